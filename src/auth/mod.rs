@@ -1,0 +1,42 @@
+//! Keys, tokens, sealing: the only maker of an `Identity`.
+
+use std::time::Duration;
+
+use zeroize::Zeroizing;
+
+/// How requests are authenticated.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Whether a credential is asked for at all.
+    pub mode: Mode,
+    /// Encrypts at rest and seals ids: the versions of ENCRYPTION_KEY, newest first.
+    pub encryption_keys: Vec<EncryptionKey>,
+    /// Signs tokens (HS256).
+    pub jwt_secret: Zeroizing<Vec<u8>>,
+    /// Lifetime of a token.
+    pub token_lifetime: Duration,
+    /// argon2 runs at once; each takes one core for some 50 ms and 19 MiB.
+    pub hash_permits: usize,
+    /// Verifications that may wait for a permit; one more is refused with 503.
+    pub hash_queue_max: usize,
+    /// How long a key once verified by argon2 is believed without it.
+    pub verified_for: Duration,
+}
+
+/// Whether a credential is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// API keys and tokens.
+    Keys,
+    /// Everyone is the same anonymous client. Only on loopback.
+    Open,
+}
+
+/// One version of ENCRYPTION_KEY.
+#[derive(Debug, Clone)]
+pub struct EncryptionKey {
+    /// Stored beside what it sealed.
+    pub version: u8,
+    /// 256 bits.
+    pub key: Zeroizing<[u8; 32]>,
+}
