@@ -8,6 +8,7 @@ pub mod backend;
 pub mod base;
 pub mod catalog;
 pub mod config;
+pub mod frame;
 pub mod limits;
 pub mod route;
 pub mod server;
