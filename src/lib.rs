@@ -12,3 +12,4 @@ pub mod limits;
 pub mod route;
 pub mod server;
 pub mod session;
+pub mod store;
