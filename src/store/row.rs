@@ -40,7 +40,7 @@ pub struct KeyRow {
     pub status: KeyStatus,
     /// Opaque here.
     pub sealed_hash: Vec<u8>,
-    /// The version of ENCRYPTION_KEY that sealed it.
+    /// The version of `ENCRYPTION_KEY` that sealed it.
     pub key_version: u8,
     /// Seconds since 1970.
     pub created_at: u64,
@@ -61,7 +61,7 @@ pub struct NewKey {
     pub description: String,
     /// Opaque here.
     pub sealed_hash: Vec<u8>,
-    /// The version of ENCRYPTION_KEY that sealed it.
+    /// The version of `ENCRYPTION_KEY` that sealed it.
     pub key_version: u8,
     /// Seconds since 1970.
     pub created_at: u64,
