@@ -13,3 +13,4 @@ pub mod limits;
 pub mod route;
 pub mod server;
 pub mod session;
+pub mod store;

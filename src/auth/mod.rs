@@ -1,15 +1,46 @@
 //! Keys, tokens, sealing: the only maker of an `Identity`.
+//!
+//! Invariants: the usual request is answered from snapshots, without a lock, an await or the store. A raw key
+//! is shown once and stored nowhere. A change of a key takes back what was proven about it, its tokens included.
+//! Does not know: HTTP statuses, sessions, what a key may reach, or SQL.
+
+mod create;
+mod credential;
+mod denied;
+mod hasher;
+mod identity;
+mod key;
+mod keyring;
+mod refusals;
+mod seal;
+mod secrets;
+mod tag;
+mod token;
+mod verify;
 
 use std::time::Duration;
 
 use zeroize::Zeroizing;
+
+pub use create::{CreateError, KeyRequest, create_key};
+pub use credential::Credential;
+pub use denied::{AuthError, Denied};
+pub use identity::{Identity, KeyId};
+pub use key::{ApiKey, Malformed, Parsed};
+pub use seal::{Purpose, Sealer, SealerError, Unsealable};
+pub use secrets::{
+    EncryptionKeyError, Origin, Secrets, SecretsError, WeakJwtSecret, generate_encryption_key,
+    generate_jwt_secret, parse_encryption_key, parse_jwt_secret, prepare_data_dir,
+};
+pub use token::Token;
+pub use verify::{Authenticator, Check};
 
 /// How requests are authenticated.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Whether a credential is asked for at all.
     pub mode: Mode,
-    /// Encrypts at rest and seals ids: the versions of ENCRYPTION_KEY, newest first.
+    /// Encrypts at rest and seals ids: the versions of `ENCRYPTION_KEY`, newest first. The first one seals.
     pub encryption_keys: Vec<EncryptionKey>,
     /// Signs tokens (HS256).
     pub jwt_secret: Zeroizing<Vec<u8>>,
@@ -32,7 +63,7 @@ pub enum Mode {
     Open,
 }
 
-/// One version of ENCRYPTION_KEY.
+/// One version of `ENCRYPTION_KEY`.
 #[derive(Debug, Clone)]
 pub struct EncryptionKey {
     /// Stored beside what it sealed.

@@ -1,0 +1,117 @@
+//! Making a key: for the command line, and for the first start.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::store::{KeyRow, KeyStatus, NewKey, Store, StoreError};
+
+use super::hasher::hash;
+use super::identity::KeyId;
+use super::key::ApiKey;
+use super::seal::{Purpose, Sealer};
+
+/// What whoever makes a key may choose.
+#[derive(Debug, Clone)]
+pub struct KeyRequest {
+    /// For people: in lists, logs and traces.
+    pub name: String,
+    /// May be empty.
+    pub description: String,
+    /// Seconds since 1970; `None`: never.
+    pub expires_at: Option<u64>,
+}
+
+/// Makes a key and stores what is needed to recognise it. The key itself is in the first part and nowhere else.
+///
+/// Cancel safe: dropped, it leaves at worst a row for a key that nobody has.
+pub async fn create_key(
+    store: &Store,
+    sealer: &Sealer,
+    request: KeyRequest,
+) -> Result<(ApiKey, KeyRow), CreateError> {
+    let created_at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    check(&request, created_at)?;
+    check_sealer(store, sealer).await?;
+    let (key, hash) = tokio::task::spawn_blocking(|| {
+        let key = ApiKey::generate();
+        let hash = hash(key.parsed().secret());
+        (key, hash)
+    })
+    .await
+    .map_err(|_| CreateError::Hash)?;
+    let key_id = key.parsed().key_id();
+    let hash = hash.map_err(|_| CreateError::Hash)?;
+    let row = store
+        .insert_key(NewKey {
+            key_id: key_id.to_string(),
+            name: request.name,
+            description: request.description,
+            sealed_hash: sealer.seal(Purpose::KeyRow, key_id.as_bytes(), hash.as_bytes()),
+            key_version: sealer.version(),
+            created_at,
+            expires_at: request.expires_at,
+        })
+        .await?;
+    Ok((key, row))
+}
+
+/// A key sealed with an `ENCRYPTION_KEY` other than the gateway's would never open.
+async fn check_sealer(store: &Store, sealer: &Sealer) -> Result<(), CreateError> {
+    let rows = store.keys().await?.rows;
+    let opens = |row: &KeyRow| {
+        KeyId::parse(&row.key_id)
+            .is_some_and(|id| sealer.open(Purpose::KeyRow, id.as_bytes(), &row.sealed_hash).is_ok())
+    };
+    let mut active = rows.iter().filter(|row| row.status == KeyStatus::Active).peekable();
+    if active.peek().is_some() && !active.any(opens) {
+        return Err(CreateError::OtherEncryptionKey);
+    }
+    Ok(())
+}
+
+fn check(request: &KeyRequest, now: u64) -> Result<(), CreateError> {
+    let unfit = |text: &str, max| text.chars().count() > max || text.chars().any(char::is_control);
+    if request.name.trim().is_empty() || unfit(&request.name, NAME_CHARS_MAX) {
+        return Err(CreateError::Name);
+    }
+    if unfit(&request.description, DESCRIPTION_CHARS_MAX) {
+        return Err(CreateError::Description);
+    }
+    if request.expires_at.is_some_and(|end| end <= now) {
+        return Err(CreateError::Past);
+    }
+    Ok(())
+}
+
+/// Why no key was made.
+#[derive(Debug, thiserror::Error)]
+pub enum CreateError {
+    /// Empty, too long, or holding control characters, which would forge lines of logs and tables.
+    #[error("a key's name has 1 to {NAME_CHARS_MAX} characters, none of them a control character")]
+    Name,
+    /// Too long, or holding control characters.
+    #[error(
+        "a key's description has at most {DESCRIPTION_CHARS_MAX} characters, none of them a control character"
+    )]
+    Description,
+    /// It would be dead on arrival.
+    #[error("the key would expire in the past")]
+    Past,
+    /// None of the keys that are there open with it.
+    #[error(
+        "the given ENCRYPTION_KEY opens none of the active keys in the database, so it is not the gateway's; \
+         take the one the gateway was started with"
+    )]
+    OtherEncryptionKey,
+    /// argon2 failed, which takes a lack of memory.
+    #[error("the key could not be hashed; argon2 needs 19 MiB of memory")]
+    Hash,
+    /// It could not be stored.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Fits a table column, and any metric label made of it.
+const NAME_CHARS_MAX: usize = 128;
+
+/// A few sentences.
+const DESCRIPTION_CHARS_MAX: usize = 1024;

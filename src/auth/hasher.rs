@@ -1,0 +1,175 @@
+//! argon2, on threads of its own: as many as there are permits, behind a short queue.
+//!
+//! Requests with the same credential share one run. A key id takes few places in the queue, so that guessing at
+//! one key keeps nobody else from being verified.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use argon2::password_hash::PasswordVerifier;
+use argon2::password_hash::phc::PasswordHash;
+use argon2::{Argon2, PasswordHasher};
+use tokio::sync::watch;
+use zeroize::Zeroizing;
+
+use super::identity::KeyId;
+use super::key::Parsed;
+use super::keyring::Entry;
+use super::refusals::Refusals;
+use super::tag::Tag;
+
+pub struct Hasher {
+    jobs: SyncSender<Job>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    /// Guards the runs that wait or go on, by credential: at most permits plus queue.
+    flights: Mutex<HashMap<Tag, Flight>>,
+    /// Credentials that argon2 found wrong. They stay wrong: a row's hash never changes.
+    wrong: Refusals,
+    runs: AtomicU64,
+    believed_for: Duration,
+}
+
+struct Flight {
+    key_id: KeyId,
+    verdict: watch::Receiver<Option<Verdict>>,
+}
+
+struct Job {
+    entry: Arc<Entry>,
+    secret: Zeroizing<Vec<u8>>,
+    tag: Tag,
+    verdict: watch::Sender<Option<Verdict>>,
+}
+
+/// What argon2 says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// The secret belongs to the key.
+    Match,
+    /// It does not.
+    Differ,
+}
+
+/// No place in the queue, or no answer.
+#[derive(Debug)]
+pub struct Busy;
+
+impl Hasher {
+    /// Starts `permits` threads; `queue_max` more verifications may wait.
+    pub fn new(permits: usize, queue_max: usize, believed_for: Duration) -> std::io::Result<Self> {
+        let (jobs, inbox) = sync_channel(queue_max);
+        let inbox = Arc::new(Mutex::new(inbox));
+        let shared = Arc::new(Shared {
+            flights: Mutex::new(HashMap::new()),
+            wrong: Refusals::new(WRONG_FOR),
+            runs: AtomicU64::new(0),
+            believed_for,
+        });
+        for number in 0..permits.max(1) {
+            let (inbox, shared) = (Arc::clone(&inbox), Arc::clone(&shared));
+            std::thread::Builder::new()
+                .name(format!("argon2-{number}"))
+                .spawn(move || work(&inbox, &shared))?;
+        }
+        Ok(Self { jobs, shared })
+    }
+
+    /// Waits for a verdict. Cancel safe: a run once begun goes on, and what it finds is remembered.
+    pub async fn verify(&self, entry: &Arc<Entry>, key: &Parsed<'_>, tag: Tag) -> Result<Verdict, Busy> {
+        let mut verdict = self.submit(entry, key, tag)?;
+        let found = verdict.wait_for(Option::is_some).await.map_err(|_| Busy)?;
+        found.ok_or(Busy)
+    }
+
+    /// Has a secret verified again while it is still believed. Without a place in the queue it is left to
+    /// whoever comes when it is not believed any more.
+    pub fn renew(&self, entry: &Arc<Entry>, key: &Parsed<'_>, tag: Tag) {
+        drop(self.submit(entry, key, tag));
+    }
+
+    /// Whether argon2 found it wrong a short time ago.
+    pub fn knows_wrong(&self, tag: &Tag, now: Instant) -> bool {
+        self.shared.wrong.hold(tag, now)
+    }
+
+    /// Runs since the start.
+    pub fn runs(&self) -> u64 {
+        self.shared.runs.load(Ordering::Relaxed)
+    }
+
+    fn submit(
+        &self,
+        entry: &Arc<Entry>,
+        key: &Parsed<'_>,
+        tag: Tag,
+    ) -> Result<watch::Receiver<Option<Verdict>>, Busy> {
+        let mut flights = self.shared.flights();
+        if let Some(flight) = flights.get(&tag) {
+            return Ok(flight.verdict.clone());
+        }
+        let key_id = key.key_id();
+        if flights.values().filter(|flight| flight.key_id == key_id).count() >= PER_KEY_MAX {
+            return Err(Busy);
+        }
+        let (sender, verdict) = watch::channel(None);
+        let secret = Zeroizing::new(key.secret().to_vec());
+        let job = Job { entry: Arc::clone(entry), secret, tag, verdict: sender };
+        self.jobs.try_send(job).map_err(|_| Busy)?;
+        flights.insert(tag, Flight { key_id, verdict: verdict.clone() });
+        Ok(verdict)
+    }
+}
+
+impl Shared {
+    fn flights(&self) -> MutexGuard<'_, HashMap<Tag, Flight>> {
+        // Each change is one insert or remove: there is no half of it to be found after a panic.
+        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn run(&self, job: &Job) -> Verdict {
+        self.runs.fetch_add(1, Ordering::Relaxed);
+        let now = Instant::now();
+        if matches(&job.secret, job.entry.hash()) {
+            job.entry.verified(job.tag, now, self.believed_for);
+            Verdict::Match
+        } else {
+            self.wrong.remember(&job.tag, now);
+            Verdict::Differ
+        }
+    }
+}
+
+fn work(inbox: &Mutex<Receiver<Job>>, shared: &Shared) {
+    loop {
+        // The lock is the place in line: one thread waits for a job, the others for it.
+        let next = inbox.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(job) = next else { return };
+        let verdict = shared.run(&job);
+        // Remembered first, then taken out: whoever finds no run finds the result.
+        shared.flights().remove(&job.tag);
+        job.verdict.send_replace(Some(verdict));
+    }
+}
+
+/// The PHC string of `secret`, under argon2id with the crate's parameters (19 MiB, 2 passes, 1 lane: the first
+/// choice of OWASP's cheat sheet) and a random salt. Blocks for some 50 ms.
+pub fn hash(secret: &[u8]) -> Result<Zeroizing<String>, argon2::password_hash::Error> {
+    Ok(Zeroizing::new(Argon2::default().hash_password(secret)?.to_string()))
+}
+
+fn matches(secret: &[u8], hash: &str) -> bool {
+    // The parameters are the string's own.
+    PasswordHash::new(hash).is_ok_and(|hash| Argon2::default().verify_password(secret, &hash).is_ok())
+}
+
+/// One right secret, and room for a few wrong ones.
+const PER_KEY_MAX: usize = 4;
+
+/// How long a wrong secret is refused without asking argon2 again.
+const WRONG_FOR: Duration = Duration::from_mins(1);

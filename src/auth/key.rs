@@ -1,0 +1,223 @@
+//! The text form of an API key.
+//!
+//! ```text
+//! mcp_ 0123456789AB _ 0123456789012345678901234567890123456789012 012345
+//!      key id         secret, 256 bit                             CRC32 of everything before it
+//! ```
+//!
+//! The checksum is no protection: it lets a key that was cut short or mistyped be refused at no cost, and lets
+//! scanners for leaked secrets know one when they see it.
+
+use std::fmt;
+
+use zeroize::Zeroizing;
+
+use super::identity::KeyId;
+use super::secrets::random_bytes;
+
+/// A whole API key, just made. Shown once, wiped from memory when dropped.
+pub struct ApiKey {
+    text: Zeroizing<String>,
+}
+
+impl ApiKey {
+    /// Makes a key from the operating system's random source.
+    pub fn generate() -> Self {
+        let mut text = Zeroizing::new(String::with_capacity(KEY_BYTES));
+        text.push_str(PREFIX);
+        push_random(&mut text, KEY_ID_BYTES);
+        text.push('_');
+        push_random(&mut text, SECRET_BYTES);
+        let checksum = checksum(text.as_bytes());
+        text.extend(checksum.map(char::from));
+        Self { text }
+    }
+
+    /// Checks length, alphabet and checksum, in this order; tells nothing about whether the key exists.
+    pub fn parse(text: &str) -> Result<Parsed<'_>, Malformed> {
+        let bytes = text.as_bytes();
+        if bytes.len() != KEY_BYTES {
+            return Err(Malformed::Length);
+        }
+        let alphabet = bytes.iter().enumerate().all(|(at, &byte)| match at {
+            0..PREFIX_BYTES => byte == PREFIX.as_bytes()[at],
+            SEPARATOR_AT => byte == b'_',
+            _ => is_base62(byte),
+        });
+        if !alphabet {
+            return Err(Malformed::Alphabet);
+        }
+        if bytes[CHECKSUM_AT..] != checksum(&bytes[..CHECKSUM_AT]) {
+            return Err(Malformed::Checksum);
+        }
+        let key_id = KeyId::parse(&text[PREFIX_BYTES..SEPARATOR_AT]).ok_or(Malformed::Alphabet)?;
+        Ok(Parsed { key_id, text })
+    }
+
+    /// The raw key, for the one who asked for it to be made.
+    pub fn expose(&self) -> &str {
+        &self.text
+    }
+
+    pub(super) fn parsed(&self) -> Parsed<'_> {
+        Self::parse(&self.text).expect("a key just made is well formed")
+    }
+}
+
+impl fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.parsed().fmt(f)
+    }
+}
+
+/// A text that has the form of an API key. Nothing is proven yet.
+#[derive(Clone, Copy)]
+pub struct Parsed<'a> {
+    key_id: KeyId,
+    text: &'a str,
+}
+
+impl<'a> Parsed<'a> {
+    /// Which key it claims to be.
+    pub fn key_id(&self) -> KeyId {
+        self.key_id
+    }
+
+    /// What argon2 hashes.
+    pub(super) fn secret(&self) -> &'a [u8] {
+        &self.text.as_bytes()[SECRET_AT..CHECKSUM_AT]
+    }
+
+    pub(super) fn as_bytes(&self) -> &'a [u8] {
+        self.text.as_bytes()
+    }
+}
+
+impl fmt::Debug for Parsed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ApiKey({PREFIX}{}_…)", self.key_id)
+    }
+}
+
+/// Why a text is not an API key. For tests and logs: clients are told no more than that it is not valid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// Cut short, or something behind it.
+    #[error("an API key has {KEY_BYTES} characters")]
+    Length,
+    /// A character that no key has there.
+    #[error("an API key is `{PREFIX}`, letters and digits, `_`, letters and digits")]
+    Alphabet,
+    /// Mistyped.
+    #[error("the checksum of the API key does not match: it was mistyped or altered")]
+    Checksum,
+}
+
+pub(super) fn is_base62(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+}
+
+fn push_random(text: &mut String, count: usize) {
+    let end = text.len() + count;
+    while text.len() < end {
+        let bytes = Zeroizing::new(random_bytes::<64>());
+        // What lies beyond the last whole multiple of 62 would make the first letters likelier.
+        let letters = bytes.iter().filter(|&&byte| byte < 248).map(|&byte| BASE62[usize::from(byte % 62)]);
+        text.extend(letters.take(end - text.len()).map(char::from));
+    }
+}
+
+fn checksum(bytes: &[u8]) -> [u8; CHECKSUM_BYTES] {
+    let mut rest = crc32fast::hash(bytes);
+    let mut digits = [b'0'; CHECKSUM_BYTES];
+    for digit in digits.iter_mut().rev() {
+        *digit = BASE62[(rest % 62) as usize];
+        rest /= 62;
+    }
+    digits
+}
+
+pub(super) const PREFIX: &str = "mcp_";
+pub(super) const KEY_ID_BYTES: usize = 12;
+const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+const PREFIX_BYTES: usize = PREFIX.len();
+const SEPARATOR_AT: usize = PREFIX_BYTES + KEY_ID_BYTES;
+const SECRET_AT: usize = SEPARATOR_AT + 1;
+/// 62^43 is just over 2^256.
+const SECRET_BYTES: usize = 43;
+const CHECKSUM_AT: usize = SECRET_AT + SECRET_BYTES;
+/// 62^6 is over 2^32.
+const CHECKSUM_BYTES: usize = 6;
+const KEY_BYTES: usize = CHECKSUM_AT + CHECKSUM_BYTES;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, expected: Result<&str, Malformed>) {
+        let parsed = ApiKey::parse(text);
+        assert_eq!(
+            parsed.as_ref().map(|key| key.key_id.as_str()).map_err(|error| *error),
+            expected,
+            "{text:?}"
+        );
+    }
+
+    /// With the checksum that belongs to it.
+    fn sealed(body: &str) -> String {
+        body.chars().chain(checksum(body.as_bytes()).map(char::from)).collect()
+    }
+
+    #[test]
+    fn keys_are_told_from_what_only_looks_like_one() {
+        let secret = "s".repeat(SECRET_BYTES);
+        let good = sealed(&format!("mcp_0123456789Az_{secret}"));
+        check(&good, Ok("0123456789Az"));
+        check("", Err(Malformed::Length));
+        check("mcp_", Err(Malformed::Length));
+        check(&good[..KEY_BYTES - 1], Err(Malformed::Length));
+        check(&format!("{good}0"), Err(Malformed::Length));
+        check(&format!("{good}\n"), Err(Malformed::Length));
+        check(&"é".repeat(KEY_BYTES / 2), Err(Malformed::Alphabet));
+        check(&sealed(&format!("MCP_0123456789Az_{secret}")), Err(Malformed::Alphabet));
+        check(&sealed(&format!("mcp_0123456789A-_{secret}")), Err(Malformed::Alphabet));
+        check(&sealed(&format!("mcp_0123456789Az-{secret}")), Err(Malformed::Alphabet));
+        check(&sealed(&format!("mcp_0123456789Az_{} ", "s".repeat(42))), Err(Malformed::Alphabet));
+        check(&format!("{}000000", &good[..CHECKSUM_AT]), Err(Malformed::Checksum));
+    }
+
+    #[test]
+    fn no_key_with_one_altered_byte_passes() {
+        let key = ApiKey::generate();
+        for at in 0..KEY_BYTES {
+            for bit in 0..8 {
+                let mut bytes = key.expose().as_bytes().to_vec();
+                bytes[at] ^= 1 << bit;
+                if let Ok(text) = std::str::from_utf8(&bytes) {
+                    assert!(ApiKey::parse(text).is_err(), "byte {at}, bit {bit}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn keys_are_new_each_time_and_use_the_whole_alphabet() {
+        let mut seen = std::collections::HashSet::new();
+        let mut letters = std::collections::HashSet::new();
+        for _ in 0..1_000 {
+            let key = ApiKey::generate();
+            assert!(ApiKey::parse(key.expose()).is_ok());
+            letters.extend(key.parsed().secret().to_vec());
+            assert!(seen.insert(key.parsed().key_id()));
+        }
+        assert_eq!(letters.len(), 62);
+    }
+
+    #[test]
+    fn debug_shows_the_id_and_never_the_secret() {
+        let key = ApiKey::generate();
+        let id = key.parsed().key_id();
+        assert_eq!(format!("{key:?} {:?}", key.parsed()), format!("ApiKey(mcp_{id}_…) ApiKey(mcp_{id}_…)"));
+    }
+}

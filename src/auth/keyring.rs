@@ -1,0 +1,233 @@
+//! All keys at one moment, ready to be looked up. Never changes: a new one is published.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwapOption;
+use zeroize::Zeroizing;
+
+use crate::store::{KeyRow, KeyStatus, Keys};
+
+use super::denied::AuthError;
+use super::identity::{Identity, KeyId};
+use super::seal::{Purpose, Sealer};
+use super::tag::Tag;
+
+/// The snapshot that requests read.
+pub struct Keyring {
+    epoch: u64,
+    entries: HashMap<KeyId, Arc<Entry>>,
+    unopened: Vec<Unopened>,
+}
+
+/// One key.
+pub struct Entry {
+    row: KeyRow,
+    identity: Identity,
+    /// argon2id, as a PHC string.
+    hash: Zeroizing<String>,
+    /// The secret that argon2 found right, remembered by its tag.
+    verified: ArcSwapOption<Verified>,
+}
+
+struct Verified {
+    tag: Tag,
+    renew_from: Instant,
+    until: Instant,
+    /// Set by the first request that sees it is time.
+    renewing: AtomicBool,
+}
+
+/// An active row that no given `ENCRYPTION_KEY` opens.
+struct Unopened {
+    key_id: String,
+    key_version: u8,
+}
+
+/// What is known of a secret without asking argon2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Belief {
+    /// It was verified a short time ago.
+    Hold,
+    /// So it was, but soon this will not count any more: whoever is told so has it verified anew.
+    Renew,
+    /// Nothing, or another secret.
+    Lack,
+}
+
+impl Keyring {
+    /// Before the first one was read.
+    pub fn empty() -> Self {
+        Self { epoch: 0, entries: HashMap::new(), unopened: Vec::new() }
+    }
+
+    /// Takes over from `previous` what did not change, and with it what was proven about it.
+    pub fn build(keys: Keys, sealer: &Sealer, previous: &Self) -> Self {
+        let mut entries = HashMap::with_capacity(keys.rows.len());
+        let mut unopened = Vec::new();
+        for row in keys.rows {
+            let Some(key_id) = KeyId::parse(&row.key_id) else { continue };
+            let known = previous.entries.get(&key_id).filter(|entry| entry.row == row);
+            if let Some(entry) = known.cloned().or_else(|| Entry::open(key_id, &row, sealer).map(Arc::new)) {
+                entries.insert(key_id, entry);
+            } else if row.status == KeyStatus::Active {
+                unopened.push(Unopened { key_id: row.key_id, key_version: row.key_version });
+            }
+        }
+        Self { epoch: keys.epoch, entries, unopened }
+    }
+
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    pub fn entry(&self, key_id: KeyId) -> Option<&Arc<Entry>> {
+        self.entries.get(&key_id)
+    }
+
+    /// An error when active rows do not open.
+    pub fn check(&self) -> Result<(), AuthError> {
+        if self.unopened.is_empty() {
+            return Ok(());
+        }
+        let active = self.entries.values().filter(|entry| entry.row.status == KeyStatus::Active).count();
+        let mut which: Vec<String> = self
+            .unopened
+            .iter()
+            .take(NAMED_MAX)
+            .map(|row| format!("{} sealed by version {}", row.key_id, row.key_version))
+            .collect();
+        if self.unopened.len() > NAMED_MAX {
+            which.push("…".into());
+        }
+        let unopened = self.unopened.len();
+        Err(AuthError::Unopened { unopened, active: active + unopened, which: which.join(", ") })
+    }
+}
+
+impl Entry {
+    fn open(key_id: KeyId, row: &KeyRow, sealer: &Sealer) -> Option<Self> {
+        let hash = sealer.open(Purpose::KeyRow, key_id.as_bytes(), &row.sealed_hash).ok()?;
+        Some(Self {
+            identity: Identity::new(key_id, row.name.clone(), row.epoch),
+            hash: Zeroizing::new(String::from_utf8(hash).ok()?),
+            verified: ArcSwapOption::empty(),
+            row: row.clone(),
+        })
+    }
+
+    /// Whether the key may be used at all.
+    pub fn admits(&self, unix_s: u64) -> bool {
+        self.row.status == KeyStatus::Active && self.row.expires_at.is_none_or(|end| unix_s < end)
+    }
+
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    pub fn expires_at(&self) -> Option<u64> {
+        self.row.expires_at
+    }
+
+    pub fn hash(&self) -> &str {
+        &self.hash
+    }
+
+    pub fn belief(&self, tag: &Tag, now: Instant) -> Belief {
+        match &*self.verified.load() {
+            Some(verified) if verified.tag == *tag && now < verified.until => {
+                let due = now >= verified.renew_from && !verified.renewing.swap(true, Ordering::Relaxed);
+                if due { Belief::Renew } else { Belief::Hold }
+            }
+            _ => Belief::Lack,
+        }
+    }
+
+    /// argon2 has found this secret right.
+    pub fn verified(&self, tag: Tag, now: Instant, believed_for: Duration) {
+        self.verified.store(Some(Arc::new(Verified {
+            tag,
+            renew_from: now + believed_for / 4 * 3,
+            until: now + believed_for,
+            renewing: AtomicBool::new(false),
+        })));
+    }
+}
+
+/// Ids named in one error; the count says how many there are.
+const NAMED_MAX: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::super::EncryptionKey;
+    use super::super::tag::Tagger;
+    use super::*;
+
+    fn sealer(version: u8) -> Sealer {
+        Sealer::new(&[EncryptionKey { version, key: Zeroizing::new([version; 32]) }]).unwrap()
+    }
+
+    fn row(key_id: &str, sealed_for: &str, epoch: u64) -> KeyRow {
+        KeyRow {
+            key_id: key_id.into(),
+            name: "n".into(),
+            description: String::new(),
+            status: KeyStatus::Active,
+            sealed_hash: sealer(1).seal(Purpose::KeyRow, sealed_for.as_bytes(), b"$argon2id$"),
+            key_version: 1,
+            created_at: 0,
+            expires_at: None,
+            epoch,
+        }
+    }
+
+    /// Builds from rows and compares the error it has to say.
+    #[track_caller]
+    fn check(rows: Vec<KeyRow>, sealer: &Sealer, expected: Result<(), &str>) {
+        let ring = Keyring::build(Keys { epoch: 1, rows }, sealer, &Keyring::empty());
+        match (ring.check().map_err(|error| error.to_string()), expected) {
+            (Ok(()), Ok(())) => {}
+            (Err(text), Err(expected)) if text.contains(expected) => {}
+            (seen, expected) => panic!("{seen:?} is not {expected:?}"),
+        }
+    }
+
+    #[test]
+    fn rows_that_do_not_open_are_counted_and_named() {
+        let (a, b) = (row("AAAAAAAAAAAA", "AAAAAAAAAAAA", 1), row("BBBBBBBBBBBB", "BBBBBBBBBBBB", 1));
+        check(vec![a.clone(), b.clone()], &sealer(1), Ok(()));
+        let expected = "2 of 2 active API keys cannot be opened with the given ENCRYPTION_KEY \
+                        (AAAAAAAAAAAA sealed by version 1, BBBBBBBBBBBB sealed by version 1)";
+        check(vec![a.clone(), b.clone()], &sealer(2), Err(expected));
+        let swapped = KeyRow { sealed_hash: b.sealed_hash.clone(), ..a.clone() };
+        check(vec![swapped, b.clone()], &sealer(1), Err("1 of 2"));
+        let inactive = KeyRow { status: KeyStatus::Inactive, ..a };
+        check(vec![inactive.clone()], &sealer(2), Ok(()));
+        check(vec![inactive, b], &sealer(2), Err("1 of 1"));
+    }
+
+    #[test]
+    fn what_was_proven_lasts_until_the_row_changes() {
+        let (sealer, now, minute) = (sealer(1), Instant::now(), Duration::from_secs(60));
+        let (tag, other) = (Tagger::new().tag(b"right"), Tagger::new().tag(b"wrong"));
+        let id = KeyId::parse("AAAAAAAAAAAA").unwrap();
+        let a = row("AAAAAAAAAAAA", "AAAAAAAAAAAA", 1);
+        let first = Keyring::build(Keys { epoch: 1, rows: vec![a.clone()] }, &sealer, &Keyring::empty());
+        assert_eq!(first.entry(id).unwrap().belief(&tag, now), Belief::Lack);
+        first.entry(id).unwrap().verified(tag, now, minute);
+
+        let same = Keyring::build(Keys { epoch: 2, rows: vec![a.clone()] }, &sealer, &first);
+        let entry = same.entry(id).unwrap();
+        assert_eq!(entry.belief(&tag, now), Belief::Hold);
+        assert_eq!(entry.belief(&other, now), Belief::Lack);
+        assert_eq!(entry.belief(&tag, now + minute * 3 / 4), Belief::Renew);
+        assert_eq!(entry.belief(&tag, now + minute * 3 / 4), Belief::Hold, "one renews, the others go on");
+        assert_eq!(entry.belief(&tag, now + minute), Belief::Lack);
+
+        let changed = KeyRow { epoch: 3, ..a };
+        let moved = Keyring::build(Keys { epoch: 3, rows: vec![changed] }, &sealer, &same);
+        assert_eq!(moved.entry(id).unwrap().belief(&tag, now), Belief::Lack);
+    }
+}

@@ -1,0 +1,311 @@
+//! The ladder: what a credential has to pass, cheapest first.
+//!
+//! ```text
+//! check: form -> keyring -> status, expiry -> tag of a verified secret         no await, no lock, no store
+//! ask:   one look into the store for all who wait -> argon2, queued and shared
+//! ```
+//!
+//! The tag is taken before the keyring is asked, so that an unknown key id costs the same as a known one.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+use tokio::sync::Mutex;
+
+use crate::store::{Store, StoreError};
+
+use super::credential::{Credential, Kind};
+use super::denied::{AuthError, Denied};
+use super::hasher::{Hasher, Verdict};
+use super::identity::Identity;
+use super::key::Parsed;
+use super::keyring::{Belief, Keyring};
+use super::refusals::Refusals;
+use super::seal::Sealer;
+use super::secrets::check_jwt_secret;
+use super::tag::{Tag, Tagger};
+use super::token::{Token, Tokens};
+use super::{Config, Mode};
+
+/// Checks credentials. Shared by all workers behind an `Arc`.
+pub struct Authenticator {
+    mode: Mode,
+    store: Store,
+    sealer: Arc<Sealer>,
+    keyring: ArcSwap<Keyring>,
+    anonymous: Identity,
+    tagger: Tagger,
+    tokens: Tokens,
+    hasher: Hasher,
+    /// Credentials whose key id the store did not know a moment ago.
+    unknown: Refusals,
+    /// Looks into the store that have begun, ever.
+    looks_begun: AtomicU64,
+    /// The last look that came to its end. Held while one goes on: those who wait for it take its result.
+    look: Mutex<Look>,
+}
+
+struct Look {
+    number: u64,
+    found: bool,
+}
+
+/// What can be said of a credential at once.
+#[derive(Debug, Clone)]
+pub enum Check {
+    /// It is good.
+    Granted(Identity),
+    /// It is not.
+    Refused(Denied),
+    /// That takes `ask`.
+    Ask,
+}
+
+/// Both clocks, read once for a request.
+#[derive(Clone, Copy)]
+struct Now {
+    instant: Instant,
+    unix_s: u64,
+}
+
+impl Authenticator {
+    /// Reads all keys, and refuses to start when active ones do not open.
+    ///
+    /// Not cancel safe: dropping it may leave threads behind until the process ends.
+    pub async fn new(config: Config, store: Store) -> Result<Self, AuthError> {
+        check_jwt_secret(&config.jwt_secret)?;
+        let sealer = Sealer::new(&config.encryption_keys)?;
+        let keyring = Keyring::build(store.keys().await?, &sealer, &Keyring::empty());
+        keyring.check()?;
+        Ok(Self {
+            mode: config.mode,
+            store,
+            sealer: Arc::new(sealer),
+            keyring: ArcSwap::from_pointee(keyring),
+            anonymous: Identity::anonymous(),
+            tagger: Tagger::new(),
+            tokens: Tokens::new(&config.jwt_secret, config.token_lifetime),
+            hasher: Hasher::new(config.hash_permits, config.hash_queue_max, config.verified_for)?,
+            unknown: Refusals::new(UNKNOWN_FOR),
+            looks_begun: AtomicU64::new(0),
+            look: Mutex::new(Look { number: 0, found: false }),
+        })
+    }
+
+    /// What is known at once. No await, no lock, no store; in `Mode::Open` everyone is anonymous.
+    pub fn check(&self, credential: &Credential<'_>) -> Check {
+        self.check_at(credential, Now::read())
+    }
+
+    /// Finds out what `check` could not say: looks into the store, or has argon2 verify the secret.
+    ///
+    /// Cancel safe.
+    pub async fn ask(&self, credential: &Credential<'_>) -> Result<Identity, Denied> {
+        if let Some(known) = self.check(credential).known() {
+            return known;
+        }
+        // Whatever is not in the keyring may be in the store: a key made a moment ago, or changed.
+        if !self.is_in_keyring(credential) {
+            self.look().await?;
+            if let Some(known) = self.check(credential).known() {
+                return known;
+            }
+        }
+        match credential.0 {
+            Kind::Key(key) => self.verify(&key).await,
+            // Genuine, and yet the store knows no such key, or only what it was before.
+            Kind::Token(_) => Err(Denied::Invalid),
+        }
+    }
+
+    /// Whom everybody is in `Mode::Open`.
+    pub fn open_identity(&self) -> Identity {
+        self.anonymous.clone()
+    }
+
+    /// How requests are authenticated.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// A token for a key that is still good. The anonymous client gets none: it needs none.
+    pub fn mint_token(&self, identity: &Identity) -> Result<Token, Denied> {
+        let now = Now::read();
+        let keyring = self.keyring.load();
+        let entry = keyring.entry(identity.key_id()).ok_or(Denied::Invalid)?;
+        if !entry.admits(now.unix_s) || entry.identity().epoch() != identity.epoch() {
+            return Err(Denied::Invalid);
+        }
+        self.tokens.mint(identity, entry.expires_at(), now.unix_s)
+    }
+
+    /// Seals ids and state that clients carry for us.
+    pub fn sealer(&self) -> &Arc<Sealer> {
+        &self.sealer
+    }
+
+    /// Whether the key behind a long-lived stream is what it was when the stream began. The end of a token does
+    /// not end the stream it opened; the end of its key does.
+    pub fn still_valid(&self, identity: &Identity) -> bool {
+        if identity.key_id() == self.anonymous.key_id() {
+            return self.mode == Mode::Open;
+        }
+        let keyring = self.keyring.load();
+        let entry = keyring.entry(identity.key_id());
+        entry.is_some_and(|e| e.identity().epoch() == identity.epoch() && e.admits(Now::read().unix_s))
+    }
+
+    /// Publishes a new keyring if anything about a key has changed; to be called every second.
+    /// `true`: it has, and live streams are to be asked whether they are `still_valid`.
+    ///
+    /// Cancel safe.
+    pub async fn refresh(&self) -> Result<bool, StoreError> {
+        let mut look = self.look.lock().await;
+        self.run_look(&mut look).await
+    }
+
+    /// argon2 runs since the start.
+    pub fn hash_runs(&self) -> u64 {
+        self.hasher.runs()
+    }
+
+    fn check_at(&self, credential: &Credential<'_>, now: Now) -> Check {
+        if self.mode == Mode::Open {
+            return Check::Granted(self.open_identity());
+        }
+        match credential.0 {
+            Kind::Key(key) => self.check_key(&key, now),
+            Kind::Token(token) => self.check_token(token, now),
+        }
+    }
+
+    fn check_key(&self, key: &Parsed<'_>, now: Now) -> Check {
+        let tag = self.tag(key);
+        let keyring = self.keyring.load();
+        let Some(entry) = keyring.entry(key.key_id()) else {
+            let refused = self.unknown.hold(&tag, now.instant);
+            return if refused { Check::Refused(Denied::Invalid) } else { Check::Ask };
+        };
+        if !entry.admits(now.unix_s) {
+            return Check::Refused(Denied::Invalid);
+        }
+        match entry.belief(&tag, now.instant) {
+            Belief::Hold => {}
+            Belief::Renew => self.hasher.renew(entry, key, tag),
+            Belief::Lack if self.hasher.knows_wrong(&tag, now.instant) => {
+                return Check::Refused(Denied::Invalid);
+            }
+            Belief::Lack => return Check::Ask,
+        }
+        Check::Granted(entry.identity().clone())
+    }
+
+    fn check_token(&self, token: &str, now: Now) -> Check {
+        let claim = match self.tokens.open(token, &self.tagger.tag(token.as_bytes()), now.unix_s) {
+            Ok(claim) => claim,
+            Err(denied) => return Check::Refused(denied),
+        };
+        let keyring = self.keyring.load();
+        match keyring.entry(claim.key_id) {
+            Some(entry) if entry.identity().epoch() > claim.epoch => Check::Refused(Denied::Invalid),
+            Some(entry) if entry.identity().epoch() < claim.epoch => Check::Ask,
+            Some(entry) if entry.admits(now.unix_s) => Check::Granted(entry.identity().clone()),
+            Some(_) => Check::Refused(Denied::Invalid),
+            None => Check::Ask,
+        }
+    }
+
+    fn is_in_keyring(&self, credential: &Credential<'_>) -> bool {
+        match credential.0 {
+            Kind::Key(key) => self.keyring.load().entry(key.key_id()).is_some(),
+            Kind::Token(_) => false,
+        }
+    }
+
+    async fn verify(&self, key: &Parsed<'_>) -> Result<Identity, Denied> {
+        let tag = self.tag(key);
+        let entry = self.keyring.load().entry(key.key_id()).cloned();
+        let Some(entry) = entry else {
+            self.unknown.remember(&tag, Instant::now());
+            return Err(Denied::Invalid);
+        };
+        match self.hasher.verify(&entry, key, tag).await {
+            Ok(Verdict::Match) => {}
+            Ok(Verdict::Differ) => return Err(Denied::Invalid),
+            Err(_) => return Err(Denied::Busy),
+        }
+        // The key may have been switched off in the meantime.
+        let now = self.keyring.load().entry(key.key_id()).cloned().ok_or(Denied::Invalid)?;
+        if now.admits(Now::read().unix_s) { Ok(now.identity().clone()) } else { Err(Denied::Invalid) }
+    }
+
+    fn tag(&self, key: &Parsed<'_>) -> Tag {
+        self.tagger.tag(key.as_bytes())
+    }
+
+    /// Looks into the store, together with everybody who wants to at this moment. Cancel safe: when the one
+    /// who looks goes away, the next one does.
+    async fn look(&self) -> Result<(), Denied> {
+        let begun = self.looks_begun.load(Ordering::Acquire);
+        let mut look = self.look.lock().await;
+        // A look that began after we came has seen whatever was there when we came.
+        if look.number <= begun {
+            drop(self.run_look(&mut look).await);
+        }
+        if look.found { Ok(()) } else { Err(Denied::Busy) }
+    }
+
+    async fn run_look(&self, look: &mut Look) -> Result<bool, StoreError> {
+        let number = self.looks_begun.fetch_add(1, Ordering::AcqRel) + 1;
+        let changed = self.reload().await;
+        *look = Look { number, found: changed.is_ok() };
+        changed
+    }
+
+    async fn reload(&self) -> Result<bool, StoreError> {
+        let current = self.keyring.load_full();
+        if self.store.epoch().await? == current.epoch() {
+            return Ok(false);
+        }
+        let next = Keyring::build(self.store.keys().await?, &self.sealer, &current);
+        if let Err(error) = next.check() {
+            // The others must go on working.
+            tracing::error!(%error, "some API keys cannot be used");
+        }
+        self.keyring.store(Arc::new(next));
+        Ok(true)
+    }
+}
+
+impl std::fmt::Debug for Authenticator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Authenticator").field("mode", &self.mode).finish_non_exhaustive()
+    }
+}
+
+impl Check {
+    fn known(self) -> Option<Result<Identity, Denied>> {
+        match self {
+            Self::Granted(identity) => Some(Ok(identity)),
+            Self::Refused(denied) => Some(Err(denied)),
+            Self::Ask => None,
+        }
+    }
+}
+
+impl Now {
+    fn read() -> Self {
+        // A clock before 1970 lets no token and no key with an end pass for longer than it should.
+        let unix_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(u64::MAX, |since| since.as_secs());
+        Self { instant: Instant::now(), unix_s }
+    }
+}
+
+/// How long an unknown key id is refused without another look. No longer than the poll takes to learn of a new
+/// key: with several replicas the store may lag by a moment.
+const UNKNOWN_FOR: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests;

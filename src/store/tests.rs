@@ -1,0 +1,144 @@
+use std::os::unix::fs::PermissionsExt;
+
+use rusqlite::Connection;
+
+use super::testing::Folder;
+use super::*;
+
+fn sample(key_id: &str) -> NewKey {
+    NewKey {
+        key_id: key_id.into(),
+        name: "laptop".into(),
+        description: String::new(),
+        sealed_hash: vec![1, 2, 3],
+        key_version: 1,
+        created_at: 1_700_000_000,
+        expires_at: None,
+    }
+}
+
+async fn open(folder: &Folder) -> Result<Store, StoreError> {
+    Store::open_sqlite(&folder.join("metamcp.sqlite")).await
+}
+
+/// Opens a file that `prepare` made beforehand, and compares how that fails.
+async fn check(prepare: impl FnOnce(&Path), expected: &str) {
+    let folder = Folder::new();
+    prepare(&folder.join("metamcp.sqlite"));
+    let error = open(&folder).await.expect_err(expected).to_string();
+    assert!(error.contains(expected), "expected {expected:?} in {error:?}");
+}
+
+#[tokio::test]
+async fn every_change_moves_the_epoch_and_the_rows_own() {
+    let folder = Folder::new();
+    let store = open(&folder).await.unwrap();
+    assert_eq!(store.epoch().await.unwrap(), 0);
+
+    let first = store.insert_key(sample("AAAAAAAAAAAA")).await.unwrap();
+    let second = store.insert_key(sample("BBBBBBBBBBBB")).await.unwrap();
+    assert_eq!((first.epoch, second.epoch), (1, 2));
+    assert!(store.set_key_status("AAAAAAAAAAAA", KeyStatus::Inactive).await.unwrap());
+
+    let keys = store.keys().await.unwrap();
+    assert_eq!(keys.epoch, 3);
+    let seen: Vec<_> = keys.rows.iter().map(|row| (row.key_id.as_str(), row.status, row.epoch)).collect();
+    assert_eq!(seen, [("AAAAAAAAAAAA", KeyStatus::Inactive, 3), ("BBBBBBBBBBBB", KeyStatus::Active, 2)]);
+
+    // A person with the sqlite3 shell moves it as well.
+    let shell = Connection::open(folder.join("metamcp.sqlite")).unwrap();
+    shell.execute("DELETE FROM api_keys WHERE key_id = 'BBBBBBBBBBBB'", []).unwrap();
+    assert_eq!(store.epoch().await.unwrap(), 4);
+}
+
+#[tokio::test]
+async fn a_row_comes_back_as_it_went_in() {
+    let folder = Folder::new();
+    let store = open(&folder).await.unwrap();
+    let key =
+        NewKey { expires_at: Some(1_800_000_000), description: "CI; '\"".into(), ..sample("AAAAAAAAAAAA") };
+    let stored = store.insert_key(key.clone()).await.unwrap();
+    let read = store.key("AAAAAAAAAAAA").await.unwrap().unwrap();
+    assert_eq!(stored, read);
+    assert_eq!((read.description, read.sealed_hash), (key.description, key.sealed_hash));
+    assert_eq!((read.created_at, read.expires_at), (key.created_at, key.expires_at));
+    assert_eq!(store.key("BBBBBBBBBBBB").await.unwrap(), None);
+    assert!(!store.set_key_status("BBBBBBBBBBBB", KeyStatus::Inactive).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_key_id_is_taken_once_and_a_refused_insert_leaves_no_trace() {
+    let folder = Folder::new();
+    let store = open(&folder).await.unwrap();
+    store.insert_key(sample("AAAAAAAAAAAA")).await.unwrap();
+    assert!(matches!(store.insert_key(sample("AAAAAAAAAAAA")).await, Err(StoreError::Duplicate)));
+    assert!(matches!(store.insert_key(sample("short")).await, Err(StoreError::Failed(_))));
+    assert_eq!(store.epoch().await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn what_was_written_is_there_after_reopening_and_nobody_else_may_read_it() {
+    let folder = Folder::new();
+    open(&folder).await.unwrap().insert_key(sample("AAAAAAAAAAAA")).await.unwrap();
+    let store = open(&folder).await.unwrap();
+    assert_eq!(store.keys().await.unwrap().rows.len(), 1);
+    for name in ["metamcp.sqlite", "metamcp.sqlite-wal", "metamcp.sqlite-shm"] {
+        let mode = std::fs::metadata(folder.join(name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn many_may_open_a_fresh_file_at_once() {
+    let folder = Folder::new();
+    let stores = futures_util::future::join_all((0..16).map(|_| open(&folder))).await;
+    for (number, store) in stores.into_iter().enumerate() {
+        let store = store.expect("opens");
+        store.insert_key(sample(&format!("{number:012}"))).await.unwrap();
+    }
+    assert_eq!(open(&folder).await.unwrap().epoch().await.unwrap(), 16);
+}
+
+#[tokio::test]
+async fn files_that_cannot_be_used_are_refused_with_what_to_do() {
+    let sql = |path: &Path, sql: &str| Connection::open(path).unwrap().execute_batch(sql).unwrap();
+    check(|path| std::fs::write(path, "not a database, only some text".repeat(200)).unwrap(), "backup").await;
+    check(|path| std::fs::create_dir(path).unwrap(), "cannot open the database").await;
+    check(|path| sql(path, "CREATE TABLE theirs (x)"), "another program").await;
+    check(
+        |path| sql(path, "PRAGMA application_id = 0x6d637067; PRAGMA user_version = 99; CREATE TABLE x (y)"),
+        "schema version 99, this program knows versions up to 1",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_damaged_page_is_found_on_opening() {
+    let folder = Folder::new();
+    let path = folder.join("metamcp.sqlite");
+    open(&folder).await.unwrap().insert_key(sample("AAAAAAAAAAAA")).await.unwrap();
+    // Moves what stands in the log into the file, where the damage is to be done.
+    Connection::open(&path).unwrap().execute_batch("PRAGMA journal_mode = DELETE").unwrap();
+    let mut bytes = std::fs::read(&path).unwrap();
+    let middle = bytes.len() / 2 / 4096 * 4096;
+    bytes[middle..middle + 2048].fill(0xff);
+    std::fs::write(&path, bytes).unwrap();
+    assert!(matches!(open(&folder).await, Err(StoreError::Corrupt(_))));
+}
+
+#[test]
+fn the_schema_file_equals_all_migrations_in_order() {
+    let migrated = Folder::new();
+    let mut by_migrations = Connection::open(migrated.join("a.sqlite")).unwrap();
+    migrate::migrate(&mut by_migrations, &migrated.join("a.sqlite")).unwrap();
+    let by_schema = Connection::open_in_memory().unwrap();
+    by_schema.execute_batch(include_str!("../../sql/sqlite/schema.sql")).unwrap();
+    assert_eq!(dump(&by_schema), dump(&by_migrations));
+    assert!(dump(&by_schema).len() > 3);
+}
+
+fn dump(connection: &Connection) -> Vec<String> {
+    let mut statement =
+        connection.prepare("SELECT coalesce(sql, name) FROM sqlite_schema ORDER BY type, name").unwrap();
+    statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+}
