@@ -1,0 +1,141 @@
+use std::path::PathBuf;
+
+use http::uri::PathAndQuery;
+use url::Url;
+
+use crate::backend::Address;
+
+/// Reads where a server is: `http://host/path`, `https://host/path` or `unix:/path/to/socket:/mcp`. The error
+/// says what to write instead and never quotes the text: addresses hold passwords and tokens.
+pub(super) fn parse(text: &str) -> Result<Address, &'static str> {
+    if let Some(rest) = text.strip_prefix("unix:") {
+        return unix(rest);
+    }
+    let url = Url::parse(text).map_err(|_| FORM)?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(FORM);
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(
+            "has a user name or password in it; write it as a header: headers = { Authorization = \"...\" }",
+        );
+    }
+    if url.fragment().is_some() {
+        return Err("has a fragment (#...), which is never sent; leave it out");
+    }
+    if url.port() == Some(0) {
+        return Err("has port 0; write the port that the server listens on");
+    }
+    if text.len() > URL_BYTES_MAX {
+        return Err("is longer than 8 KiB");
+    }
+    Ok(Address::Http(url))
+}
+
+/// An address to be shown: without its query and without long path segments, since hosted servers put their
+/// tokens into either.
+pub(super) fn shown(address: &Address) -> String {
+    match address {
+        Address::Http(url) => {
+            let origin = url.origin().ascii_serialization();
+            let query = if url.query().is_some() { "?..." } else { "" };
+            format!("{origin}{}{query}", shown_path(url.path()))
+        }
+        Address::Unix { socket, path } => {
+            let (path, query) = match path.split_once('?') {
+                Some((path, _)) => (path, "?..."),
+                None => (path.as_str(), ""),
+            };
+            format!("unix:{}:{}{query}", socket.display(), shown_path(path))
+        }
+    }
+}
+
+fn shown_path(path: &str) -> String {
+    let segment = |segment| if str::len(segment) > SHOWN_SEGMENT_BYTES_MAX { "..." } else { segment };
+    path.split('/').map(segment).collect::<Vec<_>>().join("/")
+}
+
+fn unix(rest: &str) -> Result<Address, &'static str> {
+    let (socket, path) = match rest.split_once(":/") {
+        Some((socket, path)) => (socket, format!("/{path}")),
+        None => (rest, "/mcp".to_owned()),
+    };
+    if !socket.starts_with('/') || socket.ends_with('/') || socket.contains('\0') {
+        return Err("names no socket; write its absolute path: unix:/run/server.sock:/mcp");
+    }
+    if socket.len() > SOCKET_BYTES_MAX {
+        return Err("has a socket path of more than 107 bytes, which no system takes; move the socket");
+    }
+    if path.len() > URL_BYTES_MAX || path.contains('#') || path.parse::<PathAndQuery>().is_err() {
+        return Err("has no request path after the socket; write unix:/run/server.sock:/mcp");
+    }
+    Ok(Address::Unix { socket: PathBuf::from(socket), path })
+}
+
+const FORM: &str =
+    "is not an address; write http://host/path, https://host/path or unix:/path/to/socket:/mcp";
+
+/// `sockaddr_un` has 108 bytes, the last one zero.
+const SOCKET_BYTES_MAX: usize = 107;
+
+/// The request line must fit into what servers take for a head, usually 8 KiB.
+const URL_BYTES_MAX: usize = 8 << 10;
+
+/// Words are shorter, tokens are longer.
+const SHOWN_SEGMENT_BYTES_MAX: usize = 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, expected: Result<&str, &str>) {
+        match (parse(text).map(|address| shown(&address)), expected) {
+            (Ok(found), Ok(expected)) => assert_eq!(found, expected, "{text}"),
+            (Err(found), Err(expected)) => assert!(found.contains(expected), "{text}: {found}"),
+            (found, _) => panic!("{text}: {found:?}"),
+        }
+    }
+
+    #[test]
+    fn takes() {
+        check("http://localhost:3000/mcp", Ok("http://localhost:3000/mcp"));
+        check("https://example.com", Ok("https://example.com/"));
+        check("HTTPS://EXAMPLE.com:443/a", Ok("https://example.com/a"));
+        check("http://[::1]:8080/", Ok("http://[::1]:8080/"));
+        check("https://a.b/s/0123456789abcdef01234567/mcp", Ok("https://a.b/s/.../mcp"));
+        check("https://a.b/mcp?key=hidden", Ok("https://a.b/mcp?..."));
+        check("unix:/run/x.sock:/mcp", Ok("unix:/run/x.sock:/mcp"));
+        check("unix:/run/x.sock", Ok("unix:/run/x.sock:/mcp"));
+        check("unix:/run/x.sock:/a/b?c=hidden", Ok("unix:/run/x.sock:/a/b?..."));
+    }
+
+    #[test]
+    fn refuses() {
+        check("", Err("is not an address"));
+        check("localhost:3000", Err("is not an address"));
+        check("ftp://a/", Err("is not an address"));
+        check("http://", Err("is not an address"));
+        check("http://user:secret@a/", Err("as a header"));
+        check("http://user@a/", Err("as a header"));
+        check("http://a/#b", Err("fragment"));
+        check("http://a:0/", Err("port 0"));
+        check("http://a:70000/", Err("is not an address"));
+        check("unix:", Err("names no socket"));
+        check("unix:run/x.sock:/mcp", Err("names no socket"));
+        check("unix:/run/:/mcp", Err("names no socket"));
+        check("unix:/run/x.sock:/a b", Err("no request path"));
+        check(&format!("unix:/{}:/mcp", "x".repeat(107)), Err("107 bytes"));
+        check(&format!("http://a/{}", "x".repeat(8 << 10)), Err("8 KiB"));
+    }
+
+    #[test]
+    fn never_quotes_the_text() {
+        for text in
+            ["http://u:hunter2@a/", "hunter2", "unix:hunter2", "http://a:0/hunter2", "http://a/#hunter2"]
+        {
+            assert!(!parse(text).unwrap_err().contains("hunter2"));
+        }
+    }
+}

@@ -1,0 +1,70 @@
+use std::fmt;
+
+use super::{Config, address};
+use crate::auth::Mode;
+use crate::base::EndpointName;
+use crate::route::Prefix;
+
+/// What would be served, for `metamcp check` and the log of a start. No secret is in it: of headers the
+/// names, of addresses neither query nor long path segments.
+#[derive(Clone, Copy)]
+pub struct Summary<'a>(pub &'a Config);
+
+impl fmt::Display for Summary<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Config { server, data_dir, .. } = self.0;
+        let scheme = if server.tls.is_some() { "https" } else { "http" };
+        let plural = if server.workers == 1 { "" } else { "s" };
+        writeln!(f, "listens on {scheme}://{}, {} worker{plural}", server.listen, server.workers)?;
+        match self.0.auth_mode {
+            Mode::Keys => writeln!(f, "keys       asked for on every request")?,
+            Mode::Open => {
+                writeln!(f, "keys       NOT asked for: everyone on this machine may call every tool")?
+            }
+        }
+        let store = if self.0.database_url.is_some() { "PostgreSQL" } else { "SQLite" };
+        writeln!(f, "data       {} ({store})", data_dir.display())?;
+        for path in &self.0.sources {
+            writeln!(f, "read       {}", path.display())?;
+        }
+        self.endpoints(f)?;
+        self.servers(f)?;
+        for notice in &self.0.skipped {
+            writeln!(f, "notice     {notice}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Summary<'_> {
+    fn endpoints(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for endpoint in &self.0.endpoints {
+            let path = match endpoint.name.as_str() {
+                EndpointName::DEFAULT => "/mcp".to_owned(),
+                name => format!("/mcp/{name}"),
+            };
+            let prefix = match endpoint.prefix {
+                Prefix::Always => "always",
+                Prefix::Never => "never",
+            };
+            let names: Vec<_> = endpoint.servers.iter().map(|name| name.as_str()).collect();
+            let names = if names.is_empty() { "no servers".to_owned() } else { names.join(", ") };
+            writeln!(f, "endpoint   {path} (prefix {prefix}): {names}")?;
+        }
+        Ok(())
+    }
+
+    fn servers(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for server in &self.0.servers {
+            let era = format!("{:?}", server.era).to_lowercase();
+            let address = address::shown(&server.address);
+            write!(f, "server     {}: {address} (era {era}", server.name)?;
+            if !server.headers.is_empty() {
+                let names: Vec<_> = server.headers.iter().map(|(name, _)| name.as_str()).collect();
+                write!(f, ", headers {}", names.join(", "))?;
+            }
+            writeln!(f, ")")?;
+        }
+        Ok(())
+    }
+}

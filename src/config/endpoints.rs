@@ -1,0 +1,54 @@
+use std::collections::BTreeSet;
+
+use super::mistakes::{Report, Written};
+use super::section::{Section, suggest};
+use super::servers::Servers;
+use crate::base::{EndpointName, ServerName};
+use crate::route::{EndpointConfig, Prefix};
+
+/// The endpoints in the order written. `default`, with every server, is there unless it was written.
+pub(super) fn read(root: &Section<'_>, servers: &Servers, report: &Report) -> Vec<EndpointConfig> {
+    let mut endpoints = Vec::new();
+    for (written, section) in root.named("endpoints") {
+        let list = section.texts("servers");
+        let prefixes = [("always", Prefix::Always), ("never", Prefix::Never)];
+        let prefix = section.word("prefix", &prefixes, Prefix::Always);
+        match EndpointName::new(written) {
+            Ok(name) => {
+                let servers = list.map_or_else(|| every(servers), |list| choose(&list, servers, report));
+                endpoints.push(EndpointConfig { name, servers, prefix });
+            }
+            Err(invalid) => report.mistake(section.place(), invalid.to_string()),
+        }
+        section.finish();
+    }
+    if let Ok(name) = EndpointName::new(EndpointName::DEFAULT)
+        && endpoints.iter().all(|endpoint| endpoint.name != name)
+    {
+        endpoints.insert(0, EndpointConfig { name, servers: every(servers), prefix: Prefix::Always });
+    }
+    endpoints
+}
+
+fn every(servers: &Servers) -> Vec<ServerName> {
+    servers.ready.iter().map(|server| server.name.clone()).collect()
+}
+
+fn choose(list: &[Written<&str>], servers: &Servers, report: &Report) -> Vec<ServerName> {
+    let mut chosen: Vec<ServerName> = Vec::with_capacity(list.len());
+    for Written { value, place } in list {
+        match servers.known.get(*value) {
+            Some(Some(name)) if chosen.contains(name) => {
+                report.mistake(place, format!("{name} is there twice"))
+            }
+            Some(Some(name)) => chosen.push(name.clone()),
+            Some(None) => report.notice(place, "one of its servers was skipped, and is missing here"),
+            None => {
+                let known: BTreeSet<&str> = servers.known.keys().map(String::as_str).collect();
+                report
+                    .mistake(place, format!("names a server that is not there; {}", suggest(value, &known)));
+            }
+        }
+    }
+    chosen
+}

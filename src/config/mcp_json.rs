@@ -1,0 +1,415 @@
+//! `mcp.json`: the de-facto file of MCP clients, taken as it is. Claude Desktop, Claude Code and Cursor write
+//! `mcpServers`, VS Code `servers` (in `settings.json` below `mcp`), Windsurf `serverUrl`. Keys that are not
+//! known are of no concern: every client has some of its own.
+
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::mistakes::{Place, Report, quote};
+
+/// One server as the file has it.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub name: String,
+    pub place: Place,
+    pub kind: Kind,
+}
+
+/// What can be done with an entry.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A server to be reached over HTTP.
+    Http {
+        /// As written, variables not yet put in.
+        url: String,
+        /// Names and values as written.
+        headers: Vec<(String, String)>,
+    },
+    /// Left out, and why.
+    Skip(&'static str),
+}
+
+/// The members of an object in the order written, duplicates included: a map would keep the last of two
+/// servers of one name, silently.
+struct Members(Vec<(String, Box<RawValue>)>);
+
+/// Every server of the file, in the order written. Mistakes in one do not hide the others.
+pub(super) fn parse(source: &str, text: &str, report: &Report) -> Vec<Entry> {
+    let root = Place::file(source, None, "");
+    let text = strip(text);
+    let members = match serde_json::from_str::<Members>(&text) {
+        Ok(Members(members)) => members,
+        Err(error) => {
+            let line = Some(error.line()).filter(|line| *line > 0);
+            // Without the error's own text, which quotes what it found.
+            report.mistake(&Place::file(source, line, ""), "is not a JSON object: {\"mcpServers\": {...}}");
+            return Vec::new();
+        }
+    };
+    let mut entries = Vec::new();
+    let mut found = false;
+    for (key, value) in &members {
+        match key.as_str() {
+            "mcpServers" | "servers" => {
+                found = true;
+                read_servers(value, &root.below(key), &mut entries, report);
+            }
+            "mcp" => {
+                let inner = serde_json::from_str(value.get()).unwrap_or(Members(Vec::new()));
+                for (_, value) in inner.0.iter().filter(|(key, _)| key == "servers") {
+                    found = true;
+                    read_servers(value, &root.below("mcp.servers"), &mut entries, report);
+                }
+            }
+            _ => {}
+        }
+    }
+    if !found {
+        report.mistake(
+            &root,
+            "has neither mcpServers nor servers; write {\"mcpServers\": {\"name\": {\"url\": \"...\"}}}",
+        );
+    }
+    entries
+}
+
+fn read_servers(value: &RawValue, place: &Place, entries: &mut Vec<Entry>, report: &Report) {
+    let Ok(Members(members)) = serde_json::from_str(value.get()) else {
+        return report.mistake(place, "is not an object; write {\"name\": {\"url\": \"...\"}}");
+    };
+    for (name, value) in members {
+        let place = place.below(&name);
+        match serde_json::from_str::<Value>(value.get()) {
+            Ok(Value::Object(fields)) => {
+                if let Some(kind) = kind(&fields, &place, report) {
+                    entries.push(Entry { name, place, kind });
+                }
+            }
+            Ok(_) => report.mistake(&place, "is not an object; write {\"url\": \"...\"}"),
+            Err(_) => report.mistake(&place, "cannot be read: nested too deep, or a number too large"),
+        }
+    }
+}
+
+type Fields = serde_json::Map<String, Value>;
+
+/// What an entry is; `None` after a mistake.
+fn kind(fields: &Fields, place: &Place, report: &Report) -> Option<Kind> {
+    if fields.get("disabled") == Some(&Value::Bool(true))
+        || fields.get("enabled") == Some(&Value::Bool(false))
+    {
+        return Some(Kind::Skip("it is disabled"));
+    }
+    let url =
+        ["url", "serverUrl", "httpUrl"].into_iter().find_map(|key| fields.get(key).map(|url| (key, url)));
+    let command = fields.contains_key("command");
+    let transport = match ["type", "transport"].into_iter().find_map(|key| fields.get(key).map(|v| (key, v)))
+    {
+        Some((key, value)) => match transport(value) {
+            Some(transport) => transport,
+            None => return wrong(report, &place.below(key), TRANSPORT_FORM),
+        },
+        None if url.is_some() && command => {
+            return wrong(
+                report,
+                place,
+                "has both command and url; say which with type: \"http\" or \"stdio\"",
+            );
+        }
+        None if command => Transport::Stdio,
+        None => Transport::Http,
+    };
+    match (transport, url) {
+        (Transport::Stdio, _) => Some(Kind::Skip("stdio servers are not supported by this version")),
+        (Transport::Sse, _) => Some(Kind::Skip("sse servers are not supported by this version")),
+        (Transport::Http, Some((_, Value::String(url)))) => {
+            Some(Kind::Http { url: url.clone(), headers: headers(fields, place, report)? })
+        }
+        (Transport::Http, Some((key, _))) => wrong(report, &place.below(key), "is not a text"),
+        (Transport::Http, None) => {
+            wrong(report, place, "says nothing of where it is; write \"url\": \"http://...\"")
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Transport {
+    Http,
+    Sse,
+    Stdio,
+}
+
+/// The names that clients have for the transports, in any case, with or without separators.
+fn transport(value: &Value) -> Option<Transport> {
+    let plain = |c: &char| !matches!(c, '-' | '_' | ' ');
+    let word: String =
+        value.as_str()?.chars().filter(plain).take(32).collect::<String>().to_ascii_lowercase();
+    match word.as_str() {
+        "http" | "https" | "streamablehttp" | "streaminghttp" | "remote" => Some(Transport::Http),
+        "sse" => Some(Transport::Sse),
+        "stdio" | "std" | "local" | "command" => Some(Transport::Stdio),
+        _ => None,
+    }
+}
+
+fn headers(fields: &Fields, place: &Place, report: &Report) -> Option<Vec<(String, String)>> {
+    let place = place.below("headers");
+    match fields.get("headers") {
+        None | Some(Value::Null) => Some(Vec::new()),
+        Some(Value::Object(headers)) => {
+            let text = |(name, value): (&String, &Value)| match value {
+                Value::String(value) => Some((name.clone(), value.clone())),
+                _ => wrong(report, &place.below(name), "is not a text"),
+            };
+            // All of them are looked at before the answer, so that every mistake is told.
+            let read: Vec<_> = headers.iter().map(text).collect();
+            read.into_iter().collect()
+        }
+        Some(_) => wrong(report, &place, "is not an object of texts; write {\"Name\": \"value\"}"),
+    }
+}
+
+fn wrong<T>(report: &Report, place: &Place, text: &str) -> Option<T> {
+    report.mistake(place, text);
+    None
+}
+
+/// JSON without the comments and trailing commas that editors allow. What is taken out becomes spaces, so
+/// that lines stay where they were; strings are left alone.
+fn strip(text: &str) -> String {
+    let mut bytes = text.as_bytes().to_vec();
+    let mut at = 0;
+    let mut comma = None;
+    while at < bytes.len() {
+        match (bytes[at], bytes.get(at + 1)) {
+            (b'"', _) => {
+                comma = None;
+                at = string_end(&bytes, at);
+                continue;
+            }
+            (b'/', Some(b'/')) => {
+                let end = memchr::memchr(b'\n', &bytes[at..]).map_or(bytes.len(), |n| at + n);
+                bytes[at..end].fill(b' ');
+                at = end;
+                continue;
+            }
+            (b'/', Some(b'*')) => {
+                let end = memchr::memmem::find(&bytes[at + 2..], b"*/").map_or(bytes.len(), |n| at + n + 4);
+                bytes[at..end].iter_mut().filter(|byte| **byte != b'\n').for_each(|byte| *byte = b' ');
+                at = end;
+                continue;
+            }
+            (b',', _) => comma = Some(at),
+            (b'}' | b']', _) => {
+                if let Some(comma) = comma.take() {
+                    bytes[comma] = b' ';
+                }
+            }
+            (byte, _) if !byte.is_ascii_whitespace() => comma = None,
+            _ => {}
+        }
+        at += 1;
+    }
+    // Only whole comments and commas were replaced, so nothing is lost here.
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Behind the closing quote of the string that begins at `start`.
+fn string_end(bytes: &[u8], start: usize) -> usize {
+    let mut at = start + 1;
+    while at < bytes.len() {
+        match bytes[at] {
+            b'\\' => at += 2,
+            b'"' => return at + 1,
+            _ => at += 1,
+        }
+    }
+    bytes.len()
+}
+
+impl<'de> Deserialize<'de> for Members {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct InOrder;
+
+        impl<'de> Visitor<'de> for InOrder {
+            type Value = Members;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(Members(members))
+            }
+        }
+
+        deserializer.deserialize_map(InOrder)
+    }
+}
+
+/// As long as a server name may be (`base::ServerName`, which a test holds it to).
+const NAME_BYTES_MAX: usize = 64;
+
+const TRANSPORT_FORM: &str = "is not a transport; write \"http\", \"sse\" or \"stdio\"";
+
+/// The name under which an entry is served: its own where that is a server name; else the nearest text that
+/// is one, a pure function of the name.
+pub(super) fn nearest_name(written: &str) -> String {
+    let mut name = String::with_capacity(written.len().min(64));
+    for c in written.chars() {
+        let c = if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' };
+        // One separator is as good as several, and two underscores part server from tool.
+        if !(matches!(c, '-' | '_') && name.ends_with(['-', '_'])) {
+            name.push(c);
+        }
+        if name.len() > NAME_BYTES_MAX + 1 {
+            break;
+        }
+    }
+    let name = name.trim_matches(['-', '_']);
+    let name = name.get(..NAME_BYTES_MAX).unwrap_or(name).trim_end_matches(['-', '_']);
+    if name.is_empty() {
+        format!("server-{:08x}", crc32fast::hash(written.as_bytes()))
+    } else {
+        name.to_owned()
+    }
+}
+
+/// `"my server" is served as "my-server"`.
+pub(super) fn renamed(written: &str, name: &str) -> String {
+    format!(
+        "{} is no server name (letters, digits, - and single _); it is served as {}",
+        quote(written),
+        quote(name)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strips_comments_and_trailing_commas() {
+        let check = |text: &str, expected: &str| {
+            let stripped = strip(text);
+            assert_eq!(stripped.len(), text.len());
+            assert_eq!(stripped.split_whitespace().collect::<String>(), expected, "{text}");
+        };
+        check(r#"{"a": 1}"#, r#"{"a":1}"#);
+        check("{\"a\": 1, // one, }\n}", r#"{"a":1}"#);
+        check("{/* , */\"a\": [1, 2, /* 3 */ ], }", r#"{"a":[1,2]}"#);
+        check(r#"{"a": "//no /*comment*/ ,}"}"#, r#"{"a":"//no/*comment*/,}"}"#);
+        check(r#"{"a": "\"//",}"#, r#"{"a":"\"//"}"#);
+        check("// ä\n{}", "{}");
+        check("{} /* open", "{}");
+        check("/*/", "");
+        check("\"\\", "\"\\");
+    }
+
+    #[track_caller]
+    fn check(text: &str, expected: &[&str]) {
+        let report = Report::default();
+        let entries = parse("mcp.json", text, &report);
+        let mut found: Vec<String> = entries
+            .iter()
+            .map(|entry| match &entry.kind {
+                Kind::Http { url, headers } => format!("{} {url} {}", entry.name, headers.len()),
+                Kind::Skip(why) => format!("{} skip: {why}", entry.name),
+            })
+            .collect();
+        found.extend(report.finish().err().iter().flatten().map(ToString::to_string));
+        assert_eq!(found.len(), expected.len(), "{text}: {found:?}");
+        for (found, expected) in found.iter().zip(expected) {
+            assert!(found.contains(expected), "{text}: {found}");
+        }
+    }
+
+    #[test]
+    fn reads_what_clients_write() {
+        // Claude Desktop, Claude Code
+        check(
+            r#"{"mcpServers": {"fs": {"command": "npx", "args": ["x"], "env": {"A": "b"}},
+                "gh": {"type": "http", "url": "https://a/mcp", "headers": {"Authorization": "Bearer ${T}"}}}}"#,
+            &["fs skip: stdio", "gh https://a/mcp 1"],
+        );
+        // VS Code: comments, trailing commas, inputs
+        check(
+            "{\"inputs\": [{\"id\": \"k\"}], \"servers\": {\n// mine\n\"a\": {\"type\": \"http\", \"url\": \"http://a\",},},}",
+            &["a http://a 0"],
+        );
+        check(r#"{"mcp": {"servers": {"a": {"url": "http://a"}}}}"#, &["a http://a 0"]);
+        // Windsurf, Gemini
+        check(r#"{"mcpServers": {"a": {"serverUrl": "http://a", "disabled": false}}}"#, &["a http://a 0"]);
+        check(r#"{"mcpServers": {"a": {"httpUrl": "http://a", "timeout": 5}}}"#, &["a http://a 0"]);
+        check(r#"{"mcpServers": {"a": {"url": "http://a", "disabled": true}}}"#, &["a skip: it is disabled"]);
+        check(r#"{"mcpServers": {}}"#, &[]);
+    }
+
+    #[test]
+    fn knows_every_name_of_a_transport() {
+        for word in
+            ["http", "HTTP", "streamable-http", "streamableHttp", "streamable_http", "STREAMABLE_HTTP"]
+        {
+            let text = format!(r#"{{"mcpServers": {{"a": {{"type": "{word}", "url": "http://a"}}}}}}"#);
+            check(&text, &["a http://a 0"]);
+        }
+        for (word, expected) in
+            [("sse", "sse servers"), ("SSE", "sse servers"), ("STDIO", "stdio"), ("std", "stdio")]
+        {
+            let text = format!(r#"{{"mcpServers": {{"a": {{"transport": "{word}", "url": "http://a"}}}}}}"#);
+            check(&text, &[expected]);
+        }
+    }
+
+    #[test]
+    fn tells_every_mistake() {
+        check("", &["mcp.json:1: is not a JSON object"]);
+        check("{\n\n\"a\": }", &["mcp.json:3: is not"]);
+        check("[]", &["is not a JSON object"]);
+        check("{}", &["neither mcpServers nor servers"]);
+        check(r#"{"mcpServers": "hunter2"}"#, &["mcp.json: mcpServers: is not an object"]);
+        check(
+            r#"{"mcpServers": {"a": 1, "b": {}, "c": {"url": 1}, "d": {"type": "ws", "url": "http://a"},
+                "e": {"url": "http://a", "command": "x"}, "f": {"url": "http://a", "headers": {"A": 1, "B": 2}},
+                "g": {"url": "http://a", "headers": []}, "ok": {"url": "http://a"}}}"#,
+            &[
+                "ok http://a 0",
+                "mcpServers.a: is not an object",
+                "mcpServers.b: says nothing of where",
+                "mcpServers.c.url: is not a text",
+                "mcpServers.d.type: is not a transport",
+                "mcpServers.e: has both command and url",
+                "mcpServers.f.headers.A: is not a text",
+                "mcpServers.f.headers.B: is not a text",
+                "mcpServers.g.headers: is not an object",
+            ],
+        );
+        let deep = format!(r#"{{"mcpServers": {{"a": {}{}}}}}"#, "[".repeat(10_000), "]".repeat(10_000));
+        check(&deep, &["mcpServers.a: cannot be read"]);
+    }
+
+    #[test]
+    fn names() {
+        let check = |written: &str, expected: &str| {
+            assert_eq!(nearest_name(written), expected, "{written:?}");
+            assert!(crate::base::ServerName::new(&nearest_name(written)).is_ok(), "{written:?}");
+        };
+        check("my server", "my-server");
+        check("a__b", "a_b");
+        check("_a_", "a");
+        check("@scope/pkg.name", "scope-pkg-name");
+        check("a _ b", "a-b");
+        check("日本", "server-c7b7cdcc");
+        check("", "server-00000000");
+        check(&"x".repeat(100), &"x".repeat(64));
+        check(&format!("{}_y", "x".repeat(63)), &"x".repeat(63));
+    }
+}

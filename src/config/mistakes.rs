@@ -1,0 +1,193 @@
+use std::cell::RefCell;
+use std::fmt;
+
+/// Where something was written: a file with its line and key, a variable, or a flag.
+///
+/// `Display`: `metamcp.toml:12: server.port`, `environment: SERVER_PORT`, `command line: --host`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    source: String,
+    line: Option<usize>,
+    key: String,
+}
+
+/// One mistake in what was configured. Says what to write instead, and never quotes a value that may be
+/// a secret: an address, a header, a variable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistake {
+    place: Place,
+    text: String,
+}
+
+/// Something left out or changed on reading, that does not stop the start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notice {
+    place: Place,
+    text: String,
+}
+
+/// Every mistake that was found, in the order of reading. Never empty. `Display`: one line each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistakes(Vec<Mistake>);
+
+/// Gathers what is found while reading goes on. Shared by reference, so that each reader can add to it.
+#[derive(Debug, Default)]
+pub(super) struct Report {
+    mistakes: RefCell<Vec<Mistake>>,
+    notices: RefCell<Vec<Notice>>,
+}
+
+/// A value and where it was written.
+#[derive(Debug, Clone)]
+pub(super) struct Written<T> {
+    pub value: T,
+    pub place: Place,
+}
+
+impl Place {
+    /// A key in a file.
+    pub(super) fn file(source: &str, line: Option<usize>, key: &str) -> Self {
+        Self { source: clip(source), line, key: clip(key) }
+    }
+
+    /// A variable of the environment, or of `.env`, which stands in for it.
+    pub(super) fn variable(name: &str) -> Self {
+        Self::file("environment", None, name)
+    }
+
+    /// An argument of the command line.
+    pub(super) fn flag(name: &str) -> Self {
+        Self::file("command line", None, name)
+    }
+
+    /// The same file and line, one key deeper.
+    pub(super) fn below(&self, key: &str) -> Self {
+        let key = if self.key.is_empty() { key.to_owned() } else { format!("{}.{key}", self.key) };
+        Self::file(&self.source, self.line, &key)
+    }
+
+    /// The same key, on a line that is known now.
+    pub(super) fn on_line(self, line: usize) -> Self {
+        Self { line: Some(line), ..self }
+    }
+}
+
+impl Report {
+    pub fn mistake(&self, place: &Place, text: impl Into<String>) {
+        self.mistakes.borrow_mut().push(Mistake { place: place.clone(), text: text.into() });
+    }
+
+    pub fn notice(&self, place: &Place, text: impl Into<String>) {
+        self.notices.borrow_mut().push(Notice { place: place.clone(), text: text.into() });
+    }
+
+    /// The notices, or the mistakes if there is one.
+    pub fn finish(self) -> Result<Vec<Notice>, Mistakes> {
+        let mistakes = self.mistakes.into_inner();
+        if mistakes.is_empty() { Ok(self.notices.into_inner()) } else { Err(Mistakes(mistakes)) }
+    }
+}
+
+impl Mistakes {
+    /// One by one.
+    pub fn iter(&self) -> std::slice::Iter<'_, Mistake> {
+        self.0.iter()
+    }
+
+    /// How many there are; at least one.
+    #[expect(clippy::len_without_is_empty, reason = "it never is")]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+impl<'a> IntoIterator for &'a Mistakes {
+    type Item = &'a Mistake;
+    type IntoIter = std::slice::Iter<'a, Mistake>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.source)?;
+        if let Some(line) = self.line {
+            write!(f, ":{line}")?;
+        }
+        if self.key.is_empty() { Ok(()) } else { write!(f, ": {}", self.key) }
+    }
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.text)
+    }
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.text)
+    }
+}
+
+impl fmt::Display for Mistakes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for mistake in self.0.iter().take(SHOWN_MAX) {
+            writeln!(f, "{mistake}")?;
+        }
+        match self.0.len() {
+            1 => f.write_str("1 mistake; nothing was started"),
+            n if n > SHOWN_MAX => write!(f, "... {n} mistakes in all; nothing was started"),
+            n => write!(f, "{n} mistakes; nothing was started"),
+        }
+    }
+}
+
+impl std::error::Error for Mistakes {}
+
+/// A quoted name, cut short and without control characters: it ends in a terminal or a log.
+pub(super) fn quote(text: &str) -> String {
+    format!("\"{}\"", clip(text))
+}
+
+fn clip(text: &str) -> String {
+    let mut clipped: String = text.chars().take(PLACE_CHARS_MAX).flat_map(char::escape_debug).collect();
+    if text.chars().nth(PLACE_CHARS_MAX).is_some() {
+        clipped.push_str("...");
+    }
+    clipped
+}
+
+/// More than a screenful helps nobody: a file that is wrong in a hundred places is not a configuration.
+const SHOWN_MAX: usize = 100;
+
+/// A path and a key together fit; a megabyte pasted as a key does not.
+const PLACE_CHARS_MAX: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_the_place() {
+        let check = |place: Place, expected: &str| assert_eq!(place.to_string(), expected);
+        check(Place::file("metamcp.toml", Some(12), "server.port"), "metamcp.toml:12: server.port");
+        check(Place::variable("SERVER_PORT"), "environment: SERVER_PORT");
+        check(Place::flag("--host"), "command line: --host");
+        check(Place::file("mcp.json", None, "").below("a").below("b"), "mcp.json: a.b");
+        check(Place::file("mcp.json", None, "a\u{1b}[31m"), "mcp.json: a\\u{1b}[31m");
+    }
+
+    #[test]
+    fn shows_a_bounded_number() {
+        let report = Report::default();
+        for _ in 0..1000 {
+            report.mistake(&Place::flag("--x"), "wrong");
+        }
+        let text = report.finish().unwrap_err().to_string();
+        assert_eq!(text.lines().count(), SHOWN_MAX + 1);
+        assert!(text.ends_with("... 1000 mistakes in all; nothing was started"), "{text}");
+    }
+}

@@ -1,0 +1,189 @@
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use super::cli::Flags;
+use super::mistakes::{Place, Report, Written};
+
+/// The environment of a process: a trait, so that tests have their own.
+pub trait Env {
+    /// The variable as it is, if it is set.
+    fn var(&self, name: &str) -> Option<OsString>;
+}
+
+/// The environment of this process.
+#[derive(Debug, Clone, Copy)]
+pub struct ProcessEnv;
+
+/// Everything as it was written, nothing of it judged yet.
+pub(super) struct Raw<'a> {
+    pub flags: &'a Flags,
+    pub variables: Variables<'a>,
+    pub data_dir: PathBuf,
+    pub toml: Option<TextFile>,
+    pub mcp_json: Option<TextFile>,
+}
+
+/// A file that was read, by the name under which it was looked for.
+#[derive(Debug)]
+pub(super) struct TextFile {
+    pub path: PathBuf,
+    pub text: String,
+}
+
+/// The environment, and behind it `.env`: what is set in both is taken from the environment.
+pub(super) struct Variables<'a> {
+    process: &'a dyn Env,
+    file: BTreeMap<String, String>,
+}
+
+/// A variable is set to bytes that are not UTF-8.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct NotUnicode;
+
+impl Env for ProcessEnv {
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+    fn var(&self, name: &str) -> Option<OsString> {
+        // The standard library promises nothing for such names.
+        if name.is_empty() || name.contains(['=', '\0']) { None } else { std::env::var_os(name) }
+    }
+}
+
+impl<'a> Raw<'a> {
+    /// Reads all there is to read: the environment, `.env`, and the two files. `cwd` is where relative
+    /// paths begin and where files without a flag are looked for first.
+    pub fn read(flags: &'a Flags, env: &'a dyn Env, cwd: &Path, report: &Report) -> Self {
+        let variables = Variables::read(env, cwd, report);
+        let data_dir = data_dir(flags.data_dir.as_deref(), &variables, cwd, report);
+        let find = |flag: Option<&Path>, flag_name: &str, name: &str| match flag {
+            Some(path) => {
+                let path = cwd.join(path);
+                let text = read_text(&path, &Place::flag(flag_name), report)?;
+                if text.is_none() {
+                    report.mistake(&Place::flag(flag_name), format!("{} is not there", path.display()));
+                }
+                Some(TextFile { path, text: text? })
+            }
+            None => [cwd, &data_dir].into_iter().find_map(|dir| {
+                let path = dir.join(name);
+                let text = read_text(&path, &Place::file(&path.display().to_string(), None, ""), report)??;
+                Some(TextFile { path, text })
+            }),
+        };
+        let toml = find(flags.config.as_deref(), "--config", "metamcp.toml");
+        let mcp_json = find(flags.mcp_json.as_deref(), "--mcp-json", "mcp.json");
+        Self { flags, variables, data_dir, toml, mcp_json }
+    }
+}
+
+impl<'a> Variables<'a> {
+    /// The environment alone.
+    #[cfg(test)]
+    pub fn process(process: &'a dyn Env) -> Self {
+        Self { process, file: BTreeMap::new() }
+    }
+
+    /// With `.env` of the directory, if there. The environment of the process is not changed.
+    pub fn read(process: &'a dyn Env, cwd: &Path, report: &Report) -> Self {
+        let path = cwd.join(".env");
+        let source = path.display().to_string();
+        let text = read_text(&path, &Place::file(&source, None, ""), report).flatten().unwrap_or_default();
+        let mut file = BTreeMap::new();
+        for item in dotenvy::from_read_iter(text.as_bytes()) {
+            match item {
+                // The first occurrence counts, as for all who read such files.
+                Ok((name, value)) => {
+                    file.entry(name).or_insert(value);
+                }
+                Err(error) => {
+                    let line = dotenv_line(&text, &error);
+                    // Without the text of the line: such files hold secrets.
+                    let place = Place::file(&source, line, "");
+                    report.mistake(&place, "is not NAME=value; quote values with spaces: NAME=\"a value\"");
+                }
+            }
+        }
+        Self { process, file }
+    }
+
+    /// A variable that may be set to nothing.
+    pub fn lookup(&self, name: &str) -> Result<Option<String>, NotUnicode> {
+        match self.process.var(name) {
+            Some(value) => value.into_string().map(Some).map_err(|_| NotUnicode),
+            None => Ok(self.file.get(name).cloned()),
+        }
+    }
+
+    /// A variable of metamcp's own; set to nothing is the same as not set.
+    pub fn text(&self, name: &str, report: &Report) -> Option<Written<String>> {
+        let place = Place::variable(name);
+        match self.lookup(name) {
+            Ok(value) => value.filter(|value| !value.is_empty()).map(|value| Written { value, place }),
+            Err(NotUnicode) => {
+                report.mistake(&place, "is not UTF-8");
+                None
+            }
+        }
+    }
+}
+
+/// The flag, `METAMCP_DATA_DIR`, `$XDG_DATA_HOME/metamcp`, `~/.local/share/metamcp`.
+pub(super) fn data_dir(
+    flag: Option<&Path>,
+    variables: &Variables<'_>,
+    cwd: &Path,
+    report: &Report,
+) -> PathBuf {
+    if let Some(dir) = flag {
+        return cwd.join(dir);
+    }
+    let directory = |name| variables.text(name, report).map(|written| PathBuf::from(written.value));
+    if let Some(dir) = directory("METAMCP_DATA_DIR") {
+        return cwd.join(dir);
+    }
+    // The XDG specification: a relative path there is to be ignored.
+    if let Some(dir) = directory("XDG_DATA_HOME").filter(|dir| dir.is_absolute()) {
+        return dir.join("metamcp");
+    }
+    if let Some(home) = directory("HOME").filter(|dir| dir.is_absolute()) {
+        return home.join(".local/share/metamcp");
+    }
+    let place = Place::flag("--data-dir");
+    report.mistake(&place, "nothing says where data is kept (HOME is not set); write --data-dir DIR");
+    cwd.to_owned()
+}
+
+/// The text of a file: `None` if it cannot be read (which is reported), `Some(None)` if it is not there.
+fn read_text(path: &Path, place: &Place, report: &Report) -> Option<Option<String>> {
+    let mut bytes = Vec::new();
+    match File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)) {
+        Ok(_) if bytes.len() as u64 > FILE_BYTES_MAX => {
+            report.mistake(place, format!("{} is longer than 1 MiB", path.display()));
+            None
+        }
+        Ok(_) => match String::from_utf8(bytes) {
+            Ok(text) => Some(Some(text.strip_prefix('\u{feff}').map_or_else(|| text.clone(), str::to_owned))),
+            Err(_) => {
+                report.mistake(place, format!("{} is not UTF-8", path.display()));
+                None
+            }
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Some(None),
+        Err(error) => {
+            report.mistake(place, format!("{} cannot be read: {error}", path.display()));
+            None
+        }
+    }
+}
+
+/// dotenvy gives the text that it could not read, not where it stood.
+fn dotenv_line(text: &str, error: &dotenvy::Error) -> Option<usize> {
+    let dotenvy::Error::LineParse(wrong, _) = error else { return None };
+    let offset = text.find(wrong.as_str())?;
+    Some(1 + memchr::memchr_iter(b'\n', &text.as_bytes()[..offset]).count())
+}
+
+/// The largest configuration in use has some 60 KiB; a megabyte is not one.
+const FILE_BYTES_MAX: u64 = 1 << 20;

@@ -1,0 +1,313 @@
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use http::uri::Authority;
+use tracing_subscriber::EnvFilter;
+use url::Url;
+use zeroize::Zeroizing;
+
+use super::mistakes::{Mistakes, Place, Report, Written};
+use super::raw::{Raw, Variables};
+use super::section::{Section, TomlFile};
+use super::servers::Context;
+use super::{
+    AuthTiming, Base, Config, LogConfig, LogFormat, cli, defaults as d, endpoints, mcp_json, servers,
+};
+use crate::auth::Mode;
+use crate::{catalog, limits, server, session};
+
+/// From what was written to what can be run. Goes on after every mistake and gives them all.
+pub(super) fn resolve(raw: &Raw<'_>, report: Report) -> Result<Config, Mistakes> {
+    let toml = raw.toml.as_ref().and_then(|file| TomlFile::parse(file.path.clone(), &file.text, &report));
+    let root = Section::root(toml.as_ref(), &report);
+    let entries = raw
+        .mcp_json
+        .as_ref()
+        .map_or_else(Vec::new, |file| mcp_json::parse(&file.path.display().to_string(), &file.text, &report));
+    let auth = root.child("auth");
+    let auth_mode = auth_mode(raw, &auth);
+    let auth_timing = auth_timing(&auth);
+    auth.finish();
+    let server = server(raw, &root, auth_mode.as_ref(), &report);
+    let limits = limits(&root);
+    let catalog = catalog(&root);
+    let session = session(&root, server.keep_alive, &report);
+    let log = log(raw, &root, &report);
+    let servers = servers::read(&root, &entries, Context { variables: &raw.variables, report: &report });
+    let endpoints = endpoints::read(&root, &servers, &report);
+    root.finish();
+    let Base { database_url, encryption_key, .. } = base(raw.data_dir.clone(), &raw.variables, &report);
+    let jwt_secret = jwt_secret(&raw.variables, &report);
+    let skipped = report.finish()?;
+    Ok(Config {
+        data_dir: raw.data_dir.clone(),
+        server,
+        servers: servers.ready,
+        endpoints,
+        catalog,
+        session,
+        limits,
+        auth_mode: auth_mode.map_or(Mode::Keys, |written| written.value),
+        auth_timing,
+        encryption_key,
+        jwt_secret,
+        log,
+        database_url,
+        sources: raw.toml.iter().chain(&raw.mcp_json).map(|file| file.path.clone()).collect(),
+        skipped,
+    })
+}
+
+/// What the store and the keys need, of the environment alone.
+pub(super) fn base(data_dir: PathBuf, variables: &Variables<'_>, report: &Report) -> Base {
+    let database_url = variables.text("DATABASE_URL", report).map(|Written { value, place }| {
+        if !["postgres://", "postgresql://"].iter().any(|scheme| value.starts_with(scheme)) {
+            report.mistake(&place, "is not postgres://...; leave it out to use SQLite in the data directory");
+        }
+        Zeroizing::new(value)
+    });
+    let encryption_key =
+        variables.text("ENCRYPTION_KEY", report).map(|written| Zeroizing::new(written.value));
+    Base { data_dir, database_url, encryption_key }
+}
+
+fn jwt_secret(variables: &Variables<'_>, report: &Report) -> Option<Zeroizing<Vec<u8>>> {
+    let Written { value, place } = variables.text("JWT_SECRET", report)?;
+    if value.len() < d::JWT_SECRET_BYTES_MIN {
+        let least = d::JWT_SECRET_BYTES_MIN;
+        report.mistake(
+            &place,
+            format!("is shorter than {least} bytes; take the output of: openssl rand -base64 32"),
+        );
+    }
+    Some(Zeroizing::new(value.into_bytes()))
+}
+
+/// Where somebody chose, with the place. The flag can only switch authentication off.
+fn auth_mode(raw: &Raw<'_>, section: &Section<'_>) -> Option<Written<Mode>> {
+    let written = section.text("mode").map(|written| written.place);
+    let mode = section.word("mode", &[("keys", Mode::Keys), ("none", Mode::Open)], Mode::Keys);
+    if raw.flags.no_auth {
+        return Some(Written { value: Mode::Open, place: Place::flag("--no-auth") });
+    }
+    written.map(|place| Written { value: mode, place })
+}
+
+fn auth_timing(section: &Section<'_>) -> AuthTiming {
+    AuthTiming {
+        token_lifetime: section.duration("token_lifetime", d::TOKEN_LIFETIME),
+        hash_permits: section.count("hash_permits", d::HASH_PERMITS.or((cores() / 2).max(1))),
+        hash_queue_max: section.count("hash_queue_max", d::HASH_QUEUE),
+        verified_for: section.duration("verified_for", d::VERIFIED_FOR),
+    }
+}
+
+fn server(
+    raw: &Raw<'_>,
+    root: &Section<'_>,
+    mode: Option<&Written<Mode>>,
+    report: &Report,
+) -> server::Config {
+    let section = root.child("server");
+    let listen = listen(raw, &section, report);
+    if let Some(Written { value: Mode::Open, place }) = mode
+        && !listen.ip().to_canonical().is_loopback()
+    {
+        report.mistake(
+            place,
+            format!("asks nobody for a key, but {} is not loopback; write --host 127.0.0.1", listen.ip()),
+        );
+    }
+    let config = server::Config {
+        listen,
+        workers: workers(raw, &section, report),
+        tls: tls(&section, report),
+        header_timeout: section.duration("header_timeout", d::HEADER_TIMEOUT),
+        body_timeout: section.duration("body_timeout", d::BODY_TIMEOUT),
+        idle_timeout: section.duration("idle_timeout", d::IDLE_TIMEOUT),
+        body_bytes_max: section.size("body_bytes_max", d::BODY_BYTES),
+        header_bytes_max: section.size("header_bytes_max", d::HEADER_BYTES),
+        header_count_max: section.count("header_count_max", d::HEADER_COUNT),
+        connections_max: section.count("connections_max", d::CONNECTIONS),
+        origins: list(&section, "origins", origin, report),
+        hosts: list(&section, "hosts", host_name, report),
+        drain_delay: section.duration("drain_delay", d::DRAIN_DELAY),
+        drain_deadline: section.duration("drain_deadline", d::DRAIN_DEADLINE),
+        keep_alive: section.duration("keep_alive", d::KEEP_ALIVE),
+    };
+    section.finish();
+    config
+}
+
+/// Each of host and port: flag, environment, file, default. What is outvoted is still checked.
+fn listen(raw: &Raw<'_>, section: &Section<'_>, report: &Report) -> SocketAddr {
+    let host = |text: &str, place: &Place| -> Option<IpAddr> {
+        cli::parse_host(text).map_err(|wrong| report.mistake(place, wrong)).ok()
+    };
+    let port = |port: Option<u16>, place: &Place| -> Option<u16> {
+        if port.is_none() {
+            report.mistake(place, "is not a port; write 0 to 65535");
+        }
+        port
+    };
+    let file_host = section.text("host").and_then(|written| host(written.value, &written.place));
+    let file_port =
+        section.integer("port").and_then(|written| port(u16::try_from(written.value).ok(), &written.place));
+    let env_host = raw.variables.text("SERVER_HOST", report);
+    let env_host = env_host.and_then(|written| host(&written.value, &written.place));
+    let env_port = raw.variables.text("SERVER_PORT", report);
+    let env_port = env_port.and_then(|written| port(written.value.parse().ok(), &written.place));
+    SocketAddr::new(
+        raw.flags.host.or(env_host).or(file_host).unwrap_or(d::HOST),
+        raw.flags.port.or(env_port).or(file_port).unwrap_or(d::PORT),
+    )
+}
+
+fn workers(raw: &Raw<'_>, section: &Section<'_>, report: &Report) -> usize {
+    let written = section.count("workers", d::WORKERS.or(cores()));
+    let workers = raw.flags.workers.unwrap_or(written);
+    if !(d::WORKERS.min..=d::WORKERS.max).contains(&workers) {
+        let (min, max) = (d::WORKERS.min, d::WORKERS.max);
+        report.mistake(&Place::flag("--workers"), format!("is out of range; write {min} to {max}"));
+    }
+    workers
+}
+
+fn tls(section: &Section<'_>, report: &Report) -> Option<server::Tls> {
+    let tls = section.child("tls");
+    let (cert, key) = (tls.text("cert"), tls.text("key"));
+    let (place, written) = (tls.place().clone(), tls.is_written());
+    tls.finish();
+    for file in [&cert, &key].into_iter().flatten() {
+        // What is wrong inside the file is told when it is loaded.
+        if let Err(error) = std::fs::File::open(beside(section, file.value)) {
+            report.mistake(&file.place, format!("cannot be read: {error}"));
+        }
+    }
+    match (cert, key) {
+        (Some(cert), Some(key)) => {
+            Some(server::Tls { cert: beside(section, cert.value), key: beside(section, key.value) })
+        }
+        (None, None) if !written => None,
+        (cert, _) => {
+            let one = if cert.is_some() { "has no key" } else { "has no cert" };
+            report.mistake(&place, format!("{one}; write both, or leave out the table to speak plain HTTP"));
+            None
+        }
+    }
+}
+
+fn limits(root: &Section<'_>) -> limits::Config {
+    let section = root.child("limits");
+    let config = limits::Config { key_in_flight_max: section.count("key_in_flight_max", d::KEY_IN_FLIGHT) };
+    section.finish();
+    config
+}
+
+fn catalog(root: &Section<'_>) -> catalog::Config {
+    let section = root.child("catalog");
+    let config = catalog::Config {
+        list_deadline: section.duration("list_deadline", d::LIST_DEADLINE),
+        refresh_after: section.duration("refresh_after", d::REFRESH_AFTER),
+        pages_max: section.count("pages_max", d::PAGES),
+        items_max: section.count("items_max", d::ITEMS),
+        list_bytes_max: section.size("list_bytes_max", d::LIST_BYTES),
+        page_items: section.count("page_items", d::PAGE_ITEMS),
+    };
+    section.finish();
+    config
+}
+
+/// One `keep_alive` for every event stream: that of `[server]`.
+fn session(root: &Section<'_>, keep_alive: Duration, report: &Report) -> session::Config {
+    let section = root.child("session");
+    let lifetime = section.duration("lifetime", d::SESSION_LIFETIME);
+    // A shorter lifetime alone is no contradiction: nobody wrote the idle timeout.
+    let idle = d::SESSION_IDLE.or(d::SESSION_IDLE.default.min(lifetime));
+    let idle_timeout = section.duration("idle_timeout", idle);
+    if idle_timeout > lifetime {
+        report.mistake(&section.place().below("idle_timeout"), "is longer than session.lifetime; write less");
+    }
+    let sessions_max = section.count("sessions_max", d::SESSIONS);
+    section.finish();
+    session::Config { lifetime, idle_timeout, sessions_max, keep_alive }
+}
+
+fn log(raw: &Raw<'_>, root: &Section<'_>, report: &Report) -> LogConfig {
+    let section = root.child("log");
+    let written =
+        section.word("format", &[("text", LogFormat::Text), ("json", LogFormat::Json)], LogFormat::Text);
+    let valid = |filter: &str, place: &Place| {
+        let valid = EnvFilter::try_new(filter).is_ok();
+        if !valid {
+            report.mistake(place, "is not a log filter; write \"info\", or \"info,metamcp=debug\"");
+        }
+        valid
+    };
+    let in_file = section.text("filter").filter(|written| valid(written.value, &written.place));
+    section.finish();
+    let in_env =
+        raw.variables.text("RUST_LOG", report).filter(|written| valid(&written.value, &written.place));
+    let filter = in_env
+        .map(|written| written.value)
+        .or_else(|| in_file.map(|written| written.value.to_owned()))
+        .unwrap_or_else(|| d::LOG_FILTER.to_owned());
+    LogConfig { format: raw.flags.log_format.unwrap_or(written), filter }
+}
+
+/// A list of texts, each in its canonical form, without duplicates.
+fn list(
+    section: &Section<'_>,
+    key: &'static str,
+    canonical: fn(&str) -> Result<String, &'static str>,
+    report: &Report,
+) -> Vec<String> {
+    let mut seen = BTreeSet::new();
+    let mut list = Vec::new();
+    for Written { value, place } in section.texts(key).unwrap_or_default() {
+        match canonical(value) {
+            Ok(text) if seen.insert(text.clone()) => list.push(text),
+            Ok(_) => report.mistake(&place, "is there twice"),
+            Err(wrong) => report.mistake(&place, wrong),
+        }
+    }
+    list
+}
+
+/// As browsers write it in `Origin`: lower case, no default port, no slash at the end.
+fn origin(text: &str) -> Result<String, &'static str> {
+    const FORM: &str =
+        "is not an origin; write https://host or https://host:port, one for each (there is no *)";
+    let url = Url::parse(text).map_err(|_| FORM)?;
+    let bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
+    let nobody = url.username().is_empty() && url.password().is_none();
+    if matches!(url.scheme(), "http" | "https") && bare && nobody && !url.authority().contains('*') {
+        Ok(url.origin().ascii_serialization())
+    } else {
+        Err(FORM)
+    }
+}
+
+/// A name as it stands in the `Host` header, in lower case.
+fn host_name(text: &str) -> Result<String, &'static str> {
+    const FORM: &str = "is not a host name; write gateway.example.com or gateway.example.com:8443";
+    let authority: Authority = text.parse().map_err(|_| FORM)?;
+    let plain = !text.contains(['@', '*']) && !authority.host().is_empty() && !text.ends_with(':');
+    if plain && (authority.port().is_none() || authority.port_u16().is_some()) {
+        Ok(authority.as_str().to_ascii_lowercase())
+    } else {
+        Err(FORM)
+    }
+}
+
+/// The cores this process may use (its cgroup's share, on Linux).
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(d::WORKERS.max)
+}
+
+/// A path in the file is relative to the file.
+fn beside(section: &Section<'_>, text: &str) -> PathBuf {
+    section.directory().unwrap_or(Path::new("")).join(text)
+}

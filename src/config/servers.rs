@@ -1,0 +1,273 @@
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use http::header::AUTHORIZATION;
+use http::{HeaderName, HeaderValue};
+
+use super::expand::expand;
+use super::headers::Owner;
+use super::mcp_json::{self, Entry, Kind};
+use super::mistakes::{Place, Report, Written, quote};
+use super::raw::Variables;
+use super::section::Section;
+use super::{address, defaults, headers};
+use crate::backend::{self, EraChoice};
+use crate::base::ServerName;
+
+/// What may be said once for every server, in `[backend]`, and again for one.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Settings {
+    pub era: EraChoice,
+    pub connect_timeout: Duration,
+    pub first_byte_timeout: Duration,
+    pub stream_idle_timeout: Duration,
+    pub in_flight_max: usize,
+    pub queue_timeout: Duration,
+    pub queue_max: usize,
+    pub idle_connections_max: usize,
+    pub idle_age_max: Duration,
+}
+
+/// The servers, and what became of every name that was written for one.
+#[derive(Debug, Default)]
+pub(super) struct Servers {
+    pub ready: Vec<backend::Config>,
+    /// By the name as written and by the name as served. `None`: it was left out, and it was said why.
+    pub known: BTreeMap<String, Option<ServerName>>,
+    /// Names that are taken, with where.
+    taken: BTreeMap<ServerName, Place>,
+}
+
+/// One server before its variables are put in.
+struct Draft<'a> {
+    name: ServerName,
+    place: Place,
+    url: Option<Written<&'a str>>,
+    headers: Vec<(&'a str, Written<&'a str>)>,
+    bearer: Option<Written<&'a str>>,
+    settings: Settings,
+}
+
+/// What every reader of servers needs.
+#[derive(Clone, Copy)]
+pub(super) struct Context<'a> {
+    pub variables: &'a Variables<'a>,
+    pub report: &'a Report,
+}
+
+/// All servers: those of `metamcp.toml` first, each file in its own order.
+pub(super) fn read(root: &Section<'_>, entries: &[Entry], context: Context<'_>) -> Servers {
+    let shared = root.child("backend");
+    let settings = Settings::read(&shared, &defaults::BACKEND);
+    shared.finish();
+    let mut servers = Servers::default();
+    for (name, section) in root.named("servers") {
+        servers.from_section(name, section, &settings, context);
+    }
+    for entry in entries {
+        servers.from_entry(entry, &settings, context);
+    }
+    servers
+}
+
+impl Settings {
+    fn read(section: &Section<'_>, shared: &Self) -> Self {
+        use defaults as d;
+        let eras = [("auto", EraChoice::Auto), ("modern", EraChoice::Modern), ("legacy", EraChoice::Legacy)];
+        let duration = |key, bound: d::Bound<_>, default| section.duration(key, bound.or(default));
+        let count = |key, bound: d::Bound<_>, default| section.count(key, bound.or(default));
+        Self {
+            era: section.word("era", &eras, shared.era),
+            connect_timeout: duration("connect_timeout", d::CONNECT_TIMEOUT, shared.connect_timeout),
+            first_byte_timeout: duration(
+                "first_byte_timeout",
+                d::FIRST_BYTE_TIMEOUT,
+                shared.first_byte_timeout,
+            ),
+            stream_idle_timeout: duration(
+                "stream_idle_timeout",
+                d::STREAM_IDLE_TIMEOUT,
+                shared.stream_idle_timeout,
+            ),
+            in_flight_max: count("in_flight_max", d::IN_FLIGHT, shared.in_flight_max),
+            queue_timeout: duration("queue_timeout", d::QUEUE_TIMEOUT, shared.queue_timeout),
+            queue_max: count("queue_max", d::QUEUE, shared.queue_max),
+            idle_connections_max: count(
+                "idle_connections_max",
+                d::IDLE_CONNECTIONS,
+                shared.idle_connections_max,
+            ),
+            idle_age_max: duration("idle_age_max", d::IDLE_AGE, shared.idle_age_max),
+        }
+    }
+}
+
+impl Servers {
+    fn from_section(&mut self, written: &str, section: Section<'_>, shared: &Settings, context: Context<'_>) {
+        let place = section.place().clone();
+        let url = section.text("url");
+        let headers = section.text_map("headers");
+        let bearer = section.text("bearer");
+        let disabled = section.flag("disabled").unwrap_or(false);
+        let settings = Settings::read(&section, shared);
+        section.finish();
+        let name = match ServerName::new(written) {
+            Ok(name) => name,
+            Err(invalid) => return context.report.mistake(&place, invalid.to_string()),
+        };
+        self.known.insert(written.to_owned(), (!disabled).then(|| name.clone()));
+        if disabled {
+            return context.report.notice(&place, "skipped: it is disabled");
+        }
+        self.add(Draft { name, place, url, headers, bearer, settings }, context);
+    }
+
+    fn from_entry<'a>(&mut self, entry: &'a Entry, settings: &Settings, context: Context<'_>) {
+        let report = context.report;
+        let (url, entry_headers) = match &entry.kind {
+            Kind::Http { url, headers } => (url, headers),
+            Kind::Skip(why) => {
+                self.known.entry(entry.name.clone()).or_insert(None);
+                return report.notice(&entry.place, format!("skipped: {why}"));
+            }
+        };
+        let name = match ServerName::new(&entry.name) {
+            Ok(name) => name,
+            Err(_) => match ServerName::new(&mcp_json::nearest_name(&entry.name)) {
+                Ok(name) => {
+                    report.notice(&entry.place, mcp_json::renamed(&entry.name, name.as_str()));
+                    name
+                }
+                Err(invalid) => return report.mistake(&entry.place, invalid.to_string()),
+            },
+        };
+        self.known.insert(entry.name.clone(), Some(name.clone()));
+        let place = entry.place.below("headers");
+        let written = |(name, value): &'a (String, String)| {
+            (name.as_str(), Written { value: value.as_str(), place: place.below(name) })
+        };
+        let headers = entry_headers.iter().map(written).collect();
+        let url = Some(Written { value: url.as_str(), place: entry.place.below("url") });
+        let place = entry.place.clone();
+        self.add(Draft { name, place, url, headers, bearer: None, settings: *settings }, context);
+    }
+
+    fn add(&mut self, draft: Draft<'_>, context: Context<'_>) {
+        let report = context.report;
+        if let Some(other) = self.taken.insert(draft.name.clone(), draft.place.clone()) {
+            let name = quote(draft.name.as_str());
+            report.mistake(
+                &draft.place,
+                format!("there are two servers {name}; the other is {other}: rename one"),
+            );
+        }
+        self.known.insert(draft.name.as_str().to_owned(), Some(draft.name.clone()));
+        let headers = draft.headers(context);
+        if let Some(address) = draft.address(context) {
+            let Settings { era, connect_timeout, first_byte_timeout, stream_idle_timeout, .. } =
+                draft.settings;
+            let Settings { in_flight_max, queue_timeout, queue_max, .. } = draft.settings;
+            let Settings { idle_connections_max, idle_age_max, .. } = draft.settings;
+            self.ready.push(backend::Config {
+                name: draft.name,
+                address,
+                headers,
+                era,
+                connect_timeout,
+                first_byte_timeout,
+                stream_idle_timeout,
+                in_flight_max,
+                queue_timeout,
+                queue_max,
+                idle_connections_max,
+                idle_age_max,
+            });
+        }
+    }
+}
+
+impl Draft<'_> {
+    fn address(&self, context: Context<'_>) -> Option<backend::Address> {
+        let Some(url) = &self.url else {
+            context.report.mistake(&self.place.below("url"), "is missing; write url = \"http://host/path\"");
+            return None;
+        };
+        let text = context.expand(url)?;
+        match address::parse(&text) {
+            Ok(address) => Some(address),
+            Err(wrong) => {
+                context.report.mistake(&url.place, wrong);
+                None
+            }
+        }
+    }
+
+    fn headers(&self, context: Context<'_>) -> Vec<(HeaderName, HeaderValue)> {
+        let report = context.report;
+        let mut list: Vec<(HeaderName, HeaderValue)> = Vec::new();
+        for (name, written) in &self.headers {
+            let Some(value) = context.expand(written) else { continue };
+            match headers::parse(name, &value) {
+                Err(wrong) => report.mistake(&written.place, wrong),
+                Ok((name, _)) if headers::owner(&name) == Owner::Gateway => {
+                    report.notice(
+                        &written.place,
+                        "left out: metamcp sets this header itself, on every request",
+                    );
+                }
+                Ok((name, _)) if list.iter().any(|(other, _)| *other == name) => {
+                    report.mistake(
+                        &written.place,
+                        "is there twice: header names do not differ by case; leave one out",
+                    );
+                }
+                Ok(header) => list.push(header),
+            }
+        }
+        if let Some(bearer) = &self.bearer {
+            match self.bearer(bearer, context) {
+                Ok(_) if list.iter().any(|(name, _)| *name == AUTHORIZATION) => {
+                    report.mistake(
+                        &bearer.place,
+                        "is there beside an Authorization header; leave one of them out",
+                    );
+                }
+                Ok(value) => list.push((AUTHORIZATION, value)),
+                Err(Some(wrong)) => report.mistake(&bearer.place, wrong),
+                Err(None) => {}
+            }
+        }
+        if list.len() > HEADERS_MAX {
+            report.mistake(&self.place.below("headers"), format!("has more than {HEADERS_MAX} headers"));
+        }
+        list
+    }
+
+    /// The value of `Authorization`; `Err(None)` if the mistake was told already.
+    fn bearer(
+        &self,
+        bearer: &Written<&str>,
+        context: Context<'_>,
+    ) -> Result<HeaderValue, Option<&'static str>> {
+        let token = context.expand(bearer).ok_or(None)?;
+        let token = token.trim();
+        if token.is_empty() || token.contains(char::is_whitespace) {
+            return Err(Some("is not a token; write it alone, without \"Bearer\" and without spaces"));
+        }
+        headers::parse("authorization", &format!("Bearer {token}")).map(|(_, value)| value).map_err(Some)
+    }
+}
+
+impl Context<'_> {
+    /// The text with its variables put in; what is missing is told.
+    fn expand(&self, written: &Written<&str>) -> Option<String> {
+        expand(written.value, self.variables)
+            .map_err(|mistakes| {
+                mistakes.into_iter().for_each(|text| self.report.mistake(&written.place, text))
+            })
+            .ok()
+    }
+}
+
+/// Servers take 100 fields, and the client's own are sent as well.
+const HEADERS_MAX: usize = 64;

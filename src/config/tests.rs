@@ -1,0 +1,546 @@
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use clap::Parser;
+use proptest::prelude::*;
+
+use super::*;
+use crate::auth::Mode;
+use crate::backend::{Address, EraChoice};
+use crate::route::Prefix;
+
+impl Env for BTreeMap<String, String> {
+    fn var(&self, name: &str) -> Option<OsString> {
+        self.get(name).map(OsString::from)
+    }
+}
+
+/// An environment of these variables alone.
+pub(super) fn env(variables: &[(&str, &str)]) -> BTreeMap<String, String> {
+    variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+/// A directory with these files, gone afterwards.
+struct Dir(PathBuf);
+
+impl Dir {
+    fn with(files: &[(&str, &[u8])]) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let unique =
+            format!("metamcp-config-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let dir = std::env::temp_dir().join(unique);
+        for (name, content) in files {
+            let path = dir.join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, content).unwrap();
+        }
+        fs::create_dir_all(&dir).unwrap();
+        Self(dir)
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// One run: a command line, variables, files of the current directory. The data directory is `data` in it.
+fn run(line: &str, variables: &[(&str, &str)], files: &[(&str, &str)]) -> Result<Config, Mistakes> {
+    let files: Vec<_> = files.iter().map(|(name, text)| (*name, text.as_bytes())).collect();
+    let dir = Dir::with(&files);
+    let mut variables = env(variables);
+    variables.entry("METAMCP_DATA_DIR".into()).or_insert("data".into());
+    let cli = Cli::try_parse_from(std::iter::once("metamcp").chain(line.split_whitespace())).unwrap();
+    load(&cli, &variables, &dir.0)
+}
+
+fn toml(text: &str) -> Result<Config, Mistakes> {
+    run("", &[], &[("metamcp.toml", text)])
+}
+
+/// Each expected text is in one mistake of its own, and there are no others.
+#[track_caller]
+fn check_mistakes(found: Result<Config, Mistakes>, expected: &[&str]) {
+    let found: Vec<_> = found.unwrap_err().iter().map(ToString::to_string).collect();
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+    for expected in expected {
+        assert!(found.iter().any(|text| text.contains(expected)), "{expected:?} is not in {found:#?}");
+    }
+}
+
+#[test]
+fn nothing_written_is_a_configuration() {
+    let config = run("", &[], &[]).unwrap();
+    assert_eq!(config.server.listen.to_string(), "127.0.0.1:12009");
+    assert_eq!(config.auth_mode, Mode::Keys);
+    assert!(config.servers.is_empty() && config.skipped.is_empty() && config.sources.is_empty());
+    assert_eq!(config.endpoints.len(), 1);
+    assert_eq!(config.endpoints[0].name.as_str(), "default");
+    assert!(config.data_dir.is_absolute() && config.data_dir.ends_with("data"));
+    assert_eq!(config.auth_timing.token_lifetime, Duration::from_secs(900));
+}
+
+#[test]
+fn precedence() {
+    let toml = ("metamcp.toml", "server.host = '127.0.0.4'\nserver.port = 4\nlog.filter = 'error'");
+    let dotenv = (".env", "SERVER_HOST=127.0.0.3\nSERVER_PORT=3\nRUST_LOG=debug");
+    let process: &[_] = &[("SERVER_HOST", "127.0.0.2"), ("SERVER_PORT", "2"), ("RUST_LOG", "warn")];
+    let empty: &[_] = &[("SERVER_HOST", ""), ("SERVER_PORT", ""), ("RUST_LOG", "")];
+    let check = |line: &str, variables: &[_], files: &[_], listen: &str, filter: &str| {
+        let config = run(line, variables, files).unwrap();
+        assert_eq!(config.server.listen.to_string(), listen);
+        assert_eq!(config.log.filter, filter);
+    };
+    check("--host 127.0.0.1 --port 1", process, &[dotenv, toml], "127.0.0.1:1", "warn");
+    check("--port 1", process, &[dotenv, toml], "127.0.0.2:1", "warn");
+    check("", process, &[dotenv, toml], "127.0.0.2:2", "warn");
+    check("", &[], &[dotenv, toml], "127.0.0.3:3", "debug");
+    check("", &[], &[toml], "127.0.0.4:4", "error");
+    check("", &[], &[], "127.0.0.1:12009", "info");
+    check("", empty, &[toml], "127.0.0.4:4", "error");
+}
+
+#[test]
+fn flags_win_over_the_file() {
+    let text = "server.workers = 3\nlog.format = 'text'\nauth.mode = 'keys'";
+    let config = run("--workers 5 --log-format json --no-auth", &[], &[("metamcp.toml", text)]).unwrap();
+    assert_eq!(
+        (config.server.workers, config.log.format, config.auth_mode),
+        (5, LogFormat::Json, Mode::Open)
+    );
+    let config = toml(text).unwrap();
+    assert_eq!(
+        (config.server.workers, config.log.format, config.auth_mode),
+        (3, LogFormat::Text, Mode::Keys)
+    );
+}
+
+#[test]
+fn looks_for_files() {
+    let check = |line: &str, files: &[(&str, &str)], port: u16, servers: &[&str]| {
+        let config = run(line, &[], files).unwrap();
+        assert_eq!(config.server.listen.port(), port, "{line}");
+        assert_eq!(config.servers.iter().map(|server| server.name.as_str()).collect::<Vec<_>>(), servers);
+    };
+    let here =
+        [("metamcp.toml", "server.port = 1"), ("mcp.json", r#"{"mcpServers":{"a":{"url":"http://a"}}}"#)];
+    let data = [
+        ("data/metamcp.toml", "server.port = 2"),
+        ("data/mcp.json", "\u{feff}{\"mcpServers\":{\"b\":{\"url\":\"http://b\"}}}"),
+    ];
+    check("", &here, 1, &["a"]);
+    check("", &data, 2, &["b"]);
+    check("", &[here[0], here[1], data[0], data[1]], 1, &["a"]);
+    check(
+        "--config data/metamcp.toml --mcp-json data/mcp.json",
+        &[here[0], here[1], data[0], data[1]],
+        2,
+        &["b"],
+    );
+    check_mistakes(run("--config x --mcp-json y", &[], &[]), &["--config: ", "--mcp-json: "]);
+    check_mistakes(run("--config data", &[], &data), &["cannot be read"]);
+    check_mistakes(run("", &[], &[("mcp.json", &" ".repeat((1 << 20) + 1))]), &["longer than 1 MiB"]);
+}
+
+#[test]
+fn finds_the_data_directory() {
+    let check = |flag: Option<&str>, variables: &[(&str, &str)], expected: &str| {
+        let base = load_base(flag.map(Path::new), &env(variables), Path::new("/cwd")).unwrap();
+        assert_eq!(base.data_dir, Path::new(expected));
+    };
+    let all = [("METAMCP_DATA_DIR", "m"), ("XDG_DATA_HOME", "/xdg"), ("HOME", "/me")];
+    check(Some("f"), &all, "/cwd/f");
+    check(Some("/f"), &all, "/f");
+    check(None, &all, "/cwd/m");
+    check(None, &all[1..], "/xdg/metamcp");
+    check(None, &[("XDG_DATA_HOME", "relative"), ("HOME", "/me")], "/me/.local/share/metamcp");
+    check(None, &all[2..], "/me/.local/share/metamcp");
+    assert!(load_base(None, &env(&[]), Path::new("/cwd")).is_err());
+}
+
+#[test]
+fn base_does_not_mind_a_broken_file() {
+    let dir =
+        Dir::with(&[("metamcp.toml", b"]["), (".env", b"ENCRYPTION_KEY=1:abc\nDATABASE_URL=postgres://a")]);
+    let base = load_base(Some(Path::new("d")), &env(&[]), &dir.0).unwrap();
+    assert_eq!(base.encryption_key.unwrap().as_str(), "1:abc");
+    assert_eq!(base.database_url.unwrap().as_str(), "postgres://a");
+}
+
+#[test]
+fn eight_mistakes_are_eight() {
+    let text = "\
+[server]
+prot = 1
+port = 70000
+header_timeout = 5
+origins = ['example.com']
+
+[auth]
+mode = 'nobody'
+
+[servers.a]
+url = 'http://user:hunter2@a/'
+bearer = '${MISSING}'
+
+[endpoints.e]
+servers = ['b']
+";
+    check_mistakes(
+        toml(text),
+        &[
+            "metamcp.toml:2: server.prot: is unknown; did you mean \"port\"?",
+            "metamcp.toml:3: server.port: is not a port",
+            "metamcp.toml:4: server.header_timeout: write a number with a unit",
+            "metamcp.toml:5: server.origins: is not an origin",
+            "metamcp.toml:8: auth.mode: write \"keys\" or \"none\"",
+            "metamcp.toml:11: servers.a.url: has a user name or password",
+            "metamcp.toml:12: servers.a.bearer: the variable MISSING is not set",
+            "metamcp.toml:15: endpoints.e.servers: names a server that is not there",
+        ],
+    );
+    assert!(!toml(text).unwrap_err().to_string().contains("hunter2"));
+}
+
+#[test]
+fn mistakes_of_all_sources_are_told_together() {
+    let found = run(
+        "--workers 0 --no-auth --host 0.0.0.0",
+        &[
+            ("SERVER_PORT", "x"),
+            ("JWT_SECRET", "short"),
+            ("DATABASE_URL", "mysql://u:hunter2@h"),
+            ("RUST_LOG", "a=b=c"),
+        ],
+        &[("metamcp.toml", "a = \nb = ["), ("mcp.json", "{"), (".env", "A=1\nhunter2 hunter2\n")],
+    );
+    assert!(!found.as_ref().unwrap_err().to_string().contains("hunter2"));
+    check_mistakes(
+        found,
+        &[
+            ".env:2: is not NAME=value",
+            "metamcp.toml:1: is not TOML",
+            "metamcp.toml:2: is not TOML",
+            "mcp.json:1: is not a JSON object",
+            "--workers: is out of range",
+            "--no-auth: asks nobody for a key, but 0.0.0.0",
+            "SERVER_PORT: is not a port",
+            "JWT_SECRET: is shorter than 32 bytes",
+            "DATABASE_URL: is not postgres://",
+            "RUST_LOG: is not a log filter",
+        ],
+    );
+}
+
+#[test]
+fn no_auth_needs_loopback() {
+    for host in ["127.0.0.1", "127.1.2.3", "::1", "::ffff:127.0.0.1"] {
+        assert_eq!(
+            run(&format!("--no-auth --host {host}"), &[], &[]).unwrap().auth_mode,
+            Mode::Open,
+            "{host}"
+        );
+    }
+    for host in ["0.0.0.0", "::", "192.168.1.1"] {
+        assert!(run(&format!("--no-auth --host {host}"), &[], &[]).is_err(), "{host}");
+        assert!(toml(&format!("auth.mode = 'none'\nserver.host = '{host}'")).is_err(), "{host}");
+    }
+}
+
+#[test]
+fn single_mistakes() {
+    let check = |text: &str, expected: &str| check_mistakes(toml(text), &[expected]);
+    check("server = 1", "server: is a whole number; write a table: [server]");
+    check("server.workers = 0", "out of range; write 1 to 1024");
+    check("server.workers = '4'", "is a text; write a whole number");
+    check("server.body_bytes_max = '4MB'", "write bytes as a number");
+    check("server.body_bytes_max = -1", "out of range; write 1KiB to 1GiB");
+    check("server.idle_timeout = '0s'", "out of range; write 100ms to 1d");
+    check("server.hosts = ['https://a']", "is not a host name");
+    check("server.hosts = ['a', 'A']", "is there twice");
+    check("server.hosts = 'a'", "is a text; write a list");
+    check("server.origins = ['*']", "is not an origin");
+    check("server.origins = ['https://a/b']", "is not an origin");
+    check("server.tls = {}", "server.tls: has no cert");
+    check(
+        "server.tls = { cert = 'no.pem', key = 'metamcp.toml' }",
+        "metamcp.toml:1: server.tls.cert: cannot be read",
+    );
+    check("session.lifetime = '1m'\nsession.idle_timeout = '2m'", "is longer than session.lifetime");
+    check("nonsense = 1", "is unknown; known here: auth, backend");
+    check("backend.url = 'http://a'", "backend.url: is unknown");
+    check("log.filter = 'a=b=c'", "is not a log filter");
+    check("servers.a = 'http://a'", "servers.a: is a text; write a table");
+    check("servers.a.era = 'modern'", "servers.a.url: is missing");
+    check("[servers.a__b]\nurl = 'http://a'", "double underscore");
+    check(
+        "[servers.a]\nurl = 'http://a'\nheaders = { Host = 'b' }",
+        "headers.Host: is a header of the connection",
+    );
+    check("[servers.a]\nurl = 'http://a'\nheaders = { X = 'b', x = 'c' }", "is there twice");
+    check("[servers.a]\nurl = 'http://a'\nbearer = 'Bearer x'", "write it alone");
+    check(
+        "[servers.a]\nurl = 'http://a'\nbearer = 'x'\nheaders = { authorization = 'y' }",
+        "beside an Authorization",
+    );
+    check("[servers.a]\nurl = 'http://a'\nera = 'new'", "write \"auto\", \"modern\" or \"legacy\"");
+    check("[servers.a]\nurl = 'http://a'\n[endpoints.e]\nservers = ['a', 'a']", "a is there twice");
+    check("endpoints.'a b'.prefix = 'never'", "is not a endpoint name");
+    check("endpoints.a.prefix = 'sometimes'", "write \"always\" or \"never\"");
+    check("endpoints.a.servers = 'b'", "write a list of texts");
+}
+
+#[test]
+fn reads_servers() {
+    let text = "\
+[backend]
+connect_timeout = '7s'
+in_flight_max = 3
+
+[servers.zeta]
+url = 'https://z.example/mcp'
+bearer = '${TOKEN}'
+headers = { X-B = '2', X-A = '1', Accept = 'text/html' }
+era = 'legacy'
+in_flight_max = 4
+
+[servers.alpha]
+url = 'unix:/run/a.sock:/mcp'
+
+[servers.off]
+url = 'http://a'
+disabled = true
+";
+    let config = run("", &[("TOKEN", "secret-token")], &[("metamcp.toml", text)]).unwrap();
+    let [zeta, alpha] = config.servers.as_slice() else { panic!("{config:?}") };
+    assert_eq!((zeta.name.as_str(), alpha.name.as_str()), ("zeta", "alpha"));
+    assert_eq!(
+        (zeta.era, zeta.in_flight_max, zeta.connect_timeout),
+        (EraChoice::Legacy, 4, Duration::from_secs(7))
+    );
+    assert_eq!(
+        (alpha.era, alpha.in_flight_max, alpha.connect_timeout),
+        (EraChoice::Auto, 3, Duration::from_secs(7))
+    );
+    assert_eq!(alpha.address, Address::Unix { socket: "/run/a.sock".into(), path: "/mcp".into() });
+    let headers: Vec<_> =
+        zeta.headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+    assert_eq!(headers, [("x-b", "2"), ("x-a", "1"), ("authorization", "Bearer secret-token")]);
+    assert!(zeta.headers.iter().all(|(_, value)| value.is_sensitive()));
+    assert_eq!(config.skipped.len(), 2, "{:?}", config.skipped);
+    assert!(!format!("{config:?}{:?}", config.servers).contains("secret-token"));
+}
+
+#[test]
+fn reads_endpoints() {
+    let text = "\
+[servers.a]
+url = 'http://a'
+[servers.b]
+url = 'http://b'
+[servers.off]
+url = 'http://c'
+disabled = true
+[endpoints.second]
+servers = ['b', 'off', 'a']
+prefix = 'never'
+[endpoints.first]
+";
+    let check = |text: &str, expected: &[(&str, &[&str], Prefix)]| {
+        let config = toml(text).unwrap();
+        let names =
+            |servers: &[crate::base::ServerName]| servers.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let found: Vec<_> =
+            config.endpoints.iter().map(|e| (e.name.as_str(), names(&e.servers), e.prefix)).collect();
+        assert_eq!(found.len(), expected.len(), "{found:?}");
+        for (found, expected) in found.iter().zip(expected) {
+            assert_eq!(
+                (found.0, found.1.as_slice(), found.2),
+                (expected.0, names_of(expected.1).as_slice(), expected.2)
+            );
+        }
+    };
+    check(
+        text,
+        &[
+            ("default", &["a", "b"], Prefix::Always),
+            ("second", &["b", "a"], Prefix::Never),
+            ("first", &["a", "b"], Prefix::Always),
+        ],
+    );
+    check(
+        "[servers.a]\nurl='http://a'\n[endpoints.default]\nprefix='never'",
+        &[("default", &["a"], Prefix::Never)],
+    );
+    check(
+        "[servers.a]\nurl='http://a'\n[endpoints.default]\nservers=[]",
+        &[("default", &[], Prefix::Always)],
+    );
+}
+
+fn names_of(names: &[&str]) -> Vec<String> {
+    names.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn mcp_json_beside_toml() {
+    let json = r#"{"mcpServers": {
+        "my server": {"url": "http://m", "headers": {"X-Key": "${KEY:-k}", "Content-Type": "application/json"}},
+        "old": {"type": "sse", "url": "http://o"},
+        "local": {"command": "npx", "env": {"A": "${NEVER_SET}"}}}}"#;
+    let text =
+        "[servers.a]\nurl = 'http://a'\n[endpoints.e]\nservers = ['my server', 'local', 'my-server-2']\n";
+    check_mistakes(
+        run("", &[], &[("metamcp.toml", text), ("mcp.json", json)]),
+        &["names a server that is not there"],
+    );
+    let text = text.replace(", 'my-server-2'", "");
+    let config = run("", &[], &[("metamcp.toml", &text), ("mcp.json", json)]).unwrap();
+    assert_eq!(config.servers.len(), 2);
+    assert_eq!(config.servers[1].name.as_str(), "my-server");
+    assert_eq!(config.servers[1].headers.len(), 1);
+    let summary = Summary(&config).to_string();
+    for part in [
+        "listens on http://127.0.0.1:12009",
+        "endpoint   /mcp (prefix always): a, my-server",
+        "endpoint   /mcp/e (prefix always): my-server",
+        "server     my-server: http://m/ (era auto, headers x-key)",
+        "served as \"my-server\"",
+        "mcpServers.old: skipped: sse servers are not supported by this version",
+        "mcpServers.local: skipped: stdio servers are not supported by this version",
+        "Content-Type: left out",
+    ] {
+        assert!(summary.contains(part), "{part:?} is not in\n{summary}");
+    }
+}
+
+#[test]
+fn one_name_twice_is_a_mistake() {
+    let check = |toml: &str, json: &str| {
+        let found = run("", &[], &[("metamcp.toml", toml), ("mcp.json", json)]);
+        check_mistakes(found, &["there are two servers"]);
+    };
+    check("[servers.a]\nurl='http://a'", r#"{"mcpServers": {"a": {"url": "http://b"}}}"#);
+    check("", r#"{"mcpServers": {"a": {"url": "http://a"}, "a": {"url": "http://b"}}}"#);
+    check("", r#"{"mcpServers": {"a b": {"url": "http://a"}, "a-b": {"url": "http://b"}}}"#);
+}
+
+/// The block of the given language in the documentation.
+fn documented(language: &str) -> &'static str {
+    let (_, rest) =
+        include_str!("../../docs/CONFIGURATION.md").split_once(&format!("```{language}\n")).unwrap();
+    rest.split_once("```").unwrap().0
+}
+
+#[test]
+fn the_documentation_is_true() {
+    let written = run("", &[], &[("metamcp.toml", documented("toml"))]).unwrap();
+    let plain = run("", &[], &[]).unwrap();
+    // What depends on the machine or has no default is written for show; all else is the default itself.
+    let (server, none) = (&written.server, Vec::<String>::new());
+    let same = server::Config {
+        workers: plain.server.workers,
+        origins: none.clone(),
+        hosts: none,
+        ..server.clone()
+    };
+    assert_eq!(same, plain.server);
+    assert_eq!(
+        AuthTiming { hash_permits: plain.auth_timing.hash_permits, ..written.auth_timing },
+        plain.auth_timing
+    );
+    assert_eq!(written.catalog, plain.catalog);
+    assert_eq!(written.session, plain.session);
+    assert_eq!(written.limits, plain.limits);
+    assert_eq!(written.log, plain.log);
+    let bare = toml("[servers.files]\nurl = 'unix:/run/files.sock:/mcp'").unwrap();
+    assert_eq!(written.servers[1], bare.servers[0]);
+    assert_eq!(
+        run("", &[("GITHUB_TOKEN", "x")], &[("mcp.json", documented("json"))]).unwrap().servers.len(),
+        2
+    );
+}
+
+#[test]
+fn every_key_is_documented() {
+    // A key that nobody knows is answered with all that are known.
+    for section in [
+        "",
+        "server.",
+        "server.tls.",
+        "auth.",
+        "limits.",
+        "catalog.",
+        "session.",
+        "log.",
+        "servers.a.",
+        "endpoints.a.",
+    ] {
+        let found = toml(&format!("{section}completely_unknown_key = 1")).unwrap_err().to_string();
+        let (_, known) = found.lines().find_map(|line| line.split_once("known here: ")).unwrap();
+        for key in known.split(", ") {
+            let documented = documented("toml");
+            assert!(
+                documented.contains(&format!("{key} = ")) || documented.contains(&format!("[{section}{key}")),
+                "{section}{key}"
+            );
+        }
+    }
+}
+
+#[test]
+fn tls_needs_both() {
+    let files = [("c.pem", ""), ("sub/metamcp.toml", "[server.tls]\ncert = '../c.pem'\nkey = '../c.pem'")];
+    let config = run("--config sub/metamcp.toml", &[], &files).unwrap();
+    assert!(config.server.tls.unwrap().cert.ends_with("sub/../c.pem"));
+    check_mistakes(
+        run("", &[], &[("c.pem", ""), ("metamcp.toml", "server.tls.cert = 'c.pem'")]),
+        &["server.tls: has no key"],
+    );
+}
+
+/// Whatever is in the files: a configuration or mistakes, never a panic.
+fn survive(toml: &[u8], json: &[u8], dotenv: &[u8]) {
+    let dir = Dir::with(&[("metamcp.toml", toml), ("mcp.json", json), (".env", dotenv)]);
+    if let Err(mistakes) = load(&Cli::default(), &env(&[("HOME", "/home")]), &dir.0) {
+        assert!(mistakes.len() > 0 && !mistakes.to_string().contains('\u{1b}'));
+    }
+}
+
+fn mutate(text: &str, edits: &[(usize, u8, bool)]) -> Vec<u8> {
+    let mut bytes = text.as_bytes().to_vec();
+    for (at, byte, insert) in edits {
+        let at = at % bytes.len();
+        if *insert { bytes.insert(at, *byte) } else { bytes[at] = *byte }
+    }
+    bytes
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn mutated_files_never_panic(edits in prop::collection::vec((any::<usize>(), any::<u8>(), any::<bool>()), 1..6)) {
+        survive(
+            &mutate(documented("toml"), &edits),
+            &mutate(documented("json"), &edits),
+            &mutate("# c\nA=1\nB=\"x y\" # z\nexport C='${A}'\n", &edits),
+        );
+    }
+
+    #[test]
+    fn any_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), text in ".{0,100}") {
+        survive(&bytes, &bytes, &bytes);
+        survive(text.as_bytes(), text.as_bytes(), text.as_bytes());
+        let _ = address::parse(&text);
+        let _ = address::parse(&format!("unix:/{text}"));
+        let _ = address::parse(&format!("http://{text}"));
+        let _ = expand::expand(&text, &raw::Variables::process(&env(&[])));
+        prop_assert!(crate::base::ServerName::new(&mcp_json::nearest_name(&text)).is_ok());
+    }
+}
