@@ -1,0 +1,63 @@
+#!/usr/bin/env node
+// The client of the TypeScript SDK v1 (`@modelcontextprotocol/sdk`). It speaks the legacy era only.
+import { load, main } from './harness.mjs';
+
+const { Client } = await load('@modelcontextprotocol/sdk/client/index.js');
+const { StreamableHTTPClientTransport } = await load('@modelcontextprotocol/sdk/client/streamableHttp.js');
+const types = await load('@modelcontextprotocol/sdk/types.js');
+
+const CAPABILITIES = { elicitation: { form: {}, url: {} }, sampling: {}, roots: { listChanged: true } };
+
+await main(async ({ url, headers, answers, events }) => {
+    const client = new Client({ name: 'client-ts-v1', version: '1.0.0' }, { capabilities: CAPABILITIES });
+    const reply = (name, none) => answers[name] ?? (() => none);
+    client.setRequestHandler(types.ElicitRequestSchema, ({ params }) => reply('elicit', { action: 'cancel' })(params));
+    client.setRequestHandler(types.CreateMessageRequestSchema, ({ params }) => reply('sample')(params));
+    client.setRequestHandler(types.ListRootsRequestSchema, () => ({ roots: reply('roots', [])() }));
+    client.setNotificationHandler(types.LoggingMessageNotificationSchema, it => void events.emit('log', it.params));
+    client.setNotificationHandler(types.ResourceUpdatedNotificationSchema, it => void events.emit('updated', it.params.uri));
+    client.setNotificationHandler(types.ToolListChangedNotificationSchema, () => void events.emit('tools'));
+    client.setNotificationHandler(types.ResourceListChangedNotificationSchema, () => void events.emit('resources'));
+
+    const transport = new StreamableHTTPClientTransport(url, { requestInit: { headers } });
+    await client.connect(transport);
+
+    const pages = {
+        tools: cursor => client.listTools({ cursor }),
+        prompts: cursor => client.listPrompts({ cursor }),
+        resources: cursor => client.listResources({ cursor }),
+        templates: async cursor => {
+            const { resourceTemplates, nextCursor } = await client.listResourceTemplates({ cursor });
+            return { templates: resourceTemplates, nextCursor };
+        }
+    };
+
+    return {
+        era: 'legacy',
+        version: transport.protocolVersion,
+        serverInfo: client.getServerVersion(),
+        capabilities: client.getServerCapabilities(),
+        sessionId: () => transport.sessionId,
+        list: async kind => {
+            const items = [];
+            let cursor;
+            do {
+                const page = await pages[kind](cursor);
+                items.push(...page[kind]);
+                cursor = page.nextCursor;
+            } while (cursor !== undefined);
+            return items;
+        },
+        call: (name, args, options) => client.callTool({ name, arguments: args }, undefined, options),
+        read: uri => client.readResource({ uri }),
+        prompt: (name, args) => client.getPrompt({ name, arguments: args }),
+        complete: (ref, argument, context) =>
+            client.complete({ ref, argument, ...(context && { context: { arguments: context } }) }),
+        watch: async ({ uri }) => uri && client.subscribeResource({ uri }),
+        setLevel: level => client.setLoggingLevel(level),
+        rootsChanged: () => client.sendRootsListChanged(),
+        ping: () => client.ping(),
+        terminate: () => transport.terminateSession(),
+        close: () => client.close()
+    };
+});
