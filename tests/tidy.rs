@@ -70,7 +70,7 @@ impl Source {
     fn new(path: String, raw: String) -> Self {
         let (text, code) = blank(&raw);
         let whole = path.ends_with("/tests.rs") || path.contains("/tests/") || path.starts_with("tests/");
-        let tests = if whole { vec![0..raw.len()] } else { test_ranges(&code) };
+        let tests = if whole { std::iter::once(0..raw.len()).collect() } else { test_ranges(&code) };
         Self { path, raw, text, code, tests }
     }
 
@@ -222,7 +222,7 @@ fn files(folders: &[&str], extension: &str) -> Vec<PathBuf> {
     let mut folders: Vec<PathBuf> = folders.iter().map(|folder| root().join(folder)).collect();
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).into_iter().flatten() {
-            let path = entry.unwrap().path();
+            let path = entry.expect("a folder of sources can be read").path();
             if path.is_dir() && !path.ends_with("target") {
                 folders.push(path);
             } else if path.extension().is_some_and(|found| found == extension) {
@@ -234,12 +234,15 @@ fn files(folders: &[&str], extension: &str) -> Vec<PathBuf> {
     found
 }
 
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
 fn sources(folders: &[&str]) -> Vec<Source> {
-    let relative = |path: &Path| path.strip_prefix(root()).unwrap().to_str().unwrap().replace('\\', "/");
-    let sources: Vec<_> = files(folders, "rs")
-        .into_iter()
-        .map(|path| Source::new(relative(&path), fs::read_to_string(&path).unwrap()))
-        .collect();
+    let relative =
+        |path: &Path| path.strip_prefix(root()).unwrap_or(path).display().to_string().replace('\\', "/");
+    let sources: Vec<_> =
+        files(folders, "rs").into_iter().map(|path| Source::new(relative(&path), read(&path))).collect();
     assert!(!sources.is_empty(), "no sources found below {folders:?}: this test would check nothing");
     sources
 }
@@ -473,7 +476,7 @@ fn functions_and_files_are_short() {
 
 /// The names under which code sees the `[dependencies]` of the root package.
 fn dependencies() -> BTreeSet<String> {
-    let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let manifest = read(&root().join("Cargo.toml"));
     let (_, section) = manifest.split_once("\n[dependencies]\n").expect("Cargo.toml has [dependencies]");
     let lines = section.lines().take_while(|line| !line.starts_with('['));
     lines
@@ -490,7 +493,7 @@ fn the_data_plane_uses_few_crates() {
     let mut used = BTreeSet::new();
     for source in sources(&["src"]) {
         if source.module().is_some_and(|module| DATA_PLANE.contains(&module)) {
-            let uses = |name: &&String| {
+            let names_crate = |name: &&String| {
                 source.words(name).any(|at| {
                     let before = source.code[..at].trim_end();
                     // `a::b::name` and `x.name` are something else of the same name.
@@ -499,7 +502,7 @@ fn the_data_plane_uses_few_crates() {
                         && !before.ends_with('.')
                 })
             };
-            used.extend(dependencies.iter().filter(uses).cloned());
+            used.extend(dependencies.iter().filter(names_crate).cloned());
         }
     }
     println!(

@@ -70,7 +70,7 @@ impl Cli {
 }
 
 /// Reads the command line of this process. Prints help or a mistake and ends the process where that is
-/// what was asked for: with 0 for help and version, with 64 (EX_USAGE) for a mistake.
+/// what was asked for: with 0 for help and version, with 64 (`EX_USAGE`) for a mistake.
 pub fn parse() -> Cli {
     Cli::try_parse().unwrap_or_else(|error| {
         // If even this cannot be written, the exit code still tells.

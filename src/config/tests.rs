@@ -82,7 +82,7 @@ fn nothing_written_is_a_configuration() {
     assert_eq!(config.endpoints.len(), 1);
     assert_eq!(config.endpoints[0].name.as_str(), "default");
     assert!(config.data_dir.is_absolute() && config.data_dir.ends_with("data"));
-    assert_eq!(config.auth_timing.token_lifetime, Duration::from_secs(900));
+    assert_eq!(config.auth_timing.token_lifetime, Duration::from_mins(15));
 }
 
 #[test]
