@@ -30,7 +30,8 @@ const ORDER: [&str; 17] = [
 const FENCES: [(&str, &[&str]); 2] = [("server", &["store", "admin", "config"]), ("admin", &["server"])];
 
 /// What must not appear in `frame`: it turns bytes into spans and does nothing else.
-const FRAME_NEVER: [&str; 4] = ["tokio", "hyper", "http", "serde"];
+const FRAME_NEVER: [&str; 8] =
+    ["tokio", "tokio_rustls", "hyper", "hyper_util", "http", "http_body", "serde", "serde_json"];
 
 /// What a request runs through.
 const DATA_PLANE: [&str; 11] = [
@@ -254,12 +255,14 @@ fn none(found: &[String], what_to_do: &str) {
     assert!(found.is_empty(), "{what_to_do}\n  {}", found.join("\n  "));
 }
 
-/// The modules of this crate that a file names outside tests, with where. Both `crate::a::b` and the groups
-/// of `use crate::{a, b::c}`.
+/// The modules of this crate that a file names outside tests, with where: `crate::a::b`, the groups of
+/// `use crate::{a, b::c}`, and `super::` as often as it takes to reach the root.
 fn imports(source: &Source) -> Vec<(String, usize)> {
     let mut found = Vec::new();
-    for at in source.words("crate") {
-        let Some(rest) = source.code[at..].strip_prefix("crate::") else { continue };
+    let rooted = |at: usize, path: &str| source.code[at..].strip_prefix(path).map(|rest| (at, rest));
+    let climb = "super::".repeat(depth(&source.path));
+    let climbs = source.words("super").filter_map(|at| rooted(at, &climb));
+    for (at, rest) in source.words("crate").filter_map(|at| rooted(at, "crate::")).chain(climbs) {
         let names = match rest.strip_prefix('{') {
             Some(_) => group(&rest[..closing(rest, 0)]),
             None => vec![rest],
@@ -270,6 +273,11 @@ fn imports(source: &Source) -> Vec<(String, usize)> {
         found.extend(names.into_iter().map(|name| (ident(name.trim()), at)));
     }
     found
+}
+
+/// How far below the root a file's module is: 1 for `src/a.rs` and `src/a/mod.rs`, 2 for `src/a/b.rs`.
+fn depth(path: &str) -> usize {
+    path.trim_end_matches("/mod.rs").matches('/').count()
 }
 
 /// The members of `{a, b::{c, d}}`, inner groups left alone.
@@ -557,4 +565,13 @@ mod tests { use crate::app; fn three() { x.unwrap() } }
     assert_eq!(source.words("unsafe").count(), 0);
     assert_eq!(file_lines(&source), 10);
     assert_eq!(Source::new("src/app.rs".into(), String::new()).module(), Some("app"));
+    for (path, code) in [
+        ("src/server/mod.rs", "use super::store::X;"),
+        ("src/server/x.rs", "use super::super::store::X;"),
+        ("src/server/x.rs", "use super::super::{base::A, store};"),
+    ] {
+        let found = imports(&Source::new(path.into(), code.into()));
+        assert!(found.iter().any(|(name, _)| name == "store"), "{path}: {code}");
+    }
+    assert!(imports(&Source::new("src/server/x.rs".into(), "use super::store::X;".into())).is_empty());
 }

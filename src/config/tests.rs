@@ -420,6 +420,14 @@ fn mcp_json_beside_toml() {
 }
 
 #[test]
+fn names_of_others_are_made_printable() {
+    let json = "{\"mcpServers\": {\"\\u001b[31m\": {\"command\": \"x\"}}}";
+    let found = run("", &[], &[("metamcp.toml", "endpoints.e.servers = ['zzzzzzzz']"), ("mcp.json", json)]);
+    assert!(!found.as_ref().unwrap_err().to_string().contains('\u{1b}'));
+    check_mistakes(found, &["known here: \\u{1b}[31m"]);
+}
+
+#[test]
 fn one_name_twice_is_a_mistake() {
     let check = |toml: &str, json: &str| {
         let found = run("", &[], &[("metamcp.toml", toml), ("mcp.json", json)]);
