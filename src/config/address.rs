@@ -61,7 +61,7 @@ fn unix(rest: &str) -> Result<Address, &'static str> {
         Some((socket, path)) => (socket, format!("/{path}")),
         None => (rest, "/mcp".to_owned()),
     };
-    if !socket.starts_with('/') || socket.ends_with('/') || socket.contains('\0') {
+    if !socket.starts_with('/') || socket.ends_with('/') || socket.contains(char::is_control) {
         return Err("names no socket; write its absolute path: unix:/run/server.sock:/mcp");
     }
     if socket.len() > SOCKET_BYTES_MAX {
@@ -125,6 +125,7 @@ mod tests {
         check("unix:", Err("names no socket"));
         check("unix:run/x.sock:/mcp", Err("names no socket"));
         check("unix:/run/:/mcp", Err("names no socket"));
+        check("unix:/run/\u{1b}[2J:/mcp", Err("names no socket"));
         check("unix:/run/x.sock:/a b", Err("no request path"));
         check(&format!("unix:/{}:/mcp", "x".repeat(107)), Err("107 bytes"));
         check(&format!("http://a/{}", "x".repeat(8 << 10)), Err("8 KiB"));

@@ -70,7 +70,7 @@ impl Cli {
 }
 
 /// Reads the command line of this process. Prints help or a mistake and ends the process where that is
-/// what was asked for: with 0 for help and version, with 64 (EX_USAGE) for a mistake.
+/// what was asked for: with 0 for help and version, with 64 (`EX_USAGE`) for a mistake.
 pub fn parse() -> Cli {
     Cli::try_parse().unwrap_or_else(|error| {
         // If even this cannot be written, the exit code still tells.
@@ -97,15 +97,18 @@ pub(super) const HOST_FORM: &str = "is not an IP address; write 127.0.0.1 (this 
 
 const AFTER_HELP: &str = "\
 Examples:
-  metamcp                                      start with what is found here; prints a first API key once
-  metamcp --mcp-json ~/.cursor/mcp.json        put the servers of an MCP client behind one endpoint
-  metamcp --no-auth                            first steps on one's own machine, without a key
-  metamcp check --config /etc/metamcp.toml     what would be served, and every mistake in the file
+  metamcp                                  start; the first time, print an API key
+  metamcp --mcp-json ~/.cursor/mcp.json    put a client's servers behind one endpoint
+  metamcp --no-auth                        first steps on one's own machine
+  metamcp check --config metamcp.toml      say what would be served, and every mistake
 
-Environment (also from ./.env): DATABASE_URL, ENCRYPTION_KEY, JWT_SECRET, METAMCP_DATA_DIR, RUST_LOG,
-SERVER_HOST, SERVER_PORT. Every key of metamcp.toml is described in docs/CONFIGURATION.md.
+Environment, also from ./.env:
+  DATABASE_URL ENCRYPTION_KEY JWT_SECRET METAMCP_DATA_DIR RUST_LOG SERVER_HOST SERVER_PORT
 
-Clients reach every server at http://127.0.0.1:12009/mcp with the header `Authorization: Bearer KEY`.";
+Clients reach every server at http://127.0.0.1:12009/mcp with the header
+  Authorization: Bearer KEY
+
+Every key of metamcp.toml is described in docs/CONFIGURATION.md.";
 
 #[cfg(test)]
 mod tests {

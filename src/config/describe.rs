@@ -2,7 +2,7 @@ use std::fmt;
 
 use super::{Config, address};
 use crate::auth::Mode;
-use crate::base::EndpointName;
+use crate::base::{EndpointName, ServerName};
 use crate::route::Prefix;
 
 /// What would be served, for `metamcp check` and the log of a start. No secret is in it: of headers the
@@ -16,12 +16,11 @@ impl fmt::Display for Summary<'_> {
         let scheme = if server.tls.is_some() { "https" } else { "http" };
         let plural = if server.workers == 1 { "" } else { "s" };
         writeln!(f, "listens on {scheme}://{}, {} worker{plural}", server.listen, server.workers)?;
-        match self.0.auth_mode {
-            Mode::Keys => writeln!(f, "keys       asked for on every request")?,
-            Mode::Open => {
-                writeln!(f, "keys       NOT asked for: everyone on this machine may call every tool")?
-            }
-        }
+        let keys = match self.0.auth_mode {
+            Mode::Keys => "asked for on every request",
+            Mode::Open => "NOT asked for: everyone on this machine may call every tool",
+        };
+        writeln!(f, "keys       {keys}")?;
         let store = if self.0.database_url.is_some() { "PostgreSQL" } else { "SQLite" };
         writeln!(f, "data       {} ({store})", data_dir.display())?;
         for path in &self.0.sources {
@@ -37,7 +36,7 @@ impl fmt::Display for Summary<'_> {
 }
 
 impl Summary<'_> {
-    fn endpoints(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn endpoints(self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for endpoint in &self.0.endpoints {
             let path = match endpoint.name.as_str() {
                 EndpointName::DEFAULT => "/mcp".to_owned(),
@@ -47,14 +46,14 @@ impl Summary<'_> {
                 Prefix::Always => "always",
                 Prefix::Never => "never",
             };
-            let names: Vec<_> = endpoint.servers.iter().map(|name| name.as_str()).collect();
+            let names: Vec<_> = endpoint.servers.iter().map(ServerName::as_str).collect();
             let names = if names.is_empty() { "no servers".to_owned() } else { names.join(", ") };
             writeln!(f, "endpoint   {path} (prefix {prefix}): {names}")?;
         }
         Ok(())
     }
 
-    fn servers(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn servers(self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for server in &self.0.servers {
             let era = format!("{:?}", server.era).to_lowercase();
             let address = address::shown(&server.address);

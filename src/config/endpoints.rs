@@ -39,7 +39,7 @@ fn choose(list: &[Written<&str>], servers: &Servers, report: &Report) -> Vec<Ser
     for Written { value, place } in list {
         match servers.known.get(*value) {
             Some(Some(name)) if chosen.contains(name) => {
-                report.mistake(place, format!("{name} is there twice"))
+                report.mistake(place, format!("{name} is there twice"));
             }
             Some(Some(name)) => chosen.push(name.clone()),
             Some(None) => report.notice(place, "one of its servers was skipped, and is missing here"),

@@ -47,7 +47,7 @@ pub(super) struct Written<T> {
 impl Place {
     /// A key in a file.
     pub(super) fn file(source: &str, line: Option<usize>, key: &str) -> Self {
-        Self { source: clip(source), line, key: clip(key) }
+        Self { source: printable(source), line, key: printable(key) }
     }
 
     /// A variable of the environment, or of `.env`, which stands in for it.
@@ -149,10 +149,11 @@ impl std::error::Error for Mistakes {}
 
 /// A quoted name, cut short and without control characters: it ends in a terminal or a log.
 pub(super) fn quote(text: &str) -> String {
-    format!("\"{}\"", clip(text))
+    format!("\"{}\"", printable(text))
 }
 
-fn clip(text: &str) -> String {
+/// Cut short and without control characters.
+pub(super) fn printable(text: &str) -> String {
     let mut clipped: String = text.chars().take(PLACE_CHARS_MAX).flat_map(char::escape_debug).collect();
     if text.chars().nth(PLACE_CHARS_MAX).is_some() {
         clipped.push_str("...");

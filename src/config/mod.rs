@@ -1,10 +1,10 @@
 //! Configuration: from flags, environment, `.env`, `metamcp.toml` and `mcp.json` to one [`Config`], ready
 //! to run.
 //!
-//! Two stages: [`raw`] holds what was written, [`resolve`] makes a `Config` of it. Invariants: every mistake
+//! Two stages: `raw` holds what was written, `resolve` makes a `Config` of it. Invariants: every mistake
 //! is found in one run and none hides another; a message names the place and what to write instead, and
 //! never quotes an address, a header or a variable; the environment of the process is never changed; where
-//! there is a `Config`, every value in it is inside its bounds ([`defaults`]).
+//! there is a `Config`, every value in it is inside its bounds (`defaults`).
 //!
 //! Does not know: what the parts do with their configuration, the store, or the secrets that a first start
 //! generates. Only `app` and `main` know this module.

@@ -60,16 +60,16 @@ impl<'a> Raw<'a> {
         let find = |flag: Option<&Path>, flag_name: &str, name: &str| match flag {
             Some(path) => {
                 let path = cwd.join(path);
-                let text = read_text(&path, &Place::flag(flag_name), report)?;
-                if text.is_none() {
+                let found = read_text(&path, &Place::flag(flag_name), report);
+                if matches!(found, Found::Missing) {
                     report.mistake(&Place::flag(flag_name), format!("{} is not there", path.display()));
                 }
-                Some(TextFile { path, text: text? })
+                found.text().map(|text| TextFile { path, text })
             }
             None => [cwd, &data_dir].into_iter().find_map(|dir| {
                 let path = dir.join(name);
-                let text = read_text(&path, &Place::file(&path.display().to_string(), None, ""), report)??;
-                Some(TextFile { path, text })
+                let place = Place::file(name, None, "");
+                read_text(&path, &place, report).text().map(|text| TextFile { path, text })
             }),
         };
         let toml = find(flags.config.as_deref(), "--config", "metamcp.toml");
@@ -89,7 +89,7 @@ impl<'a> Variables<'a> {
     pub fn read(process: &'a dyn Env, cwd: &Path, report: &Report) -> Self {
         let path = cwd.join(".env");
         let source = path.display().to_string();
-        let text = read_text(&path, &Place::file(&source, None, ""), report).flatten().unwrap_or_default();
+        let text = read_text(&path, &Place::file(".env", None, ""), report).text().unwrap_or_default();
         let mut file = BTreeMap::new();
         for item in dotenvy::from_read_iter(text.as_bytes()) {
             match item {
@@ -119,12 +119,11 @@ impl<'a> Variables<'a> {
     /// A variable of metamcp's own; set to nothing is the same as not set.
     pub fn text(&self, name: &str, report: &Report) -> Option<Written<String>> {
         let place = Place::variable(name);
-        match self.lookup(name) {
-            Ok(value) => value.filter(|value| !value.is_empty()).map(|value| Written { value, place }),
-            Err(NotUnicode) => {
-                report.mistake(&place, "is not UTF-8");
-                None
-            }
+        if let Ok(value) = self.lookup(name) {
+            value.filter(|value| !value.is_empty()).map(|value| Written { value, place })
+        } else {
+            report.mistake(&place, "is not UTF-8");
+            None
         }
     }
 }
@@ -155,27 +154,38 @@ pub(super) fn data_dir(
     cwd.to_owned()
 }
 
-/// The text of a file: `None` if it cannot be read (which is reported), `Some(None)` if it is not there.
-fn read_text(path: &Path, place: &Place, report: &Report) -> Option<Option<String>> {
-    let mut bytes = Vec::new();
-    match File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)) {
-        Ok(_) if bytes.len() as u64 > FILE_BYTES_MAX => {
-            report.mistake(place, format!("{} is longer than 1 MiB", path.display()));
-            None
-        }
-        Ok(_) => match String::from_utf8(bytes) {
-            Ok(text) => Some(Some(text.strip_prefix('\u{feff}').map_or_else(|| text.clone(), str::to_owned))),
-            Err(_) => {
-                report.mistake(place, format!("{} is not UTF-8", path.display()));
-                None
-            }
-        },
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Some(None),
-        Err(error) => {
-            report.mistake(place, format!("{} cannot be read: {error}", path.display()));
-            None
+/// What became of reading a file.
+enum Found {
+    Text(String),
+    Missing,
+    /// Which was told.
+    Unreadable,
+}
+
+impl Found {
+    fn text(self) -> Option<String> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Missing | Self::Unreadable => None,
         }
     }
+}
+
+fn read_text(path: &Path, place: &Place, report: &Report) -> Found {
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes));
+    let wrong = match read {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Found::Missing,
+        Err(error) => format!("cannot be read: {error}"),
+        Ok(_) if bytes.len() as u64 > FILE_BYTES_MAX => "is longer than 1 MiB".to_owned(),
+        Ok(_) => match String::from_utf8(bytes) {
+            // Some editors put a byte order mark in front.
+            Ok(text) => return Found::Text(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text)),
+            Err(_) => "is not UTF-8".to_owned(),
+        },
+    };
+    report.mistake(place, format!("{} {wrong}", path.display()));
+    Found::Unreadable
 }
 
 /// dotenvy gives the text that it could not read, not where it stood.

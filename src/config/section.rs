@@ -8,15 +8,16 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::defaults::Bound;
-use super::mistakes::{Place, Report, Written, quote};
+use super::mistakes::{Place, Report, Written, printable, quote};
 use super::units;
 
 /// `metamcp.toml` as it was written. Every value keeps its place in the text.
 #[derive(Debug)]
 pub(super) struct TomlFile<'a> {
     pub path: PathBuf,
-    pub text: &'a str,
-    pub table: DeTable<'a>,
+    table: DeTable<'a>,
+    /// Where each line ends: one search a value, not one reading of the file.
+    line_ends: Vec<usize>,
 }
 
 /// One table of the file. A reader always gives a value: what is wrong goes to the report and the default
@@ -37,13 +38,14 @@ impl<'a> TomlFile<'a> {
     /// Parses the text. Several syntax errors are several mistakes; then nothing else is read from it.
     pub fn parse(path: PathBuf, text: &'a str, report: &Report) -> Option<Self> {
         let (table, errors) = DeTable::parse_recoverable(text);
+        let line_ends: Vec<_> = memchr::memchr_iter(b'\n', text.as_bytes()).collect();
         let source = path.display().to_string();
         for error in errors.iter().take(SYNTAX_ERRORS_MAX) {
-            let line = error.span().map(|span| line_of(text, span.start));
+            let line = error.span().map(|span| line_of(&line_ends, span.start));
             // The message alone: the error's `Display` quotes the line, which may hold a secret.
             report.mistake(&Place::file(&source, line, ""), format!("is not TOML: {}", error.message()));
         }
-        errors.is_empty().then(|| Self { path, text, table: table.into_inner() })
+        errors.is_empty().then(|| Self { path, table: table.into_inner(), line_ends })
     }
 }
 
@@ -221,7 +223,7 @@ impl<'a> Section<'a> {
     fn place_of(&self, key: &str, offset: usize) -> Place {
         let place = self.place.below(key);
         match self.file {
-            Some(file) => place.on_line(line_of(file.text, offset)),
+            Some(file) => place.on_line(line_of(&file.line_ends, offset)),
             None => place,
         }
     }
@@ -263,7 +265,11 @@ pub(super) fn suggest(name: &str, known: &BTreeSet<&str>) -> String {
             format!("did you mean {}?", quote(word))
         }
         _ if known.is_empty() => "nothing is known here".to_owned(),
-        _ => format!("known here: {}", known.iter().copied().collect::<Vec<_>>().join(", ")),
+        _ => {
+            let shown: Vec<_> = known.iter().take(SUGGESTED_MAX).map(|word| printable(word)).collect();
+            let more = if known.len() > SUGGESTED_MAX { ", ..." } else { "" };
+            format!("known here: {}{more}", shown.join(", "))
+        }
     }
 }
 
@@ -297,12 +303,15 @@ fn kind(value: &Spanned<DeValue<'_>>) -> &'static str {
     }
 }
 
-fn line_of(text: &str, offset: usize) -> usize {
-    1 + memchr::memchr_iter(b'\n', &text.as_bytes()[..offset.min(text.len())]).count()
+fn line_of(line_ends: &[usize], offset: usize) -> usize {
+    1 + line_ends.partition_point(|end| *end < offset)
 }
 
 /// One mistake in a bracket makes an error of each line after it.
 const SYNTAX_ERRORS_MAX: usize = 20;
+
+/// More than the keys of any table; of servers there may be thousands.
+const SUGGESTED_MAX: usize = 40;
 
 /// The longest key has under 30.
 const SUGGEST_BYTES_MAX: usize = 64;

@@ -62,10 +62,10 @@ pub(super) fn read(root: &Section<'_>, entries: &[Entry], context: Context<'_>) 
     shared.finish();
     let mut servers = Servers::default();
     for (name, section) in root.named("servers") {
-        servers.from_section(name, section, &settings, context);
+        servers.take_section(name, section, &settings, context);
     }
     for entry in entries {
-        servers.from_entry(entry, &settings, context);
+        servers.take_entry(entry, &settings, context);
     }
     servers
 }
@@ -103,7 +103,7 @@ impl Settings {
 }
 
 impl Servers {
-    fn from_section(&mut self, written: &str, section: Section<'_>, shared: &Settings, context: Context<'_>) {
+    fn take_section(&mut self, written: &str, section: Section<'_>, shared: &Settings, context: Context<'_>) {
         let place = section.place().clone();
         let url = section.text("url");
         let headers = section.text_map("headers");
@@ -122,7 +122,7 @@ impl Servers {
         self.add(Draft { name, place, url, headers, bearer, settings }, context);
     }
 
-    fn from_entry<'a>(&mut self, entry: &'a Entry, settings: &Settings, context: Context<'_>) {
+    fn take_entry<'a>(&mut self, entry: &'a Entry, settings: &Settings, context: Context<'_>) {
         let report = context.report;
         let (url, entry_headers) = match &entry.kind {
             Kind::Http { url, headers } => (url, headers),
@@ -225,7 +225,7 @@ impl Draft<'_> {
             }
         }
         if let Some(bearer) = &self.bearer {
-            match self.bearer(bearer, context) {
+            match authorization(bearer, context) {
                 Ok(_) if list.iter().any(|(name, _)| *name == AUTHORIZATION) => {
                     report.mistake(
                         &bearer.place,
@@ -242,30 +242,30 @@ impl Draft<'_> {
         }
         list
     }
+}
 
-    /// The value of `Authorization`; `Err(None)` if the mistake was told already.
-    fn bearer(
-        &self,
-        bearer: &Written<&str>,
-        context: Context<'_>,
-    ) -> Result<HeaderValue, Option<&'static str>> {
-        let token = context.expand(bearer).ok_or(None)?;
-        let token = token.trim();
-        if token.is_empty() || token.contains(char::is_whitespace) {
-            return Err(Some("is not a token; write it alone, without \"Bearer\" and without spaces"));
-        }
-        headers::parse("authorization", &format!("Bearer {token}")).map(|(_, value)| value).map_err(Some)
+/// The value of `Authorization`; `Err(None)` if the mistake was told already.
+fn authorization(bearer: &Written<&str>, context: Context<'_>) -> Result<HeaderValue, Option<&'static str>> {
+    let token = context.expand(bearer).ok_or(None)?;
+    let token = token.trim();
+    if token.is_empty() || token.contains(char::is_whitespace) {
+        return Err(Some("is not a token; write it alone, without \"Bearer\" and without spaces"));
     }
+    headers::parse("authorization", &format!("Bearer {token}")).map(|(_, value)| value).map_err(Some)
 }
 
 impl Context<'_> {
     /// The text with its variables put in; what is missing is told.
     fn expand(&self, written: &Written<&str>) -> Option<String> {
-        expand(written.value, self.variables)
-            .map_err(|mistakes| {
-                mistakes.into_iter().for_each(|text| self.report.mistake(&written.place, text))
-            })
-            .ok()
+        match expand(written.value, self.variables) {
+            Ok(text) => Some(text),
+            Err(mistakes) => {
+                for text in mistakes {
+                    self.report.mistake(&written.place, text);
+                }
+                None
+            }
+        }
     }
 }
 

@@ -82,7 +82,7 @@ fn nothing_written_is_a_configuration() {
     assert_eq!(config.endpoints.len(), 1);
     assert_eq!(config.endpoints[0].name.as_str(), "default");
     assert!(config.data_dir.is_absolute() && config.data_dir.ends_with("data"));
-    assert_eq!(config.auth_timing.token_lifetime, Duration::from_secs(900));
+    assert_eq!(config.auth_timing.token_lifetime, Duration::from_mins(15));
 }
 
 #[test]
@@ -417,6 +417,14 @@ fn mcp_json_beside_toml() {
     ] {
         assert!(summary.contains(part), "{part:?} is not in\n{summary}");
     }
+}
+
+#[test]
+fn names_of_others_are_made_printable() {
+    let json = "{\"mcpServers\": {\"\\u001b[31m\": {\"command\": \"x\"}}}";
+    let found = run("", &[], &[("metamcp.toml", "endpoints.e.servers = ['zzzzzzzz']"), ("mcp.json", json)]);
+    assert!(!found.as_ref().unwrap_err().to_string().contains('\u{1b}'));
+    check_mistakes(found, &["known here: \\u{1b}[31m"]);
 }
 
 #[test]

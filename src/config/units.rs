@@ -32,7 +32,7 @@ pub(super) fn duration_text(duration: Duration) -> String {
     let millis = duration.as_millis();
     let (unit, name) = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1000, "s")]
         .into_iter()
-        .find(|(unit, _)| millis >= *unit && millis % unit == 0)
+        .find(|(unit, _)| millis >= *unit && millis.is_multiple_of(*unit))
         .unwrap_or((1, "ms"));
     format!("{}{name}", millis / unit)
 }
