@@ -106,11 +106,10 @@ fn modern(mut message: Value) -> (String, String) {
     let meta = &mut message["params"]["_meta"];
     meta["io.modelcontextprotocol/protocolVersion"] = json!("2026-07-28");
     meta["io.modelcontextprotocol/clientCapabilities"] = json!({});
-    let mut headers = format!("{ACCEPT}MCP-Protocol-Version: 2026-07-28\r\n");
-    headers += &format!("Mcp-Method: {}\r\n", message["method"].as_str().unwrap());
-    if let Some(name) = message["params"]["name"].as_str() {
-        headers += &format!("Mcp-Name: {name}\r\n");
-    }
+    let method = message["method"].as_str().unwrap();
+    let name =
+        message["params"]["name"].as_str().map_or(String::new(), |name| format!("Mcp-Name: {name}\r\n"));
+    let headers = format!("{ACCEPT}MCP-Protocol-Version: 2026-07-28\r\nMcp-Method: {method}\r\n{name}");
     (headers, message.to_string())
 }
 
