@@ -15,6 +15,7 @@ use crate::{
     headers,
     message::{Message, Params, response},
     protocol::{LEGACY, LEGACY_NEWEST, RpcError, code},
+    replay::parse_id,
     session::Session,
     sse::EventBody,
 };
@@ -65,10 +66,23 @@ pub async fn post<C: Content>(server: &Rc<Server<C>>, headers: &HeaderMap, messa
 pub fn get<C: Content>(server: &Server<C>, headers: &HeaderMap) -> Reply {
     match session(server, headers) {
         Err(refusal) => refusal.reply(),
-        Ok(session) => match session.open_stream() {
-            Some(messages) => exchange::events(EventBody::new(None, messages, None)),
-            None => Refusal(StatusCode::CONFLICT, "The session has a stream already").reply(),
+        Ok(session) => match headers.get("last-event-id").filter(|_| server.options.resumable) {
+            Some(id) => resume(&session, id),
+            None => match session.open_stream() {
+                Some(messages) => exchange::events(EventBody::new(None, messages, None)),
+                None => Refusal(StatusCode::CONFLICT, "The session has a stream already").reply(),
+            },
         },
+    }
+}
+
+/// The client comes back to the stream of a call.
+fn resume(session: &Session, id: &HeaderValue) -> Reply {
+    let id = id.to_str().ok().and_then(parse_id);
+    let found = id.and_then(|(stream, event)| Some((session.replay(stream)?, event)));
+    match found {
+        Some((replay, event)) => exchange::events(EventBody::replay(replay.read(event))),
+        None => Refusal(StatusCode::BAD_REQUEST, "Last-Event-ID names no stream that is still kept").reply(),
     }
 }
 
