@@ -106,7 +106,7 @@ pub async fn run<C: Content>(
         None => Some(AbortOnDrop(task.abort_handle())),
     };
     if let Some(replay) = replay {
-        let reader = replay.read(0);
+        let reader = replay.begin();
         tokio::task::spawn_local(async move {
             while let Some(message) = messages.recv().await {
                 replay.push(message);

@@ -70,10 +70,15 @@ impl Replay {
         self.wake();
     }
 
-    /// Reads on after the event with this number; 0 is before the first.
-    pub fn read(self: &Rc<Self>, after: u64) -> Reader {
+    /// Reads from the beginning.
+    pub fn begin(self: &Rc<Self>) -> Reader {
+        Reader { primed: false, ..self.resume(0) }
+    }
+
+    /// Reads on after the event with this number.
+    pub fn resume(self: &Rc<Self>, after: u64) -> Reader {
         self.disconnect();
-        Reader { stream: Rc::clone(self), number: self.reader.get(), read: after, primed: after > 0 }
+        Reader { stream: Rc::clone(self), number: self.reader.get(), read: after, primed: true }
     }
 
     fn wake(&self) {
@@ -152,37 +157,37 @@ mod tests {
         }
     }
 
-    /// After `pushed` messages, what does a client get that comes back with event `after`?
-    fn check(pushed: u64, after: u64, expected: &[u64]) {
+    /// After `pushed` messages, what does a client get that comes back with event `after`, or did not leave?
+    fn check(pushed: u64, after: Option<u64>, expected: &[u64]) {
         let stream = Rc::new(Replay::new(3));
         (1..=pushed).for_each(|number| stream.push(json!(number)));
-        let mut reader = stream.read(after);
-        assert_eq!(drain(&mut reader), (expected.to_vec(), false), "{pushed} {after}");
+        let mut reader = after.map_or_else(|| stream.begin(), |after| stream.resume(after));
+        assert_eq!(drain(&mut reader), (expected.to_vec(), false), "{pushed} {after:?}");
         stream.finish();
         assert_eq!(drain(&mut reader), (vec![], true));
     }
 
     #[test]
     fn replays() {
-        check(0, 0, &[0]);
-        check(2, 0, &[0, 1, 2]);
-        check(2, 1, &[2]);
-        check(2, 2, &[]);
-        check(2, 9, &[]);
-        check(2, u64::MAX, &[]);
+        check(0, None, &[0]);
+        check(2, None, &[0, 1, 2]);
+        check(2, Some(0), &[1, 2]);
+        check(2, Some(1), &[2]);
+        check(2, Some(2), &[]);
+        check(2, Some(u64::MAX), &[]);
         let kept: Vec<u64> = (4..=MESSAGES_MAX as u64 + 3).collect();
-        check(MESSAGES_MAX as u64 + 3, 1, &kept);
+        check(MESSAGES_MAX as u64 + 3, Some(1), &kept);
     }
 
     #[test]
     fn a_new_reader_ends_the_one_before() {
         let stream = Rc::new(Replay::new(1));
-        let mut first = stream.read(0);
+        let mut first = stream.begin();
         assert_eq!(drain(&mut first), (vec![0], false));
-        let mut second = stream.read(0);
+        let mut second = stream.resume(0);
         stream.push(json!(1));
         assert_eq!(drain(&mut first), (vec![], true));
-        assert_eq!(drain(&mut second), (vec![0, 1], false));
+        assert_eq!(drain(&mut second), (vec![1], false));
         stream.disconnect();
         assert_eq!(drain(&mut second), (vec![], true));
     }

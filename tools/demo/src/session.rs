@@ -27,8 +27,11 @@ use crate::{
 /// `initialized`, so only that gap must be bridged.
 const BACKLOG_MESSAGES_MAX: usize = 32;
 
-/// Resources one client may watch.
-const SUBSCRIPTIONS_MAX: usize = 256;
+/// Resources one client may watch, in either era.
+pub const SUBSCRIPTIONS_MAX: usize = 256;
+
+/// A URI that is watched is kept. Common servers take no longer ones in a request line either.
+pub const URI_BYTES_MAX: usize = 8 << 10;
 
 /// Calls one session may have in flight.
 const CALLS_MAX: usize = 1024;
@@ -134,6 +137,9 @@ impl Session {
 
     /// Watches a resource.
     pub fn subscribe(&self, uri: &str) -> Result<(), RpcError> {
+        if uri.len() > URI_BYTES_MAX {
+            return Err(RpcError::invalid_params("The URI is longer than 8 KiB"));
+        }
         let mut subscriptions = self.subscriptions.borrow_mut();
         if subscriptions.len() >= SUBSCRIPTIONS_MAX && !subscriptions.contains(uri) {
             return Err(RpcError::invalid_params("Too many subscriptions: end some of them first"));
