@@ -10,6 +10,7 @@ use crate::{
     hub::{Hub, random_id},
     message::{self, Params},
     protocol::{Era, Level, RpcError, meta},
+    replay::Replay,
     session::Session,
     sse::Sender,
 };
@@ -41,6 +42,8 @@ pub struct Call {
     pub hub: Rc<Hub>,
     /// Where messages about this request go.
     pub stream: Sender,
+    /// The client may come back to it.
+    pub replay: Option<Rc<Replay>>,
 }
 
 /// Something to ask the client for: a request in the Legacy era, an `inputRequests` entry in the Modern one.
@@ -168,6 +171,13 @@ impl Call {
     /// A client that is gone is no error: in the Legacy era its call runs on.
     async fn send(&self, message: Value) {
         let _ = self.stream.send(message).await;
+    }
+
+    /// Ends the connection under this call, if the client can come back to the stream (SEP-1699).
+    pub fn disconnect(&self) {
+        if let Some(replay) = &self.replay {
+            replay.disconnect();
+        }
     }
 
     /// Asks the client for one thing.

@@ -25,6 +25,8 @@ pub struct Options {
     pub eras: Eras,
     /// Entries on one page of a list; all on one page without it.
     pub page_size: Option<usize>,
+    /// Whether clients of 2025-11-25 may come back to the stream of a call. Every call then has a stream.
+    pub resumable: bool,
 }
 
 /// One server: its content and everyone connected to it.

@@ -13,7 +13,7 @@ use crate::{
     content::Content,
     dispatch::{Server, dispatch, finish},
     message::{Params, response},
-    protocol::{Era, RpcError, code},
+    protocol::{Era, LEGACY_NEWEST, RpcError, code},
     session::Session,
     sse::{AbortOnDrop, EventBody, QUEUE_MESSAGES_MAX, ReplyBody},
 };
@@ -80,7 +80,9 @@ pub async fn run<C: Content>(
     let (stream, mut messages) = mpsc::channel(QUEUE_MESSAGES_MAX);
     let era = if client.session.is_some() { Era::Legacy } else { Era::Modern };
     let session = client.session.clone();
-    let call = Call { era, params, client, hub: Rc::clone(&server.hub), stream };
+    let resumable = server.options.resumable && client.version == LEGACY_NEWEST;
+    let replay = session.as_ref().filter(|_| resumable).map(|session| session.open_replay());
+    let call = Call { era, params, client, hub: Rc::clone(&server.hub), stream, replay: replay.clone() };
     let status = Rc::new(Cell::new(StatusCode::OK));
     let task = tokio::task::spawn_local({
         let (server, id, status, session) =
@@ -103,6 +105,16 @@ pub async fn run<C: Content>(
         }
         None => Some(AbortOnDrop(task.abort_handle())),
     };
+    if let Some(replay) = replay {
+        let reader = replay.begin();
+        tokio::task::spawn_local(async move {
+            while let Some(message) = messages.recv().await {
+                replay.push(message);
+            }
+            replay.finish();
+        });
+        return events(EventBody::replay(reader));
+    }
     match messages.recv().await {
         // The response is the only message without a method.
         Some(first) if first.get("method").is_none() => json(status.get(), &first),

@@ -14,7 +14,12 @@ use std::{
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::{message, protocol::meta, session::Session, sse::Sender};
+use crate::{
+    message,
+    protocol::meta,
+    session::{SUBSCRIPTIONS_MAX, Session, URI_BYTES_MAX},
+    sse::Sender,
+};
 
 /// Sessions kept before the one unused for longest is dropped. Many clients never end theirs, so they pile up;
 /// an idle one costs well under 1 KiB.
@@ -64,7 +69,7 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Reads `params.notifications`; what is unknown is not honoured, and so not acknowledged.
+    /// Reads `params.notifications`; what is unknown or too much is not honoured, and so not acknowledged.
     pub fn parse(notifications: &Value) -> Self {
         let wants = |key: &str| notifications[key] == Value::Bool(true);
         let uris = notifications["resourceSubscriptions"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -72,7 +77,13 @@ impl Filter {
             tools: wants("toolsListChanged"),
             prompts: wants("promptsListChanged"),
             resources: wants("resourcesListChanged"),
-            uris: uris.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+            uris: uris
+                .iter()
+                .filter_map(Value::as_str)
+                .filter(|uri| uri.len() <= URI_BYTES_MAX)
+                .take(SUBSCRIPTIONS_MAX)
+                .map(str::to_owned)
+                .collect(),
         }
     }
 

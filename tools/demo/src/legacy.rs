@@ -15,9 +15,13 @@ use crate::{
     headers,
     message::{Message, Params, response},
     protocol::{LEGACY, LEGACY_NEWEST, RpcError, code},
+    replay::parse_id,
     session::Session,
     sse::EventBody,
 };
+
+/// What a client says of itself in `initialize` is kept with its session. SDKs send a few hundred bytes.
+const CLIENT_BYTES_MAX: usize = 64 << 10;
 
 /// Answers a POST.
 pub async fn post<C: Content>(server: &Rc<Server<C>>, headers: &HeaderMap, message: Message) -> Reply {
@@ -65,10 +69,23 @@ pub async fn post<C: Content>(server: &Rc<Server<C>>, headers: &HeaderMap, messa
 pub fn get<C: Content>(server: &Server<C>, headers: &HeaderMap) -> Reply {
     match session(server, headers) {
         Err(refusal) => refusal.reply(),
-        Ok(session) => match session.open_stream() {
-            Some(messages) => exchange::events(EventBody::new(None, messages, None)),
-            None => Refusal(StatusCode::CONFLICT, "The session has a stream already").reply(),
+        Ok(session) => match headers.get("last-event-id").filter(|_| server.options.resumable) {
+            Some(id) => resume(&session, id),
+            None => match session.open_stream() {
+                Some(messages) => exchange::events(EventBody::new(None, messages, None)),
+                None => Refusal(StatusCode::CONFLICT, "The session has a stream already").reply(),
+            },
         },
+    }
+}
+
+/// The client comes back to the stream of a call.
+fn resume(session: &Session, id: &HeaderValue) -> Reply {
+    let id = id.to_str().ok().and_then(parse_id);
+    let found = id.and_then(|(stream, event)| Some((session.replay(stream)?, event)));
+    match found {
+        Some((replay, event)) => exchange::events(EventBody::replay(replay.resume(event))),
+        None => Refusal(StatusCode::BAD_REQUEST, "Last-Event-ID names no stream that is still kept").reply(),
     }
 }
 
@@ -88,9 +105,14 @@ fn initialize<C: Content>(server: &Server<C>, id: &Value, params: &Params) -> Re
     let Some(requested) = params.get("protocolVersion").and_then(Value::as_str) else {
         return refusal(StatusCode::OK, id, RpcError::invalid_params("protocolVersion must be a string"));
     };
+    let (declared, info) = (field("capabilities"), field("clientInfo"));
+    if declared.to_string().len() + info.to_string().len() > CLIENT_BYTES_MAX {
+        let error = RpcError::invalid_params("capabilities and clientInfo are longer than 64 KiB");
+        return refusal(StatusCode::OK, id, error);
+    }
     // An unknown revision is answered with the newest known one; the client decides whether it goes on.
     let version = LEGACY.into_iter().find(|known| *known == requested).unwrap_or(LEGACY_NEWEST);
-    let Some(session) = server.hub.create(version, field("capabilities"), field("clientInfo")) else {
+    let Some(session) = server.hub.create(version, declared, info) else {
         return refusal(
             StatusCode::INTERNAL_SERVER_ERROR,
             id,

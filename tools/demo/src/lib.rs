@@ -21,6 +21,7 @@ mod legacy;
 mod message;
 mod modern;
 mod protocol;
+mod replay;
 mod server;
 mod session;
 mod sse;

@@ -7,6 +7,9 @@ use serde_json::{Map, Value, json};
 
 use crate::protocol::{RpcError, code};
 
+/// An id is kept for as long as its request runs. SDKs count, or write a UUID.
+const ID_BYTES_MAX: usize = 1024;
+
 /// The `params` of a message: always an object here, empty when the message had none.
 pub type Params = Map<String, Value>;
 
@@ -64,7 +67,7 @@ pub fn parse(body: &[u8]) -> Result<Message, Malformed> {
         return Err(invalid("Invalid request: jsonrpc must be \"2.0\""));
     }
     if id.as_ref().is_some_and(|id| !is_id(id)) {
-        return Err(invalid("Invalid request: id must be a string or an integer"));
+        return Err(invalid("Invalid request: id must be a string of at most 1024 bytes or an integer"));
     }
     match (fields.remove("method"), id) {
         (Some(Value::String(method)), id) => {
@@ -88,7 +91,7 @@ pub fn parse(body: &[u8]) -> Result<Message, Malformed> {
 }
 
 fn is_id(id: &Value) -> bool {
-    id.is_string() || id.is_i64() || id.is_u64()
+    id.as_str().map_or(id.is_i64() || id.is_u64(), |id| id.len() <= ID_BYTES_MAX)
 }
 
 fn read_error(error: &Value) -> RpcError {
@@ -158,5 +161,7 @@ mod tests {
         check(r#"{"jsonrpc":"2.0","id":1,"method":3}"#, "refused 1 -32600");
         check(r#"{"jsonrpc":"2.0","id":1,"result":1,"error":{}}"#, "refused 1 -32600");
         check(&"[".repeat(100_000), "refused null -32700");
+        let id = "x".repeat(ID_BYTES_MAX + 1);
+        check(&format!(r#"{{"jsonrpc":"2.0","id":"{id}","method":"ping"}}"#), "refused null -32600");
     }
 }

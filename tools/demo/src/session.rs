@@ -6,6 +6,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::{BTreeSet, HashMap, VecDeque},
+    rc::Rc,
 };
 
 use serde_json::Value;
@@ -18,6 +19,7 @@ use tokio::{
 use crate::{
     message,
     protocol::{Level, RpcError},
+    replay::Replay,
     sse::{QUEUE_MESSAGES_MAX, Sender},
 };
 
@@ -25,11 +27,17 @@ use crate::{
 /// `initialized`, so only that gap must be bridged.
 const BACKLOG_MESSAGES_MAX: usize = 32;
 
-/// Resources one client may watch.
-const SUBSCRIPTIONS_MAX: usize = 256;
+/// Resources one client may watch, in either era.
+pub const SUBSCRIPTIONS_MAX: usize = 256;
+
+/// A URI that is watched is kept. Common servers take no longer ones in a request line either.
+pub const URI_BYTES_MAX: usize = 8 << 10;
 
 /// Calls one session may have in flight.
 const CALLS_MAX: usize = 1024;
+
+/// Resumable streams that one session keeps; the oldest go first.
+const REPLAYS_MAX: usize = 32;
 
 /// The outcome that a client reported for a request of ours.
 pub type Reply = Result<Value, RpcError>;
@@ -55,6 +63,8 @@ pub struct Session {
     calls: RefCell<HashMap<Value, AbortHandle>>,
     waiting: RefCell<HashMap<u64, oneshot::Sender<Reply>>>,
     next_request: Cell<u64>,
+    replays: RefCell<VecDeque<Rc<Replay>>>,
+    next_replay: Cell<u64>,
 }
 
 impl Session {
@@ -73,6 +83,8 @@ impl Session {
             calls: RefCell::default(),
             waiting: RefCell::default(),
             next_request: Cell::new(1),
+            replays: RefCell::default(),
+            next_replay: Cell::new(1),
         }
     }
 
@@ -105,8 +117,29 @@ impl Session {
         }
     }
 
+    /// Begins a stream that the client may come back to.
+    pub fn open_replay(&self) -> Rc<Replay> {
+        let number = self.next_replay.get();
+        self.next_replay.set(number + 1);
+        let replay = Rc::new(Replay::new(number));
+        let mut replays = self.replays.borrow_mut();
+        if replays.len() == REPLAYS_MAX {
+            replays.pop_front();
+        }
+        replays.push_back(Rc::clone(&replay));
+        replay
+    }
+
+    /// A stream that was begun so.
+    pub fn replay(&self, number: u64) -> Option<Rc<Replay>> {
+        self.replays.borrow().iter().find(|replay| replay.number == number).cloned()
+    }
+
     /// Watches a resource.
     pub fn subscribe(&self, uri: &str) -> Result<(), RpcError> {
+        if uri.len() > URI_BYTES_MAX {
+            return Err(RpcError::invalid_params("The URI is longer than 8 KiB"));
+        }
         let mut subscriptions = self.subscriptions.borrow_mut();
         if subscriptions.len() >= SUBSCRIPTIONS_MAX && !subscriptions.contains(uri) {
             return Err(RpcError::invalid_params("Too many subscriptions: end some of them first"));
@@ -153,6 +186,9 @@ impl Session {
             task.abort();
         }
         self.stream.borrow_mut().take();
+        for replay in self.replays.borrow_mut().drain(..) {
+            replay.finish();
+        }
     }
 
     /// Sends a request to the client on `stream` and waits for its reply. When the call is cancelled

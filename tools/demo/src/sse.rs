@@ -19,6 +19,8 @@ use tokio::{
     time::{Interval, MissedTickBehavior},
 };
 
+use crate::replay::Reader;
+
 /// How many messages may wait in one stream for a slow client. A call that sends more waits itself.
 pub const QUEUE_MESSAGES_MAX: usize = 256;
 
@@ -55,28 +57,46 @@ pub enum ReplyBody {
 /// A stream of events; ends when all senders are gone.
 #[derive(Debug)]
 pub struct EventBody {
-    first: Option<Value>,
-    messages: mpsc::Receiver<Value>,
+    source: Source,
     keep_alive: Interval,
     _task: Option<AbortOnDrop>,
+}
+
+#[derive(Debug)]
+enum Source {
+    Queue { first: Option<Value>, messages: mpsc::Receiver<Value> },
+    Replay(Reader),
 }
 
 impl EventBody {
     /// `first` was already taken out of `messages`. `task` ends with the stream.
     pub fn new(first: Option<Value>, messages: mpsc::Receiver<Value>, task: Option<AbortOnDrop>) -> Self {
+        Self::from_source(Source::Queue { first, messages }, task)
+    }
+
+    /// A stream that the client may come back to.
+    pub fn replay(reader: Reader) -> Self {
+        Self::from_source(Source::Replay(reader), None)
+    }
+
+    fn from_source(source: Source, task: Option<AbortOnDrop>) -> Self {
         let mut keep_alive = tokio::time::interval(KEEP_ALIVE);
         keep_alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
         keep_alive.reset();
-        Self { first, messages, keep_alive, _task: task }
+        Self { source, keep_alive, _task: task }
     }
 
     fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
-        if let Some(first) = self.first.take() {
-            return Poll::Ready(Some(event(&first)));
-        }
-        if let Poll::Ready(message) = self.messages.poll_recv(context) {
+        let next = match &mut self.source {
+            Source::Replay(reader) => reader.poll_event(context),
+            Source::Queue { first, messages } => match first.take() {
+                Some(first) => Poll::Ready(Some(event(&first))),
+                None => messages.poll_recv(context).map(|message| message.as_ref().map(event)),
+            },
+        };
+        if next.is_ready() {
             self.keep_alive.reset();
-            return Poll::Ready(message.as_ref().map(event));
+            return next;
         }
         ready!(self.keep_alive.poll_tick(context));
         Poll::Ready(Some(Bytes::from_static(b": keep-alive\n\n")))

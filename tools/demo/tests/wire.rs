@@ -3,115 +3,22 @@
 
 #![allow(clippy::unwrap_used)] // in a test a panic is the report
 
+mod peer;
+
 use std::{
-    io::{BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpListener},
     thread,
-    time::Duration,
 };
 
 use serde_json::{Value, json};
 
-/// Nothing here takes long; a test that waits for this has failed.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-const ACCEPT: &str = "Accept: application/json, text/event-stream\r\nContent-Type: application/json\r\n";
+use crate::peer::{ACCEPT, call, modern, post, send, session};
 
 fn server() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     thread::spawn(move || metamcp_demo::serve(listener));
     address
-}
-
-/// A response whose head was read; the body is still to come.
-struct Response {
-    status: u16,
-    head: String,
-    reader: BufReader<TcpStream>,
-}
-
-impl Response {
-    fn header(&self, name: &str) -> Option<&str> {
-        self.head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
-    }
-
-    /// The whole body as JSON; null when there is none.
-    fn json(mut self) -> Value {
-        let length = self.header("content-length").unwrap().parse().unwrap();
-        let mut body = vec![0; length];
-        self.reader.read_exact(&mut body).unwrap();
-        if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).unwrap() }
-    }
-
-    /// The next message of a stream; `None` at its end.
-    fn event(&mut self) -> Option<Value> {
-        loop {
-            let mut line = String::new();
-            if self.reader.read_line(&mut line).unwrap() == 0 || line.trim_end() == "0" {
-                return None;
-            }
-            if let Some(data) = line.strip_prefix("data: ") {
-                return Some(serde_json::from_str(data).unwrap());
-            }
-        }
-    }
-}
-
-fn send(address: SocketAddr, request: &str) -> Response {
-    let mut socket = TcpStream::connect(address).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    socket.write_all(request.as_bytes()).unwrap();
-    let mut reader = BufReader::new(socket);
-    let mut head = String::new();
-    while !head.ends_with("\r\n\r\n") {
-        assert!(reader.read_line(&mut head).unwrap() > 0, "the connection ended within the head: {head}");
-    }
-    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    Response { status, head, reader }
-}
-
-fn post(address: SocketAddr, headers: &str, body: &str) -> Response {
-    let length = body.len();
-    let request =
-        format!("POST /mcp HTTP/1.1\r\nHost: localhost\r\n{headers}Content-Length: {length}\r\n\r\n{body}");
-    send(address, &request)
-}
-
-/// A Legacy session, with the headers that name it.
-fn session(address: SocketAddr, capabilities: &Value) -> String {
-    let params = json!({
-        "protocolVersion": "2025-11-25",
-        "capabilities": capabilities,
-        "clientInfo": { "name": "wire", "version": "1" },
-    });
-    let body = json!({ "jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params }).to_string();
-    let response = post(address, ACCEPT, &body);
-    assert_eq!(response.status, 200);
-    let id = response.header("mcp-session-id").unwrap();
-    format!("{ACCEPT}Mcp-Session-Id: {id}\r\nMCP-Protocol-Version: 2025-11-25\r\n")
-}
-
-fn call(id: u64, tool: &str, arguments: &Value) -> Value {
-    json!({
-        "jsonrpc": "2.0",
-        "id": id,
-        "method": "tools/call",
-        "params": { "name": tool, "arguments": arguments, "_meta": { "progressToken": "p" } },
-    })
-}
-
-/// Makes a Modern request of it, and the headers that belong to it.
-fn modern(mut message: Value) -> (String, String) {
-    let meta = &mut message["params"]["_meta"];
-    meta["io.modelcontextprotocol/protocolVersion"] = json!("2026-07-28");
-    meta["io.modelcontextprotocol/clientCapabilities"] = json!({});
-    let mut headers = format!("{ACCEPT}MCP-Protocol-Version: 2026-07-28\r\n");
-    headers += &format!("Mcp-Method: {}\r\n", message["method"].as_str().unwrap());
-    if let Some(name) = message["params"]["name"].as_str() {
-        headers += &format!("Mcp-Name: {name}\r\n");
-    }
-    (headers, message.to_string())
 }
 
 /// The status, and the error's code or null, of a POST with these headers and this body.
