@@ -118,7 +118,7 @@ async fn a_damaged_page_is_found_on_opening() {
     let path = folder.join("metamcp.sqlite");
     open(&folder).await.unwrap().insert_key(sample("AAAAAAAAAAAA")).await.unwrap();
     // Moves what stands in the log into the file, where the damage is to be done.
-    Connection::open(&path).unwrap().execute_batch("PRAGMA journal_mode = DELETE").unwrap();
+    Connection::open(&path).unwrap().execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
     let mut bytes = std::fs::read(&path).unwrap();
     let middle = bytes.len() / 2 / 4096 * 4096;
     bytes[middle..middle + 2048].fill(0xff);
