@@ -130,7 +130,7 @@ async fn a_damaged_page_is_found_on_opening() {
 fn the_schema_file_equals_all_migrations_in_order() {
     let migrated = Folder::new();
     let mut by_migrations = Connection::open(migrated.join("a.sqlite")).unwrap();
-    migrate::migrate(&mut by_migrations, &migrated.join("a.sqlite")).unwrap();
+    migrate::migrate(&mut by_migrations).unwrap();
     let by_schema = Connection::open_in_memory().unwrap();
     by_schema.execute_batch(include_str!("../../sql/sqlite/schema.sql")).unwrap();
     assert_eq!(dump(&by_schema), dump(&by_migrations));
@@ -141,4 +141,14 @@ fn dump(connection: &Connection) -> Vec<String> {
     let mut statement =
         connection.prepare("SELECT coalesce(sql, name) FROM sqlite_schema ORDER BY type, name").unwrap();
     statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+}
+
+#[tokio::test]
+async fn another_programs_database_is_left_as_it_was() {
+    let folder = Folder::new();
+    let path = folder.join("metamcp.sqlite");
+    Connection::open(&path).unwrap().execute_batch("CREATE TABLE theirs (x)").unwrap();
+    let before = std::fs::read(&path).unwrap();
+    assert!(matches!(open(&folder).await, Err(StoreError::Foreign(_))));
+    assert_eq!(std::fs::read(&path).unwrap(), before);
 }

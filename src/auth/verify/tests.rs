@@ -4,8 +4,9 @@ use zeroize::Zeroizing;
 use super::super::{ApiKey, EncryptionKey, KeyRequest, create_key};
 use super::*;
 use crate::store::KeyStatus;
-use crate::store::testing::Folder;
+use crate::store::testing::{Folder, break_epoch, put_sealed_hash};
 
+const DATABASE: &str = "metamcp.sqlite";
 const QUEUE_MAX: usize = 8;
 
 /// A store on disk, and an authenticator over it.
@@ -34,7 +35,7 @@ impl House {
 
     async fn with(config: Config) -> Self {
         let folder = Folder::new();
-        let store = Store::open_sqlite(&folder.join("metamcp.sqlite")).await.unwrap();
+        let store = Store::open_sqlite(&folder.join(DATABASE)).await.unwrap();
         let auth = Authenticator::new(config, store.clone()).await.unwrap();
         Self { folder, store, auth }
     }
@@ -273,8 +274,7 @@ async fn without_the_store_known_keys_work_and_unknown_ones_may_try_again() {
     let key = house.key().await;
     let id = &key[4..16];
     house.auth.refresh().await.unwrap();
-    let shell = rusqlite::Connection::open(house.folder.join("metamcp.sqlite")).unwrap();
-    shell.execute_batch("ALTER TABLE epoch RENAME TO away").unwrap();
+    break_epoch(&house.folder.join(DATABASE));
     assert!(house.auth.refresh().await.is_err());
     house.check(&key, ["ask", id, id], 1).await;
     house.check(ApiKey::generate().expose(), ["ask", "busy", "ask"], 0).await;
@@ -303,11 +303,9 @@ async fn an_encryption_key_that_opens_nothing_refuses_the_start_and_new_keys() {
 async fn rows_whose_hashes_were_exchanged_open_nothing() {
     let house = House::new().await;
     let keys = [house.key().await, house.key().await];
-    let shell = rusqlite::Connection::open(house.folder.join("metamcp.sqlite")).unwrap();
     let rows = house.store.keys().await.unwrap().rows;
     for (to, from) in [(0, 1), (1, 0)] {
-        let swapped = (&rows[from].sealed_hash, &rows[to].key_id);
-        shell.execute("UPDATE api_keys SET sealed_hash = ?1 WHERE key_id = ?2", swapped).unwrap();
+        put_sealed_hash(&house.folder.join(DATABASE), &rows[to].key_id, &rows[from].sealed_hash);
     }
     assert!(house.auth.refresh().await.unwrap());
     for key in &keys {
@@ -353,4 +351,34 @@ async fn neither_debug_output_nor_errors_show_a_secret() {
     assert!(!shown.contains(&token.access_token), "{shown}");
     assert!(!shown.contains("7, 7"), "{shown}");
     assert!(!shown.contains("9, 9"), "{shown}");
+}
+
+#[tokio::test]
+async fn a_key_switched_off_while_it_is_being_verified_does_not_get_in() {
+    let house = House::new().await;
+    let key = house.key().await;
+    house.auth.refresh().await.unwrap();
+    let credential = credential(&key);
+    let (asked, ()) = tokio::join!(house.auth.ask(&credential), house.inactivate(&key));
+    assert_eq!(asked.unwrap_err(), Denied::Invalid);
+    assert_eq!(house.auth.hash_runs(), 1);
+}
+
+#[tokio::test]
+async fn any_bytes_are_refused_or_asked_about_and_never_let_in() {
+    let house = House::new().await;
+    proptest::proptest!(|(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200))| {
+        for headers in [(Some(&bytes[..]), None), (None, Some(&bytes[..]))] {
+            if let Ok(Some(credential)) = Credential::from_headers(headers.0, headers.1) {
+                assert!(matches!(house.auth.check(&credential), Check::Refused(_)));
+            }
+        }
+        let bearer = [b"Bearer ", &bytes[..]].concat();
+        if let Ok(Some(credential)) = Credential::from_headers(Some(&bearer), None) {
+            assert!(matches!(house.auth.check(&credential), Check::Refused(_)));
+        }
+        for sealed in [&bytes[..], &[&[1], &bytes[..]].concat()] {
+            assert!(house.auth.sealer().open(super::super::Purpose::Session, b"", sealed).is_err());
+        }
+    });
 }

@@ -199,6 +199,18 @@ mod tests {
     }
 
     #[test]
+    fn no_text_however_cut_or_altered_panics() {
+        for text in ["30d", "2027-01-31", "2027-01-31T12:00:00.5+02:00", "9999-12-31T23:59:59Z"] {
+            for at in 0..text.len() {
+                for other in ["", "é", "🦀", "9", "-", "\0"] {
+                    drop(parse_end(&format!("{}{other}{}", &text[..at], &text[at + 1..]), NOW));
+                    drop(parse_end(&format!("{}{other}", &text[..at]), u64::MAX));
+                }
+            }
+        }
+    }
+
+    #[test]
     fn what_is_written_reads_back() {
         for unix_s in [0, 951_782_400, 1_709_164_800, NOW, 4_107_542_399, END_OF_9999] {
             check(&format(unix_s), Some(unix_s));
