@@ -25,6 +25,10 @@ pub(super) fn recognise(connection: &Connection, path: &Path) -> Result<(), Stor
 
 /// Applies what is missing, in one transaction that other processes wait for.
 pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
+    // Without the write lock when there is nothing to write: reading works while somebody else holds it.
+    if missing(version(connection)?)?.is_empty() {
+        return Ok(());
+    }
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     // Asked again: another process may just have done it.
     let missing = missing(version(&transaction)?)?;

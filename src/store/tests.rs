@@ -152,3 +152,13 @@ async fn another_programs_database_is_left_as_it_was() {
     assert!(matches!(open(&folder).await, Err(StoreError::Foreign(_))));
     assert_eq!(std::fs::read(&path).unwrap(), before);
 }
+
+#[tokio::test]
+async fn opening_and_reading_do_not_wait_for_whoever_writes() {
+    let folder = Folder::new();
+    open(&folder).await.unwrap().insert_key(sample("AAAAAAAAAAAA")).await.unwrap();
+    let writer = Connection::open(folder.join("metamcp.sqlite")).unwrap();
+    writer.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let store = open(&folder).await.unwrap();
+    assert_eq!(store.keys().await.unwrap().rows.len(), 1);
+}
