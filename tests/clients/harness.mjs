@@ -3,7 +3,7 @@
 // A client program calls `main(connect)`. `connect(options)` opens a session with its SDK and returns an object
 // with the methods used below; `options` = {url, headers, answers, events}:
 // `answers` holds the replies to the server's requests (elicit, sample, roots), `events` (an EventEmitter) is told
-// 'log', 'updated', 'tools', 'resources', 'prompts' when such a notification arrives.
+// 'log', 'updated', 'tools', 'prompts', 'resources' when such a notification arrives.
 // Every check opens sessions of its own, so one which hangs does not disturb the next.
 import { createHash } from 'node:crypto';
 import { EventEmitter, once } from 'node:events';
@@ -156,14 +156,16 @@ function expect(holds, detail) {
     if (!holds) throw new Error(detail);
 }
 
-async function fails(promise, what) {
+/** The JSON-RPC error, or the error result, by which the server refused. */
+async function refused(promise, what) {
     let result;
     try {
         result = await promise;
     } catch (error) {
-        return error;
+        if (error.code < 0) return error;
+        throw error;
     }
-    expect(result?.isError, `${what} was answered by ${JSON.stringify(result).slice(0, 200)}`);
+    expect(result.isError, `${what} was answered by ${JSON.stringify(result).slice(0, 200)}`);
     return new Error(textOf(result));
 }
 
@@ -179,12 +181,16 @@ function* checks(profile) {
     for (const kind of Object.keys(profile.contents ?? {})) {
         yield [`tools/call ${kind}`, run => checkContent(run, kind)];
     }
+    yield ['tools/call x-mcp-header', checkArgumentHeaders];
+    yield ['tools/call _meta', checkMeta];
+    yield ['client capabilities', checkCapabilities];
     yield ['tools/call error result', checkToolError];
     yield ['tools/call unknown tool', checkUnknownTool];
     yield ['tools/call progress', checkProgress];
     yield ['tools/call cancel', checkCancel];
     yield ['tools/call 20 at once', checkConcurrent];
     yield ['tools/call large', checkLarge];
+    yield ['tools/call big result', checkBig];
     yield ['elicitation form accept', run => checkElicitation(run, 'accept')];
     yield ['elicitation form decline', run => checkElicitation(run, 'decline')];
     yield ['elicitation url accept', run => checkUrlElicitation(run, 'accept')];
@@ -192,6 +198,9 @@ function* checks(profile) {
     yield ['elicitation url required', checkUrlRequired];
     yield ['sampling', checkSampling];
     yield ['sampling two clients', checkSamplingTwo];
+    for (const kind of Object.keys(profile.inputs ?? {})) {
+        yield [`input ${kind}`, run => checkInput(run, kind)];
+    }
     yield ['roots/list', checkRoots];
     yield ['roots/list_changed', checkRootsChanged];
     yield ['resources/read', run => checkRead(run, 'resource')];
@@ -201,13 +210,16 @@ function* checks(profile) {
     yield ['resources/subscribe', checkSubscription];
     yield ['prompts/get', checkPrompt];
     yield ['prompts/get embedded resource', checkPromptResource];
+    yield ['prompts/get input', checkPromptInput];
     yield ['prompts/get unknown', checkUnknownPrompt];
     for (const kind of Object.keys(profile.completions ?? {})) {
         yield [`completion ${kind}`, run => checkCompletion(run, kind)];
     }
     yield ['logging', checkLogging];
+    yield ['logging level', checkLogLevels];
     yield ['ping', checkPing];
     yield ['tools/list_changed', run => checkListChanged(run, 'tools')];
+    yield ['prompts/list_changed', run => checkListChanged(run, 'prompts')];
     yield ['resources/list_changed', run => checkListChanged(run, 'resources')];
     yield ['close', checkClose];
     yield ['second client', checkSecond];
@@ -219,9 +231,16 @@ async function checkOpen(run) {
     return { detail: `${session.era} ${session.version} ${session.serverInfo?.name ?? 'no server name'}` };
 }
 
+/** The names of all tools but the one which a check adds and removes. */
+async function steadyTools(run, session) {
+    const toggled = run.settings.profile.list_changed?.tools?.toggles;
+    const names = run.plain(await session.list('tools')).map(tool => tool.name);
+    return names.filter(name => name !== toggled);
+}
+
 async function checkTools(run) {
     const session = await run.open();
-    const names = run.plain(await session.list('tools')).map(tool => tool.name);
+    const names = await steadyTools(run, session);
     expect(names.includes(run.want(session, 'text').tool), `missing tool among ${names}`);
     expect(new Set(names).size === names.length, `a name twice among ${names}`);
     return { detail: `${names.length} tools`, value: names };
@@ -229,7 +248,8 @@ async function checkTools(run) {
 
 async function checkSchemas(run) {
     const session = await run.open();
-    const tools = run.plain(await session.list('tools'));
+    const steady = await steadyTools(run, session);
+    const tools = run.plain(await session.list('tools')).filter(tool => steady.includes(tool.name));
     const value = tools.map(tool => {
         const { name, inputSchema, outputSchema, annotations } = tool;
         return `${name} ${digest({ inputSchema, outputSchema, annotations })}`;
@@ -279,6 +299,32 @@ async function checkContent(run, kind) {
     return { detail: `${types}`, value: [...media, ...uris] };
 }
 
+/** Some of these arguments travel as HTTP headers too in the modern era. */
+async function checkArgumentHeaders(run) {
+    const session = await run.open();
+    const wanted = run.want(session, 'argument_headers');
+    await session.list('tools');
+    const { structuredContent } = await run.call(session, wanted);
+    expect(canonical(structuredContent) === canonical(wanted.arguments), canonical(structuredContent));
+    return { detail: canonical(structuredContent) };
+}
+
+async function checkMeta(run) {
+    const session = await run.open();
+    const meta = { 'example.com/note': { kept: ['as', 'sent'] } };
+    const { structuredContent } = await run.call(session, run.want(session, 'whoami'), { meta });
+    const found = structuredContent.meta?.['example.com/note'];
+    expect(canonical(found) === canonical(meta['example.com/note']), `the server saw ${JSON.stringify(found)}`);
+    return { detail: 'unknown keys reach the server' };
+}
+
+async function checkCapabilities(run) {
+    const session = await run.open();
+    const { structuredContent } = await run.call(session, run.want(session, 'whoami'));
+    const seen = Object.keys(structuredContent.clientCapabilities).sort();
+    return { detail: `${seen}`, value: seen };
+}
+
 async function checkToolError(run) {
     const session = await run.open();
     const result = await run.call(session, run.want(session, 'error'));
@@ -288,7 +334,7 @@ async function checkToolError(run) {
 
 async function checkUnknownTool(run) {
     const session = await run.open();
-    const error = await fails(session.call(run.name('no_such_tool'), {}), 'an unknown tool');
+    const error = await refused(session.call(run.name('no_such_tool'), {}), 'an unknown tool');
     return { detail: explain(error) };
 }
 
@@ -301,13 +347,22 @@ async function checkProgress(run) {
     return { detail: `${steps}` };
 }
 
+/** How many cancelled calls the server counts; undefined where it does not. */
+async function cancelled(run, session) {
+    const wanted = run.settings.profile.cancelled;
+    return wanted && (await run.call(session, wanted)).structuredContent[wanted.counter];
+}
+
 async function checkCancel(run) {
     const session = await run.open();
+    const before = await cancelled(run, session);
     const abort = new AbortController();
     const timer = setTimeout(() => abort.abort(), 700);
     const started = Date.now();
     try {
-        await fails(run.call(session, run.want(session, 'slow'), { signal: abort.signal }), 'a cancelled call');
+        const call = run.call(session, run.want(session, 'slow'), { signal: abort.signal });
+        const ended = await call.then(textOf, () => undefined);
+        expect(ended === undefined, `a cancelled call was answered by ${ended}`);
     } finally {
         clearTimeout(timer);
     }
@@ -315,7 +370,9 @@ async function checkCancel(run) {
     expect(elapsed > 600 && elapsed < 5000, `the call ended after ${elapsed} ms, not when it was cancelled`);
     const text = textOf(await run.canary(session, 'after cancel'));
     expect(text.includes('after cancel'), text);
-    return { detail: 'the session works after it' };
+    if (before === undefined) return { detail: 'the session works after it' };
+    while ((await cancelled(run, session)) === before) await pause(POKE_MS);
+    return { detail: 'the server stopped; the session works after it' };
 }
 
 async function checkConcurrent(run) {
@@ -334,6 +391,14 @@ async function checkLarge(run) {
     const text = textOf(await run.canary(session, large));
     expect(text.includes(large), `${text.length} characters came back of ${large.length}`);
     return { detail: `${Buffer.byteLength(text)} bytes` };
+}
+
+async function checkBig(run) {
+    const session = await run.open();
+    const wanted = run.want(session, 'big');
+    const { length } = textOf(await run.call(session, wanted));
+    expect(length === wanted.characters, `${length} characters`);
+    return { detail: `${length} characters` };
 }
 
 async function checkElicitation(run, action) {
@@ -368,7 +433,7 @@ async function checkUrlElicitation(run, action) {
 
 async function checkUrlRequired(run) {
     const session = await run.open();
-    const error = await fails(run.call(session, run.want(session, 'elicitation_required')), 'the call');
+    const error = await refused(run.call(session, run.want(session, 'elicitation_required')), 'the call');
     expect(error.code === -32042, explain(error));
     expect(error.data?.elicitations?.[0]?.mode === 'url', `data ${JSON.stringify(error.data)}`);
     return { detail: explain(error) };
@@ -399,6 +464,35 @@ async function checkSamplingTwo(run) {
     );
     expect(names.every((name, n) => texts[n].includes(name)), texts.join(' | '));
     return { detail: 'each client was asked for its own call' };
+}
+
+const FORM = { name: 'Ada', color: 'red', ok: true, context: 'sunny' };
+
+/** Answers whatever a server may ask for. */
+const everyAnswer = {
+    elicit: ({ requestedSchema }) => {
+        const asked = Object.keys(requestedSchema.properties).filter(key => key in FORM);
+        return { action: 'accept', content: Object.fromEntries(asked.map(key => [key, FORM[key]])) };
+    },
+    sample: () => sampled('sampled-answer'),
+    roots: () => [{ uri: 'file:///home/user/first' }]
+};
+
+async function checkInput(run, kind) {
+    const session = await run.open(everyAnswer);
+    const wanted = run.want(session, 'inputs')[kind];
+    const text = textOf(await run.call(session, wanted));
+    expect(text.includes(wanted.contains), text);
+    return { detail: text };
+}
+
+async function checkPromptInput(run) {
+    const session = await run.open(everyAnswer);
+    const wanted = run.want(session, 'prompt_input');
+    const { messages } = await session.prompt(run.name(wanted.name), {});
+    const text = messages.map(message => message.content.text).join('\n');
+    expect(text.includes(wanted.contains), text);
+    return { detail: text };
 }
 
 /** A client with these roots, which notes when it is asked for them. */
@@ -451,7 +545,7 @@ async function checkRead(run, key) {
 
 async function checkUnknownResource(run) {
     const session = await run.open();
-    const error = await fails(session.read(run.want(session, 'resource_unknown').uri), 'an unknown resource');
+    const error = await refused(session.read(run.want(session, 'resource_unknown').uri), 'an unknown resource');
     return { detail: explain(error) };
 }
 
@@ -485,7 +579,7 @@ async function checkPromptResource(run) {
 
 async function checkUnknownPrompt(run) {
     const session = await run.open();
-    const error = await fails(session.prompt(run.name('no_such_prompt'), {}), 'an unknown prompt');
+    const error = await refused(session.prompt(run.name('no_such_prompt'), {}), 'an unknown prompt');
     return { detail: explain(error) };
 }
 
@@ -498,6 +592,7 @@ async function checkCompletion(run, kind) {
     const { completion } = await session.complete(ref, wanted.argument, wanted.context);
     expect(Array.isArray(completion.values), JSON.stringify(completion));
     expect(!wanted.values || canonical(completion.values) === canonical(wanted.values), `${completion.values}`);
+    expect(completion.values.length === (wanted.count ?? wanted.values.length), `${completion.values}`);
     return { detail: `${completion.values.length} values`, value: completion.values };
 }
 
@@ -509,6 +604,19 @@ async function checkLogging(run) {
     return { detail: `level ${level}` };
 }
 
+/** The server writes one message of each level; those below the wanted one must not come. */
+async function checkLogLevels(run) {
+    const session = await run.open();
+    const wanted = run.want(session, 'log_levels');
+    const levels = [];
+    session.events.on('log', ({ level }) => levels.push(level));
+    await session.setLevel(wanted.level);
+    await run.call(session, wanted);
+    await pause(POKE_MS);
+    expect(canonical(levels) === canonical(wanted.levels), `levels ${levels}`);
+    return { detail: `${levels}` };
+}
+
 async function checkPing(run) {
     const session = await run.open();
     run.legacyOnly(session);
@@ -518,14 +626,23 @@ async function checkPing(run) {
 
 async function checkListChanged(run, list) {
     const session = await run.open();
-    const { tool, arguments: args } = run.want(session, 'list_changed')[list] ?? {};
+    const { tool, arguments: args, toggles } = run.want(session, 'list_changed')[list] ?? {};
     if (!tool) throw new Skip(`the server profile has nothing which changes the ${list}`);
     await session.watch({ list });
     await run.until(session, list, n => {
         const numbered = JSON.parse(JSON.stringify(args ?? {}).replaceAll('{n}', n));
         return run.call(session, { tool, arguments: numbered });
     });
-    return { detail: 'notified' };
+    if (!toggles) return { detail: 'notified' };
+    const there = async () => run.plain(await session.list(list)).some(item => item.name === toggles);
+    for (let changed = false; !changed; ) {
+        const before = await there();
+        const notified = once(session.events, list);
+        await run.call(session, { tool });
+        await Promise.race([notified, pause(POKE_MS)]);
+        changed = (await there()) !== before;
+    }
+    return { detail: 'notified, and the list changed' };
 }
 
 async function checkClose(run) {

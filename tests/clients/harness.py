@@ -3,7 +3,7 @@
 A client program calls `main(connect)`. `connect(options, answers, events)` is an async context manager which opens a
 session with its SDK and yields an object with the methods used below; results are dicts in wire spelling.
 `answers` holds the replies to the server's requests (elicit, sample, roots), `events` takes (name, payload) of
-'log', 'updated', 'tools', 'resources' when such a notification arrives.
+'log', 'updated', 'tools', 'prompts', 'resources' when such a notification arrives.
 Every check opens sessions of its own, so one which hangs does not disturb the next. The checks are those of
 `harness.mjs`, with the same names.
 """
@@ -12,6 +12,7 @@ import argparse
 import base64
 import contextlib
 import hashlib
+import itertools
 import json
 import logging
 import pathlib
@@ -113,15 +114,23 @@ class Events:
     """Notifications of one session, to be waited for by name."""
 
     def __init__(self) -> None:
-        self.waiting = {}
+        self.seen = []
+        self.more = anyio.Event()
 
     def __call__(self, name, payload=None) -> None:
-        if (entry := self.waiting.get(name)) and not entry["event"].is_set():
-            entry["payload"] = payload
-            entry["event"].set()
+        self.seen.append((name, payload))
+        self.more.set()
+        self.more = anyio.Event()
 
-    def expect(self, name) -> dict:
-        return self.waiting.setdefault(name, {"event": anyio.Event(), "payload": None})
+    def arrived(self, name) -> list:
+        return [payload for seen, payload in self.seen if seen == name]
+
+    async def wait(self, name, seconds, after=0) -> bool:
+        """Waits until more than `after` of them arrived; False if they do not within the time."""
+        with anyio.move_on_after(seconds):
+            while len(self.arrived(name)) <= after:
+                await self.more.wait()
+        return len(self.arrived(name)) > after
 
 
 class Run:
@@ -169,14 +178,11 @@ class Run:
 
     async def until(self, session, event, act):
         """Calls `act(n)` again and again until `event` arrives: the server may have no stream to send it on at first."""
-        entry = session.events.expect(event)
-        n = 0
-        while not entry["event"].is_set():
+        before = len(session.events.arrived(event))
+        for n in itertools.count():
             await act(n)
-            n += 1
-            with anyio.move_on_after(POKE_SECONDS):
-                await entry["event"].wait()
-        return entry["payload"]
+            if await session.events.wait(event, POKE_SECONDS, before):
+                return session.events.arrived(event)[before]
 
 
 def text_of(result: dict) -> str:
@@ -199,11 +205,14 @@ def expect(holds, detail) -> None:
         raise Failed(detail)
 
 
-async def fails(call, what: str) -> BaseException:
+async def refused(call, what: str) -> BaseException:
+    """The JSON-RPC error, or the error result, by which the server refused."""
     try:
         result = await call
     except Exception as error:
-        return innermost(error)
+        if hasattr(error, "error"):
+            return error
+        raise
     expect(result.get("isError"), f"{what} was answered by {json.dumps(result)[:200]}")
     return Failed(text_of(result))
 
@@ -219,12 +228,16 @@ def checks(profile: dict):
     yield "tools/call structured content", check_structured
     for kind in profile.get("contents", {}):
         yield f"tools/call {kind}", partial(check_content, kind=kind)
+    yield "tools/call x-mcp-header", check_argument_headers
+    yield "tools/call _meta", check_meta
+    yield "client capabilities", check_capabilities
     yield "tools/call error result", check_tool_error
     yield "tools/call unknown tool", check_unknown_tool
     yield "tools/call progress", check_progress
     yield "tools/call cancel", check_cancel
     yield f"tools/call {CONCURRENT_CALLS} at once", check_concurrent
     yield "tools/call large", check_large
+    yield "tools/call big result", check_big
     yield "elicitation form accept", partial(check_elicitation, action="accept")
     yield "elicitation form decline", partial(check_elicitation, action="decline")
     yield "elicitation url accept", partial(check_url_elicitation, action="accept")
@@ -232,6 +245,8 @@ def checks(profile: dict):
     yield "elicitation url required", check_url_required
     yield "sampling", check_sampling
     yield "sampling two clients", check_sampling_two
+    for kind in profile.get("inputs", {}):
+        yield f"input {kind}", partial(check_input, kind=kind)
     yield "roots/list", check_roots
     yield "roots/list_changed", check_roots_changed
     yield "resources/read", partial(check_read, key="resource")
@@ -241,12 +256,15 @@ def checks(profile: dict):
     yield "resources/subscribe", check_subscription
     yield "prompts/get", check_prompt
     yield "prompts/get embedded resource", check_prompt_resource
+    yield "prompts/get input", check_prompt_input
     yield "prompts/get unknown", check_unknown_prompt
     for kind in profile.get("completions", {}):
         yield f"completion {kind}", partial(check_completion, kind=kind)
     yield "logging", check_logging
+    yield "logging level", check_log_levels
     yield "ping", check_ping
     yield "tools/list_changed", partial(check_list_changed, name="tools")
+    yield "prompts/list_changed", partial(check_list_changed, name="prompts")
     yield "resources/list_changed", partial(check_list_changed, name="resources")
     yield "close", check_close
     yield "second client", check_second
@@ -258,9 +276,15 @@ async def check_open(run):
     return f"{session.era} {session.version} {session.server_name or 'no server name'}"
 
 
+async def steady_tools(run, session) -> list[dict]:
+    """All tools but the one which a check adds and removes."""
+    toggled = run.options.profile["list_changed"].get("tools", {}).get("toggles")
+    return [tool for tool in run.plain(await session.list("tools")) if tool["name"] != toggled]
+
+
 async def check_tools(run):
     session = await run.open()
-    names = [tool["name"] for tool in run.plain(await session.list("tools"))]
+    names = [tool["name"] for tool in await steady_tools(run, session)]
     expect(run.want(session, "text")["tool"] in names, f"missing tool among {names}")
     expect(len(set(names)) == len(names), f"a name twice among {names}")
     return f"{len(names)} tools", names
@@ -268,7 +292,7 @@ async def check_tools(run):
 
 async def check_schemas(run):
     session = await run.open()
-    tools = run.plain(await session.list("tools"))
+    tools = await steady_tools(run, session)
     fields = ("inputSchema", "outputSchema", "annotations")
     value = [f"{tool['name']} {digest({field: tool.get(field) for field in fields})}" for tool in tools]
     return f"{len(tools)} schemas", value
@@ -316,6 +340,32 @@ async def check_content(run, kind):
     return ",".join(types), media + [uri for uri in uris if uri]
 
 
+async def check_argument_headers(run):
+    """Some of these arguments travel as HTTP headers too in the modern era."""
+    session = await run.open()
+    wanted = run.want(session, "argument_headers")
+    await session.list("tools")
+    found = (await run.call(session, wanted)).get("structuredContent")
+    expect(found == wanted["arguments"], f"{found}")
+    return json.dumps(found)
+
+
+async def check_meta(run):
+    session = await run.open()
+    meta = {"example.com/note": {"kept": ["as", "sent"]}}
+    seen = (await run.call(session, run.want(session, "whoami"), meta=meta))["structuredContent"]
+    found = (seen.get("meta") or {}).get("example.com/note")
+    expect(found == meta["example.com/note"], f"the server saw {found}")
+    return "unknown keys reach the server"
+
+
+async def check_capabilities(run):
+    session = await run.open()
+    result = await run.call(session, run.want(session, "whoami"))
+    seen = sorted(result["structuredContent"]["clientCapabilities"])
+    return ",".join(seen), seen
+
+
 async def check_tool_error(run):
     session = await run.open()
     result = await run.call(session, run.want(session, "error"))
@@ -325,7 +375,7 @@ async def check_tool_error(run):
 
 async def check_unknown_tool(run):
     session = await run.open()
-    return explain(await fails(session.call(run.name("no_such_tool"), {}), "an unknown tool"))
+    return explain(await refused(session.call(run.name("no_such_tool"), {}), "an unknown tool"))
 
 
 async def check_progress(run):
@@ -341,13 +391,25 @@ async def check_progress(run):
     return ",".join(f"{step:g}" for step in steps)
 
 
+async def cancelled(run, session) -> int | None:
+    """How many cancelled calls the server counts; None where it does not."""
+    if wanted := run.options.profile.get("cancelled"):
+        return (await run.call(session, wanted))["structuredContent"][wanted["counter"]]
+    return None
+
+
 async def check_cancel(run):
     session = await run.open()
+    before = await cancelled(run, session)
     wanted = run.want(session, "slow")
     await session.call_and_cancel(run.name(wanted["tool"]), wanted.get("arguments", {}), after_seconds=0.7)
     text = text_of(await run.canary(session, "after cancel"))
     expect("after cancel" in text, text)
-    return "the session works after it"
+    if before is None:
+        return "the session works after it"
+    while await cancelled(run, session) == before:
+        await anyio.sleep(POKE_SECONDS)
+    return "the server stopped; the session works after it"
 
 
 async def check_concurrent(run):
@@ -373,6 +435,14 @@ async def check_large(run):
     text = text_of(await run.canary(session, large))
     expect(large in text, f"{len(text)} characters came back of {len(large)}")
     return f"{len(text.encode())} bytes"
+
+
+async def check_big(run):
+    session = await run.open()
+    wanted = run.want(session, "big")
+    length = len(text_of(await run.call(session, wanted)))
+    expect(length == wanted["characters"], f"{length} characters")
+    return f"{length} characters"
 
 
 async def check_elicitation(run, action):
@@ -408,7 +478,7 @@ async def check_url_elicitation(run, action):
 
 async def check_url_required(run):
     session = await run.open()
-    error = await fails(run.call(session, run.want(session, "elicitation_required")), "the call")
+    error = await refused(run.call(session, run.want(session, "elicitation_required")), "the call")
     sent = getattr(error, "error", None)
     expect(sent and sent.code == -32042, explain(error))
     expect(sent.data["elicitations"][0]["mode"] == "url", f"data {sent.data}")
@@ -446,6 +516,39 @@ async def check_sampling_two(run):
             tasks.start_soon(one, name, session)
     expect(all(name in texts[name] for name in names), f"{texts}")
     return "each client was asked for its own call"
+
+
+FORM = {"name": "Ada", "color": "red", "ok": True, "context": "sunny"}
+
+
+def fill(params: dict) -> dict:
+    asked = params["requestedSchema"]["properties"]
+    return {"action": "accept", "content": {key: FORM[key] for key in asked if key in FORM}}
+
+
+# Answers whatever a server may ask for.
+EVERY_ANSWER = {
+    "elicit": fill,
+    "sample": lambda _params: sampled("sampled-answer"),
+    "roots": lambda: [{"uri": "file:///home/user/first"}],
+}
+
+
+async def check_input(run, kind):
+    session = await run.open(**EVERY_ANSWER)
+    wanted = run.want(session, "inputs")[kind]
+    text = text_of(await run.call(session, wanted))
+    expect(wanted["contains"] in text, text)
+    return text
+
+
+async def check_prompt_input(run):
+    session = await run.open(**EVERY_ANSWER)
+    wanted = run.want(session, "prompt_input")
+    messages = (await session.prompt(run.name(wanted["name"]), {}))["messages"]
+    text = "\n".join(message["content"]["text"] for message in messages)
+    expect(wanted["contains"] in text, text)
+    return text
 
 
 class Roots:
@@ -502,7 +605,7 @@ async def check_read(run, key):
 async def check_unknown_resource(run):
     session = await run.open()
     uri = run.want(session, "resource_unknown")["uri"]
-    return explain(await fails(session.read(uri), "an unknown resource"))
+    return explain(await refused(session.read(uri), "an unknown resource"))
 
 
 async def check_subscription(run):
@@ -534,7 +637,7 @@ async def check_prompt_resource(run):
 
 async def check_unknown_prompt(run):
     session = await run.open()
-    return explain(await fails(session.prompt(run.name("no_such_prompt"), {}), "an unknown prompt"))
+    return explain(await refused(session.prompt(run.name("no_such_prompt"), {}), "an unknown prompt"))
 
 
 async def check_completion(run, kind):
@@ -546,6 +649,7 @@ async def check_completion(run, kind):
         ref = {"type": "ref/resource", "uri": wanted["uri"]}
     found = (await session.complete(ref, wanted["argument"], wanted.get("context")))["completion"]
     expect(found["values"] == wanted.get("values", found["values"]), f"{found}")
+    expect(len(found["values"]) == wanted.get("count", len(wanted.get("values", []))), f"{found}")
     return f"{len(found['values'])} values", found["values"]
 
 
@@ -555,6 +659,18 @@ async def check_logging(run):
     await session.set_level("debug")
     message = await run.until(session, "log", lambda _n: run.call(session, wanted))
     return f"level {message['level']}"
+
+
+async def check_log_levels(run):
+    """The server writes one message of each level; those below the wanted one must not come."""
+    session = await run.open()
+    wanted = run.want(session, "log_levels")
+    await session.set_level(wanted["level"])
+    await run.call(session, wanted)
+    await anyio.sleep(POKE_SECONDS)
+    levels = [message["level"] for message in session.events.arrived("log")]
+    expect(levels == wanted["levels"], f"levels {levels}")
+    return ",".join(levels)
 
 
 async def check_ping(run):
@@ -576,7 +692,19 @@ async def check_list_changed(run, name):
 
     async with session.watch(changes_of=name):
         await run.until(session, name, change)
-    return "notified"
+        if not (toggled := wanted.get("toggles")):
+            return "notified"
+        while True:
+            before = await names_of(run, session, name)
+            arrived = len(session.events.arrived(name))
+            await change(0)
+            await session.events.wait(name, POKE_SECONDS, arrived)
+            if before ^ await names_of(run, session, name) == {toggled}:
+                return "notified, and the list changed"
+
+
+async def names_of(run, session, kind) -> set[str]:
+    return {item["name"] for item in run.plain(await session.list(kind))}
 
 
 async def check_close(run):

@@ -12,6 +12,7 @@ from mcp.shared._httpx_utils import create_mcp_http_client
 EVENTS = {
     types.ResourceUpdatedNotification: "updated",
     types.ToolListChangedNotification: "tools",
+    types.PromptListChangedNotification: "prompts",
     types.ResourceListChangedNotification: "resources",
 }
 
@@ -44,8 +45,8 @@ class Session:
             if (cursor := page.get("nextCursor")) is None:
                 return items
 
-    async def call(self, name: str, arguments: dict, on_progress=None) -> dict:
-        return wire(await self.session.call_tool(name, arguments, progress_callback=on_progress))
+    async def call(self, name: str, arguments: dict, on_progress=None, meta=None) -> dict:
+        return wire(await self.session.call_tool(name, arguments, progress_callback=on_progress, meta=meta))
 
     async def call_and_cancel(self, name: str, arguments: dict, after_seconds: float) -> None:
         # This SDK leaves the notification to the caller and does not tell the id of a request.

@@ -17,6 +17,7 @@ await main(async ({ url, headers, answers, events }) => {
     client.setNotificationHandler(types.LoggingMessageNotificationSchema, it => void events.emit('log', it.params));
     client.setNotificationHandler(types.ResourceUpdatedNotificationSchema, it => void events.emit('updated', it.params.uri));
     client.setNotificationHandler(types.ToolListChangedNotificationSchema, () => void events.emit('tools'));
+    client.setNotificationHandler(types.PromptListChangedNotificationSchema, () => void events.emit('prompts'));
     client.setNotificationHandler(types.ResourceListChangedNotificationSchema, () => void events.emit('resources'));
 
     const transport = new StreamableHTTPClientTransport(url, { requestInit: { headers } });
@@ -48,7 +49,8 @@ await main(async ({ url, headers, answers, events }) => {
             } while (cursor !== undefined);
             return items;
         },
-        call: (name, args, options) => client.callTool({ name, arguments: args }, undefined, options),
+        call: (name, args, { meta, ...options } = {}) =>
+            client.callTool({ name, arguments: args, _meta: meta }, undefined, options),
         read: uri => client.readResource({ uri }),
         prompt: (name, args) => client.getPrompt({ name, arguments: args }),
         complete: (ref, argument, context) =>

@@ -20,13 +20,14 @@ await main(async ({ url, headers, flags, answers, events }) => {
     client.setNotificationHandler('notifications/message', it => void events.emit('log', it.params));
     client.setNotificationHandler('notifications/resources/updated', it => void events.emit('updated', it.params.uri));
     client.setNotificationHandler('notifications/tools/list_changed', () => void events.emit('tools'));
+    client.setNotificationHandler('notifications/prompts/list_changed', () => void events.emit('prompts'));
     client.setNotificationHandler('notifications/resources/list_changed', () => void events.emit('resources'));
 
     const transport = new StreamableHTTPClientTransport(url, { requestInit: { headers } });
     await client.connect(transport);
     const modern = client.getProtocolEra() === 'modern';
     const subscriptions = [];
-    let meta = {};
+    let levelMeta = {};
 
     const lists = {
         tools: async () => (await client.listTools(undefined, FRESH)).tools,
@@ -49,14 +50,15 @@ await main(async ({ url, headers, flags, answers, events }) => {
         capabilities: client.getServerCapabilities(),
         sessionId: () => transport.sessionId,
         list: kind => lists[kind](),
-        call: (name, args, options) => client.callTool({ name, arguments: args, _meta: meta }, options),
+        call: (name, args, { meta, ...options } = {}) =>
+            client.callTool({ name, arguments: args, _meta: { ...levelMeta, ...meta } }, options),
         read: uri => client.readResource({ uri }, FRESH),
         prompt: (name, args) => client.getPrompt({ name, arguments: args }),
         complete: (ref, argument, context) =>
             client.complete({ ref, argument, ...(context && { context: { arguments: context } }) }),
         watch,
         setLevel: async level => {
-            if (modern) meta = { [LOG_LEVEL_META_KEY]: level };
+            if (modern) levelMeta = { [LOG_LEVEL_META_KEY]: level };
             else await client.setLoggingLevel(level);
         },
         rootsChanged: () => client.sendRootsListChanged(),
