@@ -4,10 +4,12 @@
 import contextlib
 
 import anyio
-import harness
 from mcp import ClientSession, types
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
+
+import harness
+from checks import checks
 
 EVENTS = {
     types.ResourceUpdatedNotification: "updated",
@@ -123,4 +125,4 @@ async def connect(options, answers, events):
 
 
 if __name__ == "__main__":
-    harness.main(connect)
+    harness.main(connect, checks)

@@ -1,16 +1,18 @@
 #!/usr/bin/env python3
-"""The client of the Python SDK 2.x (`mcp`): `--era auto` (its default), which speaks the modern era with a server that
-has it, or `--era legacy`."""
+"""The client of the Python SDK 2.x (`mcp`): `--era auto` (its default), which speaks the modern era with a
+server that has it, or `--era legacy`."""
 
 import contextlib
 
 import anyio
-import harness
 import mcp_types as types
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
 from pydantic import TypeAdapter
+
+import harness
+from checks import checks
 
 EVENTS = {
     types.ResourceUpdatedNotification: "updated",
@@ -138,4 +140,4 @@ async def connect(options, answers, events):
 
 
 if __name__ == "__main__":
-    harness.main(connect)
+    harness.main(connect, checks)
