@@ -20,6 +20,23 @@ pub struct KeyRequest {
     pub expires_at: Option<u64>,
 }
 
+impl KeyRequest {
+    /// Whether such a key can be made at `now`, in seconds since 1970.
+    pub fn check(&self, now: u64) -> Result<(), CreateError> {
+        let unfit = |text: &str, max| text.chars().count() > max || text.chars().any(char::is_control);
+        if self.name.trim().is_empty() || unfit(&self.name, NAME_CHARS_MAX) {
+            return Err(CreateError::Name);
+        }
+        if unfit(&self.description, DESCRIPTION_CHARS_MAX) {
+            return Err(CreateError::Description);
+        }
+        if self.expires_at.is_some_and(|end| end <= now) {
+            return Err(CreateError::Past);
+        }
+        Ok(())
+    }
+}
+
 /// Makes a key and stores what is needed to recognise it. The key itself is in the first part and nowhere else.
 ///
 /// Cancel safe: dropped, it leaves at worst a row for a key that nobody has.
@@ -29,7 +46,7 @@ pub async fn create_key(
     request: KeyRequest,
 ) -> Result<(ApiKey, KeyRow), CreateError> {
     let created_at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    check(&request, created_at)?;
+    request.check(created_at)?;
     check_sealer(store, sealer).await?;
     let (key, hash) = tokio::task::spawn_blocking(|| {
         let key = ApiKey::generate();
@@ -64,20 +81,6 @@ async fn check_sealer(store: &Store, sealer: &Sealer) -> Result<(), CreateError>
     let mut active = rows.iter().filter(|row| row.status == KeyStatus::Active).peekable();
     if active.peek().is_some() && !active.any(opens) {
         return Err(CreateError::OtherEncryptionKey);
-    }
-    Ok(())
-}
-
-fn check(request: &KeyRequest, now: u64) -> Result<(), CreateError> {
-    let unfit = |text: &str, max| text.chars().count() > max || text.chars().any(char::is_control);
-    if request.name.trim().is_empty() || unfit(&request.name, NAME_CHARS_MAX) {
-        return Err(CreateError::Name);
-    }
-    if unfit(&request.description, DESCRIPTION_CHARS_MAX) {
-        return Err(CreateError::Description);
-    }
-    if request.expires_at.is_some_and(|end| end <= now) {
-        return Err(CreateError::Past);
     }
     Ok(())
 }

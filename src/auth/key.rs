@@ -59,6 +59,11 @@ impl ApiKey {
         &self.text
     }
 
+    #[cfg(test)]
+    pub(super) fn with_checksum(body: &str) -> String {
+        body.chars().chain(checksum(body.as_bytes()).map(char::from)).collect()
+    }
+
     pub(super) fn parsed(&self) -> Parsed<'_> {
         Self::parse(&self.text).expect("a key just made is well formed")
     }
@@ -164,15 +169,10 @@ mod tests {
         );
     }
 
-    /// With the checksum that belongs to it.
-    fn sealed(body: &str) -> String {
-        body.chars().chain(checksum(body.as_bytes()).map(char::from)).collect()
-    }
-
     #[test]
     fn keys_are_told_from_what_only_looks_like_one() {
         let secret = "s".repeat(SECRET_BYTES);
-        let good = sealed(&format!("mcp_0123456789Az_{secret}"));
+        let good = ApiKey::with_checksum(&format!("mcp_0123456789Az_{secret}"));
         check(&good, Ok("0123456789Az"));
         check("", Err(Malformed::Length));
         check("mcp_", Err(Malformed::Length));
@@ -180,10 +180,13 @@ mod tests {
         check(&format!("{good}0"), Err(Malformed::Length));
         check(&format!("{good}\n"), Err(Malformed::Length));
         check(&"é".repeat(KEY_BYTES / 2), Err(Malformed::Alphabet));
-        check(&sealed(&format!("MCP_0123456789Az_{secret}")), Err(Malformed::Alphabet));
-        check(&sealed(&format!("mcp_0123456789A-_{secret}")), Err(Malformed::Alphabet));
-        check(&sealed(&format!("mcp_0123456789Az-{secret}")), Err(Malformed::Alphabet));
-        check(&sealed(&format!("mcp_0123456789Az_{} ", "s".repeat(42))), Err(Malformed::Alphabet));
+        check(&ApiKey::with_checksum(&format!("MCP_0123456789Az_{secret}")), Err(Malformed::Alphabet));
+        check(&ApiKey::with_checksum(&format!("mcp_0123456789A-_{secret}")), Err(Malformed::Alphabet));
+        check(&ApiKey::with_checksum(&format!("mcp_0123456789Az-{secret}")), Err(Malformed::Alphabet));
+        check(
+            &ApiKey::with_checksum(&format!("mcp_0123456789Az_{} ", "s".repeat(42))),
+            Err(Malformed::Alphabet),
+        );
         check(&format!("{}000000", &good[..CHECKSUM_AT]), Err(Malformed::Checksum));
     }
 

@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn what_was_proven_lasts_until_the_row_changes() {
-        let (sealer, now, minute) = (sealer(1), Instant::now(), Duration::from_secs(60));
+        let (sealer, now, minute) = (sealer(1), Instant::now(), Duration::from_mins(1));
         let (tag, other) = (Tagger::new().tag(b"right"), Tagger::new().tag(b"wrong"));
         let id = KeyId::parse("AAAAAAAAAAAA").unwrap();
         let a = row("AAAAAAAAAAAA", "AAAAAAAAAAAA", 1);

@@ -269,7 +269,10 @@ impl Authenticator {
         if self.store.epoch().await? == current.epoch() {
             return Ok(false);
         }
-        let next = Keyring::build(self.store.keys().await?, &self.sealer, &current);
+        let (keys, sealer) = (self.store.keys().await?, Arc::clone(&self.sealer));
+        // With thousands of keys it takes milliseconds, and whoever asks may be a worker with streams to serve.
+        let build = tokio::task::spawn_blocking(move || Keyring::build(keys, &sealer, &current));
+        let next = build.await.map_err(|_| StoreError::Stopped)?;
         if let Err(error) = next.check() {
             // The others must go on working.
             tracing::error!(%error, "some API keys cannot be used");

@@ -120,6 +120,8 @@ pub(super) struct Members {
     place: Place,
     count: usize,
     seen: Fields,
+    /// Fields that came twice.
+    doubled: Fields,
     /// Where this object's names begin in [`Names`].
     names_from: usize,
     decoded_from: usize,
@@ -128,6 +130,10 @@ pub(super) struct Members {
 impl Members {
     pub(super) fn seen(&self) -> Fields {
         self.seen
+    }
+
+    pub(super) fn doubled(&self) -> Fields {
+        self.doubled
     }
 }
 
@@ -153,6 +159,7 @@ impl Names {
             place,
             count: 0,
             seen: Fields::default(),
+            doubled: Fields::default(),
             names_from: self.entries.len(),
             decoded_from: self.decoded.len(),
         }
@@ -185,9 +192,12 @@ impl Names {
         };
         let value = self.value(entry, message);
         if let Some((_, field)) = known(place).iter().find(|(known, _)| known.as_bytes() == value) {
-            let is_new = members.seen.add(*field);
             self.decoded.truncate(decoded);
-            return if is_new { Ok(Some(*field)) } else { Err(ScanError::Duplicate { place }) };
+            if members.seen.add(*field) {
+                return Ok(Some(*field));
+            }
+            members.doubled.add(*field);
+            return Err(ScanError::Duplicate { place });
         }
         if let Some(member) = case_variant(place, value) {
             return Err(ScanError::CaseVariant { member, place });

@@ -26,6 +26,9 @@ mod sse;
 
 mod param_header;
 
+#[cfg(test)]
+mod exercise;
+
 pub use fault::{Place, Refused, ScanError};
 pub use members::MEMBERS_MAX;
 pub use param_header::{InvalidHeader, decode_header, encode_header};

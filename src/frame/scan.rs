@@ -1,6 +1,7 @@
 //! One JSON-RPC message: what routing needs of it, as places in the received bytes.
 
 mod read;
+mod types;
 
 use crate::frame::fault::{Refused, ScanError};
 use crate::frame::members::Names;

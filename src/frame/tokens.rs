@@ -5,7 +5,7 @@
 //! second; we walk the marks over the original bytes, since its tape does not say where a number stood.
 //! Marks after a successful parse follow the JSON grammar; a walk that leaves them reads a zero byte.
 
-use simd_json::{Buffers, ErrorType, INPUT_PADDING, Tape};
+use simd_json::{Buffers, ErrorType, INPUT_PADDING, Node, Tape};
 
 use crate::frame::fault::ScanError;
 use crate::frame::span::{Span, code_unit};
@@ -17,8 +17,8 @@ pub const DEPTH_MAX: usize = 64;
 /// do not swell every worker for good. A body of this size is twenty times a large tool list.
 pub const SCRATCH_BYTES_KEPT: usize = 1 << 20;
 
-/// Tape nodes kept (24 bytes each): as much memory as a scratch of the size above.
-const TAPE_NODES_KEPT: usize = SCRATCH_BYTES_KEPT / 24;
+/// Tape nodes kept: as much memory as a scratch of the size above.
+const TAPE_NODES_KEPT: usize = SCRATCH_BYTES_KEPT / size_of::<Node<'static>>();
 
 /// An integer of so many characters always fits 64 bit; only longer ones need a second look.
 const SHORT_NUMBER: usize = 18;
@@ -240,6 +240,6 @@ const NESTING: [i8; 256] = {
 impl Parser {
     /// Bytes of the buffers that are kept.
     pub(super) fn held_bytes(&self) -> usize {
-        self.scratch.capacity() + self.tape.0.capacity() * 24
+        self.scratch.capacity() + self.tape.0.capacity() * size_of::<Node<'static>>()
     }
 }

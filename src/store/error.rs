@@ -26,9 +26,9 @@ pub enum StoreError {
     )]
     NewerSchema {
         /// In the file.
-        found: u32,
+        found: i64,
         /// The newest one known here.
-        known: u32,
+        known: usize,
     },
     /// A database of some other program.
     #[error("{0} is a SQLite database of another program; name another data directory")]
@@ -41,6 +41,9 @@ pub enum StoreError {
         /// What the operating system says.
         reason: String,
     },
+    /// It was opened, and now cannot be written.
+    #[error("the database cannot be written; check who owns it and whether its disk is mounted read-only")]
+    ReadOnly,
     /// A key id that is already taken.
     #[error("a key with this id exists already")]
     Duplicate,
@@ -59,6 +62,7 @@ impl From<rusqlite::Error> for StoreError {
             ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => Self::Locked,
             ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => Self::Corrupt(error.to_string()),
             ErrorCode::DiskFull => Self::DiskFull,
+            ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::CannotOpen => Self::ReadOnly,
             ErrorCode::ConstraintViolation if is_unique(&error) => Self::Duplicate,
             _ => Self::Failed(error.to_string()),
         }
@@ -70,4 +74,33 @@ fn is_unique(error: &rusqlite::Error) -> bool {
     error
         .sqlite_error()
         .is_some_and(|e| [SQLITE_CONSTRAINT_PRIMARYKEY, SQLITE_CONSTRAINT_UNIQUE].contains(&e.extended_code))
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::ffi;
+
+    use super::*;
+
+    #[track_caller]
+    fn check(code: i32, expected: &str) {
+        let error = rusqlite::Error::SqliteFailure(ffi::Error::new(code), None);
+        let text = StoreError::from(error).to_string();
+        assert!(text.contains(expected), "{expected:?} is not in {text:?}");
+    }
+
+    #[test]
+    fn codes_become_texts_that_say_what_to_do() {
+        check(ffi::SQLITE_BUSY, "try again");
+        check(ffi::SQLITE_BUSY_SNAPSHOT, "try again");
+        check(ffi::SQLITE_LOCKED, "try again");
+        check(ffi::SQLITE_CORRUPT, "backup");
+        check(ffi::SQLITE_NOTADB, "backup");
+        check(ffi::SQLITE_FULL, "free some space");
+        check(ffi::SQLITE_READONLY, "who owns it");
+        check(ffi::SQLITE_CANTOPEN, "who owns it");
+        check(ffi::SQLITE_CONSTRAINT_PRIMARYKEY, "exists already");
+        check(ffi::SQLITE_CONSTRAINT_CHECK, "the database failed");
+        check(ffi::SQLITE_IOERR_WRITE, "the database failed");
+    }
 }

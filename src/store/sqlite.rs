@@ -8,7 +8,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, named_params};
 use tokio::sync::{mpsc, oneshot};
 
-use super::migrate::migrate;
+use super::migrate::{migrate, recognise};
 use super::{KeyRow, KeyStatus, Keys, NewKey, StoreError};
 
 /// The way to the thread that owns the connection.
@@ -74,11 +74,13 @@ fn open(path: &Path) -> Result<Connection, StoreError> {
         Connection::open_with_flags(path, flags).map_err(|error| unreadable(path, &error))?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     check(&connection)?;
+    // Before anything is altered, the journal's mode included.
+    recognise(&connection, path)?;
     connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
     // A revocation that was confirmed must outlive a power cut; writes are rare enough to wait for the disk.
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", true)?;
-    migrate(&mut connection, path)?;
+    migrate(&mut connection)?;
     Ok(connection)
 }
 

@@ -118,7 +118,7 @@ async fn a_damaged_page_is_found_on_opening() {
     let path = folder.join("metamcp.sqlite");
     open(&folder).await.unwrap().insert_key(sample("AAAAAAAAAAAA")).await.unwrap();
     // Moves what stands in the log into the file, where the damage is to be done.
-    Connection::open(&path).unwrap().execute_batch("PRAGMA journal_mode = DELETE").unwrap();
+    Connection::open(&path).unwrap().execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
     let mut bytes = std::fs::read(&path).unwrap();
     let middle = bytes.len() / 2 / 4096 * 4096;
     bytes[middle..middle + 2048].fill(0xff);
@@ -130,7 +130,7 @@ async fn a_damaged_page_is_found_on_opening() {
 fn the_schema_file_equals_all_migrations_in_order() {
     let migrated = Folder::new();
     let mut by_migrations = Connection::open(migrated.join("a.sqlite")).unwrap();
-    migrate::migrate(&mut by_migrations, &migrated.join("a.sqlite")).unwrap();
+    migrate::migrate(&mut by_migrations).unwrap();
     let by_schema = Connection::open_in_memory().unwrap();
     by_schema.execute_batch(include_str!("../../sql/sqlite/schema.sql")).unwrap();
     assert_eq!(dump(&by_schema), dump(&by_migrations));
@@ -141,4 +141,24 @@ fn dump(connection: &Connection) -> Vec<String> {
     let mut statement =
         connection.prepare("SELECT coalesce(sql, name) FROM sqlite_schema ORDER BY type, name").unwrap();
     statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+}
+
+#[tokio::test]
+async fn another_programs_database_is_left_as_it_was() {
+    let folder = Folder::new();
+    let path = folder.join("metamcp.sqlite");
+    Connection::open(&path).unwrap().execute_batch("CREATE TABLE theirs (x)").unwrap();
+    let before = std::fs::read(&path).unwrap();
+    assert!(matches!(open(&folder).await, Err(StoreError::Foreign(_))));
+    assert_eq!(std::fs::read(&path).unwrap(), before);
+}
+
+#[tokio::test]
+async fn opening_and_reading_do_not_wait_for_whoever_writes() {
+    let folder = Folder::new();
+    open(&folder).await.unwrap().insert_key(sample("AAAAAAAAAAAA")).await.unwrap();
+    let writer = Connection::open(folder.join("metamcp.sqlite")).unwrap();
+    writer.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let store = open(&folder).await.unwrap();
+    assert_eq!(store.keys().await.unwrap().rows.len(), 1);
 }

@@ -4,14 +4,17 @@
 import contextlib
 
 import anyio
-import harness
 from mcp import ClientSession, types
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
 
+import harness
+from checks import checks
+
 EVENTS = {
     types.ResourceUpdatedNotification: "updated",
     types.ToolListChangedNotification: "tools",
+    types.PromptListChangedNotification: "prompts",
     types.ResourceListChangedNotification: "resources",
 }
 
@@ -44,8 +47,8 @@ class Session:
             if (cursor := page.get("nextCursor")) is None:
                 return items
 
-    async def call(self, name: str, arguments: dict, on_progress=None) -> dict:
-        return wire(await self.session.call_tool(name, arguments, progress_callback=on_progress))
+    async def call(self, name: str, arguments: dict, on_progress=None, meta=None) -> dict:
+        return wire(await self.session.call_tool(name, arguments, progress_callback=on_progress, meta=meta))
 
     async def call_and_cancel(self, name: str, arguments: dict, after_seconds: float) -> None:
         # This SDK leaves the notification to the caller and does not tell the id of a request.
@@ -122,4 +125,4 @@ async def connect(options, answers, events):
 
 
 if __name__ == "__main__":
-    harness.main(connect)
+    harness.main(connect, checks)

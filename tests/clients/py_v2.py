@@ -1,20 +1,23 @@
 #!/usr/bin/env python3
-"""The client of the Python SDK 2.x (`mcp`): `--era auto` (its default), which speaks the modern era with a server that
-has it, or `--era legacy`."""
+"""The client of the Python SDK 2.x (`mcp`): `--era auto` (its default), which speaks the modern era with a
+server that has it, or `--era legacy`."""
 
 import contextlib
 
 import anyio
-import harness
 import mcp_types as types
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
 from pydantic import TypeAdapter
 
+import harness
+from checks import checks
+
 EVENTS = {
     types.ResourceUpdatedNotification: "updated",
     types.ToolListChangedNotification: "tools",
+    types.PromptListChangedNotification: "prompts",
     types.ResourceListChangedNotification: "resources",
 }
 LOG_LEVEL = "io.modelcontextprotocol/logLevel"
@@ -37,7 +40,7 @@ class Session:
         self.era = "modern" if self.version >= "2026-07-28" else "legacy"
         self.server_name = client.server_info and client.server_info.name
         self.capabilities = wire(client.server_capabilities)
-        self.meta = None
+        self.level_meta = {}
 
     async def list(self, kind: str) -> list[dict]:
         fetch, field = {
@@ -53,8 +56,9 @@ class Session:
             if (cursor := page.get("nextCursor")) is None:
                 return items
 
-    async def call(self, name: str, arguments: dict, on_progress=None) -> dict:
-        return wire(await self.client.call_tool(name, arguments, progress_callback=on_progress, meta=self.meta))
+    async def call(self, name: str, arguments: dict, on_progress=None, meta=None) -> dict:
+        meta = {**self.level_meta, **(meta or {})} or None
+        return wire(await self.client.call_tool(name, arguments, progress_callback=on_progress, meta=meta))
 
     async def call_and_cancel(self, name: str, arguments: dict, after_seconds: float) -> None:
         with anyio.move_on_after(after_seconds) as scope:
@@ -84,7 +88,7 @@ class Session:
 
     async def set_level(self, level: str) -> None:
         if self.era == "modern":
-            self.meta = {LOG_LEVEL: level}
+            self.level_meta = {LOG_LEVEL: level}
         else:
             await self.client.set_logging_level(level)
 
@@ -136,4 +140,4 @@ async def connect(options, answers, events):
 
 
 if __name__ == "__main__":
-    harness.main(connect)
+    harness.main(connect, checks)

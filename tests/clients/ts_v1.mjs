@@ -1,5 +1,6 @@
 #!/usr/bin/env node
 // The client of the TypeScript SDK v1 (`@modelcontextprotocol/sdk`). It speaks the legacy era only.
+import { checks } from './checks.mjs';
 import { load, main } from './harness.mjs';
 
 const { Client } = await load('@modelcontextprotocol/sdk/client/index.js');
@@ -11,13 +12,28 @@ const CAPABILITIES = { elicitation: { form: {}, url: {} }, sampling: {}, roots: 
 await main(async ({ url, headers, answers, events }) => {
     const client = new Client({ name: 'client-ts-v1', version: '1.0.0' }, { capabilities: CAPABILITIES });
     const reply = (name, none) => answers[name] ?? (() => none);
-    client.setRequestHandler(types.ElicitRequestSchema, ({ params }) => reply('elicit', { action: 'cancel' })(params));
+    client.setRequestHandler(types.ElicitRequestSchema, ({ params }) =>
+        reply('elicit', { action: 'cancel' })(params)
+    );
     client.setRequestHandler(types.CreateMessageRequestSchema, ({ params }) => reply('sample')(params));
     client.setRequestHandler(types.ListRootsRequestSchema, () => ({ roots: reply('roots', [])() }));
-    client.setNotificationHandler(types.LoggingMessageNotificationSchema, it => void events.emit('log', it.params));
-    client.setNotificationHandler(types.ResourceUpdatedNotificationSchema, it => void events.emit('updated', it.params.uri));
+    client.setNotificationHandler(
+        types.LoggingMessageNotificationSchema,
+        it => void events.emit('log', it.params)
+    );
+    client.setNotificationHandler(
+        types.ResourceUpdatedNotificationSchema,
+        it => void events.emit('updated', it.params.uri)
+    );
     client.setNotificationHandler(types.ToolListChangedNotificationSchema, () => void events.emit('tools'));
-    client.setNotificationHandler(types.ResourceListChangedNotificationSchema, () => void events.emit('resources'));
+    client.setNotificationHandler(
+        types.PromptListChangedNotificationSchema,
+        () => void events.emit('prompts')
+    );
+    client.setNotificationHandler(
+        types.ResourceListChangedNotificationSchema,
+        () => void events.emit('resources')
+    );
 
     const transport = new StreamableHTTPClientTransport(url, { requestInit: { headers } });
     await client.connect(transport);
@@ -48,7 +64,8 @@ await main(async ({ url, headers, answers, events }) => {
             } while (cursor !== undefined);
             return items;
         },
-        call: (name, args, options) => client.callTool({ name, arguments: args }, undefined, options),
+        call: (name, args, { meta, ...options } = {}) =>
+            client.callTool({ name, arguments: args, _meta: meta }, undefined, options),
         read: uri => client.readResource({ uri }),
         prompt: (name, args) => client.getPrompt({ name, arguments: args }),
         complete: (ref, argument, context) =>
@@ -60,4 +77,4 @@ await main(async ({ url, headers, answers, events }) => {
         terminate: () => transport.terminateSession(),
         close: () => client.close()
     };
-});
+}, checks);

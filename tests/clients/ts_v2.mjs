@@ -1,9 +1,12 @@
 #!/usr/bin/env node
-// The client of the TypeScript SDK v2 (`@modelcontextprotocol/client`): `--era legacy` (its default) or `--era auto`,
-// which speaks the modern era with a server that has it.
+// The client of the TypeScript SDK v2 (`@modelcontextprotocol/client`): `--era legacy` (its default)
+// or `--era auto`, which speaks the modern era with a server that has it.
+import { checks } from './checks.mjs';
 import { load, main } from './harness.mjs';
 
-const { Client, StreamableHTTPClientTransport, LOG_LEVEL_META_KEY } = await load('@modelcontextprotocol/client');
+const { Client, StreamableHTTPClientTransport, LOG_LEVEL_META_KEY } = await load(
+    '@modelcontextprotocol/client'
+);
 
 const CAPABILITIES = { elicitation: { form: {}, url: {} }, sampling: {}, roots: { listChanged: true } };
 const FRESH = { cacheMode: 'refresh' };
@@ -14,19 +17,28 @@ await main(async ({ url, headers, flags, answers, events }) => {
         { capabilities: CAPABILITIES, versionNegotiation: { mode: flags.era ?? 'legacy' } }
     );
     const reply = (name, none) => answers[name] ?? (() => none);
-    client.setRequestHandler('elicitation/create', ({ params }) => reply('elicit', { action: 'cancel' })(params));
+    client.setRequestHandler('elicitation/create', ({ params }) =>
+        reply('elicit', { action: 'cancel' })(params)
+    );
     client.setRequestHandler('sampling/createMessage', ({ params }) => reply('sample')(params));
     client.setRequestHandler('roots/list', () => ({ roots: reply('roots', [])() }));
     client.setNotificationHandler('notifications/message', it => void events.emit('log', it.params));
-    client.setNotificationHandler('notifications/resources/updated', it => void events.emit('updated', it.params.uri));
+    client.setNotificationHandler(
+        'notifications/resources/updated',
+        it => void events.emit('updated', it.params.uri)
+    );
     client.setNotificationHandler('notifications/tools/list_changed', () => void events.emit('tools'));
-    client.setNotificationHandler('notifications/resources/list_changed', () => void events.emit('resources'));
+    client.setNotificationHandler('notifications/prompts/list_changed', () => void events.emit('prompts'));
+    client.setNotificationHandler(
+        'notifications/resources/list_changed',
+        () => void events.emit('resources')
+    );
 
     const transport = new StreamableHTTPClientTransport(url, { requestInit: { headers } });
     await client.connect(transport);
     const modern = client.getProtocolEra() === 'modern';
     const subscriptions = [];
-    let meta = {};
+    let levelMeta = {};
 
     const lists = {
         tools: async () => (await client.listTools(undefined, FRESH)).tools,
@@ -49,14 +61,15 @@ await main(async ({ url, headers, flags, answers, events }) => {
         capabilities: client.getServerCapabilities(),
         sessionId: () => transport.sessionId,
         list: kind => lists[kind](),
-        call: (name, args, options) => client.callTool({ name, arguments: args, _meta: meta }, options),
+        call: (name, args, { meta, ...options } = {}) =>
+            client.callTool({ name, arguments: args, _meta: { ...levelMeta, ...meta } }, options),
         read: uri => client.readResource({ uri }, FRESH),
         prompt: (name, args) => client.getPrompt({ name, arguments: args }),
         complete: (ref, argument, context) =>
             client.complete({ ref, argument, ...(context && { context: { arguments: context } }) }),
         watch,
         setLevel: async level => {
-            if (modern) meta = { [LOG_LEVEL_META_KEY]: level };
+            if (modern) levelMeta = { [LOG_LEVEL_META_KEY]: level };
             else await client.setLoggingLevel(level);
         },
         rootsChanged: () => client.sendRootsListChanged(),
@@ -67,4 +80,4 @@ await main(async ({ url, headers, flags, answers, events }) => {
             await client.close();
         }
     };
-});
+}, checks);

@@ -1,1 +1,384 @@
+use futures_util::future::join_all;
+use zeroize::Zeroizing;
 
+use super::super::{ApiKey, EncryptionKey, KeyRequest, create_key};
+use super::*;
+use crate::store::KeyStatus;
+use crate::store::testing::{Folder, break_epoch, put_sealed_hash};
+
+const DATABASE: &str = "metamcp.sqlite";
+const QUEUE_MAX: usize = 8;
+
+/// A store on disk, and an authenticator over it.
+struct House {
+    folder: Folder,
+    store: Store,
+    auth: Authenticator,
+}
+
+fn config() -> Config {
+    Config {
+        mode: Mode::Keys,
+        encryption_keys: vec![EncryptionKey { version: 1, key: Zeroizing::new([7; 32]) }],
+        jwt_secret: Zeroizing::new(vec![9; 32]),
+        token_lifetime: Duration::from_mins(15),
+        hash_permits: 1,
+        hash_queue_max: QUEUE_MAX,
+        verified_for: Duration::from_mins(15),
+    }
+}
+
+impl House {
+    async fn new() -> Self {
+        Self::with(config()).await
+    }
+
+    async fn with(config: Config) -> Self {
+        let folder = Folder::new();
+        let store = Store::open_sqlite(&folder.join(DATABASE)).await.unwrap();
+        let auth = Authenticator::new(config, store.clone()).await.unwrap();
+        Self { folder, store, auth }
+    }
+
+    /// The text of a new key.
+    async fn key(&self) -> String {
+        self.key_until(None).await
+    }
+
+    async fn key_until(&self, expires_at: Option<u64>) -> String {
+        let request = KeyRequest { name: "laptop".into(), description: String::new(), expires_at };
+        let (key, _) = create_key(&self.store, self.auth.sealer(), request).await.unwrap();
+        key.expose().to_owned()
+    }
+
+    async fn inactivate(&self, key: &str) {
+        assert!(self.store.set_key_status(&key[4..16], KeyStatus::Inactive).await.unwrap());
+        assert!(self.auth.refresh().await.unwrap());
+    }
+
+    fn at(&self, key: &str, later: Duration) -> String {
+        let now = Now::read();
+        let now = Now { instant: now.instant + later, unix_s: now.unix_s + later.as_secs() };
+        verdict(self.auth.check_at(&credential(key), now))
+    }
+
+    /// What `check` says, what `ask` says, what `check` says then, and how often argon2 ran.
+    async fn check(&self, text: &str, expected: [&str; 3], runs: u64) {
+        let before = self.auth.hash_runs();
+        let first = verdict(self.auth.check(&credential(text)));
+        let asked = match self.auth.ask(&credential(text)).await {
+            Ok(identity) => verdict(Check::Granted(identity)),
+            Err(denied) => verdict(Check::Refused(denied)),
+        };
+        let then = verdict(self.auth.check(&credential(text)));
+        assert_eq!([first.as_str(), &asked, &then], expected);
+        assert_eq!(self.auth.hash_runs() - before, runs);
+    }
+}
+
+fn credential(text: &str) -> Credential<'_> {
+    if text.starts_with("mcp_") {
+        Credential::from_headers(None, Some(text.as_bytes())).unwrap().unwrap()
+    } else {
+        Credential(Kind::Token(text))
+    }
+}
+
+fn verdict(check: Check) -> String {
+    match check {
+        Check::Granted(identity) => identity.key_id().to_string(),
+        Check::Refused(denied) => denied.label().into(),
+        Check::Ask => "ask".into(),
+    }
+}
+
+/// The same key id, another secret, a right checksum.
+fn forged(key: &str) -> String {
+    let other = ApiKey::generate();
+    let body = format!("{}{}", &key[..17], &other.expose()[17..60]);
+    ApiKey::with_checksum(&body)
+}
+
+#[tokio::test]
+async fn argon2_runs_once_for_a_right_secret_and_once_for_a_wrong_one() {
+    let house = House::new().await;
+    let key = house.key().await;
+    let id = &key[4..16];
+    house.check(&key, ["ask", id, id], 1).await;
+    house.check(&key, [id, id, id], 0).await;
+    let forged = forged(&key);
+    house.check(&forged, ["ask", "invalid", "invalid"], 1).await;
+    house.check(&forged, ["invalid", "invalid", "invalid"], 0).await;
+    house.check(&key, [id, id, id], 0).await;
+}
+
+#[tokio::test]
+async fn argon2_never_runs_for_keys_unknown_switched_off_or_expired() {
+    let house = House::new().await;
+    let unknown = ApiKey::generate();
+    house.check(unknown.expose(), ["ask", "invalid", "invalid"], 0).await;
+    let key = house.key().await;
+    house.auth.refresh().await.unwrap();
+    house.inactivate(&key).await;
+    house.check(&key, ["invalid"; 3], 0).await;
+    house.check(&forged(&key), ["invalid"; 3], 0).await;
+
+    let short = house.key_until(Some(Now::read().unix_s + 3600)).await;
+    let id = &short[4..16];
+    house.check(&short, ["ask", id, id], 1).await;
+    assert_eq!(house.at(&short, Duration::from_mins(1)), id);
+    assert_eq!(house.at(&short, Duration::from_hours(1)), "invalid");
+}
+
+#[tokio::test]
+async fn a_key_made_a_moment_ago_works_at_once() {
+    let house = House::new().await;
+    for _ in 0..3 {
+        let key = house.key().await;
+        let id = &key[4..16];
+        house.check(&key, ["ask", id, id], 1).await;
+    }
+}
+
+#[tokio::test]
+async fn a_verified_secret_is_believed_for_its_time_and_renewed_before_its_end() {
+    let house = House::new().await;
+    let key = house.key().await;
+    house.auth.ask(&credential(&key)).await.unwrap();
+    assert_eq!(house.auth.hash_runs(), 1);
+    assert_eq!(house.at(&key, Duration::from_mins(11)), key[4..16]);
+    assert_eq!(house.auth.hash_runs(), 1);
+    assert_eq!(house.at(&key, Duration::from_mins(16)), "ask");
+    // In the last quarter it is let in, and verified again meanwhile; asked for, the run under way is shared.
+    for _ in 0..3 {
+        assert_eq!(house.at(&key, Duration::from_mins(12)), key[4..16]);
+    }
+    let parsed = ApiKey::parse(&key).unwrap();
+    house.auth.verify(&parsed).await.unwrap();
+    assert_eq!(house.auth.hash_runs(), 2);
+}
+
+#[tokio::test]
+async fn a_token_dies_with_its_key_and_with_every_change_of_it() {
+    let house = House::new().await;
+    let key = house.key().await;
+    let identity = house.auth.ask(&credential(&key)).await.unwrap();
+    let token = house.auth.mint_token(&identity).unwrap().access_token;
+    let id = &key[4..16];
+    house.check(&token, [id, id, id], 0).await;
+    assert!(house.auth.still_valid(&identity));
+
+    house.inactivate(&key).await;
+    house.check(&token, ["invalid"; 3], 0).await;
+    house.check(&key, ["invalid"; 3], 0).await;
+    assert!(!house.auth.still_valid(&identity));
+    assert_eq!(house.auth.mint_token(&identity).unwrap_err(), Denied::Invalid);
+
+    // Switched on again, the key works and the old token does not.
+    house.store.set_key_status(id, KeyStatus::Active).await.unwrap();
+    house.auth.refresh().await.unwrap();
+    house.check(&token, ["invalid"; 3], 0).await;
+    house.check(&key, ["ask", id, id], 1).await;
+    assert!(!house.auth.still_valid(&identity));
+}
+
+#[tokio::test]
+async fn a_token_of_another_replica_is_taken_by_one_that_has_not_heard_of_its_key() {
+    let house = House::new().await;
+    let other = Authenticator::new(config(), house.store.clone()).await.unwrap();
+    let key = house.key().await;
+    let id = &key[4..16];
+    let identity = other.ask(&credential(&key)).await.unwrap();
+    house.check(&other.mint_token(&identity).unwrap().access_token, ["ask", id, id], 0).await;
+
+    // Changed twice: the other knows, this one does not yet.
+    for status in [KeyStatus::Inactive, KeyStatus::Active] {
+        house.store.set_key_status(id, status).await.unwrap();
+    }
+    let identity = other.ask(&credential(&key)).await.unwrap();
+    assert!(other.refresh().await.unwrap());
+    let stale = other.mint_token(&identity);
+    assert_eq!(stale.unwrap_err(), Denied::Invalid);
+    let identity = other.ask(&credential(&key)).await.unwrap();
+    house.check(&other.mint_token(&identity).unwrap().access_token, ["ask", id, id], 0).await;
+}
+
+#[tokio::test]
+async fn a_token_that_expired_says_so() {
+    let house = House::new().await;
+    let key = house.key().await;
+    let identity = house.auth.ask(&credential(&key)).await.unwrap();
+    let token = house.auth.mint_token(&identity).unwrap().access_token;
+    assert_eq!(house.at(&token, Duration::from_mins(15)), key[4..16]);
+    assert_eq!(house.at(&token, Duration::from_mins(16)), "expired");
+}
+
+#[tokio::test]
+async fn a_thousand_bogus_secrets_take_the_queue_and_no_more() {
+    let house = House::new().await;
+    let mut keys = Vec::new();
+    for _ in 0..10 {
+        keys.push(house.key().await);
+    }
+    let good = house.key().await;
+    house.auth.ask(&credential(&good)).await.unwrap();
+    let before = house.auth.hash_runs();
+    let bogus: Vec<String> = (0..1000).map(|n| forged(&keys[n % keys.len()])).collect();
+    let answers = join_all(bogus.iter().map(|key| async { house.auth.ask(&credential(key)).await })).await;
+    let busy = answers.iter().filter(|answer| matches!(answer, Err(Denied::Busy))).count();
+    let invalid = answers.iter().filter(|answer| matches!(answer, Err(Denied::Invalid))).count();
+    assert_eq!(busy + invalid, 1000);
+    // One at work and the queue; a few more where runs end while the thousand are being handed in.
+    assert!((QUEUE_MAX..4 * QUEUE_MAX).contains(&invalid), "{invalid} were verified");
+    assert_eq!(house.auth.hash_runs() - before, invalid as u64);
+    assert_eq!(house.at(&good, Duration::ZERO), good[4..16]);
+}
+
+#[tokio::test]
+async fn guessing_at_one_key_leaves_the_queue_to_others() {
+    let house = House::new().await;
+    let (victim, other) = (house.key().await, house.key().await);
+    let bogus: Vec<String> = (0..100).map(|_| forged(&victim)).collect();
+    let guesses = join_all(bogus.iter().map(|key| async { house.auth.ask(&credential(key)).await }));
+    let other = credential(&other);
+    let (guesses, other) = tokio::join!(guesses, house.auth.ask(&other));
+    assert!(other.is_ok());
+    assert!(guesses.iter().filter(|answer| matches!(answer, Err(Denied::Busy))).count() > 80);
+}
+
+#[tokio::test]
+async fn a_thousand_requests_with_one_right_secret_share_one_run() {
+    let house = House::new().await;
+    let key = house.key().await;
+    let answers = join_all((0..1000).map(|_| async { house.auth.ask(&credential(&key)).await })).await;
+    assert!(answers.iter().all(Result::is_ok));
+    assert_eq!(house.auth.hash_runs(), 1);
+}
+
+#[tokio::test]
+async fn a_thousand_unknown_keys_share_a_few_looks_into_the_store() {
+    let house = House::new().await;
+    let keys: Vec<ApiKey> = (0..1000).map(|_| ApiKey::generate()).collect();
+    let answers =
+        join_all(keys.iter().map(|key| async { house.auth.ask(&credential(key.expose())).await })).await;
+    assert!(answers.iter().all(|answer| matches!(answer, Err(Denied::Invalid))));
+    // Those who come while one look goes on take the next.
+    let looks = house.auth.looks_begun.load(Ordering::Relaxed);
+    assert!((1..100).contains(&looks), "{looks}");
+    assert_eq!(house.auth.hash_runs(), 0);
+}
+
+#[tokio::test]
+async fn without_the_store_known_keys_work_and_unknown_ones_may_try_again() {
+    let house = House::new().await;
+    let key = house.key().await;
+    let id = &key[4..16];
+    house.auth.refresh().await.unwrap();
+    break_epoch(&house.folder.join(DATABASE));
+    assert!(house.auth.refresh().await.is_err());
+    house.check(&key, ["ask", id, id], 1).await;
+    house.check(ApiKey::generate().expose(), ["ask", "busy", "ask"], 0).await;
+}
+
+#[tokio::test]
+async fn an_encryption_key_that_opens_nothing_refuses_the_start_and_new_keys() {
+    let house = House::new().await;
+    house.key().await;
+    let key = EncryptionKey { version: 2, key: Zeroizing::new([8; 32]) };
+    let other = Config { encryption_keys: vec![key.clone()], ..config() };
+    let error = Authenticator::new(other, house.store.clone()).await.unwrap_err().to_string();
+    assert!(error.starts_with("1 of 1 active API keys cannot be opened"), "{error}");
+    let request = KeyRequest { name: "n".into(), description: String::new(), expires_at: None };
+    let sealer = Sealer::new(std::slice::from_ref(&key)).unwrap();
+    let error = create_key(&house.store, &sealer, request.clone()).await.unwrap_err().to_string();
+    assert!(error.contains("not the gateway's"), "{error}");
+    // Half-way through a rotation: both are given.
+    let both = Config { encryption_keys: [vec![key], config().encryption_keys].concat(), ..config() };
+    let auth = Authenticator::new(both, house.store.clone()).await.unwrap();
+    let (_, row) = create_key(&house.store, auth.sealer(), request).await.unwrap();
+    assert_eq!((row.key_version, row.sealed_hash[0]), (2, 2));
+}
+
+#[tokio::test]
+async fn rows_whose_hashes_were_exchanged_open_nothing() {
+    let house = House::new().await;
+    let keys = [house.key().await, house.key().await];
+    let rows = house.store.keys().await.unwrap().rows;
+    for (to, from) in [(0, 1), (1, 0)] {
+        put_sealed_hash(&house.folder.join(DATABASE), &rows[to].key_id, &rows[from].sealed_hash);
+    }
+    assert!(house.auth.refresh().await.unwrap());
+    for key in &keys {
+        assert!(house.auth.ask(&credential(key)).await.is_err());
+    }
+    assert_eq!(house.auth.hash_runs(), 0);
+}
+
+#[tokio::test]
+async fn open_mode_lets_everyone_in_as_the_same_client() {
+    let house = House::with(Config { mode: Mode::Open, ..config() }).await;
+    house.check(ApiKey::generate().expose(), ["anonymous---"; 3], 0).await;
+    let anonymous = house.auth.open_identity();
+    assert!(house.auth.still_valid(&anonymous));
+    assert!(house.auth.mint_token(&anonymous).is_err());
+    assert!(!House::new().await.auth.still_valid(&anonymous));
+}
+
+#[tokio::test]
+async fn a_short_jwt_secret_refuses_the_start() {
+    let house = House::new().await;
+    let weak = Config { jwt_secret: Zeroizing::new(b"secret".to_vec()), ..config() };
+    assert!(matches!(Authenticator::new(weak, house.store.clone()).await, Err(AuthError::JwtSecret(_))));
+}
+
+#[tokio::test]
+async fn neither_debug_output_nor_errors_show_a_secret() {
+    let house = House::new().await;
+    let key = house.key().await;
+    let identity = house.auth.ask(&credential(&key)).await.unwrap();
+    let token = house.auth.mint_token(&identity).unwrap();
+    let shown = format!(
+        "{:?} {:?} {:?} {:?} {:?} {:?} {:?}",
+        house.auth,
+        config(),
+        credential(&key),
+        credential(&token.access_token),
+        token,
+        identity,
+        house.auth.sealer(),
+    );
+    assert!(!shown.contains(&key[17..]), "{shown}");
+    assert!(!shown.contains(&token.access_token), "{shown}");
+    assert!(!shown.contains("7, 7"), "{shown}");
+    assert!(!shown.contains("9, 9"), "{shown}");
+}
+
+#[tokio::test]
+async fn a_key_switched_off_while_it_is_being_verified_does_not_get_in() {
+    let house = House::new().await;
+    let key = house.key().await;
+    house.auth.refresh().await.unwrap();
+    let credential = credential(&key);
+    let (asked, ()) = tokio::join!(house.auth.ask(&credential), house.inactivate(&key));
+    assert_eq!(asked.unwrap_err(), Denied::Invalid);
+    assert_eq!(house.auth.hash_runs(), 1);
+}
+
+#[tokio::test]
+async fn any_bytes_are_refused_or_asked_about_and_never_let_in() {
+    let house = House::new().await;
+    proptest::proptest!(|(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200))| {
+        for headers in [(Some(&bytes[..]), None), (None, Some(&bytes[..]))] {
+            if let Ok(Some(credential)) = Credential::from_headers(headers.0, headers.1) {
+                assert!(matches!(house.auth.check(&credential), Check::Refused(_)));
+            }
+        }
+        let bearer = [b"Bearer ", &bytes[..]].concat();
+        if let Ok(Some(credential)) = Credential::from_headers(Some(&bearer), None) {
+            assert!(matches!(house.auth.check(&credential), Check::Refused(_)));
+        }
+        for sealed in [&bytes[..], &[&[1], &bytes[..]].concat()] {
+            assert!(house.auth.sealer().open(super::super::Purpose::Session, b"", sealed).is_err());
+        }
+    });
+}

@@ -2,6 +2,7 @@
 
 use crate::frame::fault::{Place, Refused, ScanError};
 use crate::frame::members::{Field, Fields, Members, Names};
+use crate::frame::scan::types::{ALWAYS, EXPECTED, routed_by};
 use crate::frame::scan::{BATCH_ITEMS_MAX, Envelope, Kind, Meta, Params, ParamsForm};
 use crate::frame::span::{Id, IdForm, LoneSurrogate, Span, Text, unescape};
 use crate::frame::tokens::{Form, Tokens};
@@ -79,11 +80,12 @@ impl Reader<'_> {
                 Ok(Some(Field::Result)) => draft.outcome = Some(self.tokens.span(value, at)),
                 Ok(_) => {}
                 Err(error) => {
-                    draft.id_is_doubtful |= names_id(error);
+                    draft.id_is_doubtful |= matches!(error, ScanError::CaseVariant { member: "id", .. });
                     self.refuse(error);
                 }
             }
         }
+        draft.id_is_doubtful |= members.doubled().has(Field::Id);
         draft.seen = members.seen();
         self.names.close(&members);
         draft
@@ -291,74 +293,3 @@ impl Reader<'_> {
         Err(ScanError::Type { member, place, expected })
     }
 }
-
-/// Whether a fault leaves open which id the message has.
-fn names_id(error: ScanError) -> bool {
-    match error {
-        ScanError::CaseVariant { member, .. } => member == "id",
-        _ => true,
-    }
-}
-
-/// Members whose type matters in every message.
-const ALWAYS: u32 = Field::Jsonrpc.bit()
-    | Field::Id.bit()
-    | Field::Method.bit()
-    | Field::Params.bit()
-    | Field::Error.bit()
-    | Field::Meta.bit()
-    | Field::MetaProtocolVersion.bit()
-    | Field::MetaProgressToken.bit()
-    | Field::MetaSubscriptionId.bit()
-    | Field::MetaLogLevel.bit();
-
-/// The members of params which decide where a message of this method goes.
-fn routed_by(method: &str) -> u32 {
-    match method {
-        "tools/call" | "prompts/get" => Field::Name.bit() | Field::RequestState.bit(),
-        "resources/read" => Field::Uri.bit() | Field::RequestState.bit(),
-        "resources/subscribe" | "resources/unsubscribe" | "notifications/resources/updated" => {
-            Field::Uri.bit()
-        }
-        "tools/list" | "prompts/list" | "resources/list" | "resources/templates/list" | "tasks/list" => {
-            Field::Cursor.bit()
-        }
-        "completion/complete" => Field::Ref.bit() | Field::RefName.bit() | Field::RefUri.bit(),
-        "initialize" => Field::ProtocolVersion.bit(),
-        "logging/setLevel" => Field::Level.bit(),
-        "notifications/cancelled" => Field::RequestId.bit(),
-        "notifications/progress" => Field::ProgressToken.bit(),
-        _ if method.starts_with("tasks/") => Field::TaskId.bit(),
-        _ => 0,
-    }
-}
-
-const STRING: &str = "a string";
-const STRING_OR_INTEGER: &str = "a string or an integer";
-const OBJECT: &str = "an object";
-
-/// What stands where, in the order in which mistakes are told.
-const EXPECTED: [(Field, &str); 22] = [
-    (Field::Jsonrpc, STRING),
-    (Field::Id, STRING_OR_INTEGER),
-    (Field::Method, STRING),
-    (Field::Params, OBJECT),
-    (Field::Error, OBJECT),
-    (Field::Name, STRING),
-    (Field::Uri, STRING),
-    (Field::Cursor, STRING),
-    (Field::TaskId, STRING),
-    (Field::Level, STRING),
-    (Field::ProtocolVersion, STRING),
-    (Field::RequestId, STRING_OR_INTEGER),
-    (Field::ProgressToken, STRING_OR_INTEGER),
-    (Field::Ref, OBJECT),
-    (Field::RefName, STRING),
-    (Field::RefUri, STRING),
-    (Field::RequestState, STRING),
-    (Field::Meta, OBJECT),
-    (Field::MetaProtocolVersion, STRING),
-    (Field::MetaProgressToken, STRING_OR_INTEGER),
-    (Field::MetaSubscriptionId, STRING_OR_INTEGER),
-    (Field::MetaLogLevel, STRING),
-];

@@ -273,13 +273,13 @@ fn smuggling() {
         r#"Request id=Number:1 method=tools/call name=b__echo params={"n\u0061me":"b__ech\u006f"}"#,
     );
     for (message, expected) in [
-        (r#"{"jsonrpc":"2.0","id":1,"method":"a","method":"b"}"#, "-32600 Duplicate the message id=-"),
-        (r#"{"jsonrpc":"2.0","id":1,"method":"a","m\u0065thod":"b"}"#, "-32600 Duplicate the message id=-"),
+        (r#"{"jsonrpc":"2.0","id":1,"method":"a","method":"b"}"#, "-32600 Duplicate the message id=1"),
+        (r#"{"jsonrpc":"2.0","id":1,"method":"a","m\u0065thod":"b"}"#, "-32600 Duplicate the message id=1"),
         (r#"{"jsonrpc":"2.0","id":1,"id":1,"method":"a"}"#, "-32600 Duplicate the message id=-"),
-        (r#"{"jsonrpc":"2.0","id":1,"method":"a","x":1,"\u0078":2}"#, "-32600 Duplicate the message id=-"),
+        (r#"{"jsonrpc":"2.0","id":1,"method":"a","x":1,"\u0078":2}"#, "-32600 Duplicate the message id=1"),
         (
             r#"{"jsonrpc":"2.0","id":1,"method":"a","\u0078":1,"\u0078":2}"#,
-            "-32600 Duplicate the message id=-",
+            "-32600 Duplicate the message id=1",
         ),
         (r#"{"jsonrpc":"2.0","id":1,"method":"a","ID":1}"#, "-32600 CaseVariant the message.id id=-"),
         (r#"{"jsonrpc":"2.0","id":1,"method":"a","Method":1}"#, "-32600 CaseVariant the message.method id=1"),

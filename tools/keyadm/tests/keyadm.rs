@@ -1,0 +1,271 @@
+//! Drives the built binary as a person or a script would.
+
+#![allow(clippy::unwrap_used, reason = "a test that fails by panicking is a test that fails")]
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use metamcp::auth::{self, Authenticator, Check, Credential, Mode, Secrets};
+use metamcp::store::Store;
+use serde_json::Value;
+
+/// A data directory that does not exist yet, in a folder of its own.
+struct Place(PathBuf);
+
+impl Place {
+    fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("keyadm-test-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn data_dir(&self) -> PathBuf {
+        self.0.join("data")
+    }
+
+    /// With nothing of the environment but what is named.
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_keyadm"));
+        command.env_clear().env("METAMCP_DATA_DIR", self.data_dir()).current_dir(&self.0).args(arguments);
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Run {
+        Run::of(self.command(arguments))
+    }
+
+    /// A new key: its id, and itself.
+    fn key(&self, name: &str) -> (String, String) {
+        let made = self.run(&["keys", "create", "--name", name, "--json"]).json();
+        let text = |field: &str| made[field].as_str().unwrap().to_owned();
+        (text("id"), text("key"))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        drop(std::fs::remove_dir_all(&self.0));
+    }
+}
+
+struct Run {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl Run {
+    fn of(mut command: Command) -> Self {
+        let Output { status, stdout, stderr } = command.stdin(Stdio::null()).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Self { code: status.code().unwrap(), out: text(stdout), err: text(stderr) }
+    }
+
+    #[track_caller]
+    fn json(&self) -> Value {
+        assert_eq!(self.code, 0, "{}", self.err);
+        assert_eq!(self.err, "");
+        serde_json::from_str(&self.out).unwrap()
+    }
+
+    /// Failed with this code, said this, and gave nothing to a script that does not look at codes.
+    #[track_caller]
+    fn check(&self, code: i32, said: &str) {
+        assert_eq!((self.code, self.out.as_str()), (code, ""), "{}", self.err);
+        assert!(self.err.contains(said), "{said:?} is not in {:?}", self.err);
+    }
+}
+
+/// What the gateway would be given.
+async fn gateway(data_dir: &Path) -> Authenticator {
+    let (secrets, origin) = Secrets::load_or_create(data_dir).unwrap();
+    assert_eq!(origin, auth::Origin::Load);
+    let config = auth::Config {
+        mode: Mode::Keys,
+        encryption_keys: auth::parse_encryption_key(&secrets.encryption_key).unwrap(),
+        jwt_secret: auth::parse_jwt_secret(&secrets.jwt_secret).unwrap(),
+        token_lifetime: std::time::Duration::from_mins(15),
+        hash_permits: 1,
+        hash_queue_max: 8,
+        verified_for: std::time::Duration::from_mins(15),
+    };
+    let store = Store::open_sqlite(&data_dir.join("metamcp.sqlite")).await.unwrap();
+    Authenticator::new(config, store).await.unwrap()
+}
+
+fn credential(key: &str) -> Credential<'_> {
+    Credential::from_headers(None, Some(key.as_bytes())).unwrap().unwrap()
+}
+
+#[test]
+fn a_key_is_made_listed_and_switched_off() {
+    let place = Place::new();
+    let (id, key) = place.key("laptop");
+    assert!(key.starts_with(&format!("mcp_{id}_")));
+
+    let list = place.run(&["keys", "list", "--json"]).json();
+    assert_eq!(list.as_array().unwrap().len(), 1);
+    assert_eq!(
+        (&list[0]["id"], &list[0]["name"], &list[0]["status"]),
+        (&id.clone().into(), &"laptop".into(), &"active".into())
+    );
+    assert_eq!(list[0]["expires_at"], Value::Null);
+
+    let off = place.run(&["keys", "inactivate", &id, "--json"]).json();
+    assert_eq!((&off["status"], &off["changed"]), (&"inactive".into(), &true.into()));
+    let off = place.run(&["keys", "inactivate", &id, "--json"]).json();
+    assert_eq!(off["changed"], false);
+    assert_eq!(place.run(&["keys", "list", "--json"]).json(), Value::Array(vec![]));
+    let all = place.run(&["keys", "list", "--include-inactive", "--json"]).json();
+    assert_eq!(all[0]["status"], "inactive");
+}
+
+#[test]
+fn people_get_the_key_alone_on_the_standard_output_and_a_table() {
+    let place = Place::new();
+    let made = place.run(&["keys", "create", "--name", "Büro 🦀", "--description", "CI", "--expires", "30d"]);
+    assert_eq!(made.code, 0);
+    let key = made.out.strip_suffix('\n').unwrap();
+    assert!(auth::ApiKey::parse(key).is_ok(), "{:?}", made.out);
+    assert!(made.err.contains("shown this once") && !made.err.contains(key));
+
+    let list = place.run(&["keys", "list"]);
+    assert!(!list.out.contains(&key[17..]));
+    let lines: Vec<_> = list.out.lines().collect();
+    assert!(lines[0].starts_with("ID            NAME    STATUS  CREATED"), "{}", list.out);
+    assert!(lines[1].contains("Büro 🦀  active  20") && lines[1].ends_with("CI"), "{}", list.out);
+    let off = place.run(&["keys", "inactivate", &key[4..16]]);
+    assert!(off.out.ends_with("is off now.\n"), "{}", off.out);
+}
+
+#[tokio::test]
+async fn a_running_gateway_takes_new_keys_at_once_and_drops_old_ones_with_its_poll() {
+    let place = Place::new();
+    let (first_id, first) = place.key("first");
+    let gateway = gateway(&place.data_dir()).await;
+    let (_, second) = place.key("second");
+    for key in [&first, &second] {
+        assert!(gateway.ask(&credential(key)).await.is_ok());
+    }
+    assert_eq!(place.run(&["keys", "inactivate", &first_id]).code, 0);
+    assert!(gateway.refresh().await.unwrap());
+    assert!(matches!(gateway.check(&credential(&first)), Check::Refused(_)));
+    assert!(matches!(gateway.check(&credential(&second)), Check::Granted(_)));
+    assert!(!gateway.refresh().await.unwrap());
+}
+
+#[test]
+fn nobody_else_may_read_what_was_made_and_the_key_is_nowhere_in_it() {
+    let place = Place::new();
+    let (_, key) = place.key("laptop");
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&place.data_dir()), 0o700);
+    for file in std::fs::read_dir(place.data_dir()).unwrap() {
+        let path = file.unwrap().path();
+        assert_eq!(mode(&path), 0o600, "{}", path.display());
+        let bytes = std::fs::read(&path).unwrap();
+        for needle in [&key[17..60], "$argon2id$"] {
+            assert!(
+                !bytes.windows(needle.len()).any(|found| found == needle.as_bytes()),
+                "{}",
+                path.display()
+            );
+        }
+    }
+}
+
+#[test]
+fn an_encryption_key_in_the_environment_comes_before_the_file() {
+    let place = Place::new();
+    let with = |key: &str, name: &str| {
+        let mut command = place.command(&["keys", "create", "--json", "--name", name]);
+        command.env("ENCRYPTION_KEY", key);
+        Run::of(command)
+    };
+    let (one, two) = ("01".repeat(32), "02".repeat(32));
+    with(&one, "first").json();
+    assert!(!place.data_dir().join("secrets.toml").exists());
+    with(&one, "second").json();
+    with(&two, "third").check(65, "not the gateway's");
+    with(&format!("2:{two},1:{one}"), "fourth").json();
+    with("hunter2", "fifth").check(65, "openssl rand -base64 32");
+    assert!(!with("hunter2", "fifth").err.contains("hunter2"));
+    assert_eq!(place.run(&["keys", "list", "--json"]).json().as_array().unwrap().len(), 3);
+}
+
+#[test]
+fn mistakes_are_told_apart_by_their_codes() {
+    let place = Place::new();
+    place.run(&["keys", "list"]).check(69, "no database at");
+    place.run(&["keys", "inactivate", "AAAAAAAAAAAA"]).check(69, "no database at");
+    assert!(!place.data_dir().exists());
+    let (_, key) = place.key("laptop");
+    let rows: &[(&[&str], i32, &str)] = &[
+        (&[], 64, "Usage"),
+        (&["keys", "create"], 64, "--name"),
+        (&["keys", "delete", "x"], 64, "delete"),
+        (&["keys", "create", "--name", ""], 64, "name has 1 to 128"),
+        (&["keys", "create", "--name", "a\nb"], 64, "control character"),
+        (&["keys", "create", "--name", "x", "--expires", "soon"], 64, "30d"),
+        (&["keys", "create", "--name", "x", "--expires", "2001-01-01"], 64, "in the past"),
+        (&["keys", "inactivate", "short"], 64, "12 letters"),
+        (&["keys", "inactivate", &key], 64, "disclosed"),
+        (&["keys", "inactivate", "AAAAAAAAAAAA"], 65, "no key with the id AAAAAAAAAAAA"),
+        (&["--database-url", "postgres://u:hunter2@db/x", "keys", "list"], 64, "PostgreSQL"),
+        (&["keys", "list", "--database-url", "mysql://u:hunter2@db/x"], 64, "--data-dir"),
+        (&["keys", "list", "--database-url", "postgres://db/x", "--data-dir", "x"], 64, "not both"),
+    ];
+    for (arguments, code, said) in rows {
+        let run = place.run(arguments);
+        run.check(*code, said);
+        assert!(!run.err.contains("hunter2") && !run.err.contains(&key[17..]), "{}", run.err);
+    }
+    let help = place.run(&["--help"]);
+    assert!(help.code == 0 && help.out.contains("Exit codes"));
+}
+
+#[test]
+fn a_database_url_in_the_environment_is_not_passed_over_in_silence() {
+    let place = Place::new();
+    place.key("laptop");
+    let mut command = place.command(&["keys", "list"]);
+    command.env("DATABASE_URL", "postgres://u:hunter2@db/x");
+    Run::of(command).check(64, "PostgreSQL");
+    let mut command = place.command(&["keys", "list", "--json", "--data-dir", "data"]);
+    command.env("DATABASE_URL", "postgres://u:hunter2@db/x");
+    assert_eq!(Run::of(command).json().as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn files_that_cannot_be_used_are_refused_with_what_to_do() {
+    let place = Place::new();
+    place.key("laptop");
+    let secrets = place.data_dir().join("secrets.toml");
+    std::fs::set_permissions(&secrets, std::fs::Permissions::from_mode(0o644)).unwrap();
+    place.run(&["keys", "create", "--name", "x"]).check(65, "chmod 600");
+    std::fs::set_permissions(&secrets, std::fs::Permissions::from_mode(0o600)).unwrap();
+    std::fs::write(place.data_dir().join("metamcp.sqlite-wal"), "").unwrap();
+    std::fs::write(place.data_dir().join("metamcp.sqlite"), "no database".repeat(1000)).unwrap();
+    place.run(&["keys", "list"]).check(69, "restore it from a backup");
+}
+
+#[test]
+fn many_at_once_all_get_a_key() {
+    let place = Place::new();
+    let runs: Vec<_> = (0..8)
+        .map(|number| {
+            let name = format!("n{number}");
+            let mut command = place.command(&["keys", "create", "--json", "--name", &name]);
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        })
+        .collect();
+    for run in runs {
+        let output = run.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    assert_eq!(place.run(&["keys", "list", "--json"]).json().as_array().unwrap().len(), 8);
+}
