@@ -82,7 +82,12 @@ impl Hasher {
 
     /// Waits for a verdict. Cancel safe: a run once begun goes on, and what it finds is remembered.
     pub async fn verify(&self, entry: &Arc<Entry>, key: &Parsed<'_>, tag: Tag) -> Result<Verdict, Busy> {
-        let mut verdict = self.submit(entry, key, tag)?;
+        // Whoever asks may have been overtaken by the end of the very run it wanted to share.
+        let known = |now| {
+            let right = entry.believes(&tag, now).then_some(Verdict::Match);
+            right.or_else(|| self.knows_wrong(&tag, now).then_some(Verdict::Differ))
+        };
+        let mut verdict = self.submit(entry, key, tag, known)?;
         let found = verdict.wait_for(Option::is_some).await.map_err(|_| Busy)?;
         found.ok_or(Busy)
     }
@@ -90,7 +95,7 @@ impl Hasher {
     /// Has a secret verified again while it is still believed. Without a place in the queue it is left to
     /// whoever comes when it is not believed any more.
     pub fn renew(&self, entry: &Arc<Entry>, key: &Parsed<'_>, tag: Tag) {
-        drop(self.submit(entry, key, tag));
+        drop(self.submit(entry, key, tag, |_| None));
     }
 
     /// Whether argon2 found it wrong a short time ago.
@@ -108,10 +113,14 @@ impl Hasher {
         entry: &Arc<Entry>,
         key: &Parsed<'_>,
         tag: Tag,
+        known: impl FnOnce(Instant) -> Option<Verdict>,
     ) -> Result<watch::Receiver<Option<Verdict>>, Busy> {
         let mut flights = self.shared.flights();
         if let Some(flight) = flights.get(&tag) {
             return Ok(flight.verdict.clone());
+        }
+        if let Some(verdict) = known(Instant::now()) {
+            return Ok(watch::channel(Some(verdict)).1);
         }
         let key_id = key.key_id();
         if flights.values().filter(|flight| flight.key_id == key_id).count() >= PER_KEY_MAX {
@@ -151,7 +160,7 @@ fn work(inbox: &Mutex<Receiver<Job>>, shared: &Shared) {
         let next = inbox.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(job) = next else { return };
         let verdict = shared.run(&job);
-        // Remembered first, then taken out: whoever finds no run finds the result.
+        // Remembered first, then taken out: whoever holds the lock and finds no run finds the result.
         shared.flights().remove(&job.tag);
         job.verdict.send_replace(Some(verdict));
     }

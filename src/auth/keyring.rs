@@ -135,9 +135,15 @@ impl Entry {
         &self.hash
     }
 
+    /// Whether this secret was verified a short time ago.
+    pub fn believes(&self, tag: &Tag, now: Instant) -> bool {
+        self.verified.load().as_ref().is_some_and(|verified| verified.covers(tag, now))
+    }
+
+    /// The same, for a request: the first one in the last quarter of the time is told to renew.
     pub fn belief(&self, tag: &Tag, now: Instant) -> Belief {
         match &*self.verified.load() {
-            Some(verified) if verified.tag == *tag && now < verified.until => {
+            Some(verified) if verified.covers(tag, now) => {
                 let due = now >= verified.renew_from && !verified.renewing.swap(true, Ordering::Relaxed);
                 if due { Belief::Renew } else { Belief::Hold }
             }
@@ -153,6 +159,12 @@ impl Entry {
             until: now + believed_for,
             renewing: AtomicBool::new(false),
         })));
+    }
+}
+
+impl Verified {
+    fn covers(&self, tag: &Tag, now: Instant) -> bool {
+        self.tag == *tag && now < self.until
     }
 }
 
