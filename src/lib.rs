@@ -3,14 +3,18 @@
 //! The modules are listed in reading order, which is also the order of dependence: a module sees only
 //! what stands below it. `tests/tidy.rs` holds the fences; `docs/ARCHITECTURE.md` is the map.
 
-pub mod auth;
-pub mod backend;
-pub mod base;
-pub mod catalog;
+pub mod app;
 pub mod config;
-pub mod frame;
-pub mod limits;
-pub mod route;
 pub mod server;
+pub mod admin;
+pub mod catalog;
 pub mod session;
+pub mod backend;
+pub mod route;
+pub mod limits;
+pub mod auth;
 pub mod store;
+pub mod protocol;
+pub mod frame;
+pub mod telemetry;
+pub mod base;

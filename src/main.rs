@@ -1,1 +1,168 @@
-fn main() {}
+//! The `metamcp` program: arguments, configuration, serve, drain.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use metamcp::app::{App, AppError, Greeting};
+use metamcp::config::{self, Command, Config, EXIT_USAGE, LogFormat, Summary};
+use metamcp::telemetry;
+use tokio::runtime::Builder;
+use tokio::task::LocalSet;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let cli = config::parse();
+    let cwd = match std::env::current_dir() {
+        Ok(cwd) => cwd,
+        Err(error) => {
+            eprintln!("metamcp: the current directory cannot be read: {error}");
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    let config = match config::load(&cli, &config::ProcessEnv, &cwd) {
+        Ok(config) => config,
+        Err(mistakes) => {
+            eprintln!("{mistakes}");
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    match cli.chosen() {
+        Command::Check => {
+            println!("{}", Summary(&config));
+            ExitCode::SUCCESS
+        }
+        Command::Serve => serve(config),
+    }
+}
+
+fn serve(mut config: Config) -> ExitCode {
+    let format = match config.log.format {
+        LogFormat::Text => telemetry::Format::Text,
+        LogFormat::Json => telemetry::Format::Json,
+    };
+    if let Err(error) = telemetry::start(format, &config.log.filter) {
+        eprintln!("metamcp: the log filter {:?} cannot be used: {error}", config.log.filter);
+        return ExitCode::from(EXIT_USAGE);
+    }
+    for notice in &config.skipped {
+        tracing::warn!("{notice}");
+    }
+    let is_demo = demo::add(&mut config);
+    let outcome = Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(AppError::Signals)
+        .and_then(|runtime| LocalSet::new().block_on(&runtime, run(config, is_demo)));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("metamcp: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(config: Config, is_demo: bool) -> Result<(), AppError> {
+    let app = App::start(config).await?;
+    // Nobody may be reading; that is no reason to stop.
+    let _ = greet(&app.greeting, is_demo);
+    app.run().await
+}
+
+/// How to go on from here, for the one who started it.
+fn greet(greeting: &Greeting, is_demo: bool) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    let Greeting { url, first_key, asks_for_key, servers, endpoints } = greeting;
+    writeln!(out, "metamcp {} listens on {url}", env!("CARGO_PKG_VERSION"))?;
+    for endpoint in endpoints {
+        let path =
+            if endpoint.name.as_str() == "default" { String::new() } else { format!("/{}", endpoint.name) };
+        let servers: Vec<_> = endpoint.servers.iter().map(ToString::to_string).collect();
+        writeln!(out, "  {url}/mcp{path}  ->  {}", servers.join(", "))?;
+    }
+    for server in servers {
+        writeln!(out, "  {url}/servers/{server}/mcp")?;
+    }
+    if !asks_for_key {
+        writeln!(out, "\nAnyone on this machine may call: no credential is asked for (--no-auth).")?;
+    }
+    if is_demo {
+        writeln!(out, "\nNo server is configured, so a demonstration server stands behind it.")?;
+        writeln!(out, "To use your own, write mcp.json or metamcp.toml here: see docs/CONFIGURATION.md")?;
+    }
+    let key = match (first_key, asks_for_key) {
+        (Some(key), _) => {
+            writeln!(out, "\nYour first API key, shown this once and stored nowhere:\n\n  {key}")?;
+            key.as_str()
+        }
+        (None, true) => "$METAMCP_KEY",
+        (None, false) => return try_it(&mut out, url, None, is_demo),
+    };
+    try_it(&mut out, url, Some(key), is_demo)
+}
+
+fn try_it(out: &mut impl std::io::Write, url: &str, key: Option<&str>, is_demo: bool) -> std::io::Result<()> {
+    let credential = key.map_or(String::new(), |key| format!("\n    -H 'Authorization: Bearer {key}' \\"));
+    // A shell does not expand a variable between single quotes.
+    let credential =
+        credential.replace("'Authorization: Bearer $METAMCP_KEY'", "\"Authorization: Bearer $METAMCP_KEY\"");
+    let (name, arguments) =
+        if is_demo { ("demo__echo", r#"{"text":"hello"}"#) } else { ("SERVER__TOOL", "{}") };
+    let meta = r#""_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}"#;
+    writeln!(
+        out,
+        "\nTry it:\n\n  curl -sS {url}/mcp \\{credential}\n    -H 'Content-Type: application/json' \\\n    \
+         -H 'Accept: application/json, text/event-stream' \\\n    -H 'MCP-Protocol-Version: 2026-07-28' \\\n    \
+         -H 'Mcp-Method: tools/call' -H 'Mcp-Name: {name}' \\\n    \
+         -d '{{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"tools/call\",\"params\":{{\"name\":\"{name}\",\"arguments\":{arguments},{meta}}}}}'"
+    )?;
+    let headers = key.map_or(String::new(), |key| {
+        format!(",\n        \"headers\": {{ \"Authorization\": \"Bearer {key}\" }}")
+    });
+    writeln!(
+        out,
+        "\nFor an MCP client:\n\n  {{\n    \"mcpServers\": {{\n      \"metamcp\": {{\n        \"type\": \"http\",\n        \
+         \"url\": \"{url}/mcp\"{headers}\n      }}\n    }}\n  }}\n"
+    )?;
+    out.flush()
+}
+
+#[cfg(feature = "demo")]
+mod demo {
+    use std::net::{Ipv4Addr, TcpListener};
+    use std::thread;
+
+    use metamcp::backend::Address;
+    use metamcp::base::ServerName;
+    use metamcp::config::Config;
+
+    /// Puts the demonstration server behind a gateway that has nothing else, on a thread of this process and
+    /// a port that is free.
+    pub fn add(config: &mut Config) -> bool {
+        if !config.servers.is_empty() {
+            return false;
+        }
+        let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)) else { return false };
+        let url = listener.local_addr().ok().and_then(|address| format!("http://{address}/mcp").parse().ok());
+        let (Some(url), Ok(name)) = (url, ServerName::new("demo")) else { return false };
+        let served = thread::Builder::new().name("demo".into()).spawn(move || {
+            let Err(error) = metamcp_demo::serve(listener);
+            tracing::error!(%error, "the demonstration server ended");
+        });
+        if served.is_err() {
+            return false;
+        }
+        config.add_server(&name, Address::Http(url));
+        true
+    }
+}
+
+#[cfg(not(feature = "demo"))]
+mod demo {
+    /// Built without one.
+    pub fn add(_config: &mut metamcp::config::Config) -> bool {
+        false
+    }
+}

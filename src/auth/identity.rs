@@ -19,6 +19,14 @@ impl KeyId {
         bytes.iter().copied().all(is_base62).then_some(Self(bytes))
     }
 
+    /// Back from [`KeyId::as_bytes`]: of a key, or the anonymous one.
+    pub fn from_bytes(bytes: &[u8; KEY_ID_BYTES]) -> Option<Self> {
+        if *bytes == Self::ANONYMOUS.0 {
+            return Some(Self::ANONYMOUS);
+        }
+        Self::parse(std::str::from_utf8(bytes).ok()?)
+    }
+
     /// As in the key.
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).expect("both constructors take ASCII only")

@@ -1,11 +1,35 @@
 //! Backends: the MCP servers behind the gateway and the connections to them.
+//!
+//! Invariants: a connection is used by one request at a time and by nobody after a surplus byte, an early
+//! response or a broken body; a request is written at most once, unless nothing of the first try was
+//! written; what is under way at one backend is bounded and takes nothing from another.
+//!
+//! Does not know: clients, their sessions and keys, or what a message means.
+
+mod answer;
+mod body;
+mod connect;
+mod error;
+mod pool;
+mod stream;
+mod target;
+mod wire;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 
 use crate::base::ServerName;
+
+pub use answer::Answer;
+pub use body::RequestBody;
+pub use connect::Target;
+pub use error::{BackendError, Stage};
+pub use pool::{Lane, Pool};
+pub use target::{InvalidTarget, TlsRoots};
 
 /// One MCP server as configured.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,4 +85,53 @@ pub enum EraChoice {
     Modern,
     /// 2025-11-25 and earlier only.
     Legacy,
+}
+
+/// One MCP server behind the gateway, shared by all workers.
+pub struct Backend {
+    /// As configured.
+    pub config: Config,
+    /// Its place in the list of all servers: what a worker finds its pool by.
+    pub id: BackendId,
+    target: Target,
+    path: PathAndQuery,
+    /// What every request to it carries.
+    headers: HeaderMap,
+    bounds: pool::Bounds,
+}
+
+/// The place of a backend in the list of all servers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BackendId(pub u32);
+
+impl Backend {
+    /// Makes ready what each connection and each request needs. Opens nothing.
+    pub fn new(id: BackendId, config: Config, roots: &TlsRoots) -> Result<Arc<Self>, InvalidTarget> {
+        let target::Resolved { target, path, host } = target::resolve(&config.address, roots)?;
+        let mut headers = HeaderMap::with_capacity(16);
+        headers.insert(http::header::HOST, host);
+        headers.insert(
+            http::header::USER_AGENT,
+            HeaderValue::from_static(concat!("metamcp/", env!("CARGO_PKG_VERSION"))),
+        );
+        for (name, value) in &config.headers {
+            headers.append(name.clone(), value.clone());
+        }
+        let bounds = pool::Bounds::new(config.in_flight_max);
+        Ok(Arc::new(Self { config, id, target, path, headers, bounds }))
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &ServerName {
+        &self.config.name
+    }
+
+    /// A request to its MCP path with what every request carries, to be added to.
+    pub fn request(&self, method: Method, body: RequestBody) -> Request<RequestBody> {
+        let mut request = Request::new(body);
+        *request.method_mut() = method;
+        *request.uri_mut() = Uri::from(self.path.clone());
+        *request.headers_mut() = self.headers.clone();
+        request
+    }
 }

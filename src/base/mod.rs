@@ -2,6 +2,8 @@
 //!
 //! Does not know: any other module of this crate, sockets, or the wire.
 
+mod fault;
 mod names;
 
+pub use fault::{Fault, Kind, Origin, Scope};
 pub use names::{EndpointName, InvalidName, ServerName};

@@ -1,3 +1,4 @@
+use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -75,6 +76,19 @@ fn is_plain(text: &str) -> bool {
 /// An error must not carry a megabyte of what was wrong.
 fn clip(text: &str) -> String {
     text.chars().take(NAME_BYTES_MAX + 1).collect()
+}
+
+/// So that a map keyed by names is asked with plain text; equal texts are equal names.
+impl Borrow<str> for ServerName {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Borrow<str> for EndpointName {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
 }
 
 impl fmt::Display for InvalidName {

@@ -1,6 +1,24 @@
-//! The lists of all backends.
+//! The lists of all backends: fetched once per server and view, merged per endpoint, kept as ready bytes.
+//!
+//! Invariants: a list request never waits longer than its deadline for a backend, and what is missing is
+//! named; a name is a pure function of configuration and of the server's own name for it; what one kind of
+//! client is shown by a server is not shown to another kind.
+//!
+//! Everything that fetches and merges runs on one thread of its own (the *keeper*); workers read published
+//! snapshots. Does not know: HTTP towards clients, keys, or sessions of clients.
+
+mod cursor;
+mod fetch;
+mod keeper;
+mod member;
+mod merge;
+mod view;
 
 use std::time::Duration;
+
+pub use keeper::{Catalog, Keeper, KeeperSeed};
+pub use merge::{HiddenItem, Item, ListKind, Listing, Merged, Missing, Reason, ServerLists, merge};
+pub use view::{ModernHeaders, View, modern_meta};
 
 /// Bounds of the catalog.
 #[derive(Debug, Clone, PartialEq, Eq)]

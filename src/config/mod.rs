@@ -31,6 +31,7 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
+use crate::base::{EndpointName, ServerName};
 use crate::{auth, backend, catalog, limits, route, server, session};
 
 pub use cli::{Cli, Command, Flags, help, parse};
@@ -151,3 +152,15 @@ impl fmt::Debug for Base {
 
 #[cfg(test)]
 mod tests;
+
+impl Config {
+    /// Adds a server with every default, also to the endpoint `default`.
+    pub fn add_server(&mut self, name: &ServerName, address: backend::Address) {
+        self.servers.push(defaults::BACKEND.server(name.clone(), address, Vec::new()));
+        let default =
+            self.endpoints.iter_mut().find(|endpoint| endpoint.name.as_str() == EndpointName::DEFAULT);
+        if let Some(endpoint) = default {
+            endpoint.servers.push(name.clone());
+        }
+    }
+}

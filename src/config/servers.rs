@@ -164,24 +164,32 @@ impl Servers {
         self.known.insert(draft.name.as_str().to_owned(), Some(draft.name.clone()));
         let headers = draft.headers(context);
         if let Some(address) = draft.address(context) {
-            let Settings { era, connect_timeout, first_byte_timeout, stream_idle_timeout, .. } =
-                draft.settings;
-            let Settings { in_flight_max, queue_timeout, queue_max, .. } = draft.settings;
-            let Settings { idle_connections_max, idle_age_max, .. } = draft.settings;
-            self.ready.push(backend::Config {
-                name: draft.name,
-                address,
-                headers,
-                era,
-                connect_timeout,
-                first_byte_timeout,
-                stream_idle_timeout,
-                in_flight_max,
-                queue_timeout,
-                queue_max,
-                idle_connections_max,
-                idle_age_max,
-            });
+            self.ready.push(draft.settings.server(draft.name, address, headers));
+        }
+    }
+}
+
+impl Settings {
+    /// A server with these settings.
+    pub fn server(
+        self,
+        name: ServerName,
+        address: backend::Address,
+        headers: Vec<(HeaderName, HeaderValue)>,
+    ) -> backend::Config {
+        backend::Config {
+            name,
+            address,
+            headers,
+            era: self.era,
+            connect_timeout: self.connect_timeout,
+            first_byte_timeout: self.first_byte_timeout,
+            stream_idle_timeout: self.stream_idle_timeout,
+            in_flight_max: self.in_flight_max,
+            queue_timeout: self.queue_timeout,
+            queue_max: self.queue_max,
+            idle_connections_max: self.idle_connections_max,
+            idle_age_max: self.idle_age_max,
         }
     }
 }

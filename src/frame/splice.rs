@@ -63,6 +63,13 @@ pub struct Slices {
 }
 
 impl Slices {
+    /// A message that is not edited.
+    pub fn whole(message: Bytes) -> Self {
+        let mut slices = Self { parts: Default::default(), taken: 0, filled: 0 };
+        slices.add(message);
+        slices
+    }
+
     /// Bytes in the slices which were not taken yet: the Content-Length, as long as none was.
     pub fn len_bytes(&self) -> usize {
         self.parts.iter().map(Bytes::len).sum()

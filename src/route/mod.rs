@@ -1,8 +1,15 @@
 //! Routing. Knows names of servers and endpoints, never sockets.
 //!
-//! A table never changes after it is built; a new one is published in its place.
+//! Invariant: a table never changes after it is built; a new one is published in its place, and a request
+//! sees one of them. Does not know: connections, sessions, or which backend is up.
+
+mod names;
+mod table;
 
 use crate::base::{EndpointName, ServerName};
+
+pub use names::{Destination, Names, SEPARATOR, UriTemplate};
+pub use table::{Endpoint, EndpointId, Place, Shape, Table, TableError};
 
 /// One endpoint as configured.
 #[derive(Debug, Clone, PartialEq, Eq)]

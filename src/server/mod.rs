@@ -1,8 +1,37 @@
 //! The data plane: from the listening socket to the client's last byte.
+//!
+//! Invariants: a worker shares nothing on the path of a request but snapshots and padded counters; what a
+//! request holds is held until the last byte of its answer; nothing reaches a backend before the credential,
+//! the message and its headers were checked.
+//!
+//! Does not know: the store, the control plane, or where configuration comes from. [`handler::forward`]
+//! tells the way of a request.
+
+mod body;
+mod call;
+mod connection;
+mod event_stream;
+mod guard;
+mod handler;
+mod legacy;
+mod listener;
+mod local;
+mod modern;
+mod receive;
+mod relay;
+mod reply;
+mod send;
+mod tag;
+mod worker;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+
+pub use body::ResponseBody;
+pub use guard::Guard;
+pub use listener::{ListenError, Workers, start};
+pub use worker::{Control, ControlRequest, ControlResponse, Shared, Worker};
 
 /// What the data plane is told.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,6 +1,26 @@
-//! Legacy sessions.
+//! Legacy sessions: towards clients by sealed ids, towards each backend one of its own.
+//!
+//! Invariants: an id presented by another key or on another endpoint is as unknown as a random one; what
+//! is held in memory is soft state and can be rebuilt from the id alone; a backend is never told of a
+//! capability that the client did not declare.
+//!
+//! Does not know: HTTP towards clients, routing, or what the lists hold.
+
+mod ask;
+mod feed;
+mod id;
+mod state;
+mod table;
+mod upstream;
 
 use std::time::Duration;
+
+pub use ask::{Ask, Asked, Heard, MESSAGE_BYTES_MAX, ask, is_event_stream};
+pub use feed::{Feed, FeedEnd, Source};
+pub use id::{Seal, SessionKey};
+pub use state::{InFlight, Session};
+pub use table::{Full, Sessions, Unknown};
+pub use upstream::{Capabilities, Introduction, Ready, ServerFeatures, Upstream};
 
 /// Bounds of sessions.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,0 +1,194 @@
+//! The control plane over HTTP: health, readiness, tokens.
+//!
+//! Invariants: a path without an entry in [`Admin::answer`] does not exist; what a caller without a
+//! credential is told names nothing that is configured.
+//!
+//! Does not know: the data plane. Both meet in snapshots: keys, the table of paths, the catalog.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use zeroize::Zeroizing;
+
+use crate::auth::{Authenticator, Check, Credential, Denied, Identity, Mode};
+use crate::base::EndpointName;
+use crate::catalog::{Catalog, View};
+use crate::route::Table;
+
+/// The longest tool name that all known model APIs take.
+const MODEL_API_NAME_BYTES_MAX: usize = 64;
+
+/// Names in one warning; the rest is counted.
+const NAMES_SHOWN_MAX: usize = 20;
+
+/// The control plane.
+pub struct Admin {
+    auth: Arc<Authenticator>,
+    table: Arc<Table>,
+    catalog: Arc<Catalog>,
+    draining: watch::Receiver<bool>,
+}
+
+impl Admin {
+    /// From the parts it shares with the data plane.
+    pub fn new(
+        auth: Arc<Authenticator>,
+        table: Arc<Table>,
+        catalog: Arc<Catalog>,
+        draining: watch::Receiver<bool>,
+    ) -> Self {
+        Self { auth, table, catalog, draining }
+    }
+
+    /// Every path there is.
+    pub async fn answer(&self, request: Request<Bytes>) -> Response<Bytes> {
+        match (request.method(), request.uri().path()) {
+            (&Method::GET | &Method::HEAD, "/health") => {
+                json_response(StatusCode::OK, &json!({"status": "ok"}))
+            }
+            (&Method::GET | &Method::HEAD, "/ready") => self.ready(request.headers()).await,
+            (&Method::POST, "/api/v1/auth/token") => self.token(request.body()).await,
+            (_, "/health" | "/ready" | "/api/v1/auth/token") => {
+                problem(StatusCode::METHOD_NOT_ALLOWED, "this path does not take this method")
+            }
+            _ => problem(
+                StatusCode::NOT_FOUND,
+                "MCP is served at /mcp, /mcp/{endpoint}, /metamcp/{endpoint}/mcp and /servers/{server}/mcp",
+            ),
+        }
+    }
+
+    /// 200 while requests are welcome. What is behind is told to those with a credential.
+    async fn ready(&self, headers: &HeaderMap) -> Response<Bytes> {
+        let draining = *self.draining.borrow();
+        let status = if draining { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+        let mut body = json!({"ready": !draining});
+        if self.identify(headers).await.is_ok() {
+            body["servers"] = self.servers();
+            let long = self.long_names();
+            if !long.is_empty() {
+                body["warnings"] = json!([{
+                    "names": long,
+                    "text": "these names are over 64 characters, which some model APIs refuse: shorten the server's name",
+                }]);
+            }
+        }
+        json_response(status, &body)
+    }
+
+    /// Each server of the default endpoint, and why it is missing from the lists, when it is.
+    fn servers(&self) -> Value {
+        let Some(endpoint) = self.table.find(&format!("/mcp/{}", EndpointName::DEFAULT)) else {
+            return json!([]);
+        };
+        let merged = self.catalog.snapshot(endpoint, View::Modern);
+        let servers = endpoint.servers.iter().enumerate().map(|(place, server)| {
+            let missing = merged.as_deref().and_then(|merged| merged.missing(place));
+            match (&merged, missing) {
+                (None, _) => json!({"name": server.name.as_str(), "modern": "not asked yet"}),
+                (Some(_), None) => json!({"name": server.name.as_str(), "modern": "ok"}),
+                (Some(_), Some(missing)) => {
+                    json!({"name": server.name.as_str(), "modern": missing.reason.text()})
+                }
+            }
+        });
+        servers.collect()
+    }
+
+    fn long_names(&self) -> Vec<String> {
+        let mut long: Vec<String> = self
+            .table
+            .endpoints()
+            .filter_map(|endpoint| self.catalog.snapshot(endpoint, View::Modern))
+            .flat_map(|merged| merged.names_longer_than(MODEL_API_NAME_BYTES_MAX))
+            .collect();
+        long.truncate(NAMES_SHOWN_MAX);
+        long
+    }
+
+    /// A short-lived token for an API key.
+    async fn token(&self, body: &Bytes) -> Response<Bytes> {
+        #[derive(Deserialize)]
+        struct Asked {
+            api_key: String,
+        }
+        let Ok(asked) = serde_json::from_slice::<Asked>(body) else {
+            return problem(StatusCode::BAD_REQUEST, "send {\"api_key\": \"mcp_…\"} as JSON");
+        };
+        let api_key = Zeroizing::new(asked.api_key);
+        // Only a key is exchanged: a token would else prolong itself for ever.
+        let identity = match Credential::from_headers(None, Some(api_key.as_bytes())) {
+            Ok(Some(credential)) => self.verify(&credential).await,
+            Ok(None) => Err(Denied::Missing),
+            Err(denied) => Err(denied),
+        };
+        match identity.and_then(|identity| self.auth.mint_token(&identity)) {
+            Ok(token) => {
+                let body = json!({
+                    "access_token": token.access_token,
+                    "token_type": "Bearer",
+                    "expires_in": token.expires_in_s,
+                });
+                let mut response = json_response(StatusCode::OK, &body);
+                response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+                response
+            }
+            Err(denied) => refusal(denied),
+        }
+    }
+
+    async fn identify(&self, headers: &HeaderMap) -> Result<Identity, Denied> {
+        if self.auth.mode() == Mode::Open {
+            return Ok(self.auth.open_identity());
+        }
+        let value = |name: &str| headers.get(name).map(HeaderValue::as_bytes);
+        let credential = Credential::from_headers(value("authorization"), value("x-api-key"))?;
+        self.verify(&credential.ok_or(Denied::Missing)?).await
+    }
+
+    async fn verify(&self, credential: &Credential<'_>) -> Result<Identity, Denied> {
+        match self.auth.check(credential) {
+            Check::Granted(identity) => Ok(identity),
+            Check::Refused(denied) => Err(denied),
+            Check::Ask => self.auth.ask(credential).await,
+        }
+    }
+}
+
+fn refusal(denied: Denied) -> Response<Bytes> {
+    match denied {
+        Denied::Busy => {
+            let mut response = problem(StatusCode::SERVICE_UNAVAILABLE, &denied.to_string());
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+            response
+        }
+        _ => {
+            let mut response = problem(StatusCode::UNAUTHORIZED, &denied.to_string());
+            let challenge = HeaderValue::from_static("Bearer realm=\"metamcp\"");
+            response.headers_mut().insert(http::header::WWW_AUTHENTICATE, challenge);
+            response
+        }
+    }
+}
+
+/// RFC 9457.
+fn problem(status: StatusCode, detail: &str) -> Response<Bytes> {
+    let title = status.canonical_reason().unwrap_or("error");
+    let body = json!({"type": "about:blank", "title": title, "status": status.as_u16(), "detail": detail});
+    let mut response = json_response(status, &body);
+    let content_type = HeaderValue::from_static("application/problem+json");
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    response
+}
+
+fn json_response(status: StatusCode, body: &Value) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from(body.to_string()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}

@@ -1,0 +1,282 @@
+//! Builds the parts from a `Config`, runs them, and ends them in order.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::spawn_local;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+use crate::admin::Admin;
+use crate::auth::{
+    self, AuthError, Authenticator, CreateError, EncryptionKeyError, KeyRequest, Sealer, SealerError,
+    Secrets, SecretsError, create_key, parse_encryption_key, parse_jwt_secret,
+};
+use crate::backend::{Backend, BackendId, InvalidTarget, TlsRoots};
+use crate::base::ServerName;
+use crate::catalog::{Catalog, KeeperSeed, View};
+use crate::config::Config;
+use crate::limits::Limits;
+use crate::route::{EndpointConfig, Table, TableError};
+use crate::server::{self, Control, ControlRequest, ControlResponse, ListenError, Shared, Workers};
+use crate::session::Sessions;
+use crate::store::{KeyStatus, Store, StoreError};
+
+/// The embedded database's file in the data directory.
+const DATABASE: &str = "metamcp.sqlite";
+
+/// Between two looks at the store for keys that changed: how long a revoked key may still work.
+const KEY_POLL: Duration = Duration::from_secs(1);
+
+/// Between two looks for sessions that are over.
+const SESSION_SWEEP: Duration = Duration::from_secs(30);
+
+/// The gateway, running.
+pub struct App {
+    /// Where it listens, what it serves, and the key of a first start.
+    pub greeting: Greeting,
+    workers: Workers,
+    drain: watch::Sender<bool>,
+    drain_delay: Duration,
+}
+
+/// What whoever started the gateway wants to know.
+pub struct Greeting {
+    /// `http://host:port` or `https://…`.
+    pub url: String,
+    /// The key made at a first start: shown once, stored nowhere.
+    pub first_key: Option<String>,
+    /// Whether a credential is asked for.
+    pub asks_for_key: bool,
+    /// By name, without addresses.
+    pub servers: Vec<ServerName>,
+    /// By name.
+    pub endpoints: Vec<EndpointConfig>,
+}
+
+/// Why the gateway cannot start. Each text says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// A database that is not built yet.
+    #[error(
+        "DATABASE_URL names PostgreSQL, which this version does not reach yet; unset it to use the embedded database"
+    )]
+    Postgres,
+    /// The secrets of the data directory.
+    #[error(transparent)]
+    Secrets(#[from] SecretsError),
+    /// ENCRYPTION_KEY.
+    #[error("ENCRYPTION_KEY: {0}")]
+    EncryptionKey(#[from] EncryptionKeyError),
+    /// JWT_SECRET.
+    #[error("jwt_secret: {0}")]
+    JwtSecret(#[from] auth::WeakJwtSecret),
+    /// The versions of ENCRYPTION_KEY.
+    #[error("ENCRYPTION_KEY: {0}")]
+    Sealer(#[from] SealerError),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The keys in it.
+    #[error(transparent)]
+    Auth(#[from] AuthError),
+    /// The first key.
+    #[error("the first API key could not be made: {0}")]
+    FirstKey(#[from] CreateError),
+    /// The data directory.
+    #[error("cannot use the data directory {path}: {source}; name another by --data-dir")]
+    DataDir {
+        /// Which.
+        path: std::path::PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A server's address.
+    #[error("server `{server}`: {source}")]
+    Target {
+        /// Which.
+        server: ServerName,
+        /// Why.
+        source: InvalidTarget,
+    },
+    /// An endpoint's servers.
+    #[error("endpoint `{}` names a server `{}`, which is not configured", .0.endpoint, .0.server)]
+    Table(TableError),
+    /// The sockets.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The signals that end the gateway.
+    #[error("cannot wait for signals: {0}")]
+    Signals(std::io::Error),
+}
+
+impl App {
+    /// Builds everything and begins to serve. Runs in a `LocalSet`, on which it leaves its background tasks.
+    pub async fn start(config: Config) -> Result<Self, AppError> {
+        if config.database_url.is_some() {
+            return Err(AppError::Postgres);
+        }
+        let (authenticator, first_key) = keys(&config).await?;
+        let roots = TlsRoots::from_system();
+        let backends = backends(&config, &roots)?;
+        let names: Vec<ServerName> = config.servers.iter().map(|server| server.name.clone()).collect();
+        let table = Arc::new(Table::build(&names, &config.endpoints).map_err(AppError::Table)?);
+        let (catalog, keeper) = Catalog::new(config.catalog.clone(), &backends);
+        let sessions = Arc::new(Sessions::new(config.session.clone(), Arc::clone(authenticator.sealer())));
+        let (drain, draining) = watch::channel(false);
+        let admin = Admin::new(
+            Arc::clone(&authenticator),
+            Arc::clone(&table),
+            Arc::clone(&catalog),
+            draining.clone(),
+        );
+        let shared = Arc::new(Shared {
+            guard: server::Guard::new(&config.server),
+            config: config.server.clone(),
+            auth: Arc::clone(&authenticator),
+            table: Arc::clone(&table),
+            catalog: Arc::clone(&catalog),
+            sessions: Arc::clone(&sessions),
+            limits: Arc::new(Limits::new(config.limits.clone())),
+            backends,
+            control: Arc::new(Plane(admin)),
+            draining,
+        });
+        let workers = server::start(shared)?;
+        spawn_background(keeper, authenticator, sessions, &catalog, &table);
+        let scheme = if config.server.tls.is_some() { "https" } else { "http" };
+        let greeting = Greeting {
+            url: format!("{scheme}://{}", workers.address),
+            first_key,
+            asks_for_key: config.auth_mode == auth::Mode::Keys,
+            servers: names,
+            endpoints: config.endpoints,
+        };
+        Ok(Self { greeting, workers, drain, drain_delay: config.server.drain_delay })
+    }
+
+    /// Serves until SIGTERM or SIGINT, then lets what is under way end, within the deadline. A second signal
+    /// ends at once.
+    pub async fn run(self) -> Result<(), AppError> {
+        let mut terminate = signal(SignalKind::terminate()).map_err(AppError::Signals)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(AppError::Signals)?;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping: no new connections; what is under way may end");
+        let end = async {
+            sleep(self.drain_delay).await;
+            self.drain.send_replace(true);
+            self.workers.join().await;
+        };
+        tokio::select! {
+            () = end => tracing::info!("stopped"),
+            _ = terminate.recv() => tracing::warn!("stopped at once"),
+            _ = interrupt.recv() => tracing::warn!("stopped at once"),
+        }
+        Ok(())
+    }
+}
+
+/// The keyring, and the key that a first start makes.
+async fn keys(config: &Config) -> Result<(Arc<Authenticator>, Option<String>), AppError> {
+    let data_dir = |source| AppError::DataDir { path: config.data_dir.clone(), source };
+    auth::prepare_data_dir(&config.data_dir).map_err(data_dir)?;
+    let kept = if config.encryption_key.is_none() || config.jwt_secret.is_none() {
+        Some(Secrets::load_or_create(&config.data_dir)?.0)
+    } else {
+        None
+    };
+    let encryption_keys = match (&config.encryption_key, &kept) {
+        (Some(text), _) => parse_encryption_key(text)?,
+        (None, Some(kept)) => parse_encryption_key(&kept.encryption_key)?,
+        (None, None) => Vec::new(),
+    };
+    let jwt_secret = match (&config.jwt_secret, &kept) {
+        (Some(secret), _) => secret.clone(),
+        (None, Some(kept)) => parse_jwt_secret(&kept.jwt_secret)?,
+        (None, None) => zeroize::Zeroizing::default(),
+    };
+    let store = Store::open_sqlite(&config.data_dir.join(DATABASE)).await?;
+    let mut first_key = None;
+    let has_key = store.keys().await?.rows.iter().any(|row| row.status == KeyStatus::Active);
+    if !has_key && config.auth_mode == auth::Mode::Keys {
+        let request = KeyRequest {
+            name: "first".into(),
+            description: "made at the first start".into(),
+            expires_at: None,
+        };
+        let (key, _) = create_key(&store, &Sealer::new(&encryption_keys)?, request).await?;
+        first_key = Some(key.expose().to_owned());
+    }
+    let timing = &config.auth_timing;
+    let auth_config = auth::Config {
+        mode: config.auth_mode,
+        encryption_keys,
+        jwt_secret,
+        token_lifetime: timing.token_lifetime,
+        hash_permits: timing.hash_permits,
+        hash_queue_max: timing.hash_queue_max,
+        verified_for: timing.verified_for,
+    };
+    Ok((Arc::new(Authenticator::new(auth_config, store).await?), first_key))
+}
+
+fn backends(config: &Config, roots: &TlsRoots) -> Result<Vec<Arc<Backend>>, AppError> {
+    let numbered = (0..).map(BackendId).zip(&config.servers);
+    numbered
+        .map(|(id, server)| {
+            Backend::new(id, server.clone(), roots)
+                .map_err(|source| AppError::Target { server: server.name.clone(), source })
+        })
+        .collect()
+}
+
+fn spawn_background(
+    keeper: KeeperSeed,
+    authenticator: Arc<Authenticator>,
+    sessions: Arc<Sessions>,
+    catalog: &Arc<Catalog>,
+    table: &Arc<Table>,
+) {
+    spawn_local(keeper.plant().run());
+    spawn_local(async move {
+        let mut poll = interval(KEY_POLL);
+        poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            poll.tick().await;
+            if let Err(error) = authenticator.refresh().await {
+                tracing::warn!(%error, "keys could not be read again; those that are known go on");
+            }
+        }
+    });
+    spawn_local(async move {
+        let mut sweep = interval(SESSION_SWEEP);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            sweep.tick().await;
+            let now = SystemTime::now().duration_since(UNIX_EPOCH);
+            sessions.sweep(now.map_or(0, |since| since.as_secs()));
+        }
+    });
+    // Asked for before a client does: the era of each server is known by then.
+    let (catalog, table) = (Arc::clone(catalog), Arc::clone(table));
+    spawn_local(async move {
+        if let Some(endpoint) = table.find("/mcp") {
+            catalog.merged(endpoint, View::Modern).await;
+        }
+    });
+}
+
+/// Joins the two planes, which know nothing of each other.
+struct Plane(Admin);
+
+impl Control for Plane {
+    fn answer(&self, request: ControlRequest) -> Pin<Box<dyn Future<Output = ControlResponse> + Send + '_>> {
+        Box::pin(self.0.answer(request))
+    }
+}

@@ -1,0 +1,116 @@
+use std::error::Error;
+use std::fmt;
+
+use crate::base::{Fault, Kind, ServerName};
+
+/// What went wrong with a backend, and how far the request had come.
+#[derive(Debug)]
+pub struct BackendError {
+    /// Where it went wrong.
+    pub stage: Stage,
+    source: Option<Box<dyn Error + Send + Sync>>,
+}
+
+/// How far a request had come when it failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Waiting for a place among the requests under way.
+    Queue,
+    /// The queue itself was full.
+    QueueFull,
+    /// Finding its address.
+    Resolve,
+    /// Opening the connection.
+    Connect,
+    /// The TLS handshake.
+    Tls,
+    /// Within the connect timeout, none of these ended.
+    ConnectTimeout,
+    /// The connection was gone before a byte of the request was written.
+    Unsent,
+    /// The request was written, at least in part; it may have run.
+    Sent,
+    /// Written, and no answer in time; it may have run.
+    FirstByteTimeout,
+    /// The answer broke off.
+    Body,
+    /// The answer went silent.
+    BodyIdle,
+    /// The answer is larger than may be held.
+    TooLarge,
+    /// The answer is not what the protocol asks for.
+    Nonsense,
+}
+
+impl BackendError {
+    /// With the error it comes from.
+    #[cold]
+    pub fn new(stage: Stage, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self { stage, source: Some(source.into()) }
+    }
+
+    /// When there is none.
+    #[cold]
+    pub fn bare(stage: Stage) -> Self {
+        Self { stage, source: None }
+    }
+
+    /// Whether the backend cannot have seen the request.
+    pub fn undelivered(&self) -> bool {
+        matches!(
+            self.stage,
+            Stage::Queue
+                | Stage::QueueFull
+                | Stage::Resolve
+                | Stage::Connect
+                | Stage::Tls
+                | Stage::ConnectTimeout
+                | Stage::Unsent
+        )
+    }
+
+    /// As the fault that ends a request.
+    #[cold]
+    pub fn into_fault(self, server: &ServerName) -> Fault {
+        let (kind, text) = match self.stage {
+            Stage::Queue | Stage::QueueFull => {
+                (Kind::Overloaded, format!("server `{server}` has too many calls under way; try again"))
+            }
+            Stage::Resolve | Stage::Connect | Stage::Tls | Stage::Unsent => {
+                (Kind::Unreachable, format!("server `{server}` cannot be reached; the call did not run"))
+            }
+            Stage::ConnectTimeout => (
+                Kind::Unreachable,
+                format!("server `{server}` does not accept connections; the call did not run"),
+            ),
+            Stage::FirstByteTimeout => {
+                (Kind::TimedOut, format!("server `{server}` did not answer in time; the call may have run"))
+            }
+            Stage::BodyIdle => {
+                (Kind::TimedOut, format!("server `{server}` went silent; the call may have run"))
+            }
+            Stage::Sent | Stage::Body => {
+                (Kind::Broken, format!("server `{server}` broke off the connection; the call may have run"))
+            }
+            Stage::TooLarge => (Kind::BadAnswer, format!("server `{server}` answered more than may be held")),
+            Stage::Nonsense => {
+                (Kind::BadAnswer, format!("server `{server}` answered what is no MCP message"))
+            }
+        };
+        Fault::backend(kind, text).because(self)
+    }
+}
+
+impl fmt::Display for BackendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.stage)?;
+        let mut source = self.source.as_deref().map(|source| source as &dyn Error);
+        while let Some(error) = source {
+            write!(f, ": {error}")?;
+            source = error.source();
+        }
+        Ok(())
+    }
+}
+
+impl Error for BackendError {}

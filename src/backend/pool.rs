@@ -1,0 +1,172 @@
+//! Connections of one worker to one backend, and the backend's bounds over all workers.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crossbeam::utils::CachePadded;
+use http::{Request, Response};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+
+use super::answer::Answer;
+use super::body::RequestBody;
+use super::connect::connect;
+use super::wire::{SendError, Wire};
+use super::{Backend, BackendError, Stage};
+
+/// What one worker holds open to one backend. Not shared, so nothing here is locked.
+pub struct Pool {
+    backend: Arc<Backend>,
+    idle: RefCell<Vec<Wire>>,
+}
+
+/// Whether a request is a call, which ends, or an event stream, which may stay for days.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lane {
+    /// Counted among the backend's calls; silence is bounded.
+    Call,
+    /// Bounded by the clients that hold it; silence is normal.
+    Stream,
+}
+
+impl Pool {
+    /// An empty one.
+    pub fn new(backend: Arc<Backend>) -> Rc<Self> {
+        Rc::new(Self { backend, idle: RefCell::new(Vec::new()) })
+    }
+
+    /// The backend it leads to.
+    pub fn backend(&self) -> &Arc<Backend> {
+        &self.backend
+    }
+
+    /// Sends a request and waits for the head of its response; the body follows in the [`Answer`].
+    ///
+    /// A request is sent a second time only when nothing of it was written the first time.
+    ///
+    /// Not cancel safe: dropping it closes the connection, which tells the backend to stop.
+    pub async fn send(
+        self: &Rc<Self>,
+        mut request: Request<RequestBody>,
+        lane: Lane,
+    ) -> Result<Response<Answer>, BackendError> {
+        let permit = match lane {
+            Lane::Call => Some(self.backend.bounds.admit(&self.backend.config).await?),
+            Lane::Stream => None,
+        };
+        loop {
+            let pooled = self.take();
+            let fresh = pooled.is_none();
+            let mut wire = match pooled {
+                Some(wire) => wire,
+                None => self.open().await?,
+            };
+            let sent = timeout(self.backend.config.first_byte_timeout, wire.send(request)).await;
+            match sent {
+                Ok(Ok(response)) => return Ok(self.answer(response, wire, lane, permit)),
+                Ok(Err(SendError::Unsent(unsent))) if !fresh => request = *unsent,
+                Ok(Err(SendError::Unsent(_))) => return Err(BackendError::bare(Stage::Unsent)),
+                Ok(Err(SendError::Sent(error))) => return Err(error),
+                Err(_elapsed) => return Err(BackendError::bare(Stage::FirstByteTimeout)),
+            }
+        }
+    }
+
+    fn answer(
+        self: &Rc<Self>,
+        response: Response<hyper::body::Incoming>,
+        wire: Wire,
+        lane: Lane,
+        permit: Option<Permit>,
+    ) -> Response<Answer> {
+        let idle_timeout = match lane {
+            Lane::Call => Some(self.backend.config.stream_idle_timeout),
+            Lane::Stream => None,
+        };
+        response.map(|incoming| Answer::new(incoming, wire, Rc::clone(self), idle_timeout, permit))
+    }
+
+    /// An idle connection that can be used. The youngest first, so that the old ones age and close.
+    fn take(&self) -> Option<Wire> {
+        let mut idle = self.idle.borrow_mut();
+        while let Some(mut wire) = idle.pop() {
+            if wire.is_fresh(self.backend.config.idle_age_max) {
+                return Some(wire);
+            }
+        }
+        None
+    }
+
+    async fn open(&self) -> Result<Wire, BackendError> {
+        let opening = async { Wire::handshake(connect(&self.backend.target).await?).await };
+        timeout(self.backend.config.connect_timeout, opening)
+            .await
+            .unwrap_or_else(|_elapsed| Err(BackendError::bare(Stage::ConnectTimeout)))
+    }
+
+    pub(super) fn put(&self, mut wire: Wire) {
+        let mut idle = self.idle.borrow_mut();
+        if idle.len() < self.backend.config.idle_connections_max && wire.is_reusable() {
+            wire.rest();
+            idle.push(wire);
+        }
+    }
+
+    /// Closes what has been idle for too long. Called now and then by the worker.
+    pub fn sweep(&self) {
+        self.idle.borrow_mut().retain_mut(|wire| wire.is_fresh(self.backend.config.idle_age_max));
+    }
+}
+
+/// How much one backend may have under way, over all workers.
+pub struct Bounds {
+    slots: Arc<Semaphore>,
+    waiting: CachePadded<AtomicUsize>,
+}
+
+/// A place among a backend's calls.
+pub struct Permit(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
+
+impl Bounds {
+    /// With room for `in_flight_max` calls.
+    pub fn new(in_flight_max: usize) -> Self {
+        Self {
+            slots: Arc::new(Semaphore::new(in_flight_max.min(Semaphore::MAX_PERMITS))),
+            waiting: CachePadded::new(AtomicUsize::new(0)),
+        }
+    }
+
+    /// A place now, or after waiting in the bounded queue. Cancel safe.
+    async fn admit(&self, config: &super::Config) -> Result<Permit, BackendError> {
+        if let Ok(permit) = Arc::clone(&self.slots).try_acquire_owned() {
+            return Ok(Permit(permit));
+        }
+        let _place = Waiting::enter(&self.waiting, config.queue_max)?;
+        match timeout(config.queue_timeout, Arc::clone(&self.slots).acquire_owned()).await {
+            Ok(Ok(permit)) => Ok(Permit(permit)),
+            Ok(Err(_)) | Err(_) => Err(BackendError::bare(Stage::Queue)),
+        }
+    }
+}
+
+/// A place in the queue, left when dropped.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn enter(count: &'a AtomicUsize, max: usize) -> Result<Self, BackendError> {
+        let place = Self(count);
+        if count.fetch_add(1, Ordering::Relaxed) < max {
+            Ok(place)
+        } else {
+            Err(BackendError::bare(Stage::QueueFull))
+        }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,89 @@
+//! From a configured address to what connecting and asking need.
+
+use std::fmt;
+use std::sync::Arc;
+
+use http::HeaderValue;
+use http::uri::PathAndQuery;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::ServerName as TlsName;
+
+use super::Address;
+use super::connect::Target;
+
+/// Whom TLS connections to backends trust: loaded once, for all.
+#[derive(Clone)]
+pub struct TlsRoots(Arc<ClientConfig>);
+
+impl TlsRoots {
+    /// The system's certificate authorities.
+    pub fn from_system() -> Self {
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        Self::from_roots(roots)
+    }
+
+    /// These authorities.
+    pub fn from_roots(roots: RootCertStore) -> Self {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("ring has the default protocol versions")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Self(Arc::new(config))
+    }
+}
+
+pub(super) struct Resolved {
+    pub target: Target,
+    pub path: PathAndQuery,
+    pub host: HeaderValue,
+}
+
+/// An address that cannot be asked; says what to write instead.
+#[derive(Debug)]
+pub struct InvalidTarget(String);
+
+pub(super) fn resolve(address: &Address, roots: &TlsRoots) -> Result<Resolved, InvalidTarget> {
+    match address {
+        Address::Unix { socket, path } => Ok(Resolved {
+            target: Target::Unix(socket.clone()),
+            path: parse_path(path)?,
+            host: HeaderValue::from_static("localhost"),
+        }),
+        Address::Http(url) => {
+            let invalid = |what: &str| InvalidTarget(format!("{what} in the URL of a server"));
+            // `host_str` keeps the brackets of an IPv6 address, which a resolver does not take.
+            let host = url.host_str().ok_or_else(|| invalid("no host"))?;
+            let bare = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+            let port = url.port_or_known_default().ok_or_else(|| invalid("no port"))?;
+            let tls = match url.scheme() {
+                "https" => {
+                    let name = TlsName::try_from(bare.clone()).map_err(|_| invalid("no valid host name"))?;
+                    Some((roots.0.clone(), name))
+                }
+                _ => None,
+            };
+            let authority = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
+            let path = url.query().map_or_else(|| url.path().to_owned(), |q| format!("{}?{q}", url.path()));
+            Ok(Resolved {
+                target: Target::Tcp { host: bare, port, tls },
+                path: parse_path(&path)?,
+                host: HeaderValue::from_str(&authority).map_err(|_| invalid("no valid host"))?,
+            })
+        }
+    }
+}
+
+fn parse_path(path: &str) -> Result<PathAndQuery, InvalidTarget> {
+    path.parse().map_err(|_| InvalidTarget(format!("{path:?} is not a request path: write it as `/mcp`")))
+}
+
+impl fmt::Display for InvalidTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for InvalidTarget {}

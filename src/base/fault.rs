@@ -1,0 +1,217 @@
+use std::borrow::Cow;
+use std::error::Error;
+use std::fmt;
+
+use bytes::Bytes;
+
+/// Something that ended a request otherwise than asked for: whose doing, how far it reaches, what it is.
+///
+/// It has two texts: [`Fault::for_client`] says what to do and holds no address, credential or internal;
+/// `Display` with its source is for the log.
+#[derive(Debug)]
+pub struct Fault {
+    /// Whose doing it is.
+    pub origin: Origin,
+    /// How far it reaches.
+    pub scope: Scope,
+    /// What it is: also the label of its counter.
+    pub kind: Kind,
+    /// The raw JSON id of the request, when it was read before the fault.
+    pub id: Option<Bytes>,
+    /// Raw JSON for the error's `data`.
+    pub data: Option<Bytes>,
+    text: Cow<'static, str>,
+    source: Option<Box<dyn Error + Send + Sync>>,
+}
+
+/// Whose doing a fault is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// The peer in front of the gateway.
+    Client,
+    /// The gateway itself.
+    Gateway,
+    /// A server behind it.
+    Backend,
+}
+
+/// How far a fault reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// This request; the connection goes on.
+    Request,
+    /// The connection cannot be used any more.
+    Connection,
+}
+
+/// What went wrong. A closed set: `server/reply.rs` turns each into a status and a code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// The body is not JSON.
+    Parse,
+    /// JSON, but no JSON-RPC message.
+    InvalidRequest,
+    /// Params that a request of the method cannot have.
+    MalformedParams,
+    /// A name, URI or cursor that leads nowhere.
+    InvalidParams,
+    /// No such method; the Modern era says it by HTTP status too.
+    UnknownMethod,
+    /// No such method, within a Legacy session.
+    UnknownMethodInSession,
+    /// Header and body disagree, or a header is missing.
+    HeaderMismatch,
+    /// A revision that is not spoken here.
+    UnsupportedVersion,
+    /// A Modern request to servers that speak only the Legacy revisions.
+    LegacyOnly,
+    /// No or no valid credential.
+    Unauthenticated,
+    /// A foreign Origin or Host.
+    Forbidden,
+    /// No such path or endpoint.
+    NotFound,
+    /// A path that does not take this HTTP method.
+    MethodNotAllowed,
+    /// The client does not take what is answered here.
+    NotAcceptable,
+    /// The body is no JSON by its own word.
+    UnsupportedMedia,
+    /// The body is over the cap.
+    TooLarge,
+    /// The body did not come in time.
+    BodyTimeout,
+    /// The body broke off.
+    BodyBroken,
+    /// A request that needs a session came without one.
+    SessionMissing,
+    /// A session id that is unknown, ended, or another's.
+    SessionUnknown,
+    /// The key has as much under way as it may.
+    TooMany,
+    /// The gateway or one backend has as much under way as it may.
+    Overloaded,
+    /// A backend that cannot be reached.
+    Unreachable,
+    /// A backend that did not answer in time.
+    TimedOut,
+    /// A backend that broke off.
+    Broken,
+    /// A backend that answered what is no answer.
+    BadAnswer,
+    /// A backend that refuses the gateway's credentials.
+    BackendRefused,
+    /// The gateway is stopping.
+    Stopping,
+    /// A mistake of ours.
+    Internal,
+}
+
+impl Fault {
+    /// The client's doing; `text` is for the client.
+    #[cold]
+    pub fn client(kind: Kind, text: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Origin::Client, kind, text.into())
+    }
+
+    /// The gateway's own doing; `text` is for the client.
+    #[cold]
+    pub fn gateway(kind: Kind, text: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Origin::Gateway, kind, text.into())
+    }
+
+    /// A backend's doing; `text` is for the client.
+    #[cold]
+    pub fn backend(kind: Kind, text: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Origin::Backend, kind, text.into())
+    }
+
+    fn new(origin: Origin, kind: Kind, text: Cow<'static, str>) -> Self {
+        Self { origin, scope: Scope::Request, kind, id: None, data: None, text, source: None }
+    }
+
+    /// With the error it comes from, for the log.
+    #[must_use]
+    pub fn because(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// With the raw id of the request it answers.
+    #[must_use]
+    pub fn answering(mut self, id: Option<Bytes>) -> Self {
+        self.id = self.id.or(id);
+        self
+    }
+
+    /// With raw JSON for the error's `data`.
+    #[must_use]
+    pub fn with_data(mut self, data: impl Into<Bytes>) -> Self {
+        self.data = Some(data.into());
+        self
+    }
+
+    /// The connection cannot be used any more.
+    #[must_use]
+    pub fn ends_connection(mut self) -> Self {
+        self.scope = Scope::Connection;
+        self
+    }
+
+    /// What the client is told.
+    pub fn for_client(&self) -> &str {
+        &self.text
+    }
+}
+
+impl Kind {
+    /// The counter's label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Parse => "parse",
+            Self::InvalidRequest => "invalid_request",
+            Self::MalformedParams => "malformed_params",
+            Self::InvalidParams => "invalid_params",
+            Self::UnknownMethod | Self::UnknownMethodInSession => "unknown_method",
+            Self::HeaderMismatch => "header_mismatch",
+            Self::UnsupportedVersion => "unsupported_version",
+            Self::LegacyOnly => "legacy_only",
+            Self::Unauthenticated => "unauthenticated",
+            Self::Forbidden => "forbidden",
+            Self::NotFound => "not_found",
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::NotAcceptable => "not_acceptable",
+            Self::UnsupportedMedia => "unsupported_media",
+            Self::TooLarge => "too_large",
+            Self::BodyTimeout => "body_timeout",
+            Self::BodyBroken => "body_broken",
+            Self::SessionMissing => "session_missing",
+            Self::SessionUnknown => "session_unknown",
+            Self::TooMany => "too_many",
+            Self::Overloaded => "overloaded",
+            Self::Unreachable => "unreachable",
+            Self::TimedOut => "timed_out",
+            Self::Broken => "broken",
+            Self::BadAnswer => "bad_answer",
+            Self::BackendRefused => "backend_refused",
+            Self::Stopping => "stopping",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} {}: {}", self.origin, self.kind.label(), self.text)?;
+        if let Some(source) = &self.source {
+            write!(f, ": {source}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Error for Fault {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source.as_deref().map(|source| source as _)
+    }
+}

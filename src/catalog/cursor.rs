@@ -1,0 +1,38 @@
+//! A page cursor that describes itself: no state, and good on every replica.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use super::merge::ListKind;
+
+/// Longer than any cursor of ours (a key has at most [`super::merge::KEY_BYTES_MAX`] bytes).
+const CURSOR_BYTES_MAX: usize = 4096;
+
+/// The cursor of the page that begins after this key.
+pub fn write(kind: ListKind, last_key: &str) -> String {
+    URL_SAFE_NO_PAD.encode(format!("{}{last_key}", kind.letter()))
+}
+
+/// The key after which the page begins; `None` when it is no cursor of this list.
+pub fn read(kind: ListKind, cursor: &str) -> Option<String> {
+    if cursor.len() > CURSOR_BYTES_MAX {
+        return None;
+    }
+    let plain = String::from_utf8(URL_SAFE_NO_PAD.decode(cursor).ok()?).ok()?;
+    plain.strip_prefix(kind.letter()).map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_its_own_and_no_other() {
+        let cursor = write(ListKind::Tools, "a__ö");
+        assert_eq!(read(ListKind::Tools, &cursor), Some("a__ö".to_owned()));
+        assert_eq!(read(ListKind::Prompts, &cursor), None);
+        assert_eq!(read(ListKind::Tools, ""), None);
+        assert_eq!(read(ListKind::Tools, "!!"), None);
+        assert_eq!(read(ListKind::Tools, &"A".repeat(5000)), None);
+    }
+}

@@ -1,0 +1,288 @@
+//! What workers see of the catalog, and the thread behind it that keeps it.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::{mpsc, watch};
+use tokio::task::spawn_local;
+use tokio::time::{Instant, interval, timeout_at};
+
+use super::Config;
+use super::member::{AbortOnDrop, Member};
+use super::merge::{Merged, Missing, Reason, merge};
+use super::view::View;
+use crate::backend::{Backend, BackendId, Pool};
+use crate::protocol::ClientCapabilities;
+use crate::route::{Endpoint, EndpointId};
+
+type Key = (EndpointId, View);
+
+/// The catalog as workers see it: snapshots, and a way to ask for what is not there.
+pub struct Catalog {
+    config: Config,
+    snapshots: ArcSwap<HashMap<Key, Arc<Merged>>>,
+    /// Moves with each new snapshot.
+    changes: watch::Sender<u64>,
+    /// By backend: moves when its lists are said to have changed. A snapshot made before is stale.
+    generations: Box<[AtomicU64]>,
+    wants: mpsc::Sender<(Arc<Endpoint>, View)>,
+}
+
+/// The other end: runs on a thread of its own, in a `LocalSet`.
+pub struct Keeper {
+    shared: Rc<Shared>,
+    wants: mpsc::Receiver<(Arc<Endpoint>, View)>,
+}
+
+/// What the keeper and its members share; one thread, so nothing is locked.
+pub struct Shared {
+    catalog: Arc<Catalog>,
+    pub(super) config: Config,
+    pools: Vec<Rc<Pool>>,
+    members: RefCell<HashMap<(BackendId, View), (Rc<Member>, AbortOnDrop)>>,
+    wanted: RefCell<HashMap<Key, Wanted>>,
+}
+
+struct Wanted {
+    endpoint: Arc<Endpoint>,
+    last: Instant,
+}
+
+/// Questions waiting for the keeper. Each asker waits for a snapshot, not for its own question, and asks
+/// again: a full queue loses nothing.
+const WANTS_MAX: usize = 256;
+
+/// A snapshot that nobody asked for in this time is let go, its backend sessions with it.
+const UNWANTED_AFTER: Duration = Duration::from_secs(30 * 60);
+
+/// Snapshots at once. Clients decide on their capabilities, 128 combinations of them; a client that tries
+/// all of them must not open as many sessions at every backend.
+const SNAPSHOTS_MAX: usize = 64;
+
+impl Catalog {
+    /// The two ends.
+    pub fn new(config: Config, backends: &[Arc<Backend>]) -> (Arc<Self>, KeeperSeed) {
+        let (wants, asked) = mpsc::channel(WANTS_MAX);
+        let catalog = Arc::new(Self {
+            config,
+            snapshots: ArcSwap::default(),
+            changes: watch::Sender::new(0),
+            generations: backends.iter().map(|_| AtomicU64::new(0)).collect(),
+            wants,
+        });
+        (Arc::clone(&catalog), KeeperSeed { catalog, backends: backends.to_vec(), wants: asked })
+    }
+
+    /// What is known now. No lock, no wait; possibly stale.
+    pub fn snapshot(&self, endpoint: &Endpoint, view: View) -> Option<Arc<Merged>> {
+        self.snapshots.load().get(&(endpoint.id, view)).cloned()
+    }
+
+    /// What is known, after waiting up to the deadline for what is being fetched. Cancel safe.
+    pub async fn merged(&self, endpoint: &Arc<Endpoint>, view: View) -> Arc<Merged> {
+        if let Some(merged) = self.snapshot(endpoint, view).filter(|merged| self.is_settled(endpoint, merged))
+        {
+            return merged;
+        }
+        let deadline = Instant::now() + self.config.list_deadline;
+        let mut changes = self.changes.subscribe();
+        loop {
+            // A full queue holds what will bring a change, after which this asks again.
+            let _ = self.wants.try_send((Arc::clone(endpoint), view));
+            let elapsed = timeout_at(deadline, changes.changed()).await.is_err();
+            let merged = self.snapshot(endpoint, view);
+            match merged {
+                Some(merged) if elapsed || self.is_settled(endpoint, &merged) => return merged,
+                None if elapsed => return Arc::new(nothing_yet(endpoint)),
+                _ => {}
+            }
+        }
+    }
+
+    /// A server said that its lists changed: what is known of it is stale from now on.
+    pub fn mark_stale(&self, backend: BackendId) {
+        if let Some(generation) = self.generations.get(backend.0 as usize) {
+            generation.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    /// Moves with each new snapshot.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// Whether nothing better is on its way.
+    fn is_settled(&self, endpoint: &Endpoint, merged: &Merged) -> bool {
+        !merged.is_loading
+            && endpoint.servers.iter().zip(&merged.generations).all(|(place, generation)| {
+                self.generations[place.backend as usize].load(Ordering::Acquire) <= *generation
+            })
+    }
+}
+
+fn nothing_yet(endpoint: &Endpoint) -> Merged {
+    let servers: Vec<_> = endpoint.servers.iter().map(|_| Err(Reason::Loading)).collect();
+    let view = View::Legacy(ClientCapabilities::default());
+    merge(endpoint, view, &servers, vec![0; servers.len()], 1)
+}
+
+/// What a keeper is made of, on the thread that it will run on: its pools cannot move between threads.
+pub struct KeeperSeed {
+    catalog: Arc<Catalog>,
+    backends: Vec<Arc<Backend>>,
+    wants: mpsc::Receiver<(Arc<Endpoint>, View)>,
+}
+
+impl KeeperSeed {
+    /// The keeper, on this thread.
+    pub fn plant(self) -> Keeper {
+        let shared = Rc::new(Shared {
+            config: self.catalog.config.clone(),
+            catalog: self.catalog,
+            pools: self.backends.into_iter().map(Pool::new).collect(),
+            members: RefCell::default(),
+            wanted: RefCell::default(),
+        });
+        Keeper { shared, wants: self.wants }
+    }
+}
+
+impl Keeper {
+    /// Keeps the catalog until it is dropped. Runs in a `LocalSet`.
+    pub async fn run(mut self) {
+        let mut sweep = interval(Duration::from_secs(5));
+        loop {
+            tokio::select! {
+                want = self.wants.recv() => match want {
+                    Some((endpoint, view)) => self.shared.want(endpoint, view),
+                    None => return,
+                },
+                _ = sweep.tick() => self.shared.sweep(),
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// How often a server's lists were said to have changed.
+    pub fn generation(&self, backend: BackendId) -> u64 {
+        self.catalog.generations[backend.0 as usize].load(Ordering::Acquire)
+    }
+
+    /// A member has something new.
+    pub fn updated(&self, pool: &Pool, view: View) {
+        let backend = pool.backend().id.0;
+        let touched: Vec<_> = self
+            .wanted
+            .borrow()
+            .iter()
+            .filter(|((_, of), wanted)| {
+                *of == view && wanted.endpoint.servers.iter().any(|place| place.backend == backend)
+            })
+            .map(|(_, wanted)| Arc::clone(&wanted.endpoint))
+            .collect();
+        for endpoint in touched {
+            self.publish(&endpoint, view);
+        }
+    }
+
+    /// Someone asks for a snapshot that is not there or not fresh.
+    fn want(self: &Rc<Self>, endpoint: Arc<Endpoint>, view: View) {
+        self.make_room(endpoint.id, view);
+        let wanted = Wanted { endpoint: Arc::clone(&endpoint), last: Instant::now() };
+        let is_new = self.wanted.borrow_mut().insert((endpoint.id, view), wanted).is_none();
+        for place in &endpoint.servers {
+            let id = BackendId(place.backend);
+            let mut members = self.members.borrow_mut();
+            if let Some((member, _)) = members.get(&(id, view)) {
+                if self.generation(id) > member.lists().1 {
+                    member.refresh();
+                }
+                continue;
+            }
+            let member = Member::new(Rc::clone(&self.pools[place.backend as usize]), view);
+            let task = spawn_local(Rc::clone(&member).run(Rc::clone(self)));
+            members.insert((id, view), (member, AbortOnDrop(task.abort_handle())));
+        }
+        if is_new {
+            self.publish(&endpoint, view);
+        }
+    }
+
+    fn publish(&self, endpoint: &Arc<Endpoint>, view: View) {
+        let members = self.members.borrow();
+        let mut lists = Vec::with_capacity(endpoint.servers.len());
+        let mut generations = Vec::with_capacity(endpoint.servers.len());
+        for place in &endpoint.servers {
+            let member = members.get(&(BackendId(place.backend), view));
+            let (list, generation) = member.map_or((Err(Reason::Loading), 0), |(member, _)| member.lists());
+            lists.push(list);
+            generations.push(generation);
+        }
+        let merged = Arc::new(merge(endpoint, view, &lists, generations, self.config.page_items));
+        for Missing { server, reason, .. } in &merged.missing {
+            tracing::debug!(endpoint = endpoint.scope, %server, ?reason, "server missing from the lists");
+        }
+        self.edit(|snapshots| {
+            snapshots.insert((endpoint.id, view), merged);
+        });
+    }
+
+    /// Of the snapshots, lets go the one unwanted for longest when there is no room.
+    fn make_room(&self, endpoint: EndpointId, view: View) {
+        let mut wanted = self.wanted.borrow_mut();
+        if wanted.len() < SNAPSHOTS_MAX || wanted.contains_key(&(endpoint, view)) {
+            return;
+        }
+        let oldest = wanted.iter().min_by_key(|(_, wanted)| wanted.last).map(|(key, _)| *key);
+        if let Some(key) = oldest {
+            wanted.remove(&key);
+        }
+        drop(wanted);
+        self.drop_unwanted();
+    }
+
+    /// Lets go what nobody asked for in a long while, and idle connections.
+    fn sweep(&self) {
+        let now = Instant::now();
+        // Workers read snapshots without telling, so one that is held somewhere counts as wanted.
+        let snapshots = self.catalog.snapshots.load();
+        self.wanted.borrow_mut().retain(|key, wanted| {
+            let held = snapshots.get(key).is_some_and(|merged| Arc::strong_count(merged) > 1);
+            if held || key.1 == View::Modern {
+                wanted.last = now;
+            }
+            now.duration_since(wanted.last) < UNWANTED_AFTER
+        });
+        drop(snapshots);
+        self.drop_unwanted();
+        for pool in &self.pools {
+            pool.sweep();
+        }
+    }
+
+    fn drop_unwanted(&self) {
+        let wanted = self.wanted.borrow();
+        self.members.borrow_mut().retain(|(backend, view), _| {
+            wanted.iter().any(|((_, of), wanted)| {
+                of == view && wanted.endpoint.servers.iter().any(|place| place.backend == backend.0)
+            })
+        });
+        let gone = self.catalog.snapshots.load().keys().any(|key| !wanted.contains_key(key));
+        if gone {
+            self.edit(|snapshots| snapshots.retain(|key, _| wanted.contains_key(key)));
+        }
+    }
+
+    fn edit(&self, change: impl FnOnce(&mut HashMap<Key, Arc<Merged>>)) {
+        let mut snapshots = HashMap::clone(&self.catalog.snapshots.load());
+        change(&mut snapshots);
+        self.catalog.snapshots.store(Arc::new(snapshots));
+        self.catalog.changes.send_modify(|version| *version += 1);
+    }
+}

@@ -1,0 +1,243 @@
+//! One server in one view: fetched, watched for changes, fetched again.
+
+use std::cell::RefCell;
+use std::future::pending;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::fetch::{Asker, FetchError, discover, lists};
+use super::merge::{Reason, ServerLists};
+use super::view::{ModernHeaders, View, modern_meta};
+use super::{Config, keeper::Shared};
+use crate::backend::{EraChoice, Pool};
+use crate::frame::{Kind as FrameKind, Scanner};
+use crate::protocol::{Method, Revision};
+use crate::session::{Ask, Feed, Introduction, Ready, Source, Upstream, ask};
+
+/// A server's lists as one kind of client sees them, kept fresh by a task of its own.
+pub struct Member {
+    pool: Rc<Pool>,
+    view: View,
+    upstream: Upstream,
+    state: RefCell<State>,
+    /// Asks for a fetch.
+    refresh: Notify,
+    /// What tells of changes, while it runs.
+    watch: RefCell<Option<AbortOnDrop>>,
+}
+
+struct State {
+    lists: Result<Arc<ServerLists>, Reason>,
+    /// What was known to be stale when these were fetched.
+    generation: u64,
+}
+
+/// Between two fetches of one server: a storm of `list_changed` costs the backend one list a second.
+const FETCH_INTERVAL_MIN: Duration = Duration::from_secs(1);
+
+/// The first wait before a server that failed is asked again; it doubles.
+const RETRY_MIN: Duration = Duration::from_secs(1);
+
+/// A server that is back is noticed within half a minute.
+const RETRY_MAX: Duration = Duration::from_secs(30);
+
+impl Member {
+    /// One that has fetched nothing.
+    pub fn new(pool: Rc<Pool>, view: View) -> Rc<Self> {
+        Rc::new(Self {
+            pool,
+            view,
+            upstream: Upstream::default(),
+            state: RefCell::new(State { lists: Err(Reason::Loading), generation: 0 }),
+            refresh: Notify::new(),
+            watch: RefCell::new(None),
+        })
+    }
+
+    /// What is known now, and how fresh it is.
+    pub fn lists(&self) -> (Result<Arc<ServerLists>, Reason>, u64) {
+        let state = self.state.borrow();
+        (state.lists.clone(), state.generation)
+    }
+
+    /// Asks for a fetch, now or soon.
+    pub fn refresh(&self) {
+        self.refresh.notify_one();
+    }
+
+    /// Fetches, and again whenever asked, told, or due. Ends when dropped.
+    pub async fn run(self: Rc<Self>, shared: Rc<Shared>) {
+        let mut retry = RETRY_MIN;
+        loop {
+            let began = Instant::now();
+            let generation = shared.generation(self.pool.backend().id);
+            let fetched = timeout(shared.config.list_deadline, self.fetch(&shared.config)).await;
+            let (lists, due) = match fetched {
+                Ok(Ok(lists)) => {
+                    retry = RETRY_MIN;
+                    let ttl = lists.ttl_ms.map_or(Duration::MAX, Duration::from_millis);
+                    let fresh = shared.config.refresh_after.min(ttl.max(FETCH_INTERVAL_MIN));
+                    (Ok(Arc::new(lists)), fresh)
+                }
+                Ok(Err(reason @ Reason::OtherEra)) => (Err(reason), shared.config.refresh_after),
+                Ok(Err(reason)) => (Err(reason), backoff(&mut retry)),
+                Err(_elapsed) => {
+                    (Err(Reason::Failed("it did not list in time".to_owned())), backoff(&mut retry))
+                }
+            };
+            if let Err(Reason::Failed(text)) = &lists {
+                tracing::warn!(server = %self.pool.backend().name(), view = ?self.view, reason = text, "server not listed");
+            }
+            *self.state.borrow_mut() = State { lists, generation };
+            shared.updated(&self.pool, self.view);
+            tokio::select! {
+                () = self.refresh.notified() => sleep_until(began + FETCH_INTERVAL_MIN).await,
+                () = sleep_until(began + due) => {}
+            }
+        }
+    }
+
+    async fn fetch(self: &Rc<Self>, config: &Config) -> Result<ServerLists, Reason> {
+        let era = self.pool.backend().config.era;
+        let result = match (self.view, era) {
+            (View::Modern, EraChoice::Legacy) | (View::Legacy(_), EraChoice::Modern) => {
+                Err(FetchError::OtherEra)
+            }
+            (View::Modern, _) => self.fetch_modern(config).await,
+            (View::Legacy(_), _) => match self.fetch_legacy(config).await {
+                Err(FetchError::SessionLost) => self.fetch_legacy(config).await,
+                other => other,
+            },
+        };
+        result.map_err(|error| match error {
+            FetchError::OtherEra => Reason::OtherEra,
+            FetchError::SessionLost => Reason::Failed("it loses its sessions".to_owned()),
+            FetchError::Failed(text) => Reason::Failed(text),
+        })
+    }
+
+    async fn fetch_modern(self: &Rc<Self>, config: &Config) -> Result<ServerLists, FetchError> {
+        let features = discover(&self.pool).await?;
+        let lists = lists(&self.pool, config, &Asker::Modern(features)).await?;
+        self.watch_changes(|| Source::Modern { message: listen_message(), headers: listen_headers() });
+        Ok(lists)
+    }
+
+    async fn fetch_legacy(self: &Rc<Self>, config: &Config) -> Result<ServerLists, FetchError> {
+        let View::Legacy(capabilities) = self.view else { return Err(FetchError::OtherEra) };
+        let introduction = Introduction::ours(Revision::LEGACY_LATEST, capabilities);
+        let is_new = self.upstream.ready().is_none();
+        let ready =
+            self.upstream.open(&self.pool, &introduction, None).await.map_err(|fault| match fault.kind {
+                crate::base::Kind::LegacyOnly => FetchError::OtherEra,
+                _ => FetchError::Failed(fault.for_client().to_owned()),
+            })?;
+        if is_new {
+            *self.watch.borrow_mut() = None;
+        }
+        self.watch_changes(|| Source::Legacy(Arc::clone(&ready)));
+        let fetched = lists(&self.pool, config, &Asker::Legacy(&ready)).await;
+        if let Err(FetchError::SessionLost) = fetched {
+            self.upstream.forget(&ready);
+        }
+        fetched
+    }
+
+    /// Begins to listen for changes, unless it does already.
+    fn watch_changes(self: &Rc<Self>, source: impl FnOnce() -> Source) {
+        let mut watch = self.watch.borrow_mut();
+        if watch.is_none() {
+            let member = Rc::downgrade(self);
+            let feed = Feed::new(Rc::clone(&self.pool), source(), true);
+            let ready = self.upstream.ready();
+            let task = tokio::task::spawn_local(async move {
+                listen(feed, &member, ready).await;
+                // A stream that is refused for good is not asked for again until the server is.
+                pending::<()>().await;
+            });
+            *watch = Some(AbortOnDrop(task.abort_handle()));
+        }
+    }
+}
+
+/// Reads the stream; a change asks for a fetch.
+async fn listen(mut feed: Feed, member: &std::rc::Weak<Member>, ready: Option<Arc<Ready>>) {
+    let mut scanner = Scanner::new();
+    while let Ok(event) = feed.next().await {
+        let Some(member) = member.upgrade() else { return };
+        let Some(data) = event.data.filter(|data| !data.is_empty()) else { continue };
+        let Ok(envelope) = scanner.scan(&data) else { continue };
+        let method = envelope.method.map(|method| method.decode(&data));
+        let method = method.as_deref().and_then(Method::parse);
+        match (envelope.kind, method, &ready) {
+            (
+                FrameKind::Notification,
+                Some(Method::ToolsListChanged | Method::PromptsListChanged | Method::ResourcesListChanged),
+                _,
+            ) => member.refresh(),
+            (FrameKind::Request, _, Some(ready)) => {
+                if let Some(id) = envelope.id {
+                    answer(&member.pool, ready, id.span.of(&data), &envelope, &data).await;
+                }
+            }
+            _ => {}
+        }
+    }
+    if let Some(member) = member.upgrade() {
+        tracing::debug!(server = %member.pool.backend().name(), "no stream of changes");
+    }
+}
+
+/// The catalog's session is nobody's: it has no roots, no model and no user.
+async fn answer(pool: &Rc<Pool>, ready: &Ready, id: &[u8], envelope: &crate::frame::Envelope, data: &Bytes) {
+    let method = envelope.method.map(|method| method.decode(data));
+    let body = match method.as_deref() {
+        Some("ping") => r#""result":{}"#,
+        Some("roots/list") => r#""result":{"roots":[]}"#,
+        Some("elicitation/create") => r#""result":{"action":"cancel"}"#,
+        _ => r#""error":{"code":-32601,"message":"this session only lists"}"#,
+    };
+    let id = String::from_utf8_lossy(id);
+    let message = format!(r#"{{"jsonrpc":"2.0","id":{id},{body}}}"#);
+    let asked = Ask { method: Method::Ping, message: message.into(), ready: Some(ready), modern: None };
+    // The server waits for its answer at its own peril; the lists do not depend on it.
+    let _ = ask(pool, asked).await;
+}
+
+fn listen_message() -> Bytes {
+    format!(
+        r#"{{"jsonrpc":"2.0","id":"metamcp-catalog","method":"subscriptions/listen","params":{{"_meta":{},"notifications":{{"toolsListChanged":true,"promptsListChanged":true,"resourcesListChanged":true}}}}}}"#,
+        modern_meta()
+    )
+    .into()
+}
+
+fn listen_headers() -> http::HeaderMap {
+    use crate::protocol::header;
+    let mut headers = ModernHeaders::base();
+    headers.insert(header::METHOD, http::HeaderValue::from_static(Method::Listen.as_str()));
+    headers.insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(header::JSON));
+    headers.insert(http::header::ACCEPT, http::HeaderValue::from_static(header::ACCEPT_BOTH));
+    headers
+}
+
+fn backoff(retry: &mut Duration) -> Duration {
+    let now = *retry;
+    *retry = (now * 2).min(RETRY_MAX);
+    now
+}
+
+/// A task that ends with its owner.
+pub struct AbortOnDrop(pub AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

@@ -1,0 +1,490 @@
+//! From the lists of several servers to the lists of one endpoint, as ready bytes.
+
+use std::hash::{BuildHasher, Hasher};
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use foldhash::fast::FixedState;
+use serde_json::json;
+
+use super::cursor;
+use super::view::View;
+use crate::base::ServerName;
+use crate::frame::json_string;
+use crate::protocol::Revision;
+use crate::route::{Destination, Endpoint, Names, Prefix, SEPARATOR, Shape, UriTemplate};
+use crate::session::ServerFeatures;
+
+/// The four lists of MCP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ListKind {
+    /// `tools/list`
+    Tools,
+    /// `prompts/list`
+    Prompts,
+    /// `resources/list`
+    Resources,
+    /// `resources/templates/list`
+    Templates,
+}
+
+/// What one server listed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct ServerLists {
+    /// What it offers.
+    pub features: ServerFeatures,
+    /// Its items, by [`ListKind::index`].
+    pub items: [Vec<Item>; 4],
+    /// How long the lists are fresh by its own word.
+    pub ttl_ms: Option<u64>,
+    /// Whether they are for this client alone by its own word.
+    pub private: bool,
+}
+
+/// One item as the server wrote it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Item {
+    /// Its name, URI, or URI template, decoded.
+    pub key: String,
+    /// Its JSON, byte for byte.
+    pub raw: Bytes,
+    /// Where in `raw` the key's JSON string lies, quotes included.
+    pub key_start: usize,
+    /// Where it ends.
+    pub key_end: usize,
+}
+
+/// The lists of one endpoint in one view. Immutable.
+#[derive(Default)]
+pub struct Merged {
+    listings: [Listing; 4],
+    templates: Vec<(UriTemplate, u32)>,
+    with_resources: Vec<usize>,
+    /// What the endpoint offers: all that one of its servers offers.
+    pub features: ServerFeatures,
+    /// Servers whose items are not in it, and why.
+    pub missing: Vec<Missing>,
+    /// What was left out of the lists, and why.
+    pub hidden: Vec<HiddenItem>,
+    /// By server of the endpoint: what was known of it when this was made. See `Catalog::mark_stale`.
+    pub generations: Vec<u64>,
+    /// Whether a server's first answer is still awaited.
+    pub is_loading: bool,
+}
+
+/// One merged list.
+#[derive(Default)]
+pub struct Listing {
+    /// Keys in ascending order, each with its item as advertised.
+    items: Vec<(String, Bytes)>,
+    /// Where each leads.
+    pub names: Names,
+    /// The first page: what nearly every request asks for.
+    first_page: Bytes,
+    /// What stands behind the items on each page.
+    tail: Bytes,
+    page_items: usize,
+    /// Of the items: tells whether the list changed.
+    pub digest: u64,
+}
+
+/// A server whose items are not in a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Missing {
+    /// Which.
+    pub server: ServerName,
+    /// Its place in the endpoint.
+    pub place: usize,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// Why a server's items are missing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reason {
+    /// Its first answer is awaited.
+    Loading,
+    /// It speaks only the other era.
+    OtherEra,
+    /// It failed; the text is for clients.
+    Failed(String),
+}
+
+/// An item that is not advertised.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HiddenItem {
+    /// As it would be advertised.
+    pub key: String,
+    /// Why not.
+    pub why: &'static str,
+}
+
+/// The specification's limit of a tool name (MCP 2026-07-28, tools).
+const NAME_BYTES_MAX: usize = 128;
+
+/// A URI longer than this is hidden: cursors hold a key, and request lines have bounds too.
+pub(super) const KEY_BYTES_MAX: usize = 2048;
+
+/// Instructions of all servers together; they go into a model's context.
+const INSTRUCTIONS_BYTES_MAX: usize = 16 << 10;
+
+/// How long a client may believe a Modern list when no server says: changes are announced anyway.
+const TTL_MS_DEFAULT: u64 = 60_000;
+
+impl ListKind {
+    /// All four.
+    pub const ALL: [Self; 4] = [Self::Tools, Self::Prompts, Self::Resources, Self::Templates];
+
+    /// Its place in arrays.
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+
+    /// The member of a result that holds the items.
+    pub const fn member(self) -> &'static str {
+        match self {
+            Self::Tools => "tools",
+            Self::Prompts => "prompts",
+            Self::Resources => "resources",
+            Self::Templates => "resourceTemplates",
+        }
+    }
+
+    pub(super) const fn letter(self) -> char {
+        match self {
+            Self::Tools => 't',
+            Self::Prompts => 'p',
+            Self::Resources => 'r',
+            Self::Templates => 'u',
+        }
+    }
+
+    /// Whether its items are renamed on an endpoint that prefixes.
+    const fn is_named(self) -> bool {
+        matches!(self, Self::Tools | Self::Prompts)
+    }
+}
+
+/// Merges what the endpoint's servers listed; `servers` in the endpoint's order.
+pub fn merge(
+    endpoint: &Endpoint,
+    view: View,
+    servers: &[Result<Arc<ServerLists>, Reason>],
+    generations: Vec<u64>,
+    page_items: usize,
+) -> Merged {
+    let mut merged = Merged { generations, ..Merged::default() };
+    for (place, state) in servers.iter().enumerate() {
+        let server = &endpoint.servers[place].name;
+        match state {
+            Ok(lists) => {
+                merged.features.join(server, &lists.features);
+                if lists.features.resources {
+                    merged.with_resources.push(place);
+                }
+            }
+            Err(reason) => {
+                merged.is_loading |= *reason == Reason::Loading;
+                merged.missing.push(Missing { server: server.clone(), place, reason: reason.clone() });
+            }
+        }
+    }
+    let entries = ListKind::ALL.map(|kind| gather(endpoint, kind, servers, &mut merged.hidden));
+    let tail = tail(view, servers, &merged);
+    for (kind, entries) in ListKind::ALL.into_iter().zip(entries) {
+        if kind == ListKind::Templates {
+            merged.templates = templates(&entries);
+        }
+        merged.listings[kind.index()] = Listing::new(kind, entries, tail.clone(), page_items);
+    }
+    merged
+}
+
+struct Entry {
+    key: String,
+    json: Bytes,
+    destination: Destination,
+}
+
+/// The items of one kind under their advertised names, in ascending order of these.
+fn gather(
+    endpoint: &Endpoint,
+    kind: ListKind,
+    servers: &[Result<Arc<ServerLists>, Reason>],
+    hidden: &mut Vec<HiddenItem>,
+) -> Vec<Entry> {
+    let renames = kind.is_named() && endpoint.shape == Shape::Aggregate(Prefix::Always);
+    let mut entries = Vec::new();
+    for (place, lists) in servers.iter().enumerate() {
+        let Ok(lists) = lists else { continue };
+        let prefix = renames.then(|| endpoint.servers[place].name.as_str());
+        let place = u32::try_from(place).expect("an endpoint has fewer servers than 2^32");
+        for item in &lists.items[kind.index()] {
+            let entry = item.advertised(prefix, place);
+            let bytes_max = if kind.is_named() { NAME_BYTES_MAX } else { KEY_BYTES_MAX };
+            if entry.key.len() > bytes_max {
+                hidden.push(HiddenItem { key: entry.key, why: "its name is too long" });
+            } else {
+                entries.push(entry);
+            }
+        }
+    }
+    // Stable, so that of equal keys the one of the first server comes first.
+    entries.sort_by(|a, b| a.key.cmp(&b.key));
+    hide_collisions(kind, entries, hidden)
+}
+
+/// Two tools of one name are both hidden: which one is called must not depend on who answers first. A
+/// resource is the same whoever serves it, so the first server has it.
+fn hide_collisions(kind: ListKind, entries: Vec<Entry>, hidden: &mut Vec<HiddenItem>) -> Vec<Entry> {
+    let mut kept: Vec<Entry> = Vec::with_capacity(entries.len());
+    let mut entries = entries.into_iter().peekable();
+    while let Some(entry) = entries.next() {
+        let mut twins = 0;
+        while entries.next_if(|next| next.key == entry.key).is_some() {
+            twins += 1;
+        }
+        if twins > 0 && kind.is_named() {
+            hidden.push(HiddenItem { key: entry.key, why: "several servers have it" });
+        } else {
+            kept.push(entry);
+        }
+    }
+    kept
+}
+
+fn templates(entries: &[Entry]) -> Vec<(UriTemplate, u32)> {
+    let mut templates: Vec<_> = entries
+        .iter()
+        .filter_map(|entry| Some((UriTemplate::parse(&entry.key)?, entry.destination.place)))
+        .collect();
+    templates.sort_by_key(|(template, _)| std::cmp::Reverse(template.literal_bytes()));
+    templates
+}
+
+impl Item {
+    fn advertised(&self, prefix: Option<&str>, place: u32) -> Entry {
+        let Some(prefix) = prefix else {
+            let destination = Destination { place, own_name: None };
+            return Entry { key: self.key.clone(), json: self.raw.clone(), destination };
+        };
+        let key = format!("{prefix}{SEPARATOR}{}", self.key);
+        let name = json_string(&key);
+        let mut json = BytesMut::with_capacity(self.raw.len() + name.len());
+        json.put_slice(&self.raw[..self.key_start]);
+        json.put_slice(&name);
+        json.put_slice(&self.raw[self.key_end..]);
+        let own_name = self.raw.slice(self.key_start..self.key_end);
+        Entry { key, json: json.freeze(), destination: Destination { place, own_name: Some(own_name) } }
+    }
+}
+
+/// What stands behind the items of every page: what a Modern result must have, and what is missing.
+fn tail(view: View, servers: &[Result<Arc<ServerLists>, Reason>], merged: &Merged) -> Bytes {
+    let mut meta = serde_json::Map::new();
+    if !merged.missing.is_empty() {
+        let missing: Vec<_> = merged
+            .missing
+            .iter()
+            .map(|missing| json!({"server": missing.server.as_str(), "reason": missing.reason.text()}))
+            .collect();
+        meta.insert("dev.metamcp/missing".into(), missing.into());
+    }
+    if !merged.hidden.is_empty() {
+        let hidden: Vec<_> =
+            merged.hidden.iter().map(|item| json!({"name": item.key, "reason": item.why})).collect();
+        meta.insert("dev.metamcp/hidden".into(), hidden.into());
+    }
+    let mut tail = String::new();
+    if view == View::Modern {
+        let known = servers.iter().flatten();
+        let ttl_ms = known.clone().filter_map(|lists| lists.ttl_ms).min().unwrap_or(TTL_MS_DEFAULT);
+        let ttl_ms = if merged.missing.is_empty() { ttl_ms } else { 0 };
+        let scope = if known.clone().any(|lists| lists.private) { "private" } else { "public" };
+        tail = format!(r#","resultType":"complete","ttlMs":{ttl_ms},"cacheScope":"{scope}""#);
+        meta.insert("io.modelcontextprotocol/serverInfo".into(), server_info());
+    }
+    if !meta.is_empty() {
+        tail.push_str(",\"_meta\":");
+        tail.push_str(&serde_json::Value::Object(meta).to_string());
+    }
+    tail.push('}');
+    tail.into()
+}
+
+/// The gateway's own `Implementation` object.
+pub fn server_info() -> serde_json::Value {
+    json!({"name": "metamcp", "version": env!("CARGO_PKG_VERSION")})
+}
+
+impl Reason {
+    /// For clients.
+    pub fn text(&self) -> &str {
+        match self {
+            Self::Loading => "it has not answered yet",
+            Self::OtherEra => "it does not speak this revision of the protocol",
+            Self::Failed(text) => text,
+        }
+    }
+}
+
+impl Listing {
+    fn new(kind: ListKind, entries: Vec<Entry>, tail: Bytes, page_items: usize) -> Self {
+        let mut names = Names::with_capacity(entries.len());
+        let mut hasher = FixedState::default().build_hasher();
+        let mut items = Vec::with_capacity(entries.len());
+        for Entry { key, json, destination } in entries {
+            hasher.write(&json);
+            names.insert(&key, destination);
+            items.push((key, json));
+        }
+        let digest = hasher.finish();
+        let mut listing = Self { items, names, first_page: Bytes::new(), tail, page_items, digest };
+        listing.first_page = listing.page(kind, 0);
+        listing
+    }
+
+    /// The `result` of the page after `cursor`; `None` when that is no cursor of this list.
+    pub fn result(&self, kind: ListKind, cursor: Option<&str>) -> Option<Bytes> {
+        let Some(cursor) = cursor else { return Some(self.first_page.clone()) };
+        let last = cursor::read(kind, cursor)?;
+        let start = self.items.partition_point(|(key, _)| *key <= last);
+        Some(self.page(kind, start))
+    }
+
+    fn page(&self, kind: ListKind, start: usize) -> Bytes {
+        let end = self.items.len().min(start + self.page_items.max(1));
+        let items = &self.items[start..end];
+        let bytes: usize = items.iter().map(|(_, json)| json.len() + 1).sum();
+        let mut page = BytesMut::with_capacity(bytes + self.tail.len() + 128);
+        page.put_slice(b"{\"");
+        page.put_slice(kind.member().as_bytes());
+        page.put_slice(b"\":[");
+        for (index, (_, json)) in items.iter().enumerate() {
+            if index > 0 {
+                page.put_u8(b',');
+            }
+            page.put_slice(json);
+        }
+        page.put_u8(b']');
+        if let Some((last, _)) = items.last().filter(|_| end < self.items.len()) {
+            page.put_slice(b",\"nextCursor\":\"");
+            page.put_slice(cursor::write(kind, last).as_bytes());
+            page.put_u8(b'"');
+        }
+        page.put_slice(&self.tail);
+        page.freeze()
+    }
+}
+
+impl Merged {
+    /// One of the four lists.
+    pub fn listing(&self, kind: ListKind) -> &Listing {
+        &self.listings[kind.index()]
+    }
+
+    /// The server's place that has a resource: by exact URI, then by the closest template.
+    pub fn resource(&self, uri: &str) -> Option<u32> {
+        let exact = self.listing(ListKind::Resources).names.find(uri);
+        let by_template_itself = || self.listing(ListKind::Templates).names.find(uri);
+        exact.or_else(by_template_itself).map(|destination| destination.place).or_else(|| {
+            self.templates.iter().find(|(template, _)| template.matches(uri)).map(|(_, place)| *place)
+        })
+    }
+
+    /// Why a server of the endpoint is missing, when it is.
+    pub fn missing(&self, place: usize) -> Option<&Missing> {
+        self.missing.iter().find(|missing| missing.place == place)
+    }
+
+    /// The tools whose advertised names are longer than that.
+    pub fn names_longer_than(&self, bytes: usize) -> Vec<String> {
+        let tools = &self.listing(ListKind::Tools).items;
+        tools.iter().filter(|(name, _)| name.len() > bytes).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// The places of the servers that have resources.
+    pub fn resource_servers(&self) -> impl Iterator<Item = usize> {
+        self.with_resources.iter().copied()
+    }
+
+    /// The `capabilities` object of the endpoint. While a server is missing, it may yet bring any list.
+    pub fn capabilities_json(&self) -> serde_json::Value {
+        let unknown = !self.missing.is_empty();
+        let mut capabilities = serde_json::Map::new();
+        let features = &self.features;
+        if features.tools || unknown {
+            capabilities.insert("tools".into(), json!({"listChanged": true}));
+        }
+        if features.prompts || unknown {
+            capabilities.insert("prompts".into(), json!({"listChanged": true}));
+        }
+        if features.resources || unknown {
+            let resources = if features.subscribe || unknown {
+                json!({"listChanged": true, "subscribe": true})
+            } else {
+                json!({"listChanged": true})
+            };
+            capabilities.insert("resources".into(), resources);
+        }
+        if features.logging {
+            capabilities.insert("logging".into(), json!({}));
+        }
+        if features.completions {
+            capabilities.insert("completions".into(), json!({}));
+        }
+        serde_json::Value::Object(capabilities)
+    }
+
+    /// The `result` of `initialize`.
+    pub fn initialize_result(&self, revision: Revision) -> Bytes {
+        let mut result = json!({
+            "protocolVersion": revision.as_str(),
+            "capabilities": self.capabilities_json(),
+            "serverInfo": server_info(),
+        });
+        if let Some(instructions) = &self.features.instructions {
+            result["instructions"] = instructions.as_str().into();
+        }
+        result.to_string().into()
+    }
+
+    /// The `result` of `server/discover`.
+    pub fn discover_result(&self) -> Bytes {
+        let mut result = json!({
+            "resultType": "complete",
+            "supportedVersions": [Revision::MODERN_LATEST.as_str()],
+            "capabilities": self.capabilities_json(),
+            "ttlMs": if self.missing.is_empty() { TTL_MS_DEFAULT } else { 0 },
+            "cacheScope": "public",
+            "_meta": {"io.modelcontextprotocol/serverInfo": server_info()},
+        });
+        if let Some(instructions) = &self.features.instructions {
+            result["instructions"] = instructions.as_str().into();
+        }
+        result.to_string().into()
+    }
+}
+
+impl ServerFeatures {
+    /// Adds what another server offers.
+    fn join(&mut self, server: &ServerName, other: &Self) {
+        self.tools |= other.tools;
+        self.prompts |= other.prompts;
+        self.resources |= other.resources;
+        self.subscribe |= other.subscribe;
+        self.logging |= other.logging;
+        self.completions |= other.completions;
+        if let Some(text) = &other.instructions {
+            let all = self.instructions.get_or_insert_default();
+            if all.len() + text.len() < INSTRUCTIONS_BYTES_MAX {
+                if !all.is_empty() {
+                    all.push_str("\n\n");
+                }
+                all.push_str(server.as_str());
+                all.push_str(": ");
+                all.push_str(text);
+            }
+        }
+    }
+}

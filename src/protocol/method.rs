@@ -1,0 +1,119 @@
+/// A method of either era that the gateway does something about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Method {
+    /// Opens a Legacy session.
+    Initialize,
+    /// `notifications/initialized`.
+    Initialized,
+    /// Legacy only.
+    Ping,
+    /// Modern only.
+    Discover,
+    /// `subscriptions/listen`, Modern only.
+    Listen,
+    /// `tools/list`.
+    ToolsList,
+    /// `tools/call`.
+    ToolsCall,
+    /// `prompts/list`.
+    PromptsList,
+    /// `prompts/get`.
+    PromptsGet,
+    /// `resources/list`.
+    ResourcesList,
+    /// `resources/templates/list`.
+    TemplatesList,
+    /// `resources/read`.
+    ResourcesRead,
+    /// `resources/subscribe`, Legacy only.
+    Subscribe,
+    /// `resources/unsubscribe`, Legacy only.
+    Unsubscribe,
+    /// `completion/complete`.
+    Complete,
+    /// `logging/setLevel`, Legacy only.
+    SetLevel,
+    /// `notifications/cancelled`.
+    Cancelled,
+    /// `notifications/progress`.
+    Progress,
+    /// `notifications/roots/list_changed`, Legacy only.
+    RootsListChanged,
+    /// `notifications/tools/list_changed`, from servers.
+    ToolsListChanged,
+    /// `notifications/prompts/list_changed`, from servers.
+    PromptsListChanged,
+    /// `notifications/resources/list_changed`, from servers.
+    ResourcesListChanged,
+    /// `notifications/subscriptions/acknowledged`, from Modern servers.
+    Acknowledged,
+}
+
+impl Method {
+    const NAMES: [(&'static str, Self); 23] = [
+        ("tools/call", Self::ToolsCall),
+        ("tools/list", Self::ToolsList),
+        ("resources/read", Self::ResourcesRead),
+        ("prompts/get", Self::PromptsGet),
+        ("ping", Self::Ping),
+        ("notifications/progress", Self::Progress),
+        ("prompts/list", Self::PromptsList),
+        ("resources/list", Self::ResourcesList),
+        ("resources/templates/list", Self::TemplatesList),
+        ("completion/complete", Self::Complete),
+        ("initialize", Self::Initialize),
+        ("notifications/initialized", Self::Initialized),
+        ("notifications/cancelled", Self::Cancelled),
+        ("server/discover", Self::Discover),
+        ("subscriptions/listen", Self::Listen),
+        ("resources/subscribe", Self::Subscribe),
+        ("resources/unsubscribe", Self::Unsubscribe),
+        ("logging/setLevel", Self::SetLevel),
+        ("notifications/roots/list_changed", Self::RootsListChanged),
+        ("notifications/tools/list_changed", Self::ToolsListChanged),
+        ("notifications/prompts/list_changed", Self::PromptsListChanged),
+        ("notifications/resources/list_changed", Self::ResourcesListChanged),
+        ("notifications/subscriptions/acknowledged", Self::Acknowledged),
+    ];
+
+    /// The method of that name, if it is one the gateway knows; matched exactly, as the specification asks.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::NAMES.iter().find(|(known, _)| *known == name).map(|(_, method)| *method)
+    }
+
+    /// The name on the wire.
+    pub fn as_str(self) -> &'static str {
+        Self::NAMES.iter().find(|(_, method)| *method == self).map_or("", |(name, _)| *name)
+    }
+
+    /// Whether a repeated request does no harm: nothing but reading.
+    pub const fn is_read_only(self) -> bool {
+        matches!(
+            self,
+            Self::Ping
+                | Self::Discover
+                | Self::ToolsList
+                | Self::PromptsList
+                | Self::PromptsGet
+                | Self::ResourcesList
+                | Self::TemplatesList
+                | Self::ResourcesRead
+                | Self::Complete
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_reads_back() {
+        for (name, method) in Method::NAMES {
+            assert_eq!(Method::parse(name), Some(method));
+            assert_eq!(method.as_str(), name);
+        }
+        assert_eq!(Method::parse("Tools/call"), None);
+        assert_eq!(Method::parse(""), None);
+    }
+}

@@ -1,0 +1,15 @@
+//! The words of MCP: revisions, eras, methods, codes, headers, capabilities.
+//!
+//! Vocabulary only. Does not know: sockets, backends, sessions, or how a message is framed.
+//!
+//! Source: the Model Context Protocol, revisions 2024-11-05 to 2026-07-28.
+
+mod capabilities;
+pub mod code;
+pub mod header;
+mod method;
+mod revision;
+
+pub use capabilities::ClientCapabilities;
+pub use method::Method;
+pub use revision::{Era, Revision};

@@ -1,0 +1,87 @@
+//! A POST whose sender and message are known.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::HeaderMap;
+
+use crate::auth::Identity;
+use crate::base::{Fault, Kind};
+use crate::frame::{Envelope, Kind as FrameKind, Refused, Scanner, Text};
+use crate::limits::Permit;
+use crate::protocol::{Era, Method, Revision, code, header};
+use crate::route::Endpoint;
+
+/// One message of a client, checked as far as both eras have in common.
+pub struct Call {
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Where it was sent.
+    pub endpoint: Arc<Endpoint>,
+    /// Who sent it.
+    pub identity: Identity,
+    /// The key's place, held until the answer has passed.
+    pub permit: Permit,
+    /// The message as received.
+    pub body: Bytes,
+    /// Where in it things lie.
+    pub envelope: Envelope,
+    /// The method, when it is one the gateway does something about.
+    pub method: Option<Method>,
+}
+
+impl Call {
+    /// The raw id; empty for a notification.
+    pub fn id(&self) -> Bytes {
+        self.envelope.id.map_or_else(Bytes::new, |id| self.raw(id.span))
+    }
+
+    /// The bytes at a place, shared.
+    pub fn raw(&self, span: crate::frame::Span) -> Bytes {
+        self.body.slice(span.start as usize..span.end as usize)
+    }
+
+    /// The value of a string.
+    pub fn text(&self, text: Option<Text>) -> Option<std::borrow::Cow<'_, str>> {
+        text.map(|text| text.decode(&self.body))
+    }
+
+    /// Whether an answer is expected.
+    pub fn is_request(&self) -> bool {
+        self.envelope.kind == FrameKind::Request
+    }
+
+    /// By which era the client opened (MCP 2026-07-28, versioning: dual-era servers).
+    pub fn era(&self) -> Era {
+        if self.envelope.params.meta.protocol_version.is_some() {
+            return Era::Modern;
+        }
+        if self.method == Some(Method::Initialize) || self.headers.contains_key(header::SESSION_ID) {
+            return Era::Legacy;
+        }
+        match self.headers.get(header::PROTOCOL_VERSION).map(|value| Revision::parse(value.as_bytes())) {
+            // A revision nobody knows is answered with those that are known, which only the newer era does.
+            Some(None) => Era::Modern,
+            Some(Some(revision)) => revision.era(),
+            None => Era::Legacy,
+        }
+    }
+}
+
+/// Reads the message.
+pub fn scan(scanner: &mut Scanner, body: &Bytes) -> Result<(Envelope, Option<Method>), Fault> {
+    let envelope = scanner.scan(body).map_err(|refused| unreadable(refused, body))?;
+    let method = envelope.method.and_then(|method| Method::parse(&method.decode(body)));
+    Ok((envelope, method))
+}
+
+#[cold]
+fn unreadable(Refused { error, id }: Refused, body: &Bytes) -> Fault {
+    let kind = match error.code() {
+        code::PARSE => Kind::Parse,
+        code::INVALID_PARAMS => Kind::MalformedParams,
+        _ => Kind::InvalidRequest,
+    };
+    let id = id.map(|id| body.slice(id.span.start as usize..id.span.end as usize));
+    Fault::client(kind, error.to_string()).answering(id)
+}

@@ -1,0 +1,438 @@
+//! Long event streams of the gateway's own: the GET stream of a Legacy session, and the subscription of a
+//! Modern client. Each gathers what the servers behind the endpoint send outside of calls.
+//!
+//! One task owns a stream. It is told by the closed channel that the client has gone, and everything it
+//! started ends with it.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, Response};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio::task::{JoinSet, spawn_local};
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::body::ResponseBody;
+use super::call::Call;
+use super::tag::{self, Passed};
+use super::worker::Worker;
+use super::{reply, send};
+use crate::base::{Fault, Kind};
+use crate::catalog::{ListKind, Merged, View};
+use crate::frame::{Event, Kind as FrameKind, Scanner, splice};
+use crate::limits::Permit;
+use crate::protocol::{Method, header};
+use crate::route::{Endpoint, Shape};
+use crate::session::{Feed, FeedEnd, Ready, Session, Source};
+
+/// Events made and not yet read by the client. A server that sends more waits.
+const EVENTS_MAX: usize = 64;
+
+/// A comment at the start, so that clients that wait for the first byte go on, and now and then.
+const COMMENT: &[u8] = b": open\n\n";
+
+/// URIs in one subscription; each is looked up and passed on.
+const SUBSCRIBED_URIS_MAX: usize = 1024;
+
+/// Opens the GET stream of a session. It is answered at once, whatever the servers do, and takes over from
+/// the one before.
+pub fn open(
+    worker: &Rc<Worker>,
+    headers: &HeaderMap,
+    session: Arc<Session>,
+    permit: Permit,
+) -> Result<Response<ResponseBody>, Fault> {
+    if !super::receive::accepts(headers, header::EVENT_STREAM) {
+        return Err(Fault::client(Kind::NotAcceptable, "send `Accept: text/event-stream`"));
+    }
+    let last_event_id = headers.get(header::LAST_EVENT_ID).cloned();
+    if last_event_id.is_some() && session.endpoint.shape != Shape::Single {
+        return Err(Fault::client(
+            Kind::MethodNotAllowed,
+            "streams of an endpoint with several servers cannot be resumed; open one without Last-Event-ID",
+        ));
+    }
+    let (sender, receiver) = mpsc::channel(EVENTS_MAX);
+    // The channel is empty, so there is room.
+    let _ = sender.try_send(Bytes::from_static(COMMENT));
+    let generation = session.take_stream();
+    let stream = SessionStream { worker: Rc::clone(worker), session, sender, generation, last_event_id };
+    spawn_local(stream.run());
+    Ok(reply::events(ResponseBody::events(receiver, permit)))
+}
+
+struct SessionStream {
+    worker: Rc<Worker>,
+    session: Arc<Session>,
+    sender: mpsc::Sender<Bytes>,
+    generation: u64,
+    last_event_id: Option<http::HeaderValue>,
+}
+
+impl SessionStream {
+    /// Until the client has gone, the session ended, or another stream took over.
+    async fn run(mut self) {
+        let shared = Arc::clone(&self.worker.shared);
+        let view = View::Legacy(self.session.seal.capabilities);
+        let mut lists = Digests::of(&self.worker, &self.session.endpoint, view);
+        let mut changes = shared.catalog.changes();
+        let mut draining = shared.draining.clone();
+        let mut keep_alive = interval(shared.config.keep_alive);
+        keep_alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // By place: the backend session whose stream is read, and the task that reads it.
+        let mut read: HashMap<usize, Arc<Ready>> = HashMap::new();
+        let mut pumps: JoinSet<(usize, FeedEnd)> = JoinSet::new();
+        loop {
+            let session = Arc::clone(&self.session);
+            let changed = session.changed();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if !session.holds_stream(self.generation) || *draining.borrow() {
+                return;
+            }
+            self.start_pumps(&mut read, &mut pumps);
+            tokio::select! {
+                () = self.sender.closed() => return,
+                () = &mut changed => {}
+                _ = draining.changed() => {}
+                _ = keep_alive.tick() => {
+                    // A full channel needs no comment.
+                    let _ = self.sender.try_send(Bytes::from_static(COMMENT));
+                    session.touch(self.worker.now_s());
+                }
+                _ = changes.changed(), if session.endpoint.shape != Shape::Single => {
+                    for event in lists.changed(&self.worker, &session.endpoint, view) {
+                        let _ = self.sender.send(event).await;
+                    }
+                }
+                Some(ended) = pumps.join_next() => {
+                    let ends = ended.is_ok_and(|(_, end)| end == FeedEnd::Ended);
+                    // The one server's stream ended regularly: so does this one, and the client comes again.
+                    if ends && session.endpoint.shape == Shape::Single {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Reads the stream of each backend session that is open and not read yet.
+    fn start_pumps(&mut self, read: &mut HashMap<usize, Arc<Ready>>, pumps: &mut JoinSet<(usize, FeedEnd)>) {
+        for (place, upstream) in self.session.upstreams() {
+            let Some(ready) = upstream.ready() else { continue };
+            if read.get(&place).is_some_and(|known| Arc::ptr_eq(known, &ready)) {
+                continue;
+            }
+            read.insert(place, Arc::clone(&ready));
+            let pool = Rc::clone(self.worker.pool(self.session.endpoint.servers[place].backend));
+            let resumes = self.session.endpoint.shape != Shape::Single;
+            let feed = Feed::new(pool, Source::Legacy(ready), resumes).after(self.last_event_id.take());
+            let pump = Pump {
+                worker: Rc::clone(&self.worker),
+                endpoint: Arc::clone(&self.session.endpoint),
+                place,
+                sender: self.sender.clone(),
+            };
+            pumps.spawn_local(pump.run(feed));
+        }
+    }
+}
+
+/// Passes the events of one server on.
+struct Pump {
+    worker: Rc<Worker>,
+    endpoint: Arc<Endpoint>,
+    place: usize,
+    sender: mpsc::Sender<Bytes>,
+}
+
+impl Pump {
+    async fn run(self, mut feed: Feed) -> (usize, FeedEnd) {
+        loop {
+            let event = match feed.next().await {
+                Ok(event) => event,
+                Err(end) => return (self.place, end),
+            };
+            let Some(bytes) = self.pass(event) else { continue };
+            if self.sender.send(bytes).await.is_err() {
+                return (self.place, FeedEnd::Ended);
+            }
+        }
+    }
+
+    fn pass(&self, event: Event) -> Option<Bytes> {
+        if self.endpoint.shape == Shape::Single {
+            return Some(event.raw);
+        }
+        let server = &self.endpoint.servers[self.place];
+        match tag::pass(event, &server.name, &mut self.worker.scanner.borrow_mut()) {
+            Passed::Untouched(bytes) | Passed::Tagged(bytes) => Some(bytes),
+            Passed::ListChanged(bytes) => {
+                // The client will list now: what is known is stale before it is told.
+                self.worker.shared.catalog.mark_stale(self.worker.pool(server.backend).backend().id);
+                Some(bytes)
+            }
+            Passed::Dropped => None,
+        }
+    }
+}
+
+/// Which lists an endpoint had, to tell which of them changed.
+struct Digests([u64; 3]);
+
+/// The lists that are announced, each with its notification. Templates change with resources.
+const ANNOUNCED: [(ListKind, Method); 3] = [
+    (ListKind::Tools, Method::ToolsListChanged),
+    (ListKind::Prompts, Method::PromptsListChanged),
+    (ListKind::Resources, Method::ResourcesListChanged),
+];
+
+impl Digests {
+    fn of(worker: &Worker, endpoint: &Endpoint, view: View) -> Self {
+        let merged = worker.shared.catalog.snapshot(endpoint, view);
+        Self(merged.as_deref().map_or([0; 3], digests))
+    }
+
+    /// The kinds that changed since the last look.
+    fn moved(&mut self, worker: &Worker, endpoint: &Endpoint, view: View) -> Vec<Method> {
+        let Some(merged) = worker.shared.catalog.snapshot(endpoint, view) else { return Vec::new() };
+        let now = digests(&merged);
+        let before = std::mem::replace(&mut self.0, now);
+        let moved = before.iter().zip(now).map(|(before, now)| *before != now);
+        moved.zip(ANNOUNCED).filter_map(|(moved, (_, method))| moved.then_some(method)).collect()
+    }
+
+    fn changed(&mut self, worker: &Worker, endpoint: &Endpoint, view: View) -> Vec<Bytes> {
+        let methods = self.moved(worker, endpoint, view);
+        methods
+            .into_iter()
+            .map(|method| {
+                let message = json!({"jsonrpc": "2.0", "method": method.as_str()});
+                tag::write_event(message.to_string().as_bytes())
+            })
+            .collect()
+    }
+}
+
+fn digests(merged: &Merged) -> [u64; 3] {
+    ANNOUNCED.map(|(kind, _)| match kind {
+        ListKind::Resources => {
+            merged.listing(kind).digest ^ merged.listing(ListKind::Templates).digest.rotate_left(1)
+        }
+        kind => merged.listing(kind).digest,
+    })
+}
+
+/// `subscriptions/listen` of a Modern client: acknowledged at once, under the client's own id.
+pub fn subscribe(worker: &Rc<Worker>, call: Call) -> Result<Response<ResponseBody>, Fault> {
+    let wish = Wish::read(&call)?;
+    let id = call.id();
+    let (sender, receiver) = mpsc::channel(EVENTS_MAX);
+    let stream = Subscription {
+        worker: Rc::clone(worker),
+        endpoint: Arc::clone(&call.endpoint),
+        wish,
+        id,
+        headers: call.headers,
+        meta: call
+            .envelope
+            .params
+            .meta
+            .object
+            .map_or_else(Bytes::new, |span| call.body.slice(span.start as usize..span.end as usize)),
+        sender,
+    };
+    let _ = stream.sender.try_send(stream.acknowledgement());
+    spawn_local(stream.run());
+    Ok(reply::events(ResponseBody::events(receiver, call.permit)))
+}
+
+/// What a client wants to be told of (MCP 2026-07-28, subscriptions).
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct Wish {
+    tools_list_changed: Option<bool>,
+    prompts_list_changed: Option<bool>,
+    resources_list_changed: Option<bool>,
+    resource_subscriptions: Vec<String>,
+}
+
+impl Wish {
+    fn read(call: &Call) -> Result<Self, Fault> {
+        #[derive(Deserialize)]
+        struct Params {
+            notifications: Wish,
+        }
+        let malformed = |text: &'static str| Fault::client(Kind::MalformedParams, text);
+        let params = call.envelope.params.object.map_or_else(Bytes::new, |span| call.raw(span));
+        let read: Params = serde_json::from_slice(&params)
+            .map_err(|_| malformed("subscriptions/listen needs params.notifications"))?;
+        if read.notifications.resource_subscriptions.len() > SUBSCRIBED_URIS_MAX {
+            return Err(malformed("too many resourceSubscriptions; listen to them by several requests"));
+        }
+        Ok(read.notifications)
+    }
+
+    fn wants(&self, method: Method) -> bool {
+        match method {
+            Method::ToolsListChanged => self.tools_list_changed == Some(true),
+            Method::PromptsListChanged => self.prompts_list_changed == Some(true),
+            Method::ResourcesListChanged => self.resources_list_changed == Some(true),
+            _ => false,
+        }
+    }
+
+    fn to_json(&self) -> Value {
+        let mut wish = serde_json::Map::new();
+        for (name, flag) in [
+            ("toolsListChanged", self.tools_list_changed),
+            ("promptsListChanged", self.prompts_list_changed),
+            ("resourcesListChanged", self.resources_list_changed),
+        ] {
+            if flag == Some(true) {
+                wish.insert(name.into(), true.into());
+            }
+        }
+        if !self.resource_subscriptions.is_empty() {
+            wish.insert("resourceSubscriptions".into(), self.resource_subscriptions.clone().into());
+        }
+        Value::Object(wish)
+    }
+}
+
+const SUBSCRIPTION_ID: &str = "io.modelcontextprotocol/subscriptionId";
+
+struct Subscription {
+    worker: Rc<Worker>,
+    endpoint: Arc<Endpoint>,
+    wish: Wish,
+    /// The client's raw id of the request, which names the subscription.
+    id: Bytes,
+    headers: HeaderMap,
+    /// The client's raw `_meta`, for the subscriptions at the servers.
+    meta: Bytes,
+    sender: mpsc::Sender<Bytes>,
+}
+
+impl Subscription {
+    /// Until the client has gone, or the gateway stops.
+    async fn run(self) {
+        let shared = Arc::clone(&self.worker.shared);
+        // The lists as they are when the subscription begins; those that come in later are changes.
+        shared.catalog.merged(&self.endpoint, View::Modern).await;
+        let mut lists = Digests::of(&self.worker, &self.endpoint, View::Modern);
+        let mut changes = shared.catalog.changes();
+        let mut draining = shared.draining.clone();
+        let mut keep_alive = interval(shared.config.keep_alive);
+        keep_alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut pumps = self.start_pumps();
+        loop {
+            if *draining.borrow() {
+                let _ = self.sender.send(self.ending()).await;
+                return;
+            }
+            tokio::select! {
+                () = self.sender.closed() => return,
+                _ = draining.changed() => {}
+                _ = keep_alive.tick() => {
+                    let _ = self.sender.try_send(Bytes::from_static(COMMENT));
+                }
+                _ = changes.changed() => {
+                    for method in lists.moved(&self.worker, &self.endpoint, View::Modern) {
+                        if self.wish.wants(method) {
+                            let _ = self.sender.send(self.notification(method)).await;
+                        }
+                    }
+                }
+                Some(_ended) = pumps.join_next() => {}
+            }
+        }
+    }
+
+    /// One subscription at each server that has one of the resources; lists are watched by the catalog.
+    fn start_pumps(&self) -> JoinSet<()> {
+        let mut pumps = JoinSet::new();
+        let merged = self.worker.shared.catalog.snapshot(&self.endpoint, View::Modern);
+        for (place, server) in self.endpoint.servers.iter().enumerate() {
+            let uris: Vec<&String> = self
+                .wish
+                .resource_subscriptions
+                .iter()
+                .filter(|uri| {
+                    let known = merged.as_deref().and_then(|merged| merged.resource(uri));
+                    known.is_none_or(|known| known as usize == place)
+                })
+                .collect();
+            if uris.is_empty() {
+                continue;
+            }
+            let meta: Value = serde_json::from_slice(&self.meta).unwrap_or_default();
+            let message = json!({
+                "jsonrpc": "2.0",
+                "id": "metamcp-listen",
+                "method": Method::Listen.as_str(),
+                "params": {"_meta": meta, "notifications": {"resourceSubscriptions": uris}},
+            });
+            let mut headers = HeaderMap::new();
+            send::copy_headers(&self.headers, &mut headers);
+            let json = http::HeaderValue::from_static(header::JSON);
+            headers.insert(http::header::CONTENT_TYPE, json);
+            let both = http::HeaderValue::from_static(header::ACCEPT_BOTH);
+            headers.insert(http::header::ACCEPT, both);
+            let source = Source::Modern { message: message.to_string().into(), headers };
+            let feed = Feed::new(Rc::clone(self.worker.pool(server.backend)), source, true);
+            pumps.spawn_local(pump_subscription(feed, self.id.clone(), self.sender.clone()));
+        }
+        pumps
+    }
+
+    fn acknowledgement(&self) -> Bytes {
+        self.message(Method::Acknowledged, &format!(",\"notifications\":{}", self.wish.to_json()))
+    }
+
+    fn notification(&self, method: Method) -> Bytes {
+        self.message(method, "")
+    }
+
+    fn message(&self, method: Method, more: &str) -> Bytes {
+        let id = String::from_utf8_lossy(&self.id);
+        let message = format!(
+            r#"{{"jsonrpc":"2.0","method":"{}","params":{{"_meta":{{"{SUBSCRIPTION_ID}":{id}}}{more}}}}}"#,
+            method.as_str()
+        );
+        tag::write_event(message.as_bytes())
+    }
+
+    /// The result that ends a subscription from this side.
+    fn ending(&self) -> Bytes {
+        let id = String::from_utf8_lossy(&self.id);
+        let message = format!(
+            r#"{{"jsonrpc":"2.0","id":{id},"result":{{"resultType":"complete","_meta":{{"{SUBSCRIPTION_ID}":{id}}}}}}}"#
+        );
+        tag::write_event(message.as_bytes())
+    }
+}
+
+/// Passes what one server says about resources on, under the client's own subscription id.
+async fn pump_subscription(mut feed: Feed, id: Bytes, sender: mpsc::Sender<Bytes>) {
+    let mut scanner = Scanner::new();
+    while let Ok(event) = feed.next().await {
+        let Some(data) = event.data.filter(|data| !data.is_empty()) else { continue };
+        let Ok(envelope) = scanner.scan(&data) else { continue };
+        let method = envelope.method.map(|method| method.decode(&data));
+        let is_acknowledgement = method.as_deref() == Some(Method::Acknowledged.as_str());
+        let Some(theirs) = envelope.params.meta.subscription_id else { continue };
+        if envelope.kind != FrameKind::Notification || is_acknowledgement {
+            continue;
+        }
+        let Ok(slices) = splice(&data, &[(theirs.span, id.clone())]) else { continue };
+        let message: Vec<u8> = slices.flat_map(|slice| slice.to_vec()).collect();
+        if sender.send(tag::write_event(&message)).await.is_err() {
+            return;
+        }
+    }
+}

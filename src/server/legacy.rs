@@ -1,0 +1,354 @@
+//! Messages of the revisions up to 2025-11-25, within a session of the client's.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode};
+use tokio::task::spawn_local;
+use tokio::time::timeout;
+
+use super::body::ResponseBody;
+use super::call::Call;
+use super::local::{self, Target};
+use super::relay::Held;
+use super::send;
+use super::worker::Worker;
+use super::{reply, tag};
+use crate::backend::{Answer, Lane, RequestBody};
+use crate::base::{Fault, Kind};
+use crate::catalog::{ListKind, View};
+use crate::frame::{Id, Kind as FrameKind, Span};
+use crate::protocol::{ClientCapabilities, Era, Method, Revision, header};
+use crate::route::Shape;
+use crate::session::{Ask, Introduction, Ready, Session, ask};
+
+/// Telling a backend that its session is over; the client does not wait for it.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Answers a message of the Legacy era.
+pub async fn answer(worker: &Rc<Worker>, call: Call) -> Result<Response<ResponseBody>, Fault> {
+    if call.method == Some(Method::Initialize) && call.is_request() {
+        return initialize(worker, &call).await;
+    }
+    let session = worker.session(&call.headers, &call.identity, &call.endpoint)?;
+    check_version(&call)?;
+    match call.endpoint.shape {
+        Shape::Single => forward(worker, call, session, (0, None)).await,
+        Shape::Aggregate(_) => aggregate(worker, call, session).await,
+    }
+}
+
+/// `MCP-Protocol-Version` after `initialize` (MCP 2025-06-18, transports): absent it is what was
+/// negotiated; unknown it is 400.
+fn check_version(call: &Call) -> Result<(), Fault> {
+    let Some(value) = call.headers.get(header::PROTOCOL_VERSION) else { return Ok(()) };
+    match Revision::parse(value.as_bytes()) {
+        Some(revision) if revision.era() == Era::Legacy => Ok(()),
+        _ => Err(Fault::client(
+            Kind::InvalidRequest,
+            "MCP-Protocol-Version is not a revision that sessions are spoken in; send the negotiated one",
+        )),
+    }
+}
+
+/// Opens a session.
+async fn initialize(worker: &Rc<Worker>, call: &Call) -> Result<Response<ResponseBody>, Fault> {
+    let introduction = introduction(call)?;
+    let view = View::Legacy(introduction.capabilities);
+    let sessions = &worker.shared.sessions;
+    let full = |_| Fault::gateway(Kind::Overloaded, "there are too many sessions; try again later");
+    let (text, response) = match call.endpoint.shape {
+        Shape::Single => {
+            let (text, session) = sessions
+                .create(&call.identity, &call.endpoint, introduction, worker.now_s())
+                .map_err(full)?;
+            let pool = worker.pool(call.endpoint.servers[0].backend);
+            let opened = session.upstream(0).open_for_client(pool, &session.introduction).await;
+            let ready = opened.inspect_err(|_| sessions.end(&session))?;
+            (text, reply::result(&call.id(), result_of(&ready)?))
+        }
+        Shape::Aggregate(_) => {
+            let merged = worker.shared.catalog.merged(&call.endpoint, view).await;
+            let result = merged.initialize_result(introduction.revision);
+            let (text, _) = sessions
+                .create(&call.identity, &call.endpoint, introduction, worker.now_s())
+                .map_err(full)?;
+            (text, reply::result(&call.id(), result))
+        }
+    };
+    let mut response = response;
+    let value = HeaderValue::from_str(&text)
+        .map_err(|error| Fault::gateway(Kind::Internal, "no session id could be made").because(error))?;
+    response.headers_mut().insert(header::SESSION_ID, value);
+    Ok(response)
+}
+
+/// The raw `result` of a backend's answer to `initialize`.
+fn result_of(ready: &Ready) -> Result<Bytes, Fault> {
+    #[derive(serde::Deserialize)]
+    struct Answer<'a> {
+        #[serde(borrow)]
+        result: &'a serde_json::value::RawValue,
+    }
+    let answer: Answer<'_> = serde_json::from_slice(&ready.message)
+        .map_err(|error| Fault::gateway(Kind::Internal, "the answer could not be read").because(error))?;
+    Ok(ready.message.slice_ref(answer.result.get().as_bytes()))
+}
+
+/// What the client says of itself. Off the usual path, so read with serde.
+fn introduction(call: &Call) -> Result<Introduction, Fault> {
+    #[derive(serde::Deserialize)]
+    struct Params<'a> {
+        #[serde(borrow)]
+        capabilities: &'a serde_json::value::RawValue,
+    }
+    let malformed = || {
+        Fault::client(
+            Kind::MalformedParams,
+            "initialize needs params with protocolVersion, capabilities and clientInfo",
+        )
+    };
+    let params = call.envelope.params.object.map(|span| call.raw(span)).ok_or_else(malformed)?;
+    let asked = call.text(call.envelope.params.protocol_version).ok_or_else(malformed)?;
+    let read: Params<'_> = serde_json::from_slice(&params).map_err(|_| malformed())?;
+    let capabilities =
+        ClientCapabilities::from_json(read.capabilities.get().as_bytes()).map_err(|_| malformed())?;
+    let revision = Revision::parse(asked.as_bytes())
+        .filter(|revision| revision.era() == Era::Legacy)
+        .unwrap_or(Revision::LEGACY_LATEST);
+    Ok(Introduction { revision, capabilities, params })
+}
+
+/// On an endpoint with several servers.
+async fn aggregate(
+    worker: &Rc<Worker>,
+    call: Call,
+    session: Arc<Session>,
+) -> Result<Response<ResponseBody>, Fault> {
+    match call.envelope.kind {
+        FrameKind::Response | FrameKind::Error => answer_of_client(worker, call, session).await,
+        FrameKind::Notification => notification(worker, call, session).await,
+        FrameKind::Request => request(worker, call, session).await,
+    }
+}
+
+async fn request(
+    worker: &Rc<Worker>,
+    call: Call,
+    session: Arc<Session>,
+) -> Result<Response<ResponseBody>, Fault> {
+    let view = View::Legacy(session.seal.capabilities);
+    let target = match call.method {
+        Some(Method::ToolsCall) => local::named(worker, &call, view, ListKind::Tools).await?,
+        Some(Method::PromptsGet) => local::named(worker, &call, view, ListKind::Prompts).await?,
+        Some(Method::ResourcesRead | Method::Subscribe | Method::Unsubscribe) => {
+            (local::resource_place(worker, &call, view).await?, None)
+        }
+        Some(Method::Complete) => local::completion(worker, &call, view).await?,
+        Some(Method::ToolsList) => return local::list(worker, &call, view, ListKind::Tools).await,
+        Some(Method::PromptsList) => return local::list(worker, &call, view, ListKind::Prompts).await,
+        Some(Method::ResourcesList) => return local::list(worker, &call, view, ListKind::Resources).await,
+        Some(Method::TemplatesList) => return local::list(worker, &call, view, ListKind::Templates).await,
+        Some(Method::Ping) => return Ok(reply::result(&call.id(), Bytes::from_static(b"{}"))),
+        Some(Method::SetLevel) => return set_level(worker, &call, &session).await,
+        _ => {
+            return Err(Fault::client(
+                Kind::UnknownMethodInSession,
+                "no server behind this endpoint is known for this method",
+            ));
+        }
+    };
+    forward(worker, call, session, target).await
+}
+
+/// The level holds for every server that logs: those that are open now, and those that will be.
+async fn set_level(
+    worker: &Rc<Worker>,
+    call: &Call,
+    session: &Arc<Session>,
+) -> Result<Response<ResponseBody>, Fault> {
+    let level = call
+        .envelope
+        .params
+        .level
+        .ok_or_else(|| Fault::client(Kind::MalformedParams, "params.level is missing"))?;
+    session.remember_log_level(call.raw(level.span));
+    for (place, upstream) in session.upstreams() {
+        let Some(ready) = upstream.ready().filter(|ready| ready.features.logging) else { continue };
+        let server = &call.endpoint.servers[place];
+        let asked =
+            Ask { method: Method::SetLevel, message: call.body.clone(), ready: Some(&ready), modern: None };
+        if let Err(error) = ask(worker.pool(server.backend), asked).await {
+            // The level is remembered; a server that is away gets it when its session is opened again.
+            upstream.forget(&ready);
+            worker.note_fault(&error.into_fault(&server.name));
+        }
+    }
+    Ok(reply::result(&call.id(), Bytes::from_static(b"{}")))
+}
+
+async fn notification(
+    worker: &Rc<Worker>,
+    call: Call,
+    session: Arc<Session>,
+) -> Result<Response<ResponseBody>, Fault> {
+    let params = &call.envelope.params;
+    let targets: Vec<Target> = match call.method {
+        // To the one server that holds the call.
+        Some(Method::Cancelled) => {
+            let holder = params.request_id.and_then(|id| session.holder(id.span.of(&call.body)));
+            holder.map(|place| (place, None)).into_iter().collect()
+        }
+        Some(Method::Progress) => tagged(&call, params.progress_token).into_iter().collect(),
+        Some(Method::RootsListChanged) => {
+            let open = session.upstreams().filter(|(_, upstream)| upstream.ready().is_some());
+            open.map(|(place, _)| (place, None)).collect()
+        }
+        // Each server is told `initialized` when its own session is opened; what nobody is known for is
+        // taken and dropped, as a server does with a notification it does not know.
+        _ => Vec::new(),
+    };
+    let Some((last, others)) = targets.split_last() else { return Ok(reply::accepted()) };
+    for (place, edit) in others {
+        tell(worker, &call, &session, *place, edit.clone()).await;
+    }
+    tell(worker, &call, &session, last.0, last.1.clone()).await;
+    Ok(reply::accepted())
+}
+
+/// The answer of a client to a server's request goes to the server its id names.
+async fn answer_of_client(
+    worker: &Rc<Worker>,
+    call: Call,
+    session: Arc<Session>,
+) -> Result<Response<ResponseBody>, Fault> {
+    let Some((place, edit)) = tagged(&call, call.envelope.id) else {
+        return Err(Fault::client(Kind::InvalidRequest, "this response answers no request of a server"));
+    };
+    tell(worker, &call, &session, place, edit).await;
+    Ok(reply::accepted())
+}
+
+/// The server a tagged id names, and the id it knows in place of the tagged one.
+fn tagged(call: &Call, id: Option<Id>) -> Option<Target> {
+    let id = id?;
+    let text: String = serde_json::from_slice(id.span.of(&call.body)).ok()?;
+    let (place, raw) = tag::untag(&call.endpoint, &text)?;
+    Some((place, Some((id.span, raw))))
+}
+
+/// Passes on what has no answer. A server without an open session is not opened for it.
+async fn tell(
+    worker: &Rc<Worker>,
+    call: &Call,
+    session: &Session,
+    place: usize,
+    edit: Option<(Span, Bytes)>,
+) {
+    let Some(ready) = session.upstream(place).ready() else { return };
+    if let Err(fault) = deliver(worker, call, &ready, place, edit.as_slice()).await {
+        worker.note_fault(&fault);
+    }
+}
+
+/// Sends the message to one server within its session.
+async fn deliver(
+    worker: &Rc<Worker>,
+    call: &Call,
+    ready: &Ready,
+    place: usize,
+    edits: &[(Span, Bytes)],
+) -> Result<Response<Answer>, Fault> {
+    let server = &call.endpoint.servers[place];
+    let mut request = send::request(worker, server, &call.body, edits)?;
+    send::copy_headers(&call.headers, request.headers_mut());
+    ready.write_headers(request.headers_mut());
+    send::send(worker, server, request).await
+}
+
+/// To the endpoint's `place`-th server, in the client's session there, which is opened when it is not, and
+/// once more when the server lost it: a server that does not know the session did not run the call.
+async fn forward(
+    worker: &Rc<Worker>,
+    call: Call,
+    session: Arc<Session>,
+    (place, edit): Target,
+) -> Result<Response<ResponseBody>, Fault> {
+    let in_flight = if call.is_request() {
+        let begun = session.begin_call(call.id(), place);
+        Some(begun.ok_or_else(|| {
+            Fault::client(
+                Kind::InvalidRequest,
+                "this id is in use by a call under way, or there are too many",
+            )
+        })?)
+    } else {
+        None
+    };
+    let mut ready = open(worker, &call, &session, place).await?;
+    let mut response = deliver(worker, &call, &ready, place, edit.as_slice()).await?;
+    if is_lost(worker, &call, &ready, place, response.status()).await {
+        tracing::info!(server = %call.endpoint.servers[place].name, "the server lost its session; opening another");
+        session.upstream(place).forget(&ready);
+        ready = open(worker, &call, &session, place).await?;
+        response = deliver(worker, &call, &ready, place, edit.as_slice()).await?;
+    }
+    let id = call.is_request().then(|| call.id());
+    let endpoint = Arc::clone(&call.endpoint);
+    let held = Held { in_flight, ..send::held(call) };
+    send::pass(worker, &endpoint.servers[place], endpoint.shape, id, response, held).await
+}
+
+/// The client's session at one server, opened when it is not.
+async fn open(
+    worker: &Rc<Worker>,
+    call: &Call,
+    session: &Session,
+    place: usize,
+) -> Result<Arc<Ready>, Fault> {
+    let upstream = session.upstream(place);
+    if let Some(ready) = upstream.ready() {
+        return Ok(ready);
+    }
+    let pool = worker.pool(call.endpoint.servers[place].backend);
+    let ready = upstream.open(pool, &session.introduction, session.log_level()).await?;
+    session.touch_stream();
+    Ok(ready)
+}
+
+/// Whether the server does not know the session any more: 404 says so (MCP 2025-03-26, session
+/// management). Some say 400, as they do to much else; a ping tells which it was.
+async fn is_lost(worker: &Rc<Worker>, call: &Call, ready: &Ready, place: usize, status: StatusCode) -> bool {
+    match status {
+        StatusCode::NOT_FOUND => ready.session_id.is_some(),
+        StatusCode::BAD_REQUEST if ready.session_id.is_some() => {
+            const PING: &[u8] = br#"{"jsonrpc":"2.0","id":"metamcp-ping","method":"ping"}"#;
+            let asked = Ask {
+                method: Method::Ping,
+                message: Bytes::from_static(PING),
+                ready: Some(ready),
+                modern: None,
+            };
+            let pool = worker.pool(call.endpoint.servers[place].backend);
+            ask(pool, asked).await.is_ok_and(|heard| heard.status.is_client_error())
+        }
+        _ => false,
+    }
+}
+
+/// Ends a session, here and at every server.
+pub fn end(worker: &Rc<Worker>, session: &Arc<Session>) {
+    worker.shared.sessions.end(session);
+    for (place, upstream) in session.upstreams() {
+        let Some(ready) = upstream.ready().filter(|ready| ready.session_id.is_some()) else { continue };
+        let pool = Rc::clone(worker.pool(session.endpoint.servers[place].backend));
+        spawn_local(async move {
+            let mut request = pool.backend().request(http::Method::DELETE, RequestBody::empty());
+            ready.write_headers(request.headers_mut());
+            // A server that is away ends its sessions by itself.
+            let _ = timeout(FAREWELL_TIMEOUT, pool.send(request, Lane::Call)).await;
+        });
+    }
+}

@@ -1,0 +1,218 @@
+//! Worker threads, each with a listening socket and a runtime of its own.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crossbeam::utils::CachePadded;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::runtime::Builder;
+use tokio::sync::oneshot;
+use tokio::task::{JoinSet, LocalSet, spawn_local};
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+
+use super::connection::serve;
+use super::worker::{Shared, Worker};
+use super::{Config, Tls};
+
+/// Connections the kernel may hold before they are accepted: a burst of reconnecting clients.
+const BACKLOG: i32 = 4096;
+
+/// After a failed accept (no descriptor left, usually): trying at once again would only burn the core.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// The running workers.
+pub struct Workers {
+    /// Where they listen: the port that was found, when it was asked for as 0.
+    pub address: SocketAddr,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// Why the workers cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// The address.
+    #[error(
+        "cannot listen on {address}: {source}; is another program there, or the address not of this machine? Choose another by --host and --port"
+    )]
+    Bind {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The certificate or its key.
+    #[error("cannot use the TLS certificate: {0}")]
+    Tls(String),
+    /// A thread.
+    #[error("cannot start a worker thread: {0}")]
+    Thread(io::Error),
+}
+
+/// Starts the workers. They run until `shared.draining` becomes true and what is under way has ended, or
+/// the deadline passes.
+pub fn start(shared: Arc<Shared>) -> Result<Workers, ListenError> {
+    let config = shared.config.clone();
+    let tls = config.tls.as_ref().map(acceptor).transpose()?;
+    let first = bind(config.listen)?;
+    let address =
+        first.local_addr().map_err(|source| ListenError::Bind { address: config.listen, source })?;
+    let mut listeners = vec![first];
+    while listeners.len() < config.workers {
+        listeners.push(bind(address)?);
+    }
+    let connections = Arc::new(CachePadded::new(AtomicUsize::new(0)));
+    let mut threads = Vec::with_capacity(listeners.len());
+    for (number, listener) in listeners.into_iter().enumerate() {
+        let seed = Seed {
+            shared: Arc::clone(&shared),
+            listener,
+            tls: tls.clone(),
+            connections: Arc::clone(&connections),
+            number,
+        };
+        let thread = thread::Builder::new().name(format!("worker-{number}"));
+        threads.push(thread.spawn(move || seed.run()).map_err(ListenError::Thread)?);
+    }
+    Ok(Workers { address, threads })
+}
+
+impl Workers {
+    /// Waits until all have ended.
+    pub async fn join(self) {
+        let (sender, receiver) = oneshot::channel();
+        thread::spawn(move || {
+            for thread in self.threads {
+                // A worker that panicked has nothing more to end.
+                let _ = thread.join();
+            }
+            let _ = sender.send(());
+        });
+        let _ = receiver.await;
+    }
+}
+
+struct Seed {
+    shared: Arc<Shared>,
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    connections: Arc<CachePadded<AtomicUsize>>,
+    number: usize,
+}
+
+impl Seed {
+    fn run(self) {
+        let runtime = match Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                tracing::error!(%error, worker = self.number, "no runtime for this worker");
+                return;
+            }
+        };
+        LocalSet::new().block_on(&runtime, self.accept());
+    }
+
+    async fn accept(self) {
+        let listener = match tokio::net::TcpListener::from_std(self.listener) {
+            Ok(listener) => listener,
+            Err(error) => {
+                tracing::error!(%error, worker = self.number, "this worker cannot listen");
+                return;
+            }
+        };
+        let worker = Worker::new(Arc::clone(&self.shared), self.number);
+        spawn_local(Rc::clone(&worker).housekeep());
+        let mut draining = self.shared.draining.clone();
+        let mut connections = JoinSet::new();
+        loop {
+            tokio::select! {
+                accepted = listener.accept() => match accepted {
+                    Ok((tcp, _)) => {
+                        // Over the limit it is closed at once: those that are open go on undisturbed.
+                        if let Some(place) = Place::take(&self.connections, self.shared.config.connections_max) {
+                            let served = serve(Rc::clone(&worker), tcp, self.tls.clone());
+                            connections.spawn_local(async move {
+                                served.await;
+                                drop(place);
+                            });
+                        }
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot accept a connection; is the descriptor limit too low?");
+                        sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+                Some(_ended) = connections.join_next() => {}
+                _ = draining.wait_for(|draining| *draining) => break,
+            }
+        }
+        drop(listener);
+        let all = async { while connections.join_next().await.is_some() {} };
+        if timeout(self.shared.config.drain_deadline, all).await.is_err() {
+            tracing::warn!(left = connections.len(), "the drain deadline has passed; connections are cut");
+        }
+    }
+}
+
+/// A place among the connections, given back when dropped.
+struct Place(Arc<CachePadded<AtomicUsize>>);
+
+impl Place {
+    fn take(count: &Arc<CachePadded<AtomicUsize>>, max: usize) -> Option<Self> {
+        let place = Self(Arc::clone(count));
+        (count.fetch_add(1, Ordering::Relaxed) < max).then_some(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
+    let open = || -> io::Result<TcpListener> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        // The kernel spreads connections over the workers' sockets.
+        socket.set_reuse_port(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        Ok(socket.into())
+    };
+    open().map_err(|source| ListenError::Bind { address, source })
+}
+
+fn acceptor(tls: &Tls) -> Result<TlsAcceptor, ListenError> {
+    use rustls_pki_types::pem::PemObject;
+    use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+    let fail = |path: &std::path::Path, error: &dyn std::fmt::Display| {
+        ListenError::Tls(format!("{}: {error}", path.display()))
+    };
+    let chain: Vec<_> = CertificateDer::pem_file_iter(&tls.cert)
+        .and_then(Iterator::collect)
+        .map_err(|error| fail(&tls.cert, &error))?;
+    let key = PrivateKeyDer::from_pem_file(&tls.key).map_err(|error| fail(&tls.key, &error))?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| fail(&tls.cert, &error))?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .map_err(|error| fail(&tls.cert, &error))?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+impl Config {
+    /// Whether only this machine can reach it.
+    pub fn is_loopback(&self) -> bool {
+        self.listen.ip().is_loopback()
+    }
+}

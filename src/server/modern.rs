@@ -1,0 +1,178 @@
+//! Requests of 2026-07-28: each stands alone, is checked against its headers, and passes.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Response};
+use serde_json::json;
+
+use super::body::ResponseBody;
+use super::call::Call;
+use super::send::{self, held};
+use super::worker::Worker;
+use super::{event_stream, local, reply};
+use crate::base::{Fault, Kind};
+use crate::catalog::{ListKind, View};
+use crate::frame::{Kind as FrameKind, Span, decode_header, encode_header};
+use crate::protocol::{Era, Method, Revision, header};
+use crate::route::Shape;
+
+/// Answers a message of the Modern era.
+pub async fn answer(worker: &Rc<Worker>, call: Call) -> Result<Response<ResponseBody>, Fault> {
+    check(&call)?;
+    match call.endpoint.shape {
+        Shape::Single => forward(worker, call, 0, None).await,
+        Shape::Aggregate(_) => aggregate(worker, call).await,
+    }
+}
+
+/// On an endpoint with several servers.
+async fn aggregate(worker: &Rc<Worker>, call: Call) -> Result<Response<ResponseBody>, Fault> {
+    if call.envelope.kind == FrameKind::Notification {
+        // The only one of the era is a cancellation, which over HTTP is the closed connection.
+        return Ok(reply::accepted());
+    }
+    match call.method {
+        Some(Method::ToolsCall) => by_name(worker, call, ListKind::Tools).await,
+        Some(Method::PromptsGet) => by_name(worker, call, ListKind::Prompts).await,
+        Some(Method::ResourcesRead) => {
+            let place = local::resource_place(worker, &call, View::Modern).await?;
+            forward(worker, call, place, None).await
+        }
+        Some(Method::Complete) => {
+            let (place, edit) = local::completion(worker, &call, View::Modern).await?;
+            forward(worker, call, place, edit).await
+        }
+        Some(Method::Discover) => local::discover(worker, &call).await,
+        Some(Method::Listen) => event_stream::subscribe(worker, call),
+        Some(Method::ToolsList) => local::list(worker, &call, View::Modern, ListKind::Tools).await,
+        Some(Method::PromptsList) => local::list(worker, &call, View::Modern, ListKind::Prompts).await,
+        Some(Method::ResourcesList) => local::list(worker, &call, View::Modern, ListKind::Resources).await,
+        Some(Method::TemplatesList) => local::list(worker, &call, View::Modern, ListKind::Templates).await,
+        _ => {
+            Err(Fault::client(Kind::UnknownMethod, "no server behind this endpoint is known for this method"))
+        }
+    }
+}
+
+async fn by_name(worker: &Rc<Worker>, call: Call, kind: ListKind) -> Result<Response<ResponseBody>, Fault> {
+    let (place, edit) = local::named(worker, &call, View::Modern, kind).await?;
+    forward(worker, call, place, edit).await
+}
+
+/// To the endpoint's `place`-th server, with its own name for what is asked for.
+async fn forward(
+    worker: &Rc<Worker>,
+    call: Call,
+    place: usize,
+    edit: Option<(Span, Bytes)>,
+) -> Result<Response<ResponseBody>, Fault> {
+    let endpoint = call.endpoint.clone();
+    let server = &endpoint.servers[place];
+    let mut request = send::request(worker, server, &call.body, edit.as_slice())?;
+    send::copy_headers(&call.headers, request.headers_mut());
+    if let Some((_, own_name)) = &edit {
+        rename(request.headers_mut(), own_name)?;
+    }
+    let id = call.envelope.id.map(|id| call.raw(id.span));
+    let response = send::send(worker, server, request).await?;
+    // Every answer stands alone, so nothing in it is to be changed, from whichever server it comes.
+    send::pass(worker, server, Shape::Single, id, response, held(call)).await
+}
+
+/// `Mcp-Name` says the same as the body, also after the body was changed.
+fn rename(headers: &mut HeaderMap, own_name: &Bytes) -> Result<(), Fault> {
+    if !headers.contains_key(header::NAME) {
+        return Ok(());
+    }
+    let internal = |error: Box<dyn std::error::Error + Send + Sync>| {
+        Fault::gateway(Kind::Internal, "the name could not be rewritten").because(error)
+    };
+    let name: String = serde_json::from_slice(own_name).map_err(|error| internal(error.into()))?;
+    let value = HeaderValue::from_str(&encode_header(&name)).map_err(|error| internal(error.into()))?;
+    headers.insert(header::NAME, value);
+    Ok(())
+}
+
+/// What the era asks of every message and its headers (MCP 2026-07-28, transports and versioning).
+fn check(call: &Call) -> Result<(), Fault> {
+    if matches!(call.envelope.kind, FrameKind::Response | FrameKind::Error) {
+        return Err(Fault::client(Kind::InvalidRequest, "in this revision a client sends no responses"));
+    }
+    check_version(call)?;
+    if !call.is_request() {
+        return Ok(());
+    }
+    let meta = &call.envelope.params.meta;
+    if meta.protocol_version.is_none() || !meta.client_capabilities_is_object {
+        return Err(Fault::client(
+            Kind::MalformedParams,
+            "params._meta needs `io.modelcontextprotocol/protocolVersion` and \
+             `io.modelcontextprotocol/clientCapabilities`",
+        ));
+    }
+    let method = call.text(call.envelope.method).unwrap_or_default();
+    check_header(call, &header::METHOD, Some(&method), |value| value.to_str().ok().map(Into::into))?;
+    if let Some(name) = named_by_header(call) {
+        check_header(call, &header::NAME, name.as_deref(), |value| decode_header(value.as_bytes()).ok())?;
+    }
+    Ok(())
+}
+
+/// What `Mcp-Name` mirrors, for the methods that have it.
+fn named_by_header(call: &Call) -> Option<Option<std::borrow::Cow<'_, str>>> {
+    let params = &call.envelope.params;
+    let text = match call.method {
+        Some(Method::ToolsCall | Method::PromptsGet) => params.name,
+        Some(Method::ResourcesRead) => params.uri,
+        _ if call.text(call.envelope.method)?.starts_with("tasks/") => params.task_id,
+        _ => return None,
+    };
+    Some(call.text(text))
+}
+
+fn check_version(call: &Call) -> Result<(), Fault> {
+    let in_body = call.text(call.envelope.params.meta.protocol_version);
+    let mut values = call.headers.get_all(header::PROTOCOL_VERSION).iter();
+    let in_header = values.next().and_then(|value| value.to_str().ok());
+    if values.next().is_some() {
+        return Err(mismatch("send MCP-Protocol-Version once"));
+    }
+    match (in_header, in_body.as_deref()) {
+        (None, _) => return Err(mismatch("send MCP-Protocol-Version with every request")),
+        (Some(header), Some(body)) if header != body => {
+            return Err(mismatch("MCP-Protocol-Version is not what params._meta says"));
+        }
+        _ => {}
+    }
+    let asked = in_header.unwrap_or_default();
+    let known = Revision::parse(asked.as_bytes()).is_some_and(|revision| revision.era() == Era::Modern);
+    if known {
+        return Ok(());
+    }
+    let data = json!({"supported": [Revision::MODERN_LATEST.as_str()], "requested": asked});
+    Err(Fault::client(Kind::UnsupportedVersion, "this protocol version is not supported")
+        .with_data(data.to_string()))
+}
+
+fn check_header<'a>(
+    call: &'a Call,
+    name: &http::HeaderName,
+    expected: Option<&str>,
+    decode: impl Fn(&'a HeaderValue) -> Option<std::borrow::Cow<'a, str>>,
+) -> Result<(), Fault> {
+    let mut values = call.headers.get_all(name).iter();
+    let value = values.next().and_then(decode);
+    match (value, expected) {
+        (Some(value), Some(expected)) if value == expected && values.next().is_none() => Ok(()),
+        _ => Err(mismatch(match name {
+            name if name == header::METHOD => "send Mcp-Method once, with the method of the body",
+            _ => "send Mcp-Name once, with the name or URI of the body",
+        })),
+    }
+}
+
+#[cold]
+fn mismatch(text: &'static str) -> Fault {
+    Fault::client(Kind::HeaderMismatch, text)
+}

@@ -1,0 +1,176 @@
+//! The body of a request, up to the cap and within its time.
+
+use bytes::{Bytes, BytesMut};
+use http::header::{ACCEPT, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue};
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
+use memmap2::MmapMut;
+use tokio::time::timeout;
+
+use super::Config;
+use crate::base::{Fault, Kind};
+use crate::protocol::header;
+
+/// From here on a body lies in an anonymous memory map, so that a few big ones do not swell the heap for
+/// good.
+const MAPPED_FROM_BYTES: usize = 1 << 20;
+
+/// Whether a POST says that it carries JSON and takes both forms of an answer.
+pub fn negotiate(headers: &HeaderMap) -> Result<(), Fault> {
+    if headers.contains_key(CONTENT_ENCODING) {
+        return Err(Fault::client(
+            Kind::UnsupportedMedia,
+            "send the body as it is, without Content-Encoding",
+        ));
+    }
+    if !headers.get(CONTENT_TYPE).is_some_and(is_json) {
+        return Err(Fault::client(Kind::UnsupportedMedia, "send `Content-Type: application/json`"));
+    }
+    if !accepts(headers, header::JSON) || !accepts(headers, header::EVENT_STREAM) {
+        return Err(Fault::client(
+            Kind::NotAcceptable,
+            "send `Accept: application/json, text/event-stream`: a server may answer in either form",
+        ));
+    }
+    Ok(())
+}
+
+/// Whether the client takes an answer of that type.
+pub fn accepts(headers: &HeaderMap, wanted: &str) -> bool {
+    headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).any(|value| {
+        // Nearly every client sends just this.
+        value == header::ACCEPT_BOTH
+            || value.split(',').any(|range| {
+                let range = range.split(';').next().unwrap_or_default().trim();
+                let (kind, _) = wanted.split_once('/').unwrap_or_default();
+                range.eq_ignore_ascii_case(wanted)
+                    || range == "*/*"
+                    || range.strip_suffix("/*").is_some_and(|range| range.eq_ignore_ascii_case(kind))
+            })
+    })
+}
+
+fn is_json(value: &HeaderValue) -> bool {
+    value.to_str().is_ok_and(|value| {
+        let essence = value.split(';').next().unwrap_or_default().trim();
+        essence.eq_ignore_ascii_case(header::JSON)
+    })
+}
+
+/// Takes the whole body. One that comes in one read is used where it lies.
+///
+/// Not cancel safe: what was read is lost, and the connection with it.
+pub async fn receive(config: &Config, headers: &HeaderMap, body: &mut Incoming) -> Result<Bytes, Fault> {
+    // Refused before a byte is read, when its length is said.
+    let said = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if said.is_some_and(|bytes| bytes > config.body_bytes_max as u64) {
+        return Err(too_large(config));
+    }
+    timeout(config.body_timeout, collect(config, body, said)).await.unwrap_or_else(|_elapsed| {
+        Err(Fault::client(Kind::BodyTimeout, "the body did not come in time").ends_connection())
+    })
+}
+
+async fn collect(config: &Config, body: &mut Incoming, said: Option<u64>) -> Result<Bytes, Fault> {
+    let Some(first) = chunk(body).await? else { return Ok(Bytes::new()) };
+    if body.is_end_stream() {
+        return check_length(config, first);
+    }
+    let said = said.and_then(|bytes| usize::try_from(bytes).ok()).filter(|bytes| *bytes >= MAPPED_FROM_BYTES);
+    match said {
+        Some(bytes) => collect_mapped(first, body, bytes).await,
+        None => collect_buffered(config, first, body).await,
+    }
+}
+
+async fn collect_buffered(config: &Config, first: Bytes, body: &mut Incoming) -> Result<Bytes, Fault> {
+    let mut whole = BytesMut::from(first);
+    while let Some(bytes) = chunk(body).await? {
+        if whole.len() + bytes.len() > config.body_bytes_max {
+            return Err(too_large(config));
+        }
+        whole.extend_from_slice(&bytes);
+    }
+    check_length(config, whole.freeze())
+}
+
+/// Into a map of the length that was said; hyper hands out no byte more, and errs on fewer.
+async fn collect_mapped(first: Bytes, body: &mut Incoming, length: usize) -> Result<Bytes, Fault> {
+    let full = |error| Fault::gateway(Kind::Overloaded, "no memory for a body of this size").because(error);
+    let mut map = MmapMut::map_anon(length).map_err(full)?;
+    let mut filled = 0;
+    let mut next = Some(first);
+    while let Some(bytes) = next {
+        let end = filled + bytes.len();
+        let Some(room) = map.get_mut(filled..end) else {
+            return Err(broken("longer than its Content-Length"));
+        };
+        room.copy_from_slice(&bytes);
+        filled = end;
+        next = chunk(body).await?;
+    }
+    let map = map.make_read_only().map_err(full)?;
+    Ok(Bytes::from_owner(map).slice(..filled))
+}
+
+async fn chunk(body: &mut Incoming) -> Result<Option<Bytes>, Fault> {
+    while let Some(frame) = body.frame().await {
+        // Trailers have no meaning in MCP.
+        if let Ok(bytes) = frame.map_err(broken)?.into_data() {
+            return Ok(Some(bytes));
+        }
+    }
+    Ok(None)
+}
+
+fn check_length(config: &Config, bytes: Bytes) -> Result<Bytes, Fault> {
+    if bytes.len() > config.body_bytes_max { Err(too_large(config)) } else { Ok(bytes) }
+}
+
+#[cold]
+fn broken(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Fault {
+    Fault::client(Kind::BodyBroken, "the body broke off").because(error).ends_connection()
+}
+
+#[cold]
+fn too_large(config: &Config) -> Fault {
+    let text =
+        format!("the body is over the limit of {} bytes (`server.body_bytes_max`)", config.body_bytes_max);
+    Fault::client(Kind::TooLarge, text).ends_connection()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(content_type: Option<&'static str>, accept: Option<&'static str>, expected: Option<Kind>) {
+        let mut headers = HeaderMap::new();
+        if let Some(value) = content_type {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(value));
+        }
+        if let Some(value) = accept {
+            headers.insert(ACCEPT, HeaderValue::from_static(value));
+        }
+        assert_eq!(
+            negotiate(&headers).err().map(|fault| fault.kind),
+            expected,
+            "{content_type:?} {accept:?}"
+        );
+    }
+
+    #[test]
+    fn types() {
+        let both = Some("application/json, text/event-stream");
+        check(Some("application/json"), both, None);
+        check(Some("Application/JSON; charset=utf-8"), both, None);
+        check(Some("application/json"), Some("text/event-stream;q=0.5,application/*"), None);
+        check(Some("application/json"), Some("*/*"), None);
+        check(Some("application/json"), Some("application/json"), Some(Kind::NotAcceptable));
+        check(Some("application/json"), None, Some(Kind::NotAcceptable));
+        check(Some("text/plain"), both, Some(Kind::UnsupportedMedia));
+        check(Some("application/jsonx"), both, Some(Kind::UnsupportedMedia));
+        check(None, both, Some(Kind::UnsupportedMedia));
+    }
+}

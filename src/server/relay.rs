@@ -1,0 +1,309 @@
+//! A backend's answer on its way to the client: bytes pass as they come, with backpressure, and what the
+//! request holds is held until the last of them.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::body::BodyError;
+use super::tag::{self, Passed};
+use super::{Worker, reply};
+use crate::backend::{Answer, BackendError, BackendId, Stage};
+use crate::base::{Fault, Kind, ServerName};
+use crate::frame::{Boundary, EventReader};
+use crate::limits::Permit;
+use crate::session::InFlight;
+
+/// What a request holds until its answer has passed.
+pub struct Held {
+    /// The key's place.
+    pub permit: Option<Permit>,
+    /// The session's note of the call.
+    pub in_flight: Option<InFlight>,
+}
+
+/// An answer on its way.
+pub struct Relay {
+    answer: Answer,
+    pace: Pace,
+    /// `Err` when the answer ended in a fault that could not be told as an event.
+    done: bool,
+    _held: Held,
+}
+
+/// How the bytes of an answer are passed.
+enum Pace {
+    /// As they come.
+    Bytes,
+    /// As they come, but an event that is not whole is held back, so that it never passes for one.
+    Events(Stream, Whole),
+    /// Event by event, for ids that carry their server.
+    Tagged(Stream, Box<Tagging>),
+}
+
+/// What every event stream has.
+struct Stream {
+    worker: Rc<Worker>,
+    server: ServerName,
+    /// The request it answers, for an error event at the end.
+    id: Option<Bytes>,
+    ready: VecDeque<Bytes>,
+    /// When the client last got something.
+    last: Instant,
+    keep_alive: Option<Pin<Box<Sleep>>>,
+    /// Whether its last event, an error, was handed out.
+    ended: bool,
+}
+
+#[derive(Default)]
+struct Whole {
+    boundary: Boundary,
+    /// The beginning of an event whose end has not come.
+    kept: Vec<Bytes>,
+    kept_bytes: usize,
+    /// Whether a part of an event was passed on because it is too big to be held back.
+    torn: bool,
+}
+
+struct Tagging {
+    backend: BackendId,
+    reader: EventReader,
+}
+
+/// An event up to this size is held back until it is whole. Bigger ones are passed as they come, so that a
+/// slow reader cannot make the gateway hold them.
+const HELD_BACK_BYTES_MAX: usize = 64 << 10;
+
+/// A comment: no client sees it, no load balancer thinks the stream idle.
+const COMMENT: &[u8] = b": keep-alive\n\n";
+
+impl Relay {
+    /// Bytes as they come.
+    pub fn bytes(answer: Answer, held: Held) -> Self {
+        Self { answer, pace: Pace::Bytes, done: false, _held: held }
+    }
+
+    /// An event stream that needs no change.
+    pub fn events(
+        answer: Answer,
+        held: Held,
+        worker: &Rc<Worker>,
+        server: &ServerName,
+        id: Option<Bytes>,
+    ) -> Self {
+        let stream = Stream::new(worker, server, id);
+        Self { answer, pace: Pace::Events(stream, Whole::default()), done: false, _held: held }
+    }
+
+    /// An event stream from one of several servers.
+    pub fn tagged(
+        answer: Answer,
+        held: Held,
+        worker: &Rc<Worker>,
+        server: (&ServerName, BackendId),
+        id: Option<Bytes>,
+    ) -> Self {
+        let stream = Stream::new(worker, server.0, id);
+        let tagging = Box::new(Tagging { backend: server.1, reader: EventReader::new() });
+        Self { answer, pace: Pace::Tagged(stream, tagging), done: false, _held: held }
+    }
+
+    /// The next bytes for the client.
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        if self.done {
+            return Poll::Ready(None);
+        }
+        match &mut self.pace {
+            Pace::Bytes => {
+                let next = self.answer.poll_chunk(cx);
+                self.done = matches!(next, Poll::Ready(None | Some(Err(_))));
+                next.map(|next| next.map(|bytes| bytes.map_err(BodyError::from)))
+            }
+            Pace::Events(stream, whole) => {
+                let next = whole.poll(stream, &mut self.answer, cx);
+                self.done |= matches!(next, Poll::Ready(None | Some(Err(_))));
+                next
+            }
+            Pace::Tagged(stream, tagging) => {
+                let next = tagging.poll(stream, &mut self.answer, cx).map(|next| next.map(Ok));
+                self.done |= matches!(next, Poll::Ready(None));
+                next
+            }
+        }
+    }
+
+    /// Whether the last byte was handed out.
+    pub fn is_ended(&self) -> bool {
+        self.done || (matches!(self.pace, Pace::Bytes) && self.answer.is_ended())
+    }
+
+    /// How many bytes there will be, where the backend said and nothing is added.
+    pub fn length(&self) -> Option<u64> {
+        if matches!(self.pace, Pace::Bytes) { self.answer.length() } else { None }
+    }
+}
+
+impl Stream {
+    fn new(worker: &Rc<Worker>, server: &ServerName, id: Option<Bytes>) -> Self {
+        Self {
+            worker: Rc::clone(worker),
+            server: server.clone(),
+            id,
+            ready: VecDeque::new(),
+            last: Instant::now(),
+            keep_alive: None,
+            ended: false,
+        }
+    }
+
+    fn pass(&mut self, bytes: Bytes) -> Poll<Option<Bytes>> {
+        self.last = Instant::now();
+        Poll::Ready(Some(bytes))
+    }
+
+    /// While nothing comes: a comment now and then, where one may stand.
+    fn poll_keep_alive(&mut self, may_comment: bool, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        let due = self.last + self.worker.shared.config.keep_alive;
+        let sleep = self.keep_alive.get_or_insert_with(|| Box::pin(sleep_until(due)));
+        if sleep.deadline() < due {
+            sleep.as_mut().reset(due);
+        }
+        while sleep.as_mut().poll(cx).is_ready() {
+            self.last = Instant::now();
+            sleep.as_mut().reset(self.last + self.worker.shared.config.keep_alive);
+            if may_comment {
+                return Poll::Ready(Some(Bytes::from_static(COMMENT)));
+            }
+        }
+        Poll::Pending
+    }
+
+    #[cold]
+    fn terminal_event(&mut self, error: BackendError) -> Bytes {
+        self.ended = true;
+        let fault = error.into_fault(&self.server).answering(self.id.clone());
+        self.worker.note_fault(&fault);
+        reply::terminal_event(&fault)
+    }
+}
+
+impl Whole {
+    fn poll(
+        &mut self,
+        stream: &mut Stream,
+        answer: &mut Answer,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, BodyError>>> {
+        loop {
+            if let Some(bytes) = stream.ready.pop_front() {
+                return stream.pass(bytes).map(|next| next.map(Ok));
+            }
+            if stream.ended {
+                return Poll::Ready(None);
+            }
+            match answer.poll_chunk(cx) {
+                Poll::Ready(Some(Ok(chunk))) => self.take(chunk, &mut stream.ready),
+                // What is left of an event that never ended is no event (WHATWG HTML, 9.2.6).
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Ready(Some(Err(error))) if self.torn => return Poll::Ready(Some(Err(error.into()))),
+                Poll::Ready(Some(Err(error))) => {
+                    self.kept.clear();
+                    let event = stream.terminal_event(error);
+                    return stream.pass(event).map(|next| next.map(Ok));
+                }
+                Poll::Pending => {
+                    return stream.poll_keep_alive(!self.torn, cx).map(|next| next.map(Ok));
+                }
+            }
+        }
+    }
+
+    /// Passes on what is whole, keeps the rest.
+    fn take(&mut self, mut chunk: Bytes, ready: &mut VecDeque<Bytes>) {
+        let whole = self.boundary.feed(&chunk);
+        if whole > 0 {
+            ready.extend(self.kept.drain(..));
+            (self.kept_bytes, self.torn) = (0, false);
+            ready.push_back(chunk.split_to(whole));
+        }
+        if chunk.is_empty() {
+            return;
+        }
+        if self.torn || self.kept_bytes + chunk.len() > HELD_BACK_BYTES_MAX {
+            ready.extend(self.kept.drain(..));
+            (self.kept_bytes, self.torn) = (0, true);
+            ready.push_back(chunk);
+        } else {
+            self.kept_bytes += chunk.len();
+            self.kept.push(chunk);
+        }
+    }
+}
+
+impl Tagging {
+    fn poll(
+        &mut self,
+        stream: &mut Stream,
+        answer: &mut Answer,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Bytes>> {
+        while !stream.ended {
+            match self.reader.next() {
+                Ok(Some(event)) => {
+                    let mut scanner = stream.worker.scanner.borrow_mut();
+                    match tag::pass(event, &stream.server, &mut scanner) {
+                        Passed::Untouched(bytes) | Passed::Tagged(bytes) => {
+                            drop(scanner);
+                            return stream.pass(bytes);
+                        }
+                        Passed::ListChanged(bytes) => {
+                            drop(scanner);
+                            stream.worker.shared.catalog.mark_stale(self.backend);
+                            return stream.pass(bytes);
+                        }
+                        Passed::Dropped => continue,
+                    }
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    let error = BackendError::new(Stage::Nonsense, error);
+                    let event = stream.terminal_event(error);
+                    return stream.pass(event);
+                }
+            }
+            match answer.poll_chunk(cx) {
+                Poll::Ready(Some(Ok(chunk))) => self.reader.push(chunk),
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Ready(Some(Err(error))) => {
+                    let event = stream.terminal_event(error);
+                    return stream.pass(event);
+                }
+                Poll::Pending => return stream.poll_keep_alive(true, cx),
+            }
+        }
+        Poll::Ready(None)
+    }
+}
+
+/// A fault of a server that answered with a status that is no answer of MCP's.
+#[cold]
+pub fn bad_status(server: &ServerName, status: http::StatusCode) -> Fault {
+    let (kind, text) = match status.as_u16() {
+        401 | 403 => (
+            Kind::BackendRefused,
+            format!("server `{server}` refuses the gateway's credentials; its configuration needs new ones"),
+        ),
+        429 | 503 => (Kind::Overloaded, format!("server `{server}` is overloaded; try again later")),
+        300..=399 => (
+            Kind::BadAnswer,
+            format!("server `{server}` redirects, which is not followed; configure its final address"),
+        ),
+        code => (Kind::BadAnswer, format!("server `{server}` answered with HTTP {code}")),
+    };
+    Fault::backend(kind, text)
+}

@@ -1,0 +1,176 @@
+//! The one place where an answer of the gateway's own becomes HTTP and JSON-RPC.
+
+use bytes::Bytes;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderValue, Response, StatusCode};
+use serde_json::json;
+
+use super::body::ResponseBody;
+use crate::base::{Fault, Kind, Origin, Scope};
+use crate::protocol::{code, header};
+
+/// `{"jsonrpc":"2.0","id":…,"result":…}` without joining the parts.
+pub fn result(id: &[u8], result: Bytes) -> Response<ResponseBody> {
+    let mut head = Vec::with_capacity(id.len() + 40);
+    head.extend_from_slice(br#"{"jsonrpc":"2.0","id":"#);
+    head.extend_from_slice(id);
+    head.extend_from_slice(br#","result":"#);
+    json(StatusCode::OK, ResponseBody::pieces([head.into(), result, Bytes::from_static(b"}")]))
+}
+
+/// A whole JSON message.
+pub fn message(bytes: Bytes) -> Response<ResponseBody> {
+    json(StatusCode::OK, ResponseBody::whole(bytes))
+}
+
+/// 202: a notification or response was taken.
+pub fn accepted() -> Response<ResponseBody> {
+    status(StatusCode::ACCEPTED)
+}
+
+/// A status without a body.
+pub fn status(status: StatusCode) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::empty());
+    *response.status_mut() = status;
+    response
+}
+
+/// An event stream that begins now.
+pub fn events(body: ResponseBody) -> Response<ResponseBody> {
+    let mut response = Response::new(body);
+    write_event_headers(response.headers_mut());
+    response
+}
+
+/// What every event stream carries: no cache and no buffering proxy may hold events back.
+pub fn write_event_headers(headers: &mut http::HeaderMap) {
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(header::EVENT_STREAM));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
+    headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+}
+
+/// A fault as the client sees it.
+#[cold]
+pub fn fault(fault: &Fault, request_id: &str) -> Response<ResponseBody> {
+    let wire = Wire::of(fault);
+    let mut response = json(wire.status, ResponseBody::whole(error_message(fault, wire.code)));
+    let headers = response.headers_mut();
+    if let Ok(id) = HeaderValue::from_str(request_id) {
+        headers.insert(HeaderName::from_static("x-request-id"), id);
+    }
+    match fault.kind {
+        Kind::Unauthenticated => {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"metamcp\""));
+        }
+        Kind::TooMany | Kind::Overloaded | Kind::Stopping => {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        Kind::MethodNotAllowed => {
+            headers.insert(ALLOW, HeaderValue::from_static("POST, GET, DELETE"));
+        }
+        _ => {}
+    }
+    if fault.scope == Scope::Connection {
+        headers.insert(http::header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// The last event of a stream that a fault cut short.
+#[cold]
+pub fn terminal_event(fault: &Fault) -> Bytes {
+    let message = error_message(fault, Wire::of(fault).code);
+    let mut event = Vec::with_capacity(message.len() + 32);
+    event.extend_from_slice(b"event: message\ndata: ");
+    event.extend_from_slice(&message);
+    event.extend_from_slice(b"\n\n");
+    event.into()
+}
+
+struct Wire {
+    status: StatusCode,
+    code: i32,
+}
+
+impl Wire {
+    /// Status and code of each kind (MCP 2026-07-28, errors and transports; the Legacy SDKs' practice).
+    fn of(fault: &Fault) -> Self {
+        let (status, code) = match fault.kind {
+            Kind::Parse => (StatusCode::BAD_REQUEST, code::PARSE),
+            Kind::InvalidRequest => (StatusCode::BAD_REQUEST, code::INVALID_REQUEST),
+            Kind::MalformedParams => (StatusCode::BAD_REQUEST, code::INVALID_PARAMS),
+            Kind::InvalidParams => (StatusCode::OK, code::INVALID_PARAMS),
+            Kind::UnknownMethod => (StatusCode::NOT_FOUND, code::METHOD_NOT_FOUND),
+            Kind::UnknownMethodInSession => (StatusCode::OK, code::METHOD_NOT_FOUND),
+            Kind::HeaderMismatch => (StatusCode::BAD_REQUEST, code::HEADER_MISMATCH),
+            Kind::UnsupportedVersion => (StatusCode::BAD_REQUEST, code::UNSUPPORTED_VERSION),
+            // No code of the Modern era: a client of both eras is to fall back to `initialize`.
+            Kind::LegacyOnly | Kind::SessionMissing => (StatusCode::BAD_REQUEST, code::LEGACY_TRANSPORT),
+            Kind::SessionUnknown => (StatusCode::NOT_FOUND, code::LEGACY_TRANSPORT),
+            Kind::Unauthenticated => (StatusCode::UNAUTHORIZED, code::LEGACY_TRANSPORT),
+            Kind::Forbidden => (StatusCode::FORBIDDEN, code::LEGACY_TRANSPORT),
+            Kind::NotFound => (StatusCode::NOT_FOUND, code::LEGACY_TRANSPORT),
+            Kind::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, code::LEGACY_TRANSPORT),
+            Kind::NotAcceptable => (StatusCode::NOT_ACCEPTABLE, code::LEGACY_TRANSPORT),
+            Kind::UnsupportedMedia => (StatusCode::UNSUPPORTED_MEDIA_TYPE, code::LEGACY_TRANSPORT),
+            Kind::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, code::LEGACY_TRANSPORT),
+            Kind::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, code::LEGACY_TRANSPORT),
+            Kind::BodyBroken => (StatusCode::BAD_REQUEST, code::PARSE),
+            Kind::TooMany => (StatusCode::TOO_MANY_REQUESTS, code::LEGACY_TRANSPORT),
+            Kind::Overloaded | Kind::Stopping => (StatusCode::SERVICE_UNAVAILABLE, code::INTERNAL),
+            Kind::TimedOut => (StatusCode::GATEWAY_TIMEOUT, code::INTERNAL),
+            Kind::Unreachable | Kind::Broken | Kind::BadAnswer | Kind::BackendRefused => {
+                (StatusCode::BAD_GATEWAY, code::INTERNAL)
+            }
+            Kind::Internal => (StatusCode::INTERNAL_SERVER_ERROR, code::INTERNAL),
+        };
+        // A server's failure is the outcome of one call, not of the connection. Told by status, it ends
+        // whole sessions in clients that raise for every 5xx (Python SDK 1.x).
+        let in_band = fault.origin == Origin::Backend && fault.id.is_some();
+        Self { status: if in_band { StatusCode::OK } else { status }, code }
+    }
+}
+
+fn error_message(fault: &Fault, code: i32) -> Bytes {
+    let id = fault.id.as_deref().and_then(|id| std::str::from_utf8(id).ok()).unwrap_or("null");
+    let text = serde_json::Value::from(fault.for_client());
+    let data = match (&fault.data, fault.origin) {
+        (Some(data), _) => String::from_utf8_lossy(data).into_owned(),
+        (None, Origin::Backend) => json!({"origin": "server", "kind": fault.kind.label()}).to_string(),
+        (None, _) => String::new(),
+    };
+    let data = if data.is_empty() { data } else { format!(",\"data\":{data}") };
+    format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":{code},"message":{text}{data}}}}}"#).into()
+}
+
+fn json(status: StatusCode, body: ResponseBody) -> Response<ResponseBody> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(header::JSON));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(fault: &Fault, status: u16, code: i32) {
+        let wire = Wire::of(fault);
+        assert_eq!((wire.status.as_u16(), wire.code), (status, code));
+        let message = error_message(fault, wire.code);
+        let value: serde_json::Value = serde_json::from_slice(&message).expect("an error is JSON");
+        assert_eq!(value["error"]["code"], code);
+    }
+
+    #[test]
+    fn faults_on_the_wire() {
+        check(&Fault::client(Kind::Parse, "a \"quoted\" text"), 400, -32700);
+        check(&Fault::client(Kind::HeaderMismatch, ""), 400, -32020);
+        check(&Fault::client(Kind::UnknownMethod, ""), 404, -32601);
+        check(&Fault::client(Kind::InvalidParams, "").with_data("{\"uri\":\"x\"}"), 200, -32602);
+        check(&Fault::backend(Kind::Unreachable, ""), 502, -32603);
+        let answered = Fault::backend(Kind::Unreachable, "").answering(Some(Bytes::from_static(b"\"a\"")));
+        check(&answered, 200, -32603);
+    }
+}

@@ -1,0 +1,145 @@
+//! A message on its way to a backend, and its answer on the way back.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+
+use super::body::ResponseBody;
+use super::relay::{Held, Relay, bad_status};
+use super::worker::Worker;
+use super::{call::Call, reply};
+use crate::backend::{Answer, Lane, RequestBody};
+use crate::base::{Fault, ServerName};
+use crate::frame::{Kind as FrameKind, Span, splice};
+use crate::protocol::header;
+use crate::route::{Place, Shape};
+use crate::session::is_event_stream;
+
+/// Headers of a client that a server may see, beside `Mcp-Param-*`. Anything else stays here: credentials,
+/// cookies, and what belongs to the one connection.
+const FORWARDED: [HeaderName; 6] = [
+    header::PROTOCOL_VERSION,
+    header::METHOD,
+    header::NAME,
+    HeaderName::from_static("traceparent"),
+    HeaderName::from_static("tracestate"),
+    HeaderName::from_static("baggage"),
+];
+
+/// An answer of this size or smaller is taken whole before its head is passed on, so that one that breaks
+/// off is told as such.
+const WHOLE_BYTES_MAX: u64 = 64 << 10;
+
+/// The body of an error status; bigger ones are no JSON-RPC errors.
+const ERROR_BYTES_MAX: usize = 64 << 10;
+
+/// The message with parts replaced, as a request to the server with what every request carries.
+pub fn request(
+    worker: &Worker,
+    place: &Place,
+    body: &Bytes,
+    edits: &[(Span, Bytes)],
+) -> Result<Request<RequestBody>, Fault> {
+    let slices = splice(body, edits).map_err(|error| {
+        Fault::gateway(crate::base::Kind::Internal, "the message could not be rewritten").because(error)
+    })?;
+    let mut request = worker.pool(place.backend).backend().request(Method::POST, RequestBody::new(slices));
+    let headers = request.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(header::JSON));
+    headers.insert(ACCEPT, HeaderValue::from_static(header::ACCEPT_BOTH));
+    Ok(request)
+}
+
+/// Copies what a server may see.
+pub fn copy_headers(from: &HeaderMap, to: &mut HeaderMap) {
+    for (name, value) in from {
+        if FORWARDED.contains(name) || name.as_str().starts_with(header::PARAM_PREFIX) {
+            to.append(name.clone(), value.clone());
+        }
+    }
+}
+
+/// Sends, and waits for the head of the answer.
+pub async fn send(
+    worker: &Rc<Worker>,
+    place: &Place,
+    request: Request<RequestBody>,
+) -> Result<Response<Answer>, Fault> {
+    let pool = worker.pool(place.backend);
+    pool.send(request, Lane::Call).await.map_err(|error| error.into_fault(&place.name))
+}
+
+/// Passes an answer on to the client that made the call.
+pub async fn pass(
+    worker: &Rc<Worker>,
+    place: &Place,
+    shape: Shape,
+    id: Option<Bytes>,
+    response: Response<Answer>,
+    held: Held,
+) -> Result<Response<ResponseBody>, Fault> {
+    let (head, mut answer) = response.into_parts();
+    if !head.status.is_success() {
+        return pass_error(worker, &place.name, head.status, answer).await;
+    }
+    if is_event_stream(&head.headers) {
+        let relay = match shape {
+            Shape::Single => Relay::events(answer, held, worker, &place.name, id),
+            Shape::Aggregate(_) => {
+                let backend = worker.pool(place.backend).backend().id;
+                Relay::tagged(answer, held, worker, (&place.name, backend), id)
+            }
+        };
+        return Ok(reply::events(ResponseBody::Relay(Box::new(relay))));
+    }
+    let length = answer.length();
+    if id.is_none() || length == Some(0) {
+        // A notification or response was taken; there is nothing to say about it.
+        let taken = answer.collect(ERROR_BYTES_MAX).await.map_err(|error| error.into_fault(&place.name))?;
+        drop(taken);
+        return Ok(reply::status(if id.is_none() { StatusCode::ACCEPTED } else { head.status }));
+    }
+    if length.is_some_and(|length| length <= WHOLE_BYTES_MAX) {
+        let bytes =
+            answer.collect(WHOLE_BYTES_MAX as usize).await.map_err(|error| error.into_fault(&place.name))?;
+        return Ok(with_type(&head.headers, ResponseBody::whole(bytes)));
+    }
+    let relay = ResponseBody::Relay(Box::new(Relay::bytes(answer, held)));
+    Ok(with_type(&head.headers, relay))
+}
+
+fn with_type(from: &HeaderMap, body: ResponseBody) -> Response<ResponseBody> {
+    let mut response = Response::new(body);
+    let json = || HeaderValue::from_static(header::JSON);
+    let content_type = from.get(CONTENT_TYPE).cloned().unwrap_or_else(json);
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    response
+}
+
+/// An error of the protocol passes with its status and bytes; any other status is the server's failure.
+async fn pass_error(
+    worker: &Rc<Worker>,
+    server: &ServerName,
+    status: StatusCode,
+    mut answer: Answer,
+) -> Result<Response<ResponseBody>, Fault> {
+    let is_clients = status.is_client_error() && !matches!(status.as_u16(), 401 | 403 | 407 | 429);
+    if is_clients {
+        let bytes = answer.collect(ERROR_BYTES_MAX).await.map_err(|error| error.into_fault(server))?;
+        let is_error =
+            worker.scanner.borrow_mut().scan(&bytes).is_ok_and(|envelope| envelope.kind == FrameKind::Error);
+        if is_error {
+            let mut response = reply::message(bytes);
+            *response.status_mut() = status;
+            return Ok(response);
+        }
+    }
+    Err(bad_status(server, status))
+}
+
+/// What a call holds until its answer has passed.
+pub fn held(call: Call) -> Held {
+    Held { permit: Some(call.permit), in_flight: None }
+}

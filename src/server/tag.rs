@@ -1,0 +1,178 @@
+//! Ids from servers to clients that carry their server.
+//!
+//! On an endpoint with several servers, two of them may ask the client under the same id at the same time.
+//! Each id is passed on as `"{server}~{the raw id, base64url}"`, so that the answer finds its way back
+//! without a table, on any replica.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::base::ServerName;
+use crate::frame::{Envelope, Event, Kind, Scanner, Span, splice};
+use crate::protocol::Method;
+use crate::route::Endpoint;
+
+/// Parts the server from its id; it cannot occur in a server's name.
+const MARK: char = '~';
+
+/// The longest raw id that is tagged: real ones are numbers or UUIDs.
+const ID_BYTES_MAX: usize = 1024;
+
+/// The tagged form of a raw id, as JSON.
+fn tag(server: &ServerName, raw: &[u8]) -> Bytes {
+    format!("\"{server}{MARK}{}\"", URL_SAFE_NO_PAD.encode(raw)).into()
+}
+
+/// The server's place and its raw id, when this is an id of ours for a server of the endpoint.
+pub fn untag(endpoint: &Endpoint, text: &str) -> Option<(usize, Bytes)> {
+    if text.len() > 2 * ID_BYTES_MAX {
+        return None;
+    }
+    let (server, raw) = text.rsplit_once(MARK)?;
+    let place = endpoint.servers.iter().position(|place| place.name.as_str() == server)?;
+    let raw = URL_SAFE_NO_PAD.decode(raw).ok()?;
+    // What is put into a message must be what was taken out of one: a JSON string or integer.
+    serde_json::from_slice::<serde_json::Value>(&raw).ok().filter(|id| id.is_string() || id.is_number())?;
+    Some((place, raw.into()))
+}
+
+/// What becomes of an event from one of several servers.
+pub enum Passed {
+    /// As it came.
+    Untouched(Bytes),
+    /// With ids changed.
+    Tagged(Bytes),
+    /// Nothing that is for the client.
+    Dropped,
+    /// As it came, and it says that a list of the server changed.
+    ListChanged(Bytes),
+}
+
+/// Passes an event on to a client that sees several servers as one.
+///
+/// Event ids are taken out: they are the server's own, and another server may use the same.
+pub fn pass(event: Event, server: &ServerName, scanner: &mut Scanner) -> Passed {
+    let Some(data) = event.data.filter(|data| !data.is_empty()) else { return Passed::Dropped };
+    let Ok(envelope) = scanner.scan(&data) else { return Passed::Dropped };
+    let method = envelope.method.map(|method| method.decode(&data));
+    let method = method.as_deref().and_then(Method::parse);
+    match edits(&envelope, method, &data, server) {
+        Edits::None if event.id.is_some() || event.retry.is_some() => Passed::Tagged(write_event(&data)),
+        Edits::None if is_list_change(method) => Passed::ListChanged(event.raw),
+        Edits::None => Passed::Untouched(event.raw),
+        Edits::Some(edits) => match splice(&data, &edits) {
+            Ok(slices) => {
+                let mut message = BytesMut::with_capacity(slices.len_bytes());
+                slices.for_each(|slice| message.put_slice(&slice));
+                Passed::Tagged(write_event(&message))
+            }
+            Err(_) => Passed::Dropped,
+        },
+        Edits::Refused => Passed::Dropped,
+    }
+}
+
+enum Edits {
+    None,
+    Some(Vec<(Span, Bytes)>),
+    /// An id that is too long to be carried.
+    Refused,
+}
+
+fn edits(envelope: &Envelope, method: Option<Method>, data: &[u8], server: &ServerName) -> Edits {
+    let ids = match (envelope.kind, method) {
+        (Kind::Request, _) => [envelope.id, envelope.params.meta.progress_token],
+        (Kind::Notification, Some(Method::Cancelled)) => [envelope.params.request_id, None],
+        _ => return Edits::None,
+    };
+    let mut edits: Vec<(Span, Bytes)> = Vec::with_capacity(2);
+    for id in ids.into_iter().flatten() {
+        let raw = id.span.of(data);
+        if raw.len() > ID_BYTES_MAX {
+            return Edits::Refused;
+        }
+        edits.push((id.span, tag(server, raw)));
+    }
+    edits.sort_by_key(|(span, _)| span.start);
+    if edits.is_empty() { Edits::None } else { Edits::Some(edits) }
+}
+
+fn is_list_change(method: Option<Method>) -> bool {
+    matches!(
+        method,
+        Some(Method::ToolsListChanged | Method::PromptsListChanged | Method::ResourcesListChanged)
+    )
+}
+
+/// A message as an event. A line break in it can only be white space between tokens, and parts data lines.
+pub fn write_event(message: &[u8]) -> Bytes {
+    let mut event = BytesMut::with_capacity(message.len() + 32);
+    event.put_slice(b"event: message\n");
+    for line in message.split(|byte| matches!(byte, b'\n' | b'\r')) {
+        event.put_slice(b"data: ");
+        event.put_slice(line);
+        event.put_u8(b'\n');
+    }
+    event.put_u8(b'\n');
+    event.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::EventReader;
+    use crate::route::{EndpointId, Place, Prefix, Shape};
+
+    fn endpoint() -> Endpoint {
+        let place = |name| Place { name: ServerName::new(name).unwrap(), backend: 0 };
+        Endpoint {
+            id: EndpointId(0),
+            scope: "e/x".into(),
+            shape: Shape::Aggregate(Prefix::Always),
+            servers: vec![place("a"), place("b")],
+        }
+    }
+
+    #[track_caller]
+    fn check(stream: &str, expected: Option<&str>) {
+        let mut reader = EventReader::new();
+        reader.push(Bytes::copy_from_slice(stream.as_bytes()));
+        let event = reader.next().unwrap().expect("one event");
+        let server = ServerName::new("b").unwrap();
+        let passed = match pass(event, &server, &mut Scanner::new()) {
+            Passed::Untouched(bytes) | Passed::Tagged(bytes) | Passed::ListChanged(bytes) => Some(bytes),
+            Passed::Dropped => None,
+        };
+        assert_eq!(passed.as_deref().map(|bytes| std::str::from_utf8(bytes).unwrap()), expected);
+    }
+
+    #[test]
+    fn passes_and_tags() {
+        let answer = "data: {\"jsonrpc\":\"2.0\", \"id\":1,\"result\":{}}\n\n";
+        check(answer, Some(answer));
+        check(
+            "id: 7\ndata: {\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{}}\n\n",
+            Some("event: message\ndata: {\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{}}\n\n"),
+        );
+        check(
+            "data: {\"jsonrpc\":\"2.0\",\"id\":5,\"method\":\"ping\"}\n\n",
+            Some("event: message\ndata: {\"jsonrpc\":\"2.0\",\"id\":\"b~NQ\",\"method\":\"ping\"}\n\n"),
+        );
+        check("id: 1\ndata:\n\n", None);
+        check(": comment\n\n", None);
+        check("data: no json\n\n", None);
+    }
+
+    #[test]
+    fn a_tag_leads_back() {
+        for raw in ["0", "\"x\"", "\"ä\\\"\"", "12345678901234567890123"] {
+            let tagged = tag(&ServerName::new("b").unwrap(), raw.as_bytes());
+            let text: String = serde_json::from_slice(&tagged).unwrap();
+            assert_eq!(untag(&endpoint(), &text), Some((1, Bytes::copy_from_slice(raw.as_bytes()))));
+        }
+        for text in ["", "b~", "c~NQ", "b~!!", "b", "b~e30", "~NQ"] {
+            assert_eq!(untag(&endpoint(), text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! What one worker thread has at hand.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use foldhash::fast::RandomState;
+use http::{HeaderMap, Request, Response};
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::Config;
+use super::guard::Guard;
+use crate::auth::{Authenticator, Check, Credential, Denied, Identity, KeyId, Mode};
+use crate::backend::{Backend, Pool};
+use crate::base::{Fault, Kind};
+use crate::catalog::Catalog;
+use crate::frame::Scanner;
+use crate::limits::{Gauge, Limits, Permit};
+use crate::protocol::header;
+use crate::route::{Endpoint, Table};
+use crate::session::{Session, Sessions};
+
+/// What all workers share: snapshots, and what is locked for a few lines off the usual path.
+pub struct Shared {
+    /// What the data plane was told.
+    pub config: Config,
+    /// Host and Origin.
+    pub guard: Guard,
+    /// Keys and tokens.
+    pub auth: Arc<Authenticator>,
+    /// Paths.
+    pub table: Arc<Table>,
+    /// Lists.
+    pub catalog: Arc<Catalog>,
+    /// Legacy sessions.
+    pub sessions: Arc<Sessions>,
+    /// Per key.
+    pub limits: Arc<Limits>,
+    /// All servers, by their ids.
+    pub backends: Vec<Arc<Backend>>,
+    /// The control plane, for every path that is not MCP's.
+    pub control: Arc<dyn Control>,
+    /// Becomes true when the gateway is to stop.
+    pub draining: watch::Receiver<bool>,
+}
+
+/// What answers the paths that are not MCP's. The data plane knows no more of the control plane.
+pub trait Control: Send + Sync {
+    /// Answers a request whose body was received.
+    fn answer(&self, request: ControlRequest) -> Pin<Box<dyn Future<Output = ControlResponse> + Send + '_>>;
+}
+
+/// A request with its whole body.
+pub type ControlRequest = Request<Bytes>;
+
+/// A response with its whole body.
+pub type ControlResponse = Response<Bytes>;
+
+/// One worker. Lives on one thread; nothing in it is locked.
+pub struct Worker {
+    /// What it shares with the others.
+    pub shared: Arc<Shared>,
+    pools: Vec<Rc<Pool>>,
+    /// Reads messages.
+    pub scanner: RefCell<Scanner>,
+    /// Sessions this worker has met, by the text of their ids: a hit needs neither the seal nor a lock.
+    sessions: RefCell<HashMap<Bytes, Arc<Session>, RandomState>>,
+    gauges: RefCell<HashMap<KeyId, Arc<Gauge>, RandomState>>,
+    now_s: Cell<u64>,
+    number: usize,
+    requests: Cell<u64>,
+}
+
+/// Sessions a worker has at hand. Beyond it all are let go, and met again.
+const SESSIONS_AT_HAND_MAX: usize = 16_384;
+
+/// Keys a worker has at hand, likewise.
+const GAUGES_AT_HAND_MAX: usize = 4096;
+
+/// Between two looks at the clock and at what is idle.
+const TICK: Duration = Duration::from_secs(1);
+
+impl Worker {
+    /// On this thread.
+    pub fn new(shared: Arc<Shared>, number: usize) -> Rc<Self> {
+        let pools = shared.backends.iter().map(|backend| Pool::new(Arc::clone(backend))).collect();
+        Rc::new(Self {
+            shared,
+            pools,
+            scanner: RefCell::new(Scanner::new()),
+            sessions: RefCell::default(),
+            gauges: RefCell::default(),
+            now_s: Cell::new(unix_s()),
+            number,
+            requests: Cell::new(0),
+        })
+    }
+
+    /// Its connections to a server.
+    pub fn pool(&self, backend: u32) -> &Rc<Pool> {
+        &self.pools[backend as usize]
+    }
+
+    /// Seconds since the Unix epoch, a second old at most.
+    pub fn now_s(&self) -> u64 {
+        self.now_s.get()
+    }
+
+    /// Keeps the clock, closes what is idle. Never ends.
+    pub async fn housekeep(self: Rc<Self>) {
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            self.now_s.set(unix_s());
+            for pool in &self.pools {
+                pool.sweep();
+            }
+            self.sessions.borrow_mut().retain(|_, session| !session.is_ended());
+        }
+    }
+
+    /// Who asks. No await and no lock on the usual path.
+    pub async fn identify(&self, headers: &HeaderMap) -> Result<Identity, Fault> {
+        let auth = &self.shared.auth;
+        if auth.mode() == Mode::Open {
+            return Ok(auth.open_identity());
+        }
+        let value = |name| headers.get(name).map(http::HeaderValue::as_bytes);
+        let credential =
+            Credential::from_headers(value(http::header::AUTHORIZATION.as_str()), value("x-api-key"))
+                .map_err(denied)?
+                .ok_or_else(|| denied(Denied::Missing))?;
+        match auth.check(&credential) {
+            Check::Granted(identity) => Ok(identity),
+            Check::Refused(reason) => Err(denied(reason)),
+            Check::Ask => auth.ask(&credential).await.map_err(denied),
+        }
+    }
+
+    /// A place among the key's requests under way.
+    pub fn admit(&self, identity: &Identity) -> Result<Permit, Fault> {
+        let mut gauges = self.gauges.borrow_mut();
+        if gauges.len() > GAUGES_AT_HAND_MAX {
+            gauges.clear();
+        }
+        let gauge = gauges.entry(identity.key_id()).or_insert_with(|| self.shared.limits.gauge(identity));
+        gauge.admit().ok_or_else(|| {
+            Fault::client(Kind::TooMany, "this key has too many requests under way; wait for some to end")
+        })
+    }
+
+    /// The session a Legacy request names.
+    pub fn session(
+        &self,
+        headers: &HeaderMap,
+        identity: &Identity,
+        endpoint: &Arc<Endpoint>,
+    ) -> Result<Arc<Session>, Fault> {
+        let Some(text) = headers.get(header::SESSION_ID) else {
+            return Err(Fault::client(
+                Kind::SessionMissing,
+                "send the Mcp-Session-Id that `initialize` answered with, or open a session by `initialize`",
+            ));
+        };
+        let now_s = self.now_s();
+        let at_hand = self.sessions.borrow().get(text.as_bytes()).cloned();
+        if let Some(session) = at_hand.filter(|session| self.may_use(session, identity, endpoint)) {
+            session.touch(now_s);
+            return Ok(session);
+        }
+        let found = self.shared.sessions.find(text.as_bytes(), identity, endpoint, now_s);
+        let session = found.map_err(|_| {
+            Fault::client(
+                Kind::SessionUnknown,
+                "this session is unknown or has ended; open another by `initialize`",
+            )
+        })?;
+        session.touch(now_s);
+        let mut sessions = self.sessions.borrow_mut();
+        if sessions.len() >= SESSIONS_AT_HAND_MAX {
+            sessions.clear();
+        }
+        sessions.insert(Bytes::copy_from_slice(text.as_bytes()), Arc::clone(&session));
+        Ok(session)
+    }
+
+    fn may_use(&self, session: &Session, identity: &Identity, endpoint: &Endpoint) -> bool {
+        let lifetime_s = self.shared.sessions.config().lifetime.as_secs();
+        !session.is_ended()
+            && session.seal.key_id == identity.key_id()
+            && session.endpoint.id == endpoint.id
+            && self.now_s() < session.seal.created_s.saturating_add(lifetime_s)
+    }
+
+    /// A name for the request in hand, for logs and the `X-Request-Id` of a fault.
+    pub fn request_id(&self) -> String {
+        let count = self.requests.get() + 1;
+        self.requests.set(count);
+        let mut text = String::with_capacity(24);
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{:x}-{:x}-{count:x}", self.now_s(), self.number);
+        text
+    }
+
+    /// Tells the log of a fault; what a client did wrong is no news.
+    #[cold]
+    pub fn note_fault(&self, fault: &Fault) -> String {
+        let request_id = self.request_id();
+        match fault.origin {
+            crate::base::Origin::Client => tracing::debug!(request_id, kind = fault.kind.label(), %fault),
+            _ => tracing::warn!(request_id, kind = fault.kind.label(), %fault),
+        }
+        request_id
+    }
+}
+
+#[cold]
+fn denied(reason: Denied) -> Fault {
+    let kind = if reason == Denied::Busy { Kind::Overloaded } else { Kind::Unauthenticated };
+    Fault::client(kind, reason.to_string())
+}
+
+fn unix_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

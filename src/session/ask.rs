@@ -1,0 +1,92 @@
+//! One message to a backend whose answer the gateway reads itself: handshakes and lists.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, StatusCode};
+
+use super::upstream::Ready;
+use crate::backend::{Answer, BackendError, Lane, Pool, RequestBody, Stage};
+use crate::frame::{EventReader, Kind as FrameKind, Scanner};
+use crate::protocol::{Method, header};
+
+/// A message to send.
+pub struct Ask<'a> {
+    /// Its method.
+    pub method: Method,
+    /// The whole message.
+    pub message: Bytes,
+    /// The Legacy session it belongs to.
+    pub ready: Option<&'a Ready>,
+    /// The headers of a Modern request, when it is one.
+    pub modern: Option<HeaderMap>,
+}
+
+/// What came back.
+pub struct Heard {
+    /// The HTTP status.
+    pub status: StatusCode,
+    /// A session id, when one was given.
+    pub session_id: Option<HeaderValue>,
+    /// The terminal message, or the body of an error status; empty for 202.
+    pub message: Bytes,
+}
+
+/// Short for a result.
+pub type Asked = Result<Heard, BackendError>;
+
+/// One message the gateway reads itself: an answer with a thousand tools has some 2 MiB.
+pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
+
+/// Sends a message and reads the answer to its end. Not cancel safe: the connection is closed.
+pub async fn ask(pool: &Rc<Pool>, ask: Ask<'_>) -> Asked {
+    let mut request = pool.backend().request(http::Method::POST, RequestBody::whole(ask.message));
+    let headers = request.headers_mut();
+    headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static(header::JSON));
+    headers.insert(http::header::ACCEPT, HeaderValue::from_static(header::ACCEPT_BOTH));
+    if let Some(ready) = ask.ready {
+        ready.write_headers(headers);
+    }
+    if let Some(modern) = ask.modern {
+        headers.extend(modern);
+        headers.insert(header::METHOD, HeaderValue::from_static(ask.method.as_str()));
+    }
+    let response = pool.send(request, Lane::Call).await?;
+    let status = response.status();
+    let session_id = response.headers().get(header::SESSION_ID).cloned();
+    let is_stream = is_event_stream(response.headers());
+    let mut answer = response.into_body();
+    let message = if is_stream && status.is_success() {
+        read_terminal(&mut answer).await?
+    } else {
+        answer.collect(MESSAGE_BYTES_MAX).await?
+    };
+    Ok(Heard { status, session_id, message })
+}
+
+/// Whether a response is an event stream.
+pub fn is_event_stream(headers: &HeaderMap) -> bool {
+    headers.get(http::header::CONTENT_TYPE).is_some_and(|value| {
+        let value = value.as_bytes();
+        let name = header::EVENT_STREAM.len();
+        value.len() >= name
+            && value[..name].eq_ignore_ascii_case(header::EVENT_STREAM.as_bytes())
+            && value.get(name).is_none_or(|next| matches!(next, b';' | b' ' | b'\t'))
+    })
+}
+
+/// The result or error of a stream; what comes before it is of no interest here.
+pub async fn read_terminal(answer: &mut Answer) -> Result<Bytes, BackendError> {
+    let (mut reader, mut scanner) = (EventReader::new(), Scanner::new());
+    while let Some(chunk) = answer.chunk().await {
+        reader.push(chunk?);
+        while let Some(event) = reader.next().map_err(|error| BackendError::new(Stage::Nonsense, error))? {
+            let Some(data) = event.data.filter(|data| !data.is_empty()) else { continue };
+            let Ok(envelope) = scanner.scan(&data) else { continue };
+            if matches!(envelope.kind, FrameKind::Response | FrameKind::Error) {
+                return Ok(data);
+            }
+        }
+    }
+    Err(BackendError::bare(Stage::Body))
+}

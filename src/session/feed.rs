@@ -1,0 +1,168 @@
+//! A long event stream from a backend, taken up again when it breaks: what a Legacy server sends outside
+//! of calls, and what a Modern one sends to a subscription.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use tokio::time::sleep;
+
+use super::ask::is_event_stream;
+use super::upstream::Ready;
+use crate::backend::{Answer, Lane, Pool, RequestBody};
+use crate::frame::{Event, EventReader};
+use crate::protocol::header;
+
+/// The stream of one backend.
+pub struct Feed {
+    pool: Rc<Pool>,
+    source: Source,
+    open: Option<(Answer, EventReader)>,
+    last_event_id: Option<HeaderValue>,
+    backoff: Duration,
+    /// Whether it is taken up again after a regular end.
+    resumes: bool,
+}
+
+/// How the stream is asked for.
+pub enum Source {
+    /// GET within a Legacy session.
+    Legacy(Arc<Ready>),
+    /// POST of `subscriptions/listen`.
+    Modern {
+        /// The whole message.
+        message: Bytes,
+        /// Its headers.
+        headers: HeaderMap,
+    },
+}
+
+/// Why there is nothing more to come.
+#[derive(Debug, PartialEq, Eq)]
+pub enum FeedEnd {
+    /// The server has no such stream: 405, or 404 to a Modern request.
+    Unsupported,
+    /// The server does not know the session any more.
+    SessionLost,
+    /// It ended, and is not to be taken up again.
+    Ended,
+}
+
+/// The first wait before a broken stream is asked for again; it doubles up to [`BACKOFF_MAX`].
+const BACKOFF_MIN: Duration = Duration::from_millis(500);
+
+/// No backend is asked more often than this for long, whatever its `retry` says.
+const BACKOFF_MAX: Duration = Duration::from_secs(30);
+
+impl Feed {
+    /// Asks for nothing yet. `resumes`: taken up again whenever it ends; else only what is sent until the
+    /// first end.
+    pub fn new(pool: Rc<Pool>, source: Source, resumes: bool) -> Self {
+        Self { pool, source, open: None, last_event_id: None, backoff: BACKOFF_MIN, resumes }
+    }
+
+    /// From where the client says it was broken off.
+    #[must_use]
+    pub fn after(mut self, last_event_id: Option<HeaderValue>) -> Self {
+        self.last_event_id = last_event_id;
+        self
+    }
+
+    /// The next event. Not cancel safe: an event may be lost when it is dropped.
+    pub async fn next(&mut self) -> Result<Event, FeedEnd> {
+        loop {
+            if self.open.is_none() {
+                self.connect().await?;
+            }
+            match self.read().await {
+                Some(event) => return Ok(event),
+                None if self.resumes => self.open = None,
+                None => return Err(FeedEnd::Ended),
+            }
+            self.wait().await;
+        }
+    }
+
+    /// The next event of the open stream; `None` at its end, regular or not.
+    async fn read(&mut self) -> Option<Event> {
+        let (answer, reader) = self.open.as_mut()?;
+        loop {
+            match reader.next() {
+                Ok(Some(event)) => {
+                    if let Some(retry_ms) = event.retry {
+                        self.backoff = Duration::from_millis(retry_ms).clamp(BACKOFF_MIN, BACKOFF_MAX);
+                    } else if event.data.is_some() {
+                        self.backoff = BACKOFF_MIN;
+                    }
+                    if let Some(id) = &event.id {
+                        self.last_event_id = HeaderValue::from_bytes(id).ok();
+                    }
+                    return Some(event);
+                }
+                Ok(None) => reader.push(answer.chunk().await?.ok()?),
+                Err(_too_long) => return None,
+            }
+        }
+    }
+
+    async fn connect(&mut self) -> Result<(), FeedEnd> {
+        loop {
+            if let Ok(response) = self.pool.send(self.request(), Lane::Stream).await {
+                let status = response.status();
+                if status.is_success() && is_event_stream(response.headers()) {
+                    self.open = Some((response.into_body(), EventReader::new()));
+                    return Ok(());
+                }
+                self.refused(status)?;
+            }
+            self.wait().await;
+        }
+    }
+
+    /// Whether a refusal is for good.
+    fn refused(&self, status: StatusCode) -> Result<(), FeedEnd> {
+        match (&self.source, status) {
+            (_, StatusCode::METHOD_NOT_ALLOWED) => Err(FeedEnd::Unsupported),
+            (Source::Legacy(ready), StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST)
+                if ready.session_id.is_some() =>
+            {
+                Err(FeedEnd::SessionLost)
+            }
+            // A success that is no event stream answers the request otherwise; so does any other 4xx but
+            // those that pass.
+            (_, StatusCode::TOO_MANY_REQUESTS | StatusCode::CONFLICT) => Ok(()),
+            (_, status) if status.is_server_error() => Ok(()),
+            _ => Err(FeedEnd::Unsupported),
+        }
+    }
+
+    fn request(&self) -> http::Request<RequestBody> {
+        let backend = self.pool.backend();
+        let mut request = match &self.source {
+            Source::Legacy(ready) => {
+                let mut request = backend.request(Method::GET, RequestBody::empty());
+                ready.write_headers(request.headers_mut());
+                request
+                    .headers_mut()
+                    .insert(http::header::ACCEPT, HeaderValue::from_static(header::EVENT_STREAM));
+                request
+            }
+            Source::Modern { message, headers } => {
+                let mut request = backend.request(Method::POST, RequestBody::whole(message.clone()));
+                request.headers_mut().extend(headers.clone());
+                request
+            }
+        };
+        if let Some(id) = &self.last_event_id {
+            request.headers_mut().insert(header::LAST_EVENT_ID, id.clone());
+        }
+        request
+    }
+
+    async fn wait(&mut self) {
+        sleep(self.backoff).await;
+        self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
+    }
+}

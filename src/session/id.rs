@@ -1,0 +1,85 @@
+//! The session id a client holds: everything needed to know it again, sealed.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use crate::auth::{KeyId, Purpose, Sealer};
+use crate::protocol::{ClientCapabilities, Revision};
+
+/// What a session id says. Layout of the sealed bytes, all of fixed size but the last:
+///
+/// ```text
+/// format 1 | key id 12 | revision 1 | capabilities 1 | created 8 (Unix s, big endian) | random 16 | endpoint
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seal {
+    /// The API key that opened the session.
+    pub key_id: KeyId,
+    /// The negotiated revision.
+    pub revision: Revision,
+    /// What the client declared.
+    pub capabilities: ClientCapabilities,
+    /// Seconds since the Unix epoch.
+    pub created_s: u64,
+    /// Tells this session from every other.
+    pub key: SessionKey,
+    /// The scope it was opened in: an endpoint's or a server's path.
+    pub scope: String,
+}
+
+/// 128 random bits: a session's name within this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SessionKey(pub [u8; 16]);
+
+/// The first byte of the sealed bytes; another one is another layout.
+const FORMAT: u8 = 1;
+
+const KEY_ID_BYTES: usize = 12;
+
+const FIXED_BYTES: usize = 1 + KEY_ID_BYTES + 1 + 1 + 8 + 16;
+
+/// Longer than any id of ours can be (a scope has at most 80 bytes); longer texts are not decoded.
+const TEXT_BYTES_MAX: usize = 512;
+
+impl Seal {
+    /// As the text a client holds: visible ASCII (MCP 2025-03-26, session management).
+    pub fn to_text(&self, sealer: &Sealer) -> String {
+        let mut plain = Vec::with_capacity(FIXED_BYTES + self.scope.len());
+        plain.push(FORMAT);
+        plain.extend_from_slice(self.key_id.as_bytes());
+        plain.push(self.revision.to_byte());
+        plain.push(self.capabilities.to_byte());
+        plain.extend_from_slice(&self.created_s.to_be_bytes());
+        plain.extend_from_slice(&self.key.0);
+        plain.extend_from_slice(self.scope.as_bytes());
+        URL_SAFE_NO_PAD.encode(sealer.seal(Purpose::Session, &[], &plain))
+    }
+
+    /// Back from the text, when it is one of ours and untouched.
+    pub fn from_text(text: &[u8], sealer: &Sealer) -> Option<Self> {
+        if text.len() > TEXT_BYTES_MAX {
+            return None;
+        }
+        let sealed = URL_SAFE_NO_PAD.decode(text).ok()?;
+        let plain = sealer.open(Purpose::Session, &[], &sealed).ok()?;
+        Self::from_plain(&plain)
+    }
+
+    fn from_plain(plain: &[u8]) -> Option<Self> {
+        let (format, rest) = plain.split_first()?;
+        let (key_id, rest) = rest.split_first_chunk::<KEY_ID_BYTES>()?;
+        let (revision, rest) = rest.split_first()?;
+        let (capabilities, rest) = rest.split_first()?;
+        let (created, rest) = rest.split_first_chunk::<8>()?;
+        let (key, scope) = rest.split_first_chunk::<16>()?;
+        (*format == FORMAT).then_some(())?;
+        Some(Self {
+            key_id: KeyId::from_bytes(key_id)?,
+            revision: Revision::from_byte(*revision)?,
+            capabilities: ClientCapabilities::from_byte(*capabilities),
+            created_s: u64::from_be_bytes(*created),
+            key: SessionKey(*key),
+            scope: std::str::from_utf8(scope).ok()?.to_owned(),
+        })
+    }
+}

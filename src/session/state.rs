@@ -1,0 +1,164 @@
+//! The soft state of one client's session.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+
+use super::id::Seal;
+use super::upstream::{Introduction, Upstream};
+use crate::route::Endpoint;
+
+/// One client's session: small, shared by all workers, rebuilt from its id when lost.
+pub struct Session {
+    /// What its id says.
+    pub seal: Seal,
+    /// The endpoint as it was when the session's state was made.
+    pub endpoint: Arc<Endpoint>,
+    /// How the client introduced itself; told to each backend in turn.
+    pub introduction: Introduction,
+    /// One per server of the endpoint, in its order.
+    upstreams: Box<[Upstream]>,
+    /// Guards the calls under way; a few lines at a time.
+    in_flight: Mutex<Vec<(Bytes, usize)>>,
+    /// Guards the log level; a few lines at a time.
+    log_level: Mutex<Option<Bytes>>,
+    /// Moves with each new event stream of the client, so that the one before ends.
+    stream_generation: AtomicU64,
+    /// Wakes the event stream: an upstream opened, another stream took over, or the session ended.
+    changed: Notify,
+    ended: AtomicBool,
+    /// Seconds since the Unix epoch, in steps of the sweep.
+    last_used_s: AtomicU64,
+}
+
+/// Calls of one session under way at once: an agent has a few dozen; a thousand is a runaway loop.
+const IN_FLIGHT_MAX: usize = 1024;
+
+impl Session {
+    /// The state of a session that nothing has been asked of yet.
+    pub fn new(seal: Seal, endpoint: Arc<Endpoint>, introduction: Introduction, now_s: u64) -> Self {
+        let upstreams = endpoint.servers.iter().map(|_| Upstream::default()).collect();
+        Self {
+            seal,
+            endpoint,
+            introduction,
+            upstreams,
+            in_flight: Mutex::default(),
+            log_level: Mutex::default(),
+            stream_generation: AtomicU64::new(0),
+            changed: Notify::new(),
+            ended: AtomicBool::new(false),
+            last_used_s: AtomicU64::new(now_s),
+        }
+    }
+
+    /// The session towards the endpoint's `place`-th server.
+    pub fn upstream(&self, place: usize) -> &Upstream {
+        &self.upstreams[place]
+    }
+
+    /// All of them, in the endpoint's order.
+    pub fn upstreams(&self) -> impl Iterator<Item = (usize, &Upstream)> {
+        self.upstreams.iter().enumerate()
+    }
+
+    /// Notes a call under way until the guard is dropped; `None` when there are too many, or one with that
+    /// id already.
+    pub fn begin_call(self: &Arc<Self>, id: Bytes, place: usize) -> Option<InFlight> {
+        let mut calls = lock(&self.in_flight);
+        if calls.len() >= IN_FLIGHT_MAX || calls.iter().any(|(other, _)| *other == id) {
+            return None;
+        }
+        calls.push((id.clone(), place));
+        drop(calls);
+        Some(InFlight { session: Arc::clone(self), id })
+    }
+
+    /// Which server holds the call with that raw id.
+    pub fn holder(&self, id: &[u8]) -> Option<usize> {
+        lock(&self.in_flight).iter().find(|(other, _)| other == id).map(|(_, place)| *place)
+    }
+
+    /// The raw JSON of the level last set, for backends that are opened later.
+    pub fn log_level(&self) -> Option<Bytes> {
+        lock(&self.log_level).clone()
+    }
+
+    /// Remembers the level.
+    pub fn remember_log_level(&self, level: Bytes) {
+        *lock(&self.log_level) = Some(level);
+    }
+
+    /// A new event stream of the client takes over from the one before.
+    pub fn take_stream(&self) -> u64 {
+        let generation = self.stream_generation.fetch_add(1, Ordering::AcqRel) + 1;
+        self.changed.notify_waiters();
+        generation
+    }
+
+    /// Whether that stream is still the one.
+    pub fn holds_stream(&self, generation: u64) -> bool {
+        self.stream_generation.load(Ordering::Acquire) == generation && !self.is_ended()
+    }
+
+    /// Completes at the next change. Make it ready before looking at what may change.
+    pub fn changed(&self) -> tokio::sync::futures::Notified<'_> {
+        self.changed.notified()
+    }
+
+    /// Says that something changed.
+    pub fn touch_stream(&self) {
+        self.changed.notify_waiters();
+    }
+
+    /// Marks it used.
+    pub fn touch(&self, now_s: u64) {
+        // A plain store would dirty the cache line of every request; most come within the same second.
+        if self.last_used_s.load(Ordering::Relaxed) != now_s {
+            self.last_used_s.store(now_s, Ordering::Relaxed);
+        }
+    }
+
+    /// When it was last used.
+    pub fn last_used_s(&self) -> u64 {
+        self.last_used_s.load(Ordering::Relaxed)
+    }
+
+    /// Ends it: its event stream closes.
+    pub fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+        self.changed.notify_waiters();
+    }
+
+    /// Whether it was ended.
+    pub fn is_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    /// Whether its state may go: nothing under way.
+    pub fn is_quiet(&self) -> bool {
+        lock(&self.in_flight).is_empty()
+    }
+}
+
+/// A call under way; forgotten when dropped.
+pub struct InFlight {
+    session: Arc<Session>,
+    id: Bytes,
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        let mut calls = lock(&self.session.in_flight);
+        if let Some(at) = calls.iter().position(|(id, _)| *id == self.id) {
+            calls.swap_remove(at);
+        }
+    }
+}
+
+/// A panic while these few lines held a lock leaves the value whole, so poisoning says nothing.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,178 @@
+//! All sessions of this process.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::Config;
+use super::id::{Seal, SessionKey};
+use super::state::Session;
+use super::upstream::Introduction;
+use crate::auth::{Identity, Sealer};
+use crate::protocol::{ClientCapabilities, Revision};
+use crate::route::Endpoint;
+
+/// The soft states by their key. A worker keeps what it uses at hand, so this is asked when a session is
+/// new to a worker, not on every request.
+pub struct Sessions {
+    config: Config,
+    sealer: Arc<Sealer>,
+    shards: Box<[Mutex<Shard>]>,
+    count: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Shard {
+    live: HashMap<SessionKey, Arc<Session>>,
+    /// Ended by the client before their time, with the second until which the id would else be good.
+    ended: HashMap<SessionKey, u64>,
+}
+
+/// Enough that two cores seldom meet in one; each costs an empty map.
+const SHARDS: usize = 64;
+
+/// Ended ids remembered per shard: 64 x 4,096 x 24 bytes is 6 MiB. Beyond it the oldest state is what a
+/// restart would be: the id works again, for the same key only, on a session without a past.
+const ENDED_MAX: usize = 4096;
+
+/// There is no room for another session.
+#[derive(Debug)]
+pub struct Full;
+
+/// The id is malformed, foreign, ended or expired; which of these is nobody's business.
+#[derive(Debug)]
+pub struct Unknown;
+
+impl Sessions {
+    /// An empty table.
+    pub fn new(config: Config, sealer: Arc<Sealer>) -> Self {
+        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
+        Self { config, sealer, shards, count: AtomicUsize::new(0) }
+    }
+
+    /// Its bounds.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// A new session and the id to give to the client.
+    pub fn create(
+        &self,
+        identity: &Identity,
+        endpoint: &Arc<Endpoint>,
+        introduction: Introduction,
+        now_s: u64,
+    ) -> Result<(String, Arc<Session>), Full> {
+        if self.count() >= self.config.sessions_max {
+            return Err(Full);
+        }
+        let mut random = [0; 16];
+        getrandom::fill(&mut random).map_err(|_| Full)?;
+        let seal = Seal {
+            key_id: identity.key_id(),
+            revision: introduction.revision,
+            capabilities: introduction.capabilities,
+            created_s: now_s,
+            key: SessionKey(random),
+            scope: endpoint.scope.clone(),
+        };
+        let text = seal.to_text(&self.sealer);
+        let session = Arc::new(Session::new(seal, Arc::clone(endpoint), introduction, now_s));
+        self.insert(Arc::clone(&session));
+        Ok((text, session))
+    }
+
+    /// The session of that id, its state rebuilt when this process has none.
+    pub fn find(
+        &self,
+        text: &[u8],
+        identity: &Identity,
+        endpoint: &Arc<Endpoint>,
+        now_s: u64,
+    ) -> Result<Arc<Session>, Unknown> {
+        let seal = Seal::from_text(text, &self.sealer).ok_or(Unknown)?;
+        let expires_s = seal.created_s.saturating_add(self.config.lifetime.as_secs());
+        if seal.key_id != identity.key_id() || seal.scope != endpoint.scope || now_s >= expires_s {
+            return Err(Unknown);
+        }
+        let shard = self.shard(seal.key);
+        if shard.ended.contains_key(&seal.key) {
+            return Err(Unknown);
+        }
+        if let Some(session) = shard.live.get(&seal.key) {
+            return Ok(Arc::clone(session));
+        }
+        drop(shard);
+        if self.count() >= self.config.sessions_max {
+            return Err(Unknown);
+        }
+        let introduction = Introduction::rebuilt(seal.revision, seal.capabilities);
+        let session = Arc::new(Session::new(seal, Arc::clone(endpoint), introduction, now_s));
+        Ok(self.insert(session))
+    }
+
+    /// Ends a session: its id is unknown from now on.
+    pub fn end(&self, session: &Session) {
+        let until_s = session.seal.created_s.saturating_add(self.config.lifetime.as_secs());
+        let mut shard = self.shard(session.seal.key);
+        if shard.ended.len() < ENDED_MAX {
+            shard.ended.insert(session.seal.key, until_s);
+        }
+        if shard.live.remove(&session.seal.key).is_some() {
+            self.count.fetch_sub(1, Ordering::Relaxed);
+        }
+        drop(shard);
+        session.end();
+    }
+
+    /// Drops the state of sessions that expired or were long unused. The latter's ids stay good.
+    pub fn sweep(&self, now_s: u64) {
+        let (lifetime, idle) = (self.config.lifetime.as_secs(), self.config.idle_timeout.as_secs());
+        for shard in &self.shards {
+            let mut shard = lock(shard);
+            shard.ended.retain(|_, until_s| *until_s > now_s);
+            let before = shard.live.len();
+            shard.live.retain(|_, session| {
+                let expired = session.seal.created_s.saturating_add(lifetime) <= now_s;
+                let unused = session.last_used_s().saturating_add(idle) <= now_s;
+                // One reference is the table's own; an open event stream or a worker at work holds more.
+                let keep = !expired && !(unused && Arc::strong_count(session) == 1 && session.is_quiet());
+                if !keep {
+                    session.end();
+                }
+                keep
+            });
+            self.count.fetch_sub(before - shard.live.len(), Ordering::Relaxed);
+        }
+    }
+
+    fn insert(&self, session: Arc<Session>) -> Arc<Session> {
+        let mut shard = self.shard(session.seal.key);
+        let entry = shard.live.entry(session.seal.key);
+        if let std::collections::hash_map::Entry::Vacant(_) = entry {
+            self.count.fetch_add(1, Ordering::Relaxed);
+        }
+        Arc::clone(entry.or_insert(session))
+    }
+
+    fn shard(&self, key: SessionKey) -> MutexGuard<'_, Shard> {
+        lock(&self.shards[usize::from(key.0[0]) % SHARDS])
+    }
+}
+
+/// Every change to a shard is one map operation, so a poisoned lock guards a whole map.
+fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Introduction {
+    /// Of a session whose state was lost: what its id still says.
+    pub fn rebuilt(revision: Revision, capabilities: ClientCapabilities) -> Self {
+        Self::ours(revision, capabilities)
+    }
+}

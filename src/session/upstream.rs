@@ -1,0 +1,241 @@
+//! A session of the gateway's at one backend, on behalf of one client: opened on first use, repaired once
+//! when the backend lost it.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use bytes::Bytes;
+use http::HeaderValue;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
+use std::rc::Rc;
+
+use super::ask::{Ask, Heard, ask};
+use crate::backend::Pool;
+use crate::base::{Fault, Kind};
+use crate::protocol::{ClientCapabilities, Method, Revision, header};
+
+/// How a client introduced itself, and so how the gateway introduces itself to backends for it.
+#[derive(Clone)]
+pub struct Introduction {
+    /// The revision asked for.
+    pub revision: Revision,
+    /// What the client declared.
+    pub capabilities: ClientCapabilities,
+    /// The raw `params` of `initialize`.
+    pub params: Bytes,
+}
+
+impl Introduction {
+    /// The gateway's own: for the catalog, and where a client's was lost.
+    pub fn ours(revision: Revision, capabilities: ClientCapabilities) -> Self {
+        let params = format!(
+            r#"{{"protocolVersion":"{}","capabilities":{},"clientInfo":{{"name":"metamcp","version":"{}"}}}}"#,
+            revision,
+            capabilities.to_json(),
+            env!("CARGO_PKG_VERSION"),
+        );
+        Self { revision, capabilities, params: params.into() }
+    }
+}
+
+/// The place of one backend session.
+#[derive(Default)]
+pub struct Upstream {
+    ready: ArcSwapOption<Ready>,
+    /// Held by the one who opens, so that a burst of first calls opens one session.
+    opening: tokio::sync::Mutex<()>,
+}
+
+/// An open backend session. Replaced as a whole when it was lost.
+pub struct Ready {
+    /// The id the backend gave; some have none.
+    pub session_id: Option<HeaderValue>,
+    /// The revision it chose, as the header of later requests.
+    pub revision: HeaderValue,
+    /// What it offers.
+    pub features: ServerFeatures,
+    /// Its whole answer to `initialize`.
+    pub message: Bytes,
+}
+
+/// Which parts of the protocol a server offers (its capabilities).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ServerFeatures {
+    /// `tools`
+    pub tools: bool,
+    /// `prompts`
+    pub prompts: bool,
+    /// `resources`
+    pub resources: bool,
+    /// `resources.subscribe`
+    pub subscribe: bool,
+    /// `logging`
+    pub logging: bool,
+    /// `completions`
+    pub completions: bool,
+    /// Its instructions to the model.
+    pub instructions: Option<String>,
+}
+
+impl Upstream {
+    /// The session, when it is open. One atomic load.
+    pub fn ready(&self) -> Option<Arc<Ready>> {
+        self.ready.load_full()
+    }
+
+    /// The session, opened when it is not. Cancel safe: another caller opens it then.
+    pub async fn open(
+        &self,
+        pool: &Rc<Pool>,
+        introduction: &Introduction,
+        log_level: Option<Bytes>,
+    ) -> Result<Arc<Ready>, Fault> {
+        if let Some(ready) = self.ready() {
+            return Ok(ready);
+        }
+        let _turn = self.opening.lock().await;
+        if let Some(ready) = self.ready() {
+            return Ok(ready);
+        }
+        let ready = initialize(pool, introduction).await?;
+        announce(pool, &ready).await?;
+        if let Some(level) = log_level.filter(|_| ready.features.logging) {
+            set_level(pool, &ready, &level).await?;
+        }
+        Ok(self.publish(ready))
+    }
+
+    /// Opens with the client's own `initialize`; what follows (`notifications/initialized`) is its own too.
+    pub async fn open_for_client(
+        &self,
+        pool: &Rc<Pool>,
+        introduction: &Introduction,
+    ) -> Result<Arc<Ready>, Fault> {
+        let _turn = self.opening.lock().await;
+        Ok(self.publish(initialize(pool, introduction).await?))
+    }
+
+    /// The backend does not know this session any more. Only the one who sees it first forgets it, so that
+    /// a newer one stays.
+    pub fn forget(&self, lost: &Arc<Ready>) {
+        let current = self.ready.load();
+        if current.as_ref().is_some_and(|ready| Arc::ptr_eq(ready, lost)) {
+            self.ready.compare_and_swap(&*current, None);
+        }
+    }
+
+    fn publish(&self, ready: Ready) -> Arc<Ready> {
+        let ready = Arc::new(ready);
+        self.ready.store(Some(Arc::clone(&ready)));
+        ready
+    }
+}
+
+async fn initialize(pool: &Rc<Pool>, introduction: &Introduction) -> Result<Ready, Fault> {
+    let server = pool.backend().name().clone();
+    let mut message = Vec::with_capacity(introduction.params.len() + 64);
+    message.extend_from_slice(br#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":"#);
+    message.extend_from_slice(&introduction.params);
+    message.push(b'}');
+    let asked = Ask { method: Method::Initialize, message: message.into(), ready: None, modern: None };
+    let heard = ask(pool, asked).await.map_err(|error| error.into_fault(&server))?;
+    let Heard { status, session_id, message, .. } = heard;
+    let nonsense = || {
+        Fault::backend(
+            Kind::BadAnswer,
+            format!("server `{server}` did not open a session (HTTP {}); see its log", status.as_u16()),
+        )
+    };
+    if !status.is_success() {
+        return Err(nonsense());
+    }
+    let answer: InitializeAnswer<'_> = serde_json::from_slice(&message).map_err(|_| nonsense())?;
+    let Some(result) = answer.result else {
+        let said = answer.error.map_or_else(String::new, |error| error.get().chars().take(300).collect());
+        return Err(Fault::backend(
+            Kind::LegacyOnly,
+            format!("server `{server}` refused to open a session: {said}"),
+        ));
+    };
+    let features = result.capabilities.features(result.instructions);
+    let revision = Revision::parse(result.protocol_version.as_bytes()).ok_or_else(nonsense)?;
+    let revision = HeaderValue::from_static(revision.as_str());
+    Ok(Ready { session_id, revision, features, message })
+}
+
+/// `notifications/initialized`, after which the session may be used.
+async fn announce(pool: &Rc<Pool>, ready: &Ready) -> Result<(), Fault> {
+    const MESSAGE: &[u8] = br#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
+    tell(pool, ready, Method::Initialized, Bytes::from_static(MESSAGE)).await
+}
+
+async fn set_level(pool: &Rc<Pool>, ready: &Ready, level: &Bytes) -> Result<(), Fault> {
+    let level = String::from_utf8_lossy(level);
+    let message =
+        format!(r#"{{"jsonrpc":"2.0","id":0,"method":"logging/setLevel","params":{{"level":{level}}}}}"#);
+    tell(pool, ready, Method::SetLevel, message.into()).await
+}
+
+async fn tell(pool: &Rc<Pool>, ready: &Ready, method: Method, message: Bytes) -> Result<(), Fault> {
+    let asked = Ask { method, message, ready: Some(ready), modern: None };
+    ask(pool, asked).await.map_err(|error| error.into_fault(pool.backend().name()))?;
+    Ok(())
+}
+
+#[derive(Deserialize)]
+struct InitializeAnswer<'a> {
+    result: Option<InitializeResult>,
+    #[serde(borrow)]
+    error: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct InitializeResult {
+    #[serde(rename = "protocolVersion")]
+    protocol_version: String,
+    #[serde(default)]
+    capabilities: Capabilities,
+    instructions: Option<String>,
+}
+
+/// `ServerCapabilities`, as far as the gateway does something about it.
+#[derive(Deserialize, Default)]
+pub struct Capabilities {
+    tools: Option<IgnoredAny>,
+    prompts: Option<IgnoredAny>,
+    resources: Option<Resources>,
+    logging: Option<IgnoredAny>,
+    completions: Option<IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+struct Resources {
+    subscribe: Option<bool>,
+}
+
+impl Capabilities {
+    /// As plain flags.
+    pub fn features(self, instructions: Option<String>) -> ServerFeatures {
+        ServerFeatures {
+            tools: self.tools.is_some(),
+            prompts: self.prompts.is_some(),
+            subscribe: self.resources.as_ref().is_some_and(|resources| resources.subscribe == Some(true)),
+            resources: self.resources.is_some(),
+            logging: self.logging.is_some(),
+            completions: self.completions.is_some(),
+            instructions,
+        }
+    }
+}
+
+impl Ready {
+    /// What later requests of the session carry.
+    pub fn write_headers(&self, headers: &mut http::HeaderMap) {
+        headers.insert(header::PROTOCOL_VERSION, self.revision.clone());
+        if let Some(id) = &self.session_id {
+            headers.insert(header::SESSION_ID, id.clone());
+        }
+    }
+}
