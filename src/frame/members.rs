@@ -78,40 +78,64 @@ impl Fields {
     }
 }
 
-/// The names we read in an object.
-fn known(place: Place) -> &'static [(&'static str, Field)] {
-    match place {
-        Place::Envelope => &[
-            ("jsonrpc", Field::Jsonrpc),
-            ("id", Field::Id),
-            ("method", Field::Method),
-            ("params", Field::Params),
-            ("result", Field::Result),
-            ("error", Field::Error),
-        ],
-        Place::Params => &[
-            ("name", Field::Name),
-            ("arguments", Field::Arguments),
-            ("_meta", Field::Meta),
-            ("uri", Field::Uri),
-            ("cursor", Field::Cursor),
-            ("taskId", Field::TaskId),
-            ("level", Field::Level),
-            ("protocolVersion", Field::ProtocolVersion),
-            ("requestId", Field::RequestId),
-            ("progressToken", Field::ProgressToken),
-            ("ref", Field::Ref),
-            ("requestState", Field::RequestState),
-            ("inputResponses", Field::InputResponses),
-        ],
-        Place::Meta => &[
-            ("io.modelcontextprotocol/protocolVersion", Field::MetaProtocolVersion),
-            ("io.modelcontextprotocol/clientCapabilities", Field::MetaClientCapabilities),
-            ("progressToken", Field::MetaProgressToken),
-            ("io.modelcontextprotocol/subscriptionId", Field::MetaSubscriptionId),
-            ("io.modelcontextprotocol/logLevel", Field::MetaLogLevel),
-        ],
-        Place::Ref => &[("name", Field::RefName), ("uri", Field::RefUri), ("type", Field::RefType)],
+/// Writes the names of each object down once, for two ways of looking them up.
+macro_rules! known {
+    ($($place:ident { $($name:literal $field:ident)* })*) => {
+        /// The names we read in an object.
+        fn known(place: Place) -> &'static [(&'static str, Field)] {
+            match place {
+                $(Place::$place => &[$(($name, Field::$field)),*],)*
+            }
+        }
+
+        /// The name we read that is written just so. Compares with constants, which is several times as
+        /// fast as a walk through the table.
+        fn exact(place: Place, name: &[u8]) -> Option<Field> {
+            match place {
+                $(Place::$place => match name {
+                    $(name if name == $name.as_bytes() => Some(Field::$field),)*
+                    _ => None,
+                })*
+            }
+        }
+    };
+}
+
+known! {
+    Envelope {
+        "jsonrpc" Jsonrpc
+        "id" Id
+        "method" Method
+        "params" Params
+        "result" Result
+        "error" Error
+    }
+    Params {
+        "name" Name
+        "arguments" Arguments
+        "_meta" Meta
+        "uri" Uri
+        "cursor" Cursor
+        "taskId" TaskId
+        "level" Level
+        "protocolVersion" ProtocolVersion
+        "requestId" RequestId
+        "progressToken" ProgressToken
+        "ref" Ref
+        "requestState" RequestState
+        "inputResponses" InputResponses
+    }
+    Meta {
+        "io.modelcontextprotocol/protocolVersion" MetaProtocolVersion
+        "io.modelcontextprotocol/clientCapabilities" MetaClientCapabilities
+        "progressToken" MetaProgressToken
+        "io.modelcontextprotocol/subscriptionId" MetaSubscriptionId
+        "io.modelcontextprotocol/logLevel" MetaLogLevel
+    }
+    Ref {
+        "name" RefName
+        "uri" RefUri
+        "type" RefType
     }
 }
 
@@ -191,12 +215,12 @@ impl Names {
             Entry::InMessage(Span { start: name.span.start + 1, end: name.span.end - 1 })
         };
         let value = self.value(entry, message);
-        if let Some((_, field)) = known(place).iter().find(|(known, _)| known.as_bytes() == value) {
+        if let Some(field) = exact(place, value) {
             self.decoded.truncate(decoded);
-            if members.seen.add(*field) {
-                return Ok(Some(*field));
+            if members.seen.add(field) {
+                return Ok(Some(field));
             }
-            members.doubled.add(*field);
+            members.doubled.add(field);
             return Err(ScanError::Duplicate { place });
         }
         if let Some(member) = case_variant(place, value) {

@@ -26,9 +26,6 @@ mod sse;
 
 mod param_header;
 
-#[cfg(test)]
-mod exercise;
-
 pub use fault::{Place, Refused, ScanError};
 pub use members::MEMBERS_MAX;
 pub use param_header::{InvalidHeader, decode_header, encode_header};
@@ -38,3 +35,6 @@ pub use span::{Id, IdForm, Span, Text};
 pub use splice::{EDITS_MAX, Slices, SpliceError, json_string, splice};
 pub use sse::{Boundary, EVENT_BYTES_MAX, Event, EventReader, SseError};
 pub use tokens::{DEPTH_MAX, SCRATCH_BYTES_KEPT};
+
+#[cfg(test)]
+mod tests;

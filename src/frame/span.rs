@@ -42,7 +42,7 @@ pub struct Text {
 
 impl Text {
     pub(super) fn new(span: Span, message: &[u8]) -> Self {
-        Self { span, escaped: memchr::memchr(b'\\', span.of(message)).is_some() }
+        Self { span, escaped: holds_escape(span.of(message)) }
     }
 
     /// The value of the string. Borrows from `message` unless there are escapes in it.
@@ -64,6 +64,15 @@ impl Text {
             _ => &[],
         }
     }
+}
+
+/// Whether a backslash is in there. Names are short: setting up the wide search costs more than they do.
+fn holds_escape(raw: &[u8]) -> bool {
+    const SHORT: usize = 64;
+    if raw.len() > SHORT {
+        return memchr::memchr(b'\\', raw).is_some();
+    }
+    raw.contains(&b'\\')
 }
 
 /// How an id was written.

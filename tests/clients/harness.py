@@ -2,9 +2,9 @@
 
 A client program calls `main(connect, checks)`. `connect(options, answers, events)` is an async context
 manager which opens a session with its SDK and yields an object with the methods which the checks use; results
-are dicts in wire spelling. `answers` holds the replies to the server's requests (elicit, sample, roots), `events`
-takes (name, payload) of 'log', 'updated', 'tools', 'prompts', 'resources' when such a notification arrives.
-Every check opens sessions of its own, so one which hangs does not disturb the next.
+are dicts in wire spelling. `answers` holds the replies to the server's requests (elicit, sample, roots),
+`events` takes (name, payload) of 'log', 'updated', 'tools', 'prompts', 'resources' when such a notification
+arrives. Every check opens sessions of its own, so one which hangs does not disturb the next.
 """
 
 import argparse

@@ -68,22 +68,14 @@ impl Reader<'_> {
         let mut members = self.names.open(Place::Envelope);
         let mut at = 0;
         while let Some((field, value)) = self.member(&mut members, at) {
-            at = self.tokens.behind(value);
-            match field {
-                Ok(Some(Field::Jsonrpc)) => draft.jsonrpc = self.text(Field::Jsonrpc, value),
-                Ok(Some(Field::Id)) => draft.id = self.id(Field::Id, value),
-                Ok(Some(Field::Method)) => draft.method = self.text(Field::Method, value),
-                Ok(Some(Field::Params)) => draft.params = self.params(value, at),
-                Ok(Some(Field::Error)) => {
-                    draft.outcome = self.object(Field::Error, value, at);
-                }
-                Ok(Some(Field::Result)) => draft.outcome = Some(self.tokens.span(value, at)),
-                Ok(_) => {}
+            at = match field {
+                Ok(Some(field)) => self.envelope_member(&mut draft, field, value),
+                Ok(None) => self.tokens.behind(value),
                 Err(error) => {
                     draft.id_is_doubtful |= matches!(error, ScanError::CaseVariant { member: "id", .. });
-                    self.refuse(error);
+                    self.pass(error, value)
                 }
-            }
+            };
         }
         draft.id_is_doubtful |= members.doubled().has(Field::Id);
         draft.seen = members.seen();
@@ -91,84 +83,106 @@ impl Reader<'_> {
         draft
     }
 
-    fn params(&mut self, open: usize, behind: usize) -> Params {
-        let object = self.object(Field::Params, open, behind);
-        let mut params = Params { object, ..Params::default() };
-        if object.is_none() {
-            return params;
+    /// Reads the value of a member of the envelope; gives the mark behind it. So do those below.
+    fn envelope_member(&mut self, draft: &mut Draft, field: Field, value: usize) -> usize {
+        if field == Field::Params {
+            return self.object(field, value, |reader| reader.params(&mut draft.params, value));
         }
+        let behind = self.tokens.behind(value);
+        match field {
+            Field::Jsonrpc => draft.jsonrpc = self.text(field, value),
+            Field::Id => draft.id = self.id(field, value),
+            Field::Method => draft.method = self.text(field, value),
+            Field::Error | Field::Result => {
+                draft.outcome = Some(self.tokens.span(value, behind));
+                if field == Field::Error && self.tokens.form(value) != Form::Object {
+                    self.mistyped.add(field);
+                }
+            }
+            _ => {}
+        }
+        behind
+    }
+
+    fn params(&mut self, params: &mut Params, open: usize) -> usize {
         params.form = ParamsForm::Object;
         let mut members = self.names.open(Place::Params);
         let mut at = open;
         while let Some((field, value)) = self.member(&mut members, at) {
-            at = self.tokens.behind(value);
-            match field {
-                Ok(Some(field)) => self.params_member(&mut params, field, value, at),
-                Ok(None) => {}
-                Err(error) => self.refuse(error),
-            }
+            at = match field {
+                Ok(Some(field)) => self.params_member(params, field, value),
+                Ok(None) => self.tokens.behind(value),
+                Err(error) => self.pass(error, value),
+            };
         }
         self.names.close(&members);
-        params
+        let behind = self.behind_brace(at);
+        params.object = Some(self.tokens.span(open, behind));
+        behind
     }
 
-    fn params_member(&mut self, params: &mut Params, field: Field, value: usize, behind: usize) {
+    fn params_member(&mut self, params: &mut Params, field: Field, value: usize) -> usize {
+        let is_null = self.tokens.form(value) == Form::Null;
+        match field {
+            Field::Meta if !is_null => {
+                return self.object(field, value, |reader| reader.meta(&mut params.meta, value));
+            }
+            Field::Ref => return self.object(field, value, |reader| reader.reference(params, value)),
+            _ => {}
+        }
+        let behind = self.tokens.behind(value);
         match field {
             Field::Name => params.name = self.text(field, value),
             Field::Uri => params.uri = self.text(field, value),
-            Field::Cursor => params.cursor = self.optional(value, |r| r.text(field, value)),
+            Field::Cursor if !is_null => params.cursor = self.text(field, value),
             Field::TaskId => params.task_id = self.text(field, value),
             Field::Level => params.level = self.text(field, value),
             Field::ProtocolVersion => params.protocol_version = self.text(field, value),
             Field::RequestId => params.request_id = self.id(field, value),
             Field::ProgressToken => params.progress_token = self.id(field, value),
-            Field::RequestState => params.request_state = self.optional(value, |r| r.text(field, value)),
+            Field::RequestState if !is_null => params.request_state = self.text(field, value),
             Field::InputResponses => params.has_input_responses = true,
             Field::Arguments => params.arguments = Some(self.tokens.span(value, behind)),
-            Field::Ref => self.reference(params, value, behind),
-            Field::Meta => {
-                if let Some(meta) = self.optional(value, |r| r.meta(value, behind)) {
-                    params.meta = meta;
-                }
-            }
             _ => {}
         }
+        behind
     }
 
-    fn meta(&mut self, open: usize, behind: usize) -> Option<Meta> {
-        let object = self.object(Field::Meta, open, behind)?;
-        let mut meta = Meta { present: true, object: Some(object), ..Meta::default() };
+    fn meta(&mut self, meta: &mut Meta, open: usize) -> usize {
+        meta.present = true;
         let mut members = self.names.open(Place::Meta);
         let mut at = open;
         while let Some((field, value)) = self.member(&mut members, at) {
-            at = self.tokens.behind(value);
-            match field {
-                Ok(Some(field @ Field::MetaProtocolVersion)) => {
-                    meta.protocol_version = self.text(field, value);
-                }
-                Ok(Some(Field::MetaClientCapabilities)) => {
-                    meta.client_capabilities = Some(self.tokens.span(value, at));
-                    meta.client_capabilities_is_object = self.tokens.form(value) == Form::Object;
-                }
-                Ok(Some(field @ Field::MetaProgressToken)) => {
-                    meta.progress_token = self.optional(value, |r| r.id(field, value));
-                }
-                Ok(Some(field @ Field::MetaSubscriptionId)) => meta.subscription_id = self.id(field, value),
-                Ok(Some(field @ Field::MetaLogLevel)) => {
-                    meta.log_level = self.optional(value, |r| r.text(field, value));
-                }
-                Ok(_) => {}
-                Err(error) => self.refuse(error),
-            }
+            at = match field {
+                Ok(Some(field)) => self.meta_member(meta, field, value),
+                Ok(None) => self.tokens.behind(value),
+                Err(error) => self.pass(error, value),
+            };
         }
         self.names.close(&members);
-        Some(meta)
+        let behind = self.behind_brace(at);
+        meta.object = Some(self.tokens.span(open, behind));
+        behind
     }
 
-    fn reference(&mut self, params: &mut Params, open: usize, behind: usize) {
-        if self.object(Field::Ref, open, behind).is_none() {
-            return;
+    fn meta_member(&mut self, meta: &mut Meta, field: Field, value: usize) -> usize {
+        let behind = self.tokens.behind(value);
+        let form = self.tokens.form(value);
+        match field {
+            Field::MetaProtocolVersion => meta.protocol_version = self.text(field, value),
+            Field::MetaClientCapabilities => {
+                meta.client_capabilities = Some(self.tokens.span(value, behind));
+                meta.client_capabilities_is_object = form == Form::Object;
+            }
+            Field::MetaProgressToken if form != Form::Null => meta.progress_token = self.id(field, value),
+            Field::MetaSubscriptionId => meta.subscription_id = self.id(field, value),
+            Field::MetaLogLevel if form != Form::Null => meta.log_level = self.text(field, value),
+            _ => {}
         }
+        behind
+    }
+
+    fn reference(&mut self, params: &mut Params, open: usize) -> usize {
         let mut members = self.names.open(Place::Ref);
         let mut at = open;
         while let Some((field, value)) = self.member(&mut members, at) {
@@ -181,6 +195,27 @@ impl Reader<'_> {
             }
         }
         self.names.close(&members);
+        self.behind_brace(at)
+    }
+
+    /// Walks into an object, or around anything else that stands in its place.
+    fn object(&mut self, field: Field, value: usize, walk: impl FnOnce(&mut Self) -> usize) -> usize {
+        if self.tokens.form(value) == Form::Object {
+            return walk(self);
+        }
+        self.mistyped.add(field);
+        self.tokens.behind(value)
+    }
+
+    /// Remembers a fault and walks around the value that belongs to it.
+    fn pass(&mut self, error: ScanError, value: usize) -> usize {
+        self.refuse(error);
+        self.tokens.behind(value)
+    }
+
+    /// The mark behind an object whose members are all read: `at` is its `}`, or its `{` if it is empty.
+    fn behind_brace(&self, at: usize) -> usize {
+        at + 1 + usize::from(self.tokens.byte(at) == b'{')
     }
 
     /// The next member of an object, whose `{` or last `,` is at `at`: its name and the mark of its value.
@@ -196,11 +231,6 @@ impl Reader<'_> {
         }
         let text = Text::new(self.tokens.span(name, name + 1), self.tokens.bytes);
         Some((self.names.take(members, text, self.tokens.bytes), name + 2))
-    }
-
-    /// Reads a member for which `null` says the same as leaving it out.
-    fn optional<T>(&mut self, value: usize, read: impl FnOnce(&mut Self) -> Option<T>) -> Option<T> {
-        if self.tokens.form(value) == Form::Null { None } else { read(self) }
     }
 
     fn text(&mut self, field: Field, value: usize) -> Option<Text> {
@@ -240,14 +270,6 @@ impl Reader<'_> {
         Some(Id { span, form })
     }
 
-    fn object(&mut self, field: Field, open: usize, behind: usize) -> Option<Span> {
-        if self.tokens.form(open) != Form::Object {
-            self.mistyped.add(field);
-            return None;
-        }
-        Some(self.tokens.span(open, behind))
-    }
-
     fn refuse(&mut self, error: ScanError) {
         self.fault.get_or_insert(error);
     }
@@ -258,7 +280,7 @@ impl Reader<'_> {
             return Err(fault);
         }
         let bytes = self.tokens.bytes;
-        if draft.jsonrpc.is_none_or(|version| version.decode(bytes) != "2.0") {
+        if !draft.jsonrpc.is_some_and(|version| is_version_2(version, bytes)) {
             return Err(ScanError::Version);
         }
         let has = |field| draft.seen.has(field);
@@ -292,4 +314,8 @@ impl Reader<'_> {
         let (member, place) = field.described();
         Err(ScanError::Type { member, place, expected })
     }
+}
+
+fn is_version_2(version: Text, message: &[u8]) -> bool {
+    version.span.of(message) == br#""2.0""# || (version.escaped && version.decode(message) == "2.0")
 }

@@ -294,6 +294,14 @@ fn smuggling() {
         ),
         (r#"{"jsonrpc":"2.0","method":"a","params":{"z":1,"z":1},"id":1}"#, "-32600 Duplicate params id=1"),
         (
+            "{\"jsonrpc\":\"2.0\",\"method\":\"a\",\"params\":{\"tas\u{212a}Id\":1},\"id\":1}",
+            "-32600 CaseVariant params.taskId id=1",
+        ),
+        (
+            r#"{"jsonrpc":"2.0","method":"a","params":{"TA\u017f\u212aid":1},"id":1}"#,
+            "-32600 CaseVariant params.taskId id=1",
+        ),
+        (
             r#"{"jsonrpc":"2.0","method":"a","params":{"tasKId":1},"id":1}"#,
             "-32600 CaseVariant params.taskId id=1",
         ),
@@ -338,7 +346,7 @@ fn smuggling() {
 fn json() {
     let syntax = "-32700 Syntax id=-";
     let around = |value: &[u8]| [br#"{"jsonrpc":"2.0","method":"m","x":"#, value, b"}"].concat();
-    let wrong: [&[u8]; 34] = [
+    let wrong: [&[u8]; 39] = [
         b"",
         b"NaN",
         b"nan",
@@ -373,6 +381,11 @@ fn json() {
         b"[1}",
         b"1\x0c",
         b"11111111111111111111x",
+        b"00000000000000000000",
+        b"-0123456789012345678901",
+        b"12345678901234567890.",
+        b"12345678901234567890e+",
+        b"[1e400 1]",
     ];
     for value in wrong {
         check(around(value), syntax);

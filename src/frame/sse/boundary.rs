@@ -67,9 +67,9 @@ impl Boundary {
             let is_pair = chunk[at] == b'\n' && at > half && chunk[at - 1] == b'\r';
             let start = at - usize::from(is_pair);
             let is_blank = match start.checked_sub(1) {
-                Some(before) if start > half => matches!(chunk[before], b'\n' | b'\r'),
+                Some(before) => matches!(chunk[before], b'\n' | b'\r'),
                 // The line began with this chunk, or before it.
-                _ => self.place != Place::Text,
+                None => self.place != Place::Text,
             };
             if is_blank {
                 return at + 1;
