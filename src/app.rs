@@ -68,13 +68,13 @@ pub enum AppError {
     /// The secrets of the data directory.
     #[error(transparent)]
     Secrets(#[from] SecretsError),
-    /// ENCRYPTION_KEY.
+    /// `ENCRYPTION_KEY`.
     #[error("ENCRYPTION_KEY: {0}")]
     EncryptionKey(#[from] EncryptionKeyError),
-    /// JWT_SECRET.
+    /// `JWT_SECRET`.
     #[error("jwt_secret: {0}")]
     JwtSecret(#[from] auth::WeakJwtSecret),
-    /// The versions of ENCRYPTION_KEY.
+    /// The versions of `ENCRYPTION_KEY`.
     #[error("ENCRYPTION_KEY: {0}")]
     Sealer(#[from] SealerError),
     /// The database.
@@ -145,7 +145,7 @@ impl App {
             control: Arc::new(Plane(admin)),
             draining,
         });
-        let workers = server::start(shared)?;
+        let workers = server::start(&shared)?;
         spawn_background(keeper, authenticator, sessions, &catalog, &table);
         let scheme = if config.server.tls.is_some() { "https" } else { "http" };
         let greeting = Greeting {

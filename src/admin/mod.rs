@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -161,19 +161,14 @@ impl Admin {
 }
 
 fn refusal(denied: Denied) -> Response<Bytes> {
-    match denied {
-        Denied::Busy => {
-            let mut response = problem(StatusCode::SERVICE_UNAVAILABLE, &denied.to_string());
-            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
-            response
-        }
-        _ => {
-            let mut response = problem(StatusCode::UNAUTHORIZED, &denied.to_string());
-            let challenge = HeaderValue::from_static("Bearer realm=\"metamcp\"");
-            response.headers_mut().insert(http::header::WWW_AUTHENTICATE, challenge);
-            response
-        }
-    }
+    let (status, name, value) = if denied == Denied::Busy {
+        (StatusCode::SERVICE_UNAVAILABLE, RETRY_AFTER, "1")
+    } else {
+        (StatusCode::UNAUTHORIZED, WWW_AUTHENTICATE, "Bearer realm=\"metamcp\"")
+    };
+    let mut response = problem(status, &denied.to_string());
+    response.headers_mut().insert(name, HeaderValue::from_static(value));
+    response
 }
 
 /// RFC 9457.

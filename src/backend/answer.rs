@@ -26,7 +26,8 @@ pub struct Answer {
     idle_timeout: Option<Duration>,
     /// Made when first waited for: a small answer comes in one piece with its head and needs no clock.
     idle: Option<Pin<Box<Sleep>>>,
-    _permit: Option<Permit>,
+    /// Held for its drop.
+    permit: Option<Permit>,
 }
 
 impl Answer {
@@ -37,7 +38,7 @@ impl Answer {
         idle_timeout: Option<Duration>,
         permit: Option<Permit>,
     ) -> Self {
-        Self { incoming, wire: Some(wire), pool, idle_timeout, idle: None, _permit: permit }
+        Self { incoming, wire: Some(wire), pool, idle_timeout, idle: None, permit }
     }
 
     /// The next bytes, `None` at the regular end.
@@ -131,6 +132,6 @@ impl Answer {
         if let Some(wire) = self.wire.take() {
             self.pool.put(wire);
         }
-        self._permit = None;
+        self.permit = None;
     }
 }

@@ -22,6 +22,9 @@ use crate::route::{Endpoint, EndpointId};
 
 type Key = (EndpointId, View);
 
+/// Each member with the task that keeps it.
+type Members = HashMap<(BackendId, View), (Rc<Member>, AbortOnDrop)>;
+
 /// The catalog as workers see it: snapshots, and a way to ask for what is not there.
 pub struct Catalog {
     config: Config,
@@ -44,7 +47,7 @@ pub struct Shared {
     catalog: Arc<Catalog>,
     pub(super) config: Config,
     pools: Vec<Rc<Pool>>,
-    members: RefCell<HashMap<(BackendId, View), (Rc<Member>, AbortOnDrop)>>,
+    members: RefCell<Members>,
     wanted: RefCell<HashMap<Key, Wanted>>,
 }
 
@@ -58,7 +61,7 @@ struct Wanted {
 const WANTS_MAX: usize = 256;
 
 /// A snapshot that nobody asked for in this time is let go, its backend sessions with it.
-const UNWANTED_AFTER: Duration = Duration::from_secs(30 * 60);
+const UNWANTED_AFTER: Duration = Duration::from_mins(30);
 
 /// Snapshots at once. Clients decide on their capabilities, 128 combinations of them; a client that tries
 /// all of them must not open as many sessions at every backend.
@@ -159,7 +162,7 @@ impl Keeper {
         loop {
             tokio::select! {
                 want = self.wants.recv() => match want {
-                    Some((endpoint, view)) => self.shared.want(endpoint, view),
+                    Some((endpoint, view)) => self.shared.want(&endpoint, view),
                     None => return,
                 },
                 _ = sweep.tick() => self.shared.sweep(),
@@ -192,9 +195,9 @@ impl Shared {
     }
 
     /// Someone asks for a snapshot that is not there or not fresh.
-    fn want(self: &Rc<Self>, endpoint: Arc<Endpoint>, view: View) {
+    fn want(self: &Rc<Self>, endpoint: &Arc<Endpoint>, view: View) {
         self.make_room(endpoint.id, view);
-        let wanted = Wanted { endpoint: Arc::clone(&endpoint), last: Instant::now() };
+        let wanted = Wanted { endpoint: Arc::clone(endpoint), last: Instant::now() };
         let is_new = self.wanted.borrow_mut().insert((endpoint.id, view), wanted).is_none();
         for place in &endpoint.servers {
             let id = BackendId(place.backend);
@@ -210,7 +213,7 @@ impl Shared {
             members.insert((id, view), (member, AbortOnDrop(task.abort_handle())));
         }
         if is_new {
-            self.publish(&endpoint, view);
+            self.publish(endpoint, view);
         }
     }
 

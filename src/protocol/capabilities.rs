@@ -78,6 +78,7 @@ impl ClientCapabilities {
     }
 
     /// This set and that.
+    #[must_use]
     pub const fn with(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }

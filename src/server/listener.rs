@@ -56,7 +56,7 @@ pub enum ListenError {
 
 /// Starts the workers. They run until `shared.draining` becomes true and what is under way has ended, or
 /// the deadline passes.
-pub fn start(shared: Arc<Shared>) -> Result<Workers, ListenError> {
+pub fn start(shared: &Arc<Shared>) -> Result<Workers, ListenError> {
     let config = shared.config.clone();
     let tls = config.tls.as_ref().map(acceptor).transpose()?;
     let first = bind(config.listen)?;
@@ -70,7 +70,7 @@ pub fn start(shared: Arc<Shared>) -> Result<Workers, ListenError> {
     let mut threads = Vec::with_capacity(listeners.len());
     for (number, listener) in listeners.into_iter().enumerate() {
         let seed = Seed {
-            shared: Arc::clone(&shared),
+            shared: Arc::clone(shared),
             listener,
             tls: tls.clone(),
             connections: Arc::clone(&connections),

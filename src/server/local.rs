@@ -88,20 +88,13 @@ fn not_found(merged: &Arc<Merged>, name: &str, kind: ListKind) -> Fault {
     let away = merged.missing.iter().find(|missing| {
         name.strip_prefix(missing.server.as_str()).is_some_and(|rest| rest.starts_with(SEPARATOR))
     });
-    match away {
-        Some(missing) => Fault::backend(
-            Kind::Unreachable,
-            format!(
-                "server `{}` is not available: {}; the call did not run",
-                missing.server,
-                missing.reason.text()
-            ),
-        ),
-        None => {
-            let what = if kind == ListKind::Tools { "tool" } else { "prompt" };
-            Fault::client(Kind::InvalidParams, format!("Unknown {what}: {}", clip(name)))
-        }
+    if let Some(missing) = away {
+        let (server, reason) = (&missing.server, missing.reason.text());
+        let text = format!("server `{server}` is not available: {reason}; the call did not run");
+        return Fault::backend(Kind::Unreachable, text);
     }
+    let what = if kind == ListKind::Tools { "tool" } else { "prompt" };
+    Fault::client(Kind::InvalidParams, format!("Unknown {what}: {}", clip(name)))
 }
 
 /// The server that has a resource: by URI, by template, or the only one that has resources at all.

@@ -13,7 +13,7 @@ use super::worker::Worker;
 use super::{event_stream, local, reply};
 use crate::base::{Fault, Kind};
 use crate::catalog::{ListKind, View};
-use crate::frame::{Kind as FrameKind, Span, decode_header, encode_header};
+use crate::frame::{Kind as FrameKind, Span, Text, decode_header, encode_header};
 use crate::protocol::{Era, Method, Revision, header};
 use crate::route::Shape;
 
@@ -113,22 +113,22 @@ fn check(call: &Call) -> Result<(), Fault> {
     }
     let method = call.text(call.envelope.method).unwrap_or_default();
     check_header(call, &header::METHOD, Some(&method), |value| value.to_str().ok().map(Into::into))?;
-    if let Some(name) = named_by_header(call) {
+    if let Some(named) = named_by_header(call, &method) {
+        let name = call.text(Some(named));
         check_header(call, &header::NAME, name.as_deref(), |value| decode_header(value.as_bytes()).ok())?;
     }
     Ok(())
 }
 
 /// What `Mcp-Name` mirrors, for the methods that have it.
-fn named_by_header(call: &Call) -> Option<Option<std::borrow::Cow<'_, str>>> {
+fn named_by_header(call: &Call, method: &str) -> Option<Text> {
     let params = &call.envelope.params;
-    let text = match call.method {
+    match call.method {
         Some(Method::ToolsCall | Method::PromptsGet) => params.name,
         Some(Method::ResourcesRead) => params.uri,
-        _ if call.text(call.envelope.method)?.starts_with("tasks/") => params.task_id,
-        _ => return None,
-    };
-    Some(call.text(text))
+        _ if method.starts_with("tasks/") => params.task_id,
+        _ => None,
+    }
 }
 
 fn check_version(call: &Call) -> Result<(), Fault> {

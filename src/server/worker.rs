@@ -19,7 +19,7 @@ use super::Config;
 use super::guard::Guard;
 use crate::auth::{Authenticator, Check, Credential, Denied, Identity, KeyId, Mode};
 use crate::backend::{Backend, Pool};
-use crate::base::{Fault, Kind};
+use crate::base::{Fault, Kind, Origin};
 use crate::catalog::Catalog;
 use crate::frame::Scanner;
 use crate::limits::{Gauge, Limits, Permit};
@@ -214,9 +214,11 @@ impl Worker {
     #[cold]
     pub fn note_fault(&self, fault: &Fault) -> String {
         let request_id = self.request_id();
-        match fault.origin {
-            crate::base::Origin::Client => tracing::debug!(request_id, kind = fault.kind.label(), %fault),
-            _ => tracing::warn!(request_id, kind = fault.kind.label(), %fault),
+        let kind = fault.kind.label();
+        if fault.origin == Origin::Client {
+            tracing::debug!(request_id, kind, %fault);
+        } else {
+            tracing::warn!(request_id, kind, %fault);
         }
         request_id
     }

@@ -141,11 +141,11 @@ impl Sessions {
                 let expired = session.seal.created_s.saturating_add(lifetime) <= now_s;
                 let unused = session.last_used_s().saturating_add(idle) <= now_s;
                 // One reference is the table's own; an open event stream or a worker at work holds more.
-                let keep = !expired && !(unused && Arc::strong_count(session) == 1 && session.is_quiet());
-                if !keep {
+                let forget = expired || (unused && Arc::strong_count(session) == 1 && session.is_quiet());
+                if forget {
                     session.end();
                 }
-                keep
+                !forget
             });
             self.count.fetch_sub(before - shard.live.len(), Ordering::Relaxed);
         }

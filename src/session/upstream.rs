@@ -61,6 +61,7 @@ pub struct Ready {
 }
 
 /// Which parts of the protocol a server offers (its capabilities).
+#[expect(clippy::struct_excessive_bools, reason = "each is a member of its own in the protocol")]
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ServerFeatures {
     /// `tools`

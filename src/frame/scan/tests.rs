@@ -272,6 +272,11 @@ fn smuggling() {
         r#"{"jsonrpc":"2.0","id":1,"m\u0065thod":"t\u006fols/call","params":{"n\u0061me":"b__ech\u006f"}}"#,
         r#"Request id=Number:1 method=tools/call name=b__echo params={"n\u0061me":"b__ech\u006f"}"#,
     );
+}
+
+/// T1 and T2, member by member.
+#[test]
+fn smuggling_members() {
     for (message, expected) in [
         (r#"{"jsonrpc":"2.0","id":1,"method":"a","method":"b"}"#, "-32600 Duplicate the message id=1"),
         (r#"{"jsonrpc":"2.0","id":1,"method":"a","m\u0065thod":"b"}"#, "-32600 Duplicate the message id=1"),

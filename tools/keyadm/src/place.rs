@@ -1,9 +1,9 @@
 //! Where the keys are kept, and what seals them.
 
-use std::env;
 use std::path::{Path, PathBuf};
 
 use metamcp::auth::{Sealer, Secrets, parse_encryption_key, prepare_data_dir};
+use metamcp::config::{Env as _, ProcessEnv};
 use metamcp::store::Store;
 use zeroize::Zeroizing;
 
@@ -74,7 +74,7 @@ impl Installation {
 
 /// An empty one counts as not set: so do the shells and compose files that pass it on.
 fn variable(name: &str) -> Option<String> {
-    env::var(name).ok().filter(|value| !value.is_empty())
+    ProcessEnv.var(name)?.into_string().ok().filter(|value| !value.is_empty())
 }
 
 /// The URL itself is not repeated: it may hold a password.
