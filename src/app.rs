@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::spawn_local;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::admin::Admin;
 use crate::auth::{
@@ -16,7 +16,7 @@ use crate::auth::{
     Secrets, SecretsError, create_key, parse_encryption_key, parse_jwt_secret,
 };
 use crate::backend::{Backend, BackendId, InvalidTarget, TlsRoots};
-use crate::base::ServerName;
+use crate::base::{Phase, ServerName};
 use crate::catalog::{Catalog, KeeperSeed, View};
 use crate::config::Config;
 use crate::limits::Limits;
@@ -39,8 +39,9 @@ pub struct App {
     /// Where it listens, what it serves, and the key of a first start.
     pub greeting: Greeting,
     workers: Workers,
-    drain: watch::Sender<bool>,
+    phase: watch::Sender<Phase>,
     drain_delay: Duration,
+    drain_deadline: Duration,
 }
 
 /// What whoever started the gateway wants to know.
@@ -126,13 +127,9 @@ impl App {
         let table = Arc::new(Table::build(&names, &config.endpoints).map_err(AppError::Table)?);
         let (catalog, keeper) = Catalog::new(config.catalog.clone(), &backends);
         let sessions = Arc::new(Sessions::new(config.session.clone(), Arc::clone(authenticator.sealer())));
-        let (drain, draining) = watch::channel(false);
-        let admin = Admin::new(
-            Arc::clone(&authenticator),
-            Arc::clone(&table),
-            Arc::clone(&catalog),
-            draining.clone(),
-        );
+        let (phase, phases) = watch::channel(Phase::Serve);
+        let admin =
+            Admin::new(Arc::clone(&authenticator), Arc::clone(&table), Arc::clone(&catalog), phases.clone());
         let shared = Arc::new(Shared {
             guard: server::Guard::new(&config.server),
             config: config.server.clone(),
@@ -143,7 +140,7 @@ impl App {
             limits: Arc::new(Limits::new(config.limits.clone())),
             backends,
             control: Arc::new(Plane(admin)),
-            draining,
+            phase: phases,
         });
         let workers = server::start(&shared)?;
         spawn_background(keeper, authenticator, sessions, &catalog, &table);
@@ -155,7 +152,8 @@ impl App {
             servers: names,
             endpoints: config.endpoints,
         };
-        Ok(Self { greeting, workers, drain, drain_delay: config.server.drain_delay })
+        let server::Config { drain_delay, drain_deadline, .. } = config.server;
+        Ok(Self { greeting, workers, phase, drain_delay, drain_deadline })
     }
 
     /// Serves until SIGTERM or SIGINT, then lets what is under way end, within the deadline. A second signal
@@ -169,9 +167,16 @@ impl App {
         }
         tracing::info!("stopping: no new connections; what is under way may end");
         let end = async {
+            self.phase.send_replace(Phase::Leave);
             sleep(self.drain_delay).await;
-            self.drain.send_replace(true);
-            self.workers.join().await;
+            self.phase.send_replace(Phase::Drain);
+            let joined = self.workers.join();
+            tokio::pin!(joined);
+            if timeout(self.drain_deadline, &mut joined).await.is_err() {
+                tracing::warn!("the drain deadline has passed; what is left is cut");
+                self.phase.send_replace(Phase::Cut);
+                joined.await;
+            }
         };
         tokio::select! {
             () = end => tracing::info!("stopped"),

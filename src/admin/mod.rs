@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use crate::auth::{Authenticator, Check, Credential, Denied, Identity, Mode};
-use crate::base::EndpointName;
+use crate::base::{EndpointName, Phase};
 use crate::catalog::{Catalog, View};
 use crate::route::Table;
 
@@ -31,7 +31,7 @@ pub struct Admin {
     auth: Arc<Authenticator>,
     table: Arc<Table>,
     catalog: Arc<Catalog>,
-    draining: watch::Receiver<bool>,
+    phase: watch::Receiver<Phase>,
 }
 
 impl Admin {
@@ -40,9 +40,9 @@ impl Admin {
         auth: Arc<Authenticator>,
         table: Arc<Table>,
         catalog: Arc<Catalog>,
-        draining: watch::Receiver<bool>,
+        phase: watch::Receiver<Phase>,
     ) -> Self {
-        Self { auth, table, catalog, draining }
+        Self { auth, table, catalog, phase }
     }
 
     /// Every path there is.
@@ -65,7 +65,7 @@ impl Admin {
 
     /// 200 while requests are welcome. What is behind is told to those with a credential.
     async fn ready(&self, headers: &HeaderMap) -> Response<Bytes> {
-        let draining = *self.draining.borrow();
+        let draining = *self.phase.borrow() > Phase::Serve;
         let status = if draining { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
         let mut body = json!({"ready": !draining});
         if self.identify(headers).await.is_ok() {

@@ -2,9 +2,11 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName as TlsName;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio_rustls::TlsConnector;
 
@@ -26,6 +28,9 @@ pub enum Target {
     /// A Unix socket.
     Unix(std::path::PathBuf),
 }
+
+/// Silence after which the kernel asks whether the peer is still there.
+const KEEP_ALIVE: Duration = Duration::from_mins(1);
 
 /// Addresses tried of one name: a resolver may return a thousand.
 const ADDRESSES_MAX: usize = 8;
@@ -60,6 +65,11 @@ async fn connect_tcp(host: &str, port: u16) -> Result<TcpStream, BackendError> {
             Ok(stream) => {
                 // A request is written whole, so there is nothing for Nagle's algorithm to gather.
                 stream.set_nodelay(true).map_err(|error| BackendError::new(Stage::Connect, error))?;
+                // An event stream may be silent for days; a peer that is gone is noticed all the same.
+                let keep_alive = TcpKeepalive::new().with_time(KEEP_ALIVE);
+                SockRef::from(&stream)
+                    .set_tcp_keepalive(&keep_alive)
+                    .map_err(|error| BackendError::new(Stage::Connect, error))?;
                 return Ok(stream);
             }
             Err(error) => last = error,

@@ -4,6 +4,8 @@
 
 mod fault;
 mod names;
+mod phase;
 
 pub use fault::{Fault, Kind, Origin, Scope};
 pub use names::{EndpointName, InvalidName, ServerName};
+pub use phase::Phase;

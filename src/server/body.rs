@@ -8,11 +8,18 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::sync::mpsc;
 
+use super::control::Active;
 use super::relay::Relay;
 use crate::limits::Permit;
 
+/// A response body, and what tells its connection that it has passed.
+pub struct ResponseBody {
+    kind: Kind,
+    active: Option<Active>,
+}
+
 /// Every kind of response body; a closed set, so that none is boxed for being one.
-pub enum ResponseBody {
+enum Kind {
     /// A few ready pieces.
     Pieces(Pieces),
     /// A backend's answer on its way. Boxed: it is ten times the size of the others.
@@ -41,7 +48,7 @@ pub type BodyError = Box<dyn Error + Send + Sync>;
 impl ResponseBody {
     /// Nothing.
     pub fn empty() -> Self {
-        Self::Pieces(Pieces::default())
+        Self::from(Kind::Pieces(Pieces::default()))
     }
 
     /// One piece.
@@ -51,12 +58,30 @@ impl ResponseBody {
 
     /// Three pieces.
     pub fn pieces(pieces: [Bytes; 3]) -> Self {
-        Self::Pieces(Pieces { pieces, next: 0 })
+        Self::from(Kind::Pieces(Pieces { pieces, next: 0 }))
     }
 
     /// What a task sends; it learns from the closed channel that the client has gone.
     pub fn events(receiver: mpsc::Receiver<Bytes>, permit: Permit) -> Self {
-        Self::Events(Events { receiver, _permit: permit })
+        Self::from(Kind::Events(Events { receiver, _permit: permit }))
+    }
+
+    /// A backend's answer.
+    pub fn relay(relay: Relay) -> Self {
+        Self::from(Kind::Relay(Box::new(relay)))
+    }
+
+    /// Keeps the request under way until the last byte.
+    #[must_use]
+    pub fn held_by(mut self, active: Active) -> Self {
+        self.active = Some(active);
+        self
+    }
+}
+
+impl From<Kind> for ResponseBody {
+    fn from(kind: Kind) -> Self {
+        Self { kind, active: None }
     }
 }
 
@@ -84,28 +109,28 @@ impl Body for ResponseBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match &mut *self {
-            Self::Pieces(pieces) => Poll::Ready(pieces.take().map(|piece| Ok(Frame::data(piece)))),
-            Self::Relay(relay) => relay.poll(cx).map(|next| next.map(|bytes| bytes.map(Frame::data))),
-            Self::Events(events) => {
+        match &mut self.kind {
+            Kind::Pieces(pieces) => Poll::Ready(pieces.take().map(|piece| Ok(Frame::data(piece)))),
+            Kind::Relay(relay) => relay.poll(cx).map(|next| next.map(|bytes| bytes.map(Frame::data))),
+            Kind::Events(events) => {
                 events.receiver.poll_recv(cx).map(|next| next.map(|e| Ok(Frame::data(e))))
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Pieces(pieces) => pieces.left() == 0,
-            Self::Relay(relay) => relay.is_ended(),
-            Self::Events(_) => false,
+        match &self.kind {
+            Kind::Pieces(pieces) => pieces.left() == 0,
+            Kind::Relay(relay) => relay.is_ended(),
+            Kind::Events(_) => false,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Pieces(pieces) => SizeHint::with_exact(pieces.left()),
-            Self::Relay(relay) => relay.length().map_or_else(SizeHint::default, SizeHint::with_exact),
-            Self::Events(_) => SizeHint::default(),
+        match &self.kind {
+            Kind::Pieces(pieces) => SizeHint::with_exact(pieces.left()),
+            Kind::Relay(relay) => relay.length().map_or_else(SizeHint::default, SizeHint::with_exact),
+            Kind::Events(_) => SizeHint::default(),
         }
     }
 }

@@ -4,6 +4,8 @@
 //! or, when the bytes are its preface, HTTP/2. The owner keeps the socket's first bytes and can put them in
 //! front again, which is what parking an idle connection takes.
 
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -11,10 +13,11 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::Request;
+use http::header::CONNECTION;
+use http::{HeaderValue, Request};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
-use hyper::service::service_fn;
+use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -23,8 +26,11 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::body::ResponseBody;
+use super::control::{Control, Order, Speaks};
 use super::handler::handle;
 use super::worker::Worker;
+use crate::base::Phase;
 
 /// The preface of HTTP/2 with prior knowledge (RFC 9113, section 3.4).
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -48,97 +54,116 @@ pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, tls: Option<TlsAcceptor>)
             Ok(Err(_)) | Err(_) => return,
         },
     };
-    let mut draining = worker.shared.draining.clone();
+    let mut phase = worker.shared.phase.clone();
     let opened = tokio::select! {
         opened = open(&worker, socket) => opened,
-        _ = draining.wait_for(|draining| *draining) => return,
+        _ = phase.wait_for(|phase| *phase >= Phase::Drain) => return,
     };
-    if let Some((stream, protocol)) = opened {
-        match protocol {
-            Protocol::Http1 => serve_http1(worker, stream).await,
-            Protocol::Http2 => serve_http2(worker, stream).await,
-        }
+    let Some((first, socket, speaks)) = opened else { return };
+    let control = Control::new(speaks);
+    let _watched = worker.controls.watch(&control);
+    let stream = Rewound { first, socket, control: Rc::clone(&control) };
+    match speaks {
+        Speaks::Http1 => serve_http1(&worker, stream, &control).await,
+        Speaks::Http2 => serve_http2(&worker, stream, &control).await,
     }
 }
 
-enum Protocol {
-    Http1,
-    Http2,
-}
-
 /// Waits for enough bytes to know the protocol; `None` when they do not come.
-async fn open(worker: &Rc<Worker>, mut socket: Socket) -> Option<(Rewound, Protocol)> {
+async fn open(worker: &Rc<Worker>, mut socket: Socket) -> Option<(Bytes, Socket, Speaks)> {
     let config = &worker.shared.config;
     let mut first = BytesMut::new();
     // No buffer yet: an idle connection costs its socket.
     timeout(config.idle_timeout, socket.readable()).await.ok()?.ok()?;
-    let protocol = timeout(config.header_timeout, async {
+    let speaks = timeout(config.header_timeout, async {
         loop {
             let seen = first.len().min(HTTP2_PREFACE.len());
             if first[..seen] != HTTP2_PREFACE[..seen] {
-                return Some(Protocol::Http1);
+                return Some(Speaks::Http1);
             }
             if seen == HTTP2_PREFACE.len() {
-                return Some(Protocol::Http2);
+                return Some(Speaks::Http2);
             }
             if socket.read_buf(&mut first).await.ok()? == 0 {
                 return None;
             }
         }
     });
-    let protocol = protocol.await.ok()??;
-    Some((Rewound { first: first.freeze(), socket }, protocol))
+    let speaks = speaks.await.ok()??;
+    Some((first.freeze(), socket, speaks))
 }
 
-async fn serve_http1(worker: Rc<Worker>, stream: Rewound) {
-    let config = worker.shared.config.clone();
-    let mut draining = worker.shared.draining.clone();
-    let service = service_fn(|request: Request<Incoming>| {
-        let worker = Rc::clone(&worker);
-        async move { Ok::<_, std::convert::Infallible>(handle(worker, request).await) }
-    });
-    let mut builder = http1::Builder::new();
-    builder
-        // Without a timer this timeout is silently off. It covers the wait for the next request too, so the
-        // idle timeout is what bounds both, and a slow head is held to it.
-        .timer(TokioTimer::new())
-        .header_read_timeout(config.header_timeout.max(config.idle_timeout))
+async fn serve_http1(worker: &Rc<Worker>, stream: Rewound, control: &Rc<Control>) {
+    let config = &worker.shared.config;
+    let connection = http1::Builder::new()
+        // Times are kept by `Control`. A client that closes has gone, also when it closes only its sending
+        // side: in the Modern era that is how a call is cancelled (MCP 2026-07-28, transports).
+        .header_read_timeout(None)
+        .half_close(false)
         .max_headers(config.header_count_max)
         .max_header_size(config.header_bytes_max)
-        // A client may close its sending side after its request and still read.
-        .half_close(true);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
-    tokio::select! {
-        _ = connection.as_mut() => return,
-        _ = draining.wait_for(|draining| *draining) => {}
-    }
-    connection.as_mut().graceful_shutdown();
-    // The deadline is the listener's: it ends this task.
-    let _ = connection.await;
+        .serve_connection(TokioIo::new(stream), service(worker, control));
+    let mut connection = pin!(connection);
+    let mut is_draining = false;
+    poll_fn(|cx| {
+        match control.order(cx.waker()) {
+            Order::GoOn => {}
+            Order::Drain if is_draining => {}
+            Order::Drain => {
+                is_draining = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            Order::Close => return Poll::Ready(()),
+        }
+        connection.as_mut().poll(cx).map(drop)
+    })
+    .await;
 }
 
-async fn serve_http2(worker: Rc<Worker>, stream: Rewound) {
-    let mut draining = worker.shared.draining.clone();
-    let config = worker.shared.config.clone();
-    let service = service_fn(|request: Request<Incoming>| {
-        let worker = Rc::clone(&worker);
-        async move { Ok::<_, std::convert::Infallible>(handle(worker, request).await) }
-    });
-    let mut builder = http2::Builder::new(LocalExecutor);
-    builder
+async fn serve_http2(worker: &Rc<Worker>, stream: Rewound, control: &Rc<Control>) {
+    let config = &worker.shared.config;
+    let connection = http2::Builder::new(LocalExecutor)
         .timer(TokioTimer::new())
         .max_concurrent_streams(HTTP2_STREAMS_MAX)
         .max_header_list_size(u32::try_from(config.header_bytes_max).unwrap_or(u32::MAX))
         // A peer that is gone without a word is noticed.
         .keep_alive_interval(Some(config.idle_timeout))
-        .keep_alive_timeout(config.header_timeout);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
-    tokio::select! {
-        _ = connection.as_mut() => return,
-        _ = draining.wait_for(|draining| *draining) => {}
-    }
-    connection.as_mut().graceful_shutdown();
-    let _ = connection.await;
+        .keep_alive_timeout(config.header_timeout)
+        .serve_connection(TokioIo::new(stream), service(worker, control));
+    let mut connection = pin!(connection);
+    let mut is_draining = false;
+    poll_fn(|cx| {
+        match control.order(cx.waker()) {
+            Order::GoOn => {}
+            _ if is_draining => {}
+            // One that is idle for too long is told to go as well: HTTP/2 has a word for it.
+            Order::Drain | Order::Close => {
+                is_draining = true;
+                connection.as_mut().graceful_shutdown();
+            }
+        }
+        connection.as_mut().poll(cx).map(drop)
+    })
+    .await;
+}
+
+/// Answers the requests of a connection.
+fn service(
+    worker: &Rc<Worker>,
+    control: &Rc<Control>,
+) -> impl HttpService<Incoming, ResBody = ResponseBody, Error = Infallible, Future: 'static> + use<> {
+    let (worker, control) = (Rc::clone(worker), Rc::clone(control));
+    service_fn(move |request: Request<Incoming>| {
+        let (worker, active) = (Rc::clone(&worker), control.begin());
+        async move {
+            let is_http1 = request.version() < http::Version::HTTP_2;
+            let mut response = handle(Rc::clone(&worker), request).await;
+            if is_http1 && *worker.shared.phase.borrow() >= Phase::Leave {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok(response.map(|body| body.held_by(active)))
+        }
+    })
 }
 
 /// Spawns on this worker: nothing of a connection moves to another.
@@ -173,6 +198,7 @@ impl Socket {
 struct Rewound {
     first: Bytes,
     socket: Socket,
+    control: Rc<Control>,
 }
 
 impl AsyncRead for Rewound {
@@ -185,15 +211,23 @@ impl AsyncRead for Rewound {
             let count = self.first.len().min(buffer.remaining());
             buffer.put_slice(&self.first[..count]);
             self.first.advance(count);
+            self.control.note_read();
             return Poll::Ready(Ok(()));
         }
-        Pin::new(&mut self.socket).poll_read(cx, buffer)
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.socket).poll_read(cx, buffer);
+        if buffer.filled().len() > before {
+            self.control.note_read();
+        }
+        read
     }
 }
 
 impl AsyncWrite for Rewound {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.socket).poll_write(cx, bytes);
+        self.control.note_write(written.is_ready());
+        written
     }
 
     fn poll_write_vectored(
@@ -201,7 +235,9 @@ impl AsyncWrite for Rewound {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write_vectored(cx, slices)
+        let written = Pin::new(&mut self.socket).poll_write_vectored(cx, slices);
+        self.control.note_write(written.is_ready());
+        written
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -21,13 +21,13 @@ use super::call::Call;
 use super::tag::{self, Passed};
 use super::worker::Worker;
 use super::{reply, send};
-use crate::base::{Fault, Kind};
+use crate::base::{Fault, Kind, Phase};
 use crate::catalog::{ListKind, Merged, View};
 use crate::frame::{Event, Kind as FrameKind, Scanner, splice};
 use crate::limits::Permit;
 use crate::protocol::{Method, header};
 use crate::route::{Endpoint, Shape};
-use crate::session::{Feed, FeedEnd, Ready, Session, Source};
+use crate::session::{Feed, FeedEnd, OpenStream, Ready, Session, Source};
 
 /// Events made and not yet read by the client. A server that sends more waits.
 const EVENTS_MAX: usize = 64;
@@ -60,7 +60,9 @@ pub fn open(
     // The channel is empty, so there is room.
     let _ = sender.try_send(Bytes::from_static(COMMENT));
     let generation = session.take_stream();
-    let stream = SessionStream { worker: Rc::clone(worker), session, sender, generation, last_event_id };
+    let open = session.count_stream();
+    let stream =
+        SessionStream { worker: Rc::clone(worker), session, sender, generation, last_event_id, _open: open };
     spawn_local(stream.run());
     Ok(reply::events(ResponseBody::events(receiver, permit)))
 }
@@ -71,6 +73,7 @@ struct SessionStream {
     sender: mpsc::Sender<Bytes>,
     generation: u64,
     last_event_id: Option<http::HeaderValue>,
+    _open: OpenStream,
 }
 
 impl SessionStream {
@@ -80,9 +83,10 @@ impl SessionStream {
         let view = View::Legacy(self.session.seal.capabilities);
         let mut lists = Digests::of(&self.worker, &self.session.endpoint, view);
         let mut changes = shared.catalog.changes();
-        let mut draining = shared.draining.clone();
+        let mut phase = shared.phase.clone();
         let mut keep_alive = interval(shared.config.keep_alive);
         keep_alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let resumes = self.last_event_id.is_some();
         // By place: the backend session whose stream is read, and the task that reads it.
         let mut read: HashMap<usize, Arc<Ready>> = HashMap::new();
         let mut pumps: JoinSet<(usize, FeedEnd)> = JoinSet::new();
@@ -91,14 +95,14 @@ impl SessionStream {
             let changed = session.changed();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            if !session.holds_stream(self.generation) || *draining.borrow() {
+            if !session.holds_stream(self.generation) || *phase.borrow() >= Phase::Drain {
                 return;
             }
             self.start_pumps(&mut read, &mut pumps);
             tokio::select! {
                 () = self.sender.closed() => return,
                 () = &mut changed => {}
-                _ = draining.changed() => {}
+                _ = phase.changed() => {}
                 _ = keep_alive.tick() => {
                     // A full channel needs no comment.
                     let _ = self.sender.try_send(Bytes::from_static(COMMENT));
@@ -109,9 +113,15 @@ impl SessionStream {
                         let _ = self.sender.send(event).await;
                     }
                 }
-                Some(ended) = pumps.join_next() => {
-                    let ends = ended.is_ok_and(|(_, end)| end == FeedEnd::Ended);
-                    // The one server's stream ended regularly: so does this one, and the client comes again.
+                Some(Ok((place, end))) = pumps.join_next() => {
+                    if end == FeedEnd::SessionLost {
+                        if let Some(lost) = read.get(&place) {
+                            session.upstream(place).forget(lost);
+                        }
+                    }
+                    // The one server's stream ended, or cannot be taken up where the client says: so does
+                    // this one, and the client comes again.
+                    let ends = end == FeedEnd::Ended || resumes;
                     if ends && session.endpoint.shape == Shape::Single {
                         return;
                     }
@@ -326,18 +336,18 @@ impl Subscription {
         shared.catalog.merged(&self.endpoint, View::Modern).await;
         let mut lists = Digests::of(&self.worker, &self.endpoint, View::Modern);
         let mut changes = shared.catalog.changes();
-        let mut draining = shared.draining.clone();
+        let mut phase = shared.phase.clone();
         let mut keep_alive = interval(shared.config.keep_alive);
         keep_alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut pumps = self.start_pumps();
         loop {
-            if *draining.borrow() {
+            if *phase.borrow() >= Phase::Drain {
                 let _ = self.sender.send(self.ending()).await;
                 return;
             }
             tokio::select! {
                 () = self.sender.closed() => return,
-                _ = draining.changed() => {}
+                _ = phase.changed() => {}
                 _ = keep_alive.tick() => {
                     let _ = self.sender.try_send(Bytes::from_static(COMMENT));
                 }

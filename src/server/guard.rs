@@ -109,12 +109,12 @@ fn is_loopback(name: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::time::Duration;
 
     use super::*;
 
-    fn config(listen: &str) -> Config {
+    pub fn config(listen: &str) -> Config {
         Config {
             listen: listen.parse().expect("an address"),
             workers: 1,

@@ -27,6 +27,9 @@ use crate::session::{Ask, Introduction, Ready, Session, ask};
 /// Telling a backend that its session is over; the client does not wait for it.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// For a server that has an event stream and does not say so until it has an event.
+const STREAM_SETTLE_TIMEOUT: Duration = Duration::from_millis(500);
+
 /// Answers a message of the Legacy era.
 pub async fn answer(worker: &Rc<Worker>, call: Call) -> Result<Response<ResponseBody>, Fault> {
     if call.method == Some(Method::Initialize) && call.is_request() {
@@ -315,6 +318,11 @@ async fn open(
     let pool = worker.pool(call.endpoint.servers[place].backend);
     let ready = upstream.open(pool, &session.introduction, session.log_level()).await?;
     session.touch_stream();
+    if session.has_stream() {
+        // Some servers ask the client something on their event stream as soon as the session is open, and
+        // do not ask again when nobody listens.
+        let _ = timeout(STREAM_SETTLE_TIMEOUT, ready.stream_settled()).await;
+    }
     Ok(ready)
 }
 

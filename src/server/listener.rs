@@ -13,18 +13,22 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::runtime::Builder;
 use tokio::sync::oneshot;
 use tokio::task::{JoinSet, LocalSet, spawn_local};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tokio_rustls::TlsAcceptor;
 
 use super::connection::serve;
 use super::worker::{Shared, Worker};
 use super::{Config, Tls};
+use crate::base::Phase;
 
 /// Connections the kernel may hold before they are accepted: a burst of reconnecting clients.
 const BACKLOG: i32 = 4096;
 
 /// After a failed accept (no descriptor left, usually): trying at once again would only burn the core.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// For the last event of each stream to be written once streams are cut.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// The running workers.
 pub struct Workers {
@@ -54,8 +58,7 @@ pub enum ListenError {
     Thread(io::Error),
 }
 
-/// Starts the workers. They run until `shared.draining` becomes true and what is under way has ended, or
-/// the deadline passes.
+/// Starts the workers. They run until `shared.phase` is `Drain` and what is under way has ended, or `Cut`.
 pub fn start(shared: &Arc<Shared>) -> Result<Workers, ListenError> {
     let config = shared.config.clone();
     let tls = config.tls.as_ref().map(acceptor).transpose()?;
@@ -127,7 +130,7 @@ impl Seed {
         };
         let worker = Worker::new(Arc::clone(&self.shared), self.number);
         spawn_local(Rc::clone(&worker).housekeep());
-        let mut draining = self.shared.draining.clone();
+        let mut phase = self.shared.phase.clone();
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
@@ -148,13 +151,18 @@ impl Seed {
                     }
                 },
                 Some(_ended) = connections.join_next() => {}
-                _ = draining.wait_for(|draining| *draining) => break,
+                _ = phase.wait_for(|phase| *phase >= Phase::Drain) => break,
             }
         }
         drop(listener);
         let all = async { while connections.join_next().await.is_some() {} };
-        if timeout(self.shared.config.drain_deadline, all).await.is_err() {
-            tracing::warn!(left = connections.len(), "the drain deadline has passed; connections are cut");
+        let cut = async {
+            let _ = phase.wait_for(|phase| *phase == Phase::Cut).await;
+            sleep(LAST_WORDS).await;
+        };
+        tokio::select! {
+            () = all => {}
+            () = cut => tracing::warn!("connections were cut that took no last words"),
         }
     }
 }

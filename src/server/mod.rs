@@ -10,6 +10,7 @@
 mod body;
 mod call;
 mod connection;
+mod control;
 mod event_stream;
 mod guard;
 mod handler;

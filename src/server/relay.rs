@@ -14,7 +14,7 @@ use super::body::BodyError;
 use super::tag::{self, Passed};
 use super::{Worker, reply};
 use crate::backend::{Answer, BackendError, BackendId, Stage};
-use crate::base::{Fault, Kind, ServerName};
+use crate::base::{Fault, Kind, Phase, ServerName};
 use crate::frame::{Boundary, EventReader};
 use crate::limits::Permit;
 use crate::session::InFlight;
@@ -58,6 +58,8 @@ struct Stream {
     keep_alive: Option<Pin<Box<Sleep>>>,
     /// Whether its last event, an error, was handed out.
     ended: bool,
+    /// Completes when the gateway cuts what is still under way. Made when first waited for.
+    cut: Option<Pin<Box<dyn Future<Output = ()>>>>,
 }
 
 #[derive(Default)]
@@ -158,6 +160,7 @@ impl Stream {
             last: Instant::now(),
             keep_alive: None,
             ended: false,
+            cut: None,
         }
     }
 
@@ -166,8 +169,21 @@ impl Stream {
         Poll::Ready(Some(bytes))
     }
 
-    /// While nothing comes: a comment now and then, where one may stand.
-    fn poll_keep_alive(&mut self, may_comment: bool, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+    /// While nothing comes: a comment now and then, where one may stand, and the end when the gateway ends.
+    fn poll_silence(&mut self, may_comment: bool, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        let phase = &self.worker.shared.phase;
+        let cut = self.cut.get_or_insert_with(|| {
+            let mut phase = phase.clone();
+            Box::pin(async move {
+                let _ = phase.wait_for(|phase| *phase == Phase::Cut).await;
+            })
+        });
+        if may_comment && cut.as_mut().poll(cx).is_ready() {
+            self.ended = true;
+            let text = "the gateway stops; the call may have run";
+            let fault = Fault::gateway(Kind::Stopping, text).answering(self.id.clone());
+            return self.pass(reply::terminal_event(&fault));
+        }
         let due = self.last + self.worker.shared.config.keep_alive;
         let sleep = self.keep_alive.get_or_insert_with(|| Box::pin(sleep_until(due)));
         if sleep.deadline() < due {
@@ -217,7 +233,7 @@ impl Whole {
                     return stream.pass(event).map(|next| next.map(Ok));
                 }
                 Poll::Pending => {
-                    return stream.poll_keep_alive(!self.torn, cx).map(|next| next.map(Ok));
+                    return stream.poll_silence(!self.torn, cx).map(|next| next.map(Ok));
                 }
             }
         }
@@ -283,7 +299,7 @@ impl Tagging {
                     let event = stream.terminal_event(error);
                     return stream.pass(event);
                 }
-                Poll::Pending => return stream.poll_keep_alive(true, cx),
+                Poll::Pending => return stream.poll_silence(true, cx),
             }
         }
         Poll::Ready(None)

@@ -92,7 +92,7 @@ pub async fn pass(
                 Relay::tagged(answer, held, worker, (&place.name, backend), id)
             }
         };
-        return Ok(reply::events(ResponseBody::Relay(Box::new(relay))));
+        return Ok(reply::events(ResponseBody::relay(relay)));
     }
     let length = answer.length();
     if id.is_none() || length == Some(0) {
@@ -105,7 +105,7 @@ pub async fn pass(
         let bytes = answer.collect(WHOLE_BYTES_MAX).await.map_err(|error| error.into_fault(&place.name))?;
         return Ok(with_type(&head.headers, ResponseBody::whole(bytes)));
     }
-    let relay = ResponseBody::Relay(Box::new(Relay::bytes(answer, held)));
+    let relay = ResponseBody::relay(Relay::bytes(answer, held));
     Ok(with_type(&head.headers, relay))
 }
 

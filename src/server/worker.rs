@@ -11,15 +11,17 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use foldhash::fast::RandomState;
-use http::{HeaderMap, Request, Response};
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::Config;
+use super::control::{Controls, Order};
 use super::guard::Guard;
 use crate::auth::{Authenticator, Check, Credential, Denied, Identity, KeyId, Mode};
 use crate::backend::{Backend, Pool};
-use crate::base::{Fault, Kind, Origin};
+use crate::base::{Fault, Kind, Origin, Phase};
 use crate::catalog::Catalog;
 use crate::frame::Scanner;
 use crate::limits::{Gauge, Limits, Permit};
@@ -47,8 +49,8 @@ pub struct Shared {
     pub backends: Vec<Arc<Backend>>,
     /// The control plane, for every path that is not MCP's.
     pub control: Arc<dyn Control>,
-    /// Becomes true when the gateway is to stop.
-    pub draining: watch::Receiver<bool>,
+    /// How far the gateway is on its way out.
+    pub phase: watch::Receiver<Phase>,
 }
 
 /// What answers the paths that are not MCP's. The data plane knows no more of the control plane.
@@ -73,10 +75,14 @@ pub struct Worker {
     /// Sessions this worker has met, by the text of their ids: a hit needs neither the seal nor a lock.
     sessions: RefCell<HashMap<Bytes, Arc<Session>, RandomState>>,
     gauges: RefCell<HashMap<KeyId, Arc<Gauge>, RandomState>>,
+    /// Its connections.
+    pub controls: Controls,
     now_s: Cell<u64>,
     number: usize,
     requests: Cell<u64>,
 }
+
+const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// Sessions a worker has at hand. Beyond it all are let go, and met again.
 const SESSIONS_AT_HAND_MAX: usize = 16_384;
@@ -97,6 +103,7 @@ impl Worker {
             scanner: RefCell::new(Scanner::new()),
             sessions: RefCell::default(),
             gauges: RefCell::default(),
+            controls: Controls::default(),
             now_s: Cell::new(unix_s()),
             number,
             requests: Cell::new(0),
@@ -115,10 +122,20 @@ impl Worker {
 
     /// Keeps the clock, closes what is idle. Never ends.
     pub async fn housekeep(self: Rc<Self>) {
-        let mut tick = interval(TICK);
+        let config = &self.shared.config;
+        // Often enough that a slow head is ended at one and a half of its timeout.
+        let mut tick = interval(TICK.min(config.header_timeout / 2));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut phase = self.shared.phase.clone();
         loop {
-            tick.tick().await;
+            tokio::select! {
+                _ = tick.tick() => {}
+                Ok(_) = phase.wait_for(|phase| *phase >= Phase::Drain), if *phase.borrow() < Phase::Drain => {}
+            }
+            if *phase.borrow() >= Phase::Drain {
+                self.controls.give_all(Order::Drain);
+            }
+            self.controls.sweep(config);
             self.now_s.set(unix_s());
             for pool in &self.pools {
                 pool.sweep();
@@ -133,11 +150,10 @@ impl Worker {
         if auth.mode() == Mode::Open {
             return Ok(auth.open_identity());
         }
-        let value = |name| headers.get(name).map(http::HeaderValue::as_bytes);
-        let credential =
-            Credential::from_headers(value(http::header::AUTHORIZATION.as_str()), value("x-api-key"))
-                .map_err(denied)?
-                .ok_or_else(|| denied(Denied::Missing))?;
+        let value = |name: &HeaderName| headers.get(name).map(HeaderValue::as_bytes);
+        let credential = Credential::from_headers(value(&AUTHORIZATION), value(&X_API_KEY))
+            .map_err(denied)?
+            .ok_or_else(|| denied(Denied::Missing))?;
         match auth.check(&credential) {
             Check::Granted(identity) => Ok(identity),
             Check::Refused(reason) => Err(denied(reason)),

@@ -109,7 +109,11 @@ impl Feed {
 
     async fn connect(&mut self) -> Result<(), FeedEnd> {
         loop {
-            if let Ok(response) = self.pool.send(self.request(), Lane::Stream).await {
+            let response = self.pool.send(self.request(), Lane::Stream).await;
+            if let Source::Legacy(ready) = &self.source {
+                ready.settle_stream();
+            }
+            if let Ok(response) = response {
                 let status = response.status();
                 if status.is_success() && is_event_stream(response.headers()) {
                     self.open = Some((response.into_body(), EventReader::new()));

@@ -18,7 +18,7 @@ use std::time::Duration;
 pub use ask::{Ask, Asked, Heard, MESSAGE_BYTES_MAX, ask, is_event_stream};
 pub use feed::{Feed, FeedEnd, Source};
 pub use id::{Seal, SessionKey};
-pub use state::{InFlight, Session};
+pub use state::{InFlight, OpenStream, Session};
 pub use table::{Full, Sessions, Unknown};
 pub use upstream::{Capabilities, Introduction, Ready, ServerFeatures, Upstream};
 

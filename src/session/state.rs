@@ -1,6 +1,6 @@
 //! The soft state of one client's session.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -26,6 +26,8 @@ pub struct Session {
     log_level: Mutex<Option<Bytes>>,
     /// Moves with each new event stream of the client, so that the one before ends.
     stream_generation: AtomicU64,
+    /// Open ones; more than one only while a new one takes over.
+    streams: AtomicU32,
     /// Wakes the event stream: an upstream opened, another stream took over, or the session ended.
     changed: Notify,
     ended: AtomicBool,
@@ -48,6 +50,7 @@ impl Session {
             in_flight: Mutex::default(),
             log_level: Mutex::default(),
             stream_generation: AtomicU64::new(0),
+            streams: AtomicU32::new(0),
             changed: Notify::new(),
             ended: AtomicBool::new(false),
             last_used_s: AtomicU64::new(now_s),
@@ -98,6 +101,17 @@ impl Session {
         generation
     }
 
+    /// Whether the client has an event stream, as far as is known.
+    pub fn has_stream(&self) -> bool {
+        self.streams.load(Ordering::Acquire) > 0
+    }
+
+    /// Counts an open event stream until the guard is dropped.
+    pub fn count_stream(self: &Arc<Self>) -> OpenStream {
+        self.streams.fetch_add(1, Ordering::AcqRel);
+        OpenStream(Arc::clone(self))
+    }
+
     /// Whether that stream is still the one.
     pub fn holds_stream(&self, generation: u64) -> bool {
         self.stream_generation.load(Ordering::Acquire) == generation && !self.is_ended()
@@ -140,6 +154,15 @@ impl Session {
     /// Whether its state may go: nothing under way.
     pub fn is_quiet(&self) -> bool {
         lock(&self.in_flight).is_empty()
+    }
+}
+
+/// An open event stream of a client.
+pub struct OpenStream(Arc<Session>);
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.0.streams.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

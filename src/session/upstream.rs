@@ -1,7 +1,9 @@
 //! A session of the gateway's at one backend, on behalf of one client: opened on first use, repaired once
 //! when the backend lost it.
 
+use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
@@ -9,7 +11,7 @@ use http::HeaderValue;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
-use std::rc::Rc;
+use tokio::sync::Notify;
 
 use super::ask::{Ask, Heard, ask};
 use crate::backend::Pool;
@@ -58,6 +60,15 @@ pub struct Ready {
     pub features: ServerFeatures,
     /// Its whole answer to `initialize`.
     pub message: Bytes,
+    /// Whether its event stream was opened or refused.
+    stream: StreamState,
+}
+
+/// Whether the event stream of a backend session was asked for, and answered.
+#[derive(Default)]
+struct StreamState {
+    settled: AtomicBool,
+    changed: Notify,
 }
 
 /// Which parts of the protocol a server offers (its capabilities).
@@ -163,7 +174,7 @@ async fn initialize(pool: &Rc<Pool>, introduction: &Introduction) -> Result<Read
     let features = result.capabilities.features(result.instructions);
     let revision = Revision::parse(result.protocol_version.as_bytes()).ok_or_else(nonsense)?;
     let revision = HeaderValue::from_static(revision.as_str());
-    Ok(Ready { session_id, revision, features, message })
+    Ok(Ready { session_id, revision, features, message, stream: StreamState::default() })
 }
 
 /// `notifications/initialized`, after which the session may be used.
@@ -232,6 +243,22 @@ impl Capabilities {
 }
 
 impl Ready {
+    /// The event stream was opened, or refused.
+    pub fn settle_stream(&self) {
+        self.stream.settled.store(true, Ordering::Release);
+        self.stream.changed.notify_waiters();
+    }
+
+    /// Waits until then. Cancel safe.
+    pub async fn stream_settled(&self) {
+        let changed = self.stream.changed.notified();
+        tokio::pin!(changed);
+        changed.as_mut().enable();
+        if !self.stream.settled.load(Ordering::Acquire) {
+            changed.await;
+        }
+    }
+
     /// What later requests of the session carry.
     pub fn write_headers(&self, headers: &mut http::HeaderMap) {
         headers.insert(header::PROTOCOL_VERSION, self.revision.clone());
