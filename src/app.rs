@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -15,14 +16,14 @@ use crate::auth::{
     self, AuthError, Authenticator, CreateError, EncryptionKeyError, KeyRequest, Sealer, SealerError,
     Secrets, SecretsError, create_key, parse_encryption_key, parse_jwt_secret,
 };
-use crate::backend::{Backend, BackendId, InvalidTarget, TlsRoots};
+use crate::backend::{Backend, BackendId, InvalidTarget, Pool, TlsRoots};
 use crate::base::{Phase, ServerName};
 use crate::catalog::{Catalog, KeeperSeed, View};
 use crate::config::Config;
 use crate::limits::Limits;
 use crate::route::{EndpointConfig, Table, TableError};
 use crate::server::{self, Control, ControlRequest, ControlResponse, ListenError, Shared, Workers};
-use crate::session::Sessions;
+use crate::session::{Sessions, farewell};
 use crate::store::{KeyStatus, Store, StoreError};
 
 /// The embedded database's file in the data directory.
@@ -248,6 +249,7 @@ fn spawn_background(
     catalog: &Arc<Catalog>,
     table: &Arc<Table>,
 ) {
+    let pools: Rc<[_]> = keeper.backends().iter().cloned().map(Pool::new).collect();
     spawn_local(keeper.plant().run());
     spawn_local(async move {
         let mut poll = interval(KEY_POLL);
@@ -265,7 +267,9 @@ fn spawn_background(
         loop {
             sweep.tick().await;
             let now = SystemTime::now().duration_since(UNIX_EPOCH);
-            sessions.sweep(now.map_or(0, |since| since.as_secs()));
+            for session in sessions.sweep(now.map_or(0, |since| since.as_secs())) {
+                farewell(session, Rc::clone(&pools)).await;
+            }
         }
     });
     // Asked for before a client does: the era of each server is known by then.

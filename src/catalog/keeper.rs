@@ -142,6 +142,11 @@ pub struct KeeperSeed {
 }
 
 impl KeeperSeed {
+    /// The servers whose lists are kept.
+    pub fn backends(&self) -> &[Arc<Backend>] {
+        &self.backends
+    }
+
     /// The keeper, on this thread.
     pub fn plant(self) -> Keeper {
         let shared = Rc::new(Shared {

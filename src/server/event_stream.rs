@@ -114,10 +114,8 @@ impl SessionStream {
                     }
                 }
                 Some(Ok((place, end))) = pumps.join_next() => {
-                    if end == FeedEnd::SessionLost {
-                        if let Some(lost) = read.get(&place) {
-                            session.upstream(place).forget(lost);
-                        }
+                    if let (FeedEnd::SessionLost, Some(lost)) = (&end, read.get(&place)) {
+                        session.upstream(place).forget(lost);
                     }
                     // The one server's stream ended, or cannot be taken up where the client says: so does
                     // this one, and the client comes again.

@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use super::body::ResponseBody;
 use super::call::{self, Call};
 use super::worker::Worker;
-use super::{event_stream, legacy, modern, receive, reply};
+use super::{batch, event_stream, legacy, modern, receive, reply};
 use crate::base::{Fault, Kind};
 use crate::protocol::{Era, Revision, header};
 
@@ -52,6 +52,9 @@ async fn forward(worker: &Rc<Worker>, request: Request<Incoming>) -> Result<Resp
         Method::POST => {
             receive::negotiate(&head.headers)?;
             let body = receive::receive(&worker.shared.config, &head.headers, &mut body).await?;
+            if batch::is_batch(worker, &head.headers, &identity, endpoint, &body) {
+                return batch::answer(worker, &head.headers, &identity, endpoint, &body).await;
+            }
             let (envelope, method) = call::scan(&mut worker.scanner.borrow_mut(), &body)?;
             let endpoint = endpoint.clone();
             let call = Call { headers: head.headers, endpoint, identity, permit, body, envelope, method };

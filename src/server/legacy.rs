@@ -16,16 +16,13 @@ use super::relay::Held;
 use super::send;
 use super::worker::Worker;
 use super::{reply, tag};
-use crate::backend::{Answer, Lane, RequestBody};
+use crate::backend::Answer;
 use crate::base::{Fault, Kind};
 use crate::catalog::{ListKind, View};
 use crate::frame::{Id, Kind as FrameKind, Span};
 use crate::protocol::{ClientCapabilities, Era, Method, Revision, header};
 use crate::route::Shape;
-use crate::session::{Ask, Introduction, Ready, Session, ask};
-
-/// Telling a backend that its session is over; the client does not wait for it.
-const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
+use crate::session::{Ask, Introduction, Ready, Session, ask, farewell};
 
 /// For a server that has an event stream and does not say so until it has an event.
 const STREAM_SETTLE_TIMEOUT: Duration = Duration::from_millis(500);
@@ -146,7 +143,11 @@ async fn request(
     let target = match call.method {
         Some(Method::ToolsCall) => local::named(worker, &call, view, ListKind::Tools).await?,
         Some(Method::PromptsGet) => local::named(worker, &call, view, ListKind::Prompts).await?,
-        Some(Method::ResourcesRead | Method::Subscribe | Method::Unsubscribe) => {
+        Some(Method::ResourcesRead) => {
+            let places = local::resource_places(worker, &call, view).await?;
+            return read(worker, call, session, &places).await;
+        }
+        Some(Method::Subscribe | Method::Unsubscribe) => {
             (local::resource_place(worker, &call, view).await?, None)
         }
         Some(Method::Complete) => local::completion(worker, &call, view).await?,
@@ -164,6 +165,26 @@ async fn request(
         }
     };
     forward(worker, call, session, target).await
+}
+
+/// From the first of the servers that has the resource.
+async fn read(
+    worker: &Rc<Worker>,
+    call: Call,
+    session: Arc<Session>,
+    places: &[usize],
+) -> Result<Response<ResponseBody>, Fault> {
+    let [place] = places else {
+        for place in places {
+            let ready = open(worker, &call, &session, *place).await?;
+            let response = deliver(worker, &call, &ready, *place, &[]).await?;
+            if let Some(message) = send::result_of(worker, response).await {
+                return Ok(reply::message(message));
+            }
+        }
+        return Err(local::no_resource(&call.text(call.envelope.params.uri).unwrap_or_default()));
+    };
+    forward(worker, call, session, (*place, None)).await
 }
 
 /// The level holds for every server that logs: those that are open now, and those that will be.
@@ -349,14 +370,5 @@ async fn is_lost(worker: &Rc<Worker>, call: &Call, ready: &Ready, place: usize, 
 /// Ends a session, here and at every server.
 pub fn end(worker: &Rc<Worker>, session: &Arc<Session>) {
     worker.shared.sessions.end(session);
-    for (place, upstream) in session.upstreams() {
-        let Some(ready) = upstream.ready().filter(|ready| ready.session_id.is_some()) else { continue };
-        let pool = Rc::clone(worker.pool(session.endpoint.servers[place].backend));
-        spawn_local(async move {
-            let mut request = pool.backend().request(http::Method::DELETE, RequestBody::empty());
-            ready.write_headers(request.headers_mut());
-            // A server that is away ends its sessions by itself.
-            let _ = timeout(FAREWELL_TIMEOUT, pool.send(request, Lane::Call)).await;
-        });
-    }
+    spawn_local(farewell(Arc::clone(session), worker.pools()));
 }

@@ -97,38 +97,54 @@ fn not_found(merged: &Arc<Merged>, name: &str, kind: ListKind) -> Fault {
     Fault::client(Kind::InvalidParams, format!("Unknown {what}: {}", clip(name)))
 }
 
-/// The server that has a resource: by URI, by template, or the only one that has resources at all.
-pub async fn resource_place(worker: &Rc<Worker>, call: &Call, view: View) -> Result<usize, Fault> {
+/// The servers that may have the resource of a request: one that lists it or a template for it, else all
+/// that have resources, for a server may serve more than it lists. Never empty.
+pub async fn resource_places(worker: &Rc<Worker>, call: &Call, view: View) -> Result<Vec<usize>, Fault> {
     let Some(text) = call.envelope.params.uri else {
         return Err(Fault::client(Kind::MalformedParams, "params.uri is missing"));
     };
-    uri_place(worker, call, view, &text.decode(&call.body)).await
+    uri_places(worker, call, view, &text.decode(&call.body)).await
 }
 
-async fn uri_place(worker: &Rc<Worker>, call: &Call, view: View, uri: &str) -> Result<usize, Fault> {
+/// The one server that has the resource of a request; with several candidates it is not guessed.
+pub async fn resource_place(worker: &Rc<Worker>, call: &Call, view: View) -> Result<usize, Fault> {
+    let places = resource_places(worker, call, view).await?;
+    let uri = call.text(call.envelope.params.uri).unwrap_or_default();
+    only(&places).ok_or_else(|| no_resource(&uri))
+}
+
+async fn uri_places(worker: &Rc<Worker>, call: &Call, view: View, uri: &str) -> Result<Vec<usize>, Fault> {
     let catalog = &worker.shared.catalog;
     let known = catalog.snapshot(&call.endpoint, view).and_then(|merged| merged.resource(uri));
     if let Some(place) = known {
-        return Ok(place as usize);
+        return Ok(vec![place as usize]);
     }
     let merged = catalog.merged(&call.endpoint, view).await;
     if let Some(place) = merged.resource(uri) {
-        return Ok(place as usize);
+        return Ok(vec![place as usize]);
     }
-    // A server may serve more than it lists. With one candidate there is nothing to guess.
-    let mut candidates = merged.resource_servers();
-    match (candidates.next(), candidates.next()) {
-        (Some(place), None) => Ok(place),
-        _ => Err(Fault::client(Kind::InvalidParams, "no server lists this resource or a template for it")
-            .with_data(json!({"uri": uri}).to_string())),
-    }
+    let candidates: Vec<usize> = merged.resource_servers().collect();
+    if candidates.is_empty() { Err(no_resource(uri)) } else { Ok(candidates) }
+}
+
+fn only(places: &[usize]) -> Option<usize> {
+    if let [place] = places { Some(*place) } else { None }
+}
+
+/// No server has it (MCP 2026-07-28, resources: -32602 with the URI).
+#[cold]
+pub fn no_resource(uri: &str) -> Fault {
+    Fault::client(Kind::InvalidParams, "no server has this resource or a template for it")
+        .with_data(json!({"uri": uri}).to_string())
 }
 
 /// The server whose prompt or resource is to be completed.
 pub async fn completion(worker: &Rc<Worker>, call: &Call, view: View) -> Result<Target, Fault> {
     let params = &call.envelope.params;
     if let Some(text) = params.ref_uri {
-        return Ok((uri_place(worker, call, view, &text.decode(&call.body)).await?, None));
+        let uri = text.decode(&call.body);
+        let places = uri_places(worker, call, view, &uri).await?;
+        return Ok((only(&places).ok_or_else(|| no_resource(&uri))?, None));
     }
     let Some(text) = params.ref_name else {
         return Err(Fault::client(Kind::MalformedParams, "params.ref needs a `name` or a `uri`"));

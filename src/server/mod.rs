@@ -7,6 +7,7 @@
 //! Does not know: the store, the control plane, or where configuration comes from. [`handler::forward`]
 //! tells the way of a request.
 
+mod batch;
 mod body;
 mod call;
 mod connection;

@@ -11,6 +11,7 @@ use super::call::Call;
 use super::send::{self, held};
 use super::worker::Worker;
 use super::{event_stream, local, reply};
+use crate::backend::Answer;
 use crate::base::{Fault, Kind};
 use crate::catalog::{ListKind, View};
 use crate::frame::{Kind as FrameKind, Span, Text, decode_header, encode_header};
@@ -36,8 +37,8 @@ async fn aggregate(worker: &Rc<Worker>, call: Call) -> Result<Response<ResponseB
         Some(Method::ToolsCall) => by_name(worker, call, ListKind::Tools).await,
         Some(Method::PromptsGet) => by_name(worker, call, ListKind::Prompts).await,
         Some(Method::ResourcesRead) => {
-            let place = local::resource_place(worker, &call, View::Modern).await?;
-            forward(worker, call, place, None).await
+            let places = local::resource_places(worker, &call, View::Modern).await?;
+            read(worker, call, &places).await
         }
         Some(Method::Complete) => {
             let (place, edit) = local::completion(worker, &call, View::Modern).await?;
@@ -60,6 +61,20 @@ async fn by_name(worker: &Rc<Worker>, call: Call, kind: ListKind) -> Result<Resp
     forward(worker, call, place, edit).await
 }
 
+/// From the first of the servers that has the resource.
+async fn read(worker: &Rc<Worker>, call: Call, places: &[usize]) -> Result<Response<ResponseBody>, Fault> {
+    let [place] = places else {
+        for place in places {
+            let response = deliver(worker, &call, *place, None).await?;
+            if let Some(message) = send::result_of(worker, response).await {
+                return Ok(reply::message(message));
+            }
+        }
+        return Err(local::no_resource(&call.text(call.envelope.params.uri).unwrap_or_default()));
+    };
+    forward(worker, call, *place, None).await
+}
+
 /// To the endpoint's `place`-th server, with its own name for what is asked for.
 async fn forward(
     worker: &Rc<Worker>,
@@ -67,17 +82,28 @@ async fn forward(
     place: usize,
     edit: Option<(Span, Bytes)>,
 ) -> Result<Response<ResponseBody>, Fault> {
+    let response = deliver(worker, &call, place, edit).await?;
     let endpoint = call.endpoint.clone();
     let server = &endpoint.servers[place];
+    let id = call.envelope.id.map(|id| call.raw(id.span));
+    // Every answer stands alone, so nothing in it is to be changed, from whichever server it comes.
+    send::pass(worker, server, Shape::Single, id, response, held(call)).await
+}
+
+/// Sends the message, and waits for the head of its answer.
+async fn deliver(
+    worker: &Rc<Worker>,
+    call: &Call,
+    place: usize,
+    edit: Option<(Span, Bytes)>,
+) -> Result<Response<Answer>, Fault> {
+    let server = &call.endpoint.servers[place];
     let mut request = send::request(worker, server, &call.body, edit.as_slice())?;
     send::copy_headers(&call.headers, request.headers_mut());
     if let Some((_, own_name)) = &edit {
         rename(request.headers_mut(), own_name)?;
     }
-    let id = call.envelope.id.map(|id| call.raw(id.span));
-    let response = send::send(worker, server, request).await?;
-    // Every answer stands alone, so nothing in it is to be changed, from whichever server it comes.
-    send::pass(worker, server, Shape::Single, id, response, held(call)).await
+    send::send(worker, server, request).await
 }
 
 /// `Mcp-Name` says the same as the body, also after the body was changed.

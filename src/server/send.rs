@@ -15,7 +15,7 @@ use crate::base::{Fault, ServerName};
 use crate::frame::{Kind as FrameKind, Span, splice};
 use crate::protocol::header;
 use crate::route::{Place, Shape};
-use crate::session::is_event_stream;
+use crate::session::{MESSAGE_BYTES_MAX, is_event_stream, read_terminal};
 
 /// Headers of a client that a server may see, beside `Mcp-Param-*`. Anything else stays here: credentials,
 /// cookies, and what belongs to the one connection.
@@ -107,6 +107,19 @@ pub async fn pass(
     }
     let relay = ResponseBody::relay(Relay::bytes(answer, held));
     Ok(with_type(&head.headers, relay))
+}
+
+/// The whole message of an answer, when it is a result: for asking several servers in turn.
+pub async fn result_of(worker: &Rc<Worker>, response: Response<Answer>) -> Option<Bytes> {
+    let is_stream = is_event_stream(response.headers());
+    let mut answer = response.into_body();
+    let message = if is_stream {
+        read_terminal(&mut answer).await.ok()?
+    } else {
+        answer.collect(MESSAGE_BYTES_MAX).await.ok()?
+    };
+    let envelope = worker.scanner.borrow_mut().scan(&message).ok()?;
+    (envelope.kind == FrameKind::Response).then_some(message)
 }
 
 fn with_type(from: &HeaderMap, body: ResponseBody) -> Response<ResponseBody> {

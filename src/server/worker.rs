@@ -69,7 +69,7 @@ pub type ControlResponse = Response<Bytes>;
 pub struct Worker {
     /// What it shares with the others.
     pub shared: Arc<Shared>,
-    pools: Vec<Rc<Pool>>,
+    pools: Rc<[Rc<Pool>]>,
     /// Reads messages.
     pub scanner: RefCell<Scanner>,
     /// Sessions this worker has met, by the text of their ids: a hit needs neither the seal nor a lock.
@@ -115,6 +115,11 @@ impl Worker {
         &self.pools[backend as usize]
     }
 
+    /// All of them, by backend.
+    pub fn pools(&self) -> Rc<[Rc<Pool>]> {
+        Rc::clone(&self.pools)
+    }
+
     /// Seconds since the Unix epoch, a second old at most.
     pub fn now_s(&self) -> u64 {
         self.now_s.get()
@@ -137,7 +142,7 @@ impl Worker {
             }
             self.controls.sweep(config);
             self.now_s.set(unix_s());
-            for pool in &self.pools {
+            for pool in self.pools.iter() {
                 pool.sweep();
             }
             self.sessions.borrow_mut().retain(|_, session| !session.is_ended());

@@ -15,12 +15,12 @@ mod upstream;
 
 use std::time::Duration;
 
-pub use ask::{Ask, Asked, Heard, MESSAGE_BYTES_MAX, ask, is_event_stream};
+pub use ask::{Ask, Asked, Heard, MESSAGE_BYTES_MAX, ask, is_event_stream, read_terminal};
 pub use feed::{Feed, FeedEnd, Source};
 pub use id::{Seal, SessionKey};
 pub use state::{InFlight, OpenStream, Session};
 pub use table::{Full, Sessions, Unknown};
-pub use upstream::{Capabilities, Introduction, Ready, ServerFeatures, Upstream};
+pub use upstream::{Capabilities, Introduction, Ready, ServerFeatures, Upstream, farewell};
 
 /// Bounds of sessions.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -130,8 +130,10 @@ impl Sessions {
         session.end();
     }
 
-    /// Drops the state of sessions that expired or were long unused. The latter's ids stay good.
-    pub fn sweep(&self, now_s: u64) {
+    /// Drops the state of sessions that expired or were long unused, and gives them for a farewell to their
+    /// backends. The latter's ids stay good.
+    pub fn sweep(&self, now_s: u64) -> Vec<Arc<Session>> {
+        let mut dropped = Vec::new();
         let (lifetime, idle) = (self.config.lifetime.as_secs(), self.config.idle_timeout.as_secs());
         for shard in &self.shards {
             let mut shard = lock(shard);
@@ -144,11 +146,13 @@ impl Sessions {
                 let forget = expired || (unused && Arc::strong_count(session) == 1 && session.is_quiet());
                 if forget {
                     session.end();
+                    dropped.push(Arc::clone(session));
                 }
                 !forget
             });
             self.count.fetch_sub(before - shard.live.len(), Ordering::Relaxed);
         }
+        dropped
     }
 
     fn insert(&self, session: Arc<Session>) -> Arc<Session> {

@@ -4,6 +4,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
@@ -12,9 +13,11 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 use tokio::sync::Notify;
+use tokio::time::timeout;
 
 use super::ask::{Ask, Heard, ask};
-use crate::backend::Pool;
+use super::state::Session;
+use crate::backend::{Lane, Pool, RequestBody};
 use crate::base::{Fault, Kind};
 use crate::protocol::{ClientCapabilities, Method, Revision, header};
 
@@ -265,5 +268,20 @@ impl Ready {
         if let Some(id) = &self.session_id {
             headers.insert(header::SESSION_ID, id.clone());
         }
+    }
+}
+
+/// Telling a backend that its session is over; nobody waits for it.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Tells every backend that the client's session there is over. `pools`: by backend.
+pub async fn farewell(session: Arc<Session>, pools: Rc<[Rc<Pool>]>) {
+    for (place, upstream) in session.upstreams() {
+        let Some(ready) = upstream.ready().filter(|ready| ready.session_id.is_some()) else { continue };
+        let pool = &pools[session.endpoint.servers[place].backend as usize];
+        let mut request = pool.backend().request(http::Method::DELETE, RequestBody::empty());
+        ready.write_headers(request.headers_mut());
+        // A server that is away ends its sessions by itself.
+        let _ = timeout(FAREWELL_TIMEOUT, pool.send(request, Lane::Call)).await;
     }
 }

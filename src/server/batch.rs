@@ -1,0 +1,124 @@
+//! Batches: several messages in one body, which revision 2025-03-26 alone has (JSON-RPC 2.0, section 6).
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, Response};
+use http_body_util::BodyExt;
+use tokio::sync::mpsc;
+use tokio::task::spawn_local;
+
+use super::body::ResponseBody;
+use super::call::{self, Call};
+use super::worker::Worker;
+use super::{legacy, reply, tag};
+use crate::auth::Identity;
+use crate::base::{Fault, Kind};
+use crate::frame::Kind as FrameKind;
+use crate::protocol::{Method, Revision, header};
+use crate::route::Endpoint;
+use std::sync::Arc;
+
+/// Pieces made and not yet read by the client.
+const PIECES_MAX: usize = 16;
+
+/// Whether the body is an array, and its session one that may send them.
+pub fn is_batch(
+    worker: &Worker,
+    headers: &HeaderMap,
+    identity: &Identity,
+    endpoint: &Arc<Endpoint>,
+    body: &Bytes,
+) -> bool {
+    body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[')
+        && headers.contains_key(header::SESSION_ID)
+        && worker
+            .session(headers, identity, endpoint)
+            .is_ok_and(|session| session.seal.revision == Revision::V2025_03_26)
+}
+
+/// Answers each message in its turn; their answers come in one event stream.
+pub async fn answer(
+    worker: &Rc<Worker>,
+    headers: &HeaderMap,
+    identity: &Identity,
+    endpoint: &Arc<Endpoint>,
+    body: &Bytes,
+) -> Result<Response<ResponseBody>, Fault> {
+    let calls = read(worker, headers, identity, endpoint, body)?;
+    let has_requests = calls.iter().any(Call::is_request);
+    if !has_requests {
+        for call in calls {
+            legacy::answer(worker, call).await?;
+        }
+        return Ok(reply::accepted());
+    }
+    let permit = worker.admit(identity)?;
+    let (sender, receiver) = mpsc::channel(PIECES_MAX);
+    let worker = Rc::clone(worker);
+    spawn_local(async move {
+        for call in calls {
+            let id = call.is_request().then(|| call.id());
+            // A closed channel: the client has gone, and what is left is not begun.
+            let passed = tokio::select! {
+                passed = pass(&worker, call, id, &sender) => passed,
+                () = sender.closed() => false,
+            };
+            if !passed {
+                return;
+            }
+        }
+    });
+    Ok(reply::events(ResponseBody::events(receiver, permit)))
+}
+
+/// The messages of the batch. One that cannot be read spoils all, before any is run.
+fn read(
+    worker: &Rc<Worker>,
+    headers: &HeaderMap,
+    identity: &Identity,
+    endpoint: &Arc<Endpoint>,
+    body: &Bytes,
+) -> Result<Vec<Call>, Fault> {
+    let mut scanner = worker.scanner.borrow_mut();
+    let items =
+        scanner.batch_items(body).map_err(|error| Fault::client(Kind::InvalidRequest, error.to_string()))?;
+    let mut calls = Vec::with_capacity(items.len());
+    for item in items {
+        let body = body.slice(item.start as usize..item.end as usize);
+        let (envelope, method) = call::scan(&mut scanner, &body)?;
+        if method == Some(Method::Initialize) {
+            return Err(Fault::client(Kind::InvalidRequest, "initialize must not be part of a batch"));
+        }
+        let permit = worker.admit(identity)?;
+        let (headers, endpoint, identity) = (headers.clone(), Arc::clone(endpoint), identity.clone());
+        calls.push(Call { headers, endpoint, identity, permit, body, envelope, method });
+    }
+    Ok(calls)
+}
+
+/// Runs one message and passes its answer on; false when the client has gone.
+async fn pass(worker: &Rc<Worker>, call: Call, id: Option<Bytes>, sender: &mpsc::Sender<Bytes>) -> bool {
+    let expects = call.envelope.kind == FrameKind::Request;
+    let response = match legacy::answer(worker, call).await {
+        Ok(response) => response,
+        Err(fault) => {
+            let fault = fault.answering(id);
+            worker.note_fault(&fault);
+            return !expects || sender.send(reply::terminal_event(&fault)).await.is_ok();
+        }
+    };
+    let is_stream = response.headers().get(CONTENT_TYPE).is_some_and(|value| value == header::EVENT_STREAM);
+    let mut body = response.into_body();
+    let mut message = Vec::new();
+    while let Some(Ok(frame)) = body.frame().await {
+        let Ok(bytes) = frame.into_data() else { continue };
+        if !is_stream {
+            message.extend_from_slice(&bytes);
+        } else if sender.send(bytes).await.is_err() {
+            return false;
+        }
+    }
+    message.is_empty() || sender.send(tag::write_event(&message)).await.is_ok()
+}
