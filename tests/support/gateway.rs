@@ -1,0 +1,224 @@
+//! The built program, on a free port, with a directory of its own.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::Instant;
+
+use metamcp::auth::{KeyRequest, Sealer, Secrets, create_key, parse_encryption_key};
+use metamcp::store::{KeyStatus, Store};
+
+use super::PATIENCE;
+
+/// A running gateway; killed when dropped.
+pub struct Gateway {
+    pub address: SocketAddr,
+    /// The key that a first start prints.
+    pub key: Option<String>,
+    dir: Dir,
+    child: Child,
+    output: Receiver<String>,
+}
+
+/// What is to be written into its configuration.
+#[derive(Clone, Default)]
+pub struct Setup {
+    servers: String,
+    more: String,
+    keys: bool,
+}
+
+/// A directory, gone when dropped.
+struct Dir(Option<PathBuf>);
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        if let Some(path) = &self.0 {
+            drop(fs::remove_dir_all(path));
+        }
+    }
+}
+
+impl Setup {
+    /// Nobody is asked for a key.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    #[must_use]
+    pub fn server(self, name: &str, address: SocketAddr) -> Self {
+        self.server_with(name, address, "")
+    }
+
+    /// With more lines in the server's table.
+    #[must_use]
+    pub fn server_with(mut self, name: &str, address: SocketAddr, lines: &str) -> Self {
+        self.servers += &format!("[servers.{name}]\nurl = \"http://{address}/mcp\"\n{lines}\n");
+        self
+    }
+
+    /// Tables of their own.
+    #[must_use]
+    pub fn with(mut self, toml: &str) -> Self {
+        self.more += toml;
+        self.more += "\n";
+        self
+    }
+
+    /// Everybody is asked for a key.
+    #[must_use]
+    pub fn keys(mut self) -> Self {
+        self.keys = true;
+        self
+    }
+
+    pub fn start(&self) -> Gateway {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let dir = std::env::temp_dir().join(format!("metamcp-test-{}-{number}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join("metamcp.toml"), format!("{}\n{}", self.servers, self.more)).unwrap();
+        Gateway::run(Dir(Some(dir)), self.keys)
+    }
+}
+
+impl Gateway {
+    /// In front of these servers, with nobody asked for a key.
+    pub fn open(servers: &[(&str, SocketAddr)]) -> Self {
+        servers.iter().fold(Setup::new(), |setup, (name, address)| setup.server(name, *address)).start()
+    }
+
+    fn run(dir: Dir, keys: bool) -> Self {
+        let path = dir.0.as_ref().unwrap();
+        let log = fs::File::options().create(true).append(true).open(path.join("log")).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_metamcp"));
+        command.env_clear().current_dir(path).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+        command.args(["--port", "0", "--workers", "2", "--data-dir", "data"]);
+        if !keys {
+            command.arg("--no-auth");
+        }
+        let mut child = command.spawn().unwrap();
+        let out = BufReader::new(child.stdout.take().unwrap());
+        let (sender, output) = mpsc::channel();
+        thread::spawn(move || {
+            for line in out.lines().map_while(Result::ok) {
+                // The test may have seen enough.
+                drop(sender.send(line));
+            }
+        });
+        let (mut address, mut key) = (None, None);
+        loop {
+            let Ok(line) = output.recv_timeout(PATIENCE) else {
+                panic!("the gateway did not start: {}", fs::read_to_string(path.join("log")).unwrap());
+            };
+            if let Some((_, url)) = line.split_once(" listens on ") {
+                address = url.rsplit_once('/').map(|(_, address)| address.parse().unwrap());
+            }
+            if line.starts_with("  mcp_") {
+                key = Some(line.trim().to_owned());
+            }
+            if line.starts_with("For an MCP client") {
+                break;
+            }
+        }
+        Self { address: address.unwrap(), key, dir, child, output }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn path(&self) -> &std::path::Path {
+        self.dir.0.as_ref().unwrap()
+    }
+
+    /// Everything it logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.path().join("log")).unwrap()
+    }
+
+    /// Its resident memory in bytes.
+    pub fn resident_bytes(&self) -> usize {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() << 10
+    }
+
+    /// SIGTERM.
+    pub fn terminate(&self) {
+        let told = Command::new("kill").args(["-TERM", &self.pid().to_string()]).status().unwrap();
+        assert!(told.success());
+    }
+
+    /// Waits for its end, which closes its output.
+    #[track_caller]
+    pub fn ended(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        let left = || deadline.saturating_duration_since(Instant::now());
+        while self.output.recv_timeout(left()).is_ok() {}
+        assert!(!left().is_zero(), "the gateway did not end: {}", self.log());
+        self.child.wait().unwrap()
+    }
+
+    /// Another process in the same directory, as after a restart. The port is another one.
+    pub fn restart(mut self) -> Self {
+        self.terminate();
+        assert!(self.ended().success());
+        let keys = self.key.is_some();
+        let key = self.key.take();
+        let dir = Dir(self.dir.0.take());
+        let mut next = Self::run(dir, keys);
+        next.key = key;
+        next
+    }
+
+    /// More keys, made as `keyadm` makes them.
+    pub fn keys(&self) -> Keys {
+        Keys { data_dir: self.path().join("data") }
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+        if thread::panicking() && self.dir.0.is_some() {
+            eprintln!("the gateway's log:\n{}", self.log());
+        }
+    }
+}
+
+/// The store of a gateway's keys.
+pub struct Keys {
+    data_dir: PathBuf,
+}
+
+impl Keys {
+    /// A new key: its id, and itself.
+    pub fn create(&self, name: &str) -> (String, String) {
+        let (secrets, _) = Secrets::load_or_create(&self.data_dir).unwrap();
+        let sealer = Sealer::new(&parse_encryption_key(&secrets.encryption_key).unwrap()).unwrap();
+        let request = KeyRequest { name: name.into(), description: String::new(), expires_at: None };
+        self.run(async |store| {
+            let (key, row) = create_key(&store, &sealer, request).await.unwrap();
+            (row.key_id, key.expose().to_owned())
+        })
+    }
+
+    /// Switches a key off.
+    pub fn revoke(&self, key_id: &str) {
+        assert!(self.run(async |store| store.set_key_status(key_id, KeyStatus::Inactive).await.unwrap()));
+    }
+
+    fn run<T>(&self, work: impl AsyncFnOnce(Store) -> T) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            work(Store::open_sqlite(&self.data_dir.join("metamcp.sqlite")).await.unwrap()).await
+        })
+    }
+}

@@ -1,0 +1,28 @@
+//! What the tests over sockets are made of: the built gateway on a free port, a client that sends exactly
+//! the bytes it is given, and scripted servers that record all they received.
+//!
+//! Invariant: every wait is bounded by [`PATIENCE`], so a test that waits for what never comes fails. Nothing
+//! here uses the gateway's own HTTP or JSON code: it must not share its mistakes.
+
+#![allow(dead_code, unused_imports, reason = "each test binary uses its own part of this")]
+#![allow(clippy::unwrap_used, reason = "a test that fails by panicking is a test that fails")]
+
+mod client;
+mod gateway;
+mod message;
+mod peer;
+mod script;
+
+use std::time::Duration;
+
+pub use client::{Client, Request, Response};
+pub use gateway::{Gateway, Keys, Setup};
+pub use message::{
+    MODERN, call, error, initialize, legacy, legacy_call, listed, modern, modern_call, notification,
+    open_session,
+};
+pub use peer::{Peer, Seen};
+pub use script::{Gate, Step, answer, chunk, events, result};
+
+/// Nothing here takes this long on a busy machine; what does has failed.
+pub const PATIENCE: Duration = Duration::from_secs(20);

@@ -1,0 +1,288 @@
+//! A server that answers handshakes and lists by itself and calls by a script.
+
+use std::collections::VecDeque;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use super::PATIENCE;
+use super::script::{After, Step, answer};
+
+/// The server. It lives as long as the test process.
+#[derive(Clone)]
+pub struct Peer {
+    pub address: SocketAddr,
+    state: Arc<(Mutex<State>, Condvar)>,
+}
+
+#[derive(Default)]
+struct State {
+    scripts: VecDeque<Vec<Step>>,
+    seen: Vec<Seen>,
+    /// Connections that the gateway closed, and when that was noticed.
+    closed: Vec<(usize, Instant)>,
+    connections: usize,
+    sent: usize,
+    /// Sessions opened; those before `lost` are unknown, with that status.
+    sessions: usize,
+    lost: usize,
+    lost_status: &'static str,
+    /// Whether lists and handshakes are answered.
+    silent: bool,
+}
+
+/// A request as it came.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// Which connection it came on, from 0.
+    pub connection: usize,
+    /// Request line and headers.
+    pub head: String,
+    pub body: Vec<u8>,
+    pub at: Instant,
+}
+
+impl Seen {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let mut lines = self.head.lines().skip(1).filter_map(|line| line.split_once(": "));
+        lines.find(|(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8(self.body.clone()).unwrap()
+    }
+
+    fn method(&self) -> String {
+        let message: Value = serde_json::from_slice(&self.body).unwrap_or_default();
+        message["method"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// Whether it is none of those that a gateway sends of its own accord.
+    fn is_call(&self) -> bool {
+        const OWN: [&str; 8] = [
+            "server/discover",
+            "initialize",
+            "notifications/initialized",
+            "tools/list",
+            "prompts/list",
+            "resources/list",
+            "subscriptions/listen",
+            "ping",
+        ];
+        self.head.starts_with("POST ") && !OWN.contains(&self.method().as_str())
+    }
+}
+
+impl Peer {
+    /// Each call is answered by the next script; those after the last are echoed.
+    pub fn script(scripts: impl IntoIterator<Item = Vec<Step>>) -> Self {
+        let peer = Self::start(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
+        peer.push(scripts);
+        peer
+    }
+
+    /// Answers nothing at all, not even a handshake.
+    pub fn hanging() -> Self {
+        let peer = Self::script([]);
+        peer.edit(|state| state.silent = true);
+        peer
+    }
+
+    pub fn push(&self, scripts: impl IntoIterator<Item = Vec<Step>>) {
+        self.edit(|state| state.scripts.extend(scripts));
+    }
+
+    /// Forgets all sessions; requests within them are answered with this status.
+    pub fn lose_sessions(&self, status: &'static str) {
+        self.edit(|state| (state.lost, state.lost_status) = (state.sessions, status));
+    }
+
+    /// The calls that came, in order.
+    pub fn calls(&self) -> Vec<Seen> {
+        self.edit(|state| state.seen.iter().filter(|seen| seen.is_call()).cloned().collect())
+    }
+
+    /// Everything that came, as text.
+    pub fn all(&self) -> Vec<Seen> {
+        self.edit(|state| state.seen.clone())
+    }
+
+    /// How many messages of that method came.
+    pub fn count(&self, method: &str) -> usize {
+        self.edit(|state| state.seen.iter().filter(|seen| seen.method() == method).count())
+    }
+
+    /// How many bytes scripts have sent.
+    pub fn sent(&self) -> usize {
+        self.edit(|state| state.sent)
+    }
+
+    pub fn connections(&self) -> usize {
+        self.edit(|state| state.connections)
+    }
+
+    /// Waits until so many calls came.
+    #[track_caller]
+    pub fn wait_calls(&self, count: usize) {
+        self.wait("calls", |state| state.seen.iter().filter(|seen| seen.is_call()).count() >= count);
+    }
+
+    /// Waits until the gateway closed that connection, and says when.
+    #[track_caller]
+    pub fn wait_closed(&self, connection: usize) -> Instant {
+        let closed =
+            move |state: &State| state.closed.iter().find(|(other, _)| *other == connection).copied();
+        self.wait("a closed connection", |state| closed(state).is_some());
+        self.edit(|state| closed(state).unwrap().1)
+    }
+
+    #[track_caller]
+    fn wait(&self, what: &str, mut reached: impl FnMut(&State) -> bool) {
+        let guard = self.state.0.lock().unwrap();
+        let (_guard, waited) =
+            self.state.1.wait_timeout_while(guard, PATIENCE, |state| !reached(state)).unwrap();
+        assert!(!waited.timed_out(), "waited in vain for {what}");
+    }
+
+    fn edit<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let outcome = change(&mut self.state.0.lock().unwrap());
+        self.state.1.notify_all();
+        outcome
+    }
+
+    fn start(listener: TcpListener) -> Self {
+        let address = listener.local_addr().unwrap();
+        let peer = Self { address, state: Arc::default() };
+        let accepting = peer.clone();
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (Ok(stream), peer) = (stream, accepting.clone()) else { return };
+                let connection = peer.edit(|state| {
+                    state.connections += 1;
+                    state.connections - 1
+                });
+                thread::spawn(move || peer.serve(stream, connection));
+            }
+        });
+        peer
+    }
+
+    fn serve(&self, mut stream: TcpStream, connection: usize) {
+        stream.set_nodelay(true).unwrap();
+        while let Some(seen) = read(&mut stream, connection) {
+            self.edit(|state| state.seen.push(seen.clone()));
+            let steps = self.edit(|state| state.steps(&seen));
+            for step in steps {
+                match step.run(&mut stream, |count| self.edit(|state| state.sent += count)) {
+                    After::Open => {}
+                    After::Closed => return,
+                    After::ClosedByGateway => {
+                        self.edit(|state| state.closed.push((connection, Instant::now())));
+                        return;
+                    }
+                }
+            }
+        }
+        self.edit(|state| state.closed.push((connection, Instant::now())));
+    }
+}
+
+impl State {
+    fn steps(&mut self, seen: &Seen) -> Vec<Step> {
+        if self.silent {
+            return vec![Step::Hold];
+        }
+        if !seen.head.starts_with("POST ") {
+            return vec![Step::Send(answer("405 Method Not Allowed", ""))];
+        }
+        let session = seen.header("mcp-session-id").and_then(|id| id.strip_prefix("peer-")?.parse().ok());
+        if session.is_some_and(|number: usize| number < self.lost) {
+            let body = r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32000,"message":"no such session"}}"#;
+            return vec![Step::Send(answer(self.lost_status, body))];
+        }
+        if seen.is_call()
+            && let Some(steps) = self.scripts.pop_front()
+        {
+            return steps;
+        }
+        vec![Step::Send(self.by_itself(seen))]
+    }
+
+    /// What an ordinary server would say.
+    fn by_itself(&mut self, seen: &Seen) -> Vec<u8> {
+        let message: Value = serde_json::from_slice(&seen.body).unwrap_or_default();
+        let id = &message["id"];
+        if id.is_null() {
+            return answer("202 Accepted", "");
+        }
+        let tool = |name: &str| json!({"name": name, "inputSchema": {"type": "object"}});
+        let result = match message["method"].as_str().unwrap_or_default() {
+            "server/discover" => json!({
+                "resultType": "complete",
+                "supportedVersions": ["2026-07-28"],
+                "capabilities": {"tools": {}},
+                "serverInfo": {"name": "peer", "version": "1"},
+            }),
+            "initialize" => {
+                let result = json!({
+                    "protocolVersion": "2025-11-25",
+                    "capabilities": {"tools": {}},
+                    "serverInfo": {"name": "peer", "version": "1"},
+                });
+                let body = json!({"jsonrpc": "2.0", "id": id, "result": result}).to_string();
+                self.sessions += 1;
+                return format!(
+                    "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nMcp-Session-Id: peer-{}\r\n\
+                     Content-Length: {}\r\n\r\n{body}",
+                    self.sessions - 1,
+                    body.len(),
+                )
+                .into_bytes();
+            }
+            "tools/list" => json!({"tools": [tool("echo"), tool("other")], "resultType": "complete"}),
+            "ping" => json!({}),
+            "subscriptions/listen" => {
+                let error = json!({"code": -32601, "message": "not here"});
+                let body = json!({"jsonrpc": "2.0", "id": id, "error": error}).to_string();
+                return answer("404 Not Found", &body);
+            }
+            _ => json!({
+                "content": [{"type": "text", "text": message["params"]["arguments"].to_string()}],
+                "resultType": "complete",
+            }),
+        };
+        answer("200 OK", &json!({"jsonrpc": "2.0", "id": id, "result": result}).to_string())
+    }
+}
+
+/// One request with its body, which a gateway frames by Content-Length; `None` at the end.
+fn read(stream: &mut TcpStream, connection: usize) -> Option<Seen> {
+    let mut bytes = Vec::new();
+    let end = loop {
+        if let Some(at) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
+            break at + 4;
+        }
+        let mut more = [0; 16 << 10];
+        let count = stream.read(&mut more).ok().filter(|count| *count > 0)?;
+        bytes.extend_from_slice(&more[..count]);
+    };
+    let mut body = bytes.split_off(end);
+    let head = String::from_utf8(bytes).unwrap();
+    let mut seen = Seen { connection, head, body: Vec::new(), at: Instant::now() };
+    let length: usize = seen.header("content-length").map_or(0, |length| length.parse().unwrap());
+    assert!(
+        body.len() <= length,
+        "more came than the Content-Length said: {}",
+        String::from_utf8_lossy(&body)
+    );
+    let had = body.len();
+    body.resize(length, 0);
+    stream.read_exact(&mut body[had..]).ok()?;
+    seen.body = body;
+    stream.flush().ok()?;
+    Some(seen)
+}
