@@ -23,6 +23,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 
 use crate::base::ServerName;
+use crate::protocol::header;
 
 pub use answer::Answer;
 pub use body::RequestBody;
@@ -97,6 +98,8 @@ pub struct Backend {
     path: PathAndQuery,
     /// What every request to it carries.
     headers: HeaderMap,
+    /// What every message to it carries.
+    post_headers: HeaderMap,
     bounds: pool::Bounds,
 }
 
@@ -118,7 +121,10 @@ impl Backend {
             headers.append(name.clone(), value.clone());
         }
         let bounds = pool::Bounds::new(config.in_flight_max);
-        Ok(Arc::new(Self { config, id, target, path, headers, bounds }))
+        let mut post_headers = headers.clone();
+        post_headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static(header::JSON));
+        post_headers.insert(http::header::ACCEPT, HeaderValue::from_static(header::ACCEPT_BOTH));
+        Ok(Arc::new(Self { config, id, target, path, headers, post_headers, bounds }))
     }
 
     /// Its name.
@@ -126,12 +132,21 @@ impl Backend {
         &self.config.name
     }
 
-    /// A request to its MCP path with what every request carries, to be added to.
-    pub fn request(&self, method: Method, body: RequestBody) -> Request<RequestBody> {
+    /// A message to its MCP path with what every one carries, to be added to.
+    pub fn post(&self, body: RequestBody) -> Request<RequestBody> {
+        self.with_headers(Method::POST, body, self.post_headers.clone())
+    }
+
+    /// A request without a body, likewise.
+    pub fn request(&self, method: Method) -> Request<RequestBody> {
+        self.with_headers(method, RequestBody::empty(), self.headers.clone())
+    }
+
+    fn with_headers(&self, method: Method, body: RequestBody, headers: HeaderMap) -> Request<RequestBody> {
         let mut request = Request::new(body);
         *request.method_mut() = method;
         *request.uri_mut() = Uri::from(self.path.clone());
-        *request.headers_mut() = self.headers.clone();
+        *request.headers_mut() = headers;
         request
     }
 }

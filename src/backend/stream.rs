@@ -8,6 +8,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
 
+use crate::base::poll_write_gathered;
+
 /// One of the three transports; a closed set, so that the usual one costs no virtual call.
 pub enum Stream {
     /// Plain TCP.
@@ -48,7 +50,7 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        each!(self, stream => Pin::new(stream).poll_write_vectored(cx, slices))
+        each!(self, stream => poll_write_gathered(stream, cx, slices))
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -1,11 +1,13 @@
-//! What every module may know: names, faults, bounds.
+//! What every module may know: names, faults, phases, and how small slices are written.
 //!
-//! Does not know: any other module of this crate, sockets, or the wire.
+//! Does not know: any other module of this crate, or the wire.
 
 mod fault;
+mod gather;
 mod names;
 mod phase;
 
 pub use fault::{Fault, Kind, Origin, Scope};
+pub use gather::poll_write_gathered;
 pub use names::{EndpointName, InvalidName, ServerName};
 pub use phase::Phase;

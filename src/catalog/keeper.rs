@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use foldhash::fast::RandomState;
 use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_local;
 use tokio::time::{Instant, interval, timeout_at};
@@ -22,13 +23,15 @@ use crate::route::{Endpoint, EndpointId};
 
 type Key = (EndpointId, View);
 
+type Snapshots = HashMap<Key, Arc<Merged>, RandomState>;
+
 /// Each member with the task that keeps it.
 type Members = HashMap<(BackendId, View), (Rc<Member>, AbortOnDrop)>;
 
 /// The catalog as workers see it: snapshots, and a way to ask for what is not there.
 pub struct Catalog {
     config: Config,
-    snapshots: ArcSwap<HashMap<Key, Arc<Merged>>>,
+    snapshots: ArcSwap<Snapshots>,
     /// Moves with each new snapshot.
     changes: watch::Sender<u64>,
     /// By backend: moves when its lists are said to have changed. A snapshot made before is stale.
@@ -287,8 +290,8 @@ impl Shared {
         }
     }
 
-    fn edit(&self, change: impl FnOnce(&mut HashMap<Key, Arc<Merged>>)) {
-        let mut snapshots = HashMap::clone(&self.catalog.snapshots.load());
+    fn edit(&self, change: impl FnOnce(&mut Snapshots)) {
+        let mut snapshots = Snapshots::clone(&self.catalog.snapshots.load());
         change(&mut snapshots);
         self.catalog.snapshots.store(Arc::new(snapshots));
         self.catalog.changes.send_modify(|version| *version += 1);

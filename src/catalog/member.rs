@@ -222,8 +222,6 @@ fn listen_headers() -> http::HeaderMap {
     use crate::protocol::header;
     let mut headers = ModernHeaders::base();
     headers.insert(header::METHOD, http::HeaderValue::from_static(Method::Listen.as_str()));
-    headers.insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(header::JSON));
-    headers.insert(http::header::ACCEPT, http::HeaderValue::from_static(header::ACCEPT_BOTH));
     headers
 }
 

@@ -3,13 +3,15 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
+
 use super::{EndpointConfig, Prefix};
 use crate::base::{EndpointName, ServerName};
 
 /// All endpoints, and each server as an endpoint of its own.
 pub struct Table {
-    endpoints: HashMap<EndpointName, Arc<Endpoint>>,
-    servers: HashMap<ServerName, Arc<Endpoint>>,
+    endpoints: HashMap<EndpointName, Arc<Endpoint>, RandomState>,
+    servers: HashMap<ServerName, Arc<Endpoint>, RandomState>,
 }
 
 /// What a client sees as one MCP server.
@@ -63,7 +65,7 @@ impl Table {
             name: name.clone(),
             backend: u32::try_from(index).expect("fewer servers than 2^32 fit into memory"),
         };
-        let mut table = Self { endpoints: HashMap::new(), servers: HashMap::new() };
+        let mut table = Self { endpoints: HashMap::default(), servers: HashMap::default() };
         let mut next = 0;
         let mut number = || {
             next += 1;

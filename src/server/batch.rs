@@ -47,7 +47,7 @@ pub async fn answer(
     body: &Bytes,
 ) -> Result<Response<ResponseBody>, Fault> {
     let calls = read(worker, headers, identity, endpoint, body)?;
-    let has_requests = calls.iter().any(Call::is_request);
+    let has_requests = calls.iter().any(|call| call.is_request());
     if !has_requests {
         for call in calls {
             legacy::answer(worker, call).await?;
@@ -80,7 +80,7 @@ fn read(
     identity: &Identity,
     endpoint: &Arc<Endpoint>,
     body: &Bytes,
-) -> Result<Vec<Call>, Fault> {
+) -> Result<Vec<Box<Call>>, Fault> {
     let mut scanner = worker.scanner.borrow_mut();
     let items =
         scanner.batch_items(body).map_err(|error| Fault::client(Kind::InvalidRequest, error.to_string()))?;
@@ -93,13 +93,13 @@ fn read(
         }
         let permit = worker.admit(identity)?;
         let (headers, endpoint, identity) = (headers.clone(), Arc::clone(endpoint), identity.clone());
-        calls.push(Call { headers, endpoint, identity, permit, body, envelope, method });
+        calls.push(Box::new(Call { headers, endpoint, identity, permit, body, envelope, method }));
     }
     Ok(calls)
 }
 
 /// Runs one message and passes its answer on; false when the client has gone.
-async fn pass(worker: &Rc<Worker>, call: Call, id: Option<Bytes>, sender: &mpsc::Sender<Bytes>) -> bool {
+async fn pass(worker: &Rc<Worker>, call: Box<Call>, id: Option<Bytes>, sender: &mpsc::Sender<Bytes>) -> bool {
     let expects = call.envelope.kind == FrameKind::Request;
     let response = match legacy::answer(worker, call).await {
         Ok(response) => response,

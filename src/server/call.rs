@@ -12,7 +12,7 @@ use crate::limits::Permit;
 use crate::protocol::{Era, Method, Revision, code, header};
 use crate::route::Endpoint;
 
-/// One message of a client, checked as far as both eras have in common.
+/// One message of a client, checked as far as both eras have in common. Passed on boxed: it is a kilobyte.
 pub struct Call {
     /// Its headers.
     pub headers: HeaderMap,

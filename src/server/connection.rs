@@ -30,7 +30,7 @@ use super::body::ResponseBody;
 use super::control::{Control, Order, Speaks};
 use super::handler::handle;
 use super::worker::Worker;
-use crate::base::Phase;
+use crate::base::{Phase, poll_write_gathered};
 
 /// The preface of HTTP/2 with prior knowledge (RFC 9113, section 3.4).
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -285,7 +285,7 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        each!(self, socket => Pin::new(socket).poll_write_vectored(cx, slices))
+        each!(self, socket => poll_write_gathered(socket, cx, slices))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

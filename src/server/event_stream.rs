@@ -236,7 +236,7 @@ fn digests(merged: &Merged) -> [u64; 3] {
 }
 
 /// `subscriptions/listen` of a Modern client: acknowledged at once, under the client's own id.
-pub fn subscribe(worker: &Rc<Worker>, call: Call) -> Result<Response<ResponseBody>, Fault> {
+pub fn subscribe(worker: &Rc<Worker>, call: Box<Call>) -> Result<Response<ResponseBody>, Fault> {
     let wish = Wish::read(&call)?;
     let id = call.id();
     let (sender, receiver) = mpsc::channel(EVENTS_MAX);
@@ -387,10 +387,6 @@ impl Subscription {
             });
             let mut headers = HeaderMap::new();
             send::copy_headers(&self.headers, &mut headers);
-            let json = http::HeaderValue::from_static(header::JSON);
-            headers.insert(http::header::CONTENT_TYPE, json);
-            let both = http::HeaderValue::from_static(header::ACCEPT_BOTH);
-            headers.insert(http::header::ACCEPT, both);
             let source = Source::Modern { message: message.to_string().into(), headers };
             let feed = Feed::new(Rc::clone(self.worker.pool(server.backend)), source, true);
             pumps.spawn_local(pump_subscription(feed, self.id.clone(), self.sender.clone()));

@@ -57,7 +57,8 @@ async fn forward(worker: &Rc<Worker>, request: Request<Incoming>) -> Result<Resp
             }
             let (envelope, method) = call::scan(&mut worker.scanner.borrow_mut(), &body)?;
             let endpoint = endpoint.clone();
-            let call = Call { headers: head.headers, endpoint, identity, permit, body, envelope, method };
+            let call =
+                Box::new(Call { headers: head.headers, endpoint, identity, permit, body, envelope, method });
             let id = call.envelope.id.map(|id| call.raw(id.span));
             let answer = match call.era() {
                 Era::Modern => modern::answer(worker, call).await,

@@ -28,7 +28,7 @@ use crate::session::{Ask, Introduction, Ready, Session, ask, farewell};
 const STREAM_SETTLE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Answers a message of the Legacy era.
-pub async fn answer(worker: &Rc<Worker>, call: Call) -> Result<Response<ResponseBody>, Fault> {
+pub async fn answer(worker: &Rc<Worker>, call: Box<Call>) -> Result<Response<ResponseBody>, Fault> {
     if call.method == Some(Method::Initialize) && call.is_request() {
         return initialize(worker, &call).await;
     }
@@ -124,7 +124,7 @@ fn introduction(call: &Call) -> Result<Introduction, Fault> {
 /// On an endpoint with several servers.
 async fn aggregate(
     worker: &Rc<Worker>,
-    call: Call,
+    call: Box<Call>,
     session: Arc<Session>,
 ) -> Result<Response<ResponseBody>, Fault> {
     match call.envelope.kind {
@@ -136,7 +136,7 @@ async fn aggregate(
 
 async fn request(
     worker: &Rc<Worker>,
-    call: Call,
+    call: Box<Call>,
     session: Arc<Session>,
 ) -> Result<Response<ResponseBody>, Fault> {
     let view = View::Legacy(session.seal.capabilities);
@@ -170,7 +170,7 @@ async fn request(
 /// From the first of the servers that has the resource.
 async fn read(
     worker: &Rc<Worker>,
-    call: Call,
+    call: Box<Call>,
     session: Arc<Session>,
     places: &[usize],
 ) -> Result<Response<ResponseBody>, Fault> {
@@ -215,7 +215,7 @@ async fn set_level(
 
 async fn notification(
     worker: &Rc<Worker>,
-    call: Call,
+    call: Box<Call>,
     session: Arc<Session>,
 ) -> Result<Response<ResponseBody>, Fault> {
     let params = &call.envelope.params;
@@ -245,7 +245,7 @@ async fn notification(
 /// The answer of a client to a server's request goes to the server its id names.
 async fn answer_of_client(
     worker: &Rc<Worker>,
-    call: Call,
+    call: Box<Call>,
     session: Arc<Session>,
 ) -> Result<Response<ResponseBody>, Fault> {
     let Some((place, edit)) = tagged(&call, call.envelope.id) else {
@@ -296,7 +296,7 @@ async fn deliver(
 /// once more when the server lost it: a server that does not know the session did not run the call.
 async fn forward(
     worker: &Rc<Worker>,
-    call: Call,
+    call: Box<Call>,
     session: Arc<Session>,
     (place, edit): Target,
 ) -> Result<Response<ResponseBody>, Fault> {

@@ -19,7 +19,7 @@ use crate::protocol::{Era, Method, Revision, header};
 use crate::route::Shape;
 
 /// Answers a message of the Modern era.
-pub async fn answer(worker: &Rc<Worker>, call: Call) -> Result<Response<ResponseBody>, Fault> {
+pub async fn answer(worker: &Rc<Worker>, call: Box<Call>) -> Result<Response<ResponseBody>, Fault> {
     check(&call)?;
     match call.endpoint.shape {
         Shape::Single => forward(worker, call, 0, None).await,
@@ -28,7 +28,7 @@ pub async fn answer(worker: &Rc<Worker>, call: Call) -> Result<Response<Response
 }
 
 /// On an endpoint with several servers.
-async fn aggregate(worker: &Rc<Worker>, call: Call) -> Result<Response<ResponseBody>, Fault> {
+async fn aggregate(worker: &Rc<Worker>, call: Box<Call>) -> Result<Response<ResponseBody>, Fault> {
     if call.envelope.kind == FrameKind::Notification {
         // The only one of the era is a cancellation, which over HTTP is the closed connection.
         return Ok(reply::accepted());
@@ -56,13 +56,21 @@ async fn aggregate(worker: &Rc<Worker>, call: Call) -> Result<Response<ResponseB
     }
 }
 
-async fn by_name(worker: &Rc<Worker>, call: Call, kind: ListKind) -> Result<Response<ResponseBody>, Fault> {
+async fn by_name(
+    worker: &Rc<Worker>,
+    call: Box<Call>,
+    kind: ListKind,
+) -> Result<Response<ResponseBody>, Fault> {
     let (place, edit) = local::named(worker, &call, View::Modern, kind).await?;
     forward(worker, call, place, edit).await
 }
 
 /// From the first of the servers that has the resource.
-async fn read(worker: &Rc<Worker>, call: Call, places: &[usize]) -> Result<Response<ResponseBody>, Fault> {
+async fn read(
+    worker: &Rc<Worker>,
+    call: Box<Call>,
+    places: &[usize],
+) -> Result<Response<ResponseBody>, Fault> {
     let [place] = places else {
         for place in places {
             let response = deliver(worker, &call, *place, None).await?;
@@ -78,7 +86,7 @@ async fn read(worker: &Rc<Worker>, call: Call, places: &[usize]) -> Result<Respo
 /// To the endpoint's `place`-th server, with its own name for what is asked for.
 async fn forward(
     worker: &Rc<Worker>,
-    call: Call,
+    call: Box<Call>,
     place: usize,
     edit: Option<(Span, Bytes)>,
 ) -> Result<Response<ResponseBody>, Fault> {

@@ -3,8 +3,8 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_TYPE};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 
 use super::body::ResponseBody;
 use super::relay::{Held, Relay, bad_status};
@@ -45,17 +45,15 @@ pub fn request(
     let slices = splice(body, edits).map_err(|error| {
         Fault::gateway(crate::base::Kind::Internal, "the message could not be rewritten").because(error)
     })?;
-    let mut request = worker.pool(place.backend).backend().request(Method::POST, RequestBody::new(slices));
-    let headers = request.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(header::JSON));
-    headers.insert(ACCEPT, HeaderValue::from_static(header::ACCEPT_BOTH));
-    Ok(request)
+    Ok(worker.pool(place.backend).backend().post(RequestBody::new(slices)))
 }
 
 /// Copies what a server may see.
 pub fn copy_headers(from: &HeaderMap, to: &mut HeaderMap) {
     for (name, value) in from {
-        if FORWARDED.contains(name) || name.as_str().starts_with(header::PARAM_PREFIX) {
+        // Most headers are told apart by their first letter.
+        let may_be = matches!(name.as_str().as_bytes().first(), Some(b'm' | b't' | b'b'));
+        if may_be && (FORWARDED.contains(name) || name.as_str().starts_with(header::PARAM_PREFIX)) {
             to.append(name.clone(), value.clone());
         }
     }
@@ -152,6 +150,6 @@ async fn pass_error(
 }
 
 /// What a call holds until its answer has passed.
-pub fn held(call: Call) -> Held {
+pub fn held(call: Box<Call>) -> Held {
     Held { permit: Some(call.permit), in_flight: None }
 }

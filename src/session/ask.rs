@@ -40,10 +40,8 @@ pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
 
 /// Sends a message and reads the answer to its end. Not cancel safe: the connection is closed.
 pub async fn ask(pool: &Rc<Pool>, ask: Ask<'_>) -> Asked {
-    let mut request = pool.backend().request(http::Method::POST, RequestBody::whole(ask.message));
+    let mut request = pool.backend().post(RequestBody::whole(ask.message));
     let headers = request.headers_mut();
-    headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static(header::JSON));
-    headers.insert(http::header::ACCEPT, HeaderValue::from_static(header::ACCEPT_BOTH));
     if let Some(ready) = ask.ready {
         ready.write_headers(headers);
     }

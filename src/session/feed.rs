@@ -146,7 +146,7 @@ impl Feed {
         let backend = self.pool.backend();
         let mut request = match &self.source {
             Source::Legacy(ready) => {
-                let mut request = backend.request(Method::GET, RequestBody::empty());
+                let mut request = backend.request(Method::GET);
                 ready.write_headers(request.headers_mut());
                 request
                     .headers_mut()
@@ -154,7 +154,7 @@ impl Feed {
                 request
             }
             Source::Modern { message, headers } => {
-                let mut request = backend.request(Method::POST, RequestBody::whole(message.clone()));
+                let mut request = backend.post(RequestBody::whole(message.clone()));
                 request.headers_mut().extend(headers.clone());
                 request
             }

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use super::ask::{Ask, Heard, ask};
 use super::state::Session;
-use crate::backend::{Lane, Pool, RequestBody};
+use crate::backend::{Lane, Pool};
 use crate::base::{Fault, Kind};
 use crate::protocol::{ClientCapabilities, Method, Revision, header};
 
@@ -279,7 +279,7 @@ pub async fn farewell(session: Arc<Session>, pools: Rc<[Rc<Pool>]>) {
     for (place, upstream) in session.upstreams() {
         let Some(ready) = upstream.ready().filter(|ready| ready.session_id.is_some()) else { continue };
         let pool = &pools[session.endpoint.servers[place].backend as usize];
-        let mut request = pool.backend().request(http::Method::DELETE, RequestBody::empty());
+        let mut request = pool.backend().request(http::Method::DELETE);
         ready.write_headers(request.headers_mut());
         // A server that is away ends its sessions by itself.
         let _ = timeout(FAREWELL_TIMEOUT, pool.send(request, Lane::Call)).await;
