@@ -47,6 +47,10 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a client of its own has nothing of the gateway's configuration"
+    )]
     let argument = |place, variable| std::env::args().nth(place).or_else(|| std::env::var(variable).ok());
     let url = argument(1, "METAMCP_URL").unwrap_or_else(|| DEFAULT_URL.into());
     let key = argument(2, "METAMCP_KEY").filter(|key| !key.is_empty());
