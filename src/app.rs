@@ -22,7 +22,7 @@ use crate::catalog::{Catalog, KeeperSeed, View};
 use crate::config::Config;
 use crate::limits::Limits;
 use crate::route::{EndpointConfig, Table, TableError};
-use crate::server::{self, Control, ControlRequest, ControlResponse, ListenError, Shared, Workers};
+use crate::server::{self, ControlPlane, ControlRequest, ControlResponse, ListenError, Shared, Workers};
 use crate::session::{Sessions, farewell};
 use crate::store::{KeyStatus, Store, StoreError};
 
@@ -129,6 +129,7 @@ impl App {
         let (catalog, keeper) = Catalog::new(config.catalog.clone(), &backends);
         let sessions = Arc::new(Sessions::new(config.session.clone(), Arc::clone(authenticator.sealer())));
         let (phase, phases) = watch::channel(Phase::Serve);
+        let keys_changed = watch::Sender::new(0);
         let admin =
             Admin::new(Arc::clone(&authenticator), Arc::clone(&table), Arc::clone(&catalog), phases.clone());
         let shared = Arc::new(Shared {
@@ -142,9 +143,11 @@ impl App {
             backends,
             control: Arc::new(Plane(admin)),
             phase: phases,
+            keys: keys_changed.subscribe(),
         });
         let workers = server::start(&shared)?;
-        spawn_background(keeper, authenticator, sessions, &catalog, &table);
+        spawn_background(keeper, sessions, &catalog, &table);
+        spawn_local(watch_keys(authenticator, keys_changed));
         let scheme = if config.server.tls.is_some() { "https" } else { "http" };
         let greeting = Greeting {
             url: format!("{scheme}://{}", workers.address),
@@ -242,25 +245,9 @@ fn backends(config: &Config, roots: &TlsRoots) -> Result<Vec<Arc<Backend>>, AppE
         .collect()
 }
 
-fn spawn_background(
-    keeper: KeeperSeed,
-    authenticator: Arc<Authenticator>,
-    sessions: Arc<Sessions>,
-    catalog: &Arc<Catalog>,
-    table: &Arc<Table>,
-) {
+fn spawn_background(keeper: KeeperSeed, sessions: Arc<Sessions>, catalog: &Arc<Catalog>, table: &Arc<Table>) {
     let pools: Rc<[_]> = keeper.backends().iter().cloned().map(Pool::new).collect();
     spawn_local(keeper.plant().run());
-    spawn_local(async move {
-        let mut poll = interval(KEY_POLL);
-        poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            poll.tick().await;
-            if let Err(error) = authenticator.refresh().await {
-                tracing::warn!(%error, "keys could not be read again; those that are known go on");
-            }
-        }
-    });
     spawn_local(async move {
         let mut sweep = interval(SESSION_SWEEP);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -281,10 +268,24 @@ fn spawn_background(
     });
 }
 
+/// Looks for keys that changed, and says so.
+async fn watch_keys(authenticator: Arc<Authenticator>, changed: watch::Sender<u64>) {
+    let mut poll = interval(KEY_POLL);
+    poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        poll.tick().await;
+        match authenticator.refresh().await {
+            Ok(true) => changed.send_modify(|version| *version += 1),
+            Ok(false) => {}
+            Err(error) => tracing::warn!(%error, "keys could not be read again; those that are known go on"),
+        }
+    }
+}
+
 /// Joins the two planes, which know nothing of each other.
 struct Plane(Admin);
 
-impl Control for Plane {
+impl ControlPlane for Plane {
     fn answer(&self, request: ControlRequest) -> Pin<Box<dyn Future<Output = ControlResponse> + Send + '_>> {
         Box::pin(self.0.answer(request))
     }

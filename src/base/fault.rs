@@ -63,8 +63,8 @@ pub enum Kind {
     HeaderMismatch,
     /// A revision that is not spoken here.
     UnsupportedVersion,
-    /// A Modern request to servers that speak only the Legacy revisions.
-    LegacyOnly,
+    /// A server speaks only the revisions of the other era.
+    OtherEra,
     /// No or no valid credential.
     Unauthenticated,
     /// A foreign Origin or Host.
@@ -175,7 +175,7 @@ impl Kind {
             Self::UnknownMethod | Self::UnknownMethodInSession => "unknown_method",
             Self::HeaderMismatch => "header_mismatch",
             Self::UnsupportedVersion => "unsupported_version",
-            Self::LegacyOnly => "legacy_only",
+            Self::OtherEra => "other_era",
             Self::Unauthenticated => "unauthenticated",
             Self::Forbidden => "forbidden",
             Self::NotFound => "not_found",

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 /// The name of one MCP server behind the gateway, as it stands before `__` in an advertised tool name.
 ///
-/// 1 to [`NAME_BYTES_MAX`] characters of `[A-Za-z0-9_-]`, without a double underscore (which separates
+/// 1 to 64 characters of `[A-Za-z0-9_-]`, without a double underscore (which separates
 /// server from tool) and without an underscore at either end (which would make the separator ambiguous).
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServerName(Arc<str>);
 
 /// The name of an endpoint, as it stands in the path `/mcp/{endpoint}`.
 ///
-/// 1 to [`NAME_BYTES_MAX`] characters of `[A-Za-z0-9_-]`.
+/// 1 to 64 characters of `[A-Za-z0-9_-]`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EndpointName(Arc<str>);
 
@@ -24,7 +24,7 @@ pub struct InvalidName {
 }
 
 /// A tool name may have 128 characters (MCP 2026-07-28, tools); half is left to the tool itself.
-pub const NAME_BYTES_MAX: usize = 64;
+const NAME_BYTES_MAX: usize = 64;
 
 impl ServerName {
     /// Checks and takes a server's name.

@@ -135,7 +135,7 @@ impl Member {
         let is_new = self.upstream.ready().is_none();
         let ready =
             self.upstream.open(&self.pool, &introduction, None).await.map_err(|fault| match fault.kind {
-                crate::base::Kind::LegacyOnly => FetchError::OtherEra,
+                crate::base::Kind::OtherEra => FetchError::OtherEra,
                 _ => FetchError::Failed(fault.for_client().to_owned()),
             })?;
         if is_new {

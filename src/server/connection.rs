@@ -154,10 +154,11 @@ fn service(
 ) -> impl HttpService<Incoming, ResBody = ResponseBody, Error = Infallible, Future: 'static> + use<> {
     let (worker, control) = (Rc::clone(worker), Rc::clone(control));
     service_fn(move |request: Request<Incoming>| {
-        let (worker, active) = (Rc::clone(&worker), control.begin());
+        let (worker, control) = (Rc::clone(&worker), Rc::clone(&control));
+        let active = control.begin();
         async move {
             let is_http1 = request.version() < http::Version::HTTP_2;
-            let mut response = handle(Rc::clone(&worker), request).await;
+            let mut response = handle(&worker, &control, request).await;
             if is_http1 && *worker.shared.phase.borrow() >= Phase::Leave {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use foldhash::fast::RandomState;
 
 use super::Config;
+use super::worker::Known;
 
 /// One connection, as its owner, its socket and its requests tell of it.
 pub struct Control {
@@ -25,6 +26,8 @@ pub struct Control {
     /// Since when the client takes no byte.
     stalled_since: Cell<Option<Instant>>,
     order: Cell<Order>,
+    /// Who asked last on it.
+    pub known: RefCell<Option<Known>>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -58,6 +61,7 @@ impl Control {
             head_since: Cell::new(None),
             stalled_since: Cell::new(None),
             order: Cell::new(Order::GoOn),
+            known: RefCell::new(None),
             waker: RefCell::new(None),
         })
     }

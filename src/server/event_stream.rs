@@ -14,13 +14,14 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::{JoinSet, spawn_local};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use super::body::ResponseBody;
 use super::call::Call;
 use super::tag::{self, Passed};
 use super::worker::Worker;
 use super::{reply, send};
+use crate::auth::Identity;
 use crate::base::{Fault, Kind, Phase};
 use crate::catalog::{ListKind, Merged, View};
 use crate::frame::{Event, Kind as FrameKind, Scanner, splice};
@@ -44,6 +45,7 @@ pub fn open(
     worker: &Rc<Worker>,
     headers: &HeaderMap,
     session: Arc<Session>,
+    identity: Identity,
     permit: Permit,
 ) -> Result<Response<ResponseBody>, Fault> {
     if !super::receive::accepts(headers, header::EVENT_STREAM) {
@@ -61,8 +63,15 @@ pub fn open(
     let _ = sender.try_send(Bytes::from_static(COMMENT));
     let generation = session.take_stream();
     let open = session.count_stream();
-    let stream =
-        SessionStream { worker: Rc::clone(worker), session, sender, generation, last_event_id, _open: open };
+    let stream = SessionStream {
+        worker: Rc::clone(worker),
+        session,
+        sender,
+        generation,
+        last_event_id,
+        identity,
+        _open: open,
+    };
     spawn_local(stream.run());
     Ok(reply::events(ResponseBody::events(receiver, permit)))
 }
@@ -73,6 +82,7 @@ struct SessionStream {
     sender: mpsc::Sender<Bytes>,
     generation: u64,
     last_event_id: Option<http::HeaderValue>,
+    identity: Identity,
     _open: OpenStream,
 }
 
@@ -84,7 +94,9 @@ impl SessionStream {
         let mut lists = Digests::of(&self.worker, &self.session.endpoint, view);
         let mut changes = shared.catalog.changes();
         let mut phase = shared.phase.clone();
-        let mut keep_alive = interval(shared.config.keep_alive);
+        let period = shared.config.keep_alive;
+        let mut keep_alive = interval_at(Instant::now() + period, period);
+        let mut keys = shared.keys.clone();
         keep_alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let resumes = self.last_event_id.is_some();
         // By place: the backend session whose stream is read, and the task that reads it.
@@ -103,6 +115,12 @@ impl SessionStream {
                 () = self.sender.closed() => return,
                 () = &mut changed => {}
                 _ = phase.changed() => {}
+                _ = keys.changed() => {
+                    // A key that was taken back takes its streams with it.
+                    if !shared.auth.still_valid(&self.identity) {
+                        return;
+                    }
+                }
                 _ = keep_alive.tick() => {
                     // A full channel needs no comment.
                     let _ = self.sender.try_send(Bytes::from_static(COMMENT));
@@ -245,6 +263,7 @@ pub fn subscribe(worker: &Rc<Worker>, call: Box<Call>) -> Result<Response<Respon
         endpoint: Arc::clone(&call.endpoint),
         wish,
         id,
+        identity: call.identity,
         headers: call.headers,
         meta: call
             .envelope
@@ -320,6 +339,7 @@ struct Subscription {
     wish: Wish,
     /// The client's raw id of the request, which names the subscription.
     id: Bytes,
+    identity: Identity,
     headers: HeaderMap,
     /// The client's raw `_meta`, for the subscriptions at the servers.
     meta: Bytes,
@@ -335,7 +355,9 @@ impl Subscription {
         let mut lists = Digests::of(&self.worker, &self.endpoint, View::Modern);
         let mut changes = shared.catalog.changes();
         let mut phase = shared.phase.clone();
-        let mut keep_alive = interval(shared.config.keep_alive);
+        let period = shared.config.keep_alive;
+        let mut keep_alive = interval_at(Instant::now() + period, period);
+        let mut keys = shared.keys.clone();
         keep_alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut pumps = self.start_pumps();
         loop {
@@ -346,6 +368,12 @@ impl Subscription {
             tokio::select! {
                 () = self.sender.closed() => return,
                 _ = phase.changed() => {}
+                _ = keys.changed() => {
+                    // A key that was taken back takes its streams with it.
+                    if !shared.auth.still_valid(&self.identity) {
+                        return;
+                    }
+                }
                 _ = keep_alive.tick() => {
                     let _ = self.sender.try_send(Bytes::from_static(COMMENT));
                 }

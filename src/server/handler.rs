@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_EXPOSE_HEADERS, VARY,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_REQUEST_HEADERS, VARY,
 };
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 
 use super::body::ResponseBody;
 use super::call::{self, Call};
+use super::control::Control;
 use super::worker::Worker;
 use super::{batch, event_stream, legacy, modern, receive, reply};
 use crate::base::{Fault, Kind};
@@ -21,9 +22,13 @@ use crate::protocol::{Era, Revision, header};
 ///
 /// Not cancel safe: dropping it, as hyper does when the client has gone, drops the connection to the backend
 /// with it, which tells the backend to stop.
-pub async fn handle(worker: Rc<Worker>, request: Request<Incoming>) -> Response<ResponseBody> {
+pub async fn handle(
+    worker: &Rc<Worker>,
+    control: &Control,
+    request: Request<Incoming>,
+) -> Response<ResponseBody> {
     let origin = worker.shared.guard.allowed_origin(request.headers()).cloned();
-    let mut response = match forward(&worker, request).await {
+    let mut response = match forward(worker, control, request).await {
         Ok(response) => response,
         Err(fault) => {
             let request_id = worker.note_fault(&fault);
@@ -37,17 +42,20 @@ pub async fn handle(worker: Rc<Worker>, request: Request<Incoming>) -> Response<
 }
 
 /// The way of a request.
-async fn forward(worker: &Rc<Worker>, request: Request<Incoming>) -> Result<Response<ResponseBody>, Fault> {
+async fn forward(
+    worker: &Rc<Worker>,
+    control: &Control,
+    request: Request<Incoming>,
+) -> Result<Response<ResponseBody>, Fault> {
     let (head, mut body) = request.into_parts();
     worker.shared.guard.check(&head)?;
     let Some(endpoint) = worker.shared.table.find(head.uri.path()) else {
-        return control(worker, head, body).await;
+        return ask_control_plane(worker, head, body).await;
     };
     if head.method == Method::OPTIONS {
-        return Ok(preflight());
+        return Ok(preflight(&head));
     }
-    let identity = worker.identify(&head.headers).await?;
-    let permit = worker.admit(&identity)?;
+    let (identity, permit) = worker.let_in(control, &head.headers).await?;
     match head.method {
         Method::POST => {
             receive::negotiate(&head.headers)?;
@@ -69,7 +77,7 @@ async fn forward(worker: &Rc<Worker>, request: Request<Incoming>) -> Result<Resp
         Method::GET | Method::DELETE if is_modern(&head) => Err(not_allowed("this revision has only POST")),
         Method::GET => {
             let session = worker.session(&head.headers, &identity, endpoint)?;
-            event_stream::open(worker, &head.headers, session, permit)
+            event_stream::open(worker, &head.headers, session, identity, permit)
         }
         Method::DELETE => {
             let session = worker.session(&head.headers, &identity, endpoint)?;
@@ -93,7 +101,7 @@ fn not_allowed(text: &'static str) -> Fault {
 }
 
 /// Every path that is not MCP's.
-async fn control(
+async fn ask_control_plane(
     worker: &Rc<Worker>,
     head: Parts,
     mut body: Incoming,
@@ -104,17 +112,15 @@ async fn control(
 }
 
 /// What a browser asks before it sends what it would not send by itself.
-fn preflight() -> Response<ResponseBody> {
+fn preflight(head: &Parts) -> Response<ResponseBody> {
     let mut response = reply::status(StatusCode::NO_CONTENT);
     let headers = response.headers_mut();
     headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("POST, GET, DELETE"));
-    headers.insert(
-        ACCESS_CONTROL_ALLOW_HEADERS,
-        HeaderValue::from_static(
-            "authorization, x-api-key, content-type, accept, last-event-id, mcp-session-id, \
-             mcp-protocol-version, mcp-method, mcp-name",
-        ),
-    );
+    // Whatever it wants to send: `Mcp-Param-*` has no end of names, and nothing is allowed that a program
+    // could not send anyway.
+    if let Some(asked) = head.headers.get(ACCESS_CONTROL_REQUEST_HEADERS) {
+        headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, asked.clone());
+    }
     response
 }
 

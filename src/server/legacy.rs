@@ -16,7 +16,7 @@ use super::relay::Held;
 use super::send;
 use super::worker::Worker;
 use super::{reply, tag};
-use crate::backend::Answer;
+use crate::backend::{Answer, Lane};
 use crate::base::{Fault, Kind};
 use crate::catalog::{ListKind, View};
 use crate::frame::{Id, Kind as FrameKind, Span};
@@ -289,7 +289,7 @@ async fn deliver(
     let mut request = send::request(worker, server, &call.body, edits)?;
     send::copy_headers(&call.headers, request.headers_mut());
     ready.write_headers(request.headers_mut());
-    send::send(worker, server, request).await
+    send::send(worker, server, request, Lane::Call).await
 }
 
 /// To the endpoint's `place`-th server, in the client's session there, which is opened when it is not, and

@@ -62,6 +62,7 @@ pub enum ListenError {
 pub fn start(shared: &Arc<Shared>) -> Result<Workers, ListenError> {
     let config = shared.config.clone();
     let tls = config.tls.as_ref().map(acceptor).transpose()?;
+    refuse_taken(config.listen)?;
     let first = bind(config.listen)?;
     let address =
         first.local_addr().map_err(|source| ListenError::Bind { address: config.listen, source })?;
@@ -181,6 +182,16 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// With `SO_REUSEPORT` a second gateway would share the port silently. A socket without it is refused it.
+fn refuse_taken(address: SocketAddr) -> Result<(), ListenError> {
+    let probe = || -> io::Result<()> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())
+    };
+    probe().map_err(|source| ListenError::Bind { address, source })
 }
 
 fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {

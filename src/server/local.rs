@@ -58,7 +58,7 @@ fn all_of_other_era(merged: &Merged) -> Result<(), Fault> {
 #[cold]
 fn legacy_only() -> Fault {
     Fault::client(
-        Kind::LegacyOnly,
+        Kind::OtherEra,
         "servers behind this endpoint speak only revisions up to 2025-11-25; open a session by `initialize`",
     )
 }

@@ -4,7 +4,7 @@
 //! request holds is held until the last byte of its answer; nothing reaches a backend before the credential,
 //! the message and its headers were checked.
 //!
-//! Does not know: the store, the control plane, or where configuration comes from. [`handler::forward`]
+//! Does not know: the store, the control plane, or where configuration comes from. `handler::forward`
 //! tells the way of a request.
 
 mod batch;
@@ -33,7 +33,7 @@ use std::time::Duration;
 pub use body::ResponseBody;
 pub use guard::Guard;
 pub use listener::{ListenError, Workers, start};
-pub use worker::{Control, ControlRequest, ControlResponse, Shared, Worker};
+pub use worker::{ControlPlane, ControlRequest, ControlResponse, Shared, Worker};
 
 /// What the data plane is told.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use super::call::Call;
 use super::send::{self, held};
 use super::worker::Worker;
 use super::{event_stream, local, reply};
-use crate::backend::Answer;
+use crate::backend::{Answer, Lane};
 use crate::base::{Fault, Kind};
 use crate::catalog::{ListKind, View};
 use crate::frame::{Kind as FrameKind, Span, Text, decode_header, encode_header};
@@ -111,7 +111,9 @@ async fn deliver(
     if let Some((_, own_name)) = &edit {
         rename(request.headers_mut(), own_name)?;
     }
-    send::send(worker, server, request).await
+    // A subscription may stay for days, and silent.
+    let lane = if call.method == Some(Method::Listen) { Lane::Stream } else { Lane::Call };
+    send::send(worker, server, request, lane).await
 }
 
 /// `Mcp-Name` says the same as the body, also after the body was changed.

@@ -105,7 +105,7 @@ impl Wire {
             Kind::HeaderMismatch => (StatusCode::BAD_REQUEST, code::HEADER_MISMATCH),
             Kind::UnsupportedVersion => (StatusCode::BAD_REQUEST, code::UNSUPPORTED_VERSION),
             // No code of the Modern era: a client of both eras is to fall back to `initialize`.
-            Kind::LegacyOnly | Kind::SessionMissing => (StatusCode::BAD_REQUEST, code::LEGACY_TRANSPORT),
+            Kind::OtherEra | Kind::SessionMissing => (StatusCode::BAD_REQUEST, code::LEGACY_TRANSPORT),
             Kind::SessionUnknown => (StatusCode::NOT_FOUND, code::LEGACY_TRANSPORT),
             Kind::Unauthenticated => (StatusCode::UNAUTHORIZED, code::LEGACY_TRANSPORT),
             Kind::Forbidden => (StatusCode::FORBIDDEN, code::LEGACY_TRANSPORT),

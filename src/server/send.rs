@@ -64,9 +64,10 @@ pub async fn send(
     worker: &Rc<Worker>,
     place: &Place,
     request: Request<RequestBody>,
+    lane: Lane,
 ) -> Result<Response<Answer>, Fault> {
     let pool = worker.pool(place.backend);
-    pool.send(request, Lane::Call).await.map_err(|error| error.into_fault(&place.name))
+    pool.send(request, lane).await.map_err(|error| error.into_fault(&place.name))
 }
 
 /// Passes an answer on to the client that made the call.

@@ -13,11 +13,13 @@ use bytes::Bytes;
 use foldhash::fast::RandomState;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use subtle::ConstantTimeEq as _;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
+use zeroize::Zeroizing;
 
 use super::Config;
-use super::control::{Controls, Order};
+use super::control::{Control, Controls, Order};
 use super::guard::Guard;
 use crate::auth::{Authenticator, Check, Credential, Denied, Identity, KeyId, Mode};
 use crate::backend::{Backend, Pool};
@@ -48,13 +50,15 @@ pub struct Shared {
     /// All servers, by their ids.
     pub backends: Vec<Arc<Backend>>,
     /// The control plane, for every path that is not MCP's.
-    pub control: Arc<dyn Control>,
+    pub control: Arc<dyn ControlPlane>,
     /// How far the gateway is on its way out.
     pub phase: watch::Receiver<Phase>,
+    /// Moves when keys changed.
+    pub keys: watch::Receiver<u64>,
 }
 
 /// What answers the paths that are not MCP's. The data plane knows no more of the control plane.
-pub trait Control: Send + Sync {
+pub trait ControlPlane: Send + Sync {
     /// Answers a request whose body was received.
     fn answer(&self, request: ControlRequest) -> Pin<Box<dyn Future<Output = ControlResponse> + Send + '_>>;
 }
@@ -78,6 +82,8 @@ pub struct Worker {
     /// Its connections.
     pub controls: Controls,
     now_s: Cell<u64>,
+    /// Moves when keys changed.
+    keys: Cell<u64>,
     number: usize,
     requests: Cell<u64>,
 }
@@ -105,6 +111,7 @@ impl Worker {
             gauges: RefCell::default(),
             controls: Controls::default(),
             now_s: Cell::new(unix_s()),
+            keys: Cell::new(0),
             number,
             requests: Cell::new(0),
         })
@@ -132,9 +139,11 @@ impl Worker {
         let mut tick = interval(TICK.min(config.header_timeout / 2));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut phase = self.shared.phase.clone();
+        let mut keys = self.shared.keys.clone();
         loop {
             tokio::select! {
                 _ = tick.tick() => {}
+                Ok(()) = keys.changed() => self.keys.set(*keys.borrow_and_update()),
                 Ok(_) = phase.wait_for(|phase| *phase >= Phase::Drain), if *phase.borrow() < Phase::Drain => {}
             }
             if *phase.borrow() >= Phase::Drain {
@@ -150,7 +159,7 @@ impl Worker {
     }
 
     /// Who asks. No await and no lock on the usual path.
-    pub async fn identify(&self, headers: &HeaderMap) -> Result<Identity, Fault> {
+    async fn identify(&self, headers: &HeaderMap) -> Result<Identity, Fault> {
         let auth = &self.shared.auth;
         if auth.mode() == Mode::Open {
             return Ok(auth.open_identity());
@@ -166,16 +175,49 @@ impl Worker {
         }
     }
 
-    /// A place among the key's requests under way.
+    /// Who asks, and a place among the key's requests under way.
+    ///
+    /// A client sends the same credential with every request of a connection. What was found out about it
+    /// is believed until the next second or the next change of a key, whichever comes first.
+    pub async fn let_in(&self, control: &Control, headers: &HeaderMap) -> Result<(Identity, Permit), Fault> {
+        let value = headers.get(AUTHORIZATION).map_or(&b""[..], HeaderValue::as_bytes);
+        let other = headers.contains_key(X_API_KEY);
+        let known = control
+            .known
+            .borrow()
+            .as_ref()
+            .filter(|known| !other && known.holds(value, self))
+            .map(|known| (known.identity.clone(), Arc::clone(&known.gauge)));
+        let (identity, gauge) = match known {
+            Some(known) => known,
+            None => {
+                let identity = self.identify(headers).await?;
+                let gauge = self.gauge(&identity);
+                *control.known.borrow_mut() = Some(Known {
+                    value: Zeroizing::new(value.to_vec()),
+                    identity: identity.clone(),
+                    gauge: Arc::clone(&gauge),
+                    second: self.now_s(),
+                    keys: self.keys.get(),
+                });
+                (identity, gauge)
+            }
+        };
+        Ok((identity, admit(&gauge)?))
+    }
+
+    /// One more place for a request that is several.
     pub fn admit(&self, identity: &Identity) -> Result<Permit, Fault> {
+        admit(&self.gauge(identity))
+    }
+
+    fn gauge(&self, identity: &Identity) -> Arc<Gauge> {
         let mut gauges = self.gauges.borrow_mut();
         if gauges.len() > GAUGES_AT_HAND_MAX {
             gauges.clear();
         }
         let gauge = gauges.entry(identity.key_id()).or_insert_with(|| self.shared.limits.gauge(identity));
-        gauge.admit().ok_or_else(|| {
-            Fault::client(Kind::TooMany, "this key has too many requests under way; wait for some to end")
-        })
+        Arc::clone(gauge)
     }
 
     /// The session a Legacy request names.
@@ -243,6 +285,30 @@ impl Worker {
         }
         request_id
     }
+}
+
+/// Who asked last on a connection.
+pub struct Known {
+    /// The `Authorization` it came with; the connection's own buffer holds it too.
+    value: Zeroizing<Vec<u8>>,
+    identity: Identity,
+    gauge: Arc<Gauge>,
+    second: u64,
+    keys: u64,
+}
+
+impl Known {
+    fn holds(&self, value: &[u8], worker: &Worker) -> bool {
+        self.second == worker.now_s()
+            && self.keys == worker.keys.get()
+            && bool::from(self.value.as_slice().ct_eq(value))
+    }
+}
+
+fn admit(gauge: &Arc<Gauge>) -> Result<Permit, Fault> {
+    gauge.admit().ok_or_else(|| {
+        Fault::client(Kind::TooMany, "this key has too many requests under way; wait for some to end")
+    })
 }
 
 #[cold]

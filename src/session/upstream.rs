@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
-use http::HeaderValue;
+use http::{HeaderValue, StatusCode};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
@@ -20,6 +20,9 @@ use super::state::Session;
 use crate::backend::{Lane, Pool};
 use crate::base::{Fault, Kind};
 use crate::protocol::{ClientCapabilities, Method, Revision, header};
+
+/// Of what a server says when it refuses a session, in an error of ours.
+const SAID_CHARS_MAX: usize = 300;
 
 /// How a client introduced itself, and so how the gateway introduces itself to backends for it.
 #[derive(Clone)]
@@ -158,22 +161,18 @@ async fn initialize(pool: &Rc<Pool>, introduction: &Introduction) -> Result<Read
     let heard = ask(pool, asked).await.map_err(|error| error.into_fault(&server))?;
     let Heard { status, session_id, message, .. } = heard;
     let nonsense = || {
-        Fault::backend(
-            Kind::BadAnswer,
-            format!("server `{server}` did not open a session (HTTP {}); see its log", status.as_u16()),
-        )
+        let status = status.as_u16();
+        Fault::backend(Kind::BadAnswer, format!("server `{server}` did not open a session (HTTP {status})"))
     };
-    if !status.is_success() {
-        return Err(nonsense());
-    }
     let answer: InitializeAnswer<'_> = serde_json::from_slice(&message).map_err(|_| nonsense())?;
-    let Some(result) = answer.result else {
-        let said = answer.error.map_or_else(String::new, |error| error.get().chars().take(300).collect());
+    if let Some(error) = answer.error.filter(|_| status.is_success() || status == StatusCode::BAD_REQUEST) {
+        let said: String = error.get().chars().take(SAID_CHARS_MAX).collect();
         return Err(Fault::backend(
-            Kind::LegacyOnly,
-            format!("server `{server}` refused to open a session: {said}"),
+            Kind::OtherEra,
+            format!("server `{server}` opens no sessions; it says {said}"),
         ));
-    };
+    }
+    let result = answer.result.filter(|_| status.is_success()).ok_or_else(nonsense)?;
     let features = result.capabilities.features(result.instructions);
     let revision = Revision::parse(result.protocol_version.as_bytes()).ok_or_else(nonsense)?;
     let revision = HeaderValue::from_static(revision.as_str());

@@ -2,6 +2,8 @@
 //!
 //! Does not know: what is logged, or by whom.
 
+use std::io::IsTerminal as _;
+
 use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::{EnvFilter, fmt};
 
@@ -18,6 +20,7 @@ pub enum Format {
 pub fn start(format: Format, filter: &str) -> Result<(), ParseError> {
     let filter = EnvFilter::builder().parse(filter)?;
     let lines = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let lines = lines.with_ansi(std::io::stderr().is_terminal());
     // An error means that logging was started before, as tests in one process do.
     let _ = match format {
         Format::Text => lines.try_init(),
