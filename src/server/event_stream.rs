@@ -166,7 +166,7 @@ impl Pump {
 
     fn pass(&self, event: Event) -> Option<Bytes> {
         if self.endpoint.shape == Shape::Single {
-            return Some(event.raw);
+            return Some(tag::whole(event.raw));
         }
         let server = &self.endpoint.servers[self.place];
         match tag::pass(event, &server.name, &mut self.worker.scanner.borrow_mut()) {

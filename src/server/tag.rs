@@ -59,8 +59,8 @@ pub fn pass(event: Event, server: &ServerName, scanner: &mut Scanner) -> Passed 
     let method = method.as_deref().and_then(Method::parse);
     match edits(&envelope, method, &data, server) {
         Edits::None if event.id.is_some() || event.retry.is_some() => Passed::Tagged(write_event(&data)),
-        Edits::None if is_list_change(method) => Passed::ListChanged(event.raw),
-        Edits::None => Passed::Untouched(event.raw),
+        Edits::None if is_list_change(method) => Passed::ListChanged(whole(event.raw)),
+        Edits::None => Passed::Untouched(whole(event.raw)),
         Edits::Some(edits) => match splice(&data, &edits) {
             Ok(slices) => {
                 let mut message = BytesMut::with_capacity(slices.len_bytes());
@@ -103,6 +103,18 @@ fn is_list_change(method: Option<Method>) -> bool {
         method,
         Some(Method::ToolsListChanged | Method::PromptsListChanged | Method::ResourcesListChanged)
     )
+}
+
+/// The bytes of an event, with the line feed that the end of a chunk cut off its last line. Readers that look
+/// for `\r\n\r\n` would else miss the end; where lines end with carriage returns alone it changes nothing.
+pub fn whole(raw: Bytes) -> Bytes {
+    if !raw.ends_with(b"\r") {
+        return raw;
+    }
+    let mut whole = BytesMut::with_capacity(raw.len() + 1);
+    whole.put_slice(&raw);
+    whole.put_u8(b'\n');
+    whole.freeze()
 }
 
 /// A message as an event. A line break in it can only be white space between tokens, and parts data lines.
@@ -159,6 +171,8 @@ mod tests {
             "data: {\"jsonrpc\":\"2.0\",\"id\":5,\"method\":\"ping\"}\n\n",
             Some("event: message\ndata: {\"jsonrpc\":\"2.0\",\"id\":\"b~NQ\",\"method\":\"ping\"}\n\n"),
         );
+        // The reader was not shown the line feed behind it.
+        check(&format!("{}\r\n\r", answer.trim_end()), Some(&format!("{}\r\n\r\n", answer.trim_end())));
         check("id: 1\ndata:\n\n", None);
         check(": comment\n\n", None);
         check("data: no json\n\n", None);
