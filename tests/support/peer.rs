@@ -33,6 +33,8 @@ struct State {
     lost_status: &'static str,
     /// Whether lists and handshakes are answered.
     silent: bool,
+    /// The whole answer to `tools/list`, in place of the usual one.
+    tools: Option<String>,
 }
 
 /// A request as it came.
@@ -94,6 +96,11 @@ impl Peer {
 
     pub fn push(&self, scripts: impl IntoIterator<Item = Vec<Step>>) {
         self.edit(|state| state.scripts.extend(scripts));
+    }
+
+    /// Answers `tools/list` so.
+    pub fn list_tools(&self, message: &str) {
+        self.edit(|state| state.tools = Some(message.to_owned()));
     }
 
     /// Forgets all sessions; requests within them are answered with this status.
@@ -242,6 +249,9 @@ impl State {
                     body.len(),
                 )
                 .into_bytes();
+            }
+            "tools/list" if self.tools.is_some() => {
+                return answer("200 OK", self.tools.as_deref().unwrap_or_default());
             }
             "tools/list" => json!({"tools": [tool("echo"), tool("other")], "resultType": "complete"}),
             "ping" => json!({}),
