@@ -105,8 +105,9 @@ async fn serve_http1(worker: Rc<Worker>, stream: Rewound) {
         .header_read_timeout(config.header_timeout.max(config.idle_timeout))
         .max_headers(config.header_count_max)
         .max_header_size(config.header_bytes_max)
-        // A client may close its sending side after its request and still read.
-        .half_close(true);
+        // A client that closed its sending side cannot be told from one that has gone, and whose call must
+        // end at once: the end of its bytes is the end of its calls.
+        .half_close(false);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     tokio::select! {
         _ = connection.as_mut() => return,
