@@ -188,10 +188,18 @@ impl Drop for Gateway {
         drop(self.child.kill());
         drop(self.child.wait());
         if thread::panicking() && self.dir.0.is_some() {
-            eprintln!("the gateway's log:\n{}", self.log());
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            eprintln!(
+                "the gateway's log:\n{}",
+                lines[lines.len().saturating_sub(LOG_LINES_MAX)..].join("\n")
+            );
         }
     }
 }
+
+/// Of its log, when a test fails.
+const LOG_LINES_MAX: usize = 20;
 
 /// The store of a gateway's keys.
 pub struct Keys {

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -138,6 +138,26 @@ impl Peer {
         self.wait("calls", |state| state.seen.iter().filter(|seen| seen.is_call()).count() >= count);
     }
 
+    /// Waits until scripts have sent so many bytes.
+    #[track_caller]
+    pub fn wait_sent(&self, bytes: usize) {
+        self.wait("bytes to be sent", |state| state.sent >= bytes);
+    }
+
+    /// Waits until nothing was sent for a while: whoever should read does not.
+    pub fn wait_quiet(&self) {
+        let mut guard = self.state.0.lock().unwrap();
+        loop {
+            let before = guard.sent;
+            let moved = |state: &mut State| state.sent == before;
+            let (next, waited) = self.state.1.wait_timeout_while(guard, QUIET, moved).unwrap();
+            if waited.timed_out() {
+                return;
+            }
+            guard = next;
+        }
+    }
+
     /// Waits until the gateway closed that connection, and says when.
     #[track_caller]
     pub fn wait_closed(&self, connection: usize) -> Instant {
@@ -268,6 +288,9 @@ impl State {
         answer("200 OK", &json!({"jsonrpc": "2.0", "id": id, "result": result}).to_string())
     }
 }
+
+/// A sender that has not moved in this time waits for its reader.
+const QUIET: Duration = Duration::from_millis(500);
 
 /// One request with its body, which a gateway frames by Content-Length; `None` at the end.
 fn read(stream: &mut TcpStream, connection: usize) -> Option<Seen> {
