@@ -200,6 +200,11 @@ impl Client {
         }
     }
 
+    /// What was read and not looked at.
+    pub fn take(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.buffer)
+    }
+
     fn line(&mut self) -> io::Result<String> {
         loop {
             if let Some(at) = self.buffer.windows(2).position(|window| window == b"\r\n") {

@@ -30,6 +30,7 @@ pub struct Gateway {
 pub struct Setup {
     servers: String,
     more: String,
+    files: Vec<(String, String)>,
     keys: bool,
 }
 
@@ -70,6 +71,13 @@ impl Setup {
         self
     }
 
+    /// A file beside the configuration.
+    #[must_use]
+    pub fn file(mut self, name: &str, text: &str) -> Self {
+        self.files.push((name.into(), text.into()));
+        self
+    }
+
     /// Everybody is asked for a key.
     #[must_use]
     pub fn keys(mut self) -> Self {
@@ -83,6 +91,9 @@ impl Setup {
         let dir = std::env::temp_dir().join(format!("metamcp-test-{}-{number}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
         fs::write(dir.join("metamcp.toml"), format!("{}\n{}", self.servers, self.more)).unwrap();
+        for (name, text) in &self.files {
+            fs::write(dir.join(name), text).unwrap();
+        }
         Gateway::run(Dir(Some(dir)), self.keys)
     }
 }
