@@ -38,8 +38,8 @@ pub struct Relay {
 
 /// How the bytes of an answer are passed.
 enum Pace {
-    /// As they come.
-    Bytes,
+    /// As they come, behind what was read before.
+    Bytes(Bytes),
     /// As they come, but an event that is not whole is held back, so that it never passes for one.
     Events(Stream, Whole),
     /// Event by event, for ids that carry their server.
@@ -83,9 +83,9 @@ const HELD_BACK_BYTES_MAX: usize = 64 << 10;
 const COMMENT: &[u8] = b": keep-alive\n\n";
 
 impl Relay {
-    /// Bytes as they come.
-    pub fn bytes(answer: Answer, held: Held) -> Self {
-        Self { answer, pace: Pace::Bytes, done: false, _held: held }
+    /// Bytes as they come, behind the `first` ones, which were read before.
+    pub fn bytes(first: Bytes, answer: Answer, held: Held) -> Self {
+        Self { answer, pace: Pace::Bytes(first), done: false, _held: held }
     }
 
     /// An event stream that needs no change.
@@ -119,7 +119,8 @@ impl Relay {
             return Poll::Ready(None);
         }
         match &mut self.pace {
-            Pace::Bytes => {
+            Pace::Bytes(first) if !first.is_empty() => Poll::Ready(Some(Ok(std::mem::take(first)))),
+            Pace::Bytes(_) => {
                 let next = self.answer.poll_chunk(cx);
                 self.done = matches!(next, Poll::Ready(None | Some(Err(_))));
                 next.map(|next| next.map(|bytes| bytes.map_err(BodyError::from)))
@@ -139,12 +140,16 @@ impl Relay {
 
     /// Whether the last byte was handed out.
     pub fn is_ended(&self) -> bool {
-        self.done || (matches!(self.pace, Pace::Bytes) && self.answer.is_ended())
+        let has_no_more = matches!(&self.pace, Pace::Bytes(first) if first.is_empty());
+        self.done || (has_no_more && self.answer.is_ended())
     }
 
     /// How many bytes there will be, where the backend said and nothing is added.
     pub fn length(&self) -> Option<u64> {
-        if matches!(self.pace, Pace::Bytes) { self.answer.length() } else { None }
+        match &self.pace {
+            Pace::Bytes(first) => Some(self.answer.length()? + first.len() as u64),
+            _ => None,
+        }
     }
 }
 
