@@ -1,5 +1,7 @@
 //! SIGTERM: what is under way ends well, and a session goes on after a restart.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails by panicking is a test that fails")]
+
 mod support;
 
 use std::time::{Duration, Instant};

@@ -1,5 +1,7 @@
 //! HTTP/2 and TLS, spoken by a client that is not ours.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails by panicking is a test that fails")]
+
 mod support;
 
 use std::net::SocketAddr;

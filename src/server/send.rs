@@ -30,7 +30,7 @@ const FORWARDED: [HeaderName; 6] = [
 
 /// An answer of this size or smaller is taken whole before its head is passed on, so that one that breaks
 /// off is told as such.
-const WHOLE_BYTES_MAX: u64 = 64 << 10;
+const WHOLE_BYTES_MAX: usize = 64 << 10;
 
 /// The body of an error status; bigger ones are no JSON-RPC errors.
 const ERROR_BYTES_MAX: usize = 64 << 10;
@@ -110,13 +110,12 @@ pub async fn pass(
         drop(taken);
         return Ok(reply::status(if id.is_none() { StatusCode::ACCEPTED } else { head.status }));
     }
-    if length.is_some_and(|length| length <= WHOLE_BYTES_MAX) {
-        let bytes =
-            answer.collect(WHOLE_BYTES_MAX as usize).await.map_err(|error| error.into_fault(&place.name))?;
+    if length.is_some_and(|length| length <= WHOLE_BYTES_MAX as u64) {
+        let bytes = answer.collect(WHOLE_BYTES_MAX).await.map_err(|error| error.into_fault(&place.name))?;
         return Ok(with_type(&head.headers, ResponseBody::whole(bytes)));
     }
     // Of unknown length, most are small. What breaks off within the part that is awaited is told as such.
-    let awaited = if length.is_some() { 0 } else { WHOLE_BYTES_MAX as usize };
+    let awaited = if length.is_some() { 0 } else { WHOLE_BYTES_MAX };
     let first = answer.begin(awaited).await.map_err(|error| error.into_fault(&place.name))?;
     if answer.is_ended() {
         return Ok(with_type(&head.headers, ResponseBody::whole(first)));

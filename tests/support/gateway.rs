@@ -59,7 +59,8 @@ impl Setup {
     /// With more lines in the server's table.
     #[must_use]
     pub fn server_with(mut self, name: &str, address: SocketAddr, lines: &str) -> Self {
-        self.servers += &format!("[servers.{name}]\nurl = \"http://{address}/mcp\"\n{lines}\n");
+        let table = format!("[servers.{name}]\nurl = \"http://{address}/mcp\"\n{lines}\n");
+        self.servers += &table;
         self
     }
 

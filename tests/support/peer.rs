@@ -312,9 +312,9 @@ fn read(stream: &mut TcpStream, connection: usize) -> Option<Seen> {
         "more came than the Content-Length said: {}",
         String::from_utf8_lossy(&body)
     );
-    let had = body.len();
+    let begun = body.len();
     body.resize(length, 0);
-    stream.read_exact(&mut body[had..]).ok()?;
+    stream.read_exact(&mut body[begun..]).ok()?;
     seen.body = body;
     stream.flush().ok()?;
     Some(seen)
