@@ -89,35 +89,37 @@ fn json_answers_pass_untouched() {
 fn event_streams_pass_untouched() {
     let peer = Peer::script([]);
     let gateway = Gateway::open(&[("a", peer.address)]);
-    let mut stream = String::new();
-    for body in ODD.iter().filter(|body| !body.contains('\n')) {
-        // Not ours to judge, but each is one whole event.
-        let notice =
-            r#"{"jsonrpc":"2.0","method":"notifications/message","params":{"level":"info","data":1.0}}"#;
-        stream.extend(["event: message\ndata: ", notice, "\n\ndata:", body, "\n\n"]);
-    }
-    let crlf = stream.replace('\n', "\r\n");
+    let notice = r#"{"jsonrpc":"2.0","method":"notifications/message","params":{"level":"info","data":1.0}}"#;
     for way in Way::all(&gateway) {
-        for stream in [&stream, &crlf] {
-            for size in [1, 7, 4096] {
-                let mut steps = vec![Step::Send(events())];
-                let bytes: Vec<char> = stream.chars().collect();
-                let pieces = bytes.chunks(size).map(|piece| chunk(&piece.iter().collect::<String>()));
-                // One byte in a write is tried on the beginning only: it is slow.
-                if size == 1 {
-                    steps.push(Step::Send(pieces.flatten().collect()));
-                } else {
-                    steps.extend(pieces.map(Step::Send));
+        for body in ODD.iter().filter(|body| !body.contains('\n')) {
+            let stream = format!("event: message\ndata: {notice}\n\ndata:{body}\n\n");
+            for stream in [stream.replace('\n', "\r\n"), stream] {
+                for size in [1, 7, 4096] {
+                    check_stream(&gateway, &peer, &way, &stream, size);
                 }
-                steps.push(Step::Send(chunk("")));
-                peer.push([steps]);
-                let response = Client::once(gateway.address, &way.call("{}"));
-                assert_eq!(response.header("content-type"), Some("text/event-stream"));
-                assert!(response.whole, "{}", way.name());
-                assert_eq!(response.text(), **stream, "{} in pieces of {size}", way.name());
             }
         }
     }
+}
+
+/// The stream passes as it is when it comes in chunks of that many characters.
+#[track_caller]
+fn check_stream(gateway: &Gateway, peer: &Peer, way: &Way, stream: &str, size: usize) {
+    let characters: Vec<char> = stream.chars().collect();
+    let pieces = characters.chunks(size).map(|piece| chunk(&piece.iter().collect::<String>()));
+    let mut steps = vec![Step::Send(events())];
+    if size == 1 {
+        // In one write: each of hundreds would take a wake-up of everybody.
+        steps.push(Step::Send(pieces.flatten().collect()));
+    } else {
+        steps.extend(pieces.map(Step::Send));
+    }
+    steps.push(Step::Send(chunk("")));
+    peer.push([steps]);
+    let response = Client::once(gateway.address, &way.call("{}"));
+    assert_eq!(response.header("content-type"), Some("text/event-stream"));
+    assert!(response.whole, "{}", way.name());
+    assert_eq!(response.text(), stream, "{} in pieces of {size}", way.name());
 }
 
 #[test]
