@@ -285,9 +285,12 @@ fn bodies_over_the_cap() {
         // Endless, and refused when there was enough of it.
         let mut client = Client::connect(world.gateway.address);
         client.send(&good(path).body("").with("Transfer-Encoding", "chunked").bytes());
-        let piece = support::chunk(&" ".repeat(4096));
+        // More than the buffers of two sockets hold.
+        let piece = support::chunk(&" ".repeat(64 << 10));
+        let began = Instant::now();
         let sent = (0..1000).take_while(|_| client.send(&piece)).count();
         assert!(sent < 1000, "an endless body was read on and on");
+        assert!(began.elapsed() < PATIENCE, "an endless body was left unread on an open connection");
         world.check_good("bodies over the cap");
 
         // Cut short by its sender: it is not taken for whole.
