@@ -574,3 +574,40 @@ fn calls_that_fill_one_server_leave_room_for_another() {
         assert!(began.elapsed() < PATIENCE, "places were not given back");
     }
 }
+
+#[test]
+fn a9_a14_answers_that_are_no_http() {
+    let peer = Peer::script([]);
+    let gateway = Gateway::open(&[("a", peer.address)]);
+    let good = answer("200 OK", &result("1", "good"));
+    let behind = |head: &str| [head.as_bytes(), &good].concat();
+    let chunked = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n";
+    let broken: [(&str, Vec<u8>); 10] = [
+        ("no HTTP", b"SSH-2.0-OpenSSH_9.9\r\n".to_vec()),
+        ("no number", b"HTTP/1.1 OK\r\n\r\n".to_vec()),
+        ("a chunk of no size", format!("{chunked}\r\nzz\r\n{{}}\r\n0\r\n\r\n").into()),
+        ("a chunk beyond all", format!("{chunked}\r\nfffffffffffffffff\r\n{{}}").into()),
+        ("an endless chunk extension", format!("{chunked}\r\n1;{}", "x".repeat(1 << 20)).into()),
+        ("two lengths", b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n{}".to_vec()),
+        ("a signed length", b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n{}".to_vec()),
+        ("an endless head", format!("HTTP/1.1 200 OK\r\nX: {}", "x".repeat(1 << 20)).into()),
+        ("many headers", format!("HTTP/1.1 200 OK\r\n{}\r\n", "X: y\r\n".repeat(1000)).into()),
+        (
+            "another protocol",
+            b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n".to_vec(),
+        ),
+    ];
+    for (what, request) in ways(&gateway) {
+        for (kind, bytes) in &broken {
+            peer.push([vec![send(bytes.clone()), Step::Close]]);
+            check_error(&format!("{what}: {kind}"), &Client::once(gateway.address, &request), "");
+        }
+        // What may come before an answer, in any number.
+        for head in ["HTTP/1.1 100 Continue\r\n\r\n", "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"] {
+            peer.push([vec![send(behind(&head.repeat(1000)))]]);
+            let response = Client::once(gateway.address, &request);
+            assert_eq!((response.status, response.header("link")), (200, None), "{what}");
+            assert!(response.text().contains("good"), "{what}: {}", response.text());
+        }
+    }
+}

@@ -6,8 +6,8 @@
 mod support;
 
 use support::{
-    Client, Gateway, MODERN, Peer, Request, Response, Setup, Step, answer, call, chunk, error, events,
-    initialize, legacy_call, listed, modern, modern_call, open_session,
+    Client, Gate, Gateway, MODERN, Peer, Request, Response, Setup, Step, answer, call, chunk, error, events,
+    initialize, legacy_call, listed, modern, modern_call, notification, open_session,
 };
 
 const SINGLE: &str = "/servers/a/mcp";
@@ -421,5 +421,58 @@ fn ids_come_back_as_they_were_written() {
                 response.text()
             );
         }
+    }
+}
+
+#[test]
+fn requests_of_servers_find_their_way_back() {
+    let (peer, other) = (Peer::script([]), Peer::script([]));
+    let gateway = Gateway::open(&[("a", peer.address), ("b", other.address)]);
+    let session = open_session(&gateway, AGGREGATED, None);
+    // Both ask the same client under the same id at the same time.
+    let asked =
+        r#"{"jsonrpc":"2.0","id":7,"method":"elicitation/create","params":{"message":"who?","n":1.0}}"#;
+    let gate = Gate::default();
+    let mut clients = Vec::new();
+    for (number, (server, tool)) in [(&peer, "a__echo"), (&other, "b__echo")].into_iter().enumerate() {
+        server.push([vec![
+            Step::Send(events()),
+            Step::Send(chunk(&format!("data: {asked}\n\n"))),
+            Step::Wait(gate.clone()),
+            Step::Send(chunk(&format!("data: {}\n\n", support::result(&number.to_string(), "thanks")))),
+            Step::Send(chunk("")),
+        ]]);
+        let mut client = Client::connect(gateway.address);
+        client.send(&legacy_call(AGGREGATED, &session, &number.to_string(), tool, "{}").bytes());
+        assert_eq!(client.head().status, 200);
+        let event = client.raw_event().unwrap();
+        let id = event.split("\"id\":").nth(1).unwrap().split(',').next().unwrap().to_owned();
+        assert_eq!(event.replace(&id, "7"), format!("event: message\ndata: {asked}\n\n"));
+        clients.push((client, id));
+    }
+    assert_ne!(clients[0].1, clients[1].1);
+    for ((_, id), server) in clients.iter().zip([&peer, &other]) {
+        let answer = r#"{"jsonrpc":"2.0","result":{"action":"accept","content":{"n":1.0}},"id":7}"#;
+        let body = answer.replace('7', id);
+        let request = legacy_call(AGGREGATED, &session, "0", "", "").body(body);
+        assert_eq!(Client::once(gateway.address, &request).status, 202);
+        assert_eq!(server.calls().last().unwrap().text(), answer);
+        assert_eq!(server.calls().len(), 2, "the call and the answer, and nothing of the other's");
+    }
+    // An answer to nobody's question reaches nobody.
+    for id in ["7", "\"a~\"", "\"c~Nw\"", "\"a~e30\""] {
+        let body = format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{}}}}"#);
+        let request = legacy_call(AGGREGATED, &session, "0", "", "").body(body);
+        assert_eq!(Client::once(gateway.address, &request).status, 400, "{id}");
+    }
+    assert_eq!((peer.calls().len(), other.calls().len()), (2, 2));
+    // A cancellation goes to the one that holds the call.
+    let cancel = notification(AGGREGATED, &session, "notifications/cancelled", r#""requestId":1"#);
+    assert_eq!(Client::once(gateway.address, &cancel).status, 202);
+    assert_eq!((peer.calls().len(), other.calls().len()), (2, 3));
+    gate.open();
+    for (client, _) in &mut clients {
+        assert_eq!(client.event().unwrap()["result"]["content"][0]["text"], "thanks");
+        assert!(client.event().is_none());
     }
 }
