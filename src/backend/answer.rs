@@ -102,6 +102,23 @@ impl Answer {
         Err(BackendError::bare(Stage::TooLarge))
     }
 
+    /// What comes until the body ends or is longer than `bytes_min`; the rest is still to be read. Not cancel
+    /// safe: what was read is lost.
+    pub async fn begin(&mut self, bytes_min: usize) -> Result<Bytes, BackendError> {
+        let Some(first) = self.chunk().await.transpose()? else { return Ok(Bytes::new()) };
+        if first.len() > bytes_min || self.is_ended() {
+            return Ok(first);
+        }
+        let mut begun = BytesMut::from(first);
+        while begun.len() <= bytes_min {
+            match self.chunk().await {
+                Some(chunk) => begun.extend_from_slice(&chunk?),
+                None => break,
+            }
+        }
+        Ok(begun.freeze())
+    }
+
     /// How many bytes are to come, when the backend said.
     pub fn length(&self) -> Option<u64> {
         self.incoming.size_hint().exact()

@@ -91,8 +91,19 @@ impl Catalog {
 
     /// What is known, after waiting up to the deadline for what is being fetched. Cancel safe.
     pub async fn merged(&self, endpoint: &Arc<Endpoint>, view: View) -> Arc<Merged> {
-        if let Some(merged) = self.snapshot(endpoint, view).filter(|merged| self.is_settled(endpoint, merged))
-        {
+        self.merged_until(endpoint, view, |_| false).await
+    }
+
+    /// As [`merged`](Self::merged), and no longer than until what is known is enough: a name that leads to
+    /// one server need not wait for another. Cancel safe.
+    pub async fn merged_until(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        view: View,
+        is_enough: impl Fn(&Merged) -> bool,
+    ) -> Arc<Merged> {
+        let is_done = |merged: &Merged| self.is_settled(endpoint, merged) || is_enough(merged);
+        if let Some(merged) = self.snapshot(endpoint, view).filter(|merged| is_done(merged)) {
             return merged;
         }
         let deadline = Instant::now() + self.config.list_deadline;
@@ -103,7 +114,7 @@ impl Catalog {
             let elapsed = timeout_at(deadline, changes.changed()).await.is_err();
             let merged = self.snapshot(endpoint, view);
             match merged {
-                Some(merged) if elapsed || self.is_settled(endpoint, &merged) => return merged,
+                Some(merged) if elapsed || is_done(&merged) => return merged,
                 None if elapsed => return Arc::new(nothing_yet(endpoint)),
                 _ => {}
             }

@@ -192,10 +192,11 @@ impl Pump {
 
     fn pass(&self, event: Event) -> Option<Bytes> {
         if self.endpoint.shape == Shape::Single {
-            return Some(event.raw);
+            return Some(tag::whole(event.raw));
         }
         let server = &self.endpoint.servers[self.place];
-        match tag::pass(event, &server.name, &mut self.worker.scanner.borrow_mut()) {
+        // Nothing was asked here, so nothing is answered.
+        match tag::pass(event, &server.name, &mut None, &mut self.worker.scanner.borrow_mut()) {
             Passed::Untouched(bytes) | Passed::Tagged(bytes) => Some(bytes),
             Passed::ListChanged(bytes) => {
                 // The client will list now: what is known is stale before it is told.

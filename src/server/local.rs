@@ -78,7 +78,7 @@ pub async fn named(worker: &Rc<Worker>, call: &Call, view: View, kind: ListKind)
     if let Some(target) = catalog.snapshot(&call.endpoint, view).as_deref().and_then(target) {
         return Ok(target);
     }
-    let merged = catalog.merged(&call.endpoint, view).await;
+    let merged = catalog.merged_until(&call.endpoint, view, |merged| target(merged).is_some()).await;
     target(&merged).ok_or_else(|| not_found(&merged, &name, kind))
 }
 
@@ -119,7 +119,8 @@ async fn uri_places(worker: &Rc<Worker>, call: &Call, view: View, uri: &str) -> 
     if let Some(place) = known {
         return Ok(vec![place as usize]);
     }
-    let merged = catalog.merged(&call.endpoint, view).await;
+    let is_listed = |merged: &Merged| merged.resource(uri).is_some();
+    let merged = catalog.merged_until(&call.endpoint, view, is_listed).await;
     if let Some(place) = merged.resource(uri) {
         return Ok(vec![place as usize]);
     }
@@ -150,7 +151,8 @@ pub async fn completion(worker: &Rc<Worker>, call: &Call, view: View) -> Result<
         return Err(Fault::client(Kind::MalformedParams, "params.ref needs a `name` or a `uri`"));
     };
     let name = text.decode(&call.body);
-    let merged = worker.shared.catalog.merged(&call.endpoint, view).await;
+    let is_listed = |merged: &Merged| merged.listing(ListKind::Prompts).names.find(&name).is_some();
+    let merged = worker.shared.catalog.merged_until(&call.endpoint, view, is_listed).await;
     let Destination { place, own_name } = merged
         .listing(ListKind::Prompts)
         .names

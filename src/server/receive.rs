@@ -55,7 +55,8 @@ pub fn accepts(headers: &HeaderMap, wanted: &str) -> bool {
     })
 }
 
-fn is_json(value: &HeaderValue) -> bool {
+/// Whether a Content-Type is that of JSON.
+pub fn is_json(value: &HeaderValue) -> bool {
     value.to_str().is_ok_and(|value| {
         let essence = value.split(';').next().unwrap_or_default().trim();
         essence.eq_ignore_ascii_case(header::JSON)

@@ -15,7 +15,7 @@ use super::tag::{self, Passed};
 use super::{Worker, reply};
 use crate::backend::{Answer, BackendError, BackendId, Stage};
 use crate::base::{Fault, Kind, Phase, ServerName};
-use crate::frame::{Boundary, EventReader};
+use crate::frame::{Boundary, EventReader, Kind as FrameKind};
 use crate::limits::Permit;
 use crate::session::InFlight;
 
@@ -38,8 +38,8 @@ pub struct Relay {
 
 /// How the bytes of an answer are passed.
 enum Pace {
-    /// As they come.
-    Bytes,
+    /// As they come, behind what was read before.
+    Bytes(Bytes),
     /// As they come, but an event that is not whole is held back, so that it never passes for one.
     Events(Stream, Whole),
     /// Event by event, for ids that carry their server.
@@ -70,10 +70,26 @@ struct Whole {
     kept_bytes: usize,
     /// Whether a part of an event was passed on because it is too big to be held back.
     torn: bool,
+    /// The newest events that were passed on whole, to tell whether one was the answer.
+    passed: Vec<Bytes>,
+    /// Whether the newest event was passed on in parts, so that nobody knows what it said.
+    passed_unseen: bool,
+}
+
+/// What became of a call whose stream broke off.
+enum Outcome {
+    /// It was answered.
+    Passed,
+    /// An event passed on in parts may have been the answer.
+    Unseen,
+    /// It was not.
+    Awaited,
 }
 
 struct Tagging {
     backend: BackendId,
+    /// The raw id of the call, until it is answered.
+    awaited: Option<Bytes>,
     reader: EventReader,
 }
 
@@ -85,9 +101,9 @@ const HELD_BACK_BYTES_MAX: usize = 64 << 10;
 const COMMENT: &[u8] = b": keep-alive\n\n";
 
 impl Relay {
-    /// Bytes as they come.
-    pub fn bytes(answer: Answer, held: Held) -> Self {
-        Self { answer, pace: Pace::Bytes, done: false, _held: held }
+    /// Bytes as they come, behind the `first` ones, which were read before.
+    pub fn bytes(first: Bytes, answer: Answer, held: Held) -> Self {
+        Self { answer, pace: Pace::Bytes(first), done: false, _held: held }
     }
 
     /// An event stream that needs no change.
@@ -111,7 +127,8 @@ impl Relay {
         id: Option<Bytes>,
     ) -> Self {
         let stream = Stream::new(worker, server.0, id);
-        let tagging = Box::new(Tagging { backend: server.1, reader: EventReader::new() });
+        let awaited = stream.id.clone();
+        let tagging = Box::new(Tagging { backend: server.1, awaited, reader: EventReader::new() });
         Self { answer, pace: Pace::Tagged(stream, tagging), done: false, _held: held }
     }
 
@@ -121,7 +138,8 @@ impl Relay {
             return Poll::Ready(None);
         }
         match &mut self.pace {
-            Pace::Bytes => {
+            Pace::Bytes(first) if !first.is_empty() => Poll::Ready(Some(Ok(std::mem::take(first)))),
+            Pace::Bytes(_) => {
                 let next = self.answer.poll_chunk(cx);
                 self.done = matches!(next, Poll::Ready(None | Some(Err(_))));
                 next.map(|next| next.map(|bytes| bytes.map_err(BodyError::from)))
@@ -141,12 +159,16 @@ impl Relay {
 
     /// Whether the last byte was handed out.
     pub fn is_ended(&self) -> bool {
-        self.done || (matches!(self.pace, Pace::Bytes) && self.answer.is_ended())
+        let has_no_more = matches!(&self.pace, Pace::Bytes(first) if first.is_empty());
+        self.done || (has_no_more && self.answer.is_ended())
     }
 
     /// How many bytes there will be, where the backend said and nothing is added.
     pub fn length(&self) -> Option<u64> {
-        if matches!(self.pace, Pace::Bytes) { self.answer.length() } else { None }
+        match &self.pace {
+            Pace::Bytes(first) => Some(self.answer.length()? + first.len() as u64),
+            _ => None,
+        }
     }
 }
 
@@ -226,9 +248,13 @@ impl Whole {
                 Poll::Ready(Some(Ok(chunk))) => self.take(chunk, &mut stream.ready),
                 // What is left of an event that never ended is no event (WHATWG HTML, 9.2.6).
                 Poll::Ready(None) => return Poll::Ready(None),
-                Poll::Ready(Some(Err(error))) if self.torn => return Poll::Ready(Some(Err(error.into()))),
                 Poll::Ready(Some(Err(error))) => {
                     self.kept.clear();
+                    match self.outcome(stream) {
+                        Outcome::Passed => return Poll::Ready(None),
+                        Outcome::Unseen => return Poll::Ready(Some(Err(error.into()))),
+                        Outcome::Awaited => {}
+                    }
                     let event = stream.terminal_event(error);
                     return stream.pass(event).map(|next| next.map(Ok));
                 }
@@ -239,13 +265,39 @@ impl Whole {
         }
     }
 
+    /// Whether the call was answered before its stream broke off.
+    #[cold]
+    fn outcome(&self, stream: &Stream) -> Outcome {
+        if self.torn || self.passed_unseen {
+            return Outcome::Unseen;
+        }
+        let (mut reader, mut scanner) = (EventReader::new(), stream.worker.scanner.borrow_mut());
+        for bytes in &self.passed {
+            reader.push(bytes.clone());
+            while let Ok(Some(event)) = reader.next() {
+                let Some(data) = event.data else { continue };
+                let Ok(envelope) = scanner.scan(&data) else { continue };
+                let is_answer = matches!(envelope.kind, FrameKind::Response | FrameKind::Error);
+                let ids = envelope.id.zip(stream.id.as_ref());
+                if is_answer && ids.is_some_and(|(id, asked)| tag::is_same_id(id.span.of(&data), asked)) {
+                    return Outcome::Passed;
+                }
+            }
+        }
+        Outcome::Awaited
+    }
+
     /// Passes on what is whole, keeps the rest.
     fn take(&mut self, mut chunk: Bytes, ready: &mut VecDeque<Bytes>) {
         let whole = self.boundary.feed(&chunk);
         if whole > 0 {
+            let piece = chunk.split_to(whole);
+            self.passed.clear();
+            self.passed.extend(self.kept.iter().cloned().chain([piece.clone()]));
+            self.passed_unseen = self.torn;
             ready.extend(self.kept.drain(..));
             (self.kept_bytes, self.torn) = (0, false);
-            ready.push_back(chunk.split_to(whole));
+            ready.push_back(piece);
         }
         if chunk.is_empty() {
             return;
@@ -272,7 +324,7 @@ impl Tagging {
             match self.reader.next() {
                 Ok(Some(event)) => {
                     let mut scanner = stream.worker.scanner.borrow_mut();
-                    match tag::pass(event, &stream.server, &mut scanner) {
+                    match tag::pass(event, &stream.server, &mut self.awaited, &mut scanner) {
                         Passed::Untouched(bytes) | Passed::Tagged(bytes) => {
                             drop(scanner);
                             return stream.pass(bytes);
@@ -286,23 +338,27 @@ impl Tagging {
                     }
                 }
                 Ok(None) => {}
-                Err(error) => {
-                    let error = BackendError::new(Stage::Nonsense, error);
-                    let event = stream.terminal_event(error);
-                    return stream.pass(event);
-                }
+                Err(error) => return self.end(stream, BackendError::new(Stage::Nonsense, error)),
             }
             match answer.poll_chunk(cx) {
                 Poll::Ready(Some(Ok(chunk))) => self.reader.push(chunk),
-                Poll::Ready(None) => return Poll::Ready(None),
-                Poll::Ready(Some(Err(error))) => {
-                    let event = stream.terminal_event(error);
-                    return stream.pass(event);
-                }
+                // Its event ids were taken out, so the client cannot come back for the answer.
+                Poll::Ready(None) => return self.end(stream, BackendError::bare(Stage::Body)),
+                Poll::Ready(Some(Err(error))) => return self.end(stream, error),
                 Poll::Pending => return stream.poll_silence(true, cx),
             }
         }
         Poll::Ready(None)
+    }
+
+    /// The end of the stream, which is a fault while the answer is awaited.
+    fn end(&mut self, stream: &mut Stream, error: BackendError) -> Poll<Option<Bytes>> {
+        if self.awaited.take().is_none() {
+            stream.ended = true;
+            return Poll::Ready(None);
+        }
+        let event = stream.terminal_event(error);
+        stream.pass(event)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 
 use super::body::ResponseBody;
@@ -11,7 +11,7 @@ use super::relay::{Held, Relay, bad_status};
 use super::worker::Worker;
 use super::{call::Call, reply};
 use crate::backend::{Answer, Lane, RequestBody};
-use crate::base::{Fault, ServerName};
+use crate::base::{Fault, Kind, ServerName};
 use crate::frame::{Kind as FrameKind, Span, splice};
 use crate::protocol::header;
 use crate::route::{Place, Shape};
@@ -43,7 +43,7 @@ pub fn request(
     edits: &[(Span, Bytes)],
 ) -> Result<Request<RequestBody>, Fault> {
     let slices = splice(body, edits).map_err(|error| {
-        Fault::gateway(crate::base::Kind::Internal, "the message could not be rewritten").because(error)
+        Fault::gateway(Kind::Internal, "the message could not be rewritten").because(error)
     })?;
     Ok(worker.pool(place.backend).backend().post(RequestBody::new(slices)))
 }
@@ -83,6 +83,15 @@ pub async fn pass(
     if !head.status.is_success() {
         return pass_error(worker, &place.name, head.status, answer).await;
     }
+    if id.is_some() && !is_of_mcp(&head.headers) {
+        return Err(Fault::backend(
+            Kind::BadAnswer,
+            format!(
+                "server `{}` answered what is neither JSON nor an event stream, as MCP asks for",
+                place.name
+            ),
+        ));
+    }
     if is_event_stream(&head.headers) {
         let relay = match shape {
             Shape::Single => Relay::events(answer, held, worker, &place.name, id),
@@ -104,7 +113,13 @@ pub async fn pass(
         let bytes = answer.collect(WHOLE_BYTES_MAX).await.map_err(|error| error.into_fault(&place.name))?;
         return Ok(with_type(&head.headers, ResponseBody::whole(bytes)));
     }
-    let relay = ResponseBody::relay(Relay::bytes(answer, held));
+    // Of unknown length, most are small. What breaks off within the part that is awaited is told as such.
+    let awaited = if length.is_some() { 0 } else { WHOLE_BYTES_MAX };
+    let first = answer.begin(awaited).await.map_err(|error| error.into_fault(&place.name))?;
+    if answer.is_ended() {
+        return Ok(with_type(&head.headers, ResponseBody::whole(first)));
+    }
+    let relay = ResponseBody::relay(Relay::bytes(first, answer, held));
     Ok(with_type(&head.headers, relay))
 }
 
@@ -119,6 +134,15 @@ pub async fn result_of(worker: &Rc<Worker>, response: Response<Answer>) -> Optio
     };
     let envelope = worker.scanner.borrow_mut().scan(&message).ok()?;
     (envelope.kind == FrameKind::Response).then_some(message)
+}
+
+/// Whether a success is in one of the two forms of MCP, unpacked: nothing else was asked for, and nothing is
+/// guessed. Without a type it is taken for JSON.
+fn is_of_mcp(headers: &HeaderMap) -> bool {
+    let is_plain =
+        headers.get(CONTENT_ENCODING).is_none_or(|value| value.as_bytes().eq_ignore_ascii_case(b"identity"));
+    let is_json = headers.get(CONTENT_TYPE).is_none_or(super::receive::is_json);
+    is_plain && (is_json || is_event_stream(headers))
 }
 
 fn with_type(from: &HeaderMap, body: ResponseBody) -> Response<ResponseBody> {

@@ -51,16 +51,21 @@ pub enum Passed {
 
 /// Passes an event on to a client that sees several servers as one.
 ///
-/// Event ids are taken out: they are the server's own, and another server may use the same.
-pub fn pass(event: Event, server: &ServerName, scanner: &mut Scanner) -> Passed {
+/// Event ids are taken out: they are the server's own, and another server may use the same. Of answers only
+/// the first to `awaited`, the raw id of a request, passes, and takes it: a server answers what it was asked
+/// and not what another was.
+pub fn pass(event: Event, server: &ServerName, awaited: &mut Option<Bytes>, scanner: &mut Scanner) -> Passed {
     let Some(data) = event.data.filter(|data| !data.is_empty()) else { return Passed::Dropped };
     let Ok(envelope) = scanner.scan(&data) else { return Passed::Dropped };
+    if matches!(envelope.kind, Kind::Response | Kind::Error) && !take_awaited(&envelope, &data, awaited) {
+        return Passed::Dropped;
+    }
     let method = envelope.method.map(|method| method.decode(&data));
     let method = method.as_deref().and_then(Method::parse);
     match edits(&envelope, method, &data, server) {
         Edits::None if event.id.is_some() || event.retry.is_some() => Passed::Tagged(write_event(&data)),
-        Edits::None if is_list_change(method) => Passed::ListChanged(event.raw),
-        Edits::None => Passed::Untouched(event.raw),
+        Edits::None if is_list_change(method) => Passed::ListChanged(whole(event.raw)),
+        Edits::None => Passed::Untouched(whole(event.raw)),
         Edits::Some(edits) => match splice(&data, &edits) {
             Ok(slices) => {
                 let mut message = BytesMut::with_capacity(slices.len_bytes());
@@ -71,6 +76,26 @@ pub fn pass(event: Event, server: &ServerName, scanner: &mut Scanner) -> Passed 
         },
         Edits::Refused => Passed::Dropped,
     }
+}
+
+/// Whether an answer is the one that is awaited, which then is so no more.
+fn take_awaited(envelope: &Envelope, data: &[u8], awaited: &mut Option<Bytes>) -> bool {
+    let is_it = match (&awaited, envelope.id) {
+        (Some(awaited), Some(id)) => is_same_id(awaited, id.span.of(data)),
+        // An error of a message that the server could not read.
+        (Some(_), None) => true,
+        (None, _) => false,
+    };
+    if is_it {
+        *awaited = None;
+    }
+    is_it
+}
+
+/// Whether two raw ids are one: a string may be written in several ways.
+pub fn is_same_id(one: &[u8], other: &[u8]) -> bool {
+    let text = |raw| serde_json::from_slice::<String>(raw).ok();
+    one == other || text(one).is_some_and(|one| text(other) == Some(one))
 }
 
 enum Edits {
@@ -105,6 +130,18 @@ fn is_list_change(method: Option<Method>) -> bool {
     )
 }
 
+/// The bytes of an event, with the line feed that the end of a chunk cut off its last line. Readers that look
+/// for `\r\n\r\n` would else miss the end; where lines end with carriage returns alone it changes nothing.
+pub fn whole(raw: Bytes) -> Bytes {
+    if !raw.ends_with(b"\r") {
+        return raw;
+    }
+    let mut whole = BytesMut::with_capacity(raw.len() + 1);
+    whole.put_slice(&raw);
+    whole.put_u8(b'\n');
+    whole.freeze()
+}
+
 /// A message as an event. A line break in it can only be white space between tokens, and parts data lines.
 pub fn write_event(message: &[u8]) -> Bytes {
     let mut event = BytesMut::with_capacity(message.len() + 32);
@@ -136,11 +173,17 @@ mod tests {
 
     #[track_caller]
     fn check(stream: &str, expected: Option<&str>) {
+        check_awaiting("1", stream, expected);
+    }
+
+    #[track_caller]
+    fn check_awaiting(awaited: &'static str, stream: &str, expected: Option<&str>) {
+        let mut awaited = Some(Bytes::from(awaited));
         let mut reader = EventReader::new();
         reader.push(Bytes::copy_from_slice(stream.as_bytes()));
         let event = reader.next().unwrap().expect("one event");
         let server = ServerName::new("b").unwrap();
-        let passed = match pass(event, &server, &mut Scanner::new()) {
+        let passed = match pass(event, &server, &mut awaited, &mut Scanner::new()) {
             Passed::Untouched(bytes) | Passed::Tagged(bytes) | Passed::ListChanged(bytes) => Some(bytes),
             Passed::Dropped => None,
         };
@@ -159,6 +202,12 @@ mod tests {
             "data: {\"jsonrpc\":\"2.0\",\"id\":5,\"method\":\"ping\"}\n\n",
             Some("event: message\ndata: {\"jsonrpc\":\"2.0\",\"id\":\"b~NQ\",\"method\":\"ping\"}\n\n"),
         );
+        // The reader was not shown the line feed behind it.
+        check(&format!("{}\r\n\r", answer.trim_end()), Some(&format!("{}\r\n\r\n", answer.trim_end())));
+        check_awaiting("2", answer, None);
+        check_awaiting("\"1\"", answer, None);
+        let text = "data: {\"jsonrpc\":\"2.0\",\"id\":\"a\",\"result\":{}}\n\n";
+        check_awaiting("\"\\u0061\"", text, Some(text));
         check("id: 1\ndata:\n\n", None);
         check(": comment\n\n", None);
         check("data: no json\n\n", None);

@@ -136,6 +136,14 @@ impl Client {
         response
     }
 
+    /// As [`response`](Self::response); `None` when the connection ends without one.
+    pub fn outcome(&mut self) -> Option<Response> {
+        while self.buffer.is_empty() {
+            self.fill_some().ok()?;
+        }
+        Some(self.response())
+    }
+
     /// The next bytes of the body; `None` at its regular end, an error when it breaks off.
     pub fn chunk(&mut self) -> io::Result<Option<Vec<u8>>> {
         match self.framing {
@@ -198,6 +206,11 @@ impl Client {
             Ok(count) => self.buffer.is_empty() && count == 0,
             Err(error) => !is_timeout(&error),
         }
+    }
+
+    /// What was read and not looked at.
+    pub fn take(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.buffer)
     }
 
     fn line(&mut self) -> io::Result<String> {
@@ -287,11 +300,11 @@ impl Request {
     pub fn bytes(&self) -> Vec<u8> {
         let mut head = format!("{} {} HTTP/1.1\r\n", self.method, self.path);
         for (name, value) in &self.headers {
-            head += &format!("{name}: {value}\r\n");
+            head.extend([name, ": ", value, "\r\n"]);
         }
         let framed = ["content-length", "transfer-encoding"];
         if !self.headers.iter().any(|(name, _)| framed.contains(&name.to_ascii_lowercase().as_str())) {
-            head += &format!("Content-Length: {}\r\n", self.body.len());
+            head.extend(["Content-Length: ", &self.body.len().to_string(), "\r\n"]);
         }
         let mut bytes = (head + "\r\n").into_bytes();
         bytes.extend_from_slice(&self.body);

@@ -30,6 +30,7 @@ pub struct Gateway {
 pub struct Setup {
     servers: String,
     more: String,
+    files: Vec<(String, String)>,
     keys: bool,
 }
 
@@ -58,7 +59,8 @@ impl Setup {
     /// With more lines in the server's table.
     #[must_use]
     pub fn server_with(mut self, name: &str, address: SocketAddr, lines: &str) -> Self {
-        self.servers += &format!("[servers.{name}]\nurl = \"http://{address}/mcp\"\n{lines}\n");
+        let table = format!("[servers.{name}]\nurl = \"http://{address}/mcp\"\n{lines}\n");
+        self.servers += &table;
         self
     }
 
@@ -67,6 +69,13 @@ impl Setup {
     pub fn with(mut self, toml: &str) -> Self {
         self.more += toml;
         self.more += "\n";
+        self
+    }
+
+    /// A file beside the configuration.
+    #[must_use]
+    pub fn file(mut self, name: &str, text: &str) -> Self {
+        self.files.push((name.into(), text.into()));
         self
     }
 
@@ -83,6 +92,9 @@ impl Setup {
         let dir = std::env::temp_dir().join(format!("metamcp-test-{}-{number}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
         fs::write(dir.join("metamcp.toml"), format!("{}\n{}", self.servers, self.more)).unwrap();
+        for (name, text) in &self.files {
+            fs::write(dir.join(name), text).unwrap();
+        }
         Gateway::run(Dir(Some(dir)), self.keys)
     }
 }
@@ -188,10 +200,18 @@ impl Drop for Gateway {
         drop(self.child.kill());
         drop(self.child.wait());
         if thread::panicking() && self.dir.0.is_some() {
-            eprintln!("the gateway's log:\n{}", self.log());
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            eprintln!(
+                "the gateway's log:\n{}",
+                lines[lines.len().saturating_sub(LOG_LINES_MAX)..].join("\n")
+            );
         }
     }
 }
+
+/// Of its log, when a test fails.
+const LOG_LINES_MAX: usize = 20;
 
 /// The store of a gateway's keys.
 pub struct Keys {

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -33,6 +33,8 @@ struct State {
     lost_status: &'static str,
     /// Whether lists and handshakes are answered.
     silent: bool,
+    /// The whole answer to `tools/list`, in place of the usual one.
+    tools: Option<String>,
 }
 
 /// A request as it came.
@@ -96,6 +98,11 @@ impl Peer {
         self.edit(|state| state.scripts.extend(scripts));
     }
 
+    /// Answers `tools/list` so.
+    pub fn list_tools(&self, message: &str) {
+        self.edit(|state| state.tools = Some(message.to_owned()));
+    }
+
     /// Forgets all sessions; requests within them are answered with this status.
     pub fn lose_sessions(&self, status: &'static str) {
         self.edit(|state| (state.lost, state.lost_status) = (state.sessions, status));
@@ -129,6 +136,26 @@ impl Peer {
     #[track_caller]
     pub fn wait_calls(&self, count: usize) {
         self.wait("calls", |state| state.seen.iter().filter(|seen| seen.is_call()).count() >= count);
+    }
+
+    /// Waits until scripts have sent so many bytes.
+    #[track_caller]
+    pub fn wait_sent(&self, bytes: usize) {
+        self.wait("bytes to be sent", |state| state.sent >= bytes);
+    }
+
+    /// Waits until nothing was sent for a while: whoever should read does not.
+    pub fn wait_quiet(&self) {
+        let mut guard = self.state.0.lock().unwrap();
+        loop {
+            let before = guard.sent;
+            let moved = |state: &mut State| state.sent == before;
+            let (next, waited) = self.state.1.wait_timeout_while(guard, QUIET, moved).unwrap();
+            if waited.timed_out() {
+                return;
+            }
+            guard = next;
+        }
     }
 
     /// Waits until the gateway closed that connection, and says when.
@@ -243,6 +270,9 @@ impl State {
                 )
                 .into_bytes();
             }
+            "tools/list" if self.tools.is_some() => {
+                return answer("200 OK", self.tools.as_deref().unwrap_or_default());
+            }
             "tools/list" => json!({"tools": [tool("echo"), tool("other")], "resultType": "complete"}),
             "ping" => json!({}),
             "subscriptions/listen" => {
@@ -258,6 +288,9 @@ impl State {
         answer("200 OK", &json!({"jsonrpc": "2.0", "id": id, "result": result}).to_string())
     }
 }
+
+/// A sender that has not moved in this time waits for its reader.
+const QUIET: Duration = Duration::from_millis(500);
 
 /// One request with its body, which a gateway frames by Content-Length; `None` at the end.
 fn read(stream: &mut TcpStream, connection: usize) -> Option<Seen> {
@@ -279,9 +312,9 @@ fn read(stream: &mut TcpStream, connection: usize) -> Option<Seen> {
         "more came than the Content-Length said: {}",
         String::from_utf8_lossy(&body)
     );
-    let had = body.len();
+    let begun = body.len();
     body.resize(length, 0);
-    stream.read_exact(&mut body[had..]).ok()?;
+    stream.read_exact(&mut body[begun..]).ok()?;
     seen.body = body;
     stream.flush().ok()?;
     Some(seen)
