@@ -53,9 +53,8 @@ fn merge_lists(criterion: &mut Criterion) {
         assert_eq!(merged.listing(ListKind::Tools).names.len(), servers * tools, "nothing is hidden");
         group.throughput(Throughput::Elements((servers * tools) as u64));
         group.bench_function(format!("merge_{servers}_servers_{tools}_tools"), |bencher| {
-            bencher.iter(|| {
-                merge(&endpoint, View::Modern, black_box(&listed), generations.clone(), PAGE_ITEMS)
-            });
+            bencher
+                .iter(|| merge(&endpoint, View::Modern, black_box(&listed), generations.clone(), PAGE_ITEMS));
         });
     }
     group.finish();

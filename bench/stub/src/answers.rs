@@ -60,7 +60,8 @@ impl Answers {
 
 fn answer(status: &str, body: &str) -> Vec<u8> {
     let len = body.len();
-    format!("HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len}\r\n\r\n{body}").into()
+    format!("HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len}\r\n\r\n{body}")
+        .into()
 }
 
 #[cfg(test)]
