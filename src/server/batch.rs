@@ -47,10 +47,10 @@ pub async fn answer(
     body: &Bytes,
 ) -> Result<Response<ResponseBody>, Fault> {
     let calls = read(worker, headers, identity, endpoint, body)?;
-    let has_requests = calls.iter().any(|call| call.is_request());
+    let has_requests = calls.iter().any(Call::is_request);
     if !has_requests {
         for call in calls {
-            legacy::answer(worker, call).await?;
+            legacy::answer(worker, Box::new(call)).await?;
         }
         return Ok(reply::accepted());
     }
@@ -62,7 +62,7 @@ pub async fn answer(
             let id = call.is_request().then(|| call.id());
             // A closed channel: the client has gone, and what is left is not begun.
             let passed = tokio::select! {
-                passed = pass(&worker, call, id, &sender) => passed,
+                passed = pass(&worker, Box::new(call), id, &sender) => passed,
                 () = sender.closed() => false,
             };
             if !passed {
@@ -80,7 +80,7 @@ fn read(
     identity: &Identity,
     endpoint: &Arc<Endpoint>,
     body: &Bytes,
-) -> Result<Vec<Box<Call>>, Fault> {
+) -> Result<Vec<Call>, Fault> {
     let mut scanner = worker.scanner.borrow_mut();
     let items =
         scanner.batch_items(body).map_err(|error| Fault::client(Kind::InvalidRequest, error.to_string()))?;
@@ -93,7 +93,7 @@ fn read(
         }
         let permit = worker.admit(identity)?;
         let (headers, endpoint, identity) = (headers.clone(), Arc::clone(endpoint), identity.clone());
-        calls.push(Box::new(Call { headers, endpoint, identity, permit, body, envelope, method }));
+        calls.push(Call { headers, endpoint, identity, permit, body, envelope, method });
     }
     Ok(calls)
 }

@@ -188,21 +188,18 @@ impl Worker {
             .as_ref()
             .filter(|known| !other && known.holds(value, self))
             .map(|known| (known.identity.clone(), Arc::clone(&known.gauge)));
-        let (identity, gauge) = match known {
-            Some(known) => known,
-            None => {
-                let identity = self.identify(headers).await?;
-                let gauge = self.gauge(&identity);
-                *control.known.borrow_mut() = Some(Known {
-                    value: Zeroizing::new(value.to_vec()),
-                    identity: identity.clone(),
-                    gauge: Arc::clone(&gauge),
-                    second: self.now_s(),
-                    keys: self.keys.get(),
-                });
-                (identity, gauge)
-            }
-        };
+        if let Some((identity, gauge)) = known {
+            return Ok((identity, admit(&gauge)?));
+        }
+        let identity = self.identify(headers).await?;
+        let gauge = self.gauge(&identity);
+        *control.known.borrow_mut() = Some(Known {
+            value: Zeroizing::new(value.to_vec()),
+            identity: identity.clone(),
+            gauge: Arc::clone(&gauge),
+            second: self.now_s(),
+            keys: self.keys.get(),
+        });
         Ok((identity, admit(&gauge)?))
     }
 
