@@ -2,9 +2,8 @@
 
 use std::hint::black_box;
 
-use bytes::Bytes;
 use criterion::{Criterion, criterion_group, criterion_main};
-use metamcp::route::{Destination, Names, SEPARATOR};
+use metamcp::route::{Destination, Names, OwnName, SEPARATOR};
 
 /// Servers that share the tools evenly.
 const SERVERS: usize = 10;
@@ -20,7 +19,8 @@ fn advertised(tool: usize) -> String {
 fn names(tools: usize) -> Names {
     let mut names = Names::with_capacity(tools);
     for tool in 0..tools {
-        let own_name = Some(Bytes::from(format!("\"list_pull_request_reviews_{tool}\"")));
+        let name = format!("list_pull_request_reviews_{tool}");
+        let own_name = Some(OwnName { json: format!("\"{name}\"").into(), header: name.into() });
         let place = u32::try_from(tool % SERVERS).expect("there are few servers");
         let earlier = names.insert(&advertised(tool), Destination { place, own_name });
         assert!(earlier.is_none(), "every name is made once");

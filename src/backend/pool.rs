@@ -1,9 +1,10 @@
 //! Connections of one worker to one backend, and the backend's bounds over all workers.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use crossbeam::utils::CachePadded;
 use http::{Request, Response};
@@ -15,11 +16,14 @@ use super::body::RequestBody;
 use super::connect::connect;
 use super::wire::{SendError, Wire};
 use super::{Backend, BackendError, Stage};
+use crate::base::let_others_go_first;
 
 /// What one worker holds open to one backend. Not shared, so nothing here is locked.
 pub struct Pool {
     backend: Arc<Backend>,
     idle: RefCell<Vec<Wire>>,
+    /// As of the last sweep. A clock that is late makes connections look older than they are, never younger.
+    now: Cell<Instant>,
 }
 
 /// Whether a request is a call, which ends, or an event stream, which may stay for days.
@@ -34,7 +38,7 @@ pub enum Lane {
 impl Pool {
     /// An empty one.
     pub fn new(backend: Arc<Backend>) -> Rc<Self> {
-        Rc::new(Self { backend, idle: RefCell::new(Vec::new()) })
+        Rc::new(Self { backend, idle: RefCell::new(Vec::new()), now: Cell::new(Instant::now()) })
     }
 
     /// The backend it leads to.
@@ -63,6 +67,7 @@ impl Pool {
                 Some(wire) => wire,
                 None => self.open().await?,
             };
+            let_others_go_first().await;
             let sent = timeout(self.backend.config.first_byte_timeout, wire.send(request)).await;
             match sent {
                 Ok(Ok(response)) => return Ok(self.answer(response, wire, lane, permit)),
@@ -92,7 +97,7 @@ impl Pool {
     fn take(&self) -> Option<Wire> {
         let mut idle = self.idle.borrow_mut();
         while let Some(mut wire) = idle.pop() {
-            if wire.is_fresh(self.backend.config.idle_age_max) {
+            if wire.is_fresh(self.now.get(), self.backend.config.idle_age_max) {
                 return Some(wire);
             }
         }
@@ -109,14 +114,16 @@ impl Pool {
     pub(super) fn put(&self, mut wire: Wire) {
         let mut idle = self.idle.borrow_mut();
         if idle.len() < self.backend.config.idle_connections_max && wire.is_reusable() {
-            wire.rest();
+            wire.rest(self.now.get());
             idle.push(wire);
         }
     }
 
-    /// Closes what has been idle for too long. Called now and then by the worker.
+    /// Closes what has been idle for too long. Called every second by its thread.
     pub fn sweep(&self) {
-        self.idle.borrow_mut().retain_mut(|wire| wire.is_fresh(self.backend.config.idle_age_max));
+        let now = Instant::now();
+        self.now.set(now);
+        self.idle.borrow_mut().retain_mut(|wire| wire.is_fresh(now, self.backend.config.idle_age_max));
     }
 }
 

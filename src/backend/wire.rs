@@ -89,13 +89,13 @@ impl Wire {
     }
 
     /// Starts the idle clock.
-    pub fn rest(&mut self) {
-        self.idle_since = Instant::now();
+    pub fn rest(&mut self, now: Instant) {
+        self.idle_since = now;
     }
 
     /// After idleness: whether it is young enough, and neither closed nor spoken to out of turn meanwhile.
-    pub fn is_fresh(&mut self, age_max: Duration) -> bool {
-        self.idle_since.elapsed() < age_max && self.is_reusable()
+    pub fn is_fresh(&mut self, now: Instant, age_max: Duration) -> bool {
+        now.saturating_duration_since(self.idle_since) < age_max && self.is_reusable()
     }
 }
 

@@ -1,3 +1,4 @@
+use std::cell::RefCell;
 use std::io::IoSlice;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -18,11 +19,16 @@ pub fn poll_write_gathered<W: AsyncWrite + Unpin>(
     if bytes > GATHERED_BYTES_MAX {
         return Pin::new(writer).poll_write_vectored(cx, slices);
     }
-    let mut gathered = [0; GATHERED_BYTES_MAX];
-    let mut end = 0;
-    for slice in slices {
-        gathered[end..end + slice.len()].copy_from_slice(slice);
-        end += slice.len();
-    }
-    Pin::new(writer).poll_write(cx, &gathered[..end])
+    GATHERED.with_borrow_mut(|gathered| {
+        gathered.clear();
+        for slice in slices {
+            gathered.extend_from_slice(slice);
+        }
+        Pin::new(writer).poll_write(cx, gathered)
+    })
+}
+
+thread_local! {
+    /// One for each worker, so that it need not be zeroed for each write.
+    static GATHERED: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(GATHERED_BYTES_MAX));
 }

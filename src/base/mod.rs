@@ -6,8 +6,10 @@ mod fault;
 mod gather;
 mod names;
 mod phase;
+mod turn;
 
 pub use fault::{Fault, Kind, Origin, Scope};
 pub use gather::poll_write_gathered;
 pub use names::{EndpointName, InvalidName, ServerName};
 pub use phase::Phase;
+pub use turn::let_others_go_first;

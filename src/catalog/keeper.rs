@@ -177,7 +177,7 @@ impl KeeperSeed {
 impl Keeper {
     /// Keeps the catalog until it is dropped. Runs in a `LocalSet`.
     pub async fn run(mut self) {
-        let mut sweep = interval(Duration::from_secs(5));
+        let mut sweep = interval(Duration::from_secs(1));
         loop {
             tokio::select! {
                 want = self.wants.recv() => match want {

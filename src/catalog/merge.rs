@@ -10,9 +10,9 @@ use serde_json::json;
 use super::cursor;
 use super::view::View;
 use crate::base::ServerName;
-use crate::frame::json_string;
+use crate::frame::{encode_header, json_string};
 use crate::protocol::Revision;
-use crate::route::{Destination, Endpoint, Names, Prefix, SEPARATOR, Shape, UriTemplate};
+use crate::route::{Destination, Endpoint, Names, OwnName, Prefix, SEPARATOR, Shape, UriTemplate};
 use crate::session::ServerFeatures;
 
 /// The four lists of MCP.
@@ -274,7 +274,10 @@ impl Item {
         json.put_slice(&self.raw[..self.key_start]);
         json.put_slice(&name);
         json.put_slice(&self.raw[self.key_end..]);
-        let own_name = self.raw.slice(self.key_start..self.key_end);
+        let own_name = OwnName {
+            json: self.raw.slice(self.key_start..self.key_end),
+            header: Bytes::from(encode_header(&self.key).into_owned()),
+        };
         Entry { key, json: json.freeze(), destination: Destination { place, own_name: Some(own_name) } }
     }
 }

@@ -84,8 +84,8 @@ pub(super) const IN_FLIGHT: Bound<usize> = Bound { default: 256, min: 1, max: 1_
 pub(super) const QUEUE_TIMEOUT: Bound<Duration> = Bound { default: secs(5), min: secs(0), max: secs(300) };
 /// As many again as run.
 pub(super) const QUEUE: Bound<usize> = Bound { default: 256, min: 0, max: 1_000_000 };
-/// A worker seldom has more requests to one server under way.
-pub(super) const IDLE_CONNECTIONS: Bound<usize> = Bound { default: 64, min: 0, max: 65_536 };
+/// As many as may be under way: fewer, and a busy worker opens and closes connections all the time.
+pub(super) const IDLE_CONNECTIONS: Bound<usize> = Bound { default: 256, min: 0, max: 65_536 };
 /// Node closes an idle connection after 5 s.
 pub(super) const IDLE_AGE: Bound<Duration> = Bound { default: secs(4), min: secs(0), max: secs(3600) };
 

@@ -49,7 +49,8 @@ impl Text {
     pub fn decode<'a>(&self, message: &'a [u8]) -> Cow<'a, str> {
         let inner = self.inner(message);
         if !self.escaped {
-            return String::from_utf8_lossy(inner);
+            // The scanner has seen that it is UTF-8; other bytes than those scanned may not be.
+            return str::from_utf8(inner).map_or_else(|_| String::from_utf8_lossy(inner), Cow::Borrowed);
         }
         let mut value = Vec::with_capacity(inner.len());
         // The scanner hands out no string with a lone surrogate; it would read as U+FFFD here.

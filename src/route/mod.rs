@@ -8,7 +8,7 @@ mod table;
 
 use crate::base::{EndpointName, ServerName};
 
-pub use names::{Destination, Names, SEPARATOR, UriTemplate};
+pub use names::{Destination, Names, OwnName, SEPARATOR, UriTemplate};
 pub use table::{Endpoint, EndpointId, Place, Shape, Table, TableError};
 
 /// One endpoint as configured.

@@ -19,9 +19,17 @@ pub struct Names {
 pub struct Destination {
     /// The server's place in its endpoint.
     pub place: u32,
-    /// The name at the server as a JSON string, to be put in place of the advertised one; `None` where
-    /// both are the same.
-    pub own_name: Option<Bytes>,
+    /// The name at the server, to be put in place of the advertised one; `None` where both are the same.
+    pub own_name: Option<OwnName>,
+}
+
+/// A server's own name for an item, ready to be put into a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnName {
+    /// As a JSON string.
+    pub json: Bytes,
+    /// As the value of `Mcp-Name`.
+    pub header: Bytes,
 }
 
 impl Names {
@@ -124,7 +132,8 @@ mod tests {
     #[test]
     fn a_name_leads_where_it_was_put() {
         let mut names = Names::with_capacity(2);
-        let destination = Destination { place: 1, own_name: Some(Bytes::from_static(b"\"echo\"")) };
+        let own_name = OwnName { json: Bytes::from_static(b"\"echo\""), header: Bytes::from_static(b"echo") };
+        let destination = Destination { place: 1, own_name: Some(own_name) };
         assert_eq!(names.insert("b__echo", destination.clone()), None);
         assert_eq!(names.find("b__echo"), Some(&destination));
         assert_eq!(names.find("b__Echo"), None);

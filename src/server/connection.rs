@@ -30,7 +30,7 @@ use super::body::ResponseBody;
 use super::control::{Control, Order, Speaks};
 use super::handler::handle;
 use super::worker::Worker;
-use crate::base::{Phase, poll_write_gathered};
+use crate::base::{Phase, let_others_go_first, poll_write_gathered};
 
 /// The preface of HTTP/2 with prior knowledge (RFC 9113, section 3.4).
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -162,6 +162,7 @@ fn service(
             if is_http1 && *worker.shared.phase.borrow() >= Phase::Leave {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
+            let_others_go_first().await;
             Ok(response.map(|body| body.held_by(active)))
         }
     })

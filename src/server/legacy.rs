@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::body::ResponseBody;
 use super::call::Call;
-use super::local::{self, Target};
+use super::local;
 use super::relay::Held;
 use super::send;
 use super::worker::Worker;
@@ -141,8 +141,8 @@ async fn request(
 ) -> Result<Response<ResponseBody>, Fault> {
     let view = View::Legacy(session.seal.capabilities);
     let target = match call.method {
-        Some(Method::ToolsCall) => local::named(worker, &call, view, ListKind::Tools).await?,
-        Some(Method::PromptsGet) => local::named(worker, &call, view, ListKind::Prompts).await?,
+        Some(Method::ToolsCall) => renamed(local::named(worker, &call, view, ListKind::Tools).await?),
+        Some(Method::PromptsGet) => renamed(local::named(worker, &call, view, ListKind::Prompts).await?),
         Some(Method::ResourcesRead) => {
             let places = local::resource_places(worker, &call, view).await?;
             return read(worker, call, session, &places).await;
@@ -150,7 +150,7 @@ async fn request(
         Some(Method::Subscribe | Method::Unsubscribe) => {
             (local::resource_place(worker, &call, view).await?, None)
         }
-        Some(Method::Complete) => local::completion(worker, &call, view).await?,
+        Some(Method::Complete) => renamed(local::completion(worker, &call, view).await?),
         Some(Method::ToolsList) => return local::list(worker, &call, view, ListKind::Tools).await,
         Some(Method::PromptsList) => return local::list(worker, &call, view, ListKind::Prompts).await,
         Some(Method::ResourcesList) => return local::list(worker, &call, view, ListKind::Resources).await,
@@ -165,6 +165,13 @@ async fn request(
         }
     };
     forward(worker, call, session, target).await
+}
+
+/// A place in the endpoint, and what is to be replaced in the message.
+type Target = (usize, Option<(Span, Bytes)>);
+
+fn renamed((place, rename): local::Target) -> Target {
+    (place, local::edit(rename.as_ref()))
 }
 
 /// From the first of the servers that has the resource.

@@ -14,10 +14,18 @@ use super::worker::Worker;
 use crate::base::{Fault, Kind};
 use crate::catalog::{ListKind, Merged, Reason, View};
 use crate::frame::Span;
-use crate::route::{Destination, SEPARATOR};
+use crate::route::{Destination, OwnName, SEPARATOR};
 
 /// A place in the endpoint, and what is to be replaced in the message.
-pub type Target = (usize, Option<(Span, Bytes)>);
+pub type Target = (usize, Option<Rename>);
+
+/// Where in the message a name stands, and what the server calls it.
+pub type Rename = (Span, OwnName);
+
+/// The edit of the message that renames.
+pub fn edit(rename: Option<&Rename>) -> Option<(Span, Bytes)> {
+    rename.map(|(span, own_name)| (*span, own_name.json.clone()))
+}
 
 /// One page of a list, from the catalog.
 pub async fn list(

@@ -2,19 +2,19 @@
 
 use std::rc::Rc;
 
-use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Response};
+use http::{HeaderValue, Response};
 use serde_json::json;
 
 use super::body::ResponseBody;
 use super::call::Call;
+use super::local::Rename;
 use super::send::{self, held};
 use super::worker::Worker;
 use super::{event_stream, local, reply};
 use crate::backend::{Answer, Lane};
 use crate::base::{Fault, Kind};
 use crate::catalog::{ListKind, View};
-use crate::frame::{Kind as FrameKind, Span, Text, decode_header, encode_header};
+use crate::frame::{Kind as FrameKind, Text, decode_header};
 use crate::protocol::{Era, Method, Revision, header};
 use crate::route::Shape;
 
@@ -41,8 +41,8 @@ async fn aggregate(worker: &Rc<Worker>, call: Box<Call>) -> Result<Response<Resp
             read(worker, call, &places).await
         }
         Some(Method::Complete) => {
-            let (place, edit) = local::completion(worker, &call, View::Modern).await?;
-            forward(worker, call, place, edit).await
+            let (place, rename) = local::completion(worker, &call, View::Modern).await?;
+            forward(worker, call, place, rename).await
         }
         Some(Method::Discover) => local::discover(worker, &call).await,
         Some(Method::Listen) => event_stream::subscribe(worker, call),
@@ -61,8 +61,8 @@ async fn by_name(
     call: Box<Call>,
     kind: ListKind,
 ) -> Result<Response<ResponseBody>, Fault> {
-    let (place, edit) = local::named(worker, &call, View::Modern, kind).await?;
-    forward(worker, call, place, edit).await
+    let (place, rename) = local::named(worker, &call, View::Modern, kind).await?;
+    forward(worker, call, place, rename).await
 }
 
 /// From the first of the servers that has the resource.
@@ -88,9 +88,9 @@ async fn forward(
     worker: &Rc<Worker>,
     call: Box<Call>,
     place: usize,
-    edit: Option<(Span, Bytes)>,
+    rename: Option<Rename>,
 ) -> Result<Response<ResponseBody>, Fault> {
-    let response = deliver(worker, &call, place, edit).await?;
+    let response = deliver(worker, &call, place, rename).await?;
     let endpoint = call.endpoint.clone();
     let server = &endpoint.servers[place];
     let id = call.envelope.id.map(|id| call.raw(id.span));
@@ -103,31 +103,22 @@ async fn deliver(
     worker: &Rc<Worker>,
     call: &Call,
     place: usize,
-    edit: Option<(Span, Bytes)>,
+    rename: Option<Rename>,
 ) -> Result<Response<Answer>, Fault> {
     let server = &call.endpoint.servers[place];
+    let edit = local::edit(rename.as_ref());
     let mut request = send::request(worker, server, &call.body, edit.as_slice())?;
     send::copy_headers(&call.headers, request.headers_mut());
-    if let Some((_, own_name)) = &edit {
-        rename(request.headers_mut(), own_name)?;
+    // `Mcp-Name` says the same as the body, also after the body was changed.
+    if let Some((_, own_name)) = rename.filter(|_| call.headers.contains_key(header::NAME)) {
+        let value = HeaderValue::from_maybe_shared(own_name.header).map_err(|error| {
+            Fault::gateway(Kind::Internal, "the name could not be rewritten").because(error)
+        })?;
+        request.headers_mut().insert(header::NAME, value);
     }
     // A subscription may stay for days, and silent.
     let lane = if call.method == Some(Method::Listen) { Lane::Stream } else { Lane::Call };
     send::send(worker, server, request, lane).await
-}
-
-/// `Mcp-Name` says the same as the body, also after the body was changed.
-fn rename(headers: &mut HeaderMap, own_name: &Bytes) -> Result<(), Fault> {
-    if !headers.contains_key(header::NAME) {
-        return Ok(());
-    }
-    let internal = |error: Box<dyn std::error::Error + Send + Sync>| {
-        Fault::gateway(Kind::Internal, "the name could not be rewritten").because(error)
-    };
-    let name: String = serde_json::from_slice(own_name).map_err(|error| internal(error.into()))?;
-    let value = HeaderValue::from_str(&encode_header(&name)).map_err(|error| internal(error.into()))?;
-    headers.insert(header::NAME, value);
-    Ok(())
 }
 
 /// What the era asks of every message and its headers (MCP 2026-07-28, transports and versioning).
