@@ -1,0 +1,181 @@
+//! What a session may do besides single calls, and what ends it or its streams.
+
+#![allow(clippy::unwrap_used, reason = "a test that fails by panicking is a test that fails")]
+
+mod support;
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use support::{
+    Client, Gateway, Request, Setup, error, initialize, legacy, modern, notification, open_session,
+};
+
+const AGGREGATED: &str = "/mcp";
+
+/// The demonstration server, on a thread of this process.
+fn demo() -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || metamcp_demo::serve(listener));
+    address
+}
+
+fn two_demos() -> Gateway {
+    Gateway::open(&[("a", demo()), ("b", demo())])
+}
+
+/// A session of the revision that has batches.
+fn open_march(gateway: &Gateway) -> String {
+    let request = initialize(AGGREGATED);
+    let body = String::from_utf8(request.body.clone()).unwrap().replace("2025-11-25", "2025-03-26");
+    let opened = Client::once(gateway.address, &request.body(body));
+    opened.header("mcp-session-id").unwrap().to_owned()
+}
+
+#[track_caller]
+fn check_batch(session: &str, gateway: &Gateway, batch: &str, status: u16, expected: &[&str]) {
+    let request = Request::post(AGGREGATED, batch).with("Mcp-Session-Id", session);
+    let response = Client::once(gateway.address, &request);
+    assert_eq!(response.status, status, "{}", response.text());
+    let events = if expected.is_empty() { Vec::new() } else { response.events() };
+    let answers: Vec<String> =
+        events.iter().filter(|event| !event["id"].is_null()).map(|event| event["id"].to_string()).collect();
+    assert_eq!(answers, expected, "{}", response.text());
+}
+
+#[test]
+fn batches_of_the_one_revision_that_has_them() {
+    let gateway = two_demos();
+    let session = open_march(&gateway);
+    let ping = |id| format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"ping"}}"#);
+    let echo = r#"{"jsonrpc":"2.0","id":"e","method":"tools/call","params":{"name":"a__echo","arguments":{"text":"x"}}}"#;
+    let told = r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
+    let counted = r#"{"jsonrpc":"2.0","id":9,"method":"tools/call","params":{"name":"b__countdown","arguments":{"steps":2,"delay_ms":1},"_meta":{"progressToken":1}}}"#;
+    check_batch(
+        &session,
+        &gateway,
+        &format!("[{},{echo},{told},{}]", ping(1), ping(2)),
+        200,
+        &["1", "\"e\"", "2"],
+    );
+    check_batch(&session, &gateway, &format!(" [{counted},{}]", ping(3)), 200, &["9", "3"]);
+    check_batch(&session, &gateway, &format!("[{told},{told}]"), 202, &[]);
+    // One that cannot be read spoils all, before any is run.
+    check_batch(&session, &gateway, &format!("[{},7]", ping(1)), 400, &[]);
+    check_batch(&session, &gateway, "[]", 400, &[]);
+    // Other revisions have none.
+    let newer = open_session(&gateway, AGGREGATED, None);
+    check_batch(&newer, &gateway, &format!("[{}]", ping(1)), 400, &[]);
+}
+
+#[test]
+fn a_resource_nobody_lists_is_asked_for_everywhere() {
+    let gateway = two_demos();
+    let session = open_session(&gateway, AGGREGATED, None);
+    for uri in ["nobody://has/this", "demo://readme"] {
+        let params = format!(r#""uri":"{uri}""#);
+        let old = legacy(AGGREGATED, &session, "1", "resources/read", &params);
+        let new = modern(AGGREGATED, "resources/read", &format!("{params},")).with("Mcp-Name", uri);
+        for request in [old, new] {
+            let response = Client::once(gateway.address, &request);
+            assert_eq!(response.status, 200, "{}", response.text());
+            if uri.starts_with("demo") {
+                assert!(response.text().contains("\"contents\""), "{}", response.text());
+            } else {
+                assert_eq!(error(&response), -32602);
+                assert!(response.text().contains(uri), "the error names the URI");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_key_takes_its_streams_with_it() {
+    let gateway = Setup::new().server("a", demo()).keys().start();
+    let keys = gateway.keys();
+    let (id, key) = keys.create("to be taken back");
+    let with_key = |request: Request| request.with("Authorization", format!("Bearer {key}"));
+    let session = open_session(&gateway, AGGREGATED, Some(&key));
+    let get =
+        Request::new("GET", AGGREGATED).with("Accept", "text/event-stream").with("Mcp-Session-Id", &session);
+    let listen = modern(AGGREGATED, "subscriptions/listen", r#""notifications":{"toolsListChanged":true},"#);
+    let mut streams: Vec<Client> = [get, listen]
+        .into_iter()
+        .map(|request| {
+            let mut client = Client::connect(gateway.address);
+            client.send(&with_key(request).bytes());
+            assert_eq!(client.head().status, 200);
+            client
+        })
+        .collect();
+    let mut busy = Client::connect(gateway.address);
+    let ping = with_key(legacy(AGGREGATED, &session, "1", "ping", ""));
+    assert_eq!(busy.ask(&ping).status, 200);
+
+    keys.revoke(&id);
+    let revoked = Instant::now();
+    for client in &mut streams {
+        while client.event().is_some() {}
+    }
+    assert!(revoked.elapsed() < Duration::from_secs(3), "streams went on for {:?}", revoked.elapsed());
+    // Also on a connection on which the key was just good.
+    assert_eq!(busy.ask(&ping).status, 401);
+}
+
+#[test]
+fn a_slow_head_is_cut_off_and_a_slow_thinker_is_not() {
+    let gateway = Setup::new()
+        .server("a", demo())
+        .with("[server]\nheader_timeout = \"1s\"\nidle_timeout = \"30s\"")
+        .start();
+    let mut slow = Client::connect(gateway.address);
+    slow.send(b"POST /mcp HTTP/1.1\r\nHost: localhost\r\nX-Slow: ");
+    let mut idle = Client::connect(gateway.address);
+    let session = open_session(&gateway, AGGREGATED, None);
+    let ping = legacy(AGGREGATED, &session, "1", "ping", "");
+    assert_eq!(idle.ask(&ping).status, 200);
+    let begun = Instant::now();
+    assert!(slow.is_closed());
+    assert!(begun.elapsed() < Duration::from_secs(3), "it took {:?}", begun.elapsed());
+    assert_eq!(idle.ask(&ping).status, 200, "a connection that says nothing between requests is kept");
+}
+
+#[test]
+fn a_port_that_is_taken_is_said() {
+    let gateway = Gateway::open(&[("a", demo())]);
+    let port = gateway.address.port().to_string();
+    let second = Command::new(env!("CARGO_BIN_EXE_metamcp"))
+        .env_clear()
+        .current_dir(gateway.path())
+        .args(["--port", &port, "--data-dir", "other", "--no-auth"])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert!(!second.status.success());
+    let said = String::from_utf8(second.stderr).unwrap();
+    assert!(said.contains("another program") && said.contains("--port"), "{said}");
+}
+
+#[test]
+fn a_second_stream_takes_over_from_the_first() {
+    let gateway = two_demos();
+    let session = open_session(&gateway, AGGREGATED, None);
+    let get =
+        Request::new("GET", AGGREGATED).with("Accept", "text/event-stream").with("Mcp-Session-Id", &session);
+    let mut first = Client::connect(gateway.address);
+    first.send(&get.bytes());
+    assert_eq!(first.head().status, 200);
+    let mut second = Client::connect(gateway.address);
+    second.send(&get.bytes());
+    assert_eq!(second.head().status, 200);
+    while first.event().is_some() {}
+    // Ended by the client, the session takes the second with it, and is unknown.
+    let end = Request::new("DELETE", AGGREGATED).with("Mcp-Session-Id", &session);
+    assert_eq!(Client::once(gateway.address, &end).status, 200);
+    while second.event().is_some() {}
+    let late = notification(AGGREGATED, &session, "notifications/initialized", "");
+    assert_eq!(Client::once(gateway.address, &late).status, 404);
+}
