@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::future::pending;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,6 +42,9 @@ struct State {
 /// Between two fetches of one server: a storm of `list_changed` costs the backend one list a second.
 const FETCH_INTERVAL_MIN: Duration = Duration::from_secs(1);
 
+/// A fetch that takes longer has lost its way. Nobody waits for it so long.
+const FETCH_TIMEOUT: Duration = Duration::from_mins(1);
+
 /// The first wait before a server that failed is asked again; it doubles.
 const RETRY_MIN: Duration = Duration::from_secs(1);
 
@@ -74,33 +78,59 @@ impl Member {
     /// Fetches, and again whenever asked, told, or due. Ends when dropped.
     pub async fn run(self: Rc<Self>, shared: Rc<Shared>) {
         let mut retry = RETRY_MIN;
+        let mut listed = Instant::now();
         loop {
             let began = Instant::now();
             let generation = shared.generation(self.pool.backend().id);
-            let fetched = timeout(shared.config.list_deadline, self.fetch(&shared.config)).await;
-            let (lists, due) = match fetched {
-                Ok(Ok(lists)) => {
-                    retry = RETRY_MIN;
+            let due = match self.fetch_patiently(&shared, generation).await {
+                Ok(lists) => {
+                    (retry, listed) = (RETRY_MIN, Instant::now());
                     let ttl = lists.ttl_ms.map_or(Duration::MAX, Duration::from_millis);
-                    let fresh = shared.config.refresh_after.min(ttl.max(FETCH_INTERVAL_MIN));
-                    (Ok(Arc::new(lists)), fresh)
+                    let due = shared.config.refresh_after.min(ttl.max(FETCH_INTERVAL_MIN));
+                    self.know(&shared, Ok(Arc::new(lists)), generation);
+                    due
                 }
-                Ok(Err(reason @ Reason::OtherEra)) => (Err(reason), shared.config.refresh_after),
-                Ok(Err(reason)) => (Err(reason), backoff(&mut retry)),
-                Err(_elapsed) => {
-                    (Err(Reason::Failed("it did not list in time".to_owned())), backoff(&mut retry))
+                Err(reason) => {
+                    let server = self.pool.backend().name();
+                    tracing::warn!(%server, view = ?self.view, reason = reason.text(), "server not listed");
+                    let due = match reason {
+                        Reason::OtherEra => shared.config.refresh_after,
+                        _ => backoff(&mut retry),
+                    };
+                    // What a server is called does not change because it is away for a moment.
+                    let is_news = self.lists().0.is_err() || listed.elapsed() >= shared.config.refresh_after;
+                    let lists = if is_news { Err(reason) } else { self.lists().0 };
+                    self.know(&shared, lists, generation);
+                    due
                 }
             };
-            if let Err(Reason::Failed(text)) = &lists {
-                tracing::warn!(server = %self.pool.backend().name(), view = ?self.view, reason = text, "server not listed");
-            }
-            *self.state.borrow_mut() = State { lists, generation };
-            shared.updated(&self.pool, self.view);
             tokio::select! {
                 () = self.refresh.notified() => sleep_until(began + FETCH_INTERVAL_MIN).await,
                 () = sleep_until(began + due) => {}
             }
         }
+    }
+
+    /// Fetches. A server that takes longer than a list request waits for it is said to be slow meanwhile,
+    /// unless its lists are known from before.
+    async fn fetch_patiently(
+        self: &Rc<Self>,
+        shared: &Shared,
+        generation: u64,
+    ) -> Result<ServerLists, Reason> {
+        let mut fetching = pin!(self.fetch(&shared.config));
+        if let Ok(fetched) = timeout(shared.config.list_deadline, &mut fetching).await {
+            return fetched;
+        }
+        let slow = || Reason::Failed("it is slow to list".to_owned());
+        let known = self.lists().0.map_err(|_| slow());
+        self.know(shared, known, generation);
+        timeout(FETCH_TIMEOUT, fetching).await.unwrap_or_else(|_elapsed| Err(slow()))
+    }
+
+    fn know(&self, shared: &Shared, lists: Result<Arc<ServerLists>, Reason>, generation: u64) {
+        *self.state.borrow_mut() = State { lists, generation };
+        shared.updated(&self.pool, self.view);
     }
 
     async fn fetch(self: &Rc<Self>, config: &Config) -> Result<ServerLists, Reason> {

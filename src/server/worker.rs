@@ -93,6 +93,9 @@ const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 /// Sessions a worker has at hand. Beyond it all are let go, and met again.
 const SESSIONS_AT_HAND_MAX: usize = 16_384;
 
+/// A session not used for this many seconds is not kept at hand.
+const AT_HAND_S: u64 = 60;
+
 /// Keys a worker has at hand, likewise.
 const GAUGES_AT_HAND_MAX: usize = 4096;
 
@@ -154,7 +157,9 @@ impl Worker {
             for pool in self.pools.iter() {
                 pool.sweep();
             }
-            self.sessions.borrow_mut().retain(|_, session| !session.is_ended());
+            // What is not at hand any more can be dropped by the table.
+            let is_at_hand = |session: &Session| session.last_used_s() + AT_HAND_S > self.now_s();
+            self.sessions.borrow_mut().retain(|_, session| !session.is_ended() && is_at_hand(session));
         }
     }
 
