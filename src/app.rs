@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use http::request::Parts;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::spawn_local;
@@ -13,8 +14,8 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::admin::Admin;
 use crate::auth::{
-    self, AuthError, Authenticator, CreateError, EncryptionKeyError, KeyRequest, Sealer, SealerError,
-    Secrets, SecretsError, create_key, parse_encryption_key, parse_jwt_secret,
+    self, AuthError, Authenticator, CreateError, EncryptionKeyError, KeyRequest, SealerError, Secrets,
+    SecretsError, create_key, parse_encryption_key, parse_jwt_secret,
 };
 use crate::backend::{Backend, BackendId, InvalidTarget, Pool, TlsRoots};
 use crate::base::{Phase, ServerName};
@@ -24,7 +25,7 @@ use crate::limits::Limits;
 use crate::route::{EndpointConfig, Table, TableError};
 use crate::server::{self, ControlPlane, ControlRequest, ControlResponse, ListenError, Shared, Workers};
 use crate::session::{Sessions, farewell};
-use crate::store::{KeyStatus, Store, StoreError};
+use crate::store::{Store, StoreError};
 
 /// The embedded database's file in the data directory.
 const DATABASE: &str = "metamcp.sqlite";
@@ -34,6 +35,9 @@ const KEY_POLL: Duration = Duration::from_secs(1);
 
 /// Between two looks for sessions that are over.
 const SESSION_SWEEP: Duration = Duration::from_secs(30);
+
+/// For the workers to end after what was under way was cut.
+const CUT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The gateway, running.
 pub struct App {
@@ -121,7 +125,7 @@ impl App {
         if config.database_url.is_some() {
             return Err(AppError::Postgres);
         }
-        let (authenticator, first_key) = keys(&config).await?;
+        let (authenticator, store) = keys(&config).await?;
         let roots = TlsRoots::from_system();
         let backends = backends(&config, &roots)?;
         let names: Vec<ServerName> = config.servers.iter().map(|server| server.name.clone()).collect();
@@ -146,6 +150,8 @@ impl App {
             keys: keys_changed.subscribe(),
         });
         let workers = server::start(&shared)?;
+        // Only now: a key that is made and never shown is lost.
+        let first_key = first_key(&config, &store, &authenticator).await?;
         spawn_background(keeper, sessions, &catalog, &table);
         spawn_local(watch_keys(authenticator, keys_changed));
         let scheme = if config.server.tls.is_some() { "https" } else { "http" };
@@ -179,7 +185,9 @@ impl App {
             if timeout(self.drain_deadline, &mut joined).await.is_err() {
                 tracing::warn!("the drain deadline has passed; what is left is cut");
                 self.phase.send_replace(Phase::Cut);
-                joined.await;
+                if timeout(CUT_TIMEOUT, joined).await.is_err() {
+                    tracing::warn!("a worker did not end; it is left behind");
+                }
             }
         };
         tokio::select! {
@@ -191,8 +199,8 @@ impl App {
     }
 }
 
-/// The keyring, and the key that a first start makes.
-async fn keys(config: &Config) -> Result<(Arc<Authenticator>, Option<String>), AppError> {
+/// The keyring, and the store it comes from.
+async fn keys(config: &Config) -> Result<(Arc<Authenticator>, Store), AppError> {
     let data_dir = |source| AppError::DataDir { path: config.data_dir.clone(), source };
     auth::prepare_data_dir(&config.data_dir).map_err(data_dir)?;
     let kept = if config.encryption_key.is_none() || config.jwt_secret.is_none() {
@@ -211,17 +219,6 @@ async fn keys(config: &Config) -> Result<(Arc<Authenticator>, Option<String>), A
         (None, None) => zeroize::Zeroizing::default(),
     };
     let store = Store::open_sqlite(&config.data_dir.join(DATABASE)).await?;
-    let mut first_key = None;
-    let has_key = store.keys().await?.rows.iter().any(|row| row.status == KeyStatus::Active);
-    if !has_key && config.auth_mode == auth::Mode::Keys {
-        let request = KeyRequest {
-            name: "first".into(),
-            description: "made at the first start".into(),
-            expires_at: None,
-        };
-        let (key, _) = create_key(&store, &Sealer::new(&encryption_keys)?, request).await?;
-        first_key = Some(key.expose().to_owned());
-    }
     let timing = &config.auth_timing;
     let auth_config = auth::Config {
         mode: config.auth_mode,
@@ -232,7 +229,23 @@ async fn keys(config: &Config) -> Result<(Arc<Authenticator>, Option<String>), A
         hash_queue_max: timing.hash_queue_max,
         verified_for: timing.verified_for,
     };
-    Ok((Arc::new(Authenticator::new(auth_config, store).await?), first_key))
+    Ok((Arc::new(Authenticator::new(auth_config, store.clone()).await?), store))
+}
+
+/// The key of an installation that never had one. Keys that were all switched off stay so.
+async fn first_key(
+    config: &Config,
+    store: &Store,
+    authenticator: &Authenticator,
+) -> Result<Option<String>, AppError> {
+    if config.auth_mode == auth::Mode::Open || !store.keys().await?.rows.is_empty() {
+        return Ok(None);
+    }
+    let request =
+        KeyRequest { name: "first".into(), description: "made at the first start".into(), expires_at: None };
+    let (key, _) = create_key(store, authenticator.sealer(), request).await?;
+    authenticator.refresh().await?;
+    Ok(Some(key.expose().to_owned()))
 }
 
 fn backends(config: &Config, roots: &TlsRoots) -> Result<Vec<Arc<Backend>>, AppError> {
@@ -254,9 +267,15 @@ fn spawn_background(keeper: KeeperSeed, sessions: Arc<Sessions>, catalog: &Arc<C
         loop {
             sweep.tick().await;
             let now = SystemTime::now().duration_since(UNIX_EPOCH);
-            for session in sessions.sweep(now.map_or(0, |since| since.as_secs())) {
-                farewell(session, Rc::clone(&pools)).await;
-            }
+            let over = sessions.sweep(now.map_or(0, |since| since.as_secs()));
+            pools.iter().for_each(|pool| pool.sweep());
+            // One after the other, for there may be thousands, and beside the sweep, for a server may be slow.
+            let pools = Rc::clone(&pools);
+            spawn_local(async move {
+                for session in over {
+                    farewell(session, Rc::clone(&pools)).await;
+                }
+            });
         }
     });
     // Asked for before a client does: the era of each server is known by then.
@@ -286,6 +305,10 @@ async fn watch_keys(authenticator: Arc<Authenticator>, changed: watch::Sender<u6
 struct Plane(Admin);
 
 impl ControlPlane for Plane {
+    fn body_bytes_max(&self, head: &Parts) -> usize {
+        self.0.body_bytes_max(&head.method, head.uri.path())
+    }
+
     fn answer(&self, request: ControlRequest) -> Pin<Box<dyn Future<Output = ControlResponse> + Send + '_>> {
         Box::pin(self.0.answer(request))
     }

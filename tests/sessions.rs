@@ -179,3 +179,62 @@ fn a_second_stream_takes_over_from_the_first() {
     let late = notification(AGGREGATED, &session, "notifications/initialized", "");
     assert_eq!(Client::once(gateway.address, &late).status, 404);
 }
+
+/// What one request proved says nothing about the next one on the connection.
+#[test]
+fn a_credential_is_remembered_for_itself_only() {
+    let gateway = Setup::new().server("a", demo()).keys().start();
+    let (_, key) = gateway.keys().create("good");
+    let ping = initialize(AGGREGATED);
+    let bearer = |value: &str| ping.clone().with("Authorization", value);
+    let rows: [(Request, u16); 9] = [
+        (ping.clone().with("X-API-Key", &key), 200),
+        (ping.clone(), 401),
+        (bearer("Basic x").with("X-API-Key", &key), 200),
+        (bearer("Basic x"), 401),
+        (bearer(&format!("Bearer {key}")), 200),
+        (bearer(&format!("Bearer {key}x")), 401),
+        (bearer(&format!("Bearer {key}")).with("Authorization", "Bearer other"), 401),
+        (bearer(&format!("Bearer {key}")).with("X-API-Key", "mcp_other"), 401),
+        (bearer(&format!("bearer {key}")), 200),
+    ];
+    let mut client = Client::connect(gateway.address);
+    for (row, (request, expected)) in rows.iter().enumerate() {
+        assert_eq!(client.ask(request).status, *expected, "row {row}");
+    }
+}
+
+/// Who has no key cannot make the gateway hold what it sends.
+#[test]
+fn a_path_that_takes_no_body_is_sent_none() {
+    let gateway = Setup::new().server("a", demo()).keys().start();
+    for (path, length, expected) in
+        [("/nothing", "1000000", 404), ("/health", "1000000", 405), ("/api/v1/auth/token", "5000", 413)]
+    {
+        let mut client = Client::connect(gateway.address);
+        client.send(&Request::post(path, "").set("Content-Length", length).bytes());
+        assert_eq!(client.head().status, expected, "{path}: answered before a byte of the body");
+    }
+}
+
+#[test]
+fn a_first_key_is_not_lost_when_the_start_fails() {
+    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let gateway = Gateway::open(&[("a", demo())]);
+    let start = |port: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_metamcp"));
+        command.env_clear().current_dir(gateway.path()).args(["--port", port, "--data-dir", "fresh"]);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
+    };
+    let mut failed = start(&taken.local_addr().unwrap().port().to_string());
+    assert!(!failed.wait().unwrap().success());
+    let mut second = start("0");
+    let mut said = String::new();
+    let mut out = std::io::BufReader::new(second.stdout.take().unwrap());
+    while !said.contains("For an MCP client") {
+        assert!(std::io::BufRead::read_line(&mut out, &mut said).unwrap() > 0, "{said}");
+    }
+    assert!(said.contains("Your first API key"), "{said}");
+    second.kill().unwrap();
+    second.wait().unwrap();
+}

@@ -20,6 +20,11 @@ use crate::base::{EndpointName, Phase};
 use crate::catalog::{Catalog, View};
 use crate::route::Table;
 
+const TOKEN_PATH: &str = "/api/v1/auth/token";
+
+/// A key in JSON has some 90 bytes.
+const TOKEN_REQUEST_BYTES_MAX: usize = 4 << 10;
+
 /// The longest tool name that all known model APIs take.
 const MODEL_API_NAME_BYTES_MAX: usize = 64;
 
@@ -45,6 +50,11 @@ impl Admin {
         Self { auth, table, catalog, phase }
     }
 
+    /// How long a body it takes with a request.
+    pub fn body_bytes_max(&self, method: &Method, path: &str) -> usize {
+        if method == Method::POST && path == TOKEN_PATH { TOKEN_REQUEST_BYTES_MAX } else { 0 }
+    }
+
     /// Every path there is.
     pub async fn answer(&self, request: Request<Bytes>) -> Response<Bytes> {
         match (request.method(), request.uri().path()) {
@@ -52,8 +62,8 @@ impl Admin {
                 json_response(StatusCode::OK, &json!({"status": "ok"}))
             }
             (&Method::GET | &Method::HEAD, "/ready") => self.ready(request.headers()).await,
-            (&Method::POST, "/api/v1/auth/token") => self.token(request.body()).await,
-            (_, "/health" | "/ready" | "/api/v1/auth/token") => {
+            (&Method::POST, TOKEN_PATH) => self.token(request.body()).await,
+            (_, "/health" | "/ready" | TOKEN_PATH) => {
                 problem(StatusCode::METHOD_NOT_ALLOWED, "this path does not take this method")
             }
             _ => problem(

@@ -22,7 +22,7 @@ use crate::base::let_others_go_first;
 pub struct Pool {
     backend: Arc<Backend>,
     idle: RefCell<Vec<Wire>>,
-    /// As of the last sweep. A clock that is late makes connections look older than they are, never younger.
+    /// As of the last sweep, a second ago at most: an age may be that much off, which `idle_age_max` allows for.
     now: Cell<Instant>,
 }
 

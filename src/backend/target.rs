@@ -19,7 +19,15 @@ impl TlsRoots {
     /// The system's certificate authorities.
     pub fn from_system() -> Self {
         let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        let found = rustls_native_certs::load_native_certs();
+        roots.add_parsable_certificates(found.certs);
+        if roots.is_empty() {
+            let errors = found.errors;
+            tracing::warn!(
+                ?errors,
+                "no certificate authorities are known here: https servers cannot be reached"
+            );
+        }
         Self::from_roots(roots)
     }
 

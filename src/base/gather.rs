@@ -16,6 +16,9 @@ pub fn poll_write_gathered<W: AsyncWrite + Unpin>(
     slices: &[IoSlice<'_>],
 ) -> Poll<std::io::Result<usize>> {
     let bytes: usize = slices.iter().map(|slice| slice.len()).sum();
+    if let [slice] = slices {
+        return Pin::new(writer).poll_write(cx, slice);
+    }
     if bytes > GATHERED_BYTES_MAX {
         return Pin::new(writer).poll_write_vectored(cx, slices);
     }

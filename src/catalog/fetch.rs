@@ -53,7 +53,7 @@ pub async fn lists(pool: &Rc<Pool>, config: &Config, asker: &Asker<'_>) -> Resul
     Ok(lists)
 }
 
-/// Every page of one list. Bounded in pages, items and bytes; a cursor seen before ends it.
+/// Every page of one list. Bounded in pages, items and bytes; a cursor that leads to itself ends it.
 async fn pages(
     pool: &Rc<Pool>,
     config: &Config,

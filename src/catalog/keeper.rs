@@ -1,4 +1,4 @@
-//! What workers see of the catalog, and the thread behind it that keeps it.
+//! What workers see of the catalog, and what keeps it, away from them.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -39,7 +39,7 @@ pub struct Catalog {
     wants: mpsc::Sender<(Arc<Endpoint>, View)>,
 }
 
-/// The other end: runs on a thread of its own, in a `LocalSet`.
+/// The other end: runs on the main thread, in its `LocalSet`.
 pub struct Keeper {
     shared: Rc<Shared>,
     wants: mpsc::Receiver<(Arc<Endpoint>, View)>,
@@ -86,7 +86,12 @@ impl Catalog {
 
     /// What is known now. No lock, no wait; possibly stale.
     pub fn snapshot(&self, endpoint: &Endpoint, view: View) -> Option<Arc<Merged>> {
-        self.snapshots.load().get(&(endpoint.id, view)).cloned()
+        let merged = self.snapshots.load().get(&(endpoint.id, view)).cloned()?;
+        // Read first: a store by every request would move the cache line between the workers.
+        if !merged.used.load(Ordering::Relaxed) {
+            merged.used.store(true, Ordering::Relaxed);
+        }
+        Some(merged)
     }
 
     /// What is known, after waiting up to the deadline for what is being fetched. Cancel safe.
@@ -247,6 +252,10 @@ impl Shared {
             generations.push(generation);
         }
         let merged = Arc::new(merge(endpoint, view, &lists, generations, self.config.page_items));
+        let known = self.catalog.snapshots.load().get(&(endpoint.id, view)).cloned();
+        if known.is_some_and(|known| known.says_the_same(&merged)) {
+            return;
+        }
         for Missing { server, reason, .. } in &merged.missing {
             tracing::debug!(endpoint = endpoint.scope, %server, ?reason, "server missing from the lists");
         }
@@ -261,7 +270,8 @@ impl Shared {
         if wanted.len() < SNAPSHOTS_MAX || wanted.contains_key(&(endpoint, view)) {
             return;
         }
-        let oldest = wanted.iter().min_by_key(|(_, wanted)| wanted.last).map(|(key, _)| *key);
+        let legacy = wanted.iter().filter(|((_, view), _)| *view != View::Modern);
+        let oldest = legacy.min_by_key(|(_, wanted)| wanted.last).map(|(key, _)| *key);
         if let Some(key) = oldest {
             wanted.remove(&key);
         }
@@ -272,11 +282,10 @@ impl Shared {
     /// Lets go what nobody asked for in a long while, and idle connections.
     fn sweep(&self) {
         let now = Instant::now();
-        // Workers read snapshots without telling, so one that is held somewhere counts as wanted.
         let snapshots = self.catalog.snapshots.load();
         self.wanted.borrow_mut().retain(|key, wanted| {
-            let held = snapshots.get(key).is_some_and(|merged| Arc::strong_count(merged) > 1);
-            if held || key.1 == View::Modern {
+            let is_used = snapshots.get(key).is_some_and(|merged| merged.used.swap(false, Ordering::Relaxed));
+            if is_used || key.1 == View::Modern {
                 wanted.last = now;
             }
             now.duration_since(wanted.last) < UNWANTED_AFTER

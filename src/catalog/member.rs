@@ -42,6 +42,9 @@ struct State {
 /// Between two fetches of one server: a storm of `list_changed` costs the backend one list a second.
 const FETCH_INTERVAL_MIN: Duration = Duration::from_secs(1);
 
+/// A server whose lists are never fresh by its own word is asked again this often, not all the time.
+const POLL_INTERVAL_MIN: Duration = Duration::from_mins(1);
+
 /// A fetch that takes longer has lost its way. Nobody waits for it so long.
 const FETCH_TIMEOUT: Duration = Duration::from_mins(1);
 
@@ -86,7 +89,7 @@ impl Member {
                 Ok(lists) => {
                     (retry, listed) = (RETRY_MIN, Instant::now());
                     let ttl = lists.ttl_ms.map_or(Duration::MAX, Duration::from_millis);
-                    let due = shared.config.refresh_after.min(ttl.max(FETCH_INTERVAL_MIN));
+                    let due = shared.config.refresh_after.min(ttl.max(POLL_INTERVAL_MIN));
                     self.know(&shared, Ok(Arc::new(lists)), generation);
                     due
                 }

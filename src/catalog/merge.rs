@@ -2,6 +2,7 @@
 
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use foldhash::fast::FixedState;
@@ -70,6 +71,8 @@ pub struct Merged {
     pub generations: Vec<u64>,
     /// Whether a server's first answer is still awaited.
     pub is_loading: bool,
+    /// Set by workers that read it, taken back by the keeper that counts.
+    pub used: AtomicBool,
 }
 
 /// One merged list.
@@ -240,11 +243,13 @@ fn hide_collisions(kind: ListKind, entries: Vec<Entry>, hidden: &mut Vec<HiddenI
     let mut kept: Vec<Entry> = Vec::with_capacity(entries.len());
     let mut entries = entries.into_iter().peekable();
     while let Some(entry) = entries.next() {
-        let mut twins = 0;
-        while entries.next_if(|next| next.key == entry.key).is_some() {
-            twins += 1;
+        let place = entry.destination.place;
+        let mut has_rival = false;
+        while let Some(twin) = entries.next_if(|next| next.key == entry.key) {
+            // A server that lists the same thing twice has it once.
+            has_rival |= twin.destination.place != place;
         }
-        if twins > 0 && kind.is_named() {
+        if has_rival && kind.is_named() {
             hidden.push(HiddenItem { key: entry.key, why: "several servers have it" });
         } else {
             kept.push(entry);
@@ -393,6 +398,20 @@ impl Merged {
         exact.or_else(by_template_itself).map(|destination| destination.place).or_else(|| {
             self.templates.iter().find(|(template, _)| template.matches(uri)).map(|(_, place)| *place)
         })
+    }
+
+    /// Whether a client or a waiting request would learn nothing new from `other`.
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        let same_lists = self
+            .listings
+            .iter()
+            .zip(&other.listings)
+            .all(|(one, two)| (one.digest, &one.tail) == (two.digest, &two.tail));
+        same_lists
+            && self.features == other.features
+            && self.missing == other.missing
+            && self.generations == other.generations
+            && self.is_loading == other.is_loading
     }
 
     /// Why a server of the endpoint is missing, when it is.

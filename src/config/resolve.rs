@@ -1,7 +1,6 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use http::uri::Authority;
 use tracing_subscriber::EnvFilter;
@@ -33,7 +32,7 @@ pub(super) fn resolve(raw: &Raw<'_>, report: Report) -> Result<Config, Mistakes>
     let server = server(raw, &root, auth_mode.as_ref(), &report);
     let limits = limits(&root);
     let catalog = catalog(&root);
-    let session = session(&root, server.keep_alive, &report);
+    let session = session(&root, &report);
     let log = log(raw, &root, &report);
     let servers = servers::read(&root, &entries, Context { variables: &raw.variables, report: &report });
     let endpoints = endpoints::read(&root, &servers, &report);
@@ -220,8 +219,7 @@ fn catalog(root: &Section<'_>) -> catalog::Config {
     config
 }
 
-/// One `keep_alive` for every event stream: that of `[server]`.
-fn session(root: &Section<'_>, keep_alive: Duration, report: &Report) -> session::Config {
+fn session(root: &Section<'_>, report: &Report) -> session::Config {
     let section = root.child("session");
     let lifetime = section.duration("lifetime", d::SESSION_LIFETIME);
     // A shorter lifetime alone is no contradiction: nobody wrote the idle timeout.
@@ -232,7 +230,7 @@ fn session(root: &Section<'_>, keep_alive: Duration, report: &Report) -> session
     }
     let sessions_max = section.count("sessions_max", d::SESSIONS);
     section.finish();
-    session::Config { lifetime, idle_timeout, sessions_max, keep_alive }
+    session::Config { lifetime, idle_timeout, sessions_max }
 }
 
 fn log(raw: &Raw<'_>, root: &Section<'_>, report: &Report) -> LogConfig {

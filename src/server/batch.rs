@@ -1,6 +1,7 @@
 //! Batches: several messages in one body, which revision 2025-03-26 alone has (JSON-RPC 2.0, section 6).
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
@@ -18,7 +19,7 @@ use crate::base::{Fault, Kind};
 use crate::frame::Kind as FrameKind;
 use crate::protocol::{Method, Revision, header};
 use crate::route::Endpoint;
-use std::sync::Arc;
+use crate::session::MESSAGE_BYTES_MAX;
 
 /// Pieces made and not yet read by the client.
 const PIECES_MAX: usize = 16;
@@ -104,7 +105,7 @@ async fn pass(worker: &Rc<Worker>, call: Box<Call>, id: Option<Bytes>, sender: &
     let response = match legacy::answer(worker, call).await {
         Ok(response) => response,
         Err(fault) => {
-            let fault = fault.answering(id);
+            let fault = fault.answering(id.clone());
             worker.note_fault(&fault);
             return !expects || sender.send(reply::terminal_event(&fault)).await.is_ok();
         }
@@ -112,13 +113,28 @@ async fn pass(worker: &Rc<Worker>, call: Box<Call>, id: Option<Bytes>, sender: &
     let is_stream = response.headers().get(CONTENT_TYPE).is_some_and(|value| value == header::EVENT_STREAM);
     let mut body = response.into_body();
     let mut message = Vec::new();
-    while let Some(Ok(frame)) = body.frame().await {
-        let Ok(bytes) = frame.into_data() else { continue };
-        if !is_stream {
+    while let Some(frame) = body.frame().await {
+        let Ok(bytes) = frame.map(|frame| frame.into_data().unwrap_or_default()) else {
+            message.clear();
+            break;
+        };
+        if is_stream {
+            if sender.send(bytes).await.is_err() {
+                return false;
+            }
+        } else if message.len() + bytes.len() > MESSAGE_BYTES_MAX {
+            message.clear();
+            break;
+        } else {
             message.extend_from_slice(&bytes);
-        } else if sender.send(bytes).await.is_err() {
-            return false;
         }
     }
-    message.is_empty() || sender.send(tag::write_event(&message)).await.is_ok()
+    if is_stream || !expects {
+        return true;
+    }
+    if message.is_empty() {
+        let fault = Fault::backend(Kind::Broken, "the answer broke off, or is too long for a batch");
+        return sender.send(reply::terminal_event(&fault.answering(id))).await.is_ok();
+    }
+    sender.send(tag::write_event(&message)).await.is_ok()
 }

@@ -73,8 +73,18 @@ pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, tls: Option<TlsAcceptor>)
 async fn open(worker: &Rc<Worker>, mut socket: Socket) -> Option<(Bytes, Socket, Speaks)> {
     let config = &worker.shared.config;
     let mut first = BytesMut::new();
-    // No buffer yet: an idle connection costs its socket.
-    timeout(config.idle_timeout, socket.readable()).await.ok()?.ok()?;
+    match &mut socket {
+        // No buffer yet: an idle connection costs its socket.
+        Socket::Tcp(tcp) => timeout(config.idle_timeout, tcp.readable()).await.ok()?.ok()?,
+        // The first request may have come with the end of the handshake, and lie in the session.
+        Socket::Tls(tls) => {
+            timeout(config.idle_timeout, tls.read_buf(&mut first))
+                .await
+                .ok()?
+                .ok()
+                .filter(|count| *count > 0)?;
+        }
+    }
     let speaks = timeout(config.header_timeout, async {
         loop {
             let seen = first.len().min(HTTP2_PREFACE.len());
@@ -185,15 +195,6 @@ enum Socket {
     Tcp(TcpStream),
     /// Boxed: its state is a hundred times the size of a socket.
     Tls(Box<TlsStream<TcpStream>>),
-}
-
-impl Socket {
-    async fn readable(&self) -> io::Result<()> {
-        match self {
-            Self::Tcp(tcp) => tcp.readable().await,
-            Self::Tls(tls) => tls.get_ref().0.readable().await,
-        }
-    }
 }
 
 /// A stream with bytes put in front that were read already.

@@ -91,8 +91,8 @@ impl SessionStream {
     async fn run(mut self) {
         let shared = Arc::clone(&self.worker.shared);
         let view = View::Legacy(self.session.seal.capabilities);
-        let mut lists = Digests::of(&self.worker, &self.session.endpoint, view);
         let mut changes = shared.catalog.changes();
+        let mut lists = Digests::of(&self.worker, &self.session.endpoint, view);
         let mut phase = shared.phase.clone();
         let period = shared.config.keep_alive;
         let mut keep_alive = interval_at(Instant::now() + period, period);
@@ -101,7 +101,7 @@ impl SessionStream {
         let resumes = self.last_event_id.is_some();
         // By place: the backend session whose stream is read, and the task that reads it.
         let mut read: HashMap<usize, Arc<Ready>> = HashMap::new();
-        let mut pumps: JoinSet<(usize, FeedEnd)> = JoinSet::new();
+        let mut pumps: JoinSet<(Arc<Ready>, usize, FeedEnd)> = JoinSet::new();
         loop {
             let session = Arc::clone(&self.session);
             let changed = session.changed();
@@ -125,15 +125,19 @@ impl SessionStream {
                     // A full channel needs no comment.
                     let _ = self.sender.try_send(Bytes::from_static(COMMENT));
                     session.touch(self.worker.now_s());
+                    // A key may also expire, of which nobody tells.
+                    if !shared.auth.still_valid(&self.identity) {
+                        return;
+                    }
                 }
                 _ = changes.changed(), if session.endpoint.shape != Shape::Single => {
                     for event in lists.changed(&self.worker, &session.endpoint, view) {
                         let _ = self.sender.send(event).await;
                     }
                 }
-                Some(Ok((place, end))) = pumps.join_next() => {
-                    if let (FeedEnd::SessionLost, Some(lost)) = (&end, read.get(&place)) {
-                        session.upstream(place).forget(lost);
+                Some(Ok((ready, place, end))) = pumps.join_next() => {
+                    if end == FeedEnd::SessionLost {
+                        session.upstream(place).forget(&ready);
                     }
                     // The one server's stream ended, or cannot be taken up where the client says: so does
                     // this one, and the client comes again.
@@ -147,7 +151,11 @@ impl SessionStream {
     }
 
     /// Reads the stream of each backend session that is open and not read yet.
-    fn start_pumps(&mut self, read: &mut HashMap<usize, Arc<Ready>>, pumps: &mut JoinSet<(usize, FeedEnd)>) {
+    fn start_pumps(
+        &mut self,
+        read: &mut HashMap<usize, Arc<Ready>>,
+        pumps: &mut JoinSet<(Arc<Ready>, usize, FeedEnd)>,
+    ) {
         for (place, upstream) in self.session.upstreams() {
             let Some(ready) = upstream.ready() else { continue };
             if read.get(&place).is_some_and(|known| Arc::ptr_eq(known, &ready)) {
@@ -156,14 +164,18 @@ impl SessionStream {
             read.insert(place, Arc::clone(&ready));
             let pool = Rc::clone(self.worker.pool(self.session.endpoint.servers[place].backend));
             let resumes = self.session.endpoint.shape != Shape::Single;
-            let feed = Feed::new(pool, Source::Legacy(ready), resumes).after(self.last_event_id.take());
+            let feed =
+                Feed::new(pool, Source::Legacy(Arc::clone(&ready)), resumes).after(self.last_event_id.take());
             let pump = Pump {
                 worker: Rc::clone(&self.worker),
                 endpoint: Arc::clone(&self.session.endpoint),
                 place,
                 sender: self.sender.clone(),
             };
-            pumps.spawn_local(pump.run(feed));
+            pumps.spawn_local(async move {
+                let end = pump.run(feed).await;
+                (ready, place, end)
+            });
         }
     }
 }
@@ -177,15 +189,15 @@ struct Pump {
 }
 
 impl Pump {
-    async fn run(self, mut feed: Feed) -> (usize, FeedEnd) {
+    async fn run(self, mut feed: Feed) -> FeedEnd {
         loop {
             let event = match feed.next().await {
                 Ok(event) => event,
-                Err(end) => return (self.place, end),
+                Err(end) => return end,
             };
             let Some(bytes) = self.pass(event) else { continue };
             if self.sender.send(bytes).await.is_err() {
-                return (self.place, FeedEnd::Ended);
+                return FeedEnd::Ended;
             }
         }
     }
@@ -353,8 +365,8 @@ impl Subscription {
         let shared = Arc::clone(&self.worker.shared);
         // The lists as they are when the subscription begins; those that come in later are changes.
         shared.catalog.merged(&self.endpoint, View::Modern).await;
-        let mut lists = Digests::of(&self.worker, &self.endpoint, View::Modern);
         let mut changes = shared.catalog.changes();
+        let mut lists = Digests::of(&self.worker, &self.endpoint, View::Modern);
         let mut phase = shared.phase.clone();
         let period = shared.config.keep_alive;
         let mut keep_alive = interval_at(Instant::now() + period, period);
@@ -377,6 +389,9 @@ impl Subscription {
                 }
                 _ = keep_alive.tick() => {
                     let _ = self.sender.try_send(Bytes::from_static(COMMENT));
+                    if !shared.auth.still_valid(&self.identity) {
+                        return;
+                    }
                 }
                 _ = changes.changed() => {
                     for method in lists.moved(&self.worker, &self.endpoint, View::Modern) {

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use bytes::Bytes;
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
     ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_REQUEST_HEADERS, VARY,
@@ -58,8 +59,9 @@ async fn forward(
     let (identity, permit) = worker.let_in(control, &head.headers).await?;
     match head.method {
         Method::POST => {
+            let config = &worker.shared.config;
             receive::negotiate(&head.headers)?;
-            let body = receive::receive(&worker.shared.config, &head.headers, &mut body).await?;
+            let body = receive::receive(config, config.body_bytes_max, &head.headers, &mut body).await?;
             if batch::is_batch(worker, &head.headers, &identity, endpoint, &body) {
                 return batch::answer(worker, &head.headers, &identity, endpoint, &body).await;
             }
@@ -106,8 +108,13 @@ async fn ask_control_plane(
     head: Parts,
     mut body: Incoming,
 ) -> Result<Response<ResponseBody>, Fault> {
-    let body = receive::receive(&worker.shared.config, &head.headers, &mut body).await?;
-    let response = worker.shared.control.answer(Request::from_parts(head, body)).await;
+    let control = &worker.shared.control;
+    let bytes_max = control.body_bytes_max(&head);
+    let body = match bytes_max {
+        0 => Bytes::new(),
+        _ => receive::receive(&worker.shared.config, bytes_max, &head.headers, &mut body).await?,
+    };
+    let response = control.answer(Request::from_parts(head, body)).await;
     Ok(response.map(ResponseBody::whole))
 }
 

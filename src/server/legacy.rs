@@ -24,6 +24,12 @@ use crate::protocol::{ClientCapabilities, Era, Method, Revision, header};
 use crate::route::Shape;
 use crate::session::{Ask, Introduction, Ready, Session, ask, farewell};
 
+/// What a client says of itself is kept for its session; real ones have some 200 bytes.
+const INTRODUCTION_BYTES_MAX: usize = 16 << 10;
+
+/// The client waits for its servers to take a log level, one after the other.
+const SET_LEVEL_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// For a server that has an event stream and does not say so until it has an event.
 const STREAM_SETTLE_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -66,8 +72,8 @@ async fn initialize(worker: &Rc<Worker>, call: &Call) -> Result<Response<Respons
                 .map_err(full)?;
             let pool = worker.pool(call.endpoint.servers[0].backend);
             let opened = session.upstream(0).open_for_client(pool, &session.introduction).await;
-            let ready = opened.inspect_err(|_| sessions.end(&session))?;
-            (text, reply::result(&call.id(), result_of(&ready)?))
+            let message = opened.inspect_err(|_| sessions.end(&session))?;
+            (text, reply::result(&call.id(), result_of(&message)?))
         }
         Shape::Aggregate(_) => {
             let merged = worker.shared.catalog.merged(&call.endpoint, view).await;
@@ -86,15 +92,15 @@ async fn initialize(worker: &Rc<Worker>, call: &Call) -> Result<Response<Respons
 }
 
 /// The raw `result` of a backend's answer to `initialize`.
-fn result_of(ready: &Ready) -> Result<Bytes, Fault> {
+fn result_of(message: &Bytes) -> Result<Bytes, Fault> {
     #[derive(serde::Deserialize)]
     struct Answer<'a> {
         #[serde(borrow)]
         result: &'a serde_json::value::RawValue,
     }
-    let answer: Answer<'_> = serde_json::from_slice(&ready.message)
+    let answer: Answer<'_> = serde_json::from_slice(message)
         .map_err(|error| Fault::gateway(Kind::Internal, "the answer could not be read").because(error))?;
-    Ok(ready.message.slice_ref(answer.result.get().as_bytes()))
+    Ok(message.slice_ref(answer.result.get().as_bytes()))
 }
 
 /// What the client says of itself. Off the usual path, so read with serde.
@@ -111,6 +117,9 @@ fn introduction(call: &Call) -> Result<Introduction, Fault> {
         )
     };
     let params = call.envelope.params.object.map(|span| call.raw(span)).ok_or_else(malformed)?;
+    if params.len() > INTRODUCTION_BYTES_MAX {
+        return Err(Fault::client(Kind::MalformedParams, "the params of initialize are over 16 KiB"));
+    }
     let asked = call.text(call.envelope.params.protocol_version).ok_or_else(malformed)?;
     let read: Params<'_> = serde_json::from_slice(&params).map_err(|_| malformed())?;
     let capabilities =
@@ -118,6 +127,8 @@ fn introduction(call: &Call) -> Result<Introduction, Fault> {
     let revision = Revision::parse(asked.as_bytes())
         .filter(|revision| revision.era() == Era::Legacy)
         .unwrap_or(Revision::LEGACY_LATEST);
+    // A copy: a slice would keep the whole request for as long as the session.
+    let params = Bytes::copy_from_slice(&params);
     Ok(Introduction { revision, capabilities, params })
 }
 
@@ -182,14 +193,19 @@ async fn read(
     places: &[usize],
 ) -> Result<Response<ResponseBody>, Fault> {
     let [place] = places else {
+        let mut last = local::no_resource(&call.text(call.envelope.params.uri).unwrap_or_default());
         for place in places {
-            let ready = open(worker, &call, &session, *place).await?;
-            let response = deliver(worker, &call, &ready, *place, &[]).await?;
-            if let Some(message) = send::result_of(worker, response).await {
-                return Ok(reply::message(message));
+            match ask_server(worker, &call, &session, *place, &[]).await {
+                Ok(Delivered::Answered(response)) => {
+                    if let Some(message) = send::result_of(worker, *response).await {
+                        return Ok(reply::message(message));
+                    }
+                }
+                Ok(Delivered::Refused(..)) => {}
+                Err(fault) => last = fault,
             }
         }
-        return Err(local::no_resource(&call.text(call.envelope.params.uri).unwrap_or_default()));
+        return Err(last);
     };
     forward(worker, call, session, (*place, None)).await
 }
@@ -205,16 +221,17 @@ async fn set_level(
         .params
         .level
         .ok_or_else(|| Fault::client(Kind::MalformedParams, "params.level is missing"))?;
-    session.remember_log_level(call.raw(level.span));
+    session.remember_log_level(Bytes::copy_from_slice(level.span.of(&call.body)));
     for (place, upstream) in session.upstreams() {
         let Some(ready) = upstream.ready().filter(|ready| ready.features.logging) else { continue };
         let server = &call.endpoint.servers[place];
         let asked =
             Ask { method: Method::SetLevel, message: call.body.clone(), ready: Some(&ready), modern: None };
-        if let Err(error) = ask(worker.pool(server.backend), asked).await {
-            // The level is remembered; a server that is away gets it when its session is opened again.
-            upstream.forget(&ready);
-            worker.note_fault(&error.into_fault(&server.name));
+        // A server that does not take it now gets it when its session is opened again.
+        match timeout(SET_LEVEL_TIMEOUT, ask(worker.pool(server.backend), asked)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => drop(worker.note_fault(&error.into_fault(&server.name))),
+            Err(_elapsed) => tracing::warn!(server = %server.name, "the log level was not taken in time"),
         }
     }
     Ok(reply::result(&call.id(), Bytes::from_static(b"{}")))
@@ -308,7 +325,7 @@ async fn forward(
     (place, edit): Target,
 ) -> Result<Response<ResponseBody>, Fault> {
     let in_flight = if call.is_request() {
-        let begun = session.begin_call(call.id(), place);
+        let begun = session.begin_call(Bytes::copy_from_slice(&call.id()), place);
         Some(begun.ok_or_else(|| {
             Fault::client(
                 Kind::InvalidRequest,
@@ -318,18 +335,16 @@ async fn forward(
     } else {
         None
     };
-    let mut ready = open(worker, &call, &session, place).await?;
-    let mut response = deliver(worker, &call, &ready, place, edit.as_slice()).await?;
-    if is_lost(worker, &call, &ready, place, response.status()).await {
-        tracing::info!(server = %call.endpoint.servers[place].name, "the server lost its session; opening another");
-        session.upstream(place).forget(&ready);
-        ready = open(worker, &call, &session, place).await?;
-        response = deliver(worker, &call, &ready, place, edit.as_slice()).await?;
-    }
+    let response = match ask_server(worker, &call, &session, place, edit.as_slice()).await? {
+        Delivered::Answered(response) => response,
+        Delivered::Refused(status, said) => {
+            return send::pass_refusal(worker, &call.endpoint.servers[place].name, status, said);
+        }
+    };
     let id = call.is_request().then(|| call.id());
     let endpoint = Arc::clone(&call.endpoint);
     let held = Held { in_flight, ..send::held(call) };
-    send::pass(worker, &endpoint.servers[place], endpoint.shape, id, response, held).await
+    send::pass(worker, &endpoint.servers[place], endpoint.shape, id, *response, held).await
 }
 
 /// The client's session at one server, opened when it is not.
@@ -354,24 +369,54 @@ async fn open(
     Ok(ready)
 }
 
+/// What a server made of a message.
+enum Delivered {
+    Answered(Box<Response<Answer>>),
+    /// 400 or 404, with its body; not for a lost session.
+    Refused(StatusCode, Bytes),
+}
+
+/// Delivers a message in the client's session at a server, opened when it is not, and once more when the
+/// server lost it: a server that does not know the session did not run the call.
+async fn ask_server(
+    worker: &Rc<Worker>,
+    call: &Call,
+    session: &Session,
+    place: usize,
+    edits: &[(Span, Bytes)],
+) -> Result<Delivered, Fault> {
+    let ready = open(worker, call, session, place).await?;
+    let response = deliver(worker, call, &ready, place, edits).await?;
+    let may_be_lost = matches!(response.status(), StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST);
+    if !may_be_lost || ready.session_id.is_none() {
+        return Ok(Delivered::Answered(Box::new(response)));
+    }
+    let server = &call.endpoint.servers[place].name;
+    let status = response.status();
+    // Read to its end, so that its place among the server's calls is free for what follows.
+    let said = response.into_body().collect(send::ERROR_BYTES_MAX).await;
+    let said = said.map_err(|error| error.into_fault(server))?;
+    if !is_lost(worker, call, &ready, place, status).await {
+        return Ok(Delivered::Refused(status, said));
+    }
+    tracing::info!(%server, "the server lost its session; opening another");
+    session.upstream(place).forget(&ready);
+    let ready = open(worker, call, session, place).await?;
+    let response = deliver(worker, call, &ready, place, edits).await?;
+    Ok(Delivered::Answered(Box::new(response)))
+}
+
 /// Whether the server does not know the session any more: 404 says so (MCP 2025-03-26, session
 /// management). Some say 400, as they do to much else; a ping tells which it was.
 async fn is_lost(worker: &Rc<Worker>, call: &Call, ready: &Ready, place: usize, status: StatusCode) -> bool {
-    match status {
-        StatusCode::NOT_FOUND => ready.session_id.is_some(),
-        StatusCode::BAD_REQUEST if ready.session_id.is_some() => {
-            const PING: &[u8] = br#"{"jsonrpc":"2.0","id":"metamcp-ping","method":"ping"}"#;
-            let asked = Ask {
-                method: Method::Ping,
-                message: Bytes::from_static(PING),
-                ready: Some(ready),
-                modern: None,
-            };
-            let pool = worker.pool(call.endpoint.servers[place].backend);
-            ask(pool, asked).await.is_ok_and(|heard| heard.status.is_client_error())
-        }
-        _ => false,
+    const PING: &[u8] = br#"{"jsonrpc":"2.0","id":"metamcp-ping","method":"ping"}"#;
+    if status == StatusCode::NOT_FOUND {
+        return true;
     }
+    let asked =
+        Ask { method: Method::Ping, message: Bytes::from_static(PING), ready: Some(ready), modern: None };
+    let pool = worker.pool(call.endpoint.servers[place].backend);
+    ask(pool, asked).await.is_ok_and(|heard| heard.status.is_client_error())
 }
 
 /// Ends a session, here and at every server.

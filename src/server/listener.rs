@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -29,6 +30,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// For the last event of each stream to be written once streams are cut.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Threads of one worker for what cannot be waited for otherwise.
+const BLOCKING_THREADS_MAX: usize = 8;
 
 /// The running workers.
 pub struct Workers {
@@ -72,6 +76,7 @@ pub fn start(shared: &Arc<Shared>) -> Result<Workers, ListenError> {
     }
     let connections = Arc::new(CachePadded::new(AtomicUsize::new(0)));
     let mut threads = Vec::with_capacity(listeners.len());
+    let (started, outcomes) = mpsc::channel();
     for (number, listener) in listeners.into_iter().enumerate() {
         let seed = Seed {
             shared: Arc::clone(shared),
@@ -81,7 +86,13 @@ pub fn start(shared: &Arc<Shared>) -> Result<Workers, ListenError> {
             number,
         };
         let thread = thread::Builder::new().name(format!("worker-{number}"));
-        threads.push(thread.spawn(move || seed.run()).map_err(ListenError::Thread)?);
+        let started = started.clone();
+        threads.push(thread.spawn(move || seed.run(started)).map_err(ListenError::Thread)?);
+    }
+    for _ in &threads {
+        // A worker that ended without a word has panicked.
+        let gone = || Err(io::Error::other("a worker ended while it started"));
+        outcomes.recv().unwrap_or_else(|_| gone()).map_err(ListenError::Thread)?;
     }
     Ok(Workers { address, threads })
 }
@@ -110,25 +121,24 @@ struct Seed {
 }
 
 impl Seed {
-    fn run(self) {
-        let runtime = match Builder::new_current_thread().enable_all().build() {
+    fn run(self, started: mpsc::Sender<io::Result<()>>) {
+        // Blocking threads resolve names only; more of them wait for the same resolver.
+        let runtime =
+            Builder::new_current_thread().enable_all().max_blocking_threads(BLOCKING_THREADS_MAX).build();
+        let runtime = match runtime {
             Ok(runtime) => runtime,
-            Err(error) => {
-                tracing::error!(%error, worker = self.number, "no runtime for this worker");
-                return;
-            }
+            Err(error) => return drop(started.send(Err(error))),
         };
-        LocalSet::new().block_on(&runtime, self.accept());
+        LocalSet::new().block_on(&runtime, self.accept(started));
+        runtime.shutdown_timeout(LAST_WORDS);
     }
 
-    async fn accept(self) {
+    async fn accept(self, started: mpsc::Sender<io::Result<()>>) {
         let listener = match tokio::net::TcpListener::from_std(self.listener) {
             Ok(listener) => listener,
-            Err(error) => {
-                tracing::error!(%error, worker = self.number, "this worker cannot listen");
-                return;
-            }
+            Err(error) => return drop(started.send(Err(error))),
         };
+        drop(started.send(Ok(())));
         let worker = Worker::new(Arc::clone(&self.shared), self.number);
         spawn_local(Rc::clone(&worker).housekeep());
         let mut phase = self.shared.phase.clone();

@@ -8,6 +8,7 @@ use serde_json::json;
 use super::body::ResponseBody;
 use super::call::Call;
 use super::local::Rename;
+use super::relay::Held;
 use super::send::{self, held};
 use super::worker::Worker;
 use super::{event_stream, local, reply};
@@ -72,13 +73,18 @@ async fn read(
     places: &[usize],
 ) -> Result<Response<ResponseBody>, Fault> {
     let [place] = places else {
+        let mut last = local::no_resource(&call.text(call.envelope.params.uri).unwrap_or_default());
         for place in places {
-            let response = deliver(worker, &call, *place, None).await?;
-            if let Some(message) = send::result_of(worker, response).await {
-                return Ok(reply::message(message));
+            match deliver(worker, &call, *place, None).await {
+                Ok(response) => {
+                    if let Some(message) = send::result_of(worker, response).await {
+                        return Ok(reply::message(message));
+                    }
+                }
+                Err(fault) => last = fault,
             }
         }
-        return Err(local::no_resource(&call.text(call.envelope.params.uri).unwrap_or_default()));
+        return Err(last);
     };
     forward(worker, call, *place, None).await
 }
@@ -95,7 +101,9 @@ async fn forward(
     let server = &endpoint.servers[place];
     let id = call.envelope.id.map(|id| call.raw(id.span));
     // Every answer stands alone, so nothing in it is to be changed, from whichever server it comes.
-    send::pass(worker, server, Shape::Single, id, response, held(call)).await
+    let subscriber = (call.method == Some(Method::Listen)).then(|| call.identity.clone());
+    let held = Held { subscriber, ..held(call) };
+    send::pass(worker, server, Shape::Single, id, response, held).await
 }
 
 /// Sends the message, and waits for the head of its answer.

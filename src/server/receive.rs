@@ -66,13 +66,18 @@ pub fn is_json(value: &HeaderValue) -> bool {
 /// Takes the whole body. One that comes in one read is used where it lies.
 ///
 /// Not cancel safe: what was read is lost, and the connection with it.
-pub async fn receive(config: &Config, headers: &HeaderMap, body: &mut Incoming) -> Result<Bytes, Fault> {
+pub async fn receive(
+    config: &Config,
+    bytes_max: usize,
+    headers: &HeaderMap,
+    body: &mut Incoming,
+) -> Result<Bytes, Fault> {
     // Refused before a byte is read, when its length is said.
     let said = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if said.is_some_and(|bytes| bytes > config.body_bytes_max as u64) {
-        return Err(too_large(config));
+    if said.is_some_and(|bytes| bytes > bytes_max as u64) {
+        return Err(too_large(bytes_max));
     }
-    let mut collecting = pin!(collect(config, body, said));
+    let mut collecting = pin!(collect(bytes_max, body, said));
     // Nearly every body has come with its head, and needs no clock.
     if let Poll::Ready(collected) = poll_fn(|cx| Poll::Ready(collecting.as_mut().poll(cx))).await {
         return collected;
@@ -82,27 +87,27 @@ pub async fn receive(config: &Config, headers: &HeaderMap, body: &mut Incoming) 
     })
 }
 
-async fn collect(config: &Config, body: &mut Incoming, said: Option<u64>) -> Result<Bytes, Fault> {
+async fn collect(bytes_max: usize, body: &mut Incoming, said: Option<u64>) -> Result<Bytes, Fault> {
     let Some(first) = chunk(body).await? else { return Ok(Bytes::new()) };
     if body.is_end_stream() {
-        return check_length(config, first);
+        return check_length(bytes_max, first);
     }
     let said = said.and_then(|bytes| usize::try_from(bytes).ok()).filter(|bytes| *bytes >= MAPPED_FROM_BYTES);
     match said {
         Some(bytes) => collect_mapped(first, body, bytes).await,
-        None => collect_buffered(config, first, body).await,
+        None => collect_buffered(bytes_max, first, body).await,
     }
 }
 
-async fn collect_buffered(config: &Config, first: Bytes, body: &mut Incoming) -> Result<Bytes, Fault> {
+async fn collect_buffered(bytes_max: usize, first: Bytes, body: &mut Incoming) -> Result<Bytes, Fault> {
     let mut whole = BytesMut::from(first);
     while let Some(bytes) = chunk(body).await? {
-        if whole.len() + bytes.len() > config.body_bytes_max {
-            return Err(too_large(config));
+        if whole.len() + bytes.len() > bytes_max {
+            return Err(too_large(bytes_max));
         }
         whole.extend_from_slice(&bytes);
     }
-    check_length(config, whole.freeze())
+    check_length(bytes_max, whole.freeze())
 }
 
 /// Into a map of the length that was said; hyper hands out no byte more, and errs on fewer.
@@ -134,8 +139,8 @@ async fn chunk(body: &mut Incoming) -> Result<Option<Bytes>, Fault> {
     Ok(None)
 }
 
-fn check_length(config: &Config, bytes: Bytes) -> Result<Bytes, Fault> {
-    if bytes.len() > config.body_bytes_max { Err(too_large(config)) } else { Ok(bytes) }
+fn check_length(bytes_max: usize, bytes: Bytes) -> Result<Bytes, Fault> {
+    if bytes.len() > bytes_max { Err(too_large(bytes_max)) } else { Ok(bytes) }
 }
 
 #[cold]
@@ -144,9 +149,8 @@ fn broken(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Fault {
 }
 
 #[cold]
-fn too_large(config: &Config) -> Fault {
-    let text =
-        format!("the body is over the limit of {} bytes (`server.body_bytes_max`)", config.body_bytes_max);
+fn too_large(bytes_max: usize) -> Fault {
+    let text = format!("the body is over the limit of {bytes_max} bytes (`server.body_bytes_max`)");
     Fault::client(Kind::TooLarge, text).ends_connection()
 }
 

@@ -5,14 +5,17 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::body::BodyError;
 use super::tag::{self, Passed};
-use super::{Worker, reply};
+use super::{Shared, Worker, reply};
+use crate::auth::Identity;
 use crate::backend::{Answer, BackendError, BackendId, Stage};
 use crate::base::{Fault, Kind, Phase, ServerName};
 use crate::frame::{Boundary, EventReader, Kind as FrameKind};
@@ -25,6 +28,8 @@ pub struct Held {
     pub permit: Option<Permit>,
     /// The session's note of the call.
     pub in_flight: Option<InFlight>,
+    /// Whose subscription it is, when it is one: it ends with the key, and when the gateway drains.
+    pub subscriber: Option<Identity>,
 }
 
 /// An answer on its way.
@@ -60,6 +65,9 @@ struct Stream {
     ended: bool,
     /// Completes when the gateway cuts what is still under way. Made when first waited for.
     cut: Option<Pin<Box<dyn Future<Output = ()>>>>,
+    subscriber: Option<Identity>,
+    /// Whether the answer was passed on, as far as is known.
+    answered: bool,
 }
 
 #[derive(Default)]
@@ -114,7 +122,8 @@ impl Relay {
         server: &ServerName,
         id: Option<Bytes>,
     ) -> Self {
-        let stream = Stream::new(worker, server, id);
+        let mut stream = Stream::new(worker, server, id);
+        stream.subscriber.clone_from(&held.subscriber);
         Self { answer, pace: Pace::Events(stream, Whole::default()), done: false, _held: held }
     }
 
@@ -183,6 +192,8 @@ impl Stream {
             keep_alive: None,
             ended: false,
             cut: None,
+            subscriber: None,
+            answered: false,
         }
     }
 
@@ -193,15 +204,16 @@ impl Stream {
 
     /// While nothing comes: a comment now and then, where one may stand, and the end when the gateway ends.
     fn poll_silence(&mut self, may_comment: bool, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
-        let phase = &self.worker.shared.phase;
-        let cut = self.cut.get_or_insert_with(|| {
-            let mut phase = phase.clone();
-            Box::pin(async move {
-                let _ = phase.wait_for(|phase| *phase == Phase::Cut).await;
-            })
+        let (shared, subscriber) = (&self.worker.shared, &self.subscriber);
+        let cut = self.cut.get_or_insert_with(|| match subscriber {
+            None => Box::pin(reached(shared.phase.clone(), Phase::Cut)),
+            Some(identity) => Box::pin(subscription_over(Arc::clone(shared), identity.clone())),
         });
         if may_comment && cut.as_mut().poll(cx).is_ready() {
             self.ended = true;
+            if self.answered || self.subscriber.is_some() {
+                return Poll::Ready(None);
+            }
             let text = "the gateway stops; the call may have run";
             let fault = Fault::gateway(Kind::Stopping, text).answering(self.id.clone());
             return self.pass(reply::terminal_event(&fault));
@@ -227,6 +239,21 @@ impl Stream {
         let fault = error.into_fault(&self.server).answering(self.id.clone());
         self.worker.note_fault(&fault);
         reply::terminal_event(&fault)
+    }
+}
+
+async fn reached(mut phase: watch::Receiver<Phase>, least: Phase) {
+    // A sender that is gone means that the process ends.
+    let _ = phase.wait_for(|phase| *phase >= least).await;
+}
+
+/// The key was taken back, or the gateway drains.
+async fn subscription_over(shared: Arc<Shared>, identity: Identity) {
+    let mut keys = shared.keys.clone();
+    let taken_back = async { while shared.auth.still_valid(&identity) && keys.changed().await.is_ok() {} };
+    tokio::select! {
+        () = taken_back => {}
+        () = reached(shared.phase.clone(), Phase::Drain) => {}
     }
 }
 
@@ -259,6 +286,9 @@ impl Whole {
                     return stream.pass(event).map(|next| next.map(Ok));
                 }
                 Poll::Pending => {
+                    if *stream.worker.shared.phase.borrow() == Phase::Cut {
+                        stream.answered = !matches!(self.outcome(stream), Outcome::Awaited);
+                    }
                     return stream.poll_silence(!self.torn, cx).map(|next| next.map(Ok));
                 }
             }
@@ -345,7 +375,10 @@ impl Tagging {
                 // Its event ids were taken out, so the client cannot come back for the answer.
                 Poll::Ready(None) => return self.end(stream, BackendError::bare(Stage::Body)),
                 Poll::Ready(Some(Err(error))) => return self.end(stream, error),
-                Poll::Pending => return stream.poll_silence(true, cx),
+                Poll::Pending => {
+                    stream.answered = self.awaited.is_none();
+                    return stream.poll_silence(true, cx);
+                }
             }
         }
         Poll::Ready(None)

@@ -10,7 +10,7 @@ use super::body::ResponseBody;
 use super::relay::{Held, Relay, bad_status};
 use super::worker::Worker;
 use super::{call::Call, reply};
-use crate::backend::{Answer, Lane, RequestBody};
+use crate::backend::{Answer, BackendError, Lane, RequestBody, Stage};
 use crate::base::{Fault, Kind, ServerName};
 use crate::frame::{Kind as FrameKind, Span, splice};
 use crate::protocol::header;
@@ -33,7 +33,7 @@ const FORWARDED: [HeaderName; 6] = [
 const WHOLE_BYTES_MAX: usize = 64 << 10;
 
 /// The body of an error status; bigger ones are no JSON-RPC errors.
-const ERROR_BYTES_MAX: usize = 64 << 10;
+pub const ERROR_BYTES_MAX: usize = 64 << 10;
 
 /// The message with parts replaced, as a request to the server with what every request carries.
 pub fn request(
@@ -103,11 +103,13 @@ pub async fn pass(
         return Ok(reply::events(ResponseBody::relay(relay)));
     }
     let length = answer.length();
-    if id.is_none() || length == Some(0) {
+    if id.is_none() {
         // A notification or response was taken; there is nothing to say about it.
-        let taken = answer.collect(ERROR_BYTES_MAX).await.map_err(|error| error.into_fault(&place.name))?;
-        drop(taken);
-        return Ok(reply::status(if id.is_none() { StatusCode::ACCEPTED } else { head.status }));
+        answer.collect(ERROR_BYTES_MAX).await.map_err(|error| error.into_fault(&place.name))?;
+        return Ok(reply::accepted());
+    }
+    if length == Some(0) {
+        return Err(BackendError::bare(Stage::Nonsense).into_fault(&place.name));
     }
     if length.is_some_and(|length| length <= WHOLE_BYTES_MAX as u64) {
         let bytes = answer.collect(WHOLE_BYTES_MAX).await.map_err(|error| error.into_fault(&place.name))?;
@@ -161,20 +163,30 @@ async fn pass_error(
     mut answer: Answer,
 ) -> Result<Response<ResponseBody>, Fault> {
     let is_clients = status.is_client_error() && !matches!(status.as_u16(), 401 | 403 | 407 | 429);
-    if is_clients {
-        let bytes = answer.collect(ERROR_BYTES_MAX).await.map_err(|error| error.into_fault(server))?;
-        let is_error =
-            worker.scanner.borrow_mut().scan(&bytes).is_ok_and(|envelope| envelope.kind == FrameKind::Error);
-        if is_error {
-            let mut response = reply::message(bytes);
-            *response.status_mut() = status;
-            return Ok(response);
-        }
+    if !is_clients {
+        return Err(bad_status(server, status));
     }
-    Err(bad_status(server, status))
+    let said = answer.collect(ERROR_BYTES_MAX).await.map_err(|error| error.into_fault(server))?;
+    pass_refusal(worker, server, status, said)
+}
+
+/// As the server said it, when that is an error of the protocol.
+pub fn pass_refusal(
+    worker: &Worker,
+    server: &ServerName,
+    status: StatusCode,
+    said: Bytes,
+) -> Result<Response<ResponseBody>, Fault> {
+    let scanned = worker.scanner.borrow_mut().scan(&said);
+    if !scanned.is_ok_and(|envelope| envelope.kind == FrameKind::Error) {
+        return Err(bad_status(server, status));
+    }
+    let mut response = reply::message(said);
+    *response.status_mut() = status;
+    Ok(response)
 }
 
 /// What a call holds until its answer has passed.
 pub fn held(call: Box<Call>) -> Held {
-    Held { permit: Some(call.permit), in_flight: None }
+    Held { permit: Some(call.permit), in_flight: None, subscriber: None }
 }

@@ -63,9 +63,15 @@ pub fn pass(event: Event, server: &ServerName, awaited: &mut Option<Bytes>, scan
     let method = envelope.method.map(|method| method.decode(&data));
     let method = method.as_deref().and_then(Method::parse);
     match edits(&envelope, method, &data, server) {
-        Edits::None if event.id.is_some() || event.retry.is_some() => Passed::Tagged(write_event(&data)),
-        Edits::None if is_list_change(method) => Passed::ListChanged(whole(event.raw)),
-        Edits::None => Passed::Untouched(whole(event.raw)),
+        Edits::None => {
+            let is_resumable = event.id.is_some() || event.retry.is_some();
+            let bytes = if is_resumable { write_event(&data) } else { whole(event.raw) };
+            match (is_list_change(method), is_resumable) {
+                (true, _) => Passed::ListChanged(bytes),
+                (false, true) => Passed::Tagged(bytes),
+                (false, false) => Passed::Untouched(bytes),
+            }
+        }
         Edits::Some(edits) => match splice(&data, &edits) {
             Ok(slices) => {
                 let mut message = BytesMut::with_capacity(slices.len_bytes());

@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use foldhash::fast::RandomState;
 use http::header::AUTHORIZATION;
+use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use subtle::ConstantTimeEq as _;
 use tokio::sync::watch;
@@ -29,7 +30,7 @@ use crate::frame::Scanner;
 use crate::limits::{Gauge, Limits, Permit};
 use crate::protocol::header;
 use crate::route::{Endpoint, Table};
-use crate::session::{Session, Sessions};
+use crate::session::{NotFound, Session, Sessions};
 
 /// What all workers share: snapshots, and what is locked for a few lines off the usual path.
 pub struct Shared {
@@ -59,6 +60,9 @@ pub struct Shared {
 
 /// What answers the paths that are not MCP's. The data plane knows no more of the control plane.
 pub trait ControlPlane: Send + Sync {
+    /// How long a body it takes with a request; none for most. Asked before a byte of it is read.
+    fn body_bytes_max(&self, head: &Parts) -> usize;
+
     /// Answers a request whose body was received.
     fn answer(&self, request: ControlRequest) -> Pin<Box<dyn Future<Output = ControlResponse> + Send + '_>>;
 }
@@ -185,8 +189,14 @@ impl Worker {
     /// A client sends the same credential with every request of a connection. What was found out about it
     /// is believed until the next second or the next change of a key, whichever comes first.
     pub async fn let_in(&self, control: &Control, headers: &HeaderMap) -> Result<(Identity, Permit), Fault> {
+        let is_doubled = |name: &HeaderName| headers.get_all(name).iter().nth(1).is_some();
+        if is_doubled(&AUTHORIZATION) || is_doubled(&X_API_KEY) {
+            // A proxy in front may have looked at the other one.
+            return Err(denied(Denied::Invalid));
+        }
         let value = headers.get(AUTHORIZATION).map_or(&b""[..], HeaderValue::as_bytes);
-        let other = headers.contains_key(X_API_KEY);
+        // Only what `Authorization` alone says is remembered under it.
+        let other = headers.contains_key(X_API_KEY) || value.is_empty();
         let known = control
             .known
             .borrow()
@@ -198,7 +208,7 @@ impl Worker {
         }
         let identity = self.identify(headers).await?;
         let gauge = self.gauge(&identity);
-        *control.known.borrow_mut() = Some(Known {
+        *control.known.borrow_mut() = (!other).then(|| Known {
             value: Zeroizing::new(value.to_vec()),
             identity: identity.clone(),
             gauge: Arc::clone(&gauge),
@@ -242,11 +252,14 @@ impl Worker {
             return Ok(session);
         }
         let found = self.shared.sessions.find(text.as_bytes(), identity, endpoint, now_s);
-        let session = found.map_err(|_| {
-            Fault::client(
+        let session = found.map_err(|why| match why {
+            NotFound::Unknown => Fault::client(
                 Kind::SessionUnknown,
                 "this session is unknown or has ended; open another by `initialize`",
-            )
+            ),
+            NotFound::Full => {
+                Fault::gateway(Kind::Overloaded, "there are too many sessions; try again later")
+            }
         })?;
         session.touch(now_s);
         let mut sessions = self.sessions.borrow_mut();

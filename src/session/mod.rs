@@ -19,7 +19,7 @@ pub use ask::{Ask, Asked, Heard, MESSAGE_BYTES_MAX, ask, is_event_stream, read_t
 pub use feed::{Feed, FeedEnd, Source};
 pub use id::{Seal, SessionKey};
 pub use state::{InFlight, OpenStream, Session};
-pub use table::{Full, Sessions, Unknown};
+pub use table::{Full, NotFound, Sessions};
 pub use upstream::{Capabilities, Introduction, Ready, ServerFeatures, Upstream, farewell};
 
 /// Bounds of sessions.
@@ -31,7 +31,4 @@ pub struct Config {
     pub idle_timeout: Duration,
     /// Soft states held at once, over all keys.
     pub sessions_max: usize,
-    /// Between two comments on an otherwise silent event stream: shorter than the idle timeout of the
-    /// usual load balancers (60 s).
-    pub keep_alive: Duration,
 }

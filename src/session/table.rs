@@ -9,7 +9,6 @@ use super::id::{Seal, SessionKey};
 use super::state::Session;
 use super::upstream::Introduction;
 use crate::auth::{Identity, Sealer};
-use crate::protocol::{ClientCapabilities, Revision};
 use crate::route::Endpoint;
 
 /// The soft states by their key. A worker keeps what it uses at hand, so this is asked when a session is
@@ -39,9 +38,14 @@ const ENDED_MAX: usize = 4096;
 #[derive(Debug)]
 pub struct Full;
 
-/// The id is malformed, foreign, ended or expired; which of these is nobody's business.
-#[derive(Debug)]
-pub struct Unknown;
+/// Why a session is not to be had.
+#[derive(Debug, PartialEq, Eq)]
+pub enum NotFound {
+    /// The id is malformed, foreign, ended or expired; which of these is nobody's business.
+    Unknown,
+    /// The id is good, and there is no room for its state.
+    Full,
+}
 
 impl Sessions {
     /// An empty table.
@@ -56,7 +60,7 @@ impl Sessions {
     }
 
     /// How many there are.
-    pub fn count(&self) -> usize {
+    fn count(&self) -> usize {
         self.count.load(Ordering::Relaxed)
     }
 
@@ -94,24 +98,24 @@ impl Sessions {
         identity: &Identity,
         endpoint: &Arc<Endpoint>,
         now_s: u64,
-    ) -> Result<Arc<Session>, Unknown> {
-        let seal = Seal::from_text(text, &self.sealer).ok_or(Unknown)?;
+    ) -> Result<Arc<Session>, NotFound> {
+        let seal = Seal::from_text(text, &self.sealer).ok_or(NotFound::Unknown)?;
         let expires_s = seal.created_s.saturating_add(self.config.lifetime.as_secs());
         if seal.key_id != identity.key_id() || seal.scope != endpoint.scope || now_s >= expires_s {
-            return Err(Unknown);
+            return Err(NotFound::Unknown);
         }
         let shard = self.shard(seal.key);
         if shard.ended.contains_key(&seal.key) {
-            return Err(Unknown);
+            return Err(NotFound::Unknown);
         }
         if let Some(session) = shard.live.get(&seal.key) {
             return Ok(Arc::clone(session));
         }
         drop(shard);
         if self.count() >= self.config.sessions_max {
-            return Err(Unknown);
+            return Err(NotFound::Full);
         }
-        let introduction = Introduction::rebuilt(seal.revision, seal.capabilities);
+        let introduction = Introduction::ours(seal.revision, seal.capabilities);
         let session = Arc::new(Session::new(seal, Arc::clone(endpoint), introduction, now_s));
         Ok(self.insert(session))
     }
@@ -172,11 +176,4 @@ impl Sessions {
 /// Every change to a shard is one map operation, so a poisoned lock guards a whole map.
 fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Introduction {
-    /// Of a session whose state was lost: what its id still says.
-    pub fn rebuilt(revision: Revision, capabilities: ClientCapabilities) -> Self {
-        Self::ours(revision, capabilities)
-    }
 }

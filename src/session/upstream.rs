@@ -64,8 +64,6 @@ pub struct Ready {
     pub revision: HeaderValue,
     /// What it offers.
     pub features: ServerFeatures,
-    /// Its whole answer to `initialize`.
-    pub message: Bytes,
     /// Whether its event stream was opened or refused.
     stream: StreamState,
 }
@@ -117,7 +115,7 @@ impl Upstream {
         if let Some(ready) = self.ready() {
             return Ok(ready);
         }
-        let ready = initialize(pool, introduction).await?;
+        let (ready, _) = initialize(pool, introduction).await?;
         announce(pool, &ready).await?;
         if let Some(level) = log_level.filter(|_| ready.features.logging) {
             set_level(pool, &ready, &level).await?;
@@ -125,14 +123,16 @@ impl Upstream {
         Ok(self.publish(ready))
     }
 
-    /// Opens with the client's own `initialize`; what follows (`notifications/initialized`) is its own too.
+    /// Opens with the client's own `initialize`, and gives the whole answer to it; what follows (`notifications/initialized`) is its own too.
     pub async fn open_for_client(
         &self,
         pool: &Rc<Pool>,
         introduction: &Introduction,
-    ) -> Result<Arc<Ready>, Fault> {
+    ) -> Result<Bytes, Fault> {
         let _turn = self.opening.lock().await;
-        Ok(self.publish(initialize(pool, introduction).await?))
+        let (ready, message) = initialize(pool, introduction).await?;
+        self.publish(ready);
+        Ok(message)
     }
 
     /// The backend does not know this session any more. Only the one who sees it first forgets it, so that
@@ -151,7 +151,8 @@ impl Upstream {
     }
 }
 
-async fn initialize(pool: &Rc<Pool>, introduction: &Introduction) -> Result<Ready, Fault> {
+/// Opens a session; also gives the whole answer.
+async fn initialize(pool: &Rc<Pool>, introduction: &Introduction) -> Result<(Ready, Bytes), Fault> {
     let server = pool.backend().name().clone();
     let mut message = Vec::with_capacity(introduction.params.len() + 64);
     message.extend_from_slice(br#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":"#);
@@ -176,7 +177,7 @@ async fn initialize(pool: &Rc<Pool>, introduction: &Introduction) -> Result<Read
     let features = result.capabilities.features(result.instructions);
     let revision = Revision::parse(result.protocol_version.as_bytes()).ok_or_else(nonsense)?;
     let revision = HeaderValue::from_static(revision.as_str());
-    Ok(Ready { session_id, revision, features, message, stream: StreamState::default() })
+    Ok((Ready { session_id, revision, features, stream: StreamState::default() }, message))
 }
 
 /// `notifications/initialized`, after which the session may be used.
