@@ -60,14 +60,15 @@ impl Pool {
             Lane::Call => Some(self.backend.bounds.admit(&self.backend.config).await?),
             Lane::Stream => None,
         };
+        let_others_go_first().await;
         loop {
+            // Looked at and written to without a pause: what the backend sent meanwhile is known.
             let pooled = self.take();
             let fresh = pooled.is_none();
             let mut wire = match pooled {
                 Some(wire) => wire,
                 None => self.open().await?,
             };
-            let_others_go_first().await;
             let sent = timeout(self.backend.config.first_byte_timeout, wire.send(request)).await;
             match sent {
                 Ok(Ok(response)) => return Ok(self.answer(response, wire, lane, permit)),
