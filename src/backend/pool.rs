@@ -9,6 +9,7 @@ use std::time::Instant;
 use crossbeam::utils::CachePadded;
 use http::{Request, Response};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::{spawn_local, yield_now};
 use tokio::time::timeout;
 
 use super::answer::Answer;
@@ -22,6 +23,9 @@ use crate::base::let_others_go_first;
 pub struct Pool {
     backend: Arc<Backend>,
     idle: RefCell<Vec<Wire>>,
+    /// Given back in this turn of the runtime. A backend that sends more than one answer sends it right
+    /// behind the first; in the next turn it has come, and is seen.
+    resting: RefCell<Vec<Wire>>,
     /// As of the last sweep, a second ago at most: an age may be that much off, which `idle_age_max` allows for.
     now: Cell<Instant>,
 }
@@ -38,7 +42,12 @@ pub enum Lane {
 impl Pool {
     /// An empty one.
     pub fn new(backend: Arc<Backend>) -> Rc<Self> {
-        Rc::new(Self { backend, idle: RefCell::new(Vec::new()), now: Cell::new(Instant::now()) })
+        Rc::new(Self {
+            backend,
+            idle: RefCell::default(),
+            resting: RefCell::default(),
+            now: Cell::new(Instant::now()),
+        })
     }
 
     /// The backend it leads to.
@@ -112,11 +121,21 @@ impl Pool {
             .unwrap_or_else(|_elapsed| Err(BackendError::bare(Stage::ConnectTimeout)))
     }
 
-    pub(super) fn put(&self, mut wire: Wire) {
-        let mut idle = self.idle.borrow_mut();
-        if idle.len() < self.backend.config.idle_connections_max && wire.is_reusable() {
-            wire.rest(self.now.get());
-            idle.push(wire);
+    pub(super) fn put(self: &Rc<Self>, mut wire: Wire) {
+        let mut resting = self.resting.borrow_mut();
+        let kept = self.idle.borrow().len() + resting.len();
+        if kept >= self.backend.config.idle_connections_max || !wire.is_reusable() {
+            return;
+        }
+        wire.rest(self.now.get());
+        resting.push(wire);
+        if resting.len() == 1 {
+            let pool = Rc::clone(self);
+            spawn_local(async move {
+                // Goes on only after the runtime has asked the kernel what has come.
+                yield_now().await;
+                pool.idle.borrow_mut().append(&mut pool.resting.borrow_mut());
+            });
         }
     }
 

@@ -50,12 +50,12 @@ async fn forward(
 ) -> Result<Response<ResponseBody>, Fault> {
     let (head, mut body) = request.into_parts();
     worker.shared.guard.check(&head)?;
-    let Some(endpoint) = worker.shared.table.find(head.uri.path()) else {
-        return ask_control_plane(worker, head, body).await;
-    };
     if head.method == Method::OPTIONS {
         return Ok(preflight(&head));
     }
+    let Some(endpoint) = worker.shared.table.find(head.uri.path()) else {
+        return ask_control_plane(worker, head, body).await;
+    };
     let (identity, permit) = worker.let_in(control, &head.headers).await?;
     match head.method {
         Method::POST => {

@@ -27,8 +27,8 @@ use crate::session::{Ask, Introduction, Ready, Session, ask, farewell};
 /// What a client says of itself is kept for its session; real ones have some 200 bytes.
 const INTRODUCTION_BYTES_MAX: usize = 16 << 10;
 
-/// The client waits for its servers to take a log level, one after the other.
-const SET_LEVEL_TIMEOUT: Duration = Duration::from_secs(2);
+/// The client waits for its servers to take what has no answer of theirs, one after the other.
+const TELL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// For a server that has an event stream and does not say so until it has an event.
 const STREAM_SETTLE_TIMEOUT: Duration = Duration::from_millis(500);
@@ -195,14 +195,17 @@ async fn read(
     let [place] = places else {
         let mut last = local::no_resource(&call.text(call.envelope.params.uri).unwrap_or_default());
         for place in places {
-            match ask_server(worker, &call, &session, *place, &[]).await {
-                Ok(Delivered::Answered(response)) => {
-                    if let Some(message) = send::result_of(worker, *response).await {
-                        return Ok(reply::message(message));
-                    }
+            let asking = async {
+                match ask_server(worker, &call, &session, *place, &[]).await? {
+                    Delivered::Answered(response) => Ok(send::result_of(worker, *response).await),
+                    Delivered::Refused(..) => Ok(None),
                 }
-                Ok(Delivered::Refused(..)) => {}
-                Err(fault) => last = fault,
+            };
+            match timeout(local::CANDIDATE_TIMEOUT, asking).await {
+                Ok(Ok(Some(message))) => return Ok(reply::message(message)),
+                Ok(Ok(None)) => {}
+                Ok(Err(fault)) => last = fault,
+                Err(_elapsed) => last = local::slow_candidate(&call.endpoint.servers[*place].name),
             }
         }
         return Err(last);
@@ -228,7 +231,7 @@ async fn set_level(
         let asked =
             Ask { method: Method::SetLevel, message: call.body.clone(), ready: Some(&ready), modern: None };
         // A server that does not take it now gets it when its session is opened again.
-        match timeout(SET_LEVEL_TIMEOUT, ask(worker.pool(server.backend), asked)).await {
+        match timeout(TELL_TIMEOUT, ask(worker.pool(server.backend), asked)).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => drop(worker.note_fault(&error.into_fault(&server.name))),
             Err(_elapsed) => tracing::warn!(server = %server.name, "the log level was not taken in time"),
@@ -296,8 +299,11 @@ async fn tell(
     edit: Option<(Span, Bytes)>,
 ) {
     let Some(ready) = session.upstream(place).ready() else { return };
-    if let Err(fault) = deliver(worker, call, &ready, place, edit.as_slice()).await {
-        worker.note_fault(&fault);
+    let server = &call.endpoint.servers[place].name;
+    match timeout(TELL_TIMEOUT, deliver(worker, call, &ready, place, edit.as_slice())).await {
+        Ok(Ok(_taken)) => {}
+        Ok(Err(fault)) => drop(worker.note_fault(&fault)),
+        Err(_elapsed) => tracing::warn!(%server, "a message without an answer was not taken in time"),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::Response;
@@ -11,7 +12,7 @@ use super::body::ResponseBody;
 use super::call::Call;
 use super::reply;
 use super::worker::Worker;
-use crate::base::{Fault, Kind};
+use crate::base::{Fault, Kind, ServerName};
 use crate::catalog::{ListKind, Merged, Reason, View};
 use crate::frame::Span;
 use crate::route::{Destination, OwnName, SEPARATOR};
@@ -145,6 +146,18 @@ fn only(places: &[usize]) -> Option<usize> {
 pub fn no_resource(uri: &str) -> Fault {
     Fault::client(Kind::InvalidParams, "no server has this resource or a template for it")
         .with_data(json!({"uri": uri}).to_string())
+}
+
+/// Of several servers that may have a resource, one that does not answer keeps nobody from the next.
+pub const CANDIDATE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// One of several servers was asked for a resource, and did not answer in time.
+#[cold]
+pub fn slow_candidate(server: &ServerName) -> Fault {
+    Fault::backend(
+        Kind::TimedOut,
+        format!("server `{server}` did not say in time whether it has this resource"),
+    )
 }
 
 /// The server whose prompt or resource is to be completed.

@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use http::{HeaderValue, Response};
 use serde_json::json;
+use tokio::time::timeout;
 
 use super::body::ResponseBody;
 use super::call::Call;
@@ -75,13 +76,15 @@ async fn read(
     let [place] = places else {
         let mut last = local::no_resource(&call.text(call.envelope.params.uri).unwrap_or_default());
         for place in places {
-            match deliver(worker, &call, *place, None).await {
-                Ok(response) => {
-                    if let Some(message) = send::result_of(worker, response).await {
-                        return Ok(reply::message(message));
-                    }
-                }
-                Err(fault) => last = fault,
+            let asking = async {
+                let response = deliver(worker, &call, *place, None).await?;
+                Ok(send::result_of(worker, response).await)
+            };
+            match timeout(local::CANDIDATE_TIMEOUT, asking).await {
+                Ok(Ok(Some(message))) => return Ok(reply::message(message)),
+                Ok(Ok(None)) => {}
+                Ok(Err(fault)) => last = fault,
+                Err(_elapsed) => last = local::slow_candidate(&call.endpoint.servers[*place].name),
             }
         }
         return Err(last);
