@@ -36,7 +36,7 @@ pub struct Held {
 pub struct Relay {
     answer: Answer,
     pace: Pace,
-    /// `Err` when the answer ended in a fault that could not be told as an event.
+    /// Whether the last bytes were handed out, or the fault that ended them.
     done: bool,
     _held: Held,
 }
