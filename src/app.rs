@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::request::Parts;
+use rustls::RootCertStore;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::spawn_local;
@@ -126,7 +127,7 @@ impl App {
             return Err(AppError::Postgres);
         }
         let (authenticator, store) = keys(&config).await?;
-        let roots = TlsRoots::from_system();
+        let roots = system_roots();
         let backends = backends(&config, &roots)?;
         let names: Vec<ServerName> = config.servers.iter().map(|server| server.name.clone()).collect();
         let table = Arc::new(Table::build(&names, &config.endpoints).map_err(AppError::Table)?);
@@ -246,6 +247,18 @@ async fn first_key(
     let (key, _) = create_key(store, authenticator.sealer(), request).await?;
     authenticator.refresh().await?;
     Ok(Some(key.expose().to_owned()))
+}
+
+/// The system's certificate authorities, which backends are verified by.
+fn system_roots() -> TlsRoots {
+    let mut roots = RootCertStore::empty();
+    let found = rustls_native_certs::load_native_certs();
+    roots.add_parsable_certificates(found.certs);
+    if roots.is_empty() {
+        let errors = found.errors;
+        tracing::warn!(?errors, "no certificate authorities are known here: https servers cannot be reached");
+    }
+    TlsRoots::from_roots(roots)
 }
 
 fn backends(config: &Config, roots: &TlsRoots) -> Result<Vec<Arc<Backend>>, AppError> {

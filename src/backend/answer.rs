@@ -7,19 +7,56 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http_body::Body;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::general::peek;
 use super::pool::{Permit, Pool};
-use super::wire::{Wire, peek};
+use super::wire::Wire;
 use super::{BackendError, Stage};
+use crate::protocol::header;
+
+/// An answer: its head, and its body on its way.
+pub struct Answered {
+    /// What it begins with.
+    pub head: Head,
+    /// What follows.
+    pub body: Answer,
+}
+
+/// The head of an answer, as far as anybody asks.
+#[derive(Debug)]
+pub struct Head {
+    /// The status.
+    pub status: StatusCode,
+    /// Content-Type.
+    pub content_type: Option<HeaderValue>,
+    /// Mcp-Session-Id.
+    pub session_id: Option<HeaderValue>,
+    /// Whether the body has a Content-Encoding, which was not asked for.
+    pub is_packed: bool,
+}
+
+impl Head {
+    /// Whether the body is an event stream.
+    pub fn is_event_stream(&self) -> bool {
+        self.content_type.as_ref().is_some_and(|value| header::is_event_stream(value.as_bytes()))
+    }
+
+    /// Whether the body is a message, or has no type, and is taken for one.
+    pub fn is_json(&self) -> bool {
+        self.content_type.as_ref().is_none_or(|value| header::is_json(value.as_bytes()))
+    }
+}
 
 /// A response body on its way. Holds its connection and its place among the backend's calls until the
 /// last byte; dropped before that, it closes the connection, which tells the backend to stop.
 pub struct Answer {
-    incoming: Incoming,
-    /// `None` once the body has ended.
+    body: Body,
+    /// `None` once nothing more is to be read.
     wire: Option<Wire>,
     pool: Rc<Pool>,
     /// Between two reads; `None` where silence is normal.
@@ -30,54 +67,122 @@ pub struct Answer {
     permit: Option<Permit>,
 }
 
+/// What is to come of a body.
+pub enum Body {
+    /// This, and nothing more.
+    Last(Bytes),
+    /// This, and so many bytes behind it.
+    Begun(Bytes, u64),
+    /// What hyper reads.
+    General(Incoming),
+    /// Nothing.
+    Ended,
+}
+
+impl Body {
+    /// Of a length that was said.
+    pub(super) fn of_length(first: Bytes, left: u64) -> Self {
+        match (left, first.is_empty()) {
+            (0, true) => Self::Ended,
+            (0, false) => Self::Last(first),
+            _ => Self::Begun(first, left),
+        }
+    }
+
+    /// Read by hyper.
+    pub(super) fn of_response(response: Response<Incoming>) -> (Head, Self) {
+        let (parts, incoming) = response.into_parts();
+        let get = |name: &HeaderName| parts.headers.get(name);
+        let head = Head {
+            status: parts.status,
+            content_type: get(&CONTENT_TYPE).cloned(),
+            session_id: get(&header::SESSION_ID).cloned(),
+            is_packed: get(&CONTENT_ENCODING)
+                .is_some_and(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity")),
+        };
+        (head, Self::General(incoming))
+    }
+}
+
 impl Answer {
     pub(super) fn new(
-        incoming: Incoming,
+        body: Body,
         wire: Wire,
         pool: Rc<Pool>,
         idle_timeout: Option<Duration>,
         permit: Option<Permit>,
     ) -> Self {
-        Self { incoming, wire: Some(wire), pool, idle_timeout, idle: None, permit }
+        let is_whole = matches!(body, Body::Last(_) | Body::Ended);
+        let mut answer = Self { body, wire: Some(wire), pool, idle_timeout, idle: None, permit };
+        if is_whole {
+            answer.release();
+        }
+        answer
     }
 
     /// The next bytes, `None` at the regular end.
     pub fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BackendError>>> {
-        let Some(wire) = &mut self.wire else { return Poll::Ready(None) };
-        // Asked first, hyper learns that there is a reader; then the connection reads; then the bytes are
-        // here.
-        let mut polled = peek(|cx| Pin::new(&mut self.incoming).poll_frame(cx));
-        if polled.is_pending() {
-            wire.drive(cx);
-            polled = peek(|cx| Pin::new(&mut self.incoming).poll_frame(cx));
-        }
-        match polled {
-            Poll::Ready(Some(Ok(frame))) => {
-                if let (Some(idle), Some(timeout)) = (&mut self.idle, self.idle_timeout) {
-                    idle.as_mut().reset(Instant::now() + timeout);
-                }
-                match frame.into_data() {
-                    Ok(bytes) => {
-                        self.release_if_ended();
+        match &mut self.body {
+            Body::Ended => Poll::Ready(None),
+            Body::Last(bytes) => {
+                let bytes = std::mem::take(bytes);
+                self.body = Body::Ended;
+                Poll::Ready(Some(Ok(bytes)))
+            }
+            Body::Begun(first, _) if !first.is_empty() => Poll::Ready(Some(Ok(std::mem::take(first)))),
+            Body::Begun(_, left) => {
+                let Some(wire) = &mut self.wire else { return Poll::Ready(None) };
+                match wire.poll_more(cx, *left) {
+                    Poll::Pending => self.poll_idle(cx),
+                    Poll::Ready(Ok(bytes)) if bytes.is_empty() => self.fail(BackendError::bare(Stage::Body)),
+                    Poll::Ready(Ok(bytes)) => {
+                        *left -= bytes.len() as u64;
+                        if *left == 0 {
+                            self.release();
+                            self.body = Body::Ended;
+                        }
+                        self.note_progress();
                         Poll::Ready(Some(Ok(bytes)))
                     }
-                    // Trailers have no meaning in MCP; the end follows them.
-                    Err(_trailers) => self.poll_chunk(cx),
+                    Poll::Ready(Err(error)) => self.fail(error),
                 }
             }
-            Poll::Ready(Some(Err(error))) => {
-                self.wire = None;
-                Poll::Ready(Some(Err(BackendError::new(Stage::Body, error))))
+            Body::General(_) => self.poll_general(cx),
+        }
+    }
+
+    fn poll_general(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BackendError>>> {
+        loop {
+            let (Body::General(incoming), Some(wire)) = (&mut self.body, &mut self.wire) else {
+                return Poll::Ready(None);
+            };
+            // Asked first, hyper learns that there is a reader; then the connection reads; then the bytes
+            // are here.
+            let mut polled = peek(|cx| Pin::new(&mut *incoming).poll_frame(cx));
+            if polled.is_pending() {
+                wire.drive(cx);
+                polled = peek(|cx| Pin::new(&mut *incoming).poll_frame(cx));
             }
-            Poll::Ready(None) => {
-                self.release();
-                Poll::Ready(None)
+            match polled {
+                Poll::Ready(Some(Ok(frame))) => {
+                    // Trailers have no meaning in MCP; the end follows them.
+                    let Ok(bytes) = frame.into_data() else { continue };
+                    if incoming.is_end_stream() {
+                        self.release();
+                        self.body = Body::Ended;
+                    }
+                    self.note_progress();
+                    return Poll::Ready(Some(Ok(bytes)));
+                }
+                Poll::Ready(Some(Err(error))) => return self.fail(BackendError::new(Stage::Body, error)),
+                Poll::Ready(None) => {
+                    self.release();
+                    self.body = Body::Ended;
+                    return Poll::Ready(None);
+                }
+                Poll::Pending if wire.is_closed() => return self.fail(BackendError::bare(Stage::Body)),
+                Poll::Pending => return self.poll_idle(cx),
             }
-            Poll::Pending if wire.is_closed() => {
-                self.wire = None;
-                Poll::Ready(Some(Err(BackendError::bare(Stage::Body))))
-            }
-            Poll::Pending => self.poll_idle(cx),
         }
     }
 
@@ -121,12 +226,17 @@ impl Answer {
 
     /// How many bytes are to come, when the backend said.
     pub fn length(&self) -> Option<u64> {
-        self.incoming.size_hint().exact()
+        match &self.body {
+            Body::Ended => Some(0),
+            Body::Last(bytes) => Some(bytes.len() as u64),
+            Body::Begun(first, left) => Some(first.len() as u64 + left),
+            Body::General(incoming) => incoming.size_hint().exact(),
+        }
     }
 
     /// Whether the last byte was taken.
     pub fn is_ended(&self) -> bool {
-        self.wire.is_none()
+        matches!(self.body, Body::Ended)
     }
 
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BackendError>>> {
@@ -135,14 +245,21 @@ impl Answer {
         if idle.as_mut().poll(cx).is_pending() {
             return Poll::Pending;
         }
-        self.wire = None;
-        Poll::Ready(Some(Err(BackendError::bare(Stage::BodyIdle))))
+        self.fail(BackendError::bare(Stage::BodyIdle))
     }
 
-    fn release_if_ended(&mut self) {
-        if self.incoming.is_end_stream() {
-            self.release();
+    /// The backend is alive.
+    fn note_progress(&mut self) {
+        if let (Some(idle), Some(timeout)) = (&mut self.idle, self.idle_timeout) {
+            idle.as_mut().reset(Instant::now() + timeout);
         }
+    }
+
+    /// Closes the connection: nothing more can come of it.
+    fn fail(&mut self, error: BackendError) -> Poll<Option<Result<Bytes, BackendError>>> {
+        self.wire = None;
+        self.body = Body::Ended;
+        Poll::Ready(Some(Err(error)))
     }
 
     fn release(&mut self) {

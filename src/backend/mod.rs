@@ -10,6 +10,9 @@ mod answer;
 mod body;
 mod connect;
 mod error;
+mod fast_lane;
+mod general;
+mod outgoing;
 mod pool;
 mod stream;
 mod target;
@@ -19,16 +22,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::{BufMut, Bytes, BytesMut};
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use crate::base::ServerName;
 use crate::protocol::header;
 
-pub use answer::Answer;
-pub use body::RequestBody;
+pub use answer::{Answer, Answered, Head};
 pub use connect::Target;
 pub use error::{BackendError, Stage};
+pub use outgoing::Outgoing;
 pub use pool::{Lane, Pool};
 pub use target::{InvalidTarget, TlsRoots};
 
@@ -61,6 +65,8 @@ pub struct Config {
     /// A connection idle for longer is closed rather than used: it must be shorter than the backend's own
     /// keep-alive (Node: 5 s), or a request meets a closing connection.
     pub idle_age_max: Duration,
+    /// Whether answers of the usual shape are read here; else hyper reads them all.
+    pub fast_lane: bool,
 }
 
 /// Where an MCP server listens.
@@ -96,10 +102,9 @@ pub struct Backend {
     pub id: BackendId,
     target: Target,
     path: PathAndQuery,
-    /// What every request to it carries.
-    headers: HeaderMap,
-    /// What every message to it carries.
-    post_headers: HeaderMap,
+    get: Opening,
+    delete: Opening,
+    post: Opening,
     bounds: pool::Bounds,
 }
 
@@ -120,11 +125,22 @@ impl Backend {
         for (name, value) in &config.headers {
             headers.append(name.clone(), value.clone());
         }
+        let mut listening = headers.clone();
+        listening.insert(http::header::ACCEPT, HeaderValue::from_static(header::EVENT_STREAM));
+        let mut posting = headers.clone();
+        posting.insert(http::header::CONTENT_TYPE, HeaderValue::from_static(header::JSON));
+        posting.insert(http::header::ACCEPT, HeaderValue::from_static(header::ACCEPT_BOTH));
         let bounds = pool::Bounds::new(config.in_flight_max);
-        let mut post_headers = headers.clone();
-        post_headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static(header::JSON));
-        post_headers.insert(http::header::ACCEPT, HeaderValue::from_static(header::ACCEPT_BOTH));
-        Ok(Arc::new(Self { config, id, target, path, headers, post_headers, bounds }))
+        Ok(Arc::new(Self {
+            get: Opening::new(&Method::GET, &path, listening),
+            delete: Opening::new(&Method::DELETE, &path, headers),
+            post: Opening::new(&Method::POST, &path, posting),
+            config,
+            id,
+            target,
+            path,
+            bounds,
+        }))
     }
 
     /// Its name.
@@ -132,21 +148,34 @@ impl Backend {
         &self.config.name
     }
 
-    /// A message to its MCP path with what every one carries, to be added to.
-    pub fn post(&self, body: RequestBody) -> Request<RequestBody> {
-        self.with_headers(Method::POST, body, self.post_headers.clone())
+    /// What every request of a method carries.
+    fn head(&self, method: &Method) -> &Opening {
+        match *method {
+            Method::GET => &self.get,
+            Method::DELETE => &self.delete,
+            _ => &self.post,
+        }
     }
+}
 
-    /// A request without a body, likewise.
-    pub fn request(&self, method: Method) -> Request<RequestBody> {
-        self.with_headers(method, RequestBody::empty(), self.headers.clone())
-    }
+/// The head of every request of one method, in both of the forms that it is written in.
+struct Opening {
+    /// From the request line to the last of the fields that are always the same.
+    lines: Bytes,
+    /// Those fields.
+    fields: HeaderMap,
+}
 
-    fn with_headers(&self, method: Method, body: RequestBody, headers: HeaderMap) -> Request<RequestBody> {
-        let mut request = Request::new(body);
-        *request.method_mut() = method;
-        *request.uri_mut() = Uri::from(self.path.clone());
-        *request.headers_mut() = headers;
-        request
+impl Opening {
+    fn new(method: &Method, path: &PathAndQuery, fields: HeaderMap) -> Self {
+        let mut lines = BytesMut::new();
+        lines.put_slice(format!("{method} {path} HTTP/1.1\r\n").as_bytes());
+        for (name, value) in &fields {
+            lines.put_slice(name.as_str().as_bytes());
+            lines.put_slice(b": ");
+            lines.put_slice(value.as_bytes());
+            lines.put_slice(b"\r\n");
+        }
+        Self { lines: lines.freeze(), fields }
     }
 }

@@ -7,14 +7,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use crossbeam::utils::CachePadded;
-use http::{Request, Response};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{spawn_local, yield_now};
 use tokio::time::timeout;
 
-use super::answer::Answer;
-use super::body::RequestBody;
+use super::answer::{Answer, Answered, Body, Head};
 use super::connect::connect;
+use super::outgoing::Outgoing;
 use super::wire::{SendError, Wire};
 use super::{Backend, BackendError, Stage};
 use crate::base::let_others_go_first;
@@ -60,11 +59,7 @@ impl Pool {
     /// A request is sent a second time only when nothing of it was written the first time.
     ///
     /// Not cancel safe: dropping it closes the connection, which tells the backend to stop.
-    pub async fn send(
-        self: &Rc<Self>,
-        mut request: Request<RequestBody>,
-        lane: Lane,
-    ) -> Result<Response<Answer>, BackendError> {
+    pub async fn send(self: &Rc<Self>, request: &Outgoing, lane: Lane) -> Result<Answered, BackendError> {
         let permit = match lane {
             Lane::Call => Some(self.backend.bounds.admit(&self.backend.config).await?),
             Lane::Stream => None,
@@ -78,11 +73,12 @@ impl Pool {
                 Some(wire) => wire,
                 None => self.open().await?,
             };
-            let sent = timeout(self.backend.config.first_byte_timeout, wire.send(request)).await;
+            let sending = wire.send(request, &self.backend);
+            let sent = timeout(self.backend.config.first_byte_timeout, sending).await;
             match sent {
-                Ok(Ok(response)) => return Ok(self.answer(response, wire, lane, permit)),
-                Ok(Err(SendError::Unsent(unsent))) if !fresh => request = *unsent,
-                Ok(Err(SendError::Unsent(_))) => return Err(BackendError::bare(Stage::Unsent)),
+                Ok(Ok((head, body))) => return Ok(self.answer(head, body, wire, lane, permit)),
+                Ok(Err(SendError::Unsent)) if !fresh => {}
+                Ok(Err(SendError::Unsent)) => return Err(BackendError::bare(Stage::Unsent)),
                 Ok(Err(SendError::Sent(error))) => return Err(error),
                 Err(_elapsed) => return Err(BackendError::bare(Stage::FirstByteTimeout)),
             }
@@ -91,16 +87,17 @@ impl Pool {
 
     fn answer(
         self: &Rc<Self>,
-        response: Response<hyper::body::Incoming>,
+        head: Head,
+        body: Body,
         wire: Wire,
         lane: Lane,
         permit: Option<Permit>,
-    ) -> Response<Answer> {
+    ) -> Answered {
         let idle_timeout = match lane {
             Lane::Call => Some(self.backend.config.stream_idle_timeout),
             Lane::Stream => None,
         };
-        response.map(|incoming| Answer::new(incoming, wire, Rc::clone(self), idle_timeout, permit))
+        Answered { head, body: Answer::new(body, wire, Rc::clone(self), idle_timeout, permit) }
     }
 
     /// An idle connection that can be used. The youngest first, so that the old ones age and close.
@@ -115,7 +112,7 @@ impl Pool {
     }
 
     async fn open(&self) -> Result<Wire, BackendError> {
-        let opening = async { Wire::handshake(connect(&self.backend.target).await?).await };
+        let opening = async { Ok(Wire::new(connect(&self.backend.target).await?)) };
         timeout(self.backend.config.connect_timeout, opening)
             .await
             .unwrap_or_else(|_elapsed| Err(BackendError::bare(Stage::ConnectTimeout)))

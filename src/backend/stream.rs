@@ -4,7 +4,6 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use socket2::{SockRef, Socket};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
@@ -19,17 +18,6 @@ pub enum Stream {
     Tls(Box<TlsStream<TcpStream>>),
     /// A Unix socket.
     Unix(UnixStream),
-}
-
-impl Stream {
-    /// The socket under it once more.
-    pub fn duplicate(&self) -> io::Result<Socket> {
-        match self {
-            Self::Tcp(stream) => SockRef::from(stream).try_clone(),
-            Self::Tls(stream) => SockRef::from(stream.get_ref().0).try_clone(),
-            Self::Unix(stream) => SockRef::from(stream).try_clone(),
-        }
-    }
 }
 
 macro_rules! each {

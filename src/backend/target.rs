@@ -16,21 +16,6 @@ use super::connect::Target;
 pub struct TlsRoots(Arc<ClientConfig>);
 
 impl TlsRoots {
-    /// The system's certificate authorities.
-    pub fn from_system() -> Self {
-        let mut roots = RootCertStore::empty();
-        let found = rustls_native_certs::load_native_certs();
-        roots.add_parsable_certificates(found.certs);
-        if roots.is_empty() {
-            let errors = found.errors;
-            tracing::warn!(
-                ?errors,
-                "no certificate authorities are known here: https servers cannot be reached"
-            );
-        }
-        Self::from_roots(roots)
-    }
-
     /// These authorities.
     pub fn from_roots(roots: RootCertStore) -> Self {
         let provider = Arc::new(rustls::crypto::ring::default_provider());

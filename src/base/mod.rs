@@ -1,4 +1,4 @@
-//! What every module may know: names, faults, phases, and how small slices are written.
+//! What every module may know: names, faults, phases, and how sockets are read and written.
 //!
 //! Does not know: any other module of this crate, or the wire.
 
@@ -6,10 +6,12 @@ mod fault;
 mod gather;
 mod names;
 mod phase;
+mod scratch;
 mod turn;
 
 pub use fault::{Fault, Kind, Origin, Scope};
 pub use gather::poll_write_gathered;
 pub use names::{EndpointName, InvalidName, ServerName};
 pub use phase::Phase;
+pub use scratch::with_scratch;
 pub use turn::let_others_go_first;

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use super::Config;
 use super::merge::{Item, ListKind, ServerLists};
-use super::view::{ModernHeaders, modern_meta};
+use super::view::{modern_headers, modern_meta};
 use crate::backend::Pool;
 use crate::protocol::{Method, code};
 use crate::session::{Ask, Capabilities, Heard, Ready, ServerFeatures, ask};
@@ -117,7 +117,7 @@ async fn send(
         Asker::Modern(_) => {
             let comma = if params.len() > 2 { "," } else { "" };
             params = format!("{{\"_meta\":{}{comma}{}", modern_meta(), &params[1..]);
-            (None, Some(ModernHeaders::base()))
+            (None, Some(modern_headers()))
         }
     };
     let message = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{}","params":{params}}}"#, method.as_str());
@@ -194,7 +194,7 @@ pub async fn discover(pool: &Rc<Pool>) -> Result<ServerFeatures, FetchError> {
         method: Method::Discover,
         message: message.into(),
         ready: None,
-        modern: Some(ModernHeaders::base()),
+        modern: Some(modern_headers()),
     };
     let heard = ask(pool, asked).await.map_err(|error| {
         FetchError::Failed(error.into_fault(pool.backend().name()).for_client().to_owned())

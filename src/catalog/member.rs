@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::fetch::{Asker, FetchError, discover, lists};
 use super::merge::{Reason, ServerLists};
-use super::view::{ModernHeaders, View, modern_meta};
+use super::view::{View, modern_headers, modern_meta};
 use super::{Config, keeper::Shared};
 use crate::backend::{EraChoice, Pool};
 use crate::frame::{Kind as FrameKind, Scanner};
@@ -251,10 +251,10 @@ fn listen_message() -> Bytes {
     .into()
 }
 
-fn listen_headers() -> http::HeaderMap {
+fn listen_headers() -> Vec<(http::HeaderName, http::HeaderValue)> {
     use crate::protocol::header;
-    let mut headers = ModernHeaders::base();
-    headers.insert(header::METHOD, http::HeaderValue::from_static(Method::Listen.as_str()));
+    let mut headers = modern_headers();
+    headers.push((header::METHOD, http::HeaderValue::from_static(Method::Listen.as_str())));
     headers
 }
 

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 pub use keeper::{Catalog, Keeper, KeeperSeed};
 pub use merge::{HiddenItem, Item, ListKind, Listing, Merged, Missing, Reason, ServerLists, merge};
-pub use view::{ModernHeaders, View, modern_meta};
+pub use view::{View, modern_headers, modern_meta};
 
 /// Bounds of the catalog.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! For whom a list is fetched.
 
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderName, HeaderValue};
 
 use crate::protocol::{ClientCapabilities, Revision, header};
 
@@ -13,16 +13,9 @@ pub enum View {
     Legacy(ClientCapabilities),
 }
 
-/// Maker of the headers of a Modern request of the gateway's own.
-pub struct ModernHeaders;
-
-impl ModernHeaders {
-    /// Those that every such request carries; `Mcp-Method` is added by the sender.
-    pub fn base() -> HeaderMap {
-        let mut headers = HeaderMap::with_capacity(4);
-        headers.insert(header::PROTOCOL_VERSION, HeaderValue::from_static(Revision::MODERN_LATEST.as_str()));
-        headers
-    }
+/// The header fields of a Modern request of the gateway's own; `Mcp-Method` is added by the sender.
+pub fn modern_headers() -> Vec<(HeaderName, HeaderValue)> {
+    vec![(header::PROTOCOL_VERSION, HeaderValue::from_static(Revision::MODERN_LATEST.as_str()))]
 }
 
 /// The `_meta` object of a Modern request of the gateway's own. It lists only, so it declares everything:

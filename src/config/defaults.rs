@@ -67,6 +67,7 @@ pub(super) const BACKEND: Settings = Settings {
     queue_max: QUEUE.default,
     idle_connections_max: IDLE_CONNECTIONS.default,
     idle_age_max: IDLE_AGE.default,
+    fast_lane: true,
 };
 
 /// One lost SYN is sent again after 1 s; two mean that nobody is there.

@@ -135,6 +135,7 @@ fn server(
         drain_delay: section.duration("drain_delay", d::DRAIN_DELAY),
         drain_deadline: section.duration("drain_deadline", d::DRAIN_DEADLINE),
         keep_alive: section.duration("keep_alive", d::KEEP_ALIVE),
+        fast_lane: section.flag("fast_lane").unwrap_or(true),
     };
     section.finish();
     config

@@ -26,6 +26,7 @@ pub(super) struct Settings {
     pub queue_max: usize,
     pub idle_connections_max: usize,
     pub idle_age_max: Duration,
+    pub fast_lane: bool,
 }
 
 /// The servers, and what became of every name that was written for one.
@@ -98,6 +99,7 @@ impl Settings {
                 shared.idle_connections_max,
             ),
             idle_age_max: duration("idle_age_max", d::IDLE_AGE, shared.idle_age_max),
+            fast_lane: section.flag("fast_lane").unwrap_or(shared.fast_lane),
         }
     }
 }
@@ -190,6 +192,7 @@ impl Settings {
             queue_max: self.queue_max,
             idle_connections_max: self.idle_connections_max,
             idle_age_max: self.idle_age_max,
+            fast_lane: self.fast_lane,
         }
     }
 }

@@ -75,6 +75,11 @@ impl Slices {
         self.parts.iter().map(Bytes::len).sum()
     }
 
+    /// Those which were not taken yet.
+    pub fn parts(&self) -> &[Bytes] {
+        &self.parts[self.taken..self.filled]
+    }
+
     fn add(&mut self, part: Bytes) {
         if !part.is_empty() {
             self.parts[self.filled] = part;

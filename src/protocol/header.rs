@@ -20,3 +20,19 @@ pub const ACCEPT_BOTH: &str = "application/json, text/event-stream";
 pub const JSON: &str = "application/json";
 /// An event stream.
 pub const EVENT_STREAM: &str = "text/event-stream";
+
+/// Whether a Content-Type is that of JSON.
+pub fn is_json(value: &[u8]) -> bool {
+    is_type(value, JSON)
+}
+
+/// Whether a Content-Type is that of an event stream.
+pub fn is_event_stream(value: &[u8]) -> bool {
+    is_type(value, EVENT_STREAM)
+}
+
+/// Whether a media type is this one, whatever its parameters (RFC 9110, section 8.3.1).
+fn is_type(value: &[u8], wanted: &str) -> bool {
+    let essence = value.split(|byte| *byte == b';').next().unwrap_or_default();
+    essence.trim_ascii().eq_ignore_ascii_case(wanted.as_bytes())
+}

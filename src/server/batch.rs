@@ -1,17 +1,20 @@
 //! Batches: several messages in one body, which revision 2025-03-26 alone has (JSON-RPC 2.0, section 6).
 
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::Response;
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, Response};
-use http_body_util::BodyExt;
+use http_body::Body as _;
 use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 
 use super::body::ResponseBody;
 use super::call::{self, Call};
+use super::fields::{Field, Fields};
 use super::worker::Worker;
 use super::{legacy, reply, tag};
 use crate::auth::Identity;
@@ -27,27 +30,27 @@ const PIECES_MAX: usize = 16;
 /// Whether the body is an array, and its session one that may send them.
 pub fn is_batch(
     worker: &Worker,
-    headers: &HeaderMap,
+    fields: &Fields,
     identity: &Identity,
     endpoint: &Arc<Endpoint>,
     body: &Bytes,
 ) -> bool {
     body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[')
-        && headers.contains_key(header::SESSION_ID)
+        && fields.has(Field::McpSessionId)
         && worker
-            .session(headers, identity, endpoint)
+            .session(fields, identity, endpoint)
             .is_ok_and(|session| session.seal.revision == Revision::V2025_03_26)
 }
 
 /// Answers each message in its turn; their answers come in one event stream.
 pub async fn answer(
     worker: &Rc<Worker>,
-    headers: &HeaderMap,
+    fields: &Fields,
     identity: &Identity,
     endpoint: &Arc<Endpoint>,
     body: &Bytes,
 ) -> Result<Response<ResponseBody>, Fault> {
-    let calls = read(worker, headers, identity, endpoint, body)?;
+    let calls = read(worker, fields, identity, endpoint, body)?;
     let has_requests = calls.iter().any(Call::is_request);
     if !has_requests {
         for call in calls {
@@ -77,7 +80,7 @@ pub async fn answer(
 /// The messages of the batch. One that cannot be read spoils all, before any is run.
 fn read(
     worker: &Rc<Worker>,
-    headers: &HeaderMap,
+    fields: &Fields,
     identity: &Identity,
     endpoint: &Arc<Endpoint>,
     body: &Bytes,
@@ -93,8 +96,8 @@ fn read(
             return Err(Fault::client(Kind::InvalidRequest, "initialize must not be part of a batch"));
         }
         let permit = worker.admit(identity)?;
-        let (headers, endpoint, identity) = (headers.clone(), Arc::clone(endpoint), identity.clone());
-        calls.push(Call { headers, endpoint, identity, permit, body, envelope, method });
+        let (fields, endpoint, identity) = (fields.clone(), Arc::clone(endpoint), identity.clone());
+        calls.push(Call { fields, endpoint, identity, permit, body, envelope, method });
     }
     Ok(calls)
 }
@@ -113,7 +116,7 @@ async fn pass(worker: &Rc<Worker>, call: Box<Call>, id: Option<Bytes>, sender: &
     let is_stream = response.headers().get(CONTENT_TYPE).is_some_and(|value| value == header::EVENT_STREAM);
     let mut body = response.into_body();
     let mut message = Vec::new();
-    while let Some(frame) = body.frame().await {
+    while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
         let Ok(bytes) = frame.map(|frame| frame.into_data().unwrap_or_default()) else {
             message.clear();
             break;

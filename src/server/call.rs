@@ -3,19 +3,19 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::HeaderMap;
 
+use super::fields::{Field, Fields};
 use crate::auth::Identity;
 use crate::base::{Fault, Kind};
 use crate::frame::{Envelope, Kind as FrameKind, Refused, Scanner, Text};
 use crate::limits::Permit;
-use crate::protocol::{Era, Method, Revision, code, header};
+use crate::protocol::{Era, Method, Revision, code};
 use crate::route::Endpoint;
 
 /// One message of a client, checked as far as both eras have in common. Passed on boxed: it is a kilobyte.
 pub struct Call {
-    /// Its headers.
-    pub headers: HeaderMap,
+    /// Its header fields.
+    pub fields: Fields,
     /// Where it was sent.
     pub endpoint: Arc<Endpoint>,
     /// Who sent it.
@@ -56,10 +56,10 @@ impl Call {
         if self.envelope.params.meta.protocol_version.is_some() {
             return Era::Modern;
         }
-        if self.method == Some(Method::Initialize) || self.headers.contains_key(header::SESSION_ID) {
+        if self.method == Some(Method::Initialize) || self.fields.has(Field::McpSessionId) {
             return Era::Legacy;
         }
-        match self.headers.get(header::PROTOCOL_VERSION).map(|value| Revision::parse(value.as_bytes())) {
+        match self.fields.get(Field::McpProtocolVersion).map(Revision::parse) {
             // A revision nobody knows is answered with those that are known, which only the newer era does.
             Some(None) => Era::Modern,
             Some(Some(revision)) => revision.era(),

@@ -28,6 +28,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::body::ResponseBody;
 use super::control::{Control, Order, Speaks};
+use super::fast_lane::{self, End};
 use super::handler::handle;
 use super::worker::Worker;
 use crate::base::{Phase, let_others_go_first, poll_write_gathered};
@@ -47,33 +48,48 @@ pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, tls: Option<TlsAcceptor>)
     if tcp.set_nodelay(true).is_err() {
         return;
     }
-    let socket = match tls {
+    let mut socket = match tls {
         None => Socket::Tcp(tcp),
         Some(acceptor) => match timeout(TLS_TIMEOUT, acceptor.accept(tcp)).await {
             Ok(Ok(stream)) => Socket::Tls(Box::new(stream)),
             Ok(Err(_)) | Err(_) => return,
         },
     };
+    let control = Control::new();
+    let _watched = worker.controls.watch(&control);
+    let mut first = Bytes::new();
+    if worker.shared.config.fast_lane {
+        match fast_lane::serve(&worker, &control, &mut socket).await {
+            End::Gone => return,
+            End::Unusual(bytes) => first = bytes,
+        }
+    }
+    // Boxed: what hyper needs is a hundred times what an idle connection has.
+    Box::pin(serve_general(&worker, &control, first, socket)).await;
+}
+
+/// Serves a connection by hyper, to its end. `first`: what was read of it.
+async fn serve_general(worker: &Rc<Worker>, control: &Rc<Control>, first: Bytes, socket: Socket) {
     let mut phase = worker.shared.phase.clone();
     let opened = tokio::select! {
-        opened = open(&worker, socket) => opened,
+        opened = open(worker, first, socket) => opened,
         _ = phase.wait_for(|phase| *phase >= Phase::Drain) => return,
     };
     let Some((first, socket, speaks)) = opened else { return };
-    let control = Control::new(speaks);
-    let _watched = worker.controls.watch(&control);
-    let stream = Rewound { first, socket, control: Rc::clone(&control) };
+    control.speak(speaks);
+    let stream = Rewound { first, socket, control: Rc::clone(control) };
     match speaks {
-        Speaks::Http1 => serve_http1(&worker, stream, &control).await,
-        Speaks::Http2 => serve_http2(&worker, stream, &control).await,
+        Speaks::Http1 => serve_http1(worker, stream, control).await,
+        Speaks::Http2 => serve_http2(worker, stream, control).await,
     }
 }
 
 /// Waits for enough bytes to know the protocol; `None` when they do not come.
-async fn open(worker: &Rc<Worker>, mut socket: Socket) -> Option<(Bytes, Socket, Speaks)> {
+async fn open(worker: &Rc<Worker>, first: Bytes, mut socket: Socket) -> Option<(Bytes, Socket, Speaks)> {
     let config = &worker.shared.config;
-    let mut first = BytesMut::new();
+    let mut first = BytesMut::from(first);
     match &mut socket {
+        _ if !first.is_empty() => {}
         // No buffer yet: an idle connection costs its socket.
         Socket::Tcp(tcp) => timeout(config.idle_timeout, tcp.readable()).await.ok()?.ok()?,
         // The first request may have come with the end of the handshake, and lie in the session.
@@ -191,7 +207,7 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExecutor {
 }
 
 /// A client's byte stream.
-enum Socket {
+pub enum Socket {
     Tcp(TcpStream),
     /// Boxed: its state is a hundred times the size of a socket.
     Tls(Box<TlsStream<TcpStream>>),

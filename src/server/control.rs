@@ -16,7 +16,7 @@ use super::worker::Known;
 
 /// One connection, as its owner, its socket and its requests tell of it.
 pub struct Control {
-    speaks: Speaks,
+    speaks: Cell<Speaks>,
     /// Requests whose answers have not passed yet.
     answering: Cell<u32>,
     /// The last time nothing was under way any more.
@@ -53,9 +53,9 @@ pub enum Order {
 
 impl Control {
     /// Of a connection that nothing was asked on yet.
-    pub fn new(speaks: Speaks) -> Rc<Self> {
+    pub fn new() -> Rc<Self> {
         Rc::new(Self {
-            speaks,
+            speaks: Cell::new(Speaks::Http1),
             answering: Cell::new(0),
             idle_since: Cell::new(Instant::now()),
             head_since: Cell::new(None),
@@ -66,9 +66,16 @@ impl Control {
         })
     }
 
+    /// The first bytes told the protocol.
+    pub fn speak(&self, speaks: Speaks) {
+        self.speaks.set(speaks);
+        self.head_since.set(None);
+    }
+
     /// Bytes came.
     pub fn note_read(&self) {
-        if self.speaks == Speaks::Http1 && self.answering.get() == 0 && self.head_since.get().is_none() {
+        if self.speaks.get() == Speaks::Http1 && self.answering.get() == 0 && self.head_since.get().is_none()
+        {
             self.head_since.set(Some(Instant::now()));
         }
     }
@@ -192,7 +199,7 @@ mod tests {
 
     #[test]
     fn who_takes_too_long() {
-        let control = Control::new(Speaks::Http1);
+        let control = Control::new();
         check(&control, 74, false);
         check(&control, 76, true);
         control.note_read();
@@ -210,7 +217,8 @@ mod tests {
 
     #[test]
     fn a_read_on_http2_begins_no_head() {
-        let control = Control::new(Speaks::Http2);
+        let control = Control::new();
+        control.speak(Speaks::Http2);
         control.note_read();
         check(&control, 11, false);
     }

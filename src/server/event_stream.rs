@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, Response};
+use http::Response;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -18,9 +18,10 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use super::body::ResponseBody;
 use super::call::Call;
+use super::fields::{Field, Fields};
+use super::reply;
 use super::tag::{self, Passed};
 use super::worker::Worker;
-use super::{reply, send};
 use crate::auth::Identity;
 use crate::base::{Fault, Kind, Phase};
 use crate::catalog::{ListKind, Merged, View};
@@ -43,15 +44,15 @@ const SUBSCRIBED_URIS_MAX: usize = 1024;
 /// the one before.
 pub fn open(
     worker: &Rc<Worker>,
-    headers: &HeaderMap,
+    fields: &Fields,
     session: Arc<Session>,
     identity: Identity,
     permit: Permit,
 ) -> Result<Response<ResponseBody>, Fault> {
-    if !super::receive::accepts(headers, header::EVENT_STREAM) {
+    if !super::receive::accepts(fields, header::EVENT_STREAM) {
         return Err(Fault::client(Kind::NotAcceptable, "send `Accept: text/event-stream`"));
     }
-    let last_event_id = headers.get(header::LAST_EVENT_ID).cloned();
+    let last_event_id = fields.value(Field::LastEventId);
     if last_event_id.is_some() && session.endpoint.shape != Shape::Single {
         return Err(Fault::client(
             Kind::MethodNotAllowed,
@@ -277,7 +278,7 @@ pub fn subscribe(worker: &Rc<Worker>, call: Box<Call>) -> Result<Response<Respon
         wish,
         id,
         identity: call.identity,
-        headers: call.headers,
+        fields: call.fields,
         meta: call
             .envelope
             .params
@@ -353,7 +354,7 @@ struct Subscription {
     /// The client's raw id of the request, which names the subscription.
     id: Bytes,
     identity: Identity,
-    headers: HeaderMap,
+    fields: Fields,
     /// The client's raw `_meta`, for the subscriptions at the servers.
     meta: Bytes,
     sender: mpsc::Sender<Bytes>,
@@ -429,8 +430,7 @@ impl Subscription {
                 "method": Method::Listen.as_str(),
                 "params": {"_meta": meta, "notifications": {"resourceSubscriptions": uris}},
             });
-            let mut headers = HeaderMap::new();
-            send::copy_headers(&self.headers, &mut headers);
+            let headers = self.fields.forwarded().collect();
             let source = Source::Modern { message: message.to_string().into(), headers };
             let feed = Feed::new(Rc::clone(self.worker.pool(server.backend)), source, true);
             pumps.spawn_local(pump_subscription(feed, self.id.clone(), self.sender.clone()));

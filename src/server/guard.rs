@@ -3,10 +3,10 @@
 //! A web page that resolves its own name to 127.0.0.1 reaches a local gateway with a foreign Host; one that
 //! calls the address has a foreign Origin. Both are refused.
 
-use http::request::Parts;
-use http::{HeaderMap, header};
+use http::HeaderValue;
 
 use super::Config;
+use super::fields::{Field, Fields};
 use crate::base::{Fault, Kind};
 
 /// What is allowed, prepared once.
@@ -31,15 +31,15 @@ impl Guard {
         Self { hosts, origins, any_host }
     }
 
-    /// Refuses a foreign Host or Origin.
-    pub fn check(&self, head: &Parts) -> Result<(), Fault> {
-        if !self.host_allowed(head) {
+    /// Refuses a foreign Host or Origin. `authority`: that of the request's target, when it has one.
+    pub fn check(&self, fields: &Fields, authority: Option<&str>) -> Result<(), Fault> {
+        if !self.host_allowed(fields, authority) {
             return Err(Fault::client(
                 Kind::Forbidden,
                 "this Host is not served here: add the name to `server.hosts`",
             ));
         }
-        match single(&head.headers, &header::ORIGIN) {
+        match single(fields, Field::Origin) {
             Ok(None) => Ok(()),
             Ok(Some(origin)) if self.origin_allowed(origin) => Ok(()),
             _ => Err(Fault::client(Kind::Forbidden, "this Origin may not call: add it to `server.origins`")),
@@ -47,16 +47,15 @@ impl Guard {
     }
 
     /// The Origin to be named in a CORS answer, when it may call.
-    pub fn allowed_origin<'a>(&self, headers: &'a HeaderMap) -> Option<&'a http::HeaderValue> {
-        let value = headers.get(header::ORIGIN)?;
-        self.origin_allowed(value.to_str().ok()?).then_some(value)
+    pub fn allowed_origin(&self, fields: &Fields) -> Option<HeaderValue> {
+        let origin = fields.text(Field::Origin)?;
+        self.origin_allowed(origin).then(|| fields.value(Field::Origin)).flatten()
     }
 
-    fn host_allowed(&self, head: &Parts) -> bool {
-        let Ok(host) = single(&head.headers, &header::HOST) else { return false };
+    fn host_allowed(&self, fields: &Fields, authority: Option<&str>) -> bool {
+        let Ok(host) = single(fields, Field::Host) else { return false };
         // HTTP/2 has the authority in the URI; so has an absolute-form HTTP/1.1 request, which must then
         // agree with Host (RFC 9112, section 3.2.2).
-        let authority = head.uri.authority().map(http::uri::Authority::as_str);
         let name = match (host, authority) {
             (Some(host), Some(authority)) if host.eq_ignore_ascii_case(authority) => host,
             (Some(host), None) => host,
@@ -77,13 +76,12 @@ impl Guard {
 }
 
 /// The one value of a field; an error when there are several, or when it is not ASCII.
-fn single<'a>(headers: &'a HeaderMap, name: &http::HeaderName) -> Result<Option<&'a str>, ()> {
-    let mut values = headers.get_all(name).iter();
-    let first = values.next();
-    if values.next().is_some() {
-        return Err(());
+fn single(fields: &Fields, field: Field) -> Result<Option<&str>, ()> {
+    match (fields.text(field), fields.has(field)) {
+        _ if fields.is_doubled(field) => Err(()),
+        (None, true) => Err(()),
+        (value, _) => Ok(value),
     }
-    first.map(|value| value.to_str().map_err(|_| ())).transpose()
 }
 
 /// `host` of `host[:port]`, without the brackets of an IPv6 address; `None` for anything else.
@@ -131,6 +129,7 @@ pub(super) mod tests {
             drain_delay: Duration::ZERO,
             drain_deadline: Duration::ZERO,
             keep_alive: Duration::ZERO,
+            fast_lane: true,
         }
     }
 
@@ -141,8 +140,13 @@ pub(super) mod tests {
             request = request.header(*name, *value);
         }
         let (head, ()) = request.body(()).expect("a request").into_parts();
+        let authority = head.uri.authority().map(http::uri::Authority::as_str);
         let guard = Guard::new(&config("127.0.0.1:12009"));
-        assert_eq!(guard.check(&head).is_ok(), expected, "{uri} {headers:?}");
+        assert_eq!(
+            guard.check(&Fields::from_map(&head.headers), authority).is_ok(),
+            expected,
+            "{uri} {headers:?}"
+        );
     }
 
     #[test]

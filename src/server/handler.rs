@@ -1,6 +1,7 @@
 //! The way of one request, from its head to the head of its answer.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{
@@ -8,18 +9,43 @@ use http::header::{
     ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_REQUEST_HEADERS, VARY,
 };
 use http::request::Parts;
+use http::uri::Authority;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 
 use super::body::ResponseBody;
 use super::call::{self, Call};
 use super::control::Control;
+use super::fields::{Field, Fields};
 use super::worker::Worker;
 use super::{batch, event_stream, legacy, modern, receive, reply};
 use crate::base::{Fault, Kind};
-use crate::protocol::{Era, Revision, header};
+use crate::protocol::{Era, Revision};
+use crate::route::Endpoint;
 
-/// Answers a request; a fault becomes an answer too.
+/// A request to an endpoint, whoever read its head. Passed on boxed, so that no future holds it twice.
+pub struct Asked {
+    /// What is to be done.
+    pub method: Method,
+    /// The authority of the target, when it has one.
+    pub authority: Option<Authority>,
+    /// Where.
+    pub endpoint: Arc<Endpoint>,
+    /// The header fields.
+    pub fields: Fields,
+    /// The body.
+    pub body: Arriving,
+}
+
+/// A request's body.
+pub enum Arriving {
+    /// It is here, and not over the cap.
+    Whole(Bytes),
+    /// hyper reads it.
+    Streamed(Incoming),
+}
+
+/// Answers a request that hyper read; a fault becomes an answer too.
 ///
 /// Not cancel safe: dropping it, as hyper does when the client has gone, drops the connection to the backend
 /// with it, which tells the backend to stop.
@@ -28,14 +54,41 @@ pub async fn handle(
     control: &Control,
     request: Request<Incoming>,
 ) -> Response<ResponseBody> {
-    let origin = worker.shared.guard.allowed_origin(request.headers()).cloned();
-    let mut response = match forward(worker, control, request).await {
-        Ok(response) => response,
-        Err(fault) => {
-            let request_id = worker.note_fault(&fault);
-            reply::fault(&fault, &request_id)
-        }
+    let (head, body) = request.into_parts();
+    let fields = Fields::from_map(&head.headers);
+    let authority = head.uri.authority().cloned();
+    if head.method != Method::OPTIONS
+        && let Some(endpoint) = worker.shared.table.find(head.uri.path()).cloned()
+    {
+        let body = Arriving::Streamed(body);
+        let asked = Asked { method: head.method, authority, endpoint, fields, body };
+        return answer(worker, control, Box::new(asked)).await;
+    }
+    let guarded = worker.shared.guard.check(&fields, authority.as_ref().map(Authority::as_str));
+    let answered = match guarded {
+        Err(fault) => Err(fault),
+        Ok(()) if head.method == Method::OPTIONS => Ok(preflight(&head)),
+        Ok(()) => ask_control_plane(worker, head, &fields, body).await,
     };
+    conclude(worker, answered, worker.shared.guard.allowed_origin(&fields))
+}
+
+/// Answers a request to an endpoint; a fault becomes an answer too. Not cancel safe, likewise.
+pub async fn answer(worker: &Rc<Worker>, control: &Control, asked: Box<Asked>) -> Response<ResponseBody> {
+    let origin = worker.shared.guard.allowed_origin(&asked.fields);
+    let answered = forward(worker, control, asked).await;
+    conclude(worker, answered, origin)
+}
+
+fn conclude(
+    worker: &Worker,
+    answered: Result<Response<ResponseBody>, Fault>,
+    origin: Option<HeaderValue>,
+) -> Response<ResponseBody> {
+    let mut response = answered.unwrap_or_else(|fault| {
+        let request_id = worker.note_fault(&fault);
+        reply::fault(&fault, &request_id)
+    });
     if let Some(origin) = origin {
         allow_origin(&mut response, origin);
     }
@@ -46,29 +99,20 @@ pub async fn handle(
 async fn forward(
     worker: &Rc<Worker>,
     control: &Control,
-    request: Request<Incoming>,
+    asked: Box<Asked>,
 ) -> Result<Response<ResponseBody>, Fault> {
-    let (head, mut body) = request.into_parts();
-    worker.shared.guard.check(&head)?;
-    if head.method == Method::OPTIONS {
-        return Ok(preflight(&head));
-    }
-    let Some(endpoint) = worker.shared.table.find(head.uri.path()) else {
-        return ask_control_plane(worker, head, body).await;
-    };
-    let (identity, permit) = worker.let_in(control, &head.headers).await?;
-    match head.method {
+    let Asked { method, authority, endpoint, fields, body } = *asked;
+    worker.shared.guard.check(&fields, authority.as_ref().map(Authority::as_str))?;
+    let (identity, permit) = worker.let_in(control, &fields).await?;
+    match method {
         Method::POST => {
-            let config = &worker.shared.config;
-            receive::negotiate(&head.headers)?;
-            let body = receive::receive(config, config.body_bytes_max, &head.headers, &mut body).await?;
-            if batch::is_batch(worker, &head.headers, &identity, endpoint, &body) {
-                return batch::answer(worker, &head.headers, &identity, endpoint, &body).await;
+            receive::negotiate(&fields)?;
+            let body = receive::receive(&worker.shared.config, &fields, body).await?;
+            if batch::is_batch(worker, &fields, &identity, &endpoint, &body) {
+                return batch::answer(worker, &fields, &identity, &endpoint, &body).await;
             }
             let (envelope, method) = call::scan(&mut worker.scanner.borrow_mut(), &body)?;
-            let endpoint = endpoint.clone();
-            let call =
-                Box::new(Call { headers: head.headers, endpoint, identity, permit, body, envelope, method });
+            let call = Box::new(Call { fields, endpoint, identity, permit, body, envelope, method });
             let id = call.envelope.id.map(|id| call.raw(id.span));
             let answer = match call.era() {
                 Era::Modern => modern::answer(worker, call).await,
@@ -76,13 +120,13 @@ async fn forward(
             };
             answer.map_err(|fault| fault.answering(id))
         }
-        Method::GET | Method::DELETE if is_modern(&head) => Err(not_allowed("this revision has only POST")),
+        Method::GET | Method::DELETE if is_modern(&fields) => Err(not_allowed("this revision has only POST")),
         Method::GET => {
-            let session = worker.session(&head.headers, &identity, endpoint)?;
-            event_stream::open(worker, &head.headers, session, identity, permit)
+            let session = worker.session(&fields, &identity, &endpoint)?;
+            event_stream::open(worker, &fields, session, identity, permit)
         }
         Method::DELETE => {
-            let session = worker.session(&head.headers, &identity, endpoint)?;
+            let session = worker.session(&fields, &identity, &endpoint)?;
             legacy::end(worker, &session);
             Ok(reply::status(StatusCode::OK))
         }
@@ -90,11 +134,9 @@ async fn forward(
     }
 }
 
-fn is_modern(head: &Parts) -> bool {
-    head.headers
-        .get(header::PROTOCOL_VERSION)
-        .and_then(|value| Revision::parse(value.as_bytes()))
-        .is_some_and(|revision| revision.era() == Era::Modern)
+fn is_modern(fields: &Fields) -> bool {
+    let revision = fields.get(Field::McpProtocolVersion).and_then(Revision::parse);
+    revision.is_some_and(|revision| revision.era() == Era::Modern)
 }
 
 #[cold]
@@ -106,13 +148,14 @@ fn not_allowed(text: &'static str) -> Fault {
 async fn ask_control_plane(
     worker: &Rc<Worker>,
     head: Parts,
+    fields: &Fields,
     mut body: Incoming,
 ) -> Result<Response<ResponseBody>, Fault> {
     let control = &worker.shared.control;
     let bytes_max = control.body_bytes_max(&head);
     let body = match bytes_max {
         0 => Bytes::new(),
-        _ => receive::receive(&worker.shared.config, bytes_max, &head.headers, &mut body).await?,
+        _ => receive::collect(&worker.shared.config, bytes_max, fields, &mut body).await?,
     };
     let response = control.answer(Request::from_parts(head, body)).await;
     Ok(response.map(ResponseBody::whole))

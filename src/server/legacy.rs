@@ -11,12 +11,13 @@ use tokio::time::timeout;
 
 use super::body::ResponseBody;
 use super::call::Call;
+use super::fields::Field;
 use super::local;
 use super::relay::Held;
 use super::send;
 use super::worker::Worker;
 use super::{reply, tag};
-use crate::backend::{Answer, Lane};
+use crate::backend::{Answered, Lane};
 use crate::base::{Fault, Kind};
 use crate::catalog::{ListKind, View};
 use crate::frame::{Id, Kind as FrameKind, Span};
@@ -38,7 +39,7 @@ pub async fn answer(worker: &Rc<Worker>, call: Box<Call>) -> Result<Response<Res
     if call.method == Some(Method::Initialize) && call.is_request() {
         return initialize(worker, &call).await;
     }
-    let session = worker.session(&call.headers, &call.identity, &call.endpoint)?;
+    let session = worker.session(&call.fields, &call.identity, &call.endpoint)?;
     check_version(&call)?;
     match call.endpoint.shape {
         Shape::Single => forward(worker, call, session, (0, None)).await,
@@ -49,8 +50,8 @@ pub async fn answer(worker: &Rc<Worker>, call: Box<Call>) -> Result<Response<Res
 /// `MCP-Protocol-Version` after `initialize` (MCP 2025-06-18, transports): absent it is what was
 /// negotiated; unknown it is 400.
 fn check_version(call: &Call) -> Result<(), Fault> {
-    let Some(value) = call.headers.get(header::PROTOCOL_VERSION) else { return Ok(()) };
-    match Revision::parse(value.as_bytes()) {
+    let Some(value) = call.fields.get(Field::McpProtocolVersion) else { return Ok(()) };
+    match Revision::parse(value) {
         Some(revision) if revision.era() == Era::Legacy => Ok(()),
         _ => Err(Fault::client(
             Kind::InvalidRequest,
@@ -314,12 +315,12 @@ async fn deliver(
     ready: &Ready,
     place: usize,
     edits: &[(Span, Bytes)],
-) -> Result<Response<Answer>, Fault> {
+) -> Result<Answered, Fault> {
     let server = &call.endpoint.servers[place];
-    let mut request = send::request(worker, server, &call.body, edits)?;
-    send::copy_headers(&call.headers, request.headers_mut());
-    ready.write_headers(request.headers_mut());
-    send::send(worker, server, request, Lane::Call).await
+    let mut request = send::request(&call.body, edits)?;
+    call.fields.copy_to(&mut request);
+    ready.write_headers(&mut request);
+    send::send(worker, server, &request, Lane::Call).await
 }
 
 /// To the endpoint's `place`-th server, in the client's session there, which is opened when it is not, and
@@ -377,7 +378,7 @@ async fn open(
 
 /// What a server made of a message.
 enum Delivered {
-    Answered(Box<Response<Answer>>),
+    Answered(Box<Answered>),
     /// 400 or 404, with its body; not for a lost session.
     Refused(StatusCode, Bytes),
 }
@@ -393,14 +394,14 @@ async fn ask_server(
 ) -> Result<Delivered, Fault> {
     let ready = open(worker, call, session, place).await?;
     let response = deliver(worker, call, &ready, place, edits).await?;
-    let may_be_lost = matches!(response.status(), StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST);
+    let may_be_lost = matches!(response.head.status, StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST);
     if !may_be_lost || ready.session_id.is_none() {
         return Ok(Delivered::Answered(Box::new(response)));
     }
     let server = &call.endpoint.servers[place].name;
-    let status = response.status();
+    let status = response.head.status;
     // Read to its end, so that its place among the server's calls is free for what follows.
-    let said = response.into_body().collect(send::ERROR_BYTES_MAX).await;
+    let said = { response.body }.collect(send::ERROR_BYTES_MAX).await;
     let said = said.map_err(|error| error.into_fault(server))?;
     if !is_lost(worker, call, &ready, place, status).await {
         return Ok(Delivered::Refused(status, said));

@@ -13,6 +13,8 @@ mod call;
 mod connection;
 mod control;
 mod event_stream;
+mod fast_lane;
+mod fields;
 mod guard;
 mod handler;
 mod legacy;
@@ -25,6 +27,7 @@ mod reply;
 mod send;
 mod tag;
 mod worker;
+mod write;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -68,6 +71,8 @@ pub struct Config {
     pub drain_deadline: Duration,
     /// Between two comments on an otherwise silent event stream.
     pub keep_alive: Duration,
+    /// Whether requests of the usual shape are read here; else hyper reads them all.
+    pub fast_lane: bool,
 }
 
 /// Where the certificate is.

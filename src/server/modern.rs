@@ -8,12 +8,13 @@ use tokio::time::timeout;
 
 use super::body::ResponseBody;
 use super::call::Call;
+use super::fields::Field;
 use super::local::Rename;
 use super::relay::Held;
 use super::send::{self, held};
 use super::worker::Worker;
 use super::{event_stream, local, reply};
-use crate::backend::{Answer, Lane};
+use crate::backend::{Answered, Lane};
 use crate::base::{Fault, Kind};
 use crate::catalog::{ListKind, View};
 use crate::frame::{Kind as FrameKind, Text, decode_header};
@@ -115,21 +116,21 @@ async fn deliver(
     call: &Call,
     place: usize,
     rename: Option<Rename>,
-) -> Result<Response<Answer>, Fault> {
+) -> Result<Answered, Fault> {
     let server = &call.endpoint.servers[place];
     let edit = local::edit(rename.as_ref());
-    let mut request = send::request(worker, server, &call.body, edit.as_slice())?;
-    send::copy_headers(&call.headers, request.headers_mut());
+    let mut request = send::request(&call.body, edit.as_slice())?;
+    call.fields.copy_to(&mut request);
     // `Mcp-Name` says the same as the body, also after the body was changed.
-    if let Some((_, own_name)) = rename.filter(|_| call.headers.contains_key(header::NAME)) {
+    if let Some((_, own_name)) = rename.filter(|_| call.fields.has(Field::McpName)) {
         let value = HeaderValue::from_maybe_shared(own_name.header).map_err(|error| {
             Fault::gateway(Kind::Internal, "the name could not be rewritten").because(error)
         })?;
-        request.headers_mut().insert(header::NAME, value);
+        request.set(header::NAME, value);
     }
     // A subscription may stay for days, and silent.
     let lane = if call.method == Some(Method::Listen) { Lane::Stream } else { Lane::Call };
-    send::send(worker, server, request, lane).await
+    send::send(worker, server, &request, lane).await
 }
 
 /// What the era asks of every message and its headers (MCP 2026-07-28, transports and versioning).
@@ -150,10 +151,11 @@ fn check(call: &Call) -> Result<(), Fault> {
         ));
     }
     let method = call.text(call.envelope.method).unwrap_or_default();
-    check_header(call, &header::METHOD, Some(&method), |value| value.to_str().ok().map(Into::into))?;
+    check_header(call, Field::McpMethod, call.fields.text(Field::McpMethod), Some(&method))?;
     if let Some(named) = named_by_header(call, &method) {
         let name = call.text(Some(named));
-        check_header(call, &header::NAME, name.as_deref(), |value| decode_header(value.as_bytes()).ok())?;
+        let said = call.fields.get(Field::McpName).and_then(|value| decode_header(value).ok());
+        check_header(call, Field::McpName, said.as_deref(), name.as_deref())?;
     }
     Ok(())
 }
@@ -171,9 +173,8 @@ fn named_by_header(call: &Call, method: &str) -> Option<Text> {
 
 fn check_version(call: &Call) -> Result<(), Fault> {
     let in_body = call.text(call.envelope.params.meta.protocol_version);
-    let mut values = call.headers.get_all(header::PROTOCOL_VERSION).iter();
-    let in_header = values.next().and_then(|value| value.to_str().ok());
-    if values.next().is_some() {
+    let in_header = call.fields.text(Field::McpProtocolVersion);
+    if call.fields.is_doubled(Field::McpProtocolVersion) {
         return Err(mismatch("send MCP-Protocol-Version once"));
     }
     match (in_header, in_body.as_deref()) {
@@ -193,21 +194,15 @@ fn check_version(call: &Call) -> Result<(), Fault> {
         .with_data(data.to_string()))
 }
 
-fn check_header<'a>(
-    call: &'a Call,
-    name: &http::HeaderName,
-    expected: Option<&str>,
-    decode: impl Fn(&'a HeaderValue) -> Option<std::borrow::Cow<'a, str>>,
-) -> Result<(), Fault> {
-    let mut values = call.headers.get_all(name).iter();
-    let value = values.next().and_then(decode);
-    match (value, expected) {
-        (Some(value), Some(expected)) if value == expected && values.next().is_none() => Ok(()),
-        _ => Err(mismatch(match name {
-            name if name == header::METHOD => "send Mcp-Method once, with the method of the body",
-            _ => "send Mcp-Name once, with the name or URI of the body",
-        })),
+fn check_header(call: &Call, field: Field, said: Option<&str>, expected: Option<&str>) -> Result<(), Fault> {
+    let agrees = said.is_some() && said == expected;
+    if agrees && !call.fields.is_doubled(field) {
+        return Ok(());
     }
+    Err(mismatch(match field {
+        Field::McpMethod => "send Mcp-Method once, with the method of the body",
+        _ => "send Mcp-Name once, with the name or URI of the body",
+    }))
 }
 
 #[cold]

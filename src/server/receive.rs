@@ -1,18 +1,17 @@
 //! The body of a request, up to the cap and within its time.
 
 use std::future::{Future as _, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{ACCEPT, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue};
-use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use memmap2::MmapMut;
 use tokio::time::timeout;
 
 use super::Config;
+use super::fields::{Field, Fields};
+use super::handler::Arriving;
 use crate::base::{Fault, Kind};
 use crate::protocol::header;
 
@@ -21,17 +20,20 @@ use crate::protocol::header;
 const MAPPED_FROM_BYTES: usize = 1 << 20;
 
 /// Whether a POST says that it carries JSON and takes both forms of an answer.
-pub fn negotiate(headers: &HeaderMap) -> Result<(), Fault> {
-    if headers.contains_key(CONTENT_ENCODING) {
+pub fn negotiate(fields: &Fields) -> Result<(), Fault> {
+    if fields.has(Field::ContentEncoding) {
         return Err(Fault::client(
             Kind::UnsupportedMedia,
             "send the body as it is, without Content-Encoding",
         ));
     }
-    if !headers.get(CONTENT_TYPE).is_some_and(is_json) {
+    if !fields.get(Field::ContentType).is_some_and(header::is_json) {
         return Err(Fault::client(Kind::UnsupportedMedia, "send `Content-Type: application/json`"));
     }
-    if !accepts(headers, header::JSON) || !accepts(headers, header::EVENT_STREAM) {
+    // Nearly every client sends just this.
+    let is_usual = fields.get(Field::Accept) == Some(header::ACCEPT_BOTH.as_bytes());
+    let takes_both = || accepts(fields, header::JSON) && accepts(fields, header::EVENT_STREAM);
+    if !is_usual && !takes_both() {
         return Err(Fault::client(
             Kind::NotAcceptable,
             "send `Accept: application/json, text/event-stream`: a server may answer in either form",
@@ -41,43 +43,39 @@ pub fn negotiate(headers: &HeaderMap) -> Result<(), Fault> {
 }
 
 /// Whether the client takes an answer of that type.
-pub fn accepts(headers: &HeaderMap, wanted: &str) -> bool {
-    headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).any(|value| {
-        // Nearly every client sends just this.
-        value == header::ACCEPT_BOTH
-            || value.split(',').any(|range| {
-                let range = range.split(';').next().unwrap_or_default().trim();
-                let (kind, _) = wanted.split_once('/').unwrap_or_default();
-                range.eq_ignore_ascii_case(wanted)
-                    || range == "*/*"
-                    || range.strip_suffix("/*").is_some_and(|range| range.eq_ignore_ascii_case(kind))
-            })
+pub fn accepts(fields: &Fields, wanted: &str) -> bool {
+    let (kind, _) = wanted.split_once('/').unwrap_or_default();
+    fields.text(Field::Accept).unwrap_or_default().split(',').any(|range| {
+        let range = range.split(';').next().unwrap_or_default().trim();
+        range.eq_ignore_ascii_case(wanted)
+            || range == "*/*"
+            || range.strip_suffix("/*").is_some_and(|range| range.eq_ignore_ascii_case(kind))
     })
 }
 
-/// Whether a Content-Type is that of JSON.
-pub fn is_json(value: &HeaderValue) -> bool {
-    value.to_str().is_ok_and(|value| {
-        let essence = value.split(';').next().unwrap_or_default().trim();
-        essence.eq_ignore_ascii_case(header::JSON)
-    })
-}
-
-/// Takes the whole body. One that comes in one read is used where it lies.
+/// Takes the whole body of a message.
 ///
 /// Not cancel safe: what was read is lost, and the connection with it.
-pub async fn receive(
+pub async fn receive(config: &Config, fields: &Fields, body: Arriving) -> Result<Bytes, Fault> {
+    match body {
+        Arriving::Whole(body) => Ok(body),
+        Arriving::Streamed(mut body) => collect(config, config.body_bytes_max, fields, &mut body).await,
+    }
+}
+
+/// Takes the whole body. One that comes in one read is used where it lies. Not cancel safe, likewise.
+pub async fn collect(
     config: &Config,
     bytes_max: usize,
-    headers: &HeaderMap,
+    fields: &Fields,
     body: &mut Incoming,
 ) -> Result<Bytes, Fault> {
     // Refused before a byte is read, when its length is said.
-    let said = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let said = fields.text(Field::ContentLength).and_then(|value| value.parse::<u64>().ok());
     if said.is_some_and(|bytes| bytes > bytes_max as u64) {
         return Err(too_large(bytes_max));
     }
-    let mut collecting = pin!(collect(bytes_max, body, said));
+    let mut collecting = pin!(collect_all(bytes_max, body, said));
     // Nearly every body has come with its head, and needs no clock.
     if let Poll::Ready(collected) = poll_fn(|cx| Poll::Ready(collecting.as_mut().poll(cx))).await {
         return collected;
@@ -87,7 +85,7 @@ pub async fn receive(
     })
 }
 
-async fn collect(bytes_max: usize, body: &mut Incoming, said: Option<u64>) -> Result<Bytes, Fault> {
+async fn collect_all(bytes_max: usize, body: &mut Incoming, said: Option<u64>) -> Result<Bytes, Fault> {
     let Some(first) = chunk(body).await? else { return Ok(Bytes::new()) };
     if body.is_end_stream() {
         return check_length(bytes_max, first);
@@ -130,7 +128,7 @@ async fn collect_mapped(first: Bytes, body: &mut Incoming, length: usize) -> Res
 }
 
 async fn chunk(body: &mut Incoming) -> Result<Option<Bytes>, Fault> {
-    while let Some(frame) = body.frame().await {
+    while let Some(frame) = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await {
         // Trailers have no meaning in MCP.
         if let Ok(bytes) = frame.map_err(broken)?.into_data() {
             return Ok(Some(bytes));
@@ -156,6 +154,9 @@ fn too_large(bytes_max: usize) -> Fault {
 
 #[cfg(test)]
 mod tests {
+    use http::header::{ACCEPT, CONTENT_TYPE};
+    use http::{HeaderMap, HeaderValue};
+
     use super::*;
 
     #[track_caller]
@@ -168,7 +169,7 @@ mod tests {
             headers.insert(ACCEPT, HeaderValue::from_static(value));
         }
         assert_eq!(
-            negotiate(&headers).err().map(|fault| fault.kind),
+            negotiate(&Fields::from_map(&headers)).err().map(|fault| fault.kind),
             expected,
             "{content_type:?} {accept:?}"
         );

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::future::Future;
+use std::io::Write as _;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,9 +12,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use foldhash::fast::RandomState;
-use http::header::AUTHORIZATION;
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use http::{Request, Response};
+use httpdate::HttpDate;
 use subtle::ConstantTimeEq as _;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
@@ -21,6 +22,7 @@ use zeroize::Zeroizing;
 
 use super::Config;
 use super::control::{Control, Controls, Order};
+use super::fields::{Field, Fields};
 use super::guard::Guard;
 use crate::auth::{Authenticator, Check, Credential, Denied, Identity, KeyId, Mode};
 use crate::backend::{Backend, Pool};
@@ -28,7 +30,6 @@ use crate::base::{Fault, Kind, Origin, Phase};
 use crate::catalog::Catalog;
 use crate::frame::Scanner;
 use crate::limits::{Gauge, Limits, Permit};
-use crate::protocol::header;
 use crate::route::{Endpoint, Table};
 use crate::session::{NotFound, Session, Sessions};
 
@@ -86,13 +87,13 @@ pub struct Worker {
     /// Its connections.
     pub controls: Controls,
     now_s: Cell<u64>,
+    /// Likewise, as the field `Date` has it (RFC 9110, section 5.6.7).
+    date: Cell<Date>,
     /// Moves when keys changed.
     keys: Cell<u64>,
     number: usize,
     requests: Cell<u64>,
 }
-
-const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// Sessions a worker has at hand. Beyond it all are let go, and met again.
 const SESSIONS_AT_HAND_MAX: usize = 16_384;
@@ -118,6 +119,7 @@ impl Worker {
             gauges: RefCell::default(),
             controls: Controls::default(),
             now_s: Cell::new(unix_s()),
+            date: Cell::new(date()),
             keys: Cell::new(0),
             number,
             requests: Cell::new(0),
@@ -139,6 +141,11 @@ impl Worker {
         self.now_s.get()
     }
 
+    /// Likewise, for the field `Date`.
+    pub fn date(&self) -> Date {
+        self.date.get()
+    }
+
     /// Keeps the clock, closes what is idle. Never ends.
     pub async fn housekeep(self: Rc<Self>) {
         let config = &self.shared.config;
@@ -158,6 +165,7 @@ impl Worker {
             }
             self.controls.sweep(config);
             self.now_s.set(unix_s());
+            self.date.set(date());
             for pool in self.pools.iter() {
                 pool.sweep();
             }
@@ -168,13 +176,13 @@ impl Worker {
     }
 
     /// Who asks. No await and no lock on the usual path.
-    async fn identify(&self, headers: &HeaderMap) -> Result<Identity, Fault> {
+    async fn identify(&self, fields: &Fields) -> Result<Identity, Fault> {
         let auth = &self.shared.auth;
         if auth.mode() == Mode::Open {
             return Ok(auth.open_identity());
         }
-        let value = |name: &HeaderName| headers.get(name).map(HeaderValue::as_bytes);
-        let credential = Credential::from_headers(value(&AUTHORIZATION), value(&X_API_KEY))
+        let (authorization, x_api_key) = (fields.get(Field::Authorization), fields.get(Field::XApiKey));
+        let credential = Credential::from_headers(authorization, x_api_key)
             .map_err(denied)?
             .ok_or_else(|| denied(Denied::Missing))?;
         match auth.check(&credential) {
@@ -188,15 +196,14 @@ impl Worker {
     ///
     /// A client sends the same credential with every request of a connection. What was found out about it
     /// is believed until the next second or the next change of a key, whichever comes first.
-    pub async fn let_in(&self, control: &Control, headers: &HeaderMap) -> Result<(Identity, Permit), Fault> {
-        let is_doubled = |name: &HeaderName| headers.get_all(name).iter().nth(1).is_some();
-        if is_doubled(&AUTHORIZATION) || is_doubled(&X_API_KEY) {
+    pub async fn let_in(&self, control: &Control, fields: &Fields) -> Result<(Identity, Permit), Fault> {
+        if fields.is_doubled(Field::Authorization) || fields.is_doubled(Field::XApiKey) {
             // A proxy in front may have looked at the other one.
             return Err(denied(Denied::Invalid));
         }
-        let value = headers.get(AUTHORIZATION).map_or(&b""[..], HeaderValue::as_bytes);
+        let value = fields.get(Field::Authorization).unwrap_or_default();
         // Only what `Authorization` alone says is remembered under it.
-        let other = headers.contains_key(X_API_KEY) || value.is_empty();
+        let other = fields.has(Field::XApiKey) || value.is_empty();
         let known = control
             .known
             .borrow()
@@ -206,7 +213,7 @@ impl Worker {
         if let Some((identity, gauge)) = known {
             return Ok((identity, admit(&gauge)?));
         }
-        let identity = self.identify(headers).await?;
+        let identity = self.identify(fields).await?;
         let gauge = self.gauge(&identity);
         *control.known.borrow_mut() = (!other).then(|| Known {
             value: Zeroizing::new(value.to_vec()),
@@ -235,23 +242,23 @@ impl Worker {
     /// The session a Legacy request names.
     pub fn session(
         &self,
-        headers: &HeaderMap,
+        fields: &Fields,
         identity: &Identity,
         endpoint: &Arc<Endpoint>,
     ) -> Result<Arc<Session>, Fault> {
-        let Some(text) = headers.get(header::SESSION_ID) else {
+        let Some(text) = fields.get(Field::McpSessionId) else {
             return Err(Fault::client(
                 Kind::SessionMissing,
                 "send the Mcp-Session-Id that `initialize` answered with, or open a session by `initialize`",
             ));
         };
         let now_s = self.now_s();
-        let at_hand = self.sessions.borrow().get(text.as_bytes()).cloned();
+        let at_hand = self.sessions.borrow().get(text).cloned();
         if let Some(session) = at_hand.filter(|session| self.may_use(session, identity, endpoint)) {
             session.touch(now_s);
             return Ok(session);
         }
-        let found = self.shared.sessions.find(text.as_bytes(), identity, endpoint, now_s);
+        let found = self.shared.sessions.find(text, identity, endpoint, now_s);
         let session = found.map_err(|why| match why {
             NotFound::Unknown => Fault::client(
                 Kind::SessionUnknown,
@@ -266,7 +273,7 @@ impl Worker {
         if sessions.len() >= SESSIONS_AT_HAND_MAX {
             sessions.clear();
         }
-        sessions.insert(Bytes::copy_from_slice(text.as_bytes()), Arc::clone(&session));
+        sessions.insert(Bytes::copy_from_slice(text), Arc::clone(&session));
         Ok(session)
     }
 
@@ -330,6 +337,17 @@ fn admit(gauge: &Arc<Gauge>) -> Result<Permit, Fault> {
 fn denied(reason: Denied) -> Fault {
     let kind = if reason == Denied::Busy { Kind::Overloaded } else { Kind::Unauthenticated };
     Fault::client(kind, reason.to_string())
+}
+
+/// `Sun, 06 Nov 1994 08:49:37 GMT`: always as long.
+pub type Date = [u8; 29];
+
+fn date() -> Date {
+    let mut date = [b' '; 29];
+    let mut rest = &mut date[..];
+    // It has room for just that.
+    let _ = write!(rest, "{}", HttpDate::from(SystemTime::now()));
+    date
 }
 
 fn unix_s() -> u64 {

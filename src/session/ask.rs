@@ -3,10 +3,10 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::upstream::Ready;
-use crate::backend::{Answer, BackendError, Lane, Pool, RequestBody, Stage};
+use crate::backend::{Answer, Answered, BackendError, Lane, Outgoing, Pool, Stage};
 use crate::frame::{EventReader, Kind as FrameKind, Scanner};
 use crate::protocol::{Method, header};
 
@@ -19,7 +19,7 @@ pub struct Ask<'a> {
     /// The Legacy session it belongs to.
     pub ready: Option<&'a Ready>,
     /// The headers of a Modern request, when it is one.
-    pub modern: Option<HeaderMap>,
+    pub modern: Option<Vec<(HeaderName, HeaderValue)>>,
 }
 
 /// What came back.
@@ -40,37 +40,24 @@ pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
 
 /// Sends a message and reads the answer to its end. Not cancel safe: the connection is closed.
 pub async fn ask(pool: &Rc<Pool>, ask: Ask<'_>) -> Asked {
-    let mut request = pool.backend().post(RequestBody::whole(ask.message));
-    let headers = request.headers_mut();
+    let mut request = Outgoing::whole(ask.message);
     if let Some(ready) = ask.ready {
-        ready.write_headers(headers);
+        ready.write_headers(&mut request);
     }
     if let Some(modern) = ask.modern {
-        headers.extend(modern);
-        headers.insert(header::METHOD, HeaderValue::from_static(ask.method.as_str()));
+        for (name, value) in modern {
+            request.set(name, value);
+        }
+        request.set(header::METHOD, HeaderValue::from_static(ask.method.as_str()));
     }
-    let response = pool.send(request, Lane::Call).await?;
-    let status = response.status();
-    let session_id = response.headers().get(header::SESSION_ID).cloned();
-    let is_stream = is_event_stream(response.headers());
-    let mut answer = response.into_body();
+    let Answered { head, body: mut answer } = pool.send(&request, Lane::Call).await?;
+    let (status, is_stream) = (head.status, head.is_event_stream());
     let message = if is_stream && status.is_success() {
         read_terminal(&mut answer).await?
     } else {
         answer.collect(MESSAGE_BYTES_MAX).await?
     };
-    Ok(Heard { status, session_id, message })
-}
-
-/// Whether a response is an event stream.
-pub fn is_event_stream(headers: &HeaderMap) -> bool {
-    headers.get(http::header::CONTENT_TYPE).is_some_and(|value| {
-        let value = value.as_bytes();
-        let name = header::EVENT_STREAM.len();
-        value.len() >= name
-            && value[..name].eq_ignore_ascii_case(header::EVENT_STREAM.as_bytes())
-            && value.get(name).is_none_or(|next| matches!(next, b';' | b' ' | b'\t'))
-    })
+    Ok(Heard { status, session_id: head.session_id, message })
 }
 
 /// The result or error of a stream; what comes before it is of no interest here.

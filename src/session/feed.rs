@@ -6,12 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode};
 use tokio::time::sleep;
 
-use super::ask::is_event_stream;
 use super::upstream::Ready;
-use crate::backend::{Answer, Lane, Pool, RequestBody};
+use crate::backend::{Answer, Answered, Lane, Outgoing, Pool};
 use crate::frame::{Event, EventReader};
 use crate::protocol::header;
 
@@ -35,7 +34,7 @@ pub enum Source {
         /// The whole message.
         message: Bytes,
         /// Its headers.
-        headers: HeaderMap,
+        headers: Vec<(HeaderName, HeaderValue)>,
     },
 }
 
@@ -109,17 +108,16 @@ impl Feed {
 
     async fn connect(&mut self) -> Result<(), FeedEnd> {
         loop {
-            let response = self.pool.send(self.request(), Lane::Stream).await;
+            let response = self.pool.send(&self.request(), Lane::Stream).await;
             if let Source::Legacy(ready) = &self.source {
                 ready.settle_stream();
             }
-            if let Ok(response) = response {
-                let status = response.status();
-                if status.is_success() && is_event_stream(response.headers()) {
-                    self.open = Some((response.into_body(), EventReader::new()));
+            if let Ok(Answered { head, body }) = response {
+                if head.status.is_success() && head.is_event_stream() {
+                    self.open = Some((body, EventReader::new()));
                     return Ok(());
                 }
-                self.refused(status)?;
+                self.refused(head.status)?;
             }
             self.wait().await;
         }
@@ -142,25 +140,23 @@ impl Feed {
         }
     }
 
-    fn request(&self) -> http::Request<RequestBody> {
-        let backend = self.pool.backend();
+    fn request(&self) -> Outgoing {
         let mut request = match &self.source {
             Source::Legacy(ready) => {
-                let mut request = backend.request(Method::GET);
-                ready.write_headers(request.headers_mut());
-                request
-                    .headers_mut()
-                    .insert(http::header::ACCEPT, HeaderValue::from_static(header::EVENT_STREAM));
+                let mut request = Outgoing::get();
+                ready.write_headers(&mut request);
                 request
             }
             Source::Modern { message, headers } => {
-                let mut request = backend.post(RequestBody::whole(message.clone()));
-                request.headers_mut().extend(headers.clone());
+                let mut request = Outgoing::whole(message.clone());
+                for (name, value) in headers {
+                    request.add(name.clone(), value.clone());
+                }
                 request
             }
         };
         if let Some(id) = &self.last_event_id {
-            request.headers_mut().insert(header::LAST_EVENT_ID, id.clone());
+            request.set(header::LAST_EVENT_ID, id.clone());
         }
         request
     }

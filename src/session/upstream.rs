@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use super::ask::{Ask, Heard, ask};
 use super::state::Session;
-use crate::backend::{Lane, Pool};
+use crate::backend::{Lane, Outgoing, Pool};
 use crate::base::{Fault, Kind};
 use crate::protocol::{ClientCapabilities, Method, Revision, header};
 
@@ -263,10 +263,10 @@ impl Ready {
     }
 
     /// What later requests of the session carry.
-    pub fn write_headers(&self, headers: &mut http::HeaderMap) {
-        headers.insert(header::PROTOCOL_VERSION, self.revision.clone());
+    pub fn write_headers(&self, request: &mut Outgoing) {
+        request.set(header::PROTOCOL_VERSION, self.revision.clone());
         if let Some(id) = &self.session_id {
-            headers.insert(header::SESSION_ID, id.clone());
+            request.set(header::SESSION_ID, id.clone());
         }
     }
 }
@@ -279,9 +279,9 @@ pub async fn farewell(session: Arc<Session>, pools: Rc<[Rc<Pool>]>) {
     for (place, upstream) in session.upstreams() {
         let Some(ready) = upstream.ready().filter(|ready| ready.session_id.is_some()) else { continue };
         let pool = &pools[session.endpoint.servers[place].backend as usize];
-        let mut request = pool.backend().request(http::Method::DELETE);
-        ready.write_headers(request.headers_mut());
+        let mut request = Outgoing::delete();
+        ready.write_headers(&mut request);
         // A server that is away ends its sessions by itself.
-        let _ = timeout(FAREWELL_TIMEOUT, pool.send(request, Lane::Call)).await;
+        let _ = timeout(FAREWELL_TIMEOUT, pool.send(&request, Lane::Call)).await;
     }
 }

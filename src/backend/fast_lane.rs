@@ -1,0 +1,227 @@
+//! HTTP/1.1 with a backend, as far as answers have the one usual shape: a message of a length that was said,
+//! and nothing behind it. What has any other shape is hyper's, from its first byte.
+//!
+//! Invariant: what is read here, hyper would read in the same way. The parser is the same.
+
+use std::future::poll_fn;
+use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderValue, StatusCode};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::answer::Head;
+use super::stream::Stream;
+use super::wire::SendError;
+use super::{BackendError, Stage};
+use crate::base::with_scratch;
+use crate::protocol::header;
+
+/// The beginning of an answer.
+pub enum Begun {
+    /// Of the usual shape.
+    Usual {
+        head: Head,
+        /// What came of the body.
+        first: Bytes,
+        /// How much of it is to come.
+        left: u64,
+        /// Whether another request may follow: all was written, and nothing came behind the answer.
+        clean: bool,
+    },
+    /// Of another; all that came.
+    Unusual(Bytes),
+}
+
+/// A usual head has a dozen fields.
+const FIELDS_MAX: usize = 32;
+
+/// A head that is longer than this is not usual.
+const HEAD_BYTES_MAX: usize = 8 << 10;
+
+/// Sends a request and waits for the beginning of its answer.
+///
+/// Not cancel safe: the stream is to be closed.
+pub async fn exchange(stream: &mut Stream, request: &[u8]) -> Result<Begun, SendError> {
+    let mut rest = Rest { bytes: request, written: 0, flushed: false };
+    let mut came = BytesMut::new();
+    poll_fn(|cx| {
+        if let Err(error) = rest.write(stream, cx) {
+            return Poll::Ready(Err(match rest.written {
+                0 => SendError::Unsent,
+                _ => SendError::Sent(BackendError::new(Stage::Sent, error)),
+            }));
+        }
+        loop {
+            let begun = with_scratch(|scratch| {
+                let mut buffer = ReadBuf::new(scratch);
+                match Pin::new(&mut *stream).poll_read(cx, &mut buffer) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Err(error)) => {
+                        return Poll::Ready(Err(BackendError::new(Stage::Sent, error)));
+                    }
+                    Poll::Ready(Ok(())) if buffer.filled().is_empty() => {
+                        return Poll::Ready(Err(BackendError::bare(Stage::Sent)));
+                    }
+                    Poll::Ready(Ok(())) => {}
+                }
+                let is_written = rest.flushed;
+                if came.is_empty()
+                    && let Some(begun) = begin(buffer.filled(), is_written)
+                {
+                    return Poll::Ready(Ok(Some(begun)));
+                }
+                came.extend_from_slice(buffer.filled());
+                Poll::Ready(Ok(begin(&came, is_written)))
+            });
+            match begun {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(None)) => {}
+                Poll::Ready(Ok(Some(begun))) => return Poll::Ready(Ok(begun)),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(SendError::Sent(error))),
+            }
+        }
+    })
+    .await
+}
+
+/// What is still to be written of a request.
+struct Rest<'a> {
+    bytes: &'a [u8],
+    written: usize,
+    flushed: bool,
+}
+
+impl Rest<'_> {
+    /// Writes what can be written now.
+    fn write(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> io::Result<()> {
+        while self.written < self.bytes.len() {
+            match Pin::new(&mut *stream).poll_write(cx, &self.bytes[self.written..]) {
+                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(Ok(count)) => self.written += count,
+                Poll::Ready(Err(error)) => return Err(error),
+                Poll::Pending => return Ok(()),
+            }
+        }
+        if !self.flushed {
+            match Pin::new(stream).poll_flush(cx) {
+                Poll::Ready(flushed) => flushed?,
+                Poll::Pending => return Ok(()),
+            }
+            self.flushed = true;
+        }
+        Ok(())
+    }
+}
+
+/// More of a body: at most `left` bytes, none at the end of the stream.
+pub fn poll_more(stream: &mut Stream, cx: &mut Context<'_>, left: u64) -> Poll<io::Result<Bytes>> {
+    with_scratch(|scratch| {
+        let room = usize::try_from(left).unwrap_or(usize::MAX).min(scratch.len());
+        let mut buffer = ReadBuf::new(&mut scratch[..room]);
+        Pin::new(stream)
+            .poll_read(cx, &mut buffer)
+            .map(|read| read.map(|()| Bytes::copy_from_slice(buffer.filled())))
+    })
+}
+
+/// Reads what came; `None` while the head is not whole.
+fn begin(came: &[u8], is_written: bool) -> Option<Begun> {
+    let unusual = || Begun::Unusual(Bytes::copy_from_slice(came));
+    match read_head(came) {
+        Ok(None) if came.len() > HEAD_BYTES_MAX => Some(unusual()),
+        Ok(None) => None,
+        Err(Unusual) => Some(unusual()),
+        Ok(Some(Usual { head, head_bytes, body_bytes })) => {
+            let rest = &came[head_bytes..];
+            let here = usize::try_from(body_bytes).unwrap_or(usize::MAX).min(rest.len());
+            Some(Begun::Usual {
+                head,
+                first: Bytes::copy_from_slice(&rest[..here]),
+                left: body_bytes - here as u64,
+                clean: is_written && here == rest.len(),
+            })
+        }
+    }
+}
+
+struct Usual {
+    head: Head,
+    head_bytes: usize,
+    body_bytes: u64,
+}
+
+/// A head of another shape than the usual.
+#[derive(Debug, PartialEq, Eq)]
+struct Unusual;
+
+fn read_head(came: &[u8]) -> Result<Option<Usual>, Unusual> {
+    let mut fields = [const { MaybeUninit::uninit() }; FIELDS_MAX];
+    let mut response = httparse::Response::new(&mut []);
+    let parsed = httparse::ParserConfig::default()
+        .parse_response_with_uninit_headers(&mut response, came, &mut fields)
+        .map_err(|_| Unusual)?;
+    let httparse::Status::Complete(head_bytes) = parsed else { return Ok(None) };
+    // These have no body, or are not the last answer, or end the connection.
+    let status = response.code.filter(|code| (200..600).contains(code) && !matches!(code, 204 | 205 | 304));
+    if response.version != Some(1) || head_bytes > HEAD_BYTES_MAX {
+        return Err(Unusual);
+    }
+    let status = status.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(Unusual)?;
+    let mut head = Head { status, content_type: None, session_id: None, is_packed: false };
+    let mut body_bytes = None;
+    let mut encoding = None;
+    for field in response.headers.iter() {
+        let name = field.name;
+        let is = |other: &str| name.eq_ignore_ascii_case(other);
+        match name.len() {
+            10 if is("connection") && !field.value.eq_ignore_ascii_case(b"keep-alive") => {
+                return Err(Unusual);
+            }
+            12 if is("content-type") => once(&mut head.content_type, || content_type(field.value))?,
+            14 if is("content-length") => once(&mut body_bytes, || length(field.value))?,
+            14 if is("mcp-session-id") => {
+                once(&mut head.session_id, || HeaderValue::from_bytes(field.value).ok())?;
+            }
+            16 if is("content-encoding") => once(&mut encoding, || Some(field.value))?,
+            7 if is("upgrade") => return Err(Unusual),
+            17 if is("transfer-encoding") => return Err(Unusual),
+            _ => {}
+        }
+    }
+    head.is_packed = encoding.is_some_and(|encoding| !encoding.eq_ignore_ascii_case(b"identity"));
+    let body_bytes = body_bytes.ok_or(Unusual)?;
+    Ok(Some(Usual { head, head_bytes, body_bytes }))
+}
+
+/// A field that stands once and has a value of its kind.
+fn once<T>(place: &mut Option<T>, value: impl FnOnce() -> Option<T>) -> Result<(), Unusual> {
+    if place.is_some() {
+        return Err(Unusual);
+    }
+    *place = Some(value().ok_or(Unusual)?);
+    Ok(())
+}
+
+/// Nearly every answer has this one.
+fn content_type(value: &[u8]) -> Option<HeaderValue> {
+    if value == header::JSON.as_bytes() {
+        return Some(HeaderValue::from_static(header::JSON));
+    }
+    HeaderValue::from_bytes(value).ok()
+}
+
+/// `1*DIGIT` (RFC 9110, section 8.6), of a size that cannot overflow.
+fn length(value: &[u8]) -> Option<u64> {
+    const DIGITS_MAX: usize = 15;
+    if value.is_empty() || value.len() > DIGITS_MAX {
+        return None;
+    }
+    value.iter().try_fold(0, |sum, digit| match digit {
+        b'0'..=b'9' => Some(sum * 10 + u64::from(digit - b'0')),
+        _ => None,
+    })
+}

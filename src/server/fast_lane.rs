@@ -1,0 +1,294 @@
+//! HTTP/1.1 with a client, as far as its requests have the one usual shape: a small POST to an MCP path with
+//! a length that was said. Every other request is hyper's, in whole, from its first byte, and so is what
+//! follows it on the connection.
+//!
+//! Invariant: what is read here, hyper would read in the same way. The parser is the same.
+
+use std::future::{Future, poll_fn};
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::{Method, Response};
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::time::{Sleep, sleep};
+
+use super::body::ResponseBody;
+use super::connection::Socket;
+use super::control::{Control, Order};
+use super::fields::Fields;
+use super::handler::{self, Arriving, Asked};
+use super::worker::Worker;
+use super::write::Writing;
+use crate::base::{let_others_go_first, with_scratch};
+use crate::frame::Span;
+
+/// Why the lane was left.
+pub enum End {
+    /// The connection is over.
+    Gone,
+    /// These bytes are hyper's, and all that follows.
+    Unusual(Bytes),
+}
+
+/// Fields of a request; clients send a dozen.
+const FIELDS_MAX: usize = 32;
+
+/// The head of a request: a token and a session id have a kilobyte.
+const HEAD_BYTES_MAX: usize = 8 << 10;
+
+/// The body of a request; bigger ones are not copied together here.
+const BODY_BYTES_MAX: usize = 32 << 10;
+
+/// For the rest of a request whose beginning came: clients write head and body one behind the other. What
+/// takes longer is hyper's, with its clocks for slow clients.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+/// Serves a connection for as long as its requests are usual.
+pub async fn serve(worker: &Rc<Worker>, control: &Rc<Control>, socket: &mut Socket) -> End {
+    let mut lane = FastLane { worker, control, socket, ahead: BytesMut::new() };
+    loop {
+        match lane.next().await {
+            Next::Gone => return End::Gone,
+            Next::Unusual => return End::Unusual(lane.ahead.freeze()),
+            Next::Usual(asked) => {
+                let active = control.begin();
+                if !lane.answer(asked).await {
+                    return End::Gone;
+                }
+                drop(active);
+            }
+        }
+    }
+}
+
+struct FastLane<'a> {
+    worker: &'a Rc<Worker>,
+    control: &'a Rc<Control>,
+    socket: &'a mut Socket,
+    /// What was read and not used.
+    ahead: BytesMut,
+}
+
+enum Next {
+    Usual(Box<Asked>),
+    /// What came of it lies in `ahead`.
+    Unusual,
+    Gone,
+}
+
+impl FastLane<'_> {
+    /// Waits for the next request. Nothing is held while nothing comes.
+    async fn next(&mut self) -> Next {
+        let mut patience: Option<Pin<Box<Sleep>>> = None;
+        if !self.ahead.is_empty() {
+            self.control.note_read();
+            if let Some(next) = self.read_ahead() {
+                return next;
+            }
+        }
+        poll_fn(|cx| {
+            match self.control.order(cx.waker()) {
+                Order::GoOn => {}
+                // A request that has begun is answered.
+                Order::Drain if !self.ahead.is_empty() => {}
+                Order::Drain | Order::Close => return Poll::Ready(Next::Gone),
+            }
+            loop {
+                match self.poll_read(cx) {
+                    Poll::Ready(Some(next)) => return Poll::Ready(next),
+                    Poll::Ready(None) => {}
+                    Poll::Pending if self.ahead.is_empty() => return Poll::Pending,
+                    Poll::Pending => {
+                        let patience = patience.get_or_insert_with(|| Box::pin(sleep(PATIENCE)));
+                        return patience.as_mut().poll(cx).map(|()| Next::Unusual);
+                    }
+                }
+            }
+        })
+        .await
+    }
+
+    /// Reads once; `None` while the request is not whole.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Option<Next>> {
+        with_scratch(|scratch| {
+            let mut buffer = ReadBuf::new(scratch);
+            let read = ready!(Pin::new(&mut *self.socket).poll_read(cx, &mut buffer));
+            let came = buffer.filled();
+            if read.is_err() || came.is_empty() {
+                return Poll::Ready(Some(Next::Gone));
+            }
+            self.control.note_read();
+            if self.ahead.is_empty()
+                && let Read::Usual(asked, bytes) = read_request(self.worker, came)
+            {
+                self.ahead.extend_from_slice(&came[bytes..]);
+                return Poll::Ready(Some(Next::Usual(asked)));
+            }
+            self.ahead.extend_from_slice(came);
+            Poll::Ready(self.read_ahead())
+        })
+    }
+
+    /// Reads what has come before.
+    fn read_ahead(&mut self) -> Option<Next> {
+        match read_request(self.worker, &self.ahead) {
+            Read::Partial => None,
+            Read::Unusual => Some(Next::Unusual),
+            Read::Usual(asked, bytes) => {
+                self.ahead.advance(bytes);
+                if self.ahead.is_empty() {
+                    self.ahead = BytesMut::new();
+                }
+                Some(Next::Usual(asked))
+            }
+        }
+    }
+
+    /// Answers a request; false when the connection is over.
+    async fn answer(&mut self, asked: Box<Asked>) -> bool {
+        // Boxed, so that a connection does not hold its place while nothing is asked on it.
+        let mut answering = Box::pin(handler::answer(self.worker, self.control, asked));
+        let response = poll_fn(|cx| {
+            if self.is_over(cx) {
+                return Poll::Ready(None);
+            }
+            answering.as_mut().poll(cx).map(Some)
+        });
+        let Some(response) = response.await else { return false };
+        drop(answering);
+        let_others_go_first().await;
+        self.write(response).await
+    }
+
+    async fn write(&mut self, response: Response<ResponseBody>) -> bool {
+        let mut writing = Writing::new(response, self.worker);
+        poll_fn(|cx| {
+            if self.is_over(cx) {
+                return Poll::Ready(false);
+            }
+            writing.poll(self.socket, self.control, cx)
+        })
+        .await
+    }
+
+    /// Whether the client has gone, or was given up. A client that closes has gone, also when it closes only
+    /// its sending side: in the Modern era that is how a call is cancelled (MCP 2026-07-28, transports).
+    fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.control.order(cx.waker()) == Order::Close {
+            return true;
+        }
+        // Of further requests no more is taken than one read.
+        if !self.ahead.is_empty() {
+            return false;
+        }
+        with_scratch(|scratch| {
+            let mut buffer = ReadBuf::new(scratch);
+            match Pin::new(&mut *self.socket).poll_read(cx, &mut buffer) {
+                Poll::Pending => false,
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
+                    self.ahead.extend_from_slice(buffer.filled());
+                    false
+                }
+                Poll::Ready(_) => true,
+            }
+        })
+    }
+}
+
+enum Read {
+    /// And of how many bytes.
+    Usual(Box<Asked>, usize),
+    Partial,
+    Unusual,
+}
+
+/// Reads a request, when it is of the usual shape and came whole.
+fn read_request(worker: &Worker, came: &[u8]) -> Read {
+    const POST: &[u8] = b"POST /";
+    let seen = came.len().min(POST.len());
+    if came[..seen] != POST[..seen] {
+        return Read::Unusual;
+    }
+    let mut lines = [const { MaybeUninit::uninit() }; FIELDS_MAX];
+    let mut request = httparse::Request::new(&mut []);
+    let parsed =
+        httparse::ParserConfig::default().parse_request_with_uninit_headers(&mut request, came, &mut lines);
+    let head_bytes = match parsed {
+        Ok(httparse::Status::Complete(head_bytes)) => head_bytes,
+        Ok(httparse::Status::Partial) if came.len() <= HEAD_BYTES_MAX => return Read::Partial,
+        Ok(httparse::Status::Partial) | Err(_) => return Read::Unusual,
+    };
+    let config = &worker.shared.config;
+    let is_small = head_bytes <= HEAD_BYTES_MAX.min(config.header_bytes_max)
+        && request.headers.len() <= config.header_count_max;
+    let endpoint = request.path.and_then(|path| worker.shared.table.find(path));
+    let (Some(endpoint), Some(1), true) = (endpoint, request.version, is_small) else {
+        return Read::Unusual;
+    };
+    let Some(body_bytes) = length_of(request.headers, config.body_bytes_max.min(BODY_BYTES_MAX)) else {
+        return Read::Unusual;
+    };
+    let bytes = head_bytes + body_bytes;
+    if came.len() < bytes {
+        return Read::Partial;
+    }
+    let text = Bytes::copy_from_slice(&came[..bytes]);
+    let body = text.slice(head_bytes..);
+    let mut fields = Fields::of(text);
+    for line in request.headers.iter() {
+        fields.note(place(line.name.as_bytes(), came), place(line.value, came));
+    }
+    if fields.any_doubled() {
+        return Read::Unusual;
+    }
+    let (endpoint, body) = (Arc::clone(endpoint), Arriving::Whole(body));
+    let asked = Asked { method: Method::POST, authority: None, endpoint, fields, body };
+    Read::Usual(Box::new(asked), bytes)
+}
+
+/// How long the body is, when nothing else is said about the message or the connection than that it is kept.
+fn length_of(lines: &[httparse::Header<'_>], max: usize) -> Option<usize> {
+    let mut length = None;
+    for line in lines {
+        let is = |name: &str| line.name.eq_ignore_ascii_case(name);
+        match line.name.len() {
+            14 if is("content-length") => {
+                if length.is_some() {
+                    return None;
+                }
+                length = Some(parse_length(line.value).filter(|length| (1..=max).contains(length))?);
+            }
+            10 if is("connection") && !line.value.eq_ignore_ascii_case(b"keep-alive") => return None,
+            17 if is("transfer-encoding") => return None,
+            7 if is("upgrade") => return None,
+            6 if is("expect") => return None,
+            _ => {}
+        }
+    }
+    length
+}
+
+/// `1*DIGIT` (RFC 9110, section 8.6), of a size that cannot overflow.
+fn parse_length(value: &[u8]) -> Option<usize> {
+    const DIGITS_MAX: usize = 9;
+    if value.is_empty() || value.len() > DIGITS_MAX {
+        return None;
+    }
+    value.iter().try_fold(0, |sum, digit| match digit {
+        b'0'..=b'9' => Some(sum * 10 + usize::from(digit - b'0')),
+        _ => None,
+    })
+}
+
+/// Where a part lies in the whole it is a part of.
+fn place(part: &[u8], whole: &[u8]) -> Span {
+    let start = part.as_ptr().addr() - whole.as_ptr().addr();
+    // A head is bounded far below 4 GiB.
+    let at = |offset: usize| u32::try_from(offset).unwrap_or(u32::MAX);
+    Span { start: at(start), end: at(start + part.len()) }
+}

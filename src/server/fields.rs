@@ -1,0 +1,208 @@
+//! The header fields of a request that the gateway does something about, found in one pass.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::backend::Outgoing;
+use crate::frame::Span;
+use crate::protocol::header;
+
+/// The fields of one request. Clones share the text.
+#[derive(Clone)]
+pub struct Fields {
+    /// What the spans lie in: the head as received, or what was copied together of it.
+    text: Bytes,
+    /// Where the values lie, by [`Field`]; [`ABSENT`] for those that were not sent.
+    values: [Span; Field::COUNT],
+    /// A bit for each field that was sent more than once.
+    doubled: u32,
+    /// Names and values of `Mcp-Param-*`.
+    params: Vec<(Span, Span)>,
+}
+
+const ABSENT: Span = Span { start: u32::MAX, end: 0 };
+
+/// A field that is looked at. Everything else a client sends stays here, unread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Field {
+    Accept,
+    Authorization,
+    Baggage,
+    ContentEncoding,
+    ContentLength,
+    ContentType,
+    Host,
+    LastEventId,
+    McpMethod,
+    McpName,
+    McpProtocolVersion,
+    McpSessionId,
+    Origin,
+    Traceparent,
+    Tracestate,
+    XApiKey,
+}
+
+impl Field {
+    const COUNT: usize = Self::XApiKey as usize + 1;
+
+    /// Those that a server may see, beside `Mcp-Param-*`. Anything else stays here: credentials, cookies, and
+    /// what belongs to the one connection.
+    const FORWARDED: [(Self, HeaderName); 6] = [
+        (Self::McpProtocolVersion, header::PROTOCOL_VERSION),
+        (Self::McpMethod, header::METHOD),
+        (Self::McpName, header::NAME),
+        (Self::Traceparent, HeaderName::from_static("traceparent")),
+        (Self::Tracestate, HeaderName::from_static("tracestate")),
+        (Self::Baggage, HeaderName::from_static("baggage")),
+    ];
+
+    /// By its name, in any case.
+    fn named(name: &[u8]) -> Option<Self> {
+        // Few names share a length, so that at most two are compared.
+        let candidates: &[(&str, Self)] = match name.len() {
+            4 => &[("host", Self::Host)],
+            6 => &[("accept", Self::Accept), ("origin", Self::Origin)],
+            7 => &[("baggage", Self::Baggage)],
+            8 => &[("mcp-name", Self::McpName)],
+            9 => &[("x-api-key", Self::XApiKey)],
+            10 => &[("mcp-method", Self::McpMethod), ("tracestate", Self::Tracestate)],
+            11 => &[("traceparent", Self::Traceparent)],
+            12 => &[("content-type", Self::ContentType)],
+            13 => &[("authorization", Self::Authorization), ("last-event-id", Self::LastEventId)],
+            14 => &[("content-length", Self::ContentLength), ("mcp-session-id", Self::McpSessionId)],
+            16 => &[("content-encoding", Self::ContentEncoding)],
+            20 => &[("mcp-protocol-version", Self::McpProtocolVersion)],
+            _ => &[],
+        };
+        let found = candidates.iter().find(|(other, _)| name.eq_ignore_ascii_case(other.as_bytes()));
+        found.map(|(_, field)| *field)
+    }
+
+    /// Whether several values mean the same as one with commas between them (RFC 9110, section 5.3; W3C Trace
+    /// Context, Baggage).
+    fn is_list(self) -> bool {
+        matches!(self, Self::Accept | Self::Tracestate | Self::Baggage)
+    }
+}
+
+impl Fields {
+    /// None yet, of a head whose text is this.
+    pub fn of(text: Bytes) -> Self {
+        Self { text, values: [ABSENT; Field::COUNT], doubled: 0, params: Vec::new() }
+    }
+
+    /// A field that lies in the text.
+    pub fn note(&mut self, name: Span, value: Span) {
+        let name_text = name.of(&self.text);
+        if let Some(field) = Field::named(name_text) {
+            let place = &mut self.values[field as usize];
+            if *place == ABSENT {
+                *place = value;
+            } else {
+                self.doubled |= 1 << field as u32;
+            }
+        } else if is_param(name_text) {
+            self.params.push((name, value));
+        }
+    }
+
+    /// Of a head that hyper read: what is looked at is copied together.
+    pub fn from_map(headers: &HeaderMap) -> Self {
+        let mut text = BytesMut::with_capacity(TEXT_BYTES_USUAL);
+        let mut found = Vec::with_capacity(FIELDS_USUAL);
+        let put = |text: &mut BytesMut, part: &[u8]| {
+            let start = span_end(text);
+            text.put_slice(part);
+            Span { start, end: span_end(text) }
+        };
+        for name in headers.keys() {
+            let field = Field::named(name.as_str().as_bytes());
+            if field.is_none() && !is_param(name.as_str().as_bytes()) {
+                continue;
+            }
+            let name_span = put(&mut text, name.as_str().as_bytes());
+            if field.is_some_and(Field::is_list) {
+                let values: Vec<&[u8]> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
+                found.push((name_span, put(&mut text, &values.join(&b", "[..]))));
+                continue;
+            }
+            for value in headers.get_all(name) {
+                found.push((name_span, put(&mut text, value.as_bytes())));
+            }
+        }
+        let mut fields = Self::of(text.freeze());
+        for (name, value) in found {
+            fields.note(name, value);
+        }
+        fields
+    }
+
+    /// The value of a field, of the first when there are several.
+    pub fn get(&self, field: Field) -> Option<&[u8]> {
+        let span = self.values[field as usize];
+        (span != ABSENT).then(|| span.of(&self.text))
+    }
+
+    /// Likewise, when it is visible ASCII (RFC 9110, section 5.5).
+    pub fn text(&self, field: Field) -> Option<&str> {
+        let value = self.get(field)?;
+        let is_visible = value.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\t'));
+        is_visible.then(|| std::str::from_utf8(value).ok()).flatten()
+    }
+
+    /// Whether a field was sent.
+    pub fn has(&self, field: Field) -> bool {
+        self.values[field as usize] != ABSENT
+    }
+
+    /// Whether a field was sent more than once.
+    pub fn is_doubled(&self, field: Field) -> bool {
+        self.doubled & (1 << field as u32) != 0
+    }
+
+    /// Whether any was.
+    pub fn any_doubled(&self) -> bool {
+        self.doubled != 0
+    }
+
+    /// The value as it may be handed on.
+    pub fn value(&self, field: Field) -> Option<HeaderValue> {
+        let span = self.values[field as usize];
+        (span != ABSENT).then(|| self.shared(span)).flatten()
+    }
+
+    /// What a server may see.
+    pub fn forwarded(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> + '_ {
+        let known = Field::FORWARDED.into_iter().filter_map(|(field, name)| Some((name, self.value(field)?)));
+        let params = self.params.iter().filter_map(|(name, value)| {
+            HeaderName::from_bytes(name.of(&self.text)).ok().zip(self.shared(*value))
+        });
+        known.chain(params)
+    }
+
+    /// Adds what a server may see to a request to it.
+    pub fn copy_to(&self, request: &mut Outgoing) {
+        self.forwarded().for_each(|(name, value)| request.add(name, value));
+    }
+
+    fn shared(&self, span: Span) -> Option<HeaderValue> {
+        let range = span.start as usize..span.end as usize;
+        HeaderValue::from_maybe_shared(self.text.slice(range)).ok()
+    }
+}
+
+/// What a usual request has of them.
+const FIELDS_USUAL: usize = 12;
+const TEXT_BYTES_USUAL: usize = 512;
+
+fn is_param(name: &[u8]) -> bool {
+    let prefix = header::PARAM_PREFIX.as_bytes();
+    name.len() > prefix.len() && name[..prefix.len()].eq_ignore_ascii_case(prefix)
+}
+
+/// A head is bounded far below 4 GiB.
+fn span_end(text: &BytesMut) -> u32 {
+    u32::try_from(text.len()).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,202 @@
+//! A response as it goes over an HTTP/1.1 connection (RFC 9112, sections 4 to 7).
+
+use std::io::{IoSlice, Write as _};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::{Buf as _, BufMut as _, Bytes};
+use http::header::CONNECTION;
+use http::{Response, StatusCode};
+use http_body::Body as _;
+use tokio::io::AsyncWrite as _;
+
+use super::body::ResponseBody;
+use super::connection::Socket;
+use super::control::{Control, Order};
+use super::worker::Worker;
+use crate::base::Phase;
+
+/// A response on its way to the client.
+pub struct Writing {
+    body: ResponseBody,
+    framing: Framing,
+    /// Head, chunk sizes and small pieces of the body, and how much of it was written.
+    out: Vec<u8>,
+    written: usize,
+    /// A big piece of the body, behind all of `out`, not copied.
+    piece: Bytes,
+    /// Whether the body's last byte was taken.
+    ended: bool,
+    /// Whether the connection goes with the response.
+    closes: bool,
+}
+
+/// How the client knows the end of the body.
+#[derive(Clone, Copy)]
+enum Framing {
+    /// So many bytes are to come.
+    Length(u64),
+    Chunked,
+}
+
+/// What is ready is gathered up to this size before it is written, so that many small events cost one write.
+const GATHERED_BYTES_MAX: usize = 16 << 10;
+
+/// A piece from this size on is not copied: that costs more than a second slice to be written.
+const PIECE_BYTES_MIN: usize = 4 << 10;
+
+/// Status line and fields of a usual head.
+const HEAD_BYTES_USUAL: usize = 256;
+
+impl Writing {
+    /// Of this response.
+    pub fn new(response: Response<ResponseBody>, worker: &Rc<Worker>) -> Self {
+        let (head, body) = response.into_parts();
+        let length = body.size_hint().exact();
+        let here = length.and_then(|length| usize::try_from(length).ok()).unwrap_or(GATHERED_BYTES_MAX);
+        let mut out = Vec::with_capacity(HEAD_BYTES_USUAL + here.min(PIECE_BYTES_MIN));
+        if head.status == StatusCode::OK {
+            out.put_slice(b"HTTP/1.1 200 OK\r\n");
+        } else {
+            let reason = head.status.canonical_reason().unwrap_or_default();
+            // Writing to a Vec cannot fail.
+            let _ = write!(out, "HTTP/1.1 {} {reason}\r\n", head.status.as_str());
+        }
+        for (name, value) in &head.headers {
+            out.put_slice(name.as_str().as_bytes());
+            out.put_slice(b": ");
+            out.put_slice(value.as_bytes());
+            out.put_slice(b"\r\n");
+        }
+        let mut closes = head.headers.contains_key(CONNECTION);
+        if !closes && *worker.shared.phase.borrow() >= Phase::Leave {
+            closes = true;
+            out.put_slice(b"connection: close\r\n");
+        }
+        let framing = length.map_or(Framing::Chunked, Framing::Length);
+        match framing {
+            Framing::Length(length) => drop(write!(out, "content-length: {length}\r\n")),
+            Framing::Chunked => out.put_slice(b"transfer-encoding: chunked\r\n"),
+        }
+        out.put_slice(b"date: ");
+        out.put_slice(&worker.date());
+        out.put_slice(b"\r\n\r\n");
+        let ended = length == Some(0);
+        let body = if ended { ResponseBody::empty() } else { body };
+        Self { body, framing, out, written: 0, piece: Bytes::new(), ended, closes }
+    }
+
+    /// Writes what is ready; at its end, whether another request may follow.
+    pub fn poll(&mut self, socket: &mut Socket, control: &Control, cx: &mut Context<'_>) -> Poll<bool> {
+        loop {
+            if !self.gather(cx) {
+                return Poll::Ready(false);
+            }
+            if self.written == self.out.len() && self.piece.is_empty() {
+                // A stream that is silent holds no buffer.
+                self.out = Vec::new();
+                self.written = 0;
+                let flushed = Pin::new(&mut *socket).poll_flush(cx);
+                return match flushed {
+                    Poll::Ready(Err(_)) => Poll::Ready(false),
+                    Poll::Ready(Ok(())) if self.ended => {
+                        Poll::Ready(!self.closes && control.order(cx.waker()) == Order::GoOn)
+                    }
+                    _ => Poll::Pending,
+                };
+            }
+            let out = &self.out[self.written..];
+            let polled = if self.piece.is_empty() {
+                Pin::new(&mut *socket).poll_write(cx, out)
+            } else {
+                Pin::new(&mut *socket)
+                    .poll_write_vectored(cx, &[IoSlice::new(out), IoSlice::new(&self.piece)])
+            };
+            control.note_write(polled.is_ready());
+            match polled {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(false),
+                Poll::Ready(Ok(count)) => self.advance(count),
+            }
+        }
+    }
+
+    /// Takes what is ready of the body; false when it broke off, so that the connection must.
+    fn gather(&mut self, cx: &mut Context<'_>) -> bool {
+        while !self.ended && self.piece.is_empty() && self.out.len() < GATHERED_BYTES_MAX {
+            match Pin::new(&mut self.body).poll_frame(cx) {
+                Poll::Pending => return true,
+                Poll::Ready(None) => return self.end(),
+                Poll::Ready(Some(Err(_broken))) => return false,
+                Poll::Ready(Some(Ok(frame))) => {
+                    let Ok(bytes) = frame.into_data() else { continue };
+                    if !bytes.is_empty() && !self.take(bytes) {
+                        return false;
+                    }
+                    if self.body.is_end_stream() {
+                        return self.end();
+                    }
+                }
+            }
+        }
+        true
+    }
+
+    /// Puts a piece behind what is to be written; false when it is longer than was said.
+    fn take(&mut self, bytes: Bytes) -> bool {
+        match &mut self.framing {
+            Framing::Length(left) => match left.checked_sub(bytes.len() as u64) {
+                Some(less) => *left = less,
+                None => return false,
+            },
+            Framing::Chunked => {
+                let _ = write!(self.out, "{:x}\r\n", bytes.len());
+            }
+        }
+        if bytes.len() >= PIECE_BYTES_MIN {
+            self.piece = bytes;
+            return true;
+        }
+        self.out.put_slice(&bytes);
+        if matches!(self.framing, Framing::Chunked) {
+            self.out.put_slice(b"\r\n");
+        }
+        true
+    }
+
+    /// The regular end; false when there is less than was said.
+    fn end(&mut self) -> bool {
+        self.ended = true;
+        // What the request holds is free before the client can know that it was answered.
+        self.body = ResponseBody::empty();
+        match self.framing {
+            Framing::Length(left) => left == 0,
+            Framing::Chunked => {
+                // Behind a piece, its own line end comes first: both are put when it was written.
+                if self.piece.is_empty() {
+                    self.out.put_slice(b"0\r\n\r\n");
+                }
+                true
+            }
+        }
+    }
+
+    fn advance(&mut self, mut count: usize) {
+        let out = count.min(self.out.len() - self.written);
+        self.written += out;
+        count -= out;
+        if self.piece.is_empty() {
+            return;
+        }
+        self.piece.advance(count);
+        if self.piece.is_empty() {
+            self.out.clear();
+            self.written = 0;
+            self.piece = Bytes::new();
+            if matches!(self.framing, Framing::Chunked) {
+                self.out.put_slice(if self.ended { b"\r\n0\r\n\r\n".as_slice() } else { b"\r\n" });
+            }
+        }
+    }
+}
