@@ -16,7 +16,6 @@ use super::connect::connect;
 use super::outgoing::Outgoing;
 use super::wire::{SendError, Wire};
 use super::{Backend, BackendError, Stage};
-use crate::base::let_others_go_first;
 
 /// What one worker holds open to one backend. Not shared, so nothing here is locked.
 pub struct Pool {
@@ -64,9 +63,11 @@ impl Pool {
             Lane::Call => Some(self.backend.bounds.admit(&self.backend.config).await?),
             Lane::Stream => None,
         };
-        let_others_go_first().await;
+        // Goes on right after the runtime has asked the kernel what has come: what a backend sent out of turn
+        // is known when its connection is looked at. And all that came is read before anything is written, as
+        // in `let_others_go_first`.
+        yield_now().await;
         loop {
-            // Looked at and written to without a pause: what the backend sent meanwhile is known.
             let pooled = self.take();
             let fresh = pooled.is_none();
             let mut wire = match pooled {

@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use crossbeam::utils::CachePadded;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::oneshot;
-use tokio::task::{JoinSet, LocalSet, spawn_local};
+use tokio::task::{JoinSet, spawn_local};
 use tokio::time::sleep;
 use tokio_rustls::TlsAcceptor;
 
@@ -123,13 +123,15 @@ struct Seed {
 impl Seed {
     fn run(self, started: mpsc::Sender<io::Result<()>>) {
         // Blocking threads resolve names only; more of them wait for the same resolver.
-        let runtime =
-            Builder::new_current_thread().enable_all().max_blocking_threads(BLOCKING_THREADS_MAX).build();
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(BLOCKING_THREADS_MAX)
+            .build_local(LocalOptions::default());
         let runtime = match runtime {
             Ok(runtime) => runtime,
             Err(error) => return drop(started.send(Err(error))),
         };
-        LocalSet::new().block_on(&runtime, self.accept(started));
+        runtime.block_on(self.accept(started));
         runtime.shutdown_timeout(LAST_WORDS);
     }
 
