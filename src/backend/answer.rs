@@ -57,7 +57,7 @@ impl Head {
 pub struct Answer {
     body: Body,
     /// `None` once nothing more is to be read.
-    wire: Option<Wire>,
+    wire: Option<Box<Wire>>,
     pool: Rc<Pool>,
     /// Between two reads; `None` where silence is normal.
     idle_timeout: Option<Duration>,
@@ -107,7 +107,7 @@ impl Body {
 impl Answer {
     pub(super) fn new(
         body: Body,
-        wire: Wire,
+        wire: Box<Wire>,
         pool: Rc<Pool>,
         idle_timeout: Option<Duration>,
         permit: Option<Permit>,

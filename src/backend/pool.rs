@@ -20,10 +20,12 @@ use super::{Backend, BackendError, Stage};
 /// What one worker holds open to one backend. Not shared, so nothing here is locked.
 pub struct Pool {
     backend: Arc<Backend>,
-    idle: RefCell<Vec<Wire>>,
+    #[expect(clippy::vec_box, reason = "they are moved from hand to hand with every request")]
+    idle: RefCell<Vec<Box<Wire>>>,
     /// Given back in this turn of the runtime. A backend that sends more than one answer sends it right
     /// behind the first; in the next turn it has come, and is seen.
-    resting: RefCell<Vec<Wire>>,
+    #[expect(clippy::vec_box, reason = "likewise")]
+    resting: RefCell<Vec<Box<Wire>>>,
     /// As of the last sweep, a second ago at most: an age may be that much off, which `idle_age_max` allows for.
     now: Cell<Instant>,
 }
@@ -90,7 +92,7 @@ impl Pool {
         self: &Rc<Self>,
         head: Head,
         body: Body,
-        wire: Wire,
+        wire: Box<Wire>,
         lane: Lane,
         permit: Option<Permit>,
     ) -> Answered {
@@ -102,7 +104,7 @@ impl Pool {
     }
 
     /// An idle connection that can be used. The youngest first, so that the old ones age and close.
-    fn take(&self) -> Option<Wire> {
+    fn take(&self) -> Option<Box<Wire>> {
         let mut idle = self.idle.borrow_mut();
         while let Some(mut wire) = idle.pop() {
             if wire.is_fresh(self.now.get(), self.backend.config.idle_age_max) {
@@ -112,14 +114,14 @@ impl Pool {
         None
     }
 
-    async fn open(&self) -> Result<Wire, BackendError> {
-        let opening = async { Ok(Wire::new(connect(&self.backend.target).await?)) };
+    async fn open(&self) -> Result<Box<Wire>, BackendError> {
+        let opening = async { Ok(Box::new(Wire::new(connect(&self.backend.target).await?))) };
         timeout(self.backend.config.connect_timeout, opening)
             .await
             .unwrap_or_else(|_elapsed| Err(BackendError::bare(Stage::ConnectTimeout)))
     }
 
-    pub(super) fn put(self: &Rc<Self>, mut wire: Wire) {
+    pub(super) fn put(self: &Rc<Self>, mut wire: Box<Wire>) {
         let mut resting = self.resting.borrow_mut();
         let kept = self.idle.borrow().len() + resting.len();
         if kept >= self.backend.config.idle_connections_max || !wire.is_reusable() {

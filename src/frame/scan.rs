@@ -36,7 +36,7 @@ pub struct Envelope {
     /// The value of `result` or `error`. Always there in a response and an error.
     pub outcome: Option<Span>,
     /// Its params.
-    pub params: Params,
+    pub params: Box<Params>,
 }
 
 /// Whether a message has params.

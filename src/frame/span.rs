@@ -58,6 +58,11 @@ impl Text {
         Cow::Owned(String::from_utf8_lossy(&value).into_owned())
     }
 
+    /// Whether the value of the string is this.
+    pub fn reads(&self, message: &[u8], value: &[u8]) -> bool {
+        if self.escaped { self.decode(message).as_bytes() == value } else { self.inner(message) == value }
+    }
+
     /// What stands between the quotes, escapes as written.
     pub(super) fn inner<'a>(&self, message: &'a [u8]) -> &'a [u8] {
         match self.span.of(message) {

@@ -6,8 +6,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::Response;
-use http::header::CONTENT_TYPE;
 use http_body::Body as _;
 use tokio::sync::mpsc;
 use tokio::task::spawn_local;
@@ -15,8 +13,9 @@ use tokio::task::spawn_local;
 use super::body::ResponseBody;
 use super::call::{self, Call};
 use super::fields::{Field, Fields};
+use super::reply::{self, Reply};
 use super::worker::Worker;
-use super::{legacy, reply, tag};
+use super::{legacy, tag};
 use crate::auth::Identity;
 use crate::base::{Fault, Kind};
 use crate::frame::Kind as FrameKind;
@@ -49,7 +48,7 @@ pub async fn answer(
     identity: &Identity,
     endpoint: &Arc<Endpoint>,
     body: &Bytes,
-) -> Result<Response<ResponseBody>, Fault> {
+) -> Result<Reply, Fault> {
     let calls = read(worker, fields, identity, endpoint, body)?;
     let has_requests = calls.iter().any(Call::is_request);
     if !has_requests {
@@ -113,8 +112,8 @@ async fn pass(worker: &Rc<Worker>, call: Box<Call>, id: Option<Bytes>, sender: &
             return !expects || sender.send(reply::terminal_event(&fault)).await.is_ok();
         }
     };
-    let is_stream = response.headers().get(CONTENT_TYPE).is_some_and(|value| value == header::EVENT_STREAM);
-    let mut body = response.into_body();
+    let is_stream = response.content_type.as_ref().is_some_and(|value| value == header::EVENT_STREAM);
+    let mut body = response.body;
     let mut message = Vec::new();
     while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
         let Ok(bytes) = frame.map(|frame| frame.into_data().unwrap_or_default()) else {

@@ -20,16 +20,17 @@ pub struct ResponseBody {
 
 /// Every kind of response body; a closed set, so that none is boxed for being one.
 enum Kind {
-    /// A few ready pieces.
-    Pieces(Pieces),
-    /// A backend's answer on its way. Boxed: it is ten times the size of the others.
+    /// One ready piece.
+    Whole(Bytes),
+    /// A few. Boxed, as is what is bigger: a response is moved from step to step.
+    Pieces(Box<Pieces>),
+    /// A backend's answer on its way.
     Relay(Box<Relay>),
     /// An event stream of the gateway's own.
     Events(Events),
 }
 
 /// Up to three pieces, sent one behind another without joining them.
-#[derive(Default)]
 pub struct Pieces {
     pieces: [Bytes; 3],
     next: usize,
@@ -48,17 +49,17 @@ pub type BodyError = Box<dyn Error + Send + Sync>;
 impl ResponseBody {
     /// Nothing.
     pub fn empty() -> Self {
-        Self::from(Kind::Pieces(Pieces::default()))
+        Self::whole(Bytes::new())
     }
 
     /// One piece.
     pub fn whole(bytes: Bytes) -> Self {
-        Self::pieces([bytes, Bytes::new(), Bytes::new()])
+        Self::from(Kind::Whole(bytes))
     }
 
     /// Three pieces.
     pub fn pieces(pieces: [Bytes; 3]) -> Self {
-        Self::from(Kind::Pieces(Pieces { pieces, next: 0 }))
+        Self::from(Kind::Pieces(Box::new(Pieces { pieces, next: 0 })))
     }
 
     /// What a task sends; it learns from the closed channel that the client has gone.
@@ -110,6 +111,10 @@ impl Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match &mut self.kind {
+            Kind::Whole(bytes) => {
+                let bytes = std::mem::take(bytes);
+                Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
+            }
             Kind::Pieces(pieces) => Poll::Ready(pieces.take().map(|piece| Ok(Frame::data(piece)))),
             Kind::Relay(relay) => relay.poll(cx).map(|next| next.map(|bytes| bytes.map(Frame::data))),
             Kind::Events(events) => {
@@ -120,6 +125,7 @@ impl Body for ResponseBody {
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
+            Kind::Whole(bytes) => bytes.is_empty(),
             Kind::Pieces(pieces) => pieces.left() == 0,
             Kind::Relay(relay) => relay.is_ended(),
             Kind::Events(_) => false,
@@ -128,6 +134,7 @@ impl Body for ResponseBody {
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
+            Kind::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Kind::Pieces(pieces) => SizeHint::with_exact(pieces.left()),
             Kind::Relay(relay) => relay.length().map_or_else(SizeHint::default, SizeHint::with_exact),
             Kind::Events(_) => SizeHint::default(),

@@ -26,6 +26,8 @@ pub struct Control {
     /// Since when the client takes no byte.
     stalled_since: Cell<Option<Instant>>,
     order: Cell<Order>,
+    /// The Host of the last request that was let in.
+    pub host: RefCell<Vec<u8>>,
     /// Who asked last on it.
     pub known: RefCell<Option<Known>>,
     waker: RefCell<Option<Waker>>,
@@ -61,6 +63,7 @@ impl Control {
             head_since: Cell::new(None),
             stalled_since: Cell::new(None),
             order: Cell::new(Order::GoOn),
+            host: RefCell::default(),
             known: RefCell::new(None),
             waker: RefCell::new(None),
         })

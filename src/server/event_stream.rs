@@ -9,7 +9,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::Response;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -19,7 +18,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use super::body::ResponseBody;
 use super::call::Call;
 use super::fields::{Field, Fields};
-use super::reply;
+use super::reply::{self, Reply};
 use super::tag::{self, Passed};
 use super::worker::Worker;
 use crate::auth::Identity;
@@ -48,7 +47,7 @@ pub fn open(
     session: Arc<Session>,
     identity: Identity,
     permit: Permit,
-) -> Result<Response<ResponseBody>, Fault> {
+) -> Result<Reply, Fault> {
     if !super::receive::accepts(fields, header::EVENT_STREAM) {
         return Err(Fault::client(Kind::NotAcceptable, "send `Accept: text/event-stream`"));
     }
@@ -268,7 +267,7 @@ fn digests(merged: &Merged) -> [u64; 3] {
 }
 
 /// `subscriptions/listen` of a Modern client: acknowledged at once, under the client's own id.
-pub fn subscribe(worker: &Rc<Worker>, call: Box<Call>) -> Result<Response<ResponseBody>, Fault> {
+pub fn subscribe(worker: &Rc<Worker>, call: Box<Call>) -> Result<Reply, Fault> {
     let wish = Wish::read(&call)?;
     let id = call.id();
     let (sender, receiver) = mpsc::channel(EVENTS_MAX);

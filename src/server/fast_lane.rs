@@ -13,15 +13,15 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::{Method, Response};
+use http::Method;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-use super::body::ResponseBody;
 use super::connection::Socket;
 use super::control::{Control, Order};
 use super::fields::Fields;
 use super::handler::{self, Arriving, Asked};
+use super::reply::Reply;
 use super::worker::Worker;
 use super::write::Writing;
 use crate::base::{let_others_go_first, with_scratch};
@@ -153,25 +153,22 @@ impl FastLane<'_> {
     async fn answer(&mut self, asked: Box<Asked>) -> bool {
         // Boxed, so that a connection does not hold its place while nothing is asked on it.
         let mut answering = Box::pin(handler::answer(self.worker, self.control, asked));
-        let response = poll_fn(|cx| {
-            if self.is_over(cx) {
-                return Poll::Ready(None);
-            }
-            answering.as_mut().poll(cx).map(Some)
+        let reply = poll_fn(|cx| match answering.as_mut().poll(cx) {
+            Poll::Ready(reply) => Poll::Ready(Some(reply)),
+            Poll::Pending if self.is_over(cx) => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
         });
-        let Some(response) = response.await else { return false };
+        let Some(reply) = reply.await else { return false };
         drop(answering);
         let_others_go_first().await;
-        self.write(response).await
+        self.write(reply).await
     }
 
-    async fn write(&mut self, response: Response<ResponseBody>) -> bool {
-        let mut writing = Writing::new(response, self.worker);
-        poll_fn(|cx| {
-            if self.is_over(cx) {
-                return Poll::Ready(false);
-            }
-            writing.poll(self.socket, self.control, cx)
+    async fn write(&mut self, reply: Reply) -> bool {
+        let mut writing = Writing::new(reply, self.worker);
+        poll_fn(|cx| match writing.poll(self.socket, self.control, cx) {
+            Poll::Pending if self.is_over(cx) => Poll::Ready(false),
+            polled => polled,
         })
         .await
     }

@@ -60,24 +60,27 @@ impl Field {
 
     /// By its name, in any case.
     fn named(name: &[u8]) -> Option<Self> {
-        // Few names share a length, so that at most two are compared.
-        let candidates: &[(&str, Self)] = match name.len() {
-            4 => &[("host", Self::Host)],
-            6 => &[("accept", Self::Accept), ("origin", Self::Origin)],
-            7 => &[("baggage", Self::Baggage)],
-            8 => &[("mcp-name", Self::McpName)],
-            9 => &[("x-api-key", Self::XApiKey)],
-            10 => &[("mcp-method", Self::McpMethod), ("tracestate", Self::Tracestate)],
-            11 => &[("traceparent", Self::Traceparent)],
-            12 => &[("content-type", Self::ContentType)],
-            13 => &[("authorization", Self::Authorization), ("last-event-id", Self::LastEventId)],
-            14 => &[("content-length", Self::ContentLength), ("mcp-session-id", Self::McpSessionId)],
-            16 => &[("content-encoding", Self::ContentEncoding)],
-            20 => &[("mcp-protocol-version", Self::McpProtocolVersion)],
-            _ => &[],
+        // Length and first letter leave at most one to compare.
+        let (other, field) = match (name.len(), name.first()?.to_ascii_lowercase()) {
+            (4, b'h') => ("host", Self::Host),
+            (6, b'a') => ("accept", Self::Accept),
+            (6, b'o') => ("origin", Self::Origin),
+            (7, b'b') => ("baggage", Self::Baggage),
+            (8, b'm') => ("mcp-name", Self::McpName),
+            (9, b'x') => ("x-api-key", Self::XApiKey),
+            (10, b'm') => ("mcp-method", Self::McpMethod),
+            (10, b't') => ("tracestate", Self::Tracestate),
+            (11, b't') => ("traceparent", Self::Traceparent),
+            (12, b'c') => ("content-type", Self::ContentType),
+            (13, b'a') => ("authorization", Self::Authorization),
+            (13, b'l') => ("last-event-id", Self::LastEventId),
+            (14, b'c') => ("content-length", Self::ContentLength),
+            (14, b'm') => ("mcp-session-id", Self::McpSessionId),
+            (16, b'c') => ("content-encoding", Self::ContentEncoding),
+            (20, b'm') => ("mcp-protocol-version", Self::McpProtocolVersion),
+            _ => return None,
         };
-        let found = candidates.iter().find(|(other, _)| name.eq_ignore_ascii_case(other.as_bytes()));
-        found.map(|(_, field)| *field)
+        name.eq_ignore_ascii_case(other.as_bytes()).then_some(field)
     }
 
     /// Whether several values mean the same as one with commas between them (RFC 9110, section 5.3; W3C Trace

@@ -6,6 +6,7 @@
 use http::HeaderValue;
 
 use super::Config;
+use super::control::Control;
 use super::fields::{Field, Fields};
 use crate::base::{Fault, Kind};
 
@@ -44,6 +45,19 @@ impl Guard {
             Ok(Some(origin)) if self.origin_allowed(origin) => Ok(()),
             _ => Err(Fault::client(Kind::Forbidden, "this Origin may not call: add it to `server.origins`")),
         }
+    }
+
+    /// Likewise, for a request on a connection. A client names the same Host with every request.
+    pub fn check_on(&self, control: &Control, fields: &Fields, authority: Option<&str>) -> Result<(), Fault> {
+        let host = fields.get(Field::Host).filter(|_| authority.is_none() && !fields.is_doubled(Field::Host));
+        if !fields.has(Field::Origin) && host.is_some_and(|host| *control.host.borrow() == host) {
+            return Ok(());
+        }
+        self.check(fields, authority)?;
+        if let Some(host) = host {
+            host.clone_into(&mut control.host.borrow_mut());
+        }
+        Ok(())
     }
 
     /// The Origin to be named in a CORS answer, when it may call.

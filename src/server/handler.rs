@@ -17,8 +17,9 @@ use super::body::ResponseBody;
 use super::call::{self, Call};
 use super::control::Control;
 use super::fields::{Field, Fields};
+use super::reply::{self, Reply};
 use super::worker::Worker;
-use super::{batch, event_stream, legacy, modern, receive, reply};
+use super::{batch, event_stream, legacy, modern, receive};
 use crate::base::{Fault, Kind};
 use crate::protocol::{Era, Revision};
 use crate::route::Endpoint;
@@ -62,7 +63,7 @@ pub async fn handle(
     {
         let body = Arriving::Streamed(body);
         let asked = Asked { method: head.method, authority, endpoint, fields, body };
-        return answer(worker, control, Box::new(asked)).await;
+        return answer(worker, control, Box::new(asked)).await.into_http();
     }
     let guarded = worker.shared.guard.check(&fields, authority.as_ref().map(Authority::as_str));
     let answered = match guarded {
@@ -70,39 +71,31 @@ pub async fn handle(
         Ok(()) if head.method == Method::OPTIONS => Ok(preflight(&head)),
         Ok(()) => ask_control_plane(worker, head, &fields, body).await,
     };
-    conclude(worker, answered, worker.shared.guard.allowed_origin(&fields))
+    conclude(worker, answered, worker.shared.guard.allowed_origin(&fields)).into_http()
 }
 
 /// Answers a request to an endpoint; a fault becomes an answer too. Not cancel safe, likewise.
-pub async fn answer(worker: &Rc<Worker>, control: &Control, asked: Box<Asked>) -> Response<ResponseBody> {
+pub async fn answer(worker: &Rc<Worker>, control: &Control, asked: Box<Asked>) -> Reply {
     let origin = worker.shared.guard.allowed_origin(&asked.fields);
     let answered = forward(worker, control, asked).await;
     conclude(worker, answered, origin)
 }
 
-fn conclude(
-    worker: &Worker,
-    answered: Result<Response<ResponseBody>, Fault>,
-    origin: Option<HeaderValue>,
-) -> Response<ResponseBody> {
-    let mut response = answered.unwrap_or_else(|fault| {
+fn conclude(worker: &Worker, answered: Result<Reply, Fault>, origin: Option<HeaderValue>) -> Reply {
+    let mut reply = answered.unwrap_or_else(|fault| {
         let request_id = worker.note_fault(&fault);
         reply::fault(&fault, &request_id)
     });
     if let Some(origin) = origin {
-        allow_origin(&mut response, origin);
+        allow_origin(&mut reply, origin);
     }
-    response
+    reply
 }
 
 /// The way of a request.
-async fn forward(
-    worker: &Rc<Worker>,
-    control: &Control,
-    asked: Box<Asked>,
-) -> Result<Response<ResponseBody>, Fault> {
+async fn forward(worker: &Rc<Worker>, control: &Control, asked: Box<Asked>) -> Result<Reply, Fault> {
     let Asked { method, authority, endpoint, fields, body } = *asked;
-    worker.shared.guard.check(&fields, authority.as_ref().map(Authority::as_str))?;
+    worker.shared.guard.check_on(control, &fields, authority.as_ref().map(Authority::as_str))?;
     let (identity, permit) = worker.let_in(control, &fields).await?;
     match method {
         Method::POST => {
@@ -150,7 +143,7 @@ async fn ask_control_plane(
     head: Parts,
     fields: &Fields,
     mut body: Incoming,
-) -> Result<Response<ResponseBody>, Fault> {
+) -> Result<Reply, Fault> {
     let control = &worker.shared.control;
     let bytes_max = control.body_bytes_max(&head);
     let body = match bytes_max {
@@ -158,25 +151,26 @@ async fn ask_control_plane(
         _ => receive::collect(&worker.shared.config, bytes_max, fields, &mut body).await?,
     };
     let response = control.answer(Request::from_parts(head, body)).await;
-    Ok(response.map(ResponseBody::whole))
+    let (head, body) = response.into_parts();
+    Ok(Reply { headers: Some(Box::new(head.headers)), ..Reply::new(head.status, ResponseBody::whole(body)) })
 }
 
 /// What a browser asks before it sends what it would not send by itself.
-fn preflight(head: &Parts) -> Response<ResponseBody> {
-    let mut response = reply::status(StatusCode::NO_CONTENT);
-    let headers = response.headers_mut();
+fn preflight(head: &Parts) -> Reply {
+    let mut reply = reply::status(StatusCode::NO_CONTENT);
+    let headers = reply.headers_mut();
     headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("POST, GET, DELETE"));
     // Whatever it wants to send: `Mcp-Param-*` has no end of names, and nothing is allowed that a program
     // could not send anyway.
     if let Some(asked) = head.headers.get(ACCESS_CONTROL_REQUEST_HEADERS) {
         headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, asked.clone());
     }
-    response
+    reply
 }
 
 /// Only for an Origin that was let in by name; without credentials mode, a page brings its own key.
-fn allow_origin(response: &mut Response<ResponseBody>, origin: HeaderValue) {
-    let headers = response.headers_mut();
+fn allow_origin(reply: &mut Reply, origin: HeaderValue) {
+    let headers = reply.headers_mut();
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
     headers.insert(VARY, HeaderValue::from_static("Origin"));
     headers.insert(

@@ -5,18 +5,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderValue, StatusCode};
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
-use super::body::ResponseBody;
 use super::call::Call;
 use super::fields::Field;
 use super::local;
 use super::relay::Held;
+use super::reply::{self, Reply};
 use super::send;
+use super::tag;
 use super::worker::Worker;
-use super::{reply, tag};
 use crate::backend::{Answered, Lane};
 use crate::base::{Fault, Kind};
 use crate::catalog::{ListKind, View};
@@ -35,7 +35,7 @@ const TELL_TIMEOUT: Duration = Duration::from_secs(2);
 const STREAM_SETTLE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Answers a message of the Legacy era.
-pub async fn answer(worker: &Rc<Worker>, call: Box<Call>) -> Result<Response<ResponseBody>, Fault> {
+pub async fn answer(worker: &Rc<Worker>, call: Box<Call>) -> Result<Reply, Fault> {
     if call.method == Some(Method::Initialize) && call.is_request() {
         return initialize(worker, &call).await;
     }
@@ -61,7 +61,7 @@ fn check_version(call: &Call) -> Result<(), Fault> {
 }
 
 /// Opens a session.
-async fn initialize(worker: &Rc<Worker>, call: &Call) -> Result<Response<ResponseBody>, Fault> {
+async fn initialize(worker: &Rc<Worker>, call: &Call) -> Result<Reply, Fault> {
     let introduction = introduction(call)?;
     let view = View::Legacy(introduction.capabilities);
     let sessions = &worker.shared.sessions;
@@ -134,11 +134,7 @@ fn introduction(call: &Call) -> Result<Introduction, Fault> {
 }
 
 /// On an endpoint with several servers.
-async fn aggregate(
-    worker: &Rc<Worker>,
-    call: Box<Call>,
-    session: Arc<Session>,
-) -> Result<Response<ResponseBody>, Fault> {
+async fn aggregate(worker: &Rc<Worker>, call: Box<Call>, session: Arc<Session>) -> Result<Reply, Fault> {
     match call.envelope.kind {
         FrameKind::Response | FrameKind::Error => answer_of_client(worker, call, session).await,
         FrameKind::Notification => notification(worker, call, session).await,
@@ -146,11 +142,7 @@ async fn aggregate(
     }
 }
 
-async fn request(
-    worker: &Rc<Worker>,
-    call: Box<Call>,
-    session: Arc<Session>,
-) -> Result<Response<ResponseBody>, Fault> {
+async fn request(worker: &Rc<Worker>, call: Box<Call>, session: Arc<Session>) -> Result<Reply, Fault> {
     let view = View::Legacy(session.seal.capabilities);
     let target = match call.method {
         Some(Method::ToolsCall) => renamed(local::named(worker, &call, view, ListKind::Tools).await?),
@@ -192,7 +184,7 @@ async fn read(
     call: Box<Call>,
     session: Arc<Session>,
     places: &[usize],
-) -> Result<Response<ResponseBody>, Fault> {
+) -> Result<Reply, Fault> {
     let [place] = places else {
         let mut last = local::no_resource(&call.text(call.envelope.params.uri).unwrap_or_default());
         for place in places {
@@ -215,11 +207,7 @@ async fn read(
 }
 
 /// The level holds for every server that logs: those that are open now, and those that will be.
-async fn set_level(
-    worker: &Rc<Worker>,
-    call: &Call,
-    session: &Arc<Session>,
-) -> Result<Response<ResponseBody>, Fault> {
+async fn set_level(worker: &Rc<Worker>, call: &Call, session: &Arc<Session>) -> Result<Reply, Fault> {
     let level = call
         .envelope
         .params
@@ -241,11 +229,7 @@ async fn set_level(
     Ok(reply::result(&call.id(), Bytes::from_static(b"{}")))
 }
 
-async fn notification(
-    worker: &Rc<Worker>,
-    call: Box<Call>,
-    session: Arc<Session>,
-) -> Result<Response<ResponseBody>, Fault> {
+async fn notification(worker: &Rc<Worker>, call: Box<Call>, session: Arc<Session>) -> Result<Reply, Fault> {
     let params = &call.envelope.params;
     let targets: Vec<Target> = match call.method {
         // To the one server that holds the call.
@@ -275,7 +259,7 @@ async fn answer_of_client(
     worker: &Rc<Worker>,
     call: Box<Call>,
     session: Arc<Session>,
-) -> Result<Response<ResponseBody>, Fault> {
+) -> Result<Reply, Fault> {
     let Some((place, edit)) = tagged(&call, call.envelope.id) else {
         return Err(Fault::client(Kind::InvalidRequest, "this response answers no request of a server"));
     };
@@ -330,7 +314,7 @@ async fn forward(
     call: Box<Call>,
     session: Arc<Session>,
     (place, edit): Target,
-) -> Result<Response<ResponseBody>, Fault> {
+) -> Result<Reply, Fault> {
     let in_flight = if call.is_request() {
         let begun = session.begin_call(Bytes::copy_from_slice(&call.id()), place);
         Some(begun.ok_or_else(|| {

@@ -5,12 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Response;
 use serde_json::json;
 
-use super::body::ResponseBody;
 use super::call::Call;
-use super::reply;
+use super::reply::{self, Reply};
 use super::worker::Worker;
 use crate::base::{Fault, Kind, ServerName};
 use crate::catalog::{ListKind, Merged, Reason, View};
@@ -29,12 +27,7 @@ pub fn edit(rename: Option<&Rename>) -> Option<(Span, Bytes)> {
 }
 
 /// One page of a list, from the catalog.
-pub async fn list(
-    worker: &Rc<Worker>,
-    call: &Call,
-    view: View,
-    kind: ListKind,
-) -> Result<Response<ResponseBody>, Fault> {
+pub async fn list(worker: &Rc<Worker>, call: &Call, view: View, kind: ListKind) -> Result<Reply, Fault> {
     let merged = worker.shared.catalog.merged(&call.endpoint, view).await;
     all_of_other_era(&merged)?;
     let cursor = call.text(call.envelope.params.cursor);
@@ -49,7 +42,7 @@ pub async fn list(
 
 /// `server/discover`. An endpoint with a server that speaks only the Legacy revisions is to be opened by
 /// `initialize`, which shows all of its servers.
-pub async fn discover(worker: &Rc<Worker>, call: &Call) -> Result<Response<ResponseBody>, Fault> {
+pub async fn discover(worker: &Rc<Worker>, call: &Call) -> Result<Reply, Fault> {
     let merged = worker.shared.catalog.merged(&call.endpoint, View::Modern).await;
     if merged.missing.iter().any(|missing| missing.reason == Reason::OtherEra) {
         return Err(legacy_only());

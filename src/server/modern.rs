@@ -2,18 +2,18 @@
 
 use std::rc::Rc;
 
-use http::{HeaderValue, Response};
+use http::HeaderValue;
 use serde_json::json;
 use tokio::time::timeout;
 
-use super::body::ResponseBody;
 use super::call::Call;
 use super::fields::Field;
 use super::local::Rename;
 use super::relay::Held;
+use super::reply::{self, Reply};
 use super::send::{self, held};
 use super::worker::Worker;
-use super::{event_stream, local, reply};
+use super::{event_stream, local};
 use crate::backend::{Answered, Lane};
 use crate::base::{Fault, Kind};
 use crate::catalog::{ListKind, View};
@@ -22,7 +22,7 @@ use crate::protocol::{Era, Method, Revision, header};
 use crate::route::Shape;
 
 /// Answers a message of the Modern era.
-pub async fn answer(worker: &Rc<Worker>, call: Box<Call>) -> Result<Response<ResponseBody>, Fault> {
+pub async fn answer(worker: &Rc<Worker>, call: Box<Call>) -> Result<Reply, Fault> {
     check(&call)?;
     match call.endpoint.shape {
         Shape::Single => forward(worker, call, 0, None).await,
@@ -31,7 +31,7 @@ pub async fn answer(worker: &Rc<Worker>, call: Box<Call>) -> Result<Response<Res
 }
 
 /// On an endpoint with several servers.
-async fn aggregate(worker: &Rc<Worker>, call: Box<Call>) -> Result<Response<ResponseBody>, Fault> {
+async fn aggregate(worker: &Rc<Worker>, call: Box<Call>) -> Result<Reply, Fault> {
     if call.envelope.kind == FrameKind::Notification {
         // The only one of the era is a cancellation, which over HTTP is the closed connection.
         return Ok(reply::accepted());
@@ -59,21 +59,13 @@ async fn aggregate(worker: &Rc<Worker>, call: Box<Call>) -> Result<Response<Resp
     }
 }
 
-async fn by_name(
-    worker: &Rc<Worker>,
-    call: Box<Call>,
-    kind: ListKind,
-) -> Result<Response<ResponseBody>, Fault> {
+async fn by_name(worker: &Rc<Worker>, call: Box<Call>, kind: ListKind) -> Result<Reply, Fault> {
     let (place, rename) = local::named(worker, &call, View::Modern, kind).await?;
     forward(worker, call, place, rename).await
 }
 
 /// From the first of the servers that has the resource.
-async fn read(
-    worker: &Rc<Worker>,
-    call: Box<Call>,
-    places: &[usize],
-) -> Result<Response<ResponseBody>, Fault> {
+async fn read(worker: &Rc<Worker>, call: Box<Call>, places: &[usize]) -> Result<Reply, Fault> {
     let [place] = places else {
         let mut last = local::no_resource(&call.text(call.envelope.params.uri).unwrap_or_default());
         for place in places {
@@ -99,7 +91,7 @@ async fn forward(
     call: Box<Call>,
     place: usize,
     rename: Option<Rename>,
-) -> Result<Response<ResponseBody>, Fault> {
+) -> Result<Reply, Fault> {
     let response = deliver(worker, &call, place, rename).await?;
     let endpoint = call.endpoint.clone();
     let server = &endpoint.servers[place];
@@ -150,59 +142,59 @@ fn check(call: &Call) -> Result<(), Fault> {
              `io.modelcontextprotocol/clientCapabilities`",
         ));
     }
-    let method = call.text(call.envelope.method).unwrap_or_default();
-    check_header(call, Field::McpMethod, call.fields.text(Field::McpMethod), Some(&method))?;
-    if let Some(named) = named_by_header(call, &method) {
-        let name = call.text(Some(named));
-        let said = call.fields.get(Field::McpName).and_then(|value| decode_header(value).ok());
-        check_header(call, Field::McpName, said.as_deref(), name.as_deref())?;
+    let says = |field, text: Option<Text>| {
+        let said = call.fields.get(field).filter(|said| said.is_ascii() && !call.fields.is_doubled(field));
+        said.zip(text)
+    };
+    if !says(Field::McpMethod, call.envelope.method).is_some_and(|(said, text)| text.reads(&call.body, said))
+    {
+        return Err(mismatch("send Mcp-Method once, with the method of the body"));
+    }
+    if let Some(named) = named_by_header(call) {
+        let agrees = says(Field::McpName, Some(named)).is_some_and(|(said, text)| {
+            // Nearly every name is written as it is.
+            let literal = !said.starts_with(b"=") && text.reads(&call.body, said);
+            literal || decode_header(said).is_ok_and(|said| text.reads(&call.body, said.as_bytes()))
+        });
+        if !agrees {
+            return Err(mismatch("send Mcp-Name once, with the name or URI of the body"));
+        }
     }
     Ok(())
 }
 
 /// What `Mcp-Name` mirrors, for the methods that have it.
-fn named_by_header(call: &Call, method: &str) -> Option<Text> {
+fn named_by_header(call: &Call) -> Option<Text> {
     let params = &call.envelope.params;
     match call.method {
         Some(Method::ToolsCall | Method::PromptsGet) => params.name,
         Some(Method::ResourcesRead) => params.uri,
-        _ if method.starts_with("tasks/") => params.task_id,
-        _ => None,
+        Some(_) => None,
+        None => {
+            let method = call.text(call.envelope.method).unwrap_or_default();
+            method.starts_with("tasks/").then_some(params.task_id).flatten()
+        }
     }
 }
 
 fn check_version(call: &Call) -> Result<(), Fault> {
-    let in_body = call.text(call.envelope.params.meta.protocol_version);
-    let in_header = call.fields.text(Field::McpProtocolVersion);
     if call.fields.is_doubled(Field::McpProtocolVersion) {
         return Err(mismatch("send MCP-Protocol-Version once"));
     }
-    match (in_header, in_body.as_deref()) {
-        (None, _) => return Err(mismatch("send MCP-Protocol-Version with every request")),
-        (Some(header), Some(body)) if header != body => {
-            return Err(mismatch("MCP-Protocol-Version is not what params._meta says"));
-        }
-        _ => {}
+    let Some(asked) = call.fields.get(Field::McpProtocolVersion) else {
+        return Err(mismatch("send MCP-Protocol-Version with every request"));
+    };
+    let in_body = call.envelope.params.meta.protocol_version;
+    if in_body.is_some_and(|in_body| !in_body.reads(&call.body, asked)) {
+        return Err(mismatch("MCP-Protocol-Version is not what params._meta says"));
     }
-    let asked = in_header.unwrap_or_default();
-    let known = Revision::parse(asked.as_bytes()).is_some_and(|revision| revision.era() == Era::Modern);
-    if known {
+    if Revision::parse(asked).is_some_and(|revision| revision.era() == Era::Modern) {
         return Ok(());
     }
+    let asked = call.fields.text(Field::McpProtocolVersion).unwrap_or_default();
     let data = json!({"supported": [Revision::MODERN_LATEST.as_str()], "requested": asked});
     Err(Fault::client(Kind::UnsupportedVersion, "this protocol version is not supported")
         .with_data(data.to_string()))
-}
-
-fn check_header(call: &Call, field: Field, said: Option<&str>, expected: Option<&str>) -> Result<(), Fault> {
-    let agrees = said.is_some() && said == expected;
-    if agrees && !call.fields.is_doubled(field) {
-        return Ok(());
-    }
-    Err(mismatch(match field {
-        Field::McpMethod => "send Mcp-Method once, with the method of the body",
-        _ => "send Mcp-Name once, with the name or URI of the body",
-    }))
 }
 
 #[cold]

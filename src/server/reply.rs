@@ -2,15 +2,55 @@
 
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use serde_json::json;
 
 use super::body::ResponseBody;
 use crate::base::{Fault, Kind, Origin, Scope};
 use crate::protocol::{code, header};
 
+/// A response before it is written, by hyper or by the fast lane.
+pub struct Reply {
+    /// The status.
+    pub status: StatusCode,
+    /// Of the body. Beside the other fields, so that most responses need no map of them.
+    pub content_type: Option<HeaderValue>,
+    /// The other fields; most have none.
+    pub headers: Option<Box<HeaderMap>>,
+    /// The body.
+    pub body: ResponseBody,
+}
+
+impl Reply {
+    /// Without a field yet.
+    pub fn new(status: StatusCode, body: ResponseBody) -> Self {
+        Self { status, content_type: None, headers: None, body }
+    }
+
+    /// With a type of its body.
+    pub fn typed(status: StatusCode, content_type: HeaderValue, body: ResponseBody) -> Self {
+        Self { content_type: Some(content_type), ..Self::new(status, body) }
+    }
+
+    /// The other fields, to be added to.
+    pub fn headers_mut(&mut self) -> &mut HeaderMap {
+        self.headers.get_or_insert_default()
+    }
+
+    /// As hyper takes it.
+    pub fn into_http(self) -> Response<ResponseBody> {
+        let mut response = Response::new(self.body);
+        *response.status_mut() = self.status;
+        *response.headers_mut() = self.headers.map_or_else(HeaderMap::new, |headers| *headers);
+        if let Some(content_type) = self.content_type {
+            response.headers_mut().insert(CONTENT_TYPE, content_type);
+        }
+        response
+    }
+}
+
 /// `{"jsonrpc":"2.0","id":…,"result":…}` without joining the parts.
-pub fn result(id: &[u8], result: Bytes) -> Response<ResponseBody> {
+pub fn result(id: &[u8], result: Bytes) -> Reply {
     let mut head = Vec::with_capacity(id.len() + 40);
     head.extend_from_slice(br#"{"jsonrpc":"2.0","id":"#);
     head.extend_from_slice(id);
@@ -19,42 +59,35 @@ pub fn result(id: &[u8], result: Bytes) -> Response<ResponseBody> {
 }
 
 /// A whole JSON message.
-pub fn message(bytes: Bytes) -> Response<ResponseBody> {
+pub fn message(bytes: Bytes) -> Reply {
     json(StatusCode::OK, ResponseBody::whole(bytes))
 }
 
 /// 202: a notification or response was taken.
-pub fn accepted() -> Response<ResponseBody> {
+pub fn accepted() -> Reply {
     status(StatusCode::ACCEPTED)
 }
 
 /// A status without a body.
-pub fn status(status: StatusCode) -> Response<ResponseBody> {
-    let mut response = Response::new(ResponseBody::empty());
-    *response.status_mut() = status;
-    response
+pub fn status(status: StatusCode) -> Reply {
+    Reply::new(status, ResponseBody::empty())
 }
 
-/// An event stream that begins now.
-pub fn events(body: ResponseBody) -> Response<ResponseBody> {
-    let mut response = Response::new(body);
-    write_event_headers(response.headers_mut());
-    response
-}
-
-/// What every event stream carries: no cache and no buffering proxy may hold events back.
-pub fn write_event_headers(headers: &mut http::HeaderMap) {
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(header::EVENT_STREAM));
+/// An event stream that begins now: no cache and no buffering proxy may hold events back.
+pub fn events(body: ResponseBody) -> Reply {
+    let mut reply = Reply::typed(StatusCode::OK, HeaderValue::from_static(header::EVENT_STREAM), body);
+    let headers = reply.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
     headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+    reply
 }
 
 /// A fault as the client sees it.
 #[cold]
-pub fn fault(fault: &Fault, request_id: &str) -> Response<ResponseBody> {
+pub fn fault(fault: &Fault, request_id: &str) -> Reply {
     let wire = Wire::of(fault);
-    let mut response = json(wire.status, ResponseBody::whole(error_message(fault, wire.code)));
-    let headers = response.headers_mut();
+    let mut reply = json(wire.status, ResponseBody::whole(error_message(fault, wire.code)));
+    let headers = reply.headers_mut();
     if let Ok(id) = HeaderValue::from_str(request_id) {
         headers.insert(HeaderName::from_static("x-request-id"), id);
     }
@@ -73,7 +106,7 @@ pub fn fault(fault: &Fault, request_id: &str) -> Response<ResponseBody> {
     if fault.scope == Scope::Connection {
         headers.insert(http::header::CONNECTION, HeaderValue::from_static("close"));
     }
-    response
+    reply
 }
 
 /// The last event of a stream that a fault cut short.
@@ -143,11 +176,8 @@ fn error_message(fault: &Fault, code: i32) -> Bytes {
     format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":{code},"message":{text}{data}}}}}"#).into()
 }
 
-fn json(status: StatusCode, body: ResponseBody) -> Response<ResponseBody> {
-    let mut response = Response::new(body);
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(header::JSON));
-    response
+fn json(status: StatusCode, body: ResponseBody) -> Reply {
+    Reply::typed(status, HeaderValue::from_static(header::JSON), body)
 }
 
 #[cfg(test)]

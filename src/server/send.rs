@@ -3,13 +3,13 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderValue, StatusCode};
 
 use super::body::ResponseBody;
+use super::call::Call;
 use super::relay::{Held, Relay, bad_status};
+use super::reply::{self, Reply};
 use super::worker::Worker;
-use super::{call::Call, reply};
 use crate::backend::{Answer, Answered, BackendError, Head, Lane, Outgoing, Stage};
 use crate::base::{Fault, Kind, ServerName};
 use crate::frame::{Kind as FrameKind, Span, splice};
@@ -51,7 +51,7 @@ pub async fn pass(
     id: Option<Bytes>,
     answered: Answered,
     held: Held,
-) -> Result<Response<ResponseBody>, Fault> {
+) -> Result<Reply, Fault> {
     let Answered { head, body: mut answer } = answered;
     if !head.status.is_success() {
         return pass_error(worker, &place.name, head.status, answer).await;
@@ -117,12 +117,9 @@ fn is_of_mcp(head: &Head) -> bool {
     !head.is_packed && (head.is_json() || head.is_event_stream())
 }
 
-fn with_type(from: &Head, body: ResponseBody) -> Response<ResponseBody> {
-    let mut response = Response::new(body);
+fn with_type(from: &Head, body: ResponseBody) -> Reply {
     let json = || HeaderValue::from_static(header::JSON);
-    let content_type = from.content_type.clone().unwrap_or_else(json);
-    response.headers_mut().insert(CONTENT_TYPE, content_type);
-    response
+    Reply::typed(StatusCode::OK, from.content_type.clone().unwrap_or_else(json), body)
 }
 
 /// An error of the protocol passes with its status and bytes; any other status is the server's failure.
@@ -131,7 +128,7 @@ async fn pass_error(
     server: &ServerName,
     status: StatusCode,
     mut answer: Answer,
-) -> Result<Response<ResponseBody>, Fault> {
+) -> Result<Reply, Fault> {
     let is_clients = status.is_client_error() && !matches!(status.as_u16(), 401 | 403 | 407 | 429);
     if !is_clients {
         return Err(bad_status(server, status));
@@ -146,14 +143,12 @@ pub fn pass_refusal(
     server: &ServerName,
     status: StatusCode,
     said: Bytes,
-) -> Result<Response<ResponseBody>, Fault> {
+) -> Result<Reply, Fault> {
     let scanned = worker.scanner.borrow_mut().scan(&said);
     if !scanned.is_ok_and(|envelope| envelope.kind == FrameKind::Error) {
         return Err(bad_status(server, status));
     }
-    let mut response = reply::message(said);
-    *response.status_mut() = status;
-    Ok(response)
+    Ok(Reply { status, ..reply::message(said) })
 }
 
 /// What a call holds until its answer has passed.

@@ -321,10 +321,20 @@ pub struct Known {
 
 impl Known {
     fn holds(&self, value: &[u8], worker: &Worker) -> bool {
-        self.second == worker.now_s()
-            && self.keys == worker.keys.get()
-            && bool::from(self.value.as_slice().ct_eq(value))
+        self.second == worker.now_s() && self.keys == worker.keys.get() && is_same(&self.value, value)
     }
+}
+
+/// Whether two credentials are the same, in a time that tells nothing of where they differ. Eight bytes at a
+/// time: a key has seventy.
+fn is_same(one: &[u8], other: &[u8]) -> bool {
+    let (one_words, one_rest) = one.as_chunks::<8>();
+    let (other_words, other_rest) = other.as_chunks::<8>();
+    let words = one_words.iter().zip(other_words);
+    let difference = words.fold(0, |difference, (one, other)| {
+        difference | (u64::from_ne_bytes(*one) ^ u64::from_ne_bytes(*other))
+    });
+    one.len() == other.len() && bool::from(difference.ct_eq(&0) & one_rest.ct_eq(other_rest))
 }
 
 fn admit(gauge: &Arc<Gauge>) -> Result<Permit, Fault> {

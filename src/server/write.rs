@@ -6,14 +6,15 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::{Buf as _, BufMut as _, Bytes};
+use http::StatusCode;
 use http::header::CONNECTION;
-use http::{Response, StatusCode};
 use http_body::Body as _;
 use tokio::io::AsyncWrite as _;
 
 use super::body::ResponseBody;
 use super::connection::Socket;
 use super::control::{Control, Order};
+use super::reply::Reply;
 use super::worker::Worker;
 use crate::base::Phase;
 
@@ -51,25 +52,30 @@ const HEAD_BYTES_USUAL: usize = 256;
 
 impl Writing {
     /// Of this response.
-    pub fn new(response: Response<ResponseBody>, worker: &Rc<Worker>) -> Self {
-        let (head, body) = response.into_parts();
+    pub fn new(reply: Reply, worker: &Rc<Worker>) -> Self {
+        let Reply { status, content_type, headers, body } = reply;
         let length = body.size_hint().exact();
         let here = length.and_then(|length| usize::try_from(length).ok()).unwrap_or(GATHERED_BYTES_MAX);
         let mut out = Vec::with_capacity(HEAD_BYTES_USUAL + here.min(PIECE_BYTES_MIN));
-        if head.status == StatusCode::OK {
+        if status == StatusCode::OK {
             out.put_slice(b"HTTP/1.1 200 OK\r\n");
         } else {
-            let reason = head.status.canonical_reason().unwrap_or_default();
+            let reason = status.canonical_reason().unwrap_or_default();
             // Writing to a Vec cannot fail.
-            let _ = write!(out, "HTTP/1.1 {} {reason}\r\n", head.status.as_str());
+            let _ = write!(out, "HTTP/1.1 {} {reason}\r\n", status.as_str());
         }
-        for (name, value) in &head.headers {
+        if let Some(value) = content_type {
+            out.put_slice(b"content-type: ");
+            out.put_slice(value.as_bytes());
+            out.put_slice(b"\r\n");
+        }
+        for (name, value) in headers.iter().flat_map(|headers| headers.iter()) {
             out.put_slice(name.as_str().as_bytes());
             out.put_slice(b": ");
             out.put_slice(value.as_bytes());
             out.put_slice(b"\r\n");
         }
-        let mut closes = head.headers.contains_key(CONNECTION);
+        let mut closes = headers.is_some_and(|headers| headers.contains_key(CONNECTION));
         if !closes && *worker.shared.phase.borrow() >= Phase::Leave {
             closes = true;
             out.put_slice(b"connection: close\r\n");

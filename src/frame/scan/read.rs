@@ -49,7 +49,7 @@ struct Draft {
     id_is_doubtful: bool,
     method: Option<Text>,
     outcome: Option<Span>,
-    params: Params,
+    params: Box<Params>,
 }
 
 /// Walks on after a fault, since the id to answer with may stand behind it.
