@@ -1,7 +1,8 @@
 //! What a worker knows of each of its connections, and how it ends them.
 //!
-//! No connection has a timer of its own: the worker looks at all of them once a tick. A request costs two
-//! looks at the clock instead of timers that are set and taken back.
+//! No connection has a timer of its own, and no request looks at the clock: a connection counts what moves,
+//! and the worker looks at all of them once a tick. What has not moved since the tick that saw it first has
+//! lasted that long, or a tick longer.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -19,12 +20,12 @@ pub struct Control {
     speaks: Cell<Speaks>,
     /// Requests whose answers have not passed yet.
     answering: Cell<u32>,
-    /// The last time nothing was under way any more.
-    idle_since: Cell<Instant>,
-    /// Since when a head is being received.
-    head_since: Cell<Option<Instant>>,
-    /// Since when the client takes no byte.
-    stalled_since: Cell<Option<Instant>>,
+    /// Whether a head is being received.
+    in_head: Cell<bool>,
+    /// Heads begun, requests begun and ended.
+    moves: Moves,
+    /// Times that the client stopped taking bytes, and took them again: odd while it does not.
+    stalls: Moves,
     order: Cell<Order>,
     /// The Host of the last request that was let in.
     pub host: RefCell<Vec<u8>>,
@@ -59,9 +60,9 @@ impl Control {
         Rc::new(Self {
             speaks: Cell::new(Speaks::Http1),
             answering: Cell::new(0),
-            idle_since: Cell::new(Instant::now()),
-            head_since: Cell::new(None),
-            stalled_since: Cell::new(None),
+            in_head: Cell::new(false),
+            moves: Moves::default(),
+            stalls: Moves::default(),
             order: Cell::new(Order::GoOn),
             host: RefCell::default(),
             known: RefCell::new(None),
@@ -72,30 +73,33 @@ impl Control {
     /// The first bytes told the protocol.
     pub fn speak(&self, speaks: Speaks) {
         self.speaks.set(speaks);
-        self.head_since.set(None);
+        self.in_head.set(false);
+        self.moves.note();
     }
 
     /// Bytes came.
     pub fn note_read(&self) {
-        if self.speaks.get() == Speaks::Http1 && self.answering.get() == 0 && self.head_since.get().is_none()
-        {
-            self.head_since.set(Some(Instant::now()));
+        if self.speaks.get() == Speaks::Http1 && self.answering.get() == 0 && !self.in_head.replace(true) {
+            self.moves.note();
         }
     }
 
     /// The client took bytes, or would not.
     pub fn note_write(&self, taken: bool) {
-        match (taken, self.stalled_since.get()) {
-            (true, Some(_)) => self.stalled_since.set(None),
-            (false, None) => self.stalled_since.set(Some(Instant::now())),
-            _ => {}
+        if taken == self.is_stalled() {
+            self.stalls.note();
         }
+    }
+
+    fn is_stalled(&self) -> bool {
+        self.stalls.count.get() % 2 == 1
     }
 
     /// A request is under way until the guard is dropped, with the last byte of its answer.
     pub fn begin(self: &Rc<Self>) -> Active {
         self.answering.set(self.answering.get() + 1);
-        self.head_since.set(None);
+        self.in_head.set(false);
+        self.moves.note();
         Active(Rc::clone(self))
     }
 
@@ -118,15 +122,38 @@ impl Control {
         }
     }
 
-    /// Whether the client has taken longer than it may.
+    /// Whether the client has taken longer than it may. Asked once a tick.
     fn is_overdue(&self, now: Instant, config: &Config) -> bool {
-        let over = |since: Option<Instant>, timeout: Duration| {
-            since.is_some_and(|since| now.saturating_duration_since(since) >= timeout)
-        };
-        let is_idle = self.answering.get() == 0 && self.head_since.get().is_none();
-        over(self.head_since.get(), config.header_timeout)
-            || over(self.stalled_since.get(), config.idle_timeout)
-            || (is_idle && over(Some(self.idle_since.get()), config.idle_timeout))
+        let (still, stalled) = (self.moves.still_for(now), self.stalls.still_for(now));
+        let is_idle = self.answering.get() == 0 && !self.in_head.get();
+        (self.in_head.get() && still >= config.header_timeout)
+            || (self.is_stalled() && stalled >= config.idle_timeout)
+            || (is_idle && still >= config.idle_timeout)
+    }
+}
+
+/// A count of what happens, without a clock.
+#[derive(Default)]
+struct Moves {
+    count: Cell<u32>,
+    /// What the count was when it was last seen to have changed, and when that was.
+    seen: Cell<Option<(u32, Instant)>>,
+}
+
+impl Moves {
+    fn note(&self) {
+        self.count.set(self.count.get().wrapping_add(1));
+    }
+
+    /// How long nothing happened, as far as this was asked.
+    fn still_for(&self, now: Instant) -> Duration {
+        match self.seen.get() {
+            Some((count, since)) if count == self.count.get() => now.saturating_duration_since(since),
+            _ => {
+                self.seen.set(Some((self.count.get(), now)));
+                Duration::ZERO
+            }
+        }
     }
 }
 
@@ -136,7 +163,7 @@ pub struct Active(Rc<Control>);
 impl Drop for Active {
     fn drop(&mut self) {
         self.0.answering.set(self.0.answering.get() - 1);
-        self.0.idle_since.set(Instant::now());
+        self.0.moves.note();
     }
 }
 
@@ -194,35 +221,46 @@ mod tests {
         }
     }
 
+    /// The worker looks once a second; it is overdue at one of the looks within that time, or it is not.
     #[track_caller]
-    fn check(control: &Control, after_s: u64, expected: bool) {
-        let now = Instant::now() + Duration::from_secs(after_s);
-        assert_eq!(control.is_overdue(now, &config()), expected, "after {after_s} s");
+    fn check(control: &Control, clock: &mut Instant, for_s: u64, expected: bool) {
+        let mut is_overdue = false;
+        for _ in 0..for_s {
+            *clock += Duration::from_secs(1);
+            is_overdue |= control.is_overdue(*clock, &config());
+        }
+        assert_eq!(is_overdue, expected, "within {for_s} s");
     }
 
     #[test]
     fn who_takes_too_long() {
-        let control = Control::new();
-        check(&control, 74, false);
-        check(&control, 76, true);
+        let (control, clock) = (Control::new(), &mut Instant::now());
+        check(&control, clock, 75, false);
+        check(&control, clock, 1, true);
         control.note_read();
-        check(&control, 9, false);
-        check(&control, 11, true);
+        check(&control, clock, 5, false);
+        // More of the head does not begin it anew.
+        control.note_read();
+        check(&control, clock, 5, false);
+        check(&control, clock, 1, true);
         let active = control.begin();
-        check(&control, 3600, false);
+        check(&control, clock, 3600, false);
         control.note_write(false);
-        check(&control, 76, true);
+        check(&control, clock, 75, false);
+        control.note_write(false);
+        check(&control, clock, 1, true);
         control.note_write(true);
-        check(&control, 76, false);
+        check(&control, clock, 3600, false);
         drop(active);
-        check(&control, 76, true);
+        check(&control, clock, 75, false);
+        check(&control, clock, 1, true);
     }
 
     #[test]
     fn a_read_on_http2_begins_no_head() {
-        let control = Control::new();
+        let (control, clock) = (Control::new(), &mut Instant::now());
         control.speak(Speaks::Http2);
         control.note_read();
-        check(&control, 11, false);
+        check(&control, clock, 11, false);
     }
 }
