@@ -74,7 +74,7 @@ impl Pool {
             let fresh = pooled.is_none();
             let mut wire = match pooled {
                 Some(wire) => wire,
-                None => self.open().await?,
+                None => Box::pin(self.open()).await?,
             };
             let sending = wire.send(request, &self.backend);
             let sent = timeout(self.backend.config.first_byte_timeout, sending).await;

@@ -46,7 +46,8 @@ impl Wire {
     /// Not cancel safe: it is to be dropped, which tells the backend to stop.
     pub async fn send(&mut self, request: &Outgoing, backend: &Backend) -> Result<(Head, Body), SendError> {
         let is_usual = backend.config.fast_lane && request.body_bytes() <= REQUEST_BYTES_MAX;
-        // Taken out, so that whatever ends this early leaves nothing to be used again.
+        // Taken out, so that whatever ends this early leaves nothing to be used again. What is not usual is
+        // boxed, so that it does not make every request's future bigger.
         match std::mem::replace(&mut self.engine, Engine::None) {
             Engine::FastLane(mut stream) if is_usual => {
                 match fast_lane::exchange(&mut stream, &request.render(backend)).await? {
@@ -56,7 +57,7 @@ impl Wire {
                         Ok((head, Body::of_length(first, left)))
                     }
                     Begun::Unusual(came) => {
-                        let adopted = General::adopt(stream, came).await;
+                        let adopted = Box::pin(General::adopt(stream, came)).await;
                         let (general, response) = adopted.map_err(SendError::Sent)?;
                         self.engine = Engine::General(general);
                         Ok(Body::of_response(response))
@@ -64,10 +65,10 @@ impl Wire {
                 }
             }
             Engine::FastLane(stream) => {
-                let general = General::new(stream).await.map_err(|_| SendError::Unsent)?;
-                self.ask(general, request, backend).await
+                let general = Box::pin(General::new(stream)).await.map_err(|_| SendError::Unsent)?;
+                Box::pin(self.ask(general, request, backend)).await
             }
-            Engine::General(general) => self.ask(general, request, backend).await,
+            Engine::General(general) => Box::pin(self.ask(general, request, backend)).await,
             Engine::None => Err(SendError::Unsent),
         }
     }

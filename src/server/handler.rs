@@ -102,7 +102,8 @@ async fn forward(worker: &Rc<Worker>, control: &Control, asked: Box<Asked>) -> R
             receive::negotiate(&fields)?;
             let body = receive::receive(&worker.shared.config, &fields, body).await?;
             if batch::is_batch(worker, &fields, &identity, &endpoint, &body) {
-                return batch::answer(worker, &fields, &identity, &endpoint, &body).await;
+                // Boxed, as is what is not usual below, so that it does not make every request's future bigger.
+                return Box::pin(batch::answer(worker, &fields, &identity, &endpoint, &body)).await;
             }
             let (envelope, method) = call::scan(&mut worker.scanner.borrow_mut(), &body)?;
             let call = Box::new(Call { fields, endpoint, identity, permit, body, envelope, method });
