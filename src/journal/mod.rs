@@ -19,7 +19,7 @@
 //!
 //! Does not know: what the records are for, who takes the counts, clocks, or threads.
 
-// pub mod usage;
+pub mod usage;
 
 mod error;
 mod folder;

@@ -161,7 +161,7 @@ pub(super) fn recover(
 }
 
 /// Killed between the making of the file and its header: empty, or its full length and no record.
-fn is_unused(bytes: &[u8]) -> bool {
+pub(super) fn is_unused(bytes: &[u8]) -> bool {
     let records = bytes.get(FILE_HEADER_BYTES..).filter(|records| !records.is_empty());
     bytes.is_empty() || records.is_some_and(|records| records.iter().all(|byte| *byte == 0))
 }
@@ -218,7 +218,7 @@ fn source(header: &FileHeader) -> u128 {
     u128::from(header.directory) << 64 | u128::from(header.incarnation)
 }
 
-fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
+pub(super) fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path)?.take(SEGMENT_BYTES_MAX as u64 + 1).read_to_end(&mut bytes)?;
     if bytes.len() > SEGMENT_BYTES_MAX + RECORD_HEADER_BYTES {
