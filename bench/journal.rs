@@ -26,8 +26,7 @@ impl Drop for Folder {
 
 fn append(criterion: &mut Criterion) {
     let folder = Folder::new("append");
-    let config =
-        Config { folder: folder.0.clone(), segment_bytes: SEGMENT_BYTES, total_bytes: TOTAL_BYTES };
+    let config = Config { folder: folder.0.clone(), segment_bytes: SEGMENT_BYTES, total_bytes: TOTAL_BYTES };
     let (mut journal, _) = Journal::open(config).expect("the folder can be made");
     let kind = Kind(NonZeroU8::MIN);
     let payload = [7; 64];
