@@ -191,6 +191,25 @@ fn a_slot_changes_its_name_only_when_it_is_idle_and_settled() {
     assert_eq!(database.sum().calls, 6);
 }
 
+#[test]
+fn a_slot_with_counts_on_their_way_keeps_its_name() {
+    let folder = Folder::new();
+    let (usage, mut outbox, _) = open(&folder, 1, 2);
+    let counters = usage.worker(0).expect("it is free");
+    let slot = counters.slot("first", "server", "tool");
+    slot.add(count(1));
+    // The first sweep: from here on the first counts as not asked for lately.
+    call(&counters, "second");
+    outbox.collect(0).expect("there is room");
+    outbox.sync().expect("the disk works");
+    slot.add(count(1));
+    drop(slot);
+    call(&counters, "third");
+    let mut database = Database::default();
+    database.drain(&mut outbox);
+    assert_eq!((database.calls("first"), database.calls("third"), database.calls(OTHER)), (2, 0, 2));
+}
+
 /// Hours without the store: a bounded number of bytes, then every call is there.
 #[test]
 fn an_outage_costs_neither_counts_nor_the_disk() {
@@ -315,4 +334,60 @@ fn hostile_bytes_are_no_batch() {
     let mut database = Database::default();
     database.drain(&mut outbox);
     assert_eq!((database.batches, outbox.backlog()), (1, 0));
+}
+
+type Files = std::collections::BTreeMap<std::path::PathBuf, Vec<u8>>;
+
+fn files(folder: &Folder) -> Files {
+    let paths = [folder.files("segment"), folder.files("table")].concat();
+    paths.into_iter().map(|path| (path.clone(), std::fs::read(path).expect("it reads"))).collect()
+}
+
+/// The power fails: of each file the disk has what it was told to have, or all that came since. Nothing that was
+/// counted before the last wait for the disk is lost, and nothing is counted twice.
+#[test]
+fn a_loss_of_power_loses_what_came_last_and_doubles_nothing() {
+    for rounds in 0..24 {
+        for choice in 0..32_u32 {
+            let folder = Folder::new();
+            let mut database = Database::default();
+            let (usage, mut outbox, _) = open(&folder, 1, 4);
+            let counters = usage.worker(0).expect("it is free");
+            let (mut added, mut safe) = (0, 0);
+            let mut on_disk = files(&folder);
+            for round in 0..=rounds {
+                for n in 0..3 {
+                    counters.slot(&"k".repeat(20 + n), "server", &"t".repeat(200)).add(count(1));
+                    added += 1;
+                    outbox.collect(0).expect("there is room");
+                }
+                if round % 3 == 0 {
+                    outbox.sync().expect("the disk works");
+                    (on_disk, safe) = (files(&folder), added);
+                }
+                let sink = |_, _, batch: &_| {
+                    database.apply(batch);
+                    Ok::<_, ()>(())
+                };
+                outbox.deliver(sink).expect("the sink takes all");
+            }
+            // Before a segment goes, the disk has the tables.
+            let now = files(&folder);
+            let gone = on_disk.keys().any(|path| !now.contains_key(path));
+            drop((counters, usage, outbox));
+            let paths: std::collections::BTreeSet<_> = on_disk.keys().chain(now.keys()).cloned().collect();
+            for (at, path) in paths.iter().enumerate() {
+                let is_table = path.extension().is_some_and(|extension| extension == "table");
+                let new = choice & 1 << (at % 5) != 0 || is_table && gone;
+                match if new { now.get(path) } else { on_disk.get(path) } {
+                    Some(bytes) => std::fs::write(path, bytes).expect("it can be written"),
+                    None => drop(std::fs::remove_file(path)),
+                }
+            }
+            let (_, mut outbox, _) = open(&folder, 1, 4);
+            database.drain(&mut outbox);
+            let calls = database.sum().calls;
+            assert!((safe..=added).contains(&calls), "{safe} <= {calls} <= {added}: {rounds}, {choice:b}");
+        }
+    }
 }
