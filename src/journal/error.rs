@@ -27,9 +27,7 @@ pub enum JournalError {
         max: usize,
     },
     /// No room for a file.
-    #[error(
-        "the disk that holds {0} is full; free some space, what was counted is kept in memory until then"
-    )]
+    #[error("the disk that holds {0} is full; free some space, what was counted so far is kept")]
     DiskFull(PathBuf),
     /// A file or its folder cannot be opened, read or written.
     #[error("cannot use the journal's {path}: {reason}; check who may write it, and the disk")]
@@ -59,7 +57,8 @@ impl JournalError {
     #[cold]
     pub(super) fn io(path: &Path, error: &io::Error) -> Self {
         if error.kind() == io::ErrorKind::StorageFull {
-            return Self::DiskFull(path.to_owned());
+            // The folder, not the file: the same words each time it is tried.
+            return Self::DiskFull(path.parent().unwrap_or(path).to_owned());
         }
         Self::Unusable { path: path.to_owned(), reason: error.to_string() }
     }

@@ -384,10 +384,16 @@ fn a_loss_of_power_loses_what_came_last_and_doubles_nothing() {
                     None => drop(std::fs::remove_file(path)),
                 }
             }
-            let (_, mut outbox, _) = open(&folder, 1, 4);
+            let (usage, mut outbox, _) = open(&folder, 1, 4);
             database.drain(&mut outbox);
             let calls = database.sum().calls;
             assert!((safe..=added).contains(&calls), "{safe} <= {calls} <= {added}: {rounds}, {choice:b}");
+            let counters = usage.worker(0).expect("it is free");
+            for n in 0..3 {
+                counters.slot(&"k".repeat(20 + n), "server", &"t".repeat(200)).add(count(1));
+            }
+            database.drain(&mut outbox);
+            assert_eq!(database.sum().calls, calls + 3, "{rounds}, {choice:b}");
         }
     }
 }
