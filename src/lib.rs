@@ -14,6 +14,7 @@ pub mod route;
 pub mod limits;
 pub mod auth;
 pub mod store;
+pub mod journal;
 pub mod protocol;
 pub mod frame;
 pub mod telemetry;

@@ -1,0 +1,399 @@
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+
+use super::batch::Batch;
+use super::{Config, Count, Counters, OTHER, Outbox, OutboxError, Usage};
+use crate::journal::tests::{Folder, stop};
+use crate::journal::{DamageKind, Kind, Record, Recovery, Sequence};
+
+/// A store that remembers the last sequence of each source with what it applied, and outlives every process.
+#[derive(Default)]
+struct Database {
+    last: HashMap<u128, Sequence>,
+    totals: HashMap<[String; 3], Count>,
+    batches: u64,
+}
+
+impl Database {
+    fn apply(&mut self, batch: &Batch) {
+        let last = self.last.entry(batch.source).or_default();
+        if *last < batch.sequence {
+            *last = batch.sequence;
+            self.batches += 1;
+            for row in batch.rows() {
+                let names = [row.key, row.server, row.tool].map(str::to_owned);
+                let total = self.totals.entry(names).or_default();
+                *total = total.plus(row.count);
+            }
+        }
+    }
+
+    fn sum(&self) -> Count {
+        self.totals.values().copied().fold(Count::default(), Count::plus)
+    }
+
+    fn calls(&self, key: &str) -> u64 {
+        self.totals.iter().filter(|(names, _)| names[0] == key).map(|(_, count)| count.calls).sum()
+    }
+
+    /// Everything that is left goes through.
+    fn drain(&mut self, outbox: &mut Outbox) {
+        for _ in 0..100 {
+            let before = outbox.deferrals();
+            let done = outbox.flush(0, |_, _, batch| {
+                self.apply(batch);
+                Ok::<_, ()>(())
+            });
+            done.expect("the journal works");
+            if outbox.deferrals() == before && outbox.backlog() == 0 {
+                return;
+            }
+        }
+        panic!("it does not come to an end");
+    }
+}
+
+fn config(folder: &Folder, workers: usize, slots: usize) -> Config {
+    let folder = folder.path().to_owned();
+    Config { folder, workers, slots, segment_bytes: 4096, total_bytes: 3 * 4096 }
+}
+
+fn open(folder: &Folder, workers: usize, slots: usize) -> (Usage, Outbox, Recovery) {
+    Usage::open(&config(folder, workers, slots)).expect("it opens")
+}
+
+fn count(n: u64) -> Count {
+    Count { calls: 1, errors: n % 2, bytes_in: 100 + n, bytes_out: 1000 * n, millis: n }
+}
+
+fn call(counters: &Counters, key: &str) {
+    counters.slot(key, "server", "tool").add(count(1));
+}
+
+/// What a process does, in little: names come and go, more than there are slots; batches fill segments; the
+/// sink has them; it ends, and another begins.
+fn life(folder: &Folder, database: &RefCell<Database>, begun: &Cell<Count>, added: &Cell<Count>) {
+    let mut n = 0;
+    for _ in 0..2 {
+        let (usage, mut outbox, _) = open(folder, 2, 3);
+        let counters = [0, 1].map(|worker| usage.worker(worker).expect("it is free"));
+        for round in 0..5 {
+            for worker in &counters {
+                let key = format!("key {}", round / 2);
+                let slot = worker.slot(&key, &"s".repeat(60), &"t".repeat(100 * (round % 3)));
+                n += 1;
+                begun.set(begun.get().plus(count(n)));
+                slot.add(count(n));
+                added.set(added.get().plus(count(n)));
+            }
+            outbox.collect(n).expect("there is room");
+            if round % 2 == 0 {
+                outbox.sync().expect("the disk works");
+            }
+            let delivered = outbox.deliver(|_, _, batch| {
+                stop::step();
+                database.borrow_mut().apply(batch);
+                stop::step();
+                Ok::<_, ()>(())
+            });
+            delivered.expect("the sink takes all");
+        }
+    }
+}
+
+fn is_between(least: Count, found: Count, most: Count) -> bool {
+    least.max(found) == found && found.max(most) == most
+}
+
+/// A death after any store, and a second one while the next process recovers: no count that was added is lost,
+/// none is there twice, and of the one that was being added there is at most all.
+#[test]
+fn a_death_after_any_step_neither_loses_nor_doubles() {
+    let mut steps = 0;
+    loop {
+        let folder = Folder::new();
+        let database = RefCell::new(Database::default());
+        let (begun, added) = (Cell::default(), Cell::default());
+        let died = stop::dies_after(steps, || life(&folder, &database, &begun, &added));
+        let died_again = stop::dies_after(steps % 89, || {
+            let (_, mut outbox, _) = open(&folder, 1, 3);
+            outbox.collect(0).expect("there is room");
+            outbox.sync().expect("the disk works");
+        });
+        let (_, mut outbox, recovery) = open(&folder, 2, 3);
+        database.borrow_mut().drain(&mut outbox);
+        let found = database.borrow().sum();
+        assert!(
+            is_between(added.get(), found, begun.get()),
+            "after {steps} steps ({died_again}): {found:?}, added {:?}, begun {:?}",
+            added.get(),
+            begun.get(),
+        );
+        assert_eq!(recovery.files_dropped, 0, "{recovery:?}");
+        assert!(recovery.damage.iter().all(|damage| damage.kind == DamageKind::Unfinished), "{recovery:?}");
+        if !died {
+            break;
+        }
+        steps += 1;
+    }
+    assert!(steps > 500, "only {steps} places to die at");
+}
+
+#[test]
+fn workers_count_while_it_is_collected() {
+    const CALLS: u64 = 100_000;
+    let folder = Folder::new();
+    let (usage, mut outbox, _) = open(&folder, 2, 8);
+    let mut database = Database::default();
+    std::thread::scope(|scope| {
+        let workers = [0, 1].map(|worker| {
+            let usage = &usage;
+            scope.spawn(move || {
+                let counters = usage.worker(worker).expect("it is free");
+                for n in 0..CALLS {
+                    // More names than slots, each in use for a while.
+                    call(&counters, &format!("key {}", n / 1000 % 20));
+                }
+            })
+        });
+        while !workers.iter().all(std::thread::ScopedJoinHandle::is_finished) {
+            database.drain(&mut outbox);
+        }
+    });
+    database.drain(&mut outbox);
+    let sum = database.sum();
+    assert_eq!((sum.calls, sum.millis, sum.bytes_in), (2 * CALLS, 2 * CALLS, 2 * CALLS * 101));
+    // None was counted under the name of another.
+    assert!((0..20).all(|key| database.calls(&format!("key {key}")) <= CALLS / 10));
+}
+
+#[test]
+fn a_slot_changes_its_name_only_when_it_is_idle_and_settled() {
+    let folder = Folder::new();
+    let (usage, mut outbox, _) = open(&folder, 1, 3);
+    let counters = usage.worker(0).expect("it is free");
+    let mut database = Database::default();
+    let held = counters.slot("held", "server", "tool");
+    call(&counters, "first");
+    call(&counters, "second");
+    database.drain(&mut outbox);
+    assert_eq!((database.calls("first"), database.calls("second"), database.calls(OTHER)), (1, 0, 1));
+    // Nobody asked for the first since the sweep that found no place for the second.
+    call(&counters, "third");
+    database.drain(&mut outbox);
+    // The third was asked for lately.
+    call(&counters, "fourth");
+    held.add(count(1));
+    database.drain(&mut outbox);
+    assert_eq!((database.calls("third"), database.calls("fourth"), database.calls("held")), (1, 0, 1));
+    counters.slot(&"k".repeat(33), "server", "tool").add(count(1));
+    database.drain(&mut outbox);
+    assert_eq!(database.sum().calls, 6);
+}
+
+#[test]
+fn a_slot_with_counts_on_their_way_keeps_its_name() {
+    let folder = Folder::new();
+    let (usage, mut outbox, _) = open(&folder, 1, 2);
+    let counters = usage.worker(0).expect("it is free");
+    let slot = counters.slot("first", "server", "tool");
+    slot.add(count(1));
+    // The first sweep: from here on the first counts as not asked for lately.
+    call(&counters, "second");
+    outbox.collect(0).expect("there is room");
+    outbox.sync().expect("the disk works");
+    slot.add(count(1));
+    drop(slot);
+    call(&counters, "third");
+    let mut database = Database::default();
+    database.drain(&mut outbox);
+    assert_eq!((database.calls("first"), database.calls("third"), database.calls(OTHER)), (2, 0, 2));
+}
+
+/// Hours without the store: a bounded number of bytes, then every call is there.
+#[test]
+fn an_outage_costs_neither_counts_nor_the_disk() {
+    let folder = Folder::new();
+    let (usage, mut outbox, _) = open(&folder, 1, 16);
+    let counters = usage.worker(0).expect("it is free");
+    for tick in 0..5_000_u64 {
+        call(&counters, &format!("key {}", tick % 10));
+        let done = outbox.tick(tick * 1000, |_, _, _| Err("the store is away"));
+        assert!(matches!(done, Ok(0) | Err(OutboxError::Sink(_))), "{done:?}");
+        assert!(outbox.bytes() <= 3 * 4096);
+    }
+    assert!(outbox.deferrals() > 0, "the journal was to become full");
+    let mut database = Database::default();
+    database.drain(&mut outbox);
+    assert_eq!((0..10).map(|key| database.calls(&format!("key {key}"))).sum::<u64>(), 5_000);
+    assert_eq!(database.sum().bytes_in, 5_000 * 101);
+}
+
+#[test]
+fn a_table_has_one_worker_at_a_time_and_survives_their_number() {
+    let folder = Folder::new();
+    let (usage, outbox, _) = open(&folder, 3, 8);
+    let counters = usage.worker(2).expect("it is free");
+    assert!(usage.worker(2).is_none() && usage.worker(3).is_none());
+    let slot = counters.slot("key", "server", "tool");
+    drop(counters);
+    assert!(usage.worker(2).is_none(), "a slot is still held");
+    slot.add(count(1));
+    drop(slot);
+    call(&usage.worker(2).expect("it is free again"), "key");
+    drop((usage, outbox));
+    let mut database = Database::default();
+    for (workers, slots) in [(1, 8), (1, 4), (2, 4)] {
+        let (usage, mut outbox, recovery) = open(&folder, workers, slots);
+        assert_eq!(recovery.damage, vec![]);
+        call(&usage.worker(0).expect("it is free"), "key");
+        database.drain(&mut outbox);
+        assert_eq!(folder.files("table").len(), workers);
+    }
+    assert_eq!(database.calls("key"), 5);
+}
+
+/// Whatever stands in a table: no panic, no count under a name that never was, and the others are right.
+#[test]
+fn damage_in_a_table_stays_where_it_is() {
+    let folder = Folder::new();
+    let (usage, outbox, _) = open(&folder, 1, 4);
+    let counters = usage.worker(0).expect("it is free");
+    call(&counters, "one");
+    call(&counters, "two");
+    drop((counters, usage, outbox));
+    let table = folder.files("table")[0].clone();
+    let bytes = std::fs::read(&table).expect("it is there");
+    let remove = |extension| {
+        for file in folder.files(extension) {
+            std::fs::remove_file(file).expect("it is there");
+        }
+    };
+    let found = |bytes: &[u8]| {
+        remove("segment");
+        remove("table");
+        std::fs::write(&table, bytes).expect("it can be written");
+        let (_, mut outbox, recovery) = open(&folder, 1, 4);
+        let mut database = Database::default();
+        database.drain(&mut outbox);
+        assert!(database.totals.keys().all(|[key, ..]| ["one", "two", OTHER].contains(&key.as_str())));
+        (database, recovery)
+    };
+    for at in 0..bytes.len() {
+        let mut flipped = bytes.clone();
+        flipped[at] ^= 1 << (at % 8);
+        let (database, recovery) = found(&flipped);
+        let slot = at / 512;
+        assert_eq!(recovery.files_dropped, u64::from(at < 64), "byte {at}");
+        if at >= 64 {
+            // The slots are in the order in which they were asked for, behind the header and the others'.
+            assert!(slot == 2 || database.calls("one") == 1, "byte {at}");
+            assert!(slot == 3 || database.calls("two") == 1, "byte {at}");
+        }
+    }
+    for length in (0..bytes.len()).step_by(64) {
+        let (database, recovery) = found(&bytes[..length]);
+        assert_eq!((database.batches, recovery.files_dropped), (0, u64::from(length > 0)), "cut at {length}");
+    }
+}
+
+#[test]
+fn hostile_bytes_are_no_batch() {
+    let folder = Folder::new();
+    let (usage, mut outbox, _) = open(&folder, 1, 4);
+    call(&usage.worker(0).expect("it is free"), "key");
+    outbox.collect(0).expect("there is room");
+    outbox.sync().expect("the disk works");
+    let batch = outbox.pending().expect("it reads").remove(0);
+    let (mut journal, _) = {
+        drop((usage, outbox));
+        crate::journal::Journal::open(crate::journal::Config {
+            folder: folder.path().to_owned(),
+            segment_bytes: 4096,
+            total_bytes: 3 * 4096,
+        })
+        .expect("it opens")
+    };
+    let good = journal.read_from(Sequence(0)).next().expect("it is there").expect("it reads");
+    assert_eq!(Batch::decode(good.clone()), Some(batch));
+    for at in 0..good.payload.len() {
+        for bit in 0..8 {
+            let mut payload = good.payload.clone();
+            payload[at] ^= 1 << bit;
+            // Decoding may succeed, with other numbers; it must not panic.
+            let batch = Batch::decode(Record { payload, ..good.clone() });
+            assert!(batch.is_none_or(|batch| batch.rows().count() <= 1));
+        }
+        let payload = good.payload[..at].to_vec();
+        assert_eq!(Batch::decode(Record { payload, ..good.clone() }), None, "cut at {at}");
+    }
+    // Records of others in the same journal are passed over.
+    journal.append(Kind(std::num::NonZeroU8::MAX), b"not a batch").expect("there is room");
+    drop(journal);
+    let (_, mut outbox, _) = open(&folder, 1, 4);
+    let mut database = Database::default();
+    database.drain(&mut outbox);
+    assert_eq!((database.batches, outbox.backlog()), (1, 0));
+}
+
+type Files = std::collections::BTreeMap<std::path::PathBuf, Vec<u8>>;
+
+fn files(folder: &Folder) -> Files {
+    let paths = [folder.files("segment"), folder.files("table")].concat();
+    paths.into_iter().map(|path| (path.clone(), std::fs::read(path).expect("it reads"))).collect()
+}
+
+/// The power fails: of each file the disk has what it was told to have, or all that came since. Nothing that was
+/// counted before the last wait for the disk is lost, and nothing is counted twice.
+#[test]
+fn a_loss_of_power_loses_what_came_last_and_doubles_nothing() {
+    for rounds in 0..24 {
+        for choice in 0..32_u32 {
+            let folder = Folder::new();
+            let mut database = Database::default();
+            let (usage, mut outbox, _) = open(&folder, 1, 4);
+            let counters = usage.worker(0).expect("it is free");
+            let (mut added, mut safe) = (0, 0);
+            let mut on_disk = files(&folder);
+            for round in 0..=rounds {
+                for n in 0..3 {
+                    counters.slot(&"k".repeat(20 + n), "server", &"t".repeat(200)).add(count(1));
+                    added += 1;
+                    outbox.collect(0).expect("there is room");
+                }
+                if round % 3 == 0 {
+                    outbox.sync().expect("the disk works");
+                    (on_disk, safe) = (files(&folder), added);
+                }
+                let sink = |_, _, batch: &_| {
+                    database.apply(batch);
+                    Ok::<_, ()>(())
+                };
+                outbox.deliver(sink).expect("the sink takes all");
+            }
+            // Before a segment goes, the disk has the tables.
+            let now = files(&folder);
+            let gone = on_disk.keys().any(|path| !now.contains_key(path));
+            drop((counters, usage, outbox));
+            let paths: std::collections::BTreeSet<_> = on_disk.keys().chain(now.keys()).cloned().collect();
+            for (at, path) in paths.iter().enumerate() {
+                let is_table = path.extension().is_some_and(|extension| extension == "table");
+                let new = choice & 1 << (at % 5) != 0 || is_table && gone;
+                match if new { now.get(path) } else { on_disk.get(path) } {
+                    Some(bytes) => std::fs::write(path, bytes).expect("it can be written"),
+                    None => drop(std::fs::remove_file(path)),
+                }
+            }
+            let (usage, mut outbox, _) = open(&folder, 1, 4);
+            database.drain(&mut outbox);
+            let calls = database.sum().calls;
+            assert!((safe..=added).contains(&calls), "{safe} <= {calls} <= {added}: {rounds}, {choice:b}");
+            let counters = usage.worker(0).expect("it is free");
+            for n in 0..3 {
+                counters.slot(&"k".repeat(20 + n), "server", &"t".repeat(200)).add(count(1));
+            }
+            database.drain(&mut outbox);
+            assert_eq!(database.sum().calls, calls + 3, "{rounds}, {choice:b}");
+        }
+    }
+}
