@@ -25,7 +25,7 @@ use crate::limits::Limits;
 use crate::route::{EndpointConfig, Table, TableError};
 use crate::server::{self, ControlPlane, ControlRequest, ControlResponse, ListenError, Shared, Workers};
 use crate::session::{Sessions, farewell};
-use crate::store::{Store, StoreError};
+use crate::store::{Audit, Grants, Store, StoreError};
 
 /// The embedded database's file in the data directory.
 const DATABASE: &str = "metamcp.sqlite";
@@ -241,9 +241,14 @@ async fn first_key(
     if config.auth_mode == auth::Mode::Open || !store.keys().await?.rows.is_empty() {
         return Ok(None);
     }
-    let request =
-        KeyRequest { name: "first".into(), description: "made at the first start".into(), expires_at: None };
-    let (key, _) = create_key(store, authenticator.sealer(), request).await?;
+    let request = KeyRequest {
+        name: "first".into(),
+        description: "made at the first start".into(),
+        grants: Grants::everything(),
+        expires_at: None,
+    };
+    let audit = Audit::by(Audit::GATEWAY);
+    let (key, _) = create_key(store, authenticator.sealer(), request, audit).await?;
     authenticator.refresh().await?;
     Ok(Some(key.expose().to_owned()))
 }

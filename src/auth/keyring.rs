@@ -120,15 +120,16 @@ impl Entry {
 
     /// Whether the key may be used at all.
     pub fn admits(&self, unix_s: u64) -> bool {
-        self.row.status == KeyStatus::Active && self.row.expires_at.is_none_or(|end| unix_s < end)
+        self.row.status == KeyStatus::Active && self.expires_at().is_none_or(|end| unix_s < end)
     }
 
     pub fn identity(&self) -> &Identity {
         &self.identity
     }
 
+    /// When it ends by itself: at its expiry, or with the grace after its rotation.
     pub fn expires_at(&self) -> Option<u64> {
-        self.row.expires_at
+        self.row.ends_at()
     }
 
     pub fn hash(&self) -> &str {
@@ -176,6 +177,7 @@ mod tests {
     use super::super::EncryptionKey;
     use super::super::tag::Tagger;
     use super::*;
+    use crate::store::{Grants, Uuid};
 
     fn sealer(version: u8) -> Sealer {
         Sealer::new(&[EncryptionKey { version, key: Zeroizing::new([version; 32]) }]).unwrap()
@@ -183,14 +185,19 @@ mod tests {
 
     fn row(key_id: &str, sealed_for: &str, epoch: u64) -> KeyRow {
         KeyRow {
+            id: Uuid::nil(),
             key_id: key_id.into(),
             name: "n".into(),
             description: String::new(),
+            grants: Grants::everything(),
             status: KeyStatus::Active,
             sealed_hash: sealer(1).seal(Purpose::KeyRow, sealed_for.as_bytes(), b"$argon2id$"),
             key_version: 1,
-            created_at: 0,
             expires_at: None,
+            successor: None,
+            grace_until: None,
+            created_at: 0,
+            changed_at: 0,
             epoch,
         }
     }

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
-pub use create::{CreateError, KeyRequest, create_key};
+pub use create::{CreateError, KeyRequest, create_key, new_key};
 pub use credential::Credential;
 pub use denied::{AuthError, Denied};
 pub use identity::{Identity, KeyId};

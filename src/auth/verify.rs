@@ -266,7 +266,7 @@ impl Authenticator {
 
     async fn reload(&self) -> Result<bool, StoreError> {
         let current = self.keyring.load_full();
-        if self.store.epoch().await? == current.epoch() {
+        if self.store.epochs().await?.keys == current.epoch() {
             return Ok(false);
         }
         let (keys, sealer) = (self.store.keys().await?, Arc::clone(&self.sealer));

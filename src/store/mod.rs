@@ -1,20 +1,41 @@
-//! What must last: API keys and the epoch of their changes, behind one small interface.
+//! What must last: keys, servers, endpoints, usage, the audit log, behind one small interface.
 //!
-//! Invariants: SQL stands here and in `sql/` only. Every change of a key moves the epoch in the same
-//! transaction, by triggers. No caller's thread ever waits for the disk: an engine works on a thread of its own.
-//! Does not know: what a sealed hash holds, who is asking, or the wire.
+//! Two engines, SQLite and PostgreSQL, stand behind it. Operations are written once, in SQL that both understand,
+//! and run in a transaction of either.
+//!
+//! Invariants: SQL stands here and in `sql/` only. Every change moves the epoch of its kind and is in the audit log,
+//! in the transaction of the change itself. No caller's thread ever waits for the disk.
+//! Does not know: what sealed bytes or a definition hold, who is asking, or the wire.
 
+mod audit;
+mod endpoints;
+mod epochs;
 mod error;
-mod migrate;
-mod row;
+mod jwt_keys;
+mod keys;
+mod page;
+mod sealed;
+mod servers;
+mod session;
 mod sqlite;
 #[cfg(test)]
 pub(crate) mod testing;
+mod usage;
+mod value;
 
 use std::path::Path;
 
+pub use audit::{Audit, AuditFilter, AuditRow, ObjectKind};
+pub use endpoints::{EndpointRow, EndpointServer, EndpointSpec, Endpoints, PrefixMode, ToolOverride};
+pub use epochs::Epochs;
 pub use error::StoreError;
-pub use row::{KeyRow, KeyStatus, Keys, NewKey};
+pub use jwt_keys::{JwtAlgorithm, JwtKeyRow, JwtKeys, JwtPhase, NewJwtKey};
+pub use keys::{Grants, KeyRow, KeyStatus, Keys, NewKey, Predecessor, Rate, Role, Rotation};
+pub use page::{PAGE_ITEMS_MAX, Paged};
+pub use sealed::{Rewrap, Sealed, SealedKind, SealedRow};
+pub use servers::{Secrets, ServerKind, ServerRow, ServerSpec, Servers};
+pub use usage::{Applied, Counts, UsageBatch, UsageFilter, UsageKey, UsageRow};
+pub use uuid::Uuid;
 
 /// A handle to the store. Cheap to clone; the engine stops when the last one is dropped.
 #[derive(Debug, Clone)]
@@ -27,6 +48,35 @@ enum Engine {
     Sqlite(sqlite::Sqlite),
 }
 
+/// What a change expects to find (`If-Match`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Match {
+    /// Whatever is there.
+    Any,
+    /// This version and no other.
+    Version(u64),
+}
+
+/// What became of something put.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is new.
+    Create,
+    /// It is there instead of what was there.
+    Replace,
+    /// It was so already.
+    Keep,
+}
+
+/// Something put, and what became of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Put<T> {
+    /// What was done.
+    pub outcome: Outcome,
+    /// As it is now.
+    pub row: T,
+}
+
 impl Store {
     /// Opens the SQLite file at `path`, creating it (mode 0600) and bringing its schema up to date.
     ///
@@ -34,47 +84,24 @@ impl Store {
     pub async fn open_sqlite(path: &Path) -> Result<Self, StoreError> {
         Ok(Self { engine: Engine::Sqlite(sqlite::Sqlite::open(path).await?) })
     }
+}
 
-    /// Adds a key and gives the row as stored.
-    ///
-    /// Cancel safe: a dropped call is either wholly done or not at all.
-    pub async fn insert_key(&self, key: NewKey) -> Result<KeyRow, StoreError> {
-        match &self.engine {
-            Engine::Sqlite(sqlite) => sqlite.call(move |c| sqlite::insert_key(c, &key)).await,
+impl Match {
+    fn check(self, version: u64) -> Result<(), StoreError> {
+        match self {
+            Self::Version(expected) if expected != version => Err(StoreError::Conflict),
+            Self::Any | Self::Version(_) => Ok(()),
         }
     }
+}
 
-    /// All keys, and the epoch they show, read in one transaction. Cancel safe.
-    pub async fn keys(&self) -> Result<Keys, StoreError> {
-        match &self.engine {
-            Engine::Sqlite(sqlite) => sqlite.call(sqlite::keys).await,
-        }
-    }
-
-    /// One key. Cancel safe.
-    pub async fn key(&self, key_id: &str) -> Result<Option<KeyRow>, StoreError> {
-        let key_id = key_id.to_owned();
-        match &self.engine {
-            Engine::Sqlite(sqlite) => sqlite.call(move |c| sqlite::key(c, &key_id)).await,
-        }
-    }
-
-    /// Switches a key on or off. `false`: there is no such key.
-    ///
-    /// Cancel safe: a dropped call is either wholly done or not at all.
-    pub async fn set_key_status(&self, key_id: &str, status: KeyStatus) -> Result<bool, StoreError> {
-        let key_id = key_id.to_owned();
-        match &self.engine {
-            Engine::Sqlite(sqlite) => sqlite.call(move |c| sqlite::set_key_status(c, &key_id, status)).await,
-        }
-    }
-
-    /// The counter that every change of any key moves. Cancel safe.
-    pub async fn epoch(&self) -> Result<u64, StoreError> {
-        match &self.engine {
-            Engine::Sqlite(sqlite) => sqlite.call(|c| sqlite::epoch(c)).await,
-        }
-    }
+/// A new id. Those made later are greater (RFC 9562, version 7), which keeps indexes small.
+pub fn new_id() -> Uuid {
+    let mut random = [0; 10];
+    getrandom::fill(&mut random).expect("the operating system has random numbers");
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let millis = now.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
+    uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid()
 }
 
 #[cfg(test)]

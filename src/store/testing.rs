@@ -36,7 +36,7 @@ impl Drop for Folder {
 /// From now on the store cannot say anything about the epoch.
 pub(crate) fn break_epoch(database: &Path) {
     let shell = Connection::open(database).expect("the database is there");
-    shell.execute_batch("ALTER TABLE epoch RENAME TO away").expect("the table is there");
+    shell.execute_batch("ALTER TABLE epochs RENAME TO away").expect("the table is there");
 }
 
 /// Replaces what is sealed in a key's row.

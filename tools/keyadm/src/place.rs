@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use metamcp::auth::{Sealer, Secrets, parse_encryption_key, prepare_data_dir};
 use metamcp::config::{Env as _, ProcessEnv};
-use metamcp::store::Store;
+use metamcp::store::{Audit, Store};
 use zeroize::Zeroizing;
 
 use crate::args::Place;
@@ -70,6 +70,12 @@ impl Installation {
         };
         Ok(Sealer::new(&parse_encryption_key(&text)?)?)
     }
+}
+
+/// Whoever runs the program, now.
+pub fn audit() -> Audit {
+    let user = variable("USER").or_else(|| variable("LOGNAME")).unwrap_or_else(|| "unknown".into());
+    Audit::by(format!("keyadm:{user}"))
 }
 
 /// An empty one counts as not set: so do the shells and compose files that pass it on.

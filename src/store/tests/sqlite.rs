@@ -1,21 +1,14 @@
+//! What only a file on disk can suffer.
+
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use rusqlite::Connection;
 
-use super::testing::Folder;
-use super::*;
-
-fn sample(key_id: &str) -> NewKey {
-    NewKey {
-        key_id: key_id.into(),
-        name: "laptop".into(),
-        description: String::new(),
-        sealed_hash: vec![1, 2, 3],
-        key_version: 1,
-        created_at: 1_700_000_000,
-        expires_at: None,
-    }
-}
+use super::{by, sample};
+use crate::store::sqlite::migrate;
+use crate::store::testing::Folder;
+use crate::store::{Store, StoreError};
 
 async fn open(folder: &Folder) -> Result<Store, StoreError> {
     Store::open_sqlite(&folder.join("metamcp.sqlite")).await
@@ -30,56 +23,9 @@ async fn check(prepare: impl FnOnce(&Path), expected: &str) {
 }
 
 #[tokio::test]
-async fn every_change_moves_the_epoch_and_the_rows_own() {
-    let folder = Folder::new();
-    let store = open(&folder).await.unwrap();
-    assert_eq!(store.epoch().await.unwrap(), 0);
-
-    let first = store.insert_key(sample("AAAAAAAAAAAA")).await.unwrap();
-    let second = store.insert_key(sample("BBBBBBBBBBBB")).await.unwrap();
-    assert_eq!((first.epoch, second.epoch), (1, 2));
-    assert!(store.set_key_status("AAAAAAAAAAAA", KeyStatus::Inactive).await.unwrap());
-
-    let keys = store.keys().await.unwrap();
-    assert_eq!(keys.epoch, 3);
-    let seen: Vec<_> = keys.rows.iter().map(|row| (row.key_id.as_str(), row.status, row.epoch)).collect();
-    assert_eq!(seen, [("AAAAAAAAAAAA", KeyStatus::Inactive, 3), ("BBBBBBBBBBBB", KeyStatus::Active, 2)]);
-
-    // A person with the sqlite3 shell moves it as well.
-    let shell = Connection::open(folder.join("metamcp.sqlite")).unwrap();
-    shell.execute("DELETE FROM api_keys WHERE key_id = 'BBBBBBBBBBBB'", []).unwrap();
-    assert_eq!(store.epoch().await.unwrap(), 4);
-}
-
-#[tokio::test]
-async fn a_row_comes_back_as_it_went_in() {
-    let folder = Folder::new();
-    let store = open(&folder).await.unwrap();
-    let key =
-        NewKey { expires_at: Some(1_800_000_000), description: "CI; '\"".into(), ..sample("AAAAAAAAAAAA") };
-    let stored = store.insert_key(key.clone()).await.unwrap();
-    let read = store.key("AAAAAAAAAAAA").await.unwrap().unwrap();
-    assert_eq!(stored, read);
-    assert_eq!((read.description, read.sealed_hash), (key.description, key.sealed_hash));
-    assert_eq!((read.created_at, read.expires_at), (key.created_at, key.expires_at));
-    assert_eq!(store.key("BBBBBBBBBBBB").await.unwrap(), None);
-    assert!(!store.set_key_status("BBBBBBBBBBBB", KeyStatus::Inactive).await.unwrap());
-}
-
-#[tokio::test]
-async fn a_key_id_is_taken_once_and_a_refused_insert_leaves_no_trace() {
-    let folder = Folder::new();
-    let store = open(&folder).await.unwrap();
-    store.insert_key(sample("AAAAAAAAAAAA")).await.unwrap();
-    assert!(matches!(store.insert_key(sample("AAAAAAAAAAAA")).await, Err(StoreError::Duplicate)));
-    assert!(matches!(store.insert_key(sample("short")).await, Err(StoreError::Failed(_))));
-    assert_eq!(store.epoch().await.unwrap(), 1);
-}
-
-#[tokio::test]
 async fn what_was_written_is_there_after_reopening_and_nobody_else_may_read_it() {
     let folder = Folder::new();
-    open(&folder).await.unwrap().insert_key(sample("AAAAAAAAAAAA")).await.unwrap();
+    open(&folder).await.unwrap().insert_key(sample("AAAAAAAAAAAA"), by("test", 1)).await.unwrap();
     let store = open(&folder).await.unwrap();
     assert_eq!(store.keys().await.unwrap().rows.len(), 1);
     for name in ["metamcp.sqlite", "metamcp.sqlite-wal", "metamcp.sqlite-shm"] {
@@ -94,9 +40,9 @@ async fn many_may_open_a_fresh_file_at_once() {
     let stores = futures_util::future::join_all((0..16).map(|_| open(&folder))).await;
     for (number, store) in stores.into_iter().enumerate() {
         let store = store.expect("opens");
-        store.insert_key(sample(&format!("{number:012}"))).await.unwrap();
+        store.insert_key(sample(&format!("{number:012}")), by("test", 1)).await.unwrap();
     }
-    assert_eq!(open(&folder).await.unwrap().epoch().await.unwrap(), 16);
+    assert_eq!(open(&folder).await.unwrap().epochs().await.unwrap().keys, 16);
 }
 
 #[tokio::test]
@@ -107,7 +53,7 @@ async fn files_that_cannot_be_used_are_refused_with_what_to_do() {
     check(|path| sql(path, "CREATE TABLE theirs (x)"), "another program").await;
     check(
         |path| sql(path, "PRAGMA application_id = 0x6d637067; PRAGMA user_version = 99; CREATE TABLE x (y)"),
-        "schema version 99, this program knows versions up to 1",
+        "schema version 99, this program knows versions up to 2",
     )
     .await;
 }
@@ -116,7 +62,7 @@ async fn files_that_cannot_be_used_are_refused_with_what_to_do() {
 async fn a_damaged_page_is_found_on_opening() {
     let folder = Folder::new();
     let path = folder.join("metamcp.sqlite");
-    open(&folder).await.unwrap().insert_key(sample("AAAAAAAAAAAA")).await.unwrap();
+    open(&folder).await.unwrap().insert_key(sample("AAAAAAAAAAAA"), by("test", 1)).await.unwrap();
     // Moves what stands in the log into the file, where the damage is to be done.
     Connection::open(&path).unwrap().execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
     let mut bytes = std::fs::read(&path).unwrap();
@@ -132,7 +78,7 @@ fn the_schema_file_equals_all_migrations_in_order() {
     let mut by_migrations = Connection::open(migrated.join("a.sqlite")).unwrap();
     migrate::migrate(&mut by_migrations).unwrap();
     let by_schema = Connection::open_in_memory().unwrap();
-    by_schema.execute_batch(include_str!("../../sql/sqlite/schema.sql")).unwrap();
+    by_schema.execute_batch(include_str!("../../../sql/sqlite/schema.sql")).unwrap();
     assert_eq!(dump(&by_schema), dump(&by_migrations));
     assert!(dump(&by_schema).len() > 3);
 }
@@ -156,7 +102,7 @@ async fn another_programs_database_is_left_as_it_was() {
 #[tokio::test]
 async fn opening_and_reading_do_not_wait_for_whoever_writes() {
     let folder = Folder::new();
-    open(&folder).await.unwrap().insert_key(sample("AAAAAAAAAAAA")).await.unwrap();
+    open(&folder).await.unwrap().insert_key(sample("AAAAAAAAAAAA"), by("test", 1)).await.unwrap();
     let writer = Connection::open(folder.join("metamcp.sqlite")).unwrap();
     writer.execute_batch("BEGIN IMMEDIATE").unwrap();
     let store = open(&folder).await.unwrap();
