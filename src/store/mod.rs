@@ -14,6 +14,7 @@ mod error;
 mod jwt_keys;
 mod keys;
 mod page;
+mod postgres;
 mod sealed;
 mod servers;
 mod session;
@@ -22,6 +23,7 @@ mod sqlite;
 pub(crate) mod testing;
 mod usage;
 mod value;
+mod watch;
 
 use std::path::Path;
 
@@ -36,6 +38,7 @@ pub use sealed::{Rewrap, Sealed, SealedKind, SealedRow};
 pub use servers::{Secrets, ServerKind, ServerRow, ServerSpec, Servers};
 pub use usage::{Applied, Counts, UsageBatch, UsageFilter, UsageKey, UsageRow};
 pub use uuid::Uuid;
+pub use watch::{Away, Seen};
 
 /// A handle to the store. Cheap to clone; the engine stops when the last one is dropped.
 #[derive(Debug, Clone)]
@@ -46,6 +49,7 @@ pub struct Store {
 #[derive(Debug, Clone)]
 enum Engine {
     Sqlite(sqlite::Sqlite),
+    Postgres(postgres::Postgres),
 }
 
 /// What a change expects to find (`If-Match`).
@@ -83,6 +87,31 @@ impl Store {
     /// Cancel safe.
     pub async fn open_sqlite(path: &Path) -> Result<Self, StoreError> {
         Ok(Self { engine: Engine::Sqlite(sqlite::Sqlite::open(path).await?) })
+    }
+
+    /// Opens the PostgreSQL database that `url` (`postgres://...`) names, and brings its schema up to date.
+    ///
+    /// Cancel safe.
+    pub async fn open(url: &str) -> Result<Self, StoreError> {
+        let store = Self::postgres(url)?;
+        store.prepare().await?;
+        Ok(store)
+    }
+
+    /// The same without asking the server anything yet: the first operation does, or [`Store::prepare`]. Called in the
+    /// runtime that is to drive the connections; fails only for an address that cannot be one.
+    pub fn postgres(url: &str) -> Result<Self, StoreError> {
+        Ok(Self { engine: Engine::Postgres(postgres::Postgres::new(url)?) })
+    }
+
+    /// Reaches the database and brings its schema up to date. Done already, it costs nothing.
+    ///
+    /// Cancel safe.
+    pub async fn prepare(&self) -> Result<(), StoreError> {
+        match &self.engine {
+            Engine::Sqlite(_) => Ok(()),
+            Engine::Postgres(engine) => engine.prepare().await,
+        }
     }
 }
 

@@ -50,6 +50,12 @@ macro_rules! transact {
             $crate::store::Engine::Sqlite(engine) => {
                 engine.transact($access, move |$session| $crate::store::sqlite::at_once($work)).await
             }
+            $crate::store::Engine::Postgres(engine) => {
+                let mut held = engine.begin($access).await?;
+                let $session = &mut held;
+                let outcome = $work.await;
+                held.end(outcome).await
+            }
         }
     };
 }

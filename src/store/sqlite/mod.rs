@@ -72,6 +72,15 @@ impl Sqlite {
         .await
     }
 
+    /// Another one when anything may have been written since, by this process or any other. Costs next to nothing.
+    pub async fn stamp(&self) -> Result<(i64, u64), StoreError> {
+        self.call(|connection| {
+            let others: i64 = connection.pragma_query_value(None, "data_version", |row| row.get(0))?;
+            Ok((others, connection.total_changes()))
+        })
+        .await
+    }
+
     /// Runs `job` on the store's thread. Cancel safe: once handed over, the job runs to its end.
     async fn call<T, F>(&self, job: F) -> Result<T, StoreError>
     where

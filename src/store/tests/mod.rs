@@ -1,29 +1,19 @@
 //! The same rows for both engines, and what only one of them can suffer.
 
-mod suite;
+mod postgres;
+mod schema;
 mod sqlite;
+mod suite;
+mod watch;
 
-use super::testing::Folder;
+use super::testing::{Folder, with_database};
 use super::{Audit, Grants, NewKey, Store, new_id};
 
-/// A store of its own for a test, on either engine.
-struct Place {
-    store: Store,
-    _folder: Option<Folder>,
-}
-
-impl Place {
-    async fn sqlite() -> Self {
-        let folder = Folder::new();
-        let store = Store::open_sqlite(&folder.join("metamcp.sqlite")).await.unwrap();
-        Self { store, _folder: Some(folder) }
-    }
-}
-
-/// Runs a test on each engine there is.
+/// Runs a test on each engine there is, in a store of its own.
 async fn on_each(test: impl AsyncFn(&Store)) {
-    let place = Place::sqlite().await;
-    test(&place.store).await;
+    let folder = Folder::new();
+    test(&Store::open_sqlite(&folder.join("metamcp.sqlite")).await.unwrap()).await;
+    with_database(async |url| test(&Store::open(url).await.unwrap()).await).await;
 }
 
 fn by(actor: &str, at: u64) -> Audit {

@@ -6,7 +6,6 @@ use std::path::Path;
 use rusqlite::Connection;
 
 use super::{by, sample};
-use crate::store::sqlite::migrate;
 use crate::store::testing::Folder;
 use crate::store::{Store, StoreError};
 
@@ -70,23 +69,6 @@ async fn a_damaged_page_is_found_on_opening() {
     bytes[middle..middle + 2048].fill(0xff);
     std::fs::write(&path, bytes).unwrap();
     assert!(matches!(open(&folder).await, Err(StoreError::Corrupt(_))));
-}
-
-#[test]
-fn the_schema_file_equals_all_migrations_in_order() {
-    let migrated = Folder::new();
-    let mut by_migrations = Connection::open(migrated.join("a.sqlite")).unwrap();
-    migrate::migrate(&mut by_migrations).unwrap();
-    let by_schema = Connection::open_in_memory().unwrap();
-    by_schema.execute_batch(include_str!("../../../sql/sqlite/schema.sql")).unwrap();
-    assert_eq!(dump(&by_schema), dump(&by_migrations));
-    assert!(dump(&by_schema).len() > 3);
-}
-
-fn dump(connection: &Connection) -> Vec<String> {
-    let mut statement =
-        connection.prepare("SELECT coalesce(sql, name) FROM sqlite_schema ORDER BY type, name").unwrap();
-    statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
 }
 
 #[tokio::test]

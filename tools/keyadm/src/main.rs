@@ -55,6 +55,7 @@ fn print(output: &str) -> ExitCode {
 
 fn start(cli: Cli) -> Result<String, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
         .build()
         .map_err(|error| Failure::Unavailable(format!("cannot start: {error}")))?;
     runtime.block_on(run(cli))

@@ -1,0 +1,198 @@
+//! TLS to the database: rustls, as strict as the address asks for.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore, SignatureScheme,
+};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_postgres::Socket;
+use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::url::{Check, Roots};
+use crate::store::StoreError;
+
+/// Makes connections encrypted.
+#[derive(Clone)]
+pub struct Tls {
+    config: Arc<ClientConfig>,
+}
+
+impl Tls {
+    /// Reads root certificates, when any are needed.
+    pub fn new(check: &Check) -> Result<Self, StoreError> {
+        let provider = Arc::new(ring::default_provider());
+        let failed = |error: TlsError| StoreError::Url(format!("TLS: {error}"));
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .map_err(failed)?;
+        let mut config = match check {
+            Check::Host(roots) => builder.with_root_certificates(store(roots)?).with_no_client_auth(),
+            Check::Chain(_) | Check::Nothing => {
+                let chain = match check {
+                    Check::Chain(roots) => Some(chain(roots, &provider)?),
+                    _ => None,
+                };
+                let verifier = Arc::new(Lenient { provider, chain });
+                builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()
+            }
+        };
+        // PostgreSQL 17 and newer ask for it when TLS comes first.
+        config.alpn_protocols = vec![b"postgresql".to_vec()];
+        Ok(Self { config: Arc::new(config) })
+    }
+}
+
+fn store(roots: &Roots) -> Result<Arc<RootCertStore>, StoreError> {
+    let mut store = RootCertStore::empty();
+    match roots {
+        Roots::System => {
+            store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        }
+        Roots::File(path) => {
+            let unusable =
+                |reason: String| StoreError::Url(format!("sslrootcert {}: {reason}", path.display()));
+            let found = CertificateDer::pem_file_iter(path).map_err(|error| unusable(error.to_string()))?;
+            for certificate in found {
+                let certificate = certificate.map_err(|error| unusable(error.to_string()))?;
+                store.add(certificate).map_err(|error| unusable(error.to_string()))?;
+            }
+        }
+    }
+    if store.is_empty() {
+        return Err(StoreError::Url(
+            "there is no root certificate to check the server's with; name a PEM file by sslrootcert=".into(),
+        ));
+    }
+    Ok(Arc::new(store))
+}
+
+fn chain(roots: &Roots, provider: &Arc<CryptoProvider>) -> Result<Arc<WebPkiServerVerifier>, StoreError> {
+    WebPkiServerVerifier::builder_with_provider(store(roots)?, Arc::clone(provider))
+        .build()
+        .map_err(|error| StoreError::Url(format!("sslrootcert: {error}")))
+}
+
+/// Looks at less than a browser would, as the address asks for.
+#[derive(Debug)]
+struct Lenient {
+    provider: Arc<CryptoProvider>,
+    /// `None`: whoever answers is taken for the server.
+    chain: Option<Arc<WebPkiServerVerifier>>,
+}
+
+impl ServerCertVerifier for Lenient {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, TlsError> {
+        let Some(chain) = &self.chain else { return Ok(ServerCertVerified::assertion()) };
+        match chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
+            // The name is looked at last: everything else was right.
+            Err(TlsError::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            )) => Ok(ServerCertVerified::assertion()),
+            other => other,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+impl MakeTlsConnect<Socket> for Tls {
+    type Stream = Stream;
+    type TlsConnect = Connect;
+    type Error = rustls_pki_types::InvalidDnsNameError;
+
+    fn make_tls_connect(&mut self, domain: &str) -> Result<Connect, Self::Error> {
+        let name = ServerName::try_from(domain)?.to_owned();
+        Ok(Connect { connector: TlsConnector::from(Arc::clone(&self.config)), name })
+    }
+}
+
+/// One handshake to be made.
+pub struct Connect {
+    connector: TlsConnector,
+    name: ServerName<'static>,
+}
+
+impl TlsConnect<Socket> for Connect {
+    type Stream = Stream;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Stream>> + Send>>;
+
+    fn connect(self, socket: Socket) -> Self::Future {
+        Box::pin(async move { Ok(Stream(self.connector.connect(self.name, socket).await?)) })
+    }
+}
+
+/// An encrypted connection.
+pub struct Stream(TlsStream<Socket>);
+
+impl tokio_postgres::tls::TlsStream for Stream {
+    fn channel_binding(&self) -> ChannelBinding {
+        ChannelBinding::none()
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(context)
+    }
+}
