@@ -54,13 +54,22 @@ pub(crate) fn put_sealed_hash(database: &Path, key_id: &str, sealed_hash: &[u8])
 }
 
 /// The server for tests, or `None`, which is said aloud.
-#[allow(clippy::disallowed_methods, reason = "a test has no other place to be told of a server")]
 pub(crate) fn server() -> Option<String> {
-    let url = std::env::var(SERVER).ok().filter(|url| !url.is_empty());
-    if url.is_none() {
-        println!("{SERVER} is not set: NOT tested with PostgreSQL (tools/check sets it)");
+    variable(SERVER)
+}
+
+/// The file of the certificate that vouches for it.
+pub(crate) fn server_ca() -> Option<String> {
+    variable("METAMCP_TEST_DATABASE_CA")
+}
+
+#[allow(clippy::disallowed_methods, reason = "a test has no other place to be told of a server")]
+fn variable(name: &str) -> Option<String> {
+    let value = std::env::var(name).ok().filter(|value| !value.is_empty());
+    if value.is_none() {
+        println!("{name} is not set: NOT tested with PostgreSQL (tools/check sets it)");
     }
-    url
+    value
 }
 
 /// Runs a test with the address of a database of its own, which is dropped behind it.

@@ -14,7 +14,7 @@ mod value;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use deadpool_postgres::{ClientWrapper, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
 use tokio::runtime::Handle;
@@ -98,10 +98,12 @@ impl Postgres {
 
     /// After a restart of the server the pool may hold connections that died: as many tries as it can hold.
     async fn started(&self, begin: &str) -> Result<PgSession, StoreError> {
+        let begun = Instant::now();
         for _ in 0..CONNECTIONS_MAX {
             let session = PgSession { client: Some(self.pool.get().await?) };
             match session.command(begin).await {
-                Err(StoreError::Unavailable(_)) if session.is_closed() => {}
+                // A server that hangs would hang again.
+                Err(StoreError::Unavailable(_)) if begun.elapsed() < BROKEN_WITHIN => {}
                 Err(error) => return Err(error),
                 Ok(()) => return Ok(session),
             }
@@ -187,10 +189,6 @@ impl PgSession {
         self.client.as_deref().ok_or(StoreError::Stopped)
     }
 
-    fn is_closed(&self) -> bool {
-        self.client.as_ref().is_none_or(|client| client.is_closed())
-    }
-
     async fn execute_in_time(&self, sql: &str, values: &[Value]) -> Result<u64, StoreError> {
         check(values)?;
         let client = self.client()?;
@@ -260,6 +258,9 @@ const CREATE_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// For an answer. A little more than the server gives a statement, so that it is the one to end it.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(7);
+
+/// A connection that is dead says so at once.
+const BROKEN_WITHIN: Duration = Duration::from_secs(1);
 
 /// For all migrations, with those of other processes that are waited for.
 const MIGRATION_TIMEOUT: Duration = Duration::from_mins(10);

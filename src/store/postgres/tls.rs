@@ -1,13 +1,15 @@
 //! TLS to the database: rustls, as strict as the address asks for.
 
 use std::io;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::server::ParsedCertificate;
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore, SignatureScheme,
 };
@@ -36,62 +38,65 @@ impl Tls {
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
             .map_err(failed)?;
-        let mut config = match check {
-            Check::Host(roots) => builder.with_root_certificates(store(roots)?).with_no_client_auth(),
-            Check::Chain(_) | Check::Nothing => {
-                let chain = match check {
-                    Check::Chain(roots) => Some(chain(roots, &provider)?),
-                    _ => None,
-                };
-                let verifier = Arc::new(Lenient { provider, chain });
-                builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()
-            }
-        };
+        let verifier = Arc::new(Verifier::new(check, provider)?);
+        let mut config = builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
         // PostgreSQL 17 and newer ask for it when TLS comes first.
         config.alpn_protocols = vec![b"postgresql".to_vec()];
         Ok(Self { config: Arc::new(config) })
     }
 }
 
-fn store(roots: &Roots) -> Result<Arc<RootCertStore>, StoreError> {
-    let mut store = RootCertStore::empty();
-    match roots {
-        Roots::System => {
-            store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        }
-        Roots::File(path) => {
-            let unusable =
-                |reason: String| StoreError::Url(format!("sslrootcert {}: {reason}", path.display()));
-            let found = CertificateDer::pem_file_iter(path).map_err(|error| unusable(error.to_string()))?;
-            for certificate in found {
-                let certificate = certificate.map_err(|error| unusable(error.to_string()))?;
-                store.add(certificate).map_err(|error| unusable(error.to_string()))?;
-            }
-        }
-    }
-    if store.is_empty() {
-        return Err(StoreError::Url(
-            "there is no root certificate to check the server's with; name a PEM file by sslrootcert=".into(),
-        ));
-    }
-    Ok(Arc::new(store))
-}
-
-fn chain(roots: &Roots, provider: &Arc<CryptoProvider>) -> Result<Arc<WebPkiServerVerifier>, StoreError> {
-    WebPkiServerVerifier::builder_with_provider(store(roots)?, Arc::clone(provider))
-        .build()
-        .map_err(|error| StoreError::Url(format!("sslrootcert: {error}")))
-}
-
-/// Looks at less than a browser would, as the address asks for.
+/// Looks at as much of a certificate as the address asks for.
 #[derive(Debug)]
-struct Lenient {
+struct Verifier {
     provider: Arc<CryptoProvider>,
     /// `None`: whoever answers is taken for the server.
-    chain: Option<Arc<WebPkiServerVerifier>>,
+    trust: Option<Trust>,
 }
 
-impl ServerCertVerifier for Lenient {
+#[derive(Debug)]
+struct Trust {
+    chain: Arc<WebPkiServerVerifier>,
+    /// A certificate that was named itself needs nobody to vouch for it: so do servers that signed their own.
+    named: Vec<CertificateDer<'static>>,
+    host: bool,
+}
+
+impl Verifier {
+    fn new(check: &Check, provider: Arc<CryptoProvider>) -> Result<Self, StoreError> {
+        let (roots, host) = match check {
+            Check::Nothing => return Ok(Self { provider, trust: None }),
+            Check::Chain(roots) => (roots, false),
+            Check::Host(roots) => (roots, true),
+        };
+        let named = match roots {
+            Roots::System => Vec::new(),
+            Roots::File(path) => read(path)?,
+        };
+        let mut store = RootCertStore::empty();
+        if *roots == Roots::System {
+            store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        }
+        store.add_parsable_certificates(named.iter().cloned());
+        let chain = WebPkiServerVerifier::builder_with_provider(Arc::new(store), Arc::clone(&provider))
+            .build()
+            .map_err(|error| {
+                StoreError::Url(format!(
+                    "there is no root certificate to check the server's with ({error}); name a PEM file by \
+                     sslrootcert="
+                ))
+            })?;
+        Ok(Self { provider, trust: Some(Trust { chain, named, host }) })
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<CertificateDer<'static>>, StoreError> {
+    CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect)
+        .map_err(|error| StoreError::Url(format!("sslrootcert {}: {error}", path.display())))
+}
+
+impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -100,12 +105,20 @@ impl ServerCertVerifier for Lenient {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, TlsError> {
-        let Some(chain) = &self.chain else { return Ok(ServerCertVerified::assertion()) };
+        let Some(Trust { chain, named, host }) = &self.trust else {
+            return Ok(ServerCertVerified::assertion());
+        };
+        if named.contains(end_entity) {
+            if *host {
+                verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
+            }
+            return Ok(ServerCertVerified::assertion());
+        }
         match chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
             // The name is looked at last: everything else was right.
             Err(TlsError::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            )) => Ok(ServerCertVerified::assertion()),
+            )) if !host => Ok(ServerCertVerified::assertion()),
             other => other,
         }
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 
 use super::{by, sample};
-use crate::store::testing::{server, sql, with_database};
+use crate::store::testing::{server, server_ca, sql, with_database};
 use crate::store::{Store, StoreError};
 
 /// How opening fails, and that no password is in what is said.
@@ -129,4 +129,14 @@ async fn tls_is_checked_as_the_address_says() {
         panic!("the server for tests has no TLS: {error}");
     }
     check(&with("sslmode=verify-full&sslrootcert=system"), false, "certificate").await;
+    let Some(ca) = server_ca() else { return };
+    // By who signed it, or by itself.
+    for root in [&ca, &ca.replace("/ca.crt", "/server.crt")] {
+        for mode in ["require", "verify-ca", "verify-full"] {
+            Store::open(&with(&format!("sslmode={mode}&sslrootcert={root}"))).await.expect(mode);
+        }
+        let named = with(&format!("sslrootcert={root}")).replace("@127.0.0.1:", "@localhost:");
+        Store::open(&format!("{named}&sslmode=verify-ca")).await.expect("the name is not looked at");
+        check(&format!("{named}&sslmode=verify-full"), false, "certificate").await;
+    }
 }
