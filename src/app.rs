@@ -330,11 +330,10 @@ async fn watch_keys(authenticator: Arc<Authenticator>, store: Store, changed: wa
         authenticator.note_away(away.as_ref());
         if away.is_none() && known != Some(epochs.keys) {
             match authenticator.refresh().await {
-                Ok(news) => {
+                // Whether or not it was this look that found the news: a request may just have had one of its own.
+                Ok(_) => {
                     known = Some(epochs.keys);
-                    if news {
-                        changed.send_modify(|version| *version += 1);
-                    }
+                    changed.send_modify(|version| *version += 1);
                 }
                 Err(error) => {
                     tracing::warn!(%error, "keys could not be read again; those that are known go on");

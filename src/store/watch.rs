@@ -79,7 +79,7 @@ async fn poll(store: &Store, sender: &watch::Sender<Seen>, wake: &Notify) {
         }
         match look(store, &mut stamp).await {
             Ok(Some(raw)) => publish(sender, Ok(lift.lift(raw))),
-            Ok(None) => publish(sender, Ok(sender.borrow().epochs)),
+            Ok(None) => publish(sender, Ok(lift.lifted)),
             Err(error) => publish(sender, Err(&error)),
         }
         // Thousands of wake-ups at once are one.

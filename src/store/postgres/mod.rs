@@ -96,15 +96,18 @@ impl Postgres {
         Ok(session)
     }
 
-    /// After a restart of the server the pool may hold connections that died: as many tries as it can hold.
+    /// After a restart of the server the pool may hold connections that died: as many tries as it can hold. Where one
+    /// hangs, the others do too, and are made anew.
     async fn started(&self, begin: &str) -> Result<PgSession, StoreError> {
         let begun = Instant::now();
         for _ in 0..CONNECTIONS_MAX {
             let session = PgSession { client: Some(self.pool.get().await?) };
-            match session.command(begin).await {
-                // A server that hangs would hang again.
-                Err(StoreError::Unavailable(_)) if begun.elapsed() < BROKEN_WITHIN => {}
-                Err(error) => return Err(error),
+            match session.command(begin, BEGIN_TIMEOUT).await {
+                Err(StoreError::Unavailable(_)) if begun.elapsed() < BEGIN_TIMEOUT => {}
+                Err(error) => {
+                    self.pool.retain(|_, _| false);
+                    return Err(error);
+                }
                 Ok(()) => return Ok(session),
             }
         }
@@ -170,10 +173,10 @@ impl PgSession {
     /// Ends the transaction as the outcome wants it: kept when it is good, undone when it is not.
     pub async fn end<T>(mut self, outcome: Result<T, StoreError>) -> Result<T, StoreError> {
         match &outcome {
-            Ok(_) => self.command("COMMIT").await?,
+            Ok(_) => self.command("COMMIT", ANSWER_TIMEOUT).await?,
             // The connection is not trusted any more: dropped with `self`.
             Err(error) if error.is_away() => return outcome,
-            Err(_) if self.command("ROLLBACK").await.is_err() => return outcome,
+            Err(_) if self.command("ROLLBACK", ANSWER_TIMEOUT).await.is_err() => return outcome,
             Err(_) => {}
         }
         // Back to the pool.
@@ -181,8 +184,8 @@ impl PgSession {
         outcome
     }
 
-    async fn command(&self, sql: &str) -> Result<(), StoreError> {
-        within(async { Ok(self.client()?.batch_execute(sql).await?) }).await
+    async fn command(&self, sql: &str, patience: Duration) -> Result<(), StoreError> {
+        within(patience, async { Ok(self.client()?.batch_execute(sql).await?) }).await
     }
 
     fn client(&self) -> Result<&ClientWrapper, StoreError> {
@@ -192,7 +195,7 @@ impl PgSession {
     async fn execute_in_time(&self, sql: &str, values: &[Value]) -> Result<u64, StoreError> {
         check(values)?;
         let client = self.client()?;
-        within(async {
+        within(ANSWER_TIMEOUT, async {
             let statement = client.prepare_cached(sql).await?;
             Ok(client.execute_raw(&statement, values).await?)
         })
@@ -202,7 +205,7 @@ impl PgSession {
     async fn query_in_time(&self, sql: &str, values: &[Value]) -> Result<Vec<Row>, StoreError> {
         check(values)?;
         let client = self.client()?;
-        let rows = within(async {
+        let rows = within(ANSWER_TIMEOUT, async {
             let statement = client.prepare_cached(sql).await?;
             let bound: Vec<&(dyn tokio_postgres::types::ToSql + Sync)> =
                 values.iter().map(|value| value as _).collect();
@@ -240,8 +243,11 @@ fn discard(client: Object) {
     drop(Object::take(client));
 }
 
-async fn within<T>(statement: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-    timeout(ANSWER_TIMEOUT, statement)
+async fn within<T>(
+    patience: Duration,
+    statement: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    timeout(patience, statement)
         .await
         .unwrap_or_else(|_| Err(StoreError::Unavailable("it does not answer".into())))
 }
@@ -259,8 +265,8 @@ const CREATE_TIMEOUT: Duration = Duration::from_secs(6);
 /// For an answer. A little more than the server gives a statement, so that it is the one to end it.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(7);
 
-/// A connection that is dead says so at once.
-const BROKEN_WITHIN: Duration = Duration::from_secs(1);
+/// For the beginning of a transaction, which waits for nothing: a connection that takes longer hangs.
+const BEGIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// For all migrations, with those of other processes that are waited for.
 const MIGRATION_TIMEOUT: Duration = Duration::from_mins(10);

@@ -43,7 +43,7 @@ async fn a_server_that_accepts_and_says_nothing_is_given_up() {
     let hangs = listener.local_addr().unwrap();
     let begun = Instant::now();
     check(&format!("postgres://u:hunter2@{hangs}/d"), true, "does not answer").await;
-    assert!(begun.elapsed() < Duration::from_secs(8));
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]

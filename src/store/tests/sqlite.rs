@@ -7,7 +7,7 @@ use rusqlite::Connection;
 
 use super::{by, sample};
 use crate::store::testing::Folder;
-use crate::store::{Store, StoreError};
+use crate::store::{Grants, KeyStatus, Store, StoreError};
 
 async fn open(folder: &Folder) -> Result<Store, StoreError> {
     Store::open_sqlite(&folder.join("metamcp.sqlite")).await
@@ -69,6 +69,42 @@ async fn a_damaged_page_is_found_on_opening() {
     bytes[middle..middle + 2048].fill(0xff);
     std::fs::write(&path, bytes).unwrap();
     assert!(matches!(open(&folder).await, Err(StoreError::Corrupt(_))));
+}
+
+#[tokio::test]
+async fn keys_of_the_first_version_are_taken_over() {
+    let folder = Folder::new();
+    let path = folder.join("metamcp.sqlite");
+    let first = Connection::open(&path).unwrap();
+    first.execute_batch(include_str!("../../../sql/sqlite/0001_api_keys.sql")).unwrap();
+    first
+        .execute_batch(
+            "INSERT INTO api_keys (key_id, name, description, status, sealed_hash, key_version, created_at)
+             VALUES ('AAAAAAAAAAAA', 'laptop', 'd', 'active', x'010203', 1, 5),
+                    ('BBBBBBBBBBBB', '', '', 'inactive', x'04', 2, 6);
+             PRAGMA user_version = 1; PRAGMA application_id = 0x6d637067",
+        )
+        .unwrap();
+    drop(first);
+    let store = open(&folder).await.unwrap();
+    let keys = store.keys().await.unwrap();
+    let seen: Vec<_> = keys
+        .rows
+        .iter()
+        .map(|row| (row.key_id.as_str(), row.name.as_str(), row.status, row.key_version, row.epoch))
+        .collect();
+    let expected = [
+        ("AAAAAAAAAAAA", "laptop", KeyStatus::Active, 1, 1),
+        ("BBBBBBBBBBBB", "BBBBBBBBBBBB", KeyStatus::Inactive, 2, 2),
+    ];
+    assert_eq!((seen.as_slice(), keys.epoch), (&expected[..], 2));
+    assert_eq!(keys.rows[0].grants, Grants::everything());
+    assert_eq!((&keys.rows[0].sealed_hash[..], keys.rows[0].created_at), (&[1, 2, 3][..], 5));
+    let id = keys.rows[0].id.to_string();
+    assert_eq!(store.key(&id).await.unwrap().as_ref(), Some(&keys.rows[0]));
+    assert_eq!((&id[14..15], "89ab".contains(&id[19..20])), ("4", true), "{id}");
+    assert!(store.set_key_status(&id, KeyStatus::Inactive, by("test", 9)).await.unwrap());
+    assert_eq!(store.epochs().await.unwrap().keys, 3);
 }
 
 #[tokio::test]

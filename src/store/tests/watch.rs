@@ -32,6 +32,18 @@ async fn a_change_by_another_process_is_seen() {
     .await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_file_in_which_nothing_happens_goes_on_being_watched() {
+    let folder = Folder::new();
+    let store = Store::open_sqlite(&folder.join("metamcp.sqlite")).await.unwrap();
+    let mut watch = store.watch();
+    for number in 1..=3_u64 {
+        tokio::time::sleep(SOON * 3).await;
+        store.insert_key(sample(&format!("{number:012}")), by("test", 1)).await.unwrap();
+        watch.wait_for(|seen| seen.epochs.keys == number).await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_file_that_cannot_be_read_any_more_is_away_and_comes_back() {
     let folder = Folder::new();
