@@ -257,7 +257,7 @@ async fn within<T>(
 const CONNECTIONS_MAX: usize = 8;
 
 /// For one of the pool's connections to come free.
-const CHECKOUT_TIMEOUT: Duration = Duration::from_secs(3);
+const CHECKOUT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// For a new connection, all addresses of the server together, with TLS and the password.
 const CREATE_TIMEOUT: Duration = Duration::from_secs(6);
@@ -266,7 +266,7 @@ const CREATE_TIMEOUT: Duration = Duration::from_secs(6);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(7);
 
 /// For the beginning of a transaction, which waits for nothing: a connection that takes longer hangs.
-const BEGIN_TIMEOUT: Duration = Duration::from_secs(2);
+const BEGIN_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// For all migrations, with those of other processes that are waited for.
 const MIGRATION_TIMEOUT: Duration = Duration::from_mins(10);
