@@ -1,5 +1,6 @@
 //! TLS to the database: rustls, as strict as the address asks for.
 
+use std::convert::Infallible;
 use std::io;
 use std::path::Path;
 use std::pin::Pin;
@@ -149,10 +150,11 @@ impl ServerCertVerifier for Verifier {
 impl MakeTlsConnect<Socket> for Tls {
     type Stream = Stream;
     type TlsConnect = Connect;
-    type Error = rustls_pki_types::InvalidDnsNameError;
+    type Error = Infallible;
 
-    fn make_tls_connect(&mut self, domain: &str) -> Result<Connect, Self::Error> {
-        let name = ServerName::try_from(domain)?.to_owned();
+    fn make_tls_connect(&mut self, domain: &str) -> Result<Connect, Infallible> {
+        // Asked for every connection, also where there will be no TLS, as over a Unix socket.
+        let name = ServerName::try_from(domain).ok().map(|name| name.to_owned());
         Ok(Connect { connector: TlsConnector::from(Arc::clone(&self.config)), name })
     }
 }
@@ -160,7 +162,8 @@ impl MakeTlsConnect<Socket> for Tls {
 /// One handshake to be made.
 pub struct Connect {
     connector: TlsConnector,
-    name: ServerName<'static>,
+    /// `None`: no certificate can be for such a name.
+    name: Option<ServerName<'static>>,
 }
 
 impl TlsConnect<Socket> for Connect {
@@ -169,7 +172,12 @@ impl TlsConnect<Socket> for Connect {
     type Future = Pin<Box<dyn Future<Output = io::Result<Stream>> + Send>>;
 
     fn connect(self, socket: Socket) -> Self::Future {
-        Box::pin(async move { Ok(Stream(self.connector.connect(self.name, socket).await?)) })
+        Box::pin(async move {
+            let name = self.name.ok_or_else(|| {
+                io::Error::new(io::ErrorKind::InvalidData, "no certificate can be for a host of this name")
+            })?;
+            Ok(Stream(self.connector.connect(name, socket).await?))
+        })
     }
 }
 
