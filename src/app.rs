@@ -1,6 +1,7 @@
 //! Builds the parts from a `Config`, runs them, and ends them in order.
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -15,8 +16,8 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::admin::Admin;
 use crate::auth::{
-    self, AuthError, Authenticator, CreateError, EncryptionKeyError, KeyRequest, SealerError, Secrets,
-    SecretsError, create_key, parse_encryption_key, parse_jwt_secret,
+    self, AuthError, Authenticator, CreateError, EncryptionKeyError, KeyRequest, KeysFrom, SealerError,
+    Secrets, SecretsError, create_key, parse_encryption_key, parse_jwt_secret,
 };
 use crate::backend::{Backend, BackendId, InvalidTarget, Pool, TlsRoots};
 use crate::base::{Phase, ServerName};
@@ -26,13 +27,22 @@ use crate::limits::Limits;
 use crate::route::{EndpointConfig, Table, TableError};
 use crate::server::{self, ControlPlane, ControlRequest, ControlResponse, ListenError, Shared, Workers};
 use crate::session::{Sessions, farewell};
-use crate::store::{Store, StoreError};
+use crate::store::{Audit, Grants, Seen, Store, StoreError};
 
 /// The embedded database's file in the data directory.
 const DATABASE: &str = "metamcp.sqlite";
 
-/// Between two looks at the store for keys that changed: how long a revoked key may still work.
-const KEY_POLL: Duration = Duration::from_secs(1);
+/// The last keyring that was read from a database server, in the data directory.
+const KEYRING: &str = "keyring.sealed";
+
+/// Between two tries to read keys that are known to have changed.
+const KEY_RETRY: Duration = Duration::from_secs(1);
+
+/// Between two looks for rotated keys whose grace is over; they open nothing new from the second it is.
+const GRACE_POLL: Duration = Duration::from_secs(10);
+
+/// Between two tries to reach a database at the start.
+const DATABASE_WAIT: Duration = Duration::from_secs(2);
 
 /// Between two looks for sessions that are over.
 const SESSION_SWEEP: Duration = Duration::from_secs(30);
@@ -67,11 +77,6 @@ pub struct Greeting {
 /// Why the gateway cannot start. Each text says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
-    /// A database that is not built yet.
-    #[error(
-        "DATABASE_URL names PostgreSQL, which this version does not reach yet; unset it to use the embedded database"
-    )]
-    Postgres,
     /// The secrets of the data directory.
     #[error(transparent)]
     Secrets(#[from] SecretsError),
@@ -97,7 +102,7 @@ pub enum AppError {
     #[error("cannot use the data directory {path}: {source}; name another by --data-dir")]
     DataDir {
         /// Which.
-        path: std::path::PathBuf,
+        path: PathBuf,
         /// Why.
         source: std::io::Error,
     },
@@ -123,9 +128,6 @@ pub enum AppError {
 impl App {
     /// Builds everything and begins to serve. Runs in a `LocalSet`, on which it leaves its background tasks.
     pub async fn start(config: Config) -> Result<Self, AppError> {
-        if config.database_url.is_some() {
-            return Err(AppError::Postgres);
-        }
         let (authenticator, store) = keys(&config).await?;
         let roots = system_roots();
         let backends = backends(&config, &roots)?;
@@ -154,7 +156,8 @@ impl App {
         // Only now: a key that is made and never shown is lost.
         let first_key = first_key(&config, &store, &authenticator).await?;
         spawn_background(keeper, sessions, &catalog, &table);
-        spawn_local(watch_keys(authenticator, keys_changed));
+        spawn_local(watch_keys(authenticator, store.clone(), keys_changed));
+        spawn_local(end_grace(store));
         let scheme = if config.server.tls.is_some() { "https" } else { "http" };
         let greeting = Greeting {
             url: format!("{scheme}://{}", workers.address),
@@ -219,7 +222,6 @@ async fn keys(config: &Config) -> Result<(Arc<Authenticator>, Store), AppError> 
         (None, Some(kept)) => parse_jwt_secret(&kept.jwt_secret)?,
         (None, None) => zeroize::Zeroizing::default(),
     };
-    let store = Store::open_sqlite(&config.data_dir.join(DATABASE)).await?;
     let timing = &config.auth_timing;
     let auth_config = auth::Config {
         mode: config.auth_mode,
@@ -230,7 +232,32 @@ async fn keys(config: &Config) -> Result<(Arc<Authenticator>, Store), AppError> 
         hash_queue_max: timing.hash_queue_max,
         verified_for: timing.verified_for,
     };
-    Ok((Arc::new(Authenticator::new(auth_config, store.clone()).await?), store))
+    let Some(url) = &config.database_url else {
+        let store = Store::open_sqlite(&config.data_dir.join(DATABASE)).await?;
+        return Ok((Arc::new(Authenticator::new(auth_config, store.clone()).await?), store));
+    };
+    let store = Store::postgres(url)?;
+    let authenticator = keys_of_server(auth_config, &store, config.data_dir.join(KEYRING)).await?;
+    Ok((Arc::new(authenticator), store))
+}
+
+/// A server that is away is waited for, unless an earlier run left its keyring: whoever restarts us would only do the
+/// same, and faster.
+async fn keys_of_server(
+    config: auth::Config,
+    store: &Store,
+    keyring: PathBuf,
+) -> Result<Authenticator, AuthError> {
+    loop {
+        let (config, keyring) = (config.clone(), Some(keyring.clone()));
+        match Authenticator::with_snapshot(config, store.clone(), keyring).await {
+            Err(error) if error.is_away() => {
+                tracing::warn!(%error, "waiting for the database");
+                sleep(DATABASE_WAIT).await;
+            }
+            other => return other,
+        }
+    }
 }
 
 /// The key of an installation that never had one. Keys that were all switched off stay so.
@@ -239,12 +266,19 @@ async fn first_key(
     store: &Store,
     authenticator: &Authenticator,
 ) -> Result<Option<String>, AppError> {
-    if config.auth_mode == auth::Mode::Open || !store.keys().await?.rows.is_empty() {
+    // With the keyring of an earlier run there was a key once.
+    let from_store = authenticator.health().keys_from == KeysFrom::Store;
+    if config.auth_mode == auth::Mode::Open || !from_store || !store.keys().await?.rows.is_empty() {
         return Ok(None);
     }
-    let request =
-        KeyRequest { name: "first".into(), description: "made at the first start".into(), expires_at: None };
-    let (key, _) = create_key(store, authenticator.sealer(), request).await?;
+    let request = KeyRequest {
+        name: "first".into(),
+        description: "made at the first start".into(),
+        grants: Grants::everything(),
+        expires_at: None,
+    };
+    let audit = Audit::by(Audit::GATEWAY);
+    let (key, _) = create_key(store, authenticator.sealer(), request, audit).await?;
     authenticator.refresh().await?;
     Ok(Some(key.expose().to_owned()))
 }
@@ -301,15 +335,42 @@ fn spawn_background(keeper: KeeperSeed, sessions: Arc<Sessions>, catalog: &Arc<C
 }
 
 /// Looks for keys that changed, and says so.
-async fn watch_keys(authenticator: Arc<Authenticator>, changed: watch::Sender<u64>) {
-    let mut poll = interval(KEY_POLL);
+async fn watch_keys(authenticator: Arc<Authenticator>, store: Store, changed: watch::Sender<u64>) {
+    let mut watch = store.watch();
+    let mut known = None;
+    loop {
+        let Seen { epochs, away } = watch.borrow_and_update().clone();
+        authenticator.note_away(away.as_ref());
+        if away.is_none() && known != Some(epochs.keys) {
+            match authenticator.refresh().await {
+                // Whether or not it was this look that found the news: a request may just have had one of its own.
+                Ok(_) => {
+                    known = Some(epochs.keys);
+                    changed.send_modify(|version| *version += 1);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "keys could not be read again; those that are known go on");
+                }
+            }
+        }
+        // What could not be read is tried again, changed or not.
+        if let Ok(Err(_)) = timeout(KEY_RETRY, watch.changed()).await {
+            return;
+        }
+    }
+}
+
+/// Switches rotated keys off when their time is over: nothing else takes back what they opened.
+async fn end_grace(store: Store) {
+    let mut poll = interval(GRACE_POLL);
     poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         poll.tick().await;
-        match authenticator.refresh().await {
-            Ok(true) => changed.send_modify(|version| *version += 1),
-            Ok(false) => {}
-            Err(error) => tracing::warn!(%error, "keys could not be read again; those that are known go on"),
+        match store.end_grace(Audit::by(Audit::GATEWAY)).await {
+            Ok(over) if over.is_empty() => {}
+            Ok(over) => tracing::info!(keys = over.len(), "the grace of rotated keys is over"),
+            // Said aloud by the one who watches; the keys open nothing new any more.
+            Err(error) => tracing::debug!(%error, "rotated keys could not be switched off"),
         }
     }
 }

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
-use crate::auth::{Authenticator, Check, Credential, Denied, Identity, Mode};
+use crate::auth::{Authenticator, Check, Credential, Denied, Health, Identity, KeysFrom, Mode};
 use crate::base::{EndpointName, Phase};
 use crate::catalog::{Catalog, View};
 use crate::route::Table;
@@ -78,7 +78,14 @@ impl Admin {
         let draining = *self.phase.borrow() > Phase::Serve;
         let status = if draining { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
         let mut body = json!({"ready": !draining});
+        let health = self.auth.health();
+        if !health.is_good() {
+            body["degraded"] = json!(true);
+        }
         if self.identify(headers).await.is_ok() {
+            if !health.is_good() {
+                body["store"] = store(&health);
+            }
             body["servers"] = self.servers();
             let long = self.long_names();
             if !long.is_empty() {
@@ -168,6 +175,19 @@ impl Admin {
             Check::Ask => self.auth.ask(credential).await,
         }
     }
+}
+
+/// What is wrong with the store, in seconds since 1970.
+fn store(health: &Health) -> Value {
+    let mut store = json!({"answers": health.away.is_none()});
+    if let Some(away) = &health.away {
+        store["since"] = away.since.into();
+        store["reason"] = away.reason.as_str().into();
+    }
+    if let KeysFrom::Snapshot { written_at } = health.keys_from {
+        store["keys_as_of"] = written_at.into();
+    }
+    store
 }
 
 fn refusal(denied: Denied) -> Response<Bytes> {

@@ -1,8 +1,6 @@
 //! Making a key: for the command line, and for the first start.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
-use crate::store::{KeyRow, KeyStatus, NewKey, Store, StoreError};
+use crate::store::{Audit, Grants, KeyRow, KeyStatus, NewKey, Store, StoreError, new_id};
 
 use super::hasher::hash;
 use super::identity::KeyId;
@@ -16,6 +14,8 @@ pub struct KeyRequest {
     pub name: String,
     /// May be empty.
     pub description: String,
+    /// What the key may do.
+    pub grants: Grants,
     /// Seconds since 1970; `None`: never.
     pub expires_at: Option<u64>,
 }
@@ -44,9 +44,24 @@ pub async fn create_key(
     store: &Store,
     sealer: &Sealer,
     request: KeyRequest,
+    audit: Audit,
 ) -> Result<(ApiKey, KeyRow), CreateError> {
-    let created_at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    request.check(created_at)?;
+    let (key, new) = new_key(store, sealer, request, audit.at).await?;
+    let row = store.insert_key(new, audit).await?;
+    Ok((key, row))
+}
+
+/// Makes a key and what is to be stored of it, to be inserted at `now` (seconds since 1970), or to be the successor
+/// of another.
+///
+/// Cancel safe.
+pub async fn new_key(
+    store: &Store,
+    sealer: &Sealer,
+    request: KeyRequest,
+    now: u64,
+) -> Result<(ApiKey, NewKey), CreateError> {
+    request.check(now)?;
     check_sealer(store, sealer).await?;
     let (key, hash) = tokio::task::spawn_blocking(|| {
         let key = ApiKey::generate();
@@ -57,18 +72,17 @@ pub async fn create_key(
     .map_err(|_| CreateError::Hash)?;
     let key_id = key.parsed().key_id();
     let hash = hash.map_err(|_| CreateError::Hash)?;
-    let row = store
-        .insert_key(NewKey {
-            key_id: key_id.to_string(),
-            name: request.name,
-            description: request.description,
-            sealed_hash: sealer.seal(Purpose::KeyRow, key_id.as_bytes(), hash.as_bytes()),
-            key_version: sealer.version(),
-            created_at,
-            expires_at: request.expires_at,
-        })
-        .await?;
-    Ok((key, row))
+    let new = NewKey {
+        id: new_id(),
+        key_id: key_id.to_string(),
+        name: request.name,
+        description: request.description,
+        grants: request.grants,
+        sealed_hash: sealer.seal(Purpose::KeyRow, key_id.as_bytes(), hash.as_bytes()),
+        key_version: sealer.version(),
+        expires_at: request.expires_at,
+    };
+    Ok((key, new))
 }
 
 /// A key sealed with an `ENCRYPTION_KEY` other than the gateway's would never open.

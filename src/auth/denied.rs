@@ -4,6 +4,7 @@ use crate::store::StoreError;
 
 use super::seal::SealerError;
 use super::secrets::WeakJwtSecret;
+use super::snapshot::SnapshotError;
 
 /// Why a request was not let in. The text is what the client may see: an unknown key, a wrong secret and a
 /// revoked key are the same to it, so that nobody can learn which keys exist.
@@ -35,6 +36,16 @@ impl Denied {
     }
 }
 
+impl AuthError {
+    /// Whether it may help to wait for the store.
+    pub fn is_away(&self) -> bool {
+        match self {
+            Self::Store(away) | Self::NoKeyring { away, .. } => away.is_away(),
+            Self::Sealer(_) | Self::JwtSecret(_) | Self::Unopened { .. } | Self::Thread(_) => false,
+        }
+    }
+}
+
 /// Why keys cannot be checked at all.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthError {
@@ -60,6 +71,14 @@ pub enum AuthError {
         active: usize,
         /// Some of their ids, with the version that sealed each.
         which: String,
+    },
+    /// The database is away, and so is the last keyring on disk.
+    #[error("{away}, and there is no keyring on disk to start with: {snapshot}")]
+    NoKeyring {
+        /// Why the keys cannot be read.
+        away: StoreError,
+        /// Why not from there either.
+        snapshot: SnapshotError,
     },
     /// The operating system gave no thread.
     #[error("no thread for verifying keys: {0}")]

@@ -1,6 +1,6 @@
 //! All keys at one moment, ready to be looked up. Never changes: a new one is published.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -16,9 +16,15 @@ use super::seal::{Purpose, Sealer};
 use super::tag::Tag;
 
 /// The snapshot that requests read.
+///
+/// A key that was switched off or deleted stays so while this process lives, also when the database goes back to an older
+/// copy of itself in which it was not.
 pub struct Keyring {
+    /// As the store said it, whichever way it moved.
     epoch: u64,
     entries: HashMap<KeyId, Arc<Entry>>,
+    /// Keys that were there and are not any more.
+    removed: Arc<HashSet<KeyId>>,
     unopened: Vec<Unopened>,
 }
 
@@ -60,7 +66,7 @@ pub enum Belief {
 impl Keyring {
     /// Before the first one was read.
     pub fn empty() -> Self {
-        Self { epoch: 0, entries: HashMap::new(), unopened: Vec::new() }
+        Self { epoch: 0, entries: HashMap::new(), removed: Arc::default(), unopened: Vec::new() }
     }
 
     /// Takes over from `previous` what did not change, and with it what was proven about it.
@@ -69,6 +75,7 @@ impl Keyring {
         let mut unopened = Vec::new();
         for row in keys.rows {
             let Some(key_id) = KeyId::parse(&row.key_id) else { continue };
+            let Some(row) = previous.admit(key_id, row) else { continue };
             let known = previous.entries.get(&key_id).filter(|entry| entry.row == row);
             if let Some(entry) = known.cloned().or_else(|| Entry::open(key_id, &row, sealer).map(Arc::new)) {
                 entries.insert(key_id, entry);
@@ -76,7 +83,28 @@ impl Keyring {
                 unopened.push(Unopened { key_id: row.key_id, key_version: row.key_version });
             }
         }
-        Self { epoch: keys.epoch, entries, unopened }
+        let mut removed = Arc::clone(&previous.removed);
+        for key_id in previous.entries.keys().filter(|key_id| !entries.contains_key(key_id)) {
+            if removed.len() < REMOVED_MAX {
+                Arc::make_mut(&mut removed).insert(*key_id);
+            }
+        }
+        Self { epoch: keys.epoch, entries, removed, unopened }
+    }
+
+    /// What counts of a row that the store gives: of one that is older than what is known, only what takes away.
+    fn admit(&self, key_id: KeyId, row: KeyRow) -> Option<KeyRow> {
+        if self.removed.contains(&key_id) {
+            return None;
+        }
+        match self.entries.get(&key_id) {
+            Some(known) if known.row.epoch > row.epoch => {
+                let status =
+                    if row.status == KeyStatus::Inactive { KeyStatus::Inactive } else { known.row.status };
+                Some(KeyRow { status, ..known.row.clone() })
+            }
+            _ => Some(row),
+        }
     }
 
     pub fn epoch(&self) -> u64 {
@@ -120,15 +148,16 @@ impl Entry {
 
     /// Whether the key may be used at all.
     pub fn admits(&self, unix_s: u64) -> bool {
-        self.row.status == KeyStatus::Active && self.row.expires_at.is_none_or(|end| unix_s < end)
+        self.row.status == KeyStatus::Active && self.expires_at().is_none_or(|end| unix_s < end)
     }
 
     pub fn identity(&self) -> &Identity {
         &self.identity
     }
 
+    /// When it ends by itself: at its expiry, or with the grace after its rotation.
     pub fn expires_at(&self) -> Option<u64> {
-        self.row.expires_at
+        self.row.ends_at()
     }
 
     pub fn hash(&self) -> &str {
@@ -168,6 +197,10 @@ impl Verified {
     }
 }
 
+/// Deletions remembered by one process: a megabyte or two. Past it, only a database that goes back could bring a deleted
+/// key back.
+const REMOVED_MAX: usize = 100_000;
+
 /// Ids named in one error; the count says how many there are.
 const NAMED_MAX: usize = 8;
 
@@ -176,6 +209,7 @@ mod tests {
     use super::super::EncryptionKey;
     use super::super::tag::Tagger;
     use super::*;
+    use crate::store::{Grants, Uuid};
 
     fn sealer(version: u8) -> Sealer {
         Sealer::new(&[EncryptionKey { version, key: Zeroizing::new([version; 32]) }]).unwrap()
@@ -183,14 +217,19 @@ mod tests {
 
     fn row(key_id: &str, sealed_for: &str, epoch: u64) -> KeyRow {
         KeyRow {
+            id: Uuid::nil(),
             key_id: key_id.into(),
             name: "n".into(),
             description: String::new(),
+            grants: Grants::everything(),
             status: KeyStatus::Active,
             sealed_hash: sealer(1).seal(Purpose::KeyRow, sealed_for.as_bytes(), b"$argon2id$"),
             key_version: 1,
-            created_at: 0,
             expires_at: None,
+            successor: None,
+            grace_until: None,
+            created_at: 0,
+            changed_at: 0,
             epoch,
         }
     }
@@ -218,6 +257,41 @@ mod tests {
         let inactive = KeyRow { status: KeyStatus::Inactive, ..a };
         check(vec![inactive.clone()], &sealer(2), Ok(()));
         check(vec![inactive, b], &sealer(2), Err("1 of 1"));
+    }
+
+    /// Builds from `before`, then from `after`, and says which keys are on.
+    #[track_caller]
+    fn check_back(before: &[Vec<KeyRow>], after: Vec<KeyRow>, expected: &[&str]) {
+        let sealer = sealer(1);
+        let mut ring = Keyring::empty();
+        for (epoch, rows) in (10..).zip(before.iter().cloned().chain([after])) {
+            ring = Keyring::build(Keys { epoch, rows }, &sealer, &ring);
+        }
+        let mut on: Vec<_> =
+            ring.entries.iter().filter(|(_, e)| e.admits(0)).map(|(id, _)| id.as_str()).collect();
+        on.sort_unstable();
+        assert_eq!(on, expected);
+    }
+
+    #[test]
+    fn an_older_copy_of_the_database_gives_nothing_back() {
+        let (a, b) = (row("AAAAAAAAAAAA", "AAAAAAAAAAAA", 5), row("BBBBBBBBBBBB", "BBBBBBBBBBBB", 6));
+        let off = |row: &KeyRow, epoch| KeyRow { status: KeyStatus::Inactive, epoch, ..row.clone() };
+        let both = || vec![a.clone(), b.clone()];
+        check_back(&[both()], both(), &["AAAAAAAAAAAA", "BBBBBBBBBBBB"]);
+        check_back(&[both(), vec![off(&a, 7), b.clone()]], both(), &["BBBBBBBBBBBB"]);
+        check_back(&[both(), vec![b.clone()]], both(), &["BBBBBBBBBBBB"]);
+        // What it takes away counts, however old it is; what is new to us is let in.
+        check_back(&[both()], vec![off(&a, 4), b.clone()], &["BBBBBBBBBBBB"]);
+        check_back(&[vec![b.clone()]], both(), &["AAAAAAAAAAAA", "BBBBBBBBBBBB"]);
+        check_back(&[both()], vec![a.clone()], &["AAAAAAAAAAAA"]);
+        // Switched on again, as usual.
+        let on = KeyRow { epoch: 8, ..a.clone() };
+        check_back(
+            &[both(), vec![off(&a, 7), b.clone()]],
+            vec![on, b.clone()],
+            &["AAAAAAAAAAAA", "BBBBBBBBBBBB"],
+        );
     }
 
     #[test]

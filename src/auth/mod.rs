@@ -8,12 +8,14 @@ mod create;
 mod credential;
 mod denied;
 mod hasher;
+mod health;
 mod identity;
 mod key;
 mod keyring;
 mod refusals;
 mod seal;
 mod secrets;
+mod snapshot;
 mod tag;
 mod token;
 mod verify;
@@ -22,9 +24,10 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
-pub use create::{CreateError, KeyRequest, create_key};
+pub use create::{CreateError, KeyRequest, create_key, new_key};
 pub use credential::Credential;
 pub use denied::{AuthError, Denied};
+pub use health::{Health, KeysFrom};
 pub use identity::{Identity, KeyId};
 pub use key::{ApiKey, Malformed, Parsed};
 pub use seal::{Purpose, Sealer, SealerError, Unsealable};
@@ -32,6 +35,7 @@ pub use secrets::{
     EncryptionKeyError, Origin, Secrets, SecretsError, WeakJwtSecret, generate_encryption_key,
     generate_jwt_secret, parse_encryption_key, parse_jwt_secret, prepare_data_dir,
 };
+pub use snapshot::SnapshotError;
 pub use token::Token;
 pub use verify::{Authenticator, Check};
 

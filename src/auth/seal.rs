@@ -30,10 +30,24 @@ pub enum Purpose {
     RequestState,
     /// The id of an event in a resumable stream.
     EventId,
+    /// The last keyring, on disk.
+    KeyringSnapshot,
+    /// Headers and environment of a server in the store.
+    ServerSecrets,
+    /// A key that signs tokens, in the store.
+    JwtKey,
 }
 
 impl Purpose {
-    const ALL: [Self; 4] = [Self::KeyRow, Self::Session, Self::RequestState, Self::EventId];
+    const ALL: [Self; 7] = [
+        Self::KeyRow,
+        Self::Session,
+        Self::RequestState,
+        Self::EventId,
+        Self::KeyringSnapshot,
+        Self::ServerSecrets,
+        Self::JwtKey,
+    ];
 
     /// Part of what is at rest: never to be changed.
     fn label(self) -> &'static [u8] {
@@ -42,6 +56,9 @@ impl Purpose {
             Self::Session => b"metamcp/v1/session",
             Self::RequestState => b"metamcp/v1/request-state",
             Self::EventId => b"metamcp/v1/event-id",
+            Self::KeyringSnapshot => b"metamcp/v1/keyring-snapshot",
+            Self::ServerSecrets => b"metamcp/v1/server-secrets",
+            Self::JwtKey => b"metamcp/v1/jwt-key",
         }
     }
 }
@@ -155,7 +172,7 @@ mod tests {
         let boxed = one.seal(Purpose::Session, b"row", b"secret");
         check(&one, Purpose::Session, "row", &boxed, Ok("secret"));
         check(&one, Purpose::Session, "other row", &boxed, Err(Unsealable));
-        for other in [Purpose::KeyRow, Purpose::RequestState, Purpose::EventId] {
+        for other in Purpose::ALL.into_iter().filter(|other| *other != Purpose::Session) {
             check(&one, other, "row", &boxed, Err(Unsealable));
         }
         let both = Sealer::new(&[key(2, 9), key(1, 7)]).unwrap();

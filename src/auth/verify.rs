@@ -7,6 +7,7 @@
 //!
 //! The tag is taken before the keyring is asked, so that an unknown key id costs the same as a known one.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -14,17 +15,19 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 use tokio::sync::Mutex;
 
-use crate::store::{Store, StoreError};
+use crate::store::{Away, Keys, Store, StoreError};
 
 use super::credential::{Credential, Kind};
 use super::denied::{AuthError, Denied};
 use super::hasher::{Hasher, Verdict};
+use super::health::{self, Health, KeysFrom};
 use super::identity::Identity;
 use super::key::Parsed;
 use super::keyring::{Belief, Keyring};
 use super::refusals::Refusals;
 use super::seal::Sealer;
 use super::secrets::check_jwt_secret;
+use super::snapshot::{Kept, Snapshot};
 use super::tag::{Tag, Tagger};
 use super::token::{Token, Tokens};
 use super::{Config, Mode};
@@ -35,6 +38,9 @@ pub struct Authenticator {
     store: Store,
     sealer: Arc<Sealer>,
     keyring: ArcSwap<Keyring>,
+    /// Where each keyring that was read is kept for a start without the store.
+    snapshot: Option<Arc<Snapshot>>,
+    health: ArcSwap<Health>,
     anonymous: Identity,
     tagger: Tagger,
     tokens: Tokens,
@@ -75,15 +81,35 @@ impl Authenticator {
     ///
     /// Not cancel safe: dropping it may leave threads behind until the process ends.
     pub async fn new(config: Config, store: Store) -> Result<Self, AuthError> {
+        Self::with_snapshot(config, store, None).await
+    }
+
+    /// The same, keeping every keyring that is read in the file `snapshot`, and beginning with the one that is there
+    /// when the store is away. [`AuthError::NoKeyring`] or [`AuthError::Store`] with an error that
+    /// [`StoreError::is_away`]: there is none, and it may help to wait.
+    ///
+    /// Not cancel safe: dropping it may leave threads behind until the process ends.
+    pub async fn with_snapshot(
+        config: Config,
+        store: Store,
+        snapshot: Option<PathBuf>,
+    ) -> Result<Self, AuthError> {
         check_jwt_secret(&config.jwt_secret)?;
         let sealer = Sealer::new(&config.encryption_keys)?;
-        let keyring = Keyring::build(store.keys().await?, &sealer, &Keyring::empty());
+        let snapshot = snapshot.map(|path| Arc::new(Snapshot::new(path)));
+        let (keys, health) = health::first_keys(&store, snapshot.as_deref(), &sealer).await?;
+        if let (KeysFrom::Store, Some(snapshot)) = (health.keys_from, &snapshot) {
+            keep(snapshot, &sealer, &keys);
+        }
+        let keyring = Keyring::build(keys, &sealer, &Keyring::empty());
         keyring.check()?;
         Ok(Self {
             mode: config.mode,
             store,
             sealer: Arc::new(sealer),
             keyring: ArcSwap::from_pointee(keyring),
+            snapshot,
+            health: ArcSwap::from_pointee(health),
             anonymous: Identity::anonymous(),
             tagger: Tagger::new(),
             tokens: Tokens::new(&config.jwt_secret, config.token_lifetime),
@@ -164,6 +190,16 @@ impl Authenticator {
     pub async fn refresh(&self) -> Result<bool, StoreError> {
         let mut look = self.look.lock().await;
         self.run_look(&mut look).await
+    }
+
+    /// Whether the store answers, and where the keys came from.
+    pub fn health(&self) -> Arc<Health> {
+        self.health.load_full()
+    }
+
+    /// What whoever watches the store has found out.
+    pub fn note_away(&self, away: Option<&Away>) {
+        self.health.rcu(|health| Health { away: away.cloned(), ..(**health).clone() });
     }
 
     /// argon2 runs since the start.
@@ -266,19 +302,35 @@ impl Authenticator {
 
     async fn reload(&self) -> Result<bool, StoreError> {
         let current = self.keyring.load_full();
-        if self.store.epoch().await? == current.epoch() {
+        let from_store = self.health.load().keys_from == KeysFrom::Store;
+        if self.store.epochs().await?.keys == current.epoch() && from_store {
             return Ok(false);
         }
         let (keys, sealer) = (self.store.keys().await?, Arc::clone(&self.sealer));
+        let snapshot = self.snapshot.clone();
         // With thousands of keys it takes milliseconds, and whoever asks may be a worker with streams to serve.
-        let build = tokio::task::spawn_blocking(move || Keyring::build(keys, &sealer, &current));
+        let build = tokio::task::spawn_blocking(move || {
+            if let Some(snapshot) = snapshot {
+                keep(&snapshot, &sealer, &keys);
+            }
+            Keyring::build(keys, &sealer, &current)
+        });
         let next = build.await.map_err(|_| StoreError::Stopped)?;
         if let Err(error) = next.check() {
             // The others must go on working.
             tracing::error!(%error, "some API keys cannot be used");
         }
         self.keyring.store(Arc::new(next));
+        self.health.rcu(|health| Health { keys_from: KeysFrom::Store, ..(**health).clone() });
         Ok(true)
+    }
+}
+
+/// Without it a later start needs the store: worth a word, not an end.
+fn keep(snapshot: &Snapshot, sealer: &Sealer, keys: &Keys) {
+    let kept = Kept { written_at: Now::read().unix_s, keys: keys.clone() };
+    if let Err(error) = snapshot.write(sealer, &kept) {
+        tracing::warn!(%error, "the keyring could not be kept for a start without the database");
     }
 }
 

@@ -2,11 +2,30 @@
 
 use std::path::PathBuf;
 
-use rusqlite::ErrorCode;
-
 /// A store operation that failed. Holds no key material: statements are bound, never quoted.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
+    /// It was changed by somebody else since it was read.
+    #[error("it was changed in the meantime: read it again, and apply your change to what is there now")]
+    Conflict,
+    /// A value that only one row may have.
+    #[error("there is one with this {field} already")]
+    Exists {
+        /// The column.
+        field: String,
+    },
+    /// No such row.
+    #[error("there is no such {0}")]
+    NotFound(&'static str),
+    /// Something it refers to is not there.
+    #[error("it refers to a server or key that is not there")]
+    Dangling,
+    /// A value that the table does not take.
+    #[error("the database does not take it: {0}")]
+    Invalid(String),
+    /// The database cannot be reached or does not answer.
+    #[error("the database is not available: {0}")]
+    Unavailable(String),
     /// Another process held the write lock for longer than we wait.
     #[error("the database is locked by another process; try again, or find who holds it with `fuser`")]
     Locked,
@@ -25,7 +44,7 @@ pub enum StoreError {
          start a newer metamcp, or restore the backup made before the upgrade"
     )]
     NewerSchema {
-        /// In the file.
+        /// In the database.
         found: i64,
         /// The newest one known here.
         known: usize,
@@ -42,11 +61,14 @@ pub enum StoreError {
         reason: String,
     },
     /// It was opened, and now cannot be written.
-    #[error("the database cannot be written; check who owns it and whether its disk is mounted read-only")]
+    #[error("the database cannot be written; check who owns it and whether it is read-only")]
     ReadOnly,
-    /// A key id that is already taken.
-    #[error("a key with this id exists already")]
-    Duplicate,
+    /// The address of a database that cannot be one.
+    #[error("DATABASE_URL cannot be used: {0}")]
+    Url(String),
+    /// The server is there and does not let us in.
+    #[error("the database refuses the connection: {0}")]
+    Refused(String),
     /// The engine has stopped.
     #[error("the store has stopped; restart the program and read its log for the reason")]
     Stopped,
@@ -55,52 +77,23 @@ pub enum StoreError {
     Failed(String),
 }
 
-impl From<rusqlite::Error> for StoreError {
-    fn from(error: rusqlite::Error) -> Self {
-        let Some(code) = error.sqlite_error_code() else { return Self::Failed(error.to_string()) };
-        match code {
-            ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => Self::Locked,
-            ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => Self::Corrupt(error.to_string()),
-            ErrorCode::DiskFull => Self::DiskFull,
-            ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::CannotOpen => Self::ReadOnly,
-            ErrorCode::ConstraintViolation if is_unique(&error) => Self::Duplicate,
-            _ => Self::Failed(error.to_string()),
+impl StoreError {
+    /// Whether the same may well succeed later, with nobody changing the request.
+    pub fn is_away(&self) -> bool {
+        match self {
+            Self::Unavailable(_) | Self::Locked | Self::DiskFull | Self::ReadOnly | Self::Stopped => true,
+            Self::Conflict
+            | Self::Exists { .. }
+            | Self::NotFound(_)
+            | Self::Dangling
+            | Self::Invalid(_)
+            | Self::Corrupt(_)
+            | Self::NewerSchema { .. }
+            | Self::Foreign(_)
+            | Self::Unreadable { .. }
+            | Self::Url(_)
+            | Self::Refused(_)
+            | Self::Failed(_) => false,
         }
-    }
-}
-
-fn is_unique(error: &rusqlite::Error) -> bool {
-    use rusqlite::ffi::{SQLITE_CONSTRAINT_PRIMARYKEY, SQLITE_CONSTRAINT_UNIQUE};
-    error
-        .sqlite_error()
-        .is_some_and(|e| [SQLITE_CONSTRAINT_PRIMARYKEY, SQLITE_CONSTRAINT_UNIQUE].contains(&e.extended_code))
-}
-
-#[cfg(test)]
-mod tests {
-    use rusqlite::ffi;
-
-    use super::*;
-
-    #[track_caller]
-    fn check(code: i32, expected: &str) {
-        let error = rusqlite::Error::SqliteFailure(ffi::Error::new(code), None);
-        let text = StoreError::from(error).to_string();
-        assert!(text.contains(expected), "{expected:?} is not in {text:?}");
-    }
-
-    #[test]
-    fn codes_become_texts_that_say_what_to_do() {
-        check(ffi::SQLITE_BUSY, "try again");
-        check(ffi::SQLITE_BUSY_SNAPSHOT, "try again");
-        check(ffi::SQLITE_LOCKED, "try again");
-        check(ffi::SQLITE_CORRUPT, "backup");
-        check(ffi::SQLITE_NOTADB, "backup");
-        check(ffi::SQLITE_FULL, "free some space");
-        check(ffi::SQLITE_READONLY, "who owns it");
-        check(ffi::SQLITE_CANTOPEN, "who owns it");
-        check(ffi::SQLITE_CONSTRAINT_PRIMARYKEY, "exists already");
-        check(ffi::SQLITE_CONSTRAINT_CHECK, "the database failed");
-        check(ffi::SQLITE_IOERR_WRITE, "the database failed");
     }
 }

@@ -1,20 +1,44 @@
-//! What must last: API keys and the epoch of their changes, behind one small interface.
+//! What must last: keys, servers, endpoints, usage, the audit log, behind one small interface.
 //!
-//! Invariants: SQL stands here and in `sql/` only. Every change of a key moves the epoch in the same
-//! transaction, by triggers. No caller's thread ever waits for the disk: an engine works on a thread of its own.
-//! Does not know: what a sealed hash holds, who is asking, or the wire.
+//! Two engines, SQLite and PostgreSQL, stand behind it. Operations are written once, in SQL that both understand,
+//! and run in a transaction of either.
+//!
+//! Invariants: SQL stands here and in `sql/` only. Every change moves the epoch of its kind and is in the audit log,
+//! in the transaction of the change itself. No caller's thread ever waits for the disk.
+//! Does not know: what sealed bytes or a definition hold, who is asking, or the wire.
 
+mod audit;
+mod endpoints;
+mod epochs;
 mod error;
-mod migrate;
-mod row;
+mod jwt_keys;
+mod keys;
+mod page;
+mod postgres;
+mod sealed;
+mod servers;
+mod session;
 mod sqlite;
 #[cfg(test)]
 pub(crate) mod testing;
+mod usage;
+mod value;
+mod watch;
 
 use std::path::Path;
 
+pub use audit::{Audit, AuditFilter, AuditRow, ObjectKind};
+pub use endpoints::{EndpointRow, EndpointServer, EndpointSpec, Endpoints, PrefixMode, ToolOverride};
+pub use epochs::Epochs;
 pub use error::StoreError;
-pub use row::{KeyRow, KeyStatus, Keys, NewKey};
+pub use jwt_keys::{JwtAlgorithm, JwtKeyRow, JwtKeys, JwtPhase, NewJwtKey};
+pub use keys::{Grants, KeyRow, KeyStatus, Keys, NewKey, Predecessor, Rate, Role, Rotation};
+pub use page::{PAGE_ITEMS_MAX, Paged};
+pub use sealed::{Rewrap, Sealed, SealedKind, SealedRow};
+pub use servers::{Secrets, ServerKind, ServerRow, ServerSpec, Servers};
+pub use usage::{Applied, Counts, UsageBatch, UsageFilter, UsageKey, UsageRow};
+pub use uuid::Uuid;
+pub use watch::{Away, Seen};
 
 /// A handle to the store. Cheap to clone; the engine stops when the last one is dropped.
 #[derive(Debug, Clone)]
@@ -25,6 +49,36 @@ pub struct Store {
 #[derive(Debug, Clone)]
 enum Engine {
     Sqlite(sqlite::Sqlite),
+    Postgres(postgres::Postgres),
+}
+
+/// What a change expects to find (`If-Match`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Match {
+    /// Whatever is there.
+    Any,
+    /// This version and no other.
+    Version(u64),
+}
+
+/// What became of something put.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is new.
+    Create,
+    /// It is there instead of what was there.
+    Replace,
+    /// It was so already.
+    Keep,
+}
+
+/// Something put, and what became of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Put<T> {
+    /// What was done.
+    pub outcome: Outcome,
+    /// As it is now.
+    pub row: T,
 }
 
 impl Store {
@@ -35,46 +89,48 @@ impl Store {
         Ok(Self { engine: Engine::Sqlite(sqlite::Sqlite::open(path).await?) })
     }
 
-    /// Adds a key and gives the row as stored.
+    /// Opens the PostgreSQL database that `url` (`postgres://...`) names, and brings its schema up to date.
     ///
-    /// Cancel safe: a dropped call is either wholly done or not at all.
-    pub async fn insert_key(&self, key: NewKey) -> Result<KeyRow, StoreError> {
-        match &self.engine {
-            Engine::Sqlite(sqlite) => sqlite.call(move |c| sqlite::insert_key(c, &key)).await,
-        }
+    /// Cancel safe.
+    pub async fn open(url: &str) -> Result<Self, StoreError> {
+        let store = Self::postgres(url)?;
+        store.prepare().await?;
+        Ok(store)
     }
 
-    /// All keys, and the epoch they show, read in one transaction. Cancel safe.
-    pub async fn keys(&self) -> Result<Keys, StoreError> {
-        match &self.engine {
-            Engine::Sqlite(sqlite) => sqlite.call(sqlite::keys).await,
-        }
+    /// The same without asking the server anything yet: the first operation does, or [`Store::prepare`]. Called in the
+    /// runtime that is to drive the connections; fails only for an address that cannot be one.
+    pub fn postgres(url: &str) -> Result<Self, StoreError> {
+        Ok(Self { engine: Engine::Postgres(postgres::Postgres::new(url)?) })
     }
 
-    /// One key. Cancel safe.
-    pub async fn key(&self, key_id: &str) -> Result<Option<KeyRow>, StoreError> {
-        let key_id = key_id.to_owned();
-        match &self.engine {
-            Engine::Sqlite(sqlite) => sqlite.call(move |c| sqlite::key(c, &key_id)).await,
-        }
-    }
-
-    /// Switches a key on or off. `false`: there is no such key.
+    /// Reaches the database and brings its schema up to date. Done already, it costs nothing.
     ///
-    /// Cancel safe: a dropped call is either wholly done or not at all.
-    pub async fn set_key_status(&self, key_id: &str, status: KeyStatus) -> Result<bool, StoreError> {
-        let key_id = key_id.to_owned();
+    /// Cancel safe.
+    pub async fn prepare(&self) -> Result<(), StoreError> {
         match &self.engine {
-            Engine::Sqlite(sqlite) => sqlite.call(move |c| sqlite::set_key_status(c, &key_id, status)).await,
+            Engine::Sqlite(_) => Ok(()),
+            Engine::Postgres(engine) => engine.prepare().await,
         }
     }
+}
 
-    /// The counter that every change of any key moves. Cancel safe.
-    pub async fn epoch(&self) -> Result<u64, StoreError> {
-        match &self.engine {
-            Engine::Sqlite(sqlite) => sqlite.call(|c| sqlite::epoch(c)).await,
+impl Match {
+    fn check(self, version: u64) -> Result<(), StoreError> {
+        match self {
+            Self::Version(expected) if expected != version => Err(StoreError::Conflict),
+            Self::Any | Self::Version(_) => Ok(()),
         }
     }
+}
+
+/// A new id. Those made later are greater (RFC 9562, version 7), which keeps indexes small.
+pub fn new_id() -> Uuid {
+    let mut random = [0; 10];
+    getrandom::fill(&mut random).expect("the operating system has random numbers");
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let millis = now.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
+    uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid()
 }
 
 #[cfg(test)]

@@ -1,9 +1,14 @@
-//! A place on disk that a test has to itself, and what may befall the database there.
+//! A place that a test has to itself, on disk or in a PostgreSQL server, and what may befall the database there.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use futures_util::FutureExt;
 use rusqlite::Connection;
+use tokio_postgres::NoTls;
+
+/// Names a PostgreSQL server on which databases may be created; `tools/check` starts one.
+const SERVER: &str = "METAMCP_TEST_DATABASE_URL";
 
 /// A fresh folder, removed with the value.
 pub(crate) struct Folder(PathBuf);
@@ -36,7 +41,7 @@ impl Drop for Folder {
 /// From now on the store cannot say anything about the epoch.
 pub(crate) fn break_epoch(database: &Path) {
     let shell = Connection::open(database).expect("the database is there");
-    shell.execute_batch("ALTER TABLE epoch RENAME TO away").expect("the table is there");
+    shell.execute_batch("ALTER TABLE epochs RENAME TO away").expect("the table is there");
 }
 
 /// Replaces what is sealed in a key's row.
@@ -46,4 +51,48 @@ pub(crate) fn put_sealed_hash(database: &Path, key_id: &str, sealed_hash: &[u8])
         .execute("UPDATE api_keys SET sealed_hash = ?1 WHERE key_id = ?2", (sealed_hash, key_id))
         .expect("the table is there");
     assert_eq!(changed, 1);
+}
+
+/// The server for tests, or `None`, which is said aloud.
+pub(crate) fn server() -> Option<String> {
+    variable(SERVER)
+}
+
+/// The file of the certificate that vouches for it.
+pub(crate) fn server_ca() -> Option<String> {
+    variable("METAMCP_TEST_DATABASE_CA")
+}
+
+#[allow(clippy::disallowed_methods, reason = "a test has no other place to be told of a server")]
+fn variable(name: &str) -> Option<String> {
+    let value = std::env::var(name).ok().filter(|value| !value.is_empty());
+    if value.is_none() {
+        println!("{name} is not set: NOT tested with PostgreSQL (tools/check sets it)");
+    }
+    value
+}
+
+/// Runs a test with the address of a database of its own, which is dropped behind it.
+pub(crate) async fn with_database(test: impl AsyncFnOnce(&str)) {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let Some(server) = server() else { return };
+    let name = format!("test_{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+    sql(&server, &format!("CREATE DATABASE {name}")).await;
+    let (base, query) = server.split_once('?').unwrap_or((&server, ""));
+    let (host, _) = base.rsplit_once('/').expect("an address ends in a database");
+    let url = format!("{host}/{name}?{query}");
+    let outcome = std::panic::AssertUnwindSafe(test(&url)).catch_unwind().await;
+    sql(&server, &format!("DROP DATABASE {name} WITH (FORCE)")).await;
+    if let Err(panic) = outcome {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// As a person with psql would.
+pub(crate) async fn sql(url: &str, statements: &str) {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.expect("the server lets us in");
+    let driver = tokio::spawn(connection);
+    client.batch_execute(statements).await.expect(statements);
+    drop(client);
+    driver.await.expect("does not panic").expect("ends in peace");
 }

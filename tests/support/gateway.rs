@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Instant;
 
 use metamcp::auth::{KeyRequest, Sealer, Secrets, create_key, parse_encryption_key};
-use metamcp::store::{KeyStatus, Store};
+use metamcp::store::{Audit, Grants, KeyStatus, Store};
 
 use super::PATIENCE;
 
@@ -223,16 +223,23 @@ impl Keys {
     pub fn create(&self, name: &str) -> (String, String) {
         let (secrets, _) = Secrets::load_or_create(&self.data_dir).unwrap();
         let sealer = Sealer::new(&parse_encryption_key(&secrets.encryption_key).unwrap()).unwrap();
-        let request = KeyRequest { name: name.into(), description: String::new(), expires_at: None };
+        let request = KeyRequest {
+            name: name.into(),
+            description: String::new(),
+            grants: Grants::everything(),
+            expires_at: None,
+        };
         self.run(async |store| {
-            let (key, row) = create_key(&store, &sealer, request).await.unwrap();
+            let (key, row) = create_key(&store, &sealer, request, Audit::by("test")).await.unwrap();
             (row.key_id, key.expose().to_owned())
         })
     }
 
     /// Switches a key off.
     pub fn revoke(&self, key_id: &str) {
-        assert!(self.run(async |store| store.set_key_status(key_id, KeyStatus::Inactive).await.unwrap()));
+        assert!(self.run(async |store| {
+            store.set_key_status(key_id, KeyStatus::Inactive, Audit::by("test")).await.unwrap()
+        }));
     }
 
     fn run<T>(&self, work: impl AsyncFnOnce(Store) -> T) -> T {

@@ -3,8 +3,8 @@ use zeroize::Zeroizing;
 
 use super::super::{ApiKey, EncryptionKey, KeyRequest, create_key};
 use super::*;
-use crate::store::KeyStatus;
 use crate::store::testing::{Folder, break_epoch, put_sealed_hash};
+use crate::store::{Audit, Grants, KeyStatus};
 
 const DATABASE: &str = "metamcp.sqlite";
 const QUEUE_MAX: usize = 8;
@@ -28,6 +28,10 @@ fn config() -> Config {
     }
 }
 
+fn request(name: &str, expires_at: Option<u64>) -> KeyRequest {
+    KeyRequest { name: name.into(), description: String::new(), grants: Grants::everything(), expires_at }
+}
+
 impl House {
     async fn new() -> Self {
         Self::with(config()).await
@@ -46,13 +50,15 @@ impl House {
     }
 
     async fn key_until(&self, expires_at: Option<u64>) -> String {
-        let request = KeyRequest { name: "laptop".into(), description: String::new(), expires_at };
-        let (key, _) = create_key(&self.store, self.auth.sealer(), request).await.unwrap();
+        let request = request("laptop", expires_at);
+        let (key, _) = create_key(&self.store, self.auth.sealer(), request, Audit::by("test")).await.unwrap();
         key.expose().to_owned()
     }
 
     async fn inactivate(&self, key: &str) {
-        assert!(self.store.set_key_status(&key[4..16], KeyStatus::Inactive).await.unwrap());
+        assert!(
+            self.store.set_key_status(&key[4..16], KeyStatus::Inactive, Audit::by("test")).await.unwrap()
+        );
         assert!(self.auth.refresh().await.unwrap());
     }
 
@@ -175,7 +181,7 @@ async fn a_token_dies_with_its_key_and_with_every_change_of_it() {
     assert_eq!(house.auth.mint_token(&identity).unwrap_err(), Denied::Invalid);
 
     // Switched on again, the key works and the old token does not.
-    house.store.set_key_status(id, KeyStatus::Active).await.unwrap();
+    house.store.set_key_status(id, KeyStatus::Active, Audit::by("test")).await.unwrap();
     house.auth.refresh().await.unwrap();
     house.check(&token, ["invalid"; 3], 0).await;
     house.check(&key, ["ask", id, id], 1).await;
@@ -193,7 +199,7 @@ async fn a_token_of_another_replica_is_taken_by_one_that_has_not_heard_of_its_ke
 
     // Changed twice: the other knows, this one does not yet.
     for status in [KeyStatus::Inactive, KeyStatus::Active] {
-        house.store.set_key_status(id, status).await.unwrap();
+        house.store.set_key_status(id, status, Audit::by("test")).await.unwrap();
     }
     let identity = other.ask(&credential(&key)).await.unwrap();
     assert!(other.refresh().await.unwrap());
@@ -288,14 +294,15 @@ async fn an_encryption_key_that_opens_nothing_refuses_the_start_and_new_keys() {
     let other = Config { encryption_keys: vec![key.clone()], ..config() };
     let error = Authenticator::new(other, house.store.clone()).await.unwrap_err().to_string();
     assert!(error.starts_with("1 of 1 active API keys cannot be opened"), "{error}");
-    let request = KeyRequest { name: "n".into(), description: String::new(), expires_at: None };
+    let asked = request("n", None);
     let sealer = Sealer::new(std::slice::from_ref(&key)).unwrap();
-    let error = create_key(&house.store, &sealer, request.clone()).await.unwrap_err().to_string();
+    let error =
+        create_key(&house.store, &sealer, asked.clone(), Audit::by("test")).await.unwrap_err().to_string();
     assert!(error.contains("not the gateway's"), "{error}");
     // Half-way through a rotation: both are given.
     let both = Config { encryption_keys: [vec![key], config().encryption_keys].concat(), ..config() };
     let auth = Authenticator::new(both, house.store.clone()).await.unwrap();
-    let (_, row) = create_key(&house.store, auth.sealer(), request).await.unwrap();
+    let (_, row) = create_key(&house.store, auth.sealer(), asked, Audit::by("test")).await.unwrap();
     assert_eq!((row.key_version, row.sealed_hash[0]), (2, 2));
 }
 

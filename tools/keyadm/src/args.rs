@@ -72,10 +72,10 @@ pub enum Keys {
     },
 }
 
-const DATA_DIR: &str = "The gateway's data directory [default: $METAMCP_DATA_DIR, else \
-                        $XDG_DATA_HOME/metamcp, else ~/.local/share/metamcp]";
+const DATA_DIR: &str = "The gateway's data directory; with --database-url, where its secrets are \
+                        [default: $METAMCP_DATA_DIR, else $XDG_DATA_HOME/metamcp, else ~/.local/share/metamcp]";
 const DATABASE_URL: &str =
-    "The gateway's database, when it is not in the data directory [default: $DATABASE_URL]";
+    "postgres://…: the gateway's database, when it is not in the data directory [default: $DATABASE_URL]";
 
 const EXAMPLES: &str = "\
 Examples:

@@ -44,7 +44,15 @@ impl From<NoTime> for Failure {
 
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
-        Self::Unavailable(error.to_string())
+        match error {
+            StoreError::Url(_) => Self::Usage(error.to_string()),
+            StoreError::Conflict
+            | StoreError::Exists { .. }
+            | StoreError::NotFound(_)
+            | StoreError::Dangling
+            | StoreError::Invalid(_) => Self::Data(error.to_string()),
+            _ => Self::Unavailable(error.to_string()),
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
 use metamcp::auth::{KeyId, KeyRequest, create_key};
-use metamcp::store::{KeyStatus, Store};
+use metamcp::store::{Grants, KeyStatus, Store};
 
 use args::{Cli, Command, Keys};
 use failure::Failure;
@@ -55,6 +55,7 @@ fn print(output: &str) -> ExitCode {
 
 fn start(cli: Cli) -> Result<String, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
         .build()
         .map_err(|error| Failure::Unavailable(format!("cannot start: {error}")))?;
     runtime.block_on(run(cli))
@@ -66,7 +67,8 @@ async fn run(cli: Cli) -> Result<String, Failure> {
     match command {
         Keys::Create { name, description, expires, json } => {
             let expires_at = expires.map(|text| time::parse_end(&text, now())).transpose()?;
-            create(&installation, KeyRequest { name, description, expires_at }, json).await
+            let request = KeyRequest { name, description, grants: Grants::everything(), expires_at };
+            create(&installation, request, json).await
         }
         Keys::List { include_inactive, json } => {
             let mut rows = installation.store(Absent::Refuse).await?.keys().await?.rows;
@@ -84,7 +86,7 @@ async fn create(installation: &Installation, request: KeyRequest, json: bool) ->
     request.check(now())?;
     let sealer = installation.sealer()?;
     let store = installation.store(Absent::Create).await?;
-    let (key, row) = create_key(&store, &sealer, request).await?;
+    let (key, row) = create_key(&store, &sealer, request, place::audit()).await?;
     if json {
         return Ok(report::created_json(&key, &row));
     }
@@ -100,7 +102,7 @@ async fn inactivate(store: &Store, id: KeyId, json: bool) -> Result<String, Fail
     let row = row.ok_or_else(|| Failure::Data(format!("there is no key with the id {id}")))?;
     let changed = row.status == KeyStatus::Active;
     if changed {
-        store.set_key_status(id.as_str(), KeyStatus::Inactive).await?;
+        store.set_key_status(id.as_str(), KeyStatus::Inactive, place::audit()).await?;
     }
     if json {
         return Ok(report::inactivated_json(&row, changed));

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use metamcp::auth::{Sealer, Secrets, parse_encryption_key, prepare_data_dir};
 use metamcp::config::{Env as _, ProcessEnv};
-use metamcp::store::Store;
+use metamcp::store::{Audit, Store};
 use zeroize::Zeroizing;
 
 use crate::args::Place;
@@ -12,7 +12,14 @@ use crate::failure::Failure;
 
 /// An installation of the gateway.
 pub struct Installation {
-    data_dir: PathBuf,
+    database: Database,
+    /// Where `secrets.toml` is looked for; a database server goes without, when `ENCRYPTION_KEY` is given.
+    data_dir: Option<PathBuf>,
+}
+
+enum Database {
+    Server(Zeroizing<String>),
+    Embedded,
 }
 
 /// What to do when there is no database yet.
@@ -27,30 +34,44 @@ pub enum Absent {
 impl Installation {
     /// Flags first, then the environment, then the usual place.
     pub fn find(place: Place) -> Result<Self, Failure> {
-        match (place.data_dir, place.database_url) {
-            (Some(_), Some(_)) => {
-                return Err(Failure::Usage("give --data-dir or --database-url, not both".into()));
-            }
-            (Some(data_dir), None) => return Ok(Self { data_dir }),
-            (None, Some(url)) => return Err(refuse(&url)),
-            (None, None) => {}
-        }
-        if let Some(url) = variable("DATABASE_URL") {
-            return Err(refuse(&url));
-        }
-        let data_dir = variable("METAMCP_DATA_DIR")
-            .map(PathBuf::from)
+        let url = match (&place.data_dir, place.database_url) {
+            // Whoever names a directory means the database in it, whatever the environment says.
+            (Some(_), None) => None,
+            (_, Some(url)) => Some(url),
+            (None, None) => variable("DATABASE_URL"),
+        };
+        let data_dir = place
+            .data_dir
+            .or_else(|| variable("METAMCP_DATA_DIR").map(PathBuf::from))
             .or_else(|| Some(PathBuf::from(variable("XDG_DATA_HOME")?).join("metamcp")))
             .or_else(|| Some(PathBuf::from(variable("HOME")?).join(".local/share/metamcp")));
-        let data_dir = data_dir.ok_or_else(|| {
+        match url {
+            Some(url) if is_server(&url) => {
+                Ok(Self { database: Database::Server(Zeroizing::new(url)), data_dir })
+            }
+            // The URL itself is not repeated: it may hold a password.
+            Some(_) => Err(Failure::Usage(
+                "--database-url (or DATABASE_URL) takes postgres://…; for the embedded database name its \
+                 directory with --data-dir"
+                    .into(),
+            )),
+            None => Ok(Self { database: Database::Embedded, data_dir }),
+        }
+    }
+
+    fn data_dir(&self) -> Result<&Path, Failure> {
+        self.data_dir.as_deref().ok_or_else(|| {
             Failure::Usage("there is no HOME to find the data directory in; name it with --data-dir".into())
-        })?;
-        Ok(Self { data_dir })
+        })
     }
 
     /// Opens the database.
     pub async fn store(&self, absent: Absent) -> Result<Store, Failure> {
-        let path = self.data_dir.join(DATABASE);
+        if let Database::Server(url) = &self.database {
+            return Ok(Store::open(url).await?);
+        }
+        let data_dir = self.data_dir()?;
+        let path = data_dir.join(DATABASE);
         if absent == Absent::Refuse && !path.exists() {
             return Err(Failure::Unavailable(format!(
                 "there is no database at {}; name the gateway's data directory with --data-dir, \
@@ -58,7 +79,7 @@ impl Installation {
                 path.display()
             )));
         }
-        prepare_data_dir(&self.data_dir).map_err(|error| unusable(&self.data_dir, &error))?;
+        prepare_data_dir(data_dir).map_err(|error| unusable(data_dir, &error))?;
         Ok(Store::open_sqlite(&path).await?)
     }
 
@@ -66,10 +87,16 @@ impl Installation {
     pub fn sealer(&self) -> Result<Sealer, Failure> {
         let text = match variable("ENCRYPTION_KEY").map(Zeroizing::new) {
             Some(text) => text,
-            None => Secrets::load_or_create(&self.data_dir)?.0.encryption_key,
+            None => Secrets::load_or_create(self.data_dir()?)?.0.encryption_key,
         };
         Ok(Sealer::new(&parse_encryption_key(&text)?)?)
     }
+}
+
+/// Whoever runs the program, now.
+pub fn audit() -> Audit {
+    let user = variable("USER").or_else(|| variable("LOGNAME")).unwrap_or_else(|| "unknown".into());
+    Audit::by(format!("keyadm:{user}"))
 }
 
 /// An empty one counts as not set: so do the shells and compose files that pass it on.
@@ -77,16 +104,8 @@ fn variable(name: &str) -> Option<String> {
     ProcessEnv.var(name)?.into_string().ok().filter(|value| !value.is_empty())
 }
 
-/// The URL itself is not repeated: it may hold a password.
-fn refuse(url: &str) -> Failure {
-    let scheme = url.split("://").next().unwrap_or_default();
-    Failure::Usage(if matches!(scheme, "postgres" | "postgresql") {
-        "this version of keyadm does not reach PostgreSQL yet; name a data directory with --data-dir".into()
-    } else {
-        "--database-url (or DATABASE_URL) takes postgres://…; for the embedded database name its directory \
-         with --data-dir"
-            .into()
-    })
+fn is_server(url: &str) -> bool {
+    ["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme))
 }
 
 fn unusable(path: &Path, error: &std::io::Error) -> Failure {

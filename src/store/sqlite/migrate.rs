@@ -4,16 +4,19 @@ use std::path::Path;
 
 use rusqlite::{Connection, TransactionBehavior};
 
-use super::StoreError;
+use crate::store::StoreError;
 
 /// In order; a file's `user_version` counts how many of them it has had. Only ever appended to.
-const MIGRATIONS: [&str; 1] = [include_str!("../../sql/sqlite/0001_api_keys.sql")];
+const MIGRATIONS: [&str; 2] = [
+    include_str!("../../../sql/sqlite/0001_api_keys.sql"),
+    include_str!("../../../sql/sqlite/0002_control_plane.sql"),
+];
 
 /// "mcpg": marks a SQLite file as ours, so that no other program's database is ever altered.
 const APPLICATION_ID: i64 = 0x6d63_7067;
 
 /// Refuses what is another program's, or a later version's. Reads only.
-pub(super) fn recognise(connection: &Connection, path: &Path) -> Result<(), StoreError> {
+pub fn recognise(connection: &Connection, path: &Path) -> Result<(), StoreError> {
     let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     let application: i64 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
     let version = version(connection)?;
@@ -24,7 +27,7 @@ pub(super) fn recognise(connection: &Connection, path: &Path) -> Result<(), Stor
 }
 
 /// Applies what is missing, in one transaction that other processes wait for.
-pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
+pub fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
     // Without the write lock when there is nothing to write: reading works while somebody else holds it.
     if missing(version(connection)?)?.is_empty() {
         return Ok(());

@@ -1,0 +1,164 @@
+//! The last keyring that was read, on disk: for a start while the database is away.
+//!
+//! ```text
+//! file = header | sealed JSON of {written_at, keys}     mode 0600, put in place by renaming
+//! ```
+
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::store::Keys;
+
+use super::seal::{Purpose, Sealer};
+use super::secrets::random_bytes;
+
+/// Where the last keyring is kept.
+#[derive(Debug)]
+pub struct Snapshot {
+    path: PathBuf,
+}
+
+/// What was kept.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Kept {
+    /// Seconds since 1970.
+    pub written_at: u64,
+    /// As the store gave them.
+    pub keys: Keys,
+}
+
+/// Why there is nothing to start from.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// It cannot be read.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Of another version, another `ENCRYPTION_KEY`, or altered.
+    #[error(
+        "{0} does not open with the given ENCRYPTION_KEY, or is damaged; it is replaced once the database answers"
+    )]
+    Unsealable(PathBuf),
+}
+
+impl Snapshot {
+    pub fn new(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    /// Nobody ever sees half a file: the old one is there until the new one is whole.
+    pub fn write(&self, sealer: &Sealer, kept: &Kept) -> Result<(), SnapshotError> {
+        let json = serde_json::to_vec(kept).map_err(|error| self.io(error.into()))?;
+        let sealed = sealer.seal(Purpose::KeyringSnapshot, HEADER, &json);
+        let draft = self.path.with_extension(format!("{:x}", u64::from_le_bytes(random_bytes())));
+        let written = write(&draft, &sealed).and_then(|()| std::fs::rename(&draft, &self.path));
+        if written.is_err() {
+            // A full disk: not one half-written file more each second.
+            drop(std::fs::remove_file(&draft));
+        }
+        let written =
+            written.and_then(|()| File::open(self.path.parent().unwrap_or(Path::new(".")))?.sync_all());
+        written.map_err(|error| self.io(error))
+    }
+
+    /// `None`: none was written yet.
+    pub fn read(&self, sealer: &Sealer) -> Result<Option<Kept>, SnapshotError> {
+        let file = match File::open(&self.path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            other => other.map_err(|error| self.io(error))?,
+        };
+        let mut bytes = Vec::new();
+        file.take(FILE_BYTES_MAX).read_to_end(&mut bytes).map_err(|error| self.io(error))?;
+        let opened = bytes
+            .strip_prefix(HEADER)
+            .and_then(|sealed| sealer.open(Purpose::KeyringSnapshot, HEADER, sealed).ok())
+            .and_then(|json| serde_json::from_slice(&json).ok());
+        opened.map(Some).ok_or_else(|| SnapshotError::Unsealable(self.path.clone()))
+    }
+
+    fn io(&self, source: std::io::Error) -> SnapshotError {
+        SnapshotError::Io { path: self.path.clone(), source }
+    }
+}
+
+fn write(path: &Path, sealed: &[u8]) -> std::io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(HEADER)?;
+    file.write_all(sealed)?;
+    file.sync_all()
+}
+
+/// What the file is, and its version: bound to what is sealed.
+const HEADER: &[u8] = b"metamcp keyring 1\n";
+
+/// A key takes under a kilobyte, and nobody has a quarter of a million.
+const FILE_BYTES_MAX: u64 = 256 << 20;
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use zeroize::Zeroizing;
+
+    use super::super::EncryptionKey;
+    use super::*;
+    use crate::store::testing::Folder;
+
+    fn sealer(fill: u8) -> Sealer {
+        Sealer::new(&[EncryptionKey { version: 1, key: Zeroizing::new([fill; 32]) }]).unwrap()
+    }
+
+    /// Writes one, has it altered, and reads it again.
+    fn check(alter: impl FnOnce(&Path), opener: &Sealer, expected: &str) {
+        let folder = Folder::new();
+        let path = folder.join("keyring.sealed");
+        let snapshot = Snapshot::new(path.clone());
+        for epoch in 1..=2 {
+            let kept = Kept { written_at: 7, keys: Keys { epoch, rows: Vec::new() } };
+            snapshot.write(&sealer(1), &kept).unwrap();
+        }
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
+        alter(&path);
+        let seen = match snapshot.read(opener) {
+            Ok(Some(kept)) => format!("epoch {} at {}", kept.keys.epoch, kept.written_at),
+            Ok(None) => "none".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        assert!(seen.contains(expected), "{expected:?} is not in {seen:?}");
+    }
+
+    #[test]
+    fn only_what_we_wrote_is_read() {
+        let flip = |at: usize| {
+            move |path: &Path| {
+                let mut bytes = std::fs::read(path).unwrap();
+                bytes[at] ^= 1;
+                std::fs::write(path, bytes).unwrap();
+            }
+        };
+        check(|_| {}, &sealer(1), "epoch 2 at 7");
+        check(|_| {}, &sealer(2), "does not open");
+        check(|path| std::fs::remove_file(path).unwrap(), &sealer(1), "none");
+        check(|path| std::fs::write(path, "").unwrap(), &sealer(1), "does not open");
+        for at in [0, 17, 18, 30, 60, 80] {
+            check(flip(at), &sealer(1), "does not open");
+        }
+        check(
+            |path| {
+                std::fs::remove_file(path).unwrap();
+                std::fs::create_dir(path).unwrap();
+            },
+            &sealer(1),
+            "directory",
+        );
+    }
+}

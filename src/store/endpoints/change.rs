@@ -1,0 +1,157 @@
+//! What is done to endpoints, each in one transaction with its entry in the audit log.
+
+use uuid::Uuid;
+
+use super::row::{
+    EndpointRow, EndpointServer, EndpointSpec, ToolOverride, ToolRule, find_by_id, find_by_name,
+};
+use crate::store::audit::{Audit, Change, ObjectKind, record};
+use crate::store::session::Session;
+use crate::store::value::Value;
+use crate::store::{Match, Outcome, Put, StoreError};
+
+pub async fn insert<S: Session>(
+    session: &mut S,
+    id: Uuid,
+    spec: &EndpointSpec,
+    audit: &Audit,
+) -> Result<EndpointRow, StoreError> {
+    let values = [id.into(), Value::from(&spec.name), spec.prefix.as_str().into(), audit.at.into()];
+    session.execute(INSERT, &values).await?;
+    add_servers(session, id, spec).await?;
+    let row = known(session, id).await?;
+    note(session, audit, "endpoint.create", None, Some(&row)).await?;
+    Ok(row)
+}
+
+pub async fn replace<S: Session>(
+    session: &mut S,
+    id: Uuid,
+    expect: Match,
+    spec: &EndpointSpec,
+    audit: &Audit,
+) -> Result<EndpointRow, StoreError> {
+    let before = known(session, id).await?;
+    expect.check(before.version)?;
+    if before.is(spec) {
+        return Ok(before);
+    }
+    let values = [
+        Value::from(&spec.name),
+        spec.prefix.as_str().into(),
+        audit.at.into(),
+        id.into(),
+        before.version.into(),
+    ];
+    // The version once more: a person with a shell takes part in no lock of ours.
+    if session.execute(UPDATE, &values).await? == 0 {
+        return Err(StoreError::Conflict);
+    }
+    // Their tools go with them.
+    session.execute("DELETE FROM endpoint_servers WHERE endpoint_id = $1", &[id.into()]).await?;
+    add_servers(session, id, spec).await?;
+    let after = known(session, id).await?;
+    note(session, audit, "endpoint.replace", Some(&before), Some(&after)).await?;
+    Ok(after)
+}
+
+pub async fn put<S: Session>(
+    session: &mut S,
+    id: Uuid,
+    expect: Match,
+    spec: &EndpointSpec,
+    audit: &Audit,
+) -> Result<Put<EndpointRow>, StoreError> {
+    let Some(before) = find_by_name(session, &spec.name).await? else {
+        if expect != Match::Any {
+            return Err(StoreError::Conflict);
+        }
+        let row = insert(session, id, spec, audit).await?;
+        return Ok(Put { outcome: Outcome::Create, row });
+    };
+    let row = replace(session, before.id, expect, spec, audit).await?;
+    let outcome = if row.version == before.version { Outcome::Keep } else { Outcome::Replace };
+    Ok(Put { outcome, row })
+}
+
+pub async fn delete<S: Session>(
+    session: &mut S,
+    id: Uuid,
+    expect: Match,
+    audit: &Audit,
+) -> Result<EndpointRow, StoreError> {
+    let before = known(session, id).await?;
+    expect.check(before.version)?;
+    session.execute("DELETE FROM endpoints WHERE id = $1", &[id.into()]).await?;
+    note(session, audit, "endpoint.delete", Some(&before), None).await?;
+    Ok(before)
+}
+
+async fn known<S: Session>(session: &mut S, id: Uuid) -> Result<EndpointRow, StoreError> {
+    find_by_id(session, id).await?.ok_or(StoreError::NotFound("endpoint"))
+}
+
+async fn add_servers<S: Session>(session: &mut S, id: Uuid, spec: &EndpointSpec) -> Result<(), StoreError> {
+    for (position, server) in spec.servers.iter().enumerate() {
+        let values = [id.into(), server.server_id.into(), Value::from(position as u64)];
+        session.execute(INSERT_SERVER, &values).await?;
+        add_tools(session, id, server).await?;
+    }
+    Ok(())
+}
+
+async fn add_tools<S: Session>(session: &mut S, id: Uuid, server: &EndpointServer) -> Result<(), StoreError> {
+    let globs = |rule, globs: &'_ [String]| -> Vec<_> {
+        globs.iter().map(|glob| (rule, ToolOverride::none(glob))).collect()
+    };
+    let rules = globs(ToolRule::Allow, &server.allow)
+        .into_iter()
+        .chain(globs(ToolRule::Deny, &server.deny))
+        .chain(server.overrides.iter().map(|instead| (ToolRule::Override, instead.clone())));
+    for (position, (rule, instead)) in rules.enumerate() {
+        let values = [
+            id.into(),
+            server.server_id.into(),
+            rule.as_str().into(),
+            Value::from(&instead.tool),
+            Value::from(position as u64),
+            instead.name.as_ref().into(),
+            instead.title.as_ref().into(),
+            instead.description.as_ref().into(),
+            instead.annotations.as_ref().into(),
+        ];
+        session.execute(INSERT_TOOL, &values).await?;
+    }
+    Ok(())
+}
+
+impl ToolOverride {
+    /// Nothing instead: the pattern of a filter.
+    fn none(pattern: &str) -> Self {
+        Self { tool: pattern.to_owned(), name: None, title: None, description: None, annotations: None }
+    }
+}
+
+async fn note<S: Session>(
+    session: &mut S,
+    audit: &Audit,
+    action: &'static str,
+    before: Option<&EndpointRow>,
+    after: Option<&EndpointRow>,
+) -> Result<(), StoreError> {
+    let id = after.or(before).map(|row| row.id.to_string()).unwrap_or_default();
+    let (before, after) = (before.map(EndpointRow::describe), after.map(EndpointRow::describe));
+    record(session, audit, Change { action, kind: ObjectKind::Endpoint, id, before, after }).await
+}
+
+const INSERT: &str = "INSERT INTO endpoints (id, name, prefix_mode, version, created_at, changed_at) \
+                      VALUES ($1, $2, $3, 1, $4, $4)";
+
+const UPDATE: &str = "UPDATE endpoints SET name = $1, prefix_mode = $2, version = version + 1, changed_at = $3 \
+                      WHERE id = $4 AND version = $5";
+
+const INSERT_SERVER: &str =
+    "INSERT INTO endpoint_servers (endpoint_id, server_id, position) VALUES ($1, $2, $3)";
+
+const INSERT_TOOL: &str = "INSERT INTO endpoint_tools (endpoint_id, server_id, kind, pattern, position, name, title, \
+                           description, annotations) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";

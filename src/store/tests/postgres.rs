@@ -1,0 +1,142 @@
+//! What only a server can do to us.
+
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpListener;
+
+use super::{by, sample};
+use crate::store::testing::{server, server_ca, sql, with_database};
+use crate::store::{Store, StoreError};
+
+/// How opening fails, and that no password is in what is said.
+async fn check(url: &str, away: bool, expected: &str) {
+    let error = Store::open(url).await.expect_err(expected);
+    assert_eq!(error.is_away(), away, "{error:?}");
+    let text = format!("{error} {error:?}");
+    assert!(text.contains(expected), "{expected:?} is not in {text:?}");
+    assert!(!text.contains("hunter2"), "{text}");
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_be_used_is_told_from_one_that_is_away() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let nobody = listener.local_addr().unwrap();
+    drop(listener);
+    check(&format!("postgres://u:hunter2@{nobody}/d"), true, "not available").await;
+    check("postgres://u:hunter2@127.0.0.1:x/d", false, "DATABASE_URL").await;
+    check("postgres://u@127.0.0.1/d?sslmode=verify-full&sslrootcert=/none.pem", false, "/none.pem").await;
+    with_database(async |url| {
+        check(&url.replace("/test_", "/none_"), false, "does not exist").await;
+        sql(url, "CREATE TABLE mcp_servers (theirs TEXT)").await;
+        check(url, false, "another program").await;
+        sql(url, "DROP TABLE mcp_servers").await;
+        drop(Store::open(url).await.unwrap());
+        sql(url, "INSERT INTO metamcp_migrations VALUES (99, 0)").await;
+        check(url, false, "schema version 99, this program knows versions up to 1").await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_server_that_accepts_and_says_nothing_is_given_up() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let hangs = listener.local_addr().unwrap();
+    let begun = Instant::now();
+    check(&format!("postgres://u:hunter2@{hangs}/d"), true, "does not answer").await;
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn connections_that_were_cut_are_made_anew() {
+    with_database(async |url| {
+        let store = Store::open(url).await.unwrap();
+        let keys = (0..8).map(|_| store.keys());
+        for keys in futures_util::future::join_all(keys).await {
+            keys.unwrap();
+        }
+        let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                   WHERE datname = current_database() AND pid <> pg_backend_pid()";
+        sql(url, cut).await;
+        store.insert_key(sample("AAAAAAAAAAAA"), by("test", 1)).await.unwrap();
+        assert_eq!(store.keys().await.unwrap().rows.len(), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn many_may_migrate_at_once() {
+    with_database(async |url| {
+        let stores = futures_util::future::join_all((0..8).map(|_| Store::open(url))).await;
+        for (number, store) in stores.into_iter().enumerate() {
+            let key = sample(&format!("{number:012}"));
+            store.expect("opens").insert_key(key, by("test", 1)).await.unwrap();
+        }
+        assert_eq!(Store::open(url).await.unwrap().epochs().await.unwrap().keys, 8);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_dropped_operation_is_undone_and_blocks_nobody() {
+    with_database(async |url| {
+        let store = Store::open(url).await.unwrap();
+        for number in 0..40_u32 {
+            let key = sample(&format!("{number:012}"));
+            let wait = Duration::from_micros(u64::from(number) * 100);
+            drop(tokio::time::timeout(wait, store.insert_key(key, by("test", 1))).await);
+        }
+        store.insert_key(sample("AAAAAAAAAAAA"), by("test", 1)).await.unwrap();
+        let keys = store.keys().await.unwrap();
+        assert_eq!(keys.epoch, keys.rows.len() as u64);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_locked_table_is_given_up_and_a_read_only_server_says_so() {
+    with_database(async |url| {
+        let store = Store::open(url).await.unwrap();
+        let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.unwrap();
+        let driver = tokio::spawn(connection);
+        client.batch_execute("BEGIN; LOCK TABLE api_keys").await.unwrap();
+        let begun = Instant::now();
+        assert!(matches!(store.keys().await, Err(StoreError::Locked)));
+        assert!(begun.elapsed() < Duration::from_secs(6));
+        client.batch_execute("ROLLBACK").await.unwrap();
+        store.keys().await.unwrap();
+        drop(client);
+        driver.await.unwrap().unwrap();
+
+        sql(
+            url,
+            "DO $$ BEGIN EXECUTE 'ALTER DATABASE ' || current_database()
+                  || ' SET default_transaction_read_only = on'; END $$",
+        )
+        .await;
+        let store = Store::open(url).await.unwrap();
+        store.keys().await.unwrap();
+        let refused = store.insert_key(sample("AAAAAAAAAAAA"), by("test", 1)).await;
+        assert!(matches!(refused, Err(StoreError::ReadOnly)), "{refused:?}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn tls_is_checked_as_the_address_says() {
+    let Some(server) = server() else { return };
+    let with = |tls: &str| format!("{server}{}{tls}", if server.contains('?') { "&" } else { "?" });
+    if let Err(error) = Store::open(&with("sslmode=require")).await {
+        panic!("the server for tests has no TLS: {error}");
+    }
+    check(&with("sslmode=verify-full&sslrootcert=system"), false, "certificate").await;
+    let Some(ca) = server_ca() else { return };
+    // By who signed it, or by itself.
+    for root in [&ca, &ca.replace("/ca.crt", "/server.crt")] {
+        for mode in ["require", "verify-ca", "verify-full"] {
+            Store::open(&with(&format!("sslmode={mode}&sslrootcert={root}"))).await.expect(mode);
+        }
+        let named = with(&format!("sslrootcert={root}")).replace("@127.0.0.1:", "@localhost:");
+        Store::open(&format!("{named}&sslmode=verify-ca")).await.expect("the name is not looked at");
+        check(&format!("{named}&sslmode=verify-full"), false, "certificate").await;
+    }
+}

@@ -1,0 +1,128 @@
+//! What only a file on disk can suffer.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use rusqlite::Connection;
+
+use super::{by, sample};
+use crate::store::testing::Folder;
+use crate::store::{Grants, KeyStatus, Store, StoreError};
+
+async fn open(folder: &Folder) -> Result<Store, StoreError> {
+    Store::open_sqlite(&folder.join("metamcp.sqlite")).await
+}
+
+/// Opens a file that `prepare` made beforehand, and compares how that fails.
+async fn check(prepare: impl FnOnce(&Path), expected: &str) {
+    let folder = Folder::new();
+    prepare(&folder.join("metamcp.sqlite"));
+    let error = open(&folder).await.expect_err(expected).to_string();
+    assert!(error.contains(expected), "expected {expected:?} in {error:?}");
+}
+
+#[tokio::test]
+async fn what_was_written_is_there_after_reopening_and_nobody_else_may_read_it() {
+    let folder = Folder::new();
+    open(&folder).await.unwrap().insert_key(sample("AAAAAAAAAAAA"), by("test", 1)).await.unwrap();
+    let store = open(&folder).await.unwrap();
+    assert_eq!(store.keys().await.unwrap().rows.len(), 1);
+    for name in ["metamcp.sqlite", "metamcp.sqlite-wal", "metamcp.sqlite-shm"] {
+        let mode = std::fs::metadata(folder.join(name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn many_may_open_a_fresh_file_at_once() {
+    let folder = Folder::new();
+    let stores = futures_util::future::join_all((0..16).map(|_| open(&folder))).await;
+    for (number, store) in stores.into_iter().enumerate() {
+        let store = store.expect("opens");
+        store.insert_key(sample(&format!("{number:012}")), by("test", 1)).await.unwrap();
+    }
+    assert_eq!(open(&folder).await.unwrap().epochs().await.unwrap().keys, 16);
+}
+
+#[tokio::test]
+async fn files_that_cannot_be_used_are_refused_with_what_to_do() {
+    let sql = |path: &Path, sql: &str| Connection::open(path).unwrap().execute_batch(sql).unwrap();
+    check(|path| std::fs::write(path, "not a database, only some text".repeat(200)).unwrap(), "backup").await;
+    check(|path| std::fs::create_dir(path).unwrap(), "cannot open the database").await;
+    check(|path| sql(path, "CREATE TABLE theirs (x)"), "another program").await;
+    check(
+        |path| sql(path, "PRAGMA application_id = 0x6d637067; PRAGMA user_version = 99; CREATE TABLE x (y)"),
+        "schema version 99, this program knows versions up to 2",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_damaged_page_is_found_on_opening() {
+    let folder = Folder::new();
+    let path = folder.join("metamcp.sqlite");
+    open(&folder).await.unwrap().insert_key(sample("AAAAAAAAAAAA"), by("test", 1)).await.unwrap();
+    // Moves what stands in the log into the file, where the damage is to be done.
+    Connection::open(&path).unwrap().execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+    let mut bytes = std::fs::read(&path).unwrap();
+    let middle = bytes.len() / 2 / 4096 * 4096;
+    bytes[middle..middle + 2048].fill(0xff);
+    std::fs::write(&path, bytes).unwrap();
+    assert!(matches!(open(&folder).await, Err(StoreError::Corrupt(_))));
+}
+
+#[tokio::test]
+async fn keys_of_the_first_version_are_taken_over() {
+    let folder = Folder::new();
+    let path = folder.join("metamcp.sqlite");
+    let first = Connection::open(&path).unwrap();
+    first.execute_batch(include_str!("../../../sql/sqlite/0001_api_keys.sql")).unwrap();
+    first
+        .execute_batch(
+            "INSERT INTO api_keys (key_id, name, description, status, sealed_hash, key_version, created_at)
+             VALUES ('AAAAAAAAAAAA', 'laptop', 'd', 'active', x'010203', 1, 5),
+                    ('BBBBBBBBBBBB', '', '', 'inactive', x'04', 2, 6);
+             PRAGMA user_version = 1; PRAGMA application_id = 0x6d637067",
+        )
+        .unwrap();
+    drop(first);
+    let store = open(&folder).await.unwrap();
+    let keys = store.keys().await.unwrap();
+    let seen: Vec<_> = keys
+        .rows
+        .iter()
+        .map(|row| (row.key_id.as_str(), row.name.as_str(), row.status, row.key_version, row.epoch))
+        .collect();
+    let expected = [
+        ("AAAAAAAAAAAA", "laptop", KeyStatus::Active, 1, 1),
+        ("BBBBBBBBBBBB", "BBBBBBBBBBBB", KeyStatus::Inactive, 2, 2),
+    ];
+    assert_eq!((seen.as_slice(), keys.epoch), (&expected[..], 2));
+    assert_eq!(keys.rows[0].grants, Grants::everything());
+    assert_eq!((&keys.rows[0].sealed_hash[..], keys.rows[0].created_at), (&[1, 2, 3][..], 5));
+    let id = keys.rows[0].id.to_string();
+    assert_eq!(store.key(&id).await.unwrap().as_ref(), Some(&keys.rows[0]));
+    assert_eq!((&id[14..15], "89ab".contains(&id[19..20])), ("4", true), "{id}");
+    assert!(store.set_key_status(&id, KeyStatus::Inactive, by("test", 9)).await.unwrap());
+    assert_eq!(store.epochs().await.unwrap().keys, 3);
+}
+
+#[tokio::test]
+async fn another_programs_database_is_left_as_it_was() {
+    let folder = Folder::new();
+    let path = folder.join("metamcp.sqlite");
+    Connection::open(&path).unwrap().execute_batch("CREATE TABLE theirs (x)").unwrap();
+    let before = std::fs::read(&path).unwrap();
+    assert!(matches!(open(&folder).await, Err(StoreError::Foreign(_))));
+    assert_eq!(std::fs::read(&path).unwrap(), before);
+}
+
+#[tokio::test]
+async fn opening_and_reading_do_not_wait_for_whoever_writes() {
+    let folder = Folder::new();
+    open(&folder).await.unwrap().insert_key(sample("AAAAAAAAAAAA"), by("test", 1)).await.unwrap();
+    let writer = Connection::open(folder.join("metamcp.sqlite")).unwrap();
+    writer.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let store = open(&folder).await.unwrap();
+    assert_eq!(store.keys().await.unwrap().rows.len(), 1);
+}

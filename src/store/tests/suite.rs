@@ -1,0 +1,532 @@
+use serde_json::json;
+
+use super::{by, on_each, sample};
+use crate::store::{
+    Applied, AuditFilter, Counts, EndpointServer, EndpointSpec, Grants, JwtAlgorithm, JwtPhase, KeyStatus,
+    Match, NewJwtKey, NewKey, ObjectKind, Outcome, Predecessor, PrefixMode, Rate, Rewrap, Role, Sealed,
+    SealedKind, Secrets, ServerKind, ServerSpec, Store, StoreError, ToolOverride, UsageBatch, UsageFilter,
+    UsageKey, UsageRow, new_id,
+};
+
+/// How an operation ended, in a word and its field.
+#[track_caller]
+#[allow(clippy::needless_pass_by_value, reason = "rows read better without a borrow")]
+fn check<T: std::fmt::Debug>(result: Result<T, StoreError>, expected: &str) {
+    let seen = match &result {
+        Ok(_) => "ok".to_owned(),
+        Err(StoreError::Conflict) => "conflict".to_owned(),
+        Err(StoreError::Exists { field }) => format!("exists {field}"),
+        Err(StoreError::NotFound(what)) => format!("no {what}"),
+        Err(StoreError::Dangling) => "dangling".to_owned(),
+        Err(StoreError::Invalid(_)) => "invalid".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    assert_eq!(seen, expected, "{result:?}");
+}
+
+/// Action and object of each entry, oldest first.
+async fn audited(store: &Store) -> Vec<(String, String)> {
+    let mut rows = store.audit(AuditFilter::default(), None, 500).await.unwrap().items;
+    rows.reverse();
+    rows.into_iter().map(|row| (row.action, row.object_id)).collect()
+}
+
+fn spec(name: &str) -> ServerSpec {
+    ServerSpec {
+        name: name.into(),
+        kind: ServerKind::Http,
+        definition: json!({"url": "http://127.0.0.1:1/mcp", "text": "ü\u{1f980}' \" \\ \u{0}"}),
+        secrets: Secrets::Keep,
+    }
+}
+
+fn sealed(fill: u8) -> Sealed {
+    Sealed { bytes: vec![fill; 40], key_version: fill }
+}
+
+#[tokio::test]
+async fn every_change_moves_the_epoch_and_the_keys_own() {
+    on_each(async |store| {
+        assert_eq!(store.epochs().await.unwrap().keys, 0);
+        let first = store.insert_key(sample("AAAAAAAAAAAA"), by("test", 1)).await.unwrap();
+        let second = store.insert_key(sample("BBBBBBBBBBBB"), by("test", 2)).await.unwrap();
+        assert_eq!((first.epoch, second.epoch), (1, 2));
+        let off = KeyStatus::Inactive;
+        assert!(store.set_key_status("AAAAAAAAAAAA", off, by("test", 3)).await.unwrap());
+        // Off already: nothing changes.
+        assert!(store.set_key_status(&first.id.to_string(), off, by("test", 4)).await.unwrap());
+        assert!(!store.set_key_status("CCCCCCCCCCCC", off, by("test", 4)).await.unwrap());
+
+        let keys = store.keys().await.unwrap();
+        assert_eq!(keys.epoch, 3);
+        let seen: Vec<_> = keys
+            .rows
+            .iter()
+            .map(|row| (row.key_id.as_str(), row.status, row.epoch, row.changed_at))
+            .collect();
+        assert_eq!(
+            seen,
+            [("AAAAAAAAAAAA", KeyStatus::Inactive, 3, 3), ("BBBBBBBBBBBB", KeyStatus::Active, 2, 2)]
+        );
+        store.delete_key("BBBBBBBBBBBB", by("test", 5)).await.unwrap();
+        assert_eq!(store.epochs().await.unwrap().keys, 4);
+        let audited = audited(store).await;
+        let actions: Vec<_> = audited.iter().map(|(action, id)| (action.as_str(), &id[..1])).collect();
+        assert_eq!(
+            actions,
+            [("key.create", "A"), ("key.create", "B"), ("key.inactivate", "A"), ("key.delete", "B")]
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_key_comes_back_as_it_went_in() {
+    on_each(async |store| {
+        let grants = Grants {
+            role: Role::Admin,
+            endpoints: Some(vec!["a".into(), "ü, \"b\"".into()]),
+            tools: Some(vec![]),
+            rate: Some(Rate { per_second: 5, burst: u32::MAX }),
+            concurrency: Some(1),
+        };
+        let key = NewKey {
+            grants,
+            expires_at: Some(1_800_000_000),
+            description: "CI; '\"".into(),
+            sealed_hash: (0..=255).collect(),
+            key_version: 255,
+            ..sample("AAAAAAAAAAAA")
+        };
+        let stored = store.insert_key(key.clone(), by("test", 7)).await.unwrap();
+        assert_eq!(store.key("AAAAAAAAAAAA").await.unwrap().as_ref(), Some(&stored));
+        assert_eq!(store.key(&key.id.to_string()).await.unwrap().as_ref(), Some(&stored));
+        assert_eq!((&stored.grants, &stored.description), (&key.grants, &key.description));
+        assert_eq!((&stored.sealed_hash, stored.key_version), (&key.sealed_hash, 255));
+        assert_eq!((stored.created_at, stored.expires_at), (7, key.expires_at));
+        assert_eq!(store.key("BBBBBBBBBBBB").await.unwrap(), None);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_the_tables_do_not_take_leaves_no_trace() {
+    on_each(async |store| {
+        let good = store.insert_key(sample("AAAAAAAAAAAA"), by("test", 1)).await.unwrap();
+        let key = |change: fn(&mut NewKey)| {
+            let mut key = sample("BBBBBBBBBBBB");
+            change(&mut key);
+            store.insert_key(key, by("test", 2))
+        };
+        check(key(|key| key.key_id = "AAAAAAAAAAAA".into()).await, "exists key_id");
+        check(
+            store.insert_key(NewKey { id: good.id, ..sample("BBBBBBBBBBBB") }, by("t", 2)).await,
+            "exists id",
+        );
+        check(key(|key| key.key_id = "short".into()).await, "invalid");
+        check(key(|key| key.name.clear()).await, "invalid");
+        check(key(|key| key.name = "a\0b".into()).await, "invalid");
+        check(key(|key| key.grants.concurrency = Some(0)).await, "invalid");
+        check(key(|key| key.grants.rate = Some(Rate { per_second: 0, burst: 1 })).await, "invalid");
+        check(store.insert_key(sample("CCCCCCCCCCCC"), by("", 2)).await, "invalid");
+        assert_eq!(store.epochs().await.unwrap().keys, 1);
+        assert_eq!(audited(store).await.len(), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_rotated_key_goes_at_once_or_after_its_grace() {
+    on_each(async |store| {
+        for key_id in ["AAAAAAAAAAAA", "BBBBBBBBBBBB"] {
+            store.insert_key(sample(key_id), by("test", 1)).await.unwrap();
+        }
+        let rotate =
+            |old: &'static str, new: &str, what| store.rotate_key(old, sample(new), what, by("test", 10));
+        let gone = rotate("AAAAAAAAAAAA", "CCCCCCCCCCCC", Predecessor::Inactivate).await.unwrap();
+        assert_eq!((gone.old.status, gone.old.successor), (KeyStatus::Inactive, Some(gone.new.id)));
+        let kept = rotate("BBBBBBBBBBBB", "DDDDDDDDDDDD", Predecessor::KeepUntil(20)).await.unwrap();
+        assert_eq!((kept.old.status, kept.old.ends_at()), (KeyStatus::Active, Some(20)));
+        // What was proven about it holds until then.
+        assert_eq!(kept.old.epoch, 2);
+        check(rotate("AAAAAAAAAAAA", "EEEEEEEEEEEE", Predecessor::Inactivate).await, "conflict");
+        check(rotate("BBBBBBBBBBBB", "EEEEEEEEEEEE", Predecessor::Inactivate).await, "conflict");
+        check(rotate("FFFFFFFFFFFF", "EEEEEEEEEEEE", Predecessor::Inactivate).await, "no key");
+        check(rotate("DDDDDDDDDDDD", "AAAAAAAAAAAA", Predecessor::Inactivate).await, "exists key_id");
+        assert_eq!(store.key("DDDDDDDDDDDD").await.unwrap().unwrap().status, KeyStatus::Active);
+
+        assert_eq!(store.end_grace(by("test", 19)).await.unwrap().len(), 0);
+        assert_eq!(store.end_grace(by("test", 20)).await.unwrap(), [kept.old.id]);
+        assert_eq!(store.end_grace(by("test", 21)).await.unwrap().len(), 0);
+        let ended = store.key("BBBBBBBBBBBB").await.unwrap().unwrap();
+        assert!(ended.status == KeyStatus::Inactive && ended.epoch > 2);
+        store.delete_key("DDDDDDDDDDDD", by("test", 22)).await.unwrap();
+        assert_eq!(store.key("BBBBBBBBBBBB").await.unwrap().unwrap().successor, None);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_sealed_is_sealed_anew_without_taking_anything_back() {
+    on_each(async |store| {
+        for key_id in ["AAAAAAAAAAAA", "BBBBBBBBBBBB", "CCCCCCCCCCCC"] {
+            store.insert_key(sample(key_id), by("test", 1)).await.unwrap();
+        }
+        let before = store.keys().await.unwrap();
+        let page = store.sealed_otherwise(SealedKind::Keys, 2, None, 2).await.unwrap();
+        assert_eq!(page.next.as_deref(), Some("BBBBBBBBBBBB"));
+        let rest = store.sealed_otherwise(SealedKind::Keys, 2, page.next, 2).await.unwrap();
+        assert_eq!((rest.items[0].name.as_str(), rest.items.len(), rest.next), ("CCCCCCCCCCCC", 1, None));
+        let mut rewraps: Vec<_> = (page.items.into_iter().chain(rest.items))
+            .map(|row| Rewrap { name: row.name, from: row.sealed.bytes, to: sealed(2) })
+            .collect();
+        // Somebody was faster with this one.
+        rewraps[1].from = vec![9];
+        assert_eq!(store.rewrap(SealedKind::Keys, rewraps, by("test", 2)).await.unwrap(), 2);
+        assert_eq!(store.sealed_versions(SealedKind::Keys).await.unwrap(), [(1, 1), (2, 2)]);
+        let after = store.keys().await.unwrap();
+        assert!(after.epoch > before.epoch, "the replicas have to read it");
+        for (before, after) in before.rows.iter().zip(&after.rows) {
+            assert_eq!((before.epoch, before.changed_at), (after.epoch, after.changed_at));
+        }
+        assert_eq!(store.sealed_otherwise(SealedKind::Keys, 2, None, 9).await.unwrap().items.len(), 1);
+        assert_eq!(audited(store).await.last().unwrap(), &("rekey".to_owned(), "*".to_owned()));
+
+        let with = ServerSpec { secrets: Secrets::Set(sealed(1)), ..spec("a") };
+        let server = store.insert_server(new_id(), with, by("test", 3)).await.unwrap();
+        store.insert_server(new_id(), spec("b"), by("test", 3)).await.unwrap();
+        let found = store.sealed_otherwise(SealedKind::Servers, 2, None, 9).await.unwrap().items;
+        assert_eq!((found.len(), &found[0].name), (1, &server.id.to_string()));
+        let rewrap = Rewrap { name: found[0].name.clone(), from: sealed(1).bytes, to: sealed(2) };
+        assert_eq!(store.rewrap(SealedKind::Servers, vec![rewrap], by("test", 4)).await.unwrap(), 1);
+        let now = store.server("a").await.unwrap().unwrap();
+        assert_eq!((now.secrets, now.version), (Some(sealed(2)), 1));
+        assert_eq!(store.sealed_versions(SealedKind::JwtKeys).await.unwrap(), []);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn servers_change_only_from_the_version_that_was_read() {
+    on_each(async |store| {
+        let id = new_id();
+        let with = ServerSpec { secrets: Secrets::Set(sealed(1)), ..spec("a") };
+        let made = store.insert_server(id, with.clone(), by("test", 1)).await.unwrap();
+        assert_eq!(
+            (made.version, &made.definition, made.secrets.clone()),
+            (1, &with.definition, Some(sealed(1)))
+        );
+        check(store.insert_server(new_id(), spec("a"), by("test", 1)).await, "exists name");
+        check(store.insert_server(id, spec("b"), by("test", 1)).await, "exists id");
+        check(store.insert_server(new_id(), spec(""), by("test", 1)).await, "invalid");
+
+        let stdio = ServerSpec { kind: ServerKind::Stdio, ..spec("a") };
+        let replace =
+            |expect, spec: &ServerSpec| store.replace_server(id, expect, spec.clone(), by("test", 2));
+        let next = replace(Match::Version(1), &stdio).await.unwrap();
+        assert_eq!((next.version, next.kind, next.secrets), (2, ServerKind::Stdio, Some(sealed(1))));
+        check(replace(Match::Version(1), &stdio).await, "conflict");
+        assert_eq!(replace(Match::Any, &stdio).await.unwrap().version, 2, "nothing to change");
+        let bare = ServerSpec { secrets: Secrets::Clear, ..stdio };
+        assert_eq!(replace(Match::Any, &bare).await.unwrap().secrets, None);
+        check(store.replace_server(new_id(), Match::Any, bare.clone(), by("t", 2)).await, "no server");
+
+        let put = async |expect, spec: &ServerSpec| {
+            let put = store.put_server(new_id(), expect, spec.clone(), by("test", 3)).await?;
+            Ok::<_, StoreError>((put.outcome, put.row.version))
+        };
+        assert_eq!(put(Match::Any, &bare).await.unwrap(), (Outcome::Keep, 3));
+        assert_eq!(put(Match::Version(3), &spec("a")).await.unwrap(), (Outcome::Replace, 4));
+        assert_eq!(put(Match::Any, &spec("b")).await.unwrap(), (Outcome::Create, 1));
+        check(put(Match::Version(1), &spec("c")).await, "conflict");
+        check(store.replace_server(id, Match::Any, spec("b"), by("test", 4)).await, "exists name");
+
+        check(store.delete_server(id, Match::Version(3), by("test", 5)).await, "conflict");
+        check(store.delete_server(id, Match::Version(4), by("test", 5)).await, "ok");
+        check(store.delete_server(id, Match::Any, by("test", 5)).await, "no server");
+        let actions: Vec<_> = audited(store).await.into_iter().map(|(action, _)| action).collect();
+        let expected = ["create", "replace", "replace", "replace", "create", "delete"];
+        assert_eq!(actions, expected.map(|action| format!("server.{action}")));
+        let epochs = store.epochs().await.unwrap();
+        assert_eq!((epochs.servers, epochs.keys, epochs.endpoints), (6, 0, 0));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn servers_come_in_pages_by_name_and_by_id_or_name() {
+    on_each(async |store| {
+        // The order of bytes, not of a language.
+        for name in ["b", "a", "B", "ä", "_"] {
+            store.insert_server(new_id(), spec(name), by("test", 1)).await.unwrap();
+        }
+        let all = store.servers().await.unwrap();
+        let names: Vec<_> = all.rows.iter().map(|row| row.name.as_str()).collect();
+        assert_eq!((names.as_slice(), all.epoch), (&["B", "_", "a", "b", "ä"][..], 5));
+        let (mut seen, mut after) = (Vec::new(), None);
+        loop {
+            let page = store.server_page(after, 2).await.unwrap();
+            seen.extend(page.items);
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(seen, all.rows);
+        // Named like another one's id.
+        let id = all.rows[0].id.to_string();
+        store.insert_server(new_id(), spec(&id), by("test", 1)).await.unwrap();
+        assert_eq!(store.server(&id).await.unwrap().unwrap().name, "B");
+        assert_eq!(store.server("ä").await.unwrap().unwrap().name, "ä");
+        assert_eq!(store.server(&new_id().to_string()).await.unwrap(), None);
+        assert_eq!(store.server("'; --").await.unwrap(), None);
+    })
+    .await;
+}
+
+fn endpoint(name: &str, servers: Vec<EndpointServer>) -> EndpointSpec {
+    EndpointSpec { name: name.into(), prefix: PrefixMode::Always, servers }
+}
+
+fn renamed(tool: &str, name: Option<&str>) -> ToolOverride {
+    ToolOverride {
+        tool: tool.into(),
+        name: name.map(str::to_owned),
+        title: Some("T".into()),
+        description: None,
+        annotations: Some(json!({"readOnlyHint": true, "null": null})),
+    }
+}
+
+#[tokio::test]
+async fn endpoints_keep_the_order_and_rules_of_their_servers() {
+    on_each(async |store| {
+        let [b, a] = [new_id(), new_id()];
+        store.insert_server(a, spec("a"), by("test", 1)).await.unwrap();
+        store.insert_server(b, spec("b"), by("test", 1)).await.unwrap();
+        let rules = EndpointServer {
+            server_id: b,
+            allow: vec!["z*".into(), "a*".into()],
+            deny: vec!["*_delete".into()],
+            overrides: vec![renamed("y", Some("x")), renamed("b", None)],
+        };
+        let full = endpoint("team", vec![rules, EndpointServer::whole(a)]);
+        let id = new_id();
+        let made = store.insert_endpoint(id, full.clone(), by("test", 1)).await.unwrap();
+        assert_eq!((&made.servers, made.version), (&full.servers, 1));
+        store.insert_endpoint(new_id(), endpoint("other", vec![]), by("test", 1)).await.unwrap();
+        assert_eq!(store.endpoint("team").await.unwrap().as_ref(), Some(&made));
+        assert_eq!(store.endpoint(&id.to_string()).await.unwrap().as_ref(), Some(&made));
+        assert_eq!(store.endpoint("none").await.unwrap(), None);
+        let all = store.endpoints().await.unwrap().rows;
+        assert_eq!((all[0].name.as_str(), all.len(), &all[1]), ("other", 2, &made));
+        let page = store.endpoint_page(None, 1).await.unwrap();
+        assert_eq!((page.items[0].name.as_str(), page.next.as_deref()), ("other", Some("other")));
+        assert_eq!(store.endpoint_page(page.next, 1).await.unwrap().items, std::slice::from_ref(&made));
+
+        let before = store.epochs().await.unwrap();
+        assert_eq!(
+            store.replace_endpoint(id, Match::Version(1), full.clone(), by("t", 2)).await.unwrap(),
+            made
+        );
+        assert_eq!(store.epochs().await.unwrap(), before);
+        let mut turned = full.clone();
+        turned.servers.reverse();
+        turned.prefix = PrefixMode::Never;
+        let next = store.replace_endpoint(id, Match::Version(1), turned.clone(), by("t", 2)).await.unwrap();
+        assert_eq!((next.version, next.prefix, &next.servers), (2, PrefixMode::Never, &turned.servers));
+        check(store.replace_endpoint(id, Match::Version(1), full.clone(), by("t", 2)).await, "conflict");
+
+        // A server that goes is missed by whoever has read the endpoint.
+        store.delete_server(b, Match::Any, by("test", 3)).await.unwrap();
+        let left = store.endpoint("team").await.unwrap().unwrap();
+        assert_eq!((left.version, left.servers), (3, vec![EndpointServer::whole(a)]));
+        assert!(store.epochs().await.unwrap().endpoints > before.endpoints);
+
+        check(store.put_endpoint(new_id(), Match::Any, full, by("t", 4)).await, "dangling");
+        let put =
+            store.put_endpoint(new_id(), Match::Any, endpoint("team", vec![]), by("t", 4)).await.unwrap();
+        assert_eq!((put.outcome, put.row.id, put.row.version), (Outcome::Replace, id, 4));
+        check(store.delete_endpoint(id, Match::Version(3), by("t", 5)).await, "conflict");
+        check(store.delete_endpoint(id, Match::Version(4), by("t", 5)).await, "ok");
+        check(store.delete_endpoint(id, Match::Any, by("t", 5)).await, "no endpoint");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn endpoints_that_contradict_themselves_are_refused_as_a_whole() {
+    on_each(async |store| {
+        let a = new_id();
+        store.insert_server(a, spec("a"), by("test", 1)).await.unwrap();
+        let insert = |servers| store.insert_endpoint(new_id(), endpoint("e", servers), by("test", 1));
+        let whole = EndpointServer::whole;
+        let twice = |glob: &str| vec![glob.to_owned(), glob.to_owned()];
+        check(insert(vec![whole(a), whole(a)]).await, "exists server_id");
+        check(insert(vec![whole(new_id())]).await, "dangling");
+        check(insert(vec![EndpointServer { allow: twice("x"), ..whole(a) }]).await, "exists pattern");
+        check(insert(vec![EndpointServer { deny: vec![String::new()], ..whole(a) }]).await, "invalid");
+        let overrides = vec![renamed("x", Some(""))];
+        check(insert(vec![EndpointServer { overrides, ..whole(a) }]).await, "invalid");
+        assert_eq!(store.endpoint("e").await.unwrap(), None);
+        assert_eq!(store.epochs().await.unwrap().endpoints, 0);
+        check(insert(vec![whole(a)]).await, "ok");
+        check(insert(vec![]).await, "exists name");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn one_token_key_signs_and_one_may_wait() {
+    on_each(async |store| {
+        let insert = |kid: &str, phase| {
+            let key = NewJwtKey { kid: kid.into(), algorithm: JwtAlgorithm::Hs256, secret: sealed(1), phase };
+            store.insert_jwt_key(key, by("test", 1))
+        };
+        check(store.promote_jwt_key(by("test", 1)).await, "no token key in the phase `next`");
+        check(insert("a", JwtPhase::Active).await, "ok");
+        check(insert("b", JwtPhase::Active).await, "exists phase");
+        check(insert("a", JwtPhase::Next).await, "exists kid");
+        check(insert("b", JwtPhase::Next).await, "ok");
+        check(insert("c", JwtPhase::Next).await, "exists phase");
+        let active = store.promote_jwt_key(by("test", 9)).await.unwrap();
+        assert_eq!((active.kid.as_str(), active.phase, active.changed_at), ("b", JwtPhase::Active, 9));
+        check(insert("c", JwtPhase::Next).await, "ok");
+        store.promote_jwt_key(by("test", 10)).await.unwrap();
+        let ring = store.jwt_keys().await.unwrap();
+        let seen: Vec<_> =
+            ring.rows.iter().map(|row| (row.kid.as_str(), row.phase, row.changed_at)).collect();
+        let expected =
+            [("a", JwtPhase::Retiring, 9), ("b", JwtPhase::Retiring, 10), ("c", JwtPhase::Active, 10)];
+        assert_eq!((seen.as_slice(), ring.epoch), (&expected[..], 7));
+        assert_eq!(ring.rows[0].secret, sealed(1));
+        check(store.delete_jwt_key("c", by("test", 11)).await, "conflict");
+        check(store.delete_jwt_key("a", by("test", 11)).await, "ok");
+        check(store.delete_jwt_key("a", by("test", 11)).await, "no token key");
+    })
+    .await;
+}
+
+fn used(hour: u64, key_id: &str, tool: &str, calls: u64) -> UsageRow {
+    UsageRow {
+        key: UsageKey { hour, key_id: key_id.into(), server: "s".into(), tool: tool.into() },
+        counts: Counts { calls, errors: 1, bytes_in: 10, bytes_out: 20, milliseconds: 30 },
+    }
+}
+
+#[tokio::test]
+async fn a_batch_counts_once_however_often_it_comes() {
+    on_each(async |store| {
+        let apply = |source: &str, sequence, settled_below, rows| {
+            let batch = UsageBatch { source: source.into(), sequence, settled_below, at: 1, rows };
+            store.apply_usage(batch)
+        };
+        let rows = vec![used(7_300, "B", "t", 2), used(3_700, "A", "t", 1), used(7_200, "B", "t", 3)];
+        assert_eq!(apply("one", 5, 0, rows.clone()).await.unwrap(), Applied::Now);
+        assert_eq!(apply("one", 5, 0, rows.clone()).await.unwrap(), Applied::Before);
+        // An earlier one may come later, and another source counts for itself.
+        assert_eq!(apply("one", 4, 0, vec![used(7_200, "B", "u", 7)]).await.unwrap(), Applied::Now);
+        assert_eq!(apply("two", 5, 0, rows).await.unwrap(), Applied::Now);
+        assert_eq!(apply("one", 6, 6, vec![]).await.unwrap(), Applied::Now);
+        assert_eq!(apply("one", 6, 6, vec![used(0, "A", "t", 1)]).await.unwrap(), Applied::Before);
+
+        let find = |filter, after, limit| store.usage(filter, after, limit);
+        let all = find(UsageFilter::default(), None, 500).await.unwrap().items;
+        let seen: Vec<_> = all
+            .iter()
+            .map(|row| (row.key.hour, row.key.key_id.as_str(), row.key.tool.as_str(), row.counts.calls))
+            .collect();
+        assert_eq!(seen, [(3_600, "A", "t", 2), (7_200, "B", "t", 10), (7_200, "B", "u", 7)]);
+        let sums = Counts { calls: 10, errors: 4, bytes_in: 40, bytes_out: 80, milliseconds: 120 };
+        assert_eq!(all[1].counts, sums);
+        let page = find(UsageFilter::default(), None, 2).await.unwrap();
+        assert_eq!(page.next.as_ref(), Some(&all[1].key));
+        assert_eq!(find(UsageFilter::default(), page.next, 2).await.unwrap().items, all[2..]);
+        let filters = [
+            (UsageFilter { from: Some(7_200), ..UsageFilter::default() }, 2),
+            (UsageFilter { until: Some(7_200), ..UsageFilter::default() }, 1),
+            (UsageFilter { key_id: Some("B".into()), ..UsageFilter::default() }, 2),
+            (UsageFilter { tool: Some("t".into()), ..UsageFilter::default() }, 2),
+            (UsageFilter { server: Some("other".into()), ..UsageFilter::default() }, 0),
+        ];
+        for (filter, expected) in filters {
+            assert_eq!(find(filter.clone(), None, 9).await.unwrap().items.len(), expected, "{filter:?}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_audit_log_tells_who_changed_what_and_no_secret() {
+    on_each(async |store| {
+        let with = ServerSpec { secrets: Secrets::Set(sealed(77)), ..spec("a") };
+        let server = store.insert_server(new_id(), with, by("AAAAAAAAAAAA", 100)).await.unwrap();
+        let change = ServerSpec { kind: ServerKind::Sse, secrets: Secrets::Clear, ..spec("a") };
+        store.replace_server(server.id, Match::Any, change, by("keyadm:ü", 200)).await.unwrap();
+        store.insert_key(sample("BBBBBBBBBBBB"), by("keyadm:ü", 300)).await.unwrap();
+
+        let find = |filter| store.audit(filter, None, 10);
+        let all = find(AuditFilter::default()).await.unwrap().items;
+        let seen: Vec<_> = all.iter().map(|row| (row.action.as_str(), row.actor.as_str(), row.at)).collect();
+        let expected = [
+            ("key.create", "keyadm:ü", 300),
+            ("server.replace", "keyadm:ü", 200),
+            ("server.create", "AAAAAAAAAAAA", 100),
+        ];
+        assert_eq!(seen, expected);
+        let (before, after) = (all[1].before.as_ref().unwrap(), all[1].after.as_ref().unwrap());
+        assert_eq!((&before["kind"], &before["secrets"]), (&json!("http"), &json!(true)));
+        assert_eq!((&after["kind"], &after["secrets"]), (&json!("sse"), &json!(false)));
+        assert_eq!((&all[2].before, &all[2].object_id), (&None, &server.id.to_string()));
+        let text = format!("{all:?}");
+        assert!(!text.contains("77, 77") && !text.contains("sealed"), "{text}");
+
+        let page = store.audit(AuditFilter::default(), None, 2).await.unwrap();
+        assert_eq!(store.audit(AuditFilter::default(), page.next, 2).await.unwrap().items, all[2..]);
+        let filters = [
+            (AuditFilter { actor: Some("keyadm:ü".into()), ..AuditFilter::default() }, 2),
+            (AuditFilter { action: Some("key.create".into()), ..AuditFilter::default() }, 1),
+            (AuditFilter { object_kind: Some(ObjectKind::Server), ..AuditFilter::default() }, 2),
+            (AuditFilter { object_id: Some("BBBBBBBBBBBB".into()), ..AuditFilter::default() }, 1),
+            (AuditFilter { from: Some(200), until: Some(300), ..AuditFilter::default() }, 1),
+        ];
+        for (filter, expected) in filters {
+            assert_eq!(find(filter.clone()).await.unwrap().items.len(), expected, "{filter:?}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn many_writers_at_once_lose_nothing() {
+    on_each(async |store| {
+        let id = new_id();
+        store.insert_server(id, spec("a"), by("test", 1)).await.unwrap();
+        let writes = (0..20).map(|number: u32| async move {
+            let key = store.insert_key(sample(&format!("{number:012}")), by("test", 1));
+            let wanted = ServerSpec { definition: json!({"number": number}), ..spec("a") };
+            let server = store.replace_server(id, Match::Version(1), wanted, by("test", 1));
+            let batch = UsageBatch {
+                source: "one".into(),
+                sequence: u64::from(number % 10),
+                settled_below: 0,
+                at: 1,
+                rows: vec![used(0, "A", "t", 1), used(0, "B", "t", 1)],
+            };
+            let used = store.apply_usage(batch);
+            let (key, server, used) = futures_util::future::join3(key, server, used).await;
+            key.unwrap();
+            (server.is_ok(), used.unwrap() == Applied::Now)
+        });
+        let done = futures_util::future::join_all(writes).await;
+        assert_eq!(done.iter().filter(|(server, _)| *server).count(), 1, "one has read version 1");
+        assert_eq!(done.iter().filter(|(_, used)| *used).count(), 10);
+        let usage = store.usage(UsageFilter::default(), None, 9).await.unwrap().items;
+        assert_eq!(usage.iter().map(|row| row.counts.calls).collect::<Vec<_>>(), [10, 10]);
+        let keys = store.keys().await.unwrap();
+        let mut epochs: Vec<_> = keys.rows.iter().map(|row| row.epoch).collect();
+        epochs.sort_unstable();
+        assert_eq!(epochs, (1..=20).collect::<Vec<_>>());
+    })
+    .await;
+}
