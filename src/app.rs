@@ -1,5 +1,7 @@
 //! Builds the parts from a `Config`, runs them, and ends them in order.
 
+mod usage;
+
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -11,7 +13,7 @@ use http::request::Parts;
 use rustls::RootCertStore;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tokio::task::spawn_local;
+use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::admin::Admin;
@@ -23,6 +25,8 @@ use crate::backend::{Backend, BackendId, InvalidTarget, Pool, TlsRoots};
 use crate::base::{Phase, ServerName};
 use crate::catalog::{Catalog, KeeperSeed, View};
 use crate::config::Config;
+use crate::journal::JournalError;
+use crate::journal::usage::Outbox;
 use crate::limits::Limits;
 use crate::route::{EndpointConfig, Table, TableError};
 use crate::server::{self, ControlPlane, ControlRequest, ControlResponse, ListenError, Shared, Workers};
@@ -58,6 +62,9 @@ pub struct App {
     phase: watch::Sender<Phase>,
     drain_delay: Duration,
     drain_deadline: Duration,
+    /// Moved when nothing more is counted.
+    ended: watch::Sender<Phase>,
+    handing_on: JoinHandle<()>,
 }
 
 /// What whoever started the gateway wants to know.
@@ -117,6 +124,9 @@ pub enum AppError {
     /// An endpoint's servers.
     #[error("endpoint `{}` names a server `{}`, which is not configured", .0.endpoint, .0.server)]
     Table(TableError),
+    /// The journal of what is used.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
     /// The sockets.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -136,6 +146,7 @@ impl App {
         let (catalog, keeper) = Catalog::new(config.catalog.clone(), &backends);
         let sessions = Arc::new(Sessions::new(config.session.clone(), Arc::clone(authenticator.sealer())));
         let (phase, phases) = watch::channel(Phase::Serve);
+        let (counters, outbox) = usage::open(&config.data_dir, config.server.workers)?.unzip();
         let keys_changed = watch::Sender::new(0);
         let admin =
             Admin::new(Arc::clone(&authenticator), Arc::clone(&table), Arc::clone(&catalog), phases.clone());
@@ -147,6 +158,7 @@ impl App {
             catalog: Arc::clone(&catalog),
             sessions: Arc::clone(&sessions),
             limits: Arc::new(Limits::new(config.limits.clone())),
+            usage: counters,
             backends,
             control: Arc::new(Plane(admin)),
             phase: phases,
@@ -157,7 +169,8 @@ impl App {
         let first_key = first_key(&config, &store, &authenticator).await?;
         spawn_background(keeper, sessions, &catalog, &table);
         spawn_local(watch_keys(authenticator, store.clone(), keys_changed));
-        spawn_local(end_grace(store));
+        spawn_local(end_grace(store.clone()));
+        let (ended, handing_on) = hand_on_usage(outbox, store);
         let scheme = if config.server.tls.is_some() { "https" } else { "http" };
         let greeting = Greeting {
             url: format!("{scheme}://{}", workers.address),
@@ -167,7 +180,7 @@ impl App {
             endpoints: config.endpoints,
         };
         let server::Config { drain_delay, drain_deadline, .. } = config.server;
-        Ok(Self { greeting, workers, phase, drain_delay, drain_deadline })
+        Ok(Self { greeting, workers, phase, drain_delay, drain_deadline, ended, handing_on })
     }
 
     /// Serves until SIGTERM or SIGINT, then lets what is under way end, within the deadline. A second signal
@@ -193,6 +206,9 @@ impl App {
                     tracing::warn!("a worker did not end; it is left behind");
                 }
             }
+            self.ended.send_replace(Phase::Cut);
+            // It has its own bounds; it fails only by a panic, which is told.
+            let _ = self.handing_on.await;
         };
         tokio::select! {
             () = end => tracing::info!("stopped"),
@@ -332,6 +348,17 @@ fn spawn_background(keeper: KeeperSeed, sessions: Arc<Sessions>, catalog: &Arc<C
             catalog.merged(endpoint, View::Modern).await;
         }
     });
+}
+
+/// Hands on what is used until it is told that nothing more is.
+fn hand_on_usage(outbox: Option<Outbox>, store: Store) -> (watch::Sender<Phase>, JoinHandle<()>) {
+    let (ended, end) = watch::channel(Phase::Serve);
+    let handing_on = spawn_local(async move {
+        if let Some(outbox) = outbox {
+            usage::hand_on(outbox, store, end).await;
+        }
+    });
+    (ended, handing_on)
 }
 
 /// Looks for keys that changed, and says so.

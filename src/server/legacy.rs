@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use super::call::Call;
 use super::fields::Field;
 use super::local;
+use super::meter::Meter;
 use super::relay::Held;
 use super::reply::{self, Reply};
 use super::send;
@@ -326,6 +327,7 @@ async fn forward(
     } else {
         None
     };
+    let meter = Meter::begin(worker, &call, &call.endpoint.servers[place].name, edit.as_ref());
     let response = match ask_server(worker, &call, &session, place, edit.as_slice()).await? {
         Delivered::Answered(response) => response,
         Delivered::Refused(status, said) => {
@@ -334,7 +336,7 @@ async fn forward(
     };
     let id = call.is_request().then(|| call.id());
     let endpoint = Arc::clone(&call.endpoint);
-    let held = Held { in_flight, ..send::held(call) };
+    let held = Held { in_flight, meter, ..send::held(call) };
     send::pass(worker, &endpoint.servers[place], endpoint.shape, id, *response, held).await
 }
 

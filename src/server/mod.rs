@@ -20,6 +20,7 @@ mod handler;
 mod legacy;
 mod listener;
 mod local;
+mod meter;
 mod modern;
 mod receive;
 mod relay;

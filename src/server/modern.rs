@@ -9,6 +9,7 @@ use tokio::time::timeout;
 use super::call::Call;
 use super::fields::Field;
 use super::local::Rename;
+use super::meter::Meter;
 use super::relay::Held;
 use super::reply::{self, Reply};
 use super::send::{self, held};
@@ -92,13 +93,15 @@ async fn forward(
     place: usize,
     rename: Option<Rename>,
 ) -> Result<Reply, Fault> {
+    let server = &call.endpoint.servers[place].name;
+    let meter = Meter::begin(worker, &call, server, local::edit(rename.as_ref()).as_ref());
     let response = deliver(worker, &call, place, rename).await?;
     let endpoint = call.endpoint.clone();
     let server = &endpoint.servers[place];
     let id = call.envelope.id.map(|id| call.raw(id.span));
     // Every answer stands alone, so nothing in it is to be changed, from whichever server it comes.
     let subscriber = (call.method == Some(Method::Listen)).then(|| call.identity.clone());
-    let held = Held { subscriber, ..held(call) };
+    let held = Held { subscriber, meter, ..held(call) };
     send::pass(worker, server, Shape::Single, id, response, held).await
 }
 

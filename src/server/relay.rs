@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::body::BodyError;
+use super::meter::Meter;
 use super::tag::{self, Passed};
 use super::{Shared, Worker, reply};
 use crate::auth::Identity;
@@ -28,6 +29,8 @@ pub struct Held {
     pub permit: Option<Permit>,
     /// The session's note of the call.
     pub in_flight: Option<InFlight>,
+    /// What counts it.
+    pub meter: Option<Meter>,
     /// Whose subscription it is, when it is one: it ends with the key, and when the gateway drains.
     pub subscriber: Option<Identity>,
 }
@@ -38,7 +41,7 @@ pub struct Relay {
     pace: Pace,
     /// Whether the last bytes were handed out, or the fault that ended them.
     done: bool,
-    _held: Held,
+    held: Held,
 }
 
 /// How the bytes of an answer are passed.
@@ -61,8 +64,10 @@ struct Stream {
     /// When the client last got something.
     last: Instant,
     keep_alive: Option<Pin<Box<Sleep>>>,
-    /// Whether its last event, an error, was handed out.
+    /// Whether its last event was handed out.
     ended: bool,
+    /// Whether that is an error of ours.
+    failed: bool,
     /// Completes when the gateway cuts what is still under way. Made when first waited for.
     cut: Option<Pin<Box<dyn Future<Output = ()>>>>,
     subscriber: Option<Identity>,
@@ -111,7 +116,7 @@ const COMMENT: &[u8] = b": keep-alive\n\n";
 impl Relay {
     /// Bytes as they come, behind the `first` ones, which were read before.
     pub fn bytes(first: Bytes, answer: Answer, held: Held) -> Self {
-        Self { answer, pace: Pace::Bytes(first), done: false, _held: held }
+        Self { answer, pace: Pace::Bytes(first), done: false, held }
     }
 
     /// An event stream that needs no change.
@@ -124,7 +129,7 @@ impl Relay {
     ) -> Self {
         let mut stream = Stream::new(worker, server, id);
         stream.subscriber.clone_from(&held.subscriber);
-        Self { answer, pace: Pace::Events(stream, Whole::default()), done: false, _held: held }
+        Self { answer, pace: Pace::Events(stream, Whole::default()), done: false, held }
     }
 
     /// An event stream from one of several servers.
@@ -138,11 +143,29 @@ impl Relay {
         let stream = Stream::new(worker, server.0, id);
         let awaited = stream.id.clone();
         let tagging = Box::new(Tagging { backend: server.1, awaited, reader: EventReader::new() });
-        Self { answer, pace: Pace::Tagged(stream, tagging), done: false, _held: held }
+        Self { answer, pace: Pace::Tagged(stream, tagging), done: false, held }
     }
 
     /// The next bytes for the client.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        let next = self.poll_next(cx);
+        let (failed, ended) = (self.has_failed(), self.is_ended());
+        if let Some(meter) = &mut self.held.meter {
+            match &next {
+                Poll::Pending => {}
+                Poll::Ready(Some(Ok(bytes))) => meter.pass(bytes.len()),
+                Poll::Ready(Some(Err(_))) => meter.end(true),
+                Poll::Ready(None) => {}
+            }
+            if ended {
+                // Before the last bytes pass, not with the drop of all of this.
+                meter.end(failed);
+            }
+        }
+        next
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         if self.done {
             return Poll::Ready(None);
         }
@@ -163,6 +186,14 @@ impl Relay {
                 self.done |= matches!(next, Poll::Ready(None));
                 next
             }
+        }
+    }
+
+    /// Whether an error of ours stands in place of the server's answer.
+    fn has_failed(&self) -> bool {
+        match &self.pace {
+            Pace::Bytes(_) => false,
+            Pace::Events(stream, _) | Pace::Tagged(stream, _) => stream.failed,
         }
     }
 
@@ -191,6 +222,7 @@ impl Stream {
             last: Instant::now(),
             keep_alive: None,
             ended: false,
+            failed: false,
             cut: None,
             subscriber: None,
             answered: false,
@@ -214,6 +246,7 @@ impl Stream {
             if self.answered || self.subscriber.is_some() {
                 return Poll::Ready(None);
             }
+            self.failed = true;
             let text = "the gateway stops; the call may have run";
             let fault = Fault::gateway(Kind::Stopping, text).answering(self.id.clone());
             return self.pass(reply::terminal_event(&fault));
@@ -235,7 +268,7 @@ impl Stream {
 
     #[cold]
     fn terminal_event(&mut self, error: BackendError) -> Bytes {
-        self.ended = true;
+        (self.ended, self.failed) = (true, true);
         let fault = error.into_fault(&self.server).answering(self.id.clone());
         self.worker.note_fault(&fault);
         reply::terminal_event(&fault)

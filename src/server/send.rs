@@ -7,6 +7,7 @@ use http::{HeaderValue, StatusCode};
 
 use super::body::ResponseBody;
 use super::call::Call;
+use super::meter::Meter;
 use super::relay::{Held, Relay, bad_status};
 use super::reply::{self, Reply};
 use super::worker::Worker;
@@ -50,7 +51,7 @@ pub async fn pass(
     shape: Shape,
     id: Option<Bytes>,
     answered: Answered,
-    held: Held,
+    mut held: Held,
 ) -> Result<Reply, Fault> {
     let Answered { head, body: mut answer } = answered;
     if !head.status.is_success() {
@@ -66,6 +67,7 @@ pub async fn pass(
         ));
     }
     if head.is_event_stream() {
+        held.meter.iter_mut().for_each(Meter::start);
         let relay = match shape {
             Shape::Single => Relay::events(answer, held, worker, &place.name, id),
             Shape::Aggregate(_) => {
@@ -86,14 +88,15 @@ pub async fn pass(
     }
     if length.is_some_and(|length| length <= WHOLE_BYTES_MAX as u64) {
         let bytes = answer.collect(WHOLE_BYTES_MAX).await.map_err(|error| error.into_fault(&place.name))?;
-        return Ok(with_type(&head, ResponseBody::whole(bytes)));
+        return Ok(whole(&head, bytes, held));
     }
     // Of unknown length, most are small. What breaks off within the part that is awaited is told as such.
     let awaited = if length.is_some() { 0 } else { WHOLE_BYTES_MAX };
     let first = answer.begin(awaited).await.map_err(|error| error.into_fault(&place.name))?;
     if answer.is_ended() {
-        return Ok(with_type(&head, ResponseBody::whole(first)));
+        return Ok(whole(&head, first, held));
     }
+    held.meter.iter_mut().for_each(Meter::start);
     let relay = ResponseBody::relay(Relay::bytes(first, answer, held));
     Ok(with_type(&head, relay))
 }
@@ -115,6 +118,15 @@ pub async fn result_of(worker: &Rc<Worker>, answered: Answered) -> Option<Bytes>
 /// guessed. Without a type it is taken for JSON.
 fn is_of_mcp(head: &Head) -> bool {
     !head.is_packed && (head.is_json() || head.is_event_stream())
+}
+
+/// An answer that is here, and counted.
+fn whole(head: &Head, bytes: Bytes, mut held: Held) -> Reply {
+    if let Some(meter) = &mut held.meter {
+        meter.pass(bytes.len());
+        meter.end(false);
+    }
+    with_type(head, ResponseBody::whole(bytes))
 }
 
 fn with_type(from: &Head, body: ResponseBody) -> Reply {
@@ -153,5 +165,5 @@ pub fn pass_refusal(
 
 /// What a call holds until its answer has passed.
 pub fn held(call: Box<Call>) -> Held {
-    Held { permit: Some(call.permit), in_flight: None, subscriber: None }
+    Held { permit: Some(call.permit), in_flight: None, meter: None, subscriber: None }
 }

@@ -29,6 +29,7 @@ use crate::backend::{Backend, Pool};
 use crate::base::{Fault, Kind, Origin, Phase};
 use crate::catalog::Catalog;
 use crate::frame::Scanner;
+use crate::journal::usage::{Counters, Usage};
 use crate::limits::{Gauge, Limits, Permit};
 use crate::route::{Endpoint, Table};
 use crate::session::{NotFound, Session, Sessions};
@@ -49,6 +50,8 @@ pub struct Shared {
     pub sessions: Arc<Sessions>,
     /// Per key.
     pub limits: Arc<Limits>,
+    /// What is used, where that is counted.
+    pub usage: Option<Usage>,
     /// All servers, by their ids.
     pub backends: Vec<Arc<Backend>>,
     /// The control plane, for every path that is not MCP's.
@@ -93,6 +96,8 @@ pub struct Worker {
     keys: Cell<u64>,
     number: usize,
     requests: Cell<u64>,
+    /// What is used, where that is counted.
+    pub counters: Option<Counters>,
 }
 
 /// Sessions a worker has at hand. Beyond it all are let go, and met again.
@@ -112,8 +117,8 @@ impl Worker {
     pub fn new(shared: Arc<Shared>, number: usize) -> Rc<Self> {
         let pools = shared.backends.iter().map(|backend| Pool::new(Arc::clone(backend))).collect();
         Rc::new(Self {
-            shared,
             pools,
+            counters: shared.usage.as_ref().and_then(|usage| usage.worker(number)),
             scanner: RefCell::new(Scanner::new()),
             sessions: RefCell::default(),
             gauges: RefCell::default(),
@@ -123,6 +128,7 @@ impl Worker {
             keys: Cell::new(0),
             number,
             requests: Cell::new(0),
+            shared,
         })
     }
 

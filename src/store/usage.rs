@@ -42,15 +42,14 @@ pub struct UsageRow {
     pub counts: Counts,
 }
 
-/// What one process has counted since the batch before. Applied exactly once, however often it is sent.
+/// What one process has counted since the batch before. A source sends its batches in order, and any of them again:
+/// each is applied exactly once.
 #[derive(Debug, Clone)]
 pub struct UsageBatch {
     /// The process, under a name it keeps when it is restarted.
     pub source: String,
-    /// Never the same for two batches of a source.
+    /// Rises from batch to batch of a source.
     pub sequence: u64,
-    /// The source sends no batch below this one again: what is kept to recognise those is let go.
-    pub settled_below: u64,
     /// Seconds since 1970.
     pub at: u64,
     /// What is added.
@@ -62,7 +61,7 @@ pub struct UsageBatch {
 pub enum Applied {
     /// It was added.
     Now,
-    /// It had been added before; nothing was changed.
+    /// It, or a later one of its source, had been added before; nothing was changed.
     Before,
 }
 
@@ -127,7 +126,7 @@ async fn apply<S: Session>(session: &mut S, batch: &UsageBatch) -> Result<Applie
         ];
         session.execute(ADD, &values).await?;
     }
-    session.execute(SETTLE, &[(&batch.source).into(), batch.settled_below.into()]).await?;
+    session.execute(SETTLE, &[(&batch.source).into(), batch.sequence.into()]).await?;
     Ok(Applied::Now)
 }
 
@@ -168,9 +167,12 @@ fn read(mut row: Row) -> Result<UsageRow, StoreError> {
 /// One counter's time.
 const HOUR_S: u64 = 3_600;
 
-const CLAIM: &str = "INSERT INTO usage_batches (source, sequence, applied_at) VALUES ($1, $2, $3) \
-                     ON CONFLICT (source, sequence) DO NOTHING";
+const CLAIM: &str = "INSERT INTO usage_batches (source, sequence, applied_at) \
+    SELECT CAST($1 AS TEXT), CAST($2 AS BIGINT), CAST($3 AS BIGINT) \
+    WHERE NOT EXISTS (SELECT 1 FROM usage_batches WHERE source = $1 AND sequence >= $2) \
+    ON CONFLICT (source, sequence) DO NOTHING";
 
+/// The newest of a source is enough to know those before it.
 const SETTLE: &str = "DELETE FROM usage_batches WHERE source = $1 AND sequence < $2";
 
 const ADD: &str = "INSERT INTO usage (hour, key_id, server, tool, calls, errors, bytes_in, bytes_out, milliseconds) \

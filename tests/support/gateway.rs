@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Instant;
 
 use metamcp::auth::{KeyRequest, Sealer, Secrets, create_key, parse_encryption_key};
-use metamcp::store::{Audit, Grants, KeyStatus, Store};
+use metamcp::store::{Audit, Grants, KeyStatus, Store, UsageFilter, UsageRow};
 
 use super::PATIENCE;
 
@@ -187,6 +187,23 @@ impl Gateway {
         let mut next = Self::run(dir, keys);
         next.key = key;
         next
+    }
+
+    /// The same after SIGKILL.
+    pub fn kill_and_restart(mut self) -> Self {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        let keys = self.key.is_some();
+        let key = self.key.take();
+        let dir = Dir(self.dir.0.take());
+        let mut next = Self::run(dir, keys);
+        next.key = key;
+        next
+    }
+
+    /// What was used, as the store tells it: key id, server, tool, and counts.
+    pub fn usage(&self) -> Vec<UsageRow> {
+        self.keys().run(async |store| store.usage(UsageFilter::default(), None, 500).await.unwrap().items)
     }
 
     /// More keys, made as `keyadm` makes them.

@@ -417,18 +417,19 @@ fn used(hour: u64, key_id: &str, tool: &str, calls: u64) -> UsageRow {
 #[tokio::test]
 async fn a_batch_counts_once_however_often_it_comes() {
     on_each(async |store| {
-        let apply = |source: &str, sequence, settled_below, rows| {
-            let batch = UsageBatch { source: source.into(), sequence, settled_below, at: 1, rows };
+        let apply = |source: &str, sequence, rows| {
+            let batch = UsageBatch { source: source.into(), sequence, at: 1, rows };
             store.apply_usage(batch)
         };
         let rows = vec![used(7_300, "B", "t", 2), used(3_700, "A", "t", 1), used(7_200, "B", "t", 3)];
-        assert_eq!(apply("one", 5, 0, rows.clone()).await.unwrap(), Applied::Now);
-        assert_eq!(apply("one", 5, 0, rows.clone()).await.unwrap(), Applied::Before);
-        // An earlier one may come later, and another source counts for itself.
-        assert_eq!(apply("one", 4, 0, vec![used(7_200, "B", "u", 7)]).await.unwrap(), Applied::Now);
-        assert_eq!(apply("two", 5, 0, rows).await.unwrap(), Applied::Now);
-        assert_eq!(apply("one", 6, 6, vec![]).await.unwrap(), Applied::Now);
-        assert_eq!(apply("one", 6, 6, vec![used(0, "A", "t", 1)]).await.unwrap(), Applied::Before);
+        assert_eq!(apply("one", 4, vec![used(7_200, "B", "u", 7)]).await.unwrap(), Applied::Now);
+        assert_eq!(apply("one", 5, rows.clone()).await.unwrap(), Applied::Now);
+        // Again, as after a commit whose answer was lost; an older one, as after a kill. Another source counts for itself.
+        assert_eq!(apply("one", 5, rows.clone()).await.unwrap(), Applied::Before);
+        assert_eq!(apply("one", 4, vec![used(7_200, "B", "u", 7)]).await.unwrap(), Applied::Before);
+        assert_eq!(apply("two", 5, rows).await.unwrap(), Applied::Now);
+        assert_eq!(apply("one", 6, vec![]).await.unwrap(), Applied::Now);
+        assert_eq!(apply("one", 6, vec![used(0, "A", "t", 1)]).await.unwrap(), Applied::Before);
 
         let find = |filter, after, limit| store.usage(filter, after, limit);
         let all = find(UsageFilter::default(), None, 500).await.unwrap().items;
@@ -507,9 +508,9 @@ async fn many_writers_at_once_lose_nothing() {
             let wanted = ServerSpec { definition: json!({"number": number}), ..spec("a") };
             let server = store.replace_server(id, Match::Version(1), wanted, by("test", 1));
             let batch = UsageBatch {
-                source: "one".into(),
-                sequence: u64::from(number % 10),
-                settled_below: 0,
+                source: (number % 10).to_string(),
+                // Each twice at once, as when an answer was lost on the way.
+                sequence: 1,
                 at: 1,
                 rows: vec![used(0, "A", "t", 1), used(0, "B", "t", 1)],
             };

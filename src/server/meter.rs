@@ -1,0 +1,85 @@
+//! What one call used: counted in mapped memory before its last byte is handed out, so that what a client has
+//! seen is counted even when the process is killed in the next instant.
+
+use std::borrow::Cow;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::call::Call;
+use super::worker::Worker;
+use crate::base::ServerName;
+use crate::frame::Span;
+use crate::journal::usage::{Count, Slot};
+use crate::protocol::Method;
+
+/// One call of a server's, until it is counted. Dropped before its answer has passed, it counts as failed.
+pub struct Meter {
+    slot: Slot,
+    began: Instant,
+    /// What is still to be added.
+    count: Count,
+    ended: bool,
+}
+
+impl Meter {
+    /// Of a message that goes to a server with this part replaced; `None` where nothing is counted.
+    pub fn begin(
+        worker: &Worker,
+        call: &Call,
+        server: &ServerName,
+        edit: Option<&(Span, Bytes)>,
+    ) -> Option<Self> {
+        if !call.is_request() {
+            return None;
+        }
+        let counters = worker.counters.as_ref()?;
+        let slot = counters.slot(call.identity.key_id().as_str(), server.as_str(), &tool(call, edit));
+        let count = Count { calls: 1, bytes_in: call.body.len() as u64, ..Count::default() };
+        Some(Self { slot, began: Instant::now(), count, ended: false })
+    }
+
+    /// The first of several pieces of the answer is about to pass.
+    pub fn start(&mut self) {
+        self.slot.add(std::mem::take(&mut self.count));
+    }
+
+    /// So many bytes of the answer are about to pass.
+    pub fn pass(&mut self, bytes: usize) {
+        self.count.bytes_out += bytes as u64;
+    }
+
+    /// The last of the answer is about to pass, or none will.
+    pub fn end(&mut self, failed: bool) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
+        let mut count = std::mem::take(&mut self.count);
+        count.errors = u64::from(failed);
+        count.millis = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.slot.add(count);
+    }
+}
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        self.end(true);
+    }
+}
+
+/// The server's own name for the tool that is called; empty for what is no call of a tool.
+fn tool<'a>(call: &'a Call, edit: Option<&'a (Span, Bytes)>) -> Cow<'a, str> {
+    if call.method != Some(Method::ToolsCall) {
+        return Cow::Borrowed("");
+    }
+    match edit {
+        None => call.text(call.envelope.params.name).unwrap_or_default(),
+        // A JSON string. One with escapes is no name of a tool (MCP 2026-07-28, tools), and is told as written.
+        Some((_, own_name)) => String::from_utf8_lossy(
+            own_name
+                .trim_ascii()
+                .strip_prefix(b"\"")
+                .map_or(&own_name[..], |name| name.strip_suffix(b"\"").unwrap_or(name)),
+        ),
+    }
+}
