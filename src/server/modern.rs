@@ -101,7 +101,7 @@ async fn forward(
     let id = call.envelope.id.map(|id| call.raw(id.span));
     // Every answer stands alone, so nothing in it is to be changed, from whichever server it comes.
     let subscriber = (call.method == Some(Method::Listen)).then(|| call.identity.clone());
-    let held = Held { subscriber, meter, ..held(call) };
+    let held = Held { meter, subscriber, ..held(call) };
     send::pass(worker, server, Shape::Single, id, response, held).await
 }
 
