@@ -328,10 +328,10 @@ async fn watch_keys(authenticator: Arc<Authenticator>, store: Store, changed: wa
     loop {
         let Seen { epochs, away } = watch.borrow_and_update().clone();
         authenticator.note_away(away.as_ref());
-        if away.is_none() && known != Some(epochs.keys) {
+        if away.is_none() && known != Some((epochs.keys, epochs.jwt_keys)) {
             match authenticator.refresh().await {
                 Ok(news) => {
-                    known = Some(epochs.keys);
+                    known = Some((epochs.keys, epochs.jwt_keys));
                     if news {
                         changed.send_modify(|version| *version += 1);
                     }
