@@ -38,7 +38,7 @@ pub use rekey::{Rekeyed, rekey, sealed_for};
 pub use ring::new_jwt_key;
 pub use seal::{Purpose, Sealer, SealerError, Unsealable};
 pub use secrets::{
-    EncryptionKeyError, Origin, Secrets, SecretsError, WeakJwtSecret, generate_encryption_key,
+    EncryptionKeyError, Origin, RotateError, Secrets, SecretsError, WeakJwtSecret, generate_encryption_key,
     generate_jwt_secret, parse_encryption_key, parse_jwt_secret, prepare_data_dir,
 };
 pub use snapshot::SnapshotError;
