@@ -368,11 +368,11 @@ async fn watch_keys(authenticator: Arc<Authenticator>, store: Store, changed: wa
     loop {
         let Seen { epochs, away } = watch.borrow_and_update().clone();
         authenticator.note_away(away.as_ref());
-        if away.is_none() && known != Some(epochs.keys) {
+        if away.is_none() && known != Some((epochs.keys, epochs.jwt_keys)) {
             match authenticator.refresh().await {
                 // Whether or not it was this look that found the news: a request may just have had one of its own.
                 Ok(_) => {
-                    known = Some(epochs.keys);
+                    known = Some((epochs.keys, epochs.jwt_keys));
                     changed.send_modify(|version| *version += 1);
                 }
                 Err(error) => {

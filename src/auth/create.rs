@@ -2,6 +2,7 @@
 
 use crate::store::{Audit, Grants, KeyRow, KeyStatus, NewKey, Store, StoreError, new_id};
 
+use super::grants::{self, GrantsError};
 use super::hasher::hash;
 use super::identity::KeyId;
 use super::key::ApiKey;
@@ -33,6 +34,7 @@ impl KeyRequest {
         if self.expires_at.is_some_and(|end| end <= now) {
             return Err(CreateError::Past);
         }
+        grants::check(&self.grants)?;
         Ok(())
     }
 }
@@ -113,6 +115,9 @@ pub enum CreateError {
     /// It would be dead on arrival.
     #[error("the key would expire in the past")]
     Past,
+    /// A key for nothing, or for what cannot be.
+    #[error(transparent)]
+    Grants(#[from] GrantsError),
     /// None of the keys that are there open with it.
     #[error(
         "the given ENCRYPTION_KEY opens none of the active keys in the database, so it is not the gateway's; \

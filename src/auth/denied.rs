@@ -41,7 +41,11 @@ impl AuthError {
     pub fn is_away(&self) -> bool {
         match self {
             Self::Store(away) | Self::NoKeyring { away, .. } => away.is_away(),
-            Self::Sealer(_) | Self::JwtSecret(_) | Self::Unopened { .. } | Self::Thread(_) => false,
+            Self::Sealer(_)
+            | Self::JwtSecret(_)
+            | Self::Unopened { .. }
+            | Self::Ring { .. }
+            | Self::Thread(_) => false,
         }
     }
 }
@@ -70,6 +74,20 @@ pub enum AuthError {
         /// All rows that should.
         active: usize,
         /// Some of their ids, with the version that sealed each.
+        which: String,
+    },
+    /// Keys that sign tokens were sealed by an `ENCRYPTION_KEY` that was not given, or were altered; or none signs.
+    #[error(
+        "{unopened} of {keys} keys for tokens cannot be opened with the given ENCRYPTION_KEY ({which}), or none of \
+         them signs; give the version that sealed them too, as in ENCRYPTION_KEY=\"2:<new>,1:<old>\", or take them \
+         out with `keyadm jwt delete KID`"
+    )]
+    Ring {
+        /// Rows that do not open.
+        unopened: usize,
+        /// All rows.
+        keys: usize,
+        /// Their kids.
         which: String,
     },
     /// The database is away, and so is the last keyring on disk.

@@ -1,6 +1,6 @@
 //! Whether keys are what the store says, for whoever asks how the gateway is.
 
-use crate::store::{Away, Keys, Store};
+use crate::store::{Away, JwtKeys, Keys, Store};
 
 use super::denied::AuthError;
 use super::seal::Sealer;
@@ -34,14 +34,25 @@ impl Health {
     }
 }
 
+/// What a start begins with.
+pub(super) struct First {
+    pub keys: Keys,
+    /// With keys from a snapshot the ring as well, unless an earlier version of this program wrote it.
+    pub ring: Option<JwtKeys>,
+    pub health: Health,
+}
+
 /// From the store, or while that is away from the last snapshot.
 pub(super) async fn first_keys(
     store: &Store,
     snapshot: Option<&Snapshot>,
     sealer: &Sealer,
-) -> Result<(Keys, Health), AuthError> {
+) -> Result<First, AuthError> {
     let error = match store.keys().await {
-        Ok(keys) => return Ok((keys, Health { away: None, keys_from: KeysFrom::Store })),
+        Ok(keys) => {
+            let health = Health { away: None, keys_from: KeysFrom::Store };
+            return Ok(First { keys, ring: None, health });
+        }
         Err(error) => error,
     };
     let Some(snapshot) = snapshot.filter(|_| error.is_away()) else { return Err(error.into()) };
@@ -52,7 +63,7 @@ pub(super) async fn first_keys(
                 away: Some(Away::now(&error)),
                 keys_from: KeysFrom::Snapshot { written_at: kept.written_at },
             };
-            Ok((kept.keys, health))
+            Ok(First { keys: kept.keys, ring: kept.ring.map(Into::into), health })
         }
         Ok(None) => Err(error.into()),
         Err(snapshot) => Err(AuthError::NoKeyring { away: error, snapshot }),

@@ -77,7 +77,9 @@ impl Keyring {
             let Some(key_id) = KeyId::parse(&row.key_id) else { continue };
             let Some(row) = previous.admit(key_id, row) else { continue };
             let known = previous.entries.get(&key_id).filter(|entry| entry.row == row);
-            if let Some(entry) = known.cloned().or_else(|| Entry::open(key_id, &row, sealer).map(Arc::new)) {
+            let opened =
+                || Entry::open(key_id, &row, sealer).or_else(|| previous.rewrapped(key_id, &row, sealer));
+            if let Some(entry) = known.cloned().or_else(|| opened().map(Arc::new)) {
                 entries.insert(key_id, entry);
             } else if row.status == KeyStatus::Active {
                 unopened.push(Unopened { key_id: row.key_id, key_version: row.key_version });
@@ -105,6 +107,23 @@ impl Keyring {
             }
             _ => Some(row),
         }
+    }
+
+    /// A key that was only sealed anew, by a version of `ENCRYPTION_KEY` that this process will get with its next
+    /// start: what was opened before still is what it is recognised by.
+    fn rewrapped(&self, key_id: KeyId, row: &KeyRow, sealer: &Sealer) -> Option<Entry> {
+        let known = self.entries.get(&key_id)?;
+        let unchanged = KeyRow {
+            sealed_hash: known.row.sealed_hash.clone(),
+            key_version: known.row.key_version,
+            ..row.clone()
+        } == known.row;
+        (unchanged && !sealer.knows(row.key_version)).then(|| Entry {
+            row: row.clone(),
+            identity: known.identity.clone(),
+            hash: known.hash.clone(),
+            verified: ArcSwapOption::new(known.verified.load_full()),
+        })
     }
 
     pub fn epoch(&self) -> u64 {
@@ -139,7 +158,7 @@ impl Entry {
     fn open(key_id: KeyId, row: &KeyRow, sealer: &Sealer) -> Option<Self> {
         let hash = sealer.open(Purpose::KeyRow, key_id.as_bytes(), &row.sealed_hash).ok()?;
         Some(Self {
-            identity: Identity::new(key_id, row.name.clone(), row.epoch),
+            identity: Identity::new(key_id, row.name.clone(), row.epoch, &row.grants),
             hash: Zeroizing::new(String::from_utf8(hash).ok()?),
             verified: ArcSwapOption::empty(),
             row: row.clone(),
@@ -292,6 +311,27 @@ mod tests {
             vec![on, b.clone()],
             &["AAAAAAAAAAAA", "BBBBBBBBBBBB"],
         );
+    }
+
+    #[test]
+    fn a_key_sealed_anew_by_a_version_to_come_stays_known() {
+        let (id, a) = (KeyId::parse("AAAAAAAAAAAA").unwrap(), row("AAAAAAAAAAAA", "AAAAAAAAAAAA", 5));
+        let sealed_by = |version: u8, row: &KeyRow| KeyRow {
+            sealed_hash: sealer(version).seal(Purpose::KeyRow, b"AAAAAAAAAAAA", b"$argon2id$"),
+            key_version: version,
+            ..row.clone()
+        };
+        let (old, tag, now) = (sealer(1), Tagger::new().tag(b"right"), Instant::now());
+        let first = Keyring::build(Keys { epoch: 1, rows: vec![a.clone()] }, &old, &Keyring::empty());
+        first.entry(id).unwrap().verified(tag, now, Duration::from_mins(1));
+        let next = |row: KeyRow| Keyring::build(Keys { epoch: 2, rows: vec![row] }, &old, &first);
+        let anew = next(sealed_by(2, &a));
+        assert_eq!(anew.entry(id).map(|entry| entry.belief(&tag, now)), Some(Belief::Hold));
+        assert!(anew.check().is_ok());
+        // Whatever else has changed with it could be anything, and so could what a known version does not open.
+        assert!(next(KeyRow { name: "other".into(), ..sealed_by(2, &a) }).entry(id).is_none());
+        assert!(next(KeyRow { epoch: 6, ..sealed_by(2, &a) }).entry(id).is_none());
+        assert!(next(KeyRow { key_version: 1, ..sealed_by(2, &a) }).entry(id).is_none());
     }
 
     #[test]

@@ -7,12 +7,15 @@
 mod create;
 mod credential;
 mod denied;
+mod grants;
 mod hasher;
 mod health;
 mod identity;
 mod key;
 mod keyring;
 mod refusals;
+mod rekey;
+mod ring;
 mod seal;
 mod secrets;
 mod snapshot;
@@ -27,12 +30,15 @@ use zeroize::Zeroizing;
 pub use create::{CreateError, KeyRequest, create_key, new_key};
 pub use credential::Credential;
 pub use denied::{AuthError, Denied};
+pub use grants::GrantsError;
 pub use health::{Health, KeysFrom};
 pub use identity::{Identity, KeyId};
 pub use key::{ApiKey, Malformed, Parsed};
+pub use rekey::{Rekeyed, rekey, sealed_for};
+pub use ring::new_jwt_key;
 pub use seal::{Purpose, Sealer, SealerError, Unsealable};
 pub use secrets::{
-    EncryptionKeyError, Origin, Secrets, SecretsError, WeakJwtSecret, generate_encryption_key,
+    EncryptionKeyError, Origin, RotateError, Secrets, SecretsError, WeakJwtSecret, generate_encryption_key,
     generate_jwt_secret, parse_encryption_key, parse_jwt_secret, prepare_data_dir,
 };
 pub use snapshot::SnapshotError;
@@ -46,7 +52,7 @@ pub struct Config {
     pub mode: Mode,
     /// Encrypts at rest and seals ids: the versions of `ENCRYPTION_KEY`, newest first. The first one seals.
     pub encryption_keys: Vec<EncryptionKey>,
-    /// Signs tokens (HS256).
+    /// The first key of the ring that signs tokens (HS256); put there when the ring is empty.
     pub jwt_secret: Zeroizing<Vec<u8>>,
     /// Lifetime of a token.
     pub token_lifetime: Duration,

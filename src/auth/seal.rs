@@ -113,6 +113,11 @@ impl Sealer {
             .map_err(|_| Unsealable)
     }
 
+    /// Whether this version was given.
+    pub fn knows(&self, version: u8) -> bool {
+        self.versions.iter().any(|known| known.number == version)
+    }
+
     /// The version that seals.
     pub fn version(&self) -> u8 {
         self.versions[0].number

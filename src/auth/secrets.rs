@@ -1,5 +1,7 @@
 //! Random secrets, their text forms, and the file that keeps them for an installation without a configuration.
 
+mod rotate;
+
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
@@ -10,6 +12,8 @@ use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::EncryptionKey;
+
+pub use rotate::RotateError;
 
 /// What `secrets.toml` holds, as written there. Both are taken by the `parse_` functions of this module.
 #[derive(Debug)]
@@ -115,13 +119,18 @@ fn create(path: &Path) -> std::io::Result<Origin> {
 fn write(path: &Path) -> std::io::Result<()> {
     let key = generate_encryption_key();
     let encoded = Zeroizing::new(STANDARD.encode(&key[..]));
-    let jwt_secret = generate_jwt_secret();
-    let text = Zeroizing::new(format!(
+    write_new(path, &render(&Zeroizing::new(format!("1:{}", *encoded)), &generate_jwt_secret()))
+}
+
+fn render(encryption_key: &str, jwt_secret: &str) -> Zeroizing<String> {
+    Zeroizing::new(format!(
         "# Made by the first start. Whoever has this file and the database can forge every session: keep a copy\n\
          # in a safe place, and nowhere else. Without it all API keys are lost.\n\
-         encryption_key = \"1:{}\"\njwt_secret = \"{}\"\n",
-        *encoded, *jwt_secret
-    ));
+         encryption_key = \"{encryption_key}\"\njwt_secret = \"{jwt_secret}\"\n"
+    ))
+}
+
+fn write_new(path: &Path, text: &str) -> std::io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()

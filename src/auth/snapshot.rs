@@ -1,7 +1,7 @@
 //! The last keyring that was read, on disk: for a start while the database is away.
 //!
 //! ```text
-//! file = header | sealed JSON of {written_at, keys}     mode 0600, put in place by renaming
+//! file = header | sealed JSON of {written_at, keys, ring}     mode 0600, put in place by renaming
 //! ```
 
 use std::fs::{File, OpenOptions};
@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::store::Keys;
 
+use super::ring::KeptRing;
 use super::seal::{Purpose, Sealer};
 use super::secrets::random_bytes;
 
@@ -29,6 +30,8 @@ pub struct Kept {
     pub written_at: u64,
     /// As the store gave them.
     pub keys: Keys,
+    /// The keys that sign tokens; `None`: an earlier version of this program wrote it.
+    pub ring: Option<KeptRing>,
 }
 
 /// Why there is nothing to start from.
@@ -122,7 +125,7 @@ mod tests {
         let path = folder.join("keyring.sealed");
         let snapshot = Snapshot::new(path.clone());
         for epoch in 1..=2 {
-            let kept = Kept { written_at: 7, keys: Keys { epoch, rows: Vec::new() } };
+            let kept = Kept { written_at: 7, keys: Keys { epoch, rows: Vec::new() }, ring: None };
             snapshot.write(&sealer(1), &kept).unwrap();
         }
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);

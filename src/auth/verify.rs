@@ -14,22 +14,24 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use tokio::sync::Mutex;
+use zeroize::Zeroizing;
 
-use crate::store::{Away, Keys, Store, StoreError};
+use crate::store::{Away, JwtKeys, Keys, Store, StoreError};
 
 use super::credential::{Credential, Kind};
 use super::denied::{AuthError, Denied};
 use super::hasher::{Hasher, Verdict};
-use super::health::{self, Health, KeysFrom};
+use super::health::{self, First, Health, KeysFrom};
 use super::identity::Identity;
 use super::key::Parsed;
 use super::keyring::{Belief, Keyring};
 use super::refusals::Refusals;
+use super::ring::{self, Ring};
 use super::seal::Sealer;
 use super::secrets::check_jwt_secret;
 use super::snapshot::{Kept, Snapshot};
 use super::tag::{Tag, Tagger};
-use super::token::{Token, Tokens};
+use super::token::{Token, Tokens, Unopened};
 use super::{Config, Mode};
 
 /// Checks credentials. Shared by all workers behind an `Arc`.
@@ -44,8 +46,10 @@ pub struct Authenticator {
     anonymous: Identity,
     tagger: Tagger,
     tokens: Tokens,
+    /// Becomes the first key of a ring that is empty.
+    jwt_secret: Zeroizing<Vec<u8>>,
     hasher: Hasher,
-    /// Credentials whose key id the store did not know a moment ago.
+    /// Credentials whose key id, and kids that, the store did not know a moment ago.
     unknown: Refusals,
     /// Looks into the store that have begun, ever.
     looks_begun: AtomicU64,
@@ -97,12 +101,27 @@ impl Authenticator {
         check_jwt_secret(&config.jwt_secret)?;
         let sealer = Sealer::new(&config.encryption_keys)?;
         let snapshot = snapshot.map(|path| Arc::new(Snapshot::new(path)));
-        let (keys, health) = health::first_keys(&store, snapshot.as_deref(), &sealer).await?;
-        if let (KeysFrom::Store, Some(snapshot)) = (health.keys_from, &snapshot) {
-            keep(snapshot, &sealer, &keys);
-        }
-        let keyring = Keyring::build(keys, &sealer, &Keyring::empty());
+        let First { keys, ring, health } = health::first_keys(&store, snapshot.as_deref(), &sealer).await?;
+        let keyring = Keyring::build(keys.clone(), &sealer, &Keyring::empty());
+        // First: under an ENCRYPTION_KEY that does not open them nothing is to be written.
         keyring.check()?;
+        let ring = match health.keys_from {
+            KeysFrom::Store => Some(ring::read(&store, &sealer, &config.jwt_secret).await?),
+            KeysFrom::Snapshot { .. } => ring,
+        };
+        if let (KeysFrom::Store, Some(snapshot), Some(ring)) = (health.keys_from, &snapshot, &ring) {
+            keep(snapshot, &sealer, &keys, ring);
+        }
+        let ring = match ring {
+            Some(keys) => Ring::build(&keys, &sealer, &Ring::empty()),
+            None => Ring::alone(&config.jwt_secret),
+        };
+        ring.check()?;
+        if !ring.holds(&config.jwt_secret) {
+            tracing::info!(
+                "JWT_SECRET signs no tokens any more: it was rotated, and the keys in the database do"
+            );
+        }
         Ok(Self {
             mode: config.mode,
             store,
@@ -112,7 +131,8 @@ impl Authenticator {
             health: ArcSwap::from_pointee(health),
             anonymous: Identity::anonymous(),
             tagger: Tagger::new(),
-            tokens: Tokens::new(&config.jwt_secret, config.token_lifetime),
+            tokens: Tokens::new(ring, config.token_lifetime),
+            jwt_secret: config.jwt_secret,
             hasher: Hasher::new(config.hash_permits, config.hash_queue_max, config.verified_for)?,
             unknown: Refusals::new(UNKNOWN_FOR),
             looks_begun: AtomicU64::new(0),
@@ -141,8 +161,14 @@ impl Authenticator {
         }
         match credential.0 {
             Kind::Key(key) => self.verify(&key).await,
-            // Genuine, and yet the store knows no such key, or only what it was before.
-            Kind::Token(_) => Err(Denied::Invalid),
+            Kind::Token(token) => {
+                // Of a key that the ring does not hold: not asked about again for a moment.
+                if let Some(kid) = ring::kid(token) {
+                    self.unknown.remember(&self.tagger.tag(kid.as_bytes()), Instant::now());
+                }
+                // Or genuine, and yet the store knows no such key, or only what it was before.
+                Err(Denied::Invalid)
+            }
         }
     }
 
@@ -241,7 +267,12 @@ impl Authenticator {
     fn check_token(&self, token: &str, now: Now) -> Check {
         let claim = match self.tokens.open(token, &self.tagger.tag(token.as_bytes()), now.unix_s) {
             Ok(claim) => claim,
-            Err(denied) => return Check::Refused(denied),
+            Err(Unopened::Deny(denied)) => return Check::Refused(denied),
+            // Another replica signs with a key that this one has not heard of, or somebody makes them up.
+            Err(Unopened::Unknown { kid }) => {
+                let refused = self.unknown.hold(&self.tagger.tag(kid.as_bytes()), now.instant);
+                return if refused { Check::Refused(Denied::Invalid) } else { Check::Ask };
+            }
         };
         let keyring = self.keyring.load();
         match keyring.entry(claim.key_id) {
@@ -301,25 +332,30 @@ impl Authenticator {
     }
 
     async fn reload(&self) -> Result<bool, StoreError> {
-        let current = self.keyring.load_full();
+        let (current, ring) = (self.keyring.load_full(), self.tokens.ring());
         let from_store = self.health.load().keys_from == KeysFrom::Store;
-        if self.store.epochs().await?.keys == current.epoch() && from_store {
+        let epochs = self.store.epochs().await?;
+        if (epochs.keys, epochs.jwt_keys) == (current.epoch(), ring.epoch()) && from_store {
             return Ok(false);
         }
-        let (keys, sealer) = (self.store.keys().await?, Arc::clone(&self.sealer));
-        let snapshot = self.snapshot.clone();
+        let keys = self.store.keys().await?;
+        let jwt_keys = ring::read(&self.store, &self.sealer, &self.jwt_secret).await?;
+        let (sealer, snapshot) = (Arc::clone(&self.sealer), self.snapshot.clone());
         // With thousands of keys it takes milliseconds, and whoever asks may be a worker with streams to serve.
         let build = tokio::task::spawn_blocking(move || {
             if let Some(snapshot) = snapshot {
-                keep(&snapshot, &sealer, &keys);
+                keep(&snapshot, &sealer, &keys, &jwt_keys);
             }
-            Keyring::build(keys, &sealer, &current)
+            (Keyring::build(keys, &sealer, &current), Ring::build(&jwt_keys, &sealer, &ring))
         });
-        let next = build.await.map_err(|_| StoreError::Stopped)?;
-        if let Err(error) = next.check() {
-            // The others must go on working.
-            tracing::error!(%error, "some API keys cannot be used");
+        let (next, ring) = build.await.map_err(|_| StoreError::Stopped)?;
+        for checked in [next.check(), ring.check()] {
+            if let Err(error) = checked {
+                // The others must go on working.
+                tracing::error!(%error, "some keys cannot be used");
+            }
         }
+        self.tokens.publish(ring);
         self.keyring.store(Arc::new(next));
         self.health.rcu(|health| Health { keys_from: KeysFrom::Store, ..(**health).clone() });
         Ok(true)
@@ -327,8 +363,8 @@ impl Authenticator {
 }
 
 /// Without it a later start needs the store: worth a word, not an end.
-fn keep(snapshot: &Snapshot, sealer: &Sealer, keys: &Keys) {
-    let kept = Kept { written_at: Now::read().unix_s, keys: keys.clone() };
+fn keep(snapshot: &Snapshot, sealer: &Sealer, keys: &Keys, ring: &JwtKeys) {
+    let kept = Kept { written_at: Now::read().unix_s, keys: keys.clone(), ring: Some(ring.into()) };
     if let Err(error) = snapshot.write(sealer, &kept) {
         tracing::warn!(%error, "the keyring could not be kept for a start without the database");
     }

@@ -4,6 +4,7 @@
 
 mod fault;
 mod gather;
+mod glob;
 mod names;
 mod phase;
 mod scratch;
@@ -11,6 +12,7 @@ mod turn;
 
 pub use fault::{Fault, Kind, Origin, Scope};
 pub use gather::poll_write_gathered;
+pub use glob::{GLOB_CHARS_MAX, Glob, InvalidGlob};
 pub use names::{EndpointName, InvalidName, ServerName};
 pub use phase::Phase;
 pub use scratch::with_scratch;

@@ -8,6 +8,7 @@
 //! Does not know: what sealed bytes or a definition hold, who is asking, or the wire.
 
 mod audit;
+mod clock;
 mod endpoints;
 mod epochs;
 mod error;

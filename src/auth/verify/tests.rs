@@ -1,10 +1,10 @@
 use futures_util::future::join_all;
 use zeroize::Zeroizing;
 
-use super::super::{ApiKey, EncryptionKey, KeyRequest, create_key};
+use super::super::{ApiKey, CreateError, EncryptionKey, KeyRequest, create_key, new_jwt_key};
 use super::*;
 use crate::store::testing::{Folder, break_epoch, put_sealed_hash};
-use crate::store::{Audit, Grants, KeyStatus};
+use crate::store::{Audit, Grants, KeyStatus, Rate, Role};
 
 const DATABASE: &str = "metamcp.sqlite";
 const QUEUE_MAX: usize = 8;
@@ -390,4 +390,111 @@ async fn any_bytes_are_refused_or_asked_about_and_never_let_in() {
             assert!(house.auth.sealer().open(super::super::Purpose::Session, b"", sealed).is_err());
         }
     });
+}
+
+/// A token that this replica makes now.
+async fn token(auth: &Authenticator, key: &str) -> String {
+    let identity = auth.ask(&credential(key)).await.unwrap();
+    auth.mint_token(&identity).unwrap().access_token
+}
+
+async fn opens(auth: &Authenticator, token: &str) -> bool {
+    auth.ask(&credential(token)).await.is_ok()
+}
+
+#[tokio::test]
+async fn tokens_are_opened_by_every_replica_in_every_phase_of_a_rotation() {
+    let (house, audit) = (House::new().await, || Audit::by("test"));
+    // Of the same installation, started with a secret of its own: the ring's key is what counts.
+    let own = Config { jwt_secret: Zeroizing::new(vec![8; 32]), ..config() };
+    let other = Authenticator::new(own, house.store.clone()).await.unwrap();
+    let key = house.key().await;
+    let replicas = [&house.auth, &other];
+    let mut tokens = vec![token(&other, &key).await];
+    let first = house.store.jwt_keys().await.unwrap().rows.remove(0);
+    // Each phase is met by one that has heard of it and one that has not, in both orders.
+    for phase in 0..6 {
+        match phase % 2 {
+            0 => drop(house.store.insert_jwt_key(new_jwt_key(house.auth.sealer()), audit()).await.unwrap()),
+            _ => drop(house.store.promote_jwt_key(audit()).await.unwrap()),
+        }
+        let heard = replicas[usize::from(phase > 2)];
+        heard.refresh().await.unwrap();
+        for replica in [heard, replicas[0], replicas[1]] {
+            tokens.push(token(replica, &key).await);
+            for token in &tokens {
+                for replica in replicas {
+                    assert!(opens(replica, token).await, "phase {phase}");
+                }
+            }
+        }
+    }
+    // Taken out, a key opens nothing any more, on no replica.
+    house.store.delete_jwt_key(&first.kid, audit()).await.unwrap();
+    for replica in replicas {
+        replica.refresh().await.unwrap();
+        assert!(!opens(replica, &tokens[0]).await);
+        assert!(opens(replica, tokens.last().unwrap()).await);
+    }
+}
+
+#[tokio::test]
+async fn a_thousand_tokens_of_unknown_keys_share_a_few_looks_and_one_kid_is_asked_about_once() {
+    let house = House::new().await;
+    let made_up = |number: usize| {
+        use base64::Engine;
+        let encode = |text: &str| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(text);
+        let header = format!(r#"{{"typ":"JWT","alg":"HS256","kid":"kid{number}"}}"#);
+        format!("{}.{}.{}", encode(&header), encode("{}"), encode("signature"))
+    };
+    let tokens: Vec<String> = (0..1000).map(made_up).collect();
+    let answers = join_all(tokens.iter().map(|text| async { house.auth.ask(&credential(text)).await })).await;
+    assert!(answers.iter().all(|answer| matches!(answer, Err(Denied::Invalid))));
+    let looks = house.auth.looks_begun.load(Ordering::Relaxed);
+    assert!((1..100).contains(&looks), "{looks}");
+    house.check(&made_up(5000), ["ask", "invalid", "invalid"], 0).await;
+    // Without the store it cannot be said that it is none of ours.
+    break_epoch(&house.folder.join(DATABASE));
+    house.check(&made_up(6000), ["ask", "busy", "ask"], 0).await;
+}
+
+#[tokio::test]
+async fn a_start_without_the_store_goes_on_with_the_ring_of_an_earlier_run() {
+    let house = House::new().await;
+    let (key, path) = (house.key().await, house.folder.join("keyring.sealed"));
+    house.store.insert_jwt_key(new_jwt_key(house.auth.sealer()), Audit::by("test")).await.unwrap();
+    house.store.promote_jwt_key(Audit::by("test")).await.unwrap();
+    let early =
+        Authenticator::with_snapshot(config(), house.store.clone(), Some(path.clone())).await.unwrap();
+    let of_early = token(&early, &key).await;
+    let away = Store::postgres("postgres://127.0.0.1:1/away").unwrap();
+    let late = Authenticator::with_snapshot(config(), away, Some(path)).await.unwrap();
+    assert!(matches!(late.check(&credential(&of_early)), Check::Granted(_)));
+    let of_late = token(&late, &key).await;
+    assert!(matches!(early.check(&credential(&of_late)), Check::Granted(_)));
+}
+
+#[tokio::test]
+async fn an_identity_carries_what_its_key_may_do() {
+    let house = House::new().await;
+    let grants = Grants {
+        role: Role::Admin,
+        endpoints: Some(vec!["team".into()]),
+        tools: Some(vec!["b0__*".into()]),
+        rate: Some(Rate { per_second: 5, burst: 9 }),
+        concurrency: Some(3),
+    };
+    let asked = KeyRequest { grants, ..request("n", None) };
+    let (key, _) = create_key(&house.store, house.auth.sealer(), asked, Audit::by("test")).await.unwrap();
+    let by_key = house.auth.ask(&credential(key.expose())).await.unwrap();
+    let token = house.auth.mint_token(&by_key).unwrap().access_token;
+    for identity in [by_key, house.auth.ask(&credential(&token)).await.unwrap()] {
+        assert!(identity.may("e/team", "b0__echo"));
+        assert!(!identity.may("e/team", "b1__echo") && !identity.may("e/default", "b0__echo"));
+        assert_eq!((identity.role(), identity.concurrency()), (Role::Admin, Some(3)));
+        assert_eq!(identity.rate(), Some(Rate { per_second: 5, burst: 9 }));
+    }
+    let wrong = Grants { tools: Some(vec!["a b".into()]), ..Grants::everything() };
+    let asked = KeyRequest { grants: wrong, ..request("n", None) };
+    assert!(matches!(asked.check(0), Err(CreateError::Grants(_))));
 }

@@ -2,21 +2,25 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 
-/// Makes, lists and switches off the API keys of a metamcp installation. Works while the gateway runs.
+/// Administers a metamcp installation: keys, servers, endpoints, what signs and seals. Works while the gateway runs.
 #[derive(Debug, Parser)]
 #[command(name = "keyadm", version, max_term_width = 100, after_help = EXAMPLES)]
 pub struct Cli {
-    /// Where the keys are kept.
+    /// Where everything is kept.
     #[command(flatten)]
     pub place: Place,
+    /// Answers in JSON
+    #[arg(long, global = true)]
+    pub json: bool,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// Where the keys are kept.
+/// Where everything is kept.
 #[derive(Debug, Args)]
 pub struct Place {
     /// The gateway's data directory.
@@ -33,43 +37,253 @@ pub enum Command {
     /// API keys
     #[command(subcommand)]
     Keys(Keys),
+    /// Keys that sign tokens
+    #[command(subcommand)]
+    Jwt(Jwt),
+    /// Seals everything in the database anew with the newest version of `ENCRYPTION_KEY`
+    #[command(after_help = REKEY)]
+    Rekey {
+        /// First step: makes a new version in secrets.toml
+        #[arg(long, conflicts_with = "drop_old")]
+        add_version: bool,
+        /// Last step: takes the old versions out of secrets.toml
+        #[arg(long)]
+        drop_old: bool,
+    },
+    /// Brings the database to the schema of this version; the gateway does so at its start as well
+    Migrate,
+    /// Looks for what is wrong with an installation, and says what to do
+    #[command(
+        after_help = "Exit codes: 0 when nothing is wrong (there may be warnings), 1 when something is."
+    )]
+    Doctor {
+        /// The gateway's configuration file [default: as the gateway finds it]
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Who changed what, newest first
+    Audit(AuditArgs),
+    /// Who used what
+    Usage(UsageArgs),
+    /// MCP servers in the database (not those of metamcp.toml or mcp.json)
+    #[command(subcommand)]
+    Servers(Servers),
+    /// Endpoints in the database (not those of metamcp.toml)
+    #[command(subcommand)]
+    Endpoints(Endpoints),
+    /// Writes the completions of a shell, as in `keyadm completions bash > ~/.keyadm; . ~/.keyadm`
+    Completions {
+        /// For which shell
+        shell: Shell,
+    },
 }
 
 /// What can be done with keys.
 #[derive(Debug, Subcommand)]
 pub enum Keys {
     /// Makes a key and shows it, once
-    Create {
-        /// For people: shown in lists, logs and traces
-        #[arg(long)]
-        name: String,
-        /// What it is for
-        #[arg(long, default_value = "")]
-        description: String,
-        /// When it ends: 30d (s, m, h, d, w), 2027-01-31, or 2027-01-31T12:00:00Z [default: never]
-        #[arg(long, value_name = "WHEN")]
-        expires: Option<String>,
-        /// Answers in JSON
-        #[arg(long)]
-        json: bool,
-    },
+    Create(Create),
     /// Lists keys, never their secrets
     List {
         /// Also those switched off
         #[arg(long)]
         include_inactive: bool,
-        /// Answers in JSON
-        #[arg(long)]
-        json: bool,
     },
+    /// Shows one key
+    Show(KeyRef),
+    /// Switches a key on again; its old tokens stay dead
+    Activate(KeyRef),
     /// Switches a key off; the gateway refuses it within a second, its tokens and open streams included
-    Inactivate {
-        /// The 12 characters between `mcp_` and the next `_`
-        id: String,
-        /// Answers in JSON
+    Inactivate(KeyRef),
+    /// Takes a key out for good; what it did stays in the audit log and the usage
+    Delete {
+        /// Which.
+        #[command(flatten)]
+        key: KeyRef,
+        /// Without it nothing is done
         #[arg(long)]
-        json: bool,
+        confirm: bool,
     },
+    /// Makes a key in the place of another, with the same name and grants, and shows it, once
+    Rotate {
+        /// Which.
+        #[command(flatten)]
+        key: KeyRef,
+        /// How long the old key goes on: 24h (s, m, h, d, w), or until a date [default: it is off at once]
+        #[arg(long, value_name = "WHEN")]
+        grace: Option<String>,
+        /// When the new key ends, as in `create` [default: when the old one would have]
+        #[arg(long, value_name = "WHEN")]
+        expires: Option<String>,
+    },
+}
+
+/// A key.
+#[derive(Debug, Args)]
+pub struct KeyRef {
+    /// The 12 characters between `mcp_` and the next `_`, or the UUID
+    pub id: String,
+}
+
+/// A key to be made.
+#[derive(Debug, Args)]
+pub struct Create {
+    /// For people: shown in lists, logs and traces
+    #[arg(long)]
+    pub name: String,
+    /// What it is for
+    #[arg(long, default_value = "")]
+    pub description: String,
+    /// client: lists and calls tools. admin: administers over HTTP, too
+    #[arg(long, value_enum, default_value = "client")]
+    pub scope: Scope,
+    /// The same as --scope admin
+    #[arg(long, conflicts_with = "scope")]
+    pub admin: bool,
+    /// Only these endpoints; servers/NAME for a server's own path [default: all]
+    #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
+    pub endpoint: Vec<String>,
+    /// Only tools with such names, as the client sees them; * for any characters, ? for one [default: all]
+    #[arg(long, value_name = "GLOB", num_args = 1.., value_delimiter = ',')]
+    pub tools: Vec<String>,
+    /// Calls a second on average, and at once after a pause [default: unlimited; BURST: the same as N]
+    #[arg(long, value_name = "N[/BURST]")]
+    pub rate: Option<String>,
+    /// Calls at once [default: the gateway's limit]
+    #[arg(long, value_name = "N")]
+    pub concurrency: Option<u32>,
+    /// When it ends: 30d (s, m, h, d, w), 2027-01-31, or 2027-01-31T12:00:00Z [default: never]
+    #[arg(long, value_name = "WHEN")]
+    pub expires: Option<String>,
+}
+
+/// What a key is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Scope {
+    /// Calls tools.
+    Client,
+    /// Administers, and calls tools.
+    Admin,
+}
+
+/// What can be done with the keys that sign tokens.
+#[derive(Debug, Subcommand)]
+pub enum Jwt {
+    /// Lists them, never their secrets
+    List,
+    /// Makes a new key, waits until every replica knows it, and has it sign. No token is refused meanwhile, and
+    /// those of the old key stay good. Broken off, it is run again and goes on
+    Rotate {
+        /// How long replicas are given to learn of the new key
+        #[arg(long, value_name = "DURATION", default_value = "10s")]
+        wait: String,
+    },
+    /// Takes out a key that does not sign: its tokens are refused at once
+    Delete {
+        /// Which
+        kid: String,
+        /// Without it nothing is done
+        #[arg(long)]
+        confirm: bool,
+    },
+}
+
+/// Which changes are asked for.
+#[derive(Debug, Args)]
+pub struct AuditArgs {
+    /// A key id, keyadm:USER, or metamcp
+    #[arg(long)]
+    pub actor: Option<String>,
+    /// As in the list: key.create, server.replace, …
+    #[arg(long)]
+    pub action: Option<String>,
+    /// `key`, `server`, `endpoint` or `jwt_key`; with `:ID` one of them
+    #[arg(long, value_name = "KIND[:ID]")]
+    pub object: Option<String>,
+    /// From then on: 24h ago (s, m, h, d, w), 2027-01-31, or 2027-01-31T12:00:00Z
+    #[arg(long, value_name = "WHEN")]
+    pub since: Option<String>,
+    /// Before then
+    #[arg(long, value_name = "WHEN")]
+    pub until: Option<String>,
+    /// No more than so many
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    pub limit: usize,
+}
+
+/// Which counters are asked for.
+#[derive(Debug, Args)]
+pub struct UsageArgs {
+    /// Only this key
+    #[arg(long, value_name = "ID")]
+    pub key: Option<String>,
+    /// Only this server
+    #[arg(long, value_name = "NAME")]
+    pub server: Option<String>,
+    /// Only this tool
+    #[arg(long, value_name = "NAME")]
+    pub tool: Option<String>,
+    /// From then on: 24h ago (s, m, h, d, w), 2027-01-31, or 2027-01-31T12:00:00Z
+    #[arg(long, value_name = "WHEN", default_value = "30d")]
+    pub since: String,
+    /// Before then
+    #[arg(long, value_name = "WHEN")]
+    pub until: Option<String>,
+    /// Each hour by itself
+    #[arg(long)]
+    pub hourly: bool,
+}
+
+/// What can be done with servers.
+#[derive(Debug, Subcommand)]
+pub enum Servers {
+    /// Lists them
+    List,
+    /// Shows one, never its credentials
+    Show(NameRef),
+    /// Has the gateway use it again
+    Enable(NameRef),
+    /// Has the gateway leave it alone
+    Disable(NameRef),
+    /// Takes it out, also of every endpoint
+    Remove {
+        /// Which.
+        #[command(flatten)]
+        server: NameRef,
+        /// Without it nothing is done
+        #[arg(long)]
+        confirm: bool,
+    },
+    /// Writes them as `mcpServers` JSON, without their credentials
+    Export {
+        /// Only these [default: all]
+        servers: Vec<String>,
+    },
+}
+
+/// What can be done with endpoints.
+#[derive(Debug, Subcommand)]
+pub enum Endpoints {
+    /// Lists them
+    List,
+    /// Shows one with its servers, filters and overrides
+    Show(NameRef),
+    /// Takes it out; its servers stay
+    Remove {
+        /// Which.
+        #[command(flatten)]
+        endpoint: NameRef,
+        /// Without it nothing is done
+        #[arg(long)]
+        confirm: bool,
+    },
+}
+
+/// A server or an endpoint.
+#[derive(Debug, Args)]
+pub struct NameRef {
+    /// Its name or UUID
+    pub name: String,
 }
 
 const DATA_DIR: &str = "The gateway's data directory; with --database-url, where its secrets are \
@@ -77,12 +291,27 @@ const DATA_DIR: &str = "The gateway's data directory; with --database-url, where
 const DATABASE_URL: &str =
     "postgres://…: the gateway's database, when it is not in the data directory [default: $DATABASE_URL]";
 
+const REKEY: &str = "\
+With secrets.toml in the data directory:
+  keyadm rekey --add-version    then restart every gateway: it seals with the new version and opens both
+  keyadm rekey                  while they run; broken off, it is run again
+  keyadm rekey --drop-old       then restart every gateway: what the old version sealed is lost
+
+With ENCRYPTION_KEY in the environment: give gateways and keyadm ENCRYPTION_KEY=\"2:<new>,1:<old>\" (the first
+one seals, all open), run `keyadm rekey`, and leave the old one out at the next restart. With several replicas
+restart all of them with \"1:<old>,2:<new>\" first, so that none meets a session id it cannot open.
+
+Exit codes: 0 everything is sealed by the newest version, 65 something no given version opens was left as it is.";
+
 const EXAMPLES: &str = "\
 Examples:
   keyadm keys create --name laptop
-  keyadm keys create --name ci --expires 30d --json
-  keyadm keys list --include-inactive
+  keyadm keys create --name ci --endpoint team --tools 'github__*' --rate 10/50 --expires 30d --json
+  keyadm keys rotate 4fT0sQbW91Lk --grace 24h
   keyadm keys inactivate 4fT0sQbW91Lk
+  keyadm audit --object key --since 7d
+  keyadm doctor
 
 Secrets: ENCRYPTION_KEY from the environment, else the file secrets.toml in the data directory.
-Exit codes: 0 done, 64 wrong usage, 65 wrong data (no such key, wrong ENCRYPTION_KEY), 69 store not available.";
+Exit codes: 0 done, 1 doctor found something wrong, 64 wrong usage, 65 wrong data (no such key, wrong
+ENCRYPTION_KEY), 69 store not available, 74 the result could not be written.";

@@ -3,10 +3,8 @@
 use std::fmt;
 use std::process::ExitCode;
 
-use metamcp::auth::{CreateError, EncryptionKeyError, SealerError, SecretsError};
+use metamcp::auth::{CreateError, EncryptionKeyError, RotateError, SealerError, SecretsError};
 use metamcp::store::StoreError;
-
-use crate::time::NoTime;
 
 /// Why nothing was done.
 #[derive(Debug)]
@@ -33,12 +31,6 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (Self::Usage(text) | Self::Data(text) | Self::Unavailable(text)) = self;
         f.write_str(text)
-    }
-}
-
-impl From<NoTime> for Failure {
-    fn from(error: NoTime) -> Self {
-        Self::Usage(format!("--expires: {error}"))
     }
 }
 
@@ -77,10 +69,19 @@ impl From<SecretsError> for Failure {
     }
 }
 
+impl From<RotateError> for Failure {
+    fn from(error: RotateError) -> Self {
+        match error {
+            RotateError::Secrets(error) => error.into(),
+            RotateError::Key(error) => error.into(),
+        }
+    }
+}
+
 impl From<CreateError> for Failure {
     fn from(error: CreateError) -> Self {
         match error {
-            CreateError::Name | CreateError::Description | CreateError::Past => {
+            CreateError::Name | CreateError::Description | CreateError::Past | CreateError::Grants(_) => {
                 Self::Usage(error.to_string())
             }
             CreateError::OtherEncryptionKey => Self::Data(error.to_string()),

@@ -1,25 +1,45 @@
-//! `keyadm`: makes, lists and switches off API keys.
+//! `keyadm`: administers an installation: its keys, servers and endpoints, what signs tokens and what seals.
 //!
 //! Talks to the store, never over HTTP, and works while the gateway runs. Results go to the standard output,
 //! everything said about them to the standard error, so that a script can take the one without the other.
 
 mod args;
+mod doctor;
 mod failure;
+mod fleet;
+mod history;
+mod jwt;
+mod keys;
 mod place;
-mod report;
+mod rekey;
+mod table;
 mod time;
+mod who;
 
 use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use clap::Parser;
-use metamcp::auth::{KeyId, KeyRequest, create_key};
-use metamcp::store::{Grants, KeyStatus, Store};
+use clap::{CommandFactory, Parser};
+use serde_json::json;
 
-use args::{Cli, Command, Keys};
+use args::{Cli, Command};
 use failure::Failure;
 use place::{Absent, Installation};
+
+/// A result, and the exit code that goes with it.
+pub struct Done {
+    /// For the standard output.
+    pub text: String,
+    /// 0 unless something has to be seen to.
+    pub code: u8,
+}
+
+impl From<String> for Done {
+    fn from(text: String) -> Self {
+        Self { text, code: 0 }
+    }
+}
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -32,7 +52,7 @@ fn main() -> ExitCode {
         }
     };
     match start(cli) {
-        Ok(output) => print(&output),
+        Ok(done) => print(&done),
         Err(failure) => {
             eprintln!("keyadm: {failure}");
             failure.exit_code()
@@ -40,12 +60,12 @@ fn main() -> ExitCode {
     }
 }
 
-fn print(output: &str) -> ExitCode {
+fn print(done: &Done) -> ExitCode {
     let mut stdout = std::io::stdout();
-    match stdout.write_all(output.as_bytes()).and_then(|()| stdout.flush()) {
-        Ok(()) => ExitCode::SUCCESS,
+    match stdout.write_all(done.text.as_bytes()).and_then(|()| stdout.flush()) {
+        Ok(()) => ExitCode::from(done.code),
         // Whoever reads has seen enough, as in `keyadm keys list | head`.
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => ExitCode::from(done.code),
         Err(error) => {
             eprintln!("keyadm: cannot write the result: {error}");
             ExitCode::from(74)
@@ -53,7 +73,7 @@ fn print(output: &str) -> ExitCode {
     }
 }
 
-fn start(cli: Cli) -> Result<String, Failure> {
+fn start(cli: Cli) -> Result<Done, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -61,70 +81,56 @@ fn start(cli: Cli) -> Result<String, Failure> {
     runtime.block_on(run(cli))
 }
 
-async fn run(cli: Cli) -> Result<String, Failure> {
-    let installation = Installation::find(cli.place)?;
-    let Command::Keys(command) = cli.command;
-    match command {
-        Keys::Create { name, description, expires, json } => {
-            let expires_at = expires.map(|text| time::parse_end(&text, now())).transpose()?;
-            let request = KeyRequest { name, description, grants: Grants::everything(), expires_at };
-            create(&installation, request, json).await
-        }
-        Keys::List { include_inactive, json } => {
-            let mut rows = installation.store(Absent::Refuse).await?.keys().await?.rows;
-            rows.retain(|row| include_inactive || row.status == KeyStatus::Active);
-            Ok(if json { report::list_json(&rows, now()) } else { report::table(&rows, now()) })
-        }
-        Keys::Inactivate { id, json } => {
-            let id = key_id(&id)?;
-            inactivate(&installation.store(Absent::Refuse).await?, id, json).await
-        }
+async fn run(cli: Cli) -> Result<Done, Failure> {
+    let json = cli.json;
+    if let Command::Completions { shell } = cli.command {
+        return Ok(completions(shell).into());
     }
-}
-
-async fn create(installation: &Installation, request: KeyRequest, json: bool) -> Result<String, Failure> {
-    request.check(now())?;
-    let sealer = installation.sealer()?;
-    let store = installation.store(Absent::Create).await?;
-    let (key, row) = create_key(&store, &sealer, request, place::audit()).await?;
-    if json {
-        return Ok(report::created_json(&key, &row));
-    }
-    eprintln!(
-        "Made the key {:?} with the id {}. It is shown this once and stored nowhere:",
-        row.name, row.key_id
-    );
-    Ok(format!("{}\n", key.expose()))
-}
-
-async fn inactivate(store: &Store, id: KeyId, json: bool) -> Result<String, Failure> {
-    let row = store.key(id.as_str()).await?;
-    let row = row.ok_or_else(|| Failure::Data(format!("there is no key with the id {id}")))?;
-    let changed = row.status == KeyStatus::Active;
-    if changed {
-        store.set_key_status(id.as_str(), KeyStatus::Inactive, place::audit()).await?;
-    }
-    if json {
-        return Ok(report::inactivated_json(&row, changed));
-    }
-    let what = if changed { "is off now" } else { "was off already" };
-    Ok(format!("The key {:?} with the id {id} {what}.\n", row.name))
-}
-
-fn key_id(text: &str) -> Result<KeyId, Failure> {
-    if text.starts_with("mcp_") {
-        return Err(Failure::Usage(
-            "give the id alone: the 12 characters between `mcp_` and the next `_`. A key on a command line \
-             stays in the shell's history; take it for disclosed"
-                .into(),
-        ));
-    }
-    KeyId::parse(text).ok_or_else(|| {
-        Failure::Usage("a key id has 12 letters and digits; `keyadm keys list` shows them".into())
+    let place = Installation::find(cli.place)?;
+    Ok(match cli.command {
+        Command::Keys(command) => keys::run(command, &place, json).await?.into(),
+        Command::Jwt(command) => jwt::run(command, &place, json).await?.into(),
+        Command::Rekey { add_version: true, .. } => rekey::add_version(&place, json)?.into(),
+        Command::Rekey { drop_old: true, .. } => rekey::drop_old(&place, json).await?.into(),
+        Command::Rekey { .. } => rekey::run(&place, json).await?,
+        Command::Migrate => migrate(&place, json).await?.into(),
+        Command::Doctor { config } => doctor::run(&place, config, json).await?,
+        Command::Audit(asked) => history::audit(asked, &place, json).await?.into(),
+        Command::Usage(asked) => history::usage(asked, &place, json).await?.into(),
+        Command::Servers(command) => fleet::servers(command, &place, json).await?.into(),
+        Command::Endpoints(command) => fleet::endpoints(command, &place, json).await?.into(),
+        Command::Completions { shell } => completions(shell).into(),
     })
+}
+
+/// Whoever opens the store brings it up to date.
+async fn migrate(installation: &Installation, json: bool) -> Result<String, Failure> {
+    let store = installation.store(Absent::Create).await?;
+    let keys = store.keys().await?.rows.len();
+    Ok(if json {
+        table::line(&json!({"migrated": true, "keys": keys}))
+    } else {
+        format!("The database has the schema of this version; {keys} keys are in it.\n")
+    })
+}
+
+fn completions(shell: clap_complete::Shell) -> String {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "keyadm", &mut text);
+    String::from_utf8_lossy(&text).into_owned()
 }
 
 /// Seconds since 1970.
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use metamcp::auth::{Sealer, Secrets, parse_encryption_key, prepare_data_dir};
 use metamcp::config::{Env as _, ProcessEnv};
-use metamcp::store::{Audit, Store};
+use metamcp::store::Store;
 use zeroize::Zeroizing;
 
 use crate::args::Place;
@@ -59,7 +59,8 @@ impl Installation {
         }
     }
 
-    fn data_dir(&self) -> Result<&Path, Failure> {
+    /// Where the files of this installation are, whether or not they are there.
+    pub fn data_dir(&self) -> Result<&Path, Failure> {
         self.data_dir.as_deref().ok_or_else(|| {
             Failure::Usage("there is no HOME to find the data directory in; name it with --data-dir".into())
         })
@@ -83,6 +84,32 @@ impl Installation {
         Ok(Store::open_sqlite(&path).await?)
     }
 
+    /// Whether the database is a server's.
+    pub fn has_server(&self) -> bool {
+        matches!(self.database, Database::Server(_))
+    }
+
+    /// The folder of `secrets.toml`, if that is what counts.
+    pub fn own_secrets(&self) -> Result<&Path, Failure> {
+        if variable("ENCRYPTION_KEY").is_some() {
+            return Err(Failure::Usage(
+                "ENCRYPTION_KEY is in the environment, and so are its versions: put the new one in front of the old \
+                 one yourself, as in ENCRYPTION_KEY=\"2:<new>,1:<old>\"; `keyadm rekey --help` says in which order"
+                    .into(),
+            ));
+        }
+        self.data_dir()
+    }
+
+    /// What `ENCRYPTION_KEY` and `JWT_SECRET` are, without making any. `None`: there is no such secret yet.
+    pub fn secret(&self, name: &str) -> Result<Option<Zeroizing<String>>, Failure> {
+        if let Some(text) = variable(name) {
+            return Ok(Some(Zeroizing::new(text)));
+        }
+        let found = Secrets::find(self.data_dir()?)?;
+        Ok(found.map(|found| if name == "JWT_SECRET" { found.jwt_secret } else { found.encryption_key }))
+    }
+
     /// What seals keys: from the environment, else from the data directory.
     pub fn sealer(&self) -> Result<Sealer, Failure> {
         let text = match variable("ENCRYPTION_KEY").map(Zeroizing::new) {
@@ -91,12 +118,6 @@ impl Installation {
         };
         Ok(Sealer::new(&parse_encryption_key(&text)?)?)
     }
-}
-
-/// Whoever runs the program, now.
-pub fn audit() -> Audit {
-    let user = variable("USER").or_else(|| variable("LOGNAME")).unwrap_or_else(|| "unknown".into());
-    Audit::by(format!("keyadm:{user}"))
 }
 
 /// An empty one counts as not set: so do the shells and compose files that pass it on.
@@ -113,4 +134,4 @@ fn unusable(path: &Path, error: &std::io::Error) -> Failure {
 }
 
 /// As the gateway calls it.
-const DATABASE: &str = "metamcp.sqlite";
+pub const DATABASE: &str = "metamcp.sqlite";

@@ -2,11 +2,21 @@
 
 use std::fmt;
 
+use crate::failure::Failure;
+
 /// Reads `2027-01-31T12:00:00Z`, `2027-01-31` (its first moment, UTC), or a span from `now` such as `30d`.
 /// Gives seconds since 1970.
 pub fn parse_end(text: &str, now: u64) -> Result<u64, NoTime> {
     span(text)
         .map(|seconds| now.saturating_add(seconds))
+        .or_else(|| date_time(text))
+        .ok_or_else(|| NoTime(text.to_owned()))
+}
+
+/// The same, but a span is one until `now`: `24h` is this time yesterday.
+pub fn parse_past(text: &str, now: u64) -> Result<u64, NoTime> {
+    span(text)
+        .map(|seconds| now.saturating_sub(seconds))
         .or_else(|| date_time(text))
         .ok_or_else(|| NoTime(text.to_owned()))
 }
@@ -30,8 +40,15 @@ impl fmt::Display for NoTime {
     }
 }
 
-/// A whole number and a unit.
-fn span(text: &str) -> Option<u64> {
+impl NoTime {
+    /// Which flag it was given to.
+    pub fn of(&self, flag: &str) -> Failure {
+        Failure::Usage(format!("{flag}: {self}"))
+    }
+}
+
+/// A whole number and a unit, in seconds.
+pub fn span(text: &str) -> Option<u64> {
     let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     let unit = match unit {
         "s" => 1,
@@ -196,6 +213,14 @@ mod tests {
         ] {
             check(wrong, None);
         }
+    }
+
+    #[test]
+    fn a_span_may_also_lie_behind() {
+        assert_eq!(parse_past("1d", NOW), Ok(NOW - 86_400));
+        assert_eq!(parse_past("9999w", 5), Ok(0));
+        assert_eq!(parse_past("1970-01-02", NOW), Ok(86_400));
+        assert!(parse_past("yesterday", NOW).is_err());
     }
 
     #[test]

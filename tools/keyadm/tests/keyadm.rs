@@ -2,105 +2,18 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails by panicking is a test that fails")]
 
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+mod support;
 
-use metamcp::auth::{self, Authenticator, Check, Credential, Mode, Secrets};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Stdio;
+
+use metamcp::auth::{self, Check};
 use metamcp::config::{Env, ProcessEnv};
 use metamcp::store::Store;
 use serde_json::Value;
 
-/// A data directory that does not exist yet, in a folder of its own.
-struct Place(PathBuf);
-
-impl Place {
-    fn new() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("keyadm-test-{}-{number}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
-    fn data_dir(&self) -> PathBuf {
-        self.0.join("data")
-    }
-
-    /// With nothing of the environment but what is named.
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_keyadm"));
-        command.env_clear().env("METAMCP_DATA_DIR", self.data_dir()).current_dir(&self.0).args(arguments);
-        command
-    }
-
-    fn run(&self, arguments: &[&str]) -> Run {
-        Run::of(self.command(arguments))
-    }
-
-    /// A new key: its id, and itself.
-    fn key(&self, name: &str) -> (String, String) {
-        let made = self.run(&["keys", "create", "--name", name, "--json"]).json();
-        let text = |field: &str| made[field].as_str().unwrap().to_owned();
-        (text("id"), text("key"))
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        drop(std::fs::remove_dir_all(&self.0));
-    }
-}
-
-struct Run {
-    code: i32,
-    out: String,
-    err: String,
-}
-
-impl Run {
-    fn of(mut command: Command) -> Self {
-        let Output { status, stdout, stderr } = command.stdin(Stdio::null()).output().unwrap();
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        Self { code: status.code().unwrap(), out: text(stdout), err: text(stderr) }
-    }
-
-    #[track_caller]
-    fn json(&self) -> Value {
-        assert_eq!(self.code, 0, "{}", self.err);
-        assert_eq!(self.err, "");
-        serde_json::from_str(&self.out).unwrap()
-    }
-
-    /// Failed with this code, said this, and gave nothing to a script that does not look at codes.
-    #[track_caller]
-    fn check(&self, code: i32, said: &str) {
-        assert_eq!((self.code, self.out.as_str()), (code, ""), "{}", self.err);
-        assert!(self.err.contains(said), "{said:?} is not in {:?}", self.err);
-    }
-}
-
-/// What the gateway would be given.
-async fn gateway(data_dir: &Path) -> Authenticator {
-    let (secrets, origin) = Secrets::load_or_create(data_dir).unwrap();
-    assert_eq!(origin, auth::Origin::Load);
-    let config = auth::Config {
-        mode: Mode::Keys,
-        encryption_keys: auth::parse_encryption_key(&secrets.encryption_key).unwrap(),
-        jwt_secret: auth::parse_jwt_secret(&secrets.jwt_secret).unwrap(),
-        token_lifetime: std::time::Duration::from_mins(15),
-        hash_permits: 1,
-        hash_queue_max: 8,
-        verified_for: std::time::Duration::from_mins(15),
-    };
-    let store = Store::open_sqlite(&data_dir.join("metamcp.sqlite")).await.unwrap();
-    Authenticator::new(config, store).await.unwrap()
-}
-
-fn credential(key: &str) -> Credential<'_> {
-    Credential::from_headers(None, Some(key.as_bytes())).unwrap().unwrap()
-}
+use support::{Place, Run, credential, gateway};
 
 #[test]
 fn a_key_is_made_listed_and_switched_off() {
@@ -147,7 +60,7 @@ fn people_get_the_key_alone_on_the_standard_output_and_a_table() {
 async fn a_running_gateway_takes_new_keys_at_once_and_drops_old_ones_with_its_poll() {
     let place = Place::new();
     let (first_id, first) = place.key("first");
-    let gateway = gateway(&place.data_dir()).await;
+    let gateway = gateway(&place).await;
     let (_, second) = place.key("second");
     for key in [&first, &second] {
         assert!(gateway.ask(&credential(key)).await.is_ok());
@@ -208,12 +121,35 @@ fn mistakes_are_told_apart_by_their_codes() {
     let rows: &[(&[&str], i32, &str)] = &[
         (&[], 64, "Usage"),
         (&["keys", "create"], 64, "--name"),
-        (&["keys", "delete", "x"], 64, "delete"),
+        (&["keys", "delete", "AAAAAAAAAAAA"], 64, "--confirm"),
+        (&["keys", "delete", "x", "--confirm"], 64, "12 letters"),
+        (&["keys", "delete", "AAAAAAAAAAAA", "--confirm"], 65, "no key with the id"),
+        (&["keys", "show", "00000000-0000-0000-0000-000000000000"], 65, "no key with the id"),
+        (&["keys", "create", "--name", "x", "--rate", "0"], 64, "10/50"),
+        (&["keys", "create", "--name", "x", "--rate", "5/"], 64, "10/50"),
+        (&["keys", "create", "--name", "x", "--concurrency", "0"], 64, "at least 1 call"),
+        (&["keys", "create", "--name", "x", "--endpoint", "a/b"], 64, "servers/NAME"),
+        (&["keys", "create", "--name", "x", "--tools", "a b"], 64, "no pattern"),
+        (&["keys", "create", "--name", "x", "--admin", "--scope", "client"], 64, "cannot be used with"),
+        (&["keys", "rotate", "AAAAAAAAAAAA", "--grace", "soon"], 64, "--grace"),
+        (&["keys", "rotate", "AAAAAAAAAAAA", "--grace", "2001-01-01"], 64, "over already"),
+        (&["jwt", "rotate", "--wait", "x"], 64, "10s"),
+        (&["jwt", "rotate"], 65, "start the gateway once"),
+        (&["jwt", "delete", "x"], 64, "--confirm"),
+        (&["jwt", "delete", "x", "--confirm"], 65, "no such token key"),
+        (&["audit", "--object", "thing"], 64, "jwt_key"),
+        (&["audit", "--since", "yesterday"], 64, "--since"),
+        (&["usage", "--key", "x"], 64, "12 letters"),
+        (&["servers", "show", "x"], 65, "no server"),
+        (&["endpoints", "remove", "x", "--confirm"], 65, "no endpoint"),
+        (&["rekey", "--add-version", "--drop-old"], 64, "cannot be used with"),
+        (&["completions", "tcsh"], 64, "possible values"),
         (&["keys", "create", "--name", ""], 64, "name has 1 to 128"),
         (&["keys", "create", "--name", "a\nb"], 64, "control character"),
         (&["keys", "create", "--name", "x", "--expires", "soon"], 64, "30d"),
         (&["keys", "create", "--name", "x", "--expires", "2001-01-01"], 64, "in the past"),
         (&["keys", "inactivate", "short"], 64, "12 letters"),
+        (&["keys", "rotate", &key], 64, "disclosed"),
         (&["keys", "inactivate", &key], 64, "disclosed"),
         (&["keys", "inactivate", "AAAAAAAAAAAA"], 65, "no key with the id AAAAAAAAAAAA"),
         (&["--database-url", "postgres://u:hunter2@127.0.0.1:1/x", "keys", "list"], 69, "not available"),

@@ -1,0 +1,223 @@
+//! Servers and endpoints in the database. What a definition must be is for the gateway's REST API to say, which
+//! also adds them; here it is only shown, switched and removed.
+
+use std::collections::HashMap;
+
+use metamcp::store::{EndpointRow, EndpointServer, Match, Secrets, ServerRow, ServerSpec, Store, Uuid};
+use serde_json::{Map, Value, json};
+
+use crate::args::{Endpoints, NameRef, Servers};
+use crate::failure::Failure;
+use crate::place::{Absent, Installation};
+use crate::table::{line, or_none, table};
+use crate::{time, who};
+
+pub async fn servers(command: Servers, installation: &Installation, json: bool) -> Result<String, Failure> {
+    let store = installation.store(Absent::Refuse).await?;
+    match command {
+        Servers::List => {
+            let rows = store.servers().await?.rows;
+            Ok(if json {
+                line(&Value::Array(rows.iter().map(server).collect()))
+            } else {
+                list_servers(&rows)
+            })
+        }
+        Servers::Show(NameRef { name }) => {
+            let row = server_named(&store, &name).await?;
+            Ok(if json { line(&server(&row)) } else { pretty(&server(&row)) })
+        }
+        Servers::Enable(NameRef { name }) => switch(&store, &name, true, json).await,
+        Servers::Disable(NameRef { name }) => switch(&store, &name, false, json).await,
+        Servers::Remove { server, confirm } => {
+            let row = server_named(&store, &server.name).await?;
+            confirmed(confirm, "the server leaves every endpoint, and its credentials are lost")?;
+            let row = store.delete_server(row.id, Match::Version(row.version), who::audit()).await?;
+            Ok(removed("server", row.id, &row.name, json))
+        }
+        Servers::Export { servers } => export(&store, &servers).await,
+    }
+}
+
+/// A server without a word about it is on.
+fn is_enabled(row: &ServerRow) -> bool {
+    row.definition.get("enabled").and_then(Value::as_bool).unwrap_or(true)
+}
+
+async fn switch(store: &Store, name: &str, enabled: bool, json: bool) -> Result<String, Failure> {
+    let row = server_named(store, name).await?;
+    let changed = is_enabled(&row) != enabled;
+    if changed {
+        let mut definition = row.definition.clone();
+        let Some(members) = definition.as_object_mut() else {
+            return Err(Failure::Data(format!("the definition of the server {name} is no JSON object")));
+        };
+        members.insert("enabled".into(), enabled.into());
+        let spec = ServerSpec { name: row.name.clone(), kind: row.kind, definition, secrets: Secrets::Keep };
+        store.replace_server(row.id, Match::Version(row.version), spec, who::audit()).await?;
+    }
+    if json {
+        let answer =
+            json!({"id": row.id.to_string(), "name": row.name, "enabled": enabled, "changed": changed});
+        return Ok(line(&answer));
+    }
+    let word = if enabled { "enabled" } else { "disabled" };
+    let when = if changed { "now" } else { "already" };
+    Ok(format!("The server {:?} is {word} {when}.\n", row.name))
+}
+
+async fn export(store: &Store, names: &[String]) -> Result<String, Failure> {
+    let mut rows = Vec::new();
+    for name in names {
+        rows.push(server_named(store, name).await?);
+    }
+    if names.is_empty() {
+        rows = store.servers().await?.rows;
+    }
+    let mut servers = Map::new();
+    for row in &rows {
+        let mut definition = row.definition.clone();
+        if let Some(members) = definition.as_object_mut() {
+            members.entry("type").or_insert_with(|| row.kind.as_str().into());
+        }
+        servers.insert(row.name.clone(), definition);
+    }
+    let sealed: Vec<&str> =
+        rows.iter().filter(|row| row.secrets.is_some()).map(|row| row.name.as_str()).collect();
+    if !sealed.is_empty() {
+        eprintln!("keyadm: headers and variables are not exported; give them again to {}", sealed.join(", "));
+    }
+    Ok(pretty(&json!({ "mcpServers": servers })))
+}
+
+async fn server_named(store: &Store, name: &str) -> Result<ServerRow, Failure> {
+    let row = store.server(name).await?;
+    row.ok_or_else(|| {
+        Failure::Data(format!("there is no server {name:?} in the database; see `keyadm servers list`"))
+    })
+}
+
+fn server(row: &ServerRow) -> Value {
+    json!({
+        "id": row.id.to_string(),
+        "name": row.name,
+        "kind": row.kind.as_str(),
+        "enabled": is_enabled(row),
+        "definition": row.definition,
+        "has_secrets": row.secrets.is_some(),
+        "version": row.version,
+        "created_at": time::format(row.created_at),
+        "changed_at": time::format(row.changed_at),
+    })
+}
+
+fn list_servers(rows: &[ServerRow]) -> String {
+    let head = ["NAME", "KIND", "STATUS", "SECRETS", "CHANGED", "WHERE"];
+    table(
+        &head,
+        rows.iter().map(|row| {
+            let place = row.definition.get("url").or(row.definition.get("command")).and_then(Value::as_str);
+            vec![
+                row.name.clone(),
+                row.kind.as_str().into(),
+                if is_enabled(row) { "enabled" } else { "disabled" }.into(),
+                if row.secrets.is_some() { "sealed" } else { "none" }.into(),
+                time::format(row.changed_at),
+                or_none(place.unwrap_or_default().to_owned()),
+            ]
+        }),
+    )
+}
+
+pub async fn endpoints(
+    command: Endpoints,
+    installation: &Installation,
+    json: bool,
+) -> Result<String, Failure> {
+    let store = installation.store(Absent::Refuse).await?;
+    let names: HashMap<Uuid, String> =
+        store.servers().await?.rows.into_iter().map(|row| (row.id, row.name)).collect();
+    match command {
+        Endpoints::List => {
+            let rows = store.endpoints().await?.rows;
+            Ok(if json {
+                line(&Value::Array(rows.iter().map(|row| endpoint(row, &names)).collect()))
+            } else {
+                list_endpoints(&rows, &names)
+            })
+        }
+        Endpoints::Show(NameRef { name }) => {
+            let row = endpoint_named(&store, &name).await?;
+            Ok(if json { line(&endpoint(&row, &names)) } else { pretty(&endpoint(&row, &names)) })
+        }
+        Endpoints::Remove { endpoint, confirm } => {
+            let row = endpoint_named(&store, &endpoint.name).await?;
+            confirmed(confirm, "the endpoint's filters and overrides are lost")?;
+            let row = store.delete_endpoint(row.id, Match::Version(row.version), who::audit()).await?;
+            Ok(removed("endpoint", row.id, &row.name, json))
+        }
+    }
+}
+
+async fn endpoint_named(store: &Store, name: &str) -> Result<EndpointRow, Failure> {
+    let row = store.endpoint(name).await?;
+    row.ok_or_else(|| {
+        Failure::Data(format!("there is no endpoint {name:?} in the database; see `keyadm endpoints list`"))
+    })
+}
+
+fn endpoint(row: &EndpointRow, names: &HashMap<Uuid, String>) -> Value {
+    let server = |of: &EndpointServer| {
+        json!({
+            "server": names.get(&of.server_id),
+            "server_id": of.server_id.to_string(),
+            "allow": of.allow,
+            "deny": of.deny,
+            "overrides": of.overrides,
+        })
+    };
+    json!({
+        "id": row.id.to_string(),
+        "name": row.name,
+        "prefix": row.prefix.as_str(),
+        "servers": row.servers.iter().map(server).collect::<Vec<_>>(),
+        "version": row.version,
+        "created_at": time::format(row.created_at),
+        "changed_at": time::format(row.changed_at),
+    })
+}
+
+fn list_endpoints(rows: &[EndpointRow], names: &HashMap<Uuid, String>) -> String {
+    let name =
+        |of: &EndpointServer| names.get(&of.server_id).cloned().unwrap_or_else(|| of.server_id.to_string());
+    let cells = rows.iter().map(|row| {
+        let filters: usize = row.servers.iter().map(|of| of.allow.len() + of.deny.len()).sum();
+        let overrides: usize = row.servers.iter().map(|of| of.overrides.len()).sum();
+        let servers: Vec<String> = row.servers.iter().map(name).collect();
+        vec![
+            row.name.clone(),
+            row.prefix.as_str().into(),
+            filters.to_string(),
+            overrides.to_string(),
+            time::format(row.changed_at),
+            or_none(servers.join(",")),
+        ]
+    });
+    table(&["NAME", "PREFIX", "FILTERS", "OVERRIDES", "CHANGED", "SERVERS"], cells)
+}
+
+fn confirmed(confirm: bool, loss: &str) -> Result<(), Failure> {
+    if confirm { Ok(()) } else { Err(Failure::Usage(format!("{loss}: say --confirm"))) }
+}
+
+fn removed(kind: &str, id: Uuid, name: &str, json: bool) -> String {
+    if json {
+        return line(&json!({"id": id.to_string(), "name": name, "removed": true}));
+    }
+    format!("The {kind} {name:?} is removed.\n")
+}
+
+/// For people, and still JSON: every control character is escaped in it.
+fn pretty(value: &Value) -> String {
+    format!("{value:#}\n")
+}

@@ -1,0 +1,149 @@
+//! The built binary, driven in a place of its own.
+
+#![allow(dead_code, reason = "each file of tests takes what it needs")]
+
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use futures_util::FutureExt;
+use metamcp::auth::{self, Authenticator, Credential, Mode, Secrets};
+use metamcp::store::Store;
+use serde_json::Value;
+
+/// A data directory that does not exist yet, in a folder of its own.
+pub struct Place {
+    path: PathBuf,
+    /// Else it is embedded.
+    database_url: Option<String>,
+}
+
+impl Place {
+    pub fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("keyadm-test-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self { path, database_url: None }
+    }
+
+    pub fn data_dir(&self) -> PathBuf {
+        self.path.join("data")
+    }
+
+    /// With nothing of the environment but what is named.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_keyadm"));
+        command.env_clear().env("METAMCP_DATA_DIR", self.data_dir()).current_dir(&self.path).args(arguments);
+        command.envs(self.database_url.iter().map(|url| ("DATABASE_URL", url)));
+        command
+    }
+
+    pub fn run(&self, arguments: &[&str]) -> Run {
+        Run::of(self.command(arguments))
+    }
+
+    /// What the program opens, for what only the gateway does.
+    pub async fn store(&self) -> Store {
+        match &self.database_url {
+            Some(url) => Store::open(url).await.unwrap(),
+            None => Store::open_sqlite(&self.data_dir().join("metamcp.sqlite")).await.unwrap(),
+        }
+    }
+
+    /// A new key: its id, and itself.
+    pub fn key(&self, name: &str) -> (String, String) {
+        let made = self.run(&["keys", "create", "--name", name, "--json"]).json();
+        let text = |field: &str| made[field].as_str().unwrap().to_owned();
+        (text("id"), text("key"))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        drop(std::fs::remove_dir_all(&self.path));
+    }
+}
+
+pub struct Run {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+}
+
+impl Run {
+    pub fn of(mut command: Command) -> Self {
+        let Output { status, stdout, stderr } = command.stdin(Stdio::null()).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Self { code: status.code().unwrap(), out: text(stdout), err: text(stderr) }
+    }
+
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        assert_eq!(self.code, 0, "{}", self.err);
+        assert_eq!(self.err, "");
+        serde_json::from_str(&self.out).unwrap()
+    }
+
+    /// Failed with this code, said this, and gave nothing to a script that does not look at codes.
+    #[track_caller]
+    pub fn check(&self, code: i32, said: &str) {
+        assert_eq!((self.code, self.out.as_str()), (code, ""), "{}", self.err);
+        assert!(self.err.contains(said), "{said:?} is not in {:?}", self.err);
+    }
+}
+
+/// Runs a test on an embedded database, and on one of a server's when there is a server for tests.
+pub async fn on_each(test: impl AsyncFn(&Place)) {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    test(&Place::new()).await;
+    #[allow(clippy::disallowed_methods, reason = "a test has no other place to be told of a server")]
+    let server = std::env::var(SERVER).ok().filter(|url| !url.is_empty());
+    let Some(server) = server else {
+        println!("{SERVER} is not set: NOT tested with PostgreSQL (tools/check sets it)");
+        return;
+    };
+    let name = format!("keyadm_{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+    sql(&server, &format!("CREATE DATABASE {name}")).await;
+    let (base, query) = server.split_once('?').unwrap_or((&server, ""));
+    let (host, _) = base.rsplit_once('/').unwrap();
+    let mut place = Place::new();
+    place.database_url = Some(format!("{host}/{name}?{query}"));
+    let outcome = std::panic::AssertUnwindSafe(test(&place)).catch_unwind().await;
+    sql(&server, &format!("DROP DATABASE {name} WITH (FORCE)")).await;
+    if let Err(panic) = outcome {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// As a person with psql would.
+async fn sql(url: &str, statement: &str) {
+    let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.unwrap();
+    let driver = tokio::spawn(connection);
+    client.batch_execute(statement).await.unwrap();
+    drop(client);
+    driver.await.unwrap().unwrap();
+}
+
+/// Names a PostgreSQL server on which databases may be created.
+const SERVER: &str = "METAMCP_TEST_DATABASE_URL";
+
+/// What the gateway would be given.
+pub async fn gateway(place: &Place) -> Authenticator {
+    let (secrets, origin) = Secrets::load_or_create(&place.data_dir()).unwrap();
+    assert_eq!(origin, auth::Origin::Load);
+    let config = auth::Config {
+        mode: Mode::Keys,
+        encryption_keys: auth::parse_encryption_key(&secrets.encryption_key).unwrap(),
+        jwt_secret: auth::parse_jwt_secret(&secrets.jwt_secret).unwrap(),
+        token_lifetime: std::time::Duration::from_mins(15),
+        hash_permits: 1,
+        hash_queue_max: 8,
+        verified_for: std::time::Duration::from_mins(15),
+    };
+    Authenticator::new(config, place.store().await).await.unwrap()
+}
+
+pub fn credential(key: &str) -> Credential<'_> {
+    Credential::from_headers(None, Some(key.as_bytes())).unwrap().unwrap()
+}
