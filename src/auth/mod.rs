@@ -27,6 +27,8 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
+/// What a key may do, in the words of the store.
+pub use crate::store::{Rate, Role};
 pub use create::{CreateError, KeyRequest, create_key, new_key};
 pub use credential::Credential;
 pub use denied::{AuthError, Denied};

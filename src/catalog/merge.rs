@@ -86,6 +86,8 @@ pub struct Listing {
     first_page: Bytes,
     /// What stands behind the items on each page.
     tail: Bytes,
+    /// Likewise, where not every client is shown the same items.
+    own_tail: Bytes,
     page_items: usize,
     /// Of the items: tells whether the list changed.
     pub digest: u64,
@@ -193,12 +195,12 @@ pub fn merge(
         }
     }
     let entries = ListKind::ALL.map(|kind| gather(endpoint, kind, servers, &mut merged.hidden));
-    let tail = tail(view, servers, &merged);
+    let tails = [tail(view, servers, &merged, false), tail(view, servers, &merged, true)];
     for (kind, entries) in ListKind::ALL.into_iter().zip(entries) {
         if kind == ListKind::Templates {
             merged.templates = templates(&entries);
         }
-        merged.listings[kind.index()] = Listing::new(kind, entries, tail.clone(), page_items);
+        merged.listings[kind.index()] = Listing::new(kind, entries, tails.clone(), page_items);
     }
     merged
 }
@@ -288,7 +290,7 @@ impl Item {
 }
 
 /// What stands behind the items of every page: what a Modern result must have, and what is missing.
-fn tail(view: View, servers: &[Result<Arc<ServerLists>, Reason>], merged: &Merged) -> Bytes {
+fn tail(view: View, servers: &[Result<Arc<ServerLists>, Reason>], merged: &Merged, is_own: bool) -> Bytes {
     let mut meta = serde_json::Map::new();
     if !merged.missing.is_empty() {
         let missing: Vec<_> = merged
@@ -298,7 +300,8 @@ fn tail(view: View, servers: &[Result<Arc<ServerLists>, Reason>], merged: &Merge
             .collect();
         meta.insert("dev.metamcp/missing".into(), missing.into());
     }
-    if !merged.hidden.is_empty() {
+    // One who is not shown everything is not told what is hidden either.
+    if !merged.hidden.is_empty() && !is_own {
         let hidden: Vec<_> =
             merged.hidden.iter().map(|item| json!({"name": item.key, "reason": item.why})).collect();
         meta.insert("dev.metamcp/hidden".into(), hidden.into());
@@ -308,7 +311,7 @@ fn tail(view: View, servers: &[Result<Arc<ServerLists>, Reason>], merged: &Merge
         let known = servers.iter().flatten();
         let ttl_ms = known.clone().filter_map(|lists| lists.ttl_ms).min().unwrap_or(TTL_MS_DEFAULT);
         let ttl_ms = if merged.missing.is_empty() { ttl_ms } else { 0 };
-        let scope = if known.clone().any(|lists| lists.private) { "private" } else { "public" };
+        let scope = if is_own || known.clone().any(|lists| lists.private) { "private" } else { "public" };
         tail = format!(r#","resultType":"complete","ttlMs":{ttl_ms},"cacheScope":"{scope}""#);
         meta.insert("io.modelcontextprotocol/serverInfo".into(), server_info());
     }
@@ -337,7 +340,7 @@ impl Reason {
 }
 
 impl Listing {
-    fn new(kind: ListKind, entries: Vec<Entry>, tail: Bytes, page_items: usize) -> Self {
+    fn new(kind: ListKind, entries: Vec<Entry>, tails: [Bytes; 2], page_items: usize) -> Self {
         let mut names = Names::with_capacity(entries.len());
         let mut hasher = FixedState::default().build_hasher();
         let mut items = Vec::with_capacity(entries.len());
@@ -347,8 +350,9 @@ impl Listing {
             items.push((key, json));
         }
         let digest = hasher.finish();
-        let mut listing = Self { items, names, first_page: Bytes::new(), tail, page_items, digest };
-        listing.first_page = listing.page(kind, 0);
+        let [tail, own_tail] = tails;
+        let mut listing = Self { items, names, first_page: Bytes::new(), tail, own_tail, page_items, digest };
+        listing.first_page = listing.page(kind, &listing.items, &listing.tail);
         listing
     }
 
@@ -356,15 +360,33 @@ impl Listing {
     pub fn result(&self, kind: ListKind, cursor: Option<&str>) -> Option<Bytes> {
         let Some(cursor) = cursor else { return Some(self.first_page.clone()) };
         let last = cursor::read(kind, cursor)?;
-        let start = self.items.partition_point(|(key, _)| *key <= last);
-        Some(self.page(kind, start))
+        Some(self.page(kind, self.behind(&last), &self.tail))
     }
 
-    fn page(&self, kind: ListKind, start: usize) -> Bytes {
-        let end = self.items.len().min(start + self.page_items.max(1));
-        let items = &self.items[start..end];
+    /// Likewise of those items that `may` be seen, for this client alone.
+    pub fn result_of(
+        &self,
+        kind: ListKind,
+        cursor: Option<&str>,
+        may: impl Fn(&str) -> bool,
+    ) -> Option<Bytes> {
+        let left = match cursor {
+            None => &self.items[..],
+            Some(cursor) => self.behind(&cursor::read(kind, cursor)?),
+        };
+        let left: Vec<_> = left.iter().filter(|(key, _)| may(key)).cloned().collect();
+        Some(self.page(kind, &left, &self.own_tail))
+    }
+
+    fn behind(&self, last: &str) -> &[(String, Bytes)] {
+        &self.items[self.items.partition_point(|(key, _)| key.as_str() <= last)..]
+    }
+
+    /// The first page of what is left.
+    fn page(&self, kind: ListKind, left: &[(String, Bytes)], tail: &Bytes) -> Bytes {
+        let items = &left[..left.len().min(self.page_items.max(1))];
         let bytes: usize = items.iter().map(|(_, json)| json.len() + 1).sum();
-        let mut page = BytesMut::with_capacity(bytes + self.tail.len() + 128);
+        let mut page = BytesMut::with_capacity(bytes + tail.len() + 128);
         page.put_slice(b"{\"");
         page.put_slice(kind.member().as_bytes());
         page.put_slice(b"\":[");
@@ -375,12 +397,12 @@ impl Listing {
             page.put_slice(json);
         }
         page.put_u8(b']');
-        if let Some((last, _)) = items.last().filter(|_| end < self.items.len()) {
+        if let Some((last, _)) = items.last().filter(|_| items.len() < left.len()) {
             page.put_slice(b",\"nextCursor\":\"");
             page.put_slice(cursor::write(kind, last).as_bytes());
             page.put_u8(b'"');
         }
-        page.put_slice(&self.tail);
+        page.put_slice(tail);
         page.freeze()
     }
 }

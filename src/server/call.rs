@@ -51,6 +51,23 @@ impl Call {
         self.envelope.kind == FrameKind::Request
     }
 
+    /// Whether the key may call the tool that is called: the same question that decides what it is listed.
+    pub fn check_grants(&self) -> Result<(), Fault> {
+        if self.identity.may_call_all() || self.method != Some(Method::ToolsCall) {
+            return Ok(());
+        }
+        // One without a name is refused for that, later.
+        match self.text(self.envelope.params.name) {
+            Some(name) if !self.identity.may(&self.endpoint.scope, &name) => Err(unknown_tool(&name)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a list is to be answered from the catalog, since the key may not see all of it.
+    pub fn lists_in_part(&self) -> bool {
+        self.method == Some(Method::ToolsList) && !self.identity.may_call_all()
+    }
+
     /// By which era the client opened (MCP 2026-07-28, versioning: dual-era servers).
     pub fn era(&self) -> Era {
         if self.envelope.params.meta.protocol_version.is_some() {
@@ -67,6 +84,16 @@ impl Call {
         }
     }
 }
+
+/// The same for a tool that is not there and for one that the key may not call.
+#[cold]
+pub fn unknown_tool(name: &str) -> Fault {
+    let clipped: String = name.chars().take(NAME_CHARS_MAX).collect();
+    Fault::client(Kind::InvalidParams, format!("Unknown tool: {clipped}"))
+}
+
+/// Of a name in an error text: long enough to be known again, short enough for a log.
+pub const NAME_CHARS_MAX: usize = 128;
 
 /// Reads the message.
 pub fn scan(scanner: &mut Scanner, body: &Bytes) -> Result<(Envelope, Option<Method>), Fault> {

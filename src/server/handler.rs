@@ -97,6 +97,13 @@ async fn forward(worker: &Rc<Worker>, control: &Control, asked: Box<Asked>) -> R
     let Asked { method, authority, endpoint, fields, body } = *asked;
     worker.shared.guard.check_on(control, &fields, authority.as_ref().map(Authority::as_str))?;
     let (identity, permit) = worker.let_in(control, &fields).await?;
+    if !identity.may_enter(&endpoint.scope) {
+        // As a path that leads nowhere: what a key may not use it does not learn of.
+        return Err(Fault::client(
+            Kind::NotFound,
+            "there is nothing here; MCP is at /mcp and /mcp/{endpoint}",
+        ));
+    }
     match method {
         Method::POST => {
             receive::negotiate(&fields)?;

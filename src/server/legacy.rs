@@ -42,7 +42,12 @@ pub async fn answer(worker: &Rc<Worker>, call: Box<Call>) -> Result<Reply, Fault
     }
     let session = worker.session(&call.fields, &call.identity, &call.endpoint)?;
     check_version(&call)?;
+    call.check_grants()?;
     match call.endpoint.shape {
+        Shape::Single if call.lists_in_part() && call.is_request() => {
+            let view = View::Legacy(session.seal.capabilities);
+            local::list(worker, &call, view, ListKind::Tools).await
+        }
         Shape::Single => forward(worker, call, session, (0, None)).await,
         Shape::Aggregate(_) => aggregate(worker, call, session).await,
     }

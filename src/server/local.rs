@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::json;
 
-use super::call::Call;
+use super::call::{Call, NAME_CHARS_MAX, unknown_tool};
 use super::reply::{self, Reply};
 use super::worker::Worker;
 use crate::base::{Fault, Kind, ServerName};
@@ -31,7 +31,14 @@ pub async fn list(worker: &Rc<Worker>, call: &Call, view: View, kind: ListKind) 
     let merged = worker.shared.catalog.merged(&call.endpoint, view).await;
     all_of_other_era(&merged)?;
     let cursor = call.text(call.envelope.params.cursor);
-    let page = merged.listing(kind).result(kind, cursor.as_deref()).ok_or_else(|| {
+    let listing = merged.listing(kind);
+    let page = if call.lists_in_part() {
+        let may = |tool: &str| call.identity.may(&call.endpoint.scope, tool);
+        listing.result_of(kind, cursor.as_deref(), may)
+    } else {
+        listing.result(kind, cursor.as_deref())
+    };
+    let page = page.ok_or_else(|| {
         Fault::client(
             Kind::InvalidParams,
             "this cursor is not one of this list; begin again without a cursor",
@@ -95,8 +102,10 @@ fn not_found(merged: &Arc<Merged>, name: &str, kind: ListKind) -> Fault {
         let text = format!("server `{server}` is not available: {reason}; the call did not run");
         return Fault::backend(Kind::Unreachable, text);
     }
-    let what = if kind == ListKind::Tools { "tool" } else { "prompt" };
-    Fault::client(Kind::InvalidParams, format!("Unknown {what}: {}", clip(name)))
+    match kind {
+        ListKind::Tools => unknown_tool(name),
+        _ => Fault::client(Kind::InvalidParams, format!("Unknown prompt: {}", clip(name))),
+    }
 }
 
 /// The servers that may have the resource of a request: one that lists it or a template for it, else all
@@ -175,7 +184,6 @@ pub async fn completion(worker: &Rc<Worker>, call: &Call, view: View) -> Result<
     Ok((*place as usize, own_name.clone().map(|own_name| (text.span, own_name))))
 }
 
-/// A name in an error text: long enough to be known again, short enough for a log.
 fn clip(name: &str) -> String {
-    name.chars().take(128).collect()
+    name.chars().take(NAME_CHARS_MAX).collect()
 }

@@ -25,7 +25,11 @@ use crate::route::Shape;
 /// Answers a message of the Modern era.
 pub async fn answer(worker: &Rc<Worker>, call: Box<Call>) -> Result<Reply, Fault> {
     check(&call)?;
+    call.check_grants()?;
     match call.endpoint.shape {
+        Shape::Single if call.lists_in_part() => {
+            local::list(worker, &call, View::Modern, ListKind::Tools).await
+        }
         Shape::Single => forward(worker, call, 0, None).await,
         Shape::Aggregate(_) => aggregate(worker, call).await,
     }

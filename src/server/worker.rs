@@ -30,7 +30,7 @@ use crate::base::{Fault, Kind, Origin, Phase};
 use crate::catalog::Catalog;
 use crate::frame::Scanner;
 use crate::journal::usage::{Counters, Usage};
-use crate::limits::{Gauge, Limits, Permit};
+use crate::limits::{Gauge, Limits, Permit, Refused};
 use crate::route::{Endpoint, Table};
 use crate::session::{NotFound, Session, Sessions};
 
@@ -217,7 +217,8 @@ impl Worker {
             .filter(|known| !other && known.holds(value, self))
             .map(|known| (known.identity.clone(), Arc::clone(&known.gauge)));
         if let Some((identity, gauge)) = known {
-            return Ok((identity, admit(&gauge)?));
+            let permit = admit(&gauge, &identity)?;
+            return Ok((identity, permit));
         }
         let identity = self.identify(fields).await?;
         let gauge = self.gauge(&identity);
@@ -228,12 +229,13 @@ impl Worker {
             second: self.now_s(),
             keys: self.keys.get(),
         });
-        Ok((identity, admit(&gauge)?))
+        let permit = admit(&gauge, &identity)?;
+        Ok((identity, permit))
     }
 
     /// One more place for a request that is several.
     pub fn admit(&self, identity: &Identity) -> Result<Permit, Fault> {
-        admit(&self.gauge(identity))
+        admit(&self.gauge(identity), identity)
     }
 
     fn gauge(&self, identity: &Identity) -> Arc<Gauge> {
@@ -343,9 +345,13 @@ fn is_same(one: &[u8], other: &[u8]) -> bool {
     one.len() == other.len() && bool::from(difference.ct_eq(&0) & one_rest.ct_eq(other_rest))
 }
 
-fn admit(gauge: &Arc<Gauge>) -> Result<Permit, Fault> {
-    gauge.admit().ok_or_else(|| {
-        Fault::client(Kind::TooMany, "this key has too many requests under way; wait for some to end")
+fn admit(gauge: &Arc<Gauge>, identity: &Identity) -> Result<Permit, Fault> {
+    gauge.admit(identity).map_err(|refused| {
+        let text = match refused {
+            Refused::Busy => "this key has too many requests under way; wait for some to end",
+            Refused::Fast => "this key asks more often than it may; ask again later",
+        };
+        Fault::client(Kind::TooMany, text)
     })
 }
 

@@ -238,12 +238,17 @@ pub struct Keys {
 impl Keys {
     /// A new key: its id, and itself.
     pub fn create(&self, name: &str) -> (String, String) {
+        self.create_with(name, Grants::everything())
+    }
+
+    /// Of one that may do only so much.
+    pub fn create_with(&self, name: &str, grants: Grants) -> (String, String) {
         let (secrets, _) = Secrets::load_or_create(&self.data_dir).unwrap();
         let sealer = Sealer::new(&parse_encryption_key(&secrets.encryption_key).unwrap()).unwrap();
         let request = KeyRequest {
             name: name.into(),
             description: String::new(),
-            grants: Grants::everything(),
+            grants,
             expires_at: None,
         };
         self.run(async |store| {

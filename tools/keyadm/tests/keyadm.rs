@@ -10,7 +10,6 @@ use std::process::Stdio;
 
 use metamcp::auth::{self, Check};
 use metamcp::config::{Env, ProcessEnv};
-use metamcp::store::Store;
 use serde_json::Value;
 
 use support::{Place, Run, credential, gateway};

@@ -1,0 +1,131 @@
+//! What a key may see and call: the same for both, on every way, in both eras.
+
+mod support;
+
+use metamcp::store::{Grants, Rate};
+use support::{
+    Client, Gateway, Peer, Request, Setup, error, legacy, legacy_call, listed, modern, modern_call,
+    open_session,
+};
+
+fn of(names: &[&str]) -> Option<Vec<String>> {
+    Some(names.iter().map(ToString::to_string).collect())
+}
+
+fn with(request: Request, key: &str) -> Request {
+    request.with("Authorization", format!("Bearer {key}"))
+}
+
+struct Way<'a> {
+    gateway: &'a Gateway,
+    key: &'a str,
+    path: &'a str,
+    session: Option<String>,
+}
+
+impl Way<'_> {
+    fn tools(&self) -> Vec<String> {
+        let request = match &self.session {
+            None => modern(self.path, "tools/list", ""),
+            Some(session) => legacy(self.path, session, "1", "tools/list", ""),
+        };
+        let response = Client::once(self.gateway.address, &with(request, self.key));
+        assert_eq!(response.status, 200, "{}", response.text());
+        if self.session.is_none() && self.path == "/mcp" {
+            assert_eq!(response.json()["result"]["cacheScope"], "private");
+        }
+        listed(&response.json())
+    }
+
+    /// Whether it is let through; else it is as if the tool were not there.
+    fn calls(&self, tool: &str) -> bool {
+        let request = match &self.session {
+            None => modern_call(self.path, tool, "{}"),
+            Some(session) => legacy_call(self.path, session, "1", tool, "{}"),
+        };
+        let response = Client::once(self.gateway.address, &with(request, self.key));
+        assert_eq!(response.status, 200, "{}", response.text());
+        if response.json()["error"].is_null() {
+            return true;
+        }
+        assert_eq!(error(&response), -32602);
+        assert_eq!(response.json()["error"]["message"], format!("Unknown tool: {tool}"));
+        false
+    }
+}
+
+#[track_caller]
+fn check(gateway: &Gateway, peer: &Peer, globs: &[&str], path: &str, expected: &[&str]) {
+    let grants = Grants { tools: of(globs), ..Grants::everything() };
+    let (_, key) = gateway.keys().create_with("partial", grants);
+    let names = if path == "/mcp" { ["a__echo", "a__other"] } else { ["echo", "other"] };
+    for session in [None, Some(open_session(gateway, path, Some(&key)))] {
+        let way = Way { gateway, key: &key, path, session };
+        assert_eq!(way.tools(), expected, "{globs:?} {path}");
+        for name in names {
+            let before = peer.calls().len();
+            let passes = expected.contains(&name);
+            assert_eq!(way.calls(name), passes, "{globs:?} {path} {name}");
+            assert_eq!(peer.calls().len() - before, usize::from(passes), "what is refused reaches nobody");
+        }
+    }
+}
+
+#[test]
+fn a_key_calls_what_it_is_shown() {
+    let peer = Peer::script([]);
+    let gateway = Setup::new().keys().server("a", peer.address).start();
+    check(&gateway, &peer, &["a__*"], "/mcp", &["a__echo", "a__other"]);
+    check(&gateway, &peer, &["a__echo"], "/mcp", &["a__echo"]);
+    check(&gateway, &peer, &["*__other", "b__*"], "/mcp", &["a__other"]);
+    check(&gateway, &peer, &["b__*"], "/mcp", &[]);
+    check(&gateway, &peer, &["echo"], "/servers/a/mcp", &["echo"]);
+    check(&gateway, &peer, &["a__*"], "/servers/a/mcp", &[]);
+}
+
+#[test]
+fn a_key_learns_nothing_of_other_endpoints() {
+    let peer = Peer::script([]);
+    let gateway = Setup::new()
+        .keys()
+        .server("a", peer.address)
+        .with("[endpoints.team]\nservers = [\"a\"]")
+        .start();
+    let grants = Grants { endpoints: of(&["team"]), ..Grants::everything() };
+    let (_, key) = gateway.keys().create_with("team", grants);
+    let status = |path: &str| {
+        let listing = with(modern(path, "tools/list", ""), &key);
+        Client::once(gateway.address, &listing).status
+    };
+    assert_eq!(status("/mcp/team"), 200);
+    for path in ["/mcp", "/servers/a/mcp", "/mcp/none"] {
+        assert_eq!(status(path), 404, "{path}");
+    }
+    assert_eq!(peer.calls().len(), 0);
+}
+
+#[test]
+fn a_key_asks_as_often_and_as_much_as_it_may() {
+    let peer = Peer::script([]);
+    let gateway = Setup::new().keys().server("a", peer.address).start();
+    let rate = Some(Rate { per_second: 1, burst: 3 });
+    let (_, key) = gateway.keys().create_with("slow", Grants { rate, ..Grants::everything() });
+    let mut client = Client::connect(gateway.address);
+    let call = with(modern_call("/mcp", "a__echo", "{}"), &key);
+    let outcomes: Vec<u16> = (0..5).map(|_| client.ask(&call).status).collect();
+    // The burst, and by then perhaps one more.
+    assert_eq!(outcomes[..3], [200; 3]);
+    assert_eq!(outcomes[4], 429);
+    let refused = client.ask(&call);
+    assert_eq!((refused.status, refused.header("retry-after")), (429, Some("1")));
+
+    let grants = Grants { concurrency: Some(1), ..Grants::everything() };
+    let (_, key) = gateway.keys().create_with("single", grants);
+    let session = open_session(&gateway, "/mcp", Some(&key));
+    let mut stream = Client::connect(gateway.address);
+    let get = Request::new("GET", "/mcp").with("Accept", "text/event-stream");
+    stream.send(&with(get.with("Mcp-Session-Id", session), &key).bytes());
+    assert_eq!(stream.head().status, 200);
+    let busy = Client::once(gateway.address, &with(modern_call("/mcp", "a__echo", "{}"), &key));
+    assert_eq!(busy.status, 429);
+}
