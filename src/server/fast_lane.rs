@@ -51,11 +51,14 @@ const PATIENCE: Duration = Duration::from_millis(50);
 /// Serves a connection for as long as its requests are usual.
 pub async fn serve(worker: &Rc<Worker>, control: &Rc<Control>, socket: &mut Socket) -> End {
     let mut lane = FastLane { worker, control, socket, ahead: BytesMut::new() };
+    let mut is_first = true;
     loop {
         match lane.next().await {
             Next::Gone => return End::Gone,
-            Next::Unusual => return End::Unusual(lane.ahead.freeze()),
+            Next::Unusual if is_first => return End::Unusual(lane.ahead.freeze()),
+            Next::Unusual => return End::Unusual(still_http1(lane.ahead)),
             Next::Usual(asked) => {
+                is_first = false;
                 let active = control.begin();
                 if !lane.answer(asked).await {
                     return End::Gone;
@@ -63,6 +66,15 @@ pub async fn serve(worker: &Rc<Worker>, control: &Rc<Control>, socket: &mut Sock
                 drop(active);
             }
         }
+    }
+}
+
+/// What follows a request in HTTP/1.1, so that it cannot be taken for the preface of HTTP/2, which begins a
+/// connection or is none. An empty line before a request is passed over (RFC 9112, section 2.2).
+fn still_http1(ahead: BytesMut) -> Bytes {
+    match ahead[..] {
+        [b'P'] | [b'P', b'R', ..] => [b"\r\n", &ahead[..]].concat().into(),
+        _ => ahead.freeze(),
     }
 }
 
