@@ -35,6 +35,8 @@ struct State {
     silent: bool,
     /// The whole answer to `tools/list`, in place of the usual one.
     tools: Option<String>,
+    /// What is sent right behind each answer to a call.
+    surplus: Vec<u8>,
 }
 
 /// A request as it came.
@@ -64,7 +66,7 @@ impl Seen {
     }
 
     /// Whether it is none of those that a gateway sends of its own accord.
-    fn is_call(&self) -> bool {
+    pub fn is_call(&self) -> bool {
         const OWN: [&str; 8] = [
             "server/discover",
             "initialize",
@@ -101,6 +103,11 @@ impl Peer {
     /// Answers `tools/list` so.
     pub fn list_tools(&self, message: &str) {
         self.edit(|state| state.tools = Some(message.to_owned()));
+    }
+
+    /// Sends these bytes right behind each answer to a call that no script answers.
+    pub fn send_behind_answers(&self, surplus: &[u8]) {
+        self.edit(|state| state.surplus = surplus.to_vec());
     }
 
     /// Forgets all sessions; requests within them are answered with this status.
@@ -236,7 +243,11 @@ impl State {
         {
             return steps;
         }
-        vec![Step::Send(self.by_itself(seen))]
+        let mut answer = self.by_itself(seen);
+        if seen.is_call() {
+            answer.extend_from_slice(&self.surplus);
+        }
+        vec![Step::Send(answer)]
     }
 
     /// What an ordinary server would say.
@@ -304,7 +315,8 @@ fn read(stream: &mut TcpStream, connection: usize) -> Option<Seen> {
         bytes.extend_from_slice(&more[..count]);
     };
     let mut body = bytes.split_off(end);
-    let head = String::from_utf8(bytes).unwrap();
+    // Field values need not be UTF-8.
+    let head = String::from_utf8_lossy(&bytes).into_owned();
     let mut seen = Seen { connection, head, body: Vec::new(), at: Instant::now() };
     let length: usize = seen.header("content-length").map_or(0, |length| length.parse().unwrap());
     assert!(
