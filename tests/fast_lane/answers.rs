@@ -32,13 +32,17 @@ enum Reuse {
 }
 
 fn observe(side: &Side, request: &Request, probe: &Request, steps: &[Step], reuse: Reuse) -> Outcome {
-    let before = side.peer.all().len();
+    let (before, ended) = (side.peer.all().len(), side.peer.ended());
     side.peer.push([steps.to_vec()]);
     let mut client = Client::connect(side.gateway.address);
     client.send(&request.bytes());
     let first = client.outcome().map(Answered::of);
     if first.is_none() {
         client = Client::connect(side.gateway.address);
+    }
+    if matches!(steps.last(), Some(Step::Close | Step::Reset)) {
+        // Else the next call may cross the end on its way.
+        side.peer.wait_ended(ended + 1);
     }
     let second = Answered::of(client.ask(probe));
     assert!(second.body.contains("probe"), "the next call got another answer: {second:?}");

@@ -25,6 +25,8 @@ struct State {
     seen: Vec<Seen>,
     /// Connections that the gateway closed, and when that was noticed.
     closed: Vec<(usize, Instant)>,
+    /// How many connections scripts have ended.
+    ended: usize,
     connections: usize,
     sent: usize,
     /// Sessions opened; those before `lost` are unknown, with that status.
@@ -48,6 +50,8 @@ pub struct Seen {
     pub head: String,
     pub body: Vec<u8>,
     pub at: Instant,
+    /// Of its message.
+    method: String,
 }
 
 impl Seen {
@@ -58,11 +62,6 @@ impl Seen {
 
     pub fn text(&self) -> String {
         String::from_utf8(self.body.clone()).unwrap()
-    }
-
-    fn method(&self) -> String {
-        let message: Value = serde_json::from_slice(&self.body).unwrap_or_default();
-        message["method"].as_str().unwrap_or_default().to_owned()
     }
 
     /// Whether it is none of those that a gateway sends of its own accord.
@@ -77,7 +76,7 @@ impl Seen {
             "subscriptions/listen",
             "ping",
         ];
-        self.head.starts_with("POST ") && !OWN.contains(&self.method().as_str())
+        self.head.starts_with("POST ") && !OWN.contains(&self.method.as_str())
     }
 }
 
@@ -127,7 +126,7 @@ impl Peer {
 
     /// How many messages of that method came.
     pub fn count(&self, method: &str) -> usize {
-        self.edit(|state| state.seen.iter().filter(|seen| seen.method() == method).count())
+        self.edit(|state| state.seen.iter().filter(|seen| seen.method == method).count())
     }
 
     /// How many bytes scripts have sent.
@@ -149,6 +148,17 @@ impl Peer {
     #[track_caller]
     pub fn wait_sent(&self, bytes: usize) {
         self.wait("bytes to be sent", |state| state.sent >= bytes);
+    }
+
+    /// How many connections scripts have ended.
+    pub fn ended(&self) -> usize {
+        self.edit(|state| state.ended)
+    }
+
+    /// Waits until scripts have ended so many connections.
+    #[track_caller]
+    pub fn wait_ended(&self, count: usize) {
+        self.wait("connections to be ended", |state| state.ended >= count);
     }
 
     /// Waits until nothing was sent for a while: whoever should read does not.
@@ -213,7 +223,11 @@ impl Peer {
             for step in steps {
                 match step.run(&mut stream, |count| self.edit(|state| state.sent += count)) {
                     After::Open => {}
-                    After::Closed => return,
+                    After::Closed => {
+                        drop(stream);
+                        self.edit(|state| state.ended += 1);
+                        return;
+                    }
                     After::ClosedByGateway => {
                         self.edit(|state| state.closed.push((connection, Instant::now())));
                         return;
@@ -317,7 +331,7 @@ fn read(stream: &mut TcpStream, connection: usize) -> Option<Seen> {
     let mut body = bytes.split_off(end);
     // Field values need not be UTF-8.
     let head = String::from_utf8_lossy(&bytes).into_owned();
-    let mut seen = Seen { connection, head, body: Vec::new(), at: Instant::now() };
+    let mut seen = Seen { connection, head, body: Vec::new(), at: Instant::now(), method: String::new() };
     let length: usize = seen.header("content-length").map_or(0, |length| length.parse().unwrap());
     assert!(
         body.len() <= length,
@@ -327,6 +341,8 @@ fn read(stream: &mut TcpStream, connection: usize) -> Option<Seen> {
     let begun = body.len();
     body.resize(length, 0);
     stream.read_exact(&mut body[begun..]).ok()?;
+    let message: Value = serde_json::from_slice(&body).unwrap_or_default();
+    seen.method = message["method"].as_str().unwrap_or_default().to_owned();
     seen.body = body;
     stream.flush().ok()?;
     Some(seen)
