@@ -225,3 +225,110 @@ fn length(value: &[u8]) -> Option<u64> {
         _ => None,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Status, length of the body and whether it is packed; or whether more is to come.
+    type Expected = Result<Option<(u16, u64, bool)>, Unusual>;
+
+    #[track_caller]
+    fn check(came: &[u8], expected: &Expected) {
+        let read = read_head(came);
+        let got = read.map(|read| {
+            read.map(|Usual { head, head_bytes, body_bytes }| {
+                assert_eq!(&came[head_bytes - 4..head_bytes], b"\r\n\r\n");
+                (head.status.as_u16(), body_bytes, head.is_packed)
+            })
+        });
+        assert_eq!(got, *expected, "{}", came.escape_ascii());
+    }
+
+    fn head(status: &str, lines: &str) -> Vec<u8> {
+        format!("HTTP/1.1 {status}\r\n{lines}\r\n").into()
+    }
+
+    #[test]
+    fn usual_heads() {
+        let usual = head("200 OK", "Content-Type: application/json\r\nContent-Length: 12\r\n");
+        check(&usual, &Ok(Some((200, 12, false))));
+        for at in 0..usual.len() {
+            check(&usual[..at], &Ok(None));
+        }
+        let rows = [
+            ("200", "content-length:7\r\n", (200, 7, false)),
+            ("202 Accepted", "CONTENT-LENGTH:\t0\t\r\nConnection: keep-alive\r\n", (202, 0, false)),
+            ("404 Not Found", "Content-Length: 007\r\nX-Any: \u{e9}\r\n", (404, 7, false)),
+            ("599 x", "Content-Length: 999999999999999\r\n", (599, 999_999_999_999_999, false)),
+            ("200 OK", "Content-Encoding: Identity\r\nContent-Length: 1\r\n", (200, 1, false)),
+            ("200 OK", "Content-Encoding: gzip\r\nContent-Length: 1\r\n", (200, 1, true)),
+        ];
+        for (status, lines, expected) in rows {
+            check(&head(status, lines), &Ok(Some(expected)));
+        }
+    }
+
+    #[test]
+    fn what_is_for_hyper() {
+        for status in
+            ["100 Continue", "101 Switching", "199 x", "204 No Content", "205 x", "304 x", "600 x", "2x0"]
+        {
+            check(&head(status, "Content-Length: 0\r\n"), &Err(Unusual));
+        }
+        for lines in [
+            "",
+            "Content-Length:\r\n",
+            "Content-Length: -1\r\n",
+            "Content-Length: +1\r\n",
+            "Content-Length: 1, 1\r\n",
+            "Content-Length: 0x1\r\n",
+            "Content-Length: 1 1\r\n",
+            "Content-Length: 1000000000000000\r\n",
+            "Content-Length: 1\r\ncontent-length: 1\r\n",
+            "Content-Length : 1\r\n",
+            "Content-Length: 1\r\n folded\r\n",
+            "Content-Length: 1\r\nX: \u{0}\r\n",
+            "Transfer-Encoding: chunked\r\n",
+            "Content-Length: 1\r\ntransfer-encoding: identity\r\n",
+            "Content-Length: 1\r\nConnection: close\r\n",
+            "Content-Length: 1\r\nConnection: keep-alive, close\r\n",
+            "Content-Length: 1\r\nUpgrade: h2c\r\n",
+            "Content-Length: 1\r\nContent-Type: a\r\nContent-Type: a\r\n",
+            "Content-Length: 1\r\nMcp-Session-Id: a\r\nmcp-session-id: b\r\n",
+            "Content-Length: 1\r\nContent-Encoding: identity\r\nContent-Encoding: gzip\r\n",
+        ] {
+            check(&head("200 OK", lines), &Err(Unusual));
+        }
+        for version in ["HTTP/1.0", "HTTP/2.0", "http/1.1", "ICY"] {
+            check(format!("{version} 200 OK\r\nContent-Length: 1\r\n\r\n").as_bytes(), &Err(Unusual));
+        }
+        let many = "X: x\r\n".repeat(FIELDS_MAX) + "Content-Length: 1\r\n";
+        check(&head("200 OK", &many), &Err(Unusual));
+        let long = format!("Content-Length: 1\r\nX: {}\r\n", "x".repeat(HEAD_BYTES_MAX));
+        check(&head("200 OK", &long), &Err(Unusual));
+        assert!(matches!(begin(&head("200 OK", &long)[..=HEAD_BYTES_MAX], true), Some(Begun::Unusual(_))));
+    }
+
+    #[test]
+    fn what_comes_behind_a_head() {
+        #[track_caller]
+        fn check(body: &str, is_written: bool, expected: (&str, u64, bool)) {
+            let came = [&head("200 OK", "Content-Length: 4\r\n"), body.as_bytes()].concat();
+            let Some(Begun::Usual { first, left, clean, .. }) = begin(&came, is_written) else {
+                panic!("{body:?} is usual")
+            };
+            assert_eq!(
+                (&first[..], left, clean),
+                (expected.0.as_bytes(), expected.1, expected.2),
+                "{body:?}"
+            );
+        }
+        check("", true, ("", 4, true));
+        check("abc", true, ("abc", 1, true));
+        check("abcd", true, ("abcd", 0, true));
+        check("abcd", false, ("abcd", 0, false));
+        check("abcdX", true, ("abcd", 0, false));
+        check("abcdHTTP/1.1 200 OK\r\n", true, ("abcd", 0, false));
+    }
+}
