@@ -7,7 +7,7 @@ use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, StatusCode};
@@ -29,7 +29,7 @@ pub enum Begun {
         first: Bytes,
         /// How much of it is to come.
         left: u64,
-        /// Whether another request may follow: all was written, and nothing came behind the answer.
+        /// Whether nothing came behind the answer.
         clean: bool,
     },
     /// Of another; all that came.
@@ -42,62 +42,72 @@ const FIELDS_MAX: usize = 32;
 /// A head that is longer than this is not usual.
 const HEAD_BYTES_MAX: usize = 8 << 10;
 
-/// Sends a request and waits for the beginning of its answer.
+/// Sends a request and waits for the beginning of its answer, which may come before all is written: then the
+/// rest of the request is given back as well.
 ///
 /// Not cancel safe: the stream is to be closed.
-pub async fn exchange(stream: &mut Stream, request: &[u8]) -> Result<Begun, SendError> {
-    let mut rest = Rest { bytes: request, written: 0, flushed: false };
+pub async fn exchange(
+    stream: &mut Stream,
+    request: Vec<u8>,
+) -> Result<(Begun, Option<Unwritten>), SendError> {
+    let mut request = Unwritten { bytes: request, written: 0, flushed: false };
     let mut came = BytesMut::new();
-    poll_fn(|cx| {
-        if let Err(error) = rest.write(stream, cx) {
-            return Poll::Ready(Err(match rest.written {
-                0 => SendError::Unsent,
-                _ => SendError::Sent(BackendError::new(Stage::Sent, error)),
-            }));
+    let begun = poll_fn(|cx| {
+        let failed = request.write(stream, cx).err();
+        if failed.is_some() && request.written == 0 {
+            return Poll::Ready(Err(SendError::Unsent));
         }
+        // Who takes no more of a request may have answered it before.
         loop {
-            let begun = with_scratch(|scratch| {
-                let mut buffer = ReadBuf::new(scratch);
-                match Pin::new(&mut *stream).poll_read(cx, &mut buffer) {
-                    Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Err(error)) => {
-                        return Poll::Ready(Err(BackendError::new(Stage::Sent, error)));
-                    }
-                    Poll::Ready(Ok(())) if buffer.filled().is_empty() => {
-                        return Poll::Ready(Err(BackendError::bare(Stage::Sent)));
-                    }
-                    Poll::Ready(Ok(())) => {}
-                }
-                let is_written = rest.flushed;
-                if came.is_empty()
-                    && let Some(begun) = begin(buffer.filled(), is_written)
-                {
-                    return Poll::Ready(Ok(Some(begun)));
-                }
-                came.extend_from_slice(buffer.filled());
-                Poll::Ready(Ok(begin(&came, is_written)))
-            });
-            match begun {
-                Poll::Pending => return Poll::Pending,
+            match poll_begin(stream, &mut came, cx) {
+                Poll::Pending => break,
                 Poll::Ready(Ok(None)) => {}
                 Poll::Ready(Ok(Some(begun))) => return Poll::Ready(Ok(begun)),
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(SendError::Sent(error))),
             }
         }
+        match failed {
+            Some(error) => Poll::Ready(Err(SendError::Sent(BackendError::new(Stage::Sent, error)))),
+            None => Poll::Pending,
+        }
     })
-    .await
+    .await?;
+    Ok((begun, (!request.flushed).then_some(request)))
 }
 
-/// What is still to be written of a request.
-struct Rest<'a> {
-    bytes: &'a [u8],
+/// Reads once; `None` while the head is not whole.
+fn poll_begin(
+    stream: &mut Stream,
+    came: &mut BytesMut,
+    cx: &mut Context<'_>,
+) -> Poll<Result<Option<Begun>, BackendError>> {
+    with_scratch(|scratch| {
+        let mut buffer = ReadBuf::new(scratch);
+        let read = ready!(Pin::new(stream).poll_read(cx, &mut buffer));
+        read.map_err(|error| BackendError::new(Stage::Sent, error))?;
+        if buffer.filled().is_empty() {
+            return Poll::Ready(Err(BackendError::bare(Stage::Sent)));
+        }
+        if came.is_empty()
+            && let Some(begun) = begin(buffer.filled())
+        {
+            return Poll::Ready(Ok(Some(begun)));
+        }
+        came.extend_from_slice(buffer.filled());
+        Poll::Ready(Ok(begin(came)))
+    })
+}
+
+/// A request of which not all was written.
+pub struct Unwritten {
+    bytes: Vec<u8>,
     written: usize,
     flushed: bool,
 }
 
-impl Rest<'_> {
+impl Unwritten {
     /// Writes what can be written now.
-    fn write(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> io::Result<()> {
+    pub fn write(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> io::Result<()> {
         while self.written < self.bytes.len() {
             match Pin::new(&mut *stream).poll_write(cx, &self.bytes[self.written..]) {
                 Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
@@ -106,14 +116,22 @@ impl Rest<'_> {
                 Poll::Pending => return Ok(()),
             }
         }
-        if !self.flushed {
-            match Pin::new(stream).poll_flush(cx) {
-                Poll::Ready(flushed) => flushed?,
-                Poll::Pending => return Ok(()),
-            }
+        if !self.flushed
+            && let Poll::Ready(flushed) = Pin::new(stream).poll_flush(cx)
+        {
+            flushed?;
             self.flushed = true;
         }
         Ok(())
+    }
+
+    /// Writes on while the answer is read; nothing is left of it when it is done, or the backend takes no more.
+    pub fn write_on(rest: &mut Option<Self>, stream: &mut Stream, cx: &mut Context<'_>) {
+        if let Some(unwritten) = rest
+            && (unwritten.write(stream, cx).is_err() || unwritten.flushed)
+        {
+            *rest = None;
+        }
     }
 }
 
@@ -129,7 +147,7 @@ pub fn poll_more(stream: &mut Stream, cx: &mut Context<'_>, left: u64) -> Poll<i
 }
 
 /// Reads what came; `None` while the head is not whole.
-fn begin(came: &[u8], is_written: bool) -> Option<Begun> {
+fn begin(came: &[u8]) -> Option<Begun> {
     let unusual = || Begun::Unusual(Bytes::copy_from_slice(came));
     match read_head(came) {
         Ok(None) if came.len() > HEAD_BYTES_MAX => Some(unusual()),
@@ -142,7 +160,7 @@ fn begin(came: &[u8], is_written: bool) -> Option<Begun> {
                 head,
                 first: Bytes::copy_from_slice(&rest[..here]),
                 left: body_bytes - here as u64,
-                clean: is_written && here == rest.len(),
+                clean: here == rest.len(),
             })
         }
     }
@@ -307,15 +325,15 @@ mod tests {
         check(&head("200 OK", &many), &Err(Unusual));
         let long = format!("Content-Length: 1\r\nX: {}\r\n", "x".repeat(HEAD_BYTES_MAX));
         check(&head("200 OK", &long), &Err(Unusual));
-        assert!(matches!(begin(&head("200 OK", &long)[..=HEAD_BYTES_MAX], true), Some(Begun::Unusual(_))));
+        assert!(matches!(begin(&head("200 OK", &long)[..=HEAD_BYTES_MAX]), Some(Begun::Unusual(_))));
     }
 
     #[test]
     fn what_comes_behind_a_head() {
         #[track_caller]
-        fn check(body: &str, is_written: bool, expected: (&str, u64, bool)) {
+        fn check(body: &str, expected: (&str, u64, bool)) {
             let came = [&head("200 OK", "Content-Length: 4\r\n"), body.as_bytes()].concat();
-            let Some(Begun::Usual { first, left, clean, .. }) = begin(&came, is_written) else {
+            let Some(Begun::Usual { first, left, clean, .. }) = begin(&came) else {
                 panic!("{body:?} is usual")
             };
             assert_eq!(
@@ -324,11 +342,10 @@ mod tests {
                 "{body:?}"
             );
         }
-        check("", true, ("", 4, true));
-        check("abc", true, ("abc", 1, true));
-        check("abcd", true, ("abcd", 0, true));
-        check("abcd", false, ("abcd", 0, false));
-        check("abcdX", true, ("abcd", 0, false));
-        check("abcdHTTP/1.1 200 OK\r\n", true, ("abcd", 0, false));
+        check("", ("", 4, true));
+        check("abc", ("abc", 1, true));
+        check("abcd", ("abcd", 0, true));
+        check("abcdX", ("abcd", 0, false));
+        check("abcdHTTP/1.1 200 OK\r\n", ("abcd", 0, false));
     }
 }
