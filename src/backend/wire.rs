@@ -163,6 +163,9 @@ mod tests {
     /// More than the smallest buffers of two sockets hold, and still usual.
     const BODY_BYTES: usize = 31 << 10;
 
+    /// Nothing here waits for anything but the other side.
+    const PATIENCE: Duration = Duration::from_secs(20);
+
     fn backend() -> Arc<Backend> {
         let patience = Duration::from_mins(1);
         let config = Config {
@@ -255,7 +258,8 @@ mod tests {
             assert_eq!(read(&mut wire, body).await, expected.as_bytes(), "{first:?}");
             assert!(!wire.is_reusable(), "{first:?}: another request would follow one that was not written");
         };
-        let ((), _far) = tokio::join!(asking, then.serve(first, far, request_bytes));
+        let both = async { tokio::join!(asking, then.serve(first, far, request_bytes)) };
+        tokio::time::timeout(PATIENCE, both).await.unwrap_or_else(|_| panic!("{first:?}: both wait"));
     }
 
     #[tokio::test]

@@ -273,7 +273,9 @@ mod tests {
             map.append(name, HeaderValue::from_bytes(value).expect("a value"));
         }
         let mut noted = Fields::of(text.freeze());
-        spans.into_iter().for_each(|(name, value)| noted.note(name, value));
+        for (name, value) in spans {
+            noted.note(name, value);
+        }
         (noted, Fields::from_map(&map))
     }
 

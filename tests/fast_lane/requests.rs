@@ -259,6 +259,29 @@ fn lines_of_every_form() {
     twins.finish();
 }
 
+/// What the gateway looks at, and some that it does not.
+const NAMES: [&str; 19] = [
+    "Host",
+    "Origin",
+    "Authorization",
+    "X-API-Key",
+    "Accept",
+    "Content-Type",
+    "Content-Encoding",
+    "Mcp-Name",
+    "Mcp-Method",
+    "MCP-Protocol-Version",
+    "Mcp-Session-Id",
+    "Mcp-Param-A",
+    "Mcp-Param-",
+    "traceparent",
+    "tracestate",
+    "baggage",
+    "Last-Event-ID",
+    "Cookie",
+    "X-Any",
+];
+
 fn fields() -> Vec<Row> {
     let mut rows = vec![row("usual", 1, |request| request.bytes())];
     for value in
@@ -280,27 +303,6 @@ fn fields() -> Vec<Row> {
     {
         rows.push(with(name, "chunked"));
     }
-    const NAMES: [&str; 19] = [
-        "Host",
-        "Origin",
-        "Authorization",
-        "X-API-Key",
-        "Accept",
-        "Content-Type",
-        "Content-Encoding",
-        "Mcp-Name",
-        "Mcp-Method",
-        "MCP-Protocol-Version",
-        "Mcp-Session-Id",
-        "Mcp-Param-A",
-        "Mcp-Param-",
-        "traceparent",
-        "tracestate",
-        "baggage",
-        "Last-Event-ID",
-        "Cookie",
-        "X-Any",
-    ];
     for name in NAMES {
         for values in [["a", "a"], ["a", "b"], ["", "b"], ["a, b", "c"]] {
             let lines = format!("{}\r\n{}: {}", values[0], name.to_ascii_uppercase(), values[1]);
@@ -364,6 +366,22 @@ fn fields_of_every_kind() {
     twins.finish();
 }
 
+/// No calls, all of them.
+const BODIES: [&str; 12] = [
+    "{",
+    "{}",
+    "[]",
+    "1",
+    "\u{feff}{}",
+    r#"{"jsonrpc":"2.0","id":null,"method":"ping"}"#,
+    r#"{"jsonrpc":"2.0","id":1,"method":"no/such"}"#,
+    r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#,
+    r#"[{"jsonrpc":"2.0","id":1,"method":"ping"}]"#,
+    r#"{"jsonrpc":"2.0","method":"notifications/x"}"#,
+    r#"{"jsonrpc":"2.0","id":1,"result":{}}"#,
+    r#"{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{}}"#,
+];
+
 /// What MCP refuses, each in its own manner.
 fn refused() -> Vec<Row> {
     let set = |name: &'static str, value: &'static str| {
@@ -386,20 +404,6 @@ fn refused() -> Vec<Row> {
         set("Mcp-Session-Id", "none-of-ours"),
         set("Mcp-Method", "tools/list"),
         set("Mcp-Name", "other"),
-    ];
-    const BODIES: [&str; 12] = [
-        "{",
-        "{}",
-        "[]",
-        "1",
-        "\u{feff}{}",
-        r#"{"jsonrpc":"2.0","id":null,"method":"ping"}"#,
-        r#"{"jsonrpc":"2.0","id":1,"method":"no/such"}"#,
-        r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#,
-        r#"[{"jsonrpc":"2.0","id":1,"method":"ping"}]"#,
-        r#"{"jsonrpc":"2.0","method":"notifications/x"}"#,
-        r#"{"jsonrpc":"2.0","id":1,"result":{}}"#,
-        r#"{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{}}"#,
     ];
     for body in BODIES {
         rows.push(row(body, 1, move |request: Request| request.body(body).bytes()));

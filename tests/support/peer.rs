@@ -342,7 +342,7 @@ fn read(stream: &mut TcpStream, connection: usize) -> Option<Seen> {
     body.resize(length, 0);
     stream.read_exact(&mut body[begun..]).ok()?;
     let message: Value = serde_json::from_slice(&body).unwrap_or_default();
-    seen.method = message["method"].as_str().unwrap_or_default().to_owned();
+    message["method"].as_str().unwrap_or_default().clone_into(&mut seen.method);
     seen.body = body;
     stream.flush().ok()?;
     Some(seen)
