@@ -218,8 +218,11 @@ impl Peer {
     fn serve(&self, mut stream: TcpStream, connection: usize) {
         stream.set_nodelay(true).unwrap();
         while let Some(seen) = read(&mut stream, connection) {
-            self.edit(|state| state.seen.push(seen.clone()));
-            let steps = self.edit(|state| state.steps(&seen));
+            // At once: who waits for a call may send the next one, and each is to have its own script.
+            let steps = self.edit(|state| {
+                state.seen.push(seen.clone());
+                state.steps(&seen)
+            });
             for step in steps {
                 match step.run(&mut stream, |count| self.edit(|state| state.sent += count)) {
                     After::Open => {}
