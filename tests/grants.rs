@@ -8,8 +8,8 @@ use support::{
     open_session,
 };
 
-fn of(names: &[&str]) -> Option<Vec<String>> {
-    Some(names.iter().map(ToString::to_string).collect())
+fn of(names: &[&str]) -> Vec<String> {
+    names.iter().map(ToString::to_string).collect()
 }
 
 fn with(request: Request, key: &str) -> Request {
@@ -56,7 +56,7 @@ impl Way<'_> {
 
 #[track_caller]
 fn check(gateway: &Gateway, peer: &Peer, globs: &[&str], path: &str, expected: &[&str]) {
-    let grants = Grants { tools: of(globs), ..Grants::everything() };
+    let grants = Grants { tools: Some(of(globs)), ..Grants::everything() };
     let (_, key) = gateway.keys().create_with("partial", grants);
     let names = if path == "/mcp" { ["a__echo", "a__other"] } else { ["echo", "other"] };
     for session in [None, Some(open_session(gateway, path, Some(&key)))] {
@@ -86,12 +86,9 @@ fn a_key_calls_what_it_is_shown() {
 #[test]
 fn a_key_learns_nothing_of_other_endpoints() {
     let peer = Peer::script([]);
-    let gateway = Setup::new()
-        .keys()
-        .server("a", peer.address)
-        .with("[endpoints.team]\nservers = [\"a\"]")
-        .start();
-    let grants = Grants { endpoints: of(&["team"]), ..Grants::everything() };
+    let gateway =
+        Setup::new().keys().server("a", peer.address).with("[endpoints.team]\nservers = [\"a\"]").start();
+    let grants = Grants { endpoints: Some(of(&["team"])), ..Grants::everything() };
     let (_, key) = gateway.keys().create_with("team", grants);
     let status = |path: &str| {
         let listing = with(modern(path, "tools/list", ""), &key);

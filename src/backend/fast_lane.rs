@@ -7,7 +7,7 @@ use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, StatusCode};
@@ -29,7 +29,7 @@ pub enum Begun {
         first: Bytes,
         /// How much of it is to come.
         left: u64,
-        /// Whether another request may follow: all was written, and nothing came behind the answer.
+        /// Whether nothing came behind the answer.
         clean: bool,
     },
     /// Of another; all that came.
@@ -42,62 +42,72 @@ const FIELDS_MAX: usize = 32;
 /// A head that is longer than this is not usual.
 const HEAD_BYTES_MAX: usize = 8 << 10;
 
-/// Sends a request and waits for the beginning of its answer.
+/// Sends a request and waits for the beginning of its answer, which may come before all is written: then the
+/// rest of the request is given back as well.
 ///
 /// Not cancel safe: the stream is to be closed.
-pub async fn exchange(stream: &mut Stream, request: &[u8]) -> Result<Begun, SendError> {
-    let mut rest = Rest { bytes: request, written: 0, flushed: false };
+pub async fn exchange(
+    stream: &mut Stream,
+    request: Vec<u8>,
+) -> Result<(Begun, Option<Unwritten>), SendError> {
+    let mut request = Unwritten { bytes: request, written: 0, flushed: false };
     let mut came = BytesMut::new();
-    poll_fn(|cx| {
-        if let Err(error) = rest.write(stream, cx) {
-            return Poll::Ready(Err(match rest.written {
-                0 => SendError::Unsent,
-                _ => SendError::Sent(BackendError::new(Stage::Sent, error)),
-            }));
+    let begun = poll_fn(|cx| {
+        let failed = request.write(stream, cx).err();
+        if failed.is_some() && request.written == 0 {
+            return Poll::Ready(Err(SendError::Unsent));
         }
+        // Who takes no more of a request may have answered it before.
         loop {
-            let begun = with_scratch(|scratch| {
-                let mut buffer = ReadBuf::new(scratch);
-                match Pin::new(&mut *stream).poll_read(cx, &mut buffer) {
-                    Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Err(error)) => {
-                        return Poll::Ready(Err(BackendError::new(Stage::Sent, error)));
-                    }
-                    Poll::Ready(Ok(())) if buffer.filled().is_empty() => {
-                        return Poll::Ready(Err(BackendError::bare(Stage::Sent)));
-                    }
-                    Poll::Ready(Ok(())) => {}
-                }
-                let is_written = rest.flushed;
-                if came.is_empty()
-                    && let Some(begun) = begin(buffer.filled(), is_written)
-                {
-                    return Poll::Ready(Ok(Some(begun)));
-                }
-                came.extend_from_slice(buffer.filled());
-                Poll::Ready(Ok(begin(&came, is_written)))
-            });
-            match begun {
-                Poll::Pending => return Poll::Pending,
+            match poll_begin(stream, &mut came, cx) {
+                Poll::Pending => break,
                 Poll::Ready(Ok(None)) => {}
                 Poll::Ready(Ok(Some(begun))) => return Poll::Ready(Ok(begun)),
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(SendError::Sent(error))),
             }
         }
+        match failed {
+            Some(error) => Poll::Ready(Err(SendError::Sent(BackendError::new(Stage::Sent, error)))),
+            None => Poll::Pending,
+        }
     })
-    .await
+    .await?;
+    Ok((begun, (!request.flushed).then_some(request)))
 }
 
-/// What is still to be written of a request.
-struct Rest<'a> {
-    bytes: &'a [u8],
+/// Reads once; `None` while the head is not whole.
+fn poll_begin(
+    stream: &mut Stream,
+    came: &mut BytesMut,
+    cx: &mut Context<'_>,
+) -> Poll<Result<Option<Begun>, BackendError>> {
+    with_scratch(|scratch| {
+        let mut buffer = ReadBuf::new(scratch);
+        let read = ready!(Pin::new(stream).poll_read(cx, &mut buffer));
+        read.map_err(|error| BackendError::new(Stage::Sent, error))?;
+        if buffer.filled().is_empty() {
+            return Poll::Ready(Err(BackendError::bare(Stage::Sent)));
+        }
+        if came.is_empty()
+            && let Some(begun) = begin(buffer.filled())
+        {
+            return Poll::Ready(Ok(Some(begun)));
+        }
+        came.extend_from_slice(buffer.filled());
+        Poll::Ready(Ok(begin(came)))
+    })
+}
+
+/// A request of which not all was written.
+pub struct Unwritten {
+    bytes: Vec<u8>,
     written: usize,
     flushed: bool,
 }
 
-impl Rest<'_> {
+impl Unwritten {
     /// Writes what can be written now.
-    fn write(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> io::Result<()> {
+    pub fn write(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> io::Result<()> {
         while self.written < self.bytes.len() {
             match Pin::new(&mut *stream).poll_write(cx, &self.bytes[self.written..]) {
                 Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
@@ -106,14 +116,22 @@ impl Rest<'_> {
                 Poll::Pending => return Ok(()),
             }
         }
-        if !self.flushed {
-            match Pin::new(stream).poll_flush(cx) {
-                Poll::Ready(flushed) => flushed?,
-                Poll::Pending => return Ok(()),
-            }
+        if !self.flushed
+            && let Poll::Ready(flushed) = Pin::new(stream).poll_flush(cx)
+        {
+            flushed?;
             self.flushed = true;
         }
         Ok(())
+    }
+
+    /// Writes on while the answer is read; nothing is left of it when it is done, or the backend takes no more.
+    pub fn write_on(rest: &mut Option<Self>, stream: &mut Stream, cx: &mut Context<'_>) {
+        if let Some(unwritten) = rest
+            && (unwritten.write(stream, cx).is_err() || unwritten.flushed)
+        {
+            *rest = None;
+        }
     }
 }
 
@@ -129,7 +147,7 @@ pub fn poll_more(stream: &mut Stream, cx: &mut Context<'_>, left: u64) -> Poll<i
 }
 
 /// Reads what came; `None` while the head is not whole.
-fn begin(came: &[u8], is_written: bool) -> Option<Begun> {
+fn begin(came: &[u8]) -> Option<Begun> {
     let unusual = || Begun::Unusual(Bytes::copy_from_slice(came));
     match read_head(came) {
         Ok(None) if came.len() > HEAD_BYTES_MAX => Some(unusual()),
@@ -142,7 +160,7 @@ fn begin(came: &[u8], is_written: bool) -> Option<Begun> {
                 head,
                 first: Bytes::copy_from_slice(&rest[..here]),
                 left: body_bytes - here as u64,
-                clean: is_written && here == rest.len(),
+                clean: here == rest.len(),
             })
         }
     }
@@ -224,4 +242,110 @@ fn length(value: &[u8]) -> Option<u64> {
         b'0'..=b'9' => Some(sum * 10 + u64::from(digit - b'0')),
         _ => None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Status, length of the body and whether it is packed; or whether more is to come.
+    type Expected = Result<Option<(u16, u64, bool)>, Unusual>;
+
+    #[track_caller]
+    fn check(came: &[u8], expected: &Expected) {
+        let read = read_head(came);
+        let got = read.map(|read| {
+            read.map(|Usual { head, head_bytes, body_bytes }| {
+                assert_eq!(&came[head_bytes - 4..head_bytes], b"\r\n\r\n");
+                (head.status.as_u16(), body_bytes, head.is_packed)
+            })
+        });
+        assert_eq!(got, *expected, "{}", came.escape_ascii());
+    }
+
+    fn head(status: &str, lines: &str) -> Vec<u8> {
+        format!("HTTP/1.1 {status}\r\n{lines}\r\n").into()
+    }
+
+    #[test]
+    fn usual_heads() {
+        let usual = head("200 OK", "Content-Type: application/json\r\nContent-Length: 12\r\n");
+        check(&usual, &Ok(Some((200, 12, false))));
+        for at in 0..usual.len() {
+            check(&usual[..at], &Ok(None));
+        }
+        let rows = [
+            ("200", "content-length:7\r\n", (200, 7, false)),
+            ("202 Accepted", "CONTENT-LENGTH:\t0\t\r\nConnection: keep-alive\r\n", (202, 0, false)),
+            ("404 Not Found", "Content-Length: 007\r\nX-Any: \u{e9}\r\n", (404, 7, false)),
+            ("599 x", "Content-Length: 999999999999999\r\n", (599, 999_999_999_999_999, false)),
+            ("200 OK", "Content-Encoding: Identity\r\nContent-Length: 1\r\n", (200, 1, false)),
+            ("200 OK", "Content-Encoding: gzip\r\nContent-Length: 1\r\n", (200, 1, true)),
+        ];
+        for (status, lines, expected) in rows {
+            check(&head(status, lines), &Ok(Some(expected)));
+        }
+    }
+
+    #[test]
+    fn what_is_for_hyper() {
+        for status in
+            ["100 Continue", "101 Switching", "199 x", "204 No Content", "205 x", "304 x", "600 x", "2x0"]
+        {
+            check(&head(status, "Content-Length: 0\r\n"), &Err(Unusual));
+        }
+        for lines in [
+            "",
+            "Content-Length:\r\n",
+            "Content-Length: -1\r\n",
+            "Content-Length: +1\r\n",
+            "Content-Length: 1, 1\r\n",
+            "Content-Length: 0x1\r\n",
+            "Content-Length: 1 1\r\n",
+            "Content-Length: 1000000000000000\r\n",
+            "Content-Length: 1\r\ncontent-length: 1\r\n",
+            "Content-Length : 1\r\n",
+            "Content-Length: 1\r\n folded\r\n",
+            "Content-Length: 1\r\nX: \u{0}\r\n",
+            "Transfer-Encoding: chunked\r\n",
+            "Content-Length: 1\r\ntransfer-encoding: identity\r\n",
+            "Content-Length: 1\r\nConnection: close\r\n",
+            "Content-Length: 1\r\nConnection: keep-alive, close\r\n",
+            "Content-Length: 1\r\nUpgrade: h2c\r\n",
+            "Content-Length: 1\r\nContent-Type: a\r\nContent-Type: a\r\n",
+            "Content-Length: 1\r\nMcp-Session-Id: a\r\nmcp-session-id: b\r\n",
+            "Content-Length: 1\r\nContent-Encoding: identity\r\nContent-Encoding: gzip\r\n",
+        ] {
+            check(&head("200 OK", lines), &Err(Unusual));
+        }
+        for version in ["HTTP/1.0", "HTTP/2.0", "http/1.1", "ICY"] {
+            check(format!("{version} 200 OK\r\nContent-Length: 1\r\n\r\n").as_bytes(), &Err(Unusual));
+        }
+        let many = "X: x\r\n".repeat(FIELDS_MAX) + "Content-Length: 1\r\n";
+        check(&head("200 OK", &many), &Err(Unusual));
+        let long = format!("Content-Length: 1\r\nX: {}\r\n", "x".repeat(HEAD_BYTES_MAX));
+        check(&head("200 OK", &long), &Err(Unusual));
+        assert!(matches!(begin(&head("200 OK", &long)[..=HEAD_BYTES_MAX]), Some(Begun::Unusual(_))));
+    }
+
+    #[test]
+    fn what_comes_behind_a_head() {
+        #[track_caller]
+        fn check(body: &str, expected: (&str, u64, bool)) {
+            let came = [&head("200 OK", "Content-Length: 4\r\n"), body.as_bytes()].concat();
+            let Some(Begun::Usual { first, left, clean, .. }) = begin(&came) else {
+                panic!("{body:?} is usual")
+            };
+            assert_eq!(
+                (&first[..], left, clean),
+                (expected.0.as_bytes(), expected.1, expected.2),
+                "{body:?}"
+            );
+        }
+        check("", ("", 4, true));
+        check("abc", ("abc", 1, true));
+        check("abcd", ("abcd", 0, true));
+        check("abcdX", ("abcd", 0, false));
+        check("abcdHTTP/1.1 200 OK\r\n", ("abcd", 0, false));
+    }
 }

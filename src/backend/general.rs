@@ -19,6 +19,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::body::RequestBody;
+use super::fast_lane::Unwritten;
 use super::stream::Stream;
 use super::wire::SendError;
 use super::{BackendError, Stage};
@@ -45,16 +46,21 @@ impl General {
     /// On a stream on which nothing was asked.
     pub async fn new(stream: Stream) -> Result<Self, BackendError> {
         let failed = |error| BackendError::new(Stage::Connect, error);
-        Self::handshake(stream, Bytes::new(), Writes::Passed).await.map_err(failed)
+        Self::handshake(Continued::new(stream, Bytes::new(), None, Writes::Passed)).await.map_err(failed)
     }
 
-    /// On a stream on which a request was written and `first` came as the beginning of its answer. Gives the
-    /// whole of that answer.
+    /// On a stream on which a request was written but for `rest`, and `first` came as the beginning of its
+    /// answer. Gives the whole of that answer.
     ///
     /// Not cancel safe: dropping it closes the connection.
-    pub async fn adopt(stream: Stream, first: Bytes) -> Result<(Self, Response<Incoming>), BackendError> {
+    pub async fn adopt(
+        stream: Stream,
+        first: Bytes,
+        rest: Option<Unwritten>,
+    ) -> Result<(Self, Response<Incoming>), BackendError> {
         let failed = |error| BackendError::new(Stage::Sent, error);
-        let mut general = Self::handshake(stream, first, Writes::Awaited).await.map_err(failed)?;
+        let mut general =
+            Self::handshake(Continued::new(stream, first, rest, Writes::Awaited)).await.map_err(failed)?;
         // hyper reads an answer only to what it asked itself. What it writes for it goes nowhere.
         let mut stand_in = Request::new(RequestBody::empty());
         *stand_in.method_mut() = http::Method::POST;
@@ -66,9 +72,8 @@ impl General {
         Ok((general, response))
     }
 
-    async fn handshake(stream: Stream, first: Bytes, writes: Writes) -> hyper::Result<Self> {
-        let writes = Rc::new(Cell::new(writes));
-        let stream = Continued { stream, first, writes: Rc::clone(&writes), waker: None };
+    async fn handshake(stream: Continued) -> hyper::Result<Self> {
+        let writes = Rc::clone(&stream.writes);
         let (sender, connection) = Builder::new()
             .max_headers(HEADERS_MAX)
             .max_header_size(HEAD_BYTES_MAX)
@@ -153,12 +158,18 @@ struct Continued {
     stream: Stream,
     /// What was read of the answer.
     first: Bytes,
+    /// What is to be written of the request.
+    rest: Option<Unwritten>,
     writes: Rc<Cell<Writes>>,
     /// Of the one who reads, until something was written.
     waker: Option<Waker>,
 }
 
 impl Continued {
+    fn new(stream: Stream, first: Bytes, rest: Option<Unwritten>, writes: Writes) -> Self {
+        Self { stream, first, rest, writes: Rc::new(Cell::new(writes)), waker: None }
+    }
+
     /// Whether a write goes nowhere.
     fn drops_write(&mut self) -> bool {
         if self.writes.get() == Writes::Passed {
@@ -182,6 +193,8 @@ impl AsyncRead for Continued {
             self.waker = Some(cx.waker().clone());
             return Poll::Pending;
         }
+        let Self { stream, rest, .. } = &mut *self;
+        Unwritten::write_on(rest, stream, cx);
         if !self.first.is_empty() {
             let count = self.first.len().min(buffer.remaining());
             buffer.put_slice(&self.first[..count]);

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead as _, ReadBuf};
 
 use super::answer::{Body, Head};
-use super::fast_lane::{self, Begun};
+use super::fast_lane::{self, Begun, Unwritten};
 use super::general::General;
 use super::outgoing::Outgoing;
 use super::stream::Stream;
@@ -17,7 +17,9 @@ use super::{Backend, BackendError, Stage};
 /// An established connection.
 pub struct Wire {
     engine: Engine,
-    /// Whether something came behind an answer, or it came before the request was written.
+    /// What is to be written of the request while its answer is read.
+    rest: Option<Unwritten>,
+    /// Whether something came behind an answer, or it began before the request was written.
     spoilt: bool,
     idle_since: Instant,
 }
@@ -38,7 +40,7 @@ const REQUEST_BYTES_MAX: usize = 32 << 10;
 impl Wire {
     /// Wraps an established stream. Nothing is sent.
     pub fn new(stream: Stream) -> Self {
-        Self { engine: Engine::FastLane(stream), spoilt: false, idle_since: Instant::now() }
+        Self { engine: Engine::FastLane(stream), rest: None, spoilt: false, idle_since: Instant::now() }
     }
 
     /// Sends a request and waits for the head of its response.
@@ -50,14 +52,17 @@ impl Wire {
         // boxed, so that it does not make every request's future bigger.
         match std::mem::replace(&mut self.engine, Engine::None) {
             Engine::FastLane(mut stream) if is_usual => {
-                match fast_lane::exchange(&mut stream, &request.render(backend)).await? {
+                let (begun, rest) = fast_lane::exchange(&mut stream, request.render(backend)).await?;
+                self.spoilt = rest.is_some();
+                match begun {
                     Begun::Usual { head, first, left, clean } => {
                         self.engine = Engine::FastLane(stream);
-                        self.spoilt = !clean;
+                        self.rest = rest;
+                        self.spoilt |= !clean;
                         Ok((head, Body::of_length(first, left)))
                     }
                     Begun::Unusual(came) => {
-                        let adopted = Box::pin(General::adopt(stream, came)).await;
+                        let adopted = Box::pin(General::adopt(stream, came, rest)).await;
                         let (general, response) = adopted.map_err(SendError::Sent)?;
                         self.engine = Engine::General(general);
                         Ok(Body::of_response(response))
@@ -89,6 +94,7 @@ impl Wire {
         let Engine::FastLane(stream) = &mut self.engine else {
             return Poll::Ready(Err(BackendError::bare(Stage::Body)));
         };
+        Unwritten::write_on(&mut self.rest, stream, cx);
         fast_lane::poll_more(stream, cx, left)
             .map(|read| read.map_err(|error| BackendError::new(Stage::Body, error)))
     }
@@ -112,8 +118,8 @@ impl Wire {
     /// After a response: whether another request may follow, as far as the runtime knows what came.
     pub fn is_reusable(&mut self) -> bool {
         match &mut self.engine {
+            _ if self.spoilt => false,
             // Silent, that is: neither closed, nor spoken to out of turn.
-            Engine::FastLane(_) if self.spoilt => false,
             Engine::FastLane(stream) => {
                 let mut byte = [0];
                 let mut cx = Context::from_waker(Waker::noop());
@@ -141,4 +147,133 @@ pub enum SendError {
     Unsent,
     /// It may have been read and run.
     Sent(BackendError),
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use hyper::body::Body as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::UnixStream;
+
+    use super::super::{Address, BackendId, Config, EraChoice, TlsRoots};
+    use super::*;
+    use crate::base::ServerName;
+
+    /// More than the smallest buffers of two sockets hold, and still usual.
+    const BODY_BYTES: usize = 31 << 10;
+
+    /// Nothing here waits for anything but the other side.
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    fn backend() -> Arc<Backend> {
+        let patience = Duration::from_mins(1);
+        let config = Config {
+            name: ServerName::new("a").expect("valid"),
+            address: Address::Unix { socket: "/nowhere".into(), path: "/mcp".into() },
+            headers: Vec::new(),
+            era: EraChoice::Auto,
+            connect_timeout: patience,
+            first_byte_timeout: patience,
+            stream_idle_timeout: patience,
+            in_flight_max: 1,
+            queue_timeout: patience,
+            queue_max: 1,
+            idle_connections_max: 1,
+            idle_age_max: patience,
+            fast_lane: true,
+        };
+        let roots = TlsRoots::from_roots(rustls::RootCertStore::empty());
+        Backend::new(BackendId(0), config, &roots).expect("the address is valid")
+    }
+
+    /// What a backend does after it has begun to answer a request that it has not read.
+    #[derive(Clone, Copy)]
+    enum Then {
+        /// Reads the whole request, and sends this.
+        Send(&'static str),
+        /// Reads nothing.
+        Stay,
+        /// Reads nothing.
+        Close,
+    }
+
+    impl Then {
+        async fn serve(
+            self,
+            first: &str,
+            mut stream: UnixStream,
+            request_bytes: usize,
+        ) -> Option<UnixStream> {
+            stream.write_all(first.as_bytes()).await.expect("the beginning is sent");
+            if let Self::Send(rest) = self {
+                let mut request = vec![0; request_bytes];
+                stream.read_exact(&mut request).await.expect("the whole request comes");
+                stream.write_all(rest.as_bytes()).await.expect("the rest is sent");
+            }
+            Some(stream).filter(|_| !matches!(self, Self::Close))
+        }
+    }
+
+    async fn read(wire: &mut Wire, body: Body) -> Vec<u8> {
+        let mut whole = Vec::new();
+        match body {
+            Body::Ended => {}
+            Body::Last(bytes) => whole.extend(bytes),
+            Body::Begun(first, mut left) => {
+                whole.extend(first);
+                while left > 0 {
+                    let more = std::future::poll_fn(|cx| wire.poll_more(cx, left)).await.expect("it goes on");
+                    assert!(!more.is_empty(), "it broke off");
+                    left -= more.len() as u64;
+                    whole.extend(more);
+                }
+            }
+            Body::General(mut incoming) => loop {
+                let frame = std::future::poll_fn(|cx| {
+                    wire.drive(cx);
+                    Pin::new(&mut incoming).poll_frame(cx)
+                });
+                match frame.await {
+                    Some(frame) => whole.extend(frame.expect("it goes on").into_data().unwrap_or_default()),
+                    None => break,
+                }
+            },
+        }
+        whole
+    }
+
+    /// The answer comes whole, so does the request where it is read, and no other request follows it.
+    async fn check(first: &str, then: Then, status: u16, expected: &str) {
+        let (near, far) = UnixStream::pair().expect("a pair of sockets");
+        socket2::SockRef::from(&near).set_send_buffer_size(4 << 10).expect("a small buffer");
+        let (backend, request) = (backend(), Outgoing::whole(vec![b' '; BODY_BYTES].into()));
+        let request_bytes = request.render(&backend).len();
+        let mut wire = Wire::new(Stream::Unix(near));
+        let asking = async {
+            let Ok((head, body)) = wire.send(&request, &backend).await else {
+                panic!("{first:?}: no answer")
+            };
+            assert_eq!(head.status, status, "{first:?}");
+            assert_eq!(read(&mut wire, body).await, expected.as_bytes(), "{first:?}");
+            assert!(!wire.is_reusable(), "{first:?}: another request would follow one that was not written");
+        };
+        let both = async { tokio::join!(asking, then.serve(first, far, request_bytes)) };
+        tokio::time::timeout(PATIENCE, both).await.unwrap_or_else(|_| panic!("{first:?}: both wait"));
+    }
+
+    #[tokio::test]
+    async fn answers_that_begin_before_the_request_was_written() {
+        const LARGE: &str = "HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\n\r\nbig";
+        const LARGE_CHUNKED: &str =
+            "HTTP/1.1 413 Content Too Large\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nbig\r\n0\r\n\r\n";
+        check("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n", Then::Send("done"), 200, "done").await;
+        let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+        check(chunked, Then::Send("4\r\ndone\r\n0\r\n\r\n"), 200, "done").await;
+        for then in [Then::Stay, Then::Close] {
+            check(LARGE, then, 413, "big").await;
+            check(LARGE_CHUNKED, then, 413, "big").await;
+        }
+    }
 }

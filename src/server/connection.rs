@@ -57,22 +57,32 @@ pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, tls: Option<TlsAcceptor>)
     };
     let control = Control::new();
     let _watched = worker.controls.watch(&control);
-    let mut first = Bytes::new();
+    let mut before = Before { came: Bytes::new(), speaks: None };
     if worker.shared.config.fast_lane {
         match fast_lane::serve(&worker, &control, &mut socket).await {
             End::Gone => return,
-            End::Unusual(bytes) => first = bytes,
+            End::Unusual { came, is_first } => {
+                before = Before { came, speaks: (!is_first).then_some(Speaks::Http1) };
+            }
         }
     }
     // Boxed: what hyper needs is a hundred times what an idle connection has.
-    Box::pin(serve_general(&worker, &control, first, socket)).await;
+    Box::pin(serve_general(&worker, &control, before, socket)).await;
 }
 
-/// Serves a connection by hyper, to its end. `first`: what was read of it.
-async fn serve_general(worker: &Rc<Worker>, control: &Rc<Control>, first: Bytes, socket: Socket) {
+/// What is known of a connection when hyper is to serve it.
+struct Before {
+    /// Read and not used.
+    came: Bytes,
+    /// The protocol, when it is known.
+    speaks: Option<Speaks>,
+}
+
+/// Serves a connection by hyper, to its end.
+async fn serve_general(worker: &Rc<Worker>, control: &Rc<Control>, before: Before, socket: Socket) {
     let mut phase = worker.shared.phase.clone();
     let opened = tokio::select! {
-        opened = open(worker, first, socket) => opened,
+        opened = open(worker, before, socket) => opened,
         _ = phase.wait_for(|phase| *phase >= Phase::Drain) => return,
     };
     let Some((first, socket, speaks)) = opened else { return };
@@ -85,7 +95,11 @@ async fn serve_general(worker: &Rc<Worker>, control: &Rc<Control>, first: Bytes,
 }
 
 /// Waits for enough bytes to know the protocol; `None` when they do not come.
-async fn open(worker: &Rc<Worker>, first: Bytes, mut socket: Socket) -> Option<(Bytes, Socket, Speaks)> {
+async fn open(worker: &Rc<Worker>, before: Before, mut socket: Socket) -> Option<(Bytes, Socket, Speaks)> {
+    let Before { came: first, speaks } = before;
+    if let Some(speaks) = speaks {
+        return Some((first, socket, speaks));
+    }
     let config = &worker.shared.config;
     let mut first = BytesMut::from(first);
     match &mut socket {

@@ -17,6 +17,7 @@ use http::Method;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
+use super::Config;
 use super::connection::Socket;
 use super::control::{Control, Order};
 use super::fields::Fields;
@@ -26,13 +27,18 @@ use super::worker::Worker;
 use super::write::Writing;
 use crate::base::{let_others_go_first, with_scratch};
 use crate::frame::Span;
+use crate::route::Table;
 
 /// Why the lane was left.
 pub enum End {
     /// The connection is over.
     Gone,
-    /// These bytes are hyper's, and all that follows.
-    Unusual(Bytes),
+    /// What came is hyper's, and all that follows.
+    Unusual {
+        came: Bytes,
+        /// Whether these are the first bytes of the connection; others cannot be the preface of HTTP/2.
+        is_first: bool,
+    },
 }
 
 /// Fields of a request; clients send a dozen.
@@ -51,11 +57,13 @@ const PATIENCE: Duration = Duration::from_millis(50);
 /// Serves a connection for as long as its requests are usual.
 pub async fn serve(worker: &Rc<Worker>, control: &Rc<Control>, socket: &mut Socket) -> End {
     let mut lane = FastLane { worker, control, socket, ahead: BytesMut::new() };
+    let mut is_first = true;
     loop {
         match lane.next().await {
             Next::Gone => return End::Gone,
-            Next::Unusual => return End::Unusual(lane.ahead.freeze()),
+            Next::Unusual => return End::Unusual { came: lane.ahead.freeze(), is_first },
             Next::Usual(asked) => {
+                is_first = false;
                 let active = control.begin();
                 if !lane.answer(asked).await {
                     return End::Gone;
@@ -115,6 +123,7 @@ impl FastLane<'_> {
 
     /// Reads once; `None` while the request is not whole.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Option<Next>> {
+        let shared = &self.worker.shared;
         with_scratch(|scratch| {
             let mut buffer = ReadBuf::new(scratch);
             let read = ready!(Pin::new(&mut *self.socket).poll_read(cx, &mut buffer));
@@ -124,7 +133,7 @@ impl FastLane<'_> {
             }
             self.control.note_read();
             if self.ahead.is_empty()
-                && let Read::Usual(asked, bytes) = read_request(self.worker, came)
+                && let Read::Usual(asked, bytes) = read_request(&shared.config, &shared.table, came)
             {
                 self.ahead.extend_from_slice(&came[bytes..]);
                 return Poll::Ready(Some(Next::Usual(asked)));
@@ -136,7 +145,8 @@ impl FastLane<'_> {
 
     /// Reads what has come before.
     fn read_ahead(&mut self) -> Option<Next> {
-        match read_request(self.worker, &self.ahead) {
+        let shared = &self.worker.shared;
+        match read_request(&shared.config, &shared.table, &self.ahead) {
             Read::Partial => None,
             Read::Unusual => Some(Next::Unusual),
             Read::Usual(asked, bytes) => {
@@ -205,7 +215,7 @@ enum Read {
 }
 
 /// Reads a request, when it is of the usual shape and came whole.
-fn read_request(worker: &Worker, came: &[u8]) -> Read {
+fn read_request(config: &Config, table: &Table, came: &[u8]) -> Read {
     const POST: &[u8] = b"POST /";
     let seen = came.len().min(POST.len());
     if came[..seen] != POST[..seen] {
@@ -220,10 +230,9 @@ fn read_request(worker: &Worker, came: &[u8]) -> Read {
         Ok(httparse::Status::Partial) if came.len() <= HEAD_BYTES_MAX => return Read::Partial,
         Ok(httparse::Status::Partial) | Err(_) => return Read::Unusual,
     };
-    let config = &worker.shared.config;
     let is_small = head_bytes <= HEAD_BYTES_MAX.min(config.header_bytes_max)
         && request.headers.len() <= config.header_count_max;
-    let endpoint = request.path.and_then(|path| worker.shared.table.find(path));
+    let endpoint = request.path.and_then(|path| table.find(path));
     let (Some(endpoint), Some(1), true) = (endpoint, request.version, is_small) else {
         return Read::Unusual;
     };
@@ -288,4 +297,108 @@ fn place(part: &[u8], whole: &[u8]) -> Span {
     // A head is bounded far below 4 GiB.
     let at = |offset: usize| u32::try_from(offset).unwrap_or(u32::MAX);
     Span { start: at(start), end: at(start + part.len()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fields::Field;
+    use super::*;
+    use crate::base::{EndpointName, ServerName};
+    use crate::route::{EndpointConfig, Prefix};
+
+    fn read(came: &[u8]) -> Read {
+        let config = Config {
+            body_bytes_max: 64 << 10,
+            header_bytes_max: 16 << 10,
+            header_count_max: 64,
+            ..super::super::guard::tests::config("127.0.0.1:0")
+        };
+        let servers = [ServerName::new("a").expect("valid")];
+        let name = EndpointName::new("default").expect("valid");
+        let endpoint = EndpointConfig { name, servers: servers.to_vec(), prefix: Prefix::Always };
+        let table = Table::build(&servers, &[endpoint]).expect("all servers exist");
+        read_request(&config, &table, came)
+    }
+
+    /// The scope of the endpoint, the body and what is left behind it; or why not.
+    #[track_caller]
+    fn check(came: &[u8], expected: Result<(&str, &[u8], usize), &str>) {
+        let read = read(came);
+        let got = match &read {
+            Read::Partial => Err("partial"),
+            Read::Unusual => Err("unusual"),
+            Read::Usual(asked, bytes) => {
+                let Arriving::Whole(body) = &asked.body else { panic!("a body that was read") };
+                assert!(asked.method == Method::POST && asked.authority.is_none());
+                Ok((asked.endpoint.scope.as_str(), &body[..], came.len() - bytes))
+            }
+        };
+        assert_eq!(got, expected, "{}", came.escape_ascii());
+    }
+
+    fn head(lines: &str) -> String {
+        format!("POST /mcp HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n")
+    }
+
+    #[test]
+    fn usual_requests() {
+        let usual = head("content-length: 2\r\n") + "{}";
+        check(usual.as_bytes(), Ok(("e/default", b"{}", 0)));
+        check((usual.clone() + "POST").as_bytes(), Ok(("e/default", b"{}", 4)));
+        check(usual.replace("/mcp", "/servers/a/mcp").as_bytes(), Ok(("s/a", b"{}", 0)));
+        let more = "Connection: Keep-Alive\r\nX-Any: \u{e9}\r\nX-Any: again\r\nContent-Length:  02\t\r\n";
+        check((head(more) + "{}").as_bytes(), Ok(("e/default", b"{}", 0)));
+        for at in 0..usual.len() {
+            check(&usual.as_bytes()[..at], Err("partial"));
+        }
+        let Read::Usual(asked, _) = read(usual.as_bytes()) else { panic!("it is usual") };
+        assert_eq!(asked.fields.get(Field::Host), Some(&b"localhost"[..]));
+        assert_eq!(asked.fields.get(Field::Origin), None);
+    }
+
+    #[test]
+    fn what_is_for_hyper() {
+        let usual = head("Content-Length: 2\r\n") + "{}";
+        for (from, to) in [
+            ("POST", "GET"),
+            ("POST", "post"),
+            ("POST", "\r\nPOST"),
+            ("POST /", "POST  /"),
+            ("/mcp", "http://localhost/mcp"),
+            ("/mcp", "/mcp?x=1"),
+            ("/mcp", "/mcp/"),
+            ("/mcp", "/nope"),
+            ("HTTP/1.1", "HTTP/1.0"),
+            ("HTTP/1.1", "HTTP/2.0"),
+            ("Host:", "Host :"),
+            ("Host: ", "Host: \u{0}"),
+            ("Host: localhost", "Host: localhost\r\n folded"),
+            ("Host: localhost", "Host: localhost\r\nhost: localhost"),
+        ] {
+            check(usual.replacen(from, to, 1).as_bytes(), Err("unusual"));
+        }
+        for lines in [
+            "",
+            "Content-Length: 0\r\n",
+            "Content-Length:\r\n",
+            "Content-Length: +2\r\n",
+            "Content-Length: 2, 2\r\n",
+            "Content-Length: 2\r\nContent-Length: 2\r\n",
+            "Content-Length: 32769\r\n",
+            "Content-Length: 0000000002\r\n",
+            "Content-Length: 18446744073709551618\r\n",
+            "Transfer-Encoding: chunked\r\n",
+            "Content-Length: 2\r\nTransfer-Encoding: x\r\n",
+            "Content-Length: 2\r\nConnection: close\r\n",
+            "Content-Length: 2\r\nConnection: keep-alive, close\r\n",
+            "Content-Length: 2\r\nUpgrade: h2c\r\n",
+            "Content-Length: 2\r\nExpect: 100-continue\r\n",
+            "Content-Length: 2\r\nAccept: a\r\nACCEPT: b\r\n",
+        ] {
+            check((head(lines) + "{}").as_bytes(), Err("unusual"));
+        }
+        check((head(&"X: x\r\n".repeat(FIELDS_MAX)) + "{}").as_bytes(), Err("unusual"));
+        // Refused before the end of the head came.
+        check(&[b"POST /mcp HTTP/1.1\r\nX: ", &[b'x'; HEAD_BYTES_MAX][..]].concat(), Err("unusual"));
+    }
 }

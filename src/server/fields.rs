@@ -209,3 +209,122 @@ fn is_param(name: &[u8]) -> bool {
 fn span_end(text: &BytesMut) -> u32 {
     u32::try_from(text.len()).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
+    use super::*;
+
+    const FIELDS: [Field; Field::COUNT] = [
+        Field::Accept,
+        Field::Authorization,
+        Field::Baggage,
+        Field::ContentEncoding,
+        Field::ContentLength,
+        Field::ContentType,
+        Field::Host,
+        Field::LastEventId,
+        Field::McpMethod,
+        Field::McpName,
+        Field::McpProtocolVersion,
+        Field::McpSessionId,
+        Field::Origin,
+        Field::Traceparent,
+        Field::Tracestate,
+        Field::XApiKey,
+    ];
+
+    const NAMES: [&str; 20] = [
+        "Accept",
+        "Authorization",
+        "baggage",
+        "Content-Encoding",
+        "Content-Length",
+        "Content-Type",
+        "HOST",
+        "Last-Event-ID",
+        "Mcp-Method",
+        "mcp-name",
+        "MCP-Protocol-Version",
+        "Mcp-Session-Id",
+        "Origin",
+        "traceparent",
+        "TraceState",
+        "X-API-Key",
+        "Mcp-Param-",
+        "Mcp-Param-One",
+        "MCP-PARAM-TWO",
+        "Cookie",
+    ];
+
+    /// The same head, as the fast lane finds it and as hyper does.
+    fn read_both(lines: &[(&str, Vec<u8>)]) -> (Fields, Fields) {
+        let mut text = BytesMut::new();
+        let mut spans = Vec::new();
+        let mut map = HeaderMap::new();
+        for (name, value) in lines {
+            let mut put = |part: &[u8]| {
+                let start = span_end(&text);
+                text.put_slice(part);
+                Span { start, end: span_end(&text) }
+            };
+            spans.push((put(name.as_bytes()), put(value)));
+            let name = HeaderName::from_bytes(name.as_bytes()).expect("a name");
+            map.append(name, HeaderValue::from_bytes(value).expect("a value"));
+        }
+        let mut noted = Fields::of(text.freeze());
+        for (name, value) in spans {
+            noted.note(name, value);
+        }
+        (noted, Fields::from_map(&map))
+    }
+
+    fn check(lines: &[(&str, Vec<u8>)]) {
+        let (noted, mapped) = read_both(lines);
+        for field in FIELDS {
+            // Lists are joined by the one and left to hyper by the other.
+            if !(field.is_list() && noted.is_doubled(field)) {
+                assert_eq!(noted.get(field), mapped.get(field), "{field:?} of {lines:?}");
+                assert_eq!(noted.text(field), mapped.text(field), "{field:?} of {lines:?}");
+                assert_eq!(noted.is_doubled(field), mapped.is_doubled(field), "{field:?} of {lines:?}");
+            }
+            assert_eq!(noted.has(field), mapped.has(field), "{field:?} of {lines:?}");
+        }
+        if !noted.any_doubled() {
+            let sorted = |fields: &Fields| {
+                let mut forwarded: Vec<_> = fields
+                    .forwarded()
+                    .map(|(name, value)| (name.to_string(), value.as_bytes().to_vec()))
+                    .collect();
+                forwarded.sort();
+                forwarded
+            };
+            assert_eq!(sorted(&noted), sorted(&mapped), "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn each_name_is_found() {
+        for (field, name) in FIELDS.into_iter().zip(NAMES) {
+            assert_eq!(Field::named(name.as_bytes()), Some(field), "{name}");
+            check(&[(name, b"x".to_vec())]);
+            check(&[(name, b"x".to_vec()), (name, Vec::new())]);
+        }
+        assert_eq!(Field::named(b"mcp_name"), None);
+        assert!(!is_param(b"Mcp-Param-") && is_param(b"mcp-param-x"));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn both_ways_find_the_same(
+            lines in vec((select(NAMES.to_vec()), vec(select((b' '..=b'~').chain([b'\t', 0x80, 0xff]).collect::<Vec<u8>>()), 0..8)), 0..12)
+        ) {
+            check(&lines);
+        }
+    }
+}

@@ -1,5 +1,6 @@
 //! Messages of the revisions up to 2025-11-25, within a session of the client's.
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +25,7 @@ use crate::catalog::{ListKind, View};
 use crate::frame::{Id, Kind as FrameKind, Span};
 use crate::protocol::{ClientCapabilities, Era, Method, Revision, header};
 use crate::route::Shape;
-use crate::session::{Ask, Introduction, Ready, Session, ask, farewell};
+use crate::session::{Ask, InFlight, Introduction, Ready, Session, ask, farewell};
 
 /// What a client says of itself is kept for its session; real ones have some 200 bytes.
 const INTRODUCTION_BYTES_MAX: usize = 16 << 10;
@@ -321,19 +322,15 @@ async fn forward(
     session: Arc<Session>,
     (place, edit): Target,
 ) -> Result<Reply, Fault> {
-    let in_flight = if call.is_request() {
-        let begun = session.begin_call(Bytes::copy_from_slice(&call.id()), place);
-        Some(begun.ok_or_else(|| {
-            Fault::client(
-                Kind::InvalidRequest,
-                "this id is in use by a call under way, or there are too many",
-            )
-        })?)
-    } else {
-        None
+    let (delivered, in_flight, meter) = {
+        let asking = pin!(ask_server(worker, &call, &session, place, edit.as_slice()));
+        // Behind it, so that both are dropped before it: a server that sees its call given up must not find the
+        // call's id still taken.
+        let in_flight = call.is_request().then(|| begin(&session, &call, place)).transpose()?;
+        let meter = Meter::begin(worker, &call, &call.endpoint.servers[place].name, edit.as_ref());
+        (asking.await?, in_flight, meter)
     };
-    let meter = Meter::begin(worker, &call, &call.endpoint.servers[place].name, edit.as_ref());
-    let response = match ask_server(worker, &call, &session, place, edit.as_slice()).await? {
+    let response = match delivered {
         Delivered::Answered(response) => response,
         Delivered::Refused(status, said) => {
             return send::pass_refusal(worker, &call.endpoint.servers[place].name, status, said);
@@ -343,6 +340,13 @@ async fn forward(
     let endpoint = Arc::clone(&call.endpoint);
     let held = Held { in_flight, meter, ..send::held(call) };
     send::pass(worker, &endpoint.servers[place], endpoint.shape, id, *response, held).await
+}
+
+/// Notes a call, under an id that no other call of the session has at the time.
+fn begin(session: &Arc<Session>, call: &Call, place: usize) -> Result<InFlight, Fault> {
+    session.begin_call(Bytes::copy_from_slice(&call.id()), place).ok_or_else(|| {
+        Fault::client(Kind::InvalidRequest, "this id is in use by a call under way, or there are too many")
+    })
 }
 
 /// The client's session at one server, opened when it is not.

@@ -37,11 +37,12 @@ pub struct Held {
 
 /// An answer on its way.
 pub struct Relay {
+    /// First, so that it is free before the server sees that the answer was given up.
+    held: Held,
     answer: Answer,
     pace: Pace,
     /// Whether the last bytes were handed out, or the fault that ended them.
     done: bool,
-    held: Held,
 }
 
 /// How the bytes of an answer are passed.

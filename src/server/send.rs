@@ -51,9 +51,11 @@ pub async fn pass(
     shape: Shape,
     id: Option<Bytes>,
     answered: Answered,
-    mut held: Held,
+    held: Held,
 ) -> Result<Reply, Fault> {
     let Answered { head, body: mut answer } = answered;
+    // Behind the answer, so that it is free before the server sees that the answer was given up.
+    let mut held = held;
     if !head.status.is_success() {
         return pass_error(worker, &place.name, head.status, answer).await;
     }

@@ -206,3 +206,91 @@ impl Writing {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    /// Around every bound there is.
+    const SIZES: [usize; 6] =
+        [0, 1, PIECE_BYTES_MIN - 1, PIECE_BYTES_MIN, GATHERED_BYTES_MAX, GATHERED_BYTES_MAX + 1];
+
+    const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\n\r\n";
+
+    fn writing(pieces: &[Bytes; 3], framing: Framing) -> Writing {
+        Writing {
+            body: ResponseBody::pieces(pieces.clone()),
+            framing,
+            out: HEAD.to_vec(),
+            written: 0,
+            piece: Bytes::new(),
+            ended: false,
+            closes: false,
+        }
+    }
+
+    /// What a socket gets that takes so many bytes at a time; `None` when the body broke off.
+    fn take_all(mut writing: Writing, at_a_time: usize) -> Option<Vec<u8>> {
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut taken = Vec::new();
+        loop {
+            if !writing.gather(&mut cx) {
+                return None;
+            }
+            let waiting = [&writing.out[writing.written..], &writing.piece].concat();
+            if waiting.is_empty() {
+                assert!(writing.ended, "nothing to be written, and no end");
+                return Some(taken);
+            }
+            let count = waiting.len().min(at_a_time);
+            taken.extend_from_slice(&waiting[..count]);
+            writing.advance(count);
+        }
+    }
+
+    #[track_caller]
+    fn check(pieces: &[Bytes; 3], at_a_time: usize) {
+        let body = pieces.concat();
+        let length = Framing::Length(body.len() as u64);
+        let whole = take_all(writing(pieces, length), at_a_time).expect("it is whole");
+        assert!(whole == [HEAD, &body].concat(), "{at_a_time} bytes at a time");
+
+        let mut chunked = HEAD.to_vec();
+        for piece in pieces.iter().filter(|piece| !piece.is_empty()) {
+            chunked.extend_from_slice(format!("{:x}\r\n", piece.len()).as_bytes());
+            chunked.extend_from_slice(piece);
+            chunked.extend_from_slice(b"\r\n");
+        }
+        chunked.extend_from_slice(b"0\r\n\r\n");
+        let whole = take_all(writing(pieces, Framing::Chunked), at_a_time).expect("it is whole");
+        assert!(whole == chunked, "chunked, {at_a_time} bytes at a time");
+    }
+
+    #[test]
+    fn any_cut_of_a_write_gives_the_same_bytes() {
+        for first in SIZES {
+            for second in SIZES {
+                let piece = |byte: u8, bytes: usize| Bytes::from(vec![byte; bytes]);
+                let pieces = [piece(b'a', first), piece(b'b', second), piece(b'c', 5)];
+                for at_a_time in [7, 1000, PIECE_BYTES_MIN, PIECE_BYTES_MIN + 29, usize::MAX] {
+                    check(&pieces, at_a_time);
+                }
+            }
+        }
+        let small = [b"one".as_slice(), b"", b"three"].map(Bytes::from_static);
+        (1..40).for_each(|at_a_time| check(&small, at_a_time));
+        let big = [1, PIECE_BYTES_MIN, 1].map(|bytes| Bytes::from(vec![b'x'; bytes]));
+        check(&big, 1);
+    }
+
+    #[test]
+    fn a_body_of_another_length_than_was_said_breaks_off() {
+        let pieces = [b"one".as_slice(), b"two", b"three"].map(Bytes::from_static);
+        for length in [0, 1, 10, 12, 1 << 40] {
+            assert_eq!(take_all(writing(&pieces, Framing::Length(length)), 7), None, "{length} said");
+        }
+        assert!(take_all(writing(&pieces, Framing::Length(11)), 7).is_some());
+    }
+}

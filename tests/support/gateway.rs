@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
@@ -21,8 +22,10 @@ pub struct Gateway {
     /// The key that a first start prints.
     pub key: Option<String>,
     dir: Dir,
+    workers: usize,
     child: Child,
-    output: Receiver<String>,
+    /// Locked so that threads can share the gateway.
+    output: Mutex<Receiver<String>>,
 }
 
 /// What is to be written into its configuration.
@@ -32,6 +35,7 @@ pub struct Setup {
     more: String,
     files: Vec<(String, String)>,
     keys: bool,
+    workers: Option<usize>,
 }
 
 /// A directory, gone when dropped.
@@ -86,6 +90,13 @@ impl Setup {
         self
     }
 
+    /// So many, not two.
+    #[must_use]
+    pub fn workers(mut self, count: usize) -> Self {
+        self.workers = Some(count);
+        self
+    }
+
     pub fn start(&self) -> Gateway {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -95,7 +106,7 @@ impl Setup {
         for (name, text) in &self.files {
             fs::write(dir.join(name), text).unwrap();
         }
-        Gateway::run(Dir(Some(dir)), self.keys)
+        Gateway::run(Dir(Some(dir)), self.keys, self.workers.unwrap_or(WORKERS))
     }
 }
 
@@ -105,12 +116,12 @@ impl Gateway {
         servers.iter().fold(Setup::new(), |setup, (name, address)| setup.server(name, *address)).start()
     }
 
-    fn run(dir: Dir, keys: bool) -> Self {
+    fn run(dir: Dir, keys: bool, workers: usize) -> Self {
         let path = dir.0.as_ref().unwrap();
         let log = fs::File::options().create(true).append(true).open(path.join("log")).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_metamcp"));
         command.env_clear().current_dir(path).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
-        command.args(["--port", "0", "--workers", "2", "--data-dir", "data"]);
+        command.args(["--port", "0", "--workers", &workers.to_string(), "--data-dir", "data"]);
         if !keys {
             command.arg("--no-auth");
         }
@@ -138,7 +149,7 @@ impl Gateway {
                 break;
             }
         }
-        Self { address: address.unwrap(), key, dir, child, output }
+        Self { address: address.unwrap(), key, dir, workers, child, output: Mutex::new(output) }
     }
 
     pub fn pid(&self) -> u32 {
@@ -172,7 +183,8 @@ impl Gateway {
     pub fn ended(&mut self) -> ExitStatus {
         let deadline = Instant::now() + PATIENCE;
         let left = || deadline.saturating_duration_since(Instant::now());
-        while self.output.recv_timeout(left()).is_ok() {}
+        let output = self.output.get_mut().unwrap();
+        while output.recv_timeout(left()).is_ok() {}
         assert!(!left().is_zero(), "the gateway did not end: {}", self.log());
         self.child.wait().unwrap()
     }
@@ -181,22 +193,19 @@ impl Gateway {
     pub fn restart(mut self) -> Self {
         self.terminate();
         assert!(self.ended().success());
-        let keys = self.key.is_some();
-        let key = self.key.take();
-        let dir = Dir(self.dir.0.take());
-        let mut next = Self::run(dir, keys);
-        next.key = key;
-        next
+        self.again()
     }
 
     /// The same after SIGKILL.
     pub fn kill_and_restart(mut self) -> Self {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
-        let keys = self.key.is_some();
+        self.again()
+    }
+
+    fn again(mut self) -> Self {
         let key = self.key.take();
-        let dir = Dir(self.dir.0.take());
-        let mut next = Self::run(dir, keys);
+        let mut next = Self::run(Dir(self.dir.0.take()), key.is_some(), self.workers);
         next.key = key;
         next
     }
@@ -227,6 +236,9 @@ impl Drop for Gateway {
     }
 }
 
+/// More than one, so that what they share is shared.
+const WORKERS: usize = 2;
+
 /// Of its log, when a test fails.
 const LOG_LINES_MAX: usize = 20;
 
@@ -245,12 +257,7 @@ impl Keys {
     pub fn create_with(&self, name: &str, grants: Grants) -> (String, String) {
         let (secrets, _) = Secrets::load_or_create(&self.data_dir).unwrap();
         let sealer = Sealer::new(&parse_encryption_key(&secrets.encryption_key).unwrap()).unwrap();
-        let request = KeyRequest {
-            name: name.into(),
-            description: String::new(),
-            grants,
-            expires_at: None,
-        };
+        let request = KeyRequest { name: name.into(), description: String::new(), grants, expires_at: None };
         self.run(async |store| {
             let (key, row) = create_key(&store, &sealer, request, Audit::by("test")).await.unwrap();
             (row.key_id, key.expose().to_owned())

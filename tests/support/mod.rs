@@ -12,6 +12,7 @@ mod gateway;
 mod message;
 mod peer;
 mod script;
+mod twins;
 
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ pub use message::{
 };
 pub use peer::{Peer, Seen};
 pub use script::{Gate, Step, answer, chunk, events, result};
+pub use twins::{AGGREGATED, Answered, Outcome, Pace, Reached, SINGLE, Side, TWO_WAYS, Twins, WAYS, Way};
 
 /// Nothing here takes this long on a busy machine; what does has failed.
 pub const PATIENCE: Duration = Duration::from_secs(20);

@@ -25,6 +25,8 @@ struct State {
     seen: Vec<Seen>,
     /// Connections that the gateway closed, and when that was noticed.
     closed: Vec<(usize, Instant)>,
+    /// How many connections scripts have ended.
+    ended: usize,
     connections: usize,
     sent: usize,
     /// Sessions opened; those before `lost` are unknown, with that status.
@@ -35,6 +37,8 @@ struct State {
     silent: bool,
     /// The whole answer to `tools/list`, in place of the usual one.
     tools: Option<String>,
+    /// What is sent right behind each answer to a call.
+    surplus: Vec<u8>,
 }
 
 /// A request as it came.
@@ -46,6 +50,8 @@ pub struct Seen {
     pub head: String,
     pub body: Vec<u8>,
     pub at: Instant,
+    /// Of its message.
+    method: String,
 }
 
 impl Seen {
@@ -58,13 +64,8 @@ impl Seen {
         String::from_utf8(self.body.clone()).unwrap()
     }
 
-    fn method(&self) -> String {
-        let message: Value = serde_json::from_slice(&self.body).unwrap_or_default();
-        message["method"].as_str().unwrap_or_default().to_owned()
-    }
-
     /// Whether it is none of those that a gateway sends of its own accord.
-    fn is_call(&self) -> bool {
+    pub fn is_call(&self) -> bool {
         const OWN: [&str; 8] = [
             "server/discover",
             "initialize",
@@ -75,7 +76,7 @@ impl Seen {
             "subscriptions/listen",
             "ping",
         ];
-        self.head.starts_with("POST ") && !OWN.contains(&self.method().as_str())
+        self.head.starts_with("POST ") && !OWN.contains(&self.method.as_str())
     }
 }
 
@@ -103,6 +104,11 @@ impl Peer {
         self.edit(|state| state.tools = Some(message.to_owned()));
     }
 
+    /// Sends these bytes right behind each answer to a call that no script answers.
+    pub fn send_behind_answers(&self, surplus: &[u8]) {
+        self.edit(|state| state.surplus = surplus.to_vec());
+    }
+
     /// Forgets all sessions; requests within them are answered with this status.
     pub fn lose_sessions(&self, status: &'static str) {
         self.edit(|state| (state.lost, state.lost_status) = (state.sessions, status));
@@ -120,7 +126,7 @@ impl Peer {
 
     /// How many messages of that method came.
     pub fn count(&self, method: &str) -> usize {
-        self.edit(|state| state.seen.iter().filter(|seen| seen.method() == method).count())
+        self.edit(|state| state.seen.iter().filter(|seen| seen.method == method).count())
     }
 
     /// How many bytes scripts have sent.
@@ -142,6 +148,17 @@ impl Peer {
     #[track_caller]
     pub fn wait_sent(&self, bytes: usize) {
         self.wait("bytes to be sent", |state| state.sent >= bytes);
+    }
+
+    /// How many connections scripts have ended.
+    pub fn ended(&self) -> usize {
+        self.edit(|state| state.ended)
+    }
+
+    /// Waits until scripts have ended so many connections.
+    #[track_caller]
+    pub fn wait_ended(&self, count: usize) {
+        self.wait("connections to be ended", |state| state.ended >= count);
     }
 
     /// Waits until nothing was sent for a while: whoever should read does not.
@@ -201,12 +218,19 @@ impl Peer {
     fn serve(&self, mut stream: TcpStream, connection: usize) {
         stream.set_nodelay(true).unwrap();
         while let Some(seen) = read(&mut stream, connection) {
-            self.edit(|state| state.seen.push(seen.clone()));
-            let steps = self.edit(|state| state.steps(&seen));
+            // At once: who waits for a call may send the next one, and each is to have its own script.
+            let steps = self.edit(|state| {
+                state.seen.push(seen.clone());
+                state.steps(&seen)
+            });
             for step in steps {
                 match step.run(&mut stream, |count| self.edit(|state| state.sent += count)) {
                     After::Open => {}
-                    After::Closed => return,
+                    After::Closed => {
+                        drop(stream);
+                        self.edit(|state| state.ended += 1);
+                        return;
+                    }
                     After::ClosedByGateway => {
                         self.edit(|state| state.closed.push((connection, Instant::now())));
                         return;
@@ -236,7 +260,11 @@ impl State {
         {
             return steps;
         }
-        vec![Step::Send(self.by_itself(seen))]
+        let mut answer = self.by_itself(seen);
+        if seen.is_call() {
+            answer.extend_from_slice(&self.surplus);
+        }
+        vec![Step::Send(answer)]
     }
 
     /// What an ordinary server would say.
@@ -304,8 +332,9 @@ fn read(stream: &mut TcpStream, connection: usize) -> Option<Seen> {
         bytes.extend_from_slice(&more[..count]);
     };
     let mut body = bytes.split_off(end);
-    let head = String::from_utf8(bytes).unwrap();
-    let mut seen = Seen { connection, head, body: Vec::new(), at: Instant::now() };
+    // Field values need not be UTF-8.
+    let head = String::from_utf8_lossy(&bytes).into_owned();
+    let mut seen = Seen { connection, head, body: Vec::new(), at: Instant::now(), method: String::new() };
     let length: usize = seen.header("content-length").map_or(0, |length| length.parse().unwrap());
     assert!(
         body.len() <= length,
@@ -315,6 +344,8 @@ fn read(stream: &mut TcpStream, connection: usize) -> Option<Seen> {
     let begun = body.len();
     body.resize(length, 0);
     stream.read_exact(&mut body[begun..]).ok()?;
+    let message: Value = serde_json::from_slice(&body).unwrap_or_default();
+    message["method"].as_str().unwrap_or_default().clone_into(&mut seen.method);
     seen.body = body;
     stream.flush().ok()?;
     Some(seen)
