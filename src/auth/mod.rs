@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
-pub use create::{CreateError, KeyRequest, create_key, new_key};
+pub use create::{CreateError, KeyRequest, create_key, imported_key, new_key};
 pub use credential::Credential;
 pub use denied::{AuthError, Denied};
 pub use grants::GrantsError;
