@@ -1,11 +1,13 @@
 //! Making a key: for the command line, and for the first start.
 
-use crate::store::{Audit, Grants, KeyRow, KeyStatus, NewKey, Store, StoreError, new_id};
+use zeroize::Zeroizing;
+
+use crate::store::{Audit, Grants, KeyRow, KeyStatus, NewKey, Store, StoreError, Uuid, new_id};
 
 use super::grants::{self, GrantsError};
 use super::hasher::hash;
 use super::identity::KeyId;
-use super::key::ApiKey;
+use super::key::{ApiKey, Malformed, Parsed};
 use super::seal::{Purpose, Sealer};
 
 /// What whoever makes a key may choose.
@@ -65,17 +67,39 @@ pub async fn new_key(
 ) -> Result<(ApiKey, NewKey), CreateError> {
     request.check(now)?;
     check_sealer(store, sealer).await?;
-    let (key, hash) = tokio::task::spawn_blocking(|| {
-        let key = ApiKey::generate();
-        let hash = hash(key.parsed().secret());
-        (key, hash)
-    })
-    .await
-    .map_err(|_| CreateError::Hash)?;
-    let key_id = key.parsed().key_id();
+    let key = ApiKey::generate();
+    let new = sealed(key.parsed(), new_id(), request, sealer).await?;
+    Ok((key, new))
+}
+
+/// What is to be stored of a key that MetaMCP made, under the id it had there.
+///
+/// Cancel safe.
+pub async fn imported_key(
+    store: &Store,
+    sealer: &Sealer,
+    (id, text): (Uuid, &str),
+    request: KeyRequest,
+    now: u64,
+) -> Result<NewKey, CreateError> {
+    request.check(now)?;
+    let key = ApiKey::parse(text)?;
+    check_sealer(store, sealer).await?;
+    sealed(key, id, request, sealer).await
+}
+
+async fn sealed(
+    key: Parsed<'_>,
+    id: Uuid,
+    request: KeyRequest,
+    sealer: &Sealer,
+) -> Result<NewKey, CreateError> {
+    let secret = Zeroizing::new(key.secret().to_vec());
+    let hash = tokio::task::spawn_blocking(move || hash(&secret)).await.map_err(|_| CreateError::Hash)?;
     let hash = hash.map_err(|_| CreateError::Hash)?;
-    let new = NewKey {
-        id: new_id(),
+    let key_id = key.key_id();
+    Ok(NewKey {
+        id,
         key_id: key_id.to_string(),
         name: request.name,
         description: request.description,
@@ -83,8 +107,7 @@ pub async fn new_key(
         sealed_hash: sealer.seal(Purpose::KeyRow, key_id.as_bytes(), hash.as_bytes()),
         key_version: sealer.version(),
         expires_at: request.expires_at,
-    };
-    Ok((key, new))
+    })
 }
 
 /// A key sealed with an `ENCRYPTION_KEY` other than the gateway's would never open.
@@ -115,6 +138,9 @@ pub enum CreateError {
     /// It would be dead on arrival.
     #[error("the key would expire in the past")]
     Past,
+    /// Not a key at all.
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
     /// A key for nothing, or for what cannot be.
     #[error(transparent)]
     Grants(#[from] GrantsError),

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::denied::Denied;
-use super::key::{ApiKey, PREFIX, Parsed};
+use super::key::{ApiKey, Parsed};
 
 /// A credential that has the right form. Nothing is proven yet.
 #[derive(Clone, Copy)]
@@ -35,7 +35,7 @@ impl<'a> Credential<'a> {
     }
 
     fn bearer(value: &'a [u8]) -> Result<Self, Denied> {
-        if value.starts_with(PREFIX.as_bytes()) {
+        if ApiKey::is_meant(value) {
             return Self::key(value);
         }
         if value.len() > TOKEN_BYTES_MAX {

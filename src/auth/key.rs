@@ -5,6 +5,9 @@
 //!      key id         secret, 256 bit                             CRC32 of everything before it
 //! ```
 //!
+//! Keys that were imported from MetaMCP look as they did there, `sk_mt_` and 64 characters of base62; their id is derived
+//! from the whole of them.
+//!
 //! The checksum is no protection: it lets a key that was cut short or mistyped be refused at no cost, and lets
 //! scanners for leaked secrets know one when they see it.
 
@@ -14,6 +17,7 @@ use zeroize::Zeroizing;
 
 use super::identity::KeyId;
 use super::secrets::random_bytes;
+use super::tag::derive;
 
 /// A whole API key, just made. Shown once, wiped from memory when dropped.
 pub struct ApiKey {
@@ -35,6 +39,9 @@ impl ApiKey {
 
     /// Checks length, alphabet and checksum, in this order; tells nothing about whether the key exists.
     pub fn parse(text: &str) -> Result<Parsed<'_>, Malformed> {
+        if text.starts_with(IMPORTED_PREFIX) {
+            return Self::parse_imported(text);
+        }
         let bytes = text.as_bytes();
         if bytes.len() != KEY_BYTES {
             return Err(Malformed::Length);
@@ -51,7 +58,28 @@ impl ApiKey {
             return Err(Malformed::Checksum);
         }
         let key_id = KeyId::parse(&text[PREFIX_BYTES..SEPARATOR_AT]).ok_or(Malformed::Alphabet)?;
-        Ok(Parsed { key_id, text })
+        Ok(Parsed { key_id, text, secret: &bytes[SECRET_AT..CHECKSUM_AT] })
+    }
+
+    fn parse_imported(text: &str) -> Result<Parsed<'_>, Malformed> {
+        let secret = &text.as_bytes()[IMPORTED_PREFIX.len()..];
+        if secret.len() != IMPORTED_SECRET_BYTES {
+            return Err(Malformed::Length);
+        }
+        if !secret.iter().copied().all(is_base62) {
+            return Err(Malformed::Alphabet);
+        }
+        // Of 381 random bits an id of 71 tells nothing.
+        let digest = derive(text.as_bytes(), b"metamcp/v1/imported-key-id");
+        let id: String =
+            digest[..KEY_ID_BYTES].iter().map(|byte| char::from(BASE62[usize::from(byte % 62)])).collect();
+        let key_id = KeyId::parse(&id).ok_or(Malformed::Alphabet)?;
+        Ok(Parsed { key_id, text, secret })
+    }
+
+    /// Whether a text begins as a key does, ours or an imported one.
+    pub(super) fn is_meant(bytes: &[u8]) -> bool {
+        [PREFIX, IMPORTED_PREFIX].iter().any(|prefix| bytes.starts_with(prefix.as_bytes()))
     }
 
     /// The raw key, for the one who asked for it to be made.
@@ -80,6 +108,7 @@ impl fmt::Debug for ApiKey {
 pub struct Parsed<'a> {
     key_id: KeyId,
     text: &'a str,
+    secret: &'a [u8],
 }
 
 impl<'a> Parsed<'a> {
@@ -90,7 +119,7 @@ impl<'a> Parsed<'a> {
 
     /// What argon2 hashes.
     pub(super) fn secret(&self) -> &'a [u8] {
-        &self.text.as_bytes()[SECRET_AT..CHECKSUM_AT]
+        self.secret
     }
 
     pub(super) fn as_bytes(&self) -> &'a [u8] {
@@ -142,7 +171,11 @@ fn checksum(bytes: &[u8]) -> [u8; CHECKSUM_BYTES] {
     digits
 }
 
-pub(super) const PREFIX: &str = "mcp_";
+/// Of keys that MetaMCP made.
+const IMPORTED_PREFIX: &str = "sk_mt_";
+const IMPORTED_SECRET_BYTES: usize = 64;
+
+const PREFIX: &str = "mcp_";
 pub(super) const KEY_ID_BYTES: usize = 12;
 const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 const PREFIX_BYTES: usize = PREFIX.len();
@@ -188,6 +221,20 @@ mod tests {
             Err(Malformed::Alphabet),
         );
         check(&format!("{}000000", &good[..CHECKSUM_AT]), Err(Malformed::Checksum));
+    }
+
+    #[test]
+    fn imported_keys_keep_their_form_and_get_an_id_that_is_always_the_same() {
+        let good = format!("sk_mt_{}", "aZ9".repeat(22).split_at(64).0);
+        let id = ApiKey::parse(&good).unwrap().key_id;
+        check(&good, Ok(id.as_str()));
+        assert_eq!(ApiKey::parse(&good).unwrap().secret(), &good.as_bytes()[6..]);
+        assert_ne!(ApiKey::parse(&good.replace('Z', "z")).unwrap().key_id, id);
+        check("sk_mt_", Err(Malformed::Length));
+        check(&good[..69], Err(Malformed::Length));
+        check(&format!("{good}0"), Err(Malformed::Length));
+        check(&good.replace('9', "-"), Err(Malformed::Alphabet));
+        check(&format!("sk_mt_{}", "é".repeat(32)), Err(Malformed::Alphabet));
     }
 
     #[test]

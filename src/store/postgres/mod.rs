@@ -85,7 +85,7 @@ impl Postgres {
     pub async fn begin(&self, access: Access) -> Result<PgSession, StoreError> {
         self.prepare().await?;
         let begin = match access {
-            Access::Read => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+            Access::Read => LOOK,
             // Not `READ WRITE`: a standby then says what it says to everybody, that it is read-only.
             Access::Administer | Access::Count => "BEGIN ISOLATION LEVEL READ COMMITTED",
         };
@@ -94,6 +94,11 @@ impl Postgres {
             session.query("SELECT pg_advisory_xact_lock($1) IS NULL", &[Value::Int(LOCK)]).await?;
         }
         Ok(session)
+    }
+
+    /// Begins a look into a database that is not ours: nothing is brought up to date, and nothing can be changed.
+    pub async fn look(&self) -> Result<PgSession, StoreError> {
+        self.started(LOOK).await
     }
 
     /// After a restart of the server the pool may hold connections that died: as many tries as it can hold. Where one
@@ -251,6 +256,9 @@ async fn within<T>(
         .await
         .unwrap_or_else(|_| Err(StoreError::Unavailable("it does not answer".into())))
 }
+
+/// One moment, and no change.
+const LOOK: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
 /// Of one process. Its users are a poll a second, administration, and batches of usage; with ten replicas the server's
 /// usual 100 connections are not reached.

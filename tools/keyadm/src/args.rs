@@ -21,7 +21,7 @@ pub struct Cli {
 }
 
 /// Where everything is kept.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Place {
     /// The gateway's data directory.
     #[arg(long, global = true, value_name = "DIR", help = DATA_DIR)]
@@ -71,6 +71,17 @@ pub enum Command {
     /// Endpoints in the database (not those of metamcp.toml)
     #[command(subcommand)]
     Endpoints(Endpoints),
+    /// Takes over the servers, endpoints and API keys of a MetaMCP installation
+    #[command(after_help = IMPORT)]
+    ImportMetamcp {
+        /// The database of this installation, if it is a server's [default: `$METAMCP_DATABASE_URL`; else the one
+        /// in the data directory]
+        #[arg(long, value_name = "URL")]
+        into: Option<String>,
+        /// Says what would be done, and writes nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Writes the completions of a shell, as in `keyadm completions bash > ~/.keyadm; . ~/.keyadm`
     Completions {
         /// For which shell
@@ -302,6 +313,14 @@ one seals, all open), run `keyadm rekey`, and leave the old one out at the next 
 restart all of them with \"1:<old>,2:<new>\" first, so that none meets a session id it cannot open.
 
 Exit codes: 0 everything is sealed by the newest version, 65 something no given version opens was left as it is.";
+
+const IMPORT: &str = "\
+Here --database-url (or $DATABASE_URL) names MetaMCP's database, which is only read. Keys that were on keep working,
+on the endpoints they opened; `keyadm keys rotate` replaces them one by one. Run again, it takes over what is new.
+
+  keyadm import-metamcp --database-url postgres://metamcp@old/metamcp --data-dir /var/lib/metamcp --dry-run
+
+Exit codes: 0 done, 65 some things could not be taken over (all the others were).";
 
 const EXAMPLES: &str = "\
 Examples:

@@ -84,7 +84,7 @@ impl From<CreateError> for Failure {
             CreateError::Name | CreateError::Description | CreateError::Past | CreateError::Grants(_) => {
                 Self::Usage(error.to_string())
             }
-            CreateError::OtherEncryptionKey => Self::Data(error.to_string()),
+            CreateError::OtherEncryptionKey | CreateError::Malformed(_) => Self::Data(error.to_string()),
             CreateError::Hash => Self::Unavailable(error.to_string()),
             CreateError::Store(error) => error.into(),
         }

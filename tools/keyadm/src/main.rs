@@ -8,6 +8,7 @@ mod doctor;
 mod failure;
 mod fleet;
 mod history;
+mod import;
 mod jwt;
 mod keys;
 mod place;
@@ -82,23 +83,24 @@ fn start(cli: Cli) -> Result<Done, Failure> {
 }
 
 async fn run(cli: Cli) -> Result<Done, Failure> {
-    let json = cli.json;
-    if let Command::Completions { shell } = cli.command {
-        return Ok(completions(shell).into());
-    }
-    let place = Installation::find(cli.place)?;
-    Ok(match cli.command {
-        Command::Keys(command) => keys::run(command, &place, json).await?.into(),
-        Command::Jwt(command) => jwt::run(command, &place, json).await?.into(),
-        Command::Rekey { add_version: true, .. } => rekey::add_version(&place, json)?.into(),
-        Command::Rekey { drop_old: true, .. } => rekey::drop_old(&place, json).await?.into(),
-        Command::Rekey { .. } => rekey::run(&place, json).await?,
-        Command::Migrate => migrate(&place, json).await?.into(),
-        Command::Doctor { config } => doctor::run(&place, config, json).await?,
-        Command::Audit(asked) => history::audit(asked, &place, json).await?.into(),
-        Command::Usage(asked) => history::usage(asked, &place, json).await?.into(),
-        Command::Servers(command) => fleet::servers(command, &place, json).await?.into(),
-        Command::Endpoints(command) => fleet::endpoints(command, &place, json).await?.into(),
+    let Cli { place, json, command } = cli;
+    let find = || Installation::find(place.clone());
+    Ok(match command {
+        Command::Keys(command) => keys::run(command, &find()?, json).await?.into(),
+        Command::Jwt(command) => jwt::run(command, &find()?, json).await?.into(),
+        Command::Rekey { add_version: true, .. } => rekey::add_version(&find()?, json)?.into(),
+        Command::Rekey { drop_old: true, .. } => rekey::drop_old(&find()?, json).await?.into(),
+        Command::Rekey { .. } => rekey::run(&find()?, json).await?,
+        Command::Migrate => migrate(&find()?, json).await?.into(),
+        Command::Doctor { config } => doctor::run(&find()?, config, json).await?,
+        Command::Audit(asked) => history::audit(asked, &find()?, json).await?.into(),
+        Command::Usage(asked) => history::usage(asked, &find()?, json).await?.into(),
+        Command::Servers(command) => fleet::servers(command, &find()?, json).await?.into(),
+        Command::Endpoints(command) => fleet::endpoints(command, &find()?, json).await?.into(),
+        Command::ImportMetamcp { into, dry_run } => {
+            let (from, into) = Installation::find_both(place.clone(), into)?;
+            import::run(&from, &into, dry_run, json).await?
+        }
         Command::Completions { shell } => completions(shell).into(),
     })
 }

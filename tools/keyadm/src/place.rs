@@ -40,11 +40,7 @@ impl Installation {
             (_, Some(url)) => Some(url),
             (None, None) => variable("DATABASE_URL"),
         };
-        let data_dir = place
-            .data_dir
-            .or_else(|| variable("METAMCP_DATA_DIR").map(PathBuf::from))
-            .or_else(|| Some(PathBuf::from(variable("XDG_DATA_HOME")?).join("metamcp")))
-            .or_else(|| Some(PathBuf::from(variable("HOME")?).join(".local/share/metamcp")));
+        let data_dir = data_dir(place.data_dir);
         match url {
             Some(url) if is_server(&url) => {
                 Ok(Self { database: Database::Server(Zeroizing::new(url)), data_dir })
@@ -57,6 +53,25 @@ impl Installation {
             )),
             None => Ok(Self { database: Database::Embedded, data_dir }),
         }
+    }
+
+    /// For a move: the database that things come from, which `--database-url` names, and where they go.
+    pub fn find_both(place: Place, into: Option<String>) -> Result<(Zeroizing<String>, Self), Failure> {
+        let from = place.database_url.or_else(|| variable("DATABASE_URL"));
+        let from = from.filter(|url| is_server(url)).ok_or_else(|| {
+            Failure::Usage("name MetaMCP's database with --database-url postgres://…".into())
+        })?;
+        let into = into.or_else(|| variable("METAMCP_DATABASE_URL").filter(|_| place.data_dir.is_none()));
+        if into.as_ref() == Some(&from) {
+            return Err(Failure::Usage("MetaMCP's database cannot be this installation's as well".into()));
+        }
+        let data_dir = data_dir(place.data_dir);
+        let database = match into {
+            Some(url) if is_server(&url) => Database::Server(Zeroizing::new(url)),
+            Some(_) => return Err(Failure::Usage("--into takes postgres://…".into())),
+            None => Database::Embedded,
+        };
+        Ok((Zeroizing::new(from), Self { database, data_dir }))
     }
 
     /// Where the files of this installation are, whether or not they are there.
@@ -118,6 +133,14 @@ impl Installation {
         };
         Ok(Sealer::new(&parse_encryption_key(&text)?)?)
     }
+}
+
+/// As the gateway finds it.
+fn data_dir(named: Option<PathBuf>) -> Option<PathBuf> {
+    named
+        .or_else(|| variable("METAMCP_DATA_DIR").map(PathBuf::from))
+        .or_else(|| Some(PathBuf::from(variable("XDG_DATA_HOME")?).join("metamcp")))
+        .or_else(|| Some(PathBuf::from(variable("HOME")?).join(".local/share/metamcp")))
 }
 
 /// An empty one counts as not set: so do the shells and compose files that pass it on.

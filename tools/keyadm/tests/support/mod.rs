@@ -43,6 +43,10 @@ impl Place {
         Run::of(self.command(arguments))
     }
 
+    pub fn database_url(&self) -> Option<&str> {
+        self.database_url.as_deref()
+    }
+
     /// What the program opens, for what only the gateway does.
     pub async fn store(&self) -> Store {
         match &self.database_url {
@@ -95,8 +99,18 @@ impl Run {
 
 /// Runs a test on an embedded database, and on one of a server's when there is a server for tests.
 pub async fn on_each(test: impl AsyncFn(&Place)) {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
     test(&Place::new()).await;
+    with_database(async |url| {
+        let mut place = Place::new();
+        place.database_url = Some(url.to_owned());
+        test(&place).await;
+    })
+    .await;
+}
+
+/// Runs a test with the address of a database of its own, which is dropped behind it.
+pub async fn with_database(test: impl AsyncFnOnce(&str)) {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
     #[allow(clippy::disallowed_methods, reason = "a test has no other place to be told of a server")]
     let server = std::env::var(SERVER).ok().filter(|url| !url.is_empty());
     let Some(server) = server else {
@@ -107,9 +121,8 @@ pub async fn on_each(test: impl AsyncFn(&Place)) {
     sql(&server, &format!("CREATE DATABASE {name}")).await;
     let (base, query) = server.split_once('?').unwrap_or((&server, ""));
     let (host, _) = base.rsplit_once('/').unwrap();
-    let mut place = Place::new();
-    place.database_url = Some(format!("{host}/{name}?{query}"));
-    let outcome = std::panic::AssertUnwindSafe(test(&place)).catch_unwind().await;
+    let url = format!("{host}/{name}?{query}");
+    let outcome = std::panic::AssertUnwindSafe(test(&url)).catch_unwind().await;
     sql(&server, &format!("DROP DATABASE {name} WITH (FORCE)")).await;
     if let Err(panic) = outcome {
         std::panic::resume_unwind(panic);
@@ -117,7 +130,7 @@ pub async fn on_each(test: impl AsyncFn(&Place)) {
 }
 
 /// As a person with psql would.
-async fn sql(url: &str, statement: &str) {
+pub async fn sql(url: &str, statement: &str) {
     let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.unwrap();
     let driver = tokio::spawn(connection);
     client.batch_execute(statement).await.unwrap();

@@ -1,0 +1,364 @@
+//! Moving from MetaMCP: its servers, namespaces and endpoints, overrides of tools, and API keys.
+//!
+//! Everything keeps the UUID it had, so that a second run finds what the first one did. One item that cannot be
+//! taken over keeps none of the others.
+
+use std::collections::{BTreeMap, HashSet};
+
+use metamcp::auth::{KeyRequest, Purpose, Sealer, imported_key, sealed_for};
+use metamcp::base::{EndpointName, ServerName};
+use metamcp::store::{
+    Audit, EndpointServer, EndpointSpec, Grants, MetaEndpoint, MetaKey, MetaMcp, MetaServer, MetaTool,
+    PrefixMode, Sealed, SealedKind, Secrets, ServerKind, ServerSpec, Store, ToolOverride, Uuid,
+};
+use serde_json::{Map, Value, json};
+
+use crate::Done;
+use crate::failure::Failure;
+use crate::place::{Absent, Installation};
+use crate::table::{line, table};
+use crate::who;
+
+/// What became of one thing.
+struct Item {
+    kind: &'static str,
+    name: String,
+    outcome: Outcome,
+    note: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Create,
+    Keep,
+    Skip,
+    Fail,
+}
+
+impl Outcome {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Create => "created",
+            Self::Keep => "there already",
+            Self::Skip => "left out",
+            Self::Fail => "failed",
+        }
+    }
+}
+
+/// Where things go.
+struct Target<'a> {
+    store: &'a Store,
+    sealer: &'a Sealer,
+    dry_run: bool,
+    /// Servers that are there, or would be.
+    servers: HashSet<Uuid>,
+    names: HashSet<String>,
+    /// Endpoints that are there, or would be.
+    endpoints: HashSet<Uuid>,
+    items: Vec<Item>,
+}
+
+pub async fn run(
+    from: &str,
+    installation: &Installation,
+    dry_run: bool,
+    json: bool,
+) -> Result<Done, Failure> {
+    let found = MetaMcp::read(from).await?;
+    let (sealer, store) = (installation.sealer()?, installation.store(Absent::Create).await?);
+    let rows = store.servers().await?.rows;
+    let mut target = Target {
+        names: rows.iter().map(|row| row.name.clone()).collect(),
+        servers: rows.iter().map(|row| row.id).collect(),
+        endpoints: store.endpoints().await?.rows.iter().map(|row| row.id).collect(),
+        store: &store,
+        sealer: &sealer,
+        dry_run,
+        items: Vec::new(),
+    };
+    for server in &found.servers {
+        target.server(server).await;
+    }
+    for endpoint in &found.endpoints {
+        target.endpoint(endpoint, &found).await;
+    }
+    for namespace in &found.namespaces {
+        if found.endpoints.iter().all(|endpoint| endpoint.namespace_uuid != namespace.uuid) {
+            target.note("namespace", &namespace.name, Outcome::Skip, "no endpoint leads to it");
+        }
+    }
+    for key in &found.keys {
+        target.key(key, &found.endpoints).await;
+    }
+    Ok(target.report(json))
+}
+
+impl Target<'_> {
+    fn note(&mut self, kind: &'static str, name: &str, outcome: Outcome, note: impl Into<String>) {
+        self.items.push(Item { kind, name: name.into(), outcome, note: note.into() });
+    }
+
+    /// What was created, or why it was not.
+    fn told(&mut self, kind: &'static str, name: &str, done: Result<(), Failure>, notes: &[&str]) -> bool {
+        match done {
+            Ok(()) => self.note(kind, name, Outcome::Create, notes.join("; ")),
+            Err(failure) => self.note(kind, name, Outcome::Fail, failure.to_string()),
+        }
+        self.items.last().is_some_and(|item| item.outcome == Outcome::Create)
+    }
+
+    async fn server(&mut self, server: &MetaServer) {
+        if self.servers.contains(&server.uuid) {
+            return self.note("server", &server.name, Outcome::Keep, "");
+        }
+        let name = self.free_name(&server.name);
+        let renamed = format!("called {name} here, and so are its tools");
+        let mut notes: Vec<&str> = Vec::new();
+        if name != server.name {
+            notes.push(&renamed);
+        }
+        if server.command.as_ref().is_some_and(|command| !command.starts_with('/')) {
+            notes.push("its command is found by the gateway's PATH");
+        }
+        let done = match spec(server, name.clone(), self.sealer) {
+            Ok(spec) if !self.dry_run => {
+                let inserted = self.store.insert_server(server.uuid, spec, audit()).await;
+                inserted.map(drop).map_err(Failure::from)
+            }
+            Ok(_) => Ok(()),
+            Err(why) => Err(Failure::Data(why.into())),
+        };
+        if self.told("server", &server.name, done, &notes) {
+            self.servers.insert(server.uuid);
+            self.names.insert(name);
+        }
+    }
+
+    /// As it was there, unless that is no name here or another server has it.
+    fn free_name(&self, name: &str) -> String {
+        let mut plain: String = name.trim_matches('_').chars().take(NAME_CHARS_MAX).collect();
+        while plain.contains("__") {
+            plain = plain.replace("__", "_");
+        }
+        let plain = if ServerName::new(&plain).is_ok() { plain } else { "server".to_owned() };
+        let numbered = (2..).map(|number| format!("{plain}-{number}"));
+        let mut names = std::iter::once(plain.clone()).chain(numbered);
+        names.find(|name| !self.names.contains(name)).unwrap_or(plain)
+    }
+
+    async fn endpoint(&mut self, endpoint: &MetaEndpoint, found: &MetaMcp) {
+        if self.endpoints.contains(&endpoint.uuid) {
+            return self.note("endpoint", &endpoint.name, Outcome::Keep, "");
+        }
+        let members = found.members.iter().filter(|member| {
+            member.namespace_uuid == endpoint.namespace_uuid
+                && member.status == ACTIVE
+                && self.servers.contains(&member.mcp_server_uuid)
+        });
+        let servers = members.map(|member| {
+            let of = |tool: &&MetaTool| {
+                tool.namespace_uuid == endpoint.namespace_uuid
+                    && tool.mcp_server_uuid == member.mcp_server_uuid
+            };
+            shown(member.mcp_server_uuid, found.tools.iter().filter(of))
+        });
+        let spec = EndpointSpec {
+            name: endpoint.name.clone(),
+            prefix: PrefixMode::Always,
+            servers: servers.collect(),
+        };
+        let notes = [
+            (!endpoint.enable_api_key_auth, "it asks for a key now, and did not before"),
+            (endpoint.enable_oauth, "tokens of MetaMCP's users open it no more"),
+            (endpoint.use_query_param_auth, "a key in the URL opens it no more: send it as a header"),
+            (endpoint.enable_max_rate, "its rate is not limited: limit that of keys"),
+        ];
+        let notes: Vec<&str> = notes.iter().filter(|(said, _)| *said).map(|(_, note)| *note).collect();
+        let done = match EndpointName::new(&endpoint.name) {
+            Err(invalid) => Err(Failure::Data(invalid.to_string())),
+            Ok(_) if self.dry_run => Ok(()),
+            Ok(_) => {
+                let inserted = self.store.insert_endpoint(endpoint.uuid, spec, audit()).await;
+                inserted.map(drop).map_err(Failure::from)
+            }
+        };
+        if self.told("endpoint", &endpoint.name, done, &notes) {
+            self.endpoints.insert(endpoint.uuid);
+        }
+    }
+
+    /// A key opens what it opened: endpoints of everybody, and those of its user.
+    async fn key(&mut self, key: &MetaKey, endpoints: &[MetaEndpoint]) {
+        if !key.is_active {
+            return self.note("key", &key.name, Outcome::Skip, "it is off");
+        }
+        match self.store.key(&key.uuid.to_string()).await {
+            Ok(None) => {}
+            Ok(Some(_)) => return self.note("key", &key.name, Outcome::Keep, ""),
+            Err(error) => return self.note("key", &key.name, Outcome::Fail, error.to_string()),
+        }
+        let opened = endpoints.iter().filter(|endpoint| {
+            (endpoint.user_id.is_none() || endpoint.user_id == key.user_id)
+                && self.endpoints.contains(&endpoint.uuid)
+        });
+        let opened: Vec<String> = opened.map(|endpoint| endpoint.name.clone()).collect();
+        if opened.is_empty() {
+            return self.note("key", &key.name, Outcome::Skip, "it opens no endpoint");
+        }
+        let note = format!("opens {}", opened.join(", "));
+        let request = KeyRequest {
+            name: key.name.clone(),
+            description: "imported from MetaMCP".into(),
+            grants: Grants { endpoints: Some(opened), ..Grants::everything() },
+            expires_at: None,
+        };
+        let done = self.insert_key(key, request).await;
+        self.told("key", &key.name, done, &[&note]);
+    }
+
+    async fn insert_key(&self, key: &MetaKey, request: KeyRequest) -> Result<(), Failure> {
+        let audit = audit();
+        let (store, whole) = (self.store, (key.uuid, key.key.as_str()));
+        let new = imported_key(store, self.sealer, whole, request, audit.at).await?;
+        if !self.dry_run {
+            store.insert_key(new, audit).await?;
+        }
+        Ok(())
+    }
+
+    fn report(self, json: bool) -> Done {
+        let failed = self.items.iter().any(|item| item.outcome == Outcome::Fail);
+        let text = if json {
+            let items = self.items.iter().map(|item| {
+                json!({"kind": item.kind, "name": item.name, "outcome": item.outcome.word(), "note": item.note})
+            });
+            line(&json!({"dry_run": self.dry_run, "items": items.collect::<Vec<_>>()}))
+        } else {
+            if self.dry_run {
+                eprintln!("Nothing is written; without --dry-run this would be done:");
+            }
+            let rows = self.items.iter().map(|item| {
+                vec![item.kind.into(), item.name.clone(), item.outcome.word().into(), item.note.clone()]
+            });
+            table(&["KIND", "NAME", "OUTCOME", "NOTE"], rows)
+        };
+        Done { text, code: if failed { 65 } else { 0 } }
+    }
+}
+
+/// Tools that were off are denied; the others are shown as they were.
+fn shown<'a>(server_id: Uuid, tools: impl Iterator<Item = &'a MetaTool>) -> EndpointServer {
+    let mut server = EndpointServer::whole(server_id);
+    for tool in tools {
+        if tool.status != ACTIVE {
+            server.deny.push(tool.tool_name.clone());
+            continue;
+        }
+        let instead = ToolOverride {
+            tool: tool.tool_name.clone(),
+            name: tool.override_name.clone(),
+            title: tool.override_title.clone(),
+            description: tool.override_description.clone(),
+            annotations: tool.override_annotations.clone(),
+        };
+        let said = instead.name.is_some() || instead.title.is_some() || instead.description.is_some();
+        if said || instead.annotations.is_some() {
+            server.overrides.push(instead);
+        }
+    }
+    server
+}
+
+/// As the gateway keeps a server: what may be seen of it, and the rest sealed.
+fn spec(server: &MetaServer, name: String, sealer: &Sealer) -> Result<ServerSpec, &'static str> {
+    let kind = match server.r#type.as_str() {
+        "STREAMABLE_HTTP" => ServerKind::Http,
+        "SSE" => ServerKind::Sse,
+        "STDIO" => ServerKind::Stdio,
+        _ => return Err("of a kind that is not known here"),
+    };
+    let (mut definition, mut secrets) = (Map::new(), Map::new());
+    let mut seal = |member: &str, values: &BTreeMap<String, String>| {
+        if !values.is_empty() {
+            let names: Map<String, Value> =
+                values.keys().map(|name| (name.clone(), "(sealed)".into())).collect();
+            definition.insert(member.into(), names.into());
+            secrets.insert(member.into(), json!(values));
+        }
+    };
+    if kind == ServerKind::Stdio {
+        seal("env", &server.env);
+        let command = server.command.as_ref().ok_or("it has no command")?;
+        definition.insert("command".into(), command.as_str().into());
+        definition.insert("args".into(), server.args.clone().into());
+    } else {
+        let mut headers = server.headers.clone();
+        let has_authorization = headers.keys().any(|name| name.eq_ignore_ascii_case("authorization"));
+        if let Some(token) =
+            server.bearer_token.as_ref().filter(|token| !token.is_empty() && !has_authorization)
+        {
+            headers.insert("Authorization".into(), format!("Bearer {token}"));
+        }
+        seal("headers", &headers);
+        let url = server.url.as_ref().ok_or("it has no address")?;
+        let plain = without_secrets(url);
+        if plain != *url {
+            secrets.insert("url".into(), url.as_str().into());
+        }
+        definition.insert("url".into(), plain.into());
+    }
+    let id = server.uuid.to_string();
+    let (purpose, aad): (Purpose, _) = sealed_for(SealedKind::Servers, &id);
+    let secrets = if secrets.is_empty() {
+        Secrets::Clear
+    } else {
+        let bytes = sealer.seal(purpose, aad, Value::Object(secrets).to_string().as_bytes());
+        Secrets::Set(Sealed { bytes, key_version: sealer.version() })
+    };
+    Ok(ServerSpec { name, kind, definition: definition.into(), secrets })
+}
+
+/// What of an address may be seen: no query, no user, no part of the path that is long enough to be a token.
+fn without_secrets(url: &str) -> String {
+    let url = url.split(['?', '#']).next().unwrap_or_default();
+    let (scheme, rest) = url.split_once("://").unwrap_or(("http", url));
+    let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let host = host.rsplit('@').next().unwrap_or_default();
+    let part =
+        |part: &str| if part.len() > PATH_PART_BYTES_MAX { "(sealed)".to_owned() } else { part.to_owned() };
+    let path: Vec<String> = path.split('/').map(part).collect();
+    format!("{scheme}://{host}{}", path.join("/"))
+}
+
+fn audit() -> Audit {
+    who::audit()
+}
+
+const ACTIVE: &str = "ACTIVE";
+
+/// 64, with room for a number behind it.
+const NAME_CHARS_MAX: usize = 56;
+
+/// Tokens in paths are longer, words are not.
+const PATH_PART_BYTES_MAX: usize = 24;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(url: &str, expected: &str) {
+        assert_eq!(without_secrets(url), expected);
+    }
+
+    #[test]
+    fn an_address_is_shown_without_what_may_be_a_secret() {
+        check("https://a.example/mcp", "https://a.example/mcp");
+        check("https://a.example", "https://a.example");
+        check("http://127.0.0.1:8080/a/b/", "http://127.0.0.1:8080/a/b/");
+        check("https://u:p@a.example/mcp?key=s#x", "https://a.example/mcp");
+        check("https://a.example/s/0123456789abcdef0123456789/mcp", "https://a.example/s/(sealed)/mcp");
+        check("https://a.example?key=s", "https://a.example");
+    }
+}
