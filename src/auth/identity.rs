@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::key::{KEY_ID_BYTES, is_base62};
+use crate::store::{Grants, Role};
 
 /// The public part of an API key: 12 characters of base62. Not a secret.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -59,21 +60,27 @@ struct Claims {
     key_id: KeyId,
     name: String,
     epoch: u64,
+    grants: Grants,
 }
 
 impl Identity {
-    pub(super) fn new(key_id: KeyId, name: String, epoch: u64) -> Self {
-        Self(Arc::new(Claims { key_id, name, epoch }))
+    pub(super) fn new(key_id: KeyId, name: String, epoch: u64, grants: Grants) -> Self {
+        Self(Arc::new(Claims { key_id, name, epoch, grants }))
     }
 
     /// Evidence without a check, for the tests of modules that ask for it.
     #[cfg(test)]
     pub fn sample(key_id: &str) -> Self {
-        Self::new(KeyId::parse(key_id).expect("12 characters of base62"), "sample".into(), 1)
+        Self::new(
+            KeyId::parse(key_id).expect("12 characters of base62"),
+            "sample".into(),
+            1,
+            Grants::everything(),
+        )
     }
 
     pub(super) fn anonymous() -> Self {
-        Self::new(KeyId::ANONYMOUS, "anonymous".into(), 0)
+        Self::new(KeyId::ANONYMOUS, "anonymous".into(), 0, Grants::everything())
     }
 
     /// Whom it is about.
@@ -89,5 +96,15 @@ impl Identity {
     /// The key's epoch when the credential was checked. A key that has moved on has another.
     pub fn epoch(&self) -> u64 {
         self.0.epoch
+    }
+
+    /// What the key may do.
+    pub fn grants(&self) -> &Grants {
+        &self.0.grants
+    }
+
+    /// Whether it administers.
+    pub fn is_admin(&self) -> bool {
+        self.0.grants.role == Role::Admin
     }
 }

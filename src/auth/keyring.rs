@@ -111,7 +111,7 @@ impl Entry {
     fn open(key_id: KeyId, row: &KeyRow, sealer: &Sealer) -> Option<Self> {
         let hash = sealer.open(Purpose::KeyRow, key_id.as_bytes(), &row.sealed_hash).ok()?;
         Some(Self {
-            identity: Identity::new(key_id, row.name.clone(), row.epoch),
+            identity: Identity::new(key_id, row.name.clone(), row.epoch, row.grants.clone()),
             hash: Zeroizing::new(String::from_utf8(hash).ok()?),
             verified: ArcSwapOption::empty(),
             row: row.clone(),

@@ -1,4 +1,4 @@
-//! What every module may know: names, faults, phases, and how small slices are written.
+//! What every module may know: names, faults, phases, units, and how small slices are written.
 //!
 //! Does not know: any other module of this crate, or the wire.
 
@@ -7,6 +7,7 @@ mod gather;
 mod names;
 mod phase;
 mod turn;
+pub mod units;
 
 pub use fault::{Fault, Kind, Origin, Scope};
 pub use gather::poll_write_gathered;

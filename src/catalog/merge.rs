@@ -360,6 +360,18 @@ impl Listing {
         Some(self.page(kind, start))
     }
 
+    /// One item by its key, as advertised.
+    pub fn item(&self, key: &str) -> Option<&Bytes> {
+        let at = self.items.binary_search_by(|(other, _)| other.as_str().cmp(key)).ok()?;
+        Some(&self.items[at].1)
+    }
+
+    /// The items behind `key`, each with its key, as advertised.
+    pub fn items_after(&self, key: Option<&str>) -> &[(String, Bytes)] {
+        let start = key.map_or(0, |key| self.items.partition_point(|(other, _)| other.as_str() <= key));
+        &self.items[start..]
+    }
+
     fn page(&self, kind: ListKind, start: usize) -> Bytes {
         let end = self.items.len().min(start + self.page_items.max(1));
         let items = &self.items[start..end];

@@ -12,7 +12,12 @@ fn tokens() -> Tokens {
 }
 
 fn identity() -> Identity {
-    Identity::new(KeyId::parse("AAAAAAAAAAAA").unwrap(), "laptop".into(), 7)
+    Identity::new(
+        KeyId::parse("AAAAAAAAAAAA").unwrap(),
+        "laptop".into(),
+        7,
+        crate::store::Grants::everything(),
+    )
 }
 
 fn claims() -> Value {
