@@ -116,7 +116,7 @@ async fn read_events(answer: &mut Answer) -> Result<Outcome, BackendError> {
                     return Ok(Outcome { notifications, message: data });
                 }
                 FrameKind::Notification if notifications.len() < NOTIFICATIONS_MAX => {
-                    notifications.push(data)
+                    notifications.push(data);
                 }
                 _ => {}
             }

@@ -88,21 +88,17 @@ impl Admin {
             let found = store.endpoint(reference).await?;
             let servers = store.servers().await?.rows;
             let expect = precondition.check(found.as_ref().map(|row| (row.id, row.version)))?;
-            let written = match found {
-                Some(row) => {
-                    let spec = read(&write.merged(document(&row, &servers)), &servers)?;
-                    store.replace_endpoint(row.id, expect, spec, call.audit()).await.map(|new| {
-                        let outcome =
-                            if new.version == row.version { Outcome::Keep } else { Outcome::Replace };
-                        Put { outcome, row: new }
-                    })
-                }
-                None => {
-                    let value = write.whole().ok_or_else(|| Problem::not_found("endpoint"))?;
-                    let spec = read(value, &servers)?;
-                    check_name(&spec.name, reference, "endpoint")?;
-                    self.insert_endpoint(spec, call).await.map(|row| Put { outcome: Outcome::Create, row })
-                }
+            let written = if let Some(row) = found {
+                let spec = read(&write.merged(document(&row, &servers)), &servers)?;
+                store.replace_endpoint(row.id, expect, spec, call.audit()).await.map(|new| {
+                    let outcome = if new.version == row.version { Outcome::Keep } else { Outcome::Replace };
+                    Put { outcome, row: new }
+                })
+            } else {
+                let value = write.whole().ok_or_else(|| Problem::not_found("endpoint"))?;
+                let spec = read(value, &servers)?;
+                check_name(&spec.name, reference, "endpoint")?;
+                self.insert_endpoint(spec, call).await.map(|row| Put { outcome: Outcome::Create, row })
             };
             match written {
                 Err(StoreError::Conflict | StoreError::Dangling) if precondition == Precondition::None => {}

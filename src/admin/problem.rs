@@ -16,7 +16,16 @@ pub struct Problem {
     status: StatusCode,
     detail: String,
     errors: Vec<FieldError>,
-    header: Option<(HeaderName, HeaderValue)>,
+    more: More,
+}
+
+/// What some statuses say in a header of their own.
+#[derive(Debug)]
+enum More {
+    Nothing,
+    Allow(String),
+    RetryAfter,
+    Challenge,
 }
 
 /// Problem details (RFC 9457).
@@ -41,7 +50,7 @@ pub struct ProblemDocument<'a> {
 impl Problem {
     /// With a text for the caller.
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        Self { status, detail: detail.into(), errors: Vec::new(), header: None }
+        Self { status, detail: detail.into(), errors: Vec::new(), more: More::Nothing }
     }
 
     /// Fields that are wrong: of a body that is JSON, or of the query.
@@ -58,15 +67,13 @@ impl Problem {
 
     /// The method is not one of those.
     pub fn wrong_method(allow: &str) -> Self {
-        let header = HeaderValue::from_str(allow).ok().map(|value| (ALLOW, value));
         let detail = format!("this path takes {allow}");
-        Self { header, ..Self::new(StatusCode::METHOD_NOT_ALLOWED, detail) }
+        Self { more: More::Allow(allow.to_owned()), ..Self::new(StatusCode::METHOD_NOT_ALLOWED, detail) }
     }
 
     /// It may well work in a moment.
     pub fn later(detail: impl Into<String>) -> Self {
-        let header = Some((RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S)));
-        Self { header, ..Self::new(StatusCode::SERVICE_UNAVAILABLE, detail) }
+        Self { more: More::RetryAfter, ..Self::new(StatusCode::SERVICE_UNAVAILABLE, detail) }
     }
 
     /// The answer.
@@ -83,8 +90,8 @@ impl Problem {
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if let Some((name, value)) = &self.header {
-            headers.insert(name, value.clone());
+        if let Some((name, value)) = self.more.header() {
+            headers.insert(name, value);
         }
         response
     }
@@ -109,13 +116,23 @@ impl Problem {
     }
 }
 
+impl More {
+    fn header(&self) -> Option<(HeaderName, HeaderValue)> {
+        match self {
+            Self::Nothing => None,
+            Self::Allow(methods) => HeaderValue::from_str(methods).ok().map(|value| (ALLOW, value)),
+            Self::RetryAfter => Some((RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S))),
+            Self::Challenge => Some((WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"metamcp\""))),
+        }
+    }
+}
+
 impl From<Denied> for Problem {
     fn from(denied: Denied) -> Self {
         if denied == Denied::Busy {
             return Self::later(denied.to_string());
         }
-        let header = Some((WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"metamcp\"")));
-        Self { header, ..Self::new(StatusCode::UNAUTHORIZED, denied.to_string()) }
+        Self { more: More::Challenge, ..Self::new(StatusCode::UNAUTHORIZED, denied.to_string()) }
     }
 }
 

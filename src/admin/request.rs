@@ -245,7 +245,8 @@ pub fn unless_known(headers: &HeaderMap, value: &Value, tag: &str) -> Response<B
 
 /// One page of a list.
 pub fn page<C: Serialize>(items: Vec<Value>, next: Option<&C>) -> Response<Bytes> {
-    let mut value = json!({"items": items});
+    let mut value = json!({});
+    value["items"] = items.into();
     if let Some(next) = next {
         value["next_cursor"] = write_cursor(next).into();
     }

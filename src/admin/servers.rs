@@ -64,8 +64,9 @@ impl Admin {
     }
 
     pub(super) async fn patch_server(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
-        let patch = json_body(call.headers(), call.body())?;
+        let mut patch = json_body(call.headers(), call.body())?;
         check_patch(&patch)?;
+        lower_header_names(&mut patch);
         let precondition = Precondition::of(call.headers())?;
         let put = self.write_server(call.parameter(0), Write::Patch(&patch), precondition, call).await?;
         Ok(tagged(StatusCode::OK, &self.server_view(&put.row), &tag(put.row.id, put.row.version)))
@@ -100,25 +101,21 @@ impl Admin {
         for _ in 0..TRIES {
             let found = store.server(reference).await?;
             let expect = precondition.check(found.as_ref().map(|row| (row.id, row.version)))?;
-            let written = match found {
-                Some(row) => {
-                    let before = self.open(&row);
-                    let value = write.merged(server_document(&row));
-                    let server =
-                        Server::read(&value, before.as_ref(), &self.parts.rules).map_err(unprocessable)?;
-                    let spec = server.spec(row.id, self.parts.auth.sealer(), before.as_ref());
-                    store.replace_server(row.id, expect, spec, call.audit()).await.map(|new| {
-                        let outcome =
-                            if new.version == row.version { Outcome::Keep } else { Outcome::Replace };
-                        Put { outcome, row: new }
-                    })
-                }
-                None => {
-                    let value = write.whole().ok_or_else(|| Problem::not_found("server"))?;
-                    let server = Server::read(value, None, &self.parts.rules).map_err(unprocessable)?;
-                    check_name(server.name().as_str(), reference, "server")?;
-                    self.insert_server(&server, call).await.map(|row| Put { outcome: Outcome::Create, row })
-                }
+            let written = if let Some(row) = found {
+                let before = self.open(&row);
+                let value = write.merged(server_document(&row));
+                let server =
+                    Server::read(&value, before.as_ref(), &self.parts.rules).map_err(unprocessable)?;
+                let spec = server.spec(row.id, self.parts.auth.sealer(), before.as_ref());
+                store.replace_server(row.id, expect, spec, call.audit()).await.map(|new| {
+                    let outcome = if new.version == row.version { Outcome::Keep } else { Outcome::Replace };
+                    Put { outcome, row: new }
+                })
+            } else {
+                let value = write.whole().ok_or_else(|| Problem::not_found("server"))?;
+                let server = Server::read(value, None, &self.parts.rules).map_err(unprocessable)?;
+                check_name(server.name().as_str(), reference, "server")?;
+                self.insert_server(&server, call).await.map(|row| Put { outcome: Outcome::Create, row })
             };
             match written {
                 // Another one was faster. It is looked at again, unless that is what was not to happen.
@@ -190,6 +187,20 @@ impl<'a> Write<'a> {
         match self {
             Self::Whole(value) | Self::Upsert(value) => Some(value),
             Self::Patch(_) => None,
+        }
+    }
+}
+
+/// Headers are shown in lower case, and a patch has to meet them. Two that differ only by case are left to be told.
+fn lower_header_names(patch: &mut Value) {
+    let Some(headers) = patch.get_mut("headers").and_then(Value::as_object_mut) else { return };
+    let names: Vec<String> = headers.keys().cloned().collect();
+    for name in names {
+        let lower = name.to_ascii_lowercase();
+        if !headers.contains_key(&lower)
+            && let Some(value) = headers.remove(&name)
+        {
+            headers.insert(lower, value);
         }
     }
 }

@@ -24,7 +24,7 @@ use crate::backend::{self, Address, Backend, BackendId, Pool};
 use crate::base::{Fault, Kind};
 use crate::catalog::{ListKind, Merged, Reason, View, probe};
 use crate::protocol::{ClientCapabilities, Era, code, header};
-use crate::route::Endpoint;
+use crate::route::{Endpoint, Table};
 
 /// A look at a server. Whoever waits for it sits in front of a screen.
 const TEST_TIMEOUT: Duration = Duration::from_secs(15);
@@ -132,7 +132,7 @@ impl Admin {
             .errands
             .run(EXECUTE_TIMEOUT, move || call::call(Pool::new(backend), era, asked))
             .await?;
-        answer(outcome.map_err(|fault| from_fault(&fault))?, wants_events)
+        answer(&outcome.map_err(|fault| from_fault(&fault))?, wants_events)
     }
 
     /// The server of a call as it is served, with its lists; unknown where the key does not reach it.
@@ -140,22 +140,10 @@ impl Admin {
         let reference = call.parameter(0);
         let table = self.parts.fleet.table();
         let endpoint = match server_alone(&table, reference) {
-            Some(endpoint) => endpoint,
-            // By UUID, or stored and not served. Only an administrator learns which.
-            None => {
-                let found = self.parts.store.server(reference).await?;
-                let row = found.ok_or_else(|| Problem::not_found("server"))?;
-                match server_alone(&table, &row.name) {
-                    Some(endpoint) => endpoint,
-                    None if call.identity().is_admin() => {
-                        let detail =
-                            "this server is stored and not served: it is disabled, or not yet published";
-                        return Err(Problem::later(detail));
-                    }
-                    None => return Err(Problem::not_found("server")),
-                }
-            }
+            Some(endpoint) => Some(endpoint),
+            None => self.served_by_id(reference, &table, call).await?,
         };
+        let endpoint = endpoint.ok_or_else(|| Problem::not_found("server"))?;
         let server = &endpoint.servers[0].name;
         let reaches = Reach::of(call.identity().grants(), server, &table).is_some();
         if !reaches && !call.identity().is_admin() {
@@ -174,6 +162,22 @@ impl Admin {
             }
             Some(reason) => Err(away(&reason)),
         }
+    }
+
+    /// By UUID. What is stored and not served is nothing to a client, and not yet anything to an administrator.
+    async fn served_by_id(
+        &self,
+        reference: &str,
+        table: &Table,
+        call: &Call<'_>,
+    ) -> Result<Option<Arc<Endpoint>>, Problem> {
+        let Some(row) = self.parts.store.server(reference).await? else { return Ok(None) };
+        let endpoint = server_alone(table, &row.name);
+        if endpoint.is_none() && call.identity().is_admin() {
+            let detail = "this server is stored and not served: it is disabled, or not published yet";
+            return Err(Problem::later(detail));
+        }
+        Ok(endpoint)
     }
 }
 
@@ -201,7 +205,7 @@ fn accepts_events(headers: &HeaderMap) -> bool {
 }
 
 /// The result by itself, or as the last event behind what was said on the way.
-fn answer(outcome: Outcome, as_events: bool) -> Result<Response<Bytes>, Problem> {
+fn answer(outcome: &Outcome, as_events: bool) -> Result<Response<Bytes>, Problem> {
     let result = result_of(&outcome.message)?;
     if !as_events {
         return Ok(ok(&result));

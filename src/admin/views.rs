@@ -36,6 +36,7 @@ pub struct Health {
 
 /// Whether requests are welcome. With a key also what is behind.
 #[derive(Serialize, ToSchema)]
+#[expect(clippy::struct_field_names, reason = "the word that probes look for")]
 pub struct Ready {
     /// `false` while the gateway is on its way out.
     pub ready: bool,

@@ -10,7 +10,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::Instant;
 
-use metamcp::auth::{KeyRequest, Sealer, Secrets, create_key, parse_encryption_key};
+use metamcp::auth::{KeyRequest, Sealer, Secrets, create_key, parse_encryption_key, parse_jwt_secret};
 use metamcp::store::{Audit, Grants, KeyStatus, Store};
 
 use super::PATIENCE;
@@ -221,14 +221,14 @@ pub struct Keys {
 impl Keys {
     /// A new key: its id, and itself.
     pub fn create(&self, name: &str) -> (String, String) {
+        self.grant(name, Grants::everything())
+    }
+
+    /// A new key that may do that: its id, and itself.
+    pub fn grant(&self, name: &str, grants: Grants) -> (String, String) {
         let (secrets, _) = Secrets::load_or_create(&self.data_dir).unwrap();
         let sealer = Sealer::new(&parse_encryption_key(&secrets.encryption_key).unwrap()).unwrap();
-        let request = KeyRequest {
-            name: name.into(),
-            description: String::new(),
-            grants: Grants::everything(),
-            expires_at: None,
-        };
+        let request = KeyRequest { name: name.into(), description: String::new(), grants, expires_at: None };
         self.run(async |store| {
             let (key, row) = create_key(&store, &sealer, request, Audit::by("test")).await.unwrap();
             (row.key_id, key.expose().to_owned())
@@ -240,6 +240,17 @@ impl Keys {
         assert!(self.run(async |store| {
             store.set_key_status(key_id, KeyStatus::Inactive, Audit::by("test")).await.unwrap()
         }));
+    }
+
+    /// What signs tokens.
+    pub fn jwt_secret(&self) -> Vec<u8> {
+        let (secrets, _) = Secrets::load_or_create(&self.data_dir).unwrap();
+        parse_jwt_secret(&secrets.jwt_secret).unwrap().to_vec()
+    }
+
+    /// Where the database is.
+    pub fn database(&self) -> PathBuf {
+        self.data_dir.join("metamcp.sqlite")
     }
 
     fn run<T>(&self, work: impl AsyncFnOnce(Store) -> T) -> T {

@@ -21,6 +21,7 @@ pub struct Bound<T> {
 
 impl<T: Copy> Bound<T> {
     /// The same range around another default.
+    #[must_use]
     pub const fn or(self, default: T) -> Self {
         Self { default, min: self.min, max: self.max }
     }

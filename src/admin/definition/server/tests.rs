@@ -13,7 +13,8 @@ fn rules() -> Rules {
 
 /// Reads, and compares the pointers of all mistakes.
 #[track_caller]
-fn check(value: Value, expected: &[&str]) {
+fn check(value: impl Into<Value>, expected: &[&str]) {
+    let value = value.into();
     let found = Server::read(&value, None, &rules()).err().unwrap_or_default();
     let pointers: Vec<&str> = found.iter().map(|error| error.pointer.as_str()).collect();
     assert_eq!(pointers, expected, "{value}: {found:?}");
