@@ -12,7 +12,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, crypto::sign};
 use metamcp::admin::{ROUTES, document};
 use metamcp::store::{Grants, Role};
 use serde_json::{Value, json};
-use support::{Client, Gateway, Peer, Request, Response, Setup, answer};
+use support::{Client, Gateway, Peer, Request, Response, Setup, Step, answer, chunk, events as events_head};
 
 /// A gateway with an administrator.
 struct House {
@@ -35,6 +35,7 @@ impl House {
         let gateway = Setup::new()
             .server("one", peer.address)
             .server("two", peer.address)
+            .server_with("old", peer.address, "era = \"legacy\"")
             .with(endpoints)
             .with(toml)
             .keys()
@@ -511,15 +512,27 @@ fn tools_are_listed_and_called_as_far_as_a_key_goes() {
     assert_eq!(seen[0].header("mcp-name"), Some("echo"));
     assert!(seen.iter().all(|seen| !seen.head.contains(&narrow) && seen.header("x-api-key").is_none()));
 
+    // What is said on the way comes first.
+    let said =
+        r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":1,"progress":1}}"#;
+    let stream = [format!("data: {said}\n\n"), format!("data: {}\n\n", support::result("1", "done"))];
+    let mut steps = vec![Step::Send(events_head())];
+    steps.extend(stream.iter().map(|event| Step::Send(chunk(event))));
+    steps.push(Step::Send(chunk("")));
+    house.peer.push([steps]);
+    let events = call(&narrow, "echo", "text/event-stream").events();
+    assert_eq!(events[0], serde_json::from_str::<Value>(said).unwrap());
+    assert_eq!((events.len(), &events[1]["content"][0]["text"]), (2, &"done".into()));
+
     // What the server says of its failures is told, and nothing of where it is.
     house.peer.push([
-        vec![support::Step::Send(answer(
+        vec![Step::Send(answer(
             "200 OK",
             r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32602,"message":"bad a"}}"#,
         ))],
-        vec![support::Step::Send(answer("500 Internal Server Error", "oops"))],
-        vec![support::Step::Close],
-        vec![support::Step::Send(answer(
+        vec![Step::Send(answer("500 Internal Server Error", "oops"))],
+        vec![Step::Close],
+        vec![Step::Send(answer(
             "200 OK",
             r#"{"jsonrpc":"2.0","id":1,"result":{"resultType":"input_required"}}"#,
         ))],
@@ -529,7 +542,55 @@ fn tools_are_listed_and_called_as_far_as_a_key_goes() {
         assert_eq!(found.status, status, "{}", found.text());
         assert!(!found.text().contains(&house.peer.address.port().to_string()), "{}", found.text());
     }
-    assert_eq!(house.ask("GET", "/api/v1/sessions", None).json(), json!({"items": []}));
+}
+
+#[test]
+fn a_call_of_an_old_server_has_a_session_of_its_own() {
+    let house = House::new();
+    let path = "/api/v1/mcp/servers/old/tools/echo/execute";
+    // The catalog has one too, which nobody else may use.
+    for expected in 2..4 {
+        let answered = house.ask("POST", path, Some(&json!({"a": 1})));
+        assert_eq!(answered.json()["content"][0]["text"], r#"{"a":1}"#, "{}", answered.text());
+        assert_eq!(house.peer.count("initialize"), expected);
+    }
+    let seen = house.peer.all();
+    let used = |start: &str| -> Vec<String> {
+        let of_call = seen.iter().filter(|seen| seen.head.starts_with(start));
+        of_call
+            .filter(|seen| start == "DELETE" || seen.text().contains("tools/call"))
+            .map(|seen| seen.header("mcp-session-id").unwrap().to_owned())
+            .collect()
+    };
+    assert_eq!(used("POST").len(), 2);
+    assert_eq!(used("POST"), used("DELETE"), "each session is ended");
+    assert_ne!(used("POST")[0], used("POST")[1]);
+}
+
+#[test]
+fn sessions_are_shown_without_their_ids() {
+    let house = House::new();
+    let (key_id, key) = house.gateway.keys().create("laptop");
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        let opened = support::initialize("/mcp").with("Authorization", bearer(&key));
+        let answered = Client::once(house.address(), &opened);
+        ids.push(answered.header("mcp-session-id").unwrap().to_owned());
+    }
+    let first = house.ask("GET", &format!("/api/v1/sessions?limit=2&key_id={key_id}"), None);
+    let items = first.json()["items"].as_array().unwrap().clone();
+    assert_eq!(
+        (items.len(), &items[0]["key_id"], &items[0]["endpoint"]),
+        (2, &key_id.as_str().into(), &"e/default".into())
+    );
+    let next = first.json()["next_cursor"].as_str().unwrap().to_owned();
+    let rest = house.ask("GET", &format!("/api/v1/sessions?cursor={next}"), None);
+    assert_eq!(rest.json()["items"].as_array().unwrap().len(), 1);
+    assert!(rest.json().get("next_cursor").is_none());
+    for id in ids {
+        assert!(!first.text().contains(&id) && !rest.text().contains(&id));
+    }
+    assert_eq!(house.ask("GET", "/api/v1/sessions?key_id=other", None).json(), json!({"items": []}));
 }
 
 #[test]

@@ -86,6 +86,9 @@ impl Admin {
         let precondition = Precondition::of(call.headers())?;
         for _ in 0..TRIES {
             let found = store.endpoint(reference).await?;
+            if found.is_none() && write.whole().is_none() {
+                return Err(Problem::not_found("endpoint"));
+            }
             let servers = store.servers().await?.rows;
             let expect = precondition.check(found.as_ref().map(|row| (row.id, row.version)))?;
             let written = if let Some(row) = found {

@@ -11,7 +11,6 @@ use super::request::{Precondition, Query, ok, text_body};
 use super::servers::{Write, unprocessable};
 use super::views::{ImportItem, ImportOutcome, ImportReport};
 use super::{Admin, Call};
-use crate::base::ServerName;
 use crate::store::Outcome;
 
 /// Servers of one file.
@@ -54,14 +53,8 @@ impl Admin {
         if !errors.is_empty() {
             return Ok(failed(written, unprocessable(errors)));
         }
-        let name = if ServerName::new(&written).is_ok() {
-            written.clone()
-        } else {
-            mcp_json::nearest_name(&written)
-        };
-        let headers: serde_json::Map<_, _> =
-            headers.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value.into())).collect();
-        let value = json!({"name": name, "kind": "http", "url": url, "headers": headers});
+        let value = mcp_json::definition(&written, &url, headers);
+        let name = value["name"].as_str().unwrap_or_default().to_owned();
         let precondition = if replaces { Precondition::None } else { Precondition::Absent };
         match self.write_server(&name, Write::Upsert(&value), precondition, call).await {
             Ok(put) => {

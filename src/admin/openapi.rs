@@ -286,7 +286,10 @@ fn describe(shape: Shape) -> Described {
             problems: vec![409],
             ..one(200, "What was found, or why nothing was", JSON, reference("TestResult"))
         },
-        Shape::Tools => list(&json!({"type": "object"}), Vec::new()),
+        Shape::Tools => Described {
+            problems: vec![409],
+            ..list(&json!({"type": "object", "description": "`Tool` of MCP"}), Vec::new())
+        },
         Shape::Execute => execute(),
         Shape::Usage => {
             let filters = [("key_id", "Of this key"), ("server", "Of this server"), ("tool", "Of this tool")];
@@ -386,7 +389,7 @@ fn mcp_servers() -> Value {
     json!({
         "type": "object",
         "required": ["mcpServers"],
-        "properties": {"mcpServers": {"type": "object", "additionalProperties": {"type": "object"}}},
+        "properties": {"mcpServers": {"type": "object", "description": "By name; what is wrong with one is told in the answer"}},
         "example": {"mcpServers": {"notes": {"type": "http", "url": "https://notes.example.com/mcp"}}},
     })
 }

@@ -172,7 +172,7 @@ impl<'a> Precondition<'a> {
         match (single(&IF_MATCH)?, single(&IF_NONE_MATCH)?) {
             (None, None) => Ok(Self::None),
             (Some("*"), None) => Ok(Self::Exists),
-            (Some(tags), None) => Ok(Self::OneOf(tags)),
+            (Some(tags), None) if !tags.is_empty() => Ok(Self::OneOf(tags)),
             (None, Some("*")) => Ok(Self::Absent),
             _ => Err(Problem::new(
                 StatusCode::BAD_REQUEST,

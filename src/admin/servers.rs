@@ -100,6 +100,9 @@ impl Admin {
         let store = &self.parts.store;
         for _ in 0..TRIES {
             let found = store.server(reference).await?;
+            if found.is_none() && write.whole().is_none() {
+                return Err(Problem::not_found("server"));
+            }
             let expect = precondition.check(found.as_ref().map(|row| (row.id, row.version)))?;
             let written = if let Some(row) = found {
                 let before = self.open(&row);

@@ -6,8 +6,10 @@ use std::fmt;
 
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
-use serde_json::Value;
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use crate::base::ServerName;
 
 /// What a file says.
 #[derive(Debug, Default)]
@@ -300,6 +302,15 @@ pub fn nearest_name(written: &str) -> String {
     } else {
         name.to_owned()
     }
+}
+
+/// An entry as a definition, to be read by [`super::Server::read`]: under its own name where that is a server name, else
+/// under the nearest one.
+pub fn definition(written: &str, url: &str, headers: Vec<(String, String)>) -> Value {
+    let name = if ServerName::new(written).is_ok() { written.to_owned() } else { nearest_name(written) };
+    let headers: Fields =
+        headers.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value.into())).collect();
+    json!({"name": name, "kind": "http", "url": url, "headers": headers})
 }
 
 #[cfg(test)]
