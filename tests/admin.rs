@@ -10,7 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, EncodingKey, crypto::sign};
 use metamcp::admin::{ROUTES, document};
-use metamcp::store::{Grants, Role};
+use metamcp::store::{Counts, Grants, Role, UsageBatch, UsageKey, UsageRow};
 use serde_json::{Value, json};
 use support::{Client, Gateway, Peer, Request, Response, Setup, Step, answer, chunk, events as events_head};
 
@@ -207,6 +207,48 @@ fn what_is_no_route_is_nothing() {
 }
 
 #[test]
+fn head_is_get_without_the_body() {
+    let house = House::new();
+    let mut client = Client::connect(house.address());
+    assert!(client.send(&Request::new("HEAD", "/health").bytes()));
+    assert_eq!(client.head().status, 200);
+    let next = client.ask(&Request::new("GET", "/health"));
+    assert_eq!(next.json(), json!({"status": "ok"}));
+    for (name, value) in [("x-content-type-options", "nosniff"), ("cache-control", "no-store")] {
+        assert_eq!(next.header(name), Some(value));
+    }
+}
+
+#[test]
+fn usage_is_read_by_pages_and_filters() {
+    let house = House::new();
+    let row = |server: &str, calls: u64| UsageRow {
+        key: UsageKey {
+            hour: 7200,
+            key_id: "AAAAAAAAAAAA".into(),
+            server: server.into(),
+            tool: "echo".into(),
+        },
+        counts: Counts { calls, ..Counts::default() },
+    };
+    let rows = vec![row("a", 1), row("b", 2), row("c", 3)];
+    let batch = UsageBatch { source: "test".into(), sequence: 1, settled_below: 0, at: 0, rows };
+    house.gateway.keys().run(async |store| store.apply_usage(batch).await.unwrap());
+    let calls = |query: &str| -> (Vec<u64>, Option<String>) {
+        let found = house.ask("GET", &format!("/api/v1/usage{query}"), None).json();
+        let calls =
+            found["items"].as_array().unwrap().iter().map(|row| row["calls"].as_u64().unwrap()).collect();
+        (calls, found["next_cursor"].as_str().map(str::to_owned))
+    };
+    assert_eq!(calls(""), (vec![1, 2, 3], None));
+    assert_eq!(calls("?server=b&tool=echo&from=7200&until=7201"), (vec![2], None));
+    assert_eq!(calls("?until=7200"), (vec![], None));
+    let (first, next) = calls("?limit=2");
+    assert_eq!(first, [1, 2]);
+    assert_eq!(calls(&format!("?limit=2&cursor={}", next.unwrap())), (vec![3], None));
+}
+
+#[test]
 fn the_document_is_the_committed_one() {
     let fresh = serde_json::to_string_pretty(&document()).unwrap() + "\n";
     let root = env!("CARGO_MANIFEST_DIR");
@@ -240,6 +282,9 @@ fn every_wrong_field_is_named() {
     check("POST", SERVERS, touch, 422, &["/kind", "/command"]);
     check("PUT", "/api/v1/mcp/servers/a", json!({"name": "a"}), 422, &["/kind", "/url"]);
     check("PUT", "/api/v1/mcp/servers/b", house.server("c"), 422, &["/name"]);
+    assert_eq!(house.ask("POST", SERVERS, Some(&house.server("other"))).status, 201);
+    check("PUT", "/api/v1/mcp/servers/a", house.server("other"), 409, &["/name"]);
+    check("PATCH", "/api/v1/mcp/servers/a", json!({"name": "other"}), 409, &["/name"]);
     check("PATCH", "/api/v1/mcp/servers/a", json!([]), 422, &[""]);
     check("PATCH", "/api/v1/mcp/servers/a", json!({"kind": null, "era": "old"}), 422, &["/kind", "/era"]);
     check("PATCH", "/api/v1/mcp/servers/absent", json!({}), 404, &[]);

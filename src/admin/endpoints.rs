@@ -91,6 +91,7 @@ impl Admin {
             }
             let servers = store.servers().await?.rows;
             let expect = precondition.check(found.as_ref().map(|row| (row.id, row.version)))?;
+            let was_there = found.is_some();
             let written = if let Some(row) = found {
                 let spec = read(&write.merged(document(&row, &servers)), &servers)?;
                 store.replace_endpoint(row.id, expect, spec, call.audit()).await.map(|new| {
@@ -105,12 +106,7 @@ impl Admin {
             };
             match written {
                 Err(StoreError::Conflict | StoreError::Dangling) if precondition == Precondition::None => {}
-                Err(StoreError::Exists { .. }) if matches!(write, Write::Patch(_)) => {
-                    return Err(taken("endpoint", "another name"));
-                }
-                Err(StoreError::Exists { .. }) if store.endpoint(reference).await?.is_none() => {
-                    return Err(taken("endpoint", "the other one"));
-                }
+                Err(StoreError::Exists { .. }) if was_there => return Err(taken("endpoint", "another name")),
                 Err(StoreError::Exists { .. }) => {}
                 Err(error) => return Err(error.into()),
                 Ok(put) => {

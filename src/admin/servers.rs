@@ -21,7 +21,7 @@ pub enum Write<'a> {
     Whole(&'a Value),
     /// Merged into what is there, which has to be there (RFC 7396).
     Patch(&'a Value),
-    /// Merged into what is there, or else the whole of it.
+    /// Its members take the place of those that are there; or else it is the whole.
     Upsert(&'a Value),
 }
 
@@ -104,6 +104,7 @@ impl Admin {
                 return Err(Problem::not_found("server"));
             }
             let expect = precondition.check(found.as_ref().map(|row| (row.id, row.version)))?;
+            let was_there = found.is_some();
             let written = if let Some(row) = found {
                 let before = self.open(&row);
                 let value = write.merged(server_document(&row));
@@ -123,12 +124,7 @@ impl Admin {
             match written {
                 // Another one was faster. It is looked at again, unless that is what was not to happen.
                 Err(StoreError::Conflict) if precondition == Precondition::None => {}
-                Err(StoreError::Exists { .. }) if store.server(reference).await?.is_none() => {
-                    return Err(taken("server", "the other one"));
-                }
-                Err(StoreError::Exists { .. }) if matches!(write, Write::Patch(_)) => {
-                    return Err(taken("server", "another name"));
-                }
+                Err(StoreError::Exists { .. }) if was_there => return Err(taken("server", "another name")),
                 Err(StoreError::Exists { .. }) => {}
                 Err(error) => return Err(error.into()),
                 Ok(put) => {
@@ -178,8 +174,14 @@ impl<'a> Write<'a> {
     pub fn merged(self, mut stored: Value) -> Value {
         match self {
             Self::Whole(value) => value.clone(),
-            Self::Patch(patch) | Self::Upsert(patch) => {
+            Self::Patch(patch) => {
                 merge_patch(&mut stored, patch);
+                stored
+            }
+            Self::Upsert(value) => {
+                if let (Some(stored), Some(members)) = (stored.as_object_mut(), value.as_object()) {
+                    stored.extend(members.clone());
+                }
                 stored
             }
         }

@@ -253,7 +253,8 @@ impl Keys {
         self.data_dir.join("metamcp.sqlite")
     }
 
-    fn run<T>(&self, work: impl AsyncFnOnce(Store) -> T) -> T {
+    /// With the store itself, as another process that has it open.
+    pub fn run<T>(&self, work: impl AsyncFnOnce(Store) -> T) -> T {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             work(Store::open_sqlite(&self.data_dir.join("metamcp.sqlite")).await.unwrap()).await

@@ -335,7 +335,11 @@ impl Reader<'_> {
                 self.foreign(&fields, value, &["command", "args", "cwd", "env", "sharing"], "stdio");
                 fields.ignore(&["command", "args", "cwd", "env", "sharing"]);
                 let address = self.address(&mut fields, &mut document, &mut secrets);
-                (address, self.headers(&mut fields, &mut document, &mut secrets))
+                // A stored credential goes where it was stored for: nobody gets it by pointing elsewhere.
+                let stays = |before: &&Server| same_place(before.address.as_ref(), address.as_ref());
+                let stored = self.before.filter(stays).map(|before| &before.secrets.headers);
+                let headers = self.headers(&mut fields, stored, &mut document, &mut secrets);
+                (address, headers)
             }
             KindWord::Stdio => {
                 self.foreign(&fields, value, &["url", "headers"], "http");
@@ -445,14 +449,14 @@ impl Reader<'_> {
     fn headers(
         &mut self,
         fields: &mut Fields<'_>,
+        stored: Option<&BTreeMap<String, String>>,
         document: &mut ServerDocument,
         secrets: &mut Secrets,
     ) -> Vec<(HeaderName, HeaderValue)> {
-        let before = self.before.map(|before| &before.secrets.headers);
         let mut list = Vec::new();
         for (name, written) in fields.text_map("headers", HEADERS_MAX, self.errors) {
             let pointer = below("/headers", name);
-            let Some(value) = self.kept(before, &name.to_ascii_lowercase(), written, &pointer) else {
+            let Some(value) = self.kept(stored, &name.to_ascii_lowercase(), written, &pointer) else {
                 continue;
             };
             match headers::parse(name, &value) {
@@ -494,10 +498,11 @@ impl Reader<'_> {
         let sharings =
             [("shared", SharingWord::Shared), ("key", SharingWord::Key), ("session", SharingWord::Session)];
         document.sharing = fields.word("sharing", &sharings, self.errors);
-        let before = self.before.map(|before| &before.secrets.env);
+        let stays = |before: &&Server| before.document.command.as_deref() == command;
+        let stored = self.before.filter(stays).map(|before| &before.secrets.env);
         for (name, written) in fields.text_map("env", HEADERS_MAX, self.errors) {
             let pointer = below("/env", name);
-            let Some(value) = self.kept(before, name, written, &pointer) else { continue };
+            let Some(value) = self.kept(stored, name, written, &pointer) else { continue };
             if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
                 self.wrong(pointer, "is no variable: a name has no `=`, and neither part a NUL");
             } else {
@@ -513,7 +518,7 @@ impl Reader<'_> {
     /// A secret as written, or, where it was sent back as shown, as it is stored.
     fn kept(
         &mut self,
-        before: Option<&BTreeMap<String, String>>,
+        stored: Option<&BTreeMap<String, String>>,
         name: &str,
         written: &str,
         pointer: &str,
@@ -521,11 +526,23 @@ impl Reader<'_> {
         if written != SEALED {
             return Some(written.to_owned());
         }
-        let stored = before.and_then(|before| before.get(name)).cloned();
+        let stored = stored.and_then(|stored| stored.get(name)).cloned();
         if stored.is_none() {
-            self.wrong(pointer, "has no stored value that could stay; write the value itself");
+            let detail = "has no value stored for this address or command; write the value itself";
+            self.wrong(pointer, detail);
         }
         stored
+    }
+}
+
+/// Whether two addresses lead to the same peer, whatever is asked for there.
+fn same_place(one: Option<&Address>, other: Option<&Address>) -> bool {
+    match (one, other) {
+        (Some(Address::Http(one)), Some(Address::Http(other))) => one.origin() == other.origin(),
+        (Some(Address::Unix { socket: one, .. }), Some(Address::Unix { socket: other, .. })) => one == other,
+        // That there is none is told elsewhere.
+        (_, None) => true,
+        _ => false,
     }
 }
 

@@ -106,6 +106,19 @@ fn secrets_are_split_off_and_come_back() {
     assert_eq!(again.secrets, server.secrets);
     assert_eq!(again.spec(id, &sealer, Some(&read)).secrets, store::Secrets::Keep);
 
+    // They go nowhere else.
+    for (url, stays) in [
+        ("https://a.example/other", true),
+        ("https://a.example:444/mcp", false),
+        ("http://a.example/mcp", false),
+        ("https://b.example/mcp", false),
+        ("unix:/run/x.sock:/mcp", false),
+    ] {
+        let mut moved = document_of(&row);
+        moved["url"] = url.into();
+        assert_eq!(Server::read(&moved, Some(&read), &rules()).is_ok(), stays, "{url}");
+    }
+
     // Another server's secrets do not open.
     row.id = Uuid::from_u128(2);
     assert!(matches!(Server::from_row(&row, &sealer), Err(Unreadable::Unsealable(..))));
