@@ -16,7 +16,8 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-use crate::admin::Admin;
+use crate::admin::definition::{Commands, Rules};
+use crate::admin::{self, Admin, ErrandRunner, Errands, Fleet};
 use crate::auth::{
     self, AuthError, Authenticator, CreateError, EncryptionKeyError, KeyRequest, KeysFrom, SealerError,
     Secrets, SecretsError, create_key, parse_encryption_key, parse_jwt_secret,
@@ -28,10 +29,10 @@ use crate::config::Config;
 use crate::journal::JournalError;
 use crate::journal::usage::Outbox;
 use crate::limits::Limits;
-use crate::route::{EndpointConfig, Table, TableError};
+use crate::route::{EndpointConfig, Place, Table, TableError};
 use crate::server::{self, ControlPlane, ControlRequest, ControlResponse, ListenError, Shared, Workers};
 use crate::session::{Sessions, farewell};
-use crate::store::{Audit, Grants, Seen, Store, StoreError};
+use crate::store::{Audit, Grants, Seen, ServerKind, Store, StoreError};
 
 /// The embedded database's file in the data directory.
 const DATABASE: &str = "metamcp.sqlite";
@@ -148,8 +149,24 @@ impl App {
         let (phase, phases) = watch::channel(Phase::Serve);
         let (counters, outbox) = usage::open(&config.data_dir, config.server.workers)?.unzip();
         let keys_changed = watch::Sender::new(0);
-        let admin =
-            Admin::new(Arc::clone(&authenticator), Arc::clone(&table), Arc::clone(&catalog), phases.clone());
+        let limits = Arc::new(Limits::new(config.limits.clone()));
+        let (errands, runner) = Errands::new();
+        let admin = Admin::new(admin::Parts {
+            auth: Arc::clone(&authenticator),
+            store: store.clone(),
+            catalog: Arc::clone(&catalog),
+            catalog_config: config.catalog.clone(),
+            limits: Arc::clone(&limits),
+            fleet: Arc::new(Served {
+                table: Arc::clone(&table),
+                backends: backends.clone(),
+                sessions: Arc::clone(&sessions),
+            }),
+            errands,
+            roots,
+            rules: rules(&config),
+            phase: phases.clone(),
+        });
         let shared = Arc::new(Shared {
             guard: server::Guard::new(&config.server),
             config: config.server.clone(),
@@ -157,7 +174,7 @@ impl App {
             table: Arc::clone(&table),
             catalog: Arc::clone(&catalog),
             sessions: Arc::clone(&sessions),
-            limits: Arc::new(Limits::new(config.limits.clone())),
+            limits,
             usage: counters,
             backends,
             control: Arc::new(Plane(admin)),
@@ -167,7 +184,7 @@ impl App {
         let workers = server::start(&shared)?;
         // Only now: a key that is made and never shown is lost.
         let first_key = first_key(&config, &store, &authenticator).await?;
-        spawn_background(keeper, sessions, &catalog, &table);
+        spawn_background(keeper, runner, sessions, &catalog, &table);
         spawn_local(watch_keys(authenticator, store.clone(), keys_changed));
         spawn_local(end_grace(store.clone()));
         let (ended, handing_on) = hand_on_usage(outbox, store);
@@ -321,7 +338,23 @@ fn backends(config: &Config, roots: &TlsRoots) -> Result<Vec<Arc<Backend>>, AppE
         .collect()
 }
 
-fn spawn_background(keeper: KeeperSeed, sessions: Arc<Sessions>, catalog: &Arc<Catalog>, table: &Arc<Table>) {
+/// What may be defined over HTTP. A server on a private address is as good as any where nobody comes from outside.
+fn rules(config: &Config) -> Rules {
+    Rules {
+        served: vec![ServerKind::Http],
+        commands: Commands::Only(Vec::new()),
+        allow_private: config.server.listen.ip().to_canonical().is_loopback(),
+    }
+}
+
+fn spawn_background(
+    keeper: KeeperSeed,
+    errands: ErrandRunner,
+    sessions: Arc<Sessions>,
+    catalog: &Arc<Catalog>,
+    table: &Arc<Table>,
+) {
+    spawn_local(errands.run());
     let pools: Rc<[_]> = keeper.backends().iter().cloned().map(Pool::new).collect();
     spawn_local(keeper.plant().run());
     spawn_local(async move {
@@ -407,10 +440,31 @@ struct Plane(Admin);
 
 impl ControlPlane for Plane {
     fn body_bytes_max(&self, head: &Parts) -> usize {
-        self.0.body_bytes_max(&head.method, head.uri.path())
+        self.0.body_bytes_max(head)
     }
 
     fn answer(&self, request: ControlRequest) -> Pin<Box<dyn Future<Output = ControlResponse> + Send + '_>> {
         Box::pin(self.0.answer(request))
+    }
+}
+
+/// What is served, as the control plane sees it.
+struct Served {
+    table: Arc<Table>,
+    backends: Vec<Arc<Backend>>,
+    sessions: Arc<Sessions>,
+}
+
+impl Fleet for Served {
+    fn table(&self) -> Arc<Table> {
+        Arc::clone(&self.table)
+    }
+
+    fn backend(&self, place: &Place) -> Option<Arc<Backend>> {
+        self.backends.get(place.backend as usize).cloned()
+    }
+
+    fn sessions(&self) -> Arc<Sessions> {
+        Arc::clone(&self.sessions)
     }
 }

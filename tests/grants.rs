@@ -57,7 +57,7 @@ impl Way<'_> {
 #[track_caller]
 fn check(gateway: &Gateway, peer: &Peer, globs: &[&str], path: &str, expected: &[&str]) {
     let grants = Grants { tools: Some(of(globs)), ..Grants::everything() };
-    let (_, key) = gateway.keys().create_with("partial", grants);
+    let (_, key) = gateway.keys().grant("partial", grants);
     let names = if path == "/mcp" { ["a__echo", "a__other"] } else { ["echo", "other"] };
     for session in [None, Some(open_session(gateway, path, Some(&key)))] {
         let way = Way { gateway, key: &key, path, session };
@@ -89,7 +89,7 @@ fn a_key_learns_nothing_of_other_endpoints() {
     let gateway =
         Setup::new().keys().server("a", peer.address).with("[endpoints.team]\nservers = [\"a\"]").start();
     let grants = Grants { endpoints: Some(of(&["team"])), ..Grants::everything() };
-    let (_, key) = gateway.keys().create_with("team", grants);
+    let (_, key) = gateway.keys().grant("team", grants);
     let status = |path: &str| {
         let listing = with(modern(path, "tools/list", ""), &key);
         Client::once(gateway.address, &listing).status
@@ -106,7 +106,7 @@ fn a_key_asks_as_often_and_as_much_as_it_may() {
     let peer = Peer::script([]);
     let gateway = Setup::new().keys().server("a", peer.address).start();
     let rate = Some(Rate { per_second: 1, burst: 3 });
-    let (_, key) = gateway.keys().create_with("slow", Grants { rate, ..Grants::everything() });
+    let (_, key) = gateway.keys().grant("slow", Grants { rate, ..Grants::everything() });
     let mut client = Client::connect(gateway.address);
     let call = with(modern_call("/mcp", "a__echo", "{}"), &key);
     let outcomes: Vec<u16> = (0..5).map(|_| client.ask(&call).status).collect();
@@ -117,7 +117,7 @@ fn a_key_asks_as_often_and_as_much_as_it_may() {
     assert_eq!((refused.status, refused.header("retry-after")), (429, Some("1")));
 
     let grants = Grants { concurrency: Some(1), ..Grants::everything() };
-    let (_, key) = gateway.keys().create_with("single", grants);
+    let (_, key) = gateway.keys().grant("single", grants);
     let session = open_session(&gateway, "/mcp", Some(&key));
     let mut stream = Client::connect(gateway.address);
     let get = Request::new("GET", "/mcp").with("Accept", "text/event-stream");

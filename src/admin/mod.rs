@@ -1,219 +1,266 @@
-//! The control plane over HTTP: health, readiness, tokens.
+//! The control plane over HTTP: health, tokens, and the administration of servers and endpoints.
 //!
-//! Invariants: a path without an entry in [`Admin::answer`] does not exist; what a caller without a
-//! credential is told names nothing that is configured.
+//! Invariants: a path without an entry in [`ROUTES`] does not exist, and an entry without a policy does not compile;
+//! who asks is known before anything else is looked at; no secret comes out again; every change is in the audit log
+//! under the id of the key that made it. What a caller without a credential is told names nothing that is configured.
 //!
-//! Does not know: the data plane. Both meet in snapshots: keys, the table of paths, the catalog.
+//! Does not know: the data plane. Both meet in snapshots: keys, the table of paths, the catalog ([`Fleet`]).
+
+pub mod definition;
+mod routes;
+mod request;
+mod problem;
+mod access;
+mod health;
+mod servers;
+mod endpoints;
+mod import;
+mod tools;
+mod records;
+mod errand;
+mod call;
+mod fleet;
+mod views;
+mod openapi;
+mod swagger;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use http::request::Parts as Head;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use tokio::sync::watch;
-use zeroize::Zeroizing;
 
-use crate::auth::{Authenticator, Check, Credential, Denied, Health, Identity, KeysFrom, Mode};
-use crate::base::{EndpointName, Phase};
-use crate::catalog::{Catalog, View};
-use crate::route::Table;
+use crate::auth::{Authenticator, Check, Credential, Denied, Identity, Mode};
+use crate::backend::TlsRoots;
+use crate::base::Phase;
+use crate::catalog::{self, Catalog};
+use crate::limits::Limits;
+use crate::store::{Audit, Store};
+use definition::Rules;
+use problem::Problem;
+use routes::{Found, Operation, find};
 
-const TOKEN_PATH: &str = "/api/v1/auth/token";
+pub use errand::{ErrandRunner, Errands};
+pub use fleet::Fleet;
+pub use openapi::document;
+pub use routes::{Policy, ROUTES, Route};
 
-/// A key in JSON has some 90 bytes.
-const TOKEN_REQUEST_BYTES_MAX: usize = 4 << 10;
-
-/// The longest tool name that all known model APIs take.
-const MODEL_API_NAME_BYTES_MAX: usize = 64;
-
-/// Names in one warning; the rest is counted.
-const NAMES_SHOWN_MAX: usize = 20;
+/// What the control plane is made of.
+pub struct Parts {
+    /// Keys and tokens.
+    pub auth: Arc<Authenticator>,
+    /// What it writes.
+    pub store: Store,
+    /// Lists.
+    pub catalog: Arc<Catalog>,
+    /// Their bounds.
+    pub catalog_config: catalog::Config,
+    /// Per key.
+    pub limits: Arc<Limits>,
+    /// What is served.
+    pub fleet: Arc<dyn Fleet>,
+    /// Where servers are talked to.
+    pub errands: Errands,
+    /// Whom connections to them trust.
+    pub roots: TlsRoots,
+    /// What may be defined.
+    pub rules: Rules,
+    /// How far the gateway is on its way out.
+    pub phase: watch::Receiver<Phase>,
+}
 
 /// The control plane.
 pub struct Admin {
-    auth: Arc<Authenticator>,
-    table: Arc<Table>,
-    catalog: Arc<Catalog>,
-    phase: watch::Receiver<Phase>,
+    parts: Parts,
+    /// Moves with every change of a server or an endpoint.
+    changes: watch::Sender<u64>,
+    document: Bytes,
+}
+
+/// A request whose caller is known.
+struct Call<'a> {
+    request: &'a Request<Bytes>,
+    parameters: Vec<String>,
+    /// `None` on public routes.
+    identity: Option<Identity>,
 }
 
 impl Admin {
-    /// From the parts it shares with the data plane.
-    pub fn new(
-        auth: Arc<Authenticator>,
-        table: Arc<Table>,
-        catalog: Arc<Catalog>,
-        phase: watch::Receiver<Phase>,
-    ) -> Self {
-        Self { auth, table, catalog, phase }
+    /// From its parts.
+    pub fn new(parts: Parts) -> Self {
+        let document = Bytes::from(openapi::document().to_string());
+        Self { parts, changes: watch::Sender::new(0), document }
     }
 
-    /// How long a body it takes with a request.
-    pub fn body_bytes_max(&self, method: &Method, path: &str) -> usize {
-        if method == Method::POST && path == TOKEN_PATH { TOKEN_REQUEST_BYTES_MAX } else { 0 }
+    /// Moves when servers or endpoints were changed here: what is served is then to be built anew from the store.
+    pub fn fleet_changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
     }
 
-    /// Every path there is.
+    /// How long a body it takes with a request. Nobody without the right to the route has a byte of it read.
+    pub fn body_bytes_max(&self, head: &Head) -> usize {
+        let Found::Route(route, _) = find(&head.method, head.uri.path()) else { return 0 };
+        let refused = match route.policy {
+            Policy::Public => false,
+            Policy::Client | Policy::Admin => match self.known(&head.headers) {
+                Ok(Check::Granted(identity)) => !route.policy.admits(&identity),
+                Ok(Check::Ask) => false,
+                Ok(Check::Refused(_)) | Err(_) => true,
+            },
+        };
+        if refused { 0 } else { route.body_bytes_max }
+    }
+
+    /// Answers every request there is.
     pub async fn answer(&self, request: Request<Bytes>) -> Response<Bytes> {
-        match (request.method(), request.uri().path()) {
-            (&Method::GET | &Method::HEAD, "/health") => {
-                json_response(StatusCode::OK, &json!({"status": "ok"}))
-            }
-            (&Method::GET | &Method::HEAD, "/ready") => self.ready(request.headers()).await,
-            (&Method::POST, TOKEN_PATH) => self.token(request.body()).await,
-            (_, "/health" | "/ready" | TOKEN_PATH) => {
-                problem(StatusCode::METHOD_NOT_ALLOWED, "this path does not take this method")
-            }
-            _ => problem(
-                StatusCode::NOT_FOUND,
-                "MCP is served at /mcp, /mcp/{endpoint}, /metamcp/{endpoint}/mcp and /servers/{server}/mcp",
-            ),
-        }
-    }
-
-    /// 200 while requests are welcome. What is behind is told to those with a credential.
-    async fn ready(&self, headers: &HeaderMap) -> Response<Bytes> {
-        let draining = *self.phase.borrow() > Phase::Serve;
-        let status = if draining { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
-        let mut body = json!({"ready": !draining});
-        let health = self.auth.health();
-        if !health.is_good() {
-            body["degraded"] = json!(true);
-        }
-        if self.identify(headers).await.is_ok() {
-            if !health.is_good() {
-                body["store"] = store(&health);
-            }
-            body["servers"] = self.servers();
-            let long = self.long_names();
-            if !long.is_empty() {
-                body["warnings"] = json!([{
-                    "names": long,
-                    "text": "these names are over 64 characters, which some model APIs refuse: shorten the server's name",
-                }]);
-            }
-        }
-        json_response(status, &body)
-    }
-
-    /// Each server of the default endpoint, and why it is missing from the lists, when it is.
-    fn servers(&self) -> Value {
-        let Some(endpoint) = self.table.find(&format!("/mcp/{}", EndpointName::DEFAULT)) else {
-            return json!([]);
+        let answered = match find(request.method(), request.uri().path()) {
+            Found::Route(route, parameters) => self.admit(route, parameters, &request).await,
+            Found::OtherMethods(allow) => Err(Problem::wrong_method(&allow)),
+            Found::Nothing => Err(Problem::new(StatusCode::NOT_FOUND, NOWHERE)),
         };
-        let merged = self.catalog.snapshot(endpoint, View::Modern);
-        let servers = endpoint.servers.iter().enumerate().map(|(place, server)| {
-            let missing = merged.as_deref().and_then(|merged| merged.missing(place));
-            match (&merged, missing) {
-                (None, _) => json!({"name": server.name.as_str(), "modern": "not asked yet"}),
-                (Some(_), None) => json!({"name": server.name.as_str(), "modern": "ok"}),
-                (Some(_), Some(missing)) => {
-                    json!({"name": server.name.as_str(), "modern": missing.reason.text()})
-                }
-            }
-        });
-        servers.collect()
+        let mut response = answered.unwrap_or_else(|problem| problem.respond());
+        let headers = response.headers_mut();
+        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+        response
     }
 
-    fn long_names(&self) -> Vec<String> {
-        let mut long: Vec<String> = self
-            .table
-            .endpoints()
-            .filter_map(|endpoint| self.catalog.snapshot(endpoint, View::Modern))
-            .flat_map(|merged| merged.names_longer_than(MODEL_API_NAME_BYTES_MAX))
-            .collect();
-        long.truncate(NAMES_SHOWN_MAX);
-        long
+    /// Lets in whom the route's policy lets in.
+    async fn admit(
+        &self,
+        route: &Route,
+        parameters: Vec<String>,
+        request: &Request<Bytes>,
+    ) -> Result<Response<Bytes>, Problem> {
+        let identity = match route.policy {
+            Policy::Public => None,
+            Policy::Client | Policy::Admin => Some(self.identify(request.headers()).await?),
+        };
+        if identity.as_ref().is_some_and(|identity| !route.policy.admits(identity)) {
+            let detail = "this takes an administrator's key: make one with `keyadm keys create --admin`";
+            return Err(Problem::new(StatusCode::FORBIDDEN, detail));
+        }
+        let call = Call { request, parameters, identity };
+        self.operate(route.operation, &call).await
     }
 
-    /// A short-lived token for an API key.
-    async fn token(&self, body: &Bytes) -> Response<Bytes> {
-        #[derive(Deserialize)]
-        struct Asked {
-            api_key: String,
+    async fn operate(&self, operation: Operation, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
+        match operation {
+            Operation::Health => Ok(Self::health()),
+            Operation::Ready => Ok(self.ready(call.headers()).await),
+            Operation::OpenApi => Ok(self.openapi()),
+            Operation::SwaggerPage => Ok(swagger::page()),
+            Operation::SwaggerAsset => swagger::asset(call.parameter(0)),
+            Operation::CreateToken => self.token(call).await,
+            Operation::ListServers => self.list_servers(call).await,
+            Operation::CreateServer => self.create_server(call).await,
+            Operation::GetServer => self.get_server(call).await,
+            Operation::PutServer => self.put_server(call).await,
+            Operation::PatchServer => self.patch_server(call).await,
+            Operation::DeleteServer => self.delete_server(call).await,
+            Operation::TestServer => self.test_server(call).await,
+            Operation::ListTools => self.list_tools(call).await,
+            Operation::ExecuteTool => self.execute_tool(call).await,
+            Operation::ListEndpoints => self.list_endpoints(call).await,
+            Operation::CreateEndpoint => self.create_endpoint(call).await,
+            Operation::GetEndpoint => self.get_endpoint(call).await,
+            Operation::PutEndpoint => self.put_endpoint(call).await,
+            Operation::PatchEndpoint => self.patch_endpoint(call).await,
+            Operation::DeleteEndpoint => self.delete_endpoint(call).await,
+            Operation::ListUsage => self.list_usage(call).await,
+            Operation::ListAudit => self.list_audit(call).await,
+            Operation::ListSessions => self.list_sessions(call).await,
+            Operation::ImportServers => self.import(call).await,
         }
-        let Ok(asked) = serde_json::from_slice::<Asked>(body) else {
-            return problem(StatusCode::BAD_REQUEST, "send {\"api_key\": \"mcp_…\"} as JSON");
-        };
-        let api_key = Zeroizing::new(asked.api_key);
-        // Only a key is exchanged: a token would else prolong itself for ever.
-        let identity = match Credential::from_headers(None, Some(api_key.as_bytes())) {
-            Ok(Some(credential)) => self.verify(&credential).await,
-            Ok(None) => Err(Denied::Missing),
-            Err(denied) => Err(denied),
-        };
-        match identity.and_then(|identity| self.auth.mint_token(&identity)) {
-            Ok(token) => {
-                let body = json!({
-                    "access_token": token.access_token,
-                    "token_type": "Bearer",
-                    "expires_in": token.expires_in_s,
-                });
-                let mut response = json_response(StatusCode::OK, &body);
-                response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-                response
-            }
-            Err(denied) => refusal(denied),
-        }
+    }
+
+    fn openapi(&self) -> Response<Bytes> {
+        let mut response = Response::new(self.document.clone());
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response
+    }
+
+    fn note_change(&self) {
+        self.changes.send_modify(|version| *version += 1);
     }
 
     async fn identify(&self, headers: &HeaderMap) -> Result<Identity, Denied> {
-        if self.auth.mode() == Mode::Open {
-            return Ok(self.auth.open_identity());
+        match self.known(headers)? {
+            Check::Granted(identity) => Ok(identity),
+            Check::Refused(denied) => Err(denied),
+            Check::Ask => match credential(headers)? {
+                Some(credential) => self.parts.auth.ask(&credential).await,
+                None => Err(Denied::Missing),
+            },
         }
-        let value = |name: &str| headers.get(name).map(HeaderValue::as_bytes);
-        let credential = Credential::from_headers(value("authorization"), value("x-api-key"))?;
-        self.verify(&credential.ok_or(Denied::Missing)?).await
+    }
+
+    /// What can be said of a caller at once.
+    fn known(&self, headers: &HeaderMap) -> Result<Check, Denied> {
+        if self.parts.auth.mode() == Mode::Open {
+            return Ok(Check::Granted(self.parts.auth.open_identity()));
+        }
+        Ok(self.parts.auth.check(&credential(headers)?.ok_or(Denied::Missing)?))
     }
 
     async fn verify(&self, credential: &Credential<'_>) -> Result<Identity, Denied> {
-        match self.auth.check(credential) {
+        match self.parts.auth.check(credential) {
             Check::Granted(identity) => Ok(identity),
             Check::Refused(denied) => Err(denied),
-            Check::Ask => self.auth.ask(credential).await,
+            Check::Ask => self.parts.auth.ask(credential).await,
         }
     }
 }
 
-/// What is wrong with the store, in seconds since 1970.
-fn store(health: &Health) -> Value {
-    let mut store = json!({"answers": health.away.is_none()});
-    if let Some(away) = &health.away {
-        store["since"] = away.since.into();
-        store["reason"] = away.reason.as_str().into();
+impl Policy {
+    fn admits(self, identity: &Identity) -> bool {
+        match self {
+            Self::Public | Self::Client => true,
+            Self::Admin => identity.is_admin(),
+        }
     }
-    if let KeysFrom::Snapshot { written_at } = health.keys_from {
-        store["keys_as_of"] = written_at.into();
-    }
-    store
 }
 
-fn refusal(denied: Denied) -> Response<Bytes> {
-    let (status, name, value) = if denied == Denied::Busy {
-        (StatusCode::SERVICE_UNAVAILABLE, RETRY_AFTER, "1")
-    } else {
-        (StatusCode::UNAUTHORIZED, WWW_AUTHENTICATE, "Bearer realm=\"metamcp\"")
+impl Call<'_> {
+    fn headers(&self) -> &HeaderMap {
+        self.request.headers()
+    }
+
+    fn body(&self) -> &Bytes {
+        self.request.body()
+    }
+
+    fn query(&self) -> Option<&str> {
+        self.request.uri().query()
+    }
+
+    /// What stands for the route's `{…}`.
+    fn parameter(&self, at: usize) -> &str {
+        &self.parameters[at]
+    }
+
+    /// Who asks. Only for routes that are not public.
+    fn identity(&self) -> &Identity {
+        self.identity.as_ref().expect("the route's policy let somebody in")
+    }
+
+    fn audit(&self) -> Audit {
+        Audit::by(self.identity().key_id().as_str())
+    }
+}
+
+/// One credential, as the data plane takes it: two of one header are refused, for a proxy in front may have looked at
+/// the other one.
+fn credential(headers: &HeaderMap) -> Result<Option<Credential<'_>>, Denied> {
+    let value = |name: &str| {
+        let mut values = headers.get_all(name).iter().map(HeaderValue::as_bytes);
+        let first = values.next();
+        if values.next().is_some() { Err(Denied::Invalid) } else { Ok(first) }
     };
-    let mut response = problem(status, &denied.to_string());
-    response.headers_mut().insert(name, HeaderValue::from_static(value));
-    response
+    Credential::from_headers(value("authorization")?, value("x-api-key")?)
 }
 
-/// RFC 9457.
-fn problem(status: StatusCode, detail: &str) -> Response<Bytes> {
-    let title = status.canonical_reason().unwrap_or("error");
-    let body = json!({"type": "about:blank", "title": title, "status": status.as_u16(), "detail": detail});
-    let mut response = json_response(status, &body);
-    let content_type = HeaderValue::from_static("application/problem+json");
-    response.headers_mut().insert(CONTENT_TYPE, content_type);
-    response
-}
-
-fn json_response(status: StatusCode, body: &Value) -> Response<Bytes> {
-    let mut response = Response::new(Bytes::from(body.to_string()));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
-}
+const NOWHERE: &str = "MCP is served at /mcp, /mcp/{endpoint}, /metamcp/{endpoint}/mcp and /servers/{server}/mcp; \
+                       what else there is, at /swagger-ui";

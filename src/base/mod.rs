@@ -1,4 +1,4 @@
-//! What every module may know: names, faults, phases, and how sockets are read and written.
+//! What every module may know: names, faults, phases, units, and how sockets are read and written.
 //!
 //! Does not know: any other module of this crate, or the wire.
 
@@ -9,6 +9,7 @@ mod names;
 mod phase;
 mod scratch;
 mod turn;
+pub mod units;
 
 pub use fault::{Fault, Kind, Origin, Scope};
 pub use gather::poll_write_gathered;

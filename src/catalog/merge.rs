@@ -378,6 +378,18 @@ impl Listing {
         Some(self.page(kind, &left, &self.own_tail))
     }
 
+    /// One item by its key, as advertised.
+    pub fn item(&self, key: &str) -> Option<&Bytes> {
+        let at = self.items.binary_search_by(|(other, _)| other.as_str().cmp(key)).ok()?;
+        Some(&self.items[at].1)
+    }
+
+    /// The items behind `key`, each with its key, as advertised.
+    pub fn items_after(&self, key: Option<&str>) -> &[(String, Bytes)] {
+        let start = key.map_or(0, |key| self.items.partition_point(|(other, _)| other.as_str() <= key));
+        &self.items[start..]
+    }
+
     fn behind(&self, last: &str) -> &[(String, Bytes)] {
         &self.items[self.items.partition_point(|(key, _)| key.as_str() <= last)..]
     }

@@ -12,12 +12,14 @@ mod fetch;
 mod keeper;
 mod member;
 mod merge;
+mod probe;
 mod view;
 
 use std::time::Duration;
 
 pub use keeper::{Catalog, Keeper, KeeperSeed};
 pub use merge::{HiddenItem, Item, ListKind, Listing, Merged, Missing, Reason, ServerLists, merge};
+pub use probe::{Probed, probe};
 pub use view::{View, modern_headers, modern_meta};
 
 /// Bounds of the catalog.

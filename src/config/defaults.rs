@@ -3,23 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use super::servers::Settings;
-use crate::backend::EraChoice;
-
-/// A value with the range it may be set in, both ends included.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Bound<T> {
-    pub default: T,
-    pub min: T,
-    pub max: T,
-}
-
-impl<T: Copy> Bound<T> {
-    /// The same range around another default.
-    pub const fn or(self, default: T) -> Self {
-        Self { default, min: self.min, max: self.max }
-    }
-}
+use crate::admin::definition::bounds::Bound;
 
 /// The port of the product that metamcp re-implements, so that its users keep their URLs.
 pub(super) const PORT: u16 = 12009;
@@ -55,40 +39,6 @@ pub(super) const KEEP_ALIVE: Bound<Duration> = Bound { default: secs(15), min: s
 pub(super) const DRAIN_DELAY: Bound<Duration> = Bound { default: secs(0), min: secs(0), max: secs(600) };
 /// Under the 30 s that Kubernetes waits, and the 10 s of Docker are met for all but the longest calls.
 pub(super) const DRAIN_DEADLINE: Bound<Duration> = Bound { default: secs(10), min: secs(0), max: secs(3600) };
-
-/// What every server is given unless `[backend]` or the server itself says otherwise.
-pub(super) const BACKEND: Settings = Settings {
-    era: EraChoice::Auto,
-    connect_timeout: CONNECT_TIMEOUT.default,
-    first_byte_timeout: FIRST_BYTE_TIMEOUT.default,
-    stream_idle_timeout: STREAM_IDLE_TIMEOUT.default,
-    in_flight_max: IN_FLIGHT.default,
-    queue_timeout: QUEUE_TIMEOUT.default,
-    queue_max: QUEUE.default,
-    idle_connections_max: IDLE_CONNECTIONS.default,
-    idle_age_max: IDLE_AGE.default,
-    fast_lane: true,
-};
-
-/// One lost SYN is sent again after 1 s; two mean that nobody is there.
-pub(super) const CONNECT_TIMEOUT: Bound<Duration> =
-    Bound { default: secs(2), min: millis(10), max: secs(300) };
-/// A long tool call without a stream is silent until it is done; five minutes is the longest seen in use.
-pub(super) const FIRST_BYTE_TIMEOUT: Bound<Duration> =
-    Bound { default: secs(300), min: millis(10), max: secs(86_400) };
-/// Twice that: a server that streams has said that it is alive.
-pub(super) const STREAM_IDLE_TIMEOUT: Bound<Duration> =
-    Bound { default: secs(600), min: millis(10), max: secs(86_400) };
-/// More at once than one server process usually bears, fewer than its sockets.
-pub(super) const IN_FLIGHT: Bound<usize> = Bound { default: 256, min: 1, max: 1_000_000 };
-/// A burst is waited out; longer, and the client's own patience ends first.
-pub(super) const QUEUE_TIMEOUT: Bound<Duration> = Bound { default: secs(5), min: secs(0), max: secs(300) };
-/// As many again as run.
-pub(super) const QUEUE: Bound<usize> = Bound { default: 256, min: 0, max: 1_000_000 };
-/// As many as may be under way: fewer, and a busy worker opens and closes connections all the time.
-pub(super) const IDLE_CONNECTIONS: Bound<usize> = Bound { default: 256, min: 0, max: 65_536 };
-/// Node closes an idle connection after 5 s.
-pub(super) const IDLE_AGE: Bound<Duration> = Bound { default: secs(4), min: secs(0), max: secs(3600) };
 
 /// An agent runs tens of calls at once; 512 leaves room for a fleet behind one key.
 pub(super) const KEY_IN_FLIGHT: Bound<usize> = Bound { default: 512, min: 1, max: 1_000_000 };

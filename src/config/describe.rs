@@ -1,6 +1,7 @@
 use std::fmt;
 
-use super::{Config, address};
+use super::Config;
+use crate::admin::definition::address;
 use crate::auth::Mode;
 use crate::base::{EndpointName, ServerName};
 use crate::route::Prefix;

@@ -13,17 +13,14 @@ mod cli;
 mod raw;
 mod resolve;
 
-mod address;
 mod defaults;
 mod describe;
 mod endpoints;
 mod expand;
-mod headers;
 mod mcp_json;
 mod mistakes;
 mod section;
 mod servers;
-mod units;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -31,6 +28,7 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
+use crate::admin::definition::bounds::DEFAULTS;
 use crate::base::{EndpointName, ServerName};
 use crate::{auth, backend, catalog, limits, route, server, session};
 
@@ -156,7 +154,7 @@ mod tests;
 impl Config {
     /// Adds a server with every default, also to the endpoint `default`.
     pub fn add_server(&mut self, name: &ServerName, address: backend::Address) {
-        self.servers.push(defaults::BACKEND.server(name.clone(), address, Vec::new()));
+        self.servers.push(DEFAULTS.server(name.clone(), address, Vec::new()));
         let default =
             self.endpoints.iter_mut().find(|endpoint| endpoint.name.as_str() == EndpointName::DEFAULT);
         if let Some(endpoint) = default {

@@ -7,9 +7,9 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::defaults::Bound;
 use super::mistakes::{Place, Report, Written, printable, quote};
-use super::units;
+use crate::admin::definition::bounds::Bound;
+use crate::base::units;
 
 /// `metamcp.toml` as it was written. Every value keeps its place in the text.
 #[derive(Debug)]

@@ -1,33 +1,19 @@
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use http::header::AUTHORIZATION;
 use http::{HeaderName, HeaderValue};
 
 use super::expand::expand;
-use super::headers::Owner;
-use super::mcp_json::{self, Entry, Kind};
+use super::mcp_json::{self, Entry};
 use super::mistakes::{Place, Report, Written, quote};
 use super::raw::Variables;
 use super::section::Section;
-use super::{address, defaults, headers};
+use crate::admin::definition::address;
+use crate::admin::definition::bounds::{self, Bound, Settings};
+use crate::admin::definition::headers::{self, Owner};
+use crate::admin::definition::mcp_json::{Kind, nearest_name};
 use crate::backend::{self, EraChoice};
 use crate::base::ServerName;
-
-/// What may be said once for every server, in `[backend]`, and again for one.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Settings {
-    pub era: EraChoice,
-    pub connect_timeout: Duration,
-    pub first_byte_timeout: Duration,
-    pub stream_idle_timeout: Duration,
-    pub in_flight_max: usize,
-    pub queue_timeout: Duration,
-    pub queue_max: usize,
-    pub idle_connections_max: usize,
-    pub idle_age_max: Duration,
-    pub fast_lane: bool,
-}
 
 /// The servers, and what became of every name that was written for one.
 #[derive(Debug, Default)]
@@ -59,7 +45,7 @@ pub(super) struct Context<'a> {
 /// All servers: those of `metamcp.toml` first, each file in its own order.
 pub(super) fn read(root: &Section<'_>, entries: &[Entry], context: Context<'_>) -> Servers {
     let shared = root.child("backend");
-    let settings = Settings::read(&shared, &defaults::BACKEND);
+    let settings = Settings::read(&shared, &bounds::DEFAULTS);
     shared.finish();
     let mut servers = Servers::default();
     for (name, section) in root.named("servers") {
@@ -73,10 +59,10 @@ pub(super) fn read(root: &Section<'_>, entries: &[Entry], context: Context<'_>) 
 
 impl Settings {
     fn read(section: &Section<'_>, shared: &Self) -> Self {
-        use defaults as d;
+        use bounds as d;
         let eras = [("auto", EraChoice::Auto), ("modern", EraChoice::Modern), ("legacy", EraChoice::Legacy)];
-        let duration = |key, bound: d::Bound<_>, default| section.duration(key, bound.or(default));
-        let count = |key, bound: d::Bound<_>, default| section.count(key, bound.or(default));
+        let duration = |key, bound: Bound<_>, default| section.duration(key, bound.or(default));
+        let count = |key, bound: Bound<_>, default| section.count(key, bound.or(default));
         Self {
             era: section.word("era", &eras, shared.era),
             connect_timeout: duration("connect_timeout", d::CONNECT_TIMEOUT, shared.connect_timeout),
@@ -135,7 +121,7 @@ impl Servers {
         };
         let name = match ServerName::new(&entry.name) {
             Ok(name) => name,
-            Err(_) => match ServerName::new(&mcp_json::nearest_name(&entry.name)) {
+            Err(_) => match ServerName::new(&nearest_name(&entry.name)) {
                 Ok(name) => {
                     report.notice(&entry.place, mcp_json::renamed(&entry.name, name.as_str()));
                     name
@@ -167,32 +153,6 @@ impl Servers {
         let headers = draft.headers(context);
         if let Some(address) = draft.address(context) {
             self.ready.push(draft.settings.server(draft.name, address, headers));
-        }
-    }
-}
-
-impl Settings {
-    /// A server with these settings.
-    pub fn server(
-        self,
-        name: ServerName,
-        address: backend::Address,
-        headers: Vec<(HeaderName, HeaderValue)>,
-    ) -> backend::Config {
-        backend::Config {
-            name,
-            address,
-            headers,
-            era: self.era,
-            connect_timeout: self.connect_timeout,
-            first_byte_timeout: self.first_byte_timeout,
-            stream_idle_timeout: self.stream_idle_timeout,
-            in_flight_max: self.in_flight_max,
-            queue_timeout: self.queue_timeout,
-            queue_max: self.queue_max,
-            idle_connections_max: self.idle_connections_max,
-            idle_age_max: self.idle_age_max,
-            fast_lane: self.fast_lane,
         }
     }
 }

@@ -545,10 +545,10 @@ proptest! {
     fn any_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), text in ".{0,100}") {
         survive(&bytes, &bytes, &bytes);
         survive(text.as_bytes(), text.as_bytes(), text.as_bytes());
-        let _ = address::parse(&text);
-        let _ = address::parse(&format!("unix:/{text}"));
-        let _ = address::parse(&format!("http://{text}"));
+        let _ = crate::admin::definition::address::parse(&text);
+        let _ = crate::admin::definition::address::parse(&format!("unix:/{text}"));
+        let _ = crate::admin::definition::address::parse(&format!("http://{text}"));
         let _ = expand::expand(&text, &raw::Variables::process(&env(&[])));
-        prop_assert!(crate::base::ServerName::new(&mcp_json::nearest_name(&text)).is_ok());
+        prop_assert!(crate::base::ServerName::new(&crate::admin::definition::mcp_json::nearest_name(&text)).is_ok());
     }
 }

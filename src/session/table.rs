@@ -159,6 +159,15 @@ impl Sessions {
         dropped
     }
 
+    /// All that are held here, in no order. Looks at every one of them: not for the request path.
+    pub fn all(&self) -> Vec<Arc<Session>> {
+        let mut all = Vec::with_capacity(self.count());
+        for shard in &self.shards {
+            all.extend(lock(shard).live.values().map(Arc::clone));
+        }
+        all
+    }
+
     fn insert(&self, session: Arc<Session>) -> Arc<Session> {
         let mut shard = self.shard(session.seal.key);
         let entry = shard.live.entry(session.seal.key);

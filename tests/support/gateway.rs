@@ -11,7 +11,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::Instant;
 
-use metamcp::auth::{KeyRequest, Sealer, Secrets, create_key, parse_encryption_key};
+use metamcp::auth::{KeyRequest, Sealer, Secrets, create_key, parse_encryption_key, parse_jwt_secret};
 use metamcp::store::{Audit, Grants, KeyStatus, Store, UsageFilter, UsageRow};
 
 use super::PATIENCE;
@@ -250,11 +250,11 @@ pub struct Keys {
 impl Keys {
     /// A new key: its id, and itself.
     pub fn create(&self, name: &str) -> (String, String) {
-        self.create_with(name, Grants::everything())
+        self.grant(name, Grants::everything())
     }
 
-    /// Of one that may do only so much.
-    pub fn create_with(&self, name: &str, grants: Grants) -> (String, String) {
+    /// A new key that may do that: its id, and itself.
+    pub fn grant(&self, name: &str, grants: Grants) -> (String, String) {
         let (secrets, _) = Secrets::load_or_create(&self.data_dir).unwrap();
         let sealer = Sealer::new(&parse_encryption_key(&secrets.encryption_key).unwrap()).unwrap();
         let request = KeyRequest { name: name.into(), description: String::new(), grants, expires_at: None };
@@ -271,7 +271,19 @@ impl Keys {
         }));
     }
 
-    fn run<T>(&self, work: impl AsyncFnOnce(Store) -> T) -> T {
+    /// What signs tokens.
+    pub fn jwt_secret(&self) -> Vec<u8> {
+        let (secrets, _) = Secrets::load_or_create(&self.data_dir).unwrap();
+        parse_jwt_secret(&secrets.jwt_secret).unwrap().to_vec()
+    }
+
+    /// Where the database is.
+    pub fn database(&self) -> PathBuf {
+        self.data_dir.join("metamcp.sqlite")
+    }
+
+    /// With the store itself, as another process that has it open.
+    pub fn run<T>(&self, work: impl AsyncFnOnce(Store) -> T) -> T {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             work(Store::open_sqlite(&self.data_dir.join("metamcp.sqlite")).await.unwrap()).await

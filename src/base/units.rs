@@ -1,7 +1,9 @@
+//! Durations and sizes as people write them.
+
 use std::time::Duration;
 
 /// Reads `250ms`, `30s`, `5m`, `24h`, `7d`; the error says how to write one.
-pub(super) fn duration(text: &str) -> Result<Duration, &'static str> {
+pub fn duration(text: &str) -> Result<Duration, &'static str> {
     let (number, unit) = split(text).ok_or(DURATION_FORM)?;
     let millis: u64 = match unit {
         "ms" => 1,
@@ -15,7 +17,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, &'static str> {
 }
 
 /// Reads `512`, `16KiB`, `4MiB`, `1GiB` as bytes; the error says how to write one.
-pub(super) fn size(text: &str) -> Result<usize, &'static str> {
+pub fn size(text: &str) -> Result<usize, &'static str> {
     let (number, unit) = split(text).ok_or(SIZE_FORM)?;
     let bytes: u64 = match unit {
         "" | "B" => 1,
@@ -28,7 +30,7 @@ pub(super) fn size(text: &str) -> Result<usize, &'static str> {
 }
 
 /// The shortest text that [`duration`] reads back.
-pub(super) fn duration_text(duration: Duration) -> String {
+pub fn duration_text(duration: Duration) -> String {
     let millis = duration.as_millis();
     let (unit, name) = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1000, "s")]
         .into_iter()
@@ -38,7 +40,7 @@ pub(super) fn duration_text(duration: Duration) -> String {
 }
 
 /// The shortest text that [`size`] reads back.
-pub(super) fn size_text(bytes: usize) -> String {
+pub fn size_text(bytes: usize) -> String {
     let (unit, name) = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")]
         .into_iter()
         .find(|(unit, _)| bytes >= *unit && bytes.is_multiple_of(*unit))
@@ -53,10 +55,10 @@ fn split(text: &str) -> Option<(u64, &str)> {
     Some((number.parse().ok()?, unit))
 }
 
-pub(super) const DURATION_FORM: &str =
-    "write a number with a unit: \"250ms\", \"30s\", \"5m\", \"24h\" or \"7d\"";
-pub(super) const SIZE_FORM: &str =
-    "write bytes as a number, or with a unit: \"512\", \"16KiB\", \"4MiB\", \"1GiB\"";
+/// How to write a duration.
+pub const DURATION_FORM: &str = "write a number with a unit: \"250ms\", \"30s\", \"5m\", \"24h\" or \"7d\"";
+/// How to write a size.
+pub const SIZE_FORM: &str = "write bytes as a number, or with a unit: \"512\", \"16KiB\", \"4MiB\", \"1GiB\"";
 
 #[cfg(test)]
 mod tests {

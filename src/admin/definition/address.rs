@@ -1,3 +1,5 @@
+//! Where a server is, as people write it.
+
 use std::path::PathBuf;
 
 use http::uri::PathAndQuery;
@@ -7,7 +9,7 @@ use crate::backend::Address;
 
 /// Reads where a server is: `http://host/path`, `https://host/path` or `unix:/path/to/socket:/mcp`. The error
 /// says what to write instead and never quotes the text: addresses hold passwords and tokens.
-pub(super) fn parse(text: &str) -> Result<Address, &'static str> {
+pub(crate) fn parse(text: &str) -> Result<Address, &'static str> {
     if let Some(rest) = text.strip_prefix("unix:") {
         return unix(rest);
     }
@@ -34,7 +36,7 @@ pub(super) fn parse(text: &str) -> Result<Address, &'static str> {
 
 /// An address to be shown: without its query and without long path segments, since hosted servers put their
 /// tokens into either.
-pub(super) fn shown(address: &Address) -> String {
+pub(crate) fn shown(address: &Address) -> String {
     match address {
         Address::Http(url) => {
             let origin = url.origin().ascii_serialization();
@@ -48,6 +50,14 @@ pub(super) fn shown(address: &Address) -> String {
             };
             format!("unix:{}:{}{query}", socket.display(), shown_path(path))
         }
+    }
+}
+
+/// An address as it is, to be read again by [`parse`]. It may hold tokens.
+pub(crate) fn whole(address: &Address) -> String {
+    match address {
+        Address::Http(url) => url.as_str().to_owned(),
+        Address::Unix { socket, path } => format!("unix:{}:{path}", socket.display()),
     }
 }
 

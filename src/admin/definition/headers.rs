@@ -1,8 +1,10 @@
+//! Request headers that a server is given.
+
 use http::{HeaderName, HeaderValue};
 
 /// Who has a say in a header of a request to a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Owner {
+pub(crate) enum Owner {
     /// The configuration.
     Configured,
     /// metamcp writes it on each request: a configured one is left out, and it is said. Client files hold
@@ -13,7 +15,7 @@ pub(super) enum Owner {
 }
 
 /// Whose a header is.
-pub(super) fn owner(name: &HeaderName) -> Owner {
+pub(crate) fn owner(name: &HeaderName) -> Owner {
     match name.as_str() {
         "connection" | "content-length" | "expect" | "host" | "http2-settings" | "keep-alive"
         | "proxy-connection" | "te" | "trailer" | "transfer-encoding" | "upgrade" => Owner::Connection,
@@ -34,7 +36,7 @@ pub(super) fn owner(name: &HeaderName) -> Owner {
 
 /// A header as it will be sent. Every configured value is marked sensitive: it is never logged, nor put into
 /// a shared HPACK table. The error never quotes the value.
-pub(super) fn parse(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), &'static str> {
+pub(crate) fn parse(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), &'static str> {
     let name = HeaderName::from_bytes(name.as_bytes())
         .map_err(|_| "is not a header name; use letters, digits and hyphens")?;
     if owner(&name) == Owner::Connection {

@@ -1,0 +1,272 @@
+//! One endpoint: a named set of servers, and what it shows of their tools.
+
+use serde::Serialize;
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+
+use super::fields::{Errors, FieldError, Fields};
+use crate::base::EndpointName;
+use crate::store::{EndpointRow, EndpointServer, EndpointSpec, PrefixMode, ServerRow, ToolOverride, Uuid};
+
+/// A named set of servers, behind `/mcp/NAME`.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[schema(as = Endpoint)]
+#[serde(deny_unknown_fields)]
+pub struct EndpointDocument {
+    /// Letters, digits, `-` and `_`. Not a UUID.
+    #[schema(min_length = 1, max_length = 64, pattern = "^[A-Za-z0-9_-]+$", example = "work")]
+    pub name: String,
+    /// How tools are named. Default: `always`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<PrefixWord>,
+    /// In the order in which their tools are listed; none twice. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_items = 1000)]
+    pub servers: Option<Vec<EndpointServerDocument>>,
+}
+
+/// How an endpoint names tools.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = Prefix)]
+#[serde(rename_all = "lowercase")]
+pub enum PrefixWord {
+    /// `{server}__{tool}`.
+    Always,
+    /// The server's own name.
+    Never,
+}
+
+/// A server of an endpoint, and what is shown of it.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[schema(as = EndpointServer)]
+#[serde(deny_unknown_fields)]
+pub struct EndpointServerDocument {
+    /// A stored server, by name or UUID.
+    #[schema(min_length = 1, max_length = 64)]
+    pub server: String,
+    /// Globs (`*`, `?`) over the server's own names of its tools; none: every tool.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_items = 1000)]
+    pub allow: Option<Vec<String>>,
+    /// Globs; they win over `allow`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_items = 1000)]
+    pub deny: Option<Vec<String>>,
+    /// None twice for a tool.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_items = 1000)]
+    pub overrides: Option<Vec<ToolOverrideDocument>>,
+}
+
+/// What an endpoint says of a tool in place of what its server says.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[schema(as = ToolOverride)]
+#[serde(deny_unknown_fields)]
+pub struct ToolOverrideDocument {
+    /// The server's own name of it.
+    #[schema(min_length = 1, max_length = 128)]
+    pub tool: String,
+    /// Letters, digits, `_`, `-`, `.` and `/`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 1, max_length = 128, pattern = "^[A-Za-z0-9_./-]+$")]
+    pub name: Option<String>,
+    /// Shown to people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 256)]
+    pub title: Option<String>,
+    /// Shown to models.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 16384)]
+    pub description: Option<String>,
+    /// The tool's annotations.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub annotations: Option<Value>,
+}
+
+/// An endpoint whose definition holds, but for the servers it names.
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    name: EndpointName,
+    prefix: PrefixMode,
+    servers: Vec<Member>,
+}
+
+/// A server of an endpoint, by what it was called.
+#[derive(Debug, Clone)]
+struct Member {
+    reference: String,
+    pointer: String,
+    /// Without its server's id.
+    shows: EndpointServer,
+}
+
+impl Endpoint {
+    /// Reads a whole definition and tells everything that is wrong with it.
+    pub fn read(value: &Value) -> Result<Self, Errors> {
+        let mut errors = Errors::new();
+        let endpoint = read(value, &mut errors);
+        match endpoint {
+            Some(endpoint) if errors.is_empty() => Ok(endpoint),
+            _ => Err(errors),
+        }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &EndpointName {
+        &self.name
+    }
+
+    /// For the store, with the servers it names looked up among these.
+    pub fn spec(self, servers: &[ServerRow]) -> Result<EndpointSpec, Errors> {
+        let mut errors = Errors::new();
+        let mut found: Vec<EndpointServer> = Vec::with_capacity(self.servers.len());
+        for Member { reference, pointer, shows } in self.servers {
+            let id = Uuid::parse_str(&reference).ok();
+            let row = servers.iter().find(|row| Some(row.id) == id || row.name == reference);
+            match row {
+                None => errors.push(FieldError::new(pointer, "names a server that is not stored here")),
+                Some(row) if found.iter().any(|other| other.server_id == row.id) => {
+                    errors.push(FieldError::new(pointer, "names a server that is there already"));
+                }
+                Some(row) => found.push(EndpointServer { server_id: row.id, ..shows }),
+            }
+        }
+        let name = self.name.as_str().to_owned();
+        if errors.is_empty() {
+            Ok(EndpointSpec { name, prefix: self.prefix, servers: found })
+        } else {
+            Err(errors)
+        }
+    }
+}
+
+/// A row as its document; servers by name, or by UUID where the name is not among `names`.
+pub fn document_of(row: &EndpointRow, name_of: impl Fn(Uuid) -> Option<String>) -> Value {
+    let member = |of: &EndpointServer| {
+        let overrides: Vec<Value> = of.overrides.iter().map(shown).collect();
+        json!({
+            "server": name_of(of.server_id).unwrap_or_else(|| of.server_id.to_string()),
+            "allow": of.allow,
+            "deny": of.deny,
+            "overrides": overrides,
+        })
+    };
+    let servers: Vec<Value> = row.servers.iter().map(member).collect();
+    json!({"name": row.name, "prefix": row.prefix.as_str(), "servers": servers})
+}
+
+fn shown(of: &ToolOverride) -> Value {
+    let mut value = json!(of);
+    if let Some(members) = value.as_object_mut() {
+        members.retain(|_, member| !member.is_null());
+    }
+    value
+}
+
+fn read(value: &Value, errors: &mut Errors) -> Option<Endpoint> {
+    let mut fields = Fields::of(value, "", errors)?;
+    fields.ignore(&READ_ONLY);
+    let name = fields.required("name", errors).and_then(|text| {
+        if Uuid::parse_str(text).is_ok() {
+            let detail = "is a UUID; endpoints are found by either, so a name must not look like one";
+            errors.push(FieldError::new("/name", detail));
+            return None;
+        }
+        let invalid = |invalid| errors.push(FieldError::new("/name", format!("{invalid}")));
+        EndpointName::new(text).map_err(invalid).ok()
+    });
+    let words = [("always", PrefixMode::Always), ("never", PrefixMode::Never)];
+    let prefix = fields.word("prefix", &words, errors).unwrap_or(PrefixMode::Always);
+    let items = fields.array("servers", SERVERS_MAX, errors);
+    let servers =
+        items.iter().enumerate().filter_map(|(at, item)| member(item, &format!("/servers/{at}"), errors));
+    let servers = servers.collect();
+    fields.finish(errors);
+    Some(Endpoint { name: name?, prefix, servers })
+}
+
+fn member(value: &Value, pointer: &str, errors: &mut Errors) -> Option<Member> {
+    let mut fields = Fields::of(value, pointer, errors)?;
+    let reference = fields.required("server", errors).map(str::to_owned);
+    let mut globs = |key: &'static str| -> Vec<String> {
+        let (texts, at) = (fields.texts(key, RULES_MAX, errors), fields.at(key));
+        for (index, glob) in texts.iter().enumerate() {
+            let pointer = format!("{at}/{index}");
+            if glob.is_empty() || glob.len() > GLOB_BYTES_MAX || glob.contains(char::is_control) {
+                errors.push(FieldError::new(
+                    pointer,
+                    "is not a glob of 1 to 256 bytes without control characters",
+                ));
+            } else if texts[..index].contains(glob) {
+                errors.push(FieldError::new(pointer, "is there already"));
+            }
+        }
+        texts.into_iter().map(str::to_owned).collect()
+    };
+    let (allow, deny) = (globs("allow"), globs("deny"));
+    let (items, at) = (fields.array("overrides", RULES_MAX, errors), fields.at("overrides"));
+    let mut overrides: Vec<ToolOverride> = Vec::with_capacity(items.len());
+    for (index, item) in items.iter().enumerate() {
+        let pointer = format!("{at}/{index}");
+        let Some(found) = tool_override(item, &pointer, errors) else { continue };
+        if overrides.iter().any(|other| other.tool == found.tool) {
+            errors.push(FieldError::new(format!("{pointer}/tool"), "has an override already"));
+        }
+        overrides.push(found);
+    }
+    fields.finish(errors);
+    let shows = EndpointServer { server_id: Uuid::nil(), allow, deny, overrides };
+    Some(Member { reference: reference?, pointer: format!("{pointer}/server"), shows })
+}
+
+fn tool_override(value: &Value, pointer: &str, errors: &mut Errors) -> Option<ToolOverride> {
+    let mut fields = Fields::of(value, pointer, errors)?;
+    let tool = fields.required("tool", errors);
+    let mut bounded = |key: &'static str, chars_max: usize| {
+        let text = fields.text(key, errors)?;
+        if text.chars().count() > chars_max || text.contains('\0') {
+            let detail = format!("has more than {chars_max} characters, or a NUL");
+            errors.push(FieldError::new(fields.at(key), detail));
+        }
+        Some(text.to_owned())
+    };
+    let (name, title, description) =
+        (bounded("name", NAME_MAX), bounded("title", TITLE_MAX), bounded("description", DESCRIPTION_MAX));
+    if tool.is_some_and(|tool| tool.is_empty() || tool.len() > NAME_MAX || tool.contains(char::is_control)) {
+        errors.push(FieldError::new(fields.at("tool"), "is not a name of 1 to 128 bytes"));
+    }
+    let is_name = |name: &str| {
+        name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b'/'))
+    };
+    if name.as_deref().is_some_and(|name| name.is_empty() || !is_name(name)) {
+        errors.push(FieldError::new(fields.at("name"), "is not a name: use A-Z a-z 0-9 _ - . /"));
+    }
+    let annotations = fields.value("annotations").cloned();
+    if annotations.as_ref().is_some_and(|value| !value.is_object()) {
+        errors.push(FieldError::new(fields.at("annotations"), "is not an object"));
+    }
+    fields.finish(errors);
+    Some(ToolOverride { tool: tool?.to_owned(), name, title, description, annotations })
+}
+
+/// What only the gateway writes.
+const READ_ONLY: [&str; 4] = ["id", "version", "created_at", "changed_at"];
+
+/// Each is asked for its lists; a thousand is a fleet.
+const SERVERS_MAX: usize = 1000;
+
+/// Globs and overrides of one server: more than it has tools.
+const RULES_MAX: usize = 1000;
+
+/// Twice the longest name.
+const GLOB_BYTES_MAX: usize = 256;
+
+/// The specification's limit of a tool name (MCP 2026-07-28, tools).
+const NAME_MAX: usize = 128;
+
+/// One line.
+const TITLE_MAX: usize = 256;
+
+/// It goes into a model's context.
+const DESCRIPTION_MAX: usize = 16_384;

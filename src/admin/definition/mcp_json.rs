@@ -1,0 +1,437 @@
+//! `mcp.json`: the de-facto file of MCP clients, taken as it is. Claude Desktop, Claude Code and Cursor write
+//! `mcpServers`, VS Code `servers` (in `settings.json` below `mcp`), Windsurf `serverUrl`. Keys that are not
+//! known are of no concern: every client has some of its own.
+
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use crate::base::ServerName;
+
+/// What a file says.
+#[derive(Debug, Default)]
+pub struct McpJson {
+    /// What is wrong with the file as a whole.
+    pub mistakes: Vec<Mistake>,
+    /// Every server of it, in the order written.
+    pub entries: Vec<Entry>,
+}
+
+/// One server as the file has it.
+#[derive(Debug)]
+pub struct Entry {
+    /// As written.
+    pub name: String,
+    /// Where it stands: the keys that lead to it, its own the last one.
+    pub path: Vec<String>,
+    /// What it is, or everything that is wrong with it.
+    pub kind: Result<Kind, Vec<Mistake>>,
+}
+
+/// Something that cannot be taken; says what to write instead, and never quotes a value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistake {
+    /// Where, when it is known by line only.
+    pub line: Option<usize>,
+    /// Where: the keys that lead to it.
+    pub path: Vec<String>,
+    /// What is wrong.
+    pub text: String,
+}
+
+/// What can be done with an entry.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A server to be reached over HTTP.
+    Http {
+        /// As written, variables not yet put in.
+        url: String,
+        /// Names and values as written.
+        headers: Vec<(String, String)>,
+    },
+    /// Left out, and why.
+    Skip(&'static str),
+}
+
+/// The members of an object in the order written, duplicates included: a map would keep the last of two
+/// servers of one name, silently.
+struct Members(Vec<(String, Box<RawValue>)>);
+
+/// Every server of the file. Mistakes in one do not hide the others.
+pub fn parse(text: &str) -> McpJson {
+    let mut file = McpJson::default();
+    let text = strip(text);
+    let members = match serde_json::from_str::<Members>(&text) {
+        Ok(Members(members)) => members,
+        Err(error) => {
+            let line = Some(error.line()).filter(|line| *line > 0);
+            // Without the error's own text, which quotes what it found.
+            let text = "is not a JSON object: {\"mcpServers\": {...}}".into();
+            file.mistakes.push(Mistake { line, path: Vec::new(), text });
+            return file;
+        }
+    };
+    let mut found = false;
+    for (key, value) in &members {
+        match key.as_str() {
+            "mcpServers" | "servers" => {
+                found = true;
+                file.read_servers(value, &[key]);
+            }
+            "mcp" => {
+                let inner = serde_json::from_str(value.get()).unwrap_or(Members(Vec::new()));
+                for (_, value) in inner.0.iter().filter(|(key, _)| key == "servers") {
+                    found = true;
+                    file.read_servers(value, &["mcp", "servers"]);
+                }
+            }
+            _ => {}
+        }
+    }
+    if !found {
+        let text =
+            "has neither mcpServers nor servers; write {\"mcpServers\": {\"name\": {\"url\": \"...\"}}}";
+        file.mistakes.push(mistake(&[], text));
+    }
+    file
+}
+
+impl McpJson {
+    fn read_servers(&mut self, value: &RawValue, path: &[&str]) {
+        let Ok(Members(members)) = serde_json::from_str(value.get()) else {
+            let text = "is not an object; write {\"name\": {\"url\": \"...\"}}";
+            return self.mistakes.push(mistake(path, text));
+        };
+        for (name, value) in members {
+            let path = [path, &[&name]].concat();
+            let kind = match serde_json::from_str::<Value>(value.get()) {
+                Ok(Value::Object(fields)) => kind(&fields, &path),
+                Ok(_) => wrong(&path, "is not an object; write {\"url\": \"...\"}"),
+                Err(_) => wrong(&path, "cannot be read: nested too deep, or a number too large"),
+            };
+            let path = path.into_iter().map(str::to_owned).collect();
+            self.entries.push(Entry { name: name.clone(), path, kind });
+        }
+    }
+}
+
+type Fields = serde_json::Map<String, Value>;
+
+fn kind(fields: &Fields, path: &[&str]) -> Result<Kind, Vec<Mistake>> {
+    if fields.get("disabled") == Some(&Value::Bool(true))
+        || fields.get("enabled") == Some(&Value::Bool(false))
+    {
+        return Ok(Kind::Skip("it is disabled"));
+    }
+    let below = |key| [path, &[key]].concat();
+    let url =
+        ["url", "serverUrl", "httpUrl"].into_iter().find_map(|key| fields.get(key).map(|url| (key, url)));
+    let command = fields.contains_key("command");
+    let transport = match ["type", "transport"].into_iter().find_map(|key| fields.get(key).map(|v| (key, v)))
+    {
+        Some((key, value)) => match transport(value) {
+            Some(transport) => transport,
+            None => return wrong(&below(key), TRANSPORT_FORM),
+        },
+        None if url.is_some() && command => {
+            return wrong(path, "has both command and url; say which with type: \"http\" or \"stdio\"");
+        }
+        None if command => Transport::Stdio,
+        None => Transport::Http,
+    };
+    match (transport, url) {
+        (Transport::Stdio, _) => Ok(Kind::Skip("stdio servers are not supported by this version")),
+        (Transport::Sse, _) => Ok(Kind::Skip("sse servers are not supported by this version")),
+        (Transport::Http, Some((_, Value::String(url)))) => {
+            Ok(Kind::Http { url: url.clone(), headers: headers(fields, path)? })
+        }
+        (Transport::Http, Some((key, _))) => wrong(&below(key), "is not a text"),
+        (Transport::Http, None) => wrong(path, "says nothing of where it is; write \"url\": \"http://...\""),
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Transport {
+    Http,
+    Sse,
+    Stdio,
+}
+
+/// The names that clients have for the transports, in any case, with or without separators.
+fn transport(value: &Value) -> Option<Transport> {
+    let plain = |c: &char| !matches!(c, '-' | '_' | ' ');
+    let word: String =
+        value.as_str()?.chars().filter(plain).take(32).collect::<String>().to_ascii_lowercase();
+    match word.as_str() {
+        "http" | "https" | "streamablehttp" | "streaminghttp" | "remote" => Some(Transport::Http),
+        "sse" => Some(Transport::Sse),
+        "stdio" | "std" | "local" | "command" => Some(Transport::Stdio),
+        _ => None,
+    }
+}
+
+fn headers(fields: &Fields, path: &[&str]) -> Result<Vec<(String, String)>, Vec<Mistake>> {
+    let path = [path, &["headers"]].concat();
+    match fields.get("headers") {
+        None | Some(Value::Null) => Ok(Vec::new()),
+        Some(Value::Object(headers)) => {
+            let (mut read, mut mistakes) = (Vec::new(), Vec::new());
+            for (name, value) in headers {
+                match value {
+                    Value::String(value) => read.push((name.clone(), value.clone())),
+                    _ => mistakes.push(mistake(&[&path[..], &[name]].concat(), "is not a text")),
+                }
+            }
+            if mistakes.is_empty() { Ok(read) } else { Err(mistakes) }
+        }
+        Some(_) => wrong(&path, "is not an object of texts; write {\"Name\": \"value\"}"),
+    }
+}
+
+fn mistake(path: &[&str], text: &str) -> Mistake {
+    Mistake { line: None, path: path.iter().map(|&key| key.to_owned()).collect(), text: text.to_owned() }
+}
+
+fn wrong<T>(path: &[&str], text: &str) -> Result<T, Vec<Mistake>> {
+    Err(vec![mistake(path, text)])
+}
+
+/// JSON without the comments and trailing commas that editors allow. What is taken out becomes spaces, so
+/// that lines stay where they were; strings are left alone.
+fn strip(text: &str) -> String {
+    let mut bytes = text.as_bytes().to_vec();
+    let mut at = 0;
+    let mut comma = None;
+    while at < bytes.len() {
+        match (bytes[at], bytes.get(at + 1)) {
+            (b'"', _) => {
+                comma = None;
+                at = string_end(&bytes, at);
+                continue;
+            }
+            (b'/', Some(b'/')) => {
+                let end = memchr::memchr(b'\n', &bytes[at..]).map_or(bytes.len(), |n| at + n);
+                bytes[at..end].fill(b' ');
+                at = end;
+                continue;
+            }
+            (b'/', Some(b'*')) => {
+                let end = memchr::memmem::find(&bytes[at + 2..], b"*/").map_or(bytes.len(), |n| at + n + 4);
+                bytes[at..end].iter_mut().filter(|byte| **byte != b'\n').for_each(|byte| *byte = b' ');
+                at = end;
+                continue;
+            }
+            (b',', _) => comma = Some(at),
+            (b'}' | b']', _) => {
+                if let Some(comma) = comma.take() {
+                    bytes[comma] = b' ';
+                }
+            }
+            (byte, _) if !byte.is_ascii_whitespace() => comma = None,
+            _ => {}
+        }
+        at += 1;
+    }
+    // Only whole comments and commas were replaced, so nothing is lost here.
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Behind the closing quote of the string that begins at `start`.
+fn string_end(bytes: &[u8], start: usize) -> usize {
+    let mut at = start + 1;
+    while at < bytes.len() {
+        match bytes[at] {
+            b'\\' => at += 2,
+            b'"' => return at + 1,
+            _ => at += 1,
+        }
+    }
+    bytes.len()
+}
+
+impl<'de> Deserialize<'de> for Members {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct InOrder;
+
+        impl<'de> Visitor<'de> for InOrder {
+            type Value = Members;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(Members(members))
+            }
+        }
+
+        deserializer.deserialize_map(InOrder)
+    }
+}
+
+/// As long as a server name may be (`base::ServerName`, which a test holds it to).
+const NAME_BYTES_MAX: usize = 64;
+
+const TRANSPORT_FORM: &str = "is not a transport; write \"http\", \"sse\" or \"stdio\"";
+
+/// The name under which an entry is served: its own where that is a server name; else the nearest text that
+/// is one, a pure function of the name.
+pub fn nearest_name(written: &str) -> String {
+    let mut name = String::with_capacity(written.len().min(64));
+    for c in written.chars() {
+        let c = if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' };
+        // One separator is as good as several, and two underscores part server from tool.
+        if !(matches!(c, '-' | '_') && name.ends_with(['-', '_'])) {
+            name.push(c);
+        }
+        if name.len() > NAME_BYTES_MAX + 1 {
+            break;
+        }
+    }
+    let name = name.trim_matches(['-', '_']);
+    let name = name.get(..NAME_BYTES_MAX).unwrap_or(name).trim_end_matches(['-', '_']);
+    if name.is_empty() {
+        format!("server-{:08x}", crc32fast::hash(written.as_bytes()))
+    } else {
+        name.to_owned()
+    }
+}
+
+/// An entry as a definition, to be read by [`super::Server::read`]: under its own name where that is a server name, else
+/// under the nearest one.
+pub fn definition(written: &str, url: &str, headers: Vec<(String, String)>) -> Value {
+    let name = if ServerName::new(written).is_ok() { written.to_owned() } else { nearest_name(written) };
+    let headers: Fields =
+        headers.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value.into())).collect();
+    json!({"name": name, "kind": "http", "url": url, "headers": headers})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strips_comments_and_trailing_commas() {
+        let check = |text: &str, expected: &str| {
+            let stripped = strip(text);
+            assert_eq!(stripped.len(), text.len());
+            assert_eq!(stripped.split_whitespace().collect::<String>(), expected, "{text}");
+        };
+        check(r#"{"a": 1}"#, r#"{"a":1}"#);
+        check("{\"a\": 1, // one, }\n}", r#"{"a":1}"#);
+        check("{/* , */\"a\": [1, 2, /* 3 */ ], }", r#"{"a":[1,2]}"#);
+        check(r#"{"a": "//no /*comment*/ ,}"}"#, r#"{"a":"//no/*comment*/,}"}"#);
+        check(r#"{"a": "\"//",}"#, r#"{"a":"\"//"}"#);
+        check("// ä\n{}", "{}");
+        check("{} /* open", "{}");
+        check("/*/", "");
+        check("\"\\", "\"\\");
+    }
+
+    #[track_caller]
+    fn check(text: &str, expected: &[&str]) {
+        let file = parse(text);
+        let ready = file.entries.iter().filter_map(|entry| match entry.kind.as_ref().ok()? {
+            Kind::Http { url, headers } => Some(format!("{} {url} {}", entry.name, headers.len())),
+            Kind::Skip(why) => Some(format!("{} skip: {why}", entry.name)),
+        });
+        let mut found: Vec<String> = ready.collect();
+        let of_entries = file.entries.iter().filter_map(|entry| entry.kind.as_ref().err()).flatten();
+        found.extend(file.mistakes.iter().chain(of_entries).map(|mistake| {
+            let line = mistake.line.map_or(String::new(), |line| format!(":{line}"));
+            format!("{}{line}: {}", mistake.path.join("."), mistake.text)
+        }));
+        assert_eq!(found.len(), expected.len(), "{text}: {found:?}");
+        for (found, expected) in found.iter().zip(expected) {
+            assert!(found.contains(expected), "{text}: {found}");
+        }
+    }
+
+    #[test]
+    fn reads_what_clients_write() {
+        // Claude Desktop, Claude Code
+        check(
+            r#"{"mcpServers": {"fs": {"command": "npx", "args": ["x"], "env": {"A": "b"}},
+                "gh": {"type": "http", "url": "https://a/mcp", "headers": {"Authorization": "Bearer ${T}"}}}}"#,
+            &["fs skip: stdio", "gh https://a/mcp 1"],
+        );
+        // VS Code: comments, trailing commas, inputs
+        check(
+            "{\"inputs\": [{\"id\": \"k\"}], \"servers\": {\n// mine\n\"a\": {\"type\": \"http\", \"url\": \"http://a\",},},}",
+            &["a http://a 0"],
+        );
+        check(r#"{"mcp": {"servers": {"a": {"url": "http://a"}}}}"#, &["a http://a 0"]);
+        // Windsurf, Gemini
+        check(r#"{"mcpServers": {"a": {"serverUrl": "http://a", "disabled": false}}}"#, &["a http://a 0"]);
+        check(r#"{"mcpServers": {"a": {"httpUrl": "http://a", "timeout": 5}}}"#, &["a http://a 0"]);
+        check(r#"{"mcpServers": {"a": {"url": "http://a", "disabled": true}}}"#, &["a skip: it is disabled"]);
+        check(r#"{"mcpServers": {}}"#, &[]);
+    }
+
+    #[test]
+    fn knows_every_name_of_a_transport() {
+        for word in
+            ["http", "HTTP", "streamable-http", "streamableHttp", "streamable_http", "STREAMABLE_HTTP"]
+        {
+            let text = format!(r#"{{"mcpServers": {{"a": {{"type": "{word}", "url": "http://a"}}}}}}"#);
+            check(&text, &["a http://a 0"]);
+        }
+        for (word, expected) in
+            [("sse", "sse servers"), ("SSE", "sse servers"), ("STDIO", "stdio"), ("std", "stdio")]
+        {
+            let text = format!(r#"{{"mcpServers": {{"a": {{"transport": "{word}", "url": "http://a"}}}}}}"#);
+            check(&text, &[expected]);
+        }
+    }
+
+    #[test]
+    fn tells_every_mistake() {
+        check("", &[":1: is not a JSON object"]);
+        check("{\n\n\"a\": }", &[":3: is not"]);
+        check("[]", &["is not a JSON object"]);
+        check("{}", &["neither mcpServers nor servers"]);
+        check(r#"{"mcpServers": "hunter2"}"#, &["mcpServers: is not an object"]);
+        check(
+            r#"{"mcpServers": {"a": 1, "b": {}, "c": {"url": 1}, "d": {"type": "ws", "url": "http://a"},
+                "e": {"url": "http://a", "command": "x"}, "f": {"url": "http://a", "headers": {"A": 1, "B": 2}},
+                "g": {"url": "http://a", "headers": []}, "ok": {"url": "http://a"}}}"#,
+            &[
+                "ok http://a 0",
+                "mcpServers.a: is not an object",
+                "mcpServers.b: says nothing of where",
+                "mcpServers.c.url: is not a text",
+                "mcpServers.d.type: is not a transport",
+                "mcpServers.e: has both command and url",
+                "mcpServers.f.headers.A: is not a text",
+                "mcpServers.f.headers.B: is not a text",
+                "mcpServers.g.headers: is not an object",
+            ],
+        );
+        let deep = format!(r#"{{"mcpServers": {{"a": {}{}}}}}"#, "[".repeat(10_000), "]".repeat(10_000));
+        check(&deep, &["mcpServers.a: cannot be read"]);
+    }
+
+    #[test]
+    fn names() {
+        let check = |written: &str, expected: &str| {
+            assert_eq!(nearest_name(written), expected, "{written:?}");
+            assert!(crate::base::ServerName::new(&nearest_name(written)).is_ok(), "{written:?}");
+        };
+        check("my server", "my-server");
+        check("a__b", "a_b");
+        check("_a_", "a");
+        check("@scope/pkg.name", "scope-pkg-name");
+        check("a _ b", "a-b");
+        check("日本", "server-c7b7cdcc");
+        check("", "server-00000000");
+        check(&"x".repeat(100), &"x".repeat(64));
+        check(&format!("{}_y", "x".repeat(63)), &"x".repeat(63));
+    }
+}

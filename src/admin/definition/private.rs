@@ -1,0 +1,130 @@
+//! Which addresses are nobody's business from outside: the machine itself, its network, and what a cloud tells its
+//! machines about themselves.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::backend::Address;
+
+/// Whether an address as written leads to a private place. A name is not looked up: that is to be done when connecting,
+/// for names change.
+pub fn is_private_address(address: &Address) -> bool {
+    let Address::Http(url) = address else { return true };
+    match url.host() {
+        Some(url::Host::Ipv4(ip)) => is_private(ip.into()),
+        Some(url::Host::Ipv6(ip)) => is_private(ip.into()),
+        Some(url::Host::Domain(name)) => {
+            let name = name.trim_end_matches('.').to_ascii_lowercase();
+            name == "localhost" || name.ends_with(".localhost") || METADATA_NAMES.contains(&name.as_str())
+        }
+        None => true,
+    }
+}
+
+/// Whether an IP address is not one of the public internet (IANA special-purpose registries), or one of a cloud's
+/// metadata services.
+pub fn is_private(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => is_private_v4(ip),
+        IpAddr::V6(ip) => is_private_v6(ip),
+    }
+}
+
+fn is_private_v4(ip: Ipv4Addr) -> bool {
+    let [a, b, c, _] = ip.octets();
+    ip.is_private()
+        || ip.is_loopback()
+        || ip.is_link_local() // 169.254.169.254, the metadata of most clouds, is one of them
+        || ip.is_multicast()
+        || a == 0
+        || a >= 240
+        || (a == 100 && (64..128).contains(&b)) // RFC 6598; 100.100.100.200 is a cloud's metadata
+        || (a, b, c) == (192, 0, 0)
+        || (a == 198 && (b == 18 || b == 19))
+        || ip == AZURE_METADATA
+}
+
+fn is_private_v6(ip: Ipv6Addr) -> bool {
+    let segments = ip.segments();
+    let embedded = |high: u16, low: u16| {
+        let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
+        is_private_v4(Ipv4Addr::new(a, b, c, d))
+    };
+    match segments {
+        // An IPv4 address in another form: mapped or compatible, NAT64 (RFC 6052), 6to4 (RFC 3056).
+        [0, 0, 0, 0, 0, 0 | 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => embedded(high, low),
+        [0x2002, high, low, ..] => embedded(high, low),
+        // NAT64 of the network's own (RFC 8215).
+        [0x64, 0xff9b, 1, ..] => true,
+        [first, ..] => {
+            ip.is_multicast()
+                || first & 0xfe00 == 0xfc00
+                || first & 0xffc0 == 0xfe80
+                || first & 0xffc0 == 0xfec0
+        }
+    }
+}
+
+/// Public by number, and yet answered by the machine's own host.
+const AZURE_METADATA: Ipv4Addr = Ipv4Addr::new(168, 63, 129, 16);
+
+/// The names under which clouds serve metadata.
+const METADATA_NAMES: [&str; 2] = ["metadata.google.internal", "metadata.goog"];
+
+#[cfg(test)]
+mod tests {
+    use super::super::address;
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, expected: bool) {
+        assert_eq!(is_private_address(&address::parse(text).expect("an address")), expected, "{text}");
+    }
+
+    #[test]
+    fn knows_private_places_in_every_spelling() {
+        for text in [
+            "http://127.0.0.1/",
+            "http://2130706433/",
+            "http://0x7f.1/",
+            "http://0/",
+            "http://localhost/",
+            "http://LOCALHOST./",
+            "http://a.localhost/",
+            "http://10.1.2.3/",
+            "http://172.16.0.1/",
+            "http://192.168.1.1/",
+            "http://169.254.169.254/latest",
+            "http://100.100.100.200/",
+            "http://168.63.129.16/",
+            "http://metadata.google.internal/",
+            "http://198.18.0.1/",
+            "http://255.255.255.255/",
+            "http://224.0.0.1/",
+            "http://[::1]/",
+            "http://[::]/",
+            "http://[::ffff:127.0.0.1]/",
+            "http://[::ffff:a00:1]/",
+            "http://[::7f00:1]/",
+            "http://[64:ff9b::a9fe:a9fe]/",
+            "http://[2002:7f00:1::]/",
+            "http://[fd00:ec2::254]/",
+            "http://[fe80::1]/",
+            "http://[ff02::1]/",
+            "http://[64:ff9b:1::1]/",
+            "unix:/run/x.sock:/mcp",
+        ] {
+            check(text, true);
+        }
+        for text in [
+            "https://example.com/mcp",
+            "http://8.8.8.8/",
+            "http://172.32.0.1/",
+            "http://[2606:4700::1]/",
+            "http://localhost.example.com/",
+            "http://100.128.0.1/",
+            "http://[64:ff9b::808:808]/",
+        ] {
+            check(text, false);
+        }
+    }
+}

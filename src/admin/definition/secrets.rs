@@ -1,0 +1,64 @@
+//! What of a definition is sealed: apart from the rest, so that the rest may be shown, stored and logged.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use zeroize::{Zeroize, Zeroizing};
+
+use crate::auth::{Purpose, Sealer, Unsealable};
+use crate::store::{Sealed, Uuid};
+
+/// Stands for a value that is stored and not shown. Sent back, it keeps that value.
+pub const SEALED: &str = "(sealed)";
+
+/// The values that are not shown. Wiped when dropped.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Secrets {
+    /// The whole address, where what is shown of it leaves something out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// Values of request headers, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+    /// Values of environment variables, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+}
+
+impl Secrets {
+    /// Whether there is nothing to seal.
+    pub fn is_empty(&self) -> bool {
+        self.url.is_none() && self.headers.is_empty() && self.env.is_empty()
+    }
+
+    /// Sealed for one server: its id is bound, in the form in which it is written.
+    pub fn seal(&self, id: Uuid, sealer: &Sealer) -> Sealed {
+        let plain = Zeroizing::new(serde_json::to_vec(self).expect("maps of texts are JSON"));
+        let bytes = sealer.seal(Purpose::ServerSecrets, id.to_string().as_bytes(), &plain);
+        Sealed { bytes, key_version: sealer.version() }
+    }
+
+    /// What was sealed for that server.
+    pub fn open(sealed: Option<&Sealed>, id: Uuid, sealer: &Sealer) -> Result<Self, Unsealable> {
+        let Some(sealed) = sealed else { return Ok(Self::default()) };
+        let plain = sealer.open(Purpose::ServerSecrets, id.to_string().as_bytes(), &sealed.bytes)?;
+        serde_json::from_slice(&Zeroizing::new(plain)).map_err(|_| Unsealable)
+    }
+}
+
+impl fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Secrets")
+            .field("headers", &self.headers.keys())
+            .field("env", &self.env.keys())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Secrets {
+    fn drop(&mut self) {
+        self.url.zeroize();
+        self.headers.values_mut().chain(self.env.values_mut()).for_each(Zeroize::zeroize);
+    }
+}

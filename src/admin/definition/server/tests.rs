@@ -1,0 +1,145 @@
+use serde_json::json;
+
+use super::*;
+use crate::auth::EncryptionKey;
+
+fn rules() -> Rules {
+    Rules {
+        served: vec![ServerKind::Http, ServerKind::Stdio],
+        commands: Commands::Only(vec!["/usr/bin/mcp-notes".into()]),
+        allow_private: true,
+    }
+}
+
+/// Reads, and compares the pointers of all mistakes.
+#[track_caller]
+fn check(value: impl Into<Value>, expected: &[&str]) {
+    let value = value.into();
+    let found = Server::read(&value, None, &rules()).err().unwrap_or_default();
+    let pointers: Vec<&str> = found.iter().map(|error| error.pointer.as_str()).collect();
+    assert_eq!(pointers, expected, "{value}: {found:?}");
+    let told = format!("{found:?}");
+    assert!(!told.contains("hunter2"), "a mistake quotes a value: {told}");
+}
+
+#[test]
+fn names_every_wrong_field() {
+    let http = |more: Value| {
+        let mut value = json!({"name": "a", "kind": "http", "url": "https://a.example/mcp"});
+        merge_patch(&mut value, &more);
+        value
+    };
+    check(http(json!({})), &[]);
+    check(json!(null), &[""]);
+    check(json!({}), &["/name", "/kind", "/url"]);
+    check(json!({"name": 1, "kind": "carrier pigeon", "url": "hunter2"}), &["/name", "/kind", "/url"]);
+    check(http(json!({"name": "a__b"})), &["/name"]);
+    check(http(json!({"name": "0192b1f0-8b7a-7c11-9c60-0123456789ab"})), &["/name"]);
+    check(http(json!({"kind": "sse"})), &["/kind"]);
+    check(
+        http(json!({"alias": "_", "enabled": "yes", "era": "old", "zz/~": 1})),
+        &["/alias", "/enabled", "/era", "/zz~1~0"],
+    );
+    check(
+        http(
+            json!({"connect_timeout": "hunter2", "queue_timeout": "9d", "in_flight_max": 0, "queue_max": -1}),
+        ),
+        &["/connect_timeout", "/queue_timeout", "/in_flight_max", "/queue_max"],
+    );
+    check(
+        http(json!({"headers": {"Host": "hunter2", "X-A": "hunter2\n", "Accept": "x", "n": 1, "X": SEALED}})),
+        &["/headers/n", "/headers/Accept", "/headers/Host", "/headers/X", "/headers/X-A"],
+    );
+    check(http(json!({"headers": {"a": "1", "A": "2"}})), &["/headers/a"]);
+    check(http(json!({"command": "/bin/sh", "env": {"A": "hunter2"}})), &["/command", "/env"]);
+    check(http(json!({"id": "x", "version": 3, "created_at": 1, "changed_at": 1, "served": true})), &[]);
+    check(http(json!({"allow_private": false, "url": "http://169.254.169.254/"})), &["/url"]);
+    check(http(json!({"allow_private": true, "url": "http://169.254.169.254/"})), &[]);
+}
+
+#[test]
+fn runs_only_what_is_on_the_list() {
+    let stdio = |command: &str| json!({"name": "a", "kind": "stdio", "command": command});
+    check(stdio("/usr/bin/mcp-notes"), &[]);
+    for command in ["/bin/sh", "mcp-notes", "/usr/bin/mcp-notes ", "/usr/bin/../bin/mcp-notes", ""] {
+        check(stdio(command), &["/command"]);
+    }
+    check(
+        json!({"name": "a", "kind": "stdio", "url": "http://a/", "cwd": "x"}),
+        &["/url", "/command", "/cwd"],
+    );
+}
+
+#[test]
+fn secrets_are_split_off_and_come_back() {
+    let sealer = Sealer::new(&[EncryptionKey { version: 1, key: zeroize::Zeroizing::new([7; 32]) }]).unwrap();
+    let written = json!({
+        "name": "a", "kind": "http", "url": "https://a.example/mcp?key=hunter2",
+        "headers": {"Authorization": "Bearer hunter2", "X-Team": "hunter2"}, "connect_timeout": "1500ms",
+    });
+    let server = Server::read(&written, None, &rules()).unwrap();
+    assert!(!server.to_json().to_string().contains("hunter2"));
+    assert!(!format!("{server:?}").contains("hunter2"));
+    let id = Uuid::from_u128(1);
+    let spec = server.spec(id, &sealer, None);
+    assert!(!spec.definition.to_string().contains("hunter2"));
+    let store::Secrets::Set(sealed) = spec.secrets else { panic!("there are secrets") };
+    let mut row = ServerRow {
+        id,
+        name: spec.name,
+        kind: spec.kind,
+        definition: spec.definition,
+        secrets: Some(sealed),
+        version: 1,
+        created_at: 0,
+        changed_at: 0,
+    };
+    let read = Server::from_row(&row, &sealer).unwrap();
+    assert_eq!((&read.document, &read.secrets), (&server.document, &server.secrets));
+    let backend = read.backend().unwrap();
+    assert_eq!(backend.connect_timeout, Duration::from_millis(1500));
+    assert_eq!(backend.headers.len(), 2);
+    assert!(backend.headers.iter().all(|(_, value)| value.is_sensitive()));
+
+    // What was shown and is sent back stays what it was, and is not sealed anew.
+    let again = Server::read(&document_of(&row), Some(&read), &rules()).unwrap();
+    assert_eq!(again.secrets, server.secrets);
+    assert_eq!(again.spec(id, &sealer, Some(&read)).secrets, store::Secrets::Keep);
+
+    // They go nowhere else.
+    for (url, stays) in [
+        ("https://a.example/other", true),
+        ("https://a.example:444/mcp", false),
+        ("http://a.example/mcp", false),
+        ("https://b.example/mcp", false),
+        ("unix:/run/x.sock:/mcp", false),
+    ] {
+        let mut moved = document_of(&row);
+        moved["url"] = url.into();
+        assert_eq!(Server::read(&moved, Some(&read), &rules()).is_ok(), stays, "{url}");
+    }
+
+    // Another server's secrets do not open.
+    row.id = Uuid::from_u128(2);
+    assert!(matches!(Server::from_row(&row, &sealer), Err(Unreadable::Unsealable(..))));
+}
+
+#[test]
+fn merges_as_the_standard_says() {
+    // The examples of RFC 7396, appendix A.
+    let check = |target: &str, patch: &str, expected: &str| {
+        let [mut target, patch, expected] =
+            [target, patch, expected].map(|text| serde_json::from_str::<Value>(text).unwrap());
+        merge_patch(&mut target, &patch);
+        assert_eq!(target, expected);
+    };
+    check(r#"{"a":"b"}"#, r#"{"a":"c"}"#, r#"{"a":"c"}"#);
+    check(r#"{"a":"b"}"#, r#"{"b":"c"}"#, r#"{"a":"b","b":"c"}"#);
+    check(r#"{"a":"b"}"#, r#"{"a":null}"#, "{}");
+    check(r#"{"a":["b"]}"#, r#"{"a":"c"}"#, r#"{"a":"c"}"#);
+    check(r#"{"a":{"b":"c"}}"#, r#"{"a":{"b":"d","c":null}}"#, r#"{"a":{"b":"d"}}"#);
+    check(r#"["a","b"]"#, r#"["c"]"#, r#"["c"]"#);
+    check(r#"{"a":"foo"}"#, "null", "null");
+    check("[1,2]", r#"{"a":"b","c":null}"#, r#"{"a":"b"}"#);
+    check("{}", r#"{"a":{"bb":{"ccc":null}}}"#, r#"{"a":{"bb":{}}}"#);
+}

@@ -1,0 +1,151 @@
+//! Stored endpoints over HTTP.
+
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use serde_json::Value;
+
+use super::definition::{Endpoint, endpoint_document};
+use super::problem::Problem;
+use super::request::{Precondition, Query, json_body, page, tag, tagged, unless_known};
+use super::servers::{
+    TRIES, Write, check_name, check_patch, created, named_by_path, no_content, taken, unprocessable,
+};
+use super::{Admin, Call};
+use crate::store::{EndpointRow, EndpointSpec, Outcome, Put, ServerRow, StoreError, new_id};
+
+impl Admin {
+    pub(super) async fn list_endpoints(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
+        let mut query = Query::new(call.query());
+        let asked = query.page::<String>();
+        query.finish()?;
+        let found = self.parts.store.endpoint_page(asked.after, asked.items).await?;
+        let servers = self.parts.store.servers().await?.rows;
+        let items = found.items.iter().map(|row| view(row, &servers)).collect();
+        Ok(page(items, found.next.as_ref()))
+    }
+
+    pub(super) async fn get_endpoint(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
+        let row = self.endpoint_row(call.parameter(0)).await?;
+        let servers = self.parts.store.servers().await?.rows;
+        Ok(unless_known(call.headers(), &view(&row, &servers), &tag(row.id, row.version)))
+    }
+
+    pub(super) async fn create_endpoint(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
+        let value = json_body(call.headers(), call.body())?;
+        let servers = self.parts.store.servers().await?.rows;
+        let spec = read(&value, &servers)?;
+        let row = self.insert_endpoint(spec, call).await.map_err(|error| match error {
+            StoreError::Exists { .. } => taken("endpoint", "PUT"),
+            other => other.into(),
+        })?;
+        Ok(created("/api/v1/mcp/endpoints", row.id, &view(&row, &servers), &tag(row.id, row.version)))
+    }
+
+    pub(super) async fn put_endpoint(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
+        let mut value = json_body(call.headers(), call.body())?;
+        named_by_path(&mut value, call.parameter(0));
+        let (put, servers) = self.write_endpoint(Write::Whole(&value), call).await?;
+        let (view, tag) = (view(&put.row, &servers), tag(put.row.id, put.row.version));
+        Ok(match put.outcome {
+            Outcome::Create => created("/api/v1/mcp/endpoints", put.row.id, &view, &tag),
+            Outcome::Replace | Outcome::Keep => tagged(StatusCode::OK, &view, &tag),
+        })
+    }
+
+    pub(super) async fn patch_endpoint(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
+        let patch = json_body(call.headers(), call.body())?;
+        check_patch(&patch)?;
+        let (put, servers) = self.write_endpoint(Write::Patch(&patch), call).await?;
+        Ok(tagged(StatusCode::OK, &view(&put.row, &servers), &tag(put.row.id, put.row.version)))
+    }
+
+    pub(super) async fn delete_endpoint(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
+        let precondition = Precondition::of(call.headers())?;
+        for _ in 0..TRIES {
+            let row = self.endpoint_row(call.parameter(0)).await?;
+            let expect = precondition.check(Some((row.id, row.version)))?;
+            match self.parts.store.delete_endpoint(row.id, expect, call.audit()).await {
+                Err(StoreError::Conflict) if precondition == Precondition::None => {}
+                Err(error) => return Err(error.into()),
+                Ok(_) => {
+                    self.note_change();
+                    return Ok(no_content());
+                }
+            }
+        }
+        Err(StoreError::Conflict.into())
+    }
+
+    /// As servers are written; also gives the servers that were there then.
+    async fn write_endpoint(
+        &self,
+        write: Write<'_>,
+        call: &Call<'_>,
+    ) -> Result<(Put<EndpointRow>, Vec<ServerRow>), Problem> {
+        let (store, reference) = (&self.parts.store, call.parameter(0));
+        let precondition = Precondition::of(call.headers())?;
+        for _ in 0..TRIES {
+            let found = store.endpoint(reference).await?;
+            if found.is_none() && write.whole().is_none() {
+                return Err(Problem::not_found("endpoint"));
+            }
+            let servers = store.servers().await?.rows;
+            let expect = precondition.check(found.as_ref().map(|row| (row.id, row.version)))?;
+            let was_there = found.is_some();
+            let written = if let Some(row) = found {
+                let spec = read(&write.merged(document(&row, &servers)), &servers)?;
+                store.replace_endpoint(row.id, expect, spec, call.audit()).await.map(|new| {
+                    let outcome = if new.version == row.version { Outcome::Keep } else { Outcome::Replace };
+                    Put { outcome, row: new }
+                })
+            } else {
+                let value = write.whole().ok_or_else(|| Problem::not_found("endpoint"))?;
+                let spec = read(value, &servers)?;
+                check_name(&spec.name, reference, "endpoint")?;
+                self.insert_endpoint(spec, call).await.map(|row| Put { outcome: Outcome::Create, row })
+            };
+            match written {
+                Err(StoreError::Conflict | StoreError::Dangling) if precondition == Precondition::None => {}
+                Err(StoreError::Exists { .. }) if was_there => return Err(taken("endpoint", "another name")),
+                Err(StoreError::Exists { .. }) => {}
+                Err(error) => return Err(error.into()),
+                Ok(put) => {
+                    if put.outcome != Outcome::Keep {
+                        self.note_change();
+                    }
+                    return Ok((put, servers));
+                }
+            }
+        }
+        Err(StoreError::Conflict.into())
+    }
+
+    async fn insert_endpoint(&self, spec: EndpointSpec, call: &Call<'_>) -> Result<EndpointRow, StoreError> {
+        let row = self.parts.store.insert_endpoint(new_id(), spec, call.audit()).await?;
+        self.note_change();
+        Ok(row)
+    }
+
+    async fn endpoint_row(&self, reference: &str) -> Result<EndpointRow, Problem> {
+        self.parts.store.endpoint(reference).await?.ok_or_else(|| Problem::not_found("endpoint"))
+    }
+}
+
+fn read(value: &Value, servers: &[ServerRow]) -> Result<EndpointSpec, Problem> {
+    Endpoint::read(value).and_then(|endpoint| endpoint.spec(servers)).map_err(unprocessable)
+}
+
+fn document(row: &EndpointRow, servers: &[ServerRow]) -> Value {
+    endpoint_document(row, |id| {
+        servers.iter().find(|server| server.id == id).map(|server| server.name.clone())
+    })
+}
+
+fn view(row: &EndpointRow, servers: &[ServerRow]) -> Value {
+    let mut view = document(row, servers);
+    view["id"] = row.id.to_string().into();
+    view["version"] = row.version.into();
+    view["created_at"] = row.created_at.into();
+    view["changed_at"] = row.changed_at.into();
+    view
+}

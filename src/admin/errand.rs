@@ -1,0 +1,111 @@
+//! Work that talks to servers: it runs on the main thread, whose pools cannot move, and never on a worker.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::spawn_local;
+use tokio::time::timeout;
+
+use super::problem::Problem;
+use http::StatusCode;
+
+/// Begins a piece of work on the main thread.
+type Begin = Box<dyn FnOnce() + Send>;
+
+/// A handle to the main thread.
+#[derive(Clone)]
+pub struct Errands {
+    begin: mpsc::Sender<Begin>,
+}
+
+/// The other end, to be run on the main thread.
+pub struct ErrandRunner {
+    begun: mpsc::Receiver<Begin>,
+}
+
+/// Pieces of work that may wait for the main thread to begin them. It does at once, unless it is badly behind.
+const WAITING_MAX: usize = 64;
+
+impl Errands {
+    /// The two ends.
+    pub fn new() -> (Self, ErrandRunner) {
+        let (begin, begun) = mpsc::channel(WAITING_MAX);
+        (Self { begin }, ErrandRunner { begun })
+    }
+
+    /// Has `make`'s future run on the main thread, until it ends, its time is over, or nobody waits for it any more.
+    ///
+    /// Cancel safe: dropped, it drops the work.
+    pub async fn run<T, F>(
+        &self,
+        within: Duration,
+        make: impl FnOnce() -> F + Send + 'static,
+    ) -> Result<T, Problem>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + 'static,
+    {
+        let (mut reply, answer) = oneshot::channel();
+        let begin: Begin = Box::new(move || {
+            spawn_local(async move {
+                let outcome = tokio::select! {
+                    outcome = timeout(within, make()) => outcome,
+                    () = reply.closed() => return,
+                };
+                // Whoever asked may have gone at this very moment.
+                drop(reply.send(outcome));
+            });
+        });
+        let busy = || Problem::later("too much is under way; try again in a moment");
+        self.begin.try_send(begin).map_err(|_| busy())?;
+        match answer.await {
+            Ok(Ok(outcome)) => Ok(outcome),
+            Ok(Err(_elapsed)) => {
+                let detail =
+                    format!("the server did not answer within {} s; the call may have run", within.as_secs());
+                Err(Problem::new(StatusCode::GATEWAY_TIMEOUT, detail))
+            }
+            Err(_gone) => Err(busy()),
+        }
+    }
+}
+
+impl ErrandRunner {
+    /// Runs until every handle is gone. In a `LocalSet`.
+    pub async fn run(mut self) {
+        while let Some(begin) = self.begun.recv().await {
+            begin();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn ends_in_time() {
+        let local = tokio::task::LocalSet::new();
+        local
+            .run_until(async {
+                let (errands, runner) = Errands::new();
+                spawn_local(runner.run());
+                let limit = Duration::from_secs(1);
+                assert_eq!(errands.run(limit, async || 7).await.expect("it ends at once"), 7);
+                let slow = errands.run(limit, move || tokio::time::sleep(limit * 2)).await;
+                assert_eq!(
+                    slow.err().map(|problem| problem.respond().status()),
+                    Some(StatusCode::GATEWAY_TIMEOUT)
+                );
+                let (gone, seen) = oneshot::channel::<()>();
+                let unwanted = errands.run(limit * 100, async move || {
+                    let _held = gone;
+                    std::future::pending::<()>().await;
+                });
+                assert!(timeout(limit, unwanted).await.is_err());
+                assert!(seen.await.is_err(), "dropped with the one who waited");
+            })
+            .await;
+    }
+}

@@ -1,0 +1,112 @@
+//! Health, readiness, tokens: what is there before any administration.
+
+use bytes::Bytes;
+use http::{HeaderMap, Response, StatusCode};
+use serde::Deserialize;
+use serde_json::json;
+use zeroize::Zeroizing;
+
+use super::fleet::default_endpoint;
+use super::problem::Problem;
+use super::request::{json_body, respond};
+use super::views::{Health, Ready, ReadyServer, ReadyStore, TokenResponse, Warning};
+use super::{Admin, Call};
+use crate::auth::{self, Credential, Denied, KeysFrom};
+use crate::base::Phase;
+use crate::catalog::View;
+
+/// The longest tool name that all known model APIs take.
+const MODEL_API_NAME_BYTES_MAX: usize = 64;
+
+/// Names in one warning.
+const NAMES_SHOWN_MAX: usize = 20;
+
+fn store_of(health: &auth::Health) -> ReadyStore {
+    let keys_as_of = match health.keys_from {
+        KeysFrom::Snapshot { written_at } => Some(written_at),
+        KeysFrom::Store => None,
+    };
+    ReadyStore {
+        answers: health.away.is_none(),
+        since: health.away.as_ref().map(|away| away.since),
+        reason: health.away.as_ref().map(|away| away.reason.clone()),
+        keys_as_of,
+    }
+}
+
+impl Admin {
+    pub(super) fn health() -> Response<Bytes> {
+        respond(StatusCode::OK, &json!(Health { status: "ok" }))
+    }
+
+    /// 200 while requests are welcome. What is behind is told to those with a credential.
+    pub(super) async fn ready(&self, headers: &HeaderMap) -> Response<Bytes> {
+        let draining = *self.parts.phase.borrow() > Phase::Serve;
+        let status = if draining { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+        let health = self.parts.auth.health();
+        let degraded = (!health.is_good()).then_some(true);
+        let mut body = Ready { ready: !draining, degraded, store: None, servers: None, warnings: None };
+        if self.identify(headers).await.is_ok() {
+            body.store = degraded.map(|_| store_of(&health));
+            body.servers = Some(self.servers_behind());
+            let names = self.long_names();
+            let text =
+                "these names are over 64 characters, which some model APIs refuse: shorten the server's name";
+            body.warnings = (!names.is_empty()).then(|| vec![Warning { names, text }]);
+        }
+        respond(status, &json!(body))
+    }
+
+    /// Each server of the default endpoint, and why it is missing from the lists, when it is.
+    fn servers_behind(&self) -> Vec<ReadyServer> {
+        let table = self.parts.fleet.table();
+        let Some(endpoint) = default_endpoint(&table) else { return Vec::new() };
+        let merged = self.parts.catalog.snapshot(&endpoint, View::Modern);
+        let places = endpoint.servers.iter().enumerate();
+        let server = |(place, server): (usize, &crate::route::Place)| {
+            let modern = match merged.as_deref().map(|merged| merged.missing(place)) {
+                None => "not asked yet",
+                Some(None) => "ok",
+                Some(Some(missing)) => missing.reason.text(),
+            };
+            ReadyServer { name: server.name.as_str().to_owned(), modern: modern.to_owned() }
+        };
+        places.map(server).collect()
+    }
+
+    fn long_names(&self) -> Vec<String> {
+        let table = self.parts.fleet.table();
+        let mut long: Vec<String> = table
+            .endpoints()
+            .filter_map(|endpoint| self.parts.catalog.snapshot(endpoint, View::Modern))
+            .flat_map(|merged| merged.names_longer_than(MODEL_API_NAME_BYTES_MAX))
+            .collect();
+        long.truncate(NAMES_SHOWN_MAX);
+        long
+    }
+
+    /// A short-lived token for an API key.
+    pub(super) async fn token(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Asked {
+            api_key: String,
+        }
+        // The media type is not asked for: scripts that send a key by curl say nothing of it.
+        let Ok(asked) = serde_json::from_slice::<Asked>(call.body()) else {
+            json_body(call.headers(), call.body())?;
+            return Err(Problem::new(StatusCode::BAD_REQUEST, "send {\"api_key\": \"mcp_…\"} as JSON"));
+        };
+        let api_key = Zeroizing::new(asked.api_key);
+        // Only a key is exchanged: a token would else prolong itself for ever.
+        let credential = Credential::from_headers(None, Some(api_key.as_bytes()))?.ok_or(Denied::Missing)?;
+        let identity = self.verify(&credential).await?;
+        let token = self.parts.auth.mint_token(&identity)?;
+        let body = TokenResponse {
+            access_token: &token.access_token,
+            token_type: "Bearer",
+            expires_in: token.expires_in_s,
+        };
+        Ok(respond(StatusCode::OK, &json!(body)))
+    }
+}

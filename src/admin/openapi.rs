@@ -1,0 +1,492 @@
+//! The OpenAPI 3.1 document: paths from the table of routes, schemas from the types that are read and written.
+
+use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
+use utoipa::openapi::{RefOr, schema::Schema};
+
+use super::definition::{
+    EndpointDocument, EndpointServerDocument, EraWord, FieldError, PrefixWord, ServerDocument,
+    ToolOverrideDocument,
+};
+use super::problem::ProblemDocument;
+use super::routes::{Policy, ROUTES, Route};
+use super::views;
+
+/// What goes into a route and comes out of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    Health,
+    Ready,
+    Document,
+    Page,
+    Asset,
+    Token,
+    ServerList,
+    ServerCreate,
+    ServerGet,
+    ServerPut,
+    ServerPatch,
+    Delete,
+    Test,
+    Tools,
+    Execute,
+    EndpointList,
+    EndpointCreate,
+    EndpointGet,
+    EndpointPut,
+    EndpointPatch,
+    Usage,
+    Audit,
+    Sessions,
+    Import,
+}
+
+/// A route's part of the document.
+#[derive(Default)]
+struct Described {
+    /// Name, schema, what it is.
+    query: Vec<(&'static str, Value, &'static str)>,
+    /// Headers, likewise.
+    headers: Vec<(&'static str, &'static str)>,
+    /// The body's media types, all of one schema.
+    body: Option<(&'static [&'static str], Value)>,
+    /// Status, what it means, media type with schema, headers.
+    answers: Vec<Answer>,
+    /// Problems beside those that its policy, path and body bring.
+    problems: Vec<u16>,
+}
+
+type Answer = (u16, &'static str, Option<(&'static str, Value)>, &'static [&'static str]);
+
+const JSON: &str = "application/json";
+const JSON_ONLY: &[&str] = &[JSON];
+const PATCHES: &[&str] = &["application/merge-patch+json", JSON];
+const IF_MATCH: (&str, &str) =
+    ("If-Match", "The ETag that has to be there; without it the last one to write wins");
+const IF_NONE_MATCH: (&str, &str) = ("If-None-Match", "`*`: only if nothing of that name is there");
+const IF_CHANGED: (&str, &str) = ("If-None-Match", "An ETag that is known already");
+
+/// The whole document.
+pub fn document() -> Value {
+    let mut paths = Map::new();
+    for route in ROUTES {
+        let item = paths.entry(route.path).or_insert_with(|| json!({}));
+        item[route.method.to_ascii_lowercase()] = operation(route);
+    }
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "metamcp",
+            "description": "Administration of a metamcp gateway, and calls of tools for programs that speak no MCP.",
+            "license": {"name": "MIT", "identifier": "MIT"},
+            "version": env!("CARGO_PKG_VERSION"),
+        },
+        "servers": [{"url": "/"}],
+        "paths": paths,
+        "components": {
+            "schemas": schemas(),
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer", "description": "An API key, or a token made of one"},
+                "api_key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "An API key"},
+            },
+        },
+        "tags": [
+            {"name": "public", "description": "For everybody"},
+            {"name": "client", "description": "With any key, within what the key may do"},
+            {"name": "admin", "description": "With an administrator's key (`keyadm keys create --admin`)"},
+        ],
+    })
+}
+
+fn operation(route: &Route) -> Value {
+    let described = describe(route.shape);
+    let mut parameters: Vec<Value> = Vec::new();
+    for name in route.path.split('/').filter_map(|segment| segment.strip_prefix('{')?.strip_suffix('}')) {
+        let what = match name {
+            "server" | "endpoint" => "Name or UUID",
+            "tool" => "The server's own name of the tool",
+            _ => "File name",
+        };
+        let schema = json!({"type": "string", "minLength": 1, "maxLength": 128});
+        parameters.push(
+            json!({"name": name, "in": "path", "required": true, "description": what, "schema": schema}),
+        );
+    }
+    for (name, schema, what) in &described.query {
+        parameters.push(
+            json!({"name": name, "in": "query", "required": false, "description": what, "schema": schema}),
+        );
+    }
+    for (name, what) in &described.headers {
+        let schema = json!({"type": "string"});
+        parameters.push(
+            json!({"name": name, "in": "header", "required": false, "description": what, "schema": schema}),
+        );
+    }
+    let mut responses = Map::new();
+    for (status, what, content, headers) in &described.answers {
+        responses.insert(status.to_string(), answer(what, content.as_ref(), headers));
+    }
+    for status in problems(route, &described) {
+        responses.entry(status.to_string()).or_insert_with(|| problem(status));
+    }
+    let name = format!("{:?}", route.operation);
+    let id = name[..1].to_ascii_lowercase() + &name[1..];
+    let mut operation = json!({
+        "tags": [route.policy.as_str()],
+        "summary": route.summary,
+        "operationId": id,
+        "responses": responses,
+        "security": match route.policy {
+            Policy::Public => json!([]),
+            Policy::Client | Policy::Admin => json!([{"bearer": []}, {"api_key": []}]),
+        },
+    });
+    if !parameters.is_empty() {
+        operation["parameters"] = parameters.into();
+    }
+    if let Some((media_types, schema)) = described.body {
+        let content: Map<_, _> =
+            media_types.iter().map(|media| ((*media).to_owned(), json!({"schema": schema}))).collect();
+        operation["requestBody"] = json!({"required": true, "content": content});
+    }
+    operation
+}
+
+fn answer(what: &str, content: Option<&(&str, Value)>, headers: &[&str]) -> Value {
+    let mut answer = json!({"description": what});
+    if let Some((media, schema)) = content {
+        answer["content"] = json!({*media: {"schema": schema}});
+        if let Some(events) = schema.get("x-events") {
+            answer["content"] = events.clone();
+        }
+    }
+    for name in headers {
+        answer["headers"][*name] = json!({"schema": {"type": "string"}, "required": true});
+    }
+    answer
+}
+
+/// What may go wrong, by what a route is.
+fn problems(route: &Route, described: &Described) -> Vec<u16> {
+    let mut problems = described.problems.clone();
+    if route.policy != Policy::Public {
+        problems.extend([401, 500, 503]);
+    }
+    if route.policy == Policy::Admin {
+        problems.push(403);
+    }
+    if route.path.contains('{') {
+        problems.push(404);
+    }
+    if !described.query.is_empty() || !described.headers.is_empty() {
+        problems.push(400);
+    }
+    if route.body_bytes_max > 0 {
+        problems.extend([400, 413, 415]);
+    }
+    problems.sort_unstable();
+    problems.dedup();
+    problems
+}
+
+fn problem(status: u16) -> Value {
+    let code = http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
+    let mut value = json!({"description": code.unwrap_or("Problem")});
+    value["content"] = if status == 413 {
+        // Refused by the data plane, before anybody read what it was about.
+        json!({JSON: {"schema": {"type": "object"}}})
+    } else {
+        json!({"application/problem+json": {"schema": reference("Problem")}})
+    };
+    match status {
+        401 => value["headers"]["WWW-Authenticate"] = json!({"schema": {"type": "string"}, "required": true}),
+        503 => value["headers"]["Retry-After"] = json!({"schema": {"type": "string"}, "required": true}),
+        _ => {}
+    }
+    value
+}
+
+fn reference(name: &str) -> Value {
+    json!({"$ref": format!("#/components/schemas/{name}")})
+}
+
+fn page_of(items: &Value) -> Value {
+    json!({
+        "type": "object",
+        "required": ["items"],
+        "properties": {
+            "items": {"type": "array", "items": items},
+            "next_cursor": {"type": "string", "description": "Of the next page, where there is one"},
+        },
+    })
+}
+
+fn paging() -> Vec<(&'static str, Value, &'static str)> {
+    vec![
+        (
+            "limit",
+            json!({"type": "integer", "minimum": 1, "maximum": 500, "default": 100}),
+            "Items on one page",
+        ),
+        ("cursor", json!({"type": "string"}), "`next_cursor` of the page before"),
+    ]
+}
+
+fn texts(names: &[(&'static str, &'static str)]) -> Vec<(&'static str, Value, &'static str)> {
+    names.iter().map(|(name, what)| (*name, json!({"type": "string"}), *what)).collect()
+}
+
+fn times() -> Vec<(&'static str, Value, &'static str)> {
+    let seconds = json!({"type": "integer", "minimum": 0, "maximum": i64::MAX});
+    vec![
+        ("from", seconds.clone(), "From this second since 1970 on"),
+        ("until", seconds, "Before this second since 1970"),
+    ]
+}
+
+fn describe(shape: Shape) -> Described {
+    match shape {
+        Shape::Health => one(200, "It lives", JSON, reference("Health")),
+        Shape::Ready => Described {
+            answers: vec![
+                (200, "Requests are welcome", Some((JSON, reference("Ready"))), &[]),
+                (503, "The gateway is on its way out", Some((JSON, reference("Ready"))), &[]),
+            ],
+            ..Described::default()
+        },
+        Shape::Document => one(200, "The document", JSON, json!({"type": "object"})),
+        Shape::Page => one(200, "The page", "text/html", json!({"type": "string"})),
+        Shape::Asset => Described {
+            answers: vec![(200, "The file", Some(("", asset_content())), &[])],
+            ..Described::default()
+        },
+        Shape::Token => Described {
+            body: Some((JSON_ONLY, reference("TokenRequest"))),
+            problems: vec![401, 503],
+            ..one(200, "A token", JSON, reference("TokenResponse"))
+        },
+        Shape::ServerList => list(&reference("Server"), Vec::new()),
+        Shape::EndpointList => list(&reference("Endpoint"), Vec::new()),
+        Shape::ServerGet => get("Server"),
+        Shape::EndpointGet => get("Endpoint"),
+        Shape::ServerCreate => create("Server", "ServerWrite"),
+        Shape::EndpointCreate => create("Endpoint", "EndpointWrite"),
+        Shape::ServerPut => put("Server", "ServerPut"),
+        Shape::EndpointPut => put("Endpoint", "EndpointPut"),
+        Shape::ServerPatch => patch("Server", "ServerPatch"),
+        Shape::EndpointPatch => patch("Endpoint", "EndpointPatch"),
+        Shape::Delete => Described {
+            headers: vec![IF_MATCH],
+            answers: vec![(204, "It is not there any more", None, &[])],
+            problems: vec![412],
+            ..Described::default()
+        },
+        Shape::Test => Described {
+            problems: vec![409],
+            ..one(200, "What was found, or why nothing was", JSON, reference("TestResult"))
+        },
+        Shape::Tools => Described {
+            problems: vec![409],
+            ..list(&json!({"type": "object", "description": "`Tool` of MCP"}), Vec::new())
+        },
+        Shape::Execute => execute(),
+        Shape::Usage => {
+            let filters = [("key_id", "Of this key"), ("server", "Of this server"), ("tool", "Of this tool")];
+            list(&reference("Usage"), [times(), texts(&filters)].concat())
+        }
+        Shape::Audit => {
+            let kind = json!({"type": "string", "enum": ["key", "server", "endpoint", "jwt_key"]});
+            let filters = [
+                ("actor", "By this actor"),
+                ("action", "As `server.create`"),
+                ("object_id", "Of this object"),
+            ];
+            let kind = vec![("object_kind", kind, "Of objects of this kind")];
+            list(&reference("AuditEntry"), [times(), texts(&filters), kind].concat())
+        }
+        Shape::Sessions => list(&reference("SessionView"), texts(&[("key_id", "Of this key")])),
+        Shape::Import => Described {
+            query: vec![("replace", json!({"type": "boolean"}), "Whether to replace servers that are there")],
+            body: Some((JSON_ONLY, mcp_servers())),
+            problems: vec![422],
+            ..one(200, "What became of each", JSON, reference("ImportReport"))
+        },
+    }
+}
+
+fn one(status: u16, what: &'static str, media: &'static str, schema: Value) -> Described {
+    Described { answers: vec![(status, what, Some((media, schema)), &[])], ..Described::default() }
+}
+
+fn list(items: &Value, filters: Vec<(&'static str, Value, &'static str)>) -> Described {
+    Described { query: [filters, paging()].concat(), ..one(200, "One page", JSON, page_of(items)) }
+}
+
+fn get(schema: &'static str) -> Described {
+    Described {
+        headers: vec![IF_CHANGED],
+        answers: vec![
+            (200, "As it is", Some((JSON, reference(schema))), &["ETag"]),
+            (304, "It is as it is known", None, &["ETag"]),
+        ],
+        ..Described::default()
+    }
+}
+
+fn create(schema: &'static str, body: &'static str) -> Described {
+    Described {
+        body: Some((JSON_ONLY, reference(body))),
+        answers: vec![(201, "It is new", Some((JSON, reference(schema))), &["ETag", "Location"])],
+        problems: vec![409, 422],
+        ..Described::default()
+    }
+}
+
+fn put(schema: &'static str, body: &'static str) -> Described {
+    Described {
+        headers: vec![IF_MATCH, IF_NONE_MATCH],
+        body: Some((JSON_ONLY, reference(body))),
+        answers: vec![
+            (200, "It is there, and was: changed, or so already", Some((JSON, reference(schema))), &["ETag"]),
+            (201, "It is new", Some((JSON, reference(schema))), &["ETag", "Location"]),
+        ],
+        problems: vec![409, 412, 422],
+        ..Described::default()
+    }
+}
+
+fn patch(schema: &'static str, body: &'static str) -> Described {
+    Described {
+        headers: vec![IF_MATCH],
+        body: Some((PATCHES, reference(body))),
+        answers: vec![(200, "As it is now", Some((JSON, reference(schema))), &["ETag"])],
+        problems: vec![409, 412, 422],
+        ..Described::default()
+    }
+}
+
+fn execute() -> Described {
+    let result = json!({"type": "object", "description": "`CallToolResult` of MCP"});
+    let events = json!({
+        JSON: {"schema": result},
+        "text/event-stream": {"schema": {"type": "string", "description":
+            "With `Accept: text/event-stream`: an event `notification` for each thing said on the way, then one `result`"}},
+    });
+    Described {
+        body: Some((JSON_ONLY, json!({"type": "object", "description": "The tool's arguments"}))),
+        problems: vec![409, 422, 429, 502, 504],
+        ..one(200, "The result; `isError` says whether the tool failed", JSON, json!({"x-events": events}))
+    }
+}
+
+fn asset_content() -> Value {
+    let binary = json!({"schema": {"type": "string"}});
+    json!({"x-events": {"text/javascript": binary, "text/css": binary}})
+}
+
+fn mcp_servers() -> Value {
+    json!({
+        "type": "object",
+        "required": ["mcpServers"],
+        "properties": {"mcpServers": {"type": "object", "description": "By name; what is wrong with one is told in the answer"}},
+        "example": {"mcpServers": {"notes": {"type": "http", "url": "https://notes.example.com/mcp"}}},
+    })
+}
+
+fn schemas() -> Value {
+    let mut schemas = Map::new();
+    add::<FieldError>(&mut schemas);
+    add::<ProblemDocument<'_>>(&mut schemas);
+    add::<ServerDocument>(&mut schemas);
+    add::<EraWord>(&mut schemas);
+    add::<EndpointDocument>(&mut schemas);
+    add::<EndpointServerDocument>(&mut schemas);
+    add::<ToolOverrideDocument>(&mut schemas);
+    add::<PrefixWord>(&mut schemas);
+    add::<views::Health>(&mut schemas);
+    add::<views::Ready>(&mut schemas);
+    add::<views::ReadyServer>(&mut schemas);
+    add::<views::Warning>(&mut schemas);
+    add::<views::TokenRequest>(&mut schemas);
+    add::<views::TokenResponse<'_>>(&mut schemas);
+    add::<views::TestResult>(&mut schemas);
+    add::<views::TestFound>(&mut schemas);
+    add::<views::Usage>(&mut schemas);
+    add::<views::AuditEntry>(&mut schemas);
+    add::<views::SessionView>(&mut schemas);
+    add::<views::ImportReport>(&mut schemas);
+    add::<views::ImportItem>(&mut schemas);
+    add::<views::ImportOutcome>(&mut schemas);
+    served_only(&mut schemas["Server"]);
+    written(&mut schemas, "Server", &["name", "kind", "url"], &[("served", "boolean")]);
+    written(&mut schemas, "Endpoint", &["name"], &[]);
+    Value::Object(schemas)
+}
+
+fn add<T: ToSchema>(schemas: &mut Map<String, Value>) {
+    let schema: RefOr<Schema> = T::schema();
+    schemas.insert(T::name().into_owned(), serde_json::to_value(schema).expect("a schema is JSON"));
+}
+
+/// Of the kinds that a definition may have, this version serves one: the others are not in its contract.
+fn served_only(server: &mut Value) {
+    server["properties"]["kind"] =
+        json!({"type": "string", "enum": ["http"], "description": "How it is spoken to"});
+    if let Some(properties) = server["properties"].as_object_mut() {
+        properties.retain(|name, _| !["command", "args", "cwd", "env", "sharing"].contains(&name.as_str()));
+    }
+}
+
+/// From a document to its four forms: what is sent to add one, to put one (the name is in the path), to change one, and
+/// what comes back, with what only the gateway writes. That may be sent back, and is left out.
+fn written(
+    schemas: &mut Map<String, Value>,
+    name: &str,
+    required: &[&str],
+    more: &[(&'static str, &'static str)],
+) {
+    let mut document = schemas[name].clone();
+    let common =
+        [("id", "string"), ("version", "integer"), ("created_at", "integer"), ("changed_at", "integer")];
+    for (key, kind) in common.iter().chain(more) {
+        document["properties"][*key] = json!({"type": kind, "readOnly": true});
+    }
+    let mut form = |suffix: &str, required: Vec<&str>| {
+        let mut form = document.clone();
+        form["required"] = json!(required);
+        if required.is_empty()
+            && let Some(members) = form.as_object_mut()
+        {
+            members.remove("required");
+        }
+        schemas.insert(format!("{name}{suffix}"), form);
+    };
+    form("Write", required.to_vec());
+    form("Put", required.iter().copied().filter(|key| *key != "name").collect());
+    form("Patch", Vec::new());
+    let shown = required.iter().copied().chain(common.iter().map(|(key, _)| *key));
+    form("", shown.collect());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_document_is_openapi() {
+        let document = document();
+        let read: utoipa::openapi::OpenApi = serde_json::from_value(document.clone()).expect("it is OpenAPI");
+        let paths = document["paths"].as_object().expect("there are paths");
+        assert_eq!(read.paths.paths.len(), paths.len());
+        // Every reference leads somewhere.
+        let text = document.to_string();
+        for (at, prefix) in text.match_indices("#/components/schemas/") {
+            let name = text[at + prefix.len()..].split('"').next().unwrap_or_default();
+            assert!(document["components"]["schemas"].get(name).is_some(), "{name} is not there");
+        }
+        for name in document["components"]["schemas"].as_object().expect("there are schemas").keys() {
+            assert!(text.contains(&format!("schemas/{name}\"")), "{name} is used nowhere");
+        }
+    }
+}

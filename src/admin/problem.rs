@@ -1,0 +1,163 @@
+//! What goes wrong, as problem details (RFC 9457).
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::definition::FieldError;
+use crate::auth::Denied;
+use crate::store::StoreError;
+
+/// Why a request was not done. The text says what to do, and names nothing that the caller may not know.
+#[derive(Debug)]
+pub struct Problem {
+    status: StatusCode,
+    detail: String,
+    errors: Vec<FieldError>,
+    more: More,
+}
+
+/// What some statuses say in a header of their own.
+#[derive(Debug)]
+enum More {
+    Nothing,
+    Allow(String),
+    RetryAfter,
+    Challenge,
+}
+
+/// Problem details (RFC 9457).
+#[derive(Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub struct ProblemDocument<'a> {
+    /// Always `about:blank`: the status says what kind of problem it is.
+    #[serde(rename = "type")]
+    pub kind: &'a str,
+    /// The status in words.
+    pub title: &'a str,
+    /// The HTTP status.
+    pub status: u16,
+    /// What is wrong, and what to do.
+    pub detail: &'a str,
+    /// Every field that is wrong.
+    #[serde(skip_serializing_if = "<[FieldError]>::is_empty")]
+    #[schema(required = false)]
+    pub errors: &'a [FieldError],
+}
+
+impl Problem {
+    /// With a text for the caller.
+    pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+        Self { status, detail: detail.into(), errors: Vec::new(), more: More::Nothing }
+    }
+
+    /// Fields that are wrong: of a body that is JSON, or of the query.
+    pub fn fields(status: StatusCode, errors: Vec<FieldError>) -> Self {
+        let count = errors.len();
+        let fields = if count == 1 { "field is" } else { "fields are" };
+        Self { errors, ..Self::new(status, format!("{count} {fields} wrong: see `errors`")) }
+    }
+
+    /// There is no such thing, or none that this key may know of.
+    pub fn not_found(what: &str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, format!("there is no such {what}"))
+    }
+
+    /// The method is not one of those.
+    pub fn wrong_method(allow: &str) -> Self {
+        let detail = format!("this path takes {allow}");
+        Self { more: More::Allow(allow.to_owned()), ..Self::new(StatusCode::METHOD_NOT_ALLOWED, detail) }
+    }
+
+    /// It may well work in a moment.
+    pub fn later(detail: impl Into<String>) -> Self {
+        Self { more: More::RetryAfter, ..Self::new(StatusCode::SERVICE_UNAVAILABLE, detail) }
+    }
+
+    /// The answer.
+    pub fn respond(&self) -> Response<Bytes> {
+        let document = ProblemDocument {
+            kind: "about:blank",
+            title: self.status.canonical_reason().unwrap_or("error"),
+            status: self.status.as_u16(),
+            detail: &self.detail,
+            errors: &self.errors,
+        };
+        let body = serde_json::to_vec(&document).expect("texts and numbers are JSON");
+        let mut response = Response::new(Bytes::from(body));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some((name, value)) = self.more.header() {
+            headers.insert(name, value);
+        }
+        response
+    }
+
+    /// Its HTTP status.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// The same of a part of what was sent: pointers begin there.
+    #[must_use]
+    pub fn under(mut self, pointer: &str) -> Self {
+        for error in &mut self.errors {
+            error.pointer.insert_str(0, pointer);
+        }
+        self
+    }
+
+    /// What is wrong, for an answer about several things.
+    pub fn into_parts(self) -> (String, Vec<FieldError>) {
+        (self.detail, self.errors)
+    }
+}
+
+impl More {
+    fn header(&self) -> Option<(HeaderName, HeaderValue)> {
+        match self {
+            Self::Nothing => None,
+            Self::Allow(methods) => HeaderValue::from_str(methods).ok().map(|value| (ALLOW, value)),
+            Self::RetryAfter => Some((RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S))),
+            Self::Challenge => Some((WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"metamcp\""))),
+        }
+    }
+}
+
+impl From<Denied> for Problem {
+    fn from(denied: Denied) -> Self {
+        if denied == Denied::Busy {
+            return Self::later(denied.to_string());
+        }
+        Self { more: More::Challenge, ..Self::new(StatusCode::UNAUTHORIZED, denied.to_string()) }
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        match &error {
+            StoreError::Conflict => Self::new(StatusCode::PRECONDITION_FAILED, error.to_string()),
+            StoreError::Exists { .. } => Self::new(StatusCode::CONFLICT, error.to_string()),
+            StoreError::NotFound(what) => Self::not_found(what),
+            StoreError::Dangling => Self::new(
+                StatusCode::CONFLICT,
+                "a server it names was taken out in the meantime; read the servers again",
+            ),
+            StoreError::Invalid(_) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()),
+            _ if error.is_away() => {
+                tracing::warn!(%error, "administration is refused: the store is away");
+                Self::later("the store is not available now; nothing was changed")
+            }
+            _ => {
+                tracing::error!(%error, "administration failed in the store");
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "the store failed; the gateway's log says why")
+            }
+        }
+    }
+}
+
+/// A database that restarts is back in a few seconds.
+const RETRY_AFTER_S: &str = "5";

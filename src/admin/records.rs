@@ -1,0 +1,101 @@
+//! What happened and what is going on: usage, audit, sessions.
+
+use bytes::Bytes;
+use http::Response;
+use serde_json::{Value, json};
+
+use super::problem::Problem;
+use super::request::{Query, page};
+use super::views::{AuditEntry, SessionView, Usage};
+use super::{Admin, Call};
+use crate::session::Session;
+use crate::store::{AuditFilter, ObjectKind, UsageFilter, UsageKey};
+
+/// An hour, a key, a server, a tool.
+type UsageCursor = (u64, String, String, String);
+
+/// Oldest first; the key tells those of one second apart.
+type SessionCursor = (u64, String);
+
+impl Admin {
+    pub(super) async fn list_usage(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
+        let mut query = Query::new(call.query());
+        let filter = UsageFilter {
+            from: query.number("from"),
+            until: query.number("until"),
+            key_id: query.text("key_id"),
+            server: query.text("server"),
+            tool: query.text("tool"),
+        };
+        let asked = query.page::<UsageCursor>();
+        query.finish()?;
+        let after = asked.after.map(|(hour, key_id, server, tool)| UsageKey { hour, key_id, server, tool });
+        let found = self.parts.store.usage(filter, after, asked.items).await?;
+        let next = found.next.map(|key| (key.hour, key.key_id, key.server, key.tool));
+        Ok(page(found.items.into_iter().map(|row| json!(Usage::from(row))).collect(), next.as_ref()))
+    }
+
+    pub(super) async fn list_audit(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
+        let mut query = Query::new(call.query());
+        let filter = AuditFilter {
+            actor: query.text("actor"),
+            action: query.text("action"),
+            object_kind: query.word("object_kind", ObjectKind::parse, "key, server, endpoint, jwt_key"),
+            object_id: query.text("object_id"),
+            from: query.number("from"),
+            until: query.number("until"),
+        };
+        let asked = query.page::<u64>();
+        query.finish()?;
+        let found = self.parts.store.audit(filter, asked.after, asked.items).await?;
+        Ok(page(
+            found.items.into_iter().map(|row| json!(AuditEntry::from(row))).collect(),
+            found.next.as_ref(),
+        ))
+    }
+
+    pub(super) async fn list_sessions(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
+        let mut query = Query::new(call.query());
+        let key_id = query.text("key_id");
+        let asked = query.page::<SessionCursor>();
+        query.finish()?;
+        let sessions = self.parts.fleet.sessions();
+        // There may be a hundred thousand: not on a worker's thread.
+        let gather = move || {
+            let mut all = sessions.all();
+            all.retain(|session| key_id.as_ref().is_none_or(|id| session.seal.key_id.as_str() == id));
+            let mut found: Vec<(SessionCursor, Value)> = all
+                .iter()
+                .map(|session| (place(session), session))
+                .filter(|(place, _)| asked.after.as_ref().is_none_or(|after| place > after))
+                .map(|(place, session)| (place, json!(session_view(session))))
+                .collect();
+            found.sort_by(|(one, _), (other, _)| one.cmp(other));
+            let more = found.len() > asked.items;
+            found.truncate(asked.items);
+            let next = found.last().filter(|_| more).map(|(place, _)| place.clone());
+            (found, next)
+        };
+        let gathered = tokio::task::spawn_blocking(gather).await;
+        let (found, next) = gathered.map_err(|_| Problem::later("the gateway is stopping"))?;
+        Ok(page(found.into_iter().map(|(_, view)| view).collect(), next.as_ref()))
+    }
+}
+
+fn place(session: &Session) -> SessionCursor {
+    let key =
+        session.seal.key.0.iter().fold(String::with_capacity(32), |text, byte| text + &format!("{byte:02x}"));
+    (session.seal.created_s, key)
+}
+
+fn session_view(session: &Session) -> SessionView {
+    SessionView {
+        key_id: session.seal.key_id.as_str().to_owned(),
+        endpoint: session.seal.scope.clone(),
+        revision: session.seal.revision.as_str(),
+        created_at: session.seal.created_s,
+        last_used_at: session.last_used_s(),
+        has_stream: session.has_stream(),
+        is_quiet: session.is_quiet(),
+    }
+}

@@ -1,0 +1,342 @@
+//! What a request says besides its path: the query, the body, and what is expected to be there.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use url::form_urlencoded;
+
+use super::definition::FieldError;
+use super::problem::Problem;
+use crate::store::{Match, PAGE_ITEMS_MAX, Uuid};
+
+/// The query of a request, read parameter by parameter.
+pub struct Query {
+    pairs: Vec<(String, String)>,
+    errors: Vec<FieldError>,
+}
+
+/// Where a page begins and how long it is.
+#[derive(Debug)]
+pub struct PageAsked<C> {
+    /// Behind this one.
+    pub after: Option<C>,
+    /// At most.
+    pub items: usize,
+}
+
+impl Query {
+    /// Of a URI's query.
+    pub fn new(query: Option<&str>) -> Self {
+        let pairs = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
+        let pairs = pairs.take(PAIRS_MAX + 1).map(|(name, value)| (name.into_owned(), value.into_owned()));
+        Self { pairs: pairs.collect(), errors: Vec::new() }
+    }
+
+    /// A text.
+    pub fn text(&mut self, name: &str) -> Option<String> {
+        let mut found = None;
+        let mut twice = false;
+        self.pairs.retain_mut(|(other, value)| {
+            let is_it = other == name;
+            if is_it {
+                twice |= found.is_some();
+                found = Some(std::mem::take(value));
+            }
+            !is_it
+        });
+        if twice {
+            self.wrong(name, "is there twice");
+        }
+        if found.as_ref().is_some_and(|text| text.contains('\0')) {
+            self.wrong(name, "holds the character NUL");
+        }
+        found
+    }
+
+    /// A whole number.
+    pub fn number(&mut self, name: &str) -> Option<u64> {
+        let text = self.text(name)?;
+        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let number = text.parse().ok().filter(|number| digits && *number <= NUMBER_MAX);
+        if number.is_none() {
+            self.wrong(name, "is not a whole number");
+        }
+        number
+    }
+
+    /// One of a closed set of words.
+    pub fn word<T>(&mut self, name: &str, parse: impl FnOnce(&str) -> Option<T>, form: &str) -> Option<T> {
+        let text = self.text(name)?;
+        let found = parse(&text);
+        if found.is_none() {
+            self.wrong(name, format!("is none of: {form}"));
+        }
+        found
+    }
+
+    /// `limit` and `cursor`.
+    pub fn page<C: DeserializeOwned>(&mut self) -> PageAsked<C> {
+        let items = self.number("limit").map_or(ITEMS_DEFAULT, |n| usize::try_from(n).unwrap_or(0));
+        if !(1..=PAGE_ITEMS_MAX).contains(&items) {
+            self.wrong("limit", format!("is not a whole number from 1 to {PAGE_ITEMS_MAX}"));
+        }
+        let after = self.text("cursor").and_then(|text| {
+            let cursor = read_cursor(&text);
+            if cursor.is_none() {
+                self.wrong("cursor", "is not one of this list; begin again without it");
+            }
+            cursor
+        });
+        PageAsked { after, items }
+    }
+
+    /// Says what is wrong, unknown parameters among it.
+    pub fn finish(mut self) -> Result<(), Problem> {
+        for (name, _) in std::mem::take(&mut self.pairs) {
+            let name: String = name.chars().take(SHOWN_CHARS_MAX).collect();
+            self.wrong(&name, "is not a parameter of this route");
+        }
+        if self.errors.is_empty() {
+            Ok(())
+        } else {
+            Err(Problem::fields(StatusCode::BAD_REQUEST, self.errors))
+        }
+    }
+
+    fn wrong(&mut self, name: &str, detail: impl Into<String>) {
+        self.errors.push(FieldError::new(format!("?{name}"), detail));
+    }
+}
+
+/// The body, when it is JSON and said to be.
+pub fn json_body(headers: &HeaderMap, body: &Bytes) -> Result<Value, Problem> {
+    check_media(headers)?;
+    serde_json::from_slice(body).map_err(|error| {
+        // Without the error's own text, which may quote what it found.
+        let (line, column) = (error.line(), error.column());
+        Problem::new(
+            StatusCode::BAD_REQUEST,
+            format!("the body is not JSON: see line {line}, column {column}"),
+        )
+    })
+}
+
+/// The body as text, when it is said to be JSON: for what reads JSON with comments itself.
+pub fn text_body<'a>(headers: &HeaderMap, body: &'a Bytes) -> Result<&'a str, Problem> {
+    check_media(headers)?;
+    std::str::from_utf8(body).map_err(|_| Problem::new(StatusCode::BAD_REQUEST, "the body is not UTF-8"))
+}
+
+fn check_media(headers: &HeaderMap) -> Result<(), Problem> {
+    let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = value.split(';').next().unwrap_or_default().trim();
+    let is_json = ["application/json", "application/merge-patch+json"];
+    if headers.contains_key(CONTENT_ENCODING)
+        || !is_json.iter().any(|json| essence.eq_ignore_ascii_case(json))
+    {
+        let detail = "send `Content-Type: application/json`, and the body without a Content-Encoding";
+        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
+    }
+    Ok(())
+}
+
+/// What may be there, for a change to be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Precondition<'a> {
+    /// Whatever there is.
+    None,
+    /// `If-Match: *`
+    Exists,
+    /// `If-Match`: one of these.
+    OneOf(&'a str),
+    /// `If-None-Match: *`
+    Absent,
+}
+
+impl<'a> Precondition<'a> {
+    /// Of a changing request.
+    pub fn of(headers: &'a HeaderMap) -> Result<Self, Problem> {
+        let single = |name: &HeaderName| -> Result<Option<&'a str>, Problem> {
+            let mut values = headers.get_all(name).iter();
+            let first = values.next().map(HeaderValue::to_str).transpose();
+            match (first, values.next()) {
+                (Ok(first), None) => Ok(first.map(str::trim)),
+                _ => Err(Problem::new(StatusCode::BAD_REQUEST, format!("send one `{name}`, in ASCII"))),
+            }
+        };
+        match (single(&IF_MATCH)?, single(&IF_NONE_MATCH)?) {
+            (None, None) => Ok(Self::None),
+            (Some("*"), None) => Ok(Self::Exists),
+            (Some(tags), None) if !tags.is_empty() => Ok(Self::OneOf(tags)),
+            (None, Some("*")) => Ok(Self::Absent),
+            _ => Err(Problem::new(
+                StatusCode::BAD_REQUEST,
+                "send `If-Match` with an ETag, or `If-None-Match: *`, not both",
+            )),
+        }
+    }
+
+    /// Whether what is there (its ETag) is as expected; then, which version a change is made to.
+    pub fn check(self, found: Option<(Uuid, u64)>) -> Result<Match, Problem> {
+        let holds = match (self, found) {
+            (Self::None, _) | (Self::Exists, Some(_)) | (Self::Absent, None) => true,
+            (Self::OneOf(tags), Some((id, version))) => {
+                let tag = tag(id, version);
+                // Weak ones never match here (RFC 9110, section 13.1.1).
+                tags.split(',').any(|other| other.trim() == tag)
+            }
+            _ => false,
+        };
+        if !holds {
+            let detail =
+                "it is not what the precondition says: read it again, and apply your change to what is there";
+            return Err(Problem::new(StatusCode::PRECONDITION_FAILED, detail));
+        }
+        Ok(found.map_or(Match::Any, |(_, version)| Match::Version(version)))
+    }
+}
+
+/// The ETag of a version of something. The id is in it: what was taken out and made anew is something else.
+pub fn tag(id: Uuid, version: u64) -> String {
+    format!("\"{}.{version}\"", id.simple())
+}
+
+/// 200 and JSON.
+pub fn ok(value: &Value) -> Response<Bytes> {
+    respond(StatusCode::OK, value)
+}
+
+/// JSON.
+pub fn respond(status: StatusCode, value: &Value) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from(value.to_string()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// JSON, with the ETag it has.
+pub fn tagged(status: StatusCode, value: &Value, tag: &str) -> Response<Bytes> {
+    let mut response = respond(status, value);
+    if let Ok(tag) = HeaderValue::from_str(tag) {
+        response.headers_mut().insert(ETAG, tag);
+    }
+    response
+}
+
+/// A reader's answer: 304 when it has that already.
+pub fn unless_known(headers: &HeaderMap, value: &Value, tag: &str) -> Response<Bytes> {
+    let known = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+    let is_known = |tags: &str| {
+        tags.split(',').map(str::trim).any(|other| other == "*" || other.trim_start_matches("W/") == tag)
+    };
+    if known.into_iter().any(is_known) {
+        let mut response = tagged(StatusCode::NOT_MODIFIED, &Value::Null, tag);
+        *response.body_mut() = Bytes::new();
+        response.headers_mut().remove(CONTENT_TYPE);
+        return response;
+    }
+    tagged(StatusCode::OK, value, tag)
+}
+
+/// One page of a list.
+pub fn page<C: Serialize>(items: Vec<Value>, next: Option<&C>) -> Response<Bytes> {
+    let mut value = json!({});
+    value["items"] = items.into();
+    if let Some(next) = next {
+        value["next_cursor"] = write_cursor(next).into();
+    }
+    ok(&value)
+}
+
+fn write_cursor<C: Serialize>(cursor: &C) -> String {
+    URL_SAFE_NO_PAD.encode(serde_json::to_vec(cursor).expect("a cursor is texts and numbers"))
+}
+
+fn read_cursor<C: DeserializeOwned>(text: &str) -> Option<C> {
+    let bytes = URL_SAFE_NO_PAD.decode(text).ok().filter(|_| text.len() <= CURSOR_BYTES_MAX)?;
+    // PostgreSQL has no text with a NUL in it.
+    let is_plain = !String::from_utf8_lossy(&bytes).contains("\\u0000");
+    serde_json::from_slice(&bytes).ok().filter(|_| is_plain)
+}
+
+/// One page, when nobody says how long.
+const ITEMS_DEFAULT: usize = 100;
+
+/// Parameters of one request; no route has ten.
+const PAIRS_MAX: usize = 32;
+
+/// Of a parameter's name in an error.
+const SHOWN_CHARS_MAX: usize = 64;
+
+/// The largest number that a column holds.
+const NUMBER_MAX: u64 = i64::MAX as u64;
+
+/// Four names and a number, with room.
+const CURSOR_BYTES_MAX: usize = 2048;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(query: &str, expected: &[&str]) {
+        let mut read = Query::new(Some(query));
+        let _ = (read.text("name"), read.number("from"), read.page::<String>());
+        let told: Vec<String> = match read.finish() {
+            Ok(()) => Vec::new(),
+            Err(problem) => problem.into_parts().1.into_iter().map(|error| error.pointer).collect(),
+        };
+        assert_eq!(told, expected, "{query}");
+    }
+
+    #[test]
+    fn queries_are_read_whole() {
+        check("", &[]);
+        check("name=a%20b&from=5&limit=500", &[]);
+        check(&format!("cursor={}", write_cursor(&"x")), &[]);
+        check("name=a&name=b", &["?name"]);
+        check("name=%00", &["?name"]);
+        check("from=-1&limit=0&cursor=x", &["?from", "?limit", "?cursor"]);
+        check("from=9223372036854775808&limit=501", &["?from", "?limit"]);
+        check("from=+1&other=1", &["?from", "?other"]);
+        check(&format!("cursor={}", write_cursor(&7)), &["?cursor"]);
+        check(&format!("cursor={}", write_cursor(&"\0")), &["?cursor"]);
+    }
+
+    #[track_caller]
+    fn precondition(headers: &[(HeaderName, &str)], found: Option<(Uuid, u64)>, expected: bool) {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(name, value.parse().expect("a header value"));
+        }
+        let holds = Precondition::of(&map).is_ok_and(|wanted| wanted.check(found).is_ok());
+        assert_eq!(holds, expected, "{headers:?}");
+    }
+
+    #[test]
+    fn preconditions() {
+        let (id, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let tag = tag(id, 3);
+        let there = Some((id, 3));
+        precondition(&[], None, true);
+        precondition(&[], there, true);
+        precondition(&[(IF_MATCH, "*")], there, true);
+        precondition(&[(IF_MATCH, "*")], None, false);
+        precondition(&[(IF_MATCH, &tag)], there, true);
+        precondition(&[(IF_MATCH, &format!("\"x\", {tag}"))], there, true);
+        precondition(&[(IF_MATCH, &format!("W/{tag}"))], there, false);
+        precondition(&[(IF_MATCH, &tag)], Some((id, 4)), false);
+        precondition(&[(IF_MATCH, &tag)], Some((other, 3)), false);
+        precondition(&[(IF_MATCH, &tag)], None, false);
+        precondition(&[(IF_NONE_MATCH, "*")], None, true);
+        precondition(&[(IF_NONE_MATCH, "*")], there, false);
+        precondition(&[(IF_NONE_MATCH, &tag)], None, false);
+        precondition(&[(IF_MATCH, &tag), (IF_MATCH, &tag)], there, false);
+        precondition(&[(IF_MATCH, &tag), (IF_NONE_MATCH, "*")], there, false);
+    }
+}

@@ -1,0 +1,274 @@
+//! Stored servers over HTTP.
+
+use bytes::Bytes;
+use http::header::LOCATION;
+use http::{HeaderValue, Response, StatusCode};
+use serde_json::{Value, json};
+
+use super::definition::{FieldError, Server, merge_patch, server_document};
+use super::problem::Problem;
+use super::request::{Precondition, Query, json_body, ok, page, tag, tagged, unless_known};
+use super::{Admin, Call};
+use crate::store::{Outcome, Put, ServerRow, StoreError, Uuid, new_id};
+
+/// A change that meets another one is made again to what is there then. Whoever loses that often is refused.
+pub const TRIES: usize = 5;
+
+/// How a definition comes to what is stored.
+#[derive(Clone, Copy)]
+pub enum Write<'a> {
+    /// It is the whole of it.
+    Whole(&'a Value),
+    /// Merged into what is there, which has to be there (RFC 7396).
+    Patch(&'a Value),
+    /// Its members take the place of those that are there; or else it is the whole.
+    Upsert(&'a Value),
+}
+
+impl Admin {
+    pub(super) async fn list_servers(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
+        let mut query = Query::new(call.query());
+        let asked = query.page::<String>();
+        query.finish()?;
+        let found = self.parts.store.server_page(asked.after, asked.items).await?;
+        let items = found.items.iter().map(|row| self.server_view(row)).collect();
+        Ok(page(items, found.next.as_ref()))
+    }
+
+    pub(super) async fn get_server(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
+        let row = self.server_row(call.parameter(0)).await?;
+        Ok(unless_known(call.headers(), &self.server_view(&row), &tag(row.id, row.version)))
+    }
+
+    pub(super) async fn create_server(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
+        let value = json_body(call.headers(), call.body())?;
+        let server = Server::read(&value, None, &self.parts.rules).map_err(unprocessable)?;
+        let row = self.insert_server(&server, call).await.map_err(|error| match error {
+            StoreError::Exists { .. } => taken("server", "PUT"),
+            other => other.into(),
+        })?;
+        Ok(created("/api/v1/mcp/servers", row.id, &self.server_view(&row), &tag(row.id, row.version)))
+    }
+
+    pub(super) async fn put_server(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
+        let mut value = json_body(call.headers(), call.body())?;
+        let reference = call.parameter(0);
+        named_by_path(&mut value, reference);
+        let precondition = Precondition::of(call.headers())?;
+        let put = self.write_server(reference, Write::Whole(&value), precondition, call).await?;
+        let (view, tag) = (self.server_view(&put.row), tag(put.row.id, put.row.version));
+        Ok(match put.outcome {
+            Outcome::Create => created("/api/v1/mcp/servers", put.row.id, &view, &tag),
+            Outcome::Replace | Outcome::Keep => tagged(StatusCode::OK, &view, &tag),
+        })
+    }
+
+    pub(super) async fn patch_server(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
+        let mut patch = json_body(call.headers(), call.body())?;
+        check_patch(&patch)?;
+        lower_header_names(&mut patch);
+        let precondition = Precondition::of(call.headers())?;
+        let put = self.write_server(call.parameter(0), Write::Patch(&patch), precondition, call).await?;
+        Ok(tagged(StatusCode::OK, &self.server_view(&put.row), &tag(put.row.id, put.row.version)))
+    }
+
+    pub(super) async fn delete_server(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
+        let precondition = Precondition::of(call.headers())?;
+        for _ in 0..TRIES {
+            let row = self.server_row(call.parameter(0)).await?;
+            let expect = precondition.check(Some((row.id, row.version)))?;
+            match self.parts.store.delete_server(row.id, expect, call.audit()).await {
+                Err(StoreError::Conflict) if precondition == Precondition::None => {}
+                Err(error) => return Err(error.into()),
+                Ok(_) => {
+                    self.note_change();
+                    return Ok(no_content());
+                }
+            }
+        }
+        Err(StoreError::Conflict.into())
+    }
+
+    /// Writes until nobody else has written in between, or the precondition does not hold.
+    pub(super) async fn write_server(
+        &self,
+        reference: &str,
+        write: Write<'_>,
+        precondition: Precondition<'_>,
+        call: &Call<'_>,
+    ) -> Result<Put<ServerRow>, Problem> {
+        let store = &self.parts.store;
+        for _ in 0..TRIES {
+            let found = store.server(reference).await?;
+            if found.is_none() && write.whole().is_none() {
+                return Err(Problem::not_found("server"));
+            }
+            let expect = precondition.check(found.as_ref().map(|row| (row.id, row.version)))?;
+            let was_there = found.is_some();
+            let written = if let Some(row) = found {
+                let before = self.open(&row);
+                let value = write.merged(server_document(&row));
+                let server =
+                    Server::read(&value, before.as_ref(), &self.parts.rules).map_err(unprocessable)?;
+                let spec = server.spec(row.id, self.parts.auth.sealer(), before.as_ref());
+                store.replace_server(row.id, expect, spec, call.audit()).await.map(|new| {
+                    let outcome = if new.version == row.version { Outcome::Keep } else { Outcome::Replace };
+                    Put { outcome, row: new }
+                })
+            } else {
+                let value = write.whole().ok_or_else(|| Problem::not_found("server"))?;
+                let server = Server::read(value, None, &self.parts.rules).map_err(unprocessable)?;
+                check_name(server.name().as_str(), reference, "server")?;
+                self.insert_server(&server, call).await.map(|row| Put { outcome: Outcome::Create, row })
+            };
+            match written {
+                // Another one was faster. It is looked at again, unless that is what was not to happen.
+                Err(StoreError::Conflict) if precondition == Precondition::None => {}
+                Err(StoreError::Exists { .. }) if was_there => return Err(taken("server", "another name")),
+                Err(StoreError::Exists { .. }) => {}
+                Err(error) => return Err(error.into()),
+                Ok(put) => {
+                    if put.outcome != Outcome::Keep {
+                        self.note_change();
+                    }
+                    return Ok(put);
+                }
+            }
+        }
+        Err(StoreError::Conflict.into())
+    }
+
+    async fn insert_server(&self, server: &Server, call: &Call<'_>) -> Result<ServerRow, StoreError> {
+        let id = new_id();
+        let spec = server.spec(id, self.parts.auth.sealer(), None);
+        let row = self.parts.store.insert_server(id, spec, call.audit()).await?;
+        self.note_change();
+        Ok(row)
+    }
+
+    /// As it is stored; `None` where it cannot be read, and what is written anew takes its place.
+    fn open(&self, row: &ServerRow) -> Option<Server> {
+        Server::from_row(row, self.parts.auth.sealer())
+            .map_err(|error| tracing::warn!(%error, "a stored server is written anew"))
+            .ok()
+    }
+
+    /// A stored server, by UUID or name.
+    pub(super) async fn server_row(&self, reference: &str) -> Result<ServerRow, Problem> {
+        self.parts.store.server(reference).await?.ok_or_else(|| Problem::not_found("server"))
+    }
+
+    fn server_view(&self, row: &ServerRow) -> Value {
+        let mut view = server_document(row);
+        view["id"] = row.id.to_string().into();
+        view["version"] = row.version.into();
+        view["created_at"] = row.created_at.into();
+        view["changed_at"] = row.changed_at.into();
+        view["served"] = super::fleet::server_alone(&self.parts.fleet.table(), &row.name).is_some().into();
+        view
+    }
+}
+
+impl<'a> Write<'a> {
+    /// What is to be there in place of `stored`.
+    pub fn merged(self, mut stored: Value) -> Value {
+        match self {
+            Self::Whole(value) => value.clone(),
+            Self::Patch(patch) => {
+                merge_patch(&mut stored, patch);
+                stored
+            }
+            Self::Upsert(value) => {
+                if let (Some(stored), Some(members)) = (stored.as_object_mut(), value.as_object()) {
+                    stored.extend(members.clone());
+                }
+                stored
+            }
+        }
+    }
+
+    /// What is to be there where nothing is.
+    pub fn whole(self) -> Option<&'a Value> {
+        match self {
+            Self::Whole(value) | Self::Upsert(value) => Some(value),
+            Self::Patch(_) => None,
+        }
+    }
+}
+
+/// Headers are shown in lower case, and a patch has to meet them. Two that differ only by case are left to be told.
+fn lower_header_names(patch: &mut Value) {
+    let Some(headers) = patch.get_mut("headers").and_then(Value::as_object_mut) else { return };
+    let names: Vec<String> = headers.keys().cloned().collect();
+    for name in names {
+        let lower = name.to_ascii_lowercase();
+        if !headers.contains_key(&lower)
+            && let Some(value) = headers.remove(&name)
+        {
+            headers.insert(lower, value);
+        }
+    }
+}
+
+/// 422 with every wrong field.
+pub fn unprocessable(errors: Vec<FieldError>) -> Problem {
+    Problem::fields(StatusCode::UNPROCESSABLE_ENTITY, errors)
+}
+
+/// Whoever puts something under its name need not say it again.
+pub fn named_by_path(value: &mut Value, reference: &str) {
+    if let Some(members) = value.as_object_mut()
+        && Uuid::parse_str(reference).is_err()
+    {
+        members.entry("name").or_insert_with(|| reference.into());
+    }
+}
+
+/// A new thing is made under the name in its path, and ids are given by the gateway.
+pub fn check_name(name: &str, reference: &str, what: &str) -> Result<(), Problem> {
+    if Uuid::parse_str(reference).is_ok() {
+        return Err(Problem::not_found(what));
+    }
+    if name == reference {
+        return Ok(());
+    }
+    Err(unprocessable(vec![FieldError::new(
+        "/name",
+        "is not the name in the path, and there is none of that name",
+    )]))
+}
+
+/// A patch that is no object would replace the whole.
+pub fn check_patch(patch: &Value) -> Result<(), Problem> {
+    if patch.is_object() {
+        return Ok(());
+    }
+    Err(unprocessable(vec![FieldError::new(
+        "",
+        "is not an object; write the members to change, null to take one out",
+    )]))
+}
+
+/// 409.
+pub fn taken(what: &str, instead: &str) -> Problem {
+    let detail = format!("is taken by another {what}; take {instead}");
+    Problem::fields(StatusCode::CONFLICT, vec![FieldError::new("/name", detail)])
+}
+
+/// 201.
+pub fn created(list: &str, id: Uuid, view: &Value, tag: &str) -> Response<Bytes> {
+    let mut response = tagged(StatusCode::CREATED, view, tag);
+    if let Ok(location) = HeaderValue::from_str(&format!("{list}/{id}")) {
+        response.headers_mut().insert(LOCATION, location);
+    }
+    response
+}
+
+/// 204.
+pub fn no_content() -> Response<Bytes> {
+    let mut response = ok(&json!(null));
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    *response.body_mut() = Bytes::new();
+    response.headers_mut().clear();
+    response
+}

@@ -1,0 +1,262 @@
+//! Servers at work: a look at one, its tools, and calls of them.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::{ACCEPT, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use serde_json::{Value, json};
+use tokio::net::lookup_host;
+
+use super::access::Reach;
+use super::call::{self, Outcome, ToolCall};
+use super::definition::{FieldError, Server, is_private};
+use super::fleet::server_alone;
+use super::problem::Problem;
+use super::request::{Query, json_body, ok, page};
+use super::servers::unprocessable;
+use super::views::{TestFound, TestResult};
+use super::{Admin, Call};
+use crate::backend::{self, Address, Backend, BackendId, Pool};
+use crate::base::{Fault, Kind};
+use crate::catalog::{ListKind, Merged, Reason, View, probe};
+use crate::limits::Refused;
+use crate::protocol::{ClientCapabilities, Era, code, header};
+use crate::route::{Endpoint, Table};
+use crate::store::Uuid;
+
+/// A look at a server. Whoever waits for it sits in front of a screen.
+const TEST_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// A call. The longest that a server without a stream may be silent by default (`backend.first_byte_timeout`).
+const EXECUTE_TIMEOUT: Duration = Duration::from_mins(5);
+
+/// Of what a server says about its error.
+const SAID_CHARS_MAX: usize = 300;
+
+/// A served server, and what it lists.
+struct Listed {
+    endpoint: Arc<Endpoint>,
+    merged: Arc<Merged>,
+    era: Era,
+}
+
+impl Admin {
+    /// Connects to what is stored, served or not; nothing that a caller sends decides where to.
+    pub(super) async fn test_server(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
+        let row = self.server_row(call.parameter(0)).await?;
+        let server = Server::from_row(&row, self.parts.auth.sealer())
+            .map_err(|error| Problem::new(StatusCode::CONFLICT, error.to_string()))?;
+        let Some(config) = server.backend() else {
+            let detail = "servers of this kind are not served by this version, and cannot be tested";
+            return Err(Problem::new(StatusCode::CONFLICT, detail));
+        };
+        let begun = Instant::now();
+        let allow_private = server.allows_private(self.parts.rules.allow_private);
+        let tested = self.look_at(config, allow_private).await;
+        let milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let (found, reason) = match tested {
+            Ok(found) => (Some(found), None),
+            Err(reason) => (None, Some(reason)),
+        };
+        Ok(ok(&json!(TestResult { ok: found.is_some(), reason, found, milliseconds })))
+    }
+
+    async fn look_at(&self, config: backend::Config, allow_private: bool) -> Result<TestFound, String> {
+        let (roots, catalog) = (self.parts.roots.clone(), self.parts.catalog_config.clone());
+        let looked = self.parts.errands.run(TEST_TIMEOUT, move || async move {
+            if !allow_private {
+                check_public(&config.address).await?;
+            }
+            let backend =
+                Backend::new(BackendId(0), config, &roots).map_err(|invalid| invalid.to_string())?;
+            let found = probe(&Pool::new(backend), &catalog).await?;
+            let count = |kind: ListKind| found.lists.items[kind.index()].len();
+            Ok(TestFound {
+                era: if found.era == Era::Modern { "modern" } else { "legacy" },
+                tools: count(ListKind::Tools),
+                prompts: count(ListKind::Prompts),
+                resources: count(ListKind::Resources),
+                resource_templates: count(ListKind::Templates),
+            })
+        });
+        looked.await.unwrap_or_else(|problem| Err(problem.into_parts().0))
+    }
+
+    pub(super) async fn list_tools(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
+        let mut query = Query::new(call.query());
+        let asked = query.page::<String>();
+        query.finish()?;
+        let listed = self.listed(call).await?;
+        let table = self.parts.fleet.table();
+        let server = &listed.endpoint.servers[0].name;
+        let reach = Reach::of(call.identity(), server, &table);
+        let is_seen =
+            |tool: &str| call.identity().is_admin() || reach.as_ref().is_some_and(|of| of.admits(tool));
+        let behind = listed.merged.listing(ListKind::Tools).items_after(asked.after.as_deref());
+        let mut seen = behind.iter().filter(|(key, _)| is_seen(key));
+        let shown: Vec<&(String, Bytes)> = seen.by_ref().take(asked.items).collect();
+        let next = shown.last().filter(|_| seen.next().is_some()).map(|(key, _)| key);
+        let items = shown.iter().filter_map(|(_, json)| serde_json::from_slice(json).ok()).collect();
+        Ok(page(items, next))
+    }
+
+    pub(super) async fn execute_tool(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
+        let arguments = json_body(call.headers(), call.body())?;
+        if !arguments.is_object() {
+            return Err(unprocessable(vec![FieldError::new(
+                "",
+                "is not an object: send the tool's arguments",
+            )]));
+        }
+        let gauge = self.parts.limits.gauge(call.identity());
+        let _permit = gauge.admit(call.identity()).map_err(|refused| {
+            let detail = match refused {
+                Refused::Busy => "this key has too many requests under way; wait for some to end",
+                Refused::Fast => "this key asks more often than it may; ask again later",
+            };
+            Problem::new(StatusCode::TOO_MANY_REQUESTS, detail)
+        })?;
+        let listed = self.listed(call).await?;
+        let (server, tool) = (&listed.endpoint.servers[0], call.parameter(1).to_owned());
+        let table = self.parts.fleet.table();
+        let reach = Reach::of(call.identity(), &server.name, &table);
+        let item = listed.merged.listing(ListKind::Tools).item(&tool);
+        let (Some(item), true) = (item, reach.is_some_and(|reach| reach.admits(&tool))) else {
+            return Err(Problem::not_found("tool"));
+        };
+        let backend = self.parts.fleet.backend(server).ok_or_else(|| Problem::not_found("server"))?;
+        let wants_events = accepts_events(call.headers());
+        let asked = ToolCall { tool, arguments, listed: item.clone(), progress: wants_events };
+        let era = listed.era;
+        let outcome = self
+            .parts
+            .errands
+            .run(EXECUTE_TIMEOUT, move || call::call(Pool::new(backend), era, asked))
+            .await?;
+        answer(&outcome.map_err(|fault| from_fault(&fault))?, wants_events)
+    }
+
+    /// The server of a call as it is served, with its lists; unknown where the key does not reach it.
+    async fn listed(&self, call: &Call<'_>) -> Result<Listed, Problem> {
+        let reference = call.parameter(0);
+        let table = self.parts.fleet.table();
+        let endpoint = match server_alone(&table, reference) {
+            Some(endpoint) => Some(endpoint),
+            None => self.served_by_id(reference, &table, call).await?,
+        };
+        let endpoint = endpoint.ok_or_else(|| Problem::not_found("server"))?;
+        let server = &endpoint.servers[0].name;
+        let reaches = Reach::of(call.identity(), server, &table).is_some();
+        if !reaches && !call.identity().is_admin() {
+            return Err(Problem::not_found("server"));
+        }
+        let catalog = &self.parts.catalog;
+        let merged = catalog.merged(&endpoint, View::Modern).await;
+        match merged.missing(0).map(|missing| missing.reason.clone()) {
+            None => Ok(Listed { endpoint, merged, era: Era::Modern }),
+            Some(Reason::OtherEra) => {
+                let merged = catalog.merged(&endpoint, View::Legacy(ClientCapabilities::default())).await;
+                match merged.missing(0) {
+                    None => Ok(Listed { endpoint, merged, era: Era::Legacy }),
+                    Some(missing) => Err(away(&missing.reason)),
+                }
+            }
+            Some(reason) => Err(away(&reason)),
+        }
+    }
+
+    /// By UUID. What is stored and not served is nothing to a client, and not yet anything to an administrator.
+    async fn served_by_id(
+        &self,
+        reference: &str,
+        table: &Table,
+        call: &Call<'_>,
+    ) -> Result<Option<Arc<Endpoint>>, Problem> {
+        // A client's calls do not wait for the store, unless they ask by what only the store knows.
+        if !call.identity().is_admin() && Uuid::parse_str(reference).is_err() {
+            return Ok(None);
+        }
+        let Some(row) = self.parts.store.server(reference).await? else { return Ok(None) };
+        let endpoint = server_alone(table, &row.name);
+        if endpoint.is_none() && call.identity().is_admin() {
+            let detail = "this server is stored and not served: it is disabled, or not published yet";
+            return Err(Problem::new(StatusCode::CONFLICT, detail));
+        }
+        Ok(endpoint)
+    }
+}
+
+fn away(reason: &Reason) -> Problem {
+    Problem::later(format!("the server is not available: {}; nothing was called", reason.text()))
+}
+
+/// Every address that the name has now. The data plane checks again where it connects: names change.
+async fn check_public(address: &Address) -> Result<(), String> {
+    let private =
+        || Err("it leads to a private address; set allow_private if that is what you want".to_owned());
+    let Address::Http(url) = address else { return private() };
+    let host = url.host_str().unwrap_or_default();
+    let bare = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    let found = lookup_host((bare, url.port_or_known_default().unwrap_or(0))).await;
+    let addresses: Vec<SocketAddr> = found.map_err(|_| "its name has no address".to_owned())?.collect();
+    if addresses.iter().any(|address| is_private(address.ip())) { private() } else { Ok(()) }
+}
+
+fn accepts_events(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|range| {
+        range.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(header::EVENT_STREAM)
+    })
+}
+
+/// The result by itself, or as the last event behind what was said on the way.
+fn answer(outcome: &Outcome, as_events: bool) -> Result<Response<Bytes>, Problem> {
+    let result = result_of(&outcome.message)?;
+    if !as_events {
+        return Ok(ok(&result));
+    }
+    let mut body = String::new();
+    for notification in &outcome.notifications {
+        let notification: Value = serde_json::from_slice(notification).unwrap_or_default();
+        // Writing to a String cannot fail.
+        let _ = write!(body, "event: notification\ndata: {notification}\n\n");
+    }
+    let _ = write!(body, "event: result\ndata: {result}\n\n");
+    let mut response = Response::new(Bytes::from(body));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(header::EVENT_STREAM));
+    Ok(response)
+}
+
+fn result_of(message: &Bytes) -> Result<Value, Problem> {
+    let bad = || Problem::new(StatusCode::BAD_GATEWAY, "the server answered what is no result of a tool");
+    let mut message: Value = serde_json::from_slice(message).map_err(|_| bad())?;
+    if let Some(error) = message.get("error") {
+        let said: String =
+            error["message"].as_str().unwrap_or_default().chars().take(SAID_CHARS_MAX).collect();
+        let status = match error["code"].as_i64() {
+            Some(number) if number == i64::from(code::INVALID_PARAMS) => StatusCode::UNPROCESSABLE_ENTITY,
+            _ => StatusCode::BAD_GATEWAY,
+        };
+        return Err(Problem::new(status, format!("the server refused the call: {said}")));
+    }
+    let result = message.get_mut("result").map(Value::take).filter(Value::is_object).ok_or_else(bad)?;
+    if result["resultType"] == "input_required" {
+        let detail = "the tool asks for input, which cannot be given here; call it over MCP";
+        return Err(Problem::new(StatusCode::CONFLICT, detail));
+    }
+    Ok(result)
+}
+
+fn from_fault(fault: &Fault) -> Problem {
+    let status = match fault.kind {
+        Kind::Overloaded => return Problem::later(fault.for_client()),
+        Kind::TimedOut => StatusCode::GATEWAY_TIMEOUT,
+        _ => StatusCode::BAD_GATEWAY,
+    };
+    tracing::warn!(kind = fault.kind.label(), %fault, "a call over HTTP failed");
+    Problem::new(status, fault.for_client())
+}

@@ -1,0 +1,257 @@
+//! What goes over the wire beside definitions and problems. The OpenAPI document is made of these.
+
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use super::definition::FieldError;
+use crate::store::{AuditRow, UsageRow};
+
+/// An API key, to be exchanged.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "the schema of what is read by hand, so that the key is wiped")]
+pub struct TokenRequest {
+    /// As `keyadm` printed it.
+    #[schema(example = "mcp_...")]
+    api_key: String,
+}
+
+/// A token.
+#[derive(Serialize, ToSchema)]
+pub struct TokenResponse<'a> {
+    /// For `Authorization: Bearer`.
+    pub access_token: &'a str,
+    /// Always `Bearer`.
+    pub token_type: &'static str,
+    /// Seconds.
+    pub expires_in: u64,
+}
+
+/// The process lives.
+#[derive(Serialize, ToSchema)]
+pub struct Health {
+    /// Always `ok`.
+    pub status: &'static str,
+}
+
+/// Whether requests are welcome. With a key also what is behind.
+#[derive(Serialize, ToSchema)]
+#[expect(clippy::struct_field_names, reason = "the word that probes look for")]
+pub struct Ready {
+    /// `false` while the gateway is on its way out.
+    pub ready: bool,
+    /// `true` while the store is away; what is known goes on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub degraded: Option<bool>,
+    /// What is wrong with the store.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub store: Option<ReadyStore>,
+    /// The servers behind `/mcp`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub servers: Option<Vec<ReadyServer>>,
+    /// What is to be looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warnings: Option<Vec<Warning>>,
+}
+
+/// The store, while something is wrong with it.
+#[derive(Serialize, ToSchema)]
+pub struct ReadyStore {
+    /// Whether it answers.
+    pub answers: bool,
+    /// Since when it does not, in seconds since 1970.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<u64>,
+    /// Why it does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Of which time the keys are that are gone by, in seconds since 1970, when they are not the store's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keys_as_of: Option<u64>,
+}
+
+/// One server.
+#[derive(Serialize, ToSchema)]
+pub struct ReadyServer {
+    /// Its name.
+    pub name: String,
+    /// `ok`, or why its items are missing from lists of 2026-07-28.
+    pub modern: String,
+}
+
+/// Something to be looked at.
+#[derive(Serialize, ToSchema)]
+pub struct Warning {
+    /// Of tools.
+    pub names: Vec<String>,
+    /// What about them.
+    pub text: &'static str,
+}
+
+/// What a look at a server found.
+#[derive(Serialize, ToSchema)]
+pub struct TestResult {
+    /// Whether it answered and listed.
+    pub ok: bool,
+    /// Why not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What it showed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub found: Option<TestFound>,
+    /// How long it took.
+    pub milliseconds: u64,
+}
+
+/// What a server showed.
+#[derive(Serialize, ToSchema)]
+pub struct TestFound {
+    /// `modern` or `legacy`.
+    pub era: &'static str,
+    /// How many.
+    pub tools: usize,
+    /// How many.
+    pub prompts: usize,
+    /// How many.
+    pub resources: usize,
+    /// How many.
+    pub resource_templates: usize,
+}
+
+/// One counter.
+#[derive(Serialize, ToSchema)]
+pub struct Usage {
+    /// When its hour began, in seconds since 1970.
+    hour: u64,
+    /// Whose calls.
+    key_id: String,
+    /// Of which server; empty for what no server was asked.
+    server: String,
+    /// Of which tool; empty for what is not a call of a tool.
+    tool: String,
+    /// Those that failed too.
+    calls: u64,
+    /// Those that failed.
+    errors: u64,
+    /// From clients.
+    bytes_in: u64,
+    /// To clients.
+    bytes_out: u64,
+    /// From the request's last byte to the answer's.
+    milliseconds: u64,
+}
+
+impl From<UsageRow> for Usage {
+    fn from(UsageRow { key, counts }: UsageRow) -> Self {
+        Self {
+            hour: key.hour,
+            key_id: key.key_id,
+            server: key.server,
+            tool: key.tool,
+            calls: counts.calls,
+            errors: counts.errors,
+            bytes_in: counts.bytes_in,
+            bytes_out: counts.bytes_out,
+            milliseconds: counts.milliseconds,
+        }
+    }
+}
+
+/// One administrative change.
+#[derive(Serialize, ToSchema)]
+pub struct AuditEntry {
+    /// Greater than that of every earlier change.
+    id: u64,
+    /// Seconds since 1970.
+    at: u64,
+    /// A key id, or `keyadm:USER`, or `metamcp`.
+    actor: String,
+    /// As `server.create`.
+    action: String,
+    /// `key`, `server`, `endpoint` or `jwt_key`.
+    object_kind: &'static str,
+    /// Which; `*` for many at once.
+    object_id: String,
+    /// Without secrets; null: it was not there.
+    #[schema(value_type = Option<Object>)]
+    before: Option<Value>,
+    /// Without secrets; null: it is not there any more.
+    #[schema(value_type = Option<Object>)]
+    after: Option<Value>,
+}
+
+impl From<AuditRow> for AuditEntry {
+    fn from(row: AuditRow) -> Self {
+        Self {
+            id: row.id,
+            at: row.at,
+            actor: row.actor,
+            action: row.action,
+            object_kind: row.object_kind.as_str(),
+            object_id: row.object_id,
+            before: row.before,
+            after: row.after,
+        }
+    }
+}
+
+/// A session that this process holds. Its id is for its client alone.
+#[derive(Serialize, ToSchema)]
+pub struct SessionView {
+    /// The key that opened it.
+    pub key_id: String,
+    /// `e/NAME` of an endpoint, `s/NAME` of a server.
+    pub endpoint: String,
+    /// The protocol revision.
+    pub revision: &'static str,
+    /// Seconds since 1970.
+    pub created_at: u64,
+    /// Seconds since 1970.
+    pub last_used_at: u64,
+    /// Whether its client has an event stream open.
+    pub has_stream: bool,
+    /// Whether no call is under way.
+    pub is_quiet: bool,
+}
+
+/// What became of each server of a file.
+#[derive(Serialize, ToSchema)]
+pub struct ImportReport {
+    /// In the order of the file.
+    pub items: Vec<ImportItem>,
+}
+
+/// What became of one.
+#[derive(Serialize, ToSchema)]
+pub struct ImportItem {
+    /// As written.
+    pub name: String,
+    /// What was done.
+    pub outcome: ImportOutcome,
+    /// The server's, where there is one now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// What is to be said about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// Every field that is wrong, from the root of the file.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    pub errors: Vec<FieldError>,
+}
+
+/// What was done.
+#[derive(Serialize, ToSchema, Clone, Copy)]
+#[serde(rename_all = "lowercase")]
+pub enum ImportOutcome {
+    /// It is new.
+    Create,
+    /// It is there in place of another.
+    Replace,
+    /// It was so already.
+    Keep,
+    /// It is left out, and why is said.
+    Skip,
+    /// It is wrong.
+    Fail,
+}

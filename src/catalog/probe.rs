@@ -1,0 +1,61 @@
+//! One look at a server that nobody keeps: which era it speaks, and what it lists.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::Config;
+use super::fetch::{Asker, FetchError, discover, lists};
+use super::merge::ServerLists;
+use crate::backend::{EraChoice, Lane, Outgoing, Pool};
+use crate::protocol::{ClientCapabilities, Era, Revision};
+use crate::session::{Introduction, Upstream};
+
+/// What a server showed.
+pub struct Probed {
+    /// The era it was asked in.
+    pub era: Era,
+    /// All that it lists.
+    pub lists: ServerLists,
+}
+
+/// Telling a server that the session of the look is over.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Asks a server as the catalog would, once, and leaves nothing behind. The error is for clients.
+///
+/// Not cancel safe: a session may be left behind at the server.
+pub async fn probe(pool: &Rc<Pool>, config: &Config) -> Result<Probed, String> {
+    let era = pool.backend().config.era;
+    if era != EraChoice::Legacy {
+        let looked = match discover(pool).await {
+            Ok(features) => lists(pool, config, &Asker::Modern(features)).await,
+            Err(error) => Err(error),
+        };
+        match looked {
+            Ok(lists) => return Ok(Probed { era: Era::Modern, lists }),
+            Err(FetchError::OtherEra) if era == EraChoice::Auto => {}
+            Err(error) => return Err(text(error)),
+        }
+    }
+    let introduction = Introduction::ours(Revision::LEGACY_LATEST, ClientCapabilities::default());
+    let opened = Upstream::default().open(pool, &introduction, None).await;
+    let ready = opened.map_err(|fault| fault.for_client().to_owned())?;
+    let looked = lists(pool, config, &Asker::Legacy(&ready)).await;
+    if ready.session_id.is_some() {
+        let mut request = Outgoing::delete();
+        ready.write_headers(&mut request);
+        // A server that does not listen ends its sessions by itself.
+        drop(timeout(FAREWELL_TIMEOUT, pool.send(&request, Lane::Call)).await);
+    }
+    looked.map(|lists| Probed { era: Era::Legacy, lists }).map_err(text)
+}
+
+fn text(error: FetchError) -> String {
+    match error {
+        FetchError::OtherEra => "it does not speak the era that it is asked in".to_owned(),
+        FetchError::SessionLost => "it loses its sessions".to_owned(),
+        FetchError::Failed(text) => text,
+    }
+}
