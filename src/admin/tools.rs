@@ -92,9 +92,8 @@ impl Admin {
         let listed = self.listed(call).await?;
         let table = self.parts.fleet.table();
         let server = &listed.endpoint.servers[0].name;
-        let reach = Reach::of(call.identity().grants(), server, &table);
-        let is_seen =
-            |tool: &str| call.identity().is_admin() || reach.as_ref().is_some_and(|of| of.admits(tool));
+        let reach = Reach::of(call.identity(), server, &table);
+        let is_seen = |tool: &str| call.is_admin() || reach.as_ref().is_some_and(|of| of.admits(tool));
         let behind = listed.merged.listing(ListKind::Tools).items_after(asked.after.as_deref());
         let mut seen = behind.iter().filter(|(key, _)| is_seen(key));
         let shown: Vec<&(String, Bytes)> = seen.by_ref().take(asked.items).collect();
@@ -119,7 +118,7 @@ impl Admin {
         let listed = self.listed(call).await?;
         let (server, tool) = (&listed.endpoint.servers[0], call.parameter(1).to_owned());
         let table = self.parts.fleet.table();
-        let reach = Reach::of(call.identity().grants(), &server.name, &table);
+        let reach = Reach::of(call.identity(), &server.name, &table);
         let item = listed.merged.listing(ListKind::Tools).item(&tool);
         let (Some(item), true) = (item, reach.is_some_and(|reach| reach.admits(&tool))) else {
             return Err(Problem::not_found("tool"));
@@ -146,8 +145,8 @@ impl Admin {
         };
         let endpoint = endpoint.ok_or_else(|| Problem::not_found("server"))?;
         let server = &endpoint.servers[0].name;
-        let reaches = Reach::of(call.identity().grants(), server, &table).is_some();
-        if !reaches && !call.identity().is_admin() {
+        let reaches = Reach::of(call.identity(), server, &table).is_some();
+        if !reaches && !call.is_admin() {
             return Err(Problem::not_found("server"));
         }
         let catalog = &self.parts.catalog;
@@ -173,12 +172,12 @@ impl Admin {
         call: &Call<'_>,
     ) -> Result<Option<Arc<Endpoint>>, Problem> {
         // A client's calls do not wait for the store, unless they ask by what only the store knows.
-        if !call.identity().is_admin() && Uuid::parse_str(reference).is_err() {
+        if !call.is_admin() && Uuid::parse_str(reference).is_err() {
             return Ok(None);
         }
         let Some(row) = self.parts.store.server(reference).await? else { return Ok(None) };
         let endpoint = server_alone(table, &row.name);
-        if endpoint.is_none() && call.identity().is_admin() {
+        if endpoint.is_none() && call.is_admin() {
             let detail = "this server is stored and not served: it is disabled, or not published yet";
             return Err(Problem::new(StatusCode::CONFLICT, detail));
         }

@@ -79,6 +79,12 @@ impl Identity {
         )
     }
 
+    /// With these grants.
+    #[cfg(test)]
+    pub fn sample_with(key_id: &str, grants: &Grants) -> Self {
+        Self::new(KeyId::parse(key_id).expect("12 characters of base62"), "sample".into(), 1, grants.clone())
+    }
+
     pub(super) fn anonymous() -> Self {
         Self::new(KeyId::ANONYMOUS, "anonymous".into(), 0, Grants::everything())
     }
@@ -98,13 +104,77 @@ impl Identity {
         self.0.epoch
     }
 
-    /// What the key may do.
-    pub fn grants(&self) -> &Grants {
-        &self.0.grants
+    /// What the key is for.
+    pub fn role(&self) -> Role {
+        self.0.grants.role
     }
 
-    /// Whether it administers.
-    pub fn is_admin(&self) -> bool {
-        self.0.grants.role == Role::Admin
+    /// Whether a tool may be listed and called there: the one predicate for both. `scope` as an endpoint of the
+    /// routing table has it (`e/NAME`, `s/NAME` for a server's own path), `tool` as the client sees its name.
+    pub fn may(&self, scope: &str, tool: &str) -> bool {
+        let tools = &self.0.grants.tools;
+        self.may_enter(scope)
+            && tools.as_ref().is_none_or(|globs| globs.iter().any(|glob| matches(glob, tool)))
+    }
+
+    /// Whether an endpoint may be used at all. One that may not is answered like one that is not there.
+    pub fn may_enter(&self, scope: &str) -> bool {
+        let is_it = |entry: &String| match entry.strip_prefix("servers/") {
+            Some(server) => scope.strip_prefix("s/") == Some(server),
+            None => scope.strip_prefix("e/") == Some(entry),
+        };
+        self.0.grants.endpoints.as_ref().is_none_or(|entries| entries.iter().any(is_it))
+    }
+}
+
+/// Whether a glob (`*`: anything, `?`: one character) is the whole name. Linear but for the stars: each star is gone
+/// back to at most once for each character.
+fn matches(glob: &str, name: &str) -> bool {
+    let (glob, name): (Vec<char>, Vec<char>) = (glob.chars().collect(), name.chars().collect());
+    let (mut at, mut read) = (0, 0);
+    let mut star: Option<(usize, usize)> = None;
+    while read < name.len() {
+        match glob.get(at) {
+            Some('*') => {
+                star = Some((at, read));
+                at += 1;
+            }
+            Some(wanted) if *wanted == '?' || *wanted == name[read] => {
+                at += 1;
+                read += 1;
+            }
+            _ => match &mut star {
+                Some((star_at, taken)) => {
+                    *taken += 1;
+                    (at, read) = (*star_at + 1, *taken);
+                }
+                None => return false,
+            },
+        }
+    }
+    glob[at..].iter().all(|rest| *rest == '*')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn globs() {
+        let check = |glob: &str, name: &str, expected: bool| {
+            assert_eq!(matches(glob, name), expected, "{glob} {name}");
+        };
+        check("*", "", true);
+        check("", "", true);
+        check("", "a", false);
+        check("a*c", "abbc", true);
+        check("a*c", "abcd", false);
+        check("a?c", "abc", true);
+        check("a?c", "ac", false);
+        check("*_*_*", "a_b_c", true);
+        check("git__*", "github__x", false);
+        check("ä?", "äö", true);
+        check(&"*a".repeat(60), &"a".repeat(10_000), true);
+        check(&"*a".repeat(60), &"b".repeat(10_000), false);
     }
 }

@@ -25,7 +25,7 @@ pub enum Purpose {
     /// The hash of an API key in the store.
     KeyRow,
     /// Headers and environment of a server in the store; bound to its id as text.
-    ServerRow,
+    ServerSecrets,
     /// A session id.
     Session,
     /// `requestState` of a call that waits for input.
@@ -35,13 +35,14 @@ pub enum Purpose {
 }
 
 impl Purpose {
-    const ALL: [Self; 5] = [Self::KeyRow, Self::ServerRow, Self::Session, Self::RequestState, Self::EventId];
+    const ALL: [Self; 5] =
+        [Self::KeyRow, Self::ServerSecrets, Self::Session, Self::RequestState, Self::EventId];
 
     /// Part of what is at rest: never to be changed.
     fn label(self) -> &'static [u8] {
         match self {
             Self::KeyRow => b"metamcp/v1/key-row",
-            Self::ServerRow => b"metamcp/v1/server-row",
+            Self::ServerSecrets => b"metamcp/v1/server-secrets",
             Self::Session => b"metamcp/v1/session",
             Self::RequestState => b"metamcp/v1/request-state",
             Self::EventId => b"metamcp/v1/event-id",
@@ -158,7 +159,7 @@ mod tests {
         let boxed = one.seal(Purpose::Session, b"row", b"secret");
         check(&one, Purpose::Session, "row", &boxed, Ok("secret"));
         check(&one, Purpose::Session, "other row", &boxed, Err(Unsealable));
-        for other in [Purpose::KeyRow, Purpose::ServerRow, Purpose::RequestState, Purpose::EventId] {
+        for other in [Purpose::KeyRow, Purpose::ServerSecrets, Purpose::RequestState, Purpose::EventId] {
             check(&one, other, "row", &boxed, Err(Unsealable));
         }
         let both = Sealer::new(&[key(2, 9), key(1, 7)]).unwrap();

@@ -35,14 +35,14 @@ impl Secrets {
     /// Sealed for one server: its id is bound, in the form in which it is written.
     pub fn seal(&self, id: Uuid, sealer: &Sealer) -> Sealed {
         let plain = Zeroizing::new(serde_json::to_vec(self).expect("maps of texts are JSON"));
-        let bytes = sealer.seal(Purpose::ServerRow, id.to_string().as_bytes(), &plain);
+        let bytes = sealer.seal(Purpose::ServerSecrets, id.to_string().as_bytes(), &plain);
         Sealed { bytes, key_version: sealer.version() }
     }
 
     /// What was sealed for that server.
     pub fn open(sealed: Option<&Sealed>, id: Uuid, sealer: &Sealer) -> Result<Self, Unsealable> {
         let Some(sealed) = sealed else { return Ok(Self::default()) };
-        let plain = sealer.open(Purpose::ServerRow, id.to_string().as_bytes(), &sealed.bytes)?;
+        let plain = sealer.open(Purpose::ServerSecrets, id.to_string().as_bytes(), &sealed.bytes)?;
         serde_json::from_slice(&Zeroizing::new(plain)).map_err(|_| Unsealable)
     }
 }
