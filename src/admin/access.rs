@@ -1,4 +1,4 @@
-//! What a key may see and call of one server. The same predicate decides lists and calls.
+//! What a key may see and call of one server, over all endpoints that show it. The predicate is that of the data plane.
 
 use std::borrow::Cow;
 use std::sync::Arc;

@@ -177,12 +177,12 @@ impl Admin {
         call: &Call<'_>,
     ) -> Result<Option<Arc<Endpoint>>, Problem> {
         // A client's calls do not wait for the store, unless they ask by what only the store knows.
-        if !call.identity().is_admin() && Uuid::parse_str(reference).is_err() {
+        if !call.is_admin() && Uuid::parse_str(reference).is_err() {
             return Ok(None);
         }
         let Some(row) = self.parts.store.server(reference).await? else { return Ok(None) };
         let endpoint = server_alone(table, &row.name);
-        if endpoint.is_none() && call.identity().is_admin() {
+        if endpoint.is_none() && call.is_admin() {
             let detail = "this server is stored and not served: it is disabled, or not published yet";
             return Err(Problem::new(StatusCode::CONFLICT, detail));
         }
