@@ -94,8 +94,7 @@ impl Admin {
         let table = self.parts.fleet.table();
         let server = &listed.endpoint.servers[0].name;
         let reach = Reach::of(call.identity(), server, &table);
-        let is_seen =
-            |tool: &str| call.identity().is_admin() || reach.as_ref().is_some_and(|of| of.admits(tool));
+        let is_seen = |tool: &str| call.is_admin() || reach.as_ref().is_some_and(|of| of.admits(tool));
         let behind = listed.merged.listing(ListKind::Tools).items_after(asked.after.as_deref());
         let mut seen = behind.iter().filter(|(key, _)| is_seen(key));
         let shown: Vec<&(String, Bytes)> = seen.by_ref().take(asked.items).collect();
@@ -151,7 +150,7 @@ impl Admin {
         let endpoint = endpoint.ok_or_else(|| Problem::not_found("server"))?;
         let server = &endpoint.servers[0].name;
         let reaches = Reach::of(call.identity(), server, &table).is_some();
-        if !reaches && !call.identity().is_admin() {
+        if !reaches && !call.is_admin() {
             return Err(Problem::not_found("server"));
         }
         let catalog = &self.parts.catalog;

@@ -123,11 +123,6 @@ impl Identity {
         self.0.grants.role()
     }
 
-    /// Whether it administers.
-    pub fn is_admin(&self) -> bool {
-        self.role() == Role::Admin
-    }
-
     /// How often it may call; `None`: as often as it likes.
     pub fn rate(&self) -> Option<Rate> {
         self.0.grants.rate()

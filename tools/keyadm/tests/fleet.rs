@@ -101,7 +101,9 @@ async fn usage_is_summed_over_hours_or_shown_by_hour() {
         let echo = place.run(&["usage", "--tool", "echo", "--key", &id, "--server", "b0", "--json"]).json();
         assert_eq!((&echo[0]["calls"], &echo[0]["errors"]), (&json!(600), &json!(300)));
         let hourly = place.run(&["usage", "--hourly", "--since", "90m", "--json"]).json();
-        assert_eq!((hourly.as_array().unwrap().len(), &hourly[0]["calls"]), (1, &json!(2)));
+        // Two full hours began within the last 90 minutes, or one did: that depends on the minute.
+        let hours = hourly.as_array().unwrap();
+        assert!((1..=2).contains(&hours.len()) && hours.iter().all(|row| row["calls"] == 2), "{hourly}");
         let shown = place.run(&["usage"]).out;
         assert!(shown.contains(&format!("{id}  laptop  b0      echo  600    300     3000")), "{shown}");
         assert_eq!(place.run(&["usage", "--server", "b9", "--json"]).json(), json!([]));
