@@ -406,6 +406,7 @@ fn schemas() -> Value {
     add::<PrefixWord>(&mut schemas);
     add::<views::Health>(&mut schemas);
     add::<views::Ready>(&mut schemas);
+    add::<views::ReadyStore>(&mut schemas);
     add::<views::ReadyServer>(&mut schemas);
     add::<views::Warning>(&mut schemas);
     add::<views::TokenRequest>(&mut schemas);
