@@ -61,26 +61,27 @@ impl Field {
     /// By its name, in any case.
     fn named(name: &[u8]) -> Option<Self> {
         // Length and first letter leave at most one to compare.
-        let (other, field) = match (name.len(), name.first()?.to_ascii_lowercase()) {
-            (4, b'h') => ("host", Self::Host),
-            (6, b'a') => ("accept", Self::Accept),
-            (6, b'o') => ("origin", Self::Origin),
+        let (usual, field) = match (name.len(), name.first()?.to_ascii_lowercase()) {
+            (4, b'h') => ("Host", Self::Host),
+            (6, b'a') => ("Accept", Self::Accept),
+            (6, b'o') => ("Origin", Self::Origin),
             (7, b'b') => ("baggage", Self::Baggage),
-            (8, b'm') => ("mcp-name", Self::McpName),
-            (9, b'x') => ("x-api-key", Self::XApiKey),
-            (10, b'm') => ("mcp-method", Self::McpMethod),
+            (8, b'm') => ("Mcp-Name", Self::McpName),
+            (9, b'x') => ("X-API-Key", Self::XApiKey),
+            (10, b'm') => ("Mcp-Method", Self::McpMethod),
             (10, b't') => ("tracestate", Self::Tracestate),
             (11, b't') => ("traceparent", Self::Traceparent),
-            (12, b'c') => ("content-type", Self::ContentType),
-            (13, b'a') => ("authorization", Self::Authorization),
-            (13, b'l') => ("last-event-id", Self::LastEventId),
-            (14, b'c') => ("content-length", Self::ContentLength),
-            (14, b'm') => ("mcp-session-id", Self::McpSessionId),
-            (16, b'c') => ("content-encoding", Self::ContentEncoding),
-            (20, b'm') => ("mcp-protocol-version", Self::McpProtocolVersion),
+            (12, b'c') => ("Content-Type", Self::ContentType),
+            (13, b'a') => ("Authorization", Self::Authorization),
+            (13, b'l') => ("Last-Event-ID", Self::LastEventId),
+            (14, b'c') => ("Content-Length", Self::ContentLength),
+            (14, b'm') => ("Mcp-Session-Id", Self::McpSessionId),
+            (16, b'c') => ("Content-Encoding", Self::ContentEncoding),
+            (20, b'm') => ("MCP-Protocol-Version", Self::McpProtocolVersion),
             _ => return None,
         };
-        name.eq_ignore_ascii_case(other.as_bytes()).then_some(field)
+        // As its specification writes it, it need not be folded.
+        (name == usual.as_bytes() || name.eq_ignore_ascii_case(usual.as_bytes())).then_some(field)
     }
 
     /// Whether several values mean the same as one with commas between them (RFC 9110, section 5.3; W3C Trace
