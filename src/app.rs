@@ -1,11 +1,13 @@
 //! Builds the parts from a `Config`, runs them, and ends them in order.
 
+mod publish;
+mod reload;
+
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use http::request::Parts;
 use rustls::RootCertStore;
@@ -19,15 +21,19 @@ use crate::auth::{
     self, AuthError, Authenticator, CreateError, EncryptionKeyError, KeyRequest, KeysFrom, SealerError,
     Secrets, SecretsError, create_key, parse_encryption_key, parse_jwt_secret,
 };
-use crate::backend::{Backend, BackendId, InvalidTarget, Pool, TlsRoots};
+use crate::backend::TlsRoots;
 use crate::base::{Phase, ServerName};
-use crate::catalog::{Catalog, KeeperSeed, View};
+use crate::catalog::{Catalog, View};
 use crate::config::Config;
+use crate::fleet::{Fleet, FleetBuilder};
 use crate::limits::Limits;
-use crate::route::{EndpointConfig, Table, TableError};
+use crate::route::EndpointConfig;
 use crate::server::{self, ControlPlane, ControlRequest, ControlResponse, ListenError, Shared, Workers};
-use crate::session::{Sessions, farewell};
+use crate::session::Sessions;
 use crate::store::{Audit, Grants, Seen, Store, StoreError};
+
+pub use publish::Publisher;
+pub use reload::Reload;
 
 /// The embedded database's file in the data directory.
 const DATABASE: &str = "metamcp.sqlite";
@@ -43,9 +49,6 @@ const GRACE_POLL: Duration = Duration::from_secs(10);
 
 /// Between two tries to reach a database at the start.
 const DATABASE_WAIT: Duration = Duration::from_secs(2);
-
-/// Between two looks for sessions that are over.
-const SESSION_SWEEP: Duration = Duration::from_secs(30);
 
 /// For the workers to end after what was under way was cut.
 const CUT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -106,17 +109,6 @@ pub enum AppError {
         /// Why.
         source: std::io::Error,
     },
-    /// A server's address.
-    #[error("server `{server}`: {source}")]
-    Target {
-        /// Which.
-        server: ServerName,
-        /// Why.
-        source: InvalidTarget,
-    },
-    /// An endpoint's servers.
-    #[error("endpoint `{}` names a server `{}`, which is not configured", .0.endpoint, .0.server)]
-    Table(TableError),
     /// The sockets.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -127,27 +119,28 @@ pub enum AppError {
 
 impl App {
     /// Builds everything and begins to serve. Runs in a `LocalSet`, on which it leaves its background tasks.
-    pub async fn start(config: Config) -> Result<Self, AppError> {
+    /// `reload` is asked at SIGHUP.
+    pub async fn start(config: Config, reload: Reload) -> Result<Self, AppError> {
+        let hangups = signal(SignalKind::hangup()).map_err(AppError::Signals)?;
         let (authenticator, store) = keys(&config).await?;
-        let roots = system_roots();
-        let backends = backends(&config, &roots)?;
-        let names: Vec<ServerName> = config.servers.iter().map(|server| server.name.clone()).collect();
-        let table = Arc::new(Table::build(&names, &config.endpoints).map_err(AppError::Table)?);
-        let (catalog, keeper) = Catalog::new(config.catalog.clone(), &backends);
+        let mut builder = FleetBuilder::new(system_roots());
+        let fleet = builder.next(config.servers.clone(), config.endpoints.clone());
+        let (catalog, keeper) = Catalog::new(config.catalog.clone(), &fleet);
         let sessions = Arc::new(Sessions::new(config.session.clone(), Arc::clone(authenticator.sealer())));
         let (phase, phases) = watch::channel(Phase::Serve);
+        let (fleets, fleet_now) = watch::channel(Arc::clone(&fleet));
         let keys_changed = watch::Sender::new(0);
         let admin =
-            Admin::new(Arc::clone(&authenticator), Arc::clone(&table), Arc::clone(&catalog), phases.clone());
+            Admin::new(Arc::clone(&authenticator), fleet_now.clone(), Arc::clone(&catalog), phases.clone());
         let shared = Arc::new(Shared {
             guard: server::Guard::new(&config.server),
             config: config.server.clone(),
             auth: Arc::clone(&authenticator),
-            table: Arc::clone(&table),
+            fleet: fleet_now,
+            followed: watch::Sender::new(vec![0; config.server.workers.max(1)]),
             catalog: Arc::clone(&catalog),
-            sessions: Arc::clone(&sessions),
+            sessions,
             limits: Arc::new(Limits::new(config.limits.clone())),
-            backends,
             control: Arc::new(Plane(admin)),
             phase: phases,
             keys: keys_changed.subscribe(),
@@ -155,7 +148,10 @@ impl App {
         let workers = server::start(&shared)?;
         // Only now: a key that is made and never shown is lost.
         let first_key = first_key(&config, &store, &authenticator).await?;
-        spawn_background(keeper, sessions, &catalog, &table);
+        spawn_local(keeper.plant().run());
+        spawn_local(list_early(catalog, fleet));
+        let publisher = Publisher::new(builder, fleets, shared);
+        spawn_local(reload::on_signal(hangups, reload, config.clone(), publisher));
         spawn_local(watch_keys(authenticator, store.clone(), keys_changed));
         spawn_local(end_grace(store));
         let scheme = if config.server.tls.is_some() { "https" } else { "http" };
@@ -163,7 +159,7 @@ impl App {
             url: format!("{scheme}://{}", workers.address),
             first_key,
             asks_for_key: config.auth_mode == auth::Mode::Keys,
-            servers: names,
+            servers: config.servers.into_iter().map(|server| server.name).collect(),
             endpoints: config.endpoints,
         };
         let server::Config { drain_delay, drain_deadline, .. } = config.server;
@@ -295,43 +291,11 @@ fn system_roots() -> TlsRoots {
     TlsRoots::from_roots(roots)
 }
 
-fn backends(config: &Config, roots: &TlsRoots) -> Result<Vec<Arc<Backend>>, AppError> {
-    let numbered = (0..).map(BackendId).zip(&config.servers);
-    numbered
-        .map(|(id, server)| {
-            Backend::new(id, server.clone(), roots)
-                .map_err(|source| AppError::Target { server: server.name.clone(), source })
-        })
-        .collect()
-}
-
-fn spawn_background(keeper: KeeperSeed, sessions: Arc<Sessions>, catalog: &Arc<Catalog>, table: &Arc<Table>) {
-    let pools: Rc<[_]> = keeper.backends().iter().cloned().map(Pool::new).collect();
-    spawn_local(keeper.plant().run());
-    spawn_local(async move {
-        let mut sweep = interval(SESSION_SWEEP);
-        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            sweep.tick().await;
-            let now = SystemTime::now().duration_since(UNIX_EPOCH);
-            let over = sessions.sweep(now.map_or(0, |since| since.as_secs()));
-            pools.iter().for_each(|pool| pool.sweep());
-            // One after the other, for there may be thousands, and beside the sweep, for a server may be slow.
-            let pools = Rc::clone(&pools);
-            spawn_local(async move {
-                for session in over {
-                    farewell(session, Rc::clone(&pools)).await;
-                }
-            });
-        }
-    });
-    // Asked for before a client does: the era of each server is known by then.
-    let (catalog, table) = (Arc::clone(catalog), Arc::clone(table));
-    spawn_local(async move {
-        if let Some(endpoint) = table.find("/mcp") {
-            catalog.merged(endpoint, View::Modern).await;
-        }
-    });
+/// Asked for before a client does: the era of each server is known by then.
+async fn list_early(catalog: Arc<Catalog>, fleet: Arc<Fleet>) {
+    if let Some(endpoint) = fleet.table.find("/mcp") {
+        catalog.merged(endpoint, View::Modern).await;
+    }
 }
 
 /// Looks for keys that changed, and says so.

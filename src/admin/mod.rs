@@ -3,7 +3,7 @@
 //! Invariants: a path without an entry in [`Admin::answer`] does not exist; what a caller without a
 //! credential is told names nothing that is configured.
 //!
-//! Does not know: the data plane. Both meet in snapshots: keys, the table of paths, the catalog.
+//! Does not know: the data plane. Both meet in snapshots: keys, the fleet, the catalog.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 use crate::auth::{Authenticator, Check, Credential, Denied, Health, Identity, KeysFrom, Mode};
 use crate::base::{EndpointName, Phase};
 use crate::catalog::{Catalog, View};
-use crate::route::Table;
+use crate::fleet::Fleet;
 
 const TOKEN_PATH: &str = "/api/v1/auth/token";
 
@@ -34,7 +34,7 @@ const NAMES_SHOWN_MAX: usize = 20;
 /// The control plane.
 pub struct Admin {
     auth: Arc<Authenticator>,
-    table: Arc<Table>,
+    fleet: watch::Receiver<Arc<Fleet>>,
     catalog: Arc<Catalog>,
     phase: watch::Receiver<Phase>,
 }
@@ -43,11 +43,11 @@ impl Admin {
     /// From the parts it shares with the data plane.
     pub fn new(
         auth: Arc<Authenticator>,
-        table: Arc<Table>,
+        fleet: watch::Receiver<Arc<Fleet>>,
         catalog: Arc<Catalog>,
         phase: watch::Receiver<Phase>,
     ) -> Self {
-        Self { auth, table, catalog, phase }
+        Self { auth, fleet, catalog, phase }
     }
 
     /// How long a body it takes with a request.
@@ -87,6 +87,10 @@ impl Admin {
                 body["store"] = store(&health);
             }
             body["servers"] = self.servers();
+            let fleet = self.fleet();
+            if !fleet.left_out.is_empty() {
+                body["left_out"] = fleet.left_out.iter().map(ToString::to_string).collect();
+            }
             let long = self.long_names();
             if !long.is_empty() {
                 body["warnings"] = json!([{
@@ -98,9 +102,15 @@ impl Admin {
         json_response(status, &body)
     }
 
+    /// What is served now.
+    fn fleet(&self) -> Arc<Fleet> {
+        Arc::clone(&self.fleet.borrow())
+    }
+
     /// Each server of the default endpoint, and why it is missing from the lists, when it is.
     fn servers(&self) -> Value {
-        let Some(endpoint) = self.table.find(&format!("/mcp/{}", EndpointName::DEFAULT)) else {
+        let fleet = self.fleet();
+        let Some(endpoint) = fleet.table.find(&format!("/mcp/{}", EndpointName::DEFAULT)) else {
             return json!([]);
         };
         let merged = self.catalog.snapshot(endpoint, View::Modern);
@@ -119,6 +129,7 @@ impl Admin {
 
     fn long_names(&self) -> Vec<String> {
         let mut long: Vec<String> = self
+            .fleet()
             .table
             .endpoints()
             .filter_map(|endpoint| self.catalog.snapshot(endpoint, View::Modern))

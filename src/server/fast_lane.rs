@@ -8,7 +8,6 @@ use std::future::{Future, poll_fn};
 use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -223,7 +222,7 @@ fn read_request(worker: &Worker, came: &[u8]) -> Read {
     let config = &worker.shared.config;
     let is_small = head_bytes <= HEAD_BYTES_MAX.min(config.header_bytes_max)
         && request.headers.len() <= config.header_count_max;
-    let endpoint = request.path.and_then(|path| worker.shared.table.find(path));
+    let endpoint = request.path.and_then(|path| worker.endpoint(path));
     let (Some(endpoint), Some(1), true) = (endpoint, request.version, is_small) else {
         return Read::Unusual;
     };
@@ -243,7 +242,7 @@ fn read_request(worker: &Worker, came: &[u8]) -> Read {
     if fields.any_doubled() {
         return Read::Unusual;
     }
-    let (endpoint, body) = (Arc::clone(endpoint), Arriving::Whole(body));
+    let body = Arriving::Whole(body);
     let asked = Asked { method: Method::POST, authority: None, endpoint, fields, body };
     Read::Usual(Box::new(asked), bytes)
 }

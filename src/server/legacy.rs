@@ -35,11 +35,15 @@ const TELL_TIMEOUT: Duration = Duration::from_secs(2);
 const STREAM_SETTLE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Answers a message of the Legacy era.
-pub async fn answer(worker: &Rc<Worker>, call: Box<Call>) -> Result<Reply, Fault> {
+pub async fn answer(worker: &Rc<Worker>, mut call: Box<Call>) -> Result<Reply, Fault> {
     if call.method == Some(Method::Initialize) && call.is_request() {
         return initialize(worker, &call).await;
     }
     let session = worker.session(&call.fields, &call.identity, &call.endpoint)?;
+    if session.endpoint.id != call.endpoint.id {
+        // The endpoint changed after the head of this request came; places are those of the session.
+        call.endpoint = Arc::clone(&session.endpoint);
+    }
     check_version(&call)?;
     match call.endpoint.shape {
         Shape::Single => forward(worker, call, session, (0, None)).await,
@@ -71,9 +75,11 @@ async fn initialize(worker: &Rc<Worker>, call: &Call) -> Result<Reply, Fault> {
             let (text, session) = sessions
                 .create(&call.identity, &call.endpoint, introduction, worker.now_s())
                 .map_err(full)?;
-            let pool = worker.pool(call.endpoint.servers[0].backend);
-            let opened = session.upstream(0).open_for_client(pool, &session.introduction).await;
-            let message = opened.inspect_err(|_| sessions.end(&session))?;
+            let opening = async {
+                let pool = worker.pool(&session.endpoint.servers[0])?;
+                session.upstream(0).open_for_client(&pool, &session.introduction).await
+            };
+            let message = opening.await.inspect_err(|_| sessions.end(&session))?;
             (text, reply::result(&call.id(), result_of(&message)?))
         }
         Shape::Aggregate(_) => {
@@ -220,9 +226,11 @@ async fn set_level(worker: &Rc<Worker>, call: &Call, session: &Arc<Session>) -> 
         let asked =
             Ask { method: Method::SetLevel, message: call.body.clone(), ready: Some(&ready), modern: None };
         // A server that does not take it now gets it when its session is opened again.
-        match timeout(TELL_TIMEOUT, ask(worker.pool(server.backend), asked)).await {
+        let asking =
+            async { ask(&worker.pool(server)?, asked).await.map_err(|error| error.into_fault(&server.name)) };
+        match timeout(TELL_TIMEOUT, asking).await {
             Ok(Ok(_)) => {}
-            Ok(Err(error)) => drop(worker.note_fault(&error.into_fault(&server.name))),
+            Ok(Err(fault)) => drop(worker.note_fault(&fault)),
             Err(_elapsed) => tracing::warn!(server = %server.name, "the log level was not taken in time"),
         }
     }
@@ -349,8 +357,8 @@ async fn open(
     if let Some(ready) = upstream.ready() {
         return Ok(ready);
     }
-    let pool = worker.pool(call.endpoint.servers[place].backend);
-    let ready = upstream.open(pool, &session.introduction, session.log_level()).await?;
+    let pool = worker.pool(&call.endpoint.servers[place])?;
+    let ready = upstream.open(&pool, &session.introduction, session.log_level()).await?;
     session.touch_stream();
     if session.has_stream() {
         // Some servers ask the client something on their event stream as soon as the session is open, and
@@ -406,8 +414,8 @@ async fn is_lost(worker: &Rc<Worker>, call: &Call, ready: &Ready, place: usize, 
     }
     let asked =
         Ask { method: Method::Ping, message: Bytes::from_static(PING), ready: Some(ready), modern: None };
-    let pool = worker.pool(call.endpoint.servers[place].backend);
-    ask(pool, asked).await.is_ok_and(|heard| heard.status.is_client_error())
+    let Ok(pool) = worker.pool(&call.endpoint.servers[place]) else { return false };
+    ask(&pool, asked).await.is_ok_and(|heard| heard.status.is_client_error())
 }
 
 /// Ends a session, here and at every server.
