@@ -13,7 +13,7 @@ use http::request::Parts;
 use rustls::RootCertStore;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tokio::task::spawn_local;
+use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::admin::Admin;
@@ -59,6 +59,8 @@ pub struct App {
     pub greeting: Greeting,
     workers: Workers,
     phase: watch::Sender<Phase>,
+    /// Ends when the terminal is closed.
+    reloading: JoinHandle<()>,
     drain_delay: Duration,
     drain_deadline: Duration,
 }
@@ -151,7 +153,7 @@ impl App {
         spawn_local(keeper.plant().run());
         spawn_local(list_early(catalog, fleet));
         let publisher = Publisher::new(builder, fleets, shared);
-        spawn_local(reload::on_signal(hangups, reload, config.clone(), publisher));
+        let reloading = spawn_local(reload::on_signal(hangups, reload, config.clone(), publisher));
         spawn_local(watch_keys(authenticator, store.clone(), keys_changed));
         spawn_local(end_grace(store));
         let scheme = if config.server.tls.is_some() { "https" } else { "http" };
@@ -163,10 +165,10 @@ impl App {
             endpoints: config.endpoints,
         };
         let server::Config { drain_delay, drain_deadline, .. } = config.server;
-        Ok(Self { greeting, workers, phase, drain_delay, drain_deadline })
+        Ok(Self { greeting, workers, phase, reloading, drain_delay, drain_deadline })
     }
 
-    /// Serves until SIGTERM or SIGINT, then lets what is under way end, within the deadline. A second signal
+    /// Serves until SIGTERM or SIGINT, or until its terminal is closed, then lets what is under way end, within the deadline. A second signal
     /// ends at once.
     pub async fn run(self) -> Result<(), AppError> {
         let mut terminate = signal(SignalKind::terminate()).map_err(AppError::Signals)?;
@@ -174,6 +176,7 @@ impl App {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
+            Ok(()) = self.reloading => {}
         }
         tracing::info!("stopping: no new connections; what is under way may end");
         let end = async {

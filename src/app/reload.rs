@@ -1,5 +1,7 @@
 //! SIGHUP: the configuration is read again, and what changed of servers and endpoints is served.
 
+use std::io::{IsTerminal as _, stdin};
+
 use tokio::signal::unix::Signal;
 
 use super::publish::Publisher;
@@ -13,8 +15,14 @@ const MISTAKES_SHOWN_MAX: usize = 100;
 
 /// Reloads at each signal. A configuration with a mistake changes nothing. `running`: what the gateway was started
 /// with, which decides on all but servers and endpoints until it is started again.
+///
+/// Ends when the terminal that the gateway was started from is closed, which is told by the same signal.
 pub async fn on_signal(mut signal: Signal, reload: Reload, running: Config, mut publisher: Publisher) {
+    let had_terminal = stdin().is_terminal();
     while signal.recv().await.is_some() {
+        if had_terminal && !stdin().is_terminal() {
+            return;
+        }
         match reload() {
             Ok(config) => {
                 for notice in &config.skipped {

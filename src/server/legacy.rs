@@ -22,7 +22,7 @@ use crate::base::{Fault, Kind};
 use crate::catalog::{ListKind, View};
 use crate::frame::{Id, Kind as FrameKind, Span};
 use crate::protocol::{ClientCapabilities, Era, Method, Revision, header};
-use crate::route::Shape;
+use crate::route::{Endpoint, Place, Shape};
 use crate::session::{Ask, Introduction, Ready, Session, ask, farewell};
 
 /// What a client says of itself is kept for its session; real ones have some 200 bytes.
@@ -243,9 +243,15 @@ async fn notification(worker: &Rc<Worker>, call: Box<Call>, session: Arc<Session
         // To the one server that holds the call.
         Some(Method::Cancelled) => {
             let holder = params.request_id.and_then(|id| session.holder(id.span.of(&call.body)));
-            holder.map(|place| (place, None)).into_iter().collect()
+            if let Some((session, place)) = holder {
+                tell(worker, &call, &session, place, None).await;
+            }
+            Vec::new()
         }
-        Some(Method::Progress) => tagged(&call, params.progress_token).into_iter().collect(),
+        Some(Method::Progress) => {
+            tell_tagged(worker, &call, &session, params.progress_token).await;
+            Vec::new()
+        }
         Some(Method::RootsListChanged) => {
             let open = session.upstreams().filter(|(_, upstream)| upstream.ready().is_some());
             open.map(|(place, _)| (place, None)).collect()
@@ -268,18 +274,32 @@ async fn answer_of_client(
     call: Box<Call>,
     session: Arc<Session>,
 ) -> Result<Reply, Fault> {
-    let Some((place, edit)) = tagged(&call, call.envelope.id) else {
+    if !tell_tagged(worker, &call, &session, call.envelope.id).await {
         return Err(Fault::client(Kind::InvalidRequest, "this response answers no request of a server"));
-    };
-    tell(worker, &call, &session, place, edit).await;
+    }
     Ok(reply::accepted())
 }
 
+/// Tells the server that a tagged id names; false when it names none. A server that was changed or removed while a call
+/// is under way there may have asked as well: it is told too, and one of the two does not know the id.
+async fn tell_tagged(worker: &Rc<Worker>, call: &Call, session: &Arc<Session>, id: Option<Id>) -> bool {
+    let mut is_known = false;
+    let mut former = session.former();
+    former.retain(|former| former.endpoint.id != session.endpoint.id);
+    for session in former.iter().chain([session]) {
+        if let Some((place, edit)) = tagged(call, &session.endpoint, id) {
+            tell(worker, call, session, place, edit).await;
+            is_known = true;
+        }
+    }
+    is_known
+}
+
 /// The server a tagged id names, and the id it knows in place of the tagged one.
-fn tagged(call: &Call, id: Option<Id>) -> Option<Target> {
+fn tagged(call: &Call, endpoint: &Endpoint, id: Option<Id>) -> Option<Target> {
     let id = id?;
     let text: String = serde_json::from_slice(id.span.of(&call.body)).ok()?;
-    let (place, raw) = tag::untag(&call.endpoint, &text)?;
+    let (place, raw) = tag::untag(endpoint, &text)?;
     Some((place, Some((id.span, raw))))
 }
 
@@ -292,11 +312,13 @@ async fn tell(
     edit: Option<(Span, Bytes)>,
 ) {
     let Some(ready) = session.upstream(place).ready() else { return };
-    let server = &call.endpoint.servers[place].name;
-    match timeout(TELL_TIMEOUT, deliver(worker, call, &ready, place, edit.as_slice())).await {
+    let server = &session.endpoint.servers[place];
+    match timeout(TELL_TIMEOUT, deliver(worker, call, &ready, server, edit.as_slice())).await {
         Ok(Ok(_taken)) => {}
         Ok(Err(fault)) => drop(worker.note_fault(&fault)),
-        Err(_elapsed) => tracing::warn!(%server, "a message without an answer was not taken in time"),
+        Err(_elapsed) => {
+            tracing::warn!(server = %server.name, "a message without an answer was not taken in time");
+        }
     }
 }
 
@@ -305,10 +327,9 @@ async fn deliver(
     worker: &Rc<Worker>,
     call: &Call,
     ready: &Ready,
-    place: usize,
+    server: &Place,
     edits: &[(Span, Bytes)],
 ) -> Result<Answered, Fault> {
-    let server = &call.endpoint.servers[place];
     let mut request = send::request(&call.body, edits)?;
     call.fields.copy_to(&mut request);
     ready.write_headers(&mut request);
@@ -385,7 +406,7 @@ async fn ask_server(
     edits: &[(Span, Bytes)],
 ) -> Result<Delivered, Fault> {
     let ready = open(worker, call, session, place).await?;
-    let response = deliver(worker, call, &ready, place, edits).await?;
+    let response = deliver(worker, call, &ready, &call.endpoint.servers[place], edits).await?;
     let may_be_lost = matches!(response.head.status, StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST);
     if !may_be_lost || ready.session_id.is_none() {
         return Ok(Delivered::Answered(Box::new(response)));
@@ -401,7 +422,7 @@ async fn ask_server(
     tracing::info!(%server, "the server lost its session; opening another");
     session.upstream(place).forget(&ready);
     let ready = open(worker, call, session, place).await?;
-    let response = deliver(worker, call, &ready, place, edits).await?;
+    let response = deliver(worker, call, &ready, &call.endpoint.servers[place], edits).await?;
     Ok(Delivered::Answered(Box::new(response)))
 }
 

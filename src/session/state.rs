@@ -1,7 +1,7 @@
 //! The soft state of one client's session.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
 use tokio::sync::Notify;
@@ -29,6 +29,9 @@ pub struct Session {
 struct Life {
     /// Guards the calls under way, each with the id of its server; a few lines at a time.
     in_flight: Mutex<Vec<(Bytes, u32)>>,
+    /// Guards the session as it was over earlier versions of its endpoint, as long as calls are under way in it; a few
+    /// lines at a time.
+    former: Mutex<Vec<Weak<Session>>>,
     /// Guards the log level; a few lines at a time.
     log_level: Mutex<Option<Bytes>>,
     /// Moves with each new event stream of the client, so that the one before ends.
@@ -56,7 +59,11 @@ impl Session {
 
     /// The same session over its endpoint as it is now: what is open at a server that did not change is open there.
     /// Also gives what has no place any more.
-    pub fn over(&self, endpoint: Arc<Endpoint>) -> (Self, Vec<Leftover>) {
+    pub fn over(self: &Arc<Self>, endpoint: Arc<Endpoint>) -> (Self, Vec<Leftover>) {
+        let mut former = lock(&self.life.former);
+        former.retain(|session| session.strong_count() > 0);
+        former.push(Arc::downgrade(self));
+        drop(former);
         let here = |backend: u32| endpoint.servers.iter().any(|place| place.backend == backend);
         let left = self.leftovers().into_iter().filter(|left| !here(left.backend)).collect();
         let upstreams = endpoint
@@ -105,10 +112,20 @@ impl Session {
         Some(InFlight { session: Arc::clone(self), id })
     }
 
-    /// Which server of the endpoint holds the call with that raw id.
-    pub fn holder(&self, id: &[u8]) -> Option<usize> {
+    /// Which server of the endpoint holds the call with that raw id; in the session as it was when the call began,
+    /// if the server is behind it no more.
+    pub fn holder(self: &Arc<Self>, id: &[u8]) -> Option<(Arc<Self>, usize)> {
         let (_, backend) = lock(&self.life.in_flight).iter().find(|(other, _)| other == id).cloned()?;
-        self.endpoint.servers.iter().position(|place| place.backend == backend)
+        let all = std::iter::once(Arc::clone(self)).chain(self.former());
+        all.into_iter().find_map(|session| {
+            let place = session.endpoint.servers.iter().position(|place| place.backend == backend)?;
+            Some((session, place))
+        })
+    }
+
+    /// The session as it was over earlier versions of its endpoint, as far as calls are under way in it.
+    pub fn former(&self) -> Vec<Arc<Self>> {
+        lock(&self.life.former).iter().filter_map(Weak::upgrade).collect()
     }
 
     /// The raw JSON of the level last set, for backends that are opened later.
