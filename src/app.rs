@@ -1,13 +1,14 @@
 //! Builds the parts from a `Config`, runs them, and ends them in order.
 
+mod publish;
+mod reload;
 mod usage;
 
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use http::request::Parts;
 use rustls::RootCertStore;
@@ -17,22 +18,26 @@ use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::admin::definition::{Commands, Rules};
-use crate::admin::{self, Admin, ErrandRunner, Errands, Fleet};
+use crate::admin::{self, Admin, Errands};
 use crate::auth::{
     self, AuthError, Authenticator, CreateError, EncryptionKeyError, KeyRequest, KeysFrom, SealerError,
     Secrets, SecretsError, create_key, parse_encryption_key, parse_jwt_secret,
 };
-use crate::backend::{Backend, BackendId, InvalidTarget, Pool, TlsRoots};
+use crate::backend::TlsRoots;
 use crate::base::{Phase, ServerName};
-use crate::catalog::{Catalog, KeeperSeed, View};
+use crate::catalog::{Catalog, View};
 use crate::config::Config;
+use crate::fleet::{Fleet, FleetBuilder};
 use crate::journal::JournalError;
 use crate::journal::usage::Outbox;
 use crate::limits::Limits;
-use crate::route::{EndpointConfig, Place, Table, TableError};
+use crate::route::EndpointConfig;
 use crate::server::{self, ControlPlane, ControlRequest, ControlResponse, ListenError, Shared, Workers};
-use crate::session::{Sessions, farewell};
+use crate::session::Sessions;
 use crate::store::{Audit, Grants, Seen, ServerKind, Store, StoreError};
+
+pub use publish::Publisher;
+pub use reload::Reload;
 
 /// The embedded database's file in the data directory.
 const DATABASE: &str = "metamcp.sqlite";
@@ -49,9 +54,6 @@ const GRACE_POLL: Duration = Duration::from_secs(10);
 /// Between two tries to reach a database at the start.
 const DATABASE_WAIT: Duration = Duration::from_secs(2);
 
-/// Between two looks for sessions that are over.
-const SESSION_SWEEP: Duration = Duration::from_secs(30);
-
 /// For the workers to end after what was under way was cut.
 const CUT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -61,6 +63,8 @@ pub struct App {
     pub greeting: Greeting,
     workers: Workers,
     phase: watch::Sender<Phase>,
+    /// Ends when the terminal is closed.
+    reloading: JoinHandle<()>,
     drain_delay: Duration,
     drain_deadline: Duration,
     /// Moved when nothing more is counted.
@@ -114,17 +118,6 @@ pub enum AppError {
         /// Why.
         source: std::io::Error,
     },
-    /// A server's address.
-    #[error("server `{server}`: {source}")]
-    Target {
-        /// Which.
-        server: ServerName,
-        /// Why.
-        source: InvalidTarget,
-    },
-    /// An endpoint's servers.
-    #[error("endpoint `{}` names a server `{}`, which is not configured", .0.endpoint, .0.server)]
-    Table(TableError),
     /// The journal of what is used.
     #[error(transparent)]
     Journal(#[from] JournalError),
@@ -138,16 +131,18 @@ pub enum AppError {
 
 impl App {
     /// Builds everything and begins to serve. Runs in a `LocalSet`, on which it leaves its background tasks.
-    pub async fn start(config: Config) -> Result<Self, AppError> {
+    /// `reload` is asked at SIGHUP.
+    pub async fn start(config: Config, reload: Reload) -> Result<Self, AppError> {
+        let hangups = signal(SignalKind::hangup()).map_err(AppError::Signals)?;
         let (authenticator, store) = keys(&config).await?;
         let roots = system_roots();
-        let backends = backends(&config, &roots)?;
-        let names: Vec<ServerName> = config.servers.iter().map(|server| server.name.clone()).collect();
-        let table = Arc::new(Table::build(&names, &config.endpoints).map_err(AppError::Table)?);
-        let (catalog, keeper) = Catalog::new(config.catalog.clone(), &backends);
+        let mut builder = FleetBuilder::new(roots.clone());
+        let fleet = builder.next(config.servers.clone(), config.endpoints.clone());
+        let (catalog, keeper) = Catalog::new(config.catalog.clone(), &fleet);
         let sessions = Arc::new(Sessions::new(config.session.clone(), Arc::clone(authenticator.sealer())));
         let (phase, phases) = watch::channel(Phase::Serve);
         let (counters, outbox) = usage::open(&config.data_dir, config.server.workers)?.unzip();
+        let (fleets, fleet_now) = watch::channel(Arc::clone(&fleet));
         let keys_changed = watch::Sender::new(0);
         let limits = Arc::new(Limits::new(config.limits.clone()));
         let (errands, runner) = Errands::new();
@@ -157,11 +152,8 @@ impl App {
             catalog: Arc::clone(&catalog),
             catalog_config: config.catalog.clone(),
             limits: Arc::clone(&limits),
-            fleet: Arc::new(Served {
-                table: Arc::clone(&table),
-                backends: backends.clone(),
-                sessions: Arc::clone(&sessions),
-            }),
+            fleet: fleet_now.clone(),
+            sessions: Arc::clone(&sessions),
             errands,
             roots,
             rules: rules(&config),
@@ -171,12 +163,12 @@ impl App {
             guard: server::Guard::new(&config.server),
             config: config.server.clone(),
             auth: Arc::clone(&authenticator),
-            table: Arc::clone(&table),
+            fleet: fleet_now,
+            followed: watch::Sender::new(vec![0; config.server.workers.max(1)]),
             catalog: Arc::clone(&catalog),
-            sessions: Arc::clone(&sessions),
+            sessions,
             limits,
             usage: counters,
-            backends,
             control: Arc::new(Plane(admin)),
             phase: phases,
             keys: keys_changed.subscribe(),
@@ -184,7 +176,11 @@ impl App {
         let workers = server::start(&shared)?;
         // Only now: a key that is made and never shown is lost.
         let first_key = first_key(&config, &store, &authenticator).await?;
-        spawn_background(keeper, runner, sessions, &catalog, &table);
+        spawn_local(runner.run());
+        spawn_local(keeper.plant().run());
+        spawn_local(list_early(catalog, fleet));
+        let publisher = Publisher::new(builder, fleets, shared);
+        let reloading = spawn_local(reload::on_signal(hangups, reload, config.clone(), publisher));
         spawn_local(watch_keys(authenticator, store.clone(), keys_changed));
         spawn_local(end_grace(store.clone()));
         let (ended, handing_on) = hand_on_usage(outbox, store);
@@ -193,14 +189,14 @@ impl App {
             url: format!("{scheme}://{}", workers.address),
             first_key,
             asks_for_key: config.auth_mode == auth::Mode::Keys,
-            servers: names,
+            servers: config.servers.into_iter().map(|server| server.name).collect(),
             endpoints: config.endpoints,
         };
         let server::Config { drain_delay, drain_deadline, .. } = config.server;
-        Ok(Self { greeting, workers, phase, drain_delay, drain_deadline, ended, handing_on })
+        Ok(Self { greeting, workers, phase, reloading, drain_delay, drain_deadline, ended, handing_on })
     }
 
-    /// Serves until SIGTERM or SIGINT, then lets what is under way end, within the deadline. A second signal
+    /// Serves until SIGTERM or SIGINT, or until its terminal is closed, then lets what is under way end, within the deadline. A second signal
     /// ends at once.
     pub async fn run(self) -> Result<(), AppError> {
         let mut terminate = signal(SignalKind::terminate()).map_err(AppError::Signals)?;
@@ -208,6 +204,7 @@ impl App {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
+            Ok(()) = self.reloading => {}
         }
         tracing::info!("stopping: no new connections; what is under way may end");
         let end = async {
@@ -328,16 +325,6 @@ fn system_roots() -> TlsRoots {
     TlsRoots::from_roots(roots)
 }
 
-fn backends(config: &Config, roots: &TlsRoots) -> Result<Vec<Arc<Backend>>, AppError> {
-    let numbered = (0..).map(BackendId).zip(&config.servers);
-    numbered
-        .map(|(id, server)| {
-            Backend::new(id, server.clone(), roots)
-                .map_err(|source| AppError::Target { server: server.name.clone(), source })
-        })
-        .collect()
-}
-
 /// What may be defined over HTTP. A server on a private address is as good as any where nobody comes from outside.
 fn rules(config: &Config) -> Rules {
     Rules {
@@ -347,40 +334,11 @@ fn rules(config: &Config) -> Rules {
     }
 }
 
-fn spawn_background(
-    keeper: KeeperSeed,
-    errands: ErrandRunner,
-    sessions: Arc<Sessions>,
-    catalog: &Arc<Catalog>,
-    table: &Arc<Table>,
-) {
-    spawn_local(errands.run());
-    let pools: Rc<[_]> = keeper.backends().iter().cloned().map(Pool::new).collect();
-    spawn_local(keeper.plant().run());
-    spawn_local(async move {
-        let mut sweep = interval(SESSION_SWEEP);
-        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            sweep.tick().await;
-            let now = SystemTime::now().duration_since(UNIX_EPOCH);
-            let over = sessions.sweep(now.map_or(0, |since| since.as_secs()));
-            pools.iter().for_each(|pool| pool.sweep());
-            // One after the other, for there may be thousands, and beside the sweep, for a server may be slow.
-            let pools = Rc::clone(&pools);
-            spawn_local(async move {
-                for session in over {
-                    farewell(session, Rc::clone(&pools)).await;
-                }
-            });
-        }
-    });
-    // Asked for before a client does: the era of each server is known by then.
-    let (catalog, table) = (Arc::clone(catalog), Arc::clone(table));
-    spawn_local(async move {
-        if let Some(endpoint) = table.find("/mcp") {
-            catalog.merged(endpoint, View::Modern).await;
-        }
-    });
+/// Asked for before a client does: the era of each server is known by then.
+async fn list_early(catalog: Arc<Catalog>, fleet: Arc<Fleet>) {
+    if let Some(endpoint) = fleet.table.find("/mcp") {
+        catalog.merged(endpoint, View::Modern).await;
+    }
 }
 
 /// Hands on what is used until it is told that nothing more is.
@@ -445,26 +403,5 @@ impl ControlPlane for Plane {
 
     fn answer(&self, request: ControlRequest) -> Pin<Box<dyn Future<Output = ControlResponse> + Send + '_>> {
         Box::pin(self.0.answer(request))
-    }
-}
-
-/// What is served, as the control plane sees it.
-struct Served {
-    table: Arc<Table>,
-    backends: Vec<Arc<Backend>>,
-    sessions: Arc<Sessions>,
-}
-
-impl Fleet for Served {
-    fn table(&self) -> Arc<Table> {
-        Arc::clone(&self.table)
-    }
-
-    fn backend(&self, place: &Place) -> Option<Arc<Backend>> {
-        self.backends.get(place.backend as usize).cloned()
-    }
-
-    fn sessions(&self) -> Arc<Sessions> {
-        Arc::clone(&self.sessions)
     }
 }

@@ -9,6 +9,7 @@ pub mod server;
 pub mod admin;
 pub mod catalog;
 pub mod session;
+pub mod fleet;
 pub mod backend;
 pub mod route;
 pub mod limits;

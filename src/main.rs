@@ -1,10 +1,11 @@
 //! The `metamcp` program: arguments, configuration, serve, drain.
 
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use metamcp::app::{App, AppError, Greeting};
-use metamcp::config::{self, Command, Config, EXIT_USAGE, LogFormat, Summary};
+use metamcp::app::{App, AppError, Greeting, Reload};
+use metamcp::config::{self, Cli, Command, Config, EXIT_USAGE, LogFormat, Summary};
 use metamcp::telemetry;
 use tokio::runtime::Builder;
 use tokio::task::LocalSet;
@@ -33,11 +34,11 @@ fn main() -> ExitCode {
             println!("{}", Summary(&config));
             ExitCode::SUCCESS
         }
-        Command::Serve => serve(config),
+        Command::Serve => serve(config, cli, cwd),
     }
 }
 
-fn serve(mut config: Config) -> ExitCode {
+fn serve(mut config: Config, cli: Cli, cwd: PathBuf) -> ExitCode {
     let format = match config.log.format {
         LogFormat::Text => telemetry::Format::Text,
         LogFormat::Json => telemetry::Format::Json,
@@ -49,12 +50,19 @@ fn serve(mut config: Config) -> ExitCode {
     for notice in &config.skipped {
         tracing::warn!("{notice}");
     }
-    let is_demo = demo::add(&mut config);
+    let demo = demo::start(&config);
+    demo::add(demo.as_ref(), &mut config);
+    let is_demo = demo.is_some();
+    let reload = Box::new(move || {
+        let mut config = config::load(&cli, &config::ProcessEnv, &cwd)?;
+        demo::add(demo.as_ref(), &mut config);
+        Ok(config)
+    });
     let outcome = Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(AppError::Signals)
-        .and_then(|runtime| LocalSet::new().block_on(&runtime, run(config, is_demo)));
+        .and_then(|runtime| LocalSet::new().block_on(&runtime, run(config, reload, is_demo)));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -64,8 +72,8 @@ fn serve(mut config: Config) -> ExitCode {
     }
 }
 
-async fn run(config: Config, is_demo: bool) -> Result<(), AppError> {
-    let app = App::start(config).await?;
+async fn run(config: Config, reload: Reload, is_demo: bool) -> Result<(), AppError> {
+    let app = App::start(config, reload).await?;
     // Nobody may be reading; that is no reason to stop.
     let _ = greet(&app.greeting, is_demo);
     app.run().await
@@ -138,31 +146,45 @@ mod demo {
     use metamcp::base::ServerName;
     use metamcp::config::Config;
 
-    /// Puts the demonstration server behind a gateway that has nothing else, on a thread of this process and
-    /// a port that is free.
-    pub fn add(config: &mut Config) -> bool {
+    /// What the demonstration server is called, and where it is.
+    pub struct Demo(ServerName, Address);
+
+    /// Starts the demonstration server for a gateway that has nothing else, on a thread of this process and a port
+    /// that is free.
+    pub fn start(config: &Config) -> Option<Demo> {
         if !config.servers.is_empty() {
-            return false;
+            return None;
         }
-        let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)) else { return false };
-        let url = listener.local_addr().ok().and_then(|address| format!("http://{address}/mcp").parse().ok());
-        let (Some(url), Ok(name)) = (url, ServerName::new("demo")) else { return false };
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).ok()?;
+        let url = format!("http://{}/mcp", listener.local_addr().ok()?).parse().ok()?;
+        let name = ServerName::new("demo").ok()?;
         let served = thread::Builder::new().name("demo".into()).spawn(move || {
             let Err(error) = metamcp_demo::serve(listener);
             tracing::error!(%error, "the demonstration server ended");
         });
-        if served.is_err() {
-            return false;
+        served.is_ok().then_some(Demo(name, Address::Http(url)))
+    }
+
+    /// Puts it behind the gateway, while that has nothing else.
+    pub fn add(demo: Option<&Demo>, config: &mut Config) {
+        if let Some(Demo(name, address)) = demo.filter(|_| config.servers.is_empty()) {
+            config.add_server(name, address.clone());
         }
-        config.add_server(&name, Address::Http(url));
-        true
     }
 }
 
 #[cfg(not(feature = "demo"))]
 mod demo {
+    use metamcp::config::Config;
+
     /// Built without one.
-    pub fn add(_config: &mut metamcp::config::Config) -> bool {
-        false
+    pub enum Demo {}
+
+    /// There is none.
+    pub fn start(_config: &Config) -> Option<Demo> {
+        None
     }
+
+    /// There is none.
+    pub fn add(_demo: Option<&Demo>, _config: &mut Config) {}
 }

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::fleet::default_endpoint;
+use super::paths::default_endpoint;
 use super::problem::Problem;
 use super::request::{json_body, respond};
 use super::views::{Health, Ready, ReadyServer, ReadyStore, TokenResponse, Warning};
@@ -45,10 +45,14 @@ impl Admin {
         let status = if draining { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
         let health = self.parts.auth.health();
         let degraded = (!health.is_good()).then_some(true);
-        let mut body = Ready { ready: !draining, degraded, store: None, servers: None, warnings: None };
+        let mut body =
+            Ready { ready: !draining, degraded, store: None, servers: None, left_out: None, warnings: None };
         if self.identify(headers).await.is_ok() {
             body.store = degraded.map(|_| store_of(&health));
             body.servers = Some(self.servers_behind());
+            let left_out = &self.fleet().left_out;
+            body.left_out =
+                (!left_out.is_empty()).then(|| left_out.iter().map(ToString::to_string).collect());
             let names = self.long_names();
             let text =
                 "these names are over 64 characters, which some model APIs refuse: shorten the server's name";
@@ -59,8 +63,8 @@ impl Admin {
 
     /// Each server of the default endpoint, and why it is missing from the lists, when it is.
     fn servers_behind(&self) -> Vec<ReadyServer> {
-        let table = self.parts.fleet.table();
-        let Some(endpoint) = default_endpoint(&table) else { return Vec::new() };
+        let fleet = self.fleet();
+        let Some(endpoint) = default_endpoint(&fleet.table) else { return Vec::new() };
         let merged = self.parts.catalog.snapshot(&endpoint, View::Modern);
         let places = endpoint.servers.iter().enumerate();
         let server = |(place, server): (usize, &crate::route::Place)| {
@@ -75,8 +79,9 @@ impl Admin {
     }
 
     fn long_names(&self) -> Vec<String> {
-        let table = self.parts.fleet.table();
-        let mut long: Vec<String> = table
+        let fleet = self.fleet();
+        let mut long: Vec<String> = fleet
+            .table
             .endpoints()
             .filter_map(|endpoint| self.parts.catalog.snapshot(endpoint, View::Modern))
             .flat_map(|merged| merged.names_longer_than(MODEL_API_NAME_BYTES_MAX))

@@ -4,7 +4,7 @@
 //! who asks is known before anything else is looked at; no secret comes out again; every change is in the audit log
 //! under the id of the key that made it. What a caller without a credential is told names nothing that is configured.
 //!
-//! Does not know: the data plane. Both meet in snapshots: keys, the table of paths, the catalog ([`Fleet`]).
+//! Does not know: the data plane. Both meet in snapshots: keys, the fleet, the catalog.
 
 pub mod definition;
 mod routes;
@@ -19,7 +19,7 @@ mod tools;
 mod records;
 mod errand;
 mod call;
-mod fleet;
+mod paths;
 mod views;
 mod openapi;
 mod swagger;
@@ -36,14 +36,15 @@ use crate::auth::{Authenticator, Check, Credential, Denied, Identity, Mode};
 use crate::backend::TlsRoots;
 use crate::base::Phase;
 use crate::catalog::{self, Catalog};
+use crate::fleet::Fleet;
 use crate::limits::Limits;
+use crate::session::Sessions;
 use crate::store::{Audit, Role, Store};
 use definition::Rules;
 use problem::Problem;
 use routes::{Found, Operation, find};
 
 pub use errand::{ErrandRunner, Errands};
-pub use fleet::Fleet;
 pub use openapi::document;
 pub use routes::{Policy, ROUTES, Route};
 
@@ -60,7 +61,9 @@ pub struct Parts {
     /// Per key.
     pub limits: Arc<Limits>,
     /// What is served.
-    pub fleet: Arc<dyn Fleet>,
+    pub fleet: watch::Receiver<Arc<Fleet>>,
+    /// Legacy sessions.
+    pub sessions: Arc<Sessions>,
     /// Where servers are talked to.
     pub errands: Errands,
     /// Whom connections to them trust.
@@ -92,6 +95,11 @@ impl Admin {
     pub fn new(parts: Parts) -> Self {
         let document = Bytes::from(openapi::document().to_string());
         Self { parts, changes: watch::Sender::new(0), document }
+    }
+
+    /// What is served now.
+    fn fleet(&self) -> Arc<Fleet> {
+        Arc::clone(&self.parts.fleet.borrow())
     }
 
     /// Moves when servers or endpoints were changed here: what is served is then to be built anew from the store.

@@ -1,5 +1,7 @@
 //! What happened and what is going on: usage, audit, sessions.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::Response;
 use serde_json::{Value, json};
@@ -59,7 +61,7 @@ impl Admin {
         let key_id = query.text("key_id");
         let asked = query.page::<SessionCursor>();
         query.finish()?;
-        let sessions = self.parts.fleet.sessions();
+        let sessions = Arc::clone(&self.parts.sessions);
         // There may be a hundred thousand: not on a worker's thread.
         let gather = move || {
             let mut all = sessions.all();

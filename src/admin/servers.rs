@@ -164,7 +164,7 @@ impl Admin {
         view["version"] = row.version.into();
         view["created_at"] = row.created_at.into();
         view["changed_at"] = row.changed_at.into();
-        view["served"] = super::fleet::server_alone(&self.parts.fleet.table(), &row.name).is_some().into();
+        view["served"] = super::paths::server_alone(&self.fleet().table, &row.name).is_some().into();
         view
     }
 }

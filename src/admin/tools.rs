@@ -14,7 +14,7 @@ use tokio::net::lookup_host;
 use super::access::Reach;
 use super::call::{self, Outcome, ToolCall};
 use super::definition::{FieldError, Server, is_private};
-use super::fleet::server_alone;
+use super::paths::server_alone;
 use super::problem::Problem;
 use super::request::{Query, json_body, ok, page};
 use super::servers::unprocessable;
@@ -91,9 +91,9 @@ impl Admin {
         let asked = query.page::<String>();
         query.finish()?;
         let listed = self.listed(call).await?;
-        let table = self.parts.fleet.table();
+        let fleet = self.fleet();
         let server = &listed.endpoint.servers[0].name;
-        let reach = Reach::of(call.identity(), server, &table);
+        let reach = Reach::of(call.identity(), server, &fleet.table);
         let is_seen = |tool: &str| call.is_admin() || reach.as_ref().is_some_and(|of| of.admits(tool));
         let behind = listed.merged.listing(ListKind::Tools).items_after(asked.after.as_deref());
         let mut seen = behind.iter().filter(|(key, _)| is_seen(key));
@@ -121,13 +121,14 @@ impl Admin {
         })?;
         let listed = self.listed(call).await?;
         let (server, tool) = (&listed.endpoint.servers[0], call.parameter(1).to_owned());
-        let table = self.parts.fleet.table();
-        let reach = Reach::of(call.identity(), &server.name, &table);
+        let fleet = self.fleet();
+        let reach = Reach::of(call.identity(), &server.name, &fleet.table);
         let item = listed.merged.listing(ListKind::Tools).item(&tool);
         let (Some(item), true) = (item, reach.is_some_and(|reach| reach.admits(&tool))) else {
             return Err(Problem::not_found("tool"));
         };
-        let backend = self.parts.fleet.backend(server).ok_or_else(|| Problem::not_found("server"))?;
+        let backend =
+            fleet.backend(BackendId(server.backend)).cloned().ok_or_else(|| Problem::not_found("server"))?;
         let wants_events = accepts_events(call.headers());
         let asked = ToolCall { tool, arguments, listed: item.clone(), progress: wants_events };
         let era = listed.era;
@@ -142,14 +143,14 @@ impl Admin {
     /// The server of a call as it is served, with its lists; unknown where the key does not reach it.
     async fn listed(&self, call: &Call<'_>) -> Result<Listed, Problem> {
         let reference = call.parameter(0);
-        let table = self.parts.fleet.table();
-        let endpoint = match server_alone(&table, reference) {
+        let fleet = self.fleet();
+        let endpoint = match server_alone(&fleet.table, reference) {
             Some(endpoint) => Some(endpoint),
-            None => self.served_by_id(reference, &table, call).await?,
+            None => self.served_by_id(reference, &fleet.table, call).await?,
         };
         let endpoint = endpoint.ok_or_else(|| Problem::not_found("server"))?;
         let server = &endpoint.servers[0].name;
-        let reaches = Reach::of(call.identity(), server, &table).is_some();
+        let reaches = Reach::of(call.identity(), server, &fleet.table).is_some();
         if !reaches && !call.is_admin() {
             return Err(Problem::not_found("server"));
         }

@@ -49,6 +49,9 @@ pub struct Ready {
     /// The servers behind `/mcp`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub servers: Option<Vec<ReadyServer>>,
+    /// What is not served as it was asked for, and why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub left_out: Option<Vec<String>>,
     /// What is to be looked at.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warnings: Option<Vec<Warning>>,

@@ -98,7 +98,7 @@ pub enum EraChoice {
 pub struct Backend {
     /// As configured.
     pub config: Config,
-    /// Its place in the list of all servers: what a worker finds its pool by.
+    /// What a worker finds its pool by.
     pub id: BackendId,
     target: Target,
     path: PathAndQuery,
@@ -108,7 +108,7 @@ pub struct Backend {
     bounds: pool::Bounds,
 }
 
-/// The place of a backend in the list of all servers.
+/// A number that no other server of this process has or had. One whose definition changed is another server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BackendId(pub u32);
 

@@ -70,7 +70,9 @@ pub(super) fn resolve(address: &Address, roots: &TlsRoots) -> Result<Resolved, I
 }
 
 fn parse_path(path: &str) -> Result<PathAndQuery, InvalidTarget> {
-    path.parse().map_err(|_| InvalidTarget(format!("{path:?} is not a request path: write it as `/mcp`")))
+    // Not quoted: it may hold a secret.
+    let invalid = "its path is not a request path: write it as `/mcp`";
+    path.parse().map_err(|_| InvalidTarget(invalid.to_owned()))
 }
 
 impl fmt::Display for InvalidTarget {

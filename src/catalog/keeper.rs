@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use foldhash::fast::RandomState;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::spawn_local;
 use tokio::time::{Instant, interval, timeout_at};
 
@@ -17,7 +17,8 @@ use super::Config;
 use super::member::{AbortOnDrop, Member};
 use super::merge::{Merged, Missing, Reason, merge};
 use super::view::View;
-use crate::backend::{Backend, BackendId, Pool};
+use crate::backend::{BackendId, Pool};
+use crate::fleet::{Fleet, Pools};
 use crate::protocol::ClientCapabilities;
 use crate::route::{Endpoint, EndpointId};
 
@@ -35,21 +36,31 @@ pub struct Catalog {
     /// Moves with each new snapshot.
     changes: watch::Sender<u64>,
     /// By backend: moves when its lists are said to have changed. A snapshot made before is stale.
-    generations: Box<[AtomicU64]>,
+    generations: ArcSwap<Generations>,
     wants: mpsc::Sender<(Arc<Endpoint>, View)>,
+    fleets: mpsc::Sender<Coming>,
+}
+
+type Generations = HashMap<BackendId, Arc<AtomicU64>, RandomState>;
+
+/// A version of what is served that is about to be published, and who waits until its lists are prepared.
+struct Coming {
+    fleet: Arc<Fleet>,
+    prepared: oneshot::Sender<()>,
 }
 
 /// The other end: runs on the main thread, in its `LocalSet`.
 pub struct Keeper {
     shared: Rc<Shared>,
     wants: mpsc::Receiver<(Arc<Endpoint>, View)>,
+    fleets: mpsc::Receiver<Coming>,
 }
 
 /// What the keeper and its members share; one thread, so nothing is locked.
 pub struct Shared {
     catalog: Arc<Catalog>,
     pub(super) config: Config,
-    pools: Vec<Rc<Pool>>,
+    pools: Pools,
     members: RefCell<Members>,
     wanted: RefCell<HashMap<Key, Wanted>>,
 }
@@ -72,16 +83,36 @@ const SNAPSHOTS_MAX: usize = 64;
 
 impl Catalog {
     /// The two ends.
-    pub fn new(config: Config, backends: &[Arc<Backend>]) -> (Arc<Self>, KeeperSeed) {
+    pub fn new(config: Config, fleet: &Arc<Fleet>) -> (Arc<Self>, KeeperSeed) {
         let (wants, asked) = mpsc::channel(WANTS_MAX);
+        // One version is prepared before the next is made.
+        let (fleets, coming) = mpsc::channel(1);
         let catalog = Arc::new(Self {
             config,
             snapshots: ArcSwap::default(),
             changes: watch::Sender::new(0),
-            generations: backends.iter().map(|_| AtomicU64::new(0)).collect(),
+            generations: ArcSwap::from_pointee(generations(&Generations::default(), fleet)),
             wants,
+            fleets,
         });
-        (Arc::clone(&catalog), KeeperSeed { catalog, backends: backends.to_vec(), wants: asked })
+        let fleet = Arc::clone(fleet);
+        (Arc::clone(&catalog), KeeperSeed { catalog, fleet, wants: asked, fleets: coming })
+    }
+
+    /// Makes ready for a version that is about to be published: what is known of servers that stay is in the lists of
+    /// its endpoints when this completes, so that no request waits for it. Not cancel safe: the version must then be
+    /// published.
+    pub async fn prepare(&self, fleet: &Arc<Fleet>) {
+        let (prepared, done) = oneshot::channel();
+        // Without a keeper there are no lists to prepare: the process ends.
+        if self.fleets.send(Coming { fleet: Arc::clone(fleet), prepared }).await.is_ok() {
+            let _ = done.await;
+        }
+    }
+
+    /// Says that there may be something new for those who watch [`changes`](Self::changes).
+    pub fn announce(&self) {
+        self.changes.send_modify(|version| *version += 1);
     }
 
     /// What is known now. No lock, no wait; possibly stale.
@@ -128,7 +159,7 @@ impl Catalog {
 
     /// A server said that its lists changed: what is known of it is stale from now on.
     pub fn mark_stale(&self, backend: BackendId) {
-        if let Some(generation) = self.generations.get(backend.0 as usize) {
+        if let Some(generation) = self.generations.load().get(&backend) {
             generation.fetch_add(1, Ordering::AcqRel);
         }
     }
@@ -140,11 +171,20 @@ impl Catalog {
 
     /// Whether nothing better is on its way.
     fn is_settled(&self, endpoint: &Endpoint, merged: &Merged) -> bool {
-        !merged.is_loading
-            && endpoint.servers.iter().zip(&merged.generations).all(|(place, generation)| {
-                self.generations[place.backend as usize].load(Ordering::Acquire) <= *generation
-            })
+        let generations = self.generations.load();
+        // Of a server that is gone nothing more comes.
+        let now = |backend| {
+            generations.get(&BackendId(backend)).map_or(0, |generation| generation.load(Ordering::Acquire))
+        };
+        let mut pairs = endpoint.servers.iter().zip(&merged.generations);
+        !merged.is_loading && pairs.all(|(place, generation)| now(place.backend) <= *generation)
     }
+}
+
+/// One for each server; those that stay go on counting.
+fn generations(before: &Generations, fleet: &Fleet) -> Generations {
+    let ids = fleet.backends().map(|backend| backend.id);
+    ids.map(|id| (id, before.get(&id).map_or_else(Arc::default, Arc::clone))).collect()
 }
 
 fn nothing_yet(endpoint: &Endpoint) -> Merged {
@@ -156,26 +196,22 @@ fn nothing_yet(endpoint: &Endpoint) -> Merged {
 /// What a keeper is made of, on the thread that it will run on: its pools cannot move between threads.
 pub struct KeeperSeed {
     catalog: Arc<Catalog>,
-    backends: Vec<Arc<Backend>>,
+    fleet: Arc<Fleet>,
     wants: mpsc::Receiver<(Arc<Endpoint>, View)>,
+    fleets: mpsc::Receiver<Coming>,
 }
 
 impl KeeperSeed {
-    /// The servers whose lists are kept.
-    pub fn backends(&self) -> &[Arc<Backend>] {
-        &self.backends
-    }
-
     /// The keeper, on this thread.
     pub fn plant(self) -> Keeper {
         let shared = Rc::new(Shared {
             config: self.catalog.config.clone(),
             catalog: self.catalog,
-            pools: self.backends.into_iter().map(Pool::new).collect(),
+            pools: Pools::new(&self.fleet),
             members: RefCell::default(),
             wanted: RefCell::default(),
         });
-        Keeper { shared, wants: self.wants }
+        Keeper { shared, wants: self.wants, fleets: self.fleets }
     }
 }
 
@@ -189,6 +225,11 @@ impl Keeper {
                     Some((endpoint, view)) => self.shared.want(&endpoint, view),
                     None => return,
                 },
+                Some(Coming { fleet, prepared }) = self.fleets.recv() => {
+                    self.shared.prepare(&fleet);
+                    // Nobody may be waiting any more.
+                    let _ = prepared.send(());
+                }
                 _ = sweep.tick() => self.shared.sweep(),
             }
         }
@@ -198,7 +239,42 @@ impl Keeper {
 impl Shared {
     /// How often a server's lists were said to have changed.
     pub fn generation(&self, backend: BackendId) -> u64 {
-        self.catalog.generations[backend.0 as usize].load(Ordering::Acquire)
+        let generations = self.catalog.generations.load();
+        generations.get(&backend).map_or(0, |generation| generation.load(Ordering::Acquire))
+    }
+
+    /// Takes up a version that is about to be published. Whatever was wanted of an endpoint is wanted of what it
+    /// becomes. What it was stays until the next sweep, for
+    /// requests that came before.
+    fn prepare(self: &Rc<Self>, fleet: &Arc<Fleet>) {
+        self.drop_outdated();
+        if !self.pools.adopt(fleet) {
+            return;
+        }
+        let counted = generations(&self.catalog.generations.load(), fleet);
+        self.catalog.generations.store(Arc::new(counted));
+        let becomes = |wanted: &Wanted| fleet.table.of_scope(&wanted.endpoint.scope).cloned();
+        let moved: Vec<_> = self
+            .wanted
+            .borrow()
+            .iter()
+            .filter_map(|((id, view), wanted)| Some((*view, becomes(wanted)?, wanted.last, *id)))
+            .filter(|(_, endpoint, _, id)| endpoint.id != *id)
+            .collect();
+        for (view, endpoint, last, _) in moved {
+            self.wanted
+                .borrow_mut()
+                .insert((endpoint.id, view), Wanted { endpoint: Arc::clone(&endpoint), last });
+            self.look_after(&endpoint, view);
+            self.publish(&endpoint, view);
+        }
+    }
+
+    /// Lets go what is of an earlier version.
+    fn drop_outdated(&self) {
+        let fleet = Arc::clone(&self.pools.fleet());
+        self.wanted.borrow_mut().retain(|_, wanted| fleet.table.has(&wanted.endpoint));
+        self.drop_unwanted();
     }
 
     /// A member has something new.
@@ -223,6 +299,15 @@ impl Shared {
         self.make_room(endpoint.id, view);
         let wanted = Wanted { endpoint: Arc::clone(endpoint), last: Instant::now() };
         let is_new = self.wanted.borrow_mut().insert((endpoint.id, view), wanted).is_none();
+        self.look_after(endpoint, view);
+        if is_new {
+            self.publish(endpoint, view);
+        }
+    }
+
+    /// Has all servers of the endpoint listed, and again those that said that their lists changed.
+    fn look_after(self: &Rc<Self>, endpoint: &Endpoint, view: View) {
+        let fleet = Arc::clone(&self.pools.fleet());
         for place in &endpoint.servers {
             let id = BackendId(place.backend);
             let mut members = self.members.borrow_mut();
@@ -232,12 +317,12 @@ impl Shared {
                 }
                 continue;
             }
-            let member = Member::new(Rc::clone(&self.pools[place.backend as usize]), view);
+            // One that is gone is not asked any more.
+            let there = fleet.backend(id).and_then(|_| self.pools.find(id));
+            let Some(pool) = there else { continue };
+            let member = Member::new(pool, view);
             let task = spawn_local(Rc::clone(&member).run(Rc::clone(self)));
             members.insert((id, view), (member, AbortOnDrop(task.abort_handle())));
-        }
-        if is_new {
-            self.publish(endpoint, view);
         }
     }
 
@@ -247,7 +332,8 @@ impl Shared {
         let mut generations = Vec::with_capacity(endpoint.servers.len());
         for place in &endpoint.servers {
             let member = members.get(&(BackendId(place.backend), view));
-            let (list, generation) = member.map_or((Err(Reason::Loading), 0), |(member, _)| member.lists());
+            let gone = || (Err(Reason::Failed("it was removed".to_owned())), 0);
+            let (list, generation) = member.map_or_else(gone, |(member, _)| member.lists());
             lists.push(list);
             generations.push(generation);
         }
@@ -291,10 +377,8 @@ impl Shared {
             now.duration_since(wanted.last) < UNWANTED_AFTER
         });
         drop(snapshots);
-        self.drop_unwanted();
-        for pool in &self.pools {
-            pool.sweep();
-        }
+        self.drop_outdated();
+        self.pools.sweep();
     }
 
     fn drop_unwanted(&self) {

@@ -9,15 +9,18 @@ use super::{EndpointConfig, Prefix};
 use crate::base::{EndpointName, ServerName};
 
 /// All endpoints, and each server as an endpoint of its own.
+#[derive(Default)]
 pub struct Table {
     endpoints: HashMap<EndpointName, Arc<Endpoint>, RandomState>,
     servers: HashMap<ServerName, Arc<Endpoint>, RandomState>,
+    /// The id of the next endpoint that is not in this table; never goes back from one table to the next.
+    next_id: u32,
 }
 
 /// What a client sees as one MCP server.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Endpoint {
-    /// Its place in the list of all endpoints.
+    /// Told apart by it from every other endpoint that there was or will be, its own earlier self included.
     pub id: EndpointId,
     /// What sealed ids are bound to: `e/{endpoint}` or `s/{server}`.
     pub scope: String,
@@ -32,7 +35,7 @@ pub struct Endpoint {
 pub struct Place {
     /// Its name.
     pub name: ServerName,
-    /// Its place in the list of all servers.
+    /// The id of the server behind that name.
     pub backend: u32,
 }
 
@@ -45,7 +48,7 @@ pub enum Shape {
     Aggregate(Prefix),
 }
 
-/// The place of an endpoint in the list of all endpoints.
+/// A number that no other endpoint of this process has or had; a newer one is greater.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EndpointId(pub u32);
 
@@ -58,46 +61,62 @@ pub struct TableError {
     pub server: ServerName,
 }
 
+/// Begins the scope of an endpoint.
+const ENDPOINT_SCOPE: &str = "e/";
+
+/// Begins the scope of a server as an endpoint of its own.
+const SERVER_SCOPE: &str = "s/";
+
 impl Table {
-    /// Of these endpoints over these servers; a server's index is its place among the backends.
+    /// Of these endpoints over these servers, without one before it: a server's id is its place in the list.
     pub fn build(servers: &[ServerName], endpoints: &[EndpointConfig]) -> Result<Self, TableError> {
-        let place = |index: usize, name: &ServerName| Place {
-            name: name.clone(),
-            backend: u32::try_from(index).expect("fewer servers than 2^32 fit into memory"),
-        };
-        let mut table = Self { endpoints: HashMap::default(), servers: HashMap::default() };
-        let mut next = 0;
-        let mut number = || {
-            next += 1;
-            EndpointId(next - 1)
-        };
-        for config in endpoints {
-            let mut places = Vec::with_capacity(config.servers.len());
-            for name in &config.servers {
-                let index = servers
-                    .iter()
-                    .position(|server| server == name)
-                    .ok_or_else(|| TableError { endpoint: config.name.clone(), server: name.clone() })?;
-                places.push(place(index, name));
+        let places: Vec<_> =
+            (0..).zip(servers).map(|(backend, name)| Place { name: name.clone(), backend }).collect();
+        for endpoint in endpoints {
+            if let Some(unknown) = endpoint.servers.iter().find(|name| !servers.contains(name)) {
+                return Err(TableError { endpoint: endpoint.name.clone(), server: unknown.clone() });
             }
-            let endpoint = Endpoint {
-                id: number(),
-                scope: format!("e/{}", config.name),
-                shape: Shape::Aggregate(config.prefix),
-                servers: places,
-            };
-            table.endpoints.insert(config.name.clone(), Arc::new(endpoint));
         }
-        for (index, name) in servers.iter().enumerate() {
-            let endpoint = Endpoint {
-                id: number(),
-                scope: format!("s/{name}"),
-                shape: Shape::Single,
-                servers: vec![place(index, name)],
-            };
-            table.servers.insert(name.clone(), Arc::new(endpoint));
+        Ok(Self::default().next(&places, endpoints))
+    }
+
+    /// The table that follows this one. What is the same, servers and their ids included, stays the same endpoint;
+    /// anything else is a new one. Servers that are not there are left out of the endpoints that name them.
+    #[must_use]
+    pub fn next(&self, servers: &[Place], endpoints: &[EndpointConfig]) -> Self {
+        let by_name: HashMap<&ServerName, &Place> =
+            servers.iter().map(|place| (&place.name, place)).collect();
+        let mut table = Self { next_id: self.next_id, ..Self::default() };
+        for config in endpoints {
+            let places = config.servers.iter().filter_map(|name| by_name.get(name).copied().cloned());
+            let before = self.endpoints.get(&config.name);
+            let scope = format!("{ENDPOINT_SCOPE}{}", config.name);
+            let endpoint = table.take_over(before, scope, Shape::Aggregate(config.prefix), places.collect());
+            table.endpoints.insert(config.name.clone(), endpoint);
         }
-        Ok(table)
+        for place in servers {
+            let before = self.servers.get(&place.name);
+            let scope = format!("{SERVER_SCOPE}{}", place.name);
+            let endpoint = table.take_over(before, scope, Shape::Single, vec![place.clone()]);
+            table.servers.insert(place.name.clone(), endpoint);
+        }
+        table
+    }
+
+    /// The endpoint as it was before, when it still is so; else a new one.
+    fn take_over(
+        &mut self,
+        before: Option<&Arc<Endpoint>>,
+        scope: String,
+        shape: Shape,
+        servers: Vec<Place>,
+    ) -> Arc<Endpoint> {
+        if let Some(before) = before.filter(|before| before.shape == shape && before.servers == servers) {
+            return Arc::clone(before);
+        }
+        let id = EndpointId(self.next_id);
+        self.next_id += 1;
+        Arc::new(Endpoint { id, scope, shape, servers })
     }
 
     /// The endpoint a request path names: `/mcp`, `/mcp/{endpoint}`, `/metamcp/{endpoint}/mcp`,
@@ -114,6 +133,24 @@ impl Table {
         }
         let name = path.strip_prefix("/servers/")?.strip_suffix("/mcp")?;
         self.servers.get(name)
+    }
+
+    /// The endpoint of that scope, as it is in this table.
+    pub fn of_scope(&self, scope: &str) -> Option<&Arc<Endpoint>> {
+        match scope.strip_prefix(SERVER_SCOPE) {
+            Some(name) => self.servers.get(name),
+            None => self.endpoint(scope.strip_prefix(ENDPOINT_SCOPE)?),
+        }
+    }
+
+    /// Whether that very endpoint is in this table.
+    pub fn has(&self, endpoint: &Endpoint) -> bool {
+        self.of_scope(&endpoint.scope).is_some_and(|known| known.id == endpoint.id)
+    }
+
+    /// The endpoints that were configured, by name; servers' own are not among them.
+    pub fn named(&self) -> impl Iterator<Item = (&EndpointName, &Arc<Endpoint>)> {
+        self.endpoints.iter()
     }
 
     /// All endpoints, servers' own included.
@@ -175,6 +212,50 @@ mod tests {
         ] {
             check(path, None);
         }
+    }
+
+    #[test]
+    fn what_did_not_change_stays() {
+        let name = |text: &str| ServerName::new(text).expect("valid");
+        let place = |text: &str, backend| Place { name: name(text), backend };
+        let endpoint = |text: &str, servers: &[&str], prefix| EndpointConfig {
+            name: EndpointName::new(text).expect("valid"),
+            servers: servers.iter().map(|server| name(server)).collect(),
+            prefix,
+        };
+        let first = Table::default().next(
+            &[place("a", 0), place("b", 1)],
+            &[
+                endpoint("default", &["a", "b"], Prefix::Always),
+                endpoint("only-a", &["a"], Prefix::Always),
+                endpoint("gone", &["a"], Prefix::Always),
+                endpoint("unnamed", &["a"], Prefix::Always),
+            ],
+        );
+        // `b` is another server by now, and `c` is not there.
+        let next = first.next(
+            &[place("a", 0), place("b", 2)],
+            &[
+                endpoint("default", &["a", "b"], Prefix::Always),
+                endpoint("only-a", &["a", "c"], Prefix::Always),
+                endpoint("unnamed", &["a"], Prefix::Never),
+            ],
+        );
+        let check = |scope: &str, stays: Option<bool>| {
+            let (before, now) = (first.of_scope(scope).expect("it was there"), next.of_scope(scope));
+            assert_eq!(now.map(|now| Arc::ptr_eq(before, now)), stays, "{scope}");
+            assert!(now.is_none_or(|now| Arc::ptr_eq(before, now) || now.id > before.id), "{scope}");
+            assert_eq!(next.has(before), stays == Some(true), "{scope}");
+        };
+        check("e/default", Some(false));
+        check("e/only-a", Some(true));
+        check("e/gone", None);
+        check("e/unnamed", Some(false));
+        check("s/a", Some(true));
+        check("s/b", Some(false));
+        let ids: std::collections::HashSet<_> = next.endpoints().map(|endpoint| endpoint.id).collect();
+        assert_eq!(ids.len(), next.endpoints().count(), "every id once");
+        assert!(next.of_scope("x/a").is_none());
     }
 
     #[test]

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
-use tokio::task::{JoinSet, spawn_local};
+use tokio::task::{AbortHandle, JoinSet, spawn_local};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use super::body::ResponseBody;
@@ -22,12 +22,13 @@ use super::reply::{self, Reply};
 use super::tag::{self, Passed};
 use super::worker::Worker;
 use crate::auth::Identity;
+use crate::backend::BackendId;
 use crate::base::{Fault, Kind, Phase};
 use crate::catalog::{ListKind, Merged, View};
 use crate::frame::{Event, Kind as FrameKind, Scanner, splice};
 use crate::limits::Permit;
 use crate::protocol::{Method, header};
-use crate::route::{Endpoint, Shape};
+use crate::route::{Endpoint, Place, Shape};
 use crate::session::{Feed, FeedEnd, OpenStream, Ready, Session, Source};
 
 /// Events made and not yet read by the client. A server that sends more waits.
@@ -99,18 +100,25 @@ impl SessionStream {
         let mut keys = shared.keys.clone();
         keep_alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let resumes = self.last_event_id.is_some();
-        // By place: the backend session whose stream is read, and the task that reads it.
-        let mut read: HashMap<usize, Arc<Ready>> = HashMap::new();
-        let mut pumps: JoinSet<(Arc<Ready>, usize, FeedEnd)> = JoinSet::new();
+        let mut pumps = Pumps::default();
         loop {
-            let session = Arc::clone(&self.session);
-            let changed = session.changed();
+            let waiting = Arc::clone(&self.session);
+            let changed = waiting.changed();
             tokio::pin!(changed);
             changed.as_mut().enable();
+            let endpoint = self.worker.endpoint_now(&waiting.endpoint.scope);
+            let Some(session) = endpoint.and_then(|endpoint| self.renew(&endpoint, &mut pumps)) else {
+                return;
+            };
             if !session.holds_stream(self.generation) || *phase.borrow() >= Phase::Drain {
                 return;
             }
-            self.start_pumps(&mut read, &mut pumps);
+            if session.endpoint.id != waiting.endpoint.id && session.endpoint.shape != Shape::Single {
+                for event in lists.changed(&self.worker, &session.endpoint, view) {
+                    let _ = self.sender.send(event).await;
+                }
+            }
+            self.start_pumps(&mut pumps);
             tokio::select! {
                 () = self.sender.closed() => return,
                 () = &mut changed => {}
@@ -135,9 +143,13 @@ impl SessionStream {
                         let _ = self.sender.send(event).await;
                     }
                 }
-                Some(Ok((ready, place, end))) = pumps.join_next() => {
-                    if end == FeedEnd::SessionLost {
-                        session.upstream(place).forget(&ready);
+                Some(ended) = pumps.tasks.join_next() => {
+                    // One that was stopped has nothing to say.
+                    let Ok((ready, backend, end)) = ended else { continue };
+                    if end == FeedEnd::SessionLost
+                        && let Some(upstream) = session.upstream_at(backend)
+                    {
+                        upstream.forget(&ready);
                     }
                     // The one server's stream ended, or cannot be taken up where the client says: so does
                     // this one, and the client comes again.
@@ -150,41 +162,67 @@ impl SessionStream {
         }
     }
 
+    /// The session over its endpoint as it is now. Streams of servers that are gone end.
+    fn renew(&mut self, endpoint: &Arc<Endpoint>, pumps: &mut Pumps) -> Option<Arc<Session>> {
+        if self.session.endpoint.id != endpoint.id {
+            self.session = self.worker.shared.sessions.renewed(&self.session, endpoint)?;
+            let session = Arc::clone(&self.session);
+            pumps.stop_all_but(|backend| session.upstream_at(backend).is_some());
+        }
+        Some(Arc::clone(&self.session))
+    }
+
     /// Reads the stream of each backend session that is open and not read yet.
-    fn start_pumps(
-        &mut self,
-        read: &mut HashMap<usize, Arc<Ready>>,
-        pumps: &mut JoinSet<(Arc<Ready>, usize, FeedEnd)>,
-    ) {
+    fn start_pumps(&mut self, pumps: &mut Pumps) {
         for (place, upstream) in self.session.upstreams() {
             let Some(ready) = upstream.ready() else { continue };
-            if read.get(&place).is_some_and(|known| Arc::ptr_eq(known, &ready)) {
+            let server = &self.session.endpoint.servers[place];
+            if pumps.read.get(&server.backend).is_some_and(|(known, _)| Arc::ptr_eq(known, &ready)) {
                 continue;
             }
-            read.insert(place, Arc::clone(&ready));
-            let pool = Rc::clone(self.worker.pool(self.session.endpoint.servers[place].backend));
-            let resumes = self.session.endpoint.shape != Shape::Single;
-            let feed =
-                Feed::new(pool, Source::Legacy(Arc::clone(&ready)), resumes).after(self.last_event_id.take());
+            // Gone in this moment: the stream is about to follow.
+            let Ok(pool) = self.worker.pool(server) else { continue };
+            let shape = self.session.endpoint.shape;
+            let feed = Feed::new(pool, Source::Legacy(Arc::clone(&ready)), shape != Shape::Single)
+                .after(self.last_event_id.take());
             let pump = Pump {
                 worker: Rc::clone(&self.worker),
-                endpoint: Arc::clone(&self.session.endpoint),
-                place,
+                server: server.clone(),
+                shape,
                 sender: self.sender.clone(),
             };
-            pumps.spawn_local(async move {
-                let end = pump.run(feed).await;
-                (ready, place, end)
-            });
+            let (reads, backend) = (Arc::clone(&ready), server.backend);
+            let task = pumps.tasks.spawn_local(async move { (reads, backend, pump.run(feed).await) });
+            pumps.read.insert(backend, (ready, task));
         }
+    }
+}
+
+/// The streams of servers that one stream of a client gathers.
+#[derive(Default)]
+struct Pumps {
+    /// By the server's id: the session there whose stream is read, and the task that reads it.
+    read: HashMap<u32, (Arc<Ready>, AbortHandle)>,
+    tasks: JoinSet<(Arc<Ready>, u32, FeedEnd)>,
+}
+
+impl Pumps {
+    fn stop_all_but(&mut self, stays: impl Fn(u32) -> bool) {
+        self.read.retain(|backend, (_, task)| {
+            let stays = stays(*backend);
+            if !stays {
+                task.abort();
+            }
+            stays
+        });
     }
 }
 
 /// Passes the events of one server on.
 struct Pump {
     worker: Rc<Worker>,
-    endpoint: Arc<Endpoint>,
-    place: usize,
+    server: Place,
+    shape: Shape,
     sender: mpsc::Sender<Bytes>,
 }
 
@@ -203,16 +241,15 @@ impl Pump {
     }
 
     fn pass(&self, event: Event) -> Option<Bytes> {
-        if self.endpoint.shape == Shape::Single {
+        if self.shape == Shape::Single {
             return Some(tag::whole(event.raw));
         }
-        let server = &self.endpoint.servers[self.place];
         // Nothing was asked here, so nothing is answered.
-        match tag::pass(event, &server.name, &mut None, &mut self.worker.scanner.borrow_mut()) {
+        match tag::pass(event, &self.server.name, &mut None, &mut self.worker.scanner.borrow_mut()) {
             Passed::Untouched(bytes) | Passed::Tagged(bytes) => Some(bytes),
             Passed::ListChanged(bytes) => {
                 // The client will list now: what is known is stale before it is told.
-                self.worker.shared.catalog.mark_stale(self.worker.pool(server.backend).backend().id);
+                self.worker.shared.catalog.mark_stale(BackendId(self.server.backend));
                 Some(bytes)
             }
             Passed::Dropped => None,
@@ -360,8 +397,8 @@ struct Subscription {
 }
 
 impl Subscription {
-    /// Until the client has gone, or the gateway stops.
-    async fn run(self) {
+    /// Until the client has gone, the endpoint is gone, or the gateway stops.
+    async fn run(mut self) {
         let shared = Arc::clone(&self.worker.shared);
         // The lists as they are when the subscription begins; those that come in later are changes.
         shared.catalog.merged(&self.endpoint, View::Modern).await;
@@ -372,11 +409,18 @@ impl Subscription {
         let mut keep_alive = interval_at(Instant::now() + period, period);
         let mut keys = shared.keys.clone();
         keep_alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut pumps = self.start_pumps();
+        let (mut tasks, mut heard) = (JoinSet::new(), HashMap::new());
+        self.start_pumps(&mut tasks, &mut heard);
         loop {
-            if *phase.borrow() >= Phase::Drain {
+            let endpoint = self.worker.endpoint_now(&self.endpoint.scope);
+            if *phase.borrow() >= Phase::Drain || endpoint.is_none() {
                 let _ = self.sender.send(self.ending()).await;
                 return;
+            }
+            if let Some(endpoint) = endpoint.filter(|endpoint| endpoint.id != self.endpoint.id) {
+                self.endpoint = endpoint;
+                self.start_pumps(&mut tasks, &mut heard);
+                self.announce(&mut lists).await;
             }
             tokio::select! {
                 () = self.sender.closed() => return,
@@ -393,48 +437,61 @@ impl Subscription {
                         return;
                     }
                 }
-                _ = changes.changed() => {
-                    for method in lists.moved(&self.worker, &self.endpoint, View::Modern) {
-                        if self.wish.wants(method) {
-                            let _ = self.sender.send(self.notification(method)).await;
-                        }
-                    }
-                }
-                Some(_ended) = pumps.join_next() => {}
+                _ = changes.changed() => self.announce(&mut lists).await,
+                Some(_ended) = tasks.join_next() => {}
             }
         }
     }
 
-    /// One subscription at each server that has one of the resources; lists are watched by the catalog.
-    fn start_pumps(&self) -> JoinSet<()> {
-        let mut pumps = JoinSet::new();
+    /// Tells the client which of the lists that it asked about changed.
+    async fn announce(&self, lists: &mut Digests) {
+        for method in lists.moved(&self.worker, &self.endpoint, View::Modern) {
+            if self.wish.wants(method) {
+                let _ = self.sender.send(self.notification(method)).await;
+            }
+        }
+    }
+
+    /// One subscription at each server that has one of the resources; lists are watched by the catalog. Those that
+    /// are as they were before go on, the others end.
+    fn start_pumps(&self, tasks: &mut JoinSet<()>, heard: &mut HashMap<u32, (Vec<String>, AbortHandle)>) {
+        let mut before = std::mem::take(heard);
         let merged = self.worker.shared.catalog.snapshot(&self.endpoint, View::Modern);
         for (place, server) in self.endpoint.servers.iter().enumerate() {
-            let uris: Vec<&String> = self
-                .wish
-                .resource_subscriptions
-                .iter()
-                .filter(|uri| {
-                    let known = merged.as_deref().and_then(|merged| merged.resource(uri));
-                    known.is_none_or(|known| known as usize == place)
-                })
-                .collect();
+            let is_here = |uri: &&String| {
+                let known = merged.as_deref().and_then(|merged| merged.resource(uri));
+                known.is_none_or(|known| known as usize == place)
+            };
+            let uris: Vec<_> = self.wish.resource_subscriptions.iter().filter(is_here).cloned().collect();
             if uris.is_empty() {
                 continue;
             }
+            match before.remove(&server.backend) {
+                Some((known, task)) if known == uris => {
+                    heard.insert(server.backend, (known, task));
+                    continue;
+                }
+                Some((_, task)) => task.abort(),
+                None => {}
+            }
+            // Gone in this moment: the subscription is about to follow.
+            let Ok(pool) = self.worker.pool(server) else { continue };
             let meta: Value = serde_json::from_slice(&self.meta).unwrap_or_default();
             let message = json!({
                 "jsonrpc": "2.0",
                 "id": "metamcp-listen",
                 "method": Method::Listen.as_str(),
-                "params": {"_meta": meta, "notifications": {"resourceSubscriptions": uris}},
+                "params": {"_meta": meta, "notifications": {"resourceSubscriptions": &uris}},
             });
             let headers = self.fields.forwarded().collect();
             let source = Source::Modern { message: message.to_string().into(), headers };
-            let feed = Feed::new(Rc::clone(self.worker.pool(server.backend)), source, true);
-            pumps.spawn_local(pump_subscription(feed, self.id.clone(), self.sender.clone()));
+            let feed = Feed::new(pool, source, true);
+            let task = tasks.spawn_local(pump_subscription(feed, self.id.clone(), self.sender.clone()));
+            heard.insert(server.backend, (uris, task));
         }
-        pumps
+        for (_, task) in before.into_values() {
+            task.abort();
+        }
     }
 
     fn acknowledgement(&self) -> Bytes {

@@ -123,7 +123,7 @@ impl FastLane<'_> {
 
     /// Reads once; `None` while the request is not whole.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Option<Next>> {
-        let shared = &self.worker.shared;
+        let (shared, pools) = (&self.worker.shared, self.worker.pools());
         with_scratch(|scratch| {
             let mut buffer = ReadBuf::new(scratch);
             let read = ready!(Pin::new(&mut *self.socket).poll_read(cx, &mut buffer));
@@ -133,7 +133,7 @@ impl FastLane<'_> {
             }
             self.control.note_read();
             if self.ahead.is_empty()
-                && let Read::Usual(asked, bytes) = read_request(&shared.config, &shared.table, came)
+                && let Read::Usual(asked, bytes) = read_request(&shared.config, &pools.fleet().table, came)
             {
                 self.ahead.extend_from_slice(&came[bytes..]);
                 return Poll::Ready(Some(Next::Usual(asked)));
@@ -145,8 +145,8 @@ impl FastLane<'_> {
 
     /// Reads what has come before.
     fn read_ahead(&mut self) -> Option<Next> {
-        let shared = &self.worker.shared;
-        match read_request(&shared.config, &shared.table, &self.ahead) {
+        let (shared, pools) = (&self.worker.shared, self.worker.pools());
+        match read_request(&shared.config, &pools.fleet().table, &self.ahead) {
             Read::Partial => None,
             Read::Unusual => Some(Next::Unusual),
             Read::Usual(asked, bytes) => {

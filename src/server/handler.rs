@@ -59,7 +59,7 @@ pub async fn handle(
     let fields = Fields::from_map(&head.headers);
     let authority = head.uri.authority().cloned();
     if head.method != Method::OPTIONS
-        && let Some(endpoint) = worker.shared.table.find(head.uri.path()).cloned()
+        && let Some(endpoint) = worker.endpoint(head.uri.path())
     {
         let body = Arriving::Streamed(body);
         let asked = Asked { method: head.method, authority, endpoint, fields, body };

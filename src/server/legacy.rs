@@ -24,7 +24,7 @@ use crate::base::{Fault, Kind};
 use crate::catalog::{ListKind, View};
 use crate::frame::{Id, Kind as FrameKind, Span};
 use crate::protocol::{ClientCapabilities, Era, Method, Revision, header};
-use crate::route::Shape;
+use crate::route::{Endpoint, Place, Shape};
 use crate::session::{Ask, InFlight, Introduction, Ready, Session, ask, farewell};
 
 /// What a client says of itself is kept for its session; real ones have some 200 bytes.
@@ -37,11 +37,15 @@ const TELL_TIMEOUT: Duration = Duration::from_secs(2);
 const STREAM_SETTLE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Answers a message of the Legacy era.
-pub async fn answer(worker: &Rc<Worker>, call: Box<Call>) -> Result<Reply, Fault> {
+pub async fn answer(worker: &Rc<Worker>, mut call: Box<Call>) -> Result<Reply, Fault> {
     if call.method == Some(Method::Initialize) && call.is_request() {
         return initialize(worker, &call).await;
     }
     let session = worker.session(&call.fields, &call.identity, &call.endpoint)?;
+    if session.endpoint.id != call.endpoint.id {
+        // The endpoint changed after the head of this request came; places are those of the session.
+        call.endpoint = Arc::clone(&session.endpoint);
+    }
     check_version(&call)?;
     call.check_grants()?;
     match call.endpoint.shape {
@@ -78,9 +82,11 @@ async fn initialize(worker: &Rc<Worker>, call: &Call) -> Result<Reply, Fault> {
             let (text, session) = sessions
                 .create(&call.identity, &call.endpoint, introduction, worker.now_s())
                 .map_err(full)?;
-            let pool = worker.pool(call.endpoint.servers[0].backend);
-            let opened = session.upstream(0).open_for_client(pool, &session.introduction).await;
-            let message = opened.inspect_err(|_| sessions.end(&session))?;
+            let opening = async {
+                let pool = worker.pool(&session.endpoint.servers[0])?;
+                session.upstream(0).open_for_client(&pool, &session.introduction).await
+            };
+            let message = opening.await.inspect_err(|_| sessions.end(&session))?;
             (text, reply::result(&call.id(), result_of(&message)?))
         }
         Shape::Aggregate(_) => {
@@ -227,9 +233,11 @@ async fn set_level(worker: &Rc<Worker>, call: &Call, session: &Arc<Session>) -> 
         let asked =
             Ask { method: Method::SetLevel, message: call.body.clone(), ready: Some(&ready), modern: None };
         // A server that does not take it now gets it when its session is opened again.
-        match timeout(TELL_TIMEOUT, ask(worker.pool(server.backend), asked)).await {
+        let asking =
+            async { ask(&worker.pool(server)?, asked).await.map_err(|error| error.into_fault(&server.name)) };
+        match timeout(TELL_TIMEOUT, asking).await {
             Ok(Ok(_)) => {}
-            Ok(Err(error)) => drop(worker.note_fault(&error.into_fault(&server.name))),
+            Ok(Err(fault)) => drop(worker.note_fault(&fault)),
             Err(_elapsed) => tracing::warn!(server = %server.name, "the log level was not taken in time"),
         }
     }
@@ -242,9 +250,15 @@ async fn notification(worker: &Rc<Worker>, call: Box<Call>, session: Arc<Session
         // To the one server that holds the call.
         Some(Method::Cancelled) => {
             let holder = params.request_id.and_then(|id| session.holder(id.span.of(&call.body)));
-            holder.map(|place| (place, None)).into_iter().collect()
+            if let Some((session, place)) = holder {
+                tell(worker, &call, &session, place, None).await;
+            }
+            Vec::new()
         }
-        Some(Method::Progress) => tagged(&call, params.progress_token).into_iter().collect(),
+        Some(Method::Progress) => {
+            tell_tagged(worker, &call, &session, params.progress_token).await;
+            Vec::new()
+        }
         Some(Method::RootsListChanged) => {
             let open = session.upstreams().filter(|(_, upstream)| upstream.ready().is_some());
             open.map(|(place, _)| (place, None)).collect()
@@ -267,18 +281,32 @@ async fn answer_of_client(
     call: Box<Call>,
     session: Arc<Session>,
 ) -> Result<Reply, Fault> {
-    let Some((place, edit)) = tagged(&call, call.envelope.id) else {
+    if !tell_tagged(worker, &call, &session, call.envelope.id).await {
         return Err(Fault::client(Kind::InvalidRequest, "this response answers no request of a server"));
-    };
-    tell(worker, &call, &session, place, edit).await;
+    }
     Ok(reply::accepted())
 }
 
+/// Tells the server that a tagged id names; false when it names none. A server that was changed or removed while a call
+/// is under way there may have asked as well: it is told too, and one of the two does not know the id.
+async fn tell_tagged(worker: &Rc<Worker>, call: &Call, session: &Arc<Session>, id: Option<Id>) -> bool {
+    let mut is_known = false;
+    let mut former = session.former();
+    former.retain(|former| former.endpoint.id != session.endpoint.id);
+    for session in former.iter().chain([session]) {
+        if let Some((place, edit)) = tagged(call, &session.endpoint, id) {
+            tell(worker, call, session, place, edit).await;
+            is_known = true;
+        }
+    }
+    is_known
+}
+
 /// The server a tagged id names, and the id it knows in place of the tagged one.
-fn tagged(call: &Call, id: Option<Id>) -> Option<Target> {
+fn tagged(call: &Call, endpoint: &Endpoint, id: Option<Id>) -> Option<Target> {
     let id = id?;
     let text: String = serde_json::from_slice(id.span.of(&call.body)).ok()?;
-    let (place, raw) = tag::untag(&call.endpoint, &text)?;
+    let (place, raw) = tag::untag(endpoint, &text)?;
     Some((place, Some((id.span, raw))))
 }
 
@@ -291,11 +319,13 @@ async fn tell(
     edit: Option<(Span, Bytes)>,
 ) {
     let Some(ready) = session.upstream(place).ready() else { return };
-    let server = &call.endpoint.servers[place].name;
-    match timeout(TELL_TIMEOUT, deliver(worker, call, &ready, place, edit.as_slice())).await {
+    let server = &session.endpoint.servers[place];
+    match timeout(TELL_TIMEOUT, deliver(worker, call, &ready, server, edit.as_slice())).await {
         Ok(Ok(_taken)) => {}
         Ok(Err(fault)) => drop(worker.note_fault(&fault)),
-        Err(_elapsed) => tracing::warn!(%server, "a message without an answer was not taken in time"),
+        Err(_elapsed) => {
+            tracing::warn!(server = %server.name, "a message without an answer was not taken in time");
+        }
     }
 }
 
@@ -304,10 +334,9 @@ async fn deliver(
     worker: &Rc<Worker>,
     call: &Call,
     ready: &Ready,
-    place: usize,
+    server: &Place,
     edits: &[(Span, Bytes)],
 ) -> Result<Answered, Fault> {
-    let server = &call.endpoint.servers[place];
     let mut request = send::request(&call.body, edits)?;
     call.fields.copy_to(&mut request);
     ready.write_headers(&mut request);
@@ -360,8 +389,8 @@ async fn open(
     if let Some(ready) = upstream.ready() {
         return Ok(ready);
     }
-    let pool = worker.pool(call.endpoint.servers[place].backend);
-    let ready = upstream.open(pool, &session.introduction, session.log_level()).await?;
+    let pool = worker.pool(&call.endpoint.servers[place])?;
+    let ready = upstream.open(&pool, &session.introduction, session.log_level()).await?;
     session.touch_stream();
     if session.has_stream() {
         // Some servers ask the client something on their event stream as soon as the session is open, and
@@ -388,7 +417,7 @@ async fn ask_server(
     edits: &[(Span, Bytes)],
 ) -> Result<Delivered, Fault> {
     let ready = open(worker, call, session, place).await?;
-    let response = deliver(worker, call, &ready, place, edits).await?;
+    let response = deliver(worker, call, &ready, &call.endpoint.servers[place], edits).await?;
     let may_be_lost = matches!(response.head.status, StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST);
     if !may_be_lost || ready.session_id.is_none() {
         return Ok(Delivered::Answered(Box::new(response)));
@@ -404,7 +433,7 @@ async fn ask_server(
     tracing::info!(%server, "the server lost its session; opening another");
     session.upstream(place).forget(&ready);
     let ready = open(worker, call, session, place).await?;
-    let response = deliver(worker, call, &ready, place, edits).await?;
+    let response = deliver(worker, call, &ready, &call.endpoint.servers[place], edits).await?;
     Ok(Delivered::Answered(Box::new(response)))
 }
 
@@ -417,8 +446,8 @@ async fn is_lost(worker: &Rc<Worker>, call: &Call, ready: &Ready, place: usize, 
     }
     let asked =
         Ask { method: Method::Ping, message: Bytes::from_static(PING), ready: Some(ready), modern: None };
-    let pool = worker.pool(call.endpoint.servers[place].backend);
-    ask(pool, asked).await.is_ok_and(|heard| heard.status.is_client_error())
+    let Ok(pool) = worker.pool(&call.endpoint.servers[place]) else { return false };
+    ask(&pool, asked).await.is_ok_and(|heard| heard.status.is_client_error())
 }
 
 /// Ends a session, here and at every server.

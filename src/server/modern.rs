@@ -10,12 +10,12 @@ use super::call::Call;
 use super::fields::Field;
 use super::local::Rename;
 use super::meter::Meter;
-use super::relay::Held;
+use super::relay::{Held, Subscriber};
 use super::reply::{self, Reply};
 use super::send::{self, held};
 use super::worker::Worker;
 use super::{event_stream, local};
-use crate::backend::{Answered, Lane};
+use crate::backend::{Answered, BackendId, Lane};
 use crate::base::{Fault, Kind};
 use crate::catalog::{ListKind, View};
 use crate::frame::{Kind as FrameKind, Text, decode_header};
@@ -104,7 +104,8 @@ async fn forward(
     let server = &endpoint.servers[place];
     let id = call.envelope.id.map(|id| call.raw(id.span));
     // Every answer stands alone, so nothing in it is to be changed, from whichever server it comes.
-    let subscriber = (call.method == Some(Method::Listen)).then(|| call.identity.clone());
+    let subscriber = (call.method == Some(Method::Listen))
+        .then(|| Subscriber { identity: call.identity.clone(), backend: BackendId(server.backend) });
     let held = Held { meter, subscriber, ..held(call) };
     send::pass(worker, server, Shape::Single, id, response, held).await
 }

@@ -19,6 +19,7 @@ use super::{Shared, Worker, reply};
 use crate::auth::Identity;
 use crate::backend::{Answer, BackendError, BackendId, Stage};
 use crate::base::{Fault, Kind, Phase, ServerName};
+use crate::fleet::Fleet;
 use crate::frame::{Boundary, EventReader, Kind as FrameKind};
 use crate::limits::Permit;
 use crate::session::InFlight;
@@ -31,8 +32,17 @@ pub struct Held {
     pub in_flight: Option<InFlight>,
     /// What counts it.
     pub meter: Option<Meter>,
-    /// Whose subscription it is, when it is one: it ends with the key, and when the gateway drains.
-    pub subscriber: Option<Identity>,
+    /// Whose subscription it is, when it is one.
+    pub subscriber: Option<Subscriber>,
+}
+
+/// A subscription ends with its key and with its server, and when the gateway drains.
+#[derive(Clone)]
+pub struct Subscriber {
+    /// Whose it is.
+    pub identity: Identity,
+    /// Where it is.
+    pub backend: BackendId,
 }
 
 /// An answer on its way.
@@ -71,7 +81,7 @@ struct Stream {
     failed: bool,
     /// Completes when the gateway cuts what is still under way. Made when first waited for.
     cut: Option<Pin<Box<dyn Future<Output = ()>>>>,
-    subscriber: Option<Identity>,
+    subscriber: Option<Subscriber>,
     /// Whether the answer was passed on, as far as is known.
     answered: bool,
 }
@@ -240,7 +250,7 @@ impl Stream {
         let (shared, subscriber) = (&self.worker.shared, &self.subscriber);
         let cut = self.cut.get_or_insert_with(|| match subscriber {
             None => Box::pin(reached(shared.phase.clone(), Phase::Cut)),
-            Some(identity) => Box::pin(subscription_over(Arc::clone(shared), identity.clone())),
+            Some(subscriber) => Box::pin(subscription_over(Arc::clone(shared), subscriber.clone())),
         });
         if may_comment && cut.as_mut().poll(cx).is_ready() {
             self.ended = true;
@@ -281,12 +291,15 @@ async fn reached(mut phase: watch::Receiver<Phase>, least: Phase) {
     let _ = phase.wait_for(|phase| *phase >= least).await;
 }
 
-/// The key was taken back, or the gateway drains.
-async fn subscription_over(shared: Arc<Shared>, identity: Identity) {
-    let mut keys = shared.keys.clone();
+/// The key was taken back, the server is gone, or the gateway drains.
+async fn subscription_over(shared: Arc<Shared>, subscriber: Subscriber) {
+    let Subscriber { identity, backend } = subscriber;
+    let (mut keys, mut fleets) = (shared.keys.clone(), shared.fleet.clone());
     let taken_back = async { while shared.auth.still_valid(&identity) && keys.changed().await.is_ok() {} };
+    let is_gone = |fleet: &Arc<Fleet>| fleet.backend(backend).is_none();
     tokio::select! {
         () = taken_back => {}
+        _ = fleets.wait_for(is_gone) => {}
         () = reached(shared.phase.clone(), Phase::Drain) => {}
     }
 }

@@ -11,7 +11,7 @@ use super::meter::Meter;
 use super::relay::{Held, Relay, bad_status};
 use super::reply::{self, Reply};
 use super::worker::Worker;
-use crate::backend::{Answer, Answered, BackendError, Head, Lane, Outgoing, Stage};
+use crate::backend::{Answer, Answered, BackendError, BackendId, Head, Lane, Outgoing, Stage};
 use crate::base::{Fault, Kind, ServerName};
 use crate::frame::{Kind as FrameKind, Span, splice};
 use crate::protocol::header;
@@ -40,7 +40,7 @@ pub async fn send(
     request: &Outgoing,
     lane: Lane,
 ) -> Result<Answered, Fault> {
-    let pool = worker.pool(place.backend);
+    let pool = worker.pool(place)?;
     pool.send(request, lane).await.map_err(|error| error.into_fault(&place.name))
 }
 
@@ -73,8 +73,7 @@ pub async fn pass(
         let relay = match shape {
             Shape::Single => Relay::events(answer, held, worker, &place.name, id),
             Shape::Aggregate(_) => {
-                let backend = worker.pool(place.backend).backend().id;
-                Relay::tagged(answer, held, worker, (&place.name, backend), id)
+                Relay::tagged(answer, held, worker, (&place.name, BackendId(place.backend)), id)
             }
         };
         return Ok(reply::events(ResponseBody::relay(relay)));

@@ -25,13 +25,14 @@ use super::control::{Control, Controls, Order};
 use super::fields::{Field, Fields};
 use super::guard::Guard;
 use crate::auth::{Authenticator, Check, Credential, Denied, Identity, KeyId, Mode};
-use crate::backend::{Backend, Pool};
-use crate::base::{Fault, Kind, Origin, Phase};
+use crate::backend::{BackendId, Pool};
+use crate::base::{Fault, Kind, Origin, Phase, ServerName};
 use crate::catalog::Catalog;
+use crate::fleet::{Fleet, Pools};
 use crate::frame::Scanner;
 use crate::journal::usage::{Counters, Usage};
 use crate::limits::{Gauge, Limits, Permit, Refused};
-use crate::route::{Endpoint, Table};
+use crate::route::{Endpoint, Place};
 use crate::session::{NotFound, Session, Sessions};
 
 /// What all workers share: snapshots, and what is locked for a few lines off the usual path.
@@ -42,8 +43,10 @@ pub struct Shared {
     pub guard: Guard,
     /// Keys and tokens.
     pub auth: Arc<Authenticator>,
-    /// Paths.
-    pub table: Arc<Table>,
+    /// What is served. Each worker follows it with a copy of its own.
+    pub fleet: watch::Receiver<Arc<Fleet>>,
+    /// By worker: the epoch of the version that it serves.
+    pub followed: watch::Sender<Vec<u64>>,
     /// Lists.
     pub catalog: Arc<Catalog>,
     /// Legacy sessions.
@@ -52,8 +55,6 @@ pub struct Shared {
     pub limits: Arc<Limits>,
     /// What is used, where that is counted.
     pub usage: Option<Usage>,
-    /// All servers, by their ids.
-    pub backends: Vec<Arc<Backend>>,
     /// The control plane, for every path that is not MCP's.
     pub control: Arc<dyn ControlPlane>,
     /// How far the gateway is on its way out.
@@ -81,7 +82,8 @@ pub type ControlResponse = Response<Bytes>;
 pub struct Worker {
     /// What it shares with the others.
     pub shared: Arc<Shared>,
-    pools: Rc<[Rc<Pool>]>,
+    /// What is served, and the connections to it.
+    pools: Rc<Pools>,
     /// Reads messages.
     pub scanner: RefCell<Scanner>,
     /// Sessions this worker has met, by the text of their ids: a hit needs neither the seal nor a lock.
@@ -115,9 +117,9 @@ const TICK: Duration = Duration::from_secs(1);
 impl Worker {
     /// On this thread.
     pub fn new(shared: Arc<Shared>, number: usize) -> Rc<Self> {
-        let pools = shared.backends.iter().map(|backend| Pool::new(Arc::clone(backend))).collect();
-        Rc::new(Self {
-            pools,
+        let fleet = Arc::clone(&shared.fleet.borrow());
+        let worker = Rc::new(Self {
+            pools: Rc::new(Pools::new(&fleet)),
             counters: shared.usage.as_ref().and_then(|usage| usage.worker(number)),
             scanner: RefCell::new(Scanner::new()),
             sessions: RefCell::default(),
@@ -129,17 +131,63 @@ impl Worker {
             number,
             requests: Cell::new(0),
             shared,
+        });
+        worker.tell_epoch();
+        worker
+    }
+
+    /// The endpoint that a request path names.
+    pub fn endpoint(&self, path: &str) -> Option<Arc<Endpoint>> {
+        self.pools.fleet().table.find(path).cloned()
+    }
+
+    /// The endpoint of a scope as it is now, by the newest version there is. Off the usual path: takes a lock.
+    pub fn endpoint_now(&self, scope: &str) -> Option<Arc<Endpoint>> {
+        self.follow();
+        self.pools.fleet().table.of_scope(scope).cloned()
+    }
+
+    /// Its connections to a server. One that is gone is a fault of the request that still means it.
+    pub fn pool(&self, place: &Place) -> Result<Rc<Pool>, Fault> {
+        let id = BackendId(place.backend);
+        match self.pools.find(id) {
+            Some(pool) => Ok(pool),
+            None => self.newer_pool(id, &place.name),
+        }
+    }
+
+    /// A session may be ahead of this worker, by the moment that it takes to follow.
+    #[cold]
+    fn newer_pool(&self, id: BackendId, server: &ServerName) -> Result<Rc<Pool>, Fault> {
+        self.follow();
+        self.pools.find(id).ok_or_else(|| {
+            let text = format!("server `{server}` was removed or changed; the call did not run: try again");
+            Fault::gateway(Kind::Unreachable, text)
         })
     }
 
-    /// Its connections to a server.
-    pub fn pool(&self, backend: u32) -> &Rc<Pool> {
-        &self.pools[backend as usize]
+    /// Its connections to all servers.
+    pub fn pools(&self) -> Rc<Pools> {
+        Rc::clone(&self.pools)
     }
 
-    /// All of them, by backend.
-    pub fn pools(&self) -> Rc<[Rc<Pool>]> {
-        Rc::clone(&self.pools)
+    /// Serves the newest version from now on. Requests that came before keep theirs.
+    fn follow(&self) {
+        let fleet = Arc::clone(&self.shared.fleet.borrow());
+        if self.pools.adopt(&fleet) {
+            // Sessions whose endpoint changed are met again over what it is now.
+            self.sessions.borrow_mut().retain(|_, session| fleet.table.has(&session.endpoint));
+            self.tell_epoch();
+        }
+    }
+
+    fn tell_epoch(&self) {
+        let epoch = self.pools.fleet().epoch;
+        self.shared.followed.send_modify(|epochs| {
+            if let Some(own) = epochs.get_mut(self.number) {
+                *own = epoch;
+            }
+        });
     }
 
     /// Seconds since the Unix epoch, a second old at most.
@@ -160,9 +208,11 @@ impl Worker {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut phase = self.shared.phase.clone();
         let mut keys = self.shared.keys.clone();
+        let mut fleets = self.shared.fleet.clone();
         loop {
             tokio::select! {
                 _ = tick.tick() => {}
+                Ok(()) = fleets.changed() => self.follow(),
                 Ok(()) = keys.changed() => self.keys.set(*keys.borrow_and_update()),
                 Ok(_) = phase.wait_for(|phase| *phase >= Phase::Drain), if *phase.borrow() < Phase::Drain => {}
             }
@@ -172,9 +222,7 @@ impl Worker {
             self.controls.sweep(config);
             self.now_s.set(unix_s());
             self.date.set(date());
-            for pool in self.pools.iter() {
-                pool.sweep();
-            }
+            self.pools.sweep();
             // What is not at hand any more can be dropped by the table.
             let is_at_hand = |session: &Session| session.last_used_s() + AT_HAND_S > self.now_s();
             self.sessions.borrow_mut().retain(|_, session| !session.is_ended() && is_at_hand(session));
@@ -247,7 +295,7 @@ impl Worker {
         Arc::clone(gauge)
     }
 
-    /// The session a Legacy request names.
+    /// The session a Legacy request names. It may be over a newer version of the endpoint.
     pub fn session(
         &self,
         fields: &Fields,

@@ -18,9 +18,9 @@ use std::time::Duration;
 pub use ask::{Ask, Asked, Heard, MESSAGE_BYTES_MAX, ask, read_terminal};
 pub use feed::{Feed, FeedEnd, Source};
 pub use id::{Seal, SessionKey};
-pub use state::{InFlight, OpenStream, Session};
+pub use state::{InFlight, Leftover, OpenStream, Session};
 pub use table::{Full, NotFound, Sessions};
-pub use upstream::{Capabilities, Introduction, Ready, ServerFeatures, Upstream, farewell};
+pub use upstream::{Capabilities, Introduction, Ready, ServerFeatures, Upstream, farewell, part_when_quiet};
 
 /// Bounds of sessions.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! The soft state of one client's session.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
 use tokio::sync::Notify;
@@ -10,7 +10,8 @@ use super::id::Seal;
 use super::upstream::{Introduction, Upstream};
 use crate::route::Endpoint;
 
-/// One client's session: small, shared by all workers, rebuilt from its id when lost.
+/// One client's session over one version of its endpoint: small, shared by all workers, rebuilt from its id when
+/// lost. When the endpoint changes, another takes its place ([`Session::over`]); calls under way keep this one.
 pub struct Session {
     /// What its id says.
     pub seal: Seal,
@@ -19,16 +20,26 @@ pub struct Session {
     /// How the client introduced itself; told to each backend in turn.
     pub introduction: Introduction,
     /// One per server of the endpoint, in its order.
-    upstreams: Box<[Upstream]>,
-    /// Guards the calls under way; a few lines at a time.
-    in_flight: Mutex<Vec<(Bytes, usize)>>,
+    upstreams: Box<[Arc<Upstream>]>,
+    life: Arc<Life>,
+}
+
+/// What stays the same over all versions of its endpoint.
+#[derive(Default)]
+struct Life {
+    /// Guards the calls under way, each with the id of its server; a few lines at a time.
+    in_flight: Mutex<Vec<(Bytes, u32)>>,
+    /// Guards the session as it was over earlier versions of its endpoint, as long as calls are under way in it; a few
+    /// lines at a time.
+    former: Mutex<Vec<Weak<Session>>>,
     /// Guards the log level; a few lines at a time.
     log_level: Mutex<Option<Bytes>>,
     /// Moves with each new event stream of the client, so that the one before ends.
     stream_generation: AtomicU64,
     /// Open ones; more than one only while a new one takes over.
     streams: AtomicU32,
-    /// Wakes the event stream: an upstream opened, another stream took over, or the session ended.
+    /// Wakes the event stream: an upstream opened, another stream took over, the endpoint changed, or the session
+    /// ended.
     changed: Notify,
     ended: AtomicBool,
     /// Seconds since the Unix epoch, in steps of the sweep.
@@ -41,20 +52,42 @@ const IN_FLIGHT_MAX: usize = 1024;
 impl Session {
     /// The state of a session that nothing has been asked of yet.
     pub fn new(seal: Seal, endpoint: Arc<Endpoint>, introduction: Introduction, now_s: u64) -> Self {
-        let upstreams = endpoint.servers.iter().map(|_| Upstream::default()).collect();
-        Self {
-            seal,
-            endpoint,
-            introduction,
-            upstreams,
-            in_flight: Mutex::default(),
-            log_level: Mutex::default(),
-            stream_generation: AtomicU64::new(0),
-            streams: AtomicU32::new(0),
-            changed: Notify::new(),
-            ended: AtomicBool::new(false),
-            last_used_s: AtomicU64::new(now_s),
-        }
+        let upstreams = endpoint.servers.iter().map(|_| Arc::default()).collect();
+        let life = Arc::new(Life { last_used_s: AtomicU64::new(now_s), ..Life::default() });
+        Self { seal, endpoint, introduction, upstreams, life }
+    }
+
+    /// The same session over its endpoint as it is now: what is open at a server that did not change is open there.
+    /// Also gives what has no place any more.
+    pub fn over(self: &Arc<Self>, endpoint: Arc<Endpoint>) -> (Self, Vec<Leftover>) {
+        let mut former = lock(&self.life.former);
+        former.retain(|session| session.strong_count() > 0);
+        former.push(Arc::downgrade(self));
+        drop(former);
+        let here = |backend: u32| endpoint.servers.iter().any(|place| place.backend == backend);
+        let left = self.leftovers().into_iter().filter(|left| !here(left.backend)).collect();
+        let upstreams = endpoint
+            .servers
+            .iter()
+            .map(|place| self.upstream_at(place.backend).map_or_else(Arc::default, Arc::clone))
+            .collect();
+        let (seal, introduction) = (self.seal.clone(), self.introduction.clone());
+        (Self { seal, endpoint, introduction, upstreams, life: Arc::clone(&self.life) }, left)
+    }
+
+    /// All that it may have open at servers.
+    pub fn leftovers(&self) -> Vec<Leftover> {
+        // Those too that are not open: one may be on its way to be.
+        let pairs = self.endpoint.servers.iter().zip(&self.upstreams);
+        pairs
+            .map(|(place, upstream)| Leftover { backend: place.backend, upstream: Arc::clone(upstream) })
+            .collect()
+    }
+
+    /// The session towards the server of that id, when the endpoint has it.
+    pub fn upstream_at(&self, backend: u32) -> Option<&Arc<Upstream>> {
+        let place = self.endpoint.servers.iter().position(|place| place.backend == backend)?;
+        self.upstreams.get(place)
     }
 
     /// The session towards the endpoint's `place`-th server.
@@ -64,101 +97,127 @@ impl Session {
 
     /// All of them, in the endpoint's order.
     pub fn upstreams(&self) -> impl Iterator<Item = (usize, &Upstream)> {
-        self.upstreams.iter().enumerate()
+        self.upstreams.iter().map(AsRef::as_ref).enumerate()
     }
 
     /// Notes a call under way until the guard is dropped; `None` when there are too many, or one with that
     /// id already.
     pub fn begin_call(self: &Arc<Self>, id: Bytes, place: usize) -> Option<InFlight> {
-        let mut calls = lock(&self.in_flight);
+        let mut calls = lock(&self.life.in_flight);
         if calls.len() >= IN_FLIGHT_MAX || calls.iter().any(|(other, _)| *other == id) {
             return None;
         }
-        calls.push((id.clone(), place));
+        calls.push((id.clone(), self.endpoint.servers[place].backend));
         drop(calls);
         Some(InFlight { session: Arc::clone(self), id })
     }
 
-    /// Which server holds the call with that raw id.
-    pub fn holder(&self, id: &[u8]) -> Option<usize> {
-        lock(&self.in_flight).iter().find(|(other, _)| other == id).map(|(_, place)| *place)
+    /// Which server of the endpoint holds the call with that raw id; in the session as it was when the call began,
+    /// if the server is behind it no more.
+    pub fn holder(self: &Arc<Self>, id: &[u8]) -> Option<(Arc<Self>, usize)> {
+        let (_, backend) = lock(&self.life.in_flight).iter().find(|(other, _)| other == id).cloned()?;
+        let all = std::iter::once(Arc::clone(self)).chain(self.former());
+        all.into_iter().find_map(|session| {
+            let place = session.endpoint.servers.iter().position(|place| place.backend == backend)?;
+            Some((session, place))
+        })
+    }
+
+    /// The session as it was over earlier versions of its endpoint, as far as calls are under way in it.
+    pub fn former(&self) -> Vec<Arc<Self>> {
+        lock(&self.life.former).iter().filter_map(Weak::upgrade).collect()
     }
 
     /// The raw JSON of the level last set, for backends that are opened later.
     pub fn log_level(&self) -> Option<Bytes> {
-        lock(&self.log_level).clone()
+        lock(&self.life.log_level).clone()
     }
 
     /// Remembers the level.
     pub fn remember_log_level(&self, level: Bytes) {
-        *lock(&self.log_level) = Some(level);
+        *lock(&self.life.log_level) = Some(level);
     }
 
     /// A new event stream of the client takes over from the one before.
     pub fn take_stream(&self) -> u64 {
-        let generation = self.stream_generation.fetch_add(1, Ordering::AcqRel) + 1;
-        self.changed.notify_waiters();
+        let generation = self.life.stream_generation.fetch_add(1, Ordering::AcqRel) + 1;
+        self.life.changed.notify_waiters();
         generation
     }
 
     /// Whether the client has an event stream, as far as is known.
     pub fn has_stream(&self) -> bool {
-        self.streams.load(Ordering::Acquire) > 0
+        self.life.streams.load(Ordering::Acquire) > 0
     }
 
     /// Counts an open event stream until the guard is dropped.
-    pub fn count_stream(self: &Arc<Self>) -> OpenStream {
-        self.streams.fetch_add(1, Ordering::AcqRel);
-        OpenStream(Arc::clone(self))
+    pub fn count_stream(&self) -> OpenStream {
+        self.life.streams.fetch_add(1, Ordering::AcqRel);
+        OpenStream(Arc::clone(&self.life))
     }
 
     /// Whether that stream is still the one.
     pub fn holds_stream(&self, generation: u64) -> bool {
-        self.stream_generation.load(Ordering::Acquire) == generation && !self.is_ended()
+        self.life.stream_generation.load(Ordering::Acquire) == generation && !self.is_ended()
     }
 
     /// Completes at the next change. Make it ready before looking at what may change.
     pub fn changed(&self) -> tokio::sync::futures::Notified<'_> {
-        self.changed.notified()
+        self.life.changed.notified()
     }
 
     /// Says that something changed.
     pub fn touch_stream(&self) {
-        self.changed.notify_waiters();
+        self.life.changed.notify_waiters();
     }
 
     /// Marks it used.
     pub fn touch(&self, now_s: u64) {
         // A plain store would dirty the cache line of every request; most come within the same second.
-        if self.last_used_s.load(Ordering::Relaxed) != now_s {
-            self.last_used_s.store(now_s, Ordering::Relaxed);
+        if self.life.last_used_s.load(Ordering::Relaxed) != now_s {
+            self.life.last_used_s.store(now_s, Ordering::Relaxed);
         }
     }
 
     /// When it was last used.
     pub fn last_used_s(&self) -> u64 {
-        self.last_used_s.load(Ordering::Relaxed)
+        self.life.last_used_s.load(Ordering::Relaxed)
     }
 
     /// Ends it: its event stream closes.
     pub fn end(&self) {
-        self.ended.store(true, Ordering::Release);
-        self.changed.notify_waiters();
+        self.life.ended.store(true, Ordering::Release);
+        self.life.changed.notify_waiters();
     }
 
     /// Whether it was ended.
     pub fn is_ended(&self) -> bool {
-        self.ended.load(Ordering::Acquire)
+        self.life.ended.load(Ordering::Acquire)
     }
 
     /// Whether its state may go: nothing under way.
     pub fn is_quiet(&self) -> bool {
-        lock(&self.in_flight).is_empty()
+        lock(&self.life.in_flight).is_empty()
+    }
+}
+
+/// What a session had open at a server that is behind its endpoint no more.
+pub struct Leftover {
+    /// The server's id.
+    pub backend: u32,
+    /// Held as well by calls that are under way there.
+    pub upstream: Arc<Upstream>,
+}
+
+impl Leftover {
+    /// Whether no call is under way in it.
+    pub fn is_quiet(&self) -> bool {
+        Arc::strong_count(&self.upstream) == 1
     }
 }
 
 /// An open event stream of a client.
-pub struct OpenStream(Arc<Session>);
+pub struct OpenStream(Arc<Life>);
 
 impl Drop for OpenStream {
     fn drop(&mut self) {
@@ -174,7 +233,7 @@ pub struct InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        let mut calls = lock(&self.session.in_flight);
+        let mut calls = lock(&self.session.life.in_flight);
         if let Some(at) = calls.iter().position(|(id, _)| *id == self.id) {
             calls.swap_remove(at);
         }

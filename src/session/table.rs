@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Config;
 use super::id::{Seal, SessionKey};
-use super::state::Session;
+use super::state::{Leftover, Session};
 use super::upstream::Introduction;
 use crate::auth::{Identity, Sealer};
-use crate::route::Endpoint;
+use crate::route::{Endpoint, Table};
 
 /// The soft states by their key. A worker keeps what it uses at hand, so this is asked when a session is
 /// new to a worker, not on every request.
@@ -18,6 +18,8 @@ pub struct Sessions {
     sealer: Arc<Sealer>,
     shards: Box<[Mutex<Shard>]>,
     count: AtomicUsize,
+    /// Guards what is to be told its end; pushed to and taken as a whole.
+    leftovers: Mutex<Vec<Leftover>>,
 }
 
 #[derive(Default)]
@@ -51,7 +53,7 @@ impl Sessions {
     /// An empty table.
     pub fn new(config: Config, sealer: Arc<Sealer>) -> Self {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        Self { config, sealer, shards, count: AtomicUsize::new(0) }
+        Self { config, sealer, shards, count: AtomicUsize::new(0), leftovers: Mutex::default() }
     }
 
     /// Its bounds.
@@ -91,7 +93,8 @@ impl Sessions {
         Ok((text, session))
     }
 
-    /// The session of that id, its state rebuilt when this process has none.
+    /// The session of that id, its state rebuilt when this process has none, and renewed when the endpoint is newer
+    /// than it. Of two versions of the endpoint the session may be over the newer one: go by the session's.
     pub fn find(
         &self,
         text: &[u8],
@@ -104,11 +107,12 @@ impl Sessions {
         if seal.key_id != identity.key_id() || seal.scope != endpoint.scope || now_s >= expires_s {
             return Err(NotFound::Unknown);
         }
-        let shard = self.shard(seal.key);
+        let mut shard = self.shard(seal.key);
         if shard.ended.contains_key(&seal.key) {
             return Err(NotFound::Unknown);
         }
-        if let Some(session) = shard.live.get(&seal.key) {
+        if let Some(session) = shard.live.get_mut(&seal.key) {
+            self.renew(session, endpoint);
             return Ok(Arc::clone(session));
         }
         drop(shard);
@@ -118,6 +122,47 @@ impl Sessions {
         let introduction = Introduction::ours(seal.revision, seal.capabilities);
         let session = Arc::new(Session::new(seal, Arc::clone(endpoint), introduction, now_s));
         Ok(self.insert(session))
+    }
+
+    /// The session as it is now, over an endpoint of its scope; `None` when it is over.
+    pub fn renewed(&self, session: &Session, endpoint: &Arc<Endpoint>) -> Option<Arc<Session>> {
+        let mut shard = self.shard(session.seal.key);
+        let live = shard.live.get_mut(&session.seal.key)?;
+        self.renew(live, endpoint);
+        Some(Arc::clone(live))
+    }
+
+    /// Every session over its endpoint as that table has it. Of an endpoint that is gone the state is dropped; the
+    /// ids stay good, should it come back.
+    pub fn follow(&self, table: &Table) {
+        for shard in &self.shards {
+            let mut shard = lock(shard);
+            let before = shard.live.len();
+            shard.live.retain(|_, session| {
+                if let Some(endpoint) = table.of_scope(&session.endpoint.scope) {
+                    self.renew(session, endpoint);
+                    return true;
+                }
+                session.end();
+                lock(&self.leftovers).extend(session.leftovers());
+                false
+            });
+            self.count.fetch_sub(before - shard.live.len(), Ordering::Relaxed);
+        }
+    }
+
+    /// What sessions had open at servers that are behind them no more, since this was last asked.
+    pub fn take_leftovers(&self) -> Vec<Leftover> {
+        std::mem::take(&mut *lock(&self.leftovers))
+    }
+
+    fn renew(&self, session: &mut Arc<Session>, endpoint: &Arc<Endpoint>) {
+        if session.endpoint.id < endpoint.id {
+            let (newer, left) = session.over(Arc::clone(endpoint));
+            *session = Arc::new(newer);
+            lock(&self.leftovers).extend(left);
+            session.touch_stream();
+        }
     }
 
     /// Ends a session: its id is unknown from now on.
@@ -182,7 +227,7 @@ impl Sessions {
     }
 }
 
-/// Every change to a shard is one map operation, so a poisoned lock guards a whole map.
-fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
-    shard.lock().unwrap_or_else(PoisonError::into_inner)
+/// Every change under a lock is one operation on a collection, so a poisoned one guards a whole collection.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,6 +1,7 @@
 //! A session of the gateway's at one backend, on behalf of one client: opened on first use, repaired once
 //! when the backend lost it.
 
+use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,12 +14,13 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 use tokio::sync::Notify;
-use tokio::time::timeout;
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::ask::{Ask, Heard, ask};
-use super::state::Session;
-use crate::backend::{Lane, Outgoing, Pool};
+use super::state::{Leftover, Session};
+use crate::backend::{BackendId, Lane, Outgoing, Pool};
 use crate::base::{Fault, Kind};
+use crate::fleet::Pools;
 use crate::protocol::{ClientCapabilities, Method, Revision, header};
 
 /// Of what a server says when it refuses a session, in an error of ours.
@@ -274,14 +276,39 @@ impl Ready {
 /// Telling a backend that its session is over; nobody waits for it.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Tells every backend that the client's session there is over. `pools`: by backend.
-pub async fn farewell(session: Arc<Session>, pools: Rc<[Rc<Pool>]>) {
-    for (place, upstream) in session.upstreams() {
-        let Some(ready) = upstream.ready().filter(|ready| ready.session_id.is_some()) else { continue };
-        let pool = &pools[session.endpoint.servers[place].backend as usize];
-        let mut request = Outgoing::delete();
-        ready.write_headers(&mut request);
-        // A server that is away ends its sessions by itself.
-        let _ = timeout(FAREWELL_TIMEOUT, pool.send(&request, Lane::Call)).await;
+/// Tells every server that the client's session there is over.
+pub async fn farewell(session: Arc<Session>, pools: Rc<Pools>) {
+    for left in session.leftovers() {
+        part(&left.upstream, BackendId(left.backend), &pools).await;
     }
+}
+
+/// Tells servers that are behind their clients' sessions no more, each when no call is under way in its session. Ends
+/// when all are told.
+pub async fn part_when_quiet(mut left: Vec<Leftover>, pools: Rc<Pools>) {
+    // Its own hold on the connections: they may be gone from the pools before a long call ends.
+    let ids: HashSet<u32> = left.iter().map(|left| left.backend).collect();
+    let _held: Vec<_> = ids.into_iter().filter_map(|id| pools.find(BackendId(id))).collect();
+    let mut look = interval(QUIET_POLL);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while !left.is_empty() {
+        look.tick().await;
+        let (quiet, busy): (Vec<_>, Vec<_>) = left.into_iter().partition(Leftover::is_quiet);
+        for Leftover { backend, upstream } in quiet {
+            part(&upstream, BackendId(backend), &pools).await;
+        }
+        left = busy;
+    }
+}
+
+/// Between two looks whether calls have ended at a server that is gone; nobody waits for it.
+const QUIET_POLL: Duration = Duration::from_secs(1);
+
+async fn part(upstream: &Upstream, backend: BackendId, pools: &Pools) {
+    let Some(ready) = upstream.ready().filter(|ready| ready.session_id.is_some()) else { return };
+    let Some(pool) = pools.find(backend) else { return };
+    let mut request = Outgoing::delete();
+    ready.write_headers(&mut request);
+    // A server that is away ends its sessions by itself.
+    let _ = timeout(FAREWELL_TIMEOUT, pool.send(&request, Lane::Call)).await;
 }

@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use metamcp::auth::{KeyRequest, Sealer, Secrets, create_key, parse_encryption_key, parse_jwt_secret};
 use metamcp::store::{Audit, Grants, KeyStatus, Store, UsageFilter, UsageRow};
@@ -97,12 +97,16 @@ impl Setup {
         self
     }
 
+    fn toml(&self) -> String {
+        format!("{}\n{}", self.servers, self.more)
+    }
+
     pub fn start(&self) -> Gateway {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("metamcp-test-{}-{number}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
-        fs::write(dir.join("metamcp.toml"), format!("{}\n{}", self.servers, self.more)).unwrap();
+        fs::write(dir.join("metamcp.toml"), self.toml()).unwrap();
         for (name, text) in &self.files {
             fs::write(dir.join(name), text).unwrap();
         }
@@ -174,8 +178,27 @@ impl Gateway {
 
     /// SIGTERM.
     pub fn terminate(&self) {
-        let told = Command::new("kill").args(["-TERM", &self.pid().to_string()]).status().unwrap();
+        self.signal("-TERM");
+    }
+
+    fn signal(&self, name: &str) {
+        let told = Command::new("kill").args([name, &self.pid().to_string()]).status().unwrap();
         assert!(told.success());
+    }
+
+    /// Writes another configuration in place of the one it was started with, SIGHUP, and waits until it is told what
+    /// came of it: a line with that text.
+    #[track_caller]
+    pub fn reload(&self, setup: &Setup, outcome: &str) {
+        let so_far = self.log().matches(outcome).count();
+        fs::write(self.path().join("metamcp.toml"), setup.toml()).unwrap();
+        self.signal("-HUP");
+        let deadline = Instant::now() + PATIENCE;
+        while self.log().matches(outcome).count() == so_far {
+            assert!(Instant::now() < deadline, "not {outcome:?}: {}", self.log());
+            // Nothing is said there; it is where time passes.
+            drop(self.output.lock().unwrap().recv_timeout(LOG_POLL));
+        }
     }
 
     /// Waits for its end, which closes its output.
@@ -238,6 +261,9 @@ impl Drop for Gateway {
 
 /// More than one, so that what they share is shared.
 const WORKERS: usize = 2;
+
+/// Between two looks into the log.
+const LOG_POLL: Duration = Duration::from_millis(5);
 
 /// Of its log, when a test fails.
 const LOG_LINES_MAX: usize = 20;

@@ -161,6 +161,17 @@ impl Peer {
         self.wait("connections to be ended", |state| state.ended >= count);
     }
 
+    /// Waits until that holds, as more comes.
+    #[track_caller]
+    pub fn wait_until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !holds(self) {
+            assert!(Instant::now() < deadline, "waited in vain for {what}");
+            let guard = self.state.0.lock().unwrap();
+            drop(self.state.1.wait_timeout(guard, QUIET).unwrap());
+        }
+    }
+
     /// Waits until nothing was sent for a while: whoever should read does not.
     pub fn wait_quiet(&self) {
         let mut guard = self.state.0.lock().unwrap();

@@ -1,0 +1,119 @@
+//! Publishes one version of what is served after the other, to all who follow it, in the order in which nothing is
+//! missed.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::watch;
+use tokio::task::spawn_local;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use crate::backend;
+use crate::fleet::{Fleet, FleetBuilder, Moves, Pools};
+use crate::route::EndpointConfig;
+use crate::server::Shared;
+use crate::session::{Sessions, farewell, part_when_quiet};
+
+/// Whoever changes what is served does it by this.
+pub struct Publisher {
+    builder: FleetBuilder,
+    fleet: watch::Sender<Arc<Fleet>>,
+    shared: Arc<Shared>,
+    /// For farewells.
+    pools: Rc<Pools>,
+}
+
+/// For all workers to follow. They do between two requests; one that takes longer follows later.
+const FOLLOW_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Between two looks for sessions that are over.
+const SESSION_SWEEP: Duration = Duration::from_secs(30);
+
+impl Publisher {
+    /// `builder` has made the first version, and `fleet` publishes it to `shared`. Runs in a `LocalSet`, on which it
+    /// leaves the sweep of sessions.
+    pub fn new(builder: FleetBuilder, fleet: watch::Sender<Arc<Fleet>>, shared: Arc<Shared>) -> Self {
+        let pools = Rc::new(Pools::new(builder.current()));
+        spawn_local(sweep(Arc::clone(&shared.sessions), Rc::clone(&pools)));
+        note_left_out(builder.current());
+        Self { builder, fleet, shared, pools }
+    }
+
+    /// Serves these servers and endpoints from now on, and nothing else. What is the same as before goes on without
+    /// noticing: connections, calls under way, streams, sessions, lists. Gives the version, once the workers serve it:
+    /// what could not be served is said in it and in the log.
+    ///
+    /// Not cancel safe: a version that was begun must be published.
+    pub async fn publish(
+        &mut self,
+        servers: Vec<backend::Config>,
+        endpoints: Vec<EndpointConfig>,
+    ) -> Arc<Fleet> {
+        let before = Arc::clone(self.builder.current());
+        let fleet = self.builder.next(servers, endpoints);
+        let Shared { catalog, sessions, followed, .. } = &*self.shared;
+        // The lists first: a request that sees the new version must not wait for what was known.
+        catalog.prepare(&fleet).await;
+        self.pools.adopt(&fleet);
+        let mut followed = followed.subscribe();
+        self.fleet.send_replace(Arc::clone(&fleet));
+        sessions.follow(&fleet.table);
+        catalog.announce();
+        let follows = |epochs: &Vec<u64>| epochs.iter().all(|epoch| *epoch >= fleet.epoch);
+        if timeout(FOLLOW_TIMEOUT, followed.wait_for(follows)).await.is_err() {
+            tracing::warn!("not all workers serve what is new yet; they will after what they are doing");
+        }
+        // Until then a session may have been opened over what was.
+        sessions.follow(&fleet.table);
+        spawn_local(part_when_quiet(sessions.take_leftovers(), Rc::clone(&self.pools)));
+        note_changes(&before, &fleet);
+        note_left_out(&fleet);
+        fleet
+    }
+}
+
+fn note_changes(before: &Fleet, fleet: &Fleet) {
+    let changes = fleet.changes_since(before);
+    let epoch = fleet.epoch;
+    if changes.is_empty() {
+        tracing::info!(epoch, "nothing changed in what is served");
+        return;
+    }
+    for (what, Moves { added, changed, removed }) in
+        [("servers", &changes.servers), ("endpoints", &changes.endpoints)]
+    {
+        if !(added.is_empty() && changed.is_empty() && removed.is_empty()) {
+            tracing::info!(epoch, what, ?added, ?changed, ?removed, "what is served has changed");
+        }
+    }
+}
+
+fn note_left_out(fleet: &Fleet) {
+    for error in &fleet.left_out {
+        tracing::error!(epoch = fleet.epoch, "{error}");
+    }
+}
+
+/// Ends sessions that are over or were long unused, at their servers too.
+async fn sweep(sessions: Arc<Sessions>, pools: Rc<Pools>) {
+    let mut sweep = interval(SESSION_SWEEP);
+    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        sweep.tick().await;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let over = sessions.sweep(now.map_or(0, |since| since.as_secs()));
+        pools.sweep();
+        let left = sessions.take_leftovers();
+        if !left.is_empty() {
+            spawn_local(part_when_quiet(left, Rc::clone(&pools)));
+        }
+        // One after the other, for there may be thousands, and beside the sweep, for a server may be slow.
+        let pools = Rc::clone(&pools);
+        spawn_local(async move {
+            for session in over {
+                farewell(session, Rc::clone(&pools)).await;
+            }
+        });
+    }
+}

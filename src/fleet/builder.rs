@@ -1,0 +1,101 @@
+//! From the lists of servers and endpoints to the next version.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+
+use super::{Fleet, FleetError};
+use crate::backend::{self, Backend, BackendId, TlsRoots};
+use crate::base::ServerName;
+use crate::route::{EndpointConfig, Place, Table};
+
+/// Makes one version after the other. Runs off the workers.
+pub struct FleetBuilder {
+    roots: TlsRoots,
+    current: Arc<Fleet>,
+    /// Never goes back.
+    next_backend: u32,
+}
+
+impl FleetBuilder {
+    /// One that has made nothing: the version before the first has no server and no endpoint. `roots`: whom TLS
+    /// connections to servers trust.
+    pub fn new(roots: TlsRoots) -> Self {
+        let current = Arc::new(Fleet {
+            epoch: 0,
+            table: Table::default(),
+            left_out: Vec::new(),
+            backends: HashMap::default(),
+        });
+        Self { roots, current, next_backend: 0 }
+    }
+
+    /// The version made last.
+    pub fn current(&self) -> &Arc<Fleet> {
+        &self.current
+    }
+
+    /// The next version, of all servers and all endpoints there are to be. A server whose definition is the same
+    /// stays what it is; any other is a new one. What cannot be served is left out, and said in the version.
+    pub fn next(&mut self, servers: Vec<backend::Config>, endpoints: Vec<EndpointConfig>) -> Arc<Fleet> {
+        let mut left_out = Vec::new();
+        let mut names = HashSet::new();
+        let mut places = Vec::with_capacity(servers.len());
+        let mut backends: HashMap<_, _, RandomState> = HashMap::default();
+        let known: HashMap<ServerName, Arc<Backend>> =
+            self.current.backends().map(|backend| (backend.name().clone(), Arc::clone(backend))).collect();
+        for config in servers {
+            let name = config.name.clone();
+            if !names.insert(name.clone()) {
+                left_out.push(FleetError::ServerTwice(name));
+                continue;
+            }
+            let same = known.get(&name).filter(|backend| backend.config == config).cloned();
+            match same.map_or_else(|| self.add(config), Ok) {
+                Ok(backend) => {
+                    places.push(Place { name, backend: backend.id.0 });
+                    backends.insert(backend.id, backend);
+                }
+                Err(source) => left_out.push(FleetError::Target { server: name, source }),
+            }
+        }
+        let endpoints = Self::known_only(endpoints, &places, &mut left_out);
+        let table = self.current.table.next(&places, &endpoints);
+        self.current = Arc::new(Fleet { epoch: self.current.epoch + 1, table, left_out, backends });
+        Arc::clone(&self.current)
+    }
+
+    fn add(&mut self, config: backend::Config) -> Result<Arc<Backend>, backend::InvalidTarget> {
+        let backend = Backend::new(BackendId(self.next_backend), config, &self.roots)?;
+        self.next_backend += 1;
+        Ok(backend)
+    }
+
+    /// The endpoints, each once, with the servers that are there.
+    fn known_only(
+        mut endpoints: Vec<EndpointConfig>,
+        places: &[Place],
+        left_out: &mut Vec<FleetError>,
+    ) -> Vec<EndpointConfig> {
+        let there: HashSet<&ServerName> = places.iter().map(|place| &place.name).collect();
+        let mut names = HashSet::new();
+        endpoints.retain_mut(|endpoint| {
+            if !names.insert(endpoint.name.clone()) {
+                left_out.push(FleetError::EndpointTwice(endpoint.name.clone()));
+                return false;
+            }
+            let mut chosen = HashSet::new();
+            endpoint.servers.retain(|server| {
+                if !there.contains(server) {
+                    let (endpoint, server) = (endpoint.name.clone(), server.clone());
+                    left_out.push(FleetError::ServerUnknown { endpoint, server });
+                    return false;
+                }
+                chosen.insert(server.clone())
+            });
+            true
+        });
+        endpoints
+    }
+}

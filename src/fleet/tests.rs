@@ -1,0 +1,134 @@
+use std::time::Duration;
+
+use rustls::RootCertStore;
+
+use super::*;
+use crate::backend::{Address, Config, EraChoice, TlsRoots};
+use crate::route::{EndpointConfig, Prefix};
+
+/// `name` or `name=port`.
+fn server(text: &str) -> Config {
+    let (name, port) = text.split_once('=').unwrap_or((text, "80"));
+    let address = match port {
+        // Only a path can be wrong: a URL has been parsed.
+        "bad" => Address::Unix { socket: "x".into(), path: "no path".into() },
+        port => Address::Http(format!("http://127.0.0.1:{port}/mcp").parse().expect("a URL")),
+    };
+    Config {
+        name: ServerName::new(name).expect("a name"),
+        address,
+        headers: Vec::new(),
+        era: EraChoice::Auto,
+        connect_timeout: Duration::from_secs(1),
+        first_byte_timeout: Duration::from_secs(1),
+        stream_idle_timeout: Duration::from_secs(1),
+        in_flight_max: 1,
+        queue_timeout: Duration::from_secs(1),
+        queue_max: 1,
+        idle_connections_max: 1,
+        idle_age_max: Duration::from_secs(1),
+        fast_lane: true,
+    }
+}
+
+/// `name:server,server`.
+fn endpoint(text: &str) -> EndpointConfig {
+    let (name, servers) = text.split_once(':').expect("an endpoint");
+    let servers = servers.split(',').map(|name| ServerName::new(name).expect("a name"));
+    let name = EndpointName::new(name).expect("a name");
+    EndpointConfig { name, servers: servers.collect(), prefix: Prefix::Always }
+}
+
+fn next(builder: &mut FleetBuilder, servers: &[&str], endpoints: &[&str]) -> Arc<Fleet> {
+    let servers = servers.iter().map(|text| server(text)).collect();
+    builder.next(servers, endpoints.iter().map(|text| endpoint(text)).collect())
+}
+
+fn builder() -> FleetBuilder {
+    FleetBuilder::new(TlsRoots::from_roots(RootCertStore::empty()))
+}
+
+fn id_of(fleet: &Fleet, name: &str) -> Option<BackendId> {
+    fleet.backends().find(|backend| backend.name().as_str() == name).map(|backend| backend.id)
+}
+
+/// Each of added, changed, removed as one text.
+#[track_caller]
+fn check_moves(moves: &Moves, expected: [&str; 3]) {
+    let found = [&moves.added, &moves.changed, &moves.removed].map(|names| names.join(" "));
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn what_did_not_change_stays() {
+    let mut builder = builder();
+    let first = next(&mut builder, &["a", "b", "c"], &["default:a,b,c", "x:a"]);
+    let second = next(&mut builder, &["d", "b=81", "a"], &["default:d,b,a", "x:a", "y:b"]);
+    assert!(second.epoch > first.epoch);
+    let changes = second.changes_since(&first);
+    check_moves(&changes.servers, ["d", "b", "c"]);
+    check_moves(&changes.endpoints, ["y", "default", ""]);
+    assert!(!changes.is_empty());
+    assert_eq!(id_of(&first, "a"), id_of(&second, "a"));
+    let kept = id_of(&first, "a").and_then(|id| first.backend(id).zip(second.backend(id)));
+    assert!(kept.is_some_and(|(before, now)| Arc::ptr_eq(before, now)));
+    // Back to what it was: another server all the same, for the ids of the first may still be in use.
+    let third = next(&mut builder, &["a", "b", "c"], &["default:a,b,c", "x:a"]);
+    for name in ["b", "c"] {
+        assert!(id_of(&third, name) > id_of(&first, name), "{name}");
+    }
+    assert!(third.changes_since(&third).is_empty());
+    check_moves(&third.changes_since(&first).servers, ["", "b c", ""]);
+}
+
+/// What is left out, and that the rest is served.
+#[track_caller]
+fn check_left_out(servers: &[&str], endpoints: &[&str], expected: &[&str]) {
+    let fleet = next(&mut builder(), servers, endpoints);
+    let left_out: Vec<String> = fleet.left_out.iter().map(ToString::to_string).collect();
+    assert_eq!(left_out, expected);
+    let default = fleet.table.find("/mcp").expect("the endpoint is served");
+    assert_eq!(default.servers.iter().map(|place| place.name.as_str()).collect::<Vec<_>>(), ["good"]);
+    assert!(fleet.table.find("/servers/good/mcp").is_some());
+}
+
+#[test]
+fn one_that_is_wrong_takes_nobody_with_it() {
+    check_left_out(
+        &["bad=bad", "good"],
+        &["default:bad,good"],
+        &[
+            "server `bad` is left out: its path is not a request path: write it as `/mcp`",
+            "endpoint `default` is served without server `bad`, which is not there",
+        ],
+    );
+    check_left_out(
+        &["good", "good=81"],
+        &["default:good,good", "default:none"],
+        &[
+            "server `good` is there twice: the second is left out",
+            "endpoint `default` is there twice: the second is left out",
+        ],
+    );
+    check_left_out(&["good"], &["default:good"], &[]);
+}
+
+#[test]
+fn connections_stay_with_their_server() {
+    let mut builder = builder();
+    let first = next(&mut builder, &["a", "b"], &[]);
+    let pools = Pools::new(&first);
+    let ids = ["a", "b"].map(|name| id_of(&first, name).expect("it is there"));
+    let before = ids.map(|id| pools.find(id).expect("it has connections"));
+    let second = next(&mut builder, &["a", "b=81"], &[]);
+    assert!(pools.adopt(&second));
+    assert!(!pools.adopt(&second), "it is followed already");
+    assert!(!pools.adopt(&first), "it is older");
+    assert_eq!(pools.fleet().epoch, second.epoch);
+    assert!(pools.find(ids[0]).is_some_and(|pool| std::rc::Rc::ptr_eq(&pool, &before[0])));
+    // For requests that came before.
+    pools.sweep();
+    assert!(pools.find(ids[1]).is_some());
+    let changed = id_of(&second, "b").expect("it is there");
+    assert!(changed != ids[1] && pools.find(changed).is_some());
+}
