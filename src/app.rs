@@ -373,6 +373,9 @@ async fn watch_keys(authenticator: Arc<Authenticator>, store: Store, changed: wa
         }
         // What could not be read is tried again, changed or not.
         if let Ok(Err(_)) = timeout(KEY_RETRY, watch.changed()).await {
+            tracing::error!(
+                "the store is no longer watched: keys that are switched off stay good; start again"
+            );
             return;
         }
     }

@@ -50,8 +50,10 @@ impl Errands {
         let begin: Begin = Box::new(move || {
             spawn_local(async move {
                 let outcome = tokio::select! {
-                    outcome = timeout(within, make()) => outcome,
+                    // Nothing is begun for somebody who has gone.
+                    biased;
                     () = reply.closed() => return,
+                    outcome = timeout(within, make()) => outcome,
                 };
                 // Whoever asked may have gone at this very moment.
                 drop(reply.send(outcome));

@@ -11,7 +11,7 @@ use super::problem::Problem;
 use super::request::{json_body, respond};
 use super::views::{Health, Ready, ReadyServer, ReadyStore, TokenResponse, Warning};
 use super::{Admin, Call};
-use crate::auth::{self, Credential, Denied, KeysFrom};
+use crate::auth::{self, Credential, Denied, Identity, KeysFrom, Role};
 use crate::base::Phase;
 use crate::catalog::View;
 
@@ -47,13 +47,16 @@ impl Admin {
         let degraded = (!health.is_good()).then_some(true);
         let mut body =
             Ready { ready: !draining, degraded, store: None, servers: None, left_out: None, warnings: None };
-        if self.identify(headers).await.is_ok() {
-            body.store = degraded.map(|_| store_of(&health));
-            body.servers = Some(self.servers_behind());
-            let left_out = &self.fleet().left_out;
-            body.left_out =
-                (!left_out.is_empty()).then(|| left_out.iter().map(ToString::to_string).collect());
-            let names = self.long_names();
+        if let Ok(identity) = self.identify(headers).await {
+            body.servers = Some(self.servers_behind(&identity));
+            // What the store says, and what endpoints there are, is for those who administer.
+            if identity.role() == Role::Admin {
+                body.store = degraded.map(|_| store_of(&health));
+                let left_out = &self.fleet().left_out;
+                body.left_out =
+                    (!left_out.is_empty()).then(|| left_out.iter().map(ToString::to_string).collect());
+            }
+            let names = self.long_names(&identity);
             let text =
                 "these names are over 64 characters, which some model APIs refuse: shorten the server's name";
             body.warnings = (!names.is_empty()).then(|| vec![Warning { names, text }]);
@@ -61,10 +64,15 @@ impl Admin {
         respond(status, &json!(body))
     }
 
-    /// Each server of the default endpoint, and why it is missing from the lists, when it is.
-    fn servers_behind(&self) -> Vec<ReadyServer> {
+    /// Each server of the default endpoint, and why it is missing from the lists, when it is: for a key that may
+    /// enter it.
+    fn servers_behind(&self, identity: &Identity) -> Vec<ReadyServer> {
         let fleet = self.fleet();
-        let Some(endpoint) = default_endpoint(&fleet.table) else { return Vec::new() };
+        let Some(endpoint) =
+            default_endpoint(&fleet.table).filter(|endpoint| identity.may_enter(&endpoint.scope))
+        else {
+            return Vec::new();
+        };
         let merged = self.parts.catalog.snapshot(&endpoint, View::Modern);
         let places = endpoint.servers.iter().enumerate();
         let server = |(place, server): (usize, &crate::route::Place)| {
@@ -78,13 +86,18 @@ impl Admin {
         places.map(server).collect()
     }
 
-    fn long_names(&self) -> Vec<String> {
+    fn long_names(&self, identity: &Identity) -> Vec<String> {
         let fleet = self.fleet();
         let mut long: Vec<String> = fleet
             .table
             .endpoints()
-            .filter_map(|endpoint| self.parts.catalog.snapshot(endpoint, View::Modern))
-            .flat_map(|merged| merged.names_longer_than(MODEL_API_NAME_BYTES_MAX))
+            .filter(|endpoint| identity.may_enter(&endpoint.scope))
+            .filter_map(|endpoint| Some((endpoint, self.parts.catalog.snapshot(endpoint, View::Modern)?)))
+            .flat_map(|(endpoint, merged)| {
+                let mut names = merged.names_longer_than(MODEL_API_NAME_BYTES_MAX);
+                names.retain(|name| identity.may(&endpoint.scope, name));
+                names
+            })
             .collect();
         long.truncate(NAMES_SHOWN_MAX);
         long

@@ -1,6 +1,8 @@
 //! What workers count, on its way to the store: over the journal, so that neither an outage of the store nor a
 //! kill of the process loses or doubles a count.
 
+use std::collections::BTreeMap;
+use std::future::ready;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -16,8 +18,8 @@ use crate::store::{Counts, Store, UsageBatch, UsageKey, UsageRow};
 /// The journal's folder in the data directory.
 const FOLDER: &str = "usage";
 
-/// For the store to take one batch; after that it counts as away.
-const STORE_TIMEOUT: Duration = Duration::from_secs(5);
+/// For the store to take one batch; after that it counts as away. A batch has some 500 rows, each a round trip.
+const STORE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Between two tries while the store is away.
 const RETRY: Duration = Duration::from_secs(1);
@@ -51,16 +53,21 @@ pub fn open(data_dir: &Path, workers: usize) -> Result<Option<(Usage, Outbox)>, 
 
 /// Hands counts on until the gateway has ended: `ended` is moved when the workers have.
 pub async fn hand_on(outbox: Outbox, store: Store, mut ended: watch::Receiver<Phase>) {
-    let mut flow = Flow { outbox: Some(outbox), store, collected: None, synced: None, refused: None };
+    let mut flow =
+        Flow { outbox: Some(outbox), store, collected: None, synced: None, refused: None, failed: false };
     let mut tick = interval(Duration::from_millis(COLLECT_MS));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut more = false;
     loop {
         tokio::select! {
-            _ = tick.tick() => flow.turn(false).await,
+            biased;
             _ = ended.changed() => {
-                flow.turn(true).await;
+                // What is left waits for the next start.
+                let _ = timeout(FAREWELL, async { while flow.turn(true).await {} }).await;
                 return;
             }
+            () = ready(()), if more => more = flow.turn(false).await,
+            _ = tick.tick() => more = flow.turn(false).await,
         }
     }
 }
@@ -73,11 +80,14 @@ struct Flow {
     synced: Option<Instant>,
     /// When the store last took nothing.
     refused: Option<Instant>,
+    /// Whether the journal could not be written, the last time.
+    failed: bool,
 }
 
 impl Flow {
-    /// Does what is due; all of it, the last time.
-    async fn turn(&mut self, last: bool) {
+    /// Does what is due; all of it, the last time. Hands on one batch at most, so that it is never long away from the
+    /// rest; true where there may be another.
+    async fn turn(&mut self, last: bool) -> bool {
         let is_due = |since: Option<Instant>, pace: Duration| {
             last || since.is_none_or(|since| since.elapsed() >= pace)
         };
@@ -101,54 +111,55 @@ impl Flow {
                 synced
             })
             .await;
-        if let Err(error) = wrote {
-            tracing::error!(%error, "usage could not be written to the journal; it is kept in memory");
+        // Told once, not five times a second onto a disk that may be full.
+        let failed = wrote.is_err();
+        match wrote {
+            Err(error) if !self.failed => {
+                tracing::error!(%error, "usage could not be written to the journal; it waits in the tables of the workers");
+            }
+            Ok(()) if self.failed => tracing::info!("usage is written to the journal again"),
+            _ => {}
         }
-        if !delivers {
-            return;
-        }
-        let delivering = self.deliver();
-        if last {
-            // What is left waits for the next start.
-            let _ = timeout(FAREWELL, delivering).await;
-        } else {
-            delivering.await;
-        }
+        self.failed = failed;
+        delivers && self.deliver().await
     }
 
-    /// Hands on what is safe on disk, until there is none or the store takes no more.
-    async fn deliver(&mut self) {
-        loop {
-            let pending = match self.with_outbox(Outbox::pending).await {
-                Ok(pending) if pending.is_empty() => return,
-                Ok(pending) => pending,
-                Err(error) => return tracing::error!(%error, "a part of the usage journal is lost"),
-            };
-            for batch in pending {
-                let sequence = batch.sequence;
-                let applied = timeout(STORE_TIMEOUT, self.store.apply_usage(rows_of(&batch))).await;
-                let error = match applied {
-                    Ok(Ok(_)) => None,
-                    Ok(Err(error)) => Some(error.to_string()),
-                    Err(_elapsed) => Some("it did not answer in time".to_owned()),
-                };
-                if let Some(error) = error {
-                    if self.refused.replace(Instant::now()).is_none() {
-                        tracing::warn!(
-                            error,
-                            "the store takes no usage; it is kept in the journal until it does"
-                        );
-                    }
-                    return;
-                }
-                if self.refused.take().is_some() {
-                    tracing::info!("the store takes usage again");
-                }
-                if let Err(error) = self.with_outbox(move |outbox| outbox.applied(sequence)).await {
-                    return tracing::error!(%error, "the usage journal could not be made shorter");
-                }
+    /// Hands on the oldest batch that is safe on disk; false when there is none, or the store takes none.
+    async fn deliver(&mut self) -> bool {
+        let batch = match self.with_outbox(Outbox::pending).await {
+            Ok(pending) => pending.into_iter().next(),
+            Err(error) => {
+                tracing::error!(%error, "a part of the usage journal is lost");
+                return false;
             }
+        };
+        let Some(batch) = batch else { return false };
+        let sequence = batch.sequence;
+        let applied = timeout(STORE_TIMEOUT, self.store.apply_usage(rows_of(&batch))).await;
+        let away = match applied {
+            Ok(Ok(_)) => None,
+            Ok(Err(error)) if error.is_away() => Some(error.to_string()),
+            Ok(Err(error)) => {
+                // It would be refused again for ever, and everything behind it with it.
+                tracing::error!(%error, "the store refuses a batch of usage: its counts are lost");
+                None
+            }
+            Err(_elapsed) => Some("it did not answer in time".to_owned()),
+        };
+        if let Some(error) = away {
+            if self.refused.replace(Instant::now()).is_none() {
+                tracing::warn!(error, "the store takes no usage; it is kept in the journal until it does");
+            }
+            return false;
         }
+        if self.refused.take().is_some() {
+            tracing::info!("the store takes usage again");
+        }
+        if let Err(error) = self.with_outbox(move |outbox| outbox.applied(sequence)).await {
+            tracing::error!(%error, "the usage journal could not be made shorter");
+            return false;
+        }
+        true
     }
 
     /// Away from this thread, for it waits for the disk.
@@ -176,25 +187,22 @@ impl Flow {
 /// As the store takes it: rows of the same names, from different workers, are one.
 fn rows_of(batch: &Batch) -> UsageBatch {
     let at = batch.until_unix_ms / 1000;
-    let mut rows: Vec<UsageRow> = batch
-        .rows()
-        .map(|row| UsageRow {
-            key: UsageKey {
-                hour: at,
-                key_id: row.key.to_owned(),
-                server: row.server.to_owned(),
-                tool: row.tool.to_owned(),
-            },
-            counts: Counts {
-                calls: row.count.calls,
-                errors: row.count.errors,
-                bytes_in: row.count.bytes_in,
-                bytes_out: row.count.bytes_out,
-                milliseconds: row.count.millis,
-            },
-        })
-        .collect();
-    rows.shrink_to_fit();
+    let mut rows: BTreeMap<UsageKey, Counts> = BTreeMap::new();
+    for row in batch.rows() {
+        let key = UsageKey {
+            hour: at,
+            key_id: row.key.to_owned(),
+            server: row.server.to_owned(),
+            tool: row.tool.to_owned(),
+        };
+        let sum = rows.entry(key).or_default();
+        sum.calls += row.count.calls;
+        sum.errors += row.count.errors;
+        sum.bytes_in += row.count.bytes_in;
+        sum.bytes_out += row.count.bytes_out;
+        sum.milliseconds += row.count.millis;
+    }
+    let rows = rows.into_iter().map(|(key, counts)| UsageRow { key, counts }).collect();
     UsageBatch { source: format!("{:032x}", batch.source), sequence: batch.sequence.0, at, rows }
 }
 

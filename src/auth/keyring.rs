@@ -73,8 +73,10 @@ impl Keyring {
     pub fn build(keys: Keys, sealer: &Sealer, previous: &Self) -> Self {
         let mut entries = HashMap::with_capacity(keys.rows.len());
         let mut unopened = Vec::new();
+        let mut present = HashSet::with_capacity(keys.rows.len());
         for row in keys.rows {
             let Some(key_id) = KeyId::parse(&row.key_id) else { continue };
+            present.insert(key_id);
             let Some(row) = previous.admit(key_id, row) else { continue };
             let known = previous.entries.get(&key_id).filter(|entry| entry.row == row);
             let opened =
@@ -86,7 +88,9 @@ impl Keyring {
             }
         }
         let mut removed = Arc::clone(&previous.removed);
-        for key_id in previous.entries.keys().filter(|key_id| !entries.contains_key(key_id)) {
+        // One that is there and does not open is not gone: it may be repaired.
+        let is_gone = |key_id: &&KeyId| !entries.contains_key(key_id) && !present.contains(key_id);
+        for key_id in previous.entries.keys().filter(is_gone) {
             if removed.len() < REMOVED_MAX {
                 Arc::make_mut(&mut removed).insert(*key_id);
             }

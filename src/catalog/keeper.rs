@@ -15,7 +15,7 @@ use tokio::time::{Instant, interval, timeout_at};
 
 use super::Config;
 use super::member::{AbortOnDrop, Member};
-use super::merge::{Merged, Missing, Reason, merge};
+use super::merge::{ListKind, Merged, Missing, Reason, merge};
 use super::view::View;
 use crate::backend::{BackendId, Pool};
 use crate::fleet::{Fleet, Pools};
@@ -162,6 +162,16 @@ impl Catalog {
         if let Some(generation) = self.generations.load().get(&backend) {
             generation.fetch_add(1, Ordering::AcqRel);
         }
+    }
+
+    /// Whether a tool of that name is known to be listed there. What is not known is asked for, and nobody waits.
+    pub fn lists_tool(&self, endpoint: &Arc<Endpoint>, view: View, name: &str) -> bool {
+        let Some(merged) = self.snapshot(endpoint, view) else {
+            // A full queue: whoever calls next asks again.
+            let _ = self.wants.try_send((Arc::clone(endpoint), view));
+            return false;
+        };
+        merged.listing(ListKind::Tools).names.find(name).is_some()
     }
 
     /// Moves with each new snapshot.

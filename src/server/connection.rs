@@ -82,6 +82,8 @@ struct Before {
 async fn serve_general(worker: &Rc<Worker>, control: &Rc<Control>, before: Before, socket: Socket) {
     let mut phase = worker.shared.phase.clone();
     let opened = tokio::select! {
+        // What has come is answered, also when the gateway is on its way out.
+        biased;
         opened = open(worker, before, socket) => opened,
         _ = phase.wait_for(|phase| *phase >= Phase::Drain) => return,
     };
@@ -281,7 +283,10 @@ impl AsyncWrite for Rewound {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_flush(cx)
+        let flushed = Pin::new(&mut self.socket).poll_flush(cx);
+        // Over TLS a small answer is taken at once, and waits here for the client to read.
+        self.control.note_write(flushed.is_ready());
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

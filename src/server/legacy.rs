@@ -356,7 +356,9 @@ async fn forward(
         // Behind it, so that both are dropped before it: a server that sees its call given up must not find the
         // call's id still taken.
         let in_flight = call.is_request().then(|| begin(&session, &call, place)).transpose()?;
-        let meter = Meter::begin(worker, &call, &call.endpoint.servers[place].name, edit.as_ref());
+        let view = View::Legacy(session.seal.capabilities);
+        let server = &call.endpoint.servers[place].name;
+        let meter = Meter::begin(worker, &call, server, edit.as_ref(), view);
         (asking.await?, in_flight, meter)
     };
     let response = match delivered {

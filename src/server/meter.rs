@@ -9,9 +9,11 @@ use bytes::Bytes;
 use super::call::Call;
 use super::worker::Worker;
 use crate::base::ServerName;
+use crate::catalog::View;
 use crate::frame::Span;
-use crate::journal::usage::{Count, Slot};
+use crate::journal::usage::{Count, OTHER, Slot};
 use crate::protocol::Method;
+use crate::route::Shape;
 
 /// One call of a server's, until it is counted. Dropped before its answer has passed, it counts as failed.
 pub struct Meter {
@@ -20,6 +22,8 @@ pub struct Meter {
     /// What is still to be added.
     count: Count,
     ended: bool,
+    /// Whether some of an answer has passed that nobody here reads: whoever leaves then may have all it wanted.
+    may_be_answered: bool,
 }
 
 impl Meter {
@@ -29,14 +33,16 @@ impl Meter {
         call: &Call,
         server: &ServerName,
         edit: Option<&(Span, Bytes)>,
+        view: View,
     ) -> Option<Self> {
         if !call.is_request() {
             return None;
         }
         let counters = worker.counters.as_ref()?;
-        let slot = counters.slot(call.identity.key_id().as_str(), server.as_str(), &tool(call, edit));
+        let slot =
+            counters.slot(call.identity.key_id().as_str(), server.as_str(), &tool(worker, call, edit, view));
         let count = Count { calls: 1, bytes_in: call.body.len() as u64, ..Count::default() };
-        Some(Self { slot, began: Instant::now(), count, ended: false })
+        Some(Self { slot, began: Instant::now(), count, ended: false, may_be_answered: false })
     }
 
     /// The first of several pieces of the answer is about to pass.
@@ -47,6 +53,11 @@ impl Meter {
     /// So many bytes of the answer are about to pass.
     pub fn pass(&mut self, bytes: usize) {
         self.count.bytes_out += bytes as u64;
+    }
+
+    /// Some of an answer is about to pass that is not read here.
+    pub fn pass_unread(&mut self) {
+        self.may_be_answered = true;
     }
 
     /// The last of the answer is about to pass, or none will.
@@ -63,23 +74,27 @@ impl Meter {
 
 impl Drop for Meter {
     fn drop(&mut self) {
-        self.end(true);
+        self.end(!self.may_be_answered);
     }
 }
 
-/// The server's own name for the tool that is called; empty for what is no call of a tool.
-fn tool<'a>(call: &'a Call, edit: Option<&'a (Span, Bytes)>) -> Cow<'a, str> {
+/// The server's own name for the tool that is called; empty for what is no call of a tool. A name that nobody
+/// listed is the client's own invention: such names are counted as one, or there would be no end of them.
+fn tool<'a>(worker: &Worker, call: &'a Call, edit: Option<&'a (Span, Bytes)>, view: View) -> Cow<'a, str> {
     if call.method != Some(Method::ToolsCall) {
         return Cow::Borrowed("");
     }
-    match edit {
+    let name = match edit {
         None => call.text(call.envelope.params.name).unwrap_or_default(),
         // A JSON string. One with escapes is no name of a tool (MCP 2026-07-28, tools), and is told as written.
         Some((_, own_name)) => String::from_utf8_lossy(
             own_name
-                .trim_ascii()
                 .strip_prefix(b"\"")
                 .map_or(&own_name[..], |name| name.strip_suffix(b"\"").unwrap_or(name)),
         ),
-    }
+    };
+    let is_listed =
+        call.endpoint.shape != Shape::Single || worker.shared.catalog.lists_tool(&call.endpoint, view, &name);
+    let is_plain = name.bytes().all(|byte| byte > b' ' && byte != 0x7f);
+    if is_listed && is_plain { name } else { Cow::Borrowed(OTHER) }
 }

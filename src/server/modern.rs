@@ -27,7 +27,7 @@ pub async fn answer(worker: &Rc<Worker>, call: Box<Call>) -> Result<Reply, Fault
     check(&call)?;
     call.check_grants()?;
     match call.endpoint.shape {
-        Shape::Single if call.lists_in_part() => {
+        Shape::Single if call.lists_in_part() && call.is_request() => {
             local::list(worker, &call, View::Modern, ListKind::Tools).await
         }
         Shape::Single => forward(worker, call, 0, None).await,
@@ -98,7 +98,7 @@ async fn forward(
     rename: Option<Rename>,
 ) -> Result<Reply, Fault> {
     let server = &call.endpoint.servers[place].name;
-    let meter = Meter::begin(worker, &call, server, local::edit(rename.as_ref()).as_ref());
+    let meter = Meter::begin(worker, &call, server, local::edit(rename.as_ref()).as_ref(), View::Modern);
     let response = deliver(worker, &call, place, rename).await?;
     let endpoint = call.endpoint.clone();
     let server = &endpoint.servers[place];

@@ -164,7 +164,15 @@ impl Relay {
         if let Some(meter) = &mut self.held.meter {
             match &next {
                 Poll::Pending => {}
-                Poll::Ready(Some(Ok(bytes))) => meter.pass(bytes.len()),
+                Poll::Ready(Some(Ok(bytes))) => {
+                    meter.pass(bytes.len());
+                    match &self.pace {
+                        // The answer itself, or something behind it.
+                        Pace::Tagged(_, tagging) if tagging.awaited.is_none() => meter.end(failed),
+                        Pace::Events(..) => meter.pass_unread(),
+                        _ => {}
+                    }
+                }
                 Poll::Ready(Some(Err(_))) => meter.end(true),
                 Poll::Ready(None) => {}
             }

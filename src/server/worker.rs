@@ -268,14 +268,16 @@ impl Worker {
             let permit = admit(&gauge, &identity)?;
             return Ok((identity, permit));
         }
+        // As of before the asking: what changes meanwhile is asked for again.
+        let (second, keys) = (self.now_s(), self.keys.get());
         let identity = self.identify(fields).await?;
         let gauge = self.gauge(&identity);
         *control.known.borrow_mut() = (!other).then(|| Known {
             value: Zeroizing::new(value.to_vec()),
             identity: identity.clone(),
             gauge: Arc::clone(&gauge),
-            second: self.now_s(),
-            keys: self.keys.get(),
+            second,
+            keys,
         });
         let permit = admit(&gauge, &identity)?;
         Ok((identity, permit))

@@ -104,6 +104,8 @@ impl Writing {
                 self.out = Vec::new();
                 self.written = 0;
                 let flushed = Pin::new(&mut *socket).poll_flush(cx);
+                // Over TLS a small answer is taken at once, and waits here for the client to read.
+                control.note_write(flushed.is_ready());
                 return match flushed {
                     Poll::Ready(Err(_)) => Poll::Ready(false),
                     Poll::Ready(Ok(())) if self.ended => {
