@@ -146,18 +146,23 @@ async fn serve_http1(worker: &Rc<Worker>, stream: Rewound, control: &Rc<Control>
         .max_header_size(config.header_bytes_max)
         .serve_connection(TokioIo::new(stream), service(worker, control));
     let mut connection = pin!(connection);
-    let mut is_draining = false;
+    let (mut is_draining, mut has_begun) = (false, false);
     poll_fn(|cx| {
         match control.order(cx.waker()) {
             Order::GoOn => {}
-            Order::Drain if is_draining => {}
+            // What was read before is seen first: a connection that hyper takes for idle would be closed.
+            Order::Drain if is_draining || !has_begun => {}
             Order::Drain => {
                 is_draining = true;
                 connection.as_mut().graceful_shutdown();
             }
             Order::Close => return Poll::Ready(()),
         }
-        connection.as_mut().poll(cx).map(drop)
+        let polled = connection.as_mut().poll(cx).map(drop);
+        if !std::mem::replace(&mut has_begun, true) && control.order(cx.waker()) != Order::GoOn {
+            cx.waker().wake_by_ref();
+        }
+        polled
     })
     .await;
 }

@@ -50,6 +50,10 @@ const HEAD_BYTES_MAX: usize = 8 << 10;
 /// The body of a request; bigger ones are not copied together here.
 const BODY_BYTES_MAX: usize = 32 << 10;
 
+/// Of requests that come while one is under way. A client that sends more is not noticed when it goes, until its
+/// call has ended.
+const AHEAD_BYTES_MAX: usize = 64 << 10;
+
 /// For the rest of a request whose beginning came: clients write head and body one behind the other. What
 /// takes longer is hyper's, with its clocks for slow clients.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -100,16 +104,18 @@ impl FastLane<'_> {
             }
         }
         poll_fn(|cx| {
-            match self.control.order(cx.waker()) {
-                Order::GoOn => {}
-                // A request that has begun is answered.
-                Order::Drain if !self.ahead.is_empty() => {}
-                Order::Drain | Order::Close => return Poll::Ready(Next::Gone),
+            let order = self.control.order(cx.waker());
+            if order == Order::Close {
+                return Poll::Ready(Next::Gone);
             }
             loop {
                 match self.poll_read(cx) {
                     Poll::Ready(Some(next)) => return Poll::Ready(next),
                     Poll::Ready(None) => {}
+                    // Only now: a request that has begun is answered.
+                    Poll::Pending if self.ahead.is_empty() && order == Order::Drain => {
+                        return Poll::Ready(Next::Gone);
+                    }
                     Poll::Pending if self.ahead.is_empty() => return Poll::Pending,
                     Poll::Pending => {
                         let patience = patience.get_or_insert_with(|| Box::pin(sleep(PATIENCE)));
@@ -189,21 +195,21 @@ impl FastLane<'_> {
         if self.control.order(cx.waker()) == Order::Close {
             return true;
         }
-        // Of further requests no more is taken than one read.
-        if !self.ahead.is_empty() {
-            return false;
-        }
-        with_scratch(|scratch| {
-            let mut buffer = ReadBuf::new(scratch);
-            match Pin::new(&mut *self.socket).poll_read(cx, &mut buffer) {
-                Poll::Pending => false,
-                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
-                    self.ahead.extend_from_slice(buffer.filled());
-                    false
-                }
-                Poll::Ready(_) => true,
+        // Further requests are taken in too, up to a bound, for behind them the client may go.
+        while self.ahead.len() < AHEAD_BYTES_MAX {
+            let read = with_scratch(|scratch| {
+                let mut buffer = ReadBuf::new(scratch);
+                let read = Pin::new(&mut *self.socket).poll_read(cx, &mut buffer);
+                self.ahead.extend_from_slice(buffer.filled());
+                read.map(|read| read.is_ok() && !buffer.filled().is_empty())
+            });
+            match read {
+                Poll::Pending => return false,
+                Poll::Ready(true) => {}
+                Poll::Ready(false) => return true,
             }
-        })
+        }
+        false
     }
 }
 

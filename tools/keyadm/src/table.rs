@@ -5,7 +5,7 @@ use serde_json::Value;
 /// Columns as wide as what stands in them; the last one as it is.
 pub fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let head: Vec<String> = head.iter().map(ToString::to_string).collect();
-    let rows = rows.into_iter().map(|row| row.iter().map(|cell| printable(cell)).collect());
+    let rows = rows.into_iter().map(|row| row.iter().map(|cell| clip(printable(cell))).collect());
     let lines: Vec<Vec<String>> = std::iter::once(head).chain(rows).collect();
     let mut widths = vec![0; lines[0].len()];
     for line in &lines {
@@ -22,6 +22,17 @@ pub fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> Stri
     }
     text
 }
+
+/// A cell of a table that stays one on a screen.
+fn clip(cell: String) -> String {
+    if cell.chars().count() <= CELL_CHARS_MAX {
+        return cell;
+    }
+    cell.chars().take(CELL_CHARS_MAX).chain(['…']).collect()
+}
+
+/// Longer than any name that the gateway itself takes.
+const CELL_CHARS_MAX: usize = 200;
 
 /// Names on the left, what they stand for on the right.
 pub fn fields(rows: &[(&str, String)]) -> String {
