@@ -19,7 +19,7 @@ pub struct Rekeyed {
     pub current: u64,
     /// Under another version still.
     pub left: u64,
-    /// Names of some that no given version opens: at most [`NAMED_MAX`].
+    /// Names of some that no given version opens: at most `NAMED_MAX`.
     pub unopened: Vec<String>,
 }
 

@@ -16,7 +16,7 @@ pub struct Recovery {
     pub files_dropped: u64,
     /// Bytes behind the first thing that is wrong in a segment, all of a dropped file included.
     pub bytes_skipped: u64,
-    /// What was wrong, at most [`DAMAGE_MAX`] entries; empty after an orderly end, and as a rule after a kill.
+    /// What was wrong, at most `DAMAGE_MAX` entries; empty after an orderly end, and as a rule after a kill.
     pub damage: Vec<Damage>,
 }
 
