@@ -21,7 +21,8 @@ const MODEL_API_NAME_BYTES_MAX: usize = 64;
 /// Names in one warning.
 const NAMES_SHOWN_MAX: usize = 20;
 
-fn store_of(health: &auth::Health) -> ReadyStore {
+/// Why it does not answer is for those who administer: the reason may name the machine it is on.
+fn store_of(health: &auth::Health, is_admin: bool) -> ReadyStore {
     let keys_as_of = match health.keys_from {
         KeysFrom::Snapshot { written_at } => Some(written_at),
         KeysFrom::Store => None,
@@ -29,7 +30,7 @@ fn store_of(health: &auth::Health) -> ReadyStore {
     ReadyStore {
         answers: health.away.is_none(),
         since: health.away.as_ref().map(|away| away.since),
-        reason: health.away.as_ref().map(|away| away.reason.clone()),
+        reason: health.away.as_ref().filter(|_| is_admin).map(|away| away.reason.clone()),
         keys_as_of,
     }
 }
@@ -49,9 +50,10 @@ impl Admin {
             Ready { ready: !draining, degraded, store: None, servers: None, left_out: None, warnings: None };
         if let Ok(identity) = self.identify(headers).await {
             body.servers = Some(self.servers_behind(&identity));
-            // What the store says, and what endpoints there are, is for those who administer.
-            if identity.role() == Role::Admin {
-                body.store = degraded.map(|_| store_of(&health));
+            let is_admin = identity.role() == Role::Admin;
+            body.store = degraded.map(|_| store_of(&health, is_admin));
+            // What endpoints there are is for those who administer.
+            if is_admin {
                 let left_out = &self.fleet().left_out;
                 body.left_out =
                     (!left_out.is_empty()).then(|| left_out.iter().map(ToString::to_string).collect());
