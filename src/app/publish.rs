@@ -3,13 +3,14 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::spawn_local;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::backend;
+use crate::base::unix_s;
 use crate::fleet::{Fleet, FleetBuilder, Moves, Pools};
 use crate::route::EndpointConfig;
 use crate::server::Shared;
@@ -101,8 +102,7 @@ async fn sweep(sessions: Arc<Sessions>, pools: Rc<Pools>) {
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         sweep.tick().await;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let over = sessions.sweep(now.map_or(0, |since| since.as_secs()));
+        let over = sessions.sweep(unix_s());
         pools.sweep();
         let left = sessions.take_leftovers();
         if !left.is_empty() {

@@ -200,7 +200,7 @@ fn read_head(came: &[u8]) -> Result<Option<Usual>, Unusual> {
                 return Err(Unusual);
             }
             12 if is("content-type") => once(&mut head.content_type, || content_type(field.value))?,
-            14 if is("content-length") => once(&mut body_bytes, || length(field.value))?,
+            14 if is("content-length") => once(&mut body_bytes, || header::content_length(field.value))?,
             14 if is("mcp-session-id") => {
                 once(&mut head.session_id, || HeaderValue::from_bytes(field.value).ok())?;
             }
@@ -230,18 +230,6 @@ fn content_type(value: &[u8]) -> Option<HeaderValue> {
         return Some(HeaderValue::from_static(header::JSON));
     }
     HeaderValue::from_bytes(value).ok()
-}
-
-/// `1*DIGIT` (RFC 9110, section 8.6), of a size that cannot overflow.
-fn length(value: &[u8]) -> Option<u64> {
-    const DIGITS_MAX: usize = 15;
-    if value.is_empty() || value.len() > DIGITS_MAX {
-        return None;
-    }
-    value.iter().try_fold(0, |sum, digit| match digit {
-        b'0'..=b'9' => Some(sum * 10 + u64::from(digit - b'0')),
-        _ => None,
-    })
 }
 
 #[cfg(test)]

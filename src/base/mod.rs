@@ -2,6 +2,7 @@
 //!
 //! Does not know: any other module of this crate, or the wire.
 
+mod clock;
 mod fault;
 mod gather;
 mod glob;
@@ -11,6 +12,7 @@ mod scratch;
 mod turn;
 pub mod units;
 
+pub use clock::unix_s;
 pub use fault::{Fault, Kind, Origin, Scope};
 pub use gather::poll_write_gathered;
 pub use glob::{GLOB_CHARS_MAX, Glob, InvalidGlob};

@@ -36,3 +36,15 @@ fn is_type(value: &[u8], wanted: &str) -> bool {
     let essence = value.split(|byte| *byte == b';').next().unwrap_or_default();
     essence.trim_ascii().eq_ignore_ascii_case(wanted.as_bytes())
 }
+
+/// The value of Content-Length: `1*DIGIT` (RFC 9110, section 8.6), of a size that cannot overflow.
+pub fn content_length(value: &[u8]) -> Option<u64> {
+    const DIGITS_MAX: usize = 15;
+    if value.is_empty() || value.len() > DIGITS_MAX {
+        return None;
+    }
+    value.iter().try_fold(0, |sum, digit| match digit {
+        b'0'..=b'9' => Some(sum * 10 + u64::from(digit - b'0')),
+        _ => None,
+    })
+}

@@ -27,6 +27,7 @@ use super::worker::Worker;
 use super::write::Writing;
 use crate::base::{let_others_go_first, with_scratch};
 use crate::frame::Span;
+use crate::protocol::header;
 use crate::route::Table;
 
 /// Why the lane was left.
@@ -273,7 +274,8 @@ fn length_of(lines: &[httparse::Header<'_>], max: usize) -> Option<usize> {
                 if length.is_some() {
                     return None;
                 }
-                length = Some(parse_length(line.value).filter(|length| (1..=max).contains(length))?);
+                let said = header::content_length(line.value).and_then(|bytes| usize::try_from(bytes).ok());
+                length = Some(said.filter(|length| (1..=max).contains(length))?);
             }
             10 if is("connection") && !line.value.eq_ignore_ascii_case(b"keep-alive") => return None,
             17 if is("transfer-encoding") => return None,
@@ -283,18 +285,6 @@ fn length_of(lines: &[httparse::Header<'_>], max: usize) -> Option<usize> {
         }
     }
     length
-}
-
-/// `1*DIGIT` (RFC 9110, section 8.6), of a size that cannot overflow.
-fn parse_length(value: &[u8]) -> Option<usize> {
-    const DIGITS_MAX: usize = 9;
-    if value.is_empty() || value.len() > DIGITS_MAX {
-        return None;
-    }
-    value.iter().try_fold(0, |sum, digit| match digit {
-        b'0'..=b'9' => Some(sum * 10 + usize::from(digit - b'0')),
-        _ => None,
-    })
 }
 
 /// Where a part lies in the whole it is a part of.
@@ -391,7 +381,7 @@ mod tests {
             "Content-Length: 2, 2\r\n",
             "Content-Length: 2\r\nContent-Length: 2\r\n",
             "Content-Length: 32769\r\n",
-            "Content-Length: 0000000002\r\n",
+            "Content-Length: 0000000000000002\r\n",
             "Content-Length: 18446744073709551618\r\n",
             "Transfer-Encoding: chunked\r\n",
             "Content-Length: 2\r\nTransfer-Encoding: x\r\n",

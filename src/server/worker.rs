@@ -8,7 +8,7 @@ use std::io::Write as _;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use foldhash::fast::RandomState;
@@ -26,7 +26,7 @@ use super::fields::{Field, Fields};
 use super::guard::Guard;
 use crate::auth::{Authenticator, Check, Credential, Denied, Identity, KeyId, Mode};
 use crate::backend::{BackendId, Pool};
-use crate::base::{Fault, Kind, Origin, Phase, ServerName};
+use crate::base::{Fault, Kind, Origin, Phase, ServerName, unix_s};
 use crate::catalog::Catalog;
 use crate::fleet::{Fleet, Pools};
 use crate::frame::Scanner;
@@ -420,8 +420,4 @@ fn date() -> Date {
     // It has room for just that.
     let _ = write!(rest, "{}", HttpDate::from(SystemTime::now()));
     date
-}
-
-fn unix_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

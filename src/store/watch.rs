@@ -8,12 +8,13 @@
 //!
 //! A wake-up may be lost, late, doubled or out of order: it only makes the next poll come sooner.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::{Engine, Epochs, Store, StoreError};
+use crate::base::unix_s;
 
 /// What is known of the store at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -37,7 +38,7 @@ pub struct Away {
 impl Away {
     /// Since now.
     pub fn now(error: &StoreError) -> Self {
-        Self { since: now(), reason: error.to_string() }
+        Self { since: unix_s(), reason: error.to_string() }
     }
 }
 
@@ -114,16 +115,12 @@ fn publish(sender: &watch::Sender<Seen>, read: Result<Epochs, &StoreError>) {
         match (&before.away, &seen.away) {
             (None, Some(away)) => tracing::warn!(reason = away.reason, "the database does not answer"),
             (Some(away), None) => {
-                tracing::info!(seconds = now().saturating_sub(away.since), "the database is back");
+                tracing::info!(seconds = unix_s().saturating_sub(away.since), "the database is back");
             }
             _ => {}
         }
         *seen != before
     });
-}
-
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// Keeps counters from going back.

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::fields::{Errors, FieldError, Fields};
-use crate::base::EndpointName;
+use crate::base::{EndpointName, Glob};
 use crate::store::{EndpointRow, EndpointServer, EndpointSpec, PrefixMode, ServerRow, ToolOverride, Uuid};
 
 /// A named set of servers, behind `/mcp/NAME`.
@@ -193,11 +193,8 @@ fn member(value: &Value, pointer: &str, errors: &mut Errors) -> Option<Member> {
         let (texts, at) = (fields.texts(key, RULES_MAX, errors), fields.at(key));
         for (index, glob) in texts.iter().enumerate() {
             let pointer = format!("{at}/{index}");
-            if glob.is_empty() || glob.len() > GLOB_BYTES_MAX || glob.contains(char::is_control) {
-                errors.push(FieldError::new(
-                    pointer,
-                    "is not a glob of 1 to 256 bytes without control characters",
-                ));
+            if let Err(invalid) = Glob::new(glob) {
+                errors.push(FieldError::new(pointer, invalid.to_string()));
             } else if texts[..index].contains(glob) {
                 errors.push(FieldError::new(pointer, "is there already"));
             }
@@ -258,9 +255,6 @@ const SERVERS_MAX: usize = 1000;
 
 /// Globs and overrides of one server: more than it has tools.
 const RULES_MAX: usize = 1000;
-
-/// Twice the longest name.
-const GLOB_BYTES_MAX: usize = 256;
 
 /// The specification's limit of a tool name (MCP 2026-07-28, tools).
 const NAME_MAX: usize = 128;

@@ -1,9 +1,8 @@
 //! Brings a PostgreSQL database to the schema this program knows.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use deadpool_postgres::ClientWrapper;
 
+use crate::base::unix_s;
 use crate::store::StoreError;
 
 /// In order; `metamcp_migrations` says which of them a database has had. Only ever appended to.
@@ -33,8 +32,7 @@ async fn apply(client: &ClientWrapper) -> Result<(), StoreError> {
     // missing, a function of the catalog may go on saying so.
     client.batch_execute(LEDGER).await?;
     let version = version(client).await?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let now = i64::try_from(now).unwrap_or(i64::MAX);
+    let now = i64::try_from(unix_s()).unwrap_or(i64::MAX);
     for (number, migration) in (version + 1..).zip(missing(version)?) {
         client.batch_execute(migration).await?;
         let sql = "INSERT INTO metamcp_migrations (version, applied_at) VALUES ($1, $2)";
