@@ -64,6 +64,11 @@ impl Seen {
         String::from_utf8(self.body.clone()).unwrap()
     }
 
+    /// Whether it is of that method.
+    pub fn is(&self, method: &str) -> bool {
+        self.method == method
+    }
+
     /// Whether it is none of those that a gateway sends of its own accord.
     pub fn is_call(&self) -> bool {
         const OWN: [&str; 8] = [
@@ -126,7 +131,7 @@ impl Peer {
 
     /// How many messages of that method came.
     pub fn count(&self, method: &str) -> usize {
-        self.edit(|state| state.seen.iter().filter(|seen| seen.method == method).count())
+        self.edit(|state| state.seen.iter().filter(|seen| seen.is(method)).count())
     }
 
     /// How many bytes scripts have sent.
