@@ -45,6 +45,14 @@ impl Meter {
         Some(Self { slot, began: Instant::now(), count, ended: false, may_be_answered: false })
     }
 
+    /// The server that was asked does not have it, and this one is asked now: a call is counted once, where it ended.
+    pub fn pass_on_to(&mut self, worker: &Worker, call: &Call, server: &ServerName) {
+        if let Some(counters) = worker.counters.as_ref() {
+            // What goes to one server after the other is no call of a tool.
+            self.slot = counters.slot(call.identity.key_id().as_str(), server.as_str(), "");
+        }
+    }
+
     /// The first of several pieces of the answer is about to pass.
     pub fn start(&mut self) {
         self.slot.add(std::mem::take(&mut self.count));

@@ -37,6 +37,8 @@ struct State {
     silent: bool,
     /// The whole answer to `tools/list`, in place of the usual one.
     tools: Option<String>,
+    /// Whether it has resources, and lists none of them.
+    resources: bool,
     /// What is sent right behind each answer to a call.
     surplus: Vec<u8>,
 }
@@ -71,13 +73,14 @@ impl Seen {
 
     /// Whether it is none of those that a gateway sends of its own accord.
     pub fn is_call(&self) -> bool {
-        const OWN: [&str; 8] = [
+        const OWN: [&str; 9] = [
             "server/discover",
             "initialize",
             "notifications/initialized",
             "tools/list",
             "prompts/list",
             "resources/list",
+            "resources/templates/list",
             "subscriptions/listen",
             "ping",
         ];
@@ -107,6 +110,11 @@ impl Peer {
     /// Answers `tools/list` so.
     pub fn list_tools(&self, message: &str) {
         self.edit(|state| state.tools = Some(message.to_owned()));
+    }
+
+    /// Has resources that it does not list: reading one is a call.
+    pub fn hide_resources(&self) {
+        self.edit(|state| state.resources = true);
     }
 
     /// Sends these bytes right behind each answer to a call that no script answers.
@@ -290,18 +298,20 @@ impl State {
         if id.is_null() {
             return answer("202 Accepted", "");
         }
+        let capabilities =
+            if self.resources { json!({"tools": {}, "resources": {}}) } else { json!({"tools": {}}) };
         let tool = |name: &str| json!({"name": name, "inputSchema": {"type": "object"}});
         let result = match message["method"].as_str().unwrap_or_default() {
             "server/discover" => json!({
                 "resultType": "complete",
                 "supportedVersions": ["2026-07-28"],
-                "capabilities": {"tools": {}},
+                "capabilities": capabilities,
                 "serverInfo": {"name": "peer", "version": "1"},
             }),
             "initialize" => {
                 let result = json!({
                     "protocolVersion": "2025-11-25",
-                    "capabilities": {"tools": {}},
+                    "capabilities": capabilities,
                     "serverInfo": {"name": "peer", "version": "1"},
                 });
                 let body = json!({"jsonrpc": "2.0", "id": id, "result": result}).to_string();
@@ -318,6 +328,8 @@ impl State {
                 return answer("200 OK", self.tools.as_deref().unwrap_or_default());
             }
             "tools/list" => json!({"tools": [tool("echo"), tool("other")], "resultType": "complete"}),
+            "resources/list" => json!({"resources": [], "resultType": "complete"}),
+            "resources/templates/list" => json!({"resourceTemplates": [], "resultType": "complete"}),
             "ping" => json!({}),
             "subscriptions/listen" => {
                 let error = json!({"code": -32601, "message": "not here"});
