@@ -10,7 +10,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::request::Parts;
 use rustls::RootCertStore;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -32,7 +31,9 @@ use crate::journal::JournalError;
 use crate::journal::usage::Outbox;
 use crate::limits::Limits;
 use crate::route::EndpointConfig;
-use crate::server::{self, ControlPlane, ControlRequest, ControlResponse, ListenError, Shared, Workers};
+use crate::server::{
+    self, ControlBody, ControlPlane, ControlRequest, ControlResponse, ListenError, Shared, Workers,
+};
 use crate::session::Sessions;
 use crate::store::{Audit, Grants, Seen, ServerKind, Store, StoreError};
 
@@ -400,11 +401,21 @@ async fn end_grace(store: Store) {
 struct Plane(Admin);
 
 impl ControlPlane for Plane {
-    fn body_bytes_max(&self, head: &Parts) -> usize {
-        self.0.body_bytes_max(head)
+    fn methods(&self, path: &str) -> Option<String> {
+        admin::methods(path)
     }
 
-    fn answer(&self, request: ControlRequest) -> Pin<Box<dyn Future<Output = ControlResponse> + Send + '_>> {
-        Box::pin(self.0.answer(request))
+    fn answer<'a>(
+        &'a self,
+        request: ControlRequest<'a>,
+    ) -> Pin<Box<dyn Future<Output = ControlResponse> + 'a>> {
+        let ControlRequest { head, body, counters } = request;
+        Box::pin(async move {
+            let response = self.0.answer(admin::Asked { head, body, counters }).await;
+            response.map(|body| match body {
+                admin::Body::Whole(bytes) => ControlBody::Whole(bytes),
+                admin::Body::Events(events) => ControlBody::Stream(events),
+            })
+        })
     }
 }

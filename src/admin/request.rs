@@ -213,8 +213,14 @@ pub fn ok(value: &Value) -> Response<Bytes> {
 
 /// JSON.
 pub fn respond(status: StatusCode, value: &Value) -> Response<Bytes> {
-    let mut response = Response::new(Bytes::from(value.to_string()));
+    let mut response = json_bytes(Bytes::from(value.to_string()));
     *response.status_mut() = status;
+    response
+}
+
+/// 200 and JSON that is written already.
+pub fn json_bytes(bytes: Bytes) -> Response<Bytes> {
+    let mut response = Response::new(bytes);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }

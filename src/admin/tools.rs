@@ -1,29 +1,30 @@
 //! Servers at work: a look at one, its tools, and calls of them.
 
-use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_TYPE};
+use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::net::lookup_host;
+use tokio::sync::mpsc;
 
 use super::access::Reach;
-use super::call::{self, Outcome, ToolCall};
+use super::call::{self, ToolCall};
 use super::definition::{FieldError, Server, is_private};
+use super::events::{Begun, Events};
 use super::paths::server_alone;
 use super::problem::Problem;
-use super::request::{Query, json_body, ok, page};
+use super::request::{Query, json_body, json_bytes, ok, page};
 use super::servers::unprocessable;
+use super::tally::Tally;
 use super::views::{TestFound, TestResult};
-use super::{Admin, Call};
+use super::{Admin, Body, Call};
 use crate::backend::{self, Address, Backend, BackendId, Pool};
 use crate::base::{Fault, Kind};
 use crate::catalog::{ListKind, Merged, Reason, View, probe};
-use crate::limits::Refused;
 use crate::protocol::{ClientCapabilities, Era, code, header};
 use crate::route::{Endpoint, Table};
 use crate::store::Uuid;
@@ -33,6 +34,10 @@ const TEST_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A call. The longest that a server without a stream may be silent by default (`backend.first_byte_timeout`).
 const EXECUTE_TIMEOUT: Duration = Duration::from_mins(5);
+
+/// What a server said on the way and its caller has not taken; then the server is not read on. Each is an event of up to
+/// 4 MiB, and most have a hundred bytes.
+const SAID_MAX: usize = 2;
 
 /// Of what a server says about its error.
 const SAID_CHARS_MAX: usize = 300;
@@ -103,7 +108,7 @@ impl Admin {
         Ok(page(items, next))
     }
 
-    pub(super) async fn execute_tool(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
+    pub(super) async fn execute_tool(&self, call: Call<'_>) -> Result<Response<Body>, Problem> {
         let arguments = json_body(call.headers(), call.body())?;
         if !arguments.is_object() {
             return Err(unprocessable(vec![FieldError::new(
@@ -111,15 +116,7 @@ impl Admin {
                 "is not an object: send the tool's arguments",
             )]));
         }
-        let gauge = self.parts.limits.gauge(call.identity());
-        let _permit = gauge.admit(call.identity()).map_err(|refused| {
-            let detail = match refused {
-                Refused::Busy => "this key has too many requests under way; wait for some to end",
-                Refused::Fast => "this key asks more often than it may; ask again later",
-            };
-            Problem::new(StatusCode::TOO_MANY_REQUESTS, detail)
-        })?;
-        let listed = self.listed(call).await?;
+        let listed = self.listed(&call).await?;
         let (server, tool) = (&listed.endpoint.servers[0], call.parameter(1).to_owned());
         let fleet = self.fleet();
         let reach = Reach::of(call.identity(), &server.name, &fleet.table);
@@ -129,15 +126,23 @@ impl Admin {
         };
         let backend =
             fleet.backend(BackendId(server.backend)).cloned().ok_or_else(|| Problem::not_found("server"))?;
-        let wants_events = accepts_events(call.headers());
-        let asked = ToolCall { tool, arguments, listed: item.clone(), progress: wants_events };
-        let era = listed.era;
-        let outcome = self
-            .parts
-            .errands
-            .run(EXECUTE_TIMEOUT, move || call::call(Pool::new(backend), era, asked))
-            .await?;
-        answer(&outcome.map_err(|fault| from_fault(&fault))?, wants_events)
+        let tally = Tally::begin(call.counters, call.identity(), &server.name, &tool, call.body().len());
+        let (era, errands) = (listed.era, self.parts.errands.clone());
+        let run = async move |asked: ToolCall| {
+            let outcome =
+                errands.run(EXECUTE_TIMEOUT, move || call::call(Pool::new(backend), era, asked)).await?;
+            outcome.map_err(|fault| from_fault(&fault))
+        };
+        let asked = ToolCall { tool, arguments, listed: item.clone(), said: None };
+        if accepts_events(call.headers()) {
+            let permit = call.permit.ok_or_else(|| Problem::later("there is no place for it"))?;
+            let (said, heard) = mpsc::channel(SAID_MAX);
+            let running = Box::pin(async move { run(ToolCall { said: Some(said), ..asked }).await });
+            return answer_events(Events::begin(running, heard, tally, permit).await);
+        }
+        let outcome = run(asked).await?;
+        let answer = result_of(&outcome.message).map(|result| Bytes::from(result.to_string()));
+        tally.count(answer, outcome.failed).map(|result| json_bytes(result).map(Body::Whole))
     }
 
     /// The server of a call as it is served, with its lists; unknown where the key does not reach it.
@@ -213,25 +218,22 @@ fn accepts_events(headers: &HeaderMap) -> bool {
     })
 }
 
-/// The result by itself, or as the last event behind what was said on the way.
-fn answer(outcome: &Outcome, as_events: bool) -> Result<Response<Bytes>, Problem> {
-    let result = result_of(&outcome.message)?;
-    if !as_events {
-        return Ok(ok(&result));
-    }
-    let mut body = String::new();
-    for notification in &outcome.notifications {
-        let notification: Value = serde_json::from_slice(notification).unwrap_or_default();
-        // Writing to a String cannot fail.
-        let _ = write!(body, "event: notification\ndata: {notification}\n\n");
-    }
-    let _ = write!(body, "event: result\ndata: {result}\n\n");
-    let mut response = Response::new(Bytes::from(body));
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(header::EVENT_STREAM));
+fn answer_events(begun: Begun) -> Result<Response<Body>, Problem> {
+    let body = match begun {
+        Begun::Events(events) => Body::Events(events),
+        Begun::Whole(event) => Body::Whole(event?),
+    };
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(header::EVENT_STREAM));
+    // Neither a cache nor a proxy that gathers what passes may hold events back.
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     Ok(response)
 }
 
-fn result_of(message: &Bytes) -> Result<Value, Problem> {
+/// What the server says about a call, as far as it is one.
+pub fn result_of(message: &Bytes) -> Result<Value, Problem> {
     let bad = || Problem::new(StatusCode::BAD_GATEWAY, "the server answered what is no result of a tool");
     let mut message: Value = serde_json::from_slice(message).map_err(|_| bad())?;
     if let Some(error) = message.get("error") {

@@ -11,7 +11,7 @@ use super::worker::Worker;
 use crate::base::ServerName;
 use crate::catalog::View;
 use crate::frame::Span;
-use crate::journal::usage::{Count, OTHER, Slot};
+use crate::journal::usage::{Count, OTHER, Slot, told};
 use crate::protocol::Method;
 use crate::route::Shape;
 
@@ -103,6 +103,5 @@ fn tool<'a>(worker: &Worker, call: &'a Call, edit: Option<&'a (Span, Bytes)>, vi
     };
     let is_listed =
         call.endpoint.shape != Shape::Single || worker.shared.catalog.lists_tool(&call.endpoint, view, &name);
-    let is_plain = name.bytes().all(|byte| byte > b' ' && byte != 0x7f);
-    if is_listed && is_plain { name } else { Cow::Borrowed(OTHER) }
+    if is_listed && told(&name) == name { name } else { Cow::Borrowed(OTHER) }
 }

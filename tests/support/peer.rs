@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::PATIENCE;
-use super::script::{After, Step, answer};
+use super::script::{After, Gate, Step, answer};
 
 /// The server. It lives as long as the test process.
 #[derive(Clone)]
@@ -37,6 +37,8 @@ struct State {
     silent: bool,
     /// The whole answer to `tools/list`, in place of the usual one.
     tools: Option<String>,
+    /// What `initialize` is answered behind.
+    opening: Option<Gate>,
     /// Whether it has resources, and lists none of them.
     resources: bool,
     /// What is sent right behind each answer to a call.
@@ -115,6 +117,11 @@ impl Peer {
     /// Has resources that it does not list: reading one is a call.
     pub fn hide_resources(&self) {
         self.edit(|state| state.resources = true);
+    }
+
+    /// Answers `initialize` only when the gate is open.
+    pub fn open_behind(&self, gate: &Gate) {
+        self.edit(|state| state.opening = Some(gate.clone()));
     }
 
     /// Sends these bytes right behind each answer to a call that no script answers.
@@ -288,7 +295,8 @@ impl State {
         if seen.is_call() {
             answer.extend_from_slice(&self.surplus);
         }
-        vec![Step::Send(answer)]
+        let opening = self.opening.clone().filter(|_| seen.is("initialize")).map(Step::Wait);
+        opening.into_iter().chain([Step::Send(answer)]).collect()
     }
 
     /// What an ordinary server would say.

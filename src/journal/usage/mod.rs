@@ -58,6 +58,13 @@ pub struct Config {
 /// them can have that name: it has parentheses.
 pub const OTHER: &str = "(other)";
 
+/// A name to count under: itself, or [`OTHER`] where it is not to be told. One with blanks or control characters is no
+/// name of a tool (MCP 2026-07-28, tools).
+pub fn told(name: &str) -> &str {
+    let is_plain = name.bytes().all(|byte| byte > b' ' && byte != 0x7f);
+    if is_plain { name } else { OTHER }
+}
+
 /// Slots of a worker, when nothing else is said: half a MiB. A thousand tools in use within seconds.
 pub const SLOTS: usize = 1024;
 
