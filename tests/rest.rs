@@ -290,3 +290,30 @@ fn a_browser_is_told_which_methods_a_path_takes() {
     check("/api/v1/mcp/servers/a/tools/b/execute", "POST");
     check("/nowhere", "POST, GET, DELETE");
 }
+
+/// What a list hides is not to be had another way.
+#[test]
+fn a_tool_that_an_endpoint_hides_is_not_there_over_rest() {
+    let (a, b) = (Peer::script([]), Peer::script([]));
+    let only = r#"{"jsonrpc":"2.0","id":1,"result":{"resultType":"complete","tools":[{"name":"echo","inputSchema":{"type":"object"}}]}}"#;
+    b.list_tools(only);
+    let bare = "[endpoints.bare]\nservers = [\"a\", \"b\"]\nprefix = \"never\"\n";
+    let gateway = Setup::new().server("a", a.address).server("b", b.address).with(bare).keys().start();
+    let check = |endpoints: &[&str], expected: [u16; 2], listed: &[&str]| {
+        let endpoints = endpoints.iter().map(ToString::to_string).collect();
+        let grants = Grants { endpoints: Some(endpoints), ..Grants::everything() };
+        let key = gateway.keys().grant("key", grants).1;
+        let ask = |request: Request| {
+            Client::once(gateway.address, &request.with("Authorization", format!("Bearer {key}")))
+        };
+        let found =
+            ["echo", "other"].map(|tool| ask(execute("*/*").path(&format!("{TOOLS}/{tool}/execute"))).status);
+        assert_eq!(found, expected);
+        let items = ask(Request::new("GET", TOOLS)).json()["items"].as_array().unwrap().clone();
+        let names: Vec<&str> = items.iter().map(|tool| tool["name"].as_str().unwrap()).collect();
+        assert_eq!(names, listed);
+    };
+    check(&["bare"], [404, 200], &["other"]);
+    check(&["bare", "servers/a"], [200, 200], &["echo", "other"]);
+    check(&["default"], [200, 200], &["echo", "other"]);
+}

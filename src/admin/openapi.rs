@@ -200,7 +200,7 @@ fn problem(status: u16) -> Value {
     match status {
         401 => value["headers"]["WWW-Authenticate"] = json!({"schema": {"type": "string"}, "required": true}),
         429 | 503 => {
-            value["headers"]["Retry-After"] = json!({"schema": {"type": "string"}, "required": true})
+            value["headers"]["Retry-After"] = json!({"schema": {"type": "string"}, "required": true});
         }
         _ => {}
     }

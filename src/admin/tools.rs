@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::net::lookup_host;
 use tokio::sync::mpsc;
 
-use super::access::Reach;
+use super::access::{Reach, Tools};
 use super::call::{self, ToolCall};
 use super::definition::{FieldError, Server, is_private};
 use super::events::{Begun, Events};
@@ -47,6 +47,16 @@ struct Listed {
     endpoint: Arc<Endpoint>,
     merged: Arc<Merged>,
     era: Era,
+}
+
+impl Listed {
+    /// How a client of that era sees it.
+    fn view(&self) -> View {
+        match self.era {
+            Era::Modern => View::Modern,
+            Era::Legacy => View::Legacy(ClientCapabilities::default()),
+        }
+    }
 }
 
 impl Admin {
@@ -98,8 +108,11 @@ impl Admin {
         let listed = self.listed(call).await?;
         let fleet = self.fleet();
         let server = &listed.endpoint.servers[0].name;
-        let reach = Reach::of(call.identity(), server, &fleet.table);
-        let is_seen = |tool: &str| call.is_admin() || reach.as_ref().is_some_and(|of| of.admits(tool));
+        let reached = match Reach::of(call.identity(), server, &fleet.table).filter(|_| !call.is_admin()) {
+            Some(reach) => reach.tools(&self.parts.catalog, listed.view()).await,
+            None => Tools::default(),
+        };
+        let is_seen = |tool: &str| call.is_admin() || reached.hold(tool);
         let behind = listed.merged.listing(ListKind::Tools).items_after(asked.after.as_deref());
         let mut seen = behind.iter().filter(|(key, _)| is_seen(key));
         let shown: Vec<&(String, Bytes)> = seen.by_ref().take(asked.items).collect();
@@ -119,11 +132,12 @@ impl Admin {
         let listed = self.listed(&call).await?;
         let (server, tool) = (&listed.endpoint.servers[0], call.parameter(1).to_owned());
         let fleet = self.fleet();
-        let reach = Reach::of(call.identity(), &server.name, &fleet.table);
         let item = listed.merged.listing(ListKind::Tools).item(&tool);
-        let (Some(item), true) = (item, reach.is_some_and(|reach| reach.admits(&tool))) else {
+        let reach = Reach::of(call.identity(), &server.name, &fleet.table);
+        let (Some(item), Some(reach)) = (item, reach) else { return Err(Problem::not_found("tool")) };
+        if !reach.admits(&self.parts.catalog, listed.view(), &tool).await {
             return Err(Problem::not_found("tool"));
-        };
+        }
         let backend =
             fleet.backend(BackendId(server.backend)).cloned().ok_or_else(|| Problem::not_found("server"))?;
         let tally = Tally::begin(call.counters, call.identity(), &server.name, &tool, call.body().len());

@@ -1,5 +1,6 @@
 //! From the lists of several servers to the lists of one endpoint, as ready bytes.
 
+use std::borrow::Cow;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -423,6 +424,20 @@ impl Merged {
     /// One of the four lists.
     pub fn listing(&self, kind: ListKind) -> &Listing {
         &self.listings[kind.index()]
+    }
+
+    /// The tools of the server at that place that are shown: under which name, and what the server calls it.
+    pub fn tools_of(&self, place: usize) -> impl Iterator<Item = (&str, Cow<'_, str>)> {
+        let all = self.listing(ListKind::Tools).names.iter();
+        all.filter(move |(_, destination)| destination.place as usize == place).filter_map(
+            |(shown, destination)| {
+                let own = match &destination.own_name {
+                    None => Cow::Borrowed(shown),
+                    Some(own) => Cow::Owned(serde_json::from_slice(&own.json).ok()?),
+                };
+                Some((shown, own))
+            },
+        )
     }
 
     /// The server's place that has a resource: by exact URI, then by the closest template.
