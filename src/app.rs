@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-use crate::admin::definition::{Commands, Rules};
+use crate::admin::definition::{Commands, Rules, SERVED};
 use crate::admin::{self, Admin, Errands};
 use crate::auth::{
     self, AuthError, Authenticator, CreateError, EncryptionKeyError, KeyRequest, KeysFrom, SealerError,
@@ -35,7 +35,7 @@ use crate::server::{
     self, ControlBody, ControlPlane, ControlRequest, ControlResponse, ListenError, Shared, Workers,
 };
 use crate::session::Sessions;
-use crate::store::{Audit, Grants, Seen, ServerKind, Store, StoreError};
+use crate::store::{Audit, Grants, Seen, Store, StoreError};
 
 pub use publish::Publisher;
 pub use reload::Reload;
@@ -329,7 +329,7 @@ fn system_roots() -> TlsRoots {
 /// What may be defined over HTTP. A server on a private address is as good as any where nobody comes from outside.
 fn rules(config: &Config) -> Rules {
     Rules {
-        served: vec![ServerKind::Http],
+        served: SERVED.to_vec(),
         commands: Commands::Only(Vec::new()),
         allow_private: config.server.listen.ip().to_canonical().is_loopback(),
     }

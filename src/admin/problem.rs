@@ -7,6 +7,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::definition::FieldError;
+use super::definition::import::under;
 use crate::auth::Denied;
 use crate::base::{Fault, Kind};
 use crate::limits::Refused;
@@ -123,9 +124,7 @@ impl Problem {
     /// The same of a part of what was sent: pointers begin there.
     #[must_use]
     pub fn under(mut self, pointer: &str) -> Self {
-        for error in &mut self.errors {
-            error.pointer.insert_str(0, pointer);
-        }
+        self.errors = under(pointer, self.errors);
         self
     }
 

@@ -5,6 +5,7 @@ use http::header::LOCATION;
 use http::{HeaderValue, Response, StatusCode};
 use serde_json::{Value, json};
 
+use super::definition::import::upsert;
 use super::definition::{FieldError, Server, merge_patch, server_document};
 use super::problem::Problem;
 use super::request::{Precondition, Query, json_body, ok, page, tag, tagged, unless_known};
@@ -178,12 +179,7 @@ impl<'a> Write<'a> {
                 merge_patch(&mut stored, patch);
                 stored
             }
-            Self::Upsert(value) => {
-                if let (Some(stored), Some(members)) = (stored.as_object_mut(), value.as_object()) {
-                    stored.extend(members.clone());
-                }
-                stored
-            }
+            Self::Upsert(value) => upsert(stored, value),
         }
     }
 

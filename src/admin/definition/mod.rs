@@ -8,6 +8,7 @@ pub mod bounds;
 mod endpoint;
 mod fields;
 pub mod headers;
+pub mod import;
 pub mod mcp_json;
 mod private;
 mod secrets;
@@ -21,6 +22,6 @@ pub use fields::{Errors, FieldError, below};
 pub use private::{is_private, is_private_address};
 pub use secrets::{SEALED, Secrets};
 pub use server::{
-    Commands, EraWord, KindWord, Rules, Server, ServerDocument, SharingWord, Unreadable,
+    Commands, EraWord, KindWord, Rules, SERVED, Server, ServerDocument, SharingWord, Unreadable,
     document_of as server_document, merge_patch,
 };

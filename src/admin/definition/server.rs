@@ -160,6 +160,9 @@ pub struct Rules {
     pub allow_private: bool,
 }
 
+/// The kinds that this version serves.
+pub const SERVED: [ServerKind; 1] = [ServerKind::Http];
+
 /// Programs that may be run.
 #[derive(Debug, Clone)]
 pub enum Commands {
@@ -194,8 +197,8 @@ pub enum Unreadable {
 }
 
 impl Rules {
-    /// What is stored was allowed when it was written.
-    fn stored() -> Self {
+    /// What is stored was allowed when it was written, and what is taken over was where it comes from.
+    pub fn stored() -> Self {
         Self {
             served: vec![ServerKind::Http, ServerKind::Sse, ServerKind::Stdio],
             commands: Commands::Any,
