@@ -3,9 +3,10 @@
 //! Everything keeps the UUID it had, so that a second run finds what the first one did. One item that cannot be
 //! taken over keeps none of the others.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 
-use metamcp::auth::{KeyRequest, Purpose, Sealer, imported_key, sealed_for};
+use metamcp::admin::definition::{Rules, SEALED, Server};
+use metamcp::auth::{KeyRequest, Sealer, imported_key, sealed_for};
 use metamcp::base::{EndpointName, ServerName};
 use metamcp::store::{
     Audit, EndpointServer, EndpointSpec, Grants, MetaEndpoint, MetaKey, MetaMcp, MetaServer, MetaTool,
@@ -127,7 +128,7 @@ impl Target<'_> {
                 inserted.map(drop).map_err(Failure::from)
             }
             Ok(_) => Ok(()),
-            Err(why) => Err(Failure::Data(why.into())),
+            Err(why) => Err(Failure::Data(why)),
         };
         if self.told("server", &server.name, done, &notes) {
             self.servers.insert(server.uuid);
@@ -271,64 +272,45 @@ fn shown<'a>(server_id: Uuid, tools: impl Iterator<Item = &'a MetaTool>) -> Endp
 }
 
 /// As the gateway keeps a server: what may be seen of it, and the rest sealed.
-fn spec(server: &MetaServer, name: String, sealer: &Sealer) -> Result<ServerSpec, &'static str> {
+fn spec(server: &MetaServer, name: String, sealer: &Sealer) -> Result<ServerSpec, String> {
     let kind = match server.r#type.as_str() {
         "STREAMABLE_HTTP" => ServerKind::Http,
         "SSE" => ServerKind::Sse,
-        "STDIO" => ServerKind::Stdio,
-        _ => return Err("of a kind that is not known here"),
+        "STDIO" => return process(server, name, sealer).map_err(str::to_owned),
+        _ => return Err("of a kind that is not known here".into()),
     };
-    let (mut definition, mut secrets) = (Map::new(), Map::new());
-    let mut seal = |member: &str, values: &BTreeMap<String, String>| {
-        if !values.is_empty() {
-            let names: Map<String, Value> =
-                values.keys().map(|name| (name.clone(), "(sealed)".into())).collect();
-            definition.insert(member.into(), names.into());
-            secrets.insert(member.into(), json!(values));
-        }
-    };
-    if kind == ServerKind::Stdio {
-        seal("env", &server.env);
-        let command = server.command.as_ref().ok_or("it has no command")?;
-        definition.insert("command".into(), command.as_str().into());
-        definition.insert("args".into(), server.args.clone().into());
-    } else {
-        let mut headers = server.headers.clone();
-        let has_authorization = headers.keys().any(|name| name.eq_ignore_ascii_case("authorization"));
-        if let Some(token) =
-            server.bearer_token.as_ref().filter(|token| !token.is_empty() && !has_authorization)
-        {
-            headers.insert("Authorization".into(), format!("Bearer {token}"));
-        }
-        seal("headers", &headers);
-        let url = server.url.as_ref().ok_or("it has no address")?;
-        let plain = without_secrets(url);
-        if plain != *url {
-            secrets.insert("url".into(), url.as_str().into());
-        }
-        definition.insert("url".into(), plain.into());
+    let mut headers = server.headers.clone();
+    let has_authorization = headers.keys().any(|name| name.eq_ignore_ascii_case("authorization"));
+    if let Some(token) = server.bearer_token.as_ref().filter(|token| !token.is_empty() && !has_authorization)
+    {
+        headers.insert("Authorization".into(), format!("Bearer {token}"));
     }
-    let id = server.uuid.to_string();
-    let (purpose, aad): (Purpose, _) = sealed_for(SealedKind::Servers, &id);
-    let secrets = if secrets.is_empty() {
-        Secrets::Clear
-    } else {
-        let bytes = sealer.seal(purpose, aad, Value::Object(secrets).to_string().as_bytes());
-        Secrets::Set(Sealed { bytes, key_version: sealer.version() })
-    };
-    Ok(ServerSpec { name, kind, definition: definition.into(), secrets })
+    let url = server.url.as_ref().ok_or("it has no address")?;
+    let value = json!({"name": name, "kind": kind.as_str(), "url": url, "headers": headers});
+    // Checked as whoever adds a server is: what is stored is served.
+    let read = Server::read(&value, None, &Rules::stored()).map_err(|errors| {
+        let told = errors.iter().map(|error| format!("its {} {}", &error.pointer[1..], error.detail));
+        told.collect::<Vec<_>>().join("; ")
+    })?;
+    Ok(read.spec(server.uuid, sealer, None))
 }
 
-/// What of an address may be seen: no query, no user, no part of the path that is long enough to be a token.
-fn without_secrets(url: &str) -> String {
-    let url = url.split(['?', '#']).next().unwrap_or_default();
-    let (scheme, rest) = url.split_once("://").unwrap_or(("http", url));
-    let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    let host = host.rsplit('@').next().unwrap_or_default();
-    let part =
-        |part: &str| if part.len() > PATH_PART_BYTES_MAX { "(sealed)".to_owned() } else { part.to_owned() };
-    let path: Vec<String> = path.split('/').map(part).collect();
-    format!("{scheme}://{host}{}", path.join("/"))
+/// A program may be named there without its path, which nothing is to be made of here.
+fn process(server: &MetaServer, name: String, sealer: &Sealer) -> Result<ServerSpec, &'static str> {
+    let command = server.command.as_ref().ok_or("it has no command")?;
+    let mut definition = Map::new();
+    definition.insert("command".into(), command.as_str().into());
+    definition.insert("args".into(), server.args.clone().into());
+    let mut secrets = Secrets::Clear;
+    if !server.env.is_empty() {
+        let shown: Map<String, Value> = server.env.keys().map(|name| (name.clone(), SEALED.into())).collect();
+        definition.insert("env".into(), shown.into());
+        let id = server.uuid.to_string();
+        let (purpose, aad) = sealed_for(SealedKind::Servers, &id);
+        let bytes = sealer.seal(purpose, aad, json!({"env": server.env}).to_string().as_bytes());
+        secrets = Secrets::Set(Sealed { bytes, key_version: sealer.version() });
+    }
+    Ok(ServerSpec { name, kind: ServerKind::Stdio, definition: definition.into(), secrets })
 }
 
 fn audit() -> Audit {
@@ -339,26 +321,3 @@ const ACTIVE: &str = "ACTIVE";
 
 /// 64, with room for a number behind it.
 const NAME_CHARS_MAX: usize = 56;
-
-/// Tokens in paths are longer, words are not.
-const PATH_PART_BYTES_MAX: usize = 24;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[track_caller]
-    fn check(url: &str, expected: &str) {
-        assert_eq!(without_secrets(url), expected);
-    }
-
-    #[test]
-    fn an_address_is_shown_without_what_may_be_a_secret() {
-        check("https://a.example/mcp", "https://a.example/mcp");
-        check("https://a.example", "https://a.example");
-        check("http://127.0.0.1:8080/a/b/", "http://127.0.0.1:8080/a/b/");
-        check("https://u:p@a.example/mcp?key=s#x", "https://a.example/mcp");
-        check("https://a.example/s/0123456789abcdef0123456789/mcp", "https://a.example/s/(sealed)/mcp");
-        check("https://a.example?key=s", "https://a.example");
-    }
-}
