@@ -4,7 +4,7 @@
 
 mod support;
 
-use metamcp::store::{Counts, Grants, Rate};
+use metamcp::store::{Counts, Grants, Rate, Role};
 use serde_json::{Value, json};
 use support::{
     Client, Gate, Gateway, Peer, Request, Response, Setup, Step, answer, chunk, events, modern_call, result,
@@ -289,6 +289,40 @@ fn a_browser_is_told_which_methods_a_path_takes() {
     check("/api/v1/mcp/endpoints/a", "GET, HEAD, PUT, PATCH, DELETE");
     check("/api/v1/mcp/servers/a/tools/b/execute", "POST");
     check("/nowhere", "POST, GET, DELETE");
+}
+
+/// Of two members of one name readers take either: neither is taken.
+#[test]
+fn a_member_that_is_there_twice_is_named() {
+    let peer = Peer::script([]);
+    let gateway = Setup::new().server("a", peer.address).keys().start();
+    let admin = gateway.keys().grant("admin", Grants { role: Role::Admin, ..Grants::everything() }).1;
+    let ask = |method: &str, path: &str, body: &str| {
+        let request = Request::new(method, path).with("Content-Type", "application/json").body(body);
+        Client::once(gateway.address, &request.with("Authorization", format!("Bearer {admin}")))
+    };
+    let check = |method: &str, path: &str, body: &str, pointer: &str| {
+        let answered = ask(method, path, body);
+        assert_eq!(answered.status, 400, "{method} {path} {body}: {}", answered.text());
+        assert_eq!(answered.header("content-type"), Some("application/problem+json"));
+        assert_eq!(answered.json()["errors"][0]["pointer"], pointer, "{method} {path} {body}");
+    };
+    let server = r#"{"name":"b","kind":"http","url":"http://127.0.0.1:9/","url":"http://127.0.0.1:8/"}"#;
+    check("POST", "/api/v1/mcp/servers", server, "/url");
+    check("PUT", "/api/v1/mcp/servers/b", server, "/url");
+    check("PATCH", "/api/v1/mcp/servers/b", r#"{"headers":{"a/b":"1","a/b":"2"}}"#, "/headers/a~1b");
+    check("POST", "/api/v1/mcp/endpoints", r#"{"name":"e","name":"f"}"#, "/name");
+    check("POST", "/api/v1/auth/token", r#"{"api_key":"x","api_key":"y"}"#, "/api_key");
+    check("POST", &format!("{TOOLS}/echo/execute"), r#"{"a":[{"b":1,"b":2}]}"#, "/a/0/b");
+    let file = r#"{"mcpServers":{"b":{"url":"http://a/"},"b":{"url":"http://b/"},"c":{"url":"http://c/","url":"d"}}}"#;
+    let imported = ask("POST", "/api/v1/import", file).json();
+    let items = imported["items"].as_array().unwrap();
+    let outcomes: Vec<_> =
+        items.iter().map(|item| (&item["outcome"], &item["errors"][0]["pointer"])).collect();
+    let expected = [("create", None), ("fail", Some("/mcpServers/b")), ("fail", Some("/mcpServers/c/url"))];
+    let expected = expected.map(|(outcome, pointer)| (json!(outcome), json!(pointer)));
+    assert_eq!(outcomes, expected.iter().map(|(outcome, pointer)| (outcome, pointer)).collect::<Vec<_>>());
+    assert!(peer.calls().is_empty());
 }
 
 /// What a list hides is not to be had another way.

@@ -1,5 +1,7 @@
 //! Entries of an `mcpServers` file on their way into the store, whoever brings them there.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 use super::fields::{Errors, FieldError, below};
@@ -23,12 +25,22 @@ pub enum Wanted {
 
 /// The entries of a file; what is wrong with it as a whole.
 pub fn entries(text: &str) -> Result<Vec<Entry>, Errors> {
-    let McpJson { mistakes, entries } = mcp_json::parse(text);
+    let McpJson { mistakes, mut entries } = mcp_json::parse(text);
     if entries.len() > ENTRIES_MAX {
         let detail = format!("has more than {ENTRIES_MAX} servers; send it in parts");
         return Err(vec![FieldError::new("", detail)]);
     }
-    if mistakes.is_empty() { Ok(entries) } else { Err(mistakes.into_iter().map(field_error).collect()) }
+    if !mistakes.is_empty() {
+        return Err(mistakes.into_iter().map(field_error).collect());
+    }
+    let mut seen = HashSet::new();
+    for entry in &mut entries {
+        if !seen.insert(entry.path.clone()) {
+            let text = "is there twice; leave one of them out".into();
+            entry.kind = Err(vec![Mistake { line: None, path: entry.path.clone(), text }]);
+        }
+    }
+    Ok(entries)
 }
 
 /// What is to be done with an entry.

@@ -9,6 +9,7 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use super::json::{self, Refused};
 use crate::base::ServerName;
 
 /// What a file says.
@@ -107,10 +108,16 @@ impl McpJson {
         };
         for (name, value) in members {
             let path = [path, &[&name]].concat();
-            let kind = match serde_json::from_str::<Value>(value.get()) {
+            let kind = match json::read(value.get().as_bytes()) {
                 Ok(Value::Object(fields)) => kind(&fields, &path),
                 Ok(_) => wrong(&path, "is not an object; write {\"url\": \"...\"}"),
-                Err(_) => wrong(&path, "cannot be read: nested too deep, or a number too large"),
+                Err(Refused::Twice(below)) => {
+                    let below = below.iter().map(String::as_str);
+                    wrong(&path.iter().copied().chain(below).collect::<Vec<_>>(), "is there twice")
+                }
+                Err(Refused::Malformed { .. }) => {
+                    wrong(&path, "cannot be read: nested too deep, or a number too large")
+                }
             };
             let path = path.into_iter().map(str::to_owned).collect();
             self.entries.push(Entry { name: name.clone(), path, kind });
@@ -400,7 +407,7 @@ mod tests {
         check(r#"{"mcpServers": "hunter2"}"#, &["mcpServers: is not an object"]);
         check(
             r#"{"mcpServers": {"a": 1, "b": {}, "c": {"url": 1}, "d": {"type": "ws", "url": "http://a"},
-                "e": {"url": "http://a", "command": "x"}, "f": {"url": "http://a", "headers": {"A": 1, "B": 2}},
+                "e": {"url": "http://a", "command": "x"}, "i": {"headers": {"A": "1", "A": "2"}, "url": "http://a"}, "f": {"url": "http://a", "headers": {"A": 1, "B": 2}},
                 "g": {"url": "http://a", "headers": []}, "ok": {"url": "http://a"}}}"#,
             &[
                 "ok http://a 0",
@@ -409,6 +416,7 @@ mod tests {
                 "mcpServers.c.url: is not a text",
                 "mcpServers.d.type: is not a transport",
                 "mcpServers.e: has both command and url",
+                "mcpServers.i.headers.A: is there twice",
                 "mcpServers.f.headers.A: is not a text",
                 "mcpServers.f.headers.B: is not a text",
                 "mcpServers.g.headers: is not an object",

@@ -9,6 +9,7 @@ mod endpoint;
 mod fields;
 pub mod headers;
 pub mod import;
+pub mod json;
 pub mod mcp_json;
 mod private;
 mod secrets;
