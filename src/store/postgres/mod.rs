@@ -101,6 +101,15 @@ impl Postgres {
         self.started(LOOK).await
     }
 
+    /// Whether it has had none of our migrations.
+    pub async fn is_new(&self) -> Result<bool, StoreError> {
+        let mut session = self.look().await?;
+        let found = session.query(migrate::LEDGERS, &[]).await;
+        let found =
+            found.and_then(|rows| rows.into_iter().map(|mut row| row.int::<u64>()).sum::<Result<u64, _>>());
+        session.end(found).await.map(|ledgers| ledgers == 0)
+    }
+
     /// After a restart of the server the pool may hold connections that died: as many tries as it can hold. Where one
     /// hangs, the others do too, and are made anew.
     async fn started(&self, begin: &str) -> Result<PgSession, StoreError> {

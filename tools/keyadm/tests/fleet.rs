@@ -175,6 +175,36 @@ fn the_doctor_names_what_is_wrong_and_what_to_do() {
     check(&place.run(&["doctor", "--json"]), 0, "keys", "warning", "no key opens");
 }
 
+/// A look at what was emptied must not make it look new.
+#[tokio::test]
+async fn the_doctor_makes_no_schema() {
+    let place = Place::new();
+    place.key("laptop");
+    let database = place.data_dir().join("metamcp.sqlite");
+    for name in ["metamcp.sqlite-wal", "metamcp.sqlite-shm"] {
+        drop(std::fs::remove_file(place.data_dir().join(name)));
+    }
+    std::fs::write(&database, "").unwrap();
+    check(&place.run(&["doctor", "--json"]), 1, "store", "wrong", "restore a backup");
+    place.run(&["keys", "list"]).check(69, "is empty");
+    assert_eq!(std::fs::metadata(&database).unwrap().len(), 0);
+    assert_eq!(place.run(&["migrate", "--json"]).json()["keys"], 0);
+    check(&place.run(&["doctor", "--json"]), 0, "store", "ok", "answers");
+
+    support::with_database(async |url| {
+        let doctor = || {
+            let mut command = place.command(&["doctor", "--json"]);
+            command.env("DATABASE_URL", url);
+            Run::of(command)
+        };
+        check(&doctor(), 1, "store", "wrong", "keyadm migrate");
+        check(&doctor(), 1, "store", "wrong", "keyadm migrate");
+        drop(Store::open(url).await.unwrap());
+        check(&doctor(), 0, "store", "ok", "answers");
+    })
+    .await;
+}
+
 #[test]
 fn a_database_is_made_and_migrated_and_completions_are_written() {
     let place = Place::new();
