@@ -20,7 +20,7 @@ use crate::admin::definition::{Commands, Rules, SERVED};
 use crate::admin::{self, Admin, Errands};
 use crate::auth::{
     self, AuthError, Authenticator, CreateError, EncryptionKeyError, KeyRequest, KeysFrom, SealerError,
-    Secrets, SecretsError, create_key, parse_encryption_key, parse_jwt_secret,
+    Secrets, SecretsError, create_first_key, parse_encryption_key, parse_jwt_secret,
 };
 use crate::backend::TlsRoots;
 use crate::base::{Phase, ServerName};
@@ -309,9 +309,10 @@ async fn first_key(
         expires_at: None,
     };
     let audit = Audit::by(Audit::GATEWAY);
-    let (key, _) = create_key(store, authenticator.sealer(), request, audit).await?;
+    // Another replica may be at its first start too: one of them shows the key that there then is.
+    let key = create_first_key(store, authenticator.sealer(), request, audit).await?;
     authenticator.refresh().await?;
-    Ok(Some(key.expose().to_owned()))
+    Ok(key.map(|key| key.expose().to_owned()))
 }
 
 /// The system's certificate authorities, which backends are verified by.

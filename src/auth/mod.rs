@@ -29,7 +29,7 @@ use zeroize::Zeroizing;
 
 /// What a key may do, in the words of the store.
 pub use crate::store::{Rate, Role};
-pub use create::{CreateError, KeyRequest, create_key, imported_key, new_key};
+pub use create::{CreateError, KeyRequest, create_first_key, create_key, imported_key, new_key};
 pub use credential::Credential;
 pub use denied::{AuthError, Denied};
 pub use grants::GrantsError;

@@ -80,6 +80,26 @@ async fn every_change_moves_the_epoch_and_the_keys_own() {
     .await;
 }
 
+/// Replicas that start on an empty database at once.
+#[tokio::test]
+async fn one_first_key_is_made() {
+    on_each(async |store| {
+        let first = |number: usize| {
+            let store = store.clone();
+            async move { store.insert_first_key(sample(&format!("{number:012}")), by("test", 1)).await.unwrap() }
+        };
+        let made = futures_util::future::join_all((0..6).map(first)).await;
+        assert_eq!(made.iter().flatten().count(), 1);
+        assert_eq!(store.keys().await.unwrap().rows.len(), 1);
+        assert_eq!(audited(&store).await.len(), 1);
+        // A key that is off is one: whoever switched it off wants nobody let in.
+        let id = made.into_iter().flatten().next().unwrap().key_id;
+        store.set_key_status(&id, KeyStatus::Inactive, by("test", 2)).await.unwrap();
+        assert_eq!(first(9).await, None);
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_key_comes_back_as_it_went_in() {
     on_each(async |store| {
