@@ -2,6 +2,7 @@
 
 mod publish;
 mod reload;
+mod retention;
 mod usage;
 
 use std::future::Future;
@@ -184,6 +185,7 @@ impl App {
         let reloading = spawn_local(reload::on_signal(hangups, reload, config.clone(), publisher));
         spawn_local(watch_keys(authenticator, store.clone(), keys_changed));
         spawn_local(end_grace(store.clone()));
+        spawn_local(retention::keep(store.clone(), config.retention.clone()));
         let (ended, handing_on) = hand_on_usage(outbox, store);
         let scheme = if config.server.tls.is_some() { "https" } else { "http" };
         let greeting = Greeting {

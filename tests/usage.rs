@@ -2,7 +2,9 @@
 
 mod support;
 
-use metamcp::store::Counts;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use metamcp::store::{Counts, UsageBatch, UsageKey, UsageRow};
 use support::{
     Client, Gateway, Peer, Request, Step, answer, chunk, error, events, legacy, legacy_call, modern,
     modern_call, open_session, result,
@@ -113,4 +115,20 @@ fn a_kill_loses_and_doubles_nothing() {
     }
     let gateway = gateway.restart();
     assert_eq!(counts(&gateway, "a", "echo").calls, calls);
+}
+
+#[test]
+fn what_is_too_old_is_gone_after_a_start() {
+    let peer = Peer::script([]);
+    let gateway = Gateway::open(&[("a", peer.address)]);
+    let row = |hour: u64| UsageRow {
+        key: UsageKey { hour, key_id: "A".repeat(12), server: "a".into(), tool: "old".into() },
+        counts: Counts { calls: 1, ..Counts::default() },
+    };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let rows = vec![row(now - 401 * 86_400), row(now - 399 * 86_400)];
+    let batch = UsageBatch { source: "s".into(), sequence: 1, at: now, rows };
+    gateway.keys().run(async |store| assert!(store.apply_usage(batch).await.is_ok()));
+    let gateway = gateway.restart();
+    peer.wait_until("the old counter to be gone", |_| counts(&gateway, "a", "old").calls == 1);
 }

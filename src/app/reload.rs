@@ -76,6 +76,7 @@ fn needing_restart(running: &Config, read: &Config) -> Vec<&'static str> {
         ("catalog", running.catalog != read.catalog),
         ("session", running.session != read.session),
         ("limits", running.limits != read.limits),
+        ("retention", running.retention != read.retention),
         ("auth.mode", running.auth_mode != read.auth_mode),
         ("auth", running.auth_timing != read.auth_timing),
         ("log", running.log != read.log),

@@ -30,7 +30,7 @@ use zeroize::Zeroizing;
 
 use crate::admin::definition::bounds::DEFAULTS;
 use crate::base::{EndpointName, ServerName};
-use crate::{auth, backend, catalog, limits, route, server, session};
+use crate::{auth, backend, catalog, limits, route, server, session, store};
 
 pub use cli::{Cli, Command, Flags, help, parse};
 pub use describe::Summary;
@@ -54,6 +54,8 @@ pub struct Config {
     pub session: session::Config,
     /// Limits per key.
     pub limits: limits::Config,
+    /// How long what was used and what was changed is told.
+    pub retention: store::Retention,
     /// Whether a credential is asked for. `Open` only where `server.listen` is loopback.
     pub auth_mode: auth::Mode,
     /// The parts of `auth::Config` that are no secrets.

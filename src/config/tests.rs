@@ -465,6 +465,7 @@ fn the_documentation_is_true() {
     assert_eq!(written.catalog, plain.catalog);
     assert_eq!(written.session, plain.session);
     assert_eq!(written.limits, plain.limits);
+    assert_eq!(written.retention, plain.retention);
     assert_eq!(written.log, plain.log);
     let bare = toml("[servers.files]\nurl = 'unix:/run/files.sock:/mcp'").unwrap();
     assert_eq!(written.servers[1], bare.servers[0]);
@@ -485,6 +486,7 @@ fn every_key_is_documented() {
         "limits.",
         "catalog.",
         "session.",
+        "retention.",
         "log.",
         "servers.a.",
         "endpoints.a.",
