@@ -43,7 +43,7 @@ pub struct Pieces {
 pub struct Events {
     /// Bounded: a client that does not read makes the task wait.
     receiver: mpsc::Receiver<Bytes>,
-    _permit: Permit,
+    _permit: Option<Permit>,
 }
 
 /// A body that broke off; hyper ends the connection, so that the client does not take it for whole.
@@ -66,7 +66,7 @@ impl ResponseBody {
     }
 
     /// What a task sends; it learns from the closed channel that the client has gone.
-    pub fn events(receiver: mpsc::Receiver<Bytes>, permit: Permit) -> Self {
+    pub fn events(receiver: mpsc::Receiver<Bytes>, permit: Option<Permit>) -> Self {
         Self::from(Kind::Events(Events { receiver, _permit: permit }))
     }
 

@@ -111,9 +111,10 @@ async fn forward(worker: &Rc<Worker>, control: &Control, asked: Box<Asked>) -> R
             let body = receive::receive(&worker.shared.config, &fields, body).await?;
             if batch::is_batch(worker, &fields, &identity, &endpoint, &body) {
                 // Boxed, as is what is not usual below, so that it does not make every request's future bigger.
-                return Box::pin(batch::answer(worker, &fields, &identity, &endpoint, &body)).await;
+                return Box::pin(batch::answer(worker, &fields, &identity, &endpoint, &body, permit)).await;
             }
             let (envelope, method) = call::scan(&mut worker.scanner.borrow_mut(), &body)?;
+            let permit = Some(permit);
             let call = Box::new(Call { fields, endpoint, identity, permit, body, envelope, method });
             let id = call.envelope.id.map(|id| call.raw(id.span));
             let answer = match call.era() {

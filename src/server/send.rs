@@ -166,5 +166,5 @@ pub fn pass_refusal(
 
 /// What a call holds until its answer has passed.
 pub fn held(call: Box<Call>) -> Held {
-    Held { permit: Some(call.permit), in_flight: None, meter: None, subscriber: None }
+    Held { permit: call.permit, in_flight: None, meter: None, subscriber: None }
 }
