@@ -32,7 +32,7 @@ use std::sync::Arc;
 
 pub use batch::{Batch, Row};
 pub use count::Count;
-pub use outbox::{Outbox, OutboxError};
+pub use outbox::Outbox;
 pub use worker::{Counters, Slot};
 
 use super::log::{self, Journal};

@@ -5,9 +5,9 @@ use serde_json::json;
 use super::{by, on_each, sample};
 use crate::store::{
     Applied, AuditFilter, Counts, EndpointServer, EndpointSpec, Grants, JwtAlgorithm, JwtPhase, KeyStatus,
-    Match, NewJwtKey, NewKey, ObjectKind, Outcome, Predecessor, PrefixMode, Rate, Retention, Rewrap, Role,
-    Sealed, SealedKind, Secrets, ServerKind, ServerSpec, Store, StoreError, ToolOverride, UsageBatch,
-    UsageFilter, UsageKey, UsageRow, new_id,
+    Match, NewJwtKey, NewKey, ObjectKind, Predecessor, PrefixMode, Rate, Retention, Rewrap, Role, Sealed,
+    SealedKind, Secrets, ServerKind, ServerSpec, Store, StoreError, ToolOverride, UsageBatch, UsageFilter,
+    UsageKey, UsageRow, new_id,
 };
 
 /// How an operation ended, in a word and its field.
@@ -253,14 +253,9 @@ async fn servers_change_only_from_the_version_that_was_read() {
         assert_eq!(replace(Match::Any, &bare).await.unwrap().secrets, None);
         check(store.replace_server(new_id(), Match::Any, bare.clone(), by("t", 2)).await, "no server");
 
-        let put = async |expect, spec: &ServerSpec| {
-            let put = store.put_server(new_id(), expect, spec.clone(), by("test", 3)).await?;
-            Ok::<_, StoreError>((put.outcome, put.row.version))
-        };
-        assert_eq!(put(Match::Any, &bare).await.unwrap(), (Outcome::Keep, 3));
-        assert_eq!(put(Match::Version(3), &spec("a")).await.unwrap(), (Outcome::Replace, 4));
-        assert_eq!(put(Match::Any, &spec("b")).await.unwrap(), (Outcome::Create, 1));
-        check(put(Match::Version(1), &spec("c")).await, "conflict");
+        assert_eq!(replace(Match::Any, &bare).await.unwrap().version, 3, "nothing to change");
+        assert_eq!(replace(Match::Version(3), &spec("a")).await.unwrap().version, 4);
+        assert_eq!(store.insert_server(new_id(), spec("b"), by("test", 3)).await.unwrap().version, 1);
         check(store.replace_server(id, Match::Any, spec("b"), by("test", 4)).await, "exists name");
 
         check(store.delete_server(id, Match::Version(3), by("test", 5)).await, "conflict");
@@ -365,10 +360,9 @@ async fn endpoints_keep_the_order_and_rules_of_their_servers() {
         assert_eq!((left.version, left.servers), (3, vec![EndpointServer::whole(a)]));
         assert!(store.epochs().await.unwrap().endpoints > before.endpoints);
 
-        check(store.put_endpoint(new_id(), Match::Any, full, by("t", 4)).await, "dangling");
-        let put =
-            store.put_endpoint(new_id(), Match::Any, endpoint("team", vec![]), by("t", 4)).await.unwrap();
-        assert_eq!((put.outcome, put.row.id, put.row.version), (Outcome::Replace, id, 4));
+        let replace = |spec| store.replace_endpoint(id, Match::Any, spec, by("t", 4));
+        check(replace(full).await, "dangling");
+        assert_eq!(replace(endpoint("team", vec![])).await.unwrap().version, 4);
         check(store.delete_endpoint(id, Match::Version(3), by("t", 5)).await, "conflict");
         check(store.delete_endpoint(id, Match::Version(4), by("t", 5)).await, "ok");
         check(store.delete_endpoint(id, Match::Any, by("t", 5)).await, "no endpoint");
