@@ -74,7 +74,9 @@ impl Store {
         loop {
             let pending = outbox.pending().expect("the journal works");
             let Some(last) = pending.last().map(|batch| batch.sequence) else { return };
-            pending.iter().for_each(|batch| self.apply(batch));
+            for batch in &pending {
+                self.apply(batch);
+            }
             outbox.applied(last).expect("the disk works");
         }
     }

@@ -31,7 +31,7 @@ pub async fn keep(store: Store, retention: Retention) {
             }
             // Another gateway is at it, or the store is away, which is said aloud by the one who watches it.
             Err(error) if error.is_away() => {
-                tracing::debug!(%error, "what is old is left in the database for now")
+                tracing::debug!(%error, "what is old is left in the database for now");
             }
             Err(error) => tracing::error!(%error, "what is old cannot be taken out of the database"),
         }

@@ -48,7 +48,7 @@ struct Once<'a> {
 
 impl Once<'_> {
     /// What is said is that it is there twice; each value around it adds where in it that is.
-    fn note(self, key: impl ToString) {
+    fn note(self, key: &impl ToString) {
         let mut twice = self.twice.borrow_mut();
         if !twice.is_empty() {
             twice.push(key.to_string());
@@ -101,7 +101,7 @@ impl<'de> Visitor<'de> for Once<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
         let mut read = Vec::new();
-        while let Some(item) = items.next_element_seed(self).inspect_err(|_| self.note(read.len()))? {
+        while let Some(item) = items.next_element_seed(self).inspect_err(|_| self.note(&read.len()))? {
             read.push(item);
         }
         Ok(read.into())

@@ -93,7 +93,7 @@ async fn one_first_key_is_made() {
         let made = futures_util::future::join_all((0..6).map(first)).await;
         assert_eq!(made.iter().flatten().count(), 1);
         assert_eq!(store.keys().await.unwrap().rows.len(), 1);
-        assert_eq!(audited(&store).await.len(), 1);
+        assert_eq!(audited(store).await.len(), 1);
         // A key that is off is one: whoever switched it off wants nobody let in.
         let id = made.into_iter().flatten().next().unwrap().key_id;
         store.set_key_status(&id, KeyStatus::Inactive, by("test", 2)).await.unwrap();
@@ -602,7 +602,7 @@ async fn what_is_old_is_taken_out_and_no_count_comes_twice() {
         again(2, (2, 1, 2), &[]).await;
         assert_eq!(store.apply_usage(batch("new", 1, NOW - 400 * DAY)).await.unwrap(), Applied::Before);
         assert_eq!(store.apply_usage(batch("new", 1, NOW - DAY)).await.unwrap(), Applied::Now);
-        assert_eq!(audited(&store).await.len(), 0);
+        assert_eq!(audited(store).await.len(), 0);
     })
     .await;
 }
