@@ -48,7 +48,7 @@ pub async fn call(pool: Rc<Pool>, era: Era, call: ToolCall) -> Result<Outcome, F
         Era::Modern => {
             let mut request = message(&call, Some(modern_meta()));
             for (name, value) in &modern_headers(&call) {
-                request.set(name.clone(), value.clone());
+                request.set(name, value);
             }
             send(&pool, request).await
         }

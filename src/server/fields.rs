@@ -186,9 +186,18 @@ impl Fields {
         known.chain(params)
     }
 
-    /// Adds what a server may see to a request to it.
-    pub fn copy_to(&self, request: &mut Outgoing) {
-        self.forwarded().for_each(|(name, value)| request.add(name, value));
+    /// Adds what a server may see to a request to it; `own_name` in place of the `Mcp-Name` that was sent.
+    pub fn copy_to(&self, request: &mut Outgoing, own_name: Option<&[u8]>) {
+        for (field, name) in Field::FORWARDED {
+            let Some(sent) = self.get(field) else { continue };
+            let value = own_name.filter(|_| field == Field::McpName).unwrap_or(sent);
+            request.put(name.as_str(), value);
+        }
+        for (name, value) in &self.params {
+            if let Ok(name) = HeaderName::from_bytes(name.of(&self.text)) {
+                request.put(name.as_str(), value.of(&self.text));
+            }
+        }
     }
 
     fn shared(&self, span: Span) -> Option<HeaderValue> {

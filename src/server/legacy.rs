@@ -338,7 +338,7 @@ async fn deliver(
     edits: &[(Span, Bytes)],
 ) -> Result<Answered, Fault> {
     let mut request = send::request(&call.body, edits)?;
-    call.fields.copy_to(&mut request);
+    call.fields.copy_to(&mut request, None);
     ready.write_headers(&mut request);
     send::send(worker, server, &request, Lane::Call).await
 }

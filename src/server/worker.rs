@@ -242,7 +242,8 @@ impl Worker {
         match auth.check(&credential) {
             Check::Granted(identity) => Ok(identity),
             Check::Refused(reason) => Err(denied(reason)),
-            Check::Ask => auth.ask(&credential).await.map_err(denied),
+            // Boxed, as is what is not usual, so that it does not make every request's future bigger.
+            Check::Ask => Box::pin(auth.ask(&credential)).await.map_err(denied),
         }
     }
 

@@ -150,13 +150,13 @@ impl Feed {
             Source::Modern { message, headers } => {
                 let mut request = Outgoing::whole(message.clone());
                 for (name, value) in headers {
-                    request.add(name.clone(), value.clone());
+                    request.add(name, value);
                 }
                 request
             }
         };
         if let Some(id) = &self.last_event_id {
-            request.set(header::LAST_EVENT_ID, id.clone());
+            request.set(&header::LAST_EVENT_ID, id);
         }
         request
     }
