@@ -98,7 +98,7 @@ enum Pause {
 
 impl FastLane<'_> {
     /// Answers this request and those that follow it.
-    async fn serve_busy(&mut self, first: Box<Asked>) -> Pause {
+    async fn serve_busy(&mut self, first: Asked) -> Pause {
         self.is_first = false;
         let mut asked = first;
         loop {
@@ -116,7 +116,7 @@ impl FastLane<'_> {
 
     /// Waits for the next request. Nothing is held here while nothing comes; who holds something waits no longer
     /// than until the connection is at rest.
-    async fn next(&mut self, until_rest: bool) -> Result<Box<Asked>, Pause> {
+    async fn next(&mut self, until_rest: bool) -> Result<Asked, Pause> {
         let mut patience: Option<Pin<Box<Sleep>>> = None;
         if !self.ahead.is_empty() {
             self.control.note_read();
@@ -152,7 +152,7 @@ impl FastLane<'_> {
     }
 
     /// Reads once; `None` while the request is not whole.
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Box<Asked>, Pause>>> {
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Asked, Pause>>> {
         let (shared, pools) = (&self.worker.shared, self.worker.pools());
         with_scratch(|scratch| {
             let mut buffer = ReadBuf::new(scratch);
@@ -174,7 +174,7 @@ impl FastLane<'_> {
     }
 
     /// Reads what has come before.
-    fn read_ahead(&mut self) -> Option<Result<Box<Asked>, Pause>> {
+    fn read_ahead(&mut self) -> Option<Result<Asked, Pause>> {
         let (shared, pools) = (&self.worker.shared, self.worker.pools());
         match read_request(&shared.config, &pools.fleet().table, &self.ahead) {
             Read::Partial => None,
@@ -190,7 +190,7 @@ impl FastLane<'_> {
     }
 
     /// Answers a request; false when the connection is over.
-    async fn answer(&mut self, asked: Box<Asked>) -> bool {
+    async fn answer(&mut self, asked: Asked) -> bool {
         let reply = {
             let mut answering = pin!(handler::answer(self.worker, self.control, asked));
             poll_fn(|cx| match answering.as_mut().poll(cx) {
@@ -221,7 +221,7 @@ impl FastLane<'_> {
             return true;
         }
         // Further requests are taken in too, up to a bound, for behind them the client may go.
-        while self.ahead.len() < AHEAD_BYTES_MAX {
+        while self.ahead.len() < AHEAD_BYTES_MAX && !self.socket.is_silent(cx) {
             let read = with_scratch(|scratch| {
                 let mut buffer = ReadBuf::new(scratch);
                 let read = Pin::new(&mut *self.socket).poll_read(cx, &mut buffer);
@@ -240,7 +240,7 @@ impl FastLane<'_> {
 
 enum Read {
     /// And of how many bytes.
-    Usual(Box<Asked>, usize),
+    Usual(Asked, usize),
     Partial,
     Unusual,
 }
@@ -285,7 +285,7 @@ fn read_request(config: &Config, table: &Table, came: &[u8]) -> Read {
     }
     let (endpoint, body) = (Arc::clone(endpoint), Arriving::Whole(body));
     let asked = Asked { method: Method::POST, authority: None, endpoint, fields, body };
-    Read::Usual(Box::new(asked), bytes)
+    Read::Usual(asked, bytes)
 }
 
 /// How long the body is, when nothing else is said about the message or the connection than that it is kept.

@@ -105,7 +105,7 @@ async fn forward(
     // Every answer stands alone, so nothing in it is to be changed, from whichever server it comes.
     let subscriber = (call.method == Some(Method::Listen))
         .then(|| Subscriber { identity: call.identity.clone(), backend: BackendId(server.backend) });
-    let held = Held { meter, subscriber, ..held(call) };
+    let held = Held { meter, subscriber, ..held(call.permit) };
     send::pass(worker, server, Shape::Single, id, response, held).await
 }
 
@@ -115,7 +115,7 @@ async fn deliver(
     call: &Call,
     place: usize,
     rename: Option<Rename>,
-) -> Result<Answered, Fault> {
+) -> Result<Box<Answered>, Fault> {
     let server = &call.endpoint.servers[place];
     let edit = local::edit(rename.as_ref());
     let mut request = send::request(&call.body, edit.as_slice())?;

@@ -76,7 +76,7 @@ impl Writing {
             out.put_slice(b"\r\n");
         }
         let mut closes = headers.is_some_and(|headers| headers.contains_key(CONNECTION));
-        if !closes && *worker.shared.phase.borrow() >= Phase::Leave {
+        if !closes && worker.phase() >= Phase::Leave {
             closes = true;
             out.put_slice(b"connection: close\r\n");
         }

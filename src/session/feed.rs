@@ -112,7 +112,8 @@ impl Feed {
             if let Source::Legacy(ready) = &self.source {
                 ready.settle_stream();
             }
-            if let Ok(Answered { head, body }) = response {
+            if let Ok(answered) = response {
+                let Answered { head, body } = *answered;
                 if head.status.is_success() && head.is_event_stream() {
                     self.open = Some((body, EventReader::new()));
                     return Ok(());
