@@ -314,12 +314,18 @@ fn a_member_that_is_there_twice_is_named() {
     check("POST", "/api/v1/mcp/endpoints", r#"{"name":"e","name":"f"}"#, "/name");
     check("POST", "/api/v1/auth/token", r#"{"api_key":"x","api_key":"y"}"#, "/api_key");
     check("POST", &format!("{TOOLS}/echo/execute"), r#"{"a":[{"b":1,"b":2}]}"#, "/a/0/b");
-    let file = r#"{"mcpServers":{"b":{"url":"http://a/"},"b":{"url":"http://b/"},"c":{"url":"http://c/","url":"d"}}}"#;
+    let file = r#"{"mcpServers":{"b":{"url":"http://a/"},"b":{"url":"http://b/"},"c":{"url":"http://c/","url":"d"},"d e":{"url":"http://d/"},"d-e":{"url":"http://e/"}}}"#;
     let imported = ask("POST", "/api/v1/import", file).json();
     let items = imported["items"].as_array().unwrap();
     let outcomes: Vec<_> =
         items.iter().map(|item| (&item["outcome"], &item["errors"][0]["pointer"])).collect();
-    let expected = [("create", None), ("fail", Some("/mcpServers/b")), ("fail", Some("/mcpServers/c/url"))];
+    let expected = [
+        ("create", None),
+        ("fail", Some("/mcpServers/b")),
+        ("fail", Some("/mcpServers/c/url")),
+        ("create", None),
+        ("fail", Some("/mcpServers/d-e")),
+    ];
     let expected = expected.map(|(outcome, pointer)| (json!(outcome), json!(pointer)));
     assert_eq!(outcomes, expected.iter().map(|(outcome, pointer)| (outcome, pointer)).collect::<Vec<_>>());
     assert!(peer.calls().is_empty());
@@ -350,4 +356,19 @@ fn a_tool_that_an_endpoint_hides_is_not_there_over_rest() {
     check(&["bare"], [404, 200], &["other"]);
     check(&["bare", "servers/a"], [200, 200], &["echo", "other"]);
     check(&["default"], [200, 200], &["echo", "other"]);
+}
+
+#[test]
+fn a_server_that_hangs_delays_nobody_elses_tools() {
+    let (peer, hanging) = (Peer::script([]), Peer::hanging());
+    let deadline = "[catalog]\nlist_deadline = \"60s\"\n";
+    let setup = Setup::new().server("a", peer.address).server("slow", hanging.address).with(deadline);
+    let gateway = setup.keys().start();
+    let grants = Grants { endpoints: Some(vec!["default".to_owned()]), ..Grants::everything() };
+    let key = gateway.keys().grant("key", grants).1;
+    for request in [Request::new("GET", TOOLS), execute("*/*")] {
+        // The client gives up long before the deadline.
+        let answered = Client::once(gateway.address, &request.with("Authorization", format!("Bearer {key}")));
+        assert_eq!(answered.status, 200, "{}", answered.text());
+    }
 }

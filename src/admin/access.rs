@@ -47,12 +47,22 @@ impl<'a> Reach<'a> {
     /// All tools of the server that the key may call. Cancel safe.
     pub async fn tools(&self, catalog: &Catalog, view: View) -> Tools<'a> {
         let waiting = self.ways.iter().map(async |way| {
-            // Over the server's own path nothing is hidden.
-            let merged =
-                if way.shape == Shape::Single { Arc::default() } else { catalog.merged(way, view).await };
+            if way.shape == Shape::Single {
+                // Over the server's own path nothing is hidden.
+                return self.tools_by(way, &Merged::default());
+            }
+            // No other server is waited for, as a call waits for none.
+            let place = self.place(way);
+            let is_known = |merged: &Merged| place.is_some_and(|place| merged.missing(place).is_none());
+            let merged = catalog.merged_until(way, view, is_known).await;
             self.tools_by(way, &merged)
         });
         join_all(waiting).await.into_iter().fold(Tools::default(), Tools::and)
+    }
+
+    /// The server's place there.
+    fn place(&self, way: &Endpoint) -> Option<usize> {
+        way.servers.iter().position(|place| place.name == *self.server)
     }
 
     /// By one way: the names that it shows, where it has names of its own.
@@ -60,8 +70,7 @@ impl<'a> Reach<'a> {
         if way.shape == Shape::Single {
             return Tools { alone: Some((self.identity, Arc::clone(way))), shown: HashSet::new() };
         }
-        let place = way.servers.iter().position(|place| place.name == *self.server);
-        let shown = place.into_iter().flat_map(|place| merged.tools_of(place));
+        let shown = self.place(way).into_iter().flat_map(|place| merged.tools_of(place));
         let may = shown.filter(|(shown, _)| self.identity.may(&way.scope, shown));
         Tools { alone: None, shown: may.map(|(_, own)| own.into_owned()).collect() }
     }

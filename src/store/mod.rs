@@ -120,14 +120,6 @@ impl Store {
     }
 }
 
-/// Whether the SQLite file at `path` has nothing in it, neither of ours nor of another program's. Changes nothing, and
-/// makes no schema.
-///
-/// Cancel safe.
-pub async fn is_empty_sqlite(path: &Path) -> Result<bool, StoreError> {
-    sqlite::is_empty(path).await
-}
-
 /// Whether the PostgreSQL database that `url` names was never one of ours. Changes nothing, and makes no schema.
 ///
 /// Cancel safe.

@@ -35,8 +35,9 @@ pub fn entries(text: &str) -> Result<Vec<Entry>, Errors> {
     }
     let mut seen = HashSet::new();
     for entry in &mut entries {
-        if !seen.insert(entry.path.clone()) {
-            let text = "is there twice; leave one of them out".into();
+        // One would take the place of the other in silence.
+        if !seen.insert(mcp_json::stored_name(&entry.name)) {
+            let text = "is stored under the name of another server in the file; rename one of them".into();
             entry.kind = Err(vec![Mistake { line: None, path: entry.path.clone(), text }]);
         }
     }

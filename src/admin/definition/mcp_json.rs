@@ -311,10 +311,15 @@ pub fn nearest_name(written: &str) -> String {
     }
 }
 
+/// The name that an entry has in the store: its own where that is a server name, else the nearest one.
+pub fn stored_name(written: &str) -> String {
+    if ServerName::new(written).is_ok() { written.to_owned() } else { nearest_name(written) }
+}
+
 /// An entry as a definition, to be read by [`super::Server::read`]: under its own name where that is a server name, else
 /// under the nearest one.
 pub fn definition(written: &str, url: &str, headers: Vec<(String, String)>) -> Value {
-    let name = if ServerName::new(written).is_ok() { written.to_owned() } else { nearest_name(written) };
+    let name = stored_name(written);
     let headers: Fields =
         headers.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value.into())).collect();
     json!({"name": name, "kind": "http", "url": url, "headers": headers})

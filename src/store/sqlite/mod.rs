@@ -16,7 +16,6 @@ use futures_util::FutureExt;
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, OpenFlags, ToSql, TransactionBehavior, params_from_iter};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::spawn_blocking;
 
 use super::StoreError;
 use super::session::{Access, Session};
@@ -200,20 +199,6 @@ fn open(path: &Path) -> Result<Connection, StoreError> {
     connection.pragma_update(None, "foreign_keys", true)?;
     migrate(&mut connection)?;
     Ok(connection)
-}
-
-/// Whether a file has no table in it. Changes nothing.
-pub async fn is_empty(path: &Path) -> Result<bool, StoreError> {
-    let path = path.to_owned();
-    let look = move || {
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection =
-            Connection::open_with_flags(&path, flags).map_err(|error| unreadable(&path, &error))?;
-        connection.busy_timeout(BUSY_TIMEOUT)?;
-        let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
-        Ok(tables == 0)
-    };
-    spawn_blocking(look).await.map_err(|_| StoreError::Stopped)?
 }
 
 fn check(connection: &Connection) -> Result<(), StoreError> {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use metamcp::auth::{Sealer, Secrets, parse_encryption_key, prepare_data_dir};
 use metamcp::config::{Env as _, ProcessEnv};
-use metamcp::store::{Store, is_empty_sqlite, is_new_postgres};
+use metamcp::store::{Store, is_new_postgres};
 use zeroize::Zeroizing;
 
 use crate::args::Place;
@@ -95,7 +95,8 @@ impl Installation {
                 path.display()
             )));
         }
-        if absent == Absent::Refuse && is_empty_sqlite(&path).await? {
+        // SQLite takes such a file for a new database, and what is beside it (`-wal`) for nobody's.
+        if absent == Absent::Refuse && path.metadata().is_ok_and(|file| file.len() == 0) {
             return Err(Failure::Unavailable(format!(
                 "the database {} is empty, and no longer the one that it was: restore a backup; or `keyadm migrate` \
                  makes a new one in its place, without a key in it",
