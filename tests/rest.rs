@@ -12,6 +12,8 @@ use support::{
 
 const TOOLS: &str = "/api/v1/mcp/servers/a/tools";
 
+const STOPS: &str = "the gateway stops; the call may have run";
+
 const PROGRESS: &str =
     r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progress":1,"progressToken":1}}"#;
 
@@ -371,4 +373,32 @@ fn a_server_that_hangs_delays_nobody_elses_tools() {
         let answered = Client::once(gateway.address, &request.with("Authorization", format!("Bearer {key}")));
         assert_eq!(answered.status, 200, "{}", answered.text());
     }
+}
+
+/// Whoever waits is told, and nothing fails over it.
+#[test]
+fn the_end_of_the_gateway_ends_what_is_under_way() {
+    let peer = Peer::script([]);
+    let setup = Setup::new().server_with("a", peer.address, "era = \"legacy\"");
+    let mut gateway = setup.with("[server]\ndrain_deadline = \"0s\"\n").start();
+    assert_eq!(Client::once(gateway.address, &execute("*/*")).status, 200);
+    let gate = Gate::default();
+    peer.push([vec![Step::Hold], in_two_steps(&gate)]);
+    let mut clients = ["application/json", "text/event-stream"].map(|accept| {
+        let before = peer.calls().len();
+        let mut client = Client::connect(gateway.address);
+        client.send(&execute(accept).bytes());
+        peer.wait_calls(before + 1);
+        client
+    });
+    assert_eq!(clients[1].head().status, 200);
+    gateway.terminate();
+    let [whole, events] = &mut clients;
+    let answered = whole.response();
+    assert_eq!((answered.status, answered.json()["detail"].as_str()), (503, Some(STOPS)));
+    let _progress = events.event();
+    assert_eq!(events.event().map(|problem| problem["detail"].clone()), Some(json!(STOPS)));
+    assert_eq!(events.event(), None);
+    assert!(gateway.ended().success());
+    assert!(!gateway.log().contains("panicked"), "{}", gateway.log());
 }

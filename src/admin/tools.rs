@@ -23,7 +23,7 @@ use super::tally::Tally;
 use super::views::{TestFound, TestResult};
 use super::{Admin, Body, Call};
 use crate::backend::{self, Address, Backend, BackendId, Pool};
-use crate::base::{Fault, Kind};
+use crate::base::{Fault, Kind, Phase};
 use crate::catalog::{ListKind, Merged, Reason, View, probe};
 use crate::protocol::{ClientCapabilities, Era, code, header};
 use crate::route::{Endpoint, Table};
@@ -141,11 +141,15 @@ impl Admin {
         let backend =
             fleet.backend(BackendId(server.backend)).cloned().ok_or_else(|| Problem::not_found("server"))?;
         let tally = Tally::begin(call.counters, call.identity(), &server.name, &tool, call.body().len());
-        let (era, errands) = (listed.era, self.parts.errands.clone());
+        let (era, errands, mut phase) = (listed.era, self.parts.errands.clone(), self.parts.phase.clone());
         let run = async move |asked: ToolCall| {
-            let outcome =
-                errands.run(EXECUTE_TIMEOUT, move || call::call(Pool::new(backend), era, asked)).await?;
-            outcome.map_err(|fault| from_fault(&fault))
+            let calling = errands.run(EXECUTE_TIMEOUT, move || call::call(Pool::new(backend), era, asked));
+            tokio::select! {
+                outcome = calling => outcome?.map_err(|fault| from_fault(&fault)),
+                Ok(_) = phase.wait_for(|phase| *phase == Phase::Cut) => {
+                    Err(Problem::later("the gateway stops; the call may have run"))
+                }
+            }
         };
         let asked = ToolCall { tool, arguments, listed: item.clone(), said: None };
         if accepts_events(call.headers()) {
