@@ -129,7 +129,7 @@ impl Pool {
     pub(super) fn put(self: &Rc<Self>, mut wire: Box<Wire>) {
         let mut resting = self.resting.borrow_mut();
         let kept = self.idle.borrow().len() + resting.len();
-        if kept >= self.backend.config.idle_connections_max || !wire.is_reusable() {
+        if kept >= self.backend.config.idle_connections_max || !wire.may_rest() {
             return;
         }
         wire.rest(self.now.get());
