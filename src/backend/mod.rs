@@ -14,6 +14,7 @@ mod fast_lane;
 mod general;
 mod outgoing;
 mod pool;
+mod private;
 mod stream;
 mod target;
 mod wire;
@@ -34,6 +35,7 @@ pub use connect::Target;
 pub use error::{BackendError, Stage};
 pub use outgoing::Outgoing;
 pub use pool::{Lane, Pool};
+pub use private::{is_private, is_private_address};
 pub use target::{InvalidTarget, TlsRoots};
 
 /// One MCP server as configured.
@@ -67,6 +69,10 @@ pub struct Config {
     pub idle_age_max: Duration,
     /// Whether answers of the usual shape are read here; else hyper reads them all.
     pub fast_lane: bool,
+    /// Whether it may be at a private address, looked at with each connection: names change.
+    pub private_addresses: bool,
+    /// Stands before the names of its tools and prompts in place of `name`, where servers are told apart so.
+    pub alias: Option<ServerName>,
 }
 
 /// Where an MCP server listens.

@@ -115,7 +115,8 @@ impl Pool {
     }
 
     async fn open(&self) -> Result<Box<Wire>, BackendError> {
-        let opening = async { Ok(Box::new(Wire::new(connect(&self.backend.target).await?))) };
+        let Backend { target, config, .. } = &*self.backend;
+        let opening = async { Ok(Box::new(Wire::new(connect(target, config.private_addresses).await?))) };
         timeout(self.backend.config.connect_timeout, opening)
             .await
             .unwrap_or_else(|_elapsed| Err(BackendError::bare(Stage::ConnectTimeout)))

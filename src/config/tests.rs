@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::auth::Mode;
 use crate::backend::{Address, EraChoice};
-use crate::route::Prefix;
+use crate::route::{Members, Prefix};
 
 impl Env for BTreeMap<String, String> {
     fn var(&self, name: &str) -> Option<OsString> {
@@ -79,8 +79,7 @@ fn nothing_written_is_a_configuration() {
     assert_eq!(config.server.listen.to_string(), "127.0.0.1:12009");
     assert_eq!(config.auth_mode, Mode::Keys);
     assert!(config.servers.is_empty() && config.skipped.is_empty() && config.sources.is_empty());
-    assert_eq!(config.endpoints.len(), 1);
-    assert_eq!(config.endpoints[0].name.as_str(), "default");
+    assert!(config.endpoints.is_empty() && Summary(&config).to_string().contains("/mcp (prefix always)"));
     assert!(config.data_dir.is_absolute() && config.data_dir.ends_with("data"));
     assert_eq!(config.auth_timing.token_lifetime, Duration::from_mins(15));
 }
@@ -353,8 +352,11 @@ prefix = 'never'
 ";
     let check = |text: &str, expected: &[(&str, &[&str], Prefix)]| {
         let config = toml(text).unwrap();
-        let names =
-            |servers: &[crate::base::ServerName]| servers.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let every = || config.servers.iter().map(|server| server.name.to_string()).collect::<Vec<_>>();
+        let names = |servers: &Members| match servers {
+            Members::Every => every(),
+            Members::These(members) => members.iter().map(|member| member.server.to_string()).collect(),
+        };
         let found: Vec<_> =
             config.endpoints.iter().map(|e| (e.name.as_str(), names(&e.servers), e.prefix)).collect();
         assert_eq!(found.len(), expected.len(), "{found:?}");
@@ -365,14 +367,7 @@ prefix = 'never'
             );
         }
     };
-    check(
-        text,
-        &[
-            ("default", &["a", "b"], Prefix::Always),
-            ("second", &["b", "a"], Prefix::Never),
-            ("first", &["a", "b"], Prefix::Always),
-        ],
-    );
+    check(text, &[("second", &["b", "a"], Prefix::Never), ("first", &["a", "b"], Prefix::Always)]);
     check(
         "[servers.a]\nurl='http://a'\n[endpoints.default]\nprefix='never'",
         &[("default", &["a"], Prefix::Never)],

@@ -66,7 +66,8 @@ pub struct ToolOverrideDocument {
     /// The server's own name of it.
     #[schema(min_length = 1, max_length = 128)]
     pub tool: String,
-    /// Letters, digits, `_`, `-`, `.` and `/`.
+    /// The whole name it is listed and called by here, without a prefix; its other name is gone. Letters, digits,
+    /// `_`, `-`, `.` and `/`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(min_length = 1, max_length = 128, pattern = "^[A-Za-z0-9_./-]+$")]
     pub name: Option<String>,
@@ -248,7 +249,7 @@ fn tool_override(value: &Value, pointer: &str, errors: &mut Errors) -> Option<To
 }
 
 /// What only the gateway writes.
-const READ_ONLY: [&str; 4] = ["id", "version", "created_at", "changed_at"];
+const READ_ONLY: [&str; 6] = ["id", "version", "created_at", "changed_at", "served", "reason"];
 
 /// Each is asked for its lists; a thousand is a fleet.
 const SERVERS_MAX: usize = 1000;

@@ -35,7 +35,7 @@ words! {
 }
 
 /// One endpoint with everything that hangs on it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EndpointRow {
     /// Never changes.
     pub id: Uuid,
@@ -224,7 +224,8 @@ fn read_tool(mut row: Row, of: &mut EndpointServer) -> Result<(), StoreError> {
             name: row.optional_text()?,
             title: row.optional_text()?,
             description: row.optional_text()?,
-            annotations: row.optional_json()?,
+            // Likewise as with a server's definition: null is nothing that anybody takes for annotations.
+            annotations: row.optional_text()?.map(|text| serde_json::from_str(&text).unwrap_or_default()),
         }),
     }
     Ok(())
