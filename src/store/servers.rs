@@ -330,8 +330,7 @@ fn read(mut row: Row) -> Result<ServerRow, StoreError> {
         id: row.uuid()?,
         name: row.text()?,
         kind: row.word(ServerKind::parse)?,
-        // One that is no JSON is nothing that anybody reads: it must not take the other servers with it.
-        definition: serde_json::from_str(&row.text()?).unwrap_or_default(),
+        definition: row.json()?,
         secrets: match (row.optional_blob()?, row.optional_int()?) {
             (Some(bytes), Some(key_version)) => Some(Sealed { bytes, key_version }),
             _ => None,

@@ -142,6 +142,10 @@ impl Row {
         }
     }
 
+    pub fn json(&mut self) -> Result<Json, StoreError> {
+        self.optional_json()?.ok_or_else(|| unfit("JSON"))
+    }
+
     pub fn optional_json(&mut self) -> Result<Option<Json>, StoreError> {
         let text = self.optional_text()?;
         text.map(|text| serde_json::from_str(&text).map_err(|_| unfit("JSON"))).transpose()

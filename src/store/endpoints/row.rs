@@ -224,8 +224,7 @@ fn read_tool(mut row: Row, of: &mut EndpointServer) -> Result<(), StoreError> {
             name: row.optional_text()?,
             title: row.optional_text()?,
             description: row.optional_text()?,
-            // Likewise as with a server's definition: null is nothing that anybody takes for annotations.
-            annotations: row.optional_text()?.map(|text| serde_json::from_str(&text).unwrap_or_default()),
+            annotations: row.optional_json()?,
         }),
     }
     Ok(())
