@@ -207,8 +207,10 @@ fn a_change_holds_from_the_next_call_on() {
     let clients = house.clients("/mcp");
     let own = house.clients("/servers/a/mcp");
     let call_all = || {
-        clients.iter().for_each(|client| client.check("a__echo", true));
-        own.iter().for_each(|client| client.check("echo", true));
+        for (client, tool) in [(&clients, "a__echo"), (&own, "echo")] {
+            client[0].check(tool, true);
+            client[1].check(tool, true);
+        }
     };
     call_all();
     assert_eq!((before.calls().len(), after.calls().len()), (4, 0));

@@ -35,7 +35,7 @@ impl Source {
             match timeout(START_TIMEOUT, self.read()).await {
                 Ok(Ok(stored)) => return stored,
                 Ok(Err(error)) => {
-                    tracing::error!(%error, "servers and endpoints of the store could not be read")
+                    tracing::error!(%error, "servers and endpoints of the store could not be read");
                 }
                 Err(_elapsed) => tracing::error!("servers and endpoints of the store were not read in time"),
             }

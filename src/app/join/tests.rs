@@ -170,11 +170,8 @@ fn a_filter_that_cannot_be_read_shows_nothing() {
     let with = |change: &dyn Fn(&mut EndpointServer)| {
         let mut row = endpoint("default", &["s"]);
         change(&mut row.servers[0]);
-        Stored { servers: vec![row_of_s()], endpoints: vec![row] }
+        Stored { servers: vec![self::row("s", &json!({}))], endpoints: vec![row] }
     };
-    fn row_of_s() -> ServerRow {
-        row("s", &json!({}))
-    }
     let instead = |annotations: Option<Value>, name: Option<&str>| ToolOverride {
         tool: "t".into(),
         name: name.map(str::to_owned),
