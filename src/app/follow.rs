@@ -95,7 +95,7 @@ pub async fn follow(mut triggers: Triggers, mut served: Served, mut publisher: P
     let had_terminal = stdin().is_terminal();
     // What was read last, of the counters that say whether to read again. At the start nothing is known of them.
     let (mut changes, mut epochs) = (0, None);
-    let mut is_behind = false;
+    let (mut is_behind, mut told) = (false, None);
     loop {
         tokio::select! {
             hangup = triggers.hangups.recv() => {
@@ -125,13 +125,22 @@ pub async fn follow(mut triggers: Triggers, mut served: Served, mut publisher: P
         }
         match triggers.source.read().await {
             Ok(stored) => {
-                (served.stored, changes, epochs, is_behind) = (stored, now, seen, false);
+                (served.stored, changes, epochs) = (stored, now, seen);
+                (is_behind, told) = (false, None);
                 let fleet =
                     if served.renew() { served.publish(&mut publisher).await } else { publisher.current() };
                 served.note(&fleet, changes);
             }
+            // It is tried again each second, and said once.
             Err(error) => {
-                tracing::warn!(%error, "servers and endpoints could not be read again; what is served goes on");
+                let text = error.to_string();
+                if told.as_ref() != Some(&text) {
+                    tracing::warn!(
+                        error = text,
+                        "servers and endpoints could not be read again; what is served goes on"
+                    );
+                    told = Some(text);
+                }
             }
         }
     }

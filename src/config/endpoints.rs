@@ -3,8 +3,9 @@ use std::collections::BTreeSet;
 use super::mistakes::{Report, Written};
 use super::section::{Section, suggest};
 use super::servers::Servers;
+use super::shows;
 use crate::base::{EndpointName, ServerName};
-use crate::route::{EndpointConfig, Members, Prefix};
+use crate::route::{EndpointConfig, Prefix};
 
 /// The endpoints in the order written. One without a list of servers has every server.
 pub(super) fn read(root: &Section<'_>, servers: &Servers, report: &Report) -> Vec<EndpointConfig> {
@@ -15,8 +16,8 @@ pub(super) fn read(root: &Section<'_>, servers: &Servers, report: &Report) -> Ve
         let prefix = section.word("prefix", &prefixes, Prefix::Always);
         match EndpointName::new(written) {
             Ok(name) => {
-                let servers =
-                    list.map_or(Members::Every, |list| Members::whole(choose(&list, servers, report)));
+                let chosen = list.map(|list| choose(&list, servers, report));
+                let servers = shows::read(&section, chosen, servers, report);
                 endpoints.push(EndpointConfig { name, servers, prefix });
             }
             Err(invalid) => report.mistake(section.place(), invalid.to_string()),

@@ -21,6 +21,7 @@ mod mcp_json;
 mod mistakes;
 mod section;
 mod servers;
+mod shows;
 
 use std::fmt;
 use std::path::{Path, PathBuf};

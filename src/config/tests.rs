@@ -383,6 +383,51 @@ fn names_of(names: &[&str]) -> Vec<String> {
 }
 
 #[test]
+fn reads_what_endpoints_show() {
+    let base = "[servers.a]\nurl = 'http://a'\n[servers.off]\nurl = 'http://b'\ndisabled = true\n\
+                [endpoints.e]\nservers = ['a', 'off']\n";
+    let with = |more: &str| toml(&format!("{base}{more}"));
+    // What it makes of three tools.
+    let check = |more: &str, expected: [Option<&str>; 3]| {
+        let config = with(more).unwrap();
+        let table = crate::route::Table::build(&[config.servers[0].name.clone()], &config.endpoints).unwrap();
+        let endpoint = table.find("/mcp/e").unwrap();
+        let names = ["ls", "cp", "rm"].map(|tool| endpoint.tool_name(0, tool));
+        assert_eq!(names.each_ref().map(Option::as_deref), expected, "{more}");
+    };
+    check("", [Some("a__ls"), Some("a__cp"), Some("a__rm")]);
+    check("tools.a.allow = ['?s']", [Some("a__ls"), None, None]);
+    check("tools.a.deny = ['rm*']", [Some("a__ls"), Some("a__cp"), None]);
+    check("tools.a.overrides.ls.name = 'list'", [Some("list"), Some("a__cp"), Some("a__rm")]);
+    check("tools.off.allow = ['x']", [Some("a__ls"), Some("a__cp"), Some("a__rm")]);
+    let hints = "tools.a.overrides.ls.annotations = { title = 'L', readOnlyHint = true }";
+    let config = with(&format!("{hints}\ntools.a.overrides.ls.title = 'T'")).unwrap();
+    let Members::These(members) = &config.endpoints[0].servers else { panic!("they were named") };
+    let instead = members[0].shows.as_ref().and_then(|shows| shows.instead("ls")).unwrap();
+    let annotations = serde_json::json!({"title": "L", "readOnlyHint": true});
+    assert_eq!((instead.title.as_deref(), &instead.annotations), (Some("T"), &Some(annotations)));
+    check_mistakes(
+        with(
+            "tools.b.allow = ['x']\ntools.a = { allow = ['a b'], deni = ['x'], overrides = { ls = \
+             { name = 'a b', titel = 'x', annotations = { readonly = true, title = 1 } } } }",
+        ),
+        &[
+            "endpoints.e.tools.b: is no server of this endpoint",
+            "endpoints.e.tools.a.allow: \"a b\" is no pattern",
+            "endpoints.e.tools.a.deni: is unknown",
+            "endpoints.e.tools.a.overrides.ls.name: is not a name",
+            "endpoints.e.tools.a.overrides.ls.titel: is unknown",
+            "annotations.readonly: is unknown",
+            "annotations.title: is a whole number",
+        ],
+    );
+    check_mistakes(
+        toml("[servers.a]\nurl = 'http://a'\n[endpoints.e]\ntools.a.allow = ['x']"),
+        &["endpoints.e.tools.a: is of one of the endpoint's servers; name them"],
+    );
+}
+
+#[test]
 fn mcp_json_beside_toml() {
     let json = r#"{"mcpServers": {
         "my server": {"url": "http://m", "headers": {"X-Key": "${KEY:-k}", "Content-Type": "application/json"}},
@@ -483,15 +528,17 @@ fn every_key_is_documented() {
         "log.",
         "servers.a.",
         "endpoints.a.",
+        "endpoints.a.tools.a.",
+        "endpoints.a.tools.a.overrides.x.",
+        "endpoints.a.tools.a.overrides.x.annotations.",
     ] {
         let found = toml(&format!("{section}completely_unknown_key = 1")).unwrap_err().to_string();
         let (_, known) = found.lines().find_map(|line| line.split_once("known here: ")).unwrap();
         for key in known.split(", ") {
             let documented = documented("toml");
-            assert!(
-                documented.contains(&format!("{key} = ")) || documented.contains(&format!("[{section}{key}")),
-                "{section}{key}"
-            );
+            // As a key, as a table, or as a table of tables.
+            let forms = [format!("{key} = "), format!("[{section}{key}"), format!(".{key}.")];
+            assert!(forms.iter().any(|form| documented.contains(form)), "{section}{key}");
         }
     }
 }

@@ -339,6 +339,11 @@ mod tests {
         let of = |path: &str| table.find(path).expect("it is there").tool_name(0, tool).map(Cow::into_owned);
         assert_eq!(of("/mcp/e").as_deref(), expected, "{tool}");
         assert_eq!(of("/servers/a/mcp").as_deref(), Some(tool), "by itself a server is as it is");
+        let endpoint = table.find("/mcp/e").expect("it is there");
+        // What its server would be called for is known while that is away, unless it says so itself.
+        let leads = |name: &str| endpoint.leads_to(0, name);
+        assert!(expected.is_none_or(|name| leads(name) || name == tool), "{expected:?}");
+        assert!(!leads("y__ls") && !leads("lister") && !leads("x_ls"));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 pub mod address;
 pub mod bounds;
-mod endpoint;
+pub mod endpoint;
 mod fields;
 pub mod headers;
 pub mod mcp_json;

@@ -257,9 +257,10 @@ fn shown<'a>(server_id: Uuid, name: &str, tools: impl Iterator<Item = &'a MetaTo
             server.deny.push(pattern(&tool.tool_name));
             continue;
         }
+        let given = tool.override_name.as_ref().filter(|given| !given.trim().is_empty());
         let instead = ToolOverride {
             tool: tool.tool_name.clone(),
-            name: given(&tool.override_name).map(|given| format!("{name}{SEPARATOR}{given}")),
+            name: given.map(|given| format!("{name}{SEPARATOR}{given}")),
             title: tool.override_title.clone(),
             description: tool.override_description.clone(),
             annotations: tool.override_annotations.clone(),
@@ -275,10 +276,6 @@ fn shown<'a>(server_id: Uuid, name: &str, tools: impl Iterator<Item = &'a MetaTo
 /// For a name alone, and for one that no pattern can spell, for as little more as may be.
 fn pattern(tool: &str) -> String {
     tool.chars().map(|c| if c.is_whitespace() || c.is_control() { '?' } else { c }).collect()
-}
-
-fn given(name: &Option<String>) -> Option<&str> {
-    name.as_deref().filter(|name| !name.trim().is_empty())
 }
 
 /// As the gateway keeps a server: what may be seen of it, and the rest sealed.
