@@ -130,6 +130,7 @@ pub async fn follow(mut triggers: Triggers, mut served: Served, mut publisher: P
                 let fleet =
                     if served.renew() { served.publish(&mut publisher).await } else { publisher.current() };
                 served.note(&fleet, changes);
+                triggers.source.keep(&served.stored).await;
             }
             // It is tried again each second, and said once.
             Err(error) => {

@@ -17,7 +17,9 @@ pub struct Source {
     store: Store,
     sealer: Arc<Sealer>,
     /// `None`: the store is a file of this machine, and never away.
-    kept: Option<Arc<Snapshot>>,
+    snapshot: Option<Arc<Snapshot>>,
+    /// What is in the snapshot, if it was written by this process.
+    kept: Option<Stored>,
 }
 
 /// A start waits so long for a database before it goes by what was kept: nobody is served meanwhile.
@@ -26,7 +28,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(5);
 impl Source {
     /// `kept`: where to keep what was read.
     pub fn new(store: Store, sealer: Arc<Sealer>, kept: Option<PathBuf>) -> Self {
-        Self { store, sealer, kept: kept.map(|path| Arc::new(Snapshot::of_fleet(path))) }
+        let snapshot = kept.map(|path| Arc::new(Snapshot::of_fleet(path)));
+        Self { store, sealer, snapshot, kept: None }
     }
 
     /// At a start: as the store says, or else as an earlier run kept it, or else nothing. `is_away`: it is not asked.
@@ -40,10 +43,10 @@ impl Source {
                 Err(_elapsed) => tracing::error!("servers and endpoints of the store were not read in time"),
             }
         }
-        let (Some(kept), sealer) = (self.kept.clone(), Arc::clone(&self.sealer)) else {
+        let (Some(snapshot), sealer) = (self.snapshot.clone(), Arc::clone(&self.sealer)) else {
             return Stored::default();
         };
-        match spawn_blocking(move || kept.read(&sealer)).await {
+        match spawn_blocking(move || snapshot.read(&sealer)).await {
             Ok(Ok(Some(stored))) => {
                 tracing::warn!("started with the servers and endpoints of an earlier run");
                 stored
@@ -66,14 +69,22 @@ impl Source {
         // In this order: a server that an endpoint names is there, unless it was deleted in between.
         let endpoints = self.store.endpoints().await?.rows;
         let servers = self.store.servers().await?.rows;
-        let stored = Stored { servers, endpoints };
-        if let Some(kept) = self.kept.clone() {
-            let (sealer, kept_now) = (Arc::clone(&self.sealer), stored.clone());
-            let keeping = spawn_blocking(move || kept.write(&sealer, &kept_now)).await;
-            if let Ok(Err(error)) = keeping {
+        Ok(Stored { servers, endpoints })
+    }
+
+    /// Keeps what is served, for a start without the store. Waits for the disk. Cancel safe.
+    pub async fn keep(&mut self, stored: &Stored) {
+        let Some(snapshot) = self.snapshot.clone().filter(|_| self.kept.as_ref() != Some(stored)) else {
+            return;
+        };
+        let (sealer, now) = (Arc::clone(&self.sealer), stored.clone());
+        match spawn_blocking(move || snapshot.write(&sealer, &now).map(|()| now)).await {
+            Ok(Ok(now)) => self.kept = Some(now),
+            Ok(Err(error)) => {
                 tracing::warn!(%error, "servers and endpoints of the store are not kept for a start without it");
             }
+            // The runtime is stopping.
+            Err(_) => {}
         }
-        Ok(stored)
     }
 }

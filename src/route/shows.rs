@@ -1,6 +1,6 @@
 //! What an endpoint shows of the tools of one of its servers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -10,11 +10,18 @@ use crate::base::Glob;
 /// Which tools of a server are shown, and as what. By the server's own names; never changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shows {
-    /// None: every tool.
-    allow: Vec<Glob>,
+    /// `None`: every tool.
+    allow: Option<Patterns>,
     /// Wins over `allow`.
-    deny: Vec<Glob>,
+    deny: Patterns,
     overrides: BTreeMap<String, Override>,
+}
+
+/// Most patterns stand for themselves: a thousand of them are one look.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Patterns {
+    names: BTreeSet<String>,
+    globs: Vec<Glob>,
 }
 
 /// What is said of a tool in place of what its server says. `None` leaves that as it is.
@@ -30,6 +37,17 @@ pub struct Override {
     pub annotations: Option<Value>,
 }
 
+impl Patterns {
+    fn new(globs: Vec<Glob>) -> Self {
+        let (names, globs): (Vec<_>, Vec<_>) = globs.into_iter().partition(Glob::is_literal);
+        Self { names: names.iter().map(|name| name.as_str().to_owned()).collect(), globs }
+    }
+
+    fn hold(&self, tool: &str) -> bool {
+        self.names.contains(tool) || self.globs.iter().any(|glob| glob.matches(tool))
+    }
+}
+
 impl Shows {
     /// `None` where everything is shown as it is.
     pub fn new(
@@ -38,13 +56,13 @@ impl Shows {
         overrides: BTreeMap<String, Override>,
     ) -> Option<Arc<Self>> {
         let is_all = allow.is_empty() && deny.is_empty() && overrides.is_empty();
-        (!is_all).then(|| Arc::new(Self { allow, deny, overrides }))
+        let allow = (!allow.is_empty()).then(|| Patterns::new(allow));
+        (!is_all).then(|| Arc::new(Self { allow, deny: Patterns::new(deny), overrides }))
     }
 
     /// Whether a tool is there at all.
     pub(super) fn admits(&self, tool: &str) -> bool {
-        let matches = |globs: &[Glob]| globs.iter().any(|glob| glob.matches(tool));
-        (self.allow.is_empty() || matches(&self.allow)) && !matches(&self.deny)
+        self.allow.as_ref().is_none_or(|allow| allow.hold(tool)) && !self.deny.hold(tool)
     }
 
     /// What is said of a tool instead.
