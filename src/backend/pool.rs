@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use super::answer::{Answer, Answered, Body, Head};
 use super::connect::connect;
 use super::outgoing::Outgoing;
+use super::patience::Patience;
 use super::wire::{SendError, Wire};
 use super::{Backend, BackendError, Stage};
 
@@ -60,7 +61,11 @@ impl Pool {
     /// A request is sent a second time only when nothing of it was written the first time.
     ///
     /// Not cancel safe: dropping it closes the connection, which tells the backend to stop.
-    pub async fn send(self: &Rc<Self>, request: &Outgoing, lane: Lane) -> Result<Answered, BackendError> {
+    pub async fn send(
+        self: &Rc<Self>,
+        request: &Outgoing,
+        lane: Lane,
+    ) -> Result<Box<Answered>, BackendError> {
         let permit = match lane {
             Lane::Call => Some(self.backend.bounds.admit(&self.backend.config).await?),
             Lane::Stream => None,
@@ -76,14 +81,11 @@ impl Pool {
                 Some(wire) => wire,
                 None => Box::pin(self.open()).await?,
             };
-            let sending = wire.send(request, &self.backend);
-            let sent = timeout(self.backend.config.first_byte_timeout, sending).await;
-            match sent {
-                Ok(Ok((head, body))) => return Ok(self.answer(head, body, wire, lane, permit)),
-                Ok(Err(SendError::Unsent)) if !fresh => {}
-                Ok(Err(SendError::Unsent)) => return Err(BackendError::bare(Stage::Unsent)),
-                Ok(Err(SendError::Sent(error))) => return Err(error),
-                Err(_elapsed) => return Err(BackendError::bare(Stage::FirstByteTimeout)),
+            match wire.send(request, &self.backend).await {
+                Ok((head, body)) => return Ok(self.answer(head, body, wire, lane, permit)),
+                Err(SendError::Unsent) if !fresh => {}
+                Err(SendError::Unsent) => return Err(BackendError::bare(Stage::Unsent)),
+                Err(SendError::Sent(error)) => return Err(error),
             }
         }
     }
@@ -95,12 +97,12 @@ impl Pool {
         wire: Box<Wire>,
         lane: Lane,
         permit: Option<Permit>,
-    ) -> Answered {
+    ) -> Box<Answered> {
         let idle_timeout = match lane {
             Lane::Call => Some(self.backend.config.stream_idle_timeout),
             Lane::Stream => None,
         };
-        Answered { head, body: Answer::new(body, wire, Rc::clone(self), idle_timeout, permit) }
+        Box::new(Answered { head, body: Answer::new(body, wire, Rc::clone(self), idle_timeout, permit) })
     }
 
     /// An idle connection that can be used. The youngest first, so that the old ones age and close.
@@ -116,7 +118,10 @@ impl Pool {
 
     async fn open(&self) -> Result<Box<Wire>, BackendError> {
         let Backend { target, config, .. } = &*self.backend;
-        let opening = async { Ok(Box::new(Wire::new(connect(target, config.private_addresses).await?))) };
+        let opening = async {
+            let patience = Patience::new(config.first_byte_timeout);
+            Ok(Box::new(Wire::new(connect(target, config.private_addresses).await?, patience)))
+        };
         timeout(self.backend.config.connect_timeout, opening)
             .await
             .unwrap_or_else(|_elapsed| Err(BackendError::bare(Stage::ConnectTimeout)))
