@@ -210,6 +210,8 @@ mod tests {
             idle_connections_max: 1,
             idle_age_max: patience,
             fast_lane: true,
+            private_addresses: true,
+            alias: None,
         };
         let roots = TlsRoots::from_roots(rustls::RootCertStore::empty());
         Backend::new(BackendId(0), config, &roots).expect("the address is valid")
