@@ -103,19 +103,19 @@ impl Tools<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::EndpointName;
+    use crate::base::{EndpointName, Glob};
     use crate::catalog::{Item, ServerLists, merge};
-    use crate::route::{EndpointConfig, Prefix};
+    use crate::route::{EndpointConfig, Member, Members, Override, Prefix, Shows};
     use crate::store::Grants;
 
-    /// Each server lists `x`, and a tool that bears its name.
+    /// Each server lists the same, and a tool that bears its name.
     fn merged(endpoint: &Endpoint) -> Merged {
         let item = |key: &str| {
             let raw = format!(r#"{{"name":"{key}"}}"#);
             Item { key: key.to_owned(), key_start: 8, key_end: raw.len() - 1, raw: raw.into() }
         };
         let lists = endpoint.servers.iter().map(|place| {
-            let tools = vec![item("x"), item(place.name.as_str())];
+            let tools = ["x", "ls", "rm", place.name.as_str()].map(item).into();
             Ok(Arc::new(ServerLists {
                 items: [tools, Vec::new(), Vec::new(), Vec::new()],
                 ..ServerLists::default()
@@ -130,15 +130,21 @@ mod tests {
         let name = |text: &str| ServerName::new(text).expect("valid");
         let endpoint = |text: &str, servers: &[&str], prefix| EndpointConfig {
             name: EndpointName::new(text).expect("valid"),
-            servers: servers.iter().map(|text| name(text)).collect(),
+            servers: Members::whole(servers.iter().map(|text| name(text))),
             prefix,
         };
+        let renamed = Override { name: Some("list".to_owned()), ..Override::default() };
+        let deny = vec![Glob::new("rm*").expect("valid")];
+        let shows = Shows::new(Vec::new(), deny, [("ls".to_owned(), renamed)].into());
+        let partly = Members::These(vec![Member { server: name("a"), shows }]);
+        let partly = EndpointConfig { servers: partly, ..endpoint("partly", &[], Prefix::Always) };
         let table = Table::build(
             &[name("a"), name("b"), name("alone")],
             &[
                 endpoint("default", &["a", "b"], Prefix::Always),
                 endpoint("bare", &["b"], Prefix::Never),
                 endpoint("both", &["a", "b"], Prefix::Never),
+                partly,
             ],
         )
         .expect("all servers exist");
@@ -183,5 +189,11 @@ mod tests {
         check(Some(&["both", "servers/a"]), None, "a", "x", true);
         // Nobody lists it.
         check(Some(&["default"]), None, "a", "y", false);
+        // By the names that the endpoint gives, and only what it shows.
+        check(Some(&["partly"]), None, "a", "x", true);
+        check(Some(&["partly"]), None, "a", "rm", false);
+        check(Some(&["partly", "default"]), None, "a", "rm", true);
+        check(Some(&["partly"]), Some(&["list"]), "a", "ls", true);
+        check(Some(&["partly"]), Some(&["a__*"]), "a", "ls", false);
     }
 }

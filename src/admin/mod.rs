@@ -12,6 +12,7 @@ mod request;
 mod problem;
 mod access;
 mod health;
+mod standing;
 mod servers;
 mod endpoints;
 mod import;
@@ -29,12 +30,15 @@ mod swagger;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use http::request::Parts as Head;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+use serde_json::Value;
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use crate::auth::{Authenticator, Check, Credential, Denied, Identity, Mode};
 use crate::backend::TlsRoots;
@@ -44,7 +48,7 @@ use crate::fleet::Fleet;
 use crate::journal::usage::Counters;
 use crate::limits::{Limits, Permit};
 use crate::session::Sessions;
-use crate::store::{Audit, Role, Store};
+use crate::store::{Audit, Role, Store, Uuid};
 use definition::Rules;
 use problem::Problem;
 use routes::{Found, Operation, find};
@@ -53,6 +57,7 @@ pub use errand::{ErrandRunner, Errands};
 pub use events::Events;
 pub use openapi::document;
 pub use routes::{Policy, ROUTES, Route};
+pub use standing::{Stand, Standing};
 
 /// What the control plane is made of.
 pub struct Parts {
@@ -68,6 +73,8 @@ pub struct Parts {
     pub limits: Arc<Limits>,
     /// What is served.
     pub fleet: watch::Receiver<Arc<Fleet>>,
+    /// What became of what is stored.
+    pub standing: watch::Receiver<Arc<Standing>>,
     /// Legacy sessions.
     pub sessions: Arc<Sessions>,
     /// Where servers are talked to.
@@ -222,6 +229,20 @@ impl Admin {
         self.changes.send_modify(|version| *version += 1);
     }
 
+    fn standing(&self) -> Arc<Standing> {
+        Arc::clone(&self.parts.standing.borrow())
+    }
+
+    /// Waits until what was changed here so far is served, so that whoever made a server can call it next. Not for
+    /// long: what is shown says whether it is.
+    async fn taken_up(&self) {
+        let changes = *self.changes.borrow();
+        let mut standing = self.parts.standing.clone();
+        let is_served = standing.wait_for(|standing| standing.changes >= changes);
+        // An error: the gateway is stopping.
+        drop(timeout(TAKE_UP_TIMEOUT, is_served).await);
+    }
+
     async fn identify(&self, headers: &HeaderMap) -> Result<Identity, Denied> {
         match self.known(headers)? {
             Check::Granted(identity) => Ok(identity),
@@ -247,6 +268,15 @@ impl Admin {
             Check::Refused(denied) => Err(denied),
             Check::Ask => self.parts.auth.ask(credential).await,
         }
+    }
+}
+
+/// Says of a row whether it is served, and if not, why.
+fn show_standing(view: &mut Value, standing: &Standing, id: Uuid, version: u64) {
+    let stand = standing.of(id, version);
+    view["served"] = stand.is_ok().into();
+    if let Err(reason) = stand {
+        view["reason"] = reason.into();
     }
 }
 
@@ -309,6 +339,9 @@ fn credential(headers: &HeaderMap) -> Result<Option<Credential<'_>>, Denied> {
     };
     Credential::from_headers(value("authorization")?, value("x-api-key")?)
 }
+
+/// Whoever changes something waits so long for it to be served; usually it takes milliseconds.
+const TAKE_UP_TIMEOUT: Duration = Duration::from_secs(1);
 
 const NOWHERE: &str = "MCP is served at /mcp, /mcp/{endpoint}, /metamcp/{endpoint}/mcp and /servers/{server}/mcp; \
                        what else there is, at /swagger-ui";
