@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 
 use crate::base::unix_s;
 use crate::store::{Retention, Retired, Store, StoreError};
@@ -10,12 +10,15 @@ use crate::store::{Retention, Retired, Store, StoreError};
 /// Between two looks for what is old. What is kept for days may stay an hour longer.
 const POLL: Duration = Duration::from_hours(1);
 
+/// A start asks enough of the store.
+const FIRST: Duration = Duration::from_secs(3);
+
 /// Between two bites: administration and usage go on meanwhile.
 const PAUSE: Duration = Duration::from_millis(250);
 
 /// Never ends.
 pub async fn keep(store: Store, retention: Retention) {
-    let mut poll = interval(POLL);
+    let mut poll = interval_at(Instant::now() + FIRST, POLL);
     poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         poll.tick().await;
