@@ -357,9 +357,11 @@ async fn watch_keys(authenticator: Arc<Authenticator>, store: Store, changed: wa
     let mut watch = store.watch();
     let mut known = None;
     loop {
-        let Seen { epochs, away } = watch.borrow_and_update().clone();
-        authenticator.note_away(away.as_ref());
-        if away.is_none() && known != Some((epochs.keys, epochs.jwt_keys)) {
+        let Seen { epochs, away, asked } = watch.borrow_and_update().clone();
+        if asked {
+            authenticator.note_away(away.as_ref());
+        }
+        if asked && away.is_none() && known != Some((epochs.keys, epochs.jwt_keys)) {
             match authenticator.refresh().await {
                 // Whether or not it was this look that found the news: a request may just have had one of its own.
                 Ok(_) => {
