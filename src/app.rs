@@ -54,6 +54,9 @@ const GRACE_POLL: Duration = Duration::from_secs(10);
 /// Between two tries to reach a database at the start.
 const DATABASE_WAIT: Duration = Duration::from_secs(2);
 
+/// Of the threads that run argon2: a tenth of what others get of a core that all of them want.
+const HASH_NICE: i32 = 10;
+
 /// For the workers to end after what was under way was cut.
 const CUT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -259,6 +262,7 @@ async fn keys(config: &Config) -> Result<(Arc<Authenticator>, Store), AppError> 
         jwt_secret,
         token_lifetime: timing.token_lifetime,
         hash_permits: timing.hash_permits,
+        hash_thread: make_way,
         hash_queue_max: timing.hash_queue_max,
         verified_for: timing.verified_for,
     };
@@ -269,6 +273,13 @@ async fn keys(config: &Config) -> Result<(Arc<Authenticator>, Store), AppError> 
     let store = Store::postgres(url)?;
     let authenticator = keys_of_server(auth_config, &store, config.data_dir.join(KEYRING)).await?;
     Ok((Arc::new(authenticator), store))
+}
+
+/// Whoever guesses at keys has argon2 run all the time: what is left of the cores is enough for that.
+fn make_way() {
+    if let Err(error) = rustix::process::setpriority_process(None, HASH_NICE) {
+        tracing::debug!(%error, "threads that verify keys compete with those that answer");
+    }
 }
 
 /// A server that is away is waited for, unless an earlier run left its keyring: whoever restarts us would only do the
