@@ -1,7 +1,10 @@
 //! Builds the parts from a `Config`, runs them, and ends them in order.
 
+mod follow;
+mod join;
 mod publish;
 mod reload;
+mod stored;
 mod usage;
 
 use std::future::Future;
@@ -24,17 +27,21 @@ use crate::auth::{
     Secrets, SecretsError, create_key, parse_encryption_key, parse_jwt_secret,
 };
 use crate::backend::TlsRoots;
-use crate::base::{Phase, ServerName};
+use crate::base::{EndpointName, Phase, ServerName};
 use crate::catalog::{Catalog, View};
 use crate::config::Config;
 use crate::fleet::{Fleet, FleetBuilder};
 use crate::journal::JournalError;
 use crate::journal::usage::Outbox;
 use crate::limits::Limits;
-use crate::route::EndpointConfig;
+use crate::route::{EndpointConfig, Members};
 use crate::server::{self, ControlPlane, ControlRequest, ControlResponse, ListenError, Shared, Workers};
 use crate::session::Sessions;
 use crate::store::{Audit, Grants, Seen, ServerKind, Store, StoreError};
+
+use follow::{Served, Triggers, follow};
+use join::Joined;
+use stored::Source;
 
 pub use publish::Publisher;
 pub use reload::Reload;
@@ -44,6 +51,9 @@ const DATABASE: &str = "metamcp.sqlite";
 
 /// The last keyring that was read from a database server, in the data directory.
 const KEYRING: &str = "keyring.sealed";
+
+/// Likewise the last servers and endpoints.
+const FLEET: &str = "fleet.sealed";
 
 /// Between two tries to read keys that are known to have changed.
 const KEY_RETRY: Duration = Duration::from_secs(1);
@@ -85,8 +95,10 @@ pub struct Greeting {
     pub asks_for_key: bool,
     /// By name, without addresses.
     pub servers: Vec<ServerName>,
-    /// By name.
-    pub endpoints: Vec<EndpointConfig>,
+    /// By name, each with its servers.
+    pub endpoints: Vec<(EndpointName, Vec<ServerName>)>,
+    /// Whether what is served stands in for what is not there yet.
+    pub is_demo: bool,
 }
 
 /// Why the gateway cannot start. Each text says what to do.
@@ -140,7 +152,10 @@ impl App {
         let (authenticator, store) = keys(&config).await?;
         let roots = system_roots();
         let mut builder = FleetBuilder::new(roots.clone());
-        let fleet = builder.next(config.servers.clone(), config.endpoints.clone());
+        let rules = rules(&config);
+        let (source, served) = stored(&config, &authenticator, &store, &rules).await;
+        let fleet = builder.next(served.joined().servers.clone(), served.joined().endpoints.clone());
+        served.note(&fleet, 0);
         let (catalog, keeper) = Catalog::new(config.catalog.clone(), &fleet);
         let sessions = Arc::new(Sessions::new(config.session.clone(), Arc::clone(authenticator.sealer())));
         let (phase, phases) = watch::channel(Phase::Serve);
@@ -156,12 +171,14 @@ impl App {
             catalog_config: config.catalog.clone(),
             limits: Arc::clone(&limits),
             fleet: fleet_now.clone(),
+            standing: served.standing(),
             sessions: Arc::clone(&sessions),
             errands,
             roots,
-            rules: rules(&config),
+            rules,
             phase: phases.clone(),
         });
+        let changes = admin.fleet_changes();
         let shared = Arc::new(Shared {
             guard: server::Guard::new(&config.server),
             config: config.server.clone(),
@@ -181,21 +198,16 @@ impl App {
         let first_key = first_key(&config, &store, &authenticator).await?;
         spawn_local(runner.run());
         spawn_local(keeper.plant().run());
+        let greeting = greeting(&config, &workers, first_key, served.joined());
         spawn_local(list_early(catalog, fleet));
         let publisher = Publisher::new(builder, fleets, shared);
-        let reloading = spawn_local(reload::on_signal(hangups, reload, config.clone(), publisher));
-        spawn_local(watch_keys(authenticator, store.clone(), keys_changed));
+        let seen = store.watch();
+        let server::Config { drain_delay, drain_deadline, .. } = config.server;
+        spawn_local(watch_keys(authenticator, seen.clone(), keys_changed));
+        let triggers = Triggers { hangups, reload, running: config, source, seen, changes };
+        let reloading = spawn_local(follow(triggers, served, publisher));
         spawn_local(end_grace(store.clone()));
         let (ended, handing_on) = hand_on_usage(outbox, store);
-        let scheme = if config.server.tls.is_some() { "https" } else { "http" };
-        let greeting = Greeting {
-            url: format!("{scheme}://{}", workers.address),
-            first_key,
-            asks_for_key: config.auth_mode == auth::Mode::Keys,
-            servers: config.servers.into_iter().map(|server| server.name).collect(),
-            endpoints: config.endpoints,
-        };
-        let server::Config { drain_delay, drain_deadline, .. } = config.server;
         Ok(Self { greeting, workers, phase, reloading, drain_delay, drain_deadline, ended, handing_on })
     }
 
@@ -233,6 +245,31 @@ impl App {
             _ = interrupt.recv() => tracing::warn!("stopped at once"),
         }
         Ok(())
+    }
+}
+
+/// What the store says at the start, with what the files say, and where to read it again.
+async fn stored(config: &Config, auth: &Authenticator, store: &Store, rules: &Rules) -> (Source, Served) {
+    let kept = config.database_url.is_some().then(|| config.data_dir.join(FLEET));
+    let source = Source::new(store.clone(), Arc::clone(auth.sealer()), kept);
+    let stored = source.first(auth.health().away.is_some()).await;
+    (source, Served::new(config, stored, Arc::clone(auth.sealer()), rules.allow_private))
+}
+
+fn greeting(config: &Config, workers: &Workers, first_key: Option<String>, joined: &Joined) -> Greeting {
+    let scheme = if config.server.tls.is_some() { "https" } else { "http" };
+    let servers: Vec<ServerName> = joined.servers.iter().map(|server| server.name.clone()).collect();
+    let of = |endpoint: &EndpointConfig| match &endpoint.servers {
+        Members::Every => servers.clone(),
+        Members::These(members) => members.iter().map(|member| member.server.clone()).collect(),
+    };
+    Greeting {
+        url: format!("{scheme}://{}", workers.address),
+        first_key,
+        asks_for_key: config.auth_mode == auth::Mode::Keys,
+        endpoints: joined.endpoints.iter().map(|endpoint| (endpoint.name.clone(), of(endpoint))).collect(),
+        is_demo: config.stand_in.as_ref().is_some_and(|stand_in| joined.servers.contains(stand_in)),
+        servers,
     }
 }
 
@@ -364,8 +401,11 @@ fn hand_on_usage(outbox: Option<Outbox>, store: Store) -> (watch::Sender<Phase>,
 }
 
 /// Looks for keys that changed, and says so.
-async fn watch_keys(authenticator: Arc<Authenticator>, store: Store, changed: watch::Sender<u64>) {
-    let mut watch = store.watch();
+async fn watch_keys(
+    authenticator: Arc<Authenticator>,
+    mut watch: watch::Receiver<Seen>,
+    changed: watch::Sender<u64>,
+) {
     let mut known = None;
     loop {
         let Seen { epochs, away, asked } = watch.borrow_and_update().clone();

@@ -1,11 +1,10 @@
 //! What a key may see and call of one server, over all endpoints that show it. The predicate is that of the data plane.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::auth::Identity;
 use crate::base::ServerName;
-use crate::route::{Endpoint, Prefix, SEPARATOR, Shape, Table};
+use crate::route::{Endpoint, Table};
 
 /// The ways by which a key reaches a server: endpoints, and the server's own path.
 pub struct Reach<'a> {
@@ -26,11 +25,9 @@ impl<'a> Reach<'a> {
     /// Whether the key may call that tool of the server, under one of the names that those ways give it.
     pub fn admits(&self, tool: &str) -> bool {
         self.ways.iter().any(|endpoint| {
-            let name = match endpoint.shape {
-                Shape::Aggregate(Prefix::Always) => Cow::Owned(format!("{}{SEPARATOR}{tool}", self.server)),
-                Shape::Aggregate(Prefix::Never) | Shape::Single => Cow::Borrowed(tool),
-            };
-            self.identity.may(&endpoint.scope, &name)
+            let place = endpoint.servers.iter().position(|place| place.name == *self.server);
+            let name = place.and_then(|place| endpoint.tool_name(place, tool));
+            name.is_some_and(|name| self.identity.may(&endpoint.scope, &name))
         })
     }
 }
@@ -38,8 +35,8 @@ impl<'a> Reach<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::EndpointName;
-    use crate::route::EndpointConfig;
+    use crate::base::{EndpointName, Glob};
+    use crate::route::{EndpointConfig, Member, Members, Override, Prefix, Shows};
     use crate::store::Grants;
 
     #[track_caller]
@@ -47,12 +44,21 @@ mod tests {
         let name = |text: &str| ServerName::new(text).expect("valid");
         let endpoint = |text: &str, servers: &[&str], prefix| EndpointConfig {
             name: EndpointName::new(text).expect("valid"),
-            servers: servers.iter().map(|text| name(text)).collect(),
+            servers: Members::whole(servers.iter().map(|text| name(text))),
             prefix,
         };
+        let renamed = Override { name: Some("list".to_owned()), ..Override::default() };
+        let deny = vec![Glob::new("rm*").expect("valid")];
+        let shows = Shows::new(Vec::new(), deny, [("ls".to_owned(), renamed)].into());
+        let partly = Members::These(vec![Member { server: name("a"), shows }]);
+        let partly = EndpointConfig { servers: partly, ..endpoint("partly", &[], Prefix::Always) };
         let table = Table::build(
             &[name("a"), name("b"), name("alone")],
-            &[endpoint("default", &["a", "b"], Prefix::Always), endpoint("bare", &["b"], Prefix::Never)],
+            &[
+                endpoint("default", &["a", "b"], Prefix::Always),
+                endpoint("bare", &["b"], Prefix::Never),
+                partly,
+            ],
         )
         .expect("all servers exist");
         let list = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect();
@@ -84,5 +90,11 @@ mod tests {
         check(Some(&["servers/b"]), None, "a", "x", false);
         check(Some(&["bare"]), Some(&["x"]), "b", "x", true);
         check(Some(&["default"]), Some(&["x"]), "b", "x", false);
+        // By the names that the endpoint gives, and only what it shows.
+        check(Some(&["partly"]), None, "a", "x", true);
+        check(Some(&["partly"]), None, "a", "rm", false);
+        check(Some(&["partly", "default"]), None, "a", "rm", true);
+        check(Some(&["partly"]), Some(&["list"]), "a", "ls", true);
+        check(Some(&["partly"]), Some(&["a__*"]), "a", "ls", false);
     }
 }

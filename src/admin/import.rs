@@ -34,6 +34,7 @@ impl Admin {
         for entry in entries {
             items.push(self.import_one(entry, replaces, call).await?);
         }
+        self.taken_up().await;
         Ok(ok(&json!(ImportReport { items })))
     }
 

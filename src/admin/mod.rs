@@ -12,6 +12,7 @@ mod request;
 mod problem;
 mod access;
 mod health;
+mod standing;
 mod servers;
 mod endpoints;
 mod import;
@@ -25,12 +26,15 @@ mod openapi;
 mod swagger;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use http::request::Parts as Head;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use serde_json::Value;
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use crate::auth::{Authenticator, Check, Credential, Denied, Identity, Mode};
 use crate::backend::TlsRoots;
@@ -39,7 +43,7 @@ use crate::catalog::{self, Catalog};
 use crate::fleet::Fleet;
 use crate::limits::Limits;
 use crate::session::Sessions;
-use crate::store::{Audit, Role, Store};
+use crate::store::{Audit, Role, Store, Uuid};
 use definition::Rules;
 use problem::Problem;
 use routes::{Found, Operation, find};
@@ -47,6 +51,7 @@ use routes::{Found, Operation, find};
 pub use errand::{ErrandRunner, Errands};
 pub use openapi::document;
 pub use routes::{Policy, ROUTES, Route};
+pub use standing::{Stand, Standing};
 
 /// What the control plane is made of.
 pub struct Parts {
@@ -62,6 +67,8 @@ pub struct Parts {
     pub limits: Arc<Limits>,
     /// What is served.
     pub fleet: watch::Receiver<Arc<Fleet>>,
+    /// What became of what is stored.
+    pub standing: watch::Receiver<Arc<Standing>>,
     /// Legacy sessions.
     pub sessions: Arc<Sessions>,
     /// Where servers are talked to.
@@ -194,6 +201,20 @@ impl Admin {
         self.changes.send_modify(|version| *version += 1);
     }
 
+    fn standing(&self) -> Arc<Standing> {
+        Arc::clone(&self.parts.standing.borrow())
+    }
+
+    /// Waits until what was changed here so far is served, so that whoever made a server can call it next. Not for
+    /// long: what is shown says whether it is.
+    async fn taken_up(&self) {
+        let changes = *self.changes.borrow();
+        let mut standing = self.parts.standing.clone();
+        let is_served = standing.wait_for(|standing| standing.changes >= changes);
+        // An error: the gateway is stopping.
+        drop(timeout(TAKE_UP_TIMEOUT, is_served).await);
+    }
+
     async fn identify(&self, headers: &HeaderMap) -> Result<Identity, Denied> {
         match self.known(headers)? {
             Check::Granted(identity) => Ok(identity),
@@ -219,6 +240,15 @@ impl Admin {
             Check::Refused(denied) => Err(denied),
             Check::Ask => self.parts.auth.ask(credential).await,
         }
+    }
+}
+
+/// Says of a row whether it is served, and if not, why.
+fn show_standing(view: &mut Value, standing: &Standing, id: Uuid, version: u64) {
+    let stand = standing.of(id, version);
+    view["served"] = stand.is_ok().into();
+    if let Err(reason) = stand {
+        view["reason"] = reason.into();
     }
 }
 
@@ -273,6 +303,9 @@ fn credential(headers: &HeaderMap) -> Result<Option<Credential<'_>>, Denied> {
     };
     Credential::from_headers(value("authorization")?, value("x-api-key")?)
 }
+
+/// Whoever changes something waits so long for it to be served; usually it takes milliseconds.
+const TAKE_UP_TIMEOUT: Duration = Duration::from_secs(1);
 
 const NOWHERE: &str = "MCP is served at /mcp, /mcp/{endpoint}, /metamcp/{endpoint}/mcp and /servers/{server}/mcp; \
                        what else there is, at /swagger-ui";

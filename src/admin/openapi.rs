@@ -420,8 +420,8 @@ fn schemas() -> Value {
     add::<views::ImportItem>(&mut schemas);
     add::<views::ImportOutcome>(&mut schemas);
     served_only(&mut schemas["Server"]);
-    written(&mut schemas, "Server", &["name", "kind", "url"], &[("served", "boolean")]);
-    written(&mut schemas, "Endpoint", &["name"], &[]);
+    written(&mut schemas, "Server", &["name", "kind", "url"], &STANDING);
+    written(&mut schemas, "Endpoint", &["name"], &STANDING);
     Value::Object(schemas)
 }
 
@@ -438,6 +438,9 @@ fn served_only(server: &mut Value) {
         properties.retain(|name, _| !["command", "args", "cwd", "env", "sharing"].contains(&name.as_str()));
     }
 }
+
+/// Whether it is served, and if not, why.
+const STANDING: [(&str, &str); 2] = [("served", "boolean"), ("reason", "string")];
 
 /// From a document to its four forms: what is sent to add one, to put one (the name is in the path), to change one, and
 /// what comes back, with what only the gateway writes. That may be sent back, and is left out.

@@ -1,7 +1,6 @@
 //! Servers at work: a look at one, its tools, and calls of them.
 
 use std::fmt::Write as _;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,18 +8,17 @@ use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use serde_json::{Value, json};
-use tokio::net::lookup_host;
 
 use super::access::Reach;
 use super::call::{self, Outcome, ToolCall};
-use super::definition::{FieldError, Server, is_private};
+use super::definition::{FieldError, Server};
 use super::paths::server_alone;
 use super::problem::Problem;
 use super::request::{Query, json_body, ok, page};
 use super::servers::unprocessable;
 use super::views::{TestFound, TestResult};
 use super::{Admin, Call};
-use crate::backend::{self, Address, Backend, BackendId, Pool};
+use crate::backend::{self, Backend, BackendId, Pool};
 use crate::base::{Fault, Kind};
 use crate::catalog::{ListKind, Merged, Reason, View, probe};
 use crate::limits::Refused;
@@ -50,13 +48,12 @@ impl Admin {
         let row = self.server_row(call.parameter(0)).await?;
         let server = Server::from_row(&row, self.parts.auth.sealer())
             .map_err(|error| Problem::new(StatusCode::CONFLICT, error.to_string()))?;
-        let Some(config) = server.backend() else {
+        let Some(config) = server.backend(self.parts.rules.allow_private) else {
             let detail = "servers of this kind are not served by this version, and cannot be tested";
             return Err(Problem::new(StatusCode::CONFLICT, detail));
         };
         let begun = Instant::now();
-        let allow_private = server.allows_private(self.parts.rules.allow_private);
-        let tested = self.look_at(config, allow_private).await;
+        let tested = self.look_at(config).await;
         let milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         let (found, reason) = match tested {
             Ok(found) => (Some(found), None),
@@ -65,12 +62,9 @@ impl Admin {
         Ok(ok(&json!(TestResult { ok: found.is_some(), reason, found, milliseconds })))
     }
 
-    async fn look_at(&self, config: backend::Config, allow_private: bool) -> Result<TestFound, String> {
+    async fn look_at(&self, config: backend::Config) -> Result<TestFound, String> {
         let (roots, catalog) = (self.parts.roots.clone(), self.parts.catalog_config.clone());
         let looked = self.parts.errands.run(TEST_TIMEOUT, move || async move {
-            if !allow_private {
-                check_public(&config.address).await?;
-            }
             let backend =
                 Backend::new(BackendId(0), config, &roots).map_err(|invalid| invalid.to_string())?;
             let found = probe(&Pool::new(backend), &catalog).await?;
@@ -169,7 +163,7 @@ impl Admin {
         }
     }
 
-    /// By UUID. What is stored and not served is nothing to a client, and not yet anything to an administrator.
+    /// By UUID. What is stored and not served is nothing to a client, and said to an administrator.
     async fn served_by_id(
         &self,
         reference: &str,
@@ -181,9 +175,11 @@ impl Admin {
             return Ok(None);
         }
         let Some(row) = self.parts.store.server(reference).await? else { return Ok(None) };
-        let endpoint = server_alone(table, &row.name);
+        // Another server, of a file, may be served under the name of this one.
+        let is_served = self.standing().serves(row.id);
+        let endpoint = server_alone(table, &row.name).filter(|_| is_served);
         if endpoint.is_none() && call.is_admin() {
-            let detail = "this server is stored and not served: it is disabled, or not published yet";
+            let detail = "this server is stored and not served; GET it to see why";
             return Err(Problem::new(StatusCode::CONFLICT, detail));
         }
         Ok(endpoint)
@@ -192,18 +188,6 @@ impl Admin {
 
 fn away(reason: &Reason) -> Problem {
     Problem::later(format!("the server is not available: {}; nothing was called", reason.text()))
-}
-
-/// Every address that the name has now. The data plane checks again where it connects: names change.
-async fn check_public(address: &Address) -> Result<(), String> {
-    let private =
-        || Err("it leads to a private address; set allow_private if that is what you want".to_owned());
-    let Address::Http(url) = address else { return private() };
-    let host = url.host_str().unwrap_or_default();
-    let bare = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-    let found = lookup_host((bare, url.port_or_known_default().unwrap_or(0))).await;
-    let addresses: Vec<SocketAddr> = found.map_err(|_| "its name has no address".to_owned())?.collect();
-    if addresses.iter().any(|address| is_private(address.ip())) { private() } else { Ok(()) }
 }
 
 fn accepts_events(headers: &HeaderMap) -> bool {

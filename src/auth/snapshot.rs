@@ -1,7 +1,7 @@
-//! The last keyring that was read, on disk: for a start while the database is away.
+//! What was last read of a database, on disk: for a start while it is away.
 //!
 //! ```text
-//! file = header | sealed JSON of {written_at, keys, ring}     mode 0600, put in place by renaming
+//! file = header | sealed JSON, of the keyring {written_at, keys, ring}     mode 0600, put in place by renaming
 //! ```
 
 use std::fs::{File, OpenOptions};
@@ -10,6 +10,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 
@@ -19,18 +20,13 @@ use super::ring::KeptRing;
 use super::seal::{Purpose, Sealer};
 use super::secrets::random_bytes;
 
-/// Where the last keyring is kept.
+/// Where something of the database is kept.
 #[derive(Debug)]
 pub struct Snapshot {
     path: PathBuf,
-    /// Guards the one that is to be written next, and whether there is a thread that writes.
-    next: Mutex<Next>,
-}
-
-#[derive(Debug, Default)]
-struct Next {
-    kept: Option<Kept>,
-    is_writing: bool,
+    purpose: Purpose,
+    /// What the file is, and its version: bound to what is sealed.
+    header: &'static [u8],
 }
 
 /// What was kept.
@@ -63,8 +59,67 @@ pub enum SnapshotError {
 }
 
 impl Snapshot {
+    pub(super) fn of_keyring(path: PathBuf) -> Self {
+        Self { path, purpose: Purpose::KeyringSnapshot, header: b"metamcp keyring 1\n" }
+    }
+
+    /// Of servers and endpoints.
+    pub fn of_fleet(path: PathBuf) -> Self {
+        Self { path, purpose: Purpose::FleetSnapshot, header: b"metamcp fleet 1\n" }
+    }
+
+    /// Nobody ever sees half a file: the old one is there until the new one is whole. Waits for the disk.
+    pub fn write(&self, sealer: &Sealer, kept: &impl Serialize) -> Result<(), SnapshotError> {
+        let json = serde_json::to_vec(kept).map_err(|error| self.io(error.into()))?;
+        let sealed = sealer.seal(self.purpose, self.header, &json);
+        let draft = self.path.with_extension(format!("{:x}", u64::from_le_bytes(random_bytes())));
+        let written = write(&draft, self.header, &sealed).and_then(|()| std::fs::rename(&draft, &self.path));
+        if written.is_err() {
+            // A full disk: not one half-written file more each second.
+            drop(std::fs::remove_file(&draft));
+        }
+        let written =
+            written.and_then(|()| File::open(self.path.parent().unwrap_or(Path::new(".")))?.sync_all());
+        written.map_err(|error| self.io(error))
+    }
+
+    /// `None`: none was written yet. Waits for the disk.
+    pub fn read<T: DeserializeOwned>(&self, sealer: &Sealer) -> Result<Option<T>, SnapshotError> {
+        let file = match File::open(&self.path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            other => other.map_err(|error| self.io(error))?,
+        };
+        let mut bytes = Vec::new();
+        file.take(FILE_BYTES_MAX).read_to_end(&mut bytes).map_err(|error| self.io(error))?;
+        let opened = bytes
+            .strip_prefix(self.header)
+            .and_then(|sealed| sealer.open(self.purpose, self.header, sealed).ok())
+            .and_then(|json| serde_json::from_slice(&json).ok());
+        opened.map(Some).ok_or_else(|| SnapshotError::Unsealable(self.path.clone()))
+    }
+
+    fn io(&self, source: std::io::Error) -> SnapshotError {
+        SnapshotError::Io { path: self.path.clone(), source }
+    }
+}
+
+/// Where keyrings are kept, one after the other.
+#[derive(Debug)]
+pub struct Keeper {
+    pub(super) snapshot: Snapshot,
+    /// Guards the one that is to be written next, and whether there is a thread that writes.
+    next: Mutex<Next>,
+}
+
+#[derive(Debug, Default)]
+struct Next {
+    kept: Option<Kept>,
+    is_writing: bool,
+}
+
+impl Keeper {
     pub fn new(path: PathBuf) -> Self {
-        Self { path, next: Mutex::default() }
+        Self { snapshot: Snapshot::of_keyring(path), next: Mutex::default() }
     }
 
     /// Writes it soon, away from whoever asks: a busy disk may take seconds, and a key that was switched off must not
@@ -75,11 +130,11 @@ impl Snapshot {
         if std::mem::replace(&mut next.is_writing, true) {
             return;
         }
-        let (snapshot, sealer) = (Arc::clone(self), Arc::clone(sealer));
+        let (keeper, sealer) = (Arc::clone(self), Arc::clone(sealer));
         // The end of the runtime waits for it.
         spawn_blocking(move || {
-            while let Some(kept) = snapshot.take() {
-                snapshot.try_write(&sealer, &kept);
+            while let Some(kept) = keeper.take() {
+                keeper.write(&sealer, &kept);
             }
         });
     }
@@ -97,58 +152,21 @@ impl Snapshot {
     }
 
     /// Without it a later start needs the store: worth a word, not an end.
-    pub fn try_write(&self, sealer: &Sealer, kept: &Kept) {
-        if let Err(error) = self.write(sealer, kept) {
+    pub fn write(&self, sealer: &Sealer, kept: &Kept) {
+        if let Err(error) = self.snapshot.write(sealer, kept) {
             tracing::warn!(%error, "the keyring could not be kept for a start without the database");
         }
     }
-
-    /// Nobody ever sees half a file: the old one is there until the new one is whole.
-    pub fn write(&self, sealer: &Sealer, kept: &Kept) -> Result<(), SnapshotError> {
-        let json = serde_json::to_vec(kept).map_err(|error| self.io(error.into()))?;
-        let sealed = sealer.seal(Purpose::KeyringSnapshot, HEADER, &json);
-        let draft = self.path.with_extension(format!("{:x}", u64::from_le_bytes(random_bytes())));
-        let written = write(&draft, &sealed).and_then(|()| std::fs::rename(&draft, &self.path));
-        if written.is_err() {
-            // A full disk: not one half-written file more each second.
-            drop(std::fs::remove_file(&draft));
-        }
-        let written =
-            written.and_then(|()| File::open(self.path.parent().unwrap_or(Path::new(".")))?.sync_all());
-        written.map_err(|error| self.io(error))
-    }
-
-    /// `None`: none was written yet.
-    pub fn read(&self, sealer: &Sealer) -> Result<Option<Kept>, SnapshotError> {
-        let file = match File::open(&self.path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            other => other.map_err(|error| self.io(error))?,
-        };
-        let mut bytes = Vec::new();
-        file.take(FILE_BYTES_MAX).read_to_end(&mut bytes).map_err(|error| self.io(error))?;
-        let opened = bytes
-            .strip_prefix(HEADER)
-            .and_then(|sealed| sealer.open(Purpose::KeyringSnapshot, HEADER, sealed).ok())
-            .and_then(|json| serde_json::from_slice(&json).ok());
-        opened.map(Some).ok_or_else(|| SnapshotError::Unsealable(self.path.clone()))
-    }
-
-    fn io(&self, source: std::io::Error) -> SnapshotError {
-        SnapshotError::Io { path: self.path.clone(), source }
-    }
 }
 
-fn write(path: &Path, sealed: &[u8]) -> std::io::Result<()> {
+fn write(path: &Path, header: &[u8], sealed: &[u8]) -> std::io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(HEADER)?;
+    file.write_all(header)?;
     file.write_all(sealed)?;
     file.sync_all()
 }
 
-/// What the file is, and its version: bound to what is sealed.
-const HEADER: &[u8] = b"metamcp keyring 1\n";
-
-/// A key takes under a kilobyte, and nobody has a quarter of a million.
+/// A key takes under a kilobyte, and nobody has a quarter of a million; servers and endpoints take less.
 const FILE_BYTES_MAX: u64 = 256 << 20;
 
 #[cfg(test)]
@@ -169,7 +187,7 @@ mod tests {
     fn check(alter: impl FnOnce(&Path), opener: &Sealer, expected: &str) {
         let folder = Folder::new();
         let path = folder.join("keyring.sealed");
-        let snapshot = Snapshot::new(path.clone());
+        let snapshot = Snapshot::of_keyring(path.clone());
         for epoch in 1..=2 {
             let kept = Kept { written_at: 7, keys: Keys { epoch, rows: Vec::new() }, ring: None };
             snapshot.write(&sealer(1), &kept).unwrap();
@@ -177,7 +195,7 @@ mod tests {
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
         alter(&path);
-        let seen = match snapshot.read(opener) {
+        let seen = match snapshot.read::<Kept>(opener) {
             Ok(Some(kept)) => format!("epoch {} at {}", kept.keys.epoch, kept.written_at),
             Ok(None) => "none".to_owned(),
             Err(error) => error.to_string(),
@@ -195,6 +213,9 @@ mod tests {
             }
         };
         check(|_| {}, &sealer(1), "epoch 2 at 7");
+        // What was kept for something else is not taken for this.
+        let other = |path: &Path| Snapshot::of_fleet(path.to_owned()).write(&sealer(1), &7).unwrap();
+        check(other, &sealer(1), "does not open");
         check(|_| {}, &sealer(2), "does not open");
         check(|path| std::fs::remove_file(path).unwrap(), &sealer(1), "none");
         check(|path| std::fs::write(path, "").unwrap(), &sealer(1), "does not open");

@@ -30,7 +30,7 @@ use super::refusals::Refusals;
 use super::ring::{self, Ring};
 use super::seal::Sealer;
 use super::secrets::check_jwt_secret;
-use super::snapshot::{Kept, Snapshot};
+use super::snapshot::{Keeper, Kept};
 use super::tag::{Tag, Tagger};
 use super::token::{Token, Tokens, Unopened};
 use super::{Config, Mode};
@@ -42,7 +42,7 @@ pub struct Authenticator {
     sealer: Arc<Sealer>,
     keyring: ArcSwap<Keyring>,
     /// Where each keyring that was read is kept for a start without the store.
-    snapshot: Option<Arc<Snapshot>>,
+    keeper: Option<Arc<Keeper>>,
     health: ArcSwap<Health>,
     anonymous: Identity,
     tagger: Tagger,
@@ -106,8 +106,9 @@ impl Authenticator {
     ) -> Result<Self, AuthError> {
         check_jwt_secret(&config.jwt_secret)?;
         let sealer = Sealer::new(&config.encryption_keys)?;
-        let snapshot = snapshot.map(|path| Arc::new(Snapshot::new(path)));
-        let First { keys, ring, health } = health::first_keys(&store, snapshot.as_deref(), &sealer).await?;
+        let keeper = snapshot.map(|path| Arc::new(Keeper::new(path)));
+        let earlier = keeper.as_ref().map(|keeper| &keeper.snapshot);
+        let First { keys, ring, health } = health::first_keys(&store, earlier, &sealer).await?;
         let keyring = Keyring::build(keys.clone(), &sealer, &Keyring::empty());
         // First: under an ENCRYPTION_KEY that does not open them nothing is to be written.
         keyring.check()?;
@@ -115,8 +116,8 @@ impl Authenticator {
             KeysFrom::Store => Some(ring::read(&store, &sealer, &config.jwt_secret).await?),
             KeysFrom::Snapshot { .. } => ring,
         };
-        if let (KeysFrom::Store, Some(snapshot), Some(ring)) = (health.keys_from, &snapshot, &ring) {
-            snapshot.try_write(&sealer, &kept(&keys, ring));
+        if let (KeysFrom::Store, Some(keeper), Some(ring)) = (health.keys_from, &keeper, &ring) {
+            keeper.write(&sealer, &kept(&keys, ring));
         }
         let ring = match ring {
             Some(keys) => Ring::build(&keys, &sealer, &Ring::empty()),
@@ -134,7 +135,7 @@ impl Authenticator {
             store,
             sealer: Arc::new(sealer),
             keyring: ArcSwap::from_pointee(keyring),
-            snapshot,
+            keeper,
             health: ArcSwap::from_pointee(health),
             anonymous: Identity::anonymous(),
             tagger: Tagger::new(),
@@ -366,7 +367,7 @@ impl Authenticator {
         let keys = self.store.keys().await?;
         let jwt_keys = ring::read(&self.store, &self.sealer, &self.jwt_secret).await?;
         let sealer = Arc::clone(&self.sealer);
-        let kept = self.snapshot.as_ref().map(|snapshot| (snapshot, kept(&keys, &jwt_keys)));
+        let kept = self.keeper.as_ref().map(|keeper| (keeper, kept(&keys, &jwt_keys)));
         // With thousands of keys it takes milliseconds, and whoever asks may be a worker with streams to serve.
         let build = tokio::task::spawn_blocking(move || {
             (Keyring::build(keys, &sealer, &current), Ring::build(&jwt_keys, &sealer, &ring))
@@ -381,8 +382,8 @@ impl Authenticator {
         self.tokens.publish(ring);
         self.keyring.store(Arc::new(next));
         self.health.rcu(|health| Health { keys_from: KeysFrom::Store, ..(**health).clone() });
-        if let Some((snapshot, kept)) = kept {
-            snapshot.keep(&self.sealer, kept);
+        if let Some((keeper, kept)) = kept {
+            keeper.keep(&self.sealer, kept);
         }
         Ok(true)
     }

@@ -21,6 +21,7 @@ mod mcp_json;
 mod mistakes;
 mod section;
 mod servers;
+mod shows;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -29,7 +30,7 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use crate::admin::definition::bounds::DEFAULTS;
-use crate::base::{EndpointName, ServerName};
+use crate::base::ServerName;
 use crate::{auth, backend, catalog, limits, route, server, session};
 
 pub use cli::{Cli, Command, Flags, help, parse};
@@ -46,8 +47,10 @@ pub struct Config {
     pub server: server::Config,
     /// The MCP servers, those of `metamcp.toml` first, in the order written.
     pub servers: Vec<backend::Config>,
-    /// The endpoints; `default` is always among them.
+    /// The endpoints that were written. Where nobody defines `default`, it has every server.
     pub endpoints: Vec<route::EndpointConfig>,
+    /// Served while there is no other server.
+    pub stand_in: Option<backend::Config>,
     /// Bounds of the catalog.
     pub catalog: catalog::Config,
     /// Bounds of sessions.
@@ -152,13 +155,8 @@ impl fmt::Debug for Base {
 mod tests;
 
 impl Config {
-    /// Adds a server with every default, also to the endpoint `default`.
-    pub fn add_server(&mut self, name: &ServerName, address: backend::Address) {
-        self.servers.push(DEFAULTS.server(name.clone(), address, Vec::new()));
-        let default =
-            self.endpoints.iter_mut().find(|endpoint| endpoint.name.as_str() == EndpointName::DEFAULT);
-        if let Some(endpoint) = default {
-            endpoint.servers.push(name.clone());
-        }
+    /// Names what is served, with every default, while there is no other server.
+    pub fn set_stand_in(&mut self, name: &ServerName, address: backend::Address) {
+        self.stand_in = Some(DEFAULTS.server(name.clone(), address, Vec::new()));
     }
 }

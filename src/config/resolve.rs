@@ -45,6 +45,7 @@ pub(super) fn resolve(raw: &Raw<'_>, report: Report) -> Result<Config, Mistakes>
         server,
         servers: servers.ready,
         endpoints,
+        stand_in: None,
         catalog,
         session,
         limits,

@@ -13,7 +13,7 @@ use super::worker::Worker;
 use crate::base::{Fault, Kind, ServerName};
 use crate::catalog::{ListKind, Merged, Reason, View};
 use crate::frame::Span;
-use crate::route::{Destination, OwnName, SEPARATOR};
+use crate::route::{Destination, OwnName};
 
 /// A place in the endpoint, and what is to be replaced in the message.
 pub type Target = (usize, Option<Rename>);
@@ -88,15 +88,13 @@ pub async fn named(worker: &Rc<Worker>, call: &Call, view: View, kind: ListKind)
         return Ok(target);
     }
     let merged = catalog.merged_until(&call.endpoint, view, |merged| target(merged).is_some()).await;
-    target(&merged).ok_or_else(|| not_found(&merged, &name, kind))
+    target(&merged).ok_or_else(|| not_found(call, &merged, &name, kind))
 }
 
 /// A name that leads nowhere, or to a server that is away: not the same thing to the one who calls it.
 #[cold]
-fn not_found(merged: &Arc<Merged>, name: &str, kind: ListKind) -> Fault {
-    let away = merged.missing.iter().find(|missing| {
-        name.strip_prefix(missing.server.as_str()).is_some_and(|rest| rest.starts_with(SEPARATOR))
-    });
+fn not_found(call: &Call, merged: &Arc<Merged>, name: &str, kind: ListKind) -> Fault {
+    let away = merged.missing.iter().find(|missing| call.endpoint.leads_to(missing.place, name));
     if let Some(missing) = away {
         let (server, reason) = (&missing.server, missing.reason.text());
         let text = format!("server `{server}` is not available: {reason}; the call did not run");
@@ -180,7 +178,7 @@ pub async fn completion(worker: &Rc<Worker>, call: &Call, view: View) -> Result<
         .listing(ListKind::Prompts)
         .names
         .find(&name)
-        .ok_or_else(|| not_found(&merged, &name, ListKind::Prompts))?;
+        .ok_or_else(|| not_found(call, &merged, &name, ListKind::Prompts))?;
     Ok((*place as usize, own_name.clone().map(|own_name| (text.span, own_name))))
 }
 

@@ -1,5 +1,6 @@
 //! The servers behind the gateway, as administration defines them.
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 use uuid::Uuid;
 
@@ -23,7 +24,7 @@ words! {
 }
 
 /// One server.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ServerRow {
     /// Never changes.
     pub id: Uuid,

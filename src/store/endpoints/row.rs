@@ -35,7 +35,7 @@ words! {
 }
 
 /// One endpoint with everything that hangs on it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EndpointRow {
     /// Never changes.
     pub id: Uuid,

@@ -3,10 +3,11 @@
 //! Everything keeps the UUID it had, so that a second run finds what the first one did. One item that cannot be
 //! taken over keeps none of the others.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use metamcp::auth::{KeyRequest, Purpose, Sealer, imported_key, sealed_for};
 use metamcp::base::{EndpointName, ServerName};
+use metamcp::route::SEPARATOR;
 use metamcp::store::{
     Audit, EndpointServer, EndpointSpec, Grants, MetaEndpoint, MetaKey, MetaMcp, MetaServer, MetaTool,
     PrefixMode, Sealed, SealedKind, Secrets, ServerKind, ServerSpec, Store, ToolOverride, Uuid,
@@ -51,8 +52,8 @@ struct Target<'a> {
     store: &'a Store,
     sealer: &'a Sealer,
     dry_run: bool,
-    /// Servers that are there, or would be.
-    servers: HashSet<Uuid>,
+    /// Servers that are there, or would be, and what they are called here.
+    servers: HashMap<Uuid, String>,
     names: HashSet<String>,
     /// Endpoints that are there, or would be.
     endpoints: HashSet<Uuid>,
@@ -70,7 +71,7 @@ pub async fn run(
     let rows = store.servers().await?.rows;
     let mut target = Target {
         names: rows.iter().map(|row| row.name.clone()).collect(),
-        servers: rows.iter().map(|row| row.id).collect(),
+        servers: rows.iter().map(|row| (row.id, row.name.clone())).collect(),
         endpoints: store.endpoints().await?.rows.iter().map(|row| row.id).collect(),
         store: &store,
         sealer: &sealer,
@@ -109,7 +110,7 @@ impl Target<'_> {
     }
 
     async fn server(&mut self, server: &MetaServer) {
-        if self.servers.contains(&server.uuid) {
+        if self.servers.contains_key(&server.uuid) {
             return self.note("server", &server.name, Outcome::Keep, "");
         }
         let name = self.free_name(&server.name);
@@ -130,8 +131,8 @@ impl Target<'_> {
             Err(why) => Err(Failure::Data(why.into())),
         };
         if self.told("server", &server.name, done, &notes) {
-            self.servers.insert(server.uuid);
-            self.names.insert(name);
+            self.names.insert(name.clone());
+            self.servers.insert(server.uuid, name);
         }
     }
 
@@ -151,17 +152,17 @@ impl Target<'_> {
         if self.endpoints.contains(&endpoint.uuid) {
             return self.note("endpoint", &endpoint.name, Outcome::Keep, "");
         }
-        let members = found.members.iter().filter(|member| {
-            member.namespace_uuid == endpoint.namespace_uuid
-                && member.status == ACTIVE
-                && self.servers.contains(&member.mcp_server_uuid)
-        });
-        let servers = members.map(|member| {
+        let members = found
+            .members
+            .iter()
+            .filter(|member| member.namespace_uuid == endpoint.namespace_uuid && member.status == ACTIVE);
+        let servers = members.filter_map(|member| {
+            let server = self.servers.get(&member.mcp_server_uuid)?;
             let of = |tool: &&MetaTool| {
                 tool.namespace_uuid == endpoint.namespace_uuid
                     && tool.mcp_server_uuid == member.mcp_server_uuid
             };
-            shown(member.mcp_server_uuid, found.tools.iter().filter(of))
+            Some(shown(member.mcp_server_uuid, server, found.tools.iter().filter(of)))
         });
         let spec = EndpointSpec {
             name: endpoint.name.clone(),
@@ -247,17 +248,19 @@ impl Target<'_> {
     }
 }
 
-/// Tools that were off are denied; the others are shown as they were.
-fn shown<'a>(server_id: Uuid, tools: impl Iterator<Item = &'a MetaTool>) -> EndpointServer {
+/// Tools that were off are denied; the others are shown as they were, under the names they had: there the server's
+/// stood before the one that was given, and no name was none.
+fn shown<'a>(server_id: Uuid, name: &str, tools: impl Iterator<Item = &'a MetaTool>) -> EndpointServer {
     let mut server = EndpointServer::whole(server_id);
     for tool in tools {
         if tool.status != ACTIVE {
-            server.deny.push(tool.tool_name.clone());
+            server.deny.push(pattern(&tool.tool_name));
             continue;
         }
+        let given = tool.override_name.as_ref().filter(|given| !given.trim().is_empty());
         let instead = ToolOverride {
             tool: tool.tool_name.clone(),
-            name: tool.override_name.clone(),
+            name: given.map(|given| format!("{name}{SEPARATOR}{given}")),
             title: tool.override_title.clone(),
             description: tool.override_description.clone(),
             annotations: tool.override_annotations.clone(),
@@ -268,6 +271,11 @@ fn shown<'a>(server_id: Uuid, tools: impl Iterator<Item = &'a MetaTool>) -> Endp
         }
     }
     server
+}
+
+/// For a name alone, and for one that no pattern can spell, for as little more as may be.
+fn pattern(tool: &str) -> String {
+    tool.chars().map(|c| if c.is_whitespace() || c.is_control() { '?' } else { c }).collect()
 }
 
 /// As the gateway keeps a server: what may be seen of it, and the rest sealed.

@@ -138,7 +138,7 @@ async fn what_metamcp_holds_is_taken_over_and_its_keys_keep_working() {
                 assert_eq!(team["servers"].as_array().unwrap().len(), 2);
                 assert_eq!(team["servers"][0]["deny"], json!(["drop"]));
                 let overridden = &team["servers"][0]["overrides"][0]["name"];
-                assert_eq!(*overridden, if later.is_empty() { Value::Null } else { json!("lookup") });
+                assert_eq!(*overridden, if later.is_empty() { Value::Null } else { json!("search__lookup") });
 
                 let gateway = gateway(place).await;
                 for (letter, scopes) in [("p", [true, false]), ("a", [true, true])] {
