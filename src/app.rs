@@ -64,8 +64,11 @@ const GRACE_POLL: Duration = Duration::from_secs(10);
 /// Between two tries to reach a database at the start.
 const DATABASE_WAIT: Duration = Duration::from_secs(2);
 
-/// Of the threads that run argon2: a tenth of what others get of a core that all of them want.
-const HASH_NICE: i32 = 10;
+/// The threads that run argon2 are nicer by this: they get a tenth of what others get of a core that all of them want.
+const HASH_NICER: i32 = 10;
+
+/// There is no more (`setpriority(2)`).
+const NICE_MAX: i32 = 19;
 
 /// For the workers to end after what was under way was cut.
 const CUT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -314,7 +317,8 @@ async fn keys(config: &Config) -> Result<(Arc<Authenticator>, Store), AppError> 
 
 /// Whoever guesses at keys has argon2 run all the time: what is left of the cores is enough for that.
 fn make_way() {
-    if let Err(error) = rustix::process::setpriority_process(None, HASH_NICE) {
+    let nicer = |nice: i32| rustix::process::setpriority_process(None, (nice + HASH_NICER).min(NICE_MAX));
+    if let Err(error) = rustix::process::getpriority_process(None).and_then(nicer) {
         tracing::debug!(%error, "threads that verify keys compete with those that answer");
     }
 }

@@ -47,15 +47,15 @@ const CALL_PACE: Duration = Duration::from_millis(3);
 /// p99 of good requests under the flood, as a multiple of without.
 const RATIO_MAX: f64 = 1.2;
 
-/// Below it the clock and the scheduler say more than the gateway. A debug build takes this long to refuse the fifty that
-/// wait for one look; a run of argon2 where requests are answered would take twenty times as long.
+/// Below it the clock and the scheduler say more than the gateway. A debug build refuses those that wait for one look in this
+/// time; a run of argon2 where requests are answered would take twenty times as long.
 const NOISE: Duration = Duration::from_micros(if cfg!(debug_assertions) { 2_000 } else { 100 });
 
 /// Of the short form.
 const TRIES: usize = 3;
 
 /// Looks into the store that made-up keys may cause in a second.
-const LOOKS_PER_SECOND_MAX: i64 = 20;
+const LOOKS_PER_SECOND_MAX: i64 = 50;
 
 /// Of its own accord it looks once a second.
 const POLLS_PER_SECOND_MAX: i64 = 2;

@@ -427,9 +427,10 @@ impl Now {
 /// key: with several replicas the store may lag by a moment.
 const UNKNOWN_FOR: Duration = Duration::from_secs(1);
 
-/// From one look into the store to the next that credentials ask for: 20 a second at most, and a key that was made
-/// a moment ago waits no longer than anybody notices.
-const LOOK_PACE: Duration = Duration::from_millis(50);
+/// From one look into the store to the next that credentials ask for: 50 a second at most. Those who wait for one are
+/// answered all at once, in front of others, so they are not to be many; a key that was made a moment ago waits no longer
+/// than anybody notices.
+const LOOK_PACE: Duration = Duration::from_millis(20);
 
 #[cfg(test)]
 mod tests;
