@@ -7,103 +7,17 @@ mod support;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use metamcp::auth::{KeyRequest, Sealer, create_key, parse_encryption_key};
-use metamcp::config::{Env, ProcessEnv};
-use metamcp::store::{Audit, Grants, KeyStatus, Match, Role, Store};
+use metamcp::store::{Audit, Match};
 use serde_json::{Value, json};
-use support::{Client, Gateway, PATIENCE, Peer, Request, Response, Setup, listed, modern, modern_call};
-
-const ENCRYPTION_KEY: &str = "1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
-
-/// A database of its own, dropped with the value.
-struct Database {
-    server: String,
-    name: String,
-}
-
-impl Database {
-    fn new() -> Option<Self> {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let server = ProcessEnv.var("METAMCP_TEST_DATABASE_URL").and_then(|url| url.into_string().ok());
-        let Some(server) = server else {
-            println!("METAMCP_TEST_DATABASE_URL is not set: NOT tested (tools/check sets it)");
-            return None;
-        };
-        let name = format!("replicas_{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        sql(&server, &format!("CREATE DATABASE {name}"));
-        Some(Self { server, name })
-    }
-
-    fn url(&self) -> String {
-        let (base, _) = self.server.rsplit_once('/').unwrap();
-        format!("{base}/{}", self.name)
-    }
-
-    /// The same behind another address.
-    fn url_at(&self, address: SocketAddr) -> String {
-        self.url().replace(&self.address().to_string(), &address.to_string())
-    }
-
-    fn address(&self) -> SocketAddr {
-        let (_, rest) = self.server.split_once('@').unwrap();
-        rest.split('/').next().unwrap().parse().unwrap()
-    }
-
-    fn store<T>(&self, work: impl AsyncFnOnce(Store) -> T) -> T {
-        run(async { work(Store::open(&self.url()).await.unwrap()).await })
-    }
-
-    fn key(&self, name: &str) -> (String, String) {
-        self.grant(name, Grants::everything())
-    }
-
-    fn admin(&self) -> String {
-        self.grant("admin", Grants { role: Role::Admin, ..Grants::everything() }).1
-    }
-
-    fn grant(&self, name: &str, grants: Grants) -> (String, String) {
-        let sealer = Sealer::new(&parse_encryption_key(ENCRYPTION_KEY).unwrap()).unwrap();
-        let request = KeyRequest { name: name.into(), description: String::new(), grants, expires_at: None };
-        self.store(async |store| {
-            let (key, row) = create_key(&store, &sealer, request, Audit::by("test")).await.unwrap();
-            (row.key_id, key.expose().to_owned())
-        })
-    }
-
-    fn revoke(&self, key_id: &str) {
-        let off = KeyStatus::Inactive;
-        assert!(self.store(async |s| s.set_key_status(key_id, off, Audit::by("test")).await.unwrap()));
-    }
-}
-
-impl Drop for Database {
-    fn drop(&mut self) {
-        sql(&self.server, &format!("DROP DATABASE {} WITH (FORCE)", self.name));
-    }
-}
-
-fn run<T>(work: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
-}
-
-fn sql(url: &str, statement: &str) {
-    run(async {
-        let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.unwrap();
-        tokio::spawn(connection);
-        client.batch_execute(statement).await.unwrap();
-    });
-}
-
-/// A gateway with keys, on the database at `url`.
-fn gateway(url: &str) -> Setup {
-    let env = format!("DATABASE_URL={url}\nENCRYPTION_KEY={ENCRYPTION_KEY}\nJWT_SECRET={}\n", "j".repeat(40));
-    Setup::new().keys().file(".env", &env)
-}
+use support::{
+    Client, Database, ENCRYPTION_KEY, Gateway, PATIENCE, Peer, Request, Response, gateway_on, listed, modern,
+    modern_call, sql,
+};
 
 /// What a key is told that asks for a token.
 fn status(gateway: &Gateway, key: &str) -> u16 {
@@ -227,7 +141,7 @@ impl State {
 fn connections_that_hang_are_replaced() {
     let Some(database) = Database::new() else { return };
     let way = Way::to(database.address());
-    let replica = gateway(&database.url_at(way.address)).start();
+    let replica = gateway_on(&database.url_at(way.address)).start();
     let (id, key) = database.key("known");
     let known = replica.key.clone().unwrap();
     assert_eq!(status(&replica, &key), 200);
@@ -252,8 +166,7 @@ fn connections_that_hang_are_replaced() {
 #[test]
 fn a_key_works_on_every_replica_from_its_making_to_its_end() {
     let Some(database) = Database::new() else { return };
-    let url = database.url();
-    let replicas = [gateway(&url).start(), gateway(&url).start()];
+    let replicas = [database.gateway().start(), database.gateway().start()];
     let first = replicas[0].key.clone().expect("the first replica makes the first key");
     assert_eq!(replicas[1].key, None);
     for replica in &replicas {
@@ -280,7 +193,7 @@ fn a_key_works_on_every_replica_from_its_making_to_its_end() {
 fn without_the_database_what_is_known_goes_on_also_after_a_restart() {
     let Some(database) = Database::new() else { return };
     let way = Way::to(database.address());
-    let mut replica = gateway(&database.url_at(way.address)).start();
+    let mut replica = gateway_on(&database.url_at(way.address)).start();
     let (id, key) = database.key("known");
     let (_, kept) = database.key("kept");
     assert_eq!((status(&replica, &key), status(&replica, &kept)), (200, 200));
@@ -315,10 +228,9 @@ fn without_the_database_what_is_known_goes_on_also_after_a_restart() {
 #[test]
 fn what_one_replica_is_told_all_serve() {
     let Some(database) = Database::new() else { return };
-    let url = database.url();
-    let replicas = [gateway(&url).start(), gateway(&url).start()];
+    let replicas = [database.gateway().start(), database.gateway().start()];
     let (one, two) = (Peer::script([]), Peer::script([]));
-    let admin = database.admin();
+    let admin = database.admin_key();
     let at = |peer: &Peer| format!("http://{}/mcp", peer.address);
     let soon = |what: &str, done: &mut dyn FnMut() -> bool| {
         let took = until(what, done);
@@ -356,8 +268,8 @@ fn what_one_replica_is_told_all_serve() {
 fn without_the_database_the_servers_of_before_are_served() {
     let Some(database) = Database::new() else { return };
     let way = Way::to(database.address());
-    let mut replica = gateway(&database.url_at(way.address)).start();
-    let (peer, admin) = (Peer::script([]), database.admin());
+    let mut replica = gateway_on(&database.url_at(way.address)).start();
+    let (peer, admin) = (Peer::script([]), database.admin_key());
     let secret = "hunter2-hunter2";
     for name in ["a", "b"] {
         let url = format!("http://{}/mcp", peer.address);
@@ -395,7 +307,7 @@ fn a_first_start_waits_for_the_database() {
     let way = Way::to(database.address());
     way.cut();
     let replica = thread::scope(|scope| {
-        let starting = scope.spawn(|| gateway(&database.url_at(way.address)).start());
+        let starting = scope.spawn(|| gateway_on(&database.url_at(way.address)).start());
         until("it tries", || way.state.tries.load(Ordering::SeqCst) > 0);
         way.mend();
         starting.join().unwrap()
@@ -407,17 +319,18 @@ fn a_first_start_waits_for_the_database() {
 #[test]
 fn what_no_waiting_helps_ends_the_start() {
     let Some(database) = Database::new() else { return };
-    sql(&database.url(), "CREATE TABLE api_keys (theirs TEXT)");
+    sql(database.url(), "CREATE TABLE api_keys (theirs TEXT)");
+    let data = std::env::temp_dir().join(format!("metamcp-test-{}-theirs", std::process::id()));
     let child = std::process::Command::new(env!("CARGO_BIN_EXE_metamcp"))
         .env_clear()
         .env("DATABASE_URL", database.url())
         .env("ENCRYPTION_KEY", ENCRYPTION_KEY)
         .env("JWT_SECRET", "j".repeat(40))
-        .env("METAMCP_DATA_DIR", std::env::temp_dir().join(&database.name))
+        .env("METAMCP_DATA_DIR", &data)
         .args(["--port", "0"])
         .output()
         .unwrap();
-    drop(std::fs::remove_dir_all(std::env::temp_dir().join(&database.name)));
+    drop(std::fs::remove_dir_all(&data));
     let said = String::from_utf8_lossy(&child.stderr);
     assert!(!child.status.success() && said.contains("a database of its own"), "{said}");
 }

@@ -117,7 +117,7 @@ pub async fn follow(mut triggers: Triggers, mut served: Served, mut publisher: P
         }
         // Before it is read: what changes meanwhile is read once more.
         let now = *triggers.changes.borrow_and_update();
-        let Seen { epochs: seen, away } = triggers.seen.borrow_and_update().clone();
+        let Seen { epochs: seen, away, .. } = triggers.seen.borrow_and_update().clone();
         let seen = Some((seen.servers, seen.endpoints));
         is_behind = now != changes || (away.is_none() && seen != epochs);
         if !is_behind {

@@ -13,7 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use crate::base::Phase;
 use crate::journal::usage::{self, Batch, COLLECT_BACKLOG_MS, COLLECT_MS, Outbox, SYNC_MS, Usage};
 use crate::journal::{self, JournalError};
-use crate::store::{Counts, Store, UsageBatch, UsageKey, UsageRow};
+use crate::store::{Counts, Store, StoreError, UsageBatch, UsageKey, UsageRow};
 
 /// The journal's folder in the data directory.
 const FOLDER: &str = "usage";
@@ -138,12 +138,13 @@ impl Flow {
         let applied = timeout(STORE_TIMEOUT, self.store.apply_usage(rows_of(&batch))).await;
         let away = match applied {
             Ok(Ok(_)) => None,
-            Ok(Err(error)) if error.is_away() => Some(error.to_string()),
-            Ok(Err(error)) => {
+            Ok(Err(error @ StoreError::Invalid(_))) => {
                 // It would be refused again for ever, and everything behind it with it.
                 tracing::error!(%error, "the store refuses a batch of usage: its counts are lost");
                 None
             }
+            // Away, or something that somebody can mend: a password, a right, a table.
+            Ok(Err(error)) => Some(error.to_string()),
             Err(_elapsed) => Some("it did not answer in time".to_owned()),
         };
         if let Some(error) = away {

@@ -15,6 +15,7 @@ use argon2::{Argon2, PasswordHasher};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
+use super::Config;
 use super::identity::KeyId;
 use super::key::Parsed;
 use super::keyring::Entry;
@@ -61,21 +62,22 @@ pub enum Verdict {
 pub struct Busy;
 
 impl Hasher {
-    /// Starts `permits` threads; `queue_max` more verifications may wait.
-    pub fn new(permits: usize, queue_max: usize, believed_for: Duration) -> std::io::Result<Self> {
-        let (jobs, inbox) = sync_channel(queue_max);
+    /// Starts as many threads as there are permits.
+    pub fn new(config: &Config) -> std::io::Result<Self> {
+        let (jobs, inbox) = sync_channel(config.hash_queue_max);
         let inbox = Arc::new(Mutex::new(inbox));
         let shared = Arc::new(Shared {
             flights: Mutex::new(HashMap::new()),
             wrong: Refusals::new(WRONG_FOR),
             runs: AtomicU64::new(0),
-            believed_for,
+            believed_for: config.verified_for,
         });
-        for number in 0..permits.max(1) {
-            let (inbox, shared) = (Arc::clone(&inbox), Arc::clone(&shared));
-            std::thread::Builder::new()
-                .name(format!("argon2-{number}"))
-                .spawn(move || work(&inbox, &shared))?;
+        for number in 0..config.hash_permits.max(1) {
+            let (inbox, shared, first) = (Arc::clone(&inbox), Arc::clone(&shared), config.hash_thread);
+            std::thread::Builder::new().name(format!("argon2-{number}")).spawn(move || {
+                first();
+                work(&inbox, &shared);
+            })?;
         }
         Ok(Self { jobs, shared })
     }
@@ -87,15 +89,17 @@ impl Hasher {
             let right = entry.believes(&tag, now).then_some(Verdict::Match);
             right.or_else(|| self.knows_wrong(&tag, now).then_some(Verdict::Differ))
         };
-        let mut verdict = self.submit(entry, key, tag, known)?;
+        let mut verdict = self.submit(entry, key, tag, PER_KEY_MAX, known)?;
         let found = verdict.wait_for(Option::is_some).await.map_err(|_| Busy)?;
         found.ok_or(Busy)
     }
 
-    /// Has a secret verified again while it is still believed. Without a place in the queue it is left to
-    /// whoever comes when it is not believed any more.
+    /// Has a secret verified again while it is still believed. Those who guess at the key take no place away from it:
+    /// it has one of its own. Without one in the queue it is left to the next request.
     pub fn renew(&self, entry: &Arc<Entry>, key: &Parsed<'_>, tag: Tag) {
-        drop(self.submit(entry, key, tag, |_| None));
+        if self.submit(entry, key, tag, PER_KEY_MAX + 1, |_| None).is_err() {
+            entry.put_off();
+        }
     }
 
     /// Whether argon2 found it wrong a short time ago.
@@ -113,6 +117,7 @@ impl Hasher {
         entry: &Arc<Entry>,
         key: &Parsed<'_>,
         tag: Tag,
+        per_key_max: usize,
         known: impl FnOnce(Instant) -> Option<Verdict>,
     ) -> Result<watch::Receiver<Option<Verdict>>, Busy> {
         let mut flights = self.shared.flights();
@@ -123,7 +128,7 @@ impl Hasher {
             return Ok(watch::channel(Some(verdict)).1);
         }
         let key_id = key.key_id();
-        if flights.values().filter(|flight| flight.key_id == key_id).count() >= PER_KEY_MAX {
+        if flights.values().filter(|flight| flight.key_id == key_id).count() >= per_key_max {
             return Err(Busy);
         }
         let (sender, verdict) = watch::channel(None);

@@ -203,6 +203,13 @@ impl Entry {
         }
     }
 
+    /// The renewal that a request was told to begin did not: the next one is told so.
+    pub fn put_off(&self) {
+        if let Some(verified) = &*self.verified.load() {
+            verified.renewing.store(false, Ordering::Relaxed);
+        }
+    }
+
     /// argon2 has found this secret right.
     pub fn verified(&self, tag: Tag, now: Instant, believed_for: Duration) {
         self.verified.store(Some(Arc::new(Verified {

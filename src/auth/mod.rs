@@ -60,6 +60,8 @@ pub struct Config {
     pub token_lifetime: Duration,
     /// argon2 runs at once; each takes one core for some 50 ms and 19 MiB.
     pub hash_permits: usize,
+    /// What each thread that runs argon2 does first: to make way for those that answer.
+    pub hash_thread: fn(),
     /// Verifications that may wait for a permit; one more is refused with 503.
     pub hash_queue_max: usize,
     /// How long a key once verified by argon2 is believed without it.

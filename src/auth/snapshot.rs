@@ -8,9 +8,11 @@ use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tokio::task::spawn_blocking;
 
 use crate::store::Keys;
 
@@ -98,6 +100,62 @@ impl Snapshot {
 
     fn io(&self, source: std::io::Error) -> SnapshotError {
         SnapshotError::Io { path: self.path.clone(), source }
+    }
+}
+
+/// Where keyrings are kept, one after the other.
+#[derive(Debug)]
+pub struct Keeper {
+    pub(super) snapshot: Snapshot,
+    /// Guards the one that is to be written next, and whether there is a thread that writes.
+    next: Mutex<Next>,
+}
+
+#[derive(Debug, Default)]
+struct Next {
+    kept: Option<Kept>,
+    is_writing: bool,
+}
+
+impl Keeper {
+    pub fn new(path: PathBuf) -> Self {
+        Self { snapshot: Snapshot::of_keyring(path), next: Mutex::default() }
+    }
+
+    /// Writes it soon, away from whoever asks: a busy disk may take seconds, and a key that was switched off must not
+    /// work for so long. While one is written, of those that come only the newest is.
+    pub fn keep(self: &Arc<Self>, sealer: &Arc<Sealer>, kept: Kept) {
+        let mut next = self.next();
+        next.kept = Some(kept);
+        if std::mem::replace(&mut next.is_writing, true) {
+            return;
+        }
+        let (keeper, sealer) = (Arc::clone(self), Arc::clone(sealer));
+        // The end of the runtime waits for it.
+        spawn_blocking(move || {
+            while let Some(kept) = keeper.take() {
+                keeper.write(&sealer, &kept);
+            }
+        });
+    }
+
+    fn take(&self) -> Option<Kept> {
+        let mut next = self.next();
+        let kept = next.kept.take();
+        next.is_writing = kept.is_some();
+        kept
+    }
+
+    fn next(&self) -> MutexGuard<'_, Next> {
+        // Nothing that may panic is done under it.
+        self.next.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Without it a later start needs the store: worth a word, not an end.
+    pub fn write(&self, sealer: &Sealer, kept: &Kept) {
+        if let Err(error) = self.snapshot.write(sealer, kept) {
+            tracing::warn!(%error, "the keyring could not be kept for a start without the database");
+        }
     }
 }
 

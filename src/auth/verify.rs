@@ -13,7 +13,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard, watch};
+use tokio::time::sleep_until;
 use zeroize::Zeroizing;
 
 use crate::store::{Away, JwtKeys, Keys, Store, StoreError};
@@ -29,7 +30,7 @@ use super::refusals::Refusals;
 use super::ring::{self, Ring};
 use super::seal::Sealer;
 use super::secrets::check_jwt_secret;
-use super::snapshot::{Kept, Snapshot};
+use super::snapshot::{Keeper, Kept};
 use super::tag::{Tag, Tagger};
 use super::token::{Token, Tokens, Unopened};
 use super::{Config, Mode};
@@ -41,7 +42,7 @@ pub struct Authenticator {
     sealer: Arc<Sealer>,
     keyring: ArcSwap<Keyring>,
     /// Where each keyring that was read is kept for a start without the store.
-    snapshot: Option<Arc<Snapshot>>,
+    keeper: Option<Arc<Keeper>>,
     health: ArcSwap<Health>,
     anonymous: Identity,
     tagger: Tagger,
@@ -53,10 +54,15 @@ pub struct Authenticator {
     unknown: Refusals,
     /// Looks into the store that have begun, ever.
     looks_begun: AtomicU64,
-    /// The last look that came to its end. Held while one goes on: those who wait for it take its result.
-    look: Mutex<Look>,
+    /// Held while one looks.
+    looking: Mutex<()>,
+    /// The last look that came to its end.
+    look: watch::Sender<Look>,
+    /// When the last look began that a credential asked for. Held by the one who asks for the next.
+    asked: Mutex<Option<tokio::time::Instant>>,
 }
 
+#[derive(Clone, Copy)]
 struct Look {
     number: u64,
     found: bool,
@@ -100,8 +106,9 @@ impl Authenticator {
     ) -> Result<Self, AuthError> {
         check_jwt_secret(&config.jwt_secret)?;
         let sealer = Sealer::new(&config.encryption_keys)?;
-        let snapshot = snapshot.map(|path| Arc::new(Snapshot::of_keyring(path)));
-        let First { keys, ring, health } = health::first_keys(&store, snapshot.as_deref(), &sealer).await?;
+        let keeper = snapshot.map(|path| Arc::new(Keeper::new(path)));
+        let earlier = keeper.as_ref().map(|keeper| &keeper.snapshot);
+        let First { keys, ring, health } = health::first_keys(&store, earlier, &sealer).await?;
         let keyring = Keyring::build(keys.clone(), &sealer, &Keyring::empty());
         // First: under an ENCRYPTION_KEY that does not open them nothing is to be written.
         keyring.check()?;
@@ -109,8 +116,8 @@ impl Authenticator {
             KeysFrom::Store => Some(ring::read(&store, &sealer, &config.jwt_secret).await?),
             KeysFrom::Snapshot { .. } => ring,
         };
-        if let (KeysFrom::Store, Some(snapshot), Some(ring)) = (health.keys_from, &snapshot, &ring) {
-            keep(snapshot, &sealer, &keys, ring);
+        if let (KeysFrom::Store, Some(keeper), Some(ring)) = (health.keys_from, &keeper, &ring) {
+            keeper.write(&sealer, &kept(&keys, ring));
         }
         let ring = match ring {
             Some(keys) => Ring::build(&keys, &sealer, &Ring::empty()),
@@ -122,21 +129,24 @@ impl Authenticator {
                 "JWT_SECRET signs no tokens any more: it was rotated, and the keys in the database do"
             );
         }
+        let hasher = Hasher::new(&config)?;
         Ok(Self {
             mode: config.mode,
             store,
             sealer: Arc::new(sealer),
             keyring: ArcSwap::from_pointee(keyring),
-            snapshot,
+            keeper,
             health: ArcSwap::from_pointee(health),
             anonymous: Identity::anonymous(),
             tagger: Tagger::new(),
             tokens: Tokens::new(ring, config.token_lifetime),
             jwt_secret: config.jwt_secret,
-            hasher: Hasher::new(config.hash_permits, config.hash_queue_max, config.verified_for)?,
+            hasher,
             unknown: Refusals::new(UNKNOWN_FOR),
             looks_begun: AtomicU64::new(0),
-            look: Mutex::new(Look { number: 0, found: false }),
+            looking: Mutex::new(()),
+            look: watch::Sender::new(Look { number: 0, found: false }),
+            asked: Mutex::new(None),
         })
     }
 
@@ -214,8 +224,8 @@ impl Authenticator {
     ///
     /// Cancel safe.
     pub async fn refresh(&self) -> Result<bool, StoreError> {
-        let mut look = self.look.lock().await;
-        self.run_look(&mut look).await
+        let looking = self.looking.lock().await;
+        self.run_look(&looking).await
     }
 
     /// Whether the store answers, and where the keys came from.
@@ -312,22 +322,38 @@ impl Authenticator {
         self.tagger.tag(key.as_bytes())
     }
 
-    /// Looks into the store, together with everybody who wants to at this moment. Cancel safe: when the one
-    /// who looks goes away, the next one does.
+    /// Looks into the store, together with everybody who wants to at this moment, and not more often than
+    /// [`LOOK_PACE`], whatever is made up. Cancel safe: when the one who looks goes away, the next one does.
     async fn look(&self) -> Result<(), Denied> {
         let begun = self.looks_begun.load(Ordering::Acquire);
-        let mut look = self.look.lock().await;
         // A look that began after we came has seen whatever was there when we came.
-        if look.number <= begun {
-            drop(self.run_look(&mut look).await);
+        let is_newer = |look: &Look| look.number > begun;
+        let mut looks = self.look.subscribe();
+        let mut asked = tokio::select! {
+            biased;
+            Ok(look) = looks.wait_for(is_newer) => return look.outcome(),
+            asked = self.asked.lock() => asked,
+        };
+        if self.health.load().away.is_some() {
+            // Whoever watches the store tries every second; a request would only hold its connection for as long.
+            return Err(Denied::Busy);
         }
-        if look.found { Ok(()) } else { Err(Denied::Busy) }
+        // Not under the lock that a refresh needs: a key that was switched off does not wait.
+        if let Some(last) = *asked {
+            sleep_until(last + LOOK_PACE).await;
+        }
+        *asked = Some(tokio::time::Instant::now());
+        let looking = self.looking.lock().await;
+        if !is_newer(&self.look.borrow()) {
+            drop(self.run_look(&looking).await);
+        }
+        self.look.borrow().outcome()
     }
 
-    async fn run_look(&self, look: &mut Look) -> Result<bool, StoreError> {
+    async fn run_look(&self, _looking: &MutexGuard<'_, ()>) -> Result<bool, StoreError> {
         let number = self.looks_begun.fetch_add(1, Ordering::AcqRel) + 1;
         let changed = self.reload().await;
-        *look = Look { number, found: changed.is_ok() };
+        self.look.send_replace(Look { number, found: changed.is_ok() });
         changed
     }
 
@@ -340,12 +366,10 @@ impl Authenticator {
         }
         let keys = self.store.keys().await?;
         let jwt_keys = ring::read(&self.store, &self.sealer, &self.jwt_secret).await?;
-        let (sealer, snapshot) = (Arc::clone(&self.sealer), self.snapshot.clone());
+        let sealer = Arc::clone(&self.sealer);
+        let kept = self.keeper.as_ref().map(|keeper| (keeper, kept(&keys, &jwt_keys)));
         // With thousands of keys it takes milliseconds, and whoever asks may be a worker with streams to serve.
         let build = tokio::task::spawn_blocking(move || {
-            if let Some(snapshot) = snapshot {
-                keep(&snapshot, &sealer, &keys, &jwt_keys);
-            }
             (Keyring::build(keys, &sealer, &current), Ring::build(&jwt_keys, &sealer, &ring))
         });
         let (next, ring) = build.await.map_err(|_| StoreError::Stopped)?;
@@ -358,21 +382,26 @@ impl Authenticator {
         self.tokens.publish(ring);
         self.keyring.store(Arc::new(next));
         self.health.rcu(|health| Health { keys_from: KeysFrom::Store, ..(**health).clone() });
+        if let Some((keeper, kept)) = kept {
+            keeper.keep(&self.sealer, kept);
+        }
         Ok(true)
     }
 }
 
-/// Without it a later start needs the store: worth a word, not an end.
-fn keep(snapshot: &Snapshot, sealer: &Sealer, keys: &Keys, ring: &JwtKeys) {
-    let kept = Kept { written_at: Now::read().unix_s, keys: keys.clone(), ring: Some(ring.into()) };
-    if let Err(error) = snapshot.write(sealer, &kept) {
-        tracing::warn!(%error, "the keyring could not be kept for a start without the database");
-    }
+fn kept(keys: &Keys, ring: &JwtKeys) -> Kept {
+    Kept { written_at: Now::read().unix_s, keys: keys.clone(), ring: Some(ring.into()) }
 }
 
 impl std::fmt::Debug for Authenticator {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Authenticator").field("mode", &self.mode).finish_non_exhaustive()
+    }
+}
+
+impl Look {
+    fn outcome(self) -> Result<(), Denied> {
+        if self.found { Ok(()) } else { Err(Denied::Busy) }
     }
 }
 
@@ -397,6 +426,11 @@ impl Now {
 /// How long an unknown key id is refused without another look. No longer than the poll takes to learn of a new
 /// key: with several replicas the store may lag by a moment.
 const UNKNOWN_FOR: Duration = Duration::from_secs(1);
+
+/// From one look into the store to the next that credentials ask for: 50 a second at most. Those who wait for one are
+/// answered all at once, in front of others, so they are not to be many; a key that was made a moment ago waits no longer
+/// than anybody notices.
+const LOOK_PACE: Duration = Duration::from_millis(20);
 
 #[cfg(test)]
 mod tests;

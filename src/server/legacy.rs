@@ -366,7 +366,7 @@ async fn forward(
     };
     let id = call.is_request().then(|| call.id());
     let endpoint = Arc::clone(&call.endpoint);
-    let held = Held { in_flight, meter, ..send::held(call.permit) };
+    let held = Held { in_flight, meter, ..send::held(call.permit, call.identity) };
     send::pass(worker, &endpoint.servers[place], endpoint.shape, id, response, held).await
 }
 

@@ -8,7 +8,7 @@ use super::call::Call;
 use super::fields::Field;
 use super::local::{Candidates, Rename};
 use super::meter::Meter;
-use super::relay::{Held, Subscriber};
+use super::relay::Held;
 use super::reply::{self, Reply};
 use super::send::{self, held};
 use super::worker::Worker;
@@ -99,9 +99,8 @@ async fn forward(
     let server = &endpoint.servers[place];
     let id = call.envelope.id.map(|id| call.raw(id.span));
     // Every answer stands alone, so nothing in it is to be changed, from whichever server it comes.
-    let subscriber = (call.method == Some(Method::Listen))
-        .then(|| Subscriber { identity: call.identity.clone(), backend: BackendId(server.backend) });
-    let held = Held { meter, subscriber, ..held(call.permit) };
+    let subscription = (call.method == Some(Method::Listen)).then_some(BackendId(server.backend));
+    let held = Held { meter, subscription, ..held(call.permit, call.identity) };
     send::pass(worker, server, Shape::Single, id, response, held).await
 }
 

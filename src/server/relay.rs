@@ -32,17 +32,10 @@ pub struct Held {
     pub in_flight: Option<InFlight>,
     /// What counts it.
     pub meter: Option<Meter>,
-    /// Whose subscription it is, when it is one.
-    pub subscriber: Option<Subscriber>,
-}
-
-/// A subscription ends with its key and with its server, and when the gateway drains.
-#[derive(Clone)]
-pub struct Subscriber {
-    /// Whose it is.
+    /// Whose it is: an event stream ends with its key.
     pub identity: Identity,
-    /// Where it is.
-    pub backend: BackendId,
+    /// The server of a subscription, when it is one: it ends with that too, and when the gateway drains.
+    pub subscription: Option<BackendId>,
 }
 
 /// An answer on its way.
@@ -79,11 +72,13 @@ struct Stream {
     ended: bool,
     /// Whether that is an error of ours.
     failed: bool,
-    /// Completes when the gateway cuts what is still under way. Made when first waited for.
+    /// Completes when the stream is to be cut. Made when first waited for.
     cut: Option<Pin<Box<dyn Future<Output = ()>>>>,
-    subscriber: Option<Subscriber>,
-    /// Whether the answer was passed on, as far as is known.
-    answered: bool,
+    is_cut: bool,
+    identity: Identity,
+    /// The change of keys that it was last held against.
+    keys: u64,
+    subscription: Option<BackendId>,
 }
 
 #[derive(Default)]
@@ -138,8 +133,7 @@ impl Relay {
         server: &ServerName,
         id: Option<Bytes>,
     ) -> Self {
-        let mut stream = Stream::new(worker, server, id);
-        stream.subscriber.clone_from(&held.subscriber);
+        let stream = Stream::new(worker, server, id, &held);
         Self { answer, pace: Pace::Events(stream, Whole::default()), done: false, held }
     }
 
@@ -151,7 +145,7 @@ impl Relay {
         server: (&ServerName, BackendId),
         id: Option<Bytes>,
     ) -> Self {
-        let stream = Stream::new(worker, server.0, id);
+        let stream = Stream::new(worker, server.0, id, &held);
         let awaited = stream.id.clone();
         let tagging = Box::new(Tagging { backend: server.1, awaited, reader: EventReader::new() });
         Self { answer, pace: Pace::Tagged(stream, tagging), done: false, held }
@@ -232,7 +226,7 @@ impl Relay {
 }
 
 impl Stream {
-    fn new(worker: &Rc<Worker>, server: &ServerName, id: Option<Bytes>) -> Self {
+    fn new(worker: &Rc<Worker>, server: &ServerName, id: Option<Bytes>, held: &Held) -> Self {
         Self {
             worker: Rc::clone(worker),
             server: server.clone(),
@@ -243,8 +237,11 @@ impl Stream {
             ended: false,
             failed: false,
             cut: None,
-            subscriber: None,
-            answered: false,
+            is_cut: false,
+            identity: held.identity.clone(),
+            // None of them: the key may have been taken back before there was a stream.
+            keys: u64::MAX,
+            subscription: held.subscription,
         }
     }
 
@@ -253,23 +250,44 @@ impl Stream {
         Poll::Ready(Some(bytes))
     }
 
-    /// While nothing comes: a comment now and then, where one may stand, and the end when the gateway ends.
-    fn poll_silence(&mut self, may_comment: bool, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
-        let (shared, subscriber) = (&self.worker.shared, &self.subscriber);
-        let cut = self.cut.get_or_insert_with(|| match subscriber {
-            None => Box::pin(reached(shared.phase.clone(), Phase::Cut)),
-            Some(subscriber) => Box::pin(subscription_over(Arc::clone(shared), subscriber.clone())),
+    /// Whether the key was taken back, the gateway cuts what is still under way, or a subscription's time is over.
+    fn poll_cut(&mut self, cx: &mut Context<'_>) -> bool {
+        let (shared, identity) = (&self.worker.shared, &self.identity);
+        let cut = self.cut.get_or_insert_with(|| match self.subscription {
+            None => Box::pin(call_over(Arc::clone(shared), identity.clone())),
+            Some(backend) => Box::pin(subscription_over(Arc::clone(shared), identity.clone(), backend)),
         });
-        if may_comment && cut.as_mut().poll(cx).is_ready() {
-            self.ended = true;
-            if self.answered || self.subscriber.is_some() {
-                return Poll::Ready(None);
-            }
-            self.failed = true;
-            let text = "the gateway stops; the call may have run";
-            let fault = Fault::gateway(Kind::Stopping, text).answering(self.id.clone());
-            return self.pass(reply::terminal_event(&fault));
+        self.is_cut = self.is_cut || cut.as_mut().poll(cx).is_ready();
+        self.is_cut
+    }
+
+    /// The same of the key alone, for a server that never lets anybody wait. Costs a comparison, until a key changes.
+    fn is_taken_back(&mut self) -> bool {
+        let keys = self.worker.keys_version();
+        if std::mem::replace(&mut self.keys, keys) != keys {
+            self.is_cut = self.is_cut || !self.worker.shared.auth.still_valid(&self.identity);
         }
+        self.is_cut
+    }
+
+    /// The end of a stream that is cut between two events.
+    #[cold]
+    fn end_cut(&mut self, answered: bool) -> Option<Bytes> {
+        self.ended = true;
+        if answered || self.subscription.is_some() {
+            return None;
+        }
+        self.failed = true;
+        let fault = if self.worker.shared.auth.still_valid(&self.identity) {
+            Fault::gateway(Kind::Stopping, "the gateway stops; the call may have run")
+        } else {
+            Fault::client(Kind::Unauthenticated, "the key was switched off or changed; the call may have run")
+        };
+        Some(reply::terminal_event(&fault.answering(self.id.clone())))
+    }
+
+    /// While nothing comes: a comment now and then, where one may stand.
+    fn poll_silence(&mut self, may_comment: bool, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         let due = self.last + self.worker.shared.config.keep_alive;
         let sleep = self.keep_alive.get_or_insert_with(|| Box::pin(sleep_until(due)));
         if sleep.deadline() < due {
@@ -299,17 +317,28 @@ async fn reached(mut phase: watch::Receiver<Phase>, least: Phase) {
     let _ = phase.wait_for(|phase| *phase >= least).await;
 }
 
+/// The key was taken back, or the gateway cuts what is still under way.
+async fn call_over(shared: Arc<Shared>, identity: Identity) {
+    tokio::select! {
+        () = taken_back(&shared, &identity) => {}
+        () = reached(shared.phase.clone(), Phase::Cut) => {}
+    }
+}
+
 /// The key was taken back, the server is gone, or the gateway drains.
-async fn subscription_over(shared: Arc<Shared>, subscriber: Subscriber) {
-    let Subscriber { identity, backend } = subscriber;
-    let (mut keys, mut fleets) = (shared.keys.clone(), shared.fleet.clone());
-    let taken_back = async { while shared.auth.still_valid(&identity) && keys.changed().await.is_ok() {} };
+async fn subscription_over(shared: Arc<Shared>, identity: Identity, backend: BackendId) {
+    let mut fleets = shared.fleet.clone();
     let is_gone = |fleet: &Arc<Fleet>| fleet.backend(backend).is_none();
     tokio::select! {
-        () = taken_back => {}
+        () = taken_back(&shared, &identity) => {}
         _ = fleets.wait_for(is_gone) => {}
         () = reached(shared.phase.clone(), Phase::Drain) => {}
     }
+}
+
+async fn taken_back(shared: &Shared, identity: &Identity) {
+    let mut keys = shared.keys.clone();
+    while shared.auth.still_valid(identity) && keys.changed().await.is_ok() {}
 }
 
 impl Whole {
@@ -326,6 +355,9 @@ impl Whole {
             if stream.ended {
                 return Poll::Ready(None);
             }
+            if stream.is_taken_back() {
+                return Poll::Ready(self.end_cut(stream));
+            }
             match answer.poll_chunk(cx) {
                 Poll::Ready(Some(Ok(chunk))) => self.take(chunk, &mut stream.ready),
                 // What is left of an event that never ended is no event (WHATWG HTML, 9.2.6).
@@ -340,14 +372,20 @@ impl Whole {
                     let event = stream.terminal_event(error);
                     return stream.pass(event).map(|next| next.map(Ok));
                 }
-                Poll::Pending => {
-                    if *stream.worker.shared.phase.borrow() == Phase::Cut {
-                        stream.answered = !matches!(self.outcome(stream), Outcome::Awaited);
-                    }
-                    return stream.poll_silence(!self.torn, cx).map(|next| next.map(Ok));
-                }
+                Poll::Pending if stream.poll_cut(cx) => return Poll::Ready(self.end_cut(stream)),
+                Poll::Pending => return stream.poll_silence(!self.torn, cx).map(|next| next.map(Ok)),
             }
         }
+    }
+
+    /// Within an event nothing can be said: the stream breaks visibly.
+    #[cold]
+    fn end_cut(&mut self, stream: &mut Stream) -> Option<Result<Bytes, BodyError>> {
+        if self.torn {
+            return Some(Err(BackendError::bare(Stage::Body).into()));
+        }
+        let answered = !matches!(self.outcome(stream), Outcome::Awaited);
+        stream.end_cut(answered).map(Ok)
     }
 
     /// Whether the call was answered before its stream broke off.
@@ -406,6 +444,9 @@ impl Tagging {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Bytes>> {
         while !stream.ended {
+            if stream.is_taken_back() {
+                return Poll::Ready(stream.end_cut(self.awaited.is_none()));
+            }
             match self.reader.next() {
                 Ok(Some(event)) => {
                     let mut scanner = stream.worker.scanner.borrow_mut();
@@ -430,10 +471,10 @@ impl Tagging {
                 // Its event ids were taken out, so the client cannot come back for the answer.
                 Poll::Ready(None) => return self.end(stream, BackendError::bare(Stage::Body)),
                 Poll::Ready(Some(Err(error))) => return self.end(stream, error),
-                Poll::Pending => {
-                    stream.answered = self.awaited.is_none();
-                    return stream.poll_silence(true, cx);
+                Poll::Pending if stream.poll_cut(cx) => {
+                    return Poll::Ready(stream.end_cut(self.awaited.is_none()));
                 }
+                Poll::Pending => return stream.poll_silence(true, cx),
             }
         }
         Poll::Ready(None)

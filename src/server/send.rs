@@ -10,6 +10,7 @@ use super::meter::Meter;
 use super::relay::{Held, Relay, bad_status};
 use super::reply::{self, Reply};
 use super::worker::Worker;
+use crate::auth::Identity;
 use crate::backend::{Answer, Answered, BackendError, BackendId, Head, Lane, Outgoing, Stage};
 use crate::base::{Fault, Kind, ServerName};
 use crate::frame::{Kind as FrameKind, Span, splice};
@@ -165,6 +166,6 @@ pub fn pass_refusal(
 }
 
 /// What a call holds until its answer has passed.
-pub fn held(permit: Option<Permit>) -> Held {
-    Held { permit, in_flight: None, meter: None, subscriber: None }
+pub fn held(permit: Option<Permit>, identity: Identity) -> Held {
+    Held { permit, in_flight: None, meter: None, identity, subscription: None }
 }

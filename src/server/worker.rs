@@ -186,6 +186,11 @@ impl Worker {
         self.date.get()
     }
 
+    /// Moves when keys changed.
+    pub fn keys_version(&self) -> u64 {
+        self.keys.get()
+    }
+
     /// How far the gateway is on its way out, as far as this worker has noticed.
     pub fn phase(&self) -> Phase {
         self.phase.get()

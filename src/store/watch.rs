@@ -24,6 +24,8 @@ pub struct Seen {
     pub epochs: Epochs,
     /// `None`: it answered when it was last asked.
     pub away: Option<Away>,
+    /// Whether it was asked at all. Until then nothing is known of it.
+    pub asked: bool,
 }
 
 /// A store that cannot be asked.
@@ -44,7 +46,7 @@ impl Away {
 
 impl Store {
     /// Watches the store from a task of the current runtime, as long as anybody holds the receiver. The first value,
-    /// all zeros, is from before anything was read.
+    /// all zeros, is from before it was asked.
     pub fn watch(&self) -> watch::Receiver<Seen> {
         let (sender, receiver) = watch::channel(Seen::default());
         let store = self.clone();
@@ -104,8 +106,9 @@ async fn look(store: &Store, last: &mut Option<(i64, u64)>) -> Result<Option<Epo
 fn publish(sender: &watch::Sender<Seen>, read: Result<Epochs, &StoreError>) {
     sender.send_if_modified(|seen| {
         let before = seen.clone();
+        seen.asked = true;
         match read {
-            Ok(epochs) => *seen = Seen { epochs, away: None },
+            Ok(epochs) => *seen = Seen { epochs, away: None, asked: true },
             Err(error) => {
                 let found = Away::now(error);
                 let since = before.away.as_ref().map_or(found.since, |away| away.since);

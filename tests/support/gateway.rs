@@ -221,9 +221,14 @@ impl Gateway {
 
     /// The same after SIGKILL.
     pub fn kill_and_restart(mut self) -> Self {
+        self.kill();
+        self.again()
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
-        self.again()
     }
 
     fn again(mut self) -> Self {

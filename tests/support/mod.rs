@@ -8,6 +8,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails by panicking is a test that fails")]
 
 mod client;
+mod cluster;
+mod database;
 mod gateway;
 mod message;
 mod peer;
@@ -17,6 +19,8 @@ mod twins;
 use std::time::Duration;
 
 pub use client::{Client, Request, Response};
+pub use cluster::Cluster;
+pub use database::{Database, ENCRYPTION_KEY, gateway_on, is_long, run, sql};
 pub use gateway::{Gateway, Keys, Setup};
 pub use message::{
     MODERN, call, error, initialize, legacy, legacy_call, listed, modern, modern_call, notification,

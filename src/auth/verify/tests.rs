@@ -23,6 +23,7 @@ fn config() -> Config {
         jwt_secret: Zeroizing::new(vec![9; 32]),
         token_lifetime: Duration::from_mins(15),
         hash_permits: 1,
+        hash_thread: || {},
         hash_queue_max: QUEUE_MAX,
         verified_for: Duration::from_mins(15),
     }
@@ -79,6 +80,13 @@ impl House {
         let then = verdict(self.auth.check(&credential(text)));
         assert_eq!([first.as_str(), &asked, &then], expected);
         assert_eq!(self.auth.hash_runs() - before, runs);
+    }
+}
+
+impl Authenticator {
+    /// argon2, whatever is known.
+    async fn verify_text(&self, key: &str) -> Result<Identity, Denied> {
+        self.verify(&ApiKey::parse(key).unwrap()).await
     }
 }
 
@@ -472,6 +480,56 @@ async fn a_start_without_the_store_goes_on_with_the_ring_of_an_earlier_run() {
     assert!(matches!(late.check(&credential(&of_early)), Check::Granted(_)));
     let of_late = token(&late, &key).await;
     assert!(matches!(early.check(&credential(&of_late)), Check::Granted(_)));
+}
+
+#[tokio::test]
+async fn made_up_keys_one_after_the_other_cause_few_looks_and_none_while_the_store_is_away() {
+    let house = House::new().await;
+    let begun = Instant::now();
+    for _ in 0..10 {
+        house.check(ApiKey::generate().expose(), ["ask", "invalid", "invalid"], 0).await;
+    }
+    // The first at once, each other not before its time.
+    assert!(begun.elapsed() >= LOOK_PACE * 9, "{:?}", begun.elapsed());
+    let looks = || house.auth.looks_begun.load(Ordering::Relaxed);
+    let before = looks();
+    house.auth.note_away(Some(&Away { since: 0, reason: "stopped".into() }));
+    house.check(ApiKey::generate().expose(), ["ask", "busy", "ask"], 0).await;
+    assert_eq!(looks(), before);
+    // Whoever watches finds it again.
+    assert!(house.auth.refresh().await.is_ok());
+    house.auth.note_away(None);
+    house.check(ApiKey::generate().expose(), ["ask", "invalid", "invalid"], 0).await;
+}
+
+#[tokio::test]
+async fn who_looks_may_go_away_and_the_next_one_looks() {
+    let house = House::new().await;
+    let key = house.key().await;
+    for _ in 0..3 {
+        let made_up = ApiKey::generate();
+        let (credential, auth) = (credential(made_up.expose()), &house.auth);
+        let mut asking = Box::pin(auth.ask(&credential));
+        assert!(futures_util::poll!(&mut asking).is_pending());
+    }
+    assert!(house.auth.ask(&credential(&key)).await.is_ok());
+}
+
+#[tokio::test]
+async fn guessing_at_a_key_keeps_nobody_from_renewing_it() {
+    let house = House::new().await;
+    let key = house.key().await;
+    house.auth.ask(&credential(&key)).await.unwrap();
+    let guesses: Vec<String> = (0..8).map(|_| forged(&key)).collect();
+    let mut guessing = join_all(guesses.iter().map(|key| Box::pin(house.auth.verify_text(key))));
+    // They take what places there are, and wait.
+    assert!(futures_util::poll!(&mut guessing).is_pending());
+    assert_eq!(house.at(&key, Duration::from_mins(12)), key[4..16]);
+    let guessed = guessing.await;
+    assert!(guessed.iter().any(|answer| matches!(answer, Err(Denied::Busy))), "places were left");
+    let verified = guessed.iter().filter(|answer| matches!(answer, Err(Denied::Invalid))).count() as u64;
+    house.auth.verify_text(&key).await.unwrap();
+    assert_eq!(house.auth.hash_runs(), 1 + verified + 1, "the key itself was verified twice");
 }
 
 #[tokio::test]

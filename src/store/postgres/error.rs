@@ -41,6 +41,8 @@ fn of_server(said: &DbError) -> StoreError {
         "25006" => StoreError::ReadOnly,
         "53100" => StoreError::DiskFull,
         "55P03" => StoreError::Locked,
+        // This process, or its machine, was asleep in the middle of a transaction.
+        "25P03" => StoreError::Unavailable(text()),
         "57014" => StoreError::Unavailable("a statement took too long and was given up".into()),
         "42P07" => StoreError::Refused(format!(
             "{}; it holds the tables of another program: give metamcp a database of its own",

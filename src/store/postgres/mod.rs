@@ -14,11 +14,12 @@ mod value;
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use deadpool_postgres::{ClientWrapper, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
 use tokio::runtime::Handle;
-use tokio::sync::OnceCell;
+use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_postgres::{Client, Config, Connection, Socket};
@@ -34,8 +35,17 @@ use super::value::{Row, Value, check};
 pub struct Postgres {
     pool: Pool,
     connector: Arc<Connector>,
-    /// Set once the schema is what this program knows.
-    migrated: Arc<OnceCell<()>>,
+    schema: Arc<Schema>,
+}
+
+/// Whether the schema is what this program knows.
+#[derive(Default)]
+struct Schema {
+    is_ready: AtomicBool,
+    /// Tries to make it so that have failed.
+    failures: AtomicU64,
+    /// Why the last of them did. Held while the next one goes on.
+    last: Mutex<Option<StoreError>>,
 }
 
 impl Postgres {
@@ -58,12 +68,35 @@ impl Postgres {
             .runtime(Runtime::Tokio1)
             .build()
             .map_err(|error| StoreError::Failed(error.to_string()))?;
-        Ok(Self { pool, connector, migrated: Arc::new(OnceCell::new()) })
+        Ok(Self { pool, connector, schema: Arc::default() })
     }
 
     /// Connects, and brings the schema up to date. Done already, it costs nothing.
+    ///
+    /// Those who wait while one tries share what comes of it: of a server that hangs each would else find out for
+    /// itself, one after the other.
     pub async fn prepare(&self) -> Result<(), StoreError> {
-        self.migrated.get_or_try_init(|| self.migrate()).await.map(drop)
+        let schema = &self.schema;
+        if schema.is_ready.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let failures = schema.failures.load(Ordering::Acquire);
+        let mut last = schema.last.lock().await;
+        if schema.is_ready.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        if let Some(error) = last.as_ref().filter(|_| schema.failures.load(Ordering::Acquire) > failures) {
+            return Err(error.clone());
+        }
+        match self.migrate().await {
+            Ok(()) => schema.is_ready.store(true, Ordering::Release),
+            Err(error) => {
+                *last = Some(error.clone());
+                schema.failures.fetch_add(1, Ordering::Release);
+                return Err(error);
+            }
+        }
+        Ok(())
     }
 
     async fn migrate(&self) -> Result<(), StoreError> {

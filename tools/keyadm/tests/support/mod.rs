@@ -151,6 +151,7 @@ pub async fn gateway(place: &Place) -> Authenticator {
         jwt_secret: auth::parse_jwt_secret(&secrets.jwt_secret).unwrap(),
         token_lifetime: std::time::Duration::from_mins(15),
         hash_permits: 1,
+        hash_thread: || {},
         hash_queue_max: 8,
         verified_for: std::time::Duration::from_mins(15),
     };
