@@ -46,6 +46,10 @@ impl Admin {
                 return Ok(failed(written, unprocessable(errors)));
             }
             Ok(Kind::Skip(why)) => return Ok(item(written, ImportOutcome::Skip, Some(why.to_owned()))),
+            Ok(Kind::Stdio { .. }) => {
+                let why = "a program is not defined over the network; write it into the gateway's mcp.json";
+                return Ok(item(written, ImportOutcome::Skip, Some(why.to_owned())));
+            }
             Ok(Kind::Http { url, headers }) => (url, headers),
         };
         let pointer = path.iter().fold(String::new(), |pointer, key| below(&pointer, key));

@@ -7,7 +7,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
 
 use super::Backend;
 use super::body::RequestBody;
+use super::stdio::Verb;
+use crate::auth::KeyId;
 use crate::frame::Slices;
+use crate::protocol::header;
 
 /// A request to the MCP path of a backend: its body, and the fields it carries beside those that every
 /// request to that backend carries.
@@ -17,6 +20,7 @@ pub struct Outgoing {
     fields: Vec<(HeaderName, HeaderValue)>,
     /// Boxed: a request is moved a dozen times on its way, and nine slices are 300 bytes.
     body: Box<Slices>,
+    owner: Option<KeyId>,
 }
 
 /// Revision, method, name, session id and the trace: what a usual message carries.
@@ -25,7 +29,7 @@ const FIELDS_USUAL: usize = 7;
 impl Outgoing {
     /// A message.
     pub fn post(body: Slices) -> Self {
-        Self { method: Method::POST, fields: Vec::with_capacity(FIELDS_USUAL), body: Box::new(body) }
+        Self { method: Method::POST, fields: Vec::with_capacity(FIELDS_USUAL), body: Box::new(body), owner: None }
     }
 
     /// A message of one piece.
@@ -43,6 +47,12 @@ impl Outgoing {
         Self { method: Method::DELETE, ..Self::whole(Bytes::new()) }
     }
 
+    /// With the key on whose behalf it is sent, for a server whose processes are apart by key.
+    #[must_use]
+    pub fn on_behalf_of(self, owner: Option<KeyId>) -> Self {
+        Self { owner, ..self }
+    }
+
     /// Adds a field, beside others of its name.
     pub fn add(&mut self, name: HeaderName, value: HeaderValue) {
         self.fields.push((name, value));
@@ -52,6 +62,20 @@ impl Outgoing {
     pub fn set(&mut self, name: HeaderName, value: HeaderValue) {
         self.fields.retain(|(other, _)| *other != name);
         self.add(name, value);
+    }
+
+    /// As a server that is a process is asked.
+    pub(super) fn to_process(&self) -> (Verb, Option<HeaderValue>, Option<KeyId>) {
+        let verb = match self.method {
+            Method::GET => Verb::Get,
+            Method::DELETE => Verb::Delete,
+            _ => Verb::Post(match self.body.parts() {
+                [whole] => whole.clone(),
+                parts => parts.concat().into(),
+            }),
+        };
+        let session = self.fields.iter().find(|(name, _)| *name == header::SESSION_ID);
+        (verb, session.map(|(_, value)| value.clone()), self.owner)
     }
 
     /// Bytes of the body.
