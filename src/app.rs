@@ -70,6 +70,8 @@ pub struct App {
     /// Moved when nothing more is counted.
     ended: watch::Sender<Phase>,
     handing_on: JoinHandle<()>,
+    /// For the servers that are to be ended.
+    fleet: watch::Receiver<Arc<Fleet>>,
 }
 
 /// What whoever started the gateway wants to know.
@@ -163,7 +165,7 @@ impl App {
             guard: server::Guard::new(&config.server),
             config: config.server.clone(),
             auth: Arc::clone(&authenticator),
-            fleet: fleet_now,
+            fleet: fleet_now.clone(),
             followed: watch::Sender::new(vec![0; config.server.workers.max(1)]),
             catalog: Arc::clone(&catalog),
             sessions,
@@ -184,16 +186,19 @@ impl App {
         spawn_local(watch_keys(authenticator, store.clone(), keys_changed));
         spawn_local(end_grace(store.clone()));
         let (ended, handing_on) = hand_on_usage(outbox, store);
-        let scheme = if config.server.tls.is_some() { "https" } else { "http" };
-        let greeting = Greeting {
-            url: format!("{scheme}://{}", workers.address),
-            first_key,
-            asks_for_key: config.auth_mode == auth::Mode::Keys,
-            servers: config.servers.into_iter().map(|server| server.name).collect(),
-            endpoints: config.endpoints,
-        };
         let server::Config { drain_delay, drain_deadline, .. } = config.server;
-        Ok(Self { greeting, workers, phase, reloading, drain_delay, drain_deadline, ended, handing_on })
+        let greeting = greeting(config, &workers, first_key);
+        Ok(Self {
+            greeting,
+            workers,
+            phase,
+            reloading,
+            drain_delay,
+            drain_deadline,
+            ended,
+            handing_on,
+            fleet: fleet_now,
+        })
     }
 
     /// Serves until SIGTERM or SIGINT, or until its terminal is closed, then lets what is under way end, within the deadline. A second signal
@@ -221,6 +226,7 @@ impl App {
                 }
             }
             self.ended.send_replace(Phase::Cut);
+            stop_servers(&self.fleet).await;
             // It has its own bounds; it fails only by a panic, which is told.
             let _ = self.handing_on.await;
         };
@@ -230,6 +236,29 @@ impl App {
             _ = interrupt.recv() => tracing::warn!("stopped at once"),
         }
         Ok(())
+    }
+}
+
+/// Ends the servers that are processes, all at once; each within a bound of its own. A second signal does not wait for
+/// it: they end with the gateway all the same.
+async fn stop_servers(fleet: &watch::Receiver<Arc<Fleet>>) {
+    let backends: Vec<_> = fleet.borrow().backends().cloned().collect();
+    let stopping: Vec<_> =
+        backends.into_iter().map(|backend| spawn_local(async move { backend.stop().await })).collect();
+    for stopped in stopping {
+        // It fails only by a panic, which is told.
+        let _ = stopped.await;
+    }
+}
+
+fn greeting(config: Config, workers: &Workers, first_key: Option<String>) -> Greeting {
+    let scheme = if config.server.tls.is_some() { "https" } else { "http" };
+    Greeting {
+        url: format!("{scheme}://{}", workers.address),
+        first_key,
+        asks_for_key: config.auth_mode == auth::Mode::Keys,
+        servers: config.servers.into_iter().map(|server| server.name).collect(),
+        endpoints: config.endpoints,
     }
 }
 

@@ -29,7 +29,12 @@ const FIELDS_USUAL: usize = 7;
 impl Outgoing {
     /// A message.
     pub fn post(body: Slices) -> Self {
-        Self { method: Method::POST, fields: Vec::with_capacity(FIELDS_USUAL), body: Box::new(body), owner: None }
+        Self {
+            method: Method::POST,
+            fields: Vec::with_capacity(FIELDS_USUAL),
+            body: Box::new(body),
+            owner: None,
+        }
     }
 
     /// A message of one piece.

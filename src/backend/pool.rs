@@ -14,8 +14,8 @@ use tokio::time::timeout;
 use super::answer::{Answer, Answered, Body, Head};
 use super::connect::{Target, connect};
 use super::outgoing::Outgoing;
-use super::wire::{SendError, Wire};
 use super::stdio::{Deployed, Server};
+use super::wire::{SendError, Wire};
 use super::{Backend, BackendError, Reach, Stage};
 
 /// What one worker holds open to one backend. Not shared, so nothing here is locked.
@@ -104,7 +104,8 @@ impl Pool {
         let (verb, session, owner) = request.to_process();
         let calling = server.call(verb, session, owner);
         let called = timeout(self.backend.config.first_byte_timeout, calling).await;
-        let (reply, hold) = called.unwrap_or_else(|_elapsed| Err(BackendError::bare(Stage::FirstByteTimeout)))?;
+        let (reply, hold) =
+            called.unwrap_or_else(|_elapsed| Err(BackendError::bare(Stage::FirstByteTimeout)))?;
         let (head, body) = Body::of_reply(reply, hold);
         let body = Answer::new(body, None, Rc::clone(self), self.idle_timeout(lane), permit);
         Ok(Answered { head, body })

@@ -42,7 +42,7 @@ pub struct InvalidTarget(String);
 pub(super) fn resolve(config: &Config, roots: &TlsRoots) -> Result<Resolved, InvalidTarget> {
     match &config.address {
         Address::Stdio(program) => {
-            let server = Server::new(config.name.clone(), (**program).clone(), config.era);
+            let server = Server::new(config.name.clone(), program.clone(), config.era);
             let deployed = server.deploy().map_err(|failed| InvalidTarget(failed.why().to_owned()))?;
             Ok(Resolved {
                 reach: Reach::Process(deployed),

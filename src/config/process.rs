@@ -1,12 +1,13 @@
 //! Servers that are programs, as `metamcp.toml` and `mcp.json` have them.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::mistakes::{Place, Written};
 use super::section::Section;
 use super::servers::Context;
 use crate::admin::definition::bounds::{self, Bound};
-use crate::backend::stdio::{Program, Sharing};
+use crate::backend::stdio::{INHERITED, Program, Sharing};
 use crate::child::{Confinement, Limits};
 
 /// A program before its variables are put in. What can be said of it in `metamcp.toml` only is ready.
@@ -24,8 +25,8 @@ pub(super) struct Draft<'a> {
 pub(super) struct Settings {
     sharing: Sharing,
     prewarm: bool,
-    start_timeout: std::time::Duration,
-    idle_timeout: std::time::Duration,
+    start_timeout: Duration,
+    idle_timeout: Duration,
     processes_max: usize,
     line_bytes_max: usize,
     uid: Option<u32>,
@@ -58,8 +59,7 @@ pub(super) fn read<'a>(section: &Section<'a>, context: Context<'_>) -> Option<Dr
     let args = section.texts("args").unwrap_or_default();
     let env = section.text_map("env");
     let cwd = section.text("cwd");
-    let sharings =
-        [("shared", Sharing::Shared), ("key", Sharing::Key), ("session", Sharing::Session)];
+    let sharings = [("shared", Sharing::Shared), ("key", Sharing::Key), ("session", Sharing::Session)];
     let defaults = Settings::default();
     let user = |key| section.integer(key).and_then(|written| id(&written, context));
     let settings = Settings {
@@ -148,7 +148,8 @@ impl Draft<'_> {
             }
             args.push(arg);
         }
-        let mut env = Vec::with_capacity(self.env.len());
+        let inherited = |name: &str| Some((name.to_owned(), context.variables.lookup(name).ok()??));
+        let mut env: Vec<_> = INHERITED.into_iter().filter_map(inherited).collect();
         for (name, written) in &self.env {
             let Some(value) = context.expand(written) else { continue };
             if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
@@ -210,8 +211,5 @@ const LIMIT_BYTES: Bound<usize> = Bound { default: 1 << 20, min: 1 << 20, max: 1
 const LIMIT_COUNT: Bound<usize> = Bound { default: 8, min: 8, max: 1 << 30 };
 
 /// The kernel counts in seconds.
-const LIMIT_CPU: Bound<std::time::Duration> = Bound {
-    default: std::time::Duration::from_secs(1),
-    min: std::time::Duration::from_secs(1),
-    max: std::time::Duration::from_secs(365 * 86_400),
-};
+const LIMIT_CPU: Bound<Duration> =
+    Bound { default: Duration::from_secs(1), min: Duration::from_secs(1), max: Duration::from_hours(8760) };

@@ -133,8 +133,9 @@ impl Servers {
         let at = |key: &str, value: &'a str| Written { value, place: entry.place.below(key) };
         let all = |key: &'static str, members: &'a [(String, String)]| -> Vec<_> {
             let place = entry.place.below(key);
-            let written =
-                |(name, value): &'a (String, String)| (name.as_str(), Written { value: value.as_str(), place: place.below(name) });
+            let written = |(name, value): &'a (String, String)| {
+                (name.as_str(), Written { value: value.as_str(), place: place.below(name) })
+            };
             members.iter().map(written).collect()
         };
         let (url, headers, program) = match &entry.kind {

@@ -119,8 +119,7 @@ async fn deliver(
 ) -> Result<Answered, Fault> {
     let server = &call.endpoint.servers[place];
     let edit = local::edit(rename.as_ref());
-    let mut request =
-        send::request(&call.body, edit.as_slice())?.on_behalf_of(Some(call.identity.key_id()));
+    let mut request = send::request(&call.body, edit.as_slice())?.on_behalf_of(Some(call.identity.key_id()));
     call.fields.copy_to(&mut request);
     // `Mcp-Name` says the same as the body, also after the body was changed.
     if let Some((_, own_name)) = rename.filter(|_| call.fields.has(Field::McpName)) {

@@ -91,6 +91,7 @@ impl Link {
             state.seats.subscribe(seat, uri.clone());
         }
         drop(state);
+        self.has_answered.set(true);
         self.forget(&minted.call);
         let Minted { id: own, call: Pending { to, what, .. }, .. } = minted;
         let mut edits = vec![(id.span, &own[..])];
@@ -147,7 +148,8 @@ impl Link {
             ) => {
                 let event = event(message, &[]);
                 let mut state = self.state.borrow_mut();
-                let lost = state.seats.iter_mut().filter_map(|seat| (!seat.send(event.clone())).then_some(()));
+                let lost =
+                    state.seats.iter_mut().filter_map(|seat| (!seat.send(event.clone())).then_some(()));
                 self.note_lost(lost.count());
                 true
             }

@@ -6,7 +6,7 @@ use crate::frame::Span;
 
 /// What a process said, cut into lines.
 ///
-/// Invariant: scanned <= buffer.len(); no line feed lies before `scanned`.
+/// Invariant: `scanned <= buffer.len()`; no line feed lies before `scanned`.
 pub struct Lines {
     buffer: BytesMut,
     scanned: usize,

@@ -40,7 +40,7 @@ pub struct Common {
     pub running: Cell<usize>,
     /// Told when one of them has ended.
     pub ended: Notify,
-    /// When the next may be started.
+    /// When the next may be started, after some that failed to start.
     pub backoff: RefCell<Backoff>,
     /// What happened so far.
     pub counts: Counts,
@@ -87,6 +87,10 @@ pub struct Link {
     pub to_write: Notify,
     /// Told when it is to end.
     pub to_end: Notify,
+    /// When the next of its place may be started: a client that makes its processes crash holds up no other.
+    backoff: Rc<RefCell<Backoff>>,
+    /// Whether it has answered anything.
+    pub has_answered: Cell<bool>,
     is_over: Cell<bool>,
     used: Cell<Instant>,
 }
@@ -177,7 +181,13 @@ impl Counts {
 
 impl Link {
     /// Of a process that was started.
-    pub fn new(common: &Rc<Common>, era: Era, pid: u32, began: Instant) -> Rc<Self> {
+    pub fn new(
+        common: &Rc<Common>,
+        era: Era,
+        pid: u32,
+        began: Instant,
+        backoff: Rc<RefCell<Backoff>>,
+    ) -> Rc<Self> {
         let state = State {
             table: Table::new(),
             seats: Seats::default(),
@@ -193,6 +203,8 @@ impl Link {
             outbox: RefCell::default(),
             to_write: Notify::new(),
             to_end: Notify::new(),
+            backoff,
+            has_answered: Cell::new(false),
             is_over: Cell::new(false),
             used: Cell::new(Instant::now()),
         });
@@ -358,6 +370,12 @@ impl Link {
         self.common.links.borrow_mut().retain(|link| !std::ptr::eq(&raw const **link, self));
     }
 
+    /// It failed. The next of its place is not started at once; and if it failed to start, none of the server.
+    pub fn note_failure(&self) {
+        let backoff = if self.has_answered.get() { &*self.backoff } else { &self.common.backoff };
+        fail(backoff, self.began.elapsed());
+    }
+
     /// Asks for its end.
     pub fn end(&self) {
         self.to_end.notify_one();
@@ -413,6 +431,14 @@ impl Link {
         write_line(message, edits, &mut self.outbox.borrow_mut());
         self.to_write.notify_one();
     }
+}
+
+/// One failure more.
+pub fn fail(backoff: &RefCell<Backoff>, ran: Duration) {
+    let mut jitter = [0];
+    // Without chance, all wait as long as each other: no worse than before.
+    let _ = getrandom::fill(&mut jitter);
+    backoff.borrow_mut().fail(Instant::now(), ran, jitter[0]);
 }
 
 impl State {

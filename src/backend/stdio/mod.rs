@@ -40,7 +40,7 @@ pub struct Program {
     pub command: String,
     /// Its arguments, each as it is.
     pub args: Vec<String>,
-    /// Its environment, beside what every server is given: credentials among them.
+    /// Its whole environment; credentials among it. Of two of one name the last counts.
     pub env: Vec<(String, String)>,
     /// Its working directory; the gateway's own where nothing is said.
     pub cwd: Option<PathBuf>,
@@ -66,6 +66,10 @@ pub struct Program {
     pub confinement: Option<Confinement>,
 }
 
+/// Variables that a server is given beside its own: those that say where and who one is, as MCP clients give them. None
+/// is a secret.
+pub const INHERITED: [&str; 6] = ["HOME", "LOGNAME", "PATH", "SHELL", "TERM", "USER"];
+
 /// Who shares a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sharing {
@@ -90,7 +94,7 @@ impl fmt::Debug for Program {
 }
 
 #[cfg(test)]
-pub mod tests {
+mod tests {
     use super::*;
 
     /// With nothing out of the ordinary.
@@ -102,8 +106,8 @@ pub mod tests {
             cwd: None,
             sharing: Sharing::Key,
             prewarm: false,
-            start_timeout: Duration::from_secs(60),
-            idle_timeout: Duration::from_secs(600),
+            start_timeout: Duration::from_mins(1),
+            idle_timeout: Duration::from_mins(10),
             processes_max: 8,
             line_bytes_max: 1 << 20,
             uid: None,

@@ -1,5 +1,6 @@
 //! How a process comes to be: started under bounds, and introduced to.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -12,11 +13,12 @@ use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::super::{BackendError, EraChoice, Stage};
-use super::link::{Counts, Link};
+use super::Sharing;
+use super::backoff::Backoff;
+use super::link::{Counts, Link, fail};
 use super::process::Spawned;
 use super::reply::{Call, Outcome, Reply};
 use super::supervisor::{Key, Supervisor, Who};
-use super::Sharing;
 use crate::frame::{Envelope, Kind};
 use crate::protocol::{Era, Method, Revision, code};
 
@@ -42,12 +44,19 @@ pub struct Introduced {
 
 impl Supervisor {
     /// A process that nobody has spoken to. The permit is held until it has answered for the first time.
-    async fn start(&self, era: Era) -> Result<(Rc<Link>, SemaphorePermit<'static>), BackendError> {
+    async fn start(
+        &self,
+        era: Era,
+        backoff: &Rc<RefCell<Backoff>>,
+    ) -> Result<(Rc<Link>, SemaphorePermit<'static>), BackendError> {
         let common = &self.common;
-        let wait = common.backoff.borrow().wait(Instant::now());
+        let now = Instant::now();
+        let waits = [&common.backoff, &**backoff].map(|backoff| backoff.borrow().wait(now));
+        let wait = waits[0].max(waits[1]);
         if wait > BACKOFF_WAITED {
-            let failures = common.backoff.borrow().failures();
-            let text = format!("it failed {failures} times in a row; the next try is in {} s", wait.as_secs());
+            let failures = common.backoff.borrow().failures().max(backoff.borrow().failures());
+            let text =
+                format!("it failed {failures} times in a row; the next try is in {} s", wait.as_secs());
             return Err(BackendError::new(Stage::Connect, text));
         }
         sleep(wait).await;
@@ -65,7 +74,9 @@ impl Supervisor {
             }
         };
         self.keep_spare_soon();
-        Ok((self.link(spawned, era), permit))
+        let link = Link::new(common, era, spawned.pid, spawned.began, Rc::clone(backoff));
+        spawned.run(Rc::clone(&link));
+        Ok((link, permit))
     }
 
     /// Starts one more.
@@ -75,16 +86,10 @@ impl Supervisor {
         }
         Spawned::start(&self.common).map_err(|error| {
             Counts::add(&self.common.counts.failed);
-            self.common.note_failure(Duration::ZERO);
+            fail(&self.common.backoff, Duration::ZERO);
             tracing::warn!(server = %self.common.name, %error, "a server process cannot be started");
             BackendError::new(Stage::Connect, error)
         })
-    }
-
-    fn link(&self, spawned: Spawned, era: Era) -> Rc<Link> {
-        let link = Link::new(&self.common, era, spawned.pid, spawned.began);
-        spawned.run(Rc::clone(&link));
-        link
     }
 
     /// If as many run as may, the one that was idle for longest has to go.
@@ -153,7 +158,7 @@ impl Supervisor {
         if let Some(introduced) = there.as_ref().filter(|introduced| introduced.link.is_alive()) {
             return Ok(Rc::clone(introduced));
         }
-        let (link, _permit) = self.start(Era::Legacy).await?;
+        let (link, _permit) = self.start(Era::Legacy, &slot.backoff).await?;
         let heard = link.ask_own(Method::Initialize, params);
         let (answer, envelope) = match timeout(self.common.program.start_timeout, heard).await {
             Ok(Ok(heard)) => heard,
@@ -164,7 +169,7 @@ impl Supervisor {
             }
             Err(_elapsed) => {
                 self.found_era.set(None);
-                self.common.note_failure(link.began.elapsed());
+                link.note_failure();
                 Counts::add(&self.common.counts.failed);
                 tracing::warn!(server = %self.common.name, "a server process does not answer `initialize`");
                 link.close(Stage::Connect);
@@ -196,7 +201,7 @@ impl Supervisor {
         if let Some(link) = there.as_ref().filter(|link| link.is_alive()) {
             return Ok(Rc::clone(link));
         }
-        let (link, _permit) = self.start(Era::Modern).await?;
+        let (link, _permit) = self.start(Era::Modern, &slot.backoff).await?;
         *there = Some(Rc::clone(&link));
         Ok(link)
     }
@@ -213,7 +218,7 @@ impl Supervisor {
         if let Some(era) = self.found_era.get() {
             return Ok(era == Era::Modern);
         }
-        let (link, _permit) = self.start(Era::Modern).await?;
+        let (link, _permit) = self.start(Era::Modern, &Rc::default()).await?;
         let failed_before = self.common.backoff.borrow().clone();
         let heard = link.ask_own(Method::Discover, DISCOVER_PARAMS);
         let heard = timeout(PROBE_TIMEOUT.min(self.common.program.start_timeout), heard).await;
@@ -296,7 +301,7 @@ fn session_id() -> Result<HeaderValue, BackendError> {
     let mut random = [0; 16];
     let failed = |error: String| BackendError::new(Stage::Unsent, error);
     getrandom::fill(&mut random).map_err(|error| failed(error.to_string()))?;
-    let text: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    let text = format!("{:032x}", u128::from_be_bytes(random));
     HeaderValue::from_str(&text).map_err(|error| failed(error.to_string()))
 }
 

@@ -13,9 +13,9 @@ use tokio::task::{JoinHandle, spawn_local, yield_now};
 use tokio::time::{Instant, timeout};
 
 use super::super::Stage;
+use super::Program;
 use super::lines::Lines;
 use super::link::{Common, Counts, Link};
-use super::Program;
 use crate::child::{self, Orders};
 
 /// A process that was started and not spoken to.
@@ -58,10 +58,6 @@ enum End {
     /// Nothing but lines that are no message.
     Babble,
 }
-
-/// Variables that a server is given beside its own: those that say where and who one is, as MCP clients give them. None
-/// is a secret.
-const INHERITED: [&str; 6] = ["HOME", "LOGNAME", "PATH", "SHELL", "TERM", "USER"];
 
 /// After its standard input was closed, which asks a server to end (MCP, stdio, shutdown).
 const CLOSE_GRACE: Duration = Duration::from_millis(1500);
@@ -143,11 +139,6 @@ fn command(program: &Program) -> Command {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0);
-    for name in INHERITED {
-        if let Some(value) = std::env::var_os(name) {
-            command.env(name, value);
-        }
-    }
     command.envs(program.env.iter().map(|(name, value)| (name, value)));
     if let Some(cwd) = &program.cwd {
         command.current_dir(cwd);
@@ -219,6 +210,7 @@ async fn watch(
     let common = Rc::clone(&link.common);
     if !matches!(why, End::Asked) {
         note_failure(&common, &why, &said.borrow(), began.elapsed());
+        link.note_failure();
     }
     link.close(Stage::Sent);
     // With it its end of the pipe.
@@ -263,17 +255,6 @@ fn note_failure(common: &Common, why: &End, said: &Said, ran: Duration) {
     };
     let said: Vec<&String> = said.lines.iter().collect();
     tracing::warn!(server = %common.name, why, ran_ms = ran.as_millis(), ?said, "a server process failed");
-    common.note_failure(ran);
-}
-
-impl Common {
-    /// A process failed: the next is not started at once.
-    pub fn note_failure(&self, ran: Duration) {
-        let mut jitter = [0];
-        // Without chance, all wait as long as each other: no worse than before.
-        let _ = getrandom::fill(&mut jitter);
-        self.backoff.borrow_mut().fail(Instant::now(), ran, jitter[0]);
-    }
 }
 
 /// Reads standard error to its end, whatever becomes of the lines: a full pipe would stop the process.
@@ -362,10 +343,9 @@ mod tests {
         };
         let command = command(&program);
         let command = command.as_std();
-        let mut names: Vec<_> = command.get_envs().map(|(name, _)| name.to_str().unwrap()).collect();
-        names.retain(|name| !INHERITED.contains(name));
-        assert_eq!(names, ["TOKEN"]);
-        assert!(command.get_envs().any(|(name, value)| name == "HOME" && value == Some("/tmp".as_ref())));
+        let env: Vec<_> =
+            command.get_envs().map(|(name, value)| (name.to_str(), value.and_then(|v| v.to_str()))).collect();
+        assert_eq!(env, [(Some("HOME"), Some("/tmp")), (Some("TOKEN"), Some("t"))]);
         let args: Vec<_> = command.get_args().skip(3).collect();
         assert_eq!(args, ["x", "y z"]);
     }

@@ -72,8 +72,7 @@ impl Reply {
     pub fn error(status: StatusCode, id: &[u8], code: i32, text: &str) -> Self {
         let id = if id.is_empty() { "null".into() } else { String::from_utf8_lossy(id) };
         let text = serde_json::Value::from(text);
-        let message =
-            format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":{code},"message":{text}}}}}"#);
+        let message = format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":{code},"message":{text}}}}}"#);
         Self { status, ..Self::message(message.into()) }
     }
 
@@ -227,8 +226,7 @@ mod tests {
     #[test]
     fn errors_are_json() {
         let check = |id: &str, text: &str, expected: &str| {
-            let ReplyBody::Whole(message) =
-                Reply::error(StatusCode::OK, id.as_bytes(), -32600, text).body
+            let ReplyBody::Whole(message) = Reply::error(StatusCode::OK, id.as_bytes(), -32600, text).body
             else {
                 panic!("a message");
             };

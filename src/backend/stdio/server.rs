@@ -38,7 +38,7 @@ use crate::protocol::Era;
 /// ```
 pub struct Server<S> {
     name: ServerName,
-    program: Program,
+    program: Box<Program>,
     era: EraChoice,
     state: S,
 }
@@ -106,7 +106,7 @@ const STACK_BYTES: usize = 512 << 10;
 
 impl Server<Configured> {
     /// As configured.
-    pub fn new(name: ServerName, program: Program, era: EraChoice) -> Self {
+    pub fn new(name: ServerName, program: Box<Program>, era: EraChoice) -> Self {
         Self { name, program, era, state: Configured }
     }
 
@@ -121,7 +121,7 @@ impl Server<Configured> {
         let begun = Builder::new_current_thread().enable_all().build().and_then(|runtime| {
             let named = format!("stdio-{name}");
             thread::Builder::new().name(named).stack_size(STACK_BYTES).spawn(move || {
-                let supervisor = Supervisor::new(name, program, era);
+                let supervisor = Supervisor::new(name, *program, era);
                 LocalSet::new().block_on(&runtime, supervisor.run(taken, over));
             })
         });

@@ -14,7 +14,8 @@ use tokio::task::spawn_local;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 
 use super::super::{EraChoice, Stage};
-use super::link::{Common, Counts, Link, Pending, To, Way, What};
+use super::backoff::Backoff;
+use super::link::{Common, Counts, Link, Pending, To, Way, What, fail};
 use super::open::Introduced;
 use super::process::Spawned;
 use super::reply::{Call, Reply, Verb, stream};
@@ -83,6 +84,8 @@ pub struct Slot {
     pub legacy: Mutex<Option<Rc<Introduced>>>,
     /// One that needs no introduction.
     pub modern: Mutex<Option<Rc<Link>>>,
+    /// When the next may be started here.
+    pub backoff: Rc<RefCell<Backoff>>,
 }
 
 /// Between two looks for idle processes; less where they may be idle for less than four of it.
@@ -192,8 +195,7 @@ impl Supervisor {
                     (Err(refused), _) => {
                         let id = refused.id.map_or(&b""[..], |id| id.span.of(&message));
                         let text = refused.error.to_string();
-                        let reply =
-                            Reply::error(StatusCode::BAD_REQUEST, id, refused.error.code(), &text);
+                        let reply = Reply::error(StatusCode::BAD_REQUEST, id, refused.error.code(), &text);
                         answer(call, reply);
                     }
                 }
@@ -232,7 +234,7 @@ impl Supervisor {
         };
         let method = envelope.method.and_then(|method| Method::parse(&method.decode(message)));
         match envelope.kind {
-            Kind::Request => self.ask(call, &link, Some(seat), message, envelope),
+            Kind::Request => Self::ask(call, &link, Some(seat), message, envelope),
             Kind::Response | Kind::Error => {
                 let is_asked = envelope.id.is_some_and(|id| link.take_asked(seat, id.span.of(message)));
                 if is_asked {
@@ -274,18 +276,24 @@ impl Supervisor {
         }
         let id = envelope.id.map_or(&b""[..], |id| id.span.of(&message));
         if envelope.params.meta.protocol_version.is_none() {
-            return answer(call, Reply::error(StatusCode::BAD_REQUEST, id, code::LEGACY_TRANSPORT, NO_SESSION));
+            return answer(
+                call,
+                Reply::error(StatusCode::BAD_REQUEST, id, code::LEGACY_TRANSPORT, NO_SESSION),
+            );
         }
         let supervisor = Rc::clone(self);
         spawn_local(async move {
             match supervisor.is_modern().await {
                 Ok(true) => match supervisor.modern(&call).await {
-                    Ok(link) => supervisor.ask(call, &link, None, &message, &envelope),
+                    Ok(link) => Self::ask(call, &link, None, &message, &envelope),
                     Err(error) => drop(call.reply.send(Err(error))),
                 },
                 Ok(false) => {
                     let id = envelope.id.map_or(&b""[..], |id| id.span.of(&message));
-                    answer(call, Reply::error(StatusCode::BAD_REQUEST, id, code::LEGACY_TRANSPORT, NO_SESSION));
+                    answer(
+                        call,
+                        Reply::error(StatusCode::BAD_REQUEST, id, code::LEGACY_TRANSPORT, NO_SESSION),
+                    );
                 }
                 Err(error) => drop(call.reply.send(Err(error))),
             }
@@ -293,7 +301,7 @@ impl Supervisor {
     }
 
     /// Asks a process a client's question.
-    fn ask(&self, call: Call, link: &Rc<Link>, seat: Option<SeatId>, message: &Bytes, envelope: &Envelope) {
+    fn ask(call: Call, link: &Rc<Link>, seat: Option<SeatId>, message: &Bytes, envelope: &Envelope) {
         let method = envelope.method.and_then(|method| Method::parse(&method.decode(message)));
         let uri = || envelope.params.uri.map(|uri| uri.decode(message).into_owned());
         let what = match (method, uri()) {
@@ -360,12 +368,9 @@ impl Supervisor {
         }
         self.common.backoff.borrow_mut().note_running(longest);
         self.slots.borrow_mut().retain(|_, slot| Rc::strong_count(slot) > 1 || slot.is_in_use());
-        let spare_failed = self.spare.borrow_mut().as_mut().is_some_and(|spare| !spare.is_running());
-        if spare_failed {
-            if let Some(spare) = self.spare.borrow_mut().take() {
-                self.common.note_failure(spare.began.elapsed());
-                spawn_local(spare.discard(Rc::clone(&self.common)));
-            }
+        if let Some(spare) = self.spare.borrow_mut().take_if(|spare| !spare.is_running()) {
+            fail(&self.common.backoff, spare.began.elapsed());
+            spawn_local(spare.discard(Rc::clone(&self.common)));
         }
         if self.spare.borrow().is_none() {
             self.keep_spare_soon();
@@ -441,12 +446,17 @@ impl Supervisor {
 }
 
 impl Slot {
-    /// Whether a process is there or about to be.
+    /// Whether a process is there or about to be, or may not be.
     fn is_in_use(&self) -> bool {
-        let legacy = self.legacy.try_lock().map_or(true, |there| {
-            there.as_ref().is_some_and(|introduced| introduced.link.is_alive())
-        });
-        legacy || self.modern.try_lock().map_or(true, |there| there.as_ref().is_some_and(|link| link.is_alive()))
+        if !self.backoff.borrow().wait(Instant::now()).is_zero() {
+            return true;
+        }
+        let legacy = self
+            .legacy
+            .try_lock()
+            .map_or(true, |there| there.as_ref().is_some_and(|introduced| introduced.link.is_alive()));
+        legacy
+            || self.modern.try_lock().map_or(true, |there| there.as_ref().is_some_and(|link| link.is_alive()))
     }
 }
 
@@ -456,4 +466,5 @@ fn answer(call: Call, reply: Reply) {
 }
 
 /// Nothing of the Modern era is in it, so that a client that speaks both falls back to a session.
-const NO_SESSION: &str = "this server is spoken to in sessions, of revisions up to 2025-11-25; send `initialize` first";
+const NO_SESSION: &str =
+    "this server is spoken to in sessions, of revisions up to 2025-11-25; send `initialize` first";
