@@ -48,7 +48,7 @@ pub async fn call(pool: Rc<Pool>, era: Era, call: ToolCall) -> Result<Outcome, F
         Era::Modern => {
             let mut request = message(&call, Some(modern_meta()));
             for (name, value) in &modern_headers(&call) {
-                request.set(name.clone(), value.clone());
+                request.set(name, value);
             }
             send(&pool, request).await
         }
@@ -79,7 +79,7 @@ fn message(call: &ToolCall, meta: Option<Value>) -> Outgoing {
 async fn send(pool: &Rc<Pool>, request: Outgoing) -> Result<Outcome, Fault> {
     let server = pool.backend().name();
     let answered = pool.send(&request, Lane::Call).await.map_err(|error| error.into_fault(server))?;
-    let Answered { head, body: mut answer } = answered;
+    let Answered { head, body: mut answer } = *answered;
     let status = head.status;
     let read = if head.is_event_stream() && status.is_success() {
         read_events(&mut answer).await

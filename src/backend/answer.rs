@@ -20,7 +20,7 @@ use super::wire::Wire;
 use super::{BackendError, Stage};
 use crate::protocol::header;
 
-/// An answer: its head, and its body on its way.
+/// An answer: its head, and its body on its way. Handed on boxed.
 pub struct Answered {
     /// What it begins with.
     pub head: Head,

@@ -13,6 +13,7 @@ mod error;
 mod fast_lane;
 mod general;
 mod outgoing;
+mod patience;
 mod pool;
 pub mod stdio;
 mod stream;

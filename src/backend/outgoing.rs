@@ -1,7 +1,5 @@
 //! A request to a backend, before it is written.
 
-use std::io::Write as _;
-
 use bytes::{BufMut, Bytes};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
 
@@ -9,6 +7,7 @@ use super::Backend;
 use super::body::RequestBody;
 use super::stdio::Verb;
 use crate::auth::KeyId;
+use crate::base::put_decimal;
 use crate::frame::Slices;
 use crate::protocol::header;
 
@@ -17,24 +16,21 @@ use crate::protocol::header;
 #[derive(Clone)]
 pub struct Outgoing {
     method: Method,
-    fields: Vec<(HeaderName, HeaderValue)>,
-    /// Boxed: a request is moved a dozen times on its way, and nine slices are 300 bytes.
-    body: Box<Slices>,
+    /// The fields as they go over the wire, the names in lower case.
+    lines: Vec<u8>,
+    body: Slices,
     owner: Option<KeyId>,
 }
 
 /// Revision, method, name, session id and the trace: what a usual message carries.
-const FIELDS_USUAL: usize = 7;
+const LINES_BYTES_USUAL: usize = 256;
+
+const LINE_END: &[u8] = b"\r\n";
 
 impl Outgoing {
     /// A message.
     pub fn post(body: Slices) -> Self {
-        Self {
-            method: Method::POST,
-            fields: Vec::with_capacity(FIELDS_USUAL),
-            body: Box::new(body),
-            owner: None,
-        }
+        Self { method: Method::POST, lines: Vec::with_capacity(LINES_BYTES_USUAL), body, owner: None }
     }
 
     /// A message of one piece.
@@ -52,21 +48,41 @@ impl Outgoing {
         Self { method: Method::DELETE, ..Self::whole(Bytes::new()) }
     }
 
-    /// With the key on whose behalf it is sent, for a server whose processes are apart by key.
-    #[must_use]
-    pub fn on_behalf_of(self, owner: Option<KeyId>) -> Self {
-        Self { owner, ..self }
+    /// The key on whose behalf it is sent: for a server whose processes are apart by key.
+    pub fn set_owner(&mut self, owner: Option<KeyId>) {
+        self.owner = owner;
     }
 
     /// Adds a field, beside others of its name.
-    pub fn add(&mut self, name: HeaderName, value: HeaderValue) {
-        self.fields.push((name, value));
+    pub fn add(&mut self, name: &HeaderName, value: &HeaderValue) {
+        self.put(name.as_str(), value.as_bytes());
     }
 
     /// Adds a field in place of others of its name.
-    pub fn set(&mut self, name: HeaderName, value: HeaderValue) {
-        self.fields.retain(|(other, _)| *other != name);
+    pub fn set(&mut self, name: &HeaderName, value: &HeaderValue) {
+        let mut at = 0;
+        while let Some(line) = self.lines[at..].split_inclusive(|byte| *byte == b'\n').next() {
+            let end = at + line.len();
+            if line.strip_prefix(name.as_str().as_bytes()).is_some_and(|rest| rest.starts_with(b":")) {
+                self.lines.drain(at..end);
+            } else {
+                at = end;
+            }
+        }
         self.add(name, value);
+    }
+
+    /// Adds a field. `name`: in lower case; `value`: bytes that HTTP allows in one (RFC 9110, section 5.5).
+    pub fn put(&mut self, name: &str, value: &[u8]) {
+        debug_assert!(
+            HeaderValue::from_bytes(value).is_ok(),
+            "no value of a field: {}",
+            value.escape_ascii()
+        );
+        self.lines.put_slice(name.as_bytes());
+        self.lines.put_slice(b": ");
+        self.lines.put_slice(value);
+        self.lines.put_slice(LINE_END);
     }
 
     /// As a server that is a process is asked.
@@ -79,8 +95,8 @@ impl Outgoing {
                 parts => parts.concat().into(),
             }),
         };
-        let session = self.fields.iter().find(|(name, _)| *name == header::SESSION_ID);
-        (verb, session.map(|(_, value)| value.clone()), self.owner)
+        let session = self.fields().find(|(name, _)| *name == header::SESSION_ID);
+        (verb, session.map(|(_, value)| value), self.owner)
     }
 
     /// Bytes of the body.
@@ -91,35 +107,38 @@ impl Outgoing {
     /// As it goes over the wire (RFC 9112, sections 3 to 6).
     pub(super) fn render(&self, backend: &Backend) -> Vec<u8> {
         let head = &backend.head(&self.method).lines;
-        let fields: usize =
-            self.fields.iter().map(|(name, value)| name.as_str().len() + value.len() + b": \r\n".len()).sum();
         let body_bytes = self.body_bytes();
-        let mut out = Vec::with_capacity(head.len() + fields + LENGTH_LINE_BYTES_MAX + body_bytes);
+        let mut out = Vec::with_capacity(head.len() + self.lines.len() + LENGTH_LINE_BYTES_MAX + body_bytes);
         out.put_slice(head);
-        for (name, value) in &self.fields {
-            out.put_slice(name.as_str().as_bytes());
-            out.put_slice(b": ");
-            out.put_slice(value.as_bytes());
-            out.put_slice(b"\r\n");
-        }
+        out.put_slice(&self.lines);
         if self.method == Method::POST {
-            // Writing to a Vec cannot fail.
-            let _ = write!(out, "content-length: {body_bytes}\r\n");
+            out.put_slice(b"content-length: ");
+            put_decimal(&mut out, body_bytes as u64);
+            out.put_slice(LINE_END);
         }
-        out.put_slice(b"\r\n");
+        out.put_slice(LINE_END);
         for slice in self.body.parts() {
             out.put_slice(slice);
         }
         out
     }
 
+    fn fields(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> + '_ {
+        self.lines.split(|byte| *byte == b'\n').filter_map(|line| {
+            let line = line.strip_suffix(b"\r")?;
+            let colon = line.iter().position(|byte| *byte == b':')?;
+            let value = HeaderValue::from_bytes(line.get(colon + b": ".len()..)?).ok()?;
+            Some((HeaderName::from_bytes(&line[..colon]).ok()?, value))
+        })
+    }
+
     /// As hyper takes it.
     pub(super) fn to_http(&self, backend: &Backend) -> Request<RequestBody> {
         let mut headers: HeaderMap = backend.head(&self.method).fields.clone();
-        for (name, value) in &self.fields {
-            headers.append(name.clone(), value.clone());
+        for (name, value) in self.fields() {
+            headers.append(name, value);
         }
-        let mut request = Request::new(RequestBody::new((*self.body).clone()));
+        let mut request = Request::new(RequestBody::new(self.body.clone()));
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = backend.path.clone().into();
         *request.headers_mut() = headers;
@@ -129,3 +148,31 @@ impl Outgoing {
 
 /// `content-length: ` with the largest number, and the end of the head.
 const LENGTH_LINE_BYTES_MAX: usize = 16 + 20 + 4;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(request: &Outgoing, expected: &[(&str, &[u8])]) {
+        let fields: Vec<_> = request.fields().collect();
+        let fields: Vec<_> = fields.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+        assert_eq!(fields, expected);
+    }
+
+    #[test]
+    fn fields_are_added_and_replaced() {
+        let name = HeaderName::from_static;
+        let value = HeaderValue::from_static;
+        let mut request = Outgoing::whole(Bytes::new());
+        check(&request, &[]);
+        request.put("mcp-name", b"a: b\t\xff");
+        request.add(&name("mcp-name-2"), &value(""));
+        request.add(&name("mcp-name"), &value("again"));
+        check(&request, &[("mcp-name", b"a: b\t\xff"), ("mcp-name-2", b""), ("mcp-name", b"again")]);
+        request.set(&name("mcp-name"), &value("once"));
+        check(&request, &[("mcp-name-2", b""), ("mcp-name", b"once")]);
+        request.set(&name("mcp"), &value("another"));
+        check(&request, &[("mcp-name-2", b""), ("mcp-name", b"once"), ("mcp", b"another")]);
+    }
+}

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use super::answer::{Answer, Answered, Body, Head};
 use super::connect::{Target, connect};
 use super::outgoing::Outgoing;
+use super::patience::Patience;
 use super::stdio::{Deployed, Server};
 use super::wire::{SendError, Wire};
 use super::{Backend, BackendError, Reach, Stage};
@@ -61,7 +62,11 @@ impl Pool {
     /// A request is sent a second time only when nothing of it was written the first time.
     ///
     /// Not cancel safe: dropping it closes the connection, which tells the backend to stop.
-    pub async fn send(self: &Rc<Self>, request: &Outgoing, lane: Lane) -> Result<Answered, BackendError> {
+    pub async fn send(
+        self: &Rc<Self>,
+        request: &Outgoing,
+        lane: Lane,
+    ) -> Result<Box<Answered>, BackendError> {
         let permit = match lane {
             Lane::Call => Some(self.backend.bounds.admit(&self.backend.config).await?),
             Lane::Stream => None,
@@ -81,14 +86,11 @@ impl Pool {
                 Some(wire) => wire,
                 None => Box::pin(self.open(target)).await?,
             };
-            let sending = wire.send(request, &self.backend);
-            let sent = timeout(self.backend.config.first_byte_timeout, sending).await;
-            match sent {
-                Ok(Ok((head, body))) => return Ok(self.answer(head, body, wire, lane, permit)),
-                Ok(Err(SendError::Unsent)) if !fresh => {}
-                Ok(Err(SendError::Unsent)) => return Err(BackendError::bare(Stage::Unsent)),
-                Ok(Err(SendError::Sent(error))) => return Err(error),
-                Err(_elapsed) => return Err(BackendError::bare(Stage::FirstByteTimeout)),
+            match wire.send(request, &self.backend).await {
+                Ok((head, body)) => return Ok(self.answer(head, body, wire, lane, permit)),
+                Err(SendError::Unsent) if !fresh => {}
+                Err(SendError::Unsent) => return Err(BackendError::bare(Stage::Unsent)),
+                Err(SendError::Sent(error)) => return Err(error),
             }
         }
     }
@@ -100,7 +102,7 @@ impl Pool {
         request: &Outgoing,
         lane: Lane,
         permit: Option<Permit>,
-    ) -> Result<Answered, BackendError> {
+    ) -> Result<Box<Answered>, BackendError> {
         let (verb, session, owner) = request.to_process();
         let calling = server.call(verb, session, owner);
         let called = timeout(self.backend.config.first_byte_timeout, calling).await;
@@ -108,7 +110,7 @@ impl Pool {
             called.unwrap_or_else(|_elapsed| Err(BackendError::bare(Stage::FirstByteTimeout)))?;
         let (head, body) = Body::of_reply(reply, hold);
         let body = Answer::new(body, None, Rc::clone(self), self.idle_timeout(lane), permit);
-        Ok(Answered { head, body })
+        Ok(Box::new(Answered { head, body }))
     }
 
     fn idle_timeout(&self, lane: Lane) -> Option<Duration> {
@@ -125,9 +127,12 @@ impl Pool {
         wire: Box<Wire>,
         lane: Lane,
         permit: Option<Permit>,
-    ) -> Answered {
+    ) -> Box<Answered> {
         let idle_timeout = self.idle_timeout(lane);
-        Answered { head, body: Answer::new(body, Some(wire), Rc::clone(self), idle_timeout, permit) }
+        Box::new(Answered {
+            head,
+            body: Answer::new(body, Some(wire), Rc::clone(self), idle_timeout, permit),
+        })
     }
 
     /// An idle connection that can be used. The youngest first, so that the old ones age and close.
@@ -142,7 +147,10 @@ impl Pool {
     }
 
     async fn open(&self, target: &Target) -> Result<Box<Wire>, BackendError> {
-        let opening = async { Ok(Box::new(Wire::new(connect(target).await?))) };
+        let opening = async {
+            let patience = Patience::new(self.backend.config.first_byte_timeout);
+            Ok(Box::new(Wire::new(connect(target).await?, patience)))
+        };
         timeout(self.backend.config.connect_timeout, opening)
             .await
             .unwrap_or_else(|_elapsed| Err(BackendError::bare(Stage::ConnectTimeout)))

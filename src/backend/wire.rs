@@ -11,6 +11,7 @@ use super::answer::{Body, Head};
 use super::fast_lane::{self, Begun, Unwritten};
 use super::general::General;
 use super::outgoing::Outgoing;
+use super::patience::Patience;
 use super::stream::Stream;
 use super::{Backend, BackendError, Stage};
 
@@ -22,6 +23,8 @@ pub struct Wire {
     /// Whether something came behind an answer, or it began before the request was written.
     spoilt: bool,
     idle_since: Instant,
+    /// For the beginnings of its answers.
+    patience: Patience,
 }
 
 /// Who speaks on it.
@@ -39,14 +42,27 @@ const REQUEST_BYTES_MAX: usize = 32 << 10;
 
 impl Wire {
     /// Wraps an established stream. Nothing is sent.
-    pub fn new(stream: Stream) -> Self {
-        Self { engine: Engine::FastLane(stream), rest: None, spoilt: false, idle_since: Instant::now() }
+    pub fn new(stream: Stream, patience: Patience) -> Self {
+        Self {
+            engine: Engine::FastLane(stream),
+            rest: None,
+            spoilt: false,
+            idle_since: Instant::now(),
+            patience,
+        }
     }
 
-    /// Sends a request and waits for the head of its response.
+    /// Sends a request and waits for the head of its response, as long as is patient.
     ///
     /// Not cancel safe: it is to be dropped, which tells the backend to stop.
     pub async fn send(&mut self, request: &Outgoing, backend: &Backend) -> Result<(Head, Body), SendError> {
+        let mut patience = std::mem::take(&mut self.patience);
+        let sent = patience.wait(self.exchange(request, backend)).await;
+        self.patience = patience;
+        sent.unwrap_or_else(|| Err(SendError::Sent(BackendError::bare(Stage::FirstByteTimeout))))
+    }
+
+    async fn exchange(&mut self, request: &Outgoing, backend: &Backend) -> Result<(Head, Body), SendError> {
         let is_usual = backend.config.fast_lane && request.body_bytes() <= REQUEST_BYTES_MAX;
         // Taken out, so that whatever ends this early leaves nothing to be used again. What is not usual is
         // boxed, so that it does not make every request's future bigger.
@@ -251,7 +267,7 @@ mod tests {
         socket2::SockRef::from(&near).set_send_buffer_size(4 << 10).expect("a small buffer");
         let (backend, request) = (backend(), Outgoing::whole(vec![b' '; BODY_BYTES].into()));
         let request_bytes = request.render(&backend).len();
-        let mut wire = Wire::new(Stream::Unix(near));
+        let mut wire = Wire::new(Stream::Unix(near), Patience::new(PATIENCE));
         let asking = async {
             let Ok((head, body)) = wire.send(&request, &backend).await else {
                 panic!("{first:?}: no answer")

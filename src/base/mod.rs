@@ -3,6 +3,7 @@
 //! Does not know: any other module of this crate, or the wire.
 
 mod clock;
+mod decimal;
 mod fault;
 mod gather;
 mod glob;
@@ -13,6 +14,7 @@ mod turn;
 pub mod units;
 
 pub use clock::unix_s;
+pub use decimal::put_decimal;
 pub use fault::{Fault, Kind, Origin, Scope};
 pub use gather::poll_write_gathered;
 pub use glob::{GLOB_CHARS_MAX, Glob, InvalidGlob};

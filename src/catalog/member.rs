@@ -206,7 +206,7 @@ async fn listen(mut feed: Feed, member: &std::rc::Weak<Member>, ready: Option<Ar
         let Some(member) = member.upgrade() else { return };
         let Some(data) = event.data.filter(|data| !data.is_empty()) else { continue };
         let Ok(envelope) = scanner.scan(&data) else { continue };
-        let method = envelope.method.map(|method| method.decode(&data));
+        let method = envelope.method.map(|method| method.value(&data));
         let method = method.as_deref().and_then(Method::parse);
         match (envelope.kind, method, &ready) {
             (

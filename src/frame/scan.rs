@@ -6,7 +6,7 @@ mod types;
 use crate::frame::fault::{Refused, ScanError};
 use crate::frame::members::Names;
 use crate::frame::span::{Id, Span, Text};
-use crate::frame::tokens::{Parser, Tokens};
+use crate::frame::tokens::Parser;
 
 /// Messages in one batch. Revision 2025-03-26 sets no number; clients that batch send a handful.
 pub const BATCH_ITEMS_MAX: usize = 64;
@@ -141,10 +141,7 @@ impl Scanner {
     /// [`SCRATCH_BYTES_KEPT`]: crate::frame::SCRATCH_BYTES_KEPT
     pub fn scan(&mut self, bytes: &[u8]) -> Result<Envelope, Refused> {
         let scanned = match self.parser.parse(bytes) {
-            Ok(()) => {
-                let tokens = Tokens { bytes, marks: self.parser.marks() };
-                read::envelope(tokens, &mut self.names)
-            }
+            Ok(()) => read::envelope(self.parser.tokens(bytes), &mut self.names),
             Err(error) => Err(Refused { error, id: None }),
         };
         self.parser.shrink();
@@ -157,10 +154,7 @@ impl Scanner {
     /// # Errors
     /// [`ScanError::BatchSize`] unless it is an array of 1 to [`BATCH_ITEMS_MAX`] values.
     pub fn batch_items(&mut self, bytes: &[u8]) -> Result<Vec<Span>, ScanError> {
-        let items = self.parser.parse(bytes).and_then(|()| {
-            let tokens = Tokens { bytes, marks: self.parser.marks() };
-            read::batch(tokens)
-        });
+        let items = self.parser.parse(bytes).and_then(|()| read::batch(self.parser.tokens(bytes)));
         self.parser.shrink();
         items
     }

@@ -41,10 +41,6 @@ pub struct Text {
 }
 
 impl Text {
-    pub(super) fn new(span: Span, message: &[u8]) -> Self {
-        Self { span, escaped: holds_escape(span.of(message)) }
-    }
-
     /// The value of the string. Borrows from `message` unless there are escapes in it.
     pub fn decode<'a>(&self, message: &'a [u8]) -> Cow<'a, str> {
         let inner = self.inner(message);
@@ -56,6 +52,14 @@ impl Text {
         // The scanner hands out no string with a lone surrogate; it would read as U+FFFD here.
         let _ = unescape(inner, &mut value);
         Cow::Owned(String::from_utf8_lossy(&value).into_owned())
+    }
+
+    /// Likewise, for what is only compared.
+    pub fn value<'a>(&self, message: &'a [u8]) -> Cow<'a, [u8]> {
+        if self.escaped {
+            return Cow::Owned(self.decode(message).into_owned().into_bytes());
+        }
+        Cow::Borrowed(self.inner(message))
     }
 
     /// Whether the value of the string is this.
@@ -70,15 +74,6 @@ impl Text {
             _ => &[],
         }
     }
-}
-
-/// Whether a backslash is in there. Names are short: setting up the wide search costs more than they do.
-fn holds_escape(raw: &[u8]) -> bool {
-    const SHORT: usize = 64;
-    if raw.len() > SHORT {
-        return memchr::memchr(b'\\', raw).is_some();
-    }
-    raw.contains(&b'\\')
 }
 
 /// How an id was written.

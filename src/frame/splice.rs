@@ -8,9 +8,6 @@ use crate::frame::span::Span;
 /// state.
 pub const EDITS_MAX: usize = 4;
 
-/// What is between, before and behind the edits, and the edits.
-const PARTS_MAX: usize = 2 * EDITS_MAX + 1;
-
 /// Edits that do not fit the message: a mistake of the caller, never of a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SpliceError {
@@ -35,7 +32,7 @@ pub fn splice(original: &Bytes, edits: &[(Span, Bytes)]) -> Result<Slices, Splic
     if edits.len() > EDITS_MAX {
         return Err(SpliceError::TooMany);
     }
-    let mut slices = Slices { parts: [const { Bytes::new() }; PARTS_MAX], taken: 0, filled: 0 };
+    let mut slices = Slices { parts: Vec::with_capacity(2 * edits.len() + 1), taken: 0 };
     let mut copied = 0;
     for (span, replacement) in edits {
         let (start, end) = (span.start as usize, span.end as usize);
@@ -56,34 +53,32 @@ pub fn splice(original: &Bytes, edits: &[(Span, Bytes)]) -> Result<Slices, Splic
 /// The parts of an edited message, in order, none of them empty.
 #[derive(Clone, Debug)]
 pub struct Slices {
-    /// Invariant: taken <= filled <= `PARTS_MAX`; parts outside of taken..filled are empty.
-    parts: [Bytes; PARTS_MAX],
+    /// Those before `taken` are empty.
+    parts: Vec<Bytes>,
     taken: usize,
-    filled: usize,
 }
 
 impl Slices {
     /// A message that is not edited.
     pub fn whole(message: Bytes) -> Self {
-        let mut slices = Self { parts: Default::default(), taken: 0, filled: 0 };
+        let mut slices = Self { parts: Vec::with_capacity(1), taken: 0 };
         slices.add(message);
         slices
     }
 
     /// Bytes in the slices which were not taken yet: the Content-Length, as long as none was.
     pub fn len_bytes(&self) -> usize {
-        self.parts.iter().map(Bytes::len).sum()
+        self.parts().iter().map(Bytes::len).sum()
     }
 
     /// Those which were not taken yet.
     pub fn parts(&self) -> &[Bytes] {
-        &self.parts[self.taken..self.filled]
+        &self.parts[self.taken..]
     }
 
     fn add(&mut self, part: Bytes) {
         if !part.is_empty() {
-            self.parts[self.filled] = part;
-            self.filled += 1;
+            self.parts.push(part);
         }
     }
 }
@@ -92,16 +87,13 @@ impl Iterator for Slices {
     type Item = Bytes;
 
     fn next(&mut self) -> Option<Bytes> {
-        if self.taken == self.filled {
-            return None;
-        }
-        let part = std::mem::take(&mut self.parts[self.taken]);
+        let part = std::mem::take(self.parts.get_mut(self.taken)?);
         self.taken += 1;
         Some(part)
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        let left = self.filled - self.taken;
+        let left = self.parts.len() - self.taken;
         (left, Some(left))
     }
 }

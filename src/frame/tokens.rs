@@ -8,7 +8,7 @@
 use simd_json::{Buffers, ErrorType, INPUT_PADDING, Node, Tape};
 
 use crate::frame::fault::ScanError;
-use crate::frame::span::{Span, code_unit};
+use crate::frame::span::{Span, Text, code_unit};
 
 /// Objects and arrays within each other. Real messages stay under ten; JSON schemas of tools reach some twenty.
 pub const DEPTH_MAX: usize = 64;
@@ -26,6 +26,8 @@ const SHORT_NUMBER: usize = 18;
 pub(super) struct Parser {
     /// The copy that simd-json may spoil, with the padding it reads over.
     scratch: Vec<u8>,
+    /// Whether a backslash is in the message.
+    has_escapes: bool,
     buffers: Buffers,
     /// Empty between two messages; kept for its allocation. `Tape::reset` frees it from the lifetime of
     /// the scratch.
@@ -34,7 +36,7 @@ pub(super) struct Parser {
 
 impl Parser {
     pub(super) fn new() -> Self {
-        Self { scratch: Vec::new(), buffers: buffers(), tape: Tape(Vec::new()) }
+        Self { scratch: Vec::new(), has_escapes: false, buffers: buffers(), tape: Tape(Vec::new()) }
     }
 
     /// Checks that `bytes` are one JSON value, and finds its marks.
@@ -43,6 +45,7 @@ impl Parser {
         if bytes.len() > u32::MAX as usize - INPUT_PADDING {
             return Err(ScanError::TooLong);
         }
+        self.has_escapes = memchr::memchr(b'\\', bytes).is_some();
         self.copy(bytes);
         let Err(error) = self.fill(bytes.len()) else { return Ok(()) };
         match error.error() {
@@ -55,9 +58,9 @@ impl Parser {
         }
     }
 
-    /// The marks of the last message that was parsed.
-    pub(super) fn marks(&self) -> &[u32] {
-        self.buffers.structural_indexes()
+    /// The marks of the last message that was parsed, which was this.
+    pub(super) fn tokens<'a>(&'a self, bytes: &'a [u8]) -> Tokens<'a> {
+        Tokens { bytes, marks: self.buffers.structural_indexes(), has_escapes: self.has_escapes }
     }
 
     /// Gives back what an unusually large message made us allocate.
@@ -178,9 +181,18 @@ pub(super) enum Form {
 pub(super) struct Tokens<'a> {
     pub(super) bytes: &'a [u8],
     pub(super) marks: &'a [u32],
+    /// Whether a backslash is in the bytes: nearly every message has none.
+    has_escapes: bool,
 }
 
 impl Tokens<'_> {
+    /// The string at a mark.
+    pub(super) fn text(self, at: usize) -> Text {
+        let span = self.span(at, at + 1);
+        let escaped = self.has_escapes && memchr::memchr(b'\\', span.of(self.bytes)).is_some();
+        Text { span, escaped }
+    }
+
     /// The byte at a mark; 0 behind the last one.
     pub(super) fn byte(self, at: usize) -> u8 {
         self.marks.get(at).and_then(|&mark| self.bytes.get(mark as usize)).copied().unwrap_or(0)

@@ -77,8 +77,8 @@ impl Method {
     ];
 
     /// The method of that name, if it is one the gateway knows; matched exactly, as the specification asks.
-    pub fn parse(name: &str) -> Option<Self> {
-        Self::NAMES.iter().find(|(known, _)| *known == name).map(|(_, method)| *method)
+    pub fn parse(name: &[u8]) -> Option<Self> {
+        Self::NAMES.iter().find(|(known, _)| known.as_bytes() == name).map(|(_, method)| *method)
     }
 
     /// The name on the wire.
@@ -110,10 +110,10 @@ mod tests {
     #[test]
     fn every_name_reads_back() {
         for (name, method) in Method::NAMES {
-            assert_eq!(Method::parse(name), Some(method));
+            assert_eq!(Method::parse(name.as_bytes()), Some(method));
             assert_eq!(method.as_str(), name);
         }
-        assert_eq!(Method::parse("Tools/call"), None);
-        assert_eq!(Method::parse(""), None);
+        assert_eq!(Method::parse(b"Tools/call"), None);
+        assert_eq!(Method::parse(b""), None);
     }
 }

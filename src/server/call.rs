@@ -98,7 +98,7 @@ pub const NAME_CHARS_MAX: usize = 128;
 /// Reads the message.
 pub fn scan(scanner: &mut Scanner, body: &Bytes) -> Result<(Envelope, Option<Method>), Fault> {
     let envelope = scanner.scan(body).map_err(|refused| unreadable(refused, body))?;
-    let method = envelope.method.and_then(|method| Method::parse(&method.decode(body)));
+    let method = envelope.method.and_then(|method| Method::parse(&method.value(body)));
     Ok((envelope, method))
 }
 

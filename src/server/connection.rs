@@ -206,7 +206,7 @@ fn service(
         async move {
             let is_http1 = request.version() < http::Version::HTTP_2;
             let mut response = handle(&worker, &control, request).await;
-            if is_http1 && *worker.shared.phase.borrow() >= Phase::Leave {
+            if is_http1 && worker.phase() >= Phase::Leave {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             let_others_go_first().await;
@@ -232,6 +232,17 @@ pub enum Socket {
     Tcp(TcpStream),
     /// Boxed: its state is a hundred times the size of a socket.
     Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Socket {
+    /// Whether it is known without reading that nothing has come, and the task is woken when something does.
+    pub fn is_silent(&self, cx: &mut Context<'_>) -> bool {
+        match self {
+            Self::Tcp(tcp) => tcp.poll_read_ready(cx).is_pending(),
+            // What has come may lie in the session.
+            Self::Tls(_) => false,
+        }
+    }
 }
 
 /// A stream with bytes put in front that were read already.

@@ -27,6 +27,8 @@ pub struct Control {
     /// Times that the client stopped taking bytes, and took them again: odd while it does not.
     stalls: Moves,
     order: Cell<Order>,
+    /// Whether nothing was under way for a while.
+    at_rest: Cell<bool>,
     /// The Host of the last request that was let in.
     pub host: RefCell<Vec<u8>>,
     /// Who asked last on it.
@@ -54,6 +56,10 @@ pub enum Order {
     Close,
 }
 
+/// Long enough that a client with call after call never meets it; short beside the time that idle connections are
+/// kept.
+const REST_AFTER: Duration = Duration::from_secs(2);
+
 impl Control {
     /// Of a connection that nothing was asked on yet.
     pub fn new() -> Rc<Self> {
@@ -64,6 +70,7 @@ impl Control {
             moves: Moves::default(),
             stalls: Moves::default(),
             order: Cell::new(Order::GoOn),
+            at_rest: Cell::new(false),
             host: RefCell::default(),
             known: RefCell::new(None),
             waker: RefCell::new(None),
@@ -99,6 +106,7 @@ impl Control {
     pub fn begin(self: &Rc<Self>) -> Active {
         self.answering.set(self.answering.get() + 1);
         self.in_head.set(false);
+        self.at_rest.set(false);
         self.moves.note();
         Active(Rc::clone(self))
     }
@@ -116,9 +124,26 @@ impl Control {
     pub fn give(&self, order: Order) {
         if order > self.order.get() {
             self.order.set(order);
-            if let Some(waker) = self.waker.borrow_mut().take() {
-                waker.wake();
-            }
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    /// Whether nothing was under way for a while; who asked for the order is woken when that becomes so.
+    pub fn is_at_rest(&self) -> bool {
+        self.at_rest.get()
+    }
+
+    /// Notices when nothing has moved in a while. Asked once a tick.
+    fn note_rest(&self, now: Instant) {
+        let is_idle = self.answering.get() == 0 && !self.in_head.get();
+        if is_idle && self.moves.still_for(now) >= REST_AFTER && !self.at_rest.replace(true) {
+            self.wake();
         }
     }
 
@@ -186,8 +211,11 @@ impl Controls {
     /// Ends those that have taken longer than they may.
     pub fn sweep(&self, config: &Config) {
         let now = Instant::now();
-        for control in self.live.borrow().values().filter(|control| control.is_overdue(now, config)) {
-            control.give(Order::Close);
+        for control in self.live.borrow().values() {
+            control.note_rest(now);
+            if control.is_overdue(now, config) {
+                control.give(Order::Close);
+            }
         }
     }
 

@@ -6,7 +6,7 @@
 
 use std::future::{Future, poll_fn};
 use std::mem::MaybeUninit;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -61,20 +61,18 @@ const PATIENCE: Duration = Duration::from_millis(50);
 
 /// Serves a connection for as long as its requests are usual.
 pub async fn serve(worker: &Rc<Worker>, control: &Rc<Control>, socket: &mut Socket) -> End {
-    let mut lane = FastLane { worker, control, socket, ahead: BytesMut::new() };
-    let mut is_first = true;
+    let mut lane = FastLane { worker, control, socket, ahead: BytesMut::new(), is_first: true };
     loop {
-        match lane.next().await {
-            Next::Gone => return End::Gone,
-            Next::Unusual => return End::Unusual { came: lane.ahead.freeze(), is_first },
-            Next::Usual(asked) => {
-                is_first = false;
-                let active = control.begin();
-                if !lane.answer(asked).await {
-                    return End::Gone;
-                }
-                drop(active);
-            }
+        let pause = match lane.next(false).await {
+            // Boxed for as long as one request follows the other: a connection does not hold the place of an
+            // exchange while nothing is asked on it.
+            Ok(asked) => Box::pin(lane.serve_busy(asked)).await,
+            Err(pause) => pause,
+        };
+        match pause {
+            Pause::Rest => {}
+            Pause::Gone => return End::Gone,
+            Pause::Unusual => return End::Unusual { came: lane.ahead.freeze(), is_first: lane.is_first },
         }
     }
 }
@@ -85,18 +83,40 @@ struct FastLane<'a> {
     socket: &'a mut Socket,
     /// What was read and not used.
     ahead: BytesMut,
+    /// Whether nothing was asked yet.
+    is_first: bool,
 }
 
-enum Next {
-    Usual(Box<Asked>),
+/// Why no request follows.
+enum Pause {
+    /// None came in a while.
+    Rest,
     /// What came of it lies in `ahead`.
     Unusual,
     Gone,
 }
 
 impl FastLane<'_> {
-    /// Waits for the next request. Nothing is held while nothing comes.
-    async fn next(&mut self) -> Next {
+    /// Answers this request and those that follow it.
+    async fn serve_busy(&mut self, first: Asked) -> Pause {
+        self.is_first = false;
+        let mut asked = first;
+        loop {
+            let active = self.control.begin();
+            if !self.answer(asked).await {
+                return Pause::Gone;
+            }
+            drop(active);
+            match self.next(true).await {
+                Ok(next) => asked = next,
+                Err(pause) => return pause,
+            }
+        }
+    }
+
+    /// Waits for the next request. Nothing is held here while nothing comes; who holds something waits no longer
+    /// than until the connection is at rest.
+    async fn next(&mut self, until_rest: bool) -> Result<Asked, Pause> {
         let mut patience: Option<Pin<Box<Sleep>>> = None;
         if !self.ahead.is_empty() {
             self.control.note_read();
@@ -107,7 +127,7 @@ impl FastLane<'_> {
         poll_fn(|cx| {
             let order = self.control.order(cx.waker());
             if order == Order::Close {
-                return Poll::Ready(Next::Gone);
+                return Poll::Ready(Err(Pause::Gone));
             }
             loop {
                 match self.poll_read(cx) {
@@ -115,12 +135,15 @@ impl FastLane<'_> {
                     Poll::Ready(None) => {}
                     // Only now: a request that has begun is answered.
                     Poll::Pending if self.ahead.is_empty() && order == Order::Drain => {
-                        return Poll::Ready(Next::Gone);
+                        return Poll::Ready(Err(Pause::Gone));
+                    }
+                    Poll::Pending if self.ahead.is_empty() && until_rest && self.control.is_at_rest() => {
+                        return Poll::Ready(Err(Pause::Rest));
                     }
                     Poll::Pending if self.ahead.is_empty() => return Poll::Pending,
                     Poll::Pending => {
                         let patience = patience.get_or_insert_with(|| Box::pin(sleep(PATIENCE)));
-                        return patience.as_mut().poll(cx).map(|()| Next::Unusual);
+                        return patience.as_mut().poll(cx).map(|()| Err(Pause::Unusual));
                     }
                 }
             }
@@ -129,21 +152,21 @@ impl FastLane<'_> {
     }
 
     /// Reads once; `None` while the request is not whole.
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Option<Next>> {
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Asked, Pause>>> {
         let (shared, pools) = (&self.worker.shared, self.worker.pools());
         with_scratch(|scratch| {
             let mut buffer = ReadBuf::new(scratch);
             let read = ready!(Pin::new(&mut *self.socket).poll_read(cx, &mut buffer));
             let came = buffer.filled();
             if read.is_err() || came.is_empty() {
-                return Poll::Ready(Some(Next::Gone));
+                return Poll::Ready(Some(Err(Pause::Gone)));
             }
             self.control.note_read();
             if self.ahead.is_empty()
                 && let Read::Usual(asked, bytes) = read_request(&shared.config, &pools.fleet().table, came)
             {
                 self.ahead.extend_from_slice(&came[bytes..]);
-                return Poll::Ready(Some(Next::Usual(asked)));
+                return Poll::Ready(Some(Ok(asked)));
             }
             self.ahead.extend_from_slice(came);
             Poll::Ready(self.read_ahead())
@@ -151,32 +174,33 @@ impl FastLane<'_> {
     }
 
     /// Reads what has come before.
-    fn read_ahead(&mut self) -> Option<Next> {
+    fn read_ahead(&mut self) -> Option<Result<Asked, Pause>> {
         let (shared, pools) = (&self.worker.shared, self.worker.pools());
         match read_request(&shared.config, &pools.fleet().table, &self.ahead) {
             Read::Partial => None,
-            Read::Unusual => Some(Next::Unusual),
+            Read::Unusual => Some(Err(Pause::Unusual)),
             Read::Usual(asked, bytes) => {
                 self.ahead.advance(bytes);
                 if self.ahead.is_empty() {
                     self.ahead = BytesMut::new();
                 }
-                Some(Next::Usual(asked))
+                Some(Ok(asked))
             }
         }
     }
 
     /// Answers a request; false when the connection is over.
-    async fn answer(&mut self, asked: Box<Asked>) -> bool {
-        // Boxed, so that a connection does not hold its place while nothing is asked on it.
-        let mut answering = Box::pin(handler::answer(self.worker, self.control, asked));
-        let reply = poll_fn(|cx| match answering.as_mut().poll(cx) {
-            Poll::Ready(reply) => Poll::Ready(Some(reply)),
-            Poll::Pending if self.is_over(cx) => Poll::Ready(None),
-            Poll::Pending => Poll::Pending,
-        });
-        let Some(reply) = reply.await else { return false };
-        drop(answering);
+    async fn answer(&mut self, asked: Asked) -> bool {
+        let reply = {
+            let mut answering = pin!(handler::answer(self.worker, self.control, asked));
+            poll_fn(|cx| match answering.as_mut().poll(cx) {
+                Poll::Ready(reply) => Poll::Ready(Some(reply)),
+                Poll::Pending if self.is_over(cx) => Poll::Ready(None),
+                Poll::Pending => Poll::Pending,
+            })
+            .await
+        };
+        let Some(reply) = reply else { return false };
         let_others_go_first().await;
         self.write(reply).await
     }
@@ -197,7 +221,7 @@ impl FastLane<'_> {
             return true;
         }
         // Further requests are taken in too, up to a bound, for behind them the client may go.
-        while self.ahead.len() < AHEAD_BYTES_MAX {
+        while self.ahead.len() < AHEAD_BYTES_MAX && !self.socket.is_silent(cx) {
             let read = with_scratch(|scratch| {
                 let mut buffer = ReadBuf::new(scratch);
                 let read = Pin::new(&mut *self.socket).poll_read(cx, &mut buffer);
@@ -216,7 +240,7 @@ impl FastLane<'_> {
 
 enum Read {
     /// And of how many bytes.
-    Usual(Box<Asked>, usize),
+    Usual(Asked, usize),
     Partial,
     Unusual,
 }
@@ -261,7 +285,7 @@ fn read_request(config: &Config, table: &Table, came: &[u8]) -> Read {
     }
     let (endpoint, body) = (Arc::clone(endpoint), Arriving::Whole(body));
     let asked = Asked { method: Method::POST, authority: None, endpoint, fields, body };
-    Read::Usual(Box::new(asked), bytes)
+    Read::Usual(asked, bytes)
 }
 
 /// How long the body is, when nothing else is said about the message or the connection than that it is kept.

@@ -7,9 +7,12 @@ use crate::backend::Outgoing;
 use crate::frame::Span;
 use crate::protocol::header;
 
-/// The fields of one request. Clones share the text.
+/// The fields of one request. Clones share the text. Boxed, for they are handed on a dozen times.
 #[derive(Clone)]
-pub struct Fields {
+pub struct Fields(Box<Found>);
+
+#[derive(Clone)]
+struct Found {
     /// What the spans lie in: the head as received, or what was copied together of it.
     text: Bytes,
     /// Where the values lie, by [`Field`]; [`ABSENT`] for those that were not sent.
@@ -94,21 +97,21 @@ impl Field {
 impl Fields {
     /// None yet, of a head whose text is this.
     pub fn of(text: Bytes) -> Self {
-        Self { text, values: [ABSENT; Field::COUNT], doubled: 0, params: Vec::new() }
+        Self(Box::new(Found { text, values: [ABSENT; Field::COUNT], doubled: 0, params: Vec::new() }))
     }
 
     /// A field that lies in the text.
     pub fn note(&mut self, name: Span, value: Span) {
-        let name_text = name.of(&self.text);
+        let name_text = name.of(&self.0.text);
         if let Some(field) = Field::named(name_text) {
-            let place = &mut self.values[field as usize];
+            let place = &mut self.0.values[field as usize];
             if *place == ABSENT {
                 *place = value;
             } else {
-                self.doubled |= 1 << field as u32;
+                self.0.doubled |= 1 << field as u32;
             }
         } else if is_param(name_text) {
-            self.params.push((name, value));
+            self.0.params.push((name, value));
         }
     }
 
@@ -145,8 +148,8 @@ impl Fields {
 
     /// The value of a field, of the first when there are several.
     pub fn get(&self, field: Field) -> Option<&[u8]> {
-        let span = self.values[field as usize];
-        (span != ABSENT).then(|| span.of(&self.text))
+        let span = self.0.values[field as usize];
+        (span != ABSENT).then(|| span.of(&self.0.text))
     }
 
     /// Likewise, when it is visible ASCII (RFC 9110, section 5.5).
@@ -158,42 +161,51 @@ impl Fields {
 
     /// Whether a field was sent.
     pub fn has(&self, field: Field) -> bool {
-        self.values[field as usize] != ABSENT
+        self.0.values[field as usize] != ABSENT
     }
 
     /// Whether a field was sent more than once.
     pub fn is_doubled(&self, field: Field) -> bool {
-        self.doubled & (1 << field as u32) != 0
+        self.0.doubled & (1 << field as u32) != 0
     }
 
     /// Whether any was.
     pub fn any_doubled(&self) -> bool {
-        self.doubled != 0
+        self.0.doubled != 0
     }
 
     /// The value as it may be handed on.
     pub fn value(&self, field: Field) -> Option<HeaderValue> {
-        let span = self.values[field as usize];
+        let span = self.0.values[field as usize];
         (span != ABSENT).then(|| self.shared(span)).flatten()
     }
 
     /// What a server may see.
     pub fn forwarded(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> + '_ {
         let known = Field::FORWARDED.into_iter().filter_map(|(field, name)| Some((name, self.value(field)?)));
-        let params = self.params.iter().filter_map(|(name, value)| {
-            HeaderName::from_bytes(name.of(&self.text)).ok().zip(self.shared(*value))
+        let params = self.0.params.iter().filter_map(|(name, value)| {
+            HeaderName::from_bytes(name.of(&self.0.text)).ok().zip(self.shared(*value))
         });
         known.chain(params)
     }
 
-    /// Adds what a server may see to a request to it.
-    pub fn copy_to(&self, request: &mut Outgoing) {
-        self.forwarded().for_each(|(name, value)| request.add(name, value));
+    /// Adds what a server may see to a request to it; `own_name` in place of the `Mcp-Name` that was sent.
+    pub fn copy_to(&self, request: &mut Outgoing, own_name: Option<&[u8]>) {
+        for (field, name) in Field::FORWARDED {
+            let Some(sent) = self.get(field) else { continue };
+            let value = own_name.filter(|_| field == Field::McpName).unwrap_or(sent);
+            request.put(name.as_str(), value);
+        }
+        for (name, value) in &self.0.params {
+            if let Ok(name) = HeaderName::from_bytes(name.of(&self.0.text)) {
+                request.put(name.as_str(), value.of(&self.0.text));
+            }
+        }
     }
 
     fn shared(&self, span: Span) -> Option<HeaderValue> {
         let range = span.start as usize..span.end as usize;
-        HeaderValue::from_maybe_shared(self.text.slice(range)).ok()
+        HeaderValue::from_maybe_shared(self.0.text.slice(range)).ok()
     }
 }
 

@@ -24,7 +24,7 @@ use crate::base::{Fault, Kind};
 use crate::protocol::{Era, Revision};
 use crate::route::Endpoint;
 
-/// A request to an endpoint, whoever read its head. Passed on boxed, so that no future holds it twice.
+/// A request to an endpoint, whoever read its head.
 pub struct Asked {
     /// What is to be done.
     pub method: Method,
@@ -63,7 +63,7 @@ pub async fn handle(
     {
         let body = Arriving::Streamed(body);
         let asked = Asked { method: head.method, authority, endpoint, fields, body };
-        return answer(worker, control, Box::new(asked)).await.into_http();
+        return answer(worker, control, asked).await.into_http();
     }
     let guarded = worker.shared.guard.check(&fields, authority.as_ref().map(Authority::as_str));
     let answered = match guarded {
@@ -75,7 +75,7 @@ pub async fn handle(
 }
 
 /// Answers a request to an endpoint; a fault becomes an answer too. Not cancel safe, likewise.
-pub async fn answer(worker: &Rc<Worker>, control: &Control, asked: Box<Asked>) -> Reply {
+pub async fn answer(worker: &Rc<Worker>, control: &Control, asked: Asked) -> Reply {
     let origin = worker.shared.guard.allowed_origin(&asked.fields);
     let answered = forward(worker, control, asked).await;
     conclude(worker, answered, origin)
@@ -93,8 +93,8 @@ fn conclude(worker: &Worker, answered: Result<Reply, Fault>, origin: Option<Head
 }
 
 /// The way of a request.
-async fn forward(worker: &Rc<Worker>, control: &Control, asked: Box<Asked>) -> Result<Reply, Fault> {
-    let Asked { method, authority, endpoint, fields, body } = *asked;
+async fn forward(worker: &Rc<Worker>, control: &Control, asked: Asked) -> Result<Reply, Fault> {
+    let Asked { method, authority, endpoint, fields, body } = asked;
     worker.shared.guard.check_on(control, &fields, authority.as_ref().map(Authority::as_str))?;
     let (identity, permit) = worker.let_in(control, &fields).await?;
     if !identity.may_enter(&endpoint.scope) {

@@ -203,7 +203,7 @@ async fn read(
         for place in places {
             let asking = async {
                 match ask_server(worker, &call, &session, *place, &[]).await? {
-                    Delivered::Answered(response) => Ok(send::result_of(worker, *response).await),
+                    Delivered::Answered(response) => Ok(send::result_of(worker, response).await),
                     Delivered::Refused(..) => Ok(None),
                 }
             };
@@ -336,9 +336,9 @@ async fn deliver(
     ready: &Ready,
     server: &Place,
     edits: &[(Span, Bytes)],
-) -> Result<Answered, Fault> {
+) -> Result<Box<Answered>, Fault> {
     let mut request = send::request(&call.body, edits)?;
-    call.fields.copy_to(&mut request);
+    call.fields.copy_to(&mut request, None);
     ready.write_headers(&mut request);
     send::send(worker, server, &request, Lane::Call).await
 }
@@ -369,8 +369,8 @@ async fn forward(
     };
     let id = call.is_request().then(|| call.id());
     let endpoint = Arc::clone(&call.endpoint);
-    let held = Held { in_flight, meter, ..send::held(call) };
-    send::pass(worker, &endpoint.servers[place], endpoint.shape, id, *response, held).await
+    let held = Held { in_flight, meter, ..send::held(call.permit) };
+    send::pass(worker, &endpoint.servers[place], endpoint.shape, id, response, held).await
 }
 
 /// Notes a call, under an id that no other call of the session has at the time.
@@ -422,7 +422,7 @@ async fn ask_server(
     let response = deliver(worker, call, &ready, &call.endpoint.servers[place], edits).await?;
     let may_be_lost = matches!(response.head.status, StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST);
     if !may_be_lost || ready.session_id.is_none() {
-        return Ok(Delivered::Answered(Box::new(response)));
+        return Ok(Delivered::Answered(response));
     }
     let server = &call.endpoint.servers[place].name;
     let status = response.head.status;
@@ -436,7 +436,7 @@ async fn ask_server(
     session.upstream(place).forget(&ready);
     let ready = open(worker, call, session, place).await?;
     let response = deliver(worker, call, &ready, &call.endpoint.servers[place], edits).await?;
-    Ok(Delivered::Answered(Box::new(response)))
+    Ok(Delivered::Answered(response))
 }
 
 /// Whether the server does not know the session any more: 404 says so (MCP 2025-03-26, session

@@ -2,7 +2,6 @@
 
 use std::rc::Rc;
 
-use http::HeaderValue;
 use serde_json::json;
 use tokio::time::timeout;
 
@@ -19,7 +18,7 @@ use crate::backend::{Answered, BackendId, Lane};
 use crate::base::{Fault, Kind};
 use crate::catalog::{ListKind, View};
 use crate::frame::{Kind as FrameKind, Text, decode_header};
-use crate::protocol::{Era, Method, Revision, header};
+use crate::protocol::{Era, Method, Revision};
 use crate::route::Shape;
 
 /// Answers a message of the Modern era.
@@ -106,7 +105,7 @@ async fn forward(
     // Every answer stands alone, so nothing in it is to be changed, from whichever server it comes.
     let subscriber = (call.method == Some(Method::Listen))
         .then(|| Subscriber { identity: call.identity.clone(), backend: BackendId(server.backend) });
-    let held = Held { meter, subscriber, ..held(call) };
+    let held = Held { meter, subscriber, ..held(call.permit) };
     send::pass(worker, server, Shape::Single, id, response, held).await
 }
 
@@ -116,18 +115,13 @@ async fn deliver(
     call: &Call,
     place: usize,
     rename: Option<Rename>,
-) -> Result<Answered, Fault> {
+) -> Result<Box<Answered>, Fault> {
     let server = &call.endpoint.servers[place];
     let edit = local::edit(rename.as_ref());
-    let mut request = send::request(&call.body, edit.as_slice())?.on_behalf_of(Some(call.identity.key_id()));
-    call.fields.copy_to(&mut request);
+    let mut request = send::request(&call.body, edit.as_slice())?;
+    request.set_owner(Some(call.identity.key_id()));
     // `Mcp-Name` says the same as the body, also after the body was changed.
-    if let Some((_, own_name)) = rename.filter(|_| call.fields.has(Field::McpName)) {
-        let value = HeaderValue::from_maybe_shared(own_name.header).map_err(|error| {
-            Fault::gateway(Kind::Internal, "the name could not be rewritten").because(error)
-        })?;
-        request.set(header::NAME, value);
-    }
+    call.fields.copy_to(&mut request, rename.as_ref().map(|(_, own_name)| &own_name.header[..]));
     // A subscription may stay for days, and silent.
     let lane = if call.method == Some(Method::Listen) { Lane::Stream } else { Lane::Call };
     send::send(worker, server, &request, lane).await

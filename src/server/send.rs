@@ -6,7 +6,6 @@ use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 
 use super::body::ResponseBody;
-use super::call::Call;
 use super::meter::Meter;
 use super::relay::{Held, Relay, bad_status};
 use super::reply::{self, Reply};
@@ -14,6 +13,7 @@ use super::worker::Worker;
 use crate::backend::{Answer, Answered, BackendError, BackendId, Head, Lane, Outgoing, Stage};
 use crate::base::{Fault, Kind, ServerName};
 use crate::frame::{Kind as FrameKind, Span, splice};
+use crate::limits::Permit;
 use crate::protocol::header;
 use crate::route::{Place, Shape};
 use crate::session::{MESSAGE_BYTES_MAX, read_terminal};
@@ -39,7 +39,7 @@ pub async fn send(
     place: &Place,
     request: &Outgoing,
     lane: Lane,
-) -> Result<Answered, Fault> {
+) -> Result<Box<Answered>, Fault> {
     let pool = worker.pool(place)?;
     pool.send(request, lane).await.map_err(|error| error.into_fault(&place.name))
 }
@@ -50,10 +50,10 @@ pub async fn pass(
     place: &Place,
     shape: Shape,
     id: Option<Bytes>,
-    answered: Answered,
+    answered: Box<Answered>,
     held: Held,
 ) -> Result<Reply, Fault> {
-    let Answered { head, body: mut answer } = answered;
+    let Answered { head, body: mut answer } = *answered;
     // Behind the answer, so that it is free before the server sees that the answer was given up.
     let mut held = held;
     if !head.status.is_success() {
@@ -103,8 +103,8 @@ pub async fn pass(
 }
 
 /// The whole message of an answer, when it is a result: for asking several servers in turn.
-pub async fn result_of(worker: &Rc<Worker>, answered: Answered) -> Option<Bytes> {
-    let Answered { head, body: mut answer } = answered;
+pub async fn result_of(worker: &Rc<Worker>, answered: Box<Answered>) -> Option<Bytes> {
+    let Answered { head, body: mut answer } = *answered;
     let is_stream = head.is_event_stream();
     let message = if is_stream {
         read_terminal(&mut answer).await.ok()?
@@ -165,6 +165,6 @@ pub fn pass_refusal(
 }
 
 /// What a call holds until its answer has passed.
-pub fn held(call: Box<Call>) -> Held {
-    Held { permit: Some(call.permit), in_flight: None, meter: None, subscriber: None }
+pub fn held(permit: Permit) -> Held {
+    Held { permit: Some(permit), in_flight: None, meter: None, subscriber: None }
 }

@@ -60,7 +60,7 @@ pub fn pass(event: Event, server: &ServerName, awaited: &mut Option<Bytes>, scan
     if matches!(envelope.kind, Kind::Response | Kind::Error) && !take_awaited(&envelope, &data, awaited) {
         return Passed::Dropped;
     }
-    let method = envelope.method.map(|method| method.decode(&data));
+    let method = envelope.method.map(|method| method.value(&data));
     let method = method.as_deref().and_then(Method::parse);
     match edits(&envelope, method, &data, server) {
         Edits::None => {

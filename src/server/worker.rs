@@ -96,6 +96,8 @@ pub struct Worker {
     date: Cell<Date>,
     /// Moves when keys changed.
     keys: Cell<u64>,
+    /// How far the gateway is on its way out.
+    phase: Cell<Phase>,
     number: usize,
     requests: Cell<u64>,
     /// What is used, where that is counted.
@@ -118,6 +120,7 @@ impl Worker {
     /// On this thread.
     pub fn new(shared: Arc<Shared>, number: usize) -> Rc<Self> {
         let fleet = Arc::clone(&shared.fleet.borrow());
+        let phase = *shared.phase.borrow();
         let worker = Rc::new(Self {
             pools: Rc::new(Pools::new(&fleet)),
             counters: shared.usage.as_ref().and_then(|usage| usage.worker(number)),
@@ -128,6 +131,7 @@ impl Worker {
             now_s: Cell::new(unix_s()),
             date: Cell::new(date()),
             keys: Cell::new(0),
+            phase: Cell::new(phase),
             number,
             requests: Cell::new(0),
             shared,
@@ -200,6 +204,11 @@ impl Worker {
         self.date.get()
     }
 
+    /// How far the gateway is on its way out, as far as this worker has noticed.
+    pub fn phase(&self) -> Phase {
+        self.phase.get()
+    }
+
     /// Keeps the clock, closes what is idle. Never ends.
     pub async fn housekeep(self: Rc<Self>) {
         let config = &self.shared.config;
@@ -214,9 +223,9 @@ impl Worker {
                 _ = tick.tick() => {}
                 Ok(()) = fleets.changed() => self.follow(),
                 Ok(()) = keys.changed() => self.keys.set(*keys.borrow_and_update()),
-                Ok(_) = phase.wait_for(|phase| *phase >= Phase::Drain), if *phase.borrow() < Phase::Drain => {}
+                Ok(()) = phase.changed() => self.phase.set(*phase.borrow_and_update()),
             }
-            if *phase.borrow() >= Phase::Drain {
+            if self.phase.get() >= Phase::Drain {
                 self.controls.give_all(Order::Drain);
             }
             self.controls.sweep(config);
@@ -242,7 +251,8 @@ impl Worker {
         match auth.check(&credential) {
             Check::Granted(identity) => Ok(identity),
             Check::Refused(reason) => Err(denied(reason)),
-            Check::Ask => auth.ask(&credential).await.map_err(denied),
+            // Boxed, as is what is not usual, so that it does not make every request's future bigger.
+            Check::Ask => Box::pin(auth.ask(&credential)).await.map_err(denied),
         }
     }
 

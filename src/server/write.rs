@@ -16,7 +16,7 @@ use super::connection::Socket;
 use super::control::{Control, Order};
 use super::reply::Reply;
 use super::worker::Worker;
-use crate::base::Phase;
+use crate::base::{Phase, put_decimal};
 
 /// A response on its way to the client.
 pub struct Writing {
@@ -76,13 +76,17 @@ impl Writing {
             out.put_slice(b"\r\n");
         }
         let mut closes = headers.is_some_and(|headers| headers.contains_key(CONNECTION));
-        if !closes && *worker.shared.phase.borrow() >= Phase::Leave {
+        if !closes && worker.phase() >= Phase::Leave {
             closes = true;
             out.put_slice(b"connection: close\r\n");
         }
         let framing = length.map_or(Framing::Chunked, Framing::Length);
         match framing {
-            Framing::Length(length) => drop(write!(out, "content-length: {length}\r\n")),
+            Framing::Length(length) => {
+                out.put_slice(b"content-length: ");
+                put_decimal(&mut out, length);
+                out.put_slice(b"\r\n");
+            }
             Framing::Chunked => out.put_slice(b"transfer-encoding: chunked\r\n"),
         }
         out.put_slice(b"date: ");

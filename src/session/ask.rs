@@ -46,17 +46,18 @@ pub async fn ask(pool: &Rc<Pool>, ask: Ask<'_>) -> Asked {
 
 /// The same, on behalf of a key.
 pub async fn ask_for(pool: &Rc<Pool>, ask: Ask<'_>, owner: Option<KeyId>) -> Asked {
-    let mut request = Outgoing::whole(ask.message).on_behalf_of(owner);
+    let mut request = Outgoing::whole(ask.message);
+    request.set_owner(owner);
     if let Some(ready) = ask.ready {
         ready.write_headers(&mut request);
     }
     if let Some(modern) = ask.modern {
         for (name, value) in modern {
-            request.set(name, value);
+            request.set(&name, &value);
         }
-        request.set(header::METHOD, HeaderValue::from_static(ask.method.as_str()));
+        request.set(&header::METHOD, &HeaderValue::from_static(ask.method.as_str()));
     }
-    let Answered { head, body: mut answer } = pool.send(&request, Lane::Call).await?;
+    let Answered { head, body: mut answer } = *pool.send(&request, Lane::Call).await?;
     let (status, is_stream) = (head.status, head.is_event_stream());
     let message = if is_stream && status.is_success() {
         read_terminal(&mut answer).await?

@@ -112,7 +112,8 @@ impl Feed {
             if let Source::Legacy(ready) = &self.source {
                 ready.settle_stream();
             }
-            if let Ok(Answered { head, body }) = response {
+            if let Ok(answered) = response {
+                let Answered { head, body } = *answered;
                 if head.status.is_success() && head.is_event_stream() {
                     self.open = Some((body, EventReader::new()));
                     return Ok(());
@@ -150,13 +151,13 @@ impl Feed {
             Source::Modern { message, headers } => {
                 let mut request = Outgoing::whole(message.clone());
                 for (name, value) in headers {
-                    request.add(name.clone(), value.clone());
+                    request.add(name, value);
                 }
                 request
             }
         };
         if let Some(id) = &self.last_event_id {
-            request.set(header::LAST_EVENT_ID, id.clone());
+            request.set(&header::LAST_EVENT_ID, id);
         }
         request
     }

@@ -318,14 +318,16 @@ fn answers_cut_at_every_offset() {
         check(&mut twins, &TWO_WAYS[..1], &cut, Reuse::Same);
         // In two packets, of which the second comes when the first was read.
         twins.check(&format!("in two, cut at {at}"), |side| {
-            let (gate, sent, called) = (Gate::default(), side.peer.sent(), side.peer.calls().len());
-            let steps =
-                [Step::Send(whole[..at].into()), Step::Wait(gate.clone()), Step::Send(whole[at..].into())];
-            side.peer.push([steps.to_vec()]);
+            let (gate, begun, called) = (Gate::default(), Gate::default(), side.peer.calls().len());
+            side.peer.push([vec![
+                Step::Send(whole[..at].into()),
+                Step::Open(begun.clone()),
+                Step::Wait(gate.clone()),
+                Step::Send(whole[at..].into()),
+            ]]);
             let mut client = Client::connect(side.gateway.address);
             client.send(&side.call(Way::ModernSingle, "{}").bytes());
-            side.peer.wait_calls(called + 1);
-            side.peer.wait_sent(sent + at);
+            begun.wait();
             assert_eq!(Client::once(side.gateway.address, &Request::new("GET", "/nope")).status, 404);
             gate.open();
             let first = Answered::of(client.response());

@@ -149,12 +149,6 @@ impl Peer {
         self.wait("calls", |state| state.seen.iter().filter(|seen| seen.is_call()).count() >= count);
     }
 
-    /// Waits until scripts have sent so many bytes.
-    #[track_caller]
-    pub fn wait_sent(&self, bytes: usize) {
-        self.wait("bytes to be sent", |state| state.sent >= bytes);
-    }
-
     /// How many connections scripts have ended.
     pub fn ended(&self) -> usize {
         self.edit(|state| state.ended)

@@ -14,6 +14,8 @@ pub enum Step {
     Send(Vec<u8>),
     /// Does nothing until the test opens the gate.
     Wait(Gate),
+    /// Opens the gate, for a test that waits for what was sent before.
+    Open(Gate),
     /// Does nothing until the gateway closes.
     Hold,
     /// Sends the bytes again and again, until the gateway closes or as often as said.
@@ -24,7 +26,7 @@ pub enum Step {
     Close,
 }
 
-/// Opened once, by the test.
+/// Opened once, by the test or by the script.
 #[derive(Clone, Debug, Default)]
 pub struct Gate(Arc<(Mutex<bool>, Condvar)>);
 
@@ -62,6 +64,7 @@ impl Step {
                 sent(bytes.len());
             }
             Self::Wait(gate) => gate.wait(),
+            Self::Open(gate) => gate.open(),
             Self::Hold => {
                 let mut rest = [0; 1024];
                 while stream.read(&mut rest).is_ok_and(|count| count > 0) {}

@@ -258,8 +258,9 @@ impl State {
     }
 }
 
-fn method_of(message: &Bytes, envelope: &Envelope) -> Option<Method> {
-    Method::parse(&envelope.method?.decode(message))
+/// What it is about, when that is a method that the gateway knows.
+pub fn method_of(message: &Bytes, envelope: &Envelope) -> Option<Method> {
+    Method::parse(envelope.method?.decode(message).as_bytes())
 }
 
 /// Where the end of a subscription names it: `result._meta`, which the scanner does not look into.

@@ -15,6 +15,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 
 use super::super::{EraChoice, Stage};
 use super::backoff::Backoff;
+use super::inbound::method_of;
 use super::link::{Common, Counts, Link, Pending, To, Way, What, fail};
 use super::open::Introduced;
 use super::process::Spawned;
@@ -232,7 +233,7 @@ impl Supervisor {
         let Some((link, seat)) = self.find(session) else {
             return answer(call, Reply::bare(StatusCode::NOT_FOUND));
         };
-        let method = envelope.method.and_then(|method| Method::parse(&method.decode(message)));
+        let method = method_of(message, envelope);
         match envelope.kind {
             Kind::Request => Self::ask(call, &link, Some(seat), message, envelope),
             Kind::Response | Kind::Error => {
@@ -265,7 +266,7 @@ impl Supervisor {
     /// A message that names no session: of the Modern era, or the first of a Legacy one.
     fn outside_sessions(self: &Rc<Self>, call: Call, message: Bytes, envelope: Envelope) {
         let is_request = envelope.kind == Kind::Request;
-        let method = envelope.method.and_then(|method| Method::parse(&method.decode(&message)));
+        let method = method_of(&message, &envelope);
         if !is_request {
             // The only ones of the Modern era are cancellations, which to a client are closed connections.
             return answer(call, Reply::bare(StatusCode::ACCEPTED));
@@ -302,7 +303,7 @@ impl Supervisor {
 
     /// Asks a process a client's question.
     fn ask(call: Call, link: &Rc<Link>, seat: Option<SeatId>, message: &Bytes, envelope: &Envelope) {
-        let method = envelope.method.and_then(|method| Method::parse(&method.decode(message)));
+        let method = method_of(message, envelope);
         let uri = || envelope.params.uri.map(|uri| uri.decode(message).into_owned());
         let what = match (method, uri()) {
             (Some(Method::Subscribe), Some(uri)) => What::Subscribe(uri),

@@ -229,7 +229,7 @@ impl Reader<'_> {
         if !matches!(self.tokens.byte(at), b'{' | b',') || self.tokens.byte(name) != b'"' {
             return None;
         }
-        let text = Text::new(self.tokens.span(name, name + 1), self.tokens.bytes);
+        let text = self.tokens.text(name);
         Some((self.names.take(members, text, self.tokens.bytes), name + 2))
     }
 
@@ -238,7 +238,7 @@ impl Reader<'_> {
             self.mistyped.add(field);
             return None;
         }
-        let text = Text::new(self.tokens.span(value, value + 1), self.tokens.bytes);
+        let text = self.tokens.text(value);
         if text.escaped {
             let mut decoded = Vec::new();
             if unescape(text.inner(self.tokens.bytes), &mut decoded) == Err(LoneSurrogate) {
