@@ -109,7 +109,7 @@ fn speaks_both_eras_single_and_aggregated() {
         let said = client.ask(&Request::post(path, body).with("Mcp-Session-Id", session.clone()));
         assert_eq!(text(&said), "x\ny", "{path}");
         let listed = message(&client.ask(&legacy(path, &session, "2", "tools/list", "")));
-        assert_eq!(listed["result"]["tools"].as_array().unwrap().len(), 10, "{path}: {listed}");
+        assert_eq!(listed["result"]["tools"].as_array().unwrap().len(), 11, "{path}: {listed}");
         let refused = client.ask(&legacy_call(path, &session, "3", &tool.replace("echo", "nothing"), "{}"));
         assert_eq!(error(&refused), -32602, "{path}");
         let gone = client.ask(&legacy(path, "no-such-session", "3", "ping", ""));
@@ -159,7 +159,7 @@ fn progress_and_requests_of_the_server_come_with_the_call() {
 }
 
 const CLIENTS: usize = 100;
-const CALLS: usize = 100;
+const CALLS: usize = 50;
 
 #[test]
 fn a_hundred_clients_share_a_process_and_nobody_sees_anothers_answer() {
@@ -211,6 +211,36 @@ fn processes_are_shared_as_configured() {
     check("shared", true, true);
     check("key", true, false);
     check("session", false, false);
+}
+
+#[test]
+fn a_key_has_processes_of_its_own() {
+    let check = |sharing: &str, same: bool| {
+        let gateway = setup(&["legacy"], &format!("sharing = {sharing:?}")).keys().start();
+        let keys = [gateway.keys().create("one").1, gateway.keys().create("other").1];
+        let sessions = keys.clone().map(|key| open_session(&gateway, PATH, Some(&key)));
+        let ask = |session: &str, key: &str| {
+            let request = legacy_call(PATH, session, "1", "pid", "{}");
+            Client::connect(gateway.address).ask(&request.with("Authorization", format!("Bearer {key}")))
+        };
+        let pids = [0, 1].map(|number| text(&ask(&sessions[number], &keys[number])));
+        assert_eq!(pids[0] == pids[1], same, "{sharing}");
+        assert_eq!(ask(&sessions[0], &keys[1]).status, 404, "{sharing}: another key's session");
+        // Without sessions, by key as well.
+        let modern = keys.map(|key| {
+            let request = modern_call(PATH, "pid", "{}").with("Authorization", format!("Bearer {key}"));
+            Client::connect(gateway.address).ask(&request).status
+        });
+        assert_eq!(modern, [400, 400], "{sharing}");
+    };
+    check("key", false);
+    check("shared", true);
+    let gateway = setup(&[], "era = \"modern\"").keys().start();
+    let pids = ["one", "one", "other"].map(|_| gateway.keys().create("k").1).map(|key| {
+        let request = modern_call(PATH, "pid", "{}").with("Authorization", format!("Bearer {key}"));
+        text(&Client::connect(gateway.address).ask(&request))
+    });
+    assert_eq!(HashSet::from(pids).len(), 3, "a process for each key");
 }
 
 #[test]
@@ -451,6 +481,43 @@ fn a_server_gets_what_it_is_given_and_nothing_else() {
     let files = status.lines().find(|line| line.starts_with("Max open files")).unwrap();
     assert!(files.contains(" 64 "), "{files}");
     assert!(!gateway.log().contains("TOKEN"));
+}
+
+/// Landlock; where the kernel has none, the log says so and nothing else can be held.
+#[test]
+fn a_confined_server_sees_what_is_opened_to_it() {
+    let read: Vec<&str> = ["/usr", "/lib", "/lib64", "/bin", "/proc", "/dev"]
+        .into_iter()
+        .filter(|path| fs::exists(path).unwrap())
+        .collect();
+    let program = env!("CARGO_BIN_EXE_metamcp-stdio-fixture");
+    let lines =
+        format!("confine = {{ read = {:?}, write = [\"/dev/null\"] }}", [&read[..], &[program]].concat());
+    let gateway = setup(&["legacy"], &lines).start();
+    let session = open_session(&gateway, PATH, None);
+    let secret = gateway.path().join("metamcp.toml");
+    let arguments = format!(r#"{{"path":"{}"}}"#, secret.display());
+    let open = text(&call(&gateway, &session, "read", r#"{"path":"/proc/self/status"}"#));
+    let closed = text(&call(&gateway, &session, "read", &arguments));
+    assert!(open.starts_with("read "), "{open}");
+    if !gateway.log().contains("this kernel has no Landlock") {
+        assert!(closed.contains("Permission denied"), "{closed}");
+    }
+}
+
+#[test]
+fn a_process_that_is_stopped_holds_up_nobody_else() {
+    let gateway = setup(&["legacy"], "sharing = \"session\"\nfirst_byte_timeout = \"1s\"").start();
+    let sessions = [open_session(&gateway, PATH, None), open_session(&gateway, PATH, None)];
+    let pid: i32 = text(&call(&gateway, &sessions[0], "pid", "{}")).parse().unwrap();
+    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    let silent = call(&gateway, &sessions[0], "echo", r#"{"text":"x"}"#);
+    assert!(silent.text().contains("did not answer in time"), "{}", silent.text());
+    assert_eq!(text(&call(&gateway, &sessions[1], "echo", r#"{"text":"x"}"#)), "x");
+    let all = descendants(gateway.pid());
+    gateway.terminate();
+    until("all are gone", Duration::from_secs(10), || all.iter().all(|(pid, _)| is_gone(*pid)));
 }
 
 #[test]

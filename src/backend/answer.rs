@@ -173,7 +173,7 @@ impl Answer {
                 }
                 Poll::Ready(Some(Err(error))) => self.fail(error),
                 Poll::Ready(None) => {
-                    said.1.release();
+                    // Dropped with its hold, by which the server forgets where the stream was.
                     self.release();
                     self.body = Body::Ended;
                     Poll::Ready(None)

@@ -7,13 +7,14 @@ use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
+use rustix::io::Errno;
 use rustix::process::{
     Pid, Signal, WaitOptions, WaitStatus, getpid, getppid, kill_current_process_group, kill_process,
     set_child_subreaper, set_parent_process_death_signal, wait,
 };
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep};
 
 use super::orders::Orders;
 use super::{COMMAND, EXIT_NOT_RUN, PROGRAM, pid, stand_in};
@@ -28,7 +29,7 @@ const TERM_GRACE: Duration = Duration::from_millis(1500);
 const SHORT_GRACE: Duration = Duration::from_millis(300);
 
 /// Between two looks at what still runs, while something ends.
-const POLL: Duration = Duration::from_millis(10);
+const POLL: Duration = Duration::from_millis(20);
 
 /// After SIGKILL, a process in the midst of a disk operation may take its time; nothing can be done about it.
 const KILL_PATIENCE: Duration = Duration::from_secs(2);
@@ -65,19 +66,26 @@ async fn keep(orders: &Orders, program: &[OsString]) -> io::Result<ExitCode> {
     rustix::stdio::dup2_stdin(&null)?;
     rustix::stdio::dup2_stdout(&null)?;
     let mut status = None;
-    while status.is_none() {
+    loop {
         tokio::select! {
-            _ = ended.recv() => status = reap(server),
+            _ = ended.recv() => {
+                let left = reap(server, &mut status);
+                if left == Left::Nothing {
+                    break;
+                }
+                if status.is_some() {
+                    end_all(server, &mut status, SHORT_GRACE).await;
+                    break;
+                }
+            }
             _ = terminate.recv() => {
                 let grace = if getppid() == pid(orders.parent) { TERM_GRACE } else { SHORT_GRACE };
-                tell_all(Signal::TERM);
-                status = wait_for(server, grace).await;
+                end_all(server, &mut status, grace).await;
                 break;
             }
         }
     }
-    let left = end_rest(server).await;
-    Ok(exit_code(status.or(left)))
+    Ok(exit_code(status))
 }
 
 /// Starts the stand-in, as the user that the server is to run as.
@@ -85,7 +93,7 @@ fn start(orders: &Orders, program: &[OsString]) -> io::Result<Pid> {
     let own = u32::try_from(getpid().as_raw_nonzero().get()).unwrap_or_default();
     let theirs = Orders { parent: own, ..orders.clone() };
     let mut command = Command::new(PROGRAM);
-    command.args([COMMAND, stand_in::ROLE, &theirs.to_text()]).args(program);
+    command.arg0("metamcp").args([COMMAND, stand_in::ROLE, &theirs.to_text()]).args(program);
     if let Some(gid) = orders.gid {
         command.gid(gid);
     }
@@ -97,48 +105,39 @@ fn start(orders: &Orders, program: &[OsString]) -> io::Result<Pid> {
     pid(child.id()).ok_or_else(|| io::Error::other("a process without a number"))
 }
 
-/// Takes note of all children that have ended; gives the server's status when it is among them.
-fn reap(server: Pid) -> Option<WaitStatus> {
-    let mut found = None;
-    while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
-        if pid == server {
-            found = Some(status);
-        }
-    }
-    found
+/// Whether this process has children.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Left {
+    Nothing,
+    Something,
 }
 
-/// The server's status, if it ends in time.
-async fn wait_for(server: Pid, grace: Duration) -> Option<WaitStatus> {
-    let deadline = Instant::now() + grace;
+/// Takes note of all children that have ended, and of the server's status when it is among them.
+fn reap(server: Pid, status: &mut Option<WaitStatus>) -> Left {
     loop {
-        let status = reap(server);
-        if status.is_some() || Instant::now() >= deadline {
-            return status;
+        match wait(WaitOptions::NOHANG) {
+            Ok(Some((pid, found))) if pid == server => *status = Some(found),
+            Ok(Some(_)) | Err(Errno::INTR) => {}
+            Ok(None) => return Left::Something,
+            // There are none.
+            Err(_) => return Left::Nothing,
         }
-        sleep_until(deadline.min(Instant::now() + POLL)).await;
     }
 }
 
-/// Ends what is left: what the server started and left behind is ours now, one generation after the other.
-async fn end_rest(server: Pid) -> Option<WaitStatus> {
-    let mut status = reap(server);
-    if children().is_empty() {
-        return status;
-    }
+/// Ends all that runs: what the server started and left behind is ours, one generation after the other.
+async fn end_all(server: Pid, status: &mut Option<WaitStatus>, grace: Duration) {
     tell_all(Signal::TERM);
-    let gentle = Instant::now() + SHORT_GRACE;
+    let gentle = Instant::now() + grace;
     let deadline = gentle + KILL_PATIENCE;
-    loop {
-        status = status.or(reap(server));
-        let left = children();
+    while reap(server, status) == Left::Something {
         let now = Instant::now();
-        if left.is_empty() || now >= deadline {
-            return status;
+        if now >= deadline {
+            return;
         }
         if now >= gentle {
             // Only children of our own, and none of them was waited for: their numbers are nobody else's.
-            for child in left {
+            for child in children() {
                 let _ = kill_process(child, Signal::KILL);
             }
         }

@@ -106,7 +106,8 @@ fn take(message: &Value, args: &[String]) {
         "server/discover" if args.iter().any(|arg| arg == "strict") => std::process::exit(5),
         "tools/list" => {
             let tool = |name: &str| json!({"name": name, "inputSchema": {"type": "object"}});
-            let names = ["echo", "progress", "ask", "update", "log", "die", "env", "pid", "flood", "hang"];
+            let names =
+                ["echo", "progress", "ask", "update", "log", "die", "env", "pid", "flood", "hang", "read"];
             Ok(json!({"tools": names.map(tool)}))
         }
         "resources/list" => Ok(json!({"resources": []})),
@@ -173,6 +174,10 @@ fn call(message: &Value) -> Result<Value, Value> {
                 .collect();
             json!({"env": env, "fds": fds, "cwd": std::env::current_dir().unwrap()}).to_string()
         }
+        Some("read") => match std::fs::read(arguments["path"].as_str().unwrap_or_default()) {
+            Ok(bytes) => format!("read {}", bytes.len()),
+            Err(error) => error.to_string(),
+        },
         Some("pid") => std::process::id().to_string(),
         _ => return Err(json!({"code": -32602, "message": "Unknown tool"})),
     };

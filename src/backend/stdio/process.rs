@@ -131,6 +131,7 @@ fn command(program: &Program) -> Command {
     };
     let mut command = Command::new(child::PROGRAM);
     command
+        .arg0("metamcp")
         .args(child::keeper_args(&orders))
         .arg(&program.command)
         .args(&program.args)

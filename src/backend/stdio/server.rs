@@ -151,11 +151,12 @@ impl Server<Deployed> {
         owner: Option<KeyId>,
     ) -> Result<(Reply, Hold), BackendError> {
         let number = self.state.next_call.fetch_add(1, Ordering::Relaxed);
+        // Made first, so that it is dropped last: a server that is told that the call is given up sees that nobody waits.
+        let hold = Hold::new(self.state.given_up.clone(), number);
         let (reply, answer) = oneshot::channel();
         let call = Call { number, verb, session, owner, reply };
         let gone = |_| BackendError::bare(Stage::Unsent);
         self.state.asked.send(Message::Call(call)).await.map_err(gone)?;
-        let hold = Hold::new(self.state.given_up.clone(), number);
         match answer.await {
             Ok(outcome) => outcome.map(|reply| (reply, hold)),
             Err(_gone) => Err(BackendError::bare(Stage::Sent)),
@@ -189,5 +190,43 @@ impl Server<Failed> {
     /// As configured, to be deployed again.
     pub fn configured(self) -> Server<Configured> {
         Server::new(self.name, self.program, self.era)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+
+    use super::super::tests::program;
+    use super::*;
+
+    #[tokio::test]
+    async fn a_deployed_server_can_be_asked_how_it_is_and_stopped() {
+        let name = ServerName::new("a").expect("valid");
+        let server = Server::new(name, Box::new(program()), EraChoice::Auto);
+        let Ok(server) = server.deploy() else { panic!("a thread can be started") };
+        let health = server.health().await.unwrap();
+        assert_eq!(
+            (health.running, health.started, health.processes.len()),
+            (0, 0, 0),
+            "nothing asked for one"
+        );
+        // Nothing of this needs a process.
+        let check = async |verb, session: Option<&'static str>, expected| {
+            let (reply, _hold) =
+                server.call(verb, session.map(HeaderValue::from_static), None).await.unwrap();
+            assert_eq!(reply.status, expected);
+        };
+        check(Verb::Get, None, StatusCode::METHOD_NOT_ALLOWED).await;
+        check(Verb::Get, Some("x"), StatusCode::NOT_FOUND).await;
+        check(Verb::Delete, Some("x"), StatusCode::NOT_FOUND).await;
+        check(Verb::Post("{".into()), None, StatusCode::BAD_REQUEST).await;
+        let ping = br#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#;
+        check(Verb::Post(ping[..].into()), None, StatusCode::BAD_REQUEST).await;
+        check(Verb::Post(ping[..].into()), Some("x"), StatusCode::NOT_FOUND).await;
+        let told = br#"{"jsonrpc":"2.0","method":"notifications/cancelled"}"#;
+        check(Verb::Post(told[..].into()), None, StatusCode::ACCEPTED).await;
+        server.stop().await;
+        assert!(server.health().await.is_some(), "stopped, it can be asked again");
     }
 }

@@ -219,6 +219,10 @@ impl Supervisor {
 
     /// Opens the event stream of a seat.
     fn listen(&self, call: Call, link: &Rc<Link>, seat: SeatId) {
+        if call.reply.is_closed() {
+            // It would take the place of one that is read.
+            return;
+        }
         let (outlet, events) = stream();
         if let Some(seat) = link.state.borrow_mut().seats.get(seat) {
             seat.open(call.number, outlet);
