@@ -361,7 +361,7 @@ fn nothing_is_left_when_the_gateway_ends() {
 }
 
 #[test]
-fn nothing_is_left_a_second_after_the_gateway_is_killed() {
+fn nothing_is_left_soon_after_the_gateway_is_killed() {
     let gateway = setup(&["stubborn", "legacy", "fork"], "prewarm = true\nsharing = \"session\"").start();
     let sessions: Vec<String> = (0..3).map(|_| open_session(&gateway, PATH, None)).collect();
     for session in &sessions {
@@ -369,9 +369,12 @@ fn nothing_is_left_a_second_after_the_gateway_is_killed() {
     }
     let all = descendants(gateway.pid());
     assert!(all.len() >= 12, "{all:?}");
+    let begun = Instant::now();
     // Which kills it.
     drop(gateway);
-    until("all are gone", Duration::from_secs(1), || all.iter().all(|(pid, _)| is_gone(*pid)));
+    // A second, on a machine that has nothing else to do.
+    until("all are gone", Duration::from_secs(5), || all.iter().all(|(pid, _)| is_gone(*pid)));
+    println!("{} processes gone after {:?}", all.len(), begun.elapsed());
 }
 
 /// Sessions opened and ended, by all ways: `METAMCP_STDIO_CYCLES` for more of them.
@@ -419,9 +422,13 @@ fn nothing_is_left_after_hundreds_of_sessions() {
                         return;
                     }
                     one(number);
-                    let zombies =
-                        descendants(gateway.pid()).iter().filter(|(_, state)| *state == 'Z').count();
-                    assert!(zombies <= 8, "{zombies} zombies after {number} cycles");
+                    // One is a zombie until its parent has looked, which must not take long.
+                    let is_zombie = |(_, state): &(u32, char)| *state == 'Z';
+                    let zombies: Vec<_> = descendants(gateway.pid()).into_iter().filter(is_zombie).collect();
+                    until("zombies are buried", PATIENCE, || {
+                        let now = descendants(gateway.pid());
+                        zombies.iter().all(|zombie| !now.contains(zombie))
+                    });
                 }
             });
         }

@@ -13,8 +13,8 @@ use rustix::process::{
     set_child_subreaper, set_parent_process_death_signal, wait,
 };
 use tokio::runtime::Builder;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{Instant, sleep};
+use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
+use tokio::time::{Instant, timeout};
 
 use super::orders::Orders;
 use super::{COMMAND, EXIT_NOT_RUN, PROGRAM, pid, stand_in};
@@ -26,7 +26,7 @@ pub const ROLE: &str = "keep";
 const TERM_GRACE: Duration = Duration::from_millis(1500);
 
 /// The same for what a server left behind, and when the gateway is gone: then all of it is to be gone within a second.
-const SHORT_GRACE: Duration = Duration::from_millis(300);
+const SHORT_GRACE: Duration = Duration::from_millis(200);
 
 /// Between two looks at what still runs, while something ends.
 const POLL: Duration = Duration::from_millis(20);
@@ -74,13 +74,13 @@ async fn keep(orders: &Orders, program: &[OsString]) -> io::Result<ExitCode> {
                     break;
                 }
                 if status.is_some() {
-                    end_all(server, &mut status, SHORT_GRACE).await;
+                    end_all(server, &mut status, &mut ended, SHORT_GRACE).await;
                     break;
                 }
             }
             _ = terminate.recv() => {
                 let grace = if getppid() == pid(orders.parent) { TERM_GRACE } else { SHORT_GRACE };
-                end_all(server, &mut status, grace).await;
+                end_all(server, &mut status, &mut ended, grace).await;
                 break;
             }
         }
@@ -126,7 +126,7 @@ fn reap(server: Pid, status: &mut Option<WaitStatus>) -> Left {
 }
 
 /// Ends all that runs: what the server started and left behind is ours, one generation after the other.
-async fn end_all(server: Pid, status: &mut Option<WaitStatus>, grace: Duration) {
+async fn end_all(server: Pid, status: &mut Option<WaitStatus>, ended: &mut Signals, grace: Duration) {
     tell_all(Signal::TERM);
     let gentle = Instant::now() + grace;
     let deadline = gentle + KILL_PATIENCE;
@@ -141,7 +141,8 @@ async fn end_all(server: Pid, status: &mut Option<WaitStatus>, grace: Duration) 
                 let _ = kill_process(child, Signal::KILL);
             }
         }
-        sleep(POLL).await;
+        // Whichever is first: one has ended, or it is time to look for those who took its place.
+        drop(timeout(POLL, ended.recv()).await);
     }
 }
 
