@@ -74,12 +74,13 @@ async fn keep(orders: &Orders, program: &[OsString]) -> io::Result<ExitCode> {
                     break;
                 }
                 if status.is_some() {
-                    end_all(server, &mut status, &mut ended, SHORT_GRACE).await;
+                    end_all(server, &mut status, &mut ended, || SHORT_GRACE).await;
                     break;
                 }
             }
             _ = terminate.recv() => {
-                let grace = if getppid() == pid(orders.parent) { TERM_GRACE } else { SHORT_GRACE };
+                // Looked at again and again: the gateway's threads end one after the other.
+                let grace = || if getppid() == pid(orders.parent) { TERM_GRACE } else { SHORT_GRACE };
                 end_all(server, &mut status, &mut ended, grace).await;
                 break;
             }
@@ -126,16 +127,20 @@ fn reap(server: Pid, status: &mut Option<WaitStatus>) -> Left {
 }
 
 /// Ends all that runs: what the server started and left behind is ours, one generation after the other.
-async fn end_all(server: Pid, status: &mut Option<WaitStatus>, ended: &mut Signals, grace: Duration) {
+async fn end_all(
+    server: Pid,
+    status: &mut Option<WaitStatus>,
+    ended: &mut Signals,
+    grace: impl Fn() -> Duration,
+) {
     tell_all(Signal::TERM);
-    let gentle = Instant::now() + grace;
-    let deadline = gentle + KILL_PATIENCE;
+    let begun = Instant::now();
     while reap(server, status) == Left::Something {
-        let now = Instant::now();
-        if now >= deadline {
+        let (passed, grace) = (begun.elapsed(), grace());
+        if passed >= grace + KILL_PATIENCE {
             return;
         }
-        if now >= gentle {
+        if passed >= grace {
             // Only children of our own, and none of them was waited for: their numbers are nobody else's.
             for child in children() {
                 let _ = kill_process(child, Signal::KILL);
