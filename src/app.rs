@@ -23,7 +23,7 @@ use crate::auth::{
     self, AuthError, Authenticator, CreateError, EncryptionKeyError, KeyRequest, KeysFrom, SealerError,
     Secrets, SecretsError, create_key, parse_encryption_key, parse_jwt_secret,
 };
-use crate::backend::TlsRoots;
+use crate::backend::{Backend, TlsRoots, stdio};
 use crate::base::{Phase, ServerName};
 use crate::catalog::{Catalog, View};
 use crate::config::Config;
@@ -243,11 +243,19 @@ impl App {
 /// it: they end with the gateway all the same.
 async fn stop_servers(fleet: &watch::Receiver<Arc<Fleet>>) {
     let backends: Vec<_> = fleet.borrow().backends().cloned().collect();
-    let stopping: Vec<_> =
-        backends.into_iter().map(|backend| spawn_local(async move { backend.stop().await })).collect();
+    let stopping: Vec<_> = backends.into_iter().map(|backend| spawn_local(stop_server(backend))).collect();
     for stopped in stopping {
         // It fails only by a panic, which is told.
         let _ = stopped.await;
+    }
+}
+
+async fn stop_server(backend: Arc<Backend>) {
+    if let Some(health) = backend.process_health().await {
+        let stdio::Health { started, failed, nonsense, unmeant, lost, refused, .. } = health;
+        let server = backend.name();
+        tracing::info!(%server, started, failed, nonsense, unmeant, lost, refused, "its processes, all in all");
+        backend.stop().await;
     }
 }
 

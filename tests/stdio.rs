@@ -159,15 +159,22 @@ fn progress_and_requests_of_the_server_come_with_the_call() {
 }
 
 const CLIENTS: usize = 100;
-const CALLS: usize = 50;
 
+/// A number from the environment, for those who want more than a usual run does.
+#[expect(clippy::disallowed_methods, reason = "a test has no other place to be told of a number")]
+fn number_of(variable: &str, usual: usize) -> usize {
+    std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
+}
+
+/// `METAMCP_STDIO_CALLS`: for each client.
 #[test]
 fn a_hundred_clients_share_a_process_and_nobody_sees_anothers_answer() {
     let gateway = setup(&["legacy"], "sharing = \"shared\"\nin_flight_max = 1000").start();
+    let calls = number_of("METAMCP_STDIO_CALLS", 50);
     let run = |number: usize| {
         let session = open_session(&gateway, PATH, None);
         let mut client = Client::connect(gateway.address);
-        for id in 0..CALLS {
+        for id in 0..calls {
             // All begin at 0, and answers overtake each other.
             let canary = format!("canary-{number}-{id}-{}", "x".repeat((number * 7 + id) % 300));
             let ms = (number * 31 + id * 17) % 7;
@@ -183,7 +190,7 @@ fn a_hundred_clients_share_a_process_and_nobody_sees_anothers_answer() {
         clients.into_iter().map(|client| client.join().unwrap()).collect()
     });
     assert_eq!(pids.len(), 1, "one process");
-    println!("{} calls by {CLIENTS} clients on one process: no foreign answer", CLIENTS * CALLS);
+    println!("{} calls by {CLIENTS} clients on one process: no foreign answer", CLIENTS * calls);
 }
 
 /// A session of a client that can do this, and the process that serves it.
@@ -379,9 +386,8 @@ fn nothing_is_left_soon_after_the_gateway_is_killed() {
 
 /// Sessions opened and ended, by all ways: `METAMCP_STDIO_CYCLES` for more of them.
 #[test]
-#[expect(clippy::disallowed_methods, reason = "a test has no other place to be told of a number")]
 fn nothing_is_left_after_hundreds_of_sessions() {
-    let cycles = std::env::var("METAMCP_STDIO_CYCLES").ok().and_then(|text| text.parse().ok()).unwrap_or(200);
+    let cycles = number_of("METAMCP_STDIO_CYCLES", 200);
     let gateway = setup(&["legacy", "fork"], "sharing = \"session\"\nera = \"legacy\"").start();
     let fds = || fs::read_dir(format!("/proc/{}/fd", gateway.pid())).unwrap().count();
     let settled = |gateway: &Gateway| descendants(gateway.pid()).len();

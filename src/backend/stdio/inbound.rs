@@ -130,6 +130,10 @@ impl Link {
         drop(state);
         if !is_sent {
             Counts::add(&self.common.counts.refused);
+            if self.common.counts.refused.get() == 1 {
+                let text = "the server asks its clients something, and no one client is certainly meant; consider sharing = \"session\"";
+                tracing::warn!(server = %self.common.name, clients = self.state.borrow().seats.len(), text);
+            }
             self.refuse(id, "there is no one client here to ask; run this server with sharing = session");
         }
         true
