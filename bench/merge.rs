@@ -7,7 +7,7 @@ use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use metamcp::base::{EndpointName, ServerName};
 use metamcp::catalog::{Item, ListKind, ServerLists, View, merge};
-use metamcp::route::{Endpoint, EndpointConfig, Prefix, Table};
+use metamcp::route::{Endpoint, EndpointConfig, Members, Prefix, Table};
 use metamcp::session::ServerFeatures;
 
 /// Items on one page towards clients: the default.
@@ -21,7 +21,7 @@ fn endpoint(servers: usize) -> Arc<Endpoint> {
         .map(|server| ServerName::new(&format!("server-{server}")).expect("it is a name"))
         .collect();
     let name = EndpointName::new(EndpointName::DEFAULT).expect("it is a name");
-    let config = EndpointConfig { name, servers: servers.clone(), prefix: Prefix::Always };
+    let config = EndpointConfig { name, servers: Members::Every, prefix: Prefix::Always };
     let table = Table::build(&servers, &[config]).expect("every server of the endpoint is there");
     Arc::clone(table.find("/mcp").expect("the endpoint is there"))
 }

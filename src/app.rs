@@ -1,7 +1,11 @@
 //! Builds the parts from a `Config`, runs them, and ends them in order.
 
+mod follow;
+mod join;
 mod publish;
 mod reload;
+mod retention;
+mod stored;
 mod usage;
 
 use std::future::Future;
@@ -10,31 +14,36 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::request::Parts;
 use rustls::RootCertStore;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-use crate::admin::definition::{Commands, Rules};
+use crate::admin::definition::{Commands, Rules, SERVED};
 use crate::admin::{self, Admin, Errands};
 use crate::auth::{
     self, AuthError, Authenticator, CreateError, EncryptionKeyError, KeyRequest, KeysFrom, SealerError,
-    Secrets, SecretsError, create_key, parse_encryption_key, parse_jwt_secret,
+    Secrets, SecretsError, create_first_key, parse_encryption_key, parse_jwt_secret,
 };
 use crate::backend::{Backend, TlsRoots, stdio};
-use crate::base::{Phase, ServerName};
+use crate::base::{EndpointName, Phase, ServerName};
 use crate::catalog::{Catalog, View};
 use crate::config::Config;
 use crate::fleet::{Fleet, FleetBuilder};
 use crate::journal::JournalError;
 use crate::journal::usage::Outbox;
 use crate::limits::Limits;
-use crate::route::EndpointConfig;
-use crate::server::{self, ControlPlane, ControlRequest, ControlResponse, ListenError, Shared, Workers};
+use crate::route::{EndpointConfig, Members};
+use crate::server::{
+    self, ControlBody, ControlPlane, ControlRequest, ControlResponse, ListenError, Shared, Workers,
+};
 use crate::session::Sessions;
-use crate::store::{Audit, Grants, Seen, ServerKind, Store, StoreError};
+use crate::store::{Audit, Grants, Seen, Store, StoreError};
+
+use follow::{Served, Triggers, follow};
+use join::Joined;
+use stored::Source;
 
 pub use publish::Publisher;
 pub use reload::Reload;
@@ -44,6 +53,9 @@ const DATABASE: &str = "metamcp.sqlite";
 
 /// The last keyring that was read from a database server, in the data directory.
 const KEYRING: &str = "keyring.sealed";
+
+/// Likewise the last servers and endpoints.
+const FLEET: &str = "fleet.sealed";
 
 /// Between two tries to read keys that are known to have changed.
 const KEY_RETRY: Duration = Duration::from_secs(1);
@@ -65,13 +77,11 @@ pub struct App {
     phase: watch::Sender<Phase>,
     /// Ends when the terminal is closed.
     reloading: JoinHandle<()>,
-    drain_delay: Duration,
-    drain_deadline: Duration,
     /// Moved when nothing more is counted.
     ended: watch::Sender<Phase>,
     handing_on: JoinHandle<()>,
-    /// For the servers that are to be ended.
-    fleet: watch::Receiver<Arc<Fleet>>,
+    /// What the workers share: how they are to end, and which servers with them.
+    shared: Arc<Shared>,
 }
 
 /// What whoever started the gateway wants to know.
@@ -84,8 +94,10 @@ pub struct Greeting {
     pub asks_for_key: bool,
     /// By name, without addresses.
     pub servers: Vec<ServerName>,
-    /// By name.
-    pub endpoints: Vec<EndpointConfig>,
+    /// By name, each with its servers.
+    pub endpoints: Vec<(EndpointName, Vec<ServerName>)>,
+    /// Whether what is served stands in for what is not there yet.
+    pub is_demo: bool,
 }
 
 /// Why the gateway cannot start. Each text says what to do.
@@ -139,7 +151,10 @@ impl App {
         let (authenticator, store) = keys(&config).await?;
         let roots = system_roots();
         let mut builder = FleetBuilder::new(roots.clone());
-        let fleet = builder.next(config.servers.clone(), config.endpoints.clone());
+        let rules = rules(&config);
+        let (source, served) = stored(&config, &authenticator, &store, &rules).await;
+        let fleet = builder.next(served.joined().servers.clone(), served.joined().endpoints.clone());
+        served.note(&fleet, 0);
         let (catalog, keeper) = Catalog::new(config.catalog.clone(), &fleet);
         let sessions = Arc::new(Sessions::new(config.session.clone(), Arc::clone(authenticator.sealer())));
         let (phase, phases) = watch::channel(Phase::Serve);
@@ -155,17 +170,19 @@ impl App {
             catalog_config: config.catalog.clone(),
             limits: Arc::clone(&limits),
             fleet: fleet_now.clone(),
+            standing: served.standing(),
             sessions: Arc::clone(&sessions),
             errands,
             roots,
-            rules: rules(&config),
+            rules,
             phase: phases.clone(),
         });
+        let changes = admin.fleet_changes();
         let shared = Arc::new(Shared {
             guard: server::Guard::new(&config.server),
             config: config.server.clone(),
             auth: Arc::clone(&authenticator),
-            fleet: fleet_now.clone(),
+            fleet: fleet_now,
             followed: watch::Sender::new(vec![0; config.server.workers.max(1)]),
             catalog: Arc::clone(&catalog),
             sessions,
@@ -180,25 +197,18 @@ impl App {
         let first_key = first_key(&config, &store, &authenticator).await?;
         spawn_local(runner.run());
         spawn_local(keeper.plant().run());
+        let greeting = greeting(&config, &workers, first_key, served.joined());
         spawn_local(list_early(catalog, fleet));
-        let publisher = Publisher::new(builder, fleets, shared);
-        let reloading = spawn_local(reload::on_signal(hangups, reload, config.clone(), publisher));
-        spawn_local(watch_keys(authenticator, store.clone(), keys_changed));
+        let publisher = Publisher::new(builder, fleets, Arc::clone(&shared));
+        let seen = store.watch();
+        spawn_local(watch_keys(authenticator, seen.clone(), keys_changed));
+        let retention = config.retention.clone();
+        let triggers = Triggers { hangups, reload, running: config, source, seen, changes };
+        let reloading = spawn_local(follow(triggers, served, publisher));
         spawn_local(end_grace(store.clone()));
+        spawn_local(retention::keep(store.clone(), retention));
         let (ended, handing_on) = hand_on_usage(outbox, store);
-        let server::Config { drain_delay, drain_deadline, .. } = config.server;
-        let greeting = greeting(config, &workers, first_key);
-        Ok(Self {
-            greeting,
-            workers,
-            phase,
-            reloading,
-            drain_delay,
-            drain_deadline,
-            ended,
-            handing_on,
-            fleet: fleet_now,
-        })
+        Ok(Self { greeting, workers, phase, reloading, ended, handing_on, shared })
     }
 
     /// Serves until SIGTERM or SIGINT, or until its terminal is closed, then lets what is under way end, within the deadline. A second signal
@@ -214,11 +224,11 @@ impl App {
         tracing::info!("stopping: no new connections; what is under way may end");
         let end = async {
             self.phase.send_replace(Phase::Leave);
-            sleep(self.drain_delay).await;
+            sleep(self.shared.config.drain_delay).await;
             self.phase.send_replace(Phase::Drain);
             let joined = self.workers.join();
             tokio::pin!(joined);
-            if timeout(self.drain_deadline, &mut joined).await.is_err() {
+            if timeout(self.shared.config.drain_deadline, &mut joined).await.is_err() {
                 tracing::warn!("the drain deadline has passed; what is left is cut");
                 self.phase.send_replace(Phase::Cut);
                 if timeout(CUT_TIMEOUT, joined).await.is_err() {
@@ -226,7 +236,7 @@ impl App {
                 }
             }
             self.ended.send_replace(Phase::Cut);
-            stop_servers(&self.fleet).await;
+            stop_servers(&self.shared.fleet).await;
             // It has its own bounds; it fails only by a panic, which is told.
             let _ = self.handing_on.await;
         };
@@ -259,14 +269,28 @@ async fn stop_server(backend: Arc<Backend>) {
     }
 }
 
-fn greeting(config: Config, workers: &Workers, first_key: Option<String>) -> Greeting {
+/// What the store says at the start, with what the files say, and where to read it again.
+async fn stored(config: &Config, auth: &Authenticator, store: &Store, rules: &Rules) -> (Source, Served) {
+    let kept = config.database_url.is_some().then(|| config.data_dir.join(FLEET));
+    let source = Source::new(store.clone(), Arc::clone(auth.sealer()), kept);
+    let stored = source.first(auth.health().away.is_some()).await;
+    (source, Served::new(config, stored, Arc::clone(auth.sealer()), rules.allow_private))
+}
+
+fn greeting(config: &Config, workers: &Workers, first_key: Option<String>, joined: &Joined) -> Greeting {
     let scheme = if config.server.tls.is_some() { "https" } else { "http" };
+    let servers: Vec<ServerName> = joined.servers.iter().map(|server| server.name.clone()).collect();
+    let of = |endpoint: &EndpointConfig| match &endpoint.servers {
+        Members::Every => servers.clone(),
+        Members::These(members) => members.iter().map(|member| member.server.clone()).collect(),
+    };
     Greeting {
         url: format!("{scheme}://{}", workers.address),
         first_key,
         asks_for_key: config.auth_mode == auth::Mode::Keys,
-        servers: config.servers.into_iter().map(|server| server.name).collect(),
-        endpoints: config.endpoints,
+        endpoints: joined.endpoints.iter().map(|endpoint| (endpoint.name.clone(), of(endpoint))).collect(),
+        is_demo: config.stand_in.as_ref().is_some_and(|stand_in| joined.servers.contains(stand_in)),
+        servers,
     }
 }
 
@@ -345,9 +369,10 @@ async fn first_key(
         expires_at: None,
     };
     let audit = Audit::by(Audit::GATEWAY);
-    let (key, _) = create_key(store, authenticator.sealer(), request, audit).await?;
+    // Another replica may be at its first start too: one of them shows the key that there then is.
+    let key = create_first_key(store, authenticator.sealer(), request, audit).await?;
     authenticator.refresh().await?;
-    Ok(Some(key.expose().to_owned()))
+    Ok(key.map(|key| key.expose().to_owned()))
 }
 
 /// The system's certificate authorities, which backends are verified by.
@@ -365,7 +390,7 @@ fn system_roots() -> TlsRoots {
 /// What may be defined over HTTP. A server on a private address is as good as any where nobody comes from outside.
 fn rules(config: &Config) -> Rules {
     Rules {
-        served: vec![ServerKind::Http],
+        served: SERVED.to_vec(),
         commands: Commands::Only(Vec::new()),
         allow_private: config.server.listen.ip().to_canonical().is_loopback(),
     }
@@ -390,8 +415,11 @@ fn hand_on_usage(outbox: Option<Outbox>, store: Store) -> (watch::Sender<Phase>,
 }
 
 /// Looks for keys that changed, and says so.
-async fn watch_keys(authenticator: Arc<Authenticator>, store: Store, changed: watch::Sender<u64>) {
-    let mut watch = store.watch();
+async fn watch_keys(
+    authenticator: Arc<Authenticator>,
+    mut watch: watch::Receiver<Seen>,
+    changed: watch::Sender<u64>,
+) {
     let mut known = None;
     loop {
         let Seen { epochs, away } = watch.borrow_and_update().clone();
@@ -437,11 +465,21 @@ async fn end_grace(store: Store) {
 struct Plane(Admin);
 
 impl ControlPlane for Plane {
-    fn body_bytes_max(&self, head: &Parts) -> usize {
-        self.0.body_bytes_max(head)
+    fn methods(&self, path: &str) -> Option<String> {
+        admin::methods(path)
     }
 
-    fn answer(&self, request: ControlRequest) -> Pin<Box<dyn Future<Output = ControlResponse> + Send + '_>> {
-        Box::pin(self.0.answer(request))
+    fn answer<'a>(
+        &'a self,
+        request: ControlRequest<'a>,
+    ) -> Pin<Box<dyn Future<Output = ControlResponse> + 'a>> {
+        let ControlRequest { head, body, counters } = request;
+        Box::pin(async move {
+            let response = self.0.answer(admin::Asked { head, body, counters }).await;
+            response.map(|body| match body {
+                admin::Body::Whole(bytes) => ControlBody::Whole(bytes),
+                admin::Body::Events(events) => ControlBody::Stream(events),
+            })
+        })
     }
 }

@@ -55,7 +55,6 @@ fn serve(mut config: Config, cli: Cli, cwd: PathBuf) -> ExitCode {
     }
     let demo = demo::start(&config);
     demo::add(demo.as_ref(), &mut config);
-    let is_demo = demo.is_some();
     let reload = Box::new(move || {
         let mut config = config::load(&cli, &config::ProcessEnv, &cwd)?;
         demo::add(demo.as_ref(), &mut config);
@@ -65,7 +64,7 @@ fn serve(mut config: Config, cli: Cli, cwd: PathBuf) -> ExitCode {
         .enable_all()
         .build()
         .map_err(AppError::Signals)
-        .and_then(|runtime| LocalSet::new().block_on(&runtime, run(config, reload, is_demo)));
+        .and_then(|runtime| LocalSet::new().block_on(&runtime, run(config, reload)));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -75,22 +74,22 @@ fn serve(mut config: Config, cli: Cli, cwd: PathBuf) -> ExitCode {
     }
 }
 
-async fn run(config: Config, reload: Reload, is_demo: bool) -> Result<(), AppError> {
+async fn run(config: Config, reload: Reload) -> Result<(), AppError> {
     let app = App::start(config, reload).await?;
     // Nobody may be reading; that is no reason to stop.
-    let _ = greet(&app.greeting, is_demo);
+    let _ = greet(&app.greeting);
     app.run().await
 }
 
 /// How to go on from here, for the one who started it.
-fn greet(greeting: &Greeting, is_demo: bool) -> std::io::Result<()> {
+fn greet(greeting: &Greeting) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
-    let Greeting { url, first_key, asks_for_key, servers, endpoints } = greeting;
+    let Greeting { url, first_key, asks_for_key, servers, endpoints, is_demo } = greeting;
+    let is_demo = *is_demo;
     writeln!(out, "metamcp {} listens on {url}", env!("CARGO_PKG_VERSION"))?;
-    for endpoint in endpoints {
-        let path =
-            if endpoint.name.as_str() == "default" { String::new() } else { format!("/{}", endpoint.name) };
-        let servers: Vec<_> = endpoint.servers.iter().map(ToString::to_string).collect();
+    for (name, servers) in endpoints {
+        let path = if name.as_str() == "default" { String::new() } else { format!("/{name}") };
+        let servers: Vec<_> = servers.iter().map(ToString::to_string).collect();
         writeln!(out, "  {url}/mcp{path}  ->  {}", servers.join(", "))?;
     }
     for server in servers {
@@ -168,10 +167,10 @@ mod demo {
         served.is_ok().then_some(Demo(name, Address::Http(url)))
     }
 
-    /// Puts it behind the gateway, while that has nothing else.
+    /// Has it stand behind the gateway, while that has nothing else.
     pub fn add(demo: Option<&Demo>, config: &mut Config) {
-        if let Some(Demo(name, address)) = demo.filter(|_| config.servers.is_empty()) {
-            config.add_server(name, address.clone());
+        if let Some(Demo(name, address)) = demo {
+            config.set_stand_in(name, address.clone());
         }
     }
 }

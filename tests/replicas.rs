@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 
 use metamcp::auth::{KeyRequest, Sealer, create_key, parse_encryption_key};
 use metamcp::config::{Env, ProcessEnv};
-use metamcp::store::{Audit, Grants, KeyStatus, Store};
-use serde_json::Value;
-use support::{Client, Gateway, PATIENCE, Request, Response, Setup};
+use metamcp::store::{Audit, Grants, KeyStatus, Match, Role, Store};
+use serde_json::{Value, json};
+use support::{Client, Gateway, PATIENCE, Peer, Request, Response, Setup, listed, modern, modern_call};
 
 const ENCRYPTION_KEY: &str = "1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
@@ -59,13 +59,16 @@ impl Database {
     }
 
     fn key(&self, name: &str) -> (String, String) {
+        self.grant(name, Grants::everything())
+    }
+
+    fn admin(&self) -> String {
+        self.grant("admin", Grants { role: Role::Admin, ..Grants::everything() }).1
+    }
+
+    fn grant(&self, name: &str, grants: Grants) -> (String, String) {
         let sealer = Sealer::new(&parse_encryption_key(ENCRYPTION_KEY).unwrap()).unwrap();
-        let request = KeyRequest {
-            name: name.into(),
-            description: String::new(),
-            grants: Grants::everything(),
-            expires_at: None,
-        };
+        let request = KeyRequest { name: name.into(), description: String::new(), grants, expires_at: None };
         self.store(async |store| {
             let (key, row) = create_key(&store, &sealer, request, Audit::by("test")).await.unwrap();
             (row.key_id, key.expose().to_owned())
@@ -112,6 +115,25 @@ fn ready(gateway: &Gateway, key: &str) -> (u16, Value) {
     let request = Request::new("GET", "/ready").with("X-API-Key", key);
     let response: Response = Client::once(gateway.address, &request);
     (response.status, response.json())
+}
+
+/// As an administrator, who succeeds.
+#[track_caller]
+fn administer(gateway: &Gateway, key: &str, method: &str, path: &str, body: &Value) -> Value {
+    let request = Request::new(method, path).with("X-API-Key", key).with("Content-Type", "application/json");
+    let response = Client::once(gateway.address, &request.body(body.to_string()));
+    assert!((200..300).contains(&response.status), "{method} {path}: {}", response.text());
+    response.json()
+}
+
+/// The names of the tools behind `/mcp`.
+fn tools(gateway: &Gateway, key: &str) -> Vec<String> {
+    let asked = modern("/mcp", "tools/list", "").with("X-API-Key", key);
+    listed(&Client::once(gateway.address, &asked).json())
+}
+
+fn call(gateway: &Gateway, key: &str, tool: &str) -> Value {
+    Client::once(gateway.address, &modern_call("/mcp", tool, "{}").with("X-API-Key", key)).json()
 }
 
 /// How long it takes until `done`.
@@ -288,6 +310,83 @@ fn without_the_database_what_is_known_goes_on_also_after_a_restart() {
     assert!(synced < Duration::from_secs(3), "{synced:?}");
     until("ready again", || ready(&replica, &kept).1.get("degraded").is_none());
     assert_eq!((status(&replica, &kept), status(&replica, &unknown)), (200, 200));
+}
+
+#[test]
+fn what_one_replica_is_told_all_serve() {
+    let Some(database) = Database::new() else { return };
+    let url = database.url();
+    let replicas = [gateway(&url).start(), gateway(&url).start()];
+    let (one, two) = (Peer::script([]), Peer::script([]));
+    let admin = database.admin();
+    let at = |peer: &Peer| format!("http://{}/mcp", peer.address);
+    let soon = |what: &str, done: &mut dyn FnMut() -> bool| {
+        let took = until(what, done);
+        println!("{what} after {took:?}");
+        assert!(took < Duration::from_secs(2), "{what}: {took:?}");
+    };
+    for number in 0..5 {
+        let name = format!("s{number}");
+        let server = json!({"name": name, "kind": "http", "url": at(&one)});
+        administer(&replicas[number % 2], &admin, "POST", "/api/v1/mcp/servers", &server);
+        let tool = format!("{name}__echo");
+        assert!(
+            call(&replicas[number % 2], &admin, &tool)["result"].is_object(),
+            "at once, where it was told"
+        );
+        let other = &replicas[1 - number % 2];
+        soon("a server", &mut || call(other, &admin, &tool)["result"].is_object());
+    }
+    administer(&replicas[0], &admin, "PATCH", "/api/v1/mcp/servers/s0", &json!({"url": at(&two)}));
+    soon("an address", &mut || {
+        assert!(call(&replicas[1], &admin, "s0__echo")["result"].is_object(), "it is never away");
+        !two.calls().is_empty()
+    });
+    let filtered = json!({"name": "default", "servers": [{"server": "s0", "deny": ["other"],
+                          "overrides": [{"tool": "echo", "name": "say"}]}]});
+    administer(&replicas[1], &admin, "POST", "/api/v1/mcp/endpoints", &filtered);
+    for replica in &replicas {
+        soon("a filter", &mut || tools(replica, &admin) == ["say"]);
+        assert_eq!(call(replica, &admin, "s0__other")["error"]["code"], -32602);
+        assert!(call(replica, &admin, "say")["result"].is_object());
+    }
+}
+
+#[test]
+fn without_the_database_the_servers_of_before_are_served() {
+    let Some(database) = Database::new() else { return };
+    let way = Way::to(database.address());
+    let mut replica = gateway(&database.url_at(way.address)).start();
+    let (peer, admin) = (Peer::script([]), database.admin());
+    let secret = "hunter2-hunter2";
+    for name in ["a", "b"] {
+        let url = format!("http://{}/mcp", peer.address);
+        let server = json!({"name": name, "kind": "http", "url": url, "headers": {"X-Secret": secret}});
+        administer(&replica, &admin, "POST", "/api/v1/mcp/servers", &server);
+    }
+    assert_eq!(tools(&replica, &admin), ["a__echo", "a__other", "b__echo", "b__other"]);
+    way.cut();
+    until("seen to be away", || ready(&replica, &admin).1["degraded"] == true);
+    assert!(call(&replica, &admin, "a__echo")["result"].is_object());
+
+    // What is deleted meanwhile is served until the database is back.
+    database.store(async |store| {
+        let row = store.server("a").await.unwrap().unwrap();
+        store.delete_server(row.id, Match::Any, Audit::by("test")).await.unwrap();
+    });
+    let kept = std::fs::read(replica.path().join("data/fleet.sealed")).unwrap();
+    for text in [secret, &peer.address.to_string()] {
+        assert!(!kept.windows(text.len()).any(|window| window == text.as_bytes()), "{text} is in the clear");
+    }
+    replica.key = Some(admin.clone());
+    let replica = replica.restart();
+    assert_eq!(tools(&replica, &admin), ["a__echo", "a__other", "b__echo", "b__other"]);
+    assert!(call(&replica, &admin, "a__echo")["result"].is_object());
+    assert_eq!(peer.calls().last().unwrap().header("x-secret"), Some(secret));
+    way.mend();
+    let synced = until("in step again", || tools(&replica, &admin) == ["b__echo", "b__other"]);
+    println!("in step {synced:?} after the database came back");
+    assert!(synced < Duration::from_secs(3), "{synced:?}");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use metamcp::store::{Grants, Rate};
 use support::{
     Client, Gateway, Request, Setup, error, initialize, legacy, modern, notification, open_session,
 };
@@ -69,6 +70,37 @@ fn batches_of_the_one_revision_that_has_them() {
     // Other revisions have none.
     let newer = open_session(&gateway, AGGREGATED, None);
     check_batch(&newer, &gateway, &format!("[{}]", ping(1)), 400, &[]);
+}
+
+/// A batch counts as its messages do, one by one.
+#[test]
+fn a_batch_is_as_many_requests_as_it_has_messages() {
+    let gateway = Setup::new().server("a", demo()).keys().start();
+    let check = |grants: Grants, count: usize, status: u16| {
+        let key = gateway.keys().grant("batch", grants).1;
+        let with_key = |request: Request| request.with("Authorization", format!("Bearer {key}"));
+        let request = with_key(initialize(AGGREGATED));
+        let body = String::from_utf8(request.body.clone()).unwrap().replace("2025-11-25", "2025-03-26");
+        let opened = Client::once(gateway.address, &request.body(body));
+        let session = opened.header("mcp-session-id").unwrap();
+        let pings: Vec<_> =
+            (0..count).map(|id| format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"ping"}}"#)).collect();
+        let batch =
+            Request::post(AGGREGATED, format!("[{}]", pings.join(","))).with("Mcp-Session-Id", session);
+        let response = Client::once(gateway.address, &with_key(batch));
+        assert_eq!(response.status, status, "{count}: {}", response.text());
+        if status == 200 {
+            assert_eq!(response.events().len(), count);
+        }
+    };
+    let at_once = |max| Grants { concurrency: Some(max), ..Grants::everything() };
+    check(at_once(4), 4, 200);
+    check(at_once(4), 5, 429);
+    check(at_once(1), 1, 200);
+    // One goes to `initialize`; one comes back every second, which is no twenty.
+    let of_late = |burst| Grants { rate: Some(Rate { per_second: 1, burst }), ..Grants::everything() };
+    check(of_late(21), 20, 200);
+    check(of_late(21), 40, 429);
 }
 
 #[test]

@@ -2,9 +2,12 @@
 
 mod support;
 
-use metamcp::store::Counts;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use metamcp::store::{Counts, UsageBatch, UsageKey, UsageRow};
 use support::{
-    Client, Gateway, Peer, Request, Step, chunk, events, legacy_call, modern_call, open_session, result,
+    Client, Gateway, Peer, Request, Step, answer, chunk, error, events, legacy, legacy_call, modern,
+    modern_call, open_session, result,
 };
 
 const CALLS: u64 = 40;
@@ -63,6 +66,39 @@ fn what_was_answered_is_counted_to_the_byte() {
     assert!(gateway.usage().iter().all(|row| row.key.key_id == "anonymous---"));
 }
 
+/// One call, whoever had to be asked: counted with the server that has it, or that was asked last.
+#[test]
+fn a_read_that_asks_several_is_counted_once() {
+    let peers = [(); 3].map(|()| Peer::script([]));
+    peers.iter().for_each(Peer::hide_resources);
+    let [a, b, c] = &peers;
+    let gateway = Gateway::open(&[("a", a.address), ("b", b.address), ("c", c.address)]);
+    let session = open_session(&gateway, "/mcp", None);
+    let mut client = Client::connect(gateway.address);
+    let requests = [
+        modern("/mcp", "resources/read", r#""uri":"x://y","#).with("Mcp-Name", "x://y"),
+        legacy("/mcp", &session, "1", "resources/read", r#""uri":"x://y""#),
+    ];
+    let (mut bytes_in, mut bytes_out) = (0, 0);
+    let unknown = r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32602,"message":"no such resource"}}"#;
+    let refuses = |peer: &Peer| peer.push([vec![Step::Send(answer("200 OK", unknown))]]);
+    for request in &requests {
+        // The first does not have it, the second does, the third is not asked.
+        refuses(a);
+        let (sent, came) = run(&mut client, request);
+        (bytes_in, bytes_out) = (bytes_in + sent, bytes_out + came);
+        // Nobody has it.
+        peers.iter().for_each(refuses);
+        assert_eq!(error(&client.ask(request)), -32602);
+    }
+    assert_eq!([a, b, c].map(|peer| peer.calls().len()), [4, 4, 2]);
+    let gateway = gateway.restart();
+    let [a, b, c] = ["a", "b", "c"].map(|server| counts(&gateway, server, ""));
+    assert_eq!(a, Counts::default());
+    assert_eq!((b.calls, b.errors, b.bytes_in, b.bytes_out), (2, 0, bytes_in, bytes_out));
+    assert_eq!((c.calls, c.errors, c.bytes_in, c.bytes_out), (2, 2, bytes_in, 0));
+}
+
 #[test]
 fn a_kill_loses_and_doubles_nothing() {
     let peer = Peer::script([]);
@@ -79,4 +115,20 @@ fn a_kill_loses_and_doubles_nothing() {
     }
     let gateway = gateway.restart();
     assert_eq!(counts(&gateway, "a", "echo").calls, calls);
+}
+
+#[test]
+fn what_is_too_old_is_gone_after_a_start() {
+    let peer = Peer::script([]);
+    let gateway = Gateway::open(&[("a", peer.address)]);
+    let row = |hour: u64| UsageRow {
+        key: UsageKey { hour, key_id: "A".repeat(12), server: "a".into(), tool: "old".into() },
+        counts: Counts { calls: 1, ..Counts::default() },
+    };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let rows = vec![row(now - 401 * 86_400), row(now - 399 * 86_400)];
+    let batch = UsageBatch { source: "s".into(), sequence: 1, at: now, rows };
+    gateway.keys().run(async |store| assert!(store.apply_usage(batch).await.is_ok()));
+    let gateway = gateway.restart();
+    peer.wait_until("the old counter to be gone", |_| counts(&gateway, "a", "old").calls == 1);
 }

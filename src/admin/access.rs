@@ -1,11 +1,14 @@
 //! What a key may see and call of one server, over all endpoints that show it. The predicate is that of the data plane.
 
-use std::borrow::Cow;
+use std::collections::HashSet;
 use std::sync::Arc;
+
+use futures_util::future::join_all;
 
 use crate::auth::Identity;
 use crate::base::ServerName;
-use crate::route::{Endpoint, Prefix, SEPARATOR, Shape, Table};
+use crate::catalog::{Catalog, Merged, View};
+use crate::route::{Endpoint, Shape, Table};
 
 /// The ways by which a key reaches a server: endpoints, and the server's own path.
 pub struct Reach<'a> {
@@ -23,36 +26,126 @@ impl<'a> Reach<'a> {
         (!ways.is_empty()).then_some(Self { identity, server, ways })
     }
 
-    /// Whether the key may call that tool of the server, under one of the names that those ways give it.
-    pub fn admits(&self, tool: &str) -> bool {
-        self.ways.iter().any(|endpoint| {
-            let name = match endpoint.shape {
-                Shape::Aggregate(Prefix::Always) => Cow::Owned(format!("{}{SEPARATOR}{tool}", self.server)),
-                Shape::Aggregate(Prefix::Never) | Shape::Single => Cow::Borrowed(tool),
-            };
-            self.identity.may(&endpoint.scope, &name)
-        })
+    /// Whether the key may call that tool of the server by one of those ways. What is not known yet is waited for, as a
+    /// call over MCP does. Cancel safe.
+    pub async fn admits(&self, catalog: &Catalog, view: View, tool: &str) -> bool {
+        let is_known = |way: &Arc<Endpoint>| {
+            let merged = catalog.snapshot(way, view).unwrap_or_default();
+            self.tools_by(way, &merged).hold(tool)
+        };
+        if self.ways.iter().any(is_known) {
+            return true;
+        }
+        let waiting = self.ways.iter().map(async |way| {
+            let shows = |merged: &Merged| self.tools_by(way, merged).hold(tool);
+            let merged = catalog.merged_until(way, view, shows).await;
+            shows(&merged)
+        });
+        join_all(waiting).await.contains(&true)
+    }
+
+    /// All tools of the server that the key may call. Cancel safe.
+    pub async fn tools(&self, catalog: &Catalog, view: View) -> Tools<'a> {
+        let waiting = self.ways.iter().map(async |way| {
+            if way.shape == Shape::Single {
+                // Over the server's own path nothing is hidden.
+                return self.tools_by(way, &Merged::default());
+            }
+            // No other server is waited for, as a call waits for none.
+            let place = self.place(way);
+            let is_known = |merged: &Merged| place.is_some_and(|place| merged.missing(place).is_none());
+            let merged = catalog.merged_until(way, view, is_known).await;
+            self.tools_by(way, &merged)
+        });
+        join_all(waiting).await.into_iter().fold(Tools::default(), Tools::and)
+    }
+
+    /// The server's place there.
+    fn place(&self, way: &Endpoint) -> Option<usize> {
+        way.servers.iter().position(|place| place.name == *self.server)
+    }
+
+    /// By one way: the names that it shows, where it has names of its own.
+    fn tools_by(&self, way: &Arc<Endpoint>, merged: &Merged) -> Tools<'a> {
+        if way.shape == Shape::Single {
+            return Tools { alone: Some((self.identity, Arc::clone(way))), shown: HashSet::new() };
+        }
+        let shown = self.place(way).into_iter().flat_map(|place| merged.tools_of(place));
+        let may = shown.filter(|(shown, _)| self.identity.may(&way.scope, shown));
+        Tools { alone: None, shown: may.map(|(_, own)| own.into_owned()).collect() }
+    }
+}
+
+/// Tools of one server, by its own names for them.
+#[derive(Default)]
+pub struct Tools<'a> {
+    /// Who may use the server's own path, where its names are as they are.
+    alone: Option<(&'a Identity, Arc<Endpoint>)>,
+    /// What endpoints show.
+    shown: HashSet<String>,
+}
+
+impl Tools<'_> {
+    /// Whether that one is among them.
+    pub fn hold(&self, tool: &str) -> bool {
+        let alone = self.alone.as_ref();
+        alone.is_some_and(|(identity, endpoint)| identity.may(&endpoint.scope, tool))
+            || self.shown.contains(tool)
+    }
+
+    fn and(mut self, other: Self) -> Self {
+        self.alone = self.alone.or(other.alone);
+        self.shown.extend(other.shown);
+        self
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::EndpointName;
-    use crate::route::EndpointConfig;
+    use crate::base::{EndpointName, Glob};
+    use crate::catalog::{Item, ServerLists, merge};
+    use crate::route::{EndpointConfig, Member, Members, Override, Prefix, Shows};
     use crate::store::Grants;
+
+    /// Each server lists the same, and a tool that bears its name.
+    fn merged(endpoint: &Endpoint) -> Merged {
+        let item = |key: &str| {
+            let raw = format!(r#"{{"name":"{key}"}}"#);
+            Item { key: key.to_owned(), key_start: 8, key_end: raw.len() - 1, raw: raw.into() }
+        };
+        let lists = endpoint.servers.iter().map(|place| {
+            let tools = ["x", "ls", "rm", place.name.as_str()].map(item).into();
+            Ok(Arc::new(ServerLists {
+                items: [tools, Vec::new(), Vec::new(), Vec::new()],
+                ..ServerLists::default()
+            }))
+        });
+        let lists: Vec<_> = lists.collect();
+        merge(endpoint, View::Modern, &lists, vec![0; lists.len()], 100)
+    }
 
     #[track_caller]
     fn check(endpoints: Option<&[&str]>, tools: Option<&[&str]>, server: &str, tool: &str, expected: bool) {
         let name = |text: &str| ServerName::new(text).expect("valid");
         let endpoint = |text: &str, servers: &[&str], prefix| EndpointConfig {
             name: EndpointName::new(text).expect("valid"),
-            servers: servers.iter().map(|text| name(text)).collect(),
+            servers: Members::whole(servers.iter().map(|text| name(text))),
             prefix,
         };
+        let renamed = Override { name: Some("list".to_owned()), ..Override::default() };
+        let deny = vec![Glob::new("rm*").expect("valid")];
+        let shows = Shows::new(Vec::new(), deny, [("ls".to_owned(), renamed)].into());
+        let partly = Members::These(vec![Member { server: name("a"), shows }]);
+        let partly = EndpointConfig { servers: partly, ..endpoint("partly", &[], Prefix::Always) };
         let table = Table::build(
             &[name("a"), name("b"), name("alone")],
-            &[endpoint("default", &["a", "b"], Prefix::Always), endpoint("bare", &["b"], Prefix::Never)],
+            &[
+                endpoint("default", &["a", "b"], Prefix::Always),
+                endpoint("bare", &["b"], Prefix::Never),
+                endpoint("both", &["a", "b"], Prefix::Never),
+                partly,
+            ],
         )
         .expect("all servers exist");
         let list = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect();
@@ -60,7 +153,10 @@ mod tests {
             Grants { endpoints: endpoints.map(list), tools: tools.map(list), ..Grants::everything() };
         let identity = Identity::sample_with("AAAAAAAAAAAA", &grants);
         let server = name(server);
-        let found = Reach::of(&identity, &server, &table).is_some_and(|reach| reach.admits(tool));
+        let found = Reach::of(&identity, &server, &table).is_some_and(|reach| {
+            let tools = reach.ways.iter().map(|way| reach.tools_by(way, &merged(way)));
+            tools.fold(Tools::default(), Tools::and).hold(tool)
+        });
         assert_eq!(found, expected, "{endpoints:?} {tools:?} {server} {tool}");
     }
 
@@ -84,5 +180,20 @@ mod tests {
         check(Some(&["servers/b"]), None, "a", "x", false);
         check(Some(&["bare"]), Some(&["x"]), "b", "x", true);
         check(Some(&["default"]), Some(&["x"]), "b", "x", false);
+        // Two servers have it under one name, so the endpoint shows neither.
+        check(Some(&["both"]), None, "a", "x", false);
+        check(Some(&["both"]), None, "b", "x", false);
+        check(Some(&["both"]), None, "a", "a", true);
+        check(Some(&["both"]), None, "b", "a", false);
+        check(Some(&["both", "bare"]), None, "b", "x", true);
+        check(Some(&["both", "servers/a"]), None, "a", "x", true);
+        // Nobody lists it.
+        check(Some(&["default"]), None, "a", "y", false);
+        // By the names that the endpoint gives, and only what it shows.
+        check(Some(&["partly"]), None, "a", "x", true);
+        check(Some(&["partly"]), None, "a", "rm", false);
+        check(Some(&["partly", "default"]), None, "a", "rm", true);
+        check(Some(&["partly"]), Some(&["list"]), "a", "ls", true);
+        check(Some(&["partly"]), Some(&["a__*"]), "a", "ls", false);
     }
 }

@@ -1,18 +1,21 @@
 //! One call of a tool on behalf of somebody who speaks no MCP.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio::task::spawn_local;
 use tokio::time::timeout;
 
 use crate::backend::{Answer, Answered, BackendError, Lane, Outgoing, Pool, Stage};
 use crate::base::{Fault, Kind};
 use crate::frame::{EventReader, Kind as FrameKind, Scanner, encode_header};
 use crate::protocol::{ClientCapabilities, Era, Method, Revision, header};
-use crate::session::{Introduction, MESSAGE_BYTES_MAX, Ready, Upstream};
+use crate::session::{Ask, Introduction, MESSAGE_BYTES_MAX, Ready, Upstream, ask};
 
 /// What is to be called.
 pub struct ToolCall {
@@ -22,27 +25,29 @@ pub struct ToolCall {
     pub arguments: Value,
     /// As the server listed it: says which arguments go into headers too.
     pub listed: Bytes,
-    /// Whether word of its progress is wanted.
-    pub progress: bool,
+    /// Who wants to hear what is said on the way, word of its progress among it. While they do not take it, nothing
+    /// more is read from the server.
+    pub said: Option<mpsc::Sender<Bytes>>,
 }
 
 /// What came of a call.
 pub struct Outcome {
-    /// What was said on the way.
-    pub notifications: Vec<Bytes>,
     /// The result or the error.
     pub message: Bytes,
+    /// Whether it came with an error status.
+    pub failed: bool,
 }
+
+/// The one request in its session or connection.
+const CALL_ID: u32 = 1;
 
 /// Telling a server that the session of one call is over; the caller does not wait for it for long.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Notifications kept of one call; those beyond are dropped.
-const NOTIFICATIONS_MAX: usize = 1000;
-
 /// Calls. A server of the Legacy era gets a session for this one call: nobody else's state is met in it.
 ///
-/// Not cancel safe: the connection is closed, which tells the server to stop.
+/// Dropped, the server is told to stop: by the end of its connection, and where there is a session, in it. The session
+/// is ended then as well.
 pub async fn call(pool: Rc<Pool>, era: Era, call: ToolCall) -> Result<Outcome, Fault> {
     match era {
         Era::Modern => {
@@ -50,17 +55,61 @@ pub async fn call(pool: Rc<Pool>, era: Era, call: ToolCall) -> Result<Outcome, F
             for (name, value) in &modern_headers(&call) {
                 request.set(name, value);
             }
-            send(&pool, request).await
+            send(&pool, request, call.said).await
         }
         Era::Legacy => {
-            let introduction = Introduction::ours(Revision::LEGACY_LATEST, ClientCapabilities::default());
-            let ready = Upstream::default().open(&pool, &introduction, None).await?;
+            let mut visit = Visit::open(pool).await?;
             let mut request = message(&call, None);
-            ready.write_headers(&mut request);
-            let outcome = send(&pool, request).await;
-            farewell(&pool, &ready).await;
+            visit.ready.write_headers(&mut request);
+            visit.is_calling = true;
+            let outcome = send(&visit.pool, request, call.said).await;
+            visit.is_calling = false;
+            visit.end().await;
             outcome
         }
+    }
+}
+
+/// A session at a server for one call, ended when dropped.
+struct Visit {
+    pool: Rc<Pool>,
+    ready: Arc<Ready>,
+    /// Whether the server has not answered yet.
+    is_calling: bool,
+    ended: bool,
+}
+
+impl Visit {
+    /// Dropped before it has come to its end, it ends the session that is then opened.
+    async fn open(pool: Rc<Pool>) -> Result<Self, Fault> {
+        // A task of its own: whoever gives up between the server's answer and here would leave a session behind.
+        let opening = spawn_local(async move {
+            let introduction = Introduction::ours(Revision::LEGACY_LATEST, ClientCapabilities::default());
+            let ready = Upstream::default().open(&pool, &introduction, None).await?;
+            Ok(Self { pool, ready, is_calling: false, ended: false })
+        });
+        let failed = |error| Fault::gateway(Kind::Internal, "no session could be opened").because(error);
+        opening.await.map_err(failed)?
+    }
+
+    async fn end(mut self) {
+        farewell(&self.pool, &self.ready).await;
+        self.ended = true;
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        if self.ended {
+            return;
+        }
+        let (pool, ready, is_calling) = (Rc::clone(&self.pool), Arc::clone(&self.ready), self.is_calling);
+        spawn_local(async move {
+            if is_calling {
+                cancel(&pool, &ready).await;
+            }
+            farewell(&pool, &ready).await;
+        });
     }
 }
 
@@ -69,59 +118,69 @@ fn message(call: &ToolCall, meta: Option<Value>) -> Outgoing {
     if let Some(meta) = meta {
         params["_meta"] = meta;
     }
-    if call.progress {
+    if call.said.is_some() {
         params["_meta"]["progressToken"] = 1.into();
     }
-    let message = json!({"jsonrpc": "2.0", "id": 1, "method": Method::ToolsCall.as_str(), "params": params});
+    let message =
+        json!({"jsonrpc": "2.0", "id": CALL_ID, "method": Method::ToolsCall.as_str(), "params": params});
     Outgoing::whole(message.to_string().into())
 }
 
-async fn send(pool: &Rc<Pool>, request: Outgoing) -> Result<Outcome, Fault> {
+async fn send(
+    pool: &Rc<Pool>,
+    request: Outgoing,
+    said: Option<mpsc::Sender<Bytes>>,
+) -> Result<Outcome, Fault> {
     let server = pool.backend().name();
     let answered = pool.send(&request, Lane::Call).await.map_err(|error| error.into_fault(server))?;
     let Answered { head, body: mut answer } = *answered;
     let status = head.status;
     let read = if head.is_event_stream() && status.is_success() {
-        read_events(&mut answer).await
+        read_events(&mut answer, said).await
     } else {
-        answer.collect(MESSAGE_BYTES_MAX).await.map(|message| Outcome { notifications: Vec::new(), message })
+        answer.collect(MESSAGE_BYTES_MAX).await
     };
-    let outcome = read.map_err(|error| error.into_fault(server))?;
+    let message = read.map_err(|error| error.into_fault(server))?;
     let is_answer = Scanner::new()
-        .scan(&outcome.message)
+        .scan(&message)
         .is_ok_and(|envelope| matches!(envelope.kind, FrameKind::Response | FrameKind::Error));
     if is_answer {
-        return Ok(outcome);
+        return Ok(Outcome { message, failed: !status.is_success() });
     }
     let text = format!("server `{server}` answered with HTTP {} and no result", status.as_u16());
     Err(Fault::backend(Kind::BadAnswer, text))
 }
 
-/// All of a stream up to its result or error.
-async fn read_events(answer: &mut Answer) -> Result<Outcome, BackendError> {
+/// The result or error of a stream; hands on what is said before.
+async fn read_events(answer: &mut Answer, said: Option<mpsc::Sender<Bytes>>) -> Result<Bytes, BackendError> {
     let (mut reader, mut scanner) = (EventReader::new(), Scanner::new());
-    let (mut notifications, mut bytes) = (Vec::new(), 0);
     while let Some(chunk) = answer.chunk().await {
         reader.push(chunk?);
         while let Some(event) = reader.next().map_err(|error| BackendError::new(Stage::Nonsense, error))? {
             let Some(data) = event.data.filter(|data| !data.is_empty()) else { continue };
             let Ok(envelope) = scanner.scan(&data) else { continue };
-            bytes += data.len();
-            if bytes > MESSAGE_BYTES_MAX {
-                return Err(BackendError::bare(Stage::TooLarge));
-            }
-            match envelope.kind {
-                FrameKind::Response | FrameKind::Error => {
-                    return Ok(Outcome { notifications, message: data });
-                }
-                FrameKind::Notification if notifications.len() < NOTIFICATIONS_MAX => {
-                    notifications.push(data);
-                }
+            match (envelope.kind, &said) {
+                (FrameKind::Response | FrameKind::Error, _) => return Ok(data),
+                // Whoever has gone has also dropped this.
+                (FrameKind::Notification, Some(said)) => drop(said.send(data).await),
                 _ => {}
             }
         }
     }
     Err(BackendError::bare(Stage::Body))
+}
+
+/// Closing the connection is no word to a server of that era (MCP 2025-11-25, transports).
+async fn cancel(pool: &Rc<Pool>, ready: &Ready) {
+    let message = json!({
+        "jsonrpc": "2.0",
+        "method": Method::Cancelled.as_str(),
+        "params": {"requestId": CALL_ID, "reason": "nobody waits for it any more"},
+    });
+    let message = message.to_string().into();
+    let asked = Ask { method: Method::Cancelled, message, ready: Some(ready), modern: None };
+    // A server that does not listen is not waited for.
+    drop(timeout(FAREWELL_TIMEOUT, ask(pool, asked)).await);
 }
 
 async fn farewell(pool: &Rc<Pool>, ready: &Ready) {
@@ -180,7 +239,7 @@ mod tests {
             tool: "zählen".into(),
             arguments: json!({"region": "eu west", "n": 3, "object": {}, "other": "x", "odd": "x"}),
             listed: Bytes::from_static(listed.as_bytes()),
-            progress: false,
+            said: None,
         };
         let headers = modern_headers(&call);
         let found: Vec<_> = headers

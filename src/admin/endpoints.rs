@@ -10,7 +10,7 @@ use super::request::{Precondition, Query, json_body, page, tag, tagged, unless_k
 use super::servers::{
     TRIES, Write, check_name, check_patch, created, named_by_path, no_content, taken, unprocessable,
 };
-use super::{Admin, Call};
+use super::{Admin, Call, show_standing};
 use crate::store::{EndpointRow, EndpointSpec, Outcome, Put, ServerRow, StoreError, new_id};
 
 impl Admin {
@@ -20,14 +20,14 @@ impl Admin {
         query.finish()?;
         let found = self.parts.store.endpoint_page(asked.after, asked.items).await?;
         let servers = self.parts.store.servers().await?.rows;
-        let items = found.items.iter().map(|row| view(row, &servers)).collect();
+        let items = found.items.iter().map(|row| self.endpoint_view(row, &servers)).collect();
         Ok(page(items, found.next.as_ref()))
     }
 
     pub(super) async fn get_endpoint(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
         let row = self.endpoint_row(call.parameter(0)).await?;
         let servers = self.parts.store.servers().await?.rows;
-        Ok(unless_known(call.headers(), &view(&row, &servers), &tag(row.id, row.version)))
+        Ok(unless_known(call.headers(), &self.endpoint_view(&row, &servers), &tag(row.id, row.version)))
     }
 
     pub(super) async fn create_endpoint(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
@@ -38,14 +38,21 @@ impl Admin {
             StoreError::Exists { .. } => taken("endpoint", "PUT"),
             other => other.into(),
         })?;
-        Ok(created("/api/v1/mcp/endpoints", row.id, &view(&row, &servers), &tag(row.id, row.version)))
+        self.taken_up().await;
+        Ok(created(
+            "/api/v1/mcp/endpoints",
+            row.id,
+            &self.endpoint_view(&row, &servers),
+            &tag(row.id, row.version),
+        ))
     }
 
     pub(super) async fn put_endpoint(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
         let mut value = json_body(call.headers(), call.body())?;
         named_by_path(&mut value, call.parameter(0));
         let (put, servers) = self.write_endpoint(Write::Whole(&value), call).await?;
-        let (view, tag) = (view(&put.row, &servers), tag(put.row.id, put.row.version));
+        self.taken_up().await;
+        let (view, tag) = (self.endpoint_view(&put.row, &servers), tag(put.row.id, put.row.version));
         Ok(match put.outcome {
             Outcome::Create => created("/api/v1/mcp/endpoints", put.row.id, &view, &tag),
             Outcome::Replace | Outcome::Keep => tagged(StatusCode::OK, &view, &tag),
@@ -56,7 +63,8 @@ impl Admin {
         let patch = json_body(call.headers(), call.body())?;
         check_patch(&patch)?;
         let (put, servers) = self.write_endpoint(Write::Patch(&patch), call).await?;
-        Ok(tagged(StatusCode::OK, &view(&put.row, &servers), &tag(put.row.id, put.row.version)))
+        self.taken_up().await;
+        Ok(tagged(StatusCode::OK, &self.endpoint_view(&put.row, &servers), &tag(put.row.id, put.row.version)))
     }
 
     pub(super) async fn delete_endpoint(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
@@ -69,6 +77,7 @@ impl Admin {
                 Err(error) => return Err(error.into()),
                 Ok(_) => {
                     self.note_change();
+                    self.taken_up().await;
                     return Ok(no_content());
                 }
             }
@@ -126,6 +135,16 @@ impl Admin {
         Ok(row)
     }
 
+    fn endpoint_view(&self, row: &EndpointRow, servers: &[ServerRow]) -> Value {
+        let mut view = document(row, servers);
+        view["id"] = row.id.to_string().into();
+        view["version"] = row.version.into();
+        view["created_at"] = row.created_at.into();
+        view["changed_at"] = row.changed_at.into();
+        show_standing(&mut view, &self.standing(), row.id, row.version);
+        view
+    }
+
     async fn endpoint_row(&self, reference: &str) -> Result<EndpointRow, Problem> {
         self.parts.store.endpoint(reference).await?.ok_or_else(|| Problem::not_found("endpoint"))
     }
@@ -139,13 +158,4 @@ fn document(row: &EndpointRow, servers: &[ServerRow]) -> Value {
     endpoint_document(row, |id| {
         servers.iter().find(|server| server.id == id).map(|server| server.name.clone())
     })
-}
-
-fn view(row: &EndpointRow, servers: &[ServerRow]) -> Value {
-    let mut view = document(row, servers);
-    view["id"] = row.id.to_string().into();
-    view["version"] = row.version.into();
-    view["created_at"] = row.created_at.into();
-    view["changed_at"] = row.changed_at.into();
-    view
 }

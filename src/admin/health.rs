@@ -54,9 +54,10 @@ impl Admin {
             body.store = degraded.map(|_| store_of(&health, is_admin));
             // What endpoints there are is for those who administer.
             if is_admin {
-                let left_out = &self.fleet().left_out;
-                body.left_out =
-                    (!left_out.is_empty()).then(|| left_out.iter().map(ToString::to_string).collect());
+                let (fleet, standing) = (self.fleet(), self.standing());
+                let left_out = fleet.left_out.iter().map(ToString::to_string);
+                let left_out: Vec<_> = left_out.chain(standing.left_out.iter().cloned()).collect();
+                body.left_out = (!left_out.is_empty()).then_some(left_out);
             }
             let names = self.long_names(&identity);
             let text =

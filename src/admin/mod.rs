@@ -12,6 +12,7 @@ mod request;
 mod problem;
 mod access;
 mod health;
+mod standing;
 mod servers;
 mod endpoints;
 mod import;
@@ -19,34 +20,44 @@ mod tools;
 mod records;
 mod errand;
 mod call;
+mod events;
+mod tally;
 mod paths;
 mod views;
 mod openapi;
 mod swagger;
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use http::request::Parts as Head;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+use serde_json::Value;
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use crate::auth::{Authenticator, Check, Credential, Denied, Identity, Mode};
 use crate::backend::TlsRoots;
-use crate::base::Phase;
+use crate::base::{Fault, Phase};
 use crate::catalog::{self, Catalog};
 use crate::fleet::Fleet;
-use crate::limits::Limits;
+use crate::journal::usage::Counters;
+use crate::limits::{Limits, Permit};
 use crate::session::Sessions;
-use crate::store::{Audit, Role, Store};
+use crate::store::{Audit, Role, Store, Uuid};
 use definition::Rules;
 use problem::Problem;
 use routes::{Found, Operation, find};
 
 pub use errand::{ErrandRunner, Errands};
+pub use events::Events;
 pub use openapi::document;
 pub use routes::{Policy, ROUTES, Route};
+pub use standing::{Stand, Standing};
 
 /// What the control plane is made of.
 pub struct Parts {
@@ -62,6 +73,8 @@ pub struct Parts {
     pub limits: Arc<Limits>,
     /// What is served.
     pub fleet: watch::Receiver<Arc<Fleet>>,
+    /// What became of what is stored.
+    pub standing: watch::Receiver<Arc<Standing>>,
     /// Legacy sessions.
     pub sessions: Arc<Sessions>,
     /// Where servers are talked to.
@@ -82,12 +95,38 @@ pub struct Admin {
     document: Bytes,
 }
 
-/// A request whose caller is known.
+/// A request whose head has come.
+pub struct Asked<'a> {
+    /// Its head.
+    pub head: Head,
+    /// Takes its body, when that has no more bytes than are said.
+    pub body: TakeBody<'a>,
+    /// Where what is used is counted, when it is.
+    pub counters: Option<&'a Counters>,
+}
+
+/// Takes the whole of a body.
+pub type TakeBody<'a> =
+    Box<dyn FnOnce(usize) -> Pin<Box<dyn Future<Output = Result<Bytes, Fault>> + 'a>> + 'a>;
+
+/// The body of an answer.
+pub enum Body {
+    /// It is here.
+    Whole(Bytes),
+    /// Events of a call that is under way.
+    Events(Pin<Box<Events>>),
+}
+
+/// A request whose caller is known, with its body.
 struct Call<'a> {
-    request: &'a Request<Bytes>,
+    head: &'a Head,
+    body: Bytes,
     parameters: Vec<String>,
     /// `None` on public routes.
     identity: Option<Identity>,
+    /// The key's place among its requests under way, on routes that call servers on its behalf.
+    permit: Option<Permit>,
+    counters: Option<&'a Counters>,
 }
 
 impl Admin {
@@ -107,55 +146,50 @@ impl Admin {
         self.changes.subscribe()
     }
 
-    /// How long a body it takes with a request. Nobody without the right to the route has a byte of it read.
-    pub fn body_bytes_max(&self, head: &Head) -> usize {
-        let Found::Route(route, _) = find(&head.method, head.uri.path()) else { return 0 };
-        let refused = match route.policy {
-            Policy::Public => false,
-            Policy::Client | Policy::Admin => match self.known(&head.headers) {
-                Ok(Check::Granted(identity)) => !route.policy.admits(&identity),
-                Ok(Check::Ask) => false,
-                Ok(Check::Refused(_)) | Err(_) => true,
-            },
-        };
-        if refused { 0 } else { route.body_bytes_max }
-    }
-
     /// Answers every request there is.
-    pub async fn answer(&self, request: Request<Bytes>) -> Response<Bytes> {
-        let answered = match find(request.method(), request.uri().path()) {
-            Found::Route(route, parameters) => self.admit(route, parameters, &request).await,
+    pub async fn answer(&self, asked: Asked<'_>) -> Response<Body> {
+        let answered = match find(&asked.head.method, asked.head.uri.path()) {
+            Found::Route(route, parameters) => self.admit(route, parameters, asked).await,
             Found::OtherMethods(allow) => Err(Problem::wrong_method(&allow)),
             Found::Nothing => Err(Problem::new(StatusCode::NOT_FOUND, NOWHERE)),
         };
-        let mut response = answered.unwrap_or_else(|problem| problem.respond());
+        let mut response = answered.unwrap_or_else(|problem| problem.respond().map(Body::Whole));
         let headers = response.headers_mut();
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
         response
     }
 
-    /// Lets in whom the route's policy lets in.
+    /// Lets in whom the route's policy lets in, and only then takes the body: nobody without the right to the route has
+    /// a byte of it read, nor one who has as much under way as the key may.
     async fn admit(
         &self,
         route: &Route,
         parameters: Vec<String>,
-        request: &Request<Bytes>,
-    ) -> Result<Response<Bytes>, Problem> {
+        asked: Asked<'_>,
+    ) -> Result<Response<Body>, Problem> {
+        let Asked { head, body, counters } = asked;
         let identity = match route.policy {
             Policy::Public => None,
-            Policy::Client | Policy::Admin => Some(self.identify(request.headers()).await?),
+            Policy::Client | Policy::Admin => Some(self.identify(&head.headers).await?),
         };
         if identity.as_ref().is_some_and(|identity| !route.policy.admits(identity)) {
             let detail = "this takes an administrator's key: make one with `keyadm keys create --admin`";
             return Err(Problem::new(StatusCode::FORBIDDEN, detail));
         }
-        let call = Call { request, parameters, identity };
-        self.operate(route.operation, &call).await
+        let works = identity.as_ref().filter(|_| route.policy == Policy::Client);
+        let permit = works.map(|identity| self.parts.limits.gauge(identity).admit(identity)).transpose()?;
+        let body = match route.body_bytes_max {
+            0 => Bytes::new(),
+            bytes_max => body(bytes_max).await.map_err(|fault| Problem::unread(&fault, bytes_max))?,
+        };
+        let call = Call { head: &head, body, parameters, identity, permit, counters };
+        self.operate(route.operation, call).await
     }
 
-    async fn operate(&self, operation: Operation, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
-        match operation {
+    async fn operate(&self, operation: Operation, owned: Call<'_>) -> Result<Response<Body>, Problem> {
+        let call = &owned;
+        let answered = match operation {
             Operation::Health => Ok(Self::health()),
             Operation::Ready => Ok(self.ready(call.headers()).await),
             Operation::OpenApi => Ok(self.openapi()),
@@ -170,7 +204,7 @@ impl Admin {
             Operation::DeleteServer => self.delete_server(call).await,
             Operation::TestServer => self.test_server(call).await,
             Operation::ListTools => self.list_tools(call).await,
-            Operation::ExecuteTool => self.execute_tool(call).await,
+            Operation::ExecuteTool => return self.execute_tool(owned).await,
             Operation::ListEndpoints => self.list_endpoints(call).await,
             Operation::CreateEndpoint => self.create_endpoint(call).await,
             Operation::GetEndpoint => self.get_endpoint(call).await,
@@ -181,7 +215,8 @@ impl Admin {
             Operation::ListAudit => self.list_audit(call).await,
             Operation::ListSessions => self.list_sessions(call).await,
             Operation::ImportServers => self.import(call).await,
-        }
+        };
+        answered.map(|response| response.map(Body::Whole))
     }
 
     fn openapi(&self) -> Response<Bytes> {
@@ -192,6 +227,20 @@ impl Admin {
 
     fn note_change(&self) {
         self.changes.send_modify(|version| *version += 1);
+    }
+
+    fn standing(&self) -> Arc<Standing> {
+        Arc::clone(&self.parts.standing.borrow())
+    }
+
+    /// Waits until what was changed here so far is served, so that whoever made a server can call it next. Not for
+    /// long: what is shown says whether it is.
+    async fn taken_up(&self) {
+        let changes = *self.changes.borrow();
+        let mut standing = self.parts.standing.clone();
+        let is_served = standing.wait_for(|standing| standing.changes >= changes);
+        // An error: the gateway is stopping.
+        drop(timeout(TAKE_UP_TIMEOUT, is_served).await);
     }
 
     async fn identify(&self, headers: &HeaderMap) -> Result<Identity, Denied> {
@@ -222,6 +271,15 @@ impl Admin {
     }
 }
 
+/// Says of a row whether it is served, and if not, why.
+fn show_standing(view: &mut Value, standing: &Standing, id: Uuid, version: u64) {
+    let stand = standing.of(id, version);
+    view["served"] = stand.is_ok().into();
+    if let Err(reason) = stand {
+        view["reason"] = reason.into();
+    }
+}
+
 impl Policy {
     fn admits(self, identity: &Identity) -> bool {
         match self {
@@ -233,15 +291,15 @@ impl Policy {
 
 impl Call<'_> {
     fn headers(&self) -> &HeaderMap {
-        self.request.headers()
+        &self.head.headers
     }
 
     fn body(&self) -> &Bytes {
-        self.request.body()
+        &self.body
     }
 
     fn query(&self) -> Option<&str> {
-        self.request.uri().query()
+        self.head.uri.query()
     }
 
     /// What stands for the route's `{…}`.
@@ -263,6 +321,14 @@ impl Call<'_> {
     }
 }
 
+/// The methods that a path takes, as `Allow` has them; `None` where there is no route.
+pub fn methods(path: &str) -> Option<String> {
+    match find(&Method::OPTIONS, path) {
+        Found::OtherMethods(methods) => Some(methods),
+        Found::Route(..) | Found::Nothing => None,
+    }
+}
+
 /// One credential, as the data plane takes it: two of one header are refused, for a proxy in front may have looked at
 /// the other one.
 fn credential(headers: &HeaderMap) -> Result<Option<Credential<'_>>, Denied> {
@@ -273,6 +339,9 @@ fn credential(headers: &HeaderMap) -> Result<Option<Credential<'_>>, Denied> {
     };
     Credential::from_headers(value("authorization")?, value("x-api-key")?)
 }
+
+/// Whoever changes something waits so long for it to be served; usually it takes milliseconds.
+const TAKE_UP_TIMEOUT: Duration = Duration::from_secs(1);
 
 const NOWHERE: &str = "MCP is served at /mcp, /mcp/{endpoint}, /metamcp/{endpoint}/mcp and /servers/{server}/mcp; \
                        what else there is, at /swagger-ui";

@@ -176,6 +176,9 @@ fn problems(route: &Route, described: &Described) -> Vec<u16> {
     if route.policy == Policy::Admin {
         problems.push(403);
     }
+    if route.policy == Policy::Client {
+        problems.push(429);
+    }
     if route.path.contains('{') {
         problems.push(404);
     }
@@ -183,7 +186,7 @@ fn problems(route: &Route, described: &Described) -> Vec<u16> {
         problems.push(400);
     }
     if route.body_bytes_max > 0 {
-        problems.extend([400, 413, 415]);
+        problems.extend([400, 408, 413, 415]);
     }
     problems.sort_unstable();
     problems.dedup();
@@ -193,15 +196,12 @@ fn problems(route: &Route, described: &Described) -> Vec<u16> {
 fn problem(status: u16) -> Value {
     let code = http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
     let mut value = json!({"description": code.unwrap_or("Problem")});
-    value["content"] = if status == 413 {
-        // Refused by the data plane, before anybody read what it was about.
-        json!({JSON: {"schema": {"type": "object"}}})
-    } else {
-        json!({"application/problem+json": {"schema": reference("Problem")}})
-    };
+    value["content"] = json!({"application/problem+json": {"schema": reference("Problem")}});
     match status {
         401 => value["headers"]["WWW-Authenticate"] = json!({"schema": {"type": "string"}, "required": true}),
-        503 => value["headers"]["Retry-After"] = json!({"schema": {"type": "string"}, "required": true}),
+        429 | 503 => {
+            value["headers"]["Retry-After"] = json!({"schema": {"type": "string"}, "required": true});
+        }
         _ => {}
     }
     value
@@ -371,11 +371,11 @@ fn execute() -> Described {
     let events = json!({
         JSON: {"schema": result},
         "text/event-stream": {"schema": {"type": "string", "description":
-            "With `Accept: text/event-stream`: an event `notification` for each thing said on the way, then one `result`"}},
+            "With `Accept: text/event-stream`: an event `notification` for each thing said on the way as it comes, then one `result`, or one `error` with problem details"}},
     });
     Described {
         body: Some((JSON_ONLY, json!({"type": "object", "description": "The tool's arguments"}))),
-        problems: vec![409, 422, 429, 502, 504],
+        problems: vec![409, 422, 502, 504],
         ..one(200, "The result; `isError` says whether the tool failed", JSON, json!({"x-events": events}))
     }
 }
@@ -420,8 +420,8 @@ fn schemas() -> Value {
     add::<views::ImportItem>(&mut schemas);
     add::<views::ImportOutcome>(&mut schemas);
     served_only(&mut schemas["Server"]);
-    written(&mut schemas, "Server", &["name", "kind", "url"], &[("served", "boolean")]);
-    written(&mut schemas, "Endpoint", &["name"], &[]);
+    written(&mut schemas, "Server", &["name", "kind", "url"], &STANDING);
+    written(&mut schemas, "Endpoint", &["name"], &STANDING);
     Value::Object(schemas)
 }
 
@@ -438,6 +438,9 @@ fn served_only(server: &mut Value) {
         properties.retain(|name, _| !["command", "args", "cwd", "env", "sharing"].contains(&name.as_str()));
     }
 }
+
+/// Whether it is served, and if not, why.
+const STANDING: [(&str, &str); 2] = [("served", "boolean"), ("reason", "string")];
 
 /// From a document to its four forms: what is sent to add one, to put one (the name is in the path), to change one, and
 /// what comes back, with what only the gateway writes. That may be sent back, and is left out.

@@ -1,13 +1,16 @@
 //! What goes wrong, as problem details (RFC 9457).
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::definition::FieldError;
+use super::definition::import::under;
 use crate::auth::Denied;
+use crate::base::{Fault, Kind};
+use crate::limits::Refused;
 use crate::store::StoreError;
 
 /// Why a request was not done. The text says what to do, and names nothing that the caller may not know.
@@ -24,8 +27,11 @@ pub struct Problem {
 enum More {
     Nothing,
     Allow(String),
-    RetryAfter,
+    /// In seconds.
+    RetryAfter(&'static str),
     Challenge,
+    /// The rest of the request is not read.
+    Close,
 }
 
 /// Problem details (RFC 9457).
@@ -73,7 +79,21 @@ impl Problem {
 
     /// It may well work in a moment.
     pub fn later(detail: impl Into<String>) -> Self {
-        Self { more: More::RetryAfter, ..Self::new(StatusCode::SERVICE_UNAVAILABLE, detail) }
+        Self { more: More::RetryAfter(RETRY_AFTER_S), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, detail) }
+    }
+
+    /// The body was not taken, of which the route reads so many bytes.
+    pub fn unread(fault: &Fault, bytes_max: usize) -> Self {
+        let (status, detail) = match fault.kind {
+            Kind::TooLarge => (
+                StatusCode::PAYLOAD_TOO_LARGE,
+                format!("the body is over the limit of {bytes_max} bytes that this route has"),
+            ),
+            Kind::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, fault.for_client().to_owned()),
+            Kind::Overloaded => return Self::later(fault.for_client()),
+            _ => (StatusCode::BAD_REQUEST, fault.for_client().to_owned()),
+        };
+        Self { more: More::Close, ..Self::new(status, detail) }
     }
 
     /// The answer.
@@ -104,9 +124,7 @@ impl Problem {
     /// The same of a part of what was sent: pointers begin there.
     #[must_use]
     pub fn under(mut self, pointer: &str) -> Self {
-        for error in &mut self.errors {
-            error.pointer.insert_str(0, pointer);
-        }
+        self.errors = under(pointer, self.errors);
         self
     }
 
@@ -121,7 +139,8 @@ impl More {
         match self {
             Self::Nothing => None,
             Self::Allow(methods) => HeaderValue::from_str(methods).ok().map(|value| (ALLOW, value)),
-            Self::RetryAfter => Some((RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S))),
+            Self::RetryAfter(seconds) => Some((RETRY_AFTER, HeaderValue::from_static(seconds))),
+            Self::Close => Some((CONNECTION, HeaderValue::from_static("close"))),
             Self::Challenge => Some((WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"metamcp\""))),
         }
     }
@@ -133,6 +152,13 @@ impl From<Denied> for Problem {
             return Self::later(denied.to_string());
         }
         Self { more: More::Challenge, ..Self::new(StatusCode::UNAUTHORIZED, denied.to_string()) }
+    }
+}
+
+impl From<Refused> for Problem {
+    fn from(refused: Refused) -> Self {
+        let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, refused.to_string());
+        Self { more: More::RetryAfter(PLACE_AFTER_S), ..problem }
     }
 }
 
@@ -161,3 +187,6 @@ impl From<StoreError> for Problem {
 
 /// A database that restarts is back in a few seconds.
 const RETRY_AFTER_S: &str = "5";
+
+/// A place among a key's requests may be free in a moment: what the data plane says too.
+const PLACE_AFTER_S: &str = "1";

@@ -10,7 +10,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use url::form_urlencoded;
 
-use super::definition::FieldError;
+use super::definition::json::{self, Refused};
+use super::definition::{FieldError, below};
 use super::problem::Problem;
 use crate::store::{Match, PAGE_ITEMS_MAX, Uuid};
 
@@ -113,16 +114,19 @@ impl Query {
     }
 }
 
-/// The body, when it is JSON and said to be.
+/// The body, when it is JSON and said to be, with no member twice.
 pub fn json_body(headers: &HeaderMap, body: &Bytes) -> Result<Value, Problem> {
     check_media(headers)?;
-    serde_json::from_slice(body).map_err(|error| {
-        // Without the error's own text, which may quote what it found.
-        let (line, column) = (error.line(), error.column());
-        Problem::new(
+    json::read(body).map_err(|refused| match refused {
+        Refused::Malformed { line, column } => Problem::new(
             StatusCode::BAD_REQUEST,
             format!("the body is not JSON: see line {line}, column {column}"),
-        )
+        ),
+        Refused::Twice(path) => {
+            let pointer = path.iter().fold(String::new(), |pointer, key| below(&pointer, key));
+            let detail = "is there twice; leave one of them out";
+            Problem::fields(StatusCode::BAD_REQUEST, vec![FieldError::new(pointer, detail)])
+        }
     })
 }
 
@@ -213,8 +217,14 @@ pub fn ok(value: &Value) -> Response<Bytes> {
 
 /// JSON.
 pub fn respond(status: StatusCode, value: &Value) -> Response<Bytes> {
-    let mut response = Response::new(Bytes::from(value.to_string()));
+    let mut response = json_bytes(Bytes::from(value.to_string()));
     *response.status_mut() = status;
+    response
+}
+
+/// 200 and JSON that is written already.
+pub fn json_bytes(bytes: Bytes) -> Response<Bytes> {
+    let mut response = Response::new(bytes);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }

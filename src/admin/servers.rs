@@ -5,10 +5,11 @@ use http::header::LOCATION;
 use http::{HeaderValue, Response, StatusCode};
 use serde_json::{Value, json};
 
+use super::definition::import::upsert;
 use super::definition::{FieldError, Server, merge_patch, server_document};
 use super::problem::Problem;
 use super::request::{Precondition, Query, json_body, ok, page, tag, tagged, unless_known};
-use super::{Admin, Call};
+use super::{Admin, Call, show_standing};
 use crate::store::{Outcome, Put, ServerRow, StoreError, Uuid, new_id};
 
 /// A change that meets another one is made again to what is there then. Whoever loses that often is refused.
@@ -47,6 +48,7 @@ impl Admin {
             StoreError::Exists { .. } => taken("server", "PUT"),
             other => other.into(),
         })?;
+        self.taken_up().await;
         Ok(created("/api/v1/mcp/servers", row.id, &self.server_view(&row), &tag(row.id, row.version)))
     }
 
@@ -56,6 +58,7 @@ impl Admin {
         named_by_path(&mut value, reference);
         let precondition = Precondition::of(call.headers())?;
         let put = self.write_server(reference, Write::Whole(&value), precondition, call).await?;
+        self.taken_up().await;
         let (view, tag) = (self.server_view(&put.row), tag(put.row.id, put.row.version));
         Ok(match put.outcome {
             Outcome::Create => created("/api/v1/mcp/servers", put.row.id, &view, &tag),
@@ -69,6 +72,7 @@ impl Admin {
         lower_header_names(&mut patch);
         let precondition = Precondition::of(call.headers())?;
         let put = self.write_server(call.parameter(0), Write::Patch(&patch), precondition, call).await?;
+        self.taken_up().await;
         Ok(tagged(StatusCode::OK, &self.server_view(&put.row), &tag(put.row.id, put.row.version)))
     }
 
@@ -82,6 +86,7 @@ impl Admin {
                 Err(error) => return Err(error.into()),
                 Ok(_) => {
                     self.note_change();
+                    self.taken_up().await;
                     return Ok(no_content());
                 }
             }
@@ -164,7 +169,7 @@ impl Admin {
         view["version"] = row.version.into();
         view["created_at"] = row.created_at.into();
         view["changed_at"] = row.changed_at.into();
-        view["served"] = super::paths::server_alone(&self.fleet().table, &row.name).is_some().into();
+        show_standing(&mut view, &self.standing(), row.id, row.version);
         view
     }
 }
@@ -178,12 +183,7 @@ impl<'a> Write<'a> {
                 merge_patch(&mut stored, patch);
                 stored
             }
-            Self::Upsert(value) => {
-                if let (Some(stored), Some(members)) = (stored.as_object_mut(), value.as_object()) {
-                    stored.extend(members.clone());
-                }
-                stored
-            }
+            Self::Upsert(value) => upsert(stored, value),
         }
     }
 

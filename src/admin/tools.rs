@@ -1,29 +1,28 @@
 //! Servers at work: a look at one, its tools, and calls of them.
 
-use std::fmt::Write as _;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_TYPE};
+use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use serde_json::{Value, json};
-use tokio::net::lookup_host;
+use tokio::sync::mpsc;
 
-use super::access::Reach;
-use super::call::{self, Outcome, ToolCall};
-use super::definition::{FieldError, Server, is_private};
+use super::access::{Reach, Tools};
+use super::call::{self, ToolCall};
+use super::definition::{FieldError, Server};
+use super::events::{Begun, Events};
 use super::paths::server_alone;
 use super::problem::Problem;
-use super::request::{Query, json_body, ok, page};
+use super::request::{Query, json_body, json_bytes, ok, page};
 use super::servers::unprocessable;
+use super::tally::Tally;
 use super::views::{TestFound, TestResult};
-use super::{Admin, Call};
-use crate::backend::{self, Address, Backend, BackendId, Pool};
-use crate::base::{Fault, Kind};
+use super::{Admin, Body, Call};
+use crate::backend::{self, Backend, BackendId, Pool};
+use crate::base::{Fault, Kind, Phase};
 use crate::catalog::{ListKind, Merged, Reason, View, probe};
-use crate::limits::Refused;
 use crate::protocol::{ClientCapabilities, Era, code, header};
 use crate::route::{Endpoint, Table};
 use crate::store::Uuid;
@@ -33,6 +32,10 @@ const TEST_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A call. The longest that a server without a stream may be silent by default (`backend.first_byte_timeout`).
 const EXECUTE_TIMEOUT: Duration = Duration::from_mins(5);
+
+/// What a server said on the way and its caller has not taken; then the server is not read on. Each is an event of up to
+/// 4 MiB, and most have a hundred bytes.
+const SAID_MAX: usize = 2;
 
 /// Of what a server says about its error.
 const SAID_CHARS_MAX: usize = 300;
@@ -44,19 +47,28 @@ struct Listed {
     era: Era,
 }
 
+impl Listed {
+    /// How a client of that era sees it.
+    fn view(&self) -> View {
+        match self.era {
+            Era::Modern => View::Modern,
+            Era::Legacy => View::Legacy(ClientCapabilities::default()),
+        }
+    }
+}
+
 impl Admin {
     /// Connects to what is stored, served or not; nothing that a caller sends decides where to.
     pub(super) async fn test_server(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
         let row = self.server_row(call.parameter(0)).await?;
         let server = Server::from_row(&row, self.parts.auth.sealer())
             .map_err(|error| Problem::new(StatusCode::CONFLICT, error.to_string()))?;
-        let Some(config) = server.backend() else {
+        let Some(config) = server.backend(self.parts.rules.allow_private) else {
             let detail = "servers of this kind are not served by this version, and cannot be tested";
             return Err(Problem::new(StatusCode::CONFLICT, detail));
         };
         let begun = Instant::now();
-        let allow_private = server.allows_private(self.parts.rules.allow_private);
-        let tested = self.look_at(config, allow_private).await;
+        let tested = self.look_at(config).await;
         let milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         let (found, reason) = match tested {
             Ok(found) => (Some(found), None),
@@ -65,12 +77,9 @@ impl Admin {
         Ok(ok(&json!(TestResult { ok: found.is_some(), reason, found, milliseconds })))
     }
 
-    async fn look_at(&self, config: backend::Config, allow_private: bool) -> Result<TestFound, String> {
+    async fn look_at(&self, config: backend::Config) -> Result<TestFound, String> {
         let (roots, catalog) = (self.parts.roots.clone(), self.parts.catalog_config.clone());
         let looked = self.parts.errands.run(TEST_TIMEOUT, move || async move {
-            if !allow_private {
-                check_public(&config.address).await?;
-            }
             let backend =
                 Backend::new(BackendId(0), config, &roots).map_err(|invalid| invalid.to_string())?;
             let found = probe(&Pool::new(backend), &catalog).await?;
@@ -93,8 +102,11 @@ impl Admin {
         let listed = self.listed(call).await?;
         let fleet = self.fleet();
         let server = &listed.endpoint.servers[0].name;
-        let reach = Reach::of(call.identity(), server, &fleet.table);
-        let is_seen = |tool: &str| call.is_admin() || reach.as_ref().is_some_and(|of| of.admits(tool));
+        let reached = match Reach::of(call.identity(), server, &fleet.table).filter(|_| !call.is_admin()) {
+            Some(reach) => reach.tools(&self.parts.catalog, listed.view()).await,
+            None => Tools::default(),
+        };
+        let is_seen = |tool: &str| call.is_admin() || reached.hold(tool);
         let behind = listed.merged.listing(ListKind::Tools).items_after(asked.after.as_deref());
         let mut seen = behind.iter().filter(|(key, _)| is_seen(key));
         let shown: Vec<&(String, Bytes)> = seen.by_ref().take(asked.items).collect();
@@ -103,7 +115,7 @@ impl Admin {
         Ok(page(items, next))
     }
 
-    pub(super) async fn execute_tool(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
+    pub(super) async fn execute_tool(&self, call: Call<'_>) -> Result<Response<Body>, Problem> {
         let arguments = json_body(call.headers(), call.body())?;
         if !arguments.is_object() {
             return Err(unprocessable(vec![FieldError::new(
@@ -111,33 +123,38 @@ impl Admin {
                 "is not an object: send the tool's arguments",
             )]));
         }
-        let gauge = self.parts.limits.gauge(call.identity());
-        let _permit = gauge.admit(call.identity()).map_err(|refused| {
-            let detail = match refused {
-                Refused::Busy => "this key has too many requests under way; wait for some to end",
-                Refused::Fast => "this key asks more often than it may; ask again later",
-            };
-            Problem::new(StatusCode::TOO_MANY_REQUESTS, detail)
-        })?;
-        let listed = self.listed(call).await?;
+        let listed = self.listed(&call).await?;
         let (server, tool) = (&listed.endpoint.servers[0], call.parameter(1).to_owned());
         let fleet = self.fleet();
-        let reach = Reach::of(call.identity(), &server.name, &fleet.table);
         let item = listed.merged.listing(ListKind::Tools).item(&tool);
-        let (Some(item), true) = (item, reach.is_some_and(|reach| reach.admits(&tool))) else {
+        let reach = Reach::of(call.identity(), &server.name, &fleet.table);
+        let (Some(item), Some(reach)) = (item, reach) else { return Err(Problem::not_found("tool")) };
+        if !reach.admits(&self.parts.catalog, listed.view(), &tool).await {
             return Err(Problem::not_found("tool"));
-        };
+        }
         let backend =
             fleet.backend(BackendId(server.backend)).cloned().ok_or_else(|| Problem::not_found("server"))?;
-        let wants_events = accepts_events(call.headers());
-        let asked = ToolCall { tool, arguments, listed: item.clone(), progress: wants_events };
-        let era = listed.era;
-        let outcome = self
-            .parts
-            .errands
-            .run(EXECUTE_TIMEOUT, move || call::call(Pool::new(backend), era, asked))
-            .await?;
-        answer(&outcome.map_err(|fault| from_fault(&fault))?, wants_events)
+        let tally = Tally::begin(call.counters, call.identity(), &server.name, &tool, call.body().len());
+        let (era, errands, mut phase) = (listed.era, self.parts.errands.clone(), self.parts.phase.clone());
+        let run = async move |asked: ToolCall| {
+            let calling = errands.run(EXECUTE_TIMEOUT, move || call::call(Pool::new(backend), era, asked));
+            tokio::select! {
+                outcome = calling => outcome?.map_err(|fault| from_fault(&fault)),
+                Ok(_) = phase.wait_for(|phase| *phase == Phase::Cut) => {
+                    Err(Problem::later("the gateway stops; the call may have run"))
+                }
+            }
+        };
+        let asked = ToolCall { tool, arguments, listed: item.clone(), said: None };
+        if accepts_events(call.headers()) {
+            let permit = call.permit.ok_or_else(|| Problem::later("there is no place for it"))?;
+            let (said, heard) = mpsc::channel(SAID_MAX);
+            let running = Box::pin(async move { run(ToolCall { said: Some(said), ..asked }).await });
+            return answer_events(Events::begin(running, heard, tally, permit).await);
+        }
+        let outcome = run(asked).await?;
+        let answer = result_of(&outcome.message).map(|result| Bytes::from(result.to_string()));
+        tally.count(answer, outcome.failed).map(|result| json_bytes(result).map(Body::Whole))
     }
 
     /// The server of a call as it is served, with its lists; unknown where the key does not reach it.
@@ -169,7 +186,7 @@ impl Admin {
         }
     }
 
-    /// By UUID. What is stored and not served is nothing to a client, and not yet anything to an administrator.
+    /// By UUID. What is stored and not served is nothing to a client, and said to an administrator.
     async fn served_by_id(
         &self,
         reference: &str,
@@ -181,9 +198,11 @@ impl Admin {
             return Ok(None);
         }
         let Some(row) = self.parts.store.server(reference).await? else { return Ok(None) };
-        let endpoint = server_alone(table, &row.name);
+        // Another server, of a file, may be served under the name of this one.
+        let is_served = self.standing().serves(row.id);
+        let endpoint = server_alone(table, &row.name).filter(|_| is_served);
         if endpoint.is_none() && call.is_admin() {
-            let detail = "this server is stored and not served: it is disabled, or not published yet";
+            let detail = "this server is stored and not served; GET it to see why";
             return Err(Problem::new(StatusCode::CONFLICT, detail));
         }
         Ok(endpoint)
@@ -194,18 +213,6 @@ fn away(reason: &Reason) -> Problem {
     Problem::later(format!("the server is not available: {}; nothing was called", reason.text()))
 }
 
-/// Every address that the name has now. The data plane checks again where it connects: names change.
-async fn check_public(address: &Address) -> Result<(), String> {
-    let private =
-        || Err("it leads to a private address; set allow_private if that is what you want".to_owned());
-    let Address::Http(url) = address else { return private() };
-    let host = url.host_str().unwrap_or_default();
-    let bare = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-    let found = lookup_host((bare, url.port_or_known_default().unwrap_or(0))).await;
-    let addresses: Vec<SocketAddr> = found.map_err(|_| "its name has no address".to_owned())?.collect();
-    if addresses.iter().any(|address| is_private(address.ip())) { private() } else { Ok(()) }
-}
-
 fn accepts_events(headers: &HeaderMap) -> bool {
     let values = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).any(|range| {
@@ -213,25 +220,22 @@ fn accepts_events(headers: &HeaderMap) -> bool {
     })
 }
 
-/// The result by itself, or as the last event behind what was said on the way.
-fn answer(outcome: &Outcome, as_events: bool) -> Result<Response<Bytes>, Problem> {
-    let result = result_of(&outcome.message)?;
-    if !as_events {
-        return Ok(ok(&result));
-    }
-    let mut body = String::new();
-    for notification in &outcome.notifications {
-        let notification: Value = serde_json::from_slice(notification).unwrap_or_default();
-        // Writing to a String cannot fail.
-        let _ = write!(body, "event: notification\ndata: {notification}\n\n");
-    }
-    let _ = write!(body, "event: result\ndata: {result}\n\n");
-    let mut response = Response::new(Bytes::from(body));
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(header::EVENT_STREAM));
+fn answer_events(begun: Begun) -> Result<Response<Body>, Problem> {
+    let body = match begun {
+        Begun::Events(events) => Body::Events(events),
+        Begun::Whole(event) => Body::Whole(event?),
+    };
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(header::EVENT_STREAM));
+    // Neither a cache nor a proxy that gathers what passes may hold events back.
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     Ok(response)
 }
 
-fn result_of(message: &Bytes) -> Result<Value, Problem> {
+/// What the server says about a call, as far as it is one.
+pub fn result_of(message: &Bytes) -> Result<Value, Problem> {
     let bad = || Problem::new(StatusCode::BAD_GATEWAY, "the server answered what is no result of a tool");
     let mut message: Value = serde_json::from_slice(message).map_err(|_| bad())?;
     if let Some(error) = message.get("error") {

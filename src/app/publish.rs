@@ -41,6 +41,11 @@ impl Publisher {
         Self { builder, fleet, shared, pools }
     }
 
+    /// The version that is served.
+    pub fn current(&self) -> Arc<Fleet> {
+        Arc::clone(self.builder.current())
+    }
+
     /// Serves these servers and endpoints from now on, and nothing else. What is the same as before goes on without
     /// noticing: connections, calls under way, streams, sessions, lists. Gives the version, once the workers serve it:
     /// what could not be served is said in it and in the log.

@@ -1,10 +1,5 @@
-//! SIGHUP: the configuration is read again, and what changed of servers and endpoints is served.
+//! SIGHUP: the configuration is read again.
 
-use std::io::{IsTerminal as _, stdin};
-
-use tokio::signal::unix::Signal;
-
-use super::publish::Publisher;
 use crate::config::{Config, Mistakes};
 
 /// Reads the configuration again, as at the start.
@@ -13,41 +8,27 @@ pub type Reload = Box<dyn Fn() -> Result<Config, Mistakes>>;
 /// Mistakes shown of one reading; a file that is wrong in more places is not a configuration.
 const MISTAKES_SHOWN_MAX: usize = 100;
 
-/// Reloads at each signal. A configuration with a mistake changes nothing. `running`: what the gateway was started
-/// with, which decides on all but servers and endpoints until it is started again.
-///
-/// Ends when the terminal that the gateway was started from is closed, which is told by the same signal.
-pub async fn on_signal(mut signal: Signal, reload: Reload, running: Config, mut publisher: Publisher) {
-    let had_terminal = stdin().is_terminal();
-    while signal.recv().await.is_some() {
-        if had_terminal && !stdin().is_terminal() {
-            return;
+/// The configuration as it is now, and all that is to be said of it; `None` where it has a mistake. `running`: what the
+/// gateway was started with, which decides on all but servers and endpoints until it is started again.
+pub fn read_again(reload: &Reload, running: &Config) -> Option<Config> {
+    match reload() {
+        Ok(config) => {
+            for notice in &config.skipped {
+                tracing::warn!("{notice}");
+            }
+            let settings = needing_restart(running, &config);
+            if !settings.is_empty() {
+                tracing::warn!(?settings, "these settings have changed; they take effect after a restart");
+            }
+            Some(config)
         }
-        match reload() {
-            Ok(config) => {
-                for notice in &config.skipped {
-                    tracing::warn!("{notice}");
-                }
-                let settings = needing_restart(&running, &config);
-                if !settings.is_empty() {
-                    tracing::warn!(
-                        ?settings,
-                        "these settings have changed; they take effect after a restart"
-                    );
-                }
-                let fleet = publisher.publish(config.servers, config.endpoints).await;
-                tracing::info!(epoch = fleet.epoch, "configuration reloaded");
+        Err(mistakes) => {
+            for mistake in mistakes.iter().take(MISTAKES_SHOWN_MAX) {
+                tracing::error!("{mistake}");
             }
-            Err(mistakes) => {
-                for mistake in mistakes.iter().take(MISTAKES_SHOWN_MAX) {
-                    tracing::error!("{mistake}");
-                }
-                let count = mistakes.len();
-                tracing::error!(
-                    mistakes = count,
-                    "configuration not reloaded: what was served goes on as it is"
-                );
-            }
+            let count = mistakes.len();
+            tracing::error!(mistakes = count, "configuration not reloaded: what was served goes on as it is");
+            None
         }
     }
 }
@@ -76,6 +57,7 @@ fn needing_restart(running: &Config, read: &Config) -> Vec<&'static str> {
         ("catalog", running.catalog != read.catalog),
         ("session", running.session != read.session),
         ("limits", running.limits != read.limits),
+        ("retention", running.retention != read.retention),
         ("auth.mode", running.auth_mode != read.auth_mode),
         ("auth", running.auth_timing != read.auth_timing),
         ("log", running.log != read.log),

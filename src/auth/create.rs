@@ -72,6 +72,19 @@ pub async fn new_key(
     Ok((key, new))
 }
 
+/// Makes the first key of an installation; `None`: it has one by now.
+///
+/// Cancel safe.
+pub async fn create_first_key(
+    store: &Store,
+    sealer: &Sealer,
+    request: KeyRequest,
+    audit: Audit,
+) -> Result<Option<ApiKey>, CreateError> {
+    let (key, new) = new_key(store, sealer, request, audit.at).await?;
+    Ok(store.insert_first_key(new, audit).await?.map(|_| key))
+}
+
 /// What is to be stored of a key that MetaMCP made, under the id it had there.
 ///
 /// Cancel safe.

@@ -4,7 +4,7 @@ use crate::store::{Away, JwtKeys, Keys, Store};
 
 use super::denied::AuthError;
 use super::seal::Sealer;
-use super::snapshot::Snapshot;
+use super::snapshot::{Kept, Snapshot};
 
 /// How things stand with the keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,7 +56,7 @@ pub(super) async fn first_keys(
         Err(error) => error,
     };
     let Some(snapshot) = snapshot.filter(|_| error.is_away()) else { return Err(error.into()) };
-    match snapshot.read(sealer) {
+    match snapshot.read::<Kept>(sealer) {
         Ok(Some(kept)) => {
             tracing::warn!(%error, "started with the keys of an earlier run");
             let health = Health {

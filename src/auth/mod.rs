@@ -29,7 +29,7 @@ use zeroize::Zeroizing;
 
 /// What a key may do, in the words of the store.
 pub use crate::store::{Rate, Role};
-pub use create::{CreateError, KeyRequest, create_key, imported_key, new_key};
+pub use create::{CreateError, KeyRequest, create_first_key, create_key, imported_key, new_key};
 pub use credential::Credential;
 pub use denied::{AuthError, Denied};
 pub use grants::GrantsError;
@@ -43,7 +43,7 @@ pub use secrets::{
     EncryptionKeyError, Origin, RotateError, Secrets, SecretsError, WeakJwtSecret, generate_encryption_key,
     generate_jwt_secret, parse_encryption_key, parse_jwt_secret, prepare_data_dir,
 };
-pub use snapshot::SnapshotError;
+pub use snapshot::{Snapshot, SnapshotError};
 pub use token::Token;
 pub use verify::{Authenticator, Check};
 

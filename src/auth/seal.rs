@@ -32,6 +32,8 @@ pub enum Purpose {
     EventId,
     /// The last keyring, on disk.
     KeyringSnapshot,
+    /// The last servers and endpoints of the store, on disk.
+    FleetSnapshot,
     /// Headers and environment of a server in the store.
     ServerSecrets,
     /// A key that signs tokens, in the store.
@@ -39,12 +41,13 @@ pub enum Purpose {
 }
 
 impl Purpose {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::KeyRow,
         Self::Session,
         Self::RequestState,
         Self::EventId,
         Self::KeyringSnapshot,
+        Self::FleetSnapshot,
         Self::ServerSecrets,
         Self::JwtKey,
     ];
@@ -57,6 +60,7 @@ impl Purpose {
             Self::RequestState => b"metamcp/v1/request-state",
             Self::EventId => b"metamcp/v1/event-id",
             Self::KeyringSnapshot => b"metamcp/v1/keyring-snapshot",
+            Self::FleetSnapshot => b"metamcp/v1/fleet-snapshot",
             Self::ServerSecrets => b"metamcp/v1/server-secrets",
             Self::JwtKey => b"metamcp/v1/jwt-key",
         }

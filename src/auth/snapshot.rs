@@ -1,7 +1,7 @@
-//! The last keyring that was read, on disk: for a start while the database is away.
+//! What was last read of a database, on disk: for a start while it is away.
 //!
 //! ```text
-//! file = header | sealed JSON of {written_at, keys, ring}     mode 0600, put in place by renaming
+//! file = header | sealed JSON, of the keyring {written_at, keys, ring}     mode 0600, put in place by renaming
 //! ```
 
 use std::fs::{File, OpenOptions};
@@ -9,6 +9,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::store::Keys;
@@ -17,10 +18,13 @@ use super::ring::KeptRing;
 use super::seal::{Purpose, Sealer};
 use super::secrets::random_bytes;
 
-/// Where the last keyring is kept.
+/// Where something of the database is kept.
 #[derive(Debug)]
 pub struct Snapshot {
     path: PathBuf,
+    purpose: Purpose,
+    /// What the file is, and its version: bound to what is sealed.
+    header: &'static [u8],
 }
 
 /// What was kept.
@@ -53,16 +57,21 @@ pub enum SnapshotError {
 }
 
 impl Snapshot {
-    pub fn new(path: PathBuf) -> Self {
-        Self { path }
+    pub(super) fn of_keyring(path: PathBuf) -> Self {
+        Self { path, purpose: Purpose::KeyringSnapshot, header: b"metamcp keyring 1\n" }
     }
 
-    /// Nobody ever sees half a file: the old one is there until the new one is whole.
-    pub fn write(&self, sealer: &Sealer, kept: &Kept) -> Result<(), SnapshotError> {
+    /// Of servers and endpoints.
+    pub fn of_fleet(path: PathBuf) -> Self {
+        Self { path, purpose: Purpose::FleetSnapshot, header: b"metamcp fleet 1\n" }
+    }
+
+    /// Nobody ever sees half a file: the old one is there until the new one is whole. Waits for the disk.
+    pub fn write(&self, sealer: &Sealer, kept: &impl Serialize) -> Result<(), SnapshotError> {
         let json = serde_json::to_vec(kept).map_err(|error| self.io(error.into()))?;
-        let sealed = sealer.seal(Purpose::KeyringSnapshot, HEADER, &json);
+        let sealed = sealer.seal(self.purpose, self.header, &json);
         let draft = self.path.with_extension(format!("{:x}", u64::from_le_bytes(random_bytes())));
-        let written = write(&draft, &sealed).and_then(|()| std::fs::rename(&draft, &self.path));
+        let written = write(&draft, self.header, &sealed).and_then(|()| std::fs::rename(&draft, &self.path));
         if written.is_err() {
             // A full disk: not one half-written file more each second.
             drop(std::fs::remove_file(&draft));
@@ -72,8 +81,8 @@ impl Snapshot {
         written.map_err(|error| self.io(error))
     }
 
-    /// `None`: none was written yet.
-    pub fn read(&self, sealer: &Sealer) -> Result<Option<Kept>, SnapshotError> {
+    /// `None`: none was written yet. Waits for the disk.
+    pub fn read<T: DeserializeOwned>(&self, sealer: &Sealer) -> Result<Option<T>, SnapshotError> {
         let file = match File::open(&self.path) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             other => other.map_err(|error| self.io(error))?,
@@ -81,8 +90,8 @@ impl Snapshot {
         let mut bytes = Vec::new();
         file.take(FILE_BYTES_MAX).read_to_end(&mut bytes).map_err(|error| self.io(error))?;
         let opened = bytes
-            .strip_prefix(HEADER)
-            .and_then(|sealed| sealer.open(Purpose::KeyringSnapshot, HEADER, sealed).ok())
+            .strip_prefix(self.header)
+            .and_then(|sealed| sealer.open(self.purpose, self.header, sealed).ok())
             .and_then(|json| serde_json::from_slice(&json).ok());
         opened.map(Some).ok_or_else(|| SnapshotError::Unsealable(self.path.clone()))
     }
@@ -92,17 +101,14 @@ impl Snapshot {
     }
 }
 
-fn write(path: &Path, sealed: &[u8]) -> std::io::Result<()> {
+fn write(path: &Path, header: &[u8], sealed: &[u8]) -> std::io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(HEADER)?;
+    file.write_all(header)?;
     file.write_all(sealed)?;
     file.sync_all()
 }
 
-/// What the file is, and its version: bound to what is sealed.
-const HEADER: &[u8] = b"metamcp keyring 1\n";
-
-/// A key takes under a kilobyte, and nobody has a quarter of a million.
+/// A key takes under a kilobyte, and nobody has a quarter of a million; servers and endpoints take less.
 const FILE_BYTES_MAX: u64 = 256 << 20;
 
 #[cfg(test)]
@@ -123,7 +129,7 @@ mod tests {
     fn check(alter: impl FnOnce(&Path), opener: &Sealer, expected: &str) {
         let folder = Folder::new();
         let path = folder.join("keyring.sealed");
-        let snapshot = Snapshot::new(path.clone());
+        let snapshot = Snapshot::of_keyring(path.clone());
         for epoch in 1..=2 {
             let kept = Kept { written_at: 7, keys: Keys { epoch, rows: Vec::new() }, ring: None };
             snapshot.write(&sealer(1), &kept).unwrap();
@@ -131,7 +137,7 @@ mod tests {
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
         alter(&path);
-        let seen = match snapshot.read(opener) {
+        let seen = match snapshot.read::<Kept>(opener) {
             Ok(Some(kept)) => format!("epoch {} at {}", kept.keys.epoch, kept.written_at),
             Ok(None) => "none".to_owned(),
             Err(error) => error.to_string(),
@@ -149,6 +155,9 @@ mod tests {
             }
         };
         check(|_| {}, &sealer(1), "epoch 2 at 7");
+        // What was kept for something else is not taken for this.
+        let other = |path: &Path| Snapshot::of_fleet(path.to_owned()).write(&sealer(1), &7).unwrap();
+        check(other, &sealer(1), "does not open");
         check(|_| {}, &sealer(2), "does not open");
         check(|path| std::fs::remove_file(path).unwrap(), &sealer(1), "none");
         check(|path| std::fs::write(path, "").unwrap(), &sealer(1), "does not open");

@@ -100,7 +100,7 @@ impl Authenticator {
     ) -> Result<Self, AuthError> {
         check_jwt_secret(&config.jwt_secret)?;
         let sealer = Sealer::new(&config.encryption_keys)?;
-        let snapshot = snapshot.map(|path| Arc::new(Snapshot::new(path)));
+        let snapshot = snapshot.map(|path| Arc::new(Snapshot::of_keyring(path)));
         let First { keys, ring, health } = health::first_keys(&store, snapshot.as_deref(), &sealer).await?;
         let keyring = Keyring::build(keys.clone(), &sealer, &Keyring::empty());
         // First: under an ENCRYPTION_KEY that does not open them nothing is to be written.

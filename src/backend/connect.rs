@@ -10,6 +10,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio_rustls::TlsConnector;
 
+use super::private::is_private;
 use super::stream::Stream;
 use super::{BackendError, Stage};
 
@@ -35,15 +36,17 @@ const KEEP_ALIVE: Duration = Duration::from_mins(1);
 /// Addresses tried of one name: a resolver may return a thousand.
 const ADDRESSES_MAX: usize = 8;
 
-/// Connects. Cancel safe: dropping it closes what was opened.
-pub async fn connect(target: &Target) -> Result<Stream, BackendError> {
+/// Connects; to a private address only where `private_addresses` says so. Cancel safe: dropping it closes what was
+/// opened.
+pub async fn connect(target: &Target, private_addresses: bool) -> Result<Stream, BackendError> {
     match target {
+        Target::Unix(_) if !private_addresses => Err(BackendError::bare(Stage::Private)),
         Target::Unix(path) => UnixStream::connect(path)
             .await
             .map(Stream::Unix)
             .map_err(|error| BackendError::new(Stage::Connect, error)),
         Target::Tcp { host, port, tls } => {
-            let tcp = connect_tcp(host, *port).await?;
+            let tcp = connect_tcp(host, *port, private_addresses).await?;
             match tls {
                 None => Ok(Stream::Tcp(tcp)),
                 Some((config, name)) => TlsConnector::from(config.clone())
@@ -56,11 +59,17 @@ pub async fn connect(target: &Target) -> Result<Stream, BackendError> {
     }
 }
 
-async fn connect_tcp(host: &str, port: u16) -> Result<TcpStream, BackendError> {
+/// What is looked at is what is connected to: the name is not looked up a second time.
+async fn connect_tcp(host: &str, port: u16, private_addresses: bool) -> Result<TcpStream, BackendError> {
     let addresses =
         lookup_host((host, port)).await.map_err(|error| BackendError::new(Stage::Resolve, error))?;
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    let none = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    let mut last = BackendError::new(Stage::Connect, none);
     for address in addresses.take(ADDRESSES_MAX) {
+        if !private_addresses && is_private(address.ip()) {
+            last = BackendError::bare(Stage::Private);
+            continue;
+        }
         match TcpStream::connect(address).await {
             Ok(stream) => {
                 // A request is written whole, so there is nothing for Nagle's algorithm to gather.
@@ -72,8 +81,35 @@ async fn connect_tcp(host: &str, port: u16) -> Result<TcpStream, BackendError> {
                     .map_err(|error| BackendError::new(Stage::Connect, error))?;
                 return Ok(stream);
             }
-            Err(error) => last = error,
+            Err(error) => last = BackendError::new(Stage::Connect, error),
         }
     }
-    Err(BackendError::new(Stage::Connect, last))
+    Err(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether a connection to a port on which somebody listens comes about, or why not.
+    async fn check(host: &str, private_addresses: bool, expected: Result<(), Stage>) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+        let port = listener.local_addr().expect("it has an address").port();
+        let target = Target::Tcp { host: host.to_owned(), port, tls: None };
+        let found = connect(&target, private_addresses).await;
+        assert_eq!(found.map(drop).map_err(|error| error.stage), expected, "{host}");
+    }
+
+    #[tokio::test]
+    async fn a_private_address_takes_permission_however_it_is_written() {
+        for host in ["127.0.0.1", "localhost", "::ffff:127.0.0.1"] {
+            check(host, true, Ok(())).await;
+            check(host, false, Err(Stage::Private)).await;
+        }
+        let socket = Target::Unix("/nowhere/at.sock".into());
+        for (private_addresses, expected) in [(true, Stage::Connect), (false, Stage::Private)] {
+            let found = connect(&socket, private_addresses).await;
+            assert_eq!(found.map(drop).map_err(|error| error.stage), Err(expected));
+        }
+    }
 }

@@ -20,6 +20,8 @@ pub enum Stage {
     QueueFull,
     /// Finding its address.
     Resolve,
+    /// It is at a private address, and may not be.
+    Private,
     /// Opening the connection.
     Connect,
     /// The TLS handshake.
@@ -62,6 +64,7 @@ impl BackendError {
             Stage::Queue
                 | Stage::QueueFull
                 | Stage::Resolve
+                | Stage::Private
                 | Stage::Connect
                 | Stage::Tls
                 | Stage::ConnectTimeout
@@ -79,6 +82,13 @@ impl BackendError {
             Stage::Resolve | Stage::Connect | Stage::Tls | Stage::Unsent => {
                 (Kind::Unreachable, format!("server `{server}` cannot be reached; the call did not run"))
             }
+            Stage::Private => (
+                Kind::Unreachable,
+                format!(
+                    "server `{server}` leads to a private address, which its definition does not allow \
+                     (allow_private); the call did not run"
+                ),
+            ),
             Stage::ConnectTimeout => (
                 Kind::Unreachable,
                 format!("server `{server}` does not accept connections; the call did not run"),

@@ -15,6 +15,7 @@ mod general;
 mod outgoing;
 mod patience;
 mod pool;
+mod private;
 pub mod stdio;
 mod stream;
 mod target;
@@ -36,6 +37,7 @@ pub use connect::Target;
 pub use error::{BackendError, Stage};
 pub use outgoing::Outgoing;
 pub use pool::{Lane, Pool};
+pub use private::{is_private, is_private_address};
 pub use target::{InvalidTarget, TlsRoots};
 
 /// One MCP server as configured.
@@ -69,6 +71,10 @@ pub struct Config {
     pub idle_age_max: Duration,
     /// Whether answers of the usual shape are read here; else hyper reads them all.
     pub fast_lane: bool,
+    /// Whether it may be at a private address, looked at with each connection: names change.
+    pub private_addresses: bool,
+    /// Stands before the names of its tools and prompts in place of `name`, where servers are told apart so.
+    pub alias: Option<ServerName>,
 }
 
 /// Where an MCP server listens.

@@ -147,9 +147,10 @@ impl Pool {
     }
 
     async fn open(&self, target: &Target) -> Result<Box<Wire>, BackendError> {
+        let config = &self.backend.config;
         let opening = async {
-            let patience = Patience::new(self.backend.config.first_byte_timeout);
-            Ok(Box::new(Wire::new(connect(target).await?, patience)))
+            let patience = Patience::new(config.first_byte_timeout);
+            Ok(Box::new(Wire::new(connect(target, config.private_addresses).await?, patience)))
         };
         timeout(self.backend.config.connect_timeout, opening)
             .await
@@ -159,7 +160,7 @@ impl Pool {
     pub(super) fn put(self: &Rc<Self>, mut wire: Box<Wire>) {
         let mut resting = self.resting.borrow_mut();
         let kept = self.idle.borrow().len() + resting.len();
-        if kept >= self.backend.config.idle_connections_max || !wire.is_reusable() {
+        if kept >= self.backend.config.idle_connections_max || !wire.may_rest() {
             return;
         }
         wire.rest(self.now.get());

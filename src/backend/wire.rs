@@ -131,8 +131,19 @@ impl Wire {
         }
     }
 
-    /// After a response: whether another request may follow, as far as the runtime knows what came.
-    pub fn is_reusable(&mut self) -> bool {
+    /// After a response: whether another request may follow it, if nothing comes meanwhile.
+    pub fn may_rest(&mut self) -> bool {
+        match &mut self.engine {
+            _ if self.spoilt => false,
+            // Looked at before it is used: to look twice finds no more.
+            Engine::FastLane(_) => true,
+            Engine::General(general) => general.is_reusable(),
+            Engine::None => false,
+        }
+    }
+
+    /// Whether another request may follow, as far as the runtime knows what came.
+    fn is_reusable(&mut self) -> bool {
         match &mut self.engine {
             _ if self.spoilt => false,
             // Silent, that is: neither closed, nor spoken to out of turn.
@@ -199,6 +210,8 @@ mod tests {
             idle_connections_max: 1,
             idle_age_max: patience,
             fast_lane: true,
+            private_addresses: true,
+            alias: None,
         };
         let roots = TlsRoots::from_roots(rustls::RootCertStore::empty());
         Backend::new(BackendId(0), config, &roots).expect("the address is valid")

@@ -1,5 +1,6 @@
 //! From the lists of several servers to the lists of one endpoint, as ready bytes.
 
+use std::borrow::Cow;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -9,11 +10,12 @@ use foldhash::fast::FixedState;
 use serde_json::json;
 
 use super::cursor;
+use super::retold::retold;
 use super::view::View;
 use crate::base::ServerName;
 use crate::frame::{encode_header, json_string};
 use crate::protocol::Revision;
-use crate::route::{Destination, Endpoint, Names, OwnName, Prefix, SEPARATOR, Shape, UriTemplate};
+use crate::route::{Destination, Endpoint, Names, Override, OwnName, UriTemplate};
 use crate::session::ServerFeatures;
 
 /// The four lists of MCP.
@@ -205,32 +207,39 @@ pub fn merge(
     merged
 }
 
-struct Entry {
+struct Entry<'a> {
     key: String,
+    /// The server's own name of it.
+    own: &'a str,
     json: Bytes,
     destination: Destination,
 }
 
 /// The items of one kind under their advertised names, in ascending order of these.
-fn gather(
+fn gather<'a>(
     endpoint: &Endpoint,
     kind: ListKind,
-    servers: &[Result<Arc<ServerLists>, Reason>],
+    servers: &'a [Result<Arc<ServerLists>, Reason>],
     hidden: &mut Vec<HiddenItem>,
-) -> Vec<Entry> {
-    let renames = kind.is_named() && endpoint.shape == Shape::Aggregate(Prefix::Always);
+) -> Vec<Entry<'a>> {
     let mut entries = Vec::new();
     for (place, lists) in servers.iter().enumerate() {
         let Ok(lists) = lists else { continue };
-        let prefix = renames.then(|| endpoint.servers[place].name.as_str());
-        let place = u32::try_from(place).expect("an endpoint has fewer servers than 2^32");
+        let shows = endpoint.servers[place].shows.as_ref().filter(|_| kind == ListKind::Tools);
         for item in &lists.items[kind.index()] {
-            let entry = item.advertised(prefix, place);
+            let name = match kind {
+                ListKind::Tools => endpoint.tool_name(place, &item.key),
+                ListKind::Prompts => Some(endpoint.prompt_name(place, &item.key)),
+                ListKind::Resources | ListKind::Templates => Some(Cow::Borrowed(&*item.key)),
+            };
+            // What the endpoint does not show is not there.
+            let Some(name) = name else { continue };
             let bytes_max = if kind.is_named() { NAME_BYTES_MAX } else { KEY_BYTES_MAX };
-            if entry.key.len() > bytes_max {
-                hidden.push(HiddenItem { key: entry.key, why: "its name is too long" });
+            if name.len() > bytes_max {
+                hidden.push(HiddenItem { key: name.into_owned(), why: "its name is too long" });
             } else {
-                entries.push(entry);
+                let instead = shows.and_then(|shows| shows.instead(&item.key));
+                entries.push(item.advertised(name, place, instead));
             }
         }
     }
@@ -241,26 +250,33 @@ fn gather(
 
 /// Two tools of one name are both hidden: which one is called must not depend on who answers first. A
 /// resource is the same whoever serves it, so the first server has it.
-fn hide_collisions(kind: ListKind, entries: Vec<Entry>, hidden: &mut Vec<HiddenItem>) -> Vec<Entry> {
-    let mut kept: Vec<Entry> = Vec::with_capacity(entries.len());
+fn hide_collisions<'a>(
+    kind: ListKind,
+    entries: Vec<Entry<'a>>,
+    hidden: &mut Vec<HiddenItem>,
+) -> Vec<Entry<'a>> {
+    let mut kept: Vec<Entry<'_>> = Vec::with_capacity(entries.len());
     let mut entries = entries.into_iter().peekable();
     while let Some(entry) = entries.next() {
         let place = entry.destination.place;
-        let mut has_rival = false;
+        let mut rival = None;
         while let Some(twin) = entries.next_if(|next| next.key == entry.key) {
-            // A server that lists the same thing twice has it once.
-            has_rival |= twin.destination.place != place;
+            if twin.destination.place != place {
+                rival = Some("several servers have it");
+            } else if twin.own != entry.own {
+                rival = rival.or(Some("several tools of its server are shown under it"));
+            }
+            // Else its server lists the same thing twice, and has it once.
         }
-        if has_rival && kind.is_named() {
-            hidden.push(HiddenItem { key: entry.key, why: "several servers have it" });
-        } else {
-            kept.push(entry);
+        match rival.filter(|_| kind.is_named()) {
+            Some(why) => hidden.push(HiddenItem { key: entry.key, why }),
+            None => kept.push(entry),
         }
     }
     kept
 }
 
-fn templates(entries: &[Entry]) -> Vec<(UriTemplate, u32)> {
+fn templates(entries: &[Entry<'_>]) -> Vec<(UriTemplate, u32)> {
     let mut templates: Vec<_> = entries
         .iter()
         .filter_map(|entry| Some((UriTemplate::parse(&entry.key)?, entry.destination.place)))
@@ -270,22 +286,27 @@ fn templates(entries: &[Entry]) -> Vec<(UriTemplate, u32)> {
 }
 
 impl Item {
-    fn advertised(&self, prefix: Option<&str>, place: u32) -> Entry {
-        let Some(prefix) = prefix else {
-            let destination = Destination { place, own_name: None };
-            return Entry { key: self.key.clone(), json: self.raw.clone(), destination };
+    fn advertised(&self, name: Cow<'_, str>, place: usize, instead: Option<&Override>) -> Entry<'_> {
+        let place = u32::try_from(place).expect("an endpoint has fewer servers than 2^32");
+        let (mut json, own_name) = if *name == self.key {
+            (self.raw.clone(), None)
+        } else {
+            let written = json_string(&name);
+            let mut json = BytesMut::with_capacity(self.raw.len() + written.len());
+            json.put_slice(&self.raw[..self.key_start]);
+            json.put_slice(&written);
+            json.put_slice(&self.raw[self.key_end..]);
+            let own_name = OwnName {
+                json: self.raw.slice(self.key_start..self.key_end),
+                header: Bytes::from(encode_header(&self.key).into_owned()),
+            };
+            (json.freeze(), Some(own_name))
         };
-        let key = format!("{prefix}{SEPARATOR}{}", self.key);
-        let name = json_string(&key);
-        let mut json = BytesMut::with_capacity(self.raw.len() + name.len());
-        json.put_slice(&self.raw[..self.key_start]);
-        json.put_slice(&name);
-        json.put_slice(&self.raw[self.key_end..]);
-        let own_name = OwnName {
-            json: self.raw.slice(self.key_start..self.key_end),
-            header: Bytes::from(encode_header(&self.key).into_owned()),
-        };
-        Entry { key, json: json.freeze(), destination: Destination { place, own_name: Some(own_name) } }
+        if let Some(instead) = instead {
+            json = retold(&json, instead);
+        }
+        let destination = Destination { place, own_name };
+        Entry { key: name.into_owned(), own: &self.key, json, destination }
     }
 }
 
@@ -340,11 +361,11 @@ impl Reason {
 }
 
 impl Listing {
-    fn new(kind: ListKind, entries: Vec<Entry>, tails: [Bytes; 2], page_items: usize) -> Self {
+    fn new(kind: ListKind, entries: Vec<Entry<'_>>, tails: [Bytes; 2], page_items: usize) -> Self {
         let mut names = Names::with_capacity(entries.len());
         let mut hasher = FixedState::default().build_hasher();
         let mut items = Vec::with_capacity(entries.len());
-        for Entry { key, json, destination } in entries {
+        for Entry { key, json, destination, .. } in entries {
             hasher.write(&json);
             names.insert(&key, destination);
             items.push((key, json));
@@ -423,6 +444,20 @@ impl Merged {
     /// One of the four lists.
     pub fn listing(&self, kind: ListKind) -> &Listing {
         &self.listings[kind.index()]
+    }
+
+    /// The tools of the server at that place that are shown: under which name, and what the server calls it.
+    pub fn tools_of(&self, place: usize) -> impl Iterator<Item = (&str, Cow<'_, str>)> {
+        let all = self.listing(ListKind::Tools).names.iter();
+        all.filter(move |(_, destination)| destination.place as usize == place).filter_map(
+            |(shown, destination)| {
+                let own = match &destination.own_name {
+                    None => Cow::Borrowed(shown),
+                    Some(own) => Cow::Owned(serde_json::from_slice(&own.json).ok()?),
+                };
+                Some((shown, own))
+            },
+        )
     }
 
     /// The server's place that has a resource: by exact URI, then by the closest template.

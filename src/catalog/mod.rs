@@ -13,6 +13,7 @@ mod keeper;
 mod member;
 mod merge;
 mod probe;
+mod retold;
 mod view;
 
 use std::time::Duration;

@@ -78,6 +78,11 @@ pub(super) const HASH_QUEUE: Bound<usize> = Bound { default: 64, min: 0, max: 65
 pub(super) const VERIFIED_FOR: Bound<Duration> =
     Bound { default: secs(900), min: secs(0), max: secs(86_400) };
 
+/// Thirteen months, so that a month can be compared with that of the year before, and some days. A hundred years are for
+/// ever.
+pub(super) const RETENTION: Bound<Duration> =
+    Bound { default: secs(400 * 86_400), min: secs(86_400), max: secs(36_500 * 86_400) };
+
 const fn secs(n: u64) -> Duration {
     Duration::from_secs(n)
 }

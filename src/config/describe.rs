@@ -3,8 +3,8 @@ use std::fmt;
 use super::Config;
 use crate::admin::definition::address;
 use crate::auth::Mode;
-use crate::base::{EndpointName, ServerName};
-use crate::route::Prefix;
+use crate::base::EndpointName;
+use crate::route::{Members, Prefix};
 
 /// What would be served, for `metamcp check` and the log of a start. No secret is in it: of headers the
 /// names, of addresses neither query nor long path segments.
@@ -38,18 +38,17 @@ impl fmt::Display for Summary<'_> {
 
 impl Summary<'_> {
     fn endpoints(self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for endpoint in &self.0.endpoints {
-            let path = match endpoint.name.as_str() {
-                EndpointName::DEFAULT => "/mcp".to_owned(),
-                name => format!("/mcp/{name}"),
+        let Config { endpoints, servers, .. } = self.0;
+        let every = || servers.iter().map(|server| server.name.as_str()).collect::<Vec<_>>();
+        if endpoints.iter().all(|endpoint| endpoint.name.as_str() != EndpointName::DEFAULT) {
+            endpoint(f, EndpointName::DEFAULT, Prefix::Always, &every())?;
+        }
+        for config in endpoints {
+            let names = match &config.servers {
+                Members::Every => every(),
+                Members::These(members) => members.iter().map(|member| member.server.as_str()).collect(),
             };
-            let prefix = match endpoint.prefix {
-                Prefix::Always => "always",
-                Prefix::Never => "never",
-            };
-            let names: Vec<_> = endpoint.servers.iter().map(ServerName::as_str).collect();
-            let names = if names.is_empty() { "no servers".to_owned() } else { names.join(", ") };
-            writeln!(f, "endpoint   {path} (prefix {prefix}): {names}")?;
+            endpoint(f, config.name.as_str(), config.prefix, &names)?;
         }
         Ok(())
     }
@@ -67,4 +66,17 @@ impl Summary<'_> {
         }
         Ok(())
     }
+}
+
+fn endpoint(f: &mut fmt::Formatter<'_>, name: &str, prefix: Prefix, servers: &[&str]) -> fmt::Result {
+    let path = match name {
+        EndpointName::DEFAULT => "/mcp".to_owned(),
+        name => format!("/mcp/{name}"),
+    };
+    let prefix = match prefix {
+        Prefix::Always => "always",
+        Prefix::Never => "never",
+    };
+    let names = if servers.is_empty() { "no servers".to_owned() } else { servers.join(", ") };
+    writeln!(f, "endpoint   {path} (prefix {prefix}): {names}")
 }

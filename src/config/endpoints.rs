@@ -3,10 +3,11 @@ use std::collections::BTreeSet;
 use super::mistakes::{Report, Written};
 use super::section::{Section, suggest};
 use super::servers::Servers;
+use super::shows;
 use crate::base::{EndpointName, ServerName};
 use crate::route::{EndpointConfig, Prefix};
 
-/// The endpoints in the order written. `default`, with every server, is there unless it was written.
+/// The endpoints in the order written. One without a list of servers has every server.
 pub(super) fn read(root: &Section<'_>, servers: &Servers, report: &Report) -> Vec<EndpointConfig> {
     let mut endpoints = Vec::new();
     for (written, section) in root.named("endpoints") {
@@ -15,23 +16,15 @@ pub(super) fn read(root: &Section<'_>, servers: &Servers, report: &Report) -> Ve
         let prefix = section.word("prefix", &prefixes, Prefix::Always);
         match EndpointName::new(written) {
             Ok(name) => {
-                let servers = list.map_or_else(|| every(servers), |list| choose(&list, servers, report));
+                let chosen = list.map(|list| choose(&list, servers, report));
+                let servers = shows::read(&section, chosen, servers, report);
                 endpoints.push(EndpointConfig { name, servers, prefix });
             }
             Err(invalid) => report.mistake(section.place(), invalid.to_string()),
         }
         section.finish();
     }
-    if let Ok(name) = EndpointName::new(EndpointName::DEFAULT)
-        && endpoints.iter().all(|endpoint| endpoint.name != name)
-    {
-        endpoints.insert(0, EndpointConfig { name, servers: every(servers), prefix: Prefix::Always });
-    }
     endpoints
-}
-
-fn every(servers: &Servers) -> Vec<ServerName> {
-    servers.ready.iter().map(|server| server.name.clone()).collect()
 }
 
 fn choose(list: &[Written<&str>], servers: &Servers, report: &Report) -> Vec<ServerName> {

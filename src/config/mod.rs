@@ -22,6 +22,7 @@ mod mistakes;
 mod process;
 mod section;
 mod servers;
+mod shows;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -30,8 +31,8 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use crate::admin::definition::bounds::DEFAULTS;
-use crate::base::{EndpointName, ServerName};
-use crate::{auth, backend, catalog, limits, route, server, session};
+use crate::base::ServerName;
+use crate::{auth, backend, catalog, limits, route, server, session, store};
 
 pub use cli::{Cli, Command, Flags, help, parse};
 pub use describe::Summary;
@@ -47,14 +48,18 @@ pub struct Config {
     pub server: server::Config,
     /// The MCP servers, those of `metamcp.toml` first, in the order written.
     pub servers: Vec<backend::Config>,
-    /// The endpoints; `default` is always among them.
+    /// The endpoints that were written. Where nobody defines `default`, it has every server.
     pub endpoints: Vec<route::EndpointConfig>,
+    /// Served while there is no other server.
+    pub stand_in: Option<backend::Config>,
     /// Bounds of the catalog.
     pub catalog: catalog::Config,
     /// Bounds of sessions.
     pub session: session::Config,
     /// Limits per key.
     pub limits: limits::Config,
+    /// How long what was used and what was changed is told.
+    pub retention: store::Retention,
     /// Whether a credential is asked for. `Open` only where `server.listen` is loopback.
     pub auth_mode: auth::Mode,
     /// The parts of `auth::Config` that are no secrets.
@@ -153,13 +158,8 @@ impl fmt::Debug for Base {
 mod tests;
 
 impl Config {
-    /// Adds a server with every default, also to the endpoint `default`.
-    pub fn add_server(&mut self, name: &ServerName, address: backend::Address) {
-        self.servers.push(DEFAULTS.server(name.clone(), address, Vec::new()));
-        let default =
-            self.endpoints.iter_mut().find(|endpoint| endpoint.name.as_str() == EndpointName::DEFAULT);
-        if let Some(endpoint) = default {
-            endpoint.servers.push(name.clone());
-        }
+    /// Names what is served, with every default, while there is no other server.
+    pub fn set_stand_in(&mut self, name: &ServerName, address: backend::Address) {
+        self.stand_in = Some(DEFAULTS.server(name.clone(), address, Vec::new()));
     }
 }

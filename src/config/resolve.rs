@@ -15,7 +15,7 @@ use super::{
     AuthTiming, Base, Config, LogConfig, LogFormat, cli, defaults as d, endpoints, mcp_json, servers,
 };
 use crate::auth::Mode;
-use crate::{catalog, limits, server, session};
+use crate::{catalog, limits, server, session, store};
 
 /// From what was written to what can be run. Goes on after every mistake and gives them all.
 pub(super) fn resolve(raw: &Raw<'_>, report: Report) -> Result<Config, Mistakes> {
@@ -32,6 +32,7 @@ pub(super) fn resolve(raw: &Raw<'_>, report: Report) -> Result<Config, Mistakes>
     let server = server(raw, &root, auth_mode.as_ref(), &report);
     let limits = limits(&root);
     let catalog = catalog(&root);
+    let retention = retention(&root);
     let session = session(&root, &report);
     let log = log(raw, &root, &report);
     let servers = servers::read(&root, &entries, Context { variables: &raw.variables, report: &report });
@@ -45,7 +46,9 @@ pub(super) fn resolve(raw: &Raw<'_>, report: Report) -> Result<Config, Mistakes>
         server,
         servers: servers.ready,
         endpoints,
+        stand_in: None,
         catalog,
+        retention,
         session,
         limits,
         auth_mode: auth_mode.map_or(Mode::Keys, |written| written.value),
@@ -232,6 +235,16 @@ fn session(root: &Section<'_>, report: &Report) -> session::Config {
     let sessions_max = section.count("sessions_max", d::SESSIONS);
     section.finish();
     session::Config { lifetime, idle_timeout, sessions_max }
+}
+
+fn retention(root: &Section<'_>) -> store::Retention {
+    let section = root.child("retention");
+    let retention = store::Retention {
+        usage: section.duration("usage", d::RETENTION),
+        audit: section.duration("audit", d::RETENTION),
+    };
+    section.finish();
+    retention
 }
 
 fn log(raw: &Raw<'_>, root: &Section<'_>, report: &Report) -> LogConfig {

@@ -12,7 +12,7 @@ use super::*;
 use crate::auth::Mode;
 use crate::backend::stdio::{Program, Sharing};
 use crate::backend::{Address, EraChoice};
-use crate::route::Prefix;
+use crate::route::{Members, Prefix};
 
 impl Env for BTreeMap<String, String> {
     fn var(&self, name: &str) -> Option<OsString> {
@@ -80,8 +80,7 @@ fn nothing_written_is_a_configuration() {
     assert_eq!(config.server.listen.to_string(), "127.0.0.1:12009");
     assert_eq!(config.auth_mode, Mode::Keys);
     assert!(config.servers.is_empty() && config.skipped.is_empty() && config.sources.is_empty());
-    assert_eq!(config.endpoints.len(), 1);
-    assert_eq!(config.endpoints[0].name.as_str(), "default");
+    assert!(config.endpoints.is_empty() && Summary(&config).to_string().contains("/mcp (prefix always)"));
     assert!(config.data_dir.is_absolute() && config.data_dir.ends_with("data"));
     assert_eq!(config.auth_timing.token_lifetime, Duration::from_mins(15));
 }
@@ -354,8 +353,11 @@ prefix = 'never'
 ";
     let check = |text: &str, expected: &[(&str, &[&str], Prefix)]| {
         let config = toml(text).unwrap();
-        let names =
-            |servers: &[crate::base::ServerName]| servers.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let every = || config.servers.iter().map(|server| server.name.to_string()).collect::<Vec<_>>();
+        let names = |servers: &Members| match servers {
+            Members::Every => every(),
+            Members::These(members) => members.iter().map(|member| member.server.to_string()).collect(),
+        };
         let found: Vec<_> =
             config.endpoints.iter().map(|e| (e.name.as_str(), names(&e.servers), e.prefix)).collect();
         assert_eq!(found.len(), expected.len(), "{found:?}");
@@ -366,14 +368,7 @@ prefix = 'never'
             );
         }
     };
-    check(
-        text,
-        &[
-            ("default", &["a", "b"], Prefix::Always),
-            ("second", &["b", "a"], Prefix::Never),
-            ("first", &["a", "b"], Prefix::Always),
-        ],
-    );
+    check(text, &[("second", &["b", "a"], Prefix::Never), ("first", &["a", "b"], Prefix::Always)]);
     check(
         "[servers.a]\nurl='http://a'\n[endpoints.default]\nprefix='never'",
         &[("default", &["a"], Prefix::Never)],
@@ -386,6 +381,51 @@ prefix = 'never'
 
 fn names_of(names: &[&str]) -> Vec<String> {
     names.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn reads_what_endpoints_show() {
+    let base = "[servers.a]\nurl = 'http://a'\n[servers.off]\nurl = 'http://b'\ndisabled = true\n\
+                [endpoints.e]\nservers = ['a', 'off']\n";
+    let with = |more: &str| toml(&format!("{base}{more}"));
+    // What it makes of three tools.
+    let check = |more: &str, expected: [Option<&str>; 3]| {
+        let config = with(more).unwrap();
+        let table = crate::route::Table::build(&[config.servers[0].name.clone()], &config.endpoints).unwrap();
+        let endpoint = table.find("/mcp/e").unwrap();
+        let names = ["ls", "cp", "rm"].map(|tool| endpoint.tool_name(0, tool));
+        assert_eq!(names.each_ref().map(Option::as_deref), expected, "{more}");
+    };
+    check("", [Some("a__ls"), Some("a__cp"), Some("a__rm")]);
+    check("tools.a.allow = ['?s']", [Some("a__ls"), None, None]);
+    check("tools.a.deny = ['rm*']", [Some("a__ls"), Some("a__cp"), None]);
+    check("tools.a.overrides.ls.name = 'list'", [Some("list"), Some("a__cp"), Some("a__rm")]);
+    check("tools.off.allow = ['x']", [Some("a__ls"), Some("a__cp"), Some("a__rm")]);
+    let hints = "tools.a.overrides.ls.annotations = { title = 'L', readOnlyHint = true }";
+    let config = with(&format!("{hints}\ntools.a.overrides.ls.title = 'T'")).unwrap();
+    let Members::These(members) = &config.endpoints[0].servers else { panic!("they were named") };
+    let instead = members[0].shows.as_ref().and_then(|shows| shows.instead("ls")).unwrap();
+    let annotations = serde_json::json!({"title": "L", "readOnlyHint": true});
+    assert_eq!((instead.title.as_deref(), &instead.annotations), (Some("T"), &Some(annotations)));
+    check_mistakes(
+        with(
+            "tools.b.allow = ['x']\ntools.a = { allow = ['a b'], deni = ['x'], overrides = { ls = \
+             { name = 'a b', titel = 'x', annotations = { readonly = true, title = 1 } } } }",
+        ),
+        &[
+            "endpoints.e.tools.b: is no server of this endpoint",
+            "endpoints.e.tools.a.allow: \"a b\" is no pattern",
+            "endpoints.e.tools.a.deni: is unknown",
+            "endpoints.e.tools.a.overrides.ls.name: is not a name",
+            "endpoints.e.tools.a.overrides.ls.titel: is unknown",
+            "annotations.readonly: is unknown",
+            "annotations.title: is a whole number",
+        ],
+    );
+    check_mistakes(
+        toml("[servers.a]\nurl = 'http://a'\n[endpoints.e]\ntools.a.allow = ['x']"),
+        &["endpoints.e.tools.a: is of one of the endpoint's servers; name them"],
+    );
 }
 
 #[test]
@@ -515,6 +555,7 @@ fn the_documentation_is_true() {
     assert_eq!(written.catalog, plain.catalog);
     assert_eq!(written.session, plain.session);
     assert_eq!(written.limits, plain.limits);
+    assert_eq!(written.retention, plain.retention);
     assert_eq!(written.log, plain.log);
     let bare = toml("[servers.files]\nurl = 'unix:/run/files.sock:/mcp'").unwrap();
     assert_eq!(written.servers[1], bare.servers[0]);
@@ -545,22 +586,28 @@ fn every_key_is_documented() {
         "limits.",
         "catalog.",
         "session.",
+        "retention.",
         "log.",
         "servers.a.",
         "servers.a.limits.",
         "servers.a.confine.",
         "endpoints.a.",
+        "endpoints.a.tools.a.",
+        "endpoints.a.tools.a.overrides.x.",
+        "endpoints.a.tools.a.overrides.x.annotations.",
     ] {
         let found = toml(&format!("{section}completely_unknown_key = 1")).unwrap_err().to_string();
         let (_, known) = found.lines().find_map(|line| line.split_once("known here: ")).unwrap();
         for key in known.split(", ") {
             let documented = documented("toml");
-            assert!(
-                documented.contains(&format!("{key} = "))
-                    || documented.contains(&format!("[{section}{key}"))
-                    || documented.contains(&format!("[servers.notes.{key}]")),
-                "{section}{key}"
-            );
+            // As a key, as a table, or as a table of tables.
+            let forms = [
+                format!("{key} = "),
+                format!("[{section}{key}"),
+                format!(".{key}."),
+                format!("[servers.notes.{key}]"),
+            ];
+            assert!(forms.iter().any(|form| documented.contains(form)), "{section}{key}");
         }
     }
 }

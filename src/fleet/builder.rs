@@ -8,7 +8,7 @@ use foldhash::fast::RandomState;
 use super::{Fleet, FleetError};
 use crate::backend::{self, Backend, BackendId, TlsRoots};
 use crate::base::ServerName;
-use crate::route::{EndpointConfig, Place, Table};
+use crate::route::{EndpointConfig, Members, Place, Table};
 
 /// Makes one version after the other. Runs off the workers.
 pub struct FleetBuilder {
@@ -54,7 +54,8 @@ impl FleetBuilder {
             let same = known.get(&name).filter(|backend| backend.config == config).cloned();
             match same.map_or_else(|| self.add(config), Ok) {
                 Ok(backend) => {
-                    places.push(Place { name, backend: backend.id.0 });
+                    let prefix = backend.config.alias.clone().unwrap_or_else(|| name.clone());
+                    places.push(Place { prefix, ..Place::whole(name, backend.id.0) });
                     backends.insert(backend.id, backend);
                 }
                 Err(source) => left_out.push(FleetError::Target { server: name, source }),
@@ -85,14 +86,15 @@ impl FleetBuilder {
                 left_out.push(FleetError::EndpointTwice(endpoint.name.clone()));
                 return false;
             }
+            let Members::These(members) = &mut endpoint.servers else { return true };
             let mut chosen = HashSet::new();
-            endpoint.servers.retain(|server| {
-                if !there.contains(server) {
-                    let (endpoint, server) = (endpoint.name.clone(), server.clone());
+            members.retain(|member| {
+                if !there.contains(&member.server) {
+                    let (endpoint, server) = (endpoint.name.clone(), member.server.clone());
                     left_out.push(FleetError::ServerUnknown { endpoint, server });
                     return false;
                 }
-                chosen.insert(server.clone())
+                chosen.insert(member.server.clone())
             });
             true
         });

@@ -4,7 +4,7 @@ use rustls::RootCertStore;
 
 use super::*;
 use crate::backend::{Address, Config, EraChoice, TlsRoots};
-use crate::route::{EndpointConfig, Prefix};
+use crate::route::{EndpointConfig, Members, Prefix};
 
 /// `name` or `name=port`.
 fn server(text: &str) -> Config {
@@ -28,6 +28,8 @@ fn server(text: &str) -> Config {
         idle_connections_max: 1,
         idle_age_max: Duration::from_secs(1),
         fast_lane: true,
+        private_addresses: true,
+        alias: None,
     }
 }
 
@@ -36,7 +38,7 @@ fn endpoint(text: &str) -> EndpointConfig {
     let (name, servers) = text.split_once(':').expect("an endpoint");
     let servers = servers.split(',').map(|name| ServerName::new(name).expect("a name"));
     let name = EndpointName::new(name).expect("a name");
-    EndpointConfig { name, servers: servers.collect(), prefix: Prefix::Always }
+    EndpointConfig { name, servers: Members::whole(servers), prefix: Prefix::Always }
 }
 
 fn next(builder: &mut FleetBuilder, servers: &[&str], endpoints: &[&str]) -> Arc<Fleet> {

@@ -35,12 +35,14 @@ pub struct Gauge {
     start: Instant,
 }
 
-/// Why there is no place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Why there is no place. The text is for whoever asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// Too many at once.
+    #[error("this key has too many requests under way; wait for some to end")]
     Busy,
     /// Too many of late.
+    #[error("this key asks more often than it may; ask again later")]
     Fast,
 }
 

@@ -4,11 +4,15 @@
 //! sees one of them. Does not know: connections, sessions, or which backend is up.
 
 mod names;
+mod shows;
 mod table;
+
+use std::sync::Arc;
 
 use crate::base::{EndpointName, ServerName};
 
 pub use names::{Destination, Names, OwnName, SEPARATOR, UriTemplate};
+pub use shows::{Override, Shows};
 pub use table::{Endpoint, EndpointId, Place, Shape, Table, TableError};
 
 /// One endpoint as configured.
@@ -16,11 +20,36 @@ pub use table::{Endpoint, EndpointId, Place, Shape, Table, TableError};
 pub struct EndpointConfig {
     /// The path segment under `/mcp/`.
     pub name: EndpointName,
-    /// The servers behind it, in the order in which their items are listed. Never empty of meaning: an
-    /// endpoint without servers serves empty lists.
-    pub servers: Vec<ServerName>,
+    /// The servers behind it.
+    pub servers: Members,
     /// How tools and prompts of different servers are told apart.
     pub prefix: Prefix,
+}
+
+/// The servers of an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Members {
+    /// All that are served, whenever they come.
+    Every,
+    /// These, in the order in which their items are listed. Never empty of meaning: an endpoint without servers
+    /// serves empty lists.
+    These(Vec<Member>),
+}
+
+/// A server of an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Its name.
+    pub server: ServerName,
+    /// What the endpoint shows of its tools; `None`: all of them, as they are.
+    pub shows: Option<Arc<Shows>>,
+}
+
+impl Members {
+    /// These servers, with everything that they have.
+    pub fn whole(servers: impl IntoIterator<Item = ServerName>) -> Self {
+        Self::These(servers.into_iter().map(|server| Member { server, shows: None }).collect())
+    }
 }
 
 /// How an endpoint names the tools and prompts of its servers.

@@ -48,6 +48,11 @@ impl Names {
         self.destinations.get(advertised)
     }
 
+    /// All of them, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Destination)> {
+        self.destinations.iter().map(|(advertised, destination)| (&**advertised, destination))
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.destinations.len()

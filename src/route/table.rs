@@ -1,11 +1,12 @@
 //! From a request path to the endpoint it names.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
-use super::{EndpointConfig, Prefix};
+use super::{EndpointConfig, Members, Prefix, SEPARATOR, Shows};
 use crate::base::{EndpointName, ServerName};
 
 /// All endpoints, and each server as an endpoint of its own.
@@ -37,6 +38,17 @@ pub struct Place {
     pub name: ServerName,
     /// The id of the server behind that name.
     pub backend: u32,
+    /// Stands before its tools and prompts where names are told apart.
+    pub prefix: ServerName,
+    /// What the endpoint shows of its tools; `None`: all of them, as they are.
+    pub shows: Option<Arc<Shows>>,
+}
+
+impl Place {
+    /// A server with everything that it has, under its own name.
+    pub fn whole(name: ServerName, backend: u32) -> Self {
+        Self { prefix: name.clone(), name, backend, shows: None }
+    }
 }
 
 /// How an endpoint shows its servers.
@@ -71,10 +83,11 @@ impl Table {
     /// Of these endpoints over these servers, without one before it: a server's id is its place in the list.
     pub fn build(servers: &[ServerName], endpoints: &[EndpointConfig]) -> Result<Self, TableError> {
         let places: Vec<_> =
-            (0..).zip(servers).map(|(backend, name)| Place { name: name.clone(), backend }).collect();
+            (0..).zip(servers).map(|(backend, name)| Place::whole(name.clone(), backend)).collect();
         for endpoint in endpoints {
-            if let Some(unknown) = endpoint.servers.iter().find(|name| !servers.contains(name)) {
-                return Err(TableError { endpoint: endpoint.name.clone(), server: unknown.clone() });
+            let Members::These(members) = &endpoint.servers else { continue };
+            if let Some(unknown) = members.iter().find(|member| !servers.contains(&member.server)) {
+                return Err(TableError { endpoint: endpoint.name.clone(), server: unknown.server.clone() });
             }
         }
         Ok(Self::default().next(&places, endpoints))
@@ -88,10 +101,17 @@ impl Table {
             servers.iter().map(|place| (&place.name, place)).collect();
         let mut table = Self { next_id: self.next_id, ..Self::default() };
         for config in endpoints {
-            let places = config.servers.iter().filter_map(|name| by_name.get(name).copied().cloned());
+            let places: Vec<Place> = match &config.servers {
+                Members::Every => servers.to_vec(),
+                Members::These(members) => members
+                    .iter()
+                    .filter_map(|member| Some((by_name.get(&member.server)?, &member.shows)))
+                    .map(|(place, shows)| Place { shows: shows.clone(), ..Place::clone(place) })
+                    .collect(),
+            };
             let before = self.endpoints.get(&config.name);
             let scope = format!("{ENDPOINT_SCOPE}{}", config.name);
-            let endpoint = table.take_over(before, scope, Shape::Aggregate(config.prefix), places.collect());
+            let endpoint = table.take_over(before, scope, Shape::Aggregate(config.prefix), places);
             table.endpoints.insert(config.name.clone(), endpoint);
         }
         for place in servers {
@@ -163,6 +183,41 @@ impl Table {
     }
 }
 
+impl Endpoint {
+    /// The name under which a tool of the server at `place` is listed here, and called: the one answer for lists and
+    /// calls alike. `None`: it is neither. `tool` is the server's own name of it.
+    pub fn tool_name<'a>(&'a self, place: usize, tool: &'a str) -> Option<Cow<'a, str>> {
+        let Some(shows) = &self.servers[place].shows else { return Some(self.prefixed(place, tool)) };
+        if !shows.admits(tool) {
+            return None;
+        }
+        let renamed = shows.instead(tool).and_then(|instead| instead.name.as_deref());
+        Some(renamed.map_or_else(|| self.prefixed(place, tool), Cow::Borrowed))
+    }
+
+    /// Likewise of a prompt, of which every one is.
+    pub fn prompt_name<'a>(&'a self, place: usize, prompt: &'a str) -> Cow<'a, str> {
+        self.prefixed(place, prompt)
+    }
+
+    /// Whether an item of that name would be of the server at `place`, as far as configuration alone tells.
+    pub fn leads_to(&self, place: usize, name: &str) -> bool {
+        let Place { prefix, shows, .. } = &self.servers[place];
+        let is_prefixed = self.shape == Shape::Aggregate(Prefix::Always)
+            && name.strip_prefix(prefix.as_str()).is_some_and(|rest| rest.starts_with(SEPARATOR));
+        is_prefixed || shows.as_ref().is_some_and(|shows| shows.renames_to(name))
+    }
+
+    fn prefixed<'a>(&'a self, place: usize, own: &'a str) -> Cow<'a, str> {
+        match self.shape {
+            Shape::Aggregate(Prefix::Always) => {
+                Cow::Owned(format!("{}{SEPARATOR}{own}", self.servers[place].prefix))
+            }
+            Shape::Aggregate(Prefix::Never) | Shape::Single => Cow::Borrowed(own),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -171,7 +226,7 @@ mod tests {
         let servers = ["a", "b"].map(|name| ServerName::new(name).expect("valid"));
         let endpoint = |name: &str, servers: &[ServerName]| EndpointConfig {
             name: EndpointName::new(name).expect("valid"),
-            servers: servers.to_vec(),
+            servers: Members::whole(servers.to_vec()),
             prefix: Prefix::Always,
         };
         let endpoints = [endpoint("default", &servers), endpoint("only-b", &servers[1..])];
@@ -217,10 +272,10 @@ mod tests {
     #[test]
     fn what_did_not_change_stays() {
         let name = |text: &str| ServerName::new(text).expect("valid");
-        let place = |text: &str, backend| Place { name: name(text), backend };
+        let place = |text: &str, backend| Place::whole(name(text), backend);
         let endpoint = |text: &str, servers: &[&str], prefix| EndpointConfig {
             name: EndpointName::new(text).expect("valid"),
-            servers: servers.iter().map(|server| name(server)).collect(),
+            servers: Members::whole(servers.iter().map(|server| name(server))),
             prefix,
         };
         let first = Table::default().next(
@@ -263,10 +318,62 @@ mod tests {
         let name = |text| ServerName::new(text).expect("valid");
         let endpoint = EndpointConfig {
             name: EndpointName::new("e").expect("valid"),
-            servers: vec![name("gone")],
+            servers: Members::whole([name("gone")]),
             prefix: Prefix::Never,
         };
         let error = Table::build(&[name("a")], &[endpoint]).err().expect("refused");
         assert_eq!(error.server, name("gone"));
+    }
+
+    /// What the server `a`, called `x` in names, shows of a tool.
+    #[track_caller]
+    fn check_name(prefix: Prefix, shows: Option<Arc<Shows>>, tool: &str, expected: Option<&str>) {
+        let name = |text: &str| ServerName::new(text).expect("valid");
+        let place = Place { prefix: name("x"), ..Place::whole(name("a"), 0) };
+        let endpoint = EndpointConfig {
+            name: EndpointName::new("e").expect("valid"),
+            servers: Members::These(vec![super::super::Member { server: name("a"), shows }]),
+            prefix,
+        };
+        let table = Table::default().next(&[place], &[endpoint]);
+        let of = |path: &str| table.find(path).expect("it is there").tool_name(0, tool).map(Cow::into_owned);
+        assert_eq!(of("/mcp/e").as_deref(), expected, "{tool}");
+        assert_eq!(of("/servers/a/mcp").as_deref(), Some(tool), "by itself a server is as it is");
+        let endpoint = table.find("/mcp/e").expect("it is there");
+        // What its server would be called for is known while that is away, unless it says so itself.
+        let leads = |name: &str| endpoint.leads_to(0, name);
+        assert!(expected.is_none_or(|name| leads(name) || name == tool), "{expected:?}");
+        assert!(!leads("y__ls") && !leads("lister") && !leads("x_ls"));
+    }
+
+    #[test]
+    fn a_tool_has_one_name_or_none() {
+        use super::super::Override;
+        use crate::base::Glob;
+        let globs = |texts: &[&str]| texts.iter().map(|text| Glob::new(text).expect("valid")).collect();
+        let named = |tool: &str, name: Option<&str>| {
+            let instead = Override { name: name.map(str::to_owned), ..Override::default() };
+            (tool.to_owned(), instead)
+        };
+        let shows = |allow: &[&str], deny: &[&str]| {
+            Shows::new(globs(allow), globs(deny), [named("ls", Some("list")), named("rm", None)].into())
+        };
+        for (prefix, shows, tool, expected) in [
+            (Prefix::Always, None, "ls", Some("x__ls")),
+            (Prefix::Never, None, "ls", Some("ls")),
+            (Prefix::Always, shows(&[], &[]), "ls", Some("list")),
+            (Prefix::Never, shows(&[], &[]), "ls", Some("list")),
+            (Prefix::Always, shows(&[], &[]), "list", Some("x__list")),
+            (Prefix::Always, shows(&[], &[]), "rm", Some("x__rm")),
+            (Prefix::Always, shows(&["l*"], &[]), "ls", Some("list")),
+            (Prefix::Always, shows(&["l*"], &[]), "rm", None),
+            (Prefix::Always, shows(&["*"], &["ls"]), "ls", None),
+            (Prefix::Always, shows(&[], &["list"]), "ls", Some("list")),
+            (Prefix::Always, shows(&["list"], &[]), "ls", None),
+            (Prefix::Always, shows(&[], &["?s"]), "rm", Some("x__rm")),
+        ] {
+            check_name(prefix, shows, tool, expected);
+        }
+        assert!(Shows::new(Vec::new(), Vec::new(), [].into()).is_none());
     }
 }

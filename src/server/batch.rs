@@ -19,6 +19,7 @@ use super::{legacy, tag};
 use crate::auth::Identity;
 use crate::base::{Fault, Kind};
 use crate::frame::Kind as FrameKind;
+use crate::limits::Permit;
 use crate::protocol::{Method, Revision, header};
 use crate::route::Endpoint;
 use crate::session::MESSAGE_BYTES_MAX;
@@ -41,13 +42,15 @@ pub fn is_batch(
             .is_ok_and(|session| session.seal.revision == Revision::V2025_03_26)
 }
 
-/// Answers each message in its turn; their answers come in one event stream.
+/// Answers each message in its turn; their answers come in one event stream. A batch takes as many places of its key as
+/// it has messages: `permit` is that of the first, held until the last byte, for all of them may be answered by then.
 pub async fn answer(
     worker: &Rc<Worker>,
     fields: &Fields,
     identity: &Identity,
     endpoint: &Arc<Endpoint>,
     body: &Bytes,
+    permit: Permit,
 ) -> Result<Reply, Fault> {
     let calls = read(worker, fields, identity, endpoint, body)?;
     let has_requests = calls.iter().any(Call::is_request);
@@ -57,7 +60,6 @@ pub async fn answer(
         }
         return Ok(reply::accepted());
     }
-    let permit = worker.admit(identity)?;
     let (sender, receiver) = mpsc::channel(PIECES_MAX);
     let worker = Rc::clone(worker);
     spawn_local(async move {
@@ -73,7 +75,7 @@ pub async fn answer(
             }
         }
     });
-    Ok(reply::events(ResponseBody::events(receiver, permit)))
+    Ok(reply::events(ResponseBody::events(receiver, Some(permit))))
 }
 
 /// The messages of the batch. One that cannot be read spoils all, before any is run.
@@ -94,7 +96,7 @@ fn read(
         if method == Some(Method::Initialize) {
             return Err(Fault::client(Kind::InvalidRequest, "initialize must not be part of a batch"));
         }
-        let permit = worker.admit(identity)?;
+        let permit = if calls.is_empty() { None } else { Some(worker.admit(identity)?) };
         let (fields, endpoint, identity) = (fields.clone(), Arc::clone(endpoint), identity.clone());
         calls.push(Call { fields, endpoint, identity, permit, body, envelope, method });
     }

@@ -9,6 +9,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::sync::mpsc;
 
 use super::control::Active;
+use super::plane::{ControlBody, Stream};
 use super::relay::Relay;
 use crate::limits::Permit;
 
@@ -28,6 +29,8 @@ enum Kind {
     Relay(Box<Relay>),
     /// An event stream of the gateway's own.
     Events(Events),
+    /// The control plane's.
+    Control(Stream),
 }
 
 /// Up to three pieces, sent one behind another without joining them.
@@ -40,7 +43,7 @@ pub struct Pieces {
 pub struct Events {
     /// Bounded: a client that does not read makes the task wait.
     receiver: mpsc::Receiver<Bytes>,
-    _permit: Permit,
+    _permit: Option<Permit>,
 }
 
 /// A body that broke off; hyper ends the connection, so that the client does not take it for whole.
@@ -63,13 +66,21 @@ impl ResponseBody {
     }
 
     /// What a task sends; it learns from the closed channel that the client has gone.
-    pub fn events(receiver: mpsc::Receiver<Bytes>, permit: Permit) -> Self {
+    pub fn events(receiver: mpsc::Receiver<Bytes>, permit: Option<Permit>) -> Self {
         Self::from(Kind::Events(Events { receiver, _permit: permit }))
     }
 
     /// A backend's answer.
     pub fn relay(relay: Relay) -> Self {
         Self::from(Kind::Relay(Box::new(relay)))
+    }
+
+    /// Made by the control plane.
+    pub fn control(body: ControlBody) -> Self {
+        match body {
+            ControlBody::Whole(bytes) => Self::whole(bytes),
+            ControlBody::Stream(stream) => Self::from(Kind::Control(stream)),
+        }
     }
 
     /// Keeps the request under way until the last byte.
@@ -120,6 +131,10 @@ impl Body for ResponseBody {
             Kind::Events(events) => {
                 events.receiver.poll_recv(cx).map(|next| next.map(|e| Ok(Frame::data(e))))
             }
+            Kind::Control(stream) => stream
+                .as_mut()
+                .poll_frame(cx)
+                .map(|next| next.map(|frame| frame.map_err(|never| match never {}))),
         }
     }
 
@@ -129,6 +144,7 @@ impl Body for ResponseBody {
             Kind::Pieces(pieces) => pieces.left() == 0,
             Kind::Relay(relay) => relay.is_ended(),
             Kind::Events(_) => false,
+            Kind::Control(stream) => stream.is_end_stream(),
         }
     }
 
@@ -137,7 +153,7 @@ impl Body for ResponseBody {
             Kind::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Kind::Pieces(pieces) => SizeHint::with_exact(pieces.left()),
             Kind::Relay(relay) => relay.length().map_or_else(SizeHint::default, SizeHint::with_exact),
-            Kind::Events(_) => SizeHint::default(),
+            Kind::Events(_) | Kind::Control(_) => SizeHint::default(),
         }
     }
 }

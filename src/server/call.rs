@@ -20,8 +20,8 @@ pub struct Call {
     pub endpoint: Arc<Endpoint>,
     /// Who sent it.
     pub identity: Identity,
-    /// The key's place, held until the answer has passed.
-    pub permit: Permit,
+    /// The key's place, held until the answer has passed; `None`: whoever has the call holds it.
+    pub permit: Option<Permit>,
     /// The message as received.
     pub body: Bytes,
     /// Where in it things lie.

@@ -74,7 +74,7 @@ pub fn open(
         _open: open,
     };
     spawn_local(stream.run());
-    Ok(reply::events(ResponseBody::events(receiver, permit)))
+    Ok(reply::events(ResponseBody::events(receiver, Some(permit))))
 }
 
 struct SessionStream {

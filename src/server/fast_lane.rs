@@ -324,7 +324,7 @@ mod tests {
     use super::super::fields::Field;
     use super::*;
     use crate::base::{EndpointName, ServerName};
-    use crate::route::{EndpointConfig, Prefix};
+    use crate::route::{EndpointConfig, Members, Prefix};
 
     fn read(came: &[u8]) -> Read {
         let config = Config {
@@ -335,7 +335,7 @@ mod tests {
         };
         let servers = [ServerName::new("a").expect("valid")];
         let name = EndpointName::new("default").expect("valid");
-        let endpoint = EndpointConfig { name, servers: servers.to_vec(), prefix: Prefix::Always };
+        let endpoint = EndpointConfig { name, servers: Members::Every, prefix: Prefix::Always };
         let table = Table::build(&servers, &[endpoint]).expect("all servers exist");
         read_request(&config, &table, came)
     }

@@ -17,6 +17,7 @@ use super::body::ResponseBody;
 use super::call::{self, Call};
 use super::control::Control;
 use super::fields::{Field, Fields};
+use super::plane::{ControlRequest, TakeBody};
 use super::reply::{self, Reply};
 use super::worker::Worker;
 use super::{batch, event_stream, legacy, modern, receive};
@@ -68,8 +69,8 @@ pub async fn handle(
     let guarded = worker.shared.guard.check(&fields, authority.as_ref().map(Authority::as_str));
     let answered = match guarded {
         Err(fault) => Err(fault),
-        Ok(()) if head.method == Method::OPTIONS => Ok(preflight(&head)),
-        Ok(()) => ask_control_plane(worker, head, &fields, body).await,
+        Ok(()) if head.method == Method::OPTIONS => Ok(preflight(worker, &head)),
+        Ok(()) => Ok(ask_control_plane(worker, head, &fields, body).await),
     };
     conclude(worker, answered, worker.shared.guard.allowed_origin(&fields)).into_http()
 }
@@ -110,9 +111,10 @@ async fn forward(worker: &Rc<Worker>, control: &Control, asked: Asked) -> Result
             let body = receive::receive(&worker.shared.config, &fields, body).await?;
             if batch::is_batch(worker, &fields, &identity, &endpoint, &body) {
                 // Boxed, as is what is not usual below, so that it does not make every request's future bigger.
-                return Box::pin(batch::answer(worker, &fields, &identity, &endpoint, &body)).await;
+                return Box::pin(batch::answer(worker, &fields, &identity, &endpoint, &body, permit)).await;
             }
             let (envelope, method) = call::scan(&mut worker.scanner.borrow_mut(), &body)?;
+            let permit = Some(permit);
             let call = Box::new(Call { fields, endpoint, identity, permit, body, envelope, method });
             let id = call.envelope.id.map(|id| call.raw(id.span));
             let answer = match call.era() {
@@ -146,28 +148,26 @@ fn not_allowed(text: &'static str) -> Fault {
 }
 
 /// Every path that is not MCP's.
-async fn ask_control_plane(
-    worker: &Rc<Worker>,
-    head: Parts,
-    fields: &Fields,
-    mut body: Incoming,
-) -> Result<Reply, Fault> {
-    let control = &worker.shared.control;
-    let bytes_max = control.body_bytes_max(&head);
-    let body = match bytes_max {
-        0 => Bytes::new(),
-        _ => receive::collect(&worker.shared.config, bytes_max, fields, &mut body).await?,
-    };
-    let response = control.answer(Request::from_parts(head, body)).await;
-    let (head, body) = response.into_parts();
-    Ok(Reply { headers: Some(Box::new(head.headers)), ..Reply::new(head.status, ResponseBody::whole(body)) })
+async fn ask_control_plane(worker: &Worker, head: Parts, fields: &Fields, mut body: Incoming) -> Reply {
+    let config = &worker.shared.config;
+    let take: TakeBody<'_> = Box::new(move |bytes_max| {
+        Box::pin(async move { receive::collect(config, bytes_max, fields, &mut body).await })
+    });
+    let request = ControlRequest { head, body: take, counters: worker.counters.as_ref() };
+    let (head, body) = worker.shared.control.answer(request).await.into_parts();
+    Reply { headers: Some(Box::new(head.headers)), ..Reply::new(head.status, ResponseBody::control(body)) }
 }
 
 /// What a browser asks before it sends what it would not send by itself.
-fn preflight(head: &Parts) -> Reply {
+fn preflight(worker: &Worker, head: &Parts) -> Reply {
+    let path = head.uri.path();
+    let is_mcp = worker.endpoint(path).is_some();
+    let methods = if is_mcp { None } else { worker.shared.control.methods(path) };
     let mut reply = reply::status(StatusCode::NO_CONTENT);
     let headers = reply.headers_mut();
-    headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("POST, GET, DELETE"));
+    let methods = methods.and_then(|methods| HeaderValue::from_str(&methods).ok());
+    let methods = methods.unwrap_or(HeaderValue::from_static("POST, GET, DELETE"));
+    headers.insert(ACCESS_CONTROL_ALLOW_METHODS, methods);
     // Whatever it wants to send: `Mcp-Param-*` has no end of names, and nothing is allowed that a program
     // could not send anyway.
     if let Some(asked) = head.headers.get(ACCESS_CONTROL_REQUEST_HEADERS) {

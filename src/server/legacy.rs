@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::call::Call;
 use super::fields::Field;
-use super::local;
+use super::local::{self, Candidates};
 use super::meter::Meter;
 use super::relay::Held;
 use super::reply::{self, Reply};
@@ -199,7 +199,7 @@ async fn read(
     places: &[usize],
 ) -> Result<Reply, Fault> {
     let [place] = places else {
-        let mut last = local::no_resource(&call.text(call.envelope.params.uri).unwrap_or_default());
+        let mut candidates = Candidates::new(worker, &call, View::Legacy(session.seal.capabilities));
         for place in places {
             let asking = async {
                 match ask_server(worker, &call, &session, *place, &[]).await? {
@@ -207,14 +207,11 @@ async fn read(
                     Delivered::Refused(..) => Ok(None),
                 }
             };
-            match timeout(local::CANDIDATE_TIMEOUT, asking).await {
-                Ok(Ok(Some(message))) => return Ok(reply::message(message)),
-                Ok(Ok(None)) => {}
-                Ok(Err(fault)) => last = fault,
-                Err(_elapsed) => last = local::slow_candidate(&call.endpoint.servers[*place].name),
+            if let Some(reply) = candidates.ask(*place, asking).await {
+                return Ok(reply);
             }
         }
-        return Err(last);
+        return Err(candidates.into_fault());
     };
     forward(worker, call, session, (*place, None)).await
 }

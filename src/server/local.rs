@@ -6,14 +6,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::json;
+use tokio::time::timeout;
 
 use super::call::{Call, NAME_CHARS_MAX, unknown_tool};
+use super::meter::Meter;
 use super::reply::{self, Reply};
 use super::worker::Worker;
 use crate::base::{Fault, Kind, ServerName};
 use crate::catalog::{ListKind, Merged, Reason, View};
 use crate::frame::Span;
-use crate::route::{Destination, OwnName, SEPARATOR};
+use crate::route::{Destination, OwnName};
 
 /// A place in the endpoint, and what is to be replaced in the message.
 pub type Target = (usize, Option<Rename>);
@@ -88,15 +90,13 @@ pub async fn named(worker: &Rc<Worker>, call: &Call, view: View, kind: ListKind)
         return Ok(target);
     }
     let merged = catalog.merged_until(&call.endpoint, view, |merged| target(merged).is_some()).await;
-    target(&merged).ok_or_else(|| not_found(&merged, &name, kind))
+    target(&merged).ok_or_else(|| not_found(call, &merged, &name, kind))
 }
 
 /// A name that leads nowhere, or to a server that is away: not the same thing to the one who calls it.
 #[cold]
-fn not_found(merged: &Arc<Merged>, name: &str, kind: ListKind) -> Fault {
-    let away = merged.missing.iter().find(|missing| {
-        name.strip_prefix(missing.server.as_str()).is_some_and(|rest| rest.starts_with(SEPARATOR))
-    });
+fn not_found(call: &Call, merged: &Arc<Merged>, name: &str, kind: ListKind) -> Fault {
+    let away = merged.missing.iter().find(|missing| call.endpoint.leads_to(missing.place, name));
     if let Some(missing) = away {
         let (server, reason) = (&missing.server, missing.reason.text());
         let text = format!("server `{server}` is not available: {reason}; the call did not run");
@@ -151,11 +151,60 @@ pub fn no_resource(uri: &str) -> Fault {
 }
 
 /// Of several servers that may have a resource, one that does not answer keeps nobody from the next.
-pub const CANDIDATE_TIMEOUT: Duration = Duration::from_secs(5);
+const CANDIDATE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Several servers that are asked for a resource, one after the other. It is one call, counted where it ended.
+pub struct Candidates<'a> {
+    worker: &'a Worker,
+    call: &'a Call,
+    view: View,
+    meter: Option<Meter>,
+    /// What is said when nobody has it.
+    last: Fault,
+}
+
+impl<'a> Candidates<'a> {
+    /// Nobody is asked yet.
+    pub fn new(worker: &'a Worker, call: &'a Call, view: View) -> Self {
+        let last = no_resource(&call.text(call.envelope.params.uri).unwrap_or_default());
+        Self { worker, call, view, meter: None, last }
+    }
+
+    /// Asks the next one: its answer, when it has the resource.
+    pub async fn ask(
+        &mut self,
+        place: usize,
+        asking: impl Future<Output = Result<Option<Bytes>, Fault>>,
+    ) -> Option<Reply> {
+        let server = &self.call.endpoint.servers[place].name;
+        match &mut self.meter {
+            Some(meter) => meter.pass_on_to(self.worker, self.call, server),
+            meter => *meter = Meter::begin(self.worker, self.call, server, None, self.view),
+        }
+        match timeout(CANDIDATE_TIMEOUT, asking).await {
+            Ok(Ok(Some(message))) => {
+                if let Some(mut meter) = self.meter.take() {
+                    meter.pass(message.len());
+                    meter.end(false);
+                }
+                return Some(reply::message(message));
+            }
+            Ok(Ok(None)) => {}
+            Ok(Err(fault)) => self.last = fault,
+            Err(_elapsed) => self.last = slow_candidate(server),
+        }
+        None
+    }
+
+    /// Nobody has it.
+    pub fn into_fault(self) -> Fault {
+        self.last
+    }
+}
 
 /// One of several servers was asked for a resource, and did not answer in time.
 #[cold]
-pub fn slow_candidate(server: &ServerName) -> Fault {
+fn slow_candidate(server: &ServerName) -> Fault {
     Fault::backend(
         Kind::TimedOut,
         format!("server `{server}` did not say in time whether it has this resource"),
@@ -180,7 +229,7 @@ pub async fn completion(worker: &Rc<Worker>, call: &Call, view: View) -> Result<
         .listing(ListKind::Prompts)
         .names
         .find(&name)
-        .ok_or_else(|| not_found(&merged, &name, ListKind::Prompts))?;
+        .ok_or_else(|| not_found(call, &merged, &name, ListKind::Prompts))?;
     Ok((*place as usize, own_name.clone().map(|own_name| (text.span, own_name))))
 }
 

@@ -11,7 +11,7 @@ use super::worker::Worker;
 use crate::base::ServerName;
 use crate::catalog::View;
 use crate::frame::Span;
-use crate::journal::usage::{Count, OTHER, Slot};
+use crate::journal::usage::{Count, OTHER, Slot, told};
 use crate::protocol::Method;
 use crate::route::Shape;
 
@@ -43,6 +43,14 @@ impl Meter {
             counters.slot(call.identity.key_id().as_str(), server.as_str(), &tool(worker, call, edit, view));
         let count = Count { calls: 1, bytes_in: call.body.len() as u64, ..Count::default() };
         Some(Self { slot, began: Instant::now(), count, ended: false, may_be_answered: false })
+    }
+
+    /// The server that was asked does not have it, and this one is asked now: a call is counted once, where it ended.
+    pub fn pass_on_to(&mut self, worker: &Worker, call: &Call, server: &ServerName) {
+        if let Some(counters) = worker.counters.as_ref() {
+            // What goes to one server after the other is no call of a tool.
+            self.slot = counters.slot(call.identity.key_id().as_str(), server.as_str(), "");
+        }
     }
 
     /// The first of several pieces of the answer is about to pass.
@@ -95,6 +103,5 @@ fn tool<'a>(worker: &Worker, call: &'a Call, edit: Option<&'a (Span, Bytes)>, vi
     };
     let is_listed =
         call.endpoint.shape != Shape::Single || worker.shared.catalog.lists_tool(&call.endpoint, view, &name);
-    let is_plain = name.bytes().all(|byte| byte > b' ' && byte != 0x7f);
-    if is_listed && is_plain { name } else { Cow::Borrowed(OTHER) }
+    if is_listed && told(&name) == name { name } else { Cow::Borrowed(OTHER) }
 }

@@ -22,6 +22,7 @@ mod listener;
 mod local;
 mod meter;
 mod modern;
+mod plane;
 mod receive;
 mod relay;
 mod reply;
@@ -37,7 +38,8 @@ use std::time::Duration;
 pub use body::ResponseBody;
 pub use guard::Guard;
 pub use listener::{ListenError, Workers, start};
-pub use worker::{ControlPlane, ControlRequest, ControlResponse, Shared, Worker};
+pub use plane::{ControlBody, ControlPlane, ControlRequest, ControlResponse};
+pub use worker::{Shared, Worker};
 
 /// What the data plane is told.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,11 +3,10 @@
 use std::rc::Rc;
 
 use serde_json::json;
-use tokio::time::timeout;
 
 use super::call::Call;
 use super::fields::Field;
-use super::local::Rename;
+use super::local::{Candidates, Rename};
 use super::meter::Meter;
 use super::relay::{Held, Subscriber};
 use super::reply::{self, Reply};
@@ -71,20 +70,17 @@ async fn by_name(worker: &Rc<Worker>, call: Box<Call>, kind: ListKind) -> Result
 /// From the first of the servers that has the resource.
 async fn read(worker: &Rc<Worker>, call: Box<Call>, places: &[usize]) -> Result<Reply, Fault> {
     let [place] = places else {
-        let mut last = local::no_resource(&call.text(call.envelope.params.uri).unwrap_or_default());
+        let mut candidates = Candidates::new(worker, &call, View::Modern);
         for place in places {
             let asking = async {
                 let response = deliver(worker, &call, *place, None).await?;
                 Ok(send::result_of(worker, response).await)
             };
-            match timeout(local::CANDIDATE_TIMEOUT, asking).await {
-                Ok(Ok(Some(message))) => return Ok(reply::message(message)),
-                Ok(Ok(None)) => {}
-                Ok(Err(fault)) => last = fault,
-                Err(_elapsed) => last = local::slow_candidate(&call.endpoint.servers[*place].name),
+            if let Some(reply) = candidates.ask(*place, asking).await {
+                return Ok(reply);
             }
         }
-        return Err(last);
+        return Err(candidates.into_fault());
     };
     forward(worker, call, *place, None).await
 }

@@ -165,6 +165,6 @@ pub fn pass_refusal(
 }
 
 /// What a call holds until its answer has passed.
-pub fn held(permit: Permit) -> Held {
-    Held { permit: Some(permit), in_flight: None, meter: None, subscriber: None }
+pub fn held(permit: Option<Permit>) -> Held {
+    Held { permit, in_flight: None, meter: None, subscriber: None }
 }

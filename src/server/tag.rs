@@ -168,7 +168,7 @@ mod tests {
     use crate::route::{EndpointId, Place, Prefix, Shape};
 
     fn endpoint() -> Endpoint {
-        let place = |name| Place { name: ServerName::new(name).unwrap(), backend: 0 };
+        let place = |name| Place::whole(ServerName::new(name).unwrap(), 0);
         Endpoint {
             id: EndpointId(0),
             scope: "e/x".into(),

@@ -3,17 +3,13 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::future::Future;
 use std::io::Write as _;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use foldhash::fast::RandomState;
-use http::request::Parts;
-use http::{Request, Response};
 use httpdate::HttpDate;
 use subtle::ConstantTimeEq as _;
 use tokio::sync::watch;
@@ -24,6 +20,7 @@ use super::Config;
 use super::control::{Control, Controls, Order};
 use super::fields::{Field, Fields};
 use super::guard::Guard;
+use super::plane::ControlPlane;
 use crate::auth::{Authenticator, Check, Credential, Denied, Identity, KeyId, Mode};
 use crate::backend::{BackendId, Pool};
 use crate::base::{Fault, Kind, Origin, Phase, ServerName, unix_s};
@@ -31,7 +28,7 @@ use crate::catalog::Catalog;
 use crate::fleet::{Fleet, Pools};
 use crate::frame::Scanner;
 use crate::journal::usage::{Counters, Usage};
-use crate::limits::{Gauge, Limits, Permit, Refused};
+use crate::limits::{Gauge, Limits, Permit};
 use crate::route::{Endpoint, Place};
 use crate::session::{NotFound, Session, Sessions};
 
@@ -62,21 +59,6 @@ pub struct Shared {
     /// Moves when keys changed.
     pub keys: watch::Receiver<u64>,
 }
-
-/// What answers the paths that are not MCP's. The data plane knows no more of the control plane.
-pub trait ControlPlane: Send + Sync {
-    /// How long a body it takes with a request; none for most. Asked before a byte of it is read.
-    fn body_bytes_max(&self, head: &Parts) -> usize;
-
-    /// Answers a request whose body was received.
-    fn answer(&self, request: ControlRequest) -> Pin<Box<dyn Future<Output = ControlResponse> + Send + '_>>;
-}
-
-/// A request with its whole body.
-pub type ControlRequest = Request<Bytes>;
-
-/// A response with its whole body.
-pub type ControlResponse = Response<Bytes>;
 
 /// One worker. Lives on one thread; nothing in it is locked.
 pub struct Worker {
@@ -406,13 +388,7 @@ fn is_same(one: &[u8], other: &[u8]) -> bool {
 }
 
 fn admit(gauge: &Arc<Gauge>, identity: &Identity) -> Result<Permit, Fault> {
-    gauge.admit(identity).map_err(|refused| {
-        let text = match refused {
-            Refused::Busy => "this key has too many requests under way; wait for some to end",
-            Refused::Fast => "this key asks more often than it may; ask again later",
-        };
-        Fault::client(Kind::TooMany, text)
-    })
+    gauge.admit(identity).map_err(|refused| Fault::client(Kind::TooMany, refused.to_string()))
 }
 
 #[cold]

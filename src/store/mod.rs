@@ -17,6 +17,7 @@ mod keys;
 mod metamcp;
 mod page;
 mod postgres;
+mod retention;
 mod sealed;
 mod servers;
 mod session;
@@ -37,6 +38,7 @@ pub use jwt_keys::{JwtAlgorithm, JwtKeyRow, JwtKeys, JwtPhase, NewJwtKey};
 pub use keys::{Grants, KeyRow, KeyStatus, Keys, NewKey, Predecessor, Rate, Role, Rotation};
 pub use metamcp::{MetaEndpoint, MetaKey, MetaMcp, MetaMember, MetaNamespace, MetaServer, MetaTool};
 pub use page::{PAGE_ITEMS_MAX, Paged};
+pub use retention::{Retention, Retired};
 pub use sealed::{Rewrap, Sealed, SealedKind, SealedRow};
 pub use servers::{Secrets, ServerKind, ServerRow, ServerSpec, Servers};
 pub use usage::{Applied, Counts, UsageBatch, UsageFilter, UsageKey, UsageRow};
@@ -116,6 +118,13 @@ impl Store {
             Engine::Postgres(engine) => engine.prepare().await,
         }
     }
+}
+
+/// Whether the PostgreSQL database that `url` names was never one of ours. Changes nothing, and makes no schema.
+///
+/// Cancel safe.
+pub async fn is_new_postgres(url: &str) -> Result<bool, StoreError> {
+    postgres::Postgres::new(url)?.is_new().await
 }
 
 impl Match {

@@ -3,6 +3,7 @@
 //! A run goes through each kind in batches: rows that are not at the wanted version, until there are none. Broken off
 //! half-way it goes on where it stopped, since what was done is not found again.
 
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::audit::{Audit, Change, ObjectKind, record};
@@ -12,7 +13,7 @@ use super::value::{Row, Value};
 use super::{Paged, Store, StoreError};
 
 /// Sealed bytes, and what sealed them.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sealed {
     /// Opaque here.
     pub bytes: Vec<u8>,

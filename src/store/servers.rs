@@ -1,5 +1,6 @@
 //! The servers behind the gateway, as administration defines them.
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 use uuid::Uuid;
 
@@ -8,7 +9,7 @@ use super::epochs::{self, Kind};
 use super::page::{Paged, fetched, limit, paged};
 use super::session::{Access, Session, query_one, transact};
 use super::value::{Row, Value, words};
-use super::{Match, Outcome, Put, Sealed, Store, StoreError};
+use super::{Match, Sealed, Store, StoreError};
 
 words! {
     /// How a server is spoken to.
@@ -23,7 +24,7 @@ words! {
 }
 
 /// One server.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ServerRow {
     /// Never changes.
     pub id: Uuid,
@@ -123,21 +124,6 @@ impl Store {
         audit: Audit,
     ) -> Result<ServerRow, StoreError> {
         transact!(self, Access::Administer, |session| replace(session, id, expect, &spec, &audit))
-    }
-
-    /// Sees to it that there is a server as `spec` says under its name, with the id `id` if it is new. The same
-    /// twice changes nothing the second time. [`StoreError::Conflict`] also where a version is expected and no
-    /// server is there.
-    ///
-    /// Cancel safe: a dropped call is either wholly done or not at all.
-    pub async fn put_server(
-        &self,
-        id: Uuid,
-        expect: Match,
-        spec: ServerSpec,
-        audit: Audit,
-    ) -> Result<Put<ServerRow>, StoreError> {
-        transact!(self, Access::Administer, |session| put(session, id, expect, &spec, &audit))
     }
 
     /// Takes a server out, also of every endpoint, and gives what it was. [`StoreError::NotFound`],
@@ -276,25 +262,6 @@ async fn replace<S: Session>(
     let after = known(session, id).await?;
     note(session, audit, "server.replace", Some(&before), Some(&after)).await?;
     Ok(after)
-}
-
-async fn put<S: Session>(
-    session: &mut S,
-    id: Uuid,
-    expect: Match,
-    spec: &ServerSpec,
-    audit: &Audit,
-) -> Result<Put<ServerRow>, StoreError> {
-    let Some(before) = find_by(session, "name", (&spec.name).into()).await? else {
-        if expect != Match::Any {
-            return Err(StoreError::Conflict);
-        }
-        let row = insert(session, id, spec, audit).await?;
-        return Ok(Put { outcome: Outcome::Create, row });
-    };
-    let row = replace(session, before.id, expect, spec, audit).await?;
-    let outcome = if row.version == before.version { Outcome::Keep } else { Outcome::Replace };
-    Ok(Put { outcome, row })
 }
 
 async fn delete<S: Session>(

@@ -32,6 +32,9 @@ pub enum Access {
     Administer,
     /// Adds to counters, beside whatever else goes on.
     Count,
+    /// Takes out what is old, beside whatever else goes on; where another process does, it is not begun
+    /// ([`StoreError::Locked`]).
+    Retire,
 }
 
 /// The one row that a statement can give.

@@ -46,7 +46,7 @@ pub struct UsageRow {
 /// each is applied exactly once.
 #[derive(Debug, Clone)]
 pub struct UsageBatch {
-    /// The process, under a name it keeps when it is restarted.
+    /// The process, under a name it keeps when it is restarted. Not empty.
     pub source: String,
     /// Rises from batch to batch of a source.
     pub sequence: u64,
@@ -61,7 +61,8 @@ pub struct UsageBatch {
 pub enum Applied {
     /// It was added.
     Now,
-    /// It, or a later one of its source, had been added before; nothing was changed.
+    /// It, or a later one of its source, had been added before, or it is of a time whose usage is no longer kept;
+    /// nothing was changed.
     Before,
 }
 
@@ -167,9 +168,13 @@ fn read(mut row: Row) -> Result<UsageRow, StoreError> {
 /// One counter's time.
 const HOUR_S: u64 = 3_600;
 
+/// The time of a source is that of its latest batch: a clock that was set back does not make it older. What ends at
+/// the floor or before it is over: see `retention`.
 const CLAIM: &str = "INSERT INTO usage_batches (source, sequence, applied_at) \
-    SELECT CAST($1 AS TEXT), CAST($2 AS BIGINT), CAST($3 AS BIGINT) \
+    SELECT CAST($1 AS TEXT), CAST($2 AS BIGINT), CASE WHEN known.at > $3 THEN known.at ELSE CAST($3 AS BIGINT) END \
+    FROM (SELECT coalesce(max(applied_at), 0) AS at FROM usage_batches WHERE source = $1) AS known \
     WHERE NOT EXISTS (SELECT 1 FROM usage_batches WHERE source = $1 AND sequence >= $2) \
+      AND NOT EXISTS (SELECT 1 FROM usage_batches WHERE source = '' AND sequence >= $3) \
     ON CONFLICT (source, sequence) DO NOTHING";
 
 /// The newest of a source is enough to know those before it.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::PATIENCE;
-use super::script::{After, Step, answer};
+use super::script::{After, Gate, Step, answer};
 
 /// The server. It lives as long as the test process.
 #[derive(Clone)]
@@ -37,6 +37,10 @@ struct State {
     silent: bool,
     /// The whole answer to `tools/list`, in place of the usual one.
     tools: Option<String>,
+    /// What `initialize` is answered behind.
+    opening: Option<Gate>,
+    /// Whether it has resources, and lists none of them.
+    resources: bool,
     /// What is sent right behind each answer to a call.
     surplus: Vec<u8>,
 }
@@ -71,13 +75,14 @@ impl Seen {
 
     /// Whether it is none of those that a gateway sends of its own accord.
     pub fn is_call(&self) -> bool {
-        const OWN: [&str; 8] = [
+        const OWN: [&str; 9] = [
             "server/discover",
             "initialize",
             "notifications/initialized",
             "tools/list",
             "prompts/list",
             "resources/list",
+            "resources/templates/list",
             "subscriptions/listen",
             "ping",
         ];
@@ -107,6 +112,16 @@ impl Peer {
     /// Answers `tools/list` so.
     pub fn list_tools(&self, message: &str) {
         self.edit(|state| state.tools = Some(message.to_owned()));
+    }
+
+    /// Has resources that it does not list: reading one is a call.
+    pub fn hide_resources(&self) {
+        self.edit(|state| state.resources = true);
+    }
+
+    /// Answers `initialize` only when the gate is open.
+    pub fn open_behind(&self, gate: &Gate) {
+        self.edit(|state| state.opening = Some(gate.clone()));
     }
 
     /// Sends these bytes right behind each answer to a call that no script answers.
@@ -274,7 +289,8 @@ impl State {
         if seen.is_call() {
             answer.extend_from_slice(&self.surplus);
         }
-        vec![Step::Send(answer)]
+        let opening = self.opening.clone().filter(|_| seen.is("initialize")).map(Step::Wait);
+        opening.into_iter().chain([Step::Send(answer)]).collect()
     }
 
     /// What an ordinary server would say.
@@ -284,18 +300,20 @@ impl State {
         if id.is_null() {
             return answer("202 Accepted", "");
         }
+        let capabilities =
+            if self.resources { json!({"tools": {}, "resources": {}}) } else { json!({"tools": {}}) };
         let tool = |name: &str| json!({"name": name, "inputSchema": {"type": "object"}});
         let result = match message["method"].as_str().unwrap_or_default() {
             "server/discover" => json!({
                 "resultType": "complete",
                 "supportedVersions": ["2026-07-28"],
-                "capabilities": {"tools": {}},
+                "capabilities": capabilities,
                 "serverInfo": {"name": "peer", "version": "1"},
             }),
             "initialize" => {
                 let result = json!({
                     "protocolVersion": "2025-11-25",
-                    "capabilities": {"tools": {}},
+                    "capabilities": capabilities,
                     "serverInfo": {"name": "peer", "version": "1"},
                 });
                 let body = json!({"jsonrpc": "2.0", "id": id, "result": result}).to_string();
@@ -312,6 +330,8 @@ impl State {
                 return answer("200 OK", self.tools.as_deref().unwrap_or_default());
             }
             "tools/list" => json!({"tools": [tool("echo"), tool("other")], "resultType": "complete"}),
+            "resources/list" => json!({"resources": [], "resultType": "complete"}),
+            "resources/templates/list" => json!({"resourceTemplates": [], "resultType": "complete"}),
             "ping" => json!({}),
             "subscriptions/listen" => {
                 let error = json!({"code": -32601, "message": "not here"});

@@ -74,6 +74,9 @@ impl Settings {
             idle_connections_max: self.idle_connections_max,
             idle_age_max: self.idle_age_max,
             fast_lane: self.fast_lane,
+            // Whoever writes the configuration of a machine knows what is on it.
+            private_addresses: true,
+            alias: None,
         }
     }
 }

@@ -66,7 +66,8 @@ pub struct ToolOverrideDocument {
     /// The server's own name of it.
     #[schema(min_length = 1, max_length = 128)]
     pub tool: String,
-    /// Letters, digits, `_`, `-`, `.` and `/`.
+    /// The whole name it is listed and called by here, without a prefix; its other name is gone. Letters, digits,
+    /// `_`, `-`, `.` and `/`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(min_length = 1, max_length = 128, pattern = "^[A-Za-z0-9_./-]+$")]
     pub name: Option<String>,
@@ -220,24 +221,18 @@ fn member(value: &Value, pointer: &str, errors: &mut Errors) -> Option<Member> {
 fn tool_override(value: &Value, pointer: &str, errors: &mut Errors) -> Option<ToolOverride> {
     let mut fields = Fields::of(value, pointer, errors)?;
     let tool = fields.required("tool", errors);
-    let mut bounded = |key: &'static str, chars_max: usize| {
+    let mut checked = |key: &'static str, check: fn(&str) -> Result<(), String>| {
         let text = fields.text(key, errors)?;
-        if text.chars().count() > chars_max || text.contains('\0') {
-            let detail = format!("has more than {chars_max} characters, or a NUL");
-            errors.push(FieldError::new(fields.at(key), detail));
+        if let Err(wrong) = check(text) {
+            errors.push(FieldError::new(fields.at(key), wrong));
         }
         Some(text.to_owned())
     };
-    let (name, title, description) =
-        (bounded("name", NAME_MAX), bounded("title", TITLE_MAX), bounded("description", DESCRIPTION_MAX));
-    if tool.is_some_and(|tool| tool.is_empty() || tool.len() > NAME_MAX || tool.contains(char::is_control)) {
-        errors.push(FieldError::new(fields.at("tool"), "is not a name of 1 to 128 bytes"));
-    }
-    let is_name = |name: &str| {
-        name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b'/'))
-    };
-    if name.as_deref().is_some_and(|name| name.is_empty() || !is_name(name)) {
-        errors.push(FieldError::new(fields.at("name"), "is not a name: use A-Z a-z 0-9 _ - . /"));
+    let name = checked("name", check_listed_name);
+    let title = checked("title", check_title);
+    let description = checked("description", check_description);
+    if let Some(Err(wrong)) = tool.map(check_own_name) {
+        errors.push(FieldError::new(fields.at("tool"), wrong));
     }
     let annotations = fields.value("annotations").cloned();
     if annotations.as_ref().is_some_and(|value| !value.is_object()) {
@@ -247,8 +242,46 @@ fn tool_override(value: &Value, pointer: &str, errors: &mut Errors) -> Option<To
     Some(ToolOverride { tool: tool?.to_owned(), name, title, description, annotations })
 }
 
+/// Whether a tool may be listed by that name.
+pub(crate) fn check_listed_name(name: &str) -> Result<(), String> {
+    let is_name = |name: &str| {
+        name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b'/'))
+    };
+    if (1..=NAME_MAX).contains(&name.len()) && is_name(name) {
+        Ok(())
+    } else {
+        Err(format!("is not a name: use 1 to {NAME_MAX} of A-Z a-z 0-9 _ - . /"))
+    }
+}
+
+/// Whether a server may call a tool so.
+pub(crate) fn check_own_name(tool: &str) -> Result<(), String> {
+    if (1..=NAME_MAX).contains(&tool.len()) && !tool.contains(char::is_control) {
+        Ok(())
+    } else {
+        Err(format!("is not a name of 1 to {NAME_MAX} bytes"))
+    }
+}
+
+/// Whether a tool may be given that title.
+pub(crate) fn check_title(text: &str) -> Result<(), String> {
+    check_text(text, TITLE_MAX)
+}
+
+/// Whether a tool may be described so.
+pub(crate) fn check_description(text: &str) -> Result<(), String> {
+    check_text(text, DESCRIPTION_MAX)
+}
+
+fn check_text(text: &str, chars_max: usize) -> Result<(), String> {
+    if text.chars().count() > chars_max || text.contains('\0') {
+        return Err(format!("has more than {chars_max} characters, or a NUL"));
+    }
+    Ok(())
+}
+
 /// What only the gateway writes.
-const READ_ONLY: [&str; 4] = ["id", "version", "created_at", "changed_at"];
+const READ_ONLY: [&str; 6] = ["id", "version", "created_at", "changed_at", "served", "reason"];
 
 /// Each is asked for its lists; a thousand is a fleet.
 const SERVERS_MAX: usize = 1000;

@@ -9,6 +9,7 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use super::json::{self, Refused};
 use crate::base::ServerName;
 
 /// What a file says.
@@ -118,10 +119,16 @@ impl McpJson {
         };
         for (name, value) in members {
             let path = [path, &[&name]].concat();
-            let kind = match serde_json::from_str::<Value>(value.get()) {
+            let kind = match json::read(value.get().as_bytes()) {
                 Ok(Value::Object(fields)) => kind(&fields, &path),
                 Ok(_) => wrong(&path, "is not an object; write {\"url\": \"...\"}"),
-                Err(_) => wrong(&path, "cannot be read: nested too deep, or a number too large"),
+                Err(Refused::Twice(below)) => {
+                    let below = below.iter().map(String::as_str);
+                    wrong(&path.iter().copied().chain(below).collect::<Vec<_>>(), "is there twice")
+                }
+                Err(Refused::Malformed { .. }) => {
+                    wrong(&path, "cannot be read: nested too deep, or a number too large")
+                }
             };
             let path = path.into_iter().map(str::to_owned).collect();
             self.entries.push(Entry { name: name.clone(), path, kind });
@@ -354,10 +361,15 @@ pub fn nearest_name(written: &str) -> String {
     }
 }
 
+/// The name that an entry has in the store: its own where that is a server name, else the nearest one.
+pub fn stored_name(written: &str) -> String {
+    if ServerName::new(written).is_ok() { written.to_owned() } else { nearest_name(written) }
+}
+
 /// An entry as a definition, to be read by [`super::Server::read`]: under its own name where that is a server name, else
 /// under the nearest one.
 pub fn definition(written: &str, url: &str, headers: Vec<(String, String)>) -> Value {
-    let name = if ServerName::new(written).is_ok() { written.to_owned() } else { nearest_name(written) };
+    let name = stored_name(written);
     let headers: Fields =
         headers.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value.into())).collect();
     json!({"name": name, "kind": "http", "url": url, "headers": headers})
@@ -456,10 +468,10 @@ mod tests {
         check(r#"{"mcpServers": "hunter2"}"#, &["mcpServers: is not an object"]);
         check(
             r#"{"mcpServers": {"a": 1, "b": {}, "c": {"url": 1}, "d": {"type": "ws", "url": "http://a"},
-                "e": {"url": "http://a", "command": "x"}, "f": {"url": "http://a", "headers": {"A": 1, "B": 2}},
+                "e": {"url": "http://a", "command": "x"}, "i": {"headers": {"A": "1", "A": "2"}, "url": "http://a"}, "f": {"url": "http://a", "headers": {"A": 1, "B": 2}},
                 "g": {"url": "http://a", "headers": []}, "ok": {"url": "http://a"},
                 "h": {"command": 1, "args": ["a", 2], "env": {"A": [], "B": 3, "C": true}, "cwd": {}},
-                "i": {"command": "x", "args": "y", "env": []}}}"#,
+                "j": {"command": "x", "args": "y", "env": []}}}"#,
             &[
                 "ok http://a 0",
                 "mcpServers.a: is not an object",
@@ -467,6 +479,7 @@ mod tests {
                 "mcpServers.c.url: is not a text",
                 "mcpServers.d.type: is not a transport",
                 "mcpServers.e: has both command and url",
+                "mcpServers.i.headers.A: is there twice",
                 "mcpServers.f.headers.A: is not a text",
                 "mcpServers.f.headers.B: is not a text",
                 "mcpServers.g.headers: is not an object",
@@ -474,8 +487,8 @@ mod tests {
                 "mcpServers.h.cwd: is not a text",
                 "mcpServers.h.args: is not a list of texts",
                 "mcpServers.h.env.A: is not a text",
-                "mcpServers.i.args: is not a list of texts",
-                "mcpServers.i.env: is not an object",
+                "mcpServers.j.args: is not a list of texts",
+                "mcpServers.j.env: is not an object",
             ],
         );
         let deep = format!(r#"{{"mcpServers": {{"a": {}{}}}}}"#, "[".repeat(10_000), "]".repeat(10_000));

@@ -5,11 +5,12 @@
 
 pub mod address;
 pub mod bounds;
-mod endpoint;
+pub mod endpoint;
 mod fields;
 pub mod headers;
+pub mod import;
+pub mod json;
 pub mod mcp_json;
-mod private;
 mod secrets;
 mod server;
 
@@ -18,9 +19,8 @@ pub use endpoint::{
     document_of as endpoint_document,
 };
 pub use fields::{Errors, FieldError, below};
-pub use private::{is_private, is_private_address};
 pub use secrets::{SEALED, Secrets};
 pub use server::{
-    Commands, EraWord, KindWord, Rules, Server, ServerDocument, SharingWord, Unreadable,
+    Commands, EraWord, KindWord, Rules, SERVED, Server, ServerDocument, SharingWord, Unreadable,
     document_of as server_document, merge_patch,
 };

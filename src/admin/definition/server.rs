@@ -13,11 +13,10 @@ use utoipa::ToSchema;
 use super::bounds::{self, Bound, Settings};
 use super::fields::{Errors, FieldError, Fields, below};
 use super::headers::Owner;
-use super::private::is_private_address;
 use super::secrets::{SEALED, Secrets};
 use super::{address, headers};
 use crate::auth::{Sealer, Unsealable};
-use crate::backend::{self, Address, EraChoice};
+use crate::backend::{self, Address, EraChoice, is_private_address};
 use crate::base::{ServerName, units};
 use crate::store::{self, ServerKind, ServerRow, ServerSpec, Uuid};
 
@@ -160,6 +159,9 @@ pub struct Rules {
     pub allow_private: bool,
 }
 
+/// The kinds that this version serves.
+pub const SERVED: [ServerKind; 1] = [ServerKind::Http];
+
 /// Programs that may be run.
 #[derive(Debug, Clone)]
 pub enum Commands {
@@ -177,6 +179,7 @@ pub struct Server {
     /// What is not.
     pub secrets: Secrets,
     name: ServerName,
+    alias: Option<ServerName>,
     address: Option<Address>,
     headers: Vec<(HeaderName, HeaderValue)>,
     settings: Settings,
@@ -194,8 +197,8 @@ pub enum Unreadable {
 }
 
 impl Rules {
-    /// What is stored was allowed when it was written.
-    fn stored() -> Self {
+    /// What is stored was allowed when it was written, and what is taken over was where it comes from.
+    pub fn stored() -> Self {
         Self {
             served: vec![ServerKind::Http, ServerKind::Sse, ServerKind::Stdio],
             commands: Commands::Any,
@@ -257,10 +260,13 @@ impl Server {
         serde_json::to_value(&self.document).expect("texts and numbers are JSON")
     }
 
-    /// What the data plane connects to; `None` for a kind that it does not.
-    pub fn backend(&self) -> Option<backend::Config> {
+    /// What the data plane connects to; `None` for a kind that it does not. `allow_private`: what holds where the
+    /// server says nothing of private addresses.
+    pub fn backend(&self, allow_private: bool) -> Option<backend::Config> {
         let address = self.address.clone().filter(|_| self.document.kind == KindWord::Http)?;
-        Some(self.settings.server(self.name.clone(), address, self.headers.clone()))
+        let config = self.settings.server(self.name.clone(), address, self.headers.clone());
+        let private_addresses = self.document.allow_private.unwrap_or(allow_private);
+        Some(backend::Config { private_addresses, alias: self.alias.clone(), ..config })
     }
 
     /// Its name.
@@ -276,11 +282,6 @@ impl Server {
     /// Whether it is to be served.
     pub fn is_enabled(&self) -> bool {
         self.document.enabled.unwrap_or(true)
-    }
-
-    /// Whether its address may be a private one.
-    pub fn allows_private(&self, default: bool) -> bool {
-        self.document.allow_private.unwrap_or(default)
     }
 }
 
@@ -325,7 +326,7 @@ impl Reader<'_> {
 
         let name = fields.required("name", self.errors).and_then(|text| self.name("/name", text));
         let alias = fields.text("alias", self.errors).and_then(|text| self.name("/alias", text));
-        document.alias = alias.map(|alias| alias.as_str().to_owned());
+        document.alias = alias.as_ref().map(|alias| alias.as_str().to_owned());
         document.kind = self.kind(&mut fields);
         document.enabled = fields.flag("enabled", self.errors);
         document.allow_private = fields.flag("allow_private", self.errors);
@@ -351,7 +352,7 @@ impl Reader<'_> {
         fields.finish(self.errors);
         let name = name?;
         name.as_str().clone_into(&mut document.name);
-        Some(Server { document, secrets, name, address, headers, settings })
+        Some(Server { document, secrets, name, alias, address, headers, settings })
     }
 
     fn wrong(&mut self, pointer: impl Into<String>, detail: impl Into<String>) {
@@ -571,7 +572,7 @@ pub fn merge_patch(target: &mut Value, patch: &Value) {
 }
 
 /// What only the gateway writes.
-const READ_ONLY: [&str; 5] = ["id", "version", "created_at", "changed_at", "served"];
+const READ_ONLY: [&str; 6] = ["id", "version", "created_at", "changed_at", "served", "reason"];
 
 /// Servers take 100 fields, and the client's own are sent as well.
 const HEADERS_MAX: usize = 64;

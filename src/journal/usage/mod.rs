@@ -32,7 +32,7 @@ use std::sync::Arc;
 
 pub use batch::{Batch, Row};
 pub use count::Count;
-pub use outbox::{Outbox, OutboxError};
+pub use outbox::Outbox;
 pub use worker::{Counters, Slot};
 
 use super::log::{self, Journal};
@@ -57,6 +57,13 @@ pub struct Config {
 /// What stands for a key, server or tool that is not told apart: too long a name, or no slot left. None of
 /// them can have that name: it has parentheses.
 pub const OTHER: &str = "(other)";
+
+/// A name to count under: itself, or [`OTHER`] where it is not to be told. One with blanks or control characters is no
+/// name of a tool (MCP 2026-07-28, tools).
+pub fn told(name: &str) -> &str {
+    let is_plain = name.bytes().all(|byte| byte > b' ' && byte != 0x7f);
+    if is_plain { name } else { OTHER }
+}
 
 /// Slots of a worker, when nothing else is said: half a MiB. A thousand tools in use within seconds.
 pub const SLOTS: usize = 1024;

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
+use super::KIND;
 use super::batch::{Batch, Draft};
 use super::count::Count;
 use super::table::{Names, Table};
-use super::{COLLECT_BACKLOG_MS, COLLECT_MS, KIND, SYNC_MS};
 use crate::journal::{Journal, JournalError, Sequence};
 
 /// Takes what the workers counted to where it is kept. Belongs to one background thread: it waits for the disk.
@@ -19,10 +19,6 @@ pub struct Outbox {
     /// The disk has all up to it, and the counters that it was made of.
     synced: Sequence,
     collected_ms: Option<u64>,
-    synced_ms: Option<u64>,
-    /// When the sink last refused.
-    refused_ms: Option<u64>,
-    deferrals: u64,
 }
 
 /// A table and how much of it is in the journal.
@@ -35,28 +31,11 @@ struct Tracked {
     retired: bool,
 }
 
-/// Why not all went through. Whatever it is, the next call tries again.
-#[derive(Debug, thiserror::Error)]
-pub enum OutboxError<E> {
-    /// The journal, or its disk.
-    #[error(transparent)]
-    Journal(#[from] JournalError),
-    /// The sink refused a batch; it gets the same one again.
-    #[error("the usage could not be handed on: {0}")]
-    Sink(E),
-}
-
 /// One record. Larger ones would save nothing, and a sink has to hold one.
 const BATCH_BYTES_MAX: usize = 64 << 10;
 
 /// Batches taken out of the journal at once: 4 MiB of them.
 const PENDING_MAX: usize = 64;
-
-/// From a refusal of the sink to the next attempt: each reads the waiting batches again.
-const RETRY_MS: u64 = 1_000;
-
-/// So many waiting batches mean that the sink is away. Together 16 MiB at most: a quarter of the journal.
-const BACKLOG_MAX: u64 = 256;
 
 impl Outbox {
     pub(super) fn new(journal: Journal, tables: &[Arc<Table>], retired: Vec<Table>) -> Self {
@@ -68,63 +47,7 @@ impl Outbox {
         let retired = retired.into_iter().map(|table| track(Arc::new(table), true));
         let tables = live.chain(retired).collect();
         let (applied, synced) = (Sequence(0), Sequence(0));
-        Self {
-            journal,
-            tables,
-            applied,
-            synced,
-            collected_ms: None,
-            synced_ms: None,
-            refused_ms: None,
-            deferrals: 0,
-        }
-    }
-
-    /// Does what is due by now, milliseconds since 1970: to be called every [`COLLECT_MS`]. Each step is tried
-    /// whatever becomes of the others; the first error is told. Gives how many batches the sink took.
-    pub fn tick<E>(
-        &mut self,
-        now_unix_ms: u64,
-        sink: impl FnMut(u128, Sequence, &Batch) -> Result<(), E>,
-    ) -> Result<u64, OutboxError<E>> {
-        let pace = if self.backlog() < BACKLOG_MAX { COLLECT_MS } else { COLLECT_BACKLOG_MS };
-        let (mut collected, mut synced, mut delivered) = (Ok(()), Ok(()), Ok(0));
-        if is_due(self.collected_ms, pace, now_unix_ms) {
-            collected = self.collect(now_unix_ms);
-        }
-        if is_due(self.synced_ms, SYNC_MS, now_unix_ms) {
-            self.synced_ms = Some(now_unix_ms);
-            synced = self.sync();
-        }
-        if is_due(self.refused_ms, RETRY_MS, now_unix_ms) {
-            delivered = self.deliver(sink);
-            self.refused_ms = matches!(delivered, Err(OutboxError::Sink(_))).then_some(now_unix_ms);
-        }
-        self.not_full(collected)?;
-        synced?;
-        delivered
-    }
-
-    /// Does all of it at once, due or not: for an orderly end, when the workers have stopped. Gives how many batches
-    /// the sink took.
-    pub fn flush<E>(
-        &mut self,
-        now_unix_ms: u64,
-        sink: impl FnMut(u128, Sequence, &Batch) -> Result<(), E>,
-    ) -> Result<u64, OutboxError<E>> {
-        let collected = self.collect(now_unix_ms);
-        let synced = self.sync();
-        let delivered = self.deliver(sink);
-        self.not_full(collected)?;
-        synced?;
-        delivered
-    }
-
-    /// A full journal is no error: what did not go in waits in the tables.
-    fn not_full(&mut self, collected: Result<(), JournalError>) -> Result<(), JournalError> {
-        let full = matches!(collected, Err(JournalError::Full));
-        self.deferrals += u64::from(full);
-        if full { Ok(()) } else { collected }
+        Self { journal, tables, applied, synced, collected_ms: None }
     }
 
     /// Writes what was counted since the last time into the journal.
@@ -198,31 +121,11 @@ impl Outbox {
         Ok(())
     }
 
-    /// Hands on the batches that are safe on disk, in order, until there are none or one is refused.
+    /// The next batches to hand on that are safe on disk, oldest first, a few at a time. They stay the next ones until
+    /// they are said to be [`applied`](Self::applied).
     ///
     /// The sink may get a batch more than once, also from a later process, always with the same source and
-    /// sequence: it must do nothing, and say Ok, when it has had this sequence, or a later one, of this source.
-    pub fn deliver<E>(
-        &mut self,
-        mut sink: impl FnMut(u128, Sequence, &Batch) -> Result<(), E>,
-    ) -> Result<u64, OutboxError<E>> {
-        let mut count = 0;
-        loop {
-            let pending = self.pending()?;
-            let Some(last) = pending.last().map(|batch| batch.sequence) else { return Ok(count) };
-            for batch in &pending {
-                if let Err(error) = sink(batch.source, batch.sequence, batch) {
-                    // What it took before stays taken.
-                    self.applied(Sequence(batch.sequence.0 - 1))?;
-                    return Err(OutboxError::Sink(error));
-                }
-                count += 1;
-            }
-            self.applied(last)?;
-        }
-    }
-
-    /// The next batches to apply, oldest first, a few at a time: for a sink that is not a closure.
+    /// sequence: it must do nothing when it has had this sequence, or a later one, of this source.
     ///
     /// A segment that was damaged while in use is told once, and then passed over.
     pub fn pending(&mut self) -> Result<Vec<Batch>, JournalError> {
@@ -263,26 +166,6 @@ impl Outbox {
         }
         Ok(())
     }
-
-    /// Records that the sink does not have yet.
-    pub fn backlog(&self) -> u64 {
-        self.journal.next_sequence().0.saturating_sub(self.applied.0 + 1)
-    }
-
-    /// How often the journal was full. Nothing is lost by it: what was counted stays in the tables for later.
-    pub fn deferrals(&self) -> u64 {
-        self.deferrals
-    }
-
-    /// What the journal takes of the disk, tables not counted.
-    pub fn bytes(&self) -> u64 {
-        self.journal.bytes()
-    }
-}
-
-fn is_due(last: Option<u64>, pace: u64, now: u64) -> bool {
-    // A clock that was set back must not stop it.
-    last.is_none_or(|last| now < last || now - last >= pace)
 }
 
 impl Tracked {

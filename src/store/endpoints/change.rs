@@ -2,13 +2,11 @@
 
 use uuid::Uuid;
 
-use super::row::{
-    EndpointRow, EndpointServer, EndpointSpec, ToolOverride, ToolRule, find_by_id, find_by_name,
-};
+use super::row::{EndpointRow, EndpointServer, EndpointSpec, ToolOverride, ToolRule, find_by_id};
 use crate::store::audit::{Audit, Change, ObjectKind, record};
 use crate::store::session::Session;
 use crate::store::value::Value;
-use crate::store::{Match, Outcome, Put, StoreError};
+use crate::store::{Match, StoreError};
 
 pub async fn insert<S: Session>(
     session: &mut S,
@@ -53,25 +51,6 @@ pub async fn replace<S: Session>(
     let after = known(session, id).await?;
     note(session, audit, "endpoint.replace", Some(&before), Some(&after)).await?;
     Ok(after)
-}
-
-pub async fn put<S: Session>(
-    session: &mut S,
-    id: Uuid,
-    expect: Match,
-    spec: &EndpointSpec,
-    audit: &Audit,
-) -> Result<Put<EndpointRow>, StoreError> {
-    let Some(before) = find_by_name(session, &spec.name).await? else {
-        if expect != Match::Any {
-            return Err(StoreError::Conflict);
-        }
-        let row = insert(session, id, spec, audit).await?;
-        return Ok(Put { outcome: Outcome::Create, row });
-    };
-    let row = replace(session, before.id, expect, spec, audit).await?;
-    let outcome = if row.version == before.version { Outcome::Keep } else { Outcome::Replace };
-    Ok(Put { outcome, row })
 }
 
 pub async fn delete<S: Session>(

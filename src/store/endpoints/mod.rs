@@ -13,7 +13,7 @@ pub use row::{EndpointRow, EndpointServer, EndpointSpec, Endpoints, PrefixMode, 
 use super::audit::Audit;
 use super::page::{Paged, limit, paged};
 use super::session::{Access, transact};
-use super::{Match, Put, Store, StoreError};
+use super::{Match, Store, StoreError};
 
 impl Store {
     /// All endpoints, and the epoch they show, read in one transaction. Cancel safe.
@@ -63,21 +63,6 @@ impl Store {
         audit: Audit,
     ) -> Result<EndpointRow, StoreError> {
         transact!(self, Access::Administer, |session| change::replace(session, id, expect, &spec, &audit))
-    }
-
-    /// Sees to it that there is an endpoint as `spec` says under its name, with the id `id` if it is new. The
-    /// same twice changes nothing the second time. [`StoreError::Conflict`] also where a version is expected and
-    /// no endpoint is there.
-    ///
-    /// Cancel safe: a dropped call is either wholly done or not at all.
-    pub async fn put_endpoint(
-        &self,
-        id: Uuid,
-        expect: Match,
-        spec: EndpointSpec,
-        audit: Audit,
-    ) -> Result<Put<EndpointRow>, StoreError> {
-        transact!(self, Access::Administer, |session| change::put(session, id, expect, &spec, &audit))
     }
 
     /// Takes an endpoint out and gives what it was. [`StoreError::NotFound`], [`StoreError::Conflict`].

@@ -35,7 +35,7 @@ words! {
 }
 
 /// One endpoint with everything that hangs on it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EndpointRow {
     /// Never changes.
     pub id: Uuid,
@@ -152,10 +152,7 @@ pub async fn find_by_id<S: Session>(session: &mut S, id: Uuid) -> Result<Option<
     Ok(load(session, "id = $1", &[id.into()]).await?.into_iter().next())
 }
 
-pub async fn find_by_name<S: Session>(
-    session: &mut S,
-    name: &str,
-) -> Result<Option<EndpointRow>, StoreError> {
+async fn find_by_name<S: Session>(session: &mut S, name: &str) -> Result<Option<EndpointRow>, StoreError> {
     Ok(load(session, "name = $1", &[name.into()]).await?.into_iter().next())
 }
 

@@ -15,6 +15,17 @@ pub async fn insert<S: Session>(session: &mut S, key: &NewKey, audit: &Audit) ->
     Ok(row)
 }
 
+pub async fn insert_first<S: Session>(
+    session: &mut S,
+    key: &NewKey,
+    audit: &Audit,
+) -> Result<Option<KeyRow>, StoreError> {
+    if !session.query("SELECT id FROM api_keys LIMIT 1", &[]).await?.is_empty() {
+        return Ok(None);
+    }
+    insert(session, key, audit).await.map(Some)
+}
+
 pub async fn set_status<S: Session>(
     session: &mut S,
     reference: &str,

@@ -40,6 +40,15 @@ impl Store {
         transact!(self, Access::Administer, |session| change::insert(session, &key, &audit))
     }
 
+    /// The same where there is no key yet; `None`: there is one, and nothing was added. Of several that ask at once, in
+    /// one process or many, one adds its key.
+    ///
+    /// Cancel safe: a dropped call is either wholly done or not at all.
+    pub async fn insert_first_key(&self, key: NewKey, audit: Audit) -> Result<Option<KeyRow>, StoreError> {
+        // Administration is one after the other: nobody adds a key between the look and the addition.
+        transact!(self, Access::Administer, |session| change::insert_first(session, &key, &audit))
+    }
+
     /// All keys, and the epoch they show, read in one transaction. Cancel safe.
     pub async fn keys(&self) -> Result<Keys, StoreError> {
         transact!(self, Access::Read, |session| row::all(session))

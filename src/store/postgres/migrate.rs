@@ -59,6 +59,9 @@ fn missing(version: i64) -> Result<&'static [&'static str], StoreError> {
 const LEDGER: &str =
     "CREATE TABLE IF NOT EXISTS metamcp_migrations (version BIGINT PRIMARY KEY, applied_at BIGINT NOT NULL)";
 
+/// How many there are: one, or none.
+pub const LEDGERS: &str = "SELECT count(to_regclass('metamcp_migrations'))";
+
 /// 14.0, as the server counts: the oldest one that its makers still mend.
 const RELEASE_MIN: u32 = 140_000;
 

@@ -87,11 +87,20 @@ impl Postgres {
         let begin = match access {
             Access::Read => LOOK,
             // Not `READ WRITE`: a standby then says what it says to everybody, that it is read-only.
-            Access::Administer | Access::Count => "BEGIN ISOLATION LEVEL READ COMMITTED",
+            Access::Administer | Access::Count | Access::Retire => "BEGIN ISOLATION LEVEL READ COMMITTED",
         };
         let mut session = self.started(begin).await?;
-        if access == Access::Administer {
-            session.query("SELECT pg_advisory_xact_lock($1) IS NULL", &[Value::Int(LOCK)]).await?;
+        match access {
+            Access::Administer => {
+                session.query("SELECT pg_advisory_xact_lock($1) IS NULL", &[Value::Int(LOCK)]).await?;
+            }
+            Access::Retire => {
+                let sql = "SELECT 1 WHERE pg_try_advisory_xact_lock($1)";
+                if session.query(sql, &[Value::Int(RETIRE_LOCK)]).await?.is_empty() {
+                    return session.end(Err(StoreError::Locked)).await;
+                }
+            }
+            Access::Read | Access::Count => {}
         }
         Ok(session)
     }
@@ -99,6 +108,15 @@ impl Postgres {
     /// Begins a look into a database that is not ours: nothing is brought up to date, and nothing can be changed.
     pub async fn look(&self) -> Result<PgSession, StoreError> {
         self.started(LOOK).await
+    }
+
+    /// Whether it has had none of our migrations.
+    pub async fn is_new(&self) -> Result<bool, StoreError> {
+        let mut session = self.look().await?;
+        let found = session.query(migrate::LEDGERS, &[]).await;
+        let found =
+            found.and_then(|rows| rows.into_iter().map(|mut row| row.int::<u64>()).sum::<Result<u64, _>>());
+        session.end(found).await.map(|ledgers| ledgers == 0)
     }
 
     /// After a restart of the server the pool may hold connections that died: as many tries as it can hold. Where one
@@ -286,3 +304,6 @@ const SETTINGS: &str = "SET statement_timeout = '5s'; SET lock_timeout = '4s'; \
 
 /// "mcpa": held by whoever administers, to the end of the transaction.
 const LOCK: i64 = 0x6d63_7061;
+
+/// "mcpr": held by whoever takes out what is old, likewise.
+const RETIRE_LOCK: i64 = 0x6d63_7072;

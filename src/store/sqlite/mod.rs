@@ -62,7 +62,7 @@ impl Sqlite {
             let behavior = match access {
                 Access::Read => TransactionBehavior::Deferred,
                 // The lock first: a reader that wants to write later may find that somebody was faster.
-                Access::Administer | Access::Count => TransactionBehavior::Immediate,
+                Access::Administer | Access::Count | Access::Retire => TransactionBehavior::Immediate,
             };
             let transaction = connection.transaction_with_behavior(behavior)?;
             let done = work(&mut SqliteSession { connection: &transaction })?;

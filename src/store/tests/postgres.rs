@@ -6,7 +6,7 @@ use tokio::net::TcpListener;
 
 use super::{by, sample};
 use crate::store::testing::{server, server_ca, sql, with_database};
-use crate::store::{Store, StoreError};
+use crate::store::{Retention, Store, StoreError};
 
 /// How opening fails, and that no password is in what is said.
 async fn check(url: &str, away: bool, expected: &str) {
@@ -72,6 +72,31 @@ async fn many_may_migrate_at_once() {
             store.expect("opens").insert_key(key, by("test", 1)).await.unwrap();
         }
         assert_eq!(Store::open(url).await.unwrap().epochs().await.unwrap().keys, 8);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn one_process_takes_out_what_is_old() {
+    with_database(async |url| {
+        let store = Store::open(url).await.unwrap();
+        let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.unwrap();
+        let driver = tokio::spawn(connection);
+        // As another process holds it.
+        client.batch_execute("BEGIN; SELECT pg_advisory_xact_lock(x'6d637072'::bigint)").await.unwrap();
+        let retention = Retention { usage: Duration::from_secs(1), audit: Duration::from_secs(1) };
+        assert!(matches!(store.retire(&retention, 0).await, Err(StoreError::Locked)));
+        // It is in nobody's way.
+        store.insert_key(sample("AAAAAAAAAAAA"), by("test", 1)).await.unwrap();
+        client.batch_execute("ROLLBACK").await.unwrap();
+        // A clock that is ahead takes out nothing: that of the server counts.
+        let far = 100_000 * 86_400;
+        let years = Duration::from_hours(100 * 365 * 24);
+        let kept = Retention { usage: years, audit: years };
+        assert_eq!(store.retire(&kept, far).await.unwrap().audit, 0);
+        assert_eq!(store.retire(&retention, far).await.unwrap().audit, 1);
+        drop(client);
+        driver.await.unwrap().unwrap();
     })
     .await;
 }

@@ -1,9 +1,11 @@
+use std::time::Duration;
+
 use serde_json::json;
 
 use super::{by, on_each, sample};
 use crate::store::{
     Applied, AuditFilter, Counts, EndpointServer, EndpointSpec, Grants, JwtAlgorithm, JwtPhase, KeyStatus,
-    Match, NewJwtKey, NewKey, ObjectKind, Outcome, Predecessor, PrefixMode, Rate, Rewrap, Role, Sealed,
+    Match, NewJwtKey, NewKey, ObjectKind, Predecessor, PrefixMode, Rate, Retention, Rewrap, Role, Sealed,
     SealedKind, Secrets, ServerKind, ServerSpec, Store, StoreError, ToolOverride, UsageBatch, UsageFilter,
     UsageKey, UsageRow, new_id,
 };
@@ -76,6 +78,26 @@ async fn every_change_moves_the_epoch_and_the_keys_own() {
             actions,
             [("key.create", "A"), ("key.create", "B"), ("key.inactivate", "A"), ("key.delete", "B")]
         );
+    })
+    .await;
+}
+
+/// Replicas that start on an empty database at once.
+#[tokio::test]
+async fn one_first_key_is_made() {
+    on_each(async |store| {
+        let first = |number: usize| {
+            let store = store.clone();
+            async move { store.insert_first_key(sample(&format!("{number:012}")), by("test", 1)).await.unwrap() }
+        };
+        let made = futures_util::future::join_all((0..6).map(first)).await;
+        assert_eq!(made.iter().flatten().count(), 1);
+        assert_eq!(store.keys().await.unwrap().rows.len(), 1);
+        assert_eq!(audited(store).await.len(), 1);
+        // A key that is off is one: whoever switched it off wants nobody let in.
+        let id = made.into_iter().flatten().next().unwrap().key_id;
+        store.set_key_status(&id, KeyStatus::Inactive, by("test", 2)).await.unwrap();
+        assert_eq!(first(9).await, None);
     })
     .await;
 }
@@ -231,14 +253,9 @@ async fn servers_change_only_from_the_version_that_was_read() {
         assert_eq!(replace(Match::Any, &bare).await.unwrap().secrets, None);
         check(store.replace_server(new_id(), Match::Any, bare.clone(), by("t", 2)).await, "no server");
 
-        let put = async |expect, spec: &ServerSpec| {
-            let put = store.put_server(new_id(), expect, spec.clone(), by("test", 3)).await?;
-            Ok::<_, StoreError>((put.outcome, put.row.version))
-        };
-        assert_eq!(put(Match::Any, &bare).await.unwrap(), (Outcome::Keep, 3));
-        assert_eq!(put(Match::Version(3), &spec("a")).await.unwrap(), (Outcome::Replace, 4));
-        assert_eq!(put(Match::Any, &spec("b")).await.unwrap(), (Outcome::Create, 1));
-        check(put(Match::Version(1), &spec("c")).await, "conflict");
+        assert_eq!(replace(Match::Any, &bare).await.unwrap().version, 3, "nothing to change");
+        assert_eq!(replace(Match::Version(3), &spec("a")).await.unwrap().version, 4);
+        assert_eq!(store.insert_server(new_id(), spec("b"), by("test", 3)).await.unwrap().version, 1);
         check(store.replace_server(id, Match::Any, spec("b"), by("test", 4)).await, "exists name");
 
         check(store.delete_server(id, Match::Version(3), by("test", 5)).await, "conflict");
@@ -343,10 +360,9 @@ async fn endpoints_keep_the_order_and_rules_of_their_servers() {
         assert_eq!((left.version, left.servers), (3, vec![EndpointServer::whole(a)]));
         assert!(store.epochs().await.unwrap().endpoints > before.endpoints);
 
-        check(store.put_endpoint(new_id(), Match::Any, full, by("t", 4)).await, "dangling");
-        let put =
-            store.put_endpoint(new_id(), Match::Any, endpoint("team", vec![]), by("t", 4)).await.unwrap();
-        assert_eq!((put.outcome, put.row.id, put.row.version), (Outcome::Replace, id, 4));
+        let replace = |spec| store.replace_endpoint(id, Match::Any, spec, by("t", 4));
+        check(replace(full).await, "dangling");
+        assert_eq!(replace(endpoint("team", vec![])).await.unwrap().version, 4);
         check(store.delete_endpoint(id, Match::Version(3), by("t", 5)).await, "conflict");
         check(store.delete_endpoint(id, Match::Version(4), by("t", 5)).await, "ok");
         check(store.delete_endpoint(id, Match::Any, by("t", 5)).await, "no endpoint");
@@ -528,6 +544,90 @@ async fn many_writers_at_once_lose_nothing() {
         let mut epochs: Vec<_> = keys.rows.iter().map(|row| row.epoch).collect();
         epochs.sort_unstable();
         assert_eq!(epochs, (1..=20).collect::<Vec<_>>());
+    })
+    .await;
+}
+
+/// Two gateways' counts, some of them old; every batch is sent again after each step.
+#[tokio::test]
+async fn what_is_old_is_taken_out_and_no_count_comes_twice() {
+    const DAY: u64 = 86_400;
+    const NOW: u64 = 1_000 * DAY;
+    on_each(async |store| {
+        let batch = |source: &str, sequence: u64, at: u64| UsageBatch {
+            source: source.into(),
+            sequence,
+            at,
+            rows: vec![UsageRow {
+                key: UsageKey { hour: at, key_id: "A".repeat(12), server: source.into(), tool: "t".into() },
+                counts: Counts { calls: 1, ..Counts::default() },
+            }],
+        };
+        // The clock of the second was set back between its batches.
+        let batches = [
+            batch("gone", 1, NOW - 500 * DAY),
+            batch("gone", 2, NOW - 450 * DAY),
+            batch("back", 1, NOW - 10 * DAY),
+            batch("back", 2, NOW - 499 * DAY),
+            batch("here", 1, NOW - 405 * DAY),
+            batch("here", 2, NOW - 399 * DAY),
+        ];
+        for batch in batches.clone() {
+            assert_eq!(store.apply_usage(batch).await.unwrap(), Applied::Now);
+        }
+        for at in [NOW - 401 * DAY, NOW - 399 * DAY] {
+            store.insert_key(sample(&format!("{at:012}")), by("test", at)).await.unwrap();
+        }
+        let kept = |days: u64| Retention {
+            usage: Duration::from_secs(days * DAY),
+            audit: Duration::from_secs(days * DAY),
+        };
+        let again = async |days: u64, expected: (u64, u64, u64), hours: &[u64]| {
+            let retired = store.retire(&kept(days), NOW).await.unwrap();
+            assert_eq!((retired.usage, retired.audit, retired.sources), expected, "{days} days");
+            assert!(!retired.more);
+            for batch in batches.clone() {
+                assert_eq!(store.apply_usage(batch).await.unwrap(), Applied::Before);
+            }
+            let rows = store.usage(UsageFilter::default(), None, 100).await.unwrap().items;
+            let found: Vec<_> = rows.iter().map(|row| (NOW - row.key.hour) / DAY).collect();
+            assert_eq!(found, hours, "{days} days");
+            assert!(rows.iter().all(|row| row.counts.calls == 1));
+        };
+        again(600, (0, 0, 0), &[500, 499, 450, 405, 399, 10]).await;
+        again(400, (4, 1, 1), &[399, 10]).await;
+        again(400, (0, 0, 0), &[399, 10]).await;
+        // A process that would keep more takes none of them for new.
+        again(600, (0, 0, 0), &[399, 10]).await;
+        again(2, (2, 1, 2), &[]).await;
+        assert_eq!(store.apply_usage(batch("new", 1, NOW - 400 * DAY)).await.unwrap(), Applied::Before);
+        assert_eq!(store.apply_usage(batch("new", 1, NOW - DAY)).await.unwrap(), Applied::Now);
+        assert_eq!(audited(store).await.len(), 0);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_old_is_taken_out_a_little_at_a_time() {
+    on_each(async |store| {
+        let row = |number: u64| UsageRow {
+            key: UsageKey {
+                hour: 0,
+                key_id: "A".repeat(12),
+                server: format!("s{number}"),
+                tool: String::new(),
+            },
+            counts: Counts { calls: 1, ..Counts::default() },
+        };
+        let batch = UsageBatch { source: "s".into(), sequence: 1, at: 0, rows: (0..1500).map(row).collect() };
+        store.apply_usage(batch).await.unwrap();
+        let retention = Retention { usage: Duration::from_secs(1), audit: Duration::from_secs(1) };
+        let mut seen = Vec::new();
+        for _ in 0..3 {
+            let retired = store.retire(&retention, 1_000_000_000).await.unwrap();
+            seen.push((retired.usage, retired.more));
+        }
+        assert_eq!(seen, [(1000, true), (500, false), (0, false)]);
     })
     .await;
 }

@@ -248,6 +248,19 @@ pub struct UsageArgs {
 /// What can be done with servers.
 #[derive(Debug, Subcommand)]
 pub enum Servers {
+    /// Adds one, checked as the REST API checks it
+    Add(AddServer),
+    /// Adds those of an `mcpServers` file; a mistake in one does not stop the others
+    #[command(after_help = IMPORT_SERVERS)]
+    Import(ImportServers),
+    /// What can be done with those that are there.
+    #[command(flatten)]
+    There(ThereServers),
+}
+
+/// What can be done with servers that are there.
+#[derive(Debug, Subcommand)]
+pub enum ThereServers {
     /// Lists them
     List,
     /// Shows one, never its credentials
@@ -270,6 +283,52 @@ pub enum Servers {
         /// Only these [default: all]
         servers: Vec<String>,
     },
+}
+
+/// A server to be added.
+#[derive(Debug, Args)]
+pub struct AddServer {
+    /// Letters, digits, `-` and single `_`; its tools are called `NAME__TOOL`
+    pub name: String,
+    /// `http://…`, `https://…`, or `unix:/path/to/socket:/mcp`
+    #[arg(long)]
+    pub url: String,
+    /// Sent with every request, as in 'Authorization: Bearer …'; sealed in the database
+    #[arg(long, value_name = "NAME: VALUE")]
+    pub header: Vec<String>,
+    /// Which revisions it is asked in [default: auto]
+    #[arg(long, value_enum)]
+    pub era: Option<Era>,
+    /// Its address may be a private one
+    #[arg(long)]
+    pub allow_private: bool,
+}
+
+/// Servers to be added.
+#[derive(Debug, Args)]
+pub struct ImportServers {
+    /// As MCP clients keep it; - reads the standard input
+    pub file: PathBuf,
+    /// In the place of servers that are there under such names
+    #[arg(long)]
+    pub replace: bool,
+    /// Their addresses may be private ones
+    #[arg(long)]
+    pub allow_private: bool,
+    /// Says what would be done, and writes nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// Which revisions a server is asked in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Era {
+    /// Found out.
+    Auto,
+    /// 2026-07-28 and later only.
+    Modern,
+    /// 2025-11-25 and earlier only.
+    Legacy,
 }
 
 /// What can be done with endpoints.
@@ -322,12 +381,20 @@ on the endpoints they opened; `keyadm keys rotate` replaces them one by one. Run
 
 Exit codes: 0 done, 65 some things could not be taken over (all the others were).";
 
+const IMPORT_SERVERS: &str = "\
+Variables (${...}) are not put in: write the value itself. Entries that are switched off or of a kind that this version
+does not serve are left out, and it is said.
+
+Exit codes: 0 done, 65 some servers could not be added (all the others were).";
+
 const EXAMPLES: &str = "\
 Examples:
   keyadm keys create --name laptop
   keyadm keys create --name ci --endpoint team --tools 'github__*' --rate 10/50 --expires 30d --json
   keyadm keys rotate 4fT0sQbW91Lk --grace 24h
   keyadm keys inactivate 4fT0sQbW91Lk
+  keyadm servers add github --url https://api.example.com/mcp --header 'Authorization: Bearer …'
+  keyadm servers import ~/.cursor/mcp.json --dry-run
   keyadm audit --object key --since 7d
   keyadm doctor
 

@@ -11,7 +11,7 @@ use metamcp::store::{JwtKeyRow, JwtPhase, KeyRow, KeyStatus, SealedKind, Store};
 use serde_json::json;
 
 use crate::failure::Failure;
-use crate::place::{Absent, DATABASE, Installation};
+use crate::place::{DATABASE, Installation};
 use crate::table::{line, printable};
 use crate::{Done, jwt, keys, now, rekey, time};
 
@@ -71,7 +71,7 @@ pub async fn run(place: &Installation, config: Option<PathBuf>, json: bool) -> R
         look_at_files(data_dir, place.has_server(), &mut found);
     }
     let sealer = look_at_secrets(place, &mut found);
-    match place.store(Absent::Refuse).await {
+    match place.store_as_it_is().await {
         Ok(store) => {
             found.good("store", "the database answers, and its schema is that of this version");
             if let Err(error) = look_at_store(&store, sealer.as_ref(), &mut found).await {

@@ -1,21 +1,24 @@
-//! Servers and endpoints in the database. What a definition must be is for the gateway's REST API to say, which
-//! also adds them; here it is only shown, switched and removed.
+//! Servers and endpoints that are in the database: shown, switched and removed.
 
 use std::collections::HashMap;
 
 use metamcp::store::{EndpointRow, EndpointServer, Match, Secrets, ServerRow, ServerSpec, Store, Uuid};
 use serde_json::{Map, Value, json};
 
-use crate::args::{Endpoints, NameRef, Servers};
+use crate::args::{Endpoints, NameRef, ThereServers};
 use crate::failure::Failure;
 use crate::place::{Absent, Installation};
 use crate::table::{line, or_none, table};
 use crate::{time, who};
 
-pub async fn servers(command: Servers, installation: &Installation, json: bool) -> Result<String, Failure> {
+pub async fn servers(
+    command: ThereServers,
+    installation: &Installation,
+    json: bool,
+) -> Result<String, Failure> {
     let store = installation.store(Absent::Refuse).await?;
     match command {
-        Servers::List => {
+        ThereServers::List => {
             let rows = store.servers().await?.rows;
             Ok(if json {
                 line(&Value::Array(rows.iter().map(server).collect()))
@@ -23,19 +26,19 @@ pub async fn servers(command: Servers, installation: &Installation, json: bool) 
                 list_servers(&rows)
             })
         }
-        Servers::Show(NameRef { name }) => {
+        ThereServers::Show(NameRef { name }) => {
             let row = server_named(&store, &name).await?;
             Ok(if json { line(&server(&row)) } else { pretty(&server(&row)) })
         }
-        Servers::Enable(NameRef { name }) => switch(&store, &name, true, json).await,
-        Servers::Disable(NameRef { name }) => switch(&store, &name, false, json).await,
-        Servers::Remove { server, confirm } => {
+        ThereServers::Enable(NameRef { name }) => switch(&store, &name, true, json).await,
+        ThereServers::Disable(NameRef { name }) => switch(&store, &name, false, json).await,
+        ThereServers::Remove { server, confirm } => {
             let row = server_named(&store, &server.name).await?;
             confirmed(confirm, "the server leaves every endpoint, and its credentials are lost")?;
             let row = store.delete_server(row.id, Match::Version(row.version), who::audit()).await?;
             Ok(removed("server", row.id, &row.name, json))
         }
-        Servers::Export { servers } => export(&store, &servers).await,
+        ThereServers::Export { servers } => export(&store, &servers).await,
     }
 }
 

@@ -3,10 +3,12 @@
 //! Everything keeps the UUID it had, so that a second run finds what the first one did. One item that cannot be
 //! taken over keeps none of the others.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
-use metamcp::auth::{KeyRequest, Purpose, Sealer, imported_key, sealed_for};
+use metamcp::admin::definition::{Rules, SEALED, Server};
+use metamcp::auth::{KeyRequest, Sealer, imported_key, sealed_for};
 use metamcp::base::{EndpointName, ServerName};
+use metamcp::route::SEPARATOR;
 use metamcp::store::{
     Audit, EndpointServer, EndpointSpec, Grants, MetaEndpoint, MetaKey, MetaMcp, MetaServer, MetaTool,
     PrefixMode, Sealed, SealedKind, Secrets, ServerKind, ServerSpec, Store, ToolOverride, Uuid,
@@ -51,8 +53,8 @@ struct Target<'a> {
     store: &'a Store,
     sealer: &'a Sealer,
     dry_run: bool,
-    /// Servers that are there, or would be.
-    servers: HashSet<Uuid>,
+    /// Servers that are there, or would be, and what they are called here.
+    servers: HashMap<Uuid, String>,
     names: HashSet<String>,
     /// Endpoints that are there, or would be.
     endpoints: HashSet<Uuid>,
@@ -70,7 +72,7 @@ pub async fn run(
     let rows = store.servers().await?.rows;
     let mut target = Target {
         names: rows.iter().map(|row| row.name.clone()).collect(),
-        servers: rows.iter().map(|row| row.id).collect(),
+        servers: rows.iter().map(|row| (row.id, row.name.clone())).collect(),
         endpoints: store.endpoints().await?.rows.iter().map(|row| row.id).collect(),
         store: &store,
         sealer: &sealer,
@@ -109,7 +111,7 @@ impl Target<'_> {
     }
 
     async fn server(&mut self, server: &MetaServer) {
-        if self.servers.contains(&server.uuid) {
+        if self.servers.contains_key(&server.uuid) {
             return self.note("server", &server.name, Outcome::Keep, "");
         }
         let name = self.free_name(&server.name);
@@ -127,11 +129,11 @@ impl Target<'_> {
                 inserted.map(drop).map_err(Failure::from)
             }
             Ok(_) => Ok(()),
-            Err(why) => Err(Failure::Data(why.into())),
+            Err(why) => Err(Failure::Data(why)),
         };
         if self.told("server", &server.name, done, &notes) {
-            self.servers.insert(server.uuid);
-            self.names.insert(name);
+            self.names.insert(name.clone());
+            self.servers.insert(server.uuid, name);
         }
     }
 
@@ -151,17 +153,17 @@ impl Target<'_> {
         if self.endpoints.contains(&endpoint.uuid) {
             return self.note("endpoint", &endpoint.name, Outcome::Keep, "");
         }
-        let members = found.members.iter().filter(|member| {
-            member.namespace_uuid == endpoint.namespace_uuid
-                && member.status == ACTIVE
-                && self.servers.contains(&member.mcp_server_uuid)
-        });
-        let servers = members.map(|member| {
+        let members = found
+            .members
+            .iter()
+            .filter(|member| member.namespace_uuid == endpoint.namespace_uuid && member.status == ACTIVE);
+        let servers = members.filter_map(|member| {
+            let server = self.servers.get(&member.mcp_server_uuid)?;
             let of = |tool: &&MetaTool| {
                 tool.namespace_uuid == endpoint.namespace_uuid
                     && tool.mcp_server_uuid == member.mcp_server_uuid
             };
-            shown(member.mcp_server_uuid, found.tools.iter().filter(of))
+            Some(shown(member.mcp_server_uuid, server, found.tools.iter().filter(of)))
         });
         let spec = EndpointSpec {
             name: endpoint.name.clone(),
@@ -247,17 +249,19 @@ impl Target<'_> {
     }
 }
 
-/// Tools that were off are denied; the others are shown as they were.
-fn shown<'a>(server_id: Uuid, tools: impl Iterator<Item = &'a MetaTool>) -> EndpointServer {
+/// Tools that were off are denied; the others are shown as they were, under the names they had: there the server's
+/// stood before the one that was given, and no name was none.
+fn shown<'a>(server_id: Uuid, name: &str, tools: impl Iterator<Item = &'a MetaTool>) -> EndpointServer {
     let mut server = EndpointServer::whole(server_id);
     for tool in tools {
         if tool.status != ACTIVE {
-            server.deny.push(tool.tool_name.clone());
+            server.deny.push(pattern(&tool.tool_name));
             continue;
         }
+        let given = tool.override_name.as_ref().filter(|given| !given.trim().is_empty());
         let instead = ToolOverride {
             tool: tool.tool_name.clone(),
-            name: tool.override_name.clone(),
+            name: given.map(|given| format!("{name}{SEPARATOR}{given}")),
             title: tool.override_title.clone(),
             description: tool.override_description.clone(),
             annotations: tool.override_annotations.clone(),
@@ -270,65 +274,51 @@ fn shown<'a>(server_id: Uuid, tools: impl Iterator<Item = &'a MetaTool>) -> Endp
     server
 }
 
+/// For a name alone, and for one that no pattern can spell, for as little more as may be.
+fn pattern(tool: &str) -> String {
+    tool.chars().map(|c| if c.is_whitespace() || c.is_control() { '?' } else { c }).collect()
+}
+
 /// As the gateway keeps a server: what may be seen of it, and the rest sealed.
-fn spec(server: &MetaServer, name: String, sealer: &Sealer) -> Result<ServerSpec, &'static str> {
+fn spec(server: &MetaServer, name: String, sealer: &Sealer) -> Result<ServerSpec, String> {
     let kind = match server.r#type.as_str() {
         "STREAMABLE_HTTP" => ServerKind::Http,
         "SSE" => ServerKind::Sse,
-        "STDIO" => ServerKind::Stdio,
-        _ => return Err("of a kind that is not known here"),
+        "STDIO" => return process(server, name, sealer).map_err(str::to_owned),
+        _ => return Err("of a kind that is not known here".into()),
     };
-    let (mut definition, mut secrets) = (Map::new(), Map::new());
-    let mut seal = |member: &str, values: &BTreeMap<String, String>| {
-        if !values.is_empty() {
-            let names: Map<String, Value> =
-                values.keys().map(|name| (name.clone(), "(sealed)".into())).collect();
-            definition.insert(member.into(), names.into());
-            secrets.insert(member.into(), json!(values));
-        }
-    };
-    if kind == ServerKind::Stdio {
-        seal("env", &server.env);
-        let command = server.command.as_ref().ok_or("it has no command")?;
-        definition.insert("command".into(), command.as_str().into());
-        definition.insert("args".into(), server.args.clone().into());
-    } else {
-        let mut headers = server.headers.clone();
-        let has_authorization = headers.keys().any(|name| name.eq_ignore_ascii_case("authorization"));
-        if let Some(token) =
-            server.bearer_token.as_ref().filter(|token| !token.is_empty() && !has_authorization)
-        {
-            headers.insert("Authorization".into(), format!("Bearer {token}"));
-        }
-        seal("headers", &headers);
-        let url = server.url.as_ref().ok_or("it has no address")?;
-        let plain = without_secrets(url);
-        if plain != *url {
-            secrets.insert("url".into(), url.as_str().into());
-        }
-        definition.insert("url".into(), plain.into());
+    let mut headers = server.headers.clone();
+    let has_authorization = headers.keys().any(|name| name.eq_ignore_ascii_case("authorization"));
+    if let Some(token) = server.bearer_token.as_ref().filter(|token| !token.is_empty() && !has_authorization)
+    {
+        headers.insert("Authorization".into(), format!("Bearer {token}"));
     }
-    let id = server.uuid.to_string();
-    let (purpose, aad): (Purpose, _) = sealed_for(SealedKind::Servers, &id);
-    let secrets = if secrets.is_empty() {
-        Secrets::Clear
-    } else {
-        let bytes = sealer.seal(purpose, aad, Value::Object(secrets).to_string().as_bytes());
-        Secrets::Set(Sealed { bytes, key_version: sealer.version() })
-    };
-    Ok(ServerSpec { name, kind, definition: definition.into(), secrets })
+    let url = server.url.as_ref().ok_or("it has no address")?;
+    let value = json!({"name": name, "kind": kind.as_str(), "url": url, "headers": headers});
+    // Checked as whoever adds a server is: what is stored is served.
+    let read = Server::read(&value, None, &Rules::stored()).map_err(|errors| {
+        let told = errors.iter().map(|error| format!("its {} {}", &error.pointer[1..], error.detail));
+        told.collect::<Vec<_>>().join("; ")
+    })?;
+    Ok(read.spec(server.uuid, sealer, None))
 }
 
-/// What of an address may be seen: no query, no user, no part of the path that is long enough to be a token.
-fn without_secrets(url: &str) -> String {
-    let url = url.split(['?', '#']).next().unwrap_or_default();
-    let (scheme, rest) = url.split_once("://").unwrap_or(("http", url));
-    let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    let host = host.rsplit('@').next().unwrap_or_default();
-    let part =
-        |part: &str| if part.len() > PATH_PART_BYTES_MAX { "(sealed)".to_owned() } else { part.to_owned() };
-    let path: Vec<String> = path.split('/').map(part).collect();
-    format!("{scheme}://{host}{}", path.join("/"))
+/// A program may be named there without its path, which nothing is to be made of here.
+fn process(server: &MetaServer, name: String, sealer: &Sealer) -> Result<ServerSpec, &'static str> {
+    let command = server.command.as_ref().ok_or("it has no command")?;
+    let mut definition = Map::new();
+    definition.insert("command".into(), command.as_str().into());
+    definition.insert("args".into(), server.args.clone().into());
+    let mut secrets = Secrets::Clear;
+    if !server.env.is_empty() {
+        let shown: Map<String, Value> = server.env.keys().map(|name| (name.clone(), SEALED.into())).collect();
+        definition.insert("env".into(), shown.into());
+        let id = server.uuid.to_string();
+        let (purpose, aad) = sealed_for(SealedKind::Servers, &id);
+        let bytes = sealer.seal(purpose, aad, json!({"env": server.env}).to_string().as_bytes());
+        secrets = Secrets::Set(Sealed { bytes, key_version: sealer.version() });
+    }
+    Ok(ServerSpec { name, kind: ServerKind::Stdio, definition: definition.into(), secrets })
 }
 
 fn audit() -> Audit {
@@ -339,26 +329,3 @@ const ACTIVE: &str = "ACTIVE";
 
 /// 64, with room for a number behind it.
 const NAME_CHARS_MAX: usize = 56;
-
-/// Tokens in paths are longer, words are not.
-const PATH_PART_BYTES_MAX: usize = 24;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[track_caller]
-    fn check(url: &str, expected: &str) {
-        assert_eq!(without_secrets(url), expected);
-    }
-
-    #[test]
-    fn an_address_is_shown_without_what_may_be_a_secret() {
-        check("https://a.example/mcp", "https://a.example/mcp");
-        check("https://a.example", "https://a.example");
-        check("http://127.0.0.1:8080/a/b/", "http://127.0.0.1:8080/a/b/");
-        check("https://u:p@a.example/mcp?key=s#x", "https://a.example/mcp");
-        check("https://a.example/s/0123456789abcdef0123456789/mcp", "https://a.example/s/(sealed)/mcp");
-        check("https://a.example?key=s", "https://a.example");
-    }
-}

@@ -13,6 +13,7 @@ mod jwt;
 mod keys;
 mod place;
 mod rekey;
+mod servers;
 mod table;
 mod time;
 mod who;
@@ -24,7 +25,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use clap::{CommandFactory, Parser};
 use serde_json::json;
 
-use args::{Cli, Command};
+use args::{Cli, Command, Servers};
 use failure::Failure;
 use place::{Absent, Installation};
 
@@ -95,7 +96,9 @@ async fn run(cli: Cli) -> Result<Done, Failure> {
         Command::Doctor { config } => doctor::run(&find()?, config, json).await?,
         Command::Audit(asked) => history::audit(asked, &find()?, json).await?.into(),
         Command::Usage(asked) => history::usage(asked, &find()?, json).await?.into(),
-        Command::Servers(command) => fleet::servers(command, &find()?, json).await?.into(),
+        Command::Servers(Servers::Add(asked)) => servers::add(asked, &find()?, json).await?.into(),
+        Command::Servers(Servers::Import(asked)) => servers::import(asked, &find()?, json).await?,
+        Command::Servers(Servers::There(command)) => fleet::servers(command, &find()?, json).await?.into(),
         Command::Endpoints(command) => fleet::endpoints(command, &find()?, json).await?.into(),
         Command::ImportMetamcp { into, dry_run } => {
             let (from, into) = Installation::find_both(place.clone(), into)?;

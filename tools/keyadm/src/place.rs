@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use metamcp::auth::{Sealer, Secrets, parse_encryption_key, prepare_data_dir};
 use metamcp::config::{Env as _, ProcessEnv};
-use metamcp::store::Store;
+use metamcp::store::{Store, is_new_postgres};
 use zeroize::Zeroizing;
 
 use crate::args::Place;
@@ -95,8 +95,28 @@ impl Installation {
                 path.display()
             )));
         }
+        // SQLite takes such a file for a new database, and what is beside it (`-wal`) for nobody's.
+        if absent == Absent::Refuse && path.metadata().is_ok_and(|file| file.len() == 0) {
+            return Err(Failure::Unavailable(format!(
+                "the database {} is empty, and no longer the one that it was: restore a backup; or `keyadm migrate` \
+                 makes a new one in its place, without a key in it",
+                path.display()
+            )));
+        }
         prepare_data_dir(data_dir).map_err(|error| unusable(data_dir, &error))?;
         Ok(Store::open_sqlite(&path).await?)
+    }
+
+    /// Opens a database that there is; one in which nothing was ever made stays so.
+    pub async fn store_as_it_is(&self) -> Result<Store, Failure> {
+        if let Database::Server(url) = &self.database
+            && is_new_postgres(url).await?
+        {
+            let text = "the database has no table of metamcp's: `keyadm migrate`, or the gateway's first start, makes \
+                        them; or --database-url (DATABASE_URL) names another one than the gateway's";
+            return Err(Failure::Unavailable(text.into()));
+        }
+        self.store(Absent::Refuse).await
     }
 
     /// Whether the database is a server's.

@@ -168,11 +168,44 @@ fn the_doctor_names_what_is_wrong_and_what_to_do() {
     let database = place.data_dir().join("metamcp.sqlite");
     std::fs::set_permissions(&database, std::fs::Permissions::from_mode(0o644)).unwrap();
     check(&place.run(&["doctor", "--json"]), 1, "files", "wrong", "chmod 600");
-    std::fs::set_permissions(&database, std::fs::Permissions::from_mode(0o600)).unwrap();
+    for name in ["metamcp.sqlite", "metamcp.sqlite-wal", "metamcp.sqlite-shm"] {
+        // Those beside it are there when the program before ended too fast to take them away.
+        let path = place.data_dir().join(name);
+        if path.exists() {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        }
+    }
     for key in place.run(&["keys", "list", "--json"]).json().as_array().unwrap() {
         place.run(&["keys", "inactivate", key["id"].as_str().unwrap()]);
     }
     check(&place.run(&["doctor", "--json"]), 0, "keys", "warning", "no key opens");
+}
+
+/// A look at what was emptied must not make it look new.
+#[tokio::test]
+async fn the_doctor_makes_no_schema() {
+    let place = Place::new();
+    place.key("laptop");
+    let database = place.data_dir().join("metamcp.sqlite");
+    std::fs::write(&database, "").unwrap();
+    check(&place.run(&["doctor", "--json"]), 1, "store", "wrong", "restore a backup");
+    place.run(&["keys", "list"]).check(69, "is empty");
+    assert_eq!(std::fs::metadata(&database).unwrap().len(), 0);
+    assert_eq!(place.run(&["migrate", "--json"]).json()["keys"], 0);
+    check(&place.run(&["doctor", "--json"]), 0, "store", "ok", "answers");
+
+    support::with_database(async |url| {
+        let doctor = || {
+            let mut command = place.command(&["doctor", "--json"]);
+            command.env("DATABASE_URL", url);
+            Run::of(command)
+        };
+        check(&doctor(), 1, "store", "wrong", "keyadm migrate");
+        check(&doctor(), 1, "store", "wrong", "keyadm migrate");
+        drop(Store::open(url).await.unwrap());
+        check(&doctor(), 0, "store", "ok", "answers");
+    })
+    .await;
 }
 
 #[test]

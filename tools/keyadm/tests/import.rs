@@ -44,6 +44,9 @@ const ROWS: &str = "
             'https://search.example/mcp?token=hunter2', 'hunter2', NULL),
         ('00000000-0000-0000-0000-000000000002', 'files', 'STDIO', 'npx', '{-y,files}', '{\"KEY\": \"hunter2\"}',
             NULL, NULL, NULL),
+        ('00000000-0000-0000-0000-000000000005', 'script', 'SSE', NULL, '{}', '{}', 'javascript:alert(1)', NULL, NULL),
+        ('00000000-0000-0000-0000-000000000006', 'login', 'STREAMABLE_HTTP', NULL, '{}', '{}',
+            'http://u:hunter2@a.example/', NULL, NULL),
         ('00000000-0000-0000-0000-000000000003', 'files', 'SSE', NULL, '{}', '{}', 'http://files.example/sse', NULL,
             'ada'),
         ('00000000-0000-0000-0000-000000000004', 'broken', 'SSE', NULL, '{}', '{}', NULL, NULL, NULL);
@@ -94,10 +97,12 @@ fn check(run: &Run, expected: &[(&str, &str)]) {
     );
 }
 
-const CREATED: [(&str, &str); 11] = [
+const CREATED: [(&str, &str); 13] = [
     ("server search", "created"),
     ("server files", "created"),
     ("server broken", "failed"),
+    ("server script", "failed"),
+    ("server login", "failed"),
     ("server files", "created"),
     ("endpoint ada", "created"),
     ("endpoint team", "created"),
@@ -132,13 +137,13 @@ async fn what_metamcp_holds_is_taken_over_and_its_keys_keep_working() {
                 let names: Vec<_> = servers.as_array().unwrap().iter().map(|row| &row["name"]).collect();
                 assert_eq!(names, ["files", "files-2", "search"]);
                 assert_eq!(servers[0]["definition"]["args"], json!(["-y", "files"]));
-                assert_eq!(servers[2]["definition"]["url"], "https://search.example/mcp");
+                assert_eq!(servers[2]["definition"]["url"], "https://search.example/mcp?...");
                 assert!(!servers.to_string().contains("hunter2"));
                 let team = place.run(&["endpoints", "show", "team", "--json"]).json();
                 assert_eq!(team["servers"].as_array().unwrap().len(), 2);
                 assert_eq!(team["servers"][0]["deny"], json!(["drop"]));
                 let overridden = &team["servers"][0]["overrides"][0]["name"];
-                assert_eq!(*overridden, if later.is_empty() { Value::Null } else { json!("lookup") });
+                assert_eq!(*overridden, if later.is_empty() { Value::Null } else { json!("search__lookup") });
 
                 let gateway = gateway(place).await;
                 for (letter, scopes) in [("p", [true, false]), ("a", [true, true])] {

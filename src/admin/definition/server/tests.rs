@@ -52,7 +52,12 @@ fn names_every_wrong_field() {
     );
     check(http(json!({"headers": {"a": "1", "A": "2"}})), &["/headers/a"]);
     check(http(json!({"command": "/bin/sh", "env": {"A": "hunter2"}})), &["/command", "/env"]);
-    check(http(json!({"id": "x", "version": 3, "created_at": 1, "changed_at": 1, "served": true})), &[]);
+    check(
+        http(
+            json!({"id": "x", "version": 3, "created_at": 1, "changed_at": 1, "served": false, "reason": "x"}),
+        ),
+        &[],
+    );
     check(http(json!({"allow_private": false, "url": "http://169.254.169.254/"})), &["/url"]);
     check(http(json!({"allow_private": true, "url": "http://169.254.169.254/"})), &[]);
 }
@@ -96,7 +101,8 @@ fn secrets_are_split_off_and_come_back() {
     };
     let read = Server::from_row(&row, &sealer).unwrap();
     assert_eq!((&read.document, &read.secrets), (&server.document, &server.secrets));
-    let backend = read.backend().unwrap();
+    let backend = read.backend(false).unwrap();
+    assert!(!backend.private_addresses && read.backend(true).unwrap().private_addresses);
     assert_eq!(backend.connect_timeout, Duration::from_millis(1500));
     assert_eq!(backend.headers.len(), 2);
     assert!(backend.headers.iter().all(|(_, value)| value.is_sensitive()));

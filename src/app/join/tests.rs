@@ -1,0 +1,225 @@
+use rustls::RootCertStore;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::admin::definition::bounds::DEFAULTS;
+use crate::auth::EncryptionKey;
+use crate::backend::{Address, TlsRoots};
+use crate::fleet::FleetBuilder;
+use crate::store::{Sealed, ServerKind, ToolOverride};
+
+fn sealer() -> Sealer {
+    Sealer::new(&[EncryptionKey { version: 1, key: zeroize::Zeroizing::new([7; 32]) }]).unwrap()
+}
+
+fn file(name: &str) -> backend::Config {
+    let url = format!("http://file.example/{name}").parse().unwrap();
+    DEFAULTS.server(ServerName::new(name).unwrap(), Address::Http(url), Vec::new())
+}
+
+/// `name`, then members of its definition that are other than usual.
+fn row(name: &str, more: &Value) -> ServerRow {
+    let mut definition = json!({"url": format!("http://store.example/{name}")});
+    definition.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    ServerRow {
+        id: id_of(name),
+        name: name.to_owned(),
+        kind: ServerKind::Http,
+        definition,
+        secrets: None,
+        version: 3,
+        created_at: 0,
+        changed_at: 0,
+    }
+}
+
+fn id_of(name: &str) -> Uuid {
+    let bytes = name.bytes().fold(0u128, |id, byte| id << 8 | u128::from(byte));
+    Uuid::from_u128(bytes)
+}
+
+fn endpoint(name: &str, servers: &[&str]) -> EndpointRow {
+    let servers = servers.iter().map(|server| EndpointServer::whole(id_of(server))).collect();
+    let id = Uuid::from_u128(id_of(name).as_u128() << 64);
+    EndpointRow {
+        id,
+        name: name.into(),
+        prefix: PrefixMode::Always,
+        servers,
+        version: 3,
+        created_at: 0,
+        changed_at: 0,
+    }
+}
+
+/// Each endpoint with its servers; each server with where it is from; and what is left out. All as texts.
+#[track_caller]
+fn check(files: &Files, stored: &Stored, endpoints: &[&str], servers: &[&str], left_out: &[&str]) -> Joined {
+    let sealer = sealer();
+    let joined = join(files, stored, Reading { sealer: &sealer, allow_private: false });
+    let mut builder = FleetBuilder::new(TlsRoots::from_roots(RootCertStore::empty()));
+    let fleet = builder.next(joined.servers.clone(), joined.endpoints.clone());
+    let mut found: Vec<String> = fleet
+        .table
+        .named()
+        .map(|(name, endpoint)| {
+            let servers: Vec<_> = endpoint.servers.iter().map(|place| place.name.as_str()).collect();
+            format!("{name}: {}", servers.join(" "))
+        })
+        .collect();
+    found.sort_unstable();
+    assert_eq!(found, endpoints);
+    let mut found: Vec<String> = fleet
+        .backends()
+        .map(|backend| {
+            let Address::Http(url) = &backend.config.address else { panic!("by http") };
+            format!("{} {}", backend.name(), url.host_str().unwrap().replace(".example", ""))
+        })
+        .collect();
+    found.sort_unstable();
+    assert_eq!(found, servers);
+    let standing = joined.standing(&fleet, 0);
+    let mut told: Vec<String> = standing.left_out.clone();
+    told.extend(fleet.left_out.iter().map(ToString::to_string));
+    assert_eq!(told.len(), left_out.len(), "{told:#?}");
+    for (told, expected) in told.iter().zip(left_out) {
+        assert!(told.contains(expected), "{expected:?} is not in {told:?}");
+    }
+    joined
+}
+
+#[test]
+fn both_are_served_and_files_win() {
+    let files = Files { servers: vec![file("a"), file("both")], ..Files::default() };
+    let none = json!({});
+    let stored = Stored {
+        servers: vec![row("both", &none), row("off", &json!({"enabled": false})), row("s", &none)],
+        endpoints: vec![endpoint("work", &["s", "both", "off", "gone"])],
+    };
+    let joined = check(
+        &files,
+        &stored,
+        &["default: a both s", "work: s both"],
+        &["a file", "both file", "s store"],
+        &["server `both` of the store is left out: metamcp.toml"],
+    );
+    let mut builder = FleetBuilder::new(TlsRoots::from_roots(RootCertStore::empty()));
+    let fleet = builder.next(joined.servers.clone(), joined.endpoints.clone());
+    let standing = joined.standing(&fleet, 7);
+    assert_eq!(standing.changes, 7);
+    assert_eq!(standing.of(id_of("s"), 3), Ok(()));
+    assert!(standing.of(id_of("s"), 4).is_err() && standing.serves(id_of("s")));
+    assert_eq!(standing.of(id_of("off"), 3), Err(DISABLED));
+    assert!(standing.of(id_of("both"), 3).is_err() && !standing.serves(id_of("both")));
+    assert_eq!(standing.of(stored.endpoints[0].id, 3), Ok(()));
+}
+
+#[test]
+fn an_endpoint_of_both_is_that_of_the_files() {
+    let name = EndpointName::new("work").unwrap();
+    let of_files = EndpointConfig { name, servers: Members::Every, prefix: Prefix::Never };
+    let files = Files { servers: vec![file("a")], endpoints: vec![of_files], stand_in: None };
+    let stored = Stored {
+        servers: vec![row("s", &json!({}))],
+        endpoints: vec![endpoint("default", &["s"]), endpoint("work", &["s"])],
+    };
+    check(
+        &files,
+        &stored,
+        &["default: s", "work: a s"],
+        &["a file", "s store"],
+        &["endpoint `work` of the store is left out: metamcp.toml"],
+    );
+}
+
+#[test]
+fn what_cannot_be_read_takes_nothing_with_it() {
+    let sealed = Some(Sealed { bytes: vec![1, 2, 3], key_version: 1 });
+    let none = json!({});
+    let mut stdio = row("process", &json!({"command": "/bin/true"}));
+    stdio.kind = ServerKind::Stdio;
+    stdio.definition.as_object_mut().unwrap().remove("url");
+    let stored = Stored {
+        servers: vec![
+            ServerRow { secrets: sealed, ..row("closed", &none) },
+            row("good", &none),
+            stdio,
+            ServerRow { definition: Value::Null, ..row("torn", &none) },
+            row("un__named", &none),
+        ],
+        endpoints: vec![endpoint("work", &["closed", "good"]), endpoint("a b", &["good"])],
+    };
+    check(
+        &Files::default(),
+        &stored,
+        &["default: good", "work: good"],
+        &["good store"],
+        &[
+            "the secrets of server `closed` do not open",
+            "servers of the kind stdio are not served",
+            "the definition of server `torn`",
+            "the definition of server `un__named`",
+            "endpoint `a b` of the store is left out",
+            "endpoint `work` is served without server `closed`",
+        ],
+    );
+}
+
+#[test]
+fn a_filter_that_cannot_be_read_shows_nothing() {
+    let with = |change: &dyn Fn(&mut EndpointServer)| {
+        let mut row = endpoint("default", &["s"]);
+        change(&mut row.servers[0]);
+        Stored { servers: vec![self::row("s", &json!({}))], endpoints: vec![row] }
+    };
+    let instead = |annotations: Option<Value>, name: Option<&str>| ToolOverride {
+        tool: "t".into(),
+        name: name.map(str::to_owned),
+        title: None,
+        description: None,
+        annotations,
+    };
+    let files = Files::default();
+    let said = "endpoint `default` of the store is left out";
+    let served = |stored: Stored| check(&files, &stored, &["default: s"], &["s store"], &[]);
+    let refused = |stored: Stored| check(&files, &stored, &[], &["s store"], &[said]);
+    refused(with(&|of| of.deny = vec!["a b".into()]));
+    refused(with(&|of| of.allow = vec![String::new()]));
+    refused(with(&|of| of.overrides = vec![instead(Some(Value::Null), None)]));
+    let joined = served(with(&|of| of.overrides = vec![instead(None, Some(""))]));
+    let Members::These(members) = &joined.endpoints[0].servers else { panic!("of the store") };
+    assert_eq!(members[0].shows, None, "an empty override is none");
+    let joined = served(with(&|of| of.deny = vec!["t*".into()]));
+    let Members::These(members) = &joined.endpoints[0].servers else { panic!("of the store") };
+    assert!(members[0].shows.is_some());
+}
+
+#[test]
+fn private_addresses_and_aliases_are_as_the_row_says() {
+    let stored = Stored {
+        servers: vec![
+            row("a", &json!({"allow_private": true, "alias": "x"})),
+            row("b", &json!({"allow_private": false})),
+            row("c", &json!({})),
+        ],
+        endpoints: Vec::new(),
+    };
+    let sealer = sealer();
+    for default in [true, false] {
+        let reading = Reading { sealer: &sealer, allow_private: default };
+        let servers = join(&Files { servers: vec![file("f")], ..Files::default() }, &stored, reading).servers;
+        let found: Vec<_> = servers.iter().map(|server| server.private_addresses).collect();
+        assert_eq!(found, [true, true, false, default]);
+        assert_eq!(servers[1].alias.as_ref().map(ServerName::as_str), Some("x"));
+    }
+}
+
+#[test]
+fn what_stands_in_goes_when_a_server_comes() {
+    let files = Files { stand_in: Some(file("demo")), ..Files::default() };
+    let of = |servers| Stored { servers, endpoints: Vec::new() };
+    check(&files, &of(Vec::new()), &["default: demo"], &["demo file"], &[]);
+    let off = row("s", &json!({"enabled": false}));
+    check(&files, &of(vec![off]), &["default: demo"], &["demo file"], &[]);
+    check(&files, &of(vec![row("s", &json!({}))]), &["default: s"], &["s store"], &[]);
+}

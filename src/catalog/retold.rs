@@ -1,0 +1,112 @@
+//! An item of a list with some of its members told otherwise; the values of all others are as its server wrote them.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::frame::json_string;
+use crate::route::Override;
+
+/// The tool with what is said of it in place of what its server says. Its name is left alone.
+pub fn retold(tool: &Bytes, instead: &Override) -> Bytes {
+    let text = |text: &Option<String>| text.as_deref().map(json_string);
+    let annotations = instead.annotations.as_ref().map(|value| Bytes::from(value.to_string()));
+    let told = [
+        ("title", text(&instead.title)),
+        ("description", text(&instead.description)),
+        ("annotations", annotations),
+    ];
+    let told: Vec<(&str, Bytes)> = told.into_iter().filter_map(|(name, told)| Some((name, told?))).collect();
+    if told.is_empty() {
+        return tool.clone();
+    }
+    // It was read as an object before, or it would not be in a list.
+    let Ok(Members(members)) = serde_json::from_slice(tool) else { return tool.clone() };
+    let mut json = BytesMut::with_capacity(tool.len());
+    for (name, value) in &members {
+        if told.iter().all(|(other, _)| other != name) {
+            put(&mut json, name, value.get().as_bytes());
+        }
+    }
+    for (name, value) in &told {
+        put(&mut json, name, value);
+    }
+    json.put_u8(b'}');
+    json.freeze()
+}
+
+fn put(json: &mut BytesMut, name: &str, value: &[u8]) {
+    json.put_u8(if json.is_empty() { b'{' } else { b',' });
+    json.put_slice(&json_string(name));
+    json.put_u8(b':');
+    json.put_slice(value);
+}
+
+/// The members of an object, their values as written.
+struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Members<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+
+        impl<'de> Visitor<'de> for Object {
+            type Value = Members<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry::<Cow<'de, str>, &'de RawValue>()? {
+                    members.push(member);
+                }
+                Ok(Members(members))
+            }
+        }
+
+        deserializer.deserialize_map(Object)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[track_caller]
+    fn check(tool: &'static str, instead: &Override, expected: &str) {
+        let found = retold(&Bytes::from_static(tool.as_bytes()), instead);
+        assert_eq!(found, expected, "{}", found.escape_ascii());
+    }
+
+    #[test]
+    fn only_what_is_said_is_other() {
+        let said = |text: &str| Some(text.to_owned());
+        let tool = r#"{"name":"a", "description" : "old","annotations":{"title":"t"},"x":1.0e2}"#;
+        check(tool, &Override::default(), tool);
+        check(tool, &Override { name: said("b"), ..Override::default() }, tool);
+        check(
+            tool,
+            &Override { description: said("say \"new\""), ..Override::default() },
+            r#"{"name":"a","annotations":{"title":"t"},"x":1.0e2,"description":"say \"new\""}"#,
+        );
+        let all = Override {
+            name: None,
+            title: said("T"),
+            description: said(""),
+            annotations: Some(json!({"readOnlyHint": true})),
+        };
+        check(
+            r#"{"\u0064escription":"old","name":"\u0061","description":"twice","title":null}"#,
+            &all,
+            r#"{"name":"\u0061","title":"T","description":"","annotations":{"readOnlyHint":true}}"#,
+        );
+        check("{}", &all, r#"{"title":"T","description":"","annotations":{"readOnlyHint":true}}"#);
+    }
+}

@@ -1,0 +1,224 @@
+//! Servers on their way into the database. What a definition must be is said where the REST API has it from.
+
+use std::io::{ErrorKind, Read};
+use std::path::Path;
+
+use metamcp::admin::definition::import::{Wanted, entries, under, upsert, wanted};
+use metamcp::admin::definition::{Commands, Errors, FieldError, Rules, SERVED, Server, server_document};
+use metamcp::auth::Sealer;
+use metamcp::store::{Match, Store, StoreError, Uuid, new_id};
+use serde_json::{Value, json};
+
+use crate::Done;
+use crate::args::{AddServer, Era, ImportServers};
+use crate::failure::Failure;
+use crate::place::{Absent, Installation};
+use crate::table::{line, table};
+use crate::who;
+
+pub async fn add(asked: AddServer, installation: &Installation, json: bool) -> Result<String, Failure> {
+    let value = definition(&asked)?;
+    let rules = rules(asked.allow_private);
+    let server = Server::read(&value, None, &rules).map_err(|errors| Failure::Usage(told(&errors)))?;
+    let (sealer, store) = (installation.sealer()?, installation.store(Absent::Create).await?);
+    let id = new_id();
+    let row = store.insert_server(id, server.spec(id, &sealer, None), who::audit()).await;
+    let row = row.map_err(|error| match error {
+        StoreError::Exists { .. } => Failure::Data(format!("there is a server {:?} already", asked.name)),
+        other => other.into(),
+    })?;
+    if json {
+        return Ok(line(&json!({"id": row.id.to_string(), "name": row.name, "created": true})));
+    }
+    Ok(format!("The server {:?} is added.\n", row.name))
+}
+
+fn definition(asked: &AddServer) -> Result<Value, Failure> {
+    let mut value = json!({"name": asked.name, "kind": "http", "url": asked.url});
+    let mut headers = serde_json::Map::new();
+    for header in &asked.header {
+        // Without what was written, which may be a secret.
+        let form = || Failure::Usage("a header is written as in --header \"Authorization: Bearer …\"".into());
+        let (name, text) = header.split_once(':').ok_or_else(form)?;
+        if headers.insert(name.trim().to_ascii_lowercase(), text.trim().into()).is_some() {
+            return Err(Failure::Usage(format!("the header {:?} is there twice", name.trim())));
+        }
+    }
+    if !headers.is_empty() {
+        value["headers"] = headers.into();
+    }
+    if let Some(era) = asked.era {
+        value["era"] = era.word().into();
+    }
+    if asked.allow_private {
+        value["allow_private"] = true.into();
+    }
+    Ok(value)
+}
+
+/// Whoever writes here has a shell on the machine; that the gateway takes no strangers is not known here.
+fn rules(allow_private: bool) -> Rules {
+    Rules { served: SERVED.to_vec(), commands: Commands::Any, allow_private }
+}
+
+impl Era {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Modern => "modern",
+            Self::Legacy => "legacy",
+        }
+    }
+}
+
+/// What became of one entry of a file.
+struct Item {
+    /// As written.
+    name: String,
+    outcome: &'static str,
+    id: Option<Uuid>,
+    detail: Option<String>,
+    errors: Errors,
+}
+
+/// Where servers go.
+struct Target<'a> {
+    asked: &'a ImportServers,
+    store: Store,
+    sealer: Sealer,
+}
+
+pub async fn import(asked: ImportServers, installation: &Installation, json: bool) -> Result<Done, Failure> {
+    let text = read(&asked.file)?;
+    let entries = entries(&text).map_err(|errors| Failure::Data(told(&errors)))?;
+    // Without a word, nothing is made either.
+    let absent = if asked.dry_run { Absent::Refuse } else { Absent::Create };
+    let store = installation.store(absent).await?;
+    let target = Target { asked: &asked, store, sealer: installation.sealer()? };
+    let mut items = Vec::with_capacity(entries.len());
+    for entry in entries {
+        let item = Item::new(&entry.name);
+        items.push(match wanted(&entry) {
+            Wanted::Skip(why) => Item { outcome: "skip", detail: Some(why.into()), ..item },
+            Wanted::Wrong(errors) => Item { errors, ..item },
+            Wanted::Define { value, pointer } => target.write(item, value, &pointer).await?,
+        });
+    }
+    Ok(report(&items, asked.dry_run, json))
+}
+
+impl Target<'_> {
+    /// One server; an error only when the others would fail as well.
+    async fn write(&self, item: Item, mut value: Value, pointer: &str) -> Result<Item, Failure> {
+        if self.asked.allow_private {
+            value["allow_private"] = true.into();
+        }
+        let name = value["name"].as_str().unwrap_or_default().to_owned();
+        let renamed = (name != item.name).then(|| format!("is stored as {name}, which is a server name"));
+        let found = self.store.server(&name).await?;
+        if found.is_some() && !self.asked.replace {
+            let detail = "there is a server of that name; --replace puts this one in its place";
+            return Ok(Item { detail: Some(detail.into()), ..item });
+        }
+        // What cannot be read any more is written anew.
+        let before = found.as_ref().and_then(|row| Server::from_row(row, &self.sealer).ok());
+        let value = match &found {
+            Some(row) => upsert(server_document(row), &value),
+            None => value,
+        };
+        let server = match Server::read(&value, before.as_ref(), &rules(self.asked.allow_private)) {
+            Ok(server) => server,
+            Err(errors) => return Ok(Item { errors: under(pointer, errors), ..item }),
+        };
+        let id = found.as_ref().map_or_else(new_id, |row| row.id);
+        let spec = server.spec(id, &self.sealer, before.as_ref());
+        let outcome = if self.asked.dry_run {
+            if found.is_some() { "replace" } else { "create" }
+        } else if let Some(row) = &found {
+            let now = self.store.replace_server(id, Match::Version(row.version), spec, who::audit()).await;
+            match now {
+                Ok(now) if now.version == row.version => "keep",
+                Ok(_) => "replace",
+                Err(error) => return item.failed(error),
+            }
+        } else {
+            match self.store.insert_server(id, spec, who::audit()).await {
+                Ok(_) => "create",
+                Err(error) => return item.failed(error),
+            }
+        };
+        Ok(Item { outcome, id: Some(id), detail: renamed, ..item })
+    }
+}
+
+impl Item {
+    fn new(name: &str) -> Self {
+        Self { name: name.to_owned(), outcome: "fail", id: None, detail: None, errors: Vec::new() }
+    }
+
+    /// Somebody else was there first; anything else stops the others too.
+    fn failed(self, error: StoreError) -> Result<Self, Failure> {
+        match error {
+            StoreError::Conflict | StoreError::Exists { .. } | StoreError::NotFound(_) => {
+                Ok(Self { detail: Some(error.to_string()), ..self })
+            }
+            other => Err(other.into()),
+        }
+    }
+
+    fn note(&self) -> String {
+        let errors = (!self.errors.is_empty()).then(|| told(&self.errors));
+        self.detail.iter().cloned().chain(errors).collect::<Vec<_>>().join("; ")
+    }
+}
+
+fn report(items: &[Item], dry_run: bool, json: bool) -> Done {
+    let failed = items.iter().any(|item| item.outcome == "fail");
+    let text = if json {
+        let items = items.iter().map(|item| {
+            let id = item.id.filter(|_| !dry_run).map(|id| id.to_string());
+            json!({
+                "name": item.name, "outcome": item.outcome, "id": id, "detail": item.detail, "errors": item.errors,
+            })
+        });
+        line(&json!({"dry_run": dry_run, "items": items.collect::<Vec<_>>()}))
+    } else {
+        if dry_run {
+            eprintln!("Nothing is written; without --dry-run this would be done:");
+        }
+        let rows = items.iter().map(|item| vec![item.name.clone(), item.outcome.into(), item.note()]);
+        table(&["NAME", "OUTCOME", "NOTE"], rows)
+    };
+    Done { text, code: if failed { 65 } else { 0 } }
+}
+
+/// Every mistake, with its place.
+fn told(errors: &[FieldError]) -> String {
+    let told: Vec<String> = errors
+        .iter()
+        .map(|error| format!("{} {}", error.pointer.trim_start_matches('/'), error.detail).trim().to_owned())
+        .collect();
+    told.join("; ")
+}
+
+fn read(path: &Path) -> Result<String, Failure> {
+    let unreadable = |error: std::io::Error| {
+        let text = format!("{} cannot be read: {error}", path.display());
+        if error.kind() == ErrorKind::InvalidData { Failure::Data(text) } else { Failure::Unavailable(text) }
+    };
+    let mut text = String::new();
+    let read = if path == Path::new("-") {
+        std::io::stdin().take(FILE_BYTES_MAX + 1).read_to_string(&mut text)
+    } else {
+        let file = std::fs::File::open(path).map_err(unreadable)?;
+        file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)
+    };
+    read.map_err(unreadable)?;
+    if text.len() as u64 > FILE_BYTES_MAX {
+        return Err(Failure::Data(format!("{} is longer than 4 MiB", path.display())));
+    }
+    Ok(text)
+}
+
+/// As much as the REST API takes.
+const FILE_BYTES_MAX: u64 = 4 << 20;

@@ -1,0 +1,114 @@
+//! Servers that are added, one by one and by a file.
+
+#![allow(clippy::unwrap_used, reason = "a test that fails by panicking is a test that fails")]
+
+mod support;
+
+use serde_json::{Value, json};
+
+use support::{Place, on_each};
+
+/// Name and outcome of each entry.
+fn outcomes(report: &Value) -> Vec<String> {
+    let word = |value: &Value| value.as_str().unwrap().to_owned();
+    let items = report["items"].as_array().unwrap().iter();
+    items.map(|item| format!("{} {}", word(&item["name"]), word(&item["outcome"]))).collect()
+}
+
+#[tokio::test]
+async fn a_server_is_added_as_the_rest_api_would() {
+    on_each(async |place| {
+        let add = |more: &[&str]| place.run(&[&["servers", "add"], more].concat());
+        let secret = "Authorization: Bearer hunter2";
+        let url = "https://a.example/mcp?key=hunter2";
+        let added = add(&["a", "--url", url, "--header", secret, "--era", "legacy", "--json"]).json();
+        assert_eq!((&added["name"], &added["created"]), (&json!("a"), &json!(true)));
+        let shown = place.run(&["servers", "show", "a", "--json"]).json();
+        let expected = json!({
+            "url": "https://a.example/mcp?...", "headers": {"authorization": "(sealed)"}, "era": "legacy",
+        });
+        assert_eq!((&shown["definition"], &shown["has_secrets"]), (&expected, &json!(true)));
+        assert_eq!(shown["id"], added["id"]);
+
+        let refused = |more: &[&str], code: i32, said: &str| {
+            let run = add(more);
+            run.check(code, said);
+            assert!(!run.err.contains("hunter2"), "{}", run.err);
+        };
+        refused(&["a", "--url", "https://b.example/"], 65, "already");
+        refused(&["b", "--url", "javascript:alert(1)"], 64, "url is not an address");
+        refused(&["b", "--url", "http://u:hunter2@b.example/"], 64, "as a header");
+        refused(&["b__c", "--url", "https://b.example/"], 64, "name");
+        refused(&["b", "--url", "https://b.example/", "--header", "hunter2"], 64, "a header is written as");
+        refused(&["b", "--url", "https://b.example/", "--header", "Host: hunter2"], 64, "headers/host");
+        refused(
+            &["b", "--url", "https://b.example/", "--header", "A: hunter2", "--header", "a: x"],
+            64,
+            "there twice",
+        );
+        refused(&["b", "--url", "http://127.0.0.1:1/"], 64, "allow_private");
+        assert!(add(&["b", "--url", "http://127.0.0.1:1/", "--allow-private"]).out.contains("is added"));
+        let shown = place.run(&["servers", "show", "b", "--json"]).json();
+        assert_eq!(shown["definition"]["allow_private"], true);
+        let audit = place.run(&["audit", "--object", "server", "--json"]).json();
+        assert_eq!(audit.as_array().unwrap().len(), 2);
+        assert!(!audit.to_string().contains("hunter2"));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_file_is_taken_as_far_as_it_is_right() {
+    on_each(async |place| {
+        let file = json!({"mcpServers": {
+            "my notes": {"url": "https://notes.example/mcp", "headers": {"X-Key": "hunter2"}},
+            "script": {"url": "javascript:alert(1)"}, "shell": {"command": "/bin/sh"}, "nothing": {},
+            "env": {"url": "https://${HOME}/"}, "near": {"url": "http://127.0.0.1:9/"}}});
+        let path = place.data_dir().with_file_name("mcp.json");
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, file.to_string()).unwrap();
+        let import = |more: &[&str]| {
+            let run = place.run(&[&["servers", "import", path.to_str().unwrap(), "--json"], more].concat());
+            assert!(!run.out.contains("hunter2"), "{}", run.out);
+            assert_eq!(run.code, 65, "{}", run.err);
+            serde_json::from_str::<Value>(&run.out).unwrap()
+        };
+        let check = |more: &[&str], first: &str, near: &str| {
+            let expected = ["env fail", first, near, "nothing fail", "script fail", "shell skip"];
+            let mut found = outcomes(&import(more));
+            found.sort();
+            assert_eq!(found, expected, "{more:?}");
+        };
+        place.key("laptop");
+        check(&["--dry-run"], "my notes create", "near fail");
+        assert_eq!(place.run(&["servers", "list", "--json"]).json(), json!([]));
+        check(&[], "my notes create", "near fail");
+        check(&[], "my notes fail", "near fail");
+        check(&["--replace"], "my notes keep", "near fail");
+        check(&["--replace", "--allow-private", "--dry-run"], "my notes replace", "near create");
+        check(&["--replace", "--allow-private"], "my notes replace", "near create");
+        let report = import(&[]);
+        let script =
+            report["items"].as_array().unwrap().iter().find(|item| item["name"] == "script").unwrap();
+        assert_eq!(script["errors"][0]["pointer"], "/mcpServers/script/url");
+        let shown = place.run(&["servers", "show", "my-notes", "--json"]).json();
+        assert_eq!(shown["definition"]["headers"], json!({"x-key": "(sealed)"}));
+
+        std::fs::write(&path, "{\"mcpServers\": 7}").unwrap();
+        place.run(&["servers", "import", path.to_str().unwrap()]).check(65, "mcpServers is not an object");
+        place.run(&["servers", "import", "/nowhere/mcp.json"]).check(69, "cannot be read");
+    })
+    .await;
+}
+
+#[test]
+fn a_look_makes_nothing() {
+    let place = Place::new();
+    let path = place.data_dir().with_file_name("mcp.json");
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(&path, r#"{"mcpServers": {"a": {"url": "https://a.example/"}}}"#).unwrap();
+    place.run(&["servers", "import", path.to_str().unwrap(), "--dry-run"]).check(69, "there is no database");
+    assert!(!place.data_dir().join("metamcp.sqlite").exists());
+    let added = place.run(&["servers", "import", path.to_str().unwrap()]);
+    assert_eq!((added.code, added.out.contains("a     create")), (0, true), "{}{}", added.out, added.err);
+}
