@@ -130,9 +130,11 @@ impl Link {
         drop(state);
         if !is_sent {
             Counts::add(&self.common.counts.refused);
-            if self.common.counts.refused.get() == 1 {
-                let text = "the server asks its clients something, and no one client is certainly meant; consider sharing = \"session\"";
-                tracing::warn!(server = %self.common.name, clients = self.state.borrow().seats.len(), text);
+            let clients = self.state.borrow().seats.len();
+            // Without a client there is nobody to ask, and nothing to be configured.
+            if clients > 1 && !self.common.told_of_sharing.replace(true) {
+                let server = &self.common.name;
+                tracing::warn!(%server, clients, "it asks its clients something; consider sharing = \"session\"");
             }
             self.refuse(id, "there is no one client here to ask; run this server with sharing = session");
         }

@@ -42,6 +42,8 @@ pub struct Common {
     pub ended: Notify,
     /// When the next may be started, after some that failed to start.
     pub backoff: RefCell<Backoff>,
+    /// Whether it was said that it asks clients who share a process.
+    pub told_of_sharing: Cell<bool>,
     /// What happened so far.
     pub counts: Counts,
 }

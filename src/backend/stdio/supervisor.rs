@@ -111,6 +111,7 @@ impl Supervisor {
             running: Cell::new(0),
             ended: Notify::new(),
             backoff: RefCell::default(),
+            told_of_sharing: Cell::new(false),
             counts: Counts::default(),
         };
         Rc::new(Self {
