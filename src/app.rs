@@ -26,7 +26,7 @@ use crate::auth::{
     self, AuthError, Authenticator, CreateError, EncryptionKeyError, KeyRequest, KeysFrom, SealerError,
     Secrets, SecretsError, create_first_key, parse_encryption_key, parse_jwt_secret,
 };
-use crate::backend::TlsRoots;
+use crate::backend::{Backend, TlsRoots, stdio};
 use crate::base::{EndpointName, Phase, ServerName};
 use crate::catalog::{Catalog, View};
 use crate::config::Config;
@@ -83,11 +83,11 @@ pub struct App {
     phase: watch::Sender<Phase>,
     /// Ends when the terminal is closed.
     reloading: JoinHandle<()>,
-    drain_delay: Duration,
-    drain_deadline: Duration,
     /// Moved when nothing more is counted.
     ended: watch::Sender<Phase>,
     handing_on: JoinHandle<()>,
+    /// What the workers share: how they are to end, and which servers with them.
+    shared: Arc<Shared>,
 }
 
 /// What whoever started the gateway wants to know.
@@ -205,9 +205,8 @@ impl App {
         spawn_local(keeper.plant().run());
         let greeting = greeting(&config, &workers, first_key, served.joined());
         spawn_local(list_early(catalog, fleet));
-        let publisher = Publisher::new(builder, fleets, shared);
+        let publisher = Publisher::new(builder, fleets, Arc::clone(&shared));
         let seen = store.watch();
-        let server::Config { drain_delay, drain_deadline, .. } = config.server;
         spawn_local(watch_keys(authenticator, seen.clone(), keys_changed));
         let retention = config.retention.clone();
         let triggers = Triggers { hangups, reload, running: config, source, seen, changes };
@@ -215,7 +214,7 @@ impl App {
         spawn_local(end_grace(store.clone()));
         spawn_local(retention::keep(store.clone(), retention));
         let (ended, handing_on) = hand_on_usage(outbox, store);
-        Ok(Self { greeting, workers, phase, reloading, drain_delay, drain_deadline, ended, handing_on })
+        Ok(Self { greeting, workers, phase, reloading, ended, handing_on, shared })
     }
 
     /// Serves until SIGTERM or SIGINT, or until its terminal is closed, then lets what is under way end, within the deadline. A second signal
@@ -231,11 +230,11 @@ impl App {
         tracing::info!("stopping: no new connections; what is under way may end");
         let end = async {
             self.phase.send_replace(Phase::Leave);
-            sleep(self.drain_delay).await;
+            sleep(self.shared.config.drain_delay).await;
             self.phase.send_replace(Phase::Drain);
             let joined = self.workers.join();
             tokio::pin!(joined);
-            if timeout(self.drain_deadline, &mut joined).await.is_err() {
+            if timeout(self.shared.config.drain_deadline, &mut joined).await.is_err() {
                 tracing::warn!("the drain deadline has passed; what is left is cut");
                 self.phase.send_replace(Phase::Cut);
                 if timeout(CUT_TIMEOUT, joined).await.is_err() {
@@ -243,6 +242,7 @@ impl App {
                 }
             }
             self.ended.send_replace(Phase::Cut);
+            stop_servers(&self.shared.fleet).await;
             // It has its own bounds; it fails only by a panic, which is told.
             let _ = self.handing_on.await;
         };
@@ -252,6 +252,26 @@ impl App {
             _ = interrupt.recv() => tracing::warn!("stopped at once"),
         }
         Ok(())
+    }
+}
+
+/// Ends the servers that are processes, all at once; each within a bound of its own. A second signal does not wait for
+/// it: they end with the gateway all the same.
+async fn stop_servers(fleet: &watch::Receiver<Arc<Fleet>>) {
+    let backends: Vec<_> = fleet.borrow().backends().cloned().collect();
+    let stopping: Vec<_> = backends.into_iter().map(|backend| spawn_local(stop_server(backend))).collect();
+    for stopped in stopping {
+        // It fails only by a panic, which is told.
+        let _ = stopped.await;
+    }
+}
+
+async fn stop_server(backend: Arc<Backend>) {
+    if let Some(health) = backend.process_health().await {
+        let stdio::Health { started, failed, nonsense, unmeant, lost, refused, .. } = health;
+        let server = backend.name();
+        tracing::info!(%server, started, failed, nonsense, unmeant, lost, refused, "its processes, all in all");
+        backend.stop().await;
     }
 }
 

@@ -11,6 +11,7 @@ pub mod catalog;
 pub mod session;
 pub mod fleet;
 pub mod backend;
+pub mod child;
 pub mod route;
 pub mod limits;
 pub mod auth;

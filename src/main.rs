@@ -14,6 +14,9 @@ use tokio::task::LocalSet;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    if let Some(code) = metamcp::child::run_if_asked() {
+        return code;
+    }
     let cli = config::parse();
     let cwd = match std::env::current_dir() {
         Ok(cwd) => cwd,

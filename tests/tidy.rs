@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Who may import whom: a module sees only what stands below it.
-const ORDER: [&str; 18] = [
+const ORDER: [&str; 19] = [
     "app",
     "config",
     "server",
@@ -16,6 +16,7 @@ const ORDER: [&str; 18] = [
     "session",
     "fleet",
     "backend",
+    "child",
     "route",
     "limits",
     "auth",

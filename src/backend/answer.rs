@@ -15,6 +15,7 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::general::peek;
 use super::pool::{Permit, Pool};
+use super::stdio::{Events, Hold, Reply, ReplyBody};
 use super::wire::Wire;
 use super::{BackendError, Stage};
 use crate::protocol::header;
@@ -75,6 +76,8 @@ pub enum Body {
     Begun(Bytes, u64),
     /// What hyper reads.
     General(Incoming),
+    /// What a process says.
+    Process(Box<(Events, Hold)>),
     /// Nothing.
     Ended,
 }
@@ -87,6 +90,20 @@ impl Body {
             (0, false) => Self::Last(first),
             _ => Self::Begun(first, left),
         }
+    }
+
+    /// Said by a process; the hold gives the call up when the body is dropped.
+    pub(super) fn of_reply(reply: Reply, mut hold: Hold) -> (Head, Self) {
+        let Reply { status, session_id, body } = reply;
+        let (content_type, body) = match body {
+            ReplyBody::Whole(bytes) => {
+                hold.release();
+                (header::JSON, Self::of_length(bytes, 0))
+            }
+            ReplyBody::Events(events) => (header::EVENT_STREAM, Self::Process(Box::new((events, hold)))),
+        };
+        let content_type = Some(HeaderValue::from_static(content_type));
+        (Head { status, content_type, session_id, is_packed: false }, body)
     }
 
     /// Read by hyper.
@@ -107,13 +124,13 @@ impl Body {
 impl Answer {
     pub(super) fn new(
         body: Body,
-        wire: Box<Wire>,
+        wire: Option<Box<Wire>>,
         pool: Rc<Pool>,
         idle_timeout: Option<Duration>,
         permit: Option<Permit>,
     ) -> Self {
         let is_whole = matches!(body, Body::Last(_) | Body::Ended);
-        let mut answer = Self { body, wire: Some(wire), pool, idle_timeout, idle: None, permit };
+        let mut answer = Self { body, wire, pool, idle_timeout, idle: None, permit };
         if is_whole {
             answer.release();
         }
@@ -148,6 +165,20 @@ impl Answer {
                 }
             }
             Body::General(_) => self.poll_general(cx),
+            Body::Process(said) => match said.0.poll_next(cx) {
+                Poll::Pending => self.poll_idle(cx),
+                Poll::Ready(Some(Ok(bytes))) => {
+                    self.note_progress();
+                    Poll::Ready(Some(Ok(bytes)))
+                }
+                Poll::Ready(Some(Err(error))) => self.fail(error),
+                Poll::Ready(None) => {
+                    // Dropped with its hold, by which the server forgets where the stream was.
+                    self.release();
+                    self.body = Body::Ended;
+                    Poll::Ready(None)
+                }
+            },
         }
     }
 
@@ -231,6 +262,7 @@ impl Answer {
             Body::Last(bytes) => Some(bytes.len() as u64),
             Body::Begun(first, left) => Some(first.len() as u64 + left),
             Body::General(incoming) => incoming.size_hint().exact(),
+            Body::Process(_) => None,
         }
     }
 

@@ -4,7 +4,7 @@
 //! response or a broken body; a request is written at most once, unless nothing of the first try was
 //! written; what is under way at one backend is bounded and takes nothing from another.
 //!
-//! Does not know: clients, their sessions and keys, or what a message means.
+//! Does not know: clients and their sessions, what a key may do, or, but for `stdio`, what a message means.
 
 mod answer;
 mod body;
@@ -16,6 +16,7 @@ mod outgoing;
 mod patience;
 mod pool;
 mod private;
+pub mod stdio;
 mod stream;
 mod target;
 mod wire;
@@ -88,6 +89,8 @@ pub enum Address {
         /// The request path, beginning with `/`.
         path: String,
     },
+    /// A child process, over its standard input and output.
+    Stdio(Box<stdio::Program>),
 }
 
 /// Which era of MCP a server is asked in.
@@ -107,7 +110,7 @@ pub struct Backend {
     pub config: Config,
     /// What a worker finds its pool by.
     pub id: BackendId,
-    target: Target,
+    reach: Reach,
     path: PathAndQuery,
     get: Opening,
     delete: Opening,
@@ -115,14 +118,23 @@ pub struct Backend {
     bounds: pool::Bounds,
 }
 
+/// How a server is spoken to.
+enum Reach {
+    /// HTTP over a connection.
+    Wire(Target),
+    /// Messages to the task that owns its processes.
+    Process(stdio::Server<stdio::Deployed>),
+}
+
 /// A number that no other server of this process has or had. One whose definition changed is another server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BackendId(pub u32);
 
 impl Backend {
-    /// Makes ready what each connection and each request needs. Opens nothing.
+    /// Makes ready what each connection and each request needs. Opens nothing, and starts no process but the thread
+    /// that will.
     pub fn new(id: BackendId, config: Config, roots: &TlsRoots) -> Result<Arc<Self>, InvalidTarget> {
-        let target::Resolved { target, path, host } = target::resolve(&config.address, roots)?;
+        let target::Resolved { reach, path, host } = target::resolve(&config, roots)?;
         let mut headers = HeaderMap::with_capacity(16);
         headers.insert(http::header::HOST, host);
         headers.insert(
@@ -144,7 +156,7 @@ impl Backend {
             post: Opening::new(&Method::POST, &path, posting),
             config,
             id,
-            target,
+            reach,
             path,
             bounds,
         }))
@@ -153,6 +165,21 @@ impl Backend {
     /// Its name.
     pub fn name(&self) -> &ServerName {
         &self.config.name
+    }
+
+    /// How its processes are, when it is a program that was not stopped. Cancel safe.
+    pub async fn process_health(&self) -> Option<stdio::Health> {
+        match &self.reach {
+            Reach::Wire(_) => None,
+            Reach::Process(server) => server.health().await,
+        }
+    }
+
+    /// Ends its processes, when it has any, and waits until they have ended. Cancel safe: they end all the same.
+    pub async fn stop(&self) {
+        if let Reach::Process(server) = &self.reach {
+            server.stop().await;
+        }
     }
 
     /// What every request of a method carries.

@@ -5,8 +5,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
 
 use super::Backend;
 use super::body::RequestBody;
+use super::stdio::Verb;
+use crate::auth::KeyId;
 use crate::base::put_decimal;
 use crate::frame::Slices;
+use crate::protocol::header;
 
 /// A request to the MCP path of a backend: its body, and the fields it carries beside those that every
 /// request to that backend carries.
@@ -16,6 +19,7 @@ pub struct Outgoing {
     /// The fields as they go over the wire, the names in lower case.
     lines: Vec<u8>,
     body: Slices,
+    owner: Option<KeyId>,
 }
 
 /// Revision, method, name, session id and the trace: what a usual message carries.
@@ -26,7 +30,7 @@ const LINE_END: &[u8] = b"\r\n";
 impl Outgoing {
     /// A message.
     pub fn post(body: Slices) -> Self {
-        Self { method: Method::POST, lines: Vec::with_capacity(LINES_BYTES_USUAL), body }
+        Self { method: Method::POST, lines: Vec::with_capacity(LINES_BYTES_USUAL), body, owner: None }
     }
 
     /// A message of one piece.
@@ -42,6 +46,11 @@ impl Outgoing {
     /// For the end of a session.
     pub fn delete() -> Self {
         Self { method: Method::DELETE, ..Self::whole(Bytes::new()) }
+    }
+
+    /// The key on whose behalf it is sent: for a server whose processes are apart by key.
+    pub fn set_owner(&mut self, owner: Option<KeyId>) {
+        self.owner = owner;
     }
 
     /// Adds a field, beside others of its name.
@@ -74,6 +83,20 @@ impl Outgoing {
         self.lines.put_slice(b": ");
         self.lines.put_slice(value);
         self.lines.put_slice(LINE_END);
+    }
+
+    /// As a server that is a process is asked.
+    pub(super) fn to_process(&self) -> (Verb, Option<HeaderValue>, Option<KeyId>) {
+        let verb = match self.method {
+            Method::GET => Verb::Get,
+            Method::DELETE => Verb::Delete,
+            _ => Verb::Post(match self.body.parts() {
+                [whole] => whole.clone(),
+                parts => parts.concat().into(),
+            }),
+        };
+        let session = self.fields().find(|(name, _)| *name == header::SESSION_ID);
+        (verb, session.map(|(_, value)| value), self.owner)
     }
 
     /// Bytes of the body.

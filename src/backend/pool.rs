@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam::utils::CachePadded;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -12,11 +12,12 @@ use tokio::task::{spawn_local, yield_now};
 use tokio::time::timeout;
 
 use super::answer::{Answer, Answered, Body, Head};
-use super::connect::connect;
+use super::connect::{Target, connect};
 use super::outgoing::Outgoing;
 use super::patience::Patience;
+use super::stdio::{Deployed, Server};
 use super::wire::{SendError, Wire};
-use super::{Backend, BackendError, Stage};
+use super::{Backend, BackendError, Reach, Stage};
 
 /// What one worker holds open to one backend. Not shared, so nothing here is locked.
 pub struct Pool {
@@ -70,6 +71,10 @@ impl Pool {
             Lane::Call => Some(self.backend.bounds.admit(&self.backend.config).await?),
             Lane::Stream => None,
         };
+        let target = match &self.backend.reach {
+            Reach::Wire(target) => target,
+            Reach::Process(server) => return Box::pin(self.hand_over(server, request, lane, permit)).await,
+        };
         // Goes on right after the runtime has asked the kernel what has come: what a backend sent out of turn
         // is known when its connection is looked at. And all that came is read before anything is written, as
         // in `let_others_go_first`.
@@ -79,7 +84,7 @@ impl Pool {
             let fresh = pooled.is_none();
             let mut wire = match pooled {
                 Some(wire) => wire,
-                None => Box::pin(self.open()).await?,
+                None => Box::pin(self.open(target)).await?,
             };
             match wire.send(request, &self.backend).await {
                 Ok((head, body)) => return Ok(self.answer(head, body, wire, lane, permit)),
@@ -87,6 +92,31 @@ impl Pool {
                 Err(SendError::Unsent) => return Err(BackendError::bare(Stage::Unsent)),
                 Err(SendError::Sent(error)) => return Err(error),
             }
+        }
+    }
+
+    /// Has a process answer.
+    async fn hand_over(
+        self: &Rc<Self>,
+        server: &Server<Deployed>,
+        request: &Outgoing,
+        lane: Lane,
+        permit: Option<Permit>,
+    ) -> Result<Box<Answered>, BackendError> {
+        let (verb, session, owner) = request.to_process();
+        let calling = server.call(verb, session, owner);
+        let called = timeout(self.backend.config.first_byte_timeout, calling).await;
+        let (reply, hold) =
+            called.unwrap_or_else(|_elapsed| Err(BackendError::bare(Stage::FirstByteTimeout)))?;
+        let (head, body) = Body::of_reply(reply, hold);
+        let body = Answer::new(body, None, Rc::clone(self), self.idle_timeout(lane), permit);
+        Ok(Box::new(Answered { head, body }))
+    }
+
+    fn idle_timeout(&self, lane: Lane) -> Option<Duration> {
+        match lane {
+            Lane::Call => Some(self.backend.config.stream_idle_timeout),
+            Lane::Stream => None,
         }
     }
 
@@ -98,11 +128,11 @@ impl Pool {
         lane: Lane,
         permit: Option<Permit>,
     ) -> Box<Answered> {
-        let idle_timeout = match lane {
-            Lane::Call => Some(self.backend.config.stream_idle_timeout),
-            Lane::Stream => None,
-        };
-        Box::new(Answered { head, body: Answer::new(body, wire, Rc::clone(self), idle_timeout, permit) })
+        let idle_timeout = self.idle_timeout(lane);
+        Box::new(Answered {
+            head,
+            body: Answer::new(body, Some(wire), Rc::clone(self), idle_timeout, permit),
+        })
     }
 
     /// An idle connection that can be used. The youngest first, so that the old ones age and close.
@@ -116,8 +146,8 @@ impl Pool {
         None
     }
 
-    async fn open(&self) -> Result<Box<Wire>, BackendError> {
-        let Backend { target, config, .. } = &*self.backend;
+    async fn open(&self, target: &Target) -> Result<Box<Wire>, BackendError> {
+        let config = &self.backend.config;
         let opening = async {
             let patience = Patience::new(config.first_byte_timeout);
             Ok(Box::new(Wire::new(connect(target, config.private_addresses).await?, patience)))

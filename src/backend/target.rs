@@ -8,8 +8,9 @@ use http::uri::PathAndQuery;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::ServerName as TlsName;
 
-use super::Address;
 use super::connect::Target;
+use super::stdio::Server;
+use super::{Address, Config, Reach};
 
 /// Whom TLS connections to backends trust: loaded once, for all.
 #[derive(Clone)]
@@ -29,7 +30,7 @@ impl TlsRoots {
 }
 
 pub(super) struct Resolved {
-    pub target: Target,
+    pub reach: Reach,
     pub path: PathAndQuery,
     pub host: HeaderValue,
 }
@@ -38,10 +39,19 @@ pub(super) struct Resolved {
 #[derive(Debug)]
 pub struct InvalidTarget(String);
 
-pub(super) fn resolve(address: &Address, roots: &TlsRoots) -> Result<Resolved, InvalidTarget> {
-    match address {
+pub(super) fn resolve(config: &Config, roots: &TlsRoots) -> Result<Resolved, InvalidTarget> {
+    match &config.address {
+        Address::Stdio(program) => {
+            let server = Server::new(config.name.clone(), program.clone(), config.era);
+            let deployed = server.deploy().map_err(|failed| InvalidTarget(failed.why().to_owned()))?;
+            Ok(Resolved {
+                reach: Reach::Process(deployed),
+                path: PathAndQuery::from_static("/"),
+                host: HeaderValue::from_static("localhost"),
+            })
+        }
         Address::Unix { socket, path } => Ok(Resolved {
-            target: Target::Unix(socket.clone()),
+            reach: Reach::Wire(Target::Unix(socket.clone())),
             path: parse_path(path)?,
             host: HeaderValue::from_static("localhost"),
         }),
@@ -61,7 +71,7 @@ pub(super) fn resolve(address: &Address, roots: &TlsRoots) -> Result<Resolved, I
             let authority = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
             let path = url.query().map_or_else(|| url.path().to_owned(), |q| format!("{}?{q}", url.path()));
             Ok(Resolved {
-                target: Target::Tcp { host: bare, port, tls },
+                reach: Reach::Wire(Target::Tcp { host: bare, port, tls }),
                 path: parse_path(&path)?,
                 host: HeaderValue::from_str(&authority).map_err(|_| invalid("no valid host"))?,
             })

@@ -259,6 +259,7 @@ mod tests {
                     whole.extend(more);
                 }
             }
+            Body::Process(_) => unreachable!("it came over a wire"),
             Body::General(mut incoming) => loop {
                 let frame = std::future::poll_fn(|cx| {
                     wire.drive(cx);

@@ -19,6 +19,7 @@ mod endpoints;
 mod expand;
 mod mcp_json;
 mod mistakes;
+mod process;
 mod section;
 mod servers;
 mod shows;

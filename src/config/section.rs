@@ -118,6 +118,12 @@ impl<'a> Section<'a> {
         self.file.and_then(|file| file.path.parent())
     }
 
+    /// Whether that key is there, whatever stands under it.
+    pub fn has(&self, key: &'static str) -> bool {
+        self.known.borrow_mut().insert(key);
+        self.table.is_some_and(|table| table.get(key).is_some())
+    }
+
     /// Where this table begins.
     pub fn place(&self) -> &Place {
         &self.place

@@ -6,6 +6,7 @@ use http::{HeaderName, HeaderValue};
 use super::expand::expand;
 use super::mcp_json::{self, Entry};
 use super::mistakes::{Place, Report, Written, quote};
+use super::process;
 use super::raw::Variables;
 use super::section::Section;
 use crate::admin::definition::address;
@@ -32,6 +33,7 @@ struct Draft<'a> {
     url: Option<Written<&'a str>>,
     headers: Vec<(&'a str, Written<&'a str>)>,
     bearer: Option<Written<&'a str>>,
+    program: Option<process::Draft<'a>>,
     settings: Settings,
 }
 
@@ -96,6 +98,7 @@ impl Servers {
         let url = section.text("url");
         let headers = section.text_map("headers");
         let bearer = section.text("bearer");
+        let program = process::read(&section, context);
         let disabled = section.flag("disabled").unwrap_or(false);
         let settings = Settings::read(&section, shared);
         section.finish();
@@ -107,18 +110,15 @@ impl Servers {
         if disabled {
             return context.report.notice(&place, "skipped: it is disabled");
         }
-        self.add(Draft { name, place, url, headers, bearer, settings }, context);
+        self.add(Draft { name, place, url, headers, bearer, program, settings }, context);
     }
 
     fn take_entry<'a>(&mut self, entry: &'a Entry, settings: &Settings, context: Context<'_>) {
         let report = context.report;
-        let (url, entry_headers) = match &entry.kind {
-            Kind::Http { url, headers } => (url, headers),
-            Kind::Skip(why) => {
-                self.known.entry(entry.name.clone()).or_insert(None);
-                return report.notice(&entry.place, format!("skipped: {why}"));
-            }
-        };
+        if let Kind::Skip(why) = &entry.kind {
+            self.known.entry(entry.name.clone()).or_insert(None);
+            return report.notice(&entry.place, format!("skipped: {why}"));
+        }
         let name = match ServerName::new(&entry.name) {
             Ok(name) => name,
             Err(_) => match ServerName::new(&nearest_name(&entry.name)) {
@@ -130,17 +130,35 @@ impl Servers {
             },
         };
         self.known.insert(entry.name.clone(), Some(name.clone()));
-        let place = entry.place.below("headers");
-        let written = |(name, value): &'a (String, String)| {
-            (name.as_str(), Written { value: value.as_str(), place: place.below(name) })
+        let at = |key: &str, value: &'a str| Written { value, place: entry.place.below(key) };
+        let all = |key: &'static str, members: &'a [(String, String)]| -> Vec<_> {
+            let place = entry.place.below(key);
+            let written = |(name, value): &'a (String, String)| {
+                (name.as_str(), Written { value: value.as_str(), place: place.below(name) })
+            };
+            members.iter().map(written).collect()
         };
-        let headers = entry_headers.iter().map(written).collect();
-        let url = Some(Written { value: url.as_str(), place: entry.place.below("url") });
+        let (url, headers, program) = match &entry.kind {
+            Kind::Http { url, headers } => (Some(at("url", url)), all("headers", headers), None),
+            Kind::Stdio { command, args, env, cwd } => {
+                let program = process::Draft {
+                    command: at("command", command),
+                    args: args.iter().map(|arg| at("args", arg)).collect(),
+                    env: all("env", env),
+                    cwd: cwd.as_ref().map(|cwd| at("cwd", cwd)),
+                    // As for the clients whose file it is: where the gateway was started.
+                    beside: None,
+                    settings: process::Settings::default(),
+                };
+                (None, Vec::new(), Some(program))
+            }
+            Kind::Skip(_) => return,
+        };
         let place = entry.place.clone();
-        self.add(Draft { name, place, url, headers, bearer: None, settings: *settings }, context);
+        self.add(Draft { name, place, url, headers, bearer: None, program, settings: *settings }, context);
     }
 
-    fn add(&mut self, draft: Draft<'_>, context: Context<'_>) {
+    fn add(&mut self, mut draft: Draft<'_>, context: Context<'_>) {
         let report = context.report;
         if let Some(other) = self.taken.insert(draft.name.clone(), draft.place.clone()) {
             let name = quote(draft.name.as_str());
@@ -158,9 +176,19 @@ impl Servers {
 }
 
 impl Draft<'_> {
-    fn address(&self, context: Context<'_>) -> Option<backend::Address> {
+    fn address(&mut self, context: Context<'_>) -> Option<backend::Address> {
+        let program = self.program.take();
+        if let Some(program) = program {
+            if self.url.is_some() || !self.headers.is_empty() || self.bearer.is_some() {
+                let text = "is a program (command), which has neither url nor headers nor bearer; leave out one or the other";
+                context.report.mistake(&self.place, text);
+            }
+            let program = program.program(&self.place, context)?;
+            return Some(backend::Address::Stdio(Box::new(program)));
+        }
         let Some(url) = &self.url else {
-            context.report.mistake(&self.place.below("url"), "is missing; write url = \"http://host/path\"");
+            let text = "is missing; write url = \"http://host/path\", or command = \"program\"";
+            context.report.mistake(&self.place.below("url"), text);
             return None;
         };
         let text = context.expand(url)?;
@@ -227,7 +255,7 @@ fn authorization(bearer: &Written<&str>, context: Context<'_>) -> Result<HeaderV
 
 impl Context<'_> {
     /// The text with its variables put in; what is missing is told.
-    fn expand(&self, written: &Written<&str>) -> Option<String> {
+    pub(super) fn expand(&self, written: &Written<&str>) -> Option<String> {
         match expand(written.value, self.variables) {
             Ok(text) => Some(text),
             Err(mistakes) => {

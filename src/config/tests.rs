@@ -10,6 +10,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::auth::Mode;
+use crate::backend::stdio::{Program, Sharing};
 use crate::backend::{Address, EraChoice};
 use crate::route::{Members, Prefix};
 
@@ -432,7 +433,12 @@ fn mcp_json_beside_toml() {
     let json = r#"{"mcpServers": {
         "my server": {"url": "http://m", "headers": {"X-Key": "${KEY:-k}", "Content-Type": "application/json"}},
         "old": {"type": "sse", "url": "http://o"},
-        "local": {"command": "npx", "env": {"A": "${NEVER_SET}"}}}}"#;
+        "local": {"command": "npx", "args": ["${KEY:-k}", "b"], "env": {"A": "${NEVER_SET}"}}}}"#;
+    check_mistakes(
+        run("", &[], &[("mcp.json", json)]),
+        &["mcpServers.local.env.A: the variable NEVER_SET is not set"],
+    );
+    let json = &json.replace("NEVER_SET", "NEVER_SET:-hunter2");
     let text =
         "[servers.a]\nurl = 'http://a'\n[endpoints.e]\nservers = ['my server', 'local', 'my-server-2']\n";
     check_mistakes(
@@ -441,22 +447,66 @@ fn mcp_json_beside_toml() {
     );
     let text = text.replace(", 'my-server-2'", "");
     let config = run("", &[], &[("metamcp.toml", &text), ("mcp.json", json)]).unwrap();
-    assert_eq!(config.servers.len(), 2);
+    assert_eq!(config.servers.len(), 3);
     assert_eq!(config.servers[1].name.as_str(), "my-server");
     assert_eq!(config.servers[1].headers.len(), 1);
     let summary = Summary(&config).to_string();
     for part in [
         "listens on http://127.0.0.1:12009",
-        "endpoint   /mcp (prefix always): a, my-server",
-        "endpoint   /mcp/e (prefix always): my-server",
+        "endpoint   /mcp (prefix always): a, my-server, local",
+        "endpoint   /mcp/e (prefix always): my-server, local",
         "server     my-server: http://m/ (era auto, headers x-key)",
         "served as \"my-server\"",
         "mcpServers.old: skipped: sse servers are not supported by this version",
-        "mcpServers.local: skipped: stdio servers are not supported by this version",
+        "server     local: stdio:npx (era auto)",
         "Content-Type: left out",
     ] {
         assert!(summary.contains(part), "{part:?} is not in\n{summary}");
     }
+    assert!(!summary.contains("hunter2"), "{summary}");
+}
+
+#[test]
+fn programs() {
+    let program = |text: &str| match run("", &[("PATH", "/bin"), ("SECRET", "s")], &[("metamcp.toml", text)])
+    {
+        Ok(config) => match config.servers[0].address.clone() {
+            backend::Address::Stdio(program) => *program,
+            other => panic!("{other:?}"),
+        },
+        Err(mistakes) => panic!("{mistakes}"),
+    };
+    let plain = program("[servers.a]\ncommand = 'x'");
+    assert_eq!((plain.command.as_str(), plain.sharing, plain.cwd), ("x", Sharing::Key, None));
+    // Of the gateway's environment only what is no secret.
+    assert_eq!(plain.env, [("PATH".to_owned(), "/bin".to_owned())]);
+    let full = program(
+        "[servers.a]\ncommand='x'\nargs=['${SECRET}']\nenv={ A='${SECRET}', PATH='/own' }\nsharing='session'\n\
+         uid=7\nlimits.cpu='2m'\nlimits.data='1GiB'\nconfine.read=['/usr']",
+    );
+    assert_eq!(full.args, ["s"]);
+    let env: Vec<_> = full.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    assert_eq!(env, ["PATH=/bin", "A=s", "PATH=/own"]);
+    assert_eq!((full.sharing, full.uid, full.gid), (Sharing::Session, Some(7), None));
+    assert_eq!(
+        (full.limits.cpu_s, full.limits.data_bytes, full.limits.open_files),
+        (Some(120), Some(1 << 30), None)
+    );
+    assert_eq!(full.confinement.unwrap().read, [Path::new("/usr")]);
+    let check =
+        |text: &str, expected: &[&str]| check_mistakes(toml(&format!("[servers.a]\n{text}")), expected);
+    check("command='x'\nurl='http://a'", &["is a program (command)"]);
+    check("command='x'\nbearer='b'", &["is a program (command)"]);
+    check("args=['x']", &["servers.a.command: is missing beside", "servers.a.url: is missing"]);
+    check("command=''", &["servers.a.command: names no program"]);
+    check("command='x'\ncwd='no/such'", &["servers.a.cwd: is no directory"]);
+    check("command='x'\nenv={ 'A=B'='c' }", &["is no variable"]);
+    check("command='x'\nsharing='none'", &["servers.a.sharing: "]);
+    check("command='x'\nuid=-1", &["servers.a.uid: is not the number"]);
+    check("command='x'\nlimits.open_files=1", &["servers.a.limits.open_files: is out of range"]);
+    check("command='x'\nlimits.files=1", &["servers.a.limits.files: is unknown"]);
+    check("command='x'\nconfine.read=['usr']", &["is not an absolute path"]);
+    check("command='x'\nprocesses_max=0", &["servers.a.processes_max: is out of range"]);
 }
 
 #[test]
@@ -511,8 +561,18 @@ fn the_documentation_is_true() {
     assert_eq!(written.servers[1], bare.servers[0]);
     assert_eq!(
         run("", &[("GITHUB_TOKEN", "x")], &[("mcp.json", documented("json"))]).unwrap().servers.len(),
-        2
+        3
     );
+    let bare = toml("[servers.notes]\ncommand = 'npx'").unwrap();
+    let (Address::Stdio(written), Address::Stdio(bare)) =
+        (&written.servers[2].address, &bare.servers[0].address)
+    else {
+        panic!("programs");
+    };
+    // What it is and where it runs is written for show, and so are its limits.
+    let (args, env, cwd) = (written.args.clone(), written.env.clone(), written.cwd.clone());
+    let same = Program { args, env, cwd, limits: written.limits.clone(), ..(**bare).clone() };
+    assert_eq!(**written, same);
 }
 
 #[test]
@@ -529,6 +589,8 @@ fn every_key_is_documented() {
         "retention.",
         "log.",
         "servers.a.",
+        "servers.a.limits.",
+        "servers.a.confine.",
         "endpoints.a.",
         "endpoints.a.tools.a.",
         "endpoints.a.tools.a.overrides.x.",
@@ -539,7 +601,12 @@ fn every_key_is_documented() {
         for key in known.split(", ") {
             let documented = documented("toml");
             // As a key, as a table, or as a table of tables.
-            let forms = [format!("{key} = "), format!("[{section}{key}"), format!(".{key}.")];
+            let forms = [
+                format!("{key} = "),
+                format!("[{section}{key}"),
+                format!(".{key}."),
+                format!("[servers.notes.{key}]"),
+            ];
             assert!(forms.iter().any(|form| documented.contains(form)), "{section}{key}");
         }
     }

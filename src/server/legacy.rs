@@ -143,7 +143,7 @@ fn introduction(call: &Call) -> Result<Introduction, Fault> {
         .unwrap_or(Revision::LEGACY_LATEST);
     // A copy: a slice would keep the whole request for as long as the session.
     let params = Bytes::copy_from_slice(&params);
-    Ok(Introduction { revision, capabilities, params })
+    Ok(Introduction { revision, capabilities, params, owner: Some(call.identity.key_id()) })
 }
 
 /// On an endpoint with several servers.

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::upstream::Ready;
+use crate::auth::KeyId;
 use crate::backend::{Answer, Answered, BackendError, Lane, Outgoing, Pool, Stage};
 use crate::frame::{EventReader, Kind as FrameKind, Scanner};
 use crate::protocol::{Method, header};
@@ -40,7 +41,13 @@ pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
 
 /// Sends a message and reads the answer to its end. Not cancel safe: the connection is closed.
 pub async fn ask(pool: &Rc<Pool>, ask: Ask<'_>) -> Asked {
+    ask_for(pool, ask, None).await
+}
+
+/// The same, on behalf of a key.
+pub async fn ask_for(pool: &Rc<Pool>, ask: Ask<'_>, owner: Option<KeyId>) -> Asked {
     let mut request = Outgoing::whole(ask.message);
+    request.set_owner(owner);
     if let Some(ready) = ask.ready {
         ready.write_headers(&mut request);
     }

@@ -119,7 +119,8 @@ impl Sessions {
         if self.count() >= self.config.sessions_max {
             return Err(NotFound::Full);
         }
-        let introduction = Introduction::ours(seal.revision, seal.capabilities);
+        let ours = Introduction::ours(seal.revision, seal.capabilities);
+        let introduction = Introduction { owner: Some(seal.key_id), ..ours };
         let session = Arc::new(Session::new(seal, Arc::clone(endpoint), introduction, now_s));
         Ok(self.insert(session))
     }

@@ -16,8 +16,9 @@ use serde_json::value::RawValue;
 use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use super::ask::{Ask, Heard, ask};
+use super::ask::{Ask, Heard, ask, ask_for};
 use super::state::{Leftover, Session};
+use crate::auth::KeyId;
 use crate::backend::{BackendId, Lane, Outgoing, Pool};
 use crate::base::{Fault, Kind};
 use crate::fleet::Pools;
@@ -35,6 +36,8 @@ pub struct Introduction {
     pub capabilities: ClientCapabilities,
     /// The raw `params` of `initialize`.
     pub params: Bytes,
+    /// The client's key; none for the gateway's own sessions.
+    pub owner: Option<KeyId>,
 }
 
 impl Introduction {
@@ -46,7 +49,7 @@ impl Introduction {
             capabilities.to_json(),
             env!("CARGO_PKG_VERSION"),
         );
-        Self { revision, capabilities, params: params.into() }
+        Self { revision, capabilities, params: params.into(), owner: None }
     }
 }
 
@@ -161,7 +164,7 @@ async fn initialize(pool: &Rc<Pool>, introduction: &Introduction) -> Result<(Rea
     message.extend_from_slice(&introduction.params);
     message.push(b'}');
     let asked = Ask { method: Method::Initialize, message: message.into(), ready: None, modern: None };
-    let heard = ask(pool, asked).await.map_err(|error| error.into_fault(&server))?;
+    let heard = ask_for(pool, asked, introduction.owner).await.map_err(|error| error.into_fault(&server))?;
     let Heard { status, session_id, message, .. } = heard;
     let nonsense = || {
         let status = status.as_u16();

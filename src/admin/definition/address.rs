@@ -50,6 +50,8 @@ pub(crate) fn shown(address: &Address) -> String {
             };
             format!("unix:{}:{}{query}", socket.display(), shown_path(path))
         }
+        // Its arguments may be tokens.
+        Address::Stdio(program) => format!("stdio:{}", program.command),
     }
 }
 
@@ -58,6 +60,8 @@ pub(crate) fn whole(address: &Address) -> String {
     match address {
         Address::Http(url) => url.as_str().to_owned(),
         Address::Unix { socket, path } => format!("unix:{}:{path}", socket.display()),
+        // Defined by members of their own, never by an address.
+        Address::Stdio(_) => shown(address),
     }
 }
 

@@ -114,6 +114,15 @@ pub const IDLE_CONNECTIONS: Bound<usize> = Bound { default: 256, min: 0, max: 65
 /// Node closes an idle connection after 5 s.
 pub const IDLE_AGE: Bound<Duration> = Bound { default: secs(4), min: secs(0), max: secs(3600) };
 
+/// A server that is a program, from its start to its first answer: `npx` and `uvx` may download it first.
+pub const START_TIMEOUT: Bound<Duration> = Bound { default: secs(60), min: millis(100), max: secs(3600) };
+/// A process that nobody has asked anything for so long, and nobody listens to, is ended.
+pub const PROCESS_IDLE: Bound<Duration> = Bound { default: secs(600), min: secs(1), max: secs(30 * 86_400) };
+/// Of one server at once. A Node process takes 50 MB and more.
+pub const PROCESSES: Bound<usize> = Bound { default: 64, min: 1, max: 10_000 };
+/// One message of it: twice the largest that the gateway reads itself.
+pub const LINE_BYTES: Bound<usize> = Bound { default: 32 << 20, min: 1 << 10, max: 1 << 30 };
+
 const fn secs(n: u64) -> Duration {
     Duration::from_secs(n)
 }

@@ -44,12 +44,17 @@ pub fn entries(text: &str) -> Result<Vec<Entry>, Errors> {
     Ok(entries)
 }
 
+/// A definition that is sent must not run what its sender likes.
+const NOT_HERE: &str =
+    "a program is not defined here; write it into the gateway's own mcp.json or metamcp.toml";
+
 /// What is to be done with an entry.
 pub fn wanted(entry: &Entry) -> Wanted {
     let pointer = entry.path.iter().fold(String::new(), |pointer, key| below(&pointer, key));
     match &entry.kind {
         Err(mistakes) => Wanted::Wrong(mistakes.iter().cloned().map(field_error).collect()),
         Ok(Kind::Skip(why)) => Wanted::Skip(why),
+        Ok(Kind::Stdio { .. }) => Wanted::Skip(NOT_HERE),
         Ok(Kind::Http { url, headers }) => {
             let errors = variables(&pointer, url, headers);
             if !errors.is_empty() {

@@ -53,6 +53,17 @@ pub enum Kind {
         /// Names and values as written.
         headers: Vec<(String, String)>,
     },
+    /// A program.
+    Stdio {
+        /// As written, as all of it.
+        command: String,
+        /// Its arguments.
+        args: Vec<String>,
+        /// Names and values of variables.
+        env: Vec<(String, String)>,
+        /// Its working directory.
+        cwd: Option<String>,
+    },
     /// Left out, and why.
     Skip(&'static str),
 }
@@ -150,13 +161,48 @@ fn kind(fields: &Fields, path: &[&str]) -> Result<Kind, Vec<Mistake>> {
         None => Transport::Http,
     };
     match (transport, url) {
-        (Transport::Stdio, _) => Ok(Kind::Skip("stdio servers are not supported by this version")),
+        (Transport::Stdio, _) => program(fields, path),
         (Transport::Sse, _) => Ok(Kind::Skip("sse servers are not supported by this version")),
         (Transport::Http, Some((_, Value::String(url)))) => {
-            Ok(Kind::Http { url: url.clone(), headers: headers(fields, path)? })
+            Ok(Kind::Http { url: url.clone(), headers: texts(fields, "headers", path)? })
         }
         (Transport::Http, Some((key, _))) => wrong(&below(key), "is not a text"),
         (Transport::Http, None) => wrong(path, "says nothing of where it is; write \"url\": \"http://...\""),
+    }
+}
+
+/// What every client means by these four.
+fn program(fields: &Fields, path: &[&str]) -> Result<Kind, Vec<Mistake>> {
+    let mut mistakes = Vec::new();
+    let mut text = |key: &str| match fields.get(key) {
+        None | Some(Value::Null) => None,
+        Some(Value::String(text)) => Some(text.clone()),
+        Some(_) => {
+            mistakes.push(mistake(&[path, &[key]].concat(), "is not a text"));
+            None
+        }
+    };
+    let (command, cwd) = (text("command"), text("cwd"));
+    let args = match fields.get("args") {
+        None | Some(Value::Null) => Vec::new(),
+        Some(Value::Array(items)) if items.iter().all(Value::is_string) => {
+            items.iter().filter_map(|item| item.as_str().map(str::to_owned)).collect()
+        }
+        Some(_) => {
+            mistakes.push(mistake(&[path, &["args"]].concat(), "is not a list of texts; write [\"...\"]"));
+            Vec::new()
+        }
+    };
+    let env = texts(fields, "env", path).unwrap_or_else(|found| {
+        mistakes.extend(found);
+        Vec::new()
+    });
+    if !mistakes.is_empty() {
+        return Err(mistakes);
+    }
+    match command {
+        Some(command) => Ok(Kind::Stdio { command, args, env, cwd }),
+        None => wrong(path, "says nothing of what to run; write \"command\": \"npx\""),
     }
 }
 
@@ -180,15 +226,19 @@ fn transport(value: &Value) -> Option<Transport> {
     }
 }
 
-fn headers(fields: &Fields, path: &[&str]) -> Result<Vec<(String, String)>, Vec<Mistake>> {
-    let path = [path, &["headers"]].concat();
-    match fields.get("headers") {
+/// An object of texts. Clients take numbers and flags for variables, and write them as texts.
+fn texts(fields: &Fields, key: &str, path: &[&str]) -> Result<Vec<(String, String)>, Vec<Mistake>> {
+    let path = [path, &[key]].concat();
+    match fields.get(key) {
         None | Some(Value::Null) => Ok(Vec::new()),
-        Some(Value::Object(headers)) => {
+        Some(Value::Object(members)) => {
             let (mut read, mut mistakes) = (Vec::new(), Vec::new());
-            for (name, value) in headers {
+            for (name, value) in members {
                 match value {
                     Value::String(value) => read.push((name.clone(), value.clone())),
+                    Value::Number(_) | Value::Bool(_) if key == "env" => {
+                        read.push((name.clone(), value.to_string()));
+                    }
                     _ => mistakes.push(mistake(&[&path[..], &[name]].concat(), "is not a text")),
                 }
             }
@@ -352,6 +402,9 @@ mod tests {
         let file = parse(text);
         let ready = file.entries.iter().filter_map(|entry| match entry.kind.as_ref().ok()? {
             Kind::Http { url, headers } => Some(format!("{} {url} {}", entry.name, headers.len())),
+            Kind::Stdio { command, args, env, cwd } => {
+                Some(format!("{} {command} {} {} {}", entry.name, args.join(","), env.len(), cwd.is_some()))
+            }
             Kind::Skip(why) => Some(format!("{} skip: {why}", entry.name)),
         });
         let mut found: Vec<String> = ready.collect();
@@ -372,7 +425,7 @@ mod tests {
         check(
             r#"{"mcpServers": {"fs": {"command": "npx", "args": ["x"], "env": {"A": "b"}},
                 "gh": {"type": "http", "url": "https://a/mcp", "headers": {"Authorization": "Bearer ${T}"}}}}"#,
-            &["fs skip: stdio", "gh https://a/mcp 1"],
+            &["fs npx x 1 false", "gh https://a/mcp 1"],
         );
         // VS Code: comments, trailing commas, inputs
         check(
@@ -396,11 +449,14 @@ mod tests {
             check(&text, &["a http://a 0"]);
         }
         for (word, expected) in
-            [("sse", "sse servers"), ("SSE", "sse servers"), ("STDIO", "stdio"), ("std", "stdio")]
+            [("sse", "sse servers"), ("SSE", "sse servers"), ("STDIO", "a x  0"), ("std", "a x  0")]
         {
-            let text = format!(r#"{{"mcpServers": {{"a": {{"transport": "{word}", "url": "http://a"}}}}}}"#);
+            let text = format!(
+                r#"{{"mcpServers": {{"a": {{"transport": "{word}", "url": "http://a", "command": "x"}}}}}}"#
+            );
             check(&text, &[expected]);
         }
+        check(r#"{"mcpServers": {"a": {"type": "stdio"}}}"#, &["a: says nothing of what to run"]);
     }
 
     #[test]
@@ -413,7 +469,9 @@ mod tests {
         check(
             r#"{"mcpServers": {"a": 1, "b": {}, "c": {"url": 1}, "d": {"type": "ws", "url": "http://a"},
                 "e": {"url": "http://a", "command": "x"}, "i": {"headers": {"A": "1", "A": "2"}, "url": "http://a"}, "f": {"url": "http://a", "headers": {"A": 1, "B": 2}},
-                "g": {"url": "http://a", "headers": []}, "ok": {"url": "http://a"}}}"#,
+                "g": {"url": "http://a", "headers": []}, "ok": {"url": "http://a"},
+                "h": {"command": 1, "args": ["a", 2], "env": {"A": [], "B": 3, "C": true}, "cwd": {}},
+                "j": {"command": "x", "args": "y", "env": []}}}"#,
             &[
                 "ok http://a 0",
                 "mcpServers.a: is not an object",
@@ -425,6 +483,12 @@ mod tests {
                 "mcpServers.f.headers.A: is not a text",
                 "mcpServers.f.headers.B: is not a text",
                 "mcpServers.g.headers: is not an object",
+                "mcpServers.h.command: is not a text",
+                "mcpServers.h.cwd: is not a text",
+                "mcpServers.h.args: is not a list of texts",
+                "mcpServers.h.env.A: is not a text",
+                "mcpServers.j.args: is not a list of texts",
+                "mcpServers.j.env: is not an object",
             ],
         );
         let deep = format!(r#"{{"mcpServers": {{"a": {}{}}}}}"#, "[".repeat(10_000), "]".repeat(10_000));

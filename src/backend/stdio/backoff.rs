@@ -1,0 +1,89 @@
+//! When a server whose processes fail is started again.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Failures in a row, and what follows from them.
+#[derive(Debug, Clone, Default)]
+pub struct Backoff {
+    failures: u32,
+    until: Option<Instant>,
+}
+
+/// The longest wait after the first failure; it doubles.
+const WAIT_MIN: Duration = Duration::from_millis(500);
+
+/// A server that works again is noticed within half a minute.
+const WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// A process that ran so long before it failed had not failed to start.
+const QUIET: Duration = Duration::from_mins(1);
+
+impl Backoff {
+    /// A process failed that ran for so long. `jitter`: any number, so that servers that failed together do not start
+    /// together.
+    pub fn fail(&mut self, now: Instant, ran: Duration, jitter: u8) {
+        if ran >= QUIET {
+            self.failures = 0;
+        }
+        let doubled = WAIT_MIN.saturating_mul(1 << self.failures.min(DOUBLINGS_MAX));
+        self.failures = self.failures.saturating_add(1);
+        // Half of it to all of it.
+        let part = (u32::from(u8::MAX) + u32::from(jitter)) * 100 / (2 * u32::from(u8::MAX));
+        self.until = Some(now + doubled.min(WAIT_MAX) * part / 100);
+    }
+
+    /// How long to wait now.
+    pub fn wait(&self, now: Instant) -> Duration {
+        self.until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now))
+    }
+
+    /// Failures without a quiet while between them.
+    pub fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    /// A process has run for so long: what failed before it is forgotten.
+    pub fn note_running(&mut self, ran: Duration) {
+        if ran >= QUIET {
+            *self = Self::default();
+        }
+    }
+}
+
+/// Half a second doubled so often is over half a minute.
+const DOUBLINGS_MAX: u32 = 6;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn doubles_and_forgets() {
+        let start = Instant::now();
+        let check = |runs_s: &[u64], jitter: u8, expected_ms: u64| {
+            let mut backoff = Backoff::default();
+            for run in runs_s {
+                backoff.fail(start, Duration::from_secs(*run), jitter);
+            }
+            assert_eq!(backoff.wait(start).as_millis(), u128::from(expected_ms), "{runs_s:?} {jitter}");
+            assert_eq!(backoff.wait(start + WAIT_MAX), Duration::ZERO);
+        };
+        check(&[], 0, 0);
+        check(&[0], 0, 250);
+        check(&[0], u8::MAX, 500);
+        check(&[0, 0], u8::MAX, 1000);
+        check(&[0; 6], u8::MAX, 16_000);
+        check(&[0; 7], u8::MAX, 30_000);
+        check(&[0; 1000], u8::MAX, 30_000);
+        check(&[0, 0, 59], u8::MAX, 2000);
+        check(&[0, 0, 60], u8::MAX, 500);
+        let mut backoff = Backoff::default();
+        backoff.fail(start, Duration::ZERO, 0);
+        backoff.note_running(QUIET / 2);
+        assert_eq!(backoff.failures(), 1);
+        backoff.note_running(QUIET);
+        assert_eq!(backoff.failures(), 0);
+    }
+}

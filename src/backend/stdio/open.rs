@@ -1,0 +1,354 @@
+//! How a process comes to be: started under bounds, and introduced to.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::task::spawn_local;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::super::{BackendError, EraChoice, Stage};
+use super::Sharing;
+use super::backoff::Backoff;
+use super::link::{Counts, Link, fail};
+use super::process::Spawned;
+use super::reply::{Call, Outcome, Reply};
+use super::supervisor::{Key, Supervisor, Who};
+use crate::frame::{Envelope, Kind};
+use crate::protocol::{Era, Method, Revision, code};
+
+/// Processes, of all servers, that are starting at once. Each is busy with a core until it answers.
+static STARTING: Semaphore = Semaphore::const_new(STARTING_MAX);
+const STARTING_MAX: usize = 8;
+
+/// A wait for the next try up to this long is waited out by the call; a longer one is told.
+const BACKOFF_WAITED: Duration = Duration::from_secs(2);
+
+/// A server that says nothing to `server/discover` for so long does not know it (MCP 2026-07-28, versioning: silence
+/// means the other era). Once it has started to answer anything, it is quick.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What a process was told first, and what it said to that.
+pub struct Introduced {
+    /// The process.
+    pub link: Rc<Link>,
+    /// The whole answer to `initialize`.
+    answer: Bytes,
+    envelope: Envelope,
+}
+
+impl Supervisor {
+    /// A process that nobody has spoken to. The permit is held until it has answered for the first time.
+    async fn start(
+        &self,
+        era: Era,
+        backoff: &Rc<RefCell<Backoff>>,
+    ) -> Result<(Rc<Link>, SemaphorePermit<'static>), BackendError> {
+        let common = &self.common;
+        let now = Instant::now();
+        let waits = [&common.backoff, &**backoff].map(|backoff| backoff.borrow().wait(now));
+        let wait = waits[0].max(waits[1]);
+        if wait > BACKOFF_WAITED {
+            let failures = common.backoff.borrow().failures().max(backoff.borrow().failures());
+            let text =
+                format!("it failed {failures} times in a row; the next try is in {} s", wait.as_secs());
+            return Err(BackendError::new(Stage::Connect, text));
+        }
+        sleep(wait).await;
+        let permit = turn(common.program.start_timeout).await?;
+        let spare = self.spare.borrow_mut().take();
+        let spawned = match spare.map(|mut spare| (spare.is_running(), spare)) {
+            Some((true, spare)) => spare,
+            Some((false, spare)) => {
+                spawn_local(spare.discard(Rc::clone(common)));
+                self.spawn()?
+            }
+            None => {
+                self.make_room()?;
+                self.spawn()?
+            }
+        };
+        self.keep_spare_soon();
+        let link = Link::new(common, era, spawned.pid, spawned.began, Rc::clone(backoff));
+        spawned.run(Rc::clone(&link));
+        Ok((link, permit))
+    }
+
+    /// Starts one more.
+    pub fn spawn(&self) -> Result<Spawned, BackendError> {
+        if self.is_over.get() {
+            return Err(BackendError::bare(Stage::Unsent));
+        }
+        Spawned::start(&self.common).map_err(|error| {
+            Counts::add(&self.common.counts.failed);
+            fail(&self.common.backoff, Duration::ZERO);
+            tracing::warn!(server = %self.common.name, %error, "a server process cannot be started");
+            BackendError::new(Stage::Connect, error)
+        })
+    }
+
+    /// If as many run as may, the one that was idle for longest has to go.
+    fn make_room(&self) -> Result<(), BackendError> {
+        if self.common.running.get() < self.common.program.processes_max {
+            return Ok(());
+        }
+        let now = Instant::now();
+        let links = self.common.links.borrow().clone();
+        let idle = links.iter().filter(|link| link.is_idle_for(now, Duration::ZERO));
+        if let Some(longest) = idle.min_by_key(|link| link.last_used()) {
+            longest.close(Stage::Sent);
+            longest.end();
+            return Ok(());
+        }
+        Err(BackendError::new(Stage::QueueFull, "as many of its processes are in use as may be"))
+    }
+
+    /// Opens a Legacy session: a seat on a process that was introduced to in the same way, or on a new one.
+    pub async fn initialize(self: Rc<Self>, call: Call, message: Bytes, envelope: Envelope) {
+        let outcome = self.seat(&call, &message, &envelope).await;
+        let session = outcome.as_ref().ok().and_then(|reply| reply.session_id.clone());
+        let is_unheard = call.reply.send(outcome).is_err();
+        if let Some(session) = session.filter(|_| is_unheard) {
+            self.leave(&session);
+        }
+    }
+
+    async fn seat(self: &Rc<Self>, call: &Call, message: &Bytes, envelope: &Envelope) -> Outcome {
+        let id = envelope.id.map_or(&b""[..], |id| id.span.of(message));
+        let Some(params) = envelope.params.object.map(|span| span.of(message)) else {
+            return Ok(Reply::error(StatusCode::OK, id, code::INVALID_PARAMS, "initialize needs params"));
+        };
+        if self.era == EraChoice::Modern {
+            return Ok(Reply::error(
+                StatusCode::OK,
+                id,
+                code::UNSUPPORTED_VERSION,
+                "this server speaks revision 2026-07-28 only",
+            ));
+        }
+        let (who, params) = match self.common.program.sharing {
+            Sharing::Shared => (Who::Everybody, ours()),
+            Sharing::Key => (Who::Key(call.owner), Bytes::copy_from_slice(params)),
+            Sharing::Session => (Who::Session(call.number), Bytes::copy_from_slice(params)),
+        };
+        let key = Key::Legacy(who, likeness(&params));
+        let introduced = self.introduced(key, &params).await?;
+        let Introduced { link, answer, envelope } = &*introduced;
+        if envelope.kind != Kind::Response {
+            return Ok(Reply::message(with_id(id, answer, envelope)));
+        }
+        if !link.is_alive() {
+            return Err(BackendError::bare(Stage::Unsent));
+        }
+        let session = session_id()?;
+        let seat = link.state.borrow_mut().seats.take(session.clone(), call.owner.is_some());
+        self.common.sessions.borrow_mut().insert(session.clone(), (Rc::clone(link), seat));
+        Ok(Reply { session_id: Some(session), ..Reply::message(with_id(id, answer, envelope)) })
+    }
+
+    /// A process that was introduced to in that way: the one there is, or a new one.
+    async fn introduced(self: &Rc<Self>, key: Key, params: &Bytes) -> Result<Rc<Introduced>, BackendError> {
+        let slot = self.slot(key);
+        let mut there = slot.legacy.lock().await;
+        if let Some(introduced) = there.as_ref().filter(|introduced| introduced.link.is_alive()) {
+            return Ok(Rc::clone(introduced));
+        }
+        let (link, _permit) = self.start(Era::Legacy, &slot.backoff).await?;
+        let heard = link.ask_own(Method::Initialize, params);
+        let (answer, envelope) = match timeout(self.common.program.start_timeout, heard).await {
+            Ok(Ok(heard)) => heard,
+            // That was noted.
+            Ok(Err(_gone)) => {
+                self.found_era.set(None);
+                return Err(BackendError::new(Stage::Connect, "it ended before it answered"));
+            }
+            Err(_elapsed) => {
+                self.found_era.set(None);
+                link.note_failure();
+                Counts::add(&self.common.counts.failed);
+                tracing::warn!(server = %self.common.name, "a server process does not answer `initialize`");
+                link.close(Stage::Connect);
+                link.end();
+                return Err(BackendError::new(Stage::Connect, "it did not answer within start_timeout"));
+            }
+        };
+        if envelope.kind == Kind::Response {
+            // Each client says so as well; the process is told once, whoever of them comes first.
+            link.tell(br#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#, &[]);
+        } else {
+            self.found_era.set(None);
+            link.end();
+        }
+        let introduced = Rc::new(Introduced { link, answer, envelope });
+        *there = Some(Rc::clone(&introduced));
+        Ok(introduced)
+    }
+
+    /// A process that is asked in the Modern era.
+    pub async fn modern(self: &Rc<Self>, call: &Call) -> Result<Rc<Link>, BackendError> {
+        let who = match self.common.program.sharing {
+            Sharing::Shared => Who::Everybody,
+            // The era has no sessions.
+            Sharing::Key | Sharing::Session => Who::Key(call.owner),
+        };
+        let slot = self.slot(Key::Modern(who));
+        let mut there = slot.modern.lock().await;
+        if let Some(link) = there.as_ref().filter(|link| link.is_alive()) {
+            return Ok(Rc::clone(link));
+        }
+        let (link, _permit) = self.start(Era::Modern, &slot.backoff).await?;
+        *there = Some(Rc::clone(&link));
+        Ok(link)
+    }
+
+    /// Whether it speaks the Modern era: as configured, or found out on a process that is used for nothing else, once
+    /// and again after it failed to open a session. Some servers exit at anything before `initialize`, others keep to the era of the first message.
+    pub async fn is_modern(self: &Rc<Self>) -> Result<bool, BackendError> {
+        match self.era {
+            EraChoice::Modern => return Ok(true),
+            EraChoice::Legacy => return Ok(false),
+            EraChoice::Auto => {}
+        }
+        let _turn = self.probing.lock().await;
+        if let Some(era) = self.found_era.get() {
+            return Ok(era == Era::Modern);
+        }
+        let (link, _permit) = self.start(Era::Modern, &Rc::default()).await?;
+        let failed_before = self.common.backoff.borrow().clone();
+        let heard = link.ask_own(Method::Discover, DISCOVER_PARAMS);
+        let heard = timeout(PROBE_TIMEOUT.min(self.common.program.start_timeout), heard).await;
+        let era = match &heard {
+            Ok(Ok((answer, envelope))) => era_of(answer, envelope),
+            Ok(Err(_gone)) => {
+                // To exit at a message that one does not know is not to fail.
+                *self.common.backoff.borrow_mut() = failed_before;
+                Era::Legacy
+            }
+            Err(_elapsed) => Era::Legacy,
+        };
+        link.close(Stage::Sent);
+        link.end();
+        tracing::info!(server = %self.common.name, ?era, "the era of a server was found out");
+        self.found_era.set(Some(era));
+        Ok(era == Era::Modern)
+    }
+}
+
+/// A place among those that are starting.
+async fn turn(patience: Duration) -> Result<SemaphorePermit<'static>, BackendError> {
+    match timeout(patience, STARTING.acquire()).await {
+        Ok(Ok(permit)) => Ok(permit),
+        Ok(Err(_)) | Err(_) => Err(BackendError::new(Stage::Queue, "too many processes are starting")),
+    }
+}
+
+/// `_meta` of a request of our own (MCP 2026-07-28, basic).
+const DISCOVER_PARAMS: &[u8] = br#"{"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{},"io.modelcontextprotocol/clientInfo":{"name":"metamcp","version":"1"}}}"#;
+
+/// A result, or an error that only the Modern era has, is Modern; any other error is not (MCP 2026-07-28, versioning).
+fn era_of(answer: &Bytes, envelope: &Envelope) -> Era {
+    #[derive(Deserialize)]
+    struct Error {
+        code: i32,
+    }
+    let outcome = envelope.outcome.map_or(&b""[..], |span| span.of(answer));
+    let is_modern = match envelope.kind {
+        Kind::Response => true,
+        _ => serde_json::from_slice(outcome).is_ok_and(|Error { code }| (-32022..=-32020).contains(&code)),
+    };
+    if is_modern { Era::Modern } else { Era::Legacy }
+}
+
+/// The gateway's own introduction, for a process that cannot know which of its clients can do what.
+fn ours() -> Bytes {
+    let revision = Revision::LEGACY_LATEST;
+    let version = env!("CARGO_PKG_VERSION");
+    format!(
+        r#"{{"protocolVersion":"{revision}","capabilities":{{}},"clientInfo":{{"name":"metamcp","version":"{version}"}}}}"#
+    )
+    .into()
+}
+
+/// What two clients must say alike to share a process: the revision, and what they can do. Who they are is no difference.
+fn likeness(params: &Bytes) -> Bytes {
+    #[derive(Deserialize)]
+    struct Params<'a> {
+        #[serde(borrow, rename = "protocolVersion")]
+        revision: Option<&'a RawValue>,
+        capabilities: Option<serde_json::Value>,
+    }
+    // What cannot be read is like nothing but itself.
+    let Ok(read) = serde_json::from_slice::<Params<'_>>(params) else { return params.clone() };
+    let revision = read.revision.map_or("null", RawValue::get);
+    // The members of an object come out in one order, however they were written.
+    format!("{revision} {}", read.capabilities.unwrap_or_default()).into()
+}
+
+/// The answer to one client's `initialize` for another: the same result, under its own id.
+fn with_id(id: &[u8], answer: &Bytes, envelope: &Envelope) -> Bytes {
+    let outcome = envelope.outcome.map_or(&b"null"[..], |span| span.of(answer));
+    let member: &[u8] = if envelope.kind == Kind::Response { b"result" } else { b"error" };
+    [br#"{"jsonrpc":"2.0","id":"#, id, b",\"", member, b"\":", outcome, b"}"].concat().into()
+}
+
+/// 128 random bits.
+fn session_id() -> Result<HeaderValue, BackendError> {
+    let mut random = [0; 16];
+    let failed = |error: String| BackendError::new(Stage::Unsent, error);
+    getrandom::fill(&mut random).map_err(|error| failed(error.to_string()))?;
+    let text = format!("{:032x}", u128::from_be_bytes(random));
+    HeaderValue::from_str(&text).map_err(|error| failed(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::Scanner;
+
+    #[test]
+    fn clients_that_are_alike_share() {
+        let check = |one: &str, other: &str, alike: bool| {
+            let (one, other) = (likeness(&one.to_owned().into()), likeness(&other.to_owned().into()));
+            assert_eq!(one == other, alike, "{one:?} {other:?}");
+        };
+        let a = r#"{"protocolVersion":"2025-06-18","capabilities":{"roots":{},"sampling":{}},"clientInfo":{"name":"a"}}"#;
+        let b = r#"{"clientInfo":{"name":"b"},"capabilities":{"sampling":{}, "roots":{}},"protocolVersion":"2025-06-18"}"#;
+        check(a, b, true);
+        check(a, &b.replace("06-18", "11-25"), false);
+        check(a, &b.replace(r#", "roots":{}"#, ""), false);
+        check(a, "{}", false);
+        check("[1]", "[2]", false);
+    }
+
+    #[test]
+    fn eras() {
+        let check = |answer: &'static str, expected: Era| {
+            let answer = Bytes::from_static(answer.as_bytes());
+            let envelope = Scanner::new().scan(&answer).unwrap();
+            assert_eq!(era_of(&answer, &envelope), expected, "{answer:?}");
+        };
+        check(r#"{"jsonrpc":"2.0","id":1,"result":{"capabilities":{}}}"#, Era::Modern);
+        check(r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32022,"message":""}}"#, Era::Modern);
+        check(r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32601,"message":""}}"#, Era::Legacy);
+        check(r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32000,"message":""}}"#, Era::Legacy);
+        check(r#"{"jsonrpc":"2.0","id":1,"error":{"message":""}}"#, Era::Legacy);
+    }
+
+    #[test]
+    fn the_first_answer_serves_the_next_client() {
+        let check = |answer: &'static str, id: &str, expected: &str| {
+            let answer = Bytes::from_static(answer.as_bytes());
+            let envelope = Scanner::new().scan(&answer).unwrap();
+            assert_eq!(with_id(id.as_bytes(), &answer, &envelope), expected);
+        };
+        let answer = r#"{"result": {"a": [1]}, "jsonrpc":"2.0","id":1}"#;
+        check(answer, "\"x\"", r#"{"jsonrpc":"2.0","id":"x","result":{"a": [1]}}"#);
+        let answer = r#"{"jsonrpc":"2.0","id":1,"error":{"code":1,"message":"no"}}"#;
+        check(answer, "0", r#"{"jsonrpc":"2.0","id":0,"error":{"code":1,"message":"no"}}"#);
+    }
+}

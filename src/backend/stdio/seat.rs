@@ -1,0 +1,234 @@
+//! One client's place at a process: what it listens to, and what waits for it.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+
+use bytes::Bytes;
+use http::HeaderValue;
+
+use super::reply::Outlet;
+
+/// Which of a process's clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SeatId(pub u64);
+
+/// One client's place.
+pub struct Seat {
+    /// What the client calls it.
+    pub session: HeaderValue,
+    /// Whether it is a client's, and not the gateway's own for its lists.
+    pub is_clients: bool,
+    /// Its event stream, and the call that opened it.
+    stream: Option<(u64, Outlet)>,
+    /// Events for a stream that is not open yet.
+    waiting: VecDeque<Bytes>,
+    waiting_bytes: usize,
+    /// URIs of resources whose changes it wants to be told.
+    subscriptions: HashSet<String>,
+}
+
+/// All of them.
+#[derive(Default)]
+pub struct Seats {
+    next: u64,
+    taken: HashMap<SeatId, Seat>,
+}
+
+/// Events that wait for a client to open its stream, which it does at once or never.
+const WAITING_MAX: usize = 64;
+
+/// Bytes of them.
+const WAITING_BYTES_MAX: usize = 1 << 20;
+
+/// Resources that one client may subscribe to on one process: more is a runaway loop.
+pub const SUBSCRIPTIONS_MAX: usize = 4096;
+
+impl Seat {
+    /// Opens its event stream, in place of the one before; what waited goes first.
+    pub fn open(&mut self, call: u64, outlet: Outlet) {
+        for event in self.waiting.drain(..) {
+            outlet.put(event);
+        }
+        self.waiting_bytes = 0;
+        self.stream = Some((call, outlet));
+    }
+
+    /// The stream that was opened by that call is closed.
+    pub fn close(&mut self, call: u64) {
+        self.stream.take_if(|(opened_by, _)| *opened_by == call);
+    }
+
+    /// Whether a client listens.
+    pub fn is_listening(&self) -> bool {
+        self.is_clients && self.stream.is_some()
+    }
+
+    /// Sends an event, or keeps it until the stream is opened; false when it is lost.
+    pub fn send(&mut self, event: Bytes) -> bool {
+        if let Some((_, outlet)) = &self.stream {
+            return outlet.put(event);
+        }
+        if self.waiting.len() >= WAITING_MAX || self.waiting_bytes + event.len() > WAITING_BYTES_MAX {
+            return false;
+        }
+        self.waiting_bytes += event.len();
+        self.waiting.push_back(event);
+        true
+    }
+}
+
+impl Seats {
+    /// A place for a client.
+    pub fn take(&mut self, session: HeaderValue, is_clients: bool) -> SeatId {
+        let id = SeatId(self.next);
+        self.next += 1;
+        let seat = Seat {
+            session,
+            is_clients,
+            stream: None,
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
+            subscriptions: HashSet::new(),
+        };
+        self.taken.insert(id, seat);
+        id
+    }
+
+    /// The place is free. Gives the URIs that nobody is subscribed to any more.
+    pub fn leave(&mut self, id: SeatId) -> Vec<String> {
+        let Some(seat) = self.taken.remove(&id) else { return Vec::new() };
+        seat.subscriptions.into_iter().filter(|uri| !self.is_subscribed(uri)).collect()
+    }
+
+    /// One of them.
+    pub fn get(&mut self, id: SeatId) -> Option<&mut Seat> {
+        self.taken.get_mut(&id)
+    }
+
+    /// The only client there is: whatever the process says is for it.
+    pub fn only(&self) -> Option<SeatId> {
+        let mut ids = self.taken.keys();
+        ids.next().copied().filter(|_| ids.next().is_none())
+    }
+
+    /// All of them.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Seat> {
+        self.taken.values_mut()
+    }
+
+    /// How many are taken.
+    pub fn len(&self) -> usize {
+        self.taken.len()
+    }
+
+    /// Whether a client listens.
+    pub fn is_listening(&self) -> bool {
+        self.taken.values().any(Seat::is_listening)
+    }
+
+    /// Notes a subscription; false when there are too many.
+    pub fn subscribe(&mut self, id: SeatId, uri: String) -> bool {
+        let Some(seat) = self.taken.get_mut(&id) else { return false };
+        let has_room = seat.subscriptions.len() < SUBSCRIPTIONS_MAX;
+        if has_room {
+            seat.subscriptions.insert(uri);
+        }
+        has_room
+    }
+
+    /// The subscription is over; true when another client still has it.
+    pub fn unsubscribe(&mut self, id: SeatId, uri: &str) -> bool {
+        if let Some(seat) = self.taken.get_mut(&id) {
+            seat.subscriptions.remove(uri);
+        }
+        self.is_subscribed(uri)
+    }
+
+    /// Those who subscribed to it.
+    pub fn subscribers<'a>(&'a mut self, uri: &'a str) -> impl Iterator<Item = &'a mut Seat> {
+        self.taken.values_mut().filter(move |seat| seat.subscriptions.contains(uri))
+    }
+
+    /// Takes all, for their sessions.
+    pub fn drain(&mut self) -> impl Iterator<Item = Seat> {
+        self.taken.drain().map(|(_, seat)| seat)
+    }
+
+    fn is_subscribed(&self, uri: &str) -> bool {
+        self.taken.values().any(|seat| seat.subscriptions.contains(uri))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::reply::stream;
+    use super::*;
+
+    fn session(text: &'static str) -> HeaderValue {
+        HeaderValue::from_static(text)
+    }
+
+    #[test]
+    fn only_one_is_certain() {
+        let mut seats = Seats::default();
+        assert_eq!(seats.only(), None);
+        let one = seats.take(session("a"), true);
+        assert_eq!(seats.only(), Some(one));
+        let other = seats.take(session("b"), true);
+        assert_eq!(seats.only(), None);
+        seats.leave(one);
+        assert_eq!((seats.only(), seats.len()), (Some(other), 1));
+    }
+
+    #[test]
+    fn counts_subscriptions() {
+        let mut seats = Seats::default();
+        let (one, other) = (seats.take(session("a"), true), seats.take(session("b"), true));
+        for (seat, uri) in [(one, "x"), (one, "x"), (other, "x"), (one, "y"), (other, "z")] {
+            assert!(seats.subscribe(seat, uri.into()));
+        }
+        let check = |seats: &mut Seats, uri: &str, expected: &[&str]| {
+            let mut found: Vec<_> =
+                seats.subscribers(uri).map(|seat| seat.session.to_str().unwrap().to_owned()).collect();
+            found.sort_unstable();
+            assert_eq!(found, expected, "{uri}");
+        };
+        check(&mut seats, "x", &["a", "b"]);
+        check(&mut seats, "y", &["a"]);
+        check(&mut seats, "w", &[]);
+        assert!(seats.unsubscribe(one, "x"), "the other still has it");
+        check(&mut seats, "x", &["b"]);
+        assert!(!seats.unsubscribe(other, "x"));
+        seats.subscribe(one, "z".into());
+        assert_eq!(seats.leave(one), ["y"], "nobody else has it");
+        assert_eq!(seats.leave(one), Vec::<String>::new());
+        check(&mut seats, "z", &["b"]);
+        let full = (0..2 * SUBSCRIPTIONS_MAX).take_while(|n| seats.subscribe(other, n.to_string())).count();
+        assert_eq!(full, SUBSCRIPTIONS_MAX - 1);
+    }
+
+    #[test]
+    fn what_comes_early_waits() {
+        let mut seats = Seats::default();
+        let id = seats.take(session("a"), true);
+        let seat = seats.get(id).unwrap();
+        let kept = (0..100).filter(|_| seat.send("x".into())).count();
+        assert_eq!(kept, WAITING_MAX);
+        assert!(!seat.is_listening());
+        let (outlet, mut events) = stream();
+        seat.open(1, outlet);
+        assert!(seat.send("y".into()) && seat.is_listening());
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        for _ in 0..=WAITING_MAX {
+            assert!(events.poll_next(&mut cx).is_ready());
+        }
+        assert!(events.poll_next(&mut cx).is_pending());
+        let (outlet, _) = stream();
+        seat.open(2, outlet);
+        seat.close(1);
+        assert!(seat.is_listening(), "the newer one is open");
+        seat.close(2);
+        assert!(!seat.is_listening());
+        let big = Bytes::from(vec![b'x'; WAITING_BYTES_MAX / 2]);
+        assert_eq!((0..3).filter(|_| seat.send(big.clone())).count(), 2);
+    }
+}

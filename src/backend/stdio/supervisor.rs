@@ -1,0 +1,476 @@
+//! The task that owns the processes of one server: it takes what is asked of the server, and gives it to the process
+//! that it is for.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use foldhash::fast::RandomState;
+use http::{HeaderValue, StatusCode};
+use tokio::sync::{Mutex, Notify, mpsc, oneshot};
+use tokio::task::spawn_local;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
+
+use super::super::{EraChoice, Stage};
+use super::backoff::Backoff;
+use super::inbound::method_of;
+use super::link::{Common, Counts, Link, Pending, To, Way, What, fail};
+use super::open::Introduced;
+use super::process::Spawned;
+use super::reply::{Call, Reply, Verb, stream};
+use super::seat::SeatId;
+use super::server::{Health, ProcessHealth};
+use super::{Program, Sharing};
+use crate::auth::KeyId;
+use crate::base::ServerName;
+use crate::frame::{Envelope, Kind, Scanner};
+use crate::protocol::{Era, Method, code};
+
+/// What the supervising task is told.
+pub enum Message {
+    /// Something is asked of the server.
+    Call(Call),
+    /// How is it?
+    Health(oneshot::Sender<Health>),
+    /// All of it is to end; told when it has.
+    Stop(oneshot::Sender<()>),
+}
+
+/// The processes of one server.
+pub struct Supervisor {
+    /// What they have in common.
+    pub common: Rc<Common>,
+    /// The era as configured.
+    pub era: EraChoice,
+    /// As found out.
+    pub found_era: Cell<Option<Era>>,
+    /// Held by the one who finds out.
+    pub probing: Mutex<()>,
+    /// A process that was started and not spoken to.
+    pub spare: RefCell<Option<Spawned>>,
+    /// Told when there should be one.
+    pub want_spare: Notify,
+    /// Nothing is started any more.
+    pub is_over: Cell<bool>,
+    /// Processes by who may use them.
+    slots: RefCell<HashMap<Key, Rc<Slot>, RandomState>>,
+}
+
+/// Who uses a process, and as what.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Key {
+    /// In sessions whose clients are alike.
+    Legacy(Who, Bytes),
+    /// Without sessions.
+    Modern(Who),
+}
+
+/// Who uses a process.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Who {
+    /// Anybody.
+    Everybody,
+    /// Clients with this key; without one, the gateway itself.
+    Key(Option<KeyId>),
+    /// The session that this call opened.
+    Session(u64),
+}
+
+/// The place of one process. Its locks are held by whoever starts it, so that a burst of first calls starts one.
+#[derive(Default)]
+pub struct Slot {
+    /// One that was introduced to.
+    pub legacy: Mutex<Option<Rc<Introduced>>>,
+    /// One that needs no introduction.
+    pub modern: Mutex<Option<Rc<Link>>>,
+    /// When the next may be started here.
+    pub backoff: Rc<RefCell<Backoff>>,
+}
+
+/// Between two looks for idle processes; less where they may be idle for less than four of it.
+const SWEEP_MAX: Duration = Duration::from_secs(5);
+
+/// The same, at least.
+const SWEEP_MIN: Duration = Duration::from_millis(250);
+
+/// For all processes to end. Each has less than that for itself, and all end at once.
+const STOP_TIMEOUT: Duration = Duration::from_millis(5500);
+
+impl Supervisor {
+    /// Of a server of which no process runs.
+    pub fn new(name: ServerName, program: Program, era: EraChoice) -> Rc<Self> {
+        let common = Common {
+            name,
+            program,
+            scanner: RefCell::new(Scanner::new()),
+            ways: RefCell::default(),
+            sessions: RefCell::default(),
+            links: RefCell::default(),
+            running: Cell::new(0),
+            ended: Notify::new(),
+            backoff: RefCell::default(),
+            told_of_sharing: Cell::new(false),
+            counts: Counts::default(),
+        };
+        Rc::new(Self {
+            common: Rc::new(common),
+            era,
+            found_era: Cell::new(None),
+            probing: Mutex::default(),
+            spare: RefCell::default(),
+            want_spare: Notify::new(),
+            is_over: Cell::new(false),
+            slots: RefCell::default(),
+        })
+    }
+
+    /// Takes what is asked until nobody can ask any more, then ends all processes. In a `LocalSet`.
+    pub async fn run(
+        self: Rc<Self>,
+        mut asked: mpsc::Receiver<Message>,
+        mut given_up: mpsc::UnboundedReceiver<u64>,
+    ) {
+        let every = (self.common.program.idle_timeout / 4).clamp(SWEEP_MIN, SWEEP_MAX);
+        let mut sweep = interval(every);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        if self.common.program.prewarm {
+            self.want_spare.notify_one();
+        }
+        loop {
+            tokio::select! {
+                message = asked.recv() => match message {
+                    Some(Message::Call(call)) => self.take(call),
+                    Some(Message::Health(reply)) => drop(reply.send(self.health())),
+                    Some(Message::Stop(reply)) => {
+                        self.stop().await;
+                        // Whoever asked may not wait.
+                        let _ = reply.send(());
+                    }
+                    None => break,
+                },
+                Some(number) = given_up.recv() => self.give_up(number),
+                () = self.want_spare.notified() => self.keep_spare(),
+                _ = sweep.tick() => self.sweep(),
+            }
+        }
+        self.is_over.set(true);
+        self.stop().await;
+    }
+
+    /// The place of a process.
+    pub fn slot(&self, key: Key) -> Rc<Slot> {
+        Rc::clone(self.slots.borrow_mut().entry(key).or_default())
+    }
+
+    /// A client has gone for good.
+    pub fn leave(&self, session: &HeaderValue) -> bool {
+        let Some((link, seat)) = self.common.sessions.borrow_mut().remove(session) else { return false };
+        link.leave(seat);
+        if self.common.program.sharing == Sharing::Session && link.state.borrow().seats.len() == 0 {
+            link.close(Stage::Sent);
+            link.end();
+        }
+        true
+    }
+
+    /// Asks for another spare, when there is to be one.
+    pub fn keep_spare_soon(&self) {
+        if self.common.program.prewarm {
+            self.want_spare.notify_one();
+        }
+    }
+
+    /// Whatever comes of it goes to the call itself.
+    fn take(self: &Rc<Self>, call: Call) {
+        match (&call.verb, &call.session) {
+            (Verb::Post(message), session) => {
+                let message = message.clone();
+                let scanned = self.common.scanner.borrow_mut().scan(&message);
+                match (scanned, session) {
+                    (Ok(envelope), Some(session)) => {
+                        let session = session.clone();
+                        self.in_session(call, &message, &envelope, &session);
+                    }
+                    (Ok(envelope), None) => self.outside_sessions(call, message, envelope),
+                    (Err(refused), _) => {
+                        let id = refused.id.map_or(&b""[..], |id| id.span.of(&message));
+                        let text = refused.error.to_string();
+                        let reply = Reply::error(StatusCode::BAD_REQUEST, id, refused.error.code(), &text);
+                        answer(call, reply);
+                    }
+                }
+            }
+            (Verb::Get, Some(session)) => match self.find(session) {
+                Some((link, seat)) => self.listen(call, &link, seat),
+                None => answer(call, Reply::bare(StatusCode::NOT_FOUND)),
+            },
+            (Verb::Delete, Some(session)) => {
+                let status = if self.leave(session) { StatusCode::NO_CONTENT } else { StatusCode::NOT_FOUND };
+                answer(call, Reply::bare(status));
+            }
+            (Verb::Get | Verb::Delete, None) => answer(call, Reply::bare(StatusCode::METHOD_NOT_ALLOWED)),
+        }
+    }
+
+    fn find(&self, session: &HeaderValue) -> Option<(Rc<Link>, SeatId)> {
+        self.common.sessions.borrow().get(session).filter(|(link, _)| link.is_alive()).cloned()
+    }
+
+    /// Opens the event stream of a seat.
+    fn listen(&self, call: Call, link: &Rc<Link>, seat: SeatId) {
+        if call.reply.is_closed() {
+            // It would take the place of one that is read.
+            return;
+        }
+        let (outlet, events) = stream();
+        if let Some(seat) = link.state.borrow_mut().seats.get(seat) {
+            seat.open(call.number, outlet);
+        }
+        self.common.ways.borrow_mut().insert(call.number, Way::Stream(Rc::downgrade(link), seat));
+        link.touch();
+        answer(call, Reply::events(events));
+    }
+
+    /// A message of a client that has a seat.
+    fn in_session(&self, call: Call, message: &Bytes, envelope: &Envelope, session: &HeaderValue) {
+        let Some((link, seat)) = self.find(session) else {
+            return answer(call, Reply::bare(StatusCode::NOT_FOUND));
+        };
+        let method = method_of(message, envelope);
+        match envelope.kind {
+            Kind::Request => Self::ask(call, &link, Some(seat), message, envelope),
+            Kind::Response | Kind::Error => {
+                let is_asked = envelope.id.is_some_and(|id| link.take_asked(seat, id.span.of(message)));
+                if is_asked {
+                    link.tell(message, &[]);
+                } else {
+                    Counts::add(&self.common.counts.unmeant);
+                }
+                answer(call, Reply::bare(StatusCode::ACCEPTED));
+            }
+            Kind::Notification => {
+                match method {
+                    // The process was told when it was introduced to.
+                    Some(Method::Initialized) => {}
+                    Some(Method::Cancelled) => {
+                        if let Some(id) = envelope.params.request_id {
+                            link.cancel(seat, id.span.of(message));
+                        }
+                    }
+                    _ => {
+                        link.tell(message, &[]);
+                    }
+                }
+                answer(call, Reply::bare(StatusCode::ACCEPTED));
+            }
+        }
+    }
+
+    /// A message that names no session: of the Modern era, or the first of a Legacy one.
+    fn outside_sessions(self: &Rc<Self>, call: Call, message: Bytes, envelope: Envelope) {
+        let is_request = envelope.kind == Kind::Request;
+        let method = method_of(&message, &envelope);
+        if !is_request {
+            // The only ones of the Modern era are cancellations, which to a client are closed connections.
+            return answer(call, Reply::bare(StatusCode::ACCEPTED));
+        }
+        if method == Some(Method::Initialize) {
+            spawn_local(Rc::clone(self).initialize(call, message, envelope));
+            return;
+        }
+        let id = envelope.id.map_or(&b""[..], |id| id.span.of(&message));
+        if envelope.params.meta.protocol_version.is_none() {
+            return answer(
+                call,
+                Reply::error(StatusCode::BAD_REQUEST, id, code::LEGACY_TRANSPORT, NO_SESSION),
+            );
+        }
+        let supervisor = Rc::clone(self);
+        spawn_local(async move {
+            match supervisor.is_modern().await {
+                Ok(true) => match supervisor.modern(&call).await {
+                    Ok(link) => Self::ask(call, &link, None, &message, &envelope),
+                    Err(error) => drop(call.reply.send(Err(error))),
+                },
+                Ok(false) => {
+                    let id = envelope.id.map_or(&b""[..], |id| id.span.of(&message));
+                    answer(
+                        call,
+                        Reply::error(StatusCode::BAD_REQUEST, id, code::LEGACY_TRANSPORT, NO_SESSION),
+                    );
+                }
+                Err(error) => drop(call.reply.send(Err(error))),
+            }
+        });
+    }
+
+    /// Asks a process a client's question.
+    fn ask(call: Call, link: &Rc<Link>, seat: Option<SeatId>, message: &Bytes, envelope: &Envelope) {
+        let method = method_of(message, envelope);
+        let uri = || envelope.params.uri.map(|uri| uri.decode(message).into_owned());
+        let what = match (method, uri()) {
+            (Some(Method::Subscribe), Some(uri)) => What::Subscribe(uri),
+            (Some(Method::Unsubscribe), Some(uri)) => {
+                let is_wanted =
+                    seat.is_some_and(|seat| link.state.borrow_mut().seats.unsubscribe(seat, &uri));
+                if is_wanted {
+                    // Another client is still told of it, so the process must go on telling.
+                    let id = envelope.id.map_or(&b""[..], |id| id.span.of(message));
+                    let done = [br#"{"jsonrpc":"2.0","id":"#, id, br#","result":{}}"#].concat();
+                    return answer(call, Reply::message(done.into()));
+                }
+                What::Call
+            }
+            (Some(Method::Listen), _) => What::Listen,
+            _ if envelope.params.meta.log_level.is_some() => What::Logged,
+            _ => What::Call,
+        };
+        if call.reply.is_closed() {
+            return;
+        }
+        let Call { number, reply, .. } = call;
+        let pending = Pending { call: Some(number), seat, what, to: To::Waiting(reply) };
+        if let Err(pending) = link.ask(message, envelope, pending) {
+            let stage = if link.is_alive() { Stage::QueueFull } else { Stage::Unsent };
+            pending.fail(stage);
+        }
+    }
+
+    fn give_up(&self, number: u64) {
+        let way = self.common.ways.borrow_mut().remove(&number);
+        match way {
+            Some(Way::Call(link, number)) => {
+                if let Some(link) = link.upgrade() {
+                    link.give_up(number);
+                }
+            }
+            Some(Way::Stream(link, seat)) => {
+                if let Some(link) = link.upgrade() {
+                    if let Some(seat) = link.state.borrow_mut().seats.get(seat) {
+                        seat.close(number);
+                    }
+                    link.touch();
+                }
+            }
+            // It was over, or has not begun: then it sees that nobody waits.
+            None => {}
+        }
+    }
+
+    /// Ends what was idle for too long, and forgets places where nothing runs.
+    fn sweep(&self) {
+        let now = Instant::now();
+        let links = self.common.links.borrow().clone();
+        let mut longest = Duration::ZERO;
+        for link in links {
+            longest = longest.max(link.began.elapsed());
+            if link.is_idle_for(now, self.common.program.idle_timeout) {
+                tracing::debug!(server = %self.common.name, pid = link.pid, "an idle process is ended");
+                link.close(Stage::Sent);
+                link.end();
+            }
+        }
+        self.common.backoff.borrow_mut().note_running(longest);
+        self.slots.borrow_mut().retain(|_, slot| Rc::strong_count(slot) > 1 || slot.is_in_use());
+        if let Some(spare) = self.spare.borrow_mut().take_if(|spare| !spare.is_running()) {
+            fail(&self.common.backoff, spare.began.elapsed());
+            spawn_local(spare.discard(Rc::clone(&self.common)));
+        }
+        if self.spare.borrow().is_none() {
+            self.keep_spare_soon();
+        }
+    }
+
+    /// Starts a spare, unless there is one, or no room, or the server fails.
+    fn keep_spare(&self) {
+        let common = &self.common;
+        let has_room = common.running.get() < common.program.processes_max;
+        let may_start = common.backoff.borrow().wait(Instant::now()).is_zero();
+        if self.spare.borrow().is_some() || !has_room || !may_start {
+            return;
+        }
+        // A failure was noted; the sweep tries again.
+        if let Ok(spawned) = self.spawn() {
+            *self.spare.borrow_mut() = Some(spawned);
+        }
+    }
+
+    /// Ends all processes and waits until they have ended.
+    async fn stop(&self) {
+        if let Some(spare) = self.spare.borrow_mut().take() {
+            spawn_local(spare.discard(Rc::clone(&self.common)));
+        }
+        let links = self.common.links.borrow().clone();
+        for link in links {
+            link.close(Stage::Sent);
+            link.end();
+        }
+        let deadline = Instant::now() + STOP_TIMEOUT;
+        loop {
+            let ended = self.common.ended.notified();
+            tokio::pin!(ended);
+            ended.as_mut().enable();
+            if self.common.running.get() == 0 {
+                return;
+            }
+            if timeout_at(deadline, ended).await.is_err() {
+                let left = self.common.running.get();
+                tracing::error!(server = %self.common.name, left, "processes do not end");
+                return;
+            }
+        }
+    }
+
+    fn health(&self) -> Health {
+        let now = Instant::now();
+        let (common, counts) = (&self.common, &self.common.counts);
+        let of_link = |link: &Rc<Link>| {
+            let state = link.state.borrow();
+            ProcessHealth {
+                pid: link.pid,
+                era: link.era,
+                ran: link.began.elapsed(),
+                sessions: state.seats.len(),
+                in_flight: state.table.len(),
+            }
+        };
+        Health {
+            processes: common.links.borrow().iter().map(of_link).collect(),
+            running: common.running.get(),
+            failures_in_a_row: common.backoff.borrow().failures(),
+            next_start_in: common.backoff.borrow().wait(now),
+            started: counts.started.get(),
+            failed: counts.failed.get(),
+            nonsense: counts.nonsense.get(),
+            unmeant: counts.unmeant.get(),
+            lost: counts.lost.get(),
+            refused: counts.refused.get(),
+        }
+    }
+}
+
+impl Slot {
+    /// Whether a process is there or about to be, or may not be.
+    fn is_in_use(&self) -> bool {
+        if !self.backoff.borrow().wait(Instant::now()).is_zero() {
+            return true;
+        }
+        let legacy = self
+            .legacy
+            .try_lock()
+            .map_or(true, |there| there.as_ref().is_some_and(|introduced| introduced.link.is_alive()));
+        legacy
+            || self.modern.try_lock().map_or(true, |there| there.as_ref().is_some_and(|link| link.is_alive()))
+    }
+}
+
+fn answer(call: Call, reply: Reply) {
+    // Whoever asked may have gone.
+    let _ = call.reply.send(Ok(reply));
+}
+
+/// Nothing of the Modern era is in it, so that a client that speaks both falls back to a session.
+const NO_SESSION: &str =
+    "this server is spoken to in sessions, of revisions up to 2025-11-25; send `initialize` first";

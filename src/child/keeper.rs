@@ -1,0 +1,201 @@
+//! The process that keeps a server: it waits, and sees to it that nothing is left.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::process::{
+    Pid, Signal, WaitOptions, WaitStatus, getpid, getppid, kill_current_process_group, kill_process,
+    set_child_subreaper, set_parent_process_death_signal, wait,
+};
+use tokio::runtime::Builder;
+use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
+use tokio::time::{Instant, timeout};
+
+use super::orders::Orders;
+use super::{COMMAND, EXIT_NOT_RUN, PROGRAM, pid, stand_in};
+
+/// What the arguments call it.
+pub const ROLE: &str = "keep";
+
+/// Between SIGTERM and SIGKILL, while the gateway lives.
+const TERM_GRACE: Duration = Duration::from_millis(1500);
+
+/// The same for what a server left behind, and when the gateway is gone: then all of it is to be gone within a second.
+const SHORT_GRACE: Duration = Duration::from_millis(200);
+
+/// Between two looks at what still runs, while something ends.
+const POLL: Duration = Duration::from_millis(20);
+
+/// After SIGKILL, a process in the midst of a disk operation may take its time; nothing can be done about it.
+const KILL_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Keeps the server until it has ended, with all that it started; gives what it ended with.
+pub fn run(orders: &Orders, program: &[OsString]) -> ExitCode {
+    close_fds::set_fds_cloexec(FIRST_FD_OF_OTHERS, &[]);
+    let kept = bind(orders)
+        .and_then(|()| Builder::new_current_thread().enable_all().build())
+        .and_then(|runtime| runtime.block_on(keep(orders, program)));
+    kept.unwrap_or_else(|error| {
+        eprintln!("metamcp: the server cannot be kept: {error}");
+        ExitCode::from(EXIT_NOT_RUN)
+    })
+}
+
+/// Behind standard input, output and error.
+const FIRST_FD_OF_OTHERS: i32 = 3;
+
+/// Ends with the gateway, and takes over what the server leaves behind.
+fn bind(orders: &Orders) -> io::Result<()> {
+    set_parent_process_death_signal(Some(Signal::TERM))?;
+    set_child_subreaper(Some(getpid()))?;
+    // The gateway may have ended before the first of these was asked for.
+    if getppid() == pid(orders.parent) { Ok(()) } else { Err(io::Error::other("the gateway has gone")) }
+}
+
+async fn keep(orders: &Orders, program: &[OsString]) -> io::Result<ExitCode> {
+    let mut ended = signal(SignalKind::child())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let server = start(orders, program)?;
+    // The pipes are the server's alone: it must see their end, and so must the gateway.
+    let null = fs::File::options().read(true).write(true).open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&null)?;
+    rustix::stdio::dup2_stdout(&null)?;
+    let mut status = None;
+    loop {
+        tokio::select! {
+            _ = ended.recv() => {
+                let left = reap(server, &mut status);
+                if left == Left::Nothing {
+                    break;
+                }
+                if status.is_some() {
+                    end_all(server, &mut status, &mut ended, || SHORT_GRACE).await;
+                    break;
+                }
+            }
+            _ = terminate.recv() => {
+                // Looked at again and again: the gateway's threads end one after the other.
+                let grace = || if getppid() == pid(orders.parent) { TERM_GRACE } else { SHORT_GRACE };
+                end_all(server, &mut status, &mut ended, grace).await;
+                break;
+            }
+        }
+    }
+    Ok(exit_code(status))
+}
+
+/// Starts the stand-in, as the user that the server is to run as.
+fn start(orders: &Orders, program: &[OsString]) -> io::Result<Pid> {
+    let own = u32::try_from(getpid().as_raw_nonzero().get()).unwrap_or_default();
+    let theirs = Orders { parent: own, ..orders.clone() };
+    let mut command = Command::new(PROGRAM);
+    command.arg0("metamcp").args([COMMAND, stand_in::ROLE, &theirs.to_text()]).args(program);
+    if let Some(gid) = orders.gid {
+        command.gid(gid);
+    }
+    if let Some(uid) = orders.uid {
+        command.uid(uid);
+    }
+    // Not waited for by this handle: `reap` waits for all children alike.
+    let child = command.spawn()?;
+    pid(child.id()).ok_or_else(|| io::Error::other("a process without a number"))
+}
+
+/// Whether this process has children.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Left {
+    Nothing,
+    Something,
+}
+
+/// Takes note of all children that have ended, and of the server's status when it is among them.
+fn reap(server: Pid, status: &mut Option<WaitStatus>) -> Left {
+    loop {
+        match wait(WaitOptions::NOHANG) {
+            Ok(Some((pid, found))) if pid == server => *status = Some(found),
+            Ok(Some(_)) | Err(Errno::INTR) => {}
+            Ok(None) => return Left::Something,
+            // There are none.
+            Err(_) => return Left::Nothing,
+        }
+    }
+}
+
+/// Ends all that runs: what the server started and left behind is ours, one generation after the other.
+async fn end_all(
+    server: Pid,
+    status: &mut Option<WaitStatus>,
+    ended: &mut Signals,
+    grace: impl Fn() -> Duration,
+) {
+    tell_all(Signal::TERM);
+    let begun = Instant::now();
+    while reap(server, status) == Left::Something {
+        let (passed, grace) = (begun.elapsed(), grace());
+        if passed >= grace + KILL_PATIENCE {
+            return;
+        }
+        if passed >= grace {
+            // Only children of our own, and none of them was waited for: their numbers are nobody else's.
+            for child in children() {
+                let _ = kill_process(child, Signal::KILL);
+            }
+        }
+        // Whichever is first: one has ended, or it is time to look for those who took its place.
+        drop(timeout(POLL, ended.recv()).await);
+    }
+}
+
+/// The group, and those who left it. This process is of the group and takes the signal as well, as one more request
+/// to end.
+fn tell_all(signal: Signal) {
+    let _ = kill_current_process_group(signal);
+    for child in children() {
+        let _ = kill_process(child, signal);
+    }
+}
+
+/// The direct children of this process, as the kernel lists them.
+fn children() -> Vec<Pid> {
+    let own = getpid().as_raw_nonzero().get();
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let numbers = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let is_child = |number: &u32| {
+        let stat = fs::read_to_string(format!("/proc/{number}/stat")).unwrap_or_default();
+        parent_of(&stat) == Some(own)
+    };
+    numbers.filter(is_child).filter_map(pid).collect()
+}
+
+/// The fourth field of `/proc/PID/stat` (`proc_pid_stat(5)`). The second, the name, is anything between brackets.
+fn parent_of(stat: &str) -> Option<i32> {
+    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
+/// As a shell gives it: what the server said, or 128 and the signal that ended it.
+fn exit_code(status: Option<WaitStatus>) -> ExitCode {
+    let code = status.and_then(|status| {
+        status.exit_status().or_else(|| status.terminating_signal().map(|signal| 128 + signal))
+    });
+    ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_who_a_parent_is() {
+        let check = |stat: &str, expected| assert_eq!(parent_of(stat), expected, "{stat}");
+        check("12 (node) S 7 12 12 0 -1", Some(7));
+        check("12 (a) b (c) S 7 12", Some(7));
+        check("12 () S 1) R 9 12", Some(9));
+        check("", None);
+        check("12 (node)", None);
+    }
+}

@@ -1,0 +1,215 @@
+//! Servers that are programs, as `metamcp.toml` and `mcp.json` have them.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::mistakes::{Place, Written};
+use super::section::Section;
+use super::servers::Context;
+use crate::admin::definition::bounds::{self, Bound};
+use crate::backend::stdio::{INHERITED, Program, Sharing};
+use crate::child::{Confinement, Limits};
+
+/// A program before its variables are put in. What can be said of it in `metamcp.toml` only is ready.
+pub(super) struct Draft<'a> {
+    pub command: Written<&'a str>,
+    pub args: Vec<Written<&'a str>>,
+    pub env: Vec<(&'a str, Written<&'a str>)>,
+    pub cwd: Option<Written<&'a str>>,
+    /// What a relative working directory is relative to.
+    pub beside: Option<&'a Path>,
+    pub settings: Settings,
+}
+
+/// How it is run.
+pub(super) struct Settings {
+    sharing: Sharing,
+    prewarm: bool,
+    start_timeout: Duration,
+    idle_timeout: Duration,
+    processes_max: usize,
+    line_bytes_max: usize,
+    uid: Option<u32>,
+    gid: Option<u32>,
+    limits: Limits,
+    confinement: Option<Confinement>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            sharing: Sharing::Key,
+            prewarm: false,
+            start_timeout: bounds::START_TIMEOUT.default,
+            idle_timeout: bounds::PROCESS_IDLE.default,
+            processes_max: bounds::PROCESSES.default,
+            line_bytes_max: bounds::LINE_BYTES.default,
+            uid: None,
+            gid: None,
+            limits: Limits::default(),
+            confinement: None,
+        }
+    }
+}
+
+/// What `metamcp.toml` says; nothing where the server is no program. Reads every key that a program may have, so that
+/// one of them beside a URL is not taken for a slip of the pen.
+pub(super) fn read<'a>(section: &Section<'a>, context: Context<'_>) -> Option<Draft<'a>> {
+    let command = section.text("command");
+    let args = section.texts("args").unwrap_or_default();
+    let env = section.text_map("env");
+    let cwd = section.text("cwd");
+    let sharings = [("shared", Sharing::Shared), ("key", Sharing::Key), ("session", Sharing::Session)];
+    let defaults = Settings::default();
+    let user = |key| section.integer(key).and_then(|written| id(&written, context));
+    let settings = Settings {
+        sharing: section.word("sharing", &sharings, defaults.sharing),
+        prewarm: section.flag("prewarm").unwrap_or(defaults.prewarm),
+        start_timeout: section.duration("start_timeout", bounds::START_TIMEOUT),
+        idle_timeout: section.duration("idle_timeout", bounds::PROCESS_IDLE),
+        processes_max: section.count("processes_max", bounds::PROCESSES),
+        line_bytes_max: section.size("line_bytes_max", bounds::LINE_BYTES),
+        uid: user("uid"),
+        gid: user("gid"),
+        limits: limits(section.child("limits")),
+        confinement: confinement(section.child("confine"), context),
+    };
+    let Some(command) = command else {
+        let is_said = !args.is_empty() || !env.is_empty() || cwd.is_some();
+        if is_said {
+            context.report.mistake(&section.place().below("command"), "is missing beside args, env or cwd");
+        }
+        return None;
+    };
+    Some(Draft { command, args, env, cwd, beside: section.directory(), settings })
+}
+
+fn limits(section: Section<'_>) -> Limits {
+    // A limit that is not written is none, so a bound's default is never used.
+    let size = |key| section.has(key).then(|| section.size(key, LIMIT_BYTES) as u64);
+    let count = |key| section.has(key).then(|| section.count(key, LIMIT_COUNT) as u64);
+    let limits = Limits {
+        memory_bytes: size("memory"),
+        data_bytes: size("data"),
+        open_files: count("open_files"),
+        processes: count("processes"),
+        cpu_s: section.has("cpu").then(|| section.duration("cpu", LIMIT_CPU).as_secs()),
+        file_bytes: size("file_size"),
+    };
+    section.finish();
+    limits
+}
+
+fn confinement(section: Section<'_>, context: Context<'_>) -> Option<Confinement> {
+    let is_written = section.is_written();
+    let paths = |key| -> Vec<PathBuf> {
+        let list = section.texts(key).unwrap_or_default();
+        list.iter().filter_map(|written| absolute(written, context)).collect()
+    };
+    let (read, write) = (paths("read"), paths("write"));
+    let required = section.flag("required").unwrap_or(false);
+    section.finish();
+    is_written.then_some(Confinement { read, write, required })
+}
+
+fn absolute(written: &Written<&str>, context: Context<'_>) -> Option<PathBuf> {
+    let path = PathBuf::from(context.expand(written)?);
+    if !path.is_absolute() {
+        context.report.mistake(&written.place, "is not an absolute path");
+        return None;
+    }
+    Some(path)
+}
+
+fn id(written: &Written<i128>, context: Context<'_>) -> Option<u32> {
+    let id = u32::try_from(written.value).ok().filter(|id| *id != u32::MAX);
+    if id.is_none() {
+        context.report.mistake(&written.place, "is not the number of a user or group");
+    }
+    id
+}
+
+impl Draft<'_> {
+    /// With its variables put in; what is wrong is told.
+    pub fn program(self, place: &Place, context: Context<'_>) -> Option<Program> {
+        let report = context.report;
+        let command = context.expand(&self.command)?;
+        if command.trim().is_empty() || command.contains('\0') {
+            report.mistake(&self.command.place, "names no program; write one: command = \"npx\"");
+        }
+        if self.args.len() > ARGS_MAX || self.env.len() > ENV_MAX {
+            report.mistake(place, format!("has more than {ARGS_MAX} args or {ENV_MAX} variables"));
+        }
+        let mut args = Vec::with_capacity(self.args.len());
+        for written in &self.args {
+            let Some(arg) = context.expand(written) else { continue };
+            if arg.contains('\0') {
+                report.mistake(&written.place, "has a NUL in it");
+            }
+            args.push(arg);
+        }
+        let inherited = |name: &str| Some((name.to_owned(), context.variables.lookup(name).ok()??));
+        let mut env: Vec<_> = INHERITED.into_iter().filter_map(inherited).collect();
+        for (name, written) in &self.env {
+            let Some(value) = context.expand(written) else { continue };
+            if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
+                report.mistake(&written.place, "is no variable: a name has no `=`, and neither part a NUL");
+            }
+            env.push(((*name).to_owned(), value));
+        }
+        let cwd = match &self.cwd {
+            None => None,
+            Some(written) => {
+                let path = self.beside.unwrap_or(Path::new("")).join(context.expand(written)?);
+                if !path.is_dir() {
+                    report.mistake(&written.place, "is no directory that is there");
+                }
+                Some(path)
+            }
+        };
+        let Settings {
+            sharing,
+            prewarm,
+            start_timeout,
+            idle_timeout,
+            processes_max,
+            line_bytes_max,
+            uid,
+            gid,
+            limits,
+            confinement,
+        } = self.settings;
+        Some(Program {
+            command,
+            args,
+            env,
+            cwd,
+            sharing,
+            prewarm,
+            start_timeout,
+            idle_timeout,
+            processes_max,
+            line_bytes_max,
+            uid,
+            gid,
+            limits,
+            confinement,
+        })
+    }
+}
+
+/// More than any command line in use.
+const ARGS_MAX: usize = 256;
+
+/// More than any server reads.
+const ENV_MAX: usize = 256;
+
+/// Whatever makes sense of a size: a megabyte is too little for any server.
+const LIMIT_BYTES: Bound<usize> = Bound { default: 1 << 20, min: 1 << 20, max: 1 << 46 };
+
+/// Fewer than 8 descriptors or processes, and nothing starts.
+const LIMIT_COUNT: Bound<usize> = Bound { default: 8, min: 8, max: 1 << 30 };
+
+/// The kernel counts in seconds.
+const LIMIT_CPU: Bound<Duration> =
+    Bound { default: Duration::from_secs(1), min: Duration::from_secs(1), max: Duration::from_hours(8760) };
