@@ -1,6 +1,7 @@
 //! From an advertised name to the server that has it.
 
 use std::hint::black_box;
+use std::sync::Arc;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use metamcp::route::{Destination, Names, OwnName, SEPARATOR};
@@ -20,7 +21,8 @@ fn names(tools: usize) -> Names {
     let mut names = Names::with_capacity(tools);
     for tool in 0..tools {
         let name = format!("list_pull_request_reviews_{tool}");
-        let own_name = Some(OwnName { json: format!("\"{name}\"").into(), header: name.into() });
+        let (text, json) = (name.clone(), format!("\"{name}\"").into());
+        let own_name = Some(Arc::new(OwnName { text, json, header: name.into() }));
         let place = u32::try_from(tool % SERVERS).expect("there are few servers");
         let earlier = names.insert(&advertised(tool), Destination { place, own_name });
         assert!(earlier.is_none(), "every name is made once");

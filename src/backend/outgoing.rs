@@ -72,13 +72,17 @@ impl Outgoing {
         self.add(name, value);
     }
 
-    /// Adds a field. `name`: in lower case; `value`: bytes that HTTP allows in one (RFC 9110, section 5.5).
+    /// Adds a field. `name`: in lower case; `value`: bytes that HTTP allows in one (RFC 9110, section 5.5). A value
+    /// with a line break, which would begin another field, is left out.
     pub fn put(&mut self, name: &str, value: &[u8]) {
         debug_assert!(
             HeaderValue::from_bytes(value).is_ok(),
             "no value of a field: {}",
             value.escape_ascii()
         );
+        if memchr::memchr2(b'\r', b'\n', value).is_some() {
+            return;
+        }
         self.lines.put_slice(name.as_bytes());
         self.lines.put_slice(b": ");
         self.lines.put_slice(value);

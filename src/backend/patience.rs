@@ -10,13 +10,13 @@ use tokio::time::{Sleep, sleep};
 /// A timer that one wait after the other uses: it beats several times within the bound, a wait counts the beats, and
 /// an answer leaves it as it is. To set a timer and take it back for each answer costs several times as much, and a
 /// look at the clock besides.
-#[derive(Default)]
 pub struct Patience {
     beat: Duration,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
-/// A wait lasts at least its bound, and at most this part of it longer.
+/// A wait lasts at least its bound; at most this part of it longer, and the milliseconds that the runtime's clock is
+/// coarse by.
 const BEATS: u32 = 8;
 
 impl Patience {

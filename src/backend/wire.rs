@@ -23,8 +23,8 @@ pub struct Wire {
     /// Whether something came behind an answer, or it began before the request was written.
     spoilt: bool,
     idle_since: Instant,
-    /// For the beginnings of its answers.
-    patience: Patience,
+    /// For the beginnings of its answers; lent to the one that is waited for.
+    patience: Option<Patience>,
 }
 
 /// Who speaks on it.
@@ -48,7 +48,7 @@ impl Wire {
             rest: None,
             spoilt: false,
             idle_since: Instant::now(),
-            patience,
+            patience: Some(patience),
         }
     }
 
@@ -56,9 +56,9 @@ impl Wire {
     ///
     /// Not cancel safe: it is to be dropped, which tells the backend to stop.
     pub async fn send(&mut self, request: &Outgoing, backend: &Backend) -> Result<(Head, Body), SendError> {
-        let mut patience = std::mem::take(&mut self.patience);
+        let Some(mut patience) = self.patience.take() else { return Err(SendError::Unsent) };
         let sent = patience.wait(self.exchange(request, backend)).await;
-        self.patience = patience;
+        self.patience = Some(patience);
         sent.unwrap_or_else(|| Err(SendError::Sent(BackendError::bare(Stage::FirstByteTimeout))))
     }
 

@@ -297,10 +297,11 @@ impl Item {
             json.put_slice(&written);
             json.put_slice(&self.raw[self.key_end..]);
             let own_name = OwnName {
+                text: self.key.clone(),
                 json: self.raw.slice(self.key_start..self.key_end),
                 header: Bytes::from(encode_header(&self.key).into_owned()),
             };
-            (json.freeze(), Some(own_name))
+            (json.freeze(), Some(Arc::new(own_name)))
         };
         if let Some(instead) = instead {
             json = retold(&json, instead);

@@ -1,6 +1,7 @@
 //! From the name of a tool, prompt or resource to the server that has it.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use foldhash::fast::RandomState;
@@ -20,12 +21,14 @@ pub struct Destination {
     /// The server's place in its endpoint.
     pub place: u32,
     /// The name at the server, to be put in place of the advertised one; `None` where both are the same.
-    pub own_name: Option<OwnName>,
+    pub own_name: Option<Arc<OwnName>>,
 }
 
 /// A server's own name for an item, ready to be put into a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OwnName {
+    /// As it is.
+    pub text: String,
     /// As a JSON string.
     pub json: Bytes,
     /// As the value of `Mcp-Name`.
@@ -137,8 +140,9 @@ mod tests {
     #[test]
     fn a_name_leads_where_it_was_put() {
         let mut names = Names::with_capacity(2);
-        let own_name = OwnName { json: Bytes::from_static(b"\"echo\""), header: Bytes::from_static(b"echo") };
-        let destination = Destination { place: 1, own_name: Some(own_name) };
+        let (json, header) = (Bytes::from_static(b"\"echo\""), Bytes::from_static(b"echo"));
+        let own_name = OwnName { text: "echo".into(), json, header };
+        let destination = Destination { place: 1, own_name: Some(Arc::new(own_name)) };
         assert_eq!(names.insert("b__echo", destination.clone()), None);
         assert_eq!(names.find("b__echo"), Some(&destination));
         assert_eq!(names.find("b__Echo"), None);

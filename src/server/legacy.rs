@@ -158,8 +158,8 @@ async fn aggregate(worker: &Rc<Worker>, call: Box<Call>, session: Arc<Session>) 
 async fn request(worker: &Rc<Worker>, call: Box<Call>, session: Arc<Session>) -> Result<Reply, Fault> {
     let view = View::Legacy(session.seal.capabilities);
     let target = match call.method {
-        Some(Method::ToolsCall) => renamed(local::named(worker, &call, view, ListKind::Tools).await?),
-        Some(Method::PromptsGet) => renamed(local::named(worker, &call, view, ListKind::Prompts).await?),
+        Some(Method::ToolsCall) => local::named(worker, &call, view, ListKind::Tools).await?,
+        Some(Method::PromptsGet) => local::named(worker, &call, view, ListKind::Prompts).await?,
         Some(Method::ResourcesRead) => {
             let places = local::resource_places(worker, &call, view).await?;
             return read(worker, call, session, &places).await;
@@ -167,7 +167,7 @@ async fn request(worker: &Rc<Worker>, call: Box<Call>, session: Arc<Session>) ->
         Some(Method::Subscribe | Method::Unsubscribe) => {
             (local::resource_place(worker, &call, view).await?, None)
         }
-        Some(Method::Complete) => renamed(local::completion(worker, &call, view).await?),
+        Some(Method::Complete) => local::completion(worker, &call, view).await?,
         Some(Method::ToolsList) => return local::list(worker, &call, view, ListKind::Tools).await,
         Some(Method::PromptsList) => return local::list(worker, &call, view, ListKind::Prompts).await,
         Some(Method::ResourcesList) => return local::list(worker, &call, view, ListKind::Resources).await,
@@ -186,10 +186,6 @@ async fn request(worker: &Rc<Worker>, call: Box<Call>, session: Arc<Session>) ->
 
 /// A place in the endpoint, and what is to be replaced in the message.
 type Target = (usize, Option<(Span, Bytes)>);
-
-fn renamed((place, rename): local::Target) -> Target {
-    (place, local::edit(rename.as_ref()))
-}
 
 /// From the first of the servers that has the resource.
 async fn read(
@@ -346,8 +342,9 @@ async fn forward(
     worker: &Rc<Worker>,
     call: Box<Call>,
     session: Arc<Session>,
-    (place, edit): Target,
+    (place, rename): local::Target,
 ) -> Result<Reply, Fault> {
+    let edit = local::edit(rename.as_ref());
     let (delivered, in_flight, meter) = {
         let asking = pin!(ask_server(worker, &call, &session, place, edit.as_slice()));
         // Behind it, so that both are dropped before it: a server that sees its call given up must not find the
@@ -355,7 +352,8 @@ async fn forward(
         let in_flight = call.is_request().then(|| begin(&session, &call, place)).transpose()?;
         let view = View::Legacy(session.seal.capabilities);
         let server = &call.endpoint.servers[place].name;
-        let meter = Meter::begin(worker, &call, server, edit.as_ref(), view);
+        let own_name = rename.as_ref().map(|(_, own_name)| own_name.text.as_str());
+        let meter = Meter::begin(worker, &call, server, own_name, view);
         (asking.await?, in_flight, meter)
     };
     let response = match delivered {

@@ -21,7 +21,7 @@ use crate::route::{Destination, OwnName};
 pub type Target = (usize, Option<Rename>);
 
 /// Where in the message a name stands, and what the server calls it.
-pub type Rename = (Span, OwnName);
+pub type Rename = (Span, Arc<OwnName>);
 
 /// The edit of the message that renames.
 pub fn edit(rename: Option<&Rename>) -> Option<(Span, Bytes)> {

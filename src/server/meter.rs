@@ -4,13 +4,10 @@
 use std::borrow::Cow;
 use std::time::Instant;
 
-use bytes::Bytes;
-
 use super::call::Call;
 use super::worker::Worker;
 use crate::base::ServerName;
 use crate::catalog::View;
-use crate::frame::Span;
 use crate::journal::usage::{Count, OTHER, Slot, told};
 use crate::protocol::Method;
 use crate::route::Shape;
@@ -27,20 +24,24 @@ pub struct Meter {
 }
 
 impl Meter {
-    /// Of a message that goes to a server with this part replaced; `None` where nothing is counted.
+    /// Of a message that goes to a server, under its own name for what is asked for where that is another; `None`
+    /// where nothing is counted.
     pub fn begin(
         worker: &Worker,
         call: &Call,
         server: &ServerName,
-        edit: Option<&(Span, Bytes)>,
+        own_name: Option<&str>,
         view: View,
     ) -> Option<Self> {
         if !call.is_request() {
             return None;
         }
         let counters = worker.counters.as_ref()?;
-        let slot =
-            counters.slot(call.identity.key_id().as_str(), server.as_str(), &tool(worker, call, edit, view));
+        let slot = counters.slot(
+            call.identity.key_id().as_str(),
+            server.as_str(),
+            &tool(worker, call, own_name, view),
+        );
         let count = Count { calls: 1, bytes_in: call.body.len() as u64, ..Count::default() };
         Some(Self { slot, began: Instant::now(), count, ended: false, may_be_answered: false })
     }
@@ -88,18 +89,13 @@ impl Drop for Meter {
 
 /// The server's own name for the tool that is called; empty for what is no call of a tool. A name that nobody
 /// listed is the client's own invention: such names are counted as one, or there would be no end of them.
-fn tool<'a>(worker: &Worker, call: &'a Call, edit: Option<&'a (Span, Bytes)>, view: View) -> Cow<'a, str> {
+fn tool<'a>(worker: &Worker, call: &'a Call, own_name: Option<&'a str>, view: View) -> Cow<'a, str> {
     if call.method != Some(Method::ToolsCall) {
         return Cow::Borrowed("");
     }
-    let name = match edit {
+    let name = match own_name {
         None => call.text(call.envelope.params.name).unwrap_or_default(),
-        // A JSON string. One with escapes is no name of a tool (MCP 2026-07-28, tools), and is told as written.
-        Some((_, own_name)) => String::from_utf8_lossy(
-            own_name
-                .strip_prefix(b"\"")
-                .map_or(&own_name[..], |name| name.strip_suffix(b"\"").unwrap_or(name)),
-        ),
+        Some(own_name) => Cow::Borrowed(own_name),
     };
     let is_listed =
         call.endpoint.shape != Shape::Single || worker.shared.catalog.lists_tool(&call.endpoint, view, &name);

@@ -93,7 +93,8 @@ async fn forward(
     rename: Option<Rename>,
 ) -> Result<Reply, Fault> {
     let server = &call.endpoint.servers[place].name;
-    let meter = Meter::begin(worker, &call, server, local::edit(rename.as_ref()).as_ref(), View::Modern);
+    let own_name = rename.as_ref().map(|(_, own_name)| own_name.text.as_str());
+    let meter = Meter::begin(worker, &call, server, own_name, View::Modern);
     let response = deliver(worker, &call, place, rename).await?;
     let endpoint = call.endpoint.clone();
     let server = &endpoint.servers[place];
