@@ -16,7 +16,7 @@ use metamcp::store::{Audit, Match};
 use serde_json::{Value, json};
 use support::{
     Client, Database, ENCRYPTION_KEY, Gateway, PATIENCE, Peer, Request, Response, gateway_on, listed, modern,
-    modern_call, sql,
+    modern_call, sql, within,
 };
 
 /// What a key is told that asks for a token.
@@ -104,8 +104,11 @@ impl Way {
     }
 
     /// What is open stays open and carries nothing; what is new gets through. So do firewalls that forget.
-    fn stall(&self) {
-        *self.state.stalled.lock().unwrap() = self.state.tries.load(Ordering::SeqCst);
+    /// Gives how many there were.
+    fn stall(&self) -> usize {
+        let mut stalled = self.state.stalled.lock().unwrap();
+        *stalled = self.state.tries.load(Ordering::SeqCst);
+        *stalled
     }
 
     fn mend(&self) {
@@ -145,22 +148,21 @@ fn connections_that_hang_are_replaced() {
     let (id, key) = database.key("known");
     let known = replica.key.clone().unwrap();
     assert_eq!(status(&replica, &key), 200);
-    way.stall();
+    let stalled = way.stall();
     database.revoke(&id);
     let revoked = until("revoked", || status(&replica, &key) == 401);
     println!("revoked after {revoked:?} with connections that hang");
     // The poll has a connection of its own, and it does not wait for the one that listens.
-    assert!(revoked < Duration::from_secs(5), "{revoked:?}");
+    assert!(revoked < within(Duration::from_secs(5)), "{revoked:?}");
     assert_eq!(status(&replica, &known), 200);
 
-    // By then the other one was found out as well: being told is faster than any poll again.
-    let tries = || way.state.tries.load(Ordering::SeqCst);
-    let before = tries();
-    until("the listener is replaced", || tries() > before);
+    // The other one is found out as well: being told is faster than any poll again.
+    until("both are replaced", || way.state.tries.load(Ordering::SeqCst) >= stalled + 2);
     let (id, key) = database.key("next");
     assert_eq!(status(&replica, &key), 200);
     database.revoke(&id);
-    assert!(until("revoked", || status(&replica, &key) == 401) < Duration::from_millis(1_500));
+    let revoked = until("revoked", || status(&replica, &key) == 401);
+    assert!(revoked < within(Duration::from_millis(1_500)), "{revoked:?}");
 }
 
 #[test]
@@ -184,9 +186,9 @@ fn a_key_works_on_every_replica_from_its_making_to_its_end() {
     }
     ends.sort_unstable();
     println!("revoked on both after {ends:?}");
-    // With a notification, even on a busy machine; a poll alone takes half a second in the middle.
-    assert!(ends[10] < Duration::from_millis(250), "{ends:?}");
-    assert!(ends[18] < Duration::from_millis(1_500), "{ends:?}");
+    // With a notification; a poll alone takes half a second in the middle.
+    assert!(ends[10] < within(Duration::from_millis(250)), "{ends:?}");
+    assert!(ends[18] < within(Duration::from_millis(1_500)), "{ends:?}");
 }
 
 #[test]
@@ -220,7 +222,7 @@ fn without_the_database_what_is_known_goes_on_also_after_a_restart() {
     way.mend();
     let synced = until("in step again", || status(&replica, &key) == 401);
     println!("in step {synced:?} after the database came back");
-    assert!(synced < Duration::from_secs(3), "{synced:?}");
+    assert!(synced < within(Duration::from_secs(3)), "{synced:?}");
     until("ready again", || ready(&replica, &kept).1.get("degraded").is_none());
     assert_eq!((status(&replica, &kept), status(&replica, &unknown)), (200, 200));
 }
@@ -235,7 +237,7 @@ fn what_one_replica_is_told_all_serve() {
     let soon = |what: &str, done: &mut dyn FnMut() -> bool| {
         let took = until(what, done);
         println!("{what} after {took:?}");
-        assert!(took < Duration::from_secs(2), "{what}: {took:?}");
+        assert!(took < within(Duration::from_secs(2)), "{what}: {took:?}");
     };
     for number in 0..5 {
         let name = format!("s{number}");
@@ -298,7 +300,7 @@ fn without_the_database_the_servers_of_before_are_served() {
     way.mend();
     let synced = until("in step again", || tools(&replica, &admin) == ["b__echo", "b__other"]);
     println!("in step {synced:?} after the database came back");
-    assert!(synced < Duration::from_secs(3), "{synced:?}");
+    assert!(synced < within(Duration::from_secs(3)), "{synced:?}");
 }
 
 #[test]

@@ -2,12 +2,13 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use metamcp::auth::{KeyRequest, Sealer, create_key, parse_encryption_key};
 use metamcp::config::{Env, ProcessEnv};
 use metamcp::store::{Audit, Grants, KeyStatus, Role, Store};
 
-use super::Setup;
+use super::{PATIENCE, Setup};
 
 /// Of every gateway on PostgreSQL.
 pub const ENCRYPTION_KEY: &str = "1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
@@ -107,6 +108,12 @@ pub fn gateway_on(url: &str) -> Setup {
 /// Whether the long form of a proof is asked for, which takes minutes: `METAMCP_PROOFS=long`.
 pub fn is_long() -> bool {
     ProcessEnv.var("METAMCP_PROOFS").is_some_and(|form| form == "long")
+}
+
+/// How long something may take: what is claimed in the long form, for which nothing else runs, and in the short one what
+/// only a failure takes, however busy the machine.
+pub fn within(claimed: Duration) -> Duration {
+    if is_long() { claimed } else { PATIENCE }
 }
 
 /// On a runtime of its own.

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 pub use client::{Client, Request, Response};
 pub use cluster::Cluster;
-pub use database::{Database, ENCRYPTION_KEY, gateway_on, is_long, run, sql};
+pub use database::{Database, ENCRYPTION_KEY, gateway_on, is_long, run, sql, within};
 pub use gateway::{Gateway, Keys, Setup};
 pub use message::{
     MODERN, call, error, initialize, legacy, legacy_call, listed, modern, modern_call, notification,
