@@ -4,6 +4,8 @@
 
 mod support;
 
+use std::time::Duration;
+
 use metamcp::store::{Counts, Grants, Rate, Role};
 use serde_json::{Value, json};
 use support::{
@@ -358,6 +360,33 @@ fn a_tool_that_an_endpoint_hides_is_not_there_over_rest() {
     check(&["bare"], [404, 200], &["other"]);
     check(&["bare", "servers/a"], [200, 200], &["echo", "other"]);
     check(&["default"], [200, 200], &["echo", "other"]);
+}
+
+/// What a call says on the way is not for a key that is good for nothing any more.
+#[test]
+fn a_call_that_is_heard_ends_with_its_key() {
+    let peer = Peer::script([]);
+    let gateway = Setup::new().server("a", peer.address).keys().start();
+    let (id, revoked) = gateway.keys().create("revoked");
+    let (_, expires) = gateway.keys().lend("guest", Duration::from_secs(5));
+    let progress = chunk(&format!("data: {PROGRESS}\n\n"));
+    let silent = vec![Step::Send(events()), Step::Send(progress.clone()), Step::Hold];
+    let endless = vec![Step::Send(events()), Step::Flood(progress, usize::MAX)];
+    let calls = [(&revoked, &silent), (&revoked, &endless), (&expires, &silent), (&expires, &endless)];
+    let clients = calls.map(|(key, script)| {
+        let before = peer.calls().len();
+        peer.push([script.clone()]);
+        let mut client = Client::connect(gateway.address);
+        client.send(&execute("text/event-stream").with("Authorization", format!("Bearer {key}")).bytes());
+        assert_eq!(client.head().status, 200);
+        (client, peer.calls()[before].connection)
+    });
+    gateway.keys().revoke(&id);
+    for (mut client, connection) in clients {
+        let last = std::iter::from_fn(|| client.event()).last().unwrap();
+        assert_eq!((&last["status"], &last["title"]), (&json!(401), &json!("Unauthorized")), "{last}");
+        peer.wait_closed(connection);
+    }
 }
 
 #[test]
