@@ -117,7 +117,8 @@ impl Admin {
         let mut seen = behind.iter().filter(|(key, _)| is_seen(key));
         let shown: Vec<&(String, Bytes)> = seen.by_ref().take(asked.items).collect();
         let next = shown.last().filter(|_| seen.next().is_some()).map(|(key, _)| key);
-        let items = shown.iter().filter_map(|(_, json)| serde_json::from_slice(json).ok()).collect();
+        let told = shown.iter().map(|(key, json)| reached.told(key, json));
+        let items = told.filter_map(|json| serde_json::from_slice(&json).ok()).collect();
         Ok(page(items, next))
     }
 
