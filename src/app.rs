@@ -182,6 +182,7 @@ impl App {
             roots,
             rules,
             phase: phases.clone(),
+            keys: keys_changed.subscribe(),
         });
         let changes = admin.fleet_changes();
         let shared = Arc::new(Shared {
@@ -494,7 +495,7 @@ impl ControlPlane for Plane {
         Box::pin(async move {
             let response = self.0.answer(admin::Asked { head, body, counters }).await;
             response.map(|body| match body {
-                admin::Body::Whole(bytes) => ControlBody::Whole(bytes),
+                admin::Body::Whole(bytes, permit) => ControlBody::Whole(bytes, permit),
                 admin::Body::Events(events) => ControlBody::Stream(events),
             })
         })

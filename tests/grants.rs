@@ -2,10 +2,12 @@
 
 mod support;
 
+use std::time::Duration;
+
 use metamcp::store::{Grants, Rate};
 use support::{
-    Client, Gateway, Peer, Request, Setup, error, legacy, legacy_call, listed, modern, modern_call,
-    open_session,
+    Client, Gate, Gateway, Peer, Request, Setup, Step, chunk, error, events, legacy, legacy_call, listed,
+    modern, modern_call, open_session, result,
 };
 
 fn of(names: &[&str]) -> Vec<String> {
@@ -125,4 +127,62 @@ fn a_key_asks_as_often_and_as_much_as_it_may() {
     assert_eq!(stream.head().status, 200);
     let busy = Client::once(gateway.address, &with(modern_call("/mcp", "a__echo", "{}"), &key));
     assert_eq!(busy.status, 429);
+}
+
+/// What is left of a stream, and whether it ended as it should.
+fn rest(client: &mut Client) -> (String, bool) {
+    let mut text = Vec::new();
+    loop {
+        match client.chunk() {
+            Ok(Some(bytes)) => text.extend(bytes),
+            end => return (String::from_utf8_lossy(&text).into_owned(), end.is_ok()),
+        }
+    }
+}
+
+const NOTICE: &str = "data: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/message\",\"params\":{}}\n\n";
+
+/// Nobody tells of a key that expires.
+#[test]
+fn the_streams_of_a_key_end_when_it_expires() {
+    let peer = Peer::script([]);
+    let setup = Setup::new().keys().server("a", peer.address).with("[server]\nkeep_alive = \"1s\"");
+    let gateway = setup.start();
+    let (_, key) = gateway.keys().lend("guest", Duration::from_secs(5));
+    let calls = [("/mcp", "a__echo"), ("/servers/a/mcp", "echo")];
+    let mut clients = calls.map(|(path, tool)| {
+        peer.push([vec![Step::Send(events()), Step::Send(chunk(NOTICE)), Step::Hold]]);
+        let mut client = Client::connect(gateway.address);
+        assert!(client.send(&with(modern_call(path, tool, "{}"), &key).bytes()));
+        assert_eq!(client.head().status, 200);
+        client
+    });
+    for client in &mut clients {
+        let (text, whole) = rest(client);
+        assert!(whole && text.contains("it has expired; the call may have run"), "{whole} {text}");
+    }
+}
+
+/// Of an event that was too big to be held back nobody knows whether it was the answer: then the end of the key is no
+/// regular end.
+#[test]
+fn a_stream_that_may_have_been_answered_breaks_visibly_with_its_key() {
+    let peer = Peer::script([]);
+    let gateway = Setup::new().keys().server("a", peer.address).start();
+    let (id, key) = gateway.keys().create("key");
+    let event = format!("data: {}\n\n", result("1", &"x".repeat(256 << 10)));
+    let (first, second) = event.split_at(event.len() / 2);
+    let gate = Gate::default();
+    let (first, second) = (Step::Send(chunk(first)), Step::Send(chunk(second)));
+    peer.push([vec![Step::Send(events()), first, Step::Wait(gate.clone()), second, Step::Hold]]);
+    let mut client = Client::connect(gateway.address);
+    assert!(client.send(&with(modern_call("/servers/a/mcp", "echo", "{}"), &key).bytes()));
+    assert_eq!(client.head().status, 200);
+    let mut taken = client.chunk().ok().flatten().expect("the first part").len();
+    gate.open();
+    while taken < event.len() {
+        taken += client.chunk().ok().flatten().expect("the rest").len();
+    }
+    gateway.keys().revoke(&id);
+    assert_eq!(rest(&mut client), (String::new(), false));
 }

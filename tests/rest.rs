@@ -4,6 +4,8 @@
 
 mod support;
 
+use std::time::Duration;
+
 use metamcp::store::{Counts, Grants, Rate, Role};
 use serde_json::{Value, json};
 use support::{
@@ -358,6 +360,65 @@ fn a_tool_that_an_endpoint_hides_is_not_there_over_rest() {
     check(&["bare"], [404, 200], &["other"]);
     check(&["bare", "servers/a"], [200, 200], &["echo", "other"]);
     check(&["default"], [200, 200], &["echo", "other"]);
+}
+
+/// A key that is shown an endpoint alone is told what that says of a tool, over REST too.
+#[test]
+fn a_tool_is_told_as_the_keys_endpoints_tell_it() {
+    let peer = Peer::script([]);
+    peer.list_tools(
+        r#"{"jsonrpc":"2.0","id":1,"result":{"resultType":"complete","tools":[{"name":"echo","description":"own","annotations":{"title":"own"},"inputSchema":{"type":"object"}}]}}"#,
+    );
+    let told = "[endpoints.told]\nservers = [\"a\"]\n[endpoints.told.tools.a.overrides.echo]\nname = \"say\"\n\
+                description = \"told\"\nannotations = { title = \"told\" }\n";
+    let gateway = Setup::new().server("a", peer.address).with(told).keys().start();
+    let check = |grants: Grants, expected: &str| {
+        let key = gateway.keys().grant("key", grants).1;
+        let request = Request::new("GET", TOOLS).with("Authorization", format!("Bearer {key}"));
+        let answered = Client::once(gateway.address, &request).json();
+        let items = answered["items"].as_array().unwrap();
+        assert_eq!(items.len(), 1, "{answered}");
+        // Under the name that it is called by here.
+        let tool = json!({"name": "echo", "description": expected, "annotations": {"title": expected}, "inputSchema": {"type": "object"}});
+        assert_eq!(items[0], tool);
+    };
+    let only = |names: &[&str]| {
+        let names = names.iter().map(ToString::to_string).collect();
+        Grants { endpoints: Some(names), ..Grants::everything() }
+    };
+    check(only(&["told"]), "told");
+    check(only(&["told", "default"]), "own");
+    check(only(&["told", "servers/a"]), "own");
+    check(only(&["default"]), "own");
+    check(Grants { tools: Some(vec!["say".to_owned()]), ..Grants::everything() }, "told");
+    check(Grants { role: Role::Admin, ..Grants::everything() }, "own");
+}
+
+/// What a call says on the way is not for a key that is good for nothing any more.
+#[test]
+fn a_call_that_is_heard_ends_with_its_key() {
+    let peer = Peer::script([]);
+    let gateway = Setup::new().server("a", peer.address).keys().start();
+    let (id, revoked) = gateway.keys().create("revoked");
+    let (_, expires) = gateway.keys().lend("guest", Duration::from_secs(5));
+    let progress = chunk(&format!("data: {PROGRESS}\n\n"));
+    let silent = vec![Step::Send(events()), Step::Send(progress.clone()), Step::Hold];
+    let endless = vec![Step::Send(events()), Step::Flood(progress, usize::MAX)];
+    let calls = [(&revoked, &silent), (&revoked, &endless), (&expires, &silent), (&expires, &endless)];
+    let clients = calls.map(|(key, script)| {
+        let before = peer.calls().len();
+        peer.push([script.clone()]);
+        let mut client = Client::connect(gateway.address);
+        client.send(&execute("text/event-stream").with("Authorization", format!("Bearer {key}")).bytes());
+        assert_eq!(client.head().status, 200);
+        (client, peer.calls()[before].connection)
+    });
+    gateway.keys().revoke(&id);
+    for (mut client, connection) in clients {
+        let last = std::iter::from_fn(|| client.event()).last().unwrap();
+        assert_eq!((&last["status"], &last["title"]), (&json!(401), &json!("Unauthorized")), "{last}");
+        peer.wait_closed(connection);
+    }
 }
 
 #[test]

@@ -1,14 +1,16 @@
 //! What a key may see and call of one server, over all endpoints that show it. The predicate is that of the data plane.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::future::join_all;
 
 use crate::auth::Identity;
 use crate::base::ServerName;
-use crate::catalog::{Catalog, Merged, View};
-use crate::route::{Endpoint, Shape, Table};
+use crate::catalog::{Catalog, Merged, View, retold};
+use crate::route::{Endpoint, Shape, Shows, Table};
 
 /// The ways by which a key reaches a server: endpoints, and the server's own path.
 pub struct Reach<'a> {
@@ -68,11 +70,16 @@ impl<'a> Reach<'a> {
     /// By one way: the names that it shows, where it has names of its own.
     fn tools_by(&self, way: &Arc<Endpoint>, merged: &Merged) -> Tools<'a> {
         if way.shape == Shape::Single {
-            return Tools { alone: Some((self.identity, Arc::clone(way))), shown: HashSet::new() };
+            return Tools { alone: Some((self.identity, Arc::clone(way))), shown: HashMap::new() };
         }
-        let shown = self.place(way).into_iter().flat_map(|place| merged.tools_of(place));
-        let may = shown.filter(|(shown, _)| self.identity.may(&way.scope, shown));
-        Tools { alone: None, shown: may.map(|(_, own)| own.into_owned()).collect() }
+        let Some(place) = self.place(way) else { return Tools::default() };
+        let shows = way.servers[place].shows.as_ref();
+        let may = merged.tools_of(place).filter(|(shown, _)| self.identity.may(&way.scope, shown));
+        let told = may.map(|(_, own)| {
+            let shows = shows.filter(|shows| shows.instead(&own).is_some());
+            (own.into_owned(), shows.cloned())
+        });
+        Tools { alone: None, shown: told.collect() }
     }
 }
 
@@ -81,21 +88,41 @@ impl<'a> Reach<'a> {
 pub struct Tools<'a> {
     /// Who may use the server's own path, where its names are as they are.
     alone: Option<(&'a Identity, Arc<Endpoint>)>,
-    /// What endpoints show.
-    shown: HashSet<String>,
+    /// What endpoints show, with what says otherwise of it than the server; `None` where one shows it as it is.
+    shown: HashMap<String, Option<Arc<Shows>>>,
 }
 
 impl Tools<'_> {
     /// Whether that one is among them.
     pub fn hold(&self, tool: &str) -> bool {
+        self.hold_alone(tool) || self.shown.contains_key(tool)
+    }
+
+    /// What is said of that tool to the key, under the server's own name for it: what the server says, where the key
+    /// is shown that by one of its ways, and else what the first of them says instead.
+    pub fn told(&self, tool: &str, own: &Bytes) -> Bytes {
+        let shows = self.shown.get(tool).and_then(Option::as_ref).filter(|_| !self.hold_alone(tool));
+        match shows.and_then(|shows| shows.instead(tool)) {
+            Some(instead) => retold(own, instead),
+            None => own.clone(),
+        }
+    }
+
+    fn hold_alone(&self, tool: &str) -> bool {
         let alone = self.alone.as_ref();
         alone.is_some_and(|(identity, endpoint)| identity.may(&endpoint.scope, tool))
-            || self.shown.contains(tool)
     }
 
     fn and(mut self, other: Self) -> Self {
         self.alone = self.alone.or(other.alone);
-        self.shown.extend(other.shown);
+        for (tool, shows) in other.shown {
+            match self.shown.entry(tool) {
+                Entry::Vacant(place) => drop(place.insert(shows)),
+                // As it is, as soon as one shows it so.
+                Entry::Occupied(mut place) if shows.is_none() => drop(place.insert(None)),
+                Entry::Occupied(_) => {}
+            }
+        }
         self
     }
 }

@@ -27,8 +27,13 @@ pub struct Events {
     /// The first event, until it is handed out.
     first: Option<Bytes>,
     tally: Tally,
-    _permit: Permit,
+    /// Completes when the key that began it is good for nothing any more.
+    key_over: KeyOver,
+    permit: Permit,
 }
+
+/// Completes when a key is switched off, changed, or has expired.
+pub type KeyOver = Pin<Box<dyn Future<Output = ()>>>;
 
 /// Ends with the call.
 pub type Running = Pin<Box<dyn Future<Output = Result<Outcome, Problem>>>>;
@@ -44,7 +49,7 @@ pub enum Begun {
     /// With something on the way: the rest follows.
     Events(Pin<Box<Events>>),
     /// With its result, as the only event; or with what went wrong.
-    Whole(Result<Bytes, Problem>),
+    Whole(Result<Bytes, Problem>, Permit),
 }
 
 impl Events {
@@ -53,10 +58,11 @@ impl Events {
         running: Running,
         heard: mpsc::Receiver<Bytes>,
         tally: Tally,
+        key_over: KeyOver,
         permit: Permit,
     ) -> Begun {
         let running = Some(running);
-        let mut events = Self { running, heard, outcome: None, first: None, tally, _permit: permit };
+        let mut events = Self { running, heard, outcome: None, first: None, tally, key_over, permit };
         match poll_fn(|cx| events.poll_step(cx)).await {
             Some(Step::Said(said)) => {
                 events.first = Some(said);
@@ -66,16 +72,23 @@ impl Events {
             Some(Step::Ended(Ok(outcome))) => {
                 let failed = outcome.failed;
                 let answer = result_of(&outcome.message).map(|result| write("result", &result));
-                Begun::Whole(events.tally.count(answer, failed))
+                Begun::Whole(events.tally.count(answer, failed), events.permit)
             }
-            Some(Step::Ended(Err(problem))) => Begun::Whole(Err(problem)),
+            Some(Step::Ended(Err(problem))) => Begun::Whole(Err(problem), events.permit),
             // It has an outcome before it has none.
-            None => Begun::Whole(Err(Problem::later("the call has ended"))),
+            None => Begun::Whole(Err(Problem::later("the call has ended")), events.permit),
         }
     }
 
     /// `None` behind the end.
     fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Option<Step>> {
+        if self.running.is_some() && self.key_over.as_mut().poll(cx).is_ready() {
+            self.running = None;
+            self.heard.close();
+            // What the key may not hear any more.
+            while self.heard.try_recv().is_ok() {}
+            return Poll::Ready(Some(Step::Ended(Err(Problem::key_over()))));
+        }
         loop {
             if let Poll::Ready(Some(said)) = self.heard.poll_recv(cx) {
                 return Poll::Ready(Some(Step::Said(write("notification", &json_of(&said)))));

@@ -27,7 +27,6 @@ mod views;
 mod openapi;
 mod swagger;
 
-use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,7 +41,7 @@ use tokio::time::timeout;
 
 use crate::auth::{Authenticator, Check, Credential, Denied, Identity, Mode};
 use crate::backend::TlsRoots;
-use crate::base::{Fault, Phase};
+use crate::base::{Phase, TakeBody};
 use crate::catalog::{self, Catalog};
 use crate::fleet::Fleet;
 use crate::journal::usage::Counters;
@@ -85,6 +84,8 @@ pub struct Parts {
     pub rules: Rules,
     /// How far the gateway is on its way out.
     pub phase: watch::Receiver<Phase>,
+    /// Moves when keys changed.
+    pub keys: watch::Receiver<u64>,
 }
 
 /// The control plane.
@@ -105,14 +106,10 @@ pub struct Asked<'a> {
     pub counters: Option<&'a Counters>,
 }
 
-/// Takes the whole of a body.
-pub type TakeBody<'a> =
-    Box<dyn FnOnce(usize) -> Pin<Box<dyn Future<Output = Result<Bytes, Fault>> + 'a>> + 'a>;
-
 /// The body of an answer.
 pub enum Body {
-    /// It is here.
-    Whole(Bytes),
+    /// It is here. A key's place is held until it has passed.
+    Whole(Bytes, Option<Permit>),
     /// Events of a call that is under way.
     Events(Pin<Box<Events>>),
 }
@@ -153,7 +150,8 @@ impl Admin {
             Found::OtherMethods(allow) => Err(Problem::wrong_method(&allow)),
             Found::Nothing => Err(Problem::new(StatusCode::NOT_FOUND, NOWHERE)),
         };
-        let mut response = answered.unwrap_or_else(|problem| problem.respond().map(Body::Whole));
+        let mut response =
+            answered.unwrap_or_else(|problem| problem.respond().map(|bytes| Body::Whole(bytes, None)));
         let headers = response.headers_mut();
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
@@ -216,7 +214,7 @@ impl Admin {
             Operation::ListSessions => self.list_sessions(call).await,
             Operation::ImportServers => self.import(call).await,
         };
-        answered.map(|response| response.map(Body::Whole))
+        answered.map(|response| response.map(|bytes| Body::Whole(bytes, owned.permit)))
     }
 
     fn openapi(&self) -> Response<Bytes> {

@@ -82,6 +82,12 @@ impl Problem {
         Self { more: More::RetryAfter(RETRY_AFTER_S), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, detail) }
     }
 
+    /// The key that began it is good for nothing any more.
+    pub fn key_over() -> Self {
+        let detail = "the key was switched off or changed, or it has expired; the call may have run";
+        Self { more: More::Challenge, ..Self::new(StatusCode::UNAUTHORIZED, detail) }
+    }
+
     /// The body was not taken, of which the route reads so many bytes.
     pub fn unread(fault: &Fault, bytes_max: usize) -> Self {
         let (status, detail) = match fault.kind {

@@ -8,11 +8,12 @@ use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 use super::access::{Reach, Tools};
 use super::call::{self, ToolCall};
 use super::definition::{FieldError, Server};
-use super::events::{Begun, Events};
+use super::events::{Begun, Events, KeyOver};
 use super::paths::server_alone;
 use super::problem::Problem;
 use super::request::{Query, json_body, json_bytes, ok, page};
@@ -20,6 +21,7 @@ use super::servers::unprocessable;
 use super::tally::Tally;
 use super::views::{TestFound, TestResult};
 use super::{Admin, Body, Call};
+use crate::auth::Identity;
 use crate::backend::{self, Backend, BackendId, Pool};
 use crate::base::{Fault, Kind, Phase};
 use crate::catalog::{ListKind, Merged, Reason, View, probe};
@@ -32,6 +34,10 @@ const TEST_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A call. The longest that a server without a stream may be silent by default (`backend.first_byte_timeout`).
 const EXECUTE_TIMEOUT: Duration = Duration::from_mins(5);
+
+/// Between two looks at whether the key of an event stream has expired, of which nobody tells. As often as the data plane
+/// looks at a stream that is never silent.
+const KEY_LOOK: Duration = Duration::from_secs(1);
 
 /// What a server said on the way and its caller has not taken; then the server is not read on. Each is an event of up to
 /// 4 MiB, and most have a hundred bytes.
@@ -111,7 +117,8 @@ impl Admin {
         let mut seen = behind.iter().filter(|(key, _)| is_seen(key));
         let shown: Vec<&(String, Bytes)> = seen.by_ref().take(asked.items).collect();
         let next = shown.last().filter(|_| seen.next().is_some()).map(|(key, _)| key);
-        let items = shown.iter().filter_map(|(_, json)| serde_json::from_slice(json).ok()).collect();
+        let told = shown.iter().map(|(key, json)| reached.told(key, json));
+        let items = told.filter_map(|json| serde_json::from_slice(&json).ok()).collect();
         Ok(page(items, next))
     }
 
@@ -135,6 +142,7 @@ impl Admin {
         let backend =
             fleet.backend(BackendId(server.backend)).cloned().ok_or_else(|| Problem::not_found("server"))?;
         let tally = Tally::begin(call.counters, call.identity(), &server.name, &tool, call.body().len());
+        let identity = call.identity().clone();
         let (era, errands, mut phase) = (listed.era, self.parts.errands.clone(), self.parts.phase.clone());
         let run = async move |asked: ToolCall| {
             let calling = errands.run(EXECUTE_TIMEOUT, move || call::call(Pool::new(backend), era, asked));
@@ -149,12 +157,23 @@ impl Admin {
         if accepts_events(call.headers()) {
             let permit = call.permit.ok_or_else(|| Problem::later("there is no place for it"))?;
             let (said, heard) = mpsc::channel(SAID_MAX);
+            let key_over = self.key_over(identity);
             let running = Box::pin(async move { run(ToolCall { said: Some(said), ..asked }).await });
-            return answer_events(Events::begin(running, heard, tally, permit).await);
+            return answer_events(Events::begin(running, heard, tally, key_over, permit).await);
         }
         let outcome = run(asked).await?;
         let answer = result_of(&outcome.message).map(|result| Bytes::from(result.to_string()));
-        tally.count(answer, outcome.failed).map(|result| json_bytes(result).map(Body::Whole))
+        tally
+            .count(answer, outcome.failed)
+            .map(|result| json_bytes(result).map(|bytes| Body::Whole(bytes, call.permit)))
+    }
+
+    /// Completes when that key is good for nothing any more.
+    fn key_over(&self, identity: Identity) -> KeyOver {
+        let (auth, changes) = (Arc::clone(&self.parts.auth), self.parts.keys.clone());
+        Box::pin(async move {
+            while timeout(KEY_LOOK, auth.taken_back(&identity, changes.clone())).await.is_err() {}
+        })
     }
 
     /// The server of a call as it is served, with its lists; unknown where the key does not reach it.
@@ -223,7 +242,7 @@ fn accepts_events(headers: &HeaderMap) -> bool {
 fn answer_events(begun: Begun) -> Result<Response<Body>, Problem> {
     let body = match begun {
         Begun::Events(events) => Body::Events(events),
-        Begun::Whole(event) => Body::Whole(event?),
+        Begun::Whole(event, permit) => Body::Whole(event?, Some(permit)),
     };
     let mut response = Response::new(body);
     let headers = response.headers_mut();

@@ -7,6 +7,7 @@
 //!
 //! The tag is taken before the keyring is asked, so that an unknown key id costs the same as a known one.
 
+use std::future::pending;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -217,6 +218,17 @@ impl Authenticator {
         let keyring = self.keyring.load();
         let entry = keyring.entry(identity.key_id());
         entry.is_some_and(|e| e.identity().epoch() == identity.epoch() && e.admits(Now::read().unix_s))
+    }
+
+    /// Completes when the key behind a long-lived stream is not what it was any more. `changes` moves when keys changed;
+    /// when nobody is left to tell of a change, none is known of. Does not notice that a key expires: nobody tells of
+    /// that, and whoever waits for long asks for it now and then.
+    pub async fn taken_back(&self, identity: &Identity, mut changes: watch::Receiver<u64>) {
+        while self.still_valid(identity) {
+            if changes.changed().await.is_err() {
+                pending::<()>().await;
+            }
+        }
     }
 
     /// Publishes a new keyring if anything about a key has changed; to be called every second.

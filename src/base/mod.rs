@@ -10,6 +10,7 @@ mod glob;
 mod names;
 mod phase;
 mod scratch;
+mod take_body;
 mod turn;
 pub mod units;
 
@@ -21,4 +22,5 @@ pub use glob::{GLOB_CHARS_MAX, Glob, InvalidGlob};
 pub use names::{EndpointName, InvalidName, ServerName};
 pub use phase::Phase;
 pub use scratch::with_scratch;
+pub use take_body::TakeBody;
 pub use turn::let_others_go_first;

@@ -21,6 +21,7 @@ use std::time::Duration;
 pub use keeper::{Catalog, Keeper, KeeperSeed};
 pub use merge::{HiddenItem, Item, ListKind, Listing, Merged, Missing, Reason, ServerLists, merge};
 pub use probe::{Probed, probe};
+pub use retold::retold;
 pub use view::{View, modern_headers, modern_meta};
 
 /// Bounds of the catalog.

@@ -23,6 +23,8 @@ pub struct ResponseBody {
 enum Kind {
     /// One ready piece.
     Whole(Bytes),
+    /// The same, which holds the key's place. Boxed likewise.
+    Held(Box<Held>),
     /// A few. Boxed, as is what is bigger: a response is moved from step to step.
     Pieces(Box<Pieces>),
     /// A backend's answer on its way.
@@ -39,12 +41,22 @@ pub struct Pieces {
     next: usize,
 }
 
+/// One ready piece and a place among the key's requests, handed out in parts: what is not taken yet holds it.
+struct Held {
+    bytes: Bytes,
+    _permit: Permit,
+}
+
 /// Events as a task makes them.
 pub struct Events {
     /// Bounded: a client that does not read makes the task wait.
     receiver: mpsc::Receiver<Bytes>,
     _permit: Option<Permit>,
 }
+
+/// A connection takes a few parts ahead of what its client has read: small beside the biggest answer, big beside what
+/// one costs.
+const PART_BYTES: usize = 64 << 10;
 
 /// A body that broke off; hyper ends the connection, so that the client does not take it for whole.
 pub type BodyError = Box<dyn Error + Send + Sync>;
@@ -78,7 +90,10 @@ impl ResponseBody {
     /// Made by the control plane.
     pub fn control(body: ControlBody) -> Self {
         match body {
-            ControlBody::Whole(bytes) => Self::whole(bytes),
+            ControlBody::Whole(bytes, None) => Self::whole(bytes),
+            ControlBody::Whole(bytes, Some(permit)) => {
+                Self::from(Kind::Held(Box::new(Held { bytes, _permit: permit })))
+            }
             ControlBody::Stream(stream) => Self::from(Kind::Control(stream)),
         }
     }
@@ -126,6 +141,10 @@ impl Body for ResponseBody {
                 let bytes = std::mem::take(bytes);
                 Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
             }
+            Kind::Held(held) => {
+                let part = held.bytes.split_to(held.bytes.len().min(PART_BYTES));
+                Poll::Ready((!part.is_empty()).then(|| Ok(Frame::data(part))))
+            }
             Kind::Pieces(pieces) => Poll::Ready(pieces.take().map(|piece| Ok(Frame::data(piece)))),
             Kind::Relay(relay) => relay.poll(cx).map(|next| next.map(|bytes| bytes.map(Frame::data))),
             Kind::Events(events) => {
@@ -141,6 +160,7 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Whole(bytes) => bytes.is_empty(),
+            Kind::Held(held) => held.bytes.is_empty(),
             Kind::Pieces(pieces) => pieces.left() == 0,
             Kind::Relay(relay) => relay.is_ended(),
             Kind::Events(_) => false,
@@ -151,9 +171,50 @@ impl Body for ResponseBody {
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Kind::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Kind::Held(held) => SizeHint::with_exact(held.bytes.len() as u64),
             Kind::Pieces(pieces) => SizeHint::with_exact(pieces.left()),
             Kind::Relay(relay) => relay.length().map_or_else(SizeHint::default, SizeHint::with_exact),
             Kind::Events(_) | Kind::Control(_) => SizeHint::default(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use futures_util::FutureExt as _;
+
+    use super::*;
+    use crate::auth::Identity;
+    use crate::limits::{Config, Limits};
+
+    #[track_caller]
+    fn check(bytes: usize, parts: usize) {
+        let identity = Identity::sample("AAAAAAAAAAAA");
+        let gauge = Limits::new(Config { key_in_flight_max: 1 }).gauge(&identity);
+        let permit = gauge.admit(&identity).ok();
+        let whole = Bytes::from(vec![b'x'; bytes]);
+        let mut body = ResponseBody::control(ControlBody::Whole(whole, permit));
+        assert_eq!(body.size_hint().exact(), Some(bytes as u64));
+        let (mut taken, mut count) = (0, 0);
+        while !body.is_end_stream() {
+            assert!(gauge.admit(&identity).is_err(), "{bytes}: free before the last part is taken");
+            let frame = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).now_or_never().flatten();
+            taken += frame.expect("it is here").expect("it does not break").into_data().expect("data").len();
+            count += 1;
+        }
+        assert_eq!((taken, count), (bytes, parts));
+        drop(body);
+        assert!(gauge.admit(&identity).is_ok());
+    }
+
+    #[test]
+    fn what_is_not_taken_holds_the_keys_place() {
+        check(0, 0);
+        check(1, 1);
+        check(PART_BYTES, 1);
+        check(PART_BYTES + 1, 2);
+        check(4 << 20, 64);
     }
 }

@@ -123,7 +123,7 @@ impl SessionStream {
                 () = self.sender.closed() => return,
                 () = &mut changed => {}
                 _ = phase.changed() => {}
-                _ = keys.changed() => {
+                Ok(()) = keys.changed() => {
                     // A key that was taken back takes its streams with it.
                     if !shared.auth.still_valid(&self.identity) {
                         return;
@@ -425,7 +425,7 @@ impl Subscription {
             tokio::select! {
                 () = self.sender.closed() => return,
                 _ = phase.changed() => {}
-                _ = keys.changed() => {
+                Ok(()) = keys.changed() => {
                     // A key that was taken back takes its streams with it.
                     if !shared.auth.still_valid(&self.identity) {
                         return;

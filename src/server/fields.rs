@@ -180,27 +180,27 @@ impl Fields {
         (span != ABSENT).then(|| self.shared(span)).flatten()
     }
 
+    /// What a server may see: each name, and where the value lies.
+    fn seen(&self) -> impl Iterator<Item = (HeaderName, Span)> + '_ {
+        let known = Field::FORWARDED.into_iter().map(|(field, name)| (name, self.0.values[field as usize]));
+        let params = self.0.params.iter().filter_map(|(name, value)| {
+            let name = HeaderName::from_bytes(name.of(&self.0.text)).ok()?;
+            Some((name, *value))
+        });
+        known.filter(|(_, value)| *value != ABSENT).chain(params)
+    }
+
     /// What a server may see.
     pub fn forwarded(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> + '_ {
-        let known = Field::FORWARDED.into_iter().filter_map(|(field, name)| Some((name, self.value(field)?)));
-        let params = self.0.params.iter().filter_map(|(name, value)| {
-            HeaderName::from_bytes(name.of(&self.0.text)).ok().zip(self.shared(*value))
-        });
-        known.chain(params)
+        self.seen().filter_map(|(name, value)| Some((name, self.shared(value)?)))
     }
 
     /// Adds what a server may see to a request to it; `own_name` in place of the `Mcp-Name` that was sent.
     pub fn copy_to(&self, request: &mut Outgoing, own_name: Option<&[u8]>) {
-        for (field, name) in Field::FORWARDED {
-            let Some(sent) = self.get(field) else { continue };
-            let value = own_name.filter(|_| field == Field::McpName).unwrap_or(sent);
+        self.seen().for_each(|(name, sent)| {
+            let value = own_name.filter(|_| name == header::NAME).unwrap_or(sent.of(&self.0.text));
             request.put(name.as_str(), value);
-        }
-        for (name, value) in &self.0.params {
-            if let Ok(name) = HeaderName::from_bytes(name.of(&self.0.text)) {
-                request.put(name.as_str(), value.of(&self.0.text));
-            }
-        }
+        });
     }
 
     fn shared(&self, span: Span) -> Option<HeaderValue> {

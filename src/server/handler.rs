@@ -17,11 +17,11 @@ use super::body::ResponseBody;
 use super::call::{self, Call};
 use super::control::Control;
 use super::fields::{Field, Fields};
-use super::plane::{ControlRequest, TakeBody};
+use super::plane::ControlRequest;
 use super::reply::{self, Reply};
 use super::worker::Worker;
 use super::{batch, event_stream, legacy, modern, receive};
-use crate::base::{Fault, Kind};
+use crate::base::{Fault, Kind, TakeBody};
 use crate::protocol::{Era, Revision};
 use crate::route::Endpoint;
 

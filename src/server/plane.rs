@@ -9,8 +9,9 @@ use http::Response;
 use http::request::Parts;
 use http_body::Body;
 
-use crate::base::Fault;
+use crate::base::TakeBody;
 use crate::journal::usage::Counters;
+use crate::limits::Permit;
 
 /// What answers the paths that are not MCP's. The data plane knows no more of the control plane.
 pub trait ControlPlane: Send + Sync {
@@ -34,17 +35,13 @@ pub struct ControlRequest<'a> {
     pub counters: Option<&'a Counters>,
 }
 
-/// Takes the whole of a body, when it has no more bytes than that.
-pub type TakeBody<'a> =
-    Box<dyn FnOnce(usize) -> Pin<Box<dyn Future<Output = Result<Bytes, Fault>> + 'a>> + 'a>;
-
 /// What is answered.
 pub type ControlResponse = Response<ControlBody>;
 
 /// The body of an answer.
 pub enum ControlBody {
-    /// It is here.
-    Whole(Bytes),
+    /// It is here, with the key's place that is held until its last piece is taken.
+    Whole(Bytes, Option<Permit>),
     /// It comes by and by. Dropped, whoever makes it is told that nobody takes it.
     Stream(Stream),
 }

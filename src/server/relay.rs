@@ -76,8 +76,8 @@ struct Stream {
     cut: Option<Pin<Box<dyn Future<Output = ()>>>>,
     is_cut: bool,
     identity: Identity,
-    /// The change of keys that it was last held against.
-    keys: u64,
+    /// The change of keys and the second that it was last held against.
+    held_against: (u64, u64),
     subscription: Option<BackendId>,
 }
 
@@ -240,7 +240,7 @@ impl Stream {
             is_cut: false,
             identity: held.identity.clone(),
             // None of them: the key may have been taken back before there was a stream.
-            keys: u64::MAX,
+            held_against: (u64::MAX, 0),
             subscription: held.subscription,
         }
     }
@@ -261,10 +261,11 @@ impl Stream {
         self.is_cut
     }
 
-    /// The same of the key alone, for a server that never lets anybody wait. Costs a comparison, until a key changes.
+    /// The same of the key alone, for a server that never lets anybody wait. Costs a comparison, until a key changes or
+    /// the second is over: nobody tells of a key that expires.
     fn is_taken_back(&mut self) -> bool {
-        let keys = self.worker.keys_version();
-        if std::mem::replace(&mut self.keys, keys) != keys {
+        let now = (self.worker.keys_version(), self.worker.now_s());
+        if std::mem::replace(&mut self.held_against, now) != now {
             self.is_cut = self.is_cut || !self.worker.shared.auth.still_valid(&self.identity);
         }
         self.is_cut
@@ -281,12 +282,16 @@ impl Stream {
         let fault = if self.worker.shared.auth.still_valid(&self.identity) {
             Fault::gateway(Kind::Stopping, "the gateway stops; the call may have run")
         } else {
-            Fault::client(Kind::Unauthenticated, "the key was switched off or changed; the call may have run")
+            Fault::client(
+                Kind::Unauthenticated,
+                "the key was switched off or changed, or it has expired; the call may have run",
+            )
         };
         Some(reply::terminal_event(&fault.answering(self.id.clone())))
     }
 
-    /// While nothing comes: a comment now and then, where one may stand.
+    /// While nothing comes: a comment now and then, where one may stand, and a look at the key. Pending and cut, when
+    /// that has expired.
     fn poll_silence(&mut self, may_comment: bool, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         let due = self.last + self.worker.shared.config.keep_alive;
         let sleep = self.keep_alive.get_or_insert_with(|| Box::pin(sleep_until(due)));
@@ -296,6 +301,10 @@ impl Stream {
         while sleep.as_mut().poll(cx).is_ready() {
             self.last = Instant::now();
             sleep.as_mut().reset(self.last + self.worker.shared.config.keep_alive);
+            self.is_cut = self.is_cut || !self.worker.shared.auth.still_valid(&self.identity);
+            if self.is_cut {
+                break;
+            }
             if may_comment {
                 return Poll::Ready(Some(Bytes::from_static(COMMENT)));
             }
@@ -320,7 +329,7 @@ async fn reached(mut phase: watch::Receiver<Phase>, least: Phase) {
 /// The key was taken back, or the gateway cuts what is still under way.
 async fn call_over(shared: Arc<Shared>, identity: Identity) {
     tokio::select! {
-        () = taken_back(&shared, &identity) => {}
+        () = shared.auth.taken_back(&identity, shared.keys.clone()) => {}
         () = reached(shared.phase.clone(), Phase::Cut) => {}
     }
 }
@@ -330,15 +339,10 @@ async fn subscription_over(shared: Arc<Shared>, identity: Identity, backend: Bac
     let mut fleets = shared.fleet.clone();
     let is_gone = |fleet: &Arc<Fleet>| fleet.backend(backend).is_none();
     tokio::select! {
-        () = taken_back(&shared, &identity) => {}
+        () = shared.auth.taken_back(&identity, shared.keys.clone()) => {}
         _ = fleets.wait_for(is_gone) => {}
         () = reached(shared.phase.clone(), Phase::Drain) => {}
     }
-}
-
-async fn taken_back(shared: &Shared, identity: &Identity) {
-    let mut keys = shared.keys.clone();
-    while shared.auth.still_valid(identity) && keys.changed().await.is_ok() {}
 }
 
 impl Whole {
@@ -373,19 +377,28 @@ impl Whole {
                     return stream.pass(event).map(|next| next.map(Ok));
                 }
                 Poll::Pending if stream.poll_cut(cx) => return Poll::Ready(self.end_cut(stream)),
-                Poll::Pending => return stream.poll_silence(!self.torn, cx).map(|next| next.map(Ok)),
+                Poll::Pending => {
+                    let silence = stream.poll_silence(!self.torn, cx);
+                    // Else the next round says so.
+                    if !stream.is_cut {
+                        return silence.map(|next| next.map(Ok));
+                    }
+                }
             }
         }
     }
 
-    /// Within an event nothing can be said: the stream breaks visibly.
+    /// Within an event nothing can be said, nor where it is not known whether there is an answer: the stream breaks
+    /// visibly. A subscription has none.
     #[cold]
     fn end_cut(&mut self, stream: &mut Stream) -> Option<Result<Bytes, BodyError>> {
-        if self.torn {
-            return Some(Err(BackendError::bare(Stage::Body).into()));
+        match self.outcome(stream) {
+            Outcome::Unseen if self.torn || stream.subscription.is_none() => {
+                Some(Err(BackendError::bare(Stage::Body).into()))
+            }
+            Outcome::Unseen | Outcome::Passed => stream.end_cut(true).map(Ok),
+            Outcome::Awaited => stream.end_cut(false).map(Ok),
         }
-        let answered = !matches!(self.outcome(stream), Outcome::Awaited);
-        stream.end_cut(answered).map(Ok)
     }
 
     /// Whether the call was answered before its stream broke off.
@@ -474,7 +487,13 @@ impl Tagging {
                 Poll::Pending if stream.poll_cut(cx) => {
                     return Poll::Ready(stream.end_cut(self.awaited.is_none()));
                 }
-                Poll::Pending => return stream.poll_silence(true, cx),
+                Poll::Pending => {
+                    let silence = stream.poll_silence(true, cx);
+                    // Else the next round says so.
+                    if !stream.is_cut {
+                        return silence;
+                    }
+                }
             }
         }
         Poll::Ready(None)

@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use metamcp::auth::{KeyRequest, Sealer, Secrets, create_key, parse_encryption_key, parse_jwt_secret};
 use metamcp::store::{Audit, Grants, KeyStatus, Store, UsageFilter, UsageRow};
@@ -286,9 +286,19 @@ impl Keys {
 
     /// A new key that may do that: its id, and itself.
     pub fn grant(&self, name: &str, grants: Grants) -> (String, String) {
+        self.make(KeyRequest { name: name.into(), description: String::new(), grants, expires_at: None })
+    }
+
+    /// A new key for so long: its id, and itself.
+    pub fn lend(&self, name: &str, time: Duration) -> (String, String) {
+        let until = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() + time;
+        let (grants, expires_at) = (Grants::everything(), Some(until.as_secs()));
+        self.make(KeyRequest { name: name.into(), description: String::new(), grants, expires_at })
+    }
+
+    fn make(&self, request: KeyRequest) -> (String, String) {
         let (secrets, _) = Secrets::load_or_create(&self.data_dir).unwrap();
         let sealer = Sealer::new(&parse_encryption_key(&secrets.encryption_key).unwrap()).unwrap();
-        let request = KeyRequest { name: name.into(), description: String::new(), grants, expires_at: None };
         self.run(async |store| {
             let (key, row) = create_key(&store, &sealer, request, Audit::by("test")).await.unwrap();
             (row.key_id, key.expose().to_owned())

@@ -1,3 +1,4 @@
+use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use zeroize::Zeroizing;
 
@@ -194,6 +195,26 @@ async fn a_token_dies_with_its_key_and_with_every_change_of_it() {
     house.check(&token, ["invalid"; 3], 0).await;
     house.check(&key, ["ask", id, id], 1).await;
     assert!(!house.auth.still_valid(&identity));
+}
+
+#[tokio::test]
+async fn a_stream_is_cut_with_its_key_and_not_with_the_watch_over_keys() {
+    let house = House::new().await;
+    let key = house.key().await;
+    let identity = house.auth.ask(&credential(&key)).await.unwrap();
+    let changes = watch::Sender::new(0);
+    let mut waiting = Box::pin(house.auth.taken_back(&identity, changes.subscribe()));
+    assert_eq!(waiting.as_mut().now_or_never(), None);
+    // Of another key.
+    changes.send_replace(1);
+    assert_eq!(waiting.as_mut().now_or_never(), None);
+    let mut unwatched = Box::pin(house.auth.taken_back(&identity, watch::Sender::new(0).subscribe()));
+    assert_eq!(unwatched.as_mut().now_or_never(), None);
+
+    house.inactivate(&key).await;
+    assert_eq!(waiting.as_mut().now_or_never(), None, "nobody told");
+    changes.send_replace(2);
+    assert_eq!(waiting.as_mut().now_or_never(), Some(()));
 }
 
 #[tokio::test]
