@@ -33,13 +33,13 @@ impl<'a> Reach<'a> {
     pub async fn admits(&self, catalog: &Catalog, view: View, tool: &str) -> bool {
         let is_known = |way: &Arc<Endpoint>| {
             let merged = catalog.snapshot(way, view).unwrap_or_default();
-            self.tools_by(way, &merged).hold(tool)
+            self.admits_by(way, &merged, tool)
         };
         if self.ways.iter().any(is_known) {
             return true;
         }
         let waiting = self.ways.iter().map(async |way| {
-            let shows = |merged: &Merged| self.tools_by(way, merged).hold(tool);
+            let shows = |merged: &Merged| self.admits_by(way, merged, tool);
             let merged = catalog.merged_until(way, view, shows).await;
             shows(&merged)
         });
@@ -65,6 +65,17 @@ impl<'a> Reach<'a> {
     /// The server's place there.
     fn place(&self, way: &Endpoint) -> Option<usize> {
         way.servers.iter().position(|place| place.name == *self.server)
+    }
+
+    /// One tool by one way. Asked with each call: no list is gone through for it.
+    fn admits_by(&self, way: &Endpoint, merged: &Merged, tool: &str) -> bool {
+        if way.shape == Shape::Single {
+            return self.identity.may(&way.scope, tool);
+        }
+        let Some(place) = self.place(way) else { return false };
+        way.tool_name(place, tool).is_some_and(|shown| {
+            self.identity.may(&way.scope, &shown) && merged.has_tool(place, &shown, tool)
+        })
     }
 
     /// By one way: the names that it shows, where it has names of its own.
@@ -162,7 +173,8 @@ mod tests {
         };
         let renamed = Override { name: Some("list".to_owned()), ..Override::default() };
         let deny = vec![Glob::new("rm*").expect("valid")];
-        let shows = Shows::new(Vec::new(), deny, [("ls".to_owned(), renamed)].into());
+        let overrides = ["ls", "unlisted"].map(|tool| (tool.to_owned(), renamed.clone()));
+        let shows = Shows::new(Vec::new(), deny, overrides.into());
         let partly = Members::These(vec![Member { server: name("a"), shows }]);
         let partly = EndpointConfig { servers: partly, ..endpoint("partly", &[], Prefix::Always) };
         let table = Table::build(
@@ -182,7 +194,10 @@ mod tests {
         let server = name(server);
         let found = Reach::of(&identity, &server, &table).is_some_and(|reach| {
             let tools = reach.ways.iter().map(|way| reach.tools_by(way, &merged(way)));
-            tools.fold(Tools::default(), Tools::and).hold(tool)
+            let listed = tools.fold(Tools::default(), Tools::and).hold(tool);
+            let admitted = reach.ways.iter().any(|way| reach.admits_by(way, &merged(way), tool));
+            assert_eq!(admitted, listed, "what is listed may be called: {endpoints:?} {tool}");
+            admitted
         });
         assert_eq!(found, expected, "{endpoints:?} {tools:?} {server} {tool}");
     }
@@ -222,5 +237,7 @@ mod tests {
         check(Some(&["partly", "default"]), None, "a", "rm", true);
         check(Some(&["partly"]), Some(&["list"]), "a", "ls", true);
         check(Some(&["partly"]), Some(&["a__*"]), "a", "ls", false);
+        // Another tool has its name.
+        check(Some(&["partly"]), None, "a", "unlisted", false);
     }
 }

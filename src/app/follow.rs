@@ -22,7 +22,8 @@ use crate::store::Seen;
 /// What is served, as it was put together last, and of what.
 pub struct Served {
     files: Files,
-    stored: Stored,
+    /// `None`: nothing is known of it yet.
+    stored: Option<Stored>,
     sealer: Arc<Sealer>,
     allow_private: bool,
     joined: Joined,
@@ -47,9 +48,9 @@ const RETRY: Duration = Duration::from_secs(1);
 
 impl Served {
     /// Before anything is served.
-    pub fn new(config: &Config, stored: Stored, sealer: Arc<Sealer>, allow_private: bool) -> Self {
+    pub fn new(config: &Config, stored: Option<Stored>, sealer: Arc<Sealer>, allow_private: bool) -> Self {
         let files = Files::from(config);
-        let joined = join(&files, &stored, Reading { sealer: &sealer, allow_private });
+        let joined = join(&files, stored.as_ref(), Reading { sealer: &sealer, allow_private });
         Self { files, stored, sealer, allow_private, joined, standing: watch::Sender::default() }
     }
 
@@ -77,7 +78,7 @@ impl Served {
     /// Puts it together again; whether it is other than it was.
     fn renew(&mut self) -> bool {
         let reading = Reading { sealer: &self.sealer, allow_private: self.allow_private };
-        let joined = join(&self.files, &self.stored, reading);
+        let joined = join(&self.files, self.stored.as_ref(), reading);
         let is_other = joined != self.joined;
         self.joined = joined;
         is_other
@@ -95,7 +96,7 @@ pub async fn follow(mut triggers: Triggers, mut served: Served, mut publisher: P
     let had_terminal = stdin().is_terminal();
     // What was read last, of the counters that say whether to read again. At the start nothing is known of them.
     let (mut changes, mut epochs) = (0, None);
-    let (mut is_behind, mut told) = (false, None);
+    let (mut is_behind, mut told) = (served.stored.is_none(), None);
     loop {
         tokio::select! {
             hangup = triggers.hangups.recv() => {
@@ -125,12 +126,13 @@ pub async fn follow(mut triggers: Triggers, mut served: Served, mut publisher: P
         }
         match triggers.source.read().await {
             Ok(stored) => {
-                (served.stored, changes, epochs) = (stored, now, seen);
+                // The disk is not waited for: the next change may be there already.
+                triggers.source.keep(&stored);
+                (served.stored, changes, epochs) = (Some(stored), now, seen);
                 (is_behind, told) = (false, None);
                 let fleet =
                     if served.renew() { served.publish(&mut publisher).await } else { publisher.current() };
                 served.note(&fleet, changes);
-                triggers.source.keep(&served.stored).await;
             }
             // It is tried again each second, and said once.
             Err(error) => {

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use serde::{Deserialize, Serialize};
 
 use crate::admin::definition::Server;
+use crate::admin::definition::endpoint::{check_annotations, check_listed_name};
 use crate::admin::{Stand, Standing};
 use crate::auth::Sealer;
 use crate::backend;
@@ -49,6 +50,17 @@ pub struct Joined {
     pub servers: Vec<backend::Config>,
     pub endpoints: Vec<EndpointConfig>,
     rows: Vec<Verdict>,
+    /// What else is not served as it was asked for.
+    missed: Vec<String>,
+}
+
+/// The servers of rows.
+#[derive(Default)]
+struct Names {
+    /// What they are called, unless they are switched off.
+    served: HashMap<Uuid, ServerName>,
+    /// Those in whose place one of the files is served.
+    shadowed: HashMap<Uuid, String>,
 }
 
 #[derive(Debug, PartialEq)]
@@ -87,11 +99,19 @@ impl From<&Config> for Files {
     }
 }
 
-/// Puts both together. A server's place in lists is that of the files first, then by name.
-pub fn join(files: &Files, stored: &Stored, reading: Reading<'_>) -> Joined {
+/// For administration, while it is not known what there is.
+const UNREAD: &str = "servers and endpoints of the store could not be read yet: none of them is served, nor is an \
+                      endpoint `default` made of every server, for the store may have one that shows less";
+
+/// Puts both together; `None`: what the store says is not known, which is not the same as nothing. A server's place in lists is that of the files first, then by name.
+pub fn join(files: &Files, stored: Option<&Stored>, reading: Reading<'_>) -> Joined {
     let mut joined = Joined { servers: files.servers.clone(), ..Joined::default() };
-    // By row, for endpoints: what their servers are called, unless they are switched off.
-    let mut names: HashMap<Uuid, ServerName> = HashMap::new();
+    let Some(stored) = stored else {
+        joined.endpoints.clone_from(&files.endpoints);
+        joined.missed.push(UNREAD.to_owned());
+        return joined;
+    };
+    let mut names = Names::default();
     let of_files: HashSet<&ServerName> = files.servers.iter().map(|server| &server.name).collect();
     for row in &stored.servers {
         let name = ServerName::new(&row.name).ok();
@@ -110,8 +130,10 @@ pub fn join(files: &Files, stored: &Stored, reading: Reading<'_>) -> Joined {
                 }
             }
         };
-        if let Some(name) = name.clone().filter(|_| outcome != Outcome::Rest) {
-            names.insert(row.id, name);
+        if is_of_files {
+            names.shadowed.insert(row.id, row.name.clone());
+        } else if let Some(name) = name.clone().filter(|_| outcome != Outcome::Rest) {
+            names.served.insert(row.id, name);
         }
         joined.rows.push(Verdict { id: row.id, version: row.version, what: What::Server(name), outcome });
     }
@@ -122,13 +144,15 @@ pub fn join(files: &Files, stored: &Stored, reading: Reading<'_>) -> Joined {
     joined
 }
 
-fn join_endpoints(files: &Files, stored: &Stored, names: &HashMap<Uuid, ServerName>, joined: &mut Joined) {
+fn join_endpoints(files: &Files, stored: &Stored, names: &Names, joined: &mut Joined) {
     joined.endpoints.clone_from(&files.endpoints);
     let mut defined: HashSet<&str> = files.endpoints.iter().map(|endpoint| endpoint.name.as_str()).collect();
     for row in &stored.endpoints {
         let outcome = if defined.insert(&row.name) {
-            match read_endpoint(row, names) {
+            match read_endpoint(row, &names.served) {
                 Ok(endpoint) => {
+                    let shadowed = row.servers.iter().filter_map(|of| names.shadowed.get(&of.server_id));
+                    joined.missed.extend(shadowed.map(|server| without_shadowed(&row.name, server)));
                     joined.endpoints.push(endpoint);
                     Outcome::Serve
                 }
@@ -152,6 +176,14 @@ fn join_endpoints(files: &Files, stored: &Stored, names: &HashMap<Uuid, ServerNa
 fn in_files(what: &str, name: &str) -> String {
     format!(
         "{what} `{name}` of the store is left out: metamcp.toml or mcp.json has one of that name, which is served"
+    )
+}
+
+/// What an endpoint says of a server's tools was not written for another one.
+fn without_shadowed(endpoint: &str, server: &str) -> String {
+    format!(
+        "endpoint `{endpoint}` of the store is served without server `{server}`: metamcp.toml or mcp.json has another \
+         one of that name"
     )
 }
 
@@ -190,12 +222,17 @@ fn read_shows(of: &EndpointServer) -> Result<Option<std::sync::Arc<Shows>>, Stri
     let (allow, deny): (Result<Vec<_>, _>, Result<Vec<_>, _>) = (globs(&of.allow), globs(&of.deny));
     let mut overrides = BTreeMap::new();
     for instead in &of.overrides {
-        if instead.annotations.as_ref().is_some_and(|value| !value.is_object()) {
-            return Err("the annotations of one of its overrides are not an object".to_owned());
-        }
+        // Other programs store an empty one where there is none.
+        let name = instead.name.clone().filter(|name| !name.is_empty());
+        let wrong =
+            |what: &str, why: String| format!("{what} of an override of tool {:?} {why}", instead.tool);
+        name.as_deref().map_or(Ok(()), check_listed_name).map_err(|why| wrong("the name", why))?;
+        let annotations = instead.annotations.as_ref();
+        annotations
+            .map_or(Ok(()), check_annotations)
+            .map_err(|why| wrong("the member `annotations`", why))?;
         let told = Override {
-            // Other programs store an empty one where there is none.
-            name: instead.name.clone().filter(|name| !name.is_empty()),
+            name,
             title: instead.title.clone(),
             description: instead.description.clone(),
             annotations: instead.annotations.clone(),
@@ -223,6 +260,7 @@ impl Joined {
             };
             rows.insert(*id, Stand { version: *version, served });
         }
+        left_out.extend(self.missed.iter().cloned());
         Standing::new(changes, left_out, rows)
     }
 }
@@ -231,8 +269,10 @@ impl What {
     /// Why it is not in a version that was asked to serve it, when it is not. The version itself says so aloud.
     fn refused_by(&self, fleet: &Fleet) -> Result<(), String> {
         let Self::Server(Some(name)) = self else { return Ok(()) };
-        let about =
-            |error: &&FleetError| matches!(error, FleetError::Target { server, .. } if server == name);
+        let about = |error: &&FleetError| match error {
+            FleetError::Target { server, .. } | FleetError::AliasTaken { server, .. } => server == name,
+            _ => false,
+        };
         fleet.left_out.iter().find(about).map_or(Ok(()), |error| Err(error.to_string()))
     }
 }

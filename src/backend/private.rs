@@ -39,6 +39,7 @@ fn is_private_v4(ip: Ipv4Addr) -> bool {
         || a >= 240
         || (a == 100 && (64..128).contains(&b)) // RFC 6598; 100.100.100.200 is a cloud's metadata
         || (a, b, c) == (192, 0, 0)
+        || DOCUMENTATION.contains(&[a, b, c])
         || (a == 198 && (b == 18 || b == 19))
         || ip == AZURE_METADATA
 }
@@ -53,8 +54,12 @@ fn is_private_v6(ip: Ipv6Addr) -> bool {
         // An IPv4 address in another form: mapped or compatible, NAT64 (RFC 6052), 6to4 (RFC 3056).
         [0, 0, 0, 0, 0, 0 | 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => embedded(high, low),
         [0x2002, high, low, ..] => embedded(high, low),
-        // NAT64 of the network's own (RFC 8215).
-        [0x64, 0xff9b, 1, ..] => true,
+        // NAT64 of the network's own (RFC 8215), IPv4-translated (RFC 2765), Teredo (RFC 4380), documentation (RFC
+        // 3849), discard-only (RFC 6666).
+        [0x64, 0xff9b, 1, ..]
+        | [0, 0, 0, 0, 0xffff, 0, ..]
+        | [0x2001, 0 | 0xdb8, ..]
+        | [0x100, 0, 0, 0, ..] => true,
         [first, ..] => {
             ip.is_multicast()
                 || first & 0xfe00 == 0xfc00
@@ -66,6 +71,9 @@ fn is_private_v6(ip: Ipv6Addr) -> bool {
 
 /// Public by number, and yet answered by the machine's own host.
 const AZURE_METADATA: Ipv4Addr = Ipv4Addr::new(168, 63, 129, 16);
+
+/// Networks for examples in texts (RFC 5737); what answers there is some network's own.
+const DOCUMENTATION: [[u8; 3]; 3] = [[192, 0, 2], [198, 51, 100], [203, 0, 113]];
 
 /// The names under which clouds serve metadata.
 const METADATA_NAMES: [&str; 2] = ["metadata.google.internal", "metadata.goog"];
@@ -114,6 +122,14 @@ mod tests {
             "http://[fe80::1]/",
             "http://[ff02::1]/",
             "http://[64:ff9b:1::1]/",
+            "http://192.0.2.1/",
+            "http://198.51.100.1/",
+            "http://203.0.113.1/",
+            "http://[::ffff:0:7f00:1]/",
+            "http://[::ffff:0:808:808]/",
+            "http://[2001:0:808:808::1]/",
+            "http://[2001:db8::1]/",
+            "http://[100::1]/",
             "unix:/run/x.sock",
         ] {
             check(text, true);
@@ -126,6 +142,10 @@ mod tests {
             "http://localhost.example.com/",
             "http://100.128.0.1/",
             "http://[64:ff9b::808:808]/",
+            "http://192.0.3.1/",
+            "http://198.51.101.1/",
+            "http://[2001:4860::1]/",
+            "http://[100:0:0:1::1]/",
         ] {
             check(text, false);
         }

@@ -461,6 +461,19 @@ impl Merged {
         )
     }
 
+    /// Whether the server's tool `own` at that place is shown by that name.
+    pub fn has_tool(&self, place: usize, shown: &str, own: &str) -> bool {
+        let found = self.listing(ListKind::Tools).names.find(shown);
+        found.filter(|destination| destination.place as usize == place).is_some_and(|destination| {
+            match &destination.own_name {
+                None => shown == own,
+                Some(name) => {
+                    serde_json::from_slice::<Cow<'_, str>>(&name.json).is_ok_and(|name| name == own)
+                }
+            }
+        })
+    }
+
     /// The server's place that has a resource: by exact URI, then by the closest template.
     pub fn resource(&self, uri: &str) -> Option<u32> {
         let exact = self.listing(ListKind::Resources).names.find(uri);

@@ -7,8 +7,8 @@ use foldhash::fast::RandomState;
 
 use super::{Fleet, FleetError};
 use crate::backend::{self, Backend, BackendId, TlsRoots};
-use crate::base::ServerName;
-use crate::route::{EndpointConfig, Members, Place, Table};
+use crate::base::{EndpointName, ServerName};
+use crate::route::{EndpointConfig, Member, Members, Place, SEPARATOR, Table};
 
 /// Makes one version after the other. Runs off the workers.
 pub struct FleetBuilder {
@@ -41,6 +41,9 @@ impl FleetBuilder {
     pub fn next(&mut self, servers: Vec<backend::Config>, endpoints: Vec<EndpointConfig>) -> Arc<Fleet> {
         let mut left_out = Vec::new();
         let mut names = HashSet::new();
+        // Whose tools a name is of that begins so.
+        let mut prefixes: HashMap<ServerName, ServerName> =
+            servers.iter().map(|config| (config.name.clone(), config.name.clone())).collect();
         let mut places = Vec::with_capacity(servers.len());
         let mut backends: HashMap<_, _, RandomState> = HashMap::default();
         let known: HashMap<ServerName, Arc<Backend>> =
@@ -50,6 +53,14 @@ impl FleetBuilder {
             if !names.insert(name.clone()) {
                 left_out.push(FleetError::ServerTwice(name));
                 continue;
+            }
+            if let Some(alias) = &config.alias {
+                let holder = prefixes.entry(alias.clone()).or_insert_with(|| name.clone());
+                if *holder != name {
+                    let (alias, holder) = (alias.clone(), holder.clone());
+                    left_out.push(FleetError::AliasTaken { server: name, alias, holder });
+                    continue;
+                }
             }
             let same = known.get(&name).filter(|backend| backend.config == config).cloned();
             match same.map_or_else(|| self.add(config), Ok) {
@@ -61,7 +72,7 @@ impl FleetBuilder {
                 Err(source) => left_out.push(FleetError::Target { server: name, source }),
             }
         }
-        let endpoints = Self::known_only(endpoints, &places, &mut left_out);
+        let endpoints = Self::known_only(endpoints, &places, &prefixes, &mut left_out);
         let table = self.current.table.next(&places, &endpoints);
         self.current = Arc::new(Fleet { epoch: self.current.epoch + 1, table, left_out, backends });
         Arc::clone(&self.current)
@@ -77,6 +88,7 @@ impl FleetBuilder {
     fn known_only(
         mut endpoints: Vec<EndpointConfig>,
         places: &[Place],
+        prefixes: &HashMap<ServerName, ServerName>,
         left_out: &mut Vec<FleetError>,
     ) -> Vec<EndpointConfig> {
         let there: HashSet<&ServerName> = places.iter().map(|place| &place.name).collect();
@@ -96,8 +108,39 @@ impl FleetBuilder {
                 }
                 chosen.insert(member.server.clone())
             });
+            for member in members {
+                hide_foreign(&endpoint.name, member, prefixes, left_out);
+            }
             true
         });
         endpoints
+    }
+}
+
+/// Takes the tools away that the endpoint would show as another server's. Shown by their own names they would be what
+/// nobody asked for.
+fn hide_foreign(
+    endpoint: &EndpointName,
+    member: &mut Member,
+    prefixes: &HashMap<ServerName, ServerName>,
+    left_out: &mut Vec<FleetError>,
+) {
+    let Some(shows) = &member.shows else { return };
+    let mut foreign = Vec::new();
+    for (tool, name) in shows.renamed() {
+        let holder = name.split_once(SEPARATOR).and_then(|(prefix, _)| prefixes.get(prefix));
+        if let Some(holder) = holder.filter(|holder| **holder != member.server) {
+            foreign.push(tool.to_owned());
+            left_out.push(FleetError::ToolNameTaken {
+                endpoint: endpoint.clone(),
+                server: member.server.clone(),
+                tool: tool.to_owned(),
+                name: name.to_owned(),
+                holder: holder.clone(),
+            });
+        }
+    }
+    if !foreign.is_empty() {
+        member.shows = Some(Arc::new(shows.without(foreign)));
     }
 }

@@ -47,6 +47,36 @@ pub enum FleetError {
     /// Two of one name; the first is served.
     #[error("server `{0}` is there twice: the second is left out")]
     ServerTwice(ServerName),
+    /// Its tools would be named like another's, and a key for those would reach them. A name goes before an alias, and
+    /// the first before others.
+    #[error(
+        "server `{server}` is left out: its alias `{alias}` is the name or the alias of server `{holder}`"
+    )]
+    AliasTaken {
+        /// Which.
+        server: ServerName,
+        /// What stands before its tools.
+        alias: ServerName,
+        /// Whose that is.
+        holder: ServerName,
+    },
+    /// Likewise of one tool.
+    #[error(
+        "endpoint `{endpoint}` is served without tool {tool:?} of server `{server}`: its name there, `{name}`, is one \
+         of server `{holder}`; give it another"
+    )]
+    ToolNameTaken {
+        /// The endpoint.
+        endpoint: EndpointName,
+        /// Whose tool.
+        server: ServerName,
+        /// Its own name.
+        tool: String,
+        /// What the endpoint says it is called.
+        name: String,
+        /// Before whose tools that stands.
+        holder: ServerName,
+    },
     /// Two of one name; the first is served.
     #[error("endpoint `{0}` is there twice: the second is left out")]
     EndpointTwice(EndpointName),

@@ -4,7 +4,7 @@ use rustls::RootCertStore;
 
 use super::*;
 use crate::backend::{Address, Config, EraChoice, TlsRoots};
-use crate::route::{EndpointConfig, Members, Prefix};
+use crate::route::{EndpointConfig, Member, Members, Override, Prefix, Shows};
 
 /// `name` or `name=port`.
 fn server(text: &str) -> Config {
@@ -113,6 +113,55 @@ fn one_that_is_wrong_takes_nobody_with_it() {
         ],
     );
     check_left_out(&["good"], &["default:good"], &[]);
+}
+
+#[test]
+fn no_tool_is_named_like_one_of_another_server() {
+    let aliased = |text: &str| {
+        let (text, alias) = text.split_once('~').unwrap_or((text, ""));
+        Config { alias: ServerName::new(alias).ok(), ..server(text) }
+    };
+    let check = |servers: &[&str], names: &[(&str, &str)], expected: &[&str], left_out: &[&str]| {
+        let instead = |name: &str| Override { name: Some(name.to_owned()), ..Override::default() };
+        let overrides = names.iter().map(|(tool, name)| ((*tool).to_owned(), instead(name)));
+        let shows = Shows::new(Vec::new(), Vec::new(), overrides.collect());
+        let members = vec![Member { server: ServerName::new("a").expect("a name"), shows }];
+        let work = EndpointConfig { servers: Members::These(members), ..endpoint("work:a") };
+        let servers = servers.iter().map(|text| aliased(text)).collect();
+        let fleet = builder().next(servers, vec![work]);
+        let place = |place: &crate::route::Place| format!("{} {}", place.name, place.prefix);
+        let every = fleet.backends().map(|backend| backend.name().as_str());
+        let mut found: Vec<_> = every
+            .filter_map(|name| Some(place(&fleet.table.find(&format!("/servers/{name}/mcp"))?.servers[0])))
+            .collect();
+        let work = fleet.table.find("/mcp/work").expect("it is served");
+        let tools = names.iter().filter(|_| !work.servers.is_empty());
+        found.extend(tools.filter_map(|(tool, _)| Some(work.tool_name(0, tool)?.into_owned())));
+        found.sort_unstable();
+        assert_eq!(found, expected);
+        let told: Vec<_> = fleet.left_out.iter().map(ToString::to_string).collect();
+        assert_eq!(told.len(), left_out.len(), "{told:#?}");
+        assert!(told.iter().zip(left_out).all(|(told, part)| told.contains(part)), "{told:#?}");
+    };
+    check(&["a~x", "b~y", "c"], &[], &["a x", "b y", "c c"], &[]);
+    check(&["a~a", "b"], &[], &["a a", "b b"], &[]);
+    check(
+        &["a~x", "b~x"],
+        &[],
+        &["a x"],
+        &["server `b` is left out: its alias `x` is the name or the alias of"],
+    );
+    // A name is not taken away by an alias, whichever comes first.
+    let told = ["server `a` is left out: its alias `b`", "endpoint `work` is served without server `a`"];
+    check(&["a~b", "b"], &[], &["b b"], &told);
+    check(&["a", "b~a"], &[], &["a a"], &["server `b` is left out: its alias `a`"]);
+    // Nor is one that nothing is named by just now.
+    check(&["a~b", "b~y"], &[], &["b y"], &told);
+    let own = [("s", "a__t"), ("t", "x__t"), ("u", "z__t"), ("v", "plain")];
+    check(&["a~x", "b"], &own, &["a x", "a__t", "b b", "plain", "x__t", "z__t"], &[]);
+    let names = [("s", "b__t"), ("t", "y__t"), ("u", "b_t")];
+    let told = ["tool \"s\" of server `a`: its name there, `b__t`, is one of server `b`", "`y__t`"];
+    check(&["a", "b~y"], &names, &["a a", "b y", "b_t"], &told);
 }
 
 #[test]

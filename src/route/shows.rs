@@ -70,9 +70,25 @@ impl Shows {
         self.overrides.get(tool)
     }
 
+    /// Tools that are shown by another name, with that.
+    pub fn renamed(&self) -> impl Iterator<Item = (&str, &str)> {
+        let named =
+            self.overrides.iter().filter_map(|(tool, instead)| Some((&**tool, instead.name.as_deref()?)));
+        named.filter(|(tool, _)| self.admits(tool))
+    }
+
+    /// The same without those tools.
+    #[must_use]
+    pub fn without(&self, tools: Vec<String>) -> Self {
+        let mut shows = self.clone();
+        shows.deny.names.extend(tools);
+        shows
+    }
+
     /// Whether a tool that is shown is listed by that name of its override.
     pub fn renames_to(&self, name: &str) -> bool {
-        let mut renamed = self.overrides.iter().filter(|(tool, _)| self.admits(tool));
-        renamed.any(|(_, instead)| instead.name.as_deref() == Some(name))
+        // The name first: to look whether a tool is there at all may take thousands of globs.
+        let mut named = self.overrides.iter().filter(|(_, instead)| instead.name.as_deref() == Some(name));
+        named.any(|(tool, _)| self.admits(tool))
     }
 }

@@ -79,7 +79,7 @@ pub struct ToolOverrideDocument {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 16384)]
     pub description: Option<String>,
-    /// The tool's annotations.
+    /// The tool's annotations: at most 4096 bytes of JSON.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub annotations: Option<Value>,
@@ -235,8 +235,8 @@ fn tool_override(value: &Value, pointer: &str, errors: &mut Errors) -> Option<To
         errors.push(FieldError::new(fields.at("tool"), wrong));
     }
     let annotations = fields.value("annotations").cloned();
-    if annotations.as_ref().is_some_and(|value| !value.is_object()) {
-        errors.push(FieldError::new(fields.at("annotations"), "is not an object"));
+    if let Some(Err(wrong)) = annotations.as_ref().map(check_annotations) {
+        errors.push(FieldError::new(fields.at("annotations"), wrong));
     }
     fields.finish(errors);
     Some(ToolOverride { tool: tool?.to_owned(), name, title, description, annotations })
@@ -273,6 +273,17 @@ pub(crate) fn check_description(text: &str) -> Result<(), String> {
     check_text(text, DESCRIPTION_MAX)
 }
 
+/// Whether a tool may be annotated so.
+pub(crate) fn check_annotations(value: &Value) -> Result<(), String> {
+    if !value.is_object() {
+        return Err("is not an object".to_owned());
+    }
+    if value.to_string().len() > ANNOTATIONS_BYTES_MAX {
+        return Err(format!("has more than {ANNOTATIONS_BYTES_MAX} bytes as JSON"));
+    }
+    Ok(())
+}
+
 fn check_text(text: &str, chars_max: usize) -> Result<(), String> {
     if text.chars().count() > chars_max || text.contains('\0') {
         return Err(format!("has more than {chars_max} characters, or a NUL"));
@@ -297,3 +308,6 @@ const TITLE_MAX: usize = 256;
 
 /// It goes into a model's context.
 const DESCRIPTION_MAX: usize = 16_384;
+
+/// A title and a few hints; it is in every list.
+const ANNOTATIONS_BYTES_MAX: usize = 4096;

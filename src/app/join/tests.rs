@@ -56,7 +56,7 @@ fn endpoint(name: &str, servers: &[&str]) -> EndpointRow {
 #[track_caller]
 fn check(files: &Files, stored: &Stored, endpoints: &[&str], servers: &[&str], left_out: &[&str]) -> Joined {
     let sealer = sealer();
-    let joined = join(files, stored, Reading { sealer: &sealer, allow_private: false });
+    let joined = join(files, Some(stored), Reading { sealer: &sealer, allow_private: false });
     let mut builder = FleetBuilder::new(TlsRoots::from_roots(RootCertStore::empty()));
     let fleet = builder.next(joined.servers.clone(), joined.endpoints.clone());
     let mut found: Vec<String> = fleet
@@ -99,9 +99,12 @@ fn both_are_served_and_files_win() {
     let joined = check(
         &files,
         &stored,
-        &["default: a both s", "work: s both"],
+        &["default: a both s", "work: s"],
         &["a file", "both file", "s store"],
-        &["server `both` of the store is left out: metamcp.toml"],
+        &[
+            "server `both` of the store is left out: metamcp.toml",
+            "endpoint `work` of the store is served without server `both`: metamcp.toml",
+        ],
     );
     let mut builder = FleetBuilder::new(TlsRoots::from_roots(RootCertStore::empty()));
     let fleet = builder.next(joined.servers.clone(), joined.endpoints.clone());
@@ -186,6 +189,9 @@ fn a_filter_that_cannot_be_read_shows_nothing() {
     refused(with(&|of| of.deny = vec!["a b".into()]));
     refused(with(&|of| of.allow = vec![String::new()]));
     refused(with(&|of| of.overrides = vec![instead(Some(Value::Null), None)]));
+    refused(with(&|of| of.overrides = vec![instead(Some(json!({"title": "x".repeat(5000)})), None)]));
+    refused(with(&|of| of.overrides = vec![instead(None, Some("a b"))]));
+    refused(with(&|of| of.overrides = vec![instead(None, Some(&"x".repeat(129)))]));
     let joined = served(with(&|of| of.overrides = vec![instead(None, Some(""))]));
     let Members::These(members) = &joined.endpoints[0].servers else { panic!("of the store") };
     assert_eq!(members[0].shows, None, "an empty override is none");
@@ -207,7 +213,8 @@ fn private_addresses_and_aliases_are_as_the_row_says() {
     let sealer = sealer();
     for default in [true, false] {
         let reading = Reading { sealer: &sealer, allow_private: default };
-        let servers = join(&Files { servers: vec![file("f")], ..Files::default() }, &stored, reading).servers;
+        let servers =
+            join(&Files { servers: vec![file("f")], ..Files::default() }, Some(&stored), reading).servers;
         let found: Vec<_> = servers.iter().map(|server| server.private_addresses).collect();
         assert_eq!(found, [true, true, false, default]);
         assert_eq!(servers[1].alias.as_ref().map(ServerName::as_str), Some("x"));
@@ -222,4 +229,26 @@ fn what_stands_in_goes_when_a_server_comes() {
     let off = row("s", &json!({"enabled": false}));
     check(&files, &of(vec![off]), &["default: demo"], &["demo file"], &[]);
     check(&files, &of(vec![row("s", &json!({}))]), &["default: s"], &["s store"], &[]);
+}
+
+#[test]
+fn what_is_not_known_is_not_nothing() {
+    let sealer = sealer();
+    let check = |files: &Files, stored: Option<&Stored>, endpoints: &[&str], said: bool| {
+        let joined = join(files, stored, Reading { sealer: &sealer, allow_private: false });
+        let mut builder = FleetBuilder::new(TlsRoots::from_roots(RootCertStore::empty()));
+        let fleet = builder.next(joined.servers.clone(), joined.endpoints.clone());
+        let found: Vec<_> = fleet.table.named().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(found, endpoints);
+        let left_out = joined.standing(&fleet, 0).left_out;
+        assert_eq!(left_out.iter().any(|text| text.contains("could not be read yet")), said, "{left_out:?}");
+        assert_eq!(fleet.backends().count(), 1);
+    };
+    let name = EndpointName::new(EndpointName::DEFAULT).unwrap();
+    let mine = EndpointConfig { name, servers: Members::Every, prefix: Prefix::Always };
+    let files = Files { servers: vec![file("a")], ..Files::default() };
+    let nothing = Stored::default();
+    check(&files, Some(&nothing), &["default"], false);
+    check(&files, None, &[], true);
+    check(&Files { endpoints: vec![mine], ..files }, None, &["default"], true);
 }
