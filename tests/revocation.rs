@@ -144,7 +144,9 @@ impl House {
         thread::scope(|scope| {
             let both = [(one, &begun[0]), (other, &begun[1])];
             let both = both.map(|(streams, begun)| scope.spawn(|| streams.ends(begun)));
-            while !begun.iter().all(|begun| begun.load(Ordering::SeqCst)) {
+            // One that ends by then has failed, which it says where it is waited for.
+            let has_ended = || both.iter().any(thread::ScopedJoinHandle::is_finished);
+            while !has_ended() && !begun.iter().all(|begun| begun.load(Ordering::SeqCst)) {
                 thread::park_timeout(POLL);
             }
             let revoked = Instant::now();
@@ -208,17 +210,40 @@ fn a_key_that_was_switched_off_ends_soon_when_nobody_tells_of_it() {
 
 /// Meanwhile somebody fills the disk that the gateway has its files on, and waits for it.
 fn busy_disk(path: &std::path::Path, work: impl FnOnce() -> Duration) {
+    let fill = || {
+        std::fs::write(path, vec![1; 256 << 20]).unwrap();
+        std::fs::File::open(path).unwrap().sync_all().unwrap();
+    };
+    beside(fill, work);
+}
+
+/// Works while something else is done again and again, which ends however the work does.
+fn beside<T>(again: impl Fn() + Sync, work: impl FnOnce() -> T) -> T {
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {
             while !done.load(Ordering::SeqCst) {
-                std::fs::write(path, vec![1; 256 << 20]).unwrap();
-                std::fs::File::open(path).unwrap().sync_all().unwrap();
+                again();
             }
         });
-        work();
-        done.store(true, Ordering::SeqCst);
-    });
+        let _ends = Ends(&done);
+        work()
+    })
+}
+
+/// Says so when it is dropped, also by a panic.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn what_is_beside_work_ends_with_it_however_it_does() {
+    let failing = || beside(thread::yield_now, || std::panic::resume_unwind(Box::new("it failed")));
+    assert!(std::panic::catch_unwind(failing).is_err());
 }
 
 /// As it is after `sql/postgres`, without the notification.

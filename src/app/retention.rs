@@ -23,6 +23,10 @@ pub async fn keep(store: Store, retention: Retention) {
     loop {
         poll.tick().await;
         match retire(&store, &retention).await {
+            Ok(Retired { doubted: true, .. }) => tracing::warn!(
+                "what is old is left in the database: nothing was written for as long as it is kept, so either nobody was \
+                 there or the clock is ahead, which `date` shows"
+            ),
             Ok(Retired { usage: 0, audit: 0, sources: 0, .. }) => {}
             Ok(Retired { usage, audit, sources, .. }) => {
                 tracing::info!(
@@ -49,6 +53,7 @@ async fn retire(store: &Store, retention: &Retention) -> Result<Retired, StoreEr
         all.usage += some.usage;
         all.audit += some.audit;
         all.sources += some.sources;
+        all.doubted |= some.doubted;
         if !some.more {
             return Ok(all);
         }

@@ -141,7 +141,8 @@ impl Store {
 }
 
 impl ServerRow {
-    fn is(&self, spec: &ServerSpec) -> bool {
+    /// Whether it is already what `spec` would make of it.
+    pub fn is(&self, spec: &ServerSpec) -> bool {
         let secrets = match &spec.secrets {
             Secrets::Keep => true,
             Secrets::Clear => self.secrets.is_none(),

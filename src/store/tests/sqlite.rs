@@ -2,12 +2,16 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::Duration;
 
 use rusqlite::Connection;
 
 use super::{by, sample};
 use crate::store::testing::Folder;
-use crate::store::{Grants, KeyStatus, Store, StoreError};
+use crate::store::{Grants, KeyStatus, Retention, Store, StoreError};
+
+/// In seconds.
+const DAY: u64 = 86_400;
 
 async fn open(folder: &Folder) -> Result<Store, StoreError> {
     Store::open_sqlite(&folder.join("metamcp.sqlite")).await
@@ -19,6 +23,33 @@ async fn check(prepare: impl FnOnce(&Path), expected: &str) {
     prepare(&folder.join("metamcp.sqlite"));
     let error = open(&folder).await.expect_err(expected).to_string();
     assert!(error.contains(expected), "expected {expected:?} in {error:?}");
+}
+
+#[tokio::test]
+async fn a_clock_that_jumped_ahead_takes_nothing_out() {
+    let folder = Folder::new();
+    let store = open(&folder).await.unwrap();
+    let write = async |day: u64| {
+        store.insert_key(sample(&format!("{day:012}")), by("test", day * DAY)).await.unwrap();
+    };
+    let kept = Duration::from_secs(400 * DAY);
+    let check = async |day: u64, taken: u64, doubted: bool| {
+        let retired = store.retire(&Retention { usage: kept, audit: kept }, day * DAY).await.unwrap();
+        assert_eq!((retired.audit, retired.doubted), (taken, doubted), "day {day}");
+    };
+    for day in [1, 100, 300] {
+        write(day).await;
+    }
+    check(301, 0, false).await;
+    check(900, 0, true).await;
+    // Also where something was written since, by the same clock.
+    write(901).await;
+    check(902, 0, true).await;
+    check(60_000, 0, true).await;
+    // Without a leap it goes as it should; one leap does not keep it for ever.
+    write(690).await;
+    check(702, 3, false).await;
+    check(1_200, 1, false).await;
 }
 
 #[tokio::test]

@@ -293,9 +293,12 @@ pub struct AddServer {
     /// `http://…`, `https://…`, or `unix:/path/to/socket:/mcp`
     #[arg(long)]
     pub url: String,
-    /// Sent with every request, as in 'Authorization: Bearer …'; sealed in the database
+    /// Sent with every request, as in 'X-Team: a'; not for secrets, since whoever is on the machine sees it
     #[arg(long, value_name = "NAME: VALUE")]
     pub header: Vec<String>,
+    /// A file of headers, as in `Authorization: Bearer …`, one in a line; - reads the standard input
+    #[arg(long, value_name = "FILE", help = HEADER_FILE)]
+    pub header_file: Option<PathBuf>,
     /// Which revisions it is asked in [default: auto]
     #[arg(long, value_enum)]
     pub era: Option<Era>,
@@ -361,6 +364,9 @@ const DATA_DIR: &str = "The gateway's data directory; with --database-url, where
 const DATABASE_URL: &str =
     "postgres://…: the gateway's database, when it is not in the data directory [default: $DATABASE_URL]";
 
+const HEADER_FILE: &str = "Headers that are secrets, one in a line as in 'Authorization: Bearer …'; - reads the standard \
+                           input. All headers are sealed in the database";
+
 const REKEY: &str = "\
 With secrets.toml in the data directory:
   keyadm rekey --add-version    then restart every gateway: it seals with the new version and opens both
@@ -393,7 +399,7 @@ Examples:
   keyadm keys create --name ci --endpoint team --tools 'github__*' --rate 10/50 --expires 30d --json
   keyadm keys rotate 4fT0sQbW91Lk --grace 24h
   keyadm keys inactivate 4fT0sQbW91Lk
-  keyadm servers add github --url https://api.example.com/mcp --header 'Authorization: Bearer …'
+  keyadm servers add github --url https://api.example.com/mcp --header-file headers.txt
   keyadm servers import ~/.cursor/mcp.json --dry-run
   keyadm audit --object key --since 7d
   keyadm doctor

@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use metamcp::auth::{Sealer, Secrets, parse_encryption_key, prepare_data_dir};
+use metamcp::auth::{
+    EncryptionKey, Sealer, Secrets, generate_encryption_key, parse_encryption_key, prepare_data_dir,
+};
 use metamcp::config::{Env as _, ProcessEnv};
 use metamcp::store::{Store, is_new_postgres};
 use zeroize::Zeroizing;
@@ -145,13 +147,38 @@ impl Installation {
         Ok(found.map(|found| if name == "JWT_SECRET" { found.jwt_secret } else { found.encryption_key }))
     }
 
-    /// What seals keys: from the environment, else from the data directory.
+    /// What seals keys: from the environment, else from the data directory. None is made for a database server: what
+    /// it sealed there, no gateway elsewhere could open.
     pub fn sealer(&self) -> Result<Sealer, Failure> {
-        let text = match variable("ENCRYPTION_KEY").map(Zeroizing::new) {
+        let text = match self.secret_of_database()? {
             Some(text) => text,
             None => Secrets::load_or_create(self.data_dir()?)?.0.encryption_key,
         };
         Ok(Sealer::new(&parse_encryption_key(&text)?)?)
+    }
+
+    /// As `sealer`, and makes nothing: where there is no secret yet, it is one that is forgotten with the value.
+    pub fn sealer_as_it_is(&self) -> Result<Sealer, Failure> {
+        match self.secret_of_database()? {
+            Some(text) => Ok(Sealer::new(&parse_encryption_key(&text)?)?),
+            None => Ok(Sealer::new(&[EncryptionKey { version: 1, key: generate_encryption_key() }])?),
+        }
+    }
+
+    fn secret_of_database(&self) -> Result<Option<Zeroizing<String>>, Failure> {
+        let name = "ENCRYPTION_KEY";
+        if !self.has_server() {
+            return self.secret(name);
+        }
+        let found =
+            if variable(name).is_none() && self.data_dir.is_none() { None } else { self.secret(name)? };
+        found.map(Some).ok_or_else(|| {
+            Failure::Usage(
+                "ENCRYPTION_KEY is not set, and there is no secrets.toml in the data directory: set ENCRYPTION_KEY to the \
+                 gateway's, or name its data directory with --data-dir; a new one would seal what no gateway opens"
+                    .into(),
+            )
+        })
     }
 }
 

@@ -36,9 +36,14 @@ pub async fn add(asked: AddServer, installation: &Installation, json: bool) -> R
 fn definition(asked: &AddServer) -> Result<Value, Failure> {
     let mut value = json!({"name": asked.name, "kind": "http", "url": asked.url});
     let mut headers = serde_json::Map::new();
-    for header in &asked.header {
+    let file = asked.header_file.as_deref().map(read).transpose()?.unwrap_or_default();
+    let lines = file.lines().filter(|line| !line.trim().is_empty());
+    for header in asked.header.iter().map(String::as_str).chain(lines) {
         // Without what was written, which may be a secret.
-        let form = || Failure::Usage("a header is written as in --header \"Authorization: Bearer …\"".into());
+        let form = || {
+            let text = "a header is written as in `X-Team: a`, in --header or in a line of --header-file";
+            Failure::Usage(text.into())
+        };
         let (name, text) = header.split_once(':').ok_or_else(form)?;
         if headers.insert(name.trim().to_ascii_lowercase(), text.trim().into()).is_some() {
             return Err(Failure::Usage(format!("the header {:?} is there twice", name.trim())));
@@ -91,10 +96,13 @@ struct Target<'a> {
 pub async fn import(asked: ImportServers, installation: &Installation, json: bool) -> Result<Done, Failure> {
     let text = read(&asked.file)?;
     let entries = entries(&text).map_err(|errors| Failure::Data(told(&errors)))?;
-    // Without a word, nothing is made either.
-    let absent = if asked.dry_run { Absent::Refuse } else { Absent::Create };
-    let store = installation.store(absent).await?;
-    let target = Target { asked: &asked, store, sealer: installation.sealer()? };
+    // Of what is only looked at, nothing is made.
+    let (sealer, store) = if asked.dry_run {
+        (installation.sealer_as_it_is()?, installation.store_as_it_is().await?)
+    } else {
+        (installation.sealer()?, installation.store(Absent::Create).await?)
+    };
+    let target = Target { asked: &asked, store, sealer };
     let mut items = Vec::with_capacity(entries.len());
     for entry in entries {
         let item = Item::new(&entry.name);
@@ -133,7 +141,11 @@ impl Target<'_> {
         let id = found.as_ref().map_or_else(new_id, |row| row.id);
         let spec = server.spec(id, &self.sealer, before.as_ref());
         let outcome = if self.asked.dry_run {
-            if found.is_some() { "replace" } else { "create" }
+            match &found {
+                Some(row) if row.is(&spec) => "keep",
+                Some(_) => "replace",
+                None => "create",
+            }
         } else if let Some(row) = &found {
             let now = self.store.replace_server(id, Match::Version(row.version), spec, who::audit()).await;
             match now {

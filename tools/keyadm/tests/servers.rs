@@ -6,7 +6,7 @@ mod support;
 
 use serde_json::{Value, json};
 
-use support::{Place, on_each};
+use support::{Place, on_each, with_database};
 
 /// Name and outcome of each entry.
 fn outcomes(report: &Value) -> Vec<String> {
@@ -46,12 +46,28 @@ async fn a_server_is_added_as_the_rest_api_would() {
             64,
             "there twice",
         );
+        let path = place.data_dir().with_file_name("headers");
+        let file = path.to_str().unwrap();
+        std::fs::write(&path, "X-A: 1\n\nhunter2\n").unwrap();
+        refused(&["b", "--url", "https://b.example/", "--header-file", file], 64, "a header is written as");
+        refused(&["b", "--url", "https://b.example/", "--header-file", "/nowhere"], 69, "cannot be read");
+        std::fs::write(&path, "Authorization: Bearer hunter2\n\nX-A: 1\r\n").unwrap();
+        add(&["f", "--url", "https://f.example/", "--header", "X-B: 2", "--header-file", file, "--json"])
+            .json();
+        let mut piped =
+            place.command(&["servers", "add", "g", "--url", "https://g.example/", "--header-file", "-"]);
+        let piped = piped.stdin(std::fs::File::open(&path).unwrap()).output().unwrap();
+        assert!(piped.status.success(), "{piped:?}");
+        let shown = |name: &str| place.run(&["servers", "show", name, "--json"]).json()["definition"].clone();
+        let sealed = json!({"authorization": "(sealed)", "x-a": "(sealed)", "x-b": "(sealed)"});
+        assert_eq!(shown("f")["headers"], sealed);
+        assert_eq!(shown("g")["headers"], json!({"authorization": "(sealed)", "x-a": "(sealed)"}));
         refused(&["b", "--url", "http://127.0.0.1:1/"], 64, "allow_private");
         assert!(add(&["b", "--url", "http://127.0.0.1:1/", "--allow-private"]).out.contains("is added"));
         let shown = place.run(&["servers", "show", "b", "--json"]).json();
         assert_eq!(shown["definition"]["allow_private"], true);
         let audit = place.run(&["audit", "--object", "server", "--json"]).json();
-        assert_eq!(audit.as_array().unwrap().len(), 2);
+        assert_eq!(audit.as_array().unwrap().len(), 4);
         assert!(!audit.to_string().contains("hunter2"));
     })
     .await;
@@ -85,6 +101,7 @@ async fn a_file_is_taken_as_far_as_it_is_right() {
         check(&[], "my notes create", "near fail");
         check(&[], "my notes fail", "near fail");
         check(&["--replace"], "my notes keep", "near fail");
+        check(&["--replace", "--dry-run"], "my notes keep", "near fail");
         check(&["--replace", "--allow-private", "--dry-run"], "my notes replace", "near create");
         check(&["--replace", "--allow-private"], "my notes replace", "near create");
         let report = import(&[]);
@@ -111,4 +128,24 @@ fn a_look_makes_nothing() {
     assert!(!place.data_dir().join("metamcp.sqlite").exists());
     let added = place.run(&["servers", "import", path.to_str().unwrap()]);
     assert_eq!((added.code, added.out.contains("a     create")), (0, true), "{}{}", added.out, added.err);
+}
+
+#[tokio::test]
+async fn nothing_is_made_in_a_server_or_beside_it_by_a_look_or_without_its_secret() {
+    with_database(async |url| {
+        let place = Place::away(url);
+        let path = place.data_dir().with_file_name("mcp.json");
+        std::fs::write(&path, r#"{"mcpServers": {"a": {"url": "https://a.example/"}}}"#).unwrap();
+        let import = ["servers", "import", path.to_str().unwrap()];
+        let add = ["servers", "add", "a", "--url", "https://a.example/", "--header", "X-A: 1"];
+        for refused in [&add[..], &import, &[import[0], import[1], import[2], "--dry-run"]] {
+            place.run(refused).check(64, "set ENCRYPTION_KEY to the gateway's");
+        }
+        let mut look = place.command(&[&import[..], &["--dry-run"]].concat());
+        look.env("ENCRYPTION_KEY", format!("1:{}", "ab".repeat(32)));
+        support::Run::of(look).check(69, "the database has no table of metamcp's");
+        assert!(!place.data_dir().exists());
+        assert!(metamcp::store::is_new_postgres(url).await.unwrap(), "nothing is in the database");
+    })
+    .await;
 }

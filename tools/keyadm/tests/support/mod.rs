@@ -43,6 +43,13 @@ impl Place {
         Run::of(self.command(arguments))
     }
 
+    /// As on a machine where no gateway was started, with a database elsewhere.
+    pub fn away(url: &str) -> Self {
+        let mut place = Self::new();
+        place.database_url = Some(url.to_owned());
+        place
+    }
+
     pub fn database_url(&self) -> Option<&str> {
         self.database_url.as_deref()
     }
@@ -103,6 +110,8 @@ pub async fn on_each(test: impl AsyncFn(&Place)) {
     with_database(async |url| {
         let mut place = Place::new();
         place.database_url = Some(url.to_owned());
+        // For a database server only a gateway's are good, of which this is the data directory.
+        Secrets::load_or_create(&place.data_dir()).unwrap();
         test(&place).await;
     })
     .await;
