@@ -199,6 +199,11 @@ impl Writing {
         self.written += out;
         count -= out;
         if self.piece.is_empty() {
+            if self.written == self.out.len() {
+                // So that there is room for more: what has come of the body announces itself no second time.
+                self.out.clear();
+                self.written = 0;
+            }
             return;
         }
         self.piece.advance(count);
@@ -289,6 +294,17 @@ mod tests {
         (1..40).for_each(|at_a_time| check(&small, at_a_time));
         let big = [1, PIECE_BYTES_MIN, 1].map(|bytes| Bytes::from(vec![b'x'; bytes]));
         check(&big, 1);
+    }
+
+    #[test]
+    fn what_was_written_makes_room_for_more() {
+        for at_a_time in [1000, usize::MAX] {
+            let pieces = [b"one".as_slice(), b"two", b"three"].map(Bytes::from_static);
+            let mut full = writing(&pieces, Framing::Chunked);
+            full.out.resize(GATHERED_BYTES_MAX, b'x');
+            let whole = take_all(full, at_a_time).expect("it is whole");
+            assert!(whole.ends_with(b"3\r\none\r\n3\r\ntwo\r\n5\r\nthree\r\n0\r\n\r\n"));
+        }
     }
 
     #[test]
