@@ -2,8 +2,8 @@
 //! (MCP, stdio). To the rest of the gateway each looks like a Streamable HTTP server: a POST, GET or DELETE in, an
 //! answer out, with sessions, event streams and 404 for a session whose process is gone.
 //!
-//! Each server has a thread of its own, on which one supervising task ([`supervisor`]) owns its processes. It is
-//! spoken to by messages over a bounded channel ([`server`]). What runs there is in `Rc` and `RefCell`.
+//! Each server has a thread of its own, on which one supervising task (`supervisor`) owns its processes. It is
+//! spoken to by messages over a bounded channel (`server`). What runs there is in `Rc` and `RefCell`.
 //!
 //! Invariants: an id or progress token that a process sees is minted by us and never used twice on it; what a process
 //! says goes to the one client that is certainly meant, or to nobody; its standard error is read from before the first
