@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use metamcp::store::{Audit, KeyStatus, Store};
 use support::{
     Client, Cluster, Database, Gateway, PATIENCE, Peer, Request, Step, chunk, events, is_long, legacy_call,
-    modern, modern_call, open_session, sql,
+    modern, modern_call, open_session, sql, within,
 };
 
 /// What is timed at each replica.
@@ -191,7 +191,12 @@ impl House {
 fn a_key_that_was_switched_off_ends_at_once_on_every_replica() {
     let Some(cluster) = Cluster::start() else { return };
     let house = House::on(&cluster.database());
-    house.check("told", if is_long() { 200 } else { 50 }, TOLD_P99_MAX);
+    if is_long() {
+        house.check("told", 200, TOLD_P99_MAX);
+    } else {
+        // Of 50 moments between two looks, one at least would be missed by whoever is not told.
+        house.check("told", 50, POLL_OF_REPLICAS * 9 / 10);
+    }
     if is_long() {
         let folder = house.replicas[0].path().join("ballast");
         busy_disk(&folder, || house.check("told, with a busy disk", 100, TOLD_P99_MAX));
@@ -204,7 +209,7 @@ fn a_key_that_was_switched_off_ends_soon_when_nobody_tells_of_it() {
     let database = cluster.database();
     let house = House::on(&database);
     sql(database.url(), UNTOLD);
-    let longest = house.check("untold", if is_long() { 100 } else { PHASES }, UNTOLD_P99_MAX);
+    let longest = house.check("untold", if is_long() { 100 } else { PHASES }, within(UNTOLD_P99_MAX));
     assert!(longest > TOLD_P99_MAX, "somebody told after all, and nothing was shown");
 }
 
