@@ -10,6 +10,7 @@ use super::definition::{
 };
 use super::problem::ProblemDocument;
 use super::routes::{Policy, ROUTES, Route};
+use super::tools::TOOL_NAME_CHARS_MAX;
 use super::views;
 
 /// What goes into a route and comes out of it.
@@ -102,12 +103,12 @@ fn operation(route: &Route) -> Value {
     let described = describe(route.shape);
     let mut parameters: Vec<Value> = Vec::new();
     for name in route.path.split('/').filter_map(|segment| segment.strip_prefix('{')?.strip_suffix('}')) {
-        let what = match name {
-            "server" | "endpoint" => "Name or UUID",
-            "tool" => "The server's own name of the tool",
-            _ => "File name",
+        let (what, max) = match name {
+            "server" | "endpoint" => ("Name or UUID", 128),
+            "tool" => ("The server's own name of the tool", TOOL_NAME_CHARS_MAX),
+            _ => ("File name", 128),
         };
-        let schema = json!({"type": "string", "minLength": 1, "maxLength": 128});
+        let schema = json!({"type": "string", "minLength": 1, "maxLength": max});
         parameters.push(
             json!({"name": name, "in": "path", "required": true, "description": what, "schema": schema}),
         );

@@ -35,6 +35,9 @@ const TEST_TIMEOUT: Duration = Duration::from_secs(15);
 /// A call. The longest that a server without a stream may be silent by default (`backend.first_byte_timeout`).
 const EXECUTE_TIMEOUT: Duration = Duration::from_mins(5);
 
+/// Of the name of a tool (MCP 2026-07-28, tools).
+pub const TOOL_NAME_CHARS_MAX: usize = 128;
+
 /// Between two looks at whether the key of an event stream has expired, of which nobody tells. As often as the data plane
 /// looks at a stream that is never silent.
 const KEY_LOOK: Duration = Duration::from_secs(1);
@@ -129,6 +132,10 @@ impl Admin {
                 "",
                 "is not an object: send the tool's arguments",
             )]));
+        }
+        // Before a server is asked: none lists it.
+        if call.parameter(1).chars().count() > TOOL_NAME_CHARS_MAX {
+            return Err(Problem::not_found("tool"));
         }
         let listed = self.listed(&call).await?;
         let (server, tool) = (&listed.endpoint.servers[0], call.parameter(1).to_owned());
