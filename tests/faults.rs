@@ -23,6 +23,9 @@ const SHORT: &str = "first_byte_timeout = \"1s\"\nstream_idle_timeout = \"1s\"";
 /// What a wait of one second takes at most, with a busy machine in mind.
 const SECOND_MAX: Duration = Duration::from_secs(5);
 
+/// Failures in a row after which a server is left alone.
+const FAILURES_MAX: usize = 5;
+
 /// What is answered at once takes at most this long on a busy machine.
 const AT_ONCE: Duration = Duration::from_millis(700);
 
@@ -58,13 +61,40 @@ fn check_error(what: &str, response: &Response, said: &str) {
 #[test]
 fn a1_nobody_listens() {
     let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
-    let gateway = Gateway::open(&[("a", free)]);
-    for _ in 0..3 {
+    let peer = Peer::script([]);
+    let gateway = Gateway::open(&[("a", free), ("b", peer.address)]);
+    let call = |path| Client::once(gateway.address, &modern_call(path, "echo", "{}"));
+    let servers = || {
+        let response = Client::once(gateway.address, &Request::new("GET", "/ready"));
+        response.json()["servers"].clone()
+    };
+    // Until it is left alone, which makes no difference to others. The gateway asks it for its lists meanwhile.
+    let mut tries = 0..=FAILURES_MAX;
+    loop {
         let began = Instant::now();
-        let response = Client::once(gateway.address, &modern_call(SINGLE, "echo", "{}"));
+        let response = call(SINGLE);
         check_error("refused", &response, "the call did not run");
         assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
+        assert_eq!(call("/servers/b/mcp").status, 200);
+        if response.text().contains("is left alone") {
+            break;
+        }
+        assert!(tries.next().is_some(), "it is asked for ever");
     }
+    let [a, b] = [0, 1].map(|place| servers()[place].clone());
+    assert_eq!(
+        (&a["state"], &a["last_failure"]["stage"]),
+        (&"left alone".into(), &"connecting".into()),
+        "{a}"
+    );
+    assert_eq!((&b["state"], &b["last_failure"]), (&"ok".into(), &serde_json::Value::Null), "{b}");
+    // It comes back by itself, as soon as the server does.
+    let _back = Peer::start(TcpListener::bind(free).unwrap());
+    let until = Instant::now() + PATIENCE;
+    while call(SINGLE).json()["result"].is_null() {
+        assert!(Instant::now() < until, "it is left alone for ever");
+    }
+    assert_eq!(servers()[0]["state"], "ok");
 }
 
 #[test]

@@ -9,9 +9,10 @@ use zeroize::Zeroizing;
 use super::paths::default_endpoint;
 use super::problem::Problem;
 use super::request::{json_body, respond};
-use super::views::{Health, Ready, ReadyServer, ReadyStore, TokenResponse, Warning};
+use super::views::{Health, Ready, ReadyServer, ReadyStore, ServerCondition, TokenResponse, Warning};
 use super::{Admin, Call};
 use crate::auth::{self, Credential, Denied, Identity, KeysFrom, Role};
+use crate::backend::BackendId;
 use crate::base::Phase;
 use crate::catalog::View;
 
@@ -77,14 +78,20 @@ impl Admin {
             return Vec::new();
         };
         let merged = self.parts.catalog.snapshot(&endpoint, View::Modern);
+        let is_admin = identity.role() == Role::Admin;
         let places = endpoint.servers.iter().enumerate();
         let server = |(place, server): (usize, &crate::route::Place)| {
+            let condition = fleet.backend(BackendId(server.backend)).map(|backend| backend.condition());
             let modern = match merged.as_deref().map(|merged| merged.missing(place)) {
                 None => "not asked yet",
                 Some(None) => "ok",
                 Some(Some(missing)) => missing.reason.text(),
             };
-            ReadyServer { name: server.name.as_str().to_owned(), modern: modern.to_owned() }
+            ReadyServer {
+                name: server.name.as_str().to_owned(),
+                modern: modern.to_owned(),
+                condition: ServerCondition::new(condition.unwrap_or_default(), is_admin),
+            }
         };
         places.map(server).collect()
     }

@@ -409,6 +409,8 @@ fn schemas() -> Value {
     add::<views::Ready>(&mut schemas);
     add::<views::ReadyStore>(&mut schemas);
     add::<views::ReadyServer>(&mut schemas);
+    add::<views::ServerCondition>(&mut schemas);
+    add::<views::LastFailure>(&mut schemas);
     add::<views::Warning>(&mut schemas);
     add::<views::TokenRequest>(&mut schemas);
     add::<views::TokenResponse<'_>>(&mut schemas);
@@ -435,6 +437,8 @@ fn add<T: ToSchema>(schemas: &mut Map<String, Value>) {
 fn served_only(server: &mut Value) {
     server["properties"]["kind"] =
         json!({"type": "string", "enum": ["http"], "description": "How it is spoken to"});
+    server["properties"]["condition"] =
+        json!({"$ref": "#/components/schemas/ServerCondition", "readOnly": true});
     if let Some(properties) = server["properties"].as_object_mut() {
         properties.retain(|name, _| !["command", "args", "cwd", "env", "sharing"].contains(&name.as_str()));
     }

@@ -9,6 +9,7 @@ use super::definition::import::upsert;
 use super::definition::{FieldError, Server, merge_patch, server_document};
 use super::problem::Problem;
 use super::request::{Precondition, Query, json_body, ok, page, tag, tagged, unless_known};
+use super::views::ServerCondition;
 use super::{Admin, Call, show_standing};
 use crate::store::{Outcome, Put, ServerRow, StoreError, Uuid, new_id};
 
@@ -169,7 +170,12 @@ impl Admin {
         view["version"] = row.version.into();
         view["created_at"] = row.created_at.into();
         view["changed_at"] = row.changed_at.into();
-        show_standing(&mut view, &self.standing(), row.id, row.version);
+        let (standing, fleet) = (self.standing(), self.fleet());
+        show_standing(&mut view, &standing, row.id, row.version);
+        let mut backends = fleet.backends().filter(|_| standing.serves(row.id));
+        if let Some(backend) = backends.find(|backend| backend.name().as_str() == row.name) {
+            view["condition"] = json!(ServerCondition::new(backend.condition(), true));
+        }
         view
     }
 }

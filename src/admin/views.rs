@@ -5,6 +5,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::definition::FieldError;
+use crate::backend::Condition;
 use crate::store::{AuditRow, UsageRow};
 
 /// An API key, to be exchanged.
@@ -80,6 +81,57 @@ pub struct ReadyServer {
     pub name: String,
     /// `ok`, or why its items are missing from lists of 2026-07-28.
     pub modern: String,
+    /// How calls have found it.
+    #[serde(flatten)]
+    pub condition: ServerCondition,
+}
+
+/// How calls have found a server of late. Nothing is asked of it for this.
+#[derive(Serialize, ToSchema)]
+pub struct ServerCondition {
+    /// `ok`; `failing`: the last request did not reach it; `left alone`: so many did not that one is let through now and
+    /// then, and the others are refused at once.
+    pub state: &'static str,
+    /// Until one is let through, while it is left alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_in_seconds: Option<u64>,
+    /// The last failure of any kind, also when it answers again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<LastFailure>,
+}
+
+/// How a server failed.
+#[derive(Serialize, ToSchema)]
+pub struct LastFailure {
+    /// What was being done.
+    #[schema(example = "connecting")]
+    pub stage: &'static str,
+    /// What went wrong, for those who administer: it may name the server's address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// When, in seconds since 1970.
+    pub at: u64,
+}
+
+impl ServerCondition {
+    /// Why it failed is for those who administer.
+    pub fn new(condition: Condition, is_admin: bool) -> Self {
+        let Condition { left_alone, failures_in_a_row, last_failure } = condition;
+        let state = match (left_alone, failures_in_a_row) {
+            (Some(_), _) => "left alone",
+            (None, 1..) => "failing",
+            (None, 0) => "ok",
+        };
+        let last_failure = last_failure.map(|failure| LastFailure {
+            stage: failure.stage.text(),
+            reason: is_admin.then_some(failure.reason),
+            at: failure.at,
+        });
+        // Not a moment too early.
+        let retry_in_seconds =
+            left_alone.map(|wait| wait.as_millis().div_ceil(1000)).and_then(|s| s.try_into().ok());
+        Self { state, retry_in_seconds, last_failure }
+    }
 }
 
 /// Something to be looked at.

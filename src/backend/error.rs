@@ -18,6 +18,8 @@ pub enum Stage {
     Queue,
     /// The queue itself was full.
     QueueFull,
+    /// It was not asked: it could not be reached again and again a moment ago.
+    LeftAlone,
     /// Finding its address.
     Resolve,
     /// It is at a private address, and may not be.
@@ -44,6 +46,29 @@ pub enum Stage {
     Nonsense,
 }
 
+impl Stage {
+    /// Whether it is the server that failed, rather than that there was no room for a request or no leave to ask.
+    pub fn is_servers(self) -> bool {
+        !matches!(self, Self::Queue | Self::QueueFull | Self::LeftAlone | Self::Private)
+    }
+
+    /// For those who look after a server.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Queue | Self::QueueFull => "waiting for a place",
+            Self::LeftAlone => "left alone",
+            Self::Resolve => "finding its address",
+            Self::Private => "leave to connect",
+            Self::Connect | Self::ConnectTimeout => "connecting",
+            Self::Tls => "TLS handshake",
+            Self::Unsent => "sending",
+            Self::Sent | Self::FirstByteTimeout => "waiting for an answer",
+            Self::Body | Self::BodyIdle => "reading the answer",
+            Self::TooLarge | Self::Nonsense => "understanding the answer",
+        }
+    }
+}
+
 impl BackendError {
     /// With the error it comes from.
     #[cold]
@@ -63,6 +88,7 @@ impl BackendError {
             self.stage,
             Stage::Queue
                 | Stage::QueueFull
+                | Stage::LeftAlone
                 | Stage::Resolve
                 | Stage::Private
                 | Stage::Connect
@@ -82,6 +108,13 @@ impl BackendError {
             Stage::Resolve | Stage::Connect | Stage::Tls | Stage::Unsent => {
                 (Kind::Unreachable, format!("server `{server}` cannot be reached; the call did not run"))
             }
+            Stage::LeftAlone => (
+                Kind::Unreachable,
+                format!(
+                    "server `{server}` could not be reached again and again and is left alone for a moment; the call did \
+                     not run"
+                ),
+            ),
             Stage::Private => (
                 Kind::Unreachable,
                 format!(

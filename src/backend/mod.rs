@@ -7,7 +7,9 @@
 //! Does not know: clients and their sessions, what a key may do, or, but for `stdio`, what a message means.
 
 mod answer;
+mod backoff;
 mod body;
+mod breaker;
 mod connect;
 mod error;
 mod fast_lane;
@@ -31,8 +33,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use crate::base::ServerName;
 use crate::protocol::header;
+use breaker::Breaker;
 
 pub use answer::{Answer, Answered, Head};
+pub use breaker::{Condition, Failure};
 pub use connect::Target;
 pub use error::{BackendError, Stage};
 pub use outgoing::Outgoing;
@@ -116,6 +120,7 @@ pub struct Backend {
     delete: Opening,
     post: Opening,
     bounds: pool::Bounds,
+    breaker: Breaker,
 }
 
 /// How a server is spoken to.
@@ -150,6 +155,11 @@ impl Backend {
         posting.insert(http::header::CONTENT_TYPE, HeaderValue::from_static(header::JSON));
         posting.insert(http::header::ACCEPT, HeaderValue::from_static(header::ACCEPT_BOTH));
         let bounds = pool::Bounds::new(config.in_flight_max);
+        let breaker = match &reach {
+            Reach::Wire(_) => Breaker::new(),
+            // Who supervises the processes waits between two tries, and says so.
+            Reach::Process(_) => Breaker::never_open(),
+        };
         Ok(Arc::new(Self {
             get: Opening::new(&Method::GET, &path, listening),
             delete: Opening::new(&Method::DELETE, &path, headers),
@@ -159,6 +169,7 @@ impl Backend {
             reach,
             path,
             bounds,
+            breaker,
         }))
     }
 
@@ -173,6 +184,11 @@ impl Backend {
             Reach::Wire(_) => None,
             Reach::Process(server) => server.health().await,
         }
+    }
+
+    /// What those who asked it have learned of it.
+    pub fn condition(&self) -> Condition {
+        self.breaker.condition()
     }
 
     /// Ends its processes, when it has any, and waits until they have ended. Cancel safe: they end all the same.

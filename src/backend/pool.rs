@@ -67,6 +67,7 @@ impl Pool {
         request: &Outgoing,
         lane: Lane,
     ) -> Result<Box<Answered>, BackendError> {
+        self.backend.breaker.admit()?;
         let permit = match lane {
             Lane::Call => Some(self.backend.bounds.admit(&self.backend.config).await?),
             Lane::Stream => None,
@@ -84,13 +85,16 @@ impl Pool {
             let fresh = pooled.is_none();
             let mut wire = match pooled {
                 Some(wire) => wire,
-                None => Box::pin(self.open(target)).await?,
+                None => Box::pin(self.open(target)).await.map_err(|error| self.note(error))?,
             };
             match wire.send(request, &self.backend).await {
-                Ok((head, body)) => return Ok(self.answer(head, body, wire, lane, permit)),
+                Ok((head, body)) => {
+                    self.backend.breaker.note_answer(self.backend.name());
+                    return Ok(self.answer(head, body, wire, lane, permit));
+                }
                 Err(SendError::Unsent) if !fresh => {}
-                Err(SendError::Unsent) => return Err(BackendError::bare(Stage::Unsent)),
-                Err(SendError::Sent(error)) => return Err(error),
+                Err(SendError::Unsent) => return Err(self.note(BackendError::bare(Stage::Unsent))),
+                Err(SendError::Sent(error)) => return Err(self.note(error)),
             }
         }
     }
@@ -106,11 +110,17 @@ impl Pool {
         let (verb, session, owner) = request.to_process();
         let calling = server.call(verb, session, owner);
         let called = timeout(self.backend.config.first_byte_timeout, calling).await;
-        let (reply, hold) =
-            called.unwrap_or_else(|_elapsed| Err(BackendError::bare(Stage::FirstByteTimeout)))?;
+        let called = called.unwrap_or_else(|_elapsed| Err(BackendError::bare(Stage::FirstByteTimeout)));
+        let (reply, hold) = called.map_err(|error| self.note(error))?;
+        self.backend.breaker.note_answer(self.backend.name());
         let (head, body) = Body::of_reply(reply, hold);
         let body = Answer::new(body, None, Rc::clone(self), self.idle_timeout(lane), permit);
         Ok(Box::new(Answered { head, body }))
+    }
+
+    fn note(&self, error: BackendError) -> BackendError {
+        self.backend.breaker.note_failure(self.backend.name(), &error);
+        error
     }
 
     fn idle_timeout(&self, lane: Lane) -> Option<Duration> {

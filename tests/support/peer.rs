@@ -223,7 +223,8 @@ impl Peer {
         outcome
     }
 
-    fn start(listener: TcpListener) -> Self {
+    /// Listens there.
+    pub fn start(listener: TcpListener) -> Self {
         let address = listener.local_addr().unwrap();
         let peer = Self { address, state: Arc::default() };
         let accepting = peer.clone();

@@ -572,7 +572,7 @@ pub fn merge_patch(target: &mut Value, patch: &Value) {
 }
 
 /// What only the gateway writes.
-const READ_ONLY: [&str; 6] = ["id", "version", "created_at", "changed_at", "served", "reason"];
+const READ_ONLY: [&str; 7] = ["id", "version", "created_at", "changed_at", "served", "reason", "condition"];
 
 /// Servers take 100 fields, and the client's own are sent as well.
 const HEADERS_MAX: usize = 64;

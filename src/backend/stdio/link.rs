@@ -11,9 +11,9 @@ use http::HeaderValue;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
+use super::super::backoff::Backoff;
 use super::super::{BackendError, Stage};
 use super::Program;
-use super::backoff::Backoff;
 use super::lines::write_line;
 use super::reply::{Outcome, Outlet, Reply, stream};
 use super::seat::{SeatId, Seats};
@@ -375,7 +375,7 @@ impl Link {
     /// It failed. The next of its place is not started at once; and if it failed to start, none of the server.
     pub fn note_failure(&self) {
         let backoff = if self.has_answered.get() { &*self.backoff } else { &self.common.backoff };
-        fail(backoff, self.began.elapsed());
+        backoff.borrow_mut().fail(self.began.elapsed());
     }
 
     /// Asks for its end.
@@ -433,14 +433,6 @@ impl Link {
         write_line(message, edits, &mut self.outbox.borrow_mut());
         self.to_write.notify_one();
     }
-}
-
-/// One failure more.
-pub fn fail(backoff: &RefCell<Backoff>, ran: Duration) {
-    let mut jitter = [0];
-    // Without chance, all wait as long as each other: no worse than before.
-    let _ = getrandom::fill(&mut jitter);
-    backoff.borrow_mut().fail(Instant::now(), ran, jitter[0]);
 }
 
 impl State {

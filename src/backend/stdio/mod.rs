@@ -12,7 +12,6 @@
 //!
 //! Does not know: HTTP, endpoints, and what a method does, but for those that decide whose a message is.
 
-mod backoff;
 mod inbound;
 mod lines;
 mod link;

@@ -12,10 +12,10 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::super::backoff::Backoff;
 use super::super::{BackendError, EraChoice, Stage};
 use super::Sharing;
-use super::backoff::Backoff;
-use super::link::{Counts, Link, fail};
+use super::link::{Counts, Link};
 use super::process::Spawned;
 use super::reply::{Call, Outcome, Reply};
 use super::supervisor::{Key, Supervisor, Who};
@@ -86,7 +86,7 @@ impl Supervisor {
         }
         Spawned::start(&self.common).map_err(|error| {
             Counts::add(&self.common.counts.failed);
-            fail(&self.common.backoff, Duration::ZERO);
+            self.common.backoff.borrow_mut().fail(Duration::ZERO);
             tracing::warn!(server = %self.common.name, %error, "a server process cannot be started");
             BackendError::new(Stage::Connect, error)
         })

@@ -13,10 +13,10 @@ use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 use tokio::task::spawn_local;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 
+use super::super::backoff::Backoff;
 use super::super::{EraChoice, Stage};
-use super::backoff::Backoff;
 use super::inbound::method_of;
-use super::link::{Common, Counts, Link, Pending, To, Way, What, fail};
+use super::link::{Common, Counts, Link, Pending, To, Way, What};
 use super::open::Introduced;
 use super::process::Spawned;
 use super::reply::{Call, Reply, Verb, stream};
@@ -375,7 +375,7 @@ impl Supervisor {
         self.common.backoff.borrow_mut().note_running(longest);
         self.slots.borrow_mut().retain(|_, slot| Rc::strong_count(slot) > 1 || slot.is_in_use());
         if let Some(spare) = self.spare.borrow_mut().take_if(|spare| !spare.is_running()) {
-            fail(&self.common.backoff, spare.began.elapsed());
+            self.common.backoff.borrow_mut().fail(spare.began.elapsed());
             spawn_local(spare.discard(Rc::clone(&self.common)));
         }
         if self.spare.borrow().is_none() {

@@ -1,4 +1,4 @@
-//! When a server whose processes fail is started again.
+//! When a server that fails is tried again.
 
 use std::time::Duration;
 
@@ -17,13 +17,20 @@ const WAIT_MIN: Duration = Duration::from_millis(500);
 /// A server that works again is noticed within half a minute.
 const WAIT_MAX: Duration = Duration::from_secs(30);
 
-/// A process that ran so long before it failed had not failed to start.
+/// What worked so long before it failed had not failed to start.
 const QUIET: Duration = Duration::from_mins(1);
 
 impl Backoff {
-    /// A process failed that ran for so long. `jitter`: any number, so that servers that failed together do not start
-    /// together.
-    pub fn fail(&mut self, now: Instant, ran: Duration, jitter: u8) {
+    /// It failed now, having worked for so long.
+    pub fn fail(&mut self, ran: Duration) {
+        let mut jitter = [0];
+        // Without chance, all wait as long as each other: no worse than before.
+        let _ = getrandom::fill(&mut jitter);
+        self.fail_at(Instant::now(), ran, jitter[0]);
+    }
+
+    /// `jitter`: any number, so that servers that failed together are not tried together.
+    fn fail_at(&mut self, now: Instant, ran: Duration, jitter: u8) {
         if ran >= QUIET {
             self.failures = 0;
         }
@@ -44,7 +51,7 @@ impl Backoff {
         self.failures
     }
 
-    /// A process has run for so long: what failed before it is forgotten.
+    /// It has worked for so long: what failed before is forgotten.
     pub fn note_running(&mut self, ran: Duration) {
         if ran >= QUIET {
             *self = Self::default();
@@ -65,7 +72,7 @@ mod tests {
         let check = |runs_s: &[u64], jitter: u8, expected_ms: u64| {
             let mut backoff = Backoff::default();
             for run in runs_s {
-                backoff.fail(start, Duration::from_secs(*run), jitter);
+                backoff.fail_at(start, Duration::from_secs(*run), jitter);
             }
             assert_eq!(backoff.wait(start).as_millis(), u128::from(expected_ms), "{runs_s:?} {jitter}");
             assert_eq!(backoff.wait(start + WAIT_MAX), Duration::ZERO);
@@ -80,7 +87,7 @@ mod tests {
         check(&[0, 0, 59], u8::MAX, 2000);
         check(&[0, 0, 60], u8::MAX, 500);
         let mut backoff = Backoff::default();
-        backoff.fail(start, Duration::ZERO, 0);
+        backoff.fail_at(start, Duration::ZERO, 0);
         backoff.note_running(QUIET / 2);
         assert_eq!(backoff.failures(), 1);
         backoff.note_running(QUIET);
