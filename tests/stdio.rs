@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use support::{
-    Client, Gateway, PATIENCE, Request, Response, Setup, error, initialize, legacy, legacy_call, modern,
-    modern_call, notification, open_session,
+    Client, Gateway, PATIENCE, Request, Response, Setup, error, initialize, is_long, legacy, legacy_call,
+    modern, modern_call, notification, open_session,
 };
 
 const PATH: &str = "/servers/a/mcp";
@@ -158,19 +158,16 @@ fn progress_and_requests_of_the_server_come_with_the_call() {
     assert!(answered["result"]["content"][0]["text"].as_str().unwrap().contains("roots"), "{answered}");
 }
 
-const CLIENTS: usize = 100;
+/// Clients on one process, and the calls of each, in the usual form and in the long one.
+const SHARED: [(usize, usize); 2] = [(100, 50), (1000, 1000)];
 
-/// A number from the environment, for those who want more than a usual run does.
-#[expect(clippy::disallowed_methods, reason = "a test has no other place to be told of a number")]
-fn number_of(variable: &str, usual: usize) -> usize {
-    std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
-}
+/// Sessions opened and ended, likewise.
+const CYCLES: [usize; 2] = [200, 10_000];
 
-/// `METAMCP_STDIO_CALLS`: for each client.
 #[test]
-fn a_hundred_clients_share_a_process_and_nobody_sees_anothers_answer() {
+fn many_clients_share_a_process_and_nobody_sees_anothers_answer() {
     let gateway = setup(&["legacy"], "sharing = \"shared\"\nin_flight_max = 1000").start();
-    let calls = number_of("METAMCP_STDIO_CALLS", 50);
+    let (clients, calls) = SHARED[usize::from(is_long())];
     let run = |number: usize| {
         let session = open_session(&gateway, PATH, None);
         let mut client = Client::connect(gateway.address);
@@ -186,11 +183,11 @@ fn a_hundred_clients_share_a_process_and_nobody_sees_anothers_answer() {
         text(&client.ask(&legacy_call(PATH, &session, "0", "pid", "{}")))
     };
     let pids: HashSet<String> = thread::scope(|scope| {
-        let clients: Vec<_> = (0..CLIENTS).map(|number| scope.spawn(move || run(number))).collect();
-        clients.into_iter().map(|client| client.join().unwrap()).collect()
+        let running: Vec<_> = (0..clients).map(|number| scope.spawn(move || run(number))).collect();
+        running.into_iter().map(|client| client.join().unwrap()).collect()
     });
     assert_eq!(pids.len(), 1, "one process");
-    println!("{} calls by {CLIENTS} clients on one process: no foreign answer", CLIENTS * calls);
+    println!("{} calls by {clients} clients on one process: no foreign answer", clients * calls);
 }
 
 /// A session of a client that can do this, and the process that serves it.
@@ -385,10 +382,10 @@ fn nothing_is_left_soon_after_the_gateway_is_killed() {
     println!("{} processes gone after {:?}", all.len(), begun.elapsed());
 }
 
-/// Sessions opened and ended, by all ways: `METAMCP_STDIO_CYCLES` for more of them.
+/// Sessions opened and ended, by all ways.
 #[test]
 fn nothing_is_left_after_hundreds_of_sessions() {
-    let cycles = number_of("METAMCP_STDIO_CYCLES", 200);
+    let cycles = CYCLES[usize::from(is_long())];
     let gateway = setup(&["legacy", "fork"], "sharing = \"session\"\nera = \"legacy\"").start();
     let fds = || fs::read_dir(format!("/proc/{}/fd", gateway.pid())).unwrap().count();
     let settled = |gateway: &Gateway| descendants(gateway.pid()).len();
