@@ -218,9 +218,8 @@ def measure(args, number, target, load, check):
     wall = time.monotonic() - wall
     busy, steal = (after - before for after, before in zip(core_seconds(args.proxy_core), core))
     if result.wrong or result.socket_errors or not result.requests:
-        sys.exit(
-            f"{target.name}: of {result.requests} answers {result.wrong} are wrong, {result.socket_errors} socket errors"
-        )
+        wrong = f"of {result.requests} answers {result.wrong} are wrong, {result.socket_errors} socket errors"
+        sys.exit(f"{target.name}: {wrong}")
     check(target, result)
     seconds = result.duration_us / 1e6
     return Sample(
