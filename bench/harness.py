@@ -1,0 +1,356 @@
+"""What the scripts that compare have in common: programs on cores of their own, load by wrk in rounds of rotated
+order, and what is written of a run.
+
+CPU time is that of all processes of a target, pair by pair within a round, because that stays the same on a machine
+where other things run. Knows nothing of what is compared, nor what a right answer is: each script checks its own.
+"""
+
+import argparse
+import contextlib
+import csv
+import dataclasses
+import datetime
+import json
+import os
+import pathlib
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import typing
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+# Proxies and load generator live in sbin directories on Debian, which are not on everyone's path.
+PATH = os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin"
+TICKS = os.sysconf("SC_CLK_TCK")
+# A proxy that is not up after this long does not come.
+START_SECONDS_MAX = 15
+# One that has not ended this long after it was asked to is killed.
+STOP_SECONDS_MAX = 15
+# Against a session that compiles: some nine tenths of a core.
+SESSION_NICE = "-10"
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """What the load is sent to."""
+
+    name: str
+    port: int
+    path: str
+    # The process whose CPU time counts, with its children; None: nobody's does.
+    pid: int | None
+
+    def cpu_seconds(self):
+        return cpu_seconds(self.pid)
+
+
+class Result(typing.NamedTuple):
+    """What a script of wrk prints behind `RESULT`, in this order; times in microseconds."""
+
+    duration_us: int
+    requests: int
+    received: int
+    wrong: int
+    socket_errors: int
+    p50_us: int
+    p99_us: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """One measurement of one target in one round."""
+
+    round: int
+    target: str
+    seconds: float
+    requests: int
+    requests_per_second: float
+    cpu_us_per_request: float
+    # The part of it outside the kernel.
+    user_us_per_request: float
+    # Of the proxy's core.
+    cpu_share: float
+    p50_us: int
+    p99_us: int
+    wrong_status: int
+    socket_errors: int
+    # CPU time of anyone else on the proxy's core, and time the hypervisor took from it.
+    others_seconds: float
+    steal_seconds: float
+
+
+def parser(description):
+    """The options that every script has."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=int, default=5, help="of each measurement")
+    parser.add_argument("--warm-up", type=int, default=2, help="seconds before each measurement")
+    parser.add_argument("--connections", type=int, default=32)
+    parser.add_argument("--proxy-core", type=int, default=0)
+    parser.add_argument("--load-core", type=int, default=1, help="for the load and the server")
+    parser.add_argument("--name", default=f"{os.cpu_count()}-cores", help="of the folder, behind the date")
+    parser.add_argument("--dry", action="store_true", help="print, and write no files")
+    return parser
+
+
+def install(packages):
+    """Installs with apt what is not there; packages by their programs."""
+    missing = [package for program, package in packages.items() if not shutil.which(program, path=PATH)]
+    if missing:
+        run(["apt-get", "install", "-y", "--no-install-recommends", *missing])
+
+
+def build(*options):
+    """Builds for release what the options of Cargo choose; gives the folder it is in."""
+    run(["cargo", "build", "--release", *options])
+    return pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
+
+
+def pin(core):
+    """What puts a command on a core."""
+    return ["taskset", "-c", str(core)]
+
+
+@contextlib.contextmanager
+def ahead_of_others():
+    """Puts this session ahead of other work on the machine, where the kernel groups by session and permits it."""
+    group = pathlib.Path("/proc/self/autogroup")
+    try:
+        before = group.read_text().rpartition("nice")[2].strip()
+        group.write_text(SESSION_NICE)
+    except OSError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        group.write_text(before)
+
+
+def run(command):
+    subprocess.run(command, cwd=ROOT, check=True)
+
+
+def output(command, **options):
+    return subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE, **options).stdout
+
+
+def first_line(command, **options):
+    return output(command, env={**os.environ, "PATH": PATH}, **options).splitlines()[0]
+
+
+@contextlib.contextmanager
+def workplace():
+    """A folder, what starts a program in it on a core, and what it is started with; all of it ends at the end."""
+    # Nothing of this user's own configuration is to be part of what is measured.
+    with tempfile.TemporaryDirectory(prefix="metamcp-compare-") as name:
+        work, started = pathlib.Path(name), []
+        environment = {"PATH": PATH, "HOME": name, "LANG": "C.UTF-8"}
+        # The workers of nginx have a user of their own and need to get at their folders.
+        work.chmod(0o755)
+
+        def spawn(core, *command):
+            pinned = [*pin(core), *map(str, command)]
+            with open(work / "log.txt", "ab") as log:
+                process = subprocess.Popen(pinned, cwd=work, env=environment, stdout=log, stderr=log)
+            started.append(process)
+            return process.pid
+
+        try:
+            yield work, spawn, environment
+        finally:
+            for process in reversed(started):
+                process.terminate()
+                try:
+                    process.wait(timeout=STOP_SECONDS_MAX)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+
+
+def made_key(keyadm, data, environment):
+    """A key of an installation, which is made by that when there is none."""
+    made = [keyadm, "--data-dir", data, "keys", "create", "--name", "compare", "--json"]
+    return json.loads(output(made, env=environment))["key"]
+
+
+def free_ports(count):
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def wrk(args, target, seconds, script, environment, threads=1):
+    """Loads a target from a core of the load's own; what is sent, the script takes from the environment."""
+    command = [*pin(args.load_core), "wrk", "-t", str(threads), "-c", str(args.connections), "-d", f"{seconds}s"]
+    command += ["-s", ROOT / "bench" / script, f"http://127.0.0.1:{target.port}{target.path}"]
+    for line in output(command, env={"PATH": PATH, **environment}).splitlines():
+        if line.startswith("RESULT "):
+            return Result(*map(int, line.split()[1:]))
+    sys.exit("wrk gave no result")
+
+
+def rounds(args, targets, load, check):
+    """Measures every target once in every round: `load(target, seconds)`, whose result `check(target, result)` sees."""
+    samples = []
+    for number in range(args.rounds):
+        shift = number % len(targets)
+        for target in targets[shift:] + targets[:shift]:
+            if args.warm_up:
+                load(target, args.warm_up)
+            sample = measure(args, number + 1, target, load, check)
+            print(f"round {sample.round}: {sample.target}: {sample.cpu_us_per_request:.2f} us a request", flush=True)
+            samples.append(sample)
+    return samples
+
+
+def measure(args, number, target, load, check):
+    cpu, core, wall = target.cpu_seconds(), core_seconds(args.proxy_core), time.monotonic()
+    result = load(target, args.seconds)
+    user, system = (after - before for after, before in zip(target.cpu_seconds(), cpu))
+    cpu = user + system
+    wall = time.monotonic() - wall
+    busy, steal = (after - before for after, before in zip(core_seconds(args.proxy_core), core))
+    if result.wrong or result.socket_errors or not result.requests:
+        wrong = f"of {result.requests} answers {result.wrong} are wrong, {result.socket_errors} socket errors"
+        sys.exit(f"{target.name}: {wrong}")
+    check(target, result)
+    seconds = result.duration_us / 1e6
+    return Sample(
+        round=number,
+        target=target.name,
+        seconds=seconds,
+        requests=result.requests,
+        requests_per_second=result.requests / seconds,
+        cpu_us_per_request=cpu * 1e6 / result.requests,
+        user_us_per_request=user * 1e6 / result.requests,
+        cpu_share=cpu / wall,
+        p50_us=result.p50_us,
+        p99_us=result.p99_us,
+        wrong_status=result.wrong,
+        socket_errors=result.socket_errors,
+        others_seconds=max(0.0, busy - cpu),
+        steal_seconds=steal,
+    )
+
+
+def cpu_seconds(pid, apart=frozenset()):
+    """User and system time of a process and all that live below it, without those apart and theirs."""
+    times = [(0.0, 0.0)]
+    for each in tree(pid, apart) if pid else []:
+        # User and system time are the 14th and 15th field.
+        fields = process_fields(each)
+        times.append((int(fields[11]) / TICKS, int(fields[12]) / TICKS))
+    return tuple(map(sum, zip(*times)))
+
+
+def tree(pid, apart=frozenset()):
+    """A process and all that live below it, without those apart and theirs."""
+    below = {}
+    for folder in pathlib.Path("/proc").glob("[0-9]*"):
+        # Others come and go.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            below.setdefault(int(process_fields(folder.name)[1]), []).append(int(folder.name))
+    found, to_do = [], [pid]
+    while to_do:
+        each = to_do.pop()
+        if each not in apart:
+            found.append(each)
+            to_do += below.get(each, [])
+    return found
+
+
+def process_fields(pid):
+    """What the kernel says of a process, from the third field on: the second is a name, which may hold anything."""
+    return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
+def core_seconds(core):
+    """Busy and stolen time of a core."""
+    lines = pathlib.Path("/proc/stat").read_text().splitlines()
+    fields = next(line for line in lines if line.startswith(f"cpu{core} ")).split()
+    user, nice, system, _idle, _wait, irq, softirq, steal = (int(field) / TICKS for field in fields[1:9])
+    return user + nice + system + irq + softirq, steal
+
+
+def by_target(samples):
+    """The samples of each target, by round."""
+    names = dict.fromkeys(sample.target for sample in samples)
+    ordered = sorted(samples, key=lambda sample: sample.round)
+    return {name: [sample for sample in ordered if sample.target == name] for name in names}
+
+
+def on_the_core(samples):
+    return (
+        f"Others on the proxies' core: {total(samples, 'others_seconds')}; "
+        f"stolen by the hypervisor: {total(samples, 'steal_seconds')}."
+    )
+
+
+def total(samples, field):
+    share = sum(getattr(sample, field) for sample in samples) / sum(sample.seconds for sample in samples)
+    return f"{share:.1%} of the time"
+
+
+def middle(row, field):
+    return statistics.median(getattr(sample, field) for sample in row)
+
+
+def ratio(ours, theirs, field="cpu_us_per_request"):
+    """Of a field, round by round."""
+    return spread([getattr(a, field) / getattr(b, field) for a, b in zip(ours, theirs, strict=True)])
+
+
+def spread(values):
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+def table_head(cells):
+    return [table_row(cells), "|" + "---|" * len(cells)]
+
+
+def table_row(cells):
+    return "| " + " | ".join(cells) + " |"
+
+
+def write_run(args, samples, text, versions):
+    """Writes bench/runs/<date>-<name>/; versions are those of what was compared, by name."""
+    stem = f"{datetime.date.today()}-{args.name}"
+    names = (stem if number == 1 else f"{stem}-{number}" for number in range(1, 1000))
+    folder = next(path for name in names if not (path := ROOT / "bench/runs" / name).exists())
+    folder.mkdir(parents=True)
+    (folder / "summary.md").write_text(f"# {folder.name}\n\n{text}\n")
+    with open(folder / "raw.csv", "w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(field.name for field in dataclasses.fields(Sample))
+        for sample in samples:
+            values = dataclasses.astuple(sample)
+            writer.writerow(f"{value:.3f}" if isinstance(value, float) else value for value in values)
+    (folder / "machine.txt").write_text(machine(versions))
+    print(f"\nwritten to {folder.relative_to(ROOT)}")
+
+
+def machine(versions):
+    """Where it ran, without what would tell one machine from another."""
+    cpuinfo = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.split(":")[1].strip() for line in cpuinfo if line.startswith("model name")), "unknown")
+    changed = output(["git", "status", "--porcelain", "--untracked-files=no"], cwd=ROOT)
+    # wrk says its version with its help, and calls that a failure.
+    wrk = subprocess.run(["wrk", "-v"], text=True, capture_output=True, check=False).stdout.splitlines()[0]
+    rows = {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "kernel": os.uname().release,
+        **versions,
+        "wrk": wrk,
+        "rustc": first_line(["rustc", "--version"]),
+        "commit": first_line(["git", "rev-parse", "HEAD"], cwd=ROOT) + (" with changes" if changed else ""),
+        "command": " ".join([f"bench/{pathlib.Path(sys.argv[0]).name}", *sys.argv[1:]]),
+    }
+    return "".join(f"{name}: {value}\n" for name, value in rows.items())
