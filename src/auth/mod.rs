@@ -11,6 +11,7 @@ mod grants;
 mod hasher;
 mod health;
 mod identity;
+mod imprint;
 mod key;
 mod keyring;
 mod refusals;
