@@ -279,7 +279,7 @@ fn every_wrong_field_is_named() {
     check("POST", SERVERS, json!({"url": 1, "x": 2}), 422, &["/name", "/kind", "/url", "/x"]);
     check("POST", SERVERS, house.server("a"), 409, &["/name"]);
     let touch = json!({"name": "t", "kind": "stdio", "command": "/usr/bin/touch", "args": ["pwned"]});
-    check("POST", SERVERS, touch, 422, &["/kind", "/command"]);
+    check("POST", SERVERS, touch, 422, &["/command"]);
     check("PUT", "/api/v1/mcp/servers/a", json!({"name": "a"}), 422, &["/kind", "/url"]);
     check("PUT", "/api/v1/mcp/servers/b", house.server("c"), 422, &["/name"]);
     assert_eq!(house.ask("POST", SERVERS, Some(&house.server("other"))).status, 201);
@@ -524,7 +524,7 @@ fn an_import_keeps_what_is_right() {
         }
         items.iter().map(line).collect()
     };
-    let rest = ["no fail", "shell skip", "wrong fail"];
+    let rest = ["no fail", "shell fail", "wrong fail"];
     assert_eq!(outcomes(""), [&["env fail", "my notes create"], &rest[..]].concat());
     assert_eq!(outcomes(""), [&["env fail", "my notes fail"], &rest[..]].concat());
     assert_eq!(outcomes("?replace=true"), [&["env fail", "my notes keep"], &rest[..]].concat());

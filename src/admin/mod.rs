@@ -48,7 +48,7 @@ use crate::journal::usage::Counters;
 use crate::limits::{Limits, Permit};
 use crate::session::Sessions;
 use crate::store::{Audit, Role, Store, Uuid};
-use definition::Rules;
+use definition::{Rules, Serving};
 use problem::Problem;
 use routes::{Found, Operation, find};
 
@@ -80,8 +80,8 @@ pub struct Parts {
     pub errands: Errands,
     /// Whom connections to them trust.
     pub roots: TlsRoots,
-    /// What may be defined.
-    pub rules: Rules,
+    /// What is done for servers that are defined here, and so what may be.
+    pub serving: Arc<Serving>,
     /// How far the gateway is on its way out.
     pub phase: watch::Receiver<Phase>,
     /// Moves when keys changed.
@@ -91,6 +91,8 @@ pub struct Parts {
 /// The control plane.
 pub struct Admin {
     parts: Parts,
+    /// What may be defined.
+    rules: Rules,
     /// Moves with every change of a server or an endpoint.
     changes: watch::Sender<u64>,
     document: Bytes,
@@ -130,7 +132,8 @@ impl Admin {
     /// From its parts.
     pub fn new(parts: Parts) -> Self {
         let document = Bytes::from(openapi::document().to_string());
-        Self { parts, changes: watch::Sender::new(0), document }
+        let rules = Rules::remote(&parts.serving);
+        Self { parts, rules, changes: watch::Sender::new(0), document }
     }
 
     /// What is served now.

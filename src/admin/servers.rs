@@ -43,7 +43,7 @@ impl Admin {
 
     pub(super) async fn create_server(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
         let value = json_body(call.headers(), call.body())?;
-        let server = Server::read(&value, None, &self.parts.rules).map_err(unprocessable)?;
+        let server = Server::read(&value, None, &self.rules).map_err(unprocessable)?;
         let row = self.insert_server(&server, call).await.map_err(|error| match error {
             StoreError::Exists { .. } => taken("server", "PUT"),
             other => other.into(),
@@ -113,8 +113,7 @@ impl Admin {
             let written = if let Some(row) = found {
                 let before = self.open(&row);
                 let value = write.merged(server_document(&row));
-                let server =
-                    Server::read(&value, before.as_ref(), &self.parts.rules).map_err(unprocessable)?;
+                let server = Server::read(&value, before.as_ref(), &self.rules).map_err(unprocessable)?;
                 let spec = server.spec(row.id, self.parts.auth.sealer(), before.as_ref());
                 store.replace_server(row.id, expect, spec, call.audit()).await.map(|new| {
                     let outcome = if new.version == row.version { Outcome::Keep } else { Outcome::Replace };
@@ -122,7 +121,7 @@ impl Admin {
                 })
             } else {
                 let value = write.whole().ok_or_else(|| Problem::not_found("server"))?;
-                let server = Server::read(value, None, &self.parts.rules).map_err(unprocessable)?;
+                let server = Server::read(value, None, &self.rules).map_err(unprocessable)?;
                 check_name(server.name().as_str(), reference, "server")?;
                 self.insert_server(&server, call).await.map(|row| Put { outcome: Outcome::Create, row })
             };

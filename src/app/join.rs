@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::admin::definition::Server;
 use crate::admin::definition::endpoint::{check_annotations, check_listed_name};
+use crate::admin::definition::{Server, Serving};
 use crate::admin::{Stand, Standing};
 use crate::auth::Sealer;
 use crate::backend;
@@ -40,8 +40,8 @@ pub struct Stored {
 pub struct Reading<'a> {
     /// Opens secrets.
     pub sealer: &'a Sealer,
-    /// What holds where a server says nothing of private addresses.
-    pub allow_private: bool,
+    /// What is done for them here.
+    pub serving: &'a Serving,
 }
 
 /// What is to be served, and what becomes of every row.
@@ -193,9 +193,7 @@ fn read_server(row: &ServerRow, reading: Reading<'_>) -> Result<Option<backend::
     if !server.is_enabled() {
         return Ok(None);
     }
-    let config = server.backend(reading.allow_private);
-    let unserved = || format!("servers of the kind {} are not served by this version", row.kind.as_str());
-    config.map(Some).ok_or_else(unserved)
+    server.backend(reading.serving).map(Some).map_err(|unserved| unserved.to_string())
 }
 
 fn read_endpoint(row: &EndpointRow, names: &HashMap<Uuid, ServerName>) -> Result<EndpointConfig, String> {

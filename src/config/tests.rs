@@ -272,7 +272,7 @@ fn single_mistakes() {
         "metamcp.toml:1: server.tls.cert: cannot be read",
     );
     check("session.lifetime = '1m'\nsession.idle_timeout = '2m'", "is longer than session.lifetime");
-    check("nonsense = 1", "is unknown; known here: auth, backend");
+    check("nonsense = 1", "is unknown; known here: admin, auth, backend");
     check("backend.url = 'http://a'", "backend.url: is unknown");
     check("log.filter = 'a=b=c'", "is not a log filter");
     check("servers.a = 'http://a'", "servers.a: is a text; write a table");
@@ -590,6 +590,7 @@ fn every_key_is_documented() {
         "limits.",
         "catalog.",
         "session.",
+        "admin.",
         "retention.",
         "log.",
         "servers.a.",
