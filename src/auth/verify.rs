@@ -31,7 +31,7 @@ use super::refusals::Refusals;
 use super::ring::{self, Ring};
 use super::seal::Sealer;
 use super::secrets::check_jwt_secret;
-use super::snapshot::{Keeper, Kept};
+use super::snapshot::{Keeper, Kept, Snapshot};
 use super::tag::{Tag, Tagger};
 use super::token::{Token, Tokens, Unopened};
 use super::{Config, Mode};
@@ -43,7 +43,7 @@ pub struct Authenticator {
     sealer: Arc<Sealer>,
     keyring: ArcSwap<Keyring>,
     /// Where each keyring that was read is kept for a start without the store.
-    keeper: Option<Arc<Keeper>>,
+    keeper: Option<Arc<Keeper<Kept>>>,
     health: ArcSwap<Health>,
     anonymous: Identity,
     tagger: Tagger,
@@ -108,9 +108,9 @@ impl Authenticator {
         snapshot: Option<PathBuf>,
     ) -> Result<Self, AuthError> {
         check_jwt_secret(&config.jwt_secret)?;
-        let sealer = Sealer::new(&config.encryption_keys)?;
-        let keeper = snapshot.map(|path| Arc::new(Keeper::new(path)));
-        let earlier = keeper.as_ref().map(|keeper| &keeper.snapshot);
+        let sealer = Arc::new(Sealer::new(&config.encryption_keys)?);
+        let keeper = snapshot.map(|path| Keeper::new(Snapshot::of_keyring(path), Arc::clone(&sealer)));
+        let earlier = keeper.as_ref().map(|keeper| keeper.snapshot());
         let First { keys, ring, health } = health::first_keys(&store, earlier, &sealer).await?;
         let keyring = Keyring::build(keys.clone(), &sealer, &Keyring::empty());
         // First: under an ENCRYPTION_KEY that does not open them nothing is to be written.
@@ -120,7 +120,7 @@ impl Authenticator {
             KeysFrom::Snapshot { .. } => ring,
         };
         if let (KeysFrom::Store, Some(keeper), Some(ring)) = (health.keys_from, &keeper, &ring) {
-            keeper.write(&sealer, &kept(&keys, ring));
+            keeper.keep_now(kept(&keys, ring));
         }
         let ring = match ring {
             Some(keys) => Ring::build(&keys, &sealer, &Ring::empty()),
@@ -136,7 +136,7 @@ impl Authenticator {
         Ok(Self {
             mode: config.mode,
             store,
-            sealer: Arc::new(sealer),
+            sealer,
             keyring: ArcSwap::from_pointee(keyring),
             keeper,
             health: ArcSwap::from_pointee(health),
@@ -414,7 +414,7 @@ impl Authenticator {
         self.keyring.store(Arc::new(next));
         self.health.rcu(|health| Health { keys_from: KeysFrom::Store, ..(**health).clone() });
         if let Some((keeper, kept)) = kept {
-            keeper.keep(&self.sealer, kept);
+            keeper.keep(kept);
         }
         Ok(true)
     }
