@@ -286,6 +286,25 @@ fn every_wrong_field_is_named() {
     check("PUT", "/api/v1/mcp/servers/a", house.server("other"), 409, &["/name"]);
     check("PATCH", "/api/v1/mcp/servers/a", json!({"name": "other"}), 409, &["/name"]);
     check("PATCH", "/api/v1/mcp/servers/a", json!([]), 422, &[""]);
+    // What stands before the tools of a server is one server's: of the files, of the store, and of either's alias.
+    let called = |name: &str, alias: &str| {
+        let mut server = house.server(name);
+        server["alias"] = alias.into();
+        server
+    };
+    for taken in ["one", "other"] {
+        check("POST", SERVERS, called("n", taken), 409, &["/alias"]);
+        check("PUT", "/api/v1/mcp/servers/n", called("n", taken), 409, &["/alias"]);
+        check("PATCH", "/api/v1/mcp/servers/a", json!({"alias": taken}), 409, &["/alias"]);
+    }
+    assert_eq!(house.ask("PATCH", "/api/v1/mcp/servers/other", Some(&json!({"alias": "x"}))).status, 200);
+    check("POST", SERVERS, house.server("x"), 409, &["/name"]);
+    check("PATCH", "/api/v1/mcp/servers/a", json!({"alias": "x"}), 409, &["/alias"]);
+    let off = json!({"alias": "x", "enabled": false});
+    assert_eq!(house.ask("PATCH", "/api/v1/mcp/servers/a", Some(&off)).status, 200);
+    check("PATCH", "/api/v1/mcp/servers/a", json!({"enabled": true}), 409, &["/alias"]);
+    let told = house.ask("PATCH", "/api/v1/mcp/servers/a", Some(&json!({"enabled": true}))).text();
+    assert!(told.contains("is the alias of server `other`"), "{told}");
     check("PATCH", "/api/v1/mcp/servers/a", json!({"kind": null, "era": "old"}), 422, &["/kind", "/era"]);
     check("PATCH", "/api/v1/mcp/servers/absent", json!({}), 404, &[]);
     check("PUT", "/api/v1/mcp/servers/0192b1f0-8b7a-7c11-9c60-0123456789ab", house.server("d"), 404, &[]);

@@ -23,6 +23,7 @@ mod call;
 mod events;
 mod tally;
 mod paths;
+mod prefixes;
 mod views;
 mod openapi;
 mod swagger;
@@ -272,8 +273,13 @@ impl Admin {
     }
 }
 
-/// Says of a row whether it is served, and if not, why.
-fn show_standing(view: &mut Value, standing: &Standing, id: Uuid, version: u64) {
+/// Says of a row what only the gateway writes: its id and version, when it was made and changed, whether it is served, and
+/// if not, why.
+fn show_row(view: &mut Value, standing: &Standing, id: Uuid, [version, created_at, changed_at]: [u64; 3]) {
+    view["id"] = id.to_string().into();
+    view["version"] = version.into();
+    view["created_at"] = created_at.into();
+    view["changed_at"] = changed_at.into();
     let stand = standing.of(id, version);
     view["served"] = stand.is_ok().into();
     if let Err(reason) = stand {

@@ -50,6 +50,8 @@ pub struct Joined {
     pub servers: Vec<backend::Config>,
     pub endpoints: Vec<EndpointConfig>,
     rows: Vec<Verdict>,
+    /// Those of the files.
+    of_files: Vec<ServerName>,
     /// What else is not served as it was asked for.
     missed: Vec<String>,
 }
@@ -105,7 +107,8 @@ const UNREAD: &str = "servers and endpoints of the store could not be read yet: 
 
 /// Puts both together; `None`: what the store says is not known, which is not the same as nothing. A server's place in lists is that of the files first, then by name.
 pub fn join(files: &Files, stored: Option<&Stored>, reading: Reading<'_>) -> Joined {
-    let mut joined = Joined { servers: files.servers.clone(), ..Joined::default() };
+    let of_files = files.servers.iter().map(|server| server.name.clone()).collect();
+    let mut joined = Joined { servers: files.servers.clone(), of_files, ..Joined::default() };
     let Some(stored) = stored else {
         joined.endpoints.clone_from(&files.endpoints);
         joined.missed.push(UNREAD.to_owned());
@@ -259,7 +262,7 @@ impl Joined {
             rows.insert(*id, Stand { version: *version, served });
         }
         left_out.extend(self.missed.iter().cloned());
-        Standing::new(changes, left_out, rows)
+        Standing::new(changes, self.of_files.clone(), left_out, rows)
     }
 }
 
