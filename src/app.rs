@@ -345,7 +345,8 @@ async fn keys(config: &Config) -> Result<(Arc<Authenticator>, Store), AppError> 
     Ok((Arc::new(authenticator), store))
 }
 
-/// Whoever guesses at keys has argon2 run all the time: what is left of the cores is enough for that.
+/// Many keys at once that were not seen for a while have argon2 run all the time: what is left of the cores is enough for
+/// that.
 fn make_way() {
     let nicer = |nice: i32| rustix::process::setpriority_process(None, (nice + HASH_NICER).min(NICE_MAX));
     if let Err(error) = rustix::process::getpriority_process(None).and_then(nicer) {
