@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-use crate::admin::definition::{Commands, Rules, SERVED};
+use crate::admin::definition::Serving;
 use crate::admin::{self, Admin, Errands};
 use crate::auth::{
     self, AuthError, Authenticator, CreateError, EncryptionKeyError, KeyRequest, KeysFrom, SealerError,
@@ -157,8 +157,8 @@ impl App {
         let (authenticator, store) = keys(&config).await?;
         let roots = system_roots();
         let mut builder = FleetBuilder::new(roots.clone());
-        let rules = rules(&config);
-        let (source, served) = stored(&config, &authenticator, &store, &rules).await;
+        let serving = Arc::new(config.serving.clone());
+        let (source, served) = stored(&config, &authenticator, &store, &serving).await;
         let fleet = builder.next(served.joined().servers.clone(), served.joined().endpoints.clone());
         served.note(&fleet, 0);
         let (catalog, keeper) = Catalog::new(config.catalog.clone(), &fleet);
@@ -180,7 +180,7 @@ impl App {
             sessions: Arc::clone(&sessions),
             errands,
             roots,
-            rules,
+            serving,
             phase: phases.clone(),
             keys: keys_changed.subscribe(),
         });
@@ -277,11 +277,16 @@ async fn stop_server(backend: Arc<Backend>) {
 }
 
 /// What the store says at the start, with what the files say, and where to read it again.
-async fn stored(config: &Config, auth: &Authenticator, store: &Store, rules: &Rules) -> (Source, Served) {
+async fn stored(
+    config: &Config,
+    auth: &Authenticator,
+    store: &Store,
+    serving: &Arc<Serving>,
+) -> (Source, Served) {
     let kept = config.database_url.is_some().then(|| config.data_dir.join(FLEET));
     let source = Source::new(store.clone(), Arc::clone(auth.sealer()), kept);
     let stored = source.first(auth.health().away.is_some()).await;
-    (source, Served::new(config, stored, Arc::clone(auth.sealer()), rules.allow_private))
+    (source, Served::new(config, stored, Arc::clone(auth.sealer()), Arc::clone(serving)))
 }
 
 fn greeting(config: &Config, workers: &Workers, first_key: Option<String>, joined: &Joined) -> Greeting {
@@ -340,7 +345,8 @@ async fn keys(config: &Config) -> Result<(Arc<Authenticator>, Store), AppError> 
     Ok((Arc::new(authenticator), store))
 }
 
-/// Whoever guesses at keys has argon2 run all the time: what is left of the cores is enough for that.
+/// Many keys at once that were not seen for a while have argon2 run all the time: what is left of the cores is enough for
+/// that.
 fn make_way() {
     let nicer = |nice: i32| rustix::process::setpriority_process(None, (nice + HASH_NICER).min(NICE_MAX));
     if let Err(error) = rustix::process::getpriority_process(None).and_then(nicer) {
@@ -401,15 +407,6 @@ fn system_roots() -> TlsRoots {
         tracing::warn!(?errors, "no certificate authorities are known here: https servers cannot be reached");
     }
     TlsRoots::from_roots(roots)
-}
-
-/// What may be defined over HTTP. A server on a private address is as good as any where nobody comes from outside.
-fn rules(config: &Config) -> Rules {
-    Rules {
-        served: SERVED.to_vec(),
-        commands: Commands::Only(Vec::new()),
-        allow_private: config.server.listen.ip().to_canonical().is_loopback(),
-    }
 }
 
 /// Asked for before a client does: the era of each server is known by then.

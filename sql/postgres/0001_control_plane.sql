@@ -48,7 +48,7 @@ CREATE TABLE api_keys (
     rate_burst      BIGINT           CHECK (rate_burst > 0),
     concurrency     BIGINT           CHECK (concurrency > 0),
     status          TEXT COLLATE "C" NOT NULL CHECK (status IN ('active', 'inactive')),
-    sealed_hash     BYTEA            NOT NULL,  -- argon2id PHC string, sealed with the key id as associated data
+    sealed_hash     BYTEA            NOT NULL,  -- what the secret is recognised by, sealed with the key id as associated data
     key_version     BIGINT           NOT NULL CHECK (key_version BETWEEN 0 AND 255),  -- of the ENCRYPTION_KEY
     expires_at      BIGINT           CHECK (expires_at >= 0),  -- NULL: never
     successor       UUID             REFERENCES api_keys (id) ON DELETE SET NULL,

@@ -15,7 +15,7 @@ CREATE TABLE api_keys (
     name        TEXT    NOT NULL,
     description TEXT    NOT NULL,
     status      TEXT    NOT NULL CHECK (status IN ('active', 'inactive')),
-    sealed_hash BLOB    NOT NULL,           -- argon2id PHC string, sealed with the key id as associated data
+    sealed_hash BLOB    NOT NULL,           -- what the secret is recognised by, sealed with the key id as associated data
     key_version INTEGER NOT NULL,           -- the version of ENCRYPTION_KEY that sealed it
     created_at  INTEGER NOT NULL,           -- seconds since 1970
     expires_at  INTEGER,                    -- seconds since 1970; NULL: never

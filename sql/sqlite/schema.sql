@@ -21,7 +21,7 @@ CREATE TABLE api_keys (
     rate_burst      INTEGER CHECK (rate_burst > 0),
     concurrency     INTEGER CHECK (concurrency > 0),
     status          TEXT    NOT NULL CHECK (status IN ('active', 'inactive')),
-    sealed_hash     BLOB    NOT NULL,           -- argon2id PHC string, sealed with the key id as associated data
+    sealed_hash     BLOB    NOT NULL,           -- what the secret is recognised by, sealed with the key id as associated data
     key_version     INTEGER NOT NULL CHECK (key_version BETWEEN 0 AND 255), -- of the ENCRYPTION_KEY that sealed it
     expires_at      INTEGER CHECK (expires_at >= 0),             -- NULL: never
     successor       TEXT    REFERENCES api_keys (id) ON DELETE SET NULL,

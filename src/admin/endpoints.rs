@@ -10,7 +10,7 @@ use super::request::{Precondition, Query, json_body, page, tag, tagged, unless_k
 use super::servers::{
     TRIES, Write, check_name, check_patch, created, named_by_path, no_content, taken, unprocessable,
 };
-use super::{Admin, Call, show_standing};
+use super::{Admin, Call, show_row};
 use crate::store::{EndpointRow, EndpointSpec, Outcome, Put, ServerRow, StoreError, new_id};
 
 impl Admin {
@@ -137,11 +137,7 @@ impl Admin {
 
     fn endpoint_view(&self, row: &EndpointRow, servers: &[ServerRow]) -> Value {
         let mut view = document(row, servers);
-        view["id"] = row.id.to_string().into();
-        view["version"] = row.version.into();
-        view["created_at"] = row.created_at.into();
-        view["changed_at"] = row.changed_at.into();
-        show_standing(&mut view, &self.standing(), row.id, row.version);
+        show_row(&mut view, &self.standing(), row.id, [row.version, row.created_at, row.changed_at]);
         view
     }
 

@@ -23,6 +23,7 @@ mod call;
 mod events;
 mod tally;
 mod paths;
+mod prefixes;
 mod views;
 mod openapi;
 mod swagger;
@@ -48,7 +49,7 @@ use crate::journal::usage::Counters;
 use crate::limits::{Limits, Permit};
 use crate::session::Sessions;
 use crate::store::{Audit, Role, Store, Uuid};
-use definition::Rules;
+use definition::{Rules, Serving};
 use problem::Problem;
 use routes::{Found, Operation, find};
 
@@ -80,8 +81,8 @@ pub struct Parts {
     pub errands: Errands,
     /// Whom connections to them trust.
     pub roots: TlsRoots,
-    /// What may be defined.
-    pub rules: Rules,
+    /// What is done for servers that are defined here, and so what may be.
+    pub serving: Arc<Serving>,
     /// How far the gateway is on its way out.
     pub phase: watch::Receiver<Phase>,
     /// Moves when keys changed.
@@ -91,6 +92,8 @@ pub struct Parts {
 /// The control plane.
 pub struct Admin {
     parts: Parts,
+    /// What may be defined.
+    rules: Rules,
     /// Moves with every change of a server or an endpoint.
     changes: watch::Sender<u64>,
     document: Bytes,
@@ -130,7 +133,8 @@ impl Admin {
     /// From its parts.
     pub fn new(parts: Parts) -> Self {
         let document = Bytes::from(openapi::document().to_string());
-        Self { parts, changes: watch::Sender::new(0), document }
+        let rules = Rules::remote(&parts.serving);
+        Self { parts, rules, changes: watch::Sender::new(0), document }
     }
 
     /// What is served now.
@@ -269,8 +273,13 @@ impl Admin {
     }
 }
 
-/// Says of a row whether it is served, and if not, why.
-fn show_standing(view: &mut Value, standing: &Standing, id: Uuid, version: u64) {
+/// Says of a row what only the gateway writes: its id and version, when it was made and changed, whether it is served, and
+/// if not, why.
+fn show_row(view: &mut Value, standing: &Standing, id: Uuid, [version, created_at, changed_at]: [u64; 3]) {
+    view["id"] = id.to_string().into();
+    view["version"] = version.into();
+    view["created_at"] = created_at.into();
+    view["changed_at"] = changed_at.into();
     let stand = standing.of(id, version);
     view["served"] = stand.is_ok().into();
     if let Err(reason) = stand {

@@ -5,13 +5,14 @@ use utoipa::ToSchema;
 use utoipa::openapi::{RefOr, schema::Schema};
 
 use super::definition::{
-    EndpointDocument, EndpointServerDocument, EraWord, FieldError, PrefixWord, ServerDocument,
-    ToolOverrideDocument,
+    EndpointDocument, EndpointServerDocument, EraWord, FieldError, PrefixWord, SERVED, ServerDocument,
+    SharingWord, ToolOverrideDocument,
 };
 use super::problem::ProblemDocument;
 use super::routes::{Policy, ROUTES, Route};
 use super::tools::TOOL_NAME_CHARS_MAX;
 use super::views;
+use crate::store::ServerKind;
 
 /// What goes into a route and comes out of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -401,6 +402,7 @@ fn schemas() -> Value {
     add::<ProblemDocument<'_>>(&mut schemas);
     add::<ServerDocument>(&mut schemas);
     add::<EraWord>(&mut schemas);
+    add::<SharingWord>(&mut schemas);
     add::<EndpointDocument>(&mut schemas);
     add::<EndpointServerDocument>(&mut schemas);
     add::<ToolOverrideDocument>(&mut schemas);
@@ -423,7 +425,10 @@ fn schemas() -> Value {
     add::<views::ImportItem>(&mut schemas);
     add::<views::ImportOutcome>(&mut schemas);
     served_only(&mut schemas["Server"]);
-    written(&mut schemas, "Server", &["name", "kind", "url"], &STANDING);
+    written(&mut schemas, "Server", &["name", "kind"], &STANDING);
+    for whole in ["Server", "ServerWrite", "ServerPut"] {
+        schemas[whole]["oneOf"] = json!([of_kind("http", "url"), of_kind("stdio", "command")]);
+    }
     written(&mut schemas, "Endpoint", &["name"], &STANDING);
     Value::Object(schemas)
 }
@@ -433,15 +438,20 @@ fn add<T: ToSchema>(schemas: &mut Map<String, Value>) {
     schemas.insert(T::name().into_owned(), serde_json::to_value(schema).expect("a schema is JSON"));
 }
 
-/// Of the kinds that a definition may have, this version serves one: the others are not in its contract.
+/// Of the kinds that a definition may have, this version serves some: the others are not in its contract.
 fn served_only(server: &mut Value) {
-    server["properties"]["kind"] =
-        json!({"type": "string", "enum": ["http"], "description": "How it is spoken to"});
+    let served = SERVED.map(ServerKind::as_str);
+    server["properties"]["kind"] = json!({
+        "type": "string", "enum": served,
+        "description": "How it is spoken to: by `http`, or as the program that it is (`stdio`), if the gateway may run it",
+    });
     server["properties"]["condition"] =
         json!({"$ref": "#/components/schemas/ServerCondition", "readOnly": true});
-    if let Some(properties) = server["properties"].as_object_mut() {
-        properties.retain(|name, _| !["command", "args", "cwd", "env", "sharing"].contains(&name.as_str()));
-    }
+}
+
+/// What one of that kind has to say.
+fn of_kind(kind: &str, required: &str) -> Value {
+    json!({"properties": {"kind": {"const": kind}}, "required": [required]})
 }
 
 /// Whether it is served, and if not, why.

@@ -10,7 +10,7 @@ use super::definition::{FieldError, Server, merge_patch, server_document};
 use super::problem::Problem;
 use super::request::{Precondition, Query, json_body, ok, page, tag, tagged, unless_known};
 use super::views::ServerCondition;
-use super::{Admin, Call, show_standing};
+use super::{Admin, Call, show_row};
 use crate::store::{Outcome, Put, ServerRow, StoreError, Uuid, new_id};
 
 /// A change that meets another one is made again to what is there then. Whoever loses that often is refused.
@@ -44,7 +44,8 @@ impl Admin {
 
     pub(super) async fn create_server(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
         let value = json_body(call.headers(), call.body())?;
-        let server = Server::read(&value, None, &self.parts.rules).map_err(unprocessable)?;
+        let server = Server::read(&value, None, &self.rules).map_err(unprocessable)?;
+        self.check_prefixes(&server, None).await?;
         let row = self.insert_server(&server, call).await.map_err(|error| match error {
             StoreError::Exists { .. } => taken("server", "PUT"),
             other => other.into(),
@@ -114,8 +115,8 @@ impl Admin {
             let written = if let Some(row) = found {
                 let before = self.open(&row);
                 let value = write.merged(server_document(&row));
-                let server =
-                    Server::read(&value, before.as_ref(), &self.parts.rules).map_err(unprocessable)?;
+                let server = Server::read(&value, before.as_ref(), &self.rules).map_err(unprocessable)?;
+                self.check_prefixes(&server, Some(&row)).await?;
                 let spec = server.spec(row.id, self.parts.auth.sealer(), before.as_ref());
                 store.replace_server(row.id, expect, spec, call.audit()).await.map(|new| {
                     let outcome = if new.version == row.version { Outcome::Keep } else { Outcome::Replace };
@@ -123,8 +124,9 @@ impl Admin {
                 })
             } else {
                 let value = write.whole().ok_or_else(|| Problem::not_found("server"))?;
-                let server = Server::read(value, None, &self.parts.rules).map_err(unprocessable)?;
+                let server = Server::read(value, None, &self.rules).map_err(unprocessable)?;
                 check_name(server.name().as_str(), reference, "server")?;
+                self.check_prefixes(&server, None).await?;
                 self.insert_server(&server, call).await.map(|row| Put { outcome: Outcome::Create, row })
             };
             match written {
@@ -166,12 +168,8 @@ impl Admin {
 
     fn server_view(&self, row: &ServerRow) -> Value {
         let mut view = server_document(row);
-        view["id"] = row.id.to_string().into();
-        view["version"] = row.version.into();
-        view["created_at"] = row.created_at.into();
-        view["changed_at"] = row.changed_at.into();
         let (standing, fleet) = (self.standing(), self.fleet());
-        show_standing(&mut view, &standing, row.id, row.version);
+        show_row(&mut view, &standing, row.id, [row.version, row.created_at, row.changed_at]);
         let mut backends = fleet.backends().filter(|_| standing.serves(row.id));
         if let Some(backend) = backends.find(|backend| backend.name().as_str() == row.name) {
             view["condition"] = json!(ServerCondition::new(backend.condition(), true));

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use crate::base::ServerName;
 use crate::store::Uuid;
 
 /// What became of every stored server and endpoint in the version that is served.
@@ -10,6 +11,8 @@ use crate::store::Uuid;
 pub struct Standing {
     /// What was changed here before the store was read for it: see `Admin::fleet_changes`.
     pub changes: u64,
+    /// Names of the servers that are defined in files, which win over stored ones.
+    pub of_files: Vec<ServerName>,
     /// What is not served as it was asked for, each with its reason; what is switched off is not among it.
     pub left_out: Vec<String>,
     rows: HashMap<Uuid, Stand>,
@@ -29,8 +32,13 @@ const NOT_YET: &str = "it is not taken up yet; look again in a moment";
 
 impl Standing {
     /// Of all rows.
-    pub fn new(changes: u64, left_out: Vec<String>, rows: HashMap<Uuid, Stand>) -> Self {
-        Self { changes, left_out, rows }
+    pub fn new(
+        changes: u64,
+        of_files: Vec<ServerName>,
+        left_out: Vec<String>,
+        rows: HashMap<Uuid, Stand>,
+    ) -> Self {
+        Self { changes, of_files, left_out, rows }
     }
 
     /// Whether that version of a row is served, or why not.

@@ -72,10 +72,9 @@ impl Admin {
         let row = self.server_row(call.parameter(0)).await?;
         let server = Server::from_row(&row, self.parts.auth.sealer())
             .map_err(|error| Problem::new(StatusCode::CONFLICT, error.to_string()))?;
-        let Some(config) = server.backend(self.parts.rules.allow_private) else {
-            let detail = "servers of this kind are not served by this version, and cannot be tested";
-            return Err(Problem::new(StatusCode::CONFLICT, detail));
-        };
+        let config = server
+            .backend(&self.parts.serving)
+            .map_err(|unserved| Problem::new(StatusCode::CONFLICT, unserved.to_string()))?;
         let begun = Instant::now();
         let tested = self.look_at(config).await;
         let milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);

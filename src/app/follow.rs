@@ -14,6 +14,7 @@ use super::publish::Publisher;
 use super::reload::{Reload, read_again};
 use super::stored::Source;
 use crate::admin::Standing;
+use crate::admin::definition::Serving;
 use crate::auth::Sealer;
 use crate::config::Config;
 use crate::fleet::Fleet;
@@ -25,7 +26,7 @@ pub struct Served {
     /// `None`: nothing is known of it yet.
     stored: Option<Stored>,
     sealer: Arc<Sealer>,
-    allow_private: bool,
+    serving: Arc<Serving>,
     joined: Joined,
     standing: watch::Sender<Arc<Standing>>,
 }
@@ -48,10 +49,10 @@ const RETRY: Duration = Duration::from_secs(1);
 
 impl Served {
     /// Before anything is served.
-    pub fn new(config: &Config, stored: Option<Stored>, sealer: Arc<Sealer>, allow_private: bool) -> Self {
+    pub fn new(config: &Config, stored: Option<Stored>, sealer: Arc<Sealer>, serving: Arc<Serving>) -> Self {
         let files = Files::from(config);
-        let joined = join(&files, stored.as_ref(), Reading { sealer: &sealer, allow_private });
-        Self { files, stored, sealer, allow_private, joined, standing: watch::Sender::default() }
+        let joined = join(&files, stored.as_ref(), Reading { sealer: &sealer, serving: &serving });
+        Self { files, stored, sealer, serving, joined, standing: watch::Sender::default() }
     }
 
     /// What is to be served.
@@ -77,7 +78,7 @@ impl Served {
 
     /// Puts it together again; whether it is other than it was.
     fn renew(&mut self) -> bool {
-        let reading = Reading { sealer: &self.sealer, allow_private: self.allow_private };
+        let reading = Reading { sealer: &self.sealer, serving: &self.serving };
         let joined = join(&self.files, self.stored.as_ref(), reading);
         let is_other = joined != self.joined;
         self.joined = joined;

@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::admin::definition::Server;
 use crate::admin::definition::endpoint::{check_annotations, check_listed_name};
+use crate::admin::definition::{Server, Serving};
 use crate::admin::{Stand, Standing};
 use crate::auth::Sealer;
 use crate::backend;
@@ -40,8 +40,8 @@ pub struct Stored {
 pub struct Reading<'a> {
     /// Opens secrets.
     pub sealer: &'a Sealer,
-    /// What holds where a server says nothing of private addresses.
-    pub allow_private: bool,
+    /// What is done for them here.
+    pub serving: &'a Serving,
 }
 
 /// What is to be served, and what becomes of every row.
@@ -50,6 +50,8 @@ pub struct Joined {
     pub servers: Vec<backend::Config>,
     pub endpoints: Vec<EndpointConfig>,
     rows: Vec<Verdict>,
+    /// Those of the files.
+    of_files: Vec<ServerName>,
     /// What else is not served as it was asked for.
     missed: Vec<String>,
 }
@@ -105,7 +107,8 @@ const UNREAD: &str = "servers and endpoints of the store could not be read yet: 
 
 /// Puts both together; `None`: what the store says is not known, which is not the same as nothing. A server's place in lists is that of the files first, then by name.
 pub fn join(files: &Files, stored: Option<&Stored>, reading: Reading<'_>) -> Joined {
-    let mut joined = Joined { servers: files.servers.clone(), ..Joined::default() };
+    let of_files = files.servers.iter().map(|server| server.name.clone()).collect();
+    let mut joined = Joined { servers: files.servers.clone(), of_files, ..Joined::default() };
     let Some(stored) = stored else {
         joined.endpoints.clone_from(&files.endpoints);
         joined.missed.push(UNREAD.to_owned());
@@ -193,9 +196,7 @@ fn read_server(row: &ServerRow, reading: Reading<'_>) -> Result<Option<backend::
     if !server.is_enabled() {
         return Ok(None);
     }
-    let config = server.backend(reading.allow_private);
-    let unserved = || format!("servers of the kind {} are not served by this version", row.kind.as_str());
-    config.map(Some).ok_or_else(unserved)
+    server.backend(reading.serving).map(Some).map_err(|unserved| unserved.to_string())
 }
 
 fn read_endpoint(row: &EndpointRow, names: &HashMap<Uuid, ServerName>) -> Result<EndpointConfig, String> {
@@ -261,7 +262,7 @@ impl Joined {
             rows.insert(*id, Stand { version: *version, served });
         }
         left_out.extend(self.missed.iter().cloned());
-        Standing::new(changes, left_out, rows)
+        Standing::new(changes, self.of_files.clone(), left_out, rows)
     }
 }
 

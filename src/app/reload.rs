@@ -54,6 +54,7 @@ fn needing_restart(running: &Config, read: &Config) -> Vec<&'static str> {
         ("server.drain_deadline", was.drain_deadline != is.drain_deadline),
         ("server.keep_alive", was.keep_alive != is.keep_alive),
         ("server.fast_lane", was.fast_lane != is.fast_lane),
+        ("admin.stdio_commands", running.serving.commands != read.serving.commands),
         ("catalog", running.catalog != read.catalog),
         ("session", running.session != read.session),
         ("limits", running.limits != read.limits),

@@ -1,16 +1,16 @@
 //! Servers and endpoints of the store: read, and, of a database that is elsewhere, kept sealed on disk for a start
 //! while it is away.
 
+use std::cell::RefCell;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
-use tokio::task::{spawn_blocking, spawn_local};
-use tokio::time::{sleep, timeout};
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
 use super::join::Stored;
-use crate::auth::{Sealer, Snapshot};
+use crate::auth::{Keeper, Sealer, Snapshot};
 use crate::store::{Store, StoreError};
 
 /// Where they come from.
@@ -18,26 +18,19 @@ pub struct Source {
     store: Store,
     sealer: Arc<Sealer>,
     /// `None`: the store is a file of this machine, and never away.
-    snapshot: Option<Arc<Snapshot>>,
-    /// What is to be in the snapshot.
-    newest: watch::Sender<Option<Arc<Stored>>>,
+    keeper: Option<Arc<Keeper<Stored>>>,
+    /// What it was given last.
+    kept: RefCell<Option<Stored>>,
 }
 
 /// A start waits so long for a database before it goes by what was kept: nobody is served meanwhile.
 const START_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Between two tries to write what is kept: a disk that is full stays so for a while.
-const KEEP_RETRY: Duration = Duration::from_secs(5);
-
 impl Source {
-    /// `kept`: where to keep what was read. Runs in a `LocalSet`.
+    /// `kept`: where to keep what was read.
     pub fn new(store: Store, sealer: Arc<Sealer>, kept: Option<PathBuf>) -> Self {
-        let snapshot = kept.map(|path| Arc::new(Snapshot::of_fleet(path)));
-        let newest = watch::Sender::new(None);
-        if let Some(snapshot) = &snapshot {
-            spawn_local(keep(Arc::clone(snapshot), Arc::clone(&sealer), newest.subscribe()));
-        }
-        Self { store, sealer, snapshot, newest }
+        let keeper = kept.map(|path| Keeper::new(Snapshot::of_fleet(path), Arc::clone(&sealer)));
+        Self { store, sealer, keeper, kept: RefCell::default() }
     }
 
     /// At a start: as the store says, or else as an earlier run kept it. `None`: neither is known, which is not the same as
@@ -52,8 +45,8 @@ impl Source {
                 Err(_elapsed) => tracing::error!("servers and endpoints of the store were not read in time"),
             }
         }
-        let (snapshot, sealer) = (self.snapshot.clone()?, Arc::clone(&self.sealer));
-        match spawn_blocking(move || snapshot.read(&sealer)).await {
+        let (keeper, sealer) = (self.keeper.clone()?, Arc::clone(&self.sealer));
+        match spawn_blocking(move || keeper.snapshot().read(&sealer)).await {
             Ok(Ok(Some(stored))) => {
                 tracing::warn!("started with the servers and endpoints of an earlier run");
                 Some(stored)
@@ -81,43 +74,10 @@ impl Source {
 
     /// Has what is served kept, for a start without the store. Does not wait for the disk.
     pub fn keep(&self, stored: &Stored) {
-        if self.snapshot.is_some() {
-            self.newest.send_if_modified(|newest| {
-                let is_other = newest.as_deref() != Some(stored);
-                if is_other {
-                    *newest = Some(Arc::new(stored.clone()));
-                }
-                is_other
-            });
-        }
-    }
-}
-
-/// Writes what is newest, each time there is something newer, and again until that succeeds. Ends with the source.
-async fn keep(
-    snapshot: Arc<Snapshot>,
-    sealer: Arc<Sealer>,
-    mut newest: watch::Receiver<Option<Arc<Stored>>>,
-) {
-    let (mut is_due, mut is_told) = (false, false);
-    loop {
-        tokio::select! {
-            changed = newest.changed() => if changed.is_err() { return },
-            () = sleep(KEEP_RETRY), if is_due => {}
-        }
-        let Some(now) = newest.borrow_and_update().clone() else { continue };
-        let (snapshot, sealer) = (Arc::clone(&snapshot), Arc::clone(&sealer));
-        match spawn_blocking(move || snapshot.write(&sealer, &*now)).await {
-            Ok(Ok(())) => (is_due, is_told) = (false, false),
-            Ok(Err(error)) => {
-                // It is tried again and again, and said once.
-                if !is_told {
-                    tracing::warn!(%error, "servers and endpoints of the store are not kept for a start without it");
-                }
-                (is_due, is_told) = (true, true);
-            }
-            // The runtime is stopping.
-            Err(_) => return,
+        let is_other = self.kept.borrow().as_ref() != Some(stored);
+        if let Some(keeper) = self.keeper.as_ref().filter(|_| is_other) {
+            self.kept.replace(Some(stored.clone()));
+            keeper.keep(stored.clone());
         }
     }
 }
@@ -144,28 +104,5 @@ mod tests {
         let shell = rusqlite::Connection::open(&database).expect("it is there");
         shell.execute_batch("ALTER TABLE mcp_servers RENAME TO away").expect("the table is there");
         assert_eq!(source.first(false).await, None);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_could_not_be_written_is_written_later() {
-        let sealer = sealer();
-        let home = Folder::new();
-        let data = home.join("data");
-        let snapshot = Arc::new(Snapshot::of_fleet(data.join("fleet.sealed")));
-        let newest = watch::Sender::new(None);
-        let keeping = tokio::spawn(keep(Arc::clone(&snapshot), Arc::clone(&sealer), newest.subscribe()));
-        newest.send_replace(Some(Arc::new(Stored::default())));
-        // Time passes only while nothing is written, so it was tried by then.
-        sleep(KEEP_RETRY / 2).await;
-        assert!(
-            snapshot.read::<Stored>(&sealer).is_ok_and(|kept| kept.is_none()),
-            "there is no such directory"
-        );
-        std::fs::create_dir(&data).expect("made");
-        sleep(KEEP_RETRY * 2).await;
-        let kept = snapshot.read(&sealer).expect("it opens");
-        assert_eq!(kept, Some(Stored::default()));
-        drop(newest);
-        keeping.await.expect("it ends with the source");
     }
 }

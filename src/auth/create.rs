@@ -5,8 +5,8 @@ use zeroize::Zeroizing;
 use crate::store::{Audit, Grants, KeyRow, KeyStatus, NewKey, Store, StoreError, Uuid, new_id};
 
 use super::grants::{self, GrantsError};
-use super::hasher::hash;
 use super::identity::KeyId;
+use super::imprint::Imprint;
 use super::key::{ApiKey, Malformed, Parsed};
 use super::seal::{Purpose, Sealer};
 
@@ -108,8 +108,8 @@ async fn sealed(
     sealer: &Sealer,
 ) -> Result<NewKey, CreateError> {
     let secret = Zeroizing::new(key.secret().to_vec());
-    let hash = tokio::task::spawn_blocking(move || hash(&secret)).await.map_err(|_| CreateError::Hash)?;
-    let hash = hash.map_err(|_| CreateError::Hash)?;
+    let imprint = tokio::task::spawn_blocking(move || Imprint::of(&secret)).await;
+    let imprint = imprint.map_err(|_| CreateError::Hash)?.map_err(|_| CreateError::Hash)?;
     let key_id = key.key_id();
     Ok(NewKey {
         id,
@@ -117,7 +117,7 @@ async fn sealed(
         name: request.name,
         description: request.description,
         grants: request.grants,
-        sealed_hash: sealer.seal(Purpose::KeyRow, key_id.as_bytes(), hash.as_bytes()),
+        sealed_hash: sealer.seal(Purpose::KeyRow, key_id.as_bytes(), &imprint.to_bytes()),
         key_version: sealer.version(),
         expires_at: request.expires_at,
     })

@@ -9,9 +9,6 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use argon2::password_hash::PasswordVerifier;
-use argon2::password_hash::phc::PasswordHash;
-use argon2::{Argon2, PasswordHasher};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
@@ -149,7 +146,7 @@ impl Shared {
     fn run(&self, job: &Job) -> Verdict {
         self.runs.fetch_add(1, Ordering::Relaxed);
         let now = Instant::now();
-        if matches(&job.secret, job.entry.hash()) {
+        if job.entry.imprint().is(&job.secret) {
             job.entry.verified(job.tag, now, self.believed_for);
             Verdict::Match
         } else {
@@ -169,17 +166,6 @@ fn work(inbox: &Mutex<Receiver<Job>>, shared: &Shared) {
         shared.flights().remove(&job.tag);
         job.verdict.send_replace(Some(verdict));
     }
-}
-
-/// The PHC string of `secret`, under argon2id with the crate's parameters (19 MiB, 2 passes, 1 lane: the first
-/// choice of OWASP's cheat sheet) and a random salt. Blocks for some 50 ms.
-pub fn hash(secret: &[u8]) -> Result<Zeroizing<String>, argon2::password_hash::Error> {
-    Ok(Zeroizing::new(Argon2::default().hash_password(secret)?.to_string()))
-}
-
-fn matches(secret: &[u8], hash: &str) -> bool {
-    // The parameters are the string's own.
-    PasswordHash::new(hash).is_ok_and(|hash| Argon2::default().verify_password(secret, &hash).is_ok())
 }
 
 /// One right secret, and room for a few wrong ones.

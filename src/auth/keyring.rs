@@ -12,6 +12,7 @@ use crate::store::{KeyRow, KeyStatus, Keys};
 
 use super::denied::AuthError;
 use super::identity::{Identity, KeyId};
+use super::imprint::Imprint;
 use super::seal::{Purpose, Sealer};
 use super::tag::Tag;
 
@@ -32,8 +33,7 @@ pub struct Keyring {
 pub struct Entry {
     row: KeyRow,
     identity: Identity,
-    /// argon2id, as a PHC string.
-    hash: Zeroizing<String>,
+    imprint: Imprint,
     /// The secret that argon2 found right, remembered by its tag.
     verified: ArcSwapOption<Verified>,
 }
@@ -125,7 +125,7 @@ impl Keyring {
         (unchanged && !sealer.knows(row.key_version)).then(|| Entry {
             row: row.clone(),
             identity: known.identity.clone(),
-            hash: known.hash.clone(),
+            imprint: known.imprint.clone(),
             verified: ArcSwapOption::new(known.verified.load_full()),
         })
     }
@@ -160,10 +160,10 @@ impl Keyring {
 
 impl Entry {
     fn open(key_id: KeyId, row: &KeyRow, sealer: &Sealer) -> Option<Self> {
-        let hash = sealer.open(Purpose::KeyRow, key_id.as_bytes(), &row.sealed_hash).ok()?;
+        let plain = sealer.open(Purpose::KeyRow, key_id.as_bytes(), &row.sealed_hash).ok()?;
         Some(Self {
             identity: Identity::new(key_id, row.name.clone(), row.epoch, &row.grants),
-            hash: Zeroizing::new(String::from_utf8(hash).ok()?),
+            imprint: Imprint::read(&Zeroizing::new(plain))?,
             verified: ArcSwapOption::empty(),
             row: row.clone(),
         })
@@ -183,8 +183,9 @@ impl Entry {
         self.row.ends_at()
     }
 
-    pub fn hash(&self) -> &str {
-        &self.hash
+    /// What its secret is recognised by.
+    pub fn imprint(&self) -> &Imprint {
+        &self.imprint
     }
 
     /// Whether this secret was verified a short time ago.
@@ -237,6 +238,7 @@ const NAMED_MAX: usize = 8;
 #[cfg(test)]
 mod tests {
     use super::super::EncryptionKey;
+    use super::super::imprint::tests::any;
     use super::super::tag::Tagger;
     use super::*;
     use crate::store::{Grants, Uuid};
@@ -253,7 +255,7 @@ mod tests {
             description: String::new(),
             grants: Grants::everything(),
             status: KeyStatus::Active,
-            sealed_hash: sealer(1).seal(Purpose::KeyRow, sealed_for.as_bytes(), b"$argon2id$"),
+            sealed_hash: sealer(1).seal(Purpose::KeyRow, sealed_for.as_bytes(), &any()),
             key_version: 1,
             expires_at: None,
             successor: None,
@@ -286,7 +288,19 @@ mod tests {
         check(vec![swapped, b.clone()], &sealer(1), Err("1 of 2"));
         let inactive = KeyRow { status: KeyStatus::Inactive, ..a };
         check(vec![inactive.clone()], &sealer(2), Ok(()));
-        check(vec![inactive, b], &sealer(2), Err("1 of 1"));
+        check(vec![inactive, b.clone()], &sealer(2), Err("1 of 1"));
+        let plain = sealer(1).seal(Purpose::KeyRow, b"BBBBBBBBBBBB", b"$argon2id$");
+        check(vec![KeyRow { sealed_hash: plain, ..b }], &sealer(1), Err("1 of 1"));
+    }
+
+    #[test]
+    fn a_row_with_one_altered_byte_opens_nothing() {
+        let row = row("AAAAAAAAAAAA", "AAAAAAAAAAAA", 1);
+        for at in 0..row.sealed_hash.len() {
+            let mut altered = row.clone();
+            altered.sealed_hash[at] ^= 1 << (at % 8);
+            check(vec![altered], &sealer(1), Err("1 of 1"));
+        }
     }
 
     /// Builds from `before`, then from `after`, and says which keys are on.
@@ -328,7 +342,7 @@ mod tests {
     fn a_key_sealed_anew_by_a_version_to_come_stays_known() {
         let (id, a) = (KeyId::parse("AAAAAAAAAAAA").unwrap(), row("AAAAAAAAAAAA", "AAAAAAAAAAAA", 5));
         let sealed_by = |version: u8, row: &KeyRow| KeyRow {
-            sealed_hash: sealer(version).seal(Purpose::KeyRow, b"AAAAAAAAAAAA", b"$argon2id$"),
+            sealed_hash: sealer(version).seal(Purpose::KeyRow, b"AAAAAAAAAAAA", &any()),
             key_version: version,
             ..row.clone()
         };

@@ -11,6 +11,7 @@ mod grants;
 mod hasher;
 mod health;
 mod identity;
+mod imprint;
 mod key;
 mod keyring;
 mod refusals;
@@ -43,7 +44,7 @@ pub use secrets::{
     EncryptionKeyError, Origin, RotateError, Secrets, SecretsError, WeakJwtSecret, generate_encryption_key,
     generate_jwt_secret, parse_encryption_key, parse_jwt_secret, prepare_data_dir,
 };
-pub use snapshot::{Snapshot, SnapshotError};
+pub use snapshot::{Keeper, Snapshot, SnapshotError};
 pub use token::Token;
 pub use verify::{Authenticator, Check};
 

@@ -9,10 +9,13 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
+use tokio::time::sleep;
 
 use crate::store::Keys;
 
@@ -103,61 +106,103 @@ impl Snapshot {
     }
 }
 
-/// Where keyrings are kept, one after the other.
+/// Keeps what it is given last, away from whoever gives it: a busy disk may take seconds, and a key that was switched off
+/// must not work for so long.
 #[derive(Debug)]
-pub struct Keeper {
-    pub(super) snapshot: Snapshot,
-    /// Guards the one that is to be written next, and whether there is a thread that writes.
-    next: Mutex<Next>,
+pub struct Keeper<T> {
+    snapshot: Snapshot,
+    sealer: Arc<Sealer>,
+    next: Mutex<Next<T>>,
 }
 
-#[derive(Debug, Default)]
-struct Next {
-    kept: Option<Kept>,
-    is_writing: bool,
+/// What is to be written next.
+#[derive(Debug)]
+struct Next<T> {
+    kept: Option<T>,
+    /// Somebody writes, or will try again.
+    is_under_way: bool,
+    /// It was said that it does not succeed.
+    is_told: bool,
 }
 
-impl Keeper {
-    pub fn new(path: PathBuf) -> Self {
-        Self { snapshot: Snapshot::of_keyring(path), next: Mutex::default() }
+impl<T: Serialize + Send + 'static> Keeper<T> {
+    /// In that place.
+    pub fn new(snapshot: Snapshot, sealer: Arc<Sealer>) -> Arc<Self> {
+        let next = Next { kept: None, is_under_way: false, is_told: false };
+        Arc::new(Self { snapshot, sealer, next: Mutex::new(next) })
     }
 
-    /// Writes it soon, away from whoever asks: a busy disk may take seconds, and a key that was switched off must not
-    /// work for so long. While one is written, of those that come only the newest is.
-    pub fn keep(self: &Arc<Self>, sealer: &Arc<Sealer>, kept: Kept) {
+    /// Where it is kept.
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// Writes it soon, and until that succeeds. While one is written, of those that come only the newest is. In a runtime,
+    /// whose end waits for what is being written.
+    pub fn keep(self: &Arc<Self>, kept: T) {
+        if self.put(kept) {
+            self.begin();
+        }
+    }
+
+    /// The same, and waits for the disk: before anything else is done.
+    pub fn keep_now(self: &Arc<Self>, kept: T) {
+        if self.put(kept) {
+            self.write();
+        }
+    }
+
+    /// Whether whoever gives it is to write, too.
+    fn put(&self, kept: T) -> bool {
         let mut next = self.next();
         next.kept = Some(kept);
-        if std::mem::replace(&mut next.is_writing, true) {
-            return;
-        }
-        let (keeper, sealer) = (Arc::clone(self), Arc::clone(sealer));
-        // The end of the runtime waits for it.
-        spawn_blocking(move || {
-            while let Some(kept) = keeper.take() {
-                keeper.write(&sealer, &kept);
-            }
-        });
+        !std::mem::replace(&mut next.is_under_way, true)
     }
 
-    fn take(&self) -> Option<Kept> {
+    fn begin(self: &Arc<Self>) {
+        let keeper = Arc::clone(self);
+        spawn_blocking(move || keeper.write());
+    }
+
+    fn write(self: &Arc<Self>) {
+        while let Some(kept) = self.take() {
+            let Err(error) = self.snapshot.write(&self.sealer, &kept) else {
+                self.next().is_told = false;
+                continue;
+            };
+            let mut next = self.next();
+            next.kept.get_or_insert(kept);
+            // Without it a later start needs the database: worth a word, not an end.
+            if !std::mem::replace(&mut next.is_told, true) {
+                tracing::warn!(%error, "not kept for a start without the database; it is tried again and again");
+            }
+            // For as long as anybody wants it kept.
+            let keeper = Arc::downgrade(self);
+            Handle::current().spawn(async move {
+                sleep(RETRY).await;
+                if let Some(keeper) = keeper.upgrade() {
+                    keeper.begin();
+                }
+            });
+            return;
+        }
+    }
+
+    fn take(&self) -> Option<T> {
         let mut next = self.next();
         let kept = next.kept.take();
-        next.is_writing = kept.is_some();
+        next.is_under_way = kept.is_some();
         kept
     }
 
-    fn next(&self) -> MutexGuard<'_, Next> {
+    fn next(&self) -> MutexGuard<'_, Next<T>> {
         // Nothing that may panic is done under it.
         self.next.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    /// Without it a later start needs the store: worth a word, not an end.
-    pub fn write(&self, sealer: &Sealer, kept: &Kept) {
-        if let Err(error) = self.snapshot.write(sealer, kept) {
-            tracing::warn!(%error, "the keyring could not be kept for a start without the database");
-        }
-    }
 }
+
+/// Between two tries to write what is kept: a disk that is full stays so for a while.
+const RETRY: Duration = Duration::from_secs(5);
 
 fn write(path: &Path, header: &[u8], sealed: &[u8]) -> std::io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
@@ -230,5 +275,28 @@ mod tests {
             &sealer(1),
             "directory",
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_could_not_be_written_is_written_later_and_only_the_newest() {
+        let folder = Folder::new();
+        let data = folder.join("data");
+        let sealer = Arc::new(sealer(1));
+        let keeper = Keeper::new(Snapshot::of_fleet(data.join("fleet.sealed")), Arc::clone(&sealer));
+        let found = || keeper.snapshot().read::<u32>(&sealer).unwrap();
+        keeper.keep(1);
+        // Time passes only while nothing is written, so it was tried by then.
+        sleep(RETRY / 2).await;
+        assert_eq!(found(), None, "there is no such directory");
+        keeper.keep(2);
+        keeper.keep(3);
+        std::fs::create_dir(&data).unwrap();
+        sleep(RETRY).await;
+        assert_eq!(found(), Some(3));
+        keeper.keep(4);
+        sleep(RETRY / 2).await;
+        assert_eq!(found(), Some(4), "without waiting for a next try");
+        keeper.keep_now(5);
+        assert_eq!(found(), Some(5), "without waiting at all");
     }
 }

@@ -1,7 +1,7 @@
 //! The ladder: what a credential has to pass, cheapest first.
 //!
 //! ```text
-//! check: form -> keyring -> status, expiry -> tag of a verified secret         no await, no lock, no store
+//! check: form -> keyring -> status, expiry -> tag of a verified secret -> mark  no await, no lock, no store
 //! ask:   one look into the store for all who wait -> argon2, queued and shared
 //! ```
 //!
@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
-use tokio::sync::{Mutex, MutexGuard, watch};
+use tokio::sync::{Mutex, MutexGuard, Semaphore, watch};
 use tokio::time::sleep_until;
 use zeroize::Zeroizing;
 
@@ -31,7 +31,7 @@ use super::refusals::Refusals;
 use super::ring::{self, Ring};
 use super::seal::Sealer;
 use super::secrets::check_jwt_secret;
-use super::snapshot::{Keeper, Kept};
+use super::snapshot::{Keeper, Kept, Snapshot};
 use super::tag::{Tag, Tagger};
 use super::token::{Token, Tokens, Unopened};
 use super::{Config, Mode};
@@ -43,7 +43,7 @@ pub struct Authenticator {
     sealer: Arc<Sealer>,
     keyring: ArcSwap<Keyring>,
     /// Where each keyring that was read is kept for a start without the store.
-    keeper: Option<Arc<Keeper>>,
+    keeper: Option<Arc<Keeper<Kept>>>,
     health: ArcSwap<Health>,
     anonymous: Identity,
     tagger: Tagger,
@@ -53,6 +53,8 @@ pub struct Authenticator {
     hasher: Hasher,
     /// Credentials whose key id, and kids that, the store did not know a moment ago.
     unknown: Refusals,
+    /// Places for credentials that wait for a look and have shown nothing that only we could have made.
+    strangers: Semaphore,
     /// Looks into the store that have begun, ever.
     looks_begun: AtomicU64,
     /// Held while one looks.
@@ -106,9 +108,9 @@ impl Authenticator {
         snapshot: Option<PathBuf>,
     ) -> Result<Self, AuthError> {
         check_jwt_secret(&config.jwt_secret)?;
-        let sealer = Sealer::new(&config.encryption_keys)?;
-        let keeper = snapshot.map(|path| Arc::new(Keeper::new(path)));
-        let earlier = keeper.as_ref().map(|keeper| &keeper.snapshot);
+        let sealer = Arc::new(Sealer::new(&config.encryption_keys)?);
+        let keeper = snapshot.map(|path| Keeper::new(Snapshot::of_keyring(path), Arc::clone(&sealer)));
+        let earlier = keeper.as_ref().map(|keeper| keeper.snapshot());
         let First { keys, ring, health } = health::first_keys(&store, earlier, &sealer).await?;
         let keyring = Keyring::build(keys.clone(), &sealer, &Keyring::empty());
         // First: under an ENCRYPTION_KEY that does not open them nothing is to be written.
@@ -118,7 +120,7 @@ impl Authenticator {
             KeysFrom::Snapshot { .. } => ring,
         };
         if let (KeysFrom::Store, Some(keeper), Some(ring)) = (health.keys_from, &keeper, &ring) {
-            keeper.write(&sealer, &kept(&keys, ring));
+            keeper.keep_now(kept(&keys, ring));
         }
         let ring = match ring {
             Some(keys) => Ring::build(&keys, &sealer, &Ring::empty()),
@@ -134,7 +136,7 @@ impl Authenticator {
         Ok(Self {
             mode: config.mode,
             store,
-            sealer: Arc::new(sealer),
+            sealer,
             keyring: ArcSwap::from_pointee(keyring),
             keeper,
             health: ArcSwap::from_pointee(health),
@@ -144,6 +146,7 @@ impl Authenticator {
             jwt_secret: config.jwt_secret,
             hasher,
             unknown: Refusals::new(UNKNOWN_FOR),
+            strangers: Semaphore::new(STRANGERS_MAX),
             looks_begun: AtomicU64::new(0),
             looking: Mutex::new(()),
             look: watch::Sender::new(Look { number: 0, found: false }),
@@ -165,6 +168,8 @@ impl Authenticator {
         }
         // Whatever is not in the keyring may be in the store: a key made a moment ago, or changed.
         if !self.is_in_keyring(credential) {
+            let place = self.is_stranger(credential).then(|| self.strangers.try_acquire()).transpose();
+            let _place = place.map_err(|_| Denied::Busy)?;
             self.look().await?;
             if let Some(known) = self.check(credential).known() {
                 return known;
@@ -278,6 +283,9 @@ impl Authenticator {
         match entry.belief(&tag, now.instant) {
             Belief::Hold => {}
             Belief::Renew => self.hasher.renew(entry, key, tag),
+            Belief::Lack if !entry.imprint().may_be(key.secret()) => {
+                return Check::Refused(Denied::Invalid);
+            }
             Belief::Lack if self.hasher.knows_wrong(&tag, now.instant) => {
                 return Check::Refused(Denied::Invalid);
             }
@@ -310,6 +318,17 @@ impl Authenticator {
         match credential.0 {
             Kind::Key(key) => self.keyring.load().entry(key.key_id()).is_some(),
             Kind::Token(_) => false,
+        }
+    }
+
+    /// Whether anybody could have made it up: of what is not in the keyring, all but a token that a key of our ring signed.
+    fn is_stranger(&self, credential: &Credential<'_>) -> bool {
+        match credential.0 {
+            Kind::Key(_) => true,
+            Kind::Token(token) => {
+                let opened = self.tokens.open(token, &self.tagger.tag(token.as_bytes()), Now::read().unix_s);
+                opened.is_err()
+            }
         }
     }
 
@@ -395,7 +414,7 @@ impl Authenticator {
         self.keyring.store(Arc::new(next));
         self.health.rcu(|health| Health { keys_from: KeysFrom::Store, ..(**health).clone() });
         if let Some((keeper, kept)) = kept {
-            keeper.keep(&self.sealer, kept);
+            keeper.keep(kept);
         }
         Ok(true)
     }
@@ -439,10 +458,13 @@ impl Now {
 /// key: with several replicas the store may lag by a moment.
 const UNKNOWN_FOR: Duration = Duration::from_secs(1);
 
-/// From one look into the store to the next that credentials ask for: 50 a second at most. Those who wait for one are
-/// answered all at once, in front of others, so they are not to be many; a key that was made a moment ago waits no longer
-/// than anybody notices.
+/// From one look into the store to the next that credentials ask for: 50 a second at most. A key that was made a moment
+/// ago waits no longer than anybody notices.
 const LOOK_PACE: Duration = Duration::from_millis(20);
+
+/// Credentials that anybody could have made up, waiting for one look. They are answered all at once, in front of others:
+/// a burst of more would be felt there. Beyond it they are told to come again, and a key that is genuine is known by then.
+const STRANGERS_MAX: usize = 4;
 
 #[cfg(test)]
 mod tests;

@@ -29,6 +29,9 @@ impl fmt::Display for Summary<'_> {
         }
         self.endpoints(f)?;
         self.servers(f)?;
+        if !self.0.serving.commands.is_empty() {
+            writeln!(f, "may run    {}", self.0.serving.commands.join(", "))?;
+        }
         for notice in &self.0.skipped {
             writeln!(f, "notice     {notice}")?;
         }

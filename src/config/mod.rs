@@ -30,6 +30,7 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
+use crate::admin::definition::Serving;
 use crate::admin::definition::bounds::DEFAULTS;
 use crate::base::ServerName;
 use crate::{auth, backend, catalog, limits, route, server, session, store};
@@ -52,6 +53,8 @@ pub struct Config {
     pub endpoints: Vec<route::EndpointConfig>,
     /// Served while there is no other server.
     pub stand_in: Option<backend::Config>,
+    /// What is done for servers that are defined in the store.
+    pub serving: Serving,
     /// Bounds of the catalog.
     pub catalog: catalog::Config,
     /// Bounds of sessions.

@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::mistakes::{Place, Written};
+use super::raw::Variables;
 use super::section::Section;
 use super::servers::Context;
 use crate::admin::definition::bounds::{self, Bound};
-use crate::backend::stdio::{INHERITED, Program, Sharing};
+use crate::backend::stdio::{INHERITED, Program, Settings, Sharing};
 use crate::child::{Confinement, Limits};
 
 /// A program before its variables are put in. What can be said of it in `metamcp.toml` only is ready.
@@ -21,37 +22,6 @@ pub(super) struct Draft<'a> {
     pub settings: Settings,
 }
 
-/// How it is run.
-pub(super) struct Settings {
-    sharing: Sharing,
-    prewarm: bool,
-    start_timeout: Duration,
-    idle_timeout: Duration,
-    processes_max: usize,
-    line_bytes_max: usize,
-    uid: Option<u32>,
-    gid: Option<u32>,
-    limits: Limits,
-    confinement: Option<Confinement>,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            sharing: Sharing::Key,
-            prewarm: false,
-            start_timeout: bounds::START_TIMEOUT.default,
-            idle_timeout: bounds::PROCESS_IDLE.default,
-            processes_max: bounds::PROCESSES.default,
-            line_bytes_max: bounds::LINE_BYTES.default,
-            uid: None,
-            gid: None,
-            limits: Limits::default(),
-            confinement: None,
-        }
-    }
-}
-
 /// What `metamcp.toml` says; nothing where the server is no program. Reads every key that a program may have, so that
 /// one of them beside a URL is not taken for a slip of the pen.
 pub(super) fn read<'a>(section: &Section<'a>, context: Context<'_>) -> Option<Draft<'a>> {
@@ -60,7 +30,7 @@ pub(super) fn read<'a>(section: &Section<'a>, context: Context<'_>) -> Option<Dr
     let env = section.text_map("env");
     let cwd = section.text("cwd");
     let sharings = [("shared", Sharing::Shared), ("key", Sharing::Key), ("session", Sharing::Session)];
-    let defaults = Settings::default();
+    let defaults = bounds::program();
     let user = |key| section.integer(key).and_then(|written| id(&written, context));
     let settings = Settings {
         sharing: section.word("sharing", &sharings, defaults.sharing),
@@ -148,8 +118,7 @@ impl Draft<'_> {
             }
             args.push(arg);
         }
-        let inherited = |name: &str| Some((name.to_owned(), context.variables.lookup(name).ok()??));
-        let mut env: Vec<_> = INHERITED.into_iter().filter_map(inherited).collect();
+        let mut env = inherited(context.variables);
         for (name, written) in &self.env {
             let Some(value) = context.expand(written) else { continue };
             if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
@@ -167,35 +136,14 @@ impl Draft<'_> {
                 Some(path)
             }
         };
-        let Settings {
-            sharing,
-            prewarm,
-            start_timeout,
-            idle_timeout,
-            processes_max,
-            line_bytes_max,
-            uid,
-            gid,
-            limits,
-            confinement,
-        } = self.settings;
-        Some(Program {
-            command,
-            args,
-            env,
-            cwd,
-            sharing,
-            prewarm,
-            start_timeout,
-            idle_timeout,
-            processes_max,
-            line_bytes_max,
-            uid,
-            gid,
-            limits,
-            confinement,
-        })
+        Some(Program { command, args, env, cwd, settings: self.settings })
     }
+}
+
+/// The variables that every program is given beside its own.
+pub(super) fn inherited(variables: &Variables<'_>) -> Vec<(String, String)> {
+    let inherited = |name: &str| Some((name.to_owned(), variables.lookup(name).ok()??));
+    INHERITED.into_iter().filter_map(inherited).collect()
 }
 
 /// More than any command line in use.

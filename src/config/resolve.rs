@@ -12,8 +12,9 @@ use super::raw::{Raw, Variables};
 use super::section::{Section, TomlFile};
 use super::servers::Context;
 use super::{
-    AuthTiming, Base, Config, LogConfig, LogFormat, cli, defaults as d, endpoints, mcp_json, servers,
+    AuthTiming, Base, Config, LogConfig, LogFormat, cli, defaults as d, endpoints, mcp_json, process, servers,
 };
+use crate::admin::definition::Serving;
 use crate::auth::Mode;
 use crate::{catalog, limits, server, session, store};
 
@@ -30,6 +31,7 @@ pub(super) fn resolve(raw: &Raw<'_>, report: Report) -> Result<Config, Mistakes>
     let auth_timing = auth_timing(&auth);
     auth.finish();
     let server = server(raw, &root, auth_mode.as_ref(), &report);
+    let serving = serving(raw, &root, &server, &report);
     let limits = limits(&root);
     let catalog = catalog(&root);
     let retention = retention(&root);
@@ -47,6 +49,7 @@ pub(super) fn resolve(raw: &Raw<'_>, report: Report) -> Result<Config, Mistakes>
         servers: servers.ready,
         endpoints,
         stand_in: None,
+        serving,
         catalog,
         retention,
         session,
@@ -202,6 +205,18 @@ fn tls(section: &Section<'_>, report: &Report) -> Option<server::Tls> {
     }
 }
 
+/// A server on a private address is as good as any where nobody comes from outside.
+fn serving(raw: &Raw<'_>, root: &Section<'_>, server: &server::Config, report: &Report) -> Serving {
+    let section = root.child("admin");
+    let commands = list(&section, "stdio_commands", command, report);
+    section.finish();
+    Serving {
+        allow_private: server.listen.ip().to_canonical().is_loopback(),
+        commands,
+        inherited: process::inherited(&raw.variables),
+    }
+}
+
 fn limits(root: &Section<'_>) -> limits::Config {
     let section = root.child("limits");
     let config = limits::Config { key_in_flight_max: section.count("key_in_flight_max", d::KEY_IN_FLIGHT) };
@@ -299,6 +314,15 @@ fn origin(text: &str) -> Result<String, &'static str> {
         Ok(url.origin().ascii_serialization())
     } else {
         Err(FORM)
+    }
+}
+
+/// A program, as definitions have to name it.
+fn command(text: &str) -> Result<String, &'static str> {
+    if Path::new(text).is_absolute() && !text.contains(char::is_control) {
+        Ok(text.to_owned())
+    } else {
+        Err("is not the absolute path of a program; write \"/usr/bin/npx\", or what `command -v npx` says")
     }
 }
 

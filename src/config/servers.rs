@@ -148,7 +148,7 @@ impl Servers {
                     cwd: cwd.as_ref().map(|cwd| at("cwd", cwd)),
                     // As for the clients whose file it is: where the gateway was started.
                     beside: None,
-                    settings: process::Settings::default(),
+                    settings: bounds::program(),
                 };
                 (None, Vec::new(), Some(program))
             }

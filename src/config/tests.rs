@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::auth::Mode;
-use crate::backend::stdio::{Program, Sharing};
+use crate::backend::stdio::{Program, Settings, Sharing};
 use crate::backend::{Address, EraChoice};
 use crate::route::{Members, Prefix};
 
@@ -272,7 +272,7 @@ fn single_mistakes() {
         "metamcp.toml:1: server.tls.cert: cannot be read",
     );
     check("session.lifetime = '1m'\nsession.idle_timeout = '2m'", "is longer than session.lifetime");
-    check("nonsense = 1", "is unknown; known here: auth, backend");
+    check("nonsense = 1", "is unknown; known here: admin, auth, backend");
     check("backend.url = 'http://a'", "backend.url: is unknown");
     check("log.filter = 'a=b=c'", "is not a log filter");
     check("servers.a = 'http://a'", "servers.a: is a text; write a table");
@@ -477,7 +477,7 @@ fn programs() {
         Err(mistakes) => panic!("{mistakes}"),
     };
     let plain = program("[servers.a]\ncommand = 'x'");
-    assert_eq!((plain.command.as_str(), plain.sharing, plain.cwd), ("x", Sharing::Key, None));
+    assert_eq!((plain.command.as_str(), plain.settings.sharing, plain.cwd), ("x", Sharing::Key, None));
     // Of the gateway's environment only what is no secret.
     assert_eq!(plain.env, [("PATH".to_owned(), "/bin".to_owned())]);
     let full = program(
@@ -487,12 +487,15 @@ fn programs() {
     assert_eq!(full.args, ["s"]);
     let env: Vec<_> = full.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
     assert_eq!(env, ["PATH=/bin", "A=s", "PATH=/own"]);
-    assert_eq!((full.sharing, full.uid, full.gid), (Sharing::Session, Some(7), None));
     assert_eq!(
-        (full.limits.cpu_s, full.limits.data_bytes, full.limits.open_files),
+        (full.settings.sharing, full.settings.uid, full.settings.gid),
+        (Sharing::Session, Some(7), None)
+    );
+    assert_eq!(
+        (full.settings.limits.cpu_s, full.settings.limits.data_bytes, full.settings.limits.open_files),
         (Some(120), Some(1 << 30), None)
     );
-    assert_eq!(full.confinement.unwrap().read, [Path::new("/usr")]);
+    assert_eq!(full.settings.confinement.unwrap().read, [Path::new("/usr")]);
     let check =
         |text: &str, expected: &[&str]| check_mistakes(toml(&format!("[servers.a]\n{text}")), expected);
     check("command='x'\nurl='http://a'", &["is a program (command)"]);
@@ -571,7 +574,8 @@ fn the_documentation_is_true() {
     };
     // What it is and where it runs is written for show, and so are its limits.
     let (args, env, cwd) = (written.args.clone(), written.env.clone(), written.cwd.clone());
-    let same = Program { args, env, cwd, limits: written.limits.clone(), ..(**bare).clone() };
+    let settings = Settings { limits: written.settings.limits.clone(), ..bare.settings.clone() };
+    let same = Program { command: bare.command.clone(), args, env, cwd, settings };
     assert_eq!(**written, same);
 }
 
@@ -586,6 +590,7 @@ fn every_key_is_documented() {
         "limits.",
         "catalog.",
         "session.",
+        "admin.",
         "retention.",
         "log.",
         "servers.a.",

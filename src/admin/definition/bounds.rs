@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 
+use crate::backend::stdio::{self, Sharing};
 use crate::backend::{self, EraChoice};
 use crate::base::ServerName;
+use crate::child::Limits;
 
 /// A value with the range it may be set in, both ends included.
 #[derive(Debug, Clone, Copy)]
@@ -94,6 +96,22 @@ pub const DEFAULTS: Settings = Settings {
     idle_age_max: IDLE_AGE.default,
     fast_lane: true,
 };
+
+/// How a program is run unless something else is said.
+pub fn program() -> stdio::Settings {
+    stdio::Settings {
+        sharing: Sharing::Key,
+        prewarm: false,
+        start_timeout: START_TIMEOUT.default,
+        idle_timeout: PROCESS_IDLE.default,
+        processes_max: PROCESSES.default,
+        line_bytes_max: LINE_BYTES.default,
+        uid: None,
+        gid: None,
+        limits: Limits::default(),
+        confinement: None,
+    }
+}
 
 /// One lost SYN is sent again after 1 s; two mean that nobody is there.
 pub const CONNECT_TIMEOUT: Bound<Duration> = Bound { default: secs(2), min: millis(10), max: secs(300) };

@@ -243,7 +243,7 @@ fn tool_override(value: &Value, pointer: &str, errors: &mut Errors) -> Option<To
 }
 
 /// Whether a tool may be listed by that name.
-pub(crate) fn check_listed_name(name: &str) -> Result<(), String> {
+pub fn check_listed_name(name: &str) -> Result<(), String> {
     let is_name = |name: &str| {
         name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b'/'))
     };
@@ -255,7 +255,7 @@ pub(crate) fn check_listed_name(name: &str) -> Result<(), String> {
 }
 
 /// Whether a server may call a tool so.
-pub(crate) fn check_own_name(tool: &str) -> Result<(), String> {
+pub fn check_own_name(tool: &str) -> Result<(), String> {
     if (1..=NAME_MAX).contains(&tool.len()) && !tool.contains(char::is_control) {
         Ok(())
     } else {
@@ -264,17 +264,17 @@ pub(crate) fn check_own_name(tool: &str) -> Result<(), String> {
 }
 
 /// Whether a tool may be given that title.
-pub(crate) fn check_title(text: &str) -> Result<(), String> {
+pub fn check_title(text: &str) -> Result<(), String> {
     check_text(text, TITLE_MAX)
 }
 
 /// Whether a tool may be described so.
-pub(crate) fn check_description(text: &str) -> Result<(), String> {
+pub fn check_description(text: &str) -> Result<(), String> {
     check_text(text, DESCRIPTION_MAX)
 }
 
 /// Whether a tool may be annotated so.
-pub(crate) fn check_annotations(value: &Value) -> Result<(), String> {
+pub fn check_annotations(value: &Value) -> Result<(), String> {
     if !value.is_object() {
         return Err("is not an object".to_owned());
     }

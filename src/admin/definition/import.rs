@@ -44,25 +44,38 @@ pub fn entries(text: &str) -> Result<Vec<Entry>, Errors> {
     Ok(entries)
 }
 
-/// A definition that is sent must not run what its sender likes.
-const NOT_HERE: &str =
-    "a program is not defined here; write it into the gateway's own mcp.json or metamcp.toml";
-
 /// What is to be done with an entry.
 pub fn wanted(entry: &Entry) -> Wanted {
     let pointer = entry.path.iter().fold(String::new(), |pointer, key| below(&pointer, key));
     match &entry.kind {
         Err(mistakes) => Wanted::Wrong(mistakes.iter().cloned().map(field_error).collect()),
         Ok(Kind::Skip(why)) => Wanted::Skip(why),
-        Ok(Kind::Stdio { .. }) => Wanted::Skip(NOT_HERE),
+        Ok(Kind::Stdio { command, args, env, cwd }) => {
+            let mut written = vec![("command".to_owned(), command)];
+            written.extend(args.iter().enumerate().map(|(at, arg)| (format!("args/{at}"), arg)));
+            written.extend(env.iter().map(|(name, value)| (below("env", name), value)));
+            written.extend(cwd.iter().map(|cwd| ("cwd".to_owned(), cwd)));
+            // Whether it may be run is not decided here.
+            let value = mcp_json::program_definition(&entry.name, command, args, env, cwd.as_deref());
+            define(value, pointer, &written)
+        }
         Ok(Kind::Http { url, headers }) => {
-            let errors = variables(&pointer, url, headers);
-            if !errors.is_empty() {
-                return Wanted::Wrong(errors);
-            }
-            Wanted::Define { value: mcp_json::definition(&entry.name, url, headers.clone()), pointer }
+            let mut written: Vec<_> =
+                headers.iter().map(|(name, value)| (below("headers", name), value)).collect();
+            written.push(("url".to_owned(), url));
+            define(mcp_json::definition(&entry.name, url, headers.clone()), pointer, &written)
         }
     }
+}
+
+/// `written`: every text of it, and where it stands below the entry. The environment of the gateway is not put into what
+/// somebody sends: it holds the gateway's own secrets.
+fn define(value: Value, pointer: String, written: &[(String, &String)]) -> Wanted {
+    let detail = "names a variable (${...}), which is not put in here; write the value itself";
+    let naming = written.iter().filter(|(_, text)| text.contains("${"));
+    let errors: Errors =
+        naming.map(|(place, _)| FieldError::new(format!("{pointer}/{place}"), detail)).collect();
+    if errors.is_empty() { Wanted::Define { value, pointer } } else { Wanted::Wrong(errors) }
 }
 
 /// The same of a part of the file: pointers begin there.
@@ -73,25 +86,16 @@ pub fn under(pointer: &str, mut errors: Errors) -> Errors {
     errors
 }
 
-/// What is stored, with the members of `value` in the place of its own.
+/// What is stored, with the members of `value` in the place of its own. What was said of a server of another kind does not
+/// hold for this one.
 pub fn upsert(mut stored: Value, value: &Value) -> Value {
+    if stored["kind"] != value["kind"] {
+        return value.clone();
+    }
     if let (Some(stored), Some(members)) = (stored.as_object_mut(), value.as_object()) {
         stored.extend(members.clone());
     }
     stored
-}
-
-/// The environment of the gateway is not put into what somebody sends: it holds the gateway's own secrets.
-fn variables(pointer: &str, url: &str, headers: &[(String, String)]) -> Errors {
-    let detail = "names a variable (${...}), which is not put in here; write the value itself";
-    let in_headers = headers.iter().filter(|(_, value)| value.contains("${"));
-    let mut errors: Errors = in_headers
-        .map(|(name, _)| FieldError::new(below(&below(pointer, "headers"), name), detail))
-        .collect();
-    if url.contains("${") {
-        errors.push(FieldError::new(below(pointer, "url"), detail));
-    }
-    errors
 }
 
 fn field_error(mistake: Mistake) -> FieldError {

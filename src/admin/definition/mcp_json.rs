@@ -375,6 +375,20 @@ pub fn definition(written: &str, url: &str, headers: Vec<(String, String)>) -> V
     json!({"name": name, "kind": "http", "url": url, "headers": headers})
 }
 
+/// The same of a program.
+pub fn program_definition(
+    written: &str,
+    command: &str,
+    args: &[String],
+    env: &[(String, String)],
+    cwd: Option<&str>,
+) -> Value {
+    let env: Fields = env.iter().map(|(name, value)| (name.clone(), value.as_str().into())).collect();
+    json!({
+        "name": stored_name(written), "kind": "stdio", "command": command, "args": args, "env": env, "cwd": cwd,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

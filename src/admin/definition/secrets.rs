@@ -21,6 +21,9 @@ pub struct Secrets {
     /// Values of request headers, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, String>,
+    /// Arguments of a program, in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub args: Vec<String>,
     /// Values of environment variables, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
@@ -29,7 +32,7 @@ pub struct Secrets {
 impl Secrets {
     /// Whether there is nothing to seal.
     pub fn is_empty(&self) -> bool {
-        self.url.is_none() && self.headers.is_empty() && self.env.is_empty()
+        self.url.is_none() && self.headers.is_empty() && self.args.is_empty() && self.env.is_empty()
     }
 
     /// Sealed for one server: its id is bound, in the form in which it is written.
@@ -51,6 +54,7 @@ impl fmt::Debug for Secrets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Secrets")
             .field("headers", &self.headers.keys())
+            .field("args", &self.args.len())
             .field("env", &self.env.keys())
             .finish_non_exhaustive()
     }
@@ -59,6 +63,7 @@ impl fmt::Debug for Secrets {
 impl Drop for Secrets {
     fn drop(&mut self) {
         self.url.zeroize();
+        self.args.zeroize();
         self.headers.values_mut().chain(self.env.values_mut()).for_each(Zeroize::zeroize);
     }
 }

@@ -1,8 +1,9 @@
 //! One server: its document as people write it, and what is made of it.
 
+mod program;
+
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
@@ -20,6 +21,8 @@ use crate::backend::{self, Address, EraChoice, is_private_address};
 use crate::base::{ServerName, units};
 use crate::store::{self, ServerKind, ServerRow, ServerSpec, Uuid};
 
+pub use program::{Commands, Serving};
+
 /// A server behind the gateway, with secrets shown as `(sealed)`. What is not said has its default.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
 #[schema(as = Server)]
@@ -33,7 +36,7 @@ pub struct ServerDocument {
         example = "github"
     )]
     pub name: String,
-    /// How it is spoken to. This version serves `http`.
+    /// How it is spoken to. This version serves `http`, and `stdio` where the gateway may run the program.
     pub kind: KindWord,
     /// Whether it is served. Default: true.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -51,12 +54,14 @@ pub struct ServerDocument {
     /// they stay what they were.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub headers: Option<BTreeMap<String, String>>,
-    /// Of `stdio`: the absolute path of a program.
+    /// Of `stdio`: the absolute path of a program, exactly as `admin.stdio_commands` of the gateway has it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 4096)]
     pub command: Option<String>,
-    /// Of `stdio`: its arguments, each as it is.
+    /// Of `stdio`: its arguments, each as it is. They may be credentials, so all are sealed and shown as `(sealed)`;
+    /// sent back so at the same place, with the same command, one stays what it was.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_items = 256)]
     pub args: Option<Vec<String>>,
     /// Of `stdio`: the absolute path of its working directory.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -153,23 +158,14 @@ pub enum SharingWord {
 pub struct Rules {
     /// The kinds that this version serves.
     pub served: Vec<ServerKind>,
-    /// Which programs a `stdio` server may run.
+    /// Which programs a `stdio` server may name.
     pub commands: Commands,
     /// What holds for a server that says nothing of private addresses.
     pub allow_private: bool,
 }
 
 /// The kinds that this version serves.
-pub const SERVED: [ServerKind; 1] = [ServerKind::Http];
-
-/// Programs that may be run.
-#[derive(Debug, Clone)]
-pub enum Commands {
-    /// Any: whoever writes has a shell here anyway.
-    Any,
-    /// These absolute paths. Over the network, a definition must not run what its writer likes.
-    Only(Vec<PathBuf>),
-}
+pub const SERVED: [ServerKind; 2] = [ServerKind::Http, ServerKind::Stdio];
 
 /// A server whose definition holds.
 #[derive(Clone)]
@@ -196,7 +192,30 @@ pub enum Unreadable {
     Invalid(String, String),
 }
 
+/// A definition that is not served on this machine; says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum Unserved {
+    /// By no version yet.
+    #[error("servers of the kind {0} are not served by this version")]
+    Kind(&'static str),
+    /// Its program is not on the list.
+    #[error(
+        "its command {0:?} is not among the programs that may be run: add it to `stdio_commands` in [admin] of \
+         metamcp.toml, as an absolute path, and start the gateway again"
+    )]
+    Command(String),
+}
+
 impl Rules {
+    /// Over the network: no program but those that this machine runs.
+    pub fn remote(serving: &Serving) -> Self {
+        Self {
+            served: SERVED.to_vec(),
+            commands: Commands::Only(serving.commands.clone()),
+            allow_private: serving.allow_private,
+        }
+    }
+
     /// What is stored was allowed when it was written, and what is taken over was where it comes from.
     pub fn stored() -> Self {
         Self {
@@ -232,6 +251,9 @@ impl Server {
                 value[key] = json!(values);
             }
         }
+        if !secrets.args.is_empty() {
+            value["args"] = json!(secrets.args);
+        }
         Self::read(&value, None, &Rules::stored()).map_err(|errors| {
             let told: Vec<_> = errors.iter().map(|e| format!("{} {}", e.pointer, e.detail)).collect();
             Unreadable::Invalid(row.name.clone(), told.join("; "))
@@ -260,13 +282,17 @@ impl Server {
         serde_json::to_value(&self.document).expect("texts and numbers are JSON")
     }
 
-    /// What the data plane connects to; `None` for a kind that it does not. `allow_private`: what holds where the
-    /// server says nothing of private addresses.
-    pub fn backend(&self, allow_private: bool) -> Option<backend::Config> {
-        let address = self.address.clone().filter(|_| self.document.kind == KindWord::Http)?;
+    /// What the data plane connects to on this machine, or what it runs.
+    pub fn backend(&self, serving: &Serving) -> Result<backend::Config, Unserved> {
+        let unserved = || Unserved::Kind(self.kind().as_str());
+        let address = match (self.document.kind, self.address.clone().ok_or_else(unserved)?) {
+            (KindWord::Http, address) => address,
+            (KindWord::Stdio, Address::Stdio(program)) => Address::Stdio(serving.program(program)?),
+            _ => return Err(unserved()),
+        };
         let config = self.settings.server(self.name.clone(), address, self.headers.clone());
-        let private_addresses = self.document.allow_private.unwrap_or(allow_private);
-        Some(backend::Config { private_addresses, alias: self.alias.clone(), ..config })
+        let private_addresses = self.document.allow_private.unwrap_or(serving.allow_private);
+        Ok(backend::Config { private_addresses, alias: self.alias.clone(), ..config })
     }
 
     /// Its name.
@@ -345,8 +371,7 @@ impl Reader<'_> {
             KindWord::Stdio => {
                 self.foreign(&fields, value, &["url", "headers"], "http");
                 fields.ignore(&["url", "headers"]);
-                self.process(&mut fields, &mut document, &mut secrets);
-                (None, Vec::new())
+                (self.program(&mut fields, &mut document, &mut secrets), Vec::new())
             }
         };
         fields.finish(self.errors);
@@ -457,9 +482,8 @@ impl Reader<'_> {
         let mut list = Vec::new();
         for (name, written) in fields.text_map("headers", HEADERS_MAX, self.errors) {
             let pointer = below("/headers", name);
-            let Some(value) = self.kept(stored, &name.to_ascii_lowercase(), written, &pointer) else {
-                continue;
-            };
+            let stored = stored.and_then(|stored| stored.get(&name.to_ascii_lowercase()));
+            let Some(value) = self.kept(stored, written, &pointer) else { continue };
             match headers::parse(name, &value) {
                 Err(wrong) => self.wrong(pointer, wrong),
                 Ok((name, _)) if headers::owner(&name) == Owner::Gateway => {
@@ -478,61 +502,16 @@ impl Reader<'_> {
         list
     }
 
-    fn process(&mut self, fields: &mut Fields<'_>, document: &mut ServerDocument, secrets: &mut Secrets) {
-        let command = fields.required("command", self.errors);
-        if let Some(command) = command {
-            let allowed = match &self.rules.commands {
-                Commands::Any => true,
-                Commands::Only(paths) => paths.iter().any(|path| path == Path::new(command)),
-            };
-            if !Path::new(command).is_absolute() {
-                self.wrong("/command", "is not an absolute path");
-            } else if !allowed {
-                self.wrong("/command", "is not on the list of programs that may be defined over the network");
-            }
-        }
-        let cwd = fields.text("cwd", self.errors);
-        if cwd.is_some_and(|cwd| !Path::new(cwd).is_absolute()) {
-            self.wrong("/cwd", "is not an absolute path");
-        }
-        let args = fields.texts("args", ARGS_MAX, self.errors);
-        let sharings =
-            [("shared", SharingWord::Shared), ("key", SharingWord::Key), ("session", SharingWord::Session)];
-        document.sharing = fields.word("sharing", &sharings, self.errors);
-        let stays = |before: &&Server| before.document.command.as_deref() == command;
-        let stored = self.before.filter(stays).map(|before| &before.secrets.env);
-        for (name, written) in fields.text_map("env", HEADERS_MAX, self.errors) {
-            let pointer = below("/env", name);
-            let Some(value) = self.kept(stored, name, written, &pointer) else { continue };
-            if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
-                self.wrong(pointer, "is no variable: a name has no `=`, and neither part a NUL");
-            } else {
-                secrets.env.insert(name.to_owned(), value);
-            }
-        }
-        document.env = sealed(&secrets.env);
-        document.command = command.map(str::to_owned);
-        document.cwd = cwd.map(str::to_owned);
-        document.args = (!args.is_empty()).then(|| args.into_iter().map(str::to_owned).collect());
-    }
-
     /// A secret as written, or, where it was sent back as shown, as it is stored.
-    fn kept(
-        &mut self,
-        stored: Option<&BTreeMap<String, String>>,
-        name: &str,
-        written: &str,
-        pointer: &str,
-    ) -> Option<String> {
+    fn kept(&mut self, stored: Option<&String>, written: &str, pointer: &str) -> Option<String> {
         if written != SEALED {
             return Some(written.to_owned());
         }
-        let stored = stored.and_then(|stored| stored.get(name)).cloned();
         if stored.is_none() {
             let detail = "has no value stored for this address or command; write the value itself";
             self.wrong(pointer, detail);
         }
-        stored
+        stored.cloned()
     }
 }
 
@@ -576,9 +555,6 @@ const READ_ONLY: [&str; 7] = ["id", "version", "created_at", "changed_at", "serv
 
 /// Servers take 100 fields, and the client's own are sent as well.
 const HEADERS_MAX: usize = 64;
-
-/// More than any command line in use.
-const ARGS_MAX: usize = 256;
 
 #[cfg(test)]
 mod tests;

@@ -2,14 +2,19 @@ use rustls::RootCertStore;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::admin::definition::bounds::DEFAULTS;
+use crate::admin::definition::bounds::{self, DEFAULTS};
 use crate::auth::EncryptionKey;
-use crate::backend::{Address, TlsRoots};
+use crate::backend::{Address, TlsRoots, stdio};
 use crate::fleet::FleetBuilder;
 use crate::store::{Sealed, ServerKind, ToolOverride};
 
 fn sealer() -> Sealer {
     Sealer::new(&[EncryptionKey { version: 1, key: zeroize::Zeroizing::new([7; 32]) }]).unwrap()
+}
+
+fn serving(allow_private: bool) -> Serving {
+    let inherited = vec![("PATH".to_owned(), "/usr/bin".to_owned())];
+    Serving { allow_private, commands: vec!["/usr/bin/notes".to_owned()], inherited }
 }
 
 fn file(name: &str) -> backend::Config {
@@ -56,7 +61,7 @@ fn endpoint(name: &str, servers: &[&str]) -> EndpointRow {
 #[track_caller]
 fn check(files: &Files, stored: &Stored, endpoints: &[&str], servers: &[&str], left_out: &[&str]) -> Joined {
     let sealer = sealer();
-    let joined = join(files, Some(stored), Reading { sealer: &sealer, allow_private: false });
+    let joined = join(files, Some(stored), Reading { sealer: &sealer, serving: &serving(false) });
     let mut builder = FleetBuilder::new(TlsRoots::from_roots(RootCertStore::empty()));
     let fleet = builder.next(joined.servers.clone(), joined.endpoints.clone());
     let mut found: Vec<String> = fleet
@@ -152,20 +157,47 @@ fn what_cannot_be_read_takes_nothing_with_it() {
         ],
         endpoints: vec![endpoint("work", &["closed", "good"]), endpoint("a b", &["good"])],
     };
+    let mut sse = row("old", &none);
+    sse.kind = ServerKind::Sse;
+    let stored = Stored { servers: [vec![sse], stored.servers].concat(), ..stored };
     check(
         &Files::default(),
         &stored,
         &["default: good", "work: good"],
         &["good store"],
         &[
+            "servers of the kind sse are not served",
             "the secrets of server `closed` do not open",
-            "servers of the kind stdio are not served",
+            "its command \"/bin/true\" is not among the programs that may be run: add it to `stdio_commands` in [admin]",
             "the definition of server `torn`",
             "the definition of server `un__named`",
             "endpoint `a b` of the store is left out",
             "endpoint `work` is served without server `closed`",
         ],
     );
+}
+
+#[test]
+fn a_program_on_the_list_is_run_with_what_every_program_is_given() {
+    let mut notes =
+        row("notes", &json!({"url": null, "command": "/usr/bin/notes", "cwd": "/srv", "sharing": "shared"}));
+    notes.kind = ServerKind::Stdio;
+    let stored = Stored { servers: vec![notes], endpoints: Vec::new() };
+    let sealer = sealer();
+    let run = |serving: &Serving| {
+        let joined = join(&Files::default(), Some(&stored), Reading { sealer: &sealer, serving });
+        joined.servers.into_iter().map(|server| server.address).next()
+    };
+    let Some(Address::Stdio(program)) = run(&serving(true)) else { panic!("it is on the list") };
+    assert_eq!((program.command.as_str(), program.cwd), ("/usr/bin/notes", Some("/srv".into())));
+    assert_eq!(program.env, serving(true).inherited);
+    assert_eq!(program.settings, stdio::Settings { sharing: stdio::Sharing::Shared, ..bounds::program() });
+    for commands in
+        [vec![], vec!["/usr/bin/notes "], vec!["/usr/bin"], vec!["/usr/bin//notes"], vec!["notes"]]
+    {
+        let commands = commands.into_iter().map(str::to_owned).collect();
+        assert_eq!(run(&Serving { commands, ..serving(true) }), None);
+    }
 }
 
 #[test]
@@ -212,7 +244,7 @@ fn private_addresses_and_aliases_are_as_the_row_says() {
     };
     let sealer = sealer();
     for default in [true, false] {
-        let reading = Reading { sealer: &sealer, allow_private: default };
+        let reading = Reading { sealer: &sealer, serving: &serving(default) };
         let servers =
             join(&Files { servers: vec![file("f")], ..Files::default() }, Some(&stored), reading).servers;
         let found: Vec<_> = servers.iter().map(|server| server.private_addresses).collect();
@@ -235,7 +267,7 @@ fn what_stands_in_goes_when_a_server_comes() {
 fn what_is_not_known_is_not_nothing() {
     let sealer = sealer();
     let check = |files: &Files, stored: Option<&Stored>, endpoints: &[&str], said: bool| {
-        let joined = join(files, stored, Reading { sealer: &sealer, allow_private: false });
+        let joined = join(files, stored, Reading { sealer: &sealer, serving: &serving(false) });
         let mut builder = FleetBuilder::new(TlsRoots::from_roots(RootCertStore::empty()));
         let fleet = builder.next(joined.servers.clone(), joined.endpoints.clone());
         let found: Vec<_> = fleet.table.named().map(|(name, _)| name.as_str()).collect();

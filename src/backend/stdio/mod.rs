@@ -43,6 +43,13 @@ pub struct Program {
     pub env: Vec<(String, String)>,
     /// Its working directory; the gateway's own where nothing is said.
     pub cwd: Option<PathBuf>,
+    /// How it is run.
+    pub settings: Settings,
+}
+
+/// How a program is run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
     /// Who shares a process.
     pub sharing: Sharing,
     /// Whether one process is kept started beside those in use.
@@ -87,7 +94,7 @@ impl fmt::Debug for Program {
             .field("command", &self.command)
             .field("args", &self.args.len())
             .field("env", &self.env.iter().map(|(name, _)| name).collect::<Vec<_>>())
-            .field("sharing", &self.sharing)
+            .field("sharing", &self.settings.sharing)
             .finish_non_exhaustive()
     }
 }
@@ -103,16 +110,18 @@ mod tests {
             args: Vec::new(),
             env: Vec::new(),
             cwd: None,
-            sharing: Sharing::Key,
-            prewarm: false,
-            start_timeout: Duration::from_mins(1),
-            idle_timeout: Duration::from_mins(10),
-            processes_max: 8,
-            line_bytes_max: 1 << 20,
-            uid: None,
-            gid: None,
-            limits: Limits::default(),
-            confinement: None,
+            settings: Settings {
+                sharing: Sharing::Key,
+                prewarm: false,
+                start_timeout: Duration::from_mins(1),
+                idle_timeout: Duration::from_mins(10),
+                processes_max: 8,
+                line_bytes_max: 1 << 20,
+                uid: None,
+                gid: None,
+                limits: Limits::default(),
+                confinement: None,
+            },
         }
     }
 

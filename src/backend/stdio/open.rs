@@ -60,7 +60,7 @@ impl Supervisor {
             return Err(BackendError::new(Stage::Connect, text));
         }
         sleep(wait).await;
-        let permit = turn(common.program.start_timeout).await?;
+        let permit = turn(common.program.settings.start_timeout).await?;
         let spare = self.spare.borrow_mut().take();
         let spawned = match spare.map(|mut spare| (spare.is_running(), spare)) {
             Some((true, spare)) => spare,
@@ -94,7 +94,7 @@ impl Supervisor {
 
     /// If as many run as may, the one that was idle for longest has to go.
     fn make_room(&self) -> Result<(), BackendError> {
-        if self.common.running.get() < self.common.program.processes_max {
+        if self.common.running.get() < self.common.program.settings.processes_max {
             return Ok(());
         }
         let now = Instant::now();
@@ -131,7 +131,7 @@ impl Supervisor {
                 "this server speaks revision 2026-07-28 only",
             ));
         }
-        let (who, params) = match self.common.program.sharing {
+        let (who, params) = match self.common.program.settings.sharing {
             Sharing::Shared => (Who::Everybody, ours()),
             Sharing::Key => (Who::Key(call.owner), Bytes::copy_from_slice(params)),
             Sharing::Session => (Who::Session(call.number), Bytes::copy_from_slice(params)),
@@ -160,7 +160,7 @@ impl Supervisor {
         }
         let (link, _permit) = self.start(Era::Legacy, &slot.backoff).await?;
         let heard = link.ask_own(Method::Initialize, params);
-        let (answer, envelope) = match timeout(self.common.program.start_timeout, heard).await {
+        let (answer, envelope) = match timeout(self.common.program.settings.start_timeout, heard).await {
             Ok(Ok(heard)) => heard,
             // That was noted.
             Ok(Err(_gone)) => {
@@ -191,7 +191,7 @@ impl Supervisor {
 
     /// A process that is asked in the Modern era.
     pub async fn modern(self: &Rc<Self>, call: &Call) -> Result<Rc<Link>, BackendError> {
-        let who = match self.common.program.sharing {
+        let who = match self.common.program.settings.sharing {
             Sharing::Shared => Who::Everybody,
             // The era has no sessions.
             Sharing::Key | Sharing::Session => Who::Key(call.owner),
@@ -221,7 +221,7 @@ impl Supervisor {
         let (link, _permit) = self.start(Era::Modern, &Rc::default()).await?;
         let failed_before = self.common.backoff.borrow().clone();
         let heard = link.ask_own(Method::Discover, DISCOVER_PARAMS);
-        let heard = timeout(PROBE_TIMEOUT.min(self.common.program.start_timeout), heard).await;
+        let heard = timeout(PROBE_TIMEOUT.min(self.common.program.settings.start_timeout), heard).await;
         let era = match &heard {
             Ok(Ok((answer, envelope))) => era_of(answer, envelope),
             Ok(Err(_gone)) => {

@@ -124,10 +124,10 @@ impl Spawned {
 fn command(program: &Program) -> Command {
     let orders = Orders {
         parent: std::process::id(),
-        uid: program.uid,
-        gid: program.gid,
-        limits: program.limits.clone(),
-        confinement: program.confinement.clone(),
+        uid: program.settings.uid,
+        gid: program.settings.gid,
+        limits: program.settings.limits.clone(),
+        confinement: program.settings.confinement.clone(),
     };
     let mut command = Command::new(child::PROGRAM);
     command
@@ -149,7 +149,7 @@ fn command(program: &Program) -> Command {
 
 /// Reads what it says.
 async fn read(mut stdout: ChildStdout, link: Rc<Link>) -> End {
-    let mut lines = Lines::new(link.common.program.line_bytes_max);
+    let mut lines = Lines::new(link.common.program.settings.line_bytes_max);
     loop {
         match stdout.read_buf(lines.room()).await {
             Ok(0) | Err(_) => return End::Silent,

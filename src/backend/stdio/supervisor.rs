@@ -132,10 +132,10 @@ impl Supervisor {
         mut asked: mpsc::Receiver<Message>,
         mut given_up: mpsc::UnboundedReceiver<u64>,
     ) {
-        let every = (self.common.program.idle_timeout / 4).clamp(SWEEP_MIN, SWEEP_MAX);
+        let every = (self.common.program.settings.idle_timeout / 4).clamp(SWEEP_MIN, SWEEP_MAX);
         let mut sweep = interval(every);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        if self.common.program.prewarm {
+        if self.common.program.settings.prewarm {
             self.want_spare.notify_one();
         }
         loop {
@@ -168,7 +168,7 @@ impl Supervisor {
     pub fn leave(&self, session: &HeaderValue) -> bool {
         let Some((link, seat)) = self.common.sessions.borrow_mut().remove(session) else { return false };
         link.leave(seat);
-        if self.common.program.sharing == Sharing::Session && link.state.borrow().seats.len() == 0 {
+        if self.common.program.settings.sharing == Sharing::Session && link.state.borrow().seats.len() == 0 {
             link.close(Stage::Sent);
             link.end();
         }
@@ -177,7 +177,7 @@ impl Supervisor {
 
     /// Asks for another spare, when there is to be one.
     pub fn keep_spare_soon(&self) {
-        if self.common.program.prewarm {
+        if self.common.program.settings.prewarm {
             self.want_spare.notify_one();
         }
     }
@@ -366,7 +366,7 @@ impl Supervisor {
         let mut longest = Duration::ZERO;
         for link in links {
             longest = longest.max(link.began.elapsed());
-            if link.is_idle_for(now, self.common.program.idle_timeout) {
+            if link.is_idle_for(now, self.common.program.settings.idle_timeout) {
                 tracing::debug!(server = %self.common.name, pid = link.pid, "an idle process is ended");
                 link.close(Stage::Sent);
                 link.end();
@@ -386,7 +386,7 @@ impl Supervisor {
     /// Starts a spare, unless there is one, or no room, or the server fails.
     fn keep_spare(&self) {
         let common = &self.common;
-        let has_room = common.running.get() < common.program.processes_max;
+        let has_room = common.running.get() < common.program.settings.processes_max;
         let may_start = common.backoff.borrow().wait(Instant::now()).is_zero();
         if self.spare.borrow().is_some() || !has_room || !may_start {
             return;

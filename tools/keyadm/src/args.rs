@@ -287,12 +287,22 @@ pub enum ThereServers {
 
 /// A server to be added.
 #[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("kind").required(true).args(["url", "command"])))]
 pub struct AddServer {
     /// Letters, digits, `-` and single `_`; its tools are called `NAME__TOOL`
     pub name: String,
     /// `http://…`, `https://…`, or `unix:/path/to/socket:/mcp`
     #[arg(long)]
-    pub url: String,
+    pub url: Option<String>,
+    /// The absolute path of a program; a gateway runs it where its `admin.stdio_commands` has it
+    #[arg(long, value_name = "PATH")]
+    pub command: Option<String>,
+    /// Of a program: its variables, as in `TOKEN=…`, one in a line; - reads the standard input
+    #[arg(long, value_name = "FILE")]
+    pub env_file: Option<PathBuf>,
+    /// Of a program: the absolute path of its working directory
+    #[arg(long, value_name = "PATH")]
+    pub cwd: Option<String>,
     /// Sent with every request, as in 'X-Team: a'; not for secrets, since whoever is on the machine sees it
     #[arg(long, value_name = "NAME: VALUE")]
     pub header: Vec<String>,
@@ -305,6 +315,9 @@ pub struct AddServer {
     /// Its address may be a private one
     #[arg(long)]
     pub allow_private: bool,
+    /// Of a program: its arguments, behind `--`; not for secrets, since whoever is on the machine sees them
+    #[arg(last = true)]
+    pub args: Vec<String>,
 }
 
 /// Servers to be added.

@@ -88,7 +88,10 @@ async fn export(store: &Store, names: &[String]) -> Result<String, Failure> {
     let sealed: Vec<&str> =
         rows.iter().filter(|row| row.secrets.is_some()).map(|row| row.name.as_str()).collect();
     if !sealed.is_empty() {
-        eprintln!("keyadm: headers and variables are not exported; give them again to {}", sealed.join(", "));
+        eprintln!(
+            "keyadm: headers, arguments and variables are not exported; give them again to {}",
+            sealed.join(", ")
+        );
     }
     Ok(pretty(&json!({ "mcpServers": servers })))
 }

@@ -3,17 +3,20 @@
 //! Everything keeps the UUID it had, so that a second run finds what the first one did. One item that cannot be
 //! taken over keeps none of the others.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use metamcp::admin::definition::{Rules, SEALED, Server};
-use metamcp::auth::{KeyRequest, Sealer, imported_key, sealed_for};
-use metamcp::base::{EndpointName, ServerName};
+use metamcp::admin::definition::endpoint::{
+    check_annotations, check_description, check_listed_name, check_own_name, check_title,
+};
+use metamcp::admin::definition::{Rules, Server};
+use metamcp::auth::{ApiKey, CreateError, KeyRequest, Sealer, imported_key};
+use metamcp::base::{EndpointName, Glob, ServerName};
 use metamcp::route::SEPARATOR;
 use metamcp::store::{
     Audit, EndpointServer, EndpointSpec, Grants, MetaEndpoint, MetaKey, MetaMcp, MetaServer, MetaTool,
-    PrefixMode, Sealed, SealedKind, Secrets, ServerKind, ServerSpec, Store, ToolOverride, Uuid,
+    PrefixMode, ServerKind, ServerSpec, Store, ToolOverride, Uuid,
 };
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
 use crate::Done;
 use crate::failure::Failure;
@@ -49,9 +52,10 @@ impl Outcome {
 }
 
 /// Where things go.
-struct Target<'a> {
-    store: &'a Store,
-    sealer: &'a Sealer,
+struct Target {
+    /// `None`: nothing is there yet, and nothing is to be made.
+    store: Option<Store>,
+    sealer: Sealer,
     dry_run: bool,
     /// Servers that are there, or would be, and what they are called here.
     servers: HashMap<Uuid, String>,
@@ -68,14 +72,22 @@ pub async fn run(
     json: bool,
 ) -> Result<Done, Failure> {
     let found = MetaMcp::read(from).await?;
-    let (sealer, store) = (installation.sealer()?, installation.store(Absent::Create).await?);
-    let rows = store.servers().await?.rows;
+    // Of what is only looked at, nothing is made.
+    let (sealer, store) = if dry_run {
+        (installation.sealer_as_it_is()?, installation.store_if_there().await?)
+    } else {
+        (installation.sealer()?, Some(installation.store(Absent::Create).await?))
+    };
+    let (servers, endpoints) = match &store {
+        Some(store) => (store.servers().await?.rows, store.endpoints().await?.rows),
+        None => (Vec::new(), Vec::new()),
+    };
     let mut target = Target {
-        names: rows.iter().map(|row| row.name.clone()).collect(),
-        servers: rows.iter().map(|row| (row.id, row.name.clone())).collect(),
-        endpoints: store.endpoints().await?.rows.iter().map(|row| row.id).collect(),
-        store: &store,
-        sealer: &sealer,
+        names: servers.iter().map(|row| row.name.clone()).collect(),
+        servers: servers.into_iter().map(|row| (row.id, row.name)).collect(),
+        endpoints: endpoints.iter().map(|row| row.id).collect(),
+        store,
+        sealer,
         dry_run,
         items: Vec::new(),
     };
@@ -96,7 +108,7 @@ pub async fn run(
     Ok(target.report(json))
 }
 
-impl Target<'_> {
+impl Target {
     fn note(&mut self, kind: &'static str, name: &str, outcome: Outcome, note: impl Into<String>) {
         self.items.push(Item { kind, name: name.into(), outcome, note: note.into() });
     }
@@ -120,21 +132,33 @@ impl Target<'_> {
         if name != server.name {
             notes.push(&renamed);
         }
-        if server.command.as_ref().is_some_and(|command| !command.starts_with('/')) {
-            notes.push("its command is found by the gateway's PATH");
+        match server.command.as_ref().filter(|_| server.r#type == STDIO) {
+            Some(command) if command.starts_with('/') => {
+                notes.push("it runs where the gateway's `admin.stdio_commands` has its command");
+            }
+            Some(_) => {
+                notes
+                    .push("it does not run until its command is an absolute path, of `admin.stdio_commands`");
+            }
+            None => {}
         }
-        let done = match spec(server, name.clone(), self.sealer) {
-            Ok(spec) if !self.dry_run => {
-                let inserted = self.store.insert_server(server.uuid, spec, audit()).await;
+        let done = match (spec(server, &name, &self.sealer), self.written()) {
+            (Ok(spec), Some(store)) => {
+                let inserted = store.insert_server(server.uuid, spec, audit()).await;
                 inserted.map(drop).map_err(Failure::from)
             }
-            Ok(_) => Ok(()),
-            Err(why) => Err(Failure::Data(why)),
+            (Ok(_), None) => Ok(()),
+            (Err(why), _) => Err(Failure::Data(why)),
         };
         if self.told("server", &server.name, done, &notes) {
             self.names.insert(name.clone());
             self.servers.insert(server.uuid, name);
         }
+    }
+
+    /// What is written to, unless nothing is.
+    fn written(&self) -> Option<&Store> {
+        self.store.as_ref().filter(|_| !self.dry_run)
     }
 
     /// As it was there, unless that is no name here or another server has it.
@@ -157,31 +181,31 @@ impl Target<'_> {
             .members
             .iter()
             .filter(|member| member.namespace_uuid == endpoint.namespace_uuid && member.status == ACTIVE);
+        let mut unfit = Vec::new();
         let servers = members.filter_map(|member| {
             let server = self.servers.get(&member.mcp_server_uuid)?;
             let of = |tool: &&MetaTool| {
                 tool.namespace_uuid == endpoint.namespace_uuid
                     && tool.mcp_server_uuid == member.mcp_server_uuid
             };
-            Some(shown(member.mcp_server_uuid, server, found.tools.iter().filter(of)))
+            Some(shown(member.mcp_server_uuid, server, found.tools.iter().filter(of), &mut unfit))
         });
-        let spec = EndpointSpec {
-            name: endpoint.name.clone(),
-            prefix: PrefixMode::Always,
-            servers: servers.collect(),
-        };
+        let servers: Result<Vec<_>, String> = servers.collect();
         let notes = [
             (!endpoint.enable_api_key_auth, "it asks for a key now, and did not before"),
             (endpoint.enable_oauth, "tokens of MetaMCP's users open it no more"),
             (endpoint.use_query_param_auth, "a key in the URL opens it no more: send it as a header"),
             (endpoint.enable_max_rate, "its rate is not limited: limit that of keys"),
         ];
-        let notes: Vec<&str> = notes.iter().filter(|(said, _)| *said).map(|(_, note)| *note).collect();
-        let done = match EndpointName::new(&endpoint.name) {
-            Err(invalid) => Err(Failure::Data(invalid.to_string())),
-            Ok(_) if self.dry_run => Ok(()),
-            Ok(_) => {
-                let inserted = self.store.insert_endpoint(endpoint.uuid, spec, audit()).await;
+        let notes = notes.iter().filter(|(said, _)| *said).map(|(_, note)| *note);
+        let notes: Vec<&str> = notes.chain(unfit.iter().map(String::as_str)).collect();
+        let name = EndpointName::new(&endpoint.name).map_err(|invalid| invalid.to_string());
+        let done = match (name.and(servers), self.written()) {
+            (Err(why), _) => Err(Failure::Data(why)),
+            (Ok(_), None) => Ok(()),
+            (Ok(servers), Some(store)) => {
+                let spec = EndpointSpec { name: endpoint.name.clone(), prefix: PrefixMode::Always, servers };
+                let inserted = store.insert_endpoint(endpoint.uuid, spec, audit()).await;
                 inserted.map(drop).map_err(Failure::from)
             }
         };
@@ -195,7 +219,11 @@ impl Target<'_> {
         if !key.is_active {
             return self.note("key", &key.name, Outcome::Skip, "it is off");
         }
-        match self.store.key(&key.uuid.to_string()).await {
+        let found = match &self.store {
+            Some(store) => store.key(&key.uuid.to_string()).await,
+            None => Ok(None),
+        };
+        match found {
             Ok(None) => {}
             Ok(Some(_)) => return self.note("key", &key.name, Outcome::Keep, ""),
             Err(error) => return self.note("key", &key.name, Outcome::Fail, error.to_string()),
@@ -220,10 +248,13 @@ impl Target<'_> {
     }
 
     async fn insert_key(&self, key: &MetaKey, request: KeyRequest) -> Result<(), Failure> {
-        let audit = audit();
-        let (store, whole) = (self.store, (key.uuid, key.key.as_str()));
-        let new = imported_key(store, self.sealer, whole, request, audit.at).await?;
-        if !self.dry_run {
+        let (audit, whole) = (audit(), (key.uuid, key.key.as_str()));
+        let Some(store) = &self.store else {
+            request.check(audit.at)?;
+            return ApiKey::parse(&key.key).map(drop).map_err(|error| CreateError::from(error).into());
+        };
+        let new = imported_key(store, &self.sealer, whole, request, audit.at).await?;
+        if let Some(store) = self.written() {
             store.insert_key(new, audit).await?;
         }
         Ok(())
@@ -250,28 +281,58 @@ impl Target<'_> {
 }
 
 /// Tools that were off are denied; the others are shown as they were, under the names they had: there the server's
-/// stood before the one that was given, and no name was none.
-fn shown<'a>(server_id: Uuid, name: &str, tools: impl Iterator<Item = &'a MetaTool>) -> EndpointServer {
+/// stood before the one that was given, and no name was none. What of it the REST API would refuse is left out and told:
+/// an endpoint with it would not be served. An error where a tool that was off cannot be denied.
+fn shown<'a>(
+    server_id: Uuid,
+    name: &str,
+    tools: impl Iterator<Item = &'a MetaTool>,
+    unfit: &mut Vec<String>,
+) -> Result<EndpointServer, String> {
     let mut server = EndpointServer::whole(server_id);
     for tool in tools {
         if tool.status != ACTIVE {
-            server.deny.push(pattern(&tool.tool_name));
+            let pattern = pattern(&tool.tool_name);
+            let wrong =
+                |invalid| format!("it cannot hide the tool {:?} of {name}: {invalid}", tool.tool_name);
+            Glob::new(&pattern).map_err(wrong)?;
+            server.deny.push(pattern);
             continue;
         }
+        let mut note = |part: &str, why: String| {
+            unfit.push(format!(
+                "without the {part} it gave the tool {:?} of {name}, which {why}",
+                tool.tool_name
+            ));
+        };
         let given = tool.override_name.as_ref().filter(|given| !given.trim().is_empty());
         let instead = ToolOverride {
             tool: tool.tool_name.clone(),
-            name: given.map(|given| format!("{name}{SEPARATOR}{given}")),
-            title: tool.override_title.clone(),
-            description: tool.override_description.clone(),
-            annotations: tool.override_annotations.clone(),
+            name: given
+                .map(|given| format!("{name}{SEPARATOR}{given}"))
+                .filter(|given| is_fit(check_listed_name(given), "name", &mut note)),
+            title: tool.override_title.clone().filter(|title| is_fit(check_title(title), "title", &mut note)),
+            description: tool
+                .override_description
+                .clone()
+                .filter(|text| is_fit(check_description(text), "description", &mut note)),
+            annotations: tool
+                .override_annotations
+                .clone()
+                .filter(|value| is_fit(check_annotations(value), "annotations", &mut note)),
         };
         let said = instead.name.is_some() || instead.title.is_some() || instead.description.is_some();
-        if said || instead.annotations.is_some() {
+        if (said || instead.annotations.is_some())
+            && is_fit(check_own_name(&tool.tool_name), "override", &mut note)
+        {
             server.overrides.push(instead);
         }
     }
-    server
+    Ok(server)
+}
+
+fn is_fit(checked: Result<(), String>, part: &str, note: &mut impl FnMut(&str, String)) -> bool {
+    checked.map_err(|why| note(part, why)).is_ok()
 }
 
 /// For a name alone, and for one that no pattern can spell, for as little more as may be.
@@ -280,22 +341,23 @@ fn pattern(tool: &str) -> String {
 }
 
 /// As the gateway keeps a server: what may be seen of it, and the rest sealed.
-fn spec(server: &MetaServer, name: String, sealer: &Sealer) -> Result<ServerSpec, String> {
+fn spec(server: &MetaServer, name: &str, sealer: &Sealer) -> Result<ServerSpec, String> {
     let kind = match server.r#type.as_str() {
         "STREAMABLE_HTTP" => ServerKind::Http,
         "SSE" => ServerKind::Sse,
-        "STDIO" => return process(server, name, sealer).map_err(str::to_owned),
+        STDIO => ServerKind::Stdio,
         _ => return Err("of a kind that is not known here".into()),
     };
-    let mut headers = server.headers.clone();
-    let has_authorization = headers.keys().any(|name| name.eq_ignore_ascii_case("authorization"));
-    if let Some(token) = server.bearer_token.as_ref().filter(|token| !token.is_empty() && !has_authorization)
-    {
-        headers.insert("Authorization".into(), format!("Bearer {token}"));
-    }
-    let url = server.url.as_ref().ok_or("it has no address")?;
-    let value = json!({"name": name, "kind": kind.as_str(), "url": url, "headers": headers});
-    // Checked as whoever adds a server is: what is stored is served.
+    let value = if kind == ServerKind::Stdio {
+        let command = server.command.as_ref().ok_or("it has no command")?;
+        json!({
+            "name": name, "kind": kind.as_str(), "command": command, "args": server.args, "env": server.env,
+        })
+    } else {
+        let url = server.url.as_ref().ok_or("it has no address")?;
+        json!({"name": name, "kind": kind.as_str(), "url": url, "headers": headers(server)})
+    };
+    // Checked as whoever adds a server is: what is stored is served, but for programs that no list has.
     let read = Server::read(&value, None, &Rules::stored()).map_err(|errors| {
         let told = errors.iter().map(|error| format!("its {} {}", &error.pointer[1..], error.detail));
         told.collect::<Vec<_>>().join("; ")
@@ -303,22 +365,14 @@ fn spec(server: &MetaServer, name: String, sealer: &Sealer) -> Result<ServerSpec
     Ok(read.spec(server.uuid, sealer, None))
 }
 
-/// A program may be named there without its path, which nothing is to be made of here.
-fn process(server: &MetaServer, name: String, sealer: &Sealer) -> Result<ServerSpec, &'static str> {
-    let command = server.command.as_ref().ok_or("it has no command")?;
-    let mut definition = Map::new();
-    definition.insert("command".into(), command.as_str().into());
-    definition.insert("args".into(), server.args.clone().into());
-    let mut secrets = Secrets::Clear;
-    if !server.env.is_empty() {
-        let shown: Map<String, Value> = server.env.keys().map(|name| (name.clone(), SEALED.into())).collect();
-        definition.insert("env".into(), shown.into());
-        let id = server.uuid.to_string();
-        let (purpose, aad) = sealed_for(SealedKind::Servers, &id);
-        let bytes = sealer.seal(purpose, aad, json!({"env": server.env}).to_string().as_bytes());
-        secrets = Secrets::Set(Sealed { bytes, key_version: sealer.version() });
+fn headers(server: &MetaServer) -> BTreeMap<String, String> {
+    let mut headers = server.headers.clone();
+    let has_authorization = headers.keys().any(|name| name.eq_ignore_ascii_case("authorization"));
+    if let Some(token) = server.bearer_token.as_ref().filter(|token| !token.is_empty() && !has_authorization)
+    {
+        headers.insert("Authorization".into(), format!("Bearer {token}"));
     }
-    Ok(ServerSpec { name, kind: ServerKind::Stdio, definition: definition.into(), secrets })
+    headers
 }
 
 fn audit() -> Audit {
@@ -326,6 +380,8 @@ fn audit() -> Audit {
 }
 
 const ACTIVE: &str = "ACTIVE";
+
+const STDIO: &str = "STDIO";
 
 /// 64, with room for a number behind it.
 const NAME_CHARS_MAX: usize = 56;

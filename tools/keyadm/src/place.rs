@@ -121,6 +121,15 @@ impl Installation {
         self.store(Absent::Refuse).await
     }
 
+    /// The same, for what can do without; `None`: nothing was ever made there.
+    pub async fn store_if_there(&self) -> Result<Option<Store>, Failure> {
+        let is_there = match &self.database {
+            Database::Server(url) => !is_new_postgres(url).await?,
+            Database::Embedded => self.data_dir()?.join(DATABASE).exists(),
+        };
+        if is_there { self.store(Absent::Refuse).await.map(Some) } else { Ok(None) }
+    }
+
     /// Whether the database is a server's.
     pub fn has_server(&self) -> bool {
         matches!(self.database, Database::Server(_))

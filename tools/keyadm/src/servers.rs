@@ -30,11 +30,28 @@ pub async fn add(asked: AddServer, installation: &Installation, json: bool) -> R
     if json {
         return Ok(line(&json!({"id": row.id.to_string(), "name": row.name, "created": true})));
     }
+    if let Some(command) = &asked.command {
+        eprintln!("{}", told_of_list(command));
+    }
     Ok(format!("The server {:?} is added.\n", row.name))
 }
 
+/// Which gateways there are is not known here, nor what their configurations say.
+fn told_of_list(command: &str) -> String {
+    format!("It runs where the gateway's `admin.stdio_commands` in metamcp.toml has {command:?}.")
+}
+
 fn definition(asked: &AddServer) -> Result<Value, Failure> {
-    let mut value = json!({"name": asked.name, "kind": "http", "url": asked.url});
+    // What does not belong together is told where the definition is read.
+    let mut value = json!({
+        "name": asked.name,
+        "kind": if asked.command.is_some() { "stdio" } else { "http" },
+        "url": asked.url,
+        "command": asked.command,
+        "args": Some(&asked.args).filter(|args| !args.is_empty()),
+        "env": asked.env_file.as_deref().map(variables).transpose()?,
+        "cwd": asked.cwd,
+    });
     let mut headers = serde_json::Map::new();
     let file = asked.header_file.as_deref().map(read).transpose()?.unwrap_or_default();
     let lines = file.lines().filter(|line| !line.trim().is_empty());
@@ -61,9 +78,24 @@ fn definition(asked: &AddServer) -> Result<Value, Failure> {
     Ok(value)
 }
 
-/// Whoever writes here has a shell on the machine; that the gateway takes no strangers is not known here.
+/// `NAME=value`, one in a line.
+fn variables(path: &Path) -> Result<serde_json::Map<String, Value>, Failure> {
+    let mut variables = serde_json::Map::new();
+    for line in read(path)?.lines().filter(|line| !line.trim().is_empty()) {
+        // Without what was written, which may be a secret.
+        let form = || Failure::Usage("a variable is written as in `TOKEN=…`, in a line of --env-file".into());
+        let (name, value) = line.split_once('=').ok_or_else(form)?;
+        if variables.insert(name.trim().to_owned(), value.into()).is_some() {
+            return Err(Failure::Usage(format!("the variable {:?} is there twice", name.trim())));
+        }
+    }
+    Ok(variables)
+}
+
+/// Whoever writes here has a shell on the machine; that the gateway takes no strangers is not known here, nor which
+/// programs it runs.
 fn rules(allow_private: bool) -> Rules {
-    Rules { served: SERVED.to_vec(), commands: Commands::Any, allow_private }
+    Rules { served: SERVED.to_vec(), commands: Commands::Absolute, allow_private }
 }
 
 impl Era {
@@ -123,6 +155,9 @@ impl Target<'_> {
         }
         let name = value["name"].as_str().unwrap_or_default().to_owned();
         let renamed = (name != item.name).then(|| format!("is stored as {name}, which is a server name"));
+        let listed = value["command"].as_str().map(told_of_list);
+        let detail = renamed.into_iter().chain(listed).collect::<Vec<_>>().join("; ");
+        let detail = (!detail.is_empty()).then_some(detail);
         let found = self.store.server(&name).await?;
         if found.is_some() && !self.asked.replace {
             let detail = "there is a server of that name; --replace puts this one in its place";
@@ -159,7 +194,7 @@ impl Target<'_> {
                 Err(error) => return item.failed(error),
             }
         };
-        Ok(Item { outcome, id: Some(id), detail: renamed, ..item })
+        Ok(Item { outcome, id: Some(id), detail, ..item })
     }
 }
 

@@ -7,7 +7,7 @@ mod support;
 use metamcp::auth::Credential;
 use serde_json::{Value, json};
 
-use support::{Run, gateway, on_each, sql, with_database};
+use support::{Place, Run, gateway, on_each, sql, with_database};
 
 /// What its versions have in common.
 const TABLES: &str = "
@@ -36,7 +36,12 @@ const LATER: &str = "
     UPDATE mcp_servers SET headers = '{\"X-Team\": \"hunter2\"}' WHERE name = 'search';
     UPDATE namespace_tool_mappings SET override_name = 'lookup', override_description = 'Looks things up'
         WHERE tool_uuid = uuid('00000000-0000-0000-0000-0000000000a1');
-    UPDATE endpoints SET use_query_param_auth = true WHERE name = 'team';";
+    UPDATE endpoints SET use_query_param_auth = true WHERE name = 'team';
+    INSERT INTO tools VALUES ('00000000-0000-0000-0000-0000000000a3', 'spaced', '{}',
+        '00000000-0000-0000-0000-000000000001');
+    INSERT INTO namespace_tool_mappings (namespace_uuid, tool_uuid, mcp_server_uuid, override_name, override_title,
+        override_annotations) VALUES ('00000000-0000-0000-0000-0000000000b1', '00000000-0000-0000-0000-0000000000a3',
+        '00000000-0000-0000-0000-000000000001', 'a b', 'Spaced', '[1]');";
 
 const ROWS: &str = "
     INSERT INTO mcp_servers (uuid, name, type, command, args, env, url, bearer_token, user_id) VALUES
@@ -113,6 +118,27 @@ const CREATED: [(&str, &str); 13] = [
     ("key odd", "failed"),
 ];
 
+/// Of a second run.
+const KEPT: [(&str, &str); 13] = {
+    let mut kept = CREATED;
+    let mut at = 0;
+    while at < kept.len() {
+        if kept[at].1.len() == "created".len() {
+            kept[at].1 = "there already";
+        }
+        at += 1;
+    }
+    kept
+};
+
+/// Whether nothing was ever made there.
+async fn is_untouched(place: &Place) -> bool {
+    match place.database_url() {
+        Some(url) => metamcp::store::is_new_postgres(url).await.unwrap(),
+        None => !place.data_dir().exists(),
+    }
+}
+
 #[tokio::test]
 async fn what_metamcp_holds_is_taken_over_and_its_keys_keep_working() {
     for later in ["", LATER] {
@@ -126,17 +152,19 @@ async fn what_metamcp_holds_is_taken_over_and_its_keys_keep_working() {
                     Run::of(command)
                 };
                 check(&import(&["--dry-run"]), &CREATED);
-                assert_eq!(place.run(&["servers", "list", "--json"]).json(), json!([]));
-                check(&import(&[]), &CREATED);
-                let again =
-                    CREATED.map(|(item, outcome)| (item, outcome.replace("created", "there already")));
-                let again: Vec<_> = again.iter().map(|(item, outcome)| (*item, outcome.as_str())).collect();
-                check(&import(&[]), &again);
+                assert!(is_untouched(place).await, "a look makes nothing");
+                let told = import(&[]);
+                check(&told, &CREATED);
+                let said = |text: &str| assert_eq!(told.out.contains(text), !later.is_empty(), "{}", told.out);
+                said("without the name it gave the tool \\\"spaced\\\" of search, which is not a name");
+                said("without the annotations it gave the tool \\\"spaced\\\" of search, which is not an object");
+                check(&import(&["--dry-run"]), &KEPT);
+                check(&import(&[]), &KEPT);
 
                 let servers = place.run(&["servers", "list", "--json"]).json();
                 let names: Vec<_> = servers.as_array().unwrap().iter().map(|row| &row["name"]).collect();
                 assert_eq!(names, ["files", "files-2", "search"]);
-                assert_eq!(servers[0]["definition"]["args"], json!(["-y", "files"]));
+                assert_eq!(servers[0]["definition"]["args"], json!(["(sealed)", "(sealed)"]));
                 assert_eq!(servers[2]["definition"]["url"], "https://search.example/mcp?...");
                 assert!(!servers.to_string().contains("hunter2"));
                 let team = place.run(&["endpoints", "show", "team", "--json"]).json();
@@ -144,6 +172,8 @@ async fn what_metamcp_holds_is_taken_over_and_its_keys_keep_working() {
                 assert_eq!(team["servers"][0]["deny"], json!(["drop"]));
                 let overridden = &team["servers"][0]["overrides"][0]["name"];
                 assert_eq!(*overridden, if later.is_empty() { Value::Null } else { json!("search__lookup") });
+                let spaced = &team["servers"][0]["overrides"][1];
+                assert_eq!([&spaced["name"], &spaced["annotations"]], [&Value::Null; 2]);
 
                 let gateway = gateway(place).await;
                 for (letter, scopes) in [("p", [true, false]), ("a", [true, true])] {

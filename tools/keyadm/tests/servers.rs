@@ -74,11 +74,50 @@ async fn a_server_is_added_as_the_rest_api_would() {
 }
 
 #[tokio::test]
+async fn a_program_is_added_with_its_arguments_and_variables_sealed() {
+    on_each(async |place| {
+        let path = place.data_dir().with_file_name("variables");
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, "TOKEN=hunter2=\n\nA=\n").unwrap();
+        let file = path.to_str().unwrap();
+        let add = |more: &[&str]| {
+            let run = place.run(&[&["servers", "add"], more].concat());
+            assert!(!run.out.contains("hunter2") && !run.err.contains("hunter2"), "{}{}", run.out, run.err);
+            run
+        };
+        let command = "/usr/bin/npx";
+        let added =
+            add(&["a", "--command", command, "--env-file", file, "--cwd", "/", "--", "-y", "hunter2"]);
+        assert_eq!(added.code, 0, "{}", added.err);
+        assert!(
+            added.err.contains("`admin.stdio_commands` in metamcp.toml has \"/usr/bin/npx\""),
+            "{}",
+            added.err
+        );
+        let shown = place.run(&["servers", "show", "a", "--json"]).json();
+        let expected = json!({
+            "command": command, "args": ["(sealed)", "(sealed)"], "cwd": "/",
+            "env": {"A": "(sealed)", "TOKEN": "(sealed)"},
+        });
+        assert_eq!((&shown["kind"], &shown["definition"]), (&json!("stdio"), &expected));
+        add(&["b", "--command", "npx"]).check(64, "command is not an absolute path");
+        add(&["b", "--command", command, "--header", "A: 1"]).check(64, "headers is of http servers");
+        add(&["b", "--command", command, "--url", "http://a/"]).check(64, "cannot be used with");
+        add(&["b"]).check(64, "--url");
+        add(&["b", "--url", "https://b.example/", "--cwd", "/"]).check(64, "cwd is of stdio servers");
+        std::fs::write(&path, "hunter2\n").unwrap();
+        add(&["b", "--command", command, "--env-file", file]).check(64, "a variable is written as");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_file_is_taken_as_far_as_it_is_right() {
     on_each(async |place| {
         let file = json!({"mcpServers": {
             "my notes": {"url": "https://notes.example/mcp", "headers": {"X-Key": "hunter2"}},
             "script": {"url": "javascript:alert(1)"}, "shell": {"command": "/bin/sh"}, "nothing": {},
+            "npx": {"command": "npx", "args": ["hunter2"]},
             "env": {"url": "https://${HOME}/"}, "near": {"url": "http://127.0.0.1:9/"}}});
         let path = place.data_dir().with_file_name("mcp.json");
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -89,21 +128,22 @@ async fn a_file_is_taken_as_far_as_it_is_right() {
             assert_eq!(run.code, 65, "{}", run.err);
             serde_json::from_str::<Value>(&run.out).unwrap()
         };
-        let check = |more: &[&str], first: &str, near: &str| {
-            let expected = ["env fail", first, near, "nothing fail", "script fail", "shell skip"];
+        let check = |more: &[&str], first: &str, near: &str, shell: &str| {
+            let expected = ["env fail", first, near, "nothing fail", "npx fail", "script fail", shell];
             let mut found = outcomes(&import(more));
             found.sort();
             assert_eq!(found, expected, "{more:?}");
         };
         place.key("laptop");
-        check(&["--dry-run"], "my notes create", "near fail");
+        check(&["--dry-run"], "my notes create", "near fail", "shell create");
         assert_eq!(place.run(&["servers", "list", "--json"]).json(), json!([]));
-        check(&[], "my notes create", "near fail");
-        check(&[], "my notes fail", "near fail");
-        check(&["--replace"], "my notes keep", "near fail");
-        check(&["--replace", "--dry-run"], "my notes keep", "near fail");
-        check(&["--replace", "--allow-private", "--dry-run"], "my notes replace", "near create");
-        check(&["--replace", "--allow-private"], "my notes replace", "near create");
+        check(&[], "my notes create", "near fail", "shell create");
+        check(&[], "my notes fail", "near fail", "shell fail");
+        check(&["--replace"], "my notes keep", "near fail", "shell keep");
+        check(&["--replace", "--dry-run"], "my notes keep", "near fail", "shell keep");
+        let private = ["--replace", "--allow-private"];
+        check(&[private[0], private[1], "--dry-run"], "my notes replace", "near create", "shell replace");
+        check(&private, "my notes replace", "near create", "shell replace");
         let report = import(&[]);
         let script =
             report["items"].as_array().unwrap().iter().find(|item| item["name"] == "script").unwrap();

@@ -5,9 +5,33 @@ use crate::auth::EncryptionKey;
 
 fn rules() -> Rules {
     Rules {
-        served: vec![ServerKind::Http, ServerKind::Stdio],
+        served: SERVED.to_vec(),
         commands: Commands::Only(vec!["/usr/bin/mcp-notes".into()]),
         allow_private: true,
+    }
+}
+
+fn serving(allow_private: bool) -> Serving {
+    let inherited = vec![("HOME".to_owned(), "/home".to_owned())];
+    Serving { allow_private, commands: vec!["/usr/bin/mcp-notes".into()], inherited }
+}
+
+fn sealer() -> Sealer {
+    Sealer::new(&[EncryptionKey { version: 1, key: zeroize::Zeroizing::new([7; 32]) }]).unwrap()
+}
+
+/// As it lies in the store.
+fn row(id: Uuid, spec: ServerSpec) -> ServerRow {
+    let store::Secrets::Set(sealed) = spec.secrets else { panic!("there are secrets") };
+    ServerRow {
+        id,
+        name: spec.name,
+        kind: spec.kind,
+        definition: spec.definition,
+        secrets: Some(sealed),
+        version: 1,
+        created_at: 0,
+        changed_at: 0,
     }
 }
 
@@ -66,18 +90,62 @@ fn names_every_wrong_field() {
 fn runs_only_what_is_on_the_list() {
     let stdio = |command: &str| json!({"name": "a", "kind": "stdio", "command": command});
     check(stdio("/usr/bin/mcp-notes"), &[]);
-    for command in ["/bin/sh", "mcp-notes", "/usr/bin/mcp-notes ", "/usr/bin/../bin/mcp-notes", ""] {
+    for command in
+        ["/bin/sh", "mcp-notes", "/usr/bin/mcp-notes ", "/usr/bin//mcp-notes", "/usr/bin/./mcp-notes", ""]
+    {
         check(stdio(command), &["/command"]);
     }
     check(
         json!({"name": "a", "kind": "stdio", "url": "http://a/", "cwd": "x"}),
         &["/url", "/command", "/cwd"],
     );
+    check(
+        json!({"name": "a", "kind": "stdio", "command": "/usr/bin/mcp-notes", "args": ["hunter2\0", SEALED, 1],
+            "env": {"A=": "hunter2", "B": SEALED}, "cwd": "/a\0", "sharing": "all"}),
+        &["/cwd", "/args/2", "/args/0", "/args/1", "/env/A=", "/env/B", "/sharing"],
+    );
+    let found =
+        Server::read(&stdio("/bin/sh"), None, &Rules::remote(&Serving { commands: vec![], ..serving(true) }));
+    assert!(found.unwrap_err()[0].detail.contains("`stdio_commands` in [admin]"));
+}
+
+#[test]
+fn arguments_and_variables_of_a_program_are_sealed_and_stay_with_it() {
+    let written = json!({
+        "name": "a", "kind": "stdio", "command": "/usr/bin/mcp-notes", "args": ["--key", "hunter2"],
+        "env": {"TOKEN": "hunter2"}, "cwd": "/srv",
+    });
+    let server = Server::read(&written, None, &rules()).unwrap();
+    let shown = server.to_json();
+    assert!(!shown.to_string().contains("hunter2") && !format!("{server:?}").contains("hunter2"));
+    assert_eq!((&shown["args"], &shown["env"]), (&json!([SEALED, SEALED]), &json!({"TOKEN": SEALED})));
+    let (sealer, id) = (sealer(), Uuid::from_u128(1));
+    let row = row(id, server.spec(id, &sealer, None));
+    assert!(!row.definition.to_string().contains("hunter2"));
+    let read = Server::from_row(&row, &sealer).unwrap();
+    let Address::Stdio(program) = read.backend(&serving(true)).unwrap().address else { panic!("a program") };
+    assert_eq!(program.args, ["--key", "hunter2"]);
+    let env =
+        [("HOME", "/home"), ("TOKEN", "hunter2")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+    assert_eq!(program.env, env);
+    let elsewhere = Serving { commands: vec!["/usr/bin/other".into()], ..serving(true) };
+    let unserved = read.backend(&elsewhere).unwrap_err().to_string();
+    assert!(unserved.contains("/usr/bin/mcp-notes") && unserved.contains("`stdio_commands`"), "{unserved}");
+
+    // Sent back as shown they stay; for another program they are to be written anew.
+    let mut again = document_of(&row);
+    again["args"] = json!([SEALED, SEALED, "more"]);
+    let kept = Server::read(&again, Some(&read), &rules()).unwrap();
+    assert_eq!(kept.secrets.args, ["--key", "hunter2", "more"]);
+    again["command"] = "/usr/bin/other".into();
+    let errors = Server::read(&again, Some(&read), &Rules::stored()).unwrap_err();
+    let pointers: Vec<_> = errors.iter().map(|error| error.pointer.as_str()).collect();
+    assert_eq!(pointers, ["/args/0", "/args/1", "/env/TOKEN"]);
 }
 
 #[test]
 fn secrets_are_split_off_and_come_back() {
-    let sealer = Sealer::new(&[EncryptionKey { version: 1, key: zeroize::Zeroizing::new([7; 32]) }]).unwrap();
+    let sealer = sealer();
     let written = json!({
         "name": "a", "kind": "http", "url": "https://a.example/mcp?key=hunter2",
         "headers": {"Authorization": "Bearer hunter2", "X-Team": "hunter2"}, "connect_timeout": "1500ms",
@@ -88,21 +156,11 @@ fn secrets_are_split_off_and_come_back() {
     let id = Uuid::from_u128(1);
     let spec = server.spec(id, &sealer, None);
     assert!(!spec.definition.to_string().contains("hunter2"));
-    let store::Secrets::Set(sealed) = spec.secrets else { panic!("there are secrets") };
-    let mut row = ServerRow {
-        id,
-        name: spec.name,
-        kind: spec.kind,
-        definition: spec.definition,
-        secrets: Some(sealed),
-        version: 1,
-        created_at: 0,
-        changed_at: 0,
-    };
+    let mut row = row(id, spec);
     let read = Server::from_row(&row, &sealer).unwrap();
     assert_eq!((&read.document, &read.secrets), (&server.document, &server.secrets));
-    let backend = read.backend(false).unwrap();
-    assert!(!backend.private_addresses && read.backend(true).unwrap().private_addresses);
+    let backend = read.backend(&serving(false)).unwrap();
+    assert!(!backend.private_addresses && read.backend(&serving(true)).unwrap().private_addresses);
     assert_eq!(backend.connect_timeout, Duration::from_millis(1500));
     assert_eq!(backend.headers.len(), 2);
     assert!(backend.headers.iter().all(|(_, value)| value.is_sensitive()));

@@ -1,0 +1,134 @@
+//! A server that is a program: which may be run, and what is made of its members.
+
+use std::path::Path;
+
+use super::super::bounds;
+use super::super::fields::{Fields, below};
+use super::super::secrets::{SEALED, Secrets};
+use super::{HEADERS_MAX, Reader, Server, ServerDocument, SharingWord, Unserved, sealed};
+use crate::backend::Address;
+use crate::backend::stdio::{self, Program, Sharing};
+
+/// What this machine does for servers that are defined in the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Serving {
+    /// What holds for a server that says nothing of private addresses.
+    pub allow_private: bool,
+    /// The programs that may be run: absolute paths, each compared as it is written.
+    pub commands: Vec<String>,
+    /// Variables that every program is given beside its own, which count before these.
+    pub inherited: Vec<(String, String)>,
+}
+
+/// Programs that may be named.
+#[derive(Debug, Clone)]
+pub enum Commands {
+    /// Any: whether it is run is asked where it would be.
+    Any,
+    /// Any absolute path: whoever writes has a shell here, and the gateway has a list of its own.
+    Absolute,
+    /// These. Over the network, a definition must not run what its writer likes.
+    Only(Vec<String>),
+}
+
+impl Serving {
+    /// A stored program as it is run here, if it is.
+    pub(super) fn program(&self, program: Box<Program>) -> Result<Box<Program>, Unserved> {
+        if !self.commands.contains(&program.command) {
+            return Err(Unserved::Command(program.command));
+        }
+        let env = self.inherited.iter().cloned().chain(program.env).collect();
+        Ok(Box::new(Program { env, ..*program }))
+    }
+}
+
+impl Reader<'_> {
+    pub(super) fn program(
+        &mut self,
+        fields: &mut Fields<'_>,
+        document: &mut ServerDocument,
+        secrets: &mut Secrets,
+    ) -> Option<Address> {
+        let command = self.command(fields);
+        // What was stored for one program is not told to another.
+        let stays = |before: &&Server| before.document.command.as_deref() == command;
+        let stored = self.before.filter(stays).map(|before| &before.secrets);
+        let cwd = fields.text("cwd", self.errors);
+        let is_fit =
+            |cwd: &str| Path::new(cwd).is_absolute() && !cwd.contains('\0') && cwd.len() <= PATH_BYTES_MAX;
+        if cwd.is_some_and(|cwd| !is_fit(cwd)) {
+            self.wrong("/cwd", "is not an absolute path, or is longer than 4096 bytes");
+        }
+        for (at, written) in fields.texts("args", ARGS_MAX, self.errors).into_iter().enumerate() {
+            let pointer = format!("/args/{at}");
+            let stored = stored.and_then(|stored| stored.args.get(at));
+            let Some(arg) = self.kept(stored, written, &pointer) else { continue };
+            if arg.contains('\0') {
+                self.wrong(pointer, "has a NUL in it");
+            }
+            secrets.args.push(arg);
+        }
+        for (name, written) in fields.text_map("env", HEADERS_MAX, self.errors) {
+            let pointer = below("/env", name);
+            let stored = stored.and_then(|stored| stored.env.get(name));
+            let Some(value) = self.kept(stored, written, &pointer) else { continue };
+            if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
+                self.wrong(pointer, "is no variable: a name has no `=`, and neither part a NUL");
+            } else {
+                secrets.env.insert(name.to_owned(), value);
+            }
+        }
+        let words =
+            [("shared", SharingWord::Shared), ("key", SharingWord::Key), ("session", SharingWord::Session)];
+        document.sharing = fields.word("sharing", &words, self.errors);
+        document.env = sealed(&secrets.env);
+        document.command = command.map(str::to_owned);
+        document.cwd = cwd.map(str::to_owned);
+        document.args = (!secrets.args.is_empty()).then(|| vec![SEALED.to_owned(); secrets.args.len()]);
+        let defaults = bounds::program();
+        let sharing = document.sharing.map_or(defaults.sharing, Into::into);
+        Some(Address::Stdio(Box::new(Program {
+            command: command?.to_owned(),
+            args: secrets.args.clone(),
+            env: secrets.env.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+            cwd: cwd.map(Into::into),
+            settings: stdio::Settings { sharing, ..defaults },
+        })))
+    }
+
+    fn command<'a>(&mut self, fields: &mut Fields<'a>) -> Option<&'a str> {
+        let command = fields.required("command", self.errors)?;
+        let wrong = match &self.rules.commands {
+            _ if command.trim().is_empty() || command.contains('\0') || command.len() > PATH_BYTES_MAX => {
+                Some("names no program")
+            }
+            Commands::Any => None,
+            Commands::Absolute => (!Path::new(command).is_absolute()).then_some("is not an absolute path"),
+            Commands::Only(paths) => (!paths.iter().any(|path| path == command)).then_some(NOT_LISTED),
+        };
+        if let Some(wrong) = wrong {
+            self.wrong("/command", wrong);
+        }
+        Some(command)
+    }
+}
+
+impl From<SharingWord> for Sharing {
+    fn from(word: SharingWord) -> Self {
+        match word {
+            SharingWord::Shared => Self::Shared,
+            SharingWord::Key => Self::Key,
+            SharingWord::Session => Self::Session,
+        }
+    }
+}
+
+/// The key to set is named: whoever administers is not always whoever wrote the configuration.
+const NOT_LISTED: &str = "is not among the programs that may be run: add its absolute path to `stdio_commands` in [admin] \
+                          of metamcp.toml, and start the gateway again";
+
+/// As long as Linux takes (`PATH_MAX`).
+const PATH_BYTES_MAX: usize = 4096;
+
+/// More than any command line in use.
+const ARGS_MAX: usize = 256;

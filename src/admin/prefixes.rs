@@ -1,0 +1,87 @@
+//! What stands before the tools of a server belongs to it alone.
+
+use http::StatusCode;
+use serde_json::json;
+
+use super::Admin;
+use super::definition::{FieldError, Server};
+use super::problem::Problem;
+use crate::store::ServerRow;
+
+/// The name of a server, and its alias.
+type Prefixes<'a> = (&'a str, Option<&'a str>);
+
+impl Admin {
+    /// 409 where tools of two servers would have the same names, for only one of the two would be served. Of one that keeps
+    /// the names that it had nothing is asked. Two that are written at the same moment are not seen here; then what is
+    /// shown says `served: false`.
+    pub(super) async fn check_prefixes(
+        &self,
+        server: &Server,
+        before: Option<&ServerRow>,
+    ) -> Result<(), Problem> {
+        let mine = (server.name().as_str(), server.document.alias.as_deref());
+        if !server.is_enabled() || before.and_then(of_row) == Some(mine) {
+            return Ok(());
+        }
+        let (standing, rows) = (self.standing(), self.parts.store.servers().await?.rows);
+        let others = rows.iter().filter(|row| before.is_none_or(|before| before.id != row.id));
+        let of_files = standing.of_files.iter().map(|name| (name.as_str(), None));
+        let Some((pointer, detail)) = clash(mine, of_files.chain(others.filter_map(of_row))) else {
+            return Ok(());
+        };
+        Err(Problem::fields(StatusCode::CONFLICT, vec![FieldError::new(pointer, detail)]))
+    }
+}
+
+/// `None`: it is switched off.
+fn of_row(row: &ServerRow) -> Option<Prefixes<'_>> {
+    let is_enabled = row.definition["enabled"] != json!(false);
+    is_enabled.then(|| (row.name.as_str(), row.definition["alias"].as_str()))
+}
+
+/// Where a server's prefixes meet those of another, and whose they are. That two of one name are not both stored is the
+/// store's to say, and one of the files wins.
+fn clash<'a>(
+    (name, alias): Prefixes<'_>,
+    others: impl Iterator<Item = Prefixes<'a>>,
+) -> Option<(&'static str, String)> {
+    let told = |what: &str, holder: &str| format!("is {what} of server `{holder}`; take another");
+    for (holder, of_holder) in others {
+        if of_holder == Some(name) && holder != name {
+            return Some(("/name", told("the alias", holder)));
+        }
+        match alias.filter(|alias| *alias != name) {
+            Some(alias) if alias == holder => return Some(("/alias", told("the name", holder))),
+            Some(_) if alias == of_holder => return Some(("/alias", told("the alias", holder))),
+            _ => {}
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(mine: Prefixes<'_>, expected: Option<(&str, &str)>) {
+        let others = [("a", None), ("b", Some("x")), ("c", Some("c"))];
+        let found = clash(mine, others.into_iter());
+        let expected = expected.map(|(pointer, whose)| (pointer, format!("is {whose}; take another")));
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_prefix_is_of_one_server() {
+        check(("d", None), None);
+        check(("d", Some("y")), None);
+        check(("d", Some("d")), None);
+        check(("a", None), None);
+        check(("x", None), Some(("/name", "the alias of server `b`")));
+        check(("d", Some("a")), Some(("/alias", "the name of server `a`")));
+        check(("d", Some("b")), Some(("/alias", "the name of server `b`")));
+        check(("d", Some("x")), Some(("/alias", "the alias of server `b`")));
+        check(("d", Some("c")), Some(("/alias", "the name of server `c`")));
+    }
+}
