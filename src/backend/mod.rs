@@ -4,7 +4,7 @@
 //! response or a broken body; a request is written at most once, unless nothing of the first try was
 //! written; what is under way at one backend is bounded and takes nothing from another.
 //!
-//! Does not know: clients and their sessions, what a key may do, or, but for `stdio`, what a message means.
+//! Does not know: clients and their sessions, what a key may do, or, but for `stdio` and `sse`, what a message means.
 
 mod answer;
 mod body;
@@ -16,6 +16,8 @@ mod outgoing;
 mod patience;
 mod pool;
 mod private;
+mod shim;
+mod sse;
 pub mod stdio;
 mod stream;
 mod target;
@@ -71,6 +73,9 @@ pub struct Config {
     pub idle_age_max: Duration,
     /// Whether answers of the usual shape are read here; else hyper reads them all.
     pub fast_lane: bool,
+    /// Whether, where it answers `initialize` with 404 or 405, it is looked at whether it is one of [`Address::Sse`]
+    /// (MCP 2025-03-26, transports, backwards compatibility).
+    pub may_be_sse: bool,
     /// Whether it may be at a private address, looked at with each connection: names change.
     pub private_addresses: bool,
     /// Stands before the names of its tools and prompts in place of `name`, where servers are told apart so.
@@ -89,6 +94,8 @@ pub enum Address {
         /// The request path, beginning with `/`.
         path: String,
     },
+    /// HTTP with an event stream beside it (MCP 2024-11-05): where the stream is opened.
+    Sse(url::Url),
     /// A child process, over its standard input and output.
     Stdio(Box<stdio::Program>),
 }
@@ -122,6 +129,10 @@ pub struct Backend {
 enum Reach {
     /// HTTP over a connection.
     Wire(Target),
+    /// The same, until it is found to be the other.
+    Unsaid(Target, sse::Candidate),
+    /// Messages to the task that owns its event streams.
+    Sse(sse::Server),
     /// Messages to the task that owns its processes.
     Process(stdio::Server<stdio::Deployed>),
 }
@@ -134,7 +145,7 @@ impl Backend {
     /// Makes ready what each connection and each request needs. Opens nothing, and starts no process but the thread
     /// that will.
     pub fn new(id: BackendId, config: Config, roots: &TlsRoots) -> Result<Arc<Self>, InvalidTarget> {
-        let target::Resolved { reach, path, host } = target::resolve(&config, roots)?;
+        let target::Resolved { reach, path, host } = target::resolve(id, &config, roots)?;
         let mut headers = HeaderMap::with_capacity(16);
         headers.insert(http::header::HOST, host);
         headers.insert(
@@ -170,7 +181,7 @@ impl Backend {
     /// How its processes are, when it is a program that was not stopped. Cancel safe.
     pub async fn process_health(&self) -> Option<stdio::Health> {
         match &self.reach {
-            Reach::Wire(_) => None,
+            Reach::Wire(_) | Reach::Unsaid(..) | Reach::Sse(_) => None,
             Reach::Process(server) => server.health().await,
         }
     }
@@ -196,6 +207,8 @@ impl Backend {
 struct Opening {
     /// From the request line to the last of the fields that are always the same.
     lines: Bytes,
+    /// Of those, the request line.
+    first_line_bytes: usize,
     /// Those fields.
     fields: HeaderMap,
 }
@@ -203,13 +216,14 @@ struct Opening {
 impl Opening {
     fn new(method: &Method, path: &PathAndQuery, fields: HeaderMap) -> Self {
         let mut lines = BytesMut::new();
-        lines.put_slice(format!("{method} {path} HTTP/1.1\r\n").as_bytes());
+        outgoing::put_request_line(&mut lines, method, path);
+        let first_line_bytes = lines.len();
         for (name, value) in &fields {
             lines.put_slice(name.as_str().as_bytes());
             lines.put_slice(b": ");
             lines.put_slice(value.as_bytes());
             lines.put_slice(b"\r\n");
         }
-        Self { lines: lines.freeze(), fields }
+        Self { lines: lines.freeze(), first_line_bytes, fields }
     }
 }

@@ -55,12 +55,15 @@ pub fn wanted(entry: &Entry) -> Wanted {
         Err(mistakes) => Wanted::Wrong(mistakes.iter().cloned().map(field_error).collect()),
         Ok(Kind::Skip(why)) => Wanted::Skip(why),
         Ok(Kind::Stdio { .. }) => Wanted::Skip(NOT_HERE),
-        Ok(Kind::Http { url, headers }) => {
+        Ok(Kind::Http { url, headers, transport }) => {
             let errors = variables(&pointer, url, headers);
             if !errors.is_empty() {
                 return Wanted::Wrong(errors);
             }
-            Wanted::Define { value: mcp_json::definition(&entry.name, url, headers.clone()), pointer }
+            Wanted::Define {
+                value: mcp_json::definition(&entry.name, url, headers.clone(), *transport),
+                pointer,
+            }
         }
     }
 }

@@ -33,7 +33,7 @@ pub struct ServerDocument {
         example = "github"
     )]
     pub name: String,
-    /// How it is spoken to. This version serves `http`.
+    /// How it is spoken to. This version serves `http` and `sse`.
     pub kind: KindWord,
     /// Whether it is served. Default: true.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -160,7 +160,7 @@ pub struct Rules {
 }
 
 /// The kinds that this version serves.
-pub const SERVED: [ServerKind; 1] = [ServerKind::Http];
+pub const SERVED: [ServerKind; 2] = [ServerKind::Http, ServerKind::Sse];
 
 /// Programs that may be run.
 #[derive(Debug, Clone)]
@@ -263,7 +263,7 @@ impl Server {
     /// What the data plane connects to; `None` for a kind that it does not. `allow_private`: what holds where the
     /// server says nothing of private addresses.
     pub fn backend(&self, allow_private: bool) -> Option<backend::Config> {
-        let address = self.address.clone().filter(|_| self.document.kind == KindWord::Http)?;
+        let address = self.address.clone().filter(|_| self.document.kind != KindWord::Stdio)?;
         let config = self.settings.server(self.name.clone(), address, self.headers.clone());
         let private_addresses = self.document.allow_private.unwrap_or(allow_private);
         Some(backend::Config { private_addresses, alias: self.alias.clone(), ..config })
@@ -331,6 +331,9 @@ impl Reader<'_> {
         document.enabled = fields.flag("enabled", self.errors);
         document.allow_private = fields.flag("allow_private", self.errors);
         self.settings(&mut fields, &mut document, &mut settings);
+        if document.kind == KindWord::Sse && settings.era == EraChoice::Modern {
+            self.wrong("/era", MODERN_SSE);
+        }
         let (address, headers) = match document.kind {
             KindWord::Http | KindWord::Sse => {
                 self.foreign(&fields, value, &["command", "args", "cwd", "env", "sharing"], "stdio");
@@ -430,7 +433,11 @@ impl Reader<'_> {
         // What was shown and is sent back stands for what is stored.
         let stored = self.before.filter(|before| before.document.url.as_deref() == Some(written));
         let text = stored.and_then(|before| before.secrets.url.as_deref()).unwrap_or(written);
-        let address = match address::parse(text) {
+        let parsed = match document.kind {
+            KindWord::Sse => address::parse(text).and_then(address::over_sse),
+            KindWord::Http | KindWord::Stdio => address::parse(text),
+        };
+        let address = match parsed {
             Ok(address) => address,
             Err(wrong) => {
                 self.wrong("/url", wrong);
@@ -440,7 +447,8 @@ impl Reader<'_> {
         if !document.allow_private.unwrap_or(self.rules.allow_private) && is_private_address(&address) {
             self.wrong("/url", "leads to a private address; set allow_private if that is what you want");
         }
-        let shown = address::shown(&address);
+        // Its kind says the rest.
+        let shown = address::shown(&address).trim_start_matches("sse:").to_owned();
         let whole = address::whole(&address);
         secrets.url = (shown != whole).then_some(whole);
         document.url = Some(shown);
@@ -539,7 +547,9 @@ impl Reader<'_> {
 /// Whether two addresses lead to the same peer, whatever is asked for there.
 fn same_place(one: Option<&Address>, other: Option<&Address>) -> bool {
     match (one, other) {
-        (Some(Address::Http(one)), Some(Address::Http(other))) => one.origin() == other.origin(),
+        (Some(Address::Http(one) | Address::Sse(one)), Some(Address::Http(other) | Address::Sse(other))) => {
+            one.origin() == other.origin()
+        }
         (Some(Address::Unix { socket: one, .. }), Some(Address::Unix { socket: other, .. })) => one == other,
         // That there is none is told elsewhere.
         (_, None) => true,
@@ -570,6 +580,9 @@ pub fn merge_patch(target: &mut Value, patch: &Value) {
         }
     }
 }
+
+/// The transport is older than that.
+pub const MODERN_SSE: &str = "is not spoken over sse; leave it out";
 
 /// What only the gateway writes.
 const READ_ONLY: [&str; 6] = ["id", "version", "created_at", "changed_at", "served", "reason"];

@@ -12,17 +12,14 @@
 //!
 //! Does not know: HTTP, endpoints, and what a method does, but for those that decide whose a message is.
 
-mod backoff;
 mod inbound;
 mod lines;
 mod link;
 mod open;
 mod process;
-mod reply;
 mod seat;
 mod server;
 mod supervisor;
-mod table;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -30,7 +27,6 @@ use std::time::Duration;
 
 use crate::child::{Confinement, Limits};
 
-pub use reply::{Events, Hold, Reply, ReplyBody, Verb};
 pub use server::{Configured, Deployed, Failed, Health, ProcessHealth, Server};
 
 /// A program that is an MCP server, and how it is run.
