@@ -589,7 +589,7 @@ fn the_documentation_is_true() {
     );
     let bare = toml("[servers.notes]\ncommand = 'npx'").unwrap();
     let (Address::Stdio(written), Address::Stdio(bare)) =
-        (&written.servers[2].address, &bare.servers[0].address)
+        (&written.servers[3].address, &bare.servers[0].address)
     else {
         panic!("programs");
     };

@@ -42,7 +42,7 @@ pub struct ServerDocument {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(min_length = 1, max_length = 64, pattern = "^[A-Za-z0-9-]+(_[A-Za-z0-9-]+)*$")]
     pub alias: Option<String>,
-    /// Of `http` and `sse`: `http://`, `https://`, or `unix:/path/to/socket:/mcp`. Shown without its query and
+    /// Of `http` and `sse`: `http://`, `https://`, or, of `http`, `unix:/path/to/socket:/mcp`. Shown without its query and
     /// long path segments, which may hold tokens; sent back as shown, it stays what it was.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 8192, example = "https://mcp.example.com/mcp")]

@@ -11,10 +11,10 @@ use http::uri::PathAndQuery;
 use http::{HeaderValue, StatusCode};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::spawn_local;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::super::shim::{
-    Found, Mailbox, Outcome, Outlet, Reply, ReplyBody, Table, event, rewritten, stream,
+    Found, Mailbox, Minted, Outcome, Outlet, Reply, ReplyBody, Table, event, rewritten, stream,
 };
 use super::super::{Answered, BackendError, Lane, Outgoing, Stage};
 use super::hub::{Hub, Way, answer};
@@ -33,11 +33,11 @@ pub struct Link {
     /// The call that opened it, and when that was begun.
     pub(super) opened: (u64, Instant),
     pub(super) state: RefCell<State>,
-    /// Told when its stream is to be closed.
-    pub(super) to_end: Notify,
     /// Whether `initialize` was answered.
     pub(super) is_open: Cell<bool>,
     is_over: Cell<bool>,
+    /// Told when it is.
+    ended: Notify,
     /// Messages of our own on their way.
     telling: Cell<usize>,
     used: Cell<Instant>,
@@ -64,7 +64,7 @@ pub struct Pending {
     /// Where its answer goes.
     pub waiter: Waiter,
     /// Whether the server has taken it.
-    is_delivered: bool,
+    pub is_delivered: bool,
 }
 
 /// What follows from the answer of a call.
@@ -159,9 +159,9 @@ impl Link {
             endpoint,
             opened,
             state: RefCell::new(state),
-            to_end: Notify::new(),
             is_open: Cell::new(false),
             is_over: Cell::new(false),
+            ended: Notify::new(),
             telling: Cell::new(0),
             used: Cell::new(Instant::now()),
         })
@@ -283,22 +283,35 @@ impl Link {
         self.close(stage);
     }
 
-    /// Nothing more can come of it: its stream is closed, every call is told, once, and the session is known no more.
+    /// Nothing more can come of it: its stream is closed, every call that the server has taken is told, once, and the
+    /// session is known no more. Of a call that is on its way the server says itself whether it took it.
     pub fn close(&self, stage: Stage) {
         if self.is_over.replace(true) {
             return;
         }
-        self.to_end.notify_one();
+        self.ended.notify_waiters();
         self.hub.sessions.borrow_mut().remove(&self.session);
         self.hub.ways.borrow_mut().remove(&self.opened.0);
         let mut state = self.state.borrow_mut();
-        let calls: Vec<_> = state.table.drain().collect();
+        let taken = state.table.iter().filter(|(_, minted)| minted.call.is_delivered);
+        let taken: Vec<u64> = taken.map(|(number, _)| number).collect();
+        let calls: Vec<_> = taken.into_iter().filter_map(|number| state.table.remove(number)).collect();
         state.mailbox = Mailbox::default();
         state.asked.clear();
         drop(state);
         for minted in calls {
             self.forget(&minted.call);
             minted.call.waiter.fail(BackendError::bare(stage));
+        }
+    }
+
+    /// Waits until it is closed. Cancel safe.
+    pub async fn over(&self) {
+        let ended = self.ended.notified();
+        tokio::pin!(ended);
+        ended.as_mut().enable();
+        if !self.is_over.get() {
+            ended.await;
         }
     }
 
@@ -325,10 +338,19 @@ impl Link {
     /// Brings a call to the server. Its answer comes on the stream, and may be there before the server says that it took
     /// the call.
     async fn deliver(self: Rc<Self>, number: u64, outgoing: Outgoing) {
-        let outcome = self.post(&outgoing).await;
+        let overdue = async {
+            self.over().await;
+            sleep(self.hub.pool.backend().config.connect_timeout).await;
+        };
+        let outcome = tokio::select! {
+            biased;
+            outcome = self.post(&outgoing) => outcome,
+            () = overdue => Err(BackendError::bare(Stage::Body)),
+        };
+        let is_over = self.is_over.get();
         let mut state = self.state.borrow_mut();
         let withdrawn = state.withdrawn.remove(&number);
-        if matches!(outcome, Ok(Taken::Yes)) {
+        if !is_over && matches!(outcome, Ok(Taken::Yes)) {
             if let Some(minted) = state.table.get(number) {
                 minted.call.is_delivered = true;
             }
@@ -338,19 +360,22 @@ impl Link {
             }
             return;
         }
-        let failed = state.table.remove(number);
+        let ended = state.table.remove(number);
         drop(state);
-        if let Some(minted) = failed {
-            self.forget(&minted.call);
-            let is_initialize = minted.call.what == What::Initialize;
-            match outcome {
-                Ok(Taken::No(status, said)) => minted.call.waiter.refuse(status, said),
-                Err(error) => minted.call.waiter.fail(error),
-                Ok(Taken::Yes) => {}
+        let Some(Minted { call: pending, .. }) = ended else { return };
+        self.forget(&pending);
+        match outcome {
+            // A server that was started anew: it did not run the call, which may be asked again in another session.
+            Ok(Taken::No(status, _)) if is_over && matches!(status.as_u16(), 400 | 404 | 410) => {
+                pending.waiter.refuse(StatusCode::NOT_FOUND, Bytes::new());
             }
-            if is_initialize {
-                self.break_off(Stage::Sent);
-            }
+            Ok(Taken::No(status, said)) => pending.waiter.refuse(status, said),
+            // Its answer can come no more.
+            Ok(Taken::Yes) => pending.waiter.fail(BackendError::bare(Stage::Body)),
+            Err(error) => pending.waiter.fail(error),
+        }
+        if pending.what == What::Initialize {
+            self.break_off(Stage::Sent);
         }
     }
 

@@ -1,5 +1,5 @@
 //! Servers of the transport of 2024-11-05 (HTTP+SSE): a GET opens an event stream, whose first event says where messages
-//! are POSTed; answers come on the stream. To the rest of the gateway each looks like a Streamable HTTP server of the
+//! are sent to by POST; answers come on the stream. To the rest of the gateway each looks like a Streamable HTTP server of the
 //! Legacy era: a POST, GET or DELETE in, an answer out, with sessions, event streams and 404 for a session whose stream
 //! broke.
 //!
@@ -10,7 +10,7 @@
 //! Invariants: every session of a client has an event stream of its own, so that all that comes on it is for that client; an
 //! id or progress token that a server sees is minted by us and never used twice on one stream, so that a late answer is
 //! taken for no other call's; messages go nowhere but to the origin that the stream came from; a stream that breaks fails
-//! each call under way on it once; a call is POSTed once.
+//! each call under way on it once; a call is sent once.
 //!
 //! Does not know: endpoints of the gateway, keys, and what a method does, but for those that decide whose a message is.
 

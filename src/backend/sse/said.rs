@@ -35,7 +35,7 @@ impl Link {
             }
             let chunk = tokio::select! {
                 biased;
-                () = self.to_end.notified() => return,
+                () = self.over() => return,
                 chunk = stream.chunk() => chunk,
             };
             match chunk {
