@@ -334,6 +334,34 @@ fn a_server_that_fails_is_not_asked_again_and_again() {
 }
 
 #[test]
+fn a_client_that_is_not_welcome_keeps_no_other_out() {
+    let server = Server::start();
+    let gateway = setup(&server, "").start();
+    let mut unwelcome = initialize(PATH);
+    unwelcome.body = String::from_utf8(unwelcome.body).unwrap().replace("\"test\"", "\"unwelcome\"").into();
+    let mut client = Client::connect(gateway.address);
+    let closed = server.closed();
+    for _ in 0..20 {
+        let refused = client.ask(&unwelcome);
+        assert!(refused.text().contains("not you"), "{}", refused.text());
+    }
+    let session = open_session(&gateway, PATH, None);
+    assert_eq!(text(&call(&gateway, &session, "echo", r#"{"text":"x"}"#)), "x");
+    server.wait("the end of their streams", |server| server.closed() >= closed + 20);
+    // Who goes away while it is let in leaves nothing behind.
+    let first = String::new();
+    server.change(|ways| ways.first = first);
+    let opened = server.opened();
+    for n in 1..=5 {
+        let mut client = Client::connect(gateway.address);
+        client.send(&initialize(PATH).bytes());
+        server.wait("its stream", |server| server.opened() >= opened + n);
+        drop(client);
+    }
+    server.wait("the end of their streams", |server| server.closed() >= closed + 25);
+}
+
+#[test]
 fn is_found_out_where_nobody_said() {
     let server = Server::start();
     let url = format!("http://{}/sse", server.address);

@@ -238,6 +238,10 @@ impl Server {
 
     fn take(&self, session: usize, message: &Value) {
         let (id, params) = (&message["id"], &message["params"]);
+        if params["clientInfo"]["name"] == "unwelcome" {
+            let error = json!({"code": -32602, "message": "not you"});
+            return self.send(session, &json!({"jsonrpc": "2.0", "id": id, "error": error}));
+        }
         let result = match message["method"].as_str() {
             Some("initialize") => json!({
                 "protocolVersion": "2024-11-05",

@@ -18,7 +18,7 @@ use super::super::shim::{
 };
 use super::super::{Answered, BackendError, Lane, Outgoing, Stage};
 use super::hub::{Hub, Way, answer};
-use super::open::ERROR_BYTES_MAX;
+use super::open::{ERROR_BYTES_MAX, is_failure};
 use super::server::Call;
 use crate::frame::{Envelope, Slices, Span};
 use crate::protocol::code;
@@ -278,7 +278,7 @@ impl Link {
     /// The server let it down. Where the session was not open yet, the next is not opened at once.
     pub fn break_off(&self, stage: Stage) {
         if !self.is_open.get() && !self.is_over.get() {
-            self.hub.note_failure(self.opened.1, "`initialize` was not answered with a result");
+            self.hub.note_failure(self.opened.1, "`initialize` was not answered");
         }
         self.close(stage);
     }
@@ -364,6 +364,10 @@ impl Link {
         drop(state);
         let Some(Minted { call: pending, .. }) = ended else { return };
         self.forget(&pending);
+        let is_failure = match &outcome {
+            Ok(Taken::No(status, _)) => is_failure(*status),
+            Ok(Taken::Yes) | Err(_) => true,
+        };
         match outcome {
             // A server that was started anew: it did not run the call, which may be asked again in another session.
             Ok(Taken::No(status, _)) if is_over && matches!(status.as_u16(), 400 | 404 | 410) => {
@@ -374,8 +378,10 @@ impl Link {
             Ok(Taken::Yes) => pending.waiter.fail(BackendError::bare(Stage::Body)),
             Err(error) => pending.waiter.fail(error),
         }
-        if pending.what == What::Initialize {
-            self.break_off(Stage::Sent);
+        match pending.what {
+            What::Initialize if is_failure => self.break_off(Stage::Sent),
+            What::Initialize => self.close(Stage::Sent),
+            What::Call => {}
         }
     }
 

@@ -71,6 +71,10 @@ impl Hub {
             () = call.reply.closed() => return,
             opened = self.connect(&call.request) => opened,
         };
+        if call.reply.is_closed() {
+            // That it was given up may have been told before there was anything to close. Told later, it finds the way.
+            return;
+        }
         let outcome = match opened {
             Ok((began, Opened::Stream(stream))) => match session_id() {
                 Ok(session) => {
@@ -108,8 +112,10 @@ impl Hub {
         let silent = |_elapsed| Err(BackendError::new(Stage::NoEndpoint, "its event stream says nothing"));
         let opened = timeout(patience, dial(&self.pool, &self.url, request)).await.unwrap_or_else(silent);
         match &opened {
-            Ok(Opened::Stream(_)) => {}
-            Ok(Opened::Refused(status, _)) => self.note_failure(began, &format!("HTTP {}", status.as_u16())),
+            Ok(Opened::Refused(status, _)) if is_failure(*status) => {
+                self.note_failure(began, &format!("HTTP {}", status.as_u16()));
+            }
+            Ok(_) => {}
             Err(error) => self.note_failure(began, &error.to_string()),
         }
         opened.map(|opened| (began, opened))
@@ -125,6 +131,12 @@ impl Hub {
     pub fn note_success(&self) {
         *self.failures.borrow_mut() = Failures::default();
     }
+}
+
+/// Whether a status says that the server is unwell. Others may have to do with what this one client sent, which is not to
+/// keep the next from trying.
+pub fn is_failure(status: StatusCode) -> bool {
+    status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS
 }
 
 /// Opens an event stream, and reads as far as it says where messages go. Cancel safe: dropping it closes the stream.

@@ -15,6 +15,9 @@ use crate::protocol::Method;
 /// Requests of one server that one client has not answered.
 const ASKED_MAX: usize = 256;
 
+/// The id of one, which is kept: real ones are numbers and UUIDs.
+const ASKED_ID_BYTES_MAX: usize = 1 << 10;
+
 /// Whose call or stream it was for, or that there is none.
 type IsTaken = bool;
 
@@ -126,9 +129,10 @@ impl Link {
         let edits = [(id.span, &own[..])];
         match (what, envelope.kind) {
             (What::Initialize, Kind::Response) => self.begin(waiter, rewritten(message, &edits)),
+            // It may be what this client said of itself that it does not take.
             (What::Initialize, _) => {
                 waiter.finish(message, &edits);
-                self.break_off(Stage::Sent);
+                self.close(Stage::Sent);
             }
             (What::Call, _) => waiter.finish(message, &edits),
         }
@@ -160,13 +164,14 @@ impl Link {
             return true;
         }
         let mut state = self.state.borrow_mut();
-        let is_sent = state.asked.len() < ASKED_MAX && state.send(event(message, &[]));
+        let may_ask = id.len() <= ASKED_ID_BYTES_MAX && state.asked.len() < ASKED_MAX;
+        let is_sent = may_ask && state.send(event(message, &[]));
         if is_sent {
             state.asked.insert(Bytes::copy_from_slice(id));
         }
         drop(state);
         if !is_sent {
-            self.refuse(id, "the client does not read what it is asked");
+            self.refuse(id, "the client does not answer what it is asked");
         }
         true
     }

@@ -242,6 +242,10 @@ async fn a_request_of_the_server_is_answered_once() {
                 room.feed(format!("data: {{\"jsonrpc\":\"2.0\",\"id\":{id},\"method\":\"roots/list\"}}\n\n").as_bytes());
             }
             assert_eq!(room.link.state.borrow().asked.len(), 256);
+            let mut room = Room::new(&[], true);
+            let id = "x".repeat(2000);
+            room.feed(format!("data: {{\"jsonrpc\":\"2.0\",\"id\":\"{id}\",\"method\":\"roots/list\"}}\n\n").as_bytes());
+            assert_eq!(room.heard(), [""]);
         })
         .await;
 }
