@@ -23,7 +23,7 @@ struct State {
     ways: Ways,
     sessions: HashMap<usize, TcpStream>,
     opened: usize,
-    /// Every message that came, with its session, and the head that it came with.
+    /// Every message that came in a session, with that, and the head that it came with.
     seen: Vec<(usize, Value, String)>,
     /// Streams that the other side closed.
     closed: usize,
@@ -211,8 +211,11 @@ impl Server {
             return Err(("400 Bad Request", "no JSON"));
         };
         let refusal = self.edit(|state| {
-            state.seen.push((session, message.clone(), head.to_owned()));
-            state.sessions.contains_key(&session).then_some(state.ways.refusal)
+            let is_known = state.sessions.contains_key(&session);
+            if is_known {
+                state.seen.push((session, message.clone(), head.to_owned()));
+            }
+            is_known.then_some(state.ways.refusal)
         });
         let Some(refusal) = refusal else { return Err(("404 Not Found", "no such session")) };
         match message["params"]["name"].as_str() {
