@@ -11,11 +11,15 @@ use tokio::task::LocalSet;
 use tokio::time::Instant;
 
 use super::super::shim::{Events, Outcome, ReplyBody, stream};
-use super::super::{Address, Backend, BackendId, Config, EraChoice, Stage, TlsRoots};
+use super::super::{Address, Backend, BackendId, Config, EraChoice, Outgoing, Stage, TlsRoots};
 use super::hub::Hub;
 use super::link::{Link, Pending, What};
+use super::server::Server;
 use crate::base::ServerName;
 use crate::frame::EventReader;
+
+/// Port 9 is `discard`; nobody listens there.
+const URL: &str = "http://127.0.0.1:9/sse";
 
 /// A session on a server that nothing is sent to.
 struct Room {
@@ -25,13 +29,12 @@ struct Room {
     listening: Option<Events>,
 }
 
-fn hub() -> Rc<Hub> {
+fn wire(private_addresses: bool) -> Arc<Backend> {
     let patience = Duration::from_secs(1);
-    // Port 9 is `discard`; nobody listens there.
-    let url: url::Url = "http://127.0.0.1:9/sse".parse().unwrap();
+    let url = URL.parse().unwrap();
     let config = Config {
         name: ServerName::new("a").unwrap(),
-        address: Address::Http(url.clone()),
+        address: Address::Http(url),
         headers: Vec::new(),
         era: EraChoice::Auto,
         connect_timeout: patience,
@@ -43,13 +46,16 @@ fn hub() -> Rc<Hub> {
         idle_connections_max: 1,
         idle_age_max: patience,
         fast_lane: true,
-        private_addresses: true,
+        private_addresses,
         may_be_sse: false,
         alias: None,
     };
     let roots = TlsRoots::from_roots(rustls::RootCertStore::empty());
-    let wire: Arc<Backend> = Backend::new(BackendId(0), config, &roots).unwrap();
-    Hub::new(wire, url)
+    Backend::new(BackendId(0), config, &roots).unwrap()
+}
+
+fn hub() -> Rc<Hub> {
+    Hub::new(wire(true), URL.parse().unwrap())
 }
 
 impl Room {
@@ -248,6 +254,17 @@ async fn a_request_of_the_server_is_answered_once() {
             assert_eq!(room.heard(), [""]);
         })
         .await;
+}
+
+#[tokio::test]
+async fn says_why_a_session_cannot_be_opened() {
+    const INITIALIZE: &str =
+        r#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2024-11-05"}}"#;
+    for (private_addresses, expected) in [(true, Stage::Connect), (false, Stage::Private)] {
+        let server = Server::deploy(wire(private_addresses), URL.parse().unwrap()).unwrap();
+        let outcome = server.call(Outgoing::whole(INITIALIZE.into())).await;
+        assert_eq!(outcome.map(|_| ()).map_err(|error| error.stage), Err(expected));
+    }
 }
 
 #[tokio::test]
