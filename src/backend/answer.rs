@@ -15,7 +15,7 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::general::peek;
 use super::pool::{Permit, Pool};
-use super::stdio::{Events, Hold, Reply, ReplyBody};
+use super::shim::{Events, Hold, Reply, ReplyBody};
 use super::wire::Wire;
 use super::{BackendError, Stage};
 use crate::protocol::header;
@@ -76,8 +76,8 @@ pub enum Body {
     Begun(Bytes, u64),
     /// What hyper reads.
     General(Incoming),
-    /// What a process says.
-    Process(Box<(Events, Hold)>),
+    /// What a server says that only looks like one of Streamable HTTP.
+    Told(Box<(Events, Hold)>),
     /// Nothing.
     Ended,
 }
@@ -92,7 +92,7 @@ impl Body {
         }
     }
 
-    /// Said by a process; the hold gives the call up when the body is dropped.
+    /// Said by such a server; the hold gives the call up when the body is dropped.
     pub(super) fn of_reply(reply: Reply, mut hold: Hold) -> (Head, Self) {
         let Reply { status, session_id, body } = reply;
         let (content_type, body) = match body {
@@ -100,7 +100,7 @@ impl Body {
                 hold.release();
                 (header::JSON, Self::of_length(bytes, 0))
             }
-            ReplyBody::Events(events) => (header::EVENT_STREAM, Self::Process(Box::new((events, hold)))),
+            ReplyBody::Events(events) => (header::EVENT_STREAM, Self::Told(Box::new((events, hold)))),
         };
         let content_type = Some(HeaderValue::from_static(content_type));
         (Head { status, content_type, session_id, is_packed: false }, body)
@@ -165,7 +165,7 @@ impl Answer {
                 }
             }
             Body::General(_) => self.poll_general(cx),
-            Body::Process(said) => match said.0.poll_next(cx) {
+            Body::Told(said) => match said.0.poll_next(cx) {
                 Poll::Pending => self.poll_idle(cx),
                 Poll::Ready(Some(Ok(bytes))) => {
                     self.note_progress();
@@ -262,7 +262,7 @@ impl Answer {
             Body::Last(bytes) => Some(bytes.len() as u64),
             Body::Begun(first, left) => Some(first.len() as u64 + left),
             Body::General(incoming) => incoming.size_hint().exact(),
-            Body::Process(_) => None,
+            Body::Told(_) => None,
         }
     }
 

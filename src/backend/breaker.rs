@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use crossbeam::utils::CachePadded;
 use tokio::time::Instant;
 
-use super::backoff::Backoff;
+use super::shim::Backoff;
 use super::{BackendError, Stage};
 use crate::base::ServerName;
 

@@ -30,6 +30,10 @@ pub enum Stage {
     Tls,
     /// Within the connect timeout, none of these ended.
     ConnectTimeout,
+    /// Its event stream did not say where messages go (MCP 2024-11-05).
+    NoEndpoint,
+    /// Its event stream sends messages elsewhere than to the server itself.
+    ForeignEndpoint,
     /// The connection was gone before a byte of the request was written.
     Unsent,
     /// The request was written, at least in part; it may have run.
@@ -60,6 +64,7 @@ impl Stage {
             Self::Resolve => "finding its address",
             Self::Private => "leave to connect",
             Self::Connect | Self::ConnectTimeout => "connecting",
+            Self::NoEndpoint | Self::ForeignEndpoint => "opening the event stream",
             Self::Tls => "TLS handshake",
             Self::Unsent => "sending",
             Self::Sent | Self::FirstByteTimeout => "waiting for an answer",
@@ -94,6 +99,8 @@ impl BackendError {
                 | Stage::Connect
                 | Stage::Tls
                 | Stage::ConnectTimeout
+                | Stage::NoEndpoint
+                | Stage::ForeignEndpoint
                 | Stage::Unsent
         )
     }
@@ -125,6 +132,20 @@ impl BackendError {
             Stage::ConnectTimeout => (
                 Kind::Unreachable,
                 format!("server `{server}` does not accept connections; the call did not run"),
+            ),
+            Stage::NoEndpoint => (
+                Kind::Unreachable,
+                format!(
+                    "server `{server}` did not say in time where messages go (event `endpoint`), as servers of the \
+                     type sse do; the call did not run"
+                ),
+            ),
+            Stage::ForeignEndpoint => (
+                Kind::BadAnswer,
+                format!(
+                    "server `{server}` sends messages to another origin than its own (event `endpoint`), which is \
+                     refused; the call did not run"
+                ),
             ),
             Stage::FirstByteTimeout => {
                 (Kind::TimedOut, format!("server `{server}` did not answer in time; the call may have run"))

@@ -4,10 +4,9 @@
 //! response or a broken body; a request is written at most once, unless nothing of the first try was
 //! written; what is under way at one backend is bounded and takes nothing from another.
 //!
-//! Does not know: clients and their sessions, what a key may do, or, but for `stdio`, what a message means.
+//! Does not know: clients and their sessions, what a key may do, or, but for `stdio` and `sse`, what a message means.
 
 mod answer;
-mod backoff;
 mod body;
 mod breaker;
 mod connect;
@@ -18,6 +17,8 @@ mod outgoing;
 mod patience;
 mod pool;
 mod private;
+mod shim;
+mod sse;
 pub mod stdio;
 mod stream;
 mod target;
@@ -75,6 +76,9 @@ pub struct Config {
     pub idle_age_max: Duration,
     /// Whether answers of the usual shape are read here; else hyper reads them all.
     pub fast_lane: bool,
+    /// Whether, where it answers `initialize` with 404 or 405, it is looked at whether it is one of [`Address::Sse`]
+    /// (MCP 2025-03-26, transports, backwards compatibility).
+    pub may_be_sse: bool,
     /// Whether it may be at a private address, looked at with each connection: names change.
     pub private_addresses: bool,
     /// Stands before the names of its tools and prompts in place of `name`, where servers are told apart so.
@@ -93,6 +97,8 @@ pub enum Address {
         /// The request path, beginning with `/`.
         path: String,
     },
+    /// HTTP with an event stream beside it (MCP 2024-11-05): where the stream is opened.
+    Sse(url::Url),
     /// A child process, over its standard input and output.
     Stdio(Box<stdio::Program>),
 }
@@ -127,6 +133,10 @@ pub struct Backend {
 enum Reach {
     /// HTTP over a connection.
     Wire(Target),
+    /// The same, until it is found to be the other.
+    Unsaid(Target, sse::Candidate),
+    /// Messages to the task that owns its event streams.
+    Sse(sse::Server),
     /// Messages to the task that owns its processes.
     Process(stdio::Server<stdio::Deployed>),
 }
@@ -139,7 +149,7 @@ impl Backend {
     /// Makes ready what each connection and each request needs. Opens nothing, and starts no process but the thread
     /// that will.
     pub fn new(id: BackendId, config: Config, roots: &TlsRoots) -> Result<Arc<Self>, InvalidTarget> {
-        let target::Resolved { reach, path, host } = target::resolve(&config, roots)?;
+        let target::Resolved { reach, path, host } = target::resolve(id, &config, roots)?;
         let mut headers = HeaderMap::with_capacity(16);
         headers.insert(http::header::HOST, host);
         headers.insert(
@@ -156,9 +166,9 @@ impl Backend {
         posting.insert(http::header::ACCEPT, HeaderValue::from_static(header::ACCEPT_BOTH));
         let bounds = pool::Bounds::new(config.in_flight_max);
         let breaker = match &reach {
-            Reach::Wire(_) => Breaker::new(),
-            // Who supervises the processes waits between two tries, and says so.
-            Reach::Process(_) => Breaker::never_open(),
+            Reach::Wire(_) | Reach::Unsaid(..) => Breaker::new(),
+            // Who looks after the processes or the event streams waits between two tries, and says so.
+            Reach::Process(_) | Reach::Sse(_) => Breaker::never_open(),
         };
         Ok(Arc::new(Self {
             get: Opening::new(&Method::GET, &path, listening),
@@ -181,7 +191,7 @@ impl Backend {
     /// How its processes are, when it is a program that was not stopped. Cancel safe.
     pub async fn process_health(&self) -> Option<stdio::Health> {
         match &self.reach {
-            Reach::Wire(_) => None,
+            Reach::Wire(_) | Reach::Unsaid(..) | Reach::Sse(_) => None,
             Reach::Process(server) => server.health().await,
         }
     }
@@ -212,6 +222,8 @@ impl Backend {
 struct Opening {
     /// From the request line to the last of the fields that are always the same.
     lines: Bytes,
+    /// Of those, the request line.
+    first_line_bytes: usize,
     /// Those fields.
     fields: HeaderMap,
 }
@@ -219,13 +231,14 @@ struct Opening {
 impl Opening {
     fn new(method: &Method, path: &PathAndQuery, fields: HeaderMap) -> Self {
         let mut lines = BytesMut::new();
-        lines.put_slice(format!("{method} {path} HTTP/1.1\r\n").as_bytes());
+        outgoing::put_request_line(&mut lines, method, path);
+        let first_line_bytes = lines.len();
         for (name, value) in &fields {
             lines.put_slice(name.as_str().as_bytes());
             lines.put_slice(b": ");
             lines.put_slice(value.as_bytes());
             lines.put_slice(b"\r\n");
         }
-        Self { lines: lines.freeze(), fields }
+        Self { lines: lines.freeze(), first_line_bytes, fields }
     }
 }

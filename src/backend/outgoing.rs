@@ -1,17 +1,18 @@
 //! A request to a backend, before it is written.
 
 use bytes::{BufMut, Bytes};
+use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
 
 use super::Backend;
 use super::body::RequestBody;
-use super::stdio::Verb;
+use super::shim::Verb;
 use crate::auth::KeyId;
 use crate::base::put_decimal;
 use crate::frame::Slices;
 use crate::protocol::header;
 
-/// A request to the MCP path of a backend: its body, and the fields it carries beside those that every
+/// A request to a backend, to its MCP path unless it says another: its body, and the fields it carries beside those that every
 /// request to that backend carries.
 #[derive(Clone)]
 pub struct Outgoing {
@@ -20,6 +21,8 @@ pub struct Outgoing {
     lines: Vec<u8>,
     body: Slices,
     owner: Option<KeyId>,
+    /// In place of the MCP path; boxed, for a usual request has none.
+    path: Option<Box<PathAndQuery>>,
 }
 
 /// Revision, method, name, session id and the trace: what a usual message carries.
@@ -30,7 +33,8 @@ const LINE_END: &[u8] = b"\r\n";
 impl Outgoing {
     /// A message.
     pub fn post(body: Slices) -> Self {
-        Self { method: Method::POST, lines: Vec::with_capacity(LINES_BYTES_USUAL), body, owner: None }
+        let lines = Vec::with_capacity(LINES_BYTES_USUAL);
+        Self { method: Method::POST, lines, body, owner: None, path: None }
     }
 
     /// A message of one piece.
@@ -53,6 +57,22 @@ impl Outgoing {
         self.owner = owner;
     }
 
+    /// To another path than the MCP path.
+    #[must_use]
+    pub(super) fn to(mut self, path: PathAndQuery) -> Self {
+        self.path = Some(Box::new(path));
+        self
+    }
+
+    /// With the fields of another request, but for those that name a session or a place in a stream.
+    #[must_use]
+    pub(super) fn with_fields_of(mut self, other: &Self) -> Self {
+        self.lines.clone_from(&other.lines);
+        self.remove(&header::SESSION_ID);
+        self.remove(&header::LAST_EVENT_ID);
+        self
+    }
+
     /// Adds a field, beside others of its name.
     pub fn add(&mut self, name: &HeaderName, value: &HeaderValue) {
         self.put(name.as_str(), value.as_bytes());
@@ -60,6 +80,11 @@ impl Outgoing {
 
     /// Adds a field in place of others of its name.
     pub fn set(&mut self, name: &HeaderName, value: &HeaderValue) {
+        self.remove(name);
+        self.add(name, value);
+    }
+
+    fn remove(&mut self, name: &HeaderName) {
         let mut at = 0;
         while let Some(line) = self.lines[at..].split_inclusive(|byte| *byte == b'\n').next() {
             let end = at + line.len();
@@ -69,7 +94,6 @@ impl Outgoing {
                 at = end;
             }
         }
-        self.add(name, value);
     }
 
     /// Adds a field. `name`: in lower case; `value`: bytes that HTTP allows in one (RFC 9110, section 5.5). A value
@@ -89,8 +113,8 @@ impl Outgoing {
         self.lines.put_slice(LINE_END);
     }
 
-    /// As a server that is a process is asked.
-    pub(super) fn to_process(&self) -> (Verb, Option<HeaderValue>, Option<KeyId>) {
+    /// As a server that only looks like one of Streamable HTTP is asked.
+    pub(super) fn to_verb(&self) -> (Verb, Option<HeaderValue>, Option<KeyId>) {
         let verb = match self.method {
             Method::GET => Verb::Get,
             Method::DELETE => Verb::Delete,
@@ -110,10 +134,19 @@ impl Outgoing {
 
     /// As it goes over the wire (RFC 9112, sections 3 to 6).
     pub(super) fn render(&self, backend: &Backend) -> Vec<u8> {
-        let head = &backend.head(&self.method).lines;
+        let opening = backend.head(&self.method);
+        let path_bytes = self.path.as_ref().map_or(0, |path| path.as_str().len());
         let body_bytes = self.body_bytes();
-        let mut out = Vec::with_capacity(head.len() + self.lines.len() + LENGTH_LINE_BYTES_MAX + body_bytes);
-        out.put_slice(head);
+        let mut out = Vec::with_capacity(
+            opening.lines.len() + path_bytes + self.lines.len() + LENGTH_LINE_BYTES_MAX + body_bytes,
+        );
+        match &self.path {
+            None => out.put_slice(&opening.lines),
+            Some(path) => {
+                put_request_line(&mut out, &self.method, path);
+                out.put_slice(&opening.lines[opening.first_line_bytes..]);
+            }
+        }
         out.put_slice(&self.lines);
         if self.method == Method::POST {
             out.put_slice(b"content-length: ");
@@ -144,9 +177,17 @@ impl Outgoing {
         }
         let mut request = Request::new(RequestBody::new(self.body.clone()));
         *request.method_mut() = self.method.clone();
-        *request.uri_mut() = backend.path.clone().into();
+        let path = self.path.as_deref().unwrap_or(&backend.path);
+        *request.uri_mut() = path.clone().into();
         *request.headers_mut() = headers;
         request
+    }
+}
+
+/// The request line (RFC 9112, section 3).
+pub(super) fn put_request_line(out: &mut impl BufMut, method: &Method, path: &PathAndQuery) {
+    for part in [method.as_str(), " ", path.as_str(), " HTTP/1.1\r\n"] {
+        out.put_slice(part.as_bytes());
     }
 }
 
@@ -178,5 +219,14 @@ mod tests {
         check(&request, &[("mcp-name-2", b""), ("mcp-name", b"once")]);
         request.set(&name("mcp"), &value("another"));
         check(&request, &[("mcp-name-2", b""), ("mcp-name", b"once"), ("mcp", b"another")]);
+    }
+
+    #[test]
+    fn fields_of_a_session_stay_with_it() {
+        let mut request = Outgoing::get();
+        request.put("traceparent", b"00-1");
+        request.put("mcp-session-id", b"x");
+        request.put("last-event-id", b"7");
+        check(&Outgoing::whole(Bytes::new()).with_fields_of(&request), &[("traceparent", b"00-1")]);
     }
 }

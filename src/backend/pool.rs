@@ -15,7 +15,7 @@ use super::answer::{Answer, Answered, Body, Head};
 use super::connect::{Target, connect};
 use super::outgoing::Outgoing;
 use super::patience::Patience;
-use super::stdio::{Deployed, Server};
+use super::shim::{Hold, Reply};
 use super::wire::{SendError, Wire};
 use super::{Backend, BackendError, Reach, Stage};
 
@@ -74,7 +74,19 @@ impl Pool {
         };
         let target = match &self.backend.reach {
             Reach::Wire(target) => target,
-            Reach::Process(server) => return Box::pin(self.hand_over(server, request, lane, permit)).await,
+            Reach::Unsaid(target, candidate) => match candidate.found() {
+                None => target,
+                Some(server) => {
+                    return Box::pin(self.hand_over(server.call(request.clone()), lane, permit)).await;
+                }
+            },
+            Reach::Process(server) => {
+                let (verb, session, owner) = request.to_verb();
+                return Box::pin(self.hand_over(server.call(verb, session, owner), lane, permit)).await;
+            }
+            Reach::Sse(server) => {
+                return Box::pin(self.hand_over(server.call(request.clone()), lane, permit)).await;
+            }
         };
         // Goes on right after the runtime has asked the kernel what has come: what a backend sent out of turn
         // is known when its connection is looked at. And all that came is read before anything is written, as
@@ -99,16 +111,24 @@ impl Pool {
         }
     }
 
-    /// Has a process answer.
+    /// Looks whether the server is one of the transport of 2024-11-05, where nobody said, and speaks to it so from now
+    /// on if it is. Says whether it is spoken to so.
+    ///
+    /// Cancel safe: it is not known then.
+    pub async fn find_sse(&self) -> bool {
+        match &self.backend.reach {
+            Reach::Unsaid(_, candidate) => candidate.look().await,
+            Reach::Wire(_) | Reach::Sse(_) | Reach::Process(_) => false,
+        }
+    }
+
+    /// Has a server answer that only looks like one of Streamable HTTP.
     async fn hand_over(
         self: &Rc<Self>,
-        server: &Server<Deployed>,
-        request: &Outgoing,
+        calling: impl Future<Output = Result<(Reply, Hold), BackendError>>,
         lane: Lane,
         permit: Option<Permit>,
     ) -> Result<Box<Answered>, BackendError> {
-        let (verb, session, owner) = request.to_process();
-        let calling = server.call(verb, session, owner);
         let called = timeout(self.backend.config.first_byte_timeout, calling).await;
         let called = called.unwrap_or_else(|_elapsed| Err(BackendError::bare(Stage::FirstByteTimeout)));
         let (reply, hold) = called.map_err(|error| self.note(error))?;

@@ -8,7 +8,7 @@ use super::Address;
 /// Whether an address as written leads to a private place. A name is not looked up: that is to be done when connecting,
 /// for names change.
 pub fn is_private_address(address: &Address) -> bool {
-    let Address::Http(url) = address else { return true };
+    let (Address::Http(url) | Address::Sse(url)) = address else { return true };
     match url.host() {
         Some(url::Host::Ipv4(ip)) => is_private(ip.into()),
         Some(url::Host::Ipv6(ip)) => is_private(ip.into()),

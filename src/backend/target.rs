@@ -9,8 +9,7 @@ use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::ServerName as TlsName;
 
 use super::connect::Target;
-use super::stdio::Server;
-use super::{Address, Config, Reach};
+use super::{Address, Backend, BackendId, Config, Reach, sse, stdio};
 
 /// Whom TLS connections to backends trust: loaded once, for all.
 #[derive(Clone)]
@@ -39,16 +38,23 @@ pub(super) struct Resolved {
 #[derive(Debug)]
 pub struct InvalidTarget(String);
 
-pub(super) fn resolve(config: &Config, roots: &TlsRoots) -> Result<Resolved, InvalidTarget> {
+pub(super) fn resolve(id: BackendId, config: &Config, roots: &TlsRoots) -> Result<Resolved, InvalidTarget> {
+    // Of what is not asked for by URL.
+    let here = |reach| Resolved {
+        reach,
+        path: PathAndQuery::from_static("/"),
+        host: HeaderValue::from_static("localhost"),
+    };
     match &config.address {
         Address::Stdio(program) => {
-            let server = Server::new(config.name.clone(), program.clone(), config.era);
+            let server = stdio::Server::new(config.name.clone(), program.clone(), config.era);
             let deployed = server.deploy().map_err(|failed| InvalidTarget(failed.why().to_owned()))?;
-            Ok(Resolved {
-                reach: Reach::Process(deployed),
-                path: PathAndQuery::from_static("/"),
-                host: HeaderValue::from_static("localhost"),
-            })
+            Ok(here(Reach::Process(deployed)))
+        }
+        Address::Sse(url) => {
+            let deployed = sse::Server::deploy(over_http(id, config, url, roots)?, url.clone());
+            let failed = |error| format!("the thread that would speak to it cannot be started: {error}");
+            Ok(here(Reach::Sse(deployed.map_err(|error| InvalidTarget(failed(error)))?)))
         }
         Address::Unix { socket, path } => Ok(Resolved {
             reach: Reach::Wire(Target::Unix(socket.clone())),
@@ -70,13 +76,30 @@ pub(super) fn resolve(config: &Config, roots: &TlsRoots) -> Result<Resolved, Inv
             };
             let authority = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
             let path = url.query().map_or_else(|| url.path().to_owned(), |q| format!("{}?{q}", url.path()));
+            let target = Target::Tcp { host: bare, port, tls };
+            let reach = if config.may_be_sse {
+                Reach::Unsaid(target, sse::Candidate::new(over_http(id, config, url, roots)?, url.clone()))
+            } else {
+                Reach::Wire(target)
+            };
             Ok(Resolved {
-                reach: Reach::Wire(Target::Tcp { host: bare, port, tls }),
+                reach,
                 path: parse_path(&path)?,
                 host: HeaderValue::from_str(&authority).map_err(|_| invalid("no valid host"))?,
             })
         }
     }
+}
+
+/// How the URL of a server is spoken to, whatever its transport makes of that.
+fn over_http(
+    id: BackendId,
+    config: &Config,
+    url: &url::Url,
+    roots: &TlsRoots,
+) -> Result<Arc<Backend>, InvalidTarget> {
+    let wire = Config { address: Address::Http(url.clone()), may_be_sse: false, ..config.clone() };
+    Backend::new(id, wire, roots)
 }
 
 fn parse_path(path: &str) -> Result<PathAndQuery, InvalidTarget> {

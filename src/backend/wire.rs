@@ -211,6 +211,7 @@ mod tests {
             idle_age_max: patience,
             fast_lane: true,
             private_addresses: true,
+            may_be_sse: false,
             alias: None,
         };
         let roots = TlsRoots::from_roots(rustls::RootCertStore::empty());
@@ -259,7 +260,7 @@ mod tests {
                     whole.extend(more);
                 }
             }
-            Body::Process(_) => unreachable!("it came over a wire"),
+            Body::Told(_) => unreachable!("it came over a wire"),
             Body::General(mut incoming) => loop {
                 let frame = std::future::poll_fn(|cx| {
                     wire.drive(cx);

@@ -9,11 +9,12 @@ use super::mistakes::{Place, Report, Written, quote};
 use super::process;
 use super::raw::Variables;
 use super::section::Section;
+use crate::admin::definition::MODERN_SSE;
 use crate::admin::definition::address;
 use crate::admin::definition::bounds::{self, Bound, Settings};
 use crate::admin::definition::headers::{self, Owner};
-use crate::admin::definition::mcp_json::{Kind, nearest_name};
-use crate::backend::{self, EraChoice};
+use crate::admin::definition::mcp_json::{Kind, Transport, nearest_name};
+use crate::backend::{self, Address, EraChoice};
 use crate::base::ServerName;
 
 /// The servers, and what became of every name that was written for one.
@@ -33,6 +34,7 @@ struct Draft<'a> {
     url: Option<Written<&'a str>>,
     headers: Vec<(&'a str, Written<&'a str>)>,
     bearer: Option<Written<&'a str>>,
+    transport: Transport,
     program: Option<process::Draft<'a>>,
     settings: Settings,
 }
@@ -98,6 +100,7 @@ impl Servers {
         let url = section.text("url");
         let headers = section.text_map("headers");
         let bearer = section.text("bearer");
+        let transport = section.word("transport", &TRANSPORTS, Transport::Unsaid);
         let program = process::read(&section, context);
         let disabled = section.flag("disabled").unwrap_or(false);
         let settings = Settings::read(&section, shared);
@@ -110,7 +113,7 @@ impl Servers {
         if disabled {
             return context.report.notice(&place, "skipped: it is disabled");
         }
-        self.add(Draft { name, place, url, headers, bearer, program, settings }, context);
+        self.add(Draft { name, place, url, headers, bearer, transport, program, settings }, context);
     }
 
     fn take_entry<'a>(&mut self, entry: &'a Entry, settings: &Settings, context: Context<'_>) {
@@ -138,8 +141,10 @@ impl Servers {
             };
             members.iter().map(written).collect()
         };
-        let (url, headers, program) = match &entry.kind {
-            Kind::Http { url, headers } => (Some(at("url", url)), all("headers", headers), None),
+        let (url, headers, transport, program) = match &entry.kind {
+            Kind::Http { url, headers, transport } => {
+                (Some(at("url", url)), all("headers", headers), *transport, None)
+            }
             Kind::Stdio { command, args, env, cwd } => {
                 let program = process::Draft {
                     command: at("command", command),
@@ -150,12 +155,13 @@ impl Servers {
                     beside: None,
                     settings: bounds::program(),
                 };
-                (None, Vec::new(), Some(program))
+                (None, Vec::new(), Transport::Unsaid, Some(program))
             }
             Kind::Skip(_) => return,
         };
         let place = entry.place.clone();
-        self.add(Draft { name, place, url, headers, bearer: None, program, settings: *settings }, context);
+        let settings = *settings;
+        self.add(Draft { name, place, url, headers, bearer: None, transport, program, settings }, context);
     }
 
     fn add(&mut self, mut draft: Draft<'_>, context: Context<'_>) {
@@ -170,21 +176,24 @@ impl Servers {
         self.known.insert(draft.name.as_str().to_owned(), Some(draft.name.clone()));
         let headers = draft.headers(context);
         if let Some(address) = draft.address(context) {
-            self.ready.push(draft.settings.server(draft.name, address, headers));
+            let may_be_sse = draft.transport == Transport::Unsaid && matches!(address, Address::Http(_));
+            let server = draft.settings.server(draft.name, address, headers);
+            self.ready.push(backend::Config { may_be_sse, ..server });
         }
     }
 }
 
 impl Draft<'_> {
-    fn address(&mut self, context: Context<'_>) -> Option<backend::Address> {
+    fn address(&mut self, context: Context<'_>) -> Option<Address> {
         let program = self.program.take();
         if let Some(program) = program {
-            if self.url.is_some() || !self.headers.is_empty() || self.bearer.is_some() {
-                let text = "is a program (command), which has neither url nor headers nor bearer; leave out one or the other";
+            let is_remote = self.url.is_some() || !self.headers.is_empty() || self.bearer.is_some();
+            if is_remote || self.transport != Transport::Unsaid {
+                let text = "is a program (command), which has neither url nor headers, bearer or transport; leave out one or the other";
                 context.report.mistake(&self.place, text);
             }
             let program = program.program(&self.place, context)?;
-            return Some(backend::Address::Stdio(Box::new(program)));
+            return Some(Address::Stdio(Box::new(program)));
         }
         let Some(url) = &self.url else {
             let text = "is missing; write url = \"http://host/path\", or command = \"program\"";
@@ -192,7 +201,12 @@ impl Draft<'_> {
             return None;
         };
         let text = context.expand(url)?;
-        match address::parse(&text) {
+        let is_sse = self.transport == Transport::Sse;
+        if is_sse && self.settings.era == EraChoice::Modern {
+            context.report.mistake(&self.place.below("era"), MODERN_SSE);
+        }
+        let parsed = address::parse(&text);
+        match if is_sse { parsed.and_then(address::over_sse) } else { parsed } {
             Ok(address) => Some(address),
             Err(wrong) => {
                 context.report.mistake(&url.place, wrong);
@@ -267,6 +281,9 @@ impl Context<'_> {
         }
     }
 }
+
+/// The names of transports in `metamcp.toml`.
+const TRANSPORTS: [(&str, Transport); 2] = [("http", Transport::Streamable), ("sse", Transport::Sse)];
 
 /// Servers take 100 fields, and the client's own are sent as well.
 const HEADERS_MAX: usize = 64;

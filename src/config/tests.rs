@@ -432,7 +432,8 @@ fn reads_what_endpoints_show() {
 fn mcp_json_beside_toml() {
     let json = r#"{"mcpServers": {
         "my server": {"url": "http://m", "headers": {"X-Key": "${KEY:-k}", "Content-Type": "application/json"}},
-        "old": {"type": "sse", "url": "http://o"},
+        "old": {"type": "sse", "url": "http://o/sse?key=hunter2"},
+        "off": {"url": "http://o", "disabled": true},
         "local": {"command": "npx", "args": ["${KEY:-k}", "b"], "env": {"A": "${NEVER_SET}"}}}}"#;
     check_mistakes(
         run("", &[], &[("mcp.json", json)]),
@@ -447,23 +448,46 @@ fn mcp_json_beside_toml() {
     );
     let text = text.replace(", 'my-server-2'", "");
     let config = run("", &[], &[("metamcp.toml", &text), ("mcp.json", json)]).unwrap();
-    assert_eq!(config.servers.len(), 3);
+    assert_eq!(config.servers.len(), 4);
     assert_eq!(config.servers[1].name.as_str(), "my-server");
+    assert!(config.servers[1].may_be_sse && !config.servers[2].may_be_sse);
     assert_eq!(config.servers[1].headers.len(), 1);
     let summary = Summary(&config).to_string();
     for part in [
         "listens on http://127.0.0.1:12009",
-        "endpoint   /mcp (prefix always): a, my-server, local",
+        "endpoint   /mcp (prefix always): a, my-server, old, local",
         "endpoint   /mcp/e (prefix always): my-server, local",
         "server     my-server: http://m/ (era auto, headers x-key)",
         "served as \"my-server\"",
-        "mcpServers.old: skipped: sse servers are not supported by this version",
+        "server     old: sse:http://o/sse?... (era auto)",
+        "mcpServers.off: skipped: it is disabled",
         "server     local: stdio:npx (era auto)",
         "Content-Type: left out",
     ] {
         assert!(summary.contains(part), "{part:?} is not in\n{summary}");
     }
     assert!(!summary.contains("hunter2"), "{summary}");
+}
+
+#[test]
+fn transports() {
+    let address = |lines: &str| {
+        let server = toml(&format!("[servers.a]\nurl = 'http://a/sse'\n{lines}")).unwrap().servers.remove(0);
+        (matches!(server.address, Address::Sse(_)), server.may_be_sse)
+    };
+    assert_eq!(address(""), (false, true));
+    assert_eq!(address("transport = 'http'"), (false, false));
+    assert_eq!(address("transport = 'sse'"), (true, false));
+    check_mistakes(
+        toml("[servers.a]\nurl = 'http://a'\ntransport = 'sse'\nera = 'modern'"),
+        &["servers.a.era: is not spoken over sse"],
+    );
+    check_mistakes(
+        toml("[servers.a]\nurl = 'unix:/run/a.sock:/sse'\ntransport = 'sse'"),
+        &["servers.a.url: is no address of an sse server"],
+    );
+    check_mistakes(toml("[servers.a]\nurl = 'http://a'\ntransport = 'ws'"), &["servers.a.transport"]);
+    check_mistakes(toml("[servers.a]\ncommand = 'x'\ntransport = 'sse'"), &["is a program (command)"]);
 }
 
 #[test]
@@ -568,7 +592,7 @@ fn the_documentation_is_true() {
     );
     let bare = toml("[servers.notes]\ncommand = 'npx'").unwrap();
     let (Address::Stdio(written), Address::Stdio(bare)) =
-        (&written.servers[2].address, &bare.servers[0].address)
+        (&written.servers[3].address, &bare.servers[0].address)
     else {
         panic!("programs");
     };

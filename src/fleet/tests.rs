@@ -29,6 +29,7 @@ fn server(text: &str) -> Config {
         idle_age_max: Duration::from_secs(1),
         fast_lane: true,
         private_addresses: true,
+        may_be_sse: false,
         alias: None,
     }
 }

@@ -163,8 +163,18 @@ async fn initialize(pool: &Rc<Pool>, introduction: &Introduction) -> Result<(Rea
     message.extend_from_slice(br#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":"#);
     message.extend_from_slice(&introduction.params);
     message.push(b'}');
-    let asked = Ask { method: Method::Initialize, message: message.into(), ready: None, modern: None };
-    let heard = ask_for(pool, asked, introduction.owner).await.map_err(|error| error.into_fault(&server))?;
+    let message = Bytes::from(message);
+    let introduce = async || {
+        let message = message.clone();
+        let asked = Ask { method: Method::Initialize, message, ready: None, modern: None };
+        ask_for(pool, asked, introduction.owner).await.map_err(|error| error.into_fault(&server))
+    };
+    let mut heard = introduce().await?;
+    // A server of the transport of 2024-11-05 may have nothing there that takes a POST.
+    let is_unknown = matches!(heard.status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED);
+    if is_unknown && pool.find_sse().await {
+        heard = introduce().await?;
+    }
     let Heard { status, session_id, message, .. } = heard;
     let nonsense = || {
         let status = status.as_u16();

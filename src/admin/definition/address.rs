@@ -34,15 +34,22 @@ pub(crate) fn parse(text: &str) -> Result<Address, &'static str> {
     Ok(Address::Http(url))
 }
 
+/// The same, where it is one of a server of the transport of 2024-11-05.
+pub(crate) fn over_sse(address: Address) -> Result<Address, &'static str> {
+    match address {
+        Address::Http(url) | Address::Sse(url) => Ok(Address::Sse(url)),
+        Address::Unix { .. } | Address::Stdio(_) => {
+            Err("is no address of an sse server; write http://host/sse or https://host/sse")
+        }
+    }
+}
+
 /// An address to be shown: without its query and without long path segments, since hosted servers put their
 /// tokens into either.
 pub(crate) fn shown(address: &Address) -> String {
     match address {
-        Address::Http(url) => {
-            let origin = url.origin().ascii_serialization();
-            let query = if url.query().is_some() { "?..." } else { "" };
-            format!("{origin}{}{query}", shown_path(url.path()))
-        }
+        Address::Http(url) => shown_url(url),
+        Address::Sse(url) => format!("sse:{}", shown_url(url)),
         Address::Unix { socket, path } => {
             let (path, query) = match path.split_once('?') {
                 Some((path, _)) => (path, "?..."),
@@ -58,11 +65,17 @@ pub(crate) fn shown(address: &Address) -> String {
 /// An address as it is, to be read again by [`parse`]. It may hold tokens.
 pub(crate) fn whole(address: &Address) -> String {
     match address {
-        Address::Http(url) => url.as_str().to_owned(),
+        Address::Http(url) | Address::Sse(url) => url.as_str().to_owned(),
         Address::Unix { socket, path } => format!("unix:{}:{path}", socket.display()),
         // Defined by members of their own, never by an address.
         Address::Stdio(_) => shown(address),
     }
+}
+
+fn shown_url(url: &Url) -> String {
+    let origin = url.origin().ascii_serialization();
+    let query = if url.query().is_some() { "?..." } else { "" };
+    format!("{origin}{}{query}", shown_path(url.path()))
 }
 
 fn shown_path(path: &str) -> String {
@@ -123,6 +136,16 @@ mod tests {
         check("unix:/run/x.sock:/mcp", Ok("unix:/run/x.sock:/mcp"));
         check("unix:/run/x.sock", Ok("unix:/run/x.sock:/mcp"));
         check("unix:/run/x.sock:/a/b?c=hidden", Ok("unix:/run/x.sock:/a/b?..."));
+    }
+
+    #[test]
+    fn of_sse_servers() {
+        let sse = |text| over_sse(parse(text).expect("an address"));
+        assert_eq!(
+            sse("https://a.b/sse?key=hidden").map(|address| shown(&address)),
+            Ok("sse:https://a.b/sse?...".into())
+        );
+        assert!(sse("unix:/run/x.sock:/sse").is_err());
     }
 
     #[test]

@@ -78,6 +78,7 @@ impl Settings {
             fast_lane: self.fast_lane,
             // Whoever writes the configuration of a machine knows what is on it.
             private_addresses: true,
+            may_be_sse: false,
             alias: None,
         }
     }

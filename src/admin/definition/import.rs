@@ -59,11 +59,11 @@ pub fn wanted(entry: &Entry) -> Wanted {
             let value = mcp_json::program_definition(&entry.name, command, args, env, cwd.as_deref());
             define(value, pointer, &written)
         }
-        Ok(Kind::Http { url, headers }) => {
+        Ok(Kind::Http { url, headers, transport }) => {
             let mut written: Vec<_> =
                 headers.iter().map(|(name, value)| (below("headers", name), value)).collect();
             written.push(("url".to_owned(), url));
-            define(mcp_json::definition(&entry.name, url, headers.clone()), pointer, &written)
+            define(mcp_json::definition(&entry.name, url, headers.clone(), *transport), pointer, &written)
         }
     }
 }

@@ -52,6 +52,8 @@ pub enum Kind {
         url: String,
         /// Names and values as written.
         headers: Vec<(String, String)>,
+        /// Which of the two transports of HTTP.
+        transport: Transport,
     },
     /// A program.
     Stdio {
@@ -66,6 +68,17 @@ pub enum Kind {
     },
     /// Left out, and why.
     Skip(&'static str),
+}
+
+/// How a server at a URL is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// Nobody said. Streamable HTTP, and the other where it does not know that.
+    Unsaid,
+    /// Streamable HTTP.
+    Streamable,
+    /// That of 2024-11-05.
+    Sse,
 }
 
 /// The members of an object in the order written, duplicates included: a map would keep the last of two
@@ -148,26 +161,24 @@ fn kind(fields: &Fields, path: &[&str]) -> Result<Kind, Vec<Mistake>> {
     let url =
         ["url", "serverUrl", "httpUrl"].into_iter().find_map(|key| fields.get(key).map(|url| (key, url)));
     let command = fields.contains_key("command");
-    let transport = match ["type", "transport"].into_iter().find_map(|key| fields.get(key).map(|v| (key, v)))
-    {
-        Some((key, value)) => match transport(value) {
-            Some(transport) => transport,
+    let means = match ["type", "transport"].into_iter().find_map(|key| fields.get(key).map(|v| (key, v))) {
+        Some((key, value)) => match means_of(value) {
+            Some(means) => means,
             None => return wrong(&below(key), TRANSPORT_FORM),
         },
         None if url.is_some() && command => {
             return wrong(path, "has both command and url; say which with type: \"http\" or \"stdio\"");
         }
-        None if command => Transport::Stdio,
-        None => Transport::Http,
+        None if command => Means::Stdio,
+        None => Means::Http(Transport::Unsaid),
     };
-    match (transport, url) {
-        (Transport::Stdio, _) => program(fields, path),
-        (Transport::Sse, _) => Ok(Kind::Skip("sse servers are not supported by this version")),
-        (Transport::Http, Some((_, Value::String(url)))) => {
-            Ok(Kind::Http { url: url.clone(), headers: texts(fields, "headers", path)? })
+    match (means, url) {
+        (Means::Stdio, _) => program(fields, path),
+        (Means::Http(transport), Some((_, Value::String(url)))) => {
+            Ok(Kind::Http { url: url.clone(), headers: texts(fields, "headers", path)?, transport })
         }
-        (Transport::Http, Some((key, _))) => wrong(&below(key), "is not a text"),
-        (Transport::Http, None) => wrong(path, "says nothing of where it is; write \"url\": \"http://...\""),
+        (Means::Http(_), Some((key, _))) => wrong(&below(key), "is not a text"),
+        (Means::Http(_), None) => wrong(path, "says nothing of where it is; write \"url\": \"http://...\""),
     }
 }
 
@@ -207,21 +218,22 @@ fn program(fields: &Fields, path: &[&str]) -> Result<Kind, Vec<Mistake>> {
 }
 
 #[derive(Clone, Copy)]
-enum Transport {
-    Http,
-    Sse,
+enum Means {
+    Http(Transport),
     Stdio,
 }
 
 /// The names that clients have for the transports, in any case, with or without separators.
-fn transport(value: &Value) -> Option<Transport> {
+fn means_of(value: &Value) -> Option<Means> {
     let plain = |c: &char| !matches!(c, '-' | '_' | ' ');
     let word: String =
         value.as_str()?.chars().filter(plain).take(32).collect::<String>().to_ascii_lowercase();
     match word.as_str() {
-        "http" | "https" | "streamablehttp" | "streaminghttp" | "remote" => Some(Transport::Http),
-        "sse" => Some(Transport::Sse),
-        "stdio" | "std" | "local" | "command" => Some(Transport::Stdio),
+        "http" | "https" | "streamablehttp" | "streaminghttp" | "remote" => {
+            Some(Means::Http(Transport::Streamable))
+        }
+        "sse" | "httpsse" => Some(Means::Http(Transport::Sse)),
+        "stdio" | "std" | "local" | "command" => Some(Means::Stdio),
         _ => None,
     }
 }
@@ -368,11 +380,12 @@ pub fn stored_name(written: &str) -> String {
 
 /// An entry as a definition, to be read by [`super::Server::read`]: under its own name where that is a server name, else
 /// under the nearest one.
-pub fn definition(written: &str, url: &str, headers: Vec<(String, String)>) -> Value {
+pub fn definition(written: &str, url: &str, headers: Vec<(String, String)>, transport: Transport) -> Value {
     let name = stored_name(written);
     let headers: Fields =
         headers.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value.into())).collect();
-    json!({"name": name, "kind": "http", "url": url, "headers": headers})
+    let kind = if transport == Transport::Sse { "sse" } else { "http" };
+    json!({"name": name, "kind": kind, "url": url, "headers": headers})
 }
 
 /// The same of a program.
@@ -415,7 +428,10 @@ mod tests {
     fn check(text: &str, expected: &[&str]) {
         let file = parse(text);
         let ready = file.entries.iter().filter_map(|entry| match entry.kind.as_ref().ok()? {
-            Kind::Http { url, headers } => Some(format!("{} {url} {}", entry.name, headers.len())),
+            Kind::Http { url, headers, transport } => {
+                let said = if *transport == Transport::Sse { " sse" } else { "" };
+                Some(format!("{} {url} {}{said}", entry.name, headers.len()))
+            }
             Kind::Stdio { command, args, env, cwd } => {
                 Some(format!("{} {command} {} {} {}", entry.name, args.join(","), env.len(), cwd.is_some()))
             }
@@ -462,9 +478,14 @@ mod tests {
             let text = format!(r#"{{"mcpServers": {{"a": {{"type": "{word}", "url": "http://a"}}}}}}"#);
             check(&text, &["a http://a 0"]);
         }
-        for (word, expected) in
-            [("sse", "sse servers"), ("SSE", "sse servers"), ("STDIO", "a x  0"), ("std", "a x  0")]
-        {
+        for (word, expected) in [
+            ("sse", "a http://a 0 sse"),
+            ("SSE", "a http://a 0 sse"),
+            ("http+sse", "transport: is not a transport"),
+            ("http-sse", "a http://a 0 sse"),
+            ("STDIO", "a x  0"),
+            ("std", "a x  0"),
+        ] {
             let text = format!(
                 r#"{{"mcpServers": {{"a": {{"transport": "{word}", "url": "http://a", "command": "x"}}}}}}"#
             );

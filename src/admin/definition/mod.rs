@@ -21,6 +21,6 @@ pub use endpoint::{
 pub use fields::{Errors, FieldError, below};
 pub use secrets::{SEALED, Secrets};
 pub use server::{
-    Commands, EraWord, KindWord, Rules, SERVED, Server, ServerDocument, Serving, SharingWord, Unreadable,
-    Unserved, document_of as server_document, merge_patch,
+    Commands, EraWord, KindWord, MODERN_SSE, Rules, SERVED, Server, ServerDocument, Serving, SharingWord,
+    Unreadable, Unserved, document_of as server_document, merge_patch,
 };

@@ -36,7 +36,7 @@ pub struct ServerDocument {
         example = "github"
     )]
     pub name: String,
-    /// How it is spoken to. This version serves `http`, and `stdio` where the gateway may run the program.
+    /// How it is spoken to. This version serves `http` and `sse`, and `stdio` where the gateway may run the program.
     pub kind: KindWord,
     /// Whether it is served. Default: true.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -45,7 +45,7 @@ pub struct ServerDocument {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(min_length = 1, max_length = 64, pattern = "^[A-Za-z0-9-]+(_[A-Za-z0-9-]+)*$")]
     pub alias: Option<String>,
-    /// Of `http` and `sse`: `http://`, `https://`, or `unix:/path/to/socket:/mcp`. Shown without its query and
+    /// Of `http` and `sse`: `http://`, `https://`, or, of `http`, `unix:/path/to/socket:/mcp`. Shown without its query and
     /// long path segments, which may hold tokens; sent back as shown, it stays what it was.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 8192, example = "https://mcp.example.com/mcp")]
@@ -165,7 +165,7 @@ pub struct Rules {
 }
 
 /// The kinds that this version serves.
-pub const SERVED: [ServerKind; 2] = [ServerKind::Http, ServerKind::Stdio];
+pub const SERVED: [ServerKind; 3] = [ServerKind::Http, ServerKind::Sse, ServerKind::Stdio];
 
 /// A server whose definition holds.
 #[derive(Clone)]
@@ -286,9 +286,9 @@ impl Server {
     pub fn backend(&self, serving: &Serving) -> Result<backend::Config, Unserved> {
         let unserved = || Unserved::Kind(self.kind().as_str());
         let address = match (self.document.kind, self.address.clone().ok_or_else(unserved)?) {
-            (KindWord::Http, address) => address,
+            (KindWord::Http | KindWord::Sse, address) => address,
             (KindWord::Stdio, Address::Stdio(program)) => Address::Stdio(serving.program(program)?),
-            _ => return Err(unserved()),
+            (KindWord::Stdio, _) => return Err(unserved()),
         };
         let config = self.settings.server(self.name.clone(), address, self.headers.clone());
         let private_addresses = self.document.allow_private.unwrap_or(serving.allow_private);
@@ -357,6 +357,9 @@ impl Reader<'_> {
         document.enabled = fields.flag("enabled", self.errors);
         document.allow_private = fields.flag("allow_private", self.errors);
         self.settings(&mut fields, &mut document, &mut settings);
+        if document.kind == KindWord::Sse && settings.era == EraChoice::Modern {
+            self.wrong("/era", MODERN_SSE);
+        }
         let (address, headers) = match document.kind {
             KindWord::Http | KindWord::Sse => {
                 self.foreign(&fields, value, &["command", "args", "cwd", "env", "sharing"], "stdio");
@@ -455,7 +458,11 @@ impl Reader<'_> {
         // What was shown and is sent back stands for what is stored.
         let stored = self.before.filter(|before| before.document.url.as_deref() == Some(written));
         let text = stored.and_then(|before| before.secrets.url.as_deref()).unwrap_or(written);
-        let address = match address::parse(text) {
+        let parsed = match document.kind {
+            KindWord::Sse => address::parse(text).and_then(address::over_sse),
+            KindWord::Http | KindWord::Stdio => address::parse(text),
+        };
+        let address = match parsed {
             Ok(address) => address,
             Err(wrong) => {
                 self.wrong("/url", wrong);
@@ -465,7 +472,8 @@ impl Reader<'_> {
         if !document.allow_private.unwrap_or(self.rules.allow_private) && is_private_address(&address) {
             self.wrong("/url", "leads to a private address; set allow_private if that is what you want");
         }
-        let shown = address::shown(&address);
+        // Its kind says the rest.
+        let shown = address::shown(&address).trim_start_matches("sse:").to_owned();
         let whole = address::whole(&address);
         secrets.url = (shown != whole).then_some(whole);
         document.url = Some(shown);
@@ -518,7 +526,9 @@ impl Reader<'_> {
 /// Whether two addresses lead to the same peer, whatever is asked for there.
 fn same_place(one: Option<&Address>, other: Option<&Address>) -> bool {
     match (one, other) {
-        (Some(Address::Http(one)), Some(Address::Http(other))) => one.origin() == other.origin(),
+        (Some(Address::Http(one) | Address::Sse(one)), Some(Address::Http(other) | Address::Sse(other))) => {
+            one.origin() == other.origin()
+        }
         (Some(Address::Unix { socket: one, .. }), Some(Address::Unix { socket: other, .. })) => one == other,
         // That there is none is told elsewhere.
         (_, None) => true,
@@ -549,6 +559,9 @@ pub fn merge_patch(target: &mut Value, patch: &Value) {
         }
     }
 }
+
+/// The transport is older than that.
+pub const MODERN_SSE: &str = "is not spoken over sse; leave it out";
 
 /// What only the gateway writes.
 const READ_ONLY: [&str; 7] = ["id", "version", "created_at", "changed_at", "served", "reason", "condition"];

@@ -3,12 +3,10 @@
 
 use bytes::Bytes;
 
+use super::super::shim::{Minted, Reply, event, rewritten};
 use super::super::{BackendError, Stage};
-use super::lines::{event, rewritten};
 use super::link::{Counts, Link, Pending, State, To, What};
-use super::reply::Reply;
 use super::seat::SeatId;
-use super::table::Minted;
 use crate::frame::{Envelope, Id, Kind, ScanError, Span};
 use crate::protocol::{Era, Method};
 
@@ -154,8 +152,10 @@ impl Link {
             ) => {
                 let event = event(message, &[]);
                 let mut state = self.state.borrow_mut();
-                let lost =
-                    state.seats.iter_mut().filter_map(|seat| (!seat.send(event.clone())).then_some(()));
+                let lost = state
+                    .seats
+                    .iter_mut()
+                    .filter_map(|seat| (!seat.mailbox.send(event.clone())).then_some(()));
                 self.note_lost(lost.count());
                 true
             }
@@ -232,7 +232,7 @@ impl Link {
             let (uri, event) = (uri.decode(message), event(message, &[]));
             let mut sent = 0;
             for seat in state.seats.subscribers(&uri) {
-                self.note_lost(usize::from(!seat.send(event.clone())));
+                self.note_lost(usize::from(!seat.mailbox.send(event.clone())));
                 sent += 1;
             }
             return sent > 0;
@@ -260,7 +260,7 @@ impl State {
         if let Some(minted) = newest.and_then(|number| self.table.get(number)) {
             return minted.call.pass(event);
         }
-        self.seats.get(seat).is_some_and(|seat| seat.send(event))
+        self.seats.get(seat).is_some_and(|seat| seat.mailbox.send(event))
     }
 }
 

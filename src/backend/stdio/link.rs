@@ -11,13 +11,11 @@ use http::HeaderValue;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
-use super::super::backoff::Backoff;
+use super::super::shim::{Backoff, Found, Outcome, Outlet, Reply, ReplyBody, Table, event, stream};
 use super::super::{BackendError, Stage};
 use super::Program;
 use super::lines::write_line;
-use super::reply::{Outcome, Outlet, Reply, stream};
 use super::seat::{SeatId, Seats};
-use super::table::{Found, Table};
 use crate::base::ServerName;
 use crate::frame::{Envelope, Scanner, Span};
 use crate::protocol::{Era, Method, code};
@@ -302,8 +300,8 @@ impl Link {
         match minted.call.to {
             To::Waiting(waiting) => drop(waiting.send(Ok(reply))),
             To::Streaming(outlet) => {
-                if let super::ReplyBody::Whole(message) = reply.body {
-                    outlet.end(super::lines::event(&message, &[]));
+                if let ReplyBody::Whole(message) = reply.body {
+                    outlet.end(event(&message, &[]));
                 }
             }
             To::Own(_) => {}

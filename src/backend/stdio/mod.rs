@@ -17,11 +17,9 @@ mod lines;
 mod link;
 mod open;
 mod process;
-mod reply;
 mod seat;
 mod server;
 mod supervisor;
-mod table;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -29,7 +27,6 @@ use std::time::Duration;
 
 use crate::child::{Confinement, Limits};
 
-pub use reply::{Events, Hold, Reply, ReplyBody, Verb};
 pub use server::{Configured, Deployed, Failed, Health, ProcessHealth, Server};
 
 /// A program that is an MCP server, and how it is run.

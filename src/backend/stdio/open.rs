@@ -12,12 +12,12 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::super::backoff::Backoff;
+use super::super::shim::{Backoff, Outcome, Reply};
 use super::super::{BackendError, EraChoice, Stage};
 use super::Sharing;
 use super::link::{Counts, Link};
 use super::process::Spawned;
-use super::reply::{Call, Outcome, Reply};
+use super::server::Call;
 use super::supervisor::{Key, Supervisor, Who};
 use crate::frame::{Envelope, Kind};
 use crate::protocol::{Era, Method, Revision, code};

@@ -1,11 +1,10 @@
 //! One client's place at a process: what it listens to, and what waits for it.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 
-use bytes::Bytes;
 use http::HeaderValue;
 
-use super::reply::Outlet;
+use super::super::shim::Mailbox;
 
 /// Which of a process's clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -17,11 +16,8 @@ pub struct Seat {
     pub session: HeaderValue,
     /// Whether it is a client's, and not the gateway's own for its lists.
     pub is_clients: bool,
-    /// Its event stream, and the call that opened it.
-    stream: Option<(u64, Outlet)>,
-    /// Events for a stream that is not open yet.
-    waiting: VecDeque<Bytes>,
-    waiting_bytes: usize,
+    /// Its event stream.
+    pub mailbox: Mailbox,
     /// URIs of resources whose changes it wants to be told.
     subscriptions: HashSet<String>,
 }
@@ -33,46 +29,13 @@ pub struct Seats {
     taken: HashMap<SeatId, Seat>,
 }
 
-/// Events that wait for a client to open its stream, which it does at once or never.
-const WAITING_MAX: usize = 64;
-
-/// Bytes of them.
-const WAITING_BYTES_MAX: usize = 1 << 20;
-
 /// Resources that one client may subscribe to on one process: more is a runaway loop.
 pub const SUBSCRIPTIONS_MAX: usize = 4096;
 
 impl Seat {
-    /// Opens its event stream, in place of the one before; what waited goes first.
-    pub fn open(&mut self, call: u64, outlet: Outlet) {
-        for event in self.waiting.drain(..) {
-            outlet.put(event);
-        }
-        self.waiting_bytes = 0;
-        self.stream = Some((call, outlet));
-    }
-
-    /// The stream that was opened by that call is closed.
-    pub fn close(&mut self, call: u64) {
-        self.stream.take_if(|(opened_by, _)| *opened_by == call);
-    }
-
     /// Whether a client listens.
     pub fn is_listening(&self) -> bool {
-        self.is_clients && self.stream.is_some()
-    }
-
-    /// Sends an event, or keeps it until the stream is opened; false when it is lost.
-    pub fn send(&mut self, event: Bytes) -> bool {
-        if let Some((_, outlet)) = &self.stream {
-            return outlet.put(event);
-        }
-        if self.waiting.len() >= WAITING_MAX || self.waiting_bytes + event.len() > WAITING_BYTES_MAX {
-            return false;
-        }
-        self.waiting_bytes += event.len();
-        self.waiting.push_back(event);
-        true
+        self.is_clients && self.mailbox.is_open()
     }
 }
 
@@ -81,14 +44,7 @@ impl Seats {
     pub fn take(&mut self, session: HeaderValue, is_clients: bool) -> SeatId {
         let id = SeatId(self.next);
         self.next += 1;
-        let seat = Seat {
-            session,
-            is_clients,
-            stream: None,
-            waiting: VecDeque::new(),
-            waiting_bytes: 0,
-            subscriptions: HashSet::new(),
-        };
+        let seat = Seat { session, is_clients, mailbox: Mailbox::default(), subscriptions: HashSet::new() };
         self.taken.insert(id, seat);
         id
     }
@@ -160,7 +116,6 @@ impl Seats {
 
 #[cfg(test)]
 mod tests {
-    use super::super::reply::stream;
     use super::*;
 
     fn session(text: &'static str) -> HeaderValue {
@@ -204,31 +159,5 @@ mod tests {
         check(&mut seats, "z", &["b"]);
         let full = (0..2 * SUBSCRIPTIONS_MAX).take_while(|n| seats.subscribe(other, n.to_string())).count();
         assert_eq!(full, SUBSCRIPTIONS_MAX - 1);
-    }
-
-    #[test]
-    fn what_comes_early_waits() {
-        let mut seats = Seats::default();
-        let id = seats.take(session("a"), true);
-        let seat = seats.get(id).unwrap();
-        let kept = (0..100).filter(|_| seat.send("x".into())).count();
-        assert_eq!(kept, WAITING_MAX);
-        assert!(!seat.is_listening());
-        let (outlet, mut events) = stream();
-        seat.open(1, outlet);
-        assert!(seat.send("y".into()) && seat.is_listening());
-        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-        for _ in 0..=WAITING_MAX {
-            assert!(events.poll_next(&mut cx).is_ready());
-        }
-        assert!(events.poll_next(&mut cx).is_pending());
-        let (outlet, _) = stream();
-        seat.open(2, outlet);
-        seat.close(1);
-        assert!(seat.is_listening(), "the newer one is open");
-        seat.close(2);
-        assert!(!seat.is_listening());
-        let big = Bytes::from(vec![b'x'; WAITING_BYTES_MAX / 2]);
-        assert_eq!((0..3).filter(|_| seat.send(big.clone())).count(), 2);
     }
 }

@@ -9,9 +9,9 @@ use tokio::runtime::Builder;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 
+use super::super::shim::{Hold, Outcome, Reply, Verb};
 use super::super::{BackendError, EraChoice, Stage};
 use super::Program;
-use super::reply::{Call, Hold, Reply, Verb};
 use super::supervisor::{Message, Supervisor};
 use crate::auth::KeyId;
 use crate::base::ServerName;
@@ -41,6 +41,20 @@ pub struct Server<S> {
     program: Box<Program>,
     era: EraChoice,
     state: S,
+}
+
+/// Something that is asked of a server.
+pub struct Call {
+    /// No other call of the server has or had it.
+    pub number: u64,
+    /// What is asked.
+    pub verb: Verb,
+    /// The session it belongs to, when one is named.
+    pub session: Option<HeaderValue>,
+    /// The key on whose behalf.
+    pub owner: Option<KeyId>,
+    /// Where the answer goes.
+    pub reply: oneshot::Sender<Outcome>,
 }
 
 /// Said what it is; nothing runs.

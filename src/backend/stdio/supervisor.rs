@@ -13,15 +13,14 @@ use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 use tokio::task::spawn_local;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 
-use super::super::backoff::Backoff;
+use super::super::shim::{Backoff, Reply, Verb, stream};
 use super::super::{EraChoice, Stage};
 use super::inbound::method_of;
 use super::link::{Common, Counts, Link, Pending, To, Way, What};
 use super::open::Introduced;
 use super::process::Spawned;
-use super::reply::{Call, Reply, Verb, stream};
 use super::seat::SeatId;
-use super::server::{Health, ProcessHealth};
+use super::server::{Call, Health, ProcessHealth};
 use super::{Program, Sharing};
 use crate::auth::KeyId;
 use crate::base::ServerName;
@@ -226,7 +225,7 @@ impl Supervisor {
         }
         let (outlet, events) = stream();
         if let Some(seat) = link.state.borrow_mut().seats.get(seat) {
-            seat.open(call.number, outlet);
+            seat.mailbox.open(call.number, outlet);
         }
         self.common.ways.borrow_mut().insert(call.number, Way::Stream(Rc::downgrade(link), seat));
         link.touch();
@@ -349,7 +348,7 @@ impl Supervisor {
             Some(Way::Stream(link, seat)) => {
                 if let Some(link) = link.upgrade() {
                     if let Some(seat) = link.state.borrow_mut().seats.get(seat) {
-                        seat.close(number);
+                        seat.mailbox.close(number);
                     }
                     link.touch();
                 }

@@ -59,7 +59,9 @@ fn names_every_wrong_field() {
     check(json!({"name": 1, "kind": "carrier pigeon", "url": "hunter2"}), &["/name", "/kind", "/url"]);
     check(http(json!({"name": "a__b"})), &["/name"]);
     check(http(json!({"name": "0192b1f0-8b7a-7c11-9c60-0123456789ab"})), &["/name"]);
-    check(http(json!({"kind": "sse"})), &["/kind"]);
+    check(http(json!({"kind": "sse"})), &[]);
+    check(http(json!({"kind": "sse", "era": "modern"})), &["/era"]);
+    check(http(json!({"kind": "sse", "url": "unix:/run/a.sock:/sse"})), &["/url"]);
     check(
         http(json!({"alias": "_", "enabled": "yes", "era": "old", "zz/~": 1})),
         &["/alias", "/enabled", "/era", "/zz~1~0"],

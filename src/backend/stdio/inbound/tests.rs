@@ -4,8 +4,8 @@ use std::task::{Context, Poll, Waker};
 use http::HeaderValue;
 use tokio::sync::oneshot;
 
+use super::super::super::shim::{Events, Outcome, ReplyBody, stream};
 use super::super::super::{EraChoice, Stage};
-use super::super::reply::{Events, Outcome, ReplyBody, stream};
 use super::super::supervisor::Supervisor;
 use super::super::tests::program;
 use super::*;
@@ -29,7 +29,7 @@ impl Room {
             let session = HeaderValue::from_static("session");
             let seat = room.link.state.borrow_mut().seats.take(session, true);
             let (outlet, events) = stream();
-            room.link.state.borrow_mut().seats.get(seat).unwrap().open(0, outlet);
+            room.link.state.borrow_mut().seats.get(seat).unwrap().mailbox.open(0, outlet);
             room.seats.push(seat);
             room.streams.push(Some(events));
         }

@@ -1,4 +1,4 @@
-//! What goes between the thread of a server and the one that asks: calls one way, answers the other.
+//! What goes between the thread of a server and the one that asks: what is asked one way, answers the other.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,24 +7,8 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 use tokio::sync::mpsc::{self, UnboundedSender};
-use tokio::sync::oneshot;
 
 use super::super::{BackendError, Stage};
-use crate::auth::KeyId;
-
-/// Something that is asked of a server.
-pub struct Call {
-    /// No other call of the server has or had it.
-    pub number: u64,
-    /// What is asked.
-    pub verb: Verb,
-    /// The session it belongs to, when one is named.
-    pub session: Option<HeaderValue>,
-    /// The key on whose behalf.
-    pub owner: Option<KeyId>,
-    /// Where the answer goes.
-    pub reply: oneshot::Sender<Outcome>,
-}
 
 /// What is asked.
 pub enum Verb {
@@ -82,7 +66,7 @@ impl Reply {
     }
 }
 
-/// The end of an event stream that is written to. It never waits: a process that is shared goes on when one of its
+/// The end of an event stream that is written to. It never waits: a server that is shared goes on when one of its
 /// clients does not read.
 pub struct Outlet {
     sender: mpsc::Sender<Result<Bytes, Stage>>,

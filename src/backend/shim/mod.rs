@@ -1,0 +1,19 @@
+//! What makes a server of another transport look like a Streamable HTTP server to the rest of the gateway: a POST, GET or
+//! DELETE in, an answer out.
+//!
+//! Invariants: an answer is never left out because a client is slow; ids that a server sees are never used twice on one
+//! of its connections, and the client's own come back as they were written.
+//!
+//! Does not know: how the server is spoken to.
+
+mod backoff;
+mod mailbox;
+mod reply;
+mod rewrite;
+mod table;
+
+pub use backoff::Backoff;
+pub use mailbox::Mailbox;
+pub use reply::{Events, Hold, Outcome, Outlet, Reply, ReplyBody, Verb, stream};
+pub use rewrite::{event, flatten, replace, rewritten};
+pub use table::{Found, Minted, Table};
