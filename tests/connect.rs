@@ -393,6 +393,34 @@ fn modern_heads_repeat_what_the_endpoint_asks_for() {
 }
 
 #[test]
+fn a_call_whose_head_lacks_something_is_sent_again_when_that_was_learnt() {
+    let mismatch =
+        r#"{"jsonrpc":"2.0","id":2,"error":{"code":-32020,"message":"Mcp-Param-Region is missing"}}"#;
+    let refused = || vec![Step::Send(answer("400 Bad Request", mismatch))];
+    let peer = Peer::script([refused()]);
+    let list = |schema: Value| {
+        let tools = json!([{"name": "t", "inputSchema": schema}]);
+        json!({"jsonrpc": "2.0", "id": "metamcp-tools", "result": {"resultType": "complete", "tools": tools}})
+            .to_string()
+    };
+    let region =
+        json!({"type": "object", "properties": {"region": {"type": "string", "x-mcp-header": "Region"}}});
+    peer.list_tools(&list(region));
+    let mut desk = to(&peer, &[]);
+    desk.say(&modern_call("2", "t", &json!({"region": "eu"})));
+    text(&desk.answer(&json!(2)));
+    let regions: Vec<_> =
+        peer.calls().iter().map(|seen| seen.header("mcp-param-region").map(str::to_owned)).collect();
+    assert_eq!(regions, [None, Some("eu".to_owned())]);
+    // Nothing new to learn: then the client has the error.
+    peer.push([refused()]);
+    desk.say(&modern_call("2", "t", &json!({})));
+    assert_eq!(error(&desk.answer(&json!(2))).0, -32020);
+    assert_eq!((peer.calls().len(), peer.count("tools/list")), (3, 2));
+    assert!(desk.end().1.is_empty());
+}
+
+#[test]
 fn a_modern_cancellation_closes_the_request() {
     let peer = Peer::script([vec![Step::Hold], vec![Step::Send(events()), Step::Hold]]);
     let mut desk = to(&peer, &[]);
@@ -574,7 +602,11 @@ fn a_gateway_that_was_killed_mid_call_and_is_back_is_found_again() {
     let echo = json!({"name": "b__echo", "arguments": {"text": "back"}});
     assert_eq!(text(&legacy.ask(json!(2), "tools/call", &echo)), "back");
     assert_eq!(text(&modern.ask(json!(2), "tools/call", &modern_params(echo.clone()))), "back");
-    // Both go on being told of changes; the client has no second acknowledgement.
+    // What changed meanwhile is not known: they are told to look. Then they are told of changes as before; nobody has a
+    // second acknowledgement.
+    for desk in &mut desks {
+        desk.told("notifications/tools/list_changed");
+    }
     gateway.reload(&setup.server("c", demo()), "configuration reloaded");
     for desk in &mut desks {
         desk.told("notifications/tools/list_changed");

@@ -10,6 +10,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use http::header::AUTHORIZATION;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::connect::{self, Client, LINE_BYTES_MAX};
@@ -43,7 +44,11 @@ pub async fn serve(config: Config, reload: Reload, endpoint: Option<EndpointName
     let client = Client::of_this_process().map_err(AppError::Pipes)?;
     let folder = Folder::new().map_err(AppError::Private)?;
     let line_bytes_max = config.server.body_bytes_max;
-    let app = App::start(config, Door::Private(folder.socket()), reload).await?;
+    let app = tokio::select! {
+        app = App::start(config, Door::Private(folder.socket()), reload) => app?,
+        // A database may be waited for, for as long as it takes; a client is not.
+        () = client.gone() => return Ok(()),
+    };
     let path = path_of(endpoint, &app)?;
     let bridge = connect::Config {
         address: Address::Unix { socket: folder.socket(), path },
@@ -71,8 +76,22 @@ pub async fn connect(config: Connect) -> Result<(), AppError> {
     let stop = signalled()?;
     let client = Client::of_this_process().map_err(AppError::Pipes)?;
     let Connect { address, headers, patience, .. } = config;
+    if is_readable_on_the_way(&address) && headers.iter().any(|(name, _)| *name == AUTHORIZATION) {
+        tracing::warn!("the key goes over the network in the clear: use https");
+    }
     let bridge = connect::Config { address, headers, line_bytes_max: LINE_BYTES_MAX, patience };
     connect::run(bridge, &system_roots(), client, stop).await.map_err(AppError::Endpoint)
+}
+
+fn is_readable_on_the_way(address: &Address) -> bool {
+    let Address::Http(url) = address else { return false };
+    let is_here = match url.host() {
+        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(url::Host::Ipv6(ip)) => ip.to_canonical().is_loopback(),
+        Some(url::Host::Domain(name)) => name.eq_ignore_ascii_case("localhost"),
+        None => false,
+    };
+    url.scheme() == "http" && !is_here
 }
 
 fn signalled() -> Result<impl Future<Output = ()>, AppError> {

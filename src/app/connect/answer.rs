@@ -8,16 +8,19 @@ use tokio::time::sleep;
 
 use super::Bridge;
 use super::heard::{self, Heard};
+use super::listen::missed;
 use super::message::Message;
 use super::pause::pause;
 use super::session::Open;
 use super::trouble::Trouble;
+use crate::admin::definition::bounds::LINE_BYTES;
 use crate::backend::{Answer, Answered, Lane, Outgoing};
 use crate::frame::{Event, EventReader};
+use crate::protocol::code::HEADER_MISMATCH;
 use crate::protocol::{Era, Method, header};
 
-/// One answer that is no event stream; a picture or a file may be in it.
-const ANSWER_BYTES_MAX: usize = 16 << 20;
+/// One message of the endpoint: what a server that is a program may say in one, unless it is told otherwise.
+const MESSAGE_BYTES_MAX: usize = LINE_BYTES.default;
 
 /// Times that a stream is taken up again without a word from it before its request is given up.
 const RESUMES_MAX: u32 = 5;
@@ -39,6 +42,8 @@ pub struct Hearing<'a> {
     retry: Option<Duration>,
     /// Whether anything came since it was last opened.
     pub is_alive: bool,
+    /// Whether it broke off before it was last opened: what was said meanwhile is not known.
+    pub is_broken: bool,
     /// Whether the acknowledgement of a subscription has come: the client has no use for another.
     pub is_acknowledged: bool,
 }
@@ -46,6 +51,18 @@ pub struct Hearing<'a> {
 impl Bridge {
     /// Sends a request and gives the answer to it; what the endpoint says before goes to the client.
     pub(super) async fn call(&self, message: &Message) -> Result<Bytes, Trouble> {
+        let answer = self.call_once(message).await?;
+        // The head lacked what a newer schema asks for, or the client never listed: then the call did not run.
+        if message.is_modern_call()
+            && heard::is_error_of(&answer, HEADER_MISMATCH)
+            && self.learn_again(message).await
+        {
+            return self.call_once(message).await;
+        }
+        Ok(answer)
+    }
+
+    async fn call_once(&self, message: &Message) -> Result<Bytes, Trouble> {
         let (answered, open) = self.exchange(message, Lane::Call).await?;
         let id = message.id();
         let mut hearing = Hearing::of(&id);
@@ -80,7 +97,7 @@ impl Bridge {
 
     /// One message, or a batch with the answer in it.
     async fn hear_whole(&self, id: &[u8], status: StatusCode, mut body: Answer) -> Result<Bytes, Trouble> {
-        let whole = body.collect(ANSWER_BYTES_MAX).await?;
+        let whole = body.collect(MESSAGE_BYTES_MAX).await?;
         if status == StatusCode::UNAUTHORIZED {
             // Whatever it says there, the credential is to be looked at.
             return Err(Trouble::Unauthenticated);
@@ -160,7 +177,7 @@ impl Bridge {
         body: &mut Answer,
         hearing: &mut Hearing<'_>,
     ) -> Result<Option<Bytes>, Trouble> {
-        let mut reader = EventReader::new();
+        let mut reader = EventReader::of_events(MESSAGE_BYTES_MAX);
         while let Some(chunk) = body.chunk().await {
             reader.push(chunk?);
             while let Some(event) = reader.next().map_err(|_too_long| Trouble::TooLarge)? {
@@ -183,7 +200,9 @@ impl Bridge {
             match heard::read(&message) {
                 Some(Heard::Call { method }) => {
                     let is_acknowledgement = method == Method::Acknowledged.as_str();
-                    if !is_acknowledgement || !std::mem::replace(&mut hearing.is_acknowledged, true) {
+                    if is_acknowledgement && std::mem::replace(&mut hearing.is_acknowledged, true) {
+                        self.say_all(missed(&message)).await;
+                    } else {
                         self.say(&message).await;
                     }
                 }

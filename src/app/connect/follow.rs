@@ -13,7 +13,9 @@ use crate::protocol::header;
 
 /// What became of a stream.
 enum Over {
-    /// It ended, or could not be had just now.
+    /// The endpoint ended it.
+    Ended,
+    /// It broke off, or could not be had just now.
     Again(Trouble),
     /// There is none in this session.
     Never,
@@ -43,13 +45,17 @@ impl Bridge {
         loop {
             match self.follow_once(open, &mut hearing).await {
                 Over::Never => return,
+                Over::Ended => {}
                 Over::Lost => {
                     return match self.repair(open).await {
                         Ok(()) => {}
                         Err(trouble) => tracing::warn!("the endpoint is no longer listened to: {trouble}"),
                     };
                 }
-                Over::Again(trouble) => tracing::debug!("the event stream is opened again: {trouble}"),
+                Over::Again(trouble) => {
+                    hearing.is_broken |= trouble.may_pass();
+                    tracing::debug!("the event stream is opened again: {trouble}");
+                }
             }
             if std::mem::take(&mut hearing.is_alive) {
                 tries = 0;
@@ -71,8 +77,12 @@ impl Bridge {
             Err(error) => return Over::Again(error.into()),
         };
         if head.status.is_success() && head.is_event_stream() && !head.is_packed {
+            // What was said meanwhile is played back only where there is a place to begin at.
+            if std::mem::take(&mut hearing.is_broken) && hearing.last_event_id.is_none() {
+                self.say_all(open.missed()).await;
+            }
             return match self.hear_events(&mut body, hearing).await {
-                Ok(_) => Over::Again(Trouble::BrokenOff),
+                Ok(_) => Over::Ended,
                 Err(trouble) => Over::Again(trouble),
             };
         }

@@ -90,6 +90,17 @@ fn under_id(id: &[u8], error: &[u8]) -> Bytes {
     [br#"{"jsonrpc":"2.0","id":"#, id, br#","error":"#, error, b"}"].concat().into()
 }
 
+/// Whether a message is an error of that code.
+pub fn is_error_of(message: &[u8], code: i32) -> bool {
+    #[derive(Deserialize)]
+    struct Error {
+        code: i64,
+    }
+    let written = serde_json::from_slice::<Written<'_>>(message).ok();
+    let error = written.and_then(|written| serde_json::from_str::<Error>(written.error?.get()).ok());
+    error.is_some_and(|error| error.code == i64::from(code))
+}
+
 /// The member `result` of a message.
 pub fn result(message: &[u8]) -> Option<&RawValue> {
     serde_json::from_slice::<Written<'_>>(message).ok()?.result
@@ -159,6 +170,10 @@ mod tests {
             r#"{"jsonrpc":"2.0","id":7,"error":{"code":-32600,"message":"no"}}"#
         );
         assert_eq!(error_under(b"7", br#"{"id":7,"result":{}}"#), None);
+        assert!(
+            is_error_of(&error(b"7", -32020, "x"), -32020) && !is_error_of(&error(b"7", -1, "x"), -32020)
+        );
+        assert!(!is_error_of(br#"{"id":7,"result":{"code":-32020}}"#, -32020));
         assert_eq!(result(br#"{"id":7,"result":{"a":1}}"#).map(RawValue::get), Some(r#"{"a":1}"#));
     }
 }

@@ -31,6 +31,11 @@ impl Lines {
         Self { chunks, buffer: BytesMut::new(), scanned: 0, is_passing_over: false, line_bytes_max }
     }
 
+    /// How many.
+    pub fn line_bytes_max(&self) -> usize {
+        self.line_bytes_max
+    }
+
     /// The next line; `None` at the end. The last one may lack its line feed. Cancel safe.
     pub async fn next(&mut self) -> Option<Line> {
         loop {

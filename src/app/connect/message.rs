@@ -53,6 +53,16 @@ impl Message {
         Some(self.part(id.span.of(&self.bytes)))
     }
 
+    /// Whether it is a call of a tool whose head says more of it.
+    pub fn is_modern_call(&self) -> bool {
+        self.era == Era::Modern && self.method == Some(Method::ToolsCall)
+    }
+
+    /// The tool that it calls.
+    pub fn tool(&self) -> Cow<'_, str> {
+        self.envelope.params.name.map_or(Cow::Borrowed(""), |name| name.decode(&self.bytes))
+    }
+
     /// For a log line.
     pub fn method_name(&self) -> Cow<'_, str> {
         self.envelope.method.map_or(Cow::Borrowed("an answer"), |method| method.decode(&self.bytes))

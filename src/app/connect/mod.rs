@@ -18,6 +18,7 @@ mod message;
 mod params;
 mod pause;
 mod pipes;
+mod relist;
 mod requests;
 mod session;
 mod trouble;
@@ -159,11 +160,12 @@ impl Bridge {
         let mut tasks = Tasks { calls: JoinSet::new(), streams: JoinSet::new(), notes };
         tasks.calls.spawn_local(Rc::clone(&self).tell_in_order(noted));
         tasks.streams.spawn_local(Rc::clone(&self).follow());
+        let bytes_max = lines.line_bytes_max();
         loop {
             tokio::select! {
                 line = lines.next() => match line {
                     Some(Line::Whole(line)) => self.take(line, &mut tasks).await,
-                    Some(Line::TooLong) => tracing::warn!("a line of the client's is too long (16 MiB); it was passed over"),
+                    Some(Line::TooLong) => tracing::warn!(bytes_max, "a line of the client's is too long; it was passed over"),
                     None => break,
                 },
                 Some(_ended) = tasks.calls.join_next() => {}
@@ -283,6 +285,12 @@ impl Bridge {
         let _ = self.out.send(heard::line(message)).await;
     }
 
+    async fn say_all(&self, messages: Vec<String>) {
+        for message in messages {
+            self.say(message.as_bytes()).await;
+        }
+    }
+
     /// Sends what needs no answer, one after the other: their order is what some of them mean.
     async fn tell_in_order(self: Rc<Self>, mut noted: mpsc::Receiver<Note>) {
         while let Some(Note { message, under_way }) = noted.recv().await {
@@ -387,6 +395,7 @@ impl Bridge {
             let mut request = Outgoing::whole(announcement);
             open.write_headers(&mut request);
             self.send(&request, Lane::Call).await?;
+            self.say_all(open.missed()).await;
         }
         self.session.note_announced(None);
         Ok(())

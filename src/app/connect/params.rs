@@ -16,8 +16,8 @@ use crate::protocol::header::PARAM_PREFIX;
 pub struct Params(HashMap<String, Vec<Param>>);
 
 /// One argument that is marked.
-#[derive(Debug, PartialEq, Eq)]
-struct Param {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Param {
     /// From the arguments down to it.
     path: Vec<String>,
     /// In lower case.
@@ -77,6 +77,11 @@ impl Params {
                 }
             }
         }
+    }
+
+    /// What is marked of one tool.
+    pub fn of_tool(&self, tool: &str) -> Vec<Param> {
+        self.0.get(tool).cloned().unwrap_or_default()
     }
 
     /// Gives each header of a call, name and text, to `put`. `arguments`: the raw object.

@@ -5,9 +5,11 @@ use std::fs::File;
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::os::fd::AsFd as _;
 use std::thread;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::sleep;
 
 /// Both ways to a client that speaks over pipes.
 pub struct Client {
@@ -27,6 +29,12 @@ const CHUNKS_MAX: usize = 4;
 
 /// Lines that wait for the client to read; behind them, answers wait where they come from.
 const LINES_MAX: usize = 16;
+
+/// Between two looks whether a client is still there, while it cannot be served yet.
+const GONE_POLL: Duration = Duration::from_secs(1);
+
+/// For a start that waits for nobody: it takes a tenth of it.
+const GONE_PATIENCE: Duration = Duration::from_secs(10);
 
 impl Client {
     /// The one that started this process. To be called once: what is read for one is lost to another.
@@ -48,6 +56,15 @@ impl Client {
             let _ = end.send(());
         })?;
         Ok(Self { input, output, written })
+    }
+
+    /// Waits until its input has ended, though it may not all be taken yet, and for a while longer: what it said before
+    /// is to be answered if it can be. Cancel safe.
+    pub async fn gone(&self) {
+        while !self.input.is_closed() {
+            sleep(GONE_POLL).await;
+        }
+        sleep(GONE_PATIENCE).await;
     }
 }
 

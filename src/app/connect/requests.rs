@@ -10,11 +10,11 @@ use tokio::task::AbortHandle;
 
 use crate::protocol::Era;
 
-/// At once. An agent runs tens of calls; and each may hold an answer of 16 MiB.
+/// At once. An agent runs tens of calls; and each may hold an answer of 32 MiB.
 const REQUESTS_MAX: usize = 64;
 
 /// Of the client's own, held until they are answered, for a session that was lost may ask for them again. Four of the
-/// longest lines.
+/// longest lines; alone, a request may be longer.
 const BYTES_MAX: usize = 64 << 20;
 
 /// The requests that are under way, by their ids as written.
@@ -50,7 +50,7 @@ impl Requests {
     /// A place for one more.
     pub fn admit(self: &Rc<Self>, id: &Bytes, era: Era, bytes: usize) -> Result<Place, Full> {
         let mut all = self.all.borrow_mut();
-        let is_full = all.len() >= REQUESTS_MAX || self.bytes.get() + bytes > BYTES_MAX;
+        let is_full = all.len() >= REQUESTS_MAX || (!all.is_empty() && self.bytes.get() + bytes > BYTES_MAX);
         match all.entry(id.clone()) {
             Entry::Occupied(_) => Err(Full::InUse),
             Entry::Vacant(_) if is_full => Err(Full::TooMany),
@@ -109,6 +109,6 @@ mod tests {
         assert!(all.iter().all(Option::is_some));
         assert_eq!(admit("more", 1).err(), Some(Full::TooMany));
         drop(all);
-        assert!(admit("whole", BYTES_MAX).is_ok(), "nothing is held any more");
+        assert!(admit("whole", 2 * BYTES_MAX).is_ok(), "nothing is held any more");
     }
 }

@@ -10,7 +10,7 @@ use tokio::sync::{Mutex, watch};
 
 use super::heard;
 use crate::backend::Outgoing;
-use crate::protocol::header;
+use crate::protocol::{Method, header};
 
 /// A session that is open.
 pub struct Open {
@@ -18,6 +18,8 @@ pub struct Open {
     pub id: Option<HeaderValue>,
     /// What was agreed on.
     revision: HeaderValue,
+    /// What the endpoint tells of lists that change.
+    tells: Vec<Method>,
 }
 
 /// The place of the session.
@@ -56,12 +58,46 @@ pub enum Step {
 pub struct UnderWay(Rc<Session>, Step);
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct InitializeResult {
-    #[serde(rename = "protocolVersion")]
     protocol_version: String,
+    #[serde(default)]
+    capabilities: Capabilities,
+}
+
+#[derive(Default, Deserialize)]
+struct Capabilities {
+    tools: Option<Lists>,
+    prompts: Option<Lists>,
+    resources: Option<Lists>,
+}
+
+#[derive(Deserialize)]
+struct Lists {
+    #[serde(rename = "listChanged")]
+    list_changed: Option<bool>,
+}
+
+impl Capabilities {
+    fn tells(&self) -> Vec<Method> {
+        let lists = [
+            (&self.tools, Method::ToolsListChanged),
+            (&self.prompts, Method::PromptsListChanged),
+            (&self.resources, Method::ResourcesListChanged),
+        ];
+        let is_told =
+            |lists: &Option<Lists>| lists.as_ref().is_some_and(|lists| lists.list_changed == Some(true));
+        lists.into_iter().filter(|(lists, _)| is_told(lists)).map(|(_, method)| method).collect()
+    }
 }
 
 impl Open {
+    /// That every list may have changed, for a client that was not told what did.
+    pub fn missed(&self) -> Vec<String> {
+        let notification = |method: &Method| format!(r#"{{"jsonrpc":"2.0","method":"{}"}}"#, method.as_str());
+        self.tells.iter().map(notification).collect()
+    }
+
     /// Adds what every request within the session carries.
     pub fn write_headers(&self, request: &mut Outgoing) {
         request.set(&header::PROTOCOL_VERSION, &self.revision);
@@ -86,12 +122,12 @@ impl Session {
     pub fn note_answer(&self, introduction: &Bytes, id: Option<HeaderValue>, answer: &[u8]) {
         let result = heard::result(answer).map(serde_json::value::RawValue::get);
         let result = result.and_then(|result| serde_json::from_str::<InitializeResult>(result).ok());
-        let Some(InitializeResult { protocol_version }) = result else { return };
+        let Some(InitializeResult { protocol_version, capabilities }) = result else { return };
         let Ok(revision) = HeaderValue::from_str(&protocol_version) else {
             tracing::warn!("the endpoint chose a revision that no header can hold; the session is not used");
             return;
         };
-        let opened = Rc::new(Open { id, revision });
+        let opened = Rc::new(Open { id, revision, tells: capabilities.tells() });
         let before = self.now.replace(Some(Rc::clone(&opened)));
         if before.is_some_and(|before| before.revision != opened.revision) {
             let revision = protocol_version;

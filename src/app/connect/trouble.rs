@@ -51,7 +51,7 @@ pub enum Trouble {
     #[error("the endpoint answered what is no MCP message: check that the URL is that of an MCP endpoint")]
     NotMcp,
     /// More than is held.
-    #[error("the endpoint answered more than may be held here (16 MiB, 4 MiB in an event): ask for less")]
+    #[error("the endpoint answered more than may be held here (32 MiB): ask for less")]
     TooLarge,
     /// The session was lost and could not be opened again.
     #[error("the endpoint has lost the session, and another could not be opened: start the client again")]
