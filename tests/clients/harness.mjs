@@ -41,7 +41,9 @@ function options(argv) {
         );
         process.exit(64);
     }
-    return { ...found, profile: profiles[found.profile] };
+    // A server that is started, and spoken to over its standard input and output.
+    const [, program] = /^program:(.*)$/.exec(found.url) ?? [];
+    return { ...found, program: program?.split(' '), profile: profiles[found.profile] };
 }
 
 /** Runs the checks in sessions which `connect` opens, prints a line for each and ends the process. */
