@@ -67,7 +67,7 @@ fn a_legacy_client_has_all_of_a_session() {
     both(|program, mut desk| {
         let opened = desk.open(&json!({"roots": {}}));
         assert_eq!(opened["result"]["protocolVersion"], "2025-11-25", "{program}");
-        let listed = desk.ask(json!("list"), "tools/list", &json!({}));
+        let listed = desk.ask(&json!("list"), "tools/list", &json!({}));
         assert_eq!(listed["result"]["tools"].as_array().unwrap().len(), 11, "{program}");
         // Ids as they were written, and several under way.
         for id in ["0", "\"a\\u0062\"", "9007199254740993"] {
@@ -84,7 +84,7 @@ fn a_legacy_client_has_all_of_a_session() {
         assert!(text(&answered).contains("\"roots\":[]"), "{program}: {answered}");
         let progress =
             json!({"name": "a__progress", "arguments": {"steps": 2}, "_meta": {"progressToken": "p"}});
-        assert_eq!(text(&desk.ask(json!(6), "tools/call", &progress)), "done", "{program}");
+        assert_eq!(text(&desk.ask(&json!(6), "tools/call", &progress)), "done", "{program}");
         for step in 1..=2 {
             let told = desk.told("notifications/progress");
             assert_eq!(
@@ -96,7 +96,7 @@ fn a_legacy_client_has_all_of_a_session() {
         desk.say(&call("7", "a__hang", &json!({})));
         desk.say(&cancel("7"));
         let echo = json!({"name": "a__echo", "arguments": {"text": "again"}});
-        assert_eq!(text(&desk.ask(json!(8), "tools/call", &echo)), "again", "{program}");
+        assert_eq!(text(&desk.ask(&json!(8), "tools/call", &echo)), "again", "{program}");
         let (status, rest) = desk.end();
         assert!(status.success() && rest.is_empty(), "{program}: {status} {rest:?}");
         // Nothing else was ever said, and no key.
@@ -107,9 +107,9 @@ fn a_legacy_client_has_all_of_a_session() {
 #[test]
 fn a_modern_client_needs_no_session() {
     both(|program, mut desk| {
-        let found = desk.ask(json!("d"), "server/discover", &modern_params(json!({})));
+        let found = desk.ask(&json!("d"), "server/discover", &modern_params(json!({})));
         assert_eq!(found["result"]["resultType"], "complete", "{program}: {found}");
-        let listed = desk.ask(json!(1), "tools/list", &modern_params(json!({})));
+        let listed = desk.ask(&json!(1), "tools/list", &modern_params(json!({})));
         assert_eq!(listed["result"]["tools"].as_array().unwrap().len(), 11, "{program}");
         desk.say(&modern_call("2", "a__hang", &json!({})));
         desk.say(&modern_call("3", "a__echo", &json!({"text": "while that hangs"})));
@@ -123,7 +123,7 @@ fn a_modern_client_needs_no_session() {
             acknowledged["params"]["_meta"]["io.modelcontextprotocol/subscriptionId"], "l",
             "{program}: {acknowledged}"
         );
-        let refused = desk.ask(json!(4), "vendor/unknown", &modern_params(json!({})));
+        let refused = desk.ask(&json!(4), "vendor/unknown", &modern_params(json!({})));
         assert_eq!(error(&refused).0, -32601, "{program}");
         // What listens and what was cancelled does not hold up the end.
         let began = Instant::now();
@@ -293,7 +293,8 @@ fn a_lost_session_is_opened_again_with_the_clients_own_words() {
         let mut desk = to(&peer, &[]);
         desk.open(&json!({"sampling": {}}));
         assert!(
-            desk.ask(json!(1), "tools/call", &json!({"name": "echo", "arguments": {}}))["result"].is_object()
+            desk.ask(&json!(1), "tools/call", &json!({"name": "echo", "arguments": {}}))["result"]
+                .is_object()
         );
         peer.lose_sessions(status);
         // Several at once find it lost; one opens another.
@@ -365,7 +366,7 @@ fn an_answer_that_breaks_off_is_taken_up_where_the_endpoint_says_it_can_be() {
     });
     let rest = format!("data: {}\n\ndata: {}\n\n", result("77", "another's"), result("1", "resumed"));
     peer.push_streams([vec![Step::Send(events()), Step::Send(chunk(&rest)), Step::Hold]]);
-    let answered = desk.ask(json!(1), "tools/call", &json!({"name": "echo", "arguments": {}}));
+    let answered = desk.ask(&json!(1), "tools/call", &json!({"name": "echo", "arguments": {}}));
     assert_eq!(text(&answered), "resumed");
     let last = peer.all().iter().rev().find_map(|seen| seen.header("last-event-id").map(str::to_owned));
     assert_eq!(last.as_deref(), Some("p1"));
@@ -380,7 +381,7 @@ fn modern_heads_repeat_what_the_endpoint_asks_for() {
     let list = json!({"jsonrpc": "2.0", "id": 1, "result": {"resultType": "complete", "tools": [{"name": "t", "inputSchema": schema}]}});
     peer.list_tools(&list.to_string());
     let mut desk = to(&peer, &["--header", "X-Team=${TEAM:-blue}"]);
-    desk.ask(json!(1), "tools/list", &modern_params(json!({})));
+    desk.ask(&json!(1), "tools/list", &modern_params(json!({})));
     desk.say(&modern_call("2", "t", &json!({"region": "ä"})));
     text(&desk.answer(&json!(2)));
     let seen = &peer.calls()[0];
@@ -493,6 +494,7 @@ fn what_is_under_way_at_the_end_of_input_is_answered() {
 
 #[test]
 fn keys_come_from_the_environment_a_file_or_the_command_line() {
+    type Row<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], Option<&'a str>);
     let seen = |args: &[&str], variables: &[(&str, &str)]| {
         let peer = Peer::script([]);
         let mut desk = Desk::connect(&format!("http://{}/mcp", peer.address), args, variables);
@@ -504,7 +506,7 @@ fn keys_come_from_the_environment_a_file_or_the_command_line() {
     fs::write(&file, "mcp_of_file\n").unwrap();
     let path = file.to_str().unwrap();
     let variable = [("METAMCP_KEY", "mcp_of_variable")];
-    let rows: [(&[&str], &[(&str, &str)], Option<&str>); 5] = [
+    let rows: [Row<'_>; 5] = [
         (&[], &[], None),
         (&[], &variable, Some("Bearer mcp_of_variable")),
         (&["--key-file", path], &variable, Some("Bearer mcp_of_file")),
@@ -600,8 +602,8 @@ fn a_gateway_that_was_killed_mid_call_and_is_back_is_found_again() {
     *way.to.lock().unwrap() = gateway.address;
     assert_eq!(peer.calls().len(), 2, "neither was repeated");
     let echo = json!({"name": "b__echo", "arguments": {"text": "back"}});
-    assert_eq!(text(&legacy.ask(json!(2), "tools/call", &echo)), "back");
-    assert_eq!(text(&modern.ask(json!(2), "tools/call", &modern_params(echo.clone()))), "back");
+    assert_eq!(text(&legacy.ask(&json!(2), "tools/call", &echo)), "back");
+    assert_eq!(text(&modern.ask(&json!(2), "tools/call", &modern_params(echo.clone()))), "back");
     // What changed meanwhile is not known: they are told to look. Then they are told of changes as before; nobody has a
     // second acknowledgement.
     for desk in &mut desks {
@@ -642,7 +644,8 @@ fn stdio_has_no_port_and_leaves_nothing_behind() {
     assert_ne!(listens(gateway.pid()), 0, "this test can see that something listens");
     let mut desk = Desk::stdio(&fixture(), &[]);
     desk.open(&json!({}));
-    let pid = text(&desk.ask(json!(1), "tools/call", &json!({"name": "a__pid", "arguments": {}}))).to_owned();
+    let pid =
+        text(&desk.ask(&json!(1), "tools/call", &json!({"name": "a__pid", "arguments": {}}))).to_owned();
     assert_eq!(listens(desk.pid()), 0);
     let is_there = || {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -667,7 +670,7 @@ fn several_share_a_data_directory_with_one_that_listens() {
     }
     for desk in &mut desks {
         let echo = json!({"name": "a__echo", "arguments": {"text": "x"}});
-        assert_eq!(text(&desk.ask(json!(1), "tools/call", &echo)), "x");
+        assert_eq!(text(&desk.ask(&json!(1), "tools/call", &echo)), "x");
         assert!(desk.end().0.success());
     }
     // Counted as what nobody was asked a key for is.
@@ -683,7 +686,7 @@ fn stdio_serves_one_endpoint() {
     let mut desk = Desk::stdio(&setup, &["--endpoint", "team"]);
     desk.open(&json!({}));
     assert_eq!(
-        text(&desk.ask(json!(1), "tools/call", &json!({"name": "echo", "arguments": {"text": "x"}}))),
+        text(&desk.ask(&json!(1), "tools/call", &json!({"name": "echo", "arguments": {"text": "x"}}))),
         "x"
     );
     assert!(desk.end().0.success());

@@ -130,9 +130,9 @@ impl Desk {
 
     /// Asks, and gives the answer.
     #[track_caller]
-    pub fn ask(&mut self, id: Value, method: &str, params: &Value) -> Value {
+    pub fn ask(&mut self, id: &Value, method: &str, params: &Value) -> Value {
         self.say(&json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params}).to_string());
-        self.answer(&id)
+        self.answer(id)
     }
 
     /// A Legacy handshake; gives the answer to `initialize`.
@@ -140,7 +140,7 @@ impl Desk {
     pub fn open(&mut self, capabilities: &Value) -> Value {
         let params = json!({"protocolVersion": "2025-11-25", "capabilities": capabilities,
             "clientInfo": {"name": "desk", "version": "1"}});
-        let opened = self.ask(json!(0), "initialize", &params);
+        let opened = self.ask(&json!(0), "initialize", &params);
         self.say(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#);
         opened
     }

@@ -63,9 +63,13 @@ impl Message {
         self.envelope.params.name.map_or(Cow::Borrowed(""), |name| name.decode(&self.bytes))
     }
 
-    /// For a log line.
-    pub fn method_name(&self) -> Cow<'_, str> {
-        self.envelope.method.map_or(Cow::Borrowed("an answer"), |method| method.decode(&self.bytes))
+    /// For a log line: nothing that a peer can choose.
+    pub fn shown(&self) -> &'static str {
+        match (self.method, self.envelope.method) {
+            (Some(method), _) => method.as_str(),
+            (None, Some(_)) => "another method",
+            (None, None) => "an answer",
+        }
     }
 
     /// As an HTTP request; `open`: the session it is sent in, where there is one.
@@ -107,7 +111,7 @@ impl Message {
         match self.method {
             Some(Method::ToolsCall | Method::PromptsGet) => params.name,
             Some(Method::ResourcesRead) => params.uri,
-            None if self.method_name().starts_with("tasks/") => params.task_id,
+            None if self.envelope.method?.value(&self.bytes).starts_with(b"tasks/") => params.task_id,
             _ => None,
         }
     }

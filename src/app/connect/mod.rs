@@ -275,7 +275,7 @@ impl Bridge {
     }
 
     async fn fail(&self, message: &Message, trouble: &Trouble) {
-        tracing::warn!(method = %message.method_name(), "{trouble}");
+        tracing::warn!(method = message.shown(), "{trouble}");
         self.say(&heard::error(&message.id(), trouble.code(message.era), &trouble.to_string())).await;
     }
 
@@ -302,7 +302,7 @@ impl Bridge {
                     self.session.note_announced(Some(&message.bytes));
                 }
                 Ok(()) => {}
-                Err(trouble) => tracing::warn!(method = %message.method_name(), "not delivered: {trouble}"),
+                Err(trouble) => tracing::warn!(method = message.shown(), "not delivered: {trouble}"),
             }
             if let Some(id) = message.cancels() {
                 self.requests.give_up(&id);

@@ -122,7 +122,7 @@ fn marked(schema: &Value) -> Result<Vec<Param>, &'static str> {
             if let Some(mark) = property.get(MARK) {
                 let param = Param { header: header_name(mark)?, path: path.clone() };
                 let is_of_type = |known: &&str| property.get("type").is_some_and(|of| of == known);
-                if !["string", "integer", "boolean"].iter().any(|known| is_of_type(known)) {
+                if !["string", "integer", "boolean"].iter().any(is_of_type) {
                     return Err("x-mcp-header stands at what is neither string nor integer nor boolean");
                 }
                 if !names.insert(param.header.clone()) || found.len() == PARAMS_MAX {

@@ -130,11 +130,7 @@ impl Session {
         let opened = Rc::new(Open { id, revision, tells: capabilities.tells() });
         let before = self.now.replace(Some(Rc::clone(&opened)));
         if before.is_some_and(|before| before.revision != opened.revision) {
-            let revision = protocol_version;
-            tracing::warn!(
-                revision,
-                "the endpoint speaks another revision than before; the client was told that one"
-            );
+            tracing::warn!("the endpoint speaks another revision than before; the client was told that one");
         }
         *self.introduction.borrow_mut() = Some(introduction.clone());
     }
