@@ -8,12 +8,15 @@ mod support;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use support::{Desk, Gate, Peer, Setup, Step, answer, chunk, events, modern_params, result, text};
+use support::{Desk, Gate, PATIENCE, Peer, Setup, Step, answer, chunk, events, modern_params, result, text};
 
 /// One server `a`: a program, with its process for each session, so that it may ask its client.
 fn fixture() -> Setup {
@@ -656,6 +659,43 @@ fn stdio_has_no_port_and_leaves_nothing_behind() {
     assert!(!is_there(), "the server went with the gateway");
     let keys = gateway.keys().run(async |store| store.keys().await.unwrap().rows.len());
     assert_eq!(keys, 0, "nobody was asked for a key, and none was made");
+}
+
+/// The Unix sockets of a process that have a path.
+fn unix_sockets(pid: u32) -> Vec<String> {
+    let fds = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+    let own: Vec<_> = fds.filter_map(|fd| fs::read_link(fd.path()).ok()).collect();
+    let is_own =
+        |inode: &str| own.iter().any(|link| link.as_os_str() == format!("socket:[{inode}]").as_str());
+    let table = fs::read_to_string(format!("/proc/{pid}/net/unix")).unwrap();
+    let rows = table.lines().skip(1).map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
+    let mut paths: Vec<_> =
+        rows.filter(|row| row.len() > 7 && is_own(row[6])).map(|row| row[7].to_owned()).collect();
+    paths.dedup();
+    paths
+}
+
+#[test]
+fn nobody_else_is_let_in_by_the_private_socket() {
+    let mut desk = Desk::stdio(&fixture(), &[]);
+    desk.open(&json!({}));
+    let paths = unix_sockets(desk.pid());
+    let path = paths.iter().find(|path| path.contains("/metamcp-")).unwrap_or_else(|| panic!("{paths:?}"));
+    let folder = Path::new(path).parent().unwrap();
+    assert_eq!(fs::metadata(folder).unwrap().permissions().mode() & 0o777, 0o700);
+    let mut stranger = UnixStream::connect(path).unwrap();
+    stranger.set_read_timeout(Some(PATIENCE)).unwrap();
+    // It may be closed before it has written.
+    drop(stranger.write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"));
+    let mut answer = Vec::new();
+    let read = stranger.read_to_end(&mut answer);
+    let is_closed = read.is_ok() || read.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionReset);
+    assert!(is_closed && answer.is_empty(), "{:?}", String::from_utf8_lossy(&answer));
+    let echo = json!({"name": "a__echo", "arguments": {"text": "x"}});
+    assert_eq!(text(&desk.ask(&json!(1), "tools/call", &echo)), "x", "its client goes on");
+    assert!(desk.end().0.success());
+    assert!(!folder.exists(), "nothing of it is left");
+    assert!(desk.log().contains("was not let in"), "{}", desk.log());
 }
 
 #[test]
