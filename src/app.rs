@@ -1,10 +1,12 @@
 //! Builds the parts from a `Config`, runs them, and ends them in order.
 
+mod connect;
 mod follow;
 mod join;
 mod publish;
 mod reload;
 mod retention;
+pub mod stdio;
 mod stored;
 mod usage;
 
@@ -26,7 +28,8 @@ use crate::auth::{
     self, AuthError, Authenticator, CreateError, EncryptionKeyError, KeyRequest, KeysFrom, SealerError,
     Secrets, SecretsError, create_first_key, parse_encryption_key, parse_jwt_secret,
 };
-use crate::backend::{Backend, TlsRoots, stdio};
+use crate::backend::stdio::Health;
+use crate::backend::{Backend, InvalidTarget, TlsRoots};
 use crate::base::{EndpointName, Phase, ServerName};
 use crate::catalog::{Catalog, View};
 use crate::config::Config;
@@ -36,7 +39,7 @@ use crate::journal::usage::Outbox;
 use crate::limits::Limits;
 use crate::route::{EndpointConfig, Members};
 use crate::server::{
-    self, ControlBody, ControlPlane, ControlRequest, ControlResponse, ListenError, Shared, Workers,
+    self, ControlBody, ControlPlane, ControlRequest, ControlResponse, Door, ListenError, Shared, Workers,
 };
 use crate::session::Sessions;
 use crate::store::{Audit, Grants, Seen, Store, StoreError};
@@ -92,7 +95,7 @@ pub struct App {
 
 /// What whoever started the gateway wants to know.
 pub struct Greeting {
-    /// `http://host:port` or `https://…`.
+    /// `http://host:port`, `https://…`, or `unix:/path`.
     pub url: String,
     /// The key made at a first start: shown once, stored nowhere.
     pub first_key: Option<String>,
@@ -147,12 +150,31 @@ pub enum AppError {
     /// The signals that end the gateway.
     #[error("cannot wait for signals: {0}")]
     Signals(std::io::Error),
+    /// Standard input and output, where they are the way to the client.
+    #[error("cannot use standard input and output: {0}; start this from a program that speaks MCP over them")]
+    Pipes(std::io::Error),
+    /// The directory for the private socket.
+    #[error(
+        "cannot make a private directory for a socket: {0}; is the one for temporary files (TMPDIR) writable?"
+    )]
+    Private(std::io::Error),
+    /// The endpoint that the one client is to be served.
+    #[error("there is no endpoint `{name}`; there are: {known}")]
+    NoEndpoint {
+        /// Which.
+        name: EndpointName,
+        /// Those that there are.
+        known: String,
+    },
+    /// The address to connect to.
+    #[error("cannot connect to that URL: {0}")]
+    Endpoint(InvalidTarget),
 }
 
 impl App {
     /// Builds everything and begins to serve. Runs in a `LocalSet`, on which it leaves its background tasks.
     /// `reload` is asked at SIGHUP.
-    pub async fn start(config: Config, reload: Reload) -> Result<Self, AppError> {
+    pub async fn start(config: Config, door: Door, reload: Reload) -> Result<Self, AppError> {
         let hangups = signal(SignalKind::hangup()).map_err(AppError::Signals)?;
         let (authenticator, store) = keys(&config).await?;
         let roots = system_roots();
@@ -164,7 +186,7 @@ impl App {
         let (catalog, keeper) = Catalog::new(config.catalog.clone(), &fleet);
         let sessions = Arc::new(Sessions::new(config.session.clone(), Arc::clone(authenticator.sealer())));
         let (phase, phases) = watch::channel(Phase::Serve);
-        let (counters, outbox) = usage::open(&config.data_dir, config.server.workers)?.unzip();
+        let (counters, outbox) = usage::open(&config.data_dir, config.server.workers, &door)?.unzip();
         let (fleets, fleet_now) = watch::channel(Arc::clone(&fleet));
         let keys_changed = watch::Sender::new(0);
         let limits = Arc::new(Limits::new(config.limits.clone()));
@@ -199,7 +221,7 @@ impl App {
             phase: phases,
             keys: keys_changed.subscribe(),
         });
-        let workers = server::start(&shared)?;
+        let workers = server::start(&shared, &door)?;
         // Only now: a key that is made and never shown is lost.
         let first_key = first_key(&config, &store, &authenticator).await?;
         spawn_local(runner.run());
@@ -218,15 +240,16 @@ impl App {
         Ok(Self { greeting, workers, phase, reloading, ended, handing_on, shared })
     }
 
-    /// Serves until SIGTERM or SIGINT, or until its terminal is closed, then lets what is under way end, within the deadline. A second signal
-    /// ends at once.
-    pub async fn run(self) -> Result<(), AppError> {
+    /// Serves until SIGTERM or SIGINT, until its terminal is closed, or until `client` has ended, which is dropped at any
+    /// of these. Then lets what is under way end, within the deadline. A second signal ends at once.
+    pub async fn run(self, client: impl Future<Output = ()>) -> Result<(), AppError> {
         let mut terminate = signal(SignalKind::terminate()).map_err(AppError::Signals)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(AppError::Signals)?;
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
             Ok(()) = self.reloading => {}
+            () = client => {}
         }
         tracing::info!("stopping: no new connections; what is under way may end");
         let end = async {
@@ -269,7 +292,7 @@ async fn stop_servers(fleet: &watch::Receiver<Arc<Fleet>>) {
 
 async fn stop_server(backend: Arc<Backend>) {
     if let Some(health) = backend.process_health().await {
-        let stdio::Health { started, failed, nonsense, unmeant, lost, refused, .. } = health;
+        let Health { started, failed, nonsense, unmeant, lost, refused, .. } = health;
         let server = backend.name();
         tracing::info!(%server, started, failed, nonsense, unmeant, lost, refused, "its processes, all in all");
         backend.stop().await;
@@ -290,14 +313,13 @@ async fn stored(
 }
 
 fn greeting(config: &Config, workers: &Workers, first_key: Option<String>, joined: &Joined) -> Greeting {
-    let scheme = if config.server.tls.is_some() { "https" } else { "http" };
     let servers: Vec<ServerName> = joined.servers.iter().map(|server| server.name.clone()).collect();
     let of = |endpoint: &EndpointConfig| match &endpoint.servers {
         Members::Every => servers.clone(),
         Members::These(members) => members.iter().map(|member| member.server.clone()).collect(),
     };
     Greeting {
-        url: format!("{scheme}://{}", workers.address),
+        url: workers.url.clone(),
         first_key,
         asks_for_key: config.auth_mode == auth::Mode::Keys,
         endpoints: joined.endpoints.iter().map(|endpoint| (endpoint.name.clone(), of(endpoint))).collect(),

@@ -1,11 +1,14 @@
 //! The `metamcp` program: arguments, configuration, serve, drain.
 
+use std::future::{Future, pending};
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use metamcp::app::{App, AppError, Greeting, Reload};
-use metamcp::config::{self, Cli, Command, Config, EXIT_USAGE, LogFormat, Summary};
+use metamcp::app::{App, AppError, Greeting, Reload, stdio};
+use metamcp::base::EndpointName;
+use metamcp::config::{self, Cli, Command, Config, ConnectArgs, EXIT_USAGE, LogConfig, LogFormat, Summary};
+use metamcp::server::Door;
 use metamcp::telemetry;
 use tokio::runtime::Builder;
 use tokio::task::LocalSet;
@@ -25,46 +28,68 @@ fn main() -> ExitCode {
             return ExitCode::from(EXIT_USAGE);
         }
     };
+    let command = cli.chosen();
+    if let Command::Connect(args) = &command {
+        return connect(&cli, args, &cwd);
+    }
     let config = match config::load(&cli, &config::ProcessEnv, &cwd) {
         Ok(config) => config,
-        Err(mistakes) => {
-            eprintln!("{mistakes}");
-            return ExitCode::from(EXIT_USAGE);
-        }
+        Err(mistakes) => return wrong(&mistakes),
     };
-    match cli.chosen() {
+    let to = match command {
         Command::Check => {
             println!("{}", Summary(&config));
-            ExitCode::SUCCESS
+            return ExitCode::SUCCESS;
         }
-        Command::Serve => serve(config, cli, cwd),
-    }
+        Command::Stdio(args) => Audience::OneClient(args.endpoint),
+        Command::Serve | Command::Connect(_) => Audience::Network,
+    };
+    serve(config, cli, cwd, to)
 }
 
-fn serve(mut config: Config, cli: Cli, cwd: PathBuf) -> ExitCode {
-    let format = match config.log.format {
+/// Whom the gateway serves.
+enum Audience {
+    /// Whoever reaches its address.
+    Network,
+    /// The client that started it, and which of its endpoints.
+    OneClient(Option<EndpointName>),
+}
+
+fn wrong(mistakes: &config::Mistakes) -> ExitCode {
+    eprintln!("{mistakes}");
+    ExitCode::from(EXIT_USAGE)
+}
+
+/// Starts logging; an exit code when that cannot be.
+fn log(config: &LogConfig) -> Result<(), ExitCode> {
+    let format = match config.format {
         LogFormat::Text => telemetry::Format::Text,
         LogFormat::Json => telemetry::Format::Json,
     };
-    if let Err(error) = telemetry::start(format, &config.log.filter) {
-        eprintln!("metamcp: the log filter {:?} cannot be used: {error}", config.log.filter);
-        return ExitCode::from(EXIT_USAGE);
+    telemetry::start(format, &config.filter).map_err(|error| {
+        eprintln!("metamcp: the log filter {:?} cannot be used: {error}", config.filter);
+        ExitCode::from(EXIT_USAGE)
+    })
+}
+
+fn connect(cli: &Cli, args: &ConnectArgs, cwd: &Path) -> ExitCode {
+    let config = match config::load_connect(cli, args, &config::ProcessEnv, cwd) {
+        Ok(config) => config,
+        Err(mistakes) => return wrong(&mistakes),
+    };
+    if let Err(code) = log(&config.log) {
+        return code;
     }
-    for notice in &config.skipped {
-        tracing::warn!("{notice}");
-    }
-    let demo = demo::start(&config);
-    demo::add(demo.as_ref(), &mut config);
-    let reload = Box::new(move || {
-        let mut config = config::load(&cli, &config::ProcessEnv, &cwd)?;
-        demo::add(demo.as_ref(), &mut config);
-        Ok(config)
-    });
-    let outcome = Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(AppError::Signals)
-        .and_then(|runtime| LocalSet::new().block_on(&runtime, run(config, reload)));
+    end(block_on(stdio::connect(config)))
+}
+
+/// Runs it on this thread, with what it leaves there.
+fn block_on(work: impl Future<Output = Result<(), AppError>>) -> Result<(), AppError> {
+    let runtime = Builder::new_current_thread().enable_all().build().map_err(AppError::Signals)?;
+    LocalSet::new().block_on(&runtime, work)
+}
+
+fn end(outcome: Result<(), AppError>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -74,11 +99,33 @@ fn serve(mut config: Config, cli: Cli, cwd: PathBuf) -> ExitCode {
     }
 }
 
+fn serve(mut config: Config, cli: Cli, cwd: PathBuf, to: Audience) -> ExitCode {
+    if let Err(code) = log(&config.log) {
+        return code;
+    }
+    for notice in &config.skipped {
+        tracing::warn!("{notice}");
+    }
+    let demo = demo::start(&config);
+    demo::add(demo.as_ref(), &mut config);
+    let is_for_one = matches!(to, Audience::OneClient(_));
+    let fit = move |config| if is_for_one { stdio::for_one_client(config) } else { config };
+    let reload = Box::new(move || {
+        let mut config = config::load(&cli, &config::ProcessEnv, &cwd)?;
+        demo::add(demo.as_ref(), &mut config);
+        Ok(fit(config))
+    });
+    end(match to {
+        Audience::Network => block_on(run(config, reload)),
+        Audience::OneClient(endpoint) => block_on(stdio::serve(fit(config), reload, endpoint)),
+    })
+}
+
 async fn run(config: Config, reload: Reload) -> Result<(), AppError> {
-    let app = App::start(config, reload).await?;
+    let app = App::start(config, Door::Public, reload).await?;
     // Nobody may be reading; that is no reason to stop.
     let _ = greet(&app.greeting);
-    app.run().await
+    app.run(pending()).await
 }
 
 /// How to go on from here, for the one who started it.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::future::ready;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
@@ -13,6 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use crate::base::Phase;
 use crate::journal::usage::{self, Batch, COLLECT_BACKLOG_MS, COLLECT_MS, Outbox, SYNC_MS, Usage};
 use crate::journal::{self, JournalError};
+use crate::server::Door;
 use crate::store::{Counts, Store, StoreError, UsageBatch, UsageKey, UsageRow};
 
 /// The journal's folder in the data directory.
@@ -27,10 +28,27 @@ const RETRY: Duration = Duration::from_secs(1);
 /// For the last batches to reach the store when the gateway ends; what does not waits for the next start.
 const FAREWELL: Duration = Duration::from_secs(2);
 
+/// Gateways of one client each that may count in one data directory: a client starts one, and people have some clients.
+const PRIVATE_MAX: usize = 64;
+
 /// Opens the journal. Without room on the disk the gateway serves all the same, and counts nothing.
-pub fn open(data_dir: &Path, workers: usize) -> Result<Option<(Usage, Outbox)>, JournalError> {
+///
+/// A folder is for one process at a time. Of the gateways that clients start for themselves there may be several, beside
+/// the one that listens: each takes a folder that is free, and what an earlier one left there is handed on.
+pub fn open(data_dir: &Path, workers: usize, door: &Door) -> Result<Option<(Usage, Outbox)>, JournalError> {
+    if *door == Door::Public {
+        return open_folder(data_dir.join(FOLDER), workers);
+    }
+    let mut folders = (0..PRIVATE_MAX).map(|number| data_dir.join(format!("{FOLDER}-stdio-{number}")));
+    let is_taken = |opened: &Result<_, _>| matches!(opened, Err(JournalError::Locked(_)));
+    let free =
+        folders.find_map(|folder| Some(open_folder(folder, workers)).filter(|opened| !is_taken(opened)));
+    free.unwrap_or_else(|| Err(JournalError::Locked(data_dir.to_owned())))
+}
+
+fn open_folder(folder: PathBuf, workers: usize) -> Result<Option<(Usage, Outbox)>, JournalError> {
     let config = usage::Config {
-        folder: data_dir.join(FOLDER),
+        folder,
         workers,
         slots: usage::SLOTS,
         segment_bytes: journal::SEGMENT_BYTES,

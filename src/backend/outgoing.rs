@@ -160,6 +160,12 @@ impl Outgoing {
         out
     }
 
+    /// The fields that were added, as they go over the wire.
+    #[cfg(test)]
+    pub fn lines(&self) -> String {
+        String::from_utf8_lossy(&self.lines).into_owned()
+    }
+
     fn fields(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> + '_ {
         self.lines.split(|byte| *byte == b'\n').filter_map(|line| {
             let line = line.strip_suffix(b"\r")?;

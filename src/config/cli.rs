@@ -1,9 +1,15 @@
+use std::convert::Infallible;
+use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
+use zeroize::Zeroizing;
+
 use super::LogFormat;
+use crate::base::EndpointName;
 
 /// The command line of `metamcp`, as it was written.
 #[derive(Debug, Clone, Default, Parser)]
@@ -24,12 +30,73 @@ pub struct Cli {
 }
 
 /// What the program is asked to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
 pub enum Command {
     /// Serve until told to stop (what happens without a command)
     Serve,
     /// Read the configuration, say what would be served and every mistake in it, and start nothing
     Check,
+    /// Serve the client that started this, over standard input and output and over no port; ends with it
+    Stdio(StdioArgs),
+    /// Connect the client that started this to an MCP endpoint elsewhere: standard input and output to Streamable HTTP
+    Connect(ConnectArgs),
+}
+
+/// What `metamcp stdio` is told.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct StdioArgs {
+    /// The endpoint to serve [default: the one with every server]
+    #[arg(long, value_name = "NAME", value_parser = EndpointName::new)]
+    pub endpoint: Option<EndpointName>,
+}
+
+/// What `metamcp connect` is told.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct ConnectArgs {
+    /// Where the endpoint is
+    #[arg(
+        value_name = "URL",
+        help = "Where the endpoint is: http://host/path, https://host/path or unix:/path/to/socket:/mcp"
+    )]
+    pub url: Secret,
+    /// Sent as `Authorization: Bearer KEY`. Others on this machine can read a command line: `METAMCP_KEY` or --key-file
+    /// keep the key from them
+    #[arg(long, value_name = "KEY")]
+    pub key: Option<Secret>,
+    /// A file with the key in it and nothing else
+    #[arg(long, value_name = "FILE", conflicts_with = "key")]
+    pub key_file: Option<PathBuf>,
+    /// Sent with every request; ${VARIABLE} in the value is put in. May be given several times
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub header: Vec<Secret>,
+    /// How long the endpoint may take to answer, and to say more, in seconds [default: 3600]
+    #[arg(long, value_name = "SECONDS")]
+    pub timeout: Option<u64>,
+}
+
+/// A part of the command line that is not to be shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Zeroizing<String>);
+
+impl Secret {
+    /// As it was written.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Secret {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(Self(Zeroizing::new(text.to_owned())))
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
 }
 
 /// The flags of every command. They win over the environment, which wins over the file.
@@ -65,7 +132,7 @@ pub struct Flags {
 impl Cli {
     /// The command that was given, or the usual one.
     pub fn chosen(&self) -> Command {
-        self.command.unwrap_or(Command::Serve)
+        self.command.clone().unwrap_or(Command::Serve)
     }
 }
 
@@ -101,9 +168,11 @@ Examples:
   metamcp --mcp-json ~/.cursor/mcp.json    put a client's servers behind one endpoint
   metamcp --no-auth                        first steps on one's own machine
   metamcp check --config metamcp.toml      say what would be served, and every mistake
+  metamcp stdio                            the same for one client, which starts it: no port, no key
+  metamcp connect https://host/mcp         a client that starts programs, to an endpoint elsewhere
 
 Environment, also from ./.env:
-  DATABASE_URL ENCRYPTION_KEY JWT_SECRET METAMCP_DATA_DIR RUST_LOG SERVER_HOST SERVER_PORT
+  DATABASE_URL ENCRYPTION_KEY JWT_SECRET METAMCP_DATA_DIR METAMCP_KEY RUST_LOG SERVER_HOST SERVER_PORT
 
 Clients reach every server at http://127.0.0.1:12009/mcp with the header
   Authorization: Bearer KEY
@@ -131,15 +200,34 @@ mod tests {
         check("metamcp serve --port 1", Command::Serve, Some(1));
         check("metamcp --port 1 check", Command::Check, Some(1));
         check("metamcp check --port 1", Command::Check, Some(1));
+        let endpoint = EndpointName::new("team").ok();
+        check("metamcp stdio --port 1", Command::Stdio(StdioArgs { endpoint: None }), Some(1));
+        check("metamcp stdio --endpoint team", Command::Stdio(StdioArgs { endpoint }), None);
     }
 
     #[test]
     fn refuses_what_it_does_not_know() {
-        for line in
-            ["metamcp --prot 1", "metamcp start", "metamcp --port 70000", "metamcp --host example.com"]
-        {
+        for line in [
+            "metamcp --prot 1",
+            "metamcp start",
+            "metamcp --port 70000",
+            "metamcp --host example.com",
+            "metamcp connect",
+            "metamcp connect http://a --key b --key-file c",
+            "metamcp connect http://a --timeout soon",
+            "metamcp stdio --endpoint a/b",
+        ] {
             assert!(Cli::try_parse_from(line.split(' ')).unwrap_err().use_stderr(), "{line}");
         }
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let line = "metamcp connect https://a/hunter2 --key hunter2 --header A=hunter2";
+        let cli = Cli::try_parse_from(line.split(' ')).unwrap();
+        assert!(!format!("{cli:?}").contains("hunter2"), "{cli:?}");
+        let Command::Connect(args) = cli.chosen() else { panic!("{cli:?}") };
+        assert_eq!(args.key.unwrap().expose(), "hunter2");
     }
 
     #[test]

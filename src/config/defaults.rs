@@ -83,6 +83,10 @@ pub(super) const VERIFIED_FOR: Bound<Duration> =
 pub(super) const RETENTION: Bound<Duration> =
     Bound { default: secs(400 * 86_400), min: secs(86_400), max: secs(36_500 * 86_400) };
 
+/// `metamcp connect`: longer than any server takes for a call, since the client knows best when to give it up.
+pub(super) const CONNECT_TIMEOUT: Bound<Duration> =
+    Bound { default: secs(3600), min: secs(1), max: secs(86_400) };
+
 const fn secs(n: u64) -> Duration {
     Duration::from_secs(n)
 }

@@ -13,6 +13,7 @@ mod cli;
 mod raw;
 mod resolve;
 
+mod connect;
 mod defaults;
 mod describe;
 mod endpoints;
@@ -35,7 +36,8 @@ use crate::admin::definition::bounds::DEFAULTS;
 use crate::base::ServerName;
 use crate::{auth, backend, catalog, limits, route, server, session, store};
 
-pub use cli::{Cli, Command, Flags, help, parse};
+pub use cli::{Cli, Command, ConnectArgs, Flags, Secret, StdioArgs, help, parse};
+pub use connect::{Connect, load_connect};
 pub use describe::Summary;
 pub use mistakes::{Mistake, Mistakes, Notice, Place};
 pub use raw::{Env, ProcessEnv};

@@ -60,11 +60,8 @@ impl<'a> Raw<'a> {
         let find = |flag: Option<&Path>, flag_name: &str, name: &str| match flag {
             Some(path) => {
                 let path = cwd.join(path);
-                let found = read_text(&path, &Place::flag(flag_name), report);
-                if matches!(found, Found::Missing) {
-                    report.mistake(&Place::flag(flag_name), format!("{} is not there", path.display()));
-                }
-                found.text().map(|text| TextFile { path, text })
+                let text = read_named(&path, &Place::flag(flag_name), report);
+                text.map(|text| TextFile { path, text })
             }
             None => [cwd, &data_dir].into_iter().find_map(|dir| {
                 let path = dir.join(name);
@@ -169,6 +166,15 @@ impl Found {
             Self::Missing | Self::Unreadable => None,
         }
     }
+}
+
+/// A file that somebody named: it is to be there.
+pub(super) fn read_named(path: &Path, place: &Place, report: &Report) -> Option<String> {
+    let found = read_text(path, place, report);
+    if matches!(found, Found::Missing) {
+        report.mistake(place, format!("{} is not there", path.display()));
+    }
+    found.text()
 }
 
 fn read_text(path: &Path, place: &Place, report: &Report) -> Found {

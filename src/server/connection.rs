@@ -20,7 +20,7 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
@@ -43,17 +43,13 @@ const TLS_TIMEOUT: Duration = Duration::from_secs(5);
 const HTTP2_STREAMS_MAX: u32 = 256;
 
 /// Serves a connection to its end.
-pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, tls: Option<TlsAcceptor>) {
-    // A response is written whole, so there is nothing for Nagle's algorithm to gather.
-    if tcp.set_nodelay(true).is_err() {
-        return;
-    }
-    let mut socket = match tls {
-        None => Socket::Tcp(tcp),
-        Some(acceptor) => match timeout(TLS_TIMEOUT, acceptor.accept(tcp)).await {
+pub async fn serve(worker: Rc<Worker>, socket: Socket, tls: Option<TlsAcceptor>) {
+    let mut socket = match (tls, socket) {
+        (Some(acceptor), Socket::Tcp(tcp)) => match timeout(TLS_TIMEOUT, acceptor.accept(tcp)).await {
             Ok(Ok(stream)) => Socket::Tls(Box::new(stream)),
             Ok(Err(_)) | Err(_) => return,
         },
+        (_, plain) => plain,
     };
     let control = Control::new();
     let _watched = worker.controls.watch(&control);
@@ -108,6 +104,7 @@ async fn open(worker: &Rc<Worker>, before: Before, mut socket: Socket) -> Option
         _ if !first.is_empty() => {}
         // No buffer yet: an idle connection costs its socket.
         Socket::Tcp(tcp) => timeout(config.idle_timeout, tcp.readable()).await.ok()?.ok()?,
+        Socket::Unix(unix) => timeout(config.idle_timeout, unix.readable()).await.ok()?.ok()?,
         // The first request may have come with the end of the handshake, and lie in the session.
         Socket::Tls(tls) => {
             timeout(config.idle_timeout, tls.read_buf(&mut first))
@@ -232,6 +229,8 @@ pub enum Socket {
     Tcp(TcpStream),
     /// Boxed: its state is a hundred times the size of a socket.
     Tls(Box<TlsStream<TcpStream>>),
+    /// Of this process itself, on the private socket.
+    Unix(UnixStream),
 }
 
 impl Socket {
@@ -241,6 +240,7 @@ impl Socket {
             Self::Tcp(tcp) => tcp.poll_read_ready(cx).is_pending(),
             // What has come may lie in the session.
             Self::Tls(_) => false,
+            Self::Unix(unix) => unix.poll_read_ready(cx).is_pending(),
         }
     }
 }
@@ -295,6 +295,7 @@ impl AsyncWrite for Rewound {
         match &self.socket {
             Socket::Tcp(tcp) => tcp.is_write_vectored(),
             Socket::Tls(tls) => tls.is_write_vectored(),
+            Socket::Unix(unix) => unix.is_write_vectored(),
         }
     }
 
@@ -315,6 +316,7 @@ macro_rules! each {
         match $self.get_mut() {
             Socket::Tcp($socket) => $call,
             Socket::Tls($socket) => $call,
+            Socket::Unix($socket) => $call,
         }
     };
 }

@@ -2,6 +2,8 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,7 +19,7 @@ use tokio::task::{JoinSet, spawn_local};
 use tokio::time::sleep;
 use tokio_rustls::TlsAcceptor;
 
-use super::connection::serve;
+use super::connection::{Socket as Connected, serve};
 use super::worker::{Shared, Worker};
 use super::{Config, Tls};
 use crate::base::Phase;
@@ -34,10 +36,21 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Threads of one worker for what cannot be waited for otherwise.
 const BLOCKING_THREADS_MAX: usize = 8;
 
+/// Where clients come in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Door {
+    /// The address of the configuration.
+    Public,
+    /// A Unix socket there, for this process alone: whoever else connects is closed at once. Its directory is the
+    /// caller's, and closed to others.
+    Private(PathBuf),
+}
+
 /// The running workers.
 pub struct Workers {
-    /// Where they listen: the port that was found, when it was asked for as 0.
-    pub address: SocketAddr,
+    /// Where they listen: `http://host:port` or `https://…`, with the port that was found when it was asked for as 0; or
+    /// `unix:/path`.
+    pub url: String,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -57,23 +70,30 @@ pub enum ListenError {
     /// The certificate or its key.
     #[error("cannot use the TLS certificate: {0}")]
     Tls(String),
+    /// The private socket.
+    #[error(
+        "cannot listen on the private socket {path}: {source}; is there room in the directory for temporary files (TMPDIR)?"
+    )]
+    Private {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// A thread.
     #[error("cannot start a worker thread: {0}")]
     Thread(io::Error),
 }
 
 /// Starts the workers. They run until `shared.phase` is `Drain` and what is under way has ended, or `Cut`.
-pub fn start(shared: &Arc<Shared>) -> Result<Workers, ListenError> {
+pub fn start(shared: &Arc<Shared>, door: &Door) -> Result<Workers, ListenError> {
     let config = shared.config.clone();
-    let tls = config.tls.as_ref().map(acceptor).transpose()?;
-    refuse_taken(config.listen)?;
-    let first = bind(config.listen)?;
-    let address =
-        first.local_addr().map_err(|source| ListenError::Bind { address: config.listen, source })?;
-    let mut listeners = vec![first];
-    while listeners.len() < config.workers {
-        listeners.push(bind(address)?);
-    }
+    let tls = config.tls.as_ref().filter(|_| *door == Door::Public).map(acceptor).transpose()?;
+    let (url, listeners) = match door {
+        Door::Public => open(&config)?,
+        Door::Private(path) => open_private(path, config.workers)
+            .map_err(|source| ListenError::Private { path: path.clone(), source })?,
+    };
     let connections = Arc::new(CachePadded::new(AtomicUsize::new(0)));
     let mut threads = Vec::with_capacity(listeners.len());
     let (started, outcomes) = mpsc::channel();
@@ -94,7 +114,30 @@ pub fn start(shared: &Arc<Shared>) -> Result<Workers, ListenError> {
         let gone = || Err(io::Error::other("a worker ended while it started"));
         outcomes.recv().unwrap_or_else(|_| gone()).map_err(ListenError::Thread)?;
     }
-    Ok(Workers { address, threads })
+    Ok(Workers { url, threads })
+}
+
+/// The sockets of the workers at the configured address, and its URL.
+fn open(config: &Config) -> Result<(String, Vec<Listening>), ListenError> {
+    refuse_taken(config.listen)?;
+    let first = bind(config.listen)?;
+    let address =
+        first.local_addr().map_err(|source| ListenError::Bind { address: config.listen, source })?;
+    let mut listeners = vec![Listening::Public(first)];
+    while listeners.len() < config.workers {
+        listeners.push(Listening::Public(bind(address)?));
+    }
+    let scheme = if config.tls.is_some() { "https" } else { "http" };
+    Ok((format!("{scheme}://{address}"), listeners))
+}
+
+/// Likewise, of the private one: they accept from one queue.
+fn open_private(path: &Path, workers: usize) -> io::Result<(String, Vec<Listening>)> {
+    let first = UnixListener::bind(path)?;
+    first.set_nonblocking(true)?;
+    let others = (1..workers).map(|_| first.try_clone()).collect::<io::Result<Vec<_>>>()?;
+    let listeners = others.into_iter().chain([first]).map(Listening::Private).collect();
+    Ok((format!("unix:{}", path.display()), listeners))
 }
 
 impl Workers {
@@ -112,9 +155,52 @@ impl Workers {
     }
 }
 
+/// A listening socket, before a runtime has it.
+enum Listening {
+    Public(TcpListener),
+    Private(UnixListener),
+}
+
+/// Likewise, within one.
+enum Listener {
+    Public(tokio::net::TcpListener),
+    Private(tokio::net::UnixListener),
+}
+
+impl Listener {
+    fn of(listening: Listening) -> io::Result<Self> {
+        match listening {
+            Listening::Public(listener) => tokio::net::TcpListener::from_std(listener).map(Self::Public),
+            Listening::Private(listener) => tokio::net::UnixListener::from_std(listener).map(Self::Private),
+        }
+    }
+
+    /// The next connection. Cancel safe.
+    async fn accept(&self) -> io::Result<Connected> {
+        match self {
+            Self::Public(listener) => {
+                let (tcp, _) = listener.accept().await?;
+                // A response is written whole, so there is nothing for Nagle's algorithm to gather. One that is gone
+                // already is found out by the first read.
+                let _ = tcp.set_nodelay(true);
+                Ok(Connected::Tcp(tcp))
+            }
+            Self::Private(listener) => loop {
+                let (stream, _) = listener.accept().await?;
+                // Nobody is asked for a key here.
+                let own = i32::try_from(std::process::id()).ok();
+                if stream.peer_cred().is_ok_and(|peer| peer.pid() == own) {
+                    return Ok(Connected::Unix(stream));
+                }
+                tracing::warn!("another process came to the private socket; it was not let in");
+            },
+        }
+    }
+}
+
 struct Seed {
     shared: Arc<Shared>,
-    listener: TcpListener,
+    listener: Listening,
     tls: Option<TlsAcceptor>,
     connections: Arc<CachePadded<AtomicUsize>>,
     number: usize,
@@ -136,7 +222,7 @@ impl Seed {
     }
 
     async fn accept(self, started: mpsc::Sender<io::Result<()>>) {
-        let listener = match tokio::net::TcpListener::from_std(self.listener) {
+        let listener = match Listener::of(self.listener) {
             Ok(listener) => listener,
             Err(error) => return drop(started.send(Err(error))),
         };
@@ -148,10 +234,10 @@ impl Seed {
         loop {
             tokio::select! {
                 accepted = listener.accept() => match accepted {
-                    Ok((tcp, _)) => {
+                    Ok(socket) => {
                         // Over the limit it is closed at once: those that are open go on undisturbed.
                         if let Some(place) = Place::take(&self.connections, self.shared.config.connections_max) {
-                            let served = serve(Rc::clone(&worker), tcp, self.tls.clone());
+                            let served = serve(Rc::clone(&worker), socket, self.tls.clone());
                             connections.spawn_local(async move {
                                 served.await;
                                 drop(place);
@@ -223,9 +309,8 @@ fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
 fn acceptor(tls: &Tls) -> Result<TlsAcceptor, ListenError> {
     use rustls_pki_types::pem::PemObject;
     use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-    let fail = |path: &std::path::Path, error: &dyn std::fmt::Display| {
-        ListenError::Tls(format!("{}: {error}", path.display()))
-    };
+    let fail =
+        |path: &Path, error: &dyn std::fmt::Display| ListenError::Tls(format!("{}: {error}", path.display()));
     let chain: Vec<_> = CertificateDer::pem_file_iter(&tls.cert)
         .and_then(Iterator::collect)
         .map_err(|error| fail(&tls.cert, &error))?;

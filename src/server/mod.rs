@@ -37,7 +37,7 @@ use std::time::Duration;
 
 pub use body::ResponseBody;
 pub use guard::Guard;
-pub use listener::{ListenError, Workers, start};
+pub use listener::{Door, ListenError, Workers, start};
 pub use plane::{ControlBody, ControlPlane, ControlRequest, ControlResponse};
 pub use worker::{Shared, Worker};
 

@@ -1,7 +1,7 @@
 // What the two TypeScript clients share: the command line, the sessions of a check, the report.
 //
 // A client program calls `main(connect, checks)`. `connect(options)` opens a session with its SDK and returns
-// an object with the methods which the checks use; `options` = {url, headers, flags, answers, events}:
+// an object with the methods which the checks use; `options` = {url, program, headers, flags, answers, events}:
 // `answers` holds the replies to the server's requests (elicit, sample, roots), `events` (an EventEmitter) is
 // told 'log', 'updated', 'tools', 'prompts', 'resources' when such a notification arrives.
 // Every check opens sessions of its own, so one which hangs does not disturb the next.
@@ -41,7 +41,9 @@ function options(argv) {
         );
         process.exit(64);
     }
-    return { ...found, profile: profiles[found.profile] };
+    // A server that is started, and spoken to over its standard input and output.
+    const [, program] = /^program:(.*)$/.exec(found.url) ?? [];
+    return { ...found, program: program?.split(' '), profile: profiles[found.profile] };
 }
 
 /** Runs the checks in sessions which `connect` opens, prints a line for each and ends the process. */
@@ -90,8 +92,8 @@ class Run {
 
     async open(answers = {}) {
         const events = new EventEmitter();
-        const { url, headers, flags } = this.settings;
-        const session = await this.connect({ url: new URL(url), headers, flags, answers, events });
+        const { url, program, headers, flags } = this.settings;
+        const session = await this.connect({ url: new URL(url), program, headers, flags, answers, events });
         session.events = events;
         this.sessions.push(session);
         return session;

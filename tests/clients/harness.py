@@ -46,6 +46,8 @@ def read_options() -> argparse.Namespace:
     headers = (header.partition(":") for header in options.header)
     options.headers = {name.strip(): value.strip() for name, _, value in headers}
     options.profile = profiles[options.profile]
+    # A server that is started, and spoken to over its standard input and output.
+    options.program = options.url.removeprefix("program:").split() if options.url.startswith("program:") else None
     return options
 
 

@@ -5,6 +5,7 @@ import contextlib
 
 import anyio
 from mcp import ClientSession, types
+from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
 
@@ -88,6 +89,20 @@ class Session:
 
 
 @contextlib.asynccontextmanager
+async def transport(options):
+    if options.program:
+        command, *args = options.program
+        async with stdio_client(StdioServerParameters(command=command, args=args)) as (reader, writer):
+            yield reader, writer, lambda: None
+        return
+    async with (
+        create_mcp_http_client(headers=options.headers) as http,
+        streamable_http_client(options.url, http_client=http) as opened,
+    ):
+        yield opened
+
+
+@contextlib.asynccontextmanager
 async def connect(options, answers, events):
     async def elicit(_context, params):
         answer = answers.get("elicit", lambda _params: {"action": "cancel"})
@@ -108,8 +123,7 @@ async def connect(options, answers, events):
             events(name, str(notification.params.uri) if name == "updated" else None)
 
     async with (
-        create_mcp_http_client(headers=options.headers) as http,
-        streamable_http_client(options.url, http_client=http) as (reader, writer, session_id),
+        transport(options) as (reader, writer, session_id),
         ClientSession(
             reader,
             writer,

@@ -7,6 +7,7 @@ import contextlib
 import anyio
 import mcp_types as types
 from mcp import Client
+from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
 from pydantic import TypeAdapter
@@ -126,8 +127,13 @@ async def connect(options, answers, events):
 
     async with create_mcp_http_client(headers=options.headers) as http:
         http.event_hooks["response"].append(note_session)
+        if options.program:
+            command, *args = options.program
+            transport = stdio_client(StdioServerParameters(command=command, args=args))
+        else:
+            transport = streamable_http_client(options.url, http_client=http)
         async with Client(
-            streamable_http_client(options.url, http_client=http),
+            transport,
             mode=options.era,
             elicitation_callback=elicit,
             sampling_callback=sample,

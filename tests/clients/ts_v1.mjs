@@ -5,11 +5,12 @@ import { load, main } from './harness.mjs';
 
 const { Client } = await load('@modelcontextprotocol/sdk/client/index.js');
 const { StreamableHTTPClientTransport } = await load('@modelcontextprotocol/sdk/client/streamableHttp.js');
+const { StdioClientTransport } = await load('@modelcontextprotocol/sdk/client/stdio.js');
 const types = await load('@modelcontextprotocol/sdk/types.js');
 
 const CAPABILITIES = { elicitation: { form: {}, url: {} }, sampling: {}, roots: { listChanged: true } };
 
-await main(async ({ url, headers, answers, events }) => {
+await main(async ({ url, program, headers, answers, events }) => {
     const client = new Client({ name: 'client-ts-v1', version: '1.0.0' }, { capabilities: CAPABILITIES });
     const reply = (name, none) => answers[name] ?? (() => none);
     client.setRequestHandler(types.ElicitRequestSchema, ({ params }) =>
@@ -35,7 +36,11 @@ await main(async ({ url, headers, answers, events }) => {
         () => void events.emit('resources')
     );
 
-    const transport = new StreamableHTTPClientTransport(url, { requestInit: { headers } });
+    const transport = program
+        ? new StdioClientTransport({ command: program[0], args: program.slice(1), stderr: 'ignore' })
+        : new StreamableHTTPClientTransport(url, { requestInit: { headers } });
+    // The transport over pipes does not keep it.
+    transport.setProtocolVersion ??= version => void (transport.protocolVersion = version);
     await client.connect(transport);
 
     const pages = {
@@ -74,7 +79,7 @@ await main(async ({ url, headers, answers, events }) => {
         setLevel: level => client.setLoggingLevel(level),
         rootsChanged: () => client.sendRootsListChanged(),
         ping: () => client.ping(),
-        terminate: () => transport.terminateSession(),
+        terminate: () => transport.terminateSession?.(),
         close: () => client.close()
     };
 }, checks);

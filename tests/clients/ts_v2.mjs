@@ -7,11 +7,12 @@ import { load, main } from './harness.mjs';
 const { Client, StreamableHTTPClientTransport, LOG_LEVEL_META_KEY } = await load(
     '@modelcontextprotocol/client'
 );
+const { StdioClientTransport } = await load('@modelcontextprotocol/client/stdio');
 
 const CAPABILITIES = { elicitation: { form: {}, url: {} }, sampling: {}, roots: { listChanged: true } };
 const FRESH = { cacheMode: 'refresh' };
 
-await main(async ({ url, headers, flags, answers, events }) => {
+await main(async ({ url, program, headers, flags, answers, events }) => {
     const client = new Client(
         { name: 'client-ts-v2', version: '1.0.0' },
         { capabilities: CAPABILITIES, versionNegotiation: { mode: flags.era ?? 'legacy' } }
@@ -34,7 +35,9 @@ await main(async ({ url, headers, flags, answers, events }) => {
         () => void events.emit('resources')
     );
 
-    const transport = new StreamableHTTPClientTransport(url, { requestInit: { headers } });
+    const transport = program
+        ? new StdioClientTransport({ command: program[0], args: program.slice(1), stderr: 'ignore' })
+        : new StreamableHTTPClientTransport(url, { requestInit: { headers } });
     await client.connect(transport);
     const modern = client.getProtocolEra() === 'modern';
     const subscriptions = [];
@@ -74,7 +77,7 @@ await main(async ({ url, headers, flags, answers, events }) => {
         },
         rootsChanged: () => client.sendRootsListChanged(),
         ping: () => client.ping(),
-        terminate: async () => modern || transport.terminateSession(),
+        terminate: async () => modern || transport.terminateSession?.(),
         close: async () => {
             await Promise.allSettled(subscriptions.map(subscription => subscription.close()));
             await client.close();

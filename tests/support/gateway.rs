@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -39,7 +39,13 @@ pub struct Setup {
 }
 
 /// A directory, gone when dropped.
-struct Dir(Option<PathBuf>);
+pub struct Dir(Option<PathBuf>);
+
+impl Dir {
+    pub fn path(&self) -> &Path {
+        self.0.as_ref().unwrap()
+    }
+}
 
 impl Drop for Dir {
     fn drop(&mut self) {
@@ -102,6 +108,11 @@ impl Setup {
     }
 
     pub fn start(&self) -> Gateway {
+        Gateway::run(self.place(), self.keys, self.workers.unwrap_or(WORKERS))
+    }
+
+    /// A new directory with all of it written there.
+    pub fn place(&self) -> Dir {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("metamcp-test-{}-{number}", std::process::id()));
@@ -110,7 +121,7 @@ impl Setup {
         for (name, text) in &self.files {
             fs::write(dir.join(name), text).unwrap();
         }
-        Gateway::run(Dir(Some(dir)), self.keys, self.workers.unwrap_or(WORKERS))
+        Dir(Some(dir))
     }
 }
 
@@ -121,7 +132,7 @@ impl Gateway {
     }
 
     fn run(dir: Dir, keys: bool, workers: usize) -> Self {
-        let path = dir.0.as_ref().unwrap();
+        let path = dir.path();
         let log = fs::File::options().create(true).append(true).open(path.join("log")).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_metamcp"));
         command.env_clear().current_dir(path).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
@@ -160,8 +171,8 @@ impl Gateway {
         self.child.id()
     }
 
-    pub fn path(&self) -> &std::path::Path {
-        self.dir.0.as_ref().unwrap()
+    pub fn path(&self) -> &Path {
+        self.dir.path()
     }
 
     /// Everything it logged.

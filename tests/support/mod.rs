@@ -10,6 +10,7 @@
 mod client;
 mod cluster;
 mod database;
+mod desk;
 mod gateway;
 mod message;
 mod peer;
@@ -21,6 +22,7 @@ use std::time::Duration;
 pub use client::{Client, Request, Response};
 pub use cluster::Cluster;
 pub use database::{Database, ENCRYPTION_KEY, gateway_on, is_long, run, sql, within};
+pub use desk::{Desk, modern_params, text};
 pub use gateway::{Gateway, Keys, Setup};
 pub use message::{
     MODERN, call, error, initialize, legacy, legacy_call, listed, modern, modern_call, notification,

@@ -22,6 +22,8 @@ pub struct Peer {
 #[derive(Default)]
 struct State {
     scripts: VecDeque<Vec<Step>>,
+    /// Likewise, for requests for an event stream of a session.
+    streams: VecDeque<Vec<Step>>,
     seen: Vec<Seen>,
     /// Connections that the gateway closed, and when that was noticed.
     closed: Vec<(usize, Instant)>,
@@ -107,6 +109,11 @@ impl Peer {
 
     pub fn push(&self, scripts: impl IntoIterator<Item = Vec<Step>>) {
         self.edit(|state| state.scripts.extend(scripts));
+    }
+
+    /// The next requests for an event stream of a session are answered so; those after the last are refused.
+    pub fn push_streams(&self, scripts: impl IntoIterator<Item = Vec<Step>>) {
+        self.edit(|state| state.streams.extend(scripts));
     }
 
     /// Answers `tools/list` so.
@@ -272,6 +279,11 @@ impl State {
     fn steps(&mut self, seen: &Seen) -> Vec<Step> {
         if self.silent {
             return vec![Step::Hold];
+        }
+        if seen.head.starts_with("GET ")
+            && let Some(steps) = self.streams.pop_front()
+        {
+            return steps;
         }
         if !seen.head.starts_with("POST ") {
             return vec![Step::Send(answer("405 Method Not Allowed", ""))];

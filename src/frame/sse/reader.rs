@@ -14,8 +14,8 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// A stream that cannot be read on. The reader stays so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SseError {
-    /// An event longer than [`EVENT_BYTES_MAX`].
-    #[error("an event in the stream is longer than {EVENT_BYTES_MAX} bytes")]
+    /// An event longer than [`EVENT_BYTES_MAX`], or than the reader was told.
+    #[error("an event in the stream is longer than may be held")]
     TooLong,
 }
 
@@ -44,8 +44,10 @@ pub struct Event {
 ///
 /// Every byte is looked at once. An event that lies in one chunk is not copied; one that does not is copied
 /// once. What follows the last blank line at the end of a stream is no event, and is dropped with the reader.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct EventReader {
+    /// One event, and what is held of one that has not ended.
+    bytes_max: usize,
     /// Bytes of the event from earlier chunks. All of them were scanned.
     partial: BytesMut,
     /// What is left of the newest chunk.
@@ -74,10 +76,31 @@ struct Fields {
     retry: Option<u64>,
 }
 
+impl Default for EventReader {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl EventReader {
     /// At the beginning of a stream.
     pub fn new() -> Self {
-        Self::default()
+        Self::of_events(EVENT_BYTES_MAX)
+    }
+
+    /// Likewise, of a stream whose events may have so many bytes each.
+    pub fn of_events(bytes_max: usize) -> Self {
+        Self {
+            bytes_max,
+            partial: BytesMut::new(),
+            chunk: Bytes::new(),
+            scanned: 0,
+            line: 0,
+            fields: Fields::default(),
+            after_cr: false,
+            is_begun: false,
+            is_failed: false,
+        }
     }
 
     /// Hands in the next bytes. Call [`next`](Self::next) until it gives none before the next push: what is
@@ -125,10 +148,10 @@ impl EventReader {
     }
 
     fn bound(&mut self, event_bytes: usize) -> Result<(), SseError> {
-        if event_bytes <= EVENT_BYTES_MAX {
+        if event_bytes <= self.bytes_max {
             return Ok(());
         }
-        *self = Self { is_failed: true, ..Self::default() };
+        *self = Self { is_failed: true, ..Self::of_events(self.bytes_max) };
         Err(SseError::TooLong)
     }
 

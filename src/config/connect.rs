@@ -1,0 +1,128 @@
+//! `metamcp connect`: what it is told by its command line, the environment and a file. The gateway's own files say
+//! nothing of it.
+
+use std::path::Path;
+use std::time::Duration;
+
+use http::header::AUTHORIZATION;
+use http::{HeaderName, HeaderValue};
+use tracing_subscriber::EnvFilter;
+
+use super::cli::{Cli, ConnectArgs};
+use super::expand::expand;
+use super::mistakes::{Mistakes, Place, Report, Written};
+use super::raw::{Env, Variables, read_named};
+use super::{LogConfig, LogFormat, defaults as d};
+use crate::admin::definition::address;
+use crate::admin::definition::headers::{self, Owner};
+use crate::backend::Address;
+
+/// Everything `metamcp connect` is told, ready to run.
+pub struct Connect {
+    /// The endpoint.
+    pub address: Address,
+    /// Sent with every request, the key among them; marked sensitive.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// For the endpoint to begin an answer, and between two reads of one.
+    pub patience: Duration,
+    /// How and what is logged.
+    pub log: LogConfig,
+}
+
+/// Reads it, or gives all mistakes. `cwd` as for [`load`](super::load).
+pub fn load_connect(cli: &Cli, args: &ConnectArgs, env: &dyn Env, cwd: &Path) -> Result<Connect, Mistakes> {
+    let report = Report::default();
+    let variables = Variables::read(env, cwd, &report);
+    let address =
+        address::parse(args.url.expose()).map_err(|wrong| report.mistake(&Place::flag("URL"), wrong)).ok();
+    let mut headers = configured(args, &variables, &report);
+    let key = key(args, &variables, cwd, &report);
+    if let Some(Written { value, place }) = key {
+        if headers.iter().any(|(name, _)| *name == AUTHORIZATION) {
+            report.mistake(&place, "is there beside an Authorization header; leave one of them out");
+        }
+        match headers::parse(AUTHORIZATION.as_str(), &format!("Bearer {value}")) {
+            Ok(header) => headers.push(header),
+            Err(wrong) => report.mistake(&place, wrong),
+        }
+    }
+    let patience = Duration::from_secs(args.timeout.unwrap_or(d::CONNECT_TIMEOUT.default.as_secs()));
+    if !(d::CONNECT_TIMEOUT.min..=d::CONNECT_TIMEOUT.max).contains(&patience) {
+        let (min, max) = (d::CONNECT_TIMEOUT.min.as_secs(), d::CONNECT_TIMEOUT.max.as_secs());
+        report.mistake(&Place::flag("--timeout"), format!("is out of range; write {min} to {max}"));
+    }
+    let filter = variables.text("RUST_LOG", &report).map(|written| {
+        if EnvFilter::try_new(&written.value).is_err() {
+            report.mistake(&written.place, "is not a log filter; write \"info\", or \"info,metamcp=debug\"");
+        }
+        written.value
+    });
+    let log = LogConfig {
+        format: cli.flags.log_format.unwrap_or(LogFormat::Text),
+        filter: filter.unwrap_or_else(|| d::LOG_FILTER.to_owned()),
+    };
+    report.finish()?;
+    let address = address.expect("one that is none was a mistake");
+    Ok(Connect { address, headers, patience, log })
+}
+
+fn configured(
+    args: &ConnectArgs,
+    variables: &Variables<'_>,
+    report: &Report,
+) -> Vec<(HeaderName, HeaderValue)> {
+    let mut list: Vec<(HeaderName, HeaderValue)> = Vec::new();
+    let place = Place::flag("--header");
+    for written in &args.header {
+        let Some((name, value)) = written.expose().split_once('=') else {
+            report.mistake(&place, "is not NAME=VALUE");
+            continue;
+        };
+        let value = match expand(value, variables) {
+            Ok(value) => value,
+            Err(wrong) => {
+                for wrong in wrong {
+                    report.mistake(&place, wrong);
+                }
+                continue;
+            }
+        };
+        match headers::parse(name.trim(), &value) {
+            Err(wrong) => report.mistake(&place, wrong),
+            Ok((name, _)) if headers::owner(&name) == Owner::Gateway => {
+                report
+                    .mistake(&place, "is a header that metamcp sets itself, on every request; leave it out");
+            }
+            Ok((name, _)) if list.iter().any(|(other, _)| *other == name) => {
+                report.mistake(&place, "is there twice: header names do not differ by case; leave one out");
+            }
+            Ok(header) => list.push(header),
+        }
+    }
+    list
+}
+
+/// The flag, the file, `METAMCP_KEY`; some endpoints ask for none.
+fn key(
+    args: &ConnectArgs,
+    variables: &Variables<'_>,
+    cwd: &Path,
+    report: &Report,
+) -> Option<Written<String>> {
+    let written = if let Some(key) = &args.key {
+        Written { value: key.expose().to_owned(), place: Place::flag("--key") }
+    } else if let Some(path) = &args.key_file {
+        let place = Place::flag("--key-file");
+        let value = read_named(&cwd.join(path), &place, report)?;
+        Written { value, place }
+    } else {
+        variables.text("METAMCP_KEY", report)?
+    };
+    let Written { value, place } = written;
+    let value = value.trim().to_owned();
+    if value.is_empty() || value.contains(char::is_whitespace) {
+        report.mistake(&place, "is no key; write it alone, without `Bearer`");
+        return None;
+    }
+    Some(Written { value, place })
+}
