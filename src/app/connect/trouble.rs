@@ -101,14 +101,17 @@ impl Trouble {
 impl From<BackendError> for Trouble {
     fn from(error: BackendError) -> Self {
         match error.stage {
-            Stage::Resolve | Stage::Private | Stage::Connect | Stage::ConnectTimeout | Stage::Unsent => {
-                Self::Unreachable
-            }
+            Stage::LeftAlone
+            | Stage::Resolve
+            | Stage::Private
+            | Stage::Connect
+            | Stage::ConnectTimeout
+            | Stage::Unsent => Self::Unreachable,
             Stage::Tls => Self::Tls,
             Stage::FirstByteTimeout | Stage::BodyIdle => Self::TimedOut,
             Stage::Sent | Stage::Body => Self::BrokenOff,
             Stage::TooLarge => Self::TooLarge,
-            Stage::Nonsense => Self::NotMcp,
+            Stage::Nonsense | Stage::NoEndpoint | Stage::ForeignEndpoint => Self::NotMcp,
             Stage::Queue | Stage::QueueFull => Self::TooMany,
         }
     }
