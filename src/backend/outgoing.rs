@@ -20,6 +20,7 @@ pub struct Outgoing {
     lines: Vec<u8>,
     body: Slices,
     owner: Option<KeyId>,
+    is_legacy: bool,
 }
 
 /// Revision, method, name, session id and the trace: what a usual message carries.
@@ -30,7 +31,13 @@ const LINE_END: &[u8] = b"\r\n";
 impl Outgoing {
     /// A message.
     pub fn post(body: Slices) -> Self {
-        Self { method: Method::POST, lines: Vec::with_capacity(LINES_BYTES_USUAL), body, owner: None }
+        Self {
+            method: Method::POST,
+            lines: Vec::with_capacity(LINES_BYTES_USUAL),
+            body,
+            owner: None,
+            is_legacy: false,
+        }
     }
 
     /// A message of one piece.
@@ -53,6 +60,44 @@ impl Outgoing {
         self.owner = owner;
     }
 
+    /// On whose behalf it is sent.
+    pub fn owner(&self) -> Option<KeyId> {
+        self.owner
+    }
+
+    /// It opens a Legacy session or is of one: a backend that does not speak that era has what stands in for it.
+    pub fn set_legacy(&mut self) {
+        self.is_legacy = true;
+    }
+
+    /// Whether it is such a request.
+    pub fn is_legacy(&self) -> bool {
+        self.is_legacy
+    }
+
+    /// The message, in one piece.
+    pub fn message(&self) -> Bytes {
+        match self.body.parts() {
+            [whole] => whole.clone(),
+            parts => parts.concat().into(),
+        }
+    }
+
+    /// What is asked, and within which session.
+    pub fn asked(&self) -> (Verb, Option<HeaderValue>) {
+        let (verb, session, _) = self.to_process();
+        (verb, session)
+    }
+
+    /// Another message with the same fields, of no session.
+    #[must_use]
+    pub fn with_message(&self, body: Slices) -> Self {
+        let mut other =
+            Self { method: Method::POST, lines: self.lines.clone(), body, is_legacy: false, ..*self };
+        other.remove(&header::SESSION_ID);
+        other
+    }
+
     /// Adds a field, beside others of its name.
     pub fn add(&mut self, name: &HeaderName, value: &HeaderValue) {
         self.put(name.as_str(), value.as_bytes());
@@ -60,6 +105,12 @@ impl Outgoing {
 
     /// Adds a field in place of others of its name.
     pub fn set(&mut self, name: &HeaderName, value: &HeaderValue) {
+        self.remove(name);
+        self.add(name, value);
+    }
+
+    /// Takes the fields of that name out.
+    fn remove(&mut self, name: &HeaderName) {
         let mut at = 0;
         while let Some(line) = self.lines[at..].split_inclusive(|byte| *byte == b'\n').next() {
             let end = at + line.len();
@@ -69,7 +120,6 @@ impl Outgoing {
                 at = end;
             }
         }
-        self.add(name, value);
     }
 
     /// Adds a field. `name`: in lower case; `value`: bytes that HTTP allows in one (RFC 9110, section 5.5). A value
@@ -94,10 +144,7 @@ impl Outgoing {
         let verb = match self.method {
             Method::GET => Verb::Get,
             Method::DELETE => Verb::Delete,
-            _ => Verb::Post(match self.body.parts() {
-                [whole] => whole.clone(),
-                parts => parts.concat().into(),
-            }),
+            _ => Verb::Post(self.message()),
         };
         let session = self.fields().find(|(name, _)| *name == header::SESSION_ID);
         (verb, session.map(|(_, value)| value), self.owner)

@@ -269,6 +269,7 @@ impl Ready {
 
     /// What later requests of the session carry.
     pub fn write_headers(&self, request: &mut Outgoing) {
+        request.set_legacy();
         request.set(&header::PROTOCOL_VERSION, &self.revision);
         if let Some(id) = &self.session_id {
             request.set(&header::SESSION_ID, id);
