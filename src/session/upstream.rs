@@ -163,8 +163,19 @@ async fn initialize(pool: &Rc<Pool>, introduction: &Introduction) -> Result<(Rea
     message.extend_from_slice(br#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":"#);
     message.extend_from_slice(&introduction.params);
     message.push(b'}');
-    let asked = Ask { method: Method::Initialize, message: message.into(), ready: None, modern: None };
-    let heard = ask_for(pool, asked, introduction.owner).await.map_err(|error| error.into_fault(&server))?;
+    let message = Bytes::from(message);
+    let ask = || {
+        let asked = Ask { method: Method::Initialize, message: message.clone(), ready: None, modern: None };
+        ask_for(pool, asked, introduction.owner)
+    };
+    let mut heard = ask().await.map_err(|error| error.into_fault(&server))?;
+    if is_refusal(&heard) && pool.backend().speaks_legacy() == Some(true) {
+        // It may not be what it was: it is found out again, with what may stand in for it.
+        pool.backend().note_legacy(None);
+        if pool.backend().speaks_legacy().is_none() {
+            heard = ask().await.map_err(|error| error.into_fault(&server))?;
+        }
+    }
     let Heard { status, session_id, message, .. } = heard;
     let nonsense = || {
         let status = status.as_u16();
@@ -183,6 +194,19 @@ async fn initialize(pool: &Rc<Pool>, introduction: &Introduction) -> Result<(Rea
     let revision = Revision::parse(result.protocol_version.as_bytes()).ok_or_else(nonsense)?;
     let revision = HeaderValue::from_static(revision.as_str());
     Ok((Ready { session_id, revision, features, stream: StreamState::default() }, message))
+}
+
+/// Whether a server opens no session, and it is no failure that passes.
+fn is_refusal(heard: &Heard) -> bool {
+    let is_error = || {
+        let answer: Result<InitializeAnswer<'_>, _> = serde_json::from_slice(&heard.message);
+        answer.is_ok_and(|answer| answer.error.is_some())
+    };
+    match heard.status {
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS => false,
+        status if status.is_success() => is_error(),
+        status => status.is_client_error(),
+    }
 }
 
 /// `notifications/initialized`, after which the session may be used.

@@ -9,12 +9,13 @@ use http::StatusCode;
 use tokio::task::spawn_local;
 use tokio::time::sleep;
 
+use super::open::still_speaks;
 use super::request::{Again, Request};
 use super::result::{self, InputRequired, Turn, error_code, misbehaved, own_error};
 use super::session::{Session, UnderWay};
 use super::{LegacyFace, event, input, inside};
 use crate::backend::stdio::{Outlet, Reply, stream_of};
-use crate::backend::{Answer, Answered, BackendError, Lane, Outgoing, Pool, Stage};
+use crate::backend::{Answer, Answered, BackendError, EraChoice, Lane, Outgoing, Pool, Stage};
 use crate::frame::{Envelope, EventReader, Kind, Scanner};
 use crate::protocol::{Method, code};
 use crate::session::MESSAGE_BYTES_MAX;
@@ -113,6 +114,12 @@ impl Exchange {
         }
         let message = answered.body.collect(MESSAGE_BYTES_MAX).await?;
         let scanned = Scanner::new().scan(&message).ok();
+        let said = scanned.as_ref().and_then(|envelope| error_code(&message, envelope));
+        if !status.is_success() && self.is_of_another_era(said).await {
+            // It did not run: in a session of the server's own it will.
+            self.session.end();
+            return Ok((Heard::Failed(inside(Reply::bare(StatusCode::NOT_FOUND), &self.pool)), false));
+        }
         let is_answer = |envelope: &Envelope| match envelope.kind {
             Kind::Error => true,
             Kind::Response => status.is_success(),
@@ -120,7 +127,7 @@ impl Exchange {
         };
         let heard = match scanned.filter(is_answer) {
             Some(envelope) => {
-                let is_mismatch = error_code(&message, &envelope) == Some(code::HEADER_MISMATCH);
+                let is_mismatch = said == Some(code::HEADER_MISMATCH);
                 return Ok((self.turn(&message, &envelope), is_mismatch));
             }
             None if status.is_success() => Heard::Done(self.misbehaved("it is no message of MCP")),
@@ -128,6 +135,30 @@ impl Exchange {
             None => Heard::Failed(inside(Reply::bare(StatusCode::BAD_GATEWAY), &self.pool)),
         };
         Ok((heard, false))
+    }
+
+    /// Whether a refusal says that the server does not know this era any more: it is none of the era's own (MCP
+    /// 2026-07-28, versioning), and the server does not say otherwise when it is asked.
+    async fn is_of_another_era(&self, said: Option<i32>) -> bool {
+        let is_of_this = matches!(
+            said,
+            Some(
+                code::HEADER_MISMATCH
+                    | code::MISSING_CAPABILITY
+                    | code::UNSUPPORTED_VERSION
+                    | code::METHOD_NOT_FOUND
+                    | code::INVALID_PARAMS
+            )
+        );
+        let backend = self.pool.backend();
+        if is_of_this
+            || backend.config.era != EraChoice::Auto
+            || still_speaks(&self.session, &self.pool).await
+        {
+            return false;
+        }
+        backend.note_legacy(None);
+        true
     }
 
     fn turn(&self, message: &Bytes, envelope: &Envelope) -> Heard {

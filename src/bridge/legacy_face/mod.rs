@@ -97,7 +97,8 @@ impl LegacyFace {
 
     /// The session of that id, with the pool's server.
     fn session(&self, pool: &Pool, id: &HeaderValue) -> Option<Arc<Session>> {
-        self.sessions.find(id).filter(|session| session.backend == pool.backend().id)
+        let is_here = |session: &Arc<Session>| session.backend == pool.backend().id && !session.is_ended();
+        self.sessions.find(id).filter(is_here)
     }
 
     /// A message within a session.

@@ -84,13 +84,9 @@ impl LegacyFace {
         let backend = pool.backend();
         let mut refusal = None;
         if backend.speaks_legacy().is_none() {
-            match ask(pool, request).await? {
-                Heard::Failed(answered) => return Ok(answered),
-                Heard::Message(reply) if is_result(&reply) => {
-                    backend.note_legacy(Some(true));
-                    return Ok(inside(reply, pool));
-                }
-                Heard::Message(reply) => refusal = Some(reply),
+            match ask_itself(pool, request).await? {
+                Ok(answered) => return Ok(answered),
+                Err(refused) => refusal = Some(refused),
             }
         }
         let Some(introduced) = introduced(read, request.owner()) else {
@@ -109,10 +105,17 @@ impl LegacyFace {
             backend.note_legacy(Some(false));
             return Ok(self.begin(pool, read, &asker, &discovered));
         }
-        // It is not what it was, or it never was: the next client finds out.
-        backend.note_legacy(None);
+        if backend.speaks_legacy() == Some(false) {
+            // It may not be what it was.
+            backend.note_legacy(None);
+            if backend.speaks_legacy().is_none() {
+                let asked = ask_itself(pool, request).await?;
+                return Ok(asked.unwrap_or_else(|refused| inside(refused, pool)));
+            }
+        }
+        let said = said.map(|said| as_error_of(said, &read.id()));
         let reply = refusal.or(said).unwrap_or_else(|| Reply::bare(StatusCode::BAD_GATEWAY));
-        Ok(inside(as_error_of(&reply, &read.id()), pool))
+        Ok(inside(reply, pool))
     }
 
     /// The session, and the answer that opens it.
@@ -134,6 +137,30 @@ impl LegacyFace {
         let reply = Reply { session_id: Some(id), ..Reply::message(message.into()) };
         inside(reply, pool)
     }
+}
+
+/// Whether the server still says that it speaks the Modern era. One that says nothing may well do so.
+pub async fn still_speaks(session: &Session, pool: &Rc<Pool>) -> bool {
+    let Some(discover) = own(session, "metamcp-discover", Method::Discover, "") else { return true };
+    match ask(pool, &discover).await {
+        Ok(Heard::Message(reply)) => discovered(&reply).is_some(),
+        Ok(Heard::Failed(_)) | Err(_) => true,
+    }
+}
+
+/// Has the server open a session itself; else its refusal.
+async fn ask_itself(
+    pool: &Rc<Pool>,
+    request: &Outgoing,
+) -> Result<Result<Box<Answered>, Reply>, BackendError> {
+    Ok(match ask(pool, request).await? {
+        Heard::Failed(answered) => Ok(answered),
+        Heard::Message(reply) if is_result(&reply) => {
+            pool.backend().note_legacy(Some(true));
+            Ok(inside(reply, pool))
+        }
+        Heard::Message(reply) => Err(reply),
+    })
 }
 
 fn refusal(read: &Request, text: &str) -> Reply {
@@ -184,15 +211,14 @@ fn discovered(reply: &Reply) -> Option<Discovered> {
     result.supported_versions.iter().any(is_modern).then_some(result)
 }
 
-/// A refusal as an error under the client's id, with 200: another status would speak of a session. What is no error of
-/// the protocol is the server's failure.
-fn as_error_of(reply: &Reply, id: &Bytes) -> Reply {
-    let message = Bytes::copy_from_slice(message_of(reply));
+/// A refusal of `server/discover` as one of `initialize`: an error under the client's id. What is no error of the protocol
+/// stays what it is.
+fn as_error_of(reply: Reply, id: &Bytes) -> Reply {
+    let message = Bytes::copy_from_slice(message_of(&reply));
     let envelope = Scanner::new().scan(&message).ok().filter(|envelope| envelope.kind == Kind::Error);
     match envelope.map(|envelope| result::read(&message, &envelope, id)) {
         Some(Ok(result::Turn::Answer(message))) => Reply::message(message),
-        _ if reply.status.is_success() => Reply::message(message),
-        _ => Reply::bare(StatusCode::BAD_GATEWAY),
+        _ => reply,
     }
 }
 

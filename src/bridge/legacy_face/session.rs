@@ -219,6 +219,11 @@ impl Session {
         }
     }
 
+    /// Whether it is over.
+    pub fn is_ended(&self) -> bool {
+        self.heed.borrow().ended
+    }
+
     /// Ends it, and all that is under way in it.
     pub fn end(&self) {
         let mut state = lock(&self.state);
