@@ -21,6 +21,7 @@ mod tools;
 
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -590,6 +591,59 @@ fn what_a_server_is_is_found_out_again() {
         }
         hidden.next();
     }
+}
+
+/// A stream of changes that breaks is opened again, with all that was subscribed to.
+#[test]
+fn a_broken_stream_of_changes_is_opened_again() {
+    let server = fixture(Eras::Modern);
+    let hidden = Relay::before(&[server, server]);
+    let gateway = Gateway::open(&[("a", hidden.address)]);
+    let session = Session::open(&gateway, WAYS[0], &json!({}));
+    session.result("test_simple_text", "{}");
+    session.wait_stat("listens", 2);
+    let mut stream = session.listen();
+    session.wait_stat("listens", 3);
+    let uri = r#""uri":"test://watched-resource""#;
+    assert_eq!(message(&session.ask("resources/subscribe", uri))["result"], json!({}));
+    hidden.next();
+    // What changes while nobody listens is not told.
+    let (told, touched) = (AtomicBool::new(false), format!("{{{uri}}}"));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !told.load(Ordering::Relaxed) {
+                session.result("touch_resource", &touched);
+            }
+        });
+        let event = stream.event();
+        told.store(true, Ordering::Relaxed);
+        assert_eq!(event.unwrap()["params"]["uri"], "test://watched-resource");
+    });
+}
+
+#[test]
+fn a_server_that_misses_a_header_gets_it() {
+    let (peer, gateway) = scripted(vec![]);
+    let session = Session::open(&gateway, WAYS[0], &json!({}));
+    session.result("echo", "{}");
+    // The tool is another than it was, and nobody said so.
+    let schema =
+        json!({"type": "object", "properties": {"where": {"type": "string", "x-mcp-header": "Where"}}});
+    let tools = json!({"resultType": "complete", "tools": [{"name": "echo", "inputSchema": schema}]});
+    peer.list_tools(&json!({"jsonrpc": "2.0", "id": 1, "result": tools}).to_string());
+    let mismatch =
+        r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32020,"message":"Mcp-Param-Where is missing"}}"#;
+    peer.push([vec![Step::Send(answer("400 Bad Request", mismatch))]]);
+    let called = session.call("1", "echo", r#"{"where":"here"}"#).with("Mcp-Param-Where", "there");
+    assert_eq!(text(&message(&Client::once(gateway.address, &called))["result"]), r#"{"where":"here"}"#);
+    let headers: Vec<_> =
+        peer.calls().iter().map(|seen| seen.header("mcp-param-where").map(str::to_owned)).collect();
+    assert_eq!(headers, [None, None, Some("here".to_owned())]);
+    // Once is enough: what it misses now is for it to say.
+    peer.push((0..2).map(|_| vec![Step::Send(answer("400 Bad Request", mismatch))]));
+    let refused = Client::once(gateway.address, &session.call("1", "echo", "{}"));
+    assert_eq!((refused.status, error(&refused)), (200, -32020));
+    assert_eq!(peer.calls().len(), 5);
 }
 
 /// One address with one server after the other behind it.

@@ -89,12 +89,12 @@ impl Outgoing {
         (verb, session)
     }
 
-    /// Another message with the same fields, of no session.
+    /// Another message in its place: with the same fields, but for those of MCP, which speak of the one before.
     #[must_use]
     pub fn with_message(&self, body: Slices) -> Self {
         let mut other =
             Self { method: Method::POST, lines: self.lines.clone(), body, is_legacy: false, ..*self };
-        other.remove(&header::SESSION_ID);
+        other.remove_all(|line| line.starts_with(b"mcp-"));
         other
     }
 
@@ -111,10 +111,15 @@ impl Outgoing {
 
     /// Takes the fields of that name out.
     fn remove(&mut self, name: &HeaderName) {
+        let name = name.as_str().as_bytes();
+        self.remove_all(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(b":")));
+    }
+
+    fn remove_all(&mut self, is_it: impl Fn(&[u8]) -> bool) {
         let mut at = 0;
         while let Some(line) = self.lines[at..].split_inclusive(|byte| *byte == b'\n').next() {
             let end = at + line.len();
-            if line.strip_prefix(name.as_str().as_bytes()).is_some_and(|rest| rest.starts_with(b":")) {
+            if is_it(line) {
                 self.lines.drain(at..end);
             } else {
                 at = end;
@@ -225,5 +230,9 @@ mod tests {
         check(&request, &[("mcp-name-2", b""), ("mcp-name", b"once")]);
         request.set(&name("mcp"), &value("another"));
         check(&request, &[("mcp-name-2", b""), ("mcp-name", b"once"), ("mcp", b"another")]);
+        request.put("traceparent", b"t");
+        let other = request.with_message(Slices::whole("{}".into()));
+        check(&other, &[("mcp", b"another"), ("traceparent", b"t")]);
+        assert_eq!((other.message(), request.message()), ("{}".into(), Bytes::new()));
     }
 }
