@@ -367,32 +367,25 @@ fn calls_are_cancelled_at_the_server() {
     let gateway = gateway();
     for (way, so_far) in WAYS.into_iter().zip([0, 2]) {
         let session = Session::open(&gateway, way, &json!({}));
-        let call = session.call("\"slow\"", "canary_echo", r#"{"canary":"c","delay_ms":60000}"#);
-        let begun = session.result("stats", "{}")["structuredContent"]["begun"].as_u64().unwrap();
-        let mut client = Client::connect(gateway.address);
-        client.send(&call.bytes());
-        let is_begun = || session.result("stats", "{}")["structuredContent"]["begun"].as_u64().unwrap();
-        // Each look is a call of its own.
-        let mut looks = 1;
-        while is_begun() <= begun + looks {
-            looks += 1;
-        }
+        let begun = || session.result("stats", "{}")["structuredContent"]["begun"].as_u64().unwrap();
+        // A call that the server has begun. Each look is one too.
+        let begin = || {
+            let (before, mut looks) = (begun(), 1);
+            let mut client = Client::connect(gateway.address);
+            let call = session.call("\"slow\"", "canary_echo", r#"{"canary":"c","delay_ms":60000}"#);
+            client.send(&call.bytes());
+            while begun() == before + looks {
+                looks += 1;
+            }
+            client
+        };
+        let mut client = begin();
         assert_eq!(session.tell("notifications/cancelled", r#""requestId":"slow""#).status, 202);
         let cancelled = client.response();
         assert_eq!(error(&cancelled), -32800, "{}", cancelled.text());
         session.wait_stat("cancelled", so_far + 1);
-        // Gone is cancelled too, and so is what asks.
-        let mut client = Client::connect(gateway.address);
-        client.send(&call.bytes());
-        let begun = is_begun();
-        let mut looks = 0;
-        while is_begun() <= begun + looks {
-            looks += 1;
-            if looks > 50 {
-                break;
-            }
-        }
-        drop(client);
+        // Gone is cancelled too.
+        drop(begin());
         session.wait_stat("cancelled", so_far + 2);
     }
 }
