@@ -511,6 +511,44 @@ fn nobody_waits_for_a_client_that_is_gone() {
     assert_eq!(text(&answer["result"]), "Hello, B!");
 }
 
+/// Questions of all sessions have ids alike: an answer is for the one that it came in.
+#[test]
+fn nobody_answers_for_another() {
+    let gateway = gateway();
+    for way in WAYS {
+        let declared = json!({"elicitation": {}});
+        let (one, other) = (Session::open(&gateway, way, &declared), Session::open(&gateway, way, &declared));
+        let mut asked = Client::connect(gateway.address);
+        asked.send(&one.call("1", "test_input_required_result_elicitation", "{}").bytes());
+        assert_eq!(asked.head().status, 200);
+        let question = asked.event().unwrap();
+        let answer = |session: &Session<'_>, name: &str| {
+            let result = json!({"action": "accept", "content": {"name": name}});
+            let answer = json!({"jsonrpc": "2.0", "id": question["id"], "result": result});
+            let answer = Request::post(way.0, answer.to_string()).with("Mcp-Session-Id", &*session.id);
+            assert_eq!(Client::once(gateway.address, &answer).status, 202);
+        };
+        other.result("test_simple_text", "{}");
+        answer(&other, "Mallory");
+        answer(&one, "Ada");
+        assert_eq!(text(&asked.event().unwrap()["result"]), "Hello, Ada!");
+    }
+}
+
+#[test]
+fn sessions_outlive_the_gateway() {
+    let gateway = gateway();
+    let ids = WAYS.map(|way| Session::open(&gateway, way, &json!({"elicitation": {}})).id);
+    let gateway = gateway.restart();
+    for ((path, prefix), id) in WAYS.into_iter().zip(ids) {
+        let session = Session { gateway: &gateway, path, prefix, id, opened: Value::Null };
+        let call = session.call("1", "test_input_required_result_elicitation", "{}");
+        let given = json!({"action": "accept", "content": {"name": "Ada"}});
+        let (_, answer) = session.converse(&call, &[(FORM, given)]);
+        assert_eq!(text(&answer["result"]), "Hello, Ada!");
+    }
+}
+
 #[test]
 fn batches_go_on_working() {
     let gateway = gateway();
