@@ -31,6 +31,7 @@ use crate::auth::{
 use crate::backend::stdio::Health;
 use crate::backend::{Backend, InvalidTarget, TlsRoots};
 use crate::base::{EndpointName, Phase, ServerName};
+use crate::bridge::LegacyFace;
 use crate::catalog::{Catalog, View};
 use crate::config::Config;
 use crate::fleet::{Fleet, FleetBuilder};
@@ -178,7 +179,7 @@ impl App {
         let hangups = signal(SignalKind::hangup()).map_err(AppError::Signals)?;
         let (authenticator, store) = keys(&config).await?;
         let roots = system_roots();
-        let mut builder = FleetBuilder::new(roots.clone());
+        let mut builder = FleetBuilder::new(roots.clone()).with_legacy_face(Arc::new(LegacyFace::new()));
         let serving = Arc::new(config.serving.clone());
         let (source, served) = stored(&config, &authenticator, &store, &serving).await;
         let fleet = builder.next(served.joined().servers.clone(), served.joined().endpoints.clone());

@@ -11,13 +11,14 @@ mod body;
 mod breaker;
 mod connect;
 mod error;
+mod face;
 mod fast_lane;
 mod general;
 mod outgoing;
 mod patience;
 mod pool;
 mod private;
-mod shim;
+pub mod shim;
 mod sse;
 pub mod stdio;
 mod stream;
@@ -25,7 +26,7 @@ mod target;
 mod wire;
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -40,6 +41,7 @@ pub use answer::{Answer, Answered, Head};
 pub use breaker::{Condition, Failure};
 pub use connect::Target;
 pub use error::{BackendError, Stage};
+pub use face::{Answering, Face};
 pub use outgoing::Outgoing;
 pub use pool::{Lane, Pool};
 pub use private::{is_private, is_private_address};
@@ -127,6 +129,8 @@ pub struct Backend {
     post: Opening,
     bounds: pool::Bounds,
     breaker: Breaker,
+    speaks_legacy: face::Spoken,
+    legacy_face: OnceLock<Arc<dyn Face>>,
 }
 
 /// How a server is spoken to.
@@ -171,6 +175,8 @@ impl Backend {
             Reach::Process(_) | Reach::Sse(_) => Breaker::never_open(),
         };
         Ok(Arc::new(Self {
+            speaks_legacy: face::Spoken::legacy(config.era),
+            legacy_face: OnceLock::new(),
             get: Opening::new(&Method::GET, &path, listening),
             delete: Opening::new(&Method::DELETE, &path, headers),
             post: Opening::new(&Method::POST, &path, posting),
@@ -186,6 +192,28 @@ impl Backend {
     /// Its name.
     pub fn name(&self) -> &ServerName {
         &self.config.name
+    }
+
+    /// From now on this stands in for it where it does not speak the Legacy era. Only the first counts.
+    pub fn set_legacy_face(&self, face: Arc<dyn Face>) {
+        let _ = self.legacy_face.set(face);
+    }
+
+    /// What stands in for it towards Legacy clients, unless it is known to speak their era.
+    fn legacy_face(&self) -> Option<&Arc<dyn Face>> {
+        if self.speaks_legacy.is_spoken() == Some(true) { None } else { self.legacy_face.get() }
+    }
+
+    /// Whether it speaks the Legacy era, when that is known.
+    pub fn speaks_legacy(&self) -> Option<bool> {
+        self.speaks_legacy.is_spoken()
+    }
+
+    /// What was found out about that; `None`: that it is to be found out again. What is configured stays.
+    pub fn note_legacy(&self, is_spoken: Option<bool>) {
+        if self.config.era == EraChoice::Auto {
+            self.speaks_legacy.note(is_spoken);
+        }
     }
 
     /// How its processes are, when it is a program that was not stopped. Cancel safe.

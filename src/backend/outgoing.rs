@@ -23,6 +23,7 @@ pub struct Outgoing {
     owner: Option<KeyId>,
     /// In place of the MCP path; boxed, for a usual request has none.
     path: Option<Box<PathAndQuery>>,
+    is_legacy: bool,
 }
 
 /// Revision, method, name, session id and the trace: what a usual message carries.
@@ -34,7 +35,7 @@ impl Outgoing {
     /// A message.
     pub fn post(body: Slices) -> Self {
         let lines = Vec::with_capacity(LINES_BYTES_USUAL);
-        Self { method: Method::POST, lines, body, owner: None, path: None }
+        Self { method: Method::POST, lines, body, owner: None, path: None, is_legacy: false }
     }
 
     /// A message of one piece.
@@ -73,6 +74,50 @@ impl Outgoing {
         self
     }
 
+    /// On whose behalf it is sent.
+    pub fn owner(&self) -> Option<KeyId> {
+        self.owner
+    }
+
+    /// It opens a Legacy session or is of one: a backend that does not speak that era has what stands in for it.
+    pub fn set_legacy(&mut self) {
+        self.is_legacy = true;
+    }
+
+    /// Whether it is such a request.
+    pub fn is_legacy(&self) -> bool {
+        self.is_legacy
+    }
+
+    /// The message, in one piece.
+    pub fn message(&self) -> Bytes {
+        match self.body.parts() {
+            [whole] => whole.clone(),
+            parts => parts.concat().into(),
+        }
+    }
+
+    /// What is asked, and within which session.
+    pub fn asked(&self) -> (Verb, Option<HeaderValue>) {
+        let (verb, session, _) = self.to_verb();
+        (verb, session)
+    }
+
+    /// Another message in its place: with the same fields, but for those of MCP, which speak of the one before.
+    #[must_use]
+    pub fn with_message(&self, body: Slices) -> Self {
+        let mut other = Self {
+            method: Method::POST,
+            lines: self.lines.clone(),
+            body,
+            owner: self.owner,
+            path: None,
+            is_legacy: false,
+        };
+        other.remove_all(|line| line.starts_with(b"mcp-"));
+        other
+    }
+
     /// Adds a field, beside others of its name.
     pub fn add(&mut self, name: &HeaderName, value: &HeaderValue) {
         self.put(name.as_str(), value.as_bytes());
@@ -84,11 +129,17 @@ impl Outgoing {
         self.add(name, value);
     }
 
+    /// Takes the fields of that name out.
     fn remove(&mut self, name: &HeaderName) {
+        let name = name.as_str().as_bytes();
+        self.remove_all(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(b":")));
+    }
+
+    fn remove_all(&mut self, is_it: impl Fn(&[u8]) -> bool) {
         let mut at = 0;
         while let Some(line) = self.lines[at..].split_inclusive(|byte| *byte == b'\n').next() {
             let end = at + line.len();
-            if line.strip_prefix(name.as_str().as_bytes()).is_some_and(|rest| rest.starts_with(b":")) {
+            if is_it(line) {
                 self.lines.drain(at..end);
             } else {
                 at = end;
@@ -118,10 +169,7 @@ impl Outgoing {
         let verb = match self.method {
             Method::GET => Verb::Get,
             Method::DELETE => Verb::Delete,
-            _ => Verb::Post(match self.body.parts() {
-                [whole] => whole.clone(),
-                parts => parts.concat().into(),
-            }),
+            _ => Verb::Post(self.message()),
         };
         let session = self.fields().find(|(name, _)| *name == header::SESSION_ID);
         (verb, session.map(|(_, value)| value), self.owner)
@@ -225,6 +273,10 @@ mod tests {
         check(&request, &[("mcp-name-2", b""), ("mcp-name", b"once")]);
         request.set(&name("mcp"), &value("another"));
         check(&request, &[("mcp-name-2", b""), ("mcp-name", b"once"), ("mcp", b"another")]);
+        request.put("traceparent", b"t");
+        let other = request.with_message(Slices::whole("{}".into()));
+        check(&other, &[("mcp", b"another"), ("traceparent", b"t")]);
+        assert_eq!((other.message(), request.message()), ("{}".into(), Bytes::new()));
     }
 
     #[test]

@@ -139,9 +139,7 @@ impl Member {
     async fn fetch(self: &Rc<Self>, config: &Config) -> Result<ServerLists, Reason> {
         let era = self.pool.backend().config.era;
         let result = match (self.view, era) {
-            (View::Modern, EraChoice::Legacy) | (View::Legacy(_), EraChoice::Modern) => {
-                Err(FetchError::OtherEra)
-            }
+            (View::Modern, EraChoice::Legacy) => Err(FetchError::OtherEra),
             (View::Modern, _) => self.fetch_modern(config).await,
             (View::Legacy(_), _) => match self.fetch_legacy(config).await {
                 Err(FetchError::SessionLost) => self.fetch_legacy(config).await,

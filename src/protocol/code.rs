@@ -18,3 +18,5 @@ pub const LEGACY_RESOURCE_NOT_FOUND: i32 = -32002;
 pub const HEADER_MISMATCH: i32 = -32020;
 /// The revision asked for is not spoken here.
 pub const UNSUPPORTED_VERSION: i32 = -32022;
+/// The call needs what the client did not declare (2026-07-28).
+pub const MISSING_CAPABILITY: i32 = -32021;

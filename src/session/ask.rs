@@ -51,6 +51,9 @@ pub async fn ask_for(pool: &Rc<Pool>, ask: Ask<'_>, owner: Option<KeyId>) -> Ask
     if let Some(ready) = ask.ready {
         ready.write_headers(&mut request);
     }
+    if ask.modern.is_none() {
+        request.set_legacy();
+    }
     if let Some(modern) = ask.modern {
         for (name, value) in modern {
             request.set(&name, &value);

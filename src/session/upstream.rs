@@ -175,6 +175,13 @@ async fn initialize(pool: &Rc<Pool>, introduction: &Introduction) -> Result<(Rea
     if is_unknown && pool.find_sse().await {
         heard = introduce().await?;
     }
+    if is_refusal(&heard) && pool.backend().speaks_legacy() == Some(true) {
+        // It may not be what it was: it is found out again, with what may stand in for it.
+        pool.backend().note_legacy(None);
+        if pool.backend().speaks_legacy().is_none() {
+            heard = introduce().await?;
+        }
+    }
     let Heard { status, session_id, message, .. } = heard;
     let nonsense = || {
         let status = status.as_u16();
@@ -193,6 +200,19 @@ async fn initialize(pool: &Rc<Pool>, introduction: &Introduction) -> Result<(Rea
     let revision = Revision::parse(result.protocol_version.as_bytes()).ok_or_else(nonsense)?;
     let revision = HeaderValue::from_static(revision.as_str());
     Ok((Ready { session_id, revision, features, stream: StreamState::default() }, message))
+}
+
+/// Whether a server opens no session, and it is no failure that passes.
+fn is_refusal(heard: &Heard) -> bool {
+    let is_error = || {
+        let answer: Result<InitializeAnswer<'_>, _> = serde_json::from_slice(&heard.message);
+        answer.is_ok_and(|answer| answer.error.is_some())
+    };
+    match heard.status {
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS => false,
+        status if status.is_success() => is_error(),
+        status => status.is_client_error(),
+    }
 }
 
 /// `notifications/initialized`, after which the session may be used.
@@ -279,6 +299,7 @@ impl Ready {
 
     /// What later requests of the session carry.
     pub fn write_headers(&self, request: &mut Outgoing) {
+        request.set_legacy();
         request.set(&header::PROTOCOL_VERSION, &self.revision);
         if let Some(id) = &self.session_id {
             request.set(&header::SESSION_ID, id);

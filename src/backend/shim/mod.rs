@@ -14,6 +14,6 @@ mod table;
 
 pub use backoff::Backoff;
 pub use mailbox::Mailbox;
-pub use reply::{Events, Hold, Outcome, Outlet, Reply, ReplyBody, Verb, stream};
+pub use reply::{Events, Hold, Outcome, Outlet, Reply, ReplyBody, Verb, stream, stream_of};
 pub use rewrite::{event, flatten, replace, rewritten};
 pub use table::{Found, Minted, Table};

@@ -88,7 +88,12 @@ const QUEUED_BYTES_MAX: usize = 4 << 20;
 /// The two ends of a stream.
 pub fn stream() -> (Outlet, Events) {
     // One more, for the answer, which is never left out.
-    let (sender, receiver) = mpsc::channel(QUEUED_MAX + 1);
+    stream_of(QUEUED_MAX + 1)
+}
+
+/// Likewise, with room for so many events.
+pub fn stream_of(events_max: usize) -> (Outlet, Events) {
+    let (sender, receiver) = mpsc::channel(events_max);
     let queued_bytes = Arc::new(AtomicUsize::new(0));
     (Outlet { sender, queued_bytes: Arc::clone(&queued_bytes) }, Events { receiver, queued_bytes })
 }
@@ -106,11 +111,31 @@ impl Outlet {
         self.sender.try_send(Ok(event)).is_ok()
     }
 
+    /// Puts an event behind the others, when there is room for it; false when nobody reads. For a writer that holds up
+    /// nobody else. Cancel safe: the event is put, or it is not.
+    pub async fn send(&self, event: Bytes) -> bool {
+        let Ok(room) = self.sender.reserve().await else { return false };
+        self.queued_bytes.fetch_add(event.len(), Ordering::Relaxed);
+        room.send(Ok(event));
+        true
+    }
+
+    /// Waits until nobody reads any more. Cancel safe.
+    pub async fn closed(&self) {
+        self.sender.closed().await;
+    }
+
     /// Puts the last event.
     pub fn end(self, event: Bytes) {
         self.queued_bytes.fetch_add(event.len(), Ordering::Relaxed);
         // Nobody may be reading any more.
         let _ = self.sender.try_send(Ok(event));
+    }
+
+    /// Breaks off, behind what was put. Not cancel safe: the stream may then seem to end as it should.
+    pub async fn break_off(self, stage: Stage) {
+        // Nobody may be reading any more.
+        let _ = self.sender.send(Err(stage)).await;
     }
 
     /// Breaks off.

@@ -1,0 +1,224 @@
+//! The GET stream of a session: one `subscriptions/listen` at the server, opened again when what the client wants to be
+//! told of changes, or when it breaks (MCP 2026-07-28, subscriptions).
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::task::spawn_local;
+use tokio::time::sleep;
+
+use super::request::own;
+use super::session::{Heed, Session};
+use super::{LegacyFace, event, inside};
+use crate::backend::shim::{Outlet, Reply, stream_of};
+use crate::backend::{Answer, Answered, Lane, Outgoing, Pool};
+use crate::frame::{EventReader, Kind, Scanner};
+use crate::protocol::Method;
+
+/// Events made and not yet read by the client: a server that sends more waits.
+const EVENTS_MAX: usize = 64;
+
+/// The first wait before a broken stream is asked for again; it doubles.
+const BACKOFF_MIN: Duration = Duration::from_millis(500);
+
+/// No server is asked more often than this for long.
+const BACKOFF_MAX: Duration = Duration::from_secs(30);
+
+/// Opens the stream. It takes over from the one before, and lasts until the client goes or the session ends.
+pub fn open(face: &Arc<LegacyFace>, session: Arc<Session>, pool: Rc<Pool>) -> Box<Answered> {
+    let (outlet, events) = stream_of(EVENTS_MAX);
+    let answered = inside(Reply::events(events), &pool);
+    let (stream, heed) = (session.take_stream(), session.heed());
+    let mut ears = Ears { face: Arc::clone(face), session, pool, heed, backoff: BACKOFF_MIN };
+    let mut over = ears.heed.clone();
+    spawn_local(async move {
+        let is_over = |heed: &Heed| heed.ended || heed.stream != stream;
+        tokio::select! {
+            () = ears.listen(&outlet) => {}
+            _ = over.wait_for(is_over) => {}
+            () = outlet.closed() => {}
+        }
+    });
+    answered
+}
+
+struct Ears {
+    face: Arc<LegacyFace>,
+    session: Arc<Session>,
+    pool: Rc<Pool>,
+    heed: watch::Receiver<Heed>,
+    backoff: Duration,
+}
+
+/// What a server was asked to tell of, and tells.
+struct Stream {
+    answer: Answer,
+    reader: EventReader,
+    scanner: Scanner,
+    /// The wish that it was opened for.
+    wish: u64,
+    /// Whether it told anything.
+    has_told: bool,
+}
+
+/// Why there is no stream.
+enum Refused {
+    /// The server has none such.
+    Forever,
+    /// It may have one later.
+    ForNow,
+}
+
+impl Ears {
+    /// Never ends: who dropped it has heard enough.
+    async fn listen(&mut self, outlet: &Outlet) {
+        let mut open: Option<Stream> = None;
+        loop {
+            let (wish, request) = self.wanted();
+            let Some(request) = request else {
+                open = None;
+                self.session.settle(wish);
+                self.changed(wish).await;
+                continue;
+            };
+            // What the one before has to tell is told until the next is open.
+            let opening = tokio::select! {
+                opening = self.open(&request, wish) => opening,
+                () = tell_on(&mut open, outlet, &self.face, &self.pool) => continue,
+            };
+            match opening {
+                Ok(stream) => {
+                    self.session.settle(wish);
+                    let stream = open.insert(stream);
+                    tokio::select! {
+                        () = stream.tell(outlet, &self.face, &self.pool) => {
+                            if stream.has_told {
+                                self.backoff = BACKOFF_MIN;
+                            }
+                            open = None;
+                            self.pause().await;
+                        }
+                        () = changed(self.heed.clone(), wish) => {}
+                    }
+                }
+                Err(Refused::Forever) => {
+                    open = None;
+                    self.session.settle(wish);
+                    self.changed(wish).await;
+                }
+                Err(Refused::ForNow) => {
+                    open = None;
+                    self.pause().await;
+                }
+            }
+        }
+    }
+
+    /// Waits before the server is asked again, longer each time.
+    async fn pause(&mut self) {
+        sleep(self.backoff).await;
+        self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
+    }
+
+    async fn changed(&self, wish: u64) {
+        changed(self.heed.clone(), wish).await;
+    }
+
+    /// What the client wants to be told of, as far as the server tells; `None`: nothing.
+    fn wanted(&self) -> (u64, Option<Outgoing>) {
+        let (wish, uris) = self.session.uris();
+        let offers = &self.session.offers;
+        let mut notifications = serde_json::Map::new();
+        for (name, is_offered) in [
+            ("toolsListChanged", offers.tools_changed),
+            ("promptsListChanged", offers.prompts_changed),
+            ("resourcesListChanged", offers.resources_changed),
+        ] {
+            if is_offered {
+                notifications.insert(name.to_owned(), Value::Bool(true));
+            }
+        }
+        if !uris.is_empty() {
+            notifications.insert("resourceSubscriptions".to_owned(), json!(uris));
+        }
+        if notifications.is_empty() {
+            return (wish, None);
+        }
+        let params = format!("\"notifications\":{},", Value::Object(notifications));
+        let id = format!("metamcp-listen-{}", self.session.mint());
+        (wish, own(&self.session, &id, Method::Listen, &params))
+    }
+
+    /// Opens a stream, and waits until the server says that it tells.
+    async fn open(&self, request: &Outgoing, wish: u64) -> Result<Stream, Refused> {
+        let answered = self.pool.send_straight(request, Lane::Stream).await.map_err(|_| Refused::ForNow)?;
+        let Answered { head, body: answer } = *answered;
+        if !head.status.is_success() || !head.is_event_stream() {
+            let passes =
+                head.status.is_server_error() || matches!(head.status.as_u16(), 401 | 403 | 409 | 429);
+            return Err(if passes { Refused::ForNow } else { Refused::Forever });
+        }
+        let mut stream =
+            Stream { answer, reader: EventReader::new(), scanner: Scanner::new(), wish, has_told: false };
+        match stream.next().await {
+            Some((_, Some(Method::Acknowledged))) => Ok(stream),
+            _ => Err(Refused::ForNow),
+        }
+    }
+}
+
+async fn changed(mut heed: watch::Receiver<Heed>, wish: u64) {
+    // The sender lives in the session, which whoever waits holds.
+    let _ = heed.wait_for(|heed| heed.wish != wish).await;
+}
+
+/// Tells on what is told while the next stream is opened; completes when it breaks, never when there is none.
+async fn tell_on(open: &mut Option<Stream>, outlet: &Outlet, face: &LegacyFace, pool: &Pool) {
+    match open {
+        Some(stream) => stream.tell(outlet, face, pool).await,
+        None => std::future::pending().await,
+    }
+    *open = None;
+}
+
+impl Stream {
+    /// Passes what the server tells on; completes at the end of the stream, regular or not. Cancel safe, but for an event
+    /// that waits for room.
+    async fn tell(&mut self, outlet: &Outlet, face: &LegacyFace, pool: &Pool) {
+        while let Some((message, method)) = self.next().await {
+            self.has_told = true;
+            if method == Some(Method::ToolsListChanged) {
+                face.known.forget(pool.backend().id);
+            }
+            if method != Some(Method::Acknowledged) && !outlet.send(event(&message)).await {
+                return;
+            }
+        }
+        tracing::debug!(server = %pool.backend().name(), wish = self.wish, "a subscription ended");
+    }
+
+    /// The next notification; `None` at the end. Cancel safe.
+    async fn next(&mut self) -> Option<(Bytes, Option<Method>)> {
+        loop {
+            let Some(told) = self.reader.next().ok()? else {
+                self.reader.push(self.answer.chunk().await?.ok()?);
+                continue;
+            };
+            let Some(data) = told.data.filter(|data| !data.is_empty()) else { continue };
+            let Ok(envelope) = self.scanner.scan(&data) else { continue };
+            match envelope.kind {
+                Kind::Notification => {
+                    let method = envelope.method.and_then(|method| Method::parse(&method.value(&data)));
+                    return Some((data, method));
+                }
+                Kind::Request => {}
+                // It ends the subscription (MCP 2026-07-28, subscriptions).
+                Kind::Response | Kind::Error => return None,
+            }
+        }
+    }
+}

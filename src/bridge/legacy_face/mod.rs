@@ -1,0 +1,224 @@
+//! What Legacy clients see of a server that speaks only the Modern era: sessions, requests of the server, a GET stream.
+//!
+//! `initialize` is answered from `server/discover`. Every request of the session becomes one that stands alone, with what
+//! the client said at the beginning in its `_meta` and the headers that mirror it (`request`). An answer passes with what
+//! only the Modern era has cut out (`result`); where the server wants to know something first, the client is asked by
+//! requests on the stream of the call, and the call is made again with its answers (`call`, `input`). Subscriptions, and
+//! changes of lists, are one `subscriptions/listen` for each session whose client has a GET stream (`listen`).
+//!
+//! Invariants: a server hears only of capabilities that the client declared when it opened the session; `requestState`
+//! goes back byte for byte; a call is made again only when the server asked for it, or did not take it; sessions, what is
+//! under way in them and each wait have bounds; a session that is gone is 404, upon which its client's next message opens
+//! another.
+//!
+//! Does not know: which client a session is of beyond its key, endpoints, or how tools are named there.
+
+mod call;
+mod input;
+mod listen;
+mod object;
+mod open;
+mod params;
+mod request;
+mod result;
+mod session;
+mod table;
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http::{HeaderValue, StatusCode};
+use tokio::time::timeout;
+
+use self::request::Request;
+use self::session::Session;
+use self::table::Table;
+use crate::backend::shim::{Reply, Verb};
+use crate::backend::{Answered, Answering, BackendError, Face, Lane, Outgoing, Pool};
+use crate::frame::{Kind, Scanner};
+use crate::protocol::{Method, code};
+
+/// The face of all servers that speak only the Modern era: one, which every worker reaches.
+pub struct LegacyFace {
+    sessions: Table,
+    known: params::Known,
+}
+
+/// For the server to hear of a subscription, before the client is told that it has it: what changes from then on is told.
+/// A server that is slow to listen keeps no client waiting for longer.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(2);
+
+impl LegacyFace {
+    /// Without a session.
+    #[expect(clippy::new_without_default, reason = "one is made, by whoever builds the gateway")]
+    pub fn new() -> Self {
+        Self { sessions: Table::new(), known: params::Known::default() }
+    }
+
+    async fn take(
+        self: Arc<Self>,
+        pool: Rc<Pool>,
+        request: Outgoing,
+        lane: Lane,
+    ) -> Result<Box<Answered>, BackendError> {
+        let (verb, id) = request.asked();
+        let read = match &verb {
+            Verb::Post(message) => match read(message) {
+                Some(read) => Some(read),
+                None => return Ok(inside(unreadable(), &pool)),
+            },
+            Verb::Get | Verb::Delete => None,
+        };
+        if let Some(read) = read.as_ref().filter(|read| read.method == Some(Method::Initialize)) {
+            return self.open(&pool, &request, read).await;
+        }
+        let session = id.as_ref().and_then(|id| self.session(&pool, id));
+        let Some(session) = session else {
+            return match pool.backend().speaks_legacy() {
+                // Of a server that was asked itself, and has not said yet what it is.
+                None => pool.send_straight(&request, lane).await,
+                Some(_) => Ok(inside(Reply::bare(StatusCode::NOT_FOUND), &pool)),
+            };
+        };
+        session.touch();
+        match (verb, read) {
+            (Verb::Get, _) => Ok(listen::open(&self, session, pool)),
+            (Verb::Post(_), Some(read)) => self.post(session, pool, request, read).await,
+            (Verb::Delete | Verb::Post(_), _) => {
+                if let Some(ended) = id.and_then(|id| self.sessions.remove(&id)) {
+                    ended.end();
+                }
+                Ok(inside(Reply::bare(StatusCode::OK), &pool))
+            }
+        }
+    }
+
+    /// The session of that id, with the pool's server.
+    fn session(&self, pool: &Pool, id: &HeaderValue) -> Option<Arc<Session>> {
+        let is_here = |session: &Arc<Session>| session.backend == pool.backend().id && !session.is_ended();
+        self.sessions.find(id).filter(is_here)
+    }
+
+    /// A message within a session.
+    async fn post(
+        self: Arc<Self>,
+        session: Arc<Session>,
+        pool: Rc<Pool>,
+        request: Outgoing,
+        read: Request,
+    ) -> Result<Box<Answered>, BackendError> {
+        if !read.is_request() {
+            told(&session, &read);
+            return Ok(inside(Reply::bare(StatusCode::ACCEPTED), &pool));
+        }
+        let id = read.id();
+        let unknown = || Reply::error(StatusCode::OK, &id, code::METHOD_NOT_FOUND, "Method not found");
+        let reply = match read.method {
+            Some(Method::Ping) => done(&id),
+            Some(Method::SetLevel) if session.offers.logging => set_level(&session, &read),
+            Some(Method::Subscribe | Method::Unsubscribe) if session.offers.subscribe => {
+                subscribe(&session, &read).await
+            }
+            // Of the other era, or not offered.
+            Some(
+                Method::SetLevel
+                | Method::Subscribe
+                | Method::Unsubscribe
+                | Method::Listen
+                | Method::Discover,
+            ) => unknown(),
+            _ => return call::call(self, session, pool, request, read).await,
+        };
+        Ok(inside(reply, &pool))
+    }
+}
+
+impl Face for LegacyFace {
+    fn answer(self: Arc<Self>, pool: Rc<Pool>, request: Outgoing, lane: Lane) -> Answering {
+        Box::pin(self.take(pool, request, lane))
+    }
+}
+
+fn read(message: &Bytes) -> Option<Request> {
+    let envelope = Scanner::new().scan(message).ok()?;
+    let method = envelope.method.and_then(|method| Method::parse(&method.value(message)));
+    Some(Request { message: message.clone(), envelope, method })
+}
+
+fn unreadable() -> Reply {
+    Reply::error(StatusCode::BAD_REQUEST, b"", code::INVALID_REQUEST, "this is no message of MCP")
+}
+
+/// What has no answer: the client cancels a call, or answers what it was asked. The rest is of no interest to a server
+/// without sessions.
+fn told(session: &Session, read: &Request) {
+    match (read.envelope.kind, read.method) {
+        (Kind::Notification, Some(Method::Cancelled)) => {
+            if let Some(id) = read.envelope.params.request_id {
+                session.cancel(id.span.of(&read.message));
+            }
+        }
+        (Kind::Response | Kind::Error, _) => {
+            let id = read.envelope.id.map(|id| id.span.of(&read.message));
+            let id = id.and_then(|id| serde_json::from_slice::<String>(id).ok());
+            if let Some(id) = id {
+                session.answered(&id, read.message.clone());
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The empty result.
+fn done(id: &[u8]) -> Reply {
+    Reply::message([br#"{"jsonrpc":"2.0","id":"#, id, br#","result":{}}"#].concat().into())
+}
+
+/// The levels of a log message (MCP, logging).
+const LEVELS: [&str; 8] = ["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"];
+
+fn set_level(session: &Session, read: &Request) -> Reply {
+    let level = read.envelope.params.level.map(|level| level.decode(&read.message));
+    match level.filter(|level| LEVELS.contains(&&**level)) {
+        Some(level) => {
+            session.set_log_level(format!("\"{level}\"").into());
+            done(&read.id())
+        }
+        None => Reply::error(StatusCode::OK, &read.id(), code::INVALID_PARAMS, "no such log level"),
+    }
+}
+
+async fn subscribe(session: &Session, read: &Request) -> Reply {
+    let invalid = |text| Reply::error(StatusCode::OK, &read.id(), code::INVALID_PARAMS, text);
+    let Some(uri) = read.envelope.params.uri.map(|uri| uri.decode(&read.message)) else {
+        return invalid("params.uri is missing");
+    };
+    let wish = match read.method {
+        Some(Method::Subscribe) => session.subscribe(&uri),
+        _ => Some(session.unsubscribe(&uri)),
+    };
+    let Some(wish) = wish else { return invalid("too many subscriptions, or the URI is too long") };
+    // In vain: it is listened for all the same, only later.
+    let _ = timeout(SETTLE_TIMEOUT, session.settled(wish)).await;
+    done(&read.id())
+}
+
+/// An answer of our own in place of the server's.
+fn inside(reply: Reply, pool: &Rc<Pool>) -> Box<Answered> {
+    Answered::inside(reply, Rc::clone(pool))
+}
+
+/// A message as an event. A line break in it can only be white space between tokens, and parts data lines.
+fn event(message: &[u8]) -> Bytes {
+    let mut event = BytesMut::with_capacity(message.len() + 32);
+    event.put_slice(b"event: message\n");
+    for line in message.split(|byte| matches!(byte, b'\n' | b'\r')) {
+        event.put_slice(b"data: ");
+        event.put_slice(line);
+        event.put_u8(b'\n');
+    }
+    event.put_u8(b'\n');
+    event.freeze()
+}

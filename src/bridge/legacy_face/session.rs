@@ -1,0 +1,352 @@
+//! What one client said of itself to a server that has no sessions, and what it has under way there.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
+
+use super::open::Offers;
+use crate::auth::KeyId;
+use crate::backend::BackendId;
+use crate::protocol::{ClientCapabilities, Revision};
+
+/// One session. Small, and shared by all workers.
+pub struct Session {
+    /// The server it is with.
+    pub backend: BackendId,
+    /// What the client and the gateway speak.
+    pub revision: Revision,
+    /// What the client declared.
+    pub capabilities: ClientCapabilities,
+    /// The same as raw JSON, for the server.
+    pub declared: Bytes,
+    /// The raw `clientInfo`, when there was one.
+    pub client_info: Option<Bytes>,
+    /// The client's key.
+    pub owner: Option<KeyId>,
+    /// What the server offers.
+    pub offers: Offers,
+    /// Guards what changes; a few lines at a time.
+    state: Mutex<State>,
+    heed: watch::Sender<Heed>,
+    /// The newest wish that the server has acknowledged, or refused.
+    settled: watch::Sender<u64>,
+    next: AtomicU64,
+    used: Mutex<Instant>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Raw JSON.
+    log_level: Option<Bytes>,
+    /// Calls under way: the raw id, a number of our own, and what tells it that it is cancelled.
+    calls: Vec<(Bytes, u64, oneshot::Sender<()>)>,
+    /// What the client was asked, by the id that it was asked under.
+    asked: HashMap<String, oneshot::Sender<Bytes>>,
+    /// Resources that it subscribed to.
+    uris: BTreeSet<String>,
+    ended: bool,
+}
+
+/// What the tasks of a session watch.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Heed {
+    /// Moves with each change of what the client wants to be told of.
+    pub wish: u64,
+    /// Moves with each event stream of the client, so that the one before ends.
+    pub stream: u64,
+    /// Whether the session is over.
+    pub ended: bool,
+}
+
+/// Resources that one session may subscribe to, all of which go into one request: more is a runaway loop.
+const URIS_MAX: usize = 1024;
+
+/// The longest of them, as servers take them.
+const URI_BYTES_MAX: usize = 8 << 10;
+
+/// A client introduced itself so.
+pub struct Introduced {
+    /// What it speaks.
+    pub revision: Revision,
+    /// What it declared.
+    pub capabilities: ClientCapabilities,
+    /// The same as raw JSON, for the server.
+    pub declared: Bytes,
+    /// The raw `clientInfo`.
+    pub client_info: Option<Bytes>,
+    /// Its key.
+    pub owner: Option<KeyId>,
+}
+
+impl Session {
+    /// One in which nothing was asked yet.
+    pub fn new(backend: BackendId, introduced: Introduced, offers: Offers) -> Arc<Self> {
+        let Introduced { revision, capabilities, declared, client_info, owner } = introduced;
+        Arc::new(Self {
+            backend,
+            revision,
+            capabilities,
+            declared,
+            client_info,
+            owner,
+            offers,
+            state: Mutex::default(),
+            heed: watch::Sender::default(),
+            settled: watch::Sender::default(),
+            next: AtomicU64::new(1),
+            used: Mutex::new(Instant::now()),
+        })
+    }
+
+    /// A number that nothing else in this session has or had.
+    pub fn mint(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Marks it used.
+    pub fn touch(&self) {
+        *lock(&self.used) = Instant::now();
+    }
+
+    /// When it was last used, and whether somebody listens: those go last.
+    pub fn rank(&self) -> (bool, Instant) {
+        (self.heed.receiver_count() > 0, *lock(&self.used))
+    }
+
+    /// The raw level that the client wants log messages from.
+    pub fn log_level(&self) -> Option<Bytes> {
+        lock(&self.state).log_level.clone()
+    }
+
+    /// Remembers it.
+    pub fn set_log_level(&self, level: Bytes) {
+        lock(&self.state).log_level = Some(level);
+    }
+
+    /// Notes a call under way until the guard is dropped.
+    pub fn begin(self: &Arc<Self>, id: Bytes) -> UnderWay {
+        let (cancel, cancelled) = oneshot::channel();
+        let number = self.mint();
+        let mut state = lock(&self.state);
+        if !state.ended {
+            state.calls.push((id, number, cancel));
+        }
+        drop(state);
+        UnderWay { session: Arc::clone(self), number, cancelled }
+    }
+
+    /// The client cancels a call of its own.
+    pub fn cancel(&self, id: &[u8]) {
+        let mut state = lock(&self.state);
+        for (_, _, cancel) in state.calls.extract_if(.., |(other, ..)| is_same_id(other, id)) {
+            // It may be over in this moment.
+            let _ = cancel.send(());
+        }
+    }
+
+    /// Waits for the client's answer to what it is asked under that id, until the guard is dropped.
+    pub fn expect(self: &Arc<Self>, id: String) -> Asked {
+        let (answer, answered) = oneshot::channel();
+        let mut state = lock(&self.state);
+        if !state.ended {
+            state.asked.insert(id.clone(), answer);
+        }
+        drop(state);
+        Asked { session: Arc::clone(self), id, answered }
+    }
+
+    /// The client answered; false when it was not asked that, or not any more.
+    pub fn answered(&self, id: &str, message: Bytes) -> bool {
+        let asked = lock(&self.state).asked.remove(id);
+        asked.is_some_and(|asked| asked.send(message).is_ok())
+    }
+
+    /// Notes a subscription. `None`: there are too many, or the URI is too long. Else the wish that has it.
+    pub fn subscribe(&self, uri: &str) -> Option<u64> {
+        let mut state = lock(&self.state);
+        if uri.len() > URI_BYTES_MAX || (state.uris.len() >= URIS_MAX && !state.uris.contains(uri)) {
+            return None;
+        }
+        let is_new = state.uris.insert(uri.to_owned());
+        Some(self.wish(is_new))
+    }
+
+    /// The subscription is over.
+    pub fn unsubscribe(&self, uri: &str) -> u64 {
+        let was_there = lock(&self.state).uris.remove(uri);
+        self.wish(was_there)
+    }
+
+    /// The resources that it subscribed to, and the wish that has them.
+    pub fn uris(&self) -> (u64, Vec<String>) {
+        let state = lock(&self.state);
+        (self.heed.borrow().wish, state.uris.iter().cloned().collect())
+    }
+
+    /// The newest wish, a newer one when it changed.
+    fn wish(&self, has_changed: bool) -> u64 {
+        if has_changed {
+            self.heed.send_modify(|heed| heed.wish += 1);
+        }
+        self.heed.borrow().wish
+    }
+
+    /// What tasks of the session watch.
+    pub fn heed(&self) -> watch::Receiver<Heed> {
+        self.heed.subscribe()
+    }
+
+    /// A new event stream of the client takes over from the one before.
+    pub fn take_stream(&self) -> u64 {
+        self.heed.send_modify(|heed| heed.stream += 1);
+        self.heed.borrow().stream
+    }
+
+    /// Says that the server has heard a wish.
+    pub fn settle(&self, wish: u64) {
+        self.settled.send_modify(|settled| *settled = wish.max(*settled));
+    }
+
+    /// Waits until the server has heard that wish, or a newer one. At once when nobody listens. Cancel safe.
+    pub async fn settled(&self, wish: u64) {
+        if self.heed.receiver_count() > 0 {
+            // The sender is our own.
+            let _ = self.settled.subscribe().wait_for(|settled| *settled >= wish).await;
+        }
+    }
+
+    /// Whether it is over.
+    pub fn is_ended(&self) -> bool {
+        self.heed.borrow().ended
+    }
+
+    /// Ends it, and all that is under way in it.
+    pub fn end(&self) {
+        let mut state = lock(&self.state);
+        state.ended = true;
+        // To be dropped is to be told.
+        state.calls.clear();
+        state.asked.clear();
+        drop(state);
+        self.heed.send_modify(|heed| heed.ended = true);
+    }
+}
+
+/// Whether two raw ids are one: a string may be written in several ways.
+fn is_same_id(one: &[u8], other: &[u8]) -> bool {
+    let text = |raw| serde_json::from_slice::<String>(raw).ok();
+    one == other || text(one).is_some_and(|one| text(other) == Some(one))
+}
+
+/// A call under way; forgotten when dropped.
+pub struct UnderWay {
+    session: Arc<Session>,
+    number: u64,
+    cancelled: oneshot::Receiver<()>,
+}
+
+impl UnderWay {
+    /// Waits until the client cancels it, or the session is over. Cancel safe.
+    pub async fn cancelled(&mut self) {
+        // Dropped or sent, it says the same.
+        let _ = (&mut self.cancelled).await;
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        lock(&self.session.state).calls.retain(|(_, number, _)| *number != self.number);
+    }
+}
+
+/// A question to the client; forgotten when dropped.
+pub struct Asked {
+    session: Arc<Session>,
+    /// The id that it is asked under.
+    pub id: String,
+    answered: oneshot::Receiver<Bytes>,
+}
+
+impl Asked {
+    /// Its whole answer; `None` when the session is over. Cancel safe.
+    pub async fn answer(&mut self) -> Option<Bytes> {
+        (&mut self.answered).await.ok()
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        lock(&self.session.state).asked.remove(&self.id);
+    }
+}
+
+/// Every change under a lock is one operation on a collection, so a poisoned one guards a whole collection.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    /// A session of a client that declared this.
+    pub fn session(declared: &'static str) -> Arc<Session> {
+        let introduced = Introduced {
+            revision: Revision::LEGACY_LATEST,
+            capabilities: ClientCapabilities::from_json(declared.as_bytes()).unwrap(),
+            declared: declared.into(),
+            client_info: Some(Bytes::from_static(br#"{"name":"c","version":"1"}"#)),
+            owner: None,
+        };
+        Session::new(BackendId(0), introduced, Offers::default())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_is_cancelled_by_its_own_id() {
+        let session = session("{}");
+        let check = async |id: &'static str, cancels: &[u8], expected: bool| {
+            let mut call = session.begin(id.into());
+            session.cancel(cancels);
+            let waits = tokio::time::timeout(std::time::Duration::from_secs(1), call.cancelled());
+            assert_eq!(waits.await.is_ok(), expected, "{id}");
+        };
+        check("1", b"1", true).await;
+        check("1", b"\"1\"", false).await;
+        check("\"a\"", b"\"\\u0061\"", true).await;
+        let mut call = session.begin("2".into());
+        session.end();
+        call.cancelled().await;
+        session.begin("3".into()).cancelled().await;
+        assert_eq!(session.expect("x".into()).answer().await, None);
+    }
+
+    #[test]
+    fn an_answer_is_taken_once_by_who_asked() {
+        let session = session("{}");
+        let asked = session.expect("q1".into());
+        assert!(!session.answered("q2", "{}".into()));
+        assert!(session.answered("q1", "{}".into()));
+        assert!(!session.answered("q1", "{}".into()), "it was answered before");
+        drop(asked);
+        drop(session.expect("q3".into()));
+        assert!(!session.answered("q3", "{}".into()), "nobody waits");
+    }
+
+    #[test]
+    fn wishes_are_counted_and_bounded() {
+        let session = session("{}");
+        assert_eq!(session.subscribe("a"), Some(1));
+        assert_eq!(session.subscribe("a"), Some(1), "nothing new");
+        assert_eq!(session.subscribe("b"), Some(2));
+        assert_eq!(session.unsubscribe("a"), 3);
+        assert_eq!(session.unsubscribe("a"), 3);
+        assert_eq!(session.uris(), (3, vec!["b".to_owned()]));
+        let taken = (0..2 * URIS_MAX).filter(|n| session.subscribe(&n.to_string()).is_some()).count();
+        assert_eq!(taken, URIS_MAX - 1);
+        assert_eq!(session.subscribe(&"x".repeat(URI_BYTES_MAX + 1)), None);
+    }
+}

@@ -1,0 +1,116 @@
+//! All sessions with servers that have none.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use foldhash::fast::RandomState;
+use http::HeaderValue;
+
+use super::session::Session;
+
+/// The sessions by their ids, which never leave the gateway. Asked once for each message of a bridged session.
+pub struct Table {
+    shards: Box<[Mutex<Shard>]>,
+}
+
+type Shard = HashMap<u128, Arc<Session>, RandomState>;
+
+/// Enough that two cores seldom meet in one.
+const SHARDS: usize = 64;
+
+/// Sessions in one of them: 65,536 in all. For one more the one unused for longest ends, upon which its client's next
+/// message finds it lost, and opens it again.
+const SHARD_MAX: usize = 1024;
+
+impl Table {
+    /// An empty one.
+    pub fn new() -> Self {
+        Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
+    }
+
+    /// Puts a session in, under a new id. `None`: the system gives no random bytes.
+    pub fn insert(&self, session: Arc<Session>) -> Option<HeaderValue> {
+        let mut random = [0; 16];
+        getrandom::fill(&mut random).ok()?;
+        let id = u128::from_be_bytes(random);
+        let text = HeaderValue::from_str(&format!("{id:032x}")).ok()?;
+        let mut shard = self.shard(id);
+        let evicted = if shard.len() < SHARD_MAX { None } else { take_longest_unused(&mut shard) };
+        shard.insert(id, session);
+        drop(shard);
+        if let Some(evicted) = evicted {
+            evicted.end();
+        }
+        Some(text)
+    }
+
+    /// The session of that id.
+    pub fn find(&self, id: &HeaderValue) -> Option<Arc<Session>> {
+        let id = parse(id)?;
+        self.shard(id).get(&id).cloned()
+    }
+
+    /// The same, which is in it no more.
+    pub fn remove(&self, id: &HeaderValue) -> Option<Arc<Session>> {
+        let id = parse(id)?;
+        self.shard(id).remove(&id)
+    }
+
+    fn shard(&self, id: u128) -> MutexGuard<'_, Shard> {
+        let shard = &self.shards[(id % SHARDS as u128) as usize];
+        // Every change under a lock is one operation on a map, so a poisoned one guards a whole map.
+        shard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn take_longest_unused(shard: &mut Shard) -> Option<Arc<Session>> {
+    let longest = shard.iter().min_by_key(|(_, session)| session.rank()).map(|(id, _)| *id)?;
+    shard.remove(&longest)
+}
+
+/// Only in the one form that ids are written in.
+fn parse(text: &HeaderValue) -> Option<u128> {
+    let text = text.to_str().ok()?;
+    let id = u128::from_str_radix(text, 16).ok()?;
+    (format!("{id:032x}") == text).then_some(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::session::tests::session;
+    use super::*;
+
+    #[test]
+    fn sessions_are_found_by_their_own_ids_only() {
+        let table = Table::new();
+        let (one, other) = (session("{}"), session("{}"));
+        let id = table.insert(Arc::clone(&one)).unwrap();
+        let other_id = table.insert(other).unwrap();
+        assert_ne!(id, other_id);
+        assert!(table.find(&id).is_some_and(|found| Arc::ptr_eq(&found, &one)));
+        for foreign in ["", "0", "x", "+0000000000000000000000000000001", &"0".repeat(32), &"f".repeat(33)] {
+            assert!(table.find(&HeaderValue::from_str(foreign).unwrap()).is_none(), "{foreign}");
+        }
+        let upper = id.to_str().unwrap().to_uppercase();
+        let is_other_text = upper != id.to_str().unwrap();
+        assert!(!is_other_text || table.find(&HeaderValue::from_str(&upper).unwrap()).is_none());
+        assert!(table.remove(&id).is_some());
+        assert!(table.find(&id).is_none() && table.remove(&id).is_none());
+        assert!(table.find(&other_id).is_some());
+    }
+
+    #[test]
+    fn the_longest_unused_makes_room() {
+        let mut shard = Shard::default();
+        let sessions: Vec<_> = (0..3).map(|_| session("{}")).collect();
+        for (id, session) in (0..).zip(&sessions) {
+            shard.insert(id, Arc::clone(session));
+        }
+        sessions[0].touch();
+        let _listens = sessions[1].heed();
+        let taken = take_longest_unused(&mut shard).unwrap();
+        assert!(Arc::ptr_eq(&taken, &sessions[2]));
+        let taken = take_longest_unused(&mut shard).unwrap();
+        assert!(Arc::ptr_eq(&taken, &sessions[0]), "the one that listens goes last");
+    }
+}
