@@ -28,6 +28,7 @@ use crate::auth::{
 };
 use crate::backend::{Backend, TlsRoots, stdio};
 use crate::base::{EndpointName, Phase, ServerName};
+use crate::bridge::ModernFace;
 use crate::catalog::{Catalog, View};
 use crate::config::Config;
 use crate::fleet::{Fleet, FleetBuilder};
@@ -156,7 +157,8 @@ impl App {
         let hangups = signal(SignalKind::hangup()).map_err(AppError::Signals)?;
         let (authenticator, store) = keys(&config).await?;
         let roots = system_roots();
-        let mut builder = FleetBuilder::new(roots.clone());
+        let modern_face = ModernFace::new(&config.bridge, Arc::clone(authenticator.sealer()));
+        let mut builder = FleetBuilder::new(roots.clone()).with_modern_face(modern_face);
         let rules = rules(&config);
         let (source, served) = stored(&config, &authenticator, &store, &rules).await;
         let fleet = builder.next(served.joined().servers.clone(), served.joined().endpoints.clone());

@@ -7,6 +7,7 @@ pub mod app;
 pub mod config;
 pub mod server;
 pub mod admin;
+pub mod bridge;
 pub mod catalog;
 pub mod session;
 pub mod fleet;

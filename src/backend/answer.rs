@@ -76,8 +76,8 @@ pub enum Body {
     Begun(Bytes, u64),
     /// What hyper reads.
     General(Incoming),
-    /// What a process says.
-    Process(Box<(Events, Hold)>),
+    /// What a process says, or what stands in for a server.
+    Process(Box<(Events, Option<Hold>)>),
     /// Nothing.
     Ended,
 }
@@ -92,12 +92,12 @@ impl Body {
         }
     }
 
-    /// Said by a process; the hold gives the call up when the body is dropped.
-    pub(super) fn of_reply(reply: Reply, mut hold: Hold) -> (Head, Self) {
+    /// Said within this process; the hold gives the call up when the body is dropped.
+    pub(super) fn of_reply(reply: Reply, mut hold: Option<Hold>) -> (Head, Self) {
         let Reply { status, session_id, body } = reply;
         let (content_type, body) = match body {
             ReplyBody::Whole(bytes) => {
-                hold.release();
+                hold.iter_mut().for_each(Hold::release);
                 (header::JSON, Self::of_length(bytes, 0))
             }
             ReplyBody::Events(events) => (header::EVENT_STREAM, Self::Process(Box::new((events, hold)))),
@@ -118,6 +118,14 @@ impl Body {
                 .is_some_and(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity")),
         };
         (head, Self::General(incoming))
+    }
+}
+
+impl Answered {
+    /// Of what stands in for the pool's server: what it holds, and how long it may be silent, is its own business.
+    pub fn inside(reply: Reply, pool: Rc<Pool>) -> Box<Self> {
+        let (head, body) = Body::of_reply(reply, None);
+        Box::new(Self { head, body: Answer::new(body, None, pool, None, None) })
     }
 }
 
@@ -264,6 +272,11 @@ impl Answer {
             Body::General(incoming) => incoming.size_hint().exact(),
             Body::Process(_) => None,
         }
+    }
+
+    /// From now on the backend may be silent for so long between two reads; `None`: for as long as it likes.
+    pub fn bear(&mut self, idle_timeout: Option<Duration>) {
+        (self.idle_timeout, self.idle) = (idle_timeout, None);
     }
 
     /// Whether the last byte was taken.

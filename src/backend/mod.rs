@@ -10,6 +10,7 @@ mod answer;
 mod body;
 mod connect;
 mod error;
+mod face;
 mod fast_lane;
 mod general;
 mod outgoing;
@@ -22,7 +23,7 @@ mod target;
 mod wire;
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -35,6 +36,7 @@ use crate::protocol::header;
 pub use answer::{Answer, Answered, Head};
 pub use connect::Target;
 pub use error::{BackendError, Stage};
+pub use face::{Answering, Face};
 pub use outgoing::Outgoing;
 pub use pool::{Lane, Pool};
 pub use private::{is_private, is_private_address};
@@ -116,6 +118,8 @@ pub struct Backend {
     delete: Opening,
     post: Opening,
     bounds: pool::Bounds,
+    speaks_modern: face::Spoken,
+    modern_face: OnceLock<Arc<dyn Face>>,
 }
 
 /// How a server is spoken to.
@@ -151,6 +155,8 @@ impl Backend {
         posting.insert(http::header::ACCEPT, HeaderValue::from_static(header::ACCEPT_BOTH));
         let bounds = pool::Bounds::new(config.in_flight_max);
         Ok(Arc::new(Self {
+            speaks_modern: face::Spoken::modern(config.era),
+            modern_face: OnceLock::new(),
             get: Opening::new(&Method::GET, &path, listening),
             delete: Opening::new(&Method::DELETE, &path, headers),
             post: Opening::new(&Method::POST, &path, posting),
@@ -165,6 +171,28 @@ impl Backend {
     /// Its name.
     pub fn name(&self) -> &ServerName {
         &self.config.name
+    }
+
+    /// From now on this stands in for it where it does not speak the Modern era. Only the first counts.
+    pub fn set_modern_face(&self, face: Arc<dyn Face>) {
+        let _ = self.modern_face.set(face);
+    }
+
+    /// What stands in for it towards Modern clients, unless it is known to speak their era.
+    fn modern_face(&self) -> Option<&Arc<dyn Face>> {
+        if self.speaks_modern.is_spoken() == Some(true) { None } else { self.modern_face.get() }
+    }
+
+    /// Whether it speaks the Modern era, when that is known.
+    pub fn speaks_modern(&self) -> Option<bool> {
+        self.speaks_modern.is_spoken()
+    }
+
+    /// What was found out about that; `None`: that it is to be found out again. What is configured stays.
+    pub fn note_modern(&self, is_spoken: Option<bool>) {
+        if self.config.era == EraChoice::Auto {
+            self.speaks_modern.note(is_spoken);
+        }
     }
 
     /// How its processes are, when it is a program that was not stopped. Cancel safe.

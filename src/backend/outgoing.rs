@@ -20,6 +20,7 @@ pub struct Outgoing {
     lines: Vec<u8>,
     body: Slices,
     owner: Option<KeyId>,
+    is_modern: bool,
 }
 
 /// Revision, method, name, session id and the trace: what a usual message carries.
@@ -30,7 +31,13 @@ const LINE_END: &[u8] = b"\r\n";
 impl Outgoing {
     /// A message.
     pub fn post(body: Slices) -> Self {
-        Self { method: Method::POST, lines: Vec::with_capacity(LINES_BYTES_USUAL), body, owner: None }
+        Self {
+            method: Method::POST,
+            lines: Vec::with_capacity(LINES_BYTES_USUAL),
+            body,
+            owner: None,
+            is_modern: false,
+        }
     }
 
     /// A message of one piece.
@@ -51,6 +58,30 @@ impl Outgoing {
     /// The key on whose behalf it is sent: for a server whose processes are apart by key.
     pub fn set_owner(&mut self, owner: Option<KeyId>) {
         self.owner = owner;
+    }
+
+    /// On whose behalf it is sent.
+    pub fn owner(&self) -> Option<KeyId> {
+        self.owner
+    }
+
+    /// It is a request of the Modern era, of a client or on behalf of one: a backend that does not speak that has what
+    /// stands in for it.
+    pub fn set_modern(&mut self) {
+        self.is_modern = true;
+    }
+
+    /// Whether it is such a request.
+    pub fn is_modern(&self) -> bool {
+        self.is_modern
+    }
+
+    /// The message, in one piece.
+    pub fn message(&self) -> Bytes {
+        match self.body.parts() {
+            [whole] => whole.clone(),
+            parts => parts.concat().into(),
+        }
     }
 
     /// Adds a field, beside others of its name.
@@ -94,10 +125,7 @@ impl Outgoing {
         let verb = match self.method {
             Method::GET => Verb::Get,
             Method::DELETE => Verb::Delete,
-            _ => Verb::Post(match self.body.parts() {
-                [whole] => whole.clone(),
-                parts => parts.concat().into(),
-            }),
+            _ => Verb::Post(self.message()),
         };
         let session = self.fields().find(|(name, _)| *name == header::SESSION_ID);
         (verb, session.map(|(_, value)| value), self.owner)

@@ -57,12 +57,29 @@ impl Pool {
         &self.backend
     }
 
-    /// Sends a request and waits for the head of its response; the body follows in the [`Answer`].
+    /// Sends a request and waits for the head of its response; the body follows in the [`Answer`]. One of an era that
+    /// the backend does not speak, or of which that is not known yet, goes to what stands in for it.
     ///
     /// A request is sent a second time only when nothing of it was written the first time.
     ///
     /// Not cancel safe: dropping it closes the connection, which tells the backend to stop.
     pub async fn send(
+        self: &Rc<Self>,
+        request: &Outgoing,
+        lane: Lane,
+    ) -> Result<Box<Answered>, BackendError> {
+        if request.is_modern()
+            && let Some(face) = self.backend.modern_face()
+        {
+            return Arc::clone(face).answer(Rc::clone(self), request.clone(), lane).await;
+        }
+        self.send_straight(request, lane).await
+    }
+
+    /// Likewise, to the backend itself, whatever it speaks.
+    ///
+    /// Not cancel safe, likewise.
+    pub async fn send_straight(
         self: &Rc<Self>,
         request: &Outgoing,
         lane: Lane,
@@ -108,7 +125,7 @@ impl Pool {
         let called = timeout(self.backend.config.first_byte_timeout, calling).await;
         let (reply, hold) =
             called.unwrap_or_else(|_elapsed| Err(BackendError::bare(Stage::FirstByteTimeout)))?;
-        let (head, body) = Body::of_reply(reply, hold);
+        let (head, body) = Body::of_reply(reply, Some(hold));
         let body = Answer::new(body, None, Rc::clone(self), self.idle_timeout(lane), permit);
         Ok(Box::new(Answered { head, body }))
     }

@@ -184,8 +184,20 @@ fn read_item(message: &Bytes, raw: &RawValue, kind: ListKind) -> Option<Item> {
     })
 }
 
-/// What `server/discover` says, where the server speaks the Modern era (MCP 2026-07-28, versioning).
+/// What `server/discover` says, where the server speaks the Modern era (MCP 2026-07-28, versioning). Whether it does is
+/// noted with the server.
 pub async fn discover(pool: &Rc<Pool>) -> Result<ServerFeatures, FetchError> {
+    let discovered = ask_discover(pool).await;
+    match &discovered {
+        Ok(_) => pool.backend().note_modern(Some(true)),
+        Err(FetchError::OtherEra) => pool.backend().note_modern(Some(false)),
+        // That says nothing about the era.
+        Err(_) => {}
+    }
+    discovered
+}
+
+async fn ask_discover(pool: &Rc<Pool>) -> Result<ServerFeatures, FetchError> {
     let message = format!(
         r#"{{"jsonrpc":"2.0","id":1,"method":"server/discover","params":{{"_meta":{}}}}}"#,
         modern_meta()

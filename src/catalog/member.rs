@@ -18,7 +18,7 @@ use super::view::{View, modern_headers, modern_meta};
 use super::{Config, keeper::Shared};
 use crate::backend::{EraChoice, Pool};
 use crate::frame::{Kind as FrameKind, Scanner};
-use crate::protocol::{Method, Revision};
+use crate::protocol::{ClientCapabilities, Method, Revision};
 use crate::session::{Ask, Feed, Introduction, Ready, Source, Upstream, ask};
 
 /// A server's lists as one kind of client sees them, kept fresh by a task of its own.
@@ -139,14 +139,14 @@ impl Member {
     async fn fetch(self: &Rc<Self>, config: &Config) -> Result<ServerLists, Reason> {
         let era = self.pool.backend().config.era;
         let result = match (self.view, era) {
-            (View::Modern, EraChoice::Legacy) | (View::Legacy(_), EraChoice::Modern) => {
-                Err(FetchError::OtherEra)
-            }
-            (View::Modern, _) => self.fetch_modern(config).await,
-            (View::Legacy(_), _) => match self.fetch_legacy(config).await {
-                Err(FetchError::SessionLost) => self.fetch_legacy(config).await,
+            (View::Legacy(_), EraChoice::Modern) => Err(FetchError::OtherEra),
+            (View::Legacy(capabilities), _) => self.fetch_legacy(config, capabilities).await,
+            (View::Modern, EraChoice::Legacy) => self.fetch_bridged(config).await,
+            (View::Modern, EraChoice::Auto) => match self.fetch_modern(config).await {
+                Err(FetchError::OtherEra) => self.fetch_bridged(config).await,
                 other => other,
             },
+            (View::Modern, EraChoice::Modern) => self.fetch_modern(config).await,
         };
         result.map_err(|error| match error {
             FetchError::OtherEra => Reason::OtherEra,
@@ -158,12 +158,37 @@ impl Member {
     async fn fetch_modern(self: &Rc<Self>, config: &Config) -> Result<ServerLists, FetchError> {
         let features = discover(&self.pool).await?;
         let lists = lists(&self.pool, config, &Asker::Modern(features)).await?;
-        self.watch_changes(|| Source::Modern { message: listen_message(), headers: listen_headers() });
+        self.watch_changes(|| Source::Modern {
+            message: listen_message(),
+            headers: listen_headers(),
+            owner: None,
+        });
         Ok(lists)
     }
 
-    async fn fetch_legacy(self: &Rc<Self>, config: &Config) -> Result<ServerLists, FetchError> {
-        let View::Legacy(capabilities) = self.view else { return Err(FetchError::OtherEra) };
+    /// Of a server that speaks only the Legacy era, for Modern clients: lists of that era vary with nobody's capabilities,
+    /// so it lists what it has for a client that can do everything, as a Modern server is asked for it.
+    async fn fetch_bridged(self: &Rc<Self>, config: &Config) -> Result<ServerLists, FetchError> {
+        self.fetch_legacy(config, ClientCapabilities::ALL).await
+    }
+
+    /// In a session of the catalog's own, opened again once when the server lost it.
+    async fn fetch_legacy(
+        self: &Rc<Self>,
+        config: &Config,
+        capabilities: ClientCapabilities,
+    ) -> Result<ServerLists, FetchError> {
+        match self.fetch_in_session(config, capabilities).await {
+            Err(FetchError::SessionLost) => self.fetch_in_session(config, capabilities).await,
+            other => other,
+        }
+    }
+
+    async fn fetch_in_session(
+        self: &Rc<Self>,
+        config: &Config,
+        capabilities: ClientCapabilities,
+    ) -> Result<ServerLists, FetchError> {
         let introduction = Introduction::ours(Revision::LEGACY_LATEST, capabilities);
         let is_new = self.upstream.ready().is_none();
         let ready =

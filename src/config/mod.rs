@@ -32,7 +32,7 @@ use zeroize::Zeroizing;
 
 use crate::admin::definition::bounds::DEFAULTS;
 use crate::base::ServerName;
-use crate::{auth, backend, catalog, limits, route, server, session, store};
+use crate::{auth, backend, bridge, catalog, limits, route, server, session, store};
 
 pub use cli::{Cli, Command, Flags, help, parse};
 pub use describe::Summary;
@@ -56,6 +56,8 @@ pub struct Config {
     pub catalog: catalog::Config,
     /// Bounds of sessions.
     pub session: session::Config,
+    /// Bounds of what stands between the eras.
+    pub bridge: bridge::Config,
     /// Limits per key.
     pub limits: limits::Config,
     /// How long what was used and what was changed is told.

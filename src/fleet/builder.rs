@@ -6,13 +6,14 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 
 use super::{Fleet, FleetError};
-use crate::backend::{self, Backend, BackendId, TlsRoots};
+use crate::backend::{self, Backend, BackendId, Face, TlsRoots};
 use crate::base::{EndpointName, ServerName};
 use crate::route::{EndpointConfig, Member, Members, Place, SEPARATOR, Table};
 
 /// Makes one version after the other. Runs off the workers.
 pub struct FleetBuilder {
     roots: TlsRoots,
+    modern_face: Option<Arc<dyn Face>>,
     current: Arc<Fleet>,
     /// Never goes back.
     next_backend: u32,
@@ -28,7 +29,13 @@ impl FleetBuilder {
             left_out: Vec::new(),
             backends: HashMap::default(),
         });
-        Self { roots, current, next_backend: 0 }
+        Self { roots, modern_face: None, current, next_backend: 0 }
+    }
+
+    /// With this to stand in for servers that do not speak the Modern era.
+    #[must_use]
+    pub fn with_modern_face(self, face: Arc<dyn Face>) -> Self {
+        Self { modern_face: Some(face), ..self }
     }
 
     /// The version made last.
@@ -81,6 +88,9 @@ impl FleetBuilder {
     fn add(&mut self, config: backend::Config) -> Result<Arc<Backend>, backend::InvalidTarget> {
         let backend = Backend::new(BackendId(self.next_backend), config, &self.roots)?;
         self.next_backend += 1;
+        if let Some(face) = &self.modern_face {
+            backend.set_modern_face(Arc::clone(face));
+        }
         Ok(backend)
     }
 

@@ -113,6 +113,17 @@ impl Upstream {
         introduction: &Introduction,
         log_level: Option<Bytes>,
     ) -> Result<Arc<Ready>, Fault> {
+        self.open_heard(pool, introduction, log_level, |_| {}).await
+    }
+
+    /// Likewise; whoever opens it hears the server's whole answer. Cancel safe, likewise.
+    pub async fn open_heard(
+        &self,
+        pool: &Rc<Pool>,
+        introduction: &Introduction,
+        log_level: Option<Bytes>,
+        hear: impl FnOnce(Bytes),
+    ) -> Result<Arc<Ready>, Fault> {
         if let Some(ready) = self.ready() {
             return Ok(ready);
         }
@@ -120,7 +131,8 @@ impl Upstream {
         if let Some(ready) = self.ready() {
             return Ok(ready);
         }
-        let (ready, _) = initialize(pool, introduction).await?;
+        let (ready, answer) = initialize(pool, introduction).await?;
+        hear(answer);
         announce(pool, &ready).await?;
         if let Some(level) = log_level.filter(|_| ready.features.logging) {
             set_level(pool, &ready, &level).await?;

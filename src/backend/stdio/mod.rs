@@ -30,7 +30,7 @@ use std::time::Duration;
 
 use crate::child::{Confinement, Limits};
 
-pub use reply::{Events, Hold, Reply, ReplyBody, Verb};
+pub use reply::{Events, Hold, Outcome, Outlet, Reply, ReplyBody, Verb, stream_of};
 pub use server::{Configured, Deployed, Failed, Health, ProcessHealth, Server};
 
 /// A program that is an MCP server, and how it is run.

@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
+use serde_json::Value;
 use tokio::sync::mpsc::{self, UnboundedSender};
 use tokio::sync::oneshot;
 
@@ -70,9 +71,16 @@ impl Reply {
 
     /// A message of ours: the error of a call whose raw id is given.
     pub fn error(status: StatusCode, id: &[u8], code: i32, text: &str) -> Self {
+        Self::error_with(status, id, code, text, None)
+    }
+
+    /// Likewise, with `data`.
+    pub fn error_with(status: StatusCode, id: &[u8], code: i32, text: &str, data: Option<&Value>) -> Self {
         let id = if id.is_empty() { "null".into() } else { String::from_utf8_lossy(id) };
-        let text = serde_json::Value::from(text);
-        let message = format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":{code},"message":{text}}}}}"#);
+        let text = Value::from(text);
+        let data = data.map_or_else(String::new, |data| format!(r#","data":{data}"#));
+        let message =
+            format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":{code},"message":{text}{data}}}}}"#);
         Self { status, ..Self::message(message.into()) }
     }
 
@@ -104,7 +112,12 @@ const QUEUED_BYTES_MAX: usize = 4 << 20;
 /// The two ends of a stream.
 pub fn stream() -> (Outlet, Events) {
     // One more, for the answer, which is never left out.
-    let (sender, receiver) = mpsc::channel(QUEUED_MAX + 1);
+    stream_of(QUEUED_MAX + 1)
+}
+
+/// Likewise, with room for so many events.
+pub fn stream_of(events_max: usize) -> (Outlet, Events) {
+    let (sender, receiver) = mpsc::channel(events_max);
     let queued_bytes = Arc::new(AtomicUsize::new(0));
     (Outlet { sender, queued_bytes: Arc::clone(&queued_bytes) }, Events { receiver, queued_bytes })
 }
@@ -122,11 +135,31 @@ impl Outlet {
         self.sender.try_send(Ok(event)).is_ok()
     }
 
+    /// Puts an event behind the others, when there is room for it; false when nobody reads. For a writer that holds up
+    /// nobody else. Cancel safe: the event is put, or it is not.
+    pub async fn send(&self, event: Bytes) -> bool {
+        let Ok(room) = self.sender.reserve().await else { return false };
+        self.queued_bytes.fetch_add(event.len(), Ordering::Relaxed);
+        room.send(Ok(event));
+        true
+    }
+
+    /// Waits until nobody reads any more. Cancel safe.
+    pub async fn closed(&self) {
+        self.sender.closed().await;
+    }
+
     /// Puts the last event.
     pub fn end(self, event: Bytes) {
         self.queued_bytes.fetch_add(event.len(), Ordering::Relaxed);
         // Nobody may be reading any more.
         let _ = self.sender.try_send(Ok(event));
+    }
+
+    /// Breaks off, behind what was put. Not cancel safe: the stream may then seem to end as it should.
+    pub async fn break_off(self, stage: Stage) {
+        // Nobody may be reading any more.
+        let _ = self.sender.send(Err(stage)).await;
     }
 
     /// Breaks off.
