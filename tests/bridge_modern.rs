@@ -1,6 +1,7 @@
 //! Modern clients of servers that speak only the Legacy era: by name and together, over HTTP and stdio.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails by panicking is a test that fails")]
+#![allow(clippy::needless_pass_by_value, reason = "a row reads better with its values written in it")]
 
 mod support;
 
@@ -517,7 +518,9 @@ fn ids_of_one_key_do_not_meet() {
             })
         })
         .collect();
-    clients.into_iter().for_each(|client| client.join().unwrap());
+    for client in clients {
+        client.join().unwrap();
+    }
 }
 
 #[test]
