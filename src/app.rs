@@ -29,7 +29,7 @@ use crate::auth::{
 use crate::backend::{Backend, TlsRoots, stdio};
 use crate::base::{EndpointName, Phase, ServerName};
 use crate::bridge::ModernFace;
-use crate::catalog::{Catalog, View};
+use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::fleet::{Fleet, FleetBuilder};
 use crate::journal::JournalError;
@@ -207,7 +207,9 @@ impl App {
         spawn_local(runner.run());
         spawn_local(keeper.plant().run());
         let greeting = greeting(&config, &workers, first_key, served.joined());
-        spawn_local(list_early(catalog, fleet));
+        if let Some(endpoint) = fleet.table.find("/mcp") {
+            catalog.list_early(endpoint);
+        }
         let publisher = Publisher::new(builder, fleets, Arc::clone(&shared));
         let seen = store.watch();
         spawn_local(watch_keys(authenticator, seen.clone(), keys_changed));
@@ -411,13 +413,6 @@ fn rules(config: &Config) -> Rules {
         served: SERVED.to_vec(),
         commands: Commands::Only(Vec::new()),
         allow_private: config.server.listen.ip().to_canonical().is_loopback(),
-    }
-}
-
-/// Asked for before a client does: the era of each server is known by then.
-async fn list_early(catalog: Arc<Catalog>, fleet: Arc<Fleet>) {
-    if let Some(endpoint) = fleet.table.find("/mcp") {
-        catalog.merged(endpoint, View::Modern).await;
     }
 }
 

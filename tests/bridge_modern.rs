@@ -33,7 +33,9 @@ impl Content for Old {
 
     fn tools(&self, _era: Era) -> Vec<Value> {
         let tool = |name: &str| json!({"name": name, "inputSchema": {"type": "object"}});
-        ["echo", "work", "ask", "rounds", "roots", "visit", "hang", "stats", "touch"].map(tool).into()
+        ["echo", "work", "ask", "rounds", "roots", "visit", "locked", "hang", "stats", "touch"]
+            .map(tool)
+            .into()
     }
 
     fn resources(&self) -> Vec<Value> {
@@ -57,7 +59,12 @@ impl Content for Old {
                 call.progress(1, 2, "half").await;
                 Ok(text("worked"))
             }
-            "ask" => Ok(text(format!("Hello {}", ask(call, "Your name?").await?))),
+            "ask" => {
+                call.progress(1, 2, "first").await;
+                let name = ask(call, "Your name?").await?;
+                call.progress(2, 2, "then").await;
+                Ok(text(format!("Hello {name}")))
+            }
             "rounds" => {
                 let (one, two) = (ask(call, "One?").await?, ask(call, "Two?").await?);
                 Ok(text(format!("{one} and {two}")))
@@ -66,6 +73,11 @@ impl Content for Old {
             "visit" => {
                 let visit = call.ask("visit", Input::url("Please", "https://example.com/x")).await?;
                 Ok(text(visit["action"].to_string()))
+            }
+            "locked" => {
+                let visit = json!({"mode": "url", "elicitationId": "e", "url": "https://example.com/y", "message": "First"});
+                let error = RpcError::new(-32042, "Visit a page first");
+                Err(Stop::Error(error.with_data(json!({"elicitations": [visit]}))))
             }
             "hang" => {
                 call.progress(0, 1, "begun").await;
@@ -297,6 +309,58 @@ fn a_form_is_filled_in_by_a_retry() {
             assert_eq!(error(&response), -32602);
             assert!(response.text().contains("answered before"), "{}", response.text());
         }
+    }
+}
+
+/// What was said before the server asked comes on the stream of the first request, and the rest on that of the retry.
+#[test]
+fn a_call_that_has_begun_to_answer_may_ask() {
+    let gateway = Gateway::open(&[("old", old())]);
+    for (path, prefix) in WAYS {
+        let name = format!("{prefix}ask");
+        let params = |more: Value| {
+            let mut params = json!({"name": name, "arguments": {}});
+            params.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            params
+        };
+        let progress = |response: &Response, token: &str| {
+            let events = response.events();
+            assert_eq!(events.len(), 2, "{events:?}");
+            assert_eq!(events[0]["params"]["progressToken"], token, "{events:?}");
+            events[0]["params"]["message"].clone()
+        };
+        let meta = |token: &str| json!({"progressToken": token});
+        let first = with_meta(path, FORMS, "tools/call", params(json!({})), meta("one"));
+        let first = Client::once(gateway.address, &first);
+        assert_eq!(progress(&first, "one"), "first");
+        let asked = input_required(&first);
+        let more =
+            json!({"inputResponses": named(&asked, "Ann"), "requestState": asked["result"]["requestState"]});
+        let second = with_meta(path, FORMS, "tools/call", params(more), meta("two"));
+        let second = Client::once(gateway.address, &second);
+        assert_eq!(progress(&second, "two"), "then");
+        assert_eq!(said(&second), "Hello Ann");
+    }
+}
+
+#[test]
+fn a_visit_that_comes_first_is_asked_for() {
+    let gateway = Gateway::open(&[("old", old())]);
+    for (path, prefix) in WAYS {
+        let name = format!("{prefix}locked");
+        let urls = r#"{"elicitation":{"url":{}}}"#;
+        let asked = input_required(&Client::once(gateway.address, &tool(path, urls, &name, json!({}))));
+        let visit = json!({"mode": "url", "url": "https://example.com/y", "message": "First"});
+        assert_eq!(
+            asked["result"]["inputRequests"]["1"],
+            json!({"method": "elicitation/create", "params": visit})
+        );
+        assert!(asked["result"]["requestState"].is_null(), "the call is made anew");
+        // The server has not opened by then.
+        let params = json!({"name": name, "arguments": {}, "inputResponses": {"1": {"action": "accept"}}});
+        input_required(&Client::once(gateway.address, &request(path, urls, "tools/call", params)));
+        let unable = Client::once(gateway.address, &tool(path, FORMS, &name, json!({})));
+        assert_eq!((unable.status, error(&unable)), (400, -32021), "{}", unable.text());
     }
 }
 

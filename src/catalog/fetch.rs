@@ -29,6 +29,8 @@ pub enum FetchError {
     SessionLost,
     /// The server speaks only the other era.
     OtherEra,
+    /// It would take a session that nobody has asked for.
+    Unasked,
     /// The text is for clients.
     Failed(String),
 }

@@ -1,5 +1,7 @@
 //! One call of a Modern client at a Legacy server: a task, from the first request to the answer of the last retry.
 
+mod held;
+
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -7,11 +9,10 @@ use bytes::Bytes;
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::json;
-use tokio::time::{Instant, sleep_until};
 
 use super::client::Client;
-use super::hold::{Holds, Place, Resume};
-use super::input::{Question, WANTED_MAX, Wanted, answers, input_required, question, visits};
+use super::hold::Holds;
+use super::input::{Question, WANTED_MAX, Wanted, input_required, question, visits};
 use super::keeper::{is_ping, refuse};
 use super::level::Level;
 use super::listen::unopened;
@@ -21,8 +22,8 @@ use super::session::{FaceSession, Seat, is_announced, number, tell};
 use super::voice::{Said, Voice};
 use crate::backend::stdio::Reply;
 use crate::backend::{Address, BackendError, Outgoing, Pool, Stage};
-use crate::base::Fault;
-use crate::frame::{Envelope, Kind as FrameKind, Scanner};
+use crate::base::{Fault, Kind};
+use crate::frame::{Envelope, IdForm, Kind as FrameKind, Scanner};
 use crate::protocol::{ClientCapabilities, Method, code};
 use crate::session::{Ask, Ready, ask};
 
@@ -64,10 +65,8 @@ enum Next {
     Heard(Bytes, Source),
     /// It says nothing more.
     Ended(Said),
-    /// The client has gone, or its time is over.
+    /// The client has gone.
     Over,
-    /// The client has come back.
-    Resumed(Resume),
 }
 
 /// Where a message of the server came from.
@@ -101,11 +100,8 @@ impl Run {
         };
         let mut line = match opened {
             Ok(line) => line,
-            Err(fault) => return client.end(unopened(&self.asked, &fault)).await,
+            Err(fault) => return self.unopened(client, &fault).await,
         };
-        if let Some(level) = client.log_level {
-            self.session.log_from(&self.pool, &line.ready, level).await;
-        }
         let mut is_new = true;
         loop {
             let next = tokio::select! {
@@ -128,11 +124,11 @@ impl Run {
                     match self.begin_again(&line, status).await {
                         Ok(Some(again)) => line = again,
                         Ok(None) => return self.refused(client, status, &said).await,
-                        Err(fault) => return client.end(unopened(&self.asked, &fault)).await,
+                        Err(fault) => return self.unopened(client, &fault).await,
                     }
                 }
                 Next::Ended(said) => return self.fail(client, said).await,
-                Next::Over | Next::Resumed(_) => return self.cancel(&line).await,
+                Next::Over => return self.cancel(&line).await,
             }
             if !self.wanted.is_empty() {
                 match self.hold(client, &mut line).await {
@@ -145,12 +141,16 @@ impl Run {
 
     /// Asks the server, in a session that is opened when it is not.
     async fn begin(&self) -> Result<Line, Fault> {
-        let seat = self.session.begin().ok_or_else(|| {
-            Fault::gateway(crate::base::Kind::Overloaded, "its session has just ended; try again")
-        })?;
+        let seat = self
+            .session
+            .begin()
+            .ok_or_else(|| Fault::gateway(Kind::Overloaded, "its session has just ended; try again"))?;
         let ready = self.session.open(&self.pool).await?;
+        if let Some(level) = self.asked.log_level {
+            self.session.log_from(&self.pool, &ready, level).await;
+        }
         let message = self.asked.legacy(seat.number).ok_or_else(|| {
-            Fault::gateway(crate::base::Kind::MalformedParams, "the params are nested too deep to be told")
+            Fault::gateway(Kind::MalformedParams, "the params are nested too deep to be told")
         })?;
         let mut request = Outgoing::whole(message);
         request.set_owner(self.asked.owner);
@@ -188,9 +188,9 @@ impl Run {
         let Ok(envelope) = self.scanner.scan(message) else { return Meaning::Done };
         match envelope.kind {
             FrameKind::Response | FrameKind::Error => {
-                let is_own = |id: &[u8]| number(id) == Some(line.seat.number);
                 // An error of a message that the server could not read names none.
-                let is_it = envelope.id.is_none_or(|id| is_own(id.span.of(message)));
+                let id = envelope.id.filter(|id| id.form != IdForm::Null);
+                let is_it = id.is_none_or(|id| number(id.span.of(message)) == Some(line.seat.number));
                 if is_it && source == Source::Own {
                     return Meaning::Answer(message.clone(), envelope);
                 }
@@ -268,30 +268,32 @@ impl Run {
                 let text = "the server needs a client that can open a page for its user";
                 Reply::error_with(StatusCode::BAD_REQUEST, &client.id, MISSING_CAPABILITY, text, Some(&data))
             };
-            return client.end(reply).await;
+            client.end(reply).await;
+            return;
         }
         match result::answer(message, envelope, &client.id, self.asked.method) {
-            Some(reply) => client.end(reply).await,
+            Some(reply) => {
+                client.end(reply).await;
+            }
             None => client.fail(BackendError::bare(Stage::Nonsense)).await,
         }
     }
 
     /// An error status, with an error of the protocol or without.
     async fn refused(mut self, client: Client, status: StatusCode, said: &Bytes) {
-        let server = self.pool.backend().name().clone();
-        let scanned = self.scanner.scan(said).ok().filter(|envelope| envelope.kind == FrameKind::Error);
-        if let Some(envelope) = scanned
-            && status.is_client_error()
-            && !matches!(status.as_u16(), 401 | 403 | 407 | 429)
-            && let Some((code, _)) = error_code(said, envelope.outcome.unwrap_or_default())
-        {
-            // Told anew: it may name no id, or the one that only the server knows.
-            let text =
-                format!("server `{server}` refused the request (HTTP {}, code {code})", status.as_u16());
-            return client.refuse(code::INTERNAL, &text).await;
+        let is_clients = status.is_client_error() && !matches!(status.as_u16(), 401 | 403 | 407 | 429);
+        let error = self.scanner.scan(said).ok().filter(|envelope| envelope.kind == FrameKind::Error);
+        if let Some(envelope) = error.filter(|_| is_clients) {
+            return self.finish(client, said, &envelope).await;
         }
-        let text = format!("server `{server}` answered with HTTP {}", status.as_u16());
-        client.refuse(code::INTERNAL, &text).await;
+        let text = format!("server `{}` answered with HTTP {}", self.pool.backend().name(), status.as_u16());
+        let data = json!({"origin": "server", "kind": Kind::BadAnswer.label()});
+        let reply = Reply::error_with(StatusCode::OK, &client.id, code::INTERNAL, &text, Some(&data));
+        client.end(reply).await;
+    }
+
+    async fn unopened(self, client: Client, fault: &Fault) {
+        client.end(unopened(&self.asked, fault)).await;
     }
 
     async fn fail(self, client: Client, said: Said) {
@@ -309,94 +311,6 @@ impl Run {
             r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{{"requestId":{number},"reason":"the client gave it up"}}}}"#
         );
         tell(&self.pool, &line.ready, Method::Cancelled, message.into()).await;
-    }
-
-    /// Asks the client for what the server wants, and holds the call until it comes back with all of that; `None` when it
-    /// does not, or the call is over.
-    async fn hold(&mut self, mut client: Client, line: &mut Line) -> Option<Client> {
-        // What came with the first request goes with it.
-        let mut ended = None;
-        while let Some(message) = line.voice.ready() {
-            if let Meaning::Answer(message, envelope) = self.take(line, &message, Source::Own).await {
-                ended = Some((message, envelope));
-                break;
-            }
-        }
-        while !self.wanted.is_empty() && ended.is_none() {
-            let binding = self.asked.binding(self.pool.backend().name());
-            let Ok(place) = self.holds.hold(self.asked.owner, &binding) else {
-                self.refuse_wanted(line, "too many calls wait for input already").await;
-                break;
-            };
-            let message = input_required(&client.id, &self.wanted, Some(&place.state));
-            client.end(Reply::message(message)).await;
-            line.voice.bear_silence(&self.pool, true);
-            let resumed = self.wait(place, line, &mut ended).await;
-            line.voice.bear_silence(&self.pool, false);
-            let Some(Resume { client: back, responses, capabilities }) = resumed else {
-                self.cancel(line).await;
-                return None;
-            };
-            client = back;
-            self.capabilities = self.capabilities.and(capabilities);
-            for answer in answers(&mut self.wanted, &responses) {
-                tell(&self.pool, &line.ready, Method::ToolsCall, answer).await;
-            }
-        }
-        match ended {
-            None => Some(client),
-            Some((message, envelope)) => {
-                self.refuse_wanted(line, "the call is over").await;
-                let reply = result::answer(&message, &envelope, &client.id, self.asked.method);
-                match reply {
-                    Some(reply) => client.end(reply).await,
-                    None => client.fail(BackendError::bare(Stage::Nonsense)).await,
-                }
-                None
-            }
-        }
-    }
-
-    /// Until the client comes back, or its time is over. What the server says meanwhile is taken; its answer is kept.
-    async fn wait(
-        &mut self,
-        mut place: Place,
-        line: &mut Line,
-        ended: &mut Option<(Bytes, Envelope)>,
-    ) -> Option<Resume> {
-        let deadline = Instant::now() + place.timeout;
-        let mut is_silent = false;
-        loop {
-            let next = tokio::select! {
-                biased;
-                resumed = &mut place.resumed => resumed.map_or(Next::Over, Next::Resumed),
-                () = sleep_until(deadline) => Next::Over,
-                Some(message) = line.seat.aside.recv() => Next::Heard(message, Source::Aside),
-                said = line.voice.next(), if !is_silent => match said {
-                    Said::Message(message) => Next::Heard(message, Source::Own),
-                    said => Next::Ended(said),
-                },
-            };
-            match next {
-                Next::Heard(message, source) => {
-                    if let Meaning::Answer(message, envelope) = self.take(line, &message, source).await {
-                        *ended = Some((message, envelope));
-                        is_silent = true;
-                    }
-                }
-                // The client is told when it comes back.
-                Next::Ended(_) => is_silent = true,
-                Next::Over => return None,
-                Next::Resumed(resume) => return Some(resume),
-            }
-        }
-    }
-
-    async fn refuse_wanted(&mut self, line: &Line, why: &str) {
-        for wanted in std::mem::take(&mut self.wanted) {
-            let message = wanted.refusal(why);
-            tell(&self.pool, &line.ready, Method::ToolsCall, message).await;
-        }
     }
 }
 

@@ -1,7 +1,6 @@
 //! The client's end of a call: where its answer goes, and what comes before that.
 
 use bytes::Bytes;
-use http::StatusCode;
 use tokio::sync::oneshot;
 
 use super::level::Level;
@@ -59,17 +58,15 @@ impl Client {
         }
     }
 
-    /// Sends the answer. Not cancel safe: it may be lost.
-    pub async fn end(self, reply: Reply) {
-        match self.to {
-            // It may have gone.
-            To::Waiting(waiting) => drop(waiting.send(Ok(reply))),
-            To::Streaming(outlet) => {
-                if let ReplyBody::Whole(message) = reply.body {
-                    let _ = outlet.send(event(&message)).await;
-                }
+    /// Sends the answer; false when the client has gone. Not cancel safe: it may be lost.
+    pub async fn end(self, reply: Reply) -> bool {
+        match (self.to, reply) {
+            (To::Waiting(waiting), reply) => waiting.send(Ok(reply)).is_ok(),
+            (To::Streaming(outlet), Reply { body: ReplyBody::Whole(message), .. }) => {
+                outlet.send(event(&message)).await
             }
-            To::Nobody => {}
+            // No answer here is itself a stream.
+            (To::Streaming(_) | To::Nobody, _) => false,
         }
     }
 
@@ -80,12 +77,6 @@ impl Client {
             To::Streaming(outlet) => outlet.break_off(error.stage).await,
             To::Nobody => {}
         }
-    }
-
-    /// Answers with an error of the server's doing; `text` is for the client.
-    pub async fn refuse(self, code: i32, text: &str) {
-        let reply = Reply::error(StatusCode::OK, &self.id, code, text);
-        self.end(reply).await;
     }
 
     /// Waits until it has gone. Cancel safe.

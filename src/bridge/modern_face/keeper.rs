@@ -26,26 +26,25 @@ const LOOK_MIN: Duration = Duration::from_millis(50);
 pub async fn keep(sessions: Arc<Sessions>, session: Arc<FaceSession>, pool: Rc<Pool>) {
     let mut look = interval((sessions.idle_timeout / 4).clamp(LOOK_MIN, LOOK_MAX));
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut read: Option<Arc<Ready>> = None;
     'reading: loop {
-        let ready =
-            session.ready().filter(|ready| !read.as_ref().is_some_and(|read| Arc::ptr_eq(read, ready)));
-        read = ready.clone().or(read);
-        let mut reading = pin!(listen(&session, &pool, ready));
+        let ready = session.ready();
+        let mut reading = pin!(listen(&session, &pool, ready.clone()));
         loop {
             tokio::select! {
-                () = &mut reading => {
-                    // Whoever listens is not told that the server forgot; a call notices by itself.
-                    if session.is_listened_to() {
-                        let _ = session.open(&pool).await;
+                () = &mut reading => continue 'reading,
+                () = session.reopened.notified() => {
+                    if !is_same(ready.as_ref(), session.ready().as_ref()) {
+                        continue 'reading;
                     }
-                    continue 'reading;
                 }
-                () = session.reopened.notified() => continue 'reading,
                 () = session.over.notified() => break 'reading,
                 _ = look.tick() => {
                     if session.end_if_idle(sessions.idle_timeout) {
                         break 'reading;
+                    }
+                    // Whoever listens is not told that the server forgot; a call notices by itself.
+                    if session.ready().is_none() && session.is_listened_to() {
+                        drop(session.open(&pool).await);
                     }
                 }
             }
@@ -53,6 +52,10 @@ pub async fn keep(sessions: Arc<Sessions>, session: Arc<FaceSession>, pool: Rc<P
     }
     sessions.remove(&session);
     part(&session, &pool).await;
+}
+
+fn is_same(one: Option<&Arc<Ready>>, other: Option<&Arc<Ready>>) -> bool {
+    one.map(Arc::as_ptr) == other.map(Arc::as_ptr)
 }
 
 /// Reads the stream of an open session; ends when the server lost that.

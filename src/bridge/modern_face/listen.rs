@@ -191,6 +191,10 @@ impl Listening {
         if let Some(ready) = self.session.ready() {
             for uri in &left {
                 subscribe(&self.pool, &ready, Method::Unsubscribe, uri).await;
+                // Somebody may have begun to in the meantime.
+                if self.session.has_listener_of(uri) {
+                    subscribe(&self.pool, &ready, Method::Subscribe, uri).await;
+                }
             }
         }
     }

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use super::request::edited;
 use crate::backend::stdio::Reply;
-use crate::frame::{Envelope, Kind as FrameKind, Span};
+use crate::frame::{Envelope, Kind as FrameKind, Scanner, Span};
 use crate::protocol::{Method, code};
 
 /// The codes that the Modern era has for itself (MCP 2026-07-28, errors): a server of the other era means something else by
@@ -18,7 +18,14 @@ const RESERVED: std::ops::RangeInclusive<i64> = -32099..=-32020;
 
 /// The answer under the client's own id; `None` when the message is none.
 pub fn answer(message: &Bytes, envelope: &Envelope, id: &Bytes, method: Option<Method>) -> Option<Reply> {
-    let (own, outcome) = (envelope.id?, envelope.outcome?);
+    let outcome = envelope.outcome?;
+    let Some(own) = envelope.id else {
+        // An error of a message that the server could not read has none.
+        let message = [br#"{"jsonrpc":"2.0","id":null,"error":"#, outcome.of(message), b"}"].concat();
+        let message = Bytes::from(message);
+        let envelope = Scanner::new().scan(&message).ok().filter(|envelope| envelope.id.is_some())?;
+        return answer(&message, &envelope, id, method);
+    };
     let (status, edit) = match envelope.kind {
         FrameKind::Response => (StatusCode::OK, Some(completed(message, outcome, method)?)),
         FrameKind::Error => error(message, outcome)?,
@@ -135,7 +142,6 @@ pub fn error_code(message: &Bytes, outcome: Span) -> Option<(i64, Span)> {
 mod tests {
     use super::*;
     use crate::backend::stdio::ReplyBody;
-    use crate::frame::Scanner;
 
     #[track_caller]
     fn check(method: &str, message: &'static str, status: u16, expected: &str) {
@@ -197,6 +203,13 @@ mod tests {
         error("-32021", 200, "-32603");
         error("-32000", 200, "-32000");
         error("7", 200, "7");
+        for unread in [
+            r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32002,"message":"m"}}"#,
+            r#"{"jsonrpc":"2.0","error":{"code":-32002,"message":"m"}}"#,
+        ] {
+            let told = r#"{"jsonrpc":"2.0","id":"x","error":{"code":-32602,"message":"m"}}"#;
+            check("tools/call", unread, 200, told);
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout};
 use super::level::Level;
 use crate::auth::KeyId;
 use crate::backend::{BackendId, Pool};
-use crate::base::Fault;
+use crate::base::{Fault, Kind};
 use crate::frame::{Envelope, Kind as FrameKind, json_string};
 use crate::protocol::{ClientCapabilities, Method, Revision};
 use crate::session::{Ask, Introduction, Ready, Upstream, ask};
@@ -130,7 +130,13 @@ impl FaceSession {
             is_first = true;
             self.answer.store(Some(Arc::new(answer)));
         };
-        let ready = self.upstream.open_heard(pool, &self.introduction, None, hear).await?;
+        let opened = self.upstream.open_heard(pool, &self.introduction, None, hear).await;
+        let ready = opened.inspect_err(|fault| {
+            if fault.kind == Kind::OtherEra {
+                // It is another server by now: what it speaks is found out again.
+                pool.backend().note_modern(None);
+            }
+        })?;
         if is_first {
             let resources: Vec<String> = {
                 let mut state = self.lock();
@@ -213,6 +219,18 @@ impl FaceSession {
     pub fn is_alone(&self, number: u64) -> bool {
         let state = self.lock();
         state.calls.len() == 1 && state.calls.contains_key(&number)
+    }
+
+    /// Whether it goes on: it is not ended for being idle from now on.
+    pub fn touch(&self) -> bool {
+        let mut state = self.lock();
+        state.used = Instant::now();
+        !state.is_over
+    }
+
+    /// Whether somebody listens to that resource.
+    pub fn has_listener_of(&self, uri: &str) -> bool {
+        self.lock().resources.contains_key(uri)
     }
 
     /// Whether somebody listens.
@@ -352,5 +370,97 @@ impl Drop for Seat {
         if state.calls.remove(&self.number).is_some() {
             state.used = Instant::now();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc::error::TryRecvError;
+
+    use super::*;
+    use crate::frame::Scanner;
+
+    fn session() -> Arc<FaceSession> {
+        let capabilities = ClientCapabilities::ALL;
+        FaceSession::new(Key { owner: None, backend: BackendId(0), capabilities })
+    }
+
+    /// Who is told: the places of the seats, in their order.
+    #[track_caller]
+    fn check(session: &Arc<FaceSession>, seats: &mut [&mut Seat], message: &str, expected: &[usize]) {
+        let message = Bytes::from(message.to_owned());
+        let envelope = Scanner::new().scan(&message).expect("a message");
+        let is_taken = session.route(&message, &envelope);
+        let told: Vec<_> = seats
+            .iter_mut()
+            .enumerate()
+            .filter_map(|(at, seat)| seat.aside.try_recv().ok().map(|_| at))
+            .collect();
+        assert_eq!(told, expected, "{message:?}");
+        assert!(is_taken || expected.is_empty(), "{message:?}");
+    }
+
+    #[test]
+    fn what_is_said_goes_to_whom_it_is_certainly_meant_for() {
+        let session = session();
+        let ask = r#"{"jsonrpc":"2.0","id":1,"method":"roots/list"}"#;
+        let log = r#"{"jsonrpc":"2.0","method":"notifications/message","params":{"level":"info","data":1}}"#;
+        let progress = |token: &str| {
+            format!(
+                r#"{{"jsonrpc":"2.0","method":"notifications/progress","params":{{"progressToken":{token},"progress":1}}}}"#
+            )
+        };
+        check(&session, &mut [], ask, &[]);
+        let mut one = session.begin().expect("it goes on");
+        assert!(session.is_alone(one.number));
+        for message in [ask, log, &progress("1")] {
+            check(&session, &mut [&mut one], message, &[0]);
+        }
+        let mut other = session.begin().expect("it goes on");
+        assert!(!session.is_alone(one.number) && !session.is_alone(other.number));
+        for message in [ask, log, &progress("\"1\""), &progress("3"), &progress("01")] {
+            check(&session, &mut [&mut one, &mut other], message, &[]);
+        }
+        check(&session, &mut [&mut one, &mut other], &progress("1"), &[0]);
+        check(&session, &mut [&mut one, &mut other], &progress("2"), &[1]);
+        let cancelled = r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":9}}"#;
+        check(&session, &mut [&mut one, &mut other], cancelled, &[0, 1]);
+        drop(one);
+        check(&session, &mut [&mut other], ask, &[0]);
+        // A call that does not take what it is told misses it, and nobody waits.
+        let message = Bytes::from_static(log.as_bytes());
+        let envelope = Scanner::new().scan(&message).expect("a message");
+        let taken = (0..2 * ASIDE_MAX).filter(|_| session.route(&message, &envelope)).count();
+        assert_eq!(taken, ASIDE_MAX);
+    }
+
+    #[test]
+    fn changes_go_to_those_who_listen() {
+        let session = session();
+        let uris = |uris: &[&str]| uris.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let (mut one, new) =
+            session.listen(vec![Method::ToolsListChanged], uris(&["a", "b"])).expect("it goes on");
+        assert_eq!(new, ["a", "b"]);
+        let (mut other, new) = session.listen(Vec::new(), uris(&["b"])).expect("it goes on");
+        assert!(new.is_empty() && session.is_listened_to());
+        let updated = |uri: &str| {
+            format!(
+                r#"{{"jsonrpc":"2.0","method":"notifications/resources/updated","params":{{"uri":"{uri}"}}}}"#
+            )
+        };
+        let mut seats = [&mut one, &mut other];
+        check(&session, &mut seats, &updated("a"), &[0]);
+        check(&session, &mut seats, &updated("b"), &[0, 1]);
+        check(&session, &mut seats, &updated("c"), &[]);
+        let changed =
+            |list: &str| format!(r#"{{"jsonrpc":"2.0","method":"notifications/{list}/list_changed"}}"#);
+        check(&session, &mut seats, &changed("tools"), &[0]);
+        check(&session, &mut seats, &changed("prompts"), &[]);
+        assert_eq!(session.unlisten(one.number), ["a"]);
+        assert_eq!(session.unlisten(one.number), Vec::<String>::new());
+        assert_eq!(one.aside.try_recv(), Err(TryRecvError::Disconnected));
+        assert!(!session.end_if_idle(Duration::ZERO), "somebody listens");
+        assert_eq!(session.unlisten(other.number), ["b"]);
+        assert!(session.end_if_idle(Duration::ZERO) && session.begin().is_none());
     }
 }

@@ -38,7 +38,7 @@ impl Sessions {
     pub fn find(self: &Arc<Self>, key: Key, pool: &Rc<Pool>) -> Option<Arc<FaceSession>> {
         let session = {
             let mut live = self.lock();
-            if let Some(session) = live.get(&key) {
+            if let Some(session) = live.get(&key).filter(|session| session.touch()) {
                 return Some(Arc::clone(session));
             }
             make_room(&mut live, self.per_key_max, |other| other.owner == key.owner)?;

@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
@@ -73,11 +74,11 @@ impl Voice {
         None
     }
 
-    /// While a call is held its server waits for us: then silence is no failure of it.
-    pub fn bear_silence(&mut self, pool: &Pool, is_borne: bool) {
-        let timeout = (!is_borne).then_some(pool.backend().config.stream_idle_timeout);
+    /// While a call is held its server waits for us: its silence is no failure of it, and it takes no place among the
+    /// server's calls. `idle_timeout`: how long it may be silent from now on.
+    pub fn set_aside(&mut self, idle_timeout: Option<Duration>) {
         match &mut self.stage {
-            At::Whole(_, answer, _) | At::Events(answer, _) => answer.bear(timeout),
+            At::Whole(_, answer, _) | At::Events(answer, _) => answer.set_aside(idle_timeout),
             At::Asked(_) | At::Over => {}
         }
     }
