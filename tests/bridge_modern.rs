@@ -5,7 +5,9 @@
 
 mod support;
 
+use std::io::{BufRead, BufReader, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -539,6 +541,53 @@ fn changes_are_told_to_those_who_listen() {
 }
 
 #[test]
+fn a_server_is_told_what_the_client_declared_and_when_it_is_over() {
+    let peer = Peer::script([]);
+    let setup = Setup::new().server_with("old", peer.address, "era = \"legacy\"");
+    let gateway = setup.with("[bridge]\nsession_idle_timeout = \"1s\"").start();
+    let all = r#"{"roots":{"listChanged":true},"sampling":{},"elicitation":{"form":{},"url":{}}}"#;
+    for capabilities in ["{}", FORMS, "{}", all, FORMS] {
+        assert_eq!(
+            said(&Client::once(gateway.address, &tool(WAYS[0].0, capabilities, "echo", json!({})))),
+            "{}"
+        );
+    }
+    let told = |capabilities: &str| {
+        let capabilities: Value = serde_json::from_str(capabilities).unwrap();
+        let opened = peer.all().into_iter().filter(|seen| seen.is("initialize"));
+        let opened = opened.map(|seen| serde_json::from_slice::<Value>(&seen.body).unwrap());
+        opened.filter(|message| message["params"]["capabilities"] == capabilities).count()
+    };
+    // What the client cannot do in its era is not told: to say that its roots changed.
+    let all = all.replace(r#""listChanged":true"#, "");
+    assert_eq!([told("{}"), told(FORMS), told(&all)], [1, 1, 1]);
+    peer.wait_until("the sessions to be ended", |peer| {
+        peer.all().iter().filter(|seen| seen.head.starts_with("DELETE ")).count() == 3
+    });
+}
+
+#[test]
+fn servers_of_both_eras_are_one() {
+    let modern = Peer::script([]);
+    let gateway =
+        Setup::new().server("old", old()).server_with("new", modern.address, "era = \"modern\"").start();
+    let mut client = Client::connect(gateway.address);
+    let discovered = client.ask(&request("/mcp", "{}", "server/discover", json!({})));
+    assert_eq!(
+        (discovered.status, discovered.json()["error"].is_null()),
+        (200, true),
+        "{}",
+        discovered.text()
+    );
+    let listed = support::listed(&client.ask(&request("/mcp", "{}", "tools/list", json!({}))).json());
+    for name in ["old__echo", "new__echo"] {
+        assert!(listed.iter().any(|listed| listed == name), "{listed:?}");
+        let called = client.ask(&tool("/mcp", "{}", name, json!({"text": "x"})));
+        assert!(said(&called).contains('x'), "{}", called.text());
+    }
+}
+
+#[test]
 fn a_lost_session_is_opened_again_once() {
     for status in ["404 Not Found", "400 Bad Request"] {
         let peer = Peer::script([]);
@@ -610,6 +659,103 @@ fn a_program_of_sessions_only() {
         let stranger = Client::once(gateway.address, &tool(path, "{}", &name, json!({})));
         assert!(said(&stranger).contains("error"), "{}", stranger.text());
     }
+}
+
+/// A server that answers by JSON alone, and asks on the event stream of its session.
+fn asks_aside() -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    let (ask, asked) = mpsc::channel::<String>();
+    let (answer, answered) = mpsc::channel::<Value>();
+    let (asked, answered) = (Arc::new(Mutex::new(asked)), Arc::new(Mutex::new(answered)));
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (mut stream, ask, answer) = (stream.unwrap(), ask.clone(), answer.clone());
+            let (asked, answered) = (Arc::clone(&asked), Arc::clone(&answered));
+            thread::spawn(move || {
+                let mut reader = BufReader::new(stream.try_clone().unwrap());
+                while let Some((head, message)) = read_request(&mut reader) {
+                    if head.starts_with("GET ") && head.contains("mcp-session-id: catalog\r\n") {
+                        stream
+                            .write_all(b"HTTP/1.1 405 Method Not Allowed\r\nContent-Length: 0\r\n\r\n")
+                            .unwrap();
+                        continue;
+                    }
+                    if head.starts_with("GET ") {
+                        stream
+                            .write_all(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
+                            .unwrap();
+                        while let Ok(event) = asked.lock().unwrap().recv() {
+                            stream.write_all(format!("data: {event}\n\n").as_bytes()).unwrap();
+                        }
+                        return;
+                    }
+                    let result = match message["method"].as_str() {
+                        Some("initialize") => json!({
+                            "protocolVersion": "2025-11-25",
+                            "capabilities": {"tools": {}},
+                            "serverInfo": {"name": "aside", "version": "1"},
+                        }),
+                        Some("tools/call") => {
+                            ask.send(
+                                json!({"jsonrpc": "2.0", "id": "s", "method": "roots/list"}).to_string(),
+                            )
+                            .unwrap();
+                            let said = answered.lock().unwrap().recv().unwrap();
+                            json!({"content": [{"type": "text", "text": said.to_string()}]})
+                        }
+                        Some(_) => json!({}),
+                        None => {
+                            answer.send(message.clone()).unwrap();
+                            json!({})
+                        }
+                    };
+                    let body = json!({"jsonrpc": "2.0", "id": message["id"], "result": result}).to_string();
+                    let is_told = message["id"].is_null() || message["method"].is_null();
+                    let (status, body) =
+                        if is_told { ("202 Accepted", String::new()) } else { ("200 OK", body) };
+                    // The gateway's own session, for lists, can do everything.
+                    let is_catalog = message["params"]["capabilities"]["sampling"].is_object();
+                    let session = if is_catalog { "catalog" } else { "one" };
+                    let head = format!("Content-Type: application/json\r\nMcp-Session-Id: {session}");
+                    let length = body.len();
+                    let said =
+                        format!("HTTP/1.1 {status}\r\n{head}\r\nContent-Length: {length}\r\n\r\n{body}");
+                    stream.write_all(said.as_bytes()).unwrap();
+                }
+            });
+        }
+    });
+    address
+}
+
+/// The head of a request, and its message.
+fn read_request(reader: &mut impl BufRead) -> Option<(String, Value)> {
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        reader.read_line(&mut head).ok().filter(|count| *count > 0)?;
+    }
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+    let mut body = vec![0; length.map_or(0, |length| length.parse().unwrap())];
+    reader.read_exact(&mut body).ok()?;
+    Some((head, serde_json::from_slice(&body).unwrap_or_default()))
+}
+
+#[test]
+fn a_question_beside_a_call_is_of_the_only_call() {
+    let gateway = Setup::new().server_with("old", asks_aside(), "era = \"legacy\"").start();
+    let (path, roots) = (WAYS[0].0, r#"{"roots":{}}"#);
+    let asked = input_required(&Client::once(gateway.address, &tool(path, roots, "t", json!({}))));
+    let params = json!({
+        "name": "t",
+        "arguments": {},
+        "inputResponses": {"1": {"roots": [{"uri": "file:///a"}]}},
+        "requestState": asked["result"]["requestState"],
+    });
+    let done = Client::once(gateway.address, &request(path, roots, "tools/call", params));
+    assert!(said(&done).contains("file:///a"), "{}", done.text());
+    let unable = Client::once(gateway.address, &tool(path, "{}", "t", json!({})));
+    assert!(said(&unable).contains("-32601"), "{}", unable.text());
 }
 
 #[test]
