@@ -69,7 +69,7 @@ pub(super) const SESSIONS: Bound<usize> = Bound { default: 100_000, min: 1, max:
 
 /// A person reads a form, looks something up, and fills it in. Longer than the silence that most clients bear.
 pub(super) const HOLD_TIMEOUT: Bound<Duration> = Bound { default: secs(300), min: secs(1), max: secs(3600) };
-/// Each is a connection to a server, one of its calls under way, and some KiB.
+/// Each is a connection to a server, and the request and what the server asks: some KiB.
 pub(super) const HOLDS: Bound<usize> = Bound { default: 1024, min: 1, max: 100_000 };
 /// A person answers one form at a time; a fleet behind one key has several people.
 pub(super) const HOLDS_PER_KEY: Bound<usize> = Bound { default: 64, min: 1, max: 100_000 };

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::client::Client;
 use super::hold::Holds;
-use super::input::{Question, WANTED_MAX, Wanted, input_required, question, visits};
+use super::input::{Question, WANTED_BYTES_MAX, WANTED_MAX, Wanted, input_required, question, visits};
 use super::keeper::{is_ping, refuse};
 use super::level::Level;
 use super::listen::unopened;
@@ -196,23 +196,23 @@ impl Run {
                 }
             }
             FrameKind::Request => self.take_question(line, message, &envelope, source).await,
-            FrameKind::Notification => return self.take_notification(message, &envelope),
+            FrameKind::Notification => return self.take_notification(line, message, &envelope, source),
         }
         Meaning::Done
     }
 
     /// A request of the server waits until the client was asked, or is refused.
     async fn take_question(&mut self, line: &Line, message: &Bytes, envelope: &Envelope, source: Source) {
-        // What a process says has no stream of its own: only of a call that is alone it is certain whom it means.
-        let is_process = matches!(self.pool.backend().config.address, Address::Stdio(_));
-        let is_certain = source == Source::Own && !is_process || self.session.is_alone(line.seat.number);
+        let is_certain = self.is_certain(line, source);
         let why = if is_ping(message, envelope) {
             ""
         } else if !self.asked.may_be_asked() {
             "this client is not asked during such a request"
         } else if !is_certain {
             "it is not certain which client this is for"
-        } else if self.wanted.len() >= WANTED_MAX {
+        } else if self.wanted.len() >= WANTED_MAX
+            || self.wanted.iter().map(Wanted::bytes).sum::<usize>() + message.len() > WANTED_BYTES_MAX
+        {
             "too many requests wait for this client"
         } else {
             self.questions += 1;
@@ -225,7 +225,20 @@ impl Run {
         refuse(&self.pool, &line.ready, message, envelope, why).await;
     }
 
-    fn take_notification(&mut self, message: &Bytes, envelope: &Envelope) -> Meaning {
+    /// Whether what names no call is meant for this one. A process has one channel for all: only a call that is alone in
+    /// its session is certainly meant.
+    fn is_certain(&self, line: &Line, source: Source) -> bool {
+        let is_process = matches!(self.pool.backend().config.address, Address::Stdio(_));
+        source == Source::Own && !is_process || self.session.is_alone(line.seat.number)
+    }
+
+    fn take_notification(
+        &mut self,
+        line: &Line,
+        message: &Bytes,
+        envelope: &Envelope,
+        source: Source,
+    ) -> Meaning {
         let method = envelope.method.map(|method| method.value(message));
         match method.as_deref().and_then(Method::parse) {
             Some(Method::Cancelled) => {
@@ -237,7 +250,10 @@ impl Run {
                 self.session.announce(message, envelope);
                 Meaning::Done
             }
-            _ => Meaning::Pass(message.clone()),
+            // That names its call.
+            Some(Method::Progress) => Meaning::Pass(message.clone()),
+            _ if self.is_certain(line, source) => Meaning::Pass(message.clone()),
+            _ => Meaning::Done,
         }
     }
 

@@ -9,7 +9,7 @@ use serde::de::IgnoredAny;
 use serde_json::json;
 use serde_json::value::RawValue;
 
-use crate::frame::{Envelope, Span, json_string};
+use crate::frame::{EVENT_BYTES_MAX, Envelope, Span, json_string};
 use crate::protocol::{ClientCapabilities, code};
 
 /// A request of a server that waits for the client.
@@ -25,6 +25,11 @@ pub struct Wanted {
 }
 
 impl Wanted {
+    /// What it takes to keep it.
+    pub fn bytes(&self) -> usize {
+        self.id.len() + self.params.len()
+    }
+
     /// The answer to the server when nobody is asked: a whole message.
     pub fn refusal(&self, why: &str) -> Bytes {
         let (id, code) = (String::from_utf8_lossy(&self.id), code::METHOD_NOT_FOUND);
@@ -44,6 +49,9 @@ pub enum Question {
 
 /// Requests of one call that wait at once. More is a runaway loop.
 pub const WANTED_MAX: usize = 16;
+
+/// Bytes of them: as much as one event may have.
+pub const WANTED_BYTES_MAX: usize = EVENT_BYTES_MAX;
 
 /// Reads a request of a server. `key` is what the client is to call it.
 pub fn question(
