@@ -418,7 +418,7 @@ mod tests {
         }
         let mut other = session.begin().expect("it goes on");
         assert!(!session.is_alone(one.number) && !session.is_alone(other.number));
-        for message in [ask, log, &progress("\"1\""), &progress("3"), &progress("01")] {
+        for message in [ask, log, &progress("\"1\""), &progress("3"), &progress("-1")] {
             check(&session, &mut [&mut one, &mut other], message, &[]);
         }
         check(&session, &mut [&mut one, &mut other], &progress("1"), &[0]);
