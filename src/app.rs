@@ -31,13 +31,14 @@ use crate::auth::{
 use crate::backend::stdio::Health;
 use crate::backend::{Backend, InvalidTarget, TlsRoots};
 use crate::base::{EndpointName, Phase, ServerName};
-use crate::bridge::LegacyFace;
-use crate::catalog::{Catalog, View};
+use crate::bridge::{LegacyFace, ModernFace};
+use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::fleet::{Fleet, FleetBuilder};
 use crate::journal::JournalError;
 use crate::journal::usage::Outbox;
 use crate::limits::Limits;
+use crate::protocol::Era;
 use crate::route::{EndpointConfig, Members};
 use crate::server::{
     self, ControlBody, ControlPlane, ControlRequest, ControlResponse, Door, ListenError, Shared, Workers,
@@ -179,7 +180,10 @@ impl App {
         let hangups = signal(SignalKind::hangup()).map_err(AppError::Signals)?;
         let (authenticator, store) = keys(&config).await?;
         let roots = system_roots();
-        let mut builder = FleetBuilder::new(roots.clone()).with_legacy_face(Arc::new(LegacyFace::new()));
+        let modern_face = ModernFace::new(&config.bridge, Arc::clone(authenticator.sealer()));
+        let mut builder = FleetBuilder::new(roots.clone())
+            .with_face(Era::Legacy, Arc::new(LegacyFace::new()))
+            .with_face(Era::Modern, modern_face);
         let serving = Arc::new(config.serving.clone());
         let (source, served) = stored(&config, &authenticator, &store, &serving).await;
         let fleet = builder.next(served.joined().servers.clone(), served.joined().endpoints.clone());
@@ -228,7 +232,9 @@ impl App {
         spawn_local(runner.run());
         spawn_local(keeper.plant().run());
         let greeting = greeting(&config, &workers, first_key, served.joined());
-        spawn_local(list_early(catalog, fleet));
+        if let Some(endpoint) = fleet.table.find("/mcp") {
+            catalog.list_early(endpoint);
+        }
         let publisher = Publisher::new(builder, fleets, Arc::clone(&shared));
         let seen = store.watch();
         spawn_local(watch_keys(authenticator, seen.clone(), keys_changed));
@@ -430,13 +436,6 @@ fn system_roots() -> TlsRoots {
         tracing::warn!(?errors, "no certificate authorities are known here: https servers cannot be reached");
     }
     TlsRoots::from_roots(roots)
-}
-
-/// Asked for before a client does: the era of each server is known by then.
-async fn list_early(catalog: Arc<Catalog>, fleet: Arc<Fleet>) {
-    if let Some(endpoint) = fleet.table.find("/mcp") {
-        catalog.merged(endpoint, View::Modern).await;
-    }
 }
 
 /// Hands on what is used until it is told that nothing more is.

@@ -197,10 +197,21 @@ impl Admin {
             return Err(Problem::not_found("server"));
         }
         let catalog = &self.parts.catalog;
-        let merged = catalog.merged(&endpoint, View::Modern).await;
-        match merged.missing(0).map(|missing| missing.reason.clone()) {
-            None => Ok(Listed { endpoint, merged, era: Era::Modern }),
-            Some(Reason::OtherEra) => {
+        // To Modern clients it is listed too, once they ask; here it is called in its own era.
+        let backend = fleet.backend(BackendId(endpoint.servers[0].backend));
+        let legacy_only = backend.is_some_and(|backend| backend.speaks(Era::Modern) == Some(false));
+        let reason = if legacy_only {
+            Some(Reason::OtherEra)
+        } else {
+            let merged = catalog.merged(&endpoint, View::Modern).await;
+            let missing = merged.missing(0).map(|missing| missing.reason.clone());
+            if missing.is_none() && backend.is_none_or(|backend| backend.speaks(Era::Modern) != Some(false)) {
+                return Ok(Listed { endpoint, merged, era: Era::Modern });
+            }
+            missing
+        };
+        match reason {
+            None | Some(Reason::OtherEra | Reason::Unasked) => {
                 let merged = catalog.merged(&endpoint, View::Legacy(ClientCapabilities::default())).await;
                 match merged.missing(0) {
                     None => Ok(Listed { endpoint, merged, era: Era::Legacy }),

@@ -57,6 +57,7 @@ fn needing_restart(running: &Config, read: &Config) -> Vec<&'static str> {
         ("admin.stdio_commands", running.serving.commands != read.serving.commands),
         ("catalog", running.catalog != read.catalog),
         ("session", running.session != read.session),
+        ("bridge", running.bridge != read.bridge),
         ("limits", running.limits != read.limits),
         ("retention", running.retention != read.retention),
         ("auth.mode", running.auth_mode != read.auth_mode),

@@ -274,6 +274,12 @@ impl Answer {
         }
     }
 
+    /// Waited for by nobody for now, it takes no place among the backend's calls any more; whoever keeps it bounds how many
+    /// there are. From now on the backend may be silent for so long between two reads; `None`: for as long as it likes.
+    pub fn set_aside(&mut self, idle_timeout: Option<Duration>) {
+        (self.idle_timeout, self.idle, self.permit) = (idle_timeout, None, None);
+    }
+
     /// Whether the last byte was taken.
     pub fn is_ended(&self) -> bool {
         matches!(self.body, Body::Ended)

@@ -2,10 +2,11 @@
 
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use super::{Answered, BackendError, EraChoice, Lane, Outgoing, Pool};
+use crate::protocol::Era;
 
 /// Stands in for servers that do not speak an era, or of which that is not known yet. To whoever asks it is the server,
 /// which then speaks both eras.
@@ -17,26 +18,33 @@ pub trait Face: Send + Sync {
 /// An answer to come.
 pub type Answering = Pin<Box<dyn Future<Output = Result<Box<Answered>, BackendError>>>>;
 
-/// Whether a server speaks an era, as far as is known. Read with every request, so it is one byte and no lock.
-pub struct Spoken(AtomicU8);
+/// A server, as those see it who ask in one era.
+#[derive(Default)]
+pub struct Side {
+    /// Whether it speaks the era, as far as is known. Read with every request, so it is one byte and no lock.
+    spoken: AtomicU8,
+    face: OnceLock<Arc<dyn Face>>,
+}
 
 const UNKNOWN: u8 = 0;
 const YES: u8 = 1;
 const NO: u8 = 2;
 
-impl Spoken {
-    /// The Legacy era, as configured.
-    pub fn legacy(era: EraChoice) -> Self {
-        Self(AtomicU8::new(match era {
-            EraChoice::Auto => UNKNOWN,
-            EraChoice::Modern => NO,
-            EraChoice::Legacy => YES,
-        }))
+impl Side {
+    /// Of an era, with what the configuration says of it.
+    pub fn new(era: Era, choice: EraChoice) -> Self {
+        let side = Self::default();
+        side.note(match choice {
+            EraChoice::Auto => None,
+            EraChoice::Modern => Some(era == Era::Modern),
+            EraChoice::Legacy => Some(era == Era::Legacy),
+        });
+        side
     }
 
     /// What is known.
     pub fn is_spoken(&self) -> Option<bool> {
-        match self.0.load(Ordering::Relaxed) {
+        match self.spoken.load(Ordering::Relaxed) {
             YES => Some(true),
             NO => Some(false),
             _ => None,
@@ -47,9 +55,19 @@ impl Spoken {
     pub fn note(&self, is_spoken: Option<bool>) {
         let value = is_spoken.map_or(UNKNOWN, |yes| if yes { YES } else { NO });
         // Read first: a store moves the cache line between the workers.
-        if self.0.load(Ordering::Relaxed) != value {
-            self.0.store(value, Ordering::Relaxed);
+        if self.spoken.load(Ordering::Relaxed) != value {
+            self.spoken.store(value, Ordering::Relaxed);
         }
+    }
+
+    /// From now on this stands in. Only the first counts.
+    pub fn set_face(&self, face: Arc<dyn Face>) {
+        let _ = self.face.set(face);
+    }
+
+    /// What stands in, unless the server is known to speak the era.
+    pub fn face(&self) -> Option<&Arc<dyn Face>> {
+        if self.is_spoken() == Some(true) { None } else { self.face.get() }
     }
 }
 
@@ -59,14 +77,17 @@ mod tests {
 
     #[test]
     fn what_is_known() {
-        let check = |era, expected| assert_eq!(Spoken::legacy(era).is_spoken(), expected, "{era:?}");
-        check(EraChoice::Auto, None);
-        check(EraChoice::Modern, Some(false));
-        check(EraChoice::Legacy, Some(true));
-        let spoken = Spoken::legacy(EraChoice::Auto);
+        let check = |choice, expected: [Option<bool>; 2]| {
+            let known = [Era::Legacy, Era::Modern].map(|era| Side::new(era, choice).is_spoken());
+            assert_eq!(known, expected, "{choice:?}");
+        };
+        check(EraChoice::Auto, [None, None]);
+        check(EraChoice::Legacy, [Some(true), Some(false)]);
+        check(EraChoice::Modern, [Some(false), Some(true)]);
+        let side = Side::new(Era::Legacy, EraChoice::Auto);
         for known in [Some(true), Some(false), Some(false), None] {
-            spoken.note(known);
-            assert_eq!(spoken.is_spoken(), known);
+            side.note(known);
+            assert_eq!(side.is_spoken(), known);
         }
     }
 }

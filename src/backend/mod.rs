@@ -26,7 +26,7 @@ mod target;
 mod wire;
 
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -34,8 +34,9 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use crate::base::ServerName;
-use crate::protocol::header;
+use crate::protocol::{Era, header};
 use breaker::Breaker;
+use face::Side;
 
 pub use answer::{Answer, Answered, Head};
 pub use breaker::{Condition, Failure};
@@ -129,8 +130,8 @@ pub struct Backend {
     post: Opening,
     bounds: pool::Bounds,
     breaker: Breaker,
-    speaks_legacy: face::Spoken,
-    legacy_face: OnceLock<Arc<dyn Face>>,
+    legacy: Side,
+    modern: Side,
 }
 
 /// How a server is spoken to.
@@ -175,8 +176,8 @@ impl Backend {
             Reach::Process(_) | Reach::Sse(_) => Breaker::never_open(),
         };
         Ok(Arc::new(Self {
-            speaks_legacy: face::Spoken::legacy(config.era),
-            legacy_face: OnceLock::new(),
+            legacy: Side::new(Era::Legacy, config.era),
+            modern: Side::new(Era::Modern, config.era),
             get: Opening::new(&Method::GET, &path, listening),
             delete: Opening::new(&Method::DELETE, &path, headers),
             post: Opening::new(&Method::POST, &path, posting),
@@ -194,25 +195,27 @@ impl Backend {
         &self.config.name
     }
 
-    /// From now on this stands in for it where it does not speak the Legacy era. Only the first counts.
-    pub fn set_legacy_face(&self, face: Arc<dyn Face>) {
-        let _ = self.legacy_face.set(face);
+    /// From now on this stands in for it where it does not speak that era. Only the first counts.
+    pub fn set_face(&self, era: Era, face: Arc<dyn Face>) {
+        self.side(era).set_face(face);
     }
 
-    /// What stands in for it towards Legacy clients, unless it is known to speak their era.
-    fn legacy_face(&self) -> Option<&Arc<dyn Face>> {
-        if self.speaks_legacy.is_spoken() == Some(true) { None } else { self.legacy_face.get() }
-    }
-
-    /// Whether it speaks the Legacy era, when that is known.
-    pub fn speaks_legacy(&self) -> Option<bool> {
-        self.speaks_legacy.is_spoken()
+    /// Whether it speaks an era, when that is known.
+    pub fn speaks(&self, era: Era) -> Option<bool> {
+        self.side(era).is_spoken()
     }
 
     /// What was found out about that; `None`: that it is to be found out again. What is configured stays.
-    pub fn note_legacy(&self, is_spoken: Option<bool>) {
+    pub fn note_spoken(&self, era: Era, is_spoken: Option<bool>) {
         if self.config.era == EraChoice::Auto {
-            self.speaks_legacy.note(is_spoken);
+            self.side(era).note(is_spoken);
+        }
+    }
+
+    fn side(&self, era: Era) -> &Side {
+        match era {
+            Era::Legacy => &self.legacy,
+            Era::Modern => &self.modern,
         }
     }
 

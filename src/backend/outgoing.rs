@@ -10,7 +10,7 @@ use super::shim::Verb;
 use crate::auth::KeyId;
 use crate::base::put_decimal;
 use crate::frame::Slices;
-use crate::protocol::header;
+use crate::protocol::{Era, header};
 
 /// A request to a backend, to its MCP path unless it says another: its body, and the fields it carries beside those that every
 /// request to that backend carries.
@@ -23,7 +23,7 @@ pub struct Outgoing {
     owner: Option<KeyId>,
     /// In place of the MCP path; boxed, for a usual request has none.
     path: Option<Box<PathAndQuery>>,
-    is_legacy: bool,
+    era: Option<Era>,
 }
 
 /// Revision, method, name, session id and the trace: what a usual message carries.
@@ -35,7 +35,7 @@ impl Outgoing {
     /// A message.
     pub fn post(body: Slices) -> Self {
         let lines = Vec::with_capacity(LINES_BYTES_USUAL);
-        Self { method: Method::POST, lines, body, owner: None, path: None, is_legacy: false }
+        Self { method: Method::POST, lines, body, owner: None, path: None, era: None }
     }
 
     /// A message of one piece.
@@ -79,14 +79,15 @@ impl Outgoing {
         self.owner
     }
 
-    /// It opens a Legacy session or is of one: a backend that does not speak that era has what stands in for it.
-    pub fn set_legacy(&mut self) {
-        self.is_legacy = true;
+    /// It is asked in that era, by a client or on behalf of one: a backend that does not speak it has what stands in for it.
+    /// Without an era it goes to the backend itself.
+    pub fn set_era(&mut self, era: Era) {
+        self.era = Some(era);
     }
 
-    /// Whether it is such a request.
-    pub fn is_legacy(&self) -> bool {
-        self.is_legacy
+    /// In which era it is asked.
+    pub fn era(&self) -> Option<Era> {
+        self.era
     }
 
     /// The message, in one piece.
@@ -112,7 +113,7 @@ impl Outgoing {
             body,
             owner: self.owner,
             path: None,
-            is_legacy: false,
+            era: None,
         };
         other.remove_all(|line| line.starts_with(b"mcp-"));
         other

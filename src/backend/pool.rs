@@ -68,8 +68,8 @@ impl Pool {
         request: &Outgoing,
         lane: Lane,
     ) -> Result<Box<Answered>, BackendError> {
-        if request.is_legacy()
-            && let Some(face) = self.backend.legacy_face()
+        if let Some(era) = request.era()
+            && let Some(face) = self.backend.side(era).face()
         {
             return Arc::clone(face).answer(Rc::clone(self), request.clone(), lane).await;
         }

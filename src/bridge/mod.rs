@@ -10,5 +10,7 @@
 //! Does not know: HTTP towards clients, endpoints, or how tools are named there.
 
 mod legacy_face;
+mod modern_face;
 
 pub use legacy_face::LegacyFace;
+pub use modern_face::{Config, ModernFace};

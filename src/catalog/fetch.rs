@@ -11,7 +11,7 @@ use super::Config;
 use super::merge::{Item, ListKind, ServerLists};
 use super::view::{modern_headers, modern_meta};
 use crate::backend::Pool;
-use crate::protocol::{Method, code};
+use crate::protocol::{Era, Method, code};
 use crate::session::{Ask, Capabilities, Heard, Ready, ServerFeatures, ask};
 
 /// In whose name a list is fetched.
@@ -29,6 +29,8 @@ pub enum FetchError {
     SessionLost,
     /// The server speaks only the other era.
     OtherEra,
+    /// It would take a session that nobody has asked for.
+    Unasked,
     /// The text is for clients.
     Failed(String),
 }
@@ -184,8 +186,20 @@ fn read_item(message: &Bytes, raw: &RawValue, kind: ListKind) -> Option<Item> {
     })
 }
 
-/// What `server/discover` says, where the server speaks the Modern era (MCP 2026-07-28, versioning).
+/// What `server/discover` says, where the server speaks the Modern era (MCP 2026-07-28, versioning). Whether it does is
+/// noted with the server.
 pub async fn discover(pool: &Rc<Pool>) -> Result<ServerFeatures, FetchError> {
+    let discovered = ask_discover(pool).await;
+    match &discovered {
+        Ok(_) => pool.backend().note_spoken(Era::Modern, Some(true)),
+        Err(FetchError::OtherEra) => pool.backend().note_spoken(Era::Modern, Some(false)),
+        // That says nothing about the era.
+        Err(_) => {}
+    }
+    discovered
+}
+
+async fn ask_discover(pool: &Rc<Pool>) -> Result<ServerFeatures, FetchError> {
     let message = format!(
         r#"{{"jsonrpc":"2.0","id":1,"method":"server/discover","params":{{"_meta":{}}}}}"#,
         modern_meta()

@@ -37,11 +37,27 @@ pub struct Catalog {
     changes: watch::Sender<u64>,
     /// By backend: moves when its lists are said to have changed. A snapshot made before is stale.
     generations: ArcSwap<Generations>,
-    wants: mpsc::Sender<(Arc<Endpoint>, View)>,
+    wants: mpsc::Sender<Want>,
     fleets: mpsc::Sender<Coming>,
 }
 
 type Generations = HashMap<BackendId, Arc<AtomicU64>, RandomState>;
+
+/// Lists that somebody asks for.
+struct Want {
+    endpoint: Arc<Endpoint>,
+    view: View,
+    by: Asker,
+}
+
+/// Who asks for lists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asker {
+    /// One who waits for them, or will.
+    Client,
+    /// The gateway itself, so that they are there when a client comes.
+    Nobody,
+}
 
 /// A version of what is served that is about to be published, and who waits until its lists are prepared.
 struct Coming {
@@ -52,7 +68,7 @@ struct Coming {
 /// The other end: runs on the main thread, in its `LocalSet`.
 pub struct Keeper {
     shared: Rc<Shared>,
-    wants: mpsc::Receiver<(Arc<Endpoint>, View)>,
+    wants: mpsc::Receiver<Want>,
     fleets: mpsc::Receiver<Coming>,
 }
 
@@ -68,6 +84,8 @@ pub struct Shared {
 struct Wanted {
     endpoint: Arc<Endpoint>,
     last: Instant,
+    /// Whether a client has asked for it.
+    by: Asker,
 }
 
 /// Questions waiting for the keeper. Each asker waits for a snapshot, not for its own question, and asks
@@ -75,7 +93,7 @@ struct Wanted {
 const WANTS_MAX: usize = 256;
 
 /// A snapshot that nobody asked for in this time is let go, its backend sessions with it.
-const UNWANTED_AFTER: Duration = Duration::from_mins(30);
+pub(super) const UNWANTED_AFTER: Duration = Duration::from_mins(30);
 
 /// Snapshots at once. Clients decide on their capabilities, 128 combinations of them; a client that tries
 /// all of them must not open as many sessions at every backend.
@@ -146,7 +164,7 @@ impl Catalog {
         let mut changes = self.changes.subscribe();
         loop {
             // A full queue holds what will bring a change, after which this asks again.
-            let _ = self.wants.try_send((Arc::clone(endpoint), view));
+            let _ = self.wants.try_send(Want::of_client(endpoint, view));
             let elapsed = timeout_at(deadline, changes.changed()).await.is_err();
             let merged = self.snapshot(endpoint, view);
             match merged {
@@ -155,6 +173,13 @@ impl Catalog {
                 _ => {}
             }
         }
+    }
+
+    /// Has the lists of Modern servers fetched before a client asks, and the era of each server found out. Nobody waits.
+    pub fn list_early(&self, endpoint: &Arc<Endpoint>) {
+        let want = Want { endpoint: Arc::clone(endpoint), view: View::Modern, by: Asker::Nobody };
+        // A full queue: clients ask by themselves.
+        let _ = self.wants.try_send(want);
     }
 
     /// A server said that its lists changed: what is known of it is stale from now on.
@@ -168,7 +193,7 @@ impl Catalog {
     pub fn lists_tool(&self, endpoint: &Arc<Endpoint>, view: View, name: &str) -> bool {
         let Some(merged) = self.snapshot(endpoint, view) else {
             // A full queue: whoever calls next asks again.
-            let _ = self.wants.try_send((Arc::clone(endpoint), view));
+            let _ = self.wants.try_send(Want::of_client(endpoint, view));
             return false;
         };
         merged.listing(ListKind::Tools).names.find(name).is_some()
@@ -191,6 +216,12 @@ impl Catalog {
     }
 }
 
+impl Want {
+    fn of_client(endpoint: &Arc<Endpoint>, view: View) -> Self {
+        Self { endpoint: Arc::clone(endpoint), view, by: Asker::Client }
+    }
+}
+
 /// One for each server; those that stay go on counting.
 fn generations(before: &Generations, fleet: &Fleet) -> Generations {
     let ids = fleet.backends().map(|backend| backend.id);
@@ -207,7 +238,7 @@ fn nothing_yet(endpoint: &Endpoint) -> Merged {
 pub struct KeeperSeed {
     catalog: Arc<Catalog>,
     fleet: Arc<Fleet>,
-    wants: mpsc::Receiver<(Arc<Endpoint>, View)>,
+    wants: mpsc::Receiver<Want>,
     fleets: mpsc::Receiver<Coming>,
 }
 
@@ -232,7 +263,7 @@ impl Keeper {
         loop {
             tokio::select! {
                 want = self.wants.recv() => match want {
-                    Some((endpoint, view)) => self.shared.want(&endpoint, view),
+                    Some(want) => self.shared.want(&want),
                     None => return,
                 },
                 Some(Coming { fleet, prepared }) = self.fleets.recv() => {
@@ -268,14 +299,14 @@ impl Shared {
             .wanted
             .borrow()
             .iter()
-            .filter_map(|((id, view), wanted)| Some((*view, becomes(wanted)?, wanted.last, *id)))
-            .filter(|(_, endpoint, _, id)| endpoint.id != *id)
+            .filter_map(|((id, view), wanted)| Some((*view, becomes(wanted)?, wanted.last, wanted.by, *id)))
+            .filter(|(_, endpoint, _, _, id)| endpoint.id != *id)
             .collect();
-        for (view, endpoint, last, _) in moved {
+        for (view, endpoint, last, by, _) in moved {
             self.wanted
                 .borrow_mut()
-                .insert((endpoint.id, view), Wanted { endpoint: Arc::clone(&endpoint), last });
-            self.look_after(&endpoint, view);
+                .insert((endpoint.id, view), Wanted { endpoint: Arc::clone(&endpoint), last, by });
+            self.look_after(&endpoint, view, by);
             self.publish(&endpoint, view);
         }
     }
@@ -305,23 +336,29 @@ impl Shared {
     }
 
     /// Someone asks for a snapshot that is not there or not fresh.
-    fn want(self: &Rc<Self>, endpoint: &Arc<Endpoint>, view: View) {
-        self.make_room(endpoint.id, view);
-        let wanted = Wanted { endpoint: Arc::clone(endpoint), last: Instant::now() };
-        let is_new = self.wanted.borrow_mut().insert((endpoint.id, view), wanted).is_none();
-        self.look_after(endpoint, view);
-        if is_new {
-            self.publish(endpoint, view);
+    fn want(self: &Rc<Self>, want: &Want) {
+        let Want { endpoint, view, by } = want;
+        self.make_room(endpoint.id, *view);
+        let before = self.wanted.borrow().get(&(endpoint.id, *view)).map(|before| before.by);
+        let by = before.filter(|before| *before == Asker::Client).unwrap_or(*by);
+        let wanted = Wanted { endpoint: Arc::clone(endpoint), last: Instant::now(), by };
+        self.wanted.borrow_mut().insert((endpoint.id, *view), wanted);
+        self.look_after(endpoint, *view, by);
+        if before.is_none() {
+            self.publish(endpoint, *view);
         }
     }
 
     /// Has all servers of the endpoint listed, and again those that said that their lists changed.
-    fn look_after(self: &Rc<Self>, endpoint: &Endpoint, view: View) {
+    fn look_after(self: &Rc<Self>, endpoint: &Endpoint, view: View, by: Asker) {
         let fleet = Arc::clone(&self.pools.fleet());
         for place in &endpoint.servers {
             let id = BackendId(place.backend);
             let mut members = self.members.borrow_mut();
             if let Some((member, _)) = members.get(&(id, view)) {
+                if by == Asker::Client {
+                    member.ask();
+                }
                 if self.generation(id) > member.lists().1 {
                     member.refresh();
                 }
@@ -331,6 +368,9 @@ impl Shared {
             let there = fleet.backend(id).and_then(|_| self.pools.find(id));
             let Some(pool) = there else { continue };
             let member = Member::new(pool, view);
+            if by == Asker::Client {
+                member.ask();
+            }
             let task = spawn_local(Rc::clone(&member).run(Rc::clone(self)));
             members.insert((id, view), (member, AbortOnDrop(task.abort_handle())));
         }
@@ -381,6 +421,9 @@ impl Shared {
         let snapshots = self.catalog.snapshots.load();
         self.wanted.borrow_mut().retain(|key, wanted| {
             let is_used = snapshots.get(key).is_some_and(|merged| merged.used.swap(false, Ordering::Relaxed));
+            if is_used {
+                self.prolong(&wanted.endpoint, key.1);
+            }
             if is_used || key.1 == View::Modern {
                 wanted.last = now;
             }
@@ -389,6 +432,14 @@ impl Shared {
         drop(snapshots);
         self.drop_outdated();
         self.pools.sweep();
+    }
+
+    /// What is known of its servers is used: clients go on asking for it.
+    fn prolong(&self, endpoint: &Endpoint, view: View) {
+        let members = self.members.borrow();
+        let of_endpoint = endpoint.servers.iter();
+        let known = of_endpoint.filter_map(|place| members.get(&(BackendId(place.backend), view)));
+        known.filter(|(member, _)| member.lists().0.is_ok()).for_each(|(member, _)| member.ask());
     }
 
     fn drop_unwanted(&self) {

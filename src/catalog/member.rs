@@ -1,6 +1,6 @@
 //! One server in one view: fetched, watched for changes, fetched again.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::pending;
 use std::pin::pin;
 use std::rc::Rc;
@@ -9,16 +9,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::Notify;
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::fetch::{Asker, FetchError, discover, lists};
+use super::keeper::UNWANTED_AFTER;
 use super::merge::{Reason, ServerLists};
+use super::probe::farewell;
 use super::view::{View, modern_headers, modern_meta};
 use super::{Config, keeper::Shared};
 use crate::backend::{EraChoice, Pool};
 use crate::frame::{Kind as FrameKind, Scanner};
-use crate::protocol::{Method, Revision};
+use crate::protocol::{ClientCapabilities, Method, Revision};
 use crate::session::{Ask, Feed, Introduction, Ready, Source, Upstream, ask};
 
 /// A server's lists as one kind of client sees them, kept fresh by a task of its own.
@@ -27,6 +29,10 @@ pub struct Member {
     view: View,
     upstream: Upstream,
     state: RefCell<State>,
+    /// When clients of the view last asked for it.
+    asked: Cell<Option<Instant>>,
+    /// Whether it was not fetched because none had.
+    is_dormant: Cell<bool>,
     /// Asks for a fetch.
     refresh: Notify,
     /// What tells of changes, while it runs.
@@ -62,6 +68,8 @@ impl Member {
             view,
             upstream: Upstream::default(),
             state: RefCell::new(State { lists: Err(Reason::Loading), generation: 0 }),
+            asked: Cell::new(None),
+            is_dormant: Cell::new(false),
             refresh: Notify::new(),
             watch: RefCell::new(None),
         })
@@ -71,6 +79,18 @@ impl Member {
     pub fn lists(&self) -> (Result<Arc<ServerLists>, Reason>, u64) {
         let state = self.state.borrow();
         (state.lists.clone(), state.generation)
+    }
+
+    /// Clients of the view ask for it.
+    pub fn ask(&self) {
+        self.asked.set(Some(Instant::now()));
+        if self.is_dormant.replace(false) {
+            self.refresh();
+        }
+    }
+
+    fn is_asked(&self) -> bool {
+        self.asked.get().is_some_and(|at| at.elapsed() < UNWANTED_AFTER)
     }
 
     /// Asks for a fetch, now or soon.
@@ -92,6 +112,13 @@ impl Member {
                     let due = shared.config.refresh_after.min(ttl.max(POLL_INTERVAL_MIN));
                     self.know(&shared, Ok(Arc::new(lists)), generation);
                     due
+                }
+                Err(Reason::Unasked) => {
+                    // What it listed for those who asked before is as good as it was.
+                    if self.lists().0.is_err() {
+                        self.know(&shared, Err(Reason::Unasked), generation);
+                    }
+                    shared.config.refresh_after
                 }
                 Err(reason) => {
                     let server = self.pool.backend().name();
@@ -139,15 +166,20 @@ impl Member {
     async fn fetch(self: &Rc<Self>, config: &Config) -> Result<ServerLists, Reason> {
         let era = self.pool.backend().config.era;
         let result = match (self.view, era) {
-            (View::Modern, EraChoice::Legacy) => Err(FetchError::OtherEra),
-            (View::Modern, _) => self.fetch_modern(config).await,
-            (View::Legacy(_), _) => match self.fetch_legacy(config).await {
-                Err(FetchError::SessionLost) => self.fetch_legacy(config).await,
+            (View::Legacy(capabilities), _) => match self.fetch_legacy(config, capabilities).await {
+                Err(FetchError::SessionLost) => self.fetch_legacy(config, capabilities).await,
                 other => other,
             },
+            (View::Modern, EraChoice::Legacy) => self.fetch_bridged(config).await,
+            (View::Modern, EraChoice::Auto) => match self.fetch_modern(config).await {
+                Err(FetchError::OtherEra) => self.fetch_bridged(config).await,
+                other => other,
+            },
+            (View::Modern, EraChoice::Modern) => self.fetch_modern(config).await,
         };
         result.map_err(|error| match error {
             FetchError::OtherEra => Reason::OtherEra,
+            FetchError::Unasked => Reason::Unasked,
             FetchError::SessionLost => Reason::Failed("it loses its sessions".to_owned()),
             FetchError::Failed(text) => Reason::Failed(text),
         })
@@ -155,13 +187,55 @@ impl Member {
 
     async fn fetch_modern(self: &Rc<Self>, config: &Config) -> Result<ServerLists, FetchError> {
         let features = discover(&self.pool).await?;
+        // One of an earlier time, when it did not speak this era.
+        self.leave();
         let lists = lists(&self.pool, config, &Asker::Modern(features)).await?;
-        self.watch_changes(|| Source::Modern { message: listen_message(), headers: listen_headers() });
+        self.watch_changes(|| Source::Modern {
+            message: listen_message(),
+            headers: listen_headers(),
+            owner: None,
+        });
         Ok(lists)
     }
 
-    async fn fetch_legacy(self: &Rc<Self>, config: &Config) -> Result<ServerLists, FetchError> {
-        let View::Legacy(capabilities) = self.view else { return Err(FetchError::OtherEra) };
+    /// Of a server that speaks only the Legacy era, for Modern clients: lists of that era vary with nobody's capabilities,
+    /// so it lists what it has for a client that can do everything, as a Modern server is asked for it. It takes a session,
+    /// perhaps a process, so there is none before a Modern client asks, nor long after.
+    async fn fetch_bridged(self: &Rc<Self>, config: &Config) -> Result<ServerLists, FetchError> {
+        if !self.is_asked() {
+            self.is_dormant.set(true);
+            self.leave();
+            return Err(FetchError::Unasked);
+        }
+        self.fetch_legacy(config, ClientCapabilities::ALL).await
+    }
+
+    /// Ends the session of the catalog's own, if there is one.
+    fn leave(&self) {
+        let Some(ready) = self.upstream.ready() else { return };
+        self.upstream.forget(&ready);
+        *self.watch.borrow_mut() = None;
+        let pool = Rc::clone(&self.pool);
+        spawn_local(async move { farewell(&pool, &ready).await });
+    }
+
+    /// In a session of the catalog's own, opened again once when the server lost it.
+    async fn fetch_legacy(
+        self: &Rc<Self>,
+        config: &Config,
+        capabilities: ClientCapabilities,
+    ) -> Result<ServerLists, FetchError> {
+        match self.fetch_in_session(config, capabilities).await {
+            Err(FetchError::SessionLost) => self.fetch_in_session(config, capabilities).await,
+            other => other,
+        }
+    }
+
+    async fn fetch_in_session(
+        self: &Rc<Self>,
+        config: &Config,
+        capabilities: ClientCapabilities,
+    ) -> Result<ServerLists, FetchError> {
         let introduction = Introduction::ours(Revision::LEGACY_LATEST, capabilities);
         let is_new = self.upstream.ready().is_none();
         let ready =
@@ -187,7 +261,7 @@ impl Member {
             let member = Rc::downgrade(self);
             let feed = Feed::new(Rc::clone(&self.pool), source(), true);
             let ready = self.upstream.ready();
-            let task = tokio::task::spawn_local(async move {
+            let task = spawn_local(async move {
                 listen(feed, &member, ready).await;
                 // A stream that is refused for good is not asked for again until the server is.
                 pending::<()>().await;

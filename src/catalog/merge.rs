@@ -113,6 +113,8 @@ pub enum Reason {
     Loading,
     /// It speaks only the other era.
     OtherEra,
+    /// It speaks only the Legacy era, and no Modern client has asked for it.
+    Unasked,
     /// It failed; the text is for clients.
     Failed(String),
 }
@@ -191,7 +193,7 @@ pub fn merge(
                 }
             }
             Err(reason) => {
-                merged.is_loading |= *reason == Reason::Loading;
+                merged.is_loading |= matches!(reason, Reason::Loading | Reason::Unasked);
                 merged.missing.push(Missing { server: server.clone(), place, reason: reason.clone() });
             }
         }
@@ -355,6 +357,7 @@ impl Reason {
     pub fn text(&self) -> &str {
         match self {
             Self::Loading => "it has not answered yet",
+            Self::Unasked => "it speaks earlier revisions, and is listed when a client of this one asks",
             Self::OtherEra => "it does not speak this revision of the protocol",
             Self::Failed(text) => text,
         }

@@ -18,6 +18,7 @@ mod view;
 
 use std::time::Duration;
 
+pub use fetch::{FetchError, discover};
 pub use keeper::{Catalog, Keeper, KeeperSeed};
 pub use merge::{HiddenItem, Item, ListKind, Listing, Merged, Missing, Reason, ServerLists, merge};
 pub use probe::{Probed, probe};

@@ -10,7 +10,7 @@ use super::fetch::{Asker, FetchError, discover, lists};
 use super::merge::ServerLists;
 use crate::backend::{EraChoice, Lane, Outgoing, Pool};
 use crate::protocol::{ClientCapabilities, Era, Revision};
-use crate::session::{Introduction, Upstream};
+use crate::session::{Introduction, Ready, Upstream};
 
 /// What a server showed.
 pub struct Probed {
@@ -20,7 +20,7 @@ pub struct Probed {
     pub lists: ServerLists,
 }
 
-/// Telling a server that the session of the look is over.
+/// Telling a server that a session is over.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Asks a server as the catalog would, once, and leaves nothing behind. The error is for clients.
@@ -43,18 +43,25 @@ pub async fn probe(pool: &Rc<Pool>, config: &Config) -> Result<Probed, String> {
     let opened = Upstream::default().open(pool, &introduction, None).await;
     let ready = opened.map_err(|fault| fault.for_client().to_owned())?;
     let looked = lists(pool, config, &Asker::Legacy(&ready)).await;
+    farewell(pool, &ready).await;
+    looked.map(|lists| Probed { era: Era::Legacy, lists }).map_err(text)
+}
+
+/// Tells a server that a session of ours is over.
+pub(super) async fn farewell(pool: &Rc<Pool>, ready: &Ready) {
     if ready.session_id.is_some() {
         let mut request = Outgoing::delete();
         ready.write_headers(&mut request);
         // A server that does not listen ends its sessions by itself.
         drop(timeout(FAREWELL_TIMEOUT, pool.send(&request, Lane::Call)).await);
     }
-    looked.map(|lists| Probed { era: Era::Legacy, lists }).map_err(text)
 }
 
 fn text(error: FetchError) -> String {
     match error {
-        FetchError::OtherEra => "it does not speak the era that it is asked in".to_owned(),
+        FetchError::OtherEra | FetchError::Unasked => {
+            "it does not speak the era that it is asked in".to_owned()
+        }
         FetchError::SessionLost => "it loses its sessions".to_owned(),
         FetchError::Failed(text) => text,
     }

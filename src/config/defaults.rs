@@ -67,6 +67,21 @@ pub(super) const SESSION_IDLE: Bound<Duration> =
 /// At about 1 KiB each, 100 MiB.
 pub(super) const SESSIONS: Bound<usize> = Bound { default: 100_000, min: 1, max: 10_000_000 };
 
+/// A person reads a form, looks something up, and fills it in. Longer than the silence that most clients bear.
+pub(super) const HOLD_TIMEOUT: Bound<Duration> = Bound { default: secs(300), min: secs(1), max: secs(3600) };
+/// Each is a connection to a server, and the request and what the server asks: some KiB.
+pub(super) const HOLDS: Bound<usize> = Bound { default: 1024, min: 1, max: 100_000 };
+/// A person answers one form at a time; a fleet behind one key has several people.
+pub(super) const HOLDS_PER_KEY: Bound<usize> = Bound { default: 64, min: 1, max: 100_000 };
+/// Each has an event stream to its server, which is one of the file descriptors.
+pub(super) const BRIDGE_SESSIONS: Bound<usize> = Bound { default: 4096, min: 1, max: 1_000_000 };
+/// Clients decide on their capabilities, of which there are 64 combinations: one that tries them all at all servers must
+/// not take the place of others.
+pub(super) const BRIDGE_SESSIONS_PER_KEY: Bound<usize> = Bound { default: 256, min: 1, max: 1_000_000 };
+/// Opening another is one round trip and a half.
+pub(super) const BRIDGE_SESSION_IDLE: Bound<Duration> =
+    Bound { default: secs(300), min: secs(1), max: secs(86_400) };
+
 /// A leaked token is of use for a quarter of an hour.
 pub(super) const TOKEN_LIFETIME: Bound<Duration> =
     Bound { default: secs(900), min: secs(1), max: secs(86_400) };
@@ -97,4 +112,6 @@ const fn millis(n: u64) -> Duration {
 
 const _: () = assert!(BODY_BYTES.default <= LIST_BYTES.default, "a list is made of answers of one body each");
 const _: () = assert!(SESSION_IDLE.default.as_secs() <= SESSION_LIFETIME.default.as_secs());
+const _: () = assert!(HOLDS_PER_KEY.default <= HOLDS.default);
+const _: () = assert!(BRIDGE_SESSIONS_PER_KEY.default <= BRIDGE_SESSIONS.default);
 const _: () = assert!(PAGE_ITEMS.default <= ITEMS.default);

@@ -34,7 +34,7 @@ use zeroize::Zeroizing;
 use crate::admin::definition::Serving;
 use crate::admin::definition::bounds::DEFAULTS;
 use crate::base::ServerName;
-use crate::{auth, backend, catalog, limits, route, server, session, store};
+use crate::{auth, backend, bridge, catalog, limits, route, server, session, store};
 
 pub use cli::{Cli, Command, ConnectArgs, Flags, Secret, StdioArgs, help, parse};
 pub use connect::{Connect, load_connect};
@@ -61,6 +61,8 @@ pub struct Config {
     pub catalog: catalog::Config,
     /// Bounds of sessions.
     pub session: session::Config,
+    /// Bounds of what stands between the eras.
+    pub bridge: bridge::Config,
     /// Limits per key.
     pub limits: limits::Config,
     /// How long what was used and what was changed is told.

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::admin::definition::Serving;
 use crate::auth::Mode;
-use crate::{catalog, limits, server, session, store};
+use crate::{bridge, catalog, limits, server, session, store};
 
 /// From what was written to what can be run. Goes on after every mistake and gives them all.
 pub(super) fn resolve(raw: &Raw<'_>, report: Report) -> Result<Config, Mistakes> {
@@ -36,6 +36,7 @@ pub(super) fn resolve(raw: &Raw<'_>, report: Report) -> Result<Config, Mistakes>
     let catalog = catalog(&root);
     let retention = retention(&root);
     let session = session(&root, &report);
+    let bridge = bridge(&root);
     let log = log(raw, &root, &report);
     let servers = servers::read(&root, &entries, Context { variables: &raw.variables, report: &report });
     let endpoints = endpoints::read(&root, &servers, &report);
@@ -53,6 +54,7 @@ pub(super) fn resolve(raw: &Raw<'_>, report: Report) -> Result<Config, Mistakes>
         catalog,
         retention,
         session,
+        bridge,
         limits,
         auth_mode: auth_mode.map_or(Mode::Keys, |written| written.value),
         auth_timing,
@@ -250,6 +252,20 @@ fn session(root: &Section<'_>, report: &Report) -> session::Config {
     let sessions_max = section.count("sessions_max", d::SESSIONS);
     section.finish();
     session::Config { lifetime, idle_timeout, sessions_max }
+}
+
+fn bridge(root: &Section<'_>) -> bridge::Config {
+    let section = root.child("bridge");
+    let config = bridge::Config {
+        hold_timeout: section.duration("hold_timeout", d::HOLD_TIMEOUT),
+        holds_max: section.count("holds_max", d::HOLDS),
+        holds_per_key_max: section.count("holds_per_key_max", d::HOLDS_PER_KEY),
+        sessions_max: section.count("sessions_max", d::BRIDGE_SESSIONS),
+        sessions_per_key_max: section.count("sessions_per_key_max", d::BRIDGE_SESSIONS_PER_KEY),
+        session_idle_timeout: section.duration("session_idle_timeout", d::BRIDGE_SESSION_IDLE),
+    };
+    section.finish();
+    config
 }
 
 fn retention(root: &Section<'_>) -> store::Retention {

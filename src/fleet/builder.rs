@@ -8,12 +8,13 @@ use foldhash::fast::RandomState;
 use super::{Fleet, FleetError};
 use crate::backend::{self, Backend, BackendId, Face, TlsRoots};
 use crate::base::{EndpointName, ServerName};
+use crate::protocol::Era;
 use crate::route::{EndpointConfig, Member, Members, Place, SEPARATOR, Table};
 
 /// Makes one version after the other. Runs off the workers.
 pub struct FleetBuilder {
     roots: TlsRoots,
-    legacy_face: Option<Arc<dyn Face>>,
+    faces: Vec<(Era, Arc<dyn Face>)>,
     current: Arc<Fleet>,
     /// Never goes back.
     next_backend: u32,
@@ -29,13 +30,14 @@ impl FleetBuilder {
             left_out: Vec::new(),
             backends: HashMap::default(),
         });
-        Self { roots, legacy_face: None, current, next_backend: 0 }
+        Self { roots, faces: Vec::new(), current, next_backend: 0 }
     }
 
-    /// With this to stand in for servers that do not speak the Legacy era.
+    /// With this to stand in for servers that do not speak that era.
     #[must_use]
-    pub fn with_legacy_face(self, face: Arc<dyn Face>) -> Self {
-        Self { legacy_face: Some(face), ..self }
+    pub fn with_face(mut self, era: Era, face: Arc<dyn Face>) -> Self {
+        self.faces.push((era, face));
+        self
     }
 
     /// The version made last.
@@ -88,8 +90,8 @@ impl FleetBuilder {
     fn add(&mut self, config: backend::Config) -> Result<Arc<Backend>, backend::InvalidTarget> {
         let backend = Backend::new(BackendId(self.next_backend), config, &self.roots)?;
         self.next_backend += 1;
-        if let Some(face) = &self.legacy_face {
-            backend.set_legacy_face(Arc::clone(face));
+        for (era, face) in &self.faces {
+            backend.set_face(*era, Arc::clone(face));
         }
         Ok(backend)
     }

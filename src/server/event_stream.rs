@@ -484,7 +484,8 @@ impl Subscription {
                 "params": {"_meta": meta, "notifications": {"resourceSubscriptions": &uris}},
             });
             let headers = self.fields.forwarded().collect();
-            let source = Source::Modern { message: message.to_string().into(), headers };
+            let owner = Some(self.identity.key_id());
+            let source = Source::Modern { message: message.to_string().into(), headers, owner };
             let feed = Feed::new(pool, source, true);
             let task = tasks.spawn_local(pump_subscription(feed, self.id.clone(), self.sender.clone()));
             heard.insert(server.backend, (uris, task));

@@ -49,13 +49,9 @@ pub async fn list(worker: &Rc<Worker>, call: &Call, view: View, kind: ListKind) 
     Ok(reply::result(&call.id(), page))
 }
 
-/// `server/discover`. An endpoint with a server that speaks only the Legacy revisions is to be opened by
-/// `initialize`, which shows all of its servers.
+/// `server/discover`.
 pub async fn discover(worker: &Rc<Worker>, call: &Call) -> Result<Reply, Fault> {
     let merged = worker.shared.catalog.merged(&call.endpoint, View::Modern).await;
-    if merged.missing.iter().any(|missing| missing.reason == Reason::OtherEra) {
-        return Err(legacy_only());
-    }
     Ok(reply::result(&call.id(), merged.discover_result()))
 }
 

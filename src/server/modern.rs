@@ -116,6 +116,7 @@ async fn deliver(
     let edit = local::edit(rename.as_ref());
     let mut request = send::request(&call.body, edit.as_slice())?;
     request.set_owner(Some(call.identity.key_id()));
+    request.set_era(Era::Modern);
     // `Mcp-Name` says the same as the body, also after the body was changed.
     call.fields.copy_to(&mut request, rename.as_ref().map(|(_, own_name)| &own_name.header[..]));
     // A subscription may stay for days, and silent.

@@ -9,7 +9,7 @@ use super::upstream::Ready;
 use crate::auth::KeyId;
 use crate::backend::{Answer, Answered, BackendError, Lane, Outgoing, Pool, Stage};
 use crate::frame::{EventReader, Kind as FrameKind, Scanner};
-use crate::protocol::{Method, header};
+use crate::protocol::{Era, Method, header};
 
 /// A message to send.
 pub struct Ask<'a> {
@@ -52,7 +52,7 @@ pub async fn ask_for(pool: &Rc<Pool>, ask: Ask<'_>, owner: Option<KeyId>) -> Ask
         ready.write_headers(&mut request);
     }
     if ask.modern.is_none() {
-        request.set_legacy();
+        request.set_era(Era::Legacy);
     }
     if let Some(modern) = ask.modern {
         for (name, value) in modern {

@@ -10,9 +10,10 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use tokio::time::sleep;
 
 use super::upstream::Ready;
+use crate::auth::KeyId;
 use crate::backend::{Answer, Answered, Lane, Outgoing, Pool};
 use crate::frame::{Event, EventReader};
-use crate::protocol::header;
+use crate::protocol::{Era, header};
 
 /// The stream of one backend.
 pub struct Feed {
@@ -35,6 +36,8 @@ pub enum Source {
         message: Bytes,
         /// Its headers.
         headers: Vec<(HeaderName, HeaderValue)>,
+        /// The key on whose behalf; none for the gateway's own.
+        owner: Option<KeyId>,
     },
 }
 
@@ -148,8 +151,10 @@ impl Feed {
                 ready.write_headers(&mut request);
                 request
             }
-            Source::Modern { message, headers } => {
+            Source::Modern { message, headers, owner } => {
                 let mut request = Outgoing::whole(message.clone());
+                request.set_era(Era::Modern);
+                request.set_owner(*owner);
                 for (name, value) in headers {
                     request.add(name, value);
                 }

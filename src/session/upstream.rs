@@ -22,7 +22,7 @@ use crate::auth::KeyId;
 use crate::backend::{BackendId, Lane, Outgoing, Pool};
 use crate::base::{Fault, Kind};
 use crate::fleet::Pools;
-use crate::protocol::{ClientCapabilities, Method, Revision, header};
+use crate::protocol::{ClientCapabilities, Era, Method, Revision, header};
 
 /// Of what a server says when it refuses a session, in an error of ours.
 const SAID_CHARS_MAX: usize = 300;
@@ -113,6 +113,17 @@ impl Upstream {
         introduction: &Introduction,
         log_level: Option<Bytes>,
     ) -> Result<Arc<Ready>, Fault> {
+        self.open_heard(pool, introduction, log_level, |_| {}).await
+    }
+
+    /// Likewise; whoever opens it hears the server's whole answer. Cancel safe, likewise.
+    pub async fn open_heard(
+        &self,
+        pool: &Rc<Pool>,
+        introduction: &Introduction,
+        log_level: Option<Bytes>,
+        hear: impl FnOnce(Bytes),
+    ) -> Result<Arc<Ready>, Fault> {
         if let Some(ready) = self.ready() {
             return Ok(ready);
         }
@@ -120,7 +131,8 @@ impl Upstream {
         if let Some(ready) = self.ready() {
             return Ok(ready);
         }
-        let (ready, _) = initialize(pool, introduction).await?;
+        let (ready, answer) = initialize(pool, introduction).await?;
+        hear(answer);
         announce(pool, &ready).await?;
         if let Some(level) = log_level.filter(|_| ready.features.logging) {
             set_level(pool, &ready, &level).await?;
@@ -175,10 +187,10 @@ async fn initialize(pool: &Rc<Pool>, introduction: &Introduction) -> Result<(Rea
     if is_unknown && pool.find_sse().await {
         heard = introduce().await?;
     }
-    if is_refusal(&heard) && pool.backend().speaks_legacy() == Some(true) {
+    if is_refusal(&heard) && pool.backend().speaks(Era::Legacy) == Some(true) {
         // It may not be what it was: it is found out again, with what may stand in for it.
-        pool.backend().note_legacy(None);
-        if pool.backend().speaks_legacy().is_none() {
+        pool.backend().note_spoken(Era::Legacy, None);
+        if pool.backend().speaks(Era::Legacy).is_none() {
             heard = introduce().await?;
         }
     }
@@ -299,7 +311,7 @@ impl Ready {
 
     /// What later requests of the session carry.
     pub fn write_headers(&self, request: &mut Outgoing) {
-        request.set_legacy();
+        request.set_era(Era::Legacy);
         request.set(&header::PROTOCOL_VERSION, &self.revision);
         if let Some(id) = &self.session_id {
             request.set(&header::SESSION_ID, id);

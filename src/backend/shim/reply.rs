@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
+use serde_json::Value;
 use tokio::sync::mpsc::{self, UnboundedSender};
 
 use super::super::{BackendError, Stage};
@@ -54,9 +55,16 @@ impl Reply {
 
     /// A message of ours: the error of a call whose raw id is given.
     pub fn error(status: StatusCode, id: &[u8], code: i32, text: &str) -> Self {
+        Self::error_with(status, id, code, text, None)
+    }
+
+    /// Likewise, with `data`.
+    pub fn error_with(status: StatusCode, id: &[u8], code: i32, text: &str, data: Option<&Value>) -> Self {
         let id = if id.is_empty() { "null".into() } else { String::from_utf8_lossy(id) };
-        let text = serde_json::Value::from(text);
-        let message = format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":{code},"message":{text}}}}}"#);
+        let text = Value::from(text);
+        let data = data.map_or_else(String::new, |data| format!(r#","data":{data}"#));
+        let message =
+            format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":{code},"message":{text}{data}}}}}"#);
         Self { status, ..Self::message(message.into()) }
     }
 

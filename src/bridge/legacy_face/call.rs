@@ -17,7 +17,7 @@ use super::{LegacyFace, event, input, inside};
 use crate::backend::shim::{Outlet, Reply, stream_of};
 use crate::backend::{Answer, Answered, BackendError, EraChoice, Lane, Outgoing, Pool, Stage};
 use crate::frame::{Envelope, EventReader, Kind, Scanner};
-use crate::protocol::{Method, code};
+use crate::protocol::{Era, Method, code};
 use crate::session::MESSAGE_BYTES_MAX;
 
 /// Times that a server may ask before it answers: a wizard has a handful of steps, a loop has no end.
@@ -157,7 +157,7 @@ impl Exchange {
         {
             return false;
         }
-        backend.note_legacy(None);
+        backend.note_spoken(Era::Legacy, None);
         true
     }
 

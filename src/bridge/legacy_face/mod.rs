@@ -38,7 +38,7 @@ use self::table::Table;
 use crate::backend::shim::{Reply, Verb};
 use crate::backend::{Answered, Answering, BackendError, Face, Lane, Outgoing, Pool};
 use crate::frame::{Kind, Scanner};
-use crate::protocol::{Method, code};
+use crate::protocol::{Era, Method, code};
 
 /// The face of all servers that speak only the Modern era: one, which every worker reaches.
 pub struct LegacyFace {
@@ -76,7 +76,7 @@ impl LegacyFace {
         }
         let session = id.as_ref().and_then(|id| self.session(&pool, id));
         let Some(session) = session else {
-            return match pool.backend().speaks_legacy() {
+            return match pool.backend().speaks(Era::Legacy) {
                 // Of a server that was asked itself, and has not said yet what it is.
                 None => pool.send_straight(&request, lane).await,
                 Some(_) => Ok(inside(Reply::bare(StatusCode::NOT_FOUND), &pool)),

@@ -83,7 +83,7 @@ impl LegacyFace {
     ) -> Result<Box<Answered>, BackendError> {
         let backend = pool.backend();
         let mut refusal = None;
-        if backend.speaks_legacy().is_none() {
+        if backend.speaks(Era::Legacy).is_none() {
             match ask_itself(pool, request).await? {
                 Ok(answered) => return Ok(answered),
                 Err(refused) => refusal = Some(refused),
@@ -102,13 +102,13 @@ impl LegacyFace {
             Heard::Message(reply) => Some(reply),
         };
         if let Some(discovered) = said.as_ref().and_then(discovered) {
-            backend.note_legacy(Some(false));
+            backend.note_spoken(Era::Legacy, Some(false));
             return Ok(self.begin(pool, read, &asker, &discovered));
         }
-        if backend.speaks_legacy() == Some(false) {
+        if backend.speaks(Era::Legacy) == Some(false) {
             // It may not be what it was.
-            backend.note_legacy(None);
-            if backend.speaks_legacy().is_none() {
+            backend.note_spoken(Era::Legacy, None);
+            if backend.speaks(Era::Legacy).is_none() {
                 let asked = ask_itself(pool, request).await?;
                 return Ok(asked.unwrap_or_else(|refused| inside(refused, pool)));
             }
@@ -156,7 +156,7 @@ async fn ask_itself(
     Ok(match ask(pool, request).await? {
         Heard::Failed(answered) => Ok(answered),
         Heard::Message(reply) if is_result(&reply) => {
-            pool.backend().note_legacy(Some(true));
+            pool.backend().note_spoken(Era::Legacy, Some(true));
             Ok(inside(reply, pool))
         }
         Heard::Message(reply) => Err(reply),
