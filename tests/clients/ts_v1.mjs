@@ -5,11 +5,12 @@ import { load, main } from './harness.mjs';
 
 const { Client } = await load('@modelcontextprotocol/sdk/client/index.js');
 const { StreamableHTTPClientTransport } = await load('@modelcontextprotocol/sdk/client/streamableHttp.js');
+const { StdioClientTransport } = await load('@modelcontextprotocol/sdk/client/stdio.js');
 const types = await load('@modelcontextprotocol/sdk/types.js');
 
 const CAPABILITIES = { elicitation: { form: {}, url: {} }, sampling: {}, roots: { listChanged: true } };
 
-await main(async ({ url, headers, answers, events }) => {
+await main(async ({ url, program, headers, answers, events }) => {
     const client = new Client({ name: 'client-ts-v1', version: '1.0.0' }, { capabilities: CAPABILITIES });
     const reply = (name, none) => answers[name] ?? (() => none);
     client.setRequestHandler(types.ElicitRequestSchema, ({ params }) =>
@@ -35,7 +36,15 @@ await main(async ({ url, headers, answers, events }) => {
         () => void events.emit('resources')
     );
 
-    const transport = new StreamableHTTPClientTransport(url, { requestInit: { headers } });
+    let version;
+    const transport = program
+        ? new StdioClientTransport({ ...program, stderr: 'ignore' })
+        : new StreamableHTTPClientTransport(url, { requestInit: { headers } });
+    const { setProtocolVersion } = transport;
+    transport.setProtocolVersion = agreed => {
+        version = agreed;
+        setProtocolVersion?.call(transport, agreed);
+    };
     await client.connect(transport);
 
     const pages = {
@@ -50,9 +59,10 @@ await main(async ({ url, headers, answers, events }) => {
 
     return {
         era: 'legacy',
-        version: transport.protocolVersion,
+        version,
         serverInfo: client.getServerVersion(),
         capabilities: client.getServerCapabilities(),
+        instructions: client.getInstructions(),
         sessionId: () => transport.sessionId,
         list: async kind => {
             const items = [];
@@ -66,6 +76,7 @@ await main(async ({ url, headers, answers, events }) => {
         },
         call: (name, args, { meta, ...options } = {}) =>
             client.callTool({ name, arguments: args, _meta: meta }, undefined, options),
+        raw: (method, params) => client.request({ method, params }, types.ResultSchema),
         read: uri => client.readResource({ uri }),
         prompt: (name, args) => client.getPrompt({ name, arguments: args }),
         complete: (ref, argument, context) =>
@@ -74,7 +85,7 @@ await main(async ({ url, headers, answers, events }) => {
         setLevel: level => client.setLoggingLevel(level),
         rootsChanged: () => client.sendRootsListChanged(),
         ping: () => client.ping(),
-        terminate: () => transport.terminateSession(),
+        terminate: async () => program || transport.terminateSession(),
         close: () => client.close()
     };
 }, checks);

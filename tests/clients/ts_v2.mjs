@@ -7,11 +7,15 @@ import { load, main } from './harness.mjs';
 const { Client, StreamableHTTPClientTransport, LOG_LEVEL_META_KEY } = await load(
     '@modelcontextprotocol/client'
 );
+const { StdioClientTransport } = await load('@modelcontextprotocol/client/stdio');
+
+/** A schema, as the SDK wants one, which leaves a result as it came. */
+const ANY = { '~standard': { version: 1, vendor: 'metamcp', validate: value => ({ value }) } };
 
 const CAPABILITIES = { elicitation: { form: {}, url: {} }, sampling: {}, roots: { listChanged: true } };
 const FRESH = { cacheMode: 'refresh' };
 
-await main(async ({ url, headers, flags, answers, events }) => {
+await main(async ({ url, program, headers, flags, answers, events }) => {
     const client = new Client(
         { name: 'client-ts-v2', version: '1.0.0' },
         { capabilities: CAPABILITIES, versionNegotiation: { mode: flags.era ?? 'legacy' } }
@@ -34,7 +38,9 @@ await main(async ({ url, headers, flags, answers, events }) => {
         () => void events.emit('resources')
     );
 
-    const transport = new StreamableHTTPClientTransport(url, { requestInit: { headers } });
+    const transport = program
+        ? new StdioClientTransport({ ...program, stderr: 'ignore' })
+        : new StreamableHTTPClientTransport(url, { requestInit: { headers } });
     await client.connect(transport);
     const modern = client.getProtocolEra() === 'modern';
     const subscriptions = [];
@@ -59,10 +65,12 @@ await main(async ({ url, headers, flags, answers, events }) => {
         version: client.getNegotiatedProtocolVersion(),
         serverInfo: client.getServerVersion(),
         capabilities: client.getServerCapabilities(),
+        instructions: client.getInstructions(),
         sessionId: () => transport.sessionId,
         list: kind => lists[kind](),
         call: (name, args, { meta, ...options } = {}) =>
             client.callTool({ name, arguments: args, _meta: { ...levelMeta, ...meta } }, options),
+        raw: (method, params) => client.request({ method, params }, ANY),
         read: uri => client.readResource({ uri }, FRESH),
         prompt: (name, args) => client.getPrompt({ name, arguments: args }),
         complete: (ref, argument, context) =>
@@ -74,7 +82,7 @@ await main(async ({ url, headers, flags, answers, events }) => {
         },
         rootsChanged: () => client.sendRootsListChanged(),
         ping: () => client.ping(),
-        terminate: async () => modern || transport.terminateSession(),
+        terminate: async () => modern || program || transport.terminateSession(),
         close: async () => {
             await Promise.allSettled(subscriptions.map(subscription => subscription.close()));
             await client.close();
