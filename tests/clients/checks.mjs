@@ -1,6 +1,7 @@
 // The checks of the two TypeScript clients; checks.py has the same under the same names.
 import { once } from 'node:events';
 import { POKE_MS, Skip, canonical, digest, expect, explain, pause, refused, textOf } from './harness.mjs';
+import { sameChecks } from './same.mjs';
 
 const LARGE_BYTES = 256 * 1024;
 const CONCURRENT_CALLS = 20;
@@ -11,6 +12,7 @@ const OWN_REQUEST_MS = 1000;
 /** The checks of a profile: pairs of a name and what to do. */
 export function* checks(profile) {
     yield ['open', checkOpen];
+    yield* sameChecks(profile);
     yield ['tools/list', checkTools];
     yield ['tools/list schemas', checkSchemas];
     yield ['prompts/list', checkPrompts];
@@ -85,7 +87,8 @@ async function steadyTools(run, session) {
 async function checkTools(run) {
     const session = await run.open();
     const names = await steadyTools(run, session);
-    expect(names.includes(run.want(session, 'text').tool), `missing tool among ${names}`);
+    const expected = run.settings.profile.text?.tool;
+    expect(!expected || names.includes(expected), `missing tool among ${names}`);
     expect(new Set(names).size === names.length, `a name twice among ${names}`);
     return { detail: `${names.length} tools`, value: names };
 }
@@ -103,13 +106,15 @@ async function checkSchemas(run) {
 
 async function checkPrompts(run) {
     const session = await run.open();
+    const expected = run.want(session, 'prompt').name;
     const names = run.plain(await session.list('prompts')).map(prompt => prompt.name);
-    expect(names.includes(run.want(session, 'prompt').name), `missing prompt among ${names}`);
+    expect(names.includes(expected), `missing prompt among ${names}`);
     return { detail: `${names.length} prompts`, value: names };
 }
 
 async function checkUris(run, kind, field) {
     const session = await run.open();
+    run.want(session, kind === 'templates' ? 'resource_template' : 'resource');
     const uris = (await session.list(kind)).map(item => item[field]).sort();
     expect(uris.length > 0, `no ${kind}`);
     return { detail: `${uris.length} ${kind}`, value: uris };
@@ -182,7 +187,7 @@ async function checkToolError(run) {
 async function checkUnknownTool(run) {
     const session = await run.open();
     const error = await refused(session.call(run.name('no_such_tool'), {}), 'an unknown tool');
-    return { detail: explain(error) };
+    return run.refusal(error);
 }
 
 async function checkProgress(run) {
@@ -311,10 +316,11 @@ async function checkSampling(run) {
 }
 
 async function checkSamplingTwo(run) {
+    run.needs('sampling');
     const names = ['first-client', 'second-client'];
     const texts = await Promise.all(
         names.map(async name => {
-            const session = await run.open({ sample: () => sampled(name) });
+            const session = await run.open({ sample: () => sampled(name) }, { own: true });
             return textOf(await run.call(session, run.want(session, 'sampling')));
         })
     );
@@ -376,15 +382,17 @@ async function untilRoots(run, session, state) {
 }
 
 async function checkRoots(run) {
+    run.needs('roots');
     const state = rootsOf('file:///home/user/first');
-    const session = await run.open({ roots: state.answer });
+    const session = await run.open({ roots: state.answer }, { own: true });
     await untilRoots(run, session, state);
     return { detail: `asked ${state.asked} times` };
 }
 
 async function checkRootsChanged(run) {
+    run.needs('roots');
     const state = rootsOf('file:///home/user/first');
-    const session = await run.open({ roots: state.answer });
+    const session = await run.open({ roots: state.answer }, { own: true });
     run.legacyOnly(session);
     await untilRoots(run, session, state);
     state.current = 'file:///home/user/second';
@@ -410,7 +418,7 @@ async function checkUnknownResource(run) {
         session.read(run.want(session, 'resource_unknown').uri),
         'an unknown resource'
     );
-    return { detail: explain(error) };
+    return run.refusal(error);
 }
 
 async function checkSubscription(run) {
@@ -444,7 +452,7 @@ async function checkPromptResource(run) {
 async function checkUnknownPrompt(run) {
     const session = await run.open();
     const error = await refused(session.prompt(run.name('no_such_prompt'), {}), 'an unknown prompt');
-    return { detail: explain(error) };
+    return run.refusal(error);
 }
 
 async function checkCompletion(run, kind) {
@@ -513,7 +521,8 @@ async function checkListChanged(run, list) {
 }
 
 async function checkClose(run) {
-    const session = await run.open();
+    if (run.settings.program) throw new Skip('a program has no session to end');
+    const session = await run.open({}, { own: true });
     await session.list('tools');
     const id = session.sessionId();
     await session.terminate();
@@ -534,11 +543,12 @@ async function checkClose(run) {
 }
 
 async function checkSecond(run) {
-    const first = await run.open();
+    run.needs('canary');
+    const first = await run.open({}, { own: true });
     await run.canary(first, 'first');
     await first.terminate();
     await first.close();
-    const second = await run.open();
+    const second = await run.open({}, { own: true });
     const text = textOf(await run.canary(second, 'second'));
     expect(text.includes('second'), text);
     return { detail: text };

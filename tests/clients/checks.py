@@ -11,6 +11,7 @@ import anyio
 import anyio.to_thread
 
 from harness import POKE_SECONDS, Skip, digest, expect, explain, refused, text_of
+from same import same_checks
 
 LARGE_BYTES = 256 * 1024
 CONCURRENT_CALLS = 20
@@ -22,6 +23,7 @@ OWN_REQUEST_SECONDS = 1.0
 def checks(profile: dict):
     """The checks of a profile: pairs of a name and what to do."""
     yield "open", check_open
+    yield from same_checks(profile)
     yield "tools/list", check_tools
     yield "tools/list schemas", check_schemas
     yield "prompts/list", check_prompts
@@ -85,14 +87,15 @@ async def check_open(run):
 
 async def steady_tools(run, session) -> list[dict]:
     """All tools but the one which a check adds and removes."""
-    toggled = run.options.profile["list_changed"].get("tools", {}).get("toggles")
+    toggled = run.options.profile.get("list_changed", {}).get("tools", {}).get("toggles")
     return [tool for tool in run.plain(await session.list("tools")) if tool["name"] != toggled]
 
 
 async def check_tools(run):
     session = await run.open()
     names = [tool["name"] for tool in await steady_tools(run, session)]
-    expect(run.want(session, "text")["tool"] in names, f"missing tool among {names}")
+    expected = run.options.profile.get("text", {}).get("tool")
+    expect(not expected or expected in names, f"missing tool among {names}")
     expect(len(set(names)) == len(names), f"a name twice among {names}")
     return f"{len(names)} tools", names
 
@@ -107,13 +110,15 @@ async def check_schemas(run):
 
 async def check_prompts(run):
     session = await run.open()
+    expected = run.want(session, "prompt")["name"]
     names = [prompt["name"] for prompt in run.plain(await session.list("prompts"))]
-    expect(run.want(session, "prompt")["name"] in names, f"missing prompt among {names}")
+    expect(expected in names, f"missing prompt among {names}")
     return f"{len(names)} prompts", names
 
 
 async def check_uris(run, kind, field):
     session = await run.open()
+    run.want(session, "resource_template" if kind == "templates" else "resource")
     uris = sorted(item[field] for item in await session.list(kind))
     expect(uris, f"no {kind}")
     return f"{len(uris)} {kind}", uris
@@ -182,7 +187,7 @@ async def check_tool_error(run):
 
 async def check_unknown_tool(run):
     session = await run.open()
-    return explain(await refused(session.call(run.name("no_such_tool"), {}), "an unknown tool"))
+    return run.refusal(await refused(session.call(run.name("no_such_tool"), {}), "an unknown tool"))
 
 
 async def check_progress(run):
@@ -320,8 +325,9 @@ async def check_sampling(run):
 
 
 async def check_sampling_two(run):
+    run.needs("sampling")
     names = ["first-client", "second-client"]
-    sessions = [await run.open(sample=lambda _params, name=name: sampled(name)) for name in names]
+    sessions = [await run.open(own=True, sample=lambda _params, name=name: sampled(name)) for name in names]
     texts = {}
 
     async def one(name, session) -> None:
@@ -391,15 +397,17 @@ async def until_roots(run, session, roots: Roots) -> None:
 
 
 async def check_roots(run):
+    run.needs("roots")
     roots = Roots("file:///home/user/first")
-    session = await run.open(roots=roots.answer)
+    session = await run.open(own=True, roots=roots.answer)
     await until_roots(run, session, roots)
     return f"asked {roots.asked} times"
 
 
 async def check_roots_changed(run):
+    run.needs("roots")
     roots = Roots("file:///home/user/first")
-    session = await run.open(roots=roots.answer)
+    session = await run.open(own=True, roots=roots.answer)
     run.legacy_only(session)
     await until_roots(run, session, roots)
     roots.current = "file:///home/user/second"
@@ -421,7 +429,7 @@ async def check_read(run, key):
 async def check_unknown_resource(run):
     session = await run.open()
     uri = run.want(session, "resource_unknown")["uri"]
-    return explain(await refused(session.read(uri), "an unknown resource"))
+    return run.refusal(await refused(session.read(uri), "an unknown resource"))
 
 
 async def check_subscription(run):
@@ -455,7 +463,7 @@ async def check_prompt_resource(run):
 
 async def check_unknown_prompt(run):
     session = await run.open()
-    return explain(await refused(session.prompt(run.name("no_such_prompt"), {}), "an unknown prompt"))
+    return run.refusal(await refused(session.prompt(run.name("no_such_prompt"), {}), "an unknown prompt"))
 
 
 async def check_completion(run, kind):
@@ -526,7 +534,9 @@ async def names_of(run, session, kind) -> set[str]:
 
 
 async def check_close(run):
-    session = await run.open()
+    if run.options.program:
+        raise Skip("a program has no session to end")
+    session = await run.open(own=True)
     await session.list("tools")
     session_id = session.session_id()
     # Leaving the SDK's context ends the session on the server too.
@@ -556,10 +566,11 @@ def status_of(request) -> int:
 
 
 async def check_second(run):
-    first = await run.open()
+    run.needs("canary")
+    first = await run.open(own=True)
     await run.canary(first, "first")
     await run.stack.aclose()
-    second = await run.open()
+    second = await run.open(own=True)
     text = text_of(await run.canary(second, "second"))
     expect("second" in text, text)
     return text

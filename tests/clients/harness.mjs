@@ -2,9 +2,12 @@
 //
 // A client program calls `main(connect, checks)`. `connect(options)` opens a session with its SDK and returns
 // an object with the methods which the checks use; `options` = {url, program, headers, flags, answers, events}:
-// `answers` holds the replies to the server's requests (elicit, sample, roots), `events` (an EventEmitter) is
-// told 'log', 'updated', 'tools', 'prompts', 'resources' when such a notification arrives.
-// Every check opens sessions of its own, so one which hangs does not disturb the next.
+// `program` is what the SDK has to start where there is no URL, `answers` holds the replies to the server's requests
+// (elicit, sample, roots), `events` (an EventEmitter) is told 'log', 'updated', 'tools', 'prompts', 'resources' when
+// such a notification arrives.
+// Every check opens sessions of its own, so one which hangs does not disturb the next. With `--one-session` those
+// that do without share one, and so one program; after a check that failed they get another, and it is tried once
+// more there: some SDKs lose a notification now and then that comes just before the answer.
 import { createHash } from 'node:crypto';
 import { EventEmitter, once } from 'node:events';
 import { readFileSync } from 'node:fs';
@@ -12,6 +15,12 @@ import { createRequire } from 'node:module';
 import { pathToFileURL } from 'node:url';
 
 const CHECK_MS = 10_000;
+
+/** The same for the first, which a server is started for, or several behind a gateway. */
+const OPEN_MS = 30_000;
+
+/** What the SDKs give a program to end, and then some. */
+const CLOSE_MS = 5000;
 export const POKE_MS = 400;
 
 const installed = createRequire(new URL('../../target/clients/node/package.json', import.meta.url));
@@ -22,28 +31,35 @@ export const load = specifier => import(pathToFileURL(installed.resolve(specifie
 export class Skip extends Error {}
 
 function options(argv) {
-    const found = { url: undefined, headers: {}, prefix: '', profile: undefined, flags: {} };
+    const found = { url: undefined, program: undefined, headers: {}, prefix: '', profile: undefined, flags: {} };
+    const places = {};
     for (let at = 0; at < argv.length; at++) {
         const word = argv[at];
         if (word === '--header') {
             const [name, ...value] = argv[++at].split(':');
             found.headers[name.trim()] = value.join(':').trim();
-        } else if (word === '--prefix') found.prefix = argv[++at];
+        } else if (word === '--program') found.program = JSON.parse(argv[++at]);
+        else if (word === '--place') {
+            const [name, ...value] = argv[++at].split('=');
+            places[name] = value.join('=');
+        } else if (word === '--one-session') found.oneSession = true;
+        else if (word === '--prefix') found.prefix = argv[++at];
         else if (word === '--profile') found.profile = argv[++at];
         else if (word.startsWith('--')) found.flags[word.slice(2)] = argv[++at];
         else found.url = word;
     }
-    const profiles = JSON.parse(readFileSync(new URL('profiles.json', import.meta.url)));
-    if (!found.url || !profiles[found.profile]) {
+    let text = readFileSync(new URL('profiles.json', import.meta.url), 'utf8');
+    for (const [name, value] of Object.entries(places)) text = text.replaceAll(`{${name}}`, value);
+    const profiles = JSON.parse(text);
+    if (!(found.url || found.program) || !profiles[found.profile]) {
         const known = Object.keys(profiles).join('|');
         console.error(
-            `usage: URL --profile ${known} [--prefix P] [--header 'Name: value']... [--era auto|legacy]`
+            `usage: URL | --program JSON --profile ${known} [--prefix P] [--header 'Name: value']... ` +
+                `[--place NAME=VALUE]... [--one-session] [--era auto|legacy]`
         );
         process.exit(64);
     }
-    // A server that is started, and spoken to over its standard input and output.
-    const [, program] = /^program:(.*)$/.exec(found.url) ?? [];
-    return { ...found, program: program?.split(' '), profile: profiles[found.profile] };
+    return { ...found, profile: profiles[found.profile] };
 }
 
 /** Runs the checks in sessions which `connect` opens, prints a line for each and ends the process. */
@@ -52,15 +68,24 @@ export async function main(connect, checks) {
     let failed = false;
     let opened = true;
     for (const [name, body] of checks(settings.profile)) {
-        const run = new Run(settings, connect);
-        const line = opened
-            ? await run.check(name, body)
-            : { check: name, ok: false, detail: 'not tried: no session' };
+        const tried = () => new Run(settings, connect).check(name, body);
+        let line = opened ? await tried() : { check: name, ok: false, detail: 'not tried: no session' };
+        if (opened && settings.oneSession && !line.ok && !line.skip) {
+            await closeAll([settings.shared]);
+            settings.shared = undefined;
+            line = { ...(await tried()), first: line.detail };
+        }
         if (name === 'open') opened = line.ok;
         failed ||= !line.ok && !line.skip;
         console.log(JSON.stringify(line));
     }
+    await closeAll([settings.shared]);
     process.exit(failed ? 1 : 0);
+}
+
+async function closeAll(sessions) {
+    const closing = Promise.allSettled(sessions.map(session => session?.close()));
+    await Promise.race([closing, pause(CLOSE_MS)]);
 }
 
 /** One check: the sessions it opened, and what the profile says for the era they speak. */
@@ -72,9 +97,10 @@ class Run {
     }
 
     async check(name, body) {
+        const allowed = name === 'open' ? OPEN_MS : CHECK_MS;
         let timer;
         const late = new Promise((_, reject) => {
-            timer = setTimeout(() => reject(new Error(`no result after ${CHECK_MS} ms`)), CHECK_MS);
+            timer = setTimeout(() => reject(new Error(`no result after ${allowed} ms`)), allowed);
         });
         const started = Date.now();
         try {
@@ -85,27 +111,50 @@ class Run {
             return { check: name, ok: false, detail: explain(error), ms: Date.now() - started };
         } finally {
             clearTimeout(timer);
-            const closing = Promise.allSettled(this.sessions.map(session => session.close()));
-            await Promise.race([closing, pause(1000)]);
+            await closeAll(this.sessions);
         }
     }
 
-    async open(answers = {}) {
+    /** A session which answers the server so: the shared one where there is one, unless the check needs its own. */
+    async open(answers = {}, { own = false } = {}) {
+        const { settings } = this;
+        if (own || !settings.oneSession) {
+            const session = await this.connected(answers);
+            this.sessions.push(session);
+            return session;
+        }
+        settings.shared ??= await this.connected({});
+        const { shared } = settings;
+        for (const name of Object.keys(shared.answers)) delete shared.answers[name];
+        Object.assign(shared.answers, answers);
+        shared.events.removeAllListeners();
+        return shared;
+    }
+
+    async connected(answers) {
         const events = new EventEmitter();
         const { url, program, headers, flags } = this.settings;
-        const session = await this.connect({ url: new URL(url), program, headers, flags, answers, events });
-        session.events = events;
-        this.sessions.push(session);
-        return session;
+        const session = await this.connect({ url: url && new URL(url), program, headers, flags, answers, events });
+        return Object.assign(session, { answers, events });
     }
 
     /** What the profile has under `key` for this session's era; skips the check where it has nothing. */
     want(session, key) {
         const { profile } = this.settings;
-        const override = session.era === 'modern' ? profile.modern : {};
+        const override = (session.era === 'modern' && profile.modern) || {};
         const found = key in override ? override[key] : profile[key];
         if (!found) throw new Skip(`the server profile has no ${key} (${session.era})`);
         return found;
+    }
+
+    /** Skips the check where the profile has nothing under `key` in any era, before there is a session. */
+    needs(key) {
+        if (!this.settings.profile[key]) throw new Skip(`the server profile has no ${key}`);
+    }
+
+    /** A refusal: the server's own, which has to come through, except where a gateway answers in its place. */
+    refusal(error) {
+        return { detail: explain(error), value: this.settings.prefix ? undefined : [explain(error)] };
     }
 
     legacyOnly(session) {
@@ -169,7 +218,8 @@ export async function refused(promise, what) {
     try {
         result = await promise;
     } catch (error) {
-        if (error.code < 0) return error;
+        // 0 is a code that servers of the Python SDK give.
+        if (error.code <= 0) return error;
         throw error;
     }
     expect(result.isError, `${what} was answered by ${JSON.stringify(result).slice(0, 200)}`);

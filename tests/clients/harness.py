@@ -2,9 +2,12 @@
 
 A client program calls `main(connect, checks)`. `connect(options, answers, events)` is an async context
 manager which opens a session with its SDK and yields an object with the methods which the checks use; results
-are dicts in wire spelling. `answers` holds the replies to the server's requests (elicit, sample, roots),
-`events` takes (name, payload) of 'log', 'updated', 'tools', 'prompts', 'resources' when such a notification
-arrives. Every check opens sessions of its own, so one which hangs does not disturb the next.
+are dicts in wire spelling. `options.program` is what the SDK has to start where there is no URL. `answers` holds
+the replies to the server's requests (elicit, sample, roots), `events` takes (name, payload) of 'log', 'updated',
+'tools', 'prompts', 'resources' when such a notification arrives. Every check opens sessions of its own, so one
+which hangs does not disturb the next. With `--one-session` those that do without share one, and so one program;
+after a check that failed they get another, and it is tried once more there: some SDKs lose a notification now and
+then that comes just before the answer.
 """
 
 import argparse
@@ -21,6 +24,10 @@ import warnings
 import anyio
 
 CHECK_SECONDS = 10
+
+# The same for the first, which a server is started for, or several behind a gateway.
+OPEN_SECONDS = 30
+
 POKE_SECONDS = 0.4
 
 PROFILES = pathlib.Path(__file__).with_name("profiles.json")
@@ -35,19 +42,23 @@ class Failed(Exception):
 
 
 def read_options() -> argparse.Namespace:
-    profiles = json.loads(PROFILES.read_text())
+    profiles = PROFILES.read_text()
     parser = argparse.ArgumentParser()
-    parser.add_argument("url")
+    parser.add_argument("url", nargs="?")
+    parser.add_argument("--program", type=json.loads, metavar="JSON", help="what to start instead")
+    parser.add_argument("--one-session", action="store_true")
+    parser.add_argument("--place", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--header", action="append", default=[], metavar="'NAME: VALUE'")
     parser.add_argument("--prefix", default="")
-    parser.add_argument("--profile", required=True, choices=profiles)
+    parser.add_argument("--profile", required=True, choices=json.loads(profiles))
     parser.add_argument("--era", choices=["auto", "legacy"], default="auto")
     options = parser.parse_args()
     headers = (header.partition(":") for header in options.header)
     options.headers = {name.strip(): value.strip() for name, _, value in headers}
-    options.profile = profiles[options.profile]
-    # A server that is started, and spoken to over its standard input and output.
-    options.program = options.url.removeprefix("program:").split() if options.url.startswith("program:") else None
+    for place in options.place:
+        name, _, value = place.partition("=")
+        profiles = profiles.replace(f"{{{name}}}", value)
+    options.profile = json.loads(profiles)[options.profile]
     return options
 
 
@@ -62,24 +73,31 @@ def main(connect, checks) -> None:
 async def run_checks(connect, checks, options) -> None:
     failed = False
     opened = True
-    for name, body in checks(options.profile):
-        if opened:
-            line = await run_check(connect, options, name, body)
-        else:
-            line = {"check": name, "ok": False, "detail": "not tried: no session"}
-        if name == "open":
-            opened = line["ok"]
-        failed = failed or not (line["ok"] or line.get("skip"))
-        print(json.dumps(line), flush=True)
+    async with anyio.create_task_group() as tasks:
+        shared = Shared(connect, options, tasks) if options.one_session else None
+        for name, body in checks(options.profile):
+            if opened:
+                line = await run_check(connect, options, shared, name, body)
+                if shared and not (line["ok"] or line.get("skip")):
+                    shared.close()
+                    line = {**await run_check(connect, options, shared, name, body), "first": line["detail"]}
+            else:
+                line = {"check": name, "ok": False, "detail": "not tried: no session"}
+            if name == "open":
+                opened = line["ok"]
+            failed = failed or not (line["ok"] or line.get("skip"))
+            print(json.dumps(line), flush=True)
+        if shared:
+            shared.close()
     sys.exit(1 if failed else 0)
 
 
-async def run_check(connect, options, name, body) -> dict:
+async def run_check(connect, options, shared, name, body) -> dict:
     started = time.monotonic()
     try:
-        with anyio.fail_after(CHECK_SECONDS):
+        with anyio.fail_after(OPEN_SECONDS if name == "open" else CHECK_SECONDS):
             async with contextlib.AsyncExitStack() as stack:
-                result = await body(Run(connect, options, stack))
+                result = await body(Run(connect, options, shared, stack))
     except BaseException as error:
         reason = innermost(error)
         if isinstance(reason, (KeyboardInterrupt, SystemExit)):
@@ -126,15 +144,56 @@ class Events:
         return len(self.arrived(name)) > after
 
 
+class Shared:
+    """The session that checks share, in a task of its own: it outlives the check that opened it."""
+
+    def __init__(self, connect, options, tasks) -> None:
+        self.connect = connect
+        self.options = options
+        self.tasks = tasks
+        self.session = None
+
+    async def open(self, answers: dict):
+        if self.session is None:
+            self.answers, self.events, self.done = {}, Events(), anyio.Event()
+            self.session = await self.tasks.start(self.hold)
+            self.session.events = self.events
+        self.answers.clear()
+        self.answers.update(answers)
+        self.events.seen.clear()
+        return self.session
+
+    async def hold(self, *, task_status) -> None:
+        done, started = self.done, False
+        try:
+            async with self.connect(self.options, self.answers, self.events) as session:
+                task_status.started(session)
+                started = True
+                await done.wait()
+        except Exception:
+            # A session that breaks later is noticed by the next check, which opens another.
+            if not started:
+                raise
+
+    def close(self) -> None:
+        if self.session is not None:
+            self.session = None
+            self.done.set()
+
+
 class Run:
     """One check: the sessions it opens, and what the profile says for the era they speak."""
 
-    def __init__(self, connect, options, stack) -> None:
+    def __init__(self, connect, options, shared, stack) -> None:
         self.connect = connect
         self.options = options
+        self.shared = shared
         self.stack = stack
 
-    async def open(self, **answers):
+    async def open(self, *, own=False, **answers):
+        """A session which answers the server so: the shared one if there is one, unless the check needs its own."""
+        if self.shared and not own:
+            return await self.shared.open(answers)
         events = Events()
         session = await self.stack.enter_async_context(self.connect(self.options, answers, events))
         session.events = events
@@ -143,10 +202,19 @@ class Run:
     def want(self, session, key):
         """What the profile has under `key` for this session's era; skips the check where it has nothing."""
         profile = self.options.profile
-        found = profile["modern"].get(key, profile.get(key)) if session.era == "modern" else profile.get(key)
+        found = profile.get("modern", {}).get(key, profile.get(key)) if session.era == "modern" else profile.get(key)
         if not found:
             raise Skip(f"the server profile has no {key} ({session.era})")
         return found
+
+    def needs(self, key) -> None:
+        """Skips the check where the profile has nothing under `key` in any era, before there is a session."""
+        if not self.options.profile.get(key):
+            raise Skip(f"the server profile has no {key}")
+
+    def refusal(self, error):
+        """A refusal: the server's own, which has to come through, except where a gateway answers in its place."""
+        return explain(error), None if self.options.prefix else [explain(error)]
 
     def legacy_only(self, session) -> None:
         if session.era != "legacy":
@@ -186,7 +254,7 @@ def text_of(result: dict) -> str:
 
 def explain(error: BaseException) -> str:
     if isinstance(error, TimeoutError):
-        return f"no result after {CHECK_SECONDS} s"
+        return "no result in time"
     code = getattr(getattr(error, "error", None), "code", type(error).__name__)
     return f"{code} {error}"[:300]
 

@@ -2,12 +2,13 @@
 """The client of the Python SDK 1.x (`mcp`). It speaks the legacy era only."""
 
 import contextlib
+import os
 
 import anyio
-from mcp import ClientSession, types
-from mcp.client.stdio import StdioServerParameters, stdio_client
+from mcp import ClientSession, StdioServerParameters, stdio_client, types
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
+from pydantic import RootModel
 
 import harness
 from checks import checks
@@ -18,6 +19,10 @@ EVENTS = {
     types.PromptListChangedNotification: "prompts",
     types.ResourceListChangedNotification: "resources",
 }
+
+
+# A result as it came.
+Raw = RootModel[dict]
 
 
 def wire(model) -> dict:
@@ -32,6 +37,8 @@ class Session:
         self.session_id = session_id
         self.version = opened.protocolVersion
         self.server_name = opened.serverInfo.name
+        self.server_info = wire(opened.serverInfo)
+        self.instructions = opened.instructions
         self.capabilities = wire(opened.capabilities)
 
     async def list(self, kind: str) -> list[dict]:
@@ -62,6 +69,9 @@ class Session:
             types.ClientNotification(types.CancelledNotification(params=params))
         )
 
+    async def raw(self, method: str, params: dict) -> dict:
+        return (await self.session.send_request(types.Request[dict, str](method=method, params=params), Raw)).root
+
     async def read(self, uri: str) -> dict:
         return wire(await self.session.read_resource(uri))
 
@@ -90,16 +100,17 @@ class Session:
 
 @contextlib.asynccontextmanager
 async def transport(options):
+    """What to read from, what to write to, and what tells the id of the session."""
     if options.program:
-        command, *args = options.program
-        async with stdio_client(StdioServerParameters(command=command, args=args)) as (reader, writer):
-            yield reader, writer, lambda: None
+        with open(os.devnull, "w") as nowhere:
+            async with stdio_client(StdioServerParameters(**options.program), nowhere) as (reader, writer):
+                yield reader, writer, lambda: None
         return
     async with (
         create_mcp_http_client(headers=options.headers) as http,
-        streamable_http_client(options.url, http_client=http) as opened,
+        streamable_http_client(options.url, http_client=http) as streams,
     ):
-        yield opened
+        yield streams
 
 
 @contextlib.asynccontextmanager

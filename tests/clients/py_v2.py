@@ -3,14 +3,14 @@
 server that has it, or `--era legacy`."""
 
 import contextlib
+import os
 
 import anyio
 import mcp_types as types
-from mcp import Client
-from mcp.client.stdio import StdioServerParameters, stdio_client
+from mcp import Client, StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
-from pydantic import TypeAdapter
+from pydantic import RootModel, TypeAdapter
 
 import harness
 from checks import checks
@@ -22,6 +22,10 @@ EVENTS = {
     types.ResourceListChangedNotification: "resources",
 }
 LOG_LEVEL = "io.modelcontextprotocol/logLevel"
+
+
+# A result as it came.
+Raw = RootModel[dict]
 
 
 def wire(model) -> dict:
@@ -40,6 +44,8 @@ class Session:
         self.version = client.protocol_version
         self.era = "modern" if self.version >= "2026-07-28" else "legacy"
         self.server_name = client.server_info and client.server_info.name
+        self.server_info = client.server_info and wire(client.server_info)
+        self.instructions = client.instructions
         self.capabilities = wire(client.server_capabilities)
         self.level_meta = {}
 
@@ -65,6 +71,10 @@ class Session:
         with anyio.move_on_after(after_seconds) as scope:
             await self.call(name, arguments)
         harness.expect(scope.cancelled_caught, "the call ended before it was cancelled")
+
+    async def raw(self, method: str, params: dict) -> dict:
+        request = types.Request[dict, str](method=method, params=params)
+        return (await self.client.session.send_request(request, Raw)).root
 
     async def read(self, uri: str) -> dict:
         return wire(await self.client.read_resource(uri, cache_mode="refresh"))
@@ -125,15 +135,20 @@ async def connect(options, answers, events):
         if name := EVENTS.get(type(message)):
             events(name, str(message.params.uri) if name == "updated" else None)
 
-    async with create_mcp_http_client(headers=options.headers) as http:
-        http.event_hooks["response"].append(note_session)
+    @contextlib.asynccontextmanager
+    async def transport():
         if options.program:
-            command, *args = options.program
-            transport = stdio_client(StdioServerParameters(command=command, args=args))
-        else:
-            transport = streamable_http_client(options.url, http_client=http)
-        async with Client(
-            transport,
+            with open(os.devnull, "w") as nowhere:
+                yield stdio_client(StdioServerParameters(**options.program), nowhere)
+            return
+        async with create_mcp_http_client(headers=options.headers) as http:
+            http.event_hooks["response"].append(note_session)
+            yield streamable_http_client(options.url, http_client=http)
+
+    async with (
+        transport() as server,
+        Client(
+            server,
             mode=options.era,
             elicitation_callback=elicit,
             sampling_callback=sample,
@@ -141,8 +156,9 @@ async def connect(options, answers, events):
             logging_callback=log,
             message_handler=notified,
             client_info=types.Implementation(name="client-py-v2", version="1.0.0"),
-        ) as client:
-            yield Session(client, seen)
+        ) as client,
+    ):
+        yield Session(client, seen)
 
 
 if __name__ == "__main__":

@@ -36,11 +36,15 @@ await main(async ({ url, program, headers, answers, events }) => {
         () => void events.emit('resources')
     );
 
+    let version;
     const transport = program
-        ? new StdioClientTransport({ command: program[0], args: program.slice(1), stderr: 'ignore' })
+        ? new StdioClientTransport({ ...program, stderr: 'ignore' })
         : new StreamableHTTPClientTransport(url, { requestInit: { headers } });
-    // The transport over pipes does not keep it.
-    transport.setProtocolVersion ??= version => void (transport.protocolVersion = version);
+    const { setProtocolVersion } = transport;
+    transport.setProtocolVersion = agreed => {
+        version = agreed;
+        setProtocolVersion?.call(transport, agreed);
+    };
     await client.connect(transport);
 
     const pages = {
@@ -55,9 +59,10 @@ await main(async ({ url, program, headers, answers, events }) => {
 
     return {
         era: 'legacy',
-        version: transport.protocolVersion,
+        version,
         serverInfo: client.getServerVersion(),
         capabilities: client.getServerCapabilities(),
+        instructions: client.getInstructions(),
         sessionId: () => transport.sessionId,
         list: async kind => {
             const items = [];
@@ -71,6 +76,7 @@ await main(async ({ url, program, headers, answers, events }) => {
         },
         call: (name, args, { meta, ...options } = {}) =>
             client.callTool({ name, arguments: args, _meta: meta }, undefined, options),
+        raw: (method, params) => client.request({ method, params }, types.ResultSchema),
         read: uri => client.readResource({ uri }),
         prompt: (name, args) => client.getPrompt({ name, arguments: args }),
         complete: (ref, argument, context) =>
@@ -79,7 +85,7 @@ await main(async ({ url, program, headers, answers, events }) => {
         setLevel: level => client.setLoggingLevel(level),
         rootsChanged: () => client.sendRootsListChanged(),
         ping: () => client.ping(),
-        terminate: () => transport.terminateSession?.(),
+        terminate: async () => program || transport.terminateSession(),
         close: () => client.close()
     };
 }, checks);

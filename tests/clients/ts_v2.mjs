@@ -9,6 +9,9 @@ const { Client, StreamableHTTPClientTransport, LOG_LEVEL_META_KEY } = await load
 );
 const { StdioClientTransport } = await load('@modelcontextprotocol/client/stdio');
 
+/** A schema, as the SDK wants one, which leaves a result as it came. */
+const ANY = { '~standard': { version: 1, vendor: 'metamcp', validate: value => ({ value }) } };
+
 const CAPABILITIES = { elicitation: { form: {}, url: {} }, sampling: {}, roots: { listChanged: true } };
 const FRESH = { cacheMode: 'refresh' };
 
@@ -36,7 +39,7 @@ await main(async ({ url, program, headers, flags, answers, events }) => {
     );
 
     const transport = program
-        ? new StdioClientTransport({ command: program[0], args: program.slice(1), stderr: 'ignore' })
+        ? new StdioClientTransport({ ...program, stderr: 'ignore' })
         : new StreamableHTTPClientTransport(url, { requestInit: { headers } });
     await client.connect(transport);
     const modern = client.getProtocolEra() === 'modern';
@@ -62,10 +65,12 @@ await main(async ({ url, program, headers, flags, answers, events }) => {
         version: client.getNegotiatedProtocolVersion(),
         serverInfo: client.getServerVersion(),
         capabilities: client.getServerCapabilities(),
+        instructions: client.getInstructions(),
         sessionId: () => transport.sessionId,
         list: kind => lists[kind](),
         call: (name, args, { meta, ...options } = {}) =>
             client.callTool({ name, arguments: args, _meta: { ...levelMeta, ...meta } }, options),
+        raw: (method, params) => client.request({ method, params }, ANY),
         read: uri => client.readResource({ uri }, FRESH),
         prompt: (name, args) => client.getPrompt({ name, arguments: args }),
         complete: (ref, argument, context) =>
@@ -77,7 +82,7 @@ await main(async ({ url, program, headers, flags, answers, events }) => {
         },
         rootsChanged: () => client.sendRootsListChanged(),
         ping: () => client.ping(),
-        terminate: async () => modern || transport.terminateSession?.(),
+        terminate: async () => modern || program || transport.terminateSession(),
         close: async () => {
             await Promise.allSettled(subscriptions.map(subscription => subscription.close()));
             await client.close();
