@@ -190,6 +190,10 @@ fn what_is_not_there() {
     let in_session = |method| legacy(AGGREGATED, &session, "1", method, "");
     world.check("an unknown method", &modern(AGGREGATED, "no/such", ""), 404, -32601);
     world.check("an unknown method in a session", &in_session("no/such"), 200, -32601);
+    // Within a session wrong params are an answer, and no matter of the transport.
+    for method in ["tools/call", "prompts/get", "resources/read", "completion/complete", "logging/setLevel"] {
+        world.check(method, &in_session(method), 200, -32602);
+    }
     for tool in ["echo", "a_echo", "a__", "a__nope", "c__echo", "A__echo", "b__a__echo", "__echo", ""] {
         world.check(tool, &modern_call(AGGREGATED, tool, "{}"), 200, -32602);
         world.check(tool, &legacy_call(AGGREGATED, &session, "1", tool, "{}"), 200, -32602);

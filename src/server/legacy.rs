@@ -54,8 +54,17 @@ pub async fn answer(worker: &Rc<Worker>, mut call: Box<Call>) -> Result<Reply, F
             local::list(worker, &call, view, ListKind::Tools).await
         }
         Shape::Single => forward(worker, call, session, (0, None)).await,
-        Shape::Aggregate(_) => aggregate(worker, call, session).await,
+        Shape::Aggregate(_) => aggregate(worker, call, session).await.map_err(answered),
     }
+}
+
+/// Within a session, wrong params are the answer to the one request, as servers give it. A status of 400 would be one of the
+/// transport: the Python SDK 1 leaves the caller waiting upon that.
+fn answered(mut fault: Fault) -> Fault {
+    if fault.kind == Kind::MalformedParams {
+        fault.kind = Kind::InvalidParams;
+    }
+    fault
 }
 
 /// `MCP-Protocol-Version` after `initialize` (MCP 2025-06-18, transports): absent it is what was
