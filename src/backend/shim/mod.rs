@@ -12,8 +12,9 @@ mod reply;
 mod rewrite;
 mod table;
 
-pub use backoff::Backoff;
-pub use mailbox::Mailbox;
 pub use reply::{Events, Hold, Outcome, Outlet, Reply, ReplyBody, Verb, stream, stream_of};
-pub use rewrite::{event, flatten, replace, rewritten};
-pub use table::{Found, Minted, Table};
+
+pub(super) use backoff::Backoff;
+pub(super) use mailbox::Mailbox;
+pub(super) use rewrite::{event, flatten, replace, rewritten};
+pub(super) use table::{Found, Minted, Table};
