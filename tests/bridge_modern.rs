@@ -121,6 +121,11 @@ async fn ask(call: &Call, question: &str) -> Result<String, Stop> {
     Ok(answer["content"]["name"].as_str().unwrap_or("nobody").to_owned())
 }
 
+/// With clients told of the bridge, as one that falls back to nothing has to be.
+fn announced() -> Setup {
+    Setup::new().with("[bridge]\ndiscover = true")
+}
+
 fn old() -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = listener.local_addr().unwrap();
@@ -208,7 +213,7 @@ fn input_required(response: &Response) -> Value {
 
 #[test]
 fn lists_calls_and_reads() {
-    let gateway = Gateway::open(&[("old", old())]);
+    let gateway = announced().server("old", old()).start();
     for (path, prefix) in WAYS {
         let mut client = Client::connect(gateway.address);
         let mut ask = |method: &str, params: Value| client.ask(&request(path, "{}", method, params));
@@ -247,7 +252,7 @@ fn lists_calls_and_reads() {
 
 #[test]
 fn errors_are_those_of_the_era() {
-    let gateway = Gateway::open(&[("old", old())]);
+    let gateway = announced().server("old", old()).start();
     let check = |path: &str, method: &str, params: Value, status: u16, code: i64| {
         let response = Client::once(gateway.address, &request(path, "{}", method, params));
         assert_eq!((response.status, error(&response)), (status, code), "{method}: {}", response.text());
@@ -265,7 +270,7 @@ fn errors_are_those_of_the_era() {
 
 #[test]
 fn progress_and_log_come_with_the_call() {
-    let gateway = Gateway::open(&[("old", old())]);
+    let gateway = announced().server("old", old()).start();
     for (path, prefix) in WAYS {
         let check = |meta: Value, expected: &[&str]| {
             let params = json!({"name": format!("{prefix}work"), "arguments": {}});
@@ -294,7 +299,7 @@ fn progress_and_log_come_with_the_call() {
 
 #[test]
 fn a_form_is_filled_in_by_a_retry() {
-    let gateway = Setup::new().server("old", old()).workers(4).start();
+    let gateway = announced().server("old", old()).workers(4).start();
     for (path, prefix) in WAYS {
         let name = format!("{prefix}ask");
         // Each request on a connection of its own: they come to several workers.
@@ -317,7 +322,7 @@ fn a_form_is_filled_in_by_a_retry() {
 /// What was said before the server asked comes on the stream of the first request, and the rest on that of the retry.
 #[test]
 fn a_call_that_has_begun_to_answer_may_ask() {
-    let gateway = Gateway::open(&[("old", old())]);
+    let gateway = announced().server("old", old()).start();
     for (path, prefix) in WAYS {
         let name = format!("{prefix}ask");
         let params = |more: Value| {
@@ -347,7 +352,7 @@ fn a_call_that_has_begun_to_answer_may_ask() {
 
 #[test]
 fn a_visit_that_comes_first_is_asked_for() {
-    let gateway = Gateway::open(&[("old", old())]);
+    let gateway = announced().server("old", old()).start();
     for (path, prefix) in WAYS {
         let name = format!("{prefix}locked");
         let urls = r#"{"elicitation":{"url":{}}}"#;
@@ -368,7 +373,7 @@ fn a_visit_that_comes_first_is_asked_for() {
 
 #[test]
 fn several_rounds() {
-    let gateway = Gateway::open(&[("old", old())]);
+    let gateway = announced().server("old", old()).start();
     for (path, prefix) in WAYS {
         let name = format!("{prefix}rounds");
         let ask = |request: &Request| Client::once(gateway.address, request);
@@ -386,7 +391,7 @@ fn several_rounds() {
 
 #[test]
 fn only_the_same_key_and_call_come_back() {
-    let gateway = Setup::new().server("old", old()).keys().start();
+    let gateway = announced().server("old", old()).keys().start();
     let (one, other) = (gateway.keys().create("one").1, gateway.keys().create("other").1);
     let (path, prefix) = WAYS[0];
     let name = format!("{prefix}ask");
@@ -432,7 +437,7 @@ fn wait_cancelled(gateway: &Gateway, count: u64) {
 
 #[test]
 fn a_call_that_waits_for_too_long_is_given_up() {
-    let gateway = Setup::new().server("old", old()).with("[bridge]\nhold_timeout = \"1s\"").start();
+    let gateway = announced().server("old", old()).with("hold_timeout = \"1s\"").start();
     let (path, _) = WAYS[0];
     let asked = input_required(&Client::once(gateway.address, &tool(path, FORMS, "ask", json!({}))));
     wait_cancelled(&gateway, 1);
@@ -444,7 +449,7 @@ fn a_call_that_waits_for_too_long_is_given_up() {
 
 #[test]
 fn calls_that_wait_are_bounded() {
-    let gateway = Setup::new().server("old", old()).with("[bridge]\nholds_per_key_max = 2").start();
+    let gateway = announced().server("old", old()).with("holds_per_key_max = 2").start();
     let (path, _) = WAYS[0];
     let ask = || Client::once(gateway.address, &tool(path, FORMS, "ask", json!({})));
     let asked = [input_required(&ask()), input_required(&ask())];
@@ -457,7 +462,7 @@ fn calls_that_wait_are_bounded() {
 
 #[test]
 fn a_state_of_another_process_leads_nowhere() {
-    let gateway = Gateway::open(&[("old", old())]);
+    let gateway = announced().server("old", old()).start();
     let (path, _) = WAYS[0];
     let asked = input_required(&Client::once(gateway.address, &tool(path, FORMS, "ask", json!({}))));
     let gateway = gateway.restart();
@@ -469,7 +474,7 @@ fn a_state_of_another_process_leads_nowhere() {
 
 #[test]
 fn a_client_is_asked_only_for_what_it_declared() {
-    let gateway = Gateway::open(&[("old", old())]);
+    let gateway = announced().server("old", old()).start();
     for (path, prefix) in WAYS {
         let check = |name: &str, capabilities: &str, is_asked: bool| {
             let name = format!("{prefix}{name}");
@@ -491,7 +496,7 @@ fn a_client_is_asked_only_for_what_it_declared() {
 
 #[test]
 fn a_client_that_goes_takes_its_call_with_it() {
-    let gateway = Gateway::open(&[("old", old())]);
+    let gateway = announced().server("old", old()).start();
     let (path, _) = WAYS[0];
     let params = json!({"name": "hang", "arguments": {}});
     let mut client = Client::connect(gateway.address);
@@ -504,7 +509,7 @@ fn a_client_that_goes_takes_its_call_with_it() {
 
 #[test]
 fn changes_are_told_to_those_who_listen() {
-    let gateway = Gateway::open(&[("old", old())]);
+    let gateway = announced().server("old", old()).start();
     for (path, prefix) in WAYS {
         let wish = json!({"toolsListChanged": true, "resourceSubscriptions": ["old://a"]});
         let mut client = Client::connect(gateway.address);
@@ -543,8 +548,8 @@ fn changes_are_told_to_those_who_listen() {
 #[test]
 fn a_server_is_told_what_the_client_declared_and_when_it_is_over() {
     let peer = Peer::script([]);
-    let setup = Setup::new().server_with("old", peer.address, "era = \"legacy\"");
-    let gateway = setup.with("[bridge]\nsession_idle_timeout = \"1s\"").start();
+    let setup = announced().server_with("old", peer.address, "era = \"legacy\"");
+    let gateway = setup.with("session_idle_timeout = \"1s\"").start();
     let all = r#"{"roots":{"listChanged":true},"sampling":{},"elicitation":{"form":{},"url":{}}}"#;
     for capabilities in ["{}", FORMS, "{}", all, FORMS] {
         assert_eq!(
@@ -570,7 +575,7 @@ fn a_server_is_told_what_the_client_declared_and_when_it_is_over() {
 fn servers_of_both_eras_are_one() {
     let modern = Peer::script([]);
     let gateway =
-        Setup::new().server("old", old()).server_with("new", modern.address, "era = \"modern\"").start();
+        announced().server("old", old()).server_with("new", modern.address, "era = \"modern\"").start();
     let mut client = Client::connect(gateway.address);
     let discovered = client.ask(&request("/mcp", "{}", "server/discover", json!({})));
     assert_eq!(
@@ -591,7 +596,7 @@ fn servers_of_both_eras_are_one() {
 fn a_lost_session_is_opened_again_once() {
     for status in ["404 Not Found", "400 Bad Request"] {
         let peer = Peer::script([]);
-        let gateway = Setup::new().server_with("old", peer.address, "era = \"legacy\"").start();
+        let gateway = announced().server_with("old", peer.address, "era = \"legacy\"").start();
         for (path, prefix) in WAYS {
             let echo = tool(path, "{}", &format!("{prefix}echo"), json!({"text": 1}));
             assert_eq!(said(&Client::once(gateway.address, &echo)), r#"{"text":1}"#);
@@ -608,7 +613,7 @@ fn a_lost_session_is_opened_again_once() {
 fn a_broken_call_is_told_and_not_repeated() {
     let half = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
     let peer = Peer::script([vec![Step::Send(half.to_vec()), Step::Close]]);
-    let gateway = Setup::new().server_with("old", peer.address, "era = \"legacy\"").start();
+    let gateway = announced().server_with("old", peer.address, "era = \"legacy\"").start();
     let echo = tool(WAYS[0].0, "{}", "echo", json!({}));
     let response = Client::once(gateway.address, &echo);
     assert!(response.text().contains("may have run"), "{}", response.text());
@@ -617,7 +622,7 @@ fn a_broken_call_is_told_and_not_repeated() {
 
 #[test]
 fn ids_of_one_key_do_not_meet() {
-    let gateway = Gateway::open(&[("old", old())]);
+    let gateway = announced().server("old", old()).start();
     let address = gateway.address;
     let clients: Vec<_> = (0..8)
         .map(|client| {
@@ -640,7 +645,7 @@ fn ids_of_one_key_do_not_meet() {
 fn a_program_of_sessions_only() {
     let fixture = env!("CARGO_BIN_EXE_metamcp-stdio-fixture");
     let server = format!("[servers.old]\ncommand = {fixture:?}\nargs = [\"legacy\"]");
-    let gateway = Setup::new().with(&server).start();
+    let gateway = announced().with(&server).start();
     for (path, prefix) in WAYS {
         let echo = tool(path, "{}", &format!("{prefix}echo"), json!({"text": "x"}));
         assert_eq!(said(&Client::once(gateway.address, &echo)), "x");
@@ -743,7 +748,7 @@ fn read_request(reader: &mut impl BufRead) -> Option<(String, Value)> {
 
 #[test]
 fn a_question_beside_a_call_is_of_the_only_call() {
-    let gateway = Setup::new().server_with("old", asks_aside(), "era = \"legacy\"").start();
+    let gateway = announced().server_with("old", asks_aside(), "era = \"legacy\"").start();
     let (path, roots) = (WAYS[0].0, r#"{"roots":{}}"#);
     let asked = input_required(&Client::once(gateway.address, &tool(path, roots, "t", json!({}))));
     let params = json!({
@@ -764,7 +769,7 @@ fn a_server_of_both_eras_is_asked_as_it_is() {
         "200 OK",
         r#"{"jsonrpc":"2.0","id":"c1","result":{"content":[{"type":"text","text":"x"}],"resultType":"complete"}}"#,
     ))]]);
-    let gateway = Gateway::open(&[("old", peer.address)]);
+    let gateway = announced().server("old", peer.address).start();
     let echo = tool(WAYS[0].0, "{}", "echo", json!({}));
     assert_eq!(said(&Client::once(gateway.address, &echo)), "x");
     assert_eq!(said(&Client::once(gateway.address, &echo)), "{}");

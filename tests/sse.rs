@@ -81,8 +81,8 @@ fn is_served_by_name_and_among_others() {
     let early =
         client.ask(&legacy_call(PATH, &open_session(&gateway, PATH, None), "1", "early", r#"{"text":"z"}"#));
     assert_eq!(text(&early), "z");
-    // Nothing of the Modern era, or a client would not fall back.
-    let refused = client.ask(&modern(PATH, "tools/list", ""));
+    // Nothing of the Modern era, or a client of both would not fall back.
+    let refused = client.ask(&modern(PATH, "server/discover", ""));
     assert_eq!((refused.status, error(&refused)), (400, -32000));
     let [get, post] = ["GET", "tools/call"].map(|method| server.head_of(method).to_ascii_lowercase());
     assert!(

@@ -123,7 +123,7 @@ impl Breaker {
             let failures = self.failures.load(Ordering::Relaxed).saturating_add(1);
             self.failures.store(failures, Ordering::Relaxed);
             let was_tried = record.trying_until.take().is_some();
-            // Of those that were under way when it opened, each is told, and none makes the wait longer.
+            // Of those that were under way when it opened, each is told, and at worst one is taken for the one let through.
             if failures == self.failures_max || was_tried {
                 record.backoff.fail(Duration::ZERO);
             }

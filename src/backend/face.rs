@@ -13,6 +13,12 @@ use crate::protocol::Era;
 pub trait Face: Send + Sync {
     /// Answers a request of the era that it stands in for. Dropped, the call is given up.
     fn answer(self: Arc<Self>, pool: Rc<Pool>, request: Outgoing, lane: Lane) -> Answering;
+
+    /// Whether clients that ask which eras there are hear of this one too. Those that speak both would then choose it, also
+    /// where more passes in the other.
+    fn is_announced(&self) -> bool {
+        true
+    }
 }
 
 /// An answer to come.
@@ -63,6 +69,11 @@ impl Side {
     /// From now on this stands in. Only the first counts.
     pub fn set_face(&self, face: Arc<dyn Face>) {
         let _ = self.face.set(face);
+    }
+
+    /// Whether it is not spoken, and clients are not to be told of what stands in.
+    pub fn is_hidden(&self) -> bool {
+        self.is_spoken() == Some(false) && self.face.get().is_some_and(|face| !face.is_announced())
     }
 
     /// What stands in, unless the server is known to speak the era.

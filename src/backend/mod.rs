@@ -50,6 +50,7 @@ pub use target::{InvalidTarget, TlsRoots};
 
 /// One MCP server as configured.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a setting of its own")]
 pub struct Config {
     /// Unique among all servers.
     pub name: ServerName,
@@ -82,6 +83,8 @@ pub struct Config {
     /// Whether, where it answers `initialize` with 404 or 405, it is looked at whether it is one of [`Address::Sse`]
     /// (MCP 2025-03-26, transports, backwards compatibility).
     pub may_be_sse: bool,
+    /// Whether it is left alone for a while when it cannot be reached; else whoever asks it waits between two tries himself.
+    pub left_alone: bool,
     /// Whether it may be at a private address, looked at with each connection: names change.
     pub private_addresses: bool,
     /// Stands before the names of its tools and prompts in place of `name`, where servers are told apart so.
@@ -171,9 +174,9 @@ impl Backend {
         posting.insert(http::header::ACCEPT, HeaderValue::from_static(header::ACCEPT_BOTH));
         let bounds = pool::Bounds::new(config.in_flight_max);
         let breaker = match &reach {
-            Reach::Wire(_) | Reach::Unsaid(..) => Breaker::new(),
+            Reach::Wire(_) | Reach::Unsaid(..) if config.left_alone => Breaker::new(),
             // Who looks after the processes or the event streams waits between two tries, and says so.
-            Reach::Process(_) | Reach::Sse(_) => Breaker::never_open(),
+            _ => Breaker::never_open(),
         };
         Ok(Arc::new(Self {
             legacy: Side::new(Era::Legacy, config.era),
@@ -205,6 +208,11 @@ impl Backend {
         self.side(era).is_spoken()
     }
 
+    /// Whether it does not speak that era, and clients of both eras are to choose the other.
+    pub fn hides(&self, era: Era) -> bool {
+        self.side(era).is_hidden()
+    }
+
     /// What was found out about that; `None`: that it is to be found out again. What is configured stays.
     pub fn note_spoken(&self, era: Era, is_spoken: Option<bool>) {
         if self.config.era == EraChoice::Auto {
@@ -224,6 +232,15 @@ impl Backend {
         match &self.reach {
             Reach::Wire(_) | Reach::Unsaid(..) | Reach::Sse(_) => None,
             Reach::Process(server) => server.health().await,
+        }
+    }
+
+    /// Whether what it says of its own accord comes over one channel for all calls of a session, whichever it is about.
+    pub fn has_one_channel(&self) -> bool {
+        match &self.reach {
+            Reach::Wire(_) => false,
+            Reach::Unsaid(_, candidate) => candidate.found().is_some(),
+            Reach::Sse(_) | Reach::Process(_) => true,
         }
     }
 

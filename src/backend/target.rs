@@ -98,7 +98,12 @@ fn over_http(
     url: &url::Url,
     roots: &TlsRoots,
 ) -> Result<Arc<Backend>, InvalidTarget> {
-    let wire = Config { address: Address::Http(url.clone()), may_be_sse: false, ..config.clone() };
+    let wire = Config {
+        address: Address::Http(url.clone()),
+        may_be_sse: false,
+        left_alone: false,
+        ..config.clone()
+    };
     Backend::new(id, wire, roots)
 }
 

@@ -212,6 +212,7 @@ mod tests {
             fast_lane: true,
             private_addresses: true,
             may_be_sse: false,
+            left_alone: true,
             alias: None,
         };
         let roots = TlsRoots::from_roots(rustls::RootCertStore::empty());

@@ -166,10 +166,7 @@ impl Member {
     async fn fetch(self: &Rc<Self>, config: &Config) -> Result<ServerLists, Reason> {
         let era = self.pool.backend().config.era;
         let result = match (self.view, era) {
-            (View::Legacy(capabilities), _) => match self.fetch_legacy(config, capabilities).await {
-                Err(FetchError::SessionLost) => self.fetch_legacy(config, capabilities).await,
-                other => other,
-            },
+            (View::Legacy(capabilities), _) => self.fetch_legacy(config, capabilities).await,
             (View::Modern, EraChoice::Legacy) => self.fetch_bridged(config).await,
             (View::Modern, EraChoice::Auto) => match self.fetch_modern(config).await {
                 Err(FetchError::OtherEra) => self.fetch_bridged(config).await,

@@ -257,6 +257,7 @@ fn session(root: &Section<'_>, report: &Report) -> session::Config {
 fn bridge(root: &Section<'_>) -> bridge::Config {
     let section = root.child("bridge");
     let config = bridge::Config {
+        discover: section.flag("discover").unwrap_or(false),
         hold_timeout: section.duration("hold_timeout", d::HOLD_TIMEOUT),
         holds_max: section.count("holds_max", d::HOLDS),
         holds_per_key_max: section.count("holds_per_key_max", d::HOLDS_PER_KEY),

@@ -30,6 +30,7 @@ fn server(text: &str) -> Config {
         fast_lane: true,
         private_addresses: true,
         may_be_sse: false,
+        left_alone: true,
         alias: None,
     }
 }

@@ -15,7 +15,8 @@ use super::worker::Worker;
 use crate::base::{Fault, Kind, ServerName};
 use crate::catalog::{ListKind, Merged, Reason, View};
 use crate::frame::Span;
-use crate::route::{Destination, OwnName};
+use crate::protocol::Era;
+use crate::route::{Destination, OwnName, Place};
 
 /// A place in the endpoint, and what is to be replaced in the message.
 pub type Target = (usize, Option<Rename>);
@@ -52,6 +53,11 @@ pub async fn list(worker: &Rc<Worker>, call: &Call, view: View, kind: ListKind) 
 /// `server/discover`.
 pub async fn discover(worker: &Rc<Worker>, call: &Call) -> Result<Reply, Fault> {
     let merged = worker.shared.catalog.merged(&call.endpoint, View::Modern).await;
+    // By now each was asked which eras it speaks.
+    let hides = |place: &Place| worker.pool(place).is_ok_and(|pool| pool.backend().hides(Era::Modern));
+    if call.endpoint.servers.iter().any(hides) {
+        return Err(legacy_only());
+    }
     Ok(reply::result(&call.id(), merged.discover_result()))
 }
 

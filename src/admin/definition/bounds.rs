@@ -79,6 +79,7 @@ impl Settings {
             // Whoever writes the configuration of a machine knows what is on it.
             private_addresses: true,
             may_be_sse: false,
+            left_alone: true,
             alias: None,
         }
     }

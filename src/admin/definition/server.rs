@@ -516,7 +516,7 @@ impl Reader<'_> {
             return Some(written.to_owned());
         }
         if stored.is_none() {
-            let detail = "has no value stored for this address or command; write the value itself";
+            let detail = "has no value stored for this address, or for this program with these arguments; write the value itself";
             self.wrong(pointer, detail);
         }
         stored.cloned()

@@ -37,6 +37,11 @@ impl Message {
         Ok(Self { bytes, envelope, method, era })
     }
 
+    /// Whether it speaks of a request of the session that it was written for: in another, that id may be another's.
+    pub fn is_of_its_session(&self) -> bool {
+        matches!(self.envelope.kind, Kind::Response | Kind::Error) || self.cancels().is_some()
+    }
+
     /// Whether an answer is expected.
     pub fn is_request(&self) -> bool {
         self.envelope.kind == Kind::Request

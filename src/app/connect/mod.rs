@@ -143,6 +143,8 @@ impl Bridge {
         server.connect_timeout = CONNECT_PATIENCE;
         server.first_byte_timeout = patience;
         server.stream_idle_timeout = patience;
+        // There is no other, and `send` waits between two tries.
+        server.left_alone = false;
         let backend = Backend::new(BackendId(0), server, roots)?;
         Ok(Self {
             pool: Pool::new(backend),
@@ -335,6 +337,9 @@ impl Bridge {
                     drop(answered);
                     Box::pin(self.repair(open)).await?;
                     is_repaired = true;
+                    if message.is_of_its_session() {
+                        return Err(Trouble::BrokenOff);
+                    }
                 }
                 _ => return Ok((answered, open)),
             }

@@ -51,7 +51,7 @@ const PROPERTIES_MAX: usize = 10_000;
 const DEPTH_MAX: usize = 16;
 
 /// The largest integer that every reader of JSON takes for the same.
-const INTEGER_MAX: i64 = (1 << 53) - 1;
+const INTEGER_MAX: u64 = (1 << 53) - 1;
 
 impl Params {
     /// Learns from an answer to `tools/list`.
@@ -94,7 +94,7 @@ impl Params {
                 Some(Value::String(text)) => put(header, text),
                 Some(Value::Bool(is)) => put(header, if *is { "true" } else { "false" }),
                 Some(Value::Number(number)) => {
-                    let integer = number.as_i64().filter(|integer| integer.abs() <= INTEGER_MAX);
+                    let integer = number.as_i64().filter(|integer| integer.unsigned_abs() <= INTEGER_MAX);
                     if let Some(integer) = integer {
                         put(header, &integer.to_string());
                     }

@@ -77,7 +77,7 @@ fn check(files: &Files, stored: &Stored, endpoints: &[&str], servers: &[&str], l
     let mut found: Vec<String> = fleet
         .backends()
         .map(|backend| {
-            let Address::Http(url) = &backend.config.address else { panic!("by http") };
+            let (Address::Http(url) | Address::Sse(url)) = &backend.config.address else { panic!("by http") };
             format!("{} {}", backend.name(), url.host_str().unwrap().replace(".example", ""))
         })
         .collect();
@@ -163,10 +163,9 @@ fn what_cannot_be_read_takes_nothing_with_it() {
     check(
         &Files::default(),
         &stored,
-        &["default: good", "work: good"],
-        &["good store"],
+        &["default: old good", "work: good"],
+        &["good store", "old store"],
         &[
-            "servers of the kind sse are not served",
             "the secrets of server `closed` do not open",
             "its command \"/bin/true\" is not among the programs that may be run: add it to `stdio_commands` in [admin]",
             "the definition of server `torn`",

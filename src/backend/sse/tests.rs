@@ -48,6 +48,7 @@ fn wire(private_addresses: bool) -> Arc<Backend> {
         fast_lane: true,
         private_addresses,
         may_be_sse: false,
+        left_alone: true,
         alias: None,
     };
     let roots = TlsRoots::from_roots(rustls::RootCertStore::empty());

@@ -176,8 +176,7 @@ fn question(key: String, value: &RawValue, raw: impl Fn(&RawValue) -> Bytes) -> 
     Some(Question { key, input: Input::parse(&method?)?, params })
 }
 
-/// An error for the client, with the server's own words. Codes that have no meaning before 2026-07-28 are told as what
-/// they come to.
+/// An error for the client, as the server said it.
 fn error_of(id: &[u8], error: &[u8]) -> Bytes {
     [br#"{"jsonrpc":"2.0","id":"#, id, br#","error":"#, error, b"}"].concat().into()
 }

@@ -202,8 +202,13 @@ impl Session {
 
     /// A new event stream of the client takes over from the one before.
     pub fn take_stream(&self) -> u64 {
-        self.heed.send_modify(|heed| heed.stream += 1);
-        self.heed.borrow().stream
+        let mut number = 0;
+        // Read where it is counted: two streams may come at once.
+        self.heed.send_modify(|heed| {
+            heed.stream += 1;
+            number = heed.stream;
+        });
+        number
     }
 
     /// Says that the server has heard a wish.

@@ -21,7 +21,7 @@ use super::result::{self, error_code};
 use super::session::{FaceSession, Seat, is_announced, number, tell};
 use super::voice::{Said, Voice};
 use crate::backend::shim::Reply;
-use crate::backend::{Address, BackendError, Outgoing, Pool, Stage};
+use crate::backend::{BackendError, Outgoing, Pool, Stage};
 use crate::base::{Fault, Kind};
 use crate::frame::{Envelope, IdForm, Kind as FrameKind, Scanner};
 use crate::protocol::{ClientCapabilities, Method, code};
@@ -96,12 +96,18 @@ impl Run {
     pub async fn run(mut self, mut client: Client) {
         let opened = tokio::select! {
             opened = self.begin() => opened,
-            () = client.gone() => return,
+            () = client.gone() => return self.session.note_given_up(),
         };
-        let mut line = match opened {
-            Ok(line) => line,
-            Err(fault) => return self.unopened(client, &fault).await,
-        };
+        match opened {
+            Ok(mut line) => {
+                self.serve(client, &mut line).await;
+                self.refuse_rest(&mut line).await;
+            }
+            Err(fault) => self.unopened(client, &fault).await,
+        }
+    }
+
+    async fn serve(&mut self, mut client: Client, line: &mut Line) {
         let mut is_new = true;
         loop {
             let next = tokio::select! {
@@ -113,28 +119,42 @@ impl Run {
                 () = client.gone() => Next::Over,
             };
             match next {
-                Next::Heard(message, source) => match self.take(&line, &message, source).await {
+                Next::Heard(message, source) => match self.take(line, &message, source).await {
                     Meaning::Answer(message, envelope) => {
                         return self.finish(client, &message, &envelope).await;
                     }
-                    Meaning::Pass(message) => self.pass(&mut client, &line, &message).await,
+                    Meaning::Pass(message) => self.pass(&mut client, line, &message).await,
                     Meaning::Done => {}
                 },
                 Next::Ended(Said::Refused(status, said)) if std::mem::take(&mut is_new) => {
-                    match self.begin_again(&line, status).await {
-                        Ok(Some(again)) => line = again,
+                    match self.begin_again(line, status).await {
+                        Ok(Some(again)) => *line = again,
                         Ok(None) => return self.refused(client, status, &said).await,
                         Err(fault) => return self.unopened(client, &fault).await,
                     }
                 }
                 Next::Ended(said) => return self.fail(client, said).await,
-                Next::Over => return self.cancel(&line).await,
+                Next::Over => return self.cancel(line).await,
             }
             if !self.wanted.is_empty() {
-                match self.hold(client, &mut line).await {
+                match self.hold(client, line).await {
                     Some(back) => client = back,
                     None => return,
                 }
+            }
+        }
+    }
+
+    /// What the server asked of a call that is over waits for an answer all the same.
+    async fn refuse_rest(&mut self, line: &mut Line) {
+        const WHY: &str = "the call is over";
+        self.refuse_wanted(line, WHY).await;
+        // From now on it is refused where it comes in.
+        line.seat.aside.close();
+        while let Some(message) = line.seat.aside.recv().await {
+            let Ok(envelope) = self.scanner.scan(&message) else { continue };
+            if envelope.kind == FrameKind::Request {
+                refuse(&self.pool, &line.ready, &message, &envelope, WHY).await;
             }
         }
     }
@@ -225,11 +245,11 @@ impl Run {
         refuse(&self.pool, &line.ready, message, envelope, why).await;
     }
 
-    /// Whether what names no call is meant for this one. A process has one channel for all: only a call that is alone in
-    /// its session is certainly meant.
+    /// Whether what names no call is meant for this one. Where one channel is for all, only a call that is alone in its
+    /// session is certainly meant.
     fn is_certain(&self, line: &Line, source: Source) -> bool {
-        let is_process = matches!(self.pool.backend().config.address, Address::Stdio(_));
-        source == Source::Own && !is_process || self.session.is_alone(line.seat.number)
+        let is_its_own = source == Source::Own && !self.pool.backend().has_one_channel();
+        is_its_own || self.session.is_alone(line.seat.number)
     }
 
     fn take_notification(
@@ -269,7 +289,7 @@ impl Run {
         }
     }
 
-    async fn finish(self, client: Client, message: &Bytes, envelope: &Envelope) {
+    async fn finish(&self, client: Client, message: &Bytes, envelope: &Envelope) {
         let outcome = envelope.outcome.unwrap_or_default();
         let is_visit = envelope.kind == FrameKind::Error
             && error_code(message, outcome).is_some_and(|(code, _)| code == URL_ELICITATION_REQUIRED);
@@ -296,7 +316,7 @@ impl Run {
     }
 
     /// An error status, with an error of the protocol or without.
-    async fn refused(mut self, client: Client, status: StatusCode, said: &Bytes) {
+    async fn refused(&mut self, client: Client, status: StatusCode, said: &Bytes) {
         let is_clients = status.is_client_error() && !matches!(status.as_u16(), 401 | 403 | 407 | 429);
         let error = self.scanner.scan(said).ok().filter(|envelope| envelope.kind == FrameKind::Error);
         if let Some(envelope) = error.filter(|_| is_clients) {
@@ -308,11 +328,11 @@ impl Run {
         client.end(reply).await;
     }
 
-    async fn unopened(self, client: Client, fault: &Fault) {
+    async fn unopened(&self, client: Client, fault: &Fault) {
         client.end(unopened(&self.asked, fault)).await;
     }
 
-    async fn fail(self, client: Client, said: Said) {
+    async fn fail(&mut self, client: Client, said: Said) {
         match said {
             Said::Refused(status, said) => self.refused(client, status, &said).await,
             Said::Failed(error) => client.fail(error).await,
@@ -322,6 +342,7 @@ impl Run {
 
     /// The client has gone: so has the call, and the server is told.
     async fn cancel(&self, line: &Line) {
+        self.session.note_given_up();
         let number = line.seat.number;
         let message = format!(
             r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{{"requestId":{number},"reason":"the client gave it up"}}}}"#

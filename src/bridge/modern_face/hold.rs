@@ -192,6 +192,7 @@ mod tests {
             sessions_max: 1,
             sessions_per_key_max: 1,
             session_idle_timeout: Duration::from_secs(1),
+            discover: true,
         };
         Arc::new(Holds::new(&config, Arc::new(Sealer::new(&[key]).expect("a key"))))
     }

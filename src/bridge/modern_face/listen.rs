@@ -2,12 +2,14 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::task::spawn_local;
+use tokio::time::timeout;
 
 use super::client::event;
 use super::request::Asked;
@@ -29,6 +31,9 @@ const EVENTS_MAX: usize = 16;
 /// URIs in one subscription; each is told to the server.
 const URIS_MAX: usize = 1024;
 
+/// For the server to hear of all URIs of a subscription; the client is told then that it has it.
+const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(10);
+
 const SUBSCRIPTION_ID: &str = "io.modelcontextprotocol/subscriptionId";
 
 /// The answer to a request that could not be made: the session was not opened.
@@ -39,9 +44,10 @@ pub fn unopened(asked: &Asked, fault: &Fault) -> Reply {
 
 /// `server/discover`, from what the server answered to `initialize`.
 pub async fn discover(session: &Arc<FaceSession>, pool: &Rc<Pool>, asked: &Asked) -> Reply {
-    let Some(_seat) = session.begin() else {
+    // No call: what the server asks as soon as its session is open is for nobody here, and is refused.
+    if !session.touch() {
         return asked.refusal(StatusCode::SERVICE_UNAVAILABLE, code::INTERNAL, "try again");
-    };
+    }
     if let Err(fault) = session.open(pool).await {
         return unopened(asked, &fault);
     }
@@ -171,8 +177,14 @@ impl Listening {
             Method::Acknowledged.as_str(),
         );
         if let Some(ready) = self.session.ready() {
-            for uri in &new {
-                subscribe(&self.pool, &ready, Method::Subscribe, uri).await;
+            let subscribing = async {
+                for uri in &new {
+                    subscribe(&self.pool, &ready, Method::Subscribe, uri).await;
+                }
+            };
+            tokio::select! {
+                _ = timeout(SUBSCRIBE_TIMEOUT, subscribing) => {}
+                () = self.outlet.closed() => {}
             }
         }
         let mut is_open = self.outlet.send(event(acknowledged.as_bytes())).await;
@@ -189,13 +201,17 @@ impl Listening {
         }
         let left = self.session.unlisten(self.seat.number);
         if let Some(ready) = self.session.ready() {
-            for uri in &left {
-                subscribe(&self.pool, &ready, Method::Unsubscribe, uri).await;
-                // Somebody may have begun to in the meantime.
-                if self.session.has_listener_of(uri) {
-                    subscribe(&self.pool, &ready, Method::Subscribe, uri).await;
+            let leaving = async {
+                for uri in &left {
+                    subscribe(&self.pool, &ready, Method::Unsubscribe, uri).await;
+                    // Somebody may have begun to in the meantime.
+                    if self.session.has_listener_of(uri) {
+                        subscribe(&self.pool, &ready, Method::Subscribe, uri).await;
+                    }
                 }
-            }
+            };
+            // What is not told then, the server goes on telling nobody.
+            let _ = timeout(SUBSCRIBE_TIMEOUT, leaving).await;
         }
     }
 }

@@ -69,6 +69,8 @@ pub struct Config {
     pub sessions_per_key_max: usize,
     /// A session without a call or a subscription for so long is ended.
     pub session_idle_timeout: Duration,
+    /// Whether `server/discover` is answered for a server of the other era.
+    pub discover: bool,
 }
 
 /// Stands in for all servers that do not speak the Modern era. One for the whole process.
@@ -76,6 +78,7 @@ pub struct ModernFace {
     eras: Eras,
     sessions: Arc<Sessions>,
     holds: Arc<Holds>,
+    is_announced: bool,
 }
 
 impl ModernFace {
@@ -85,6 +88,7 @@ impl ModernFace {
             eras: Eras::default(),
             sessions: Arc::new(Sessions::new(config)),
             holds: Arc::new(Holds::new(config, sealer)),
+            is_announced: config.discover,
         })
     }
 
@@ -113,6 +117,11 @@ impl ModernFace {
         if !asked.is_known_here() {
             let text = "this method is not one of revision 2026-07-28";
             return Ok(asked.refusal(http::StatusCode::NOT_FOUND, code::METHOD_NOT_FOUND, text));
+        }
+        if asked.method == Some(Method::Discover) && !self.is_announced {
+            // No code of the Modern era: a client of both eras is to fall back to `initialize`.
+            let text = "this server speaks only revisions up to 2025-11-25; open a session by `initialize`";
+            return Ok(asked.refusal(http::StatusCode::BAD_REQUEST, code::LEGACY_TRANSPORT, text));
         }
         if asked.envelope.params.request_state.is_some() {
             return self.resume(pool, &asked).await;
@@ -154,5 +163,9 @@ impl ModernFace {
 impl Face for ModernFace {
     fn answer(self: Arc<Self>, pool: Rc<Pool>, request: Outgoing, lane: Lane) -> Answering {
         Box::pin(self.take(pool, request, lane))
+    }
+
+    fn is_announced(&self) -> bool {
+        self.is_announced
     }
 }

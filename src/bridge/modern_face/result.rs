@@ -1,10 +1,12 @@
 //! What a Legacy server answers, as a Modern client reads it.
 
+use std::borrow::Cow;
+use std::collections::HashMap;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use http::StatusCode;
 use memchr::memmem;
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
 use super::request::edited;
@@ -48,8 +50,11 @@ fn completed(message: &Bytes, outcome: Span, method: Option<Method>) -> Option<(
         added.put_slice(member.as_bytes());
         added.put_u8(b',');
     };
-    if !said.result_type {
-        add(r#""resultType":"complete""#);
+    match said.result_type.as_deref() {
+        None => add(r#""resultType":"complete""#),
+        Some(b"\"complete\"") => {}
+        // No word of the era that the server speaks: whoever believed it would skip what is asked of such results.
+        Some(_) => return None,
     }
     if method.is_some_and(is_cached) {
         if !said.ttl_ms {
@@ -80,34 +85,25 @@ fn is_cached(method: Method) -> bool {
 
 #[derive(Default)]
 struct Said {
-    result_type: bool,
+    /// The raw value.
+    result_type: Option<Bytes>,
     ttl_ms: bool,
     cache_scope: bool,
 }
 
-/// Which of the members are there already. Most results have none of the words in them, which is seen without reading.
+/// Which of the members are there already. Most results have none of the words in them, nor a name with an escape, which
+/// is seen without reading.
 fn said(object: &[u8]) -> Said {
-    #[derive(Deserialize)]
-    struct Members {
-        #[serde(rename = "resultType")]
-        result_type: Option<IgnoredAny>,
-        #[serde(rename = "ttlMs")]
-        ttl_ms: Option<IgnoredAny>,
-        #[serde(rename = "cacheScope")]
-        cache_scope: Option<IgnoredAny>,
-    }
     let has = |word: &str| memmem::find(object, word.as_bytes()).is_some();
-    if !has("\"resultType\"") && !has("\"ttlMs\"") && !has("\"cacheScope\"") {
+    if !["\"resultType\"", "\"ttlMs\"", "\"cacheScope\"", "\\u"].into_iter().any(has) {
         return Said::default();
     }
-    serde_json::from_slice::<Members>(object).map_or_else(
-        |_| Said::default(),
-        |members| Said {
-            result_type: members.result_type.is_some(),
-            ttl_ms: members.ttl_ms.is_some(),
-            cache_scope: members.cache_scope.is_some(),
-        },
-    )
+    let members: HashMap<Cow<'_, str>, &RawValue> = serde_json::from_slice(object).unwrap_or_default();
+    Said {
+        result_type: members.get("resultType").map(|said| Bytes::copy_from_slice(said.get().as_bytes())),
+        ttl_ms: members.contains_key("ttlMs"),
+        cache_scope: members.contains_key("cacheScope"),
+    }
 }
 
 /// The status of an error, and its code in place of one that means something else in the Modern era.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use tokio::sync::{Notify, mpsc};
+use tokio::task::spawn_local;
 use tokio::time::{Instant, timeout};
 
 use super::level::Level;
@@ -57,6 +58,8 @@ struct State {
     /// What the server was told to log.
     level: Option<Level>,
     used: Instant,
+    /// A call was given up so lately that the server may not have heard of it yet, and may still mean it.
+    doubtful_until: Option<Instant>,
     /// No call may begin any more.
     is_over: bool,
 }
@@ -86,6 +89,9 @@ const ASIDE_MAX: usize = 64;
 /// A server takes what has no answer, or says that it does, in this time.
 pub const TELL_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// For a server to hear that a call was given up, and for what it had said until then to arrive.
+const DOUBTFUL_FOR: Duration = Duration::from_secs(10);
+
 /// For a server that has an event stream and does not say so until it has an event.
 const STREAM_SETTLE_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -99,6 +105,7 @@ impl FaceSession {
             resources: HashMap::new(),
             level: None,
             used: Instant::now(),
+            doubtful_until: None,
             is_over: false,
         };
         Arc::new(Self {
@@ -146,9 +153,13 @@ impl FaceSession {
             self.reopened.notify_one();
             // Some servers ask as soon as their stream is open, which is not what a call asks for.
             let _ = timeout(STREAM_SETTLE_TIMEOUT, ready.stream_settled()).await;
-            for uri in resources {
-                subscribe(pool, &ready, Method::Subscribe, &uri).await;
-            }
+            // Not within the call that found it lost, which may be given up.
+            let (pool, ready) = (Rc::clone(pool), Arc::clone(&ready));
+            spawn_local(async move {
+                for uri in resources {
+                    subscribe(&pool, &ready, Method::Subscribe, &uri).await;
+                }
+            });
         }
         Ok(ready)
     }
@@ -218,7 +229,12 @@ impl FaceSession {
     /// Whether a call is the only one. Then what the server says without naming a call is certainly meant for it.
     pub fn is_alone(&self, number: u64) -> bool {
         let state = self.lock();
-        state.calls.len() == 1 && state.calls.contains_key(&number)
+        state.calls.len() == 1 && state.calls.contains_key(&number) && !state.is_doubtful()
+    }
+
+    /// A call was given up: for a while nobody can say whom the server means that names no call.
+    pub fn note_given_up(&self) {
+        self.lock().doubtful_until = Some(Instant::now() + DOUBTFUL_FOR);
     }
 
     /// Whether it goes on: it is not ended for being idle from now on.
@@ -289,7 +305,7 @@ impl FaceSession {
             }
             (FrameKind::Notification | FrameKind::Request, _) => {
                 let mut calls = state.calls.values();
-                let only = calls.next().filter(|_| calls.next().is_none());
+                let only = calls.next().filter(|_| calls.next().is_none() && !state.is_doubtful());
                 only.is_some_and(|call| call.try_send(message.clone()).is_ok())
             }
             (FrameKind::Response | FrameKind::Error, _) => false,
@@ -320,6 +336,10 @@ pub fn is_announced(message: &Bytes, envelope: &Envelope) -> bool {
 }
 
 impl State {
+    fn is_doubtful(&self) -> bool {
+        self.doubtful_until.is_some_and(|until| Instant::now() < until)
+    }
+
     fn announce(&self, message: &Bytes, envelope: &Envelope) -> bool {
         let method = envelope.method.map(|method| method.decode(message)).unwrap_or_default();
         let list = Method::parse(method.as_bytes());

@@ -50,16 +50,24 @@ impl Reader<'_> {
         secrets: &mut Secrets,
     ) -> Option<Address> {
         let command = self.command(fields);
-        // What was stored for one program is not told to another.
-        let stays = |before: &&Server| before.document.command.as_deref() == command;
-        let stored = self.before.filter(stays).map(|before| &before.secrets);
         let cwd = fields.text("cwd", self.errors);
         let is_fit =
             |cwd: &str| Path::new(cwd).is_absolute() && !cwd.contains('\0') && cwd.len() <= PATH_BYTES_MAX;
         if cwd.is_some_and(|cwd| !is_fit(cwd)) {
             self.wrong("/cwd", "is not an absolute path, or is longer than 4096 bytes");
         }
-        for (at, written) in fields.texts("args", ARGS_MAX, self.errors).into_iter().enumerate() {
+        let args = fields.texts("args", ARGS_MAX, self.errors);
+        // What was stored for one program is not told to another; of one that starts programs, the arguments say which,
+        // and there may be more behind them.
+        let stays = |before: &&Server| {
+            let stored = &before.secrets.args;
+            before.document.command.as_deref() == command
+                && before.document.cwd.as_deref() == cwd
+                && stored.len() <= args.len()
+                && stored.iter().zip(&args).all(|(stored, written)| *written == SEALED || written == stored)
+        };
+        let stored = self.before.filter(stays).map(|before| &before.secrets);
+        for (at, written) in args.into_iter().enumerate() {
             let pointer = format!("/args/{at}");
             let stored = stored.and_then(|stored| stored.args.get(at));
             let Some(arg) = self.kept(stored, written, &pointer) else { continue };

@@ -22,9 +22,13 @@ impl Run {
         // What came with the first request goes with it.
         let mut ended = None;
         while let Some(message) = line.voice.ready() {
-            if let Meaning::Answer(message, envelope) = self.take(line, &message, Source::Own).await {
-                ended = Some((message, envelope));
-                break;
+            match self.take(line, &message, Source::Own).await {
+                Meaning::Answer(message, envelope) => {
+                    ended = Some((message, envelope));
+                    break;
+                }
+                Meaning::Pass(message) => self.pass(&mut client, line, &message).await,
+                Meaning::Done => {}
             }
         }
         while !self.wanted.is_empty() && ended.is_none() {
@@ -97,7 +101,7 @@ impl Run {
         }
     }
 
-    async fn refuse_wanted(&mut self, line: &Line, why: &str) {
+    pub(super) async fn refuse_wanted(&mut self, line: &Line, why: &str) {
         for wanted in std::mem::take(&mut self.wanted) {
             let message = wanted.refusal(why);
             tell(&self.pool, &line.ready, Method::ToolsCall, message).await;
