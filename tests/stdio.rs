@@ -303,9 +303,7 @@ fn a_process_that_dies_costs_its_calls_one_error_each_and_no_session() {
                 scope.spawn(move || client.response())
             })
             .collect();
-        until("all wait", PATIENCE, || {
-            !text(&call(&gateway, &session, "echo", r#"{"text":"x"}"#)).is_empty()
-        });
+        until("all wait at the process", PATIENCE, || gateway.log().matches("stderr: hanging").count() == 5);
         let died = call(&gateway, &session, "die", "{}");
         assert!(message(&died)["error"]["message"].as_str().unwrap().contains("may have run"));
         for waiting in waiting {

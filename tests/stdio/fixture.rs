@@ -158,9 +158,12 @@ fn call(message: &Value) -> Result<Value, Value> {
             "done".to_owned()
         }
         Some("die") => std::process::exit(6),
-        Some("hang") => loop {
-            thread::park();
-        },
+        Some("hang") => {
+            eprintln!("hanging");
+            loop {
+                thread::park();
+            }
+        }
         Some("flood") => {
             let block = vec![b'x'; 1 << 16];
             while stdout().lock().write_all(&block).is_ok() {}
