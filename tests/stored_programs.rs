@@ -107,7 +107,7 @@ impl House {
 }
 
 fn listing(command: &str) -> String {
-    format!("[admin]\nstdio_commands = [{command:?}]\n")
+    format!("[admin]\nstdio_commands = [{command:?}]\nstdio_env = [\"TOKEN\", \"MORE\"]\n")
 }
 
 fn program(name: &str, command: &str) -> Value {
@@ -202,6 +202,31 @@ fn what_is_not_on_the_list_is_neither_taken_nor_run() {
     });
     house.check_unserved("t", TOUCH);
     assert_eq!((house.shown("p")["served"].clone(), house.call("p", "echo")), (json!(true), "said".into()));
+
+    // A program on the list, which a variable makes run another: refused when it is sent, and where it lies already.
+    for (name, key) in [("LD_PRELOAD", "decides what a program loads"), ("OTHER", "`stdio_env` in [admin]")] {
+        let refused = house.rest("PATCH", &format!("{SERVERS}/p"), &json!({"env": {name: "/tmp/hook.so"}}));
+        let error = &refused.json()["errors"][0];
+        assert_eq!((refused.status, &error["pointer"]), (422, &json!(format!("/env/{name}"))), "{error}");
+        let detail = error["detail"].as_str().unwrap();
+        assert!(detail.contains(name) && detail.contains(key), "{detail}");
+    }
+    for (more, said) in [
+        (json!({"env": {"LD_PRELOAD": "/tmp/hook.so"}}), ["\"LD_PRELOAD\"", "`stdio_env`"]),
+        (json!({"cwd": "/tmp"}), ["\"/tmp\"", "`stdio_dirs` in [admin]"]),
+    ] {
+        let mut definition = json!({"command": FIXTURE});
+        definition.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        house.gateway.keys().run(async |store| {
+            let spec =
+                ServerSpec { name: "l".into(), kind: ServerKind::Stdio, definition, secrets: Secrets::Clear };
+            store.insert_server(new_id(), spec, Audit::by("test")).await.unwrap();
+        });
+        let shown = house.shown("l");
+        let reason = shown["reason"].as_str().unwrap_or_default();
+        assert!(shown["served"] == false && said.iter().all(|said| reason.contains(said)), "{shown}");
+        assert_eq!(house.rest("DELETE", &format!("{SERVERS}/l"), &Value::Null).status, 204);
+    }
 
     // One that is on the list no more; the other is, and is run.
     let house = house.restart_with("/usr/bin/true");

@@ -210,11 +210,11 @@ fn tls(section: &Section<'_>, report: &Report) -> Option<server::Tls> {
 /// A server on a private address is as good as any where nobody comes from outside.
 fn serving(raw: &Raw<'_>, root: &Section<'_>, server: &server::Config, report: &Report) -> Serving {
     let section = root.child("admin");
-    let commands = list(&section, "stdio_commands", command, report);
+    let allowed = process::allowed(&section, report);
     section.finish();
     Serving {
         allow_private: server.listen.ip().to_canonical().is_loopback(),
-        commands,
+        allowed,
         inherited: process::inherited(&raw.variables),
     }
 }
@@ -331,15 +331,6 @@ fn origin(text: &str) -> Result<String, &'static str> {
         Ok(url.origin().ascii_serialization())
     } else {
         Err(FORM)
-    }
-}
-
-/// A program, as definitions have to name it.
-fn command(text: &str) -> Result<String, &'static str> {
-    if Path::new(text).is_absolute() && !text.contains(char::is_control) {
-        Ok(text.to_owned())
-    } else {
-        Err("is not the absolute path of a program; write \"/usr/bin/npx\", or what `command -v npx` says")
     }
 }
 

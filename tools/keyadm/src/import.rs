@@ -134,7 +134,7 @@ impl Target {
         }
         match server.command.as_ref().filter(|_| server.r#type == STDIO) {
             Some(command) if command.starts_with('/') => {
-                notes.push("it runs where the gateway's `admin.stdio_commands` has its command");
+                notes.push("it runs where the gateway's `admin.stdio_commands` has its command, and `admin.stdio_env` its variables");
             }
             Some(_) => {
                 notes
