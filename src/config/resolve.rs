@@ -41,8 +41,9 @@ pub(super) fn resolve(raw: &Raw<'_>, report: Report) -> Result<Config, Mistakes>
     let servers = servers::read(&root, &entries, Context { variables: &raw.variables, report: &report });
     let endpoints = endpoints::read(&root, &servers, &report);
     root.finish();
-    let Base { database_url, encryption_key, .. } = base(raw.data_dir.clone(), &raw.variables, &report);
-    let jwt_secret = jwt_secret(&raw.variables, &report);
+    let base = base(Some(raw.data_dir.clone()), &raw.variables, &report);
+    let Base { database_url, encryption_key, jwt_secret, .. } = base;
+    let jwt_secret = jwt_secret.map(|text| self::jwt_secret(&text, &report));
     let skipped = report.finish()?;
     Ok(Config {
         data_dir: raw.data_dir.clone(),
@@ -68,29 +69,30 @@ pub(super) fn resolve(raw: &Raw<'_>, report: Report) -> Result<Config, Mistakes>
 }
 
 /// What the store and the keys need, of the environment alone.
-pub(super) fn base(data_dir: PathBuf, variables: &Variables<'_>, report: &Report) -> Base {
+pub(super) fn base(data_dir: Option<PathBuf>, variables: &Variables<'_>, report: &Report) -> Base {
     let database_url = variables.text("DATABASE_URL", report).map(|Written { value, place }| {
         if !["postgres://", "postgresql://"].iter().any(|scheme| value.starts_with(scheme)) {
             report.mistake(&place, "is not postgres://...; leave it out to use SQLite in the data directory");
         }
         Zeroizing::new(value)
     });
-    let encryption_key =
-        variables.text("ENCRYPTION_KEY", report).map(|written| Zeroizing::new(written.value));
-    Base { data_dir, database_url, encryption_key }
+    let secret = |name| variables.text(name, report).map(|written| Zeroizing::new(written.value));
+    let (encryption_key, jwt_secret) = (secret("ENCRYPTION_KEY"), secret(JWT_SECRET));
+    Base { data_dir, database_url, encryption_key, jwt_secret }
 }
 
-fn jwt_secret(variables: &Variables<'_>, report: &Report) -> Option<Zeroizing<Vec<u8>>> {
-    let Written { value, place } = variables.text("JWT_SECRET", report)?;
-    if value.len() < d::JWT_SECRET_BYTES_MIN {
+fn jwt_secret(text: &str, report: &Report) -> Zeroizing<Vec<u8>> {
+    if text.len() < d::JWT_SECRET_BYTES_MIN {
         let least = d::JWT_SECRET_BYTES_MIN;
         report.mistake(
-            &place,
+            &Place::variable(JWT_SECRET),
             format!("is shorter than {least} bytes; take the output of: openssl rand -base64 32"),
         );
     }
-    Some(Zeroizing::new(value.into_bytes()))
+    Zeroizing::new(text.as_bytes().to_vec())
 }
+
+const JWT_SECRET: &str = "JWT_SECRET";
 
 /// Where somebody chose, with the place. The flag can only switch authentication off.
 fn auth_mode(raw: &Raw<'_>, section: &Section<'_>) -> Option<Written<Mode>> {

@@ -181,7 +181,7 @@ fn looks_for_files() {
 fn finds_the_data_directory() {
     let check = |flag: Option<&str>, variables: &[(&str, &str)], expected: &str| {
         let base = load_base(flag.map(Path::new), &env(variables), Path::new("/cwd")).unwrap();
-        assert_eq!(base.data_dir, Path::new(expected));
+        assert_eq!(base.data_dir.as_deref(), Some(Path::new(expected)));
     };
     let all = [("METAMCP_DATA_DIR", "m"), ("XDG_DATA_HOME", "/xdg"), ("HOME", "/me")];
     check(Some("f"), &all, "/cwd/f");
@@ -190,7 +190,9 @@ fn finds_the_data_directory() {
     check(None, &all[1..], "/xdg/metamcp");
     check(None, &[("XDG_DATA_HOME", "relative"), ("HOME", "/me")], "/me/.local/share/metamcp");
     check(None, &all[2..], "/me/.local/share/metamcp");
-    assert!(load_base(None, &env(&[]), Path::new("/cwd")).is_err());
+    assert_eq!(load_base(None, &env(&[]), Path::new("/cwd")).unwrap().data_dir, None);
+    let nowhere = load(&Cli::default(), &env(&[]), Path::new("/cwd"));
+    check_mistakes(nowhere, &["nothing says where data is kept"]);
 }
 
 #[test]

@@ -147,8 +147,7 @@ async fn what_metamcp_holds_is_taken_over_and_its_keys_keep_working() {
                 sql(from, &format!("{TABLES}{ROWS}{later}")).await;
                 let import = |more: &[&str]| {
                     let mut command = place.command(&["import-metamcp", "--json"]);
-                    command.args(more).env("DATABASE_URL", from);
-                    command.envs(place.database_url().map(|url| ("METAMCP_DATABASE_URL", url)));
+                    command.args(more).args(["--database-url", from]);
                     Run::of(command)
                 };
                 check(&import(&["--dry-run"]), &CREATED);
@@ -208,6 +207,9 @@ async fn another_database_is_refused_with_what_it_lacks() {
         run(url).check(69, "is it the database of MetaMCP?");
         let same = place.run(&["import-metamcp", "--database-url", url, "--into", url]);
         same.check(64, "cannot be this installation's as well");
+        let same = Place::away(url).run(&["import-metamcp", "--database-url", url]);
+        same.check(64, "cannot be this installation's as well");
+        Place::away(url).run(&["import-metamcp"]).check(64, "DATABASE_URL names this installation's own");
     })
     .await;
 }
