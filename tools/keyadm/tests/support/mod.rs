@@ -70,6 +70,12 @@ impl Place {
         }
     }
 
+    /// The same, of an installation in which nothing was made yet.
+    pub async fn store_made(&self) -> Store {
+        assert_eq!(self.run(&["migrate"]).code, 0);
+        self.store().await
+    }
+
     /// A new key: its id, and itself.
     pub fn key(&self, name: &str) -> (String, String) {
         let made = self.run(&["keys", "create", "--name", name, "--json"]).json();
