@@ -241,4 +241,17 @@ fn what_is_not_on_the_list_is_neither_taken_nor_run() {
     let tested = house.rest("POST", &format!("{SERVERS}/t/test"), &Value::Null).json();
     assert_eq!(tested["ok"], false, "it is no server");
     assert!(marker.exists(), "it would have been seen if it had been run before");
+
+    // One that cannot be started says why, to those who administer.
+    let absent = "/no/such/program";
+    let house = house.restart_with(absent);
+    let made = house.rest(
+        "POST",
+        SERVERS,
+        &json!({"name": "n", "kind": "stdio", "command": absent, "args": [CANARY]}),
+    );
+    assert_eq!(made.status, 201, "{}", made.text());
+    let tested = house.rest("POST", &format!("{SERVERS}/n/test"), &Value::Null).json();
+    let reason = tested["reason"].as_str().unwrap();
+    assert!(reason.contains("No such file or directory") && !reason.contains(CANARY), "{tested}");
 }

@@ -393,7 +393,7 @@ impl Reader<'_> {
             self.wrong(pointer, "is a UUID; servers are found by either, so a name must not look like one");
             return None;
         }
-        ServerName::new(text).map_err(|invalid| self.wrong(pointer, invalid.to_string())).ok()
+        ServerName::new(text).map_err(|invalid| self.wrong(pointer, invalid.unquoted())).ok()
     }
 
     fn kind(&mut self, fields: &mut Fields<'_>) -> KindWord {

@@ -162,7 +162,7 @@ fn what_cannot_be_read_takes_nothing_with_it() {
             ServerRow { definition: Value::Null, ..row("torn", &none) },
             row("un__named", &none),
         ],
-        endpoints: vec![endpoint("work", &["closed", "good"]), endpoint("a b", &["good"])],
+        endpoints: vec![endpoint("work", &["closed", "good", "process"]), endpoint("a b", &["good"])],
     };
     let mut sse = row("old", &none);
     sse.kind = ServerKind::Sse;
@@ -178,7 +178,8 @@ fn what_cannot_be_read_takes_nothing_with_it() {
             "the definition of server `torn`",
             "the definition of server `un__named`",
             "endpoint `a b` of the store is left out",
-            "endpoint `work` is served without server `closed`",
+            "endpoint `work` of the store is served without server `closed`: the secrets of server",
+            "endpoint `work` of the store is served without server `process`: its command \"/bin/true\" is not among",
         ],
     );
 }

@@ -109,7 +109,7 @@ async fn set_status(
     if json {
         let answer = json!({
             "id": row.key_id, "uuid": row.id.to_string(), "name": row.name, "status": status.as_str(),
-            "changed": changed,
+            "expired": is_over(&row), "changed": changed,
         });
         return Ok(line(&answer));
     }

@@ -10,6 +10,7 @@ use std::process::Stdio;
 
 use metamcp::auth::{self, Check};
 use metamcp::config::{Env, ProcessEnv};
+use metamcp::store::{Audit, Grants, NewKey, new_id};
 use serde_json::Value;
 
 use support::{Place, Run, credential, gateway};
@@ -30,6 +31,7 @@ fn a_key_is_made_listed_and_switched_off() {
 
     let off = place.run(&["keys", "inactivate", &id, "--json"]).json();
     assert_eq!((&off["status"], &off["changed"]), (&"inactive".into(), &true.into()));
+    assert_eq!(off["expired"], false);
     let off = place.run(&["keys", "inactivate", &id, "--json"]).json();
     assert_eq!(off["changed"], false);
     assert_eq!(place.run(&["keys", "list", "--json"]).json(), Value::Array(vec![]));
@@ -53,6 +55,27 @@ fn people_get_the_key_alone_on_the_standard_output_and_a_table() {
     assert!(lines[1].contains("Büro 🦀  active  20") && lines[1].ends_with("CI"), "{}", list.out);
     let off = place.run(&["keys", "inactivate", &key[4..16]]);
     assert!(off.out.ends_with("is off now.\n"), "{}", off.out);
+}
+
+#[tokio::test]
+async fn a_key_that_has_expired_is_not_told_to_be_good_again() {
+    let place = Place::new();
+    let new = NewKey {
+        id: new_id(),
+        key_id: "AAAAAAAAAAAA".into(),
+        name: "old".into(),
+        description: String::new(),
+        grants: Grants::everything(),
+        sealed_hash: vec![1],
+        key_version: 1,
+        expires_at: Some(1),
+    };
+    place.store_made().await.insert_key(new, Audit::by("test")).await.unwrap();
+    for (word, status) in [("inactivate", "inactive"), ("activate", "active")] {
+        let told = place.run(&["keys", word, "AAAAAAAAAAAA", "--json"]).json();
+        assert_eq!((&told["status"], &told["expired"]), (&status.into(), &true.into()), "{told}");
+    }
+    assert!(place.run(&["keys", "activate", "AAAAAAAAAAAA"]).out.contains("but it has expired"));
 }
 
 #[tokio::test]

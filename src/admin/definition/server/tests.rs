@@ -65,7 +65,11 @@ fn names_every_wrong_field() {
     check(json!(null), &[""]);
     check(json!({}), &["/name", "/kind", "/url"]);
     check(json!({"name": 1, "kind": "carrier pigeon", "url": "hunter2"}), &["/name", "/kind", "/url"]);
-    check(http(json!({"name": "a__b"})), &["/name"]);
+    check(http(json!({"name": "a__b", "alias": "hunter2 "})), &["/name", "/alias"]);
+    check(http(json!({"name": "__hunter2"})), &["/name"]);
+    check(http(json!({"url": "https://a.example/mcp?..."})), &["/url"]);
+    check(http(json!({"url": "http:///hunter2"})), &["/url"]);
+    check(http(json!({"url": "http://a.example/\r\nhunter2"})), &["/url"]);
     check(http(json!({"name": "0192b1f0-8b7a-7c11-9c60-0123456789ab"})), &["/name"]);
     check(http(json!({"kind": "sse"})), &[]);
     check(http(json!({"kind": "sse", "era": "modern"})), &["/era"]);
