@@ -203,7 +203,26 @@ fn what_is_not_on_the_list_is_neither_taken_nor_run() {
     house.check_unserved("t", TOUCH);
     assert_eq!((house.shown("p")["served"].clone(), house.call("p", "echo")), (json!(true), "said".into()));
 
-    // A program on the list, which a variable makes run another: refused when it is sent, and where it lies already.
+    // One that is on the list no more; the other is, and is run.
+    let house = house.restart_with("/usr/bin/true");
+    house.check_unserved("p", FIXTURE);
+    house.check_unserved("t", TOUCH);
+    let ready = house.rest("GET", "/ready", &Value::Null).json();
+    assert_eq!(ready["left_out"].as_array().map(Vec::len), Some(2), "{ready}");
+    assert!(!marker.exists(), "a program was run that nobody allowed");
+    let house = house.restart_with(TOUCH);
+    house.check_unserved("p", FIXTURE);
+    assert_eq!(house.shown("t")["served"], true);
+    let tested = house.rest("POST", &format!("{SERVERS}/t/test"), &Value::Null).json();
+    assert_eq!(tested["ok"], false, "it is no server");
+    assert!(marker.exists(), "it would have been seen if it had been run before");
+}
+
+#[test]
+fn a_program_on_the_list_is_not_made_another_by_what_it_is_given() {
+    let house = House::new();
+    assert_eq!(house.rest("POST", SERVERS, &program("p", FIXTURE)).status, 201);
+    // Refused when it is sent, and where it lies already.
     for (name, key) in [("LD_PRELOAD", "decides what a program loads"), ("OTHER", "`stdio_env` in [admin]")] {
         let refused = house.rest("PATCH", &format!("{SERVERS}/p"), &json!({"env": {name: "/tmp/hook.so"}}));
         let error = &refused.json()["errors"][0];
@@ -227,24 +246,12 @@ fn what_is_not_on_the_list_is_neither_taken_nor_run() {
         assert!(shown["served"] == false && said.iter().all(|said| reason.contains(said)), "{shown}");
         assert_eq!(house.rest("DELETE", &format!("{SERVERS}/l"), &Value::Null).status, 204);
     }
+}
 
-    // One that is on the list no more; the other is, and is run.
-    let house = house.restart_with("/usr/bin/true");
-    house.check_unserved("p", FIXTURE);
-    house.check_unserved("t", TOUCH);
-    let ready = house.rest("GET", "/ready", &Value::Null).json();
-    assert_eq!(ready["left_out"].as_array().map(Vec::len), Some(2), "{ready}");
-    assert!(!marker.exists(), "a program was run that nobody allowed");
-    let house = house.restart_with(TOUCH);
-    house.check_unserved("p", FIXTURE);
-    assert_eq!(house.shown("t")["served"], true);
-    let tested = house.rest("POST", &format!("{SERVERS}/t/test"), &Value::Null).json();
-    assert_eq!(tested["ok"], false, "it is no server");
-    assert!(marker.exists(), "it would have been seen if it had been run before");
-
-    // One that cannot be started says why, to those who administer.
+#[test]
+fn a_program_that_cannot_be_started_says_why_to_those_who_administer() {
     let absent = "/no/such/program";
-    let house = house.restart_with(absent);
+    let house = House::new().restart_with(absent);
     let made = house.rest(
         "POST",
         SERVERS,

@@ -8,7 +8,7 @@ use super::raw::Variables;
 use super::section::Section;
 use super::servers::Context;
 use crate::admin::definition::bounds::{self, Bound};
-use crate::admin::definition::{Allowed, AllowedCommand, EnvPattern};
+use crate::admin::definition::{Allowed, AllowedCommand, EnvPattern, SEALED};
 use crate::backend::stdio::{INHERITED, Program, Settings, Sharing};
 use crate::child::{Confinement, Limits};
 
@@ -117,6 +117,7 @@ impl Draft<'_> {
             if arg.contains('\0') {
                 report.mistake(&written.place, "has a NUL in it");
             }
+            check_shown(&arg, &written.place, report);
             args.push(arg);
         }
         let mut env = inherited(context.variables);
@@ -125,6 +126,7 @@ impl Draft<'_> {
             if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
                 report.mistake(&written.place, "is no variable: a name has no `=`, and neither part a NUL");
             }
+            check_shown(&value, &written.place, report);
             env.push(((*name).to_owned(), value));
         }
         let cwd = match &self.cwd {
@@ -150,19 +152,19 @@ pub(super) fn allowed(section: &Section<'_>, report: &Report) -> Allowed {
             None => report.mistake(&place, NO_PROGRAM),
             Some(path) => {
                 let command = AllowedCommand { path, args: words.collect() };
-                put(command, place, &mut allowed.commands, report);
+                put(command, &place, &mut allowed.commands, report);
             }
         }
     }
     for Written { value, place } in section.texts("stdio_env").unwrap_or_default() {
         match EnvPattern::new(value) {
-            Ok(pattern) => put(pattern, place, &mut allowed.env, report),
+            Ok(pattern) => put(pattern, &place, &mut allowed.env, report),
             Err(wrong) => report.mistake(&place, wrong.to_string()),
         }
     }
     for Written { value, place } in section.texts("stdio_dirs").unwrap_or_default() {
         if is_path(value) {
-            put(value.to_owned(), place, &mut allowed.dirs, report);
+            put(value.to_owned(), &place, &mut allowed.dirs, report);
         } else {
             report.mistake(&place, "is not the absolute path of a directory; write \"/srv/notes\"");
         }
@@ -174,11 +176,18 @@ fn is_path(text: &str) -> bool {
     Path::new(text).is_absolute() && !text.contains(char::is_control)
 }
 
-fn put<T: PartialEq>(value: T, place: Place, list: &mut Vec<T>, report: &Report) {
+fn put<T: PartialEq>(value: T, place: &Place, list: &mut Vec<T>, report: &Report) {
     if list.contains(&value) {
-        report.mistake(&place, "is there twice");
+        report.mistake(place, "is there twice");
     } else {
         list.push(value);
+    }
+}
+
+/// What is copied from where secrets are not shown would be given to the program as it is.
+fn check_shown(value: &str, place: &Place, report: &Report) {
+    if value == SEALED {
+        report.mistake(place, "stands for what is not shown; write the value itself");
     }
 }
 

@@ -557,6 +557,7 @@ fn programs() {
     check("command='x'\nurl='http://a'", &["is a program (command)"]);
     check("command='x'\nbearer='b'", &["is a program (command)"]);
     check("args=['x']", &["servers.a.command: is missing beside", "servers.a.url: is missing"]);
+    check("command='x'\nargs=['(sealed)']\nenv={ A='(sealed)' }", &["write the value itself"; 2]);
     check("command=''", &["servers.a.command: names no program"]);
     check("command='x'\ncwd='no/such'", &["servers.a.cwd: is no directory"]);
     check("command='x'\nenv={ 'A=B'='c' }", &["is no variable"]);

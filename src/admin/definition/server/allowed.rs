@@ -37,7 +37,7 @@ pub enum Forbidden {
     #[error(
         "is not among the programs that may be run: add {} to `stdio_commands` in [admin] of metamcp.toml, and start the \
          gateway again",
-        it(.0, "its absolute path")
+        it(.0.as_deref(), "its absolute path")
     )]
     Command(Option<String>),
     /// The program may be run, with other arguments.
@@ -62,7 +62,7 @@ pub enum Forbidden {
     #[error(
         "is not among the directories that programs may be run in: leave it out, or add {} to `stdio_dirs` in [admin] of \
          metamcp.toml, and start the gateway again",
-        it(.0, "its absolute path")
+        it(.0.as_deref(), "its absolute path")
     )]
     Dir(Option<String>),
 }
@@ -153,8 +153,8 @@ impl fmt::Display for EnvPattern {
     }
 }
 
-fn it(shown: &Option<String>, else_called: &str) -> String {
-    shown.as_ref().map_or_else(|| else_called.to_owned(), |path| format!("{path:?}"))
+fn it(shown: Option<&str>, else_called: &str) -> String {
+    shown.map_or_else(|| else_called.to_owned(), |path| format!("{path:?}"))
 }
 
 /// What every shell and loader takes for a name; `BASH_FUNC_x%%` and its like are none.
