@@ -63,6 +63,8 @@ struct Names {
     served: HashMap<Uuid, ServerName>,
     /// Those in whose place one of the files is served.
     shadowed: HashMap<Uuid, String>,
+    /// Those that are left out, and why.
+    left_out: HashMap<Uuid, String>,
 }
 
 #[derive(Debug, PartialEq)]
@@ -129,13 +131,15 @@ pub fn join(files: &Files, stored: Option<&Stored>, reading: Reading<'_>) -> Joi
                 }
                 Ok(None) => Outcome::Rest,
                 Err(why) => {
-                    Outcome::LeaveOut(format!("server `{}` of the store is left out: {why}", row.name))
+                    let told = format!("server `{}` of the store is left out: {why}", row.name);
+                    names.left_out.insert(row.id, format!("server `{}`: {why}", row.name));
+                    Outcome::LeaveOut(told)
                 }
             }
         };
         if is_of_files {
             names.shadowed.insert(row.id, row.name.clone());
-        } else if let Some(name) = name.clone().filter(|_| outcome != Outcome::Rest) {
+        } else if let Some(name) = name.clone().filter(|_| outcome == Outcome::Serve) {
             names.served.insert(row.id, name);
         }
         joined.rows.push(Verdict { id: row.id, version: row.version, what: What::Server(name), outcome });
@@ -156,6 +160,10 @@ fn join_endpoints(files: &Files, stored: &Stored, names: &Names, joined: &mut Jo
                 Ok(endpoint) => {
                     let shadowed = row.servers.iter().filter_map(|of| names.shadowed.get(&of.server_id));
                     joined.missed.extend(shadowed.map(|server| without_shadowed(&row.name, server)));
+                    let left_out = row.servers.iter().filter_map(|of| names.left_out.get(&of.server_id));
+                    let without =
+                        |why| format!("endpoint `{}` of the store is served without {why}", row.name);
+                    joined.missed.extend(left_out.map(without));
                     joined.endpoints.push(endpoint);
                     Outcome::Serve
                 }

@@ -26,6 +26,12 @@ pub enum StoreError {
     /// The database cannot be reached or does not answer.
     #[error("the database is not available: {0}")]
     Unavailable(String),
+    /// The way to the database broke after it had been asked to keep a change, and before it had answered.
+    #[error(
+        "whether this was done is not known: the way to the database broke when it had been asked to keep the change ({0}); \
+         look at what is there before you do it again"
+    )]
+    Unsure(String),
     /// Another process held the write lock for longer than we wait.
     #[error("the database is locked by another process; try again, or find who holds it with `fuser`")]
     Locked,
@@ -81,7 +87,12 @@ impl StoreError {
     /// Whether the same may well succeed later, with nobody changing the request.
     pub fn is_away(&self) -> bool {
         match self {
-            Self::Unavailable(_) | Self::Locked | Self::DiskFull | Self::ReadOnly | Self::Stopped => true,
+            Self::Unavailable(_)
+            | Self::Unsure(_)
+            | Self::Locked
+            | Self::DiskFull
+            | Self::ReadOnly
+            | Self::Stopped => true,
             Self::Conflict
             | Self::Exists { .. }
             | Self::NotFound(_)

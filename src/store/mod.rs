@@ -36,7 +36,9 @@ pub use epochs::Epochs;
 pub use error::StoreError;
 pub use jwt_keys::{JwtAlgorithm, JwtKeyRow, JwtKeys, JwtPhase, NewJwtKey};
 pub use keys::{Grants, KeyRow, KeyStatus, Keys, NewKey, Predecessor, Rate, Role, Rotation};
-pub use metamcp::{MetaEndpoint, MetaKey, MetaMcp, MetaMember, MetaNamespace, MetaServer, MetaTool};
+pub use metamcp::{
+    MetaEndpoint, MetaKey, MetaMcp, MetaMember, MetaNamespace, MetaServer, MetaTool, OddColumn,
+};
 pub use page::{PAGE_ITEMS_MAX, Paged};
 pub use retention::{Retention, Retired};
 pub use sealed::{Rewrap, Sealed, SealedKind, SealedRow};

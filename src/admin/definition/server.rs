@@ -1,5 +1,6 @@
 //! One server: its document as people write it, and what is made of it.
 
+mod allowed;
 mod program;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ use crate::backend::{self, Address, EraChoice, is_private_address};
 use crate::base::{ServerName, units};
 use crate::store::{self, ServerKind, ServerRow, ServerSpec, Uuid};
 
+pub use allowed::{Allowed, AllowedCommand, EnvPattern, Forbidden, PatternError};
 pub use program::{Commands, Serving};
 
 /// A server behind the gateway, with secrets shown as `(sealed)`. What is not said has its default.
@@ -54,7 +56,8 @@ pub struct ServerDocument {
     /// they stay what they were.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub headers: Option<BTreeMap<String, String>>,
-    /// Of `stdio`: the absolute path of a program, exactly as `admin.stdio_commands` of the gateway has it.
+    /// Of `stdio`: the absolute path of a program, exactly as `admin.stdio_commands` of the gateway has it, with the
+    /// arguments first that this has behind it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 4096)]
     pub command: Option<String>,
@@ -63,11 +66,12 @@ pub struct ServerDocument {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(max_items = 256)]
     pub args: Option<Vec<String>>,
-    /// Of `stdio`: the absolute path of its working directory.
+    /// Of `stdio`: the absolute path of its working directory, exactly as `admin.stdio_dirs` of the gateway has it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 4096)]
     pub cwd: Option<String>,
-    /// Of `stdio`: its environment; sealed as headers are.
+    /// Of `stdio`: its environment; sealed as headers are. Names are of those that `admin.stdio_env` of the gateway has;
+    /// never one that decides what a program loads or runs, as `LD_PRELOAD` and `PATH` do.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub env: Option<BTreeMap<String, String>>,
     /// Of `stdio`: who shares a process. Default: `key`.
@@ -198,12 +202,9 @@ pub enum Unserved {
     /// By no version yet.
     #[error("servers of the kind {0} are not served by this version")]
     Kind(&'static str),
-    /// Its program is not on the list.
-    #[error(
-        "its command {0:?} is not among the programs that may be run: add it to `stdio_commands` in [admin] of \
-         metamcp.toml, as an absolute path, and start the gateway again"
-    )]
-    Command(String),
+    /// Its program is not on the list, or not as it is defined: what of it, and why.
+    #[error("{0} {1}")]
+    Program(String, Forbidden),
 }
 
 impl Rules {
@@ -211,7 +212,7 @@ impl Rules {
     pub fn remote(serving: &Serving) -> Self {
         Self {
             served: SERVED.to_vec(),
-            commands: Commands::Only(serving.commands.clone()),
+            commands: Commands::Only(serving.allowed.clone()),
             allow_private: serving.allow_private,
         }
     }
@@ -392,7 +393,7 @@ impl Reader<'_> {
             self.wrong(pointer, "is a UUID; servers are found by either, so a name must not look like one");
             return None;
         }
-        ServerName::new(text).map_err(|invalid| self.wrong(pointer, invalid.to_string())).ok()
+        ServerName::new(text).map_err(|invalid| self.wrong(pointer, invalid.unquoted())).ok()
     }
 
     fn kind(&mut self, fields: &mut Fields<'_>) -> KindWord {

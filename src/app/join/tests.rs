@@ -3,6 +3,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::admin::definition::bounds::{self, DEFAULTS};
+use crate::admin::definition::{Allowed, AllowedCommand, EnvPattern};
 use crate::auth::EncryptionKey;
 use crate::backend::{Address, TlsRoots, stdio};
 use crate::fleet::FleetBuilder;
@@ -14,7 +15,13 @@ fn sealer() -> Sealer {
 
 fn serving(allow_private: bool) -> Serving {
     let inherited = vec![("PATH".to_owned(), "/usr/bin".to_owned())];
-    Serving { allow_private, commands: vec!["/usr/bin/notes".to_owned()], inherited }
+    Serving { allow_private, allowed: allowed(&["/usr/bin/notes"]), inherited }
+}
+
+fn allowed(paths: &[&str]) -> Allowed {
+    let commands = paths.iter().map(|path| AllowedCommand { path: (*path).to_owned(), args: vec![] });
+    let env = vec![EnvPattern::new("NOTES_*").unwrap()];
+    Allowed { commands: commands.collect(), env, dirs: vec!["/srv".to_owned()] }
 }
 
 fn file(name: &str) -> backend::Config {
@@ -155,7 +162,7 @@ fn what_cannot_be_read_takes_nothing_with_it() {
             ServerRow { definition: Value::Null, ..row("torn", &none) },
             row("un__named", &none),
         ],
-        endpoints: vec![endpoint("work", &["closed", "good"]), endpoint("a b", &["good"])],
+        endpoints: vec![endpoint("work", &["closed", "good", "process"]), endpoint("a b", &["good"])],
     };
     let mut sse = row("old", &none);
     sse.kind = ServerKind::Sse;
@@ -167,11 +174,12 @@ fn what_cannot_be_read_takes_nothing_with_it() {
         &["good store", "old store"],
         &[
             "the secrets of server `closed` do not open",
-            "its command \"/bin/true\" is not among the programs that may be run: add it to `stdio_commands` in [admin]",
+            "its command \"/bin/true\" is not among the programs that may be run: add \"/bin/true\" to `stdio_commands` in [admin]",
             "the definition of server `torn`",
             "the definition of server `un__named`",
             "endpoint `a b` of the store is left out",
-            "endpoint `work` is served without server `closed`",
+            "endpoint `work` of the store is served without server `closed`: the secrets of server",
+            "endpoint `work` of the store is served without server `process`: its command \"/bin/true\" is not among",
         ],
     );
 }
@@ -191,11 +199,8 @@ fn a_program_on_the_list_is_run_with_what_every_program_is_given() {
     assert_eq!((program.command.as_str(), program.cwd), ("/usr/bin/notes", Some("/srv".into())));
     assert_eq!(program.env, serving(true).inherited);
     assert_eq!(program.settings, stdio::Settings { sharing: stdio::Sharing::Shared, ..bounds::program() });
-    for commands in
-        [vec![], vec!["/usr/bin/notes "], vec!["/usr/bin"], vec!["/usr/bin//notes"], vec!["notes"]]
-    {
-        let commands = commands.into_iter().map(str::to_owned).collect();
-        assert_eq!(run(&Serving { commands, ..serving(true) }), None);
+    for paths in [&[][..], &["/usr/bin/notes "], &["/usr/bin"], &["/usr/bin//notes"], &["notes"]] {
+        assert_eq!(run(&Serving { allowed: allowed(paths), ..serving(true) }), None);
     }
 }
 

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use crate::args::{Endpoints, NameRef, ThereServers};
 use crate::failure::Failure;
 use crate::place::{Absent, Installation};
-use crate::table::{line, or_none, table};
+use crate::table::{line, or_none, printable, table};
 use crate::{time, who};
 
 pub async fn servers(
@@ -89,8 +89,9 @@ async fn export(store: &Store, names: &[String]) -> Result<String, Failure> {
         rows.iter().filter(|row| row.secrets.is_some()).map(|row| row.name.as_str()).collect();
     if !sealed.is_empty() {
         eprintln!(
-            "keyadm: headers, arguments and variables are not exported; give them again to {}",
-            sealed.join(", ")
+            "keyadm: secrets are left out: values of headers and variables and arguments are `(sealed)`, and parts of addresses \
+             `...`. An import refuses those: write the values themselves into the file for {}",
+            printable(&sealed.join(", "))
         );
     }
     Ok(pretty(&json!({ "mcpServers": servers })))

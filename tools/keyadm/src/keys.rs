@@ -1,7 +1,9 @@
 //! What is done with API keys.
 
-use metamcp::auth::{ApiKey, KeyId, KeyRequest, create_key, new_key};
-use metamcp::store::{Audit, Grants, KeyRow, KeyStatus, Predecessor, Rate, Role, Store, Uuid};
+use metamcp::auth::{ApiKey, KeyId, KeyRequest, new_key};
+use metamcp::store::{
+    Audit, Grants, KeyRow, KeyStatus, Predecessor, Rate, Role, Rotation, Store, StoreError, Uuid,
+};
 use serde_json::{Value, json};
 
 use crate::args::{Create, Keys, Scope};
@@ -59,8 +61,27 @@ async fn create(installation: &Installation, request: KeyRequest, json: bool) ->
     request.check(now())?;
     let sealer = installation.sealer()?;
     let store = installation.store(Absent::Create).await?;
-    let (key, row) = create_key(&store, &sealer, request, who::audit()).await?;
+    let audit = who::audit();
+    let (key, new) = new_key(&store, &sealer, request, audit.at).await?;
+    let id = new.key_id.clone();
+    let row = match store.insert_key(new, audit).await {
+        Err(StoreError::Unsure(why)) => made_after_all(&store, &id, why, "").await?,
+        other => other?,
+    };
     Ok(made(&key, &row, json, &format!("Made the key {:?} with the id {}.", row.name, row.key_id)))
+}
+
+/// A key whose making the database did not confirm, when it is there. What was to happen to another key is in `besides`.
+async fn made_after_all(store: &Store, id: &str, why: String, besides: &str) -> Result<KeyRow, Failure> {
+    if let Ok(Some(row)) = store.key(id).await {
+        return Ok(row);
+    }
+    // That it is not there yet proves nothing: the database may still be at it.
+    Err(Failure::Unavailable(format!(
+        "{}. See whether `keyadm keys list` has the key {id}: its secret is lost, so if it is there, run `keyadm keys delete \
+         {id} --confirm`, and make another one{besides}",
+        StoreError::Unsure(why)
+    )))
 }
 
 /// The one answer that holds a key: alone on the standard output.
@@ -88,7 +109,7 @@ async fn set_status(
     if json {
         let answer = json!({
             "id": row.key_id, "uuid": row.id.to_string(), "name": row.name, "status": status.as_str(),
-            "changed": changed,
+            "expired": is_over(&row), "changed": changed,
         });
         return Ok(line(&answer));
     }
@@ -152,7 +173,11 @@ async fn rotate(
     let audit: Audit = who::audit();
     let (key, new) = new_key(&store, &installation.sealer()?, request, audit.at).await?;
     let old = grace.map_or(Predecessor::Inactivate, Predecessor::KeepUntil);
-    let rotation = store.rotate_key(&row.key_id, new, old, audit).await?;
+    let new_id = new.key_id.clone();
+    let rotation = match store.rotate_key(&row.key_id, new, old, audit).await {
+        Err(StoreError::Unsure(why)) => rotated_after_all(&store, [&row.key_id, &new_id], why).await?,
+        other => other?,
+    };
     let until = rotation.old.grace_until.map(time::format);
     let until = until.map_or_else(|| "is off now".into(), |end| format!("goes on until {end}"));
     let said = format!(
@@ -160,6 +185,14 @@ async fn rotate(
         rotation.new.name, rotation.new.key_id, rotation.old.key_id
     );
     Ok(made(&key, &rotation.new, json, &said))
+}
+
+/// The same of a rotation: both keys change at once or not at all.
+async fn rotated_after_all(store: &Store, [old, new]: [&str; 2], why: String) -> Result<Rotation, Failure> {
+    let besides = format!("; the old key {old} is then off, or in its time of grace");
+    let made = made_after_all(store, new, why, &besides).await?;
+    let old = store.key(old).await?.ok_or_else(|| missing(old))?;
+    Ok(Rotation { old, new: made })
 }
 
 async fn find(installation: &Installation, id: &str) -> Result<(Store, KeyRow), Failure> {

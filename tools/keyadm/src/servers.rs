@@ -38,7 +38,10 @@ pub async fn add(asked: AddServer, installation: &Installation, json: bool) -> R
 
 /// Which gateways there are is not known here, nor what their configurations say.
 fn told_of_list(command: &str) -> String {
-    format!("It runs where the gateway's `admin.stdio_commands` in metamcp.toml has {command:?}.")
+    format!(
+        "It runs where the gateway's `admin.stdio_commands` in metamcp.toml has {command:?}, `admin.stdio_env` its \
+         variables, and `admin.stdio_dirs` its working directory."
+    )
 }
 
 fn definition(asked: &AddServer) -> Result<Value, Failure> {

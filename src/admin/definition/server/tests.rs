@@ -4,16 +4,24 @@ use super::*;
 use crate::auth::EncryptionKey;
 
 fn rules() -> Rules {
-    Rules {
-        served: SERVED.to_vec(),
-        commands: Commands::Only(vec!["/usr/bin/mcp-notes".into()]),
-        allow_private: true,
+    Rules { served: SERVED.to_vec(), commands: Commands::Only(allowed()), allow_private: true }
+}
+
+fn allowed() -> Allowed {
+    let command = |path: &str, args: &[&str]| AllowedCommand {
+        path: path.into(),
+        args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+    };
+    Allowed {
+        commands: vec![command("/usr/bin/mcp-notes", &[]), command("/usr/bin/npx", &["-y", "hunter2"])],
+        env: ["TOKEN", "NOTES_*", "P*"].map(|text| EnvPattern::new(text).unwrap()).into(),
+        dirs: vec!["/srv".into()],
     }
 }
 
 fn serving(allow_private: bool) -> Serving {
     let inherited = vec![("HOME".to_owned(), "/home".to_owned())];
-    Serving { allow_private, commands: vec!["/usr/bin/mcp-notes".into()], inherited }
+    Serving { allow_private, allowed: allowed(), inherited }
 }
 
 fn sealer() -> Sealer {
@@ -57,7 +65,11 @@ fn names_every_wrong_field() {
     check(json!(null), &[""]);
     check(json!({}), &["/name", "/kind", "/url"]);
     check(json!({"name": 1, "kind": "carrier pigeon", "url": "hunter2"}), &["/name", "/kind", "/url"]);
-    check(http(json!({"name": "a__b"})), &["/name"]);
+    check(http(json!({"name": "a__b", "alias": "hunter2 "})), &["/name", "/alias"]);
+    check(http(json!({"name": "__hunter2"})), &["/name"]);
+    check(http(json!({"url": "https://a.example/mcp?..."})), &["/url"]);
+    check(http(json!({"url": "http:///hunter2"})), &["/url"]);
+    check(http(json!({"url": "http://a.example/\r\nhunter2"})), &["/url"]);
     check(http(json!({"name": "0192b1f0-8b7a-7c11-9c60-0123456789ab"})), &["/name"]);
     check(http(json!({"kind": "sse"})), &[]);
     check(http(json!({"kind": "sse", "era": "modern"})), &["/era"]);
@@ -106,8 +118,20 @@ fn runs_only_what_is_on_the_list() {
             "env": {"A=": "hunter2", "B": SEALED}, "cwd": "/a\0", "sharing": "all"}),
         &["/cwd", "/args/2", "/args/0", "/args/1", "/env/A=", "/env/B", "/sharing"],
     );
-    let found =
-        Server::read(&stdio("/bin/sh"), None, &Rules::remote(&Serving { commands: vec![], ..serving(true) }));
+    let with = |more: Value| {
+        let mut value = stdio("/usr/bin/mcp-notes");
+        merge_patch(&mut value, &more);
+        value
+    };
+    check(with(json!({"env": {"TOKEN": "hunter2", "NOTES_KEY": "hunter2"}, "cwd": "/srv"})), &[]);
+    check(with(json!({"env": {"OTHER": "hunter2"}, "cwd": "/tmp"})), &["/cwd", "/env/OTHER"]);
+    check(with(json!({"env": {"LD_PRELOAD": "hunter2", "PATH": "/"}})), &["/env/LD_PRELOAD", "/env/PATH"]);
+    check(with(json!({"env": {"BASH_FUNC_ls%%": "() { hunter2; }"}})), &["/env/BASH_FUNC_ls%%"]);
+    check(with(json!({"command": "/usr/bin/npx", "args": ["-y", "hunter2", "x"]})), &[]);
+    check(with(json!({"command": "/usr/bin/npx", "args": ["-y", "other"]})), &["/args"]);
+    check(with(json!({"command": "/usr/bin/npx"})), &["/args"]);
+    let nothing = Rules::remote(&Serving { allowed: Allowed::default(), ..serving(true) });
+    let found = Server::read(&stdio("/bin/sh"), None, &nothing);
     assert!(found.unwrap_err()[0].detail.contains("`stdio_commands` in [admin]"));
 }
 
@@ -130,9 +154,17 @@ fn arguments_and_variables_of_a_program_are_sealed_and_stay_with_it() {
     let env =
         [("HOME", "/home"), ("TOKEN", "hunter2")].map(|(name, value)| (name.to_owned(), value.to_owned()));
     assert_eq!(program.env, env);
-    let elsewhere = Serving { commands: vec!["/usr/bin/other".into()], ..serving(true) };
-    let unserved = read.backend(&elsewhere).unwrap_err().to_string();
-    assert!(unserved.contains("/usr/bin/mcp-notes") && unserved.contains("`stdio_commands`"), "{unserved}");
+    // What is on another machine's lists does not count here.
+    let unserved = |told: &str, key: &str, change: &dyn Fn(&mut Allowed)| {
+        let mut allowed = allowed();
+        change(&mut allowed);
+        let found = read.backend(&Serving { allowed, ..serving(true) }).unwrap_err().to_string();
+        assert!(found.contains(told) && found.contains(key) && !found.contains("hunter2"), "{found}");
+    };
+    unserved("\"/usr/bin/mcp-notes\"", "`stdio_commands`", &|allowed| allowed.commands.clear());
+    unserved("arguments first", "`stdio_commands`", &|allowed| allowed.commands[0].args.push("-y".into()));
+    unserved("\"TOKEN\"", "`stdio_env`", &|allowed| allowed.env.clear());
+    unserved("\"/srv\"", "`stdio_dirs`", &|allowed| allowed.dirs.clear());
 
     // Sent back as shown they stay; for another program they are to be written anew.
     let mut again = document_of(&row);
