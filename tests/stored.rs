@@ -417,7 +417,7 @@ fn what_another_process_writes_is_served_soon_and_after_a_restart() {
         name: "a".into(),
         kind: ServerKind::Http,
         definition: json!({"url": url}),
-        secrets: Secrets::Clear,
+        secrets: Secrets::Keep,
     };
     let url = format!("http://{}/mcp", peer.address);
     let row = house.gateway.keys().run(async |store| {
@@ -555,7 +555,7 @@ fn a_private_address_is_refused_where_it_is_connected_to() {
             name: name.into(),
             kind: ServerKind::Http,
             definition: json!({"url": url}),
-            secrets: Secrets::Clear,
+            secrets: Secrets::Keep,
         };
         house.gateway.keys().run(async |store| {
             store.insert_server(new_id(), spec.clone(), Audit::by("test")).await.unwrap();

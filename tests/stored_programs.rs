@@ -197,7 +197,7 @@ fn what_is_not_on_the_list_is_neither_taken_nor_run() {
     let definition = json!({"command": TOUCH, "args": [marker.to_str().unwrap()]});
     house.gateway.keys().run(async |store| {
         let spec =
-            ServerSpec { name: "t".into(), kind: ServerKind::Stdio, definition, secrets: Secrets::Clear };
+            ServerSpec { name: "t".into(), kind: ServerKind::Stdio, definition, secrets: Secrets::Keep };
         store.insert_server(new_id(), spec, Audit::by("test")).await.unwrap();
     });
     house.check_unserved("t", TOUCH);
