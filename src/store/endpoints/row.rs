@@ -128,7 +128,7 @@ impl EndpointRow {
 
 pub async fn all<S: Session>(session: &mut S) -> Result<Endpoints, StoreError> {
     let epoch = epochs::of(session, Kind::Endpoints).await?;
-    Ok(Endpoints { epoch, rows: load(session, "name > '' ORDER BY name", &[]).await? })
+    Ok(Endpoints { epoch, rows: load(session, "name >= '' ORDER BY name", &[]).await? })
 }
 
 pub async fn page<S: Session>(

@@ -1,9 +1,10 @@
+use rusqlite::Connection;
 use serde_json::json;
 
 use super::{by, on_each, sample};
 use crate::store::sealed::put;
 use crate::store::session::{Access, transact};
-use crate::store::testing::Notary;
+use crate::store::testing::{Folder, Notary, sql, with_database};
 use crate::store::{
     Binder, Bound, EndpointRow, EndpointServer, EndpointSpec, JwtAlgorithm, JwtPhase, KeyStatus, Match,
     NewJwtKey, Plain, Predecessor, PrefixMode, Sealed, Secrets, ServerKind, ServerSpec, Store, StoreError,
@@ -156,6 +157,80 @@ async fn a_token_key_that_does_not_open_retires_and_never_signs() {
             .map(|row| (row.kid.as_str(), row.phase, Notary(1).open_row(Bound::JwtKey(row)).is_some()))
             .collect();
         assert_eq!(seen, [("a", JwtPhase::Retiring, false), ("c", JwtPhase::Active, true)]);
+    })
+    .await;
+}
+
+/// A database of before rows were bound, as either engine takes it.
+fn before(blob: &str) -> String {
+    let id = |number: u8| format!("'00000000-0000-7000-8000-00000000000{number}'");
+    let [key, next, server, bare, endpoint] = [1, 2, 3, 4, 5].map(id);
+    format!(
+        "INSERT INTO api_keys (id, key_id, name, description, role, status, sealed_hash, key_version, successor,
+                               created_at, changed_at)
+         VALUES ({next}, 'BBBBBBBBBBBB', 'b', '', 'client', 'active', {blob}, 1, NULL, 1, 1),
+                ({key}, 'AAAAAAAAAAAA', 'a', 'd', 'admin', 'active', {blob}, 1, {next}, 2, 2);
+         INSERT INTO mcp_servers (id, name, kind, definition, sealed_secrets, key_version, version, created_at, changed_at)
+         VALUES ({server}, 'with', 'http', '{{\"url\":\"http://a/\"}}', {blob}, 1, 7, 1, 2),
+                ({bare}, 'without', 'sse', '{{}}', NULL, NULL, 1, 1, 1);
+         INSERT INTO endpoints (id, name, prefix_mode, version, created_at, changed_at)
+         VALUES ({endpoint}, 'e', 'never', 3, 1, 2);
+         INSERT INTO endpoint_servers (endpoint_id, server_id, position)
+         VALUES ({endpoint}, {bare}, 0), ({endpoint}, {server}, 1);
+         INSERT INTO endpoint_tools (endpoint_id, server_id, kind, pattern, position)
+         VALUES ({endpoint}, {server}, 'deny', 'x*', 0);
+         INSERT INTO jwt_keys (kid, algorithm, sealed_secret, key_version, phase, created_at, changed_at)
+         VALUES ('k', 'HS256', {blob}, 1, 'active', 1, 1);"
+    )
+}
+
+/// Everything is there, and nothing of it opens.
+async fn check_taken_over(store: &Store, epoch: u64) {
+    let store = store.bound_by(Notary(1));
+    let binder = Notary(1);
+    let keys = store.keys().await.unwrap();
+    let seen: Vec<_> = keys.rows.iter().map(|row| (row.key_id.as_str(), row.successor, row.epoch)).collect();
+    assert_eq!(seen, [("BBBBBBBBBBBB", None, epoch - 1), ("AAAAAAAAAAAA", Some(keys.rows[0].id), epoch)]);
+    assert!(keys.rows.iter().all(|row| binder.open_row(Bound::Key(row)).is_none()));
+    let servers = store.servers().await.unwrap().rows;
+    assert!(servers.iter().all(|row| binder.open_row(Bound::Server(row)).is_none()));
+    let seen: Vec<_> =
+        servers.iter().map(|row| (row.name.as_str(), row.version, row.secrets.bytes.len())).collect();
+    assert_eq!(seen, [("with", 7, 2), ("without", 1, 0)]);
+    let endpoint = store.endpoints().await.unwrap().rows.remove(0);
+    assert!(binder.open_row(Bound::Endpoint(&endpoint)).is_none());
+    let deny: Vec<_> = endpoint.servers.iter().map(|of| (of.server_id, of.deny.len())).collect();
+    assert_eq!((endpoint.version, deny), (3, vec![(servers[1].id, 0), (servers[0].id, 1)]));
+    assert!(binder.open_row(Bound::JwtKey(&store.jwt_keys().await.unwrap().rows[0])).is_none());
+    // They go away, and what is written anew as a whole is good.
+    check(store.delete_key("BBBBBBBBBBBB", by("test", 3)).await, "ok");
+    check(store.delete_server(servers[1].id, Match::Any, by("test", 3)).await, "ok");
+    let anew = server("with", Secrets::Set(Plain::nothing()));
+    let anew = store.replace_server(servers[0].id, Match::Version(7), anew, by("test", 3)).await.unwrap();
+    assert!(binder.open_row(Bound::Server(&anew)).is_some());
+    let left = store.endpoints().await.unwrap().rows.remove(0);
+    assert!(binder.open_row(Bound::Endpoint(&left)).is_none() && left.servers.len() == 1);
+}
+
+#[tokio::test]
+async fn a_database_of_before_is_taken_over_and_not_believed() {
+    let folder = Folder::new();
+    let path = folder.join("metamcp.sqlite");
+    let first = Connection::open(&path).unwrap();
+    first.execute_batch(include_str!("../../../sql/sqlite/0001_api_keys.sql")).unwrap();
+    first.execute_batch(include_str!("../../../sql/sqlite/0002_control_plane.sql")).unwrap();
+    first.execute_batch(&before("x'0102'")).unwrap();
+    first.execute_batch("PRAGMA user_version = 2; PRAGMA application_id = 0x6d637067").unwrap();
+    drop(first);
+    check_taken_over(&Store::open_sqlite(&path).await.unwrap(), 2).await;
+    with_database(async |url| {
+        sql(url, include_str!("../../../sql/postgres/0001_control_plane.sql")).await;
+        sql(url, &before("'\\x0102'")).await;
+        let ledger =
+            "CREATE TABLE metamcp_migrations (version BIGINT PRIMARY KEY, applied_at BIGINT NOT NULL);
+                      INSERT INTO metamcp_migrations VALUES (1, 1)";
+        sql(url, ledger).await;
+        check_taken_over(&Store::open(url).await.unwrap(), 2).await;
     })
     .await;
 }

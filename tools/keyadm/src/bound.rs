@@ -32,8 +32,9 @@ pub fn opens(sealer: Option<&Sealer>, row: Bound<'_>) -> Option<bool> {
 
 /// What is to be said of a row that does not open, and done about it.
 pub fn closed(sealer: &Sealer, row: Bound<'_>) -> String {
-    let version = row.sealed().1;
-    if !sealer.knows(version) {
+    let (sealed, version) = row.sealed();
+    // Nothing at all is sealed in rows of before.
+    if !sealed.is_empty() && !sealer.knows(version) {
         return format!(
             "sealed by version {version} of ENCRYPTION_KEY, which is not given: give it too, as in \
              ENCRYPTION_KEY=\"2:<new>,1:<old>\""

@@ -108,6 +108,8 @@ async fn export(store: &Store, names: &[String], looks: Looks<'_>) -> Result<Str
     if names.is_empty() {
         rows = store.servers().await?.rows;
     }
+    // Somebody else may have written it: it is given out as it is there, and said.
+    looks.warn(rows.iter().map(|row| (row.name.as_str(), Bound::Server(row))));
     let mut servers = Map::new();
     for row in &rows {
         let mut definition = row.definition.clone();
