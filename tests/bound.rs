@@ -138,7 +138,9 @@ fn a_new_key_takes_over_gateway_by_gateway() {
     let admin = database.admin_key();
     fill(&one, &admin, &peer);
     until("both serve", || left_out(&two, &admin).is_empty() && tools(&two, &admin, "/mcp").len() == 6);
-    let with = |gateway: Gateway, key: &str| {
+    let with = |mut gateway: Gateway, key: &str| {
+        // Else it would be started again without keys: the first one was shown by the other.
+        gateway.key = Some(admin.clone());
         let env = gateway.path().join(".env");
         let lines = std::fs::read_to_string(&env).unwrap();
         let others = lines.lines().filter(|line| !line.starts_with("ENCRYPTION_KEY="));

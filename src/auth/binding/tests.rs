@@ -61,7 +61,7 @@ impl Shell {
     }
 
     fn literal(&self, kind: Kind, bytes: &[u8]) -> String {
-        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = bytes.iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
         match (self, kind) {
             (_, Kind::Number) => String::from_utf8(bytes.to_vec()).unwrap(),
             (Self::Sqlite(_), Kind::Bytes) => format!("x'{hex}'"),

@@ -38,10 +38,13 @@ async fn rotate(installation: &Installation, wait_s: u64, json: bool) -> Result<
             "no key signs tokens yet: start the gateway once, which puts its JWT_SECRET into the ring".into(),
         ));
     }
-    if !rows.iter().any(|row| opens(row, &sealer)) {
+    let keys = store.keys().await?.rows;
+    let mut is_ours = rows.iter().map(Bound::JwtKey).chain(keys.iter().map(Bound::Key));
+    if !is_ours.any(|row| sealer.open_row(row).is_some()) {
         return Err(Failure::Data(
-            "the given ENCRYPTION_KEY opens none of the keys that sign tokens, so it is not the gateway's; \
-             take the one the gateway was started with"
+            "the given ENCRYPTION_KEY opens none of the keys in the database, so it is not the gateway's: take the one the \
+             gateway was started with. If it is, they were altered outside of keyadm, or made before rows were bound to it: \
+             make an API key first (`keyadm keys create`), then run this again"
                 .into(),
         ));
     }
