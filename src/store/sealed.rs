@@ -162,7 +162,11 @@ async fn anew<S: Session>(
         }
     };
     let Some(row) = row else { return Ok(None) };
-    let Some(plain) = binding.open(row) else { return Ok(None) };
+    let plain = match row {
+        Bound::Key(row) => keys::hash(binding, row).ok(),
+        Bound::Server(_) | Bound::Endpoint(_) | Bound::JwtKey(_) => binding.open(row),
+    };
+    let Some(plain) = plain else { return Ok(None) };
     binding.bind(session, row, &plain).await.map(|_| Some(()))
 }
 

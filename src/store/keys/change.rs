@@ -65,7 +65,7 @@ fn open(binding: &Binding, row: &KeyRow) -> Option<Plain> {
 }
 
 /// One that was switched off without a binder is what it was before that.
-fn hash(binding: &Binding, row: &KeyRow) -> Result<Plain, StoreError> {
+pub fn hash(binding: &Binding, row: &KeyRow) -> Result<Plain, StoreError> {
     let on = KeyRow { status: KeyStatus::Active, ..row.clone() };
     open(binding, row).map_or_else(|| binding.opened(Bound::Key(&on), "key"), Ok)
 }

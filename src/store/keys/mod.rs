@@ -9,6 +9,7 @@ mod row;
 
 use uuid::Uuid;
 
+pub(super) use change::hash;
 pub(super) use row::find;
 pub use row::{Grants, KeyRow, KeyStatus, Keys, NewKey, Rate, Role};
 

@@ -7,8 +7,8 @@ use crate::store::session::{Access, transact};
 use crate::store::testing::{Folder, Notary, sql, with_database};
 use crate::store::{
     Binder, Bound, EndpointRow, EndpointServer, EndpointSpec, JwtAlgorithm, JwtPhase, KeyStatus, Match,
-    NewJwtKey, Plain, Predecessor, PrefixMode, Sealed, Secrets, ServerKind, ServerSpec, Store, StoreError,
-    new_id,
+    NewJwtKey, Plain, Predecessor, PrefixMode, Sealed, SealedKind, Secrets, ServerKind, ServerSpec, Store,
+    StoreError, new_id,
 };
 
 /// How an operation ended, in a word.
@@ -71,6 +71,19 @@ async fn a_key_that_does_not_open_goes_off_and_away_and_nowhere_else() {
         assert!(!opens("AAAAAAAAAAAA").await && !opens("BBBBBBBBBBBB").await);
         check(store.set_key_status("AAAAAAAAAAAA", on, by("test", 4)).await, "ok");
         assert!(opens("AAAAAAAAAAAA").await);
+        // Sealed by a newer version, it is sealed as what it is now.
+        let newer = store.bound_by(Notary(2));
+        check(unbound.set_key_status("AAAAAAAAAAAA", off, by("test", 4)).await, "ok");
+        let anew = newer.rewrap(SealedKind::Keys, None, by("test", 4)).await.unwrap();
+        assert_eq!((anew.count, anew.closed.len()), (3, 0));
+        let row = store.key("AAAAAAAAAAAA").await.unwrap().unwrap();
+        assert!(row.status == off && Notary(2).open_row(Bound::Key(&row)).is_some());
+        check(newer.set_key_status("AAAAAAAAAAAA", on, by("test", 4)).await, "ok");
+        let store = &newer;
+        let opens = async |key_id| {
+            let row = store.key(key_id).await.unwrap().unwrap();
+            Notary(2).open_row(Bound::Key(&row)).is_some()
+        };
         // And by us, as usual.
         check(store.set_key_status("AAAAAAAAAAAA", off, by("test", 5)).await, "ok");
         assert!(opens("AAAAAAAAAAAA").await);

@@ -1,7 +1,7 @@
 //! Rows that are bound to `ENCRYPTION_KEY`: whether they open, and what to do about those that do not.
 
 use metamcp::auth::{Sealer, parse_encryption_key};
-use metamcp::store::{Binder, Bound, Store};
+use metamcp::store::{Binder, Bound, KeyRow, KeyStatus, Store};
 
 use crate::failure::Failure;
 use crate::place::{Absent, Installation};
@@ -38,6 +38,15 @@ pub fn closed(sealer: &Sealer, row: Bound<'_>) -> String {
         return format!(
             "sealed by version {version} of ENCRYPTION_KEY, which is not given: give it too, as in \
              ENCRYPTION_KEY=\"2:<new>,1:<old>\""
+        );
+    }
+    if let Bound::Key(row) = row
+        && sealer.open_row(Bound::Key(&KeyRow { status: KeyStatus::Active, ..row.clone() })).is_some()
+    {
+        return format!(
+            "switched off without ENCRYPTION_KEY, or by somebody else: `keyadm keys activate {0}` and `keyadm keys \
+             inactivate {0}` seal it again, or delete it",
+            row.key_id
         );
     }
     let anew = match row {
