@@ -197,7 +197,7 @@ fn what_is_not_on_the_list_is_neither_taken_nor_run() {
     let definition = json!({"command": TOUCH, "args": [marker.to_str().unwrap()]});
     house.gateway.keys().run(async |store| {
         let spec =
-            ServerSpec { name: "t".into(), kind: ServerKind::Stdio, definition, secrets: Secrets::Clear };
+            ServerSpec { name: "t".into(), kind: ServerKind::Stdio, definition, secrets: Secrets::Keep };
         store.insert_server(new_id(), spec, Audit::by("test")).await.unwrap();
     });
     house.check_unserved("t", TOUCH);
@@ -238,7 +238,7 @@ fn a_program_on_the_list_is_not_made_another_by_what_it_is_given() {
         definition.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         house.gateway.keys().run(async |store| {
             let spec =
-                ServerSpec { name: "l".into(), kind: ServerKind::Stdio, definition, secrets: Secrets::Clear };
+                ServerSpec { name: "l".into(), kind: ServerKind::Stdio, definition, secrets: Secrets::Keep };
             store.insert_server(new_id(), spec, Audit::by("test")).await.unwrap();
         });
         let shown = house.shown("l");

@@ -12,7 +12,7 @@ use super::servers::{
 };
 use super::tag::Tag;
 use super::{Admin, Call, show_row};
-use crate::store::{EndpointRow, EndpointSpec, Outcome, Put, ServerRow, StoreError, new_id};
+use crate::store::{Binder, Bound, EndpointRow, EndpointSpec, Outcome, Put, ServerRow, StoreError, new_id};
 
 impl Admin {
     pub(super) async fn list_endpoints(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
@@ -103,6 +103,11 @@ impl Admin {
             let expect = precondition.check(tagged)?;
             let was_there = found.is_some();
             let written = if let Some(row) = found {
+                // Of what was altered nothing is built on.
+                let is_closed = self.parts.auth.sealer().open_row(Bound::Endpoint(&row)).is_none();
+                if is_closed && write.whole().is_none() {
+                    return Err(StoreError::Closed("endpoint").into());
+                }
                 let spec = read(&write.merged(document(&row, &servers)), &servers)?;
                 store.replace_endpoint(row.id, expect, spec, call.audit()).await.map(|new| {
                     let outcome = if new.version == row.version { Outcome::Keep } else { Outcome::Replace };

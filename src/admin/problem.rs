@@ -172,7 +172,9 @@ impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         match &error {
             StoreError::Conflict => Self::new(StatusCode::PRECONDITION_FAILED, error.to_string()),
-            StoreError::Exists { .. } => Self::new(StatusCode::CONFLICT, error.to_string()),
+            StoreError::Exists { .. } | StoreError::Closed(_) => {
+                Self::new(StatusCode::CONFLICT, error.to_string())
+            }
             StoreError::NotFound(what) => Self::not_found(what),
             StoreError::Dangling => Self::new(
                 StatusCode::CONFLICT,

@@ -284,7 +284,7 @@ const CURSOR_BYTES_MAX: usize = 2048;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{ServerKind, ServerRow, Uuid};
+    use crate::store::{Sealed, ServerKind, ServerRow, Uuid};
 
     #[track_caller]
     fn check(query: &str, expected: &[&str]) {
@@ -329,7 +329,7 @@ mod tests {
             name: "a".into(),
             kind: ServerKind::Http,
             definition: json!({}),
-            secrets: None,
+            secrets: Sealed::default(),
             version,
             created_at: 0,
             changed_at: 0,

@@ -6,7 +6,7 @@ use http::{HeaderValue, Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::definition::import::upsert;
-use super::definition::{FieldError, Server, merge_patch, server_document};
+use super::definition::{FieldError, Server, Unreadable, merge_patch, server_document};
 use super::problem::Problem;
 use super::request::{Precondition, Query, json_body, ok, page, tagged, unless_known};
 use super::tag::Tag;
@@ -26,6 +26,25 @@ pub enum Write<'a> {
     Patch(&'a Value),
     /// Its members take the place of those that are there; or else it is the whole.
     Upsert(&'a Value),
+}
+
+/// A stored server, to be written.
+enum Found<'a> {
+    /// It can be used.
+    Whole(Box<Server>),
+    /// This version cannot read it.
+    Invalid,
+    /// It was altered; this takes its place.
+    Closed(&'a Value),
+}
+
+impl Found<'_> {
+    fn server(self) -> Option<Server> {
+        match self {
+            Self::Whole(server) => Some(*server),
+            Self::Invalid | Self::Closed(_) => None,
+        }
+    }
 }
 
 impl Admin {
@@ -117,12 +136,15 @@ impl Admin {
             let expect = precondition.check(found.as_ref().map(|row| (Tag::of_server(row), row.version)))?;
             let was_there = found.is_some();
             let written = if let Some(row) = found {
-                let before = self.open(&row);
-                let value = write.merged(server_document(&row));
+                let before = self.open(&row, write)?;
+                let value = match &before {
+                    Found::Closed(value) => Value::clone(value),
+                    Found::Invalid | Found::Whole(_) => write.merged(server_document(&row)),
+                };
+                let before = before.server();
                 let server = Server::read(&value, before.as_ref(), &self.rules).map_err(unprocessable)?;
                 self.check_prefixes(&server, Some(&row)).await?;
-                let spec = server.spec(row.id, self.parts.auth.sealer(), before.as_ref());
-                store.replace_server(row.id, expect, spec, call.audit()).await.map(|new| {
+                store.replace_server(row.id, expect, server.spec(), call.audit()).await.map(|new| {
                     let outcome = if new.version == row.version { Outcome::Keep } else { Outcome::Replace };
                     Put { outcome, row: new }
                 })
@@ -151,18 +173,25 @@ impl Admin {
     }
 
     async fn insert_server(&self, server: &Server, call: &Call<'_>) -> Result<ServerRow, StoreError> {
-        let id = new_id();
-        let spec = server.spec(id, self.parts.auth.sealer(), None);
-        let row = self.parts.store.insert_server(id, spec, call.audit()).await?;
+        let row = self.parts.store.insert_server(new_id(), server.spec(), call.audit()).await?;
         self.note_change();
         Ok(row)
     }
 
-    /// As it is stored; `None` where it cannot be read, and what is written anew takes its place.
-    fn open(&self, row: &ServerRow) -> Option<Server> {
-        Server::from_row(row, self.parts.auth.sealer())
-            .map_err(|error| tracing::warn!(%error, "a stored server is written anew"))
-            .ok()
+    /// What is stored. Of what was altered nothing is built on: only the whole of it, written anew, takes its place.
+    fn open<'a>(&self, row: &ServerRow, write: Write<'a>) -> Result<Found<'a>, StoreError> {
+        match Server::from_row(row, self.parts.auth.sealer()) {
+            Ok(server) => Ok(Found::Whole(Box::new(server))),
+            Err(error) => {
+                tracing::warn!(%error, "a stored server is written anew");
+                match error {
+                    Unreadable::Invalid(..) => Ok(Found::Invalid),
+                    Unreadable::Closed(_) => {
+                        write.whole().map(Found::Closed).ok_or(StoreError::Closed("server"))
+                    }
+                }
+            }
+        }
     }
 
     /// A stored server, by UUID or name.

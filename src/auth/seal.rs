@@ -9,6 +9,7 @@
 //! purpose can never be opened for another.
 
 use std::fmt;
+use std::sync::Arc;
 
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
@@ -22,7 +23,7 @@ use super::secrets::random_bytes;
 /// What a sealed value is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// The hash of an API key in the store.
+    /// An API key in the store, with the hash of its secret.
     KeyRow,
     /// A session id.
     Session,
@@ -34,14 +35,16 @@ pub enum Purpose {
     KeyringSnapshot,
     /// The last servers and endpoints of the store, on disk.
     FleetSnapshot,
-    /// Headers and environment of a server in the store.
+    /// A server in the store, with its headers and environment.
     ServerSecrets,
     /// A key that signs tokens, in the store.
     JwtKey,
+    /// An endpoint in the store.
+    EndpointRow,
 }
 
 impl Purpose {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::KeyRow,
         Self::Session,
         Self::RequestState,
@@ -50,6 +53,7 @@ impl Purpose {
         Self::FleetSnapshot,
         Self::ServerSecrets,
         Self::JwtKey,
+        Self::EndpointRow,
     ];
 
     /// Part of what is at rest: never to be changed.
@@ -63,13 +67,15 @@ impl Purpose {
             Self::FleetSnapshot => b"metamcp/v1/fleet-snapshot",
             Self::ServerSecrets => b"metamcp/v1/server-secrets",
             Self::JwtKey => b"metamcp/v1/jwt-key",
+            Self::EndpointRow => b"metamcp/v1/endpoint-row",
         }
     }
 }
 
-/// Seals under the first version given, opens what any version sealed.
+/// Seals under the first version given, opens what any version sealed. Cheap to clone.
+#[derive(Clone)]
 pub struct Sealer {
-    versions: Vec<Version>,
+    versions: Arc<[Version]>,
 }
 
 struct Version {
@@ -90,7 +96,7 @@ impl Sealer {
             }
             versions.push(Version { number: key.version, ciphers: Purpose::ALL.map(|p| cipher(key, p)) });
         }
-        Ok(Self { versions })
+        Ok(Self { versions: versions.into() })
     }
 
     /// `aad` is not encrypted, but must be the same when opening.

@@ -20,6 +20,15 @@ pub enum StoreError {
     /// Something it refers to is not there.
     #[error("it refers to a server or key that is not there")]
     Dangling,
+    /// A row that does not open: what it says is not what was sealed.
+    #[error(
+        "the {0} does not open: it was altered outside of keyadm and the gateway, sealed under another ENCRYPTION_KEY, or \
+         made before rows were bound to one; nothing is built on it: write the whole of it anew, or delete it"
+    )]
+    Closed(&'static str),
+    /// A change without a binder.
+    #[error("what decides is bound to ENCRYPTION_KEY, which is not given here: set it to the gateway's")]
+    Unbound,
     /// A value that the table does not take.
     #[error("the database does not take it: {0}")]
     Invalid(String),
@@ -97,6 +106,8 @@ impl StoreError {
             | Self::Exists { .. }
             | Self::NotFound(_)
             | Self::Dangling
+            | Self::Closed(_)
+            | Self::Unbound
             | Self::Invalid(_)
             | Self::Corrupt(_)
             | Self::NewerSchema { .. }

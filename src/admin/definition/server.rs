@@ -17,10 +17,10 @@ use super::fields::{Errors, FieldError, Fields, below};
 use super::headers::Owner;
 use super::secrets::{SEALED, Secrets};
 use super::{address, headers};
-use crate::auth::{Sealer, Unsealable};
+use crate::auth::Sealer;
 use crate::backend::{self, Address, EraChoice, is_private_address};
 use crate::base::{ServerName, units};
-use crate::store::{self, ServerKind, ServerRow, ServerSpec, Uuid};
+use crate::store::{self, Binder, ServerKind, ServerRow, ServerSpec, Uuid};
 
 pub use allowed::{Allowed, AllowedCommand, EnvPattern, Forbidden, PatternError};
 pub use program::{Commands, Serving};
@@ -188,9 +188,13 @@ pub struct Server {
 /// A stored definition that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Unreadable {
-    /// Its secrets do not open.
-    #[error("the secrets of server `{0}` do not open with the given ENCRYPTION_KEY; set them anew")]
-    Unsealable(String, #[source] Unsealable),
+    /// It does not open.
+    #[error(
+        "server `{0}` was altered outside of keyadm and the gateway, sealed under another ENCRYPTION_KEY, or made before \
+         rows were bound to one: give the version that sealed it, or write the whole of it anew (PUT, or `keyadm servers \
+         import --replace`), or remove it (`keyadm servers remove`)"
+    )]
+    Closed(String),
     /// It was written by hand, or by a later version.
     #[error("the definition of server `{0}` is not one that this version reads: {1}")]
     Invalid(String, String),
@@ -241,8 +245,8 @@ impl Server {
 
     /// From the store.
     pub fn from_row(row: &ServerRow, sealer: &Sealer) -> Result<Self, Unreadable> {
-        let secrets = Secrets::open(row.secrets.as_ref(), row.id, sealer)
-            .map_err(|error| Unreadable::Unsealable(row.name.clone(), error))?;
+        let plain = sealer.open_row(store::Bound::Server(row)).as_ref().and_then(Secrets::from_plain);
+        let secrets = plain.ok_or_else(|| Unreadable::Closed(row.name.clone()))?;
         let mut value = document_of(row);
         if let Some(url) = &secrets.url {
             value["url"] = url.as_str().into();
@@ -261,15 +265,9 @@ impl Server {
         })
     }
 
-    /// For the store, under an id. Secrets that are what they were `before` are left as they are sealed.
-    pub fn spec(&self, id: Uuid, sealer: &Sealer, before: Option<&Self>) -> ServerSpec {
-        let secrets = if before.is_some_and(|before| before.secrets == self.secrets) {
-            store::Secrets::Keep
-        } else if self.secrets.is_empty() {
-            store::Secrets::Clear
-        } else {
-            store::Secrets::Set(self.secrets.seal(id, sealer))
-        };
+    /// For the store, which seals it.
+    pub fn spec(&self) -> ServerSpec {
+        let secrets = store::Secrets::Set(self.secrets.to_plain());
         let mut definition = self.to_json();
         if let Some(members) = definition.as_object_mut() {
             members.remove("name");

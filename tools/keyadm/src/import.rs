@@ -82,6 +82,7 @@ pub async fn run(
     } else {
         (installation.sealer()?, Some(installation.store(Absent::Create).await?))
     };
+    let store = store.map(|store| store.bound_by(sealer.clone()));
     let (servers, endpoints, keys) = match &store {
         Some(store) => (store.servers().await?.rows, store.endpoints().await?.rows, store.keys().await?.rows),
         None => (Vec::new(), Vec::new(), Vec::new()),
@@ -148,7 +149,7 @@ impl Target {
             }
             None => {}
         }
-        let done = match (spec(server, &name, &self.sealer), self.written()) {
+        let done = match (spec(server, &name), self.written()) {
             (Ok(spec), Some(store)) => {
                 let inserted = store.insert_server(server.uuid, spec, audit()).await;
                 inserted.map(drop).map_err(Failure::from)
@@ -360,7 +361,7 @@ fn pattern(tool: &str) -> String {
 }
 
 /// As the gateway keeps a server: what may be seen of it, and the rest sealed.
-fn spec(server: &MetaServer, name: &str, sealer: &Sealer) -> Result<ServerSpec, String> {
+fn spec(server: &MetaServer, name: &str) -> Result<ServerSpec, String> {
     let kind = match server.r#type.as_str() {
         "STREAMABLE_HTTP" => ServerKind::Http,
         "SSE" => ServerKind::Sse,
@@ -380,7 +381,7 @@ fn spec(server: &MetaServer, name: &str, sealer: &Sealer) -> Result<ServerSpec, 
         let told = errors.iter().map(|error| format!("its {} {}", &error.pointer[1..], error.detail));
         told.collect::<Vec<_>>().join("; ")
     })?;
-    Ok(read.spec(server.uuid, sealer, None))
+    Ok(read.spec())
 }
 
 fn odd(column: OddColumn) -> String {

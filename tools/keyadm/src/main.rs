@@ -4,6 +4,7 @@
 //! everything said about them to the standard error, so that a script can take the one without the other.
 
 mod args;
+mod bound;
 mod doctor;
 mod failure;
 mod fleet;

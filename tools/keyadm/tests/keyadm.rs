@@ -10,7 +10,7 @@ use std::process::Stdio;
 
 use metamcp::auth::{self, Check};
 use metamcp::config::{Env, ProcessEnv};
-use metamcp::store::{Audit, Grants, NewKey, new_id};
+use metamcp::store::{Audit, Grants, NewKey, Plain, new_id};
 use serde_json::Value;
 
 use support::{Place, Run, credential, gateway};
@@ -60,17 +60,19 @@ fn people_get_the_key_alone_on_the_standard_output_and_a_table() {
 #[tokio::test]
 async fn a_key_that_has_expired_is_not_told_to_be_good_again() {
     let place = Place::new();
+    place.key("first");
+    let (secrets, _) = auth::Secrets::load_or_create(&place.data_dir()).unwrap();
+    let sealer = auth::Sealer::new(&auth::parse_encryption_key(&secrets.encryption_key).unwrap()).unwrap();
     let new = NewKey {
         id: new_id(),
         key_id: "AAAAAAAAAAAA".into(),
         name: "old".into(),
         description: String::new(),
         grants: Grants::everything(),
-        sealed_hash: vec![1],
-        key_version: 1,
+        hash: Plain::nothing(),
         expires_at: Some(1),
     };
-    place.store_made().await.insert_key(new, Audit::by("test")).await.unwrap();
+    place.store().await.bound_by(sealer).insert_key(new, Audit::by("test")).await.unwrap();
     for (word, status) in [("inactivate", "inactive"), ("activate", "active")] {
         let told = place.run(&["keys", word, "AAAAAAAAAAAA", "--json"]).json();
         assert_eq!((&told["status"], &told["expired"]), (&status.into(), &true.into()), "{told}");

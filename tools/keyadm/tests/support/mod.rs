@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 
 use futures_util::FutureExt;
-use metamcp::auth::{self, Authenticator, Credential, Mode, Secrets};
+use metamcp::auth::{self, Authenticator, Credential, Mode, Sealer, Secrets};
 use metamcp::store::Store;
 use serde_json::Value;
 
@@ -64,10 +64,13 @@ impl Place {
 
     /// What the program opens, for what only the gateway does.
     pub async fn store(&self) -> Store {
-        match &self.database_url {
+        let store = match &self.database_url {
             Some(url) => Store::open(url).await.unwrap(),
             None => Store::open_sqlite(&self.data_dir().join("metamcp.sqlite")).await.unwrap(),
-        }
+        };
+        let Some(secrets) = Secrets::find(&self.data_dir()).unwrap() else { return store };
+        let keys = auth::parse_encryption_key(&secrets.encryption_key).unwrap();
+        store.bound_by(Sealer::new(&keys).unwrap())
     }
 
     /// The same, of an installation in which nothing was made yet.
