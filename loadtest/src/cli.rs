@@ -53,9 +53,9 @@ pub struct Ask {
     /// The MCP endpoint
     pub url: Uri,
     /// The API key, sent as `Authorization: Bearer`; other users of the machine can see it here
-    #[arg(long, env = "METAMCP_KEY", hide_env_values = true, conflicts_with = "key_file")]
+    #[arg(long, env = "METAMCP_KEY", hide_env_values = true)]
     pub key: Option<String>,
-    /// A file with the API key in its first line
+    /// A file with the API key in its first line; goes before --key
     #[arg(long, value_name = "FILE")]
     pub key_file: Option<PathBuf>,
     /// Goes with every request; may be repeated

@@ -85,6 +85,9 @@ fn line(progress: &Progress<'_>) -> String {
         (latencies.len() as f64 / progress.length.as_secs_f64().max(f64::MIN_POSITIVE), |quantile: f64| {
             latencies.value_at_quantile(quantile) as f64 / 1000.0
         });
+    if progress.phase == Phase::WarmUp {
+        return format!("{phase} {at:.0}/{of:.0} s  errors {}", progress.errors);
+    }
     let times = if latencies.is_empty() {
         "no right answers".to_owned()
     } else {
@@ -118,6 +121,7 @@ mod tests {
     #[test]
     fn a_line_has_rate_latency_and_errors() {
         check(Phase::Measure, &[10, 10, 10, 40], "measure 3/10 s  2 /s  p50 10.0 ms  p99 40.0 ms  errors 4");
-        check(Phase::WarmUp, &[], "warm-up 3/10 s  0 /s  no right answers  errors 4");
+        check(Phase::Measure, &[], "measure 3/10 s  0 /s  no right answers  errors 4");
+        check(Phase::WarmUp, &[], "warm-up 3/10 s  errors 4");
     }
 }

@@ -136,7 +136,7 @@ impl Tally {
     /// A right answer.
     pub fn right(&mut self, place: usize, latency: Duration, bytes: u64) {
         let counts = &mut self.operations[place];
-        counts.latencies.saturating_record(nanoseconds(latency));
+        record(&mut counts.latencies, latency);
         counts.bytes += bytes;
     }
 
@@ -156,7 +156,7 @@ impl Tally {
 
     /// A request of the open loop was taken up after it was due.
     pub fn woke_late(&mut self, late: Duration) {
-        self.lateness.saturating_record(nanoseconds(late));
+        record(&mut self.lateness, late);
     }
 
     /// As if everything had been recorded here.
@@ -200,8 +200,10 @@ impl Tally {
     }
 }
 
-fn nanoseconds(time: Duration) -> u64 {
-    u64::try_from(time.min(LATENCY_MAX).as_nanos()).unwrap_or(u64::MAX)
+fn record(latencies: &mut Latencies, time: Duration) {
+    let nanoseconds = u64::try_from(time.min(LATENCY_MAX).as_nanos()).unwrap_or(u64::MAX);
+    // Not `saturating_record`, which does not grow the histogram.
+    latencies.record(nanoseconds).expect("a histogram that grows takes every latency");
 }
 
 #[cfg(test)]
@@ -226,6 +228,8 @@ mod tests {
         let (one, sum) = (one.all(), sum.all());
         assert_eq!((sum.right(), sum.wrong(), sum.bytes), (one.right(), one.wrong(), one.bytes));
         assert_eq!(sum.errors, one.errors);
+        let longest = latencies_ms.iter().max().map_or(0, |ms| ms.min(&3_600_000) * 1_000_000);
+        assert!(one.latencies.equivalent(one.latencies.max(), longest), "{}", one.latencies.max());
         for quantile in [0.0, 0.5, 0.9, 0.99, 1.0] {
             let values =
                 (sum.latencies.value_at_quantile(quantile), one.latencies.value_at_quantile(quantile));

@@ -206,7 +206,11 @@ impl Scenario {
                 return Err(Mistakes::one(&name, &format!("is larger than {FILE_BYTES_MAX} bytes")));
             }
             Ok(text) => text,
-            Err(error) => return Err(Mistakes::one(&name, &format!("cannot be read: {error}"))),
+            Err(error) => {
+                let names = SHIPPED.map(|(name, _)| name).join(", ");
+                let text = format!("cannot be read: {error}; write a file, or one of {names}");
+                return Err(Mistakes::one(&name, &text));
+            }
         };
         Self::parse(&name, &text)
     }
