@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::report::{Bound, Report, duration};
+use crate::report::{Bound, Report, duration, float};
 
 /// What has to hold.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -11,6 +11,8 @@ pub struct Bounds {
     pub p99_max: Option<Duration>,
     /// Of everything that was not answered rightly.
     pub errors_max: ErrorsMax,
+    /// How much the memory of the watched process may grow, from a quarter of the time to the end, as a share.
+    pub growth_max: Option<f64>,
 }
 
 /// How many errors may be.
@@ -35,6 +37,7 @@ impl Bounds {
                 held: p99.is_some_and(|p99| p99 <= max_us),
             });
         }
+        bounds.extend(self.growth_max.map(|max| growth(report, max)));
         let errors: u64 = report.errors.values().sum();
         let share = report.error_share();
         let found = format!("{errors}, {:.3} % of requests", share * 100.0);
@@ -51,6 +54,21 @@ impl Bounds {
             },
         });
         bounds
+    }
+}
+
+/// In the first quarter, caches and pools fill.
+fn growth(report: &Report, max: f64) -> Bound {
+    let stated = format!("memory grows by at most {} %", max * 100.0);
+    let quarter = report.points.iter().find(|point| point.at_s >= report.seconds / 4.0);
+    let quarter = quarter.and_then(|point| point.memory_bytes).map(float);
+    let last = report.process.map(|process| float(process.memory_last_bytes));
+    match quarter.zip(last) {
+        Some((quarter, last)) if quarter > 0.0 => {
+            let grown = last / quarter - 1.0;
+            Bound { stated, found: format!("{:+.1} %", grown * 100.0), held: grown <= max }
+        }
+        _ => Bound { stated, found: "no process was watched".to_owned(), held: false },
     }
 }
 
@@ -102,5 +120,25 @@ mod tests {
         check("101%", None, None);
         check("-1", None, None);
         check("", None, None);
+    }
+
+    #[test]
+    fn growth_counts_from_a_quarter_of_the_time() {
+        let mut report = crate::compare::tests::report(1000.0, 1000.0, false);
+        let bounds = Bounds { p99_max: None, errors_max: ErrorsMax::Count(0), growth_max: Some(0.1) };
+        let held = |report: &Report| bounds.judge(report)[0].held;
+        assert!(!held(&report), "nothing was watched");
+        for (at, point) in report.points.iter_mut().enumerate() {
+            point.memory_bytes = Some(if at == 0 { 500 } else { 1000 });
+        }
+        for (last, expected) in [(900, true), (1000, true), (1099, true), (1200, false)] {
+            report.process = Some(crate::report::ProcessFound {
+                cpu_us_each: None,
+                cores: 1.0,
+                memory_first_bytes: 500,
+                memory_last_bytes: last,
+            });
+            assert_eq!(held(&report), expected, "{last}");
+        }
     }
 }

@@ -123,6 +123,9 @@ pub struct RunArgs {
     /// How many errors may be: a count, or a share as in 0.5%
     #[arg(long, value_name = "N|%", default_value = "0", value_parser = parse_errors_max)]
     pub errors_max: ErrorsMax,
+    /// How much the memory of --pid may grow, from a quarter of the time to the end
+    #[arg(long, value_name = "%", value_parser = percent, requires = "pid")]
+    pub growth_max: Option<f64>,
     /// Where to write the report.
     #[command(flatten)]
     pub output: Output,

@@ -179,4 +179,4 @@ fn unlike(name: &str, first: &Report, report: &Report) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

@@ -88,7 +88,7 @@ async fn run_once(args: RunArgs) -> Result<bool, Failure> {
         scenario.load.rate = Some(rate).filter(|rate| *rate > 0.0);
     }
     scenario.load.requests = args.requests.or(scenario.load.requests);
-    let bounds = Bounds { p99_max: args.p99_max, errors_max: args.errors_max };
+    let bounds = Bounds { p99_max: args.p99_max, errors_max: args.errors_max, growth_max: args.growth_max };
     let session = Session::new(&args.ask, scenario).await?;
     let report = session.measure(session.scenario.clone(), &bounds).await?;
     print(&report::table(&report))?;
@@ -99,7 +99,7 @@ async fn run_once(args: RunArgs) -> Result<bool, Failure> {
 
 async fn sweep(args: SweepArgs) -> Result<bool, Failure> {
     let session = Session::new(&args.ask, scenario(&args.ask)?).await?;
-    let bounds = Bounds { p99_max: Some(args.p99_max), errors_max: args.errors_max };
+    let bounds = Bounds { p99_max: Some(args.p99_max), errors_max: args.errors_max, growth_max: None };
     let p99_max_us = args.p99_max.as_secs_f64() * 1e6;
     let url = session.target.without_key(&session.url);
     let mut sweep = Sweep::new(&session.scenario.name, &url, p99_max_us);

@@ -119,7 +119,7 @@ pub struct Measured {
 pub struct Held {
     /// How much of it.
     pub seen: Seen,
-    /// Of the process that is watched: before and after it was opened.
+    /// Of the process that is watched: before it was opened, and when the measurement ended.
     pub memory_bytes: Option<(u64, u64)>,
 }
 
@@ -226,7 +226,6 @@ pub async fn measure(run: &Run, tell: &mut dyn FnMut(&Progress<'_>)) -> Result<M
         Some(idle) => Some(Herd::open(&shared, &own, idle).await),
         None => None,
     };
-    let held = before.zip(memory());
     let start = Instant::now();
     let (measured_from, ends) = (start + load.warm_up, start + load.warm_up + load.measure);
     let (running, ended) = mpsc::channel(1);
@@ -239,6 +238,8 @@ pub async fn measure(run: &Run, tell: &mut dyn FnMut(&Progress<'_>)) -> Result<M
     let mut watch = Watch::new(run, shared.operations(), measured_from, ends, tallies);
     watch.until(ended, tell).await;
     let (length, last) = (watch.length(), run.pid.and_then(sample));
+    // Not when the last one was opened: what it takes to open one is not what it takes to hold it.
+    let held = before.zip(last.map(|taken| taken.memory_bytes));
     let seen = match herd {
         Some(herd) => Some(herd.end().await),
         None => None,
@@ -444,10 +445,14 @@ impl<'a> Watch<'a> {
             if now >= self.from && self.first.is_none() {
                 self.first = self.run.pid.and_then(sample);
             }
-            if now >= self.pointed + point {
+            // A tick that comes a little early still ends the point.
+            if now + every / 2 >= self.pointed + point && now > self.from {
                 self.end_point(now);
             }
-            if now >= self.told + PROGRESS_EVERY {
+            if now >= self.from && self.told < self.from {
+                // The first time that is told of is a whole one.
+                self.told = self.from;
+            } else if now >= self.told + PROGRESS_EVERY {
                 self.tell(now, tell);
             }
             if self.run.stop.load(Ordering::Relaxed) && now > *stopped.get_or_insert(now) + patience {
@@ -495,7 +500,7 @@ impl<'a> Watch<'a> {
             at,
             of,
             counts: &self.window,
-            length: now.saturating_duration_since(self.told),
+            length: now.saturating_duration_since(self.told.max(self.from)),
             errors: self.total.errors().values().sum(),
         });
         self.window = Tally::new(0).all();

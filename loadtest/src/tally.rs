@@ -224,7 +224,9 @@ mod tests {
             }
         }
         let mut sum = Tally::new(2);
-        many.iter().for_each(|tally| sum.add(tally));
+        for tally in &many {
+            sum.add(tally);
+        }
         let (one, sum) = (one.all(), sum.all());
         assert_eq!((sum.right(), sum.wrong(), sum.bytes), (one.right(), one.wrong(), one.bytes));
         assert_eq!(sum.errors, one.errors);

@@ -1,5 +1,7 @@
 //! The program as it is used: over sockets, by exit status.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails by panicking is a test that fails")]
+
 mod support;
 
 use std::path::PathBuf;

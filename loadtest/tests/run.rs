@@ -1,5 +1,7 @@
 //! Whole runs against a server within the process, in paused time: what it does wrong is what is counted.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails by panicking is a test that fails")]
+
 mod support;
 
 use std::sync::Arc;
@@ -73,7 +75,8 @@ fn check(row: &Row<'_>, right: u64, errors: &[(Kind, u64)]) -> Report {
         assert_eq!((measured.tally.all().right(), &found[..]), (right, errors), "{examples:?}");
         assert_eq!(server.sessions.load(Ordering::Relaxed), 0, "a session was not ended");
         let mut report = Report::new(&run, URL, 1, &measured);
-        report.bounds = Bounds { p99_max: None, errors_max: ErrorsMax::Count(0) }.judge(&report);
+        report.bounds =
+            Bounds { p99_max: None, errors_max: ErrorsMax::Count(0), growth_max: None }.judge(&report);
         assert_eq!(report.is_good(), errors.is_empty());
         report
     })

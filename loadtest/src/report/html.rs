@@ -9,6 +9,9 @@ use super::{PointFound, Report, Summary, duration, float, number, size};
 /// From the shortest to the longest latency of a plot; beyond, an even axis shows the longest alone.
 const EVEN_RATIO_MAX: f64 = 20.0;
 
+/// Round numbers of these make round ticks.
+const MIB: f64 = 1024.0 * 1024.0;
+
 /// The page.
 pub fn html(report: &Report) -> String {
     let mut body = head(report);
@@ -60,14 +63,14 @@ fn head(report: &Report) -> String {
         (wrong, _) => ("bad", format!("{wrong} wrong answers")),
     };
     format!(
-        "<header>\n<h1>{}</h1>\n<p>{}</p>\n<p><code>{}</code> · {} connections · {} · {} era · {:.1} s{}</p>\n\
+        "<header>\n<h1>{}</h1>\n<p>{}</p>\n<p><code>{}</code> · {} connections · {} · {} · {:.1} s{}</p>\n\
          <span class=\"verdict {class}\">{}</span>\n</header>\n",
         escape(&asked.name),
         escape(&asked.about),
         escape(&report.url),
         asked.connections,
         escape(&rate),
-        escape(&asked.era),
+        escape(&asked.eras()),
         report.seconds,
         if report.stopped { ", ended early" } else { "" },
         escape(&verdict)
@@ -173,9 +176,10 @@ fn share(value: f64) -> String {
 }
 
 fn memory(points: &[PointFound]) -> String {
-    let points = points.iter().map(|point| (point.at_s, point.memory_bytes.map(float))).collect();
+    let value = |point: &PointFound| (point.at_s, point.memory_bytes.map(|bytes| float(bytes) / MIB));
+    let points = points.iter().map(value).collect();
     let lines = vec![Line { name: "resident memory", class: "one", points, is_area: true }];
-    let y = Axis { label: "memory", scale: Scale::Linear, show: size };
+    let y = Axis { label: "memory", scale: Scale::Linear, show: |mib| format!("{} MiB", number(mib)) };
     svg(&Plot { title: "memory over time", x: time_axis(), y, lines })
 }
 

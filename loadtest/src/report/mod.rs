@@ -240,9 +240,9 @@ fn us(nanoseconds: u64) -> f64 {
     nanoseconds as f64 / 1000.0
 }
 
-/// Counts are far below what a float holds exactly.
+/// A count, for calculating. Counts are far below what a float holds exactly.
 #[allow(clippy::cast_precision_loss)]
-pub(crate) fn float(count: u64) -> f64 {
+pub fn float(count: u64) -> f64 {
     count as f64
 }
 
@@ -323,6 +323,11 @@ impl Report {
 }
 
 impl Asked {
+    /// In words.
+    fn eras(&self) -> String {
+        if self.era == "both" { "both eras".to_owned() } else { format!("{} era", self.era) }
+    }
+
     fn of(scenario: &Scenario) -> Self {
         let load = &scenario.load;
         Self {
@@ -367,19 +372,28 @@ impl PointFound {
 }
 
 fn distribution(latencies: &Latencies) -> Vec<Quantile> {
+    let mut found: Vec<Quantile> = Vec::new();
     if latencies.is_empty() {
-        return Vec::new();
+        return found;
     }
-    let points = latencies.iter_quantiles(QUANTILE_POINTS_PER_HALF);
-    points
-        .map(|point| Quantile { share: point.quantile_iterated_to(), us: us(point.value_iterated_to()) })
-        .collect()
+    // One answer is no smaller share than this; beyond, there is nothing to draw.
+    let share_max = 1.0 - 0.5 / float(latencies.len());
+    let max = us(latencies.max());
+    for point in latencies.iter_quantiles(QUANTILE_POINTS_PER_HALF) {
+        let us = us(point.value_iterated_to());
+        found.push(Quantile { share: point.quantile_iterated_to().min(share_max), us });
+        if us >= max {
+            break;
+        }
+    }
+    found
 }
 
 fn held(measured: &Measured) -> Option<HeldFound> {
     let held = measured.held?;
     let count = held.seen.connections + held.seen.streams;
-    let bytes_each = held.memory_bytes.filter(|_| count > 0);
+    // Memory that shrank says nothing of what is held.
+    let bytes_each = held.memory_bytes.filter(|(before, after)| count > 0 && after > before);
     Some(HeldFound {
         connections: held.seen.connections,
         streams: held.seen.streams,

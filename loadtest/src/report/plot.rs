@@ -123,7 +123,7 @@ fn even(high: f64) -> Vec<f64> {
 
 /// 1, 2 and 5 of each decade where there are few decades, else only the decades.
 fn decades(low: f64, high: f64) -> Vec<f64> {
-    let parts: &[f64] = if high - low < 2.5 { &[1.0, 2.0, 5.0] } else { &[1.0] };
+    let parts: &[f64] = if high - low < 3.2 { &[1.0, 2.0, 5.0] } else { &[1.0] };
     let mut ticks = Vec::new();
     // Nanoseconds to hours are 13 decades.
     for decade in -9..=12 {

@@ -45,8 +45,12 @@ pub fn table(report: &Report) -> String {
     // Writing to a String never fails.
     let _ = writeln!(
         text,
-        "\n{} at {}\n{} connections, {rate}, {} era, measured for {:.1} s{ended}\n",
-        asked.name, report.url, asked.connections, asked.era, report.seconds
+        "\n{} at {}\n{} connections, {rate}, {}, measured for {:.1} s{ended}\n",
+        asked.name,
+        report.url,
+        asked.connections,
+        asked.eras(),
+        report.seconds
     );
     let _ = write!(text, "{}", rows(report));
     errors(report, &mut text);
@@ -179,7 +183,7 @@ mod tests {
         check(&size(945.0), "945 B");
         check(&size(-2048.0), "-2.0 KiB");
         check(&size(3.5 * 1024.0 * 1024.0), "3.5 MiB");
-        let rows = [["".to_owned(), "a".to_owned()], ["µ".to_owned(), "bcd".to_owned()]];
+        let rows = [[String::new(), "a".to_owned()], ["µ".to_owned(), "bcd".to_owned()]];
         check(&aligned(&rows), "     a\nµ  bcd\n");
     }
 }

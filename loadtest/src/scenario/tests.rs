@@ -37,7 +37,7 @@ fn check(from: &str, to: &str, expected: &[&str]) {
 }
 
 #[test]
-fn mistakes_name_file_key_and_what_to_write() {
+fn mistakes_of_the_load_name_file_key_and_what_to_write() {
     check("", "", &[]);
     check("name = \"small\"", "", &["s.toml: name: is missing; write one word, as in name = \"small\""]);
     check(
@@ -69,6 +69,10 @@ fn mistakes_name_file_key_and_what_to_write() {
         "[idel]",
         &["s.toml: idel: is not known; write one of name, about, era, load, idle, calls"],
     );
+}
+
+#[test]
+fn mistakes_of_calls_name_file_key_and_what_to_write() {
     check(
         "tool = \"echo\"",
         "tool = 7",

@@ -185,10 +185,12 @@ fn stream(message: &Value, answers: &[Value]) -> String {
         for done in 1..=2 {
             let params = json!({ "progressToken": token, "progress": done });
             let progress = json!({ "jsonrpc": "2.0", "method": "notifications/progress", "params": params });
-            events += &format!("data: {progress}\n\n");
+            events.extend(["data: ", &progress.to_string(), "\n\n"]);
         }
     }
-    answers.iter().for_each(|answer| events += &format!("event: message\ndata: {answer}\n\n"));
+    for answer in answers {
+        events.extend(["event: message\ndata: ", &answer.to_string(), "\n\n"]);
+    }
     events
 }
 
