@@ -23,6 +23,9 @@ use crate::scenario::{Checks, Era, Ids};
 /// Of an answer that is only looked at for what it says about an error.
 const REFUSAL_BYTES_MAX: usize = 4 << 10;
 
+/// Of an answer to a question of our own: a page of a list.
+const LIST_BYTES_MAX: usize = 16 << 20;
+
 /// What every connection has to know of the target.
 pub struct Target {
     /// Path and query.
@@ -130,7 +133,7 @@ impl Client {
         self.timed(deadline, async |client| {
             client.open_now().await?;
             let response = client.send(template, body).await?;
-            let body = whole(response.into_body(), crate::sse::EVENT_BYTES_MAX).await?;
+            let body = whole(response.into_body(), LIST_BYTES_MAX).await?;
             Ok(body.to_vec())
         })
         .await

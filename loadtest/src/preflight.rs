@@ -14,6 +14,9 @@ use crate::scenario::{Ask, Era, Ids, Operation, Scenario};
 /// A server with more pages has other problems.
 const PAGES_MAX: usize = 100;
 
+/// More names are not looked through; the tool that is meant may be written whole.
+const NAMES_MAX: usize = 100_000;
+
 /// Names in one sentence.
 const NAMES_SHOWN_MAX: usize = 20;
 
@@ -79,7 +82,7 @@ async fn tools(client: &mut Client, era: Era) -> Result<BTreeSet<String>, Wrong>
         let tools = answer["result"]["tools"].as_array().into_iter().flatten();
         names.extend(tools.filter_map(|tool| tool["name"].as_str().map(str::to_owned)));
         match answer["result"].get("nextCursor") {
-            Some(next) if !next.is_null() => cursor = Some(next.clone()),
+            Some(next) if !next.is_null() && names.len() < NAMES_MAX => cursor = Some(next.clone()),
             _ => break,
         }
     }

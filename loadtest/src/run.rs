@@ -19,7 +19,7 @@ use crate::message::{self, Template};
 use crate::process::{Taken, sample};
 use crate::scenario::{Era, Eras, Ids, Operation, Scenario};
 use crate::schedule::{Pacer, Plan, Schedule};
-use crate::tally::{Counts, Extra, Tally};
+use crate::tally::{Counts, Extra, Summary, Tally};
 
 /// Between two attempts to connect, doubled from the one to the other.
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
@@ -67,8 +67,12 @@ pub struct Point {
     pub at: Duration,
     /// How long it was.
     pub length: Duration,
-    /// All operations in it.
-    pub counts: Counts,
+    /// Right answers of all operations.
+    pub right: u64,
+    /// Anything else.
+    pub wrong: u64,
+    /// Of right answers; the latencies themselves would take some 100 KiB for each point.
+    pub latency: Option<Summary>,
     /// Of the process that is watched.
     pub taken: Option<Taken>,
 }
@@ -323,7 +327,7 @@ impl Lane {
         while connections.join_next().await.is_some() {}
         let unsent = self.schedule.unsent().await;
         let wrong = Wrong::new(Kind::Unsent, "all connections were waiting for answers");
-        self.tally().wrongs(0, wrong, unsent);
+        self.tally().wrongs(Extra::Unsent.place(self.shared.operations()), wrong, unsent);
     }
 
     fn tally(&self) -> std::sync::MutexGuard<'_, Tally> {
@@ -483,9 +487,16 @@ impl<'a> Watch<'a> {
         if length.is_zero() || is_rest {
             return;
         }
-        let counts = std::mem::replace(&mut self.point, Tally::new(0).all());
         let at = now.saturating_duration_since(self.from);
-        self.points.push(Point { at, length, counts, taken: self.run.pid.and_then(sample) });
+        self.points.push(Point {
+            at,
+            length,
+            right: self.point.right(),
+            wrong: self.point.wrong(),
+            latency: Summary::of(&self.point.latencies),
+            taken: self.run.pid.and_then(sample),
+        });
+        self.point.clear();
         self.pointed = now;
     }
 
@@ -503,7 +514,7 @@ impl<'a> Watch<'a> {
             length: now.saturating_duration_since(self.told.max(self.from)),
             errors: self.total.errors().values().sum(),
         });
-        self.window = Tally::new(0).all();
+        self.window.clear();
         self.told = now;
     }
 

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
 
 use crate::answer::{Kind, Wrong};
 
@@ -31,6 +32,47 @@ pub type Latencies = Histogram<u64>;
 /// Without any latency.
 pub fn latencies() -> Latencies {
     Histogram::new(DIGITS).expect("three digits are allowed")
+}
+
+/// Latencies in a few numbers, in microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "each is what it is called")]
+pub struct Summary {
+    pub min: f64,
+    pub mean: f64,
+    pub p50: f64,
+    pub p75: f64,
+    pub p90: f64,
+    pub p95: f64,
+    pub p99: f64,
+    pub p999: f64,
+    pub p9999: f64,
+    pub max: f64,
+}
+
+impl Summary {
+    /// Of latencies in nanoseconds; nothing of none.
+    pub fn of(latencies: &Latencies) -> Option<Self> {
+        let at = |quantile| us(latencies.value_at_quantile(quantile));
+        (!latencies.is_empty()).then(|| Self {
+            min: us(latencies.min()),
+            mean: latencies.mean() / 1000.0,
+            p50: at(0.5),
+            p75: at(0.75),
+            p90: at(0.9),
+            p95: at(0.95),
+            p99: at(0.99),
+            p999: at(0.999),
+            p9999: at(0.9999),
+            max: us(latencies.max()),
+        })
+    }
+}
+
+/// Microseconds of nanoseconds, which are below an hour.
+#[allow(clippy::cast_precision_loss)]
+pub fn us(nanoseconds: u64) -> f64 {
+    nanoseconds as f64 / 1000.0
 }
 
 /// Of one operation.
@@ -74,7 +116,8 @@ impl Counts {
         *self.errors.entry(kind).or_default() += count;
     }
 
-    fn clear(&mut self) {
+    /// Back to nothing, keeping its memory.
+    pub fn clear(&mut self) {
         self.latencies.reset();
         self.bytes = 0;
         self.errors.clear();
@@ -103,11 +146,13 @@ pub enum Extra {
     Wake,
     /// An event stream.
     Stream,
+    /// A request that was due and could not be sent.
+    Unsent,
 }
 
 impl Extra {
     /// All, in their order.
-    pub const ALL: [Self; 4] = [Self::Open, Self::Close, Self::Wake, Self::Stream];
+    pub const ALL: [Self; 5] = [Self::Open, Self::Close, Self::Wake, Self::Stream, Self::Unsent];
 
     /// In reports.
     pub fn name(self) -> &'static str {
@@ -116,6 +161,7 @@ impl Extra {
             Self::Close => "(close)",
             Self::Wake => "(wake)",
             Self::Stream => "(stream)",
+            Self::Unsent => "(not sent)",
         }
     }
 

@@ -1,3 +1,5 @@
+//! Made-up runs beside each other.
+
 use super::*;
 use crate::report::{Asked, FORMAT, Found, Machine, Summary};
 

@@ -16,7 +16,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::run::{Measured, Point, Run};
 use crate::scenario::Scenario;
-use crate::tally::{Counts, Extra, Latencies};
+use crate::tally::{Counts, Extra, Latencies, us};
+
+pub use crate::tally::Summary;
 
 pub use html::html;
 pub use sweeps::html as sweep_html;
@@ -125,22 +127,6 @@ pub struct Found {
     pub errors: BTreeMap<String, u64>,
 }
 
-/// Latencies in a few numbers, in microseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "each is what it is called")]
-pub struct Summary {
-    pub min: f64,
-    pub mean: f64,
-    pub p50: f64,
-    pub p75: f64,
-    pub p90: f64,
-    pub p95: f64,
-    pub p99: f64,
-    pub p999: f64,
-    pub p9999: f64,
-    pub max: f64,
-}
-
 /// A part of the time.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PointFound {
@@ -213,31 +199,6 @@ pub struct Bound {
     pub found: String,
     /// Whether it held.
     pub held: bool,
-}
-
-impl Summary {
-    /// Of latencies in nanoseconds; nothing of none.
-    pub fn of(latencies: &Latencies) -> Option<Self> {
-        let at = |quantile| us(latencies.value_at_quantile(quantile));
-        (!latencies.is_empty()).then(|| Self {
-            min: us(latencies.min()),
-            mean: latencies.mean() / 1000.0,
-            p50: at(0.5),
-            p75: at(0.75),
-            p90: at(0.9),
-            p95: at(0.95),
-            p99: at(0.99),
-            p999: at(0.999),
-            p9999: at(0.9999),
-            max: us(latencies.max()),
-        })
-    }
-}
-
-/// Microseconds of nanoseconds, which are below an hour.
-#[allow(clippy::cast_precision_loss)]
-fn us(nanoseconds: u64) -> f64 {
-    nanoseconds as f64 / 1000.0
 }
 
 /// A count, for calculating. Counts are far below what a float holds exactly.
@@ -362,9 +323,9 @@ impl PointFound {
         Self {
             at_s: point.at.as_secs_f64(),
             length_s: point.length.as_secs_f64(),
-            right: point.counts.right(),
-            wrong: point.counts.wrong(),
-            latency_us: Summary::of(&point.counts.latencies),
+            right: point.right,
+            wrong: point.wrong,
+            latency_us: point.latency,
             memory_bytes: point.taken.map(|taken| taken.memory_bytes),
             cpu_s: point.taken.map(|taken| taken.cpu_seconds),
         }
