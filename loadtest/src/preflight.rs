@@ -54,6 +54,9 @@ pub async fn preflight(target: &Arc<Target>, mut scenario: Scenario) -> Result<S
 fn advice(wrong: &Wrong) -> &'static str {
     use crate::answer::Kind::{Connect, Status};
     match wrong.kind {
+        Connect if wrong.detail.contains("certificate") => {
+            "\nIs its certificate signed by an authority that this machine does not know? Name it: --ca FILE"
+        }
         Connect => "\nIs it running, and is this its address?",
         Status(401 | 403) => {
             "\nGive a key that it takes: --key-file FILE, or METAMCP_KEY in the environment."

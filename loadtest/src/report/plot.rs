@@ -148,7 +148,8 @@ pub fn svg(plot: &Plot<'_>) -> String {
         escape(plot.title)
     );
     axes(plot, &x, &y, &mut out);
-    for line in &plot.lines {
+    // The first one above the others, where they lie on each other.
+    for line in plot.lines.iter().rev() {
         draw(line, &x, &y, &mut out);
     }
     legend(plot, &mut out);

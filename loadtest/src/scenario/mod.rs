@@ -198,7 +198,7 @@ impl Scenario {
     /// Reads a file, or one of those that come with the program by its name.
     pub fn read(path: &Path) -> Result<Self, Mistakes> {
         let name = path.display().to_string();
-        if let Some(text) = shipped(&name).filter(|_| !path.exists()) {
+        if let Some(text) = shipped(&name).filter(|_| !path.is_file()) {
             return Self::parse(&name, text);
         }
         let text = match std::fs::read_to_string(path) {
