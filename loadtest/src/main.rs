@@ -38,6 +38,9 @@ const USAGE: u8 = 64;
 const UNAVAILABLE: u8 = 69;
 const CANNOT_WRITE: u8 = 74;
 
+/// A rate counts as broken when it was so often: one stall of the machine says nothing about the target.
+const ATTEMPTS: u32 = 2;
+
 /// A file with more is no key.
 const KEY_BYTES_MAX: usize = 16 << 10;
 
@@ -105,16 +108,22 @@ async fn sweep(args: SweepArgs) -> Result<bool, Failure> {
     let mut sweep = Sweep::new(&session.scenario.name, &url, p99_max_us);
     let mut search = Search::new(args.from, args.to);
     while let Some(rate) = search.next() {
-        let mut scenario = session.scenario.clone();
-        scenario.load.rate = Some(rate);
-        let report = session.measure(scenario, &bounds).await?;
-        let step = Step::of(rate, &report);
-        search.seen(rate, step.held);
-        let said = if step.held { "held".to_owned() } else { format!("broken: {}", step.why) };
-        if !args.ask.quiet {
-            eprintln!("{} requests/s: {said}", report::number(rate));
+        let mut held = false;
+        for _ in 0..ATTEMPTS {
+            let mut scenario = session.scenario.clone();
+            scenario.load.rate = Some(rate);
+            let step = Step::of(rate, &session.measure(scenario, &bounds).await?);
+            let said = if step.held { "held".to_owned() } else { format!("broken: {}", step.why) };
+            if !args.ask.quiet {
+                eprintln!("{} requests/s: {said}", report::number(rate));
+            }
+            held = step.held;
+            sweep.steps.push(step);
+            if held || session.stop.load(Ordering::Relaxed) {
+                break;
+            }
         }
-        sweep.steps.push(step);
+        search.seen(rate, held);
         if session.stop.load(Ordering::Relaxed) {
             break;
         }

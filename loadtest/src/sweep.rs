@@ -56,7 +56,7 @@ impl Step {
         let behind = report.total.rate < rate * ANSWERED_MIN;
         let why = match broken {
             _ if report.wrong_answers > 0 => format!("{} wrong answers", report.wrong_answers),
-            Some(bound) => format!("{}: {}", bound.stated, bound.found),
+            Some(bound) => format!("{}: {}{}", bound.stated, bound.found, lateness(report)),
             None if behind => format!("only {} right answers/s", number(report.total.rate)),
             None => String::new(),
         };
@@ -68,6 +68,15 @@ impl Step {
             held: why.is_empty(),
             why,
         }
+    }
+}
+
+/// Whether it was the load itself that came late.
+fn lateness(report: &Report) -> String {
+    let p99 = report.total.latency_us.map_or(0.0, |latency| latency.p99);
+    match report.lateness_p99_us {
+        Some(late) if late > p99 / 2.0 => format!(", but the load itself was late by {}", duration(late)),
+        _ => String::new(),
     }
 }
 
