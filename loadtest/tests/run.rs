@@ -87,6 +87,10 @@ fn answers_are_right_or_counted_by_what_is_wrong() {
     check(&ROW, 20, &[]);
     check(&Row { era: "legacy", ..ROW }, 20, &[]);
     check(&Row { era: "both", load: "calls_per_session = 3", ..ROW }, 20, &[]);
+    check(&Row { manner: Manner::Closes, ..ROW }, 20, &[]);
+    check(&Row { manner: Manner::Closes, era: "legacy", ..ROW }, 20, &[]);
+    let lost = [(Kind::Status(404), 4)];
+    check(&Row { manner: Manner::LosesSession, era: "legacy", ..ROW }, 16, &lost);
     check(&Row { manner: Manner::Stream, call: "progress_min = 2", ..ROW }, 20, &[]);
     check(&Row { manner: Manner::Stream, call: "progress_min = 3", ..ROW }, 0, &[(Kind::Short, 20)]);
     check(&Row { call: "answer_bytes_min = 1000", ..ROW }, 0, &[(Kind::Short, 20)]);
@@ -175,6 +179,8 @@ fn a_herd_is_held_and_woken() {
         let woken = report.operations.iter().find(|found| found.name == "(wake)").unwrap();
         assert_eq!(woken.right, 6);
     }
+    let report = check(&Row { manner: Manner::Closes, load: text, ..ROW }, 10, &[]);
+    assert_eq!(report.held.unwrap().closed, 6);
     let row = Row { manner: Manner::DropsStream, load: text, ..ROW };
     check(&row, 10, &[(Kind::Dropped, 1)]);
 }

@@ -16,7 +16,9 @@ pub fn html(sweep: &Sweep) -> String {
         escape(&sweep.url)
     );
     body += &tile(&knee, "requests/s it bears", &format!("p99 at most {}", duration(sweep.p99_max_us)));
-    let broke = steps.iter().find(|step| !step.held);
+    // One that broke and then held has held.
+    let held = |rate: f64| steps.iter().any(|step| step.held && step.rate.total_cmp(&rate).is_eq());
+    let broke = steps.iter().find(|step| !held(step.rate));
     let broken = broke.map_or("–".to_owned(), |step| number(step.rate));
     body += &tile(&broken, "requests/s it does not", broke.map_or("", |step| step.why.as_str()));
     body += "</div>\n";

@@ -49,6 +49,10 @@ pub enum Manner {
     Refuse,
     /// HTML.
     NotMcp,
+    /// Right, and the connection ends after each.
+    Closes,
+    /// Right, but every fifth call finds its session gone.
+    LosesSession,
     /// Right, but the first event stream that is held ends at once.
     DropsStream,
 }
@@ -139,7 +143,16 @@ impl Server {
         };
         let answer = json!({ "jsonrpc": "2.0", "id": id, "result": result(&text) });
         match self.manner {
-            Manner::Right | Manner::DropsStream => right(id, &result(&text)),
+            Manner::LosesSession if number % 5 == 4 => {
+                self.sessions.fetch_sub(1, Ordering::Relaxed);
+                said(StatusCode::NOT_FOUND, "text/plain", "no such session")
+            }
+            Manner::Right | Manner::DropsStream | Manner::LosesSession => right(id, &result(&text)),
+            Manner::Closes => {
+                let mut response = right(id, &result(&text));
+                response.headers_mut().insert("connection", "close".parse().expect("a value"));
+                response
+            }
             Manner::Stream => said(StatusCode::OK, "text/event-stream", &stream(message, &[answer])),
             Manner::CutAt(at) => {
                 let whole = stream(message, &[answer]);
