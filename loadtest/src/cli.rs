@@ -8,10 +8,16 @@ use http::Uri;
 use mcpload::bounds::{ErrorsMax, parse_duration, parse_errors_max};
 use mcpload::compare::By;
 
+/// Headings of the help.
+const INSTEAD: &str = "Instead of what the scenario says";
+const BOUNDS: &str = "What has to hold";
+const RATES: &str = "Where to look";
+const REPORTS: &str = "Reports";
+
 const EXAMPLES: &str = "\
 Examples:
   mcpload run small http://127.0.0.1:12009/mcp --key-file key
-  mcpload run mixed http://127.0.0.1:12009/mcp --rate 500 --seconds 60 --html report.html --p99-max 20ms
+  mcpload run mixed http://127.0.0.1:12009/mcp --rate 500 --p99-max 20ms --html report.html
   mcpload sweep small http://127.0.0.1:12009/mcp --p99-max 5ms
   mcpload compare before.json after.json --worse-max 10%
   mcpload scenarios small > mine.toml
@@ -80,7 +86,7 @@ pub struct Ask {
 
 /// Instead of what the scenario says.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Instead of what the scenario says")]
+#[command(next_help_heading = INSTEAD)]
 pub struct Instead {
     /// modern, legacy, or both
     #[arg(long, value_parser = ["modern", "legacy", "both"])]
@@ -112,19 +118,19 @@ pub struct RunArgs {
     #[command(flatten)]
     pub ask: Ask,
     /// Requests a second, sent when they are due (open loop); 0: as fast as answers come (closed loop)
-    #[arg(long, short, value_name = "N", value_parser = rate)]
+    #[arg(long, short, value_name = "N", value_parser = rate, help_heading = INSTEAD)]
     pub rate: Option<f64>,
     /// Ends after so many requests, warm-up included
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = INSTEAD)]
     pub requests: Option<u64>,
     /// What p99 may be, as in 5ms
-    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = BOUNDS)]
     pub p99_max: Option<Duration>,
     /// How many errors may be: a count, or a share as in 0.5%
-    #[arg(long, value_name = "N|%", default_value = "0", value_parser = parse_errors_max)]
+    #[arg(long, value_name = "N|%", default_value = "0", value_parser = parse_errors_max, help_heading = BOUNDS)]
     pub errors_max: ErrorsMax,
     /// How much the memory of --pid may grow, from a quarter of the time to the end
-    #[arg(long, value_name = "%", value_parser = percent, requires = "pid")]
+    #[arg(long, value_name = "%", value_parser = percent, requires = "pid", help_heading = BOUNDS)]
     pub growth_max: Option<f64>,
     /// Where to write the report.
     #[command(flatten)]
@@ -135,10 +141,10 @@ pub struct RunArgs {
 #[derive(Debug, Args)]
 pub struct Output {
     /// Writes everything that was found, for `mcpload compare` and for scripts
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = REPORTS)]
     pub json: Option<PathBuf>,
     /// Writes a page with plots
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = REPORTS)]
     pub html: Option<PathBuf>,
 }
 
@@ -149,16 +155,16 @@ pub struct SweepArgs {
     #[command(flatten)]
     pub ask: Ask,
     /// The first rate
-    #[arg(long, value_name = "N", default_value = "100", value_parser = rate_above_zero)]
+    #[arg(long, value_name = "N", default_value = "100", value_parser = rate_above_zero, help_heading = RATES)]
     pub from: f64,
     /// The last rate
-    #[arg(long, value_name = "N", default_value = "100000", value_parser = rate_above_zero)]
+    #[arg(long, value_name = "N", default_value = "100000", value_parser = rate_above_zero, help_heading = RATES)]
     pub to: f64,
     /// What p99 may be
-    #[arg(long, value_name = "TIME", default_value = "50ms", value_parser = parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "50ms", value_parser = parse_duration, help_heading = BOUNDS)]
     pub p99_max: Duration,
     /// How many errors may be: a count, or a share as in 0.5%
-    #[arg(long, value_name = "N|%", default_value = "0", value_parser = parse_errors_max)]
+    #[arg(long, value_name = "N|%", default_value = "0", value_parser = parse_errors_max, help_heading = BOUNDS)]
     pub errors_max: ErrorsMax,
     /// Where to write the report.
     #[command(flatten)]

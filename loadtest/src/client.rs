@@ -55,8 +55,10 @@ impl Target {
         let path = url.path_and_query().map_or("/", |path| path.as_str());
         let path = path.parse().map_err(|error| format!("{url}: {error}"))?;
         let authority = url.authority().ok_or_else(|| format!("{url} names no host"))?;
-        let host = authority.as_str().rsplit('@').next().unwrap_or_default();
-        headers.insert(HOST, HeaderValue::from_str(host).map_err(|error| error.to_string())?);
+        if authority.as_str().contains('@') {
+            return Err("the URL has a user in it, which would be in every report; write --header".to_owned());
+        }
+        headers.insert(HOST, HeaderValue::from_str(authority.as_str()).map_err(|error| error.to_string())?);
         if let Some(key) = &key {
             let mut value = HeaderValue::try_from(format!("Bearer {key}"))
                 .map_err(|_| "the key has characters that no header can carry".to_owned())?;

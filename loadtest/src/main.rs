@@ -180,6 +180,9 @@ impl Session {
     async fn new(ask: &Ask, scenario: Scenario) -> Result<Self, Failure> {
         let unavailable = |text: String| Failure { code: UNAVAILABLE, text };
         let (key, headers) = (key(ask)?, headers(&ask.headers)?);
+        if ask.url.host().is_none() {
+            return Err(Failure::usage(format!("{} is no http:// or https:// URL", ask.url)));
+        }
         let network = Network::new(&ask.url, ask.ca.as_deref()).await.map_err(unavailable)?;
         let load = &scenario.load;
         let target = Target::new(&ask.url, key, headers, load.timeout, load.ids, Arc::new(network));

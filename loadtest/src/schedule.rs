@@ -22,6 +22,9 @@ pub const TICK: Duration = Duration::from_micros(250);
 /// What was due shortly before the end is still sent, since to wake up takes time.
 const GRACE: Duration = Duration::from_millis(250);
 
+/// Who wants to end waits for it no longer.
+const STOP_NOTICED: Duration = Duration::from_millis(250);
+
 /// Which requests of a run one lane sends.
 #[derive(Debug, Clone, Copy)]
 pub struct Plan {
@@ -98,15 +101,29 @@ impl Schedule {
             Some(rate) => plan.due(turn.taken, rate),
         };
         if due >= plan.end || now >= plan.end + GRACE {
+            // A run lasts its time, also when the last request was answered before.
+            self.wait(&turn.pacer, plan.end).await;
             return None;
         }
         if due > now {
-            turn.pacer.until(due).await;
+            self.wait(&turn.pacer, due).await;
+            if self.stop.load(Ordering::Relaxed) {
+                return None;
+            }
             let late = Instant::now().saturating_duration_since(due);
             self.tally.lock().expect("nothing panics while it counts").woke_late(late);
         }
         turn.taken += 1;
         Some(due)
+    }
+
+    /// Until then, or until somebody wants to end.
+    async fn wait(&self, pacer: &Pacer, until: Instant) {
+        let mut now = Instant::now();
+        while now < until && !self.stop.load(Ordering::Relaxed) {
+            pacer.until(until.min(now + STOP_NOTICED)).await;
+            now = Instant::now();
+        }
     }
 
     /// What was due and not sent when everything has ended.
@@ -222,6 +239,25 @@ mod tests {
             let counts = [0, 1, 2].map(|lane| plan(lane).due_by(end, 10.0));
             assert_eq!(counts, [4, 3, 3]);
         });
+    }
+
+    /// A stop is noticed long before the next request is due.
+    #[tokio::test(start_paused = true)]
+    async fn a_stop_ends_the_wait() {
+        let start = Instant::now();
+        let end = start + Duration::from_hours(1);
+        let plan = Plan { start, end, rate: Some(0.01), lane: 0, lanes: 1, requests_max: None };
+        let (stop, tally) = (Arc::new(AtomicBool::new(false)), Arc::new(StdMutex::new(Tally::new(1))));
+        let schedule = Schedule::new(plan, Pacer::Timer, Arc::clone(&stop), tally);
+        assert!(schedule.next().await.is_some());
+        let ask = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            stop.store(true, Ordering::Relaxed);
+        };
+        let (next, ()) = tokio::join!(schedule.next(), ask);
+        assert!(next.is_none());
+        assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+        assert_eq!(schedule.unsent().await, 0);
     }
 
     /// Who was slow to come back gets the times that passed meanwhile, not those from then on.

@@ -111,6 +111,9 @@ fn mistakes_are_64_and_say_what_to_write() {
     check(&["run", "nosuch", "http://127.0.0.1:1/mcp"], 64, &["write a file, or one of small, big"]);
     check(&["run", "small", "http://127.0.0.1:1/mcp", "--p99-max", "5"], 64, &["as in 250us, 5ms or 1.5s"]);
     check(&["run", "small", "http://127.0.0.1:1/mcp", "--key-file", "none"], 64, &["none: cannot be read"]);
+    let user = check(&["run", "small", "http://me:secret@127.0.0.1:1/mcp"], 64, &["has a user in it"]);
+    assert!(!user.contains("secret"));
+    check(&["run", "small", "/mcp"], 64, &["/mcp is no http:// or https:// URL"]);
     check(&["run", "small", "ftp://127.0.0.1/mcp"], 69, &["does not begin with http:// or https://"]);
     check(&["run", "small", "http://127.0.0.1:1/mcp"], 69, &["Is it running, and is this its address?"]);
     check(&["compare", "bad.toml", "bad.toml"], 64, &["is no report of mcpload run --json"]);

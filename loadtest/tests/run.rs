@@ -12,9 +12,10 @@ use mcpload::answer::Kind;
 use mcpload::bounds::{Bounds, ErrorsMax};
 use mcpload::client::Target;
 use mcpload::preflight::preflight;
-use mcpload::report::{Report, html, table};
+use mcpload::report::{Report, html, sweep_html, table};
 use mcpload::run::{Measured, Place, Run, measure};
 use mcpload::scenario::{Ids, Scenario};
+use mcpload::sweep::{Step, Sweep};
 use support::{Manner, Server, Within};
 
 const URL: &str = "http://server.test/mcp";
@@ -230,6 +231,22 @@ fn the_page_is_well_formed_and_holds_what_was_measured() {
     }
     let text = table(&slow);
     assert!(text.contains("30.0 ms") && text.contains("held    errors at most 0"), "{text}");
+}
+
+#[test]
+fn the_page_of_a_sweep_is_well_formed_and_holds_its_steps() {
+    let load = "seconds = 1\nrate = 20\nrequests = 10000";
+    let report = check(&Row { manner: Manner::Slow(Duration::from_millis(30)), load, ..ROW }, 20, &[]);
+    let mut sweep = Sweep::new("a <name>", URL, 30_000.0);
+    sweep.steps = [20.0, 40.0].map(|rate| Step::of(rate, &report)).to_vec();
+    sweep.knee = Some(20.0);
+    let page = sweep_html(&sweep);
+    well_formed(&page);
+    for text in ["a &lt;name&gt;", "only 20 right answers/s", "30.0 ms", "requests/s it bears"] {
+        assert!(page.contains(text), "{text} is not in the page");
+    }
+    assert_eq!(sweep.steps.iter().map(|step| step.held).collect::<Vec<_>>(), [true, false]);
+    assert!(sweep.table().contains("bears 20 requests/s"), "{}", sweep.table());
 }
 
 /// Every element is closed by its own end, and no mark stands alone.
