@@ -190,7 +190,7 @@ fn what_cannot_be_read_takes_nothing_with_it() {
             "the definition of server `torn`",
             "the definition of server `un__named`",
             "endpoint `a b` of the store is left out",
-            "endpoint `work` of the store is served without server `closed`: the secrets of server",
+            "endpoint `work` of the store is served without server `closed`: server `closed` was altered",
             "endpoint `work` of the store is served without server `process`: its command \"/bin/true\" is not among",
         ],
     );

@@ -225,7 +225,8 @@ async fn a_look_tells_what_the_move_would_meet() {
                        UPDATE mcp_servers SET env = '\"hunter2\"' WHERE command IS NOT NULL;
                        UPDATE api_keys SET key = 'sk_mt_' || repeat('p', 64) WHERE name = 'ada';";
             sql(from, odd).await;
-            let store = place.store_made().await;
+            place.key("first");
+            let store = place.store().await;
             let spec = EndpointSpec { name: "ada".into(), prefix: PrefixMode::Always, servers: Vec::new() };
             store.insert_endpoint(new_id(), spec, Audit::by("test")).await.unwrap();
             drop(store);

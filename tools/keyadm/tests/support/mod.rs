@@ -73,12 +73,6 @@ impl Place {
         store.bound_by(Sealer::new(&keys).unwrap())
     }
 
-    /// The same, of an installation in which nothing was made yet.
-    pub async fn store_made(&self) -> Store {
-        assert_eq!(self.run(&["migrate"]).code, 0);
-        self.store().await
-    }
-
     /// A new key: its id, and itself.
     pub fn key(&self, name: &str) -> (String, String) {
         let made = self.run(&["keys", "create", "--name", name, "--json"]).json();
@@ -190,7 +184,7 @@ impl LossyWay {
                 }
                 let (client, is_lost) = (client.unwrap(), Arc::clone(&is_lost));
                 let server = TcpStream::connect(&server).unwrap();
-                thread::spawn(move || pass(&client, &server, &is_lost));
+                thread::spawn(move || pass(&client, &server, &is_lost, ends));
             }
         });
         Self { url: format!("{start}@{here}/{path}") }
@@ -198,7 +192,7 @@ impl LossyWay {
 }
 
 /// Both ways. Of the first transaction that makes a key the answer to its `COMMIT` is read, and kept back.
-fn pass(client: &TcpStream, server: &TcpStream, is_lost: &AtomicBool) {
+fn pass(client: &TcpStream, server: &TcpStream, is_lost: &AtomicBool, ends: bool) {
     let has = |bytes: &[u8], text: &str| bytes.windows(text.len()).any(|window| window == text.as_bytes());
     let is_silent = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -213,6 +207,10 @@ fn pass(client: &TcpStream, server: &TcpStream, is_lost: &AtomicBool) {
         });
         let (mut bytes, mut makes) = ([0; 8192], false);
         while let Ok(count @ 1..) = (&mut &*client).read(&mut bytes) {
+            // Nor on a connection that was there before.
+            if ends && is_lost.load(Ordering::SeqCst) {
+                break;
+            }
             makes |= has(&bytes[..count], "INSERT INTO api_keys");
             if makes && has(&bytes[..count], "COMMIT") && !is_lost.swap(true, Ordering::SeqCst) {
                 is_silent.store(true, Ordering::SeqCst);
