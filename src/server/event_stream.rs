@@ -18,6 +18,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use super::body::ResponseBody;
 use super::call::Call;
 use super::fields::{Field, Fields};
+use super::kept::{self, Kept};
 use super::reply::{self, Reply};
 use super::tag::{self, Passed};
 use super::worker::Worker;
@@ -25,11 +26,11 @@ use crate::auth::Identity;
 use crate::backend::BackendId;
 use crate::base::{Fault, Kind, Phase};
 use crate::catalog::{ListKind, Merged, View};
-use crate::frame::{Event, Kind as FrameKind, Scanner, splice};
+use crate::frame::{Event, EventSplitter, Kind as FrameKind, Scanner, splice};
 use crate::limits::Permit;
 use crate::protocol::{Method, header};
 use crate::route::{Endpoint, Place, Shape};
-use crate::session::{Feed, FeedEnd, OpenStream, Ready, Session, Source};
+use crate::session::{Feed, FeedEnd, OpenStream, Ready, Session, Source, Writer};
 
 /// Events made and not yet read by the client. A server that sends more waits.
 const EVENTS_MAX: usize = 64;
@@ -52,6 +53,22 @@ pub fn open(
     if !super::receive::accepts(fields, header::EVENT_STREAM) {
         return Err(Fault::client(Kind::NotAcceptable, "send `Accept: text/event-stream`"));
     }
+    let streams = worker.shared.streams.as_ref();
+    if let Some((streams, resumes)) = streams.zip(kept::resumes(fields, &session)) {
+        let permit = match fields.get(Field::LastEventId) {
+            None => permit,
+            Some(id) => match kept::take_up(streams, &session, id, resumes, permit)? {
+                Ok(reply) => return Ok(reply),
+                Err(permit) => permit,
+            },
+        };
+        let (writer, reader) = streams.begin(&session.seal, None);
+        session.keep_stream(writer.stream());
+        writer.comment();
+        let body = ResponseBody::kept(Kept::new(reader, resumes, streams, Some(permit)));
+        SessionStream::start(worker, session, Outlet::kept(writer), identity, None);
+        return Ok(reply::events(body));
+    }
     let last_event_id = fields.value(Field::LastEventId);
     if last_event_id.is_some() && session.endpoint.shape != Shape::Single {
         return Err(Fault::client(
@@ -62,25 +79,64 @@ pub fn open(
     let (sender, receiver) = mpsc::channel(EVENTS_MAX);
     // The channel is empty, so there is room.
     let _ = sender.try_send(Bytes::from_static(COMMENT));
-    let generation = session.take_stream();
-    let open = session.count_stream();
-    let stream = SessionStream {
-        worker: Rc::clone(worker),
-        session,
-        sender,
-        generation,
-        last_event_id,
-        identity,
-        _open: open,
-    };
-    spawn_local(stream.run());
+    SessionStream::start(worker, session, Outlet::Passing(sender), identity, last_event_id);
     Ok(reply::events(ResponseBody::events(receiver, Some(permit))))
+}
+
+/// Where the events of a session's stream go.
+#[derive(Clone)]
+enum Outlet {
+    /// To the client that is there.
+    Passing(mpsc::Sender<Bytes>),
+    /// To the client that is there or comes back. The lock keeps the parts of a long event together.
+    Kept(Rc<(Writer, tokio::sync::Mutex<()>)>),
+}
+
+impl Outlet {
+    fn kept(writer: Writer) -> Self {
+        Self::Kept(Rc::new((writer, tokio::sync::Mutex::default())))
+    }
+
+    /// Passes an event on, or says that nobody waits for it.
+    async fn send(&self, event: Bytes) -> Result<(), ()> {
+        let (writer, turn) = match self {
+            Self::Passing(sender) => return sender.send(event).await.map_err(drop),
+            Self::Kept(kept) => &**kept,
+        };
+        let mut parts = Vec::new();
+        EventSplitter::new().feed(&event, &mut parts);
+        let _turn = turn.lock().await;
+        for part in parts {
+            writer.push(&part).await.map_err(drop)?;
+        }
+        Ok(())
+    }
+
+    /// A full channel needs no comment.
+    fn comment(&self) {
+        match self {
+            Self::Passing(sender) => drop(sender.try_send(Bytes::from_static(COMMENT))),
+            Self::Kept(kept) => kept.0.comment(),
+        }
+    }
+
+    /// Until nobody waits for it.
+    async fn closed(&self) {
+        match self {
+            Self::Passing(sender) => sender.closed().await,
+            Self::Kept(kept) => kept.0.abandoned().await,
+        }
+    }
+
+    fn is_kept(&self) -> bool {
+        matches!(self, Self::Kept(_))
+    }
 }
 
 struct SessionStream {
     worker: Rc<Worker>,
     session: Arc<Session>,
-    sender: mpsc::Sender<Bytes>,
+    outlet: Outlet,
     generation: u64,
     last_event_id: Option<http::HeaderValue>,
     identity: Identity,
@@ -88,6 +144,20 @@ struct SessionStream {
 }
 
 impl SessionStream {
+    /// Takes over from the session's stream before.
+    fn start(
+        worker: &Rc<Worker>,
+        session: Arc<Session>,
+        outlet: Outlet,
+        identity: Identity,
+        last_event_id: Option<http::HeaderValue>,
+    ) {
+        let (generation, open) = (session.take_stream(), session.count_stream());
+        let worker = Rc::clone(worker);
+        let stream = Self { worker, session, outlet, generation, last_event_id, identity, _open: open };
+        spawn_local(stream.run());
+    }
+
     /// Until the client has gone, the session ended, or another stream took over.
     async fn run(mut self) {
         let shared = Arc::clone(&self.worker.shared);
@@ -115,12 +185,12 @@ impl SessionStream {
             }
             if session.endpoint.id != waiting.endpoint.id && session.endpoint.shape != Shape::Single {
                 for event in lists.changed(&self.worker, &session.endpoint, view) {
-                    let _ = self.sender.send(event).await;
+                    let _ = self.outlet.send(event).await;
                 }
             }
             self.start_pumps(&mut pumps);
             tokio::select! {
-                () = self.sender.closed() => return,
+                () = self.outlet.closed() => return,
                 () = &mut changed => {}
                 _ = phase.changed() => {}
                 Ok(()) = keys.changed() => {
@@ -130,8 +200,7 @@ impl SessionStream {
                     }
                 }
                 _ = keep_alive.tick() => {
-                    // A full channel needs no comment.
-                    let _ = self.sender.try_send(Bytes::from_static(COMMENT));
+                    self.outlet.comment();
                     session.touch(self.worker.now_s());
                     // A key may also expire, of which nobody tells.
                     if !shared.auth.still_valid(&self.identity) {
@@ -140,7 +209,7 @@ impl SessionStream {
                 }
                 _ = changes.changed(), if session.endpoint.shape != Shape::Single => {
                     for event in lists.changed(&self.worker, &session.endpoint, view) {
-                        let _ = self.sender.send(event).await;
+                        let _ = self.outlet.send(event).await;
                     }
                 }
                 Some(ended) = pumps.tasks.join_next() => {
@@ -183,13 +252,15 @@ impl SessionStream {
             // Gone in this moment: the stream is about to follow.
             let Ok(pool) = self.worker.pool(server) else { continue };
             let shape = self.session.endpoint.shape;
-            let feed = Feed::new(pool, Source::Legacy(Arc::clone(&ready)), shape != Shape::Single)
-                .after(self.last_event_id.take());
+            // A client that knows the server's own ids comes back by them.
+            let resumes = shape != Shape::Single || self.outlet.is_kept();
+            let feed =
+                Feed::new(pool, Source::Legacy(Arc::clone(&ready)), resumes).after(self.last_event_id.take());
             let pump = Pump {
                 worker: Rc::clone(&self.worker),
                 server: server.clone(),
                 shape,
-                sender: self.sender.clone(),
+                outlet: self.outlet.clone(),
             };
             let (reads, backend) = (Arc::clone(&ready), server.backend);
             let task = pumps.tasks.spawn_local(async move { (reads, backend, pump.run(feed).await) });
@@ -223,7 +294,7 @@ struct Pump {
     worker: Rc<Worker>,
     server: Place,
     shape: Shape,
-    sender: mpsc::Sender<Bytes>,
+    outlet: Outlet,
 }
 
 impl Pump {
@@ -234,7 +305,7 @@ impl Pump {
                 Err(end) => return end,
             };
             let Some(bytes) = self.pass(event) else { continue };
-            if self.sender.send(bytes).await.is_err() {
+            if self.outlet.send(bytes).await.is_err() {
                 return FeedEnd::Ended;
             }
         }

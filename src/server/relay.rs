@@ -12,6 +12,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::again::Again;
 use super::body::BodyError;
 use super::meter::Meter;
 use super::tag::{self, Passed};
@@ -79,6 +80,8 @@ struct Stream {
     /// The change of keys and the second that it was last held against.
     held_against: (u64, u64),
     subscription: Option<BackendId>,
+    /// Of an answer that its client can take up again.
+    again: Option<Box<Again>>,
 }
 
 #[derive(Default)]
@@ -149,6 +152,31 @@ impl Relay {
         let awaited = stream.id.clone();
         let tagging = Box::new(Tagging { backend: server.1, awaited, reader: EventReader::new() });
         Self { answer, pace: Pace::Tagged(stream, tagging), done: false, held }
+    }
+
+    /// Whether it is an event stream.
+    pub fn is_events(&self) -> bool {
+        !matches!(self.pace, Pace::Bytes(_))
+    }
+
+    /// From now on the server is asked again where its stream breaks, and a stream that ends without an answer is one
+    /// that broke.
+    pub fn ask_again_by(&mut self, again: Box<Again>) {
+        if let Some(stream) = self.stream() {
+            stream.again = Some(again);
+        }
+    }
+
+    /// What asks the server again.
+    pub fn again(&mut self) -> Option<&mut Again> {
+        self.stream()?.again.as_deref_mut()
+    }
+
+    fn stream(&mut self) -> Option<&mut Stream> {
+        match &mut self.pace {
+            Pace::Bytes(_) => None,
+            Pace::Events(stream, _) | Pace::Tagged(stream, _) => Some(stream),
+        }
     }
 
     /// The next bytes for the client.
@@ -242,6 +270,28 @@ impl Stream {
             // None of them: the key may have been taken back before there was a stream.
             held_against: (u64::MAX, 0),
             subscription: held.subscription,
+            again: None,
+        }
+    }
+
+    /// The server's next bytes.
+    fn poll_chunk(
+        &mut self,
+        answer: &mut Answer,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, BackendError>>> {
+        match &mut self.again {
+            None => answer.poll_chunk(cx),
+            Some(again) => again.poll_chunk(answer, cx),
+        }
+    }
+
+    /// Asks the server for what follows; gives the error back when that is not to be had.
+    #[cold]
+    fn ask_again(&mut self, error: BackendError) -> Result<(), BackendError> {
+        match &mut self.again {
+            None => Err(error),
+            Some(again) => again.ask(error),
         }
     }
 
@@ -362,20 +412,15 @@ impl Whole {
             if stream.is_taken_back() {
                 return Poll::Ready(self.end_cut(stream));
             }
-            match answer.poll_chunk(cx) {
-                Poll::Ready(Some(Ok(chunk))) => self.take(chunk, &mut stream.ready),
-                // What is left of an event that never ended is no event (WHATWG HTML, 9.2.6).
-                Poll::Ready(None) => return Poll::Ready(None),
-                Poll::Ready(Some(Err(error))) => {
-                    self.kept.clear();
-                    match self.outcome(stream) {
-                        Outcome::Passed => return Poll::Ready(None),
-                        Outcome::Unseen => return Poll::Ready(Some(Err(error.into()))),
-                        Outcome::Awaited => {}
-                    }
-                    let event = stream.terminal_event(error);
-                    return stream.pass(event).map(|next| next.map(Ok));
+            let error = match stream.poll_chunk(answer, cx) {
+                Poll::Ready(Some(Ok(chunk))) => {
+                    self.take(chunk, &mut stream.ready);
+                    continue;
                 }
+                // What is left of an event that never ended is no event (WHATWG HTML, 9.2.6).
+                Poll::Ready(None) if !self.is_awaited(stream) => return Poll::Ready(None),
+                Poll::Ready(None) => BackendError::bare(Stage::Body),
+                Poll::Ready(Some(Err(error))) => error,
                 Poll::Pending if stream.poll_cut(cx) => return Poll::Ready(self.end_cut(stream)),
                 Poll::Pending => {
                     let silence = stream.poll_silence(!self.torn, cx);
@@ -383,9 +428,40 @@ impl Whole {
                     if !stream.is_cut {
                         return silence.map(|next| next.map(Ok));
                     }
+                    continue;
                 }
+            };
+            if let Poll::Ready(end) = self.break_off(stream, error) {
+                return Poll::Ready(end);
             }
         }
+    }
+
+    /// Whether a stream that ended did so without the answer, as far as anybody is to know.
+    fn is_awaited(&self, stream: &Stream) -> bool {
+        stream.again.is_some() && matches!(self.outcome(stream), Outcome::Awaited)
+    }
+
+    /// What the client gets where the server's stream broke off; nothing yet while the server is asked to go on.
+    #[cold]
+    fn break_off(
+        &mut self,
+        stream: &mut Stream,
+        error: BackendError,
+    ) -> Poll<Option<Result<Bytes, BodyError>>> {
+        self.kept.clear();
+        let error = match self.outcome(stream) {
+            Outcome::Passed => return Poll::Ready(None),
+            Outcome::Unseen => return Poll::Ready(Some(Err(error.into()))),
+            Outcome::Awaited => stream.ask_again(error).err(),
+        };
+        let Some(error) = error else {
+            // What had come of an event comes once more.
+            (self.boundary, self.kept_bytes) = (Boundary::new(), 0);
+            return Poll::Pending;
+        };
+        let event = stream.terminal_event(error);
+        stream.pass(event).map(|next| next.map(Ok))
     }
 
     /// Within an event nothing can be said, nor where it is not known whether there is an answer: the stream breaks
@@ -428,9 +504,11 @@ impl Whole {
         let whole = self.boundary.feed(&chunk);
         if whole > 0 {
             let piece = chunk.split_to(whole);
-            self.passed.clear();
-            self.passed.extend(self.kept.iter().cloned().chain([piece.clone()]));
-            self.passed_unseen = self.torn;
+            if self.torn || !self.kept.is_empty() || !is_comment(&piece) {
+                self.passed.clear();
+                self.passed.extend(self.kept.iter().cloned().chain([piece.clone()]));
+                self.passed_unseen = self.torn;
+            }
             ready.extend(self.kept.drain(..));
             (self.kept_bytes, self.torn) = (0, false);
             ready.push_back(piece);
@@ -449,6 +527,11 @@ impl Whole {
     }
 }
 
+/// Whether it says nothing, as what comes now and then to keep a connection alive.
+fn is_comment(piece: &[u8]) -> bool {
+    piece.starts_with(b":") && memchr::memmem::find(piece, b"data").is_none()
+}
+
 impl Tagging {
     fn poll(
         &mut self,
@@ -462,6 +545,10 @@ impl Tagging {
             }
             match self.reader.next() {
                 Ok(Some(event)) => {
+                    if let Some(again) = &mut stream.again {
+                        event.id.iter().for_each(|id| again.note_id(id));
+                        event.retry.into_iter().for_each(|retry_ms| again.note_retry(retry_ms));
+                    }
                     let mut scanner = stream.worker.scanner.borrow_mut();
                     match tag::pass(event, &stream.server, &mut self.awaited, &mut scanner) {
                         Passed::Untouched(bytes) | Passed::Tagged(bytes) => {
@@ -479,11 +566,14 @@ impl Tagging {
                 Ok(None) => {}
                 Err(error) => return self.end(stream, BackendError::new(Stage::Nonsense, error)),
             }
-            match answer.poll_chunk(cx) {
-                Poll::Ready(Some(Ok(chunk))) => self.reader.push(chunk),
-                // Its event ids were taken out, so the client cannot come back for the answer.
-                Poll::Ready(None) => return self.end(stream, BackendError::bare(Stage::Body)),
-                Poll::Ready(Some(Err(error))) => return self.end(stream, error),
+            let error = match stream.poll_chunk(answer, cx) {
+                Poll::Ready(Some(Ok(chunk))) => {
+                    self.reader.push(chunk);
+                    continue;
+                }
+                // Its event ids were taken out, so the client cannot come back to it for the answer.
+                Poll::Ready(None) => BackendError::bare(Stage::Body),
+                Poll::Ready(Some(Err(error))) => error,
                 Poll::Pending if stream.poll_cut(cx) => {
                     return Poll::Ready(stream.end_cut(self.awaited.is_none()));
                 }
@@ -493,10 +583,26 @@ impl Tagging {
                     if !stream.is_cut {
                         return silence;
                     }
+                    continue;
                 }
+            };
+            if let Err(error) = self.ask_again(stream, error) {
+                return self.end(stream, error);
             }
         }
         Poll::Ready(None)
+    }
+
+    /// Asks the server for what follows while the answer is awaited.
+    #[cold]
+    fn ask_again(&mut self, stream: &mut Stream, error: BackendError) -> Result<(), BackendError> {
+        if self.awaited.is_none() {
+            return Err(error);
+        }
+        stream.ask_again(error)?;
+        // What had come of an event comes once more.
+        self.reader = EventReader::new();
+        Ok(())
     }
 
     /// The end of the stream, which is a fault while the answer is awaited.
