@@ -193,7 +193,6 @@ impl App {
         served.note(&fleet, 0);
         let (catalog, keeper) = Catalog::new(config.catalog.clone(), &fleet);
         let sessions = Arc::new(Sessions::new(config.session.clone(), Arc::clone(authenticator.sealer())));
-        let streams = streams(&config, &door, authenticator.sealer());
         let (phase, phases) = watch::channel(Phase::Serve);
         let (counters, outbox) = usage::open(&config.data_dir, config.server.workers, &door)?.unzip();
         let (fleets, fleet_now) = watch::channel(Arc::clone(&fleet));
@@ -224,7 +223,7 @@ impl App {
             followed: watch::Sender::new(vec![0; config.server.workers.max(1)]),
             catalog: Arc::clone(&catalog),
             sessions,
-            streams,
+            streams: streams(&config, &door, authenticator.sealer()),
             limits,
             usage: counters,
             control: Arc::new(Plane(admin)),

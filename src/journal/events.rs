@@ -165,7 +165,8 @@ impl Blocks {
 
     /// Gives a block back.
     pub fn give(&self, block: Block) {
-        self.room().free.push(block.number);
+        let Block { number, .. } = block;
+        self.room().free.push(number);
     }
 
     /// How many are taken.
@@ -268,7 +269,9 @@ mod tests {
         assert!(found.iter().all(|found| found.sequence == 7));
         assert!(found[0].portion.begins() && found[records - 1].portion.ends());
         assert_eq!(found.iter().filter(|found| found.portion.ends()).count(), 1);
-        blocks.into_iter().for_each(|block| store.give(block));
+        for block in blocks {
+            store.give(block);
+        }
         assert_eq!(store.taken(), 0);
     }
 
@@ -286,7 +289,9 @@ mod tests {
         let (folder, store) = blocks(3 * BLOCK_BYTES + 1);
         let taken: Vec<_> = std::iter::from_fn(|| store.take()).collect();
         assert_eq!((taken.len(), store.taken()), (3, 3));
-        taken.into_iter().for_each(|block| store.give(block));
+        for block in taken {
+            store.give(block);
+        }
         assert!(store.take().is_some());
         // Nothing has a name.
         assert_eq!(fs::read_dir(folder.path().join("streams")).unwrap().count(), 0);

@@ -46,8 +46,8 @@ const WAIT_MAX: Duration = Duration::from_secs(30);
 
 impl Again {
     /// Of a call in that session, of whose answer nothing has come yet.
-    pub fn new(pool: Rc<Pool>, ready: Arc<Ready>) -> Box<Self> {
-        Box::new(Self { pool, ready, last_event_id: None, wait: WAIT, is_spent: false, asking: None })
+    pub fn new(pool: Rc<Pool>, ready: Arc<Ready>) -> Self {
+        Self { pool, ready, last_event_id: None, wait: WAIT, is_spent: false, asking: None }
     }
 
     /// An event came whole, with that id. Empty takes it back (WHATWG HTML, 9.2.6).

@@ -19,6 +19,7 @@ use super::body::ResponseBody;
 use super::call::Call;
 use super::fields::{Field, Fields};
 use super::kept::{self, Kept};
+use super::outlet::{ANNOUNCED, COMMENT, Outlet, announcement};
 use super::reply::{self, Reply};
 use super::tag::{self, Passed};
 use super::worker::Worker;
@@ -26,17 +27,14 @@ use crate::auth::Identity;
 use crate::backend::BackendId;
 use crate::base::{Fault, Kind, Phase};
 use crate::catalog::{ListKind, Merged, View};
-use crate::frame::{Event, EventSplitter, Kind as FrameKind, Scanner, splice};
+use crate::frame::{Event, Kind as FrameKind, Scanner, splice};
 use crate::limits::Permit;
 use crate::protocol::{Method, header};
 use crate::route::{Endpoint, Place, Shape};
-use crate::session::{Feed, FeedEnd, OpenStream, Ready, Session, Source, Writer};
+use crate::session::{Feed, FeedEnd, OpenStream, Ready, Session, Source};
 
 /// Events made and not yet read by the client. A server that sends more waits.
 const EVENTS_MAX: usize = 64;
-
-/// A comment at the start, so that clients that wait for the first byte go on, and now and then.
-const COMMENT: &[u8] = b": open\n\n";
 
 /// URIs in one subscription; each is looked up and passed on.
 const SUBSCRIBED_URIS_MAX: usize = 1024;
@@ -55,7 +53,8 @@ pub fn open(
     }
     let streams = worker.shared.streams.as_ref();
     if let Some((streams, resumes)) = streams.zip(kept::resumes(fields, &session)) {
-        let permit = match fields.get(Field::LastEventId) {
+        let last_event_id = fields.get(Field::LastEventId);
+        let permit = match last_event_id {
             None => permit,
             Some(id) => match kept::take_up(streams, &session, id, resumes, permit)? {
                 Ok(reply) => return Ok(reply),
@@ -65,8 +64,12 @@ pub fn open(
         let (writer, reader) = streams.begin(&session.seal, None);
         session.keep_stream(writer.stream());
         writer.comment();
+        let outlet = Outlet::kept(writer);
+        if last_event_id.is_some() {
+            outlet.announce_all();
+        }
         let body = ResponseBody::kept(Kept::new(reader, resumes, streams, Some(permit)));
-        SessionStream::start(worker, session, Outlet::kept(writer), identity, None);
+        SessionStream::start(worker, session, outlet, identity, None);
         return Ok(reply::events(body));
     }
     let last_event_id = fields.value(Field::LastEventId);
@@ -81,56 +84,6 @@ pub fn open(
     let _ = sender.try_send(Bytes::from_static(COMMENT));
     SessionStream::start(worker, session, Outlet::Passing(sender), identity, last_event_id);
     Ok(reply::events(ResponseBody::events(receiver, Some(permit))))
-}
-
-/// Where the events of a session's stream go.
-#[derive(Clone)]
-enum Outlet {
-    /// To the client that is there.
-    Passing(mpsc::Sender<Bytes>),
-    /// To the client that is there or comes back. The lock keeps the parts of a long event together.
-    Kept(Rc<(Writer, tokio::sync::Mutex<()>)>),
-}
-
-impl Outlet {
-    fn kept(writer: Writer) -> Self {
-        Self::Kept(Rc::new((writer, tokio::sync::Mutex::default())))
-    }
-
-    /// Passes an event on, or says that nobody waits for it.
-    async fn send(&self, event: Bytes) -> Result<(), ()> {
-        let (writer, turn) = match self {
-            Self::Passing(sender) => return sender.send(event).await.map_err(drop),
-            Self::Kept(kept) => &**kept,
-        };
-        let mut parts = Vec::new();
-        EventSplitter::new().feed(&event, &mut parts);
-        let _turn = turn.lock().await;
-        for part in parts {
-            writer.push(&part).await.map_err(drop)?;
-        }
-        Ok(())
-    }
-
-    /// A full channel needs no comment.
-    fn comment(&self) {
-        match self {
-            Self::Passing(sender) => drop(sender.try_send(Bytes::from_static(COMMENT))),
-            Self::Kept(kept) => kept.0.comment(),
-        }
-    }
-
-    /// Until nobody waits for it.
-    async fn closed(&self) {
-        match self {
-            Self::Passing(sender) => sender.closed().await,
-            Self::Kept(kept) => kept.0.abandoned().await,
-        }
-    }
-
-    fn is_kept(&self) -> bool {
-        matches!(self, Self::Kept(_))
-    }
 }
 
 struct SessionStream {
@@ -331,13 +284,6 @@ impl Pump {
 /// Which lists an endpoint had, to tell which of them changed.
 struct Digests([u64; 3]);
 
-/// The lists that are announced, each with its notification. Templates change with resources.
-const ANNOUNCED: [(ListKind, Method); 3] = [
-    (ListKind::Tools, Method::ToolsListChanged),
-    (ListKind::Prompts, Method::PromptsListChanged),
-    (ListKind::Resources, Method::ResourcesListChanged),
-];
-
 impl Digests {
     fn of(worker: &Worker, endpoint: &Endpoint, view: View) -> Self {
         let merged = worker.shared.catalog.snapshot(endpoint, view);
@@ -354,14 +300,7 @@ impl Digests {
     }
 
     fn changed(&mut self, worker: &Worker, endpoint: &Endpoint, view: View) -> Vec<Bytes> {
-        let methods = self.moved(worker, endpoint, view);
-        methods
-            .into_iter()
-            .map(|method| {
-                let message = json!({"jsonrpc": "2.0", "method": method.as_str()});
-                tag::write_event(message.to_string().as_bytes())
-            })
-            .collect()
+        self.moved(worker, endpoint, view).into_iter().map(announcement).collect()
     }
 }
 

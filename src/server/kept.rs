@@ -81,7 +81,7 @@ impl Keeping {
         let Some(mut relay) = reply.body.take_events() else { return reply };
         let pool = worker.pool(&session.endpoint.servers[place]).ok();
         if let Some((pool, ready)) = pool.zip(session.upstream(place).ready()) {
-            relay.ask_again_by(Again::new(pool, ready));
+            relay.ask_again_by(Box::new(Again::new(pool, ready)));
         }
         // A copy: a slice would keep the whole request.
         let (writer, reader) = streams.begin(&session.seal, Some(Bytes::copy_from_slice(&id)));
@@ -112,7 +112,8 @@ async fn pump(mut relay: Box<Relay>, writer: Writer) {
             splitter.take_id().iter().for_each(|id| again.note_id(id));
             splitter.take_retry().into_iter().for_each(|retry_ms| again.note_retry(retry_ms));
         }
-        if parts.is_empty() {
+        // Of the server's, or of the gateway's when it is silent.
+        if parts.is_empty() && bytes.starts_with(b":") {
             writer.comment();
         }
         for part in parts.drain(..) {

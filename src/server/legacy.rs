@@ -71,7 +71,9 @@ async fn dispatch(worker: &Rc<Worker>, call: Box<Call>, session: Arc<Session>) -
 async fn cancelled(worker: &Rc<Worker>, call: Box<Call>, session: Arc<Session>) -> Result<Reply, Fault> {
     let id = call.envelope.params.request_id.map(|id| call.raw(id.span));
     let told = Box::pin(dispatch(worker, call, Arc::clone(&session))).await;
-    id.iter().for_each(|id| session.cancel_stream(id));
+    if let Some(id) = id {
+        session.cancel_stream(&id);
+    }
     told
 }
 

@@ -24,6 +24,7 @@ mod listener;
 mod local;
 mod meter;
 mod modern;
+mod outlet;
 mod plane;
 mod receive;
 mod relay;

@@ -1,6 +1,8 @@
 //! A backend's answer on its way to the client: bytes pass as they come, with backpressure, and what the
 //! request holds is held until the last of them.
 
+mod tagging;
+
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
@@ -15,7 +17,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::again::Again;
 use super::body::BodyError;
 use super::meter::Meter;
-use super::tag::{self, Passed};
+use super::tag;
 use super::{Shared, Worker, reply};
 use crate::auth::Identity;
 use crate::backend::{Answer, BackendError, BackendId, Stage};
@@ -24,6 +26,7 @@ use crate::fleet::Fleet;
 use crate::frame::{Boundary, EventReader, Kind as FrameKind};
 use crate::limits::Permit;
 use crate::session::InFlight;
+use tagging::Tagging;
 
 /// What a request holds until its answer has passed.
 pub struct Held {
@@ -108,13 +111,6 @@ enum Outcome {
     Awaited,
 }
 
-struct Tagging {
-    backend: BackendId,
-    /// The raw id of the call, until it is answered.
-    awaited: Option<Bytes>,
-    reader: EventReader,
-}
-
 /// An event up to this size is held back until it is whole. Bigger ones are passed as they come, so that a
 /// slow reader cannot make the gateway hold them.
 const HELD_BACK_BYTES_MAX: usize = 64 << 10;
@@ -149,8 +145,7 @@ impl Relay {
         id: Option<Bytes>,
     ) -> Self {
         let stream = Stream::new(worker, server.0, id, &held);
-        let awaited = stream.id.clone();
-        let tagging = Box::new(Tagging { backend: server.1, awaited, reader: EventReader::new() });
+        let tagging = Box::new(Tagging::new(server.1, stream.id.clone()));
         Self { answer, pace: Pace::Tagged(stream, tagging), done: false, held }
     }
 
@@ -190,7 +185,7 @@ impl Relay {
                     meter.pass(bytes.len());
                     match &self.pace {
                         // The answer itself, or something behind it.
-                        Pace::Tagged(_, tagging) if tagging.awaited.is_none() => meter.end(failed),
+                        Pace::Tagged(_, tagging) if tagging.is_answered() => meter.end(failed),
                         Pace::Events(..) => meter.pass_unread(),
                         _ => {}
                     }
@@ -487,8 +482,13 @@ impl Whole {
         for bytes in &self.passed {
             reader.push(bytes.clone());
             while let Ok(Some(event)) = reader.next() {
-                let Some(data) = event.data else { continue };
-                let Ok(envelope) = scanner.scan(&data) else { continue };
+                let Some(data) = event.data.filter(|data| !data.is_empty()) else { continue };
+                let envelope = match scanner.scan(&data) {
+                    Ok(envelope) => envelope,
+                    // What cannot be read here the client may read, where it is told nothing else.
+                    Err(_) if stream.again.is_some() => return Outcome::Unseen,
+                    Err(_) => continue,
+                };
                 let is_answer = matches!(envelope.kind, FrameKind::Response | FrameKind::Error);
                 let ids = envelope.id.zip(stream.id.as_ref());
                 if is_answer && ids.is_some_and(|(id, asked)| tag::is_same_id(id.span.of(&data), asked)) {
@@ -530,90 +530,6 @@ impl Whole {
 /// Whether it says nothing, as what comes now and then to keep a connection alive.
 fn is_comment(piece: &[u8]) -> bool {
     piece.starts_with(b":") && memchr::memmem::find(piece, b"data").is_none()
-}
-
-impl Tagging {
-    fn poll(
-        &mut self,
-        stream: &mut Stream,
-        answer: &mut Answer,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Bytes>> {
-        while !stream.ended {
-            if stream.is_taken_back() {
-                return Poll::Ready(stream.end_cut(self.awaited.is_none()));
-            }
-            match self.reader.next() {
-                Ok(Some(event)) => {
-                    if let Some(again) = &mut stream.again {
-                        event.id.iter().for_each(|id| again.note_id(id));
-                        event.retry.into_iter().for_each(|retry_ms| again.note_retry(retry_ms));
-                    }
-                    let mut scanner = stream.worker.scanner.borrow_mut();
-                    match tag::pass(event, &stream.server, &mut self.awaited, &mut scanner) {
-                        Passed::Untouched(bytes) | Passed::Tagged(bytes) => {
-                            drop(scanner);
-                            return stream.pass(bytes);
-                        }
-                        Passed::ListChanged(bytes) => {
-                            drop(scanner);
-                            stream.worker.shared.catalog.mark_stale(self.backend);
-                            return stream.pass(bytes);
-                        }
-                        Passed::Dropped => continue,
-                    }
-                }
-                Ok(None) => {}
-                Err(error) => return self.end(stream, BackendError::new(Stage::Nonsense, error)),
-            }
-            let error = match stream.poll_chunk(answer, cx) {
-                Poll::Ready(Some(Ok(chunk))) => {
-                    self.reader.push(chunk);
-                    continue;
-                }
-                // Its event ids were taken out, so the client cannot come back to it for the answer.
-                Poll::Ready(None) => BackendError::bare(Stage::Body),
-                Poll::Ready(Some(Err(error))) => error,
-                Poll::Pending if stream.poll_cut(cx) => {
-                    return Poll::Ready(stream.end_cut(self.awaited.is_none()));
-                }
-                Poll::Pending => {
-                    let silence = stream.poll_silence(true, cx);
-                    // Else the next round says so.
-                    if !stream.is_cut {
-                        return silence;
-                    }
-                    continue;
-                }
-            };
-            if let Err(error) = self.ask_again(stream, error) {
-                return self.end(stream, error);
-            }
-        }
-        Poll::Ready(None)
-    }
-
-    /// Asks the server for what follows while the answer is awaited.
-    #[cold]
-    fn ask_again(&mut self, stream: &mut Stream, error: BackendError) -> Result<(), BackendError> {
-        if self.awaited.is_none() {
-            return Err(error);
-        }
-        stream.ask_again(error)?;
-        // What had come of an event comes once more.
-        self.reader = EventReader::new();
-        Ok(())
-    }
-
-    /// The end of the stream, which is a fault while the answer is awaited.
-    fn end(&mut self, stream: &mut Stream, error: BackendError) -> Poll<Option<Bytes>> {
-        if self.awaited.take().is_none() {
-            stream.ended = true;
-            return Poll::Ready(None);
-        }
-        let event = stream.terminal_event(error);
-        stream.pass(event)
-    }
 }
 
 /// A fault of a server that answered with a status that is no answer of MCP's.

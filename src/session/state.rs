@@ -49,6 +49,9 @@ struct Life {
     last_used_s: AtomicU64,
 }
 
+/// So many streams are looked at with each new one: a session has a few.
+const WALKED_MAX: usize = 16;
+
 /// Calls of one session under way at once: an agent has a few dozen; a thousand is a runaway loop.
 const IN_FLIGHT_MAX: usize = 1024;
 
@@ -156,8 +159,8 @@ impl Session {
     /// Remembers a stream that can be taken up again, as long as it is kept.
     pub fn keep_stream(&self, stream: &Arc<Stream>) {
         let mut kept = lock(&self.life.kept);
-        // Seldom enough that the walk over them does not matter.
-        if kept.len() == kept.capacity() {
+        // Those that are gone still take memory. Of many only now and then, so that the walk over them does not matter.
+        if kept.len() < WALKED_MAX || kept.len() == kept.capacity() {
             kept.retain(|stream| stream.strong_count() > 0);
         }
         kept.push(Arc::downgrade(stream));

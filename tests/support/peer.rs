@@ -24,6 +24,8 @@ struct State {
     scripts: VecDeque<Vec<Step>>,
     /// Likewise, for requests for an event stream of a session.
     streams: VecDeque<Vec<Step>>,
+    /// Likewise, for those that go on where one broke.
+    resumptions: VecDeque<Vec<Step>>,
     seen: Vec<Seen>,
     /// Connections that the gateway closed, and when that was noticed.
     closed: Vec<(usize, Instant)>,
@@ -114,6 +116,11 @@ impl Peer {
     /// The next requests for an event stream of a session are answered so; those after the last are refused.
     pub fn push_streams(&self, scripts: impl IntoIterator<Item = Vec<Step>>) {
         self.edit(|state| state.streams.extend(scripts));
+    }
+
+    /// The next requests for what followed in a stream that broke are answered so; those after the last are refused.
+    pub fn push_resumptions(&self, scripts: impl IntoIterator<Item = Vec<Step>>) {
+        self.edit(|state| state.resumptions.extend(scripts));
     }
 
     /// Answers `tools/list` so.
@@ -279,6 +286,11 @@ impl State {
     fn steps(&mut self, seen: &Seen) -> Vec<Step> {
         if self.silent {
             return vec![Step::Hold];
+        }
+        if seen.header("last-event-id").is_some()
+            && let Some(steps) = self.resumptions.pop_front()
+        {
+            return steps;
         }
         if seen.head.starts_with("GET ")
             && let Some(steps) = self.streams.pop_front()

@@ -37,12 +37,22 @@ pub struct EventSplitter {
     after_cr: bool,
     /// Some line of this stream has ended: a byte order mark can no longer come.
     is_begun: bool,
-    has_data: bool,
-    /// Whether a part of the event was handed out.
-    is_parted: bool,
+    event: Event,
     id: Option<Bytes>,
     retry: Option<u64>,
     last_id: Option<Bytes>,
+}
+
+/// What an event is so far.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Event {
+    /// It has no data.
+    #[default]
+    Silent,
+    /// It has.
+    Speaks,
+    /// Likewise, and a part of it was handed out.
+    Parted,
 }
 
 /// What a line is, as far as its bytes tell.
@@ -114,7 +124,7 @@ impl EventSplitter {
             Line::Passes => {
                 for piece in bytes.chunks(PART_BYTES) {
                     self.out.extend_from_slice(piece);
-                    if self.out.len() >= PART_BYTES && self.has_data {
+                    if self.out.len() >= PART_BYTES && self.event != Event::Silent {
                         self.hand_out(false, parts);
                     }
                 }
@@ -134,7 +144,9 @@ impl EventSplitter {
             b"id" | b"retry" => Line::Own,
             _ => Line::Passes,
         };
-        self.has_data |= name == b"data";
+        if name == b"data" && self.event == Event::Silent {
+            self.event = Event::Speaks;
+        }
         if self.line == Line::Passes {
             self.out.extend_from_slice(&self.held);
             self.held.clear();
@@ -180,17 +192,18 @@ impl EventSplitter {
         if self.id.is_some() {
             self.last_id = self.id.take();
         }
-        let is_empty = !self.is_parted && self.out.len() < PRIMING_BYTES_MAX && has_empty_data(&self.out);
-        if self.has_data && !is_empty {
+        let is_empty =
+            self.event == Event::Speaks && self.out.len() < PRIMING_BYTES_MAX && has_empty_data(&self.out);
+        if self.event != Event::Silent && !is_empty {
             self.out.extend_from_slice(b"\n");
             self.hand_out(true, parts);
         }
         self.out.clear();
-        (self.has_data, self.is_parted) = (false, false);
+        self.event = Event::Silent;
     }
 
     fn hand_out(&mut self, ends: bool, parts: &mut Vec<Part>) {
-        let begins = !std::mem::replace(&mut self.is_parted, true);
+        let begins = std::mem::replace(&mut self.event, Event::Parted) != Event::Parted;
         parts.push(Part { bytes: self.out.split().freeze(), begins, ends });
     }
 }

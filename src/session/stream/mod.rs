@@ -6,7 +6,7 @@
 //! Invariants:
 //! - What one stream keeps, what all keep, and for how long, is bounded. Who needs room takes that of the streams that
 //!   ended first, then of those whose clients have gone, then what the others' clients have read already; and only then
-//!   is the oldest one ended.
+//!   is another one ended: the one that keeps the most, of several the oldest.
 //! - A stream has one reader. Another one takes over from it.
 //! - No event is skipped: a reader gets the next one, or is told that it is not there.
 //! - Locks are taken in this order: all streams, one stream, the blocks.
@@ -19,6 +19,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -161,15 +162,14 @@ impl Streams {
             return true;
         }
         let others = self.others(number);
-        if let Some(left) = others.iter().find(|other| other.is_left() && other.keeps_any()) {
-            left.lose();
-            return true;
-        }
-        if others.iter().any(|other| other.forget_read()) {
-            return true;
-        }
-        let oldest = others.iter().find(|other| other.keeps_any());
-        oldest.inspect(|oldest| oldest.lose()).is_some()
+        // Not the oldest whatever it keeps: whoever takes all the room is not to take it from those who take little.
+        let biggest = |streams: &mut dyn Iterator<Item = &Arc<Stream>>| {
+            let kept = streams.map(|stream| (stream.kept_blocks(), stream)).filter(|(kept, _)| *kept > 0);
+            kept.max_by_key(|(kept, stream)| (*kept, Reverse(stream.number))).map(|(_, stream)| stream.lose())
+        };
+        biggest(&mut others.iter().filter(|other| other.is_left())).is_some()
+            || others.iter().any(|other| other.forget_read())
+            || biggest(&mut others.iter()).is_some()
     }
 
     /// Those that have not ended and may keep something, the oldest first.

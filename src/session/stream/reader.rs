@@ -87,7 +87,7 @@ impl Reader {
         if std::mem::take(&mut self.tells_id) {
             id::write(&stream.label, self.sequence, &mut out);
             out.extend_from_slice(format!("retry: {RETRY_MS}\ndata: \n\n").as_bytes());
-            state.is_named = true;
+            state.note_id();
         }
         if state.phase == Phase::Lost || self.read(&state, &mut out).is_err() {
             if !out.is_empty() {
@@ -96,7 +96,7 @@ impl Reader {
             return Poll::Ready(if self.is_within { Next::Torn } else { Next::Lost });
         }
         if !out.is_empty() {
-            state.is_named = true;
+            state.note_id();
             state.taken = self.at;
             drop(state);
             stream.note_taken();

@@ -45,15 +45,23 @@ pub(super) struct State {
     pub taken: Cursor,
     /// Since when nobody reads; `None` while somebody does.
     left: Option<Instant>,
-    /// Whether a client knows an id by which it can come back.
-    pub is_named: bool,
-    /// Whether nobody will come back: the call was cancelled.
-    is_cancelled: bool,
+    pub comes_back: ComesBack,
     /// Whether a comment is to be passed on.
     pub comment: bool,
     pub phase: Phase,
     /// When it goes, once it has ended.
     until: Option<Instant>,
+}
+
+/// Whether a client that has gone comes back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ComesBack {
+    /// It knows no id yet.
+    Not,
+    /// It may.
+    May,
+    /// It has cancelled the call.
+    Never,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,8 +110,7 @@ impl Stream {
             waker: None,
             taken: Cursor::default(),
             left: None,
-            is_named: false,
-            is_cancelled: false,
+            comes_back: ComesBack::Not,
             comment: false,
             phase: Phase::Open,
             until: None,
@@ -208,7 +215,7 @@ impl Stream {
 
     /// Nobody will come back for it; when its reader has gone already, it ends now.
     pub fn cancel(&self) {
-        self.state().is_cancelled = true;
+        self.state().comes_back = ComesBack::Never;
         self.moved.notify_waiters();
     }
 
@@ -232,8 +239,8 @@ impl Stream {
         self.state().left.is_some()
     }
 
-    pub(super) fn keeps_any(&self) -> bool {
-        !self.state().blocks.is_empty()
+    pub(super) fn kept_blocks(&self) -> usize {
+        self.state().blocks.len()
     }
 
     /// Forgets what its reader has taken already; whether there was any.
@@ -315,6 +322,13 @@ impl Drop for Stream {
 }
 
 impl State {
+    /// The client has an id by now.
+    pub fn note_id(&mut self) {
+        if self.comes_back == ComesBack::Not {
+            self.comes_back = ComesBack::May;
+        }
+    }
+
     /// The oldest block, when a reader is there and has taken all of it.
     fn pop_read(&mut self) -> Option<Block> {
         if self.left.is_some() || self.first_block >= self.taken.block {
@@ -393,9 +407,8 @@ impl Writer {
                 if state.phase == Phase::Lost {
                     return;
                 }
-                let may_return = state.is_named && !state.is_cancelled;
                 match state.left {
-                    Some(_) if !may_return => return,
+                    Some(_) if state.comes_back != ComesBack::May => return,
                     left => left.map(|left| left + self.0.streams.config.kept_for),
                 }
             };
