@@ -106,7 +106,7 @@ fn event_streams_pass_untouched() {
             let stream = format!("event: message\r\ndata: {notice}\r\n\r\ndata:{body}\r\n\r\n");
             let text = passed(&kept, &peer, &way, &stream, 7);
             let (told, lines) = (text.matches("id: ").count(), stream.replace("\r\n", "\n"));
-            assert_eq!(told, if way.session.is_some() { 3 } else { 0 }, "{}", way.name());
+            assert_eq!(told, if way.session.is_some() { 3 } else { 0 }, "{}: {text}", way.name());
             let text = text.replace("\r\n", "\n").replace("retry: 1000\ndata: \n\n", "");
             let without = text.split_inclusive('\n').filter(|line| !line.starts_with("id: "));
             assert_eq!(without.collect::<String>(), lines, "{}", way.name());

@@ -113,6 +113,10 @@ impl Portion {
 }
 
 impl Block {
+    fn into_number(self) -> u32 {
+        self.number
+    }
+
     /// How many bytes of an event still fit.
     pub fn room(&self) -> usize {
         (BLOCK_BYTES - self.used).saturating_sub(RECORD_HEADER_BYTES)
@@ -165,8 +169,7 @@ impl Blocks {
 
     /// Gives a block back.
     pub fn give(&self, block: Block) {
-        let Block { number, .. } = block;
-        self.room().free.push(number);
+        self.room().free.push(block.into_number());
     }
 
     /// How many are taken.

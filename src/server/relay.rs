@@ -504,7 +504,7 @@ impl Whole {
         let whole = self.boundary.feed(&chunk);
         if whole > 0 {
             let piece = chunk.split_to(whole);
-            if self.torn || !self.kept.is_empty() || !is_comment(&piece) {
+            if self.torn || !self.kept.is_empty() || !says_nothing(&piece) {
                 self.passed.clear();
                 self.passed.extend(self.kept.iter().cloned().chain([piece.clone()]));
                 self.passed_unseen = self.torn;
@@ -527,9 +527,13 @@ impl Whole {
     }
 }
 
-/// Whether it says nothing, as what comes now and then to keep a connection alive.
-fn is_comment(piece: &[u8]) -> bool {
-    piece.starts_with(b":") && memchr::memmem::find(piece, b"data").is_none()
+/// Whether it says nothing: what comes now and then to keep a connection alive, and the rest of a line end.
+fn says_nothing(piece: &[u8]) -> bool {
+    match piece.first() {
+        Some(b':') => memchr::memmem::find(piece, b"data").is_none(),
+        Some(b'\n' | b'\r') => piece.iter().all(|byte| matches!(byte, b'\n' | b'\r')),
+        _ => false,
+    }
 }
 
 /// A fault of a server that answered with a status that is no answer of MCP's.

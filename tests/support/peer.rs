@@ -24,6 +24,8 @@ struct State {
     scripts: VecDeque<Vec<Step>>,
     /// Likewise, for requests for an event stream of a session.
     streams: VecDeque<Vec<Step>>,
+    /// Whether they are for the session that was opened last.
+    streams_of_newest: bool,
     /// Likewise, for those that go on where one broke.
     resumptions: VecDeque<Vec<Step>>,
     seen: Vec<Seen>,
@@ -116,6 +118,12 @@ impl Peer {
     /// The next requests for an event stream of a session are answered so; those after the last are refused.
     pub fn push_streams(&self, scripts: impl IntoIterator<Item = Vec<Step>>) {
         self.edit(|state| state.streams.extend(scripts));
+    }
+
+    /// Likewise, of the session that was opened last: the gateway has some of its own.
+    pub fn push_streams_of_newest(&self, scripts: impl IntoIterator<Item = Vec<Step>>) {
+        self.edit(|state| state.streams_of_newest = true);
+        self.push_streams(scripts);
     }
 
     /// The next requests for what followed in a stream that broke are answered so; those after the last are refused.
@@ -292,7 +300,9 @@ impl State {
         {
             return steps;
         }
+        let newest = format!("peer-{}", self.sessions.saturating_sub(1));
         if seen.head.starts_with("GET ")
+            && (!self.streams_of_newest || seen.header("mcp-session-id") == Some(&newest))
             && let Some(steps) = self.streams.pop_front()
         {
             return steps;

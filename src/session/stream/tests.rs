@@ -12,7 +12,7 @@ use crate::journal::tests::Folder;
 use crate::protocol::{ClientCapabilities, Revision};
 use crate::session::SessionKey;
 
-const KEPT_FOR: Duration = Duration::from_secs(300);
+const KEPT_FOR: Duration = Duration::from_mins(5);
 const ALMOST: Duration = Duration::from_secs(299);
 
 struct Bench {
