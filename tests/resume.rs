@@ -543,14 +543,12 @@ fn a_long_answer_passes_with_little_room() {
 /// What a server says outside of calls, and asks.
 #[test]
 fn the_stream_of_a_session_is_taken_up() {
-    let peer = Peer::script([]);
-    let gateway = setup(&peer).with(SILENT).start();
-    // By then the gateway has opened its own sessions.
-    open_session(&gateway, AGGREGATED, None);
     for path in [SINGLE, AGGREGATED] {
+        let peer = Peer::script([]);
+        let gateway = setup(&peer).with(SILENT).start();
         let said = |data: &str| Step::Send(chunk(&format!("id: own\nevent: message\ndata: {data}\n\n")));
         let (second, third) = (Gate::default(), Gate::default());
-        peer.push_streams_of_newest([vec![
+        peer.push_streams_of_clients([vec![
             Step::Send(events()),
             said(&progress(1)),
             Step::Wait(second.clone()),
@@ -585,19 +583,15 @@ fn the_stream_of_a_session_is_taken_up() {
         assert_eq!(asked["id"], expected);
         third.open();
         assert_eq!(next(&mut again)["params"]["progress"], 3);
-        // Nothing was asked twice of the server.
-        let streams = |peer: &Peer| peer.all().iter().filter(|seen| seen.head.starts_with("GET ")).count();
-        let before = streams(&peer);
         // One without an id is another stream, and the one before ends.
         let mut other = call(&gateway, &get(path, &session, None));
         assert_eq!(other.head().status, 200);
         assert_eq!(again.event(), None);
         let at_its_end = Client::once(gateway.address, &get(path, &session, Some(&id)));
         assert_eq!(at_its_end.status, 405, "the client has another one");
-        drop(other);
-        assert!(before >= 1);
     }
     // After a restart there is an ordinary one in its place.
+    let gateway = setup(&Peer::script([])).with(SILENT).start();
     let session = open_session(&gateway, AGGREGATED, None);
     let mut client = call(&gateway, &get(AGGREGATED, &session, None));
     client.head();

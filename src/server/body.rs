@@ -95,6 +95,11 @@ impl ResponseBody {
         Self::from(Kind::Kept(Box::new(kept)))
     }
 
+    /// Whether it is the answer of a backend in an event stream.
+    pub fn is_events(&self) -> bool {
+        matches!(&self.kind, Kind::Relay(relay) if relay.is_events())
+    }
+
     /// The answer of a backend, if it is an event stream: then nothing is left of the body.
     pub fn take_events(&mut self) -> Option<Box<Relay>> {
         match std::mem::replace(&mut self.kind, Kind::Whole(Bytes::new())) {

@@ -63,7 +63,7 @@ pub fn resumes(fields: &Fields, session: &Session) -> Option<Resumes> {
 
 /// A call whose answer can be taken up again, when that is an event stream.
 pub struct Keeping {
-    /// The raw id of the call.
+    /// The raw id of the call; a copy, since a slice would keep the whole request.
     pub id: Bytes,
     /// Its session, and the place of the server in its endpoint.
     pub session: Arc<Session>,
@@ -83,8 +83,7 @@ impl Keeping {
         if let Some((pool, ready)) = pool.zip(session.upstream(place).ready()) {
             relay.ask_again_by(Box::new(Again::new(pool, ready)));
         }
-        // A copy: a slice would keep the whole request.
-        let (writer, reader) = streams.begin(&session.seal, Some(Bytes::copy_from_slice(&id)));
+        let (writer, reader) = streams.begin(&session.seal, Some(id));
         session.keep_stream(writer.stream());
         reply.body = ResponseBody::kept(Kept::new(reader, resumes, streams, None));
         spawn_local(pump(relay, writer));

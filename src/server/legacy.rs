@@ -392,14 +392,13 @@ async fn forward(
     };
     let id = call.is_request().then(|| call.id());
     let endpoint = Arc::clone(&call.endpoint);
-    let streams = worker.shared.streams.as_ref().filter(|_| !call.is_part);
-    let keeping = streams.zip(id.clone()).zip(streams.and_then(|_| resumes(&call.fields, &session)));
     let held = Held { in_flight, meter, ..send::held(call.permit, call.identity) };
     let reply = send::pass(worker, &endpoint.servers[place], endpoint.shape, id, response, held).await?;
-    Ok(match keeping {
-        Some(((streams, id), resumes)) => {
-            Keeping { id, session, place, resumes }.keep(worker, streams, reply)
-        }
+    let streams = worker.shared.streams.as_ref().filter(|_| reply.body.is_events() && !call.is_part);
+    let Some(streams) = streams else { return Ok(reply) };
+    let id = call.envelope.id.map(|id| Bytes::copy_from_slice(id.span.of(&call.body)));
+    Ok(match id.zip(resumes(&call.fields, &session)) {
+        Some((id, resumes)) => Keeping { id, session, place, resumes }.keep(worker, streams, reply),
         None => reply,
     })
 }
