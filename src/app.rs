@@ -25,8 +25,8 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use crate::admin::definition::Serving;
 use crate::admin::{self, Admin, Errands};
 use crate::auth::{
-    self, AuthError, Authenticator, CreateError, EncryptionKeyError, KeyRequest, KeysFrom, SealerError,
-    Secrets, SecretsError, create_first_key, parse_encryption_key, parse_jwt_secret,
+    self, AuthError, Authenticator, CreateError, EncryptionKeyError, KeyRequest, KeysFrom, Sealer,
+    SealerError, Secrets, SecretsError, create_first_key, parse_encryption_key, parse_jwt_secret,
 };
 use crate::backend::stdio::Health;
 use crate::backend::{Backend, InvalidTarget, TlsRoots};
@@ -43,7 +43,7 @@ use crate::route::{EndpointConfig, Members};
 use crate::server::{
     self, ControlBody, ControlPlane, ControlRequest, ControlResponse, Door, ListenError, Shared, Workers,
 };
-use crate::session::Sessions;
+use crate::session::{Sessions, Streams};
 use crate::store::{Audit, Grants, Seen, Store, StoreError};
 
 use follow::{Served, Triggers, follow};
@@ -61,6 +61,9 @@ const KEYRING: &str = "keyring.sealed";
 
 /// Likewise the last servers and endpoints.
 const FLEET: &str = "fleet.sealed";
+
+/// Where the room for streams that can be taken up again is made, in the data directory.
+const STREAMS: &str = "streams";
 
 /// Between two tries to read keys that are known to have changed.
 const KEY_RETRY: Duration = Duration::from_secs(1);
@@ -221,6 +224,7 @@ impl App {
             followed: watch::Sender::new(vec![0; config.server.workers.max(1)]),
             catalog: Arc::clone(&catalog),
             sessions,
+            streams: streams(&config, &door, authenticator.sealer()),
             limits,
             usage: counters,
             control: Arc::new(Plane(admin)),
@@ -284,6 +288,19 @@ impl App {
             _ = interrupt.recv() => tracing::warn!("stopped at once"),
         }
         Ok(())
+    }
+}
+
+/// Room for the streams that clients can take up again. Without it the gateway serves all the same; and the one client
+/// that comes over a pipe of its own has no connection that breaks.
+fn streams(config: &Config, door: &Door, sealer: &Arc<Sealer>) -> Option<Arc<Streams>> {
+    let bounds = config.session.streams.clone().filter(|_| *door == Door::Public)?;
+    match Streams::open(&config.data_dir.join(STREAMS), bounds, Arc::clone(sealer)) {
+        Ok(streams) => Some(streams),
+        Err(error) => {
+            tracing::error!(%error, "streams that break cannot be resumed: make room and start again");
+            None
+        }
     }
 }
 

@@ -67,6 +67,19 @@ pub(super) const SESSION_IDLE: Bound<Duration> =
 /// At about 1 KiB each, 100 MiB.
 pub(super) const SESSIONS: Bound<usize> = Bound { default: 100_000, min: 1, max: 10_000_000 };
 
+/// Some hundred streams in the middle of long answers, or some ten thousand with one small answer each. It is reserved on
+/// the disk, and in memory only as far as it is used.
+pub(super) const RESUME_BYTES: Bound<usize> = Bound { default: 64 << 20, min: 1 << 20, max: 64 << 30 };
+/// What lies between the gateway and its client when a connection breaks: what a socket holds at most on Linux.
+pub(super) const RESUME_STREAM_BYTES: Bound<usize> = Bound { default: 4 << 20, min: 64 << 10, max: 1 << 30 };
+/// The SDKs come back after a second and give up after some. A machine that slept, or that moved to another network, takes
+/// minutes.
+pub(super) const RESUME_FOR: Bound<Duration> =
+    Bound { default: secs(300), min: millis(100), max: secs(86_400) };
+/// Zero is never: an idle connection costs next to nothing here. Where something between cuts long connections, less than
+/// it takes for that.
+pub(super) const POLL_AFTER: Bound<Duration> = Bound { default: secs(0), min: secs(0), max: secs(86_400) };
+
 /// A person reads a form, looks something up, and fills it in. Longer than the silence that most clients bear.
 pub(super) const HOLD_TIMEOUT: Bound<Duration> = Bound { default: secs(300), min: secs(1), max: secs(3600) };
 /// Each is a connection to a server, and the request and what the server asks: some KiB.
@@ -112,6 +125,7 @@ const fn millis(n: u64) -> Duration {
 
 const _: () = assert!(BODY_BYTES.default <= LIST_BYTES.default, "a list is made of answers of one body each");
 const _: () = assert!(SESSION_IDLE.default.as_secs() <= SESSION_LIFETIME.default.as_secs());
+const _: () = assert!(RESUME_STREAM_BYTES.default <= RESUME_BYTES.default);
 const _: () = assert!(HOLDS_PER_KEY.default <= HOLDS.default);
 const _: () = assert!(BRIDGE_SESSIONS_PER_KEY.default <= BRIDGE_SESSIONS.default);
 const _: () = assert!(PAGE_ITEMS.default <= ITEMS.default);

@@ -252,8 +252,25 @@ fn session(root: &Section<'_>, report: &Report) -> session::Config {
         report.mistake(&section.place().below("idle_timeout"), "is longer than session.lifetime; write less");
     }
     let sessions_max = section.count("sessions_max", d::SESSIONS);
+    let streams = streams(&section, report);
     section.finish();
-    session::Config { lifetime, idle_timeout, sessions_max }
+    session::Config { lifetime, idle_timeout, sessions_max, streams }
+}
+
+/// Streams that can be taken up again; none where that is switched off.
+fn streams(section: &Section<'_>, report: &Report) -> Option<session::StreamsConfig> {
+    let is_on = section.flag("resume").unwrap_or(true);
+    let bytes_max = section.size("resume_bytes_max", d::RESUME_BYTES);
+    // Less in all is no contradiction: nobody wrote what one stream has.
+    let of_one = d::RESUME_STREAM_BYTES.or(d::RESUME_STREAM_BYTES.default.min(bytes_max));
+    let stream_bytes_max = section.size("resume_stream_bytes_max", of_one);
+    if stream_bytes_max > bytes_max {
+        let place = section.place().below("resume_stream_bytes_max");
+        report.mistake(&place, "is more than session.resume_bytes_max; write less");
+    }
+    let kept_for = section.duration("resume_for", d::RESUME_FOR);
+    let poll_after = section.duration("poll_after", d::POLL_AFTER);
+    is_on.then_some(session::StreamsConfig { bytes_max, stream_bytes_max, kept_for, poll_after })
 }
 
 fn bridge(root: &Section<'_>) -> bridge::Config {

@@ -304,6 +304,9 @@ fn single_mistakes() {
         "metamcp.toml:1: server.tls.cert: cannot be read",
     );
     check("session.lifetime = '1m'\nsession.idle_timeout = '2m'", "is longer than session.lifetime");
+    check("session.resume_stream_bytes_max = '128MiB'", "is more than session.resume_bytes_max");
+    check("session.resume_bytes_max = '1KiB'", "out of range; write 1MiB to 64GiB");
+    check("session.resume = 'no'", "write true or false");
     check("nonsense = 1", "is unknown; known here: admin, auth, backend");
     check("backend.url = 'http://a'", "backend.url: is unknown");
     check("log.filter = 'a=b=c'", "is not a log filter");

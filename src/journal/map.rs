@@ -123,6 +123,17 @@ impl Map {
         }
     }
 
+    /// Adds the bytes from there on, so many, to `into`.
+    pub fn read(&self, at: usize, bytes: usize, into: &mut Vec<u8>) {
+        let words = &self.words()[at / WORD..][..bytes.div_ceil(WORD)];
+        let end = into.len() + bytes;
+        into.reserve(words.len() * WORD);
+        for word in words {
+            into.extend_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
+        }
+        into.truncate(end);
+    }
+
     /// A copy of some bytes; both ends are multiples of eight.
     pub fn copy(&self, range: Range<usize>) -> Vec<u8> {
         let words = &self.words()[range.start / WORD..range.end / WORD];

@@ -1,5 +1,6 @@
 //! A log that survives the death of the process: fixed headers and bytes in files that are mapped into
-//! memory; and on top of it the counts of usage, exact over outages and kills.
+//! memory; on top of it the counts of usage, exact over outages and kills; and room for the events of streams,
+//! which ends with the process.
 //!
 //! A record is durable against a kill of the process as soon as [`Journal::append`] returns, because a
 //! shared mapping is the page cache itself; against a loss of power after [`Journal::sync`].
@@ -19,6 +20,7 @@
 //!
 //! Does not know: what the records are for, who takes the counts, clocks, or threads.
 
+pub mod events;
 pub mod usage;
 
 mod error;
@@ -29,7 +31,7 @@ mod map;
 mod recovery;
 mod segment;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use error::JournalError;
 pub use log::{Config, Journal, Kind, Record, Records, Sequence};

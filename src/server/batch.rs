@@ -98,7 +98,7 @@ fn read(
         }
         let permit = if calls.is_empty() { None } else { Some(worker.admit(identity)?) };
         let (fields, endpoint, identity) = (fields.clone(), Arc::clone(endpoint), identity.clone());
-        calls.push(Call { fields, endpoint, identity, permit, body, envelope, method });
+        calls.push(Call { fields, endpoint, identity, permit, body, envelope, method, is_part: true });
     }
     Ok(calls)
 }

@@ -9,6 +9,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::sync::mpsc;
 
 use super::control::Active;
+use super::kept::Kept;
 use super::plane::{ControlBody, Stream};
 use super::relay::Relay;
 use crate::limits::Permit;
@@ -31,6 +32,8 @@ enum Kind {
     Relay(Box<Relay>),
     /// An event stream of the gateway's own.
     Events(Events),
+    /// One that can be taken up again.
+    Kept(Box<Kept>),
     /// The control plane's.
     Control(Stream),
 }
@@ -85,6 +88,27 @@ impl ResponseBody {
     /// A backend's answer.
     pub fn relay(relay: Relay) -> Self {
         Self::from(Kind::Relay(Box::new(relay)))
+    }
+
+    /// A stream that can be taken up again.
+    pub fn kept(kept: Kept) -> Self {
+        Self::from(Kind::Kept(Box::new(kept)))
+    }
+
+    /// Whether it is the answer of a backend in an event stream.
+    pub fn is_events(&self) -> bool {
+        matches!(&self.kind, Kind::Relay(relay) if relay.is_events())
+    }
+
+    /// The answer of a backend, if it is an event stream: then nothing is left of the body.
+    pub fn take_events(&mut self) -> Option<Box<Relay>> {
+        match std::mem::replace(&mut self.kind, Kind::Whole(Bytes::new())) {
+            Kind::Relay(relay) if relay.is_events() => Some(relay),
+            kind => {
+                self.kind = kind;
+                None
+            }
+        }
     }
 
     /// Made by the control plane.
@@ -150,6 +174,7 @@ impl Body for ResponseBody {
             Kind::Events(events) => {
                 events.receiver.poll_recv(cx).map(|next| next.map(|e| Ok(Frame::data(e))))
             }
+            Kind::Kept(kept) => kept.poll(cx).map(|next| next.map(|bytes| bytes.map(Frame::data))),
             Kind::Control(stream) => stream
                 .as_mut()
                 .poll_frame(cx)
@@ -163,7 +188,7 @@ impl Body for ResponseBody {
             Kind::Held(held) => held.bytes.is_empty(),
             Kind::Pieces(pieces) => pieces.left() == 0,
             Kind::Relay(relay) => relay.is_ended(),
-            Kind::Events(_) => false,
+            Kind::Events(_) | Kind::Kept(_) => false,
             Kind::Control(stream) => stream.is_end_stream(),
         }
     }
@@ -174,7 +199,7 @@ impl Body for ResponseBody {
             Kind::Held(held) => SizeHint::with_exact(held.bytes.len() as u64),
             Kind::Pieces(pieces) => SizeHint::with_exact(pieces.left()),
             Kind::Relay(relay) => relay.length().map_or_else(SizeHint::default, SizeHint::with_exact),
-            Kind::Events(_) | Kind::Control(_) => SizeHint::default(),
+            Kind::Events(_) | Kind::Kept(_) | Kind::Control(_) => SizeHint::default(),
         }
     }
 }

@@ -28,6 +28,8 @@ pub struct Call {
     pub envelope: Envelope,
     /// The method, when it is one the gateway does something about.
     pub method: Option<Method>,
+    /// Whether it is one of several messages, whose answers are one.
+    pub is_part: bool,
 }
 
 impl Call {

@@ -18,6 +18,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use super::body::ResponseBody;
 use super::call::Call;
 use super::fields::{Field, Fields};
+use super::kept::{self, Kept};
+use super::outlet::{ANNOUNCED, COMMENT, Outlet, announcement};
 use super::reply::{self, Reply};
 use super::tag::{self, Passed};
 use super::worker::Worker;
@@ -34,9 +36,6 @@ use crate::session::{Feed, FeedEnd, OpenStream, Ready, Session, Source};
 /// Events made and not yet read by the client. A server that sends more waits.
 const EVENTS_MAX: usize = 64;
 
-/// A comment at the start, so that clients that wait for the first byte go on, and now and then.
-const COMMENT: &[u8] = b": open\n\n";
-
 /// URIs in one subscription; each is looked up and passed on.
 const SUBSCRIBED_URIS_MAX: usize = 1024;
 
@@ -52,6 +51,27 @@ pub fn open(
     if !super::receive::accepts(fields, header::EVENT_STREAM) {
         return Err(Fault::client(Kind::NotAcceptable, "send `Accept: text/event-stream`"));
     }
+    let streams = worker.shared.streams.as_ref();
+    if let Some((streams, resumes)) = streams.zip(kept::resumes(fields, &session)) {
+        let last_event_id = fields.get(Field::LastEventId);
+        let permit = match last_event_id {
+            None => permit,
+            Some(id) => match kept::take_up(streams, &session, id, resumes, permit)? {
+                Ok(reply) => return Ok(reply),
+                Err(permit) => permit,
+            },
+        };
+        let (writer, reader) = streams.begin(&session.seal, None);
+        session.keep_stream(writer.stream());
+        writer.comment();
+        let outlet = Outlet::kept(writer);
+        if last_event_id.is_some() {
+            outlet.announce_all();
+        }
+        let body = ResponseBody::kept(Kept::new(reader, resumes, streams, Some(permit)));
+        SessionStream::start(worker, session, outlet, identity, None);
+        return Ok(reply::events(body));
+    }
     let last_event_id = fields.value(Field::LastEventId);
     if last_event_id.is_some() && session.endpoint.shape != Shape::Single {
         return Err(Fault::client(
@@ -62,25 +82,14 @@ pub fn open(
     let (sender, receiver) = mpsc::channel(EVENTS_MAX);
     // The channel is empty, so there is room.
     let _ = sender.try_send(Bytes::from_static(COMMENT));
-    let generation = session.take_stream();
-    let open = session.count_stream();
-    let stream = SessionStream {
-        worker: Rc::clone(worker),
-        session,
-        sender,
-        generation,
-        last_event_id,
-        identity,
-        _open: open,
-    };
-    spawn_local(stream.run());
+    SessionStream::start(worker, session, Outlet::Passing(sender), identity, last_event_id);
     Ok(reply::events(ResponseBody::events(receiver, Some(permit))))
 }
 
 struct SessionStream {
     worker: Rc<Worker>,
     session: Arc<Session>,
-    sender: mpsc::Sender<Bytes>,
+    outlet: Outlet,
     generation: u64,
     last_event_id: Option<http::HeaderValue>,
     identity: Identity,
@@ -88,6 +97,20 @@ struct SessionStream {
 }
 
 impl SessionStream {
+    /// Takes over from the session's stream before.
+    fn start(
+        worker: &Rc<Worker>,
+        session: Arc<Session>,
+        outlet: Outlet,
+        identity: Identity,
+        last_event_id: Option<http::HeaderValue>,
+    ) {
+        let (generation, open) = (session.take_stream(), session.count_stream());
+        let worker = Rc::clone(worker);
+        let stream = Self { worker, session, outlet, generation, last_event_id, identity, _open: open };
+        spawn_local(stream.run());
+    }
+
     /// Until the client has gone, the session ended, or another stream took over.
     async fn run(mut self) {
         let shared = Arc::clone(&self.worker.shared);
@@ -115,12 +138,12 @@ impl SessionStream {
             }
             if session.endpoint.id != waiting.endpoint.id && session.endpoint.shape != Shape::Single {
                 for event in lists.changed(&self.worker, &session.endpoint, view) {
-                    let _ = self.sender.send(event).await;
+                    let _ = self.outlet.send(event).await;
                 }
             }
             self.start_pumps(&mut pumps);
             tokio::select! {
-                () = self.sender.closed() => return,
+                () = self.outlet.closed() => return,
                 () = &mut changed => {}
                 _ = phase.changed() => {}
                 Ok(()) = keys.changed() => {
@@ -130,8 +153,7 @@ impl SessionStream {
                     }
                 }
                 _ = keep_alive.tick() => {
-                    // A full channel needs no comment.
-                    let _ = self.sender.try_send(Bytes::from_static(COMMENT));
+                    self.outlet.comment();
                     session.touch(self.worker.now_s());
                     // A key may also expire, of which nobody tells.
                     if !shared.auth.still_valid(&self.identity) {
@@ -140,7 +162,7 @@ impl SessionStream {
                 }
                 _ = changes.changed(), if session.endpoint.shape != Shape::Single => {
                     for event in lists.changed(&self.worker, &session.endpoint, view) {
-                        let _ = self.sender.send(event).await;
+                        let _ = self.outlet.send(event).await;
                     }
                 }
                 Some(ended) = pumps.tasks.join_next() => {
@@ -183,13 +205,15 @@ impl SessionStream {
             // Gone in this moment: the stream is about to follow.
             let Ok(pool) = self.worker.pool(server) else { continue };
             let shape = self.session.endpoint.shape;
-            let feed = Feed::new(pool, Source::Legacy(Arc::clone(&ready)), shape != Shape::Single)
-                .after(self.last_event_id.take());
+            // A client that knows the server's own ids comes back by them.
+            let resumes = shape != Shape::Single || self.outlet.is_kept();
+            let feed =
+                Feed::new(pool, Source::Legacy(Arc::clone(&ready)), resumes).after(self.last_event_id.take());
             let pump = Pump {
                 worker: Rc::clone(&self.worker),
                 server: server.clone(),
                 shape,
-                sender: self.sender.clone(),
+                outlet: self.outlet.clone(),
             };
             let (reads, backend) = (Arc::clone(&ready), server.backend);
             let task = pumps.tasks.spawn_local(async move { (reads, backend, pump.run(feed).await) });
@@ -223,7 +247,7 @@ struct Pump {
     worker: Rc<Worker>,
     server: Place,
     shape: Shape,
-    sender: mpsc::Sender<Bytes>,
+    outlet: Outlet,
 }
 
 impl Pump {
@@ -234,7 +258,7 @@ impl Pump {
                 Err(end) => return end,
             };
             let Some(bytes) = self.pass(event) else { continue };
-            if self.sender.send(bytes).await.is_err() {
+            if self.outlet.send(bytes).await.is_err() {
                 return FeedEnd::Ended;
             }
         }
@@ -260,13 +284,6 @@ impl Pump {
 /// Which lists an endpoint had, to tell which of them changed.
 struct Digests([u64; 3]);
 
-/// The lists that are announced, each with its notification. Templates change with resources.
-const ANNOUNCED: [(ListKind, Method); 3] = [
-    (ListKind::Tools, Method::ToolsListChanged),
-    (ListKind::Prompts, Method::PromptsListChanged),
-    (ListKind::Resources, Method::ResourcesListChanged),
-];
-
 impl Digests {
     fn of(worker: &Worker, endpoint: &Endpoint, view: View) -> Self {
         let merged = worker.shared.catalog.snapshot(endpoint, view);
@@ -283,14 +300,7 @@ impl Digests {
     }
 
     fn changed(&mut self, worker: &Worker, endpoint: &Endpoint, view: View) -> Vec<Bytes> {
-        let methods = self.moved(worker, endpoint, view);
-        methods
-            .into_iter()
-            .map(|method| {
-                let message = json!({"jsonrpc": "2.0", "method": method.as_str()});
-                tag::write_event(message.to_string().as_bytes())
-            })
-            .collect()
+        self.moved(worker, endpoint, view).into_iter().map(announcement).collect()
     }
 }
 

@@ -115,7 +115,8 @@ async fn forward(worker: &Rc<Worker>, control: &Control, asked: Asked) -> Result
             }
             let (envelope, method) = call::scan(&mut worker.scanner.borrow_mut(), &body)?;
             let permit = Some(permit);
-            let call = Box::new(Call { fields, endpoint, identity, permit, body, envelope, method });
+            let call =
+                Box::new(Call { fields, endpoint, identity, permit, body, envelope, method, is_part: false });
             let id = call.envelope.id.map(|id| call.raw(id.span));
             let answer = match call.era() {
                 Era::Modern => modern::answer(worker, call).await,

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use super::call::Call;
 use super::fields::Field;
+use super::kept::{Keeping, resumes};
 use super::local::{self, Candidates};
 use super::meter::Meter;
 use super::relay::Held;
@@ -48,6 +49,14 @@ pub async fn answer(worker: &Rc<Worker>, mut call: Box<Call>) -> Result<Reply, F
     }
     check_version(&call)?;
     call.check_grants()?;
+    if call.method == Some(Method::Cancelled) {
+        return cancelled(worker, call, session).await;
+    }
+    dispatch(worker, call, session).await
+}
+
+/// Likewise, when its sender and session are known.
+async fn dispatch(worker: &Rc<Worker>, call: Box<Call>, session: Arc<Session>) -> Result<Reply, Fault> {
     match call.endpoint.shape {
         Shape::Single if call.lists_in_part() && call.is_request() => {
             let view = View::Legacy(session.seal.capabilities);
@@ -56,6 +65,16 @@ pub async fn answer(worker: &Rc<Worker>, mut call: Box<Call>) -> Result<Reply, F
         Shape::Single => forward(worker, call, session, (0, None)).await,
         Shape::Aggregate(_) => aggregate(worker, call, session).await.map_err(answered),
     }
+}
+
+/// The server is told, and then nobody waits for a client that has gone to come back for the call's answer.
+async fn cancelled(worker: &Rc<Worker>, call: Box<Call>, session: Arc<Session>) -> Result<Reply, Fault> {
+    let id = call.envelope.params.request_id.map(|id| call.raw(id.span));
+    let told = Box::pin(dispatch(worker, call, Arc::clone(&session))).await;
+    if let Some(id) = id {
+        session.cancel_stream(&id);
+    }
+    told
 }
 
 /// Within a session, wrong params are the answer to the one request, as servers give it. A status of 400 would be one of the
@@ -374,7 +393,14 @@ async fn forward(
     let id = call.is_request().then(|| call.id());
     let endpoint = Arc::clone(&call.endpoint);
     let held = Held { in_flight, meter, ..send::held(call.permit, call.identity) };
-    send::pass(worker, &endpoint.servers[place], endpoint.shape, id, response, held).await
+    let reply = send::pass(worker, &endpoint.servers[place], endpoint.shape, id, response, held).await?;
+    let streams = worker.shared.streams.as_ref().filter(|_| reply.body.is_events() && !call.is_part);
+    let Some(streams) = streams else { return Ok(reply) };
+    let id = call.envelope.id.map(|id| Bytes::copy_from_slice(id.span.of(&call.body)));
+    Ok(match id.zip(resumes(&call.fields, &session)) {
+        Some((id, resumes)) => Keeping { id, session, place, resumes }.keep(worker, streams, reply),
+        None => reply,
+    })
 }
 
 /// Notes a call, under an id that no other call of the session has at the time.

@@ -7,6 +7,7 @@
 //! Does not know: the store, the control plane, or where configuration comes from. `handler::forward`
 //! tells the way of a request.
 
+mod again;
 mod batch;
 mod body;
 mod call;
@@ -17,11 +18,13 @@ mod fast_lane;
 mod fields;
 mod guard;
 mod handler;
+mod kept;
 mod legacy;
 mod listener;
 mod local;
 mod meter;
 mod modern;
+mod outlet;
 mod plane;
 mod receive;
 mod relay;

@@ -1,6 +1,8 @@
 //! A backend's answer on its way to the client: bytes pass as they come, with backpressure, and what the
 //! request holds is held until the last of them.
 
+mod tagging;
+
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
@@ -12,9 +14,10 @@ use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::again::Again;
 use super::body::BodyError;
 use super::meter::Meter;
-use super::tag::{self, Passed};
+use super::tag;
 use super::{Shared, Worker, reply};
 use crate::auth::Identity;
 use crate::backend::{Answer, BackendError, BackendId, Stage};
@@ -23,6 +26,7 @@ use crate::fleet::Fleet;
 use crate::frame::{Boundary, EventReader, Kind as FrameKind};
 use crate::limits::Permit;
 use crate::session::InFlight;
+use tagging::Tagging;
 
 /// What a request holds until its answer has passed.
 pub struct Held {
@@ -79,6 +83,8 @@ struct Stream {
     /// The change of keys and the second that it was last held against.
     held_against: (u64, u64),
     subscription: Option<BackendId>,
+    /// Of an answer that its client can take up again.
+    again: Option<Box<Again>>,
 }
 
 #[derive(Default)]
@@ -103,13 +109,6 @@ enum Outcome {
     Unseen,
     /// It was not.
     Awaited,
-}
-
-struct Tagging {
-    backend: BackendId,
-    /// The raw id of the call, until it is answered.
-    awaited: Option<Bytes>,
-    reader: EventReader,
 }
 
 /// An event up to this size is held back until it is whole. Bigger ones are passed as they come, so that a
@@ -146,9 +145,33 @@ impl Relay {
         id: Option<Bytes>,
     ) -> Self {
         let stream = Stream::new(worker, server.0, id, &held);
-        let awaited = stream.id.clone();
-        let tagging = Box::new(Tagging { backend: server.1, awaited, reader: EventReader::new() });
+        let tagging = Box::new(Tagging::new(server.1, stream.id.clone()));
         Self { answer, pace: Pace::Tagged(stream, tagging), done: false, held }
+    }
+
+    /// Whether it is an event stream.
+    pub fn is_events(&self) -> bool {
+        !matches!(self.pace, Pace::Bytes(_))
+    }
+
+    /// From now on the server is asked again where its stream breaks, and a stream that ends without an answer is one
+    /// that broke.
+    pub fn ask_again_by(&mut self, again: Box<Again>) {
+        if let Some(stream) = self.stream() {
+            stream.again = Some(again);
+        }
+    }
+
+    /// What asks the server again.
+    pub fn again(&mut self) -> Option<&mut Again> {
+        self.stream()?.again.as_deref_mut()
+    }
+
+    fn stream(&mut self) -> Option<&mut Stream> {
+        match &mut self.pace {
+            Pace::Bytes(_) => None,
+            Pace::Events(stream, _) | Pace::Tagged(stream, _) => Some(stream),
+        }
     }
 
     /// The next bytes for the client.
@@ -162,7 +185,7 @@ impl Relay {
                     meter.pass(bytes.len());
                     match &self.pace {
                         // The answer itself, or something behind it.
-                        Pace::Tagged(_, tagging) if tagging.awaited.is_none() => meter.end(failed),
+                        Pace::Tagged(_, tagging) if tagging.is_answered() => meter.end(failed),
                         Pace::Events(..) => meter.pass_unread(),
                         _ => {}
                     }
@@ -242,6 +265,28 @@ impl Stream {
             // None of them: the key may have been taken back before there was a stream.
             held_against: (u64::MAX, 0),
             subscription: held.subscription,
+            again: None,
+        }
+    }
+
+    /// The server's next bytes.
+    fn poll_chunk(
+        &mut self,
+        answer: &mut Answer,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, BackendError>>> {
+        match &mut self.again {
+            None => answer.poll_chunk(cx),
+            Some(again) => again.poll_chunk(answer, cx),
+        }
+    }
+
+    /// Asks the server for what follows; gives the error back when that is not to be had.
+    #[cold]
+    fn ask_again(&mut self, error: BackendError) -> Result<(), BackendError> {
+        match &mut self.again {
+            None => Err(error),
+            Some(again) => again.ask(error),
         }
     }
 
@@ -362,20 +407,15 @@ impl Whole {
             if stream.is_taken_back() {
                 return Poll::Ready(self.end_cut(stream));
             }
-            match answer.poll_chunk(cx) {
-                Poll::Ready(Some(Ok(chunk))) => self.take(chunk, &mut stream.ready),
-                // What is left of an event that never ended is no event (WHATWG HTML, 9.2.6).
-                Poll::Ready(None) => return Poll::Ready(None),
-                Poll::Ready(Some(Err(error))) => {
-                    self.kept.clear();
-                    match self.outcome(stream) {
-                        Outcome::Passed => return Poll::Ready(None),
-                        Outcome::Unseen => return Poll::Ready(Some(Err(error.into()))),
-                        Outcome::Awaited => {}
-                    }
-                    let event = stream.terminal_event(error);
-                    return stream.pass(event).map(|next| next.map(Ok));
+            let error = match stream.poll_chunk(answer, cx) {
+                Poll::Ready(Some(Ok(chunk))) => {
+                    self.take(chunk, &mut stream.ready);
+                    continue;
                 }
+                // What is left of an event that never ended is no event (WHATWG HTML, 9.2.6).
+                Poll::Ready(None) if !self.is_awaited(stream) => return Poll::Ready(None),
+                Poll::Ready(None) => BackendError::bare(Stage::Body),
+                Poll::Ready(Some(Err(error))) => error,
                 Poll::Pending if stream.poll_cut(cx) => return Poll::Ready(self.end_cut(stream)),
                 Poll::Pending => {
                     let silence = stream.poll_silence(!self.torn, cx);
@@ -383,9 +423,40 @@ impl Whole {
                     if !stream.is_cut {
                         return silence.map(|next| next.map(Ok));
                     }
+                    continue;
                 }
+            };
+            if let Poll::Ready(end) = self.break_off(stream, error) {
+                return Poll::Ready(end);
             }
         }
+    }
+
+    /// Whether a stream that ended did so without the answer, as far as anybody is to know.
+    fn is_awaited(&self, stream: &Stream) -> bool {
+        stream.again.is_some() && matches!(self.outcome(stream), Outcome::Awaited)
+    }
+
+    /// What the client gets where the server's stream broke off; nothing yet while the server is asked to go on.
+    #[cold]
+    fn break_off(
+        &mut self,
+        stream: &mut Stream,
+        error: BackendError,
+    ) -> Poll<Option<Result<Bytes, BodyError>>> {
+        self.kept.clear();
+        let error = match self.outcome(stream) {
+            Outcome::Passed => return Poll::Ready(None),
+            Outcome::Unseen => return Poll::Ready(Some(Err(error.into()))),
+            Outcome::Awaited => stream.ask_again(error).err(),
+        };
+        let Some(error) = error else {
+            // What had come of an event comes once more.
+            (self.boundary, self.kept_bytes) = (Boundary::new(), 0);
+            return Poll::Pending;
+        };
+        let event = stream.terminal_event(error);
+        stream.pass(event).map(|next| next.map(Ok))
     }
 
     /// Within an event nothing can be said, nor where it is not known whether there is an answer: the stream breaks
@@ -411,8 +482,13 @@ impl Whole {
         for bytes in &self.passed {
             reader.push(bytes.clone());
             while let Ok(Some(event)) = reader.next() {
-                let Some(data) = event.data else { continue };
-                let Ok(envelope) = scanner.scan(&data) else { continue };
+                let Some(data) = event.data.filter(|data| !data.is_empty()) else { continue };
+                let envelope = match scanner.scan(&data) {
+                    Ok(envelope) => envelope,
+                    // What cannot be read here the client may read, where it is told nothing else.
+                    Err(_) if stream.again.is_some() => return Outcome::Unseen,
+                    Err(_) => continue,
+                };
                 let is_answer = matches!(envelope.kind, FrameKind::Response | FrameKind::Error);
                 let ids = envelope.id.zip(stream.id.as_ref());
                 if is_answer && ids.is_some_and(|(id, asked)| tag::is_same_id(id.span.of(&data), asked)) {
@@ -428,9 +504,11 @@ impl Whole {
         let whole = self.boundary.feed(&chunk);
         if whole > 0 {
             let piece = chunk.split_to(whole);
-            self.passed.clear();
-            self.passed.extend(self.kept.iter().cloned().chain([piece.clone()]));
-            self.passed_unseen = self.torn;
+            if self.torn || !self.kept.is_empty() || !says_nothing(&piece) {
+                self.passed.clear();
+                self.passed.extend(self.kept.iter().cloned().chain([piece.clone()]));
+                self.passed_unseen = self.torn;
+            }
             ready.extend(self.kept.drain(..));
             (self.kept_bytes, self.torn) = (0, false);
             ready.push_back(piece);
@@ -449,64 +527,12 @@ impl Whole {
     }
 }
 
-impl Tagging {
-    fn poll(
-        &mut self,
-        stream: &mut Stream,
-        answer: &mut Answer,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Bytes>> {
-        while !stream.ended {
-            if stream.is_taken_back() {
-                return Poll::Ready(stream.end_cut(self.awaited.is_none()));
-            }
-            match self.reader.next() {
-                Ok(Some(event)) => {
-                    let mut scanner = stream.worker.scanner.borrow_mut();
-                    match tag::pass(event, &stream.server, &mut self.awaited, &mut scanner) {
-                        Passed::Untouched(bytes) | Passed::Tagged(bytes) => {
-                            drop(scanner);
-                            return stream.pass(bytes);
-                        }
-                        Passed::ListChanged(bytes) => {
-                            drop(scanner);
-                            stream.worker.shared.catalog.mark_stale(self.backend);
-                            return stream.pass(bytes);
-                        }
-                        Passed::Dropped => continue,
-                    }
-                }
-                Ok(None) => {}
-                Err(error) => return self.end(stream, BackendError::new(Stage::Nonsense, error)),
-            }
-            match answer.poll_chunk(cx) {
-                Poll::Ready(Some(Ok(chunk))) => self.reader.push(chunk),
-                // Its event ids were taken out, so the client cannot come back for the answer.
-                Poll::Ready(None) => return self.end(stream, BackendError::bare(Stage::Body)),
-                Poll::Ready(Some(Err(error))) => return self.end(stream, error),
-                Poll::Pending if stream.poll_cut(cx) => {
-                    return Poll::Ready(stream.end_cut(self.awaited.is_none()));
-                }
-                Poll::Pending => {
-                    let silence = stream.poll_silence(true, cx);
-                    // Else the next round says so.
-                    if !stream.is_cut {
-                        return silence;
-                    }
-                }
-            }
-        }
-        Poll::Ready(None)
-    }
-
-    /// The end of the stream, which is a fault while the answer is awaited.
-    fn end(&mut self, stream: &mut Stream, error: BackendError) -> Poll<Option<Bytes>> {
-        if self.awaited.take().is_none() {
-            stream.ended = true;
-            return Poll::Ready(None);
-        }
-        let event = stream.terminal_event(error);
-        stream.pass(event)
+/// Whether it says nothing: what comes now and then to keep a connection alive, and the rest of a line end.
+fn says_nothing(piece: &[u8]) -> bool {
+    match piece.first() {
+        Some(b':') => memchr::memmem::find(piece, b"data").is_none(),
+        Some(b'\n' | b'\r') => piece.iter().all(|byte| matches!(byte, b'\n' | b'\r')),
+        _ => false,
     }
 }
 

@@ -30,7 +30,7 @@ use crate::frame::Scanner;
 use crate::journal::usage::{Counters, Usage};
 use crate::limits::{Gauge, Limits, Permit};
 use crate::route::{Endpoint, Place};
-use crate::session::{NotFound, Session, Sessions};
+use crate::session::{NotFound, Session, Sessions, Streams};
 
 /// What all workers share: snapshots, and what is locked for a few lines off the usual path.
 pub struct Shared {
@@ -48,6 +48,8 @@ pub struct Shared {
     pub catalog: Arc<Catalog>,
     /// Legacy sessions.
     pub sessions: Arc<Sessions>,
+    /// Their event streams that can be taken up again, where there are such.
+    pub streams: Option<Arc<Streams>>,
     /// Per key.
     pub limits: Arc<Limits>,
     /// What is used, where that is counted.
@@ -219,6 +221,7 @@ impl Worker {
             self.now_s.set(unix_s());
             self.date.set(date());
             self.pools.sweep();
+            self.shared.streams.iter().for_each(|streams| streams.expire());
             // What is not at hand any more can be dropped by the table.
             let is_at_hand = |session: &Session| session.last_used_s() + AT_HAND_S > self.now_s();
             self.sessions.borrow_mut().retain(|_, session| !session.is_ended() && is_at_hand(session));

@@ -10,6 +10,7 @@ mod ask;
 mod feed;
 mod id;
 mod state;
+mod stream;
 mod table;
 mod upstream;
 
@@ -19,6 +20,9 @@ pub use ask::{Ask, Asked, Heard, MESSAGE_BYTES_MAX, ask, read_terminal};
 pub use feed::{Feed, FeedEnd, Source};
 pub use id::{Seal, SessionKey};
 pub use state::{InFlight, Leftover, OpenStream, Session};
+pub use stream::{
+    Config as StreamsConfig, Gone, Mark, Next, NotHere, REQUEST_ID_BYTES_MAX, Reader, Stream, Streams, Writer,
+};
 pub use table::{Full, NotFound, Sessions};
 pub use upstream::{Capabilities, Introduction, Ready, ServerFeatures, Upstream, farewell, part_when_quiet};
 
@@ -31,4 +35,6 @@ pub struct Config {
     pub idle_timeout: Duration,
     /// Soft states held at once, over all keys.
     pub sessions_max: usize,
+    /// Bounds of event streams that can be taken up again, when they can.
+    pub streams: Option<StreamsConfig>,
 }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 
 use super::id::Seal;
+use super::stream::{Mark, Stream};
 use super::upstream::{Introduction, Upstream};
 use crate::route::Endpoint;
 
@@ -34,6 +35,8 @@ struct Life {
     former: Mutex<Vec<Weak<Session>>>,
     /// Guards the log level; a few lines at a time.
     log_level: Mutex<Option<Bytes>>,
+    /// Guards the event streams that can be taken up again, as long as they are kept; a few lines at a time.
+    kept: Mutex<Vec<Weak<Stream>>>,
     /// Moves with each new event stream of the client, so that the one before ends.
     stream_generation: AtomicU64,
     /// Open ones; more than one only while a new one takes over.
@@ -45,6 +48,9 @@ struct Life {
     /// Seconds since the Unix epoch, in steps of the sweep.
     last_used_s: AtomicU64,
 }
+
+/// So many streams are looked at with each new one: a session has a few.
+const WALKED_MAX: usize = 16;
 
 /// Calls of one session under way at once: an agent has a few dozen; a thousand is a runaway loop.
 const IN_FLIGHT_MAX: usize = 1024;
@@ -150,6 +156,39 @@ impl Session {
         self.life.streams.load(Ordering::Acquire) > 0
     }
 
+    /// Remembers a stream that can be taken up again, as long as it is kept.
+    pub fn keep_stream(&self, stream: &Arc<Stream>) {
+        let mut kept = lock(&self.life.kept);
+        // Those that are gone still take memory. Of many only now and then, so that the walk over them does not matter.
+        if kept.len() < WALKED_MAX || kept.len() == kept.capacity() {
+            kept.retain(|stream| stream.strong_count() > 0);
+        }
+        kept.push(Arc::downgrade(stream));
+    }
+
+    /// The stream that an event id names, as long as it is kept.
+    pub fn kept_stream(&self, mark: &Mark) -> Option<Arc<Stream>> {
+        self.find_kept(|stream| stream.is(mark))
+    }
+
+    /// Whether a stream of its own that can be taken up again is read by somebody.
+    pub fn is_followed(&self) -> bool {
+        self.find_kept(|stream| stream.request().is_none() && stream.is_followed()).is_some()
+    }
+
+    /// The call with that raw id was cancelled: nobody comes back for its answer.
+    pub fn cancel_stream(&self, request: &[u8]) {
+        let of_call =
+            |stream: &Stream| stream.request().is_some_and(|id| **id == *request) && !stream.is_over();
+        if let Some(stream) = self.find_kept(of_call) {
+            stream.cancel();
+        }
+    }
+
+    fn find_kept(&self, is_it: impl Fn(&Stream) -> bool) -> Option<Arc<Stream>> {
+        lock(&self.life.kept).iter().filter_map(Weak::upgrade).find(|stream| is_it(stream))
+    }
+
     /// Counts an open event stream until the guard is dropped.
     pub fn count_stream(&self) -> OpenStream {
         self.life.streams.fetch_add(1, Ordering::AcqRel);
@@ -188,6 +227,8 @@ impl Session {
     pub fn end(&self) {
         self.life.ended.store(true, Ordering::Release);
         self.life.changed.notify_waiters();
+        let kept = std::mem::take(&mut *lock(&self.life.kept));
+        kept.iter().filter_map(Weak::upgrade).for_each(|stream| stream.lose());
     }
 
     /// Whether it was ended.

@@ -55,7 +55,8 @@ impl Response {
     pub fn events(&self) -> Vec<Value> {
         let text = self.text();
         let data = text.lines().filter_map(|line| line.strip_prefix("data: "));
-        data.map(|data| serde_json::from_str(data).unwrap()).collect()
+        // An event without data only tells its id.
+        data.filter(|data| !data.is_empty()).map(|data| serde_json::from_str(data).unwrap()).collect()
     }
 }
 
@@ -192,12 +193,16 @@ impl Client {
         }
     }
 
-    /// The data of the next event.
+    /// The data of the next event; one without only tells its id.
     #[track_caller]
     pub fn event(&mut self) -> Option<Value> {
-        let event = self.raw_event()?;
-        let data = event.lines().find_map(|line| line.strip_prefix("data: "));
-        Some(data.map_or(Value::Null, |data| serde_json::from_str(data).unwrap()))
+        loop {
+            let event = self.raw_event()?;
+            match event.lines().find_map(|line| line.strip_prefix("data: ")) {
+                Some("") => {}
+                data => return Some(data.map_or(Value::Null, |data| serde_json::from_str(data).unwrap())),
+            }
+        }
     }
 
     /// Waits for the other side to close, with nothing more to read.

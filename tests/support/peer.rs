@@ -24,6 +24,11 @@ struct State {
     scripts: VecDeque<Vec<Step>>,
     /// Likewise, for requests for an event stream of a session.
     streams: VecDeque<Vec<Step>>,
+    /// Whether they are for sessions of clients only, and which those are.
+    streams_of_clients: bool,
+    of_clients: Vec<usize>,
+    /// Likewise, for those that go on where one broke.
+    resumptions: VecDeque<Vec<Step>>,
     seen: Vec<Seen>,
     /// Connections that the gateway closed, and when that was noticed.
     closed: Vec<(usize, Instant)>,
@@ -114,6 +119,17 @@ impl Peer {
     /// The next requests for an event stream of a session are answered so; those after the last are refused.
     pub fn push_streams(&self, scripts: impl IntoIterator<Item = Vec<Step>>) {
         self.edit(|state| state.streams.extend(scripts));
+    }
+
+    /// Likewise, of sessions that are clients': the gateway has some of its own.
+    pub fn push_streams_of_clients(&self, scripts: impl IntoIterator<Item = Vec<Step>>) {
+        self.edit(|state| state.streams_of_clients = true);
+        self.push_streams(scripts);
+    }
+
+    /// The next requests for what followed in a stream that broke are answered so; those after the last are refused.
+    pub fn push_resumptions(&self, scripts: impl IntoIterator<Item = Vec<Step>>) {
+        self.edit(|state| state.resumptions.extend(scripts));
     }
 
     /// Answers `tools/list` so.
@@ -280,7 +296,16 @@ impl State {
         if self.silent {
             return vec![Step::Hold];
         }
+        let session: Option<usize> =
+            seen.header("mcp-session-id").and_then(|id| id.strip_prefix("peer-")?.parse().ok());
+        if seen.header("last-event-id").is_some()
+            && let Some(steps) = self.resumptions.pop_front()
+        {
+            return steps;
+        }
+        let is_clients = session.is_some_and(|session| self.of_clients.contains(&session));
         if seen.head.starts_with("GET ")
+            && (!self.streams_of_clients || is_clients)
             && let Some(steps) = self.streams.pop_front()
         {
             return steps;
@@ -288,8 +313,7 @@ impl State {
         if !seen.head.starts_with("POST ") {
             return vec![Step::Send(answer("405 Method Not Allowed", ""))];
         }
-        let session = seen.header("mcp-session-id").and_then(|id| id.strip_prefix("peer-")?.parse().ok());
-        if session.is_some_and(|number: usize| number < self.lost) {
+        if session.is_some_and(|number| number < self.lost) {
             let body = r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32000,"message":"no such session"}}"#;
             return vec![Step::Send(answer(self.lost_status, body))];
         }
@@ -330,6 +354,9 @@ impl State {
                     "serverInfo": {"name": "peer", "version": "1"},
                 });
                 let body = json!({"jsonrpc": "2.0", "id": id, "result": result}).to_string();
+                if message["params"]["clientInfo"]["name"] == "test" {
+                    self.of_clients.push(self.sessions);
+                }
                 self.sessions += 1;
                 return format!(
                     "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nMcp-Session-Id: peer-{}\r\n\

@@ -1,0 +1,113 @@
+//! The event stream of one of several servers, event by event: ids carry their server.
+
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+
+use super::Stream;
+use crate::backend::{Answer, BackendError, BackendId, Stage};
+use crate::frame::EventReader;
+use crate::server::tag::{self, Passed};
+
+/// What is known of such a stream.
+pub struct Tagging {
+    backend: BackendId,
+    /// The raw id of the call, until it is answered.
+    awaited: Option<Bytes>,
+    reader: EventReader,
+}
+
+impl Tagging {
+    /// Of the call with that raw id.
+    pub fn new(backend: BackendId, awaited: Option<Bytes>) -> Self {
+        Self { backend, awaited, reader: EventReader::new() }
+    }
+
+    /// Whether the answer was handed out.
+    pub fn is_answered(&self) -> bool {
+        self.awaited.is_none()
+    }
+
+    /// The next event for the client.
+    pub fn poll(
+        &mut self,
+        stream: &mut Stream,
+        answer: &mut Answer,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Bytes>> {
+        while !stream.ended {
+            if stream.is_taken_back() {
+                return Poll::Ready(stream.end_cut(self.awaited.is_none()));
+            }
+            match self.reader.next() {
+                Ok(Some(event)) => {
+                    if let Some(again) = &mut stream.again {
+                        event.id.iter().for_each(|id| again.note_id(id));
+                        event.retry.into_iter().for_each(|retry_ms| again.note_retry(retry_ms));
+                    }
+                    let mut scanner = stream.worker.scanner.borrow_mut();
+                    match tag::pass(event, &stream.server, &mut self.awaited, &mut scanner) {
+                        Passed::Untouched(bytes) | Passed::Tagged(bytes) => {
+                            drop(scanner);
+                            return stream.pass(bytes);
+                        }
+                        Passed::ListChanged(bytes) => {
+                            drop(scanner);
+                            stream.worker.shared.catalog.mark_stale(self.backend);
+                            return stream.pass(bytes);
+                        }
+                        Passed::Dropped => continue,
+                    }
+                }
+                Ok(None) => {}
+                Err(error) => return self.end(stream, BackendError::new(Stage::Nonsense, error)),
+            }
+            let error = match stream.poll_chunk(answer, cx) {
+                Poll::Ready(Some(Ok(chunk))) => {
+                    self.reader.push(chunk);
+                    continue;
+                }
+                // Its event ids were taken out, so the client cannot come back to it for the answer.
+                Poll::Ready(None) => BackendError::bare(Stage::Body),
+                Poll::Ready(Some(Err(error))) => error,
+                Poll::Pending if stream.poll_cut(cx) => {
+                    return Poll::Ready(stream.end_cut(self.awaited.is_none()));
+                }
+                Poll::Pending => {
+                    let silence = stream.poll_silence(true, cx);
+                    // Else the next round says so.
+                    if !stream.is_cut {
+                        return silence;
+                    }
+                    continue;
+                }
+            };
+            if let Err(error) = self.ask_again(stream, error) {
+                return self.end(stream, error);
+            }
+        }
+        Poll::Ready(None)
+    }
+
+    /// Asks the server for what follows while the answer is awaited.
+    #[cold]
+    fn ask_again(&mut self, stream: &mut Stream, error: BackendError) -> Result<(), BackendError> {
+        if self.awaited.is_none() {
+            return Err(error);
+        }
+        stream.ask_again(error)?;
+        // What had come of an event comes once more.
+        self.reader = EventReader::new();
+        Ok(())
+    }
+
+    /// The end of the stream, which is a fault while the answer is awaited.
+    fn end(&mut self, stream: &mut Stream, error: BackendError) -> Poll<Option<Bytes>> {
+        if self.awaited.take().is_none() {
+            stream.ended = true;
+            return Poll::Ready(None);
+        }
+        let event = stream.terminal_event(error);
+        stream.pass(event)
+    }
+}

@@ -1,0 +1,214 @@
+//! Event streams that a client can take up again where they broke (MCP 2025-11-25, transports, resumability).
+//!
+//! What passes to the client is kept for a while in the journal's mapped blocks, and the client reads it from there: what
+//! it missed and what comes live are one. Each event has an id, sealed to the key, the session and the stream.
+//!
+//! Invariants:
+//! - What one stream keeps, what all keep, and for how long, is bounded. Who needs room takes that of the streams that
+//!   ended first, then of those whose clients have gone, then what the others' clients have read already; and only then
+//!   is another one ended: the one that keeps the most, of several the oldest.
+//! - A stream has one reader. Another one takes over from it.
+//! - No event is skipped: a reader gets the next one, or is told that it is not there.
+//! - Locks are taken in this order: all streams, one stream, the blocks.
+//!
+//! Does not know: HTTP, where events come from, or what is in them.
+
+mod id;
+mod reader;
+mod state;
+#[cfg(test)]
+mod tests;
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::id::Seal;
+use crate::auth::Sealer;
+use crate::journal::JournalError;
+use crate::journal::events::{BLOCK_BYTES, Block, Blocks};
+
+pub use id::{Mark, REQUEST_ID_BYTES_MAX};
+pub use reader::{Next, Reader};
+pub use state::{Gone, NotHere, Stream, Writer};
+
+/// Bounds of streams that can be taken up again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// All that is kept.
+    pub bytes_max: usize,
+    /// What one stream keeps.
+    pub stream_bytes_max: usize,
+    /// A stream that has ended, or that nobody reads, is kept for so long.
+    pub kept_for: Duration,
+    /// A client that can come back is sent away when nothing came for so long, if that is not zero.
+    pub poll_after: Duration,
+}
+
+/// What a client that knows it is told to wait before it comes back. The wait of the SDKs when nobody tells them.
+pub const RETRY_MS: u64 = 1000;
+
+/// All streams of this process that can be taken up again.
+pub struct Streams {
+    config: Config,
+    blocks: Blocks,
+    sealer: Arc<Sealer>,
+    /// Random: tells this process's streams from those of another one before it.
+    process: u64,
+    next: AtomicU64,
+    /// Guards which streams keep something; a few lines at a time, and a walk over them when there is no room.
+    known: Mutex<Known>,
+    /// Told when a block is given back.
+    freed: Notify,
+}
+
+#[derive(Default)]
+struct Known {
+    /// Those that have taken a block and have not ended, by age.
+    live: BTreeMap<u64, Weak<Stream>>,
+    /// Those that have ended, by the time until which they are kept, and by number.
+    ended: BTreeMap<(Instant, u64), Arc<Stream>>,
+}
+
+impl Streams {
+    /// None yet. Reserves all the room in a file of that folder.
+    ///
+    /// # Errors
+    /// There is no room on the disk, or the folder cannot be used.
+    pub fn open(folder: &Path, config: Config, sealer: Arc<Sealer>) -> Result<Arc<Self>, JournalError> {
+        let blocks = Blocks::create(folder, config.bytes_max)?;
+        let mut random = [0; 8];
+        getrandom::fill(&mut random).map_err(|error| JournalError::Random(error.to_string()))?;
+        Ok(Arc::new(Self {
+            config,
+            blocks,
+            sealer,
+            process: u64::from_le_bytes(random),
+            next: AtomicU64::new(1),
+            known: Mutex::default(),
+            freed: Notify::new(),
+        }))
+    }
+
+    /// Its bounds.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// A new stream of a session, and its first reader. `request`: the raw id of the call that it answers.
+    pub fn begin(self: &Arc<Self>, seal: &Seal, request: Option<Bytes>) -> (Writer, Reader) {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let label =
+            id::label(&self.sealer, seal, self.process, number, request.as_deref().unwrap_or_default());
+        let stream = Arc::new(Stream::new(Arc::clone(self), number, label, request));
+        let reader = Reader::first(Arc::clone(&stream));
+        (Writer::new(stream), reader)
+    }
+
+    /// What an event id of that session says; `None` when it is not one.
+    pub fn read_mark(&self, seal: &Seal, text: &[u8]) -> Option<Mark> {
+        Mark::parse(text, &self.sealer, seal)
+    }
+
+    /// Whether the stream is one of this process's.
+    pub fn is_of_now(&self, mark: &Mark) -> bool {
+        mark.process == self.process
+    }
+
+    /// How many bytes are taken.
+    pub fn bytes(&self) -> usize {
+        self.blocks.taken() * BLOCK_BYTES
+    }
+
+    /// Drops what is kept for too long. To be called now and then.
+    pub fn expire(&self) {
+        let now = Instant::now();
+        while let Some(stream) = self.take_ended(now) {
+            stream.lose();
+        }
+    }
+
+    /// The one that ended first, when it may go by then.
+    fn take_ended(&self, by: Instant) -> Option<Arc<Stream>> {
+        let mut known = self.known();
+        let first = known.ended.first_entry().filter(|entry| entry.key().0 <= by)?;
+        Some(first.remove())
+    }
+
+    /// A block for a stream; others give theirs for it. `None` when nobody else has one.
+    fn block(&self, stream: &Arc<Stream>) -> Option<Block> {
+        loop {
+            if let Some(block) = self.blocks.take() {
+                self.known().live.entry(stream.number).or_insert_with(|| Arc::downgrade(stream));
+                return Some(block);
+            }
+            if !self.make_room(stream.number) {
+                return None;
+            }
+        }
+    }
+
+    /// Whether somebody else gave something.
+    fn make_room(&self, number: u64) -> bool {
+        if let Some(ended) = self.take_ended(Instant::now() + self.config.kept_for) {
+            ended.lose();
+            return true;
+        }
+        let others = self.others(number);
+        // Not the oldest whatever it keeps: whoever takes all the room is not to take it from those who take little.
+        let biggest = |streams: &mut dyn Iterator<Item = &Arc<Stream>>| {
+            let kept = streams.map(|stream| (stream.kept_blocks(), stream)).filter(|(kept, _)| *kept > 0);
+            kept.max_by_key(|(kept, stream)| (*kept, Reverse(stream.number))).map(|(_, stream)| stream.lose())
+        };
+        biggest(&mut others.iter().filter(|other| other.is_left())).is_some()
+            || others.iter().any(|other| other.forget_read())
+            || biggest(&mut others.iter()).is_some()
+    }
+
+    /// Those that have not ended and may keep something, the oldest first.
+    fn others(&self, number: u64) -> Vec<Arc<Stream>> {
+        let mut known = self.known();
+        known.live.retain(|_, stream| stream.strong_count() > 0);
+        let others = known.live.values().filter_map(Weak::upgrade);
+        others.filter(|other| other.number != number).collect()
+    }
+
+    /// The stream has ended: it is kept until then.
+    fn keep_ended(&self, until: Instant, stream: &Arc<Stream>) {
+        let mut known = self.known();
+        known.live.remove(&stream.number);
+        known.ended.insert((until, stream.number), Arc::clone(stream));
+    }
+
+    fn forget(&self, number: u64, until: Option<Instant>) {
+        let mut known = self.known();
+        known.live.remove(&number);
+        let ended = until.and_then(|until| known.ended.remove(&(until, number)));
+        // Behind the lock: with the last hold on it goes the stream itself.
+        drop(known);
+        drop(ended);
+    }
+
+    fn give(&self, blocks: impl IntoIterator<Item = Block>) {
+        let mut any = false;
+        for block in blocks {
+            self.blocks.give(block);
+            any = true;
+        }
+        if any {
+            self.freed.notify_waiters();
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        // Every change is one operation on a collection, so a poisoned lock guards whole ones.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
