@@ -182,7 +182,7 @@ impl App {
         let roots = system_roots();
         let modern_face = ModernFace::new(&config.bridge, Arc::clone(authenticator.sealer()));
         let mut builder = FleetBuilder::new(roots.clone())
-            .with_face(Era::Legacy, Arc::new(LegacyFace::new()))
+            .with_face(Era::Legacy, Arc::new(LegacyFace::new(config.bridge.hold_timeout)))
             .with_face(Era::Modern, modern_face);
         let serving = Arc::new(config.serving.clone());
         let (source, served) = stored(&config, &authenticator, &store, &serving).await;

@@ -256,7 +256,8 @@ impl Server {
                 let tool = |name: &str| json!({"name": name, "inputSchema": {"type": "object"}});
                 let names =
                     ["echo", "progress", "ask", "hang", "break", "refused", "drop", "twice", "log", "early"];
-                json!({"tools": names.map(tool)})
+                let all = names.into_iter().chain(["inquire"]).map(tool);
+                json!({"tools": all.collect::<Vec<_>>()})
             }
             Some("ping" | "logging/setLevel") => json!({}),
             Some("tools/call") => match self.call(session, id, params) {
@@ -291,6 +292,24 @@ impl Server {
                 };
                 self.wait("the answer of a client", |server| answer(server).is_some());
                 answer(self).map(|(_, message, _)| message.to_string())
+            }
+            "inquire" => {
+                let questions = arguments["questions"].as_array().unwrap();
+                let answers = questions.iter().enumerate().map(|(at, question)| {
+                    let asked = json!(format!("i{at}-{id}"));
+                    let (method, params) = (&question["method"], &question["params"]);
+                    self.send(
+                        session,
+                        &json!({"jsonrpc": "2.0", "id": asked, "method": method, "params": params}),
+                    );
+                    let find = |server: &Self| {
+                        let seen = server.edit(|state| state.seen.clone());
+                        seen.into_iter().rfind(|(at, message, _)| *at == session && message["id"] == asked)
+                    };
+                    self.wait("the answer of a client", |server| find(server).is_some());
+                    find(self).map_or(Value::Null, |(_, message, _)| message)
+                });
+                Some(Value::from(answers.collect::<Vec<_>>()).to_string())
             }
             "hang" => None,
             "break" => {

@@ -218,10 +218,11 @@ impl Exchange {
                 return Ok(self.misbehaved(&format!("it asked more than {ROUNDS_MAX} times")));
             }
             rounds += 1;
-            let responses = match input::ask(&self.session, outlet, &self.id, &asks).await {
-                Ok(responses) => responses,
-                Err(input::Given(message)) => return Ok(message),
-            };
+            let responses =
+                match input::ask(&self.session, outlet, &self.id, &asks, self.face.input_timeout).await {
+                    Ok(responses) => responses,
+                    Err(input::Given(message)) => return Ok(message),
+                };
             if responses.is_none() {
                 sleep(PAUSE * rounds).await;
             }

@@ -44,6 +44,8 @@ use crate::protocol::{Era, Method, code};
 pub struct LegacyFace {
     sessions: Table,
     known: params::Known,
+    /// For a client to answer what its server asks.
+    input_timeout: Duration,
 }
 
 /// For the server to hear of a subscription, before the client is told that it has it: what changes from then on is told.
@@ -51,10 +53,10 @@ pub struct LegacyFace {
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl LegacyFace {
-    /// Without a session.
-    #[expect(clippy::new_without_default, reason = "one is made, by whoever builds the gateway")]
-    pub fn new() -> Self {
-        Self { sessions: Table::new(), known: params::Known::default() }
+    /// Without a session. `input_timeout`: how long a client is waited for that a server asked something. Its call, the
+    /// place of that among the key's calls and its connection are held for so long.
+    pub fn new(input_timeout: Duration) -> Self {
+        Self { sessions: Table::new(), known: params::Known::default(), input_timeout }
     }
 
     async fn take(
