@@ -10,7 +10,7 @@ use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use support::{
     Client, Gateway, PATIENCE, Request, Response, Setup, error, initialize, is_long, legacy, legacy_call,
     modern, modern_call, notification, open_session,
@@ -379,6 +379,31 @@ fn nothing_is_left_soon_after_the_gateway_is_killed() {
     // A second, on a machine that has nothing else to do.
     until("all are gone", Duration::from_secs(5), || all.iter().all(|(pid, _)| is_gone(*pid)));
     println!("{} processes gone after {:?}", all.len(), begun.elapsed());
+}
+
+/// Whoever looks sees what became of its processes, and asks none for it.
+#[test]
+fn how_its_processes_are_is_shown() {
+    let gateway = setup(&["legacy"], "era = \"legacy\"").start();
+    let look = || {
+        let ready = Client::once(gateway.address, &Request::new("GET", "/ready")).json();
+        ready["servers"][0]["condition"]["processes"].clone()
+    };
+    let idle = json!({"state": "idle", "running": 0, "started": 0, "restarts": 0});
+    assert_eq!(look(), idle);
+    let session = open_session(&gateway, PATH, None);
+    assert_eq!(text(&call(&gateway, &session, "echo", r#"{"text":"x"}"#)), "x");
+    assert_eq!((&look()["state"], &look()["restarts"]), (&json!("running"), &json!(0)), "{}", look());
+    call(&gateway, &session, "die", "{}");
+    until("it is said to have failed", PATIENCE, || look()["last_failure"].is_object());
+    let failure = look()["last_failure"].clone();
+    assert_eq!(failure["stage"], "running", "{failure}");
+    assert!(failure["at"].as_u64().is_some_and(|at| at > 1_700_000_000), "{failure}");
+    assert!(failure["reason"].is_null(), "why is for those who administer: {failure}");
+    assert_eq!(text(&call(&gateway, &session, "echo", r#"{"text":"x"}"#)), "x");
+    let now = look();
+    assert_eq!((&now["state"], &now["restarts"]), (&json!("running"), &json!(1)), "{now}");
+    assert_eq!(now["last_failure"], failure, "it is remembered");
 }
 
 /// Sessions opened and ended, by all ways.

@@ -283,10 +283,7 @@ fn subscription_in_result(message: &Bytes, envelope: &Envelope) -> Option<Span> 
     }
     let outcome = envelope.outcome.filter(|_| envelope.kind == Kind::Response)?;
     let ended: Ended<'_> = serde_json::from_slice(outcome.of(message)).ok()?;
-    let raw = ended.meta.id.get();
-    // A part of one text: the difference of their addresses is where it begins in it.
-    let start = (raw.as_ptr() as usize).checked_sub(message.as_ptr() as usize)?;
-    Some(Span { start: u32::try_from(start).ok()?, end: u32::try_from(start + raw.len()).ok()? })
+    Span::within(message, ended.meta.id.get().as_bytes())
 }
 
 #[cfg(test)]

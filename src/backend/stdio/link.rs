@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -16,6 +17,7 @@ use super::super::{BackendError, Stage};
 use super::Program;
 use super::lines::write_line;
 use super::seat::{SeatId, Seats};
+use super::tally::Tally;
 use crate::base::ServerName;
 use crate::frame::{Envelope, Scanner, Span};
 use crate::protocol::{Era, Method, code};
@@ -34,8 +36,8 @@ pub struct Common {
     pub sessions: RefCell<HashMap<HeaderValue, (Rc<Link>, SeatId), RandomState>>,
     /// Processes that are spoken to.
     pub links: RefCell<Vec<Rc<Link>>>,
-    /// Processes that run: those, spares, and those that are ending.
-    pub running: Cell<usize>,
+    /// How many run, and how they failed: for other threads too.
+    pub tally: Arc<Tally>,
     /// Told when one of them has ended.
     pub ended: Notify,
     /// When the next may be started, after some that failed to start.
@@ -49,10 +51,6 @@ pub struct Common {
 /// What happened so far, over all processes of a server.
 #[derive(Default)]
 pub struct Counts {
-    /// Processes started.
-    pub started: Cell<u64>,
-    /// Processes that ended when nobody had asked for it.
-    pub failed: Cell<u64>,
     /// Lines that were no message.
     pub nonsense: Cell<u64>,
     /// Messages that were for nobody in particular, or for a call that is over.

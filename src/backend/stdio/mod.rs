@@ -20,6 +20,7 @@ mod process;
 mod seat;
 mod server;
 mod supervisor;
+mod tally;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -28,6 +29,7 @@ use std::time::Duration;
 use crate::child::{Confinement, Limits};
 
 pub use server::{Configured, Deployed, Failed, Health, ProcessHealth, Server};
+pub use tally::{ProcessFailure, ProcessStage, Processes};
 
 /// A program that is an MCP server, and how it is run.
 #[derive(Clone, PartialEq, Eq)]

@@ -15,10 +15,11 @@ use tokio::time::{Instant, sleep, timeout};
 use super::super::shim::{Backoff, Outcome, Reply};
 use super::super::{BackendError, EraChoice, Stage};
 use super::Sharing;
-use super::link::{Counts, Link};
+use super::link::Link;
 use super::process::Spawned;
 use super::server::Call;
 use super::supervisor::{Key, Supervisor, Who};
+use super::tally::ProcessStage;
 use crate::frame::{Envelope, Kind};
 use crate::protocol::{Era, Method, Revision, code};
 
@@ -85,7 +86,7 @@ impl Supervisor {
             return Err(BackendError::bare(Stage::Unsent));
         }
         Spawned::start(&self.common).map_err(|error| {
-            Counts::add(&self.common.counts.failed);
+            self.common.tally.fail(ProcessStage::Start, error.to_string());
             self.common.backoff.borrow_mut().fail(Duration::ZERO);
             tracing::warn!(server = %self.common.name, %error, "a server process cannot be started");
             BackendError::new(Stage::Connect, error)
@@ -94,7 +95,7 @@ impl Supervisor {
 
     /// If as many run as may, the one that was idle for longest has to go.
     fn make_room(&self) -> Result<(), BackendError> {
-        if self.common.running.get() < self.common.program.settings.processes_max {
+        if self.common.tally.running() < self.common.program.settings.processes_max {
             return Ok(());
         }
         let now = Instant::now();
@@ -170,7 +171,8 @@ impl Supervisor {
             Err(_elapsed) => {
                 self.found_era.set(None);
                 link.note_failure();
-                Counts::add(&self.common.counts.failed);
+                let why = "it did not answer `initialize` within start_timeout";
+                self.common.tally.fail(ProcessStage::Introduce, why);
                 tracing::warn!(server = %self.common.name, "a server process does not answer `initialize`");
                 link.close(Stage::Connect);
                 link.end();
@@ -219,7 +221,7 @@ impl Supervisor {
             return Ok(era == Era::Modern);
         }
         let (link, _permit) = self.start(Era::Modern, &Rc::default()).await?;
-        let failed_before = self.common.backoff.borrow().clone();
+        let (failed_before, tally_before) = (self.common.backoff.borrow().clone(), self.common.tally.look());
         let heard = link.ask_own(Method::Discover, DISCOVER_PARAMS);
         let heard = timeout(PROBE_TIMEOUT.min(self.common.program.settings.start_timeout), heard).await;
         let era = match &heard {
@@ -227,6 +229,7 @@ impl Supervisor {
             Ok(Err(_gone)) => {
                 // To exit at a message that one does not know is not to fail.
                 *self.common.backoff.borrow_mut() = failed_before;
+                self.common.tally.forgive(tally_before);
                 Era::Legacy
             }
             Err(_elapsed) => Era::Legacy,

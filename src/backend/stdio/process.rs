@@ -15,7 +15,8 @@ use tokio::time::{Instant, timeout};
 use super::super::Stage;
 use super::Program;
 use super::lines::Lines;
-use super::link::{Common, Counts, Link};
+use super::link::{Common, Link};
+use super::tally::ProcessStage;
 use crate::child::{self, Orders};
 
 /// A process that was started and not spoken to.
@@ -93,8 +94,7 @@ impl Spawned {
         else {
             return Err(io::Error::other("a process without its pipes"));
         };
-        Counts::add(&common.counts.started);
-        common.running.set(common.running.get() + 1);
+        common.tally.start();
         let said = Rc::new(RefCell::new(Said::default()));
         spawn_local(hear(stderr, Rc::clone(&said), common.name.to_string(), pid));
         Ok(Self { pid, began: Instant::now(), child, stdin, stdout, said })
@@ -238,12 +238,11 @@ async fn end(mut child: Child, pid: u32) {
 }
 
 fn note_ended(common: &Common) {
-    common.running.set(common.running.get().saturating_sub(1));
+    common.tally.end();
     common.ended.notify_waiters();
 }
 
 fn note_failure(common: &Common, why: &End, said: &Said, ran: Duration) {
-    Counts::add(&common.counts.failed);
     let why = match why {
         End::Exited(Ok(status)) => format!("it ended: {status}"),
         End::Exited(Err(error)) => format!("it cannot be waited for: {error}"),
@@ -255,6 +254,7 @@ fn note_failure(common: &Common, why: &End, said: &Said, ran: Duration) {
         End::Asked => "it was asked to end".to_owned(),
     };
     let said: Vec<&String> = said.lines.iter().collect();
+    common.tally.fail(ProcessStage::Run, &*why);
     tracing::warn!(server = %common.name, why, ran_ms = ran.as_millis(), ?said, "a server process failed");
 }
 

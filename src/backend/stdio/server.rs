@@ -1,5 +1,6 @@
 //! One server's life, as types: only a deployed one can be called.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use super::super::shim::{Hold, Outcome, Reply, Verb};
 use super::super::{BackendError, EraChoice, Stage};
 use super::Program;
 use super::supervisor::{Message, Supervisor};
+use super::tally::{Processes, Tally};
 use crate::auth::KeyId;
 use crate::base::ServerName;
 use crate::child;
@@ -65,6 +67,7 @@ pub struct Deployed {
     asked: mpsc::Sender<Message>,
     given_up: mpsc::UnboundedSender<u64>,
     next_call: AtomicU64,
+    tally: Arc<Tally>,
 }
 
 /// It could not be deployed.
@@ -132,10 +135,12 @@ impl Server<Configured> {
         // At most one message for each call, and calls are bounded.
         let (given_up, over) = mpsc::unbounded_channel();
         let (name, program, era) = (self.name.clone(), self.program.clone(), self.era);
+        let tally = Arc::<Tally>::default();
+        let counted = Arc::clone(&tally);
         let begun = Builder::new_current_thread().enable_all().build().and_then(|runtime| {
             let named = format!("stdio-{name}");
             thread::Builder::new().name(named).stack_size(STACK_BYTES).spawn(move || {
-                let supervisor = Supervisor::new(name, *program, era);
+                let supervisor = Supervisor::new(name, *program, era, counted);
                 LocalSet::new().block_on(&runtime, supervisor.run(taken, over));
             })
         });
@@ -143,7 +148,7 @@ impl Server<Configured> {
         match begun {
             Ok(_thread) => {
                 let next_call = AtomicU64::new(0);
-                let state = Deployed { asked, given_up, next_call };
+                let state = Deployed { asked, given_up, next_call, tally };
                 Ok(Server { name, program, era, state })
             }
             Err(error) => {
@@ -175,6 +180,11 @@ impl Server<Deployed> {
             Ok(outcome) => outcome.map(|reply| (reply, hold)),
             Err(_gone) => Err(BackendError::bare(Stage::Sent)),
         }
+    }
+
+    /// How its processes are. Asks nobody.
+    pub fn processes(&self) -> Processes {
+        self.state.tally.look()
     }
 
     /// How it is; `None` when it was stopped. Cancel safe.

@@ -4,6 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,6 +22,7 @@ use super::open::Introduced;
 use super::process::Spawned;
 use super::seat::SeatId;
 use super::server::{Call, Health, ProcessHealth};
+use super::tally::Tally;
 use super::{Program, Sharing};
 use crate::auth::KeyId;
 use crate::base::ServerName;
@@ -99,7 +101,7 @@ const STOP_TIMEOUT: Duration = Duration::from_millis(5500);
 
 impl Supervisor {
     /// Of a server of which no process runs.
-    pub fn new(name: ServerName, program: Program, era: EraChoice) -> Rc<Self> {
+    pub fn new(name: ServerName, program: Program, era: EraChoice, tally: Arc<Tally>) -> Rc<Self> {
         let common = Common {
             name,
             program,
@@ -107,7 +109,7 @@ impl Supervisor {
             ways: RefCell::default(),
             sessions: RefCell::default(),
             links: RefCell::default(),
-            running: Cell::new(0),
+            tally,
             ended: Notify::new(),
             backoff: RefCell::default(),
             told_of_sharing: Cell::new(false),
@@ -385,7 +387,7 @@ impl Supervisor {
     /// Starts a spare, unless there is one, or no room, or the server fails.
     fn keep_spare(&self) {
         let common = &self.common;
-        let has_room = common.running.get() < common.program.settings.processes_max;
+        let has_room = common.tally.running() < common.program.settings.processes_max;
         let may_start = common.backoff.borrow().wait(Instant::now()).is_zero();
         if self.spare.borrow().is_some() || !has_room || !may_start {
             return;
@@ -411,11 +413,11 @@ impl Supervisor {
             let ended = self.common.ended.notified();
             tokio::pin!(ended);
             ended.as_mut().enable();
-            if self.common.running.get() == 0 {
+            if self.common.tally.running() == 0 {
                 return;
             }
             if timeout_at(deadline, ended).await.is_err() {
-                let left = self.common.running.get();
+                let left = self.common.tally.running();
                 tracing::error!(server = %self.common.name, left, "processes do not end");
                 return;
             }
@@ -425,6 +427,7 @@ impl Supervisor {
     fn health(&self) -> Health {
         let now = Instant::now();
         let (common, counts) = (&self.common, &self.common.counts);
+        let tally = common.tally.look();
         let of_link = |link: &Rc<Link>| {
             let state = link.state.borrow();
             ProcessHealth {
@@ -437,11 +440,11 @@ impl Supervisor {
         };
         Health {
             processes: common.links.borrow().iter().map(of_link).collect(),
-            running: common.running.get(),
+            running: tally.running,
             failures_in_a_row: common.backoff.borrow().failures(),
             next_start_in: common.backoff.borrow().wait(now),
-            started: counts.started.get(),
-            failed: counts.failed.get(),
+            started: tally.started,
+            failed: tally.failed,
             nonsense: counts.nonsense.get(),
             unmeant: counts.unmeant.get(),
             lost: counts.lost.get(),
