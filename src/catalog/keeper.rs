@@ -380,14 +380,19 @@ impl Shared {
         let members = self.members.borrow();
         let mut lists = Vec::with_capacity(endpoint.servers.len());
         let mut generations = Vec::with_capacity(endpoint.servers.len());
+        let mut announced = [0; 3];
         for place in &endpoint.servers {
             let member = members.get(&(BackendId(place.backend), view));
             let gone = || (Err(Reason::Failed("it was removed".to_owned())), 0);
             let (list, generation) = member.map_or_else(gone, |(member, _)| member.lists());
             lists.push(list);
+            let of_server = member.map_or([0; 3], |(member, _)| member.announced());
+            announced.iter_mut().zip(of_server).for_each(|(sum, count)| *sum += count);
             generations.push(generation);
         }
-        let merged = Arc::new(merge(endpoint, view, &lists, generations, self.config.page_items));
+        let mut merged = merge(endpoint, view, &lists, generations, self.config.page_items);
+        merged.announced = announced;
+        let merged = Arc::new(merged);
         let known = self.catalog.snapshots.load().get(&(endpoint.id, view)).cloned();
         if known.is_some_and(|known| known.says_the_same(&merged)) {
             return;

@@ -12,6 +12,7 @@ mod fetch;
 mod keeper;
 mod member;
 mod merge;
+mod offer;
 mod probe;
 mod retold;
 mod view;

@@ -13,3 +13,6 @@ mod revision;
 pub use capabilities::ClientCapabilities;
 pub use method::Method;
 pub use revision::{Era, Revision};
+
+/// The extension by which a server of 2026-07-28 answers a call later (SEP-2663).
+pub const TASKS_EXTENSION: &str = "io.modelcontextprotocol/tasks";

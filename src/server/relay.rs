@@ -15,6 +15,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::body::BodyError;
 use super::meter::Meter;
 use super::tag::{self, Passed};
+use super::tasks::TaskPass;
 use super::{Shared, Worker, reply};
 use crate::auth::Identity;
 use crate::backend::{Answer, BackendError, BackendId, Stage};
@@ -36,6 +37,8 @@ pub struct Held {
     pub identity: Identity,
     /// The server of a subscription, when it is one: it ends with that too, and when the gateway drains.
     pub subscription: Option<BackendId>,
+    /// What is done about tasks, where the server has them.
+    pub tasks: Option<Box<TaskPass>>,
 }
 
 /// An answer on its way.
@@ -110,6 +113,7 @@ struct Tagging {
     /// The raw id of the call, until it is answered.
     awaited: Option<Bytes>,
     reader: EventReader,
+    tasks: Option<Box<TaskPass>>,
 }
 
 /// An event up to this size is held back until it is whole. Bigger ones are passed as they come, so that a
@@ -147,7 +151,8 @@ impl Relay {
     ) -> Self {
         let stream = Stream::new(worker, server.0, id, &held);
         let awaited = stream.id.clone();
-        let tagging = Box::new(Tagging { backend: server.1, awaited, reader: EventReader::new() });
+        let (reader, mut held) = (EventReader::new(), held);
+        let tagging = Box::new(Tagging { backend: server.1, awaited, reader, tasks: held.tasks.take() });
         Self { answer, pace: Pace::Tagged(stream, tagging), done: false, held }
     }
 
@@ -463,7 +468,8 @@ impl Tagging {
             match self.reader.next() {
                 Ok(Some(event)) => {
                     let mut scanner = stream.worker.scanner.borrow_mut();
-                    match tag::pass(event, &stream.server, &mut self.awaited, &mut scanner) {
+                    let tasks = self.tasks.as_deref();
+                    match tag::pass(event, (&stream.server, tasks), &mut self.awaited, &mut scanner) {
                         Passed::Untouched(bytes) | Passed::Tagged(bytes) => {
                             drop(scanner);
                             return stream.pass(bytes);

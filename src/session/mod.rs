@@ -20,7 +20,9 @@ pub use feed::{Feed, FeedEnd, Source};
 pub use id::{Seal, SessionKey};
 pub use state::{InFlight, Leftover, OpenStream, Session};
 pub use table::{Full, NotFound, Sessions};
-pub use upstream::{Capabilities, Introduction, Ready, ServerFeatures, Upstream, farewell, part_when_quiet};
+pub use upstream::{
+    Capabilities, Introduction, Ready, ServerFeatures, TaskFeatures, Upstream, farewell, part_when_quiet,
+};
 
 /// Bounds of sessions.
 #[derive(Debug, Clone, PartialEq, Eq)]

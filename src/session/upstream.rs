@@ -12,6 +12,7 @@ use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -22,7 +23,7 @@ use crate::auth::KeyId;
 use crate::backend::{BackendId, Lane, Outgoing, Pool};
 use crate::base::{Fault, Kind};
 use crate::fleet::Pools;
-use crate::protocol::{ClientCapabilities, Era, Method, Revision, header};
+use crate::protocol::{ClientCapabilities, Era, Method, Revision, TASKS_EXTENSION, header};
 
 /// Of what a server says when it refuses a session, in an error of ours.
 const SAID_CHARS_MAX: usize = 300;
@@ -98,6 +99,35 @@ pub struct ServerFeatures {
     pub completions: bool,
     /// Its instructions to the model.
     pub instructions: Option<String>,
+    /// `tasks`, or the extension of that name.
+    pub tasks: TaskFeatures,
+}
+
+/// What a server does with tasks: the experimental ones of 2025-11-25, or the extension of 2026-07-28.
+#[expect(clippy::struct_excessive_bools, reason = "each is a member of its own in the protocol")]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TaskFeatures {
+    /// `tasks.requests.tools.call`
+    pub calls: bool,
+    /// `tasks.list`
+    pub list: bool,
+    /// `tasks.cancel`
+    pub cancel: bool,
+    /// `extensions["io.modelcontextprotocol/tasks"]`
+    pub extension: bool,
+}
+
+impl TaskFeatures {
+    /// What the one or the other does.
+    #[must_use]
+    pub const fn or(self, other: Self) -> Self {
+        Self {
+            calls: self.calls || other.calls,
+            list: self.list || other.list,
+            cancel: self.cancel || other.cancel,
+            extension: self.extension || other.extension,
+        }
+    }
 }
 
 impl Upstream {
@@ -208,7 +238,9 @@ async fn initialize(pool: &Rc<Pool>, introduction: &Introduction) -> Result<(Rea
         ));
     }
     let result = answer.result.filter(|_| status.is_success()).ok_or_else(nonsense)?;
-    let features = result.capabilities.features(result.instructions);
+    let mut features = result.capabilities.features(result.instructions);
+    // Of the other era, whatever it says.
+    features.tasks.extension = false;
     let revision = Revision::parse(result.protocol_version.as_bytes()).ok_or_else(nonsense)?;
     let revision = HeaderValue::from_static(revision.as_str());
     Ok((Ready { session_id, revision, features, stream: StreamState::default() }, message))
@@ -270,6 +302,23 @@ pub struct Capabilities {
     resources: Option<Resources>,
     logging: Option<IgnoredAny>,
     completions: Option<IgnoredAny>,
+    /// Whatever stands there: what is not as it should be is no reason to have no session.
+    #[serde(default)]
+    tasks: Value,
+    #[serde(default)]
+    extensions: Value,
+}
+
+impl Capabilities {
+    fn task_features(&self) -> TaskFeatures {
+        let calls = self.tasks["requests"]["tools"]["call"].is_object();
+        TaskFeatures {
+            calls,
+            list: calls && self.tasks["list"].is_object(),
+            cancel: calls && self.tasks["cancel"].is_object(),
+            extension: self.extensions[TASKS_EXTENSION].is_object(),
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -281,6 +330,7 @@ impl Capabilities {
     /// As plain flags.
     pub fn features(self, instructions: Option<String>) -> ServerFeatures {
         ServerFeatures {
+            tasks: self.task_features(),
             tools: self.tools.is_some(),
             prompts: self.prompts.is_some(),
             subscribe: self.resources.as_ref().is_some_and(|resources| resources.subscribe == Some(true)),

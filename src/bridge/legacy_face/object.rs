@@ -35,14 +35,6 @@ pub fn each<'a>(
     serde_json::Deserializer::from_slice(object).deserialize_map(Members(show))
 }
 
-/// Where a part of a message lies in it. Both are parts of one text, so the difference of their addresses is where the
-/// one begins in the other.
-pub fn span_in(message: &[u8], part: &[u8]) -> Option<Span> {
-    let start = (part.as_ptr() as usize).checked_sub(message.as_ptr() as usize)?;
-    let end = start.checked_add(part.len()).filter(|end| *end <= message.len())?;
-    Some(Span { start: u32::try_from(start).ok()?, end: u32::try_from(end).ok()? })
-}
-
 /// A member of an object: its value, and what is to be taken out of the message so that the object has it no more.
 pub struct Found<'a> {
     /// Its value as written.
@@ -58,7 +50,7 @@ pub fn find<'a>(message: &'a [u8], object: Span, name: &str) -> Option<Found<'a>
     let mut behind = object.start.checked_add(1)?;
     let mut is_first = true;
     each(object.of(message), |other, value| {
-        let Some(span) = span_in(message, value.get().as_bytes()) else { return };
+        let Some(span) = Span::within(message, value.get().as_bytes()) else { return };
         if found.is_none() && other == name {
             let end = if is_first { behind_comma(message, span.end) } else { span.end };
             found = Some(Found { value, cut: Span { start: behind, end } });

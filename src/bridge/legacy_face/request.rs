@@ -3,7 +3,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderName, HeaderValue};
 
-use super::object::{each, span_in};
+use super::object::each;
 use super::session::Session;
 use crate::backend::Outgoing;
 use crate::frame::{Envelope, Kind, Span, encode_header, json_string, splice};
@@ -107,7 +107,7 @@ impl Request {
         each(object.of(&self.message), |name, value| {
             is_empty = false;
             if name == "_meta" {
-                none = span_in(&self.message, value.get().as_bytes());
+                none = Span::within(&self.message, value.get().as_bytes());
             }
         })
         .ok()?;

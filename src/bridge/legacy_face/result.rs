@@ -4,7 +4,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use serde_json::value::RawValue;
 
-use super::object::{each, find, shared, span_in};
+use super::object::{each, find, shared};
 use crate::frame::{Envelope, Kind, Span, splice};
 use crate::protocol::{ClientCapabilities, code};
 
@@ -87,7 +87,7 @@ impl Question {
 
     fn member(&self, name: &str) -> Option<&RawValue> {
         let params = self.params.as_ref()?;
-        let whole = span_in(params, params)?;
+        let whole = Span::within(params, params)?;
         find(params, whole, name).map(|found| found.value)
     }
 
@@ -133,7 +133,7 @@ pub fn read(message: &Bytes, envelope: &Envelope, id: &Bytes) -> Result<Turn, St
 fn input_required(message: &Bytes, outcome: Span) -> Result<InputRequired, String> {
     let member = |name: &str| find(message, outcome, name).map(|found| found.value);
     let raw = |value: &RawValue| {
-        span_in(message, value.get().as_bytes()).map(|span| shared(message, span)).unwrap_or_default()
+        Span::within(message, value.get().as_bytes()).map(|span| shared(message, span)).unwrap_or_default()
     };
     let state = member("requestState").filter(|state| state.get() != "null");
     if state.is_some_and(|state| !state.get().starts_with('"')) {

@@ -97,7 +97,8 @@ impl Asked {
                 | Method::Ping
                 | Method::SetLevel
                 | Method::Subscribe
-                | Method::Unsubscribe,
+                | Method::Unsubscribe
+                | Method::TasksList,
             ) => false,
             Some(_) => true,
             None => {

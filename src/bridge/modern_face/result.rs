@@ -128,9 +128,7 @@ pub fn error_code(message: &Bytes, outcome: Span) -> Option<(i64, Span)> {
     }
     let Error { code } = serde_json::from_slice(outcome.of(message)).ok()?;
     let raw = code.get();
-    // A part of one text: the difference of their addresses is where it begins in it.
-    let start = (raw.as_ptr() as usize).checked_sub(message.as_ptr() as usize)?;
-    let span = Span { start: u32::try_from(start).ok()?, end: u32::try_from(start + raw.len()).ok()? };
+    let span = Span::within(message, raw.as_bytes())?;
     Some((raw.parse().ok()?, span))
 }
 
