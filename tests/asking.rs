@@ -1,6 +1,6 @@
-//! What servers ask of their clients during a call, through the gateway, in all pairs of eras and over all transports:
-//! answered, refused, never answered, and with a restart in between. And that no server is told that a client can do more
-//! than it said.
+//! What servers ask of their clients during a call, through the gateway, in all pairs of eras and over all
+//! transports: answered, refused, never answered, and with a restart in between. And that no server is told
+//! that a client can do more than it said.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails by panicking is a test that fails")]
 
@@ -284,7 +284,8 @@ impl Dialogue {
         Turn::Asked(question.clone(), Reply::Retry(key.clone(), result["requestState"].clone()))
     }
 
-    /// Answers, and gives what comes of it. `outcome` is a result, or an error, which only a Legacy client has.
+    /// Answers, and gives what comes of it. `outcome` is a result, or an error, which only a Legacy client
+    /// has.
     #[track_caller]
     fn answer(&mut self, gateway: &Gateway, reply: &Reply, outcome: &Value) -> Turn {
         match reply {
@@ -426,8 +427,8 @@ fn questions_are_answered_round_by_round() {
     });
 }
 
-/// A person who says no to a form or page says so in the answer. Only a Legacy client can refuse to sample; a Modern one
-/// does not come back, or answers what is no answer, and is asked again.
+/// A person who says no to a form or page says so in the answer. Only a Legacy client can refuse to sample; a
+/// Modern one does not come back, or answers what is no answer, and is asked again.
 #[test]
 fn a_refusal_reaches_the_server() {
     each(&SERVERS, "", |gateway, row| {
@@ -470,7 +471,8 @@ fn nothing_is_held_for_a_client_that_never_answers() {
 fn never_answers(gateway: &Gateway, server: (Transport, Era), client: Era) {
     let (kind, declared, question) = questions().into_iter().next().unwrap();
     let row = Row { server, client, way: WAYS[0], kind, declared, question };
-    // Where all that a server says comes on one stream, only one call of a Modern client can be asked something at a time.
+    // Where all that a server says comes on one stream, only one call of a Modern client can be asked
+    // something at a time.
     let is_one_stream = server.0 != Transport::Http && (server.1, client) == (Era::Legacy, Era::Modern);
     let mut replies = Vec::new();
     for _ in 0..if is_one_stream { 1 } else { 3 } {
@@ -504,7 +506,8 @@ fn never_answers(gateway: &Gateway, server: (Transport, Era), client: Era) {
     assert!(done["result"].to_string().contains("Ada"), "{done}: {row:?}");
 }
 
-/// Whose call waits in the gateway is told that it is over; a Modern server keeps nothing, so its Modern client goes on.
+/// Whose call waits in the gateway is told that it is over; a Modern server keeps nothing, so its Modern
+/// client goes on.
 #[test]
 fn a_restart_in_between_is_told() {
     thread::scope(|scope| {

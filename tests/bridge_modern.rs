@@ -327,7 +327,8 @@ fn a_form_is_filled_in_by_a_retry() {
     }
 }
 
-/// What was said before the server asked comes on the stream of the first request, and the rest on that of the retry.
+/// What was said before the server asked comes on the stream of the first request, and the rest on that of
+/// the retry.
 #[test]
 fn a_call_that_has_begun_to_answer_may_ask() {
     let gateway = announced().server("old", old()).start();

@@ -1,5 +1,5 @@
-//! Clients that start programs: `metamcp stdio`, the gateway over pipes, and `metamcp connect`, the way to an endpoint
-//! elsewhere. What the client sees, what the endpoint sees, and what is left when something ends.
+//! Clients that start programs: `metamcp stdio`, the gateway over pipes, and `metamcp connect`, the way to an
+//! endpoint elsewhere. What the client sees, what the endpoint sees, and what is left when something ends.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails by panicking is a test that fails")]
 
@@ -607,8 +607,8 @@ fn a_gateway_that_was_killed_mid_call_and_is_back_is_found_again() {
     let echo = json!({"name": "b__echo", "arguments": {"text": "back"}});
     assert_eq!(text(&legacy.ask(&json!(2), "tools/call", &echo)), "back");
     assert_eq!(text(&modern.ask(&json!(2), "tools/call", &modern_params(echo.clone()))), "back");
-    // What changed meanwhile is not known: they are told to look. Then they are told of changes as before; nobody has a
-    // second acknowledgement.
+    // What changed meanwhile is not known: they are told to look. Then they are told of changes as before;
+    // nobody has a second acknowledgement.
     for desk in &mut desks {
         desk.told("notifications/tools/list_changed");
     }

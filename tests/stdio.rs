@@ -1,5 +1,5 @@
-//! Servers that are child processes, from a client's HTTP to the process and back: whose is what, and what is left when
-//! something ends.
+//! Servers that are child processes, from a client's HTTP to the process and back: whose is what, and what is
+//! left when something ends.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails by panicking is a test that fails")]
 

@@ -1,5 +1,5 @@
-//! Calls that are answered later: the experimental tasks of 2025-11-25, and the extension of 2026-07-28, each between
-//! clients and servers of its era, by name and among several servers.
+//! Calls that are answered later: the experimental tasks of 2025-11-25, and the extension of 2026-07-28, each
+//! between clients and servers of its era, by name and among several servers.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails by panicking is a test that fails")]
 
@@ -169,8 +169,8 @@ fn tasks_of_sessions() {
     all.check_unknown("tasks/get", &altered);
 }
 
-/// What a server asks for a task, and what it tells of it, names the task as the client knows it; what comes back names it
-/// as the server does.
+/// What a server asks for a task, and what it tells of it, names the task as the client knows it; what comes
+/// back names it as the server does.
 #[test]
 fn messages_name_their_task() {
     let (_a, gateway) = gateway(false);

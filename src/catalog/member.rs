@@ -15,7 +15,6 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::fetch::{Asker, FetchError, discover, lists};
 use super::keeper::UNWANTED_AFTER;
 use super::merge::{Reason, ServerLists};
-use super::probe::farewell;
 use super::view::{View, modern_headers, modern_meta};
 use super::{Config, keeper::Shared};
 use crate::backend::{EraChoice, Pool};
@@ -92,8 +91,8 @@ impl Member {
         (state.lists.clone(), state.generation)
     }
 
-    /// What the server had announced when these were fetched. Clients are told of it though the lists be as they were: what
-    /// else changed, a prompt's text perhaps, nobody else can tell them.
+    /// What the server had announced when these were fetched. Clients are told of it though the lists be as
+    /// they were: what else changed, a prompt's text perhaps, nobody else can tell them.
     pub fn announced(&self) -> Announced {
         self.state.borrow().announced
     }
@@ -213,9 +212,10 @@ impl Member {
         Ok(lists)
     }
 
-    /// Of a server that speaks only the Legacy era, for Modern clients: lists of that era vary with nobody's capabilities,
-    /// so it lists what it has for a client that can do everything, as a Modern server is asked for it. It takes a session,
-    /// perhaps a process, so there is none before a Modern client asks, nor long after.
+    /// Of a server that speaks only the Legacy era, for Modern clients: lists of that era vary with nobody's
+    /// capabilities, so it lists what it has for a client that can do everything, as a Modern server is asked
+    /// for it. It takes a session, perhaps a process, so there is none before a Modern client asks, nor long
+    /// after.
     async fn fetch_bridged(self: &Rc<Self>, config: &Config) -> Result<ServerLists, FetchError> {
         if !self.is_asked() {
             self.is_dormant.set(true);
@@ -231,7 +231,7 @@ impl Member {
         self.upstream.forget(&ready);
         *self.watch.borrow_mut() = None;
         let pool = Rc::clone(&self.pool);
-        spawn_local(async move { farewell(&pool, &ready).await });
+        spawn_local(async move { ready.part(&pool).await });
     }
 
     /// In a session of the catalog's own, opened again once when the server lost it.

@@ -246,7 +246,8 @@ fn gather<'a>(
             } else {
                 let instead = shows.and_then(|shows| shows.instead(&item.key));
                 let mut entry = item.advertised(name, place, instead);
-                // Else a client would ask for a task where another server of the endpoint has them (MCP 2025-11-25, tasks).
+                // Else a client would ask for a task where another server of the endpoint has them (MCP
+                // 2025-11-25, tasks).
                 if kind == ListKind::Tools && view != View::Modern && !lists.features.tasks.calls {
                     entry.json = without_tasks(entry.json);
                 }

@@ -111,11 +111,16 @@ mod tests {
     use super::*;
     use crate::session::TaskFeatures;
 
+    fn none() -> Merged {
+        Merged::default()
+    }
+
     #[test]
     fn tasks_are_promised_in_the_words_of_each_era() {
         let check = |tasks: TaskFeatures, revision, initialized: &str, discovered: &str| {
             let features = ServerFeatures { tasks, ..ServerFeatures::default() };
-            let merged = Merged { features, ..Merged::default() };
+            let mut merged = none();
+            merged.features = features;
             let told = |result: Bytes, member: &str| {
                 let result: serde_json::Value = serde_json::from_slice(&result).expect("JSON");
                 result["capabilities"][member].to_string()

@@ -1,4 +1,5 @@
-//! An item of a list with some of its members told otherwise; the values of all others are as its server wrote them.
+//! An item of a list with some of its members told otherwise; the values of all others are as its server
+//! wrote them.
 
 use std::borrow::Cow;
 use std::fmt;

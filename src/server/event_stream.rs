@@ -23,7 +23,7 @@ use crate::auth::Identity;
 use crate::backend::BackendId;
 use crate::base::{Fault, Kind, Phase};
 use crate::catalog::{ListKind, Merged, View};
-use crate::frame::Event;
+use crate::frame::{Event, write_event};
 use crate::limits::Permit;
 use crate::protocol::{Method, header};
 use crate::route::{Endpoint, Place, Shape};
@@ -292,7 +292,7 @@ impl Digests {
             .into_iter()
             .map(|method| {
                 let message = json!({"jsonrpc": "2.0", "method": method.as_str()});
-                tag::write_event(message.to_string().as_bytes())
+                write_event(message.to_string().as_bytes())
             })
             .collect()
     }

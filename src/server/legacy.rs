@@ -28,7 +28,7 @@ use crate::catalog::{ListKind, View};
 use crate::frame::{Id, Kind as FrameKind, Span};
 use crate::protocol::{ClientCapabilities, Era, Method, Revision, header};
 use crate::route::{Endpoint, Place, Shape};
-use crate::session::{Ask, InFlight, Introduction, Ready, Session, ask, farewell};
+use crate::session::{Ask, InFlight, Introduction, Ready, Session, ask, farewell, is_lost};
 
 /// What a client says of itself is kept for its session; real ones have some 200 bytes.
 const INTRODUCTION_BYTES_MAX: usize = 16 << 10;
@@ -444,7 +444,7 @@ async fn ask_server(
     // Read to its end, so that its place among the server's calls is free for what follows.
     let said = { response.body }.collect(send::ERROR_BYTES_MAX).await;
     let said = said.map_err(|error| error.into_fault(server))?;
-    if !is_lost(worker, call, &ready, place, status).await {
+    if !is_lost(&worker.pool(&call.endpoint.servers[place])?, &ready, status).await {
         return Ok(Delivered::Refused(status, said));
     }
     tracing::info!(%server, "the server lost its session; opening another");
@@ -452,19 +452,6 @@ async fn ask_server(
     let ready = open(worker, call, session, place).await?;
     let response = deliver(worker, call, &ready, &call.endpoint.servers[place], edits).await?;
     Ok(Delivered::Answered(response))
-}
-
-/// Whether the server does not know the session any more: 404 says so (MCP 2025-03-26, session
-/// management). Some say 400, as they do to much else; a ping tells which it was.
-async fn is_lost(worker: &Rc<Worker>, call: &Call, ready: &Ready, place: usize, status: StatusCode) -> bool {
-    const PING: &[u8] = br#"{"jsonrpc":"2.0","id":"metamcp-ping","method":"ping"}"#;
-    if status == StatusCode::NOT_FOUND {
-        return true;
-    }
-    let asked =
-        Ask { method: Method::Ping, message: Bytes::from_static(PING), ready: Some(ready), modern: None };
-    let Ok(pool) = worker.pool(&call.endpoint.servers[place]) else { return false };
-    ask(&pool, asked).await.is_ok_and(|heard| heard.status.is_client_error())
 }
 
 /// Ends a session, here and at every server.

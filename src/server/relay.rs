@@ -23,6 +23,7 @@ use crate::base::{Fault, Kind, Phase, ServerName};
 use crate::fleet::Fleet;
 use crate::frame::{Boundary, EventReader, Kind as FrameKind};
 use crate::limits::Permit;
+use crate::protocol::is_same_id;
 use crate::session::InFlight;
 
 /// What a request holds until its answer has passed.
@@ -420,7 +421,7 @@ impl Whole {
                 let Ok(envelope) = scanner.scan(&data) else { continue };
                 let is_answer = matches!(envelope.kind, FrameKind::Response | FrameKind::Error);
                 let ids = envelope.id.zip(stream.id.as_ref());
-                if is_answer && ids.is_some_and(|(id, asked)| tag::is_same_id(id.span.of(&data), asked)) {
+                if is_answer && ids.is_some_and(|(id, asked)| is_same_id(id.span.of(&data), asked)) {
                     return Outcome::Passed;
                 }
             }

@@ -1,8 +1,8 @@
-//! `subscriptions/listen` on an endpoint with several servers: what they say of changes, as one stream (MCP 2026-07-28,
-//! subscriptions).
+//! `subscriptions/listen` on an endpoint with several servers: what they say of changes, as one stream (MCP
+//! 2026-07-28, subscriptions).
 //!
-//! Changes of lists are those of the catalog, which listens to every server. Resources and tasks are listened to at the
-//! server that has them, by one subscription each.
+//! Changes of lists are those of the catalog, which listens to every server. Resources and tasks are listened
+//! to at the server that has them, by one subscription each.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -20,13 +20,12 @@ use super::call::Call;
 use super::event_stream::{COMMENT, Digests, EVENTS_MAX};
 use super::fields::Fields;
 use super::reply::{self, Reply};
-use super::tag;
 use super::tasks::{self, TaskIds, TaskPass};
 use super::worker::Worker;
 use crate::auth::Identity;
 use crate::base::{Fault, Kind, Phase, ServerName};
 use crate::catalog::View;
-use crate::frame::{Kind as FrameKind, Scanner, splice};
+use crate::frame::{Kind as FrameKind, Scanner, splice, write_event};
 use crate::protocol::{Method, TASKS_EXTENSION};
 use crate::route::Endpoint;
 use crate::session::{Feed, Source};
@@ -202,8 +201,8 @@ impl Subscription {
         }
     }
 
-    /// One subscription at each server that has one of the resources; lists are watched by the catalog. Those that
-    /// are as they were before go on, the others end.
+    /// One subscription at each server that has one of the resources; lists are watched by the catalog. Those
+    /// that are as they were before go on, the others end.
     fn start_pumps(&self, pumps: &mut JoinSet<()>, heard: &mut HashMap<u32, (Heard, AbortHandle)>) {
         let mut before = std::mem::take(heard);
         let merged = self.worker.shared.catalog.snapshot(&self.endpoint, View::Modern);
@@ -267,7 +266,7 @@ impl Subscription {
             r#"{{"jsonrpc":"2.0","method":"{}","params":{{"_meta":{{"{SUBSCRIPTION_ID}":{id}}}{more}}}}}"#,
             method.as_str()
         );
-        tag::write_event(message.as_bytes())
+        write_event(message.as_bytes())
     }
 
     /// The result that ends a subscription from this side.
@@ -276,7 +275,7 @@ impl Subscription {
         let message = format!(
             r#"{{"jsonrpc":"2.0","id":{id},"result":{{"resultType":"complete","_meta":{{"{SUBSCRIPTION_ID}":{id}}}}}}}"#
         );
-        tag::write_event(message.as_bytes())
+        write_event(message.as_bytes())
     }
 }
 
@@ -326,7 +325,7 @@ impl SubscriptionPump {
             edits.sort_by_key(|(span, _)| span.start);
             let Ok(slices) = splice(&data, &edits) else { continue };
             let message: Vec<u8> = slices.flat_map(|slice| slice.to_vec()).collect();
-            if self.sender.send(tag::write_event(&message)).await.is_err() {
+            if self.sender.send(write_event(&message)).await.is_err() {
                 return;
             }
         }

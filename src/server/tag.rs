@@ -10,8 +10,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::tasks::TaskPass;
 use crate::base::ServerName;
-use crate::frame::{Envelope, Event, Kind, Scanner, Span, splice};
-use crate::protocol::Method;
+use crate::frame::{Envelope, Event, Kind, Scanner, Span, splice, write_event};
+use crate::protocol::{Method, is_same_id};
 use crate::route::Endpoint;
 
 /// Parts the server from its id; it cannot occur in a server's name.
@@ -103,12 +103,6 @@ fn take_awaited(envelope: &Envelope, data: &[u8], awaited: &mut Option<Bytes>) -
     is_it
 }
 
-/// Whether two raw ids are one: a string may be written in several ways.
-pub fn is_same_id(one: &[u8], other: &[u8]) -> bool {
-    let text = |raw| serde_json::from_slice::<String>(raw).ok();
-    one == other || text(one).is_some_and(|one| text(other) == Some(one))
-}
-
 /// What is to be replaced; `None`: an id is too long to be carried.
 fn edits(
     envelope: &Envelope,
@@ -150,19 +144,6 @@ pub fn whole(raw: Bytes) -> Bytes {
     whole.put_slice(&raw);
     whole.put_u8(b'\n');
     whole.freeze()
-}
-
-/// A message as an event. A line break in it can only be white space between tokens, and parts data lines.
-pub fn write_event(message: &[u8]) -> Bytes {
-    let mut event = BytesMut::with_capacity(message.len() + 32);
-    event.put_slice(b"event: message\n");
-    for line in message.split(|byte| matches!(byte, b'\n' | b'\r')) {
-        event.put_slice(b"data: ");
-        event.put_slice(line);
-        event.put_u8(b'\n');
-    }
-    event.put_u8(b'\n');
-    event.freeze()
 }
 
 #[cfg(test)]

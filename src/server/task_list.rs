@@ -1,7 +1,8 @@
 //! One list of the tasks that a client has at all servers of its endpoint (MCP 2025-11-25, tasks).
 //!
-//! Each server is asked in the client's own session there, one after the other: where none is open there are no tasks of
-//! this client. A page ends when it is full; its cursor says where to go on, so nothing is kept between pages.
+//! Each server is asked in the client's own session there, one after the other: where none is open there are
+//! no tasks of this client. A page ends when it is full; its cursor says where to go on, so nothing is kept
+//! between pages.
 
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};

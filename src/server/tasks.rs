@@ -1,10 +1,11 @@
-//! Tasks on an endpoint with several servers: ids that carry their server, and one list of all (MCP 2025-11-25, tasks;
-//! the extension `io.modelcontextprotocol/tasks` of 2026-07-28).
+//! Tasks on an endpoint with several servers: ids that carry their server, and one list of all (MCP
+//! 2025-11-25, tasks; the extension `io.modelcontextprotocol/tasks` of 2026-07-28).
 //!
-//! Two servers may give the same id to two tasks. A client is told `{server}~{the id, base64url}~{mark, base64url}`, so
-//! that what it asks finds its way without a table, on any replica. The mark is a keyed hash of the server, the id and
-//! whose it is: the key's, in the session where there is one. Another's id is as unknown as one that nobody made. The same
-//! task has the same id each time it is told, or a client could not follow it.
+//! Two servers may give the same id to two tasks. A client is told `{server}~{the id, base64url}~{mark,
+//! base64url}`, so that what it asks finds its way without a table, on any replica. The mark is a keyed hash
+//! of the server, the id and whose it is: the key's, in the session where there is one. Another's id is as
+//! unknown as one that nobody made. The same task has the same id each time it is told, or a client could not
+//! follow it.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -187,7 +188,8 @@ pub fn are_known(worker: &Worker, call: &Call, view: View) -> bool {
     })
 }
 
-/// What the answers of a server without sessions need: when the client said that it knows tasks, and the server does too.
+/// What the answers of a server without sessions need: when the client said that it knows tasks, and the
+/// server does too.
 pub fn modern(worker: &Worker, call: &Call, place: usize) -> Option<TaskPass> {
     let is_about = call.is_task_request();
     if !is_about {
@@ -212,7 +214,7 @@ pub fn declares(call: &Call) -> bool {
     #[derive(Deserialize)]
     struct Declared<'a> {
         #[serde(borrow, default)]
-        extensions: std::collections::HashMap<Cow<'a, str>, IgnoredAny>,
+        extensions: Option<&'a RawValue>,
     }
     let Some(span) = call.envelope.params.meta.client_capabilities else { return false };
     let declared = span.of(&call.body);
@@ -221,7 +223,9 @@ pub fn declares(call: &Call) -> bool {
         return false;
     }
     let read: Option<Declared<'_>> = serde_json::from_slice(declared).ok();
-    read.is_some_and(|read| read.extensions.contains_key(TASKS_EXTENSION))
+    let extensions = read.and_then(|read| read.extensions);
+    let extensions = extensions.and_then(|raw| serde_json::from_str::<serde_json::Value>(raw.get()).ok());
+    extensions.is_some_and(|extensions| extensions[TASKS_EXTENSION].is_object())
 }
 
 fn read(message: &[u8]) -> Option<Message<'_>> {

@@ -170,7 +170,8 @@ impl Upstream {
         Ok(self.publish(ready))
     }
 
-    /// Opens with the client's own `initialize`, and gives the whole answer to it; what follows (`notifications/initialized`) is its own too.
+    /// Opens with the client's own `initialize`, and gives the whole answer to it; what follows
+    /// (`notifications/initialized`) is its own too.
     pub async fn open_for_client(
         &self,
         pool: &Rc<Pool>,
@@ -359,6 +360,16 @@ impl Ready {
         }
     }
 
+    /// Tells the server that the session is over, when it has an id to be told by.
+    pub async fn part(&self, pool: &Rc<Pool>) {
+        if self.session_id.is_some() {
+            let mut request = Outgoing::delete();
+            self.write_headers(&mut request);
+            // A server that is away, or does not listen, ends its sessions by itself.
+            let _ = timeout(FAREWELL_TIMEOUT, pool.send(&request, Lane::Call)).await;
+        }
+    }
+
     /// What later requests of the session carry.
     pub fn write_headers(&self, request: &mut Outgoing) {
         request.set_era(Era::Legacy);
@@ -379,8 +390,8 @@ pub async fn farewell(session: Arc<Session>, pools: Rc<Pools>) {
     }
 }
 
-/// Tells servers that are behind their clients' sessions no more, each when no call is under way in its session. Ends
-/// when all are told.
+/// Tells servers that are behind their clients' sessions no more, each when no call is under way in its
+/// session. Ends when all are told.
 pub async fn part_when_quiet(mut left: Vec<Leftover>, pools: Rc<Pools>) {
     // Its own hold on the connections: they may be gone from the pools before a long call ends.
     let ids: HashSet<u32> = left.iter().map(|left| left.backend).collect();
@@ -401,10 +412,7 @@ pub async fn part_when_quiet(mut left: Vec<Leftover>, pools: Rc<Pools>) {
 const QUIET_POLL: Duration = Duration::from_secs(1);
 
 async fn part(upstream: &Upstream, backend: BackendId, pools: &Pools) {
-    let Some(ready) = upstream.ready().filter(|ready| ready.session_id.is_some()) else { return };
-    let Some(pool) = pools.find(backend) else { return };
-    let mut request = Outgoing::delete();
-    ready.write_headers(&mut request);
-    // A server that is away ends its sessions by itself.
-    let _ = timeout(FAREWELL_TIMEOUT, pool.send(&request, Lane::Call)).await;
+    if let (Some(ready), Some(pool)) = (upstream.ready(), pools.find(backend)) {
+        ready.part(&pool).await;
+    }
 }

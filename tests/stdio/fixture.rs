@@ -1,7 +1,9 @@
-//! An MCP server over standard input and output that can misbehave in the ways that real ones do. Test equipment.
+//! An MCP server over standard input and output that can misbehave in the ways that real ones do. Test
+//! equipment.
 //!
-//! What it does besides is said by its arguments: `banner` and `stderr` come before the first message, `mute` never
-//! answers, `stubborn` ignores the end of its input and SIGTERM, `fork` leaves a process behind that does the same.
+//! What it does besides is said by its arguments: `banner` and `stderr` come before the first message, `mute`
+//! never answers, `stubborn` ignores the end of its input and SIGTERM, `fork` leaves a process behind that
+//! does the same.
 
 #![allow(clippy::disallowed_methods, reason = "its threads are its own, and so is its environment")]
 #![allow(clippy::unwrap_used, reason = "a server for tests that fails by panicking is one that fails")]

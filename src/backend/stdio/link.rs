@@ -1,4 +1,5 @@
-//! One process, as the calls and seats on it see it: what is under way there, and what is to be written to it.
+//! One process, as the calls and seats on it see it: what is under way there, and what is to be written to
+//! it.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -280,8 +281,8 @@ impl Link {
         }
     }
 
-    /// The client of a seat cancels its own call, by the raw id that it has there. The call is answered at once: a
-    /// server says nothing more to a call that was cancelled (MCP, cancellation).
+    /// The client of a seat cancels its own call, by the raw id that it has there. The call is answered at
+    /// once: a server says nothing more to a call that was cancelled (MCP, cancellation).
     pub fn cancel(&self, seat: SeatId, id: &[u8]) {
         let mut state = self.state.borrow_mut();
         let is_it = |pending: &Pending| pending.seat == Some(seat) && pending.call.is_some();
@@ -368,7 +369,8 @@ impl Link {
         self.common.links.borrow_mut().retain(|link| !std::ptr::eq(&raw const **link, self));
     }
 
-    /// It failed. The next of its place is not started at once; and if it failed to start, none of the server.
+    /// It failed. The next of its place is not started at once; and if it failed to start, none of the
+    /// server.
     pub fn note_failure(&self) {
         let backoff = if self.has_answered.get() { &*self.backoff } else { &self.common.backoff };
         backoff.borrow_mut().fail(self.began.elapsed());
@@ -441,5 +443,6 @@ impl State {
     }
 }
 
-/// What a call is answered that its client cancelled; no client looks at it. As the Language Server Protocol numbers it.
+/// What a call is answered that its client cancelled; no client looks at it. As the Language Server Protocol
+/// numbers it.
 const CANCELLED: i32 = -32800;

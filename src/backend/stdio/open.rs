@@ -30,8 +30,8 @@ const STARTING_MAX: usize = 8;
 /// A wait for the next try up to this long is waited out by the call; a longer one is told.
 const BACKOFF_WAITED: Duration = Duration::from_secs(2);
 
-/// A server that says nothing to `server/discover` for so long does not know it (MCP 2026-07-28, versioning: silence
-/// means the other era). Once it has started to answer anything, it is quick.
+/// A server that says nothing to `server/discover` for so long does not know it (MCP 2026-07-28, versioning:
+/// silence means the other era). Once it has started to answer anything, it is quick.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What a process was told first, and what it said to that.
@@ -208,8 +208,9 @@ impl Supervisor {
         Ok(link)
     }
 
-    /// Whether it speaks the Modern era: as configured, or found out on a process that is used for nothing else, once
-    /// and again after it failed to open a session. Some servers exit at anything before `initialize`, others keep to the era of the first message.
+    /// Whether it speaks the Modern era: as configured, or found out on a process that is used for nothing
+    /// else, once and again after it failed to open a session. Some servers exit at anything before
+    /// `initialize`, others keep to the era of the first message.
     pub async fn is_modern(self: &Rc<Self>) -> Result<bool, BackendError> {
         match self.era {
             EraChoice::Modern => return Ok(true),
@@ -253,7 +254,8 @@ async fn turn(patience: Duration) -> Result<SemaphorePermit<'static>, BackendErr
 /// `_meta` of a request of our own (MCP 2026-07-28, basic).
 const DISCOVER_PARAMS: &[u8] = br#"{"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{},"io.modelcontextprotocol/clientInfo":{"name":"metamcp","version":"1"}}}"#;
 
-/// A result, or an error that only the Modern era has, is Modern; any other error is not (MCP 2026-07-28, versioning).
+/// A result, or an error that only the Modern era has, is Modern; any other error is not (MCP 2026-07-28,
+/// versioning).
 fn era_of(answer: &Bytes, envelope: &Envelope) -> Era {
     #[derive(Deserialize)]
     struct Error {
@@ -277,7 +279,8 @@ fn ours() -> Bytes {
     .into()
 }
 
-/// What two clients must say alike to share a process: the revision, and what they can do. Who they are is no difference.
+/// What two clients must say alike to share a process: the revision, and what they can do. Who they are is no
+/// difference.
 fn likeness(params: &Bytes) -> Bytes {
     #[derive(Deserialize)]
     struct Params<'a> {

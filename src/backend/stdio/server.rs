@@ -115,7 +115,8 @@ pub struct ProcessHealth {
     pub in_flight: usize,
 }
 
-/// Calls on their way to the supervising task, which takes them at once unless it is badly behind: then they wait.
+/// Calls on their way to the supervising task, which takes them at once unless it is badly behind: then they
+/// wait.
 const ASKED_MAX: usize = 256;
 
 /// Nothing on the thread goes deep, and there may be hundreds of servers.
@@ -127,8 +128,8 @@ impl Server<Configured> {
         Self { name, program, era, state: Configured }
     }
 
-    /// Starts the task that supervises it, on a thread of its own. A child process is bound to the life of the thread
-    /// that started it (`PR_SET_PDEATHSIG`), so it must be one that lives as long.
+    /// Starts the task that supervises it, on a thread of its own. A child process is bound to the life of
+    /// the thread that started it (`PR_SET_PDEATHSIG`), so it must be one that lives as long.
     pub fn deploy(self) -> Result<Server<Deployed>, Server<Failed>> {
         child::close_memory();
         let (asked, taken) = mpsc::channel(ASKED_MAX);
@@ -160,7 +161,8 @@ impl Server<Configured> {
 }
 
 impl Server<Deployed> {
-    /// Asks it something, and waits for what the answer begins with. The hold gives the call up when it is dropped.
+    /// Asks it something, and waits for what the answer begins with. The hold gives the call up when it is
+    /// dropped.
     ///
     /// Not cancel safe: dropping it gives the call up.
     pub async fn call(
@@ -170,7 +172,8 @@ impl Server<Deployed> {
         owner: Option<KeyId>,
     ) -> Result<(Reply, Hold), BackendError> {
         let number = self.state.next_call.fetch_add(1, Ordering::Relaxed);
-        // Made first, so that it is dropped last: a server that is told that the call is given up sees that nobody waits.
+        // Made first, so that it is dropped last: a server that is told that the call is given up sees that
+        // nobody waits.
         let hold = Hold::new(self.state.given_up.clone(), number);
         let (reply, answer) = oneshot::channel();
         let call = Call { number, verb, session, owner, reply };
@@ -194,8 +197,8 @@ impl Server<Deployed> {
         answer.await.ok()
     }
 
-    /// Ends all its processes, and waits until they have ended: five seconds and a half at most. Called again, it starts
-    /// anew. Cancel safe: they end all the same.
+    /// Ends all its processes, and waits until they have ended: five seconds and a half at most. Called
+    /// again, it starts anew. Cancel safe: they end all the same.
     pub async fn stop(&self) {
         let (reply, ended) = oneshot::channel();
         if self.state.asked.send(Message::Stop(reply)).await.is_ok() {

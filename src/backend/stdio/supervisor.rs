@@ -1,5 +1,5 @@
-//! The task that owns the processes of one server: it takes what is asked of the server, and gives it to the process
-//! that it is for.
+//! The task that owns the processes of one server: it takes what is asked of the server, and gives it to the
+//! process that it is for.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -79,7 +79,8 @@ pub enum Who {
     Session(u64),
 }
 
-/// The place of one process. Its locks are held by whoever starts it, so that a burst of first calls starts one.
+/// The place of one process. Its locks are held by whoever starts it, so that a burst of first calls starts
+/// one.
 #[derive(Default)]
 pub struct Slot {
     /// One that was introduced to.

@@ -1,4 +1,5 @@
-//! How the processes of a server are, for whoever looks: read from any thread, without asking the one that supervises them.
+//! How the processes of a server are, for whoever looks: read from any thread, without asking the one that
+//! supervises them.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -9,8 +9,8 @@ use serde_json::value::RawValue;
 
 use crate::frame::Span;
 
-/// Shows each member of an object, in order: its name, and its value as written. Of what is no object none. The error
-/// says that what was shown is not all of it.
+/// Shows each member of an object, in order: its name, and its value as written. Of what is no object none.
+/// The error says that what was shown is not all of it.
 pub fn each<'a>(
     object: &'a [u8],
     show: impl FnMut(Cow<'a, str>, &'a RawValue),
@@ -35,7 +35,8 @@ pub fn each<'a>(
     serde_json::Deserializer::from_slice(object).deserialize_map(Members(show))
 }
 
-/// A member of an object: its value, and what is to be taken out of the message so that the object has it no more.
+/// A member of an object: its value, and what is to be taken out of the message so that the object has it no
+/// more.
 pub struct Found<'a> {
     /// Its value as written.
     pub value: &'a RawValue,

@@ -158,13 +158,14 @@ impl Again {
     }
 }
 
-/// A request of the gateway's own on behalf of the session. `params`: raw members, each with a comma behind it.
+/// A request of the gateway's own on behalf of the session. `params`: raw members, each with a comma behind
+/// it.
 pub fn own(session: &Session, id: &str, method: Method, params: &str) -> Option<Outgoing> {
     let meta = meta(session, b"{}")?;
     let id = json_string(id);
     let method = method.as_str();
-    let head = format!(r#"","method":"{method}","params":{{{params}"_meta":"#);
-    let message = [br#"{"jsonrpc":"2.0","id":"#, &*id, &head.as_bytes()[1..], &meta, b"}}"].concat();
+    let rest = format!(r#","method":"{method}","params":{{{params}"_meta":"#);
+    let message = [br#"{"jsonrpc":"2.0","id":"#, &*id, rest.as_bytes(), &meta, b"}}"].concat();
     let mut request = Outgoing::whole(message.into());
     request.set_owner(session.owner);
     request.set(&header::PROTOCOL_VERSION, &HeaderValue::from_static(Revision::MODERN_LATEST.as_str()));
@@ -172,8 +173,8 @@ pub fn own(session: &Session, id: &str, method: Method, params: &str) -> Option<
     Some(request)
 }
 
-/// The `_meta` of a request: what the client said when it opened the session, and what it says beside with this one.
-/// What only the Modern era has is not the client's to say here: it would declare what it did not.
+/// The `_meta` of a request: what the client said when it opened the session, and what it says beside with
+/// this one. What only the Modern era has is not the client's to say here: it would declare what it did not.
 fn meta(session: &Session, theirs: &[u8]) -> Option<Bytes> {
     let mut meta = BytesMut::with_capacity(256 + theirs.len());
     let mut put = |name: &str, value: &[u8]| {

@@ -1,5 +1,5 @@
-//! What a server answers a request that stands alone, as a client of a session takes it (MCP 2026-07-28, results and
-//! multi round-trip requests).
+//! What a server answers a request that stands alone, as a client of a session takes it (MCP 2026-07-28,
+//! results and multi round-trip requests).
 
 use bytes::{BufMut, Bytes, BytesMut};
 use serde_json::value::RawValue;
@@ -101,7 +101,8 @@ impl Question {
     }
 }
 
-/// Reads an answer, and makes of it what the client that asked under the raw `id` is to get. The error is for the client.
+/// Reads an answer, and makes of it what the client that asked under the raw `id` is to get. The error is for
+/// the client.
 pub fn read(message: &Bytes, envelope: &Envelope, id: &Bytes) -> Result<Turn, String> {
     let outcome = envelope.outcome.ok_or("it answered no result")?;
     if envelope.kind == Kind::Error {
