@@ -71,7 +71,7 @@ fn a_legacy_client_has_all_of_a_session() {
         let opened = desk.open(&json!({"roots": {}}));
         assert_eq!(opened["result"]["protocolVersion"], "2025-11-25", "{program}");
         let listed = desk.ask(&json!("list"), "tools/list", &json!({}));
-        assert_eq!(listed["result"]["tools"].as_array().unwrap().len(), 11, "{program}");
+        assert_eq!(listed["result"]["tools"].as_array().unwrap().len(), 12, "{program}");
         // Ids as they were written, and several under way.
         for id in ["0", "\"a\\u0062\"", "9007199254740993"] {
             desk.say(&call(id, "a__echo", &json!({"text": id, "ms": 50})));
@@ -113,7 +113,7 @@ fn a_modern_client_needs_no_session() {
         let found = desk.ask(&json!("d"), "server/discover", &modern_params(json!({})));
         assert_eq!(found["result"]["resultType"], "complete", "{program}: {found}");
         let listed = desk.ask(&json!(1), "tools/list", &modern_params(json!({})));
-        assert_eq!(listed["result"]["tools"].as_array().unwrap().len(), 11, "{program}");
+        assert_eq!(listed["result"]["tools"].as_array().unwrap().len(), 12, "{program}");
         desk.say(&modern_call("2", "a__hang", &json!({})));
         desk.say(&modern_call("3", "a__echo", &json!({"text": "while that hangs"})));
         assert_eq!(text(&desk.answer(&json!(3))), "while that hangs", "{program}");

@@ -109,7 +109,7 @@ fn speaks_both_eras_single_and_aggregated() {
         let said = client.ask(&Request::post(path, body).with("Mcp-Session-Id", session.clone()));
         assert_eq!(text(&said), "x\ny", "{path}");
         let listed = message(&client.ask(&legacy(path, &session, "2", "tools/list", "")));
-        assert_eq!(listed["result"]["tools"].as_array().unwrap().len(), 11, "{path}: {listed}");
+        assert_eq!(listed["result"]["tools"].as_array().unwrap().len(), 12, "{path}: {listed}");
         let refused = client.ask(&legacy_call(path, &session, "3", &tool.replace("echo", "nothing"), "{}"));
         assert_eq!(error(&refused), -32602, "{path}");
         let gone = client.ask(&legacy(path, "no-such-session", "3", "ping", ""));
@@ -384,23 +384,27 @@ fn nothing_is_left_soon_after_the_gateway_is_killed() {
 /// Whoever looks sees what became of its processes, and asks none for it.
 #[test]
 fn how_its_processes_are_is_shown() {
-    let gateway = setup(&["legacy"], "era = \"legacy\"").start();
+    let gateway = setup(&["legacy"], "era = \"legacy\"").keys().start();
+    let key = gateway.key.clone().unwrap();
+    let ask = |request: Request| {
+        Client::once(gateway.address, &request.with("Authorization", format!("Bearer {key}")))
+    };
     let look = || {
-        let ready = Client::once(gateway.address, &Request::new("GET", "/ready")).json();
+        let ready = ask(Request::new("GET", "/ready")).json();
         ready["servers"][0]["condition"]["processes"].clone()
     };
-    let idle = json!({"state": "idle", "running": 0, "started": 0, "restarts": 0});
-    assert_eq!(look(), idle);
-    let session = open_session(&gateway, PATH, None);
-    assert_eq!(text(&call(&gateway, &session, "echo", r#"{"text":"x"}"#)), "x");
+    assert_eq!(look(), json!({"state": "idle", "running": 0, "started": 0, "restarts": 0}));
+    let session = open_session(&gateway, PATH, Some(&key));
+    let call = |tool: &str| ask(legacy_call(PATH, &session, "1", tool, r#"{"text":"x"}"#));
+    assert_eq!(text(&call("echo")), "x");
     assert_eq!((&look()["state"], &look()["restarts"]), (&json!("running"), &json!(0)), "{}", look());
-    call(&gateway, &session, "die", "{}");
+    call("die");
     until("it is said to have failed", PATIENCE, || look()["last_failure"].is_object());
     let failure = look()["last_failure"].clone();
     assert_eq!(failure["stage"], "running", "{failure}");
     assert!(failure["at"].as_u64().is_some_and(|at| at > 1_700_000_000), "{failure}");
     assert!(failure["reason"].is_null(), "why is for those who administer: {failure}");
-    assert_eq!(text(&call(&gateway, &session, "echo", r#"{"text":"x"}"#)), "x");
+    assert_eq!(text(&call("echo")), "x");
     let now = look();
     assert_eq!((&now["state"], &now["restarts"]), (&json!("running"), &json!(1)), "{now}");
     assert_eq!(now["last_failure"], failure, "it is remembered");

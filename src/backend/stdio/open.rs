@@ -149,7 +149,12 @@ impl Supervisor {
         let session = session_id()?;
         let seat = link.state.borrow_mut().seats.take(session.clone(), call.owner.is_some());
         self.common.sessions.borrow_mut().insert(session.clone(), (Rc::clone(link), seat));
-        Ok(Reply { session_id: Some(session), ..Reply::message(with_id(id, answer, envelope)) })
+        let message = with_id(id, answer, envelope);
+        let message = match self.common.program.settings.sharing {
+            Sharing::Shared => without_tasks(message),
+            Sharing::Key | Sharing::Session => message,
+        };
+        Ok(Reply { session_id: Some(session), ..Reply::message(message) })
     }
 
     /// A process that was introduced to in that way: the one there is, or a new one.
@@ -302,6 +307,19 @@ fn with_id(id: &[u8], answer: &Bytes, envelope: &Envelope) -> Bytes {
     [br#"{"jsonrpc":"2.0","id":"#, id, b",\"", member, b"\":", outcome, b"}"].concat().into()
 }
 
+/// The answer to `initialize` of a process that is everybody's: so would be the tasks that it lists and
+/// answers for (MCP 2025-11-25, tasks, security: where who asks cannot be told apart).
+fn without_tasks(message: Bytes) -> Bytes {
+    let read: Option<serde_json::Value> = serde_json::from_slice(&message).ok();
+    let Some(mut read) = read.filter(|read| !read["result"]["capabilities"]["tasks"].is_null()) else {
+        return message;
+    };
+    if let Some(capabilities) = read["result"]["capabilities"].as_object_mut() {
+        capabilities.remove("tasks");
+    }
+    read.to_string().into()
+}
+
 /// 128 random bits.
 fn session_id() -> Result<HeaderValue, BackendError> {
     let mut random = [0; 16];
@@ -329,6 +347,20 @@ mod tests {
         check(a, &b.replace(r#", "roots":{}"#, ""), false);
         check(a, "{}", false);
         check("[1]", "[2]", false);
+    }
+
+    #[test]
+    fn what_is_everybodys_has_no_tasks() {
+        let check = |message: &'static str, expected: &str| {
+            assert_eq!(without_tasks(Bytes::from_static(message.as_bytes())), expected);
+        };
+        check(
+            r#"{"id":1,"result":{"capabilities":{"tasks":{"list":{}},"tools":{}}}}"#,
+            r#"{"id":1,"result":{"capabilities":{"tools":{}}}}"#,
+        );
+        for same in [r#"{"id":1, "result":{"capabilities":{"tools":{}}}}"#, r#"{"id":1,"error":{}}"#, "no"] {
+            check(same, same);
+        }
     }
 
     #[test]

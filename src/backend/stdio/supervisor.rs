@@ -235,6 +235,12 @@ impl Supervisor {
         answer(call, Reply::events(events));
     }
 
+    /// Whether it is about tasks, which on a process that everybody shares would be everybody's.
+    fn is_of_all(&self, message: &Bytes, envelope: &Envelope) -> bool {
+        self.common.program.settings.sharing == Sharing::Shared
+            && envelope.method.is_some_and(|method| method.value(message).starts_with(b"tasks/"))
+    }
+
     /// A message of a client that has a seat.
     fn in_session(&self, call: Call, message: &Bytes, envelope: &Envelope, session: &HeaderValue) {
         let Some((link, seat)) = self.find(session) else {
@@ -242,6 +248,11 @@ impl Supervisor {
         };
         let method = method_of(message, envelope);
         match envelope.kind {
+            Kind::Request if self.is_of_all(message, envelope) => {
+                let id = envelope.id.map_or(&b""[..], |id| id.span.of(message));
+                let text = "this server has no tasks, for its process is shared by everybody";
+                answer(call, Reply::error(StatusCode::OK, id, code::METHOD_NOT_FOUND, text));
+            }
             Kind::Request => Self::ask(call, &link, Some(seat), message, envelope),
             Kind::Response | Kind::Error => {
                 let is_asked = envelope.id.is_some_and(|id| link.take_asked(seat, id.span.of(message)));
