@@ -391,7 +391,7 @@ fn how_its_processes_are_is_shown() {
     };
     let look = || {
         let ready = ask(Request::new("GET", "/ready")).json();
-        ready["servers"][0]["condition"]["processes"].clone()
+        ready["servers"][0]["processes"].clone()
     };
     assert_eq!(look(), json!({"state": "idle", "running": 0, "started": 0, "restarts": 0}));
     let session = open_session(&gateway, PATH, Some(&key));
