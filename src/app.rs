@@ -178,7 +178,8 @@ impl App {
     /// `reload` is asked at SIGHUP.
     pub async fn start(config: Config, door: Door, reload: Reload) -> Result<Self, AppError> {
         let hangups = signal(SignalKind::hangup()).map_err(AppError::Signals)?;
-        let (authenticator, store) = keys(&config).await?;
+        let authenticator = keys(&config).await?;
+        let store = authenticator.store().clone();
         let roots = system_roots();
         let modern_face = ModernFace::new(&config.bridge, Arc::clone(authenticator.sealer()));
         let mut builder = FleetBuilder::new(roots.clone())
@@ -335,8 +336,8 @@ fn greeting(config: &Config, workers: &Workers, first_key: Option<String>, joine
     }
 }
 
-/// The keyring, and the store it comes from.
-async fn keys(config: &Config) -> Result<(Arc<Authenticator>, Store), AppError> {
+/// The keyring, with the store it comes from.
+async fn keys(config: &Config) -> Result<Arc<Authenticator>, AppError> {
     let data_dir = |source| AppError::DataDir { path: config.data_dir.clone(), source };
     auth::prepare_data_dir(&config.data_dir).map_err(data_dir)?;
     let kept = if config.encryption_key.is_none() || config.jwt_secret.is_none() {
@@ -367,11 +368,11 @@ async fn keys(config: &Config) -> Result<(Arc<Authenticator>, Store), AppError> 
     };
     let Some(url) = &config.database_url else {
         let store = Store::open_sqlite(&config.data_dir.join(DATABASE)).await?;
-        return Ok((Arc::new(Authenticator::new(auth_config, store.clone()).await?), store));
+        return Ok(Arc::new(Authenticator::new(auth_config, store).await?));
     };
     let store = Store::postgres(url)?;
     let authenticator = keys_of_server(auth_config, &store, config.data_dir.join(KEYRING)).await?;
-    Ok((Arc::new(authenticator), store))
+    Ok(Arc::new(authenticator))
 }
 
 /// Many keys at once that were not seen for a while have argon2 run all the time: what is left of the cores is enough for

@@ -496,6 +496,26 @@ fn what_is_under_way_at_the_end_of_input_is_answered() {
 }
 
 #[test]
+fn an_answer_that_crosses_its_cancellation_is_not_passed_on() {
+    let (called, told) = (Gate::default(), Gate::default());
+    let peer = Peer::script([
+        vec![Step::Wait(called.clone()), Step::Send(answer("200 OK", &result("1", "too late")))],
+        vec![Step::Wait(told.clone()), Step::Send(answer("202 Accepted", ""))],
+    ]);
+    let mut desk = to(&peer, &[]);
+    desk.open(&json!({}));
+    desk.say(&call("1", "echo", &json!({})));
+    peer.wait_calls(1);
+    desk.say(&cancel("1"));
+    peer.wait_calls(2);
+    called.open();
+    desk.ask(&json!(2), "tools/call", &json!({"name": "echo", "arguments": {}}));
+    told.open();
+    let (status, rest) = desk.end();
+    assert!(status.success() && rest.is_empty(), "{rest:?}");
+}
+
+#[test]
 fn keys_come_from_the_environment_a_file_or_the_command_line() {
     type Row<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], Option<&'a str>);
     let seen = |args: &[&str], variables: &[(&str, &str)]| {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use metamcp::store::{Audit, KeyStatus, Store};
 use support::{
     Client, Cluster, Database, Gateway, PATIENCE, Peer, Request, Step, chunk, events, is_long, legacy_call,
-    modern, modern_call, open_session, sql, within,
+    modern, modern_call, open_session, sealer, sql, within,
 };
 
 /// What is timed at each replica.
@@ -27,7 +27,7 @@ struct Admin {
 impl Admin {
     fn new(database: &Database) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let store = runtime.block_on(Store::open(database.url())).unwrap();
+        let store = runtime.block_on(Store::open(database.url())).unwrap().bound_by(sealer());
         Self { runtime, store }
     }
 

@@ -107,7 +107,7 @@ impl House {
 }
 
 fn listing(command: &str) -> String {
-    format!("[admin]\nstdio_commands = [{command:?}]\n")
+    format!("[admin]\nstdio_commands = [{command:?}]\nstdio_env = [\"TOKEN\", \"MORE\"]\n")
 }
 
 fn program(name: &str, command: &str) -> Value {
@@ -197,7 +197,7 @@ fn what_is_not_on_the_list_is_neither_taken_nor_run() {
     let definition = json!({"command": TOUCH, "args": [marker.to_str().unwrap()]});
     house.gateway.keys().run(async |store| {
         let spec =
-            ServerSpec { name: "t".into(), kind: ServerKind::Stdio, definition, secrets: Secrets::Clear };
+            ServerSpec { name: "t".into(), kind: ServerKind::Stdio, definition, secrets: Secrets::Keep };
         store.insert_server(new_id(), spec, Audit::by("test")).await.unwrap();
     });
     house.check_unserved("t", TOUCH);
@@ -216,4 +216,49 @@ fn what_is_not_on_the_list_is_neither_taken_nor_run() {
     let tested = house.rest("POST", &format!("{SERVERS}/t/test"), &Value::Null).json();
     assert_eq!(tested["ok"], false, "it is no server");
     assert!(marker.exists(), "it would have been seen if it had been run before");
+}
+
+#[test]
+fn a_program_on_the_list_is_not_made_another_by_what_it_is_given() {
+    let house = House::new();
+    assert_eq!(house.rest("POST", SERVERS, &program("p", FIXTURE)).status, 201);
+    // Refused when it is sent, and where it lies already.
+    for (name, key) in [("LD_PRELOAD", "decides what a program loads"), ("OTHER", "`stdio_env` in [admin]")] {
+        let refused = house.rest("PATCH", &format!("{SERVERS}/p"), &json!({"env": {name: "/tmp/hook.so"}}));
+        let error = &refused.json()["errors"][0];
+        assert_eq!((refused.status, &error["pointer"]), (422, &json!(format!("/env/{name}"))), "{error}");
+        let detail = error["detail"].as_str().unwrap();
+        assert!(detail.contains(name) && detail.contains(key), "{detail}");
+    }
+    for (more, said) in [
+        (json!({"env": {"LD_PRELOAD": "/tmp/hook.so"}}), ["\"LD_PRELOAD\"", "`stdio_env`"]),
+        (json!({"cwd": "/tmp"}), ["\"/tmp\"", "`stdio_dirs` in [admin]"]),
+    ] {
+        let mut definition = json!({"command": FIXTURE});
+        definition.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        house.gateway.keys().run(async |store| {
+            let spec =
+                ServerSpec { name: "l".into(), kind: ServerKind::Stdio, definition, secrets: Secrets::Keep };
+            store.insert_server(new_id(), spec, Audit::by("test")).await.unwrap();
+        });
+        let shown = house.shown("l");
+        let reason = shown["reason"].as_str().unwrap_or_default();
+        assert!(shown["served"] == false && said.iter().all(|said| reason.contains(said)), "{shown}");
+        assert_eq!(house.rest("DELETE", &format!("{SERVERS}/l"), &Value::Null).status, 204);
+    }
+}
+
+#[test]
+fn a_program_that_cannot_be_started_says_why_to_those_who_administer() {
+    let absent = "/no/such/program";
+    let house = House::new().restart_with(absent);
+    let made = house.rest(
+        "POST",
+        SERVERS,
+        &json!({"name": "n", "kind": "stdio", "command": absent, "args": [CANARY]}),
+    );
+    assert_eq!(made.status, 201, "{}", made.text());
+    let tested = house.rest("POST", &format!("{SERVERS}/n/test"), &Value::Null).json();
+    let reason = tested["reason"].as_str().unwrap();
+    assert!(reason.contains("No such file or directory") && !reason.contains(CANARY), "{tested}");
 }

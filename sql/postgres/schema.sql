@@ -50,10 +50,10 @@ CREATE TABLE api_keys (
     rate_burst      BIGINT           CHECK (rate_burst > 0),
     concurrency     BIGINT           CHECK (concurrency > 0),
     status          TEXT COLLATE "C" NOT NULL CHECK (status IN ('active', 'inactive')),
-    sealed_hash     BYTEA            NOT NULL,  -- what the secret is recognised by, sealed with the key id as associated data
+    sealed_hash     BYTEA            NOT NULL,  -- what the secret is recognised by, bound to all of this but times and epoch
     key_version     BIGINT           NOT NULL CHECK (key_version BETWEEN 0 AND 255),  -- of the ENCRYPTION_KEY
     expires_at      BIGINT           CHECK (expires_at >= 0),  -- NULL: never
-    successor       UUID             REFERENCES api_keys (id) ON DELETE SET NULL,
+    successor       UUID,  -- stays when that one is deleted: it is bound, too
     grace_until     BIGINT           CHECK (grace_until >= 0),  -- a rotated key ends then; NULL: it was not rotated
     created_at      BIGINT           NOT NULL CHECK (created_at >= 0),
     changed_at      BIGINT           NOT NULL CHECK (changed_at >= 0),
@@ -84,12 +84,11 @@ CREATE TABLE mcp_servers (
     name            TEXT COLLATE "C" NOT NULL UNIQUE CHECK (name <> ''),
     kind            TEXT COLLATE "C" NOT NULL CHECK (kind IN ('http', 'sse', 'stdio')),
     definition      JSON             NOT NULL,  -- no secret is in it
-    sealed_secrets  BYTEA,  -- headers and environment
-    key_version     BIGINT           CHECK (key_version BETWEEN 0 AND 255),  -- of the ENCRYPTION_KEY that sealed them
+    sealed_secrets  BYTEA            NOT NULL,  -- headers and environment, bound to all of the above
+    key_version     BIGINT           NOT NULL CHECK (key_version BETWEEN 0 AND 255),  -- of the ENCRYPTION_KEY that sealed them
     version         BIGINT           NOT NULL CHECK (version > 0),  -- of the row: the ETag
     created_at      BIGINT           NOT NULL CHECK (created_at >= 0),
-    changed_at      BIGINT           NOT NULL CHECK (changed_at >= 0),
-    CHECK ((sealed_secrets IS NULL) = (key_version IS NULL))
+    changed_at      BIGINT           NOT NULL CHECK (changed_at >= 0)
 );
 
 CREATE TRIGGER mcp_servers_moved AFTER INSERT OR UPDATE OR DELETE ON mcp_servers
@@ -105,7 +104,9 @@ CREATE TABLE endpoints (
     prefix_mode     TEXT COLLATE "C" NOT NULL CHECK (prefix_mode IN ('always', 'never')),
     version         BIGINT           NOT NULL CHECK (version > 0),  -- of the row and all that hangs on it: the ETag
     created_at      BIGINT           NOT NULL CHECK (created_at >= 0),
-    changed_at      BIGINT           NOT NULL CHECK (changed_at >= 0)
+    changed_at      BIGINT           NOT NULL CHECK (changed_at >= 0),
+    seal            BYTEA            NOT NULL,  -- bound to the row and all that hangs on it, but version and times
+    key_version     BIGINT           NOT NULL CHECK (key_version BETWEEN 0 AND 255)  -- of the ENCRYPTION_KEY that sealed it
 );
 
 CREATE TABLE endpoint_servers (
@@ -157,7 +158,7 @@ FOR EACH STATEMENT EXECUTE FUNCTION epoch_moved('endpoints');
 CREATE TABLE jwt_keys (
     kid             TEXT COLLATE "C" NOT NULL PRIMARY KEY CHECK (kid <> ''),
     algorithm       TEXT COLLATE "C" NOT NULL CHECK (algorithm IN ('HS256', 'EdDSA')),
-    sealed_secret   BYTEA            NOT NULL,  -- sealed with the kid as associated data
+    sealed_secret   BYTEA            NOT NULL,  -- bound to all the rest
     key_version     BIGINT           NOT NULL CHECK (key_version BETWEEN 0 AND 255),
     phase           TEXT COLLATE "C" NOT NULL CHECK (phase IN ('next', 'active', 'retiring')),
     created_at      BIGINT           NOT NULL CHECK (created_at >= 0),

@@ -21,10 +21,10 @@ CREATE TABLE api_keys (
     rate_burst      INTEGER CHECK (rate_burst > 0),
     concurrency     INTEGER CHECK (concurrency > 0),
     status          TEXT    NOT NULL CHECK (status IN ('active', 'inactive')),
-    sealed_hash     BLOB    NOT NULL,           -- what the secret is recognised by, sealed with the key id as associated data
+    sealed_hash     BLOB    NOT NULL,           -- what the secret is recognised by, bound to all of this but times and epoch
     key_version     INTEGER NOT NULL CHECK (key_version BETWEEN 0 AND 255), -- of the ENCRYPTION_KEY that sealed it
     expires_at      INTEGER CHECK (expires_at >= 0),             -- NULL: never
-    successor       TEXT    REFERENCES api_keys (id) ON DELETE SET NULL,
+    successor       TEXT    CHECK (length(successor) = 36),      -- stays when that one is deleted: it is bound, too
     grace_until     INTEGER CHECK (grace_until >= 0),            -- a rotated key ends then; NULL: it was not rotated
     created_at      INTEGER NOT NULL CHECK (created_at >= 0),
     changed_at      INTEGER NOT NULL CHECK (changed_at >= 0),
@@ -63,12 +63,11 @@ CREATE TABLE mcp_servers (
     name           TEXT    NOT NULL UNIQUE CHECK (name <> ''),
     kind           TEXT    NOT NULL CHECK (kind IN ('http', 'sse', 'stdio')),
     definition     TEXT    NOT NULL CHECK (json_valid(definition)),   -- no secret is in it
-    sealed_secrets BLOB,                                              -- headers and environment
-    key_version    INTEGER CHECK (key_version BETWEEN 0 AND 255),     -- of the ENCRYPTION_KEY that sealed them
+    sealed_secrets BLOB    NOT NULL,                                  -- headers and environment, bound to all of the above
+    key_version    INTEGER NOT NULL CHECK (key_version BETWEEN 0 AND 255), -- of the ENCRYPTION_KEY that sealed them
     version        INTEGER NOT NULL CHECK (version > 0),              -- of the row: the ETag
     created_at     INTEGER NOT NULL CHECK (created_at >= 0),
-    changed_at     INTEGER NOT NULL CHECK (changed_at >= 0),
-    CHECK ((sealed_secrets IS NULL) = (key_version IS NULL))
+    changed_at     INTEGER NOT NULL CHECK (changed_at >= 0)
 ) STRICT;
 
 CREATE TRIGGER mcp_servers_inserted AFTER INSERT ON mcp_servers BEGIN
@@ -90,7 +89,9 @@ CREATE TABLE endpoints (
     prefix_mode TEXT    NOT NULL CHECK (prefix_mode IN ('always', 'never')),
     version     INTEGER NOT NULL CHECK (version > 0),                 -- of the row and all that hangs on it: the ETag
     created_at  INTEGER NOT NULL CHECK (created_at >= 0),
-    changed_at  INTEGER NOT NULL CHECK (changed_at >= 0)
+    changed_at  INTEGER NOT NULL CHECK (changed_at >= 0),
+    seal        BLOB    NOT NULL,              -- bound to the row and all that hangs on it, but version and times
+    key_version INTEGER NOT NULL CHECK (key_version BETWEEN 0 AND 255) -- of the ENCRYPTION_KEY that sealed it
 ) STRICT;
 
 CREATE TABLE endpoint_servers (

@@ -6,12 +6,13 @@ use serde_json::Value;
 
 use super::definition::{Endpoint, endpoint_document};
 use super::problem::Problem;
-use super::request::{Precondition, Query, json_body, page, tag, tagged, unless_known};
+use super::request::{Precondition, Query, json_body, page, tagged, unless_known};
 use super::servers::{
-    TRIES, Write, check_name, check_patch, created, named_by_path, no_content, taken, unprocessable,
+    TRIES, Write, check_makeable, check_patch, created, named_by_path, no_content, taken, unprocessable,
 };
+use super::tag::Tag;
 use super::{Admin, Call, show_row};
-use crate::store::{EndpointRow, EndpointSpec, Outcome, Put, ServerRow, StoreError, new_id};
+use crate::store::{Binder, Bound, EndpointRow, EndpointSpec, Outcome, Put, ServerRow, StoreError, new_id};
 
 impl Admin {
     pub(super) async fn list_endpoints(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
@@ -27,7 +28,8 @@ impl Admin {
     pub(super) async fn get_endpoint(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
         let row = self.endpoint_row(call.parameter(0)).await?;
         let servers = self.parts.store.servers().await?.rows;
-        Ok(unless_known(call.headers(), &self.endpoint_view(&row, &servers), &tag(row.id, row.version)))
+        let (view, tag) = self.seen_endpoint(&row, &servers);
+        Ok(unless_known(call.headers(), &view, &tag))
     }
 
     pub(super) async fn create_endpoint(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
@@ -39,20 +41,16 @@ impl Admin {
             other => other.into(),
         })?;
         self.taken_up().await;
-        Ok(created(
-            "/api/v1/mcp/endpoints",
-            row.id,
-            &self.endpoint_view(&row, &servers),
-            &tag(row.id, row.version),
-        ))
+        let (view, tag) = self.seen_endpoint(&row, &servers);
+        Ok(created("/api/v1/mcp/endpoints", row.id, &view, &tag))
     }
 
     pub(super) async fn put_endpoint(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
         let mut value = json_body(call.headers(), call.body())?;
-        named_by_path(&mut value, call.parameter(0));
+        named_by_path(&mut value, call.parameter(0))?;
         let (put, servers) = self.write_endpoint(Write::Whole(&value), call).await?;
         self.taken_up().await;
-        let (view, tag) = (self.endpoint_view(&put.row, &servers), tag(put.row.id, put.row.version));
+        let (view, tag) = self.seen_endpoint(&put.row, &servers);
         Ok(match put.outcome {
             Outcome::Create => created("/api/v1/mcp/endpoints", put.row.id, &view, &tag),
             Outcome::Replace | Outcome::Keep => tagged(StatusCode::OK, &view, &tag),
@@ -64,14 +62,16 @@ impl Admin {
         check_patch(&patch)?;
         let (put, servers) = self.write_endpoint(Write::Patch(&patch), call).await?;
         self.taken_up().await;
-        Ok(tagged(StatusCode::OK, &self.endpoint_view(&put.row, &servers), &tag(put.row.id, put.row.version)))
+        let (view, tag) = self.seen_endpoint(&put.row, &servers);
+        Ok(tagged(StatusCode::OK, &view, &tag))
     }
 
     pub(super) async fn delete_endpoint(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
         let precondition = Precondition::of(call.headers())?;
         for _ in 0..TRIES {
             let row = self.endpoint_row(call.parameter(0)).await?;
-            let expect = precondition.check(Some((row.id, row.version)))?;
+            let servers = self.parts.store.servers().await?.rows;
+            let expect = precondition.check(Some((Tag::of_endpoint(&row, &servers), row.version)))?;
             match self.parts.store.delete_endpoint(row.id, expect, call.audit()).await {
                 Err(StoreError::Conflict) if precondition == Precondition::None => {}
                 Err(error) => return Err(error.into()),
@@ -99,9 +99,15 @@ impl Admin {
                 return Err(Problem::not_found("endpoint"));
             }
             let servers = store.servers().await?.rows;
-            let expect = precondition.check(found.as_ref().map(|row| (row.id, row.version)))?;
+            let tagged = found.as_ref().map(|row| (Tag::of_endpoint(row, &servers), row.version));
+            let expect = precondition.check(tagged)?;
             let was_there = found.is_some();
             let written = if let Some(row) = found {
+                // Of what was altered nothing is built on.
+                let is_closed = self.parts.auth.sealer().open_row(Bound::Endpoint(&row)).is_none();
+                if is_closed && write.whole().is_none() {
+                    return Err(StoreError::Closed("endpoint").into());
+                }
                 let spec = read(&write.merged(document(&row, &servers)), &servers)?;
                 store.replace_endpoint(row.id, expect, spec, call.audit()).await.map(|new| {
                     let outcome = if new.version == row.version { Outcome::Keep } else { Outcome::Replace };
@@ -110,7 +116,7 @@ impl Admin {
             } else {
                 let value = write.whole().ok_or_else(|| Problem::not_found("endpoint"))?;
                 let spec = read(value, &servers)?;
-                check_name(&spec.name, reference, "endpoint")?;
+                check_makeable(reference, "endpoint")?;
                 self.insert_endpoint(spec, call).await.map(|row| Put { outcome: Outcome::Create, row })
             };
             match written {
@@ -133,6 +139,13 @@ impl Admin {
         let row = self.parts.store.insert_endpoint(new_id(), spec, call.audit()).await?;
         self.note_change();
         Ok(row)
+    }
+
+    /// As it is shown, and its ETag.
+    fn seen_endpoint(&self, row: &EndpointRow, servers: &[ServerRow]) -> (Value, String) {
+        let view = self.endpoint_view(row, servers);
+        let tag = Tag::of_endpoint(row, servers).with(&view);
+        (view, tag)
     }
 
     fn endpoint_view(&self, row: &EndpointRow, servers: &[ServerRow]) -> Value {

@@ -57,7 +57,8 @@ impl Admin {
             if is_admin {
                 let (fleet, standing) = (self.fleet(), self.standing());
                 let left_out = fleet.left_out.iter().map(ToString::to_string);
-                let left_out: Vec<_> = left_out.chain(standing.left_out.iter().cloned()).collect();
+                let left_out = left_out.chain(standing.left_out.iter().cloned());
+                let left_out: Vec<_> = left_out.chain(self.parts.auth.closed()).collect();
                 body.left_out = (!left_out.is_empty()).then_some(left_out);
             }
             let names = self.long_names(&identity);

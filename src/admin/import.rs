@@ -22,13 +22,19 @@ impl Admin {
         let entries = entries(text_body(call.headers(), call.body())?).map_err(unprocessable)?;
         let mut items = Vec::with_capacity(entries.len());
         for entry in entries {
-            items.push(self.import_one(entry, replaces, call).await?);
+            let name = entry.name.clone();
+            match self.import_one(entry, replaces, call).await {
+                Ok(item) => items.push(item),
+                // Those before it are there by now: what became of each is said.
+                Err(problem) if !items.is_empty() => items.push(failed(name, problem)),
+                Err(problem) => return Err(problem),
+            }
         }
         self.taken_up().await;
         Ok(ok(&json!(ImportReport { items })))
     }
 
-    /// One server; an error only when the others would fail as well.
+    /// One server; an error only when the others are likely to fail as well.
     async fn import_one(&self, entry: Entry, replaces: bool, call: &Call<'_>) -> Result<ImportItem, Problem> {
         let (value, pointer) = match wanted(&entry) {
             Wanted::Define { value, pointer } => (value, pointer),

@@ -9,6 +9,7 @@
 pub mod definition;
 mod routes;
 mod request;
+mod tag;
 mod problem;
 mod access;
 mod health;

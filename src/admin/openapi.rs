@@ -63,8 +63,10 @@ type Answer = (u16, &'static str, Option<(&'static str, Value)>, &'static [&'sta
 const JSON: &str = "application/json";
 const JSON_ONLY: &[&str] = &[JSON];
 const PATCHES: &[&str] = &["application/merge-patch+json", JSON];
-const IF_MATCH: (&str, &str) =
-    ("If-Match", "The ETag that has to be there; without it the last one to write wins");
+const IF_MATCH: (&str, &str) = (
+    "If-Match",
+    "The ETag that has to be there; without it the last one to write wins. What stands behind the `~` of an ETag is of what the gateway says beside the definition (`served`, `reason`, `condition`), and is not asked for here",
+);
 const IF_NONE_MATCH: (&str, &str) = ("If-None-Match", "`*`: only if nothing of that name is there");
 const IF_CHANGED: (&str, &str) = ("If-None-Match", "An ETag that is known already");
 

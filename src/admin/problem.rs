@@ -172,13 +172,19 @@ impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         match &error {
             StoreError::Conflict => Self::new(StatusCode::PRECONDITION_FAILED, error.to_string()),
-            StoreError::Exists { .. } => Self::new(StatusCode::CONFLICT, error.to_string()),
+            StoreError::Exists { .. } | StoreError::Closed(_) => {
+                Self::new(StatusCode::CONFLICT, error.to_string())
+            }
             StoreError::NotFound(what) => Self::not_found(what),
             StoreError::Dangling => Self::new(
                 StatusCode::CONFLICT,
                 "a server it names was taken out in the meantime; read the servers again",
             ),
             StoreError::Invalid(_) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()),
+            StoreError::Unsure(_) => {
+                tracing::warn!(%error, "administration may have been done: the store was lost before it said so");
+                Self::later(UNSURE)
+            }
             _ if error.is_away() => {
                 tracing::warn!(%error, "administration is refused: the store is away");
                 Self::later("the store is not available now; nothing was changed")
@@ -191,8 +197,32 @@ impl From<StoreError> for Problem {
     }
 }
 
+/// To be looked at, before it is asked for again.
+const UNSURE: &str = "the store was lost when it had been asked to keep this change, so it may have been made or not: read \
+                      what is there (GET) before you send it again";
+
 /// A database that restarts is back in a few seconds.
 const RETRY_AFTER_S: &str = "5";
 
 /// A place among a key's requests may be free in a moment: what the data plane says too.
 const PLACE_AFTER_S: &str = "1";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(error: StoreError, status: u16, said: &str, changed_nothing: bool) {
+        let problem = Problem::from(error);
+        assert_eq!(problem.status().as_u16(), status, "{problem:?}");
+        assert!(problem.detail.contains(said), "{problem:?}");
+        assert_eq!(problem.detail.contains("nothing was changed"), changed_nothing, "{problem:?}");
+    }
+
+    #[test]
+    fn what_may_have_been_done_is_not_said_to_be_undone() {
+        check(StoreError::Unavailable("x".into()), 503, "not available", true);
+        check(StoreError::Unsure("x".into()), 503, "may have been made or not: read what is there", false);
+        check(StoreError::Conflict, 412, "changed in the meantime", false);
+    }
+}

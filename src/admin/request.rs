@@ -13,7 +13,8 @@ use url::form_urlencoded;
 use super::definition::json::{self, Refused};
 use super::definition::{FieldError, below};
 use super::problem::Problem;
-use crate::store::{Match, PAGE_ITEMS_MAX, Uuid};
+use super::tag::Tag;
+use crate::store::{Match, PAGE_ITEMS_MAX};
 
 /// The query of a request, read parameter by parameter.
 pub struct Query {
@@ -185,15 +186,11 @@ impl<'a> Precondition<'a> {
         }
     }
 
-    /// Whether what is there (its ETag) is as expected; then, which version a change is made to.
-    pub fn check(self, found: Option<(Uuid, u64)>) -> Result<Match, Problem> {
-        let holds = match (self, found) {
+    /// Whether what is there (its ETag and its version) is as expected; then, which version a change is made to.
+    pub fn check(self, found: Option<(Tag, u64)>) -> Result<Match, Problem> {
+        let holds = match (self, &found) {
             (Self::None, _) | (Self::Exists, Some(_)) | (Self::Absent, None) => true,
-            (Self::OneOf(tags), Some((id, version))) => {
-                let tag = tag(id, version);
-                // Weak ones never match here (RFC 9110, section 13.1.1).
-                tags.split(',').any(|other| other.trim() == tag)
-            }
+            (Self::OneOf(tags), Some((tag, _))) => tag.is_one_of(tags),
             _ => false,
         };
         if !holds {
@@ -203,11 +200,6 @@ impl<'a> Precondition<'a> {
         }
         Ok(found.map_or(Match::Any, |(_, version)| Match::Version(version)))
     }
-}
-
-/// The ETag of a version of something. The id is in it: what was taken out and made anew is something else.
-pub fn tag(id: Uuid, version: u64) -> String {
-    format!("\"{}.{version}\"", id.simple())
 }
 
 /// 200 and JSON.
@@ -292,6 +284,7 @@ const CURSOR_BYTES_MAX: usize = 2048;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::{Sealed, ServerKind, ServerRow, Uuid};
 
     #[track_caller]
     fn check(query: &str, expected: &[&str]) {
@@ -319,20 +312,35 @@ mod tests {
     }
 
     #[track_caller]
-    fn precondition(headers: &[(HeaderName, &str)], found: Option<(Uuid, u64)>, expected: bool) {
+    fn precondition(headers: &[(HeaderName, &str)], found: Option<&ServerRow>, expected: bool) {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             map.append(name, value.parse().expect("a header value"));
         }
-        let holds = Precondition::of(&map).is_ok_and(|wanted| wanted.check(found).is_ok());
+        let holds = Precondition::of(&map)
+            .is_ok_and(|wanted| wanted.check(found.map(|row| (Tag::of_server(row), row.version))).is_ok());
         assert_eq!(holds, expected, "{headers:?}");
     }
 
     #[test]
     fn preconditions() {
-        let (id, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
-        let tag = tag(id, 3);
-        let there = Some((id, 3));
+        let row = |id, version| ServerRow {
+            id: Uuid::from_u128(id),
+            name: "a".into(),
+            kind: ServerKind::Http,
+            definition: json!({}),
+            secrets: Sealed::default(),
+            version,
+            created_at: 0,
+            changed_at: 0,
+        };
+        let (this, later, other) = (row(1, 3), row(1, 4), row(2, 3));
+        let there = Some(&this);
+        let tag = Tag::of_server(&this).with(&json!({"served": true}));
+        let before = Tag::of_server(&this).with(&json!({"served": false, "reason": "not taken up yet"}));
+        // Who reads is told of it; who writes answers for what is written.
+        assert_ne!(tag, before);
+        precondition(&[(IF_MATCH, &before)], there, true);
         precondition(&[], None, true);
         precondition(&[], there, true);
         precondition(&[(IF_MATCH, "*")], there, true);
@@ -340,8 +348,9 @@ mod tests {
         precondition(&[(IF_MATCH, &tag)], there, true);
         precondition(&[(IF_MATCH, &format!("\"x\", {tag}"))], there, true);
         precondition(&[(IF_MATCH, &format!("W/{tag}"))], there, false);
-        precondition(&[(IF_MATCH, &tag)], Some((id, 4)), false);
-        precondition(&[(IF_MATCH, &tag)], Some((other, 3)), false);
+        precondition(&[(IF_MATCH, tag.trim_matches('"'))], there, false);
+        precondition(&[(IF_MATCH, &tag)], Some(&later), false);
+        precondition(&[(IF_MATCH, &tag)], Some(&other), false);
         precondition(&[(IF_MATCH, &tag)], None, false);
         precondition(&[(IF_NONE_MATCH, "*")], None, true);
         precondition(&[(IF_NONE_MATCH, "*")], there, false);

@@ -6,9 +6,10 @@ use http::{HeaderValue, Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::definition::import::upsert;
-use super::definition::{FieldError, Server, merge_patch, server_document};
+use super::definition::{FieldError, Server, Unreadable, merge_patch, server_document};
 use super::problem::Problem;
-use super::request::{Precondition, Query, json_body, ok, page, tag, tagged, unless_known};
+use super::request::{Precondition, Query, json_body, ok, page, tagged, unless_known};
+use super::tag::Tag;
 use super::views::ServerCondition;
 use super::{Admin, Call, show_row};
 use crate::store::{Outcome, Put, ServerRow, StoreError, Uuid, new_id};
@@ -27,6 +28,25 @@ pub enum Write<'a> {
     Upsert(&'a Value),
 }
 
+/// A stored server, to be written.
+enum Found<'a> {
+    /// It can be used.
+    Whole(Box<Server>),
+    /// This version cannot read it.
+    Invalid,
+    /// It was altered; this takes its place.
+    Closed(&'a Value),
+}
+
+impl Found<'_> {
+    fn server(self) -> Option<Server> {
+        match self {
+            Self::Whole(server) => Some(*server),
+            Self::Invalid | Self::Closed(_) => None,
+        }
+    }
+}
+
 impl Admin {
     pub(super) async fn list_servers(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
         let mut query = Query::new(call.query());
@@ -39,7 +59,8 @@ impl Admin {
 
     pub(super) async fn get_server(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
         let row = self.server_row(call.parameter(0)).await?;
-        Ok(unless_known(call.headers(), &self.server_view(&row), &tag(row.id, row.version)))
+        let (view, tag) = self.seen_server(&row);
+        Ok(unless_known(call.headers(), &view, &tag))
     }
 
     pub(super) async fn create_server(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
@@ -51,17 +72,18 @@ impl Admin {
             other => other.into(),
         })?;
         self.taken_up().await;
-        Ok(created("/api/v1/mcp/servers", row.id, &self.server_view(&row), &tag(row.id, row.version)))
+        let (view, tag) = self.seen_server(&row);
+        Ok(created("/api/v1/mcp/servers", row.id, &view, &tag))
     }
 
     pub(super) async fn put_server(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
         let mut value = json_body(call.headers(), call.body())?;
         let reference = call.parameter(0);
-        named_by_path(&mut value, reference);
+        named_by_path(&mut value, reference)?;
         let precondition = Precondition::of(call.headers())?;
         let put = self.write_server(reference, Write::Whole(&value), precondition, call).await?;
         self.taken_up().await;
-        let (view, tag) = (self.server_view(&put.row), tag(put.row.id, put.row.version));
+        let (view, tag) = self.seen_server(&put.row);
         Ok(match put.outcome {
             Outcome::Create => created("/api/v1/mcp/servers", put.row.id, &view, &tag),
             Outcome::Replace | Outcome::Keep => tagged(StatusCode::OK, &view, &tag),
@@ -75,14 +97,15 @@ impl Admin {
         let precondition = Precondition::of(call.headers())?;
         let put = self.write_server(call.parameter(0), Write::Patch(&patch), precondition, call).await?;
         self.taken_up().await;
-        Ok(tagged(StatusCode::OK, &self.server_view(&put.row), &tag(put.row.id, put.row.version)))
+        let (view, tag) = self.seen_server(&put.row);
+        Ok(tagged(StatusCode::OK, &view, &tag))
     }
 
     pub(super) async fn delete_server(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
         let precondition = Precondition::of(call.headers())?;
         for _ in 0..TRIES {
             let row = self.server_row(call.parameter(0)).await?;
-            let expect = precondition.check(Some((row.id, row.version)))?;
+            let expect = precondition.check(Some((Tag::of_server(&row), row.version)))?;
             match self.parts.store.delete_server(row.id, expect, call.audit()).await {
                 Err(StoreError::Conflict) if precondition == Precondition::None => {}
                 Err(error) => return Err(error.into()),
@@ -110,22 +133,25 @@ impl Admin {
             if found.is_none() && write.whole().is_none() {
                 return Err(Problem::not_found("server"));
             }
-            let expect = precondition.check(found.as_ref().map(|row| (row.id, row.version)))?;
+            let expect = precondition.check(found.as_ref().map(|row| (Tag::of_server(row), row.version)))?;
             let was_there = found.is_some();
             let written = if let Some(row) = found {
-                let before = self.open(&row);
-                let value = write.merged(server_document(&row));
+                let before = self.open(&row, write)?;
+                let value = match &before {
+                    Found::Closed(value) => Value::clone(value),
+                    Found::Invalid | Found::Whole(_) => write.merged(server_document(&row)),
+                };
+                let before = before.server();
                 let server = Server::read(&value, before.as_ref(), &self.rules).map_err(unprocessable)?;
                 self.check_prefixes(&server, Some(&row)).await?;
-                let spec = server.spec(row.id, self.parts.auth.sealer(), before.as_ref());
-                store.replace_server(row.id, expect, spec, call.audit()).await.map(|new| {
+                store.replace_server(row.id, expect, server.spec(), call.audit()).await.map(|new| {
                     let outcome = if new.version == row.version { Outcome::Keep } else { Outcome::Replace };
                     Put { outcome, row: new }
                 })
             } else {
                 let value = write.whole().ok_or_else(|| Problem::not_found("server"))?;
                 let server = Server::read(value, None, &self.rules).map_err(unprocessable)?;
-                check_name(server.name().as_str(), reference, "server")?;
+                check_makeable(reference, "server")?;
                 self.check_prefixes(&server, None).await?;
                 self.insert_server(&server, call).await.map(|row| Put { outcome: Outcome::Create, row })
             };
@@ -147,23 +173,37 @@ impl Admin {
     }
 
     async fn insert_server(&self, server: &Server, call: &Call<'_>) -> Result<ServerRow, StoreError> {
-        let id = new_id();
-        let spec = server.spec(id, self.parts.auth.sealer(), None);
-        let row = self.parts.store.insert_server(id, spec, call.audit()).await?;
+        let row = self.parts.store.insert_server(new_id(), server.spec(), call.audit()).await?;
         self.note_change();
         Ok(row)
     }
 
-    /// As it is stored; `None` where it cannot be read, and what is written anew takes its place.
-    fn open(&self, row: &ServerRow) -> Option<Server> {
-        Server::from_row(row, self.parts.auth.sealer())
-            .map_err(|error| tracing::warn!(%error, "a stored server is written anew"))
-            .ok()
+    /// What is stored. Of what was altered nothing is built on: only the whole of it, written anew, takes its place.
+    fn open<'a>(&self, row: &ServerRow, write: Write<'a>) -> Result<Found<'a>, StoreError> {
+        match Server::from_row(row, self.parts.auth.sealer()) {
+            Ok(server) => Ok(Found::Whole(Box::new(server))),
+            Err(error) => {
+                tracing::warn!(%error, "a stored server is written anew");
+                match error {
+                    Unreadable::Invalid(..) => Ok(Found::Invalid),
+                    Unreadable::Closed(_) => {
+                        write.whole().map(Found::Closed).ok_or(StoreError::Closed("server"))
+                    }
+                }
+            }
+        }
     }
 
     /// A stored server, by UUID or name.
     pub(super) async fn server_row(&self, reference: &str) -> Result<ServerRow, Problem> {
         self.parts.store.server(reference).await?.ok_or_else(|| Problem::not_found("server"))
+    }
+
+    /// As it is shown, and its ETag.
+    fn seen_server(&self, row: &ServerRow) -> (Value, String) {
+        let view = self.server_view(row);
+        let tag = Tag::of_server(row).with(&view);
+        (view, tag)
     }
 
     fn server_view(&self, row: &ServerRow) -> Value {
@@ -219,27 +259,27 @@ pub fn unprocessable(errors: Vec<FieldError>) -> Problem {
     Problem::fields(StatusCode::UNPROCESSABLE_ENTITY, errors)
 }
 
-/// Whoever puts something under its name need not say it again.
-pub fn named_by_path(value: &mut Value, reference: &str) {
-    if let Some(members) = value.as_object_mut()
-        && Uuid::parse_str(reference).is_err()
-    {
-        members.entry("name").or_insert_with(|| reference.into());
+/// Whoever puts something under its name need not say it again, and cannot say another one: sent twice, the second would
+/// find nothing under the old one, or something else.
+pub fn named_by_path(value: &mut Value, reference: &str) -> Result<(), Problem> {
+    let Some(members) = value.as_object_mut().filter(|_| Uuid::parse_str(reference).is_err()) else {
+        return Ok(());
+    };
+    let name = members.entry("name").or_insert_with(|| reference.into());
+    // What is no name at all is told with all else that is wrong.
+    if name.as_str().is_none_or(|name| name == reference) {
+        Ok(())
+    } else {
+        Err(unprocessable(vec![FieldError::new("/name", OTHER_NAME)]))
     }
 }
 
-/// A new thing is made under the name in its path, and ids are given by the gateway.
-pub fn check_name(name: &str, reference: &str, what: &str) -> Result<(), Problem> {
-    if Uuid::parse_str(reference).is_ok() {
-        return Err(Problem::not_found(what));
-    }
-    if name == reference {
-        return Ok(());
-    }
-    Err(unprocessable(vec![FieldError::new(
-        "/name",
-        "is not the name in the path, and there is none of that name",
-    )]))
+const OTHER_NAME: &str =
+    "is not the name in the path; to rename it, PATCH {\"name\": ...}, or PUT to its id in place of its name";
+
+/// Ids are given by the gateway: nothing is made under one that it does not know.
+pub fn check_makeable(reference: &str, what: &str) -> Result<(), Problem> {
+    if Uuid::parse_str(reference).is_ok() { Err(Problem::not_found(what)) } else { Ok(()) }
 }
 
 /// A patch that is no object would replace the whole.

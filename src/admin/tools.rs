@@ -66,6 +66,16 @@ impl Listed {
     }
 }
 
+/// What clients are told of a failure, and for those who administer what it came from.
+fn with_reason(text: String, backend: &Backend) -> String {
+    match backend.condition().last_failure {
+        Some(failure) if !failure.reason.is_empty() => {
+            format!("{text} ({})", failure.reason)
+        }
+        _ => text,
+    }
+}
+
 impl Admin {
     /// Connects to what is stored, served or not; nothing that a caller sends decides where to.
     pub(super) async fn test_server(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
@@ -90,7 +100,8 @@ impl Admin {
         let looked = self.parts.errands.run(TEST_TIMEOUT, move || async move {
             let backend =
                 Backend::new(BackendId(0), config, &roots).map_err(|invalid| invalid.to_string())?;
-            let found = probe(&Pool::new(backend), &catalog).await?;
+            let found = probe(&Pool::new(Arc::clone(&backend)), &catalog).await;
+            let found = found.map_err(|text| with_reason(text, &backend))?;
             let count = |kind: ListKind| found.lists.items[kind.index()].len();
             Ok(TestFound {
                 era: if found.era == Era::Modern { "modern" } else { "legacy" },

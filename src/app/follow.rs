@@ -127,6 +127,7 @@ pub async fn follow(mut triggers: Triggers, mut served: Served, mut publisher: P
         }
         match triggers.source.read().await {
             Ok(stored) => {
+                let stored = stored.with_known(served.stored.as_ref(), &served.sealer);
                 // The disk is not waited for: the next change may be there already.
                 triggers.source.keep(&stored);
                 (served.stored, changes, epochs) = (Some(stored), now, seen);

@@ -17,7 +17,7 @@ use crate::base::{EndpointName, Glob, ServerName};
 use crate::config::Config;
 use crate::fleet::{Fleet, FleetError};
 use crate::route::{EndpointConfig, Member, Members, Override, Prefix, Shows};
-use crate::store::{EndpointRow, EndpointServer, PrefixMode, ServerRow, Uuid};
+use crate::store::{Binder, Bound, EndpointRow, EndpointServer, PrefixMode, ServerRow, Uuid};
 
 /// What the files say.
 #[derive(Debug, Clone, Default)]
@@ -33,6 +33,31 @@ pub struct Files {
 pub struct Stored {
     pub servers: Vec<ServerRow>,
     pub endpoints: Vec<EndpointRow>,
+}
+
+impl Stored {
+    /// With the rows of `before` in place of those that were only sealed anew, by a version of `ENCRYPTION_KEY` that this
+    /// process will get with its next start: what they say is known, and so is what was sealed in them.
+    #[must_use]
+    pub fn with_known(mut self, before: Option<&Self>, sealer: &Sealer) -> Self {
+        let Some(before) = before else { return self };
+        let is_foreign = |bound: Bound<'_>| !sealer.knows(bound.sealed().1);
+        for row in self.servers.iter_mut().filter(|row| is_foreign(Bound::Server(row))) {
+            let same =
+                |known: &&ServerRow| ServerRow { secrets: row.secrets.clone(), ..(*known).clone() } == *row;
+            if let Some(known) = before.servers.iter().find(same) {
+                *row = known.clone();
+            }
+        }
+        for row in self.endpoints.iter_mut().filter(|row| is_foreign(Bound::Endpoint(row))) {
+            let same =
+                |known: &&EndpointRow| EndpointRow { seal: row.seal.clone(), ..(*known).clone() } == *row;
+            if let Some(known) = before.endpoints.iter().find(same) {
+                *row = known.clone();
+            }
+        }
+        self
+    }
 }
 
 /// How rows are read.
@@ -63,6 +88,8 @@ struct Names {
     served: HashMap<Uuid, ServerName>,
     /// Those in whose place one of the files is served.
     shadowed: HashMap<Uuid, String>,
+    /// Those that are left out, and why.
+    left_out: HashMap<Uuid, String>,
 }
 
 #[derive(Debug, PartialEq)]
@@ -87,6 +114,11 @@ enum Outcome {
     Rest,
     LeaveOut(String),
 }
+
+/// For administration, of an endpoint that does not open.
+const CLOSED: &str = "it was altered outside of keyadm and the gateway, sealed under another ENCRYPTION_KEY, or made before \
+                      rows were bound to one: give the version that sealed it, or write the whole of it anew (PUT), or \
+                      remove it (`keyadm endpoints remove`)";
 
 /// For administration, of a server that is switched off.
 const DISABLED: &str = "it is disabled";
@@ -129,13 +161,15 @@ pub fn join(files: &Files, stored: Option<&Stored>, reading: Reading<'_>) -> Joi
                 }
                 Ok(None) => Outcome::Rest,
                 Err(why) => {
-                    Outcome::LeaveOut(format!("server `{}` of the store is left out: {why}", row.name))
+                    let told = format!("server `{}` of the store is left out: {why}", row.name);
+                    names.left_out.insert(row.id, format!("server `{}`: {why}", row.name));
+                    Outcome::LeaveOut(told)
                 }
             }
         };
         if is_of_files {
             names.shadowed.insert(row.id, row.name.clone());
-        } else if let Some(name) = name.clone().filter(|_| outcome != Outcome::Rest) {
+        } else if let Some(name) = name.clone().filter(|_| outcome == Outcome::Serve) {
             names.served.insert(row.id, name);
         }
         joined.rows.push(Verdict { id: row.id, version: row.version, what: What::Server(name), outcome });
@@ -143,19 +177,28 @@ pub fn join(files: &Files, stored: Option<&Stored>, reading: Reading<'_>) -> Joi
     if joined.servers.is_empty() {
         joined.servers.extend(files.stand_in.clone());
     }
-    join_endpoints(files, stored, &names, &mut joined);
+    join_endpoints(files, stored, (&names, reading), &mut joined);
     joined
 }
 
-fn join_endpoints(files: &Files, stored: &Stored, names: &Names, joined: &mut Joined) {
+fn join_endpoints(
+    files: &Files,
+    stored: &Stored,
+    (names, reading): (&Names, Reading<'_>),
+    joined: &mut Joined,
+) {
     joined.endpoints.clone_from(&files.endpoints);
     let mut defined: HashSet<&str> = files.endpoints.iter().map(|endpoint| endpoint.name.as_str()).collect();
     for row in &stored.endpoints {
         let outcome = if defined.insert(&row.name) {
-            match read_endpoint(row, &names.served) {
+            match read_endpoint(row, &names.served, reading) {
                 Ok(endpoint) => {
                     let shadowed = row.servers.iter().filter_map(|of| names.shadowed.get(&of.server_id));
                     joined.missed.extend(shadowed.map(|server| without_shadowed(&row.name, server)));
+                    let left_out = row.servers.iter().filter_map(|of| names.left_out.get(&of.server_id));
+                    let without =
+                        |why| format!("endpoint `{}` of the store is served without {why}", row.name);
+                    joined.missed.extend(left_out.map(without));
                     joined.endpoints.push(endpoint);
                     Outcome::Serve
                 }
@@ -199,7 +242,14 @@ fn read_server(row: &ServerRow, reading: Reading<'_>) -> Result<Option<backend::
     server.backend(reading.serving).map(Some).map_err(|unserved| unserved.to_string())
 }
 
-fn read_endpoint(row: &EndpointRow, names: &HashMap<Uuid, ServerName>) -> Result<EndpointConfig, String> {
+fn read_endpoint(
+    row: &EndpointRow,
+    names: &HashMap<Uuid, ServerName>,
+    reading: Reading<'_>,
+) -> Result<EndpointConfig, String> {
+    if reading.sealer.open_row(Bound::Endpoint(row)).is_none() {
+        return Err(CLOSED.to_owned());
+    }
     let name = EndpointName::new(&row.name).map_err(|invalid| invalid.to_string())?;
     let prefix = match row.prefix {
         PrefixMode::Always => Prefix::Always,

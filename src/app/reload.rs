@@ -1,5 +1,6 @@
 //! SIGHUP: the configuration is read again.
 
+use crate::admin::definition::Allowed;
 use crate::config::{Config, Mistakes};
 
 /// Reads the configuration again, as at the start.
@@ -33,6 +34,10 @@ pub fn read_again(reload: &Reload, running: &Config) -> Option<Config> {
     }
 }
 
+fn of_admin(config: &Config) -> &Allowed {
+    &config.serving.allowed
+}
+
 /// The settings that differ and cannot be changed while the gateway runs, by the names they have in
 /// `metamcp.toml` or in the environment.
 fn needing_restart(running: &Config, read: &Config) -> Vec<&'static str> {
@@ -54,7 +59,9 @@ fn needing_restart(running: &Config, read: &Config) -> Vec<&'static str> {
         ("server.drain_deadline", was.drain_deadline != is.drain_deadline),
         ("server.keep_alive", was.keep_alive != is.keep_alive),
         ("server.fast_lane", was.fast_lane != is.fast_lane),
-        ("admin.stdio_commands", running.serving.commands != read.serving.commands),
+        ("admin.stdio_commands", of_admin(running).commands != of_admin(read).commands),
+        ("admin.stdio_env", of_admin(running).env != of_admin(read).env),
+        ("admin.stdio_dirs", of_admin(running).dirs != of_admin(read).dirs),
         ("catalog", running.catalog != read.catalog),
         ("session", running.session != read.session),
         ("bridge", running.bridge != read.bridge),

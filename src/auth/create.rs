@@ -2,13 +2,14 @@
 
 use zeroize::Zeroizing;
 
-use crate::store::{Audit, Grants, KeyRow, KeyStatus, NewKey, Store, StoreError, Uuid, new_id};
+use crate::store::{
+    Audit, Binder, Bound, Grants, KeyRow, KeyStatus, NewKey, Plain, Store, StoreError, Uuid, new_id,
+};
 
 use super::grants::{self, GrantsError};
-use super::identity::KeyId;
 use super::imprint::Imprint;
 use super::key::{ApiKey, Malformed, Parsed};
-use super::seal::{Purpose, Sealer};
+use super::seal::Sealer;
 
 /// What whoever makes a key may choose.
 #[derive(Debug, Clone)]
@@ -51,7 +52,7 @@ pub async fn create_key(
     audit: Audit,
 ) -> Result<(ApiKey, KeyRow), CreateError> {
     let (key, new) = new_key(store, sealer, request, audit.at).await?;
-    let row = store.insert_key(new, audit).await?;
+    let row = store.bound_by(sealer.clone()).insert_key(new, audit).await?;
     Ok((key, row))
 }
 
@@ -68,7 +69,7 @@ pub async fn new_key(
     request.check(now)?;
     check_sealer(store, sealer).await?;
     let key = ApiKey::generate();
-    let new = sealed(key.parsed(), new_id(), request, sealer).await?;
+    let new = hashed(key.parsed(), new_id(), request).await?;
     Ok((key, new))
 }
 
@@ -82,6 +83,7 @@ pub async fn create_first_key(
     audit: Audit,
 ) -> Result<Option<ApiKey>, CreateError> {
     let (key, new) = new_key(store, sealer, request, audit.at).await?;
+    let store = store.bound_by(sealer.clone());
     Ok(store.insert_first_key(new, audit).await?.map(|_| key))
 }
 
@@ -98,15 +100,10 @@ pub async fn imported_key(
     request.check(now)?;
     let key = ApiKey::parse(text)?;
     check_sealer(store, sealer).await?;
-    sealed(key, id, request, sealer).await
+    hashed(key, id, request).await
 }
 
-async fn sealed(
-    key: Parsed<'_>,
-    id: Uuid,
-    request: KeyRequest,
-    sealer: &Sealer,
-) -> Result<NewKey, CreateError> {
+async fn hashed(key: Parsed<'_>, id: Uuid, request: KeyRequest) -> Result<NewKey, CreateError> {
     let secret = Zeroizing::new(key.secret().to_vec());
     let imprint = tokio::task::spawn_blocking(move || Imprint::of(&secret)).await;
     let imprint = imprint.map_err(|_| CreateError::Hash)?.map_err(|_| CreateError::Hash)?;
@@ -117,8 +114,7 @@ async fn sealed(
         name: request.name,
         description: request.description,
         grants: request.grants,
-        sealed_hash: sealer.seal(Purpose::KeyRow, key_id.as_bytes(), &imprint.to_bytes()),
-        key_version: sealer.version(),
+        hash: Plain::new(imprint.to_bytes().to_vec()),
         expires_at: request.expires_at,
     })
 }
@@ -126,10 +122,7 @@ async fn sealed(
 /// A key sealed with an `ENCRYPTION_KEY` other than the gateway's would never open.
 async fn check_sealer(store: &Store, sealer: &Sealer) -> Result<(), CreateError> {
     let rows = store.keys().await?.rows;
-    let opens = |row: &KeyRow| {
-        KeyId::parse(&row.key_id)
-            .is_some_and(|id| sealer.open(Purpose::KeyRow, id.as_bytes(), &row.sealed_hash).is_ok())
-    };
+    let opens = |row: &KeyRow| sealer.open_row(Bound::Key(row)).is_some();
     let mut active = rows.iter().filter(|row| row.status == KeyStatus::Active).peekable();
     if active.peek().is_some() && !active.any(opens) {
         return Err(CreateError::OtherEncryptionKey);
@@ -159,8 +152,9 @@ pub enum CreateError {
     Grants(#[from] GrantsError),
     /// None of the keys that are there open with it.
     #[error(
-        "the given ENCRYPTION_KEY opens none of the active keys in the database, so it is not the gateway's; \
-         take the one the gateway was started with"
+        "the given ENCRYPTION_KEY opens none of the active keys in the database, so it is not the gateway's, or they were \
+         altered outside of keyadm or made before rows were bound to it; take the one the gateway was started with, or \
+         delete those keys (`keyadm keys delete ID --confirm`) and make new ones"
     )]
     OtherEncryptionKey,
     /// argon2 failed, which takes a lack of memory.

@@ -65,8 +65,9 @@ pub enum AuthError {
     /// Active keys were sealed by an `ENCRYPTION_KEY` that was not given, or were altered.
     #[error(
         "{unopened} of {active} active API keys cannot be opened with the given ENCRYPTION_KEY ({which}); \
-         give the version that sealed them too, as in ENCRYPTION_KEY=\"2:<new>,1:<old>\", \
-         or switch them off with `keyadm keys inactivate ID`"
+         give the version that sealed them too, as in ENCRYPTION_KEY=\"2:<new>,1:<old>\"; what was altered outside of \
+         keyadm, or made before rows were bound to it, is made anew: `keyadm keys delete ID --confirm`, then \
+         `keyadm keys create`"
     )]
     Unopened {
         /// Rows that do not open.
@@ -79,8 +80,9 @@ pub enum AuthError {
     /// Keys that sign tokens were sealed by an `ENCRYPTION_KEY` that was not given, or were altered; or none signs.
     #[error(
         "{unopened} of {keys} keys for tokens cannot be opened with the given ENCRYPTION_KEY ({which}), or none of \
-         them signs; give the version that sealed them too, as in ENCRYPTION_KEY=\"2:<new>,1:<old>\", or take them \
-         out with `keyadm jwt delete KID`"
+         them signs; give the version that sealed them too, as in ENCRYPTION_KEY=\"2:<new>,1:<old>\"; what was altered \
+         outside of keyadm, or made before rows were bound to it, is taken out: `keyadm jwt rotate`, then \
+         `keyadm jwt delete KID --confirm`"
     )]
     Ring {
         /// Rows that do not open.

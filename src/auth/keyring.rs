@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
-use zeroize::Zeroizing;
 
-use crate::store::{KeyRow, KeyStatus, Keys};
+use crate::store::{Binder, Bound, KeyRow, KeyStatus, Keys};
 
+use super::closed::Closed;
 use super::denied::AuthError;
 use super::identity::{Identity, KeyId};
 use super::imprint::Imprint;
-use super::seal::{Purpose, Sealer};
+use super::seal::Sealer;
 use super::tag::Tag;
 
 /// The snapshot that requests read.
@@ -26,7 +26,8 @@ pub struct Keyring {
     entries: HashMap<KeyId, Arc<Entry>>,
     /// Keys that were there and are not any more.
     removed: Arc<HashSet<KeyId>>,
-    unopened: Vec<Unopened>,
+    /// Those that do not open. What they say of themselves is not gone by, so that it is off neither.
+    closed: Vec<Closed>,
 }
 
 /// One key.
@@ -46,12 +47,6 @@ struct Verified {
     renewing: AtomicBool,
 }
 
-/// An active row that no given `ENCRYPTION_KEY` opens.
-struct Unopened {
-    key_id: String,
-    key_version: u8,
-}
-
 /// What is known of a secret without asking argon2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Belief {
@@ -66,16 +61,19 @@ pub enum Belief {
 impl Keyring {
     /// Before the first one was read.
     pub fn empty() -> Self {
-        Self { epoch: 0, entries: HashMap::new(), removed: Arc::default(), unopened: Vec::new() }
+        Self { epoch: 0, entries: HashMap::new(), removed: Arc::default(), closed: Vec::new() }
     }
 
     /// Takes over from `previous` what did not change, and with it what was proven about it.
     pub fn build(keys: Keys, sealer: &Sealer, previous: &Self) -> Self {
         let mut entries = HashMap::with_capacity(keys.rows.len());
-        let mut unopened = Vec::new();
+        let mut closed = Vec::new();
         let mut present = HashSet::with_capacity(keys.rows.len());
         for row in keys.rows {
-            let Some(key_id) = KeyId::parse(&row.key_id) else { continue };
+            let Some(key_id) = KeyId::parse(&row.key_id) else {
+                closed.push(Closed::of(&row.key_id, row.key_version, sealer));
+                continue;
+            };
             present.insert(key_id);
             let Some(row) = previous.admit(key_id, row) else { continue };
             let known = previous.entries.get(&key_id).filter(|entry| entry.row == row);
@@ -83,8 +81,11 @@ impl Keyring {
                 || Entry::open(key_id, &row, sealer).or_else(|| previous.rewrapped(key_id, &row, sealer));
             if let Some(entry) = known.cloned().or_else(|| opened().map(Arc::new)) {
                 entries.insert(key_id, entry);
-            } else if row.status == KeyStatus::Active {
-                unopened.push(Unopened { key_id: row.key_id, key_version: row.key_version });
+                continue;
+            }
+            entries.extend(previous.switched_off(key_id, &row).map(|entry| (key_id, Arc::new(entry))));
+            if row.status == KeyStatus::Active {
+                closed.push(Closed::of(&row.key_id, row.key_version, sealer));
             }
         }
         let mut removed = Arc::clone(&previous.removed);
@@ -95,7 +96,7 @@ impl Keyring {
                 Arc::make_mut(&mut removed).insert(*key_id);
             }
         }
-        Self { epoch: keys.epoch, entries, removed, unopened }
+        Self { epoch: keys.epoch, entries, removed, closed }
     }
 
     /// What counts of a row that the store gives: of one that is older than what is known, only what takes away.
@@ -130,6 +131,20 @@ impl Keyring {
         })
     }
 
+    /// A key whose row does not open is known on, and off: that it was off before, or is said to be, is not forgotten.
+    fn switched_off(&self, key_id: KeyId, row: &KeyRow) -> Option<Entry> {
+        let known = self.entries.get(&key_id)?;
+        // Taken back is what was proven until then; of what is said to be on, nothing is believed.
+        let epoch = if row.status == KeyStatus::Inactive { row.epoch } else { 0 };
+        let epoch = epoch.max(known.row.epoch);
+        Some(Entry {
+            row: KeyRow { status: KeyStatus::Inactive, epoch, ..known.row.clone() },
+            identity: known.identity.clone(),
+            imprint: known.imprint.clone(),
+            verified: ArcSwapOption::empty(),
+        })
+    }
+
     pub fn epoch(&self) -> u64 {
         self.epoch
     }
@@ -140,30 +155,31 @@ impl Keyring {
 
     /// An error when active rows do not open.
     pub fn check(&self) -> Result<(), AuthError> {
-        if self.unopened.is_empty() {
+        if self.closed.is_empty() {
             return Ok(());
         }
-        let active = self.entries.values().filter(|entry| entry.row.status == KeyStatus::Active).count();
-        let mut which: Vec<String> = self
-            .unopened
-            .iter()
-            .take(NAMED_MAX)
-            .map(|row| format!("{} sealed by version {}", row.key_id, row.key_version))
-            .collect();
-        if self.unopened.len() > NAMED_MAX {
-            which.push("…".into());
-        }
-        let unopened = self.unopened.len();
-        Err(AuthError::Unopened { unopened, active: active + unopened, which: which.join(", ") })
+        let unopened = self.closed.len();
+        let which = Closed::list(&self.closed);
+        Err(AuthError::Unopened { unopened, active: self.active() + unopened, which })
+    }
+
+    /// The same, but for altered ones: a start does without them, unless there is none but them.
+    pub fn check_start(&self) -> Result<(), AuthError> {
+        let lacks = self.closed.iter().any(Closed::lacks_version);
+        if lacks || self.active() == 0 { self.check() } else { Ok(()) }
+    }
+
+    fn active(&self) -> usize {
+        self.entries.values().filter(|entry| entry.row.status == KeyStatus::Active).count()
     }
 }
 
 impl Entry {
     fn open(key_id: KeyId, row: &KeyRow, sealer: &Sealer) -> Option<Self> {
-        let plain = sealer.open(Purpose::KeyRow, key_id.as_bytes(), &row.sealed_hash).ok()?;
+        let plain = sealer.open_row(Bound::Key(row))?;
         Some(Self {
             identity: Identity::new(key_id, row.name.clone(), row.epoch, &row.grants),
-            imprint: Imprint::read(&Zeroizing::new(plain))?,
+            imprint: Imprint::read(plain.expose())?,
             verified: ArcSwapOption::empty(),
             row: row.clone(),
         })
@@ -232,30 +248,29 @@ impl Verified {
 /// key back.
 const REMOVED_MAX: usize = 100_000;
 
-/// Ids named in one error; the count says how many there are.
-const NAMED_MAX: usize = 8;
-
 #[cfg(test)]
 mod tests {
+    use zeroize::Zeroizing;
+
     use super::super::EncryptionKey;
     use super::super::imprint::tests::any;
     use super::super::tag::Tagger;
     use super::*;
-    use crate::store::{Grants, Uuid};
+    use crate::store::{Grants, Plain, Rate, Role, Uuid};
 
     fn sealer(version: u8) -> Sealer {
         Sealer::new(&[EncryptionKey { version, key: Zeroizing::new([version; 32]) }]).unwrap()
     }
 
-    fn row(key_id: &str, sealed_for: &str, epoch: u64) -> KeyRow {
-        KeyRow {
-            id: Uuid::nil(),
+    fn row(key_id: &str, epoch: u64) -> KeyRow {
+        let row = KeyRow {
+            id: Uuid::from_u128(key_id.bytes().fold(0, |id, byte| id << 8 | u128::from(byte))),
             key_id: key_id.into(),
             name: "n".into(),
             description: String::new(),
             grants: Grants::everything(),
             status: KeyStatus::Active,
-            sealed_hash: sealer(1).seal(Purpose::KeyRow, sealed_for.as_bytes(), &any()),
+            sealed_hash: Vec::new(),
             key_version: 1,
             expires_at: None,
             successor: None,
@@ -263,7 +278,13 @@ mod tests {
             created_at: 0,
             changed_at: 0,
             epoch,
-        }
+        };
+        sealed_by(1, row)
+    }
+
+    fn sealed_by(version: u8, row: KeyRow) -> KeyRow {
+        let sealed = sealer(version).seal_row(Bound::Key(&row), &Plain::new(any()));
+        KeyRow { sealed_hash: sealed.bytes, key_version: version, ..row }
     }
 
     /// Builds from rows and compares the error it has to say.
@@ -279,23 +300,94 @@ mod tests {
 
     #[test]
     fn rows_that_do_not_open_are_counted_and_named() {
-        let (a, b) = (row("AAAAAAAAAAAA", "AAAAAAAAAAAA", 1), row("BBBBBBBBBBBB", "BBBBBBBBBBBB", 1));
+        let (a, b) = (row("AAAAAAAAAAAA", 1), row("BBBBBBBBBBBB", 1));
         check(vec![a.clone(), b.clone()], &sealer(1), Ok(()));
         let expected = "2 of 2 active API keys cannot be opened with the given ENCRYPTION_KEY \
-                        (AAAAAAAAAAAA sealed by version 1, BBBBBBBBBBBB sealed by version 1)";
+                        (AAAAAAAAAAAA sealed by version 1, which is not given, BBBBBBBBBBBB sealed by version 1, ";
         check(vec![a.clone(), b.clone()], &sealer(2), Err(expected));
         let swapped = KeyRow { sealed_hash: b.sealed_hash.clone(), ..a.clone() };
         check(vec![swapped, b.clone()], &sealer(1), Err("1 of 2"));
+        let odd = KeyRow { key_id: "odd\n".into(), ..a.clone() };
+        check(vec![odd, b.clone()], &sealer(1), Err("(\"odd\\n\" altered)"));
         let inactive = KeyRow { status: KeyStatus::Inactive, ..a };
         check(vec![inactive.clone()], &sealer(2), Ok(()));
         check(vec![inactive, b.clone()], &sealer(2), Err("1 of 1"));
-        let plain = sealer(1).seal(Purpose::KeyRow, b"BBBBBBBBBBBB", b"$argon2id$");
+        let plain = sealer(1).seal_row(Bound::Key(&b), &Plain::new(b"$argon2id$".to_vec())).bytes;
         check(vec![KeyRow { sealed_hash: plain, ..b }], &sealer(1), Err("1 of 1"));
+    }
+
+    /// What a start with these rows says.
+    #[track_caller]
+    fn check_start(rows: Vec<KeyRow>, sealer: &Sealer, is_good: bool) {
+        let ring = Keyring::build(Keys { epoch: 1, rows }, sealer, &Keyring::empty());
+        assert_eq!(ring.check_start().is_ok(), is_good, "{:?}", ring.check_start());
+    }
+
+    #[test]
+    fn a_start_does_without_altered_keys_and_not_without_a_version() {
+        let (a, b) = (row("AAAAAAAAAAAA", 1), row("BBBBBBBBBBBB", 1));
+        let altered = KeyRow { name: "other".into(), ..a.clone() };
+        check_start(vec![altered.clone(), b.clone()], &sealer(1), true);
+        check_start(vec![altered], &sealer(1), false);
+        check_start(vec![sealed_by(2, a), b], &sealer(1), false);
+        check_start(vec![], &sealer(1), true);
+    }
+
+    type Change = fn(&mut KeyRow);
+
+    /// Whatever decides what a key may do.
+    const CHANGES: [Change; 15] = [
+        |row| row.id = Uuid::nil(),
+        |row| row.key_id = "CCCCCCCCCCCC".into(),
+        |row| row.name.push(' '),
+        |row| row.grants.role = Role::Admin,
+        |row| row.grants.endpoints = Some(vec!["b".into(), "a".into()]),
+        |row| row.grants.endpoints = None,
+        |row| row.grants.tools = Some(vec!["ab".into()]),
+        |row| row.grants.tools = None,
+        |row| row.grants.rate = None,
+        |row| row.grants.rate = Some(Rate { per_second: 2, burst: 1 }),
+        |row| row.grants.concurrency = None,
+        |row| row.expires_at = None,
+        |row| row.expires_at = Some(u64::MAX),
+        |row| row.grace_until = None,
+        |row| row.successor = None,
+    ];
+
+    #[test]
+    fn a_key_with_anything_altered_that_decides_is_refused_and_told() {
+        let whole = KeyRow {
+            grants: Grants {
+                role: Role::Client,
+                endpoints: Some(vec!["a".into(), "b".into()]),
+                tools: Some(vec!["a".into(), "b".into()]),
+                rate: Some(Rate { per_second: 1, burst: 2 }),
+                concurrency: Some(1),
+            },
+            expires_at: Some(10),
+            successor: Some(Uuid::nil()),
+            grace_until: Some(10),
+            ..row("AAAAAAAAAAAA", 1)
+        };
+        let whole = sealed_by(1, whole);
+        check(vec![whole.clone()], &sealer(1), Ok(()));
+        for (at, change) in CHANGES.iter().enumerate() {
+            let mut altered = whole.clone();
+            change(&mut altered);
+            let known =
+                Keyring::build(Keys { epoch: 1, rows: vec![whole.clone()] }, &sealer(1), &Keyring::empty());
+            let ring = Keyring::build(Keys { epoch: 2, rows: vec![altered] }, &sealer(1), &known);
+            assert!(ring.check().is_err(), "change {at}");
+            assert!(ring.entries.values().all(|entry| !entry.admits(0)), "change {at}");
+        }
+        let mut on = KeyRow { status: KeyStatus::Inactive, ..whole };
+        on = KeyRow { status: KeyStatus::Active, ..sealed_by(1, on) };
+        check(vec![on], &sealer(1), Err("1 of 1"));
     }
 
     #[test]
     fn a_row_with_one_altered_byte_opens_nothing() {
-        let row = row("AAAAAAAAAAAA", "AAAAAAAAAAAA", 1);
+        let row = row("AAAAAAAAAAAA", 1);
         for at in 0..row.sealed_hash.len() {
             let mut altered = row.clone();
             altered.sealed_hash[at] ^= 1 << (at % 8);
@@ -319,8 +411,9 @@ mod tests {
 
     #[test]
     fn an_older_copy_of_the_database_gives_nothing_back() {
-        let (a, b) = (row("AAAAAAAAAAAA", "AAAAAAAAAAAA", 5), row("BBBBBBBBBBBB", "BBBBBBBBBBBB", 6));
-        let off = |row: &KeyRow, epoch| KeyRow { status: KeyStatus::Inactive, epoch, ..row.clone() };
+        let (a, b) = (row("AAAAAAAAAAAA", 5), row("BBBBBBBBBBBB", 6));
+        let off =
+            |row: &KeyRow, epoch| sealed_by(1, KeyRow { status: KeyStatus::Inactive, epoch, ..row.clone() });
         let both = || vec![a.clone(), b.clone()];
         check_back(&[both()], both(), &["AAAAAAAAAAAA", "BBBBBBBBBBBB"]);
         check_back(&[both(), vec![off(&a, 7), b.clone()]], both(), &["BBBBBBBBBBBB"]);
@@ -329,6 +422,15 @@ mod tests {
         check_back(&[both()], vec![off(&a, 4), b.clone()], &["BBBBBBBBBBBB"]);
         check_back(&[vec![b.clone()]], both(), &["AAAAAAAAAAAA", "BBBBBBBBBBBB"]);
         check_back(&[both()], vec![a.clone()], &["AAAAAAAAAAAA"]);
+        // Nor after something was written that nobody sealed.
+        let forged = |epoch| KeyRow { status: KeyStatus::Active, ..off(&a, epoch) };
+        let beside_b = |row| vec![row, b.clone()];
+        let off_then = |row| [both(), beside_b(off(&a, 7)), beside_b(row)];
+        check_back(&off_then(forged(7)), both(), &["BBBBBBBBBBBB"]);
+        let on = KeyRow { epoch: 8, ..a.clone() };
+        check_back(&off_then(forged(99)), beside_b(on), &["AAAAAAAAAAAA", "BBBBBBBBBBBB"]);
+        let unbound = KeyRow { status: KeyStatus::Inactive, epoch: 7, ..a.clone() };
+        check_back(&off_then(unbound), both(), &["BBBBBBBBBBBB"]);
         // Switched on again, as usual.
         let on = KeyRow { epoch: 8, ..a.clone() };
         check_back(
@@ -340,12 +442,8 @@ mod tests {
 
     #[test]
     fn a_key_sealed_anew_by_a_version_to_come_stays_known() {
-        let (id, a) = (KeyId::parse("AAAAAAAAAAAA").unwrap(), row("AAAAAAAAAAAA", "AAAAAAAAAAAA", 5));
-        let sealed_by = |version: u8, row: &KeyRow| KeyRow {
-            sealed_hash: sealer(version).seal(Purpose::KeyRow, b"AAAAAAAAAAAA", &any()),
-            key_version: version,
-            ..row.clone()
-        };
+        let (id, a) = (KeyId::parse("AAAAAAAAAAAA").unwrap(), row("AAAAAAAAAAAA", 5));
+        let sealed_by = |version: u8, row: &KeyRow| sealed_by(version, row.clone());
         let (old, tag, now) = (sealer(1), Tagger::new().tag(b"right"), Instant::now());
         let first = Keyring::build(Keys { epoch: 1, rows: vec![a.clone()] }, &old, &Keyring::empty());
         first.entry(id).unwrap().verified(tag, now, Duration::from_mins(1));
@@ -354,9 +452,11 @@ mod tests {
         assert_eq!(anew.entry(id).map(|entry| entry.belief(&tag, now)), Some(Belief::Hold));
         assert!(anew.check().is_ok());
         // Whatever else has changed with it could be anything, and so could what a known version does not open.
-        assert!(next(KeyRow { name: "other".into(), ..sealed_by(2, &a) }).entry(id).is_none());
-        assert!(next(KeyRow { epoch: 6, ..sealed_by(2, &a) }).entry(id).is_none());
-        assert!(next(KeyRow { key_version: 1, ..sealed_by(2, &a) }).entry(id).is_none());
+        let admits = |row| next(row).entry(id).is_some_and(|entry| entry.admits(0));
+        assert!(admits(sealed_by(2, &a)));
+        assert!(!admits(KeyRow { name: "other".into(), ..sealed_by(2, &a) }));
+        assert!(!admits(KeyRow { epoch: 6, ..sealed_by(2, &a) }));
+        assert!(!admits(KeyRow { key_version: 1, ..sealed_by(2, &a) }));
     }
 
     #[test]
@@ -364,7 +464,7 @@ mod tests {
         let (sealer, now, minute) = (sealer(1), Instant::now(), Duration::from_mins(1));
         let (tag, other) = (Tagger::new().tag(b"right"), Tagger::new().tag(b"wrong"));
         let id = KeyId::parse("AAAAAAAAAAAA").unwrap();
-        let a = row("AAAAAAAAAAAA", "AAAAAAAAAAAA", 1);
+        let a = row("AAAAAAAAAAAA", 1);
         let first = Keyring::build(Keys { epoch: 1, rows: vec![a.clone()] }, &sealer, &Keyring::empty());
         assert_eq!(first.entry(id).unwrap().belief(&tag, now), Belief::Lack);
         first.entry(id).unwrap().verified(tag, now, minute);

@@ -4,6 +4,8 @@
 //! is shown once and stored nowhere. A change of a key takes back what was proven about it, its tokens included.
 //! Does not know: HTTP statuses, sessions, what a key may reach, or SQL.
 
+mod binding;
+mod closed;
 mod create;
 mod credential;
 mod denied;
@@ -37,7 +39,7 @@ pub use grants::GrantsError;
 pub use health::{Health, KeysFrom};
 pub use identity::{Identity, KeyId};
 pub use key::{ApiKey, Malformed, Parsed};
-pub use rekey::{Rekeyed, rekey, sealed_for};
+pub use rekey::{Rekeyed, rekey};
 pub use ring::new_jwt_key;
 pub use seal::{Purpose, Sealer, SealerError, Unsealable};
 pub use secrets::{

@@ -2,11 +2,9 @@
 //!
 //! Broken off half-way it is run again, and finds what is left: each value says which version sealed it.
 
-use zeroize::Zeroizing;
+use crate::store::{Audit, SealedKind, Store, StoreError};
 
-use crate::store::{Audit, PAGE_ITEMS_MAX, Rewrap, Sealed, SealedKind, SealedRow, Store, StoreError};
-
-use super::seal::{Purpose, Sealer};
+use super::seal::Sealer;
 
 /// What became of the values of one kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,16 +21,6 @@ pub struct Rekeyed {
     pub unopened: Vec<String>,
 }
 
-/// What a value in the store is sealed for, and with which associated data: `name` as [`SealedKind`] says.
-pub fn sealed_for(kind: SealedKind, name: &str) -> (Purpose, &[u8]) {
-    let purpose = match kind {
-        SealedKind::Keys => Purpose::KeyRow,
-        SealedKind::Servers => Purpose::ServerSecrets,
-        SealedKind::JwtKeys => Purpose::JwtKey,
-    };
-    (purpose, name.as_bytes())
-}
-
 /// Seals all values of a kind with the first version that `sealer` was given, in batches, each in a transaction of
 /// its own. No key, token or stream is taken back by it.
 ///
@@ -43,19 +31,14 @@ pub async fn rekey(
     kind: SealedKind,
     actor: &str,
 ) -> Result<Rekeyed, StoreError> {
+    let store = store.bound_by(sealer.clone());
     let (mut rewrapped, mut unopened, mut after) = (0, Vec::new(), None);
     loop {
-        let page = store.sealed_otherwise(kind, sealer.version(), after, PAGE_ITEMS_MAX).await?;
-        let mut values = Vec::with_capacity(page.items.len());
-        for row in page.items {
-            match rewrap(kind, &row, sealer) {
-                Some(value) => values.push(value),
-                None if unopened.len() < NAMED_MAX => unopened.push(row.name),
-                None => {}
-            }
-        }
-        rewrapped += store.rewrap(kind, values, Audit::by(actor)).await?;
-        after = page.next;
+        let batch = store.rewrap(kind, after, Audit::by(actor)).await?;
+        rewrapped += batch.count;
+        let room = NAMED_MAX.saturating_sub(unopened.len());
+        unopened.extend(batch.closed.into_iter().take(room));
+        after = batch.next;
         if after.is_none() {
             break;
         }
@@ -65,13 +48,6 @@ pub async fn rekey(
         *if version == sealer.version() { &mut current } else { &mut left } += count;
     }
     Ok(Rekeyed { kind, rewrapped, current, left, unopened })
-}
-
-fn rewrap(kind: SealedKind, row: &SealedRow, sealer: &Sealer) -> Option<Rewrap> {
-    let (purpose, aad) = sealed_for(kind, &row.name);
-    let plain = Zeroizing::new(sealer.open(purpose, aad, &row.sealed.bytes).ok()?);
-    let to = Sealed { bytes: sealer.seal(purpose, aad, &plain), key_version: sealer.version() };
-    Some(Rewrap { name: row.name.clone(), from: row.sealed.bytes.clone(), to })
 }
 
 /// Names in one report; the count says how many there are.

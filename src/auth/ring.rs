@@ -14,12 +14,14 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header};
-use zeroize::Zeroizing;
 
-use crate::store::{Audit, JwtAlgorithm, JwtKeyRow, JwtKeys, JwtPhase, NewJwtKey, Sealed, Store, StoreError};
+use crate::store::{
+    Audit, Binder, Bound, JwtAlgorithm, JwtKeyRow, JwtKeys, JwtPhase, NewJwtKey, Plain, Store, StoreError,
+};
 
+use super::closed::Closed;
 use super::denied::AuthError;
-use super::seal::{Purpose, Sealer};
+use super::seal::Sealer;
 use super::secrets::generate_jwt_secret;
 use super::tag::derive;
 use super::token::Verified;
@@ -34,7 +36,7 @@ pub struct Ring {
     signing: Option<Arc<RingKey>>,
     /// What these keys have verified. Handed on to the next ring unless that has lost one of them.
     verified: Arc<Verified>,
-    unopened: Vec<String>,
+    closed: Vec<Closed>,
 }
 
 /// One key.
@@ -50,7 +52,7 @@ pub struct RingKey {
 impl Ring {
     /// Before any was read.
     pub fn empty() -> Self {
-        Self { epoch: 0, keys: Vec::new(), signing: None, verified: Arc::default(), unopened: Vec::new() }
+        Self { epoch: 0, keys: Vec::new(), signing: None, verified: Arc::default(), closed: Vec::new() }
     }
 
     /// Of one key that is nowhere but here: before the store was ever asked.
@@ -61,13 +63,16 @@ impl Ring {
 
     /// Takes over from `previous` what was proven by keys that are still there.
     pub fn build(jwt_keys: &JwtKeys, sealer: &Sealer, previous: &Self) -> Self {
-        let (mut keys, mut signing, mut unopened) = (Vec::new(), None, Vec::new());
+        let (mut keys, mut signing, mut closed) = (Vec::new(), None, Vec::new());
         for row in jwt_keys.rows.iter().rev().take(KEYS_MAX) {
-            let Some(key) = open(row, sealer, previous) else {
-                unopened.push(row.kid.clone());
+            let (key, is_proven) = open(row, sealer, previous);
+            let Some(key) = key else {
+                closed.push(Closed::of(&row.kid, row.secret.key_version, sealer));
                 continue;
             };
-            if row.phase == JwtPhase::Active {
+            // One that is only known may not be made to sign again.
+            let signed = previous.signing.as_ref().is_some_and(|signing| signing.kid == key.kid);
+            if row.phase == JwtPhase::Active && (is_proven || signed) {
                 signing = Some(Arc::clone(&key));
             }
             keys.push(key);
@@ -75,7 +80,7 @@ impl Ring {
         let kept = |key: &Arc<RingKey>| keys.iter().any(|other| other.kid == key.kid);
         let verified =
             if previous.keys.iter().all(kept) { Arc::clone(&previous.verified) } else { Arc::default() };
-        Self { epoch: jwt_keys.epoch, keys, signing, verified, unopened }
+        Self { epoch: jwt_keys.epoch, keys, signing, verified, closed }
     }
 
     pub fn epoch(&self) -> u64 {
@@ -104,11 +109,17 @@ impl Ring {
 
     /// An error when there is none that signs, or some do not open.
     pub fn check(&self) -> Result<(), AuthError> {
-        if self.signing.is_some() && self.unopened.is_empty() {
+        if self.signing.is_some() && self.closed.is_empty() {
             return Ok(());
         }
-        let keys = self.keys.len() + self.unopened.len();
-        Err(AuthError::Ring { unopened: self.unopened.len(), keys, which: self.unopened.join(", ") })
+        let keys = self.keys.len() + self.closed.len();
+        Err(AuthError::Ring { unopened: self.closed.len(), keys, which: Closed::list(&self.closed) })
+    }
+
+    /// The same, but for altered ones: a start does without them, as long as one signs.
+    pub fn check_start(&self) -> Result<(), AuthError> {
+        let lacks = self.closed.iter().any(Closed::lacks_version);
+        if lacks || self.signing.is_none() { self.check() } else { Ok(()) }
     }
 }
 
@@ -132,15 +143,16 @@ impl RingKey {
     }
 }
 
-/// A key of a version of `ENCRYPTION_KEY` that this process was not given stays what it was, if it was there.
-fn open(row: &JwtKeyRow, sealer: &Sealer, previous: &Ring) -> Option<Arc<RingKey>> {
+/// A key, and whether it opens. One of a version of `ENCRYPTION_KEY` that this process was not given stays what it was, if
+/// it was there.
+fn open(row: &JwtKeyRow, sealer: &Sealer, previous: &Ring) -> (Option<Arc<RingKey>>, bool) {
     if row.algorithm != JwtAlgorithm::Hs256 || !is_kid(&row.kid) {
-        return None;
+        return (None, false);
     }
-    match sealer.open(Purpose::JwtKey, row.kid.as_bytes(), &row.secret.bytes) {
-        Ok(secret) => Some(Arc::new(RingKey::new(row.kid.clone(), &Zeroizing::new(secret)))),
-        Err(_) if sealer.knows(row.secret.key_version) => None,
-        Err(_) => previous.keys.iter().find(|key| key.kid == row.kid).cloned(),
+    match sealer.open_row(Bound::JwtKey(row)) {
+        Some(secret) => (Some(Arc::new(RingKey::new(row.kid.clone(), secret.expose()))), true),
+        None if sealer.knows(row.secret.key_version) => (None, false),
+        None => (previous.keys.iter().find(|key| key.kid == row.kid).cloned(), false),
     }
 }
 
@@ -168,8 +180,8 @@ pub async fn read(store: &Store, sealer: &Sealer, secret: &[u8]) -> Result<JwtKe
     if !keys.rows.is_empty() {
         return Ok(keys);
     }
-    let first = seal(kid_of(secret), secret, JwtPhase::Active, sealer);
-    match store.insert_jwt_key(first, Audit::by(Audit::GATEWAY)).await {
+    let first = named(secret, JwtPhase::Active);
+    match store.bound_by(sealer.clone()).insert_jwt_key(first, Audit::by(Audit::GATEWAY)).await {
         // Another replica was faster: its key counts, for all.
         Ok(_) | Err(StoreError::Exists { .. }) => store.jwt_keys().await,
         Err(error) => Err(error),
@@ -177,14 +189,12 @@ pub async fn read(store: &Store, sealer: &Sealer, secret: &[u8]) -> Result<JwtKe
 }
 
 /// A new key for the ring, to wait in the phase `next`.
-pub fn new_jwt_key(sealer: &Sealer) -> NewJwtKey {
-    let secret = generate_jwt_secret();
-    seal(kid_of(secret.as_bytes()), secret.as_bytes(), JwtPhase::Next, sealer)
+pub fn new_jwt_key() -> NewJwtKey {
+    named(generate_jwt_secret().as_bytes(), JwtPhase::Next)
 }
 
-fn seal(kid: String, secret: &[u8], phase: JwtPhase, sealer: &Sealer) -> NewJwtKey {
-    let bytes = sealer.seal(Purpose::JwtKey, kid.as_bytes(), secret);
-    let secret = Sealed { bytes, key_version: sealer.version() };
+fn named(secret: &[u8], phase: JwtPhase) -> NewJwtKey {
+    let (kid, secret) = (kid_of(secret), Plain::new(secret.to_vec()));
     NewJwtKey { kid, algorithm: JwtAlgorithm::Hs256, secret, phase }
 }
 

@@ -9,6 +9,7 @@
 //! purpose can never be opened for another.
 
 use std::fmt;
+use std::sync::Arc;
 
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
@@ -24,7 +25,7 @@ use super::tag::Tagger;
 /// What a sealed value is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// The hash of an API key in the store.
+    /// An API key in the store, with the hash of its secret.
     KeyRow,
     /// A session id.
     Session,
@@ -36,14 +37,16 @@ pub enum Purpose {
     KeyringSnapshot,
     /// The last servers and endpoints of the store, on disk.
     FleetSnapshot,
-    /// Headers and environment of a server in the store.
+    /// A server in the store, with its headers and environment.
     ServerSecrets,
     /// A key that signs tokens, in the store.
     JwtKey,
+    /// An endpoint in the store.
+    EndpointRow,
 }
 
 impl Purpose {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::KeyRow,
         Self::Session,
         Self::RequestState,
@@ -52,6 +55,7 @@ impl Purpose {
         Self::FleetSnapshot,
         Self::ServerSecrets,
         Self::JwtKey,
+        Self::EndpointRow,
     ];
 
     /// Part of what is at rest: never to be changed.
@@ -65,13 +69,15 @@ impl Purpose {
             Self::FleetSnapshot => b"metamcp/v1/fleet-snapshot",
             Self::ServerSecrets => b"metamcp/v1/server-secrets",
             Self::JwtKey => b"metamcp/v1/jwt-key",
+            Self::EndpointRow => b"metamcp/v1/endpoint-row",
         }
     }
 }
 
-/// Seals under the first version given, opens what any version sealed.
+/// Seals under the first version given, opens what any version sealed. Cheap to clone.
+#[derive(Clone)]
 pub struct Sealer {
-    versions: Vec<Version>,
+    versions: Arc<[Version]>,
 }
 
 struct Version {
@@ -98,7 +104,7 @@ impl Sealer {
                 marks,
             });
         }
-        Ok(Self { versions })
+        Ok(Self { versions: versions.into() })
     }
 
     /// `aad` is not encrypted, but must be the same when opening.

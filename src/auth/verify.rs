@@ -109,12 +109,13 @@ impl Authenticator {
     ) -> Result<Self, AuthError> {
         check_jwt_secret(&config.jwt_secret)?;
         let sealer = Arc::new(Sealer::new(&config.encryption_keys)?);
+        let store = store.bound_by(Sealer::clone(&sealer));
         let keeper = snapshot.map(|path| Keeper::new(Snapshot::of_keyring(path), Arc::clone(&sealer)));
         let earlier = keeper.as_ref().map(|keeper| keeper.snapshot());
         let First { keys, ring, health } = health::first_keys(&store, earlier, &sealer).await?;
         let keyring = Keyring::build(keys.clone(), &sealer, &Keyring::empty());
         // First: under an ENCRYPTION_KEY that does not open them nothing is to be written.
-        keyring.check()?;
+        keyring.check_start()?;
         let ring = match health.keys_from {
             KeysFrom::Store => Some(ring::read(&store, &sealer, &config.jwt_secret).await?),
             KeysFrom::Snapshot { .. } => ring,
@@ -126,7 +127,8 @@ impl Authenticator {
             Some(keys) => Ring::build(&keys, &sealer, &Ring::empty()),
             None => Ring::alone(&config.jwt_secret),
         };
-        ring.check()?;
+        ring.check_start()?;
+        tell_closed(&keyring, &ring, None);
         if !ring.holds(&config.jwt_secret) {
             tracing::info!(
                 "JWT_SECRET signs no tokens any more: it was rotated, and the keys in the database do"
@@ -212,6 +214,17 @@ impl Authenticator {
     /// Seals ids and state that clients carry for us.
     pub fn sealer(&self) -> &Arc<Sealer> {
         &self.sealer
+    }
+
+    /// The store, for changes too.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Keys that are refused though the store has them on, and keys for tokens that are not gone by, for those who
+    /// administer: how many, which, why, and what to do.
+    pub fn closed(&self) -> Vec<String> {
+        closed(&self.keyring.load(), &self.tokens.ring())
     }
 
     /// Whether the key behind a long-lived stream is what it was when the stream began. The end of a token does
@@ -401,15 +414,12 @@ impl Authenticator {
         let kept = self.keeper.as_ref().map(|keeper| (keeper, kept(&keys, &jwt_keys)));
         // With thousands of keys it takes milliseconds, and whoever asks may be a worker with streams to serve.
         let build = tokio::task::spawn_blocking(move || {
-            (Keyring::build(keys, &sealer, &current), Ring::build(&jwt_keys, &sealer, &ring))
+            let next = Keyring::build(keys, &sealer, &current);
+            let next_ring = Ring::build(&jwt_keys, &sealer, &ring);
+            tell_closed(&next, &next_ring, Some((&current, &ring)));
+            (next, next_ring)
         });
         let (next, ring) = build.await.map_err(|_| StoreError::Stopped)?;
-        for checked in [next.check(), ring.check()] {
-            if let Err(error) = checked {
-                // The others must go on working.
-                tracing::error!(%error, "some keys cannot be used");
-            }
-        }
         self.tokens.publish(ring);
         self.keyring.store(Arc::new(next));
         self.health.rcu(|health| Health { keys_from: KeysFrom::Store, ..(**health).clone() });
@@ -417,6 +427,19 @@ impl Authenticator {
             keeper.keep(kept);
         }
         Ok(true)
+    }
+}
+
+fn closed(keyring: &Keyring, ring: &Ring) -> Vec<String> {
+    let checked = [keyring.check(), ring.check()];
+    checked.into_iter().filter_map(|checked| checked.err().map(|error| error.to_string())).collect()
+}
+
+/// Says what was not said already. The other keys must go on working.
+fn tell_closed(keyring: &Keyring, ring: &Ring, before: Option<(&Keyring, &Ring)>) {
+    let told = before.map(|(keyring, ring)| closed(keyring, ring)).unwrap_or_default();
+    for error in closed(keyring, ring).into_iter().filter(|text| !told.contains(text)) {
+        tracing::error!(error, "some keys cannot be used");
     }
 }
 

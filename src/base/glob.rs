@@ -43,13 +43,18 @@ impl Glob {
     }
 }
 
+impl InvalidGlob {
+    /// What to write instead, without what was written.
+    pub fn unquoted(&self) -> String {
+        format!(
+            "is no pattern: use 1 to {GLOB_CHARS_MAX} characters without spaces, `*` for any and `?` for one"
+        )
+    }
+}
+
 impl fmt::Display for InvalidGlob {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{:?} is no pattern: use 1 to {GLOB_CHARS_MAX} characters without spaces, `*` for any and `?` for one",
-            self.0
-        )
+        write!(f, "{:?} {}", self.0, self.unquoted())
     }
 }
 

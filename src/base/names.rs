@@ -91,6 +91,13 @@ impl Borrow<str> for EndpointName {
     }
 }
 
+impl InvalidName {
+    /// What to write instead, without what was written: that may be anything that somebody pasted.
+    pub fn unquoted(&self) -> String {
+        format!("is not a {}: {}", self.what, self.rule)
+    }
+}
+
 impl fmt::Display for InvalidName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?} is not a {}: {}", self.text, self.what, self.rule)

@@ -1,7 +1,7 @@
 use std::fmt;
 
 use super::Config;
-use crate::admin::definition::address;
+use crate::admin::definition::{Allowed, address};
 use crate::auth::Mode;
 use crate::base::EndpointName;
 use crate::route::{Members, Prefix};
@@ -29,14 +29,24 @@ impl fmt::Display for Summary<'_> {
         }
         self.endpoints(f)?;
         self.servers(f)?;
-        if !self.0.serving.commands.is_empty() {
-            writeln!(f, "may run    {}", self.0.serving.commands.join(", "))?;
-        }
+        let Allowed { commands, env, dirs } = &self.0.serving.allowed;
+        listed(f, "may run", commands)?;
+        listed(f, "may set", env)?;
+        listed(f, "may run in", dirs)?;
         for notice in &self.0.skipped {
             writeln!(f, "notice     {notice}")?;
         }
         Ok(())
     }
+}
+
+/// What is allowed to definitions of the store, where anything is.
+fn listed<T: ToString>(f: &mut fmt::Formatter<'_>, what: &str, list: &[T]) -> fmt::Result {
+    if list.is_empty() {
+        return Ok(());
+    }
+    let list: Vec<String> = list.iter().map(T::to_string).collect();
+    writeln!(f, "{what:<10} {}", list.join(", "))
 }
 
 impl Summary<'_> {

@@ -120,12 +120,14 @@ pub enum LogFormat {
 /// `metamcp.toml` has a mistake.
 #[derive(Clone)]
 pub struct Base {
-    /// See [`Config::data_dir`].
-    pub data_dir: PathBuf,
+    /// See [`Config::data_dir`]; `None` where nothing says, which a database elsewhere can do without.
+    pub data_dir: Option<PathBuf>,
     /// See [`Config::database_url`].
     pub database_url: Option<Zeroizing<String>>,
     /// See [`Config::encryption_key`].
     pub encryption_key: Option<Zeroizing<String>>,
+    /// As written: see [`Config::jwt_secret`].
+    pub jwt_secret: Option<Zeroizing<String>>,
 }
 
 /// The exit code for a command line or a configuration that is wrong (`EX_USAGE` of sysexits.h).
@@ -143,7 +145,7 @@ pub fn load(cli: &Cli, env: &dyn Env, cwd: &Path) -> Result<Config, Mistakes> {
 pub fn load_base(data_dir: Option<&Path>, env: &dyn Env, cwd: &Path) -> Result<Base, Mistakes> {
     let report = mistakes::Report::default();
     let variables = raw::Variables::read(env, cwd, &report);
-    let data_dir = raw::data_dir(data_dir, &variables, cwd, &report);
+    let data_dir = raw::find_data_dir(data_dir, &variables, cwd, &report);
     let base = resolve::base(data_dir, &variables, &report);
     report.finish().map(|_| base)
 }

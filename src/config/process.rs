@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::mistakes::{Place, Written};
+use super::mistakes::{Place, Report, Written};
 use super::raw::Variables;
 use super::section::Section;
 use super::servers::Context;
 use crate::admin::definition::bounds::{self, Bound};
+use crate::admin::definition::{Allowed, AllowedCommand, EnvPattern, SEALED};
 use crate::backend::stdio::{INHERITED, Program, Settings, Sharing};
 use crate::child::{Confinement, Limits};
 
@@ -116,6 +117,7 @@ impl Draft<'_> {
             if arg.contains('\0') {
                 report.mistake(&written.place, "has a NUL in it");
             }
+            check_shown(&arg, &written.place, report);
             args.push(arg);
         }
         let mut env = inherited(context.variables);
@@ -124,6 +126,7 @@ impl Draft<'_> {
             if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
                 report.mistake(&written.place, "is no variable: a name has no `=`, and neither part a NUL");
             }
+            check_shown(&value, &written.place, report);
             env.push(((*name).to_owned(), value));
         }
         let cwd = match &self.cwd {
@@ -140,11 +143,62 @@ impl Draft<'_> {
     }
 }
 
+/// What `[admin]` says of programs that are defined elsewhere.
+pub(super) fn allowed(section: &Section<'_>, report: &Report) -> Allowed {
+    let mut allowed = Allowed::default();
+    for Written { value: line, place } in section.text_lists("stdio_commands") {
+        let mut words = line.into_iter().map(str::to_owned);
+        match words.next().filter(|path| is_path(path)) {
+            None => report.mistake(&place, NO_PROGRAM),
+            Some(path) => {
+                let command = AllowedCommand { path, args: words.collect() };
+                put(command, &place, &mut allowed.commands, report);
+            }
+        }
+    }
+    for Written { value, place } in section.texts("stdio_env").unwrap_or_default() {
+        match EnvPattern::new(value) {
+            Ok(pattern) => put(pattern, &place, &mut allowed.env, report),
+            Err(wrong) => report.mistake(&place, wrong.to_string()),
+        }
+    }
+    for Written { value, place } in section.texts("stdio_dirs").unwrap_or_default() {
+        if is_path(value) {
+            put(value.to_owned(), &place, &mut allowed.dirs, report);
+        } else {
+            report.mistake(&place, "is not the absolute path of a directory; write \"/srv/notes\"");
+        }
+    }
+    allowed
+}
+
+fn is_path(text: &str) -> bool {
+    Path::new(text).is_absolute() && !text.contains(char::is_control)
+}
+
+fn put<T: PartialEq>(value: T, place: &Place, list: &mut Vec<T>, report: &Report) {
+    if list.contains(&value) {
+        report.mistake(place, "is there twice");
+    } else {
+        list.push(value);
+    }
+}
+
+/// What is copied from where secrets are not shown would be given to the program as it is.
+fn check_shown(value: &str, place: &Place, report: &Report) {
+    if value == SEALED {
+        report.mistake(place, "stands for what is not shown; write the value itself");
+    }
+}
+
 /// The variables that every program is given beside its own.
 pub(super) fn inherited(variables: &Variables<'_>) -> Vec<(String, String)> {
     let inherited = |name: &str| Some((name.to_owned(), variables.lookup(name).ok()??));
     INHERITED.into_iter().filter_map(inherited).collect()
 }
+
+const NO_PROGRAM: &str = "is not the absolute path of a program; write \"/usr/bin/npx\", or what `command -v npx` says, or \
+                          it and the arguments that must come first: [\"/usr/bin/npx\", \"-y\", \"@acme/server\"]";
 
 /// More than any command line in use.
 const ARGS_MAX: usize = 256;

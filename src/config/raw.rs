@@ -125,30 +125,33 @@ impl<'a> Variables<'a> {
     }
 }
 
+fn data_dir(flag: Option<&Path>, variables: &Variables<'_>, cwd: &Path, report: &Report) -> PathBuf {
+    find_data_dir(flag, variables, cwd, report).unwrap_or_else(|| {
+        let place = Place::flag("--data-dir");
+        report.mistake(&place, "nothing says where data is kept (HOME is not set); write --data-dir DIR");
+        cwd.to_owned()
+    })
+}
+
 /// The flag, `METAMCP_DATA_DIR`, `$XDG_DATA_HOME/metamcp`, `~/.local/share/metamcp`.
-pub(super) fn data_dir(
+pub(super) fn find_data_dir(
     flag: Option<&Path>,
     variables: &Variables<'_>,
     cwd: &Path,
     report: &Report,
-) -> PathBuf {
+) -> Option<PathBuf> {
     if let Some(dir) = flag {
-        return cwd.join(dir);
+        return Some(cwd.join(dir));
     }
     let directory = |name| variables.text(name, report).map(|written| PathBuf::from(written.value));
     if let Some(dir) = directory("METAMCP_DATA_DIR") {
-        return cwd.join(dir);
+        return Some(cwd.join(dir));
     }
     // The XDG specification: a relative path there is to be ignored.
     if let Some(dir) = directory("XDG_DATA_HOME").filter(|dir| dir.is_absolute()) {
-        return dir.join("metamcp");
+        return Some(dir.join("metamcp"));
     }
-    if let Some(home) = directory("HOME").filter(|dir| dir.is_absolute()) {
-        return home.join(".local/share/metamcp");
-    }
-    let place = Place::flag("--data-dir");
-    report.mistake(&place, "nothing says where data is kept (HOME is not set); write --data-dir DIR");
-    cwd.to_owned()
+    directory("HOME").filter(|dir| dir.is_absolute()).map(|home| home.join(".local/share/metamcp"))
 }
 
 /// What became of reading a file.

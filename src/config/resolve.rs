@@ -41,8 +41,9 @@ pub(super) fn resolve(raw: &Raw<'_>, report: Report) -> Result<Config, Mistakes>
     let servers = servers::read(&root, &entries, Context { variables: &raw.variables, report: &report });
     let endpoints = endpoints::read(&root, &servers, &report);
     root.finish();
-    let Base { database_url, encryption_key, .. } = base(raw.data_dir.clone(), &raw.variables, &report);
-    let jwt_secret = jwt_secret(&raw.variables, &report);
+    let base = base(Some(raw.data_dir.clone()), &raw.variables, &report);
+    let Base { database_url, encryption_key, jwt_secret, .. } = base;
+    let jwt_secret = jwt_secret.map(|text| self::jwt_secret(&text, &report));
     let skipped = report.finish()?;
     Ok(Config {
         data_dir: raw.data_dir.clone(),
@@ -68,29 +69,30 @@ pub(super) fn resolve(raw: &Raw<'_>, report: Report) -> Result<Config, Mistakes>
 }
 
 /// What the store and the keys need, of the environment alone.
-pub(super) fn base(data_dir: PathBuf, variables: &Variables<'_>, report: &Report) -> Base {
+pub(super) fn base(data_dir: Option<PathBuf>, variables: &Variables<'_>, report: &Report) -> Base {
     let database_url = variables.text("DATABASE_URL", report).map(|Written { value, place }| {
         if !["postgres://", "postgresql://"].iter().any(|scheme| value.starts_with(scheme)) {
             report.mistake(&place, "is not postgres://...; leave it out to use SQLite in the data directory");
         }
         Zeroizing::new(value)
     });
-    let encryption_key =
-        variables.text("ENCRYPTION_KEY", report).map(|written| Zeroizing::new(written.value));
-    Base { data_dir, database_url, encryption_key }
+    let secret = |name| variables.text(name, report).map(|written| Zeroizing::new(written.value));
+    let (encryption_key, jwt_secret) = (secret("ENCRYPTION_KEY"), secret(JWT_SECRET));
+    Base { data_dir, database_url, encryption_key, jwt_secret }
 }
 
-fn jwt_secret(variables: &Variables<'_>, report: &Report) -> Option<Zeroizing<Vec<u8>>> {
-    let Written { value, place } = variables.text("JWT_SECRET", report)?;
-    if value.len() < d::JWT_SECRET_BYTES_MIN {
+fn jwt_secret(text: &str, report: &Report) -> Zeroizing<Vec<u8>> {
+    if text.len() < d::JWT_SECRET_BYTES_MIN {
         let least = d::JWT_SECRET_BYTES_MIN;
         report.mistake(
-            &place,
+            &Place::variable(JWT_SECRET),
             format!("is shorter than {least} bytes; take the output of: openssl rand -base64 32"),
         );
     }
-    Some(Zeroizing::new(value.into_bytes()))
+    Zeroizing::new(text.as_bytes().to_vec())
 }
+
+const JWT_SECRET: &str = "JWT_SECRET";
 
 /// Where somebody chose, with the place. The flag can only switch authentication off.
 fn auth_mode(raw: &Raw<'_>, section: &Section<'_>) -> Option<Written<Mode>> {
@@ -210,11 +212,11 @@ fn tls(section: &Section<'_>, report: &Report) -> Option<server::Tls> {
 /// A server on a private address is as good as any where nobody comes from outside.
 fn serving(raw: &Raw<'_>, root: &Section<'_>, server: &server::Config, report: &Report) -> Serving {
     let section = root.child("admin");
-    let commands = list(&section, "stdio_commands", command, report);
+    let allowed = process::allowed(&section, report);
     section.finish();
     Serving {
         allow_private: server.listen.ip().to_canonical().is_loopback(),
-        commands,
+        allowed,
         inherited: process::inherited(&raw.variables),
     }
 }
@@ -331,15 +333,6 @@ fn origin(text: &str) -> Result<String, &'static str> {
         Ok(url.origin().ascii_serialization())
     } else {
         Err(FORM)
-    }
-}
-
-/// A program, as definitions have to name it.
-fn command(text: &str) -> Result<String, &'static str> {
-    if Path::new(text).is_absolute() && !text.contains(char::is_control) {
-        Ok(text.to_owned())
-    } else {
-        Err("is not the absolute path of a program; write \"/usr/bin/npx\", or what `command -v npx` says")
     }
 }
 

@@ -144,6 +144,27 @@ impl<'a> Section<'a> {
         Some(items.iter().filter_map(text).collect())
     }
 
+    /// A list whose items are texts or lists of texts; a text is the same as a list of it alone.
+    pub fn text_lists(&self, key: &'static str) -> Vec<Written<Vec<&'a str>>> {
+        let Some((value, place)) = self.value(key) else { return Vec::new() };
+        let Some(items) = value.get_ref().as_array() else {
+            self.report.mistake(&place, format!("is {}; write a list: [\"...\"]", kind(value)));
+            return Vec::new();
+        };
+        let words = |item: &'a Spanned<DeValue<'a>>| {
+            let place = self.place_of(key, item.span().start);
+            let words = match item.get_ref().as_array() {
+                None => vec![self.text_at(item, place.clone())?.value],
+                Some(words) => {
+                    let read = words.iter().map(|word| Some(self.text_at(word, place.clone())?.value));
+                    read.collect::<Option<_>>()?
+                }
+            };
+            Some(Written { value: words, place })
+        };
+        items.iter().filter_map(words).collect()
+    }
+
     pub fn flag(&self, key: &'static str) -> Option<bool> {
         let (value, place) = self.value(key)?;
         let flag = value.get_ref().as_bool();

@@ -75,6 +75,36 @@ fn check_mistakes(found: Result<Config, Mistakes>, expected: &[&str]) {
 }
 
 #[test]
+fn what_stored_programs_may_be() {
+    let admin = |text: &str| run("", &[], &[("metamcp.toml", &format!("[admin]\n{text}"))]);
+    let config = admin(
+        "stdio_commands = ['/a', ['/b', '-y', 'x']]\nstdio_env = ['TOKEN', 'ACME_*']\nstdio_dirs = ['/srv']",
+    )
+    .unwrap();
+    let allowed = &config.serving.allowed;
+    assert_eq!((allowed.commands[0].path.as_str(), &allowed.commands[0].args), ("/a", &vec![]));
+    assert_eq!((allowed.commands[1].path.as_str(), allowed.commands[1].args.len()), ("/b", 2));
+    assert!(allowed.variable("ACME_KEY").is_ok() && allowed.dir("/srv").is_ok());
+    let told = Summary(&config).to_string();
+    for said in ["may run    /a, /b ...", "may set    TOKEN, ACME_*", "may run in /srv"] {
+        assert!(told.contains(said), "{told}");
+    }
+    let check = |text: &str, expected: &[&str]| check_mistakes(admin(text), expected);
+    check(
+        "stdio_commands = ['a', [], ['b', 'c'], '/a', ['/a']]",
+        &["command -v npx", "command -v npx", "command -v npx", "is there twice"],
+    );
+    check("stdio_commands = '/a'", &["write a list"]);
+    check("stdio_commands = [1, ['/a', 1]]", &["is a whole number", "is a whole number"]);
+    check(
+        "stdio_env = ['*', 'a b', 'T', 'T']",
+        &["nor the beginning", "nor the beginning", "is there twice"],
+    );
+    check("stdio_env = ['LD_PRELOAD', 'PYTHON*']", &["whoever may set it"; 2]);
+    check("stdio_dirs = ['srv']", &["is not the absolute path of a directory"]);
+}
+
+#[test]
 fn nothing_written_is_a_configuration() {
     let config = run("", &[], &[]).unwrap();
     assert_eq!(config.server.listen.to_string(), "127.0.0.1:12009");
@@ -151,7 +181,7 @@ fn looks_for_files() {
 fn finds_the_data_directory() {
     let check = |flag: Option<&str>, variables: &[(&str, &str)], expected: &str| {
         let base = load_base(flag.map(Path::new), &env(variables), Path::new("/cwd")).unwrap();
-        assert_eq!(base.data_dir, Path::new(expected));
+        assert_eq!(base.data_dir.as_deref(), Some(Path::new(expected)));
     };
     let all = [("METAMCP_DATA_DIR", "m"), ("XDG_DATA_HOME", "/xdg"), ("HOME", "/me")];
     check(Some("f"), &all, "/cwd/f");
@@ -160,7 +190,9 @@ fn finds_the_data_directory() {
     check(None, &all[1..], "/xdg/metamcp");
     check(None, &[("XDG_DATA_HOME", "relative"), ("HOME", "/me")], "/me/.local/share/metamcp");
     check(None, &all[2..], "/me/.local/share/metamcp");
-    assert!(load_base(None, &env(&[]), Path::new("/cwd")).is_err());
+    assert_eq!(load_base(None, &env(&[]), Path::new("/cwd")).unwrap().data_dir, None);
+    let nowhere = load(&Cli::default(), &env(&[]), Path::new("/cwd"));
+    check_mistakes(nowhere, &["nothing says where data is kept"]);
 }
 
 #[test]
@@ -525,6 +557,7 @@ fn programs() {
     check("command='x'\nurl='http://a'", &["is a program (command)"]);
     check("command='x'\nbearer='b'", &["is a program (command)"]);
     check("args=['x']", &["servers.a.command: is missing beside", "servers.a.url: is missing"]);
+    check("command='x'\nargs=['(sealed)']\nenv={ A='(sealed)' }", &["write the value itself"; 2]);
     check("command=''", &["servers.a.command: names no program"]);
     check("command='x'\ncwd='no/such'", &["servers.a.cwd: is no directory"]);
     check("command='x'\nenv={ 'A=B'='c' }", &["is no variable"]);

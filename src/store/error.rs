@@ -20,12 +20,27 @@ pub enum StoreError {
     /// Something it refers to is not there.
     #[error("it refers to a server or key that is not there")]
     Dangling,
+    /// A row that does not open: what it says is not what was sealed.
+    #[error(
+        "the {0} does not open: it was altered outside of keyadm and the gateway, sealed under another ENCRYPTION_KEY, or \
+         made before rows were bound to one; nothing is built on it: write the whole of it anew, or delete it"
+    )]
+    Closed(&'static str),
+    /// A change without a binder.
+    #[error("what decides is bound to ENCRYPTION_KEY, which is not given here: set it to the gateway's")]
+    Unbound,
     /// A value that the table does not take.
     #[error("the database does not take it: {0}")]
     Invalid(String),
     /// The database cannot be reached or does not answer.
     #[error("the database is not available: {0}")]
     Unavailable(String),
+    /// The way to the database broke after it had been asked to keep a change, and before it had answered.
+    #[error(
+        "whether this was done is not known: the way to the database broke when it had been asked to keep the change ({0}); \
+         look at what is there before you do it again"
+    )]
+    Unsure(String),
     /// Another process held the write lock for longer than we wait.
     #[error("the database is locked by another process; try again, or find who holds it with `fuser`")]
     Locked,
@@ -81,11 +96,18 @@ impl StoreError {
     /// Whether the same may well succeed later, with nobody changing the request.
     pub fn is_away(&self) -> bool {
         match self {
-            Self::Unavailable(_) | Self::Locked | Self::DiskFull | Self::ReadOnly | Self::Stopped => true,
+            Self::Unavailable(_)
+            | Self::Unsure(_)
+            | Self::Locked
+            | Self::DiskFull
+            | Self::ReadOnly
+            | Self::Stopped => true,
             Self::Conflict
             | Self::Exists { .. }
             | Self::NotFound(_)
             | Self::Dangling
+            | Self::Closed(_)
+            | Self::Unbound
             | Self::Invalid(_)
             | Self::Corrupt(_)
             | Self::NewerSchema { .. }

@@ -3,6 +3,7 @@
 use serde_json::{Value as Json, json};
 
 use super::audit::{Audit, Change, ObjectKind, record};
+use super::bound::{Binding, Bound, Plain};
 use super::epochs::{self, Kind};
 use super::session::{Access, Session, query_one, transact};
 use super::value::{Row, Value, words};
@@ -37,7 +38,7 @@ pub struct JwtKeyRow {
     pub kid: String,
     /// How it signs.
     pub algorithm: JwtAlgorithm,
-    /// Opaque here.
+    /// Opaque here, and bound to all the rest.
     pub secret: Sealed,
     /// What it does.
     pub phase: JwtPhase,
@@ -54,8 +55,8 @@ pub struct NewJwtKey {
     pub kid: String,
     /// How it signs.
     pub algorithm: JwtAlgorithm,
-    /// Opaque here.
-    pub secret: Sealed,
+    /// Opaque here, and sealed when it is stored.
+    pub secret: Plain,
     /// `Active` for the first one, `Next` for every other.
     pub phase: JwtPhase,
 }
@@ -75,19 +76,22 @@ impl Store {
         transact!(self, Access::Read, |session| all(session))
     }
 
-    /// Adds a key. [`StoreError::Exists`]: the kid is taken (`kid`), or there is one of that phase (`phase`).
+    /// Adds a key. [`StoreError::Exists`]: the kid is taken (`kid`), or there is one of that phase (`phase`);
+    /// [`StoreError::Unbound`].
     ///
     /// Cancel safe: a dropped call is either wholly done or not at all.
     pub async fn insert_jwt_key(&self, key: NewJwtKey, audit: Audit) -> Result<JwtKeyRow, StoreError> {
-        transact!(self, Access::Administer, |session| insert(session, &key, &audit))
+        let binding = self.binding.clone();
+        transact!(self, Access::Administer, |session| insert(session, &binding, &key, &audit))
     }
 
     /// The next key signs from now on, and the one that did so retires, in one transaction. Gives the new active
-    /// one. [`StoreError::NotFound`]: none is next.
+    /// one. [`StoreError::NotFound`]: none is next; [`StoreError::Closed`]: it does not open; [`StoreError::Unbound`].
     ///
     /// Cancel safe: a dropped call is either wholly done or not at all.
     pub async fn promote_jwt_key(&self, audit: Audit) -> Result<JwtKeyRow, StoreError> {
-        transact!(self, Access::Administer, |session| promote(session, &audit))
+        let binding = self.binding.clone();
+        transact!(self, Access::Administer, |session| promote(session, &binding, &audit))
     }
 
     /// Takes a key out. [`StoreError::NotFound`]; [`StoreError::Conflict`]: it is the one that signs.
@@ -112,7 +116,7 @@ async fn all<S: Session>(session: &mut S) -> Result<JwtKeys, StoreError> {
     Ok(JwtKeys { epoch, rows })
 }
 
-async fn find<S: Session>(
+pub(super) async fn find<S: Session>(
     session: &mut S,
     column: &str,
     value: &str,
@@ -123,31 +127,48 @@ async fn find<S: Session>(
 
 async fn insert<S: Session>(
     session: &mut S,
+    binding: &Binding,
     key: &NewJwtKey,
     audit: &Audit,
 ) -> Result<JwtKeyRow, StoreError> {
     let values = [
         Value::from(&key.kid),
         key.algorithm.as_str().into(),
-        key.secret.bytes.as_slice().into(),
-        key.secret.key_version.into(),
+        // Sealed below, with what the table makes of all this.
+        Value::Blob(Vec::new()),
         key.phase.as_str().into(),
         audit.at.into(),
     ];
     session.execute(INSERT, &values).await?;
-    let row = find(session, "kid", &key.kid).await?.ok_or(StoreError::NotFound("token key"))?;
+    let mut row = known(session, &key.kid).await?;
+    row.secret = binding.bind(session, Bound::JwtKey(&row), &key.secret).await?;
     note(session, audit, "jwt_key.create", None, Some(&row)).await?;
     Ok(row)
 }
 
-async fn promote<S: Session>(session: &mut S, audit: &Audit) -> Result<JwtKeyRow, StoreError> {
+async fn known<S: Session>(session: &mut S, kid: &str) -> Result<JwtKeyRow, StoreError> {
+    find(session, "kid", kid).await?.ok_or(StoreError::NotFound("token key"))
+}
+
+async fn promote<S: Session>(
+    session: &mut S,
+    binding: &Binding,
+    audit: &Audit,
+) -> Result<JwtKeyRow, StoreError> {
     let next = find(session, "phase", JwtPhase::Next.as_str()).await?;
     let next = next.ok_or(StoreError::NotFound("token key in the phase `next`"))?;
-    // First the old one: there is never a second that signs.
+    let secret = binding.opened(Bound::JwtKey(&next), "token key in the phase `next`")?;
+    // First the old one: there is never a second that signs. One that does not open retires as it is.
     if let Some(active) = find(session, "phase", JwtPhase::Active.as_str()).await? {
-        move_on(session, &active, JwtPhase::Retiring, audit).await?;
+        let secret = binding.open(Bound::JwtKey(&active));
+        let old = move_on(session, &active, JwtPhase::Retiring, audit).await?;
+        if let Some(secret) = secret {
+            binding.bind(session, Bound::JwtKey(&old), &secret).await?;
+        }
     }
-    move_on(session, &next, JwtPhase::Active, audit).await
+    let mut new = move_on(session, &next, JwtPhase::Active, audit).await?;
+    new.secret = binding.bind(session, Bound::JwtKey(&new), &secret).await?;
+    Ok(new)
 }
 
 async fn move_on<S: Session>(
@@ -158,14 +179,14 @@ async fn move_on<S: Session>(
 ) -> Result<JwtKeyRow, StoreError> {
     let values = [phase.as_str().into(), audit.at.into(), (&before.kid).into()];
     session.execute("UPDATE jwt_keys SET phase = $1, changed_at = $2 WHERE kid = $3", &values).await?;
-    let after = JwtKeyRow { phase, changed_at: audit.at, ..before.clone() };
+    let after = known(session, &before.kid).await?;
     let action = if phase == JwtPhase::Active { "jwt_key.promote" } else { "jwt_key.retire" };
     note(session, audit, action, Some(before), Some(&after)).await?;
     Ok(after)
 }
 
 async fn delete<S: Session>(session: &mut S, kid: &str, audit: &Audit) -> Result<JwtKeyRow, StoreError> {
-    let before = find(session, "kid", kid).await?.ok_or(StoreError::NotFound("token key"))?;
+    let before = known(session, kid).await?;
     if before.phase == JwtPhase::Active {
         return Err(StoreError::Conflict);
     }
@@ -187,17 +208,19 @@ async fn note<S: Session>(
 }
 
 fn read(mut row: Row) -> Result<JwtKeyRow, StoreError> {
-    Ok(JwtKeyRow {
+    let mut key = JwtKeyRow {
         kid: row.text()?,
-        algorithm: row.word(JwtAlgorithm::parse)?,
-        secret: Sealed { bytes: row.blob()?, key_version: row.int()? },
-        phase: row.word(JwtPhase::parse)?,
-        created_at: row.int()?,
-        changed_at: row.int()?,
-    })
+        algorithm: row.or(JwtAlgorithm::Hs256, |row| row.word(JwtAlgorithm::parse)),
+        secret: Sealed { bytes: row.blob()?, key_version: row.or(0, Row::int) },
+        phase: row.or(JwtPhase::Retiring, |row| row.word(JwtPhase::parse)),
+        created_at: row.or(0, Row::int),
+        changed_at: row.or(0, Row::int),
+    };
+    key.secret = row.sealed(key.secret);
+    Ok(key)
 }
 
 const COLUMNS: &str = "kid, algorithm, sealed_secret, key_version, phase, created_at, changed_at";
 
 const INSERT: &str = "INSERT INTO jwt_keys (kid, algorithm, sealed_secret, key_version, phase, created_at, changed_at) \
-                      VALUES ($1, $2, $3, $4, $5, $6, $6)";
+                      VALUES ($1, $2, $3, 0, $4, $5, $5)";

@@ -43,20 +43,25 @@ pub struct MetaServer {
     pub r#type: String,
     /// Of a child process.
     pub command: Option<String>,
-    /// Of a child process.
+    /// Of a child process: texts.
     #[serde(default)]
-    pub args: Vec<String>,
-    /// Of a child process.
+    args: Json,
+    /// Of a child process: texts by name.
     #[serde(default)]
-    pub env: BTreeMap<String, String>,
+    env: Json,
     /// Of a server elsewhere.
     pub url: Option<String>,
     /// Of a server elsewhere.
     pub bearer_token: Option<String>,
-    /// Of a server elsewhere; not in its first versions.
+    /// Of a server elsewhere: texts by name; not in its first versions.
     #[serde(default)]
-    pub headers: BTreeMap<String, String>,
+    headers: Json,
 }
+
+/// A column that holds something else than MetaMCP puts there. One such row is no reason to take none of the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("its column `{0}` is not as MetaMCP's is: mend it there, or define the server anew")]
+pub struct OddColumn(&'static str);
 
 /// A row of `namespaces`.
 #[derive(Debug, Deserialize)]
@@ -150,6 +155,28 @@ impl fmt::Debug for MetaKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MetaKey").field("name", &self.name).finish_non_exhaustive()
     }
+}
+
+impl MetaServer {
+    /// Of a child process.
+    pub fn args(&self) -> Result<Vec<String>, OddColumn> {
+        column("args", &self.args)
+    }
+
+    /// Of a child process.
+    pub fn env(&self) -> Result<BTreeMap<String, String>, OddColumn> {
+        column("env", &self.env)
+    }
+
+    /// Of a server elsewhere.
+    pub fn headers(&self) -> Result<BTreeMap<String, String>, OddColumn> {
+        column("headers", &self.headers)
+    }
+}
+
+/// Nothing is as good as an empty one.
+fn column<T: DeserializeOwned + Default>(name: &'static str, value: &Json) -> Result<T, OddColumn> {
+    if value.is_null() { Ok(T::default()) } else { T::deserialize(value).map_err(|_| OddColumn(name)) }
 }
 
 impl MetaMcp {

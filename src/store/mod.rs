@@ -4,10 +4,12 @@
 //! and run in a transaction of either.
 //!
 //! Invariants: SQL stands here and in `sql/` only. Every change moves the epoch of its kind and is in the audit log,
-//! in the transaction of the change itself. No caller's thread ever waits for the disk.
+//! in the transaction of the change itself. What decides is bound to `ENCRYPTION_KEY` (`bound`). No caller's thread ever
+//! waits for the disk.
 //! Does not know: what sealed bytes or a definition hold, who is asking, or the wire.
 
 mod audit;
+mod bound;
 mod clock;
 mod endpoints;
 mod epochs;
@@ -31,24 +33,29 @@ mod watch;
 use std::path::Path;
 
 pub use audit::{Audit, AuditFilter, AuditRow, ObjectKind};
+pub use bound::{Binder, Bound, Plain};
 pub use endpoints::{EndpointRow, EndpointServer, EndpointSpec, Endpoints, PrefixMode, ToolOverride};
 pub use epochs::Epochs;
 pub use error::StoreError;
 pub use jwt_keys::{JwtAlgorithm, JwtKeyRow, JwtKeys, JwtPhase, NewJwtKey};
 pub use keys::{Grants, KeyRow, KeyStatus, Keys, NewKey, Predecessor, Rate, Role, Rotation};
-pub use metamcp::{MetaEndpoint, MetaKey, MetaMcp, MetaMember, MetaNamespace, MetaServer, MetaTool};
+pub use metamcp::{
+    MetaEndpoint, MetaKey, MetaMcp, MetaMember, MetaNamespace, MetaServer, MetaTool, OddColumn,
+};
 pub use page::{PAGE_ITEMS_MAX, Paged};
 pub use retention::{Retention, Retired};
-pub use sealed::{Rewrap, Sealed, SealedKind, SealedRow};
+pub use sealed::{Rewrapped, Sealed, SealedKind};
 pub use servers::{Secrets, ServerKind, ServerRow, ServerSpec, Servers};
 pub use usage::{Applied, Counts, UsageBatch, UsageFilter, UsageKey, UsageRow};
 pub use uuid::Uuid;
 pub use watch::{Away, Seen};
 
-/// A handle to the store. Cheap to clone; the engine stops when the last one is dropped.
+/// A handle to the store. Cheap to clone; the engine stops when the last one is dropped. Reads and deletes; for changes to
+/// what is bound it takes [`Store::bound_by`].
 #[derive(Debug, Clone)]
 pub struct Store {
     engine: Engine,
+    binding: bound::Binding,
 }
 
 #[derive(Debug, Clone)]
@@ -91,7 +98,7 @@ impl Store {
     ///
     /// Cancel safe.
     pub async fn open_sqlite(path: &Path) -> Result<Self, StoreError> {
-        Ok(Self { engine: Engine::Sqlite(sqlite::Sqlite::open(path).await?) })
+        Ok(Self::over(Engine::Sqlite(sqlite::Sqlite::open(path).await?)))
     }
 
     /// Opens the PostgreSQL database that `url` (`postgres://...`) names, and brings its schema up to date.
@@ -106,7 +113,7 @@ impl Store {
     /// The same without asking the server anything yet: the first operation does, or [`Store::prepare`]. Called in the
     /// runtime that is to drive the connections; fails only for an address that cannot be one.
     pub fn postgres(url: &str) -> Result<Self, StoreError> {
-        Ok(Self { engine: Engine::Postgres(postgres::Postgres::new(url)?) })
+        Ok(Self::over(Engine::Postgres(postgres::Postgres::new(url)?)))
     }
 
     /// Reaches the database and brings its schema up to date. Done already, it costs nothing.
@@ -117,6 +124,10 @@ impl Store {
             Engine::Sqlite(_) => Ok(()),
             Engine::Postgres(engine) => engine.prepare().await,
         }
+    }
+
+    fn over(engine: Engine) -> Self {
+        Self { engine, binding: bound::Binding::default() }
     }
 }
 

@@ -5,6 +5,8 @@ use serde_json::{Value as Json, json};
 use uuid::Uuid;
 
 use super::audit::{Audit, Change, ObjectKind, record};
+use super::bound::{Binding, Bound, Plain};
+use super::endpoints;
 use super::epochs::{self, Kind};
 use super::page::{Paged, fetched, limit, paged};
 use super::session::{Access, Session, query_one, transact};
@@ -34,8 +36,8 @@ pub struct ServerRow {
     pub kind: ServerKind,
     /// Opaque here: address, command, limits. No secret is in it: it stands in the clear, in the audit log too.
     pub definition: Json,
-    /// Opaque here: headers, environment.
-    pub secrets: Option<Sealed>,
+    /// Opaque here: headers, environment, or nothing; bound to all of the above.
+    pub secrets: Sealed,
     /// Moves with every change: the `ETag`.
     pub version: u64,
     /// Seconds since 1970.
@@ -62,10 +64,8 @@ pub struct ServerSpec {
 pub enum Secrets {
     /// Those that are there, or none.
     Keep,
-    /// These and no others.
-    Set(Sealed),
-    /// None.
-    Clear,
+    /// These and no others, which may be none.
+    Set(Plain),
 }
 
 /// All servers at one moment.
@@ -100,7 +100,7 @@ impl Store {
         transact!(self, Access::Read, |session| find(session, &reference))
     }
 
-    /// Adds a server. [`StoreError::Exists`]: the name or the id is taken.
+    /// Adds a server. [`StoreError::Exists`]: the name or the id is taken; [`StoreError::Unbound`].
     ///
     /// Cancel safe: a dropped call is either wholly done or not at all.
     pub async fn insert_server(
@@ -109,11 +109,13 @@ impl Store {
         spec: ServerSpec,
         audit: Audit,
     ) -> Result<ServerRow, StoreError> {
-        transact!(self, Access::Administer, |session| insert(session, id, &spec, &audit))
+        let binding = self.binding.clone();
+        transact!(self, Access::Administer, |session| insert(session, &binding, id, &spec, &audit))
     }
 
     /// Makes a server what `spec` says; one that is so already keeps its version. [`StoreError::NotFound`],
-    /// [`StoreError::Conflict`], [`StoreError::Exists`].
+    /// [`StoreError::Conflict`], [`StoreError::Exists`], [`StoreError::Unbound`]; [`StoreError::Closed`]: its secrets are to be
+    /// kept, and it does not open.
     ///
     /// Cancel safe: a dropped call is either wholly done or not at all.
     pub async fn replace_server(
@@ -123,11 +125,13 @@ impl Store {
         spec: ServerSpec,
         audit: Audit,
     ) -> Result<ServerRow, StoreError> {
-        transact!(self, Access::Administer, |session| replace(session, id, expect, &spec, &audit))
+        let (binding, by) = (self.binding.clone(), (spec, audit));
+        transact!(self, Access::Administer, |session| replace(session, &binding, id, expect, &by))
     }
 
     /// Takes a server out, also of every endpoint, and gives what it was. [`StoreError::NotFound`],
-    /// [`StoreError::Conflict`].
+    /// [`StoreError::Conflict`]; [`StoreError::Unbound`], [`StoreError::Closed`]: an endpoint that has it cannot be sealed
+    /// anew here.
     ///
     /// Cancel safe: a dropped call is either wholly done or not at all.
     pub async fn delete_server(
@@ -136,29 +140,28 @@ impl Store {
         expect: Match,
         audit: Audit,
     ) -> Result<ServerRow, StoreError> {
-        transact!(self, Access::Administer, |session| delete(session, id, expect, &audit))
+        let binding = self.binding.clone();
+        transact!(self, Access::Administer, |session| delete(session, &binding, id, expect, &audit))
     }
 }
 
 impl ServerRow {
-    /// Whether it is already what `spec` would make of it.
-    pub fn is(&self, spec: &ServerSpec) -> bool {
+    /// Whether it is already what `spec` would make of it. `plain`: what is sealed in it; `None`: it does not open.
+    pub fn is(&self, spec: &ServerSpec, plain: Option<&Plain>) -> bool {
         let secrets = match &spec.secrets {
-            Secrets::Keep => true,
-            Secrets::Clear => self.secrets.is_none(),
-            // Sealed anew it looks different even where it is the same.
-            Secrets::Set(sealed) => self.secrets.as_ref() == Some(sealed),
+            Secrets::Keep => plain.is_some(),
+            Secrets::Set(wanted) => plain == Some(wanted),
         };
         secrets && (&self.name, self.kind, &self.definition) == (&spec.name, spec.kind, &spec.definition)
     }
 
     /// For the audit log: that there are secrets, not which.
-    fn describe(&self) -> Json {
+    fn describe(&self, plain: Option<&Plain>) -> Json {
         json!({
             "name": self.name,
             "kind": self.kind.as_str(),
             "definition": self.definition,
-            "secrets": self.secrets.is_some(),
+            "secrets": plain.map(|plain| !plain.expose().is_empty()),
             "version": self.version,
         })
     }
@@ -182,7 +185,10 @@ async fn page<S: Session>(
 }
 
 /// A name may look like an id: the id counts first.
-async fn find<S: Session>(session: &mut S, reference: &str) -> Result<Option<ServerRow>, StoreError> {
+pub(super) async fn find<S: Session>(
+    session: &mut S,
+    reference: &str,
+) -> Result<Option<ServerRow>, StoreError> {
     if let Ok(id) = Uuid::parse_str(reference)
         && let Some(row) = find_by(session, "id", id.into()).await?
     {
@@ -206,52 +212,52 @@ async fn known<S: Session>(session: &mut S, id: Uuid) -> Result<ServerRow, Store
 
 async fn insert<S: Session>(
     session: &mut S,
+    binding: &Binding,
     id: Uuid,
     spec: &ServerSpec,
     audit: &Audit,
 ) -> Result<ServerRow, StoreError> {
-    let secrets = match &spec.secrets {
-        Secrets::Set(sealed) => Some(sealed),
-        Secrets::Keep | Secrets::Clear => None,
+    let plain = match &spec.secrets {
+        Secrets::Set(plain) => plain.clone(),
+        Secrets::Keep => Plain::nothing(),
     };
     let values = [
         id.into(),
         Value::from(&spec.name),
         spec.kind.as_str().into(),
         (&spec.definition).into(),
-        secrets.map(|sealed| sealed.bytes.as_slice()).into(),
-        secrets.map(|sealed| sealed.key_version).into(),
+        // Sealed below, with what the table makes of all this.
+        Value::Blob(Vec::new()),
         audit.at.into(),
     ];
     session.execute(INSERT, &values).await?;
-    let row = known(session, id).await?;
-    note(session, audit, "server.create", None, Some(&row)).await?;
+    let mut row = known(session, id).await?;
+    row.secrets = binding.bind(session, Bound::Server(&row), &plain).await?;
+    note(session, audit, "server.create", None, Some(row.describe(Some(&plain))), id).await?;
     Ok(row)
 }
 
 async fn replace<S: Session>(
     session: &mut S,
+    binding: &Binding,
     id: Uuid,
     expect: Match,
-    spec: &ServerSpec,
-    audit: &Audit,
+    (spec, audit): &(ServerSpec, Audit),
 ) -> Result<ServerRow, StoreError> {
     let before = known(session, id).await?;
     expect.check(before.version)?;
-    if before.is(spec) {
+    let was = binding.open(Bound::Server(&before));
+    if before.is(spec, was.as_ref()) {
         return Ok(before);
     }
-    let secrets = match &spec.secrets {
-        Secrets::Keep => before.secrets.as_ref(),
-        Secrets::Set(sealed) => Some(sealed),
-        Secrets::Clear => None,
+    let plain = match &spec.secrets {
+        Secrets::Keep => binding.opened(Bound::Server(&before), "server")?,
+        Secrets::Set(plain) => plain.clone(),
     };
     let values = [
         Value::from(&spec.name),
         spec.kind.as_str().into(),
         (&spec.definition).into(),
-        secrets.map(|sealed| sealed.bytes.as_slice()).into(),
-        secrets.map(|sealed| sealed.key_version).into(),
         audit.at.into(),
         id.into(),
         before.version.into(),
@@ -260,13 +266,16 @@ async fn replace<S: Session>(
     if session.execute(UPDATE, &values).await? == 0 {
         return Err(StoreError::Conflict);
     }
-    let after = known(session, id).await?;
-    note(session, audit, "server.replace", Some(&before), Some(&after)).await?;
+    let mut after = known(session, id).await?;
+    after.secrets = binding.bind(session, Bound::Server(&after), &plain).await?;
+    let (told, now) = (before.describe(was.as_ref()), after.describe(Some(&plain)));
+    note(session, audit, "server.replace", Some(told), Some(now), id).await?;
     Ok(after)
 }
 
 async fn delete<S: Session>(
     session: &mut S,
+    binding: &Binding,
     id: Uuid,
     expect: Match,
     audit: &Audit,
@@ -274,9 +283,12 @@ async fn delete<S: Session>(
     let before = known(session, id).await?;
     expect.check(before.version)?;
     // They lose a server, and whoever has read them has to notice.
+    let losing = endpoints::with_server(session, binding, id).await?;
     session.execute(TOUCH_ENDPOINTS, &[audit.at.into(), id.into()]).await?;
     session.execute("DELETE FROM mcp_servers WHERE id = $1", &[id.into()]).await?;
-    note(session, audit, "server.delete", Some(&before), None).await?;
+    endpoints::bind_anew(session, binding, losing).await?;
+    let was = binding.open(Bound::Server(&before));
+    note(session, audit, "server.delete", Some(before.describe(was.as_ref())), None, id).await?;
     Ok(before)
 }
 
@@ -284,38 +296,37 @@ async fn note<S: Session>(
     session: &mut S,
     audit: &Audit,
     action: &'static str,
-    before: Option<&ServerRow>,
-    after: Option<&ServerRow>,
+    before: Option<Json>,
+    after: Option<Json>,
+    id: Uuid,
 ) -> Result<(), StoreError> {
-    let id = after.or(before).map(|row| row.id.to_string()).unwrap_or_default();
-    let (before, after) = (before.map(ServerRow::describe), after.map(ServerRow::describe));
+    let id = id.to_string();
     record(session, audit, Change { action, kind: ObjectKind::Server, id, before, after }).await
 }
 
 fn read(mut row: Row) -> Result<ServerRow, StoreError> {
-    Ok(ServerRow {
-        id: row.uuid()?,
+    let mut server = ServerRow {
+        id: row.or(Uuid::nil(), Row::uuid),
         name: row.text()?,
-        kind: row.word(ServerKind::parse)?,
-        definition: row.json()?,
-        secrets: match (row.optional_blob()?, row.optional_int()?) {
-            (Some(bytes), Some(key_version)) => Some(Sealed { bytes, key_version }),
-            _ => None,
-        },
-        version: row.int()?,
-        created_at: row.int()?,
-        changed_at: row.int()?,
-    })
+        kind: row.or(ServerKind::Http, |row| row.word(ServerKind::parse)),
+        definition: row.or(Json::Null, Row::json),
+        secrets: Sealed { bytes: row.blob()?, key_version: row.or(0, Row::int) },
+        version: row.or(0, Row::int),
+        created_at: row.or(0, Row::int),
+        changed_at: row.or(0, Row::int),
+    };
+    server.secrets = row.sealed(server.secrets);
+    Ok(server)
 }
 
 const COLUMNS: &str =
     "id, name, kind, definition, sealed_secrets, key_version, version, created_at, changed_at";
 
 const INSERT: &str = "INSERT INTO mcp_servers (id, name, kind, definition, sealed_secrets, key_version, version, \
-                      created_at, changed_at) VALUES ($1, $2, $3, $4, $5, $6, 1, $7, $7)";
+                      created_at, changed_at) VALUES ($1, $2, $3, $4, $5, 0, 1, $6, $6)";
 
-const UPDATE: &str = "UPDATE mcp_servers SET name = $1, kind = $2, definition = $3, sealed_secrets = $4, \
-                      key_version = $5, version = version + 1, changed_at = $6 WHERE id = $7 AND version = $8";
+const UPDATE: &str = "UPDATE mcp_servers SET name = $1, kind = $2, definition = $3, version = version + 1, \
+                      changed_at = $4 WHERE id = $5 AND version = $6";
 
 const TOUCH_ENDPOINTS: &str = "UPDATE endpoints SET version = version + 1, changed_at = $1 \
                                WHERE id IN (SELECT endpoint_id FROM endpoint_servers WHERE server_id = $2)";

@@ -3,7 +3,7 @@
 use serde_json::Value as Json;
 use uuid::Uuid;
 
-use super::StoreError;
+use super::{Sealed, StoreError};
 
 /// One bound value, or one field of a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,11 +86,28 @@ pub fn check(values: &[Value]) -> Result<(), StoreError> {
 
 /// One row of an answer, taken field by field in the order of the statement's columns.
 #[derive(Debug)]
-pub struct Row(std::vec::IntoIter<Value>);
+pub struct Row {
+    fields: std::vec::IntoIter<Value>,
+    is_torn: bool,
+}
 
 impl Row {
     pub fn new(values: Vec<Value>) -> Self {
-        Self(values.into_iter())
+        Self { fields: values.into_iter(), is_torn: false }
+    }
+
+    /// One field of a row that is bound, or something else in place of one that cannot be read: somebody wrote it by hand,
+    /// and no other row is to suffer for it. This one does not open then: see [`Row::sealed`].
+    pub fn or<T>(&mut self, instead: T, read: impl FnOnce(&mut Self) -> Result<T, StoreError>) -> T {
+        read(self).unwrap_or_else(|_| {
+            self.is_torn = true;
+            instead
+        })
+    }
+
+    /// What is sealed in a row of which that was read; nothing where something could not be.
+    pub fn sealed(&self, sealed: Sealed) -> Sealed {
+        if self.is_torn { Sealed { bytes: Vec::new(), ..sealed } } else { sealed }
     }
 
     pub fn int<T: TryFrom<i64>>(&mut self) -> Result<T, StoreError> {
@@ -163,7 +180,7 @@ impl Row {
     }
 
     fn take(&mut self) -> Result<Value, StoreError> {
-        self.0.next().ok_or_else(|| unfit("a column"))
+        self.fields.next().ok_or_else(|| unfit("a column"))
     }
 }
 

@@ -62,7 +62,7 @@ impl Database {
 
     /// With the store, as another process that has it open.
     pub fn store<T>(&self, work: impl AsyncFnOnce(Store) -> T) -> T {
-        run(async { work(Store::open(&self.url).await.unwrap()).await })
+        run(async { work(Store::open(&self.url).await.unwrap().bound_by(sealer())).await })
     }
 
     /// A new key: its id, and itself.
@@ -76,10 +76,9 @@ impl Database {
     }
 
     fn key_with(&self, name: &str, grants: Grants) -> (String, String) {
-        let sealer = Sealer::new(&parse_encryption_key(ENCRYPTION_KEY).unwrap()).unwrap();
         let request = KeyRequest { name: name.into(), description: String::new(), grants, expires_at: None };
         self.store(async |store| {
-            let (key, row) = create_key(&store, &sealer, request, Audit::by("test")).await.unwrap();
+            let (key, row) = create_key(&store, &sealer(), request, Audit::by("test")).await.unwrap();
             (row.key_id, key.expose().to_owned())
         })
     }
@@ -97,6 +96,11 @@ impl Drop for Database {
             sql(server, &format!("DROP DATABASE {name} WITH (FORCE)"));
         }
     }
+}
+
+/// What binds the rows of every database on PostgreSQL.
+pub fn sealer() -> Sealer {
+    Sealer::new(&parse_encryption_key(ENCRYPTION_KEY).unwrap()).unwrap()
 }
 
 /// A gateway with keys, on the database at `url`.

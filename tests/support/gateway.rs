@@ -308,12 +308,17 @@ impl Keys {
     }
 
     fn make(&self, request: KeyRequest) -> (String, String) {
-        let (secrets, _) = Secrets::load_or_create(&self.data_dir).unwrap();
-        let sealer = Sealer::new(&parse_encryption_key(&secrets.encryption_key).unwrap()).unwrap();
+        let sealer = self.sealer();
         self.run(async |store| {
             let (key, row) = create_key(&store, &sealer, request, Audit::by("test")).await.unwrap();
             (row.key_id, key.expose().to_owned())
         })
+    }
+
+    /// What binds the rows.
+    pub fn sealer(&self) -> Sealer {
+        let (secrets, _) = Secrets::load_or_create(&self.data_dir).unwrap();
+        Sealer::new(&parse_encryption_key(&secrets.encryption_key).unwrap()).unwrap()
     }
 
     /// Switches a key off.
@@ -338,7 +343,8 @@ impl Keys {
     pub fn run<T>(&self, work: impl AsyncFnOnce(Store) -> T) -> T {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            work(Store::open_sqlite(&self.data_dir.join("metamcp.sqlite")).await.unwrap()).await
+            let store = Store::open_sqlite(&self.data_dir.join("metamcp.sqlite")).await.unwrap();
+            work(store.bound_by(self.sealer())).await
         })
     }
 }

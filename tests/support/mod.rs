@@ -21,7 +21,7 @@ use std::time::Duration;
 
 pub use client::{Client, Request, Response};
 pub use cluster::Cluster;
-pub use database::{Database, ENCRYPTION_KEY, gateway_on, is_long, run, sql, within};
+pub use database::{Database, ENCRYPTION_KEY, gateway_on, is_long, run, sealer, sql, within};
 pub use desk::{Desk, modern_params, text};
 pub use gateway::{Gateway, Keys, Setup};
 pub use message::{

@@ -10,10 +10,34 @@ use crate::backend::Address;
 /// Reads where a server is: `http://host/path`, `https://host/path` or `unix:/path/to/socket:/mcp`. The error
 /// says what to write instead and never quotes the text: addresses hold passwords and tokens.
 pub(crate) fn parse(text: &str) -> Result<Address, &'static str> {
-    if let Some(rest) = text.strip_prefix("unix:") {
-        return unix(rest);
+    let address = match text.strip_prefix("unix:") {
+        Some(rest) => unix(rest)?,
+        None => url(text)?,
+    };
+    let (path, query) = match &address {
+        Address::Http(url) | Address::Sse(url) => (url.path(), url.query()),
+        Address::Unix { path, .. } => {
+            path.split_once('?').map_or((&**path, None), |(path, query)| (path, Some(query)))
+        }
+        Address::Stdio(_) => return Err(FORM),
+    };
+    if query == Some(HIDDEN) || path.split('/').any(|segment| segment == HIDDEN) {
+        return Err("has `...` in it, which stands for what is not shown: write the whole address");
+    }
+    Ok(address)
+}
+
+fn url(text: &str) -> Result<Address, &'static str> {
+    // The parser would take out the one, and turn the other into a slash, and say nothing.
+    if text.contains(|c: char| c.is_control() || c.is_whitespace() || c == '\\') {
+        return Err("has a space, a line break or a backslash in it; leave it out, or write %20 or %5C");
     }
     let url = Url::parse(text).map_err(|_| FORM)?;
+    // So would it find a host in what is none.
+    let host = text.split_once("://").map(|(_, rest)| rest);
+    if host.is_none_or(|host| host.starts_with('/')) {
+        return Err(FORM);
+    }
     if !matches!(url.scheme(), "http" | "https") {
         return Err(FORM);
     }
@@ -52,8 +76,8 @@ pub(crate) fn shown(address: &Address) -> String {
         Address::Sse(url) => format!("sse:{}", shown_url(url)),
         Address::Unix { socket, path } => {
             let (path, query) = match path.split_once('?') {
-                Some((path, _)) => (path, "?..."),
-                None => (path.as_str(), ""),
+                Some((path, _)) => (path, format!("?{HIDDEN}")),
+                None => (path.as_str(), String::new()),
             };
             format!("unix:{}:{}{query}", socket.display(), shown_path(path))
         }
@@ -74,12 +98,12 @@ pub(crate) fn whole(address: &Address) -> String {
 
 fn shown_url(url: &Url) -> String {
     let origin = url.origin().ascii_serialization();
-    let query = if url.query().is_some() { "?..." } else { "" };
+    let query = url.query().map_or(String::new(), |_| format!("?{HIDDEN}"));
     format!("{origin}{}{query}", shown_path(url.path()))
 }
 
 fn shown_path(path: &str) -> String {
-    let segment = |segment| if str::len(segment) > SHOWN_SEGMENT_BYTES_MAX { "..." } else { segment };
+    let segment = |segment| if str::len(segment) > SHOWN_SEGMENT_BYTES_MAX { HIDDEN } else { segment };
     path.split('/').map(segment).collect::<Vec<_>>().join("/")
 }
 
@@ -102,6 +126,9 @@ fn unix(rest: &str) -> Result<Address, &'static str> {
 
 const FORM: &str =
     "is not an address; write http://host/path, https://host/path or unix:/path/to/socket:/mcp";
+
+/// Stands for what is not shown.
+const HIDDEN: &str = "...";
 
 /// `sockaddr_un` has 108 bytes, the last one zero.
 const SOCKET_BYTES_MAX: usize = 107;
@@ -132,6 +159,7 @@ mod tests {
         check("HTTPS://EXAMPLE.com:443/a", Ok("https://example.com/a"));
         check("http://[::1]:8080/", Ok("http://[::1]:8080/"));
         check("https://a.b/s/0123456789abcdef01234567/mcp", Ok("https://a.b/s/.../mcp"));
+        check("https://a.b/v1...2/mcp?a=...", Ok("https://a.b/v1...2/mcp?..."));
         check("https://a.b/mcp?key=hidden", Ok("https://a.b/mcp?..."));
         check("unix:/run/x.sock:/mcp", Ok("unix:/run/x.sock:/mcp"));
         check("unix:/run/x.sock", Ok("unix:/run/x.sock:/mcp"));
@@ -159,6 +187,26 @@ mod tests {
         check("http://a/#b", Err("fragment"));
         check("http://a:0/", Err("port 0"));
         check("http://a:70000/", Err("is not an address"));
+        for text in ["http:///x", "https:////x", "http:a", "http:/a/b", "http:"] {
+            check(text, Err("is not an address"));
+        }
+        for text in [
+            "http://a/\r\nb",
+            "http://a/\tb",
+            " http://a/",
+            "http://a/\n",
+            "http://a/b c",
+            "http://a\\b",
+            "http:\\\\a",
+        ] {
+            check(text, Err("write %20 or %5C"));
+        }
+        // What was shown is no address.
+        for text in
+            ["https://a.b/mcp?...", "https://a.b/s/.../mcp", "unix:/run/x.sock:/a/b?...", "unix:/x:/.../y"]
+        {
+            check(text, Err("write the whole address"));
+        }
         check("unix:", Err("names no socket"));
         check("unix:run/x.sock:/mcp", Err("names no socket"));
         check("unix:/run/:/mcp", Err("names no socket"));

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::fields::{Errors, FieldError, Fields};
-use crate::base::{EndpointName, Glob};
+use crate::base::{EndpointName, Glob, InvalidName};
 use crate::store::{EndpointRow, EndpointServer, EndpointSpec, PrefixMode, ServerRow, ToolOverride, Uuid};
 
 /// A named set of servers, behind `/mcp/NAME`.
@@ -174,7 +174,7 @@ fn read(value: &Value, errors: &mut Errors) -> Option<Endpoint> {
             errors.push(FieldError::new("/name", detail));
             return None;
         }
-        let invalid = |invalid| errors.push(FieldError::new("/name", format!("{invalid}")));
+        let invalid = |invalid: InvalidName| errors.push(FieldError::new("/name", invalid.unquoted()));
         EndpointName::new(text).map_err(invalid).ok()
     });
     let words = [("always", PrefixMode::Always), ("never", PrefixMode::Never)];
@@ -195,7 +195,7 @@ fn member(value: &Value, pointer: &str, errors: &mut Errors) -> Option<Member> {
         for (index, glob) in texts.iter().enumerate() {
             let pointer = format!("{at}/{index}");
             if let Err(invalid) = Glob::new(glob) {
-                errors.push(FieldError::new(pointer, invalid.to_string()));
+                errors.push(FieldError::new(pointer, invalid.unquoted()));
             } else if texts[..index].contains(glob) {
                 errors.push(FieldError::new(pointer, "is there already"));
             }
@@ -311,3 +311,25 @@ const DESCRIPTION_MAX: usize = 16_384;
 
 /// A title and a few hints; it is in every list.
 const ANNOTATIONS_BYTES_MAX: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(value: &Value, expected: &[&str]) {
+        let found = Endpoint::read(value).err().unwrap_or_default();
+        let pointers: Vec<&str> = found.iter().map(|error| error.pointer.as_str()).collect();
+        assert_eq!(pointers, expected, "{value}: {found:?}");
+        assert!(!format!("{found:?}").contains("hunter2"), "a mistake quotes a value: {found:?}");
+    }
+
+    #[test]
+    fn mistakes_quote_no_value() {
+        check(&json!({"name": "a", "servers": [{"server": "hunter2", "allow": ["hunter2*"]}]}), &[]);
+        check(&json!({"name": "hunter2 ", "prefix": "hunter2"}), &["/name", "/prefix"]);
+        let member = json!({"server": "a", "allow": ["hunter2 "], "deny": ["b", "b"], "overrides": [{"tool": "t", "name": "hunter2 "}]});
+        let pointers = ["/servers/0/allow/0", "/servers/0/deny/1", "/servers/0/overrides/0/name"];
+        check(&json!({"name": "a", "servers": [member]}), &pointers);
+    }
+}

@@ -2,6 +2,8 @@
 
 use http::{HeaderName, HeaderValue};
 
+use super::secrets::SEALED;
+
 /// Who has a say in a header of a request to a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Owner {
@@ -43,6 +45,9 @@ pub(crate) fn parse(name: &str, value: &str) -> Result<(HeaderName, HeaderValue)
         return Err("is a header of the connection, which metamcp sets itself; leave it out");
     }
     let trimmed = value.trim_matches([' ', '\t']);
+    if trimmed == SEALED {
+        return Err("has `(sealed)` for a value, which stands for what is not shown: write the value itself");
+    }
     if trimmed.len() > VALUE_BYTES_MAX {
         return Err("has a value longer than 8 KiB");
     }
@@ -82,6 +87,7 @@ mod tests {
         check("", "x", Err("not a header name"));
         check("a b", "x", Err("not a header name"));
         check("a:", "x", Err("not a header name"));
+        check("X-A", "(sealed)", Err("write the value itself"));
         check("X-A", "a\r\nb: c", Err("line breaks"));
         check("X-A", "\u{e4}", Err("non-ASCII"));
         check("X-A", &"x".repeat((8 << 10) + 1), Err("8 KiB"));

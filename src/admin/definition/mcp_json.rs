@@ -246,7 +246,13 @@ fn texts(fields: &Fields, key: &str, path: &[&str]) -> Result<Vec<(String, Strin
         Some(Value::Object(members)) => {
             let (mut read, mut mistakes) = (Vec::new(), Vec::new());
             for (name, value) in members {
+                let is_same = |other: &(String, String)| other.0.eq_ignore_ascii_case(name);
                 match value {
+                    Value::String(_) if key == "headers" && read.iter().any(is_same) => {
+                        let text =
+                            "is there twice: header names do not differ by case; leave one of them out";
+                        mistakes.push(mistake(&[&path[..], &[name]].concat(), text));
+                    }
                     Value::String(value) => read.push((name.clone(), value.clone())),
                     Value::Number(_) | Value::Bool(_) if key == "env" => {
                         read.push((name.clone(), value.to_string()));
@@ -447,6 +453,16 @@ mod tests {
         for (found, expected) in found.iter().zip(expected) {
             assert!(found.contains(expected), "{text}: {found}");
         }
+    }
+
+    #[test]
+    fn no_header_is_dropped_for_another() {
+        let entry = |headers: &str| {
+            format!(r#"{{"mcpServers": {{"a": {{"url": "http://a", "headers": {headers}}}}}}}"#)
+        };
+        check(&entry(r#"{"X-A": "1", "X-B": "2"}"#), &["a http://a 2"]);
+        check(&entry(r#"{"X-A": "1", "x-a": "2"}"#), &["mcpServers.a.headers.x-a: is there twice"]);
+        check(&entry(r#"{"x-a": "1", "X-A": "1"}"#), &["is there twice: header names do not differ by case"]);
     }
 
     #[test]

@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroize;
 
-use crate::auth::{Purpose, Sealer, Unsealable};
-use crate::store::{Sealed, Uuid};
+use crate::store::Plain;
 
 /// Stands for a value that is stored and not shown. Sent back, it keeps that value.
 pub const SEALED: &str = "(sealed)";
@@ -35,18 +34,20 @@ impl Secrets {
         self.url.is_none() && self.headers.is_empty() && self.args.is_empty() && self.env.is_empty()
     }
 
-    /// Sealed for one server: its id is bound, in the form in which it is written.
-    pub fn seal(&self, id: Uuid, sealer: &Sealer) -> Sealed {
-        let plain = Zeroizing::new(serde_json::to_vec(self).expect("maps of texts are JSON"));
-        let bytes = sealer.seal(Purpose::ServerSecrets, id.to_string().as_bytes(), &plain);
-        Sealed { bytes, key_version: sealer.version() }
+    /// As they are sealed: where there are none, nothing is.
+    pub fn to_plain(&self) -> Plain {
+        if self.is_empty() {
+            return Plain::nothing();
+        }
+        Plain::new(serde_json::to_vec(self).expect("maps of texts are JSON"))
     }
 
-    /// What was sealed for that server.
-    pub fn open(sealed: Option<&Sealed>, id: Uuid, sealer: &Sealer) -> Result<Self, Unsealable> {
-        let Some(sealed) = sealed else { return Ok(Self::default()) };
-        let plain = sealer.open(Purpose::ServerSecrets, id.to_string().as_bytes(), &sealed.bytes)?;
-        serde_json::from_slice(&Zeroizing::new(plain)).map_err(|_| Unsealable)
+    /// As they were sealed; `None`: not by this program.
+    pub fn from_plain(plain: &Plain) -> Option<Self> {
+        if plain.expose().is_empty() {
+            return Some(Self::default());
+        }
+        serde_json::from_slice(plain.expose()).ok()
     }
 }
 

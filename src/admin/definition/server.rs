@@ -1,5 +1,6 @@
 //! One server: its document as people write it, and what is made of it.
 
+mod allowed;
 mod program;
 
 use std::collections::BTreeMap;
@@ -16,11 +17,12 @@ use super::fields::{Errors, FieldError, Fields, below};
 use super::headers::Owner;
 use super::secrets::{SEALED, Secrets};
 use super::{address, headers};
-use crate::auth::{Sealer, Unsealable};
+use crate::auth::Sealer;
 use crate::backend::{self, Address, EraChoice, is_private_address};
 use crate::base::{ServerName, units};
-use crate::store::{self, ServerKind, ServerRow, ServerSpec, Uuid};
+use crate::store::{self, Binder, ServerKind, ServerRow, ServerSpec, Uuid};
 
+pub use allowed::{Allowed, AllowedCommand, EnvPattern, Forbidden, PatternError};
 pub use program::{Commands, Serving};
 
 /// A server behind the gateway, with secrets shown as `(sealed)`. What is not said has its default.
@@ -54,7 +56,8 @@ pub struct ServerDocument {
     /// they stay what they were.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub headers: Option<BTreeMap<String, String>>,
-    /// Of `stdio`: the absolute path of a program, exactly as `admin.stdio_commands` of the gateway has it.
+    /// Of `stdio`: the absolute path of a program, exactly as `admin.stdio_commands` of the gateway has it, with the
+    /// arguments first that this has behind it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 4096)]
     pub command: Option<String>,
@@ -63,11 +66,12 @@ pub struct ServerDocument {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(max_items = 256)]
     pub args: Option<Vec<String>>,
-    /// Of `stdio`: the absolute path of its working directory.
+    /// Of `stdio`: the absolute path of its working directory, exactly as `admin.stdio_dirs` of the gateway has it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 4096)]
     pub cwd: Option<String>,
-    /// Of `stdio`: its environment; sealed as headers are.
+    /// Of `stdio`: its environment; sealed as headers are. Names are of those that `admin.stdio_env` of the gateway has;
+    /// never one that decides what a program loads or runs, as `LD_PRELOAD` and `PATH` do.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub env: Option<BTreeMap<String, String>>,
     /// Of `stdio`: who shares a process. Default: `key`.
@@ -184,9 +188,13 @@ pub struct Server {
 /// A stored definition that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Unreadable {
-    /// Its secrets do not open.
-    #[error("the secrets of server `{0}` do not open with the given ENCRYPTION_KEY; set them anew")]
-    Unsealable(String, #[source] Unsealable),
+    /// It does not open.
+    #[error(
+        "server `{0}` was altered outside of keyadm and the gateway, sealed under another ENCRYPTION_KEY, or made before \
+         rows were bound to one: give the version that sealed it, or write the whole of it anew (PUT, or `keyadm servers \
+         import --replace`), or remove it (`keyadm servers remove`)"
+    )]
+    Closed(String),
     /// It was written by hand, or by a later version.
     #[error("the definition of server `{0}` is not one that this version reads: {1}")]
     Invalid(String, String),
@@ -198,12 +206,9 @@ pub enum Unserved {
     /// By no version yet.
     #[error("servers of the kind {0} are not served by this version")]
     Kind(&'static str),
-    /// Its program is not on the list.
-    #[error(
-        "its command {0:?} is not among the programs that may be run: add it to `stdio_commands` in [admin] of \
-         metamcp.toml, as an absolute path, and start the gateway again"
-    )]
-    Command(String),
+    /// Its program is not on the list, or not as it is defined: what of it, and why.
+    #[error("{0} {1}")]
+    Program(String, Forbidden),
 }
 
 impl Rules {
@@ -211,7 +216,7 @@ impl Rules {
     pub fn remote(serving: &Serving) -> Self {
         Self {
             served: SERVED.to_vec(),
-            commands: Commands::Only(serving.commands.clone()),
+            commands: Commands::Only(serving.allowed.clone()),
             allow_private: serving.allow_private,
         }
     }
@@ -240,8 +245,8 @@ impl Server {
 
     /// From the store.
     pub fn from_row(row: &ServerRow, sealer: &Sealer) -> Result<Self, Unreadable> {
-        let secrets = Secrets::open(row.secrets.as_ref(), row.id, sealer)
-            .map_err(|error| Unreadable::Unsealable(row.name.clone(), error))?;
+        let plain = sealer.open_row(store::Bound::Server(row)).as_ref().and_then(Secrets::from_plain);
+        let secrets = plain.ok_or_else(|| Unreadable::Closed(row.name.clone()))?;
         let mut value = document_of(row);
         if let Some(url) = &secrets.url {
             value["url"] = url.as_str().into();
@@ -260,15 +265,9 @@ impl Server {
         })
     }
 
-    /// For the store, under an id. Secrets that are what they were `before` are left as they are sealed.
-    pub fn spec(&self, id: Uuid, sealer: &Sealer, before: Option<&Self>) -> ServerSpec {
-        let secrets = if before.is_some_and(|before| before.secrets == self.secrets) {
-            store::Secrets::Keep
-        } else if self.secrets.is_empty() {
-            store::Secrets::Clear
-        } else {
-            store::Secrets::Set(self.secrets.seal(id, sealer))
-        };
+    /// For the store, which seals it.
+    pub fn spec(&self) -> ServerSpec {
+        let secrets = store::Secrets::Set(self.secrets.to_plain());
         let mut definition = self.to_json();
         if let Some(members) = definition.as_object_mut() {
             members.remove("name");
@@ -392,7 +391,7 @@ impl Reader<'_> {
             self.wrong(pointer, "is a UUID; servers are found by either, so a name must not look like one");
             return None;
         }
-        ServerName::new(text).map_err(|invalid| self.wrong(pointer, invalid.to_string())).ok()
+        ServerName::new(text).map_err(|invalid| self.wrong(pointer, invalid.unquoted())).ok()
     }
 
     fn kind(&mut self, fields: &mut Fields<'_>) -> KindWord {

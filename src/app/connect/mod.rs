@@ -237,7 +237,7 @@ impl Bridge {
             match self.requests.era(&id) {
                 // Closing the connection says it (MCP 2026-07-28, Streamable HTTP).
                 Some(Era::Modern) => return self.requests.give_up(&id),
-                Some(Era::Legacy) => {}
+                Some(Era::Legacy) => self.requests.cancel(&id),
                 None => return tracing::debug!("a request was cancelled that is not under way"),
             }
         }
@@ -277,6 +277,9 @@ impl Bridge {
             Some(Method::Listen) => self.listen(message).await,
             _ => self.call(message).await,
         };
+        if self.requests.is_cancelled(&message.id()) {
+            return;
+        }
         match answered {
             Ok(answer) => self.say(&answer).await,
             Err(trouble) => self.fail(message, &trouble).await,

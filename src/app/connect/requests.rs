@@ -28,6 +28,8 @@ struct Request {
     era: Era,
     bytes: usize,
     task: Option<AbortHandle>,
+    /// Whether the client has cancelled it.
+    is_cancelled: bool,
 }
 
 /// A place among them, given back when dropped.
@@ -55,7 +57,7 @@ impl Requests {
             Entry::Occupied(_) => Err(Full::InUse),
             Entry::Vacant(_) if is_full => Err(Full::TooMany),
             Entry::Vacant(place) => {
-                place.insert(Request { era, bytes, task: None });
+                place.insert(Request { era, bytes, task: None, is_cancelled: false });
                 self.bytes.set(self.bytes.get() + bytes);
                 Ok(Place { requests: Rc::clone(self), id: id.clone() })
             }
@@ -72,6 +74,18 @@ impl Requests {
     /// The era of one that is under way.
     pub fn era(&self, id: &Bytes) -> Option<Era> {
         self.all.borrow().get(id).map(|request| request.era)
+    }
+
+    /// The client wants no answer to it any more. One that comes while the server is told is not for the client.
+    pub fn cancel(&self, id: &Bytes) {
+        if let Some(request) = self.all.borrow_mut().get_mut(id) {
+            request.is_cancelled = true;
+        }
+    }
+
+    /// Whether the client wants no answer to it.
+    pub fn is_cancelled(&self, id: &Bytes) -> bool {
+        self.all.borrow().get(id).is_some_and(|request| request.is_cancelled)
     }
 
     /// Gives one up: it is not answered any more.
@@ -105,6 +119,12 @@ mod tests {
         assert!(admit("\"1\"", 10).is_ok(), "another id");
         assert_eq!(admit("2", BYTES_MAX).err(), Some(Full::TooMany));
         drop(one);
+        let next = admit("1", 10);
+        assert!(next.is_ok() && !requests.is_cancelled(&Bytes::from_static(b"1")));
+        requests.cancel(&Bytes::from_static(b"1"));
+        assert!(requests.is_cancelled(&Bytes::from_static(b"1")));
+        drop(next);
+        assert!(!requests.is_cancelled(&Bytes::from_static(b"1")), "what has the id next is another");
         let all: Vec<_> = (0..REQUESTS_MAX).map(|id| admit(&id.to_string(), 1).ok()).collect();
         assert!(all.iter().all(Option::is_some));
         assert_eq!(admit("more", 1).err(), Some(Full::TooMany));

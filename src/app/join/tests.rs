@@ -3,10 +3,11 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::admin::definition::bounds::{self, DEFAULTS};
+use crate::admin::definition::{Allowed, AllowedCommand, EnvPattern};
 use crate::auth::EncryptionKey;
 use crate::backend::{Address, TlsRoots, stdio};
 use crate::fleet::FleetBuilder;
-use crate::store::{Sealed, ServerKind, ToolOverride};
+use crate::store::{Plain, Sealed, ServerKind, ToolOverride};
 
 fn sealer() -> Sealer {
     Sealer::new(&[EncryptionKey { version: 1, key: zeroize::Zeroizing::new([7; 32]) }]).unwrap()
@@ -14,7 +15,13 @@ fn sealer() -> Sealer {
 
 fn serving(allow_private: bool) -> Serving {
     let inherited = vec![("PATH".to_owned(), "/usr/bin".to_owned())];
-    Serving { allow_private, commands: vec!["/usr/bin/notes".to_owned()], inherited }
+    Serving { allow_private, allowed: allowed(&["/usr/bin/notes"]), inherited }
+}
+
+fn allowed(paths: &[&str]) -> Allowed {
+    let commands = paths.iter().map(|path| AllowedCommand { path: (*path).to_owned(), args: vec![] });
+    let env = vec![EnvPattern::new("NOTES_*").unwrap()];
+    Allowed { commands: commands.collect(), env, dirs: vec!["/srv".to_owned()] }
 }
 
 fn file(name: &str) -> backend::Config {
@@ -26,16 +33,25 @@ fn file(name: &str) -> backend::Config {
 fn row(name: &str, more: &Value) -> ServerRow {
     let mut definition = json!({"url": format!("http://store.example/{name}")});
     definition.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-    ServerRow {
+    sealed(ServerRow {
         id: id_of(name),
         name: name.to_owned(),
         kind: ServerKind::Http,
         definition,
-        secrets: None,
+        secrets: Sealed::default(),
         version: 3,
         created_at: 0,
         changed_at: 0,
-    }
+    })
+}
+
+/// As it lies in the store.
+fn sealed(row: ServerRow) -> ServerRow {
+    ServerRow { secrets: sealer().seal_row(Bound::Server(&row), &Plain::nothing()), ..row }
+}
+
+fn sealed_endpoint(row: EndpointRow) -> EndpointRow {
+    EndpointRow { seal: sealer().seal_row(Bound::Endpoint(&row), &Plain::nothing()), ..row }
 }
 
 fn id_of(name: &str) -> Uuid {
@@ -46,7 +62,7 @@ fn id_of(name: &str) -> Uuid {
 fn endpoint(name: &str, servers: &[&str]) -> EndpointRow {
     let servers = servers.iter().map(|server| EndpointServer::whole(id_of(server))).collect();
     let id = Uuid::from_u128(id_of(name).as_u128() << 64);
-    EndpointRow {
+    sealed_endpoint(EndpointRow {
         id,
         name: name.into(),
         prefix: PrefixMode::Always,
@@ -54,7 +70,8 @@ fn endpoint(name: &str, servers: &[&str]) -> EndpointRow {
         version: 3,
         created_at: 0,
         changed_at: 0,
-    }
+        seal: Sealed::default(),
+    })
 }
 
 /// Each endpoint with its servers; each server with where it is from; and what is left out. All as texts.
@@ -142,23 +159,25 @@ fn an_endpoint_of_both_is_that_of_the_files() {
 
 #[test]
 fn what_cannot_be_read_takes_nothing_with_it() {
-    let sealed = Some(Sealed { bytes: vec![1, 2, 3], key_version: 1 });
+    let unsealed = Sealed { bytes: vec![1, 2, 3], key_version: 1 };
     let none = json!({});
     let mut stdio = row("process", &json!({"command": "/bin/true"}));
     stdio.kind = ServerKind::Stdio;
     stdio.definition.as_object_mut().unwrap().remove("url");
+    let stdio = sealed(stdio);
     let stored = Stored {
         servers: vec![
-            ServerRow { secrets: sealed, ..row("closed", &none) },
+            ServerRow { secrets: unsealed, ..row("closed", &none) },
             row("good", &none),
             stdio,
-            ServerRow { definition: Value::Null, ..row("torn", &none) },
+            sealed(ServerRow { definition: Value::Null, ..row("torn", &none) }),
             row("un__named", &none),
         ],
-        endpoints: vec![endpoint("work", &["closed", "good"]), endpoint("a b", &["good"])],
+        endpoints: vec![endpoint("work", &["closed", "good", "process"]), endpoint("a b", &["good"])],
     };
     let mut sse = row("old", &none);
     sse.kind = ServerKind::Sse;
+    let sse = sealed(sse);
     let stored = Stored { servers: [vec![sse], stored.servers].concat(), ..stored };
     check(
         &Files::default(),
@@ -166,12 +185,13 @@ fn what_cannot_be_read_takes_nothing_with_it() {
         &["default: old good", "work: good"],
         &["good store", "old store"],
         &[
-            "the secrets of server `closed` do not open",
-            "its command \"/bin/true\" is not among the programs that may be run: add it to `stdio_commands` in [admin]",
+            "server `closed` was altered outside of keyadm and the gateway",
+            "its command \"/bin/true\" is not among the programs that may be run: add \"/bin/true\" to `stdio_commands` in [admin]",
             "the definition of server `torn`",
             "the definition of server `un__named`",
             "endpoint `a b` of the store is left out",
-            "endpoint `work` is served without server `closed`",
+            "endpoint `work` of the store is served without server `closed`: the secrets of server",
+            "endpoint `work` of the store is served without server `process`: its command \"/bin/true\" is not among",
         ],
     );
 }
@@ -181,6 +201,7 @@ fn a_program_on_the_list_is_run_with_what_every_program_is_given() {
     let mut notes =
         row("notes", &json!({"url": null, "command": "/usr/bin/notes", "cwd": "/srv", "sharing": "shared"}));
     notes.kind = ServerKind::Stdio;
+    let notes = sealed(notes);
     let stored = Stored { servers: vec![notes], endpoints: Vec::new() };
     let sealer = sealer();
     let run = |serving: &Serving| {
@@ -191,11 +212,8 @@ fn a_program_on_the_list_is_run_with_what_every_program_is_given() {
     assert_eq!((program.command.as_str(), program.cwd), ("/usr/bin/notes", Some("/srv".into())));
     assert_eq!(program.env, serving(true).inherited);
     assert_eq!(program.settings, stdio::Settings { sharing: stdio::Sharing::Shared, ..bounds::program() });
-    for commands in
-        [vec![], vec!["/usr/bin/notes "], vec!["/usr/bin"], vec!["/usr/bin//notes"], vec!["notes"]]
-    {
-        let commands = commands.into_iter().map(str::to_owned).collect();
-        assert_eq!(run(&Serving { commands, ..serving(true) }), None);
+    for paths in [&[][..], &["/usr/bin/notes "], &["/usr/bin"], &["/usr/bin//notes"], &["notes"]] {
+        assert_eq!(run(&Serving { allowed: allowed(paths), ..serving(true) }), None);
     }
 }
 
@@ -204,7 +222,7 @@ fn a_filter_that_cannot_be_read_shows_nothing() {
     let with = |change: &dyn Fn(&mut EndpointServer)| {
         let mut row = endpoint("default", &["s"]);
         change(&mut row.servers[0]);
-        Stored { servers: vec![self::row("s", &json!({}))], endpoints: vec![row] }
+        Stored { servers: vec![self::row("s", &json!({}))], endpoints: vec![sealed_endpoint(row)] }
     };
     let instead = |annotations: Option<Value>, name: Option<&str>| ToolOverride {
         tool: "t".into(),
@@ -282,4 +300,71 @@ fn what_is_not_known_is_not_nothing() {
     check(&files, Some(&nothing), &["default"], false);
     check(&files, None, &[], true);
     check(&Files { endpoints: vec![mine], ..files }, None, &["default"], true);
+}
+
+#[test]
+fn what_was_altered_is_not_served() {
+    let whole = Stored { servers: vec![row("s", &json!({}))], endpoints: vec![endpoint("default", &["s"])] };
+    let files = Files::default();
+    check(&files, &whole, &["default: s"], &["s store"], &[]);
+    let server = |change: &dyn Fn(&mut ServerRow)| {
+        let mut stored = whole.clone();
+        change(&mut stored.servers[0]);
+        let name = stored.servers[0].name.clone();
+        let told = format!("server `{name}` of the store is left out: server `{name}` was altered");
+        let joined = join(&files, Some(&stored), Reading { sealer: &sealer(), serving: &serving(false) });
+        assert_eq!(joined.servers, []);
+        let [Verdict { outcome: Outcome::LeaveOut(why), .. }, ..] = &joined.rows[..] else {
+            panic!("{joined:?}")
+        };
+        assert!(why.starts_with(&told), "{why}");
+    };
+    server(&|row| row.definition["url"] = "http://attacker.example/s".into());
+    server(&|row| row.name = "t".into());
+    server(&|row| row.kind = ServerKind::Sse);
+    server(&|row| row.id = Uuid::nil());
+    let said = "endpoint `default` of the store is left out: it was altered";
+    let refused = |change: &dyn Fn(&mut EndpointRow)| {
+        let mut stored = whole.clone();
+        change(&mut stored.endpoints[0]);
+        check(&files, &stored, &[], &["s store"], &[said]);
+    };
+    refused(&|row| row.id = Uuid::nil());
+    refused(&|row| row.prefix = PrefixMode::Never);
+    refused(&|row| row.servers.clear());
+    refused(&|row| row.servers[0].allow.push("t".into()));
+    refused(&|row| row.servers[0].deny.push("t".into()));
+    refused(&|row| row.seal.bytes[5] ^= 1);
+    refused(&|row| row.seal = Sealed::default());
+}
+
+#[test]
+fn what_was_only_sealed_anew_by_a_version_to_come_stays_what_it_was() {
+    let key = EncryptionKey { version: 2, key: zeroize::Zeroizing::new([8; 32]) };
+    let (old, new) = (sealer(), Sealer::new(&[key]).unwrap());
+    let before = Stored { servers: vec![row("s", &json!({}))], endpoints: vec![endpoint("default", &["s"])] };
+    let anew = |change: &dyn Fn(&mut Stored)| {
+        let mut stored = before.clone();
+        change(&mut stored);
+        for row in &mut stored.servers {
+            row.secrets = new.seal_row(Bound::Server(row), &Plain::nothing());
+        }
+        for row in &mut stored.endpoints {
+            row.seal = new.seal_row(Bound::Endpoint(row), &Plain::nothing());
+        }
+        stored
+    };
+    assert_eq!(anew(&|_| {}).with_known(Some(&before), &old), before);
+    for other in [
+        anew(&|stored| stored.servers[0].definition["url"] = "http://attacker.example/s".into()),
+        anew(&|stored| stored.servers[0].version = 4),
+        anew(&|stored| stored.endpoints[0].prefix = PrefixMode::Never),
+        anew(&|stored| stored.servers[0].id = Uuid::nil()),
+    ] {
+        let known = other.clone().with_known(Some(&before), &old);
+        assert_ne!(known, before);
+        let is_kept = [known.servers == before.servers, known.endpoints == before.endpoints];
+        assert!(is_kept != [true, true] && is_kept != [false, false], "each by itself: {is_kept:?}");
+    }
+    assert_ne!(anew(&|_| {}).with_known(None, &old), before, "nothing was known");
 }

@@ -1,18 +1,23 @@
 use serde_json::json;
+use zeroize::Zeroizing;
 
 use super::super::{EncryptionKey, KeyRequest, create_key, new_jwt_key};
 use super::*;
 use crate::store::testing::{Folder, put_sealed_hash};
-use crate::store::{Grants, Secrets, ServerKind, ServerSpec, new_id};
+use crate::store::{
+    Binder, Bound, EndpointServer, EndpointSpec, Grants, Plain, PrefixMode, Secrets, ServerKind, ServerSpec,
+    new_id,
+};
 
 fn key(version: u8) -> EncryptionKey {
     EncryptionKey { version, key: Zeroizing::new([version; 32]) }
 }
 
-/// Three keys, a server with secrets and one without, and a key for tokens, all sealed by version 1.
+/// Three keys, a server with secrets and one without, an endpoint, and a key for tokens, all sealed by version 1.
 async fn filled(folder: &Folder) -> Store {
-    let store = Store::open_sqlite(&folder.join("metamcp.sqlite")).await.unwrap();
-    let (sealer, audit) = (Sealer::new(&[key(1)]).unwrap(), || Audit::by("test"));
+    let sealer = Sealer::new(&[key(1)]).unwrap();
+    let store = Store::open_sqlite(&folder.join("metamcp.sqlite")).await.unwrap().bound_by(sealer.clone());
+    let audit = || Audit::by("test");
     for name in ["a", "b", "c"] {
         let request = KeyRequest {
             name: name.into(),
@@ -22,15 +27,21 @@ async fn filled(folder: &Folder) -> Store {
         };
         create_key(&store, &sealer, request, audit()).await.unwrap();
     }
-    for (name, secret) in [("with", true), ("without", false)] {
-        let id = new_id();
-        let (purpose, aad) = (Purpose::ServerSecrets, id.to_string());
-        let sealed = Sealed { bytes: sealer.seal(purpose, aad.as_bytes(), b"s"), key_version: 1 };
-        let secrets = if secret { Secrets::Set(sealed) } else { Secrets::Clear };
-        let spec = ServerSpec { name: name.into(), kind: ServerKind::Http, definition: json!({}), secrets };
+    let ids = [new_id(), new_id()];
+    for (name, id) in ["with", "without"].into_iter().zip(ids) {
+        let plain = if name == "with" { Plain::new(b"s".to_vec()) } else { Plain::nothing() };
+        let spec = ServerSpec {
+            name: name.into(),
+            kind: ServerKind::Http,
+            definition: json!({}),
+            secrets: Secrets::Set(plain),
+        };
         store.insert_server(id, spec, audit()).await.unwrap();
     }
-    store.insert_jwt_key(new_jwt_key(&sealer), audit()).await.unwrap();
+    let servers = ids.into_iter().map(EndpointServer::whole).collect();
+    let spec = EndpointSpec { name: "e".into(), prefix: PrefixMode::Never, servers };
+    store.insert_endpoint(new_id(), spec, audit()).await.unwrap();
+    store.insert_jwt_key(new_jwt_key(), audit()).await.unwrap();
     store
 }
 
@@ -46,26 +57,33 @@ async fn everything_is_sealed_anew_once_and_opens_with_the_new_version_alone() {
     let store = filled(&folder).await;
     let both = Sealer::new(&[key(2), key(1)]).unwrap();
     let before = store.keys().await.unwrap().rows;
-    for (kind, count) in [(SealedKind::Keys, 3), (SealedKind::Servers, 1), (SealedKind::JwtKeys, 1)] {
+    for (kind, count) in KINDS {
         check(&rekey(&store, &both, kind, "test").await.unwrap(), (count, count, 0, 0));
         check(&rekey(&store, &both, kind, "test").await.unwrap(), (0, count, 0, 0));
     }
     let new = Sealer::new(&[key(2)]).unwrap();
     for (row, old) in store.keys().await.unwrap().rows.iter().zip(before) {
-        let (purpose, aad) = sealed_for(SealedKind::Keys, &row.key_id);
-        assert!(new.open(purpose, aad, &row.sealed_hash).is_ok());
+        assert!(new.open_row(Bound::Key(row)).is_some());
         assert_eq!((row.epoch, row.key_version), (old.epoch, 2), "no token is taken back");
     }
+    let servers = store.servers().await.unwrap().rows;
+    let plain = servers.iter().map(|row| new.open_row(Bound::Server(row)).unwrap().expose().to_vec());
+    assert_eq!(plain.collect::<Vec<_>>(), [b"s".to_vec(), Vec::new()]);
+    assert!(new.open_row(Bound::Endpoint(&store.endpoints().await.unwrap().rows[0])).is_some());
+    assert!(new.open_row(Bound::JwtKey(&store.jwt_keys().await.unwrap().rows[0])).is_some());
 }
+
+const KINDS: [(SealedKind, u64); 4] =
+    [(SealedKind::Keys, 3), (SealedKind::Servers, 2), (SealedKind::Endpoints, 1), (SealedKind::JwtKeys, 1)];
 
 #[tokio::test]
 async fn broken_off_half_way_it_goes_on_where_it_stopped() {
     let folder = Folder::new();
     let store = filled(&folder).await;
     let both = Sealer::new(&[key(2), key(1)]).unwrap();
-    let first = store.sealed_otherwise(SealedKind::Keys, 2, None, 1).await.unwrap().items.remove(0);
-    let value = rewrap(SealedKind::Keys, &first, &both).unwrap();
-    store.rewrap(SealedKind::Keys, vec![value], Audit::by("test")).await.unwrap();
+    let bound = store.bound_by(both.clone());
+    let one = bound.rewrap_some(SealedKind::Keys, None, 1, Audit::by("test")).await.unwrap();
+    assert_eq!((one.count, one.next.is_some()), (1, true));
     assert_eq!(store.sealed_versions(SealedKind::Keys).await.unwrap(), [(1, 2), (2, 1)]);
     check(&rekey(&store, &both, SealedKind::Keys, "test").await.unwrap(), (2, 3, 0, 0));
 }

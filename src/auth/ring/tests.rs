@@ -5,8 +5,10 @@ use super::super::identity::{Identity, KeyId};
 use super::super::tag::Tagger;
 use super::super::token::{Tokens, Unopened};
 use super::*;
-use crate::store::Grants;
+use zeroize::Zeroizing;
+
 use crate::store::testing::Folder;
+use crate::store::{Grants, Sealed};
 
 const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
 const NOW: u64 = 1_800_000_000;
@@ -16,15 +18,20 @@ fn sealer(version: u8) -> Sealer {
 }
 
 fn row(secret: &[u8], phase: JwtPhase) -> JwtKeyRow {
-    let key = seal(kid_of(secret), secret, phase, &sealer(1));
-    JwtKeyRow {
+    let key = named(secret, phase);
+    let row = JwtKeyRow {
         kid: key.kid,
         algorithm: key.algorithm,
-        secret: key.secret,
+        secret: Sealed::default(),
         phase,
         created_at: 0,
         changed_at: 0,
-    }
+    };
+    sealed_by(1, secret, row)
+}
+
+fn sealed_by(version: u8, secret: &[u8], row: JwtKeyRow) -> JwtKeyRow {
+    JwtKeyRow { secret: sealer(version).seal_row(Bound::JwtKey(&row), &Plain::new(secret.to_vec())), ..row }
 }
 
 /// One of different secrets, told apart by a letter.
@@ -112,6 +119,15 @@ fn rows_that_do_not_open_are_counted_and_named() {
         altered.secret.bytes[at] ^= 1;
         assert!(build(vec![altered], &Ring::empty()).check().is_err(), "byte {at}");
     }
+    let altered = [
+        JwtKeyRow { phase: JwtPhase::Retiring, ..a.clone() },
+        JwtKeyRow { created_at: 1, ..a.clone() },
+        JwtKeyRow { changed_at: 1, ..a.clone() },
+        JwtKeyRow { kid: b.kid.clone(), ..a.clone() },
+    ];
+    for altered in altered {
+        assert!(build(vec![altered.clone(), b.clone()], &Ring::empty()).check().is_err(), "{altered:?}");
+    }
     let other = JwtKeyRow { algorithm: JwtAlgorithm::EdDsa, ..b.clone() };
     assert!(build(vec![a.clone(), other], &Ring::empty()).check().is_err());
     let odd = JwtKeyRow { kid: "../a".into(), ..b };
@@ -123,11 +139,14 @@ fn rows_that_do_not_open_are_counted_and_named() {
 fn a_key_sealed_anew_by_a_version_to_come_stays_known() {
     let a = row(&secret(b'a'), JwtPhase::Active);
     let known = Ring::build(&JwtKeys { epoch: 1, rows: vec![a.clone()] }, &sealer(1), &Ring::empty());
-    let anew = seal(a.kid.clone(), &secret(b'a'), a.phase, &sealer(2));
-    let rows = vec![JwtKeyRow { secret: anew.secret, ..a }];
-    let jwt_keys = JwtKeys { epoch: 2, rows };
-    assert!(Ring::build(&jwt_keys, &sealer(1), &known).check().is_ok());
-    assert!(Ring::build(&jwt_keys, &sealer(1), &Ring::empty()).check().is_err());
+    let jwt_keys = |row| JwtKeys { epoch: 2, rows: vec![row] };
+    let anew = jwt_keys(sealed_by(2, &secret(b'a'), a.clone()));
+    assert!(Ring::build(&anew, &sealer(1), &known).check().is_ok());
+    assert!(Ring::build(&anew, &sealer(1), &Ring::empty()).check().is_err());
+    // Whoever says so does not have it sign again.
+    let retired = row(&secret(b'a'), JwtPhase::Retiring);
+    let retired = Ring::build(&jwt_keys(retired), &sealer(1), &Ring::empty());
+    assert!(Ring::build(&anew, &sealer(1), &retired).signing().is_none());
 }
 
 #[test]
@@ -149,7 +168,8 @@ async fn the_first_secret_to_come_is_the_first_key_for_all() {
     let both = tokio::join!(read(&store, &sealer, &one), read(&store, &sealer, &other));
     let (one, other) = (both.0.unwrap(), both.1.unwrap());
     assert_eq!((&one.rows, one.rows.len(), one.rows[0].phase), (&other.rows, 1, JwtPhase::Active));
-    let key = new_jwt_key(&sealer);
+    let key = new_jwt_key();
+    let store = store.bound_by(sealer);
     assert_eq!(key.phase, JwtPhase::Next);
     store.insert_jwt_key(key, Audit::by("test")).await.unwrap();
     let kept: JwtKeys = KeptRing::from(&store.jwt_keys().await.unwrap()).into();

@@ -4,10 +4,10 @@ use zeroize::Zeroizing;
 
 use super::super::imprint::Imprint;
 use super::super::imprint::tests::marked;
-use super::super::{ApiKey, CreateError, EncryptionKey, KeyRequest, Purpose, create_key, new_jwt_key};
+use super::super::{ApiKey, CreateError, EncryptionKey, KeyRequest, create_key, new_jwt_key};
 use super::*;
 use crate::store::testing::{Folder, break_epoch, put_sealed_hash};
-use crate::store::{Audit, Grants, KeyStatus, Rate, Role};
+use crate::store::{Audit, Binder, Bound, Grants, KeyStatus, Plain, Rate, Role};
 
 const DATABASE: &str = "metamcp.sqlite";
 const QUEUE_MAX: usize = 8;
@@ -44,8 +44,8 @@ impl House {
     async fn with(config: Config) -> Self {
         let folder = Folder::new();
         let store = Store::open_sqlite(&folder.join(DATABASE)).await.unwrap();
-        let auth = Authenticator::new(config, store.clone()).await.unwrap();
-        Self { folder, store, auth }
+        let auth = Authenticator::new(config, store).await.unwrap();
+        Self { folder, store: auth.store().clone(), auth }
     }
 
     /// The text of a new key.
@@ -70,11 +70,11 @@ impl House {
     async fn mark(&self, key: &str, other: &str) {
         let rows = self.store.keys().await.unwrap().rows;
         let row = rows.iter().find(|row| row.key_id == key[4..16]).unwrap();
-        let (sealer, id) = (self.auth.sealer(), row.key_id.as_bytes());
-        let imprint = Imprint::read(&sealer.open(Purpose::KeyRow, id, &row.sealed_hash).unwrap()).unwrap();
+        let sealer = self.auth.sealer();
+        let imprint = Imprint::read(sealer.open_row(Bound::Key(row)).unwrap().expose()).unwrap();
         let imprint = marked(&imprint, ApiKey::parse(other).unwrap().secret());
-        let sealed = sealer.seal(Purpose::KeyRow, id, &imprint.to_bytes());
-        put_sealed_hash(&self.folder.join(DATABASE), &row.key_id, &sealed);
+        let sealed = sealer.seal_row(Bound::Key(row), &Plain::new(imprint.to_bytes().to_vec()));
+        put_sealed_hash(&self.folder.join(DATABASE), &row.key_id, &sealed.bytes);
         assert!(self.auth.refresh().await.unwrap());
     }
 
@@ -512,7 +512,7 @@ async fn tokens_are_opened_by_every_replica_in_every_phase_of_a_rotation() {
     // Each phase is met by one that has heard of it and one that has not, in both orders.
     for phase in 0..6 {
         match phase % 2 {
-            0 => drop(house.store.insert_jwt_key(new_jwt_key(house.auth.sealer()), audit()).await.unwrap()),
+            0 => drop(house.store.insert_jwt_key(new_jwt_key(), audit()).await.unwrap()),
             _ => drop(house.store.promote_jwt_key(audit()).await.unwrap()),
         }
         let heard = replicas[usize::from(phase > 2)];
@@ -550,7 +550,7 @@ async fn of_a_thousand_tokens_of_unknown_keys_a_few_share_a_look_and_one_kid_is_
 async fn a_start_without_the_store_goes_on_with_the_ring_of_an_earlier_run() {
     let house = House::new().await;
     let (key, path) = (house.key().await, house.folder.join("keyring.sealed"));
-    house.store.insert_jwt_key(new_jwt_key(house.auth.sealer()), Audit::by("test")).await.unwrap();
+    house.store.insert_jwt_key(new_jwt_key(), Audit::by("test")).await.unwrap();
     house.store.promote_jwt_key(Audit::by("test")).await.unwrap();
     let early =
         Authenticator::with_snapshot(config(), house.store.clone(), Some(path.clone())).await.unwrap();

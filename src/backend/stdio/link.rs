@@ -91,6 +91,8 @@ pub struct Link {
     /// Whether it has answered anything.
     pub has_answered: Cell<bool>,
     is_over: Cell<bool>,
+    /// Why it failed, once it has.
+    fate: RefCell<Option<String>>,
     used: Cell<Instant>,
 }
 
@@ -205,6 +207,7 @@ impl Link {
             backoff,
             has_answered: Cell::new(false),
             is_over: Cell::new(false),
+            fate: RefCell::default(),
             used: Cell::new(Instant::now()),
         });
         common.links.borrow_mut().push(Rc::clone(&link));
@@ -374,6 +377,20 @@ impl Link {
     pub fn note_failure(&self) {
         let backoff = if self.has_answered.get() { &*self.backoff } else { &self.common.backoff };
         backoff.borrow_mut().fail(self.began.elapsed());
+    }
+
+    /// Why it failed, for those who administer.
+    pub fn note_fate(&self, why: String) {
+        *self.fate.borrow_mut() = Some(why);
+    }
+
+    /// The failure of whoever waited for its first answer.
+    pub fn gone(&self) -> String {
+        let fate = self.fate.borrow();
+        format!(
+            "it ended before it answered{}",
+            fate.as_ref().map_or(String::new(), |why| format!(": {why}"))
+        )
     }
 
     /// Asks for its end.

@@ -171,7 +171,7 @@ impl Supervisor {
             // That was noted.
             Ok(Err(_gone)) => {
                 self.found_era.set(None);
-                return Err(BackendError::new(Stage::Connect, "it ended before it answered"));
+                return Err(BackendError::new(Stage::Connect, link.gone()));
             }
             Err(_elapsed) => {
                 self.found_era.set(None);

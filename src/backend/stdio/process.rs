@@ -29,6 +29,8 @@ pub struct Spawned {
     stdin: ChildStdin,
     stdout: ChildStdout,
     said: Rc<RefCell<Said>>,
+    /// Until its standard error is read to its end.
+    hearing: JoinHandle<()>,
 }
 
 /// The newest lines of its standard error.
@@ -96,8 +98,8 @@ impl Spawned {
         };
         common.tally.start();
         let said = Rc::new(RefCell::new(Said::default()));
-        spawn_local(hear(stderr, Rc::clone(&said), common.name.to_string(), pid));
-        Ok(Self { pid, began: Instant::now(), child, stdin, stdout, said })
+        let hearing = spawn_local(hear(stderr, Rc::clone(&said), common.name.to_string(), pid));
+        Ok(Self { pid, began: Instant::now(), child, stdin, stdout, said, hearing })
     }
 
     /// Whether it still runs.
@@ -107,10 +109,10 @@ impl Spawned {
 
     /// Lets calls be asked of it over a link, until either ends.
     pub fn run(self, link: Rc<Link>) {
-        let Self { child, stdin, stdout, said, began, .. } = self;
+        let Self { child, stdin, stdout, said, hearing, began, .. } = self;
         let reading = spawn_local(read(stdout, Rc::clone(&link)));
         let writing = spawn_local(write(stdin, Rc::clone(&link)));
-        spawn_local(watch(child, reading, writing, link, said, began));
+        spawn_local(watch(child, reading, writing, link, (said, hearing), began));
     }
 
     /// Ends one that was never used.
@@ -195,7 +197,7 @@ async fn watch(
     mut reading: JoinHandle<End>,
     mut writing: JoinHandle<End>,
     link: Rc<Link>,
-    said: Rc<RefCell<Said>>,
+    (said, mut hearing): (Rc<RefCell<Said>>, JoinHandle<()>),
     began: Instant,
 ) {
     let why = tokio::select! {
@@ -210,7 +212,12 @@ async fn watch(
     };
     let common = Rc::clone(&link.common);
     if !matches!(why, End::Asked) {
-        note_failure(&common, &why, &said.borrow(), began.elapsed());
+        if !link.has_answered.get() {
+            // Why it cannot be started stands there, most often, and whoever waits for it is told.
+            drop(timeout(DRAIN_TIMEOUT, &mut hearing).await);
+        }
+        let told = note_failure(&common, &why, &said.borrow(), began.elapsed());
+        link.note_fate(told);
         link.note_failure();
     }
     link.close(Stage::Sent);
@@ -242,7 +249,8 @@ fn note_ended(common: &Common) {
     common.ended.notify_waiters();
 }
 
-fn note_failure(common: &Common, why: &End, said: &Said, ran: Duration) {
+/// Logs it, and gives why in short, with the last that it said.
+fn note_failure(common: &Common, why: &End, said: &Said, ran: Duration) -> String {
     let why = match why {
         End::Exited(Ok(status)) => format!("it ended: {status}"),
         End::Exited(Err(error)) => format!("it cannot be waited for: {error}"),
@@ -256,6 +264,7 @@ fn note_failure(common: &Common, why: &End, said: &Said, ran: Duration) {
     let said: Vec<&String> = said.lines.iter().collect();
     common.tally.fail(ProcessStage::Run, &*why);
     tracing::warn!(server = %common.name, why, ran_ms = ran.as_millis(), ?said, "a server process failed");
+    said.last().map_or_else(|| why.clone(), |last| format!("{why}; the last it said was {last:?}"))
 }
 
 /// Reads standard error to its end, whatever becomes of the lines: a full pipe would stop the process.

@@ -4,34 +4,38 @@ use uuid::Uuid;
 
 use super::row::{EndpointRow, EndpointServer, EndpointSpec, ToolOverride, ToolRule, find_by_id};
 use crate::store::audit::{Audit, Change, ObjectKind, record};
+use crate::store::bound::Binding;
 use crate::store::session::Session;
 use crate::store::value::Value;
-use crate::store::{Match, StoreError};
+use crate::store::{Bound, Match, Plain, StoreError};
 
 pub async fn insert<S: Session>(
     session: &mut S,
+    binding: &Binding,
     id: Uuid,
     spec: &EndpointSpec,
     audit: &Audit,
 ) -> Result<EndpointRow, StoreError> {
-    let values = [id.into(), Value::from(&spec.name), spec.prefix.as_str().into(), audit.at.into()];
+    // Sealed below, with what the tables make of all this.
+    let unsealed = Value::Blob(Vec::new());
+    let values = [id.into(), Value::from(&spec.name), spec.prefix.as_str().into(), audit.at.into(), unsealed];
     session.execute(INSERT, &values).await?;
     add_servers(session, id, spec).await?;
-    let row = known(session, id).await?;
+    let row = bound(session, binding, id).await?;
     note(session, audit, "endpoint.create", None, Some(&row)).await?;
     Ok(row)
 }
 
 pub async fn replace<S: Session>(
     session: &mut S,
+    binding: &Binding,
     id: Uuid,
     expect: Match,
-    spec: &EndpointSpec,
-    audit: &Audit,
+    (spec, audit): &(EndpointSpec, Audit),
 ) -> Result<EndpointRow, StoreError> {
     let before = known(session, id).await?;
     expect.check(before.version)?;
-    if before.is(spec) {
+    if before.is(spec) && binding.open(Bound::Endpoint(&before)).is_some() {
         return Ok(before);
     }
     let values = [
@@ -48,7 +52,7 @@ pub async fn replace<S: Session>(
     // Their tools go with them.
     session.execute("DELETE FROM endpoint_servers WHERE endpoint_id = $1", &[id.into()]).await?;
     add_servers(session, id, spec).await?;
-    let after = known(session, id).await?;
+    let after = bound(session, binding, id).await?;
     note(session, audit, "endpoint.replace", Some(&before), Some(&after)).await?;
     Ok(after)
 }
@@ -68,6 +72,44 @@ pub async fn delete<S: Session>(
 
 async fn known<S: Session>(session: &mut S, id: Uuid) -> Result<EndpointRow, StoreError> {
     find_by_id(session, id).await?.ok_or(StoreError::NotFound("endpoint"))
+}
+
+/// Sealed as the tables have it.
+async fn bound<S: Session>(session: &mut S, binding: &Binding, id: Uuid) -> Result<EndpointRow, StoreError> {
+    let mut row = known(session, id).await?;
+    row.seal = binding.bind(session, Bound::Endpoint(&row), &Plain::nothing()).await?;
+    Ok(row)
+}
+
+/// The endpoints that have a server and are what was sealed: to be sealed anew once it is gone. One that was altered stays
+/// so; where one cannot be told from the other, the server stays.
+pub async fn with_server<S: Session>(
+    session: &mut S,
+    binding: &Binding,
+    server: Uuid,
+) -> Result<Vec<Uuid>, StoreError> {
+    let mut whole = Vec::new();
+    for row in super::row::with_server(session, server).await? {
+        let binder = binding.binder()?;
+        match binder.open_row(Bound::Endpoint(&row)) {
+            Some(_) => whole.push(row.id),
+            None if binder.has_version(row.seal.key_version) || row.seal.bytes.is_empty() => {}
+            None => return Err(StoreError::Closed("endpoint of that server")),
+        }
+    }
+    Ok(whole)
+}
+
+/// What [`with_server`] gave, once that has gone.
+pub async fn bind_anew<S: Session>(
+    session: &mut S,
+    binding: &Binding,
+    endpoints: Vec<Uuid>,
+) -> Result<(), StoreError> {
+    for id in endpoints {
+        bound(session, binding, id).await?;
+    }
+    Ok(())
 }
 
 async fn add_servers<S: Session>(session: &mut S, id: Uuid, spec: &EndpointSpec) -> Result<(), StoreError> {
@@ -123,8 +165,8 @@ async fn note<S: Session>(
     record(session, audit, Change { action, kind: ObjectKind::Endpoint, id, before, after }).await
 }
 
-const INSERT: &str = "INSERT INTO endpoints (id, name, prefix_mode, version, created_at, changed_at) \
-                      VALUES ($1, $2, $3, 1, $4, $4)";
+const INSERT: &str = "INSERT INTO endpoints (id, name, prefix_mode, version, created_at, changed_at, seal, key_version) \
+                      VALUES ($1, $2, $3, 1, $4, $4, $5, 0)";
 
 const UPDATE: &str = "UPDATE endpoints SET name = $1, prefix_mode = $2, version = version + 1, changed_at = $3 \
                       WHERE id = $4 AND version = $5";

@@ -1,6 +1,6 @@
 //! Named sets of servers, with the filters and overrides of their tools.
 //!
-//! Invariants: an endpoint and all that hangs on it have one version, and change in one transaction.
+//! Invariants: an endpoint and all that hangs on it have one version and one seal, and change in one transaction.
 //! Does not know: what a glob matches, or which tools there are.
 
 mod change;
@@ -8,6 +8,8 @@ mod row;
 
 use uuid::Uuid;
 
+pub(super) use change::{bind_anew, with_server};
+pub(super) use row::find;
 pub use row::{EndpointRow, EndpointServer, EndpointSpec, Endpoints, PrefixMode, ToolOverride};
 
 use super::audit::Audit;
@@ -39,7 +41,7 @@ impl Store {
     }
 
     /// Adds an endpoint. [`StoreError::Exists`]: the name or the id is taken, or a server or pattern stands
-    /// there twice. [`StoreError::Dangling`]: a server is not there.
+    /// there twice. [`StoreError::Dangling`]: a server is not there. [`StoreError::Unbound`].
     ///
     /// Cancel safe: a dropped call is either wholly done or not at all.
     pub async fn insert_endpoint(
@@ -48,7 +50,8 @@ impl Store {
         spec: EndpointSpec,
         audit: Audit,
     ) -> Result<EndpointRow, StoreError> {
-        transact!(self, Access::Administer, |session| change::insert(session, id, &spec, &audit))
+        let binding = self.binding.clone();
+        transact!(self, Access::Administer, |session| change::insert(session, &binding, id, &spec, &audit))
     }
 
     /// Makes an endpoint what `spec` says; one that is so already keeps its version. [`StoreError::NotFound`],
@@ -62,7 +65,8 @@ impl Store {
         spec: EndpointSpec,
         audit: Audit,
     ) -> Result<EndpointRow, StoreError> {
-        transact!(self, Access::Administer, |session| change::replace(session, id, expect, &spec, &audit))
+        let (binding, by) = (self.binding.clone(), (spec, audit));
+        transact!(self, Access::Administer, |session| change::replace(session, &binding, id, expect, &by))
     }
 
     /// Takes an endpoint out and gives what it was. [`StoreError::NotFound`], [`StoreError::Conflict`].

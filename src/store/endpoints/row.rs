@@ -6,11 +6,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 use uuid::Uuid;
 
-use crate::store::StoreError;
 use crate::store::epochs::{self, Kind};
 use crate::store::page::fetched;
 use crate::store::session::Session;
 use crate::store::value::{Row, Value, words};
+use crate::store::{Sealed, StoreError};
 
 words! {
     /// How an endpoint names the tools of its servers.
@@ -51,6 +51,8 @@ pub struct EndpointRow {
     pub created_at: u64,
     /// Seconds since 1970.
     pub changed_at: u64,
+    /// Nothing, bound to all of the above but version and times.
+    pub seal: Sealed,
 }
 
 /// What an endpoint is to be.
@@ -126,7 +128,7 @@ impl EndpointRow {
 
 pub async fn all<S: Session>(session: &mut S) -> Result<Endpoints, StoreError> {
     let epoch = epochs::of(session, Kind::Endpoints).await?;
-    Ok(Endpoints { epoch, rows: load(session, "name > '' ORDER BY name", &[]).await? })
+    Ok(Endpoints { epoch, rows: load(session, "name >= '' ORDER BY name", &[]).await? })
 }
 
 pub async fn page<S: Session>(
@@ -152,6 +154,11 @@ pub async fn find_by_id<S: Session>(session: &mut S, id: Uuid) -> Result<Option<
     Ok(load(session, "id = $1", &[id.into()]).await?.into_iter().next())
 }
 
+/// Those that have a server.
+pub async fn with_server<S: Session>(session: &mut S, id: Uuid) -> Result<Vec<EndpointRow>, StoreError> {
+    load(session, "id IN (SELECT endpoint_id FROM endpoint_servers WHERE server_id = $1)", &[id.into()]).await
+}
+
 async fn find_by_name<S: Session>(session: &mut S, name: &str) -> Result<Option<EndpointRow>, StoreError> {
     Ok(load(session, "name = $1", &[name.into()]).await?.into_iter().next())
 }
@@ -163,8 +170,9 @@ async fn load<S: Session>(
     which: &str,
     values: &[Value],
 ) -> Result<Vec<EndpointRow>, StoreError> {
-    let endpoints =
-        format!("SELECT id, name, prefix_mode, version, created_at, changed_at FROM endpoints WHERE {which}");
+    let endpoints = format!(
+        "SELECT id, name, prefix_mode, version, created_at, changed_at, seal, key_version FROM endpoints WHERE {which}"
+    );
     let mut found = session
         .query(&endpoints, values)
         .await?
@@ -178,9 +186,10 @@ async fn load<S: Session>(
          WHERE endpoint_id IN (SELECT id FROM endpoints WHERE {which}) ORDER BY endpoint_id, position"
     );
     for mut row in session.query(&servers, values).await? {
-        let (endpoint, server) = (row.uuid()?, row.uuid()?);
+        let (endpoint, server) = (row.or(Uuid::nil(), Row::uuid), row.or(Uuid::nil(), Row::uuid));
         if let Some(&at) = place.get(&endpoint) {
             found[at].servers.push(EndpointServer::whole(server));
+            found[at].seal = row.sealed(std::mem::take(&mut found[at].seal));
         }
     }
 
@@ -189,30 +198,33 @@ async fn load<S: Session>(
          WHERE endpoint_id IN (SELECT id FROM endpoints WHERE {which}) ORDER BY endpoint_id, server_id, position"
     );
     for mut row in session.query(&tools, values).await? {
-        let (endpoint, server) = (row.uuid()?, row.uuid()?);
-        let servers = place.get(&endpoint).map(|&at| &mut found[at].servers);
-        let of = servers.and_then(|servers| servers.iter_mut().find(|of| of.server_id == server));
-        if let Some(of) = of {
-            read_tool(row, of)?;
+        let (endpoint, server) = (row.or(Uuid::nil(), Row::uuid), row.or(Uuid::nil(), Row::uuid));
+        let Some(&at) = place.get(&endpoint) else { continue };
+        if let Some(of) = found[at].servers.iter_mut().find(|of| of.server_id == server) {
+            read_tool(&mut row, of)?;
         }
+        found[at].seal = row.sealed(std::mem::take(&mut found[at].seal));
     }
     Ok(found)
 }
 
 fn read(mut row: Row) -> Result<EndpointRow, StoreError> {
-    Ok(EndpointRow {
-        id: row.uuid()?,
+    let mut endpoint = EndpointRow {
+        id: row.or(Uuid::nil(), Row::uuid),
         name: row.text()?,
-        prefix: row.word(PrefixMode::parse)?,
+        prefix: row.or(PrefixMode::Always, |row| row.word(PrefixMode::parse)),
         servers: Vec::new(),
-        version: row.int()?,
-        created_at: row.int()?,
-        changed_at: row.int()?,
-    })
+        version: row.or(0, Row::int),
+        created_at: row.or(0, Row::int),
+        changed_at: row.or(0, Row::int),
+        seal: Sealed { bytes: row.blob()?, key_version: row.or(0, Row::int) },
+    };
+    endpoint.seal = row.sealed(endpoint.seal);
+    Ok(endpoint)
 }
 
-fn read_tool(mut row: Row, of: &mut EndpointServer) -> Result<(), StoreError> {
-    let (rule, pattern) = (row.word(ToolRule::parse)?, row.text()?);
+fn read_tool(row: &mut Row, of: &mut EndpointServer) -> Result<(), StoreError> {
+    let (rule, pattern) = (row.or(ToolRule::Deny, |row| row.word(ToolRule::parse)), row.text()?);
     match rule {
         ToolRule::Allow => of.allow.push(pattern),
         ToolRule::Deny => of.deny.push(pattern),
@@ -221,7 +233,7 @@ fn read_tool(mut row: Row, of: &mut EndpointServer) -> Result<(), StoreError> {
             name: row.optional_text()?,
             title: row.optional_text()?,
             description: row.optional_text()?,
-            annotations: row.optional_json()?,
+            annotations: row.or(None, Row::optional_json),
         }),
     }
     Ok(())

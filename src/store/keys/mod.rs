@@ -1,13 +1,16 @@
 //! API keys: who may do what, and what recognises a key.
 //!
 //! Invariants: the raw key never comes here. A row's own epoch moves with what takes back its tokens and streams,
-//! and not when it is only sealed anew or gets a successor. Does not know: what a sealed hash holds.
+//! and not when it is only sealed anew or gets a successor. All that decides what a key may do is bound; one that does not
+//! open can be switched off and deleted, and nothing else. Does not know: what a sealed hash holds.
 
 mod change;
 mod row;
 
 use uuid::Uuid;
 
+pub(super) use change::hash;
+pub(super) use row::find;
 pub use row::{Grants, KeyRow, KeyStatus, Keys, NewKey, Rate, Role};
 
 use super::audit::Audit;
@@ -37,7 +40,8 @@ impl Store {
     ///
     /// Cancel safe: a dropped call is either wholly done or not at all.
     pub async fn insert_key(&self, key: NewKey, audit: Audit) -> Result<KeyRow, StoreError> {
-        transact!(self, Access::Administer, |session| change::insert(session, &key, &audit))
+        let binding = self.binding.clone();
+        transact!(self, Access::Administer, |session| change::insert(session, &binding, &key, &audit))
     }
 
     /// The same where there is no key yet; `None`: there is one, and nothing was added. Of several that ask at once, in
@@ -46,7 +50,8 @@ impl Store {
     /// Cancel safe: a dropped call is either wholly done or not at all.
     pub async fn insert_first_key(&self, key: NewKey, audit: Audit) -> Result<Option<KeyRow>, StoreError> {
         // Administration is one after the other: nobody adds a key between the look and the addition.
-        transact!(self, Access::Administer, |session| change::insert_first(session, &key, &audit))
+        let binding = self.binding.clone();
+        transact!(self, Access::Administer, |session| change::insert_first(session, &binding, &key, &audit))
     }
 
     /// All keys, and the epoch they show, read in one transaction. Cancel safe.
@@ -60,7 +65,9 @@ impl Store {
         transact!(self, Access::Read, |session| row::find(session, &reference))
     }
 
-    /// Switches a key on or off; one that is so already is left alone. `false`: there is no such key.
+    /// Switches a key on or off; one that is so already is left alone. `false`: there is no such key. Off it goes without
+    /// a binder too, and when it does not open; on again, only what was sealed. [`StoreError::Closed`],
+    /// [`StoreError::Unbound`].
     ///
     /// Cancel safe: a dropped call is either wholly done or not at all.
     pub async fn set_key_status(
@@ -69,9 +76,9 @@ impl Store {
         status: KeyStatus,
         audit: Audit,
     ) -> Result<bool, StoreError> {
-        let reference = reference.to_owned();
+        let (binding, reference) = (self.binding.clone(), reference.to_owned());
         let change = transact!(self, Access::Administer, |session| change::set_status(
-            session, &reference, status, &audit
+            session, &binding, &reference, status, &audit
         ));
         match change {
             Ok(_) => Ok(true),
@@ -80,7 +87,7 @@ impl Store {
         }
     }
 
-    /// Takes a key out and gives what it was. [`StoreError::NotFound`].
+    /// Takes a key out and gives what it was; that takes no binder. [`StoreError::NotFound`].
     ///
     /// Cancel safe: a dropped call is either wholly done or not at all.
     pub async fn delete_key(&self, reference: &str, audit: Audit) -> Result<KeyRow, StoreError> {
@@ -89,7 +96,7 @@ impl Store {
     }
 
     /// Adds a key and makes it the successor of another, in one transaction. [`StoreError::NotFound`];
-    /// [`StoreError::Conflict`]: the old one is off, or has a successor already.
+    /// [`StoreError::Conflict`]: the old one is off, or has a successor that is there; [`StoreError::Closed`].
     ///
     /// Cancel safe: a dropped call is either wholly done or not at all.
     pub async fn rotate_key(
@@ -99,8 +106,9 @@ impl Store {
         old: Predecessor,
         audit: Audit,
     ) -> Result<Rotation, StoreError> {
-        let reference = reference.to_owned();
-        transact!(self, Access::Administer, |session| change::rotate(session, &reference, &new, old, &audit))
+        let (binding, reference) = (self.binding.clone(), reference.to_owned());
+        let by = (new, old, audit);
+        transact!(self, Access::Administer, |session| change::rotate(session, &binding, &reference, &by))
     }
 
     /// Switches off the rotated keys whose grace was over at `audit.at`, and gives their ids.
@@ -112,6 +120,7 @@ impl Store {
         if transact!(self, Access::Read, |session| change::over(session, at))?.is_empty() {
             return Ok(Vec::new());
         }
-        transact!(self, Access::Administer, |session| change::end_grace(session, &audit))
+        let binding = self.binding.clone();
+        transact!(self, Access::Administer, |session| change::end_grace(session, &binding, &audit))
     }
 }

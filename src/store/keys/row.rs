@@ -4,10 +4,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 use uuid::Uuid;
 
-use crate::store::StoreError;
 use crate::store::epochs::{self, Kind};
 use crate::store::session::{Session, query_one};
 use crate::store::value::{Row, Value, words};
+use crate::store::{Plain, Sealed, StoreError};
 
 words! {
     /// Whether a key may be used.
@@ -81,7 +81,7 @@ pub struct KeyRow {
     pub key_version: u8,
     /// Seconds since 1970; `None`: never.
     pub expires_at: Option<u64>,
-    /// The key that replaces this one.
+    /// The key that replaces this one, whether or not it still is there.
     pub successor: Option<Uuid>,
     /// Seconds since 1970: a rotated key ends then.
     pub grace_until: Option<u64>,
@@ -131,10 +131,8 @@ pub struct NewKey {
     pub description: String,
     /// What it may do.
     pub grants: Grants,
-    /// Opaque here.
-    pub sealed_hash: Vec<u8>,
-    /// The version of `ENCRYPTION_KEY` that sealed it.
-    pub key_version: u8,
+    /// What its secret is recognised by. Opaque here, and sealed when it is stored.
+    pub hash: Plain,
     /// Seconds since 1970; `None`: never.
     pub expires_at: Option<u64>,
 }
@@ -165,32 +163,42 @@ pub async fn find<S: Session>(session: &mut S, reference: &str) -> Result<Option
 }
 
 fn read(mut row: Row) -> Result<KeyRow, StoreError> {
-    Ok(KeyRow {
-        id: row.uuid()?,
+    // Where something cannot be read, it is taken for the least that it can be.
+    let mut key = KeyRow {
+        id: row.or(Uuid::nil(), Row::uuid),
         key_id: row.text()?,
         name: row.text()?,
         description: row.text()?,
         grants: Grants {
-            role: row.word(Role::parse)?,
-            endpoints: row.optional_list()?,
-            tools: row.optional_list()?,
-            rate: match (row.optional_int()?, row.optional_int()?) {
-                (Some(per_second), Some(burst)) => Some(Rate { per_second, burst }),
-                _ => None,
-            },
-            concurrency: row.optional_int()?,
+            role: row.or(Role::Client, |row| row.word(Role::parse)),
+            endpoints: row.or(Some(Vec::new()), Row::optional_list),
+            tools: row.or(Some(Vec::new()), Row::optional_list),
+            rate: read_rate(&mut row),
+            concurrency: row.or(Some(1), Row::optional_int),
         },
-        // The table's CHECK allows nothing else; whatever it may be, it does not open the gateway.
-        status: KeyStatus::parse(&row.text()?).unwrap_or(KeyStatus::Inactive),
+        status: row.or(KeyStatus::Inactive, |row| row.word(KeyStatus::parse)),
         sealed_hash: row.blob()?,
-        key_version: row.int()?,
-        expires_at: row.optional_int()?,
-        successor: row.optional_uuid()?,
-        grace_until: row.optional_int()?,
-        created_at: row.int()?,
-        changed_at: row.int()?,
-        epoch: row.int()?,
-    })
+        key_version: row.or(0, Row::int),
+        expires_at: row.or(Some(0), Row::optional_int),
+        successor: row.or(None, Row::optional_uuid),
+        grace_until: row.or(Some(0), Row::optional_int),
+        created_at: row.or(0, Row::int),
+        changed_at: row.or(0, Row::int),
+        epoch: row.or(0, Row::int),
+    };
+    let sealed = row.sealed(Sealed { bytes: key.sealed_hash, key_version: key.key_version });
+    key.sealed_hash = sealed.bytes;
+    Ok(key)
+}
+
+/// Both or neither.
+fn read_rate(row: &mut Row) -> Option<Rate> {
+    let (per_second, burst) = (row.or(Some(1), Row::optional_int), row.or(Some(1), Row::optional_int));
+    match (per_second, burst) {
+        (Some(per_second), Some(burst)) => Some(Rate { per_second, burst }),
+        (None, None) => None,
+        (Some(_), None) | (None, Some(_)) => row.or(None, |_| Err(StoreError::Closed("key"))),
+    }
 }
 
 const COLUMNS: &str = "id, key_id, name, description, role, endpoints, tools, rate_per_second, rate_burst, \

@@ -123,6 +123,7 @@ impl Postgres {
             Access::Administer | Access::Count | Access::Retire => "BEGIN ISOLATION LEVEL READ COMMITTED",
         };
         let mut session = self.started(begin).await?;
+        session.changes = access != Access::Read;
         match access {
             Access::Administer => {
                 session.query("SELECT pg_advisory_xact_lock($1) IS NULL", &[Value::Int(LOCK)]).await?;
@@ -157,7 +158,7 @@ impl Postgres {
     async fn started(&self, begin: &str) -> Result<PgSession, StoreError> {
         let begun = Instant::now();
         for _ in 0..CONNECTIONS_MAX {
-            let session = PgSession { client: Some(self.pool.get().await?) };
+            let session = PgSession { client: Some(self.pool.get().await?), changes: false };
             match session.command(begin, BEGIN_TIMEOUT).await {
                 Err(StoreError::Unavailable(_)) if begun.elapsed() < BEGIN_TIMEOUT => {}
                 Err(error) => {
@@ -223,13 +224,15 @@ type Made<'a> = std::pin::Pin<
 pub struct PgSession {
     /// `None` once it has ended.
     client: Option<Object>,
+    /// Whether there may be a change to keep.
+    changes: bool,
 }
 
 impl PgSession {
     /// Ends the transaction as the outcome wants it: kept when it is good, undone when it is not.
     pub async fn end<T>(mut self, outcome: Result<T, StoreError>) -> Result<T, StoreError> {
         match &outcome {
-            Ok(_) => self.command("COMMIT", ANSWER_TIMEOUT).await?,
+            Ok(_) => self.commit().await?,
             // The connection is not trusted any more: dropped with `self`.
             Err(error) if error.is_away() => return outcome,
             Err(_) if self.command("ROLLBACK", ANSWER_TIMEOUT).await.is_err() => return outcome,
@@ -238,6 +241,18 @@ impl PgSession {
         // Back to the pool.
         drop(self.client.take());
         outcome
+    }
+
+    /// Where no answer comes, the server may have kept the change all the same.
+    async fn commit(&self) -> Result<(), StoreError> {
+        if self.client()?.is_closed() {
+            return Err(StoreError::Unavailable("the connection was closed".into()));
+        }
+        let kept = self.command("COMMIT", ANSWER_TIMEOUT).await;
+        kept.map_err(|error| match error {
+            StoreError::Unavailable(why) if self.changes => StoreError::Unsure(why),
+            other => other,
+        })
     }
 
     async fn command(&self, sql: &str, patience: Duration) -> Result<(), StoreError> {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 
 use super::{by, sample};
-use crate::store::testing::{server, server_ca, sql, with_database};
+use crate::store::testing::{Notary, server, server_ca, sql, with_database};
 use crate::store::{Retention, Store, StoreError};
 
 /// How opening fails, and that no password is in what is said.
@@ -32,7 +32,7 @@ async fn a_server_that_cannot_be_used_is_told_from_one_that_is_away() {
         sql(url, "DROP TABLE mcp_servers").await;
         drop(Store::open(url).await.unwrap());
         sql(url, "INSERT INTO metamcp_migrations VALUES (99, 0)").await;
-        check(url, false, "schema version 99, this program knows versions up to 1").await;
+        check(url, false, "schema version 99, this program knows versions up to 2").await;
     })
     .await;
 }
@@ -49,7 +49,7 @@ async fn a_server_that_accepts_and_says_nothing_is_given_up() {
 #[tokio::test]
 async fn connections_that_were_cut_are_made_anew() {
     with_database(async |url| {
-        let store = Store::open(url).await.unwrap();
+        let store = Store::open(url).await.unwrap().bound_by(Notary(1));
         let keys = (0..8).map(|_| store.keys());
         for keys in futures_util::future::join_all(keys).await {
             keys.unwrap();
@@ -69,9 +69,9 @@ async fn many_may_migrate_at_once() {
         let stores = futures_util::future::join_all((0..8).map(|_| Store::open(url))).await;
         for (number, store) in stores.into_iter().enumerate() {
             let key = sample(&format!("{number:012}"));
-            store.expect("opens").insert_key(key, by("test", 1)).await.unwrap();
+            store.expect("opens").bound_by(Notary(1)).insert_key(key, by("test", 1)).await.unwrap();
         }
-        assert_eq!(Store::open(url).await.unwrap().epochs().await.unwrap().keys, 8);
+        assert_eq!(Store::open(url).await.unwrap().epochs().await.unwrap().keys, 16);
     })
     .await;
 }
@@ -79,7 +79,7 @@ async fn many_may_migrate_at_once() {
 #[tokio::test]
 async fn one_process_takes_out_what_is_old() {
     with_database(async |url| {
-        let store = Store::open(url).await.unwrap();
+        let store = Store::open(url).await.unwrap().bound_by(Notary(1));
         let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.unwrap();
         let driver = tokio::spawn(connection);
         // As another process holds it.
@@ -104,7 +104,7 @@ async fn one_process_takes_out_what_is_old() {
 #[tokio::test]
 async fn a_dropped_operation_is_undone_and_blocks_nobody() {
     with_database(async |url| {
-        let store = Store::open(url).await.unwrap();
+        let store = Store::open(url).await.unwrap().bound_by(Notary(1));
         for number in 0..40_u32 {
             let key = sample(&format!("{number:012}"));
             let wait = Duration::from_micros(u64::from(number) * 100);
@@ -112,7 +112,7 @@ async fn a_dropped_operation_is_undone_and_blocks_nobody() {
         }
         store.insert_key(sample("AAAAAAAAAAAA"), by("test", 1)).await.unwrap();
         let keys = store.keys().await.unwrap();
-        assert_eq!(keys.epoch, keys.rows.len() as u64);
+        assert_eq!(keys.epoch, 2 * keys.rows.len() as u64);
     })
     .await;
 }
@@ -120,7 +120,7 @@ async fn a_dropped_operation_is_undone_and_blocks_nobody() {
 #[tokio::test]
 async fn a_locked_table_is_given_up_and_a_read_only_server_says_so() {
     with_database(async |url| {
-        let store = Store::open(url).await.unwrap();
+        let store = Store::open(url).await.unwrap().bound_by(Notary(1));
         let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.unwrap();
         let driver = tokio::spawn(connection);
         client.batch_execute("BEGIN; LOCK TABLE api_keys").await.unwrap();
@@ -138,7 +138,7 @@ async fn a_locked_table_is_given_up_and_a_read_only_server_says_so() {
                   || ' SET default_transaction_read_only = on'; END $$",
         )
         .await;
-        let store = Store::open(url).await.unwrap();
+        let store = Store::open(url).await.unwrap().bound_by(Notary(1));
         store.keys().await.unwrap();
         let refused = store.insert_key(sample("AAAAAAAAAAAA"), by("test", 1)).await;
         assert!(matches!(refused, Err(StoreError::ReadOnly)), "{refused:?}");

@@ -7,14 +7,15 @@ use std::time::Duration;
 use rusqlite::Connection;
 
 use super::{by, sample};
-use crate::store::testing::Folder;
+use crate::store::testing::{Folder, Notary};
 use crate::store::{Grants, KeyStatus, Retention, Store, StoreError};
 
 /// In seconds.
 const DAY: u64 = 86_400;
 
 async fn open(folder: &Folder) -> Result<Store, StoreError> {
-    Store::open_sqlite(&folder.join("metamcp.sqlite")).await
+    let store = Store::open_sqlite(&folder.join("metamcp.sqlite")).await?;
+    Ok(store.bound_by(Notary(1)))
 }
 
 /// Opens a file that `prepare` made beforehand, and compares how that fails.
@@ -72,7 +73,7 @@ async fn many_may_open_a_fresh_file_at_once() {
         let store = store.expect("opens");
         store.insert_key(sample(&format!("{number:012}")), by("test", 1)).await.unwrap();
     }
-    assert_eq!(open(&folder).await.unwrap().epochs().await.unwrap().keys, 16);
+    assert_eq!(open(&folder).await.unwrap().epochs().await.unwrap().keys, 32);
 }
 
 #[tokio::test]
@@ -83,7 +84,7 @@ async fn files_that_cannot_be_used_are_refused_with_what_to_do() {
     check(|path| sql(path, "CREATE TABLE theirs (x)"), "another program").await;
     check(
         |path| sql(path, "PRAGMA application_id = 0x6d637067; PRAGMA user_version = 99; CREATE TABLE x (y)"),
-        "schema version 99, this program knows versions up to 2",
+        "schema version 99, this program knows versions up to 3",
     )
     .await;
 }

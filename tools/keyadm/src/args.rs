@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use crate::place::Use;
+
 /// Administers a metamcp installation: keys, servers, endpoints, what signs and seals. Works while the gateway runs.
 #[derive(Debug, Parser)]
 #[command(name = "keyadm", version, max_term_width = 100, after_help = EXAMPLES)]
@@ -74,8 +76,8 @@ pub enum Command {
     /// Takes over the servers, endpoints and API keys of a MetaMCP installation
     #[command(after_help = IMPORT)]
     ImportMetamcp {
-        /// The database of this installation, if it is a server's [default: `$METAMCP_DATABASE_URL`; else the one
-        /// in the data directory]
+        /// The database of this installation, if it is a server's [default: the gateway's: `$DATABASE_URL`, also from
+        /// ./.env; else the one in the data directory]
         #[arg(long, value_name = "URL")]
         into: Option<String>,
         /// Says what would be done, and writes nothing
@@ -87,6 +89,35 @@ pub enum Command {
         /// For which shell
         shell: Shell,
     },
+}
+
+impl Command {
+    /// What it does to the database. Of the commands that seal anew, those that change `secrets.toml` alone only look.
+    pub fn used(&self) -> Use {
+        match self {
+            Self::Keys(Keys::List { .. } | Keys::Show(_))
+            | Self::Jwt(Jwt::List)
+            | Self::Rekey { add_version: true, .. }
+            | Self::Rekey { drop_old: true, .. }
+            | Self::Doctor { .. }
+            | Self::Audit(_)
+            | Self::Usage(_)
+            | Self::Servers(
+                Servers::Import(ImportServers { dry_run: true, .. })
+                | Servers::There(ThereServers::List | ThereServers::Show(_) | ThereServers::Export { .. }),
+            )
+            | Self::Endpoints(Endpoints::List | Endpoints::Show(_))
+            | Self::ImportMetamcp { dry_run: true, .. }
+            | Self::Completions { .. } => Use::Read,
+            Self::Keys(_)
+            | Self::Jwt(_)
+            | Self::Rekey { .. }
+            | Self::Migrate
+            | Self::Servers(_)
+            | Self::Endpoints(_)
+            | Self::ImportMetamcp { .. } => Use::Write,
+        }
+    }
 }
 
 /// What can be done with keys.
@@ -374,8 +405,8 @@ pub struct NameRef {
 
 const DATA_DIR: &str = "The gateway's data directory; with --database-url, where its secrets are \
                         [default: $METAMCP_DATA_DIR, else $XDG_DATA_HOME/metamcp, else ~/.local/share/metamcp]";
-const DATABASE_URL: &str =
-    "postgres://…: the gateway's database, when it is not in the data directory [default: $DATABASE_URL]";
+const DATABASE_URL: &str = "postgres://…: the gateway's database, when it is not in the data directory \
+                            [default: $DATABASE_URL, as the gateway has it]";
 
 const HEADER_FILE: &str = "Headers that are secrets, one in a line as in 'Authorization: Bearer …'; - reads the standard \
                            input. All headers are sealed in the database";
@@ -393,7 +424,7 @@ restart all of them with \"1:<old>,2:<new>\" first, so that none meets a session
 Exit codes: 0 everything is sealed by the newest version, 65 something no given version opens was left as it is.";
 
 const IMPORT: &str = "\
-Here --database-url (or $DATABASE_URL) names MetaMCP's database, which is only read. Keys that were on keep working,
+Here --database-url names MetaMCP's database, which is only read. Keys that were on keep working,
 on the endpoints they opened; `keyadm keys rotate` replaces them one by one. Run again, it takes over what is new.
 
   keyadm import-metamcp --database-url postgres://metamcp@old/metamcp --data-dir /var/lib/metamcp --dry-run
@@ -417,6 +448,7 @@ Examples:
   keyadm audit --object key --since 7d
   keyadm doctor
 
-Secrets: ENCRYPTION_KEY from the environment, else the file secrets.toml in the data directory.
+The environment is read as the gateway reads it, also from ./.env: DATABASE_URL METAMCP_DATA_DIR ENCRYPTION_KEY.
+Secrets: ENCRYPTION_KEY, else the file secrets.toml in the data directory.
 Exit codes: 0 done, 1 doctor found something wrong, 64 wrong usage, 65 wrong data (no such key, wrong
 ENCRYPTION_KEY), 69 store not available, 74 the result could not be written.";

@@ -5,15 +5,15 @@ use std::fs::Metadata;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use metamcp::auth::{Sealer, parse_encryption_key, parse_jwt_secret, sealed_for};
+use metamcp::auth::{Sealer, parse_encryption_key, parse_jwt_secret};
 use metamcp::config::{self, Flags, ProcessEnv};
-use metamcp::store::{JwtKeyRow, JwtPhase, KeyRow, KeyStatus, SealedKind, Store};
+use metamcp::store::{Binder, Bound, JwtKeyRow, JwtPhase, KeyRow, KeyStatus, Store};
 use serde_json::json;
 
 use crate::failure::Failure;
 use crate::place::{DATABASE, Installation};
 use crate::table::{line, printable};
-use crate::{Done, jwt, keys, now, rekey, time};
+use crate::{Done, bound, keys, now, rekey, time};
 
 /// What one look has found.
 struct Finding {
@@ -194,34 +194,14 @@ async fn look_at_store(store: &Store, sealer: Option<&Sealer>, found: &mut Findi
     let ring = store.jwt_keys().await?.rows;
     look_at_ring(&ring, found);
     let Some(sealer) = sealer else { return Ok(()) };
-    let shut = |kind, name: &str, bytes: &[u8]| {
-        let (purpose, aad) = sealed_for(kind, name);
-        sealer.open(purpose, aad, bytes).is_err()
-    };
-    let mut closed: Vec<String> = Vec::new();
-    let active = rows.iter().filter(|row| row.status == KeyStatus::Active);
-    closed.extend(
-        active
-            .filter(|row| shut(SealedKind::Keys, &row.key_id, &row.sealed_hash))
-            .map(|row| format!("key {}", row.key_id)),
-    );
-    closed.extend(
-        ring.iter().filter(|row| !jwt::opens(row, sealer)).map(|row| format!("token key {}", row.kid)),
-    );
-    for row in store.servers().await?.rows {
-        let secrets = row.secrets.as_ref();
-        if secrets.is_some_and(|sealed| shut(SealedKind::Servers, &row.id.to_string(), &sealed.bytes)) {
-            closed.push(format!("server {}", row.name));
-        }
-    }
+    let closed = closed(store, sealer, &rows, &ring).await?;
     if !closed.is_empty() {
-        let named = closed.iter().take(NAMED_MAX).cloned().collect::<Vec<_>>().join(", ");
-        let text = format!(
-            "{} sealed values do not open with the given ENCRYPTION_KEY ({named}): give the version that sealed them \
-             too, as in ENCRYPTION_KEY=\"2:<new>,1:<old>\"; if there is none, they were altered: restore a backup",
-            closed.len()
-        );
-        found.bad("sealed", text);
+        for text in closed.iter().take(NAMED_MAX) {
+            found.bad("sealed", text);
+        }
+        if closed.len() > NAMED_MAX {
+            found.bad("sealed", format!("and {} more rows do not open", closed.len() - NAMED_MAX));
+        }
         return Ok(());
     }
     match rekey::left(store, sealer.version()).await? {
@@ -236,6 +216,24 @@ async fn look_at_store(store: &Store, sealer: Option<&Sealer>, found: &mut Findi
         ),
     }
     Ok(())
+}
+
+/// What does not open, with what to do about each.
+async fn closed(
+    store: &Store,
+    sealer: &Sealer,
+    keys: &[KeyRow],
+    ring: &[JwtKeyRow],
+) -> Result<Vec<String>, Failure> {
+    let (servers, endpoints) = (store.servers().await?.rows, store.endpoints().await?.rows);
+    // Those that are off as well: they may have been switched off by somebody else.
+    let keys = keys.iter().map(|row| (format!("the key {}", row.key_id), Bound::Key(row)));
+    let ring = ring.iter().map(|row| (format!("the token key {}", row.kid), Bound::JwtKey(row)));
+    let servers = servers.iter().map(|row| (format!("the server {}", row.name), Bound::Server(row)));
+    let endpoints = endpoints.iter().map(|row| (format!("the endpoint {}", row.name), Bound::Endpoint(row)));
+    let rows = keys.chain(ring).chain(servers).chain(endpoints);
+    let closed = rows.filter(|(_, row)| sealer.open_row(*row).is_none());
+    Ok(closed.map(|(name, row)| format!("{name} does not open: {}", bound::closed(sealer, row))).collect())
 }
 
 fn look_at_clock(theirs: u64, ours: u64, found: &mut Findings) {
@@ -327,7 +325,7 @@ const EXPIRES_SOON_S: u64 = 7 * 86_400;
 /// A rotation takes seconds; after an hour it was broken off.
 const ROTATES_S: u64 = 3_600;
 
-/// Values named in one line; the count says how many there are.
+/// Rows named; the count says how many there are.
 const NAMED_MAX: usize = 8;
 
 #[cfg(test)]

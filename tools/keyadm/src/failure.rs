@@ -37,11 +37,12 @@ impl fmt::Display for Failure {
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Url(_) => Self::Usage(error.to_string()),
+            StoreError::Url(_) | StoreError::Unbound => Self::Usage(error.to_string()),
             StoreError::Conflict
             | StoreError::Exists { .. }
             | StoreError::NotFound(_)
             | StoreError::Dangling
+            | StoreError::Closed(_)
             | StoreError::Invalid(_) => Self::Data(error.to_string()),
             _ => Self::Unavailable(error.to_string()),
         }

@@ -2,33 +2,37 @@
 
 use std::collections::HashMap;
 
-use metamcp::store::{EndpointRow, EndpointServer, Match, Secrets, ServerRow, ServerSpec, Store, Uuid};
+use metamcp::auth::Sealer;
+use metamcp::store::{
+    Binder, Bound, EndpointRow, EndpointServer, Match, Secrets, ServerRow, ServerSpec, Store, Uuid,
+};
 use serde_json::{Map, Value, json};
 
 use crate::args::{Endpoints, NameRef, ThereServers};
 use crate::failure::Failure;
 use crate::place::{Absent, Installation};
-use crate::table::{line, or_none, table};
-use crate::{time, who};
+use crate::table::{line, or_none, printable, table};
+use crate::{bound, time, who};
 
 pub async fn servers(
     command: ThereServers,
     installation: &Installation,
     json: bool,
 ) -> Result<String, Failure> {
-    let store = installation.store(Absent::Refuse).await?;
+    let (store, sealer) = (bound::store_if_it_can(installation).await?, bound::sealer(installation));
+    let looks = Looks(sealer.as_ref());
     match command {
         ThereServers::List => {
             let rows = store.servers().await?.rows;
             Ok(if json {
-                line(&Value::Array(rows.iter().map(server).collect()))
+                line(&Value::Array(rows.iter().map(|row| server(row, looks)).collect()))
             } else {
-                list_servers(&rows)
+                list_servers(&rows, looks)
             })
         }
         ThereServers::Show(NameRef { name }) => {
             let row = server_named(&store, &name).await?;
-            Ok(if json { line(&server(&row)) } else { pretty(&server(&row)) })
+            Ok(if json { line(&server(&row, looks)) } else { pretty(&server(&row, looks)) })
         }
         ThereServers::Enable(NameRef { name }) => switch(&store, &name, true, json).await,
         ThereServers::Disable(NameRef { name }) => switch(&store, &name, false, json).await,
@@ -38,7 +42,34 @@ pub async fn servers(
             let row = store.delete_server(row.id, Match::Version(row.version), who::audit()).await?;
             Ok(removed("server", row.id, &row.name, json))
         }
-        ThereServers::Export { servers } => export(&store, &servers).await,
+        ThereServers::Export { servers } => export(&store, &servers, looks).await,
+    }
+}
+
+/// What rows are looked at with, if there is something.
+#[derive(Clone, Copy)]
+struct Looks<'a>(Option<&'a Sealer>);
+
+impl Looks<'_> {
+    /// `None`: it does not open, or there is nothing to open it with.
+    fn has_secrets(self, row: &ServerRow) -> Option<bool> {
+        let plain = self.0?.open_row(Bound::Server(row))?;
+        Some(!plain.expose().is_empty())
+    }
+
+    /// About a row that does not open.
+    fn todo(self, row: Bound<'_>) -> Option<String> {
+        let sealer = self.0?;
+        sealer.open_row(row).is_none().then(|| bound::closed(sealer, row))
+    }
+
+    /// Tells of rows that do not open.
+    fn warn<'r>(self, rows: impl Iterator<Item = (&'r str, Bound<'r>)>) {
+        for (name, row) in rows {
+            if let Some(todo) = self.todo(row) {
+                eprintln!("keyadm: {} is not served: {todo}", printable(name));
+            }
+        }
     }
 }
 
@@ -69,7 +100,7 @@ async fn switch(store: &Store, name: &str, enabled: bool, json: bool) -> Result<
     Ok(format!("The server {:?} is {word} {when}.\n", row.name))
 }
 
-async fn export(store: &Store, names: &[String]) -> Result<String, Failure> {
+async fn export(store: &Store, names: &[String], looks: Looks<'_>) -> Result<String, Failure> {
     let mut rows = Vec::new();
     for name in names {
         rows.push(server_named(store, name).await?);
@@ -77,6 +108,8 @@ async fn export(store: &Store, names: &[String]) -> Result<String, Failure> {
     if names.is_empty() {
         rows = store.servers().await?.rows;
     }
+    // Somebody else may have written it: it is given out as it is there, and said.
+    looks.warn(rows.iter().map(|row| (row.name.as_str(), Bound::Server(row))));
     let mut servers = Map::new();
     for row in &rows {
         let mut definition = row.definition.clone();
@@ -85,12 +118,16 @@ async fn export(store: &Store, names: &[String]) -> Result<String, Failure> {
         }
         servers.insert(row.name.clone(), definition);
     }
-    let sealed: Vec<&str> =
-        rows.iter().filter(|row| row.secrets.is_some()).map(|row| row.name.as_str()).collect();
+    let sealed: Vec<&str> = rows
+        .iter()
+        .filter(|row| looks.has_secrets(row) != Some(false))
+        .map(|row| row.name.as_str())
+        .collect();
     if !sealed.is_empty() {
         eprintln!(
-            "keyadm: headers, arguments and variables are not exported; give them again to {}",
-            sealed.join(", ")
+            "keyadm: secrets are left out: values of headers and variables and arguments are `(sealed)`, and parts of addresses \
+             `...`. An import refuses those: write the values themselves into the file for {}",
+            printable(&sealed.join(", "))
         );
     }
     Ok(pretty(&json!({ "mcpServers": servers })))
@@ -103,21 +140,25 @@ async fn server_named(store: &Store, name: &str) -> Result<ServerRow, Failure> {
     })
 }
 
-fn server(row: &ServerRow) -> Value {
+fn server(row: &ServerRow, looks: Looks<'_>) -> Value {
+    let opens = bound::opens(looks.0, Bound::Server(row));
     json!({
         "id": row.id.to_string(),
         "name": row.name,
         "kind": row.kind.as_str(),
         "enabled": is_enabled(row),
         "definition": row.definition,
-        "has_secrets": row.secrets.is_some(),
+        "has_secrets": looks.has_secrets(row),
+        "opens": opens,
+        "todo": looks.todo(Bound::Server(row)),
         "version": row.version,
         "created_at": time::format(row.created_at),
         "changed_at": time::format(row.changed_at),
     })
 }
 
-fn list_servers(rows: &[ServerRow]) -> String {
+fn list_servers(rows: &[ServerRow], looks: Looks<'_>) -> String {
+    looks.warn(rows.iter().map(|row| (row.name.as_str(), Bound::Server(row))));
     let head = ["NAME", "KIND", "STATUS", "SECRETS", "CHANGED", "WHERE"];
     table(
         &head,
@@ -127,7 +168,7 @@ fn list_servers(rows: &[ServerRow]) -> String {
                 row.name.clone(),
                 row.kind.as_str().into(),
                 if is_enabled(row) { "enabled" } else { "disabled" }.into(),
-                if row.secrets.is_some() { "sealed" } else { "none" }.into(),
+                looks.has_secrets(row).map_or("?", |some| if some { "sealed" } else { "none" }).into(),
                 time::format(row.changed_at),
                 or_none(place.unwrap_or_default().to_owned()),
             ]
@@ -141,20 +182,24 @@ pub async fn endpoints(
     json: bool,
 ) -> Result<String, Failure> {
     let store = installation.store(Absent::Refuse).await?;
+    let sealer = bound::sealer(installation);
+    let looks = Looks(sealer.as_ref());
     let names: HashMap<Uuid, String> =
         store.servers().await?.rows.into_iter().map(|row| (row.id, row.name)).collect();
     match command {
         Endpoints::List => {
             let rows = store.endpoints().await?.rows;
             Ok(if json {
-                line(&Value::Array(rows.iter().map(|row| endpoint(row, &names)).collect()))
+                line(&Value::Array(rows.iter().map(|row| endpoint(row, &names, looks)).collect()))
             } else {
+                looks.warn(rows.iter().map(|row| (row.name.as_str(), Bound::Endpoint(row))));
                 list_endpoints(&rows, &names)
             })
         }
         Endpoints::Show(NameRef { name }) => {
             let row = endpoint_named(&store, &name).await?;
-            Ok(if json { line(&endpoint(&row, &names)) } else { pretty(&endpoint(&row, &names)) })
+            let shown = endpoint(&row, &names, looks);
+            Ok(if json { line(&shown) } else { pretty(&shown) })
         }
         Endpoints::Remove { endpoint, confirm } => {
             let row = endpoint_named(&store, &endpoint.name).await?;
@@ -172,7 +217,7 @@ async fn endpoint_named(store: &Store, name: &str) -> Result<EndpointRow, Failur
     })
 }
 
-fn endpoint(row: &EndpointRow, names: &HashMap<Uuid, String>) -> Value {
+fn endpoint(row: &EndpointRow, names: &HashMap<Uuid, String>, looks: Looks<'_>) -> Value {
     let server = |of: &EndpointServer| {
         json!({
             "server": names.get(&of.server_id),
@@ -187,6 +232,8 @@ fn endpoint(row: &EndpointRow, names: &HashMap<Uuid, String>) -> Value {
         "name": row.name,
         "prefix": row.prefix.as_str(),
         "servers": row.servers.iter().map(server).collect::<Vec<_>>(),
+        "opens": bound::opens(looks.0, Bound::Endpoint(row)),
+        "todo": looks.todo(Bound::Endpoint(row)),
         "version": row.version,
         "created_at": time::format(row.created_at),
         "changed_at": time::format(row.changed_at),

@@ -14,7 +14,7 @@ use metamcp::base::{EndpointName, Glob, ServerName};
 use metamcp::route::SEPARATOR;
 use metamcp::store::{
     Audit, EndpointServer, EndpointSpec, Grants, MetaEndpoint, MetaKey, MetaMcp, MetaServer, MetaTool,
-    PrefixMode, ServerKind, ServerSpec, Store, ToolOverride, Uuid,
+    OddColumn, PrefixMode, ServerKind, ServerSpec, Store, StoreError, ToolOverride, Uuid,
 };
 use serde_json::json;
 
@@ -62,6 +62,10 @@ struct Target {
     names: HashSet<String>,
     /// Endpoints that are there, or would be.
     endpoints: HashSet<Uuid>,
+    /// What these are called.
+    endpoint_names: HashSet<String>,
+    /// Keys that are there, or would be, by what they begin with.
+    key_ids: HashSet<String>,
     items: Vec<Item>,
 }
 
@@ -78,14 +82,17 @@ pub async fn run(
     } else {
         (installation.sealer()?, Some(installation.store(Absent::Create).await?))
     };
-    let (servers, endpoints) = match &store {
-        Some(store) => (store.servers().await?.rows, store.endpoints().await?.rows),
-        None => (Vec::new(), Vec::new()),
+    let store = store.map(|store| store.bound_by(sealer.clone()));
+    let (servers, endpoints, keys) = match &store {
+        Some(store) => (store.servers().await?.rows, store.endpoints().await?.rows, store.keys().await?.rows),
+        None => (Vec::new(), Vec::new(), Vec::new()),
     };
     let mut target = Target {
         names: servers.iter().map(|row| row.name.clone()).collect(),
         servers: servers.into_iter().map(|row| (row.id, row.name)).collect(),
         endpoints: endpoints.iter().map(|row| row.id).collect(),
+        endpoint_names: endpoints.into_iter().map(|row| row.name).collect(),
+        key_ids: keys.into_iter().map(|row| row.key_id).collect(),
         store,
         sealer,
         dry_run,
@@ -134,7 +141,7 @@ impl Target {
         }
         match server.command.as_ref().filter(|_| server.r#type == STDIO) {
             Some(command) if command.starts_with('/') => {
-                notes.push("it runs where the gateway's `admin.stdio_commands` has its command");
+                notes.push("it runs where the gateway's `admin.stdio_commands` has its command, and `admin.stdio_env` its variables");
             }
             Some(_) => {
                 notes
@@ -142,7 +149,7 @@ impl Target {
             }
             None => {}
         }
-        let done = match (spec(server, &name, &self.sealer), self.written()) {
+        let done = match (spec(server, &name), self.written()) {
             (Ok(spec), Some(store)) => {
                 let inserted = store.insert_server(server.uuid, spec, audit()).await;
                 inserted.map(drop).map_err(Failure::from)
@@ -202,6 +209,8 @@ impl Target {
         let name = EndpointName::new(&endpoint.name).map_err(|invalid| invalid.to_string());
         let done = match (name.and(servers), self.written()) {
             (Err(why), _) => Err(Failure::Data(why)),
+            // A look tells of it as well.
+            (Ok(_), _) if self.endpoint_names.contains(&endpoint.name) => Err(taken("name")),
             (Ok(_), None) => Ok(()),
             (Ok(servers), Some(store)) => {
                 let spec = EndpointSpec { name: endpoint.name.clone(), prefix: PrefixMode::Always, servers };
@@ -211,6 +220,7 @@ impl Target {
         };
         if self.told("endpoint", &endpoint.name, done, &notes) {
             self.endpoints.insert(endpoint.uuid);
+            self.endpoint_names.insert(endpoint.name.clone());
         }
     }
 
@@ -247,16 +257,21 @@ impl Target {
         self.told("key", &key.name, done, &[&note]);
     }
 
-    async fn insert_key(&self, key: &MetaKey, request: KeyRequest) -> Result<(), Failure> {
+    async fn insert_key(&mut self, key: &MetaKey, request: KeyRequest) -> Result<(), Failure> {
         let (audit, whole) = (audit(), (key.uuid, key.key.as_str()));
-        let Some(store) = &self.store else {
-            request.check(audit.at)?;
-            return ApiKey::parse(&key.key).map(drop).map_err(|error| CreateError::from(error).into());
-        };
-        let new = imported_key(store, &self.sealer, whole, request, audit.at).await?;
-        if let Some(store) = self.written() {
-            store.insert_key(new, audit).await?;
+        let id = ApiKey::parse(&key.key).map_err(CreateError::from)?.key_id().to_string();
+        if self.key_ids.contains(&id) {
+            return Err(taken("key_id"));
         }
+        if let Some(store) = &self.store {
+            let new = imported_key(store, &self.sealer, whole, request, audit.at).await?;
+            if let Some(store) = self.written() {
+                store.insert_key(new, audit).await?;
+            }
+        } else {
+            request.check(audit.at)?;
+        }
+        self.key_ids.insert(id);
         Ok(())
     }
 
@@ -278,6 +293,11 @@ impl Target {
         };
         Done { text, code: if failed { 65 } else { 0 } }
     }
+}
+
+/// What a database says that has one already.
+fn taken(field: &str) -> Failure {
+    StoreError::Exists { field: field.to_owned() }.into()
 }
 
 /// Tools that were off are denied; the others are shown as they were, under the names they had: there the server's
@@ -341,7 +361,7 @@ fn pattern(tool: &str) -> String {
 }
 
 /// As the gateway keeps a server: what may be seen of it, and the rest sealed.
-fn spec(server: &MetaServer, name: &str, sealer: &Sealer) -> Result<ServerSpec, String> {
+fn spec(server: &MetaServer, name: &str) -> Result<ServerSpec, String> {
     let kind = match server.r#type.as_str() {
         "STREAMABLE_HTTP" => ServerKind::Http,
         "SSE" => ServerKind::Sse,
@@ -350,29 +370,32 @@ fn spec(server: &MetaServer, name: &str, sealer: &Sealer) -> Result<ServerSpec, 
     };
     let value = if kind == ServerKind::Stdio {
         let command = server.command.as_ref().ok_or("it has no command")?;
-        json!({
-            "name": name, "kind": kind.as_str(), "command": command, "args": server.args, "env": server.env,
-        })
+        let (args, env) = (server.args().map_err(odd)?, server.env().map_err(odd)?);
+        json!({"name": name, "kind": kind.as_str(), "command": command, "args": args, "env": env})
     } else {
         let url = server.url.as_ref().ok_or("it has no address")?;
-        json!({"name": name, "kind": kind.as_str(), "url": url, "headers": headers(server)})
+        json!({"name": name, "kind": kind.as_str(), "url": url, "headers": headers(server).map_err(odd)?})
     };
     // Checked as whoever adds a server is: what is stored is served, but for programs that no list has.
     let read = Server::read(&value, None, &Rules::stored()).map_err(|errors| {
         let told = errors.iter().map(|error| format!("its {} {}", &error.pointer[1..], error.detail));
         told.collect::<Vec<_>>().join("; ")
     })?;
-    Ok(read.spec(server.uuid, sealer, None))
+    Ok(read.spec())
 }
 
-fn headers(server: &MetaServer) -> BTreeMap<String, String> {
-    let mut headers = server.headers.clone();
+fn odd(column: OddColumn) -> String {
+    column.to_string()
+}
+
+fn headers(server: &MetaServer) -> Result<BTreeMap<String, String>, OddColumn> {
+    let mut headers = server.headers()?;
     let has_authorization = headers.keys().any(|name| name.eq_ignore_ascii_case("authorization"));
     if let Some(token) = server.bearer_token.as_ref().filter(|token| !token.is_empty() && !has_authorization)
     {
         headers.insert("Authorization".into(), format!("Bearer {token}"));
     }
-    headers
+    Ok(headers)
 }
 
 fn audit() -> Audit {

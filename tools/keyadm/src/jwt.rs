@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use metamcp::auth::{Sealer, new_jwt_key, sealed_for};
-use metamcp::store::{JwtKeyRow, JwtPhase, SealedKind, Store, StoreError};
+use metamcp::auth::{Sealer, new_jwt_key};
+use metamcp::store::{Binder, Bound, JwtKeyRow, JwtPhase, Store, StoreError};
 use serde_json::{Value, json};
 
 use crate::args::Jwt;
 use crate::failure::Failure;
 use crate::place::{Absent, Installation};
 use crate::table::{line, table};
-use crate::{now, time, who};
+use crate::{bound, now, time, who};
 
 pub async fn run(command: Jwt, installation: &Installation, json: bool) -> Result<String, Failure> {
     match command {
@@ -38,14 +38,18 @@ async fn rotate(installation: &Installation, wait_s: u64, json: bool) -> Result<
             "no key signs tokens yet: start the gateway once, which puts its JWT_SECRET into the ring".into(),
         ));
     }
-    if !rows.iter().any(|row| opens(row, &sealer)) {
+    let keys = store.keys().await?.rows;
+    let mut is_ours = rows.iter().map(Bound::JwtKey).chain(keys.iter().map(Bound::Key));
+    if !is_ours.any(|row| sealer.open_row(row).is_some()) {
         return Err(Failure::Data(
-            "the given ENCRYPTION_KEY opens none of the keys that sign tokens, so it is not the gateway's; \
-             take the one the gateway was started with"
+            "the given ENCRYPTION_KEY opens none of the keys in the database, so it is not the gateway's: take the one the \
+             gateway was started with. If it is, they were altered outside of keyadm, or made before rows were bound to it: \
+             make an API key first (`keyadm keys create`), then run this again"
                 .into(),
         ));
     }
     let retired = rows.into_iter().find(|row| row.phase == JwtPhase::Active).map(|row| row.kid);
+    let store = store.bound_by(sealer.clone());
     let next = next(&store, &sealer).await?;
     let left_s = next.changed_at.saturating_add(wait_s).saturating_sub(now()).min(wait_s);
     if left_s > 0 {
@@ -78,12 +82,19 @@ async fn rotate(installation: &Installation, wait_s: u64, json: bool) -> Result<
 
 /// The one that waits, or a new one.
 async fn next(store: &Store, sealer: &Sealer) -> Result<JwtKeyRow, Failure> {
-    match store.insert_jwt_key(new_jwt_key(sealer), who::audit()).await {
+    match store.insert_jwt_key(new_jwt_key(), who::audit()).await {
         Err(StoreError::Exists { .. }) => {}
         other => return Ok(other?),
     }
     let rows = store.jwt_keys().await?.rows;
     let next = rows.into_iter().find(|row| row.phase == JwtPhase::Next);
+    if let Some(next) = next.as_ref().filter(|row| !opens(row, sealer)) {
+        let why = bound::closed(sealer, Bound::JwtKey(next));
+        return Err(Failure::Data(format!(
+            "the key {0} waits to sign, and does not open: it is {why}; `keyadm jwt delete {0} --confirm` first",
+            next.kid
+        )));
+    }
     next.ok_or_else(|| {
         Failure::Data("somebody else has rotated in the meantime; see `keyadm jwt list`".into())
     })
@@ -128,8 +139,7 @@ async fn delete(
 }
 
 pub fn opens(row: &JwtKeyRow, sealer: &Sealer) -> bool {
-    let (purpose, aad) = sealed_for(SealedKind::JwtKeys, &row.kid);
-    sealer.open(purpose, aad, &row.secret.bytes).is_ok()
+    sealer.open_row(Bound::JwtKey(row)).is_some()
 }
 
 fn describe(row: &JwtKeyRow) -> Value {

@@ -1,14 +1,16 @@
 //! What is done with API keys.
 
-use metamcp::auth::{ApiKey, KeyId, KeyRequest, create_key, new_key};
-use metamcp::store::{Audit, Grants, KeyRow, KeyStatus, Predecessor, Rate, Role, Store, Uuid};
+use metamcp::auth::{ApiKey, KeyId, KeyRequest, Sealer, new_key};
+use metamcp::store::{
+    Audit, Bound, Grants, KeyRow, KeyStatus, Predecessor, Rate, Role, Rotation, Store, StoreError, Uuid,
+};
 use serde_json::{Value, json};
 
 use crate::args::{Create, Keys, Scope};
 use crate::failure::Failure;
 use crate::place::{Absent, Installation};
 use crate::table::{fields, line, or_none, table};
-use crate::{now, time, who};
+use crate::{bound, now, time, who};
 
 pub async fn run(command: Keys, installation: &Installation, json: bool) -> Result<String, Failure> {
     match command {
@@ -16,11 +18,13 @@ pub async fn run(command: Keys, installation: &Installation, json: bool) -> Resu
         Keys::List { include_inactive } => {
             let mut rows = installation.store(Absent::Refuse).await?.keys().await?.rows;
             rows.retain(|row| include_inactive || row.status == KeyStatus::Active);
-            Ok(if json { list_json(&rows) } else { list(&rows) })
+            let sealer = bound::sealer(installation);
+            Ok(if json { list_json(&rows, sealer.as_ref()) } else { list(&rows, sealer.as_ref()) })
         }
         Keys::Show(key) => {
             let (_, row) = find(installation, &key.id).await?;
-            Ok(if json { line(&describe(&row)) } else { show(&row) })
+            let sealer = bound::sealer(installation);
+            Ok(if json { line(&looked_at(&row, sealer.as_ref())) } else { show(&row, sealer.as_ref()) })
         }
         Keys::Activate(key) => set_status(installation, &key.id, KeyStatus::Active, json).await,
         Keys::Inactivate(key) => set_status(installation, &key.id, KeyStatus::Inactive, json).await,
@@ -59,8 +63,27 @@ async fn create(installation: &Installation, request: KeyRequest, json: bool) ->
     request.check(now())?;
     let sealer = installation.sealer()?;
     let store = installation.store(Absent::Create).await?;
-    let (key, row) = create_key(&store, &sealer, request, who::audit()).await?;
+    let audit = who::audit();
+    let (key, new) = new_key(&store, &sealer, request, audit.at).await?;
+    let (store, id) = (store.bound_by(sealer), new.key_id.clone());
+    let row = match store.insert_key(new, audit).await {
+        Err(StoreError::Unsure(why)) => made_after_all(&store, &id, why, "").await?,
+        other => other?,
+    };
     Ok(made(&key, &row, json, &format!("Made the key {:?} with the id {}.", row.name, row.key_id)))
+}
+
+/// A key whose making the database did not confirm, when it is there. What was to happen to another key is in `besides`.
+async fn made_after_all(store: &Store, id: &str, why: String, besides: &str) -> Result<KeyRow, Failure> {
+    if let Ok(Some(row)) = store.key(id).await {
+        return Ok(row);
+    }
+    // That it is not there yet proves nothing: the database may still be at it.
+    Err(Failure::Unavailable(format!(
+        "{}. See whether `keyadm keys list` has the key {id}: its secret is lost, so if it is there, run `keyadm keys delete \
+         {id} --confirm`, and make another one{besides}",
+        StoreError::Unsure(why)
+    )))
 }
 
 /// The one answer that holds a key: alone on the standard output.
@@ -80,15 +103,23 @@ async fn set_status(
     status: KeyStatus,
     json: bool,
 ) -> Result<String, Failure> {
-    let (store, row) = find(installation, id).await?;
+    let id = &reference(id)?;
+    let store = match status {
+        KeyStatus::Active => bound::store(installation, Absent::Refuse).await?,
+        KeyStatus::Inactive => bound::store_if_it_can(installation).await?,
+    };
+    let row = store.key(id).await?.ok_or_else(|| missing(id))?;
     let changed = row.status != status;
-    if changed && !store.set_key_status(&row.key_id, status, who::audit()).await? {
+    // One that is on already is asked for as well: it may be altered, and then it is not.
+    if (changed || status == KeyStatus::Active)
+        && !store.set_key_status(&row.key_id, status, who::audit()).await?
+    {
         return Err(missing(id));
     }
     if json {
         let answer = json!({
             "id": row.key_id, "uuid": row.id.to_string(), "name": row.name, "status": status.as_str(),
-            "changed": changed,
+            "expired": is_over(&row), "changed": changed,
         });
         return Ok(line(&answer));
     }
@@ -134,8 +165,12 @@ async fn rotate(
     let expires = expires.map(|text| time::parse_end(&text, now())).transpose();
     let expires = expires.map_err(|error| error.of("--expires"))?;
     let (store, row) = find(installation, id).await?;
-    if row.status != KeyStatus::Active || row.successor.is_some() {
-        let why = if row.successor.is_some() { "was rotated already" } else { "is off" };
+    let successor = match row.successor {
+        Some(successor) => store.key(&successor.to_string()).await?,
+        None => None,
+    };
+    if row.status != KeyStatus::Active || successor.is_some() {
+        let why = if successor.is_some() { "was rotated already" } else { "is off" };
         return Err(Failure::Data(format!("the key {id} {why}; `keyadm keys show {id}` tells more")));
     }
     let request = KeyRequest {
@@ -150,9 +185,15 @@ async fn rotate(
         ));
     }
     let audit: Audit = who::audit();
-    let (key, new) = new_key(&store, &installation.sealer()?, request, audit.at).await?;
+    let sealer = installation.sealer()?;
+    let (key, new) = new_key(&store, &sealer, request, audit.at).await?;
     let old = grace.map_or(Predecessor::Inactivate, Predecessor::KeepUntil);
-    let rotation = store.rotate_key(&row.key_id, new, old, audit).await?;
+    let new_id = new.key_id.clone();
+    let store = store.bound_by(sealer);
+    let rotation = match store.rotate_key(&row.key_id, new, old, audit).await {
+        Err(StoreError::Unsure(why)) => rotated_after_all(&store, [&row.key_id, &new_id], why).await?,
+        other => other?,
+    };
     let until = rotation.old.grace_until.map(time::format);
     let until = until.map_or_else(|| "is off now".into(), |end| format!("goes on until {end}"));
     let said = format!(
@@ -160,6 +201,14 @@ async fn rotate(
         rotation.new.name, rotation.new.key_id, rotation.old.key_id
     );
     Ok(made(&key, &rotation.new, json, &said))
+}
+
+/// The same of a rotation: both keys change at once or not at all.
+async fn rotated_after_all(store: &Store, [old, new]: [&str; 2], why: String) -> Result<Rotation, Failure> {
+    let besides = format!("; the old key {old} is then off, or in its time of grace");
+    let made = made_after_all(store, new, why, &besides).await?;
+    let old = store.key(old).await?.ok_or_else(|| missing(old))?;
+    Ok(Rotation { old, new: made })
 }
 
 async fn find(installation: &Installation, id: &str) -> Result<(Store, KeyRow), Failure> {
@@ -211,11 +260,26 @@ fn describe(row: &KeyRow) -> Value {
     })
 }
 
-fn list_json(rows: &[KeyRow]) -> String {
-    line(&Value::Array(rows.iter().map(describe).collect()))
+/// With whether it opens.
+fn looked_at(row: &KeyRow, sealer: Option<&Sealer>) -> Value {
+    let mut answer = describe(row);
+    answer["opens"] = bound::opens(sealer, Bound::Key(row)).into();
+    answer
 }
 
-fn list(rows: &[KeyRow]) -> String {
+fn list_json(rows: &[KeyRow], sealer: Option<&Sealer>) -> String {
+    line(&Value::Array(rows.iter().map(|row| looked_at(row, sealer)).collect()))
+}
+
+fn list(rows: &[KeyRow], sealer: Option<&Sealer>) -> String {
+    let is_closed = |row: &KeyRow| bound::opens(sealer, Bound::Key(row)) == Some(false);
+    let closed = rows.iter().filter(|row| is_closed(row)).count();
+    if closed > 0 {
+        eprintln!(
+            "keyadm: {closed} keys are refused, since their rows do not open; `keyadm keys show ID` and `keyadm doctor` \
+             say what to do"
+        );
+    }
     let head = ["ID", "NAME", "STATUS", "CREATED", "EXPIRES", "SCOPE", "DESCRIPTION"];
     table(
         &head,
@@ -223,7 +287,7 @@ fn list(rows: &[KeyRow]) -> String {
             vec![
                 row.key_id.clone(),
                 row.name.clone(),
-                status(row).into(),
+                if is_closed(row) { "refused" } else { status(row) }.into(),
                 time::format(row.created_at),
                 row.ends_at().map_or_else(|| "never".into(), time::format),
                 scope(&row.grants),
@@ -233,9 +297,14 @@ fn list(rows: &[KeyRow]) -> String {
     )
 }
 
-fn show(row: &KeyRow) -> String {
+fn show(row: &KeyRow, sealer: Option<&Sealer>) -> String {
     let all = |list: &Option<Vec<String>>| list.as_ref().map_or_else(|| "all".into(), |list| list.join(" "));
     let unlimited = || "unlimited".to_owned();
+    let opens = match (sealer, bound::opens(sealer, Bound::Key(row))) {
+        (Some(sealer), Some(false)) => format!("no: {}", bound::closed(sealer, Bound::Key(row))),
+        (_, Some(_)) => "yes".into(),
+        (_, None) => "not known: ENCRYPTION_KEY is not given".into(),
+    };
     let at = |time: Option<u64>| time.map_or_else(|| "-".into(), time::format);
     fields(&[
         ("id", row.key_id.clone()),
@@ -257,6 +326,7 @@ fn show(row: &KeyRow) -> String {
         ("grace until", at(row.grace_until)),
         ("successor", row.successor.map_or_else(|| "-".into(), |id| id.to_string())),
         ("sealed by", format!("version {} of ENCRYPTION_KEY", row.key_version)),
+        ("opens", opens),
     ])
 }
 

@@ -4,6 +4,7 @@
 //! everything said about them to the standard error, so that a script can take the one without the other.
 
 mod args;
+mod bound;
 mod doctor;
 mod failure;
 mod fleet;
@@ -85,7 +86,8 @@ fn start(cli: Cli) -> Result<Done, Failure> {
 
 async fn run(cli: Cli) -> Result<Done, Failure> {
     let Cli { place, json, command } = cli;
-    let find = || Installation::find(place.clone());
+    let used = command.used();
+    let find = || Installation::find(place.clone(), used);
     Ok(match command {
         Command::Keys(command) => keys::run(command, &find()?, json).await?.into(),
         Command::Jwt(command) => jwt::run(command, &find()?, json).await?.into(),
@@ -101,7 +103,7 @@ async fn run(cli: Cli) -> Result<Done, Failure> {
         Command::Servers(Servers::There(command)) => fleet::servers(command, &find()?, json).await?.into(),
         Command::Endpoints(command) => fleet::endpoints(command, &find()?, json).await?.into(),
         Command::ImportMetamcp { into, dry_run } => {
-            let (from, into) = Installation::find_both(place.clone(), into)?;
+            let (from, into) = Installation::find_both(place.clone(), into, used)?;
             import::run(&from, &into, dry_run, json).await?
         }
         Command::Completions { shell } => completions(shell).into(),

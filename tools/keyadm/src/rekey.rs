@@ -39,7 +39,7 @@ pub async fn run(installation: &Installation, json: bool) -> Result<Done, Failur
     let names: Vec<&str> = found.iter().flat_map(|kind| &kind.unopened).map(String::as_str).collect();
     eprintln!(
         "keyadm: {left} values were left as they are ({}): no given version of ENCRYPTION_KEY opens them. \
-         Give the version that sealed them too, or remove them",
+         Give the version that sealed them too; `keyadm doctor` says which of them were altered, and what to do",
         names.join(", ")
     );
     Ok(Done { text, code: 65 })
@@ -93,6 +93,7 @@ pub fn word(kind: SealedKind) -> &'static str {
     match kind {
         SealedKind::Keys => "keys",
         SealedKind::Servers => "servers",
+        SealedKind::Endpoints => "endpoints",
         SealedKind::JwtKeys => "jwt_keys",
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use metamcp::admin::definition::import::{Wanted, entries, under, upsert, wanted};
 use metamcp::admin::definition::{Commands, Errors, FieldError, Rules, SERVED, Server, server_document};
 use metamcp::auth::Sealer;
-use metamcp::store::{Match, Store, StoreError, Uuid, new_id};
+use metamcp::store::{Binder, Bound, Match, Store, StoreError, Uuid, new_id};
 use serde_json::{Value, json};
 
 use crate::Done;
@@ -21,8 +21,7 @@ pub async fn add(asked: AddServer, installation: &Installation, json: bool) -> R
     let rules = rules(asked.allow_private);
     let server = Server::read(&value, None, &rules).map_err(|errors| Failure::Usage(told(&errors)))?;
     let (sealer, store) = (installation.sealer()?, installation.store(Absent::Create).await?);
-    let id = new_id();
-    let row = store.insert_server(id, server.spec(id, &sealer, None), who::audit()).await;
+    let row = store.bound_by(sealer).insert_server(new_id(), server.spec(), who::audit()).await;
     let row = row.map_err(|error| match error {
         StoreError::Exists { .. } => Failure::Data(format!("there is a server {:?} already", asked.name)),
         other => other.into(),
@@ -38,7 +37,10 @@ pub async fn add(asked: AddServer, installation: &Installation, json: bool) -> R
 
 /// Which gateways there are is not known here, nor what their configurations say.
 fn told_of_list(command: &str) -> String {
-    format!("It runs where the gateway's `admin.stdio_commands` in metamcp.toml has {command:?}.")
+    format!(
+        "It runs where the gateway's `admin.stdio_commands` in metamcp.toml has {command:?}, `admin.stdio_env` its \
+         variables, and `admin.stdio_dirs` its working directory."
+    )
 }
 
 fn definition(asked: &AddServer) -> Result<Value, Failure> {
@@ -134,7 +136,7 @@ pub async fn import(asked: ImportServers, installation: &Installation, json: boo
     } else {
         (installation.sealer()?, installation.store(Absent::Create).await?)
     };
-    let target = Target { asked: &asked, store, sealer };
+    let target = Target { asked: &asked, store: store.bound_by(sealer.clone()), sealer };
     let mut items = Vec::with_capacity(entries.len());
     for entry in entries {
         let item = Item::new(&entry.name);
@@ -163,21 +165,22 @@ impl Target<'_> {
             let detail = "there is a server of that name; --replace puts this one in its place";
             return Ok(Item { detail: Some(detail.into()), ..item });
         }
-        // What cannot be read any more is written anew.
+        // What cannot be read any more is written anew, and nothing is built on what was altered.
         let before = found.as_ref().and_then(|row| Server::from_row(row, &self.sealer).ok());
+        let plain = found.as_ref().and_then(|row| self.sealer.open_row(Bound::Server(row)));
         let value = match &found {
-            Some(row) => upsert(server_document(row), &value),
-            None => value,
+            Some(row) if plain.is_some() => upsert(server_document(row), &value),
+            _ => value,
         };
         let server = match Server::read(&value, before.as_ref(), &rules(self.asked.allow_private)) {
             Ok(server) => server,
             Err(errors) => return Ok(Item { errors: under(pointer, errors), ..item }),
         };
         let id = found.as_ref().map_or_else(new_id, |row| row.id);
-        let spec = server.spec(id, &self.sealer, before.as_ref());
+        let spec = server.spec();
         let outcome = if self.asked.dry_run {
             match &found {
-                Some(row) if row.is(&spec) => "keep",
+                Some(row) if row.is(&spec, plain.as_ref()) => "keep",
                 Some(_) => "replace",
                 None => "create",
             }

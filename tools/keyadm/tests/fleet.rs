@@ -7,7 +7,7 @@ mod support;
 use std::os::unix::fs::PermissionsExt;
 
 use metamcp::store::{
-    Audit, Counts, EndpointServer, EndpointSpec, PrefixMode, Sealed, Secrets, ServerKind, ServerSpec, Store,
+    Audit, Counts, EndpointServer, EndpointSpec, Plain, PrefixMode, Secrets, ServerKind, ServerSpec, Store,
     UsageBatch, UsageKey, UsageRow, new_id,
 };
 use serde_json::json;
@@ -18,9 +18,7 @@ use support::{Place, Run, gateway, on_each};
 async fn fill(store: &Store) {
     let audit = || Audit::by("test");
     let mut servers = Vec::new();
-    for (name, secrets) in
-        [("b0", Secrets::Clear), ("b1", Secrets::Set(Sealed { bytes: vec![1], key_version: 1 }))]
-    {
+    for (name, secrets) in [("b0", Secrets::Keep), ("b1", Secrets::Set(Plain::new(vec![1])))] {
         let id = new_id();
         let definition = json!({"url": format!("http://{name}.example/mcp")});
         let spec = ServerSpec { name: name.into(), kind: ServerKind::Http, definition, secrets };
@@ -50,7 +48,7 @@ async fn servers_and_endpoints_are_listed_switched_exported_and_removed() {
         assert!(place.run(&["servers", "enable", "b0"]).out.contains("enabled now"));
 
         let all = place.run(&["servers", "export"]);
-        assert!(all.err.contains("give them again to b1"), "{}", all.err);
+        assert!(all.err.contains("secrets are left out") && all.err.contains("for b1\n"), "{}", all.err);
         let all: serde_json::Value = serde_json::from_str(&all.out).unwrap();
         assert_eq!(all["mcpServers"]["b1"], json!({"type": "http", "url": "http://b1.example/mcp"}));
         let one = place.run(&["servers", "export", "b0"]).json();

@@ -5,6 +5,7 @@
 mod support;
 
 use metamcp::auth::Credential;
+use metamcp::store::{Audit, EndpointSpec, PrefixMode, new_id};
 use serde_json::{Value, json};
 
 use support::{Place, Run, gateway, on_each, sql, with_database};
@@ -147,8 +148,7 @@ async fn what_metamcp_holds_is_taken_over_and_its_keys_keep_working() {
                 sql(from, &format!("{TABLES}{ROWS}{later}")).await;
                 let import = |more: &[&str]| {
                     let mut command = place.command(&["import-metamcp", "--json"]);
-                    command.args(more).env("DATABASE_URL", from);
-                    command.envs(place.database_url().map(|url| ("METAMCP_DATABASE_URL", url)));
+                    command.args(more).args(["--database-url", from]);
                     Run::of(command)
                 };
                 check(&import(&["--dry-run"]), &CREATED);
@@ -208,6 +208,53 @@ async fn another_database_is_refused_with_what_it_lacks() {
         run(url).check(69, "is it the database of MetaMCP?");
         let same = place.run(&["import-metamcp", "--database-url", url, "--into", url]);
         same.check(64, "cannot be this installation's as well");
+        let same = Place::away(url).run(&["import-metamcp", "--database-url", url]);
+        same.check(64, "cannot be this installation's as well");
+        Place::away(url).run(&["import-metamcp"]).check(64, "DATABASE_URL names this installation's own");
+    })
+    .await;
+}
+
+/// What is in the way here, and what is odd there.
+#[tokio::test]
+async fn a_look_tells_what_the_move_would_meet() {
+    on_each(async |place| {
+        with_database(async |from| {
+            sql(from, &format!("{TABLES}{ROWS}{LATER}")).await;
+            let odd = "UPDATE mcp_servers SET headers = '{\"X-Team\": [\"hunter2\"]}' WHERE name = 'search';
+                       UPDATE mcp_servers SET env = '\"hunter2\"' WHERE command IS NOT NULL;
+                       UPDATE api_keys SET key = 'sk_mt_' || repeat('p', 64) WHERE name = 'ada';";
+            sql(from, odd).await;
+            let store = place.store_made().await;
+            let spec = EndpointSpec { name: "ada".into(), prefix: PrefixMode::Always, servers: Vec::new() };
+            store.insert_endpoint(new_id(), spec, Audit::by("test")).await.unwrap();
+            drop(store);
+            let import = |more: &[&str]| {
+                let mut command = place.command(&["import-metamcp", "--json", "--database-url", from]);
+                command.args(more);
+                Run::of(command)
+            };
+            let mut expected = CREATED;
+            // The headers of one, the variables of the other, a name that is taken, and a key that is there twice.
+            for at in [0, 1, 6, 10] {
+                expected[at].1 = "failed";
+            }
+            let looked = import(&["--dry-run"]);
+            check(&looked, &expected);
+            let done = import(&[]);
+            check(&done, &expected);
+            let notes = |run: &Run| -> Vec<String> {
+                let report: Value = serde_json::from_str(&run.out).unwrap();
+                report["items"].as_array().unwrap().iter().map(|item| item["note"].to_string()).collect()
+            };
+            assert_eq!(notes(&looked), notes(&done));
+            for (at, said) in
+                [(0, "`headers`"), (1, "`env`"), (6, "this name already"), (10, "this key_id already")]
+            {
+                assert!(notes(&done)[at].contains(said), "{:?}", notes(&done)[at]);
+            }
+        })
+        .await;
     })
     .await;
 }

@@ -10,6 +10,7 @@ use std::process::Stdio;
 
 use metamcp::auth::{self, Check};
 use metamcp::config::{Env, ProcessEnv};
+use metamcp::store::{Audit, Grants, NewKey, Plain, new_id};
 use serde_json::Value;
 
 use support::{Place, Run, credential, gateway};
@@ -30,6 +31,7 @@ fn a_key_is_made_listed_and_switched_off() {
 
     let off = place.run(&["keys", "inactivate", &id, "--json"]).json();
     assert_eq!((&off["status"], &off["changed"]), (&"inactive".into(), &true.into()));
+    assert_eq!(off["expired"], false);
     let off = place.run(&["keys", "inactivate", &id, "--json"]).json();
     assert_eq!(off["changed"], false);
     assert_eq!(place.run(&["keys", "list", "--json"]).json(), Value::Array(vec![]));
@@ -53,6 +55,29 @@ fn people_get_the_key_alone_on_the_standard_output_and_a_table() {
     assert!(lines[1].contains("Büro 🦀  active  20") && lines[1].ends_with("CI"), "{}", list.out);
     let off = place.run(&["keys", "inactivate", &key[4..16]]);
     assert!(off.out.ends_with("is off now.\n"), "{}", off.out);
+}
+
+#[tokio::test]
+async fn a_key_that_has_expired_is_not_told_to_be_good_again() {
+    let place = Place::new();
+    place.key("first");
+    let (secrets, _) = auth::Secrets::load_or_create(&place.data_dir()).unwrap();
+    let sealer = auth::Sealer::new(&auth::parse_encryption_key(&secrets.encryption_key).unwrap()).unwrap();
+    let new = NewKey {
+        id: new_id(),
+        key_id: "AAAAAAAAAAAA".into(),
+        name: "old".into(),
+        description: String::new(),
+        grants: Grants::everything(),
+        hash: Plain::nothing(),
+        expires_at: Some(1),
+    };
+    place.store().await.bound_by(sealer).insert_key(new, Audit::by("test")).await.unwrap();
+    for (word, status) in [("inactivate", "inactive"), ("activate", "active")] {
+        let told = place.run(&["keys", word, "AAAAAAAAAAAA", "--json"]).json();
+        assert_eq!((&told["status"], &told["expired"]), (&status.into(), &true.into()), "{told}");
+    }
+    assert!(place.run(&["keys", "activate", "AAAAAAAAAAAA"]).out.contains("but it has expired"));
 }
 
 #[tokio::test]
@@ -171,9 +196,52 @@ fn a_database_url_in_the_environment_is_not_passed_over_in_silence() {
     let mut command = place.command(&["keys", "list"]);
     command.env("DATABASE_URL", "postgres://u:hunter2@127.0.0.1:1/x");
     Run::of(command).check(69, "not available");
-    let mut command = place.command(&["keys", "list", "--json", "--data-dir", "data"]);
-    command.env("DATABASE_URL", "postgres://u:hunter2@db/x");
-    assert_eq!(Run::of(command).json().as_array().unwrap().len(), 1);
+    // A directory and an address: the gateway takes the address, and its user may mean either.
+    let with = |url: &str, arguments: &[&str]| {
+        let mut command = place.command(arguments);
+        command.env("DATABASE_URL", url);
+        Run::of(command)
+    };
+    let url = "postgres://u:hunter2@127.0.0.1:1/x";
+    with(url, &["keys", "list", "--data-dir", "data"]).check(64, "set DATABASE_URL to nothing");
+    with(url, &["keys", "list", "--data-dir", "elsewhere"]).check(69, "not available");
+    let list = with("", &["keys", "list", "--json", "--data-dir", "data"]).json();
+    assert_eq!(list.as_array().unwrap().len(), 1);
+
+    // As the gateway does, also from `.env`, behind the environment.
+    std::fs::write(place.path().join(".env"), format!("DATABASE_URL={url}\nENCRYPTION_KEY=hunter2\n"))
+        .unwrap();
+    place.run(&["keys", "list"]).check(69, "not available");
+    place.run(&["keys", "create", "--name", "x"]).check(65, "openssl rand");
+    assert_eq!(with("", &["keys", "list"]).code, 0);
+    std::fs::write(place.path().join(".env"), "DATABASE_URL=mysql://hunter2\nnot a line\n").unwrap();
+    let wrong = place.run(&["keys", "list"]);
+    wrong.check(64, "DATABASE_URL");
+    assert!(wrong.err.contains("is not NAME=value") && !wrong.err.contains("hunter2"), "{}", wrong.err);
+}
+
+#[test]
+fn whoever_writes_is_told_where() {
+    let place = Place::new();
+    let told =
+        format!("keyadm: works on the database {}\n", place.data_dir().join("metamcp.sqlite").display());
+    let made = place.run(&["keys", "create", "--name", "x", "--json"]);
+    assert_eq!(made.err, told);
+    let id = made.json()["id"].as_str().unwrap().to_owned();
+    for (arguments, is_told) in [
+        (&["keys", "list"][..], false),
+        (&["keys", "inactivate", &id], true),
+        (&["keys", "show", &id], false),
+        (&["servers", "add", "s", "--url", "https://s.example/mcp"], true),
+        (&["servers", "list"], false),
+        (&["servers", "disable", "s"], true),
+        (&["servers", "remove", "s", "--confirm"], true),
+        (&["migrate"], true),
+        (&["audit"], false),
+    ] {
+        let run = place.run(arguments);
+        assert_eq!((run.code, run.err.contains(&told)), (0, is_told), "{arguments:?}: {}", run.err);
+    }
 }
 
 /// The keys of a gateway on PostgreSQL; where the variable is not set, this says so and tests nothing.
@@ -198,6 +266,9 @@ fn keys_are_kept_in_postgresql_when_an_address_says_so() {
     auth::Secrets::load_or_create(&place.data_dir()).unwrap();
     let made = run(&["keys", "create", "--name", "ci", "--json"]).json();
     let id = made["id"].as_str().unwrap();
+    let told = run(&["keys", "inactivate", id]).err;
+    assert!(told.contains("/postgres (DATABASE_URL)") && !told.contains("postgres:"), "{told}");
+    assert_eq!(run(&["keys", "activate", id, "--json"]).json()["changed"], true);
     assert_eq!(run(&["keys", "inactivate", id, "--json"]).json()["changed"], true);
     let all = run(&["keys", "list", "--include-inactive", "--json"]).json();
     assert_eq!((&all[0]["name"], &all[0]["status"]), (&"ci".into(), &"inactive".into()));

@@ -8,7 +8,7 @@ use metamcp::auth::{Authenticator, Check};
 use metamcp::store::Role;
 use serde_json::{Value, json};
 
-use support::{Run, credential, gateway, on_each};
+use support::{LossyWay, Place, Run, credential, gateway, on_each, with_database};
 
 async fn opens(gateway: &Authenticator, text: &str) -> bool {
     gateway.refresh().await.unwrap();
@@ -211,6 +211,40 @@ async fn what_an_encryption_key_cannot_open_is_left_and_said() {
         let mut command = place.command(&["rekey", "--add-version"]);
         command.env("ENCRYPTION_KEY", "02".repeat(32));
         Run::of(command).check(64, "2:<new>,1:<old>");
+    })
+    .await;
+}
+
+/// The database keeps the change, and its word that it did is lost.
+#[tokio::test]
+async fn a_key_whose_making_was_not_confirmed_is_looked_for_and_named() {
+    with_database(async |url| {
+        let place = Place::away(url);
+        metamcp::auth::Secrets::load_or_create(&place.data_dir()).unwrap();
+        let (old, _) = place.key("first");
+        let over = |arguments: &[&str], ends: bool| {
+            let mut command = place.command(arguments);
+            command.env("DATABASE_URL", LossyWay::to(url, ends).url);
+            Run::of(command)
+        };
+        // Found when it is looked for: it is shown as if nothing had been.
+        let made = over(&["keys", "create", "--name", "found", "--json"], false).json();
+        let gateway = gateway(&place).await;
+        assert!(gateway.ask(&credential(made["key"].as_str().unwrap())).await.is_ok());
+        let rotated = over(&["keys", "rotate", &old, "--json"], false).json();
+        assert!(gateway.ask(&credential(rotated["key"].as_str().unwrap())).await.is_ok());
+
+        // Nobody can say: what to look for is.
+        for arguments in
+            [&["keys", "create", "--name", "lost"][..], &["keys", "rotate", &text(&rotated["id"])]]
+        {
+            let lost = over(arguments, true);
+            lost.check(69, "whether this was done is not known");
+            let (_, rest) = lost.err.split_once("`keyadm keys list` has the key ").unwrap();
+            let id = &rest[..12];
+            assert!(lost.err.contains(&format!("`keyadm keys delete {id} --confirm`")), "{}", lost.err);
+            assert_eq!(place.run(&["keys", "show", id, "--json"]).json()["status"], "active");
+        }
     })
     .await;
 }

@@ -6,7 +6,7 @@ mod support;
 
 use serde_json::{Value, json};
 
-use support::{Place, on_each, with_database};
+use support::{Place, Run, on_each, with_database};
 
 /// Name and outcome of each entry.
 fn outcomes(report: &Value) -> Vec<String> {
@@ -188,4 +188,49 @@ async fn nothing_is_made_in_a_server_or_beside_it_by_a_look_or_without_its_secre
         assert!(metamcp::store::is_new_postgres(url).await.unwrap(), "nothing is in the database");
     })
     .await;
+}
+
+#[test]
+fn what_was_exported_without_its_secrets_is_not_imported_without_them() {
+    let place = Place::new();
+    let file = place.path().join("mcp.json");
+    let written = json!({"mcpServers": {
+        "a": {"url": "https://a.example/mcp?key=hunter2"},
+        "b": {"url": "https://b.example/mcp", "headers": {"X-A": "hunter2"}},
+        "c": {"url": "https://c.example/0123456789abcdef0123456789/mcp"},
+        "d": {"url": "https://d.example/mcp"}}});
+    std::fs::write(&file, written.to_string()).unwrap();
+    let import = |place: &Place, more: &[&str]| {
+        let mut command = place.command(&["servers", "import", "--json"]);
+        command.arg(&file).args(more);
+        Run::of(command)
+    };
+    import(&place, &[]).json();
+    let exported = place.run(&["servers", "export"]);
+    assert!(
+        exported.err.contains("secrets are left out") && exported.err.contains("for a, b, c\n"),
+        "{}",
+        exported.err
+    );
+    assert!(!exported.out.contains("hunter2"), "{}", exported.out);
+    std::fs::write(&file, &exported.out).unwrap();
+
+    // Elsewhere they are missing, and what to write is said.
+    let found = import(&Place::new(), &[]);
+    assert_eq!(found.code, 65, "{}", found.out);
+    let report: serde_json::Value = serde_json::from_str(&found.out).unwrap();
+    let outcomes: Vec<_> = report["items"].as_array().unwrap().iter().map(|item| &item["outcome"]).collect();
+    assert_eq!(outcomes, ["fail", "fail", "fail", "create"], "{report}");
+    for (at, pointer, said) in [
+        (0, "/mcpServers/a/url", "write the whole address"),
+        (1, "/mcpServers/b/headers/x-a", "write the value itself"),
+        (2, "/mcpServers/c/url", "write the whole address"),
+    ] {
+        let error = &report["items"][at]["errors"][0];
+        assert_eq!(error["pointer"], pointer, "{error}");
+        assert!(error["detail"].as_str().unwrap().contains(said), "{error}");
+    }
+    // Where they are, what was shown stands for them.
+    let again = import(&place, &["--replace"]).json();
+    assert!(again["items"].as_array().unwrap().iter().all(|item| item["outcome"] == "keep"), "{again}");
 }

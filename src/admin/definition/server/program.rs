@@ -5,7 +5,8 @@ use std::path::Path;
 use super::super::bounds;
 use super::super::fields::{Fields, below};
 use super::super::secrets::{SEALED, Secrets};
-use super::{HEADERS_MAX, Reader, Server, ServerDocument, SharingWord, Unserved, sealed};
+use super::allowed::{Allowed, Forbidden};
+use super::{HEADERS_MAX, Reader, Rules, Server, ServerDocument, SharingWord, Unserved, sealed};
 use crate::backend::Address;
 use crate::backend::stdio::{self, Program, Sharing};
 
@@ -14,8 +15,8 @@ use crate::backend::stdio::{self, Program, Sharing};
 pub struct Serving {
     /// What holds for a server that says nothing of private addresses.
     pub allow_private: bool,
-    /// The programs that may be run: absolute paths, each compared as it is written.
-    pub commands: Vec<String>,
+    /// What of programs may be run.
+    pub allowed: Allowed,
     /// Variables that every program is given beside its own, which count before these.
     pub inherited: Vec<(String, String)>,
 }
@@ -28,21 +29,37 @@ pub enum Commands {
     /// Any absolute path: whoever writes has a shell here, and the gateway has a list of its own.
     Absolute,
     /// These. Over the network, a definition must not run what its writer likes.
-    Only(Vec<String>),
+    Only(Allowed),
 }
 
 impl Serving {
     /// A stored program as it is run here, if it is.
     pub(super) fn program(&self, program: Box<Program>) -> Result<Box<Program>, Unserved> {
-        if !self.commands.contains(&program.command) {
-            return Err(Unserved::Command(program.command));
-        }
+        self.check(&program).map_err(|(about, forbidden)| Unserved::Program(about, forbidden))?;
         let env = self.inherited.iter().cloned().chain(program.env).collect();
         Ok(Box::new(Program { env, ..*program }))
     }
+
+    /// Whatever was allowed when it was written, and to whom: this machine's list counts, and what it says now.
+    fn check(&self, program: &Program) -> Result<(), (String, Forbidden)> {
+        let Program { command, args, env, cwd, .. } = program;
+        let about_command =
+            |forbidden: Forbidden| (format!("its command {command:?}"), forbidden.of(command));
+        self.allowed.command(command, args).map_err(about_command)?;
+        for (name, _) in env {
+            self.allowed.variable(name).map_err(|forbidden| ("it".to_owned(), forbidden))?;
+        }
+        if let Some(cwd) = cwd {
+            // What is no UTF-8 is on no list.
+            let cwd = cwd.to_string_lossy();
+            let about = |forbidden: Forbidden| (format!("its cwd {cwd:?}"), forbidden.of(&cwd));
+            self.allowed.dir(&cwd).map_err(about)?;
+        }
+        Ok(())
+    }
 }
 
-impl Reader<'_> {
+impl<'r> Reader<'r> {
     pub(super) fn program(
         &mut self,
         fields: &mut Fields<'_>,
@@ -55,6 +72,10 @@ impl Reader<'_> {
             |cwd: &str| Path::new(cwd).is_absolute() && !cwd.contains('\0') && cwd.len() <= PATH_BYTES_MAX;
         if cwd.is_some_and(|cwd| !is_fit(cwd)) {
             self.wrong("/cwd", "is not an absolute path, or is longer than 4096 bytes");
+        } else if let (Some(cwd), Some(allowed)) = (cwd, self.allowed())
+            && let Err(forbidden) = allowed.dir(cwd)
+        {
+            self.wrong("/cwd", forbidden.to_string());
         }
         let args = fields.texts("args", ARGS_MAX, self.errors);
         // What was stored for one program is not told to another; of one that starts programs, the arguments say which,
@@ -76,12 +97,19 @@ impl Reader<'_> {
             }
             secrets.args.push(arg);
         }
+        if let (Some(command), Some(allowed)) = (command, self.allowed())
+            && allowed.command(command, &secrets.args) == Err(Forbidden::Args)
+        {
+            self.wrong("/args", Forbidden::Args.to_string());
+        }
         for (name, written) in fields.text_map("env", HEADERS_MAX, self.errors) {
             let pointer = below("/env", name);
             let stored = stored.and_then(|stored| stored.env.get(name));
             let Some(value) = self.kept(stored, written, &pointer) else { continue };
             if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
                 self.wrong(pointer, "is no variable: a name has no `=`, and neither part a NUL");
+            } else if let Err(forbidden) = self.allowed().map_or(Ok(()), |allowed| allowed.variable(name)) {
+                self.wrong(pointer, forbidden.to_string());
             } else {
                 secrets.env.insert(name.to_owned(), value);
             }
@@ -112,12 +140,29 @@ impl Reader<'_> {
             }
             Commands::Any => None,
             Commands::Absolute => (!Path::new(command).is_absolute()).then_some("is not an absolute path"),
-            Commands::Only(paths) => (!paths.iter().any(|path| path == command)).then_some(NOT_LISTED),
+            Commands::Only(allowed) => match allowed.command(command, &[]) {
+                Err(forbidden @ Forbidden::Command(_)) => {
+                    let told = forbidden.to_string();
+                    self.wrong("/command", told);
+                    None
+                }
+                // Its arguments have a place of their own.
+                _ => None,
+            },
         };
         if let Some(wrong) = wrong {
             self.wrong("/command", wrong);
         }
         Some(command)
+    }
+
+    /// What whoever writes may have run, where that is not anything.
+    fn allowed(&self) -> Option<&'r Allowed> {
+        let rules: &'r Rules = self.rules;
+        match &rules.commands {
+            Commands::Any | Commands::Absolute => None,
+            Commands::Only(allowed) => Some(allowed),
+        }
     }
 }
 
@@ -130,10 +175,6 @@ impl From<SharingWord> for Sharing {
         }
     }
 }
-
-/// The key to set is named: whoever administers is not always whoever wrote the configuration.
-const NOT_LISTED: &str = "is not among the programs that may be run: add its absolute path to `stdio_commands` in [admin] \
-                          of metamcp.toml, and start the gateway again";
 
 /// As long as Linux takes (`PATH_MAX`).
 const PATH_BYTES_MAX: usize = 4096;

@@ -4,16 +4,24 @@ use super::*;
 use crate::auth::EncryptionKey;
 
 fn rules() -> Rules {
-    Rules {
-        served: SERVED.to_vec(),
-        commands: Commands::Only(vec!["/usr/bin/mcp-notes".into()]),
-        allow_private: true,
+    Rules { served: SERVED.to_vec(), commands: Commands::Only(allowed()), allow_private: true }
+}
+
+fn allowed() -> Allowed {
+    let command = |path: &str, args: &[&str]| AllowedCommand {
+        path: path.into(),
+        args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+    };
+    Allowed {
+        commands: vec![command("/usr/bin/mcp-notes", &[]), command("/usr/bin/npx", &["-y", "hunter2"])],
+        env: ["TOKEN", "NOTES_*", "P*"].map(|text| EnvPattern::new(text).unwrap()).into(),
+        dirs: vec!["/srv".into()],
     }
 }
 
 fn serving(allow_private: bool) -> Serving {
     let inherited = vec![("HOME".to_owned(), "/home".to_owned())];
-    Serving { allow_private, commands: vec!["/usr/bin/mcp-notes".into()], inherited }
+    Serving { allow_private, allowed: allowed(), inherited }
 }
 
 fn sealer() -> Sealer {
@@ -22,17 +30,18 @@ fn sealer() -> Sealer {
 
 /// As it lies in the store.
 fn row(id: Uuid, spec: ServerSpec) -> ServerRow {
-    let store::Secrets::Set(sealed) = spec.secrets else { panic!("there are secrets") };
-    ServerRow {
+    let store::Secrets::Set(plain) = spec.secrets else { panic!("there are secrets") };
+    let row = ServerRow {
         id,
         name: spec.name,
         kind: spec.kind,
         definition: spec.definition,
-        secrets: Some(sealed),
+        secrets: store::Sealed::default(),
         version: 1,
         created_at: 0,
         changed_at: 0,
-    }
+    };
+    ServerRow { secrets: sealer().seal_row(store::Bound::Server(&row), &plain), ..row }
 }
 
 /// Reads, and compares the pointers of all mistakes.
@@ -57,7 +66,11 @@ fn names_every_wrong_field() {
     check(json!(null), &[""]);
     check(json!({}), &["/name", "/kind", "/url"]);
     check(json!({"name": 1, "kind": "carrier pigeon", "url": "hunter2"}), &["/name", "/kind", "/url"]);
-    check(http(json!({"name": "a__b"})), &["/name"]);
+    check(http(json!({"name": "a__b", "alias": "hunter2 "})), &["/name", "/alias"]);
+    check(http(json!({"name": "__hunter2"})), &["/name"]);
+    check(http(json!({"url": "https://a.example/mcp?..."})), &["/url"]);
+    check(http(json!({"url": "http:///hunter2"})), &["/url"]);
+    check(http(json!({"url": "http://a.example/\r\nhunter2"})), &["/url"]);
     check(http(json!({"name": "0192b1f0-8b7a-7c11-9c60-0123456789ab"})), &["/name"]);
     check(http(json!({"kind": "sse"})), &[]);
     check(http(json!({"kind": "sse", "era": "modern"})), &["/era"]);
@@ -106,8 +119,20 @@ fn runs_only_what_is_on_the_list() {
             "env": {"A=": "hunter2", "B": SEALED}, "cwd": "/a\0", "sharing": "all"}),
         &["/cwd", "/args/2", "/args/0", "/args/1", "/env/A=", "/env/B", "/sharing"],
     );
-    let found =
-        Server::read(&stdio("/bin/sh"), None, &Rules::remote(&Serving { commands: vec![], ..serving(true) }));
+    let with = |more: Value| {
+        let mut value = stdio("/usr/bin/mcp-notes");
+        merge_patch(&mut value, &more);
+        value
+    };
+    check(with(json!({"env": {"TOKEN": "hunter2", "NOTES_KEY": "hunter2"}, "cwd": "/srv"})), &[]);
+    check(with(json!({"env": {"OTHER": "hunter2"}, "cwd": "/tmp"})), &["/cwd", "/env/OTHER"]);
+    check(with(json!({"env": {"LD_PRELOAD": "hunter2", "PATH": "/"}})), &["/env/LD_PRELOAD", "/env/PATH"]);
+    check(with(json!({"env": {"BASH_FUNC_ls%%": "() { hunter2; }"}})), &["/env/BASH_FUNC_ls%%"]);
+    check(with(json!({"command": "/usr/bin/npx", "args": ["-y", "hunter2", "x"]})), &[]);
+    check(with(json!({"command": "/usr/bin/npx", "args": ["-y", "other"]})), &["/args"]);
+    check(with(json!({"command": "/usr/bin/npx"})), &["/args"]);
+    let nothing = Rules::remote(&Serving { allowed: Allowed::default(), ..serving(true) });
+    let found = Server::read(&stdio("/bin/sh"), None, &nothing);
     assert!(found.unwrap_err()[0].detail.contains("`stdio_commands` in [admin]"));
 }
 
@@ -122,7 +147,7 @@ fn arguments_and_variables_of_a_program_are_sealed_and_stay_with_it() {
     assert!(!shown.to_string().contains("hunter2") && !format!("{server:?}").contains("hunter2"));
     assert_eq!((&shown["args"], &shown["env"]), (&json!([SEALED, SEALED]), &json!({"TOKEN": SEALED})));
     let (sealer, id) = (sealer(), Uuid::from_u128(1));
-    let row = row(id, server.spec(id, &sealer, None));
+    let row = row(id, server.spec());
     assert!(!row.definition.to_string().contains("hunter2"));
     let read = Server::from_row(&row, &sealer).unwrap();
     let Address::Stdio(program) = read.backend(&serving(true)).unwrap().address else { panic!("a program") };
@@ -130,9 +155,17 @@ fn arguments_and_variables_of_a_program_are_sealed_and_stay_with_it() {
     let env =
         [("HOME", "/home"), ("TOKEN", "hunter2")].map(|(name, value)| (name.to_owned(), value.to_owned()));
     assert_eq!(program.env, env);
-    let elsewhere = Serving { commands: vec!["/usr/bin/other".into()], ..serving(true) };
-    let unserved = read.backend(&elsewhere).unwrap_err().to_string();
-    assert!(unserved.contains("/usr/bin/mcp-notes") && unserved.contains("`stdio_commands`"), "{unserved}");
+    // What is on another machine's lists does not count here.
+    let unserved = |told: &str, key: &str, change: &dyn Fn(&mut Allowed)| {
+        let mut allowed = allowed();
+        change(&mut allowed);
+        let found = read.backend(&Serving { allowed, ..serving(true) }).unwrap_err().to_string();
+        assert!(found.contains(told) && found.contains(key) && !found.contains("hunter2"), "{found}");
+    };
+    unserved("\"/usr/bin/mcp-notes\"", "`stdio_commands`", &|allowed| allowed.commands.clear());
+    unserved("arguments first", "`stdio_commands`", &|allowed| allowed.commands[0].args.push("-y".into()));
+    unserved("\"TOKEN\"", "`stdio_env`", &|allowed| allowed.env.clear());
+    unserved("\"/srv\"", "`stdio_dirs`", &|allowed| allowed.dirs.clear());
 
     // Sent back as shown they stay; for another program they are to be written anew.
     let mut again = document_of(&row);
@@ -156,7 +189,7 @@ fn secrets_are_split_off_and_come_back() {
     assert!(!server.to_json().to_string().contains("hunter2"));
     assert!(!format!("{server:?}").contains("hunter2"));
     let id = Uuid::from_u128(1);
-    let spec = server.spec(id, &sealer, None);
+    let spec = server.spec();
     assert!(!spec.definition.to_string().contains("hunter2"));
     let mut row = row(id, spec);
     let read = Server::from_row(&row, &sealer).unwrap();
@@ -167,10 +200,10 @@ fn secrets_are_split_off_and_come_back() {
     assert_eq!(backend.headers.len(), 2);
     assert!(backend.headers.iter().all(|(_, value)| value.is_sensitive()));
 
-    // What was shown and is sent back stays what it was, and is not sealed anew.
+    // What was shown and is sent back stays what it was.
     let again = Server::read(&document_of(&row), Some(&read), &rules()).unwrap();
     assert_eq!(again.secrets, server.secrets);
-    assert_eq!(again.spec(id, &sealer, Some(&read)).secrets, store::Secrets::Keep);
+    assert_eq!(again.spec(), server.spec());
 
     // They go nowhere else.
     for (url, stays) in [
@@ -187,7 +220,7 @@ fn secrets_are_split_off_and_come_back() {
 
     // Another server's secrets do not open.
     row.id = Uuid::from_u128(2);
-    assert!(matches!(Server::from_row(&row, &sealer), Err(Unreadable::Unsealable(..))));
+    assert!(matches!(Server::from_row(&row, &sealer), Err(Unreadable::Closed(_))));
 }
 
 #[test]

@@ -2,12 +2,16 @@
 
 #![allow(dead_code, reason = "each file of tests takes what it needs")]
 
-use std::path::PathBuf;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread;
 
 use futures_util::FutureExt;
-use metamcp::auth::{self, Authenticator, Credential, Mode, Secrets};
+use metamcp::auth::{self, Authenticator, Credential, Mode, Sealer, Secrets};
 use metamcp::store::Store;
 use serde_json::Value;
 
@@ -25,6 +29,10 @@ impl Place {
         let path = std::env::temp_dir().join(format!("keyadm-test-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&path).unwrap();
         Self { path, database_url: None }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     pub fn data_dir(&self) -> PathBuf {
@@ -56,10 +64,19 @@ impl Place {
 
     /// What the program opens, for what only the gateway does.
     pub async fn store(&self) -> Store {
-        match &self.database_url {
+        let store = match &self.database_url {
             Some(url) => Store::open(url).await.unwrap(),
             None => Store::open_sqlite(&self.data_dir().join("metamcp.sqlite")).await.unwrap(),
-        }
+        };
+        let Some(secrets) = Secrets::find(&self.data_dir()).unwrap() else { return store };
+        let keys = auth::parse_encryption_key(&secrets.encryption_key).unwrap();
+        store.bound_by(Sealer::new(&keys).unwrap())
+    }
+
+    /// The same, of an installation in which nothing was made yet.
+    pub async fn store_made(&self) -> Store {
+        assert_eq!(self.run(&["migrate"]).code, 0);
+        self.store().await
     }
 
     /// A new key: its id, and itself.
@@ -92,7 +109,9 @@ impl Run {
     #[track_caller]
     pub fn json(&self) -> Value {
         assert_eq!(self.code, 0, "{}", self.err);
-        assert_eq!(self.err, "");
+        // Whoever writes is told where, and a script is told nothing else.
+        let mut said = self.err.lines().filter(|line| !line.starts_with("keyadm: works on the database "));
+        assert_eq!(said.next(), None);
         serde_json::from_str(&self.out).unwrap()
     }
 
@@ -149,6 +168,62 @@ pub async fn sql(url: &str, statement: &str) {
 
 /// Names a PostgreSQL server on which databases may be created.
 const SERVER: &str = "METAMCP_TEST_DATABASE_URL";
+
+/// A way to a database on which the answer to a `COMMIT` is lost: what was to be kept is, and nobody is told.
+pub struct LossyWay {
+    /// The database by that way.
+    pub url: String,
+}
+
+impl LossyWay {
+    /// `ends`: nobody is let through any more afterwards.
+    pub fn to(url: &str, ends: bool) -> Self {
+        let (start, rest) = url.rsplit_once('@').unwrap();
+        let (server, path) = rest.split_once('/').unwrap();
+        let (listener, server) = (TcpListener::bind("127.0.0.1:0").unwrap(), server.to_owned());
+        let here = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            let is_lost = Arc::new(AtomicBool::new(false));
+            for client in listener.incoming() {
+                if is_lost.load(Ordering::SeqCst) && ends {
+                    return;
+                }
+                let (client, is_lost) = (client.unwrap(), Arc::clone(&is_lost));
+                let server = TcpStream::connect(&server).unwrap();
+                thread::spawn(move || pass(&client, &server, &is_lost));
+            }
+        });
+        Self { url: format!("{start}@{here}/{path}") }
+    }
+}
+
+/// Both ways. Of the first transaction that makes a key the answer to its `COMMIT` is read, and kept back.
+fn pass(client: &TcpStream, server: &TcpStream, is_lost: &AtomicBool) {
+    let has = |bytes: &[u8], text: &str| bytes.windows(text.len()).any(|window| window == text.as_bytes());
+    let is_silent = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut bytes = [0; 8192];
+            while let Ok(count @ 1..) = (&mut &*server).read(&mut bytes) {
+                if is_silent.load(Ordering::SeqCst) || (&mut &*client).write_all(&bytes[..count]).is_err() {
+                    break;
+                }
+            }
+            drop((client.shutdown(Shutdown::Both), server.shutdown(Shutdown::Both)));
+        });
+        let (mut bytes, mut makes) = ([0; 8192], false);
+        while let Ok(count @ 1..) = (&mut &*client).read(&mut bytes) {
+            makes |= has(&bytes[..count], "INSERT INTO api_keys");
+            if makes && has(&bytes[..count], "COMMIT") && !is_lost.swap(true, Ordering::SeqCst) {
+                is_silent.store(true, Ordering::SeqCst);
+            }
+            if (&mut &*server).write_all(&bytes[..count]).is_err() {
+                break;
+            }
+        }
+        drop(server.shutdown(Shutdown::Both));
+    });
+}
 
 /// What the gateway would be given.
 pub async fn gateway(place: &Place) -> Authenticator {

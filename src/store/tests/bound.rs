@@ -1,0 +1,249 @@
+use rusqlite::Connection;
+use serde_json::json;
+
+use super::{by, on_each, sample};
+use crate::store::sealed::put;
+use crate::store::session::{Access, transact};
+use crate::store::testing::{Folder, Notary, sql, with_database};
+use crate::store::{
+    Binder, Bound, EndpointRow, EndpointServer, EndpointSpec, JwtAlgorithm, JwtPhase, KeyStatus, Match,
+    NewJwtKey, Plain, Predecessor, PrefixMode, Sealed, SealedKind, Secrets, ServerKind, ServerSpec, Store,
+    StoreError, new_id,
+};
+
+/// How an operation ended, in a word.
+#[track_caller]
+#[allow(clippy::needless_pass_by_value, reason = "rows read better without a borrow")]
+fn check<T: std::fmt::Debug>(result: Result<T, StoreError>, expected: &str) {
+    let seen = match &result {
+        Ok(_) => "ok",
+        Err(StoreError::Closed(_)) => "closed",
+        Err(StoreError::Unbound) => "unbound",
+        Err(_) => "other",
+    };
+    assert_eq!(seen, expected, "{result:?}");
+}
+
+/// The same database to somebody with another `ENCRYPTION_KEY`: nothing there opens.
+fn stranger(store: &Store) -> Store {
+    store.bound_by(Notary(0))
+}
+
+fn unbound(store: &Store) -> Store {
+    Store { binding: super::super::bound::Binding::default(), ..store.clone() }
+}
+
+/// Puts what is sealed for one endpoint into another.
+async fn forge(store: &Store, row: &EndpointRow, sealed: Sealed) -> Result<(), StoreError> {
+    let row = row.clone();
+    transact!(store, Access::Administer, |session| put(session, Bound::Endpoint(&row), &sealed))
+}
+
+fn server(name: &str, secrets: Secrets) -> ServerSpec {
+    ServerSpec { name: name.into(), kind: ServerKind::Http, definition: json!({"url": "http://a/"}), secrets }
+}
+
+#[tokio::test]
+async fn a_key_that_does_not_open_goes_off_and_away_and_nowhere_else() {
+    on_each(async |store| {
+        for key_id in ["AAAAAAAAAAAA", "BBBBBBBBBBBB", "CCCCCCCCCCCC"] {
+            store.insert_key(sample(key_id), by("test", 1)).await.unwrap();
+        }
+        let (off, on) = (KeyStatus::Inactive, KeyStatus::Active);
+        let opens = async |key_id| {
+            let row = store.key(key_id).await.unwrap().unwrap();
+            Notary(1).open_row(Bound::Key(&row)).is_some()
+        };
+        let (stranger, unbound) = (stranger(store), unbound(store));
+        check(unbound.insert_key(sample("DDDDDDDDDDDD"), by("test", 2)).await, "unbound");
+        check(stranger.set_key_status("AAAAAAAAAAAA", on, by("test", 2)).await, "closed");
+        check(unbound.set_key_status("AAAAAAAAAAAA", on, by("test", 2)).await, "unbound");
+        let old = Predecessor::Inactivate;
+        check(
+            stranger.rotate_key("AAAAAAAAAAAA", sample("DDDDDDDDDDDD"), old, by("test", 2)).await,
+            "closed",
+        );
+        assert!(opens("AAAAAAAAAAAA").await);
+
+        // Off without a word of ours, and on again as it was.
+        check(unbound.set_key_status("AAAAAAAAAAAA", off, by("test", 3)).await, "ok");
+        check(stranger.set_key_status("BBBBBBBBBBBB", off, by("test", 3)).await, "ok");
+        assert!(!opens("AAAAAAAAAAAA").await && !opens("BBBBBBBBBBBB").await);
+        check(store.set_key_status("AAAAAAAAAAAA", on, by("test", 4)).await, "ok");
+        assert!(opens("AAAAAAAAAAAA").await);
+        // Sealed by a newer version, it is sealed as what it is now.
+        let newer = store.bound_by(Notary(2));
+        check(unbound.set_key_status("AAAAAAAAAAAA", off, by("test", 4)).await, "ok");
+        let anew = newer.rewrap(SealedKind::Keys, None, by("test", 4)).await.unwrap();
+        assert_eq!((anew.count, anew.closed.len()), (3, 0));
+        let row = store.key("AAAAAAAAAAAA").await.unwrap().unwrap();
+        assert!(row.status == off && Notary(2).open_row(Bound::Key(&row)).is_some());
+        check(newer.set_key_status("AAAAAAAAAAAA", on, by("test", 4)).await, "ok");
+        let store = &newer;
+        let opens = async |key_id| {
+            let row = store.key(key_id).await.unwrap().unwrap();
+            Notary(2).open_row(Bound::Key(&row)).is_some()
+        };
+        // And by us, as usual.
+        check(store.set_key_status("AAAAAAAAAAAA", off, by("test", 5)).await, "ok");
+        assert!(opens("AAAAAAAAAAAA").await);
+        check(unbound.delete_key("BBBBBBBBBBBB", by("test", 6)).await, "ok");
+        check(stranger.delete_key("CCCCCCCCCCCC", by("test", 6)).await, "ok");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn of_a_server_that_does_not_open_nothing_is_kept() {
+    on_each(async |store| {
+        let id = new_id();
+        let whole = server("a", Secrets::Set(Plain::new(vec![7])));
+        store.insert_server(id, whole.clone(), by("test", 1)).await.unwrap();
+        let (stranger, unbound) = (stranger(store), unbound(store));
+        let keep = server("a", Secrets::Keep);
+        check(unbound.insert_server(new_id(), server("b", Secrets::Keep), by("test", 2)).await, "unbound");
+        check(unbound.replace_server(id, Match::Any, keep.clone(), by("test", 2)).await, "unbound");
+        check(stranger.replace_server(id, Match::Any, keep.clone(), by("test", 2)).await, "closed");
+        assert_eq!(store.replace_server(id, Match::Any, keep, by("test", 2)).await.unwrap().version, 1);
+        // The same, written anew as a whole, is sealed anew.
+        let anew = stranger.replace_server(id, Match::Any, whole, by("test", 2)).await.unwrap();
+        assert_eq!((anew.version, anew.secrets.key_version), (2, 0));
+        check(unbound.delete_server(id, Match::Any, by("test", 3)).await, "ok");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_server_leaves_its_endpoints_sealed_anew_or_stays() {
+    on_each(async |store| {
+        let ids = [new_id(), new_id()];
+        for (name, id) in ["a", "b"].into_iter().zip(ids) {
+            store.insert_server(id, server(name, Secrets::Keep), by("test", 1)).await.unwrap();
+        }
+        let servers: Vec<_> = ids.into_iter().map(EndpointServer::whole).collect();
+        let spec = EndpointSpec { name: "e".into(), prefix: PrefixMode::Always, servers };
+        let endpoint = store.insert_endpoint(new_id(), spec.clone(), by("test", 1)).await.unwrap();
+        let opens = async || {
+            let row = store.endpoint("e").await.unwrap().unwrap();
+            (row.servers.len(), Notary(1).open_row(Bound::Endpoint(&row)).is_some())
+        };
+        check(unbound(store).delete_server(ids[0], Match::Any, by("test", 2)).await, "unbound");
+        check(stranger(store).delete_server(ids[0], Match::Any, by("test", 2)).await, "closed");
+        assert_eq!(opens().await, (2, true));
+        check(store.delete_server(ids[0], Match::Any, by("test", 2)).await, "ok");
+        assert_eq!(opens().await, (1, true));
+        // One that was altered does not become good by it.
+        let bare = EndpointSpec { servers: vec![EndpointServer::whole(ids[1])], ..spec };
+        let row = store.replace_endpoint(endpoint.id, Match::Any, bare.clone(), by("test", 3)).await.unwrap();
+        let forged = EndpointRow { prefix: PrefixMode::Never, ..row };
+        let sealed = Notary(1).seal_row(Bound::Endpoint(&forged), &Plain::nothing());
+        forge(store, &forged, sealed).await.unwrap();
+        assert_eq!(opens().await, (1, false));
+        check(store.delete_server(ids[1], Match::Any, by("test", 4)).await, "ok");
+        assert_eq!(opens().await, (0, false));
+        let none = EndpointSpec { servers: Vec::new(), ..bare };
+        store.replace_endpoint(endpoint.id, Match::Any, none, by("test", 5)).await.unwrap();
+        assert_eq!(opens().await, (0, true));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_token_key_that_does_not_open_retires_and_never_signs() {
+    on_each(async |store| {
+        let new = |kid: &str, phase| NewJwtKey {
+            kid: kid.into(),
+            algorithm: JwtAlgorithm::Hs256,
+            secret: Plain::new(vec![7]),
+            phase,
+        };
+        stranger(store).insert_jwt_key(new("a", JwtPhase::Active), by("test", 1)).await.unwrap();
+        stranger(store).insert_jwt_key(new("b", JwtPhase::Next), by("test", 1)).await.unwrap();
+        check(store.promote_jwt_key(by("test", 2)).await, "closed");
+        check(unbound(store).promote_jwt_key(by("test", 2)).await, "unbound");
+        check(unbound(store).delete_jwt_key("b", by("test", 3)).await, "ok");
+        store.insert_jwt_key(new("c", JwtPhase::Next), by("test", 4)).await.unwrap();
+        check(store.promote_jwt_key(by("test", 5)).await, "ok");
+        let rows = store.jwt_keys().await.unwrap().rows;
+        let seen: Vec<_> = rows
+            .iter()
+            .map(|row| (row.kid.as_str(), row.phase, Notary(1).open_row(Bound::JwtKey(row)).is_some()))
+            .collect();
+        assert_eq!(seen, [("a", JwtPhase::Retiring, false), ("c", JwtPhase::Active, true)]);
+    })
+    .await;
+}
+
+/// A database of before rows were bound, as either engine takes it.
+fn before(blob: &str) -> String {
+    let id = |number: u8| format!("'00000000-0000-7000-8000-00000000000{number}'");
+    let [key, next, server, bare, endpoint] = [1, 2, 3, 4, 5].map(id);
+    format!(
+        "INSERT INTO api_keys (id, key_id, name, description, role, status, sealed_hash, key_version, successor,
+                               created_at, changed_at)
+         VALUES ({next}, 'BBBBBBBBBBBB', 'b', '', 'client', 'active', {blob}, 1, NULL, 1, 1),
+                ({key}, 'AAAAAAAAAAAA', 'a', 'd', 'admin', 'active', {blob}, 1, {next}, 2, 2);
+         INSERT INTO mcp_servers (id, name, kind, definition, sealed_secrets, key_version, version, created_at, changed_at)
+         VALUES ({server}, 'with', 'http', '{{\"url\":\"http://a/\"}}', {blob}, 1, 7, 1, 2),
+                ({bare}, 'without', 'sse', '{{}}', NULL, NULL, 1, 1, 1);
+         INSERT INTO endpoints (id, name, prefix_mode, version, created_at, changed_at)
+         VALUES ({endpoint}, 'e', 'never', 3, 1, 2);
+         INSERT INTO endpoint_servers (endpoint_id, server_id, position)
+         VALUES ({endpoint}, {bare}, 0), ({endpoint}, {server}, 1);
+         INSERT INTO endpoint_tools (endpoint_id, server_id, kind, pattern, position)
+         VALUES ({endpoint}, {server}, 'deny', 'x*', 0);
+         INSERT INTO jwt_keys (kid, algorithm, sealed_secret, key_version, phase, created_at, changed_at)
+         VALUES ('k', 'HS256', {blob}, 1, 'active', 1, 1);"
+    )
+}
+
+/// Everything is there, and nothing of it opens.
+async fn check_taken_over(store: &Store, epoch: u64) {
+    let store = store.bound_by(Notary(1));
+    let binder = Notary(1);
+    let keys = store.keys().await.unwrap();
+    let seen: Vec<_> = keys.rows.iter().map(|row| (row.key_id.as_str(), row.successor, row.epoch)).collect();
+    assert_eq!(seen, [("BBBBBBBBBBBB", None, epoch - 1), ("AAAAAAAAAAAA", Some(keys.rows[0].id), epoch)]);
+    assert!(keys.rows.iter().all(|row| binder.open_row(Bound::Key(row)).is_none()));
+    let servers = store.servers().await.unwrap().rows;
+    assert!(servers.iter().all(|row| binder.open_row(Bound::Server(row)).is_none()));
+    let seen: Vec<_> =
+        servers.iter().map(|row| (row.name.as_str(), row.version, row.secrets.bytes.len())).collect();
+    assert_eq!(seen, [("with", 7, 2), ("without", 1, 0)]);
+    let endpoint = store.endpoints().await.unwrap().rows.remove(0);
+    assert!(binder.open_row(Bound::Endpoint(&endpoint)).is_none());
+    let deny: Vec<_> = endpoint.servers.iter().map(|of| (of.server_id, of.deny.len())).collect();
+    assert_eq!((endpoint.version, deny), (3, vec![(servers[1].id, 0), (servers[0].id, 1)]));
+    assert!(binder.open_row(Bound::JwtKey(&store.jwt_keys().await.unwrap().rows[0])).is_none());
+    // They go away, and what is written anew as a whole is good.
+    check(store.delete_key("BBBBBBBBBBBB", by("test", 3)).await, "ok");
+    check(store.delete_server(servers[1].id, Match::Any, by("test", 3)).await, "ok");
+    let anew = server("with", Secrets::Set(Plain::nothing()));
+    let anew = store.replace_server(servers[0].id, Match::Version(7), anew, by("test", 3)).await.unwrap();
+    assert!(binder.open_row(Bound::Server(&anew)).is_some());
+    let left = store.endpoints().await.unwrap().rows.remove(0);
+    assert!(binder.open_row(Bound::Endpoint(&left)).is_none() && left.servers.len() == 1);
+}
+
+#[tokio::test]
+async fn a_database_of_before_is_taken_over_and_not_believed() {
+    let folder = Folder::new();
+    let path = folder.join("metamcp.sqlite");
+    let first = Connection::open(&path).unwrap();
+    first.execute_batch(include_str!("../../../sql/sqlite/0001_api_keys.sql")).unwrap();
+    first.execute_batch(include_str!("../../../sql/sqlite/0002_control_plane.sql")).unwrap();
+    first.execute_batch(&before("x'0102'")).unwrap();
+    first.execute_batch("PRAGMA user_version = 2; PRAGMA application_id = 0x6d637067").unwrap();
+    drop(first);
+    check_taken_over(&Store::open_sqlite(&path).await.unwrap(), 2).await;
+    with_database(async |url| {
+        sql(url, include_str!("../../../sql/postgres/0001_control_plane.sql")).await;
+        sql(url, &before("'\\x0102'")).await;
+        let ledger =
+            "CREATE TABLE metamcp_migrations (version BIGINT PRIMARY KEY, applied_at BIGINT NOT NULL);
+                      INSERT INTO metamcp_migrations VALUES (1, 1)";
+        sql(url, ledger).await;
+        check_taken_over(&Store::open(url).await.unwrap(), 2).await;
+    })
+    .await;
+}
