@@ -184,10 +184,7 @@ impl App {
         let authenticator = keys(&config).await?;
         let store = authenticator.store().clone();
         let roots = system_roots();
-        let modern_face = ModernFace::new(&config.bridge, Arc::clone(authenticator.sealer()));
-        let mut builder = FleetBuilder::new(roots.clone())
-            .with_face(Era::Legacy, Arc::new(LegacyFace::new()))
-            .with_face(Era::Modern, modern_face);
+        let mut builder = fleet_builder(&config, &authenticator, roots.clone());
         let serving = Arc::new(config.serving.clone());
         let (source, served) = stored(&config, &authenticator, &store, &serving).await;
         let fleet = builder.next(served.joined().servers.clone(), served.joined().endpoints.clone());
@@ -351,6 +348,13 @@ fn greeting(config: &Config, workers: &Workers, first_key: Option<String>, joine
         is_demo: config.stand_in.as_ref().is_some_and(|stand_in| joined.servers.contains(stand_in)),
         servers,
     }
+}
+
+/// With what stands in for servers of the other era.
+fn fleet_builder(config: &Config, auth: &Authenticator, roots: TlsRoots) -> FleetBuilder {
+    FleetBuilder::new(roots)
+        .with_face(Era::Legacy, Arc::new(LegacyFace::new(config.bridge.hold_timeout)))
+        .with_face(Era::Modern, ModernFace::new(&config.bridge, Arc::clone(auth.sealer())))
 }
 
 /// The keyring, with the store it comes from.

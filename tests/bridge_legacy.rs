@@ -1,4 +1,5 @@
-//! Clients that open sessions, and servers that speak only the era without: what comes through, by name and together.
+//! Clients that open sessions, and servers that speak only the era without: what comes through, by name and
+//! together.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails by panicking is a test that fails")]
 
@@ -99,8 +100,8 @@ impl<'a> Session<'a> {
         message(&Client::once(self.gateway.address, &self.call("1", tool, arguments)))["result"].clone()
     }
 
-    /// Calls, and answers what the client is asked in that order. Gives the methods of what came before the answer, and
-    /// the answer.
+    /// Calls, and answers what the client is asked in that order. Gives the methods of what came before the
+    /// answer, and the answer.
     #[track_caller]
     fn converse(&self, call: &Request, answers: &[(&str, Value)]) -> (Vec<String>, Value) {
         let mut client = Client::connect(self.gateway.address);

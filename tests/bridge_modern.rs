@@ -90,7 +90,10 @@ impl Content for Old {
                 Ok(structured(&json!({"begun": begun, "cancelled": cancelled})))
             }
             "touch" => {
+                // Its lists are as they were.
                 call.hub.announce(&Change::Tools);
+                call.hub.announce(&Change::Prompts);
+                call.hub.announce(&Change::Resources);
                 call.hub.announce(&Change::Resource("old://a".into()));
                 call.hub.announce(&Change::Resource("old://b".into()));
                 Ok(text("touched"))
@@ -127,9 +130,14 @@ fn announced() -> Setup {
 }
 
 fn old() -> SocketAddr {
+    serve(Eras::Legacy)
+}
+
+/// The same server, of those eras.
+fn serve(eras: Eras) -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = listener.local_addr().unwrap();
-    let options = Options { eras: Eras::Legacy, page_size: None, resumable: false };
+    let options = Options { eras, page_size: None, resumable: false };
     thread::spawn(move || metamcp_demo::serve_content(listener, Old, options));
     address
 }
@@ -319,7 +327,8 @@ fn a_form_is_filled_in_by_a_retry() {
     }
 }
 
-/// What was said before the server asked comes on the stream of the first request, and the rest on that of the retry.
+/// What was said before the server asked comes on the stream of the first request, and the rest on that of
+/// the retry.
 #[test]
 fn a_call_that_has_begun_to_answer_may_ask() {
     let gateway = announced().server("old", old()).start();
@@ -509,9 +518,16 @@ fn a_client_that_goes_takes_its_call_with_it() {
 
 #[test]
 fn changes_are_told_to_those_who_listen() {
-    let gateway = announced().server("old", old()).start();
+    for eras in [Eras::Legacy, Eras::Modern] {
+        changes_of(eras);
+    }
+}
+
+fn changes_of(eras: Eras) {
+    let gateway = announced().server("old", serve(eras)).start();
     for (path, prefix) in WAYS {
-        let wish = json!({"toolsListChanged": true, "resourceSubscriptions": ["old://a"]});
+        let wish = json!({"toolsListChanged": true, "promptsListChanged": true, "resourcesListChanged": true,
+            "resourceSubscriptions": ["old://a"]});
         let mut client = Client::connect(gateway.address);
         client.send(&request(path, "{}", "subscriptions/listen", json!({"notifications": wish})).bytes());
         assert_eq!(client.head().status, 200);
@@ -522,7 +538,7 @@ fn changes_are_told_to_those_who_listen() {
         let deadline = Instant::now() + PATIENCE;
         // A subscription on an aggregate is on its way to the server when it is acknowledged.
         let mut told = std::collections::BTreeSet::new();
-        let expected = if prefix.is_empty() { 2 } else { 1 };
+        let expected = 4;
         client.stream().set_read_timeout(Some(Duration::from_millis(200))).unwrap();
         while told.len() < expected {
             assert!(Instant::now() < deadline, "told only {told:?}");
@@ -541,7 +557,7 @@ fn changes_are_told_to_those_who_listen() {
                 }
             }
         }
-        assert!(told.contains("notifications/resources/updated"), "{told:?}");
+        assert!(told.contains("notifications/resources/updated"), "{path} {eras:?}: {told:?}");
     }
 }
 

@@ -1,5 +1,5 @@
-//! Clients that start programs: `metamcp stdio`, the gateway over pipes, and `metamcp connect`, the way to an endpoint
-//! elsewhere. What the client sees, what the endpoint sees, and what is left when something ends.
+//! Clients that start programs: `metamcp stdio`, the gateway over pipes, and `metamcp connect`, the way to an
+//! endpoint elsewhere. What the client sees, what the endpoint sees, and what is left when something ends.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails by panicking is a test that fails")]
 
@@ -71,7 +71,7 @@ fn a_legacy_client_has_all_of_a_session() {
         let opened = desk.open(&json!({"roots": {}}));
         assert_eq!(opened["result"]["protocolVersion"], "2025-11-25", "{program}");
         let listed = desk.ask(&json!("list"), "tools/list", &json!({}));
-        assert_eq!(listed["result"]["tools"].as_array().unwrap().len(), 11, "{program}");
+        assert_eq!(listed["result"]["tools"].as_array().unwrap().len(), 12, "{program}");
         // Ids as they were written, and several under way.
         for id in ["0", "\"a\\u0062\"", "9007199254740993"] {
             desk.say(&call(id, "a__echo", &json!({"text": id, "ms": 50})));
@@ -113,7 +113,7 @@ fn a_modern_client_needs_no_session() {
         let found = desk.ask(&json!("d"), "server/discover", &modern_params(json!({})));
         assert_eq!(found["result"]["resultType"], "complete", "{program}: {found}");
         let listed = desk.ask(&json!(1), "tools/list", &modern_params(json!({})));
-        assert_eq!(listed["result"]["tools"].as_array().unwrap().len(), 11, "{program}");
+        assert_eq!(listed["result"]["tools"].as_array().unwrap().len(), 12, "{program}");
         desk.say(&modern_call("2", "a__hang", &json!({})));
         desk.say(&modern_call("3", "a__echo", &json!({"text": "while that hangs"})));
         assert_eq!(text(&desk.answer(&json!(3))), "while that hangs", "{program}");
@@ -627,8 +627,8 @@ fn a_gateway_that_was_killed_mid_call_and_is_back_is_found_again() {
     let echo = json!({"name": "b__echo", "arguments": {"text": "back"}});
     assert_eq!(text(&legacy.ask(&json!(2), "tools/call", &echo)), "back");
     assert_eq!(text(&modern.ask(&json!(2), "tools/call", &modern_params(echo.clone()))), "back");
-    // What changed meanwhile is not known: they are told to look. Then they are told of changes as before; nobody has a
-    // second acknowledgement.
+    // What changed meanwhile is not known: they are told to look. Then they are told of changes as before;
+    // nobody has a second acknowledgement.
     for desk in &mut desks {
         desk.told("notifications/tools/list_changed");
     }

@@ -1,5 +1,5 @@
-//! Servers of the transport of 2024-11-05, from a client's HTTP to their event streams and back: whose is what, and what is
-//! left when something ends.
+//! Servers of the transport of 2024-11-05, from a client's HTTP to their event streams and back: whose is
+//! what, and what is left when something ends.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails by panicking is a test that fails")]
 
@@ -92,6 +92,22 @@ fn is_served_by_name_and_among_others() {
     for head in [get, post] {
         assert!(head.contains("x-key: k\r\n") && !head.contains("mcp-session-id"), "{head}");
     }
+}
+
+/// One that opens no session and has no event stream is not asked for a stream by each client that comes.
+#[test]
+fn what_has_no_event_stream_is_remembered() {
+    let server = Server::start();
+    let url = format!("http://{}/mcp", server.address);
+    let gateway = Setup::new().with(&format!("[servers.a]\nurl = \"{url}\"\nera = \"legacy\"")).start();
+    let open = || Client::once(gateway.address, &initialize(PATH));
+    assert!(open().json()["error"].is_object());
+    let asked = server.gets();
+    assert!((1..=2).contains(&asked), "the lists are looked for as well: {asked}");
+    for _ in 0..5 {
+        assert!(open().json()["error"].is_object());
+    }
+    assert_eq!(server.gets(), asked);
 }
 
 #[test]
@@ -407,7 +423,8 @@ fn is_defined_over_http() {
     assert!(!made.text().contains("hunter2"), "{}", made.text());
     let session = open_session(&gateway, PATH, Some(&admin));
     assert_eq!(text(&call(&session)), "x");
-    // Changed, it is another server, and the stored URL is what it was. Where it may not be, it is not connected to.
+    // Changed, it is another server, and the stored URL is what it was. Where it may not be, it is not
+    // connected to.
     let named = url.replace("127.0.0.1", "localhost");
     let changed = ask("PATCH", "/api/v1/mcp/servers/a", &json!({"alias": "b"}));
     assert_eq!((changed.status, &changed.json()["kind"]), (200, &json!("sse")), "{}", changed.text());

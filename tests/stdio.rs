@@ -1,5 +1,5 @@
-//! Servers that are child processes, from a client's HTTP to the process and back: whose is what, and what is left when
-//! something ends.
+//! Servers that are child processes, from a client's HTTP to the process and back: whose is what, and what is
+//! left when something ends.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails by panicking is a test that fails")]
 
@@ -10,7 +10,7 @@ use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use support::{
     Client, Gateway, PATIENCE, Request, Response, Setup, error, initialize, is_long, legacy, legacy_call,
     modern, modern_call, notification, open_session,
@@ -109,7 +109,7 @@ fn speaks_both_eras_single_and_aggregated() {
         let said = client.ask(&Request::post(path, body).with("Mcp-Session-Id", session.clone()));
         assert_eq!(text(&said), "x\ny", "{path}");
         let listed = message(&client.ask(&legacy(path, &session, "2", "tools/list", "")));
-        assert_eq!(listed["result"]["tools"].as_array().unwrap().len(), 11, "{path}: {listed}");
+        assert_eq!(listed["result"]["tools"].as_array().unwrap().len(), 12, "{path}: {listed}");
         let refused = client.ask(&legacy_call(path, &session, "3", &tool.replace("echo", "nothing"), "{}"));
         assert_eq!(error(&refused), -32602, "{path}");
         let gone = client.ask(&legacy(path, "no-such-session", "3", "ping", ""));
@@ -379,6 +379,35 @@ fn nothing_is_left_soon_after_the_gateway_is_killed() {
     // A second, on a machine that has nothing else to do.
     until("all are gone", Duration::from_secs(5), || all.iter().all(|(pid, _)| is_gone(*pid)));
     println!("{} processes gone after {:?}", all.len(), begun.elapsed());
+}
+
+/// Whoever looks sees what became of its processes, and asks none for it.
+#[test]
+fn how_its_processes_are_is_shown() {
+    let gateway = setup(&["legacy"], "era = \"legacy\"").keys().start();
+    let key = gateway.key.clone().unwrap();
+    let ask = |request: Request| {
+        Client::once(gateway.address, &request.with("Authorization", format!("Bearer {key}")))
+    };
+    let look = || {
+        let ready = ask(Request::new("GET", "/ready")).json();
+        ready["servers"][0]["processes"].clone()
+    };
+    assert_eq!(look(), json!({"state": "idle", "running": 0, "started": 0, "restarts": 0}));
+    let session = open_session(&gateway, PATH, Some(&key));
+    let call = |tool: &str| ask(legacy_call(PATH, &session, "1", tool, r#"{"text":"x"}"#));
+    assert_eq!(text(&call("echo")), "x");
+    assert_eq!((&look()["state"], &look()["restarts"]), (&json!("running"), &json!(0)), "{}", look());
+    call("die");
+    until("it is said to have failed", PATIENCE, || look()["last_failure"].is_object());
+    let failure = look()["last_failure"].clone();
+    assert_eq!(failure["stage"], "running", "{failure}");
+    assert!(failure["at"].as_u64().is_some_and(|at| at > 1_700_000_000), "{failure}");
+    assert!(failure["reason"].is_null(), "why is for those who administer: {failure}");
+    assert_eq!(text(&call("echo")), "x");
+    let now = look();
+    assert_eq!((&now["state"], &now["restarts"]), (&json!("running"), &json!(1)), "{now}");
+    assert_eq!(now["last_failure"], failure, "it is remembered");
 }
 
 /// Sessions opened and ended, by all ways.

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use crate::backend::{Answer, Answered, BackendError, Lane, Outgoing, Pool, Stage};
 use crate::base::{Fault, Kind};
 use crate::frame::{EventReader, Kind as FrameKind, Scanner, encode_header};
+use crate::protocol::param::marks;
 use crate::protocol::{ClientCapabilities, Era, Method, Revision, header};
 use crate::session::{Ask, Introduction, MESSAGE_BYTES_MAX, Ready, Upstream, ask};
 
@@ -93,7 +94,7 @@ impl Visit {
     }
 
     async fn end(mut self) {
-        farewell(&self.pool, &self.ready).await;
+        self.ready.part(&self.pool).await;
         self.ended = true;
     }
 }
@@ -108,7 +109,7 @@ impl Drop for Visit {
             if is_calling {
                 cancel(&pool, &ready).await;
             }
-            farewell(&pool, &ready).await;
+            ready.part(&pool).await;
         });
     }
 }
@@ -183,16 +184,6 @@ async fn cancel(pool: &Rc<Pool>, ready: &Ready) {
     drop(timeout(FAREWELL_TIMEOUT, ask(pool, asked)).await);
 }
 
-async fn farewell(pool: &Rc<Pool>, ready: &Ready) {
-    if ready.session_id.is_none() {
-        return;
-    }
-    let mut request = Outgoing::delete();
-    ready.write_headers(&mut request);
-    // A server that does not listen ends its sessions by itself.
-    drop(timeout(FAREWELL_TIMEOUT, pool.send(&request, Lane::Call)).await);
-}
-
 /// Nobody is there to be asked anything: no capability is declared.
 fn modern_meta() -> Value {
     json!({
@@ -210,16 +201,10 @@ fn modern_headers(call: &ToolCall) -> HeaderMap {
         headers.insert(header::NAME, name);
     }
     let listed: Value = serde_json::from_slice(&call.listed).unwrap_or_default();
-    let properties = listed["inputSchema"]["properties"].as_object();
-    for (property, schema) in properties.into_iter().flatten() {
-        let Some(name) = schema["x-mcp-header"].as_str() else { continue };
-        let value = match &call.arguments[property] {
-            Value::String(text) => text.clone(),
-            value @ (Value::Number(_) | Value::Bool(_)) => value.to_string(),
-            _ => continue,
-        };
-        let name = HeaderName::from_bytes(format!("{}{name}", header::PARAM_PREFIX).as_bytes());
-        if let (Ok(name), Ok(value)) = (name, HeaderValue::from_str(&encode_header(&value))) {
+    // What comes of a tool with a bad mark is for its server to say.
+    for mark in marks(&listed["inputSchema"]).unwrap_or_default() {
+        let value = mark.text(&call.arguments).map(|text| HeaderValue::from_str(&encode_header(&text)));
+        if let (Ok(name), Some(Ok(value))) = (HeaderName::from_bytes(mark.header.as_bytes()), value) {
             headers.insert(name, value);
         }
     }
@@ -234,10 +219,10 @@ mod tests {
     fn arguments_that_a_tool_wants_in_headers_are_there() {
         let listed = r#"{"inputSchema": {"properties": {
             "region": {"type": "string", "x-mcp-header": "Region"}, "n": {"type": "integer", "x-mcp-header": "N"},
-            "object": {"x-mcp-header": "O"}, "other": {"type": "string"}, "odd": {"x-mcp-header": "no header"}}}}"#;
+            "object": {"type": "object"}, "other": {"type": "string"}}}}"#;
         let call = ToolCall {
             tool: "zählen".into(),
-            arguments: json!({"region": "eu west", "n": 3, "object": {}, "other": "x", "odd": "x"}),
+            arguments: json!({"region": "eu west", "n": 3, "object": {}, "other": "x"}),
             listed: Bytes::from_static(listed.as_bytes()),
             said: None,
         };

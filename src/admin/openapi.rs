@@ -414,6 +414,7 @@ fn schemas() -> Value {
     add::<views::ReadyStore>(&mut schemas);
     add::<views::ReadyServer>(&mut schemas);
     add::<views::ServerCondition>(&mut schemas);
+    add::<views::ServerProcesses>(&mut schemas);
     add::<views::LastFailure>(&mut schemas);
     add::<views::Warning>(&mut schemas);
     add::<views::TokenRequest>(&mut schemas);

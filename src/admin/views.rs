@@ -6,6 +6,7 @@ use utoipa::ToSchema;
 
 use super::definition::FieldError;
 use crate::backend::Condition;
+use crate::backend::stdio::Processes;
 use crate::store::{AuditRow, UsageRow};
 
 /// An API key, to be exchanged.
@@ -98,6 +99,26 @@ pub struct ServerCondition {
     /// The last failure of any kind, also when it answers again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<LastFailure>,
+    /// Of a server that is a program.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub processes: Option<ServerProcesses>,
+}
+
+/// How the processes of a server are.
+#[derive(Serialize, ToSchema)]
+pub struct ServerProcesses {
+    /// `running`; `idle`: none runs, for nobody asks it anything; `failed`: the last one failed, and the next is started
+    /// when somebody asks.
+    pub state: &'static str,
+    /// How many run.
+    pub running: usize,
+    /// Started so far.
+    pub started: u64,
+    /// Of these, in place of one that had failed.
+    pub restarts: u64,
+    /// How the last one failed that did, also when another runs by now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<LastFailure>,
 }
 
 /// How a server failed.
@@ -116,7 +137,7 @@ pub struct LastFailure {
 impl ServerCondition {
     /// Why it failed is for those who administer.
     pub fn new(condition: Condition, is_admin: bool) -> Self {
-        let Condition { left_alone, failures_in_a_row, last_failure } = condition;
+        let Condition { left_alone, failures_in_a_row, last_failure, processes } = condition;
         let state = match (left_alone, failures_in_a_row) {
             (Some(_), _) => "left alone",
             (None, 1..) => "failing",
@@ -130,7 +151,21 @@ impl ServerCondition {
         // Not a moment too early.
         let retry_in_seconds =
             left_alone.map(|wait| wait.as_millis().div_ceil(1000)).and_then(|s| s.try_into().ok());
-        Self { state, retry_in_seconds, last_failure }
+        let processes = processes.map(|processes| ServerProcesses::new(processes, is_admin));
+        Self { state, retry_in_seconds, last_failure, processes }
+    }
+}
+
+impl ServerProcesses {
+    fn new(processes: Processes, is_admin: bool) -> Self {
+        let state = processes.state();
+        let Processes { running, started, restarts, last_failure, .. } = processes;
+        let last_failure = last_failure.map(|failure| LastFailure {
+            stage: failure.stage.text(),
+            reason: is_admin.then_some(failure.message),
+            at: failure.at,
+        });
+        Self { state, running, started, restarts, last_failure }
     }
 }
 

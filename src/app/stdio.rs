@@ -1,9 +1,9 @@
-//! The two programs for clients that start programs: `metamcp stdio`, the gateway for the one client that started it,
-//! and `metamcp connect`, which leads to an endpoint elsewhere. Both speak over standard input and output, and end with
-//! their client.
+//! The two programs for clients that start programs: `metamcp stdio`, the gateway for the one client that
+//! started it, and `metamcp connect`, which leads to an endpoint elsewhere. Both speak over standard input
+//! and output, and end with their client.
 
 use std::fs::{self, DirBuilder};
-use std::future::{Future, pending};
+use std::future::{Future, pending, ready};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt as _;
@@ -26,8 +26,8 @@ use crate::store::new_id;
 /// How long the gateway behind the pipe may take: its servers have timeouts of their own, which are shorter.
 const PATIENCE: Duration = Duration::from_hours(24);
 
-/// The configuration as it is for a gateway with one client, who started it and is asked for no key: nothing of it is on
-/// the network.
+/// The configuration as it is for a gateway with one client, who started it and is asked for no key: nothing
+/// of it is on the network.
 pub fn for_one_client(mut config: Config) -> Config {
     config.auth_mode = Mode::Open;
     config.server.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
@@ -38,8 +38,8 @@ pub fn for_one_client(mut config: Config) -> Config {
     config
 }
 
-/// Serves an endpoint of the gateway to the client that started this process, until that has gone. Runs in a `LocalSet`.
-/// `config` and what `reload` gives: as of [`for_one_client`].
+/// Serves an endpoint of the gateway to the client that started this process, until that has gone. Runs in a
+/// `LocalSet`. `config` and what `reload` gives: as of [`for_one_client`].
 pub async fn serve(config: Config, reload: Reload, endpoint: Option<EndpointName>) -> Result<(), AppError> {
     let client = Client::of_this_process().map_err(AppError::Pipes)?;
     let folder = Folder::new().map_err(AppError::Private)?;
@@ -49,7 +49,14 @@ pub async fn serve(config: Config, reload: Reload, endpoint: Option<EndpointName
         // A database may be waited for, for as long as it takes; a client is not.
         () = client.gone() => return Ok(()),
     };
-    let path = path_of(endpoint, &app)?;
+    let path = match path_of(endpoint, &app) {
+        Ok(path) => path,
+        Err(error) => {
+            // Its workers and programs end with it, and not by the end of this process.
+            app.run(ready(())).await?;
+            return Err(error);
+        }
+    };
     let bridge = connect::Config {
         address: Address::Unix { socket: folder.socket(), path },
         headers: Vec::new(),
@@ -70,8 +77,8 @@ pub async fn serve(config: Config, reload: Reload, endpoint: Option<EndpointName
     .await
 }
 
-/// Leads the client that started this process to an endpoint, until it has gone or SIGTERM or SIGINT comes. Runs in a
-/// `LocalSet`.
+/// Leads the client that started this process to an endpoint, until it has gone or SIGTERM or SIGINT comes.
+/// Runs in a `LocalSet`.
 pub async fn connect(config: Connect) -> Result<(), AppError> {
     let stop = signalled()?;
     let client = Client::of_this_process().map_err(AppError::Pipes)?;

@@ -15,10 +15,12 @@ use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 use hkdf::Hkdf;
 use sha2::Sha256;
+use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
 use super::EncryptionKey;
 use super::secrets::random_bytes;
+use super::tag::Tagger;
 
 /// What a sealed value is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +83,7 @@ pub struct Sealer {
 struct Version {
     number: u8,
     ciphers: [XChaCha20Poly1305; Purpose::ALL.len()],
+    marks: Tagger,
 }
 
 impl Sealer {
@@ -94,7 +97,12 @@ impl Sealer {
             if versions.iter().any(|version| version.number == key.version) {
                 return Err(SealerError::TwiceTheVersion(key.version));
             }
-            versions.push(Version { number: key.version, ciphers: Purpose::ALL.map(|p| cipher(key, p)) });
+            let marks = Tagger::with_key(&sub_key(key, MARK_LABEL)[..]);
+            versions.push(Version {
+                number: key.version,
+                ciphers: Purpose::ALL.map(|p| cipher(key, p)),
+                marks,
+            });
         }
         Ok(Self { versions: versions.into() })
     }
@@ -123,6 +131,19 @@ impl Sealer {
             .map_err(|_| Unsealable)
     }
 
+    /// A mark by which a text is known again as one of ours. The same text has the same mark, as long as the first version
+    /// stays, so a client that was told it twice is told the same.
+    pub fn mark(&self, text: &[u8]) -> [u8; MARK_BYTES] {
+        self.versions[0].mark(text)
+    }
+
+    /// Whether a text bears the mark that any version gives it.
+    pub fn bears(&self, text: &[u8], mark: &[u8]) -> bool {
+        let version =
+            mark.first().and_then(|number| self.versions.iter().find(|known| known.number == *number));
+        version.is_some_and(|version| version.mark(text).ct_eq(mark).into())
+    }
+
     /// Whether this version was given.
     pub fn knows(&self, version: u8) -> bool {
         self.versions.iter().any(|known| known.number == version)
@@ -133,6 +154,21 @@ impl Sealer {
         self.versions[0].number
     }
 }
+
+impl Version {
+    /// The version's number, and the first 128 bits of HMAC-SHA256.
+    fn mark(&self, text: &[u8]) -> [u8; MARK_BYTES] {
+        let mut mark = [self.number; MARK_BYTES];
+        mark[1..].copy_from_slice(&self.marks.tag(text).as_ref()[..MARK_BYTES - 1]);
+        mark
+    }
+}
+
+/// Of a mark.
+const MARK_BYTES: usize = 17;
+
+/// Part of what clients hold: never to be changed.
+const MARK_LABEL: &[u8] = b"metamcp/v1/mark";
 
 impl fmt::Debug for Sealer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -157,12 +193,16 @@ pub enum SealerError {
 }
 
 fn cipher(key: &EncryptionKey, purpose: Purpose) -> XChaCha20Poly1305 {
+    XChaCha20Poly1305::new(&(*sub_key(key, purpose.label())).into())
+}
+
+fn sub_key(key: &EncryptionKey, label: &[u8]) -> Zeroizing<[u8; 32]> {
     let mut sub_key = Zeroizing::new([0; 32]);
     // The version is bound as well: the same key under another number opens nothing.
     Hkdf::<Sha256>::new(None, &key.key[..])
-        .expand_multi_info(&[purpose.label(), &[0, key.version]], &mut sub_key[..])
+        .expand_multi_info(&[label, &[0, key.version]], &mut sub_key[..])
         .expect("32 bytes are one block of the 255 that HKDF gives");
-    XChaCha20Poly1305::new(&(*sub_key).into())
+    sub_key
 }
 
 const NONCE_BYTES: usize = 24;
@@ -233,5 +273,23 @@ mod tests {
         for (at, purpose) in Purpose::ALL.into_iter().enumerate() {
             assert_eq!(purpose as usize, at);
         }
+    }
+
+    #[test]
+    fn a_mark_is_of_one_text_under_one_key() {
+        let sealer = Sealer::new(&[key(2, 2), key(1, 1)]).unwrap();
+        let before = Sealer::new(&[key(1, 1)]).unwrap();
+        let (mark, old) = (sealer.mark(b"text"), before.mark(b"text"));
+        assert_eq!(mark, sealer.mark(b"text"));
+        let check = |text: &[u8], mark: &[u8], expected: bool| {
+            assert_eq!(sealer.bears(text, mark), expected, "{} {mark:?}", text.escape_ascii());
+        };
+        check(b"text", &mark, true);
+        check(b"text", &old, true);
+        check(b"tex", &mark, false);
+        check(b"text", &mark[..16], false);
+        check(b"text", &[], false);
+        check(b"text", &[&[1], &mark[1..]].concat(), false);
+        check(b"text", &Sealer::new(&[key(2, 3)]).unwrap().mark(b"text"), false);
     }
 }

@@ -33,6 +33,12 @@ impl Tag {
     }
 }
 
+impl AsRef<[u8]> for Tag {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
 /// Makes tags.
 pub struct Tagger(Hmac<Sha256>);
 
@@ -41,7 +47,7 @@ impl Tagger {
         Self::with_key(&random_bytes::<32>())
     }
 
-    fn with_key(key: &[u8]) -> Self {
+    pub fn with_key(key: &[u8]) -> Self {
         Self(Hmac::new_from_slice(key).expect("HMAC takes a key of any length"))
     }
 

@@ -13,6 +13,7 @@ use crossbeam::utils::CachePadded;
 use tokio::time::Instant;
 
 use super::shim::Backoff;
+use super::stdio::Processes;
 use super::{BackendError, Stage};
 use crate::base::ServerName;
 
@@ -25,6 +26,8 @@ pub struct Condition {
     pub failures_in_a_row: u32,
     /// The last one of any kind, which may be long ago.
     pub last_failure: Option<Failure>,
+    /// How its processes are, when it is a program.
+    pub processes: Option<Processes>,
 }
 
 /// How a server failed.
@@ -144,6 +147,7 @@ impl Breaker {
             left_alone: is_open.then(|| record.wait(Instant::now())),
             failures_in_a_row,
             last_failure: record.last.clone(),
+            processes: None,
         }
     }
 

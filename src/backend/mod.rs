@@ -246,7 +246,11 @@ impl Backend {
 
     /// What those who asked it have learned of it.
     pub fn condition(&self) -> Condition {
-        self.breaker.condition()
+        let processes = match &self.reach {
+            Reach::Process(server) => Some(server.processes()),
+            Reach::Wire(_) | Reach::Unsaid(..) | Reach::Sse(_) => None,
+        };
+        Condition { processes, ..self.breaker.condition() }
     }
 
     /// Ends its processes, when it has any, and waits until they have ended. Cancel safe: they end all the same.

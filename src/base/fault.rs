@@ -63,6 +63,8 @@ pub enum Kind {
     HeaderMismatch,
     /// A revision that is not spoken here.
     UnsupportedVersion,
+    /// The client did not declare what the request cannot do without.
+    MissingCapability,
     /// A server speaks only the revisions of the other era.
     OtherEra,
     /// No or no valid credential.
@@ -175,6 +177,7 @@ impl Kind {
             Self::UnknownMethod | Self::UnknownMethodInSession => "unknown_method",
             Self::HeaderMismatch => "header_mismatch",
             Self::UnsupportedVersion => "unsupported_version",
+            Self::MissingCapability => "missing_capability",
             Self::OtherEra => "other_era",
             Self::Unauthenticated => "unauthenticated",
             Self::Forbidden => "forbidden",

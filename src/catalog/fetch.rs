@@ -186,8 +186,8 @@ fn read_item(message: &Bytes, raw: &RawValue, kind: ListKind) -> Option<Item> {
     })
 }
 
-/// What `server/discover` says, where the server speaks the Modern era (MCP 2026-07-28, versioning). Whether it does is
-/// noted with the server.
+/// What `server/discover` says, where the server speaks the Modern era (MCP 2026-07-28, versioning). Whether
+/// it does is noted with the server.
 pub async fn discover(pool: &Rc<Pool>) -> Result<ServerFeatures, FetchError> {
     let discovered = ask_discover(pool).await;
     match &discovered {

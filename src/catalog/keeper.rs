@@ -117,9 +117,9 @@ impl Catalog {
         (Arc::clone(&catalog), KeeperSeed { catalog, fleet, wants: asked, fleets: coming })
     }
 
-    /// Makes ready for a version that is about to be published: what is known of servers that stay is in the lists of
-    /// its endpoints when this completes, so that no request waits for it. Not cancel safe: the version must then be
-    /// published.
+    /// Makes ready for a version that is about to be published: what is known of servers that stay is in the
+    /// lists of its endpoints when this completes, so that no request waits for it. Not cancel safe: the
+    /// version must then be published.
     pub async fn prepare(&self, fleet: &Arc<Fleet>) {
         let (prepared, done) = oneshot::channel();
         // Without a keeper there are no lists to prepare: the process ends.
@@ -175,7 +175,8 @@ impl Catalog {
         }
     }
 
-    /// Has the lists of Modern servers fetched before a client asks, and the era of each server found out. Nobody waits.
+    /// Has the lists of Modern servers fetched before a client asks, and the era of each server found out.
+    /// Nobody waits.
     pub fn list_early(&self, endpoint: &Arc<Endpoint>) {
         let want = Want { endpoint: Arc::clone(endpoint), view: View::Modern, by: Asker::Nobody };
         // A full queue: clients ask by themselves.
@@ -189,7 +190,8 @@ impl Catalog {
         }
     }
 
-    /// Whether a tool of that name is known to be listed there. What is not known is asked for, and nobody waits.
+    /// Whether a tool of that name is known to be listed there. What is not known is asked for, and nobody
+    /// waits.
     pub fn lists_tool(&self, endpoint: &Arc<Endpoint>, view: View, name: &str) -> bool {
         let Some(merged) = self.snapshot(endpoint, view) else {
             // A full queue: whoever calls next asks again.
@@ -284,9 +286,8 @@ impl Shared {
         generations.get(&backend).map_or(0, |generation| generation.load(Ordering::Acquire))
     }
 
-    /// Takes up a version that is about to be published. Whatever was wanted of an endpoint is wanted of what it
-    /// becomes. What it was stays until the next sweep, for
-    /// requests that came before.
+    /// Takes up a version that is about to be published. Whatever was wanted of an endpoint is wanted of what
+    /// it becomes. What it was stays until the next sweep, for requests that came before.
     fn prepare(self: &Rc<Self>, fleet: &Arc<Fleet>) {
         self.drop_outdated();
         if !self.pools.adopt(fleet) {
@@ -380,14 +381,19 @@ impl Shared {
         let members = self.members.borrow();
         let mut lists = Vec::with_capacity(endpoint.servers.len());
         let mut generations = Vec::with_capacity(endpoint.servers.len());
+        let mut announced = [0; 3];
         for place in &endpoint.servers {
             let member = members.get(&(BackendId(place.backend), view));
             let gone = || (Err(Reason::Failed("it was removed".to_owned())), 0);
             let (list, generation) = member.map_or_else(gone, |(member, _)| member.lists());
             lists.push(list);
+            let of_server = member.map_or([0; 3], |(member, _)| member.announced());
+            announced.iter_mut().zip(of_server).for_each(|(sum, count)| *sum += count);
             generations.push(generation);
         }
-        let merged = Arc::new(merge(endpoint, view, &lists, generations, self.config.page_items));
+        let mut merged = merge(endpoint, view, &lists, generations, self.config.page_items);
+        merged.announced = announced;
+        let merged = Arc::new(merged);
         let known = self.catalog.snapshots.load().get(&(endpoint.id, view)).cloned();
         if known.is_some_and(|known| known.says_the_same(&merged)) {
             return;

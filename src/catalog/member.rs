@@ -15,7 +15,6 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::fetch::{Asker, FetchError, discover, lists};
 use super::keeper::UNWANTED_AFTER;
 use super::merge::{Reason, ServerLists};
-use super::probe::farewell;
 use super::view::{View, modern_headers, modern_meta};
 use super::{Config, keeper::Shared};
 use crate::backend::{EraChoice, Pool};
@@ -35,6 +34,10 @@ pub struct Member {
     is_dormant: Cell<bool>,
     /// Asks for a fetch.
     refresh: Notify,
+    /// How often the server said that its tools, prompts or resources changed.
+    announced: Cell<Announced>,
+    /// The same when the newest fetch began.
+    fetched: Cell<Announced>,
     /// What tells of changes, while it runs.
     watch: RefCell<Option<AbortOnDrop>>,
 }
@@ -43,7 +46,12 @@ struct State {
     lists: Result<Arc<ServerLists>, Reason>,
     /// What was known to be stale when these were fetched.
     generation: u64,
+    /// What the server had announced by then.
+    announced: Announced,
 }
+
+/// How often each of the lists was said to have changed: tools, prompts, resources.
+pub type Announced = [u64; 3];
 
 /// Between two fetches of one server: a storm of `list_changed` costs the backend one list a second.
 const FETCH_INTERVAL_MIN: Duration = Duration::from_secs(1);
@@ -67,10 +75,12 @@ impl Member {
             pool,
             view,
             upstream: Upstream::default(),
-            state: RefCell::new(State { lists: Err(Reason::Loading), generation: 0 }),
+            state: RefCell::new(State { lists: Err(Reason::Loading), generation: 0, announced: [0; 3] }),
             asked: Cell::new(None),
             is_dormant: Cell::new(false),
             refresh: Notify::new(),
+            announced: Cell::default(),
+            fetched: Cell::default(),
             watch: RefCell::new(None),
         })
     }
@@ -79,6 +89,12 @@ impl Member {
     pub fn lists(&self) -> (Result<Arc<ServerLists>, Reason>, u64) {
         let state = self.state.borrow();
         (state.lists.clone(), state.generation)
+    }
+
+    /// What the server had announced when these were fetched. Clients are told of it though the lists be as
+    /// they were: what else changed, a prompt's text perhaps, nobody else can tell them.
+    pub fn announced(&self) -> Announced {
+        self.state.borrow().announced
     }
 
     /// Clients of the view ask for it.
@@ -105,6 +121,7 @@ impl Member {
         loop {
             let began = Instant::now();
             let generation = shared.generation(self.pool.backend().id);
+            self.fetched.set(self.announced.get());
             let due = match self.fetch_patiently(&shared, generation).await {
                 Ok(lists) => {
                     (retry, listed) = (RETRY_MIN, Instant::now());
@@ -159,7 +176,7 @@ impl Member {
     }
 
     fn know(&self, shared: &Shared, lists: Result<Arc<ServerLists>, Reason>, generation: u64) {
-        *self.state.borrow_mut() = State { lists, generation };
+        *self.state.borrow_mut() = State { lists, generation, announced: self.fetched.get() };
         shared.updated(&self.pool, self.view);
     }
 
@@ -195,9 +212,10 @@ impl Member {
         Ok(lists)
     }
 
-    /// Of a server that speaks only the Legacy era, for Modern clients: lists of that era vary with nobody's capabilities,
-    /// so it lists what it has for a client that can do everything, as a Modern server is asked for it. It takes a session,
-    /// perhaps a process, so there is none before a Modern client asks, nor long after.
+    /// Of a server that speaks only the Legacy era, for Modern clients: lists of that era vary with nobody's
+    /// capabilities, so it lists what it has for a client that can do everything, as a Modern server is asked
+    /// for it. It takes a session, perhaps a process, so there is none before a Modern client asks, nor long
+    /// after.
     async fn fetch_bridged(self: &Rc<Self>, config: &Config) -> Result<ServerLists, FetchError> {
         if !self.is_asked() {
             self.is_dormant.set(true);
@@ -213,7 +231,7 @@ impl Member {
         self.upstream.forget(&ready);
         *self.watch.borrow_mut() = None;
         let pool = Rc::clone(&self.pool);
-        spawn_local(async move { farewell(&pool, &ready).await });
+        spawn_local(async move { ready.part(&pool).await });
     }
 
     /// In a session of the catalog's own, opened again once when the server lost it.
@@ -277,12 +295,19 @@ async fn listen(mut feed: Feed, member: &std::rc::Weak<Member>, ready: Option<Ar
         let Ok(envelope) = scanner.scan(&data) else { continue };
         let method = envelope.method.map(|method| method.value(&data));
         let method = method.as_deref().and_then(Method::parse);
-        match (envelope.kind, method, &ready) {
-            (
-                FrameKind::Notification,
-                Some(Method::ToolsListChanged | Method::PromptsListChanged | Method::ResourcesListChanged),
-                _,
-            ) => member.refresh(),
+        let list = match method {
+            Some(Method::ToolsListChanged) => Some(0),
+            Some(Method::PromptsListChanged) => Some(1),
+            Some(Method::ResourcesListChanged) => Some(2),
+            _ => None,
+        };
+        match (envelope.kind, list, &ready) {
+            (FrameKind::Notification, Some(list), _) => {
+                let mut announced = member.announced.get();
+                announced[list] += 1;
+                member.announced.set(announced);
+                member.refresh();
+            }
             (FrameKind::Request, _, Some(ready)) => {
                 if let Some(id) = envelope.id {
                     answer(&member.pool, ready, id.span.of(&data), &envelope, &data).await;

@@ -10,13 +10,13 @@ use foldhash::fast::FixedState;
 use serde_json::json;
 
 use super::cursor;
-use super::retold::retold;
+use super::offer::join;
+use super::retold::{retold, without_tasks};
 use super::view::View;
 use crate::base::ServerName;
 use crate::frame::{encode_header, json_string};
-use crate::protocol::Revision;
 use crate::route::{Destination, Endpoint, Names, Override, OwnName, UriTemplate};
-use crate::session::ServerFeatures;
+use crate::session::{ServerFeatures, TaskFeatures};
 
 /// The four lists of MCP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -65,12 +65,16 @@ pub struct Merged {
     with_resources: Vec<usize>,
     /// What the endpoint offers: all that one of its servers offers.
     pub features: ServerFeatures,
+    /// What each server of the endpoint does with tasks, in its order.
+    pub tasks: Vec<TaskFeatures>,
     /// Servers whose items are not in it, and why.
     pub missing: Vec<Missing>,
     /// What was left out of the lists, and why.
     pub hidden: Vec<HiddenItem>,
     /// By server of the endpoint: what was known of it when this was made. See `Catalog::mark_stale`.
     pub generations: Vec<u64>,
+    /// How often servers said that their tools, prompts and resources changed.
+    pub announced: [u64; 3],
     /// Whether a server's first answer is still awaited.
     pub is_loading: bool,
     /// Set by workers that read it, taken back by the keeper that counts.
@@ -134,11 +138,8 @@ const NAME_BYTES_MAX: usize = 128;
 /// A URI longer than this is hidden: cursors hold a key, and request lines have bounds too.
 pub(super) const KEY_BYTES_MAX: usize = 2048;
 
-/// Instructions of all servers together; they go into a model's context.
-const INSTRUCTIONS_BYTES_MAX: usize = 16 << 10;
-
 /// How long a client may believe a Modern list when no server says: changes are announced anyway.
-const TTL_MS_DEFAULT: u64 = 60_000;
+pub(super) const TTL_MS_DEFAULT: u64 = 60_000;
 
 impl ListKind {
     /// All four.
@@ -185,9 +186,12 @@ pub fn merge(
     let mut merged = Merged { generations, ..Merged::default() };
     for (place, state) in servers.iter().enumerate() {
         let server = &endpoint.servers[place].name;
+        merged
+            .tasks
+            .push(state.as_ref().map_or_else(|_| TaskFeatures::default(), |lists| lists.features.tasks));
         match state {
             Ok(lists) => {
-                merged.features.join(server, &lists.features);
+                join(&mut merged.features, server, &lists.features);
                 if lists.features.resources {
                     merged.with_resources.push(place);
                 }
@@ -198,7 +202,7 @@ pub fn merge(
             }
         }
     }
-    let entries = ListKind::ALL.map(|kind| gather(endpoint, kind, servers, &mut merged.hidden));
+    let entries = ListKind::ALL.map(|kind| gather(endpoint, (view, kind), servers, &mut merged.hidden));
     let tails = [tail(view, servers, &merged, false), tail(view, servers, &merged, true)];
     for (kind, entries) in ListKind::ALL.into_iter().zip(entries) {
         if kind == ListKind::Templates {
@@ -220,7 +224,7 @@ struct Entry<'a> {
 /// The items of one kind under their advertised names, in ascending order of these.
 fn gather<'a>(
     endpoint: &Endpoint,
-    kind: ListKind,
+    (view, kind): (View, ListKind),
     servers: &'a [Result<Arc<ServerLists>, Reason>],
     hidden: &mut Vec<HiddenItem>,
 ) -> Vec<Entry<'a>> {
@@ -241,7 +245,13 @@ fn gather<'a>(
                 hidden.push(HiddenItem { key: name.into_owned(), why: "its name is too long" });
             } else {
                 let instead = shows.and_then(|shows| shows.instead(&item.key));
-                entries.push(item.advertised(name, place, instead));
+                let mut entry = item.advertised(name, place, instead);
+                // Else a client would ask for a task where another server of the endpoint has them (MCP
+                // 2025-11-25, tasks).
+                if kind == ListKind::Tools && view != View::Modern && !lists.features.tasks.calls {
+                    entry.json = without_tasks(entry.json);
+                }
+                entries.push(entry);
             }
         }
     }
@@ -495,6 +505,8 @@ impl Merged {
             .all(|(one, two)| (one.digest, &one.tail) == (two.digest, &two.tail));
         same_lists
             && self.features == other.features
+            && self.tasks == other.tasks
+            && self.announced == other.announced
             && self.missing == other.missing
             && self.generations == other.generations
             && self.is_loading == other.is_loading
@@ -514,85 +526,5 @@ impl Merged {
     /// The places of the servers that have resources.
     pub fn resource_servers(&self) -> impl Iterator<Item = usize> {
         self.with_resources.iter().copied()
-    }
-
-    /// The `capabilities` object of the endpoint. While a server is missing, it may yet bring any list.
-    pub fn capabilities_json(&self) -> serde_json::Value {
-        let unknown = !self.missing.is_empty();
-        let mut capabilities = serde_json::Map::new();
-        let features = &self.features;
-        if features.tools || unknown {
-            capabilities.insert("tools".into(), json!({"listChanged": true}));
-        }
-        if features.prompts || unknown {
-            capabilities.insert("prompts".into(), json!({"listChanged": true}));
-        }
-        if features.resources || unknown {
-            let resources = if features.subscribe || unknown {
-                json!({"listChanged": true, "subscribe": true})
-            } else {
-                json!({"listChanged": true})
-            };
-            capabilities.insert("resources".into(), resources);
-        }
-        if features.logging {
-            capabilities.insert("logging".into(), json!({}));
-        }
-        if features.completions {
-            capabilities.insert("completions".into(), json!({}));
-        }
-        serde_json::Value::Object(capabilities)
-    }
-
-    /// The `result` of `initialize`.
-    pub fn initialize_result(&self, revision: Revision) -> Bytes {
-        let mut result = json!({
-            "protocolVersion": revision.as_str(),
-            "capabilities": self.capabilities_json(),
-            "serverInfo": server_info(),
-        });
-        if let Some(instructions) = &self.features.instructions {
-            result["instructions"] = instructions.as_str().into();
-        }
-        result.to_string().into()
-    }
-
-    /// The `result` of `server/discover`.
-    pub fn discover_result(&self) -> Bytes {
-        let mut result = json!({
-            "resultType": "complete",
-            "supportedVersions": [Revision::MODERN_LATEST.as_str()],
-            "capabilities": self.capabilities_json(),
-            "ttlMs": if self.missing.is_empty() { TTL_MS_DEFAULT } else { 0 },
-            "cacheScope": "public",
-            "_meta": {"io.modelcontextprotocol/serverInfo": server_info()},
-        });
-        if let Some(instructions) = &self.features.instructions {
-            result["instructions"] = instructions.as_str().into();
-        }
-        result.to_string().into()
-    }
-}
-
-impl ServerFeatures {
-    /// Adds what another server offers.
-    fn join(&mut self, server: &ServerName, other: &Self) {
-        self.tools |= other.tools;
-        self.prompts |= other.prompts;
-        self.resources |= other.resources;
-        self.subscribe |= other.subscribe;
-        self.logging |= other.logging;
-        self.completions |= other.completions;
-        if let Some(text) = &other.instructions {
-            let all = self.instructions.get_or_insert_default();
-            if all.len() + text.len() < INSTRUCTIONS_BYTES_MAX {
-                if !all.is_empty() {
-                    all.push_str("\n\n");
-                }
-                all.push_str(server.as_str());
-                all.push_str(": ");
-                all.push_str(text);
-            }
-        }
     }
 }

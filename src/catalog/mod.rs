@@ -4,14 +4,15 @@
 //! named; a name is a pure function of configuration and of the server's own name for it; what one kind of
 //! client is shown by a server is not shown to another kind.
 //!
-//! Everything that fetches and merges runs on the main thread (the *keeper*), never on a worker; workers read published
-//! snapshots. Does not know: HTTP towards clients, keys, or sessions of clients.
+//! Everything that fetches and merges runs on the main thread (the *keeper*), never on a worker; workers read
+//! published snapshots. Does not know: HTTP towards clients, keys, or sessions of clients.
 
 mod cursor;
 mod fetch;
 mod keeper;
 mod member;
 mod merge;
+mod offer;
 mod probe;
 mod retold;
 mod view;

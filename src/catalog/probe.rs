@@ -1,16 +1,13 @@
 //! One look at a server that nobody keeps: which era it speaks, and what it lists.
 
 use std::rc::Rc;
-use std::time::Duration;
-
-use tokio::time::timeout;
 
 use super::Config;
 use super::fetch::{Asker, FetchError, discover, lists};
 use super::merge::ServerLists;
-use crate::backend::{EraChoice, Lane, Outgoing, Pool};
+use crate::backend::{EraChoice, Pool};
 use crate::protocol::{ClientCapabilities, Era, Revision};
-use crate::session::{Introduction, Ready, Upstream};
+use crate::session::{Introduction, Upstream};
 
 /// What a server showed.
 pub struct Probed {
@@ -19,9 +16,6 @@ pub struct Probed {
     /// All that it lists.
     pub lists: ServerLists,
 }
-
-/// Telling a server that a session is over.
-const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Asks a server as the catalog would, once, and leaves nothing behind. The error is for clients.
 ///
@@ -43,18 +37,8 @@ pub async fn probe(pool: &Rc<Pool>, config: &Config) -> Result<Probed, String> {
     let opened = Upstream::default().open(pool, &introduction, None).await;
     let ready = opened.map_err(|fault| fault.for_client().to_owned())?;
     let looked = lists(pool, config, &Asker::Legacy(&ready)).await;
-    farewell(pool, &ready).await;
+    ready.part(pool).await;
     looked.map(|lists| Probed { era: Era::Legacy, lists }).map_err(text)
-}
-
-/// Tells a server that a session of ours is over.
-pub(super) async fn farewell(pool: &Rc<Pool>, ready: &Ready) {
-    if ready.session_id.is_some() {
-        let mut request = Outgoing::delete();
-        ready.write_headers(&mut request);
-        // A server that does not listen ends its sessions by itself.
-        drop(timeout(FAREWELL_TIMEOUT, pool.send(&request, Lane::Call)).await);
-    }
 }
 
 fn text(error: FetchError) -> String {

@@ -1,9 +1,11 @@
-//! An item of a list with some of its members told otherwise; the values of all others are as its server wrote them.
+//! An item of a list with some of its members told otherwise; the values of all others are as its server
+//! wrote them.
 
 use std::borrow::Cow;
 use std::fmt;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use memchr::memmem;
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -34,6 +36,20 @@ pub fn retold(tool: &Bytes, instead: &Override) -> Bytes {
     }
     for (name, value) in &told {
         put(&mut json, name, value);
+    }
+    json.put_u8(b'}');
+    json.freeze()
+}
+
+/// The tool without what it says of tasks.
+pub fn without_tasks(tool: Bytes) -> Bytes {
+    if memmem::find(&tool, b"taskSupport").is_none() {
+        return tool;
+    }
+    let Ok(Members(members)) = serde_json::from_slice(&tool) else { return tool };
+    let mut json = BytesMut::with_capacity(tool.len());
+    for (name, value) in members.iter().filter(|(name, _)| name != "execution") {
+        put(&mut json, name, value.get().as_bytes());
     }
     json.put_u8(b'}');
     json.freeze()

@@ -33,7 +33,7 @@ pub use scan::BATCH_ITEMS_MAX;
 pub use scan::{Envelope, Kind, Meta, Params, ParamsForm, Scanner};
 pub use span::{Id, IdForm, Span, Text};
 pub use splice::{EDITS_MAX, Slices, SpliceError, json_string, splice};
-pub use sse::{Boundary, EVENT_BYTES_MAX, Event, EventReader, EventSplitter, Part, SseError};
+pub use sse::{Boundary, EVENT_BYTES_MAX, Event, EventReader, EventSplitter, Part, SseError, write_event};
 pub use tokens::{DEPTH_MAX, SCRATCH_BYTES_KEPT};
 
 #[cfg(test)]

@@ -20,6 +20,14 @@ impl Span {
         message.get(self.start as usize..self.end as usize).unwrap_or_default()
     }
 
+    /// Where a part of a message lies in it. Both are parts of one text, so the difference of their addresses
+    /// is where the one begins in the other.
+    pub fn within(message: &[u8], part: &[u8]) -> Option<Self> {
+        let start = (part.as_ptr() as usize).checked_sub(message.as_ptr() as usize)?;
+        let end = start.checked_add(part.len()).filter(|end| *end <= message.len())?;
+        Some(Self { start: u32::try_from(start).ok()?, end: u32::try_from(end).ok()? })
+    }
+
     /// Length in bytes.
     pub fn len(self) -> usize {
         self.end.saturating_sub(self.start) as usize

@@ -7,9 +7,24 @@ mod boundary;
 mod reader;
 mod splitter;
 
+use bytes::{BufMut, Bytes, BytesMut};
+
 pub use boundary::Boundary;
 pub use reader::{EVENT_BYTES_MAX, Event, EventReader, SseError};
 pub use splitter::{EventSplitter, Part};
+
+/// A message as an event. A line break in it can only be white space between tokens, and parts data lines.
+pub fn write_event(message: &[u8]) -> Bytes {
+    let mut event = BytesMut::with_capacity(message.len() + 32);
+    event.put_slice(b"event: message\n");
+    for line in message.split(|byte| matches!(byte, b'\n' | b'\r')) {
+        event.put_slice(b"data: ");
+        event.put_slice(line);
+        event.put_u8(b'\n');
+    }
+    event.put_u8(b'\n');
+    event.freeze()
+}
 
 #[cfg(test)]
 mod tests;

@@ -33,6 +33,8 @@ pub enum Method {
     Complete,
     /// `logging/setLevel`, Legacy only.
     SetLevel,
+    /// `tasks/list`, 2025-11-25 only.
+    TasksList,
     /// `notifications/cancelled`.
     Cancelled,
     /// `notifications/progress`.
@@ -50,7 +52,7 @@ pub enum Method {
 }
 
 impl Method {
-    const NAMES: [(&'static str, Self); 23] = [
+    const NAMES: [(&'static str, Self); 24] = [
         ("tools/call", Self::ToolsCall),
         ("tools/list", Self::ToolsList),
         ("resources/read", Self::ResourcesRead),
@@ -61,6 +63,7 @@ impl Method {
         ("resources/list", Self::ResourcesList),
         ("resources/templates/list", Self::TemplatesList),
         ("completion/complete", Self::Complete),
+        ("tasks/list", Self::TasksList),
         ("initialize", Self::Initialize),
         ("notifications/initialized", Self::Initialized),
         ("notifications/cancelled", Self::Cancelled),
@@ -99,6 +102,7 @@ impl Method {
                 | Self::TemplatesList
                 | Self::ResourcesRead
                 | Self::Complete
+                | Self::TasksList
         )
     }
 }

@@ -7,9 +7,18 @@
 mod capabilities;
 pub mod code;
 pub mod header;
+mod id;
 mod method;
+pub mod param;
 mod revision;
 
 pub use capabilities::ClientCapabilities;
+pub use id::is_same_id;
 pub use method::Method;
 pub use revision::{Era, Revision};
+
+/// From servers, of a resource that clients subscribed to.
+pub const RESOURCE_UPDATED: &str = "notifications/resources/updated";
+
+/// The extension by which a server of 2026-07-28 answers a call later (SEP-2663).
+pub const TASKS_EXTENSION: &str = "io.modelcontextprotocol/tasks";

@@ -13,12 +13,13 @@ use tokio::task::spawn_local;
 use super::body::ResponseBody;
 use super::call::{self, Call};
 use super::fields::{Field, Fields};
+use super::legacy;
 use super::reply::{self, Reply};
 use super::worker::Worker;
-use super::{legacy, tag};
 use crate::auth::Identity;
 use crate::base::{Fault, Kind};
 use crate::frame::Kind as FrameKind;
+use crate::frame::write_event;
 use crate::limits::Permit;
 use crate::protocol::{Method, Revision, header};
 use crate::route::Endpoint;
@@ -140,5 +141,5 @@ async fn pass(worker: &Rc<Worker>, call: Box<Call>, id: Option<Bytes>, sender: &
         let fault = Fault::backend(Kind::Broken, "the answer broke off, or is too long for a batch");
         return sender.send(reply::terminal_event(&fault.answering(id))).await.is_ok();
     }
-    sender.send(tag::write_event(&message)).await.is_ok()
+    sender.send(write_event(&message)).await.is_ok()
 }

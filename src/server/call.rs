@@ -53,6 +53,13 @@ impl Call {
         self.envelope.kind == FrameKind::Request
     }
 
+    /// Whether it asks about a task that there is: of that method, or of another of the extension's.
+    pub fn is_task_request(&self) -> bool {
+        // None of them is a method of which the gateway knows more.
+        self.method.is_none()
+            && self.envelope.method.is_some_and(|method| method.value(&self.body).starts_with(b"tasks/"))
+    }
+
     /// Whether the key may call the tool that is called: the same question that decides what it is listed.
     pub fn check_grants(&self) -> Result<(), Fault> {
         if self.identity.may_call_all() || self.method != Some(Method::ToolsCall) {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
+use memchr::memmem;
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
@@ -19,6 +20,8 @@ use super::relay::Held;
 use super::reply::{self, Reply};
 use super::send;
 use super::tag;
+use super::task_list;
+use super::tasks::{self, TaskIds};
 use super::worker::Worker;
 use crate::backend::{Answered, Lane};
 use crate::base::{Fault, Kind};
@@ -26,7 +29,7 @@ use crate::catalog::{ListKind, View};
 use crate::frame::{Id, Kind as FrameKind, Span};
 use crate::protocol::{ClientCapabilities, Era, Method, Revision, header};
 use crate::route::{Endpoint, Place, Shape};
-use crate::session::{Ask, InFlight, Introduction, Ready, Session, ask, farewell};
+use crate::session::{Ask, InFlight, Introduction, Ready, Session, ask, farewell, is_lost};
 
 /// What a client says of itself is kept for its session; real ones have some 200 bytes.
 const INTRODUCTION_BYTES_MAX: usize = 16 << 10;
@@ -202,6 +205,12 @@ async fn request(worker: &Rc<Worker>, call: Box<Call>, session: Arc<Session>) ->
         Some(Method::TemplatesList) => return local::list(worker, &call, view, ListKind::Templates).await,
         Some(Method::Ping) => return Ok(reply::result(&call.id(), Bytes::from_static(b"{}"))),
         Some(Method::SetLevel) => return set_level(worker, &call, &session).await,
+        Some(Method::TasksList) if tasks::are_known(worker, &call, view) => {
+            return task_list::list(worker, &call, &session).await;
+        }
+        None if call.is_task_request() && tasks::are_known(worker, &call, view) => {
+            TaskIds::new(worker, &call.identity, Some(&session), &call.endpoint).target(&call)?
+        }
         _ => {
             return Err(Fault::client(
                 Kind::UnknownMethodInSession,
@@ -211,9 +220,6 @@ async fn request(worker: &Rc<Worker>, call: Box<Call>, session: Arc<Session>) ->
     };
     forward(worker, call, session, target).await
 }
-
-/// A place in the endpoint, and what is to be replaced in the message.
-type Target = (usize, Option<(Span, Bytes)>);
 
 /// From the first of the servers that has the resource.
 async fn read(
@@ -267,12 +273,12 @@ async fn set_level(worker: &Rc<Worker>, call: &Call, session: &Arc<Session>) -> 
 
 async fn notification(worker: &Rc<Worker>, call: Box<Call>, session: Arc<Session>) -> Result<Reply, Fault> {
     let params = &call.envelope.params;
-    let targets: Vec<Target> = match call.method {
+    let targets: Vec<usize> = match call.method {
         // To the one server that holds the call.
         Some(Method::Cancelled) => {
             let holder = params.request_id.and_then(|id| session.holder(id.span.of(&call.body)));
             if let Some((session, place)) = holder {
-                tell(worker, &call, &session, place, None).await;
+                tell(worker, &call, &session, place, &[]).await;
             }
             Vec::new()
         }
@@ -282,17 +288,17 @@ async fn notification(worker: &Rc<Worker>, call: Box<Call>, session: Arc<Session
         }
         Some(Method::RootsListChanged) => {
             let open = session.upstreams().filter(|(_, upstream)| upstream.ready().is_some());
-            open.map(|(place, _)| (place, None)).collect()
+            open.map(|(place, _)| place).collect()
         }
         // Each server is told `initialized` when its own session is opened; what nobody is known for is
         // taken and dropped, as a server does with a notification it does not know.
         _ => Vec::new(),
     };
     let Some((last, others)) = targets.split_last() else { return Ok(reply::accepted()) };
-    for (place, edit) in others {
-        tell(worker, &call, &session, *place, edit.clone()).await;
+    for place in others {
+        tell(worker, &call, &session, *place, &[]).await;
     }
-    tell(worker, &call, &session, last.0, last.1.clone()).await;
+    tell(worker, &call, &session, *last, &[]).await;
     Ok(reply::accepted())
 }
 
@@ -316,7 +322,14 @@ async fn tell_tagged(worker: &Rc<Worker>, call: &Call, session: &Arc<Session>, i
     former.retain(|former| former.endpoint.id != session.endpoint.id);
     for session in former.iter().chain([session]) {
         if let Some((place, edit)) = tagged(call, &session.endpoint, id) {
-            tell(worker, call, session, place, edit).await;
+            let mut edits = vec![edit];
+            // Of a task the answer says to which it belongs.
+            if memmem::find(&call.body, b"related-task").is_some() {
+                let ids = TaskIds::new(worker, &call.identity, Some(session), &session.endpoint);
+                edits.extend(ids.related(call));
+                edits.sort_by_key(|(span, _)| span.start);
+            }
+            tell(worker, call, session, place, &edits).await;
             is_known = true;
         }
     }
@@ -324,24 +337,18 @@ async fn tell_tagged(worker: &Rc<Worker>, call: &Call, session: &Arc<Session>, i
 }
 
 /// The server a tagged id names, and the id it knows in place of the tagged one.
-fn tagged(call: &Call, endpoint: &Endpoint, id: Option<Id>) -> Option<Target> {
+fn tagged(call: &Call, endpoint: &Endpoint, id: Option<Id>) -> Option<(usize, (Span, Bytes))> {
     let id = id?;
     let text: String = serde_json::from_slice(id.span.of(&call.body)).ok()?;
     let (place, raw) = tag::untag(endpoint, &text)?;
-    Some((place, Some((id.span, raw))))
+    Some((place, (id.span, raw)))
 }
 
 /// Passes on what has no answer. A server without an open session is not opened for it.
-async fn tell(
-    worker: &Rc<Worker>,
-    call: &Call,
-    session: &Session,
-    place: usize,
-    edit: Option<(Span, Bytes)>,
-) {
+async fn tell(worker: &Rc<Worker>, call: &Call, session: &Session, place: usize, edits: &[(Span, Bytes)]) {
     let Some(ready) = session.upstream(place).ready() else { return };
     let server = &session.endpoint.servers[place];
-    match timeout(TELL_TIMEOUT, deliver(worker, call, &ready, server, edit.as_slice())).await {
+    match timeout(TELL_TIMEOUT, deliver(worker, call, &ready, server, edits)).await {
         Ok(Ok(_taken)) => {}
         Ok(Err(fault)) => drop(worker.note_fault(&fault)),
         Err(_elapsed) => {
@@ -392,7 +399,11 @@ async fn forward(
     };
     let id = call.is_request().then(|| call.id());
     let endpoint = Arc::clone(&call.endpoint);
-    let held = Held { in_flight, meter, ..send::held(call.permit, call.identity) };
+    let tasks = match endpoint.shape {
+        Shape::Single => None,
+        Shape::Aggregate(_) => tasks::legacy(worker, &call, &session, place).map(Box::new),
+    };
+    let held = Held { in_flight, meter, tasks, ..send::held(call.permit, call.identity) };
     let reply = send::pass(worker, &endpoint.servers[place], endpoint.shape, id, response, held).await?;
     let streams = worker.shared.streams.as_ref().filter(|_| reply.body.is_events() && !call.is_part);
     let Some(streams) = streams else { return Ok(reply) };
@@ -459,7 +470,7 @@ async fn ask_server(
     // Read to its end, so that its place among the server's calls is free for what follows.
     let said = { response.body }.collect(send::ERROR_BYTES_MAX).await;
     let said = said.map_err(|error| error.into_fault(server))?;
-    if !is_lost(worker, call, &ready, place, status).await {
+    if !is_lost(&worker.pool(&call.endpoint.servers[place])?, &ready, status).await {
         return Ok(Delivered::Refused(status, said));
     }
     tracing::info!(%server, "the server lost its session; opening another");
@@ -467,19 +478,6 @@ async fn ask_server(
     let ready = open(worker, call, session, place).await?;
     let response = deliver(worker, call, &ready, &call.endpoint.servers[place], edits).await?;
     Ok(Delivered::Answered(response))
-}
-
-/// Whether the server does not know the session any more: 404 says so (MCP 2025-03-26, session
-/// management). Some say 400, as they do to much else; a ping tells which it was.
-async fn is_lost(worker: &Rc<Worker>, call: &Call, ready: &Ready, place: usize, status: StatusCode) -> bool {
-    const PING: &[u8] = br#"{"jsonrpc":"2.0","id":"metamcp-ping","method":"ping"}"#;
-    if status == StatusCode::NOT_FOUND {
-        return true;
-    }
-    let asked =
-        Ask { method: Method::Ping, message: Bytes::from_static(PING), ready: Some(ready), modern: None };
-    let Ok(pool) = worker.pool(&call.endpoint.servers[place]) else { return false };
-    ask(&pool, asked).await.is_ok_and(|heard| heard.status.is_client_error())
 }
 
 /// Ends a session, here and at every server.

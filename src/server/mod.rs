@@ -30,7 +30,10 @@ mod receive;
 mod relay;
 mod reply;
 mod send;
+mod subscription;
 mod tag;
+mod task_list;
+mod tasks;
 mod worker;
 mod write;
 

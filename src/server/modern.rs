@@ -11,8 +11,9 @@ use super::meter::Meter;
 use super::relay::Held;
 use super::reply::{self, Reply};
 use super::send::{self, held};
+use super::tasks::{self, TaskIds};
 use super::worker::Worker;
-use super::{event_stream, local};
+use super::{local, subscription};
 use crate::backend::{Answered, BackendId, Lane};
 use crate::base::{Fault, Kind};
 use crate::catalog::{ListKind, View};
@@ -51,11 +52,16 @@ async fn aggregate(worker: &Rc<Worker>, call: Box<Call>) -> Result<Reply, Fault>
             forward(worker, call, place, rename).await
         }
         Some(Method::Discover) => local::discover(worker, &call).await,
-        Some(Method::Listen) => event_stream::subscribe(worker, call),
+        Some(Method::Listen) => subscription::subscribe(worker, call),
         Some(Method::ToolsList) => local::list(worker, &call, View::Modern, ListKind::Tools).await,
         Some(Method::PromptsList) => local::list(worker, &call, View::Modern, ListKind::Prompts).await,
         Some(Method::ResourcesList) => local::list(worker, &call, View::Modern, ListKind::Resources).await,
         Some(Method::TemplatesList) => local::list(worker, &call, View::Modern, ListKind::Templates).await,
+        None if call.is_task_request() && tasks::are_known(worker, &call, View::Modern) => {
+            let ids = TaskIds::new(worker, &call.identity, None, &call.endpoint);
+            let (place, rename) = ids.target(&call)?;
+            forward(worker, call, place, rename).await
+        }
         _ => {
             Err(Fault::client(Kind::UnknownMethod, "no server behind this endpoint is known for this method"))
         }
@@ -99,10 +105,15 @@ async fn forward(
     let endpoint = call.endpoint.clone();
     let server = &endpoint.servers[place];
     let id = call.envelope.id.map(|id| call.raw(id.span));
-    // Every answer stands alone, so nothing in it is to be changed, from whichever server it comes.
+    // Every answer stands alone, so nothing in it is to be changed, from whichever server it comes, but the ids of tasks.
     let subscription = (call.method == Some(Method::Listen)).then_some(BackendId(server.backend));
-    let held = Held { meter, subscription, ..held(call.permit, call.identity) };
-    send::pass(worker, server, Shape::Single, id, response, held).await
+    let tasks = match endpoint.shape {
+        Shape::Single => None,
+        Shape::Aggregate(_) => tasks::modern(worker, &call, place).map(Box::new),
+    };
+    let shape = if tasks.is_some() { endpoint.shape } else { Shape::Single };
+    let held = Held { meter, subscription, tasks, ..held(call.permit, call.identity) };
+    send::pass(worker, server, shape, id, response, held).await
 }
 
 /// Sends the message, and waits for the head of its answer.

@@ -7,9 +7,8 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 
-use super::tag;
 use crate::catalog::ListKind;
-use crate::frame::EventSplitter;
+use crate::frame::{EventSplitter, write_event};
 use crate::protocol::Method;
 use crate::session::Writer;
 
@@ -87,5 +86,5 @@ impl Outlet {
 
 /// Says that a list changed.
 pub fn announcement(method: Method) -> Bytes {
-    tag::write_event(json!({"jsonrpc": "2.0", "method": method.as_str()}).to_string().as_bytes())
+    write_event(json!({"jsonrpc": "2.0", "method": method.as_str()}).to_string().as_bytes())
 }

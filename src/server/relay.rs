@@ -17,7 +17,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::again::Again;
 use super::body::BodyError;
 use super::meter::Meter;
-use super::tag;
+use super::tasks::TaskPass;
 use super::{Shared, Worker, reply};
 use crate::auth::Identity;
 use crate::backend::{Answer, BackendError, BackendId, Stage};
@@ -25,6 +25,7 @@ use crate::base::{Fault, Kind, Phase, ServerName};
 use crate::fleet::Fleet;
 use crate::frame::{Boundary, EventReader, Kind as FrameKind};
 use crate::limits::Permit;
+use crate::protocol::is_same_id;
 use crate::session::InFlight;
 use tagging::Tagging;
 
@@ -40,6 +41,8 @@ pub struct Held {
     pub identity: Identity,
     /// The server of a subscription, when it is one: it ends with that too, and when the gateway drains.
     pub subscription: Option<BackendId>,
+    /// What is done about tasks, where the server has them.
+    pub tasks: Option<Box<TaskPass>>,
 }
 
 /// An answer on its way.
@@ -145,7 +148,8 @@ impl Relay {
         id: Option<Bytes>,
     ) -> Self {
         let stream = Stream::new(worker, server.0, id, &held);
-        let tagging = Box::new(Tagging::new(server.1, stream.id.clone()));
+        let mut held = held;
+        let tagging = Box::new(Tagging::new(server.1, stream.id.clone(), held.tasks.take()));
         Self { answer, pace: Pace::Tagged(stream, tagging), done: false, held }
     }
 
@@ -491,7 +495,7 @@ impl Whole {
                 };
                 let is_answer = matches!(envelope.kind, FrameKind::Response | FrameKind::Error);
                 let ids = envelope.id.zip(stream.id.as_ref());
-                if is_answer && ids.is_some_and(|(id, asked)| tag::is_same_id(id.span.of(&data), asked)) {
+                if is_answer && ids.is_some_and(|(id, asked)| is_same_id(id.span.of(&data), asked)) {
                     return Outcome::Passed;
                 }
             }

@@ -137,6 +137,7 @@ impl Wire {
             Kind::UnknownMethodInSession => (StatusCode::OK, code::METHOD_NOT_FOUND),
             Kind::HeaderMismatch => (StatusCode::BAD_REQUEST, code::HEADER_MISMATCH),
             Kind::UnsupportedVersion => (StatusCode::BAD_REQUEST, code::UNSUPPORTED_VERSION),
+            Kind::MissingCapability => (StatusCode::BAD_REQUEST, code::MISSING_CAPABILITY),
             // No code of the Modern era: a client of both eras is to fall back to `initialize`.
             Kind::OtherEra | Kind::SessionMissing => (StatusCode::BAD_REQUEST, code::LEGACY_TRANSPORT),
             Kind::SessionUnknown => (StatusCode::NOT_FOUND, code::LEGACY_TRANSPORT),

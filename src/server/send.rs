@@ -88,6 +88,11 @@ pub async fn pass(
     if length == Some(0) {
         return Err(BackendError::bare(Stage::Nonsense).into_fault(&place.name));
     }
+    if let Some(tasks) = held.tasks.take().filter(|tasks| tasks.is_in_answer()) {
+        // What is to be changed has to be here.
+        let bytes = answer.collect(MESSAGE_BYTES_MAX).await.map_err(|error| error.into_fault(&place.name))?;
+        return Ok(whole(&head, tasks.message(&place.name, bytes), held));
+    }
     if length.is_some_and(|length| length <= WHOLE_BYTES_MAX as u64) {
         let bytes = answer.collect(WHOLE_BYTES_MAX).await.map_err(|error| error.into_fault(&place.name))?;
         return Ok(whole(&head, bytes, held));
@@ -167,5 +172,5 @@ pub fn pass_refusal(
 
 /// What a call holds until its answer has passed.
 pub fn held(permit: Option<Permit>, identity: Identity) -> Held {
-    Held { permit, in_flight: None, meter: None, identity, subscription: None }
+    Held { permit, in_flight: None, meter: None, identity, subscription: None, tasks: None }
 }

@@ -8,9 +8,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::tasks::TaskPass;
 use crate::base::ServerName;
-use crate::frame::{Envelope, Event, Kind, Scanner, Span, splice};
-use crate::protocol::Method;
+use crate::frame::{Envelope, Event, Kind, Scanner, Span, splice, write_event};
+use crate::protocol::{Method, is_same_id};
 use crate::route::Endpoint;
 
 /// Parts the server from its id; it cannot occur in a server's name.
@@ -54,7 +55,12 @@ pub enum Passed {
 /// Event ids are taken out: they are the server's own, and another server may use the same. Of answers only
 /// the first to `awaited`, the raw id of a request, passes, and takes it: a server answers what it was asked
 /// and not what another was.
-pub fn pass(event: Event, server: &ServerName, awaited: &mut Option<Bytes>, scanner: &mut Scanner) -> Passed {
+pub fn pass(
+    event: Event,
+    (server, tasks): (&ServerName, Option<&TaskPass>),
+    awaited: &mut Option<Bytes>,
+    scanner: &mut Scanner,
+) -> Passed {
     let Some(data) = event.data.filter(|data| !data.is_empty()) else { return Passed::Dropped };
     let Ok(envelope) = scanner.scan(&data) else { return Passed::Dropped };
     if matches!(envelope.kind, Kind::Response | Kind::Error) && !take_awaited(&envelope, &data, awaited) {
@@ -62,25 +68,24 @@ pub fn pass(event: Event, server: &ServerName, awaited: &mut Option<Bytes>, scan
     }
     let method = envelope.method.map(|method| method.value(&data));
     let method = method.as_deref().and_then(Method::parse);
-    match edits(&envelope, method, &data, server) {
-        Edits::None => {
-            let is_resumable = event.id.is_some() || event.retry.is_some();
-            let bytes = if is_resumable { write_event(&data) } else { whole(event.raw) };
-            match (is_list_change(method), is_resumable) {
-                (true, _) => Passed::ListChanged(bytes),
-                (false, true) => Passed::Tagged(bytes),
-                (false, false) => Passed::Untouched(bytes),
-            }
-        }
-        Edits::Some(edits) => match splice(&data, &edits) {
-            Ok(slices) => {
-                let mut message = BytesMut::with_capacity(slices.len_bytes());
-                slices.for_each(|slice| message.put_slice(&slice));
-                Passed::Tagged(write_event(&message))
-            }
-            Err(_) => Passed::Dropped,
-        },
-        Edits::Refused => Passed::Dropped,
+    let Some(mut edits) = edits(&envelope, method, &data, server) else { return Passed::Dropped };
+    if let Some(tasks) = tasks {
+        edits.extend(tasks.edits(server, &data));
+        edits.sort_by_key(|(span, _)| span.start);
+    }
+    let is_written = !edits.is_empty() || event.id.is_some() || event.retry.is_some();
+    let bytes = if edits.is_empty() {
+        if is_written { write_event(&data) } else { whole(event.raw) }
+    } else {
+        let Ok(slices) = splice(&data, &edits) else { return Passed::Dropped };
+        let mut message = BytesMut::with_capacity(slices.len_bytes());
+        slices.for_each(|slice| message.put_slice(&slice));
+        write_event(&message)
+    };
+    match (is_list_change(method), is_written) {
+        (true, _) => Passed::ListChanged(bytes),
+        (false, true) => Passed::Tagged(bytes),
+        (false, false) => Passed::Untouched(bytes),
     }
 }
 
@@ -98,35 +103,28 @@ fn take_awaited(envelope: &Envelope, data: &[u8], awaited: &mut Option<Bytes>) -
     is_it
 }
 
-/// Whether two raw ids are one: a string may be written in several ways.
-pub fn is_same_id(one: &[u8], other: &[u8]) -> bool {
-    let text = |raw| serde_json::from_slice::<String>(raw).ok();
-    one == other || text(one).is_some_and(|one| text(other) == Some(one))
-}
-
-enum Edits {
-    None,
-    Some(Vec<(Span, Bytes)>),
-    /// An id that is too long to be carried.
-    Refused,
-}
-
-fn edits(envelope: &Envelope, method: Option<Method>, data: &[u8], server: &ServerName) -> Edits {
+/// What is to be replaced; `None`: an id is too long to be carried.
+fn edits(
+    envelope: &Envelope,
+    method: Option<Method>,
+    data: &[u8],
+    server: &ServerName,
+) -> Option<Vec<(Span, Bytes)>> {
     let ids = match (envelope.kind, method) {
         (Kind::Request, _) => [envelope.id, envelope.params.meta.progress_token],
         (Kind::Notification, Some(Method::Cancelled)) => [envelope.params.request_id, None],
-        _ => return Edits::None,
+        _ => return Some(Vec::new()),
     };
     let mut edits: Vec<(Span, Bytes)> = Vec::with_capacity(2);
     for id in ids.into_iter().flatten() {
         let raw = id.span.of(data);
         if raw.len() > ID_BYTES_MAX {
-            return Edits::Refused;
+            return None;
         }
         edits.push((id.span, tag(server, raw)));
     }
     edits.sort_by_key(|(span, _)| span.start);
-    if edits.is_empty() { Edits::None } else { Edits::Some(edits) }
+    Some(edits)
 }
 
 fn is_list_change(method: Option<Method>) -> bool {
@@ -146,19 +144,6 @@ pub fn whole(raw: Bytes) -> Bytes {
     whole.put_slice(&raw);
     whole.put_u8(b'\n');
     whole.freeze()
-}
-
-/// A message as an event. A line break in it can only be white space between tokens, and parts data lines.
-pub fn write_event(message: &[u8]) -> Bytes {
-    let mut event = BytesMut::with_capacity(message.len() + 32);
-    event.put_slice(b"event: message\n");
-    for line in message.split(|byte| matches!(byte, b'\n' | b'\r')) {
-        event.put_slice(b"data: ");
-        event.put_slice(line);
-        event.put_u8(b'\n');
-    }
-    event.put_u8(b'\n');
-    event.freeze()
 }
 
 #[cfg(test)]
@@ -189,7 +174,7 @@ mod tests {
         reader.push(Bytes::copy_from_slice(stream.as_bytes()));
         let event = reader.next().unwrap().expect("one event");
         let server = ServerName::new("b").unwrap();
-        let passed = match pass(event, &server, &mut awaited, &mut Scanner::new()) {
+        let passed = match pass(event, (&server, None), &mut awaited, &mut Scanner::new()) {
             Passed::Untouched(bytes) | Passed::Tagged(bytes) | Passed::ListChanged(bytes) => Some(bytes),
             Passed::Dropped => None,
         };

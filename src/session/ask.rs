@@ -70,6 +70,21 @@ pub async fn ask_for(pool: &Rc<Pool>, ask: Ask<'_>, owner: Option<KeyId>) -> Ask
     Ok(Heard { status, session_id: head.session_id, message })
 }
 
+/// Whether a server does not know a session any more: 404 says so (MCP 2025-03-26, session management). Some
+/// say 400, as they do to much else; a ping tells which it was.
+pub async fn is_lost(pool: &Rc<Pool>, ready: &Ready, status: StatusCode) -> bool {
+    const PING: &[u8] = br#"{"jsonrpc":"2.0","id":"metamcp-ping","method":"ping"}"#;
+    match status {
+        StatusCode::NOT_FOUND => true,
+        StatusCode::BAD_REQUEST => {
+            let message = Bytes::from_static(PING);
+            let asked = Ask { method: Method::Ping, message, ready: Some(ready), modern: None };
+            ask(pool, asked).await.is_ok_and(|heard| heard.status.is_client_error())
+        }
+        _ => false,
+    }
+}
+
 /// The result or error of a stream; what comes before it is of no interest here.
 pub async fn read_terminal(answer: &mut Answer) -> Result<Bytes, BackendError> {
     let (mut reader, mut scanner) = (EventReader::new(), Scanner::new());

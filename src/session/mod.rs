@@ -16,7 +16,7 @@ mod upstream;
 
 use std::time::Duration;
 
-pub use ask::{Ask, Asked, Heard, MESSAGE_BYTES_MAX, ask, read_terminal};
+pub use ask::{Ask, Asked, Heard, MESSAGE_BYTES_MAX, ask, is_lost, read_terminal};
 pub use feed::{Feed, FeedEnd, Source};
 pub use id::{Seal, SessionKey};
 pub use state::{InFlight, Leftover, OpenStream, Session};
@@ -24,7 +24,9 @@ pub use stream::{
     Config as StreamsConfig, Gone, Mark, Next, NotHere, REQUEST_ID_BYTES_MAX, Reader, Stream, Streams, Writer,
 };
 pub use table::{Full, NotFound, Sessions};
-pub use upstream::{Capabilities, Introduction, Ready, ServerFeatures, Upstream, farewell, part_when_quiet};
+pub use upstream::{
+    Capabilities, Introduction, Ready, ServerFeatures, TaskFeatures, Upstream, farewell, part_when_quiet,
+};
 
 /// Bounds of sessions.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -11,8 +11,9 @@ use super::stream::{Mark, Stream};
 use super::upstream::{Introduction, Upstream};
 use crate::route::Endpoint;
 
-/// One client's session over one version of its endpoint: small, shared by all workers, rebuilt from its id when
-/// lost. When the endpoint changes, another takes its place ([`Session::over`]); calls under way keep this one.
+/// One client's session over one version of its endpoint: small, shared by all workers, rebuilt from its id
+/// when lost. When the endpoint changes, another takes its place ([`Session::over`]); calls under way keep
+/// this one.
 pub struct Session {
     /// What its id says.
     pub seal: Seal,
@@ -30,8 +31,8 @@ pub struct Session {
 struct Life {
     /// Guards the calls under way, each with the id of its server; a few lines at a time.
     in_flight: Mutex<Vec<(Bytes, u32)>>,
-    /// Guards the session as it was over earlier versions of its endpoint, as long as calls are under way in it; a few
-    /// lines at a time.
+    /// Guards the session as it was over earlier versions of its endpoint, as long as calls are under way in
+    /// it; a few lines at a time.
     former: Mutex<Vec<Weak<Session>>>,
     /// Guards the log level; a few lines at a time.
     log_level: Mutex<Option<Bytes>>,
@@ -41,8 +42,8 @@ struct Life {
     stream_generation: AtomicU64,
     /// Open ones; more than one only while a new one takes over.
     streams: AtomicU32,
-    /// Wakes the event stream: an upstream opened, another stream took over, the endpoint changed, or the session
-    /// ended.
+    /// Wakes the event stream: an upstream opened, another stream took over, the endpoint changed, or the
+    /// session ended.
     changed: Notify,
     ended: AtomicBool,
     /// Seconds since the Unix epoch, in steps of the sweep.
@@ -63,8 +64,8 @@ impl Session {
         Self { seal, endpoint, introduction, upstreams, life }
     }
 
-    /// The same session over its endpoint as it is now: what is open at a server that did not change is open there.
-    /// Also gives what has no place any more.
+    /// The same session over its endpoint as it is now: what is open at a server that did not change is open
+    /// there. Also gives what has no place any more.
     pub fn over(self: &Arc<Self>, endpoint: Arc<Endpoint>) -> (Self, Vec<Leftover>) {
         let mut former = lock(&self.life.former);
         former.retain(|session| session.strong_count() > 0);
@@ -118,8 +119,8 @@ impl Session {
         Some(InFlight { session: Arc::clone(self), id })
     }
 
-    /// Which server of the endpoint holds the call with that raw id; in the session as it was when the call began,
-    /// if the server is behind it no more.
+    /// Which server of the endpoint holds the call with that raw id; in the session as it was when the call
+    /// began, if the server is behind it no more.
     pub fn holder(self: &Arc<Self>, id: &[u8]) -> Option<(Arc<Self>, usize)> {
         let (_, backend) = lock(&self.life.in_flight).iter().find(|(other, _)| other == id).cloned()?;
         let all = std::iter::once(Arc::clone(self)).chain(self.former());

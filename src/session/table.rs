@@ -93,8 +93,9 @@ impl Sessions {
         Ok((text, session))
     }
 
-    /// The session of that id, its state rebuilt when this process has none, and renewed when the endpoint is newer
-    /// than it. Of two versions of the endpoint the session may be over the newer one: go by the session's.
+    /// The session of that id, its state rebuilt when this process has none, and renewed when the endpoint is
+    /// newer than it. Of two versions of the endpoint the session may be over the newer one: go by the
+    /// session's.
     pub fn find(
         &self,
         text: &[u8],
@@ -133,8 +134,8 @@ impl Sessions {
         Some(Arc::clone(live))
     }
 
-    /// Every session over its endpoint as that table has it. Of an endpoint that is gone the state is dropped; the
-    /// ids stay good, should it come back.
+    /// Every session over its endpoint as that table has it. Of an endpoint that is gone the state is
+    /// dropped; the ids stay good, should it come back.
     pub fn follow(&self, table: &Table) {
         for shard in &self.shards {
             let mut shard = lock(shard);

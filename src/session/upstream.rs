@@ -12,6 +12,7 @@ use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -22,7 +23,7 @@ use crate::auth::KeyId;
 use crate::backend::{BackendId, Lane, Outgoing, Pool};
 use crate::base::{Fault, Kind};
 use crate::fleet::Pools;
-use crate::protocol::{ClientCapabilities, Era, Method, Revision, header};
+use crate::protocol::{ClientCapabilities, Era, Method, Revision, TASKS_EXTENSION, header};
 
 /// Of what a server says when it refuses a session, in an error of ours.
 const SAID_CHARS_MAX: usize = 300;
@@ -98,6 +99,35 @@ pub struct ServerFeatures {
     pub completions: bool,
     /// Its instructions to the model.
     pub instructions: Option<String>,
+    /// `tasks`, or the extension of that name.
+    pub tasks: TaskFeatures,
+}
+
+/// What a server does with tasks: the experimental ones of 2025-11-25, or the extension of 2026-07-28.
+#[expect(clippy::struct_excessive_bools, reason = "each is a member of its own in the protocol")]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TaskFeatures {
+    /// `tasks.requests.tools.call`
+    pub calls: bool,
+    /// `tasks.list`
+    pub list: bool,
+    /// `tasks.cancel`
+    pub cancel: bool,
+    /// `extensions["io.modelcontextprotocol/tasks"]`
+    pub extension: bool,
+}
+
+impl TaskFeatures {
+    /// What the one or the other does.
+    #[must_use]
+    pub const fn or(self, other: Self) -> Self {
+        Self {
+            calls: self.calls || other.calls,
+            list: self.list || other.list,
+            cancel: self.cancel || other.cancel,
+            extension: self.extension || other.extension,
+        }
+    }
 }
 
 impl Upstream {
@@ -140,7 +170,8 @@ impl Upstream {
         Ok(self.publish(ready))
     }
 
-    /// Opens with the client's own `initialize`, and gives the whole answer to it; what follows (`notifications/initialized`) is its own too.
+    /// Opens with the client's own `initialize`, and gives the whole answer to it; what follows
+    /// (`notifications/initialized`) is its own too.
     pub async fn open_for_client(
         &self,
         pool: &Rc<Pool>,
@@ -208,7 +239,9 @@ async fn initialize(pool: &Rc<Pool>, introduction: &Introduction) -> Result<(Rea
         ));
     }
     let result = answer.result.filter(|_| status.is_success()).ok_or_else(nonsense)?;
-    let features = result.capabilities.features(result.instructions);
+    let mut features = result.capabilities.features(result.instructions);
+    // Of the other era, whatever it says.
+    features.tasks.extension = false;
     let revision = Revision::parse(result.protocol_version.as_bytes()).ok_or_else(nonsense)?;
     let revision = HeaderValue::from_static(revision.as_str());
     Ok((Ready { session_id, revision, features, stream: StreamState::default() }, message))
@@ -270,6 +303,23 @@ pub struct Capabilities {
     resources: Option<Resources>,
     logging: Option<IgnoredAny>,
     completions: Option<IgnoredAny>,
+    /// Whatever stands there: what is not as it should be is no reason to have no session.
+    #[serde(default)]
+    tasks: Value,
+    #[serde(default)]
+    extensions: Value,
+}
+
+impl Capabilities {
+    fn task_features(&self) -> TaskFeatures {
+        let calls = self.tasks["requests"]["tools"]["call"].is_object();
+        TaskFeatures {
+            calls,
+            list: calls && self.tasks["list"].is_object(),
+            cancel: calls && self.tasks["cancel"].is_object(),
+            extension: self.extensions[TASKS_EXTENSION].is_object(),
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -281,6 +331,7 @@ impl Capabilities {
     /// As plain flags.
     pub fn features(self, instructions: Option<String>) -> ServerFeatures {
         ServerFeatures {
+            tasks: self.task_features(),
             tools: self.tools.is_some(),
             prompts: self.prompts.is_some(),
             subscribe: self.resources.as_ref().is_some_and(|resources| resources.subscribe == Some(true)),
@@ -309,6 +360,16 @@ impl Ready {
         }
     }
 
+    /// Tells the server that the session is over, when it has an id to be told by.
+    pub async fn part(&self, pool: &Rc<Pool>) {
+        if self.session_id.is_some() {
+            let mut request = Outgoing::delete();
+            self.write_headers(&mut request);
+            // A server that is away, or does not listen, ends its sessions by itself.
+            let _ = timeout(FAREWELL_TIMEOUT, pool.send(&request, Lane::Call)).await;
+        }
+    }
+
     /// What later requests of the session carry.
     pub fn write_headers(&self, request: &mut Outgoing) {
         request.set_era(Era::Legacy);
@@ -329,8 +390,8 @@ pub async fn farewell(session: Arc<Session>, pools: Rc<Pools>) {
     }
 }
 
-/// Tells servers that are behind their clients' sessions no more, each when no call is under way in its session. Ends
-/// when all are told.
+/// Tells servers that are behind their clients' sessions no more, each when no call is under way in its
+/// session. Ends when all are told.
 pub async fn part_when_quiet(mut left: Vec<Leftover>, pools: Rc<Pools>) {
     // Its own hold on the connections: they may be gone from the pools before a long call ends.
     let ids: HashSet<u32> = left.iter().map(|left| left.backend).collect();
@@ -351,10 +412,7 @@ pub async fn part_when_quiet(mut left: Vec<Leftover>, pools: Rc<Pools>) {
 const QUIET_POLL: Duration = Duration::from_secs(1);
 
 async fn part(upstream: &Upstream, backend: BackendId, pools: &Pools) {
-    let Some(ready) = upstream.ready().filter(|ready| ready.session_id.is_some()) else { return };
-    let Some(pool) = pools.find(backend) else { return };
-    let mut request = Outgoing::delete();
-    ready.write_headers(&mut request);
-    // A server that is away ends its sessions by itself.
-    let _ = timeout(FAREWELL_TIMEOUT, pool.send(&request, Lane::Call)).await;
+    if let (Some(ready), Some(pool)) = (upstream.ready(), pools.find(backend)) {
+        ready.part(&pool).await;
+    }
 }

@@ -23,6 +23,7 @@ struct State {
     ways: Ways,
     sessions: HashMap<usize, TcpStream>,
     opened: usize,
+    gets: usize,
     /// Every message that came in a session, with that, and the head that it came with.
     seen: Vec<(usize, Value, String)>,
     /// Streams that the other side closed.
@@ -97,6 +98,11 @@ impl Server {
         self.edit(|state| state.opened)
     }
 
+    /// Event streams asked for so far.
+    pub fn gets(&self) -> usize {
+        self.edit(|state| state.gets)
+    }
+
     /// Says something on every open stream.
     pub fn say(&self, message: &Value) {
         let sessions: Vec<usize> = self.edit(|state| state.sessions.keys().copied().collect());
@@ -168,7 +174,10 @@ impl Server {
 
     /// An event stream, as long as either side holds it.
     fn open(&self, mut stream: TcpStream, head: &str) {
-        let ways = self.edit(|state| state.ways.clone());
+        let ways = self.edit(|state| {
+            state.gets += 1;
+            state.ways.clone()
+        });
         if !head.starts_with("GET /sse") {
             drop(
                 stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"),
@@ -256,7 +265,8 @@ impl Server {
                 let tool = |name: &str| json!({"name": name, "inputSchema": {"type": "object"}});
                 let names =
                     ["echo", "progress", "ask", "hang", "break", "refused", "drop", "twice", "log", "early"];
-                json!({"tools": names.map(tool)})
+                let all = names.into_iter().chain(["inquire"]).map(tool);
+                json!({"tools": all.collect::<Vec<_>>()})
             }
             Some("ping" | "logging/setLevel") => json!({}),
             Some("tools/call") => match self.call(session, id, params) {
@@ -292,6 +302,7 @@ impl Server {
                 self.wait("the answer of a client", |server| answer(server).is_some());
                 answer(self).map(|(_, message, _)| message.to_string())
             }
+            "inquire" => Some(self.inquire(session, id, arguments)),
             "hang" => None,
             "break" => {
                 let stream = self.edit(|state| state.sessions.remove(&session));
@@ -299,7 +310,8 @@ impl Server {
                 None
             }
             "twice" => {
-                // An answer to nothing, one that is no message, and its own in one piece with a second of its kind.
+                // An answer to nothing, one that is no message, and its own in one piece with a second of its
+                // kind.
                 let answer = |id: &Value, text: &str| {
                     let content = json!([{"type": "text", "text": text}]);
                     let message = json!({"jsonrpc": "2.0", "id": id, "result": {"content": content}});
@@ -330,6 +342,25 @@ impl Server {
                 Some(arguments["text"].as_str().unwrap_or("none").to_owned())
             }
         }
+    }
+
+    /// Asks all of it, one after the other, and gives the answers.
+    fn inquire(&self, session: usize, id: &Value, arguments: &Value) -> String {
+        let questions = arguments["questions"].as_array().unwrap();
+        let answers = questions.iter().enumerate().map(|(at, question)| {
+            let asked = json!(format!("i{at}-{id}"));
+            let mut request = question.clone();
+            request["jsonrpc"] = json!("2.0");
+            request["id"] = asked.clone();
+            self.send(session, &request);
+            let find = |server: &Self| {
+                let seen = server.edit(|state| state.seen.clone());
+                seen.into_iter().rfind(|(at, message, _)| *at == session && message["id"] == asked)
+            };
+            self.wait("the answer of a client", |server| find(server).is_some());
+            find(self).map_or(Value::Null, |(_, message, _)| message)
+        });
+        Value::from(answers.collect::<Vec<_>>()).to_string()
     }
 
     fn send(&self, session: usize, message: &Value) {

@@ -1,7 +1,9 @@
-//! An MCP server over standard input and output that can misbehave in the ways that real ones do. Test equipment.
+//! An MCP server over standard input and output that can misbehave in the ways that real ones do. Test
+//! equipment.
 //!
-//! What it does besides is said by its arguments: `banner` and `stderr` come before the first message, `mute` never
-//! answers, `stubborn` ignores the end of its input and SIGTERM, `fork` leaves a process behind that does the same.
+//! What it does besides is said by its arguments: `banner` and `stderr` come before the first message, `mute`
+//! never answers, `stubborn` ignores the end of its input and SIGTERM, `fork` leaves a process behind that
+//! does the same.
 
 #![allow(clippy::disallowed_methods, reason = "its threads are its own, and so is its environment")]
 #![allow(clippy::unwrap_used, reason = "a server for tests that fails by panicking is one that fails")]
@@ -108,13 +110,15 @@ fn take(message: &Value, args: &[String]) {
             let tool = |name: &str| json!({"name": name, "inputSchema": {"type": "object"}});
             let names =
                 ["echo", "progress", "ask", "update", "log", "die", "env", "pid", "flood", "hang", "read"];
-            Ok(json!({"tools": names.map(tool)}))
+            let inquire = json!({"name": "inquire", "inputSchema": {"type": "object"}});
+            Ok(json!({"tools": names.map(tool).into_iter().chain([inquire]).collect::<Vec<_>>()}))
         }
         "resources/list" => Ok(json!({"resources": []})),
         "resources/subscribe" | "resources/unsubscribe" | "ping" | "logging/setLevel" => {
             eprintln!("{method} {}", message["params"]["uri"]);
             Ok(json!({}))
         }
+        "tools/call" if message["params"]["name"] == "inquire" && modern => Ok(inquire_modern(message)),
         "tools/call" => call(message),
         _ => Err(json!({"code": -32601, "message": "Method not found"})),
     };
@@ -122,6 +126,41 @@ fn take(message: &Value, args: &[String]) {
         Ok(result) => json!({"jsonrpc": "2.0", "id": id, "result": result}),
         Err(error) => json!({"jsonrpc": "2.0", "id": id, "error": error}),
     });
+}
+
+/// Asks the client something, a method and its params, and gives the whole answer.
+fn ask(id: &str, question: &Value) -> Value {
+    let (sender, answer) = mpsc::channel();
+    ASKED.lock().unwrap().push((id.to_owned(), sender));
+    let mut request = question.clone();
+    request["jsonrpc"] = json!("2.0");
+    request["id"] = json!(id);
+    say(&request);
+    answer.recv().unwrap()
+}
+
+/// One question a round; what was answered so far is in the state.
+fn inquire_modern(message: &Value) -> Value {
+    let params = &message["params"];
+    let questions = params["arguments"]["questions"].as_array().unwrap();
+    let state = params["requestState"].as_str().unwrap_or("[]");
+    let mut answers: Vec<Value> = serde_json::from_str(state).unwrap();
+    let answer = &params["inputResponses"][answers.len().to_string()];
+    if !answer.is_null() {
+        answers.push(answer.clone());
+    }
+    let at = answers.len();
+    if at == questions.len() {
+        let text = Value::from(answers).to_string();
+        return json!({"resultType": "complete", "content": [{"type": "text", "text": text}]});
+    }
+    let state = Value::from(answers).to_string();
+    let mut question = questions[at].clone();
+    if let Some(params) = question["params"].as_object_mut() {
+        // This era has no such thing.
+        params.remove("elicitationId");
+    }
+    json!({"resultType": "input_required", "inputRequests": {at.to_string(): question}, "requestState": state})
 }
 
 fn call(message: &Value) -> Result<Value, Value> {
@@ -140,12 +179,14 @@ fn call(message: &Value) -> Result<Value, Value> {
             }
             "done".to_owned()
         }
-        Some("ask") => {
-            let asked = format!("q{}", message["id"]);
-            let (sender, answer) = mpsc::channel();
-            ASKED.lock().unwrap().push((asked.clone(), sender));
-            say(&json!({"jsonrpc": "2.0", "id": asked, "method": "roots/list"}));
-            answer.recv().unwrap().to_string()
+        Some("ask") => ask(&format!("q{}", message["id"]), &json!({"method": "roots/list"})).to_string(),
+        Some("inquire") => {
+            let questions = arguments["questions"].as_array().unwrap();
+            let answers = questions
+                .iter()
+                .enumerate()
+                .map(|(at, question)| ask(&format!("i{at}-{}", message["id"]), question));
+            Value::from(answers.collect::<Vec<_>>()).to_string()
         }
         Some("update") => {
             say(&json!({"jsonrpc": "2.0", "method": "notifications/resources/updated",

@@ -17,7 +17,7 @@ use crate::admin::definition::bounds::LINE_BYTES;
 use crate::backend::{Answer, Answered, Lane, Outgoing};
 use crate::frame::{Event, EventReader};
 use crate::protocol::code::HEADER_MISMATCH;
-use crate::protocol::{Era, Method, header};
+use crate::protocol::{Era, Method, header, is_same_id};
 
 /// One message of the endpoint: what a server that is a program may say in one, unless it is told otherwise.
 const MESSAGE_BYTES_MAX: usize = LINE_BYTES.default;
@@ -25,7 +25,8 @@ const MESSAGE_BYTES_MAX: usize = LINE_BYTES.default;
 /// Times that a stream is taken up again without a word from it before its request is given up.
 const RESUMES_MAX: u32 = 5;
 
-/// Before that, where the endpoint does not say how long: one that ends its streams at once is not to be flooded.
+/// Before that, where the endpoint does not say how long: one that ends its streams at once is not to be
+/// flooded.
 const RETRY_USUAL: Duration = Duration::from_secs(1);
 
 /// The longest that an endpoint may ask to be left alone before its stream is taken up again.
@@ -52,7 +53,8 @@ impl Bridge {
     /// Sends a request and gives the answer to it; what the endpoint says before goes to the client.
     pub(super) async fn call(&self, message: &Message) -> Result<Bytes, Trouble> {
         let answer = self.call_once(message).await?;
-        // The head lacked what a newer schema asks for, or the client never listed: then the call did not run.
+        // The head lacked what a newer schema asks for, or the client never listed: then the call did not
+        // run.
         if message.is_modern_call()
             && heard::is_error_of(&answer, HEADER_MISMATCH)
             && self.learn_again(message).await
@@ -105,7 +107,7 @@ impl Bridge {
         let mut answer = None;
         for message in heard::each(&whole) {
             match heard::read(&message) {
-                Some(Heard::Response { id: Some(of), .. }) if heard::is_same_id(of.as_bytes(), id) => {
+                Some(Heard::Response { id: Some(of), .. }) if is_same_id(of.as_bytes(), id) => {
                     answer = Some(message);
                 }
                 // Told before it was known who asked.
@@ -208,7 +210,7 @@ impl Bridge {
                 }
                 Some(Heard::Response { id, is_error }) => {
                     let asked = hearing.id.filter(|asked| match &id {
-                        Some(id) => heard::is_same_id(id.as_bytes(), asked),
+                        Some(id) => is_same_id(id.as_bytes(), asked),
                         None => is_error,
                     });
                     match asked {

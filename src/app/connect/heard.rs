@@ -56,14 +56,8 @@ pub fn each(answer: &Bytes) -> Vec<Bytes> {
     items.into_iter().map(|item| answer.slice_ref(item.get().as_bytes())).collect()
 }
 
-/// Whether two ids mean the same, however they are written.
-pub fn is_same_id(one: &[u8], other: &[u8]) -> bool {
-    let read = |id| serde_json::from_slice::<serde_json::Value>(id).ok();
-    one == other || read(one).is_some_and(|one| Some(one) == read(other))
-}
-
-/// A message as a line. A raw line end within it is white space between its tokens, for in a string it would be
-/// written as an escape (RFC 8259, section 7): a space is as good.
+/// A message as a line. A raw line end within it is white space between its tokens, for in a string it would
+/// be written as an escape (RFC 8259, section 7): a space is as good.
 pub fn line(message: &[u8]) -> Bytes {
     let mut line = BytesMut::with_capacity(message.len() + 1);
     line.put_slice(message);
@@ -79,8 +73,8 @@ pub fn error(id: &[u8], code: i32, text: &str) -> Bytes {
     under_id(id, json!({"code": code, "message": text}).to_string().as_bytes())
 }
 
-/// The error of a message that does not say whose it is, in answer to the request with that id; `None` where it has
-/// none.
+/// The error of a message that does not say whose it is, in answer to the request with that id; `None` where
+/// it has none.
 pub fn error_under(id: &[u8], message: &[u8]) -> Option<Bytes> {
     let written: Written<'_> = serde_json::from_slice(message).ok()?;
     written.error.map(|error| under_id(id, error.get().as_bytes()))
@@ -143,18 +137,6 @@ mod tests {
         check(" [ {\"a\":1}, 2]\n", &["{\"a\":1}", "2"]);
         check("[", &[]);
         check("", &[""]);
-    }
-
-    #[test]
-    fn compares_ids() {
-        let check = |one: &str, other: &str, expected| {
-            assert_eq!(is_same_id(one.as_bytes(), other.as_bytes()), expected, "{one} {other}");
-        };
-        check("1", "1", true);
-        check("1", "\"1\"", false);
-        check("\"ab\"", "\"a\\u0062\"", true);
-        check("1", "2", false);
-        check("not json", "nor this", false);
     }
 
     #[test]

@@ -36,8 +36,8 @@ struct Notifications {
     resource_subscriptions: Vec<String>,
 }
 
-/// What a client is told for what it may have missed while its subscription was broken off, of one that was acknowledged
-/// again: everything that it subscribed to may have changed.
+/// What a client is told for what it may have missed while its subscription was broken off, of one that was
+/// acknowledged again: everything that it subscribed to may have changed.
 pub fn missed(acknowledgement: &[u8]) -> Vec<String> {
     let Ok(Acknowledgement { params }) = serde_json::from_slice::<Acknowledgement<'_>>(acknowledgement)
     else {
@@ -62,9 +62,9 @@ pub fn missed(acknowledgement: &[u8]) -> Vec<String> {
 }
 
 impl Bridge {
-    /// Listens until the endpoint says that it is over. A client at a pipe sees no connection break, so a stream that
-    /// breaks off is asked for again, as long as it takes; the client has its acknowledgement already. It reads nothing,
-    /// so it may be repeated.
+    /// Listens until the endpoint says that it is over. A client at a pipe sees no connection break, so a
+    /// stream that breaks off is asked for again, as long as it takes; the client has its acknowledgement
+    /// already. It reads nothing, so it may be repeated.
     pub(super) async fn listen(&self, message: &Message) -> Result<Bytes, Trouble> {
         let id = message.id();
         let mut hearing = Hearing::of(&id);

@@ -37,7 +37,8 @@ impl Message {
         Ok(Self { bytes, envelope, method, era })
     }
 
-    /// Whether it speaks of a request of the session that it was written for: in another, that id may be another's.
+    /// Whether it speaks of a request of the session that it was written for: in another, that id may be
+    /// another's.
     pub fn is_of_its_session(&self) -> bool {
         matches!(self.envelope.kind, Kind::Response | Kind::Error) || self.cancels().is_some()
     }

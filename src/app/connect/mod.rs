@@ -1,13 +1,15 @@
-//! A bridge for clients that start programs: what they write on a pipe goes to one MCP endpoint over Streamable HTTP,
-//! and what that says comes back, a line each. Both eras; each message is sent as the era it is of asks.
+//! A bridge for clients that start programs: what they write on a pipe goes to one MCP endpoint over
+//! Streamable HTTP, and what that says comes back, a line each. Both eras; each message is sent as the era it
+//! is of asks.
 //!
-//! Invariants: what goes to the client is messages, each one line; a request of the client's is answered once, by the
-//! endpoint or by an error that says what to do; a request that may have run is never sent again; what is held of the
-//! client, of the endpoint and between them is bounded; a session that the endpoint lost is opened again with the
-//! client's own words, once for each request that finds it lost.
+//! Invariants: what goes to the client is messages, each one line; a request of the client's is answered
+//! once, by the endpoint or by an error that says what to do; a request that may have run is never sent
+//! again; what is held of the client, of the endpoint and between them is bounded; a session that the
+//! endpoint lost is opened again with the client's own words, once for each request that finds it lost.
 //!
-//! It does not know: what a tool is, who the client is, or where the configuration comes from. Of a message it reads
-//! what its HTTP head repeats, and whose it is; the rest passes as it is. It does not translate between the eras.
+//! It does not know: what a tool is, who the client is, or where the configuration comes from. Of a message
+//! it reads what its HTTP head repeats, and whose it is; the rest passes as it is. It does not translate
+//! between the eras.
 
 mod answer;
 mod follow;
@@ -25,13 +27,14 @@ mod trouble;
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
-use std::rc::Rc;
+use std::pin::Pin;
+use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_local};
 use tokio::time::{sleep, timeout};
 
 use crate::admin::definition::bounds::{CONNECT_TIMEOUT, DEFAULTS};
@@ -62,8 +65,8 @@ pub struct Config {
     pub patience: Duration,
 }
 
-/// Four times what a gateway takes in one request, unless it is told otherwise: which of them is too large is for the
-/// endpoint to say.
+/// Four times what a gateway takes in one request, unless it is told otherwise: which of them is too large is
+/// for the endpoint to say.
 pub const LINE_BYTES_MAX: usize = 16 << 20;
 
 /// Over the internet and through a proxy, with TLS; one lost SYN among it.
@@ -75,19 +78,21 @@ const NOTES_MAX: usize = 64;
 /// For the endpoint to take a notification: it only has to say that it has it.
 const NOTE_PATIENCE: Duration = Duration::from_secs(30);
 
-/// For what is under way when the client's input ends. Clients that end a program wait for some seconds at most; this is
-/// for those that wait for answers.
+/// For what is under way when the client's input ends. Clients that end a program wait for some seconds at
+/// most; this is for those that wait for answers.
 const FINISH_PATIENCE: Duration = Duration::from_mins(1);
 
 /// For the endpoint to be told that the session is over, and for the client to read the last line.
 const FAREWELL_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Times that an endpoint which was there is looked for again before a request is given up: some 8 s in all, as long as
-/// a gateway takes to start again.
+/// Times that an endpoint which was there is looked for again before a request is given up: some 8 s in all,
+/// as long as a gateway takes to start again.
 const TRIES_MAX: u32 = 5;
 
 /// A client, an endpoint, and what is between them.
 struct Bridge {
+    /// Itself, for what is to go on when the one who began it is given up.
+    own: Weak<Self>,
     pool: Rc<Pool>,
     out: mpsc::Sender<Bytes>,
     scanner: RefCell<Scanner>,
@@ -113,8 +118,9 @@ struct Note {
     under_way: Option<UnderWay>,
 }
 
-/// Bears messages until the client has gone, and then lets what is under way end, unless `stop` comes first: that cuts
-/// it. Runs in a `LocalSet`. Not cancel safe: the endpoint is not told then that the session is over.
+/// Bears messages until the client has gone, and then lets what is under way end, unless `stop` comes first:
+/// that cuts it. Runs in a `LocalSet`. Not cancel safe: the endpoint is not told then that the session is
+/// over.
 pub async fn run(
     config: Config,
     roots: &TlsRoots,
@@ -123,7 +129,7 @@ pub async fn run(
 ) -> Result<(), InvalidTarget> {
     let Client { input, output, written } = client;
     let lines = Lines::new(input, config.line_bytes_max);
-    let bridge = Rc::new(Bridge::new(config, roots, output)?);
+    let bridge = Bridge::new(config, roots, output)?;
     tokio::select! {
         () = Rc::clone(&bridge).serve(lines) => {}
         () = stop => {}
@@ -136,7 +142,7 @@ pub async fn run(
 }
 
 impl Bridge {
-    fn new(config: Config, roots: &TlsRoots, out: mpsc::Sender<Bytes>) -> Result<Self, InvalidTarget> {
+    fn new(config: Config, roots: &TlsRoots, out: mpsc::Sender<Bytes>) -> Result<Rc<Self>, InvalidTarget> {
         let Config { address, headers, patience, .. } = config;
         let name = ServerName::new("endpoint").expect("it is a name");
         let mut server = DEFAULTS.server(name, address, headers);
@@ -146,7 +152,8 @@ impl Bridge {
         // There is no other, and `send` waits between two tries.
         server.left_alone = false;
         let backend = Backend::new(BackendId(0), server, roots)?;
-        Ok(Self {
+        Ok(Rc::new_cyclic(|own| Self {
+            own: Weak::clone(own),
             pool: Pool::new(backend),
             out,
             scanner: RefCell::new(Scanner::new()),
@@ -154,7 +161,7 @@ impl Bridge {
             session: Rc::default(),
             params: RefCell::default(),
             was_there: Cell::new(false),
-        })
+        }))
     }
 
     async fn serve(self: Rc<Self>, mut lines: Lines) {
@@ -322,8 +329,9 @@ impl Bridge {
         if status.is_success() { Ok(()) } else { Err(Trouble::of_status(status)) }
     }
 
-    /// Sends a message in the session that it belongs to, which is opened again when it is found lost. A server that does
-    /// not know the session did not run the request (MCP 2025-11-25, session management). Gives the session too.
+    /// Sends a message in the session that it belongs to, which is opened again when it is found lost. A
+    /// server that does not know the session did not run the request (MCP 2025-11-25, session management).
+    /// Gives the session too.
     async fn exchange(
         &self,
         message: &Message,
@@ -338,7 +346,7 @@ impl Bridge {
             match &open {
                 Some(open) if !is_repaired && self.is_lost(open, answered.head.status).await => {
                     drop(answered);
-                    Box::pin(self.repair(open)).await?;
+                    self.repair(open).await?;
                     is_repaired = true;
                     if message.is_of_its_session() {
                         return Err(Trouble::BrokenOff);
@@ -349,7 +357,8 @@ impl Bridge {
         }
     }
 
-    /// Sends a request, again and again where an endpoint that was there is not: one that starts again is back soon.
+    /// Sends a request, again and again where an endpoint that was there is not: one that starts again is
+    /// back soon.
     async fn send(&self, request: &Outgoing, lane: Lane) -> Result<Box<Answered>, Trouble> {
         let mut tries = 0;
         loop {
@@ -371,8 +380,8 @@ impl Bridge {
         }
     }
 
-    /// Whether the endpoint does not know the session. 404 says it (MCP 2025-11-25, session management); some say 400 to
-    /// that as to anything else, and then a `ping` tells.
+    /// Whether the endpoint does not know the session. 404 says it (MCP 2025-11-25, session management); some
+    /// say 400 to that as to anything else, and then a `ping` tells.
     async fn is_lost(&self, open: &Open, status: StatusCode) -> bool {
         let may_be = |status| matches!(status, StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST);
         if open.id.is_none() || status != StatusCode::BAD_REQUEST {
@@ -383,8 +392,19 @@ impl Bridge {
         self.send(&ping, Lane::Call).await.is_ok_and(|answered| may_be(answered.head.status))
     }
 
-    /// Opens another session as the client opened that one; nothing when somebody else already did.
+    /// Opens another session as the client opened that one; nothing when somebody else already did. In a task
+    /// of its own: a client that cancels the request which found the session lost, or whose time is over,
+    /// would else leave one behind that was opened and not announced. Cancel safe: it goes on.
     async fn repair(&self, lost: &Rc<Open>) -> Result<(), Trouble> {
+        let bridge = self.own.upgrade().ok_or(Trouble::SessionLost)?;
+        let lost = Rc::clone(lost);
+        // Boxed: it opens the session by a request, as whoever calls this sends one.
+        let opening: Pin<Box<dyn Future<Output = _>>> = Box::pin(async move { bridge.reopen(&lost).await });
+        spawn_local(opening).await.unwrap_or(Err(Trouble::SessionLost))
+    }
+
+    /// Not cancel safe: a session may be left behind.
+    async fn reopen(&self, lost: &Rc<Open>) -> Result<(), Trouble> {
         let _turn = self.session.repairing.lock().await;
         if !self.session.is_now(lost) {
             return Ok(());

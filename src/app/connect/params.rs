@@ -1,28 +1,18 @@
-//! Arguments that a call says in its head too: those that the tool's schema marks by `x-mcp-header` (MCP 2026-07-28,
-//! Streamable HTTP, request headers). What is marked is learnt from the lists that pass by.
+//! Arguments that a call says in its head too: those that the tool's schema marks by `x-mcp-header` (MCP
+//! 2026-07-28, Streamable HTTP, request headers). What is marked is learnt from the lists that pass by.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
-use http::HeaderName;
 use memchr::memmem;
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::heard;
-use crate::protocol::header::PARAM_PREFIX;
+use crate::protocol::param::{MARK, Mark, marks};
 
 /// What is marked, by tool.
 #[derive(Default)]
-pub struct Params(HashMap<String, Vec<Param>>);
-
-/// One argument that is marked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Param {
-    /// From the arguments down to it.
-    path: Vec<String>,
-    /// In lower case.
-    header: String,
-}
+pub struct Params(HashMap<String, Vec<Mark>>);
 
 #[derive(Deserialize)]
 struct Listed {
@@ -36,22 +26,8 @@ struct Tool {
     input_schema: Value,
 }
 
-const MARK: &str = "x-mcp-header";
-
 /// Tools that are remembered: a hundred times what a model can choose from.
 const TOOLS_MAX: usize = 10_000;
-
-/// Arguments of one tool that may be marked: a head has room for some.
-const PARAMS_MAX: usize = 32;
-
-/// Properties of one schema that are looked at, so that a schema cannot hold up what comes behind it.
-const PROPERTIES_MAX: usize = 10_000;
-
-/// How deep in the arguments one may stand.
-const DEPTH_MAX: usize = 16;
-
-/// The largest integer that every reader of JSON takes for the same.
-const INTEGER_MAX: u64 = (1 << 53) - 1;
 
 impl Params {
     /// Learns from an answer to `tools/list`.
@@ -65,7 +41,7 @@ impl Params {
             return;
         };
         for Tool { name, input_schema } in listed.tools {
-            match marked(&input_schema) {
+            match marks(&input_schema) {
                 Ok(marked) if marked.is_empty() => drop(self.0.remove(&name)),
                 Ok(marked) if self.0.len() < TOOLS_MAX || self.0.contains_key(&name) => {
                     self.0.insert(name, marked);
@@ -80,7 +56,7 @@ impl Params {
     }
 
     /// What is marked of one tool.
-    pub fn of_tool(&self, tool: &str) -> Vec<Param> {
+    pub fn of_tool(&self, tool: &str) -> Vec<Mark> {
         self.0.get(tool).cloned().unwrap_or_default()
     }
 
@@ -88,58 +64,12 @@ impl Params {
     pub fn of_call(&self, tool: &str, arguments: &[u8], mut put: impl FnMut(&str, &str)) {
         let Some(marked) = self.0.get(tool) else { return };
         let Ok(arguments) = serde_json::from_slice::<Value>(arguments) else { return };
-        for Param { path, header } in marked {
-            let found = path.iter().try_fold(&arguments, |at, name| at.get(name));
-            match found {
-                Some(Value::String(text)) => put(header, text),
-                Some(Value::Bool(is)) => put(header, if *is { "true" } else { "false" }),
-                Some(Value::Number(number)) => {
-                    let integer = number.as_i64().filter(|integer| integer.unsigned_abs() <= INTEGER_MAX);
-                    if let Some(integer) = integer {
-                        put(header, &integer.to_string());
-                    }
-                }
-                // Absent or null: no header.
-                _ => {}
+        for mark in marked {
+            if let Some(text) = mark.text(&arguments) {
+                put(&mark.header, &text);
             }
         }
     }
-}
-
-/// What a schema marks, or why none of it counts.
-fn marked(schema: &Value) -> Result<Vec<Param>, &'static str> {
-    let mut found: Vec<Param> = Vec::new();
-    let mut names = HashSet::new();
-    let mut open = vec![(Vec::new(), schema)];
-    let mut seen = 0;
-    while let Some((path, schema)) = open.pop() {
-        for (name, property) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
-            seen += 1;
-            if seen > PROPERTIES_MAX || path.len() >= DEPTH_MAX {
-                return Err("its schema is too large");
-            }
-            let path: Vec<String> = path.iter().cloned().chain([name.clone()]).collect();
-            if let Some(mark) = property.get(MARK) {
-                let param = Param { header: header_name(mark)?, path: path.clone() };
-                let is_of_type = |known: &&str| property.get("type").is_some_and(|of| of == known);
-                if !["string", "integer", "boolean"].iter().any(is_of_type) {
-                    return Err("x-mcp-header stands at what is neither string nor integer nor boolean");
-                }
-                if !names.insert(param.header.clone()) || found.len() == PARAMS_MAX {
-                    return Err("x-mcp-header names a header twice, or there are too many");
-                }
-                found.push(param);
-            }
-            open.push((path, property));
-        }
-    }
-    Ok(found)
-}
-
-fn header_name(mark: &Value) -> Result<String, &'static str> {
-    let text = mark.as_str().filter(|text| !text.is_empty()).ok_or("x-mcp-header is no name")?;
-    let name = HeaderName::from_bytes(format!("{PARAM_PREFIX}{text}").as_bytes());
-    name.map(|name| name.as_str().to_owned()).map_err(|_| "x-mcp-header is no name of a header")
 }
 
 #[cfg(test)]
@@ -186,24 +116,6 @@ mod tests {
     }
 
     #[test]
-    fn one_bad_mark_takes_back_all_of_the_tool() {
-        let good = r#""a":{"type":"string","x-mcp-header":"A"}"#;
-        for bad in [
-            r#""b":{"type":"string","x-mcp-header":"a"}"#,
-            r#""b":{"type":"string","x-mcp-header":""}"#,
-            r#""b":{"type":"string","x-mcp-header":"a b"}"#,
-            r#""b":{"type":"string","x-mcp-header":7}"#,
-            r#""b":{"type":"number","x-mcp-header":"B"}"#,
-            r#""b":{"x-mcp-header":"B"}"#,
-        ] {
-            check(&format!(r#"{{"properties":{{{good},{bad}}}}}"#), r#"{"a":"x"}"#, &[]);
-        }
-        check(&format!(r#"{{"properties":{{{good}}}}}"#), r#"{"a":"x"}"#, &["mcp-param-a: x"]);
-        // Not reachable by `properties` alone.
-        check(&format!(r#"{{"anyOf":[{{"properties":{{{good}}}}}]}}"#), r#"{"a":"x"}"#, &[]);
-    }
-
-    #[test]
     fn a_newer_list_counts() {
         let mut params = Params::default();
         params.learn(list(r#"{"properties":{"a":{"type":"string","x-mcp-header":"A"}}}"#).as_bytes());
@@ -211,17 +123,5 @@ mod tests {
         params.learn(b"nonsense");
         params.learn(list("{}").as_bytes());
         assert_eq!(of_call(&params, r#"{"a":"x"}"#), [] as [&str; 0]);
-    }
-
-    #[test]
-    fn deep_and_wide_schemas_are_bounded() {
-        let mut deep = r#"{"type":"string","x-mcp-header":"A"}"#.to_owned();
-        for _ in 0..20 {
-            deep = format!(r#"{{"properties":{{"a":{deep}}}}}"#);
-        }
-        check(&deep, "{}", &[]);
-        let many: Vec<_> =
-            (0..40).map(|n| format!(r#""a{n}":{{"type":"string","x-mcp-header":"A{n}"}}"#)).collect();
-        check(&format!(r#"{{"properties":{{{}}}}}"#, many.join(",")), r#"{"a1":"x"}"#, &[]);
     }
 }

@@ -11,8 +11,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// The first wait doubled so often is over the longest.
 const DOUBLINGS_MAX: u32 = 7;
 
-/// After so many tries in vain. Up to half of it is left to chance, so that many who lost the same endpoint do not come
-/// back together.
+/// After so many tries in vain. Up to half of it is left to chance, so that many who lost the same endpoint
+/// do not come back together.
 pub fn pause(tries: u32) -> Duration {
     let mut random = [0];
     // Without chance it is as good for one.

@@ -1,5 +1,5 @@
-//! Standard input and output of this process. Each has a thread: reading and writing them cannot be given up, and must
-//! not hold up the end of the process.
+//! Standard input and output of this process. Each has a thread: reading and writing them cannot be given up,
+//! and must not hold up the end of the process.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read as _, Write as _};
@@ -58,8 +58,8 @@ impl Client {
         Ok(Self { input, output, written })
     }
 
-    /// Waits until its input has ended, though it may not all be taken yet, and for a while longer: what it said before
-    /// is to be answered if it can be. Cancel safe.
+    /// Waits until its input has ended, though it may not all be taken yet, and for a while longer: what it
+    /// said before is to be answered if it can be. Cancel safe.
     pub async fn gone(&self) {
         while !self.input.is_closed() {
             sleep(GONE_POLL).await;

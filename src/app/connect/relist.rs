@@ -23,8 +23,8 @@ struct Page {
 }
 
 impl Bridge {
-    /// Lists the tools again, in the name of that call (MCP 2026-07-28, Streamable HTTP: once after a mismatch). Whether
-    /// something else is marked of its tool now.
+    /// Lists the tools again, in the name of that call (MCP 2026-07-28, Streamable HTTP: once after a
+    /// mismatch). Whether something else is marked of its tool now.
     pub(super) async fn learn_again(&self, call: &Message) -> bool {
         let tool = call.tool();
         let before = self.params.borrow().of_tool(&tool);

@@ -13,8 +13,8 @@ use crate::protocol::Era;
 /// At once. An agent runs tens of calls; and each may hold an answer of 32 MiB.
 const REQUESTS_MAX: usize = 64;
 
-/// Of the client's own, held until they are answered, for a session that was lost may ask for them again. Four of the
-/// longest lines; alone, a request may be longer.
+/// Of the client's own, held until they are answered, for a session that was lost may ask for them again.
+/// Four of the longest lines; alone, a request may be longer.
 const BYTES_MAX: usize = 64 << 20;
 
 /// The requests that are under way, by their ids as written.
@@ -41,8 +41,8 @@ pub struct Place {
 /// Why there is no place.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Full {
-    /// Another request has the id (JSON-RPC 2.0, section 4: the client's mistake). An answer to this one would be taken
-    /// for one to that.
+    /// Another request has the id (JSON-RPC 2.0, section 4: the client's mistake). An answer to this one
+    /// would be taken for one to that.
     InUse,
     /// There are as many as there may be.
     TooMany,

@@ -160,8 +160,8 @@ impl Session {
         UnderWay(Rc::clone(self), step)
     }
 
-    /// Waits until what has to come before the other is done: before `Announce` the opening, before anything else both.
-    /// Cancel safe.
+    /// Waits until what has to come before the other is done: before `Announce` the opening, before anything
+    /// else both. Cancel safe.
     pub async fn wait_for(&self, steps: &[Step]) {
         let mut handshake = self.handshake.subscribe();
         let is_done = |handshake: &Handshake| steps.iter().all(|step| *handshake.clone().count(*step) == 0);

@@ -1,11 +1,13 @@
-//! What can go wrong on the way to an endpoint, told so that the one before the client can do something about it.
+//! What can go wrong on the way to an endpoint, told so that the one before the client can do something about
+//! it.
 
 use http::StatusCode;
 
 use crate::backend::{BackendError, Stage};
 use crate::protocol::{Era, code};
 
-/// Why a request has no answer of the endpoint's. The texts go to the client: they hold no address and no credential.
+/// Why a request has no answer of the endpoint's. The texts go to the client: they hold no address and no
+/// credential.
 #[derive(Debug, thiserror::Error)]
 pub enum Trouble {
     /// It was not delivered.

@@ -1,4 +1,5 @@
-//! What a server says to a client outside of calls: the client's event stream, and what waits for it to be opened.
+//! What a server says to a client outside of calls: the client's event stream, and what waits for it to be
+//! opened.
 
 use std::collections::VecDeque;
 

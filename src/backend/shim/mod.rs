@@ -1,8 +1,8 @@
-//! What makes a server of another transport look like a Streamable HTTP server to the rest of the gateway: a POST, GET or
-//! DELETE in, an answer out.
+//! What makes a server of another transport look like a Streamable HTTP server to the rest of the gateway: a
+//! POST, GET or DELETE in, an answer out.
 //!
-//! Invariants: an answer is never left out because a client is slow; ids that a server sees are never used twice on one
-//! of its connections, and the client's own come back as they were written.
+//! Invariants: an answer is never left out because a client is slow; ids that a server sees are never used
+//! twice on one of its connections, and the client's own come back as they were written.
 //!
 //! Does not know: how the server is spoken to.
 

@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 use serde_json::Value;
+use tokio::sync::Notify;
 use tokio::sync::mpsc::{self, UnboundedSender};
 
 use super::super::{BackendError, Stage};
@@ -74,17 +75,25 @@ impl Reply {
     }
 }
 
-/// The end of an event stream that is written to. It never waits: a server that is shared goes on when one of its
-/// clients does not read.
+/// The end of an event stream that is written to. It never waits: a server that is shared goes on when one of
+/// its clients does not read.
 pub struct Outlet {
     sender: mpsc::Sender<Result<Bytes, Stage>>,
-    queued_bytes: Arc<AtomicUsize>,
+    queue: Arc<Queue>,
 }
 
 /// The end that is read.
 pub struct Events {
     receiver: mpsc::Receiver<Result<Bytes, Stage>>,
-    queued_bytes: Arc<AtomicUsize>,
+    queue: Arc<Queue>,
+}
+
+/// What waits to be read.
+#[derive(Default)]
+struct Queue {
+    bytes: AtomicUsize,
+    /// Told when some of it was.
+    read: Notify,
 }
 
 /// Events that wait for a slow client: as many as a busy tool sends in some seconds.
@@ -102,8 +111,8 @@ pub fn stream() -> (Outlet, Events) {
 /// Likewise, with room for so many events.
 pub fn stream_of(events_max: usize) -> (Outlet, Events) {
     let (sender, receiver) = mpsc::channel(events_max);
-    let queued_bytes = Arc::new(AtomicUsize::new(0));
-    (Outlet { sender, queued_bytes: Arc::clone(&queued_bytes) }, Events { receiver, queued_bytes })
+    let queue = Arc::<Queue>::default();
+    (Outlet { sender, queue: Arc::clone(&queue) }, Events { receiver, queue })
 }
 
 impl Outlet {
@@ -111,19 +120,30 @@ impl Outlet {
     pub fn put(&self, event: Bytes) -> bool {
         let bytes = event.len();
         if self.sender.capacity() <= 1
-            || self.queued_bytes.load(Ordering::Relaxed).saturating_add(bytes) > QUEUED_BYTES_MAX
+            || self.queue.bytes.load(Ordering::Relaxed).saturating_add(bytes) > QUEUED_BYTES_MAX
         {
             return false;
         }
-        self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.queue.bytes.fetch_add(bytes, Ordering::Relaxed);
         self.sender.try_send(Ok(event)).is_ok()
     }
 
-    /// Puts an event behind the others, when there is room for it; false when nobody reads. For a writer that holds up
-    /// nobody else. Cancel safe: the event is put, or it is not.
+    /// Puts an event behind the others, when there is room for it, one of any size behind none; false when
+    /// nobody reads. For a writer that holds up nobody else. Cancel safe: the event is put, or it is not.
     pub async fn send(&self, event: Bytes) -> bool {
+        loop {
+            let read = self.queue.read.notified();
+            let queued = self.queue.bytes.load(Ordering::Acquire);
+            if queued == 0 || queued.saturating_add(event.len()) <= QUEUED_BYTES_MAX {
+                break;
+            }
+            tokio::select! {
+                () = read => {}
+                () = self.sender.closed() => return false,
+            }
+        }
         let Ok(room) = self.sender.reserve().await else { return false };
-        self.queued_bytes.fetch_add(event.len(), Ordering::Relaxed);
+        self.queue.bytes.fetch_add(event.len(), Ordering::Relaxed);
         room.send(Ok(event));
         true
     }
@@ -135,7 +155,7 @@ impl Outlet {
 
     /// Puts the last event.
     pub fn end(self, event: Bytes) {
-        self.queued_bytes.fetch_add(event.len(), Ordering::Relaxed);
+        self.queue.bytes.fetch_add(event.len(), Ordering::Relaxed);
         // Nobody may be reading any more.
         let _ = self.sender.try_send(Ok(event));
     }
@@ -158,7 +178,9 @@ impl Events {
         self.receiver.poll_recv(cx).map(|next| {
             next.map(|event| {
                 let event = event.map_err(BackendError::bare)?;
-                self.queued_bytes.fetch_sub(event.len(), Ordering::Relaxed);
+                self.queue.bytes.fetch_sub(event.len(), Ordering::Release);
+                // One who comes to wait in this moment finds it told.
+                self.queue.read.notify_one();
                 Ok(event)
             })
         })
@@ -228,6 +250,29 @@ mod tests {
         assert!((0..10_000).all(|_| outlet.put(vec![0; 1 << 10].into()) && drain(&mut reader).len() == 1));
         outlet.fail(Stage::Body);
         assert_eq!(drain(&mut reader), [Err(Stage::Body)]);
+    }
+
+    #[tokio::test]
+    async fn a_writer_that_waits_holds_no_more_than_one_that_does_not() {
+        let (outlet, mut reader) = stream_of(8);
+        let event = |bytes: usize| Bytes::from(vec![b'x'; bytes]);
+        // One of any size, for it cannot be made smaller.
+        assert!(outlet.send(event(2 * QUEUED_BYTES_MAX)).await);
+        let waiting = async { (outlet.send(event(1)).await, outlet.send(event(QUEUED_BYTES_MAX)).await) };
+        let reading = async {
+            tokio::task::yield_now().await;
+            let mut read = drain(&mut reader);
+            assert_eq!(read, [Ok(2 * QUEUED_BYTES_MAX)], "nothing was put behind it");
+            while read.len() < 3 {
+                tokio::task::yield_now().await;
+                read.extend(drain(&mut reader));
+            }
+            assert_eq!(read[1..], [Ok(1), Ok(QUEUED_BYTES_MAX)]);
+        };
+        assert_eq!(tokio::join!(waiting, reading).0, (true, true));
+        assert!(outlet.send(event(QUEUED_BYTES_MAX)).await);
+        let (sent, ()) = tokio::join!(outlet.send(event(1)), async { drop(reader) });
+        assert!(!sent, "nobody reads");
     }
 
     #[test]

@@ -39,8 +39,8 @@ pub fn replace(message: &[u8], edits: &[(Span, &[u8])], out: &mut BytesMut) {
 
 /// Brings what is on several lines onto one.
 ///
-/// A raw line end within a message is white space between its tokens, for in a string it would be written as an escape
-/// (RFC 8259, section 7): a space is as good.
+/// A raw line end within a message is white space between its tokens, for in a string it would be written as
+/// an escape (RFC 8259, section 7): a space is as good.
 pub fn flatten(line: &mut [u8]) {
     let mut at = 0;
     while let Some(found) = memchr::memchr2(b'\n', b'\r', &line[at..]) {

@@ -1,7 +1,7 @@
 //! The calls under way on one process, by the ids that it knows them by.
 //!
-//! Every client counts from 0. On a process that they share, each call gets a number that no other call of the process
-//! has or had; the answer gets its own id back, exactly as it was written.
+//! Every client counts from 0. On a process that they share, each call gets a number that no other call of
+//! the process has or had; the answer gets its own id back, exactly as it was written.
 
 use std::collections::HashMap;
 

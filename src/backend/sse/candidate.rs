@@ -1,8 +1,9 @@
 //! A server of which nobody said which of the two transports of HTTP it speaks.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use url::Url;
 
 use super::super::{Backend, Outgoing, Pool};
@@ -14,12 +15,18 @@ pub struct Candidate {
     wire: Arc<Backend>,
     url: Url,
     found: OnceLock<Server>,
+    /// When it is looked at again after a look that found none. Held for no longer than it takes to read or
+    /// set it.
+    not_before: Mutex<Option<Instant>>,
 }
+
+/// A server that refuses sessions is not asked for an event stream by each client that wants one.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
 impl Candidate {
     /// Of a server that was not looked at. `wire`: how its URL is spoken to over HTTP.
     pub fn new(wire: Arc<Backend>, url: Url) -> Self {
-        Self { wire, url, found: OnceLock::new() }
+        Self { wire, url, found: OnceLock::new(), not_before: Mutex::default() }
     }
 
     /// The server, when it is one of the transport of 2024-11-05.
@@ -27,15 +34,25 @@ impl Candidate {
         self.found.get()
     }
 
-    /// Opens an event stream, unless one was, and says whether it is one that says where messages go. Cancel safe.
+    fn not_before(&self) -> MutexGuard<'_, Option<Instant>> {
+        // It is one value.
+        self.not_before.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens an event stream, unless one was or none was found a moment ago, and says whether it is one that
+    /// says where messages go. Cancel safe.
     pub async fn look(&self) -> bool {
         if self.found.get().is_some() {
             return true;
+        }
+        if self.not_before().is_some_and(|not_before| Instant::now() < not_before) {
+            return false;
         }
         let pool = Pool::new(Arc::clone(&self.wire));
         let patience = self.wire.config.connect_timeout * 2;
         let opened = timeout(patience, dial(&pool, &self.url, &Outgoing::get())).await;
         if !matches!(opened, Ok(Ok(Opened::Stream(_)))) {
+            *self.not_before() = Some(Instant::now() + LOOK_AGAIN);
             return false;
         }
         let server = self.wire.name();

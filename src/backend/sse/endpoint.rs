@@ -8,10 +8,11 @@ use super::super::{BackendError, Stage};
 /// The request line must fit into what servers take for a head, usually 8 KiB.
 const ENDPOINT_BYTES_MAX: usize = 8 << 10;
 
-/// Where messages go, of a stream that was opened at `base`: a URL, or what is relative to that. Only where the stream
-/// came from: every message carries the server's credentials.
+/// Where messages go, of a stream that was opened at `base`: a URL, or what is relative to that. Only where
+/// the stream came from: every message carries the server's credentials.
 ///
-/// The error quotes no more than an origin: the rest of such a URL names the session, and is as good as a key to it.
+/// The error quotes no more than an origin: the rest of such a URL names the session, and is as good as a key
+/// to it.
 pub fn resolve(base: &Url, data: &[u8]) -> Result<PathAndQuery, BackendError> {
     let unusable = |why: &str| BackendError::new(Stage::NoEndpoint, format!("its endpoint {why}"));
     if data.len() > ENDPOINT_BYTES_MAX {

@@ -1,5 +1,5 @@
-//! The task that owns the event streams of one server: it takes what is asked of the server, and gives it to the session
-//! that it is for.
+//! The task that owns the event streams of one server: it takes what is asked of the server, and gives it to
+//! the session that it is for.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -55,8 +55,8 @@ pub enum Way {
 /// Between two looks for idle connections, which are kept for some seconds.
 const SWEEP: Duration = Duration::from_secs(1);
 
-/// A session that nothing was asked in and nobody listened to for so long was left behind: the gateway ends those of its
-/// clients before. Its client, if there is one, gets another at its next call.
+/// A session that nothing was asked in and nobody listened to for so long was left behind: the gateway ends
+/// those of its clients before. Its client, if there is one, gets another at its next call.
 const IDLE_TIMEOUT: Duration = Duration::from_hours(24);
 
 /// Sessions of one server at once, each a connection: some 10 KiB here, and a descriptor.

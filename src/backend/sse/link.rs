@@ -51,7 +51,8 @@ pub struct State {
     pub mailbox: Mailbox,
     /// Raw ids of the server's own requests that its client has not answered.
     pub asked: HashSet<Bytes, RandomState>,
-    /// Cancellations, by the call, that wait until the call itself was delivered: ahead of it they mean nothing.
+    /// Cancellations, by the call, that wait until the call itself was delivered: ahead of it they mean
+    /// nothing.
     withdrawn: HashMap<u64, Outgoing, RandomState>,
 }
 
@@ -87,7 +88,8 @@ pub enum Waiter {
 /// Messages of our own at once in one session: answers to pings, refusals, cancellations.
 const TELLING_MAX: usize = 64;
 
-/// What a call is answered that its client cancelled; no client looks at it. As the Language Server Protocol numbers it.
+/// What a call is answered that its client cancelled; no client looks at it. As the Language Server Protocol
+/// numbers it.
 const CANCELLED: i32 = -32800;
 
 impl Pending {
@@ -140,7 +142,8 @@ impl Waiter {
 }
 
 impl Link {
-    /// A session whose event stream said where messages go. `opened`: the call that opens it, and when that was begun.
+    /// A session whose event stream said where messages go. `opened`: the call that opens it, and when that
+    /// was begun.
     pub fn new(
         hub: &Rc<Hub>,
         session: HeaderValue,
@@ -237,8 +240,8 @@ impl Link {
         }
     }
 
-    /// The client cancels its own call, which `id` in the message names as it has it. The call is answered at once: a
-    /// server says nothing more to a call that was cancelled (MCP, cancellation).
+    /// The client cancels its own call, which `id` in the message names as it has it. The call is answered at
+    /// once: a server says nothing more to a call that was cancelled (MCP, cancellation).
     pub fn cancel(self: &Rc<Self>, request: &Outgoing, message: &Bytes, id: Span) {
         let raw = id.of(message);
         let mut state = self.state.borrow_mut();
@@ -283,8 +286,9 @@ impl Link {
         self.close(stage);
     }
 
-    /// Nothing more can come of it: its stream is closed, every call that the server has taken is told, once, and the
-    /// session is known no more. Of a call that is on its way the server says itself whether it took it.
+    /// Nothing more can come of it: its stream is closed, every call that the server has taken is told, once,
+    /// and the session is known no more. Of a call that is on its way the server says itself whether it took
+    /// it.
     pub fn close(&self, stage: Stage) {
         if self.is_over.replace(true) {
             return;
@@ -335,8 +339,8 @@ impl Link {
         Outgoing::post(Slices::whole(message)).to(self.endpoint.clone())
     }
 
-    /// Brings a call to the server. Its answer comes on the stream, and may be there before the server says that it took
-    /// the call.
+    /// Brings a call to the server. Its answer comes on the stream, and may be there before the server says
+    /// that it took the call.
     async fn deliver(self: Rc<Self>, number: u64, outgoing: Outgoing) {
         let overdue = async {
             self.over().await;
@@ -369,7 +373,8 @@ impl Link {
             Ok(Taken::Yes) | Err(_) => true,
         };
         match outcome {
-            // A server that was started anew: it did not run the call, which may be asked again in another session.
+            // A server that was started anew: it did not run the call, which may be asked again in another
+            // session.
             Ok(Taken::No(status, _)) if is_over && matches!(status.as_u16(), 400 | 404 | 410) => {
                 pending.waiter.refuse(StatusCode::NOT_FOUND, Bytes::new());
             }
@@ -431,8 +436,8 @@ impl State {
         }
     }
 
-    /// With the only call that is under way, to which it must belong; else on the client's own stream; and where it has
-    /// none, with its newest call, for it is for that client in any case. False when it is lost.
+    /// With the only call that is under way, to which it must belong; else on the client's own stream; and
+    /// where it has none, with its newest call, for it is for that client in any case. False when it is lost.
     pub fn send(&mut self, event: Bytes) -> bool {
         let calls = self.table.iter().filter(|(_, minted)| minted.call.what == What::Call);
         let (count, newest) =

@@ -21,7 +21,8 @@ use crate::frame::{Envelope, EventReader};
 /// A wait for the next try up to this long is waited out by the call; a longer one is told.
 const BACKOFF_WAITED: Duration = Duration::from_secs(2);
 
-/// What a stream may say before it says where messages go: comments, as servers send to keep a connection alive.
+/// What a stream may say before it says where messages go: comments, as servers send to keep a connection
+/// alive.
 const PREFACE_BYTES_MAX: usize = 64 << 10;
 
 /// The body of a refusal; bigger ones are no JSON-RPC errors.
@@ -48,8 +49,8 @@ impl Failures {
         self.backoff.failures()
     }
 
-    /// A try failed that began then. Those that were under way when another failed are one failure with it: a hundred
-    /// clients that come at once count no more than one.
+    /// A try failed that began then. Those that were under way when another failed are one failure with it: a
+    /// hundred clients that come at once count no more than one.
     fn note(&mut self, began: Instant) {
         if self.last.is_some_and(|last| began <= last) {
             return;
@@ -68,7 +69,8 @@ impl Hub {
             opened = self.connect(&call.request) => opened,
         };
         if call.reply.is_closed() {
-            // That it was given up may have been told before there was anything to close. Told later, it finds the way.
+            // That it was given up may have been told before there was anything to close. Told later, it
+            // finds the way.
             return;
         }
         let outcome = match opened {
@@ -129,13 +131,14 @@ impl Hub {
     }
 }
 
-/// Whether a status says that the server is unwell. Others may have to do with what this one client sent, which is not to
-/// keep the next from trying.
+/// Whether a status says that the server is unwell. Others may have to do with what this one client sent,
+/// which is not to keep the next from trying.
 pub fn is_failure(status: StatusCode) -> bool {
     status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS
 }
 
-/// Opens an event stream, and reads as far as it says where messages go. Cancel safe: dropping it closes the stream.
+/// Opens an event stream, and reads as far as it says where messages go. Cancel safe: dropping it closes the
+/// stream.
 pub async fn dial(pool: &Rc<Pool>, url: &Url, request: &Outgoing) -> Result<Opened, BackendError> {
     let get = Outgoing::get().with_fields_of(request);
     let Answered { head, body: mut stream } = *pool.send(&get, Lane::Stream).await?;

@@ -10,7 +10,7 @@ use super::hub::method_of;
 use super::link::{Link, Pending, Waiter, What};
 use super::open::ENDPOINT;
 use crate::frame::{Envelope, Event, EventReader, Id, Kind, ScanError};
-use crate::protocol::Method;
+use crate::protocol::{Method, RESOURCE_UPDATED};
 
 /// Requests of one server that one client has not answered.
 const ASKED_MAX: usize = 256;
@@ -117,7 +117,8 @@ impl Link {
         }
     }
 
-    /// An answer gets the id back that its client gave. A second one, or one to a call that was given up, is for nobody.
+    /// An answer gets the id back that its client gave. A second one, or one to a call that was given up, is
+    /// for nobody.
     fn take_answer(self: &Rc<Self>, message: &Bytes, envelope: &Envelope) -> IsTaken {
         let Some(id) = envelope.id else { return false };
         let mut state = self.state.borrow_mut();
@@ -204,5 +205,3 @@ impl Link {
         }
     }
 }
-
-const RESOURCE_UPDATED: &str = "notifications/resources/updated";

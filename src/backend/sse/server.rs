@@ -52,12 +52,14 @@ impl Server {
         Ok(Self { asked, given_up, next_call: AtomicU64::new(0) })
     }
 
-    /// Asks it something, and waits for what the answer begins with. The hold gives the call up when it is dropped.
+    /// Asks it something, and waits for what the answer begins with. The hold gives the call up when it is
+    /// dropped.
     ///
     /// Not cancel safe: dropping it gives the call up.
     pub async fn call(&self, request: Outgoing) -> Result<(Reply, Hold), BackendError> {
         let number = self.next_call.fetch_add(1, Ordering::Relaxed);
-        // Made first, so that it is dropped last: a server that is told that the call is given up sees that nobody waits.
+        // Made first, so that it is dropped last: a server that is told that the call is given up sees that
+        // nobody waits.
         let hold = Hold::new(self.given_up.clone(), number);
         let (reply, answer) = oneshot::channel();
         let gone = |_| BackendError::bare(Stage::Unsent);

@@ -60,8 +60,8 @@ fn hub() -> Rc<Hub> {
 }
 
 impl Room {
-    /// With calls under way, each with its id and, where it has one, its progress token. The server knows them as 1, 2
-    /// and so on.
+    /// With calls under way, each with its id and, where it has one, its progress token. The server knows
+    /// them as 1, 2 and so on.
     fn new(calls: &[(&'static str, &'static str)], listens: bool) -> Self {
         let link =
             Link::new(&hub(), HeaderValue::from_static("s"), "/m".parse().unwrap(), (0, Instant::now()));
@@ -124,8 +124,8 @@ fn drain(events: &mut Events) -> String {
 
 type Calls<'a> = &'a [(&'static str, &'static str)];
 
-/// What comes of calls when a server says that: whole, cut at every byte, and byte by byte. The last is what the client
-/// hears on its own stream, where it listens.
+/// What comes of calls when a server says that: whole, cut at every byte, and byte by byte. The last is what
+/// the client hears on its own stream, where it listens.
 fn check(calls: Calls<'_>, listens: bool, said: &str, expected: &[&str]) {
     let told = |pieces: &[&[u8]]| {
         let mut room = Room::new(calls, listens);

@@ -1,5 +1,5 @@
-//! What a process says, and whose it is. On a process with several clients only what names its call, its progress token
-//! or its subscription is certain; what is not certain goes to nobody.
+//! What a process says, and whose it is. On a process with several clients only what names its call, its
+//! progress token or its subscription is certain; what is not certain goes to nobody.
 
 use bytes::Bytes;
 
@@ -8,14 +8,14 @@ use super::super::{BackendError, Stage};
 use super::link::{Counts, Link, Pending, State, To, What};
 use super::seat::SeatId;
 use crate::frame::{Envelope, Id, Kind, ScanError, Span};
-use crate::protocol::{Era, Method};
+use crate::protocol::{Era, Method, RESOURCE_UPDATED};
 
 /// A process that says nothing but nonsense.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Babble;
 
-/// Lines in a row that are no message. Banners have a few dozen lines; a program that prints its log there prints
-/// messages now and then.
+/// Lines in a row that are no message. Banners have a few dozen lines; a program that prints its log there
+/// prints messages now and then.
 const NONSENSE_MAX: u32 = 1000;
 
 /// Requests of one process that its client has not answered.
@@ -204,7 +204,8 @@ impl Link {
         true
     }
 
-    /// For a subscription, by the id that is its number; a log message, if there is but one call that asked for any.
+    /// For a subscription, by the id that is its number; a log message, if there is but one call that asked
+    /// for any.
     fn take_modern(&self, message: &Bytes, envelope: &Envelope) -> bool {
         let mut state = self.state.borrow_mut();
         if let Some(id) = envelope.params.meta.subscription_id {
@@ -249,11 +250,9 @@ impl Link {
     }
 }
 
-const RESOURCE_UPDATED: &str = "notifications/resources/updated";
-
 impl State {
-    /// To a client, on the stream of its newest call, else on its own stream: what a server says while it answers
-    /// belongs to the answer.
+    /// To a client, on the stream of its newest call, else on its own stream: what a server says while it
+    /// answers belongs to the answer.
     fn send_to(&mut self, seat: SeatId, event: Bytes) -> bool {
         let calls = self.table.iter().filter(|(_, minted)| minted.call.seat == Some(seat));
         let newest = calls.map(|(number, _)| number).max();
@@ -283,10 +282,7 @@ fn subscription_in_result(message: &Bytes, envelope: &Envelope) -> Option<Span> 
     }
     let outcome = envelope.outcome.filter(|_| envelope.kind == Kind::Response)?;
     let ended: Ended<'_> = serde_json::from_slice(outcome.of(message)).ok()?;
-    let raw = ended.meta.id.get();
-    // A part of one text: the difference of their addresses is where it begins in it.
-    let start = (raw.as_ptr() as usize).checked_sub(message.as_ptr() as usize)?;
-    Some(Span { start: u32::try_from(start).ok()?, end: u32::try_from(start + raw.len()).ok()? })
+    Span::within(message, ended.meta.id.get().as_bytes())
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! Lines: one JSON-RPC message each (MCP, stdio). Cutting what a process says into them, and writing what it is told.
+//! Lines: one JSON-RPC message each (MCP, stdio). Cutting what a process says into them, and writing what it
+//! is told.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -57,8 +58,8 @@ impl Lines {
 
 /// Appends a message with parts replaced, as a line. Edits are in ascending order.
 ///
-/// A raw line end within a message is white space between its tokens, for in a string it would be written as an escape
-/// (RFC 8259, section 7): a space is as good, and keeps the message on its line.
+/// A raw line end within a message is white space between its tokens, for in a string it would be written as
+/// an escape (RFC 8259, section 7): a space is as good, and keeps the message on its line.
 pub fn write_line(message: &[u8], edits: &[(Span, &[u8])], out: &mut BytesMut) {
     out.reserve(message.len() + edits.iter().map(|(_, with)| with.len()).sum::<usize>() + 1);
     let start = out.len();

@@ -1,8 +1,10 @@
-//! One process, as the calls and seats on it see it: what is under way there, and what is to be written to it.
+//! One process, as the calls and seats on it see it: what is under way there, and what is to be written to
+//! it.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -16,6 +18,7 @@ use super::super::{BackendError, Stage};
 use super::Program;
 use super::lines::write_line;
 use super::seat::{SeatId, Seats};
+use super::tally::Tally;
 use crate::base::ServerName;
 use crate::frame::{Envelope, Scanner, Span};
 use crate::protocol::{Era, Method, code};
@@ -34,8 +37,8 @@ pub struct Common {
     pub sessions: RefCell<HashMap<HeaderValue, (Rc<Link>, SeatId), RandomState>>,
     /// Processes that are spoken to.
     pub links: RefCell<Vec<Rc<Link>>>,
-    /// Processes that run: those, spares, and those that are ending.
-    pub running: Cell<usize>,
+    /// How many run, and how they failed: for other threads too.
+    pub tally: Arc<Tally>,
     /// Told when one of them has ended.
     pub ended: Notify,
     /// When the next may be started, after some that failed to start.
@@ -49,10 +52,6 @@ pub struct Common {
 /// What happened so far, over all processes of a server.
 #[derive(Default)]
 pub struct Counts {
-    /// Processes started.
-    pub started: Cell<u64>,
-    /// Processes that ended when nobody had asked for it.
-    pub failed: Cell<u64>,
     /// Lines that were no message.
     pub nonsense: Cell<u64>,
     /// Messages that were for nobody in particular, or for a call that is over.
@@ -285,8 +284,8 @@ impl Link {
         }
     }
 
-    /// The client of a seat cancels its own call, by the raw id that it has there. The call is answered at once: a
-    /// server says nothing more to a call that was cancelled (MCP, cancellation).
+    /// The client of a seat cancels its own call, by the raw id that it has there. The call is answered at
+    /// once: a server says nothing more to a call that was cancelled (MCP, cancellation).
     pub fn cancel(&self, seat: SeatId, id: &[u8]) {
         let mut state = self.state.borrow_mut();
         let is_it = |pending: &Pending| pending.seat == Some(seat) && pending.call.is_some();
@@ -373,7 +372,8 @@ impl Link {
         self.common.links.borrow_mut().retain(|link| !std::ptr::eq(&raw const **link, self));
     }
 
-    /// It failed. The next of its place is not started at once; and if it failed to start, none of the server.
+    /// It failed. The next of its place is not started at once; and if it failed to start, none of the
+    /// server.
     pub fn note_failure(&self) {
         let backoff = if self.has_answered.get() { &*self.backoff } else { &self.common.backoff };
         backoff.borrow_mut().fail(self.began.elapsed());
@@ -460,5 +460,6 @@ impl State {
     }
 }
 
-/// What a call is answered that its client cancelled; no client looks at it. As the Language Server Protocol numbers it.
+/// What a call is answered that its client cancelled; no client looks at it. As the Language Server Protocol
+/// numbers it.
 const CANCELLED: i32 = -32800;

@@ -1,14 +1,14 @@
-//! Servers that are child processes, spoken to over their standard input and output, one JSON-RPC message a line
-//! (MCP, stdio). To the rest of the gateway each looks like a Streamable HTTP server: a POST, GET or DELETE in, an
-//! answer out, with sessions, event streams and 404 for a session whose process is gone.
+//! Servers that are child processes, spoken to over their standard input and output, one JSON-RPC message a
+//! line (MCP, stdio). To the rest of the gateway each looks like a Streamable HTTP server: a POST, GET or
+//! DELETE in, an answer out, with sessions, event streams and 404 for a session whose process is gone.
 //!
-//! Each server has a thread of its own, on which one supervising task (`supervisor`) owns its processes. It is
-//! spoken to by messages over a bounded channel (`server`). What runs there is in `Rc` and `RefCell`.
+//! Each server has a thread of its own, on which one supervising task (`supervisor`) owns its processes. It
+//! is spoken to by messages over a bounded channel (`server`). What runs there is in `Rc` and `RefCell`.
 //!
-//! Invariants: an id or progress token that a process sees is minted by us and never used twice on it; what a process
-//! says goes to the one client that is certainly meant, or to nobody; its standard error is read from before the first
-//! byte is written to it, and never parsed; its environment is what was configured and six variables that say where and
-//! who one is; nothing of it outlives the gateway (`child`).
+//! Invariants: an id or progress token that a process sees is minted by us and never used twice on it; what a
+//! process says goes to the one client that is certainly meant, or to nobody; its standard error is read from
+//! before the first byte is written to it, and never parsed; its environment is what was configured and six
+//! variables that say where and who one is; nothing of it outlives the gateway (`child`).
 //!
 //! Does not know: HTTP, endpoints, and what a method does, but for those that decide whose a message is.
 
@@ -20,6 +20,7 @@ mod process;
 mod seat;
 mod server;
 mod supervisor;
+mod tally;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -28,6 +29,7 @@ use std::time::Duration;
 use crate::child::{Confinement, Limits};
 
 pub use server::{Configured, Deployed, Failed, Health, ProcessHealth, Server};
+pub use tally::{ProcessFailure, ProcessStage, Processes};
 
 /// A program that is an MCP server, and how it is run.
 #[derive(Clone, PartialEq, Eq)]
@@ -69,8 +71,8 @@ pub struct Settings {
     pub confinement: Option<Confinement>,
 }
 
-/// Variables that a server is given beside its own: those that say where and who one is, as MCP clients give them. None
-/// is a secret.
+/// Variables that a server is given beside its own: those that say where and who one is, as MCP clients give
+/// them. None is a secret.
 pub const INHERITED: [&str; 6] = ["HOME", "LOGNAME", "PATH", "SHELL", "TERM", "USER"];
 
 /// Who shares a process.

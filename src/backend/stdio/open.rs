@@ -15,10 +15,11 @@ use tokio::time::{Instant, sleep, timeout};
 use super::super::shim::{Backoff, Outcome, Reply};
 use super::super::{BackendError, EraChoice, Stage};
 use super::Sharing;
-use super::link::{Counts, Link};
+use super::link::Link;
 use super::process::Spawned;
 use super::server::Call;
 use super::supervisor::{Key, Supervisor, Who};
+use super::tally::ProcessStage;
 use crate::frame::{Envelope, Kind};
 use crate::protocol::{Era, Method, Revision, code};
 
@@ -29,8 +30,8 @@ const STARTING_MAX: usize = 8;
 /// A wait for the next try up to this long is waited out by the call; a longer one is told.
 const BACKOFF_WAITED: Duration = Duration::from_secs(2);
 
-/// A server that says nothing to `server/discover` for so long does not know it (MCP 2026-07-28, versioning: silence
-/// means the other era). Once it has started to answer anything, it is quick.
+/// A server that says nothing to `server/discover` for so long does not know it (MCP 2026-07-28, versioning:
+/// silence means the other era). Once it has started to answer anything, it is quick.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What a process was told first, and what it said to that.
@@ -85,7 +86,7 @@ impl Supervisor {
             return Err(BackendError::bare(Stage::Unsent));
         }
         Spawned::start(&self.common).map_err(|error| {
-            Counts::add(&self.common.counts.failed);
+            self.common.tally.fail(ProcessStage::Start, error.to_string());
             self.common.backoff.borrow_mut().fail(Duration::ZERO);
             tracing::warn!(server = %self.common.name, %error, "a server process cannot be started");
             BackendError::new(Stage::Connect, error)
@@ -94,7 +95,7 @@ impl Supervisor {
 
     /// If as many run as may, the one that was idle for longest has to go.
     fn make_room(&self) -> Result<(), BackendError> {
-        if self.common.running.get() < self.common.program.settings.processes_max {
+        if self.common.tally.running() < self.common.program.settings.processes_max {
             return Ok(());
         }
         let now = Instant::now();
@@ -148,7 +149,12 @@ impl Supervisor {
         let session = session_id()?;
         let seat = link.state.borrow_mut().seats.take(session.clone(), call.owner.is_some());
         self.common.sessions.borrow_mut().insert(session.clone(), (Rc::clone(link), seat));
-        Ok(Reply { session_id: Some(session), ..Reply::message(with_id(id, answer, envelope)) })
+        let message = with_id(id, answer, envelope);
+        let message = match self.common.program.settings.sharing {
+            Sharing::Shared => without_tasks(message),
+            Sharing::Key | Sharing::Session => message,
+        };
+        Ok(Reply { session_id: Some(session), ..Reply::message(message) })
     }
 
     /// A process that was introduced to in that way: the one there is, or a new one.
@@ -170,7 +176,8 @@ impl Supervisor {
             Err(_elapsed) => {
                 self.found_era.set(None);
                 link.note_failure();
-                Counts::add(&self.common.counts.failed);
+                let why = "it did not answer `initialize` within start_timeout";
+                self.common.tally.fail(ProcessStage::Introduce, why);
                 tracing::warn!(server = %self.common.name, "a server process does not answer `initialize`");
                 link.close(Stage::Connect);
                 link.end();
@@ -206,8 +213,9 @@ impl Supervisor {
         Ok(link)
     }
 
-    /// Whether it speaks the Modern era: as configured, or found out on a process that is used for nothing else, once
-    /// and again after it failed to open a session. Some servers exit at anything before `initialize`, others keep to the era of the first message.
+    /// Whether it speaks the Modern era: as configured, or found out on a process that is used for nothing
+    /// else, once and again after it failed to open a session. Some servers exit at anything before
+    /// `initialize`, others keep to the era of the first message.
     pub async fn is_modern(self: &Rc<Self>) -> Result<bool, BackendError> {
         match self.era {
             EraChoice::Modern => return Ok(true),
@@ -219,7 +227,7 @@ impl Supervisor {
             return Ok(era == Era::Modern);
         }
         let (link, _permit) = self.start(Era::Modern, &Rc::default()).await?;
-        let failed_before = self.common.backoff.borrow().clone();
+        let (failed_before, tally_before) = (self.common.backoff.borrow().clone(), self.common.tally.look());
         let heard = link.ask_own(Method::Discover, DISCOVER_PARAMS);
         let heard = timeout(PROBE_TIMEOUT.min(self.common.program.settings.start_timeout), heard).await;
         let era = match &heard {
@@ -227,6 +235,7 @@ impl Supervisor {
             Ok(Err(_gone)) => {
                 // To exit at a message that one does not know is not to fail.
                 *self.common.backoff.borrow_mut() = failed_before;
+                self.common.tally.forgive(tally_before);
                 Era::Legacy
             }
             Err(_elapsed) => Era::Legacy,
@@ -250,7 +259,8 @@ async fn turn(patience: Duration) -> Result<SemaphorePermit<'static>, BackendErr
 /// `_meta` of a request of our own (MCP 2026-07-28, basic).
 const DISCOVER_PARAMS: &[u8] = br#"{"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{},"io.modelcontextprotocol/clientInfo":{"name":"metamcp","version":"1"}}}"#;
 
-/// A result, or an error that only the Modern era has, is Modern; any other error is not (MCP 2026-07-28, versioning).
+/// A result, or an error that only the Modern era has, is Modern; any other error is not (MCP 2026-07-28,
+/// versioning).
 fn era_of(answer: &Bytes, envelope: &Envelope) -> Era {
     #[derive(Deserialize)]
     struct Error {
@@ -274,7 +284,8 @@ fn ours() -> Bytes {
     .into()
 }
 
-/// What two clients must say alike to share a process: the revision, and what they can do. Who they are is no difference.
+/// What two clients must say alike to share a process: the revision, and what they can do. Who they are is no
+/// difference.
 fn likeness(params: &Bytes) -> Bytes {
     #[derive(Deserialize)]
     struct Params<'a> {
@@ -294,6 +305,19 @@ fn with_id(id: &[u8], answer: &Bytes, envelope: &Envelope) -> Bytes {
     let outcome = envelope.outcome.map_or(&b"null"[..], |span| span.of(answer));
     let member: &[u8] = if envelope.kind == Kind::Response { b"result" } else { b"error" };
     [br#"{"jsonrpc":"2.0","id":"#, id, b",\"", member, b"\":", outcome, b"}"].concat().into()
+}
+
+/// The answer to `initialize` of a process that is everybody's: so would be the tasks that it lists and
+/// answers for (MCP 2025-11-25, tasks, security: where who asks cannot be told apart).
+fn without_tasks(message: Bytes) -> Bytes {
+    let read: Option<serde_json::Value> = serde_json::from_slice(&message).ok();
+    let Some(mut read) = read.filter(|read| !read["result"]["capabilities"]["tasks"].is_null()) else {
+        return message;
+    };
+    if let Some(capabilities) = read["result"]["capabilities"].as_object_mut() {
+        capabilities.remove("tasks");
+    }
+    read.to_string().into()
 }
 
 /// 128 random bits.
@@ -323,6 +347,20 @@ mod tests {
         check(a, &b.replace(r#", "roots":{}"#, ""), false);
         check(a, "{}", false);
         check("[1]", "[2]", false);
+    }
+
+    #[test]
+    fn what_is_everybodys_has_no_tasks() {
+        let check = |message: &'static str, expected: &str| {
+            assert_eq!(without_tasks(Bytes::from_static(message.as_bytes())), expected);
+        };
+        check(
+            r#"{"id":1,"result":{"capabilities":{"tasks":{"list":{}},"tools":{}}}}"#,
+            r#"{"id":1,"result":{"capabilities":{"tools":{}}}}"#,
+        );
+        for same in [r#"{"id":1, "result":{"capabilities":{"tools":{}}}}"#, r#"{"id":1,"error":{}}"#, "no"] {
+            check(same, same);
+        }
     }
 
     #[test]

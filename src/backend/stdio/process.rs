@@ -15,7 +15,8 @@ use tokio::time::{Instant, timeout};
 use super::super::Stage;
 use super::Program;
 use super::lines::Lines;
-use super::link::{Common, Counts, Link};
+use super::link::{Common, Link};
+use super::tally::ProcessStage;
 use crate::child::{self, Orders};
 
 /// A process that was started and not spoken to.
@@ -95,8 +96,7 @@ impl Spawned {
         else {
             return Err(io::Error::other("a process without its pipes"));
         };
-        Counts::add(&common.counts.started);
-        common.running.set(common.running.get() + 1);
+        common.tally.start();
         let said = Rc::new(RefCell::new(Said::default()));
         let hearing = spawn_local(hear(stderr, Rc::clone(&said), common.name.to_string(), pid));
         Ok(Self { pid, began: Instant::now(), child, stdin, stdout, said, hearing })
@@ -245,13 +245,12 @@ async fn end(mut child: Child, pid: u32) {
 }
 
 fn note_ended(common: &Common) {
-    common.running.set(common.running.get().saturating_sub(1));
+    common.tally.end();
     common.ended.notify_waiters();
 }
 
 /// Logs it, and gives why in short, with the last that it said.
 fn note_failure(common: &Common, why: &End, said: &Said, ran: Duration) -> String {
-    Counts::add(&common.counts.failed);
     let why = match why {
         End::Exited(Ok(status)) => format!("it ended: {status}"),
         End::Exited(Err(error)) => format!("it cannot be waited for: {error}"),
@@ -263,6 +262,7 @@ fn note_failure(common: &Common, why: &End, said: &Said, ran: Duration) -> Strin
         End::Asked => "it was asked to end".to_owned(),
     };
     let said: Vec<&String> = said.lines.iter().collect();
+    common.tally.fail(ProcessStage::Run, &*why);
     tracing::warn!(server = %common.name, why, ran_ms = ran.as_millis(), ?said, "a server process failed");
     said.last().map_or_else(|| why.clone(), |last| format!("{why}; the last it said was {last:?}"))
 }

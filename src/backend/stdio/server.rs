@@ -1,5 +1,6 @@
 //! One server's life, as types: only a deployed one can be called.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use super::super::shim::{Hold, Outcome, Reply, Verb};
 use super::super::{BackendError, EraChoice, Stage};
 use super::Program;
 use super::supervisor::{Message, Supervisor};
+use super::tally::{Processes, Tally};
 use crate::auth::KeyId;
 use crate::base::ServerName;
 use crate::child;
@@ -65,6 +67,7 @@ pub struct Deployed {
     asked: mpsc::Sender<Message>,
     given_up: mpsc::UnboundedSender<u64>,
     next_call: AtomicU64,
+    tally: Arc<Tally>,
 }
 
 /// It could not be deployed.
@@ -112,7 +115,8 @@ pub struct ProcessHealth {
     pub in_flight: usize,
 }
 
-/// Calls on their way to the supervising task, which takes them at once unless it is badly behind: then they wait.
+/// Calls on their way to the supervising task, which takes them at once unless it is badly behind: then they
+/// wait.
 const ASKED_MAX: usize = 256;
 
 /// Nothing on the thread goes deep, and there may be hundreds of servers.
@@ -124,18 +128,20 @@ impl Server<Configured> {
         Self { name, program, era, state: Configured }
     }
 
-    /// Starts the task that supervises it, on a thread of its own. A child process is bound to the life of the thread
-    /// that started it (`PR_SET_PDEATHSIG`), so it must be one that lives as long.
+    /// Starts the task that supervises it, on a thread of its own. A child process is bound to the life of
+    /// the thread that started it (`PR_SET_PDEATHSIG`), so it must be one that lives as long.
     pub fn deploy(self) -> Result<Server<Deployed>, Server<Failed>> {
         child::close_memory();
         let (asked, taken) = mpsc::channel(ASKED_MAX);
         // At most one message for each call, and calls are bounded.
         let (given_up, over) = mpsc::unbounded_channel();
         let (name, program, era) = (self.name.clone(), self.program.clone(), self.era);
+        let tally = Arc::<Tally>::default();
+        let counted = Arc::clone(&tally);
         let begun = Builder::new_current_thread().enable_all().build().and_then(|runtime| {
             let named = format!("stdio-{name}");
             thread::Builder::new().name(named).stack_size(STACK_BYTES).spawn(move || {
-                let supervisor = Supervisor::new(name, *program, era);
+                let supervisor = Supervisor::new(name, *program, era, counted);
                 LocalSet::new().block_on(&runtime, supervisor.run(taken, over));
             })
         });
@@ -143,7 +149,7 @@ impl Server<Configured> {
         match begun {
             Ok(_thread) => {
                 let next_call = AtomicU64::new(0);
-                let state = Deployed { asked, given_up, next_call };
+                let state = Deployed { asked, given_up, next_call, tally };
                 Ok(Server { name, program, era, state })
             }
             Err(error) => {
@@ -155,7 +161,8 @@ impl Server<Configured> {
 }
 
 impl Server<Deployed> {
-    /// Asks it something, and waits for what the answer begins with. The hold gives the call up when it is dropped.
+    /// Asks it something, and waits for what the answer begins with. The hold gives the call up when it is
+    /// dropped.
     ///
     /// Not cancel safe: dropping it gives the call up.
     pub async fn call(
@@ -165,7 +172,8 @@ impl Server<Deployed> {
         owner: Option<KeyId>,
     ) -> Result<(Reply, Hold), BackendError> {
         let number = self.state.next_call.fetch_add(1, Ordering::Relaxed);
-        // Made first, so that it is dropped last: a server that is told that the call is given up sees that nobody waits.
+        // Made first, so that it is dropped last: a server that is told that the call is given up sees that
+        // nobody waits.
         let hold = Hold::new(self.state.given_up.clone(), number);
         let (reply, answer) = oneshot::channel();
         let call = Call { number, verb, session, owner, reply };
@@ -177,6 +185,11 @@ impl Server<Deployed> {
         }
     }
 
+    /// How its processes are. Asks nobody.
+    pub fn processes(&self) -> Processes {
+        self.state.tally.look()
+    }
+
     /// How it is; `None` when it was stopped. Cancel safe.
     pub async fn health(&self) -> Option<Health> {
         let (reply, answer) = oneshot::channel();
@@ -184,8 +197,8 @@ impl Server<Deployed> {
         answer.await.ok()
     }
 
-    /// Ends all its processes, and waits until they have ended: five seconds and a half at most. Called again, it starts
-    /// anew. Cancel safe: they end all the same.
+    /// Ends all its processes, and waits until they have ended: five seconds and a half at most. Called
+    /// again, it starts anew. Cancel safe: they end all the same.
     pub async fn stop(&self) {
         let (reply, ended) = oneshot::channel();
         if self.state.asked.send(Message::Stop(reply)).await.is_ok() {

@@ -1,9 +1,10 @@
-//! The task that owns the processes of one server: it takes what is asked of the server, and gives it to the process
-//! that it is for.
+//! The task that owns the processes of one server: it takes what is asked of the server, and gives it to the
+//! process that it is for.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,6 +22,7 @@ use super::open::Introduced;
 use super::process::Spawned;
 use super::seat::SeatId;
 use super::server::{Call, Health, ProcessHealth};
+use super::tally::Tally;
 use super::{Program, Sharing};
 use crate::auth::KeyId;
 use crate::base::ServerName;
@@ -77,7 +79,8 @@ pub enum Who {
     Session(u64),
 }
 
-/// The place of one process. Its locks are held by whoever starts it, so that a burst of first calls starts one.
+/// The place of one process. Its locks are held by whoever starts it, so that a burst of first calls starts
+/// one.
 #[derive(Default)]
 pub struct Slot {
     /// One that was introduced to.
@@ -99,7 +102,7 @@ const STOP_TIMEOUT: Duration = Duration::from_millis(5500);
 
 impl Supervisor {
     /// Of a server of which no process runs.
-    pub fn new(name: ServerName, program: Program, era: EraChoice) -> Rc<Self> {
+    pub fn new(name: ServerName, program: Program, era: EraChoice, tally: Arc<Tally>) -> Rc<Self> {
         let common = Common {
             name,
             program,
@@ -107,7 +110,7 @@ impl Supervisor {
             ways: RefCell::default(),
             sessions: RefCell::default(),
             links: RefCell::default(),
-            running: Cell::new(0),
+            tally,
             ended: Notify::new(),
             backoff: RefCell::default(),
             told_of_sharing: Cell::new(false),
@@ -232,6 +235,12 @@ impl Supervisor {
         answer(call, Reply::events(events));
     }
 
+    /// Whether it is about tasks, which on a process that everybody shares would be everybody's.
+    fn is_of_all(&self, message: &Bytes, envelope: &Envelope) -> bool {
+        self.common.program.settings.sharing == Sharing::Shared
+            && envelope.method.is_some_and(|method| method.value(message).starts_with(b"tasks/"))
+    }
+
     /// A message of a client that has a seat.
     fn in_session(&self, call: Call, message: &Bytes, envelope: &Envelope, session: &HeaderValue) {
         let Some((link, seat)) = self.find(session) else {
@@ -239,6 +248,11 @@ impl Supervisor {
         };
         let method = method_of(message, envelope);
         match envelope.kind {
+            Kind::Request if self.is_of_all(message, envelope) => {
+                let id = envelope.id.map_or(&b""[..], |id| id.span.of(message));
+                let text = "this server has no tasks, for its process is shared by everybody";
+                answer(call, Reply::error(StatusCode::OK, id, code::METHOD_NOT_FOUND, text));
+            }
             Kind::Request => Self::ask(call, &link, Some(seat), message, envelope),
             Kind::Response | Kind::Error => {
                 let is_asked = envelope.id.is_some_and(|id| link.take_asked(seat, id.span.of(message)));
@@ -385,7 +399,7 @@ impl Supervisor {
     /// Starts a spare, unless there is one, or no room, or the server fails.
     fn keep_spare(&self) {
         let common = &self.common;
-        let has_room = common.running.get() < common.program.settings.processes_max;
+        let has_room = common.tally.running() < common.program.settings.processes_max;
         let may_start = common.backoff.borrow().wait(Instant::now()).is_zero();
         if self.spare.borrow().is_some() || !has_room || !may_start {
             return;
@@ -411,11 +425,11 @@ impl Supervisor {
             let ended = self.common.ended.notified();
             tokio::pin!(ended);
             ended.as_mut().enable();
-            if self.common.running.get() == 0 {
+            if self.common.tally.running() == 0 {
                 return;
             }
             if timeout_at(deadline, ended).await.is_err() {
-                let left = self.common.running.get();
+                let left = self.common.tally.running();
                 tracing::error!(server = %self.common.name, left, "processes do not end");
                 return;
             }
@@ -425,6 +439,7 @@ impl Supervisor {
     fn health(&self) -> Health {
         let now = Instant::now();
         let (common, counts) = (&self.common, &self.common.counts);
+        let tally = common.tally.look();
         let of_link = |link: &Rc<Link>| {
             let state = link.state.borrow();
             ProcessHealth {
@@ -437,11 +452,11 @@ impl Supervisor {
         };
         Health {
             processes: common.links.borrow().iter().map(of_link).collect(),
-            running: common.running.get(),
+            running: tally.running,
             failures_in_a_row: common.backoff.borrow().failures(),
             next_start_in: common.backoff.borrow().wait(now),
-            started: counts.started.get(),
-            failed: counts.failed.get(),
+            started: tally.started,
+            failed: tally.failed,
             nonsense: counts.nonsense.get(),
             unmeant: counts.unmeant.get(),
             lost: counts.lost.get(),

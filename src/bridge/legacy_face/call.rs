@@ -13,10 +13,10 @@ use super::open::still_speaks;
 use super::request::{Again, Request};
 use super::result::{self, InputRequired, Turn, error_code, misbehaved, own_error};
 use super::session::{Session, UnderWay};
-use super::{LegacyFace, event, input, inside};
+use super::{LegacyFace, input, inside};
 use crate::backend::shim::{Outlet, Reply, stream_of};
 use crate::backend::{Answer, Answered, BackendError, EraChoice, Lane, Outgoing, Pool, Stage};
-use crate::frame::{Envelope, EventReader, Kind, Scanner};
+use crate::frame::{Envelope, EventReader, Kind, Scanner, write_event};
 use crate::protocol::{Era, Method, code};
 use crate::session::MESSAGE_BYTES_MAX;
 
@@ -26,10 +26,12 @@ const ROUNDS_MAX: u32 = 8;
 /// Events made and not yet read by the client: a server that sends more waits.
 const EVENTS_MAX: usize = 16;
 
-/// Before a call is made again of a server that asked nothing and only gave a state, the longer the more often it did.
+/// Before a call is made again of a server that asked nothing and only gave a state, the longer the more
+/// often it did.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// What a call is answered that its client cancelled; no client looks at it. As the Language Server Protocol numbers it.
+/// What a call is answered that its client cancelled; no client looks at it. As the Language Server Protocol
+/// numbers it.
 const CANCELLED: i32 = -32800;
 
 /// A call and all that it is made of.
@@ -56,8 +58,8 @@ enum Heard {
     Failed(Box<Answered>),
 }
 
-/// Sends a request of a session to its server, and gives the answer as a session knows it. Dropped, or when its event
-/// stream is, the call is given up at the server.
+/// Sends a request of a session to its server, and gives the answer as a session knows it. Dropped, or when
+/// its event stream is, the call is given up at the server.
 pub async fn call(
     face: Arc<LegacyFace>,
     session: Arc<Session>,
@@ -137,8 +139,8 @@ impl Exchange {
         Ok((heard, false))
     }
 
-    /// Whether a refusal says that the server does not know this era any more: it is none of the era's own (MCP
-    /// 2026-07-28, versioning), and the server does not say otherwise when it is asked.
+    /// Whether a refusal says that the server does not know this era any more: it is none of the era's own
+    /// (MCP 2026-07-28, versioning), and the server does not say otherwise when it is asked.
     async fn is_of_another_era(&self, said: Option<i32>) -> bool {
         let is_of_this = matches!(
             said,
@@ -194,7 +196,7 @@ impl Exchange {
             // Free before the client can know of the answer.
             drop(under_way);
             match last {
-                Ok(message) => drop(outlet.send(event(&message)).await),
+                Ok(message) => drop(outlet.send(write_event(&message)).await),
                 Err(error) => outlet.break_off(error.stage).await,
             }
         });
@@ -218,10 +220,11 @@ impl Exchange {
                 return Ok(self.misbehaved(&format!("it asked more than {ROUNDS_MAX} times")));
             }
             rounds += 1;
-            let responses = match input::ask(&self.session, outlet, &self.id, &asks).await {
-                Ok(responses) => responses,
-                Err(input::Given(message)) => return Ok(message),
-            };
+            let responses =
+                match input::ask(&self.session, outlet, &self.id, &asks, self.face.input_timeout).await {
+                    Ok(responses) => responses,
+                    Err(input::Given(message)) => return Ok(message),
+                };
             if responses.is_none() {
                 sleep(PAUSE * rounds).await;
             }
@@ -246,7 +249,7 @@ impl Exchange {
                 let Some(data) = told.data.filter(|data| !data.is_empty()) else { continue };
                 let Ok(envelope) = scanner.scan(&data) else { continue };
                 match envelope.kind {
-                    Kind::Notification => drop(outlet.send(event(&data)).await),
+                    Kind::Notification => drop(outlet.send(write_event(&data)).await),
                     Kind::Request => {}
                     Kind::Response | Kind::Error => return Ok(self.turn(&data, &envelope)),
                 }

@@ -1,5 +1,5 @@
-//! What a server wants to know before it answers, asked of the client as sessions ask: by requests on the stream of the
-//! call.
+//! What a server wants to know before it answers, asked of the client as sessions ask: by requests on the
+//! stream of the call.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,21 +7,17 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use tokio::time::{Instant, timeout_at};
 
-use super::event;
 use super::result::{Input, InputRequired, Question, own_error};
 use super::session::{Asked, Session};
 use crate::backend::shim::Outlet;
-use crate::frame::{Kind, Scanner, json_string};
+use crate::frame::{Kind, Scanner, json_string, write_event};
 use crate::protocol::{ClientCapabilities, code};
-
-/// For a person to answer: long enough to look something up, short enough that a client which forgot is not waited for
-/// all day. The call, its place among the key's calls and its connection are held for so long.
-const INPUT_TIMEOUT: Duration = Duration::from_mins(10);
 
 /// Why the call cannot go on: the answer for the client.
 pub struct Given(pub Bytes);
 
-/// Asks the client all of it at once. Gives the raw object of its answers, `None` when nothing was asked.
+/// Asks the client all of it at once, and waits that long. Gives the raw object of its answers, `None` when
+/// nothing was asked.
 ///
 /// Cancel safe: answers that come later are nobody's.
 pub async fn ask(
@@ -29,6 +25,7 @@ pub async fn ask(
     outlet: &Outlet,
     id: &[u8],
     asks: &InputRequired,
+    patience: Duration,
 ) -> Result<Option<Bytes>, Given> {
     if asks.questions.is_empty() {
         return Ok(None);
@@ -38,16 +35,16 @@ pub async fn ask(
     for question in &asks.questions {
         let number = session.mint();
         let one = session.expect(format!("metamcp-input-{number}"));
-        outlet.send(event(&request(question, &one.id))).await;
+        outlet.send(write_event(&request(question, &one.id))).await;
         asked.push(one);
     }
-    let deadline = Instant::now() + INPUT_TIMEOUT;
+    let deadline = Instant::now() + patience;
     let mut responses = BytesMut::new();
     for at in 0..asked.len() {
         let question = &asks.questions[at];
         let Ok(answer) = timeout_at(deadline, asked[at].answer()).await else {
             withdraw(outlet, &asked[at..]).await;
-            let (method, seconds) = (question.input.method(), INPUT_TIMEOUT.as_secs());
+            let (method, seconds) = (question.input.method(), patience.as_secs());
             let text = format!("the client did not answer {method} in {seconds} s; the call was given up");
             return Err(Given(own_error(id, code::INTERNAL, &text, None)));
         };
@@ -101,8 +98,8 @@ fn request(question: &Question, id: &str) -> Bytes {
     message.freeze()
 }
 
-/// The raw result in the client's answer. To fail to ask a user is to be told nothing by one; else the error is in the
-/// client's own words.
+/// The raw result in the client's answer. To fail to ask a user is to be told nothing by one; else the error
+/// is in the client's own words.
 fn response(question: &Question, answer: &Bytes) -> Result<Bytes, String> {
     #[derive(serde::Deserialize)]
     struct Error {
@@ -130,7 +127,7 @@ async fn withdraw(outlet: &Outlet, asked: &[Asked]) {
             r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{{"requestId":"{}","reason":"the call was given up"}}}}"#,
             one.id
         );
-        outlet.send(event(message.as_bytes())).await;
+        outlet.send(write_event(message.as_bytes())).await;
     }
 }
 
@@ -168,7 +165,7 @@ mod tests {
         let session = session(declared);
         let (outlet, mut events) = stream_of(8);
         let asks = InputRequired { questions, state: None };
-        let asking = ask(&session, &outlet, b"7", &asks);
+        let asking = ask(&session, &outlet, b"7", &asks, Duration::from_mins(10));
         let answering = async {
             tokio::task::yield_now().await;
             for (number, answer) in (1..).zip(answers) {

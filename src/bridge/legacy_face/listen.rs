@@ -1,5 +1,5 @@
-//! The GET stream of a session: one `subscriptions/listen` at the server, opened again when what the client wants to be
-//! told of changes, or when it breaks (MCP 2026-07-28, subscriptions).
+//! The GET stream of a session: one `subscriptions/listen` at the server, opened again when what the client
+//! wants to be told of changes, or when it breaks (MCP 2026-07-28, subscriptions).
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,14 +9,14 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::spawn_local;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::request::own;
 use super::session::{Heed, Session};
-use super::{LegacyFace, event, inside};
+use super::{LegacyFace, inside};
 use crate::backend::shim::{Outlet, Reply, stream_of};
 use crate::backend::{Answer, Answered, Lane, Outgoing, Pool};
-use crate::frame::{EventReader, Kind, Scanner};
+use crate::frame::{EventReader, Kind, Scanner, write_event};
 use crate::protocol::Method;
 
 /// Events made and not yet read by the client: a server that sends more waits.
@@ -27,6 +27,9 @@ const BACKOFF_MIN: Duration = Duration::from_millis(500);
 
 /// No server is asked more often than this for long.
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
+
+/// For a server to answer a subscription and to say that it tells; costs it nothing.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Opens the stream. It takes over from the one before, and lasts until the client goes or the session ends.
 pub fn open(face: &Arc<LegacyFace>, session: Arc<Session>, pool: Rc<Pool>) -> Box<Answered> {
@@ -87,7 +90,9 @@ impl Ears {
             };
             // What the one before has to tell is told until the next is open.
             let opening = tokio::select! {
-                opening = self.open(&request, wish) => opening,
+                opening = timeout(OPEN_TIMEOUT, self.open(&request, wish)) => {
+                    opening.unwrap_or(Err(Refused::ForNow))
+                }
                 () = tell_on(&mut open, outlet, &self.face, &self.pool) => continue,
             };
             match opening {
@@ -186,15 +191,15 @@ async fn tell_on(open: &mut Option<Stream>, outlet: &Outlet, face: &LegacyFace, 
 }
 
 impl Stream {
-    /// Passes what the server tells on; completes at the end of the stream, regular or not. Cancel safe, but for an event
-    /// that waits for room.
+    /// Passes what the server tells on; completes at the end of the stream, regular or not. Cancel safe, but
+    /// for an event that waits for room.
     async fn tell(&mut self, outlet: &Outlet, face: &LegacyFace, pool: &Pool) {
         while let Some((message, method)) = self.next().await {
             self.has_told = true;
             if method == Some(Method::ToolsListChanged) {
                 face.known.forget(pool.backend().id);
             }
-            if method != Some(Method::Acknowledged) && !outlet.send(event(&message)).await {
+            if method != Some(Method::Acknowledged) && !outlet.send(write_event(&message)).await {
                 return;
             }
         }

@@ -1,15 +1,17 @@
-//! What Legacy clients see of a server that speaks only the Modern era: sessions, requests of the server, a GET stream.
+//! What Legacy clients see of a server that speaks only the Modern era: sessions, requests of the server, a
+//! GET stream.
 //!
-//! `initialize` is answered from `server/discover`. Every request of the session becomes one that stands alone, with what
-//! the client said at the beginning in its `_meta` and the headers that mirror it (`request`). An answer passes with what
-//! only the Modern era has cut out (`result`); where the server wants to know something first, the client is asked by
-//! requests on the stream of the call, and the call is made again with its answers (`call`, `input`). Subscriptions, and
-//! changes of lists, are one `subscriptions/listen` for each session whose client has a GET stream (`listen`).
+//! `initialize` is answered from `server/discover`. Every request of the session becomes one that stands
+//! alone, with what the client said at the beginning in its `_meta` and the headers that mirror it
+//! (`request`). An answer passes with what only the Modern era has cut out (`result`); where the server wants
+//! to know something first, the client is asked by requests on the stream of the call, and the call is made
+//! again with its answers (`call`, `input`). Subscriptions, and changes of lists, are one
+//! `subscriptions/listen` for each session whose client has a GET stream (`listen`).
 //!
-//! Invariants: a server hears only of capabilities that the client declared when it opened the session; `requestState`
-//! goes back byte for byte; a call is made again only when the server asked for it, or did not take it; sessions, what is
-//! under way in them and each wait have bounds; a session that is gone is 404, upon which its client's next message opens
-//! another.
+//! Invariants: a server hears only of capabilities that the client declared when it opened the session;
+//! `requestState` goes back byte for byte; a call is made again only when the server asked for it, or did not
+//! take it; sessions, what is under way in them and each wait have bounds; a session that is gone is 404,
+//! upon which its client's next message opens another.
 //!
 //! Does not know: which client a session is of beyond its key, endpoints, or how tools are named there.
 
@@ -28,13 +30,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 use tokio::time::timeout;
 
 use self::request::Request;
 use self::session::Session;
 use self::table::Table;
+use super::level::Level;
 use crate::backend::shim::{Reply, Verb};
 use crate::backend::{Answered, Answering, BackendError, Face, Lane, Outgoing, Pool};
 use crate::frame::{Kind, Scanner};
@@ -44,17 +47,19 @@ use crate::protocol::{Era, Method, code};
 pub struct LegacyFace {
     sessions: Table,
     known: params::Known,
+    /// For a client to answer what its server asks.
+    input_timeout: Duration,
 }
 
-/// For the server to hear of a subscription, before the client is told that it has it: what changes from then on is told.
-/// A server that is slow to listen keeps no client waiting for longer.
+/// For the server to hear of a subscription, before the client is told that it has it: what changes from then
+/// on is told. A server that is slow to listen keeps no client waiting for longer.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl LegacyFace {
-    /// Without a session.
-    #[expect(clippy::new_without_default, reason = "one is made, by whoever builds the gateway")]
-    pub fn new() -> Self {
-        Self { sessions: Table::new(), known: params::Known::default() }
+    /// Without a session. `input_timeout`: how long a client is waited for that a server asked something. Its
+    /// call, the place of that among the key's calls and its connection are held for so long.
+    pub fn new(input_timeout: Duration) -> Self {
+        Self { sessions: Table::new(), known: params::Known::default(), input_timeout }
     }
 
     async fn take(
@@ -151,8 +156,8 @@ fn unreadable() -> Reply {
     Reply::error(StatusCode::BAD_REQUEST, b"", code::INVALID_REQUEST, "this is no message of MCP")
 }
 
-/// What has no answer: the client cancels a call, or answers what it was asked. The rest is of no interest to a server
-/// without sessions.
+/// What has no answer: the client cancels a call, or answers what it was asked. The rest is of no interest to
+/// a server without sessions.
 fn told(session: &Session, read: &Request) {
     match (read.envelope.kind, read.method) {
         (Kind::Notification, Some(Method::Cancelled)) => {
@@ -176,14 +181,11 @@ fn done(id: &[u8]) -> Reply {
     Reply::message([br#"{"jsonrpc":"2.0","id":"#, id, br#","result":{}}"#].concat().into())
 }
 
-/// The levels of a log message (MCP, logging).
-const LEVELS: [&str; 8] = ["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"];
-
 fn set_level(session: &Session, read: &Request) -> Reply {
     let level = read.envelope.params.level.map(|level| level.decode(&read.message));
-    match level.filter(|level| LEVELS.contains(&&**level)) {
+    match level.and_then(|level| Level::parse(&level)) {
         Some(level) => {
-            session.set_log_level(format!("\"{level}\"").into());
+            session.set_log_level(format!("\"{}\"", level.name()).into());
             done(&read.id())
         }
         None => Reply::error(StatusCode::OK, &read.id(), code::INVALID_PARAMS, "no such log level"),
@@ -208,17 +210,4 @@ async fn subscribe(session: &Session, read: &Request) -> Reply {
 /// An answer of our own in place of the server's.
 fn inside(reply: Reply, pool: &Rc<Pool>) -> Box<Answered> {
     Answered::inside(reply, Rc::clone(pool))
-}
-
-/// A message as an event. A line break in it can only be white space between tokens, and parts data lines.
-fn event(message: &[u8]) -> Bytes {
-    let mut event = BytesMut::with_capacity(message.len() + 32);
-    event.put_slice(b"event: message\n");
-    for line in message.split(|byte| matches!(byte, b'\n' | b'\r')) {
-        event.put_slice(b"data: ");
-        event.put_slice(line);
-        event.put_u8(b'\n');
-    }
-    event.put_u8(b'\n');
-    event.freeze()
 }

@@ -9,8 +9,8 @@ use serde_json::value::RawValue;
 
 use crate::frame::Span;
 
-/// Shows each member of an object, in order: its name, and its value as written. Of what is no object none. The error
-/// says that what was shown is not all of it.
+/// Shows each member of an object, in order: its name, and its value as written. Of what is no object none.
+/// The error says that what was shown is not all of it.
 pub fn each<'a>(
     object: &'a [u8],
     show: impl FnMut(Cow<'a, str>, &'a RawValue),
@@ -35,15 +35,8 @@ pub fn each<'a>(
     serde_json::Deserializer::from_slice(object).deserialize_map(Members(show))
 }
 
-/// Where a part of a message lies in it. Both are parts of one text, so the difference of their addresses is where the
-/// one begins in the other.
-pub fn span_in(message: &[u8], part: &[u8]) -> Option<Span> {
-    let start = (part.as_ptr() as usize).checked_sub(message.as_ptr() as usize)?;
-    let end = start.checked_add(part.len()).filter(|end| *end <= message.len())?;
-    Some(Span { start: u32::try_from(start).ok()?, end: u32::try_from(end).ok()? })
-}
-
-/// A member of an object: its value, and what is to be taken out of the message so that the object has it no more.
+/// A member of an object: its value, and what is to be taken out of the message so that the object has it no
+/// more.
 pub struct Found<'a> {
     /// Its value as written.
     pub value: &'a RawValue,
@@ -58,7 +51,7 @@ pub fn find<'a>(message: &'a [u8], object: Span, name: &str) -> Option<Found<'a>
     let mut behind = object.start.checked_add(1)?;
     let mut is_first = true;
     each(object.of(message), |other, value| {
-        let Some(span) = span_in(message, value.get().as_bytes()) else { return };
+        let Some(span) = Span::within(message, value.get().as_bytes()) else { return };
         if found.is_none() && other == name {
             let end = if is_first { behind_comma(message, span.end) } else { span.end };
             found = Some(Found { value, cut: Span { start: behind, end } });

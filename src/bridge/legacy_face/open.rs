@@ -34,8 +34,8 @@ pub struct Offers {
     pub resources_changed: bool,
 }
 
-/// Capabilities of servers that both eras know, with the first revision that does (MCP, lifecycle). The rest is not the
-/// gateway's to promise.
+/// Capabilities of servers that both eras know, with the first revision that does (MCP, lifecycle). The rest
+/// is not the gateway's to promise.
 const CAPABILITIES: [(&str, Revision); 6] = [
     ("experimental", Revision::V2024_11_05),
     ("logging", Revision::V2024_11_05),
@@ -73,8 +73,8 @@ enum Heard {
 }
 
 impl LegacyFace {
-    /// Answers `initialize`. A server whose eras are not known is asked itself first; one that refuses, and says what it is
-    /// when it is asked as the Modern era asks, has none of its own.
+    /// Answers `initialize`. A server whose eras are not known is asked itself first; one that refuses, and
+    /// says what it is when it is asked as the Modern era asks, has none of its own.
     pub async fn open(
         &self,
         pool: &Rc<Pool>,
@@ -211,8 +211,8 @@ fn discovered(reply: &Reply) -> Option<Discovered> {
     result.supported_versions.iter().any(is_modern).then_some(result)
 }
 
-/// A refusal of `server/discover` as one of `initialize`: an error under the client's id. What is no error of the protocol
-/// stays what it is.
+/// A refusal of `server/discover` as one of `initialize`: an error under the client's id. What is no error of
+/// the protocol stays what it is.
 fn as_error_of(reply: Reply, id: &Bytes) -> Reply {
     let message = Bytes::copy_from_slice(message_of(&reply));
     let envelope = Scanner::new().scan(&message).ok().filter(|envelope| envelope.kind == Kind::Error);

@@ -3,7 +3,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderName, HeaderValue};
 
-use super::object::{each, span_in};
+use super::object::each;
 use super::session::Session;
 use crate::backend::Outgoing;
 use crate::frame::{Envelope, Kind, Span, encode_header, json_string, splice};
@@ -107,7 +107,7 @@ impl Request {
         each(object.of(&self.message), |name, value| {
             is_empty = false;
             if name == "_meta" {
-                none = span_in(&self.message, value.get().as_bytes());
+                none = Span::within(&self.message, value.get().as_bytes());
             }
         })
         .ok()?;
@@ -158,13 +158,14 @@ impl Again {
     }
 }
 
-/// A request of the gateway's own on behalf of the session. `params`: raw members, each with a comma behind it.
+/// A request of the gateway's own on behalf of the session. `params`: raw members, each with a comma behind
+/// it.
 pub fn own(session: &Session, id: &str, method: Method, params: &str) -> Option<Outgoing> {
     let meta = meta(session, b"{}")?;
     let id = json_string(id);
     let method = method.as_str();
-    let head = format!(r#"","method":"{method}","params":{{{params}"_meta":"#);
-    let message = [br#"{"jsonrpc":"2.0","id":"#, &*id, &head.as_bytes()[1..], &meta, b"}}"].concat();
+    let rest = format!(r#","method":"{method}","params":{{{params}"_meta":"#);
+    let message = [br#"{"jsonrpc":"2.0","id":"#, &*id, rest.as_bytes(), &meta, b"}}"].concat();
     let mut request = Outgoing::whole(message.into());
     request.set_owner(session.owner);
     request.set(&header::PROTOCOL_VERSION, &HeaderValue::from_static(Revision::MODERN_LATEST.as_str()));
@@ -172,8 +173,8 @@ pub fn own(session: &Session, id: &str, method: Method, params: &str) -> Option<
     Some(request)
 }
 
-/// The `_meta` of a request: what the client said when it opened the session, and what it says beside with this one.
-/// What only the Modern era has is not the client's to say here: it would declare what it did not.
+/// The `_meta` of a request: what the client said when it opened the session, and what it says beside with
+/// this one. What only the Modern era has is not the client's to say here: it would declare what it did not.
 fn meta(session: &Session, theirs: &[u8]) -> Option<Bytes> {
     let mut meta = BytesMut::with_capacity(256 + theirs.len());
     let mut put = |name: &str, value: &[u8]| {

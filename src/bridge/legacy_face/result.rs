@@ -1,10 +1,10 @@
-//! What a server answers a request that stands alone, as a client of a session takes it (MCP 2026-07-28, results and
-//! multi round-trip requests).
+//! What a server answers a request that stands alone, as a client of a session takes it (MCP 2026-07-28,
+//! results and multi round-trip requests).
 
 use bytes::{BufMut, Bytes, BytesMut};
 use serde_json::value::RawValue;
 
-use super::object::{each, find, shared, span_in};
+use super::object::{each, find, shared};
 use crate::frame::{Envelope, Kind, Span, splice};
 use crate::protocol::{ClientCapabilities, code};
 
@@ -87,7 +87,7 @@ impl Question {
 
     fn member(&self, name: &str) -> Option<&RawValue> {
         let params = self.params.as_ref()?;
-        let whole = span_in(params, params)?;
+        let whole = Span::within(params, params)?;
         find(params, whole, name).map(|found| found.value)
     }
 
@@ -101,7 +101,8 @@ impl Question {
     }
 }
 
-/// Reads an answer, and makes of it what the client that asked under the raw `id` is to get. The error is for the client.
+/// Reads an answer, and makes of it what the client that asked under the raw `id` is to get. The error is for
+/// the client.
 pub fn read(message: &Bytes, envelope: &Envelope, id: &Bytes) -> Result<Turn, String> {
     let outcome = envelope.outcome.ok_or("it answered no result")?;
     if envelope.kind == Kind::Error {
@@ -133,7 +134,7 @@ pub fn read(message: &Bytes, envelope: &Envelope, id: &Bytes) -> Result<Turn, St
 fn input_required(message: &Bytes, outcome: Span) -> Result<InputRequired, String> {
     let member = |name: &str| find(message, outcome, name).map(|found| found.value);
     let raw = |value: &RawValue| {
-        span_in(message, value.get().as_bytes()).map(|span| shared(message, span)).unwrap_or_default()
+        Span::within(message, value.get().as_bytes()).map(|span| shared(message, span)).unwrap_or_default()
     };
     let state = member("requestState").filter(|state| state.get() != "null");
     if state.is_some_and(|state| !state.get().starts_with('"')) {

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::open::Offers;
 use crate::auth::KeyId;
 use crate::backend::BackendId;
-use crate::protocol::{ClientCapabilities, Revision};
+use crate::protocol::{ClientCapabilities, Revision, is_same_id};
 
 /// One session. Small, and shared by all workers.
 pub struct Session {
@@ -67,6 +67,9 @@ const URIS_MAX: usize = 1024;
 
 /// The longest of them, as servers take them.
 const URI_BYTES_MAX: usize = 8 << 10;
+
+/// Bytes of all of them: they are kept as long as the session, and usual ones have a hundred.
+const URIS_BYTES_MAX: usize = 256 << 10;
 
 /// A client introduced itself so.
 pub struct Introduced {
@@ -168,7 +171,11 @@ impl Session {
     /// Notes a subscription. `None`: there are too many, or the URI is too long. Else the wish that has it.
     pub fn subscribe(&self, uri: &str) -> Option<u64> {
         let mut state = lock(&self.state);
-        if uri.len() > URI_BYTES_MAX || (state.uris.len() >= URIS_MAX && !state.uris.contains(uri)) {
+        let has_room = || {
+            let bytes: usize = state.uris.iter().map(String::len).sum();
+            state.uris.len() < URIS_MAX && bytes + uri.len() <= URIS_BYTES_MAX
+        };
+        if uri.len() > URI_BYTES_MAX || !(state.uris.contains(uri) || has_room()) {
             return None;
         }
         let is_new = state.uris.insert(uri.to_owned());
@@ -239,12 +246,6 @@ impl Session {
         drop(state);
         self.heed.send_modify(|heed| heed.ended = true);
     }
-}
-
-/// Whether two raw ids are one: a string may be written in several ways.
-fn is_same_id(one: &[u8], other: &[u8]) -> bool {
-    let text = |raw| serde_json::from_slice::<String>(raw).ok();
-    one == other || text(one).is_some_and(|one| text(other) == Some(one))
 }
 
 /// A call under way; forgotten when dropped.
@@ -353,5 +354,10 @@ pub mod tests {
         let taken = (0..2 * URIS_MAX).filter(|n| session.subscribe(&n.to_string()).is_some()).count();
         assert_eq!(taken, URIS_MAX - 1);
         assert_eq!(session.subscribe(&"x".repeat(URI_BYTES_MAX + 1)), None);
+        let session = self::session("{}");
+        let long = |n: usize| format!("{n:0>URI_BYTES_MAX$}");
+        let taken = (0..URIS_MAX).filter(|n| session.subscribe(&long(*n)).is_some()).count();
+        assert_eq!(taken, URIS_BYTES_MAX / URI_BYTES_MAX);
+        assert!(session.subscribe(&long(0)).is_some(), "it has that");
     }
 }

@@ -8,7 +8,8 @@ use http::HeaderValue;
 
 use super::session::Session;
 
-/// The sessions by their ids, which never leave the gateway. Asked once for each message of a bridged session.
+/// The sessions by their ids, which never leave the gateway. Asked once for each message of a bridged
+/// session.
 pub struct Table {
     shards: Box<[Mutex<Shard>]>,
 }
@@ -18,8 +19,8 @@ type Shard = HashMap<u128, Arc<Session>, RandomState>;
 /// Enough that two cores seldom meet in one.
 const SHARDS: usize = 64;
 
-/// Sessions in one of them: 65,536 in all. For one more the one unused for longest ends, upon which its client's next
-/// message finds it lost, and opens it again.
+/// Sessions in one of them: 65,536 in all. For one more the one unused for longest ends, upon which its
+/// client's next message finds it lost, and opens it again.
 const SHARD_MAX: usize = 1024;
 
 impl Table {

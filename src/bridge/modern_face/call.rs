@@ -1,4 +1,5 @@
-//! One call of a Modern client at a Legacy server: a task, from the first request to the answer of the last retry.
+//! One call of a Modern client at a Legacy server: a task, from the first request to the answer of the last
+//! retry.
 
 mod held;
 
@@ -10,11 +11,11 @@ use http::StatusCode;
 use serde::Deserialize;
 use serde_json::json;
 
+use super::super::level::Level;
 use super::client::Client;
 use super::hold::Holds;
 use super::input::{Question, WANTED_BYTES_MAX, WANTED_MAX, Wanted, input_required, question, visits};
 use super::keeper::{is_ping, refuse};
-use super::level::Level;
 use super::listen::unopened;
 use super::request::{Asked, edited};
 use super::result::{self, error_code};
@@ -25,7 +26,7 @@ use crate::backend::{BackendError, Outgoing, Pool, Stage};
 use crate::base::{Fault, Kind};
 use crate::frame::{Envelope, IdForm, Kind as FrameKind, Scanner};
 use crate::protocol::{ClientCapabilities, Method, code};
-use crate::session::{Ask, Ready, ask};
+use crate::session::{Ready, is_lost};
 
 /// A call.
 pub struct Run {
@@ -78,11 +79,9 @@ enum Source {
     Aside,
 }
 
-/// What an error of 2025-11-25 says by which a call is first to be followed by a visit (MCP 2025-11-25, elicitation).
+/// What an error of 2025-11-25 says by which a call is first to be followed by a visit (MCP 2025-11-25,
+/// elicitation).
 const URL_ELICITATION_REQUIRED: i64 = -32042;
-
-/// The client did not declare what the call cannot do without (MCP 2026-07-28, errors).
-const MISSING_CAPABILITY: i32 = -32021;
 
 impl Run {
     /// Of a request.
@@ -178,29 +177,15 @@ impl Run {
         Ok(Line { ready, seat, voice: Voice::of(Rc::clone(&self.pool), request) })
     }
 
-    /// Once more, in another session, when the server does not know the one that it was asked in: then it did not run the
-    /// call. `None` when it does know it.
+    /// Once more, in another session, when the server does not know the one that it was asked in: then it did
+    /// not run the call. `None` when it does know it.
     async fn begin_again(&self, line: &Line, status: StatusCode) -> Result<Option<Line>, Fault> {
-        if line.ready.session_id.is_none() || !self.is_lost(&line.ready, status).await {
+        if line.ready.session_id.is_none() || !is_lost(&self.pool, &line.ready, status).await {
             return Ok(None);
         }
         tracing::info!(server = %self.pool.backend().name(), "the server lost its session; opening another");
         self.session.forget(&line.ready);
         self.begin().await.map(Some)
-    }
-
-    /// 404 says so (MCP 2025-03-26, session management). Some say 400, as they do to much else; a ping tells which it was.
-    async fn is_lost(&self, ready: &Ready, status: StatusCode) -> bool {
-        const PING: &[u8] = br#"{"jsonrpc":"2.0","id":"metamcp-ping","method":"ping"}"#;
-        match status {
-            StatusCode::NOT_FOUND => true,
-            StatusCode::BAD_REQUEST => {
-                let message = Bytes::from_static(PING);
-                let asked = Ask { method: Method::Ping, message, ready: Some(ready), modern: None };
-                ask(&self.pool, asked).await.is_ok_and(|heard| heard.status.is_client_error())
-            }
-            _ => false,
-        }
     }
 
     /// Takes a message of the server.
@@ -245,8 +230,8 @@ impl Run {
         refuse(&self.pool, &line.ready, message, envelope, why).await;
     }
 
-    /// Whether what names no call is meant for this one. Where one channel is for all, only a call that is alone in its
-    /// session is certainly meant.
+    /// Whether what names no call is meant for this one. Where one channel is for all, only a call that is
+    /// alone in its session is certainly meant.
     fn is_certain(&self, line: &Line, source: Source) -> bool {
         let is_its_own = source == Source::Own && !self.pool.backend().has_one_channel();
         is_its_own || self.session.is_alone(line.seat.number)
@@ -302,7 +287,13 @@ impl Run {
             } else {
                 let data = json!({"requiredCapabilities": {"elicitation": {"url": {}}}});
                 let text = "the server needs a client that can open a page for its user";
-                Reply::error_with(StatusCode::BAD_REQUEST, &client.id, MISSING_CAPABILITY, text, Some(&data))
+                Reply::error_with(
+                    StatusCode::BAD_REQUEST,
+                    &client.id,
+                    code::MISSING_CAPABILITY,
+                    text,
+                    Some(&data),
+                )
             };
             client.end(reply).await;
             return;

@@ -3,10 +3,11 @@
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::level::Level;
+use super::super::level::Level;
 use super::request::Asked;
 use crate::backend::BackendError;
 use crate::backend::shim::{Outcome, Outlet, Reply, ReplyBody, stream_of};
+use crate::frame::write_event;
 
 /// One request of a client that waits for its answer.
 pub struct Client {
@@ -54,7 +55,7 @@ impl Client {
         }
         if let To::Streaming(outlet) = &self.to {
             // One who has gone is noticed by `gone`.
-            let _ = outlet.send(event(message)).await;
+            let _ = outlet.send(write_event(message)).await;
         }
     }
 
@@ -63,7 +64,7 @@ impl Client {
         match (self.to, reply) {
             (To::Waiting(waiting), reply) => waiting.send(Ok(reply)).is_ok(),
             (To::Streaming(outlet), Reply { body: ReplyBody::Whole(message), .. }) => {
-                outlet.send(event(&message)).await
+                outlet.send(write_event(&message)).await
             }
             // No answer here is itself a stream.
             (To::Streaming(_) | To::Nobody, _) => false,
@@ -86,26 +87,5 @@ impl Client {
             To::Streaming(outlet) => outlet.closed().await,
             To::Nobody => {}
         }
-    }
-}
-
-/// A message as an event. A line break in it can only be white space between tokens.
-pub fn event(message: &[u8]) -> Bytes {
-    let mut event = Vec::with_capacity(message.len() + 24);
-    event.extend_from_slice(b"event: message\ndata: ");
-    event.extend(message.iter().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte }));
-    event.extend_from_slice(b"\n\n");
-    event.into()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn writes_events() {
-        let check = |message: &str, expected: &str| assert_eq!(event(message.as_bytes()), expected);
-        check("{}", "event: message\ndata: {}\n\n");
-        check("{\r\n\"a\":\n1}", "event: message\ndata: {  \"a\": 1}\n\n");
     }
 }

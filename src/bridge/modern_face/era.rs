@@ -18,21 +18,23 @@ pub struct Eras {
     looks: Mutex<HashMap<BackendId, Arc<Look>>>,
 }
 
-/// One at a time looks at a server. Holds until when it is not looked at again after a look that told nothing.
+/// One at a time looks at a server. Holds until when it is not looked at again after a look that told
+/// nothing.
 type Look = tokio::sync::Mutex<Option<Instant>>;
 
 /// A call waits so long for an answer to `server/discover`, which costs a server nothing.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// After a look that told nothing (the server was away, overloaded, or refused the credentials) requests pass as they
-/// are, and meet what the look met.
+/// After a look that told nothing (the server was away, overloaded, or refused the credentials) requests pass
+/// as they are, and meet what the look met.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
 /// Servers that are gone leave an entry of some 100 bytes; beyond this many all are let go.
 const LOOKS_MAX: usize = 4096;
 
 impl Eras {
-    /// Whether requests of the era are to go to the server as they are. Cancel safe: another caller looks then.
+    /// Whether requests of the era are to go to the server as they are. Cancel safe: another caller looks
+    /// then.
     pub async fn speaks_modern(&self, pool: &Rc<Pool>) -> bool {
         let backend = pool.backend();
         if let Some(known) = backend.speaks(Era::Modern) {

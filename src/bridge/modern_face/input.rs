@@ -128,8 +128,8 @@ pub fn input_required(id: &[u8], wanted: &[Wanted], state: Option<&str>) -> Byte
     message.into()
 }
 
-/// The answers to a server, for those of its requests that the client answered; the others are left. Each is a whole
-/// message.
+/// The answers to a server, for those of its requests that the client answered; the others are left. Each is
+/// a whole message.
 pub fn answers(wanted: &mut Vec<Wanted>, responses: &HashMap<String, Bytes>) -> Vec<Bytes> {
     let answered = wanted.extract_if(.., |wanted| responses.contains_key(&wanted.key));
     answered
@@ -140,8 +140,8 @@ pub fn answers(wanted: &mut Vec<Wanted>, responses: &HashMap<String, Bytes>) -> 
         .collect()
 }
 
-/// What is to be visited before a call can run, as 2025-11-25 says it by an error (`-32042`), in requests of this era.
-/// `None` when it names nothing. The call is then made anew.
+/// What is to be visited before a call can run, as 2025-11-25 says it by an error (`-32042`), in requests of
+/// this era. `None` when it names nothing. The call is then made anew.
 pub fn visits(message: &Bytes, outcome: Span) -> Option<Vec<Wanted>> {
     #[derive(Deserialize)]
     struct Error {

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval};
 
-use super::session::{FaceSession, TELL_TIMEOUT, tell};
+use super::session::{FaceSession, tell};
 use super::sessions::Sessions;
-use crate::backend::{Lane, Outgoing, Pool};
+use crate::backend::Pool;
 use crate::frame::{Envelope, Kind as FrameKind, Scanner};
 use crate::protocol::{Method, code};
 use crate::session::{Feed, FeedEnd, Ready, Source};
@@ -101,9 +101,7 @@ pub async fn refuse(pool: &Rc<Pool>, ready: &Ready, message: &Bytes, envelope: &
 }
 
 async fn part(session: &FaceSession, pool: &Rc<Pool>) {
-    let Some(ready) = session.ready().filter(|ready| ready.session_id.is_some()) else { return };
-    let mut request = Outgoing::delete();
-    ready.write_headers(&mut request);
-    // A server that does not listen ends its sessions by itself.
-    let _ = timeout(TELL_TIMEOUT, pool.send(&request, Lane::Call)).await;
+    if let Some(ready) = session.ready() {
+        ready.part(pool).await;
+    }
 }

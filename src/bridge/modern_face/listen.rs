@@ -11,13 +11,12 @@ use serde_json::{Map, Value, json};
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
-use super::client::event;
 use super::request::Asked;
 use super::session::{FaceSession, Seat, subscribe};
 use crate::backend::Pool;
 use crate::backend::shim::{Outlet, Reply, stream_of};
 use crate::base::Fault;
-use crate::frame::json_string;
+use crate::frame::{json_string, write_event};
 use crate::protocol::{Method, Revision, code};
 use crate::session::Ready;
 
@@ -187,14 +186,14 @@ impl Listening {
                 () = self.outlet.closed() => {}
             }
         }
-        let mut is_open = self.outlet.send(event(acknowledged.as_bytes())).await;
+        let mut is_open = self.outlet.send(write_event(acknowledged.as_bytes())).await;
         while is_open {
             tokio::select! {
                 () = self.outlet.closed() => is_open = false,
                 message = self.seat.aside.recv() => {
                     let told = message.and_then(|message| told(&message, &id));
                     if let Some(told) = told {
-                        is_open = self.outlet.send(event(told.as_bytes())).await;
+                        is_open = self.outlet.send(write_event(told.as_bytes())).await;
                     }
                 }
             }

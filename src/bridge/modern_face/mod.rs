@@ -1,4 +1,5 @@
-//! The Modern face of a server that speaks only the Legacy era (MCP 2026-07-28 in front, up to 2025-11-25 behind).
+//! The Modern face of a server that speaks only the Legacy era (MCP 2026-07-28 in front, up to 2025-11-25
+//! behind).
 //!
 //! ```text
 //! Pool::send --> answer: era.rs: does the server speak Modern after all?  yes: straight to it
@@ -10,22 +11,24 @@
 //!                  +-- a retry with `requestState`: hold.rs finds the task, on whichever worker it runs
 //! ```
 //!
-//! A call runs as a task on the worker that it came to, and keeps its connection to the server while it is held. What
-//! another worker has to find, sessions and held calls, lies in two tables that are locked for a few lines.
+//! A call runs as a task on the worker that it came to, and keeps its connection to the server while it is
+//! held. What another worker has to find, sessions and held calls, lies in two tables that are locked for a
+//! few lines.
 //!
-//! Invariants: ids and progress tokens that a server sees are minted here, so clients of one key never meet; what a server
-//! says goes to the call whose stream it came on, or that is certainly meant, or to nobody; a server's request is always
-//! answered, if only by a refusal; a held call is found by its key, for the same call, once.
+//! Invariants: ids and progress tokens that a server sees are minted here, so clients of one key never meet;
+//! what a server says goes to the call whose stream it came on, or that is certainly meant, or to nobody; a
+//! server's request is always answered, if only by a refusal; a held call is found by its key, for the same
+//! call, once.
 //!
 //! Does not know: endpoints, how connections are made, or what a tool does.
 
+mod aside;
 mod call;
 mod client;
 mod era;
 mod hold;
 mod input;
 mod keeper;
-mod level;
 mod listen;
 mod request;
 mod result;
@@ -57,7 +60,8 @@ use sessions::Sessions;
 /// Bounds of what is kept for Modern clients at Legacy servers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// How long a call waits for the input that its server asked for; then the server is told that it is over.
+    /// How long a call waits for the input that its server asked for; then the server is told that it is
+    /// over.
     pub hold_timeout: Duration,
     /// Calls that wait so at once, over all keys. Each holds a connection to its server.
     pub holds_max: usize,

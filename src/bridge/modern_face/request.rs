@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 
-use super::level::Level;
+use super::super::level::Level;
 use crate::auth::KeyId;
 use crate::backend::Outgoing;
 use crate::backend::shim::Reply;
@@ -33,8 +33,9 @@ pub struct Asked {
     pub log_level: Option<Level>,
 }
 
-/// The members of `_meta` that the era put there (MCP 2026-07-28, basic). A server of the other era is told them by
-/// `initialize` and `logging/setLevel`; one that knows both would take the request for one of this era.
+/// The members of `_meta` that the era put there (MCP 2026-07-28, basic). A server of the other era is told
+/// them by `initialize` and `logging/setLevel`; one that knows both would take the request for one of this
+/// era.
 const OF_THE_ERA: [&str; 4] = [
     "io.modelcontextprotocol/protocolVersion",
     "io.modelcontextprotocol/clientCapabilities",
@@ -88,8 +89,8 @@ impl Asked {
         Reply::error(status, &self.id(), code, text)
     }
 
-    /// Whether it can be asked of a Legacy server in its own name. What only the Legacy era has is unknown in this one, and
-    /// tasks are another thing in each; an extension's method is the server's business.
+    /// Whether it can be asked of a Legacy server in its own name. What only the Legacy era has is unknown in
+    /// this one, and tasks are another thing in each; an extension's method is the server's business.
     pub fn is_known_here(&self) -> bool {
         match self.method {
             Some(
@@ -97,7 +98,8 @@ impl Asked {
                 | Method::Ping
                 | Method::SetLevel
                 | Method::Subscribe
-                | Method::Unsubscribe,
+                | Method::Unsubscribe
+                | Method::TasksList,
             ) => false,
             Some(_) => true,
             None => {
@@ -112,8 +114,8 @@ impl Asked {
         matches!(self.method, Some(Method::ToolsCall | Method::PromptsGet | Method::ResourcesRead))
     }
 
-    /// As the server is asked: under a number as its id and progress token, without what is of the other era. Every other
-    /// value is as the client wrote it. `None` when it cannot be read that far.
+    /// As the server is asked: under a number as its id and progress token, without what is of the other era.
+    /// Every other value is as the client wrote it. `None` when it cannot be read that far.
     pub fn legacy(&self, number: u64) -> Option<Bytes> {
         let params = &self.envelope.params;
         let number_text = number.to_string();
@@ -165,7 +167,8 @@ impl Asked {
         responses.into_iter().map(|(key, value)| (key.into_owned(), raw(value))).collect()
     }
 
-    /// What a held call is bound to: the key, the server, and the call with its arguments, however they are written.
+    /// What a held call is bound to: the key, the server, and the call with its arguments, however they are
+    /// written.
     pub fn binding(&self, server: &ServerName) -> Vec<u8> {
         let object = self.envelope.params.object.map_or(&b"{}"[..], |span| span.of(&self.message));
         let read = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(object);

@@ -14,8 +14,8 @@ use crate::backend::shim::Reply;
 use crate::frame::{Envelope, Kind as FrameKind, Scanner, Span};
 use crate::protocol::{Method, code};
 
-/// The codes that the Modern era has for itself (MCP 2026-07-28, errors): a server of the other era means something else by
-/// them.
+/// The codes that the Modern era has for itself (MCP 2026-07-28, errors): a server of the other era means
+/// something else by them.
 const RESERVED: std::ops::RangeInclusive<i64> = -32099..=-32020;
 
 /// The answer under the client's own id; `None` when the message is none.
@@ -39,8 +39,8 @@ pub fn answer(message: &Bytes, envelope: &Envelope, id: &Bytes, method: Option<M
     Some(Reply { status, ..Reply::message(edited(message, &edits)?) })
 }
 
-/// What a result of the Modern era has beside what a Legacy one has (MCP 2026-07-28, basic and caching). What nobody says
-/// may be kept is stale at once, and it was made for this client.
+/// What a result of the Modern era has beside what a Legacy one has (MCP 2026-07-28, basic and caching). What
+/// nobody says may be kept is stale at once, and it was made for this client.
 fn completed(message: &Bytes, outcome: Span, method: Option<Method>) -> Option<(Span, Bytes)> {
     let object = outcome.of(message);
     let rest = object.strip_prefix(b"{")?.trim_ascii_start();
@@ -53,7 +53,8 @@ fn completed(message: &Bytes, outcome: Span, method: Option<Method>) -> Option<(
     match said.result_type.as_deref() {
         None => add(r#""resultType":"complete""#),
         Some(b"\"complete\"") => {}
-        // No word of the era that the server speaks: whoever believed it would skip what is asked of such results.
+        // No word of the era that the server speaks: whoever believed it would skip what is asked of such
+        // results.
         Some(_) => return None,
     }
     if method.is_some_and(is_cached) {
@@ -91,8 +92,8 @@ struct Said {
     cache_scope: bool,
 }
 
-/// Which of the members are there already. Most results have none of the words in them, nor a name with an escape, which
-/// is seen without reading.
+/// Which of the members are there already. Most results have none of the words in them, nor a name with an
+/// escape, which is seen without reading.
 fn said(object: &[u8]) -> Said {
     let has = |word: &str| memmem::find(object, word.as_bytes()).is_some();
     if !["\"resultType\"", "\"ttlMs\"", "\"cacheScope\"", "\\u"].into_iter().any(has) {
@@ -128,9 +129,7 @@ pub fn error_code(message: &Bytes, outcome: Span) -> Option<(i64, Span)> {
     }
     let Error { code } = serde_json::from_slice(outcome.of(message)).ok()?;
     let raw = code.get();
-    // A part of one text: the difference of their addresses is where it begins in it.
-    let start = (raw.as_ptr() as usize).checked_sub(message.as_ptr() as usize)?;
-    let span = Span { start: u32::try_from(start).ok()?, end: u32::try_from(start + raw.len()).ok()? };
+    let span = Span::within(message, raw.as_bytes())?;
     Some((raw.parse().ok()?, span))
 }
 

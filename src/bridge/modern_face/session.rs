@@ -1,4 +1,5 @@
-//! A session of the gateway's at a Legacy server, on behalf of the Modern clients of one key that can do the same.
+//! A session of the gateway's at a Legacy server, on behalf of the Modern clients of one key that can do the
+//! same.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -8,16 +9,17 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, timeout};
 
-use super::level::Level;
+use super::super::level::Level;
+use super::aside::{Aside, Mouth, aside};
 use crate::auth::KeyId;
 use crate::backend::{BackendId, Pool};
 use crate::base::{Fault, Kind};
 use crate::frame::{Envelope, Kind as FrameKind, json_string};
-use crate::protocol::{ClientCapabilities, Era, Method, Revision};
+use crate::protocol::{ClientCapabilities, Era, Method, RESOURCE_UPDATED, Revision};
 use crate::session::{Ask, Introduction, Ready, Upstream, ask};
 
 /// Whose session, where, and what its clients can do.
@@ -51,7 +53,7 @@ pub struct FaceSession {
 
 struct State {
     /// Calls that the server was asked, by their numbers.
-    calls: HashMap<u64, mpsc::Sender<Bytes>>,
+    calls: HashMap<u64, Mouth>,
     listeners: HashMap<u64, Listener>,
     /// Resources that somebody listens to, and how many do.
     resources: HashMap<String, usize>,
@@ -67,7 +69,7 @@ struct State {
 /// A client that listens.
 pub struct Listener {
     /// What it is told; the events are ready but for its own id of the subscription.
-    pub sender: mpsc::Sender<Bytes>,
+    pub sender: Mouth,
     /// Which lists it wants to be told about.
     pub lists: Vec<Method>,
     /// Which resources.
@@ -80,14 +82,11 @@ pub struct Seat {
     /// The id and progress token of a call.
     pub number: u64,
     /// What the server said outside of the call's own stream, and what is certainly meant for it.
-    pub aside: mpsc::Receiver<Bytes>,
+    pub aside: Aside,
 }
 
-/// Messages for a call that wait for it. It takes them at once, unless its client is slow.
-const ASIDE_MAX: usize = 64;
-
 /// A server takes what has no answer, or says that it does, in this time.
-pub const TELL_TIMEOUT: Duration = Duration::from_secs(5);
+const TELL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// For a server to hear that a call was given up, and for what it had said until then to arrive.
 const DOUBTFUL_FOR: Duration = Duration::from_secs(10);
@@ -171,7 +170,7 @@ impl FaceSession {
 
     /// A place for a call; `None` when the session is over.
     pub fn begin(self: &Arc<Self>) -> Option<Seat> {
-        let (sender, aside) = mpsc::channel(ASIDE_MAX);
+        let (sender, aside) = aside();
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let mut state = self.lock();
         if state.is_over {
@@ -183,13 +182,14 @@ impl FaceSession {
         Some(Seat { session: Arc::clone(self), number, aside })
     }
 
-    /// A place for one who listens, and the resources that nobody listened to before; `None` when the session is over.
+    /// A place for one who listens, and the resources that nobody listened to before; `None` when the session
+    /// is over.
     pub fn listen(
         self: &Arc<Self>,
         lists: Vec<Method>,
         resources: Vec<String>,
     ) -> Option<(Seat, Vec<String>)> {
-        let (sender, aside) = mpsc::channel(ASIDE_MAX);
+        let (sender, aside) = aside();
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let mut state = self.lock();
         if state.is_over {
@@ -226,7 +226,8 @@ impl FaceSession {
         left
     }
 
-    /// Whether a call is the only one. Then what the server says without naming a call is certainly meant for it.
+    /// Whether a call is the only one. Then what the server says without naming a call is certainly meant for
+    /// it.
     pub fn is_alone(&self, number: u64) -> bool {
         let state = self.lock();
         state.calls.len() == 1 && state.calls.contains_key(&number) && !state.is_doubtful()
@@ -283,8 +284,8 @@ impl FaceSession {
         }
     }
 
-    /// Gives what the server said outside of calls to whom it is certainly meant for; false when that is nobody. A call
-    /// that does not take it as fast as it comes misses it.
+    /// Gives what the server said outside of calls to whom it is certainly meant for; false when that is
+    /// nobody. A call that does not take it as fast as it comes misses it.
     pub fn route(&self, message: &Bytes, envelope: &Envelope) -> bool {
         let method = envelope.method.map(|method| method.value(message));
         let method = method.as_deref().and_then(Method::parse);
@@ -293,11 +294,13 @@ impl FaceSession {
             (FrameKind::Notification, Some(Method::Progress)) => {
                 let token = envelope.params.progress_token.map(|token| token.span.of(message));
                 let call = token.and_then(number).and_then(|number| state.calls.get(&number));
-                call.is_some_and(|call| call.try_send(message.clone()).is_ok())
+                call.is_some_and(|call| call.put(message))
             }
             // The id is the server's own; whose request it was, the calls know.
             (FrameKind::Notification, Some(Method::Cancelled)) => {
-                state.calls.values().for_each(|call| drop(call.try_send(message.clone())));
+                state.calls.values().for_each(|call| {
+                    call.put(message);
+                });
                 true
             }
             (FrameKind::Notification, _) if is_announced(message, envelope) => {
@@ -306,7 +309,7 @@ impl FaceSession {
             (FrameKind::Notification | FrameKind::Request, _) => {
                 let mut calls = state.calls.values();
                 let only = calls.next().filter(|_| calls.next().is_none() && !state.is_doubtful());
-                only.is_some_and(|call| call.try_send(message.clone()).is_ok())
+                only.is_some_and(|call| call.put(message))
             }
             (FrameKind::Response | FrameKind::Error, _) => false,
         }
@@ -321,8 +324,6 @@ impl FaceSession {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
-
-const RESOURCE_UPDATED: &str = "notifications/resources/updated";
 
 /// Whether it is something that clients listen for.
 pub fn is_announced(message: &Bytes, envelope: &Envelope) -> bool {
@@ -350,7 +351,7 @@ impl State {
             let of_resource = method == RESOURCE_UPDATED
                 && uri.as_deref().is_some_and(|uri| listener.resources.iter().any(|other| other == uri));
             if of_list || of_resource {
-                told |= listener.sender.try_send(message.clone()).is_ok();
+                told |= listener.sender.put(message);
             }
         }
         told
@@ -397,6 +398,7 @@ impl Drop for Seat {
 mod tests {
     use tokio::sync::mpsc::error::TryRecvError;
 
+    use super::super::aside::WAITING_MAX;
     use super::*;
     use crate::frame::Scanner;
 
@@ -450,8 +452,8 @@ mod tests {
         // A call that does not take what it is told misses it, and nobody waits.
         let message = Bytes::from_static(log.as_bytes());
         let envelope = Scanner::new().scan(&message).expect("a message");
-        let taken = (0..2 * ASIDE_MAX).filter(|_| session.route(&message, &envelope)).count();
-        assert_eq!(taken, ASIDE_MAX);
+        let taken = (0..2 * WAITING_MAX).filter(|_| session.route(&message, &envelope)).count();
+        assert_eq!(taken, WAITING_MAX);
     }
 
     #[test]

@@ -33,8 +33,8 @@ impl Sessions {
         }
     }
 
-    /// The session of that key, new where there is none: then a task on this thread keeps it. If there are as many as may
-    /// be, the one that was idle for longest has to go; `None` when all are in use.
+    /// The session of that key, new where there is none: then a task on this thread keeps it. If there are as
+    /// many as may be, the one that was idle for longest has to go; `None` when all are in use.
     pub fn find(self: &Arc<Self>, key: Key, pool: &Rc<Pool>) -> Option<Arc<FaceSession>> {
         let session = {
             let mut live = self.lock();

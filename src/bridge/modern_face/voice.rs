@@ -74,8 +74,8 @@ impl Voice {
         None
     }
 
-    /// While a call is held its server waits for us: its silence is no failure of it, and it takes no place among the
-    /// server's calls. `idle_timeout`: how long it may be silent from now on.
+    /// While a call is held its server waits for us: its silence is no failure of it, and it takes no place
+    /// among the server's calls. `idle_timeout`: how long it may be silent from now on.
     pub fn set_aside(&mut self, idle_timeout: Option<Duration>) {
         match &mut self.stage {
             At::Whole(_, answer, _) | At::Events(answer, _) => answer.set_aside(idle_timeout),

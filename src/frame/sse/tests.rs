@@ -225,3 +225,21 @@ proptest! {
         prop_assert_eq!(data, by_the_book(&stream));
     }
 }
+
+#[test]
+fn messages_are_written_as_events() {
+    let check = |message: &str, expected: &str| {
+        let event = write_event(message.as_bytes());
+        assert_eq!(event, expected);
+        let mut reader = EventReader::new();
+        reader.push(event);
+        let data = reader.next().unwrap().unwrap().data.unwrap();
+        let plain = |text: &[u8]| -> Vec<u8> {
+            text.iter().filter(|byte| !byte.is_ascii_whitespace()).copied().collect()
+        };
+        assert_eq!(plain(&data), plain(message.as_bytes()), "it reads as it was");
+    };
+    check("{}", "event: message\ndata: {}\n\n");
+    check("{\n\"a\":1}", "event: message\ndata: {\ndata: \"a\":1}\n\n");
+    check("{\r\"a\":1}", "event: message\ndata: {\ndata: \"a\":1}\n\n");
+}

@@ -8,6 +8,7 @@ use super::Stream;
 use crate::backend::{Answer, BackendError, BackendId, Stage};
 use crate::frame::EventReader;
 use crate::server::tag::{self, Passed};
+use crate::server::tasks::TaskPass;
 
 /// What is known of such a stream.
 pub struct Tagging {
@@ -15,12 +16,14 @@ pub struct Tagging {
     /// The raw id of the call, until it is answered.
     awaited: Option<Bytes>,
     reader: EventReader,
+    /// What is done about tasks, where the server has them.
+    tasks: Option<Box<TaskPass>>,
 }
 
 impl Tagging {
     /// Of the call with that raw id.
-    pub fn new(backend: BackendId, awaited: Option<Bytes>) -> Self {
-        Self { backend, awaited, reader: EventReader::new() }
+    pub fn new(backend: BackendId, awaited: Option<Bytes>, tasks: Option<Box<TaskPass>>) -> Self {
+        Self { backend, awaited, reader: EventReader::new(), tasks }
     }
 
     /// Whether the answer was handed out.
@@ -46,7 +49,8 @@ impl Tagging {
                         event.retry.into_iter().for_each(|retry_ms| again.note_retry(retry_ms));
                     }
                     let mut scanner = stream.worker.scanner.borrow_mut();
-                    match tag::pass(event, &stream.server, &mut self.awaited, &mut scanner) {
+                    let tasks = self.tasks.as_deref();
+                    match tag::pass(event, (&stream.server, tasks), &mut self.awaited, &mut scanner) {
                         Passed::Untouched(bytes) | Passed::Tagged(bytes) => {
                             drop(scanner);
                             return stream.pass(bytes);

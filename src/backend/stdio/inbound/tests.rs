@@ -1,4 +1,5 @@
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use http::HeaderValue;
@@ -22,7 +23,7 @@ struct Room {
 impl Room {
     fn new(era: Era, clients: usize) -> Self {
         let name = ServerName::new("a").expect("valid");
-        let supervisor = Supervisor::new(name, program(), EraChoice::Auto);
+        let supervisor = Supervisor::new(name, program(), EraChoice::Auto, Arc::default());
         let link = Link::new(&supervisor.common, era, 1, tokio::time::Instant::now(), Rc::default());
         let mut room = Self { link, seats: Vec::new(), streams: Vec::new(), calls: Vec::new() };
         for _ in 0..clients {
@@ -159,7 +160,8 @@ fn progress_goes_to_the_call_of_its_token() {
     assert_eq!(room.heard(), expected);
 }
 
-/// What a process says without naming a call: with one client it is that client's, with two nobody's, or everybody's.
+/// What a process says without naming a call: with one client it is that client's, with two nobody's, or
+/// everybody's.
 #[test]
 fn only_what_is_certain_is_passed_on() {
     let check = |clients: usize, subscribed: &[usize], line: &str, expected: &str, told: &str| {

@@ -16,8 +16,8 @@ use crate::frame::Envelope;
 use crate::protocol::Method;
 
 impl Run {
-    /// Asks the client for what the server wants, and holds the call until it comes back with all of that; `None` when it
-    /// does not, or the call is over.
+    /// Asks the client for what the server wants, and holds the call until it comes back with all of that;
+    /// `None` when it does not, or the call is over.
     pub(super) async fn hold(&mut self, mut client: Client, line: &mut Line) -> Option<Client> {
         // What came with the first request goes with it.
         let mut ended = None;
@@ -68,7 +68,8 @@ impl Run {
         }
     }
 
-    /// Until the client comes back, or its time is over. What the server says meanwhile is taken; its answer is kept.
+    /// Until the client comes back, or its time is over. What the server says meanwhile is taken; its answer
+    /// is kept.
     async fn wait(
         &mut self,
         mut place: Place,
