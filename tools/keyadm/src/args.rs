@@ -223,6 +223,8 @@ pub enum Jwt {
     /// Takes out a key that does not sign: its tokens are refused at once
     Delete {
         /// Which
+        // One in 64 begins with a hyphen.
+        #[arg(allow_hyphen_values = true)]
         kid: String,
         /// Without it nothing is done
         #[arg(long)]

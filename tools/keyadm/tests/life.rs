@@ -144,6 +144,7 @@ async fn tokens_outlive_a_rotation_on_every_replica_until_their_key_is_taken_out
         let before = token(&one, &key).await;
         let first = text(&place.run(&["jwt", "list", "--json"]).json()[0]["kid"]);
         place.run(&["jwt", "delete", &first, "--confirm"]).check(65, "that key signs");
+        place.run(&["jwt", "delete", "--confirm", "-p3dYQ"]).check(65, "no such token key");
         let rotated = Run::of({
             let mut command = place.command(&["jwt", "rotate", "--wait", "0s", "--json"]);
             command.env("ENCRYPTION_KEY", "02".repeat(32));

@@ -187,7 +187,9 @@ impl LossyWay {
                 thread::spawn(move || pass(&client, &server, &is_lost, ends));
             }
         });
-        Self { url: format!("{start}@{here}/{path}") }
+        // In the clear, so that what passes can be read.
+        let database = path.split('?').next().unwrap();
+        Self { url: format!("{start}@{here}/{database}?sslmode=disable") }
     }
 }
 
