@@ -515,10 +515,10 @@ fn a_row_that_cannot_be_read_takes_nothing_with_it() {
     house.check_call("/mcp/good", "good__echo");
     let left_out = house.left_out();
     let expected = [
-        "endpoint `good` is served without server `closed`",
         "server `closed` of the store is left out: server `closed` was altered",
         "server `torn` of the store is left out: server `torn` was altered",
         "endpoint `filtered` of the store is left out: it was altered",
+        "endpoint `good` of the store is served without server `closed`: server `closed` was altered",
     ];
     assert_eq!(left_out.len(), expected.len(), "{left_out:#?}");
     for (found, expected) in left_out.iter().zip(expected) {

@@ -1,12 +1,13 @@
 //! Health, readiness, tokens: what is there before any administration.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::paths::default_endpoint;
 use super::problem::Problem;
 use super::request::{json_body, respond};
 use super::views::{Health, Ready, ReadyServer, ReadyStore, ServerCondition, TokenResponse, Warning};
@@ -18,6 +19,10 @@ use crate::catalog::View;
 
 /// The longest tool name that all known model APIs take.
 const MODEL_API_NAME_BYTES_MAX: usize = 64;
+
+/// Of a server: it is in lists, and no list was made yet.
+const LISTED: &str = "ok";
+const NOT_ASKED: &str = "not asked yet";
 
 /// Names in one warning.
 const NAMES_SHOWN_MAX: usize = 20;
@@ -69,32 +74,36 @@ impl Admin {
         respond(status, &json!(body))
     }
 
-    /// Each server of the default endpoint, and why it is missing from the lists, when it is: for a key that may
-    /// enter it.
+    /// Each server of the endpoints that a key may enter, and why it is missing from lists of Modern clients, when it is
+    /// from all that were made.
     fn servers_behind(&self, identity: &Identity) -> Vec<ReadyServer> {
         let fleet = self.fleet();
-        let Some(endpoint) =
-            default_endpoint(&fleet.table).filter(|endpoint| identity.may_enter(&endpoint.scope))
-        else {
-            return Vec::new();
-        };
-        let merged = self.parts.catalog.snapshot(&endpoint, View::Modern);
         let is_admin = identity.role() == Role::Admin;
-        let places = endpoint.servers.iter().enumerate();
-        let server = |(place, server): (usize, &crate::route::Place)| {
-            let condition = fleet.backend(BackendId(server.backend)).map(|backend| backend.condition());
-            let modern = match merged.as_deref().map(|merged| merged.missing(place)) {
-                None => "not asked yet",
-                Some(None) => "ok",
-                Some(Some(missing)) => missing.reason.text(),
-            };
+        let mut servers = BTreeMap::new();
+        for endpoint in fleet.table.endpoints().filter(|endpoint| identity.may_enter(&endpoint.scope)) {
+            let merged = self.parts.catalog.snapshot(endpoint, View::Modern);
+            for (place, server) in endpoint.servers.iter().enumerate() {
+                let modern = match merged.as_deref().map(|merged| merged.missing(place)) {
+                    None => NOT_ASKED.to_owned(),
+                    Some(None) => LISTED.to_owned(),
+                    Some(Some(missing)) => missing.reason.text().to_owned(),
+                };
+                let known =
+                    servers.entry(&server.name).or_insert_with(|| (server.backend, NOT_ASKED.to_owned()));
+                if known.1 == NOT_ASKED || modern == LISTED {
+                    known.1 = modern;
+                }
+            }
+        }
+        let servers = servers.into_iter().map(|(name, (backend, modern))| {
+            let condition = fleet.backend(BackendId(backend)).map(|backend| backend.condition());
             ReadyServer {
-                name: server.name.as_str().to_owned(),
-                modern: modern.to_owned(),
+                name: name.as_str().to_owned(),
+                modern,
                 condition: ServerCondition::new(condition.unwrap_or_default(), is_admin),
             }
-        };
-        places.map(server).collect()
+        });
+        servers.collect()
     }
 
     fn long_names(&self, identity: &Identity) -> Vec<String> {

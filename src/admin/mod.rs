@@ -324,6 +324,11 @@ impl Call<'_> {
         self.identity().role() == Role::Admin
     }
 
+    /// Whether it sees tools also where no endpoint shows them: an administrator's key that nothing is kept from.
+    fn sees_all_tools(&self) -> bool {
+        self.is_admin() && !self.identity().is_confined()
+    }
+
     fn audit(&self) -> Audit {
         Audit::by(self.identity().key_id().as_str())
     }

@@ -2,15 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::base::EndpointName;
 use crate::route::{Endpoint, Table};
 
 /// The endpoint that is one server by itself.
 pub fn server_alone(table: &Table, name: &str) -> Option<Arc<Endpoint>> {
     table.find(&format!("/servers/{name}/mcp")).cloned()
-}
-
-/// The endpoint behind `/mcp`.
-pub fn default_endpoint(table: &Table) -> Option<Arc<Endpoint>> {
-    table.find(&format!("/mcp/{}", EndpointName::DEFAULT)).cloned()
 }

@@ -121,11 +121,12 @@ impl Admin {
         let listed = self.listed(call).await?;
         let fleet = self.fleet();
         let server = &listed.endpoint.servers[0].name;
-        let reached = match Reach::of(call.identity(), server, &fleet.table).filter(|_| !call.is_admin()) {
-            Some(reach) => reach.tools(&self.parts.catalog, listed.view()).await,
-            None => Tools::default(),
-        };
-        let is_seen = |tool: &str| call.is_admin() || reached.hold(tool);
+        let reached =
+            match Reach::of(call.identity(), server, &fleet.table).filter(|_| !call.sees_all_tools()) {
+                Some(reach) => reach.tools(&self.parts.catalog, listed.view()).await,
+                None => Tools::default(),
+            };
+        let is_seen = |tool: &str| call.sees_all_tools() || reached.hold(tool);
         let behind = listed.merged.listing(ListKind::Tools).items_after(asked.after.as_deref());
         let mut seen = behind.iter().filter(|(key, _)| is_seen(key));
         let shown: Vec<&(String, Bytes)> = seen.by_ref().take(asked.items).collect();
@@ -204,7 +205,7 @@ impl Admin {
         let endpoint = endpoint.ok_or_else(|| Problem::not_found("server"))?;
         let server = &endpoint.servers[0].name;
         let reaches = Reach::of(call.identity(), server, &fleet.table).is_some();
-        if !reaches && !call.is_admin() {
+        if !reaches && !call.sees_all_tools() {
             return Err(Problem::not_found("server"));
         }
         let catalog = &self.parts.catalog;

@@ -221,7 +221,7 @@ pub struct Usage {
     tool: String,
     /// Those that failed too.
     calls: u64,
-    /// Those that failed.
+    /// Those that the gateway could not bring to an answer. An error that a server answers is an answer.
     errors: u64,
     /// From clients.
     bytes_in: u64,

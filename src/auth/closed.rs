@@ -8,6 +8,7 @@ pub struct Closed {
     /// As it stands in the row, where anybody may have written it.
     name: String,
     key_version: u8,
+    /// Whether it names a version of `ENCRYPTION_KEY` that was not given. Else it was altered.
     lacks_version: bool,
 }
 
@@ -16,11 +17,6 @@ impl Closed {
         let name =
             if name.chars().all(|c| c.is_ascii_graphic()) { name.to_owned() } else { format!("{name:?}") };
         Self { name, key_version, lacks_version: !sealer.knows(key_version) }
-    }
-
-    /// Whether it names a version of `ENCRYPTION_KEY` that was not given. Else it was altered.
-    pub fn lacks_version(&self) -> bool {
-        self.lacks_version
     }
 
     /// Some of them, for people.

@@ -68,6 +68,11 @@ impl Grants {
         self.tools.as_ref().is_none_or(|tools| tools.hold(tool))
     }
 
+    /// Whether there is an endpoint or a tool that may not be.
+    pub fn are_confined(&self) -> bool {
+        self.scopes.is_some() || self.tools.is_some()
+    }
+
     /// Whether every tool may be.
     pub fn may_call_all(&self) -> bool {
         self.tools.is_none()

@@ -118,6 +118,11 @@ impl Identity {
         self.0.grants.may_call_all()
     }
 
+    /// Whether it is kept from an endpoint or a tool.
+    pub fn is_confined(&self) -> bool {
+        self.0.grants.are_confined()
+    }
+
     /// What the key is for.
     pub fn role(&self) -> Role {
         self.0.grants.role()

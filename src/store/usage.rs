@@ -23,7 +23,7 @@ pub struct UsageKey {
 pub struct Counts {
     /// Those that failed too.
     pub calls: u64,
-    /// Those that failed.
+    /// Those that the gateway could not bring to an answer.
     pub errors: u64,
     /// From clients.
     pub bytes_in: u64,

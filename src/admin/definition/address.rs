@@ -21,7 +21,7 @@ pub(crate) fn parse(text: &str) -> Result<Address, &'static str> {
         }
         Address::Stdio(_) => return Err(FORM),
     };
-    if query == Some(HIDDEN) || path.split('/').any(|segment| segment == HIDDEN) {
+    if query.is_some_and(|query| query.contains(HIDDEN)) || path.split('/').any(|segment| segment == HIDDEN) {
         return Err("has `...` in it, which stands for what is not shown: write the whole address");
     }
     Ok(address)
@@ -159,7 +159,7 @@ mod tests {
         check("HTTPS://EXAMPLE.com:443/a", Ok("https://example.com/a"));
         check("http://[::1]:8080/", Ok("http://[::1]:8080/"));
         check("https://a.b/s/0123456789abcdef01234567/mcp", Ok("https://a.b/s/.../mcp"));
-        check("https://a.b/v1...2/mcp?a=...", Ok("https://a.b/v1...2/mcp?..."));
+        check("https://a.b/v1...2/mcp?a=..", Ok("https://a.b/v1...2/mcp?..."));
         check("https://a.b/mcp?key=hidden", Ok("https://a.b/mcp?..."));
         check("unix:/run/x.sock:/mcp", Ok("unix:/run/x.sock:/mcp"));
         check("unix:/run/x.sock", Ok("unix:/run/x.sock:/mcp"));
@@ -202,9 +202,14 @@ mod tests {
             check(text, Err("write %20 or %5C"));
         }
         // What was shown is no address.
-        for text in
-            ["https://a.b/mcp?...", "https://a.b/s/.../mcp", "unix:/run/x.sock:/a/b?...", "unix:/x:/.../y"]
-        {
+        for text in [
+            "https://a.b/mcp?...",
+            "https://a.b/mcp?...&x=1",
+            "https://a.b/mcp?x=1&k=...",
+            "https://a.b/s/.../mcp",
+            "unix:/run/x.sock:/a/b?...",
+            "unix:/x:/.../y",
+        ] {
             check(text, Err("write the whole address"));
         }
         check("unix:", Err("names no socket"));

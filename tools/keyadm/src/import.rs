@@ -203,6 +203,10 @@ impl Target {
             (endpoint.enable_oauth, "tokens of MetaMCP's users open it no more"),
             (endpoint.use_query_param_auth, "a key in the URL opens it no more: send it as a header"),
             (endpoint.enable_max_rate, "its rate is not limited: limit that of keys"),
+            (
+                endpoint.name == EndpointName::DEFAULT,
+                "it is what /mcp leads to now, with its servers and no others",
+            ),
         ];
         let notes = notes.iter().filter(|(said, _)| *said).map(|(_, note)| *note);
         let notes: Vec<&str> = notes.chain(unfit.iter().map(String::as_str)).collect();

@@ -194,7 +194,7 @@ async fn rotate(
         Err(StoreError::Unsure(why)) => rotated_after_all(&store, [&row.key_id, &new_id], why).await?,
         other => other?,
     };
-    let until = rotation.old.grace_until.map(time::format);
+    let until = rotation.old.grace_until.and(rotation.old.ends_at()).map(time::format);
     let until = until.map_or_else(|| "is off now".into(), |end| format!("goes on until {end}"));
     let said = format!(
         "Made the key {:?} with the id {}; the old one, {}, {until}.",

@@ -114,7 +114,8 @@ impl Forbidden {
     #[must_use]
     pub fn of(self, path: &str) -> Self {
         match self {
-            Self::Command(_) => Self::Command(Some(path.to_owned())),
+            // Only an absolute one can be listed.
+            Self::Command(_) => Self::Command(path.starts_with('/').then(|| path.to_owned())),
             Self::Dir(_) => Self::Dir(Some(path.to_owned())),
             other => other,
         }
