@@ -1,5 +1,5 @@
-//! Entity tags (RFC 9110, section 8.8.3), in two parts: what somebody wrote, and behind `~` what the gateway says of it beside (`served`, `reason`,
-//! `condition`), which changes by itself.
+//! Entity tags (RFC 9110, section 8.8.3), in two parts: what somebody wrote, and behind `~` what the gateway says of it
+//! beside (`served`, `reason`, `condition`), which changes by itself.
 //!
 //! Who reads is told of both: nobody who asks with `If-None-Match` misses that a server came to be served. Who writes
 //! answers for the first part alone: a change that was made to what is there is not refused for a server that failed.

@@ -305,6 +305,8 @@ impl Answer {
     fn fail(&mut self, error: BackendError) -> Poll<Option<Result<Bytes, BackendError>>> {
         self.wire = None;
         self.body = Body::Ended;
+        // Nor is a place held for it: who asks again takes one of its own.
+        self.permit = None;
         Poll::Ready(Some(Err(error)))
     }
 

@@ -41,18 +41,29 @@ pub fn retold(tool: &Bytes, instead: &Override) -> Bytes {
     json.freeze()
 }
 
-/// The tool without what it says of tasks.
+/// The tool without what it says of tasks, unless it says that it has none.
 pub fn without_tasks(tool: Bytes) -> Bytes {
     if memmem::find(&tool, b"taskSupport").is_none() {
         return tool;
     }
     let Ok(Members(members)) = serde_json::from_slice(&tool) else { return tool };
+    let execution = members.iter().find(|(name, _)| name == "execution").map(|(_, value)| value.get());
+    let execution = execution.and_then(|execution| serde_json::from_str::<Execution<'_>>(execution).ok());
+    if execution.is_some_and(|execution| execution.task_support == "forbidden") {
+        return tool;
+    }
     let mut json = BytesMut::with_capacity(tool.len());
     for (name, value) in members.iter().filter(|(name, _)| name != "execution") {
         put(&mut json, name, value.get().as_bytes());
     }
     json.put_u8(b'}');
     json.freeze()
+}
+
+#[derive(Deserialize)]
+struct Execution<'a> {
+    #[serde(rename = "taskSupport", borrow)]
+    task_support: Cow<'a, str>,
 }
 
 fn put(json: &mut BytesMut, name: &str, value: &[u8]) {
@@ -124,5 +135,20 @@ mod tests {
             r#"{"name":"\u0061","title":"T","description":"","annotations":{"readOnlyHint":true}}"#,
         );
         check("{}", &all, r#"{"title":"T","description":"","annotations":{"readOnlyHint":true}}"#);
+    }
+
+    #[test]
+    fn tasks_are_not_told_of_where_there_are_some() {
+        for (tool, expected) in [
+            (
+                r#"{"name":"a", "execution": {"taskSupport":"forbidden"}}"#,
+                r#"{"name":"a", "execution": {"taskSupport":"forbidden"}}"#,
+            ),
+            (r#"{"name":"a","execution":{"taskSupport":"optional"},"x":1}"#, r#"{"name":"a","x":1}"#),
+            (r#"{"name":"a","execution":{"taskSupport":7}}"#, r#"{"name":"a"}"#),
+            (r#"{"name":"taskSupport"}"#, r#"{"name":"taskSupport"}"#),
+        ] {
+            assert_eq!(without_tasks(Bytes::from_static(tool.as_bytes())), expected);
+        }
     }
 }

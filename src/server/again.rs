@@ -52,8 +52,10 @@ impl Again {
 
     /// An event came whole, with that id. Empty takes it back (WHATWG HTML, 9.2.6).
     pub fn note_id(&mut self, id: &Bytes) {
-        self.last_event_id = HeaderValue::from_bytes(id).ok().filter(|id| !id.is_empty());
-        self.is_spent = false;
+        let id = HeaderValue::from_bytes(id).ok().filter(|id| !id.is_empty());
+        // The same one again is no progress.
+        self.is_spent &= id == self.last_event_id;
+        self.last_event_id = id;
     }
 
     /// The server told when it wants to be asked.
@@ -76,6 +78,11 @@ impl Again {
         });
         self.asking = Some(Asking { answer, why });
         Ok(())
+    }
+
+    /// Whether the stream broke, and what takes its place is to come.
+    pub fn is_asking(&self) -> bool {
+        self.asking.is_some()
     }
 
     /// The next bytes, of this answer or of the one that takes its place.

@@ -1,6 +1,6 @@
 //! The GET stream of a Legacy session: it gathers what the servers behind the endpoint send outside of calls.
 //!
-//! One task owns a stream. It is told by the closed channel that the client has gone, and everything it
+//! One task owns a stream. It is told by its outlet that the client has gone and does not come back, and everything it
 //! started ends with it.
 
 use std::collections::HashMap;

@@ -94,16 +94,23 @@ impl Keeping {
 /// Passes an answer on to what is kept of it, with or without a client, until nobody waits for it any more.
 async fn pump(mut relay: Box<Relay>, writer: Writer) {
     let (mut splitter, mut parts) = (EventSplitter::new(), Vec::new());
+    let mut is_wanted = true;
     loop {
         let next = tokio::select! {
             biased;
             () = writer.abandoned() => return,
+            // The server may end the stream of a cancelled call without an answer, which then is none to ask for.
+            () = writer.cancelled(), if is_wanted => {
+                is_wanted = false;
+                relay.ask_no_more();
+                continue;
+            }
             next = poll_fn(|cx| relay.poll(cx)) => next,
         };
         let bytes = match next {
             Some(Ok(bytes)) => bytes,
-            // Within an event: what is kept of it is of no use.
-            Some(Err(_)) => return,
+            // Within an event, or where the answer may have passed.
+            Some(Err(_)) => return writer.stream().tear(),
             None => return writer.finish(),
         };
         splitter.feed(&bytes, &mut parts);

@@ -38,6 +38,8 @@ impl Outlet {
     }
 
     /// Passes an event on, or says that nobody waits for it.
+    ///
+    /// Not cancel safe: a stream of which half an event was written is lost.
     pub async fn send(&self, event: Bytes) -> Result<(), ()> {
         let (writer, turn) = match self {
             Self::Passing(sender) => return sender.send(event).await.map_err(drop),
@@ -46,9 +48,15 @@ impl Outlet {
         let mut parts = Vec::new();
         EventSplitter::new().feed(&event, &mut parts);
         let _turn = turn.lock().await;
+        let mut half = Half(Some(writer));
         for part in parts {
-            writer.push(&part).await.map_err(drop)?;
+            tokio::select! {
+                biased;
+                () = writer.abandoned() => return Err(()),
+                pushed = writer.push(&part) => pushed.map_err(drop)?,
+            }
         }
+        half.0 = None;
         Ok(())
     }
 
@@ -81,6 +89,17 @@ impl Outlet {
     /// Whether its client may come back.
     pub fn is_kept(&self) -> bool {
         matches!(self, Self::Kept(_))
+    }
+}
+
+/// An event that is being written: what would follow the half of one would be read as part of it.
+struct Half<'a>(Option<&'a Writer>);
+
+impl Drop for Half<'_> {
+    fn drop(&mut self) {
+        if let Some(writer) = self.0 {
+            writer.stream().lose();
+        }
     }
 }
 

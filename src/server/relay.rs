@@ -100,11 +100,14 @@ struct Whole {
     torn: bool,
     /// The newest events that were passed on whole, to tell whether one was the answer.
     passed: Vec<Bytes>,
+    /// What those before them told of it, in a stream that may go on elsewhere.
+    settled: Option<Outcome>,
     /// Whether the newest event was passed on in parts, so that nobody knows what it said.
     passed_unseen: bool,
 }
 
 /// What became of a call whose stream broke off.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Outcome {
     /// It was answered.
     Passed,
@@ -163,6 +166,13 @@ impl Relay {
     pub fn ask_again_by(&mut self, again: Box<Again>) {
         if let Some(stream) = self.stream() {
             stream.again = Some(again);
+        }
+    }
+
+    /// Nobody waits for the answer any more: a stream that ended has ended.
+    pub fn ask_no_more(&mut self) {
+        if let Some(stream) = self.stream() {
+            stream.ended |= stream.again.take().is_some_and(|again| again.is_asking());
         }
     }
 
@@ -413,7 +423,7 @@ impl Whole {
             }
             let error = match stream.poll_chunk(answer, cx) {
                 Poll::Ready(Some(Ok(chunk))) => {
-                    self.take(chunk, &mut stream.ready);
+                    self.take(chunk, stream);
                     continue;
                 }
                 // What is left of an event that never ended is no event (WHATWG HTML, 9.2.6).
@@ -479,6 +489,9 @@ impl Whole {
     /// Whether the call was answered before its stream broke off.
     #[cold]
     fn outcome(&self, stream: &Stream) -> Outcome {
+        if let Some(settled) = self.settled {
+            return settled;
+        }
         if self.torn || self.passed_unseen {
             return Outcome::Unseen;
         }
@@ -504,7 +517,12 @@ impl Whole {
     }
 
     /// Passes on what is whole, keeps the rest.
-    fn take(&mut self, mut chunk: Bytes, ready: &mut VecDeque<Bytes>) {
+    fn take(&mut self, mut chunk: Bytes, stream: &mut Stream) {
+        // A server may say more after its answer; one that is asked again would give the answer twice.
+        if stream.again.is_some() && self.settled.is_none() {
+            self.settled = Some(self.outcome(stream)).filter(|outcome| *outcome != Outcome::Awaited);
+        }
+        let ready = &mut stream.ready;
         let whole = self.boundary.feed(&chunk);
         if whole > 0 {
             let piece = chunk.split_to(whole);

@@ -203,10 +203,19 @@ pub fn modern(worker: &Worker, call: &Call, place: usize) -> Option<TaskPass> {
 /// Likewise within a session, as soon as its server has tasks: what it says of them may come with any call.
 pub fn legacy(worker: &Worker, call: &Call, session: &Session, place: usize) -> Option<TaskPass> {
     session.upstream(place).ready().filter(|ready| ready.features.tasks.calls)?;
-    let is_created =
-        || call.method == Some(Method::ToolsCall) && memmem::find(&call.body, b"\"task\"").is_some();
-    let in_answer = call.is_task_request() || is_created();
+    let in_answer =
+        call.is_task_request() || (call.method == Some(Method::ToolsCall) && may_ask_for_a_task(call));
     Some(TaskPass::new(TaskIds::new(worker, &call.identity, Some(session), &call.endpoint), in_answer))
+}
+
+/// Whether there may be a `params.task`: outside of the arguments the word stands somewhere.
+fn may_ask_for_a_task(call: &Call) -> bool {
+    let body = &call.body[..];
+    let (before, behind) = match call.envelope.params.arguments {
+        Some(arguments) => (&body[..arguments.start as usize], &body[arguments.end as usize..]),
+        None => (body, &b""[..]),
+    };
+    [before, behind].iter().any(|part| memmem::find(part, b"\"task\"").is_some())
 }
 
 /// Whether the client says with this request that it knows tasks.

@@ -106,10 +106,12 @@ impl EventSplitter {
     /// Bytes within a line.
     fn take(&mut self, mut bytes: &[u8], parts: &mut Vec<Part>) {
         if self.line == Line::Begun {
-            let wanted = DECIDED_BYTES.saturating_sub(self.held.len());
+            // A byte order mark may stand before the first line.
+            let decided = if self.is_begun { DECIDED_BYTES } else { BYTE_ORDER_MARK.len() + DECIDED_BYTES };
+            let wanted = decided.saturating_sub(self.held.len());
             let (first, rest) = bytes.split_at(wanted.min(bytes.len()));
             self.held.extend_from_slice(first);
-            if self.held.len() < DECIDED_BYTES {
+            if self.held.len() < decided {
                 return;
             }
             self.decide();
@@ -124,9 +126,7 @@ impl EventSplitter {
             Line::Passes => {
                 for piece in bytes.chunks(PART_BYTES) {
                     self.out.extend_from_slice(piece);
-                    if self.out.len() >= PART_BYTES && self.event != Event::Silent {
-                        self.hand_out(false, parts);
-                    }
+                    self.hand_out_if_long(parts);
                 }
             }
         }
@@ -163,7 +163,10 @@ impl EventSplitter {
         match line {
             _ if is_blank => self.end_event(parts),
             Line::Own => self.own_field(),
-            Line::Passes => self.out.extend_from_slice(b"\n"),
+            Line::Passes => {
+                self.out.extend_from_slice(b"\n");
+                self.hand_out_if_long(parts);
+            }
             Line::Begun | Line::Comment => {}
         }
         self.held.clear();
@@ -200,6 +203,13 @@ impl EventSplitter {
         }
         self.out.clear();
         self.event = Event::Silent;
+    }
+
+    /// Also where no data has come yet: who reads it takes an event without data for none.
+    fn hand_out_if_long(&mut self, parts: &mut Vec<Part>) {
+        if self.out.len() >= PART_BYTES {
+            self.hand_out(false, parts);
+        }
     }
 
     fn hand_out(&mut self, ends: bool, parts: &mut Vec<Part>) {
@@ -243,6 +253,20 @@ mod tests {
     }
 
     #[test]
+    fn what_is_held_is_bounded() {
+        for line in ["event: a\n", "x\n", "data:1\n", "x: yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy"] {
+            let (mut splitter, mut parts) = (EventSplitter::new(), Vec::new());
+            for _ in 0..40_000 {
+                splitter.feed(line.as_bytes(), &mut parts);
+                assert!(splitter.out.len() + splitter.held.len() <= 2 * PART_BYTES, "{line:?}");
+            }
+            let handed: usize = parts.iter().map(|part| part.bytes.len()).sum();
+            assert_eq!(handed + splitter.out.len(), 40_000 * line.len(), "{line:?}");
+            assert_eq!(parts.iter().filter(|part| part.begins).count(), 1, "{line:?}");
+        }
+    }
+
+    #[test]
     fn ids_and_comments_are_taken_out() {
         check("data: 1\n\n", &["data: 1\n\n"], None);
         check("id: 7\nevent: message\ndata: 1\n\n", &["event: message\ndata: 1\n\n"], Some("7"));
@@ -251,6 +275,8 @@ mod tests {
         check("id: 1\ndata: \n\nid: 2\nevent: message\ndata\n\n", &[], Some("2"));
         check("retry: 5\n\n: hi\n\n\n\n", &[], None);
         check(": hi\ndata: 1\n: ho\n\n", &["data: 1\n\n"], None);
+        check("\u{feff}data: 1\n\ndata: 2\n\n", &["data: 1\n\n", "data: 2\n\n"], None);
+        check("\u{feff}\n: 1\n\u{feff}data: 1\n\n", &[], None);
         check("\u{feff}id: 3\ndata: 1\n\n", &["data: 1\n\n"], Some("3"));
         check("idea: x\nretry\nda: 1\ndata: id: 5\n\n", &["idea: x\nda: 1\ndata: id: 5\n\n"], None);
         check("id\ndata: 1\n\ndata: 2\n\n", &["data: 1\n\n", "data: 2\n\n"], Some(""));

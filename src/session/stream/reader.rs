@@ -93,7 +93,7 @@ impl Reader {
             if !out.is_empty() {
                 return Poll::Ready(Next::Events(out.into()));
             }
-            return Poll::Ready(if self.is_within { Next::Torn } else { Next::Lost });
+            return Poll::Ready(if self.is_within || state.is_torn { Next::Torn } else { Next::Lost });
         }
         if !out.is_empty() {
             state.note_id();

@@ -49,6 +49,8 @@ pub(super) struct State {
     /// Whether a comment is to be passed on.
     pub comment: bool,
     pub phase: Phase,
+    /// Whether the writer broke off, so that nobody is to say that nothing followed.
+    pub is_torn: bool,
     /// When it goes, once it has ended.
     until: Option<Instant>,
 }
@@ -93,7 +95,7 @@ pub enum NotHere {
     Lost,
 }
 
-/// What a reader has not taken is no more than this: twice what a socket takes at once. Whoever writes more waits.
+/// What a reader has not taken is no more than this: four times what is handed out at once. Whoever writes more waits.
 const UNREAD_BLOCKS_MAX: u64 = (256 << 10) / BLOCK_BYTES as u64;
 
 /// The rest of a block below this is not worth a record.
@@ -113,6 +115,7 @@ impl Stream {
             comes_back: ComesBack::Not,
             comment: false,
             phase: Phase::Open,
+            is_torn: false,
             until: None,
         };
         let (moved, taken) = (Notify::new(), Notify::new());
@@ -170,8 +173,7 @@ impl Stream {
             if state.phase == Phase::Ended {
                 return Err(NotHere::AllTaken);
             }
-            let last = state.blocks.back().map_or(0, |kept| kept.block.used());
-            return Ok(Cursor::end(state.first_block, state.blocks.len(), last));
+            return Ok(state.end());
         }
         let before = |kept: &&Kept| kept.begins.is_none_or(|begins| begins <= wanted);
         // The last block in which an event begins that is not behind the wanted one.
@@ -219,11 +221,20 @@ impl Stream {
         self.moved.notify_waiters();
     }
 
-    /// What is kept goes, and its reader is told.
+    /// The writer broke off where the client may have its answer, or half of it: the reader's connection breaks visibly.
+    pub fn tear(&self) {
+        self.state().is_torn = true;
+        self.lose();
+    }
+
+    /// What is kept goes, and its reader is told, unless it has all there is.
     pub fn lose(&self) {
         let mut state = self.state();
-        if std::mem::replace(&mut state.phase, Phase::Lost) == Phase::Lost {
+        if state.phase == Phase::Lost {
             return;
+        }
+        if state.phase == Phase::Open || state.taken != state.end() {
+            state.phase = Phase::Lost;
         }
         let blocks = std::mem::take(&mut state.blocks);
         let (waker, until) = (state.waker.take(), state.until.take());
@@ -322,6 +333,12 @@ impl Drop for Stream {
 }
 
 impl State {
+    /// Behind the last of what is kept.
+    fn end(&self) -> Cursor {
+        let last = self.blocks.back().map_or(0, |kept| kept.block.used());
+        Cursor::end(self.first_block, self.blocks.len(), last)
+    }
+
     /// The client has an id by now.
     pub fn note_id(&mut self) {
         if self.comes_back == ComesBack::Not {
@@ -423,6 +440,18 @@ impl Writer {
                 () = moved => {}
                 () = sleep_until(until) => {}
             }
+        }
+    }
+
+    /// Completes when the client has cancelled the call. Cancel safe.
+    pub async fn cancelled(&self) {
+        loop {
+            let mut moved = pin!(self.0.moved.notified());
+            moved.as_mut().enable();
+            if self.0.state().comes_back == ComesBack::Never {
+                return;
+            }
+            moved.await;
         }
     }
 

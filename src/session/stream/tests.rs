@@ -326,3 +326,29 @@ fn who_gives_room_when_there_is_none() {
     assert!(bench.streams.bytes() <= 64 * BLOCK_BYTES);
     drop(more);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_lost_is_told_by_what_the_client_has() {
+    // How a stream ends, whether its client has all there is by then, and what that client is told.
+    type End = fn(&Stream);
+    let rows: [(End, bool, bool, Next); 4] = [
+        (Stream::lose, false, true, Next::Lost),
+        (Stream::tear, false, true, Next::Torn),
+        (Stream::lose, true, true, Next::End),
+        (Stream::lose, true, false, Next::Lost),
+    ];
+    for (end, is_finished, has_all, told) in rows {
+        let bench = bench(1 << 20, 1 << 20);
+        let (writer, mut reader) = bench.streams.begin(&mine(), None);
+        put(&writer, "1");
+        let stream = Arc::clone(writer.stream());
+        if has_all {
+            read(&mut reader);
+        }
+        if is_finished {
+            writer.finish();
+        }
+        end(&stream);
+        assert_eq!(read(&mut reader).end, Some(told));
+    }
+}
