@@ -11,11 +11,13 @@ mod id;
 mod method;
 pub mod param;
 mod revision;
+mod wish;
 
 pub use capabilities::ClientCapabilities;
 pub use id::is_same_id;
 pub use method::Method;
 pub use revision::{Era, Revision};
+pub use wish::Wish;
 
 /// From servers, of a resource that clients subscribed to.
 pub const RESOURCE_UPDATED: &str = "notifications/resources/updated";

@@ -58,12 +58,11 @@ pub fn open(
         let (writer, reader) = streams.begin(&session.seal, None);
         session.keep_stream(writer.stream());
         writer.comment();
-        let outlet = Outlet::kept(writer);
-        if last_event_id.is_some() {
-            outlet.announce_all();
-        }
+        // What changed in a stream that is gone is not known: the client is to look.
+        let first =
+            if last_event_id.is_some() { ANNOUNCED.map(|(_, method)| method).to_vec() } else { Vec::new() };
         let body = ResponseBody::kept(Kept::new(reader, resumes, streams, Some(permit)));
-        SessionStream::start(worker, session, outlet, identity, None);
+        SessionStream::start(worker, session, Outlet::kept(writer), identity, None, first);
         return Ok(reply::events(body));
     }
     let last_event_id = fields.value(Field::LastEventId);
@@ -76,7 +75,7 @@ pub fn open(
     let (sender, receiver) = mpsc::channel(EVENTS_MAX);
     // The channel is empty, so there is room.
     let _ = sender.try_send(Bytes::from_static(COMMENT));
-    SessionStream::start(worker, session, Outlet::Passing(sender), identity, last_event_id);
+    SessionStream::start(worker, session, Outlet::Passing(sender), identity, last_event_id, Vec::new());
     Ok(reply::events(ResponseBody::events(receiver, Some(permit))))
 }
 
@@ -91,18 +90,29 @@ struct SessionStream {
 }
 
 impl SessionStream {
-    /// Takes over from the session's stream before.
+    /// Takes over from the session's stream before. `first`: the lists that are said to have changed.
     fn start(
         worker: &Rc<Worker>,
         session: Arc<Session>,
         outlet: Outlet,
         identity: Identity,
         last_event_id: Option<http::HeaderValue>,
+        first: Vec<Method>,
     ) {
         let (generation, open) = (session.take_stream(), session.count_stream());
         let worker = Rc::clone(worker);
         let stream = Self { worker, session, outlet, generation, last_event_id, identity, _open: open };
-        spawn_local(stream.run());
+        spawn_local(async move {
+            stream.announce(first).await;
+            stream.run().await;
+        });
+    }
+
+    /// Says that these lists changed.
+    async fn announce(&self, methods: Vec<Method>) {
+        for method in methods {
+            let _ = self.outlet.send(announcement(method)).await;
+        }
     }
 
     /// Until the client has gone, the session ended, or another stream took over.
@@ -131,9 +141,7 @@ impl SessionStream {
                 return;
             }
             if session.endpoint.id != waiting.endpoint.id && session.endpoint.shape != Shape::Single {
-                for event in lists.changed(&self.worker, &session.endpoint, view) {
-                    let _ = self.outlet.send(event).await;
-                }
+                self.announce(lists.moved(&self.worker, &session.endpoint, view)).await;
             }
             self.start_pumps(&mut pumps);
             tokio::select! {
@@ -155,9 +163,7 @@ impl SessionStream {
                     }
                 }
                 _ = changes.changed(), if session.endpoint.shape != Shape::Single => {
-                    for event in lists.changed(&self.worker, &session.endpoint, view) {
-                        let _ = self.outlet.send(event).await;
-                    }
+                    self.announce(lists.moved(&self.worker, &session.endpoint, view)).await;
                 }
                 Some(ended) = pumps.tasks.join_next() => {
                     // One that was stopped has nothing to say.
@@ -300,10 +306,6 @@ impl Digests {
         let before = std::mem::replace(&mut self.0, now);
         let moved = before.iter().zip(now).map(|(before, now)| *before != now);
         moved.zip(ANNOUNCED).filter_map(|(moved, (_, method))| moved.then_some(method)).collect()
-    }
-
-    fn changed(&mut self, worker: &Worker, endpoint: &Endpoint, view: View) -> Vec<Bytes> {
-        self.moved(worker, endpoint, view).into_iter().map(announcement).collect()
     }
 }
 

@@ -5,7 +5,6 @@ use std::rc::Rc;
 use bytes::Bytes;
 use serde_json::json;
 use tokio::sync::mpsc;
-use tokio::task::spawn_local;
 
 use crate::catalog::ListKind;
 use crate::frame::{EventSplitter, write_event};
@@ -58,16 +57,6 @@ impl Outlet {
         }
         half.0 = None;
         Ok(())
-    }
-
-    /// What changed in a stream that is gone is not known: the client is to look.
-    pub fn announce_all(&self) {
-        let outlet = self.clone();
-        spawn_local(async move {
-            for (_, method) in ANNOUNCED {
-                let _ = outlet.send(announcement(method)).await;
-            }
-        });
     }
 
     /// A comment now and then; a full channel needs none.

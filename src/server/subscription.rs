@@ -9,7 +9,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet, spawn_local};
@@ -27,7 +26,7 @@ use crate::auth::Identity;
 use crate::base::{Fault, Kind, Phase, ServerName};
 use crate::catalog::View;
 use crate::frame::{Kind as FrameKind, Scanner, splice, write_event};
-use crate::protocol::{Method, TASKS_EXTENSION};
+use crate::protocol::{Method, TASKS_EXTENSION, Wish};
 use crate::route::Endpoint;
 use crate::session::{Feed, Source};
 
@@ -36,7 +35,7 @@ const SUBSCRIBED_MAX: usize = 1024;
 
 /// `subscriptions/listen` of a Modern client: acknowledged at once, under the client's own id.
 pub fn subscribe(worker: &Rc<Worker>, call: Box<Call>) -> Result<Reply, Fault> {
-    let mut wish = Wish::read(&call)?;
+    let mut wish = read_wish(&call)?;
     let ids = TaskIds::new(worker, &call.identity, None, &call.endpoint);
     // Of what is nobody's, or another's, nothing can be told.
     wish.task_ids.retain(|text| ids.find(&call.endpoint, text).is_some());
@@ -63,70 +62,23 @@ pub fn subscribe(worker: &Rc<Worker>, call: Box<Call>) -> Result<Reply, Fault> {
     Ok(reply::events(ResponseBody::events(receiver, call.permit)))
 }
 
-/// What a client wants to be told of (MCP 2026-07-28, subscriptions).
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "camelCase", default)]
-struct Wish {
-    tools_list_changed: Option<bool>,
-    prompts_list_changed: Option<bool>,
-    resources_list_changed: Option<bool>,
-    resource_subscriptions: Vec<String>,
-    /// As the client knows them (the extension `io.modelcontextprotocol/tasks`).
-    task_ids: Vec<String>,
-}
-
-impl Wish {
-    fn read(call: &Call) -> Result<Self, Fault> {
-        #[derive(Deserialize)]
-        struct Params {
-            notifications: Wish,
-        }
-        let malformed = |text: &'static str| Fault::client(Kind::MalformedParams, text);
-        let params = call.envelope.params.object.map_or_else(Bytes::new, |span| call.raw(span));
-        let read: Params = serde_json::from_slice(&params)
-            .map_err(|_| malformed("subscriptions/listen needs params.notifications"))?;
-        let wish = &read.notifications;
-        if wish.resource_subscriptions.len() + wish.task_ids.len() > SUBSCRIBED_MAX {
-            return Err(malformed(
-                "too many resourceSubscriptions and taskIds; listen to them by several requests",
-            ));
-        }
-        if !wish.task_ids.is_empty() && !tasks::declares(call) {
-            let data = json!({"requiredCapabilities": {"extensions": {TASKS_EXTENSION: {}}}});
-            let text = "to be told of tasks takes a client that declares io.modelcontextprotocol/tasks";
-            return Err(Fault::client(Kind::MissingCapability, text).with_data(data.to_string()));
-        }
-        Ok(read.notifications)
+/// What a client wants to be told of.
+fn read_wish(call: &Call) -> Result<Wish, Fault> {
+    let malformed = |text: &'static str| Fault::client(Kind::MalformedParams, text);
+    let params = call.envelope.params.object.map_or_else(Bytes::new, |span| call.raw(span));
+    let wish =
+        Wish::read(&params).ok_or_else(|| malformed("subscriptions/listen needs params.notifications"))?;
+    if wish.resource_subscriptions.len() + wish.task_ids.len() > SUBSCRIBED_MAX {
+        return Err(malformed(
+            "too many resourceSubscriptions and taskIds; listen to them by several requests",
+        ));
     }
-
-    fn wants(&self, method: Method) -> bool {
-        match method {
-            Method::ToolsListChanged => self.tools_list_changed == Some(true),
-            Method::PromptsListChanged => self.prompts_list_changed == Some(true),
-            Method::ResourcesListChanged => self.resources_list_changed == Some(true),
-            _ => false,
-        }
+    if !wish.task_ids.is_empty() && !tasks::declares(call) {
+        let data = json!({"requiredCapabilities": {"extensions": {TASKS_EXTENSION: {}}}});
+        let text = "to be told of tasks takes a client that declares io.modelcontextprotocol/tasks";
+        return Err(Fault::client(Kind::MissingCapability, text).with_data(data.to_string()));
     }
-
-    fn to_json(&self) -> Value {
-        let mut wish = serde_json::Map::new();
-        for (name, flag) in [
-            ("toolsListChanged", self.tools_list_changed),
-            ("promptsListChanged", self.prompts_list_changed),
-            ("resourcesListChanged", self.resources_list_changed),
-        ] {
-            if flag == Some(true) {
-                wish.insert(name.into(), true.into());
-            }
-        }
-        if !self.resource_subscriptions.is_empty() {
-            wish.insert("resourceSubscriptions".into(), self.resource_subscriptions.clone().into());
-        }
-        if !self.task_ids.is_empty() {
-            wish.insert("taskIds".into(), self.task_ids.clone().into());
-        }
-        Value::Object(wish)
-    }
+    Ok(wish)
 }
 
 const SUBSCRIPTION_ID: &str = "io.modelcontextprotocol/subscriptionId";
@@ -204,7 +156,7 @@ impl Subscription {
 
     /// One subscription at each server that has one of the resources; lists are watched by the catalog. Those
     /// that are as they were before go on, the others end.
-    fn start_pumps(&self, pumps: &mut JoinSet<()>, heard: &mut HashMap<u32, (Heard, AbortHandle)>) {
+    fn start_pumps(&self, pumps: &mut JoinSet<()>, heard: &mut HashMap<u32, (Wish, AbortHandle)>) {
         let mut before = std::mem::take(heard);
         let merged = self.worker.shared.catalog.snapshot(&self.endpoint, View::Modern);
         for (place, server) in self.endpoint.servers.iter().enumerate() {
@@ -212,11 +164,13 @@ impl Subscription {
                 let known = merged.as_deref().and_then(|merged| merged.resource(uri));
                 known.is_none_or(|known| known as usize == place)
             };
-            let uris: Vec<_> = self.wish.resource_subscriptions.iter().filter(is_here).cloned().collect();
+            let resource_subscriptions =
+                self.wish.resource_subscriptions.iter().filter(is_here).cloned().collect();
             let tasks = self.wish.task_ids.iter().filter_map(|text| self.ids.find(&self.endpoint, text));
-            let tasks: Vec<_> = tasks.filter_map(|(at, raw)| (at == place).then_some(raw)).collect();
-            let wanted = Heard { uris, tasks };
-            if wanted == Heard::default() {
+            // By the server's own ids.
+            let task_ids = tasks.filter_map(|(at, raw)| (at == place).then_some(raw)).collect();
+            let wanted = Wish { resource_subscriptions, task_ids, ..Wish::default() };
+            if wanted == Wish::default() {
                 continue;
             }
             match before.remove(&server.backend) {
@@ -234,7 +188,7 @@ impl Subscription {
                 "jsonrpc": "2.0",
                 "id": "metamcp-listen",
                 "method": Method::Listen.as_str(),
-                "params": {"_meta": meta, "notifications": wanted.to_json()},
+                "params": {"_meta": meta, "notifications": wanted},
             });
             let headers = self.fields.forwarded().collect();
             let owner = Some(self.identity.key_id());
@@ -254,7 +208,7 @@ impl Subscription {
     }
 
     fn acknowledgement(&self) -> Bytes {
-        self.message(Method::Acknowledged, &format!(",\"notifications\":{}", self.wish.to_json()))
+        self.message(Method::Acknowledged, &format!(",\"notifications\":{}", json!(self.wish)))
     }
 
     fn notification(&self, method: Method) -> Bytes {
@@ -277,26 +231,6 @@ impl Subscription {
             r#"{{"jsonrpc":"2.0","id":{id},"result":{{"resultType":"complete","_meta":{{"{SUBSCRIPTION_ID}":{id}}}}}}}"#
         );
         write_event(message.as_bytes())
-    }
-}
-
-/// What one server is listened to for.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Heard {
-    uris: Vec<String>,
-    /// By its own ids.
-    tasks: Vec<String>,
-}
-
-impl Heard {
-    fn to_json(&self) -> Value {
-        let mut wish = serde_json::Map::new();
-        for (name, wanted) in [("resourceSubscriptions", &self.uris), ("taskIds", &self.tasks)] {
-            if !wanted.is_empty() {
-                wish.insert(name.into(), wanted.clone().into());
-            }
-        }
-        Value::Object(wish)
     }
 }
 

@@ -17,7 +17,7 @@ use crate::backend::Pool;
 use crate::backend::shim::{Outlet, Reply, stream_of};
 use crate::base::Fault;
 use crate::frame::{json_string, write_event};
-use crate::protocol::{Method, Revision, code};
+use crate::protocol::{Method, Revision, Wish, code};
 use crate::session::Ready;
 
 /// The capabilities of a Legacy server that mean the same in the Modern era; the others do not exist there.
@@ -26,6 +26,10 @@ const CARRIED: [&str; 7] =
 
 /// Events that wait for a slow client.
 const EVENTS_MAX: usize = 16;
+
+/// The lists whose changes a server may announce.
+const LISTS: [Method; 3] =
+    [Method::ToolsListChanged, Method::PromptsListChanged, Method::ResourcesListChanged];
 
 /// URIs in one subscription; each is told to the server.
 const URIS_MAX: usize = 1024;
@@ -85,7 +89,8 @@ fn discovered(answer: &[u8]) -> Value {
 
 /// `subscriptions/listen` (MCP 2026-07-28, subscriptions).
 pub async fn listen(session: Arc<FaceSession>, pool: &Rc<Pool>, asked: &Asked) -> Reply {
-    let Some(wish) = Wish::read(asked) else {
+    let params = asked.envelope.params.object.map_or(&b""[..], |span| span.of(&asked.message));
+    let Some(wish) = Wish::read(params).filter(|wish| wish.resource_subscriptions.len() <= URIS_MAX) else {
         let text = "subscriptions/listen needs params.notifications, with up to 1024 resourceSubscriptions";
         return asked.refusal(StatusCode::BAD_REQUEST, code::INVALID_PARAMS, text);
     };
@@ -93,69 +98,27 @@ pub async fn listen(session: Arc<FaceSession>, pool: &Rc<Pool>, asked: &Asked) -
         Ok(ready) => ready,
         Err(fault) => return unopened(asked, &fault),
     };
-    let resources = if ready.features.subscribe { wish.resource_subscriptions.clone() } else { Vec::new() };
-    let lists = wish.lists(&ready);
-    let Some((seat, new)) = session.listen(lists.clone(), resources.clone()) else {
+    let honoured = honoured(wish, &ready);
+    let lists = LISTS.into_iter().filter(|list| honoured.wants(*list)).collect();
+    let Some((seat, new)) = session.listen(lists, honoured.resource_subscriptions.clone()) else {
         return asked.refusal(StatusCode::SERVICE_UNAVAILABLE, code::INTERNAL, "try again");
     };
     let (outlet, events) = stream_of(EVENTS_MAX);
     let listening = Listening { session, pool: Rc::clone(pool), seat, outlet, id: asked.id() };
-    let honoured = honoured(&lists, &resources);
-    spawn_local(listening.run(new, honoured));
+    spawn_local(listening.run(new, json!(honoured)));
     Reply::events(events)
 }
 
-/// What a client wants to be told of.
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "camelCase", default)]
-struct Wish {
-    tools_list_changed: Option<bool>,
-    prompts_list_changed: Option<bool>,
-    resources_list_changed: Option<bool>,
-    resource_subscriptions: Vec<String>,
-}
-
-impl Wish {
-    fn read(asked: &Asked) -> Option<Self> {
-        #[derive(Deserialize)]
-        struct Params {
-            notifications: Wish,
-        }
-        let object = asked.envelope.params.object?;
-        let Params { notifications } = serde_json::from_slice(object.of(&asked.message)).ok()?;
-        (notifications.resource_subscriptions.len() <= URIS_MAX).then_some(notifications)
+/// The part of a wish that a server can meet.
+fn honoured(wish: Wish, ready: &Ready) -> Wish {
+    let features = &ready.features;
+    Wish {
+        tools_list_changed: wish.tools_list_changed.filter(|_| features.tools),
+        prompts_list_changed: wish.prompts_list_changed.filter(|_| features.prompts),
+        resources_list_changed: wish.resources_list_changed.filter(|_| features.resources),
+        resource_subscriptions: if features.subscribe { wish.resource_subscriptions } else { Vec::new() },
+        task_ids: Vec::new(),
     }
-
-    /// Of the lists, those that the server has.
-    fn lists(&self, ready: &Ready) -> Vec<Method> {
-        let features = &ready.features;
-        [
-            (self.tools_list_changed, features.tools, Method::ToolsListChanged),
-            (self.prompts_list_changed, features.prompts, Method::PromptsListChanged),
-            (self.resources_list_changed, features.resources, Method::ResourcesListChanged),
-        ]
-        .into_iter()
-        .filter_map(|(wanted, has, method)| (wanted == Some(true) && has).then_some(method))
-        .collect()
-    }
-}
-
-/// The part of a wish that is met.
-fn honoured(lists: &[Method], resources: &[String]) -> Value {
-    let mut honoured = Map::new();
-    for (method, name) in [
-        (Method::ToolsListChanged, "toolsListChanged"),
-        (Method::PromptsListChanged, "promptsListChanged"),
-        (Method::ResourcesListChanged, "resourcesListChanged"),
-    ] {
-        if lists.contains(&method) {
-            honoured.insert(name.into(), true.into());
-        }
-    }
-    if !resources.is_empty() {
-        honoured.insert("resourceSubscriptions".into(), resources.into());
-    }
-    Value::Object(honoured)
 }
 
 struct Listening {
