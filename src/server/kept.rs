@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::again::Again;
 use super::body::{BodyError, ResponseBody};
 use super::fields::{Field, Fields};
-use super::relay::Relay;
+use super::relay::{COMMENT, Relay};
 use super::reply::{self, Reply};
 use super::worker::Worker;
 use crate::backend::{BackendError, Stage};
@@ -43,9 +43,6 @@ pub struct Kept {
     ended: bool,
     _permit: Option<Permit>,
 }
-
-/// A comment: no client sees it, no load balancer thinks the stream idle.
-const COMMENT: &[u8] = b": keep-alive\n\n";
 
 /// Whether the client of a session can come back, by the revision that it speaks: the one it asked for, or an older one
 /// that the server chose, which is in its requests.
@@ -99,6 +96,8 @@ async fn pump(mut relay: Box<Relay>, writer: Writer) {
         let next = tokio::select! {
             biased;
             () = writer.abandoned() => return,
+            // Of what was answered nothing more is waited for, nor held: the client finds what is kept.
+            () = writer.left(), if relay.is_answered() => return writer.finish(),
             // The server may end the stream of a cancelled call without an answer, which then is none to ask for.
             () = writer.cancelled(), if is_wanted => {
                 is_wanted = false;

@@ -122,7 +122,7 @@ enum Outcome {
 const HELD_BACK_BYTES_MAX: usize = 64 << 10;
 
 /// A comment: no client sees it, no load balancer thinks the stream idle.
-const COMMENT: &[u8] = b": keep-alive\n\n";
+pub const COMMENT: &[u8] = b": keep-alive\n\n";
 
 impl Relay {
     /// Bytes as they come, behind the `first` ones, which were read before.
@@ -166,6 +166,15 @@ impl Relay {
     pub fn ask_again_by(&mut self, again: Box<Again>) {
         if let Some(stream) = self.stream() {
             stream.again = Some(again);
+        }
+    }
+
+    /// Whether the answer was handed out, as far as that is known of a stream that its client can take up again.
+    pub fn is_answered(&self) -> bool {
+        match &self.pace {
+            Pace::Bytes(_) => false,
+            Pace::Events(stream, whole) => stream.ready.is_empty() && whole.settled == Some(Outcome::Passed),
+            Pace::Tagged(_, tagging) => tagging.is_answered(),
         }
     }
 
@@ -518,11 +527,6 @@ impl Whole {
 
     /// Passes on what is whole, keeps the rest.
     fn take(&mut self, mut chunk: Bytes, stream: &mut Stream) {
-        // A server may say more after its answer; one that is asked again would give the answer twice.
-        if stream.again.is_some() && self.settled.is_none() {
-            self.settled = Some(self.outcome(stream)).filter(|outcome| *outcome != Outcome::Awaited);
-        }
-        let ready = &mut stream.ready;
         let whole = self.boundary.feed(&chunk);
         if whole > 0 {
             let piece = chunk.split_to(whole);
@@ -531,17 +535,21 @@ impl Whole {
                 self.passed.extend(self.kept.iter().cloned().chain([piece.clone()]));
                 self.passed_unseen = self.torn;
             }
-            ready.extend(self.kept.drain(..));
+            stream.ready.extend(self.kept.drain(..));
             (self.kept_bytes, self.torn) = (0, false);
-            ready.push_back(piece);
+            stream.ready.push_back(piece);
+            // A server may say more after its answer; one that is asked again would give the answer twice.
+            if stream.again.is_some() && self.settled.is_none() {
+                self.settled = Some(self.outcome(stream)).filter(|outcome| *outcome != Outcome::Awaited);
+            }
         }
         if chunk.is_empty() {
             return;
         }
         if self.torn || self.kept_bytes + chunk.len() > HELD_BACK_BYTES_MAX {
-            ready.extend(self.kept.drain(..));
+            stream.ready.extend(self.kept.drain(..));
             (self.kept_bytes, self.torn) = (0, true);
-            ready.push_back(chunk);
+            stream.ready.push_back(chunk);
         } else {
             self.kept_bytes += chunk.len();
             self.kept.push(chunk);

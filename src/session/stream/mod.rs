@@ -5,8 +5,9 @@
 //!
 //! Invariants:
 //! - What one stream keeps, what all keep, and for how long, is bounded. Who needs room takes that of the streams that
-//!   ended first, then of those whose clients have gone, then what the others' clients have read already; and only then
-//!   is another one ended: the one that keeps the most, of several the oldest.
+//!   ended and are not read, the first to go before the others, then of those whose clients have gone, then what clients
+//!   have read already, its own too, then of those that ended; and only then is one ended: the one that keeps the most,
+//!   of several the oldest.
 //! - A stream has one reader. Another one takes over from it.
 //! - No event is skipped: a reader gets the next one, or is told that it is not there.
 //! - Locks are taken in this order: all streams, one stream, the blocks.
@@ -130,16 +131,17 @@ impl Streams {
     /// Drops what is kept for too long. To be called now and then.
     pub fn expire(&self) {
         let now = Instant::now();
-        while let Some(stream) = self.take_ended(now) {
+        while let Some(stream) = self.take_ended(now, |_| true) {
             stream.lose();
         }
     }
 
-    /// The one that ended first, when it may go by then.
-    fn take_ended(&self, by: Instant) -> Option<Arc<Stream>> {
+    /// The first to go of those that ended, when it may go by then.
+    fn take_ended(&self, by: Instant, is_fit: impl Fn(&Stream) -> bool) -> Option<Arc<Stream>> {
         let mut known = self.known();
-        let first = known.ended.first_entry().filter(|entry| entry.key().0 <= by)?;
-        Some(first.remove())
+        let until = known.ended.range(..=(by, u64::MAX));
+        let first = until.filter(|(_, stream)| is_fit(stream)).map(|(key, _)| *key).next()?;
+        known.ended.remove(&first)
     }
 
     /// A block for a stream; others give theirs for it. `None` when nobody else has one.
@@ -149,27 +151,31 @@ impl Streams {
                 self.known().live.entry(stream.number).or_insert_with(|| Arc::downgrade(stream));
                 return Some(block);
             }
-            if !self.make_room(stream.number) {
+            if !self.make_room(stream) {
                 return None;
             }
         }
     }
 
-    /// Whether somebody else gave something.
-    fn make_room(&self, number: u64) -> bool {
-        if let Some(ended) = self.take_ended(Instant::now() + self.config.kept_for) {
-            ended.lose();
+    /// Whether somebody gave something.
+    fn make_room(&self, asker: &Arc<Stream>) -> bool {
+        let end = |is_fit: fn(&Stream) -> bool| {
+            let ended = self.take_ended(Instant::now() + self.config.kept_for, is_fit);
+            ended.map(|ended| ended.lose()).is_some()
+        };
+        if end(Stream::is_left) {
             return true;
         }
-        let others = self.others(number);
+        let others = self.others(asker.number);
         // Not the oldest whatever it keeps: whoever takes all the room is not to take it from those who take little.
         let biggest = |streams: &mut dyn Iterator<Item = &Arc<Stream>>| {
             let kept = streams.map(|stream| (stream.kept_blocks(), stream)).filter(|(kept, _)| *kept > 0);
             kept.max_by_key(|(kept, stream)| (*kept, Reverse(stream.number))).map(|(_, stream)| stream.lose())
         };
         biggest(&mut others.iter().filter(|other| other.is_left())).is_some()
-            || others.iter().any(|other| other.forget_read())
-            || biggest(&mut others.iter()).is_some()
+            || others.iter().chain([asker]).any(|stream| stream.forget_read())
+            || end(|_| true)
+            || biggest(&mut others.iter().chain([asker])).is_some()
     }
 
     /// Those that have not ended and may keep something, the oldest first.

@@ -445,10 +445,19 @@ impl Writer {
 
     /// Completes when the client has cancelled the call. Cancel safe.
     pub async fn cancelled(&self) {
+        self.moved_to(|state| state.comes_back == ComesBack::Never).await;
+    }
+
+    /// Completes when nobody reads the stream. Cancel safe.
+    pub async fn left(&self) {
+        self.moved_to(|state| state.left.is_some()).await;
+    }
+
+    async fn moved_to(&self, is_there: impl Fn(&State) -> bool) {
         loop {
             let mut moved = pin!(self.0.moved.notified());
             moved.as_mut().enable();
-            if self.0.state().comes_back == ComesBack::Never {
+            if is_there(&self.0.state()) {
                 return;
             }
             moved.await;

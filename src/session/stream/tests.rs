@@ -285,7 +285,7 @@ fn a_stream_keeps_so_much_and_no_more() {
 
 #[test]
 fn who_gives_room_when_there_is_none() {
-    let bench = bench(64 * BLOCK_BYTES, 16 * BLOCK_BYTES);
+    let bench = bench(80 * BLOCK_BYTES, 16 * BLOCK_BYTES);
     let data = "x".repeat(1000);
     let filled = || {
         let (writer, mut reader) = bench.streams.begin(&mine(), None);
@@ -294,36 +294,39 @@ fn who_gives_room_when_there_is_none() {
         fill(&writer, &data);
         (writer, reader)
     };
-    let ends: Vec<_> = (0..4).map(|_| filled()).collect();
-    assert_eq!(bench.streams.bytes(), 64 * BLOCK_BYTES);
-    let mut ends = ends.into_iter();
-    let (mut oldest, mut left, mut ended, mut read_all) =
-        (ends.next().unwrap(), ends.next().unwrap(), ends.next().unwrap(), ends.next().unwrap());
+    let [mut oldest, (left, left_reader), (unread, unread_reader), mut ended, mut read_all] =
+        [(); 5].map(|()| filled());
+    assert_eq!(bench.streams.bytes(), 80 * BLOCK_BYTES);
     read(&mut read_all.1);
-    let ended_stream = Arc::clone(ended.0.stream());
+    let streams = [&unread, &ended.0].map(|writer| Arc::clone(writer.stream()));
+    let [unread_stream, ended_stream] = streams;
     ended.0.finish();
-    drop(std::mem::replace(&mut left.1, bench.streams.begin(&mine(), None).1));
-    // The one that ended goes first.
+    unread.finish();
+    drop((left_reader, unread_reader));
+    let is_lost = |stream: &Arc<Stream>| stream.attach(0).err() == Some(NotHere::Lost);
+    // One that ended and that nobody reads goes first.
     let more = filled();
-    assert_eq!(ended_stream.attach(0).err(), Some(NotHere::Lost));
-    assert_eq!(read(&mut ended.1).end, Some(Next::Lost));
-    assert!(!left.0.stream().is_over());
+    assert!(is_lost(&unread_stream));
+    assert!(!left.stream().is_over());
     // Then the one whose client has gone.
     let more = (more, filled());
-    assert!(left.0.stream().is_over() && left.0.abandoned().now_or_never().is_some());
-    assert_eq!(left.0.push(&part("late")).now_or_never(), Some(Err(Gone)));
+    assert!(left.stream().is_over() && left.abandoned().now_or_never().is_some());
+    assert_eq!(left.push(&part("late")).now_or_never(), Some(Err(Gone)));
     // Then what was read already, of one that goes on.
     let (next, _reader) = bench.streams.begin(&mine(), None);
     put(&next, &data);
     assert!(!read_all.0.stream().is_over() && !oldest.0.stream().is_over());
     put(&read_all.0, "on");
     read(&mut read_all.1).check(&["on"], None);
-    // Then the oldest, whose client is told.
+    // Then one that ended while it is read, whose client is told.
     fill(&next, &data);
+    assert_eq!(read(&mut ended.1).end, Some(Next::Lost));
+    assert!(is_lost(&ended_stream) && !oldest.0.stream().is_over());
+    // Then the oldest of the biggest.
     let (last, _reader) = bench.streams.begin(&mine(), None);
     fill(&last, &data);
     assert_eq!(read(&mut oldest.1).end, Some(Next::Lost));
-    assert!(bench.streams.bytes() <= 64 * BLOCK_BYTES);
+    assert!(bench.streams.bytes() <= 80 * BLOCK_BYTES);
     drop(more);
 }
 
