@@ -14,7 +14,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use serde_json::value::RawValue;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::call::Call;
 use super::reply::{self, Reply};
@@ -36,6 +36,9 @@ const ASKED_MAX: usize = 32;
 
 /// For one answer of one server; what is missing is named.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A page that took so long ends, and its cursor says where to go on: a client waits for it, and holds a place.
+const PAGE_TIME: Duration = Duration::from_secs(10);
 
 /// Longer cursors are none of ours: one holds a server's own, which is text of a request line.
 const CURSOR_BYTES_MAX: usize = 8 << 10;
@@ -85,11 +88,12 @@ pub async fn list(worker: &Rc<Worker>, call: &Call, session: &Session) -> Result
     let ids = TaskIds::new(worker, &call.identity, Some(session), &call.endpoint);
     let mut page = Page::default();
     let mut asked = 0;
+    let begun = Instant::now();
     let mut places = (from..session.endpoint.servers.len()).filter_map(|place| Some((place, lists(place)?)));
     let mut now = places.next();
     while let Some((place, ready)) = &now {
         let server = &session.endpoint.servers[*place];
-        if page.is_full() || asked == ASKED_MAX {
+        if page.is_full() || asked == ASKED_MAX || begun.elapsed() >= PAGE_TIME {
             page.next = Some(Cursor(server.name.as_str().to_owned(), cursor));
             break;
         }
