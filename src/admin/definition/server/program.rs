@@ -67,16 +67,7 @@ impl<'r> Reader<'r> {
         secrets: &mut Secrets,
     ) -> Option<Address> {
         let command = self.command(fields);
-        let cwd = fields.text("cwd", self.errors);
-        let is_fit =
-            |cwd: &str| Path::new(cwd).is_absolute() && !cwd.contains('\0') && cwd.len() <= PATH_BYTES_MAX;
-        if cwd.is_some_and(|cwd| !is_fit(cwd)) {
-            self.wrong("/cwd", "is not an absolute path, or is longer than 4096 bytes");
-        } else if let (Some(cwd), Some(allowed)) = (cwd, self.allowed())
-            && let Err(forbidden) = allowed.dir(cwd)
-        {
-            self.wrong("/cwd", forbidden.to_string());
-        }
+        let cwd = self.cwd(fields);
         let args = fields.texts("args", ARGS_MAX, self.errors);
         // What was stored for one program is not told to another; of one that starts programs, the arguments say which,
         // and there may be more behind them.
@@ -130,6 +121,17 @@ impl<'r> Reader<'r> {
             cwd: cwd.map(Into::into),
             settings: stdio::Settings { sharing, ..defaults },
         })))
+    }
+
+    fn cwd<'a>(&mut self, fields: &mut Fields<'a>) -> Option<&'a str> {
+        let cwd = fields.text("cwd", self.errors)?;
+        let is_fit = Path::new(cwd).is_absolute() && !cwd.contains('\0') && cwd.len() <= PATH_BYTES_MAX;
+        if !is_fit {
+            self.wrong("/cwd", "is not an absolute path, or is longer than 4096 bytes");
+        } else if let Some(Err(forbidden)) = self.allowed().map(|allowed| allowed.dir(cwd)) {
+            self.wrong("/cwd", forbidden.to_string());
+        }
+        Some(cwd)
     }
 
     fn command<'a>(&mut self, fields: &mut Fields<'a>) -> Option<&'a str> {
