@@ -389,6 +389,22 @@ fn a_call_waits_for_its_client() {
         assert_eq!(Client::once(gateway.address, &told).status, 202);
         drop(client);
         peer.wait_closed(connection);
+
+        // Nor is the rest of the stream, whose server holds it open, of one that was answered.
+        let answer = format!("data: {}\n\n", result("9", "done"));
+        peer.push([vec![Step::Send(events()), Step::Send(chunk(&answer)), Step::Hold]]);
+        let mut client = call(&gateway, &legacy_call(path, &session, "9", tool(path), "{}"));
+        client.head();
+        let last = loop {
+            let event = client.raw_event().unwrap();
+            if event.contains("done") {
+                break event.lines().find_map(|line| line.strip_prefix("id: ")).unwrap().to_owned();
+            }
+        };
+        let connection = peer.calls().last().unwrap().connection;
+        drop(client);
+        peer.wait_closed(connection);
+        assert_eq!(Client::once(gateway.address, &get(path, &session, Some(&last))).status, 405);
     }
 }
 
