@@ -14,8 +14,8 @@ use metamcp::store::{Grants, Role};
 use serde_json::{Value, json};
 use server::{Server, Ways};
 use support::{
-    Client, Gateway, PATIENCE, Peer, Request, Response, Setup, error, initialize, legacy, legacy_call,
-    listed, modern, notification, open_session,
+    Client, Gateway, PATIENCE, Peer, Request, Response, Setup, error, initialize, is_long, legacy,
+    legacy_call, listed, modern, notification, open_session,
 };
 
 const PATH: &str = "/servers/a/mcp";
@@ -433,45 +433,41 @@ fn is_defined_over_http() {
     assert_eq!(refused.status, 422, "{}", refused.text());
 }
 
-const CLIENTS: usize = 100;
+/// Clients, and the calls of each, in the usual form and in the long one.
+const SHARED: [(usize, usize); 2] = [(100, 100), (1000, 1000)];
 
-/// `METAMCP_SSE_CALLS`: for each client.
+/// Sessions of their own, and one for all of them: each of which is one event stream.
 #[test]
-fn a_hundred_clients_see_their_own_answers_only() {
-    #[expect(clippy::disallowed_methods, reason = "a test has no other place to be told of a number")]
-    let calls = std::env::var("METAMCP_SSE_CALLS").ok().and_then(|text| text.parse().ok()).unwrap_or(100);
-    let server = Server::start();
-    let gateway = setup(&server, "in_flight_max = 1000").start();
-    let run = |number: usize| {
-        let session = open_session(&gateway, PATH, None);
-        let mut client = Client::connect(gateway.address);
-        for id in 0..calls {
-            // All begin at 0.
-            let canary = format!("canary-{number}-{id}-{}", "x".repeat((number * 7 + id) % 300));
-            let arguments = format!(r#"{{"text":"{canary}","ms":{}}}"#, (number * 31 + id * 17) % 3);
-            let said = client.ask(&legacy_call(PATH, &session, &id.to_string(), "echo", &arguments));
-            assert_eq!(message(&said)["id"], id);
-            assert_eq!(text(&said), canary);
-        }
-    };
-    thread::scope(|scope| {
-        let clients: Vec<_> = (0..CLIENTS).map(|number| scope.spawn(move || run(number))).collect();
-        for client in clients {
-            client.join().unwrap();
-        }
-    });
-    let mut texts: Vec<String> = server
-        .seen("tools/call")
-        .iter()
-        .map(|(_, call)| call["params"]["arguments"]["text"].to_string())
-        .collect();
-    texts.sort_unstable();
-    texts.dedup();
-    assert_eq!(
-        (texts.len(), server.seen("tools/call").len()),
-        (CLIENTS * calls, CLIENTS * calls),
-        "each once"
-    );
+fn many_clients_see_their_own_answers_only() {
+    for is_one in [false, true] {
+        let server = Server::start();
+        let gateway = setup(&server, "in_flight_max = 1000").start();
+        let (clients, calls) = SHARED[usize::from(is_long() && is_one)];
+        let only = is_one.then(|| open_session(&gateway, PATH, None));
+        let run = |number: usize| {
+            let session = only.clone().unwrap_or_else(|| open_session(&gateway, PATH, None));
+            let mut client = Client::connect(gateway.address);
+            for id in 0..calls {
+                // All begin at 0, and answers overtake each other.
+                let canary = format!("canary-{number}-{id}-{}", "x".repeat((number * 7 + id) % 300));
+                let arguments = format!(r#"{{"text":"{canary}","ms":{}}}"#, (number * 31 + id * 17) % 5);
+                let said = client.ask(&legacy_call(PATH, &session, &id.to_string(), "canary", &arguments));
+                assert_eq!(message(&said)["id"], id);
+                assert_eq!(text(&said), canary);
+            }
+        };
+        thread::scope(|scope| {
+            let clients: Vec<_> = (0..clients).map(|number| scope.spawn(move || run(number))).collect();
+            for client in clients {
+                client.join().unwrap();
+            }
+        });
+        let canaries = server.canaries();
+        let (different, sessions) = (canaries.len(), if is_one { 1 } else { clients });
+        let most = canaries.values().max();
+        assert_eq!((different, most), (clients * calls, Some(&1)), "each was called once");
+        println!("{different} calls by {clients} clients on {sessions} sessions: no foreign answer");
+    }
 }
 
 #[test]
@@ -532,26 +528,4 @@ fn open_patiently(gateway: &Gateway) -> String {
         assert!(begun.elapsed() < PATIENCE, "{}", opened.text());
         thread::park_timeout(Duration::from_millis(20));
     }
-}
-
-#[test]
-fn answers_of_one_session_overtake_each_other() {
-    let server = Server::start();
-    let gateway = setup(&server, "").start();
-    let session = open_session(&gateway, PATH, None);
-    thread::scope(|scope| {
-        for number in 0..32 {
-            let (gateway, session) = (&gateway, &session);
-            scope.spawn(move || {
-                let mut client = Client::connect(gateway.address);
-                for turn in 0..20 {
-                    let canary = format!("{number}-{turn}");
-                    let arguments = format!(r#"{{"text":"{canary}","ms":{}}}"#, (number * 13 + turn * 7) % 5);
-                    let id = format!("\"{number}\"");
-                    let said = client.ask(&legacy_call(PATH, session, &id, "echo", &arguments));
-                    assert_eq!(text(&said), canary);
-                }
-            });
-        }
-    });
 }

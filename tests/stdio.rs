@@ -188,6 +188,9 @@ fn many_clients_share_a_process_and_nobody_sees_anothers_answer() {
         running.into_iter().map(|client| client.join().unwrap()).collect()
     });
     assert_eq!(pids.len(), 1, "one process");
+    let session = open_session(&gateway, PATH, None);
+    let echoed = text(&call(&gateway, &session, "echoed", "{}"));
+    assert_eq!(echoed, (clients * calls).to_string(), "each call was asked once");
     println!("{} calls by {clients} clients on one process: no foreign answer", clients * calls);
 }
 

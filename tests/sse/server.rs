@@ -26,6 +26,8 @@ struct State {
     gets: usize,
     /// Every message that came in a session, with that, and the head that it came with.
     seen: Vec<(usize, Value, String)>,
+    /// Texts of the calls of `canary`, and how often each came: these are too many to keep them as they came.
+    canaries: HashMap<String, usize>,
     /// Streams that the other side closed.
     closed: usize,
 }
@@ -130,6 +132,11 @@ impl Server {
         found.map(|(_, _, head)| head).unwrap_or_default()
     }
 
+    /// How often each canary was called.
+    pub fn canaries(&self) -> HashMap<String, usize> {
+        self.edit(|state| std::mem::take(&mut state.canaries))
+    }
+
     /// Waits until that holds.
     #[track_caller]
     pub fn wait(&self, what: &str, holds: impl Fn(&Self) -> bool) {
@@ -221,7 +228,12 @@ impl Server {
         };
         let refusal = self.edit(|state| {
             let is_known = state.sessions.contains_key(&session);
-            if is_known {
+            if is_known && message["params"]["name"] == "canary" {
+                let text = message["params"]["arguments"]["text"].as_str().unwrap_or_default();
+                // What is behind its number is there to be compared, and much.
+                let short = text.trim_end_matches('x').to_owned();
+                *state.canaries.entry(short).or_default() += 1;
+            } else if is_known {
                 state.seen.push((session, message.clone(), head.to_owned()));
             }
             is_known.then_some(state.ways.refusal)
@@ -263,8 +275,10 @@ impl Server {
             }),
             Some("tools/list") => {
                 let tool = |name: &str| json!({"name": name, "inputSchema": {"type": "object"}});
-                let names =
-                    ["echo", "progress", "ask", "hang", "break", "refused", "drop", "twice", "log", "early"];
+                let names = [
+                    "echo", "progress", "ask", "hang", "break", "refused", "drop", "twice", "log", "early",
+                    "canary",
+                ];
                 let all = names.into_iter().chain(["inquire"]).map(tool);
                 json!({"tools": all.collect::<Vec<_>>()})
             }
