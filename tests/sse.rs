@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use server::{Server, Ways};
 use support::{
     Client, Gateway, PATIENCE, Peer, Request, Response, Setup, error, initialize, is_long, legacy,
-    legacy_call, listed, modern, notification, open_session,
+    legacy_call, listed, modern, modern_call, notification, open_session,
 };
 
 const PATH: &str = "/servers/a/mcp";
@@ -436,38 +436,50 @@ fn is_defined_over_http() {
 /// Clients, and the calls of each, in the usual form and in the long one.
 const SHARED: [(usize, usize); 2] = [(100, 100), (1000, 1000)];
 
-/// Sessions of their own, and one for all of them: each of which is one event stream.
+/// Each on a session of its own, which is an event stream of its own; and all on one, as clients of the Modern era,
+/// which know of no session, share that of their key.
 #[test]
 fn many_clients_see_their_own_answers_only() {
     for is_one in [false, true] {
         let server = Server::start();
         let gateway = setup(&server, "in_flight_max = 1000").start();
         let (clients, calls) = SHARED[usize::from(is_long() && is_one)];
-        let only = is_one.then(|| open_session(&gateway, PATH, None));
         let run = |number: usize| {
-            let session = only.clone().unwrap_or_else(|| open_session(&gateway, PATH, None));
+            let session = (!is_one).then(|| open_session(&gateway, PATH, None));
             let mut client = Client::connect(gateway.address);
             for id in 0..calls {
                 // All begin at 0, and answers overtake each other.
                 let canary = format!("canary-{number}-{id}-{}", "x".repeat((number * 7 + id) % 300));
                 let arguments = format!(r#"{{"text":"{canary}","ms":{}}}"#, (number * 31 + id * 17) % 5);
-                let said = client.ask(&legacy_call(PATH, &session, &id.to_string(), "canary", &arguments));
-                assert_eq!(message(&said)["id"], id);
-                assert_eq!(text(&said), canary);
+                let said = client.ask(&match &session {
+                    Some(session) => legacy_call(PATH, session, &id.to_string(), "canary", &arguments),
+                    None => modern_call_as(id, "canary", &arguments),
+                });
+                assert_eq!((&message(&said)["id"], &*text(&said)), (&json!(id), &*canary));
             }
         };
         thread::scope(|scope| {
-            let clients: Vec<_> = (0..clients).map(|number| scope.spawn(move || run(number))).collect();
-            for client in clients {
-                client.join().unwrap();
-            }
+            let running: Vec<_> = (0..clients).map(|number| scope.spawn(move || run(number))).collect();
+            running.into_iter().for_each(|client| client.join().unwrap());
         });
-        let canaries = server.canaries();
-        let (different, sessions) = (canaries.len(), if is_one { 1 } else { clients });
-        let most = canaries.values().max();
-        assert_eq!((different, most), (clients * calls, Some(&1)), "each was called once");
-        println!("{different} calls by {clients} clients on {sessions} sessions: no foreign answer");
+        let (canaries, sessions) = server.canaries();
+        assert_eq!(sessions.len(), if is_one { 1 } else { clients });
+        assert!(canaries.values().all(|times| *times == 1), "each was called once");
+        assert_eq!(canaries.len(), clients * calls);
+        let streams = sessions.len();
+        println!(
+            "{} calls by {clients} clients on {streams} event streams: no foreign answer",
+            clients * calls
+        );
     }
+}
+
+/// A Modern call with this id.
+fn modern_call_as(id: usize, tool: &str, arguments: &str) -> Request {
+    let mut request = modern_call(PATH, tool, arguments);
+    let body = String::from_utf8(request.body).unwrap();
+    request.body = body.replacen(r#""id":1,"#, &format!(r#""id":{id},"#), 1).into();
+    request
 }
 
 #[test]
@@ -528,4 +540,26 @@ fn open_patiently(gateway: &Gateway) -> String {
         assert!(begun.elapsed() < PATIENCE, "{}", opened.text());
         thread::park_timeout(Duration::from_millis(20));
     }
+}
+
+#[test]
+fn answers_of_one_session_overtake_each_other() {
+    let server = Server::start();
+    let gateway = setup(&server, "").start();
+    let session = open_session(&gateway, PATH, None);
+    thread::scope(|scope| {
+        for number in 0..32 {
+            let (gateway, session) = (&gateway, &session);
+            scope.spawn(move || {
+                let mut client = Client::connect(gateway.address);
+                for turn in 0..20 {
+                    let canary = format!("{number}-{turn}");
+                    let arguments = format!(r#"{{"text":"{canary}","ms":{}}}"#, (number * 13 + turn * 7) % 5);
+                    let id = format!("\"{number}\"");
+                    let said = client.ask(&legacy_call(PATH, session, &id, "echo", &arguments));
+                    assert_eq!(text(&said), canary);
+                }
+            });
+        }
+    });
 }

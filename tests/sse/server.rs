@@ -1,6 +1,6 @@
 //! A server of the transport of 2024-11-05, that can misbehave in the ways that real ones do. Test equipment.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
@@ -28,6 +28,8 @@ struct State {
     seen: Vec<(usize, Value, String)>,
     /// Texts of the calls of `canary`, and how often each came: these are too many to keep them as they came.
     canaries: HashMap<String, usize>,
+    /// The sessions that these came in.
+    canary_sessions: HashSet<usize>,
     /// Streams that the other side closed.
     closed: usize,
 }
@@ -132,9 +134,9 @@ impl Server {
         found.map(|(_, _, head)| head).unwrap_or_default()
     }
 
-    /// How often each canary was called.
-    pub fn canaries(&self) -> HashMap<String, usize> {
-        self.edit(|state| std::mem::take(&mut state.canaries))
+    /// How often each canary was called, and in which sessions.
+    pub fn canaries(&self) -> (HashMap<String, usize>, HashSet<usize>) {
+        self.edit(|state| (std::mem::take(&mut state.canaries), std::mem::take(&mut state.canary_sessions)))
     }
 
     /// Waits until that holds.
@@ -233,6 +235,7 @@ impl Server {
                 // What is behind its number is there to be compared, and much.
                 let short = text.trim_end_matches('x').to_owned();
                 *state.canaries.entry(short).or_default() += 1;
+                state.canary_sessions.insert(session);
             } else if is_known {
                 state.seen.push((session, message.clone(), head.to_owned()));
             }

@@ -153,11 +153,9 @@ async fn call_on(args: &Args, number: u16, until: Instant, tally: &mut Tally) ->
 
 /// The request of a call, whose length is the same for every id.
 fn request(args: &Args) -> Vec<u8> {
-    let mut request = format!("POST {} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\n", args.path, args.port);
-    for line in args.headers.lines() {
-        request += line;
-        request += "\r\n";
-    }
-    request += &format!("Content-Length: {}\r\n\r\n{}", args.body.len(), args.body);
-    request.into_bytes()
+    let Args { port, path, body, .. } = args;
+    let fields: String = args.headers.lines().flat_map(|line| [line, "\r\n"]).collect();
+    let length = body.len();
+    let first = format!("POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n");
+    format!("{first}{fields}Content-Length: {length}\r\n\r\n{body}").into_bytes()
 }

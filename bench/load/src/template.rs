@@ -24,7 +24,7 @@ impl Template {
 
     /// Makes it that of a call.
     pub fn put_id(&mut self, run: &str, connection: u16, call: u32) {
-        let id = format!("{run}{connection:0w$}{call:0n$}", w = CONNECTION_DIGITS, n = CALL_DIGITS);
+        let id = format!("{run}{connection:0CONNECTION_DIGITS$}{call:0CALL_DIGITS$}");
         for &place in &self.places {
             self.bytes[place..place + ID_DIGITS].copy_from_slice(id.as_bytes());
         }
