@@ -460,7 +460,9 @@ fn many_clients_see_their_own_answers_only() {
         };
         thread::scope(|scope| {
             let running: Vec<_> = (0..clients).map(|number| scope.spawn(move || run(number))).collect();
-            running.into_iter().for_each(|client| client.join().unwrap());
+            for client in running {
+                client.join().unwrap();
+            }
         });
         let (canaries, sessions) = server.canaries();
         assert_eq!(sessions.len(), if is_one { 1 } else { clients });
