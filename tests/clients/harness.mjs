@@ -1,13 +1,13 @@
 // What the two TypeScript clients share: the command line, the sessions of a check, the report.
 //
 // A client program calls `main(connect, checks)`. `connect(options)` opens a session with its SDK and returns
-// an object with the methods which the checks use; `options` = {url, program, headers, flags, answers, events}:
-// `program` is what the SDK has to start where there is no URL, `answers` holds the replies to the server's requests
-// (elicit, sample, roots), `events` (an EventEmitter) is told 'log', 'updated', 'tools', 'prompts', 'resources' when
-// such a notification arrives.
-// Every check opens sessions of its own, so one which hangs does not disturb the next. With `--one-session` those
-// that do without share one, and so one program; after a check that failed they get another, and it is tried once
-// more there: some SDKs lose a notification now and then that comes just before the answer.
+// an object with the methods which the checks use; `options` = {url, program, sse, headers, flags, answers, events}:
+// `program` is what the SDK has to start where there is no URL, `sse` says that the URL is of the transport of
+// 2024-11-05, `answers` holds the replies to the server's requests (elicit, sample, roots), `events` (an EventEmitter)
+// is told 'log', 'updated', 'tools', 'prompts', 'resources' when such a notification arrives.
+// One process tries one target (`--target`) after the other. The checks of a target share a session, and so a program,
+// but for those that need their own; after a check that failed they get another, and it is tried once more there: some
+// SDKs lose a notification now and then that comes just before the answer.
 import { createHash } from 'node:crypto';
 import { EventEmitter, once } from 'node:events';
 import { readFileSync } from 'node:fs';
@@ -30,57 +30,61 @@ export const load = specifier => import(pathToFileURL(installed.resolve(specifie
 
 export class Skip extends Error {}
 
+/** The command line: what all targets share, and the targets. */
 function options(argv) {
-    const found = { url: undefined, program: undefined, headers: {}, prefix: '', profile: undefined, flags: {} };
+    const shared = { flags: {} };
+    const targets = [];
     const places = {};
+    let profile;
     for (let at = 0; at < argv.length; at++) {
         const word = argv[at];
-        if (word === '--header') {
-            const [name, ...value] = argv[++at].split(':');
-            found.headers[name.trim()] = value.join(':').trim();
-        } else if (word === '--program') found.program = JSON.parse(argv[++at]);
+        if (word === '--target') targets.push(JSON.parse(argv[++at]));
         else if (word === '--place') {
             const [name, ...value] = argv[++at].split('=');
             places[name] = value.join('=');
-        } else if (word === '--one-session') found.oneSession = true;
-        else if (word === '--prefix') found.prefix = argv[++at];
-        else if (word === '--profile') found.profile = argv[++at];
-        else if (word.startsWith('--')) found.flags[word.slice(2)] = argv[++at];
-        else found.url = word;
+        } else if (word === '--profile') profile = argv[++at];
+        else shared.flags[word.slice(2)] = argv[++at];
     }
     let text = readFileSync(new URL('profiles.json', import.meta.url), 'utf8');
     for (const [name, value] of Object.entries(places)) text = text.replaceAll(`{${name}}`, value);
     const profiles = JSON.parse(text);
-    if (!(found.url || found.program) || !profiles[found.profile]) {
+    if (targets.length === 0 || !profiles[profile]) {
         const known = Object.keys(profiles).join('|');
         console.error(
-            `usage: URL | --program JSON --profile ${known} [--prefix P] [--header 'Name: value']... ` +
-                `[--place NAME=VALUE]... [--one-session] [--era auto|legacy]`
+            `usage: --target JSON... --profile ${known} [--era auto|legacy|modern] [--place NAME=VALUE]...`
         );
         process.exit(64);
     }
-    return { ...found, profile: profiles[found.profile] };
+    return targets.map(target => ({ prefix: '', keys: [], ...shared, ...target, profile: profiles[profile] }));
 }
 
-/** Runs the checks in sessions which `connect` opens, prints a line for each and ends the process. */
+/** Runs the checks against each target, prints a line for each and ends the process. */
 export async function main(connect, checks) {
-    const settings = options(process.argv.slice(2));
     let failed = false;
+    for (const [target, settings] of options(process.argv.slice(2)).entries()) {
+        for await (const line of tried(settings, connect, checks)) {
+            failed ||= !line.ok && !line.skip;
+            console.log(JSON.stringify({ target, ...line }));
+        }
+    }
+    process.exit(failed ? 1 : 0);
+}
+
+/** The checks in sessions which `connect` opens. */
+async function* tried(settings, connect, checks) {
     let opened = true;
     for (const [name, body] of checks(settings.profile)) {
-        const tried = () => new Run(settings, connect).check(name, body);
-        let line = opened ? await tried() : { check: name, ok: false, detail: 'not tried: no session' };
-        if (opened && settings.oneSession && !line.ok && !line.skip) {
+        const once = () => new Run(settings, connect).check(name, body);
+        let line = opened ? await once() : { check: name, ok: false, detail: 'not tried: no session' };
+        if (opened && !line.ok && !line.skip) {
             await closeAll([settings.shared]);
             settings.shared = undefined;
-            line = { ...(await tried()), first: line.detail };
+            line = { ...(await once()), first: line.detail };
         }
         if (name === 'open') opened = line.ok;
-        failed ||= !line.ok && !line.skip;
-        console.log(JSON.stringify(line));
+        yield line;
     }
     await closeAll([settings.shared]);
-    process.exit(failed ? 1 : 0);
 }
 
 async function closeAll(sessions) {
@@ -94,6 +98,7 @@ class Run {
         this.settings = settings;
         this.connect = connect;
         this.sessions = [];
+        this.opened = 0;
     }
 
     async check(name, body) {
@@ -115,10 +120,10 @@ class Run {
         }
     }
 
-    /** A session which answers the server so: the shared one where there is one, unless the check needs its own. */
+    /** A session which answers the server so: the shared one, unless the check needs its own. */
     async open(answers = {}, { own = false } = {}) {
         const { settings } = this;
-        if (own || !settings.oneSession) {
+        if (own) {
             const session = await this.connected(answers);
             this.sessions.push(session);
             return session;
@@ -133,8 +138,10 @@ class Run {
 
     async connected(answers) {
         const events = new EventEmitter();
-        const { url, program, headers, flags } = this.settings;
-        const session = await this.connect({ url: url && new URL(url), program, headers, flags, answers, events });
+        const { url, program, sse, keys, flags } = this.settings;
+        const headers = bearer(keys[this.opened++ % keys.length]);
+        const to = { url: url && new URL(url), program, sse, headers, flags };
+        const session = await this.connect({ ...to, answers, events });
         return Object.assign(session, { answers, events });
     }
 
@@ -193,6 +200,7 @@ class Run {
 }
 
 export const pause = ms => new Promise(resolve => setTimeout(resolve, ms));
+export const bearer = key => (key ? { Authorization: `Bearer ${key}` } : {});
 const byName = (a, b) => (a.name < b.name ? -1 : a.name > b.name ? 1 : 0);
 export const textOf = result => (result.content ?? []).map(block => block.text ?? '').join('\n');
 export const explain = error =>
@@ -220,6 +228,12 @@ export async function refused(promise, what) {
     } catch (error) {
         // 0 is a code that servers of the Python SDK give.
         if (error.code <= 0) return error;
+        // The Modern era's 404, with an error of the protocol in it, is told by the TypeScript SDK as it stands.
+        const told = /{"jsonrpc".*}$/.exec(error.message);
+        if (told) {
+            const { code, message: text } = JSON.parse(told[0]).error;
+            return Object.assign(new Error(text), { code });
+        }
         throw error;
     }
     expect(result.isError, `${what} was answered by ${JSON.stringify(result).slice(0, 200)}`);

@@ -4,10 +4,10 @@ A client program calls `main(connect, checks)`. `connect(options, answers, event
 manager which opens a session with its SDK and yields an object with the methods which the checks use; results
 are dicts in wire spelling. `options.program` is what the SDK has to start where there is no URL. `answers` holds
 the replies to the server's requests (elicit, sample, roots), `events` takes (name, payload) of 'log', 'updated',
-'tools', 'prompts', 'resources' when such a notification arrives. Every check opens sessions of its own, so one
-which hangs does not disturb the next. With `--one-session` those that do without share one, and so one program;
-after a check that failed they get another, and it is tried once more there: some SDKs lose a notification now and
-then that comes just before the answer.
+'tools', 'prompts', 'resources' when such a notification arrives. `options.sse` says that the URL is of the transport
+of 2024-11-05. One process tries one target (`--target`) after the other. The checks of a target share a session, and so
+a program, but for those that need their own, which are opened with the target's keys in turn; after a check that failed they get another, and it is tried once more
+there: some SDKs lose a notification now and then that comes just before the answer.
 """
 
 import argparse
@@ -41,44 +41,46 @@ class Failed(Exception):
     """What came back is not what was expected."""
 
 
-def read_options() -> argparse.Namespace:
+def read_options() -> list[argparse.Namespace]:
+    """For each target its own: `url` or `program`, `sse`, `prefix`, `keys`; and what they share."""
     profiles = PROFILES.read_text()
     parser = argparse.ArgumentParser()
-    parser.add_argument("url", nargs="?")
-    parser.add_argument("--program", type=json.loads, metavar="JSON", help="what to start instead")
-    parser.add_argument("--one-session", action="store_true")
+    parser.add_argument("--target", type=json.loads, action="append", required=True, metavar="JSON")
     parser.add_argument("--place", action="append", default=[], metavar="NAME=VALUE")
-    parser.add_argument("--header", action="append", default=[], metavar="'NAME: VALUE'")
-    parser.add_argument("--prefix", default="")
     parser.add_argument("--profile", required=True, choices=json.loads(profiles))
-    parser.add_argument("--era", choices=["auto", "legacy"], default="auto")
-    options = parser.parse_args()
-    headers = (header.partition(":") for header in options.header)
-    options.headers = {name.strip(): value.strip() for name, _, value in headers}
-    for place in options.place:
+    parser.add_argument("--era", choices=["auto", "legacy", "modern"], default="auto")
+    shared = parser.parse_args()
+    for place in shared.place:
         name, _, value = place.partition("=")
         profiles = profiles.replace(f"{{{name}}}", value)
-    options.profile = json.loads(profiles)[options.profile]
-    return options
+    profile = json.loads(profiles)[shared.profile]
+    known = {"url": None, "program": None, "sse": False, "prefix": "", "keys": []}
+    return [
+        argparse.Namespace(**{**known, **target, "era": shared.era, "profile": profile})
+        for target in shared.target
+    ]
 
 
 def main(connect, checks) -> None:
-    """Runs the checks in sessions which `connect` opens, prints a line for each and ends the process."""
+    """Runs the checks against each target in sessions which `connect` opens, prints a line for each and ends the
+    process."""
     warnings.simplefilter("ignore")
     logging.disable()
-    options = read_options()
-    anyio.run(run_checks, connect, checks, options)
+    targets = enumerate(read_options())
+    failed = [anyio.run(run_checks, connect, checks, options, target) for target, options in targets]
+    sys.exit(1 if any(failed) else 0)
 
 
-async def run_checks(connect, checks, options) -> None:
+async def run_checks(connect, checks, options, target: int) -> bool:
+    """Whether one of them failed."""
     failed = False
     opened = True
     async with anyio.create_task_group() as tasks:
-        shared = Shared(connect, options, tasks) if options.one_session else None
+        shared = Shared(connect, options, tasks)
         for name, body in checks(options.profile):
             if opened:
                 line = await run_check(connect, options, shared, name, body)
-                if shared and not (line["ok"] or line.get("skip")):
+                if not (line["ok"] or line.get("skip")):
                     shared.close()
                     line = {**await run_check(connect, options, shared, name, body), "first": line["detail"]}
             else:
@@ -86,10 +88,9 @@ async def run_checks(connect, checks, options) -> None:
             if name == "open":
                 opened = line["ok"]
             failed = failed or not (line["ok"] or line.get("skip"))
-            print(json.dumps(line), flush=True)
-        if shared:
-            shared.close()
-    sys.exit(1 if failed else 0)
+            print(json.dumps({"target": target, **line}), flush=True)
+        shared.close()
+    return failed
 
 
 async def run_check(connect, options, shared, name, body) -> dict:
@@ -166,7 +167,8 @@ class Shared:
     async def hold(self, *, task_status) -> None:
         done, started = self.done, False
         try:
-            async with self.connect(self.options, self.answers, self.events) as session:
+            options = argparse.Namespace(**{**vars(self.options), "headers": bearer(self.options.keys, 0)})
+            async with self.connect(options, self.answers, self.events) as session:
                 task_status.started(session)
                 started = True
                 await done.wait()
@@ -189,13 +191,17 @@ class Run:
         self.options = options
         self.shared = shared
         self.stack = stack
+        # Sessions of its own so far.
+        self.opened = 0
 
     async def open(self, *, own=False, **answers):
-        """A session which answers the server so: the shared one if there is one, unless the check needs its own."""
-        if self.shared and not own:
+        """A session which answers the server so: the shared one, unless the check needs its own."""
+        if not own:
             return await self.shared.open(answers)
         events = Events()
-        session = await self.stack.enter_async_context(self.connect(self.options, answers, events))
+        options = argparse.Namespace(**{**vars(self.options), "headers": bearer(self.options.keys, self.opened)})
+        self.opened += 1
+        session = await self.stack.enter_async_context(self.connect(options, answers, events))
         session.events = events
         return session
 
@@ -246,6 +252,11 @@ class Run:
             await act(n)
             if await session.events.wait(event, POKE_SECONDS, before):
                 return session.events.arrived(event)[before]
+
+
+def bearer(keys: list[str], session: int) -> dict[str, str]:
+    """What a session is opened with: those of one check have the keys in turn."""
+    return {"Authorization": f"Bearer {keys[session % len(keys)]}"} if keys else {}
 
 
 def text_of(result: dict) -> str:

@@ -6,6 +6,7 @@ import os
 
 import anyio
 from mcp import ClientSession, StdioServerParameters, stdio_client, types
+from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
 from pydantic import RootModel
@@ -105,6 +106,10 @@ async def transport(options):
         with open(os.devnull, "w") as nowhere:
             async with stdio_client(StdioServerParameters(**options.program), nowhere) as (reader, writer):
                 yield reader, writer, lambda: None
+        return
+    if options.sse:
+        async with sse_client(options.url, headers=options.headers) as (reader, writer):
+            yield reader, writer, lambda: None
         return
     async with (
         create_mcp_http_client(headers=options.headers) as http,

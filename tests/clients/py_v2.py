@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """The client of the Python SDK 2.x (`mcp`): `--era auto` (its default), which speaks the modern era with a
-server that has it, or `--era legacy`."""
+server that has it, `--era legacy`, or `--era modern`, which speaks no other."""
 
 import contextlib
 import os
@@ -8,6 +8,7 @@ import os
 import anyio
 import mcp_types as types
 from mcp import Client, StdioServerParameters, stdio_client
+from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
 from pydantic import RootModel, TypeAdapter
@@ -21,6 +22,7 @@ EVENTS = {
     types.PromptListChangedNotification: "prompts",
     types.ResourceListChangedNotification: "resources",
 }
+MODERN = "2026-07-28"
 LOG_LEVEL = "io.modelcontextprotocol/logLevel"
 
 
@@ -42,7 +44,7 @@ class Session:
         self.client = client
         self.session_id = lambda: seen.get("session")
         self.version = client.protocol_version
-        self.era = "modern" if self.version >= "2026-07-28" else "legacy"
+        self.era = "modern" if self.version >= MODERN else "legacy"
         self.server_name = client.server_info and client.server_info.name
         self.server_info = client.server_info and wire(client.server_info)
         self.instructions = client.instructions
@@ -141,6 +143,9 @@ async def connect(options, answers, events):
             with open(os.devnull, "w") as nowhere:
                 yield stdio_client(StdioServerParameters(**options.program), nowhere)
             return
+        if options.sse:
+            yield sse_client(options.url, headers=options.headers)
+            return
         async with create_mcp_http_client(headers=options.headers) as http:
             http.event_hooks["response"].append(note_session)
             yield streamable_http_client(options.url, http_client=http)
@@ -149,7 +154,7 @@ async def connect(options, answers, events):
         transport() as server,
         Client(
             server,
-            mode=options.era,
+            mode=MODERN if options.era == "modern" else options.era,
             elicitation_callback=elicit,
             sampling_callback=sample,
             list_roots_callback=roots,
@@ -158,6 +163,10 @@ async def connect(options, answers, events):
             client_info=types.Implementation(name="client-py-v2", version="1.0.0"),
         ) as client,
     ):
+        if options.era == "modern":
+            # Pinned to a revision the SDK takes the server's word for nothing, and asks for none.
+            found = await client.session.send_discover(MODERN)
+            client.session.adopt(types.DiscoverResult.model_validate(found))
         yield Session(client, seen)
 
 

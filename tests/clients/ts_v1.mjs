@@ -5,12 +5,13 @@ import { load, main } from './harness.mjs';
 
 const { Client } = await load('@modelcontextprotocol/sdk/client/index.js');
 const { StreamableHTTPClientTransport } = await load('@modelcontextprotocol/sdk/client/streamableHttp.js');
+const { SSEClientTransport } = await load('@modelcontextprotocol/sdk/client/sse.js');
 const { StdioClientTransport } = await load('@modelcontextprotocol/sdk/client/stdio.js');
 const types = await load('@modelcontextprotocol/sdk/types.js');
 
 const CAPABILITIES = { elicitation: { form: {}, url: {} }, sampling: {}, roots: { listChanged: true } };
 
-await main(async ({ url, program, headers, answers, events }) => {
+await main(async ({ url, program, sse, headers, answers, events }) => {
     const client = new Client({ name: 'client-ts-v1', version: '1.0.0' }, { capabilities: CAPABILITIES });
     const reply = (name, none) => answers[name] ?? (() => none);
     client.setRequestHandler(types.ElicitRequestSchema, ({ params }) =>
@@ -39,7 +40,9 @@ await main(async ({ url, program, headers, answers, events }) => {
     let version;
     const transport = program
         ? new StdioClientTransport({ ...program, stderr: 'ignore' })
-        : new StreamableHTTPClientTransport(url, { requestInit: { headers } });
+        : sse
+          ? new SSEClientTransport(url, { requestInit: { headers } })
+          : new StreamableHTTPClientTransport(url, { requestInit: { headers } });
     const { setProtocolVersion } = transport;
     transport.setProtocolVersion = agreed => {
         version = agreed;
@@ -85,7 +88,7 @@ await main(async ({ url, program, headers, answers, events }) => {
         setLevel: level => client.setLoggingLevel(level),
         rootsChanged: () => client.sendRootsListChanged(),
         ping: () => client.ping(),
-        terminate: async () => program || transport.terminateSession(),
+        terminate: async () => transport.terminateSession?.(),
         close: () => client.close()
     };
 }, checks);

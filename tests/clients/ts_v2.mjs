@@ -1,10 +1,10 @@
 #!/usr/bin/env node
-// The client of the TypeScript SDK v2 (`@modelcontextprotocol/client`): `--era legacy` (its default)
-// or `--era auto`, which speaks the modern era with a server that has it.
+// The client of the TypeScript SDK v2 (`@modelcontextprotocol/client`): `--era legacy` (its default), `--era auto`,
+// which speaks the modern era with a server that has it, or `--era modern`, which speaks no other.
 import { checks } from './checks.mjs';
 import { load, main } from './harness.mjs';
 
-const { Client, StreamableHTTPClientTransport, LOG_LEVEL_META_KEY } = await load(
+const { Client, SSEClientTransport, StreamableHTTPClientTransport, LOG_LEVEL_META_KEY } = await load(
     '@modelcontextprotocol/client'
 );
 const { StdioClientTransport } = await load('@modelcontextprotocol/client/stdio');
@@ -13,12 +13,14 @@ const { StdioClientTransport } = await load('@modelcontextprotocol/client/stdio'
 const ANY = { '~standard': { version: 1, vendor: 'metamcp', validate: value => ({ value }) } };
 
 const CAPABILITIES = { elicitation: { form: {}, url: {} }, sampling: {}, roots: { listChanged: true } };
+/** What the SDK calls an era. */
+const MODES = { legacy: 'legacy', auto: 'auto', modern: { pin: '2026-07-28' } };
 const FRESH = { cacheMode: 'refresh' };
 
-await main(async ({ url, program, headers, flags, answers, events }) => {
+await main(async ({ url, program, sse, headers, flags, answers, events }) => {
     const client = new Client(
         { name: 'client-ts-v2', version: '1.0.0' },
-        { capabilities: CAPABILITIES, versionNegotiation: { mode: flags.era ?? 'legacy' } }
+        { capabilities: CAPABILITIES, versionNegotiation: { mode: MODES[flags.era ?? 'legacy'] } }
     );
     const reply = (name, none) => answers[name] ?? (() => none);
     client.setRequestHandler('elicitation/create', ({ params }) =>
@@ -40,7 +42,9 @@ await main(async ({ url, program, headers, flags, answers, events }) => {
 
     const transport = program
         ? new StdioClientTransport({ ...program, stderr: 'ignore' })
-        : new StreamableHTTPClientTransport(url, { requestInit: { headers } });
+        : sse
+          ? new SSEClientTransport(url, { requestInit: { headers } })
+          : new StreamableHTTPClientTransport(url, { requestInit: { headers } });
     await client.connect(transport);
     const modern = client.getProtocolEra() === 'modern';
     const subscriptions = [];
@@ -82,7 +86,7 @@ await main(async ({ url, program, headers, flags, answers, events }) => {
         },
         rootsChanged: () => client.sendRootsListChanged(),
         ping: () => client.ping(),
-        terminate: async () => modern || program || transport.terminateSession(),
+        terminate: async () => modern || transport.terminateSession?.(),
         close: async () => {
             await Promise.allSettled(subscriptions.map(subscription => subscription.close()));
             await client.close();
