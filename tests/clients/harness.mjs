@@ -14,10 +14,10 @@ import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { pathToFileURL } from 'node:url';
 
-const CHECK_MS = 10_000;
+const CHECK_MS = 20_000;
 
 /** The same for the first, which a server is started for, or several behind a gateway. */
-const OPEN_MS = 30_000;
+const OPEN_MS = 60_000;
 
 /** What the SDKs give a program to end, and then some. */
 const CLOSE_MS = 5000;

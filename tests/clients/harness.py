@@ -23,10 +23,10 @@ import warnings
 
 import anyio
 
-CHECK_SECONDS = 10
+CHECK_SECONDS = 20
 
 # The same for the first, which a server is started for, or several behind a gateway.
-OPEN_SECONDS = 30
+OPEN_SECONDS = 60
 
 POKE_SECONDS = 0.4
 
