@@ -220,21 +220,24 @@ export function expect(holds, detail) {
     if (!holds) throw new Error(detail);
 }
 
+/** The JSON-RPC error that a request ended with; what is none is thrown on. */
+export function ofProtocol(error) {
+    // 0 is a code that servers of the Python SDK give.
+    if (error.code <= 0) return error;
+    // The Modern era's 404 with an error of the protocol in it: the TypeScript SDK shows the body as it stands.
+    const body = /{"jsonrpc".*}$/.exec(error.message);
+    if (!body) throw error;
+    const { code, message } = JSON.parse(body[0]).error;
+    return Object.assign(new Error(message), { code });
+}
+
 /** The JSON-RPC error, or the error result, by which the server refused. */
 export async function refused(promise, what) {
     let result;
     try {
         result = await promise;
     } catch (error) {
-        // 0 is a code that servers of the Python SDK give.
-        if (error.code <= 0) return error;
-        // The Modern era's 404, with an error of the protocol in it, is told by the TypeScript SDK as it stands.
-        const told = /{"jsonrpc".*}$/.exec(error.message);
-        if (told) {
-            const { code, message: text } = JSON.parse(told[0]).error;
-            return Object.assign(new Error(text), { code });
-        }
-        throw error;
+        return ofProtocol(error);
     }
     expect(result.isError, `${what} was answered by ${JSON.stringify(result).slice(0, 200)}`);
     return new Error(textOf(result));

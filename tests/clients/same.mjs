@@ -1,6 +1,6 @@
 // The checks of what has to come through as it was sent; same.py has the same under the same names. Their values are
 // JSON texts, keys in the order in which they came, and run compares them with those of the same client directly.
-import { Skip, explain } from './harness.mjs';
+import { Skip, explain, ofProtocol } from './harness.mjs';
 
 /** What a list is called, by its method. */
 const LISTS = {
@@ -72,10 +72,7 @@ async function checkStep(run, label) {
     const renamed = method === 'tools/call' || method === 'prompts/get';
     const text = await session
         .raw(method, renamed ? { ...params, name: run.name(params.name) } : params)
-        .then(JSON.stringify, error => {
-            if (!(error.code <= 0)) throw error;
-            return `error ${explain(error)}`;
-        });
+        .then(JSON.stringify, error => `error ${explain(ofProtocol(error))}`);
     const value = mask.reduce((masked, pattern) => masked.replaceAll(new RegExp(pattern, 'g'), '#'), text);
     return { detail: value.slice(0, 100), value: [value] };
 }
