@@ -1,8 +1,8 @@
 //! Framing: bytes in, spans out.
 //!
 //! Finds in a JSON-RPC message what routing needs, cuts and replaces parts of a message without writing
-//! the rest anew, finds the events of an event stream, and reads and writes the values of the `Mcp-Name`
-//! and `Mcp-Param-*` headers.
+//! the rest anew, finds the events of an event stream and the messages of a framed stream, and reads and writes
+//! the values of the `Mcp-Name` and `Mcp-Param-*` headers.
 //!
 //! Invariants:
 //! - every function is pure: no I/O, no async, no clock; what it keeps between calls are buffers;
@@ -26,8 +26,13 @@ mod sse;
 
 mod param_header;
 
+mod header;
+mod messages;
+
 pub use fault::{Place, Refused, ScanError};
+pub use header::{BadHeader, FLAG_ANSWER, FLAG_LAST, FRAME_HEADER_BYTES, FRAME_VERSION, FrameHeader};
 pub use members::MEMBERS_MAX;
+pub use messages::{MessageForm, MessageReader, Piece, Rest};
 pub use param_header::{InvalidHeader, decode_header, encode_header};
 pub use scan::BATCH_ITEMS_MAX;
 pub use scan::{Envelope, Kind, Meta, Params, ParamsForm, Scanner};

@@ -18,6 +18,10 @@ pub const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 pub const ACCEPT_BOTH: &str = "application/json, text/event-stream";
 /// A JSON body.
 pub const JSON: &str = "application/json";
+/// Messages of a framed stream, each on a line of its own.
+pub const LINES: &str = "application/x-ndjson";
+/// Messages of a framed stream, each behind a fixed header.
+pub const FRAMES: &str = "application/vnd.metamcp.frames";
 /// An event stream.
 pub const EVENT_STREAM: &str = "text/event-stream";
 
@@ -32,7 +36,7 @@ pub fn is_event_stream(value: &[u8]) -> bool {
 }
 
 /// Whether a media type is this one, whatever its parameters (RFC 9110, section 8.3.1).
-fn is_type(value: &[u8], wanted: &str) -> bool {
+pub fn is_type(value: &[u8], wanted: &str) -> bool {
     let essence = value.split(|byte| *byte == b';').next().unwrap_or_default();
     essence.trim_ascii().eq_ignore_ascii_case(wanted.as_bytes())
 }

@@ -9,6 +9,7 @@ pub mod code;
 pub mod header;
 mod id;
 mod method;
+mod number;
 pub mod param;
 mod revision;
 mod wish;
@@ -16,6 +17,7 @@ mod wish;
 pub use capabilities::ClientCapabilities;
 pub use id::is_same_id;
 pub use method::Method;
+pub use number::{UNNUMBERED, method_of, number_of};
 pub use revision::{Era, Revision};
 pub use wish::Wish;
 

@@ -79,6 +79,9 @@ const ENDPOINT_SCOPE: &str = "e/";
 /// Begins the scope of a server as an endpoint of its own.
 const SERVER_SCOPE: &str = "s/";
 
+/// Where the framed stream of the endpoint `default` is.
+const STREAM_PATH: &str = "/api/v1/mcp/stream";
+
 impl Table {
     /// Of these endpoints over these servers, without one before it: a server's id is its place in the list.
     pub fn build(servers: &[ServerName], endpoints: &[EndpointConfig]) -> Result<Self, TableError> {
@@ -153,6 +156,20 @@ impl Table {
         }
         let name = path.strip_prefix("/servers/")?.strip_suffix("/mcp")?;
         self.servers.get(name)
+    }
+
+    /// The endpoint whose framed stream a request path names: `/api/v1/mcp/stream`, `/api/v1/mcp/stream/{endpoint}`,
+    /// `/api/v1/mcp/stream/servers/{server}`.
+    pub fn find_streamed(&self, path: &str) -> Option<&Arc<Endpoint>> {
+        let rest = path.strip_prefix(STREAM_PATH)?;
+        if rest.is_empty() {
+            return self.endpoint(EndpointName::DEFAULT);
+        }
+        let rest = rest.strip_prefix('/')?;
+        match rest.strip_prefix("servers/") {
+            Some(name) => self.servers.get(name),
+            None => self.endpoint(rest),
+        }
     }
 
     /// The endpoint of that scope, as it is in this table.
@@ -245,6 +262,26 @@ mod tests {
         check("/mcp/only-b", Some("e/only-b"));
         check("/metamcp/only-b/mcp", Some("e/only-b"));
         check("/servers/a/mcp", Some("s/a"));
+    }
+
+    #[test]
+    fn finds_streams_by_path() {
+        let check = |path: &str, expected: Option<&str>| {
+            let found = table().find_streamed(path).map(|endpoint| endpoint.scope.clone());
+            assert_eq!(found.as_deref(), expected, "{path}");
+        };
+        check("/api/v1/mcp/stream", Some("e/default"));
+        check("/api/v1/mcp/stream/default", Some("e/default"));
+        check("/api/v1/mcp/stream/only-b", Some("e/only-b"));
+        check("/api/v1/mcp/stream/servers/a", Some("s/a"));
+        for path in ["/api/v1/mcp/stream/", "/api/v1/mcp/streamed", "/api/v1/mcp/stream/servers/", "/mcp"] {
+            check(path, None);
+        }
+        for path in
+            ["/api/v1/mcp/stream/a", "/api/v1/mcp/stream/servers", "/api/v1/mcp/stream/servers/only-b"]
+        {
+            check(path, None);
+        }
     }
 
     #[test]

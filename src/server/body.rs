@@ -9,6 +9,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::sync::mpsc;
 
 use super::control::Active;
+use super::frames::Framed;
 use super::kept::Kept;
 use super::plane::{ControlBody, Stream};
 use super::relay::Relay;
@@ -34,8 +35,20 @@ enum Kind {
     Events(Events),
     /// One that can be taken up again.
     Kept(Box<Kept>),
+    /// A framed stream.
+    Framed(Box<Framed>),
     /// The control plane's.
     Control(Stream),
+}
+
+/// A response body, as far as it is here.
+pub enum Ready {
+    /// All of it, made by the gateway: what answers a request, under its id.
+    Pieces([Bytes; 3]),
+    /// All of it, as somebody wrote it.
+    Whole(Bytes),
+    /// Some of it is to come.
+    Arriving(ResponseBody),
 }
 
 /// Up to three pieces, sent one behind another without joining them.
@@ -111,6 +124,25 @@ impl ResponseBody {
         }
     }
 
+    /// What is here of it.
+    pub fn into_ready(self) -> Ready {
+        match self.kind {
+            Kind::Pieces(pieces) => Ready::Pieces(pieces.pieces),
+            Kind::Whole(bytes) => Ready::Whole(bytes),
+            Kind::Framed(_)
+            | Kind::Relay(_)
+            | Kind::Events(_)
+            | Kind::Kept(_)
+            | Kind::Held(_)
+            | Kind::Control(_) => Ready::Arriving(self),
+        }
+    }
+
+    /// Messages of a framed stream.
+    pub fn framed(framed: Framed) -> Self {
+        Self::from(Kind::Framed(Box::new(framed)))
+    }
+
     /// Made by the control plane.
     pub fn control(body: ControlBody) -> Self {
         match body {
@@ -175,6 +207,7 @@ impl Body for ResponseBody {
                 events.receiver.poll_recv(cx).map(|next| next.map(|e| Ok(Frame::data(e))))
             }
             Kind::Kept(kept) => kept.poll(cx).map(|next| next.map(|bytes| bytes.map(Frame::data))),
+            Kind::Framed(framed) => framed.poll(cx).map(|next| next.map(|bytes| Ok(Frame::data(bytes)))),
             Kind::Control(stream) => stream
                 .as_mut()
                 .poll_frame(cx)
@@ -188,7 +221,7 @@ impl Body for ResponseBody {
             Kind::Held(held) => held.bytes.is_empty(),
             Kind::Pieces(pieces) => pieces.left() == 0,
             Kind::Relay(relay) => relay.is_ended(),
-            Kind::Events(_) | Kind::Kept(_) => false,
+            Kind::Events(_) | Kind::Kept(_) | Kind::Framed(_) => false,
             Kind::Control(stream) => stream.is_end_stream(),
         }
     }
@@ -199,7 +232,7 @@ impl Body for ResponseBody {
             Kind::Held(held) => SizeHint::with_exact(held.bytes.len() as u64),
             Kind::Pieces(pieces) => SizeHint::with_exact(pieces.left()),
             Kind::Relay(relay) => relay.length().map_or_else(SizeHint::default, SizeHint::with_exact),
-            Kind::Events(_) | Kind::Kept(_) | Kind::Control(_) => SizeHint::default(),
+            Kind::Events(_) | Kind::Kept(_) | Kind::Framed(_) | Kind::Control(_) => SizeHint::default(),
         }
     }
 }

@@ -79,6 +79,14 @@ pub fn open(
     Ok(reply::events(ResponseBody::events(receiver, Some(permit))))
 }
 
+/// The events of a session's stream, for a client that has another way to get them than GET. Takes over likewise, and ends
+/// when the receiver is dropped.
+pub fn follow(worker: &Rc<Worker>, session: Arc<Session>, identity: Identity) -> mpsc::Receiver<Bytes> {
+    let (sender, receiver) = mpsc::channel(EVENTS_MAX);
+    SessionStream::start(worker, session, Outlet::Passing(sender), identity, None);
+    receiver
+}
+
 struct SessionStream {
     worker: Rc<Worker>,
     session: Arc<Session>,

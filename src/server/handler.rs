@@ -20,7 +20,7 @@ use super::fields::{Field, Fields};
 use super::plane::ControlRequest;
 use super::reply::{self, Reply};
 use super::worker::Worker;
-use super::{batch, event_stream, legacy, modern, receive};
+use super::{batch, event_stream, frames, legacy, modern, receive};
 use crate::base::{Fault, Kind, TakeBody};
 use crate::protocol::{Era, Revision};
 use crate::route::Endpoint;
@@ -65,6 +65,14 @@ pub async fn handle(
         let body = Arriving::Streamed(body);
         let asked = Asked { method: head.method, authority, endpoint, fields, body };
         return answer(worker, control, asked).await.into_http();
+    }
+    if head.method != Method::OPTIONS
+        && let Some(endpoint) = worker.streamed_endpoint(head.uri.path())
+    {
+        let origin = worker.shared.guard.allowed_origin(&fields);
+        // Boxed, so that it does not make every request's future bigger.
+        let opened = Box::pin(frames::open(worker, control, (&head, fields), &endpoint, body)).await;
+        return conclude(worker, opened, origin).into_http();
     }
     let guarded = worker.shared.guard.check(&fields, authority.as_ref().map(Authority::as_str));
     let answered = match guarded {
@@ -163,7 +171,12 @@ async fn ask_control_plane(worker: &Worker, head: Parts, fields: &Fields, mut bo
 fn preflight(worker: &Worker, head: &Parts) -> Reply {
     let path = head.uri.path();
     let is_mcp = worker.endpoint(path).is_some();
-    let methods = if is_mcp { None } else { worker.shared.control.methods(path) };
+    let is_streamed = worker.streamed_endpoint(path).is_some();
+    let methods = match (is_mcp, is_streamed) {
+        (true, _) => None,
+        (_, true) => Some("POST".to_owned()),
+        _ => worker.shared.control.methods(path),
+    };
     let mut reply = reply::status(StatusCode::NO_CONTENT);
     let headers = reply.headers_mut();
     let methods = methods.and_then(|methods| HeaderValue::from_str(&methods).ok());

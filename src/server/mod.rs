@@ -16,6 +16,7 @@ mod control;
 mod event_stream;
 mod fast_lane;
 mod fields;
+mod frames;
 mod guard;
 mod handler;
 mod kept;

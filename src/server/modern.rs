@@ -174,7 +174,7 @@ fn check(call: &Call) -> Result<(), Fault> {
 }
 
 /// What `Mcp-Name` mirrors, for the methods that have it.
-fn named_by_header(call: &Call) -> Option<Text> {
+pub fn named_by_header(call: &Call) -> Option<Text> {
     let params = &call.envelope.params;
     match call.method {
         Some(Method::ToolsCall | Method::PromptsGet) => params.name,

@@ -120,6 +120,12 @@ pub fn terminal_event(fault: &Fault) -> Bytes {
     event.into()
 }
 
+/// A fault as a message.
+#[cold]
+pub fn error(fault: &Fault) -> Bytes {
+    error_message(fault, Wire::of(fault).code)
+}
+
 struct Wire {
     status: StatusCode,
     code: i32,

@@ -129,6 +129,16 @@ impl Worker {
         self.pools.fleet().table.find(path).cloned()
     }
 
+    /// The endpoint of a scope.
+    pub fn endpoint_of(&self, scope: &str) -> Option<Arc<Endpoint>> {
+        self.pools.fleet().table.of_scope(scope).cloned()
+    }
+
+    /// The endpoint whose framed stream a request path names.
+    pub fn streamed_endpoint(&self, path: &str) -> Option<Arc<Endpoint>> {
+        self.pools.fleet().table.find_streamed(path).cloned()
+    }
+
     /// The endpoint of a scope as it is now, by the newest version there is. Off the usual path: takes a lock.
     pub fn endpoint_now(&self, scope: &str) -> Option<Arc<Endpoint>> {
         self.follow();

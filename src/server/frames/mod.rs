@@ -1,0 +1,160 @@
+//! The framed stream: many messages of a client in one request, and all that answers them in its one response.
+//!
+//! ```text
+//! request body -> MessageReader -> intake -> Call -> legacy / modern -> exchange -> Outbox -> response body
+//!                                    |                                     ^
+//!                                    +-- notifications, answers: telling   +-- follow: what servers say outside of calls
+//! ```
+//!
+//! All of a stream is one state machine, [`Framed`], which is the response's body: it reads, answers and writes while the
+//! connection asks for bytes. What the client does not take is not asked for, so nothing is read that could not be
+//! answered; when the connection is gone the body is dropped, and everything under way with it.
+//!
+//! Invariants: a message goes the way that a request of its own goes, and is checked, limited and counted as one; an answer
+//! passes under the id of its own request or not at all; every request gets one answer or was cancelled, or the stream says
+//! in its last message why not.
+//!
+//! Does not know: how a message is routed, what a server is, or whether HTTP/1.1 or HTTP/2 is spoken.
+
+mod desk;
+mod exchange;
+mod flights;
+mod follow;
+mod heads;
+mod intake;
+mod outbox;
+mod stream;
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CACHE_CONTROL, EXPECT, HeaderName};
+use http::request::Parts;
+use http::{HeaderValue, Method, StatusCode};
+use hyper::body::{Body as _, Incoming};
+
+use super::body::ResponseBody;
+use super::control::Control;
+use super::fields::{Field, Fields};
+use super::receive::accepts;
+use super::reply::{self, Reply};
+use super::worker::Worker;
+use crate::base::{Fault, Kind, let_others_go_first};
+use crate::frame::MessageForm;
+use crate::protocol::header;
+use crate::route::Endpoint;
+use desk::Desk;
+use outbox::Outbox;
+pub use stream::Framed;
+
+/// Opens a stream. What is wrong with its head is told by status, as of any request. Not cancel safe.
+pub async fn open(
+    worker: &Rc<Worker>,
+    control: &Control,
+    (head, fields): (&Parts, Fields),
+    endpoint: &Arc<Endpoint>,
+    mut body: Incoming,
+) -> Result<Reply, Fault> {
+    let authority = head.uri.authority().map(http::uri::Authority::as_str);
+    worker.shared.guard.check(&fields, authority)?;
+    let (identity, permit) = worker.let_in(control, &fields).await?;
+    if !identity.may_enter(&endpoint.scope) {
+        return Err(Fault::client(Kind::NotFound, "there is nothing here"));
+    }
+    if head.method != Method::POST {
+        return Ok(not_allowed(worker));
+    }
+    let (form, content_type) = form(&fields)?;
+    // Before anything is answered: a client that names an unknown one is to open another.
+    let has_session = fields.has(Field::McpSessionId);
+    let session = has_session.then(|| worker.session(&fields, &identity, endpoint)).transpose()?;
+    let first = if head.headers.contains_key(EXPECT) { invite(&mut body).await } else { Bytes::new() };
+    let desk = Rc::new(Desk::new(worker, identity, endpoint.scope.clone(), fields, Outbox::new(form)));
+    let framed = Framed::new(desk, (first, body), session, permit);
+    let mut reply =
+        Reply::typed(StatusCode::OK, HeaderValue::from_static(content_type), ResponseBody::framed(framed));
+    // As of an event stream: nobody on the way may hold messages back.
+    let headers = reply.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
+    headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+    Ok(reply)
+}
+
+/// In which form messages come, by the head's own word; answers go in the same.
+fn form(fields: &Fields) -> Result<(MessageForm, &'static str), Fault> {
+    const FORMS: [(&str, MessageForm); 2] =
+        [(header::LINES, MessageForm::Lines), (header::FRAMES, MessageForm::Frames)];
+    if fields.has(Field::ContentEncoding) {
+        return Err(Fault::client(
+            Kind::UnsupportedMedia,
+            "send the body as it is, without Content-Encoding",
+        ));
+    }
+    let said = fields.get(Field::ContentType).unwrap_or_default();
+    let Some((name, form)) = FORMS.into_iter().find(|(name, _)| header::is_type(said, name)) else {
+        return Err(Fault::client(
+            Kind::UnsupportedMedia,
+            "send `Content-Type: application/x-ndjson` or `application/vnd.metamcp.frames`",
+        ));
+    };
+    if fields.has(Field::Accept) && !accepts(fields, name) {
+        return Err(Fault::client(
+            Kind::NotAcceptable,
+            "accept the media type that you send: it is answered in",
+        ));
+    }
+    Ok((form, name))
+}
+
+/// A client that waits to be told to go on is told before the head of the answer, behind which nobody tells it any more.
+async fn invite(body: &mut Incoming) -> Bytes {
+    let first = poll_fn(|cx| Poll::Ready(Pin::new(&mut *body).poll_frame(cx))).await;
+    let_others_go_first().await;
+    match first {
+        Poll::Ready(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
+        // Told again by the next look.
+        Poll::Ready(Some(Err(_)) | None) | Poll::Pending => Bytes::new(),
+    }
+}
+
+fn not_allowed(worker: &Worker) -> Reply {
+    let fault = Fault::client(Kind::MethodNotAllowed, "a framed stream is opened by POST");
+    let request_id = worker.note_fault(&fault);
+    let mut reply = reply::fault(&fault, &request_id);
+    reply.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
+    reply
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderMap;
+
+    use super::*;
+
+    #[track_caller]
+    fn check(said: &[(&'static str, &'static str)], expected: Result<MessageForm, Kind>) {
+        let pairs =
+            said.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+        let map: HeaderMap = pairs.collect();
+        let form = form(&Fields::from_map(&map));
+        assert_eq!(form.map(|(form, _)| form).map_err(|fault| fault.kind), expected, "{said:?}");
+    }
+
+    #[test]
+    fn forms() {
+        let lines = ("content-type", "Application/X-NDJSON; charset=utf-8");
+        let frames = ("content-type", "application/vnd.metamcp.frames");
+        check(&[lines], Ok(MessageForm::Lines));
+        check(&[frames], Ok(MessageForm::Frames));
+        check(&[frames, ("accept", "*/*")], Ok(MessageForm::Frames));
+        check(&[frames, ("accept", "application/vnd.metamcp.frames")], Ok(MessageForm::Frames));
+        check(&[frames, ("accept", "application/x-ndjson")], Err(Kind::NotAcceptable));
+        check(&[lines, ("content-encoding", "gzip")], Err(Kind::UnsupportedMedia));
+        check(&[("content-type", "application/json")], Err(Kind::UnsupportedMedia));
+        check(&[], Err(Kind::UnsupportedMedia));
+    }
+}
