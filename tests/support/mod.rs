@@ -15,6 +15,7 @@ mod gateway;
 mod message;
 mod peer;
 mod script;
+mod stream;
 mod twins;
 
 use std::time::Duration;
@@ -30,6 +31,7 @@ pub use message::{
 };
 pub use peer::{Peer, Seen};
 pub use script::{Gate, Step, answer, chunk, events, result};
+pub use stream::{Form, Stream, chunked, frame};
 pub use twins::{AGGREGATED, Answered, Outcome, Pace, Reached, SINGLE, Side, TWO_WAYS, Twins, WAYS, Way};
 
 /// Nothing here takes this long on a busy machine; what does has failed.
