@@ -70,17 +70,14 @@ impl Desk {
         }
     }
 
-    /// The header fields that a message has here.
-    pub fn fields(&self, call: &Call) -> Fields {
-        if call.envelope.params.meta.protocol_version.is_some() {
-            return self.heads.of_modern(&self.worker, call);
-        }
+    /// The header fields that a message has here when it says nothing of its own.
+    pub fn fields(&self) -> Fields {
         self.session.borrow().as_ref().map_or_else(|| self.heads.plain(), |spoken| spoken.fields.clone())
     }
 
-    /// What the head of the stream alone says.
-    pub fn plain_fields(&self) -> Fields {
-        self.heads.plain()
+    /// Those of a Modern message: what it says.
+    pub fn modern_fields(&self, call: &Call) -> Fields {
+        self.heads.of_modern(&self.worker, call)
     }
 
     /// The session that was opened in the stream, as long as it is not over.

@@ -20,6 +20,9 @@ pub struct Flights {
     /// By raw id. Holds no more than `under_way`: one that was given up leaves it first.
     known: HashMap<Bytes, Flight, RandomState>,
     under_way: FuturesUnordered<Abortable<Answering>>,
+    /// Of those that are known, by how they end: asked for with every message.
+    opening: usize,
+    endless: usize,
 }
 
 /// What is known of one.
@@ -50,12 +53,12 @@ impl Flights {
 
     /// Whether none is left whose answer is awaited.
     pub fn are_over(&self) -> bool {
-        self.known.values().all(|flight| flight.course == Course::Endless)
+        self.known.len() == self.endless
     }
 
     /// Whether one opens the session of the stream.
     pub fn is_opening(&self) -> bool {
-        self.known.values().any(|flight| flight.course == Course::Opening)
+        self.opening > 0
     }
 
     /// The one with that id.
@@ -66,13 +69,15 @@ impl Flights {
     /// One more, under an id that no other has.
     pub fn add(&mut self, id: Bytes, course: Course, answering: Answering) {
         let (handle, registration) = AbortHandle::new_pair();
+        self.opening += usize::from(course == Course::Opening);
+        self.endless += usize::from(course == Course::Endless);
         self.known.insert(id, Flight { course, handle });
         self.under_way.push(Abortable::new(answering, registration));
     }
 
     /// Nobody waits for its answer any more.
     pub fn cancel(&mut self, id: &[u8], cx: &mut Context<'_>) {
-        if let Some(flight) = self.known.remove(id) {
+        if let Some(flight) = self.forget(id) {
             flight.handle.abort();
             // It is dropped when it is next polled, which one that was just added has not been yet.
             cx.waker().wake_by_ref();
@@ -86,9 +91,52 @@ impl Flights {
             has_ended = true;
             // One that was cancelled has left already.
             if let Ok(id) = ended {
-                self.known.remove(&id);
+                self.forget(&id);
             }
         }
         has_ended
+    }
+
+    fn forget(&mut self, id: &[u8]) -> Option<Flight> {
+        let flight = self.known.remove(id)?;
+        self.opening -= usize::from(flight.course == Course::Opening);
+        self.endless -= usize::from(flight.course == Course::Endless);
+        Some(flight)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+    use std::task::Waker;
+
+    use super::*;
+
+    /// What is done to requests that never end by themselves but for `r`, and what is left: how many, whether all that end
+    /// are over, whether one opens.
+    #[track_caller]
+    fn check(added: &[(&'static str, Course)], cancelled: &[&str], expected: (usize, bool, bool)) {
+        let mut flights = Flights::default();
+        let cx = &mut Context::from_waker(Waker::noop());
+        for (id, course) in added {
+            let id = Bytes::from_static(id.as_bytes());
+            let answering: Answering =
+                if id == "r" { Box::pin(ready(id.clone())) } else { Box::pin(pending()) };
+            flights.add(id, *course, answering);
+        }
+        cancelled.iter().for_each(|id| flights.cancel(id.as_bytes(), cx));
+        flights.poll(cx);
+        assert_eq!((flights.count(), flights.are_over(), flights.is_opening()), expected);
+        assert!(cancelled.iter().all(|id| flights.find(id.as_bytes()).is_none()));
+    }
+
+    #[test]
+    fn what_is_under_way() {
+        check(&[], &["1"], (0, true, false));
+        check(&[("1", Course::Legacy), ("2", Course::Modern)], &[], (2, false, false));
+        check(&[("1", Course::Legacy), ("2", Course::Endless)], &["1"], (1, true, false));
+        check(&[("1", Course::Opening), ("2", Course::Endless)], &["2"], (1, false, true));
+        check(&[("1", Course::Opening), ("r", Course::Modern)], &["1", "1"], (0, true, false));
+        check(&[("r", Course::Opening)], &[], (0, true, false));
     }
 }

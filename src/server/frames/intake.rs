@@ -173,12 +173,14 @@ impl Intake {
         let making = || -> Result<Box<Call>, Fault> {
             let (identity, endpoint) = (desk.identity.clone(), desk.endpoint()?);
             let permit = Some(desk.worker.admit(&identity)?);
-            let fields = desk.plain_fields();
+            let fields = desk.fields();
             let mut call = Call { fields, endpoint, identity, permit, body, envelope, method, is_part: true };
             if let Some(header) = header {
                 check_header(header, &call)?;
             }
-            call.fields = desk.fields(&call);
+            if call.envelope.params.meta.protocol_version.is_some() {
+                call.fields = desk.modern_fields(&call);
+            }
             Ok(Box::new(call))
         };
         let call = making().map_err(|fault| fault.answering(id.clone()))?;
