@@ -16,8 +16,9 @@ use super::heads::Heads;
 use super::outbox::Outbox;
 use crate::auth::Identity;
 use crate::base::{Fault, Kind};
-use crate::frame::FLAG_LAST;
-use crate::protocol::{Era, header};
+use crate::frame::{FLAG_ANSWER, FLAG_LAST};
+use crate::protocol::{Era, Revision, header};
+use crate::route::Endpoint;
 use crate::session::Session;
 
 /// One stream, as whoever answers on it sees it.
@@ -92,7 +93,7 @@ impl Desk {
         let Some(id) = headers.and_then(|headers| headers.get(&header::SESSION_ID)) else { return Ok(()) };
         let id = Bytes::copy_from_slice(id.as_bytes());
         let endpoint = self.endpoint()?;
-        let fields = self.heads.of_session(&id, crate::protocol::Revision::LEGACY_LATEST);
+        let fields = self.heads.of_session(&id, Revision::LEGACY_LATEST);
         let session = self.worker.session(&fields, &self.identity, &endpoint)?;
         let fields = self.heads.of_session(&id, session.seal.revision);
         *self.session.borrow_mut() = Some(Spoken { fields, session });
@@ -107,7 +108,7 @@ impl Desk {
     }
 
     /// The endpoint as it is now.
-    pub fn endpoint(&self) -> Result<Arc<crate::route::Endpoint>, Fault> {
+    pub fn endpoint(&self) -> Result<Arc<Endpoint>, Fault> {
         self.worker.endpoint_of(&self.scope).ok_or_else(|| {
             Fault::client(Kind::NotFound, "the endpoint of this stream was removed; open another stream")
         })
@@ -135,8 +136,11 @@ impl Desk {
     pub fn say_last(&self, fault: Fault) {
         let kind = fault.kind.label();
         let fault = fault.with_data(format!("{{\"last\":true,\"kind\":\"{kind}\"}}"));
-        self.worker.note_fault(&fault);
-        self.outbox.push(&[reply::error(&fault)], crate::frame::FLAG_ANSWER | FLAG_LAST, 0);
+        // That the gateway stops is no news to its log.
+        if fault.kind != Kind::Stopping {
+            self.worker.note_fault(&fault);
+        }
+        self.outbox.push(&[reply::error(&fault)], FLAG_ANSWER | FLAG_LAST, 0);
     }
 
     /// Counts a call that waits for its client.

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body as _, Incoming};
@@ -62,7 +63,7 @@ enum Notice {
 /// Looks at the time now and then.
 struct Clock {
     tick: Pin<Box<Sleep>>,
-    period: std::time::Duration,
+    period: Duration,
     /// Messages that had come and gone at the last look.
     seen: (u64, u64),
     /// When something last moved, as far as was looked.
@@ -81,7 +82,7 @@ const MESSAGES_AT_ONCE: usize = 128;
 const STILL_POLLS: u8 = 2;
 
 /// For a client to read the last word and to close.
-const LINGER: std::time::Duration = std::time::Duration::from_secs(2);
+const LINGER: Duration = Duration::from_secs(2);
 
 impl Framed {
     /// Of a client that was let in. `session`: what the head of the stream named.
@@ -352,7 +353,7 @@ impl Drop for Framed {
 }
 
 impl Clock {
-    fn new(period: std::time::Duration) -> Self {
+    fn new(period: Duration) -> Self {
         let now = Instant::now();
         let tick = Box::pin(sleep_until(now + period));
         // None of them: the key may have been taken back before there was a stream.
