@@ -83,7 +83,7 @@ pub fn open(
 /// when the receiver is dropped.
 pub fn follow(worker: &Rc<Worker>, session: Arc<Session>, identity: Identity) -> mpsc::Receiver<Bytes> {
     let (sender, receiver) = mpsc::channel(EVENTS_MAX);
-    SessionStream::start(worker, session, Outlet::Passing(sender), identity, None);
+    SessionStream::start(worker, session, Outlet::Passing(sender), identity, None, Vec::new());
     receiver
 }
 
