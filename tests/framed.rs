@@ -629,9 +629,10 @@ mod http2 {
     use http_body_util::BodyExt as _;
     use hyper::body::{Body, Frame};
     use hyper_util::rt::{TokioExecutor, TokioIo};
+    use serde_json::Value;
     use tokio::sync::mpsc;
 
-    use super::*;
+    use super::{Form, Gateway, Peer, Stream, modern};
 
     /// What is sent, as it is sent.
     struct Sent(mpsc::UnboundedReceiver<Vec<u8>>);

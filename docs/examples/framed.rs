@@ -70,7 +70,7 @@ impl FramedStream {
     }
 
     /// Sends a request. The channel gives the whole answer, or is closed when the stream ends without.
-    pub fn request(&self, method: &str, params: Value) -> io::Result<Receiver<Value>> {
+    pub fn request(&self, method: &str, params: &Value) -> io::Result<Receiver<Value>> {
         let (sender, receiver) = channel();
         let mut waiting = lock(&self.waiting);
         let id = waiting.next_id;
@@ -178,16 +178,16 @@ pub fn tour(address: &str, path: &str, key: Option<&str>) -> Result<String, Box<
         "capabilities": {},
         "clientInfo": {"name": "framed.rs", "version": "1"},
     });
-    let opened = stream.request("initialize", client)?.recv()?;
+    let opened = stream.request("initialize", &client)?.recv()?;
     stream.send(&json!({"jsonrpc": "2.0", "method": "notifications/initialized"}))?;
-    let listed = stream.request("tools/list", json!({}))?.recv()?;
+    let listed = stream.request("tools/list", &json!({}))?.recv()?;
     let names =
         listed["result"]["tools"].as_array().into_iter().flatten().filter_map(|tool| tool["name"].as_str());
     let names: Vec<&str> = names.collect();
     let echo = names.iter().find(|name| name.ends_with("echo")).ok_or("there is no tool `echo`")?;
     let calls = (0..100).map(|n| {
         let arguments = json!({"text": format!("call {n}")});
-        stream.request("tools/call", json!({"name": echo, "arguments": arguments}))
+        stream.request("tools/call", &json!({"name": echo, "arguments": arguments}))
     });
     let calls: Vec<_> = calls.collect::<Result<_, _>>()?;
     for (n, call) in calls.iter().enumerate() {
