@@ -346,7 +346,9 @@ fn a_client_that_is_gone_cancels_all() {
     stream.send(&[&modern("1", "a__echo"), &modern("2", "a__echo")]);
     peer.wait_calls(2);
     drop(stream);
-    peer.calls().iter().for_each(|seen| drop(peer.wait_closed(seen.connection)));
+    for seen in peer.calls() {
+        peer.wait_closed(seen.connection);
+    }
 }
 
 #[test]
@@ -550,7 +552,7 @@ fn a_client_that_does_not_read_is_not_read_from() {
     let gateway = Gateway::open(&[("a", peer.address)]);
     for form in Form::BOTH {
         let before = gateway.resident_bytes();
-        let mut stream = Stream::open(&gateway, Stream::PATH, form);
+        let stream = Stream::open(&gateway, Stream::PATH, form);
         let text = "x".repeat(30_000);
         let socket = stream.client.stream();
         socket.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
