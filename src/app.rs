@@ -23,7 +23,7 @@ use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::admin::definition::Serving;
-use crate::admin::{self, Admin, Errands};
+use crate::admin::{self, Admin, Errands, Scrapes};
 use crate::auth::{
     self, AuthError, Authenticator, CreateError, EncryptionKeyError, KeyRequest, KeysFrom, Sealer,
     SealerError, Secrets, SecretsError, create_first_key, parse_encryption_key, parse_jwt_secret,
@@ -38,13 +38,14 @@ use crate::fleet::{Fleet, FleetBuilder};
 use crate::journal::JournalError;
 use crate::journal::usage::Outbox;
 use crate::limits::Limits;
-use crate::protocol::Era;
+use crate::protocol::{Era, Method};
 use crate::route::{EndpointConfig, Members};
 use crate::server::{
     self, ControlBody, ControlPlane, ControlRequest, ControlResponse, Door, ListenError, Shared, Workers,
 };
 use crate::session::{Sessions, Streams};
 use crate::store::{Audit, Grants, Seen, Store, StoreError};
+use crate::telemetry::metrics::Metrics;
 
 use follow::{Served, Triggers, follow};
 use join::Joined;
@@ -196,6 +197,7 @@ impl App {
         let (fleets, fleet_now) = watch::channel(Arc::clone(&fleet));
         let keys_changed = watch::Sender::new(0);
         let limits = Arc::new(Limits::new(config.limits.clone()));
+        let metrics = metrics(&config);
         let (errands, runner) = Errands::new();
         let admin = Admin::new(admin::Parts {
             auth: Arc::clone(&authenticator),
@@ -209,6 +211,7 @@ impl App {
             errands,
             roots,
             serving,
+            metrics: metrics.clone().map(|metrics| (metrics, config.scrapes)),
             phase: phases.clone(),
             keys: keys_changed.subscribe(),
         });
@@ -224,6 +227,7 @@ impl App {
             streams: streams(&config, &door, authenticator.sealer()),
             limits,
             usage: counters,
+            metrics,
             control: Arc::new(Plane(admin)),
             phase: phases,
             keys: keys_changed.subscribe(),
@@ -299,6 +303,12 @@ fn streams(config: &Config, door: &Door, sealer: &Arc<Sealer>) -> Option<Arc<Str
             None
         }
     }
+}
+
+/// What the workers count with, unless that is off.
+fn metrics(config: &Config) -> Option<Arc<Metrics>> {
+    let is_on = config.scrapes != Scrapes::Off;
+    is_on.then(|| Arc::new(Metrics::new(config.server.workers, &Method::names())))
 }
 
 /// Ends the servers that are processes, all at once; each within a bound of its own. A second signal does not wait for
@@ -532,9 +542,9 @@ impl ControlPlane for Plane {
         &'a self,
         request: ControlRequest<'a>,
     ) -> Pin<Box<dyn Future<Output = ControlResponse> + 'a>> {
-        let ControlRequest { head, body, counters } = request;
+        let ControlRequest { head, body, counters, metrics } = request;
         Box::pin(async move {
-            let response = self.0.answer(admin::Asked { head, body, counters }).await;
+            let response = self.0.answer(admin::Asked { head, body, counters, metrics }).await;
             response.map(|body| match body {
                 admin::Body::Whole(bytes, permit) => ControlBody::Whole(bytes, permit),
                 admin::Body::Events(events) => ControlBody::Stream(events),

@@ -15,6 +15,7 @@ use super::problem::Problem;
 use super::tally::Tally;
 use super::tools::result_of;
 use crate::limits::Permit;
+use crate::telemetry::metrics;
 
 /// A call that is under way. Dropped, it is given up: the server is told to stop.
 pub struct Events {
@@ -74,7 +75,10 @@ impl Events {
                 let answer = result_of(&outcome.message).map(|result| write("result", &result));
                 Begun::Whole(events.tally.count(answer, failed), events.permit)
             }
-            Some(Step::Ended(Err(problem))) => Begun::Whole(Err(problem), events.permit),
+            Some(Step::Ended(Err(problem))) => {
+                events.tally.end(metrics::Outcome::Error);
+                Begun::Whole(Err(problem), events.permit)
+            }
             // It has an outcome before it has none.
             None => Begun::Whole(Err(Problem::later("the call has ended")), events.permit),
         }
@@ -111,7 +115,7 @@ impl Events {
             Err(problem) => write("error", &json_of(problem.respond().body())),
         };
         self.tally.pass(event.len());
-        self.tally.end(failed);
+        self.tally.end(if failed { metrics::Outcome::Error } else { metrics::Outcome::Answer });
         event
     }
 }

@@ -13,6 +13,7 @@ mod tag;
 mod problem;
 mod access;
 mod health;
+mod metrics;
 mod standing;
 mod servers;
 mod endpoints;
@@ -30,6 +31,7 @@ mod openapi;
 mod swagger;
 
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,12 +52,14 @@ use crate::journal::usage::Counters;
 use crate::limits::{Limits, Permit};
 use crate::session::Sessions;
 use crate::store::{Audit, Role, Store, Uuid};
+use crate::telemetry::metrics::{Metrics, Writer};
 use definition::{Rules, Serving};
 use problem::Problem;
 use routes::{Found, Operation, find};
 
 pub use errand::{ErrandRunner, Errands};
 pub use events::Events;
+pub use metrics::Scrapes;
 pub use openapi::document;
 pub use routes::{Policy, ROUTES, Route};
 pub use standing::{Stand, Standing};
@@ -84,6 +88,8 @@ pub struct Parts {
     pub roots: TlsRoots,
     /// What is done for servers that are defined here, and so what may be.
     pub serving: Arc<Serving>,
+    /// What the workers count, and who may look at it; `None`: nothing is counted.
+    pub metrics: Option<(Arc<Metrics>, Scrapes)>,
     /// How far the gateway is on its way out.
     pub phase: watch::Receiver<Phase>,
     /// Moves when keys changed.
@@ -98,6 +104,7 @@ pub struct Admin {
     /// Moves with every change of a server or an endpoint.
     changes: watch::Sender<u64>,
     document: Bytes,
+    desk: metrics::Desk,
 }
 
 /// A request whose head has come.
@@ -108,6 +115,8 @@ pub struct Asked<'a> {
     pub body: TakeBody<'a>,
     /// Where what is used is counted, when it is.
     pub counters: Option<&'a Counters>,
+    /// How it goes, likewise.
+    pub metrics: Option<&'a Rc<Writer>>,
 }
 
 /// The body of an answer.
@@ -128,6 +137,7 @@ struct Call<'a> {
     /// The key's place among its requests under way, on routes that call servers on its behalf.
     permit: Option<Permit>,
     counters: Option<&'a Counters>,
+    metrics: Option<&'a Rc<Writer>>,
 }
 
 impl Admin {
@@ -135,7 +145,7 @@ impl Admin {
     pub fn new(parts: Parts) -> Self {
         let document = Bytes::from(openapi::document().to_string());
         let rules = Rules::remote(&parts.serving);
-        Self { parts, rules, changes: watch::Sender::new(0), document }
+        Self { parts, rules, changes: watch::Sender::new(0), document, desk: metrics::Desk::default() }
     }
 
     /// What is served now.
@@ -150,8 +160,12 @@ impl Admin {
 
     /// Answers every request there is.
     pub async fn answer(&self, asked: Asked<'_>) -> Response<Body> {
+        let mut asked_for = None;
         let answered = match find(&asked.head.method, asked.head.uri.path()) {
-            Found::Route(route, parameters) => self.admit(route, parameters, asked).await,
+            Found::Route(route, parameters) => {
+                asked_for = Some(route);
+                self.admit(route, parameters, asked).await
+            }
             Found::OtherMethods(allow) => Err(Problem::wrong_method(&allow)),
             Found::Nothing => Err(Problem::new(StatusCode::NOT_FOUND, NOWHERE)),
         };
@@ -160,6 +174,7 @@ impl Admin {
         let headers = response.headers_mut();
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+        self.desk.note(asked_for, response.status());
         response
     }
 
@@ -171,9 +186,10 @@ impl Admin {
         parameters: Vec<String>,
         asked: Asked<'_>,
     ) -> Result<Response<Body>, Problem> {
-        let Asked { head, body, counters } = asked;
+        let Asked { head, body, counters, metrics } = asked;
         let identity = match route.policy {
             Policy::Public => None,
+            Policy::Admin if route.operation == Operation::Metrics && self.shows_metrics_to_all() => None,
             Policy::Client | Policy::Admin => Some(self.identify(&head.headers).await?),
         };
         if identity.as_ref().is_some_and(|identity| !route.policy.admits(identity)) {
@@ -186,7 +202,7 @@ impl Admin {
             0 => Bytes::new(),
             bytes_max => body(bytes_max).await.map_err(|fault| Problem::unread(&fault, bytes_max))?,
         };
-        let call = Call { head: &head, body, parameters, identity, permit, counters };
+        let call = Call { head: &head, body, parameters, identity, permit, counters, metrics };
         self.operate(route.operation, call).await
     }
 
@@ -195,6 +211,7 @@ impl Admin {
         let answered = match operation {
             Operation::Health => Ok(Self::health()),
             Operation::Ready => Ok(self.ready(call.headers()).await),
+            Operation::Metrics => self.metrics(call.headers()).await,
             Operation::OpenApi => Ok(self.openapi()),
             Operation::SwaggerPage => Ok(swagger::page()),
             Operation::SwaggerAsset => swagger::asset(call.parameter(0)),

@@ -19,6 +19,7 @@ use crate::store::ServerKind;
 pub enum Shape {
     Health,
     Ready,
+    Metrics,
     Document,
     Page,
     Asset,
@@ -259,6 +260,11 @@ fn describe(shape: Shape) -> Described {
             ],
             ..Described::default()
         },
+        Shape::Metrics => Described {
+            answers: vec![(200, "The numbers", Some(("", metrics_content())), &[])],
+            problems: vec![404, 503],
+            ..Described::default()
+        },
         Shape::Document => one(200, "The document", JSON, json!({"type": "object"})),
         Shape::Page => one(200, "The page", "text/html", json!({"type": "string"})),
         Shape::Asset => Described {
@@ -387,6 +393,11 @@ fn execute() -> Described {
 fn asset_content() -> Value {
     let binary = json!({"schema": {"type": "string"}});
     json!({"x-events": {"text/javascript": binary, "text/css": binary}})
+}
+
+fn metrics_content() -> Value {
+    let text = json!({"schema": {"type": "string"}});
+    json!({"x-events": {"text/plain": text, "application/openmetrics-text": text}})
 }
 
 fn mcp_servers() -> Value {

@@ -40,6 +40,7 @@ pub enum Policy {
 pub enum Operation {
     Health,
     Ready,
+    Metrics,
     OpenApi,
     SwaggerPage,
     SwaggerAsset,
@@ -174,6 +175,7 @@ use Policy::{Admin, Client, Public};
 pub static ROUTES: &[Route] = &[
     route("GET", "/health", Public, O::Health, 0, Shape::Health, "Whether the process lives"),
     route("GET", "/ready", Public, O::Ready, 0, Shape::Ready, "Whether requests are welcome; with a key, also what is behind"),
+    route("GET", "/metrics", Admin, O::Metrics, 0, Shape::Metrics, "Counters, histograms and gauges, for Prometheus; who may look says `telemetry.metrics`"),
     route("GET", "/api-docs/openapi.json", Public, O::OpenApi, 0, Shape::Document, "This document"),
     route("GET", "/swagger-ui", Public, O::SwaggerPage, 0, Shape::Page, "This document, to be read and tried"),
     route("GET", "/swagger-ui/{asset}", Public, O::SwaggerAsset, 0, Shape::Asset, "A part of that page"),

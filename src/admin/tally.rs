@@ -1,42 +1,52 @@
-//! What one call over REST used, counted where a call over MCP is: before the last byte of its answer is handed out.
+//! What one call over REST used, and how it went with its server, counted where a call over MCP is: before the last byte of
+//! its answer is handed out.
 
 use std::time::Instant;
 
 use bytes::Bytes;
 
+use super::Call;
 use super::problem::Problem;
-use crate::auth::Identity;
-use crate::base::ServerName;
 use crate::journal::usage::{Count, Counters, Slot, told};
+use crate::protocol::Method;
+use crate::route::Place;
+use crate::telemetry::metrics::{Exchange, Outcome};
 
 /// One call of a tool, until it is counted. Dropped before that, it counts as failed.
 pub struct Tally {
     /// `None` where nothing is counted.
     slot: Option<Slot>,
+    /// `None` where there are no metrics.
+    exchange: Option<Exchange>,
     began: Instant,
     /// What is still to be added.
     count: Count,
+    started: bool,
     ended: bool,
 }
 
 impl Tally {
     /// Of a call that is about to go to the server, under the server's own name for the tool.
-    pub fn begin(
-        counters: Option<&Counters>,
-        identity: &Identity,
-        server: &ServerName,
-        tool: &str,
-        bytes_in: usize,
-    ) -> Self {
-        let slot =
-            counters.map(|counters| counters.slot(identity.key_id().as_str(), server.as_str(), told(tool)));
-        let count = Count { calls: 1, bytes_in: bytes_in as u64, ..Count::default() };
-        Self { slot, began: Instant::now(), count, ended: false }
+    pub(super) fn begin(call: &Call<'_>, server: &Place, tool: &str) -> Self {
+        let key_id = call.identity().key_id();
+        let slot = |counters: &Counters| counters.slot(key_id.as_str(), server.name.as_str(), told(tool));
+        let method = Some(Method::ToolsCall.index());
+        let count = Count { calls: 1, bytes_in: call.body().len() as u64, ..Count::default() };
+        Self {
+            slot: call.counters.map(slot),
+            exchange: call.metrics.map(|metrics| Exchange::begin(metrics, server.label, method)),
+            began: Instant::now(),
+            count,
+            started: false,
+            ended: false,
+        }
     }
 
     /// The first of several pieces of the answer is about to pass.
     pub fn start(&mut self) {
         self.add();
+        self.started = true;
+        self.exchange.iter().for_each(|exchange| exchange.note_first_byte(self.began.elapsed()));
     }
 
     /// So many bytes of the answer are about to pass.
@@ -45,13 +55,21 @@ impl Tally {
     }
 
     /// The last of the answer is about to pass, or none will.
-    pub fn end(&mut self, failed: bool) {
+    pub fn end(&mut self, outcome: Outcome) {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
-        self.count.errors = u64::from(failed);
-        self.count.millis = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let after = self.began.elapsed();
+        self.count.errors = u64::from(outcome != Outcome::Answer);
+        self.count.millis = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
         self.add();
+        if let Some(exchange) = &self.exchange {
+            // What came whole came at once.
+            if !self.started && outcome == Outcome::Answer {
+                exchange.note_first_byte(after);
+            }
+            exchange.end(outcome, after);
+        }
     }
 
     /// An answer that is here, as the event or document it is told in.
@@ -61,7 +79,7 @@ impl Tally {
             Err(problem) => problem.respond().body().len(),
         };
         self.pass(bytes);
-        self.end(failed);
+        self.end(if failed { Outcome::Error } else { Outcome::Answer });
         answer
     }
 
@@ -75,6 +93,6 @@ impl Tally {
 
 impl Drop for Tally {
     fn drop(&mut self) {
-        self.end(true);
+        self.end(Outcome::Leave);
     }
 }

@@ -28,6 +28,7 @@ use crate::catalog::{ListKind, Merged, Reason, View, probe};
 use crate::protocol::{ClientCapabilities, Era, code, header};
 use crate::route::{Endpoint, Table};
 use crate::store::Uuid;
+use crate::telemetry::metrics;
 
 /// A look at a server. Whoever waits for it sits in front of a screen.
 const TEST_TIMEOUT: Duration = Duration::from_secs(15);
@@ -159,7 +160,7 @@ impl Admin {
         }
         let backend =
             fleet.backend(BackendId(server.backend)).cloned().ok_or_else(|| Problem::not_found("server"))?;
-        let tally = Tally::begin(call.counters, call.identity(), &server.name, &tool, call.body().len());
+        let mut tally = Tally::begin(&call, server, &tool);
         let identity = call.identity().clone();
         let (era, errands, mut phase) = (listed.era, self.parts.errands.clone(), self.parts.phase.clone());
         let run = async move |asked: ToolCall| {
@@ -179,7 +180,13 @@ impl Admin {
             let running = Box::pin(async move { run(ToolCall { said: Some(said), ..asked }).await });
             return answer_events(Events::begin(running, heard, tally, key_over, permit).await);
         }
-        let outcome = run(asked).await?;
+        let outcome = match run(asked).await {
+            Ok(outcome) => outcome,
+            Err(problem) => {
+                tally.end(metrics::Outcome::Error);
+                return Err(problem);
+            }
+        };
         let answer = result_of(&outcome.message).map(|result| Bytes::from(result.to_string()));
         tally
             .count(answer, outcome.failed)

@@ -244,6 +244,11 @@ impl Backend {
         }
     }
 
+    /// How many calls it has under way, and how many wait for their turn, over all workers.
+    pub fn load(&self) -> (usize, usize) {
+        self.bounds.count(&self.config)
+    }
+
     /// What those who asked it have learned of it.
     pub fn condition(&self) -> Condition {
         let processes = match &self.reach {

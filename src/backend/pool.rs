@@ -222,6 +222,11 @@ impl Pool {
         }
     }
 
+    /// How many connections are open that nothing uses.
+    pub fn idle(&self) -> usize {
+        self.idle.borrow().len() + self.resting.borrow().len()
+    }
+
     /// Closes what has been idle for too long. Called every second by its thread.
     pub fn sweep(&self) {
         let now = Instant::now();
@@ -246,6 +251,13 @@ impl Bounds {
             slots: Arc::new(Semaphore::new(in_flight_max.min(Semaphore::MAX_PERMITS))),
             waiting: CachePadded::new(AtomicUsize::new(0)),
         }
+    }
+
+    /// How many have one, and how many wait for one.
+    pub fn count(&self, config: &super::Config) -> (usize, usize) {
+        let all = config.in_flight_max.min(Semaphore::MAX_PERMITS);
+        let taken = all.saturating_sub(self.slots.available_permits());
+        (taken, self.waiting.load(Ordering::Relaxed))
     }
 
     /// A place now, or after waiting in the bounded queue. Cancel safe.

@@ -167,6 +167,45 @@ impl Fault {
 }
 
 impl Kind {
+    /// All of them, each at its [`index`](Self::index).
+    pub const ALL: [Self; 30] = [
+        Self::Parse,
+        Self::InvalidRequest,
+        Self::MalformedParams,
+        Self::InvalidParams,
+        Self::UnknownMethod,
+        Self::UnknownMethodInSession,
+        Self::HeaderMismatch,
+        Self::UnsupportedVersion,
+        Self::MissingCapability,
+        Self::OtherEra,
+        Self::Unauthenticated,
+        Self::Forbidden,
+        Self::NotFound,
+        Self::MethodNotAllowed,
+        Self::NotAcceptable,
+        Self::UnsupportedMedia,
+        Self::TooLarge,
+        Self::BodyTimeout,
+        Self::BodyBroken,
+        Self::SessionMissing,
+        Self::SessionUnknown,
+        Self::TooMany,
+        Self::Overloaded,
+        Self::Unreachable,
+        Self::TimedOut,
+        Self::Broken,
+        Self::BadAnswer,
+        Self::BackendRefused,
+        Self::Stopping,
+        Self::Internal,
+    ];
+
+    /// Its place among all.
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+
     /// The counter's label.
     pub const fn label(self) -> &'static str {
         match self {
@@ -216,5 +255,18 @@ impl fmt::Display for Fault {
 impl Error for Fault {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         self.source.as_deref().map(|source| source as _)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_is_at_its_place() {
+        for (at, kind) in Kind::ALL.into_iter().enumerate() {
+            assert_eq!(kind.index(), at, "{}", kind.label());
+        }
+        assert_eq!(Kind::Internal.index() + 1, Kind::ALL.len(), "the last one is among them");
     }
 }

@@ -3,8 +3,8 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -37,6 +37,8 @@ pub struct Catalog {
     changes: watch::Sender<u64>,
     /// By backend: moves when its lists are said to have changed. A snapshot made before is stale.
     generations: ArcSwap<Generations>,
+    /// By backend: when its lists were last fetched.
+    listed: Mutex<HashMap<BackendId, Instant>>,
     wants: mpsc::Sender<Want>,
     fleets: mpsc::Sender<Coming>,
 }
@@ -110,6 +112,7 @@ impl Catalog {
             snapshots: ArcSwap::default(),
             changes: watch::Sender::new(0),
             generations: ArcSwap::from_pointee(generations(&Generations::default(), fleet)),
+            listed: Mutex::default(),
             wants,
             fleets,
         });
@@ -126,6 +129,16 @@ impl Catalog {
         if self.fleets.send(Coming { fleet: Arc::clone(fleet), prepared }).await.is_ok() {
             let _ = done.await;
         }
+    }
+
+    /// When a server's lists were last fetched, for whichever kind of client.
+    pub fn listed_at(&self, backend: BackendId) -> Option<Instant> {
+        self.listed().get(&backend).copied()
+    }
+
+    /// Every change under the lock is one operation on the map.
+    fn listed(&self) -> MutexGuard<'_, HashMap<BackendId, Instant>> {
+        self.listed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Says that there may be something new for those who watch [`changes`](Self::changes).
@@ -286,6 +299,11 @@ impl Shared {
         generations.get(&backend).map_or(0, |generation| generation.load(Ordering::Acquire))
     }
 
+    /// A server's lists were fetched.
+    pub fn note_listed(&self, backend: BackendId) {
+        self.catalog.listed().insert(backend, Instant::now());
+    }
+
     /// Takes up a version that is about to be published. Whatever was wanted of an endpoint is wanted of what
     /// it becomes. What it was stays until the next sweep, for requests that came before.
     fn prepare(self: &Rc<Self>, fleet: &Arc<Fleet>) {
@@ -295,6 +313,7 @@ impl Shared {
         }
         let counted = generations(&self.catalog.generations.load(), fleet);
         self.catalog.generations.store(Arc::new(counted));
+        self.catalog.listed().retain(|backend, _| fleet.backend(*backend).is_some());
         let becomes = |wanted: &Wanted| fleet.table.of_scope(&wanted.endpoint.scope).cloned();
         let moved: Vec<_> = self
             .wanted

@@ -125,6 +125,7 @@ impl Member {
             let due = match self.fetch_patiently(&shared, generation).await {
                 Ok(lists) => {
                     (retry, listed) = (RETRY_MIN, Instant::now());
+                    shared.note_listed(self.pool.backend().id);
                     let ttl = lists.ttl_ms.map_or(Duration::MAX, Duration::from_millis);
                     let due = shared.config.refresh_after.min(ttl.max(POLL_INTERVAL_MIN));
                     self.know(&shared, Ok(Arc::new(lists)), generation);

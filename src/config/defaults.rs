@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
+use crate::admin::Scrapes;
 use crate::admin::definition::bounds::Bound;
 
 /// The port of the product that metamcp re-implements, so that its users keep their URLs.
@@ -94,6 +95,9 @@ pub(super) const BRIDGE_SESSIONS_PER_KEY: Bound<usize> = Bound { default: 256, m
 /// Opening another is one round trip and a half.
 pub(super) const BRIDGE_SESSION_IDLE: Bound<Duration> =
     Bound { default: secs(300), min: secs(1), max: secs(86_400) };
+
+/// The numbers name every server and endpoint, and tell how much everybody does.
+pub(super) const SCRAPES: Scrapes = Scrapes::Key;
 
 /// A leaked token is of use for a quarter of an hour.
 pub(super) const TOKEN_LIFETIME: Bound<Duration> =

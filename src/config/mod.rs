@@ -31,6 +31,7 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
+use crate::admin::Scrapes;
 use crate::admin::definition::Serving;
 use crate::admin::definition::bounds::DEFAULTS;
 use crate::base::ServerName;
@@ -77,6 +78,8 @@ pub struct Config {
     pub jwt_secret: Option<Zeroizing<Vec<u8>>>,
     /// How and what is logged.
     pub log: LogConfig,
+    /// Whether there are metrics, and who may look at them.
+    pub scrapes: Scrapes,
     /// `DATABASE_URL`, beginning with `postgres://` or `postgresql://`; SQLite where there is none.
     pub database_url: Option<Zeroizing<String>>,
     /// The files that were read.

@@ -14,6 +14,7 @@ use super::servers::Context;
 use super::{
     AuthTiming, Base, Config, LogConfig, LogFormat, cli, defaults as d, endpoints, mcp_json, process, servers,
 };
+use crate::admin::Scrapes;
 use crate::admin::definition::Serving;
 use crate::auth::Mode;
 use crate::{bridge, catalog, limits, server, session, store};
@@ -38,6 +39,7 @@ pub(super) fn resolve(raw: &Raw<'_>, report: Report) -> Result<Config, Mistakes>
     let session = session(&root, &report);
     let bridge = bridge(&root);
     let log = log(raw, &root, &report);
+    let scrapes = scrapes(&root);
     let servers = servers::read(&root, &entries, Context { variables: &raw.variables, report: &report });
     let endpoints = endpoints::read(&root, &servers, &report);
     root.finish();
@@ -62,6 +64,7 @@ pub(super) fn resolve(raw: &Raw<'_>, report: Report) -> Result<Config, Mistakes>
         encryption_key,
         jwt_secret,
         log,
+        scrapes,
         database_url,
         sources: raw.toml.iter().chain(&raw.mcp_json).map(|file| file.path.clone()).collect(),
         skipped,
@@ -296,6 +299,14 @@ fn retention(root: &Section<'_>) -> store::Retention {
     };
     section.finish();
     retention
+}
+
+fn scrapes(root: &Section<'_>) -> Scrapes {
+    let section = root.child("telemetry");
+    let words = [("key", Scrapes::Key), ("open", Scrapes::Open), ("off", Scrapes::Off)];
+    let scrapes = section.word("metrics", &words, d::SCRAPES);
+    section.finish();
+    scrapes
 }
 
 fn log(raw: &Raw<'_>, root: &Section<'_>, report: &Report) -> LogConfig {

@@ -79,6 +79,23 @@ impl Method {
         ("notifications/subscriptions/acknowledged", Self::Acknowledged),
     ];
 
+    /// How many there are.
+    pub const COUNT: usize = Self::NAMES.len();
+
+    /// The names of all, each at its [`index`](Self::index).
+    pub fn names() -> [&'static str; Self::COUNT] {
+        let mut names = [""; Self::COUNT];
+        for (name, method) in Self::NAMES {
+            names[method.index()] = name;
+        }
+        names
+    }
+
+    /// Its place among all.
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+
     /// The method of that name, if it is one the gateway knows; matched exactly, as the specification asks.
     pub fn parse(name: &[u8]) -> Option<Self> {
         Self::NAMES.iter().find(|(known, _)| known.as_bytes() == name).map(|(_, method)| *method)
@@ -117,6 +134,7 @@ mod tests {
             assert_eq!(Method::parse(name.as_bytes()), Some(method));
             assert_eq!(method.as_str(), name);
         }
+        assert!(Method::names().iter().all(|name| !name.is_empty()), "each has a place of its own");
         assert_eq!(Method::parse(b"Tools/call"), None);
         assert_eq!(Method::parse(b""), None);
     }

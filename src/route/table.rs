@@ -8,6 +8,7 @@ use foldhash::fast::RandomState;
 
 use super::{EndpointConfig, Members, Prefix, SEPARATOR, Shows};
 use crate::base::{EndpointName, ServerName};
+use crate::telemetry::metrics::{Label, Labels};
 
 /// All endpoints, and each server as an endpoint of its own.
 #[derive(Default)]
@@ -16,6 +17,9 @@ pub struct Table {
     servers: HashMap<ServerName, Arc<Endpoint>, RandomState>,
     /// The id of the next endpoint that is not in this table; never goes back from one table to the next.
     next_id: u32,
+    /// What is counted by: the same from one table to the next.
+    endpoint_labels: Labels,
+    server_labels: Labels,
 }
 
 /// What a client sees as one MCP server.
@@ -29,6 +33,8 @@ pub struct Endpoint {
     pub shape: Shape,
     /// The servers behind it, in the order of configuration.
     pub servers: Vec<Place>,
+    /// What is asked of it is counted under this: one of its own, as long as there are such, for each path.
+    pub label: Label,
 }
 
 /// One server of an endpoint.
@@ -42,12 +48,14 @@ pub struct Place {
     pub prefix: ServerName,
     /// What the endpoint shows of its tools; `None`: all of them, as they are.
     pub shows: Option<Arc<Shows>>,
+    /// What it is asked is counted under this. The table gives it.
+    pub label: Label,
 }
 
 impl Place {
     /// A server with everything that it has, under its own name.
     pub fn whole(name: ServerName, backend: u32) -> Self {
-        Self { prefix: name.clone(), name, backend, shows: None }
+        Self { prefix: name.clone(), name, backend, shows: None, label: Label::OTHER }
     }
 }
 
@@ -100,12 +108,20 @@ impl Table {
     /// anything else is a new one. Servers that are not there are left out of the endpoints that name them.
     #[must_use]
     pub fn next(&self, servers: &[Place], endpoints: &[EndpointConfig]) -> Self {
+        let mut table = Self {
+            next_id: self.next_id,
+            endpoint_labels: self.endpoint_labels.clone(),
+            server_labels: self.server_labels.clone(),
+            ..Self::default()
+        };
+        let labelled =
+            |place: &Place| Place { label: table.server_labels.label(place.name.as_str()), ..place.clone() };
+        let servers: Vec<Place> = servers.iter().map(labelled).collect();
         let by_name: HashMap<&ServerName, &Place> =
             servers.iter().map(|place| (&place.name, place)).collect();
-        let mut table = Self { next_id: self.next_id, ..Self::default() };
         for config in endpoints {
             let places: Vec<Place> = match &config.servers {
-                Members::Every => servers.to_vec(),
+                Members::Every => servers.clone(),
                 Members::These(members) => members
                     .iter()
                     .filter_map(|member| Some((by_name.get(&member.server)?, &member.shows)))
@@ -117,7 +133,7 @@ impl Table {
             let endpoint = table.take_over(before, scope, Shape::Aggregate(config.prefix), places);
             table.endpoints.insert(config.name.clone(), endpoint);
         }
-        for place in servers {
+        for place in &servers {
             let before = self.servers.get(&place.name);
             let scope = format!("{SERVER_SCOPE}{}", place.name);
             let endpoint = table.take_over(before, scope, Shape::Single, vec![place.clone()]);
@@ -139,7 +155,11 @@ impl Table {
         }
         let id = EndpointId(self.next_id);
         self.next_id += 1;
-        Arc::new(Endpoint { id, scope, shape, servers })
+        let label = match scope.strip_prefix(SERVER_SCOPE) {
+            Some(server) => self.endpoint_labels.label(&format!("servers/{server}")),
+            None => self.endpoint_labels.label(scope.strip_prefix(ENDPOINT_SCOPE).unwrap_or(&scope)),
+        };
+        Arc::new(Endpoint { id, scope, shape, servers, label })
     }
 
     /// The endpoint a request path names: `/mcp`, `/mcp/{endpoint}`, `/metamcp/{endpoint}/mcp`,
@@ -188,6 +208,16 @@ impl Table {
     /// The endpoints that were configured, by name; servers' own are not among them.
     pub fn named(&self) -> impl Iterator<Item = (&EndpointName, &Arc<Endpoint>)> {
         self.endpoints.iter()
+    }
+
+    /// The servers' own ones.
+    pub fn servers(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
+        self.servers.values()
+    }
+
+    /// What the labels of endpoints and of servers stand for. Those of a server's own path are `servers/{server}`.
+    pub fn labels(&self) -> [&Labels; 2] {
+        [&self.endpoint_labels, &self.server_labels]
     }
 
     /// All endpoints, servers' own included.

@@ -13,7 +13,7 @@ use tokio::task::spawn_local;
 use super::body::ResponseBody;
 use super::call::{self, Call};
 use super::fields::{Field, Fields};
-use super::legacy;
+use super::message;
 use super::reply::{self, Reply};
 use super::worker::Worker;
 use crate::auth::Identity;
@@ -57,7 +57,7 @@ pub async fn answer(
     let has_requests = calls.iter().any(Call::is_request);
     if !has_requests {
         for call in calls {
-            legacy::answer(worker, Box::new(call)).await?;
+            message::answer(worker, Box::new(call)).await?;
         }
         return Ok(reply::accepted());
     }
@@ -107,11 +107,12 @@ fn read(
 /// Runs one message and passes its answer on; false when the client has gone.
 async fn pass(worker: &Rc<Worker>, call: Box<Call>, id: Option<Bytes>, sender: &mpsc::Sender<Bytes>) -> bool {
     let expects = call.envelope.kind == FrameKind::Request;
-    let response = match legacy::answer(worker, call).await {
+    let label = call.endpoint.label;
+    let response = match message::answer(worker, call).await {
         Ok(response) => response,
         Err(fault) => {
             let fault = fault.answering(id.clone());
-            worker.note_fault(&fault);
+            worker.answer_fault(Some(label), &fault);
             return !expects || sender.send(reply::terminal_event(&fault)).await.is_ok();
         }
     };

@@ -14,6 +14,7 @@ use super::kept::Kept;
 use super::plane::{ControlBody, Stream};
 use super::relay::Relay;
 use crate::limits::Permit;
+use crate::telemetry::metrics::{self, Operation};
 
 /// A response body, and what tells its connection that it has passed.
 pub struct ResponseBody {
@@ -141,6 +142,25 @@ impl ResponseBody {
     /// Messages of a framed stream.
     pub fn framed(framed: Framed) -> Self {
         Self::from(Kind::Framed(Box::new(framed)))
+    }
+
+    /// The answer to a message: it is counted with the last byte, or now, when all of it is here. A subscription is
+    /// answered when it is acknowledged.
+    pub fn count(&mut self, mut operation: Operation) {
+        match &mut self.kind {
+            Kind::Relay(relay) => relay.count(operation),
+            Kind::Kept(kept) => kept.count(operation),
+            Kind::Whole(_)
+            | Kind::Held(_)
+            | Kind::Pieces(_)
+            | Kind::Events(_)
+            | Kind::Framed(_)
+            | Kind::Control(_) => {
+                let bytes = self.size_hint().exact().and_then(|bytes| usize::try_from(bytes).ok());
+                operation.pass(bytes.unwrap_or_default());
+                operation.end(metrics::Outcome::Answer);
+            }
+        }
     }
 
     /// Made by the control plane.

@@ -14,6 +14,7 @@ use foldhash::fast::RandomState;
 
 use super::Config;
 use super::worker::Known;
+use crate::telemetry::metrics::Connections;
 
 /// One connection, as its owner, its socket and its requests tell of it.
 pub struct Control {
@@ -217,6 +218,14 @@ impl Controls {
                 control.give(Order::Close);
             }
         }
+    }
+
+    /// How many there are, and how they are.
+    pub fn count(&self) -> Connections {
+        let live = self.live.borrow();
+        let at_rest = live.values().filter(|control| control.is_at_rest()).count();
+        let under_way = live.values().map(|control| control.answering.get() as usize).sum();
+        Connections { open: live.len(), at_rest, under_way }
     }
 
     /// Gives all of them the same order.

@@ -29,6 +29,7 @@ use crate::limits::Permit;
 use crate::protocol::{Method, header};
 use crate::route::{Endpoint, Place, Shape};
 use crate::session::{Feed, FeedEnd, OpenStream, Ready, Session, Source};
+use crate::telemetry::metrics::{StreamKind, Streaming};
 
 /// Events made and not yet read by the client. A server that sends more waits.
 pub const EVENTS_MAX: usize = 64;
@@ -95,6 +96,7 @@ struct SessionStream {
     last_event_id: Option<http::HeaderValue>,
     identity: Identity,
     _open: OpenStream,
+    _streaming: Option<Streaming>,
 }
 
 impl SessionStream {
@@ -108,8 +110,17 @@ impl SessionStream {
         first: Vec<Method>,
     ) {
         let (generation, open) = (session.take_stream(), session.count_stream());
-        let worker = Rc::clone(worker);
-        let stream = Self { worker, session, outlet, generation, last_event_id, identity, _open: open };
+        let (worker, streaming) = (Rc::clone(worker), worker.streaming(StreamKind::Session));
+        let stream = Self {
+            worker,
+            session,
+            outlet,
+            generation,
+            last_event_id,
+            identity,
+            _open: open,
+            _streaming: streaming,
+        };
         spawn_local(async move {
             stream.announce(first).await;
             stream.run().await;

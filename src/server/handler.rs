@@ -20,10 +20,11 @@ use super::fields::{Field, Fields};
 use super::plane::ControlRequest;
 use super::reply::{self, Reply};
 use super::worker::Worker;
-use super::{batch, event_stream, frames, legacy, modern, receive};
+use super::{batch, event_stream, frames, legacy, message, receive};
 use crate::base::{Fault, Kind, TakeBody};
 use crate::protocol::{Era, Revision};
 use crate::route::Endpoint;
+use crate::telemetry::metrics::Label;
 
 /// A request to an endpoint, whoever read its head.
 pub struct Asked {
@@ -72,7 +73,7 @@ pub async fn handle(
         let origin = worker.shared.guard.allowed_origin(&fields);
         // Boxed, so that it does not make every request's future bigger.
         let opened = Box::pin(frames::open(worker, control, (&head, fields), &endpoint, body)).await;
-        return conclude(worker, opened, origin).into_http();
+        return conclude(worker, opened, Some(endpoint.label), origin).into_http();
     }
     let guarded = worker.shared.guard.check(&fields, authority.as_ref().map(Authority::as_str));
     let answered = match guarded {
@@ -80,19 +81,25 @@ pub async fn handle(
         Ok(()) if head.method == Method::OPTIONS => Ok(preflight(worker, &head)),
         Ok(()) => Ok(ask_control_plane(worker, head, &fields, body).await),
     };
-    conclude(worker, answered, worker.shared.guard.allowed_origin(&fields)).into_http()
+    conclude(worker, answered, None, worker.shared.guard.allowed_origin(&fields)).into_http()
 }
 
 /// Answers a request to an endpoint; a fault becomes an answer too. Not cancel safe, likewise.
 pub async fn answer(worker: &Rc<Worker>, control: &Control, asked: Asked) -> Reply {
     let origin = worker.shared.guard.allowed_origin(&asked.fields);
+    let label = asked.endpoint.label;
     let answered = forward(worker, control, asked).await;
-    conclude(worker, answered, origin)
+    conclude(worker, answered, Some(label), origin)
 }
 
-fn conclude(worker: &Worker, answered: Result<Reply, Fault>, origin: Option<HeaderValue>) -> Reply {
+fn conclude(
+    worker: &Worker,
+    answered: Result<Reply, Fault>,
+    endpoint: Option<Label>,
+    origin: Option<HeaderValue>,
+) -> Reply {
     let mut reply = answered.unwrap_or_else(|fault| {
-        let request_id = worker.note_fault(&fault);
+        let request_id = worker.answer_fault(endpoint, &fault);
         reply::fault(&fault, &request_id)
     });
     if let Some(origin) = origin {
@@ -126,11 +133,7 @@ async fn forward(worker: &Rc<Worker>, control: &Control, asked: Asked) -> Result
             let call =
                 Box::new(Call { fields, endpoint, identity, permit, body, envelope, method, is_part: false });
             let id = call.envelope.id.map(|id| call.raw(id.span));
-            let answer = match call.era() {
-                Era::Modern => modern::answer(worker, call).await,
-                Era::Legacy => legacy::answer(worker, call).await,
-            };
-            answer.map_err(|fault| fault.answering(id))
+            message::answer(worker, call).await.map_err(|fault| fault.answering(id))
         }
         Method::GET | Method::DELETE if is_modern(&fields) => Err(not_allowed("this revision has only POST")),
         Method::GET => {
@@ -162,7 +165,8 @@ async fn ask_control_plane(worker: &Worker, head: Parts, fields: &Fields, mut bo
     let take: TakeBody<'_> = Box::new(move |bytes_max| {
         Box::pin(async move { receive::collect(config, bytes_max, fields, &mut body).await })
     });
-    let request = ControlRequest { head, body: take, counters: worker.counters.as_ref() };
+    let (counters, metrics) = (worker.counters.as_ref(), worker.metrics.as_ref());
+    let request = ControlRequest { head, body: take, counters, metrics };
     let (head, body) = worker.shared.control.answer(request).await.into_parts();
     Reply { headers: Some(Box::new(head.headers)), ..Reply::new(head.status, ResponseBody::control(body)) }
 }

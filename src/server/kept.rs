@@ -1,6 +1,7 @@
 //! Streams of Legacy sessions that their clients can take up again where they broke (MCP 2025-11-25, transports,
 //! resumability): the answer to a call goes on without its client, and waits for it to come back.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use crate::frame::EventSplitter;
 use crate::limits::Permit;
 use crate::protocol::Revision;
 use crate::session::{Mark, Next, NotHere, REQUEST_ID_BYTES_MAX, Reader, Session, Streams, Writer};
+use crate::telemetry::metrics::{Operation, Outcome};
 
 /// How a client comes back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,8 +43,15 @@ pub struct Kept {
     /// A client that comes back is sent away when it has waited for so long in silence.
     poll_after: Option<Duration>,
     ended: bool,
+    /// What counts the message that is answered.
+    operation: Option<Operation>,
+    /// The error of ours that was passed in place of its answer.
+    failure: Failure,
     _permit: Option<Permit>,
 }
+
+/// What whoever passes an answer on has to say of it: to the first body that it passes through.
+type Failure = Rc<Cell<Option<Kind>>>;
 
 /// Whether the client of a session can come back, by the revision that it speaks: the one it asked for, or an older one
 /// that the server chose, which is in its requests.
@@ -82,14 +91,15 @@ impl Keeping {
         }
         let (writer, reader) = streams.begin(&session.seal, Some(id));
         session.keep_stream(writer.stream());
-        reply.body = ResponseBody::kept(Kept::new(reader, resumes, streams, None));
-        spawn_local(pump(relay, writer));
+        let kept = Kept::new(reader, resumes, streams, None);
+        spawn_local(pump(relay, writer, Rc::clone(&kept.failure)));
+        reply.body = ResponseBody::kept(kept);
         reply
     }
 }
 
 /// Passes an answer on to what is kept of it, with or without a client, until nobody waits for it any more.
-async fn pump(mut relay: Box<Relay>, writer: Writer) {
+async fn pump(mut relay: Box<Relay>, writer: Writer, failure: Failure) {
     let (mut splitter, mut parts) = (EventSplitter::new(), Vec::new());
     let mut is_wanted = true;
     loop {
@@ -106,6 +116,7 @@ async fn pump(mut relay: Box<Relay>, writer: Writer) {
             }
             next = poll_fn(|cx| relay.poll(cx)) => next,
         };
+        failure.set(relay.failure());
         let bytes = match next {
             Some(Ok(bytes)) => bytes,
             // Within an event, or where the answer may have passed.
@@ -194,7 +205,20 @@ impl Kept {
             reader.tell_id();
         }
         let poll_after = (comes_back && !poll_after.is_zero()).then_some(poll_after);
-        Self { reader, began: Instant::now(), poll_after, ended: false, _permit: permit }
+        Self {
+            reader,
+            began: Instant::now(),
+            poll_after,
+            ended: false,
+            operation: None,
+            failure: Failure::default(),
+            _permit: permit,
+        }
+    }
+
+    /// Counts the message that this answers, with the last byte that the client takes before it leaves.
+    pub fn count(&mut self, operation: Operation) {
+        self.operation = Some(operation);
     }
 
     /// The next bytes for the client.
@@ -205,8 +229,20 @@ impl Kept {
         let next = std::task::ready!(self.reader.poll_next(cx));
         let is_polled = self.poll_after.is_some_and(|poll_after| self.began.elapsed() >= poll_after);
         self.ended = !matches!(next, Next::Events(_) | Next::Silence);
+        if self.ended
+            && let Some(operation) = self.operation.take()
+        {
+            let is_lost = matches!(next, Next::Lost | Next::Torn);
+            match self.failure.get().or(is_lost.then_some(Kind::Broken)) {
+                Some(kind) => operation.break_off(kind),
+                None => operation.end(Outcome::Answer),
+            }
+        }
         Poll::Ready(match next {
-            Next::Events(bytes) => Some(Ok(bytes)),
+            Next::Events(bytes) => {
+                self.operation.iter_mut().for_each(|operation| operation.pass(bytes.len()));
+                Some(Ok(bytes))
+            }
             // The server may end a stream whose client comes back (MCP 2025-11-25, transports, sending messages).
             Next::Silence if is_polled => {
                 self.ended = true;

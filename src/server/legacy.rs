@@ -386,15 +386,19 @@ async fn forward(
         // call's id still taken.
         let in_flight = call.is_request().then(|| begin(&session, &call, place)).transpose()?;
         let view = View::Legacy(session.seal.capabilities);
-        let server = &call.endpoint.servers[place].name;
+        let server = &call.endpoint.servers[place];
         let own_name = rename.as_ref().map(|(_, own_name)| own_name.text.as_str());
-        let meter = Meter::begin(worker, &call, server, own_name, view);
-        (asking.await?, in_flight, meter)
+        let mut meter = Meter::begin(worker, &call, server, own_name, view);
+        let delivered = asking.await.map_err(|fault| send::failed(meter.as_mut(), fault))?;
+        (delivered, in_flight, meter)
     };
     let response = match delivered {
         Delivered::Answered(response) => response,
         Delivered::Refused(status, said) => {
-            return send::pass_refusal(worker, &call.endpoint.servers[place].name, status, said);
+            let passed = send::pass_refusal(worker, &call.endpoint.servers[place].name, status, said);
+            let kind = passed.as_ref().err().map(|fault| fault.kind);
+            meter.into_iter().for_each(|mut meter| meter.fail(kind));
+            return passed;
         }
     };
     let id = call.is_request().then(|| call.id());

@@ -12,11 +12,12 @@ use super::call::{Call, NAME_CHARS_MAX, unknown_tool};
 use super::meter::Meter;
 use super::reply::{self, Reply};
 use super::worker::Worker;
-use crate::base::{Fault, Kind, ServerName};
+use crate::base::{Fault, Kind, Origin, ServerName};
 use crate::catalog::{ListKind, Merged, Reason, View};
 use crate::frame::Span;
 use crate::protocol::Era;
 use crate::route::{Destination, OwnName, Place};
+use crate::telemetry::metrics::Outcome;
 
 /// A place in the endpoint, and what is to be replaced in the message.
 pub type Target = (usize, Option<Rename>);
@@ -178,7 +179,7 @@ impl<'a> Candidates<'a> {
         place: usize,
         asking: impl Future<Output = Result<Option<Bytes>, Fault>>,
     ) -> Option<Reply> {
-        let server = &self.call.endpoint.servers[place].name;
+        let server = &self.call.endpoint.servers[place];
         match &mut self.meter {
             Some(meter) => meter.pass_on_to(self.worker, self.call, server),
             meter => *meter = Meter::begin(self.worker, self.call, server, None, self.view),
@@ -187,19 +188,21 @@ impl<'a> Candidates<'a> {
             Ok(Ok(Some(message))) => {
                 if let Some(mut meter) = self.meter.take() {
                     meter.pass(message.len());
-                    meter.end(false);
+                    meter.end(Outcome::Answer);
                 }
                 return Some(reply::message(message));
             }
             Ok(Ok(None)) => {}
             Ok(Err(fault)) => self.last = fault,
-            Err(_elapsed) => self.last = slow_candidate(server),
+            Err(_elapsed) => self.last = slow_candidate(&server.name),
         }
         None
     }
 
     /// Nobody has it.
-    pub fn into_fault(self) -> Fault {
+    pub fn into_fault(mut self) -> Fault {
+        let kind = (self.last.origin == Origin::Backend).then_some(self.last.kind);
+        self.meter.iter_mut().for_each(|meter| meter.fail(kind));
         self.last
     }
 }

@@ -1,23 +1,29 @@
 //! What one call used: counted in mapped memory before its last byte is handed out, so that what a client has
-//! seen is counted even when the process is killed in the next instant.
+//! seen is counted even when the process is killed in the next instant. How it went with its server is counted beside it.
 
 use std::borrow::Cow;
 use std::time::Instant;
 
 use super::call::Call;
 use super::worker::Worker;
-use crate::base::ServerName;
+use crate::base::Kind;
 use crate::catalog::View;
 use crate::journal::usage::{Count, OTHER, Slot, told};
 use crate::protocol::Method;
-use crate::route::Shape;
+use crate::route::{Place, Shape};
+use crate::telemetry::metrics::{Exchange, Outcome};
 
 /// One call of a server's, until it is counted. Dropped before its answer has passed, it counts as failed.
 pub struct Meter {
-    slot: Slot,
+    /// `None` where usage is not counted.
+    slot: Option<Slot>,
+    /// `None` where there are no metrics.
+    exchange: Option<Exchange>,
     began: Instant,
     /// What is still to be added.
     count: Count,
+    /// Whether the answer has begun to pass.
+    started: bool,
     ended: bool,
     /// Whether some of an answer has passed that nobody here reads: whoever leaves then may have all it wanted.
     may_be_answered: bool,
@@ -29,34 +35,41 @@ impl Meter {
     pub fn begin(
         worker: &Worker,
         call: &Call,
-        server: &ServerName,
+        server: &Place,
         own_name: Option<&str>,
         view: View,
     ) -> Option<Self> {
         if !call.is_request() {
             return None;
         }
-        let counters = worker.counters.as_ref()?;
-        let slot = counters.slot(
-            call.identity.key_id().as_str(),
-            server.as_str(),
-            &tool(worker, call, own_name, view),
-        );
+        let slot = worker.counters.as_ref().map(|counters| {
+            let tool = tool(worker, call, own_name, view);
+            counters.slot(call.identity.key_id().as_str(), server.name.as_str(), &tool)
+        });
+        let method = call.method.map(Method::index);
+        let exchange = worker.metrics.as_ref().map(|metrics| Exchange::begin(metrics, server.label, method));
+        if slot.is_none() && exchange.is_none() {
+            return None;
+        }
         let count = Count { calls: 1, bytes_in: call.body.len() as u64, ..Count::default() };
-        Some(Self { slot, began: Instant::now(), count, ended: false, may_be_answered: false })
+        let (began, started, ended, may_be_answered) = (Instant::now(), false, false, false);
+        Some(Self { slot, exchange, began, count, started, ended, may_be_answered })
     }
 
     /// The server that was asked does not have it, and this one is asked now: a call is counted once, where it ended.
-    pub fn pass_on_to(&mut self, worker: &Worker, call: &Call, server: &ServerName) {
+    pub fn pass_on_to(&mut self, worker: &Worker, call: &Call, server: &Place) {
         if let Some(counters) = worker.counters.as_ref() {
             // What goes to one server after the other is no call of a tool.
-            self.slot = counters.slot(call.identity.key_id().as_str(), server.as_str(), "");
+            self.slot = Some(counters.slot(call.identity.key_id().as_str(), server.name.as_str(), ""));
         }
+        self.exchange.iter_mut().for_each(|exchange| exchange.pass_on_to(server.label));
     }
 
     /// The first of several pieces of the answer is about to pass.
     pub fn start(&mut self) {
-        self.slot.add(std::mem::take(&mut self.count));
+        self.add();
+        self.started = true;
+        self.exchange.iter().for_each(|exchange| exchange.note_first_byte(self.began.elapsed()));
     }
 
     /// So many bytes of the answer are about to pass.
@@ -69,21 +82,44 @@ impl Meter {
         self.may_be_answered = true;
     }
 
+    /// There is no answer, by that fault; `None`: the server says what is wrong, by a status.
+    #[cold]
+    pub fn fail(&mut self, kind: Option<Kind>) {
+        if let (Some(exchange), Some(kind), false) = (&self.exchange, kind, self.ended) {
+            exchange.note_fault(kind);
+        }
+        self.end(Outcome::Error);
+    }
+
     /// The last of the answer is about to pass, or none will.
-    pub fn end(&mut self, failed: bool) {
+    pub fn end(&mut self, outcome: Outcome) {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
-        let mut count = std::mem::take(&mut self.count);
-        count.errors = u64::from(failed);
-        count.millis = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.slot.add(count);
+        let after = self.began.elapsed();
+        self.count.errors = u64::from(outcome != Outcome::Answer);
+        self.count.millis = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+        self.add();
+        if let Some(exchange) = &self.exchange {
+            // What came whole came at once.
+            if !self.started && outcome == Outcome::Answer {
+                exchange.note_first_byte(after);
+            }
+            exchange.end(outcome, after);
+        }
+    }
+
+    fn add(&mut self) {
+        let count = std::mem::take(&mut self.count);
+        if let Some(slot) = &self.slot {
+            slot.add(count);
+        }
     }
 }
 
 impl Drop for Meter {
     fn drop(&mut self) {
-        self.end(!self.may_be_answered);
+        self.end(if self.may_be_answered { Outcome::Answer } else { Outcome::Leave });
     }
 }
 

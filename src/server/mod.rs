@@ -23,6 +23,7 @@ mod kept;
 mod legacy;
 mod listener;
 mod local;
+mod message;
 mod meter;
 mod modern;
 mod outlet;

@@ -98,10 +98,13 @@ async fn forward(
     place: usize,
     rename: Option<Rename>,
 ) -> Result<Reply, Fault> {
-    let server = &call.endpoint.servers[place].name;
     let own_name = rename.as_ref().map(|(_, own_name)| own_name.text.as_str());
-    let meter = Meter::begin(worker, &call, server, own_name, View::Modern);
-    let response = deliver(worker, &call, place, rename).await?;
+    let server = &call.endpoint.servers[place];
+    let mut meter = Meter::begin(worker, &call, server, own_name, View::Modern);
+    let response = match deliver(worker, &call, place, rename).await {
+        Ok(response) => response,
+        Err(fault) => return Err(send::failed(meter.as_mut(), fault)),
+    };
     let endpoint = call.endpoint.clone();
     let server = &endpoint.servers[place];
     let id = call.envelope.id.map(|id| call.raw(id.span));

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
+use std::rc::Rc;
 
 use bytes::Bytes;
 use http::Response;
@@ -12,6 +13,7 @@ use http_body::Body;
 use crate::base::TakeBody;
 use crate::journal::usage::Counters;
 use crate::limits::Permit;
+use crate::telemetry::metrics::Writer;
 
 /// What answers the paths that are not MCP's. The data plane knows no more of the control plane.
 pub trait ControlPlane: Send + Sync {
@@ -33,6 +35,8 @@ pub struct ControlRequest<'a> {
     pub body: TakeBody<'a>,
     /// Where the worker that has it counts what is used, when that is counted.
     pub counters: Option<&'a Counters>,
+    /// How it goes, likewise.
+    pub metrics: Option<&'a Rc<Writer>>,
 }
 
 /// What is answered.

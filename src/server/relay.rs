@@ -27,6 +27,7 @@ use crate::frame::{Boundary, EventReader, Kind as FrameKind};
 use crate::limits::Permit;
 use crate::protocol::is_same_id;
 use crate::session::InFlight;
+use crate::telemetry::metrics::{Operation, Outcome as Came, StreamKind, Streaming};
 use tagging::Tagging;
 
 /// What a request holds until its answer has passed.
@@ -51,6 +52,8 @@ pub struct Relay {
     held: Held,
     answer: Answer,
     pace: Pace,
+    /// What counts the message that is answered, where the client takes the answer from here.
+    operation: Option<Operation>,
     /// Whether the last bytes were handed out, or the fault that ended them.
     done: bool,
 }
@@ -68,6 +71,7 @@ enum Pace {
 /// What every event stream has.
 struct Stream {
     worker: Rc<Worker>,
+    _streaming: Option<Streaming>,
     server: ServerName,
     /// The request it answers, for an error event at the end.
     id: Option<Bytes>,
@@ -77,8 +81,8 @@ struct Stream {
     keep_alive: Option<Pin<Box<Sleep>>>,
     /// Whether its last event was handed out.
     ended: bool,
-    /// Whether that is an error of ours.
-    failed: bool,
+    /// Whether that is an error of ours, and of which kind.
+    failed: Option<Kind>,
     /// Completes when the stream is to be cut. Made when first waited for.
     cut: Option<Pin<Box<dyn Future<Output = ()>>>>,
     is_cut: bool,
@@ -127,7 +131,7 @@ pub const COMMENT: &[u8] = b": keep-alive\n\n";
 impl Relay {
     /// Bytes as they come, behind the `first` ones, which were read before.
     pub fn bytes(first: Bytes, answer: Answer, held: Held) -> Self {
-        Self { answer, pace: Pace::Bytes(first), done: false, held }
+        Self { held, answer, pace: Pace::Bytes(first), operation: None, done: false }
     }
 
     /// An event stream that needs no change.
@@ -139,7 +143,7 @@ impl Relay {
         id: Option<Bytes>,
     ) -> Self {
         let stream = Stream::new(worker, server, id, &held);
-        Self { answer, pace: Pace::Events(stream, Whole::default()), done: false, held }
+        Self { held, answer, pace: Pace::Events(stream, Whole::default()), operation: None, done: false }
     }
 
     /// An event stream from one of several servers.
@@ -153,7 +157,12 @@ impl Relay {
         let stream = Stream::new(worker, server.0, id, &held);
         let mut held = held;
         let tagging = Box::new(Tagging::new(server.1, stream.id.clone(), held.tasks.take()));
-        Self { answer, pace: Pace::Tagged(stream, tagging), done: false, held }
+        Self { held, answer, pace: Pace::Tagged(stream, tagging), operation: None, done: false }
+    }
+
+    /// Counts the message that this answers, when the last byte has passed.
+    pub fn count(&mut self, operation: Operation) {
+        self.operation = Some(operation);
     }
 
     /// Whether it is an event stream.
@@ -200,28 +209,44 @@ impl Relay {
     /// The next bytes for the client.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         let next = self.poll_next(cx);
-        let (failed, ended) = (self.has_failed(), self.is_ended());
-        if let Some(meter) = &mut self.held.meter {
-            match &next {
-                Poll::Pending => {}
-                Poll::Ready(Some(Ok(bytes))) => {
-                    meter.pass(bytes.len());
-                    match &self.pace {
-                        // The answer itself, or something behind it.
-                        Pace::Tagged(_, tagging) if tagging.is_answered() => meter.end(failed),
-                        Pace::Events(..) => meter.pass_unread(),
-                        _ => {}
+        match &next {
+            Poll::Pending => {}
+            Poll::Ready(Some(Ok(bytes))) => {
+                self.held.meter.iter_mut().for_each(|meter| meter.pass(bytes.len()));
+                self.operation.iter_mut().for_each(|operation| operation.pass(bytes.len()));
+                match &self.pace {
+                    // The answer itself, or something behind it.
+                    Pace::Tagged(_, tagging) if tagging.is_answered() => self.end(self.failure()),
+                    Pace::Events(..) => {
+                        self.held.meter.iter_mut().for_each(Meter::pass_unread);
+                        self.operation.iter_mut().for_each(Operation::pass_unread);
                     }
+                    _ => {}
                 }
-                Poll::Ready(Some(Err(_))) => meter.end(true),
-                Poll::Ready(None) => {}
             }
-            if ended {
-                // Before the last bytes pass, not with the drop of all of this.
-                meter.end(failed);
-            }
+            Poll::Ready(Some(Err(_))) => self.end(Some(Kind::Broken)),
+            Poll::Ready(None) => {}
+        }
+        if self.is_ended() {
+            // Before the last bytes pass, not with the drop of all of this.
+            self.end(self.failure());
         }
         next
+    }
+
+    /// Counts what became of the call. Only the first time counts.
+    fn end(&mut self, failure: Option<Kind>) {
+        let (meter, operation) = (self.held.meter.as_mut(), self.operation.take());
+        match failure {
+            None => {
+                meter.into_iter().for_each(|meter| meter.end(Came::Answer));
+                operation.into_iter().for_each(|operation| operation.end(Came::Answer));
+            }
+            Some(kind) => {
+                meter.into_iter().for_each(|meter| meter.fail(Some(kind)));
+                operation.into_iter().for_each(|operation| operation.break_off(kind));
+            }
+        }
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
@@ -248,10 +273,10 @@ impl Relay {
         }
     }
 
-    /// Whether an error of ours stands in place of the server's answer.
-    fn has_failed(&self) -> bool {
+    /// What error of ours stands in place of the server's answer.
+    pub fn failure(&self) -> Option<Kind> {
         match &self.pace {
-            Pace::Bytes(_) => false,
+            Pace::Bytes(_) => None,
             Pace::Events(stream, _) | Pace::Tagged(stream, _) => stream.failed,
         }
     }
@@ -275,13 +300,17 @@ impl Stream {
     fn new(worker: &Rc<Worker>, server: &ServerName, id: Option<Bytes>, held: &Held) -> Self {
         Self {
             worker: Rc::clone(worker),
+            _streaming: worker.streaming(match held.subscription {
+                None => StreamKind::Call,
+                Some(_) => StreamKind::Subscription,
+            }),
             server: server.clone(),
             id,
             ready: VecDeque::new(),
             last: Instant::now(),
             keep_alive: None,
             ended: false,
-            failed: false,
+            failed: None,
             cut: None,
             is_cut: false,
             identity: held.identity.clone(),
@@ -346,7 +375,6 @@ impl Stream {
         if answered || self.subscription.is_some() {
             return None;
         }
-        self.failed = true;
         let fault = if self.worker.shared.auth.still_valid(&self.identity) {
             Fault::gateway(Kind::Stopping, "the gateway stops; the call may have run")
         } else {
@@ -355,6 +383,7 @@ impl Stream {
                 "the key was switched off or changed, or it has expired; the call may have run",
             )
         };
+        self.failed = Some(fault.kind);
         Some(reply::terminal_event(&fault.answering(self.id.clone())))
     }
 
@@ -382,8 +411,8 @@ impl Stream {
 
     #[cold]
     fn terminal_event(&mut self, error: BackendError) -> Bytes {
-        (self.ended, self.failed) = (true, true);
         let fault = error.into_fault(&self.server).answering(self.id.clone());
+        (self.ended, self.failed) = (true, Some(fault.kind));
         self.worker.note_fault(&fault);
         reply::terminal_event(&fault)
     }

@@ -18,6 +18,7 @@ use crate::limits::Permit;
 use crate::protocol::header;
 use crate::route::{Place, Shape};
 use crate::session::{MESSAGE_BYTES_MAX, read_terminal};
+use crate::telemetry::metrics::Outcome;
 
 /// An answer of this size or smaller is taken whole before its head is passed on, so that one that breaks
 /// off is told as such.
@@ -57,55 +58,103 @@ pub async fn pass(
     let Answered { head, body: mut answer } = *answered;
     // Behind the answer, so that it is free before the server sees that the answer was given up.
     let mut held = held;
-    if !head.status.is_success() {
-        return pass_error(worker, &place.name, head.status, answer).await;
+    let is_changed = held.tasks.as_ref().is_some_and(|tasks| tasks.is_in_answer());
+    let begun = match begin(&place.name, &head, &mut answer, id.is_some(), is_changed).await {
+        Ok(begun) => begun,
+        Err(fault) => return Err(failed(held.meter.as_mut(), fault)),
+    };
+    match begun {
+        Begun::Taken => Ok(reply::accepted()),
+        Begun::Refused(said) => {
+            let passed = pass_refusal(worker, &place.name, head.status, said);
+            let kind = passed.as_ref().err().map(|fault| fault.kind);
+            held.meter.iter_mut().for_each(|meter| meter.fail(kind));
+            passed
+        }
+        Begun::Events => {
+            held.meter.iter_mut().for_each(Meter::start);
+            let relay = match shape {
+                Shape::Single => Relay::events(answer, held, worker, &place.name, id),
+                Shape::Aggregate(_) => {
+                    Relay::tagged(answer, held, worker, (&place.name, BackendId(place.backend)), id)
+                }
+            };
+            Ok(reply::events(ResponseBody::relay(relay)))
+        }
+        Begun::Whole(bytes) => {
+            let bytes = match held.tasks.take().filter(|_| is_changed) {
+                Some(tasks) => tasks.message(&place.name, bytes),
+                None => bytes,
+            };
+            Ok(whole(&head, bytes, held))
+        }
+        Begun::Partly(first) => {
+            held.meter.iter_mut().for_each(Meter::start);
+            Ok(with_type(&head, ResponseBody::relay(Relay::bytes(first, answer, held))))
+        }
     }
-    if id.is_some() && !is_of_mcp(&head) {
+}
+
+/// How an answer begins.
+enum Begun {
+    /// A notification or response was taken; there is nothing to say about it.
+    Taken,
+    /// With a status that says so, and that.
+    Refused(Bytes),
+    /// An event stream.
+    Events,
+    /// It is here.
+    Whole(Bytes),
+    /// This is here, and the rest is to come.
+    Partly(Bytes),
+}
+
+/// Reads as much of an answer as has to be here before any of it is passed on: all of it where it is to be changed.
+async fn begin(
+    server: &ServerName,
+    head: &Head,
+    answer: &mut Answer,
+    is_awaited: bool,
+    is_changed: bool,
+) -> Result<Begun, Fault> {
+    if !head.status.is_success() {
+        return read_error(server, head.status, answer).await.map(Begun::Refused);
+    }
+    if is_awaited && !is_of_mcp(head) {
         return Err(Fault::backend(
             Kind::BadAnswer,
-            format!(
-                "server `{}` answered what is neither JSON nor an event stream, as MCP asks for",
-                place.name
-            ),
+            format!("server `{server}` answered what is neither JSON nor an event stream, as MCP asks for"),
         ));
     }
     if head.is_event_stream() {
-        held.meter.iter_mut().for_each(Meter::start);
-        let relay = match shape {
-            Shape::Single => Relay::events(answer, held, worker, &place.name, id),
-            Shape::Aggregate(_) => {
-                Relay::tagged(answer, held, worker, (&place.name, BackendId(place.backend)), id)
-            }
-        };
-        return Ok(reply::events(ResponseBody::relay(relay)));
+        return Ok(Begun::Events);
     }
     let length = answer.length();
-    if id.is_none() {
-        // A notification or response was taken; there is nothing to say about it.
-        answer.collect(ERROR_BYTES_MAX).await.map_err(|error| error.into_fault(&place.name))?;
-        return Ok(reply::accepted());
+    let broken = |error: BackendError| error.into_fault(server);
+    if !is_awaited {
+        answer.collect(ERROR_BYTES_MAX).await.map_err(broken)?;
+        return Ok(Begun::Taken);
     }
     if length == Some(0) {
-        return Err(BackendError::bare(Stage::Nonsense).into_fault(&place.name));
+        return Err(BackendError::bare(Stage::Nonsense).into_fault(server));
     }
-    if let Some(tasks) = held.tasks.take().filter(|tasks| tasks.is_in_answer()) {
-        // What is to be changed has to be here.
-        let bytes = answer.collect(MESSAGE_BYTES_MAX).await.map_err(|error| error.into_fault(&place.name))?;
-        return Ok(whole(&head, tasks.message(&place.name, bytes), held));
+    if is_changed {
+        return answer.collect(MESSAGE_BYTES_MAX).await.map(Begun::Whole).map_err(broken);
     }
     if length.is_some_and(|length| length <= WHOLE_BYTES_MAX as u64) {
-        let bytes = answer.collect(WHOLE_BYTES_MAX).await.map_err(|error| error.into_fault(&place.name))?;
-        return Ok(whole(&head, bytes, held));
+        return answer.collect(WHOLE_BYTES_MAX).await.map(Begun::Whole).map_err(broken);
     }
     // Of unknown length, most are small. What breaks off within the part that is awaited is told as such.
     let awaited = if length.is_some() { 0 } else { WHOLE_BYTES_MAX };
-    let first = answer.begin(awaited).await.map_err(|error| error.into_fault(&place.name))?;
-    if answer.is_ended() {
-        return Ok(whole(&head, first, held));
-    }
-    held.meter.iter_mut().for_each(Meter::start);
-    let relay = ResponseBody::relay(Relay::bytes(first, answer, held));
-    Ok(with_type(&head, relay))
+    let first = answer.begin(awaited).await.map_err(broken)?;
+    Ok(if answer.is_ended() { Begun::Whole(first) } else { Begun::Partly(first) })
+}
+
+/// A call that gets no answer of its server: counted so.
+#[cold]
+pub fn failed(meter: Option<&mut Meter>, fault: Fault) -> Fault {
+    meter.into_iter().for_each(|meter| meter.fail(Some(fault.kind)));
+    fault
 }
 
 /// The whole message of an answer, when it is a result: for asking several servers in turn.
@@ -131,7 +180,7 @@ fn is_of_mcp(head: &Head) -> bool {
 fn whole(head: &Head, bytes: Bytes, mut held: Held) -> Reply {
     if let Some(meter) = &mut held.meter {
         meter.pass(bytes.len());
-        meter.end(false);
+        meter.end(Outcome::Answer);
     }
     with_type(head, ResponseBody::whole(bytes))
 }
@@ -142,18 +191,12 @@ fn with_type(from: &Head, body: ResponseBody) -> Reply {
 }
 
 /// An error of the protocol passes with its status and bytes; any other status is the server's failure.
-async fn pass_error(
-    worker: &Rc<Worker>,
-    server: &ServerName,
-    status: StatusCode,
-    mut answer: Answer,
-) -> Result<Reply, Fault> {
+async fn read_error(server: &ServerName, status: StatusCode, answer: &mut Answer) -> Result<Bytes, Fault> {
     let is_clients = status.is_client_error() && !matches!(status.as_u16(), 401 | 403 | 407 | 429);
     if !is_clients {
         return Err(bad_status(server, status));
     }
-    let said = answer.collect(ERROR_BYTES_MAX).await.map_err(|error| error.into_fault(server))?;
-    pass_refusal(worker, server, status, said)
+    answer.collect(ERROR_BYTES_MAX).await.map_err(|error| error.into_fault(server))
 }
 
 /// As the server said it, when that is an error of the protocol.

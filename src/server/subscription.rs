@@ -29,6 +29,7 @@ use crate::frame::{Kind as FrameKind, Scanner, splice, write_event};
 use crate::protocol::{Method, TASKS_EXTENSION, Wish};
 use crate::route::Endpoint;
 use crate::session::{Feed, Source};
+use crate::telemetry::metrics::{StreamKind, Streaming};
 
 /// URIs and tasks in one subscription; each is looked up and passed on.
 const SUBSCRIBED_MAX: usize = 1024;
@@ -56,6 +57,7 @@ pub fn subscribe(worker: &Rc<Worker>, call: Box<Call>) -> Result<Reply, Fault> {
             .object
             .map_or_else(Bytes::new, |span| call.body.slice(span.start as usize..span.end as usize)),
         sender,
+        _streaming: worker.streaming(StreamKind::Subscription),
     };
     let _ = stream.sender.try_send(stream.acknowledgement());
     spawn_local(stream.run());
@@ -96,6 +98,7 @@ struct Subscription {
     /// The client's raw `_meta`, for the subscriptions at the servers.
     meta: Bytes,
     sender: mpsc::Sender<Bytes>,
+    _streaming: Option<Streaming>,
 }
 
 impl Subscription {

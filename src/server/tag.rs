@@ -151,6 +151,7 @@ mod tests {
     use super::*;
     use crate::frame::EventReader;
     use crate::route::{EndpointId, Place, Prefix, Shape};
+    use crate::telemetry::metrics::Label;
 
     fn endpoint() -> Endpoint {
         let place = |name| Place::whole(ServerName::new(name).unwrap(), 0);
@@ -159,6 +160,7 @@ mod tests {
             scope: "e/x".into(),
             shape: Shape::Aggregate(Prefix::Always),
             servers: vec![place("a"), place("b")],
+            label: Label::OTHER,
         }
     }
 

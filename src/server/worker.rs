@@ -31,6 +31,7 @@ use crate::journal::usage::{Counters, Usage};
 use crate::limits::{Gauge, Limits, Permit};
 use crate::route::{Endpoint, Place};
 use crate::session::{NotFound, Session, Sessions, Streams};
+use crate::telemetry::metrics::{Label, Metrics, StreamKind, Streaming, Writer};
 
 /// What all workers share: snapshots, and what is locked for a few lines off the usual path.
 pub struct Shared {
@@ -54,6 +55,8 @@ pub struct Shared {
     pub limits: Arc<Limits>,
     /// What is used, where that is counted.
     pub usage: Option<Usage>,
+    /// How much there is to do, and how it goes, where that is counted.
+    pub metrics: Option<Arc<Metrics>>,
     /// The control plane, for every path that is not MCP's.
     pub control: Arc<dyn ControlPlane>,
     /// How far the gateway is on its way out.
@@ -86,6 +89,8 @@ pub struct Worker {
     requests: Cell<u64>,
     /// What is used, where that is counted.
     pub counters: Option<Counters>,
+    /// How it goes, likewise.
+    pub metrics: Option<Rc<Writer>>,
 }
 
 /// Sessions a worker has at hand. Beyond it all are let go, and met again.
@@ -108,6 +113,7 @@ impl Worker {
         let worker = Rc::new(Self {
             pools: Rc::new(Pools::new(&fleet)),
             counters: shared.usage.as_ref().and_then(|usage| usage.worker(number)),
+            metrics: shared.metrics.as_ref().and_then(|metrics| metrics.writer(number)).map(Rc::new),
             scanner: RefCell::new(Scanner::new()),
             sessions: RefCell::default(),
             gauges: RefCell::default(),
@@ -231,11 +237,27 @@ impl Worker {
             self.now_s.set(unix_s());
             self.date.set(date());
             self.pools.sweep();
+            self.publish();
             self.shared.streams.iter().for_each(|streams| streams.expire());
             // What is not at hand any more can be dropped by the table.
             let is_at_hand = |session: &Session| session.last_used_s() + AT_HAND_S > self.now_s();
             self.sessions.borrow_mut().retain(|_, session| !session.is_ended() && is_at_hand(session));
         }
+    }
+
+    /// Tells how its connections are, for whoever looks at the metrics.
+    fn publish(&self) {
+        let Some(metrics) = &self.metrics else { return };
+        metrics.note_connections(self.controls.count());
+        for server in self.pools.fleet().table.servers().map(|endpoint| &endpoint.servers[0]) {
+            let idle = self.pools.find(BackendId(server.backend)).map_or(0, |pool| pool.idle());
+            metrics.note_idle(server.label, idle);
+        }
+    }
+
+    /// Counts an event stream for as long as the guard is there.
+    pub fn streaming(&self, kind: StreamKind) -> Option<Streaming> {
+        self.metrics.as_ref().map(|metrics| Streaming::open(metrics, kind))
     }
 
     /// Who asks. No await and no lock on the usual path.
@@ -361,6 +383,13 @@ impl Worker {
         // Writing to a String cannot fail.
         let _ = write!(text, "{:x}-{:x}-{count:x}", self.now_s(), self.number);
         text
+    }
+
+    /// Counts a fault that a client is told of, by the endpoint that it asked; `None`: by none. Tells the log of it.
+    #[cold]
+    pub fn answer_fault(&self, endpoint: Option<Label>, fault: &Fault) -> String {
+        self.metrics.iter().for_each(|metrics| metrics.note_fault(endpoint, fault.kind));
+        self.note_fault(fault)
     }
 
     /// Tells the log of a fault; what a client did wrong is no news.

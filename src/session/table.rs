@@ -62,7 +62,7 @@ impl Sessions {
     }
 
     /// How many there are.
-    fn count(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.count.load(Ordering::Relaxed)
     }
 

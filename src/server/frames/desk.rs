@@ -11,15 +11,16 @@ use super::super::call::Call;
 use super::super::fields::Fields;
 use super::super::reply::{self, Reply};
 use super::super::worker::Worker;
-use super::super::{legacy, modern};
+use super::super::{legacy, message};
 use super::heads::Heads;
 use super::outbox::Outbox;
 use crate::auth::Identity;
 use crate::base::{Fault, Kind};
 use crate::frame::{FLAG_ANSWER, FLAG_LAST};
-use crate::protocol::{Era, Revision, header};
+use crate::protocol::{Revision, header};
 use crate::route::Endpoint;
 use crate::session::Session;
+use crate::telemetry::metrics::Label;
 
 /// One stream, as whoever answers on it sees it.
 pub struct Desk {
@@ -29,6 +30,8 @@ pub struct Desk {
     pub identity: Identity,
     /// Names its endpoint, whatever that is made of by now.
     pub scope: String,
+    /// What is answered there is counted under this.
+    label: Label,
     /// Where answers go.
     pub outbox: Outbox,
     /// Taken by an answer that is too big to be held many times.
@@ -55,14 +58,15 @@ impl Desk {
     pub fn new(
         worker: &Rc<Worker>,
         identity: Identity,
-        scope: String,
+        endpoint: &Endpoint,
         fields: Fields,
         outbox: Outbox,
     ) -> Self {
         Self {
             worker: Rc::clone(worker),
             identity,
-            scope,
+            scope: endpoint.scope.clone(),
+            label: endpoint.label,
             outbox,
             turns: Semaphore::new(BIG_AT_ONCE),
             heads: Heads::new(fields),
@@ -116,10 +120,7 @@ impl Desk {
 
     /// Sends a message on, on the one way that all of them have.
     pub async fn send(&self, call: Box<Call>) -> Result<Reply, Fault> {
-        match call.era() {
-            Era::Modern => modern::answer(&self.worker, call).await,
-            Era::Legacy => legacy::answer(&self.worker, call).await,
-        }
+        message::answer(&self.worker, call).await
     }
 
     /// Tells the client of a fault, under the id of the request where there is one; else by the number of the message.
@@ -128,7 +129,7 @@ impl Desk {
             (None, None) => fault.with_data(format!("{{\"frame\":{number}}}")),
             _ => fault,
         };
-        self.worker.note_fault(&fault);
+        self.worker.answer_fault(Some(self.label), &fault);
         self.outbox.answer(&[reply::error(&fault)]);
     }
 
@@ -138,7 +139,7 @@ impl Desk {
         let fault = fault.with_data(format!("{{\"last\":true,\"kind\":\"{kind}\"}}"));
         // That the gateway stops is no news to its log.
         if fault.kind != Kind::Stopping {
-            self.worker.note_fault(&fault);
+            self.worker.answer_fault(Some(self.label), &fault);
         }
         self.outbox.push(&[reply::error(&fault)], FLAG_ANSWER | FLAG_LAST, 0);
     }

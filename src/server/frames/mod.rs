@@ -66,14 +66,14 @@ pub async fn open(
         return Err(Fault::client(Kind::NotFound, "there is nothing here"));
     }
     if head.method != Method::POST {
-        return Ok(not_allowed(worker));
+        return Ok(not_allowed(worker, endpoint));
     }
     let (form, content_type) = form(&fields)?;
     // Before anything is answered: a client that names an unknown one is to open another.
     let has_session = fields.has(Field::McpSessionId);
     let session = has_session.then(|| worker.session(&fields, &identity, endpoint)).transpose()?;
     let first = if head.headers.contains_key(EXPECT) { invite(&mut body).await } else { Bytes::new() };
-    let desk = Rc::new(Desk::new(worker, identity, endpoint.scope.clone(), fields, Outbox::new(form)));
+    let desk = Rc::new(Desk::new(worker, identity, endpoint, fields, Outbox::new(form)));
     let framed = Framed::new(desk, (first, body), session, permit);
     let mut reply =
         Reply::typed(StatusCode::OK, HeaderValue::from_static(content_type), ResponseBody::framed(framed));
@@ -121,9 +121,9 @@ async fn invite(body: &mut Incoming) -> Bytes {
     }
 }
 
-fn not_allowed(worker: &Worker) -> Reply {
+fn not_allowed(worker: &Worker, endpoint: &Endpoint) -> Reply {
     let fault = Fault::client(Kind::MethodNotAllowed, "a framed stream is opened by POST");
-    let request_id = worker.note_fault(&fault);
+    let request_id = worker.answer_fault(Some(endpoint.label), &fault);
     let mut reply = reply::fault(&fault, &request_id);
     reply.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
     reply

@@ -1,0 +1,33 @@
+//! One message of a client: answered in its era, and counted.
+
+use std::rc::Rc;
+
+use super::call::Call;
+use super::reply::Reply;
+use super::worker::Worker;
+use super::{legacy, modern};
+use crate::base::Fault;
+use crate::protocol::{Era, Method};
+use crate::telemetry::metrics::{Operation, Outcome};
+
+/// Answers a message, by whichever way it came. What has no method answers something else, and is counted with that.
+///
+/// Not cancel safe: dropping it gives the call up.
+pub async fn answer(worker: &Rc<Worker>, call: Box<Call>) -> Result<Reply, Fault> {
+    let metrics = worker.metrics.as_ref().filter(|_| call.envelope.method.is_some());
+    let operation = metrics.map(|metrics| {
+        let method = call.method.map(Method::index);
+        Operation::begin(metrics, call.endpoint.label, method, call.body.len())
+    });
+    let mut answered = match call.era() {
+        Era::Modern => modern::answer(worker, call).await,
+        Era::Legacy => legacy::answer(worker, call).await,
+    };
+    if let Some(operation) = operation {
+        match &mut answered {
+            Ok(reply) if reply.status.is_success() => reply.body.count(operation),
+            Ok(_) | Err(_) => operation.end(Outcome::Error),
+        }
+    }
+    answered
+}

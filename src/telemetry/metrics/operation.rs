@@ -1,0 +1,212 @@
+//! What is counted of one message, by the worker that has it.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam::utils::CachePadded;
+
+use super::desk::{Connections, Desk};
+use super::label::Label;
+use crate::base::Kind;
+
+/// What a worker counts with. Stays on its thread: its cells have no other writer.
+pub struct Writer {
+    desk: Arc<CachePadded<Desk>>,
+    /// So that it cannot be shared between threads.
+    _thread: std::marker::PhantomData<Rc<()>>,
+}
+
+/// What became of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was answered. What an answer says is not read: one that tells of an error is an answer.
+    Answer,
+    /// An error of the gateway's stands in place of the answer, or the server refused it by status.
+    Error,
+    /// Whoever asked left before the answer was whole.
+    Leave,
+}
+
+pub(super) const OUTCOMES: usize = 3;
+
+impl Outcome {
+    /// As a label.
+    pub(super) const NAMES: [&str; OUTCOMES] = ["ok", "error", "gone"];
+}
+
+/// A message of a client, from when it is here until its answer has passed. Counted when dropped.
+pub struct Operation {
+    writer: Rc<Writer>,
+    began: Instant,
+    bytes_in: u64,
+    bytes_out: u64,
+    endpoint: Label,
+    method: usize,
+    /// What became of it, if it is dropped now.
+    outcome: Outcome,
+}
+
+/// A message that went to a server.
+pub struct Exchange {
+    writer: Rc<Writer>,
+    server: Label,
+    method: usize,
+}
+
+/// An event stream that is open until this is dropped.
+pub struct Streaming {
+    writer: Rc<Writer>,
+    kind: StreamKind,
+}
+
+/// What comes in an event stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StreamKind {
+    /// The answer to a call.
+    Call,
+    /// What servers say outside of calls in a Legacy session.
+    Session,
+    /// What a Modern client subscribed to.
+    Subscription,
+}
+
+pub(super) const STREAM_KINDS: usize = 3;
+
+impl StreamKind {
+    /// As a label.
+    pub(super) const NAMES: [&str; STREAM_KINDS] = ["call", "session", "subscription"];
+}
+
+impl Writer {
+    pub(super) fn new(desk: Arc<CachePadded<Desk>>) -> Self {
+        Self { desk, _thread: std::marker::PhantomData }
+    }
+
+    /// A fault was answered by an endpoint; `None`: by none.
+    #[cold]
+    pub fn note_fault(&self, endpoint: Option<Label>, kind: Kind) {
+        let faults = match endpoint {
+            Some(endpoint) => &self.desk.endpoint(endpoint).faults,
+            None => &self.desk.refused,
+        };
+        faults[kind.index()].add(1);
+    }
+
+    /// How the connections are now.
+    pub fn note_connections(&self, connections: Connections) {
+        let Connections { open, at_rest, under_way } = connections;
+        for (cell, count) in self.desk.connections.iter().zip([open, at_rest, under_way]) {
+            cell.set(count as u64);
+        }
+    }
+
+    /// How many connections to a server are idle now.
+    pub fn note_idle(&self, server: Label, connections: usize) {
+        self.desk.server(server).idle.set(connections as u64);
+    }
+}
+
+impl Operation {
+    /// Of so many bytes. `method`: its number, when it is one that is told apart.
+    #[inline]
+    pub fn begin(writer: &Rc<Writer>, endpoint: Label, method: Option<usize>, bytes_in: usize) -> Self {
+        Self {
+            writer: Rc::clone(writer),
+            began: Instant::now(),
+            bytes_in: bytes_in as u64,
+            bytes_out: 0,
+            endpoint,
+            method: method.unwrap_or(usize::MAX),
+            outcome: Outcome::Leave,
+        }
+    }
+
+    /// So many bytes of the answer are about to pass.
+    #[inline]
+    pub fn pass(&mut self, bytes: usize) {
+        self.bytes_out += bytes as u64;
+    }
+
+    /// Some of an answer is about to pass that is not read here: whoever leaves then may have all it wanted.
+    pub fn pass_unread(&mut self) {
+        self.outcome = Outcome::Answer;
+    }
+
+    /// The last of the answer is about to pass, or none will.
+    #[inline]
+    pub fn end(mut self, outcome: Outcome) {
+        self.outcome = outcome;
+    }
+
+    /// A fault stands at the end of an answer that had begun.
+    #[cold]
+    pub fn break_off(self, kind: Kind) {
+        self.writer.note_fault(Some(self.endpoint), kind);
+        self.end(Outcome::Error);
+    }
+}
+
+impl Drop for Operation {
+    #[inline]
+    fn drop(&mut self) {
+        let desk = &self.writer.desk;
+        let cells = desk.endpoint(self.endpoint);
+        cells.request_bytes.add(self.bytes_in);
+        cells.response_bytes.add(self.bytes_out);
+        desk.note_operation(cells, self.endpoint, (self.method, self.outcome), ns(self.began.elapsed()));
+    }
+}
+
+impl Exchange {
+    /// With that server.
+    #[inline]
+    pub fn begin(writer: &Rc<Writer>, server: Label, method: Option<usize>) -> Self {
+        Self { writer: Rc::clone(writer), server, method: method.unwrap_or(usize::MAX) }
+    }
+
+    /// Another server is asked in its place.
+    pub fn pass_on_to(&mut self, server: Label) {
+        self.server = server;
+    }
+
+    /// The answer began after so long.
+    #[inline]
+    pub fn note_first_byte(&self, after: Duration) {
+        let desk = &self.writer.desk;
+        desk.note_first_byte(desk.server(self.server), self.server, ns(after));
+    }
+
+    /// It ended after so long.
+    #[inline]
+    pub fn end(&self, outcome: Outcome, after: Duration) {
+        let desk = &self.writer.desk;
+        desk.note_exchange(desk.server(self.server), self.server, (self.method, outcome), ns(after));
+    }
+
+    /// It failed by that.
+    #[cold]
+    pub fn note_fault(&self, kind: Kind) {
+        self.writer.desk.server(self.server).faults[kind.index()].add(1);
+    }
+}
+
+impl Streaming {
+    /// From now on.
+    pub fn open(writer: &Rc<Writer>, kind: StreamKind) -> Self {
+        writer.desk.streams[kind as usize].add(1);
+        Self { writer: Rc::clone(writer), kind }
+    }
+}
+
+impl Drop for Streaming {
+    fn drop(&mut self) {
+        self.writer.desk.streams[self.kind as usize].sub(1);
+    }
+}
+
+/// Half a millennium and more is as long as that.
+#[inline]
+fn ns(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
