@@ -196,8 +196,7 @@ impl App {
         let (counters, outbox) = usage::open(&config.data_dir, config.server.workers, &door)?.unzip();
         let (fleets, fleet_now) = watch::channel(Arc::clone(&fleet));
         let keys_changed = watch::Sender::new(0);
-        let limits = Arc::new(Limits::new(config.limits.clone()));
-        let metrics = metrics(&config);
+        let (limits, metrics) = (Arc::new(Limits::new(config.limits.clone())), metrics(&config));
         let (errands, runner) = Errands::new();
         let admin = Admin::new(admin::Parts {
             auth: Arc::clone(&authenticator),

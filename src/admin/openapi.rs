@@ -260,11 +260,7 @@ fn describe(shape: Shape) -> Described {
             ],
             ..Described::default()
         },
-        Shape::Metrics => Described {
-            answers: vec![(200, "The numbers", Some(("", metrics_content())), &[])],
-            problems: vec![404, 503],
-            ..Described::default()
-        },
+        Shape::Metrics => metrics(),
         Shape::Document => one(200, "The document", JSON, json!({"type": "object"})),
         Shape::Page => one(200, "The page", "text/html", json!({"type": "string"})),
         Shape::Asset => Described {
@@ -395,9 +391,14 @@ fn asset_content() -> Value {
     json!({"x-events": {"text/javascript": binary, "text/css": binary}})
 }
 
-fn metrics_content() -> Value {
+fn metrics() -> Described {
     let text = json!({"schema": {"type": "string"}});
-    json!({"x-events": {"text/plain": text, "application/openmetrics-text": text}})
+    let content = json!({"x-events": {"text/plain": text, "application/openmetrics-text": text}});
+    Described {
+        answers: vec![(200, "The numbers", Some(("", content)), &[])],
+        problems: vec![404],
+        ..Described::default()
+    }
 }
 
 fn mcp_servers() -> Value {

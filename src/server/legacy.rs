@@ -397,7 +397,9 @@ async fn forward(
         Delivered::Refused(status, said) => {
             let passed = send::pass_refusal(worker, &call.endpoint.servers[place].name, status, said);
             let kind = passed.as_ref().err().map(|fault| fault.kind);
-            meter.into_iter().for_each(|mut meter| meter.fail(kind));
+            if let Some(mut meter) = meter {
+                meter.fail(kind);
+            }
             return passed;
         }
     };

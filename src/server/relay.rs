@@ -237,14 +237,16 @@ impl Relay {
     /// Counts what became of the call. Only the first time counts.
     fn end(&mut self, failure: Option<Kind>) {
         let (meter, operation) = (self.held.meter.as_mut(), self.operation.take());
-        match failure {
-            None => {
-                meter.into_iter().for_each(|meter| meter.end(Came::Answer));
-                operation.into_iter().for_each(|operation| operation.end(Came::Answer));
+        if let Some(meter) = meter {
+            match failure {
+                None => meter.end(Came::Answer),
+                Some(kind) => meter.fail(Some(kind)),
             }
-            Some(kind) => {
-                meter.into_iter().for_each(|meter| meter.fail(Some(kind)));
-                operation.into_iter().for_each(|operation| operation.break_off(kind));
+        }
+        if let Some(operation) = operation {
+            match failure {
+                None => operation.end(Came::Answer),
+                Some(kind) => operation.break_off(kind),
             }
         }
     }

@@ -153,7 +153,9 @@ async fn begin(
 /// A call that gets no answer of its server: counted so.
 #[cold]
 pub fn failed(meter: Option<&mut Meter>, fault: Fault) -> Fault {
-    meter.into_iter().for_each(|meter| meter.fail(Some(fault.kind)));
+    if let Some(meter) = meter {
+        meter.fail(Some(fault.kind));
+    }
     fault
 }
 

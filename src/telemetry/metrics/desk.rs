@@ -144,7 +144,9 @@ impl Desk {
             return durations.note(ns);
         }
         let other = self.server(Label::OTHER).first_byte.get_or_init(|| made(Label::OTHER));
-        other.iter().for_each(|durations| durations.note(ns));
+        if let Some(durations) = other {
+            durations.note(ns);
+        }
     }
 
     #[inline]
@@ -164,7 +166,9 @@ impl Desk {
     #[cold]
     fn note_other(&self, of: Of, operations: &Operations, outcome: Outcome, ns: u64) {
         let durations = self.durations(of, Label::OTHER, operations, (self.methods, outcome));
-        durations.into_iter().for_each(|durations| durations.note(ns));
+        if let Some(durations) = durations {
+            durations.note(ns);
+        }
     }
 
     /// Connections to a server that nothing uses, as of the last look.

@@ -184,6 +184,6 @@ fn fault_rows(
 }
 
 /// A name that came since they were asked for is told with the next look.
-fn name_of<'a>(names: &'a [Arc<str>], label: usize) -> &'a str {
+fn name_of(names: &[Arc<str>], label: usize) -> &str {
     names.get(label).map_or(OTHER, |name| name)
 }

@@ -90,7 +90,7 @@ fn what_a_server_did() {
     exchange.end(Outcome::Answer, Duration::from_millis(30));
     let exchange = Exchange::begin(other, label, Some(0));
     exchange.note_fault(Kind::Broken);
-    exchange.end(Outcome::Answer, Duration::from_secs(3600));
+    exchange.end(Outcome::Answer, Duration::from_hours(1));
     one.note_idle(label, 3);
     other.note_idle(label, 4);
     assert_eq!(house.metrics.idle(label), 7);

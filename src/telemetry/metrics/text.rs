@@ -1,4 +1,4 @@
-//! Rows as text: that of OpenMetrics 1.0, and the one that Prometheus had before it (0.0.4).
+//! Rows as text: that of `OpenMetrics` 1.0, and the one that Prometheus had before it (0.0.4).
 
 use std::fmt;
 
