@@ -21,7 +21,6 @@ pub struct Tally {
     began: Instant,
     /// What is still to be added.
     count: Count,
-    started: bool,
     ended: bool,
 }
 
@@ -37,7 +36,6 @@ impl Tally {
             exchange: call.metrics.map(|metrics| Exchange::begin(metrics, server.label, method)),
             began: Instant::now(),
             count,
-            started: false,
             ended: false,
         }
     }
@@ -45,8 +43,8 @@ impl Tally {
     /// The first of several pieces of the answer is about to pass.
     pub fn start(&mut self) {
         self.add();
-        self.started = true;
-        self.exchange.iter().for_each(|exchange| exchange.note_first_byte(self.began.elapsed()));
+        let after = self.began.elapsed();
+        self.exchange.iter_mut().for_each(|exchange| exchange.note_first_byte(after));
     }
 
     /// So many bytes of the answer are about to pass.
@@ -63,13 +61,7 @@ impl Tally {
         self.count.errors = u64::from(outcome != Outcome::Answer);
         self.count.millis = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
         self.add();
-        if let Some(exchange) = &self.exchange {
-            // What came whole came at once.
-            if !self.started && outcome == Outcome::Answer {
-                exchange.note_first_byte(after);
-            }
-            exchange.end(outcome, after);
-        }
+        self.exchange.iter().for_each(|exchange| exchange.end(outcome, after));
     }
 
     /// An answer that is here, as the event or document it is told in.

@@ -620,6 +620,7 @@ fn the_documentation_is_true() {
     assert_eq!(written.limits, plain.limits);
     assert_eq!(written.retention, plain.retention);
     assert_eq!(written.log, plain.log);
+    assert_eq!(written.scrapes, plain.scrapes);
     let bare = toml("[servers.files]\nurl = 'unix:/run/files.sock:/mcp'").unwrap();
     assert_eq!(written.servers[1], bare.servers[0]);
     assert_eq!(
@@ -653,6 +654,7 @@ fn every_key_is_documented() {
         "admin.",
         "retention.",
         "log.",
+        "telemetry.",
         "servers.a.",
         "servers.a.limits.",
         "servers.a.confine.",

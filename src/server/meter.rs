@@ -22,8 +22,6 @@ pub struct Meter {
     began: Instant,
     /// What is still to be added.
     count: Count,
-    /// Whether the answer has begun to pass.
-    started: bool,
     ended: bool,
     /// Whether some of an answer has passed that nobody here reads: whoever leaves then may have all it wanted.
     may_be_answered: bool,
@@ -52,8 +50,7 @@ impl Meter {
             return None;
         }
         let count = Count { calls: 1, bytes_in: call.body.len() as u64, ..Count::default() };
-        let (began, started, ended, may_be_answered) = (Instant::now(), false, false, false);
-        Some(Self { slot, exchange, began, count, started, ended, may_be_answered })
+        Some(Self { slot, exchange, began: Instant::now(), count, ended: false, may_be_answered: false })
     }
 
     /// The server that was asked does not have it, and this one is asked now: a call is counted once, where it ended.
@@ -68,8 +65,8 @@ impl Meter {
     /// The first of several pieces of the answer is about to pass.
     pub fn start(&mut self) {
         self.add();
-        self.started = true;
-        self.exchange.iter().for_each(|exchange| exchange.note_first_byte(self.began.elapsed()));
+        let after = self.began.elapsed();
+        self.exchange.iter_mut().for_each(|exchange| exchange.note_first_byte(after));
     }
 
     /// So many bytes of the answer are about to pass.
@@ -100,13 +97,7 @@ impl Meter {
         self.count.errors = u64::from(outcome != Outcome::Answer);
         self.count.millis = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
         self.add();
-        if let Some(exchange) = &self.exchange {
-            // What came whole came at once.
-            if !self.started && outcome == Outcome::Answer {
-                exchange.note_first_byte(after);
-            }
-            exchange.end(outcome, after);
-        }
+        self.exchange.iter().for_each(|exchange| exchange.end(outcome, after));
     }
 
     fn add(&mut self) {

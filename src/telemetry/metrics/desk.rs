@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use super::SERIES_MAX;
 use super::cells::{Cell, Durations};
 use super::label::{LABELS_MAX, Label};
-use super::operation::{OUTCOMES, Outcome, STREAM_KINDS};
+use super::operation::{OUTCOMES, STREAM_KINDS};
 use crate::base::Kind;
 
 /// The cells of one worker. Read by whoever sums them up.
@@ -116,7 +116,7 @@ impl Desk {
 
     /// Notes a message of a client for an endpoint.
     #[inline]
-    pub fn note_operation(&self, cells: &EndpointCells, label: Label, at: (usize, Outcome), ns: u64) {
+    pub fn note_operation(&self, cells: &EndpointCells, label: Label, at: (usize, usize), ns: u64) {
         let durations = self.durations(Of::Endpoint, label, &cells.operations, at);
         let other = || &self.endpoint(Label::OTHER).operations;
         match durations {
@@ -127,7 +127,7 @@ impl Desk {
 
     /// Notes one that went to a server.
     #[inline]
-    pub fn note_exchange(&self, cells: &ServerCells, label: Label, at: (usize, Outcome), ns: u64) {
+    pub fn note_exchange(&self, cells: &ServerCells, label: Label, at: (usize, usize), ns: u64) {
         let durations = self.durations(Of::Server, label, &cells.operations, at);
         let other = || &self.server(Label::OTHER).operations;
         match durations {
@@ -155,16 +155,15 @@ impl Desk {
         of: Of,
         label: Label,
         operations: &'a Operations,
-        (method, outcome): (usize, Outcome),
+        (method, outcome): (usize, usize),
     ) -> Option<&'a Durations> {
         let method = method.min(self.methods);
-        let outcome = outcome as usize;
         let cell = &operations.0[method * OUTCOMES + outcome];
         cell.get_or_init(|| self.series.admit((of, label, method, outcome))).as_deref()
     }
 
     #[cold]
-    fn note_other(&self, of: Of, operations: &Operations, outcome: Outcome, ns: u64) {
+    fn note_other(&self, of: Of, operations: &Operations, outcome: usize, ns: u64) {
         let durations = self.durations(of, Label::OTHER, operations, (self.methods, outcome));
         if let Some(durations) = durations {
             durations.note(ns);

@@ -28,11 +28,15 @@ pub enum Outcome {
     Leave,
 }
 
-pub(super) const OUTCOMES: usize = 3;
+/// Those, and answers that came in pieces: counted apart where it matters when an answer began.
+pub(super) const OUTCOMES: usize = 4;
+
+/// The place of the latter.
+pub(super) const IN_PIECES: usize = 3;
 
 impl Outcome {
-    /// As a label.
-    pub(super) const NAMES: [&str; OUTCOMES] = ["ok", "error", "gone"];
+    /// As a label, by place.
+    pub(super) const NAMES: [&str; OUTCOMES] = ["ok", "error", "gone", "ok"];
 }
 
 /// A message of a client, from when it is here until its answer has passed. Counted when dropped.
@@ -52,6 +56,7 @@ pub struct Exchange {
     writer: Rc<Writer>,
     server: Label,
     method: usize,
+    is_in_pieces: bool,
 }
 
 /// An event stream that is open until this is dropped.
@@ -154,7 +159,12 @@ impl Drop for Operation {
         let cells = desk.endpoint(self.endpoint);
         cells.request_bytes.add(self.bytes_in);
         cells.response_bytes.add(self.bytes_out);
-        desk.note_operation(cells, self.endpoint, (self.method, self.outcome), ns(self.began.elapsed()));
+        desk.note_operation(
+            cells,
+            self.endpoint,
+            (self.method, self.outcome as usize),
+            ns(self.began.elapsed()),
+        );
     }
 }
 
@@ -162,7 +172,8 @@ impl Exchange {
     /// With that server.
     #[inline]
     pub fn begin(writer: &Rc<Writer>, server: Label, method: Option<usize>) -> Self {
-        Self { writer: Rc::clone(writer), server, method: method.unwrap_or(usize::MAX) }
+        let method = method.unwrap_or(usize::MAX);
+        Self { writer: Rc::clone(writer), server, method, is_in_pieces: false }
     }
 
     /// Another server is asked in its place.
@@ -170,9 +181,9 @@ impl Exchange {
         self.server = server;
     }
 
-    /// The answer began after so long.
-    #[inline]
-    pub fn note_first_byte(&self, after: Duration) {
+    /// The answer began after so long, and the rest is to come. One that comes whole begins when it ends.
+    pub fn note_first_byte(&mut self, after: Duration) {
+        self.is_in_pieces = true;
         let desk = &self.writer.desk;
         desk.note_first_byte(desk.server(self.server), self.server, ns(after));
     }
@@ -181,6 +192,10 @@ impl Exchange {
     #[inline]
     pub fn end(&self, outcome: Outcome, after: Duration) {
         let desk = &self.writer.desk;
+        let outcome = match outcome {
+            Outcome::Answer if self.is_in_pieces => IN_PIECES,
+            outcome => outcome as usize,
+        };
         desk.note_exchange(desk.server(self.server), self.server, (self.method, outcome), ns(after));
     }
 

@@ -9,7 +9,7 @@ use crossbeam::utils::CachePadded;
 use super::OTHER;
 use super::cells::{Cell, Durations, Summed};
 use super::desk::{Desk, KINDS, Operations};
-use super::operation::{Outcome, StreamKind};
+use super::operation::{IN_PIECES, Outcome, StreamKind};
 use super::text::{Family, Row, Unit, Value};
 use crate::base::Kind;
 
@@ -83,6 +83,10 @@ fn of_servers(desks: Desks<'_>, methods: &[&'static str], names: Names<'_>) -> V
         for (label, cells) in desk.servers() {
             add_operations(&mut operations, label, &cells.operations);
             add_faults(&mut faults, Some(label), &cells.faults);
+            let whole = |(_, outcome, durations)| (outcome == Outcome::Answer as usize).then_some(durations);
+            for durations in cells.operations.counted().filter_map(whole) {
+                Durations::add_to(durations, first_byte.entry(label).or_default());
+            }
             if let Some(durations) = cells.first_byte.get().and_then(Option::as_deref) {
                 durations.add_to(first_byte.entry(label).or_default());
             }
@@ -139,6 +143,7 @@ fn of_workers(desks: Desks<'_>) -> Vec<Family> {
 
 fn add_operations(sums: &mut Histograms, label: usize, operations: &Operations) {
     for (method, outcome, durations) in operations.counted() {
+        let outcome = if outcome == IN_PIECES { Outcome::Answer as usize } else { outcome };
         Durations::add_to(durations, sums.entry((label, method, outcome)).or_default());
     }
 }

@@ -85,7 +85,7 @@ fn what_a_server_did() {
     let house = House::new();
     let label = house.servers.label("s");
     let [one, other] = &house.writers;
-    let exchange = Exchange::begin(one, label, Some(0));
+    let mut exchange = Exchange::begin(one, label, Some(0));
     exchange.note_first_byte(Duration::from_millis(3));
     exchange.end(Outcome::Answer, Duration::from_millis(30));
     let exchange = Exchange::begin(other, label, Some(0));
@@ -98,7 +98,7 @@ fn what_a_server_did() {
         &house,
         "metamcp_",
         &[
-            r#"metamcp_time_to_first_byte_seconds_count{metamcp_server="s"} 1"#,
+            r#"metamcp_time_to_first_byte_seconds_count{metamcp_server="s"} 2"#,
             r#"metamcp_server_faults_total{metamcp_server="s",error_type="broken"} 1"#,
         ],
     );
