@@ -596,21 +596,3 @@ fn says_nothing(piece: &[u8]) -> bool {
         _ => false,
     }
 }
-
-/// A fault of a server that answered with a status that is no answer of MCP's.
-#[cold]
-pub fn bad_status(server: &ServerName, status: http::StatusCode) -> Fault {
-    let (kind, text) = match status.as_u16() {
-        401 | 403 => (
-            Kind::BackendRefused,
-            format!("server `{server}` refuses the gateway's credentials; its configuration needs new ones"),
-        ),
-        429 | 503 => (Kind::Overloaded, format!("server `{server}` is overloaded; try again later")),
-        300..=399 => (
-            Kind::BadAnswer,
-            format!("server `{server}` redirects, which is not followed; configure its final address"),
-        ),
-        code => (Kind::BadAnswer, format!("server `{server}` answered with HTTP {code}")),
-    };
-    Fault::backend(kind, text)
-}

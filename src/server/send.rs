@@ -7,7 +7,7 @@ use http::{HeaderValue, StatusCode};
 
 use super::body::ResponseBody;
 use super::meter::Meter;
-use super::relay::{Held, Relay, bad_status};
+use super::relay::{Held, Relay};
 use super::reply::{self, Reply};
 use super::worker::Worker;
 use crate::auth::Identity;
@@ -213,6 +213,24 @@ pub fn pass_refusal(
         return Err(bad_status(server, status));
     }
     Ok(Reply { status, ..reply::message(said) })
+}
+
+/// A fault of a server that answered with a status that is no answer of MCP's.
+#[cold]
+fn bad_status(server: &ServerName, status: StatusCode) -> Fault {
+    let (kind, text) = match status.as_u16() {
+        401 | 403 => (
+            Kind::BackendRefused,
+            format!("server `{server}` refuses the gateway's credentials; its configuration needs new ones"),
+        ),
+        429 | 503 => (Kind::Overloaded, format!("server `{server}` is overloaded; try again later")),
+        300..=399 => (
+            Kind::BadAnswer,
+            format!("server `{server}` redirects, which is not followed; configure its final address"),
+        ),
+        code => (Kind::BadAnswer, format!("server `{server}` answered with HTTP {code}")),
+    };
+    Fault::backend(kind, text)
 }
 
 /// What a call holds until its answer has passed.
