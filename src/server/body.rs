@@ -9,10 +9,12 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::sync::mpsc;
 
 use super::control::Active;
+use super::event_stream::SessionStream;
 use super::frames::Framed;
 use super::kept::Kept;
 use super::plane::{ControlBody, Stream};
 use super::relay::Relay;
+use super::subscription::Subscription;
 use crate::limits::Permit;
 use crate::telemetry::metrics::{self, Operation};
 
@@ -32,8 +34,12 @@ enum Kind {
     Pieces(Box<Pieces>),
     /// A backend's answer on its way.
     Relay(Box<Relay>),
-    /// An event stream of the gateway's own.
+    /// Events as a task makes them.
     Events(Events),
+    /// The stream of a session.
+    Session(Box<SessionStream>),
+    /// A subscription at several servers.
+    Subscription(Box<Subscription>),
     /// One that can be taken up again.
     Kept(Box<Kept>),
     /// A framed stream.
@@ -99,6 +105,16 @@ impl ResponseBody {
         Self::from(Kind::Events(Events { receiver, _permit: permit }))
     }
 
+    /// The stream of a session.
+    pub fn session(stream: Box<SessionStream>) -> Self {
+        Self::from(Kind::Session(stream))
+    }
+
+    /// A subscription at several servers.
+    pub fn subscription(subscription: Box<Subscription>) -> Self {
+        Self::from(Kind::Subscription(subscription))
+    }
+
     /// A backend's answer.
     pub fn relay(relay: Relay) -> Self {
         Self::from(Kind::Relay(Box::new(relay)))
@@ -112,6 +128,11 @@ impl ResponseBody {
     /// Whether it is the answer of a backend in an event stream.
     pub fn is_events(&self) -> bool {
         matches!(&self.kind, Kind::Relay(relay) if relay.is_events())
+    }
+
+    /// Whether it may be silent for long before it ends.
+    pub fn is_stream(&self) -> bool {
+        self.is_events() || matches!(&self.kind, Kind::Session(_) | Kind::Subscription(_) | Kind::Kept(_))
     }
 
     /// The answer of a backend, if it is an event stream: then nothing is left of the body.
@@ -133,6 +154,8 @@ impl ResponseBody {
             Kind::Framed(_)
             | Kind::Relay(_)
             | Kind::Events(_)
+            | Kind::Session(_)
+            | Kind::Subscription(_)
             | Kind::Kept(_)
             | Kind::Held(_)
             | Kind::Control(_) => Ready::Arriving(self),
@@ -226,6 +249,12 @@ impl Body for ResponseBody {
             Kind::Events(events) => {
                 events.receiver.poll_recv(cx).map(|next| next.map(|e| Ok(Frame::data(e))))
             }
+            Kind::Session(stream) => {
+                stream.poll_next(cx).map(|next| next.map(|event| Ok(Frame::data(event))))
+            }
+            Kind::Subscription(stream) => {
+                stream.poll_next(cx).map(|next| next.map(|event| Ok(Frame::data(event))))
+            }
             Kind::Kept(kept) => kept.poll(cx).map(|next| next.map(|bytes| bytes.map(Frame::data))),
             Kind::Framed(framed) => framed.poll(cx).map(|next| next.map(|bytes| Ok(Frame::data(bytes)))),
             Kind::Control(stream) => stream
@@ -241,7 +270,9 @@ impl Body for ResponseBody {
             Kind::Held(held) => held.bytes.is_empty(),
             Kind::Pieces(pieces) => pieces.left() == 0,
             Kind::Relay(relay) => relay.is_ended(),
-            Kind::Events(_) | Kind::Kept(_) | Kind::Framed(_) => false,
+            Kind::Events(_) | Kind::Session(_) | Kind::Subscription(_) | Kind::Kept(_) | Kind::Framed(_) => {
+                false
+            }
             Kind::Control(stream) => stream.is_end_stream(),
         }
     }
@@ -252,7 +283,12 @@ impl Body for ResponseBody {
             Kind::Held(held) => SizeHint::with_exact(held.bytes.len() as u64),
             Kind::Pieces(pieces) => SizeHint::with_exact(pieces.left()),
             Kind::Relay(relay) => relay.length().map_or_else(SizeHint::default, SizeHint::with_exact),
-            Kind::Events(_) | Kind::Kept(_) | Kind::Framed(_) | Kind::Control(_) => SizeHint::default(),
+            Kind::Events(_)
+            | Kind::Session(_)
+            | Kind::Subscription(_)
+            | Kind::Kept(_)
+            | Kind::Framed(_)
+            | Kind::Control(_) => SizeHint::default(),
         }
     }
 }

@@ -30,6 +30,8 @@ pub struct Control {
     order: Cell<Order>,
     /// Whether nothing was under way for a while.
     at_rest: Cell<bool>,
+    /// Whether hyper may hold bytes that the socket has not taken.
+    unwritten: Cell<bool>,
     /// The Host of the last request that was let in.
     pub host: RefCell<Vec<u8>>,
     /// Who asked last on it.
@@ -72,6 +74,7 @@ impl Control {
             stalls: Moves::default(),
             order: Cell::new(Order::GoOn),
             at_rest: Cell::new(false),
+            unwritten: Cell::new(false),
             host: RefCell::default(),
             known: RefCell::new(None),
             waker: RefCell::new(None),
@@ -87,9 +90,20 @@ impl Control {
 
     /// Bytes came.
     pub fn note_read(&self) {
+        self.at_rest.set(false);
         if self.speaks.get() == Speaks::Http1 && self.answering.get() == 0 && !self.in_head.replace(true) {
             self.moves.note();
         }
+    }
+
+    /// Something is to be written, or all of it was.
+    pub fn note_unwritten(&self, is_left: bool) {
+        self.unwritten.set(is_left);
+    }
+
+    /// Whether something is still to be written.
+    pub fn has_unwritten(&self) -> bool {
+        self.unwritten.get()
     }
 
     /// The client took bytes, or would not.
@@ -138,6 +152,11 @@ impl Control {
     /// Whether nothing was under way for a while; who asked for the order is woken when that becomes so.
     pub fn is_at_rest(&self) -> bool {
         self.at_rest.get()
+    }
+
+    /// Since when nothing was under way, as far as this was looked at.
+    pub fn still_since(&self) -> Instant {
+        self.moves.seen.get().map_or_else(Instant::now, |(_, since)| since)
     }
 
     /// Notices when nothing has moved in a while. Asked once a tick.

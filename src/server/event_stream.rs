@@ -1,24 +1,24 @@
 //! The GET stream of a Legacy session: it gathers what the servers behind the endpoint send outside of calls.
 //!
-//! One task owns a stream. It is told by its outlet that the client has gone and does not come back, and everything it
-//! started ends with it.
+//! It is no task: whoever passes its events on polls it, and everything it started ends with it.
 
-use std::collections::HashMap;
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet, spawn_local};
-use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
+use super::bell::{Rope, Rung};
 use super::body::ResponseBody;
 use super::fields::{Field, Fields};
 use super::kept::{self, Kept};
-use super::outlet::{ANNOUNCED, COMMENT, Outlet, announcement};
+use super::queue::{Receiver, Sender, queue};
 use super::reply::{self, Reply};
 use super::tag::{self, Passed};
 use super::tasks::{TaskIds, TaskPass};
+use super::words::{ANNOUNCED, COMMENT, announcement};
 use super::worker::Worker;
 use crate::auth::Identity;
 use crate::backend::BackendId;
@@ -30,9 +30,6 @@ use crate::protocol::{Method, header};
 use crate::route::{Endpoint, Place, Shape};
 use crate::session::{Feed, FeedEnd, OpenStream, Ready, Session, Source};
 use crate::telemetry::metrics::{StreamKind, Streaming};
-
-/// Events made and not yet read by the client. A server that sends more waits.
-pub const EVENTS_MAX: usize = 64;
 
 /// Opens the GET stream of a session. It is answered at once, whatever the servers do, and takes over from
 /// the one before.
@@ -59,11 +56,13 @@ pub fn open(
         let (writer, reader) = streams.begin(&session.seal, None);
         session.keep_stream(writer.stream());
         writer.comment();
-        // What changed in a stream that is gone is not known: the client is to look.
-        let first =
-            if last_event_id.is_some() { ANNOUNCED.map(|(_, method)| method).to_vec() } else { Vec::new() };
+        let mut stream = SessionStream::new(worker, session, identity, None);
+        stream.is_kept = true;
+        if last_event_id.is_some() {
+            stream.announce_all();
+        }
         let body = ResponseBody::kept(Kept::new(reader, resumes, streams, Some(permit)));
-        SessionStream::start(worker, session, Outlet::kept(writer), identity, None, first);
+        spawn_local(kept::keep(stream, writer));
         return Ok(reply::events(body));
     }
     let last_event_id = fields.value(Field::LastEventId);
@@ -73,197 +72,257 @@ pub fn open(
             "streams of an endpoint with several servers cannot be resumed; open one without Last-Event-ID",
         ));
     }
-    let (sender, receiver) = mpsc::channel(EVENTS_MAX);
-    // The channel is empty, so there is room.
-    let _ = sender.try_send(Bytes::from_static(COMMENT));
-    SessionStream::start(worker, session, Outlet::Passing(sender), identity, last_event_id, Vec::new());
-    Ok(reply::events(ResponseBody::events(receiver, Some(permit))))
+    let mut stream = SessionStream::new(worker, session, identity, last_event_id);
+    stream.ready.push_back(Bytes::from_static(COMMENT));
+    stream.permit = Some(permit);
+    Ok(reply::events(ResponseBody::session(stream)))
 }
 
 /// The events of a session's stream, for a client that has another way to get them than GET. Takes over likewise, and ends
-/// when the receiver is dropped.
-pub fn follow(worker: &Rc<Worker>, session: Arc<Session>, identity: Identity) -> mpsc::Receiver<Bytes> {
-    let (sender, receiver) = mpsc::channel(EVENTS_MAX);
-    SessionStream::start(worker, session, Outlet::Passing(sender), identity, None, Vec::new());
-    receiver
+/// when it is dropped.
+pub fn follow(worker: &Rc<Worker>, session: Arc<Session>, identity: Identity) -> Box<SessionStream> {
+    SessionStream::new(worker, session, identity, None)
 }
 
-struct SessionStream {
+/// The events of a session outside of calls.
+pub struct SessionStream {
     worker: Rc<Worker>,
     session: Arc<Session>,
-    outlet: Outlet,
     generation: u64,
+    /// Where the one server's stream is to be taken up, until that was asked for.
     last_event_id: Option<http::HeaderValue>,
+    /// Whether it is taken up where the client says.
+    resumes: bool,
+    /// Whether its client may come back.
+    is_kept: bool,
     identity: Identity,
+    lists: Digests,
+    rope: Rope,
+    /// The last change of the session that was looked at.
+    heard: u64,
+    /// Nobody has looked yet.
+    is_new: bool,
+    /// Made here, and not taken yet.
+    ready: VecDeque<Bytes>,
+    /// The sessions at servers whose streams were asked for.
+    read: Vec<Read>,
+    /// While any of these is read.
+    pumps: Option<Box<Pumps>>,
+    permit: Option<Permit>,
     _open: OpenStream,
     _streaming: Option<Streaming>,
 }
 
 impl SessionStream {
-    /// Takes over from the session's stream before. `first`: the lists that are said to have changed.
-    fn start(
+    /// Takes over from the session's stream before.
+    fn new(
         worker: &Rc<Worker>,
         session: Arc<Session>,
-        outlet: Outlet,
         identity: Identity,
         last_event_id: Option<http::HeaderValue>,
-        first: Vec<Method>,
-    ) {
+    ) -> Box<Self> {
         let (generation, open) = (session.take_stream(), session.count_stream());
-        let (worker, streaming) = (Rc::clone(worker), worker.streaming(StreamKind::Session));
-        let stream = Self {
-            worker,
+        let lists = Digests::of(worker, &session.endpoint, View::Legacy(session.seal.capabilities));
+        Box::new(Self {
+            worker: Rc::clone(worker),
             session,
-            outlet,
             generation,
+            resumes: last_event_id.is_some(),
             last_event_id,
+            is_kept: false,
             identity,
+            lists,
+            rope: worker.bell.rope(),
+            heard: 0,
+            is_new: true,
+            ready: VecDeque::new(),
+            read: Vec::new(),
+            pumps: None,
+            permit: None,
             _open: open,
-            _streaming: streaming,
-        };
-        spawn_local(async move {
-            stream.announce(first).await;
-            stream.run().await;
-        });
+            _streaming: worker.streaming(StreamKind::Session),
+        })
     }
 
-    /// Says that these lists changed.
-    async fn announce(&self, methods: Vec<Method>) {
-        for method in methods {
-            let _ = self.outlet.send(announcement(method)).await;
-        }
+    /// What changed in a stream that is gone is not known: the client is to look.
+    fn announce_all(&mut self) {
+        self.ready.extend(ANNOUNCED.map(|(_, method)| announcement(method)));
     }
 
-    /// Until the client has gone, the session ended, or another stream took over.
-    async fn run(mut self) {
-        let shared = Arc::clone(&self.worker.shared);
-        let view = View::Legacy(self.session.seal.capabilities);
-        let mut changes = shared.catalog.changes();
-        let mut lists = Digests::of(&self.worker, &self.session.endpoint, view);
-        let mut phase = shared.phase.clone();
-        let period = shared.config.keep_alive;
-        let mut keep_alive = interval_at(Instant::now() + period, period);
-        let mut keys = shared.keys.clone();
-        keep_alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let resumes = self.last_event_id.is_some();
-        let mut pumps = Pumps::default();
+    /// The next event, or comment; `None` when the session ended, or another stream took over.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         loop {
-            let waiting = Arc::clone(&self.session);
-            let changed = waiting.changed();
-            tokio::pin!(changed);
-            changed.as_mut().enable();
-            let endpoint = self.worker.endpoint_now(&waiting.endpoint.scope);
-            let Some(session) = endpoint.and_then(|endpoint| self.renew(&endpoint, &mut pumps)) else {
-                return;
-            };
-            if !session.holds_stream(self.generation) || *phase.borrow() >= Phase::Drain {
-                return;
+            if let Some(bytes) = self.ready.pop_front() {
+                if self.ready.is_empty() {
+                    self.ready = VecDeque::new();
+                }
+                return Poll::Ready(Some(bytes));
             }
-            if session.endpoint.id != waiting.endpoint.id && session.endpoint.shape != Shape::Single {
-                self.announce(lists.moved(&self.worker, &session.endpoint, view)).await;
+            let mut goes_on = true;
+            if std::mem::take(&mut self.is_new) || self.session.poll_changed(&mut self.heard, cx.waker()) {
+                goes_on = self.look();
+            } else if let Poll::Ready(rung) = self.rope.poll(cx) {
+                goes_on = match rung {
+                    Rung::Changed => self.look(),
+                    Rung::Due => self.keep_alive(),
+                };
+            } else if let Some(pumps) = &mut self.pumps {
+                match pumps.poll(cx) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Pumped::Event(bytes)) => return Poll::Ready(Some(bytes)),
+                    Poll::Ready(Pumped::End(ready, backend, end)) => {
+                        goes_on = self.note_end(&ready, backend, &end);
+                    }
+                    Poll::Ready(Pumped::Nothing) => self.pumps = None,
+                }
+            } else {
+                return Poll::Pending;
             }
-            self.start_pumps(&mut pumps);
-            tokio::select! {
-                () = self.outlet.closed() => return,
-                () = &mut changed => {}
-                _ = phase.changed() => {}
-                Ok(()) = keys.changed() => {
-                    // A key that was taken back takes its streams with it.
-                    if !shared.auth.still_valid(&self.identity) {
-                        return;
-                    }
-                }
-                _ = keep_alive.tick() => {
-                    self.outlet.comment();
-                    session.touch(self.worker.now_s());
-                    // A key may also expire, of which nobody tells.
-                    if !shared.auth.still_valid(&self.identity) {
-                        return;
-                    }
-                }
-                _ = changes.changed(), if session.endpoint.shape != Shape::Single => {
-                    self.announce(lists.moved(&self.worker, &session.endpoint, view)).await;
-                }
-                Some(ended) = pumps.tasks.join_next() => {
-                    // One that was stopped has nothing to say.
-                    let Ok((ready, backend, end)) = ended else { continue };
-                    if end == FeedEnd::SessionLost
-                        && let Some(upstream) = session.upstream_at(backend)
-                    {
-                        upstream.forget(&ready);
-                    }
-                    // The one server's stream ended, or cannot be taken up where the client says: so does
-                    // this one, and the client comes again.
-                    let ends = end == FeedEnd::Ended || resumes;
-                    if ends && session.endpoint.shape == Shape::Single {
-                        return;
-                    }
-                }
+            if !goes_on {
+                return Poll::Ready(None);
             }
         }
     }
 
-    /// The session over its endpoint as it is now. Streams of servers that are gone end.
-    fn renew(&mut self, endpoint: &Arc<Endpoint>, pumps: &mut Pumps) -> Option<Arc<Session>> {
-        if self.session.endpoint.id != endpoint.id {
-            self.session = self.worker.shared.sessions.renewed(&self.session, endpoint)?;
-            let session = Arc::clone(&self.session);
-            pumps.stop_all_but(|backend| session.upstream_at(backend).is_some());
+    /// Something may have changed; false when that is the end.
+    fn look(&mut self) -> bool {
+        let worker = Rc::clone(&self.worker);
+        // A key that was taken back takes its streams with it.
+        if !worker.shared.auth.still_valid(&self.identity) {
+            return false;
         }
-        Some(Arc::clone(&self.session))
+        let before = self.session.endpoint.id;
+        let endpoint = worker.endpoint_now(&self.session.endpoint.scope);
+        if !endpoint.is_some_and(|endpoint| self.renew(&endpoint)) {
+            return false;
+        }
+        if !self.session.holds_stream(self.generation) || *worker.shared.phase.borrow() >= Phase::Drain {
+            return false;
+        }
+        let session = Arc::clone(&self.session);
+        if session.endpoint.shape != Shape::Single {
+            let view = View::Legacy(session.seal.capabilities);
+            self.ready.extend(self.lists.changed(&worker, &session.endpoint, view));
+        } else if session.endpoint.id != before {
+            self.lists = Digests::of(&worker, &session.endpoint, View::Legacy(session.seal.capabilities));
+        }
+        self.start_pumps();
+        true
+    }
+
+    /// It was silent for a while; false when that is the end.
+    fn keep_alive(&mut self) -> bool {
+        self.ready.push_back(Bytes::from_static(COMMENT));
+        self.session.touch(self.worker.now_s());
+        // A key may also expire, of which nobody tells.
+        self.worker.shared.auth.still_valid(&self.identity)
+    }
+
+    /// The stream of a server ended; false when this one does as well.
+    fn note_end(&mut self, ready: &Arc<Ready>, backend: u32, end: &FeedEnd) -> bool {
+        if *end == FeedEnd::SessionLost
+            && let Some(upstream) = self.session.upstream_at(backend)
+        {
+            upstream.forget(ready);
+        }
+        // The one server's stream ended, or cannot be taken up where the client says: so does
+        // this one, and the client comes again.
+        let ends = *end == FeedEnd::Ended || self.resumes;
+        !(ends && self.session.endpoint.shape == Shape::Single)
+    }
+
+    /// Goes on over its endpoint as it is now; false when the session is over. Streams of servers that are gone end.
+    fn renew(&mut self, endpoint: &Arc<Endpoint>) -> bool {
+        if self.session.endpoint.id != endpoint.id {
+            let Some(session) = self.worker.shared.sessions.renewed(&self.session, endpoint) else {
+                return false;
+            };
+            self.read.retain(|read| session.upstream_at(read.backend).is_some());
+            self.session = session;
+        }
+        true
     }
 
     /// Reads the stream of each backend session that is open and not read yet.
-    fn start_pumps(&mut self, pumps: &mut Pumps) {
-        for (place, upstream) in self.session.upstreams() {
+    fn start_pumps(&mut self) {
+        let session = Arc::clone(&self.session);
+        for (place, upstream) in session.upstreams() {
             let Some(ready) = upstream.ready() else { continue };
-            let server = &self.session.endpoint.servers[place];
-            if pumps.read.get(&server.backend).is_some_and(|(known, _)| Arc::ptr_eq(known, &ready)) {
+            let server = &session.endpoint.servers[place];
+            let is_of_it = |read: &Read| read.backend == server.backend;
+            if self.read.iter().any(|read| is_of_it(read) && Arc::ptr_eq(&read.ready, &ready)) {
                 continue;
             }
             // Gone in this moment: the stream is about to follow.
             let Ok(pool) = self.worker.pool(server) else { continue };
-            let shape = self.session.endpoint.shape;
+            let shape = session.endpoint.shape;
             // A client that knows the server's own ids comes back by them.
-            let resumes = shape != Shape::Single || self.outlet.is_kept();
+            let resumes = shape != Shape::Single || self.is_kept;
             let tasks = (shape != Shape::Single && ready.features.tasks.calls).then(|| {
-                let ids =
-                    TaskIds::new(&self.worker, &self.identity, Some(&self.session), &self.session.endpoint);
+                let ids = TaskIds::new(&self.worker, &self.identity, Some(&session), &session.endpoint);
                 TaskPass::new(ids, false)
             });
             let feed =
                 Feed::new(pool, Source::Legacy(Arc::clone(&ready)), resumes).after(self.last_event_id.take());
-            let pump = Pump {
-                worker: Rc::clone(&self.worker),
-                server: server.clone(),
-                shape,
-                tasks,
-                outlet: self.outlet.clone(),
-            };
-            let (reads, backend) = (Arc::clone(&ready), server.backend);
+            let pumps = self.pumps.get_or_insert_default();
+            let (worker, server) = (Rc::clone(&self.worker), server.clone());
+            let pump = Pump { worker, server, shape, tasks, sender: pumps.events.sender() };
+            let (reads, backend) = (Arc::clone(&ready), pump.server.backend);
             let task = pumps.tasks.spawn_local(async move { (reads, backend, pump.run(feed).await) });
-            pumps.read.insert(backend, (ready, task));
+            self.read.retain(|read| !is_of_it(read));
+            self.read.push(Read { backend, ready, task });
         }
     }
 }
 
+/// A session at a server whose stream was asked for: what ended of itself is not asked for again.
+struct Read {
+    backend: u32,
+    ready: Arc<Ready>,
+    task: AbortHandle,
+}
+
+impl Drop for Read {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
 /// The streams of servers that one stream of a client gathers.
-#[derive(Default)]
 struct Pumps {
-    /// By the server's id: the session there whose stream is read, and the task that reads it.
-    read: HashMap<u32, (Arc<Ready>, AbortHandle)>,
     tasks: JoinSet<(Arc<Ready>, u32, FeedEnd)>,
+    events: Receiver,
+}
+
+/// What comes of them.
+enum Pumped {
+    Event(Bytes),
+    /// One of them ended.
+    End(Arc<Ready>, u32, FeedEnd),
+    /// None is left.
+    Nothing,
+}
+
+impl Default for Pumps {
+    fn default() -> Self {
+        Self { tasks: JoinSet::new(), events: queue().1 }
+    }
 }
 
 impl Pumps {
-    fn stop_all_but(&mut self, stays: impl Fn(u32) -> bool) {
-        self.read.retain(|backend, (_, task)| {
-            let stays = stays(*backend);
-            if !stays {
-                task.abort();
+    /// What was put in before its server's stream ended comes first.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Pumped> {
+        if let Poll::Ready(bytes) = self.events.poll(cx) {
+            return Poll::Ready(Pumped::Event(bytes));
+        }
+        loop {
+            match std::task::ready!(self.tasks.poll_join_next(cx)) {
+                None => return Poll::Ready(Pumped::Nothing),
+                Some(Ok((ready, backend, end))) => return Poll::Ready(Pumped::End(ready, backend, end)),
+                // One that was stopped has nothing to say.
+                Some(Err(_stopped)) => {}
             }
-            stays
-        });
+        }
     }
 }
 
@@ -274,7 +333,7 @@ struct Pump {
     shape: Shape,
     /// What is done about tasks, where the server has them.
     tasks: Option<TaskPass>,
-    outlet: Outlet,
+    sender: Sender,
 }
 
 impl Pump {
@@ -285,7 +344,7 @@ impl Pump {
                 Err(end) => return end,
             };
             let Some(bytes) = self.pass(event) else { continue };
-            if self.outlet.send(bytes).await.is_err() {
+            if self.sender.send(bytes).await.is_err() {
                 return FeedEnd::Ended;
             }
         }
@@ -325,6 +384,10 @@ impl Digests {
         let before = std::mem::replace(&mut self.0, now);
         let moved = before.iter().zip(now).map(|(before, now)| *before != now);
         moved.zip(ANNOUNCED).filter_map(|(moved, (_, method))| moved.then_some(method)).collect()
+    }
+
+    fn changed(&mut self, worker: &Worker, endpoint: &Endpoint, view: View) -> Vec<Bytes> {
+        self.moved(worker, endpoint, view).into_iter().map(announcement).collect()
     }
 }
 

@@ -18,8 +18,8 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
 use super::Config;
-use super::connection::Socket;
-use super::control::{Control, Order};
+use super::connection::{Detached, Link, Socket};
+use super::control::{Control, Order, Speaks};
 use super::fields::Fields;
 use super::handler::{self, Arriving, Asked};
 use super::reply::Reply;
@@ -34,12 +34,10 @@ use crate::route::Table;
 pub enum End {
     /// The connection is over.
     Gone,
-    /// What came is hyper's, and all that follows.
-    Unusual {
-        came: Bytes,
-        /// Whether these are the first bytes of the connection; others cannot be the preface of HTTP/2.
-        is_first: bool,
-    },
+    /// Nothing goes on, and the connection can be parked.
+    Rest,
+    /// What came is hyper's.
+    Unusual,
 }
 
 /// Fields of a request; clients send a dozen.
@@ -59,20 +57,36 @@ const AHEAD_BYTES_MAX: usize = 64 << 10;
 /// takes longer is hyper's, with its clocks for slow clients.
 const PATIENCE: Duration = Duration::from_millis(50);
 
-/// Serves a connection for as long as its requests are usual.
-pub async fn serve(worker: &Rc<Worker>, control: &Rc<Control>, socket: &mut Socket) -> End {
-    let mut lane = FastLane { worker, control, socket, ahead: BytesMut::new(), is_first: true };
+/// Serves a connection for as long as its requests are usual, behind an event stream that is under way on it.
+pub async fn serve(
+    worker: &Rc<Worker>,
+    control: &Rc<Control>,
+    link: &mut Link,
+    stream: Option<Box<Detached>>,
+) -> End {
+    let mut lane = FastLane { worker, control, link };
+    if let Some(detached) = stream
+        && !Box::pin(lane.pass(detached)).await
+    {
+        return End::Gone;
+    }
+    let can_be_parked = matches!(lane.link.socket, Socket::Tcp(_));
     loop {
-        let pause = match lane.next(false).await {
+        if !worker.shared.config.fast_lane {
+            let is_at_rest = can_be_parked && control.is_at_rest();
+            return if is_at_rest { End::Rest } else { End::Unusual };
+        }
+        let pause = match lane.next(can_be_parked).await {
             // Boxed for as long as one request follows the other: a connection does not hold the place of an
             // exchange while nothing is asked on it.
             Ok(asked) => Box::pin(lane.serve_busy(asked)).await,
             Err(pause) => pause,
         };
         match pause {
+            Pause::Rest if can_be_parked => return End::Rest,
             Pause::Rest => {}
             Pause::Gone => return End::Gone,
-            Pause::Unusual => return End::Unusual { came: lane.ahead.freeze(), is_first: lane.is_first },
+            Pause::Unusual => return End::Unusual,
         }
     }
 }
@@ -80,11 +94,7 @@ pub async fn serve(worker: &Rc<Worker>, control: &Rc<Control>, socket: &mut Sock
 struct FastLane<'a> {
     worker: &'a Rc<Worker>,
     control: &'a Rc<Control>,
-    socket: &'a mut Socket,
-    /// What was read and not used.
-    ahead: BytesMut,
-    /// Whether nothing was asked yet.
-    is_first: bool,
+    link: &'a mut Link,
 }
 
 /// Why no request follows.
@@ -99,7 +109,7 @@ enum Pause {
 impl FastLane<'_> {
     /// Answers this request and those that follow it.
     async fn serve_busy(&mut self, first: Asked) -> Pause {
-        self.is_first = false;
+        self.link.speaks = Some(Speaks::Http1);
         let mut asked = first;
         loop {
             let active = self.control.begin();
@@ -118,7 +128,7 @@ impl FastLane<'_> {
     /// than until the connection is at rest.
     async fn next(&mut self, until_rest: bool) -> Result<Asked, Pause> {
         let mut patience: Option<Pin<Box<Sleep>>> = None;
-        if !self.ahead.is_empty() {
+        if !self.link.ahead.is_empty() {
             self.control.note_read();
             if let Some(next) = self.read_ahead() {
                 return next;
@@ -134,13 +144,15 @@ impl FastLane<'_> {
                     Poll::Ready(Some(next)) => return Poll::Ready(next),
                     Poll::Ready(None) => {}
                     // Only now: a request that has begun is answered.
-                    Poll::Pending if self.ahead.is_empty() && order == Order::Drain => {
+                    Poll::Pending if self.link.ahead.is_empty() && order == Order::Drain => {
                         return Poll::Ready(Err(Pause::Gone));
                     }
-                    Poll::Pending if self.ahead.is_empty() && until_rest && self.control.is_at_rest() => {
+                    Poll::Pending
+                        if self.link.ahead.is_empty() && until_rest && self.control.is_at_rest() =>
+                    {
                         return Poll::Ready(Err(Pause::Rest));
                     }
-                    Poll::Pending if self.ahead.is_empty() => return Poll::Pending,
+                    Poll::Pending if self.link.ahead.is_empty() => return Poll::Pending,
                     Poll::Pending => {
                         let patience = patience.get_or_insert_with(|| Box::pin(sleep(PATIENCE)));
                         return patience.as_mut().poll(cx).map(|()| Err(Pause::Unusual));
@@ -156,19 +168,19 @@ impl FastLane<'_> {
         let (shared, pools) = (&self.worker.shared, self.worker.pools());
         with_scratch(|scratch| {
             let mut buffer = ReadBuf::new(scratch);
-            let read = ready!(Pin::new(&mut *self.socket).poll_read(cx, &mut buffer));
+            let read = ready!(Pin::new(&mut self.link.socket).poll_read(cx, &mut buffer));
             let came = buffer.filled();
             if read.is_err() || came.is_empty() {
                 return Poll::Ready(Some(Err(Pause::Gone)));
             }
             self.control.note_read();
-            if self.ahead.is_empty()
+            if self.link.ahead.is_empty()
                 && let Read::Usual(asked, bytes) = read_request(&shared.config, &pools.fleet().table, came)
             {
-                self.ahead.extend_from_slice(&came[bytes..]);
+                self.link.ahead.extend_from_slice(&came[bytes..]);
                 return Poll::Ready(Some(Ok(asked)));
             }
-            self.ahead.extend_from_slice(came);
+            self.link.ahead.extend_from_slice(came);
             Poll::Ready(self.read_ahead())
         })
     }
@@ -176,13 +188,13 @@ impl FastLane<'_> {
     /// Reads what has come before.
     fn read_ahead(&mut self) -> Option<Result<Asked, Pause>> {
         let (shared, pools) = (&self.worker.shared, self.worker.pools());
-        match read_request(&shared.config, &pools.fleet().table, &self.ahead) {
+        match read_request(&shared.config, &pools.fleet().table, &self.link.ahead) {
             Read::Partial => None,
             Read::Unusual => Some(Err(Pause::Unusual)),
             Read::Usual(asked, bytes) => {
-                self.ahead.advance(bytes);
-                if self.ahead.is_empty() {
-                    self.ahead = BytesMut::new();
+                self.link.ahead.advance(bytes);
+                if self.link.ahead.is_empty() {
+                    self.link.ahead = BytesMut::new();
                 }
                 Some(Ok(asked))
             }
@@ -205,9 +217,17 @@ impl FastLane<'_> {
         self.write(reply).await
     }
 
+    /// Passes an event stream on; false when the connection is over.
+    async fn pass(&mut self, detached: Box<Detached>) -> bool {
+        let Detached { reply, active } = *detached;
+        let is_kept = self.write(reply).await;
+        drop(active);
+        is_kept
+    }
+
     async fn write(&mut self, reply: Reply) -> bool {
         let mut writing = Writing::new(reply, self.worker);
-        poll_fn(|cx| match writing.poll(self.socket, self.control, cx) {
+        poll_fn(|cx| match writing.poll(&mut self.link.socket, self.control, cx) {
             Poll::Pending if self.is_over(cx) => Poll::Ready(false),
             polled => polled,
         })
@@ -221,11 +241,11 @@ impl FastLane<'_> {
             return true;
         }
         // Further requests are taken in too, up to a bound, for behind them the client may go.
-        while self.ahead.len() < AHEAD_BYTES_MAX && !self.socket.is_silent(cx) {
+        while self.link.ahead.len() < AHEAD_BYTES_MAX && !self.link.socket.is_silent(cx) {
             let read = with_scratch(|scratch| {
                 let mut buffer = ReadBuf::new(scratch);
-                let read = Pin::new(&mut *self.socket).poll_read(cx, &mut buffer);
-                self.ahead.extend_from_slice(buffer.filled());
+                let read = Pin::new(&mut self.link.socket).poll_read(cx, &mut buffer);
+                self.link.ahead.extend_from_slice(buffer.filled());
                 read.map(|read| read.is_ok() && !buffer.filled().is_empty())
             });
             match read {

@@ -10,7 +10,7 @@ use http::header::{
 };
 use http::request::Parts;
 use http::uri::Authority;
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, StatusCode};
 use hyper::body::Incoming;
 
 use super::body::ResponseBody;
@@ -52,11 +52,7 @@ pub enum Arriving {
 ///
 /// Not cancel safe: dropping it, as hyper does when the client has gone, drops the connection to the backend
 /// with it, which tells the backend to stop.
-pub async fn handle(
-    worker: &Rc<Worker>,
-    control: &Control,
-    request: Request<Incoming>,
-) -> Response<ResponseBody> {
+pub async fn handle(worker: &Rc<Worker>, control: &Control, request: Request<Incoming>) -> Reply {
     let (head, body) = request.into_parts();
     let fields = Fields::from_map(&head.headers);
     let authority = head.uri.authority().cloned();
@@ -65,7 +61,7 @@ pub async fn handle(
     {
         let body = Arriving::Streamed(body);
         let asked = Asked { method: head.method, authority, endpoint, fields, body };
-        return answer(worker, control, asked).await.into_http();
+        return answer(worker, control, asked).await;
     }
     if head.method != Method::OPTIONS
         && let Some(endpoint) = worker.streamed_endpoint(head.uri.path())
@@ -73,7 +69,7 @@ pub async fn handle(
         let origin = worker.shared.guard.allowed_origin(&fields);
         // Boxed, so that it does not make every request's future bigger.
         let opened = Box::pin(frames::open(worker, control, (&head, fields), &endpoint, body)).await;
-        return conclude(worker, opened, Some(endpoint.label), origin).into_http();
+        return conclude(worker, opened, Some(endpoint.label), origin);
     }
     let guarded = worker.shared.guard.check(&fields, authority.as_ref().map(Authority::as_str));
     let answered = match guarded {
@@ -81,7 +77,7 @@ pub async fn handle(
         Ok(()) if head.method == Method::OPTIONS => Ok(preflight(worker, &head)),
         Ok(()) => Ok(ask_control_plane(worker, head, &fields, body).await),
     };
-    conclude(worker, answered, None, worker.shared.guard.allowed_origin(&fields)).into_http()
+    conclude(worker, answered, None, worker.shared.guard.allowed_origin(&fields))
 }
 
 /// Answers a request to an endpoint; a fault becomes an answer too. Not cancel safe, likewise.

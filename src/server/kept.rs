@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::again::Again;
 use super::body::{BodyError, ResponseBody};
+use super::event_stream::SessionStream;
 use super::fields::{Field, Fields};
 use super::relay::{COMMENT, Relay};
 use super::reply::{self, Reply};
@@ -132,6 +133,35 @@ async fn pump(mut relay: Box<Relay>, writer: Writer, failure: Failure) {
         if parts.is_empty() && bytes.starts_with(b":") {
             writer.comment();
         }
+        for part in parts.drain(..) {
+            let pushed = tokio::select! {
+                biased;
+                () = writer.abandoned() => return,
+                pushed = writer.push(&part) => pushed,
+            };
+            if pushed.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Passes the events of a session on to what is kept of its stream, with or without a client, until nobody waits for
+/// them any more.
+pub async fn keep(mut stream: Box<SessionStream>, writer: Writer) {
+    let (mut splitter, mut parts) = (EventSplitter::new(), Vec::new());
+    loop {
+        let next = tokio::select! {
+            biased;
+            () = writer.abandoned() => return,
+            next = poll_fn(|cx| stream.poll_next(cx)) => next,
+        };
+        let Some(bytes) = next else { return };
+        if bytes.starts_with(b":") {
+            writer.comment();
+            continue;
+        }
+        splitter.feed(&bytes, &mut parts);
         for part in parts.drain(..) {
             let pushed = tokio::select! {
                 biased;

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -15,11 +15,12 @@ use crossbeam::utils::CachePadded;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::oneshot;
-use tokio::task::{JoinSet, spawn_local};
+use tokio::task::spawn_local;
 use tokio::time::sleep;
 use tokio_rustls::TlsAcceptor;
 
-use super::connection::{Socket as Connected, serve};
+use super::connection::{Socket as Connected, serve, serve_again};
+use super::parking::Places;
 use super::worker::{Shared, Worker};
 use super::{Config, Tls};
 use crate::base::Phase;
@@ -226,22 +227,22 @@ impl Seed {
             Ok(listener) => listener,
             Err(error) => return drop(started.send(Err(error))),
         };
+        let worker = match Worker::new(Arc::clone(&self.shared), self.number) {
+            Ok(worker) => worker,
+            Err(error) => return drop(started.send(Err(error))),
+        };
         drop(started.send(Ok(())));
-        let worker = Worker::new(Arc::clone(&self.shared), self.number);
         spawn_local(Rc::clone(&worker).housekeep());
         let mut phase = self.shared.phase.clone();
-        let mut connections = JoinSet::new();
+        let places = Places::new(self.connections, self.shared.config.connections_max);
+        let mut woken = Vec::new();
         loop {
             tokio::select! {
                 accepted = listener.accept() => match accepted {
                     Ok(socket) => {
                         // Over the limit it is closed at once: those that are open go on undisturbed.
-                        if let Some(place) = Place::take(&self.connections, self.shared.config.connections_max) {
-                            let served = serve(Rc::clone(&worker), socket, self.tls.clone());
-                            connections.spawn_local(async move {
-                                served.await;
-                                drop(place);
-                            });
+                        if let Some(place) = places.take() {
+                            spawn_local(serve(Rc::clone(&worker), socket, place, self.tls.clone()));
                         }
                     }
                     Err(error) => {
@@ -249,36 +250,27 @@ impl Seed {
                         sleep(ACCEPT_PAUSE).await;
                     }
                 },
-                Some(_ended) = connections.join_next() => {}
+                Ok(()) = worker.parking.wake(&mut woken) => {
+                    for parked in woken.drain(..) {
+                        spawn_local(serve_again(Rc::clone(&worker), parked));
+                    }
+                }
                 _ = phase.wait_for(|phase| *phase >= Phase::Drain) => break,
             }
         }
         drop(listener);
-        let all = async { while connections.join_next().await.is_some() {} };
+        worker.parking.close(&mut woken);
+        for parked in woken {
+            spawn_local(serve_again(Rc::clone(&worker), parked));
+        }
         let cut = async {
             let _ = phase.wait_for(|phase| *phase == Phase::Cut).await;
             sleep(LAST_WORDS).await;
         };
         tokio::select! {
-            () = all => {}
+            () = places.emptied() => {}
             () = cut => tracing::warn!("connections were cut that took no last words"),
         }
-    }
-}
-
-/// A place among the connections, given back when dropped.
-struct Place(Arc<CachePadded<AtomicUsize>>);
-
-impl Place {
-    fn take(count: &Arc<CachePadded<AtomicUsize>>, max: usize) -> Option<Self> {
-        let place = Self(Arc::clone(count));
-        (count.fetch_add(1, Ordering::Relaxed) < max).then_some(place)
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

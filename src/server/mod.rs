@@ -9,6 +9,7 @@
 
 mod again;
 mod batch;
+mod bell;
 mod body;
 mod call;
 mod connection;
@@ -26,8 +27,9 @@ mod local;
 mod message;
 mod meter;
 mod modern;
-mod outlet;
+mod parking;
 mod plane;
+mod queue;
 mod receive;
 mod relay;
 mod reply;
@@ -36,6 +38,7 @@ mod subscription;
 mod tag;
 mod task_list;
 mod tasks;
+mod words;
 mod worker;
 mod write;
 

@@ -4,28 +4,31 @@
 //! Changes of lists are those of the catalog, which listens to every server. Resources and tasks are listened
 //! to at the server that has them, by one subscription each.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
-use tokio::task::{AbortHandle, JoinSet, spawn_local};
-use tokio::time::{Instant, MissedTickBehavior, interval_at};
+use tokio::task::{AbortHandle, JoinSet};
 
+use super::bell::{Rope, Rung};
 use super::body::ResponseBody;
 use super::call::Call;
-use super::event_stream::{Digests, EVENTS_MAX};
+use super::event_stream::Digests;
 use super::fields::Fields;
-use super::outlet::COMMENT;
+use super::queue::{Receiver, Sender, queue};
 use super::reply::{self, Reply};
 use super::tasks::{self, TaskIds, TaskPass};
+use super::words::{ANNOUNCED, COMMENT};
 use super::worker::Worker;
 use crate::auth::Identity;
 use crate::base::{Fault, Kind, Phase, ServerName};
 use crate::catalog::View;
 use crate::frame::{Kind as FrameKind, Scanner, splice, write_event};
+use crate::limits::Permit;
 use crate::protocol::{Method, TASKS_EXTENSION, Wish};
 use crate::route::Endpoint;
 use crate::session::{Feed, Source};
@@ -40,28 +43,48 @@ pub fn subscribe(worker: &Rc<Worker>, call: Box<Call>) -> Result<Reply, Fault> {
     let ids = TaskIds::new(worker, &call.identity, None, &call.endpoint);
     // Of what is nobody's, or another's, nothing can be told.
     wish.task_ids.retain(|text| ids.find(&call.endpoint, text).is_some());
-    let id = call.id();
-    let (sender, receiver) = mpsc::channel(EVENTS_MAX);
-    let stream = Subscription {
+    let id: Box<[u8]> = call.id()[..].into();
+    let acknowledged = message(&id, Method::Acknowledged, &format!(",\"notifications\":{}", json!(wish)));
+    let lists = Wanted(ANNOUNCED.map(|(_, method)| wish.wants(method)));
+    let Call { fields, endpoint, identity, permit, body, envelope, .. } = *call;
+    let fetching = Box::pin(fetch(Rc::clone(worker), Arc::clone(&endpoint)));
+    let is_of_servers = !wish.resource_subscriptions.is_empty() || !wish.task_ids.is_empty();
+    let more = is_of_servers.then(|| {
+        let meta = envelope.params.meta.object;
+        let meta = meta.map_or_else(Bytes::new, |span| body.slice(span.start as usize..span.end as usize));
+        let (tasks, heard, events) = (JoinSet::new(), HashMap::new(), queue().1);
+        Box::new(More { wish, ids, fields, meta, tasks, heard, events })
+    });
+    let subscription = Subscription {
         worker: Rc::clone(worker),
-        endpoint: Arc::clone(&call.endpoint),
-        wish,
-        ids,
+        endpoint,
+        lists,
         id,
-        identity: call.identity,
-        fields: call.fields,
-        meta: call
-            .envelope
-            .params
-            .meta
-            .object
-            .map_or_else(Bytes::new, |span| call.body.slice(span.start as usize..span.end as usize)),
-        sender,
+        identity,
+        rope: worker.bell.rope(),
+        known: Err(fetching),
+        ready: VecDeque::from([acknowledged]),
+        ended: false,
+        more,
+        _permit: permit,
         _streaming: worker.streaming(StreamKind::Subscription),
     };
-    let _ = stream.sender.try_send(stream.acknowledgement());
-    spawn_local(stream.run());
-    Ok(reply::events(ResponseBody::events(receiver, call.permit)))
+    Ok(reply::events(ResponseBody::subscription(Box::new(subscription))))
+}
+
+async fn fetch(worker: Rc<Worker>, endpoint: Arc<Endpoint>) {
+    worker.shared.catalog.merged(&endpoint, View::Modern).await;
+}
+
+/// The lists that a client wants to be told of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Wanted([bool; 3]);
+
+impl Wanted {
+    fn wants(self, method: Method) -> bool {
+        let wanted = ANNOUNCED.iter().zip(self.0);
+        wanted.into_iter().any(|((_, announced), wanted)| wanted && *announced == method)
+    }
 }
 
 /// What a client wants to be told of.
@@ -85,82 +108,111 @@ fn read_wish(call: &Call) -> Result<Wish, Fault> {
 
 const SUBSCRIPTION_ID: &str = "io.modelcontextprotocol/subscriptionId";
 
-struct Subscription {
+/// A subscription of a client.
+pub struct Subscription {
     worker: Rc<Worker>,
     endpoint: Arc<Endpoint>,
-    wish: Wish,
-    /// Those of tasks, as this client knows them.
-    ids: TaskIds,
-    /// The client's raw id of the request, which names the subscription.
-    id: Bytes,
+    lists: Wanted,
+    /// The client's raw id of the request, which names the subscription. A copy: a slice would keep the whole request.
+    id: Box<[u8]>,
     identity: Identity,
-    fields: Fields,
-    /// The client's raw `_meta`, for the subscriptions at the servers.
-    meta: Bytes,
-    sender: mpsc::Sender<Bytes>,
+    rope: Rope,
+    /// Which lists there were; not known while they are fetched for the first time.
+    known: Result<Digests, Pin<Box<dyn Future<Output = ()>>>>,
+    /// Made here, and not taken yet.
+    ready: VecDeque<Bytes>,
+    ended: bool,
+    /// What is listened to at the servers, where there is anything.
+    more: Option<Box<More>>,
+    _permit: Option<Permit>,
     _streaming: Option<Streaming>,
 }
 
+/// Resources and tasks, at the servers that have them.
+struct More {
+    wish: Wish,
+    /// Those of tasks, as this client knows them.
+    ids: TaskIds,
+    fields: Fields,
+    /// The client's raw `_meta`, for the subscriptions at the servers.
+    meta: Bytes,
+    tasks: JoinSet<()>,
+    /// By the server's id.
+    heard: HashMap<u32, (Wish, AbortHandle)>,
+    events: Receiver,
+}
+
 impl Subscription {
-    /// Until the client has gone, the endpoint is gone, or the gateway stops.
-    async fn run(mut self) {
-        let shared = Arc::clone(&self.worker.shared);
-        // The lists as they are when the subscription begins; those that come in later are changes.
-        shared.catalog.merged(&self.endpoint, View::Modern).await;
-        let mut changes = shared.catalog.changes();
-        let mut lists = Digests::of(&self.worker, &self.endpoint, View::Modern);
-        let mut phase = shared.phase.clone();
-        let period = shared.config.keep_alive;
-        let mut keep_alive = interval_at(Instant::now() + period, period);
-        let mut keys = shared.keys.clone();
-        keep_alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut tasks, mut heard) = (JoinSet::new(), HashMap::new());
-        self.start_pumps(&mut tasks, &mut heard);
+    /// The next event, or comment; `None` when the endpoint is gone, the key was taken back, or the gateway stops.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         loop {
-            let endpoint = self.worker.endpoint_now(&self.endpoint.scope);
-            if *phase.borrow() >= Phase::Drain || endpoint.is_none() {
-                let _ = self.sender.send(self.ending()).await;
-                return;
-            }
-            if let Some(endpoint) = endpoint.filter(|endpoint| endpoint.id != self.endpoint.id) {
-                self.endpoint = endpoint;
-                self.start_pumps(&mut tasks, &mut heard);
-                self.announce(&mut lists).await;
-            }
-            tokio::select! {
-                () = self.sender.closed() => return,
-                _ = phase.changed() => {}
-                Ok(()) = keys.changed() => {
-                    // A key that was taken back takes its streams with it.
-                    if !shared.auth.still_valid(&self.identity) {
-                        return;
-                    }
+            if let Some(bytes) = self.ready.pop_front() {
+                if self.ready.is_empty() {
+                    self.ready = VecDeque::new();
                 }
-                _ = keep_alive.tick() => {
-                    let _ = self.sender.try_send(Bytes::from_static(COMMENT));
-                    if !shared.auth.still_valid(&self.identity) {
-                        return;
-                    }
-                }
-                _ = changes.changed() => self.announce(&mut lists).await,
-                Some(_ended) = tasks.join_next() => {}
+                return Poll::Ready(Some(bytes));
             }
+            if self.ended {
+                return Poll::Ready(None);
+            }
+            if let Err(fetching) = &mut self.known {
+                // The lists as they are when the subscription begins; those that come in later are changes.
+                ready!(fetching.as_mut().poll(cx));
+                self.known = Ok(Digests::of(&self.worker, &self.endpoint, View::Modern));
+                self.start_pumps();
+                self.look();
+                continue;
+            }
+            if let Poll::Ready(rung) = self.rope.poll(cx) {
+                match rung {
+                    Rung::Changed => self.look(),
+                    Rung::Due => self.ready.push_back(Bytes::from_static(COMMENT)),
+                }
+                // A key that was taken back takes its streams with it; of one that expires nobody tells.
+                if !self.worker.shared.auth.still_valid(&self.identity) {
+                    return Poll::Ready(None);
+                }
+                continue;
+            }
+            let Some(more) = &mut self.more else { return Poll::Pending };
+            if let Poll::Ready(bytes) = more.events.poll(cx) {
+                return Poll::Ready(Some(bytes));
+            }
+            // One that ended has nothing to say.
+            while let Poll::Ready(Some(_ended)) = more.tasks.poll_join_next(cx) {}
+            return Poll::Pending;
         }
     }
 
+    /// Something may have changed.
+    fn look(&mut self) {
+        let endpoint = self.worker.endpoint_now(&self.endpoint.scope);
+        let Some(endpoint) = endpoint.filter(|_| *self.worker.shared.phase.borrow() < Phase::Drain) else {
+            self.ended = true;
+            self.ready.push_back(self.ending());
+            return;
+        };
+        if endpoint.id != self.endpoint.id {
+            self.endpoint = endpoint;
+            self.start_pumps();
+        }
+        self.announce();
+    }
+
     /// Tells the client which of the lists that it asked about changed.
-    async fn announce(&self, lists: &mut Digests) {
-        for method in lists.moved(&self.worker, &self.endpoint, View::Modern) {
-            if self.wish.wants(method) {
-                let _ = self.sender.send(self.notification(method)).await;
-            }
+    fn announce(&mut self) {
+        let Ok(known) = &mut self.known else { return };
+        let moved = known.moved(&self.worker, &self.endpoint, View::Modern);
+        for method in moved.into_iter().filter(|method| self.lists.wants(*method)) {
+            self.ready.push_back(message(&self.id, method, ""));
         }
     }
 
     /// One subscription at each server that has one of the resources; lists are watched by the catalog. Those
     /// that are as they were before go on, the others end.
-    fn start_pumps(&self, pumps: &mut JoinSet<()>, heard: &mut HashMap<u32, (Wish, AbortHandle)>) {
-        let mut before = std::mem::take(heard);
+    fn start_pumps(&mut self) {
+        let Some(more) = &mut self.more else { return };
+        let mut before = std::mem::take(&mut more.heard);
         let merged = self.worker.shared.catalog.snapshot(&self.endpoint, View::Modern);
         for (place, server) in self.endpoint.servers.iter().enumerate() {
             let is_here = |uri: &&String| {
@@ -168,8 +220,8 @@ impl Subscription {
                 known.is_none_or(|known| known as usize == place)
             };
             let resource_subscriptions =
-                self.wish.resource_subscriptions.iter().filter(is_here).cloned().collect();
-            let tasks = self.wish.task_ids.iter().filter_map(|text| self.ids.find(&self.endpoint, text));
+                more.wish.resource_subscriptions.iter().filter(is_here).cloned().collect();
+            let tasks = more.wish.task_ids.iter().filter_map(|text| more.ids.find(&self.endpoint, text));
             // By the server's own ids.
             let task_ids = tasks.filter_map(|(at, raw)| (at == place).then_some(raw)).collect();
             let wanted = Wish { resource_subscriptions, task_ids, ..Wish::default() };
@@ -178,7 +230,7 @@ impl Subscription {
             }
             match before.remove(&server.backend) {
                 Some((known, task)) if known == wanted => {
-                    heard.insert(server.backend, (known, task));
+                    more.heard.insert(server.backend, (known, task));
                     continue;
                 }
                 Some((_, task)) => task.abort(),
@@ -186,45 +238,28 @@ impl Subscription {
             }
             // Gone in this moment: the subscription is about to follow.
             let Ok(pool) = self.worker.pool(server) else { continue };
-            let meta: Value = serde_json::from_slice(&self.meta).unwrap_or_default();
+            let meta: Value = serde_json::from_slice(&more.meta).unwrap_or_default();
             let message = json!({
                 "jsonrpc": "2.0",
                 "id": "metamcp-listen",
                 "method": Method::Listen.as_str(),
                 "params": {"_meta": meta, "notifications": wanted},
             });
-            let headers = self.fields.forwarded().collect();
+            let headers = more.fields.forwarded().collect();
             let owner = Some(self.identity.key_id());
             let source = Source::Modern { message: message.to_string().into(), headers, owner };
             let pump = SubscriptionPump {
                 feed: Feed::new(pool, source, true),
                 server: server.name.clone(),
-                tasks: TaskPass::new(self.ids.clone(), false),
-                id: self.id.clone(),
-                sender: self.sender.clone(),
+                tasks: TaskPass::new(more.ids.clone(), false),
+                id: Bytes::copy_from_slice(&self.id),
+                sender: more.events.sender(),
             };
-            heard.insert(server.backend, (wanted, pumps.spawn_local(pump.run())));
+            more.heard.insert(server.backend, (wanted, more.tasks.spawn_local(pump.run())));
         }
         for (_, task) in before.into_values() {
             task.abort();
         }
-    }
-
-    fn acknowledgement(&self) -> Bytes {
-        self.message(Method::Acknowledged, &format!(",\"notifications\":{}", json!(self.wish)))
-    }
-
-    fn notification(&self, method: Method) -> Bytes {
-        self.message(method, "")
-    }
-
-    fn message(&self, method: Method, more: &str) -> Bytes {
-        let id = String::from_utf8_lossy(&self.id);
-        let message = format!(
-            r#"{{"jsonrpc":"2.0","method":"{}","params":{{"_meta":{{"{SUBSCRIPTION_ID}":{id}}}{more}}}}}"#,
-            method.as_str()
-        );
-        write_event(message.as_bytes())
     }
 
     /// The result that ends a subscription from this side.
@@ -237,13 +272,23 @@ impl Subscription {
     }
 }
 
+/// A message of the subscription of that id.
+fn message(id: &[u8], method: Method, more: &str) -> Bytes {
+    let id = String::from_utf8_lossy(id);
+    let message = format!(
+        r#"{{"jsonrpc":"2.0","method":"{}","params":{{"_meta":{{"{SUBSCRIPTION_ID}":{id}}}{more}}}}}"#,
+        method.as_str()
+    );
+    write_event(message.as_bytes())
+}
+
 /// Passes what one server says about resources and tasks on, under the client's own subscription id.
 struct SubscriptionPump {
     feed: Feed,
     server: ServerName,
     tasks: TaskPass,
     id: Bytes,
-    sender: mpsc::Sender<Bytes>,
+    sender: Sender,
 }
 
 impl SubscriptionPump {

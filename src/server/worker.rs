@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -17,9 +17,11 @@ use tokio::time::{MissedTickBehavior, interval};
 use zeroize::Zeroizing;
 
 use super::Config;
+use super::bell::Bell;
 use super::control::{Control, Controls, Order};
 use super::fields::{Field, Fields};
 use super::guard::Guard;
+use super::parking::Parking;
 use super::plane::ControlPlane;
 use crate::auth::{Authenticator, Check, Credential, Denied, Identity, KeyId, Mode};
 use crate::backend::{BackendId, Pool};
@@ -78,6 +80,10 @@ pub struct Worker {
     gauges: RefCell<HashMap<KeyId, Arc<Gauge>, RandomState>>,
     /// Its connections.
     pub controls: Controls,
+    /// What concerns all event streams.
+    pub bell: Rc<Bell>,
+    /// The connections on which nothing goes on.
+    pub parking: Parking,
     now_s: Cell<u64>,
     /// Likewise, as the field `Date` has it (RFC 9110, section 5.6.7).
     date: Cell<Date>,
@@ -106,8 +112,11 @@ const GAUGES_AT_HAND_MAX: usize = 4096;
 const TICK: Duration = Duration::from_secs(1);
 
 impl Worker {
-    /// On this thread.
-    pub fn new(shared: Arc<Shared>, number: usize) -> Rc<Self> {
+    /// On this thread, in its runtime.
+    ///
+    /// # Errors
+    /// The system has no descriptor left.
+    pub fn new(shared: Arc<Shared>, number: usize) -> io::Result<Rc<Self>> {
         let fleet = Arc::clone(&shared.fleet.borrow());
         let phase = *shared.phase.borrow();
         let worker = Rc::new(Self {
@@ -118,6 +127,8 @@ impl Worker {
             sessions: RefCell::default(),
             gauges: RefCell::default(),
             controls: Controls::default(),
+            bell: Bell::new(shared.config.keep_alive),
+            parking: Parking::new()?,
             now_s: Cell::new(unix_s()),
             date: Cell::new(date()),
             keys: Cell::new(0),
@@ -127,7 +138,7 @@ impl Worker {
             shared,
         });
         worker.tell_epoch();
-        worker
+        Ok(worker)
     }
 
     /// The endpoint that a request path names.
@@ -223,17 +234,28 @@ impl Worker {
         let mut phase = self.shared.phase.clone();
         let mut keys = self.shared.keys.clone();
         let mut fleets = self.shared.fleet.clone();
+        let mut lists = self.shared.catalog.changes();
         loop {
-            tokio::select! {
-                _ = tick.tick() => {}
-                Ok(()) = fleets.changed() => self.follow(),
-                Ok(()) = keys.changed() => self.keys.set(*keys.borrow_and_update()),
-                Ok(()) = phase.changed() => self.phase.set(*phase.borrow_and_update()),
+            let is_told = tokio::select! {
+                _ = tick.tick() => false,
+                Ok(()) = fleets.changed() => true,
+                Ok(()) = keys.changed() => true,
+                Ok(()) = phase.changed() => true,
+                Ok(()) = lists.changed() => true,
+            };
+            self.keys.set(*keys.borrow());
+            self.phase.set(*phase.borrow());
+            self.follow();
+            if is_told {
+                self.bell.ring();
+            } else {
+                self.bell.tick();
             }
             if self.phase.get() >= Phase::Drain {
                 self.controls.give_all(Order::Drain);
             }
             self.controls.sweep(config);
+            self.parking.sweep(config.idle_timeout);
             self.now_s.set(unix_s());
             self.date.set(date());
             self.pools.sweep();

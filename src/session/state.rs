@@ -2,9 +2,9 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::Waker;
 
 use bytes::Bytes;
-use tokio::sync::Notify;
 
 use super::id::Seal;
 use super::stream::{Mark, Stream};
@@ -42,12 +42,19 @@ struct Life {
     stream_generation: AtomicU64,
     /// Open ones; more than one only while a new one takes over.
     streams: AtomicU32,
-    /// Wakes the event stream: an upstream opened, another stream took over, the endpoint changed, or the
-    /// session ended.
-    changed: Notify,
+    /// Guards who is told: an upstream opened, another stream took over, the endpoint changed, or the session
+    /// ended.
+    changed: Mutex<Changed>,
     ended: AtomicBool,
     /// Seconds since the Unix epoch, in steps of the sweep.
     last_used_s: AtomicU64,
+}
+
+/// What the event stream is told. There is one, and for a moment the one that it took over from, which is told by that.
+#[derive(Default)]
+struct Changed {
+    count: u64,
+    waker: Option<Waker>,
 }
 
 /// So many streams are looked at with each new one: a session has a few.
@@ -148,7 +155,7 @@ impl Session {
     /// A new event stream of the client takes over from the one before.
     pub fn take_stream(&self) -> u64 {
         let generation = self.life.stream_generation.fetch_add(1, Ordering::AcqRel) + 1;
-        self.life.changed.notify_waiters();
+        self.touch_stream();
         generation
     }
 
@@ -201,14 +208,25 @@ impl Session {
         self.life.stream_generation.load(Ordering::Acquire) == generation && !self.is_ended()
     }
 
-    /// Completes at the next change. Make it ready before looking at what may change.
-    pub fn changed(&self) -> tokio::sync::futures::Notified<'_> {
-        self.life.changed.notified()
+    /// Whether something changed since the one was `heard`; whoever asks is woken by the next change, if not.
+    pub fn poll_changed(&self, heard: &mut u64, waker: &Waker) -> bool {
+        let mut changed = lock(&self.life.changed);
+        if std::mem::replace(heard, changed.count) != changed.count {
+            return true;
+        }
+        if !changed.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            changed.waker = Some(waker.clone());
+        }
+        false
     }
 
     /// Says that something changed.
     pub fn touch_stream(&self) {
-        self.life.changed.notify_waiters();
+        let mut changed = lock(&self.life.changed);
+        changed.count += 1;
+        let waker = changed.waker.take();
+        drop(changed);
+        waker.into_iter().for_each(Waker::wake);
     }
 
     /// Marks it used.
@@ -227,7 +245,7 @@ impl Session {
     /// Ends it: its event stream closes.
     pub fn end(&self) {
         self.life.ended.store(true, Ordering::Release);
-        self.life.changed.notify_waiters();
+        self.touch_stream();
         let kept = std::mem::take(&mut *lock(&self.life.kept));
         kept.iter().filter_map(Weak::upgrade).for_each(|stream| stream.lose());
     }

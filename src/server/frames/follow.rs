@@ -5,9 +5,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
 
-use super::super::event_stream;
+use super::super::event_stream::{self, SessionStream};
 use super::desk::Desk;
 use super::exchange::number;
 use crate::frame::{EventReader, Kind as FrameKind};
@@ -15,7 +14,7 @@ use crate::session::Session;
 
 /// The session's own event stream, with this stream as its client.
 pub struct Follow {
-    events: mpsc::Receiver<Bytes>,
+    events: Box<SessionStream>,
     reader: EventReader,
 }
 
@@ -46,7 +45,7 @@ impl Follow {
                 Ok(None) => {}
                 Err(_too_long) => return Poll::Ready(()),
             }
-            match self.events.poll_recv(cx) {
+            match self.events.poll_next(cx) {
                 Poll::Ready(Some(bytes)) => self.reader.push(bytes),
                 Poll::Ready(None) => return Poll::Ready(()),
                 Poll::Pending => return Poll::Pending,

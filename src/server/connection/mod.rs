@@ -1,0 +1,111 @@
+//! The owner of one client connection.
+//!
+//! It holds what it needs at the moment: hyper for requests of any shape and for HTTP/2; a fast lane for those of the
+//! usual shape, and for event streams whoever read their requests; and nothing but the socket while nothing goes on
+//! (then it is *parked*, and is no task any more).
+//!
+//! Invariants: a byte that was read is never lost where one of these hands over to another; hyper is left only between
+//! two requests or before the first byte of an answer, and when all that it had to write is written.
+//!
+//! Does not know: what is asked, nor how it is answered.
+
+mod general;
+mod rewound;
+mod socket;
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::control::{Active, Control, Order, Speaks};
+use super::fast_lane::{self, End};
+use super::parking::{Parked, Place};
+use super::reply::Reply;
+use super::worker::Worker;
+use crate::base::Phase;
+use general::Left;
+
+pub use socket::Socket;
+
+/// A TLS handshake takes two round trips; a client that takes longer than this has stalled.
+const TLS_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A connection between two of those that serve it.
+pub struct Link {
+    /// The stream of bytes.
+    pub socket: Socket,
+    /// What was read and not used.
+    pub ahead: BytesMut,
+    /// The protocol, when it is known.
+    pub speaks: Option<Speaks>,
+}
+
+/// An event stream that hyper is not needed for any more: its connection belongs to it until its end.
+pub struct Detached {
+    /// Head and body.
+    pub reply: Reply,
+    /// Until the last byte.
+    pub active: Active,
+}
+
+/// Serves a connection that was just accepted.
+pub async fn serve(worker: Rc<Worker>, socket: Socket, place: Place, tls: Option<TlsAcceptor>) {
+    let socket = match (tls, socket) {
+        // Boxed: a handshake is ten times what a connection has afterwards.
+        (Some(acceptor), Socket::Tcp(tcp)) => match Box::pin(shake_hands(acceptor, tcp)).await {
+            Some(stream) => Socket::Tls(stream),
+            None => return,
+        },
+        (_, plain) => plain,
+    };
+    own(worker, Link { socket, ahead: BytesMut::new(), speaks: None }, place).await;
+}
+
+/// Serves a connection that was parked.
+pub async fn serve_again(worker: Rc<Worker>, parked: Parked) {
+    let Parked { socket, place, speaks, .. } = parked;
+    // One that cannot be watched is as good as gone.
+    let Ok(tcp) = TcpStream::from_std(socket) else { return };
+    own(worker, Link { socket: Socket::Tcp(tcp), ahead: BytesMut::new(), speaks }, place).await;
+}
+
+async fn shake_hands(acceptor: TlsAcceptor, tcp: TcpStream) -> Option<Box<TlsStream<TcpStream>>> {
+    timeout(TLS_TIMEOUT, acceptor.accept(tcp)).await.ok()?.ok().map(Box::new)
+}
+
+/// Serves a connection until it is over or parked.
+async fn own(worker: Rc<Worker>, mut link: Link, place: Place) {
+    let control = Control::new();
+    let watched = worker.controls.watch(&control);
+    if *worker.shared.phase.borrow() >= Phase::Drain {
+        // It says what was said to all others before it was there.
+        control.give(Order::Drain);
+    }
+    let mut stream = None;
+    loop {
+        match fast_lane::serve(&worker, &control, &mut link, stream.take()).await {
+            End::Gone => return,
+            End::Rest => break,
+            End::Unusual => {}
+        }
+        // Boxed: what hyper needs is a hundred times what an idle connection has.
+        link = match Box::pin(general::serve(&worker, &control, link)).await {
+            Left::Gone => return,
+            Left::Rest(link) => link,
+            Left::Stream(link, detached) => {
+                stream = Some(detached);
+                link
+            }
+        };
+    }
+    drop(watched);
+    let Link { socket: Socket::Tcp(tcp), speaks, .. } = link else { return };
+    // One that cannot be given back has no descriptor that is open.
+    let Ok(socket) = tcp.into_std() else { return };
+    worker.parking.park(Parked { socket, since: control.still_since(), place, speaks });
+}
