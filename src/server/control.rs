@@ -30,6 +30,8 @@ pub struct Control {
     order: Cell<Order>,
     /// Whether nothing was under way for a while.
     at_rest: Cell<bool>,
+    /// Whether what is under way is an event stream, which may be silent for days.
+    streams: Cell<bool>,
     /// Whether hyper may hold bytes that the socket has not taken.
     unwritten: Cell<bool>,
     /// The Host of the last request that was let in.
@@ -74,6 +76,7 @@ impl Control {
             stalls: Moves::default(),
             order: Cell::new(Order::GoOn),
             at_rest: Cell::new(false),
+            streams: Cell::new(false),
             unwritten: Cell::new(false),
             host: RefCell::default(),
             known: RefCell::new(None),
@@ -126,6 +129,18 @@ impl Control {
         Active(Rc::clone(self))
     }
 
+    /// Whether what is under way from now on is an event stream.
+    pub fn note_stream(&self, streams: bool) {
+        self.streams.set(streams);
+        self.note_passed();
+    }
+
+    /// A part of an answer was written.
+    pub fn note_passed(&self) {
+        self.at_rest.set(false);
+        self.moves.note();
+    }
+
     /// What the owner is to do; it is woken when that changes.
     pub fn order(&self, waker: &Waker) -> Order {
         let mut kept = self.waker.borrow_mut();
@@ -149,7 +164,7 @@ impl Control {
         }
     }
 
-    /// Whether nothing was under way for a while; who asked for the order is woken when that becomes so.
+    /// Whether nothing was under way for a while, or only a stream that was silent; who asked for the order is woken when that becomes so.
     pub fn is_at_rest(&self) -> bool {
         self.at_rest.get()
     }
@@ -161,8 +176,8 @@ impl Control {
 
     /// Notices when nothing has moved in a while. Asked once a tick.
     fn note_rest(&self, now: Instant) {
-        let is_idle = self.answering.get() == 0 && !self.in_head.get();
-        if is_idle && self.moves.still_for(now) >= REST_AFTER && !self.at_rest.replace(true) {
+        let is_silent = (self.answering.get() == 0 || self.streams.get()) && !self.in_head.get();
+        if is_silent && self.moves.still_for(now) >= REST_AFTER && !self.at_rest.replace(true) {
             self.wake();
         }
     }

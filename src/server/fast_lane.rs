@@ -18,11 +18,10 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
 use super::Config;
-use super::connection::{Detached, Link, Socket};
+use super::connection::{Detached, Link};
 use super::control::{Control, Order, Speaks};
 use super::fields::Fields;
 use super::handler::{self, Arriving, Asked};
-use super::reply::Reply;
 use super::worker::Worker;
 use super::write::Writing;
 use crate::base::{let_others_go_first, with_scratch};
@@ -36,6 +35,8 @@ pub enum End {
     Gone,
     /// Nothing goes on, and the connection can be parked.
     Rest,
+    /// Likewise, but for an event stream that is silent.
+    Silent(Box<Writing>),
     /// What came is hyper's.
     Unusual,
 }
@@ -65,12 +66,13 @@ pub async fn serve(
     stream: Option<Box<Detached>>,
 ) -> End {
     let mut lane = FastLane { worker, control, link };
-    if let Some(detached) = stream
-        && !Box::pin(lane.pass(detached)).await
-    {
-        return End::Gone;
+    if let Some(detached) = stream {
+        match Box::pin(lane.pass(detached)).await {
+            Pause::Rest => {}
+            pause => return pause.end(),
+        }
     }
-    let can_be_parked = matches!(lane.link.socket, Socket::Tcp(_));
+    let can_be_parked = lane.link.socket.can_be_still();
     loop {
         if !worker.shared.config.fast_lane {
             let is_at_rest = can_be_parked && control.is_at_rest();
@@ -85,8 +87,7 @@ pub async fn serve(
         match pause {
             Pause::Rest if can_be_parked => return End::Rest,
             Pause::Rest => {}
-            Pause::Gone => return End::Gone,
-            Pause::Unusual => return End::Unusual,
+            pause => return pause.end(),
         }
     }
 }
@@ -101,9 +102,22 @@ struct FastLane<'a> {
 enum Pause {
     /// None came in a while.
     Rest,
+    /// An event stream is under way, and silent.
+    Silent(Box<Writing>),
     /// What came of it lies in `ahead`.
     Unusual,
     Gone,
+}
+
+impl Pause {
+    fn end(self) -> End {
+        match self {
+            Self::Rest => End::Rest,
+            Self::Silent(writing) => End::Silent(writing),
+            Self::Unusual => End::Unusual,
+            Self::Gone => End::Gone,
+        }
+    }
 }
 
 impl FastLane<'_> {
@@ -113,10 +127,16 @@ impl FastLane<'_> {
         let mut asked = first;
         loop {
             let active = self.control.begin();
-            if !self.answer(asked).await {
-                return Pause::Gone;
+            match self.answer(asked).await {
+                Answered::Kept => drop(active),
+                Answered::Gone => return Pause::Gone,
+                Answered::Stream(writing) => {
+                    match Box::pin(self.pass(Box::new(Detached { writing, active }))).await {
+                        Pause::Rest => {}
+                        pause => return pause,
+                    }
+                }
             }
-            drop(active);
             match self.next(true).await {
                 Ok(next) => asked = next,
                 Err(pause) => return pause,
@@ -201,8 +221,8 @@ impl FastLane<'_> {
         }
     }
 
-    /// Answers a request; false when the connection is over.
-    async fn answer(&mut self, asked: Asked) -> bool {
+    /// Answers a request, but for an event stream, which may last.
+    async fn answer(&mut self, asked: Asked) -> Answered {
         let reply = {
             let mut answering = pin!(handler::answer(self.worker, self.control, asked));
             poll_fn(|cx| match answering.as_mut().poll(cx) {
@@ -212,21 +232,36 @@ impl FastLane<'_> {
             })
             .await
         };
-        let Some(reply) = reply else { return false };
+        let Some(reply) = reply else { return Answered::Gone };
         let_others_go_first().await;
-        self.write(reply).await
-    }
-
-    /// Passes an event stream on; false when the connection is over.
-    async fn pass(&mut self, detached: Box<Detached>) -> bool {
-        let Detached { reply, active } = *detached;
-        let is_kept = self.write(reply).await;
-        drop(active);
-        is_kept
-    }
-
-    async fn write(&mut self, reply: Reply) -> bool {
         let mut writing = Writing::new(reply, self.worker);
+        if writing.is_stream() {
+            return Answered::Stream(writing);
+        }
+        if self.write(&mut writing).await { Answered::Kept } else { Answered::Gone }
+    }
+
+    /// Passes an event stream on, until its end (then the connection is at rest) or for as long as it says something.
+    async fn pass(&mut self, detached: Box<Detached>) -> Pause {
+        let Detached { mut writing, active } = *detached;
+        self.control.note_stream(true);
+        let can_be_parked = self.link.socket.can_be_still();
+        let pause = poll_fn(|cx| match writing.poll(&mut self.link.socket, self.control, cx) {
+            Poll::Ready(true) => Poll::Ready(Some(Pause::Rest)),
+            Poll::Ready(false) => Poll::Ready(Some(Pause::Gone)),
+            Poll::Pending if self.is_over(cx) => Poll::Ready(Some(Pause::Gone)),
+            Poll::Pending => {
+                let is_at_rest = can_be_parked && self.control.is_at_rest() && writing.is_silent();
+                if is_at_rest && self.link.ahead.is_empty() { Poll::Ready(None) } else { Poll::Pending }
+            }
+        })
+        .await;
+        self.control.note_stream(false);
+        drop(active);
+        pause.unwrap_or_else(|| Pause::Silent(Box::new(writing)))
+    }
+
+    async fn write(&mut self, writing: &mut Writing) -> bool {
         poll_fn(|cx| match writing.poll(&mut self.link.socket, self.control, cx) {
             Poll::Pending if self.is_over(cx) => Poll::Ready(false),
             polled => polled,
@@ -256,6 +291,15 @@ impl FastLane<'_> {
         }
         false
     }
+}
+
+/// What became of a request.
+enum Answered {
+    /// Another may follow.
+    Kept,
+    Gone,
+    /// An event stream, of which nothing is written yet.
+    Stream(Writing),
 }
 
 enum Read {

@@ -1,17 +1,21 @@
-//! Connections on which nothing goes on: a socket each, and no task.
+//! Connections on which nothing goes on: a socket each, perhaps with an event stream that is silent, and no task.
 //!
 //! One set of the kernel's (epoll) watches them all for one worker, and is itself what the worker's runtime watches.
-//! A connection that says something leaves it and gets a task again; one that ends is closed where it is.
+//! A connection that says something leaves it and gets a task again; one that ends is closed where it is. What a
+//! stream says is written from here, as long as its client takes it at once.
+//!
+//! Does not know: HTTP, or what a stream says.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use crossbeam::utils::CachePadded;
@@ -21,30 +25,48 @@ use rustix::time::Timespec;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
-use super::control::Speaks;
+use super::connection::Socket;
+use super::control::{Control, Speaks};
+use super::write::Writing;
 
 /// The parked connections of one worker.
 pub struct Parking {
     set: AsyncFd<OwnedFd>,
     parked: RefCell<HashMap<u64, Parked, RandomState>>,
-    /// The number of the next one: none is used twice, so that what the kernel says of one is never taken for another.
+    /// The number of the next one: none is used twice, so that what is said of one is never taken for another.
     next: Cell<u64>,
+    alarms: Arc<Alarms>,
+    /// In the place of the one that each connection with a task has: nothing here is slow.
+    control: Rc<Control>,
 }
 
 /// A connection on which nothing is under way, and of which every byte that was read was used.
 pub struct Parked {
-    /// Open, and not blocking.
-    pub socket: TcpStream,
+    /// Open, and still.
+    pub socket: Socket,
     /// Since when nothing goes on.
     pub since: Instant,
     /// Among all connections.
     pub place: Place,
     /// The protocol, when it is known.
     pub speaks: Option<Speaks>,
+    /// The stream that it belongs to.
+    pub stream: Option<Box<Silent>>,
 }
 
-/// What the kernel says at a time.
-const EVENTS_AT_ONCE: usize = 256;
+/// An event stream of which all that has come is written.
+pub struct Silent {
+    /// What is left of it.
+    pub writing: Writing,
+    /// By which it tells that it has something to say.
+    alarm: Option<Waker>,
+}
+
+/// What is done before others have their turn.
+const AT_ONCE: usize = 64;
+
+/// So many times, before others have theirs: clients may go by the thousands.
+const TURNS: usize = 8;
 
 /// Room for fewer is not worth giving back.
 const ROOM_MIN: usize = 64;
@@ -53,70 +75,185 @@ const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 
 impl Parking {
     /// Of the worker whose runtime this is called in.
+    ///
+    /// # Errors
+    /// The system has no descriptor left.
     pub fn new() -> io::Result<Self> {
         #[expect(
             deprecated,
             reason = "what replaces it is unsafe, for descriptors that change; an `OwnedFd` does not"
         )]
         let set = AsyncFd::new(epoll::create(CreateFlags::CLOEXEC)?)?;
-        Ok(Self { set, parked: RefCell::default(), next: Cell::new(0) })
+        let alarms = Arc::<Alarms>::default();
+        Ok(Self { set, parked: RefCell::default(), next: Cell::new(0), alarms, control: Control::new() })
+    }
+
+    /// A stream that is to be parked with its connection.
+    pub fn silent(&self, writing: Writing) -> Box<Silent> {
+        Box::new(Silent { writing, alarm: None })
     }
 
     /// Watches a connection from now on, also for what has come before. One that cannot be watched is closed.
-    pub fn park(&self, parked: Parked) {
+    pub fn park(&self, mut parked: Parked) {
+        let Socket::Still(socket) = &parked.socket else { return };
         let number = self.next.get();
         self.next.set(number + 1);
         let (said, what) = (EventData::new_u64(number), EventFlags::IN | EventFlags::RDHUP);
-        if let Err(error) = epoll::add(self.set.get_ref(), &parked.socket, said, what) {
+        if let Err(error) = epoll::add(self.set.get_ref(), socket, said, what) {
             tracing::warn!(%error, "cannot watch an idle connection; it was closed");
             return;
+        }
+        if let Some(silent) = &mut parked.stream {
+            let alarm = Arc::new(Alarm { number, alarms: Arc::clone(&self.alarms) });
+            silent.alarm = Some(Waker::from(alarm));
+            // It is asked once, so that it knows its alarm.
+            self.alarms.ring(number);
         }
         self.parked.borrow_mut().insert(number, parked);
     }
 
-    /// Those on which something came, in `woken`. Cancel safe: they are in it or still parked.
+    /// Those on which something came, or whose streams say more than their clients take at once, in `woken`. Cancel safe:
+    /// they are in it or still parked.
     pub async fn wake(&self, woken: &mut Vec<Parked>) -> io::Result<()> {
-        loop {
-            let mut ready = self.set.readable().await?;
-            if self.take_ready(woken)? == 0 {
-                ready.clear_ready();
+        poll_fn(|cx| {
+            let rung = self.alarms.take(cx.waker());
+            rung.into_iter().for_each(|number| self.ask(number, woken));
+            for _ in 0..TURNS {
+                let Poll::Ready(ready) = self.set.poll_read_ready(cx) else {
+                    return if woken.is_empty() { Poll::Pending } else { Poll::Ready(Ok(())) };
+                };
+                // Until it has no more to say it is not watched.
+                if self.take_ready(woken)? == 0 {
+                    ready?.clear_ready();
+                }
             }
-            if !woken.is_empty() {
-                return Ok(());
-            }
+            cx.waker().wake_by_ref();
+            if woken.is_empty() { Poll::Pending } else { Poll::Ready(Ok(())) }
+        })
+        .await
+    }
+
+    /// Asks a stream what it has to say.
+    fn ask(&self, number: u64, woken: &mut Vec<Parked>) {
+        // It is gone, or has a task.
+        let Some(mut one) = self.parked.borrow_mut().remove(&number) else { return };
+        let Parked { socket, stream: Some(silent), .. } = &mut one else { return };
+        let Silent { writing, alarm: Some(alarm) } = &mut **silent else { return };
+        let polled = writing.poll(socket, &self.control, &mut Context::from_waker(alarm));
+        if polled.is_pending() && writing.is_silent() {
+            self.parked.borrow_mut().insert(number, one);
+        } else {
+            self.leave(one, woken);
         }
     }
 
     /// Takes out those of which the kernel has something to say; how many that was.
     fn take_ready(&self, woken: &mut Vec<Parked>) -> io::Result<usize> {
-        let mut room = [const { MaybeUninit::<Event>::uninit() }; EVENTS_AT_ONCE];
+        let mut room = [const { MaybeUninit::<Event>::uninit() }; AT_ONCE];
         let (said, _) = epoll::wait(self.set.get_ref(), &mut room[..], Some(&NOW))?;
-        let mut parked = self.parked.borrow_mut();
         for event in said.iter() {
-            let Some(one) = parked.remove(&event.data.u64()) else { continue };
-            let is_over = matches!(one.socket.peek(&mut [0]), Ok(0) | Err(_));
+            let one = self.parked.borrow_mut().remove(&event.data.u64());
             // Closed, it leaves the set by itself.
-            if !is_over && epoll::delete(self.set.get_ref(), &one.socket).is_ok() {
-                woken.push(one);
+            if let Some(one) = one.filter(Parked::is_there) {
+                self.leave(one, woken);
             }
         }
         Ok(said.len())
     }
 
-    /// Closes those that have been idle for too long, and gives room back.
-    pub fn sweep(&self, idle_timeout: Duration) {
-        let now = Instant::now();
-        let mut parked = self.parked.borrow_mut();
-        parked.retain(|_, one| now.saturating_duration_since(one.since) < idle_timeout);
-        if parked.capacity() > ROOM_MIN && parked.len() < parked.capacity() / 4 {
-            parked.shrink_to_fit();
+    fn leave(&self, one: Parked, woken: &mut Vec<Parked>) {
+        let Socket::Still(socket) = &one.socket else { return };
+        if epoll::delete(self.set.get_ref(), socket).is_ok() {
+            woken.push(one);
         }
     }
 
-    /// Closes all of them, but those on which something came: these are for the last time in `woken`.
+    /// Closes those that have been idle for too long, and gives room back.
+    pub fn sweep(&self, idle_timeout: Duration) {
+        let now = Instant::now();
+        let stays =
+            |one: &Parked| one.stream.is_some() || now.saturating_duration_since(one.since) < idle_timeout;
+        let mut parked = self.parked.borrow_mut();
+        let overdue: Vec<_> = parked.extract_if(|_, one| !stays(one)).collect();
+        if parked.capacity() > ROOM_MIN && parked.len() < parked.capacity() / 4 {
+            parked.shrink_to_fit();
+        }
+        drop(parked);
+        drop(overdue);
+    }
+
+    /// Closes all of them, but those on which something came, and those with a stream, which has an end: these are for
+    /// the last time in `woken`.
     pub fn close(&self, woken: &mut Vec<Parked>) {
         while self.take_ready(woken).is_ok_and(|count| count > 0) {}
-        self.parked.take();
+        for (_, one) in self.parked.take() {
+            if one.stream.is_some() {
+                self.leave(one, woken);
+            }
+        }
+    }
+}
+
+impl Parked {
+    /// Whether its client has not gone.
+    fn is_there(&self) -> bool {
+        matches!(&self.socket, Socket::Still(tcp) if matches!(tcp.peek(&mut [0]), Ok(1..)))
+    }
+}
+
+/// By which streams tell that they have something to say.
+#[derive(Default)]
+struct Alarms(Mutex<Rung>);
+
+#[derive(Default)]
+struct Rung {
+    numbers: Vec<u64>,
+    waker: Option<Waker>,
+}
+
+impl Alarms {
+    fn ring(&self, number: u64) {
+        let mut rung = self.lock();
+        rung.numbers.push(number);
+        let waker = rung.waker.take();
+        drop(rung);
+        waker.into_iter().for_each(Waker::wake);
+    }
+
+    /// Some of those that rang; whoever asks is woken for more.
+    fn take(&self, waker: &Waker) -> Vec<u64> {
+        let mut rung = self.lock();
+        let rest = rung.numbers.len().saturating_sub(AT_ONCE);
+        let numbers = rung.numbers.split_off(rest);
+        if rest == 0 {
+            // A vector that was split keeps its room.
+            rung.numbers = Vec::new();
+            rung.waker = Some(waker.clone());
+        } else {
+            waker.wake_by_ref();
+        }
+        numbers
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Rung> {
+        // What is done under it leaves a whole value.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One stream's.
+struct Alarm {
+    number: u64,
+    alarms: Arc<Alarms>,
+}
+
+impl Wake for Alarm {
+    fn wake(self: Arc<Self>) {
+        self.alarms.ring(self.number);
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.alarms.ring(self.number);
     }
 }
 

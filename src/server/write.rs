@@ -97,6 +97,16 @@ impl Writing {
         Self { body, framing, out, written: 0, piece: Bytes::new(), ended, closes }
     }
 
+    /// Whether it is an event stream.
+    pub fn is_stream(&self) -> bool {
+        self.body.is_stream()
+    }
+
+    /// Whether all that has come is written, and more is to come.
+    pub fn is_silent(&self) -> bool {
+        !self.ended && self.out.is_empty() && self.piece.is_empty()
+    }
+
     /// Writes what is ready; at its end, whether another request may follow.
     pub fn poll(&mut self, socket: &mut Socket, control: &Control, cx: &mut Context<'_>) -> Poll<bool> {
         loop {
@@ -129,7 +139,10 @@ impl Writing {
             match polled {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(false),
-                Poll::Ready(Ok(count)) => self.advance(count),
+                Poll::Ready(Ok(count)) => {
+                    control.note_passed();
+                    self.advance(count);
+                }
             }
         }
     }

@@ -213,6 +213,14 @@ impl Client {
         }
     }
 
+    /// So many bytes, whatever they are.
+    pub fn first_bytes(&mut self, count: usize) -> Vec<u8> {
+        while self.buffer.len() < count {
+            self.fill_some().unwrap();
+        }
+        self.buffer.drain(..count).collect()
+    }
+
     /// What was read and not looked at.
     pub fn take(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.buffer)

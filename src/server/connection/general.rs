@@ -27,6 +27,7 @@ use crate::server::body::ResponseBody;
 use crate::server::control::{Control, Order, Speaks};
 use crate::server::handler::handle;
 use crate::server::worker::Worker;
+use crate::server::write::Writing;
 
 /// The preface of HTTP/2 with prior knowledge (RFC 9113, section 3.4).
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -78,6 +79,8 @@ async fn open(worker: &Rc<Worker>, mut link: Link) -> Option<(Link, Speaks)> {
         Socket::Tls(tls) => {
             timeout(config.idle_timeout, tls.read_buf(first)).await.ok()?.ok().filter(|count| *count > 0)?;
         }
+        // Nobody would be woken.
+        Socket::Still(_) => return None,
     }
     if let Some(speaks) = link.speaks {
         return Some((link, speaks));
@@ -207,7 +210,7 @@ fn service(
             let may_leave = is_kept_alive(&request) && (request.body().is_end_stream() || is_read(&request));
             let reply = handle(&worker, &control, request).await;
             if may_leave && reply.body.is_stream() {
-                exit.ask(Detached { reply, active });
+                exit.ask(Detached { writing: Writing::new(reply, &worker), active });
                 // Dropped with hyper, which has nothing more to do for this connection.
                 return pending().await;
             }

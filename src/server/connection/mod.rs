@@ -25,8 +25,8 @@ use tokio_rustls::server::TlsStream;
 use super::control::{Active, Control, Order, Speaks};
 use super::fast_lane::{self, End};
 use super::parking::{Parked, Place};
-use super::reply::Reply;
 use super::worker::Worker;
+use super::write::Writing;
 use crate::base::Phase;
 use general::Left;
 
@@ -45,10 +45,10 @@ pub struct Link {
     pub speaks: Option<Speaks>,
 }
 
-/// An event stream that hyper is not needed for any more: its connection belongs to it until its end.
+/// An event stream, to which its connection belongs until its end.
 pub struct Detached {
-    /// Head and body.
-    pub reply: Reply,
+    /// What is left of it, head and body.
+    pub writing: Writing,
     /// Until the last byte.
     pub active: Active,
 }
@@ -63,15 +63,16 @@ pub async fn serve(worker: Rc<Worker>, socket: Socket, place: Place, tls: Option
         },
         (_, plain) => plain,
     };
-    own(worker, Link { socket, ahead: BytesMut::new(), speaks: None }, place).await;
+    own(worker, Link { socket, ahead: BytesMut::new(), speaks: None }, place, None).await;
 }
 
 /// Serves a connection that was parked.
 pub async fn serve_again(worker: Rc<Worker>, parked: Parked) {
-    let Parked { socket, place, speaks, .. } = parked;
+    let Parked { socket, place, speaks, stream, .. } = parked;
     // One that cannot be watched is as good as gone.
-    let Ok(tcp) = TcpStream::from_std(socket) else { return };
-    own(worker, Link { socket: Socket::Tcp(tcp), ahead: BytesMut::new(), speaks }, place).await;
+    let Some(socket) = socket.stir() else { return };
+    let writing = stream.map(|silent| silent.writing);
+    own(worker, Link { socket, ahead: BytesMut::new(), speaks }, place, writing).await;
 }
 
 async fn shake_hands(acceptor: TlsAcceptor, tcp: TcpStream) -> Option<Box<TlsStream<TcpStream>>> {
@@ -79,18 +80,19 @@ async fn shake_hands(acceptor: TlsAcceptor, tcp: TcpStream) -> Option<Box<TlsStr
 }
 
 /// Serves a connection until it is over or parked.
-async fn own(worker: Rc<Worker>, mut link: Link, place: Place) {
+async fn own(worker: Rc<Worker>, mut link: Link, place: Place, stream: Option<Writing>) {
     let control = Control::new();
     let watched = worker.controls.watch(&control);
     if *worker.shared.phase.borrow() >= Phase::Drain {
         // It says what was said to all others before it was there.
         control.give(Order::Drain);
     }
-    let mut stream = None;
-    loop {
+    let mut stream = stream.map(|writing| Box::new(Detached { writing, active: control.begin() }));
+    let silent = loop {
         match fast_lane::serve(&worker, &control, &mut link, stream.take()).await {
             End::Gone => return,
-            End::Rest => break,
+            End::Rest => break None,
+            End::Silent(writing) => break Some(writing),
             End::Unusual => {}
         }
         // Boxed: what hyper needs is a hundred times what an idle connection has.
@@ -102,10 +104,10 @@ async fn own(worker: Rc<Worker>, mut link: Link, place: Place) {
                 link
             }
         };
-    }
+    };
     drop(watched);
-    let Link { socket: Socket::Tcp(tcp), speaks, .. } = link else { return };
     // One that cannot be given back has no descriptor that is open.
-    let Ok(socket) = tcp.into_std() else { return };
-    worker.parking.park(Parked { socket, since: control.still_since(), place, speaks });
+    let Some(socket) = link.socket.still() else { return };
+    let stream = silent.map(|writing| worker.parking.silent(*writing));
+    worker.parking.park(Parked { socket, since: control.still_since(), place, speaks: link.speaks, stream });
 }

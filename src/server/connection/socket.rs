@@ -1,6 +1,6 @@
 //! A client's byte stream, whatever it is made of.
 
-use std::io;
+use std::io::{self, Read as _, Write as _};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -17,6 +17,8 @@ pub enum Socket {
     Tls(Box<TlsStream<TcpStream>>),
     /// Of this process itself, on the private socket.
     Unix(UnixStream),
+    /// One that the runtime does not watch. What it cannot do at once is pending, and nobody is woken.
+    Still(std::net::TcpStream),
 }
 
 impl Socket {
@@ -27,7 +29,68 @@ impl Socket {
             // What has come may lie in the session.
             Self::Tls(_) => false,
             Self::Unix(unix) => unix.poll_read_ready(cx).is_pending(),
+            Self::Still(_) => true,
         }
+    }
+
+    /// Whether it can do without the runtime for a while. The state of TLS belongs to its socket.
+    pub fn can_be_still(&self) -> bool {
+        matches!(self, Self::Tcp(_))
+    }
+
+    /// The same, which the runtime does not watch any more; `None` when it cannot be, or is gone.
+    pub fn still(self) -> Option<Self> {
+        let Self::Tcp(tcp) = self else { return None };
+        tcp.into_std().ok().map(Self::Still)
+    }
+
+    /// The same, which the runtime watches; `None` when it cannot.
+    pub fn stir(self) -> Option<Self> {
+        let Self::Still(tcp) = self else { return Some(self) };
+        TcpStream::from_std(tcp).ok().map(Self::Tcp)
+    }
+}
+
+/// Asks the kernel at once.
+struct Direct<'a>(&'a std::net::TcpStream);
+
+/// What would block is pending.
+fn at_once<T>(done: io::Result<T>) -> Poll<io::Result<T>> {
+    match done {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
+        done => Poll::Ready(done),
+    }
+}
+
+impl AsyncRead for Direct<'_> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        at_once(self.0.read(buffer.initialize_unfilled())).map_ok(|count| buffer.advance(count))
+    }
+}
+
+impl AsyncWrite for Direct<'_> {
+    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        at_once(self.0.write(bytes))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        at_once(self.0.write_vectored(slices))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(self.0.shutdown(std::net::Shutdown::Write))
     }
 }
 
@@ -37,6 +100,10 @@ macro_rules! each {
             Socket::Tcp($socket) => $call,
             Socket::Tls($socket) => $call,
             Socket::Unix($socket) => $call,
+            Socket::Still(tcp) => {
+                let $socket = &mut Direct(tcp);
+                $call
+            }
         }
     };
 }
@@ -69,6 +136,7 @@ impl AsyncWrite for Socket {
             Self::Tcp(tcp) => tcp.is_write_vectored(),
             Self::Tls(tls) => tls.is_write_vectored(),
             Self::Unix(unix) => unix.is_write_vectored(),
+            Self::Still(_) => true,
         }
     }
 
