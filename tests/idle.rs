@@ -27,7 +27,7 @@ fn wait_parked(gateway: &Gateway, count: usize) {
     let (_sender, silence) = std::sync::mpsc::channel::<()>();
     while parked(gateway) != count {
         assert!(Instant::now() < deadline, "{} are parked, not {count}", parked(gateway));
-        drop(silence.recv_timeout(Duration::from_millis(20)));
+        let _ = silence.recv_timeout(Duration::from_millis(20));
     }
 }
 
@@ -182,7 +182,8 @@ const EACH_BYTES_MAX: usize = 2048;
 fn idle_clients_cost_next_to_nothing() {
     const CLIENTS: usize = 400;
     let peer = Peer::script([]);
-    let gateway = Setup::new().server("a", peer.address).workers(1).start();
+    let setup = Setup::new().server("a", peer.address).with("[limits]\nkey_in_flight_max = 10000");
+    let gateway = setup.workers(1).start();
     check_call(&mut Client::connect(gateway.address), &call("warm"), "warm");
     for (what, request) in [("connection", by_hyper(call("hello"))), ("stream", by_hyper(listen()))] {
         let come = || {

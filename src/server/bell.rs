@@ -89,12 +89,11 @@ impl Bell {
 
     fn wake(&self, is_meant: impl Fn(&Slot) -> bool) {
         let mut ropes = self.ropes.borrow_mut();
-        // A waker puts its task in a queue, and runs nothing here.
-        ropes
-            .values_mut()
-            .filter(|slot| is_meant(slot))
-            .filter_map(|slot| slot.waker.take())
-            .for_each(Waker::wake);
+        let meant = ropes.values_mut().filter(|slot| is_meant(slot));
+        let wakers: Vec<Waker> = meant.filter_map(|slot| slot.waker.take()).collect();
+        // With the last waker may go what holds a rope.
+        drop(ropes);
+        wakers.into_iter().for_each(Waker::wake);
     }
 }
 

@@ -75,7 +75,7 @@ pub async fn serve(
     let can_be_parked = lane.link.socket.can_be_still();
     loop {
         if !worker.shared.config.fast_lane {
-            let is_at_rest = can_be_parked && control.is_at_rest();
+            let is_at_rest = can_be_parked && control.is_at_rest() && lane.link.ahead.is_empty();
             return if is_at_rest { End::Rest } else { End::Unusual };
         }
         let pause = match lane.next(can_be_parked).await {
