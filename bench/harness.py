@@ -319,43 +319,47 @@ def table_row(cells):
     return "| " + " | ".join(cells) + " |"
 
 
-def write_run(args, samples, text, versions):
-    """Writes bench/runs/<date>-<name>/; versions are those of what was compared, by name."""
+def write_run(args, samples, text, versions, load=None):
+    """Writes bench/runs/<date>-<name>/; versions are those of what was compared, by name. The load is wrk, unless said."""
     fields = [field.name for field in dataclasses.fields(Sample)]
-    write_folder(args.name, text, fields, map(dataclasses.astuple, samples), versions)
+    write_folder(args.name, text, (fields, map(dataclasses.astuple, samples)), versions, load)
 
 
-def write_folder(name, text, fields, rows, versions):
-    """Likewise, of samples of any kind."""
+def write_folder(name, text, raw, versions, load=None):
+    """Likewise, of samples of any kind: the names of their fields, and their values."""
     stem = f"{datetime.date.today()}-{name}"
     names = (stem if number == 1 else f"{stem}-{number}" for number in range(1, 1000))
     folder = next(path for name in names if not (path := ROOT / "bench/runs" / name).exists())
     folder.mkdir(parents=True)
     (folder / "summary.md").write_text(f"# {folder.name}\n\n{text}\n")
+    fields, rows = raw
     with open(folder / "raw.csv", "w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(fields)
         for row in rows:
             writer.writerow(f"{value:.3f}" if isinstance(value, float) else value for value in row)
-    (folder / "machine.txt").write_text(machine(versions))
+    (folder / "machine.txt").write_text(machine(versions, load))
     print(f"\nwritten to {folder.relative_to(ROOT)}")
 
 
-def machine(versions):
+def machine(versions, load):
     """Where it ran, without what would tell one machine from another."""
     cpuinfo = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.split(":")[1].strip() for line in cpuinfo if line.startswith("model name")), "unknown")
     changed = output(["git", "status", "--porcelain", "--untracked-files=no"], cwd=ROOT)
-    # wrk says its version with its help, and calls that a failure.
-    wrk = subprocess.run(["wrk", "-v"], text=True, capture_output=True, check=False).stdout.splitlines()[0]
     rows = {
         "cpu": model,
         "cores": os.cpu_count(),
         "kernel": os.uname().release,
         **versions,
-        "wrk": wrk,
+        "load": load or wrk_version(),
         "rustc": first_line(["rustc", "--version"]),
         "commit": first_line(["git", "rev-parse", "HEAD"], cwd=ROOT) + (" with changes" if changed else ""),
         "command": " ".join([f"bench/{pathlib.Path(sys.argv[0]).name}", *sys.argv[1:]]),
     }
     return "".join(f"{name}: {value}\n" for name, value in rows.items())
+
+
+def wrk_version():
+    # It says its version with its help, and calls that a failure.
+    return subprocess.run(["wrk", "-v"], text=True, capture_output=True, check=False).stdout.splitlines()[0]

@@ -3,14 +3,13 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use foldhash::fast::RandomState;
-use httpdate::HttpDate;
 use subtle::ConstantTimeEq as _;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
@@ -25,7 +24,7 @@ use super::parking::Parking;
 use super::plane::ControlPlane;
 use crate::auth::{Authenticator, Check, Credential, Denied, Identity, KeyId, Mode};
 use crate::backend::{BackendId, Pool};
-use crate::base::{Fault, Kind, Origin, Phase, ServerName, unix_s};
+use crate::base::{Fault, HttpDate, Kind, Origin, Phase, ServerName, http_date, unix_s};
 use crate::catalog::Catalog;
 use crate::fleet::{Fleet, Pools};
 use crate::frame::Scanner;
@@ -86,7 +85,7 @@ pub struct Worker {
     pub parking: Parking,
     now_s: Cell<u64>,
     /// Likewise, as the field `Date` has it (RFC 9110, section 5.6.7).
-    date: Cell<Date>,
+    date: Cell<HttpDate>,
     /// Moves when keys changed.
     keys: Cell<u64>,
     /// How far the gateway is on its way out.
@@ -130,7 +129,7 @@ impl Worker {
             bell: Bell::new(shared.config.keep_alive),
             parking: Parking::new()?,
             now_s: Cell::new(unix_s()),
-            date: Cell::new(date()),
+            date: Cell::new(http_date(unix_s())),
             keys: Cell::new(0),
             phase: Cell::new(phase),
             number,
@@ -211,7 +210,7 @@ impl Worker {
     }
 
     /// Likewise, for the field `Date`.
-    pub fn date(&self) -> Date {
+    pub fn date(&self) -> HttpDate {
         self.date.get()
     }
 
@@ -257,7 +256,7 @@ impl Worker {
             self.controls.sweep(config);
             self.parking.sweep(config.idle_timeout);
             self.now_s.set(unix_s());
-            self.date.set(date());
+            self.date.set(http_date(unix_s()));
             self.pools.sweep();
             self.publish();
             self.shared.streams.iter().for_each(|streams| streams.expire());
@@ -464,15 +463,4 @@ fn admit(gauge: &Arc<Gauge>, identity: &Identity) -> Result<Permit, Fault> {
 fn denied(reason: Denied) -> Fault {
     let kind = if reason == Denied::Busy { Kind::Overloaded } else { Kind::Unauthenticated };
     Fault::client(kind, reason.to_string())
-}
-
-/// `Sun, 06 Nov 1994 08:49:37 GMT`: always as long.
-pub type Date = [u8; 29];
-
-fn date() -> Date {
-    let mut date = [b' '; 29];
-    let mut rest = &mut date[..];
-    // It has room for just that.
-    let _ = write!(rest, "{}", HttpDate::from(SystemTime::now()));
-    date
 }
