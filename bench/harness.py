@@ -30,6 +30,10 @@ TICKS = os.sysconf("SC_CLK_TCK")
 START_SECONDS_MAX = 15
 # One that has not ended this long after it was asked to is killed.
 STOP_SECONDS_MAX = 15
+# What has not answered by then does not.
+ANSWER_SECONDS_MAX = 30
+# Of what the programs said, when it went wrong.
+SAID_LINES = 20
 # Against a session that compiles: some nine tenths of a core.
 SESSION_NICE = "-10"
 
@@ -46,6 +50,10 @@ class Target:
 
     def cpu_seconds(self):
         return cpu_seconds(self.pid)
+
+
+class Wrong(Exception):
+    """Answers of a target were wrong or did not come."""
 
 
 class Result(typing.NamedTuple):
@@ -81,6 +89,8 @@ class Sample:
     # CPU time of anyone else on the proxy's core, and time the hypervisor took from it.
     others_seconds: float
     steal_seconds: float
+    # What was asked; empty where a script asks one thing only.
+    workload: str = ""
 
 
 def parser(description):
@@ -162,6 +172,11 @@ def workplace():
 
         try:
             yield work, spawn, environment
+        except BaseException:
+            # What the programs said may be the reason.
+            said = (work / "log.txt").read_text(errors="replace") if started else ""
+            print(*said.splitlines()[-SAID_LINES:], sep="\n", file=sys.stderr)
+            raise
         finally:
             for process in reversed(started):
                 process.terminate()
@@ -186,11 +201,18 @@ def free_ports(count):
     return ports
 
 
-def wrk(args, target, seconds, script, environment, threads=1):
+def wrk(args, target, seconds, script, environment, threads=1, connections=None):
     """Loads a target from a core of the load's own; what is sent, the script takes from the environment."""
-    command = [*pin(args.load_core), "wrk", "-t", str(threads), "-c", str(args.connections), "-d", f"{seconds}s"]
+    connections = str(connections or args.connections)
+    command = [*pin(args.load_core), "wrk", "-t", str(threads), "-c", connections, "-d", f"{seconds}s"]
+    # What a slow gateway or a long stream needs is no error of the load's.
+    command += ["--timeout", f"{ANSWER_SECONDS_MAX}s"]
     command += ["-s", ROOT / "bench" / script, f"http://127.0.0.1:{target.port}{target.path}"]
-    for line in output(command, env={"PATH": PATH, **environment}).splitlines():
+    paths = {"PATH": PATH, "LUA_PATH": str(ROOT / "bench/?.lua")}
+    done = subprocess.run(command, env={**paths, **environment}, text=True, capture_output=True, check=True)
+    # Each thread says what went wrong first; the first of them is enough.
+    print(*done.stderr.splitlines()[:1], sep="", end="\n" if done.stderr else "", file=sys.stderr)
+    for line in done.stdout.splitlines():
         if line.startswith("RESULT "):
             return Result(*map(int, line.split()[1:]))
     sys.exit("wrk gave no result")
@@ -200,17 +222,26 @@ def rounds(args, targets, load, check):
     """Measures every target once in every round: `load(target, seconds)`, whose result `check(target, result)` sees."""
     samples = []
     for number in range(args.rounds):
-        shift = number % len(targets)
-        for target in targets[shift:] + targets[:shift]:
+        for target in rotated(targets, number):
             if args.warm_up:
                 load(target, args.warm_up)
-            sample = measure(args, number + 1, target, load, check)
+            try:
+                sample = measure(args, number + 1, target, load, check)
+            except Wrong as error:
+                sys.exit(f"{target.name}: {error}")
             print(f"round {sample.round}: {sample.target}: {sample.cpu_us_per_request:.2f} us a request", flush=True)
             samples.append(sample)
     return samples
 
 
+def rotated(targets, number):
+    """The order of a round: nobody is always first."""
+    shift = number % len(targets)
+    return targets[shift:] + targets[:shift]
+
+
 def measure(args, number, target, load, check):
+    """One sample; raises `Wrong` when an answer was."""
     cpu, core, wall = target.cpu_seconds(), core_seconds(args.proxy_core), time.monotonic()
     result = load(target, args.seconds)
     user, system = (after - before for after, before in zip(target.cpu_seconds(), cpu))
@@ -219,7 +250,7 @@ def measure(args, number, target, load, check):
     busy, steal = (after - before for after, before in zip(core_seconds(args.proxy_core), core))
     if result.wrong or result.socket_errors or not result.requests:
         wrong = f"of {result.requests} answers {result.wrong} are wrong, {result.socket_errors} socket errors"
-        sys.exit(f"{target.name}: {wrong}")
+        raise Wrong(wrong)
     check(target, result)
     seconds = result.duration_us / 1e6
     return Sample(

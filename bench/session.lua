@@ -1,15 +1,15 @@
--- Calls on one session, each with an id and a text of its own, and each answer compared with the one that this call
--- must get, byte by byte. For one connection a thread: then the next answer is that of the last call.
+-- Calls, each with an id and a text of its own, and each answer compared with the one that this call must get, byte
+-- by byte. For one connection a thread: then the next answer is that of the last call.
 --
--- From the environment: CALL_HEADERS as lines `Name: value`; CALL_BODY and CALL_ANSWER, a call and its right answer;
--- CALL_ID, what in both stands for the call, as wide as every id here; CALL_RUN, four digits that no other run has.
-wrk.method = "POST"
-for name, value in os.getenv("CALL_HEADERS"):gmatch("([^:\n]+): ([^\n]+)") do
-  wrk.headers[name] = value
-end
+-- From the environment, each as text or as the name of a file (`checks.given`): CALL_HEADERS; CALL_BODY and
+-- CALL_ANSWER, a call and its right answer; without a body, a GET. CALL_ID, what in both stands for the call;
+-- CALL_RUN, four digits that no other run has. With CALL_ANY_ORDER, of the answer the length and the id are compared.
+local checks = require "checks"
+
+checks.take_headers()
 
 local threads = {}
-local question, answer, run, id
+local question, answer, id
 local number = 0
 
 function setup(thread)
@@ -17,33 +17,26 @@ function setup(thread)
   thread:set("thread", #threads)
 end
 
--- What is left of a text without the ids in it.
-local function around_ids(text)
-  local parts, from = {}, 1
-  local mark = os.getenv("CALL_ID")
-  while true do
-    local first, last = text:find(mark, from, true)
-    parts[#parts + 1] = text:sub(from, (first or 0) - 1)
-    if not first then return parts end
-    from = last + 1
-  end
-end
-
 function init(_)
   right = 0
-  run = os.getenv("CALL_RUN")
-  question = around_ids(wrk.format(nil, nil, nil, os.getenv("CALL_BODY")))
-  answer = around_ids(os.getenv("CALL_ANSWER"))
+  local body = checks.given("CALL_BODY")
+  question = checks.around_ids(body == "" and wrk.format("GET") or wrk.format("POST", nil, nil, body))
+  answer = checks.around_ids(checks.given("CALL_ANSWER"))
+end
+
+local function is_answer(body)
+  if os.getenv("CALL_ANY_ORDER") then return #body == #table.concat(answer, id) and body:find(id, 1, true) end
+  return checks.is_answer(body, answer, id)
 end
 
 function request()
   number = number + 1
-  id = string.format("%s%03d%08d", run, thread, number)
+  id = checks.id(thread, number)
   return table.concat(question, id)
 end
 
 function response(status, _, body)
-  if status == 200 and body == table.concat(answer, id) then
+  if status == 200 and is_answer(body) then
     right = right + 1
   elseif not wrong then
     wrong = true
@@ -51,13 +44,6 @@ function response(status, _, body)
   end
 end
 
--- One line for the script that started it; times in microseconds.
 function done(summary, latency, _)
-  local errors, all_right = summary.errors, 0
-  for _, each in ipairs(threads) do
-    all_right = all_right + each:get("right")
-  end
-  io.write(string.format("RESULT %d %d %d %d %d %d %d\n", summary.duration, summary.requests, summary.bytes,
-    summary.requests - all_right, errors.connect + errors.read + errors.write + errors.timeout,
-    latency:percentile(50), latency:percentile(99)))
+  checks.report(summary, latency, threads)
 end
