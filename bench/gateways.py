@@ -27,7 +27,7 @@ url = "http://127.0.0.1:{port}/mcp"
 era = "{era}"
 """
 
-# What counting and tracing is switched off by. The tracer has nowhere to send to, so that its receiver is no part of it.
+# What counting is switched off by; builds before metrics do not know it.
 UNOBSERVED = """
 [telemetry]
 metrics = "off"
@@ -114,7 +114,7 @@ def metamcp_old(place):
 
 
 def metamcp_unobserved(place):
-    """Without metrics and traces; nothing, where the build has no such switch."""
+    """Without metrics."""
     path = place.work / "unobserved.toml"
     path.write_text(UNOBSERVED)
     command = [place.metamcp, "check", "--config", path, "--data-dir", place.work / "unobserved"]

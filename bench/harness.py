@@ -248,7 +248,9 @@ def measure(args, number, target, load, check):
     cpu = user + system
     wall = time.monotonic() - wall
     busy, steal = (after - before for after, before in zip(core_seconds(args.proxy_core), core))
-    if result.wrong or result.socket_errors or not result.requests:
+    if not result.requests:
+        raise Wrong(f"no answer in {result.duration_us / 1e6:.0f} s")
+    if result.wrong or result.socket_errors:
         wrong = f"of {result.requests} answers {result.wrong} are wrong, {result.socket_errors} socket errors"
         raise Wrong(wrong)
     check(target, result)
