@@ -47,7 +47,7 @@ fn merge_lists(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("merge");
     for (servers, tools) in [(1, 20), (10, 20), (100, 20), (10, 1000)] {
         let endpoint = endpoint(servers);
-        let listed: Vec<_> = (0..servers).map(|_| Ok(lists(tools))).collect();
+        let listed: Vec<_> = (0..servers).map(|_| Ok(lists(tools).into())).collect();
         let generations = vec![0; servers];
         let merged = merge(&endpoint, View::Modern, &listed, generations.clone(), PAGE_ITEMS);
         assert_eq!(merged.listing(ListKind::Tools).names.len(), servers * tools, "nothing is hidden");

@@ -3,6 +3,7 @@
 mod connect;
 mod follow;
 mod join;
+mod pins;
 mod publish;
 mod reload;
 mod retention;
@@ -242,6 +243,8 @@ impl App {
         }
         let publisher = Publisher::new(builder, fleets, Arc::clone(&shared));
         let seen = store.watch();
+        let sealer = Arc::clone(authenticator.sealer());
+        spawn_local(pins::keep(pins::Keeping { store: store.clone(), sealer, catalog }, seen.clone()));
         spawn_local(watch_keys(authenticator, seen.clone(), keys_changed));
         let retention = config.retention.clone();
         let triggers = Triggers { hangups, reload, running: config, source, seen, changes };

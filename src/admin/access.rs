@@ -46,6 +46,14 @@ impl<'a> Reach<'a> {
         join_all(waiting).await.contains(&true)
     }
 
+    /// Whether the key may call that tool by one of those ways, where it is listed.
+    pub fn may(&self, tool: &str) -> bool {
+        self.ways.iter().any(|way| {
+            let shown = self.place(way).and_then(|place| way.tool_name(place, tool));
+            shown.is_some_and(|shown| self.identity.may(&way.scope, &shown))
+        })
+    }
+
     /// All tools of the server that the key may call. Cancel safe.
     pub async fn tools(&self, catalog: &Catalog, view: View) -> Tools<'a> {
         let waiting = self.ways.iter().map(async |way| {
@@ -154,10 +162,8 @@ mod tests {
         };
         let lists = endpoint.servers.iter().map(|place| {
             let tools = ["x", "ls", "rm", place.name.as_str()].map(item).into();
-            Ok(Arc::new(ServerLists {
-                items: [tools, Vec::new(), Vec::new(), Vec::new()],
-                ..ServerLists::default()
-            }))
+            let items = [tools, Vec::new(), Vec::new(), Vec::new()];
+            Ok(Arc::new(ServerLists { items, ..ServerLists::default() }).into())
         });
         let lists: Vec<_> = lists.collect();
         merge(endpoint, View::Modern, &lists, vec![0; lists.len()], 100)

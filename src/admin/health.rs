@@ -1,6 +1,6 @@
 //! Health, readiness, tokens: what is there before any administration.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};
@@ -23,6 +23,9 @@ const MODEL_API_NAME_BYTES_MAX: usize = 64;
 /// Of a server: it is in lists, and no list was made yet.
 const LISTED: &str = "ok";
 const NOT_ASKED: &str = "not asked yet";
+
+const LONG: &str =
+    "these names are over 64 characters, which some model APIs refuse: shorten the server's name";
 
 /// Names in one warning.
 const NAMES_SHOWN_MAX: usize = 20;
@@ -66,10 +69,8 @@ impl Admin {
                 let left_out: Vec<_> = left_out.chain(self.parts.auth.closed()).collect();
                 body.left_out = (!left_out.is_empty()).then_some(left_out);
             }
-            let names = self.long_names(&identity);
-            let text =
-                "these names are over 64 characters, which some model APIs refuse: shorten the server's name";
-            body.warnings = (!names.is_empty()).then(|| vec![Warning { names, text }]);
+            let warnings = self.warnings(&identity);
+            body.warnings = (!warnings.is_empty()).then_some(warnings);
         }
         respond(status, &json!(body))
     }
@@ -106,21 +107,23 @@ impl Admin {
         servers.collect()
     }
 
-    fn long_names(&self, identity: &Identity) -> Vec<String> {
+    /// What is to be looked at, of the tools that a key may call: names that are long, and those that are held back.
+    fn warnings(&self, identity: &Identity) -> Vec<Warning> {
         let fleet = self.fleet();
-        let mut long: Vec<String> = fleet
-            .table
-            .endpoints()
-            .filter(|endpoint| identity.may_enter(&endpoint.scope))
-            .filter_map(|endpoint| Some((endpoint, self.parts.catalog.snapshot(endpoint, View::Modern)?)))
-            .flat_map(|(endpoint, merged)| {
-                let mut names = merged.names_longer_than(MODEL_API_NAME_BYTES_MAX);
-                names.retain(|name| identity.may(&endpoint.scope, name));
-                names
-            })
-            .collect();
-        long.truncate(NAMES_SHOWN_MAX);
-        long
+        let mut named: BTreeMap<&'static str, BTreeSet<String>> = BTreeMap::new();
+        for endpoint in fleet.table.endpoints().filter(|endpoint| identity.may_enter(&endpoint.scope)) {
+            let Some(merged) = self.parts.catalog.snapshot(endpoint, View::Modern) else { continue };
+            let long = merged.names_longer_than(MODEL_API_NAME_BYTES_MAX).into_iter();
+            let held = merged.hidden.iter().filter(|item| item.is_held);
+            let all = long.map(|name| (LONG, name)).chain(held.map(|item| (item.why, item.key.clone())));
+            for (why, name) in all.filter(|(_, name)| identity.may(&endpoint.scope, name)) {
+                let names = named.entry(why).or_default();
+                if names.len() < NAMES_SHOWN_MAX {
+                    names.insert(name);
+                }
+            }
+        }
+        named.into_iter().map(|(text, names)| Warning { names: names.into_iter().collect(), text }).collect()
     }
 
     /// A short-lived token for an API key.

@@ -19,6 +19,7 @@ mod servers;
 mod endpoints;
 mod import;
 mod tools;
+mod vetting;
 mod records;
 mod errand;
 mod call;
@@ -223,6 +224,8 @@ impl Admin {
             Operation::PatchServer => self.patch_server(call).await,
             Operation::DeleteServer => self.delete_server(call).await,
             Operation::TestServer => self.test_server(call).await,
+            Operation::GetVetting => self.get_vetting(call).await,
+            Operation::ApproveTools => self.approve_tools(call).await,
             Operation::ListTools => self.list_tools(call).await,
             Operation::ExecuteTool => return self.execute_tool(owned).await,
             Operation::ListEndpoints => self.list_endpoints(call).await,

@@ -5,8 +5,8 @@ use utoipa::ToSchema;
 use utoipa::openapi::{RefOr, schema::Schema};
 
 use super::definition::{
-    EndpointDocument, EndpointServerDocument, EraWord, FieldError, PrefixWord, SERVED, ServerDocument,
-    SharingWord, ToolOverrideDocument,
+    ChangedToolsWord, EndpointDocument, EndpointServerDocument, EraWord, FieldError, PrefixWord, SERVED,
+    ServerDocument, SharingWord, ToolOverrideDocument,
 };
 use super::problem::ProblemDocument;
 use super::routes::{Policy, ROUTES, Route};
@@ -31,6 +31,8 @@ pub enum Shape {
     ServerPatch,
     Delete,
     Test,
+    Vetting,
+    Approve,
     Tools,
     Execute,
     EndpointList,
@@ -292,6 +294,12 @@ fn describe(shape: Shape) -> Described {
             problems: vec![409],
             ..one(200, "What was found, or why nothing was", JSON, reference("TestResult"))
         },
+        Shape::Vetting => one(200, "How its tools are", JSON, reference("ServerVetting")),
+        Shape::Approve => Described {
+            body: Some((JSON_ONLY, reference("ApproveTools"))),
+            problems: vec![409, 422],
+            ..one(200, "What is approved by it", JSON, reference("ApprovedTools"))
+        },
         Shape::Tools => Described {
             problems: vec![409],
             ..list(&json!({"type": "object", "description": "`Tool` of MCP"}), Vec::new())
@@ -417,6 +425,7 @@ fn schemas() -> Value {
     add::<ServerDocument>(&mut schemas);
     add::<EraWord>(&mut schemas);
     add::<SharingWord>(&mut schemas);
+    add::<ChangedToolsWord>(&mut schemas);
     add::<EndpointDocument>(&mut schemas);
     add::<EndpointServerDocument>(&mut schemas);
     add::<ToolOverrideDocument>(&mut schemas);
@@ -433,6 +442,12 @@ fn schemas() -> Value {
     add::<views::TokenResponse<'_>>(&mut schemas);
     add::<views::TestResult>(&mut schemas);
     add::<views::TestFound>(&mut schemas);
+    add::<views::ServerVetting>(&mut schemas);
+    add::<views::ToolChange>(&mut schemas);
+    add::<views::OddTool>(&mut schemas);
+    add::<views::ApproveTools>(&mut schemas);
+    add::<views::ApproveTool>(&mut schemas);
+    add::<views::ApprovedTools>(&mut schemas);
     add::<views::Usage>(&mut schemas);
     add::<views::AuditEntry>(&mut schemas);
     add::<views::SessionView>(&mut schemas);
@@ -462,6 +477,7 @@ fn served_only(server: &mut Value) {
     });
     server["properties"]["condition"] =
         json!({"$ref": "#/components/schemas/ServerCondition", "readOnly": true});
+    server["properties"]["vetting"] = json!({"$ref": "#/components/schemas/ServerVetting", "readOnly": true});
 }
 
 /// What one of that kind has to say.

@@ -10,7 +10,7 @@ use super::definition::{FieldError, Server, Unreadable, merge_patch, server_docu
 use super::problem::Problem;
 use super::request::{Precondition, Query, json_body, ok, page, tagged, unless_known};
 use super::tag::Tag;
-use super::views::ServerCondition;
+use super::views::{ServerCondition, ServerVetting};
 use super::{Admin, Call, show_row};
 use crate::store::{Outcome, Put, ServerRow, StoreError, Uuid, new_id};
 
@@ -213,6 +213,9 @@ impl Admin {
         let mut backends = fleet.backends().filter(|_| standing.serves(row.id));
         if let Some(backend) = backends.find(|backend| backend.name().as_str() == row.name) {
             view["condition"] = json!(ServerCondition::new(backend.condition(), true));
+            if let Some(vetting) = ServerVetting::new(self.parts.catalog.vetting().vetted(&row.name)) {
+                view["vetting"] = json!(vetting);
+            }
         }
         view
     }

@@ -154,7 +154,13 @@ impl Admin {
         let fleet = self.fleet();
         let item = listed.merged.listing(ListKind::Tools).item(&tool);
         let reach = Reach::of(call.identity(), &server.name, &fleet.table);
-        let (Some(item), Some(reach)) = (item, reach) else { return Err(Problem::not_found("tool")) };
+        let held = listed.merged.held(&tool).filter(|_| item.is_none());
+        let Some(reach) = reach else { return Err(Problem::not_found("tool")) };
+        if let Some(why) = held.filter(|_| reach.may(&tool)) {
+            let detail = format!("the tool is held back: {why}; nothing was called");
+            return Err(Problem::new(StatusCode::CONFLICT, detail));
+        }
+        let Some(item) = item else { return Err(Problem::not_found("tool")) };
         if !reach.admits(&self.parts.catalog, listed.view(), &tool).await {
             return Err(Problem::not_found("tool"));
         }

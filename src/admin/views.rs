@@ -1,12 +1,13 @@
 //! What goes over the wire beside definitions and problems. The OpenAPI document is made of these.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::definition::FieldError;
 use crate::backend::Condition;
 use crate::backend::stdio::Processes;
+use crate::catalog::{Change, Held, Vetted, code_points};
 use crate::store::{AuditRow, UsageRow};
 
 /// An API key, to be exchanged.
@@ -176,6 +177,91 @@ pub struct Warning {
     pub names: Vec<String>,
     /// What about them.
     pub text: &'static str,
+}
+
+/// Which tools of a server are not as they were approved, and which hold what nobody sees.
+#[derive(Serialize, ToSchema)]
+pub struct ServerVetting {
+    /// Those that wait to be approved, as the database has them. Held back where `changed_tools` is `quarantine`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    pub waiting: Vec<ToolChange>,
+    /// Why all of its tools are held back, where it is not for what they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held: Option<&'static str>,
+    /// Tools whose texts hold characters that a person does not see and a model reads. They pass as they are.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    pub odd: Vec<OddTool>,
+}
+
+/// A tool that is not as it was approved.
+#[derive(Serialize, ToSchema)]
+pub struct ToolChange {
+    /// The server's own name of it.
+    pub name: String,
+    /// Which of its members are other than when it was last approved; left out: it never was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub changed: Option<Vec<&'static str>>,
+    /// Of what it is now, in hexadecimal digits.
+    pub digest: String,
+    /// When it was seen first, in seconds since 1970.
+    pub since: u64,
+}
+
+/// A tool whose texts hold characters that nobody sees.
+#[derive(Serialize, ToSchema)]
+pub struct OddTool {
+    /// The server's own name of it.
+    pub name: String,
+    /// Some of them.
+    #[schema(example = json!(["U+202E"]))]
+    pub code_points: Vec<String>,
+}
+
+/// What is to be approved.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ApproveTools {
+    /// These; left out: all that wait.
+    pub tools: Option<Vec<ApproveTool>>,
+}
+
+/// A tool to be approved.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ApproveTool {
+    /// The server's own name of it.
+    pub name: String,
+    /// Only as it was looked at; left out: as it is now.
+    pub digest: Option<String>,
+}
+
+/// What was approved.
+#[derive(Serialize, ToSchema)]
+pub struct ApprovedTools {
+    /// Each as it is now.
+    pub approved: Vec<ToolChange>,
+}
+
+impl ServerVetting {
+    /// `None`: nothing is to be said.
+    pub fn new(vetted: Vetted) -> Option<Self> {
+        let Vetted { waiting, held, odd } = vetted;
+        let of_tool = |(name, odd)| OddTool { name, code_points: code_points(&odd) };
+        let view = Self {
+            waiting: waiting.into_iter().map(ToolChange::from).collect(),
+            held: held.map(Held::text),
+            odd: odd.into_iter().map(of_tool).collect(),
+        };
+        (!view.waiting.is_empty() || view.held.is_some() || !view.odd.is_empty()).then_some(view)
+    }
+}
+
+impl From<Change> for ToolChange {
+    fn from(Change { tool, changed, digest, since }: Change) -> Self {
+        Self { name: tool, changed, digest, since }
+    }
 }
 
 /// What a look at a server found.

@@ -10,7 +10,8 @@
 //! are never written alike. JSON is written as it is read back, members in the order of their names.
 
 use crate::store::{
-    Binder, Bound, EndpointRow, EndpointServer, JwtKeyRow, KeyRow, Plain, Sealed, ServerRow, ToolOverride,
+    Binder, Bound, EndpointRow, EndpointServer, JwtKeyRow, KeyRow, PinsRow, Plain, Sealed, ServerRow,
+    ToolOverride,
 };
 
 use super::seal::{Purpose, Sealer};
@@ -23,6 +24,7 @@ pub fn bound(row: Bound<'_>) -> (Purpose, Vec<u8>) {
         Bound::Server(row) => (Purpose::ServerSecrets, server(row)),
         Bound::Endpoint(row) => (Purpose::EndpointRow, endpoint(row)),
         Bound::JwtKey(row) => (Purpose::JwtKey, jwt_key(row)),
+        Bound::ToolPins(row) => (Purpose::ToolPins, tool_pins(row)),
     }
 }
 
@@ -108,6 +110,13 @@ fn jwt_key(row: &JwtKeyRow) -> Vec<u8> {
     to.0
 }
 
+fn tool_pins(row: &PinsRow) -> Vec<u8> {
+    let mut to = Fields::of(TOOL_PINS);
+    to.text(&row.server);
+    to.text(&row.pins.to_string());
+    to.0
+}
+
 /// One after the other.
 struct Fields(Vec<u8>);
 
@@ -154,6 +163,7 @@ const KEY: u8 = 1;
 const SERVER: u8 = 2;
 const ENDPOINT: u8 = 3;
 const JWT_KEY: u8 = 4;
+const TOOL_PINS: u8 = 5;
 
 #[cfg(test)]
 mod tests;

@@ -43,10 +43,12 @@ pub enum Purpose {
     JwtKey,
     /// An endpoint in the store.
     EndpointRow,
+    /// What was approved of a server's tools, in the store.
+    ToolPins,
 }
 
 impl Purpose {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::KeyRow,
         Self::Session,
         Self::RequestState,
@@ -56,6 +58,7 @@ impl Purpose {
         Self::ServerSecrets,
         Self::JwtKey,
         Self::EndpointRow,
+        Self::ToolPins,
     ];
 
     /// Part of what is at rest: never to be changed.
@@ -70,6 +73,7 @@ impl Purpose {
             Self::ServerSecrets => b"metamcp/v1/server-secrets",
             Self::JwtKey => b"metamcp/v1/jwt-key",
             Self::EndpointRow => b"metamcp/v1/endpoint-row",
+            Self::ToolPins => b"metamcp/v1/tool-pins",
         }
     }
 }

@@ -89,6 +89,20 @@ pub struct Config {
     pub private_addresses: bool,
     /// Stands before the names of its tools and prompts in place of `name`, where servers are told apart so.
     pub alias: Option<ServerName>,
+    /// What becomes of a tool that is not as it was approved.
+    pub changed_tools: ChangedTools,
+}
+
+/// What becomes of a tool that is not as it was approved: what a server listed first, and what an administrator approved
+/// since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChangedTools {
+    /// Nothing; nothing is remembered.
+    Allow,
+    /// It is said, and approved.
+    Warn,
+    /// It is neither shown nor called until somebody approves it.
+    Quarantine,
 }
 
 /// Where an MCP server listens.

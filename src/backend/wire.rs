@@ -184,7 +184,7 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::UnixStream;
 
-    use super::super::{Address, BackendId, Config, EraChoice, TlsRoots};
+    use super::super::{Address, BackendId, ChangedTools, Config, EraChoice, TlsRoots};
     use super::*;
     use crate::base::ServerName;
 
@@ -214,6 +214,7 @@ mod tests {
             may_be_sse: false,
             left_alone: true,
             alias: None,
+            changed_tools: ChangedTools::Warn,
         };
         let roots = TlsRoots::from_roots(rustls::RootCertStore::empty());
         Backend::new(BackendId(0), config, &roots).expect("the address is valid")

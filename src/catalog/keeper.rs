@@ -15,7 +15,8 @@ use tokio::time::{Instant, interval, timeout_at};
 
 use super::Config;
 use super::member::{AbortOnDrop, Member};
-use super::merge::{ListKind, Merged, Missing, Reason, merge};
+use super::merge::{ListKind, Listed, Merged, Missing, Reason, ServerLists, merge};
+use super::vetting::{Verdict, Vetting};
 use super::view::View;
 use crate::backend::{BackendId, Pool};
 use crate::fleet::{Fleet, Pools};
@@ -41,6 +42,8 @@ pub struct Catalog {
     listed: Mutex<HashMap<BackendId, Instant>>,
     wants: mpsc::Sender<Want>,
     fleets: mpsc::Sender<Coming>,
+    vetting: Vetting,
+    vetted: mpsc::Sender<oneshot::Sender<()>>,
 }
 
 type Generations = HashMap<BackendId, Arc<AtomicU64>, RandomState>;
@@ -72,6 +75,7 @@ pub struct Keeper {
     shared: Rc<Shared>,
     wants: mpsc::Receiver<Want>,
     fleets: mpsc::Receiver<Coming>,
+    vetted: mpsc::Receiver<oneshot::Sender<()>>,
 }
 
 /// What the keeper and its members share; one thread, so nothing is locked.
@@ -94,6 +98,9 @@ struct Wanted {
 /// again: a full queue loses nothing.
 const WANTS_MAX: usize = 256;
 
+/// Those who wait until what they approved is in the lists; one more waits to be one of them.
+const VETTED_MAX: usize = 16;
+
 /// A snapshot that nobody asked for in this time is let go, its backend sessions with it.
 pub(super) const UNWANTED_AFTER: Duration = Duration::from_mins(30);
 
@@ -107,6 +114,7 @@ impl Catalog {
         let (wants, asked) = mpsc::channel(WANTS_MAX);
         // One version is prepared before the next is made.
         let (fleets, coming) = mpsc::channel(1);
+        let (vetted, judged) = mpsc::channel(VETTED_MAX);
         let catalog = Arc::new(Self {
             config,
             snapshots: ArcSwap::default(),
@@ -115,9 +123,11 @@ impl Catalog {
             listed: Mutex::default(),
             wants,
             fleets,
+            vetting: Vetting::default(),
+            vetted,
         });
         let fleet = Arc::clone(fleet);
-        (Arc::clone(&catalog), KeeperSeed { catalog, fleet, wants: asked, fleets: coming })
+        (Arc::clone(&catalog), KeeperSeed { catalog, fleet, wants: asked, fleets: coming, vetted: judged })
     }
 
     /// Makes ready for a version that is about to be published: what is known of servers that stay is in the
@@ -139,6 +149,20 @@ impl Catalog {
     /// Every change under the lock is one operation on the map.
     fn listed(&self) -> MutexGuard<'_, HashMap<BackendId, Instant>> {
         self.listed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Which tools are as they were approved. What is told to it here is in the lists after
+    /// [`follow_vetting`](Self::follow_vetting).
+    pub fn vetting(&self) -> &Vetting {
+        &self.vetting
+    }
+
+    /// Makes the lists anew of what is known, after something was approved or is found not to be. Cancel safe.
+    pub async fn follow_vetting(&self) {
+        let (followed, done) = oneshot::channel();
+        if self.vetted.send(followed).await.is_ok() {
+            let _ = done.await;
+        }
     }
 
     /// Says that there may be something new for those who watch [`changes`](Self::changes).
@@ -255,6 +279,7 @@ pub struct KeeperSeed {
     fleet: Arc<Fleet>,
     wants: mpsc::Receiver<Want>,
     fleets: mpsc::Receiver<Coming>,
+    vetted: mpsc::Receiver<oneshot::Sender<()>>,
 }
 
 impl KeeperSeed {
@@ -267,7 +292,7 @@ impl KeeperSeed {
             members: RefCell::default(),
             wanted: RefCell::default(),
         });
-        Keeper { shared, wants: self.wants, fleets: self.fleets }
+        Keeper { shared, wants: self.wants, fleets: self.fleets, vetted: self.vetted }
     }
 }
 
@@ -285,6 +310,11 @@ impl Keeper {
                     self.shared.prepare(&fleet);
                     // Nobody may be waiting any more.
                     let _ = prepared.send(());
+                }
+                Some(followed) = self.vetted.recv() => {
+                    self.shared.publish_all();
+                    // Nobody may be waiting any more.
+                    let _ = followed.send(());
                 }
                 _ = sweep.tick() => self.shared.sweep(),
             }
@@ -355,6 +385,24 @@ impl Shared {
         }
     }
 
+    /// A server was listed otherwise than before, or for the first time.
+    pub fn listed(&self, pool: &Pool, view: View, lists: &ServerLists) {
+        self.catalog.vetting.note(pool.backend(), view, Vetting::seen(lists));
+    }
+
+    /// What is held back may be other than it was, everywhere.
+    pub fn publish_all(&self) {
+        let wanted: Vec<_> = self
+            .wanted
+            .borrow()
+            .iter()
+            .map(|((_, view), wanted)| (Arc::clone(&wanted.endpoint), *view))
+            .collect();
+        for (endpoint, view) in wanted {
+            self.publish(&endpoint, view);
+        }
+    }
+
     /// Someone asks for a snapshot that is not there or not fresh.
     fn want(self: &Rc<Self>, want: &Want) {
         let Want { endpoint, view, by } = want;
@@ -405,7 +453,10 @@ impl Shared {
             let member = members.get(&(BackendId(place.backend), view));
             let gone = || (Err(Reason::Failed("it was removed".to_owned())), 0);
             let (list, generation) = member.map_or_else(gone, |(member, _)| member.lists());
-            lists.push(list);
+            lists.push(list.and_then(|lists| match self.catalog.vetting.verdict(&place.name) {
+                Verdict::Show(held) => Ok(Listed { lists, held }),
+                Verdict::Wait => Err(Reason::Loading),
+            }));
             let of_server = member.map_or([0; 3], |(member, _)| member.announced());
             announced.iter_mut().zip(of_server).for_each(|(sum, count)| *sum += count);
             generations.push(generation);
@@ -474,6 +525,9 @@ impl Shared {
                 of == view && wanted.endpoint.servers.iter().any(|place| place.backend == backend.0)
             })
         });
+        let members = self.members.borrow();
+        self.catalog.vetting.keep_views(|backend, view| members.contains_key(&(backend, view)));
+        drop(members);
         let gone = self.catalog.snapshots.load().keys().any(|key| !wanted.contains_key(key));
         if gone {
             self.edit(|snapshots| snapshots.retain(|key, _| wanted.contains_key(key)));

@@ -17,7 +17,7 @@ use super::keeper::UNWANTED_AFTER;
 use super::merge::{Reason, ServerLists};
 use super::view::{View, modern_headers, modern_meta};
 use super::{Config, keeper::Shared};
-use crate::backend::{EraChoice, Pool};
+use crate::backend::{ChangedTools, EraChoice, Pool};
 use crate::frame::{Kind as FrameKind, Scanner};
 use crate::protocol::{ClientCapabilities, Method, Revision};
 use crate::session::{Ask, Feed, Introduction, Ready, Source, Upstream, ask};
@@ -177,8 +177,19 @@ impl Member {
     }
 
     fn know(&self, shared: &Shared, lists: Result<Arc<ServerLists>, Reason>, generation: u64) {
+        let is_known = |lists: &ServerLists| self.lists().0.is_ok_and(|known| known.items == lists.items);
+        let news = lists.as_ref().ok().filter(|lists| !is_known(lists));
+        let is_news = news.is_some();
+        if let Some(lists) = news {
+            shared.listed(&self.pool, self.view, lists);
+        }
         *self.state.borrow_mut() = State { lists, generation, announced: self.fetched.get() };
-        shared.updated(&self.pool, self.view);
+        // What one kind of client is shown may hold back what every other is.
+        if is_news && self.pool.backend().config.changed_tools == ChangedTools::Quarantine {
+            shared.publish_all();
+        } else {
+            shared.updated(&self.pool, self.view);
+        }
     }
 
     async fn fetch(self: &Rc<Self>, config: &Config) -> Result<ServerLists, Reason> {

@@ -12,6 +12,7 @@ use serde_json::json;
 use super::cursor;
 use super::offer::join;
 use super::retold::{retold, without_tasks};
+use super::vetting::{Held, HeldTools};
 use super::view::View;
 use crate::base::ServerName;
 use crate::frame::{encode_header, json_string};
@@ -29,6 +30,15 @@ pub enum ListKind {
     Resources,
     /// `resources/templates/list`
     Templates,
+}
+
+/// What one server listed, and what of it is held back.
+#[derive(Debug, Clone)]
+pub struct Listed {
+    /// All of it.
+    pub lists: Arc<ServerLists>,
+    /// Of its tools.
+    pub held: Arc<HeldTools>,
 }
 
 /// What one server listed.
@@ -130,16 +140,28 @@ pub struct HiddenItem {
     pub key: String,
     /// Why not.
     pub why: &'static str,
+    /// Whether it is a tool that somebody may approve.
+    pub is_held: bool,
 }
 
 /// The specification's limit of a tool name (MCP 2026-07-28, tools).
-const NAME_BYTES_MAX: usize = 128;
+pub(super) const NAME_BYTES_MAX: usize = 128;
 
 /// A URI longer than this is hidden: cursors hold a key, and request lines have bounds too.
 pub(super) const KEY_BYTES_MAX: usize = 2048;
 
+/// Hidden items that one page names: a server may hide all that it has.
+const HIDDEN_TOLD_MAX: usize = 100;
+
 /// How long a client may believe a Modern list when no server says: changes are announced anyway.
 pub(super) const TTL_MS_DEFAULT: u64 = 60_000;
+
+impl From<Arc<ServerLists>> for Listed {
+    /// With nothing held back.
+    fn from(lists: Arc<ServerLists>) -> Self {
+        Self { lists, held: Arc::default() }
+    }
+}
 
 impl ListKind {
     /// All four.
@@ -179,18 +201,18 @@ impl ListKind {
 pub fn merge(
     endpoint: &Endpoint,
     view: View,
-    servers: &[Result<Arc<ServerLists>, Reason>],
+    servers: &[Result<Listed, Reason>],
     generations: Vec<u64>,
     page_items: usize,
 ) -> Merged {
     let mut merged = Merged { generations, ..Merged::default() };
     for (place, state) in servers.iter().enumerate() {
         let server = &endpoint.servers[place].name;
-        merged
-            .tasks
-            .push(state.as_ref().map_or_else(|_| TaskFeatures::default(), |lists| lists.features.tasks));
+        merged.tasks.push(
+            state.as_ref().map_or_else(|_| TaskFeatures::default(), |listed| listed.lists.features.tasks),
+        );
         match state {
-            Ok(lists) => {
+            Ok(Listed { lists, .. }) => {
                 join(&mut merged.features, server, &lists.features);
                 if lists.features.resources {
                     merged.with_resources.push(place);
@@ -219,18 +241,19 @@ struct Entry<'a> {
     own: &'a str,
     json: Bytes,
     destination: Destination,
+    held: Option<Held>,
 }
 
 /// The items of one kind under their advertised names, in ascending order of these.
 fn gather<'a>(
     endpoint: &Endpoint,
     (view, kind): (View, ListKind),
-    servers: &'a [Result<Arc<ServerLists>, Reason>],
+    servers: &'a [Result<Listed, Reason>],
     hidden: &mut Vec<HiddenItem>,
 ) -> Vec<Entry<'a>> {
     let mut entries = Vec::new();
     for (place, lists) in servers.iter().enumerate() {
-        let Ok(lists) = lists else { continue };
+        let Ok(Listed { lists, held }) = lists else { continue };
         let shows = endpoint.servers[place].shows.as_ref().filter(|_| kind == ListKind::Tools);
         for item in &lists.items[kind.index()] {
             let name = match kind {
@@ -242,7 +265,8 @@ fn gather<'a>(
             let Some(name) = name else { continue };
             let bytes_max = if kind.is_named() { NAME_BYTES_MAX } else { KEY_BYTES_MAX };
             if name.len() > bytes_max {
-                hidden.push(HiddenItem { key: name.into_owned(), why: "its name is too long" });
+                let why = "its name is too long";
+                hidden.push(HiddenItem { key: name.into_owned(), why, is_held: false });
             } else {
                 let instead = shows.and_then(|shows| shows.instead(&item.key));
                 let mut entry = item.advertised(name, place, instead);
@@ -251,13 +275,21 @@ fn gather<'a>(
                 if kind == ListKind::Tools && view != View::Modern && !lists.features.tasks.calls {
                     entry.json = without_tasks(entry.json);
                 }
+                entry.held = held.get(&item.key).filter(|_| kind == ListKind::Tools).copied();
                 entries.push(entry);
             }
         }
     }
     // Stable, so that of equal keys the one of the first server comes first.
     entries.sort_by(|a, b| a.key.cmp(&b.key));
-    hide_collisions(kind, entries, hidden)
+    let mut kept = hide_collisions(kind, entries, hidden);
+    // Only now: what another server has under that name does not take its place.
+    kept.retain(|entry| {
+        let Some(held) = entry.held else { return true };
+        hidden.push(HiddenItem { key: entry.key.clone(), why: held.text(), is_held: true });
+        false
+    });
+    kept
 }
 
 /// Two tools of one name are both hidden: which one is called must not depend on who answers first. A
@@ -281,7 +313,7 @@ fn hide_collisions<'a>(
             // Else its server lists the same thing twice, and has it once.
         }
         match rival.filter(|_| kind.is_named()) {
-            Some(why) => hidden.push(HiddenItem { key: entry.key, why }),
+            Some(why) => hidden.push(HiddenItem { key: entry.key, why, is_held: false }),
             None => kept.push(entry),
         }
     }
@@ -319,12 +351,12 @@ impl Item {
             json = retold(&json, instead);
         }
         let destination = Destination { place, own_name };
-        Entry { key: name.into_owned(), own: &self.key, json, destination }
+        Entry { key: name.into_owned(), own: &self.key, json, destination, held: None }
     }
 }
 
 /// What stands behind the items of every page: what a Modern result must have, and what is missing.
-fn tail(view: View, servers: &[Result<Arc<ServerLists>, Reason>], merged: &Merged, is_own: bool) -> Bytes {
+fn tail(view: View, servers: &[Result<Listed, Reason>], merged: &Merged, is_own: bool) -> Bytes {
     let mut meta = serde_json::Map::new();
     if !merged.missing.is_empty() {
         let missing: Vec<_> = merged
@@ -336,13 +368,13 @@ fn tail(view: View, servers: &[Result<Arc<ServerLists>, Reason>], merged: &Merge
     }
     // One who is not shown everything is not told what is hidden either.
     if !merged.hidden.is_empty() && !is_own {
-        let hidden: Vec<_> =
-            merged.hidden.iter().map(|item| json!({"name": item.key, "reason": item.why})).collect();
+        let hidden = merged.hidden.iter().take(HIDDEN_TOLD_MAX);
+        let hidden: Vec<_> = hidden.map(|item| json!({"name": item.key, "reason": item.why})).collect();
         meta.insert("dev.metamcp/hidden".into(), hidden.into());
     }
     let mut tail = String::new();
     if view == View::Modern {
-        let known = servers.iter().flatten();
+        let known = servers.iter().flatten().map(|listed| &listed.lists);
         let ttl_ms = known.clone().filter_map(|lists| lists.ttl_ms).min().unwrap_or(TTL_MS_DEFAULT);
         let ttl_ms = if merged.missing.is_empty() { ttl_ms } else { 0 };
         let scope = if is_own || known.clone().any(|lists| lists.private) { "private" } else { "public" };
@@ -508,8 +540,14 @@ impl Merged {
             && self.tasks == other.tasks
             && self.announced == other.announced
             && self.missing == other.missing
+            && self.hidden == other.hidden
             && self.generations == other.generations
             && self.is_loading == other.is_loading
+    }
+
+    /// Why the tool that would be shown by that name is held back, when it is.
+    pub fn held(&self, name: &str) -> Option<&'static str> {
+        self.hidden.iter().find(|item| item.is_held && item.key == name).map(|item| item.why)
     }
 
     /// Why a server of the endpoint is missing, when it is.

@@ -2,7 +2,7 @@
 //!
 //! Invariants: a list request never waits longer than its deadline for a backend, and what is missing is
 //! named; a name is a pure function of configuration and of the server's own name for it; what one kind of
-//! client is shown by a server is not shown to another kind.
+//! client is shown by a server is not shown to another kind; a tool that is held back is in no list.
 //!
 //! Everything that fetches and merges runs on the main thread (the *keeper*), never on a worker; workers read
 //! published snapshots. Does not know: HTTP towards clients, keys, or sessions of clients.
@@ -13,17 +13,22 @@ mod keeper;
 mod member;
 mod merge;
 mod offer;
+mod pins;
+mod print;
 mod probe;
 mod retold;
+mod vetting;
 mod view;
 
 use std::time::Duration;
 
 pub use fetch::{FetchError, discover};
 pub use keeper::{Catalog, Keeper, KeeperSeed};
-pub use merge::{HiddenItem, Item, ListKind, Listing, Merged, Missing, Reason, ServerLists, merge};
+pub use merge::{HiddenItem, Item, ListKind, Listed, Listing, Merged, Missing, Reason, ServerLists, merge};
+pub use pins::{Approve, Change, NotApproved, Pins, told};
 pub use probe::{Probed, probe};
 pub use retold::retold;
+pub use vetting::{Held, HeldTools, Kept, ToKeep, Vetted, Vetting, code_points};
 pub use view::{View, modern_headers, modern_meta};
 
 /// Bounds of the catalog.

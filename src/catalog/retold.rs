@@ -74,7 +74,7 @@ fn put(json: &mut BytesMut, name: &str, value: &[u8]) {
 }
 
 /// The members of an object, their values as written.
-struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+pub(super) struct Members<'a>(pub Vec<(Cow<'a, str>, &'a RawValue)>);
 
 impl<'de> Deserialize<'de> for Members<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

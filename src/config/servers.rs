@@ -14,7 +14,7 @@ use crate::admin::definition::address;
 use crate::admin::definition::bounds::{self, Bound, Settings};
 use crate::admin::definition::headers::{self, Owner};
 use crate::admin::definition::mcp_json::{Kind, Transport, nearest_name};
-use crate::backend::{self, Address, EraChoice};
+use crate::backend::{self, Address, ChangedTools, EraChoice};
 use crate::base::ServerName;
 
 /// The servers, and what became of every name that was written for one.
@@ -65,6 +65,11 @@ impl Settings {
     fn read(section: &Section<'_>, shared: &Self) -> Self {
         use bounds as d;
         let eras = [("auto", EraChoice::Auto), ("modern", EraChoice::Modern), ("legacy", EraChoice::Legacy)];
+        let policies = [
+            ("allow", ChangedTools::Allow),
+            ("warn", ChangedTools::Warn),
+            ("quarantine", ChangedTools::Quarantine),
+        ];
         let duration = |key, bound: Bound<_>, default| section.duration(key, bound.or(default));
         let count = |key, bound: Bound<_>, default| section.count(key, bound.or(default));
         Self {
@@ -90,6 +95,7 @@ impl Settings {
             ),
             idle_age_max: duration("idle_age_max", d::IDLE_AGE, shared.idle_age_max),
             fast_lane: section.flag("fast_lane").unwrap_or(shared.fast_lane),
+            changed_tools: section.word("changed_tools", &policies, shared.changed_tools),
         }
     }
 }

@@ -3,7 +3,7 @@ use std::time::Duration;
 use rustls::RootCertStore;
 
 use super::*;
-use crate::backend::{Address, Config, EraChoice, TlsRoots};
+use crate::backend::{Address, ChangedTools, Config, EraChoice, TlsRoots};
 use crate::route::{EndpointConfig, Member, Members, Override, Prefix, Shows};
 
 /// `name` or `name=port`.
@@ -32,6 +32,7 @@ fn server(text: &str) -> Config {
         may_be_sse: false,
         left_alone: true,
         alias: None,
+        changed_tools: ChangedTools::Warn,
     }
 }
 

@@ -65,7 +65,11 @@ async fn dispatch(worker: &Rc<Worker>, call: Box<Call>, session: Arc<Session>) -
             let view = View::Legacy(session.seal.capabilities);
             local::list(worker, &call, view, ListKind::Tools).await
         }
-        Shape::Single => forward(worker, call, session, (0, None)).await,
+        Shape::Single => {
+            let view = View::Legacy(session.seal.capabilities);
+            local::check_approved(worker, &call, view).await.map_err(answered)?;
+            forward(worker, call, session, (0, None)).await
+        }
         Shape::Aggregate(_) => aggregate(worker, call, session).await.map_err(answered),
     }
 }

@@ -12,11 +12,12 @@ use super::call::{Call, NAME_CHARS_MAX, unknown_tool};
 use super::meter::Meter;
 use super::reply::{self, Reply};
 use super::worker::Worker;
+use crate::backend::ChangedTools;
 use crate::base::{Fault, Kind, Origin, ServerName};
-use crate::catalog::{ListKind, Merged, Reason, View};
+use crate::catalog::{ListKind, Merged, Missing, Reason, View};
 use crate::frame::Span;
-use crate::protocol::Era;
-use crate::route::{Destination, OwnName, Place};
+use crate::protocol::{Era, Method};
+use crate::route::{Destination, OwnName, Place, Shape};
 use crate::telemetry::metrics::Outcome;
 
 /// A place in the endpoint, and what is to be replaced in the message.
@@ -96,10 +97,41 @@ pub async fn named(worker: &Rc<Worker>, call: &Call, view: View, kind: ListKind)
     target(&merged).ok_or_else(|| not_found(call, &merged, &name, kind))
 }
 
+/// Whether a call that passes to the one server of its endpoint may, where only what was approved may be called: its lists
+/// pass as they are, so the catalog's own tell.
+pub async fn check_approved(worker: &Rc<Worker>, call: &Call, view: View) -> Result<(), Fault> {
+    if call.method != Some(Method::ToolsCall) {
+        return Ok(());
+    }
+    let pool = worker.pool(&call.endpoint.servers[0])?;
+    if pool.backend().config.changed_tools != ChangedTools::Quarantine {
+        return Ok(());
+    }
+    named(worker, call, view, ListKind::Tools).await.map(drop)
+}
+
+/// What is held back is not called either.
+#[cold]
+fn not_approved(name: &str, why: &str) -> Fault {
+    let text = format!(
+        "tool `{}` is held back: {why} (`keyadm servers approve`, or POST /api/v1/mcp/servers/{{server}}/approve); the \
+         call did not run",
+        clip(name)
+    );
+    Fault::client(Kind::InvalidParams, text)
+}
+
 /// A name that leads nowhere, or to a server that is away: not the same thing to the one who calls it.
 #[cold]
 fn not_found(call: &Call, merged: &Arc<Merged>, name: &str, kind: ListKind) -> Fault {
-    let away = merged.missing.iter().find(|missing| call.endpoint.leads_to(missing.place, name));
+    if kind == ListKind::Tools
+        && let Some(why) = merged.held(name)
+    {
+        return not_approved(name, why);
+    }
+    let is_alone = call.endpoint.shape == Shape::Single;
+    let leads_to = |missing: &&Missing| is_alone || call.endpoint.leads_to(missing.place, name);
+    let away = merged.missing.iter().find(leads_to);
     if let Some(missing) = away {
         let (server, reason) = (&missing.server, missing.reason.text());
         let text = format!("server `{server}` is not available: {reason}; the call did not run");

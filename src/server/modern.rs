@@ -29,7 +29,10 @@ pub async fn answer(worker: &Rc<Worker>, call: Box<Call>) -> Result<Reply, Fault
         Shape::Single if call.lists_in_part() && call.is_request() => {
             local::list(worker, &call, View::Modern, ListKind::Tools).await
         }
-        Shape::Single => forward(worker, call, 0, None).await,
+        Shape::Single => {
+            local::check_approved(worker, &call, View::Modern).await?;
+            forward(worker, call, 0, None).await
+        }
         Shape::Aggregate(_) => aggregate(worker, call).await,
     }
 }

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use super::sealed::{Sealed, put};
 use super::session::Session;
-use super::{EndpointRow, JwtKeyRow, KeyRow, ServerRow, Store, StoreError};
+use super::{EndpointRow, JwtKeyRow, KeyRow, PinsRow, ServerRow, Store, StoreError};
 
 /// What is sealed, in the clear. Wiped when dropped, and never shown.
 #[derive(Clone, PartialEq, Eq)]
@@ -27,6 +27,8 @@ pub enum Bound<'a> {
     Endpoint(&'a EndpointRow),
     /// With the secret that signs.
     JwtKey(&'a JwtKeyRow),
+    /// With nothing more.
+    ToolPins(&'a PinsRow),
 }
 
 /// Seals rows and opens them. What of a row is bound is said where it is done.
@@ -79,6 +81,7 @@ impl Bound<'_> {
             Self::Server(row) => (&row.secrets.bytes, row.secrets.key_version),
             Self::Endpoint(row) => (&row.seal.bytes, row.seal.key_version),
             Self::JwtKey(row) => (&row.secret.bytes, row.secret.key_version),
+            Self::ToolPins(row) => (&row.seal.bytes, row.seal.key_version),
         }
     }
 }

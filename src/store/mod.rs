@@ -26,6 +26,7 @@ mod session;
 mod sqlite;
 #[cfg(test)]
 pub(crate) mod testing;
+mod tool_pins;
 mod usage;
 mod value;
 mod watch;
@@ -46,6 +47,7 @@ pub use page::{PAGE_ITEMS_MAX, Paged};
 pub use retention::{Retention, Retired};
 pub use sealed::{Rewrapped, Sealed, SealedKind};
 pub use servers::{Secrets, ServerKind, ServerRow, ServerSpec, Servers};
+pub use tool_pins::{NewPins, PinsRow};
 pub use usage::{Applied, Counts, UsageBatch, UsageFilter, UsageKey, UsageRow};
 pub use uuid::Uuid;
 pub use watch::{Away, Seen};

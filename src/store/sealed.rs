@@ -12,7 +12,7 @@ use super::bound::{Binding, Bound};
 use super::page::{PAGE_ITEMS_MAX, fetched, paged};
 use super::session::{Access, Session, transact};
 use super::value::Value;
-use super::{Store, StoreError, endpoints, jwt_keys, keys, servers};
+use super::{Store, StoreError, endpoints, jwt_keys, keys, servers, tool_pins};
 
 /// Sealed bytes, and what sealed them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +34,8 @@ pub enum SealedKind {
     Endpoints,
     /// The keys that sign tokens; named by kid.
     JwtKeys,
+    /// What was approved of servers' tools; named by server.
+    ToolPins,
 }
 
 /// One batch, sealed anew.
@@ -49,7 +51,7 @@ pub struct Rewrapped {
 
 impl SealedKind {
     /// Every kind there is.
-    pub const ALL: [Self; 4] = [Self::Keys, Self::Servers, Self::JwtKeys, Self::Endpoints];
+    pub const ALL: [Self; 5] = [Self::Keys, Self::Servers, Self::JwtKeys, Self::Endpoints, Self::ToolPins];
 
     /// Table, column of the name as text.
     fn place(self) -> (&'static str, &'static str) {
@@ -58,13 +60,14 @@ impl SealedKind {
             Self::Servers => ("mcp_servers", "CAST(id AS TEXT)"),
             Self::Endpoints => ("endpoints", "CAST(id AS TEXT)"),
             Self::JwtKeys => ("jwt_keys", "kid"),
+            Self::ToolPins => ("tool_pins", "server"),
         }
     }
 
     fn object(self) -> ObjectKind {
         match self {
             Self::Keys => ObjectKind::Key,
-            Self::Servers => ObjectKind::Server,
+            Self::Servers | Self::ToolPins => ObjectKind::Server,
             Self::Endpoints => ObjectKind::Endpoint,
             Self::JwtKeys => ObjectKind::JwtKey,
         }
@@ -142,7 +145,7 @@ async fn anew<S: Session>(
     kind: SealedKind,
     name: &str,
 ) -> Result<Option<()>, StoreError> {
-    let (key, server, endpoint, jwt_key);
+    let (key, server, endpoint, jwt_key, pins);
     let row = match kind {
         SealedKind::Keys => {
             key = keys::find(session, name).await?;
@@ -160,11 +163,15 @@ async fn anew<S: Session>(
             jwt_key = jwt_keys::find(session, "kid", name).await?;
             jwt_key.as_ref().map(Bound::JwtKey)
         }
+        SealedKind::ToolPins => {
+            pins = tool_pins::find(session, name).await?;
+            pins.as_ref().map(Bound::ToolPins)
+        }
     };
     let Some(row) = row else { return Ok(None) };
     let plain = match row {
         Bound::Key(row) => keys::hash(binding, row).ok(),
-        Bound::Server(_) | Bound::Endpoint(_) | Bound::JwtKey(_) => binding.open(row),
+        Bound::Server(_) | Bound::Endpoint(_) | Bound::JwtKey(_) | Bound::ToolPins(_) => binding.open(row),
     };
     let Some(plain) = plain else { return Ok(None) };
     binding.bind(session, row, &plain).await.map(|_| Some(()))
@@ -185,6 +192,7 @@ pub async fn put<S: Session>(session: &mut S, row: Bound<'_>, sealed: &Sealed) -
         Bound::Server(row) => ("mcp_servers", "sealed_secrets", "id", by_id(row.id)),
         Bound::Endpoint(row) => ("endpoints", "seal", "id", by_id(row.id)),
         Bound::JwtKey(row) => ("jwt_keys", "sealed_secret", "kid", Value::from(&row.kid)),
+        Bound::ToolPins(row) => ("tool_pins", "seal", "server", Value::from(&row.server)),
     };
     let sql = format!("UPDATE {table} SET {column} = $1, key_version = $2 WHERE {name} = $3");
     let values = [sealed.bytes.as_slice().into(), sealed.key_version.into(), value];

@@ -6,12 +6,12 @@ use uuid::Uuid;
 
 use super::audit::{Audit, Change, ObjectKind, record};
 use super::bound::{Binding, Bound, Plain};
-use super::endpoints;
 use super::epochs::{self, Kind};
 use super::page::{Paged, fetched, limit, paged};
 use super::session::{Access, Session, query_one, transact};
 use super::value::{Row, Value, words};
 use super::{Match, Sealed, Store, StoreError};
+use super::{endpoints, tool_pins};
 
 words! {
     /// How a server is spoken to.
@@ -266,6 +266,9 @@ async fn replace<S: Session>(
     if session.execute(UPDATE, &values).await? == 0 {
         return Err(StoreError::Conflict);
     }
+    if before.name != spec.name {
+        tool_pins::forget(session, &before.name).await?;
+    }
     let mut after = known(session, id).await?;
     after.secrets = binding.bind(session, Bound::Server(&after), &plain).await?;
     let (told, now) = (before.describe(was.as_ref()), after.describe(Some(&plain)));
@@ -286,6 +289,7 @@ async fn delete<S: Session>(
     let losing = endpoints::with_server(session, binding, id).await?;
     session.execute(TOUCH_ENDPOINTS, &[audit.at.into(), id.into()]).await?;
     session.execute("DELETE FROM mcp_servers WHERE id = $1", &[id.into()]).await?;
+    tool_pins::forget(session, &before.name).await?;
     endpoints::bind_anew(session, binding, losing).await?;
     let was = binding.open(Bound::Server(&before));
     note(session, audit, "server.delete", Some(before.describe(was.as_ref())), None, id).await?;

@@ -53,6 +53,7 @@ fn said(row: Bound<'_>) -> String {
         Bound::JwtKey(row) => {
             format!("{:?}", (&row.kid, row.algorithm, row.phase, row.created_at, row.changed_at))
         }
+        Bound::ToolPins(row) => format!("{:?}", (&row.server, &row.pins)),
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue};
 
 use crate::backend::stdio::{self, Sharing};
-use crate::backend::{self, EraChoice};
+use crate::backend::{self, ChangedTools, EraChoice};
 use crate::base::ServerName;
 use crate::child::Limits;
 
@@ -52,6 +52,8 @@ pub struct Settings {
     pub idle_age_max: Duration,
     /// Whether answers of the usual shape are read without hyper.
     pub fast_lane: bool,
+    /// What becomes of tools that change.
+    pub changed_tools: ChangedTools,
 }
 
 impl Settings {
@@ -81,6 +83,7 @@ impl Settings {
             may_be_sse: false,
             left_alone: true,
             alias: None,
+            changed_tools: self.changed_tools,
         }
     }
 }
@@ -97,6 +100,8 @@ pub const DEFAULTS: Settings = Settings {
     idle_connections_max: IDLE_CONNECTIONS.default,
     idle_age_max: IDLE_AGE.default,
     fast_lane: true,
+    // Tools of honest servers change with every release of theirs: it is to be seen, and keeps nobody from work.
+    changed_tools: ChangedTools::Warn,
 };
 
 /// How a program is run unless something else is said.

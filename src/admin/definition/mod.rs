@@ -21,7 +21,7 @@ pub use endpoint::{
 pub use fields::{Errors, FieldError, below};
 pub use secrets::{SEALED, Secrets};
 pub use server::{
-    Allowed, AllowedCommand, Commands, EnvPattern, EraWord, Forbidden, KindWord, MODERN_SSE, PatternError,
-    Rules, SERVED, Server, ServerDocument, Serving, SharingWord, Unreadable, Unserved,
-    document_of as server_document, merge_patch,
+    Allowed, AllowedCommand, ChangedToolsWord, Commands, EnvPattern, EraWord, Forbidden, KindWord,
+    MODERN_SSE, PatternError, Rules, SERVED, Server, ServerDocument, Serving, SharingWord, Unreadable,
+    Unserved, document_of as server_document, merge_patch,
 };

@@ -2,6 +2,7 @@
 
 mod allowed;
 mod program;
+mod words;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -24,6 +25,7 @@ use crate::store::{self, Binder, ServerKind, ServerRow, ServerSpec, Uuid};
 
 pub use allowed::{Allowed, AllowedCommand, EnvPattern, Forbidden, PatternError};
 pub use program::{Commands, Serving};
+pub use words::{ChangedToolsWord, EraWord, KindWord, SharingWord};
 
 /// A server behind the gateway, with secrets shown as `(sealed)`. What is not said has its default.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
@@ -115,46 +117,9 @@ pub struct ServerDocument {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(pattern = "^[0-9]{1,9}(ms|s|m|h|d)$")]
     pub idle_age_max: Option<String>,
-}
-
-/// How a server is spoken to.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
-#[schema(as = ServerKind)]
-#[serde(rename_all = "lowercase")]
-pub enum KindWord {
-    /// Streamable HTTP.
-    #[default]
-    Http,
-    /// The transport of 2024-11-05.
-    Sse,
-    /// A child process.
-    Stdio,
-}
-
-/// Which revisions a server is asked in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
-#[schema(as = Era)]
-#[serde(rename_all = "lowercase")]
-pub enum EraWord {
-    /// Found out.
-    Auto,
-    /// 2026-07-28 and later only.
-    Modern,
-    /// 2025-11-25 and earlier only.
-    Legacy,
-}
-
-/// Who shares a process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
-#[schema(as = Sharing)]
-#[serde(rename_all = "lowercase")]
-pub enum SharingWord {
-    /// Everybody.
-    Shared,
-    /// The sessions of one key.
-    Key,
-    /// Nobody: each session has its own.
-    Session,
+    /// What becomes of a tool that is not as it was approved. Default: `warn`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub changed_tools: Option<ChangedToolsWord>,
 }
 
 /// What whoever writes a definition may define.
@@ -325,16 +290,6 @@ pub fn document_of(row: &ServerRow) -> Value {
     Value::Object(members)
 }
 
-impl From<KindWord> for ServerKind {
-    fn from(word: KindWord) -> Self {
-        match word {
-            KindWord::Http => Self::Http,
-            KindWord::Sse => Self::Sse,
-            KindWord::Stdio => Self::Stdio,
-        }
-    }
-}
-
 struct Reader<'a> {
     before: Option<&'a Server>,
     rules: &'a Rules,
@@ -422,6 +377,15 @@ impl Reader<'_> {
             Some(EraWord::Modern) => EraChoice::Modern,
             Some(EraWord::Legacy) => EraChoice::Legacy,
         };
+        let policies = [
+            ("allow", ChangedToolsWord::Allow),
+            ("warn", ChangedToolsWord::Warn),
+            ("quarantine", ChangedToolsWord::Quarantine),
+        ];
+        document.changed_tools = fields.word("changed_tools", &policies, self.errors);
+        if let Some(word) = document.changed_tools {
+            to.changed_tools = word.into();
+        }
         let errors = &mut *self.errors;
         let mut time = |key, bound: Bound<Duration>, to: &mut Duration| {
             let found = fields.duration(key, bound, errors)?;
@@ -563,7 +527,8 @@ pub fn merge_patch(target: &mut Value, patch: &Value) {
 pub const MODERN_SSE: &str = "is not spoken over sse; leave it out";
 
 /// What only the gateway writes.
-const READ_ONLY: [&str; 7] = ["id", "version", "created_at", "changed_at", "served", "reason", "condition"];
+const READ_ONLY: [&str; 8] =
+    ["id", "version", "created_at", "changed_at", "served", "reason", "condition", "vetting"];
 
 /// Servers take 100 fields, and the client's own are sent as well.
 const HEADERS_MAX: usize = 64;

@@ -9,8 +9,8 @@ use super::super::EncryptionKey;
 use super::*;
 use crate::store::testing::{Folder, with_database};
 use crate::store::{
-    Audit, EndpointSpec, Grants, JwtAlgorithm, JwtPhase, NewJwtKey, NewKey, Predecessor, PrefixMode, Rate,
-    Role, Secrets, ServerKind, ServerSpec, Store, new_id,
+    Audit, EndpointSpec, Grants, JwtAlgorithm, JwtPhase, NewJwtKey, NewKey, NewPins, Predecessor, PrefixMode,
+    Rate, Role, Secrets, ServerKind, ServerSpec, Store, new_id,
 };
 
 fn sealer() -> Sealer {
@@ -100,7 +100,11 @@ const fn column(table: &'static str, name: &'static str, kind: Kind) -> Column {
     Column { table, name, kind }
 }
 
-const COLUMNS: [Column; 40] = [
+const COLUMNS: [Column; 44] = [
+    column("tool_pins", "server", Kind::Text),
+    column("tool_pins", "pins", Kind::Json),
+    column("tool_pins", "seal", Kind::Bytes),
+    column("tool_pins", "key_version", Kind::Number),
     column("api_keys", "id", Kind::Uuid),
     column("api_keys", "key_id", Kind::Text),
     column("api_keys", "name", Kind::Text),
@@ -201,6 +205,12 @@ async fn fill(store: &Store) {
         };
         store.insert_jwt_key(key, Audit { at, ..by() }).await.unwrap();
     }
+    for server in ["a", "b"] {
+        let pins = json!({"tools": {"x": {"approved": [server]}}});
+        let told = json!([]);
+        let new = NewPins { server: server.into(), pins, expect: None, action: "server.tools.list", told };
+        store.put_tool_pins(new, by()).await.unwrap();
+    }
 }
 
 /// What each row of a table says, written down, and whether it opens. Reading never fails: one row takes no other along.
@@ -210,6 +220,9 @@ async fn rows(store: &Store, table: &str) -> Vec<(Vec<u8>, bool)> {
         "api_keys" => store.keys().await.unwrap().rows.iter().map(|row| told(Bound::Key(row))).collect(),
         "mcp_servers" => {
             store.servers().await.unwrap().rows.iter().map(|row| told(Bound::Server(row))).collect()
+        }
+        "tool_pins" => {
+            store.tool_pins().await.unwrap().iter().map(|row| told(Bound::ToolPins(row))).collect()
         }
         "jwt_keys" => {
             store.jwt_keys().await.unwrap().rows.iter().map(|row| told(Bound::JwtKey(row))).collect()
@@ -243,7 +256,8 @@ async fn on_each(test: impl AsyncFn(&Store, &Shell)) {
 }
 
 /// Two rows of each table, told apart by what no column of theirs says; and nothing that refuses what is written.
-const PREPARE: [(&str, &str); 6] = [
+const PREPARE: [(&str, &str); 7] = [
+    ("tool_pins", "server = '?'"),
     ("api_keys", "key_id = '?'"),
     ("mcp_servers", "name = '?'"),
     ("endpoints", "name = '?'"),

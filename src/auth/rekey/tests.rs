@@ -5,8 +5,8 @@ use super::super::{EncryptionKey, KeyRequest, create_key, new_jwt_key};
 use super::*;
 use crate::store::testing::{Folder, put_sealed_hash};
 use crate::store::{
-    Binder, Bound, EndpointServer, EndpointSpec, Grants, Plain, PrefixMode, Secrets, ServerKind, ServerSpec,
-    new_id,
+    Binder, Bound, EndpointServer, EndpointSpec, Grants, NewPins, Plain, PrefixMode, Secrets, ServerKind,
+    ServerSpec, new_id,
 };
 
 fn key(version: u8) -> EncryptionKey {
@@ -42,6 +42,9 @@ async fn filled(folder: &Folder) -> Store {
     let spec = EndpointSpec { name: "e".into(), prefix: PrefixMode::Never, servers };
     store.insert_endpoint(new_id(), spec, audit()).await.unwrap();
     store.insert_jwt_key(new_jwt_key(), audit()).await.unwrap();
+    let (pins, told) = (json!({}), json!([]));
+    let new = NewPins { server: "with".into(), pins, expect: None, action: "server.tools.list", told };
+    store.put_tool_pins(new, audit()).await.unwrap();
     store
 }
 
@@ -73,8 +76,13 @@ async fn everything_is_sealed_anew_once_and_opens_with_the_new_version_alone() {
     assert!(new.open_row(Bound::JwtKey(&store.jwt_keys().await.unwrap().rows[0])).is_some());
 }
 
-const KINDS: [(SealedKind, u64); 4] =
-    [(SealedKind::Keys, 3), (SealedKind::Servers, 2), (SealedKind::Endpoints, 1), (SealedKind::JwtKeys, 1)];
+const KINDS: [(SealedKind, u64); 5] = [
+    (SealedKind::Keys, 3),
+    (SealedKind::Servers, 2),
+    (SealedKind::Endpoints, 1),
+    (SealedKind::JwtKeys, 1),
+    (SealedKind::ToolPins, 1),
+];
 
 #[tokio::test]
 async fn broken_off_half_way_it_goes_on_where_it_stopped() {

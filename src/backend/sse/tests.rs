@@ -11,7 +11,7 @@ use tokio::task::LocalSet;
 use tokio::time::Instant;
 
 use super::super::shim::{Events, Outcome, ReplyBody, stream};
-use super::super::{Address, Backend, BackendId, Config, EraChoice, Outgoing, Stage, TlsRoots};
+use super::super::{Address, Backend, BackendId, ChangedTools, Config, EraChoice, Outgoing, Stage, TlsRoots};
 use super::hub::Hub;
 use super::link::{Link, Pending, What};
 use super::server::Server;
@@ -50,6 +50,7 @@ fn wire(private_addresses: bool) -> Arc<Backend> {
         may_be_sse: false,
         left_alone: true,
         alias: None,
+        changed_tools: ChangedTools::Warn,
     };
     let roots = TlsRoots::from_roots(rustls::RootCertStore::empty());
     Backend::new(BackendId(0), config, &roots).unwrap()

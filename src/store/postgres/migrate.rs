@@ -6,9 +6,10 @@ use crate::base::unix_s;
 use crate::store::StoreError;
 
 /// In order; `metamcp_migrations` says which of them a database has had. Only ever appended to.
-pub const MIGRATIONS: [&str; 2] = [
+pub const MIGRATIONS: [&str; 3] = [
     include_str!("../../../sql/postgres/0001_control_plane.sql"),
     include_str!("../../../sql/postgres/0002_bound_rows.sql"),
+    include_str!("../../../sql/postgres/0003_tool_pins.sql"),
 ];
 
 /// Applies what is missing, in one transaction under a lock that other processes wait for.

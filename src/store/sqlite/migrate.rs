@@ -7,10 +7,11 @@ use rusqlite::{Connection, TransactionBehavior};
 use crate::store::StoreError;
 
 /// In order; a file's `user_version` counts how many of them it has had. Only ever appended to.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     include_str!("../../../sql/sqlite/0001_api_keys.sql"),
     include_str!("../../../sql/sqlite/0002_control_plane.sql"),
     include_str!("../../../sql/sqlite/0003_bound_rows.sql"),
+    include_str!("../../../sql/sqlite/0004_tool_pins.sql"),
 ];
 
 /// "mcpg": marks a SQLite file as ours, so that no other program's database is ever altered.

@@ -54,7 +54,7 @@ async fn postgres_migrations_make_the_schema_file() {
         .await;
     })
     .await;
-    assert_eq!(MIGRATIONS.len(), 2);
+    assert_eq!(MIGRATIONS.len(), 3);
 }
 
 #[tokio::test]

@@ -1,0 +1,107 @@
+//! Tools that are not as they were approved: shown, and approved.
+
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::definition::FieldError;
+use super::problem::Problem;
+use super::request::{json_body, ok};
+use super::servers::{TRIES, unprocessable};
+use super::views::{ApproveTools, ApprovedTools, ServerVetting, ToolChange};
+use super::{Admin, Call};
+use crate::catalog::{Approve, Kept, Pins, told};
+use crate::store::{Binder, Bound, NewPins, StoreError, Uuid};
+
+impl Admin {
+    pub(super) async fn get_vetting(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
+        let server = self.server_name(call.parameter(0)).await?;
+        let vetted = ServerVetting::new(self.parts.catalog.vetting().vetted(&server));
+        Ok(ok(&vetted.map_or_else(|| json!({}), |vetted| json!(vetted))))
+    }
+
+    pub(super) async fn approve_tools(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
+        let body = json_body(call.headers(), call.body())?;
+        let asked = ApproveTools::deserialize(&body).map_err(|_| unprocessable(vec![unread()]))?;
+        let what = asked.tools.map_or(Approve::All, |tools| {
+            Approve::These(tools.into_iter().map(|tool| (tool.name, tool.digest)).collect())
+        });
+        let server = self.server_name(call.parameter(0)).await?;
+        for _ in 0..TRIES {
+            let approved = match self.approve(&server, &what, call).await {
+                Err(Refused::Store(StoreError::Conflict)) => continue,
+                Err(Refused::Store(error)) => return Err(error.into()),
+                Err(Refused::Told(detail)) => return Err(Problem::new(StatusCode::CONFLICT, detail)),
+                Ok(approved) => approved,
+            };
+            self.parts.catalog.follow_vetting().await;
+            return Ok(ok(&json!(ApprovedTools { approved })));
+        }
+        Err(StoreError::Conflict.into())
+    }
+
+    async fn approve(
+        &self,
+        server: &str,
+        what: &Approve,
+        call: &Call<'_>,
+    ) -> Result<Vec<ToolChange>, Refused> {
+        let store = &self.parts.store;
+        let Some(row) = store.tool_pins_of(server).await? else {
+            // Nothing was listed yet, so nothing waits.
+            return Pins::default().approve(what).map(|_| Vec::new()).map_err(Refused::told);
+        };
+        let opens = self.parts.auth.sealer().open_row(Bound::ToolPins(&row)).is_some();
+        let pins = Pins::from_json(&row.pins).filter(|_| opens);
+        let mut pins = pins.ok_or(Refused::Store(StoreError::Closed("record of a server's tools")))?;
+        let approved = pins.approve(what).map_err(Refused::told)?;
+        if !approved.is_empty() {
+            let new = NewPins {
+                server: server.to_owned(),
+                pins: pins.to_json(),
+                expect: Some(row.version),
+                action: "server.tools.approve",
+                told: told(&approved),
+            };
+            let row = store.put_tool_pins(new, call.audit()).await?;
+            self.parts.catalog.vetting().read_one(server, Some(Kept::Pins(pins, row.version)));
+        }
+        Ok(approved.into_iter().map(ToolChange::from).collect())
+    }
+
+    /// Of a server that is stored or served, by UUID or name.
+    async fn server_name(&self, reference: &str) -> Result<String, Problem> {
+        let is_served = self.fleet().backends().any(|backend| backend.name().as_str() == reference);
+        if is_served && Uuid::parse_str(reference).is_err() {
+            return Ok(reference.to_owned());
+        }
+        self.server_row(reference).await.map(|row| row.name)
+    }
+}
+
+/// Why nothing was approved.
+enum Refused {
+    Store(StoreError),
+    /// The text is for whoever asked.
+    Told(String),
+}
+
+impl Refused {
+    fn told(error: impl ToString) -> Self {
+        Self::Told(error.to_string())
+    }
+}
+
+impl From<StoreError> for Refused {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+fn unread() -> FieldError {
+    FieldError::new(
+        "",
+        "is not {}, for all that wait, or {\"tools\": [{\"name\": …, \"digest\": …}]}, for these",
+    )
+}
