@@ -186,6 +186,7 @@ fn of_route(house: &House, method: &str, pattern: &str) -> Request {
         ("POST", "/api/v1/import") => {
             Some(json!({"mcpServers": {"imported": {"url": "http://127.0.0.1:9/"}}}))
         }
+        ("POST", _) if pattern.ends_with("/approve") => Some(json!({})),
         ("POST", _) if is_work => Some(json!({"a": 1})),
         _ => None,
     };

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::auth::Sealer;
 use crate::base::ServerName;
-use crate::catalog::{Catalog, Kept, Pins, ToKeep, told};
+use crate::catalog::{Catalog, Kept, Pins, RESTORE, ToKeep, told};
 use crate::store::{Audit, Binder, Bound, NewPins, PinsRow, Seen, Store, StoreError};
 
 /// What it takes.
@@ -27,6 +27,9 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Between two changes of one server that are written down. What changes meanwhile is one change; what is held back is so
 /// at once.
 const INTERVAL_MIN: Duration = Duration::from_secs(1);
+
+/// From the moment that what was kept of a server is found missing, to writing it again.
+const RESTORE_AFTER: Duration = Duration::from_secs(5);
 
 /// The same for a server that changes its tools all the time: so it fills neither the audit log nor the database.
 const INTERVAL_MAX: Duration = Duration::from_mins(5);
@@ -69,6 +72,8 @@ struct Last {
     interval: Duration,
     /// What the store would not take.
     failed: Option<ToKeep>,
+    /// Whether the next one is what was lost.
+    restores: bool,
 }
 
 impl Keeping {
@@ -90,6 +95,14 @@ impl Keeping {
         let mut is_left = false;
         for change in to_keep {
             let last = written.0.get(&change.server);
+            // A server that is deleted leaves a moment later: of that nothing is to be kept.
+            if change.action == RESTORE && last.is_none_or(|last| !last.restores) {
+                let waits =
+                    Last { at: Instant::now(), interval: RESTORE_AFTER, failed: None, restores: true };
+                written.0.insert(change.server, waits);
+                is_left = true;
+                continue;
+            }
             // One that failed is tried again as soon as it can be.
             if last.is_some_and(|last| last.failed.is_none() && last.at.elapsed() < last.interval) {
                 is_left = true;
@@ -107,7 +120,7 @@ impl Keeping {
             self.catalog.follow_vetting().await;
             is_left |= !is_done;
             let failed = (!is_done).then_some(change);
-            written.0.insert(server, Last { at: Instant::now(), interval, failed });
+            written.0.insert(server, Last { at: Instant::now(), interval, failed, restores: false });
         }
         is_left
     }
@@ -185,6 +198,10 @@ fn tell(change: &ToKeep) {
         "server.tools.hold" => tracing::warn!(
             %server, count, tools = ?names(),
             "tools are not as they were approved, and held back: see `keyadm servers approve`"
+        ),
+        RESTORE => tracing::error!(
+            %server,
+            "what was approved of its tools was taken out of the database; it is written there again"
         ),
         "server.tools.change" if changes.iter().any(|change| change.changed.is_some()) => {
             tracing::warn!(%server, count, tools = ?names(), "tools have changed");

@@ -28,7 +28,7 @@ pub use merge::{HiddenItem, Item, ListKind, Listed, Listing, Merged, Missing, Re
 pub use pins::{Approve, Change, NotApproved, Pins, told};
 pub use probe::{Probed, probe};
 pub use retold::retold;
-pub use vetting::{Held, HeldTools, Kept, ToKeep, Vetted, Vetting, code_points};
+pub use vetting::{Held, HeldTools, Kept, RESTORE, ToKeep, Vetted, Vetting, code_points};
 pub use view::{View, modern_headers, modern_meta};
 
 /// Bounds of the catalog.

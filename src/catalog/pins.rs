@@ -34,8 +34,10 @@ struct Waiting {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Change {
     /// The server's own name of it.
+    #[serde(rename = "name")]
     pub tool: String,
     /// Which of its members are other than when it was last approved; `None`: it never was.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub changed: Option<Vec<&'static str>>,
     /// By which it is told apart from what it may become until somebody approves it.
     pub digest: String,

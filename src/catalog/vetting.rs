@@ -37,6 +37,8 @@ pub enum Kept {
     Altered(u64),
     /// Something that a version of `ENCRYPTION_KEY` sealed which is not given here.
     Foreign,
+    /// Nothing any more, of a server that is served: this is what it kept.
+    Lost(Pins),
 }
 
 /// What the store is to keep of one server.
@@ -48,7 +50,7 @@ pub struct ToKeep {
     pub pins: Pins,
     /// In place of this version; `None`: of nothing.
     pub expect: Option<u64>,
-    /// What it is, for the audit log: `server.tools.` and one of `list`, `change`, `hold`, `settle`.
+    /// What it is, for the audit log: `server.tools.` and one of `list`, `change`, `hold`, `settle`, `restore`.
     pub action: &'static str,
     /// What changes by it.
     pub changes: Vec<Change>,
@@ -133,6 +135,17 @@ enum Cause {
     Read,
 }
 
+impl Kept {
+    /// What is left of it when the store has nothing any more: who can take a row away does not make a changed server one
+    /// that is listed for the first time.
+    fn lost(self) -> Option<Self> {
+        match self {
+            Self::Pins(pins, _) | Self::Lost(pins) => Some(Self::Lost(pins)),
+            Self::Altered(_) | Self::Foreign => None,
+        }
+    }
+}
+
 impl Store<'_> {
     /// What it says of a server; else why that is not known.
     fn of(&self, server: &ServerName) -> Result<Option<&Kept>, fn(&Book) -> Verdict> {
@@ -215,8 +228,15 @@ impl Vetting {
     }
 
     /// The store was read: this is all that it keeps.
-    pub fn read(&self, kept: HashMap<String, Kept>) {
+    pub fn read(&self, mut kept: HashMap<String, Kept>) {
         let mut books = self.books();
+        let known = books.kept.take().unwrap_or_default();
+        for (server, known) in known {
+            let is_served = books.servers.keys().any(|name| name.as_str() == server);
+            if let Some(lost) = known.lost().filter(|_| is_served) {
+                kept.entry(server).or_insert(lost);
+            }
+        }
         books.kept = Some(kept);
         let (servers, store) = books.split();
         for (server, book) in servers {
@@ -243,10 +263,9 @@ impl Vetting {
     pub fn read_one(&self, server: &str, now: Option<Kept>) {
         let mut books = self.books();
         let Some(kept) = &mut books.kept else { return };
-        match now {
-            Some(now) => kept.insert(server.to_owned(), now),
-            None => kept.remove(server),
-        };
+        if let Some(now) = now.or_else(|| kept.get(server)?.clone().lost()) {
+            kept.insert(server.to_owned(), now);
+        }
         let (servers, store) = books.split();
         if let Some((server, book)) = servers.iter_mut().find(|(name, _)| name.as_str() == server) {
             book.settle(server, store, Cause::Read);
@@ -286,7 +305,7 @@ impl Vetting {
         let books = self.books();
         let mut vetted = Vetted::default();
         match books.kept.as_ref().and_then(|kept| kept.get(server)) {
-            Some(Kept::Pins(pins, _)) => vetted.waiting = pins.waiting(),
+            Some(Kept::Pins(pins, _) | Kept::Lost(pins)) => vetted.waiting = pins.waiting(),
             Some(Kept::Altered(_) | Kept::Foreign) => vetted.held = Some(Held::Closed),
             None => {}
         }
@@ -364,6 +383,9 @@ impl Book {
                 let cause = if before.is_some() { Cause::Listed } else { cause };
                 (self.held_of(pins), self.hold(server, pins, Some(*version), cause))
             }
+            (ChangedTools::Quarantine, Ok(Some(Kept::Lost(pins)))) => {
+                (self.held_of(pins), Some(Self::restore(server, pins)))
+            }
             (ChangedTools::Quarantine, Ok(None)) => {
                 let first = self.accept(server, None);
                 let waits = first.is_some();
@@ -384,6 +406,7 @@ impl Book {
         let (mut pins, expect) = match kept {
             Some(Kept::Pins(pins, version)) => (pins.clone(), Some(*version)),
             Some(Kept::Altered(version)) => (Pins::default(), Some(*version)),
+            Some(Kept::Lost(pins)) => return Some(Self::restore(server, pins)),
             Some(Kept::Foreign) => return None,
             None => (Pins::default(), None),
         };
@@ -407,6 +430,12 @@ impl Book {
         (pins != *before).then(|| ToKeep { server: server.clone(), pins, expect, action, changes })
     }
 
+    /// What the store does not keep any more is to be kept again; what else is to be done comes after it.
+    fn restore(server: &ServerName, pins: &Pins) -> ToKeep {
+        let (server, pins) = (server.clone(), pins.clone());
+        ToKeep { server, pins, expect: None, action: RESTORE, changes: Vec::new() }
+    }
+
     fn held_of(&self, pins: &Pins) -> Verdict {
         let held = self.seen().filter_map(|tool| {
             let changed = pins.differs(tool)?;
@@ -419,6 +448,9 @@ impl Book {
         Verdict::Show(Arc::new(self.seen().map(|tool| (tool.name.clone(), why)).collect()))
     }
 }
+
+/// See [`ToKeep::action`].
+pub const RESTORE: &str = "server.tools.restore";
 
 /// As people look them up, some of them.
 pub fn code_points(odd: &BTreeSet<char>) -> Vec<String> {

@@ -44,6 +44,8 @@ struct State {
     silent: bool,
     /// The whole answer to `tools/list`, in place of the usual one.
     tools: Option<String>,
+    /// What makes the result of `tools/list`, of the request and its message.
+    lists: Option<Lists>,
     /// What `initialize` is answered behind.
     opening: Option<Gate>,
     /// Whether it has resources, and lists none of them.
@@ -51,6 +53,8 @@ struct State {
     /// What is sent right behind each answer to a call.
     surplus: Vec<u8>,
 }
+
+type Lists = Box<dyn Fn(&Seen, &Value) -> Value + Send>;
 
 /// A request as it came.
 #[derive(Clone, Debug)]
@@ -135,6 +139,11 @@ impl Peer {
     /// Answers `tools/list` so.
     pub fn list_tools(&self, message: &str) {
         self.edit(|state| state.tools = Some(message.to_owned()));
+    }
+
+    /// Answers each `tools/list` with a result made for it.
+    pub fn list_by(&self, lists: impl Fn(&Seen, &Value) -> Value + Send + 'static) {
+        self.edit(|state| state.lists = Some(Box::new(lists)));
     }
 
     /// Has resources that it does not list: reading one is a call.
@@ -368,6 +377,9 @@ impl State {
             }
             "tools/list" if self.tools.is_some() => {
                 return answer("200 OK", self.tools.as_deref().unwrap_or_default());
+            }
+            "tools/list" if self.lists.is_some() => {
+                self.lists.as_ref().map(|lists| lists(seen, &message)).unwrap_or_default()
             }
             "tools/list" => json!({"tools": [tool("echo"), tool("other")], "resultType": "complete"}),
             "resources/list" => json!({"resources": [], "resultType": "complete"}),

@@ -311,11 +311,30 @@ pub enum ThereServers {
         #[arg(long)]
         confirm: bool,
     },
+    /// Shows which of its tools are not as they were approved, and approves them
+    #[command(after_help = APPROVE)]
+    Approve(ApproveArgs),
     /// Writes them as `mcpServers` JSON, without their credentials
     Export {
         /// Only these [default: all]
         servers: Vec<String>,
     },
+}
+
+/// What is to be approved.
+#[derive(Debug, Args)]
+pub struct ApproveArgs {
+    /// The server's name, also of one that is defined in a file; or the UUID of one in the database
+    pub name: String,
+    /// Only this one, by the server's own name of it; may be given several times
+    #[arg(long, value_name = "NAME")]
+    pub tool: Vec<String>,
+    /// Only if it is still as it was shown: the digest of the one tool that is named
+    #[arg(long, value_name = "DIGEST")]
+    pub digest: Option<String>,
+    /// Shows what waits, and approves nothing
+    #[arg(long)]
+    pub show: bool,
 }
 
 /// A server to be added.
@@ -438,6 +457,13 @@ Variables (${...}) are not put in: write the value itself. Entries that are swit
 does not serve are left out, and it is said.
 
 Exit codes: 0 done, 65 some servers could not be added (all the others were).";
+
+const APPROVE: &str = "\
+What a server says of its tools is approved when it is listed for the first time. What changes later waits here where the
+server has `changed_tools = \"quarantine\"`: such a tool is neither shown nor called. Look at what it says now, as the gateway
+passes it at /servers/NAME/mcp, then approve it:
+  keyadm servers approve github --show
+  keyadm servers approve github --tool create_issue --digest 5e88…";
 
 const EXAMPLES: &str = "\
 Examples:

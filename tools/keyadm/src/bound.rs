@@ -59,6 +59,11 @@ pub fn closed(sealer: &Sealer, row: Bound<'_>) -> String {
                 .into()
         }
         Bound::Endpoint(_) => "`keyadm endpoints remove NAME --confirm`, or PUT the whole of it".into(),
+        Bound::ToolPins(_) => {
+            "a gateway that serves the server writes it anew, and holds all of its tools back until they \
+                               are approved (`keyadm servers approve`)"
+                .into()
+        }
         Bound::JwtKey(_) => "`keyadm jwt rotate`, then `keyadm jwt delete KID --confirm`".into(),
     };
     format!(

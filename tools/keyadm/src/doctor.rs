@@ -231,7 +231,9 @@ async fn closed(
     let ring = ring.iter().map(|row| (format!("the token key {}", row.kid), Bound::JwtKey(row)));
     let servers = servers.iter().map(|row| (format!("the server {}", row.name), Bound::Server(row)));
     let endpoints = endpoints.iter().map(|row| (format!("the endpoint {}", row.name), Bound::Endpoint(row)));
-    let rows = keys.chain(ring).chain(servers).chain(endpoints);
+    let pins = store.tool_pins().await?;
+    let pins = pins.iter().map(|row| (format!("what is approved of {}", row.server), Bound::ToolPins(row)));
+    let rows = keys.chain(ring).chain(servers).chain(endpoints).chain(pins);
     let closed = rows.filter(|(_, row)| sealer.open_row(*row).is_none());
     Ok(closed.map(|(name, row)| format!("{name} does not open: {}", bound::closed(sealer, row))).collect())
 }

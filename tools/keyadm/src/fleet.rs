@@ -12,7 +12,7 @@ use crate::args::{Endpoints, NameRef, ThereServers};
 use crate::failure::Failure;
 use crate::place::{Absent, Installation};
 use crate::table::{line, or_none, printable, table};
-use crate::{bound, time, who};
+use crate::{approve, bound, time, who};
 
 pub async fn servers(
     command: ThereServers,
@@ -42,6 +42,7 @@ pub async fn servers(
             let row = store.delete_server(row.id, Match::Version(row.version), who::audit()).await?;
             Ok(removed("server", row.id, &row.name, json))
         }
+        ThereServers::Approve(asked) => approve::run(&asked, &store, sealer.as_ref(), json).await,
         ThereServers::Export { servers } => export(&store, &servers, looks).await,
     }
 }

@@ -3,6 +3,7 @@
 //! Talks to the store, never over HTTP, and works while the gateway runs. Results go to the standard output,
 //! everything said about them to the standard error, so that a script can take the one without the other.
 
+mod approve;
 mod args;
 mod bound;
 mod doctor;

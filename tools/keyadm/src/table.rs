@@ -53,7 +53,7 @@ pub fn line(value: &Value) -> String {
 pub fn printable(text: &str) -> String {
     // Besides what moves the cursor, what turns the direction of writing or is not seen at all.
     let hidden =
-        |c: char| matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        |c: char| matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{e0000}'..='\u{e01ef}');
     text.chars().map(|c| if c.is_control() || hidden(c) { '\u{fffd}' } else { c }).collect()
 }
 

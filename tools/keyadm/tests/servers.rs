@@ -4,6 +4,8 @@
 
 mod support;
 
+use metamcp::auth::{Sealer, parse_encryption_key};
+use metamcp::store::{Audit, AuditFilter, NewPins};
 use serde_json::{Value, json};
 
 use support::{Place, Run, on_each, with_database};
@@ -233,4 +235,59 @@ fn what_was_exported_without_its_secrets_is_not_imported_without_them() {
     // Where they are, what was shown stands for them.
     let again = import(&place, &["--replace"]).json();
     assert!(again["items"].as_array().unwrap().iter().all(|item| item["outcome"] == "keep"), "{again}");
+}
+
+#[tokio::test]
+async fn what_waits_is_shown_and_approved() {
+    on_each(async |place| {
+        place.key("any");
+        let store = place.store().await;
+        let print = |digit: &str| format!("{}:{}", digit.repeat(64), digit.repeat(80));
+        let waiting = |digit: &str| json!({"print": print(digit), "since": 7});
+        let pins = json!({"tools": {
+            "one": {"approved": [print("a")], "waiting": waiting("b")},
+            "two": {"waiting": waiting("c")},
+            "three": {"approved": [print("d")]},
+        }});
+        let new = |pins: &Value, expect| NewPins {
+            server: "files".into(),
+            pins: pins.clone(),
+            expect,
+            action: "server.tools.hold",
+            told: json!({}),
+        };
+        store.put_tool_pins(new(&pins, None), Audit::by("test")).await.unwrap();
+        let approve = |more: &[&str]| place.run(&[&["servers", "approve", "files", "--json"], more].concat());
+        let names = |run: &Run, word: &str| -> Vec<String> {
+            let changes = run.json()[word].as_array().unwrap().clone();
+            changes.iter().map(|change| change["name"].as_str().unwrap().to_owned()).collect()
+        };
+        assert_eq!(names(&approve(&["--show"]), "waits"), ["one", "two"]);
+        let table = place.run(&["servers", "approve", "files", "--show"]);
+        assert!(
+            table.out.contains("title,description,inputSchema,outputSchema,annotations"),
+            "{}",
+            table.out
+        );
+        place.run(&["servers", "approve", "absent"]).check(65, "nothing waits");
+        approve(&["--tool", "three"]).check(65, "waits to be approved");
+        approve(&["--tool", "one", "--digest", "00"]).check(65, "has changed again");
+        approve(&["--digest", "00"]).check(64, "name it by --tool");
+        assert_eq!(names(&approve(&["--tool", "one", "--digest", &"b".repeat(64)]), "approved"), ["one"]);
+        assert_eq!(names(&approve(&[]), "approved"), ["two"]);
+        assert_eq!(names(&approve(&[]), "approved"), Vec::<String>::new());
+        let rows = store.audit(AuditFilter::default(), None, 500).await.unwrap().items;
+        let mine = rows.iter().filter(|row| row.action == "server.tools.approve");
+        assert!(mine.clone().all(|row| row.actor.starts_with("keyadm:")) && mine.count() == 2);
+        // What does not open is not approved.
+        let stranger =
+            Sealer::new(&parse_encryption_key(&format!("9:{}", "A".repeat(43) + "=")).unwrap()).unwrap();
+        let stranger = store.bound_by(stranger);
+        let row = store.tool_pins_of("files").await.unwrap().unwrap();
+        stranger.put_tool_pins(new(&pins, Some(row.version)), Audit::by("test")).await.unwrap();
+        approve(&[]).check(65, "ENCRYPTION_KEY");
+        let doctor = place.run(&["doctor"]);
+        assert!(doctor.code == 1 && doctor.out.contains("what is approved of files"), "{}", doctor.out);
+    })
+    .await;
 }
