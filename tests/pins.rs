@@ -98,6 +98,11 @@ impl House {
         })
     }
 
+    /// The servers of which something is remembered.
+    fn pinned(&self) -> usize {
+        self.gateway.keys().run(async |store| store.tool_pins().await.unwrap().len())
+    }
+
     /// A call of `echo` on every way there is: those that reached the server, and what the others were told.
     fn calls(&self, peer: &Peer) -> (usize, Vec<String>) {
         let key = Some(self.admin.as_str());
@@ -146,13 +151,11 @@ const HELD: &str = "it is not as it was approved";
 
 #[test]
 fn what_changed_passes_where_it_may() {
-    for (lines, actions) in
-        [("changed_tools = \"allow\"", &[][..]), ("", &["server.tools.list", "server.tools.change"][..])]
-    {
+    for (lines, actions) in [("changed_tools = \"allow\"", &[][..]), ("", &["server.tools.change"][..])] {
         let turncoat = Turncoat::new(plain);
         let house = House::new(&turncoat, lines);
         until("it is listed", || house.tools() == ["a__echo", "a__other"]);
-        until("that is written down", || house.actions() == actions[..actions.len().min(1)]);
+        until("that is written down", || house.pinned() == actions.len());
         turncoat.turn(1);
         let now = || house.list("/mcp")["result"]["tools"][0]["description"] == "step 1";
         until("it is shown as it is", now);
@@ -160,7 +163,7 @@ fn what_changed_passes_where_it_may() {
         assert_eq!(house.calls(&turncoat.peer), (6, Vec::new()));
         assert_eq!(house.vetting(), json!({}));
         let log = house.gateway.log();
-        assert_eq!(log.matches("tools have changed").count(), actions.len() / 2, "{log}");
+        assert_eq!(log.matches("tools have changed").count(), actions.len(), "{log}");
         assert!(!log.contains("step"), "no text of a tool is in the log");
     }
 }
@@ -200,7 +203,7 @@ fn what_changed_is_held_back_until_it_is_approved() {
     assert_eq!(house.calls(&turncoat.peer), (6, Vec::new()));
     assert_eq!(house.tools(), ["a__echo", "a__other"]);
     assert_eq!(house.approve(&json!({})).json(), json!({"approved": []}));
-    assert_eq!(house.actions(), ["server.tools.list", "server.tools.hold", "server.tools.approve"]);
+    assert_eq!(house.actions(), ["server.tools.hold", "server.tools.approve"]);
     assert_eq!(house.gateway.log().matches("held back").count(), 1);
     // Back to what was approved before.
     turncoat.turn(0);
@@ -353,7 +356,7 @@ fn whoever_takes_away_what_was_approved_approves_nothing() {
     until("it is held back", || house.tools() == ["a__other"]);
     until("it waits", || house.vetting()["waiting"][0]["name"] == "echo");
     assert_eq!(house.tools(), ["a__other"]);
-    assert_eq!(house.actions(), ["server.tools.list", "server.tools.restore", "server.tools.hold"]);
+    assert_eq!(house.actions(), ["server.tools.restore", "server.tools.hold"]);
 }
 
 fn on(database: &Database, turncoat: &Turncoat) -> Gateway {

@@ -295,11 +295,7 @@ fn describe(shape: Shape) -> Described {
             ..one(200, "What was found, or why nothing was", JSON, reference("TestResult"))
         },
         Shape::Vetting => one(200, "How its tools are", JSON, reference("ServerVetting")),
-        Shape::Approve => Described {
-            body: Some((JSON_ONLY, reference("ApproveTools"))),
-            problems: vec![409, 422],
-            ..one(200, "What is approved by it", JSON, reference("ApprovedTools"))
-        },
+        Shape::Approve => approve(),
         Shape::Tools => Described {
             problems: vec![409],
             ..list(&json!({"type": "object", "description": "`Tool` of MCP"}), Vec::new())
@@ -377,6 +373,14 @@ fn patch(schema: &'static str, body: &'static str) -> Described {
         answers: vec![(200, "As it is now", Some((JSON, reference(schema))), &["ETag"])],
         problems: vec![409, 412, 422],
         ..Described::default()
+    }
+}
+
+fn approve() -> Described {
+    Described {
+        body: Some((JSON_ONLY, reference("ApproveTools"))),
+        problems: vec![409, 422],
+        ..one(200, "What is approved by it", JSON, reference("ApprovedTools"))
     }
 }
 

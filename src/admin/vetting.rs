@@ -61,8 +61,7 @@ impl Admin {
                 server: server.to_owned(),
                 pins: pins.to_json(),
                 expect: Some(row.version),
-                action: "server.tools.approve",
-                told: told(&approved),
+                told: Some(("server.tools.approve", told(&approved))),
             };
             let row = store.put_tool_pins(new, call.audit()).await?;
             self.parts.catalog.vetting().read_one(server, Some(Kept::Pins(pins, row.version)));

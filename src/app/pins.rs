@@ -96,7 +96,7 @@ impl Keeping {
         for change in to_keep {
             let last = written.0.get(&change.server);
             // A server that is deleted leaves a moment later: of that nothing is to be kept.
-            if change.action == RESTORE && last.is_none_or(|last| !last.restores) {
+            if change.action == Some(RESTORE) && last.is_none_or(|last| !last.restores) {
                 let waits =
                     Last { at: Instant::now(), interval: RESTORE_AFTER, failed: None, restores: true };
                 written.0.insert(change.server, waits);
@@ -131,8 +131,7 @@ impl Keeping {
             server: change.server.as_str().to_owned(),
             pins: change.pins.to_json(),
             expect: change.expect,
-            action: change.action,
-            told: told(&change.changes),
+            told: change.action.map(|action| (action, told(&change.changes))),
         };
         let outcome = match self.store.put_tool_pins(new, Audit::by(Audit::GATEWAY)).await {
             Ok(row) => Ok(Some(row)),
@@ -194,7 +193,7 @@ fn tell(change: &ToKeep) {
     let names =
         || changes.iter().take(NAMED_MAX).map(|change| (&change.tool, &change.changed)).collect::<Vec<_>>();
     let count = changes.len();
-    match *action {
+    match action.unwrap_or_default() {
         "server.tools.hold" => tracing::warn!(
             %server, count, tools = ?names(),
             "tools are not as they were approved, and held back: see `keyadm servers approve`"

@@ -50,8 +50,9 @@ pub struct ToKeep {
     pub pins: Pins,
     /// In place of this version; `None`: of nothing.
     pub expect: Option<u64>,
-    /// What it is, for the audit log: `server.tools.` and one of `list`, `change`, `hold`, `settle`, `restore`.
-    pub action: &'static str,
+    /// What it is, for the audit log: `server.tools.` and one of `change`, `hold`, `settle`, `restore`. `None`: the server
+    /// was listed for the first time.
+    pub action: Option<&'static str>,
     /// What changes by it.
     pub changes: Vec<Change>,
 }
@@ -412,7 +413,7 @@ impl Book {
         };
         let before = pins.clone();
         let changes = pins.accept(self.seen(), unix_s());
-        let action = if expect.is_none() { "server.tools.list" } else { "server.tools.change" };
+        let action = expect.map(|_| "server.tools.change");
         (pins != before).then(|| ToKeep { server: server.clone(), pins, expect, action, changes })
     }
 
@@ -426,14 +427,14 @@ impl Book {
             pins.drop_unseen(|name, print| seen.contains(&(name, *print)));
         }
         let changes = pins.hold(self.seen(), unix_s());
-        let action = if changes.is_empty() { "server.tools.settle" } else { "server.tools.hold" };
+        let action = Some(if changes.is_empty() { "server.tools.settle" } else { "server.tools.hold" });
         (pins != *before).then(|| ToKeep { server: server.clone(), pins, expect, action, changes })
     }
 
     /// What the store does not keep any more is to be kept again; what else is to be done comes after it.
     fn restore(server: &ServerName, pins: &Pins) -> ToKeep {
         let (server, pins) = (server.clone(), pins.clone());
-        ToKeep { server, pins, expect: None, action: RESTORE, changes: Vec::new() }
+        ToKeep { server, pins, expect: None, action: Some(RESTORE), changes: Vec::new() }
     }
 
     fn held_of(&self, pins: &Pins) -> Verdict {

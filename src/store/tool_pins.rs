@@ -35,10 +35,8 @@ pub struct NewPins {
     pub pins: Json,
     /// The version that is there; `None`: nothing is.
     pub expect: Option<u64>,
-    /// What is done, for the audit log.
-    pub action: &'static str,
-    /// What changes by it, likewise.
-    pub told: Json,
+    /// For the audit log: what is done, and what changes by it. `None`: nothing that anybody did or has to see to.
+    pub told: Option<(&'static str, Json)>,
 }
 
 impl Store {
@@ -88,13 +86,13 @@ async fn put<S: Session>(
     session.execute(sql, &values).await?;
     let mut row = find(session, &new.server).await?.ok_or(StoreError::Conflict)?;
     row.seal = binding.bind(session, Bound::ToolPins(&row), &Plain::nothing()).await?;
-    // As other changes of it name it: by its id, where it has one.
-    let stored = servers::find(session, &new.server).await?;
-    let id = stored.map_or_else(|| new.server.clone(), |stored| stored.id.to_string());
-    let after = json!({"server": new.server, "tools": new.told});
-    let change =
-        Change { action: new.action, kind: ObjectKind::Server, id, before: None, after: Some(after) };
-    record(session, audit, change).await?;
+    if let Some((action, told)) = &new.told {
+        // As other changes of it name it: by its id, where it has one.
+        let stored = servers::find(session, &new.server).await?;
+        let id = stored.map_or_else(|| new.server.clone(), |stored| stored.id.to_string());
+        let after = Some(json!({"server": new.server, "tools": told}));
+        record(session, audit, Change { action, kind: ObjectKind::Server, id, before: None, after }).await?;
+    }
     Ok(row)
 }
 

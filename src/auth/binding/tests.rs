@@ -207,8 +207,7 @@ async fn fill(store: &Store) {
     }
     for server in ["a", "b"] {
         let pins = json!({"tools": {"x": {"approved": [server]}}});
-        let told = json!([]);
-        let new = NewPins { server: server.into(), pins, expect: None, action: "server.tools.list", told };
+        let new = NewPins { server: server.into(), pins, expect: None, told: None };
         store.put_tool_pins(new, by()).await.unwrap();
     }
 }

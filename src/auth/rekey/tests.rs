@@ -42,8 +42,7 @@ async fn filled(folder: &Folder) -> Store {
     let spec = EndpointSpec { name: "e".into(), prefix: PrefixMode::Never, servers };
     store.insert_endpoint(new_id(), spec, audit()).await.unwrap();
     store.insert_jwt_key(new_jwt_key(), audit()).await.unwrap();
-    let (pins, told) = (json!({}), json!([]));
-    let new = NewPins { server: "with".into(), pins, expect: None, action: "server.tools.list", told };
+    let new = NewPins { server: "with".into(), pins: json!({}), expect: None, told: None };
     store.put_tool_pins(new, audit()).await.unwrap();
     store
 }

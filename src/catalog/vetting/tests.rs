@@ -37,7 +37,8 @@ fn told(book: &Book) -> (String, String) {
         }
     };
     let to_keep = book.to_keep.as_ref().map_or(String::new(), |keep| {
-        format!("{} {} over {:?}", keep.action, keep.changes.len(), keep.expect)
+        let action = keep.action.unwrap_or("first");
+        format!("{action} {} over {:?}", keep.changes.len(), keep.expect)
     });
     (verdict, to_keep)
 }
@@ -66,7 +67,7 @@ fn each_policy_does_as_it_says() {
     }
     check(ChangedTools::Allow, known(), &["x2"], "", "");
     check(ChangedTools::Allow, Some(None), &["x2"], "", "");
-    check(ChangedTools::Warn, Some(None), &["x1 y1"], "", "server.tools.list 2 over None");
+    check(ChangedTools::Warn, Some(None), &["x1 y1"], "", "first 2 over None");
     check(ChangedTools::Warn, known(), &["x2 z1"], "", "server.tools.change 2 over Some(7)");
     check(
         ChangedTools::Warn,
@@ -82,7 +83,7 @@ fn each_policy_does_as_it_says() {
     let lost = |words| Some(pins(words).lost());
     check(QUARANTINE, lost("x1"), &["x2"], "x: Changed", "server.tools.restore 0 over None");
     check(ChangedTools::Warn, lost("x1"), &["x2"], "", "server.tools.restore 0 over None");
-    check(QUARANTINE, Some(None), &["x1"], "wait", "server.tools.list 1 over None");
+    check(QUARANTINE, Some(None), &["x1"], "wait", "first 1 over None");
     check(QUARANTINE, Some(None), &[""], "", "");
     check(QUARANTINE, known(), &["x1"], "", "");
     check(QUARANTINE, known(), &["x2 y1 z1"], "x: Changed, z: New", "server.tools.hold 2 over Some(7)");

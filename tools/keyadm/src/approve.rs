@@ -40,8 +40,7 @@ pub async fn run(
             server: server.clone(),
             pins: pins.to_json(),
             expect: Some(row.version),
-            action: "server.tools.approve",
-            told: told(&approved),
+            told: Some(("server.tools.approve", told(&approved))),
         };
         match store.put_tool_pins(new, who::audit()).await {
             // A gateway has just seen something else: it is looked at again.

@@ -52,8 +52,7 @@ pub fn line(value: &Value) -> String {
 /// Another writer of the database may have put anything there, and a terminal obeys what it is shown.
 pub fn printable(text: &str) -> String {
     // Besides what moves the cursor, what turns the direction of writing or is not seen at all.
-    let hidden =
-        |c: char| matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{e0000}'..='\u{e01ef}');
+    let hidden = |c: char| matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{e0000}'..='\u{e01ef}');
     text.chars().map(|c| if c.is_control() || hidden(c) { '\u{fffd}' } else { c }).collect()
 }
 

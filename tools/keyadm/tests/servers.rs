@@ -249,13 +249,8 @@ async fn what_waits_is_shown_and_approved() {
             "two": {"waiting": waiting("c")},
             "three": {"approved": [print("d")]},
         }});
-        let new = |pins: &Value, expect| NewPins {
-            server: "files".into(),
-            pins: pins.clone(),
-            expect,
-            action: "server.tools.hold",
-            told: json!({}),
-        };
+        let new =
+            |pins: &Value, expect| NewPins { server: "files".into(), pins: pins.clone(), expect, told: None };
         store.put_tool_pins(new(&pins, None), Audit::by("test")).await.unwrap();
         let approve = |more: &[&str]| place.run(&[&["servers", "approve", "files", "--json"], more].concat());
         let names = |run: &Run, word: &str| -> Vec<String> {
