@@ -16,7 +16,7 @@ use support::{
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PLAIN: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Samples by name and labels, read by the letter of the form (Prometheus exposition formats; OpenMetrics 1.0).
+/// Samples by name and labels, read by the letter of the form (Prometheus exposition formats; `OpenMetrics` 1.0).
 struct Samples(BTreeMap<String, f64>);
 
 impl Samples {
@@ -109,6 +109,11 @@ impl Samples {
         self.0.get(series).copied().unwrap_or_default()
     }
 
+    /// Of a number that is whole and small: a double tells it exactly.
+    fn is(&self, series: &str, expected: usize) -> bool {
+        self.get(series).to_string() == expected.to_string()
+    }
+
     /// Those of that name that are not zero, without the name.
     fn of(&self, name: &str) -> Vec<String> {
         let ours = self.0.iter().filter(|(_, value)| **value != 0.0);
@@ -133,9 +138,9 @@ fn wait(gateway: &Gateway, what: &str, holds: impl Fn(&Samples) -> bool) {
 }
 
 #[track_caller]
-fn ok(response: &Response) -> u64 {
+fn ok(response: &Response) -> usize {
     assert!(response.status == 200 && response.whole, "{} {}", response.status, response.text());
-    response.body.len() as u64
+    response.body.len()
 }
 
 /// The kind of a fault that is a server's.
@@ -156,7 +161,7 @@ fn every_call_is_counted_once() {
     let mut client = Client::connect(gateway.address);
     let (mut bytes_in, mut bytes_out) = (0, 0);
     let mut pass = |request: &Request, response: &Response| {
-        bytes_in += request.body.len() as u64;
+        bytes_in += request.body.len();
         bytes_out += ok(response);
     };
     let call = modern_call("/mcp", "a__echo", "{}");
@@ -188,9 +193,10 @@ fn every_call_is_counted_once() {
         [r#"{metamcp_server="a",mcp_method_name="tools/call",outcome="ok"} 12"#]
     );
     assert_eq!(samples.of("metamcp_time_to_first_byte_seconds_count"), [r#"{metamcp_server="a"} 12"#]);
-    let bytes =
-        |way: &str| samples.get(&format!(r#"metamcp_{way}_bytes_total{{metamcp_endpoint="default"}}"#));
-    assert_eq!([bytes("request"), bytes("response")], [bytes_in as f64, bytes_out as f64]);
+    for (way, bytes) in [("request", bytes_in), ("response", bytes_out)] {
+        let series = format!(r#"metamcp_{way}_bytes_total{{metamcp_endpoint="default"}}"#);
+        assert!(samples.is(&series, bytes), "{way}: {bytes}, but {}", samples.get(&series));
+    }
     for nothing in ["metamcp_faults_total", "metamcp_server_faults_total", "metamcp_streams"] {
         assert_eq!(samples.of(nothing), [""; 0]);
     }
@@ -259,7 +265,7 @@ fn what_goes_wrong_is_counted_by_what_it_is() {
     assert_eq!(samples.of("metamcp_faults_total"), faults);
     let nowhere =
         r#"metamcp_control_responses_total{http_request_method="(other)",http_route="(other)",status="4xx"}"#;
-    assert_eq!(samples.get(nowhere), 1.0);
+    assert!(samples.is(nowhere, 1));
     let text = Client::once(address, &Request::new("GET", "/metrics")).text();
     assert!(!text.contains("evil"), "what a client says is no label");
 }
@@ -293,7 +299,7 @@ fn sessions_streams_and_calls_over_rest() {
         [r#"{metamcp_server="a",mcp_method_name="tools/call",outcome="ok"} 2"#]
     );
     assert_eq!(samples.of("metamcp_streams"), [r#"{kind="session"} 1"#]);
-    assert_eq!(samples.get("metamcp_sessions"), 1.0);
+    assert!(samples.is("metamcp_sessions", 1));
     for known in ["metamcp_store_up", "metamcp_servers", "process_open_fds", "process_resident_memory_bytes"]
     {
         assert!(samples.get(known) >= 1.0, "{known}");
@@ -326,7 +332,7 @@ fn whoever_may_look_gets_the_form_it_asks_for() {
         if found.status == 200 {
             let is_open = expected.1 == OPEN_METRICS;
             let samples = Samples::read(&found.text(), is_open);
-            assert_eq!(samples.get(r#"metamcp_server_left_alone{metamcp_server="a"}"#), 0.0);
+            assert!(samples.is(r#"metamcp_server_left_alone{metamcp_server="a"}"#, 0));
         }
     };
     let admin = |gateway: &Gateway| {
@@ -346,7 +352,7 @@ fn whoever_may_look_gets_the_form_it_asks_for() {
         Client::once(gateway.address, &Request::new("GET", "/metrics").with("X-API-Key", &*admin_key));
     let samples = Samples::read(&found.text(), false);
     let refused = r#"metamcp_faults_total{metamcp_endpoint="default",error_type="unauthenticated"}"#;
-    assert_eq!(samples.get(refused), 1.0);
+    assert!(samples.is(refused, 1));
     let gateway = start("open");
     check(&gateway, None, None, (200, PLAIN));
     check(&gateway, None, Some("text/plain;q=0.2, application/openmetrics-text;q=0.5"), (200, OPEN_METRICS));
