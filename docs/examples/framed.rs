@@ -201,7 +201,11 @@ pub fn tour(address: &str, path: &str, key: Option<&str>) -> Result<String, Box<
     Ok(format!("{server}: {} tools, {} calls of {echo}", names.len(), calls.len()))
 }
 
-#[allow(dead_code, reason = "a test takes in the rest of this file")]
+#[allow(
+    dead_code,
+    clippy::disallowed_methods,
+    reason = "a test takes in the rest of this file; a program has its environment to itself"
+)]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     let address = arguments.next().unwrap_or_else(|| "127.0.0.1:12009".into());

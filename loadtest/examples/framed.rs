@@ -8,6 +8,8 @@
 //!   --seconds 5  --window 256  --batch 16  --rate 0 (a second; 0: as fast as it goes)  --lines 0  --connections 16
 //! ```
 
+#![allow(clippy::disallowed_methods, reason = "its threads are its own: there is no worker to stop")]
+
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
