@@ -185,7 +185,9 @@ fn put(bytes: &mut Vec<u8>, message: &str, is_lines: bool) {
     }
     bytes.extend_from_slice(b"MCPF");
     let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
-    [1, 0, 0, length].iter().for_each(|word: &u32| bytes.extend_from_slice(&word.to_le_bytes()));
+    for word in [1, 0, 0, length] {
+        bytes.extend_from_slice(&u32::to_le_bytes(word));
+    }
     bytes.extend_from_slice(message.as_bytes());
 }
 
@@ -206,10 +208,9 @@ fn write_requests(
     begun: Instant,
 ) -> io::Result<Vec<u64>> {
     let mut bytes = Vec::new();
-    let mut id = 0;
+    let mut id: u64 = 0;
     while !tally.over.load(Ordering::Relaxed) {
-        if rate > 0 {
-            let due = Duration::from_nanos(id * 1_000_000_000 / rate);
+        if let Some(due) = (id * 1_000_000_000).checked_div(rate).map(Duration::from_nanos) {
             while begun.elapsed() < due {
                 std::hint::spin_loop();
             }
