@@ -177,6 +177,8 @@ impl ResponseBody {
             | Kind::Held(_)
             | Kind::Pieces(_)
             | Kind::Events(_)
+            | Kind::Session(_)
+            | Kind::Subscription(_)
             | Kind::Framed(_)
             | Kind::Control(_) => {
                 let bytes = self.size_hint().exact().and_then(|bytes| usize::try_from(bytes).ok());
