@@ -11,7 +11,7 @@ use super::request::{json_body, ok};
 use super::servers::{TRIES, unprocessable};
 use super::views::{ApproveTools, ApprovedTools, ServerVetting, ToolChange};
 use super::{Admin, Call};
-use crate::catalog::{Approve, Kept, Pins, told};
+use crate::catalog::{Approve, Kept, NotApproved, Pins, told};
 use crate::store::{Binder, Bound, NewPins, StoreError, Uuid};
 
 impl Admin {
@@ -50,12 +50,13 @@ impl Admin {
         let store = &self.parts.store;
         let Some(row) = store.tool_pins_of(server).await? else {
             // Nothing was listed yet, so nothing waits.
-            return Pins::default().approve(what).map(|_| Vec::new()).map_err(Refused::told);
+            Pins::default().approve(what)?;
+            return Ok(Vec::new());
         };
         let opens = self.parts.auth.sealer().open_row(Bound::ToolPins(&row)).is_some();
         let pins = Pins::from_json(&row.pins).filter(|_| opens);
         let mut pins = pins.ok_or(Refused::Store(StoreError::Closed("record of a server's tools")))?;
-        let approved = pins.approve(what).map_err(Refused::told)?;
+        let approved = pins.approve(what)?;
         if !approved.is_empty() {
             let new = NewPins {
                 server: server.to_owned(),
@@ -86,8 +87,8 @@ enum Refused {
     Told(String),
 }
 
-impl Refused {
-    fn told(error: impl ToString) -> Self {
+impl From<NotApproved> for Refused {
+    fn from(error: NotApproved) -> Self {
         Self::Told(error.to_string())
     }
 }

@@ -111,7 +111,7 @@ impl Keeping {
             if last.is_none_or(|last| last.failed.as_ref() != Some(&change)) {
                 tell(&change);
             }
-            let interval = last.map_or(INTERVAL_MIN, |last| last.next_interval());
+            let interval = last.map_or(INTERVAL_MIN, Last::next_interval);
             let server = change.server.clone();
             let is_done = !is_away && self.put(&change).await.is_some();
             if !is_done {

@@ -32,7 +32,7 @@ async fn a_server_that_cannot_be_used_is_told_from_one_that_is_away() {
         sql(url, "DROP TABLE mcp_servers").await;
         drop(Store::open(url).await.unwrap());
         sql(url, "INSERT INTO metamcp_migrations VALUES (99, 0)").await;
-        check(url, false, "schema version 99, this program knows versions up to 2").await;
+        check(url, false, "schema version 99, this program knows versions up to 3").await;
     })
     .await;
 }

@@ -95,6 +95,7 @@ pub fn word(kind: SealedKind) -> &'static str {
         SealedKind::Servers => "servers",
         SealedKind::Endpoints => "endpoints",
         SealedKind::JwtKeys => "jwt_keys",
+        SealedKind::ToolPins => "tool_pins",
     }
 }
 
