@@ -1,6 +1,8 @@
 //! A server whose tools change after they were approved, in every way it can: the three policies, on every way to it, in
 //! both eras, over a restart, at another replica, and while the store is away.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails by panicking is a test that fails")]
+
 mod support;
 
 use std::sync::Arc;
@@ -230,11 +232,11 @@ fn check(list: impl Fn(usize, bool, Option<&str>) -> Value + Send + 'static, hel
     };
     until("they are held back", || {
         let (modern, of_session) = shown();
-        let is_hidden = |name: &&str| {
+        let is_hidden = |name: &str| {
             let name = format!("a__{name}");
             !modern.contains(&name) && !of_session.contains(&name)
         };
-        held.iter().all(|name| is_hidden(&name)) && modern.contains(&"a__other".to_owned())
+        held.iter().all(|name| is_hidden(name)) && modern.contains(&"a__other".to_owned())
     });
     let names = |house: &House| -> Vec<String> {
         let vetting = house.vetting();

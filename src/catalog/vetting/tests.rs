@@ -45,8 +45,8 @@ fn told(book: &Book) -> (String, String) {
 
 /// One list after the other, of one kind of client.
 #[track_caller]
-fn check(policy: ChangedTools, kept: Option<Option<Kept>>, lists: &[&str], verdict: &str, to_keep: &str) {
-    let kept = kept.map(|kept| kept.map(|kept| ("a".to_owned(), kept)).into_iter().collect());
+fn check(policy: ChangedTools, kept: Option<Vec<Kept>>, lists: &[&str], verdict: &str, to_keep: &str) {
+    let kept = kept.map(|kept| kept.into_iter().map(|kept| ("a".to_owned(), kept)).collect());
     let mut books = Books { kept, is_away: true, ..Books::default() };
     let (servers, store) = books.split();
     let book = servers.entry(server()).or_insert_with(|| Book::new(policy));
@@ -59,32 +59,32 @@ fn check(policy: ChangedTools, kept: Option<Option<Kept>>, lists: &[&str], verdi
 
 #[test]
 fn each_policy_does_as_it_says() {
-    let known = || Some(Some(pins("x1 y1")));
+    let known = || Some(vec![pins("x1 y1")]);
     for policy in [ChangedTools::Allow, ChangedTools::Warn] {
         check(policy, None, &["x1"], "", "");
-        check(policy, Some(Some(Kept::Foreign)), &["x1"], "", "");
+        check(policy, Some(vec![Kept::Foreign]), &["x1"], "", "");
         check(policy, known(), &["x1 y1"], "", "");
     }
     check(ChangedTools::Allow, known(), &["x2"], "", "");
-    check(ChangedTools::Allow, Some(None), &["x2"], "", "");
-    check(ChangedTools::Warn, Some(None), &["x1 y1"], "", "first 2 over None");
+    check(ChangedTools::Allow, Some(vec![]), &["x2"], "", "");
+    check(ChangedTools::Warn, Some(vec![]), &["x1 y1"], "", "first 2 over None");
     check(ChangedTools::Warn, known(), &["x2 z1"], "", "server.tools.change 2 over Some(7)");
     check(
         ChangedTools::Warn,
-        Some(Some(Kept::Altered(3))),
+        Some(vec![Kept::Altered(3)]),
         &["x2"],
         "",
         "server.tools.change 1 over Some(3)",
     );
 
     check(QUARANTINE, None, &["x1"], "x: Unread", "");
-    check(QUARANTINE, Some(Some(Kept::Foreign)), &["x1"], "x: Closed", "");
-    check(QUARANTINE, Some(Some(Kept::Altered(3))), &["x1"], "x: Closed", "server.tools.hold 1 over Some(3)");
-    let lost = |words| Some(pins(words).lost());
+    check(QUARANTINE, Some(vec![Kept::Foreign]), &["x1"], "x: Closed", "");
+    check(QUARANTINE, Some(vec![Kept::Altered(3)]), &["x1"], "x: Closed", "server.tools.hold 1 over Some(3)");
+    let lost = |words| Some(pins(words).lost().into_iter().collect());
     check(QUARANTINE, lost("x1"), &["x2"], "x: Changed", "server.tools.restore 0 over None");
     check(ChangedTools::Warn, lost("x1"), &["x2"], "", "server.tools.restore 0 over None");
-    check(QUARANTINE, Some(None), &["x1"], "wait", "first 1 over None");
-    check(QUARANTINE, Some(None), &[""], "", "");
+    check(QUARANTINE, Some(vec![]), &["x1"], "wait", "first 1 over None");
+    check(QUARANTINE, Some(vec![]), &[""], "", "");
     check(QUARANTINE, known(), &["x1"], "", "");
     check(QUARANTINE, known(), &["x2 y1 z1"], "x: Changed, z: New", "server.tools.hold 2 over Some(7)");
     check(QUARANTINE, known(), &["x2", "x1"], "", "");
