@@ -45,7 +45,7 @@ use crate::server::{
     self, ControlBody, ControlPlane, ControlRequest, ControlResponse, Door, ListenError, Shared, Workers,
 };
 use crate::session::{Sessions, Streams};
-use crate::store::{Audit, Grants, Seen, Store, StoreError};
+use crate::store::{Audit, Grants, Retention, Seen, Store, StoreError};
 use crate::telemetry::metrics::Metrics;
 
 use follow::{Served, Triggers, follow};
@@ -246,11 +246,9 @@ impl App {
         let sealer = Arc::clone(authenticator.sealer());
         spawn_local(pins::keep(pins::Keeping { store: store.clone(), sealer, catalog }, seen.clone()));
         spawn_local(watch_keys(authenticator, seen.clone(), keys_changed));
-        let retention = config.retention.clone();
+        tidy_up(&store, config.retention.clone());
         let triggers = Triggers { hangups, reload, running: config, source, seen, changes };
         let reloading = spawn_local(follow(triggers, served, publisher));
-        spawn_local(end_grace(store.clone()));
-        spawn_local(retention::keep(store.clone(), retention));
         let (ended, handing_on) = hand_on_usage(outbox, store);
         Ok(Self { greeting, workers, phase, reloading, ended, handing_on, shared })
     }
@@ -292,6 +290,12 @@ impl App {
         }
         Ok(())
     }
+}
+
+/// Has what is over go from the store, now and then.
+fn tidy_up(store: &Store, retention: Retention) {
+    spawn_local(end_grace(store.clone()));
+    spawn_local(retention::keep(store.clone(), retention));
 }
 
 /// Room for the streams that clients can take up again. Without it the gateway serves all the same; and the one client

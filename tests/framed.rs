@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use support::{
-    Client, Form, Gate, Gateway, MODERN, Peer, Request, Setup, Step, Stream, answer, call, chunk, chunked,
-    events, frame, open_session, result,
+    Client, Form, Gate, Gateway, MODERN, Peer, Request, Seen, Setup, Step, Stream, answer, call, chunk,
+    chunked, events, frame, open_session, result,
 };
 
 const SINGLE: &str = "/api/v1/mcp/stream/servers/a";
@@ -237,7 +237,7 @@ fn a_header_that_is_none_ends_the_stream() {
         let gate = Gate::default();
         peer.push([vec![Step::Wait(gate.clone()), Step::Send(answer("200 OK", &result("7", "late")))]]);
         stream.send(&[&modern("7", "a__echo")]);
-        peer.wait_until("the call", |peer| peer.calls().iter().any(|seen| seen.is_call()));
+        peer.wait_until("the call", |peer| peer.calls().iter().any(Seen::is_call));
         stream.raw(&[wrong, Form::Frames.wrap(&payload)].concat());
         gate.open();
         // What came before is answered.

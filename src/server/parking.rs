@@ -62,6 +62,13 @@ pub struct Silent {
     alarm: Option<Waker>,
 }
 
+impl Silent {
+    /// One that is to be parked with its connection.
+    pub fn new(writing: Writing) -> Self {
+        Self { writing, alarm: None }
+    }
+}
+
 /// What is done before others have their turn.
 const AT_ONCE: usize = 64;
 
@@ -88,11 +95,6 @@ impl Parking {
         Ok(Self { set, parked: RefCell::default(), next: Cell::new(0), alarms, control: Control::new() })
     }
 
-    /// A stream that is to be parked with its connection.
-    pub fn silent(&self, writing: Writing) -> Box<Silent> {
-        Box::new(Silent { writing, alarm: None })
-    }
-
     /// Watches a connection from now on, also for what has come before. One that cannot be watched is closed.
     pub fn park(&self, mut parked: Parked) {
         let Socket::Still(socket) = &parked.socket else { return };
@@ -117,7 +119,9 @@ impl Parking {
     pub async fn wake(&self, woken: &mut Vec<Parked>) -> io::Result<()> {
         poll_fn(|cx| {
             let rung = self.alarms.take(cx.waker());
-            rung.into_iter().for_each(|number| self.ask(number, woken));
+            for number in rung {
+                self.ask(number, woken);
+            }
             for _ in 0..TURNS {
                 let Poll::Ready(ready) = self.set.poll_read_ready(cx) else {
                     return if woken.is_empty() { Poll::Pending } else { Poll::Ready(Ok(())) };

@@ -24,7 +24,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::control::{Active, Control, Order, Speaks};
 use super::fast_lane::{self, End};
-use super::parking::{Parked, Place};
+use super::parking::{Parked, Place, Silent};
 use super::worker::Worker;
 use super::write::Writing;
 use crate::base::Phase;
@@ -108,6 +108,6 @@ async fn own(worker: Rc<Worker>, mut link: Link, place: Place, stream: Option<Wr
     drop(watched);
     // One that cannot be given back has no descriptor that is open.
     let Some(socket) = link.socket.still() else { return };
-    let stream = silent.map(|writing| worker.parking.silent(*writing));
+    let stream = silent.map(|writing| Box::new(Silent::new(*writing)));
     worker.parking.park(Parked { socket, since: control.still_since(), place, speaks: link.speaks, stream });
 }

@@ -124,7 +124,9 @@ mod tests {
                 if id == "r" { Box::pin(ready(id.clone())) } else { Box::pin(pending()) };
             flights.add(id, *course, answering);
         }
-        cancelled.iter().for_each(|id| flights.cancel(id.as_bytes(), cx));
+        for id in cancelled {
+            flights.cancel(id.as_bytes(), cx);
+        }
         flights.poll(cx);
         assert_eq!((flights.count(), flights.are_over(), flights.is_opening()), expected);
         assert!(cancelled.iter().all(|id| flights.find(id.as_bytes()).is_none()));
