@@ -89,7 +89,9 @@ impl Link {
             state.seats.subscribe(seat, uri.clone());
         }
         drop(state);
-        self.has_answered.set(true);
+        if !self.has_answered.replace(true) {
+            self.settled.notify_one();
+        }
         self.forget(&minted.call);
         let Minted { id: own, call: Pending { to, what, .. }, .. } = minted;
         let mut edits = vec![(id.span, &own[..])];

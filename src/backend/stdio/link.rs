@@ -90,6 +90,8 @@ pub struct Link {
     backoff: Rc<RefCell<Backoff>>,
     /// Whether it has answered anything.
     pub has_answered: Cell<bool>,
+    /// Told when it has, or is over.
+    pub settled: Notify,
     is_over: Cell<bool>,
     /// Why it failed, once it has.
     fate: RefCell<Option<String>>,
@@ -206,6 +208,7 @@ impl Link {
             to_end: Notify::new(),
             backoff,
             has_answered: Cell::new(false),
+            settled: Notify::new(),
             is_over: Cell::new(false),
             fate: RefCell::default(),
             used: Cell::new(Instant::now()),
@@ -356,6 +359,7 @@ impl Link {
         if self.is_over.replace(true) {
             return;
         }
+        self.settled.notify_one();
         let mut state = self.state.borrow_mut();
         let calls: Vec<_> = state.table.drain().collect();
         let seats: Vec<_> = state.seats.drain().collect();

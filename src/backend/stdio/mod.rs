@@ -21,6 +21,7 @@ mod seat;
 mod server;
 mod supervisor;
 mod tally;
+mod turn;
 
 use std::fmt;
 use std::path::PathBuf;

@@ -8,7 +8,6 @@ use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -22,10 +21,6 @@ use super::supervisor::{Key, Supervisor, Who};
 use super::tally::ProcessStage;
 use crate::frame::{Envelope, Kind};
 use crate::protocol::{Era, Method, Revision, code};
-
-/// Processes, of all servers, that are starting at once. Each is busy with a core until it answers.
-static STARTING: Semaphore = Semaphore::const_new(STARTING_MAX);
-const STARTING_MAX: usize = 8;
 
 /// A wait for the next try up to this long is waited out by the call; a longer one is told.
 const BACKOFF_WAITED: Duration = Duration::from_secs(2);
@@ -44,12 +39,26 @@ pub struct Introduced {
 }
 
 impl Supervisor {
-    /// A process that nobody has spoken to. The permit is held until it has answered for the first time.
-    async fn start(
+    /// A process that nobody has spoken to. Nothing is started, and nobody waits for it, once all is over.
+    async fn start(&self, era: Era, backoff: &Rc<RefCell<Backoff>>) -> Result<Rc<Link>, BackendError> {
+        let over = self.told_over.notified();
+        tokio::pin!(over);
+        over.as_mut().enable();
+        if self.is_over.get() {
+            return Err(BackendError::bare(Stage::Unsent));
+        }
+        tokio::select! {
+            biased;
+            () = over => Err(BackendError::bare(Stage::Unsent)),
+            started = self.start_in_turn(era, backoff) => started,
+        }
+    }
+
+    async fn start_in_turn(
         &self,
         era: Era,
         backoff: &Rc<RefCell<Backoff>>,
-    ) -> Result<(Rc<Link>, SemaphorePermit<'static>), BackendError> {
+    ) -> Result<Rc<Link>, BackendError> {
         let common = &self.common;
         let now = Instant::now();
         let waits = [&common.backoff, &**backoff].map(|backoff| backoff.borrow().wait(now));
@@ -61,7 +70,7 @@ impl Supervisor {
             return Err(BackendError::new(Stage::Connect, text));
         }
         sleep(wait).await;
-        let permit = turn(common.program.settings.start_timeout).await?;
+        let turn = self.turns.take(common.program.settings.start_timeout).await?;
         let spare = self.spare.borrow_mut().take();
         let spawned = match spare.map(|mut spare| (spare.is_running(), spare)) {
             Some((true, spare)) => spare,
@@ -77,7 +86,8 @@ impl Supervisor {
         self.keep_spare_soon();
         let link = Link::new(common, era, spawned.pid, spawned.began, Rc::clone(backoff));
         spawned.run(Rc::clone(&link));
-        Ok((link, permit))
+        turn.hold_for(&link);
+        Ok(link)
     }
 
     /// Starts one more.
@@ -164,7 +174,7 @@ impl Supervisor {
         if let Some(introduced) = there.as_ref().filter(|introduced| introduced.link.is_alive()) {
             return Ok(Rc::clone(introduced));
         }
-        let (link, _permit) = self.start(Era::Legacy, &slot.backoff).await?;
+        let link = self.start(Era::Legacy, &slot.backoff).await?;
         let heard = link.ask_own(Method::Initialize, params);
         let (answer, envelope) = match timeout(self.common.program.settings.start_timeout, heard).await {
             Ok(Ok(heard)) => heard,
@@ -208,7 +218,7 @@ impl Supervisor {
         if let Some(link) = there.as_ref().filter(|link| link.is_alive()) {
             return Ok(Rc::clone(link));
         }
-        let (link, _permit) = self.start(Era::Modern, &slot.backoff).await?;
+        let link = self.start(Era::Modern, &slot.backoff).await?;
         *there = Some(Rc::clone(&link));
         Ok(link)
     }
@@ -226,7 +236,7 @@ impl Supervisor {
         if let Some(era) = self.found_era.get() {
             return Ok(era == Era::Modern);
         }
-        let (link, _permit) = self.start(Era::Modern, &Rc::default()).await?;
+        let link = self.start(Era::Modern, &Rc::default()).await?;
         let (failed_before, tally_before) = (self.common.backoff.borrow().clone(), self.common.tally.look());
         let heard = link.ask_own(Method::Discover, DISCOVER_PARAMS);
         let heard = timeout(PROBE_TIMEOUT.min(self.common.program.settings.start_timeout), heard).await;
@@ -245,14 +255,6 @@ impl Supervisor {
         tracing::info!(server = %self.common.name, ?era, "the era of a server was found out");
         self.found_era.set(Some(era));
         Ok(era == Era::Modern)
-    }
-}
-
-/// A place among those that are starting.
-async fn turn(patience: Duration) -> Result<SemaphorePermit<'static>, BackendError> {
-    match timeout(patience, STARTING.acquire()).await {
-        Ok(Ok(permit)) => Ok(permit),
-        Ok(Err(_)) | Err(_) => Err(BackendError::new(Stage::Queue, "too many processes are starting")),
     }
 }
 
@@ -331,8 +333,34 @@ fn session_id() -> Result<HeaderValue, BackendError> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use tokio::task::{LocalSet, yield_now};
+
+    use super::super::tests::program;
     use super::*;
+    use crate::base::ServerName;
     use crate::frame::Scanner;
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_waits_for_a_start_is_told_that_all_is_over() {
+        let test = async {
+            let name = ServerName::new("a").expect("valid");
+            let supervisor = Supervisor::new(name, program(), EraChoice::Auto, Arc::default());
+            supervisor.common.backoff.borrow_mut().fail(Duration::ZERO);
+            let begun = Instant::now();
+            let start = async |supervisor: Rc<Supervisor>| {
+                supervisor.start(Era::Modern, &Rc::default()).await.map(drop).map_err(|error| error.stage)
+            };
+            let waiting = spawn_local(start(Rc::clone(&supervisor)));
+            yield_now().await;
+            supervisor.stop().await;
+            assert_eq!(waiting.await.expect("no panic"), Err(Stage::Unsent));
+            assert_eq!(start(supervisor).await, Err(Stage::Unsent), "nor is one started later");
+            assert_eq!(begun.elapsed(), Duration::ZERO, "nobody waited for the next try");
+        };
+        LocalSet::new().run_until(test).await;
+    }
 
     #[test]
     fn clients_that_are_alike_share() {

@@ -197,8 +197,8 @@ impl Server<Deployed> {
         answer.await.ok()
     }
 
-    /// Ends all its processes, and waits until they have ended: five seconds and a half at most. Called
-    /// again, it starts anew. Cancel safe: they end all the same.
+    /// Ends all its processes, and waits until they have ended: five seconds and a half at most. None
+    /// is started from then on. Cancel safe: they end all the same.
     pub async fn stop(&self) {
         let (reply, ended) = oneshot::channel();
         if self.state.asked.send(Message::Stop(reply)).await.is_ok() {
@@ -254,6 +254,6 @@ mod tests {
         let told = br#"{"jsonrpc":"2.0","method":"notifications/cancelled"}"#;
         check(Verb::Post(told[..].into()), None, StatusCode::ACCEPTED).await;
         server.stop().await;
-        assert!(server.health().await.is_some(), "stopped, it can be asked again");
+        assert!(server.health().await.is_some(), "stopped, it can be asked how it is");
     }
 }

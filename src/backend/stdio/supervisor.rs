@@ -23,6 +23,7 @@ use super::process::Spawned;
 use super::seat::SeatId;
 use super::server::{Call, Health, ProcessHealth};
 use super::tally::Tally;
+use super::turn::Turns;
 use super::{Program, Sharing};
 use crate::auth::KeyId;
 use crate::base::ServerName;
@@ -55,6 +56,10 @@ pub struct Supervisor {
     pub want_spare: Notify,
     /// Nothing is started any more.
     pub is_over: Cell<bool>,
+    /// Told when that is so.
+    pub told_over: Notify,
+    /// Places among those that are starting.
+    pub turns: Turns,
     /// Processes by who may use them.
     slots: RefCell<HashMap<Key, Rc<Slot>, RandomState>>,
 }
@@ -124,6 +129,8 @@ impl Supervisor {
             spare: RefCell::default(),
             want_spare: Notify::new(),
             is_over: Cell::new(false),
+            told_over: Notify::new(),
+            turns: Turns::new(),
             slots: RefCell::default(),
         })
     }
@@ -157,7 +164,6 @@ impl Supervisor {
                 _ = sweep.tick() => self.sweep(),
             }
         }
-        self.is_over.set(true);
         self.stop().await;
     }
 
@@ -410,8 +416,11 @@ impl Supervisor {
         }
     }
 
-    /// Ends all processes and waits until they have ended.
-    async fn stop(&self) {
+    /// Ends all processes and waits until they have ended. Whoever waits for one that is not started yet is
+    /// told, and none is started from now on.
+    pub async fn stop(&self) {
+        self.is_over.set(true);
+        self.told_over.notify_waiters();
         if let Some(spare) = self.spare.borrow_mut().take() {
             spawn_local(spare.discard(Rc::clone(&self.common)));
         }
