@@ -1,7 +1,7 @@
 //! One session: its event stream, the calls under way on it, and what is sent for it.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -49,8 +49,9 @@ pub struct State {
     pub table: Table<Pending>,
     /// What the server says outside of them.
     pub mailbox: Mailbox,
-    /// Raw ids of the server's own requests that its client has not answered.
-    pub asked: HashSet<Bytes, RandomState>,
+    /// Raw ids of the server's own requests that its client has not answered, and the call in whose answer
+    /// they were asked.
+    pub asked: HashMap<Bytes, Option<u64>, RandomState>,
     /// Cancellations, by the call, that wait until the call itself was delivered: ahead of it they mean
     /// nothing.
     withdrawn: HashMap<u64, Outgoing, RandomState>,
@@ -153,7 +154,7 @@ impl Link {
         let state = State {
             table: Table::new(),
             mailbox: Mailbox::default(),
-            asked: HashSet::default(),
+            asked: HashMap::default(),
             withdrawn: HashMap::default(),
         };
         Rc::new(Self {
@@ -237,6 +238,18 @@ impl Link {
                 r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{{"requestId":{number},"reason":"the client gave it up"}}}}"#
             );
             self.withdraw(number, &minted.call, self.outgoing(message.into()));
+            self.refuse_asked_during(number);
+        }
+    }
+
+    /// Refuses what the server asked during a call that ended without an answer.
+    pub fn refuse_asked_during(self: &Rc<Self>, number: u64) {
+        let asked: Vec<Bytes> = {
+            let mut state = self.state.borrow_mut();
+            state.asked.extract_if(|_, during| *during == Some(number)).map(|(id, _)| id).collect()
+        };
+        for id in asked {
+            self.refuse(&id, "the call that it was asked in was given up");
         }
     }
 
@@ -255,6 +268,7 @@ impl Link {
         self.forget(&minted.call);
         let told = rewritten(message, &[(id, number.to_string().as_bytes())]);
         self.withdraw(number, &minted.call, self.outgoing(told).with_fields_of(request));
+        self.refuse_asked_during(number);
         let reply = Reply::error(StatusCode::OK, raw, CANCELLED, "the call was cancelled");
         if let ReplyBody::Whole(answer) = reply.body {
             minted.call.waiter.finish(&answer, &[]);
@@ -263,7 +277,7 @@ impl Link {
 
     /// Whether that id of the server's own request was asked of the client; no longer, from now on.
     pub fn take_asked(&self, id: &[u8]) -> bool {
-        self.state.borrow_mut().asked.remove(id)
+        self.state.borrow_mut().asked.remove(id).is_some()
     }
 
     /// The client listens.
@@ -436,16 +450,19 @@ impl State {
         }
     }
 
-    /// With the only call that is under way, to which it must belong; else on the client's own stream; and
-    /// where it has none, with its newest call, for it is for that client in any case. False when it is lost.
-    pub fn send(&mut self, event: Bytes) -> bool {
+    /// The call that what names none goes with: the only one under way, to which it must belong; none where
+    /// there is not one and the client listens; and where it does not, the newest call, for it is for that
+    /// client in any case.
+    pub fn companion(&self) -> Option<u64> {
         let calls = self.table.iter().filter(|(_, minted)| minted.call.what == What::Call);
         let (count, newest) =
             calls.fold((0, None), |(count, newest), (number, _)| (count + 1, newest.max(Some(number))));
-        if count != 1 && self.mailbox.is_open() {
-            return self.mailbox.send(event);
-        }
-        match newest.and_then(|number| self.table.get(number)) {
+        newest.filter(|_| count == 1 || !self.mailbox.is_open())
+    }
+
+    /// With that call, or else on the client's own stream. False when it is lost.
+    pub fn send(&mut self, event: Bytes) -> bool {
+        match self.companion().and_then(|number| self.table.get(number)) {
             Some(minted) => minted.call.waiter.pass(event),
             None => self.mailbox.send(event),
         }

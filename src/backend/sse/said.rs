@@ -15,6 +15,9 @@ use crate::protocol::{Method, RESOURCE_UPDATED};
 /// Requests of one server that one client has not answered.
 const ASKED_MAX: usize = 256;
 
+/// What one more is refused with.
+const FULL: &str = "as many of your requests wait for an answer as may; wait for some, or withdraw them";
+
 /// The id of one, which is kept: real ones are numbers and UUIDs.
 const ASKED_ID_BYTES_MAX: usize = 1 << 10;
 
@@ -90,14 +93,15 @@ impl Link {
     }
 
     /// What is no message. If it is at least the answer of a call, the call need not wait any longer.
-    fn take_nonsense(&self, message: &Bytes, id: Option<Id>) {
+    fn take_nonsense(self: &Rc<Self>, message: &Bytes, id: Option<Id>) {
         tracing::debug!(server = %self.hub.name, "an event is no message");
         let mut state = self.state.borrow_mut();
         let number = id.and_then(|id| state.open_call(id.span.of(message)));
         let ended = number.and_then(|number| state.table.remove(number));
         drop(state);
-        if let Some(minted) = ended {
+        if let (Some(minted), Some(number)) = (ended, number) {
             self.forget(&minted.call);
+            self.refuse_asked_during(number);
             let is_initialize = minted.call.what == What::Initialize;
             minted.call.waiter.fail(BackendError::bare(Stage::Nonsense));
             if is_initialize {
@@ -165,14 +169,15 @@ impl Link {
             return true;
         }
         let mut state = self.state.borrow_mut();
-        let may_ask = id.len() <= ASKED_ID_BYTES_MAX && state.asked.len() < ASKED_MAX;
-        let is_sent = may_ask && state.send(event(message, &[]));
+        let is_full = state.asked.len() >= ASKED_MAX;
+        let during = state.companion();
+        let is_sent = !is_full && id.len() <= ASKED_ID_BYTES_MAX && state.send(event(message, &[]));
         if is_sent {
-            state.asked.insert(Bytes::copy_from_slice(id));
+            state.asked.insert(Bytes::copy_from_slice(id), during);
         }
         drop(state);
         if !is_sent {
-            self.refuse(id, "the client does not answer what it is asked");
+            self.refuse(id, if is_full { FULL } else { "the client does not answer what it is asked" });
         }
         true
     }
@@ -192,7 +197,7 @@ impl Link {
             // The server withdraws a request of its own.
             Some(Method::Cancelled) => {
                 let Some(id) = envelope.params.request_id else { return false };
-                state.asked.remove(id.span.of(message)) && state.send(event(message, &[]))
+                state.asked.remove(id.span.of(message)).is_some() && state.send(event(message, &[]))
             }
             // Of no call.
             Some(Method::ToolsListChanged | Method::PromptsListChanged | Method::ResourcesListChanged) => {

@@ -250,6 +250,20 @@ async fn a_request_of_the_server_is_answered_once() {
                 room.feed(format!("data: {{\"jsonrpc\":\"2.0\",\"id\":{id},\"method\":\"roots/list\"}}\n\n").as_bytes());
             }
             assert_eq!(room.link.state.borrow().asked.len(), 256);
+            // What was asked in a call that is given up goes with it.
+            for is_cancelled in [false, true] {
+                let mut room = Room::new(&[("0", "")], true);
+                room.feed(b"data: {\"jsonrpc\":\"2.0\",\"id\":\"q\",\"method\":\"roots/list\"}\n\n");
+                assert_eq!(room.link.state.borrow().asked.len(), 1);
+                if is_cancelled {
+                    let message = Bytes::from_static(br#"{"params":{"requestId":0}}"#);
+                    let id = crate::frame::Span { start: 23, end: 24 };
+                    room.link.cancel(&Outgoing::whole(message.clone()), &message, id);
+                } else {
+                    room.link.give_up(1);
+                }
+                assert_eq!(room.link.state.borrow().asked.len(), 0);
+            }
             let mut room = Room::new(&[], true);
             let id = "x".repeat(2000);
             room.feed(format!("data: {{\"jsonrpc\":\"2.0\",\"id\":\"{id}\",\"method\":\"roots/list\"}}\n\n").as_bytes());

@@ -5,7 +5,7 @@ use bytes::Bytes;
 
 use super::super::shim::{Minted, Reply, event, rewritten};
 use super::super::{BackendError, Stage};
-use super::link::{Counts, Link, Pending, State, To, What};
+use super::link::{Asked, Counts, Link, Pending, State, To, What};
 use super::seat::SeatId;
 use crate::frame::{Envelope, Id, Kind, ScanError, Span};
 use crate::protocol::{Era, Method, RESOURCE_UPDATED};
@@ -18,8 +18,12 @@ pub struct Babble;
 /// prints messages now and then.
 const NONSENSE_MAX: u32 = 1000;
 
-/// Requests of one process that its client has not answered.
+/// Requests of one process that its clients have not answered.
 const ASKED_MAX: usize = 256;
+
+/// What a request of the process is refused with.
+const NOT_ALONE: &str = "there is no one client here to ask; run this server with sharing = session";
+const FULL: &str = "as many of your requests wait for an answer as may; wait for some, or withdraw them";
 
 impl Link {
     /// Takes a line that the process said.
@@ -27,7 +31,6 @@ impl Link {
         if line.trim_ascii().is_empty() {
             return Ok(());
         }
-        self.touch();
         let scanned = self.common.scanner.borrow_mut().scan(line);
         match scanned {
             Ok(envelope) => self.sort(line, &envelope),
@@ -58,9 +61,10 @@ impl Link {
         let number = id.and_then(|id| state.open_call(id.span.of(line)));
         let ended = number.and_then(|number| state.table.remove(number));
         drop(state);
-        if let Some(minted) = ended {
+        if let (Some(minted), Some(number)) = (ended, number) {
             self.forget(&minted.call);
             minted.call.fail(Stage::Nonsense);
+            self.refuse_asked_during(number);
         }
         if is_babble { Err(Babble) } else { Ok(()) }
     }
@@ -93,6 +97,7 @@ impl Link {
             self.settled.notify_one();
         }
         self.forget(&minted.call);
+        self.touch();
         let Minted { id: own, call: Pending { to, what, .. }, .. } = minted;
         let mut edits = vec![(id.span, &own[..])];
         if what == What::Listen
@@ -119,24 +124,27 @@ impl Link {
             return self.tell(format!(r#"{{"jsonrpc":"2.0","id":{raw},"result":{{}}}}"#).as_bytes(), &[]);
         }
         let mut state = self.state.borrow_mut();
-        let only = state.seats.only().filter(|_| self.era == Era::Legacy && state.asked.len() < ASKED_MAX);
-        let is_sent = only.is_some_and(|seat| {
+        let is_full = state.asked.len() >= ASKED_MAX;
+        let sole = state.sole().filter(|_| self.era == Era::Legacy && !is_full);
+        let is_sent = sole.is_some_and(|seat| {
+            let during = state.newest_call(seat);
             let sent = state.send_to(seat, event(message, &[]));
             if sent {
-                state.asked.insert(Bytes::copy_from_slice(id), seat);
+                state.asked.insert(Bytes::copy_from_slice(id), Asked { seat, during });
             }
             sent
         });
+        let clients = state.seats.len();
         drop(state);
         if !is_sent {
             Counts::add(&self.common.counts.refused);
-            let clients = self.state.borrow().seats.len();
+            let text = if is_full { FULL } else { NOT_ALONE };
             // Without a client there is nobody to ask, and nothing to be configured.
-            if clients > 1 && !self.common.told_of_sharing.replace(true) {
+            if !is_full && clients > 1 && !self.common.told_of_sharing.replace(true) {
                 let server = &self.common.name;
                 tracing::warn!(%server, clients, "it asks its clients something; consider sharing = \"session\"");
             }
-            self.refuse(id, "there is no one client here to ask; run this server with sharing = session");
+            self.refuse(id, text);
         }
         true
     }
@@ -200,8 +208,8 @@ impl Link {
     fn take_withdrawal(&self, message: &Bytes, envelope: &Envelope) -> bool {
         let Some(id) = envelope.params.request_id else { return false };
         let mut state = self.state.borrow_mut();
-        let Some(seat) = state.asked.remove(id.span.of(message)) else { return false };
-        let is_sent = state.send_to(seat, event(message, &[]));
+        let Some(asked) = state.asked.remove(id.span.of(message)) else { return false };
+        let is_sent = state.send_to(asked.seat, event(message, &[]));
         self.note_lost(usize::from(!is_sent));
         true
     }
@@ -226,7 +234,7 @@ impl Link {
         minted.call.pass(event(message, &[]))
     }
 
-    /// Resources that changed, to those who subscribed; anything else to the only client there is.
+    /// Resources that changed, to those who subscribed; anything else to the only client that can be meant.
     fn take_other(&self, message: &Bytes, envelope: &Envelope) -> bool {
         let mut state = self.state.borrow_mut();
         let method = envelope.method.map(|method| method.decode(message)).unwrap_or_default();
@@ -240,7 +248,7 @@ impl Link {
             }
             return sent > 0;
         }
-        let Some(seat) = state.seats.only() else { return false };
+        let Some(seat) = state.sole() else { return false };
         let is_sent = state.send_to(seat, event(message, &[]));
         self.note_lost(usize::from(!is_sent));
         true
@@ -256,8 +264,7 @@ impl State {
     /// To a client, on the stream of its newest call, else on its own stream: what a server says while it
     /// answers belongs to the answer.
     fn send_to(&mut self, seat: SeatId, event: Bytes) -> bool {
-        let calls = self.table.iter().filter(|(_, minted)| minted.call.seat == Some(seat));
-        let newest = calls.map(|(number, _)| number).max();
+        let newest = self.newest_call(seat);
         if let Some(minted) = newest.and_then(|number| self.table.get(number)) {
             return minted.call.pass(event);
         }

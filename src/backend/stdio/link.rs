@@ -105,9 +105,18 @@ pub struct State {
     /// Clients.
     pub seats: Seats,
     /// Raw ids of the process's own requests, and who was asked.
-    pub asked: HashMap<Bytes, SeatId, RandomState>,
+    pub asked: HashMap<Bytes, Asked, RandomState>,
     /// Lines since the last one that was a message.
     pub nonsense_in_a_row: u32,
+}
+
+/// Who was asked a question of the process.
+#[derive(Clone, Copy)]
+pub struct Asked {
+    /// The client.
+    pub seat: SeatId,
+    /// The call in whose answer it was asked; with its end the client has no place for the question.
+    pub during: Option<u64>,
 }
 
 /// A call under way.
@@ -230,6 +239,7 @@ impl Link {
         pending: Pending,
     ) -> Result<(), Pending> {
         let Some(id) = envelope.id.filter(|_| self.has_room(message.len())) else { return Err(pending) };
+        self.touch();
         let token = envelope.params.meta.progress_token;
         let raw = |span: Span| message.slice(span.start as usize..span.end as usize);
         let call = pending.call;
@@ -282,8 +292,30 @@ impl Link {
 
     /// Nobody waits for that call any more.
     pub fn give_up(&self, number: u64) {
-        if self.state.borrow_mut().table.remove(number).is_some() {
-            self.tell_cancelled(number);
+        let ended = self.state.borrow_mut().table.remove(number);
+        if let Some(minted) = ended {
+            self.tell_unanswered(number, minted.call.seat);
+        }
+    }
+
+    /// A call ended, and it is the client that will not have its answer. What the process asked during it
+    /// nobody answers any more; and what it says on that account for a while yet is for no other client.
+    fn tell_unanswered(&self, number: u64, seat: Option<SeatId>) {
+        if let Some(seat) = seat {
+            self.state.borrow_mut().seats.doubt(seat);
+        }
+        self.tell_cancelled(number);
+        self.refuse_asked_during(number);
+    }
+
+    /// Refuses what the process asked during a call that ended without an answer.
+    pub fn refuse_asked_during(&self, number: u64) {
+        let asked: Vec<Bytes> = {
+            let mut state = self.state.borrow_mut();
+            state.asked.extract_if(|_, asked| asked.during == Some(number)).map(|(id, _)| id).collect()
+        };
+        for id in asked {
+            self.refuse(&id, "the call that it was asked in was given up");
         }
     }
 
@@ -299,7 +331,7 @@ impl Link {
             return;
         };
         drop(state);
-        self.tell_cancelled(number);
+        self.tell_unanswered(number, Some(seat));
         self.forget(&minted.call);
         let reply = Reply::error(http::StatusCode::OK, id, CANCELLED, "the call was cancelled");
         match minted.call.to {
@@ -317,7 +349,8 @@ impl Link {
     pub fn leave(&self, seat: SeatId) {
         let mut state = self.state.borrow_mut();
         let unwanted = state.seats.leave(seat);
-        let asked: Vec<Bytes> = state.asked.extract_if(|_, whom| *whom == seat).map(|(id, _)| id).collect();
+        let asked: Vec<Bytes> =
+            state.asked.extract_if(|_, asked| asked.seat == seat).map(|(id, _)| id).collect();
         let calls: Vec<u64> = state
             .table
             .iter()
@@ -347,7 +380,7 @@ impl Link {
     /// Whether that id of the process's own request was asked of that seat; no longer, from now on.
     pub fn take_asked(&self, seat: SeatId, id: &[u8]) -> bool {
         let mut state = self.state.borrow_mut();
-        let is_asked = state.asked.get(id) == Some(&seat);
+        let is_asked = state.asked.get(id).is_some_and(|asked| asked.seat == seat);
         if is_asked {
             state.asked.remove(id);
         }
@@ -427,7 +460,7 @@ impl Link {
         self.used.get()
     }
 
-    /// It was of use.
+    /// It was of use to a client. What it says of its own accord is none.
     pub fn touch(&self) {
         self.used.set(Instant::now());
     }
@@ -448,13 +481,28 @@ impl Link {
     }
 
     fn write(&self, message: &[u8], edits: &[(Span, &[u8])]) {
-        self.touch();
         write_line(message, edits, &mut self.outbox.borrow_mut());
         self.to_write.notify_one();
     }
 }
 
 impl State {
+    /// The client that is certainly meant by what names no call: the only one there is, or the only one that
+    /// has a call under way or listens. Those that neither ask nor listen have gone, mostly, without a word.
+    pub fn sole(&self) -> Option<SeatId> {
+        let now = Instant::now();
+        let has_call = |id| self.table.iter().any(|(_, minted)| minted.call.seat == Some(id));
+        self.seats.only(|_, _| true).or_else(|| {
+            self.seats.only(|id, seat| seat.mailbox.is_open() || seat.is_doubtful(now) || has_call(id))
+        })
+    }
+
+    /// The newest call of a client.
+    pub fn newest_call(&self, seat: SeatId) -> Option<u64> {
+        let calls = self.table.iter().filter(|(_, minted)| minted.call.seat == Some(seat));
+        calls.map(|(number, _)| number).max()
+    }
+
     /// The call that a raw id of the process stands for.
     pub fn open_call(&self, raw: &[u8]) -> Option<u64> {
         match self.table.find(raw) {

@@ -1,8 +1,10 @@
 //! One client's place at a process: what it listens to, and what waits for it.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use http::HeaderValue;
+use tokio::time::Instant;
 
 use super::super::shim::Mailbox;
 
@@ -20,6 +22,8 @@ pub struct Seat {
     pub mailbox: Mailbox,
     /// URIs of resources whose changes it wants to be told.
     subscriptions: HashSet<String>,
+    /// Until when the process may still be at a call that this client gave up.
+    doubtful_until: Option<Instant>,
 }
 
 /// All of them.
@@ -32,10 +36,18 @@ pub struct Seats {
 /// Resources that one client may subscribe to on one process: more is a runaway loop.
 pub const SUBSCRIPTIONS_MAX: usize = 4096;
 
+/// A process that was told that a call is given up stops within this, or as good as never.
+const DOUBTFUL_FOR: Duration = Duration::from_secs(10);
+
 impl Seat {
     /// Whether a client listens.
     pub fn is_listening(&self) -> bool {
         self.is_clients && self.mailbox.is_open()
+    }
+
+    /// Whether what the process says may be about a call that this client gave up.
+    pub fn is_doubtful(&self, now: Instant) -> bool {
+        self.doubtful_until.is_some_and(|until| now < until)
     }
 }
 
@@ -44,7 +56,13 @@ impl Seats {
     pub fn take(&mut self, session: HeaderValue, is_clients: bool) -> SeatId {
         let id = SeatId(self.next);
         self.next += 1;
-        let seat = Seat { session, is_clients, mailbox: Mailbox::default(), subscriptions: HashSet::new() };
+        let seat = Seat {
+            session,
+            is_clients,
+            mailbox: Mailbox::default(),
+            subscriptions: HashSet::new(),
+            doubtful_until: None,
+        };
         self.taken.insert(id, seat);
         id
     }
@@ -60,10 +78,17 @@ impl Seats {
         self.taken.get_mut(&id)
     }
 
-    /// The only client there is: whatever the process says is for it.
-    pub fn only(&self) -> Option<SeatId> {
-        let mut ids = self.taken.keys();
-        ids.next().copied().filter(|_| ids.next().is_none())
+    /// The only one of which that holds.
+    pub fn only(&self, holds: impl Fn(SeatId, &Seat) -> bool) -> Option<SeatId> {
+        let mut ids = self.taken.iter().filter(|(id, seat)| holds(**id, seat)).map(|(id, _)| *id);
+        ids.next().filter(|_| ids.next().is_none())
+    }
+
+    /// One of its calls was given up.
+    pub fn doubt(&mut self, id: SeatId) {
+        if let Some(seat) = self.taken.get_mut(&id) {
+            seat.doubtful_until = Some(Instant::now() + DOUBTFUL_FOR);
+        }
     }
 
     /// All of them.
@@ -122,16 +147,22 @@ mod tests {
         HeaderValue::from_static(text)
     }
 
-    #[test]
-    fn only_one_is_certain() {
+    #[tokio::test(start_paused = true)]
+    async fn only_one_is_certain() {
         let mut seats = Seats::default();
-        assert_eq!(seats.only(), None);
+        let only = |seats: &Seats| seats.only(|_, _| true);
+        assert_eq!(only(&seats), None);
         let one = seats.take(session("a"), true);
-        assert_eq!(seats.only(), Some(one));
+        assert_eq!(only(&seats), Some(one));
         let other = seats.take(session("b"), true);
-        assert_eq!(seats.only(), None);
+        assert_eq!(only(&seats), None);
+        let doubtful = |seats: &Seats| seats.only(|_, seat| seat.is_doubtful(Instant::now()));
+        seats.doubt(other);
+        assert_eq!(doubtful(&seats), Some(other));
+        tokio::time::advance(DOUBTFUL_FOR).await;
+        assert_eq!(doubtful(&seats), None);
         seats.leave(one);
-        assert_eq!((seats.only(), seats.len()), (Some(other), 1));
+        assert_eq!((only(&seats), seats.len()), (Some(other), 1));
     }
 
     #[test]

@@ -252,6 +252,7 @@ impl Supervisor {
         let Some((link, seat)) = self.find(session) else {
             return answer(call, Reply::bare(StatusCode::NOT_FOUND));
         };
+        link.touch();
         let method = method_of(message, envelope);
         match envelope.kind {
             Kind::Request if self.is_of_all(message, envelope) => {

@@ -226,6 +226,90 @@ fn only_the_one_who_was_asked_answers() {
     assert_eq!(room.told().matches("-32601").count(), 1, "the process does not wait for ever");
 }
 
+const ROOTS: &str = r#"{"jsonrpc":"2.0","id":"r","method":"roots/list"}"#;
+
+/// Hundreds of calls in which the process asks something, and which nobody waits for to the end.
+#[test]
+fn questions_of_calls_that_were_given_up_are_refused_and_forgotten() {
+    let mut room = Room::new(Era::Legacy, 1);
+    let question = |n: usize| format!(r#"{{"jsonrpc":"2.0","id":"q{n}","method":"roots/list"}}"#);
+    for n in 0..2 * ASKED_MAX {
+        let id = n.to_string();
+        room.ask(Some(0), &request(&id, ""), What::Call);
+        room.say(&question(n)).unwrap();
+        assert_eq!(room.link.state.borrow().asked.len(), 1, "{n}");
+        room.told();
+        match n % 3 {
+            0 => room.link.give_up(n as u64 + 1),
+            1 => room.link.cancel(room.seats[0], id.as_bytes()),
+            // An answer that is no message.
+            _ => room.say(&format!(r#"{{"jsonrpc":"2.0","id":{},"result":1,"error":{{}}}}"#, n + 1)).unwrap(),
+        }
+        let told = room.told();
+        assert!(
+            told.contains(&format!(r#""id":"q{n}","error":"#)) && told.contains("given up"),
+            "{n}: {told}"
+        );
+    }
+    room.ask(Some(0), &request("0", ""), What::Call);
+    for n in 0..ASKED_MAX {
+        room.say(&question(n)).unwrap();
+    }
+    assert_eq!(room.told().lines().skip(1).count(), 0, "all are asked");
+    room.say(&question(ASKED_MAX)).unwrap();
+    assert!(room.told().contains(FULL));
+    // What was asked in a call that is answered still waits for its client.
+    room.say(&format!(r#"{{"jsonrpc":"2.0","id":{},"result":1}}"#, 2 * ASKED_MAX + 1)).unwrap();
+    assert_eq!(room.link.state.borrow().asked.len(), ASKED_MAX);
+}
+
+/// A client that came back, with a session that it has left without a word beside its new one.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_neither_asks_nor_listens_is_in_nobodys_way() {
+    let mut room = Room::new(Era::Legacy, 2);
+    for seat in &room.seats {
+        room.link.state.borrow_mut().seats.get(*seat).unwrap().mailbox.close(0);
+    }
+    let mut check = |room: &mut Room, expected: &str| {
+        room.heard();
+        room.told();
+        room.say(ROOTS).unwrap();
+        let heard: Vec<_> = room.heard().lines().map(|line| line[..2].to_owned()).collect();
+        assert_eq!(heard.join(" "), expected);
+        assert_eq!(room.told().contains(NOT_ALONE), expected.is_empty());
+    };
+    check(&mut room, "");
+    room.ask(Some(1), &request("0", ""), What::Call);
+    check(&mut room, "0>");
+    room.ask(Some(0), &request("0", ""), What::Call);
+    check(&mut room, "");
+    room.link.give_up(2);
+    // It may be at that call still.
+    check(&mut room, "");
+    tokio::time::advance(std::time::Duration::from_secs(10)).await;
+    check(&mut room, "0>");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_process_says_to_nobody_is_no_use() {
+    let mut room = Room::new(Era::Legacy, 0);
+    let timeout = std::time::Duration::from_secs(5);
+    let is_idle = |room: &Room| room.link.is_idle_for(tokio::time::Instant::now(), timeout);
+    for line in
+        [&notification("message", r#""data":1"#), ROOTS, r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#, "x"]
+    {
+        room.link.touch();
+        tokio::time::advance(timeout).await;
+        room.say(line).unwrap();
+        assert!(is_idle(&room), "{line}");
+    }
+    room.ask(None, &request("0", ""), What::Call);
+    assert!(!is_idle(&room));
+    tokio::time::advance(timeout).await;
+    room.say(r#"{"jsonrpc":"2.0","id":1,"result":1}"#).unwrap();
+    assert!(!is_idle(&room), "it was asked until now");
+}
+
 #[test]
 fn what_is_said_during_a_call_goes_with_its_answer() {
     let mut room = Room::new(Era::Legacy, 1);
