@@ -21,6 +21,7 @@ pub struct Outgoing {
     lines: Vec<u8>,
     body: Slices,
     owner: Option<KeyId>,
+    place: Option<u64>,
     /// In place of the MCP path; boxed, for a usual request has none.
     path: Option<Box<PathAndQuery>>,
     era: Option<Era>,
@@ -35,7 +36,7 @@ impl Outgoing {
     /// A message.
     pub fn post(body: Slices) -> Self {
         let lines = Vec::with_capacity(LINES_BYTES_USUAL);
-        Self { method: Method::POST, lines, body, owner: None, path: None, era: None }
+        Self { method: Method::POST, lines, body, owner: None, place: None, path: None, era: None }
     }
 
     /// A message of one piece.
@@ -56,6 +57,17 @@ impl Outgoing {
     /// The key on whose behalf it is sent: for a server whose processes are apart by key.
     pub fn set_owner(&mut self, owner: Option<KeyId>) {
         self.owner = owner;
+    }
+
+    /// Which session of a client it opens, also when it was open before and got lost: for a server that fails a client
+    /// again and again.
+    pub fn set_place(&mut self, place: u64) {
+        self.place = Some(place);
+    }
+
+    /// Which session of a client it opens.
+    pub(super) fn place(&self) -> Option<u64> {
+        self.place
     }
 
     /// To another path than the MCP path.
@@ -112,6 +124,7 @@ impl Outgoing {
             lines: self.lines.clone(),
             body,
             owner: self.owner,
+            place: self.place,
             path: None,
             era: None,
         };

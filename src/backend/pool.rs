@@ -99,7 +99,8 @@ impl Pool {
             },
             Reach::Process(server) => {
                 let (verb, session, owner) = request.to_verb();
-                return Box::pin(self.hand_over(server.call(verb, session, owner), lane, permit)).await;
+                let calling = server.call(verb, session, owner, request.place());
+                return Box::pin(self.hand_over(calling, lane, permit)).await;
             }
             Reach::Sse(server) => {
                 return Box::pin(self.hand_over(server.call(request.clone()), lane, permit)).await;

@@ -41,13 +41,16 @@ pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
 
 /// Sends a message and reads the answer to its end. Not cancel safe: the connection is closed.
 pub async fn ask(pool: &Rc<Pool>, ask: Ask<'_>) -> Asked {
-    ask_for(pool, ask, None).await
+    ask_for(pool, ask, None, None).await
 }
 
-/// The same, on behalf of a key.
-pub async fn ask_for(pool: &Rc<Pool>, ask: Ask<'_>, owner: Option<KeyId>) -> Asked {
+/// The same, on behalf of a key, and for a session of a client.
+pub async fn ask_for(pool: &Rc<Pool>, ask: Ask<'_>, owner: Option<KeyId>, place: Option<u64>) -> Asked {
     let mut request = Outgoing::whole(ask.message);
     request.set_owner(owner);
+    if let Some(place) = place {
+        request.set_place(place);
+    }
     if let Some(ready) = ask.ready {
         ready.write_headers(&mut request);
     }

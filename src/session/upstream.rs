@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -55,8 +55,9 @@ impl Introduction {
 }
 
 /// The place of one backend session.
-#[derive(Default)]
 pub struct Upstream {
+    /// No other has or had it.
+    number: u64,
     ready: ArcSwapOption<Ready>,
     /// Held by the one who opens, so that a burst of first calls opens one session.
     opening: tokio::sync::Mutex<()>,
@@ -130,6 +131,16 @@ impl TaskFeatures {
     }
 }
 
+/// The number of the next place.
+static NEXT: AtomicU64 = AtomicU64::new(0);
+
+impl Default for Upstream {
+    fn default() -> Self {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        Self { number, ready: ArcSwapOption::default(), opening: tokio::sync::Mutex::default() }
+    }
+}
+
 impl Upstream {
     /// The session, when it is open. One atomic load.
     pub fn ready(&self) -> Option<Arc<Ready>> {
@@ -161,7 +172,7 @@ impl Upstream {
         if let Some(ready) = self.ready() {
             return Ok(ready);
         }
-        let (ready, answer) = initialize(pool, introduction).await?;
+        let (ready, answer) = initialize(pool, introduction, self.number).await?;
         hear(answer);
         announce(pool, &ready).await?;
         if let Some(level) = log_level.filter(|_| ready.features.logging) {
@@ -178,7 +189,7 @@ impl Upstream {
         introduction: &Introduction,
     ) -> Result<Bytes, Fault> {
         let _turn = self.opening.lock().await;
-        let (ready, message) = initialize(pool, introduction).await?;
+        let (ready, message) = initialize(pool, introduction, self.number).await?;
         self.publish(ready);
         Ok(message)
     }
@@ -200,7 +211,11 @@ impl Upstream {
 }
 
 /// Opens a session; also gives the whole answer.
-async fn initialize(pool: &Rc<Pool>, introduction: &Introduction) -> Result<(Ready, Bytes), Fault> {
+async fn initialize(
+    pool: &Rc<Pool>,
+    introduction: &Introduction,
+    place: u64,
+) -> Result<(Ready, Bytes), Fault> {
     let server = pool.backend().name().clone();
     let mut message = Vec::with_capacity(introduction.params.len() + 64);
     message.extend_from_slice(br#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":"#);
@@ -210,7 +225,7 @@ async fn initialize(pool: &Rc<Pool>, introduction: &Introduction) -> Result<(Rea
     let introduce = async || {
         let message = message.clone();
         let asked = Ask { method: Method::Initialize, message, ready: None, modern: None };
-        ask_for(pool, asked, introduction.owner).await.map_err(|error| error.into_fault(&server))
+        ask_for(pool, asked, introduction.owner, Some(place)).await.map_err(|error| error.into_fault(&server))
     };
     let mut heard = introduce().await?;
     // A server of the transport of 2024-11-05 may have nothing there that takes a POST.

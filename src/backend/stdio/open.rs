@@ -145,7 +145,9 @@ impl Supervisor {
         let (who, params) = match self.common.program.settings.sharing {
             Sharing::Shared => (Who::Everybody, ours()),
             Sharing::Key => (Who::Key(call.owner), Bytes::copy_from_slice(params)),
-            Sharing::Session => (Who::Session(call.number), Bytes::copy_from_slice(params)),
+            Sharing::Session => {
+                (call.place.map_or(Who::Session(call.number), Who::Place), Bytes::copy_from_slice(params))
+            }
         };
         let key = Key::Legacy(who, likeness(&params));
         let introduced = self.introduced(key, &params).await?;

@@ -55,6 +55,8 @@ pub struct Call {
     pub session: Option<HeaderValue>,
     /// The key on whose behalf.
     pub owner: Option<KeyId>,
+    /// Which session of a client it opens, whether for the first time or again.
+    pub place: Option<u64>,
     /// Where the answer goes.
     pub reply: oneshot::Sender<Outcome>,
 }
@@ -170,13 +172,14 @@ impl Server<Deployed> {
         verb: Verb,
         session: Option<HeaderValue>,
         owner: Option<KeyId>,
+        place: Option<u64>,
     ) -> Result<(Reply, Hold), BackendError> {
         let number = self.state.next_call.fetch_add(1, Ordering::Relaxed);
         // Made first, so that it is dropped last: a server that is told that the call is given up sees that
         // nobody waits.
         let hold = Hold::new(self.state.given_up.clone(), number);
         let (reply, answer) = oneshot::channel();
-        let call = Call { number, verb, session, owner, reply };
+        let call = Call { number, verb, session, owner, place, reply };
         let gone = |_| BackendError::bare(Stage::Unsent);
         self.state.asked.send(Message::Call(call)).await.map_err(gone)?;
         match answer.await {
@@ -241,7 +244,7 @@ mod tests {
         // Nothing of this needs a process.
         let check = async |verb, session: Option<&'static str>, expected| {
             let (reply, _hold) =
-                server.call(verb, session.map(HeaderValue::from_static), None).await.unwrap();
+                server.call(verb, session.map(HeaderValue::from_static), None, None).await.unwrap();
             assert_eq!(reply.status, expected);
         };
         check(Verb::Get, None, StatusCode::METHOD_NOT_ALLOWED).await;

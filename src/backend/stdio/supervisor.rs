@@ -80,6 +80,9 @@ pub enum Who {
     Everybody,
     /// Clients with this key; without one, the gateway itself.
     Key(Option<KeyId>),
+    /// The session of a client, however often it is opened: one whose calls crash its process waits longer each
+    /// time, and no other does.
+    Place(u64),
     /// The session that this call opened.
     Session(u64),
 }
