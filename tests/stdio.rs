@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails by panicking is a test that fails")]
 
+#[path = "stdio/ends.rs"]
+mod ends;
 mod support;
 
 use std::collections::HashSet;

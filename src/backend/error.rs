@@ -8,6 +8,8 @@ use crate::base::{Fault, Kind, ServerName};
 pub struct BackendError {
     /// Where it went wrong.
     pub stage: Stage,
+    /// What may be told to everybody.
+    told: Option<String>,
     source: Option<Box<dyn Error + Send + Sync>>,
 }
 
@@ -26,6 +28,8 @@ pub enum Stage {
     Private,
     /// Opening the connection.
     Connect,
+    /// Its program did not start.
+    Start,
     /// The TLS handshake.
     Tls,
     /// Within the connect timeout, none of these ended.
@@ -65,6 +69,7 @@ impl Stage {
             Self::Private => "leave to connect",
             Self::Connect | Self::ConnectTimeout => "connecting",
             Self::NoEndpoint | Self::ForeignEndpoint => "opening the event stream",
+            Self::Start => "starting",
             Self::Tls => "TLS handshake",
             Self::Unsent => "sending",
             Self::Sent | Self::FirstByteTimeout => "waiting for an answer",
@@ -78,13 +83,25 @@ impl BackendError {
     /// With the error it comes from.
     #[cold]
     pub fn new(stage: Stage, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self { stage, source: Some(source.into()) }
+        Self { stage, told: None, source: Some(source.into()) }
     }
 
     /// When there is none.
     #[cold]
     pub fn bare(stage: Stage) -> Self {
-        Self { stage, source: None }
+        Self { stage, told: None, source: None }
+    }
+
+    /// A program that did not start. `why` is told to everybody, so nothing that it printed, none of its arguments and
+    /// nothing of its environment is in it; `said` to those who administer.
+    #[cold]
+    pub fn not_started(why: impl Into<String>, said: Option<String>) -> Self {
+        Self { stage: Stage::Start, told: Some(why.into()), source: said.map(Into::into) }
+    }
+
+    /// Why, as far as everybody may know.
+    pub fn told(&self) -> Option<&str> {
+        self.told.as_deref()
     }
 
     /// Whether the backend cannot have seen the request.
@@ -97,6 +114,7 @@ impl BackendError {
                 | Stage::Resolve
                 | Stage::Private
                 | Stage::Connect
+                | Stage::Start
                 | Stage::Tls
                 | Stage::ConnectTimeout
                 | Stage::NoEndpoint
@@ -114,6 +132,10 @@ impl BackendError {
             }
             Stage::Resolve | Stage::Connect | Stage::Tls | Stage::Unsent => {
                 (Kind::Unreachable, format!("server `{server}` cannot be reached; the call did not run"))
+            }
+            Stage::Start => {
+                let why = self.told().unwrap_or("its program failed");
+                (Kind::Unreachable, format!("server `{server}` did not start: {why}; the call did not run"))
             }
             Stage::LeftAlone => (
                 Kind::Unreachable,
@@ -168,6 +190,9 @@ impl BackendError {
 impl fmt::Display for BackendError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}", self.stage)?;
+        if let Some(told) = &self.told {
+            write!(f, ": {told}")?;
+        }
         let mut source = self.source.as_deref().map(|source| source as &dyn Error);
         while let Some(error) = source {
             write!(f, ": {error}")?;

@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::process::{
-    Pid, Signal, WaitOptions, WaitStatus, getpid, getppid, kill_current_process_group, kill_process,
+    Pid, Signal, WaitOptions, WaitStatus, getpgid, getpid, getppid, kill_process, kill_process_group,
     set_child_subreaper, set_parent_process_death_signal, wait,
 };
 use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
 use tokio::time::{Instant, timeout};
 
+use super::kin::children;
 use super::orders::Orders;
 use super::{COMMAND, EXIT_NOT_RUN, PROGRAM, pid, stand_in};
 
@@ -49,9 +50,12 @@ pub fn run(orders: &Orders, program: &[OsString]) -> ExitCode {
 /// Behind standard input, output and error.
 const FIRST_FD_OF_OTHERS: i32 = 3;
 
+/// What the kernel sends a keeper when the gateway is gone: the only signal that also wakes one that somebody stopped.
+const GATEWAY_GONE: Signal = Signal::CONT;
+
 /// Ends with the gateway, and takes over what the server leaves behind.
 fn bind(orders: &Orders) -> io::Result<()> {
-    set_parent_process_death_signal(Some(Signal::TERM))?;
+    set_parent_process_death_signal(Some(GATEWAY_GONE))?;
     set_child_subreaper(Some(getpid()))?;
     // The gateway may have ended before the first of these was asked for.
     if getppid() == pid(orders.parent) { Ok(()) } else { Err(io::Error::other("the gateway has gone")) }
@@ -60,6 +64,13 @@ fn bind(orders: &Orders) -> io::Result<()> {
 async fn keep(orders: &Orders, program: &[OsString]) -> io::Result<ExitCode> {
     let mut ended = signal(SignalKind::child())?;
     let mut terminate = signal(SignalKind::terminate())?;
+    let mut gateway_gone = signal(SignalKind::from_raw(GATEWAY_GONE.as_raw()))?;
+    // Until now it would have gone unnoticed.
+    if getppid() != pid(orders.parent) {
+        return Err(io::Error::other("the gateway has gone"));
+    }
+    // Taken and not looked at.
+    let _ignored: Vec<Signals> = IGNORED.into_iter().map(signal).collect::<Result<_, _>>()?;
     let server = start(orders, program)?;
     // The pipes are the server's alone: it must see their end, and so must the gateway.
     let null = fs::File::options().read(true).write(true).open("/dev/null")?;
@@ -74,11 +85,14 @@ async fn keep(orders: &Orders, program: &[OsString]) -> io::Result<ExitCode> {
                     break;
                 }
                 if status.is_some() {
+                    if status.is_some_and(|status| status.exit_status() == Some(0)) {
+                        eprintln!("metamcp: the program has ended, so what it started is ended too: it must stay");
+                    }
                     end_all(server, &mut status, &mut ended, || SHORT_GRACE).await;
                     break;
                 }
             }
-            _ = terminate.recv() => {
+            () = either(&mut terminate, &mut gateway_gone) => {
                 // Looked at again and again: the gateway's threads end one after the other.
                 let grace = || if getppid() == pid(orders.parent) { TERM_GRACE } else { SHORT_GRACE };
                 end_all(server, &mut status, &mut ended, grace).await;
@@ -89,7 +103,26 @@ async fn keep(orders: &Orders, program: &[OsString]) -> io::Result<ExitCode> {
     Ok(exit_code(status))
 }
 
-/// Starts the stand-in, as the user that the server is to run as.
+async fn either(one: &mut Signals, other: &mut Signals) {
+    tokio::select! {
+        _ = one.recv() => {}
+        _ = other.recv() => {}
+    }
+}
+
+/// What a server, or a user at its terminal, may send to all around it, and what ends a process that does not expect it.
+const IGNORED: [SignalKind; 7] = [
+    SignalKind::hangup(),
+    SignalKind::interrupt(),
+    SignalKind::quit(),
+    SignalKind::user_defined1(),
+    SignalKind::user_defined2(),
+    SignalKind::alarm(),
+    SignalKind::pipe(),
+];
+
+/// Starts the stand-in, as the user that the server is to run as, in a group of its own: a signal that it sends to its
+/// whole group must not reach who is to end it.
 fn start(orders: &Orders, program: &[OsString]) -> io::Result<Pid> {
     let own = u32::try_from(getpid().as_raw_nonzero().get()).unwrap_or_default();
     let theirs = Orders { parent: own, ..orders.clone() };
@@ -101,6 +134,7 @@ fn start(orders: &Orders, program: &[OsString]) -> io::Result<Pid> {
     if let Some(uid) = orders.uid {
         command.uid(uid);
     }
+    command.process_group(0);
     // Not waited for by this handle: `reap` waits for all children alike.
     let child = command.spawn()?;
     pid(child.id()).ok_or_else(|| io::Error::other("a process without a number"))
@@ -133,7 +167,7 @@ async fn end_all(
     ended: &mut Signals,
     grace: impl Fn() -> Duration,
 ) {
-    tell_all(Signal::TERM);
+    tell_all(server, *status, Signal::TERM);
     let begun = Instant::now();
     while reap(server, status) == Left::Something {
         let (passed, grace) = (begun.elapsed(), grace());
@@ -151,30 +185,16 @@ async fn end_all(
     }
 }
 
-/// The group, and those who left it. This process is of the group and takes the signal as well, as one more request
-/// to end.
-fn tell_all(signal: Signal) {
-    let _ = kill_current_process_group(signal);
-    for child in children() {
+/// The server's group, and those who left it.
+fn tell_all(server: Pid, status: Option<WaitStatus>, signal: Signal) {
+    let children = children();
+    // The number of a group is nobody else's while one is in it that was not waited for.
+    if status.is_none() || children.iter().any(|child| getpgid(Some(*child)) == Ok(server)) {
+        let _ = kill_process_group(server, signal);
+    }
+    for child in children {
         let _ = kill_process(child, signal);
     }
-}
-
-/// The direct children of this process, as the kernel lists them.
-fn children() -> Vec<Pid> {
-    let own = getpid().as_raw_nonzero().get();
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-    let numbers = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    let is_child = |number: &u32| {
-        let stat = fs::read_to_string(format!("/proc/{number}/stat")).unwrap_or_default();
-        parent_of(&stat) == Some(own)
-    };
-    numbers.filter(is_child).filter_map(pid).collect()
-}
-
-/// The fourth field of `/proc/PID/stat` (`proc_pid_stat(5)`). The second, the name, is anything between brackets.
-fn parent_of(stat: &str) -> Option<i32> {
-    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
 /// As a shell gives it: what the server said, or 128 and the signal that ended it.
@@ -183,19 +203,4 @@ fn exit_code(status: Option<WaitStatus>) -> ExitCode {
         status.exit_status().or_else(|| status.terminating_signal().map(|signal| 128 + signal))
     });
     ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn reads_who_a_parent_is() {
-        let check = |stat: &str, expected| assert_eq!(parent_of(stat), expected, "{stat}");
-        check("12 (node) S 7 12 12 0 -1", Some(7));
-        check("12 (a) b (c) S 7 12", Some(7));
-        check("12 () S 1) R 9 12", Some(9));
-        check("", None);
-        check("12 (node)", None);
-    }
 }

@@ -5,23 +5,28 @@
 //! behind (`PR_SET_CHILD_SUBREAPER`), and when the server ends, the gateway asks for the end, or the gateway itself is
 //! gone, it ends all of it. It passes no message: the pipes are the server's own, and the keeper holds none of them but
 //! standard error. The **stand-in** is the keeper's child: it binds its life to the keeper's (`PR_SET_PDEATHSIG`),
-//! takes limits upon itself, and becomes the server's program.
+//! takes limits upon itself, and becomes the server's program, in a process group of its own. What a keeper leaves that is
+//! killed itself comes to the gateway (`strays`).
 //!
-//! Invariants: when the keeper has ended, nothing that descends from the server runs; the server inherits no descriptor
-//! but its three; no step is taken between a fork and an exec, so that all of this is safe code.
+//! Invariants: when the keeper has ended, nothing that descends from the server runs, or, where it was killed, not for
+//! long; the server inherits no descriptor but its three; no step is taken between a fork and an exec, so that all of this
+//! is safe code.
 //!
 //! Does not know: MCP, what the server is, or who asks it.
 
 mod keeper;
+mod kin;
 mod orders;
 mod stand_in;
+mod strays;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal};
 
 pub use orders::{Confinement, Limits, Orders};
+pub use strays::{adopt, end as end_strays, forget, start};
 
 /// The first argument of a process that is to be one of these. Not in `--help`: nobody types it.
 const COMMAND: &str = "exec-child";
@@ -64,10 +69,10 @@ pub fn ask_to_end(keeper: u32) {
     }
 }
 
-/// Kills a keeper's whole process group: when it does not end by itself.
-pub fn kill_all(keeper: u32) {
+/// Kills a keeper, when it does not end by itself. Its server goes with it; the rest is for `end_strays`.
+pub fn kill(keeper: u32) {
     if let Some(pid) = pid(keeper) {
-        let _ = kill_process_group(pid, Signal::KILL);
+        let _ = rustix::process::kill_process(pid, Signal::KILL);
     }
 }
 

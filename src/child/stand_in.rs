@@ -12,6 +12,7 @@ use landlock::{
 use rustix::process::{Resource, Rlimit, Signal, getppid, set_parent_process_death_signal, setrlimit};
 
 use super::orders::{Confinement, Limits, Orders};
+use super::strays::CORE_BYTES;
 use super::{EXIT_NOT_RUN, pid};
 
 /// What the arguments call it.
@@ -53,7 +54,7 @@ fn limit(limits: &Limits) -> Result<(), String> {
         ("cpu", Resource::Cpu, limits.cpu_s),
         ("file_size", Resource::Fsize, limits.file_bytes),
         // A dump of a server's memory would be a file full of other people's calls.
-        ("core", Resource::Core, Some(0)),
+        ("core", Resource::Core, Some(CORE_BYTES)),
     ];
     for (name, resource, value) in all {
         let Some(value) = value else { continue };

@@ -215,6 +215,15 @@ fn call(message: &Value) -> Result<Value, Value> {
             "done".to_owned()
         }
         Some("die") => std::process::exit(6),
+        Some("kill") => {
+            let signal = rustix::process::Signal::from_named_raw(i32::try_from(number("signal")).unwrap());
+            let keeper = rustix::process::getppid().unwrap();
+            match arguments["whom"].as_str() {
+                Some("keeper") => rustix::process::kill_process(keeper, signal.unwrap()).unwrap(),
+                _ => rustix::process::kill_current_process_group(signal.unwrap()).unwrap(),
+            }
+            "done".to_owned()
+        }
         Some("hang") => {
             eprintln!("hanging");
             loop {

@@ -106,6 +106,7 @@ impl From<BackendError> for Trouble {
             Stage::LeftAlone
             | Stage::Resolve
             | Stage::Private
+            | Stage::Start
             | Stage::Connect
             | Stage::ConnectTimeout
             | Stage::Unsent => Self::Unreachable,

@@ -86,7 +86,10 @@ impl Link {
         let Some(id) = envelope.id else { return false };
         let mut state = self.state.borrow_mut();
         let number = state.open_call(id.span.of(message));
-        let Some(minted) = number.and_then(|number| state.table.remove(number)) else { return false };
+        let Some(minted) = number.and_then(|number| state.table.remove(number)) else {
+            self.note_foreign_id(&state, id.span.of(message));
+            return false;
+        };
         if let (What::Subscribe(uri), Some(seat), Kind::Response) =
             (&minted.call.what, minted.call.seat, envelope.kind)
         {
@@ -113,6 +116,18 @@ impl Link {
             To::Own(answer) => drop(answer.send((message.clone(), envelope.clone()))),
         }
         true
+    }
+
+    /// Says once that the server answers under ids that are not those it was asked under, but look like them.
+    fn note_foreign_id(&self, state: &State, raw: &[u8]) {
+        let unquoted = raw.strip_prefix(b"\"").and_then(|raw| raw.strip_suffix(b"\""));
+        if unquoted.is_some_and(|raw| state.open_call(raw).is_some())
+            && !self.common.told_of_ids.replace(true)
+        {
+            let server = &self.common.name;
+            tracing::warn!(%server, "it answers under ids that are strings, to requests with ids that are numbers: such \
+                an answer belongs to no call (JSON-RPC 2.0, response object), and is dropped");
+        }
     }
 
     /// A request of the process. It waits for an answer, so it gets one, if only a refusal.

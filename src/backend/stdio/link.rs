@@ -45,6 +45,8 @@ pub struct Common {
     pub backoff: RefCell<Backoff>,
     /// Whether it was said that it asks clients who share a process.
     pub told_of_sharing: Cell<bool>,
+    /// Whether it was said that it answers under ids of another type.
+    pub told_of_ids: Cell<bool>,
     /// What happened so far.
     pub counts: Counts,
 }
@@ -94,8 +96,16 @@ pub struct Link {
     pub settled: Notify,
     is_over: Cell<bool>,
     /// Why it failed, once it has.
-    fate: RefCell<Option<String>>,
+    fate: RefCell<Option<Fate>>,
     used: Cell<Instant>,
+}
+
+/// Why a process failed.
+pub struct Fate {
+    /// For everybody.
+    pub why: String,
+    /// The last line of its standard error, for those who administer.
+    pub said: Option<String>,
 }
 
 /// What is under way on a process.
@@ -416,18 +426,19 @@ impl Link {
         backoff.borrow_mut().fail(self.began.elapsed());
     }
 
-    /// Why it failed, for those who administer.
-    pub fn note_fate(&self, why: String) {
-        *self.fate.borrow_mut() = Some(why);
+    /// Why it failed.
+    pub fn note_fate(&self, fate: Fate) {
+        *self.fate.borrow_mut() = Some(fate);
     }
 
     /// The failure of whoever waited for its first answer.
-    pub fn gone(&self) -> String {
+    pub fn gone(&self) -> BackendError {
         let fate = self.fate.borrow();
-        format!(
-            "it ended before it answered{}",
-            fate.as_ref().map_or(String::new(), |why| format!(": {why}"))
-        )
+        let Some(Fate { why, said }) = &*fate else {
+            return BackendError::not_started("its program ended before it answered", None);
+        };
+        let said = said.as_ref().map(|said| format!("the last it said was {said:?}"));
+        BackendError::not_started(why.clone(), said)
     }
 
     /// Asks for its end.

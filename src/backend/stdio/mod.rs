@@ -12,6 +12,7 @@
 //!
 //! Does not know: HTTP, endpoints, and what a method does, but for those that decide whose a message is.
 
+mod fate;
 mod inbound;
 mod lines;
 mod link;

@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::super::shim::{Backoff, Outcome, Reply};
 use super::super::{BackendError, EraChoice, Stage};
 use super::Sharing;
+use super::fate::{self, End};
 use super::link::Link;
 use super::process::Spawned;
 use super::server::Call;
@@ -65,29 +66,37 @@ impl Supervisor {
         let wait = waits[0].max(waits[1]);
         if wait > BACKOFF_WAITED {
             let failures = common.backoff.borrow().failures().max(backoff.borrow().failures());
-            let text =
-                format!("it failed {failures} times in a row; the next try is in {} s", wait.as_secs());
-            return Err(BackendError::new(Stage::Connect, text));
+            // Not a moment too early.
+            let wait = wait.as_millis().div_ceil(1000);
+            let text = format!("it failed {failures} times in a row; the next try is in {wait} s");
+            return Err(BackendError::not_started(text, None));
         }
         sleep(wait).await;
         let turn = self.turns.take(common.program.settings.start_timeout).await?;
         let spare = self.spare.borrow_mut().take();
-        let spawned = match spare.map(|mut spare| (spare.is_running(), spare)) {
-            Some((true, spare)) => spare,
-            Some((false, spare)) => {
-                spawn_local(spare.discard(Rc::clone(common)));
-                self.spawn()?
-            }
-            None => {
-                self.make_room()?;
-                self.spawn()?
-            }
+        let spawned = if let Some(spare) = spare.and_then(|spare| self.running(spare)) {
+            spare
+        } else {
+            self.make_room()?;
+            self.spawn()?
         };
         self.keep_spare_soon();
         let link = Link::new(common, era, spawned.pid, spawned.began, Rc::clone(backoff));
         spawned.run(Rc::clone(&link));
         turn.hold_for(&link);
         Ok(link)
+    }
+
+    /// A spare one, if it still runs. One that ended has failed to start, though nobody has asked it anything.
+    pub fn running(&self, mut spare: Spawned) -> Option<Spawned> {
+        let Some(status) = spare.ended() else { return Some(spare) };
+        let common = &self.common;
+        let why = End::Exited(status).text(&common.program);
+        common.tally.fail(ProcessStage::Start, &*why);
+        common.backoff.borrow_mut().fail(spare.began.elapsed());
+        tracing::warn!(server = %common.name, why, "a process that was kept started has ended");
+        spawn_local(spare.discard(Rc::clone(common)));
+        None
     }
 
     /// Starts one more.
@@ -99,7 +108,7 @@ impl Supervisor {
             self.common.tally.fail(ProcessStage::Start, error.to_string());
             self.common.backoff.borrow_mut().fail(Duration::ZERO);
             tracing::warn!(server = %self.common.name, %error, "a server process cannot be started");
-            BackendError::new(Stage::Connect, error)
+            BackendError::not_started(fate::unstarted(&error, &self.common.program), Some(error.to_string()))
         })
     }
 
@@ -183,7 +192,7 @@ impl Supervisor {
             // That was noted.
             Ok(Err(_gone)) => {
                 self.found_era.set(None);
-                return Err(BackendError::new(Stage::Connect, link.gone()));
+                return Err(link.gone());
             }
             Err(_elapsed) => {
                 self.found_era.set(None);
@@ -191,9 +200,9 @@ impl Supervisor {
                 let why = "it did not answer `initialize` within start_timeout";
                 self.common.tally.fail(ProcessStage::Introduce, why);
                 tracing::warn!(server = %self.common.name, "a server process does not answer `initialize`");
-                link.close(Stage::Connect);
+                link.close(Stage::Start);
                 link.end();
-                return Err(BackendError::new(Stage::Connect, "it did not answer within start_timeout"));
+                return Err(BackendError::not_started("it did not answer within start_timeout", None));
             }
         };
         if envelope.kind == Kind::Response {

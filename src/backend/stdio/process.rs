@@ -14,8 +14,9 @@ use tokio::time::{Instant, timeout};
 
 use super::super::Stage;
 use super::Program;
+use super::fate::End;
 use super::lines::Lines;
-use super::link::{Common, Link};
+use super::link::{Common, Fate, Link};
 use super::tally::ProcessStage;
 use crate::child::{self, Orders};
 
@@ -43,36 +44,20 @@ struct Said {
     unlogged: u64,
 }
 
-/// Why nothing more comes of a process.
-#[derive(Debug)]
-enum End {
-    /// It was asked to end.
-    Asked,
-    /// It ended, with this.
-    Exited(io::Result<ExitStatus>),
-    /// It closed its standard output.
-    Silent,
-    /// It closed its standard input.
-    Deaf,
-    /// It does not read.
-    Stalled,
-    /// A line over the cap.
-    TooLong,
-    /// Nothing but lines that are no message.
-    Babble,
-}
-
 /// After its standard input was closed, which asks a server to end (MCP, stdio, shutdown).
 const CLOSE_GRACE: Duration = Duration::from_millis(1500);
 
 /// After SIGTERM: its keeper sends SIGKILL after half of it.
 const TERM_PATIENCE: Duration = Duration::from_secs(3);
 
-/// After SIGKILL to the whole group. All three are under five seconds.
+/// After SIGKILL. All three are under five seconds.
 const KILL_PATIENCE: Duration = Duration::from_millis(400);
 
 /// A process that takes none of what is written to it for so long will not.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A process that has ended closes its pipes before its keeper has seen to what it left, and ends with its status.
+const STATUS_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What a process said before it ended is still in the pipe.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
@@ -90,7 +75,7 @@ const LOGGED_MAX: u32 = 20;
 impl Spawned {
     /// Starts one. Its standard error is read from now on.
     pub fn start(common: &Rc<Common>) -> io::Result<Self> {
-        let mut child = command(&common.program).spawn()?;
+        let mut child = child::start(&mut command(&common.program))?;
         let (Some(stdin), Some(stdout), Some(stderr), Some(pid)) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take(), child.id())
         else {
@@ -102,9 +87,9 @@ impl Spawned {
         Ok(Self { pid, began: Instant::now(), child, stdin, stdout, said, hearing })
     }
 
-    /// Whether it still runs.
-    pub fn is_running(&mut self) -> bool {
-        matches!(self.child.try_wait(), Ok(None))
+    /// Whether it has ended, and with what.
+    pub fn ended(&mut self) -> Option<io::Result<ExitStatus>> {
+        self.child.try_wait().transpose()
     }
 
     /// Lets calls be asked of it over a link, until either ends.
@@ -119,7 +104,7 @@ impl Spawned {
     pub async fn discard(self, common: Rc<Common>) {
         drop(self.stdin);
         end(self.child, self.pid).await;
-        note_ended(&common);
+        note_ended(&common, self.pid);
     }
 }
 
@@ -210,14 +195,21 @@ async fn watch(
         why = &mut reading => why.unwrap_or(End::Silent),
         why = &mut writing => why.unwrap_or(End::Deaf),
     };
+    let why = match why {
+        // Mostly it has ended, which its keeper tells a moment later.
+        End::Silent | End::Deaf => match timeout(STATUS_TIMEOUT, child.wait()).await {
+            Ok(status) => End::Exited(status),
+            Err(_elapsed) => why,
+        },
+        _ => why,
+    };
     let common = Rc::clone(&link.common);
     if !matches!(why, End::Asked) {
         if !link.has_answered.get() {
             // Why it cannot be started stands there, most often, and whoever waits for it is told.
             drop(timeout(DRAIN_TIMEOUT, &mut hearing).await);
         }
-        let told = note_failure(&common, &why, &said.borrow(), began.elapsed());
-        link.note_fate(told);
+        link.note_fate(note_failure(&common, &why, &said.borrow(), began.elapsed()));
         link.note_failure();
     }
     link.close(Stage::Sent);
@@ -226,45 +218,41 @@ async fn watch(
     drop(writing.await);
     end(child, link.pid).await;
     reading.abort();
-    note_ended(&common);
+    note_ended(&common, link.pid);
 }
 
 /// Closed standard input, SIGTERM, SIGKILL, each after its time.
 async fn end(mut child: Child, pid: u32) {
-    if timeout(CLOSE_GRACE, child.wait()).await.is_ok() {
-        return;
+    let mut status = timeout(CLOSE_GRACE, child.wait()).await;
+    if status.is_err() {
+        child::ask_to_end(pid);
+        status = timeout(TERM_PATIENCE, child.wait()).await;
     }
-    child::ask_to_end(pid);
-    if timeout(TERM_PATIENCE, child.wait()).await.is_ok() {
-        return;
+    if status.is_err() {
+        child::kill(pid);
+        status = timeout(KILL_PATIENCE, child.wait()).await;
     }
-    child::kill_all(pid);
-    if timeout(KILL_PATIENCE, child.wait()).await.is_err() {
-        tracing::error!(pid, "a process does not end, not even by SIGKILL");
+    match status {
+        // Not by its own word, so it did not see to what its server has left.
+        Ok(Ok(status)) if status.code().is_none() => child::end_strays().await,
+        Ok(_) => {}
+        Err(_elapsed) => tracing::error!(pid, "a process does not end, not even by SIGKILL"),
     }
 }
 
-fn note_ended(common: &Common) {
+fn note_ended(common: &Common, keeper: u32) {
+    child::forget(keeper);
     common.tally.end();
     common.ended.notify_waiters();
 }
 
 /// Logs it, and gives why in short, with the last that it said.
-fn note_failure(common: &Common, why: &End, said: &Said, ran: Duration) -> String {
-    let why = match why {
-        End::Exited(Ok(status)) => format!("it ended: {status}"),
-        End::Exited(Err(error)) => format!("it cannot be waited for: {error}"),
-        End::Silent => "it closed its standard output".to_owned(),
-        End::Deaf => "it closed its standard input".to_owned(),
-        End::Stalled => "it does not read its standard input".to_owned(),
-        End::TooLong => "it sent a message over line_bytes_max".to_owned(),
-        End::Babble => "what it prints to standard output is no MCP".to_owned(),
-        End::Asked => "it was asked to end".to_owned(),
-    };
+fn note_failure(common: &Common, why: &End, said: &Said, ran: Duration) -> Fate {
+    let why = why.text(&common.program);
     let said: Vec<&String> = said.lines.iter().collect();
     common.tally.fail(ProcessStage::Run, &*why);
     tracing::warn!(server = %common.name, why, ran_ms = ran.as_millis(), ?said, "a server process failed");
-    said.last().map_or_else(|| why.clone(), |last| format!("{why}; the last it said was {last:?}"))
+    Fate { why, said: said.last().map(|last| (*last).clone()) }
 }
 
 /// Reads standard error to its end, whatever becomes of the lines: a full pipe would stop the process.

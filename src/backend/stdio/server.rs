@@ -134,6 +134,7 @@ impl Server<Configured> {
     /// the thread that started it (`PR_SET_PDEATHSIG`), so it must be one that lives as long.
     pub fn deploy(self) -> Result<Server<Deployed>, Server<Failed>> {
         child::close_memory();
+        child::adopt();
         let (asked, taken) = mpsc::channel(ASKED_MAX);
         // At most one message for each call, and calls are bounded.
         let (given_up, over) = mpsc::unbounded_channel();

@@ -122,6 +122,7 @@ impl Supervisor {
             ended: Notify::new(),
             backoff: RefCell::default(),
             told_of_sharing: Cell::new(false),
+            told_of_ids: Cell::new(false),
             counts: Counts::default(),
         };
         Rc::new(Self {
@@ -397,11 +398,10 @@ impl Supervisor {
         }
         self.common.backoff.borrow_mut().note_running(longest);
         self.slots.borrow_mut().retain(|_, slot| Rc::strong_count(slot) > 1 || slot.is_in_use());
-        if let Some(spare) = self.spare.borrow_mut().take_if(|spare| !spare.is_running()) {
-            self.common.backoff.borrow_mut().fail(spare.began.elapsed());
-            spawn_local(spare.discard(Rc::clone(&self.common)));
-        }
-        if self.spare.borrow().is_none() {
+        let spare = self.spare.borrow_mut().take();
+        if let Some(spare) = spare.and_then(|spare| self.running(spare)) {
+            *self.spare.borrow_mut() = Some(spare);
+        } else {
             self.keep_spare_soon();
         }
     }

@@ -270,7 +270,7 @@ async fn a_client_that_neither_asks_nor_listens_is_in_nobodys_way() {
     for seat in &room.seats {
         room.link.state.borrow_mut().seats.get(*seat).unwrap().mailbox.close(0);
     }
-    let mut check = |room: &mut Room, expected: &str| {
+    let check = |room: &mut Room, expected: &str| {
         room.heard();
         room.told();
         room.say(ROOTS).unwrap();
