@@ -149,10 +149,19 @@ fn input(question: &Value) -> Input {
 }
 
 /// In front of one such server. `lines` go into its table, `more` behind it.
-fn setup((transport, era): (Transport, Era), lines: &str, more: &str) -> Setup {
+fn setup(server: (Transport, Era), lines: &str, more: &str) -> Setup {
+    // Modern clients of Legacy servers are served by the bridge.
+    Setup::new().with(&format!(
+        "{}\n{more}\n[bridge]\ndiscover = true\nhold_timeout = \"{HOLD}\"\nholds_per_key_max = 3",
+        table(server, lines)
+    ))
+}
+
+/// One such server, and its table.
+fn table((transport, era): (Transport, Era), lines: &str) -> String {
     let name = if era == Era::Modern { "modern" } else { "legacy" };
     let lines = format!("era = \"{name}\"\n{lines}");
-    let table = match transport {
+    match transport {
         Transport::Http => {
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
             let address = listener.local_addr().unwrap();
@@ -170,11 +179,7 @@ fn setup((transport, era): (Transport, Era), lines: &str, more: &str) -> Setup {
             let server = sse::Server::start();
             format!("[servers.a]\nurl = \"http://{}/sse\"\ntransport = \"sse\"\n{lines}", server.address)
         }
-    };
-    // Modern clients of Legacy servers are served by the bridge.
-    Setup::new().with(&format!(
-        "{table}\n{more}\n[bridge]\ndiscover = true\nhold_timeout = \"{HOLD}\"\nholds_per_key_max = 3"
-    ))
+    }
 }
 
 /// How long a client is waited for, where that is to be waited for.
@@ -471,11 +476,8 @@ fn nothing_is_held_for_a_client_that_never_answers() {
 fn never_answers(gateway: &Gateway, server: (Transport, Era), client: Era) {
     let (kind, declared, question) = questions().into_iter().next().unwrap();
     let row = Row { server, client, way: WAYS[0], kind, declared, question };
-    // Where all that a server says comes on one stream, only one call of a Modern client can be asked
-    // something at a time.
-    let is_one_stream = server.0 != Transport::Http && (server.1, client) == (Era::Legacy, Era::Modern);
     let mut replies = Vec::new();
-    for _ in 0..if is_one_stream { 1 } else { 3 } {
+    for _ in 0..3 {
         let mut dialogue = row.dialogue(gateway);
         let reply = row.asked(dialogue.call(gateway, &row.arguments(1)));
         if client == Era::Legacy {
@@ -504,6 +506,156 @@ fn never_answers(gateway: &Gateway, server: (Transport, Era), client: Era) {
         }
     }
     assert!(done["result"].to_string().contains("Ada"), "{done}: {row:?}");
+}
+
+/// Where all that a server says comes over one channel, and its clients are Modern: by way of that transport.
+const ONE_CHANNEL: [Transport; 2] = [Transport::Stdio, Transport::Sse];
+
+/// The text of an answer.
+#[track_caller]
+fn said(done: &Value) -> &str {
+    done["result"]["content"][0]["text"].as_str().unwrap_or_else(|| panic!("{done}"))
+}
+
+/// A call that asks for a form of its own.
+fn ask_for(gateway: &Gateway, path: &'static str, word: &str) -> (Dialogue, Turn) {
+    let declared = json!({"elicitation": {"form": {}}});
+    let mut dialogue = Dialogue::begin(gateway, Era::Modern, (path, WAYS[0].1), &declared, "inquire");
+    let params = json!({"message": word, "requestedSchema": {"type": "object", "properties": {}}});
+    let question = json!({"method": "elicitation/create", "params": params});
+    let turn = dialogue.call(gateway, &json!({"questions": [question, question]}));
+    (dialogue, turn)
+}
+
+/// Whether it is asked that, and not what another call asks; answers it until it is done.
+#[track_caller]
+fn answer_for(gateway: &Gateway, (mut dialogue, mut turn): (Dialogue, Turn), word: &str) {
+    for round in 1..=2 {
+        let Turn::Asked(asked, reply) = turn else { panic!("{word}: {turn:?}") };
+        assert_eq!(asked["params"]["message"], word, "{asked}");
+        turn = dialogue.answer(gateway, &reply, &given("form", &format!("{word}-{round}")));
+    }
+    let Turn::Done(done) = turn else { panic!("{word}: {turn:?}") };
+    for round in 1..=2 {
+        assert!(said(&done).contains(&format!("{word}-{round}")), "{done}");
+    }
+}
+
+#[test]
+fn calls_that_ask_at_once_are_told_apart() {
+    thread::scope(|scope| {
+        for transport in ONE_CHANNEL {
+            scope.spawn(move || {
+                let gateway = setup((transport, Era::Legacy), "", "").start();
+                let (gateway, words) = (&gateway, ["one", "two", "three"]);
+                let asked = thread::scope(|scope| {
+                    let asking = words.map(|word| scope.spawn(move || ask_for(gateway, WAYS[0].0, word)));
+                    asking.map(|asking| asking.join().unwrap())
+                });
+                for (asked, word) in asked.into_iter().zip(words).rev() {
+                    answer_for(gateway, asked, word);
+                }
+            });
+        }
+    });
+}
+
+/// Neither a call that nobody comes back to, nor one whose client has gone, is in the way of the next.
+#[test]
+fn a_call_that_was_left_is_in_nobodys_way() {
+    thread::scope(|scope| {
+        for transport in ONE_CHANNEL {
+            scope.spawn(move || {
+                let gateway = setup((transport, Era::Legacy), "", "").start();
+                let left = ask_for(&gateway, WAYS[0].0, "left");
+                assert!(matches!(left.1, Turn::Asked(..)), "{:?}", left.1);
+                answer_for(&gateway, ask_for(&gateway, WAYS[0].0, "next"), "next");
+            });
+        }
+    });
+    let server = sse::Server::start();
+    let sse = format!("[servers.a]\nurl = \"http://{}/sse\"\ntransport = \"sse\"", server.address);
+    let gateway = Setup::new().with(&sse).start();
+    let declared = json!({"elicitation": {}});
+    let mut client = Client::connect(gateway.address);
+    client.send(&modern(WAYS[0].0, &declared, json!({"name": "hang", "arguments": {}})).bytes());
+    server.wait("the call", |server| !server.seen("tools/call").is_empty());
+    drop(client);
+    server.wait("its end", |server| !server.seen("notifications/cancelled").is_empty());
+    answer_for(&gateway, ask_for(&gateway, WAYS[0].0, "next"), "next");
+}
+
+/// Beyond the bound calls share a session: they are served, but not asked, and those before are.
+#[test]
+fn sessions_of_calls_that_ask_are_bounded() {
+    let check = |transport, lines: &str, room: usize| {
+        let gateway = Setup::new().with(&table((transport, Era::Legacy), lines)).start();
+        let words: Vec<String> = (0..room).map(|number| format!("call-{number}")).collect();
+        let mut asked: Vec<_> = words.iter().map(|word| (ask_for(&gateway, WAYS[0].0, word), word)).collect();
+        for _ in 0..2 {
+            let (_, turn) = ask_for(&gateway, WAYS[0].0, "one more");
+            let Turn::Done(done) = turn else { panic!("{transport:?} has room for one more: {turn:?}") };
+            assert!(said(&done).contains("not certain"), "{done}");
+        }
+        let (first, word) = asked.remove(0);
+        answer_for(&gateway, first, word);
+        answer_for(&gateway, ask_for(&gateway, WAYS[0].0, "again"), "again");
+        for (asked, word) in asked {
+            let Turn::Asked(question, _) = asked.1 else { panic!("{word}: {:?}", asked.1) };
+            assert_eq!(question["params"]["message"], **word);
+        }
+    };
+    check(Transport::Sse, "", 16);
+    check(Transport::Stdio, "processes_max = 2", 1);
+    check(Transport::Stdio, "processes_max = 5", 3);
+}
+
+/// A program that asked nothing is one process for all calls of a key, unless each session is to have its own;
+/// from its first question on, calls that are under way together have one each, until it is of no use any more.
+#[test]
+fn processes_of_calls_that_ask_end() {
+    let program = env!("CARGO_BIN_EXE_metamcp-stdio-fixture");
+    let declared = json!({"elicitation": {"form": {}}});
+    let pid = |gateway: &Gateway, declared: &Value| {
+        let request = modern(WAYS[0].0, declared, json!({"name": "pid", "arguments": {}}));
+        said(&last(&Client::once(gateway.address, &request))).to_owned()
+    };
+    let is_gone = |pid: &str| !std::path::Path::new(&format!("/proc/{pid}")).exists();
+    let check = |sharing: &str, are_apart: bool| {
+        let bounds = format!("[bridge]\nhold_timeout = \"{HOLD}\"\nsession_idle_timeout = \"{HOLD}\"");
+        let table = format!(
+            "[servers.a]\ncommand = {program:?}\nargs = [\"legacy\"]\nera = \"legacy\"\nsharing = \"{sharing}\""
+        );
+        let gateway = Setup::new().with(&table).with(&bounds).start();
+        let first = pid(&gateway, &declared);
+        assert_eq!(pid(&gateway, &declared), first, "one after the other, they have the same");
+        let mut hanging = Client::connect(gateway.address);
+        hanging.send(&modern(WAYS[0].0, &declared, json!({"name": "hang", "arguments": {}})).bytes());
+        until("it hangs", || gateway.log().contains("hanging"));
+        let other = pid(&gateway, &declared);
+        assert_eq!(other != first, are_apart, "{sharing}");
+        drop(hanging);
+        let turn = ask_for(&gateway, WAYS[0].0, "left").1;
+        assert!(matches!(turn, Turn::Asked(..)) || !are_apart, "{sharing}: {turn:?}");
+        let further = pid(&gateway, &declared);
+        assert_ne!(further, first, "{sharing}");
+        until("the process of that call is gone", || is_gone(&further));
+        if are_apart {
+            until("so is that of the first session", || is_gone(&first));
+        }
+        // It is the key's own.
+        assert!(are_apart || !is_gone(&first));
+    };
+    check("key", false);
+    check("session", true);
+}
+
+fn until(what: &str, holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}");
+        thread::park_timeout(Duration::from_millis(20));
+    }
 }
 
 /// Whose call waits in the gateway is told that it is over; a Modern server keeps nothing, so its Modern

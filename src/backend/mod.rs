@@ -27,6 +27,7 @@ mod wire;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -149,6 +150,8 @@ pub struct Backend {
     breaker: Breaker,
     legacy: Side,
     modern: Side,
+    /// Whether it was seen to ask a client for something.
+    asks: AtomicBool,
 }
 
 /// How a server is spoken to.
@@ -204,6 +207,7 @@ impl Backend {
             path,
             bounds,
             breaker,
+            asks: AtomicBool::new(false),
         }))
     }
 
@@ -261,6 +265,26 @@ impl Backend {
     /// How many calls it has under way, and how many wait for their turn, over all workers.
     pub fn load(&self) -> (usize, usize) {
         self.bounds.count(&self.config)
+    }
+
+    /// It asked a client's user or model for something.
+    pub fn note_asks(&self) {
+        self.asks.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a call is to have a session to itself, so that what the server asks is certainly of that call. A program that
+    /// the sessions of a key share is one process for as long as it asked nothing: it may keep there what they share.
+    pub fn serves_calls_apart(&self) -> bool {
+        let sharing = match &self.config.address {
+            Address::Stdio(program) => Some(program.settings.sharing),
+            Address::Http(_) | Address::Unix { .. } | Address::Sse(_) => None,
+        };
+        match sharing {
+            None => self.has_one_channel(),
+            Some(stdio::Sharing::Shared) => false,
+            Some(stdio::Sharing::Key) => self.asks.load(Ordering::Relaxed),
+            Some(stdio::Sharing::Session) => true,
+        }
     }
 
     /// What those who asked it have learned of it.

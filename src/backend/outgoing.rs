@@ -22,6 +22,7 @@ pub struct Outgoing {
     body: Slices,
     owner: Option<KeyId>,
     place: Option<u64>,
+    is_apart: bool,
     /// In place of the MCP path; boxed, for a usual request has none.
     path: Option<Box<PathAndQuery>>,
     era: Option<Era>,
@@ -36,7 +37,16 @@ impl Outgoing {
     /// A message.
     pub fn post(body: Slices) -> Self {
         let lines = Vec::with_capacity(LINES_BYTES_USUAL);
-        Self { method: Method::POST, lines, body, owner: None, place: None, path: None, era: None }
+        Self {
+            method: Method::POST,
+            lines,
+            body,
+            owner: None,
+            place: None,
+            is_apart: false,
+            path: None,
+            era: None,
+        }
     }
 
     /// A message of one piece.
@@ -68,6 +78,16 @@ impl Outgoing {
     /// Which session of a client it opens.
     pub(super) fn place(&self) -> Option<u64> {
         self.place
+    }
+
+    /// The session that it opens is to share nothing with others, where the server is one whose processes may be shared.
+    pub fn set_apart(&mut self, is_apart: bool) {
+        self.is_apart = is_apart;
+    }
+
+    /// Whether that is so.
+    pub fn is_apart(&self) -> bool {
+        self.is_apart
     }
 
     /// To another path than the MCP path.
@@ -125,6 +145,7 @@ impl Outgoing {
             body,
             owner: self.owner,
             place: self.place,
+            is_apart: false,
             path: None,
             era: None,
         };

@@ -99,7 +99,8 @@ impl Pool {
             },
             Reach::Process(server) => {
                 let (verb, session, owner) = request.to_verb();
-                let calling = server.call(verb, session, owner, request.place());
+                let (place, is_apart) = (request.place(), request.is_apart());
+                let calling = server.call(verb, session, owner, place, is_apart);
                 return Box::pin(self.hand_over(calling, lane, permit)).await;
             }
             Reach::Sse(server) => {

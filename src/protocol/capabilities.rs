@@ -100,6 +100,14 @@ impl ClientCapabilities {
         self.0 & other.0 == other.0
     }
 
+    /// Whether a server may ask anything of such a client.
+    pub const fn can_be_asked(self) -> bool {
+        self.has(Self::ROOTS)
+            || self.has(Self::SAMPLING)
+            || self.has(Self::ELICITATION_FORM)
+            || self.has(Self::ELICITATION_URL)
+    }
+
     /// One byte for sealed ids.
     pub const fn to_byte(self) -> u8 {
         self.0

@@ -178,7 +178,8 @@ fn introduction(call: &Call) -> Result<Introduction, Fault> {
         .unwrap_or(Revision::LEGACY_LATEST);
     // A copy: a slice would keep the whole request for as long as the session.
     let params = Bytes::copy_from_slice(&params);
-    Ok(Introduction { revision, capabilities, params, owner: Some(call.identity.key_id()) })
+    let owner = Some(call.identity.key_id());
+    Ok(Introduction { revision, capabilities, params, owner, is_apart: false })
 }
 
 /// On an endpoint with several servers.

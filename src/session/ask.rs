@@ -41,14 +41,26 @@ pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
 
 /// Sends a message and reads the answer to its end. Not cancel safe: the connection is closed.
 pub async fn ask(pool: &Rc<Pool>, ask: Ask<'_>) -> Asked {
-    ask_for(pool, ask, None, None).await
+    ask_for(pool, ask, For::default()).await
 }
 
-/// The same, on behalf of a key, and for a session of a client.
-pub async fn ask_for(pool: &Rc<Pool>, ask: Ask<'_>, owner: Option<KeyId>, place: Option<u64>) -> Asked {
+/// For whom something is asked.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct For {
+    /// The key.
+    pub owner: Option<KeyId>,
+    /// The session of a client that is opened, whether for the first time or again.
+    pub place: Option<u64>,
+    /// Whether that session is to share nothing with others.
+    pub is_apart: bool,
+}
+
+/// The same, on behalf of somebody.
+pub async fn ask_for(pool: &Rc<Pool>, ask: Ask<'_>, whom: For) -> Asked {
     let mut request = Outgoing::whole(ask.message);
-    request.set_owner(owner);
-    if let Some(place) = place {
+    request.set_owner(whom.owner);
+    request.set_apart(whom.is_apart);
+    if let Some(place) = whom.place {
         request.set_place(place);
     }
     if let Some(ready) = ask.ready {

@@ -17,7 +17,7 @@ use serde_json::value::RawValue;
 use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use super::ask::{Ask, Heard, ask, ask_for};
+use super::ask::{Ask, For, Heard, ask, ask_for};
 use super::state::{Leftover, Session};
 use crate::auth::KeyId;
 use crate::backend::{BackendId, Lane, Outgoing, Pool};
@@ -39,6 +39,8 @@ pub struct Introduction {
     pub params: Bytes,
     /// The client's key; none for the gateway's own sessions.
     pub owner: Option<KeyId>,
+    /// Whether it shares nothing with other sessions, no process either.
+    pub is_apart: bool,
 }
 
 impl Introduction {
@@ -50,7 +52,7 @@ impl Introduction {
             capabilities.to_json(),
             env!("CARGO_PKG_VERSION"),
         );
-        Self { revision, capabilities, params: params.into(), owner: None }
+        Self { revision, capabilities, params: params.into(), owner: None, is_apart: false }
     }
 }
 
@@ -225,7 +227,9 @@ async fn initialize(
     let introduce = async || {
         let message = message.clone();
         let asked = Ask { method: Method::Initialize, message, ready: None, modern: None };
-        ask_for(pool, asked, introduction.owner, Some(place)).await.map_err(|error| error.into_fault(&server))
+        let Introduction { owner, is_apart, .. } = *introduction;
+        let whom = For { owner, place: Some(place), is_apart };
+        ask_for(pool, asked, whom).await.map_err(|error| error.into_fault(&server))
     };
     let mut heard = introduce().await?;
     // A server of the transport of 2024-11-05 may have nothing there that takes a POST.

@@ -94,6 +94,8 @@ pub struct Link {
     pub has_answered: Cell<bool>,
     /// Told when it has, or is over.
     pub settled: Notify,
+    /// Whether it was started for one session, and ends with that.
+    pub is_ones_own: Cell<bool>,
     is_over: Cell<bool>,
     /// Why it failed, once it has.
     fate: RefCell<Option<Fate>>,
@@ -228,6 +230,7 @@ impl Link {
             backoff,
             has_answered: Cell::new(false),
             settled: Notify::new(),
+            is_ones_own: Cell::new(false),
             is_over: Cell::new(false),
             fate: RefCell::default(),
             used: Cell::new(Instant::now()),

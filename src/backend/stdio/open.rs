@@ -128,6 +128,12 @@ impl Supervisor {
         Err(BackendError::new(Stage::QueueFull, "as many of its processes are in use as may be"))
     }
 
+    /// Whether one more may run for a call that could do with a shared one: half of them are left to clients
+    /// that cannot.
+    fn has_room_apart(&self) -> bool {
+        2 * self.common.tally.running() < self.common.program.settings.processes_max
+    }
+
     /// Opens a Legacy session: a seat on a process that was introduced to in the same way, or on a new one.
     pub async fn initialize(self: Rc<Self>, call: Call, message: Bytes, envelope: Envelope) {
         let outcome = self.seat(&call, &message, &envelope).await;
@@ -153,11 +159,15 @@ impl Supervisor {
         }
         let (who, params) = match self.common.program.settings.sharing {
             Sharing::Shared => (Who::Everybody, ours()),
-            Sharing::Key => (Who::Key(call.owner), Bytes::copy_from_slice(params)),
-            Sharing::Session => {
+            Sharing::Key if !call.is_apart => (Who::Key(call.owner), Bytes::copy_from_slice(params)),
+            Sharing::Key | Sharing::Session => {
                 (call.place.map_or(Who::Session(call.number), Who::Place), Bytes::copy_from_slice(params))
             }
         };
+        if call.is_apart && !self.has_room_apart() {
+            return Err(BackendError::new(Stage::QueueFull, "half of its processes are in use"));
+        }
+        let is_ones_own = matches!(who, Who::Session(_) | Who::Place(_));
         let key = Key::Legacy(who, likeness(&params));
         let introduced = self.introduced(key, &params).await?;
         let Introduced { link, answer, envelope } = &*introduced;
@@ -167,6 +177,7 @@ impl Supervisor {
         if !link.is_alive() {
             return Err(BackendError::bare(Stage::Unsent));
         }
+        link.is_ones_own.set(is_ones_own);
         let session = session_id()?;
         let seat = link.state.borrow_mut().seats.take(session.clone(), call.owner.is_some());
         self.common.sessions.borrow_mut().insert(session.clone(), (Rc::clone(link), seat));

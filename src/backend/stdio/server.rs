@@ -57,6 +57,8 @@ pub struct Call {
     pub owner: Option<KeyId>,
     /// Which session of a client it opens, whether for the first time or again.
     pub place: Option<u64>,
+    /// Whether the session that it opens is to have a process to itself.
+    pub is_apart: bool,
     /// Where the answer goes.
     pub reply: oneshot::Sender<Outcome>,
 }
@@ -174,13 +176,14 @@ impl Server<Deployed> {
         session: Option<HeaderValue>,
         owner: Option<KeyId>,
         place: Option<u64>,
+        is_apart: bool,
     ) -> Result<(Reply, Hold), BackendError> {
         let number = self.state.next_call.fetch_add(1, Ordering::Relaxed);
         // Made first, so that it is dropped last: a server that is told that the call is given up sees that
         // nobody waits.
         let hold = Hold::new(self.state.given_up.clone(), number);
         let (reply, answer) = oneshot::channel();
-        let call = Call { number, verb, session, owner, place, reply };
+        let call = Call { number, verb, session, owner, place, is_apart, reply };
         let gone = |_| BackendError::bare(Stage::Unsent);
         self.state.asked.send(Message::Call(call)).await.map_err(gone)?;
         match answer.await {
@@ -245,7 +248,7 @@ mod tests {
         // Nothing of this needs a process.
         let check = async |verb, session: Option<&'static str>, expected| {
             let (reply, _hold) =
-                server.call(verb, session.map(HeaderValue::from_static), None, None).await.unwrap();
+                server.call(verb, session.map(HeaderValue::from_static), None, None, false).await.unwrap();
             assert_eq!(reply.status, expected);
         };
         check(Verb::Get, None, StatusCode::METHOD_NOT_ALLOWED).await;

@@ -180,7 +180,7 @@ impl Supervisor {
     pub fn leave(&self, session: &HeaderValue) -> bool {
         let Some((link, seat)) = self.common.sessions.borrow_mut().remove(session) else { return false };
         link.leave(seat);
-        if self.common.program.settings.sharing == Sharing::Session && link.state.borrow().seats.len() == 0 {
+        if link.is_ones_own.get() && link.state.borrow().seats.len() == 0 {
             link.close(Stage::Sent);
             link.end();
         }

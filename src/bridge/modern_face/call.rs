@@ -14,12 +14,15 @@ use serde_json::json;
 use super::super::level::Level;
 use super::client::Client;
 use super::hold::Holds;
-use super::input::{Question, WANTED_BYTES_MAX, WANTED_MAX, Wanted, input_required, question, visits};
+use super::input::{
+    Question, WANTED_BYTES_MAX, WANTED_MAX, Wanted, input_required, is_for_somebody, question, visits,
+};
 use super::keeper::{is_ping, refuse};
 use super::listen::unopened;
 use super::request::{Asked, edited};
 use super::result::{self, error_code};
-use super::session::{FaceSession, Seat, is_announced, number, tell};
+use super::session::{FaceSession, Key, Seat, is_announced, number, tell};
+use super::sessions::Sessions;
 use super::voice::{Said, Voice};
 use crate::backend::shim::Reply;
 use crate::backend::{BackendError, Outgoing, Pool, Stage};
@@ -31,6 +34,8 @@ use crate::session::{Ready, is_lost};
 /// A call.
 pub struct Run {
     holds: Arc<Holds>,
+    sessions: Arc<Sessions>,
+    /// Where its seat is.
     session: Arc<FaceSession>,
     pool: Rc<Pool>,
     asked: Asked,
@@ -84,17 +89,24 @@ enum Source {
 const URL_ELICITATION_REQUIRED: i64 = -32042;
 
 impl Run {
-    /// Of a request.
-    pub fn new(holds: Arc<Holds>, session: Arc<FaceSession>, pool: Rc<Pool>, asked: Asked) -> Self {
+    /// Of a request, in the session of its seat.
+    pub fn new(
+        holds: Arc<Holds>,
+        sessions: Arc<Sessions>,
+        session: Arc<FaceSession>,
+        pool: Rc<Pool>,
+        asked: Asked,
+    ) -> Self {
         let capabilities = asked.capabilities;
         let (wanted, questions) = (Vec::new(), 0);
-        Self { holds, session, pool, asked, capabilities, wanted, questions, scanner: Scanner::new() }
+        let scanner = Scanner::new();
+        Self { holds, sessions, session, pool, asked, capabilities, wanted, questions, scanner }
     }
 
     /// Until the client has its answer, has gone, or does not come back.
-    pub async fn run(mut self, mut client: Client) {
+    pub async fn run(mut self, seat: Seat, mut client: Client) {
         let opened = tokio::select! {
-            opened = self.begin() => opened,
+            opened = self.begin(seat) => opened,
             () = client.gone() => return self.session.note_given_up(),
         };
         match opened {
@@ -159,12 +171,18 @@ impl Run {
     }
 
     /// Asks the server, in a session that is opened when it is not.
-    async fn begin(&self) -> Result<Line, Fault> {
-        let seat = self
-            .session
-            .begin()
-            .ok_or_else(|| Fault::gateway(Kind::Overloaded, "its session has just ended; try again"))?;
-        let ready = self.session.open(&self.pool).await?;
+    async fn begin(&mut self, mut seat: Seat) -> Result<Line, Fault> {
+        let ready = match self.session.open(&self.pool).await {
+            // There may be no room for one more process. Then it is one of those that share a session.
+            Err(fault) if self.session.key.is_further() => {
+                tracing::debug!(server = %self.pool.backend().name(), %fault, "a call has no session to itself");
+                let key = Key { place: 0, ..self.session.key };
+                seat = self.sessions.seat(key, &self.pool).ok_or_else(just_ended)?;
+                self.session = Arc::clone(&seat.session);
+                self.session.open(&self.pool).await?
+            }
+            opened => opened?,
+        };
         if let Some(level) = self.asked.log_level {
             self.session.log_from(&self.pool, &ready, level).await;
         }
@@ -179,13 +197,14 @@ impl Run {
 
     /// Once more, in another session, when the server does not know the one that it was asked in: then it did
     /// not run the call. `None` when it does know it.
-    async fn begin_again(&self, line: &Line, status: StatusCode) -> Result<Option<Line>, Fault> {
+    async fn begin_again(&mut self, line: &Line, status: StatusCode) -> Result<Option<Line>, Fault> {
         if line.ready.session_id.is_none() || !is_lost(&self.pool, &line.ready, status).await {
             return Ok(None);
         }
         tracing::info!(server = %self.pool.backend().name(), "the server lost its session; opening another");
         self.session.forget(&line.ready);
-        self.begin().await.map(Some)
+        let seat = self.session.begin().ok_or_else(just_ended)?;
+        self.begin(seat).await.map(Some)
     }
 
     /// Takes a message of the server.
@@ -208,6 +227,9 @@ impl Run {
 
     /// A request of the server waits until the client was asked, or is refused.
     async fn take_question(&mut self, line: &Line, message: &Bytes, envelope: &Envelope, source: Source) {
+        if is_for_somebody(message, envelope) {
+            self.pool.backend().note_asks();
+        }
         let is_certain = self.is_certain(line, source);
         let why = if is_ping(message, envelope) {
             ""
@@ -340,6 +362,10 @@ impl Run {
         );
         tell(&self.pool, &line.ready, Method::Cancelled, message.into()).await;
     }
+}
+
+fn just_ended() -> Fault {
+    Fault::gateway(Kind::Overloaded, "its session has just ended; try again")
 }
 
 /// Progress under the client's own token, or a log message that it asked for; else nothing.

@@ -53,6 +53,12 @@ pub const WANTED_MAX: usize = 16;
 /// Bytes of them: as much as one event may have.
 pub const WANTED_BYTES_MAX: usize = EVENT_BYTES_MAX;
 
+/// Whether it is for the client's user or model, whom only one client has; roots are the client's own.
+pub fn is_for_somebody(message: &Bytes, envelope: &Envelope) -> bool {
+    let method = envelope.method.map(|method| method.decode(message));
+    matches!(method.as_deref(), Some("elicitation/create" | "sampling/createMessage"))
+}
+
 /// Reads a request of a server. `key` is what the client is to call it.
 pub fn question(
     message: &Bytes,

@@ -24,7 +24,8 @@ const LOOK_MIN: Duration = Duration::from_millis(50);
 
 /// Keeps a session until it is over.
 pub async fn keep(sessions: Arc<Sessions>, session: Arc<FaceSession>, pool: Rc<Pool>) {
-    let mut look = interval((sessions.idle_timeout / 4).clamp(LOOK_MIN, LOOK_MAX));
+    let idle_timeout = sessions.idle_timeout_of(&session.key);
+    let mut look = interval((idle_timeout / 4).clamp(LOOK_MIN, LOOK_MAX));
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     'reading: loop {
         let ready = session.ready();
@@ -39,7 +40,7 @@ pub async fn keep(sessions: Arc<Sessions>, session: Arc<FaceSession>, pool: Rc<P
                 }
                 () = session.over.notified() => break 'reading,
                 _ = look.tick() => {
-                    if session.end_if_idle(sessions.idle_timeout) {
+                    if session.end_if_idle(idle_timeout) {
                         break 'reading;
                     }
                     // Whoever listens is not told that the server forgot; a call notices by itself.

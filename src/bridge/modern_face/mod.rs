@@ -4,7 +4,7 @@
 //! ```text
 //! Pool::send --> answer: era.rs: does the server speak Modern after all?  yes: straight to it
 //!                  |
-//!                  +-- discover, listen.rs          from the session (session.rs), one for (key, server, capabilities)
+//!                  +-- discover, listen.rs          from the first session (session.rs) of (key, server, capabilities)
 //!                  +-- call.rs    a task a call:    request.rs -> POST -> voice.rs -> result.rs -> client.rs
 //!                  |                                                       |
 //!                  |                              the server asks: input.rs -> `input_required`, the call is held
@@ -14,6 +14,9 @@
 //! A call runs as a task on the worker that it came to, and keeps its connection to the server while it is
 //! held. What another worker has to find, sessions and held calls, lies in two tables that are locked for a
 //! few lines.
+//!
+//! Where a server has one channel for all calls, a call that may be asked has a session to itself while it is
+//! under way: one more for the key, up to a bound (sessions.rs).
 //!
 //! Invariants: ids and progress tokens that a server sees are minted here, so clients of one key never meet;
 //! what a server says goes to the call whose stream it came on, or that is certainly meant, or to nobody; a
@@ -130,20 +133,32 @@ impl ModernFace {
         if asked.envelope.params.request_state.is_some() {
             return self.resume(pool, &asked).await;
         }
-        let key = Key { owner: asked.owner, backend: pool.backend().id, capabilities: asked.capabilities };
-        let Some(session) = self.sessions.find(key, pool) else {
-            let text = "there are too many sessions with servers of earlier revisions; try again later";
-            return Ok(asked.refusal(http::StatusCode::SERVICE_UNAVAILABLE, code::INTERNAL, text));
-        };
+        let (owner, capabilities) = (asked.owner, asked.capabilities);
+        let key = Key { owner, backend: pool.backend().id, capabilities, place: 0 };
+        let session = || self.sessions.find(key, pool);
         match asked.method {
-            Some(Method::Discover) => Ok(listen::discover(&session, pool, &asked).await),
-            Some(Method::Listen) => Ok(listen::listen(session, pool, &asked).await),
-            _ => {
-                let (client, answer) = Client::of(&asked);
-                spawn_local(Run::new(Arc::clone(&self.holds), session, Rc::clone(pool), asked).run(client));
-                answer.await.unwrap_or_else(|_gone| Err(BackendError::bare(Stage::Sent)))
-            }
+            Some(Method::Discover) => match session() {
+                Some(session) => Ok(listen::discover(&session, pool, &asked).await),
+                None => Ok(too_many(&asked)),
+            },
+            Some(Method::Listen) => match session() {
+                Some(session) => Ok(listen::listen(session, pool, &asked).await),
+                None => Ok(too_many(&asked)),
+            },
+            _ => self.call(key, pool, asked).await,
         }
+    }
+
+    async fn call(self: &Arc<Self>, key: Key, pool: &Rc<Pool>, asked: Asked) -> Outcome {
+        // Of a client that cannot be asked nothing has to be told apart.
+        let is_apart = key.capabilities.can_be_asked() && pool.backend().serves_calls_apart();
+        let seat = if is_apart { self.sessions.seat_apart(key, pool) } else { self.sessions.seat(key, pool) };
+        let Some(seat) = seat else { return Ok(too_many(&asked)) };
+        let (client, answer) = Client::of(&asked);
+        let (holds, sessions) = (Arc::clone(&self.holds), Arc::clone(&self.sessions));
+        let run = Run::new(holds, sessions, Arc::clone(&seat.session), Rc::clone(pool), asked);
+        spawn_local(run.run(seat, client));
+        answer.await.unwrap_or_else(|_gone| Err(BackendError::bare(Stage::Sent)))
     }
 
     /// A retry: its input goes to the call that waits for it, on whichever worker that is.
@@ -162,6 +177,11 @@ impl ModernFace {
         }
         answer.await.unwrap_or_else(|_gone| Err(BackendError::bare(Stage::Sent)))
     }
+}
+
+fn too_many(asked: &Asked) -> Reply {
+    let text = "there are too many sessions with servers of earlier revisions; try again later";
+    asked.refusal(http::StatusCode::SERVICE_UNAVAILABLE, code::INTERNAL, text)
 }
 
 impl Face for ModernFace {

@@ -1,5 +1,5 @@
 //! A session of the gateway's at a Legacy server, on behalf of the Modern clients of one key that can do the
-//! same.
+//! same: of all their calls, or of one at a time.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -31,6 +31,9 @@ pub struct Key {
     pub backend: BackendId,
     /// What the server is told that the client can do.
     pub capabilities: ClientCapabilities,
+    /// Which of those that are alike: 0 is the one that is there for everything, the others for calls that
+    /// are to be alone while it is in use.
+    pub place: u8,
 }
 
 /// One session. Shared by all workers; opened again when the server lost it.
@@ -78,7 +81,8 @@ pub struct Listener {
 
 /// A call that the server was asked, or a client that listens; given up when dropped.
 pub struct Seat {
-    session: Arc<FaceSession>,
+    /// Where.
+    pub session: Arc<FaceSession>,
     /// The id and progress token of a call.
     pub number: u64,
     /// What the server said outside of the call's own stream, and what is certainly meant for it.
@@ -93,6 +97,13 @@ const DOUBTFUL_FOR: Duration = Duration::from_secs(10);
 
 /// For a server that has an event stream and does not say so until it has an event.
 const STREAM_SETTLE_TIMEOUT: Duration = Duration::from_millis(500);
+
+impl Key {
+    /// Whether it is one that a call has to itself.
+    pub fn is_further(&self) -> bool {
+        self.place > 0
+    }
+}
 
 impl FaceSession {
     /// Not open yet.
@@ -110,7 +121,7 @@ impl FaceSession {
         Arc::new(Self {
             key,
             upstream: Upstream::default(),
-            introduction: Introduction { owner: key.owner, ..ours },
+            introduction: Introduction { owner: key.owner, is_apart: key.is_further(), ..ours },
             answer: ArcSwapOption::empty(),
             next: AtomicU64::new(1),
             state: Mutex::new(state),
@@ -170,10 +181,19 @@ impl FaceSession {
 
     /// A place for a call; `None` when the session is over.
     pub fn begin(self: &Arc<Self>) -> Option<Seat> {
+        self.begin_where(|state| !state.is_over)
+    }
+
+    /// The same, where it is the only one, and all that the server asks from then on is of this call.
+    pub fn begin_alone(self: &Arc<Self>) -> Option<Seat> {
+        self.begin_where(|state| !state.is_over && state.calls.is_empty() && !state.is_doubtful())
+    }
+
+    fn begin_where(self: &Arc<Self>, is_fit: impl Fn(&State) -> bool) -> Option<Seat> {
         let (sender, aside) = aside();
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let mut state = self.lock();
-        if state.is_over {
+        if !is_fit(&state) {
             return None;
         }
         state.used = Instant::now();
@@ -404,7 +424,7 @@ mod tests {
 
     fn session() -> Arc<FaceSession> {
         let capabilities = ClientCapabilities::ALL;
-        FaceSession::new(Key { owner: None, backend: BackendId(0), capabilities })
+        FaceSession::new(Key { owner: None, backend: BackendId(0), capabilities, place: 0 })
     }
 
     /// Who is told: the places of the seats, in their order.
