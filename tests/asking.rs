@@ -546,7 +546,7 @@ fn calls_that_ask_at_once_are_told_apart() {
     thread::scope(|scope| {
         for transport in ONE_CHANNEL {
             scope.spawn(move || {
-                let gateway = setup((transport, Era::Legacy), "", "").start();
+                let gateway = Setup::new().with(&table((transport, Era::Legacy), "")).start();
                 let (gateway, words) = (&gateway, ["one", "two", "three"]);
                 let asked = thread::scope(|scope| {
                     let asking = words.map(|word| scope.spawn(move || ask_for(gateway, WAYS[0].0, word)));
@@ -566,7 +566,7 @@ fn a_call_that_was_left_is_in_nobodys_way() {
     thread::scope(|scope| {
         for transport in ONE_CHANNEL {
             scope.spawn(move || {
-                let gateway = setup((transport, Era::Legacy), "", "").start();
+                let gateway = Setup::new().with(&table((transport, Era::Legacy), "")).start();
                 let left = ask_for(&gateway, WAYS[0].0, "left");
                 assert!(matches!(left.1, Turn::Asked(..)), "{:?}", left.1);
                 answer_for(&gateway, ask_for(&gateway, WAYS[0].0, "next"), "next");
