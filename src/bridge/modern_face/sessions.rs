@@ -17,7 +17,8 @@ pub struct Sessions {
     max: usize,
     per_key_max: usize,
     idle_timeout: Duration,
-    /// Guards the table; a few lines at a time, and all of it only when there is no room.
+    /// Guards the table; a few lines at a time, and all of it only when there is no room or a session more is
+    /// opened.
     live: Mutex<Live>,
 }
 
@@ -109,9 +110,9 @@ impl Sessions {
         }
         let is_further =
             |other: &&Key| (other.owner, other.backend) == (key.owner, key.backend) && other.is_further();
-        let has_room = live.keys().filter(is_further).count() < usize::from(FURTHER_MAX);
-        let vacant = places().find(|key| !live.contains_key(key));
-        let vacant = vacant.filter(|key| has_room || !key.is_further());
+        let vacant = places().find(|key| !live.contains_key(key)).filter(|key| {
+            !key.is_further() || live.keys().filter(is_further).count() < usize::from(FURTHER_MAX)
+        });
         if let Some(taken) = vacant.and_then(|key| self.seat_in(live, key)) {
             return Some(taken);
         }
