@@ -22,7 +22,7 @@ fn names(tools: usize) -> Names {
     for tool in 0..tools {
         let name = format!("list_pull_request_reviews_{tool}");
         let (text, json) = (name.clone(), format!("\"{name}\"").into());
-        let own_name = Some(Arc::new(OwnName { text, json, header: name.into() }));
+        let own_name = Some(Arc::new(OwnName { text, json, header: name.into(), is_listed: true }));
         let place = u32::try_from(tool % SERVERS).expect("there are few servers");
         let earlier = names.insert(&advertised(tool), Destination { place, own_name });
         assert!(earlier.is_none(), "every name is made once");

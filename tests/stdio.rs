@@ -8,9 +8,10 @@ mod ends;
 mod support;
 
 use std::collections::HashSet;
-use std::fs;
-use std::thread;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+use std::{env, fs, thread};
 
 use serde_json::{Value, json};
 use support::{
@@ -605,4 +606,48 @@ fn there_are_no_more_processes_than_may_be() {
     // One that nobody asks or listens to makes room for the next.
     assert_eq!(sessions, 4);
     until("only two are left", PATIENCE, || descendants(gateway.pid()).len() <= 4);
+}
+
+/// A program that does not read before the test says so, behind endpoints of every kind.
+fn slow_to_start() -> (Gateway, PathBuf) {
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    let gate = env::temp_dir().join(format!("metamcp-gate-{}-{number}", std::process::id()));
+    let setup = setup(&[&format!("after={}", gate.display())], "sharing = \"shared\"").with(
+        "[catalog]\nlist_deadline = \"100ms\"\n[endpoints.bare]\nprefix = \"never\"\n[endpoints.few]\nservers = [\"a\"]\n\
+         [endpoints.few.tools.a]\nallow = [\"echo\", \"pid\"]\n[endpoints.few.tools.a.overrides.echo]\nname = \"say\"",
+    );
+    (setup.start(), gate)
+}
+
+#[test]
+fn a_call_waits_for_a_program_that_is_slow_to_start() {
+    let (gateway, gate) = slow_to_start();
+    let ways = [("/mcp", "a__echo"), ("/mcp/bare", "echo"), ("/mcp/few", "say")];
+    let mut asked = Vec::new();
+    for (path, tool) in ways {
+        let session = open_session(&gateway, path, None);
+        for request in [
+            modern_call(path, tool, r#"{"text":"here"}"#),
+            legacy_call(path, &session, "1", tool, r#"{"text":"here"}"#),
+        ] {
+            let mut client = Client::connect(gateway.address);
+            // Lists do not wait, and say what is missing.
+            let list = client.ask(&modern(path, "tools/list", "")).json();
+            let missing = &list["result"]["_meta"]["dev.metamcp/missing"][0];
+            assert_eq!(missing["server"], "a", "{list}");
+            assert!(client.send(&request.bytes()));
+            asked.push((path, client));
+        }
+    }
+    // What the endpoint does not show is not there, whether its server is or not.
+    for tool in ["a__die", "a__echo", "die"] {
+        let said = Client::once(gateway.address, &modern_call("/mcp/few", tool, "{}"));
+        assert!(said.text().contains("Unknown tool"), "{tool}: {}", said.text());
+    }
+    fs::write(&gate, "").unwrap();
+    for (path, mut client) in asked {
+        assert_eq!(text(&client.response()), "here", "{path}");
+    }
+    fs::remove_file(&gate).unwrap();
 }

@@ -104,6 +104,10 @@ const VETTED_MAX: usize = 16;
 /// A snapshot that nobody asked for in this time is let go, its backend sessions with it.
 pub(super) const UNWANTED_AFTER: Duration = Duration::from_mins(30);
 
+/// A call that only a list can tell where to go waits so long for a server that is slow to list: clients give a
+/// call up after a minute by default, and are better told.
+const SLOW_LIST_TIMEOUT: Duration = Duration::from_secs(45);
+
 /// Snapshots at once. Clients decide on their capabilities, 128 combinations of them; a client that tries
 /// all of them must not open as many sessions at every backend.
 const SNAPSHOTS_MAX: usize = 64;
@@ -194,10 +198,35 @@ impl Catalog {
         is_enough: impl Fn(&Merged) -> bool,
     ) -> Arc<Merged> {
         let is_done = |merged: &Merged| self.is_settled(endpoint, merged) || is_enough(merged);
+        self.awaited(endpoint, view, self.config.list_deadline, is_done).await
+    }
+
+    /// As [`merged_until`](Self::merged_until), and as long as a server is slow to list, though no longer than a
+    /// program may take to start: for what only a list can tell where to go. Cancel safe.
+    pub async fn merged_patiently(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        view: View,
+        is_enough: impl Fn(&Merged) -> bool,
+    ) -> Arc<Merged> {
+        let is_done = |merged: &Merged| {
+            let is_coming = merged.missing.iter().any(|missing| missing.reason == Reason::Slow);
+            (!is_coming && self.is_settled(endpoint, merged)) || is_enough(merged)
+        };
+        self.awaited(endpoint, view, self.config.list_deadline.max(SLOW_LIST_TIMEOUT), is_done).await
+    }
+
+    async fn awaited(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        view: View,
+        patience: Duration,
+        is_done: impl Fn(&Merged) -> bool,
+    ) -> Arc<Merged> {
         if let Some(merged) = self.snapshot(endpoint, view).filter(|merged| is_done(merged)) {
             return merged;
         }
-        let deadline = Instant::now() + self.config.list_deadline;
+        let deadline = Instant::now() + patience;
         let mut changes = self.changes.subscribe();
         loop {
             // A full queue holds what will bring a change, after which this asks again.

@@ -170,10 +170,10 @@ impl Member {
         if let Ok(fetched) = timeout(shared.config.list_deadline, &mut fetching).await {
             return fetched;
         }
-        let slow = || Reason::Failed("it is slow to list".to_owned());
-        let known = self.lists().0.map_err(|_| slow());
+        let known = self.lists().0.map_err(|_| Reason::Slow);
         self.know(shared, known, generation);
-        timeout(FETCH_TIMEOUT, fetching).await.unwrap_or_else(|_elapsed| Err(slow()))
+        let too_long = || Err(Reason::Failed("it took too long to list".to_owned()));
+        timeout(FETCH_TIMEOUT, fetching).await.unwrap_or_else(|_elapsed| too_long())
     }
 
     fn know(&self, shared: &Shared, lists: Result<Arc<ServerLists>, Reason>, generation: u64) {
@@ -207,7 +207,7 @@ impl Member {
             FetchError::OtherEra => Reason::OtherEra,
             FetchError::Unasked => Reason::Unasked,
             FetchError::SessionLost => Reason::Failed("it loses its sessions".to_owned()),
-            FetchError::Failed(text) => Reason::Failed(text),
+            FetchError::Failed(text) => Reason::Failed(reason(&text, self.pool.backend().name().as_str())),
         })
     }
 
@@ -349,6 +349,18 @@ async fn answer(pool: &Rc<Pool>, ready: &Ready, id: &[u8], envelope: &crate::fra
     let _ = ask(pool, asked).await;
 }
 
+/// What is said of a server in a list that it is missing from, of an error that speaks of a call: there was none.
+fn reason(text: &str, server: &str) -> String {
+    let text = ["; the call did not run", "; the call may have run"]
+        .iter()
+        .fold(text, |text, said| text.strip_suffix(said).unwrap_or(text));
+    let of_server = text.strip_prefix("server `").and_then(|rest| rest.strip_prefix(server));
+    match of_server.and_then(|rest| rest.strip_prefix("` ")) {
+        Some(did) => format!("it {did}"),
+        None => text.to_owned(),
+    }
+}
+
 fn listen_message() -> Bytes {
     format!(
         r#"{{"jsonrpc":"2.0","id":"metamcp-catalog","method":"subscriptions/listen","params":{{"_meta":{},"notifications":{{"toolsListChanged":true,"promptsListChanged":true,"resourcesListChanged":true}}}}}}"#,
@@ -376,5 +388,23 @@ pub struct AbortOnDrop(pub AbortHandle);
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, expected: &str) {
+        assert_eq!(reason(text, "tok"), expected);
+    }
+
+    #[test]
+    fn a_reason_speaks_of_the_server_alone() {
+        check("server `tok` cannot be reached; the call did not run", "it cannot be reached");
+        check("server `tok` did not answer in time; the call may have run", "it did not answer in time");
+        check("its list of tools has too many pages", "its list of tools has too many pages");
+        check("server `other` is away", "server `other` is away");
     }
 }

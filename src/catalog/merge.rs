@@ -129,6 +129,8 @@ pub enum Reason {
     OtherEra,
     /// It speaks only the Legacy era, and no Modern client has asked for it.
     Unasked,
+    /// Its answer takes longer than a list request waits for it, and is still awaited.
+    Slow,
     /// It failed; the text is for clients.
     Failed(String),
 }
@@ -145,7 +147,7 @@ pub struct HiddenItem {
 }
 
 /// The specification's limit of a tool name (MCP 2026-07-28, tools).
-pub(super) const NAME_BYTES_MAX: usize = 128;
+pub const NAME_BYTES_MAX: usize = 128;
 
 /// A URI longer than this is hidden: cursors hold a key, and request lines have bounds too.
 pub(super) const KEY_BYTES_MAX: usize = 2048;
@@ -344,6 +346,7 @@ impl Item {
                 text: self.key.clone(),
                 json: self.raw.slice(self.key_start..self.key_end),
                 header: Bytes::from(encode_header(&self.key).into_owned()),
+                is_listed: true,
             };
             (json.freeze(), Some(Arc::new(own_name)))
         };
@@ -399,6 +402,7 @@ impl Reason {
     pub fn text(&self) -> &str {
         match self {
             Self::Loading => "it has not answered yet",
+            Self::Slow => "it is slow to list",
             Self::Unasked => "it speaks earlier revisions, and is listed when a client of this one asks",
             Self::OtherEra => "it does not speak this revision of the protocol",
             Self::Failed(text) => text,

@@ -24,7 +24,9 @@ use std::time::Duration;
 
 pub use fetch::{FetchError, discover};
 pub use keeper::{Catalog, Keeper, KeeperSeed};
-pub use merge::{HiddenItem, Item, ListKind, Listed, Listing, Merged, Missing, Reason, ServerLists, merge};
+pub use merge::{
+    HiddenItem, Item, ListKind, Listed, Listing, Merged, Missing, NAME_BYTES_MAX, Reason, ServerLists, merge,
+};
 pub use pins::{Approve, Change, NotApproved, Pins, told};
 pub use probe::{Probed, probe};
 pub use retold::retold;

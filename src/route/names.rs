@@ -33,6 +33,8 @@ pub struct OwnName {
     pub json: Bytes,
     /// As the value of `Mcp-Name`.
     pub header: Bytes,
+    /// Whether the server told of it; else a client only called it so.
+    pub is_listed: bool,
 }
 
 impl Names {
@@ -141,7 +143,7 @@ mod tests {
     fn a_name_leads_where_it_was_put() {
         let mut names = Names::with_capacity(2);
         let (json, header) = (Bytes::from_static(b"\"echo\""), Bytes::from_static(b"echo"));
-        let own_name = OwnName { text: "echo".into(), json, header };
+        let own_name = OwnName { text: "echo".into(), json, header, is_listed: true };
         let destination = Destination { place: 1, own_name: Some(Arc::new(own_name)) };
         assert_eq!(names.insert("b__echo", destination.clone()), None);
         assert_eq!(names.find("b__echo"), Some(&destination));

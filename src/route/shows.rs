@@ -85,10 +85,12 @@ impl Shows {
         shows
     }
 
-    /// Whether a tool that is shown is listed by that name of its override.
-    pub fn renames_to(&self, name: &str) -> bool {
+    /// The tool that is shown by that name of its override; `None` as well where several are, which hides them.
+    pub fn renamed_to(&self, name: &str) -> Option<&str> {
         // The name first: to look whether a tool is there at all may take thousands of globs.
-        let mut named = self.overrides.iter().filter(|(_, instead)| instead.name.as_deref() == Some(name));
-        named.any(|(tool, _)| self.admits(tool))
+        let named = self.overrides.iter().filter(|(_, instead)| instead.name.as_deref() == Some(name));
+        let mut shown = named.map(|(tool, _)| tool.as_str()).filter(|tool| self.admits(tool));
+        let first = shown.next()?;
+        shown.next().is_none().then_some(first)
     }
 }

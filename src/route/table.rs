@@ -247,12 +247,27 @@ impl Endpoint {
         self.prefixed(place, prompt)
     }
 
-    /// Whether an item of that name would be of the server at `place`, as far as configuration alone tells.
-    pub fn leads_to(&self, place: usize, name: &str) -> bool {
-        let Place { prefix, shows, .. } = &self.servers[place];
-        let is_prefixed = self.shape == Shape::Aggregate(Prefix::Always)
-            && name.strip_prefix(prefix.as_str()).is_some_and(|rest| rest.starts_with(SEPARATOR));
-        is_prefixed || shows.as_ref().is_some_and(|shows| shows.renames_to(name))
+    /// The own name of the tool of the server at `place` that would be listed by that name, as far as configuration
+    /// alone tells; `None`: it has none, or shows none, whatever it lists. The server may have none of that name either.
+    pub fn own_tool<'a>(&'a self, place: usize, name: &'a str) -> Option<&'a str> {
+        let renamed = self.servers[place].shows.as_ref().and_then(|shows| shows.renamed_to(name));
+        renamed.or_else(|| {
+            let own = self.unprefixed(place, name)?;
+            (self.tool_name(place, own).as_deref() == Some(name)).then_some(own)
+        })
+    }
+
+    /// Likewise of a prompt.
+    pub fn own_prompt<'a>(&self, place: usize, name: &'a str) -> Option<&'a str> {
+        self.unprefixed(place, name)
+    }
+
+    fn unprefixed<'a>(&self, place: usize, name: &'a str) -> Option<&'a str> {
+        if self.shape != Shape::Aggregate(Prefix::Always) {
+            return None;
+        }
+        let own = name.strip_prefix(self.servers[place].prefix.as_str())?.strip_prefix(SEPARATOR)?;
+        (!own.is_empty()).then_some(own)
     }
 
     fn prefixed<'a>(&'a self, place: usize, own: &'a str) -> Cow<'a, str> {
@@ -407,10 +422,13 @@ mod tests {
         assert_eq!(of("/mcp/e").as_deref(), expected, "{tool}");
         assert_eq!(of("/servers/a/mcp").as_deref(), Some(tool), "by itself a server is as it is");
         let endpoint = table.find("/mcp/e").expect("it is there");
-        // What its server would be called for is known while that is away, unless it says so itself.
-        let leads = |name: &str| endpoint.leads_to(0, name);
-        assert!(expected.is_none_or(|name| leads(name) || name == tool), "{expected:?}");
-        assert!(!leads("y__ls") && !leads("lister") && !leads("x_ls"));
+        // What its server would be called for is known while that is away, unless it alone says so; and never what
+        // is not shown.
+        let own = |name: &str| endpoint.own_tool(0, name).map(str::to_owned);
+        let is_told = expected.is_some_and(|name| name != tool);
+        assert!(!is_told || own(expected.expect("it is told")).as_deref() == Some(tool), "{expected:?}");
+        assert!(expected.is_some() || own(&format!("x__{tool}")).is_none(), "{tool} is not shown");
+        assert!(["y__ls", "lister", "x_ls", "x__"].iter().all(|name| own(name).is_none()));
     }
 
     #[test]

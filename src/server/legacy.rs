@@ -392,7 +392,7 @@ async fn forward(
         let in_flight = call.is_request().then(|| begin(&session, &call, place)).transpose()?;
         let view = View::Legacy(session.seal.capabilities);
         let server = &call.endpoint.servers[place];
-        let own_name = rename.as_ref().map(|(_, own_name)| own_name.text.as_str());
+        let own_name = local::counted(rename.as_ref());
         let mut meter = Meter::begin(worker, &call, server, own_name, view);
         let delivered = asking.await.map_err(|fault| send::failed(meter.as_mut(), fault))?;
         (delivered, in_flight, meter)

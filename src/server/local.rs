@@ -11,13 +11,15 @@ use tokio::time::timeout;
 use super::call::{Call, NAME_CHARS_MAX, unknown_tool};
 use super::meter::Meter;
 use super::reply::{self, Reply};
+use super::tasks;
 use super::worker::Worker;
 use crate::backend::ChangedTools;
 use crate::base::{Fault, Kind, Origin, ServerName};
-use crate::catalog::{ListKind, Merged, Missing, Reason, View};
-use crate::frame::Span;
+use crate::catalog::{ListKind, Merged, Missing, NAME_BYTES_MAX, Reason, View};
+use crate::frame::{Span, Text, encode_header, json_string};
+use crate::journal::usage::OTHER;
 use crate::protocol::{Era, Method};
-use crate::route::{Destination, OwnName, Place, Shape};
+use crate::route::{Destination, Endpoint, OwnName, Place, Shape};
 use crate::telemetry::metrics::Outcome;
 
 /// A place in the endpoint, and what is to be replaced in the message.
@@ -25,6 +27,12 @@ pub type Target = (usize, Option<Rename>);
 
 /// Where in the message a name stands, and what the server calls it.
 pub type Rename = (Span, Arc<OwnName>);
+
+/// What a call is counted as at its server: a name that nobody listed yet is the client's own invention, and such
+/// names are counted as one, or there would be no end of them.
+pub fn counted(rename: Option<&Rename>) -> Option<&str> {
+    rename.map(|(_, own_name)| if own_name.is_listed { own_name.text.as_str() } else { OTHER })
+}
 
 /// The edit of the message that renames.
 pub fn edit(rename: Option<&Rename>) -> Option<(Span, Bytes)> {
@@ -83,6 +91,17 @@ pub async fn named(worker: &Rc<Worker>, call: &Call, view: View, kind: ListKind)
     let Some(text) = call.envelope.params.name else {
         return Err(Fault::client(Kind::MalformedParams, "params.name is missing"));
     };
+    at_name(worker, call, view, kind, text).await
+}
+
+/// Likewise, for a name that stands anywhere in the message.
+async fn at_name(
+    worker: &Rc<Worker>,
+    call: &Call,
+    view: View,
+    kind: ListKind,
+    text: Text,
+) -> Result<Target, Fault> {
     let name = text.decode(&call.body);
     // Looked for in what is known first: another server that is slow to list delays no call.
     let target = |merged: &Merged| -> Option<Target> {
@@ -93,8 +112,21 @@ pub async fn named(worker: &Rc<Worker>, call: &Call, view: View, kind: ListKind)
     if let Some(target) = catalog.snapshot(&call.endpoint, view).as_deref().and_then(target) {
         return Ok(target);
     }
-    let merged = catalog.merged_until(&call.endpoint, view, |merged| target(merged).is_some()).await;
-    target(&merged).ok_or_else(|| not_found(call, &merged, &name, kind))
+    // Whether the answer may name tasks of that server is told by its lists alone.
+    let needs_list = view == View::Modern && kind == ListKind::Tools && tasks::declares(call);
+    let unlisted =
+        |merged: &Merged| if needs_list { None } else { unlisted(worker, call, merged, &name, kind) };
+    // Of one whose lists are on their way they are waited for, as they may come in no time.
+    let mut merged = catalog.merged_until(&call.endpoint, view, |merged| target(merged).is_some()).await;
+    let may_come = target(&merged).is_none() && unlisted(&merged).is_none();
+    if may_come && merged.missing.iter().any(|missing| may_have(&call.endpoint, missing.place, &name, kind)) {
+        merged = catalog.merged_patiently(&call.endpoint, view, |merged| target(merged).is_some()).await;
+    }
+    let found = target(&merged).or_else(|| {
+        let (place, own_name) = unlisted(&merged)?;
+        Some((place, own_name.map(|own_name| (text.span, own_name))))
+    });
+    found.ok_or_else(|| not_found(call, &merged, &name, kind))
 }
 
 /// Whether a call that passes to the one server of its endpoint may, where only what was approved may be called: its lists
@@ -103,11 +135,16 @@ pub async fn check_approved(worker: &Rc<Worker>, call: &Call, view: View) -> Res
     if call.method != Some(Method::ToolsCall) {
         return Ok(());
     }
-    let pool = worker.pool(&call.endpoint.servers[0])?;
-    if pool.backend().config.changed_tools != ChangedTools::Quarantine {
+    if !is_vetted(worker, &call.endpoint.servers[0]) {
         return Ok(());
     }
     named(worker, call, view, ListKind::Tools).await.map(drop)
+}
+
+/// Whether only what was approved of its tools may be called. One that is gone answers nothing.
+fn is_vetted(worker: &Worker, place: &Place) -> bool {
+    let pool = worker.pool(place);
+    pool.is_ok_and(|pool| pool.backend().config.changed_tools == ChangedTools::Quarantine)
 }
 
 /// What is held back is not called either.
@@ -121,18 +158,67 @@ fn not_approved(name: &str, why: &str) -> Fault {
     Fault::client(Kind::InvalidParams, text)
 }
 
-/// A name that leads nowhere, or to a server that is away: not the same thing to the one who calls it.
+/// The one server that is not listed and would have the item of that name by configuration, filters included, and
+/// its own name of it. Whether it has it, and whether it can be reached, it says itself when it is called: a program
+/// that takes long to start is waited for as if it were called by its own path. Not of one whose tools are called only
+/// as they were approved: the catalog tells which are.
+fn unlisted(
+    worker: &Worker,
+    call: &Call,
+    merged: &Merged,
+    name: &str,
+    kind: ListKind,
+) -> Option<(usize, Option<Arc<OwnName>>)> {
+    let endpoint = &call.endpoint;
+    // What is longer is hidden from lists, and so led nowhere.
+    let is_open = |place: usize| kind != ListKind::Tools || !is_vetted(worker, &endpoint.servers[place]);
+    let away =
+        merged.missing.iter().filter(|missing| missing.reason != Reason::OtherEra && is_open(missing.place));
+    let mut own_names = away
+        .filter(|_| name.len() <= NAME_BYTES_MAX)
+        .filter_map(|missing| Some((missing.place, own_name(endpoint, missing.place, name, kind)?)));
+    let (place, own) = own_names.next()?;
+    if own_names.next().is_some() {
+        // Which of them it is their lists tell.
+        return None;
+    }
+    let own_name = OwnName {
+        text: own.to_owned(),
+        json: json_string(own),
+        header: Bytes::from(encode_header(own).into_owned()),
+        is_listed: false,
+    };
+    Some((place, (own != name).then(|| Arc::new(own_name))))
+}
+
+/// Whether configuration leaves it open that the server has an item of that name.
+fn may_have(endpoint: &Endpoint, place: usize, name: &str, kind: ListKind) -> bool {
+    let as_it_is = match kind {
+        ListKind::Tools => endpoint.tool_name(place, name),
+        _ => Some(endpoint.prompt_name(place, name)),
+    };
+    as_it_is.as_deref() == Some(name) || own_name(endpoint, place, name, kind).is_some()
+}
+
+fn own_name<'a>(endpoint: &'a Endpoint, place: usize, name: &'a str, kind: ListKind) -> Option<&'a str> {
+    match kind {
+        ListKind::Tools => endpoint.own_tool(place, name),
+        _ => endpoint.own_prompt(place, name),
+    }
+}
+
+/// A name that leads nowhere, or perhaps to a server that is away: not the same thing to the one who calls it.
 #[cold]
-fn not_found(call: &Call, merged: &Arc<Merged>, name: &str, kind: ListKind) -> Fault {
+fn not_found(call: &Call, merged: &Merged, name: &str, kind: ListKind) -> Fault {
     if kind == ListKind::Tools
         && let Some(why) = merged.held(name)
     {
         return not_approved(name, why);
     }
-    let is_alone = call.endpoint.shape == Shape::Single;
-    let leads_to = |missing: &&Missing| is_alone || call.endpoint.leads_to(missing.place, name);
-    let away = merged.missing.iter().find(leads_to);
-    if let Some(missing) = away {
+    let endpoint = &call.endpoint;
+    let is_alone = endpoint.shape == Shape::Single;
+    let is_away = |missing: &&Missing| is_alone || own_name(endpoint, missing.place, name, kind).is_some();
+    if let Some(missing) = merged.missing.iter().find(is_away) {
         let (server, reason) = (&missing.server, missing.reason.text());
         let text = format!("server `{server}` is not available: {reason}; the call did not run");
         return Fault::backend(Kind::Unreachable, text);
@@ -169,6 +255,14 @@ async fn uri_places(worker: &Rc<Worker>, call: &Call, view: View, uri: &str) -> 
     let merged = catalog.merged_until(&call.endpoint, view, is_listed).await;
     if let Some(place) = merged.resource(uri) {
         return Ok(vec![place as usize]);
+    }
+    let mut merged = merged;
+    if merged.resource_servers().next().is_none() {
+        // It may be of one that is slow to list, and there is nobody to ask meanwhile.
+        merged = catalog.merged_patiently(&call.endpoint, view, is_listed).await;
+        if let Some(place) = merged.resource(uri) {
+            return Ok(vec![place as usize]);
+        }
     }
     let candidates: Vec<usize> = merged.resource_servers().collect();
     if candidates.is_empty() { Err(no_resource(uri)) } else { Ok(candidates) }
@@ -259,15 +353,7 @@ pub async fn completion(worker: &Rc<Worker>, call: &Call, view: View) -> Result<
     let Some(text) = params.ref_name else {
         return Err(Fault::client(Kind::MalformedParams, "params.ref needs a `name` or a `uri`"));
     };
-    let name = text.decode(&call.body);
-    let is_listed = |merged: &Merged| merged.listing(ListKind::Prompts).names.find(&name).is_some();
-    let merged = worker.shared.catalog.merged_until(&call.endpoint, view, is_listed).await;
-    let Destination { place, own_name } = merged
-        .listing(ListKind::Prompts)
-        .names
-        .find(&name)
-        .ok_or_else(|| not_found(call, &merged, &name, ListKind::Prompts))?;
-    Ok((*place as usize, own_name.clone().map(|own_name| (text.span, own_name))))
+    at_name(worker, call, view, ListKind::Prompts, text).await
 }
 
 fn clip(name: &str) -> String {

@@ -101,7 +101,7 @@ async fn forward(
     place: usize,
     rename: Option<Rename>,
 ) -> Result<Reply, Fault> {
-    let own_name = rename.as_ref().map(|(_, own_name)| own_name.text.as_str());
+    let own_name = local::counted(rename.as_ref());
     let server = &call.endpoint.servers[place];
     let mut meter = Meter::begin(worker, &call, server, own_name, View::Modern);
     let response = match deliver(worker, &call, place, rename).await {

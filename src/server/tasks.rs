@@ -108,6 +108,7 @@ impl TaskIds {
             json: json_string(&raw),
             header: Bytes::from(encode_header(&raw).into_owned()),
             text: raw,
+            is_listed: true,
         };
         Ok((place, Some((text.span, Arc::new(own)))))
     }

@@ -3,7 +3,7 @@
 //!
 //! What it does besides is said by its arguments: `banner` and `stderr` come before the first message, `mute`
 //! never answers, `stubborn` ignores the end of its input and SIGTERM, `fork` leaves a process behind that
-//! does the same.
+//! does the same, `after=PATH` reads nothing before there is such a file.
 
 #![allow(clippy::disallowed_methods, reason = "its threads are its own, and so is its environment")]
 #![allow(clippy::unwrap_used, reason = "a server for tests that fails by panicking is one that fails")]
@@ -43,6 +43,11 @@ fn main() {
     }
     if is("banner") {
         println!("Welcome to the fixture!\n{{\"not\": \"a message\"}}\n\n[]");
+    }
+    for path in args.iter().filter_map(|arg| arg.strip_prefix("after=")) {
+        while !std::path::Path::new(path).exists() {
+            thread::park_timeout(Duration::from_millis(10));
+        }
     }
     for line in stdin().lock().lines() {
         let Ok(message) = serde_json::from_str::<Value>(&line.unwrap()) else { std::process::exit(4) };
