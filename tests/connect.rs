@@ -171,7 +171,9 @@ fn hostile_lines_are_passed_over_and_it_is_said() {
     let peer = Peer::script([]);
     let mut desk = to(&peer, &[]);
     let long = vec![b'x'; (16 << 20) + 10];
-    let lines: [(&[u8], Option<i64>); 9] = [
+    let request = [br#"{"jsonrpc":"2.0","id":72,"method":"tools/call","params":{"x":""#, &long[..]].concat();
+    let answer = [br#"{"jsonrpc":"2.0","id":73,"result":{"x":""#, &long[..]].concat();
+    let lines: [(&[u8], Option<i64>); 11] = [
         (b"not json", None),
         (b"\xff\xfe{}", None),
         (b"{\"jsonrpc\":\"2.0\"", None),
@@ -181,6 +183,8 @@ fn hostile_lines_are_passed_over_and_it_is_said() {
         (&long, None),
         (br#"{"jsonrpc":"1.0","id":70,"method":"ping"}"#, Some(-32600)),
         (br#"{"jsonrpc":"2.0","id":71,"method":"tools/call","params":[]}"#, Some(-32600)),
+        (&request, Some(-32600)),
+        (&answer, None),
     ];
     let mut codes = Vec::new();
     for (number, (line, expected)) in lines.into_iter().enumerate() {
@@ -191,14 +195,14 @@ fn hostile_lines_are_passed_over_and_it_is_said() {
         text(&desk.answer(&json!(number)));
         codes.extend(expected);
     }
-    for (id, code) in [70, 71].into_iter().zip(codes) {
+    for (id, code) in [70, 71, 72].into_iter().zip(codes) {
         assert_eq!(error(&desk.answer(&json!(id))).0, code, "{id}");
     }
     let (status, rest) = desk.end();
     assert!(status.success() && rest.is_empty(), "{rest:?}");
     let log = desk.log();
     assert_eq!(log.matches("is no message").count(), 8, "{log}");
-    assert_eq!(log.matches("is too long").count(), 1, "{log}");
+    assert_eq!(log.matches("is too long").count(), 3, "{log}");
     assert!(!log.contains("xxxx"), "what was said is not repeated");
 }
 

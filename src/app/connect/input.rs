@@ -9,9 +9,12 @@ use tokio::sync::mpsc;
 pub enum Line {
     /// All of it, without white space at its ends; never empty.
     Whole(Bytes),
-    /// More than may be held; the rest of it is passed over.
-    TooLong,
+    /// More than may be held: where it begins and where it ends, up to [`END_BYTES`] of each.
+    TooLong(Bytes, Bytes),
 }
+
+/// Of each end of a line that is too long: the members of a message around its params are shorter.
+pub const END_BYTES: usize = 1 << 10;
 
 /// The lines of a client, as their bytes come.
 ///
@@ -20,15 +23,15 @@ pub struct Lines {
     chunks: mpsc::Receiver<Bytes>,
     buffer: BytesMut,
     scanned: usize,
-    /// Within a line that was too long.
-    is_passing_over: bool,
+    /// Within a line that is too long: how it began, and what came last of it.
+    passed_over: Option<(Bytes, BytesMut)>,
     line_bytes_max: usize,
 }
 
 impl Lines {
     /// Of up to so many bytes each.
     pub fn new(chunks: mpsc::Receiver<Bytes>, line_bytes_max: usize) -> Self {
-        Self { chunks, buffer: BytesMut::new(), scanned: 0, is_passing_over: false, line_bytes_max }
+        Self { chunks, buffer: BytesMut::new(), scanned: 0, passed_over: None, line_bytes_max }
     }
 
     /// How many.
@@ -51,20 +54,21 @@ impl Lines {
         while let Some(at) = memchr(b'\n', &self.buffer[self.scanned..]) {
             let line = self.buffer.split_to(self.scanned + at + 1).freeze();
             self.scanned = 0;
-            if std::mem::take(&mut self.is_passing_over) {
-                continue;
-            }
-            if let Some(line) = self.judge(&line) {
-                return Some(line);
+            let line = match self.passed_over.take() {
+                Some(passed_over) => Some(ended(passed_over, &line)),
+                None => self.judge(&line),
+            };
+            if line.is_some() {
+                return line;
             }
         }
         self.scanned = self.buffer.len();
-        if self.is_passing_over || self.scanned > self.line_bytes_max {
+        if self.passed_over.is_some() || self.scanned > self.line_bytes_max {
             // Given back, not only emptied: it has grown.
-            self.buffer = BytesMut::new();
+            let more = std::mem::take(&mut self.buffer);
             self.scanned = 0;
-            let is_news = !std::mem::replace(&mut self.is_passing_over, true);
-            return is_news.then_some(Line::TooLong);
+            let (_, last) = self.passed_over.get_or_insert_with(|| (beginning(&more), BytesMut::new()));
+            keep_end(last, &more);
         }
         None
     }
@@ -72,7 +76,10 @@ impl Lines {
     fn last(&mut self) -> Option<Line> {
         let rest = std::mem::take(&mut self.buffer).freeze();
         self.scanned = 0;
-        self.judge(&rest).filter(|_| !self.is_passing_over)
+        match self.passed_over.take() {
+            Some(passed_over) => Some(ended(passed_over, &rest)),
+            None => self.judge(&rest),
+        }
     }
 
     /// `None` for a blank line, which says nothing.
@@ -80,10 +87,29 @@ impl Lines {
         let trimmed = line.trim_ascii();
         match trimmed.len() {
             0 => None,
-            bytes if bytes > self.line_bytes_max => Some(Line::TooLong),
+            bytes if bytes > self.line_bytes_max => {
+                Some(ended((beginning(trimmed), BytesMut::new()), trimmed))
+            }
             _ => Some(Line::Whole(line.slice_ref(trimmed))),
         }
     }
+}
+
+/// Copied: a part would keep the whole.
+fn beginning(line: &[u8]) -> Bytes {
+    Bytes::copy_from_slice(&line[..line.len().min(END_BYTES)])
+}
+
+/// `last`, when `more` has come after it.
+fn keep_end(last: &mut BytesMut, more: &[u8]) {
+    last.extend_from_slice(&more[more.len().saturating_sub(END_BYTES)..]);
+    let over = last.len().saturating_sub(END_BYTES);
+    drop(last.split_to(over));
+}
+
+fn ended((first, mut last): (Bytes, BytesMut), rest: &[u8]) -> Line {
+    keep_end(&mut last, rest);
+    Line::TooLong(first, last.freeze())
 }
 
 #[cfg(test)]
@@ -105,7 +131,10 @@ mod tests {
                 while let Some(line) = lines.next().await {
                     found.push(match line {
                         Line::Whole(line) => String::from_utf8_lossy(&line).into_owned(),
-                        Line::TooLong => "too long".to_owned(),
+                        Line::TooLong(first, last) => {
+                            assert!(!first.is_empty() && last.len() <= END_BYTES);
+                            "too long".to_owned()
+                        }
                     });
                 }
                 assert_eq!(lines.next().await, None, "the end stays the end");

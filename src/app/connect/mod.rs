@@ -12,6 +12,7 @@
 //! between the eras.
 
 mod answer;
+mod ends;
 mod follow;
 mod heard;
 mod input;
@@ -41,7 +42,7 @@ use crate::admin::definition::bounds::{CONNECT_TIMEOUT, DEFAULTS};
 use crate::backend::{Address, Answered, Backend, BackendId, InvalidTarget, Lane, Outgoing, Pool, TlsRoots};
 use crate::base::ServerName;
 use crate::frame::{Refused, ScanError, Scanner};
-use crate::protocol::{Era, Method};
+use crate::protocol::{Era, Method, code};
 
 use input::{Line, Lines};
 use message::Message;
@@ -174,7 +175,7 @@ impl Bridge {
             tokio::select! {
                 line = lines.next() => match line {
                     Some(Line::Whole(line)) => self.take(line, &mut tasks).await,
-                    Some(Line::TooLong) => tracing::warn!(bytes_max, "a line of the client's is too long; it was passed over"),
+                    Some(Line::TooLong(first, last)) => self.refuse_too_long(&first, &last, bytes_max).await,
                     None => break,
                 },
                 Some(_ended) = tasks.calls.join_next() => {}
@@ -227,6 +228,19 @@ impl Bridge {
             let error = heard::error(id.span.of(line), error.code(), &error.to_string());
             self.say(&error).await;
         }
+    }
+
+    /// Of a line that was not held, with the id that its ends tell of; null where they do not (JSON-RPC 2.0,
+    /// section 5.1).
+    async fn refuse_too_long(&self, first: &[u8], last: &[u8], bytes_max: usize) {
+        tracing::warn!(bytes_max, "a line of the client's is too long; it was not sent");
+        let Some(id) = ends::id(first, last) else { return };
+        if self.requests.era(&Bytes::copy_from_slice(id.as_bytes())).is_some() {
+            return tracing::warn!("its id is in use by another request, which keeps it");
+        }
+        let text =
+            format!("the message is longer than {bytes_max} bytes, so it was not sent: send less at once");
+        self.say(&heard::error(id.as_bytes(), code::INVALID_REQUEST, &text)).await;
     }
 
     async fn dispatch(self: &Rc<Self>, message: Message, tasks: &mut Tasks) {
