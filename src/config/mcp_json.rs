@@ -18,11 +18,16 @@ pub(super) fn parse(source: &str, text: &str, report: &Report) -> Vec<Entry> {
         path.iter().fold(Place::file(source, line, ""), |place, key| place.below(key))
     };
     let tell = |Mistake { line, path, text }: Mistake| report.mistake(&place(line, &path), text);
-    let read = |mcp_json::Entry { name, path, kind }: mcp_json::Entry| match kind {
-        Ok(kind) => Some(Entry { name, place: place(None, &path), kind }),
-        Err(mistakes) => {
-            mistakes.into_iter().for_each(tell);
-            None
+    let read = |mcp_json::Entry { name, path, kind, notices }: mcp_json::Entry| {
+        for Mistake { line, path, text } in notices {
+            report.notice(&place(line, &path), text);
+        }
+        match kind {
+            Ok(kind) => Some(Entry { name, place: place(None, &path), kind }),
+            Err(mistakes) => {
+                mistakes.into_iter().for_each(tell);
+                None
+            }
         }
     };
     let entries = file.entries.into_iter().filter_map(read).collect();

@@ -1,9 +1,12 @@
 //! Servers that are programs, as `metamcp.toml` and `mcp.json` have them.
 
+use std::env;
+use std::fs::Metadata;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::mistakes::{Place, Report, Written};
+use super::mistakes::{Place, Report, Written, quote};
 use super::raw::Variables;
 use super::section::Section;
 use super::servers::Context;
@@ -89,6 +92,9 @@ fn absolute(written: &Written<&str>, context: Context<'_>) -> Option<PathBuf> {
         context.report.mistake(&written.place, "is not an absolute path");
         return None;
     }
+    if !path.exists() {
+        context.report.notice(&written.place, "is not there, so nothing of it is opened to the program");
+    }
     Some(path)
 }
 
@@ -139,8 +145,52 @@ impl Draft<'_> {
                 Some(path)
             }
         };
+        if let Some(why) = cannot_run(&command, &env, cwd.as_deref()) {
+            report.notice(&self.command.place, why);
+        }
         Some(Program { command, args, env, cwd, settings: self.settings })
     }
+}
+
+/// Why a start would fail as things are now. No mistake: the program may be there when it is needed, and it is no
+/// reason not to serve the others. Of the command only its first word is quoted: what follows may be a secret.
+fn cannot_run(command: &str, env: &[(String, String)], cwd: Option<&Path>) -> Option<String> {
+    let mut words = command.split_whitespace();
+    let first = words.next()?;
+    let has_more = words.next().is_some();
+    let missing = |text: &str| {
+        if has_more {
+            let first = quote(first);
+            return format!("is no program: write its name alone, {first}, and each word behind it in args");
+        }
+        text.to_owned()
+    };
+    if command.starts_with("~/") {
+        return Some("begins with ~, which only a shell knows; write ${HOME}/...".into());
+    }
+    if command.contains('/') {
+        let path = cwd.unwrap_or(Path::new("")).join(command);
+        return match path.metadata() {
+            Err(_) => Some(missing("is not there; write the path of a program that is")),
+            Ok(found) if found.is_dir() => Some("is a directory; write the path of the program in it".into()),
+            Ok(found) if !may_run(&found) => Some("may not be executed; allow it by chmod +x".into()),
+            Ok(_) => None,
+        };
+    }
+    let (_, path) = env.iter().rev().find(|(name, _)| name == "PATH")?;
+    let is_program = |folder: PathBuf| {
+        folder.join(command).metadata().is_ok_and(|found| found.is_file() && may_run(&found))
+    };
+    if env::split_paths(path).any(is_program) {
+        return None;
+    }
+    Some(missing(
+        "is in no directory of the PATH that it would be started with; install it, or write its whole path",
+    ))
+}
+
+fn may_run(found: &Metadata) -> bool {
+    found.permissions().mode() & 0o111 != 0
 }
 
 /// What `[admin]` says of programs that are defined elsewhere.

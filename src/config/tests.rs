@@ -572,6 +572,39 @@ fn programs() {
     check("command='x'\nprocesses_max=0", &["servers.a.processes_max: is out of range"]);
 }
 
+/// What is said of a program that is taken as it is written.
+#[track_caller]
+fn check_notices(json: &str, expected: &[&str]) {
+    let json = format!(r#"{{"servers": {{"a": {{{json}}}}}}}"#);
+    let config = run("", &[("PATH", "/bin:/usr/bin")], &[("mcp.json", &json)]).unwrap();
+    let notices: Vec<String> = config.skipped.iter().map(ToString::to_string).collect();
+    assert_eq!(notices.len(), expected.len(), "{json}: {notices:?}");
+    for (notice, expected) in notices.iter().zip(expected) {
+        assert!(notice.contains(expected), "{json}: {notice}");
+        assert!(!notice.contains("hunter2"), "{notice}");
+    }
+}
+
+#[test]
+fn says_what_would_not_run() {
+    check_notices(r#""command": "sh""#, &[]);
+    check_notices(r#""command": "/bin/sh""#, &[]);
+    check_notices(r#""command": "no-such-program""#, &["servers.a.command: is in no directory of the PATH"]);
+    check_notices(r#""command": "/bin""#, &["is a directory"]);
+    check_notices(r#""command": "/etc/passwd""#, &["may not be executed"]);
+    check_notices(r#""command": "/no/such""#, &["is not there"]);
+    check_notices(r#""command": "~/bin/x""#, &["write ${HOME}"]);
+    check_notices(
+        r#""command": "npx -y foo --key=hunter2""#,
+        &[r#"write its name alone, "npx", and each word"#],
+    );
+    check_notices(r#""command": "sh", "envFile": "x.env""#, &["servers.a.envFile: is not read"]);
+    check_notices(r#""command": "sh", "args": ["-p", 8080]"#, &["servers.a.args: is taken as text"]);
+    check_notices(r#""command": "sh", "env": {"PORT": 8080}"#, &["servers.a.env.PORT: is taken as text"]);
+    let config = toml("[servers.a]\ncommand='/bin/sh'\nconfine.read=['/no/such']").unwrap();
+    assert!(config.skipped[0].to_string().contains("servers.a.confine.read: is not there"));
+}
+
 #[test]
 fn names_of_others_are_made_printable() {
     let json = "{\"mcpServers\": {\"\\u001b[31m\": {\"command\": \"x\"}}}";

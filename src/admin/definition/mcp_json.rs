@@ -30,6 +30,8 @@ pub struct Entry {
     pub path: Vec<String>,
     /// What it is, or everything that is wrong with it.
     pub kind: Result<Kind, Vec<Mistake>>,
+    /// What of it is taken otherwise than written, or not at all.
+    pub notices: Vec<Mistake>,
 }
 
 /// Something that cannot be taken; says what to write instead, and never quotes a value.
@@ -132,8 +134,12 @@ impl McpJson {
         };
         for (name, value) in members {
             let path = [path, &[&name]].concat();
+            let mut notices = Vec::new();
             let kind = match json::read(value.get().as_bytes()) {
-                Ok(Value::Object(fields)) => kind(&fields, &path),
+                Ok(Value::Object(fields)) => {
+                    notices = noticed(&fields, &path);
+                    kind(&fields, &path)
+                }
                 Ok(_) => wrong(&path, "is not an object; write {\"url\": \"...\"}"),
                 Err(Refused::Twice(below)) => {
                     let below = below.iter().map(String::as_str);
@@ -144,7 +150,7 @@ impl McpJson {
                 }
             };
             let path = path.into_iter().map(str::to_owned).collect();
-            self.entries.push(Entry { name: name.clone(), path, kind });
+            self.entries.push(Entry { name: name.clone(), path, kind, notices });
         }
     }
 }
@@ -182,6 +188,33 @@ fn kind(fields: &Fields, path: &[&str]) -> Result<Kind, Vec<Mistake>> {
     }
 }
 
+/// What clients do with it and is not done here, or what they make of what is no text.
+fn noticed(fields: &Fields, path: &[&str]) -> Vec<Mistake> {
+    let mut notices = Vec::new();
+    if fields.get("envFile").is_some_and(|file| !file.is_null()) {
+        notices.push(mistake(&[path, &["envFile"]].concat(), ENV_FILE));
+    }
+    let is_plain = |value: &Value| value.is_number() || value.is_boolean();
+    if fields.get("args").and_then(Value::as_array).is_some_and(|args| args.iter().any(is_plain)) {
+        notices.push(mistake(&[path, &["args"]].concat(), NO_TEXT));
+    }
+    for (name, value) in fields.get("env").and_then(Value::as_object).into_iter().flatten() {
+        if is_plain(value) {
+            notices.push(mistake(&[path, &["env", name]].concat(), NO_TEXT));
+        }
+    }
+    notices
+}
+
+/// A word of a command line, also where it is written as a number: clients pass it on as text.
+fn word(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(_) | Value::Bool(_) => Some(value.to_string()),
+        _ => None,
+    }
+}
+
 /// What every client means by these four.
 fn program(fields: &Fields, path: &[&str]) -> Result<Kind, Vec<Mistake>> {
     let mut mistakes = Vec::new();
@@ -196,8 +229,8 @@ fn program(fields: &Fields, path: &[&str]) -> Result<Kind, Vec<Mistake>> {
     let (command, cwd) = (text("command"), text("cwd"));
     let args = match fields.get("args") {
         None | Some(Value::Null) => Vec::new(),
-        Some(Value::Array(items)) if items.iter().all(Value::is_string) => {
-            items.iter().filter_map(|item| item.as_str().map(str::to_owned)).collect()
+        Some(Value::Array(items)) if items.iter().all(|item| word(item).is_some()) => {
+            items.iter().filter_map(word).collect()
         }
         Some(_) => {
             mistakes.push(mistake(&[path, &["args"]].concat(), "is not a list of texts; write [\"...\"]"));
@@ -353,6 +386,10 @@ impl<'de> Deserialize<'de> for Members {
 
 /// As long as a server name may be (`base::ServerName`, which a test holds it to).
 const NAME_BYTES_MAX: usize = 64;
+
+const ENV_FILE: &str = "is not read; write its variables into env, or set them where metamcp is started";
+
+const NO_TEXT: &str = "is taken as text; write it in quotes";
 
 const TRANSPORT_FORM: &str = "is not a transport; write \"http\", \"sse\" or \"stdio\"";
 
@@ -521,7 +558,7 @@ mod tests {
             r#"{"mcpServers": {"a": 1, "b": {}, "c": {"url": 1}, "d": {"type": "ws", "url": "http://a"},
                 "e": {"url": "http://a", "command": "x"}, "i": {"headers": {"A": "1", "A": "2"}, "url": "http://a"}, "f": {"url": "http://a", "headers": {"A": 1, "B": 2}},
                 "g": {"url": "http://a", "headers": []}, "ok": {"url": "http://a"},
-                "h": {"command": 1, "args": ["a", 2], "env": {"A": [], "B": 3, "C": true}, "cwd": {}},
+                "h": {"command": 1, "args": ["a", []], "env": {"A": [], "B": 3, "C": true}, "cwd": {}},
                 "j": {"command": "x", "args": "y", "env": []}}}"#,
             &[
                 "ok http://a 0",
