@@ -32,8 +32,9 @@ const SHORT_GRACE: Duration = Duration::from_millis(200);
 /// Between two looks at what still runs, while something ends.
 const POLL: Duration = Duration::from_millis(20);
 
-/// After SIGKILL, a process in the midst of a disk operation may take its time; nothing can be done about it.
-const KILL_PATIENCE: Duration = Duration::from_secs(2);
+/// After SIGKILL, a process in the midst of a disk operation, or on a busy machine, may take its time. A gateway that lives
+/// does not wait for it.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Keeps the server until it has ended, with all that it started; gives what it ended with.
 pub fn run(orders: &Orders, program: &[OsString]) -> ExitCode {
