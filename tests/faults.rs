@@ -87,6 +87,8 @@ fn a1_nobody_listens() {
         (&"left alone".into(), &"connecting".into()),
         "{a}"
     );
+    // Nobody is asked for a key on this machine, so nobody is told less than an administrator.
+    assert!(a["last_failure"]["reason"].as_str().is_some_and(|reason| reason.contains("refused")), "{a}");
     assert_eq!((&b["state"], &b["last_failure"]), (&"ok".into(), &serde_json::Value::Null), "{b}");
     // It comes back by itself, as soon as the server does.
     let _back = Peer::start(TcpListener::bind(free).unwrap());

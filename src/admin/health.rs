@@ -12,7 +12,7 @@ use super::problem::Problem;
 use super::request::{json_body, respond};
 use super::views::{Health, Ready, ReadyServer, ReadyStore, ServerCondition, TokenResponse, Warning};
 use super::{Admin, Call};
-use crate::auth::{self, Credential, Denied, Identity, KeysFrom, Role};
+use crate::auth::{self, Credential, Denied, Identity, KeysFrom, Mode, Role};
 use crate::backend::BackendId;
 use crate::base::Phase;
 use crate::catalog::View;
@@ -59,7 +59,7 @@ impl Admin {
             Ready { ready: !draining, degraded, store: None, servers: None, left_out: None, warnings: None };
         if let Ok(identity) = self.identify(headers).await {
             body.servers = Some(self.servers_behind(&identity));
-            let is_admin = identity.role() == Role::Admin;
+            let is_admin = self.sees_reasons(&identity);
             body.store = degraded.map(|_| store_of(&health, is_admin));
             // What endpoints there are is for those who administer.
             if is_admin {
@@ -75,11 +75,17 @@ impl Admin {
         respond(status, &json!(body))
     }
 
+    /// Whether why something failed is told: to those who administer, and to everybody where nobody is asked for a key,
+    /// for that is on this machine only.
+    fn sees_reasons(&self, identity: &Identity) -> bool {
+        identity.role() == Role::Admin || self.parts.auth.mode() == Mode::Open
+    }
+
     /// Each server of the endpoints that a key may enter, and why it is missing from lists of Modern clients, when it is
     /// from all that were made.
     fn servers_behind(&self, identity: &Identity) -> Vec<ReadyServer> {
         let fleet = self.fleet();
-        let is_admin = identity.role() == Role::Admin;
+        let is_admin = self.sees_reasons(&identity);
         let mut servers = BTreeMap::new();
         for endpoint in fleet.table.endpoints().filter(|endpoint| identity.may_enter(&endpoint.scope)) {
             let merged = self.parts.catalog.snapshot(endpoint, View::Modern);
