@@ -276,7 +276,10 @@ impl Bridge {
         let bridge = Rc::clone(self);
         let set = if is_listening { &mut tasks.streams } else { &mut tasks.calls };
         let task = set.spawn_local(async move {
-            bridge.answer(&message, is_opening).await;
+            {
+                let _turn = bridge.requests.turn(is_listening).await;
+                bridge.answer(&message, is_opening).await;
+            }
             drop((place, under_way));
         });
         self.requests.can_be_given_up(&id, task);

@@ -6,22 +6,40 @@ use std::collections::hash_map::Entry;
 use std::rc::Rc;
 
 use bytes::Bytes;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::AbortHandle;
 
 use crate::protocol::Era;
 
-/// At once. An agent runs tens of calls; and each may hold an answer of 32 MiB.
-const REQUESTS_MAX: usize = 64;
+/// At the endpoint at once. An agent runs tens of calls; and each may hold an answer of 32 MiB.
+const ASKED_MAX: usize = 64;
+
+/// With those that wait for their turn meanwhile. Input is read on: answers to questions of the endpoint, without
+/// which those before them may never end, stand behind them.
+const REQUESTS_MAX: usize = 4096;
 
 /// Of the client's own, held until they are answered, for a session that was lost may ask for them again.
 /// Four of the longest lines; alone, a request may be longer.
 const BYTES_MAX: usize = 64 << 20;
 
 /// The requests that are under way, by their ids as written.
-#[derive(Default)]
 pub struct Requests {
     all: RefCell<HashMap<Bytes, Request>>,
     bytes: Cell<usize>,
+    turns: Semaphore,
+    /// Apart from those, for they never end by themselves.
+    listening: Semaphore,
+}
+
+impl Default for Requests {
+    fn default() -> Self {
+        Self {
+            all: RefCell::default(),
+            bytes: Cell::default(),
+            turns: Semaphore::new(ASKED_MAX),
+            listening: Semaphore::new(ASKED_MAX),
+        }
+    }
 }
 
 struct Request {
@@ -62,6 +80,13 @@ impl Requests {
                 Ok(Place { requests: Rc::clone(self), id: id.clone() })
             }
         }
+    }
+
+    /// Waits until one more may be asked of the endpoint, in the order of asking. Cancel safe.
+    pub async fn turn(&self, is_listening: bool) -> Option<SemaphorePermit<'_>> {
+        let turns = if is_listening { &self.listening } else { &self.turns };
+        // They are never closed.
+        turns.acquire().await.ok()
     }
 
     /// By that task.

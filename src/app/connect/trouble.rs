@@ -59,7 +59,7 @@ pub enum Trouble {
     #[error("the endpoint has lost the session, and another could not be opened: start the client again")]
     SessionLost,
     /// The client's doing.
-    #[error("more requests are under way than may be at once (64, with 64 MiB): wait for answers")]
+    #[error("more requests are under way than may be at once (4096, with 64 MiB): wait for answers")]
     TooMany,
     /// Likewise.
     #[error("the protocol version in _meta is not one that a header can hold: write a date, as 2026-07-28")]
