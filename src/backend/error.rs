@@ -127,9 +127,10 @@ impl BackendError {
     #[cold]
     pub fn into_fault(self, server: &ServerName) -> Fault {
         let (kind, text) = match self.stage {
-            Stage::Queue | Stage::QueueFull => {
-                (Kind::Overloaded, format!("server `{server}` has too many calls under way; try again"))
-            }
+            Stage::Queue | Stage::QueueFull => (
+                Kind::Overloaded,
+                format!("server `{server}` has too many calls under way, try again; the call did not run"),
+            ),
             Stage::Resolve | Stage::Connect | Stage::Tls | Stage::Unsent => {
                 (Kind::Unreachable, format!("server `{server}` cannot be reached; the call did not run"))
             }
@@ -178,10 +179,14 @@ impl BackendError {
             Stage::Sent | Stage::Body => {
                 (Kind::Broken, format!("server `{server}` broke off the connection; the call may have run"))
             }
-            Stage::TooLarge => (Kind::BadAnswer, format!("server `{server}` answered more than may be held")),
-            Stage::Nonsense => {
-                (Kind::BadAnswer, format!("server `{server}` answered what is no MCP message"))
-            }
+            Stage::TooLarge => (
+                Kind::BadAnswer,
+                format!("server `{server}` answered more than may be held; the call may have run"),
+            ),
+            Stage::Nonsense => (
+                Kind::BadAnswer,
+                format!("server `{server}` answered what is no MCP message; the call may have run"),
+            ),
         };
         Fault::backend(kind, text).because(self)
     }

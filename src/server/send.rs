@@ -221,14 +221,23 @@ fn bad_status(server: &ServerName, status: StatusCode) -> Fault {
     let (kind, text) = match status.as_u16() {
         401 | 403 => (
             Kind::BackendRefused,
-            format!("server `{server}` refuses the gateway's credentials; its configuration needs new ones"),
+            format!(
+                "server `{server}` refuses the gateway's credentials, its configuration needs new ones; the call did not run"
+            ),
         ),
-        429 | 503 => (Kind::Overloaded, format!("server `{server}` is overloaded; try again later")),
+        429 | 503 => (
+            Kind::Overloaded,
+            format!("server `{server}` is overloaded, try again later; the call did not run"),
+        ),
         300..=399 => (
             Kind::BadAnswer,
-            format!("server `{server}` redirects, which is not followed; configure its final address"),
+            format!(
+                "server `{server}` redirects, which is not followed, configure its final address; the call did not run"
+            ),
         ),
-        code => (Kind::BadAnswer, format!("server `{server}` answered with HTTP {code}")),
+        code => {
+            (Kind::BadAnswer, format!("server `{server}` answered with HTTP {code}; the call may have run"))
+        }
     };
     Fault::backend(kind, text)
 }
