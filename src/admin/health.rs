@@ -85,7 +85,7 @@ impl Admin {
     /// from all that were made.
     fn servers_behind(&self, identity: &Identity) -> Vec<ReadyServer> {
         let fleet = self.fleet();
-        let is_admin = self.sees_reasons(&identity);
+        let is_admin = self.sees_reasons(identity);
         let mut servers = BTreeMap::new();
         for endpoint in fleet.table.endpoints().filter(|endpoint| identity.may_enter(&endpoint.scope)) {
             let merged = self.parts.catalog.snapshot(endpoint, View::Modern);
