@@ -499,7 +499,8 @@ fn never_answers(gateway: &Gateway, server: (Transport, Era), client: Era) {
     let done = row.done(dialogue.answer(gateway, &reply, &given(row.kind, "Ada")));
     assert!(done["result"].to_string().contains("Ada"), "{done}: {row:?}");
     if (row.server.1, client) == (Era::Legacy, Era::Modern) {
-        for (mut dialogue, reply) in replies {
+        // The oldest has made room; those after it may have some time left.
+        for (mut dialogue, reply) in replies.into_iter().take(1) {
             let over = row.done(dialogue.answer(gateway, &reply, &given(row.kind, "Eve")));
             assert_eq!(over["error"]["code"], -32602, "{over}: {row:?}");
             assert!(over["error"]["message"].as_str().unwrap().contains("time is over"), "{over}: {row:?}");
