@@ -550,6 +550,7 @@ fn a_hanging_server_is_named_and_the_others_are_listed() {
         assert_eq!(missing.as_array().map(Vec::len), Some(1), "{message}");
         assert_eq!(missing[0]["server"], "b");
         assert!(missing[0]["reason"].as_str().is_some_and(|reason| !reason.is_empty()));
+        assert!(["slow", "failed"].contains(&missing[0]["state"].as_str().unwrap()), "{missing}");
     }
     for request in
         [modern_call(AGGREGATED, "b__echo", "{}"), legacy_call(AGGREGATED, &session, "1", "b__echo", "{}")]

@@ -15,7 +15,7 @@ use tokio::time::{Instant, interval, timeout_at};
 
 use super::Config;
 use super::member::{AbortOnDrop, Member};
-use super::merge::{ListKind, Listed, Merged, Missing, Reason, ServerLists, merge};
+use super::merge::{Failed, ListKind, Listed, Merged, Missing, Reason, ServerLists, merge};
 use super::vetting::{Verdict, Vetting};
 use super::view::View;
 use crate::backend::{BackendId, Pool};
@@ -480,7 +480,8 @@ impl Shared {
         let mut announced = [0; 3];
         for place in &endpoint.servers {
             let member = members.get(&(BackendId(place.backend), view));
-            let gone = || (Err(Reason::Failed("it was removed".to_owned())), 0);
+            let removed = || Failed { text: "it was removed".to_owned(), stage: None, since: None };
+            let gone = || (Err(Reason::Failed(removed())), 0);
             let (list, generation) = member.map_or_else(gone, |(member, _)| member.lists());
             lists.push(list.and_then(|lists| match self.catalog.vetting.verdict(&place.name) {
                 Verdict::Show(held) => Ok(Listed { lists, held }),

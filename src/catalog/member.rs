@@ -14,10 +14,11 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::fetch::{Asker, FetchError, discover, lists};
 use super::keeper::UNWANTED_AFTER;
-use super::merge::{Reason, ServerLists};
+use super::merge::{Failed, Reason, ServerLists};
 use super::view::{View, modern_headers, modern_meta};
 use super::{Config, keeper::Shared};
 use crate::backend::{ChangedTools, EraChoice, Pool};
+use crate::base::unix_s;
 use crate::frame::{Kind as FrameKind, Scanner};
 use crate::protocol::{ClientCapabilities, Method, Revision};
 use crate::session::{Ask, Feed, Introduction, Ready, Source, Upstream, ask};
@@ -172,7 +173,7 @@ impl Member {
         }
         let known = self.lists().0.map_err(|_| Reason::Slow);
         self.know(shared, known, generation);
-        let too_long = || Err(Reason::Failed("it took too long to list".to_owned()));
+        let too_long = || Err(self.failed("it took too long to list".to_owned()));
         timeout(FETCH_TIMEOUT, fetching).await.unwrap_or_else(|_elapsed| too_long())
     }
 
@@ -206,9 +207,21 @@ impl Member {
         result.map_err(|error| match error {
             FetchError::OtherEra => Reason::OtherEra,
             FetchError::Unasked => Reason::Unasked,
-            FetchError::SessionLost => Reason::Failed("it loses its sessions".to_owned()),
-            FetchError::Failed(text) => Reason::Failed(reason(&text, self.pool.backend().name().as_str())),
+            FetchError::SessionLost => self.failed("it loses its sessions".to_owned()),
+            FetchError::Failed(text) => self.failed(reason(&text, self.pool.backend().name().as_str())),
         })
+    }
+
+    /// Since when, when it goes on to fail in the same way.
+    fn failed(&self, text: String) -> Reason {
+        let stage = self.pool.backend().condition().last_failure.map(|failure| failure.stage.text());
+        let failed = Failed { text, stage, since: Some(unix_s()) };
+        match self.lists().0 {
+            Err(Reason::Failed(before)) if (&before.text, before.stage) == (&failed.text, stage) => {
+                Reason::Failed(before)
+            }
+            _ => Reason::Failed(failed),
+        }
     }
 
     async fn fetch_modern(self: &Rc<Self>, config: &Config) -> Result<ServerLists, FetchError> {

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use foldhash::fast::FixedState;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::cursor;
 use super::offer::join;
@@ -131,8 +131,19 @@ pub enum Reason {
     Unasked,
     /// Its answer takes longer than a list request waits for it, and is still awaited.
     Slow,
-    /// It failed; the text is for clients.
-    Failed(String),
+    /// It failed.
+    Failed(Failed),
+}
+
+/// How a server failed to list, for clients: without addresses, and without what a program said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failed {
+    /// What it did.
+    pub text: String,
+    /// How far the request had come.
+    pub stage: Option<&'static str>,
+    /// Since when it is so, in seconds since 1970. It does not move with each try: lists that say the same are the same.
+    pub since: Option<u64>,
 }
 
 /// An item that is not advertised.
@@ -362,11 +373,7 @@ impl Item {
 fn tail(view: View, servers: &[Result<Listed, Reason>], merged: &Merged, is_own: bool) -> Bytes {
     let mut meta = serde_json::Map::new();
     if !merged.missing.is_empty() {
-        let missing: Vec<_> = merged
-            .missing
-            .iter()
-            .map(|missing| json!({"server": missing.server.as_str(), "reason": missing.reason.text()}))
-            .collect();
+        let missing: Vec<_> = merged.missing.iter().map(Missing::to_json).collect();
         meta.insert("dev.metamcp/missing".into(), missing.into());
     }
     // One who is not shown everything is not told what is hidden either.
@@ -397,6 +404,18 @@ pub fn server_info() -> serde_json::Value {
     json!({"name": "metamcp", "version": env!("CARGO_PKG_VERSION")})
 }
 
+impl Missing {
+    fn to_json(&self) -> Value {
+        let (server, state) = (self.server.as_str(), self.reason.state());
+        let mut said = json!({"server": server, "state": state, "reason": self.reason.text()});
+        if let Reason::Failed(Failed { stage, since, .. }) = &self.reason {
+            since.iter().for_each(|since| said["since"] = (*since).into());
+            stage.iter().for_each(|stage| said["stage"] = (*stage).into());
+        }
+        said
+    }
+}
+
 impl Reason {
     /// For clients.
     pub fn text(&self) -> &str {
@@ -405,7 +424,18 @@ impl Reason {
             Self::Slow => "it is slow to list",
             Self::Unasked => "it speaks earlier revisions, and is listed when a client of this one asks",
             Self::OtherEra => "it does not speak this revision of the protocol",
-            Self::Failed(text) => text,
+            Self::Failed(failed) => &failed.text,
+        }
+    }
+
+    /// For programs.
+    fn state(&self) -> &'static str {
+        match self {
+            Self::Loading => "loading",
+            Self::Slow => "slow",
+            Self::Unasked => "unasked",
+            Self::OtherEra => "other era",
+            Self::Failed(_) => "failed",
         }
     }
 }

@@ -25,7 +25,8 @@ use std::time::Duration;
 pub use fetch::{FetchError, discover};
 pub use keeper::{Catalog, Keeper, KeeperSeed};
 pub use merge::{
-    HiddenItem, Item, ListKind, Listed, Listing, Merged, Missing, NAME_BYTES_MAX, Reason, ServerLists, merge,
+    Failed, HiddenItem, Item, ListKind, Listed, Listing, Merged, Missing, NAME_BYTES_MAX, Reason,
+    ServerLists, merge,
 };
 pub use pins::{Approve, Change, NotApproved, Pins, told};
 pub use probe::{Probed, probe};
