@@ -129,7 +129,9 @@ fn parked_connections_end_with_the_gateway() {
     gateway.terminate();
     assert!(listening.event().is_some_and(|last| last["result"]["resultType"] == "complete"));
     assert!(listening.event().is_none());
-    clients.iter_mut().for_each(|client| assert!(client.is_closed()));
+    for client in &mut clients {
+        assert!(client.is_closed());
+    }
     assert_eq!(gateway.ended().code(), Some(0));
 }
 

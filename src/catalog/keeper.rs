@@ -15,7 +15,8 @@ use tokio::time::{Instant, interval, timeout_at};
 
 use super::Config;
 use super::member::{AbortOnDrop, Member};
-use super::merge::{Failed, ListKind, Listed, Merged, Missing, Reason, ServerLists, merge};
+use super::merge::{ListKind, Listed, Merged, ServerLists, merge};
+use super::missing::{Failed, Missing, Reason};
 use super::vetting::{Verdict, Vetting};
 use super::view::View;
 use crate::backend::{BackendId, Pool};

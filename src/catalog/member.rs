@@ -14,7 +14,8 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::fetch::{Asker, FetchError, discover, lists};
 use super::keeper::UNWANTED_AFTER;
-use super::merge::{Failed, Reason, ServerLists};
+use super::merge::ServerLists;
+use super::missing::{Failed, Reason};
 use super::view::{View, modern_headers, modern_meta};
 use super::{Config, keeper::Shared};
 use crate::backend::{ChangedTools, EraChoice, Pool};

@@ -12,6 +12,7 @@ mod fetch;
 mod keeper;
 mod member;
 mod merge;
+mod missing;
 mod offer;
 mod pins;
 mod print;
@@ -24,10 +25,8 @@ use std::time::Duration;
 
 pub use fetch::{FetchError, discover};
 pub use keeper::{Catalog, Keeper, KeeperSeed};
-pub use merge::{
-    Failed, HiddenItem, Item, ListKind, Listed, Listing, Merged, Missing, NAME_BYTES_MAX, Reason,
-    ServerLists, merge,
-};
+pub use merge::{HiddenItem, Item, ListKind, Listed, Listing, Merged, NAME_BYTES_MAX, ServerLists, merge};
+pub use missing::{Failed, Missing, Reason};
 pub use pins::{Approve, Change, NotApproved, Pins, told};
 pub use probe::{Probed, probe};
 pub use retold::retold;

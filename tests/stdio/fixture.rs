@@ -183,6 +183,16 @@ fn inquire_modern(message: &Value) -> Value {
     json!({"resultType": "input_required", "inputRequests": {at.to_string(): question}, "requestState": state})
 }
 
+/// The keeper, or all of this group.
+fn kill(signal: i32, is_keeper: bool) {
+    let signal = rustix::process::Signal::from_named_raw(signal).unwrap();
+    if is_keeper {
+        rustix::process::kill_process(rustix::process::getppid().unwrap(), signal).unwrap();
+    } else {
+        rustix::process::kill_current_process_group(signal).unwrap();
+    }
+}
+
 fn call(message: &Value) -> Result<Value, Value> {
     let (name, arguments) = (message["params"]["name"].as_str(), &message["params"]["arguments"]);
     let token = &message["params"]["_meta"]["progressToken"];
@@ -221,12 +231,7 @@ fn call(message: &Value) -> Result<Value, Value> {
         }
         Some("die") => std::process::exit(6),
         Some("kill") => {
-            let signal = rustix::process::Signal::from_named_raw(i32::try_from(number("signal")).unwrap());
-            let keeper = rustix::process::getppid().unwrap();
-            match arguments["whom"].as_str() {
-                Some("keeper") => rustix::process::kill_process(keeper, signal.unwrap()).unwrap(),
-                _ => rustix::process::kill_current_process_group(signal.unwrap()).unwrap(),
-            }
+            kill(i32::try_from(number("signal")).unwrap(), arguments["whom"] == "keeper");
             "done".to_owned()
         }
         Some("hang") => {
