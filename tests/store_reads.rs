@@ -79,8 +79,9 @@ fn known_keys_are_answered_without_the_database() {
     let (_, key) = database.key("known");
     let credentials = [token(&gateway, &key), key];
     let count = if is_long() { 100_000 } else { 10_000 };
-    // Everything is known by then.
+    // Everything is known by then, and what the server lists is written down.
     calls(&gateway, &credentials, 100);
+    thread::park_timeout(AFTERGLOW);
 
     reset(&cluster);
     let time = calls(&gateway, &credentials, count);
@@ -112,5 +113,5 @@ fn known_keys_are_answered_without_the_database() {
     assert!(!idle.is_empty(), "nothing is seen of the polls, so nothing was shown");
 }
 
-/// For the last batch of usage to be delivered.
+/// For the last batch of usage to be delivered, and for what was approved of tools.
 const AFTERGLOW: Duration = Duration::from_secs(3);
