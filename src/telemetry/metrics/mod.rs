@@ -1,6 +1,6 @@
 //! Counters, histograms and gauges, counted by the workers and summed up when somebody asks.
 //!
-//! Each worker has a [`Desk`] of its own, on cache lines of its own, and writes it by plain loads and stores: no lock,
+//! Each worker has a `Desk` of its own, on cache lines of its own, and writes it by plain loads and stores: no lock,
 //! no atomic operation that others wait for, no hash of a label. What there is to count by, an endpoint or a server, is a
 //! [`Label`], a number that the routing table holds. Memory is taken when something is counted for the first time.
 //!
