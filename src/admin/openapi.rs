@@ -461,7 +461,8 @@ fn schemas() -> Value {
     served_only(&mut schemas["Server"]);
     written(&mut schemas, "Server", &["name", "kind"], &STANDING);
     for whole in ["Server", "ServerWrite", "ServerPut"] {
-        schemas[whole]["oneOf"] = json!([of_kind("http", "url"), of_kind("stdio", "command")]);
+        schemas[whole]["oneOf"] =
+            json!([of_kind("http", "url"), of_kind("sse", "url"), of_kind("stdio", "command")]);
     }
     written(&mut schemas, "Endpoint", &["name"], &STANDING);
     Value::Object(schemas)
@@ -477,7 +478,7 @@ fn served_only(server: &mut Value) {
     let served = SERVED.map(ServerKind::as_str);
     server["properties"]["kind"] = json!({
         "type": "string", "enum": served,
-        "description": "How it is spoken to: by `http`, or as the program that it is (`stdio`), if the gateway may run it",
+        "description": "How it is spoken to: by `http`, by the transport of 2024-11-05 (`sse`), or as the program that it is (`stdio`), if the gateway may run it",
     });
     server["properties"]["condition"] =
         json!({"$ref": "#/components/schemas/ServerCondition", "readOnly": true});
