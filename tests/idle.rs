@@ -176,37 +176,3 @@ fn a_parked_stream_says_what_it_has_to_say() {
     }
     assert_eq!(streams[0].head().status, 401);
 }
-
-/// Of each; a task, what the runtime has for a socket, and the buffers of HTTP would be some 30 KiB.
-const EACH_BYTES_MAX: usize = 2048;
-
-#[test]
-fn idle_clients_cost_next_to_nothing() {
-    // Thrice as many fit into the descriptors that a process has by default.
-    const CLIENTS: usize = 250;
-    let peer = Peer::script([]);
-    let setup = Setup::new().server("a", peer.address).with("[limits]\nkey_in_flight_max = 10000");
-    let gateway = setup.workers(1).start();
-    check_call(&mut Client::connect(gateway.address), &call("warm"), "warm");
-    for (what, request) in [("connection", by_hyper(call("hello"))), ("stream", by_hyper(listen()))] {
-        let come = || {
-            let mut client = Client::connect(gateway.address);
-            client.send(&request.bytes());
-            assert_eq!(client.head().status, 200);
-            assert!(client.chunk().unwrap().is_some());
-            client
-        };
-        // The first ones bring what stays: buffers for as many as come at once before they are parked, which is more or less
-        // by how busy the machine is. So they are more; what is parked and keeps its buffers does not fit into theirs.
-        let first: Vec<_> = (0..2 * CLIENTS).map(|_| come()).collect();
-        wait_parked(&gateway, 2 * CLIENTS);
-        let before = gateway.resident_bytes();
-        let clients: Vec<_> = (0..CLIENTS).map(|_| come()).collect();
-        wait_parked(&gateway, 3 * CLIENTS);
-        let each = gateway.resident_bytes().saturating_sub(before) / CLIENTS;
-        println!("{each} bytes for a {what}");
-        assert!(each <= EACH_BYTES_MAX, "{each} bytes for a {what}");
-        drop((first, clients));
-        wait_parked(&gateway, 0);
-    }
-}

@@ -26,6 +26,9 @@ const BEGIN_CHANGE: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 /// Another round of a poll may fall into one of the two times, and one of rotated keys.
 const ROUNDS: i64 = 3;
 
+/// One of rotated keys comes every ten seconds, which a slow machine may see in one of the times alone.
+const ROUNDS_EVERY_S: u64 = 10;
+
 /// Batches of usage: a second, as `journal::usage` makes them.
 const BATCHES_PER_SECOND_MAX: i64 = 5;
 
@@ -94,6 +97,7 @@ fn known_keys_are_answered_without_the_database() {
 
     println!("{count} calls in {time:.1?}; statements while calling, and in as long an idle time:");
     let batches_max = (i64::try_from(time.as_secs()).unwrap() + 2) * BATCHES_PER_SECOND_MAX;
+    let rounds = ROUNDS + i64::try_from(time.as_secs() / ROUNDS_EVERY_S).unwrap();
     let batches: i64 = called.iter().filter(|(text, _)| text.starts_with(OF_USAGE[0])).map(|(_, n)| n).sum();
     for (text, number) in &called {
         let idles = idle.get(text).copied().unwrap_or(0);
@@ -107,7 +111,7 @@ fn known_keys_are_answered_without_the_database() {
         } else {
             0
         };
-        assert!(*number <= idles + more + ROUNDS, "{number} times, idle {idles} times: {text}");
+        assert!(*number <= idles + more + rounds, "{number} times, idle {idles} times: {text}");
     }
     assert!((1..=batches_max).contains(&batches), "{batches} batches of usage");
     assert!(!idle.is_empty(), "nothing is seen of the polls, so nothing was shown");
