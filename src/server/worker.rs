@@ -3,13 +3,14 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::io;
+use std::io::{self, Write as _};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use foldhash::fast::RandomState;
+use httpdate::HttpDate;
 use subtle::ConstantTimeEq as _;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
@@ -24,7 +25,7 @@ use super::parking::Parking;
 use super::plane::ControlPlane;
 use crate::auth::{Authenticator, Check, Credential, Denied, Identity, KeyId, Mode};
 use crate::backend::{BackendId, Pool};
-use crate::base::{Fault, HttpDate, Kind, Origin, Phase, ServerName, http_date, unix_s};
+use crate::base::{Fault, Kind, Origin, Phase, ServerName, unix_s};
 use crate::catalog::Catalog;
 use crate::fleet::{Fleet, Pools};
 use crate::frame::Scanner;
@@ -85,7 +86,7 @@ pub struct Worker {
     pub parking: Parking,
     now_s: Cell<u64>,
     /// Likewise, as the field `Date` has it (RFC 9110, section 5.6.7).
-    date: Cell<HttpDate>,
+    date: Cell<Date>,
     /// Moves when keys changed.
     keys: Cell<u64>,
     /// How far the gateway is on its way out.
@@ -129,7 +130,7 @@ impl Worker {
             bell: Bell::new(shared.config.keep_alive),
             parking: Parking::new()?,
             now_s: Cell::new(unix_s()),
-            date: Cell::new(http_date(unix_s())),
+            date: Cell::new(date()),
             keys: Cell::new(0),
             phase: Cell::new(phase),
             number,
@@ -210,7 +211,7 @@ impl Worker {
     }
 
     /// Likewise, for the field `Date`.
-    pub fn date(&self) -> HttpDate {
+    pub fn date(&self) -> Date {
         self.date.get()
     }
 
@@ -256,7 +257,7 @@ impl Worker {
             self.controls.sweep(config);
             self.parking.sweep(config.idle_timeout);
             self.now_s.set(unix_s());
-            self.date.set(http_date(unix_s()));
+            self.date.set(date());
             self.pools.sweep();
             self.publish();
             self.shared.streams.iter().for_each(|streams| streams.expire());
@@ -463,4 +464,15 @@ fn admit(gauge: &Arc<Gauge>, identity: &Identity) -> Result<Permit, Fault> {
 fn denied(reason: Denied) -> Fault {
     let kind = if reason == Denied::Busy { Kind::Overloaded } else { Kind::Unauthenticated };
     Fault::client(kind, reason.to_string())
+}
+
+/// `Sun, 06 Nov 1994 08:49:37 GMT`: always as long.
+pub type Date = [u8; 29];
+
+fn date() -> Date {
+    let mut date = [b' '; 29];
+    let mut rest = &mut date[..];
+    // It has room for just that.
+    let _ = write!(rest, "{}", HttpDate::from(SystemTime::now()));
+    date
 }
