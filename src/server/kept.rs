@@ -21,7 +21,7 @@ use super::reply::{self, Reply};
 use super::worker::Worker;
 use crate::backend::{BackendError, Stage};
 use crate::base::{Fault, Kind};
-use crate::frame::EventSplitter;
+use crate::frame::{EventSplitter, Part};
 use crate::limits::Permit;
 use crate::protocol::Revision;
 use crate::session::{Mark, Next, NotHere, REQUEST_ID_BYTES_MAX, Reader, Session, Streams, Writer};
@@ -133,17 +133,25 @@ async fn pump(mut relay: Box<Relay>, writer: Writer, failure: Failure) {
         if parts.is_empty() && bytes.starts_with(b":") {
             writer.comment();
         }
-        for part in parts.drain(..) {
-            let pushed = tokio::select! {
-                biased;
-                () = writer.abandoned() => return,
-                pushed = writer.push(&part) => pushed,
-            };
-            if pushed.is_err() {
-                return;
-            }
+        if !put(&writer, &mut parts).await {
+            return;
         }
     }
+}
+
+/// Writes these parts, as long as somebody waits for them; whether somebody does.
+async fn put(writer: &Writer, parts: &mut Vec<Part>) -> bool {
+    for part in parts.drain(..) {
+        let pushed = tokio::select! {
+            biased;
+            () = writer.abandoned() => return false,
+            pushed = writer.push(&part) => pushed,
+        };
+        if pushed.is_err() {
+            return false;
+        }
+    }
+    true
 }
 
 /// Passes the events of a session on to what is kept of its stream, with or without a client, until nobody waits for
@@ -162,15 +170,8 @@ pub async fn keep(mut stream: Box<SessionStream>, writer: Writer) {
             continue;
         }
         splitter.feed(&bytes, &mut parts);
-        for part in parts.drain(..) {
-            let pushed = tokio::select! {
-                biased;
-                () = writer.abandoned() => return,
-                pushed = writer.push(&part) => pushed,
-            };
-            if pushed.is_err() {
-                return;
-            }
+        if !put(&writer, &mut parts).await {
+            return;
         }
     }
 }
