@@ -442,7 +442,7 @@ const SHARED: [(usize, usize); 2] = [(100, 100), (1000, 1000)];
 fn many_clients_see_their_own_answers_only() {
     for is_one in [false, true] {
         let server = Server::start();
-        let gateway = setup(&server, "in_flight_max = 1000").start();
+        let gateway = setup(&server, "in_flight_max = 1000\nidle_connections_max = 1000").start();
         let (clients, calls) = SHARED[usize::from(is_long() && is_one)];
         let run = |number: usize| {
             let session = (!is_one).then(|| open_session(&gateway, PATH, None));
