@@ -5,9 +5,15 @@
 
 mod support;
 
+use std::fs;
 use std::io::Write;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
+
+use socket2::{Domain, Socket, Type};
 
 use support::{
     Client, Gate, Gateway, PATIENCE, Peer, Request, Response, Seen, Setup, Step, answer, chunk, error,
@@ -28,6 +34,9 @@ const FAILURES_MAX: usize = 5;
 
 /// What is answered at once takes at most this long on a busy machine.
 const AT_ONCE: Duration = Duration::from_millis(700);
+
+/// A connection for which there is room is made within that.
+const QUEUED: Duration = Duration::from_millis(300);
 
 fn short(peer: &Peer) -> Gateway {
     Setup::new().server_with("a", peer.address, SHORT).start()
@@ -97,6 +106,69 @@ fn a1_nobody_listens() {
         assert!(Instant::now() < until, "it is left alone for ever");
     }
     assert_eq!(servers()[0]["state"], "ok");
+}
+
+/// Copies what comes between each connection that is accepted and the peer, until told to accept no more.
+fn door_of(listener: TcpListener, peer: SocketAddr, is_shut: &Arc<AtomicBool>) {
+    let is_shut = Arc::clone(is_shut);
+    thread::spawn(move || {
+        for inner in listener.incoming() {
+            let (inner, outer) = (inner.unwrap(), TcpStream::connect(peer).unwrap());
+            let ways = [(&inner, &outer), (&outer, &inner)];
+            for (mut from, mut to) in
+                ways.map(|(from, to)| (from.try_clone().unwrap(), to.try_clone().unwrap()))
+            {
+                thread::spawn(move || {
+                    drop(std::io::copy(&mut from, &mut to));
+                    drop(to.shutdown(Shutdown::Write));
+                });
+            }
+            if is_shut.load(Ordering::SeqCst) {
+                // It listens on, and nobody takes what comes.
+                return std::mem::forget(listener);
+            }
+        }
+    });
+}
+
+/// Whether somebody tries to connect there.
+fn is_being_connected_to(address: SocketAddr) -> bool {
+    let remote = format!(":{:04X} 02 ", address.port());
+    fs::read_to_string("/proc/net/tcp").unwrap().contains(&remote)
+}
+
+#[test]
+fn a2_a_server_with_no_room_for_connections() {
+    let peer = Peer::script([]);
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+    socket.listen(1).unwrap();
+    let listener = TcpListener::from(socket);
+    let address = listener.local_addr().unwrap();
+    let is_shut = Arc::default();
+    door_of(listener, peer.address, &is_shut);
+    let gateway = Setup::new().workers(1).server_with("a", address, "idle_connections_max = 1").start();
+    let call = modern_call(SINGLE, "echo", "{}");
+    assert_eq!(Client::once(gateway.address, &call).status, 200);
+    // The last is taken, and then as many wait as may.
+    is_shut.store(true, Ordering::SeqCst);
+    let _waiting: Vec<_> = std::iter::from_fn(|| TcpStream::connect_timeout(&address, QUEUED).ok()).collect();
+    // Calls have the connections that there are, and the last waits for one of its own.
+    let gate = Gate::default();
+    let mut clients = Vec::new();
+    while !is_being_connected_to(address) {
+        peer.push([vec![Step::Wait(gate.clone()), send(answer("200 OK", &result("1", "late")))]]);
+        clients.push(Client::connect(gateway.address));
+        clients.last_mut().unwrap().send(&call.bytes());
+        let calls = 1 + clients.len();
+        peer.wait_until("a call", |peer| peer.calls().len() == calls || is_being_connected_to(address));
+    }
+    // What is free is there for whoever waits.
+    gate.open();
+    for client in &mut clients {
+        let response = client.response();
+        assert!(response.json()["result"].is_object(), "{}", response.text());
+    }
 }
 
 #[test]

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam::utils::CachePadded;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::select;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::{spawn_local, yield_now};
 use tokio::time::timeout;
 
@@ -28,6 +29,10 @@ pub struct Pool {
     /// behind the first; in the next turn it has come, and is seen.
     #[expect(clippy::vec_box, reason = "likewise")]
     resting: RefCell<Vec<Box<Wire>>>,
+    /// Requests that wait for a connection to be made.
+    opening: Cell<usize>,
+    /// Told of each connection that is given back while there are any.
+    given_back: Notify,
     /// As of the last sweep, a second ago at most: an age may be that much off, which `idle_age_max` allows for.
     now: Cell<Instant>,
 }
@@ -48,6 +53,8 @@ impl Pool {
             backend,
             idle: RefCell::default(),
             resting: RefCell::default(),
+            opening: Cell::new(0),
+            given_back: Notify::new(),
             now: Cell::new(Instant::now()),
         })
     }
@@ -112,11 +119,9 @@ impl Pool {
         // in `let_others_go_first`.
         yield_now().await;
         loop {
-            let pooled = self.take();
-            let fresh = pooled.is_none();
-            let mut wire = match pooled {
-                Some(wire) => wire,
-                None => Box::pin(self.open(target)).await.map_err(|error| self.note(error))?,
+            let (mut wire, fresh) = match self.take() {
+                Some(wire) => (wire, false),
+                None => Box::pin(self.open_or_wait(target)).await.map_err(|error| self.note(error))?,
             };
             match wire.send(request, &self.backend).await {
                 Ok((head, body)) => {
@@ -195,6 +200,28 @@ impl Pool {
         None
     }
 
+    /// A connection, and whether it is a new one: whichever comes first, one that is made or one that another request
+    /// gives back. A backend that many connect to at once drops what its queue has no room for, and the kernel
+    /// tries again only after a second; requests need not wait for that where others are done meanwhile.
+    ///
+    /// Cancel safe: what was begun is closed.
+    async fn open_or_wait(&self, target: &Target) -> Result<(Box<Wire>, bool), BackendError> {
+        let _opening = Opening::enter(&self.opening);
+        let given_back = async {
+            loop {
+                self.given_back.notified().await;
+                if let Some(wire) = self.take() {
+                    return wire;
+                }
+            }
+        };
+        select! {
+            biased;
+            wire = given_back => Ok((wire, false)),
+            opened = self.open(target) => Ok((opened?, true)),
+        }
+    }
+
     async fn open(&self, target: &Target) -> Result<Box<Wire>, BackendError> {
         let config = &self.backend.config;
         let opening = async {
@@ -219,7 +246,11 @@ impl Pool {
             spawn_local(async move {
                 // Goes on only after the runtime has asked the kernel what has come.
                 yield_now().await;
-                pool.idle.borrow_mut().append(&mut pool.resting.borrow_mut());
+                let mut resting = pool.resting.borrow_mut();
+                for _ in 0..resting.len().min(pool.opening.get()) {
+                    pool.given_back.notify_one();
+                }
+                pool.idle.borrow_mut().append(&mut resting);
             });
         }
     }
@@ -234,6 +265,22 @@ impl Pool {
         let now = Instant::now();
         self.now.set(now);
         self.idle.borrow_mut().retain_mut(|wire| wire.is_fresh(now, self.backend.config.idle_age_max));
+    }
+}
+
+/// A place among those who wait for a connection to be made, left when dropped.
+struct Opening<'a>(&'a Cell<usize>);
+
+impl<'a> Opening<'a> {
+    fn enter(count: &'a Cell<usize>) -> Self {
+        count.set(count.get() + 1);
+        Self(count)
+    }
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
     }
 }
 
