@@ -13,6 +13,7 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::chunked::Chunked;
 use super::general::peek;
 use super::pool::{Permit, Pool};
 use super::shim::{Events, Hold, Reply, ReplyBody};
@@ -74,6 +75,8 @@ pub enum Body {
     Last(Bytes),
     /// This, and so many bytes behind it.
     Begun(Bytes, u64),
+    /// This, and more in chunks.
+    Chunks(Bytes, Box<Chunked>),
     /// What hyper reads.
     General(Incoming),
     /// What stands in for a server says, or one that only looks like one of Streamable HTTP.
@@ -90,6 +93,11 @@ impl Body {
             (0, false) => Self::Last(first),
             _ => Self::Begun(first, left),
         }
+    }
+
+    /// Of a length that nobody knows before its end.
+    pub(super) fn in_chunks(first: Bytes, chunked: Box<Chunked>) -> Self {
+        if chunked.is_ended() { Self::of_length(first, 0) } else { Self::Chunks(first, chunked) }
     }
 
     /// Said within this process; the hold gives the call up when the body is dropped.
@@ -165,6 +173,28 @@ impl Answer {
                         if *left == 0 {
                             self.release();
                             self.body = Body::Ended;
+                        }
+                        self.note_progress();
+                        Poll::Ready(Some(Ok(bytes)))
+                    }
+                    Poll::Ready(Err(error)) => self.fail(error),
+                }
+            }
+            Body::Chunks(first, _) if !first.is_empty() => Poll::Ready(Some(Ok(std::mem::take(first)))),
+            Body::Chunks(_, chunked) => {
+                let Some(wire) = &mut self.wire else { return Poll::Ready(None) };
+                match wire.poll_chunks(cx, chunked) {
+                    Poll::Pending => self.poll_idle(cx),
+                    Poll::Ready(Ok(bytes)) => {
+                        let is_ended = chunked.is_ended();
+                        if is_ended {
+                            self.release();
+                            self.body = Body::Ended;
+                        }
+                        match (bytes.is_empty(), is_ended) {
+                            (true, true) => return Poll::Ready(None),
+                            (true, false) => return self.fail(BackendError::bare(Stage::Body)),
+                            (false, _) => {}
                         }
                         self.note_progress();
                         Poll::Ready(Some(Ok(bytes)))
@@ -270,7 +300,7 @@ impl Answer {
             Body::Last(bytes) => Some(bytes.len() as u64),
             Body::Begun(first, left) => Some(first.len() as u64 + left),
             Body::General(incoming) => incoming.size_hint().exact(),
-            Body::Told(_) => None,
+            Body::Chunks(..) | Body::Told(_) => None,
         }
     }
 

@@ -1,5 +1,5 @@
-//! HTTP/1.1 with a backend, as far as answers have the one usual shape: a message of a length that was said,
-//! and nothing behind it. What has any other shape is hyper's, from its first byte.
+//! HTTP/1.1 with a backend, as far as answers have a usual shape: a body of a length that was said, or in chunks.
+//! What has any other shape is hyper's, from its first byte.
 //!
 //! Invariant: what is read here, hyper would read in the same way. The parser is the same.
 
@@ -13,7 +13,8 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::answer::Head;
+use super::answer::{Body, Head};
+use super::chunked::{Chunked, Malformed};
 use super::stream::Stream;
 use super::wire::SendError;
 use super::{BackendError, Stage};
@@ -25,10 +26,7 @@ pub enum Begun {
     /// Of the usual shape.
     Usual {
         head: Head,
-        /// What came of the body.
-        first: Bytes,
-        /// How much of it is to come.
-        left: u64,
+        body: Body,
         /// Whether nothing came behind the answer.
         clean: bool,
     },
@@ -146,30 +144,76 @@ pub fn poll_more(stream: &mut Stream, cx: &mut Context<'_>, left: u64) -> Poll<i
     })
 }
 
+/// More of a body in chunks, none at the end of the stream, and whether all that came belongs to it. What came of chunk
+/// sizes alone is nothing yet.
+pub fn poll_chunks(
+    stream: &mut Stream,
+    cx: &mut Context<'_>,
+    chunked: &mut Chunked,
+) -> Poll<Result<(Bytes, bool), BackendError>> {
+    with_scratch(|scratch| {
+        loop {
+            let mut buffer = ReadBuf::new(scratch);
+            let read = ready!(Pin::new(&mut *stream).poll_read(cx, &mut buffer));
+            read.map_err(|error| BackendError::new(Stage::Body, error))?;
+            let came = buffer.filled();
+            if came.is_empty() {
+                return Poll::Ready(Ok((Bytes::new(), true)));
+            }
+            let (data, is_all) = decode(chunked, came)?;
+            if !data.is_empty() || chunked.is_ended() {
+                return Poll::Ready(Ok((data, is_all)));
+            }
+        }
+    })
+}
+
+/// What of it is data, and whether all of it belongs to the body.
+fn decode(chunked: &mut Chunked, came: &[u8]) -> Result<(Bytes, bool), BackendError> {
+    let mut data = BytesMut::with_capacity(came.len());
+    let taken = chunked.decode(came, &mut data).map_err(|Malformed| BackendError::bare(Stage::Body))?;
+    Ok((data.freeze(), taken == came.len()))
+}
+
 /// Reads what came; `None` while the head is not whole.
 fn begin(came: &[u8]) -> Option<Begun> {
     let unusual = || Begun::Unusual(Bytes::copy_from_slice(came));
-    match read_head(came) {
-        Ok(None) if came.len() > HEAD_BYTES_MAX => Some(unusual()),
-        Ok(None) => None,
-        Err(Unusual) => Some(unusual()),
-        Ok(Some(Usual { head, head_bytes, body_bytes })) => {
-            let rest = &came[head_bytes..];
-            let here = usize::try_from(body_bytes).unwrap_or(usize::MAX).min(rest.len());
-            Some(Begun::Usual {
-                head,
-                first: Bytes::copy_from_slice(&rest[..here]),
-                left: body_bytes - here as u64,
-                clean: here == rest.len(),
-            })
+    let (usual, rest) = match read_head(came) {
+        Ok(None) if came.len() > HEAD_BYTES_MAX => return Some(unusual()),
+        Ok(None) => return None,
+        Err(Unusual) => return Some(unusual()),
+        Ok(Some(usual)) => {
+            let rest = &came[usual.head_bytes..];
+            (usual, rest)
         }
-    }
+    };
+    let (body, clean) = match usual.framing {
+        Framing::Length(length) => {
+            let here = usize::try_from(length).unwrap_or(usize::MAX).min(rest.len());
+            let first = Bytes::copy_from_slice(&rest[..here]);
+            (Body::of_length(first, length - here as u64), here == rest.len())
+        }
+        Framing::Chunked => {
+            let mut chunked = Box::new(Chunked::default());
+            // What is malformed hyper would say so of, when it comes to it.
+            let Ok((first, is_all)) = decode(&mut chunked, rest) else { return Some(unusual()) };
+            (Body::in_chunks(first, chunked), is_all)
+        }
+    };
+    Some(Begun::Usual { head: usual.head, body, clean })
 }
 
 struct Usual {
     head: Head,
     head_bytes: usize,
-    body_bytes: u64,
+    framing: Framing,
+}
+
+/// How the end of a body is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Framing {
+    Length(u64),
+    Chunked,
 }
 
 /// A head of another shape than the usual.
@@ -190,7 +234,7 @@ fn read_head(came: &[u8]) -> Result<Option<Usual>, Unusual> {
     }
     let status = status.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(Unusual)?;
     let mut head = Head { status, content_type: None, session_id: None, is_packed: false };
-    let mut body_bytes = None;
+    let mut framing = None;
     let mut encoding = None;
     for field in response.headers.iter() {
         let name = field.name;
@@ -200,19 +244,24 @@ fn read_head(came: &[u8]) -> Result<Option<Usual>, Unusual> {
                 return Err(Unusual);
             }
             12 if is("content-type") => once(&mut head.content_type, || content_type(field.value))?,
-            14 if is("content-length") => once(&mut body_bytes, || header::content_length(field.value))?,
+            14 if is("content-length") => {
+                once(&mut framing, || header::content_length(field.value).map(Framing::Length))?;
+            }
             14 if is("mcp-session-id") => {
                 once(&mut head.session_id, || HeaderValue::from_bytes(field.value).ok())?;
             }
             16 if is("content-encoding") => once(&mut encoding, || Some(field.value))?,
             7 if is("upgrade") => return Err(Unusual),
-            17 if is("transfer-encoding") => return Err(Unusual),
+            17 if is("transfer-encoding") => {
+                let is_chunked = field.value.eq_ignore_ascii_case(b"chunked");
+                once(&mut framing, || is_chunked.then_some(Framing::Chunked))?;
+            }
             _ => {}
         }
     }
     head.is_packed = encoding.is_some_and(|encoding| !encoding.eq_ignore_ascii_case(b"identity"));
-    let body_bytes = body_bytes.ok_or(Unusual)?;
-    Ok(Some(Usual { head, head_bytes, body_bytes }))
+    let framing = framing.ok_or(Unusual)?;
+    Ok(Some(Usual { head, head_bytes, framing }))
 }
 
 /// A field that stands once and has a value of its kind.
@@ -236,16 +285,16 @@ fn content_type(value: &[u8]) -> Option<HeaderValue> {
 mod tests {
     use super::*;
 
-    /// Status, length of the body and whether it is packed; or whether more is to come.
-    type Expected = Result<Option<(u16, u64, bool)>, Unusual>;
+    /// Status, how the body ends, and whether it is packed; or whether more is to come.
+    type Expected = Result<Option<(u16, Framing, bool)>, Unusual>;
 
     #[track_caller]
     fn check(came: &[u8], expected: &Expected) {
         let read = read_head(came);
         let got = read.map(|read| {
-            read.map(|Usual { head, head_bytes, body_bytes }| {
+            read.map(|Usual { head, head_bytes, framing }| {
                 assert_eq!(&came[head_bytes - 4..head_bytes], b"\r\n\r\n");
-                (head.status.as_u16(), body_bytes, head.is_packed)
+                (head.status.as_u16(), framing, head.is_packed)
             })
         });
         assert_eq!(got, *expected, "{}", came.escape_ascii());
@@ -257,18 +306,21 @@ mod tests {
 
     #[test]
     fn usual_heads() {
+        use Framing::Length;
+
         let usual = head("200 OK", "Content-Type: application/json\r\nContent-Length: 12\r\n");
-        check(&usual, &Ok(Some((200, 12, false))));
+        check(&usual, &Ok(Some((200, Length(12), false))));
         for at in 0..usual.len() {
             check(&usual[..at], &Ok(None));
         }
         let rows = [
-            ("200", "content-length:7\r\n", (200, 7, false)),
-            ("202 Accepted", "CONTENT-LENGTH:\t0\t\r\nConnection: keep-alive\r\n", (202, 0, false)),
-            ("404 Not Found", "Content-Length: 007\r\nX-Any: \u{e9}\r\n", (404, 7, false)),
-            ("599 x", "Content-Length: 999999999999999\r\n", (599, 999_999_999_999_999, false)),
-            ("200 OK", "Content-Encoding: Identity\r\nContent-Length: 1\r\n", (200, 1, false)),
-            ("200 OK", "Content-Encoding: gzip\r\nContent-Length: 1\r\n", (200, 1, true)),
+            ("200", "content-length:7\r\n", (200, Length(7), false)),
+            ("202 Accepted", "CONTENT-LENGTH:\t0\t\r\nConnection: keep-alive\r\n", (202, Length(0), false)),
+            ("404 Not Found", "Content-Length: 007\r\nX-Any: \u{e9}\r\n", (404, Length(7), false)),
+            ("599 x", "Content-Length: 999999999999999\r\n", (599, Length(999_999_999_999_999), false)),
+            ("200 OK", "Content-Encoding: Identity\r\nContent-Length: 1\r\n", (200, Length(1), false)),
+            ("200 OK", "Content-Encoding: gzip\r\nContent-Length: 1\r\n", (200, Length(1), true)),
+            ("200 OK", "Transfer-Encoding: Chunked\r\n", (200, Framing::Chunked, false)),
         ];
         for (status, lines, expected) in rows {
             check(&head(status, lines), &Ok(Some(expected)));
@@ -295,7 +347,9 @@ mod tests {
             "Content-Length : 1\r\n",
             "Content-Length: 1\r\n folded\r\n",
             "Content-Length: 1\r\nX: \u{0}\r\n",
-            "Transfer-Encoding: chunked\r\n",
+            "Transfer-Encoding: gzip, chunked\r\n",
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+            "Content-Length: 1\r\nTransfer-Encoding: chunked\r\n",
             "Content-Length: 1\r\ntransfer-encoding: identity\r\n",
             "Content-Length: 1\r\nConnection: close\r\n",
             "Content-Length: 1\r\nConnection: keep-alive, close\r\n",
@@ -319,10 +373,17 @@ mod tests {
     #[test]
     fn what_comes_behind_a_head() {
         #[track_caller]
-        fn check(body: &str, expected: (&str, u64, bool)) {
-            let came = [&head("200 OK", "Content-Length: 4\r\n"), body.as_bytes()].concat();
-            let Some(Begun::Usual { first, left, clean, .. }) = begin(&came) else {
+        fn check(lines: &str, body: &str, expected: (&str, Option<u64>, bool)) {
+            let came = [&head("200 OK", lines), body.as_bytes()].concat();
+            let Some(Begun::Usual { body: begun, clean, .. }) = begin(&came) else {
                 panic!("{body:?} is usual")
+            };
+            let (first, left) = match begun {
+                Body::Ended => (Bytes::new(), Some(0)),
+                Body::Last(first) => (first, Some(0)),
+                Body::Begun(first, left) => (first, Some(left)),
+                Body::Chunks(first, _) => (first, None),
+                Body::General(_) | Body::Told(_) => panic!("{body:?} is read here"),
             };
             assert_eq!(
                 (&first[..], left, clean),
@@ -330,10 +391,20 @@ mod tests {
                 "{body:?}"
             );
         }
-        check("", ("", 4, true));
-        check("abc", ("abc", 1, true));
-        check("abcd", ("abcd", 0, true));
-        check("abcdX", ("abcd", 0, false));
-        check("abcdHTTP/1.1 200 OK\r\n", ("abcd", 0, false));
+        let length = "Content-Length: 4\r\n";
+        check(length, "", ("", Some(4), true));
+        check(length, "abc", ("abc", Some(1), true));
+        check(length, "abcd", ("abcd", Some(0), true));
+        check(length, "abcdX", ("abcd", Some(0), false));
+        check(length, "abcdHTTP/1.1 200 OK\r\n", ("abcd", Some(0), false));
+        let chunked = "Transfer-Encoding: chunked\r\n";
+        check(chunked, "", ("", None, true));
+        check(chunked, "4\r\nab", ("ab", None, true));
+        check(chunked, "2\r\nab\r\n2\r\ncd\r\n", ("abcd", None, true));
+        check(chunked, "2\r\nab\r\n0\r\n\r\n", ("ab", Some(0), true));
+        check(chunked, "0\r\n\r\n", ("", Some(0), true));
+        check(chunked, "2\r\nab\r\n0\r\n\r\nX", ("ab", Some(0), false));
+        let malformed = [&head("200 OK", chunked), b"x\r\n".as_slice()].concat();
+        assert!(matches!(begin(&malformed), Some(Begun::Unusual(_))));
     }
 }

@@ -9,6 +9,7 @@
 mod answer;
 mod body;
 mod breaker;
+mod chunked;
 mod connect;
 mod error;
 mod face;

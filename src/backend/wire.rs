@@ -1,13 +1,14 @@
 //! One HTTP/1.1 connection to a backend.
 
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead as _, ReadBuf};
 
 use super::answer::{Body, Head};
+use super::chunked::Chunked;
 use super::fast_lane::{self, Begun, Unwritten};
 use super::general::General;
 use super::outgoing::Outgoing;
@@ -71,11 +72,11 @@ impl Wire {
                 let (begun, rest) = fast_lane::exchange(&mut stream, request.render(backend)).await?;
                 self.spoilt = rest.is_some();
                 match begun {
-                    Begun::Usual { head, first, left, clean } => {
+                    Begun::Usual { head, body, clean } => {
                         self.engine = Engine::FastLane(stream);
                         self.rest = rest;
                         self.spoilt |= !clean;
-                        Ok((head, Body::of_length(first, left)))
+                        Ok((head, body))
                     }
                     Begun::Unusual(came) => {
                         let adopted = Box::pin(General::adopt(stream, came, rest)).await;
@@ -113,6 +114,21 @@ impl Wire {
         Unwritten::write_on(&mut self.rest, stream, cx);
         fast_lane::poll_more(stream, cx, left)
             .map(|read| read.map_err(|error| BackendError::new(Stage::Body, error)))
+    }
+
+    /// More of a body in chunks; none when it has ended, or the backend closed.
+    pub fn poll_chunks(
+        &mut self,
+        cx: &mut Context<'_>,
+        chunked: &mut Chunked,
+    ) -> Poll<Result<Bytes, BackendError>> {
+        let Engine::FastLane(stream) = &mut self.engine else {
+            return Poll::Ready(Err(BackendError::bare(Stage::Body)));
+        };
+        Unwritten::write_on(&mut self.rest, stream, cx);
+        let (bytes, is_all) = ready!(fast_lane::poll_chunks(stream, cx, chunked))?;
+        self.spoilt |= !is_all;
+        Poll::Ready(Ok(bytes))
     }
 
     /// Lets hyper read and write what it can.
@@ -259,6 +275,15 @@ mod tests {
                     let more = std::future::poll_fn(|cx| wire.poll_more(cx, left)).await.expect("it goes on");
                     assert!(!more.is_empty(), "it broke off");
                     left -= more.len() as u64;
+                    whole.extend(more);
+                }
+            }
+            Body::Chunks(first, mut chunked) => {
+                whole.extend(first);
+                while !chunked.is_ended() {
+                    let more = std::future::poll_fn(|cx| wire.poll_chunks(cx, &mut chunked)).await;
+                    let more = more.expect("it goes on");
+                    assert!(!more.is_empty() || chunked.is_ended(), "it broke off");
                     whole.extend(more);
                 }
             }

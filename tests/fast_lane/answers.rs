@@ -143,7 +143,11 @@ fn chunkings() -> Vec<Row> {
     let bodies = [
         format!("{size}\r\n{good}\r\n0\r\n\r\n"),
         format!("{size};a=b\r\n{good}\r\n0;c\r\n\r\n"),
+        format!("{size} \t\r\n{good}\r\n0 ;\r\n\r\n"),
+        format!("{size};a\nb\r\n{good}\r\n0\r\n\r\n"),
         format!("{size}\r\n{good}\r\n0\r\nX-Trailer: 1\r\n\r\n"),
+        format!("{size}\r\n{good}\r\n0\r\nX : 1\r\n\r\n"),
+        format!("{size}\r\n{good}\r\n0\r\nno field\r\n\r\n"),
         format!("00{size}\r\n{good}\r\n000\r\n\r\n"),
         format!("{size}\n{good}\n0\n\n"),
         format!("0x{size}\r\n{good}\r\n0\r\n\r\n"),
