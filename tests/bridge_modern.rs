@@ -16,7 +16,9 @@ use metamcp_demo::{
     text_resource, user_prompt,
 };
 use serde_json::{Value, json};
-use support::{Client, Gateway, MODERN, PATIENCE, Peer, Request, Response, Setup, Step, answer, error};
+use support::{
+    Client, Gateway, MODERN, PATIENCE, Peer, Request, Response, Setup, Step, answer, chunk, error, events,
+};
 
 /// The two ways to a server: its path, and what stands before the names of its tools there.
 const WAYS: [(&str, &str); 2] = [("/servers/old/mcp", ""), ("/mcp", "old__")];
@@ -411,7 +413,8 @@ fn only_the_same_key_and_call_come_back() {
     let answers = named(&asked, "Ann");
     let mut altered = asked.clone();
     let state = asked["result"]["requestState"].as_str().unwrap();
-    altered["result"]["requestState"] = format!("{}A{}", &state[..20], &state[21..]).into();
+    let other_letter = if state[20..].starts_with('A') { 'B' } else { 'A' };
+    altered["result"]["requestState"] = format!("{}{other_letter}{}", &state[..20], &state[21..]).into();
     let mut none = asked.clone();
     none["result"]["requestState"] = "".into();
     let check = |key: &str, request: Request| {
@@ -686,16 +689,22 @@ fn a_program_of_sessions_only() {
 fn asks_aside() -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = listener.local_addr().unwrap();
-    let (ask, asked) = mpsc::channel::<String>();
     let (answer, answered) = mpsc::channel::<Value>();
-    let (asked, answered) = (Arc::new(Mutex::new(asked)), Arc::new(Mutex::new(answered)));
+    // Each session has an event stream of its own.
+    let sessions = ["able", "unable"].map(|session| {
+        let (ask, asked) = mpsc::channel::<String>();
+        (session, ask, Arc::new(Mutex::new(asked)))
+    });
+    let answered = Arc::new(Mutex::new(answered));
     thread::spawn(move || {
         for stream in listener.incoming() {
-            let (mut stream, ask, answer) = (stream.unwrap(), ask.clone(), answer.clone());
-            let (asked, answered) = (Arc::clone(&asked), Arc::clone(&answered));
+            let (mut stream, sessions, answer) = (stream.unwrap(), sessions.clone(), answer.clone());
+            let answered = Arc::clone(&answered);
             thread::spawn(move || {
                 let mut reader = BufReader::new(stream.try_clone().unwrap());
                 while let Some((head, message)) = read_request(&mut reader) {
+                    let is_of = |name| head.contains(&format!("mcp-session-id: {name}\r\n"));
+                    let of = sessions.iter().find(|(name, ..)| is_of(name));
                     if head.starts_with("GET ") && head.contains("mcp-session-id: catalog\r\n") {
                         stream
                             .write_all(b"HTTP/1.1 405 Method Not Allowed\r\nContent-Length: 0\r\n\r\n")
@@ -706,6 +715,7 @@ fn asks_aside() -> SocketAddr {
                         stream
                             .write_all(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
                             .unwrap();
+                        let (_, _, asked) = of.unwrap();
                         while let Ok(event) = asked.lock().unwrap().recv() {
                             stream.write_all(format!("data: {event}\n\n").as_bytes()).unwrap();
                         }
@@ -718,10 +728,8 @@ fn asks_aside() -> SocketAddr {
                             "serverInfo": {"name": "aside", "version": "1"},
                         }),
                         Some("tools/call") => {
-                            ask.send(
-                                json!({"jsonrpc": "2.0", "id": "s", "method": "roots/list"}).to_string(),
-                            )
-                            .unwrap();
+                            let question = json!({"jsonrpc": "2.0", "id": "s", "method": "roots/list"});
+                            of.unwrap().1.send(question.to_string()).unwrap();
                             let said = answered.lock().unwrap().recv().unwrap();
                             json!({"content": [{"type": "text", "text": said.to_string()}]})
                         }
@@ -736,8 +744,14 @@ fn asks_aside() -> SocketAddr {
                     let (status, body) =
                         if is_told { ("202 Accepted", String::new()) } else { ("200 OK", body) };
                     // The gateway's own session, for lists, can do everything.
-                    let is_catalog = message["params"]["capabilities"]["sampling"].is_object();
-                    let session = if is_catalog { "catalog" } else { "one" };
+                    let declared = &message["params"]["capabilities"];
+                    let session = if declared["sampling"].is_object() {
+                        "catalog"
+                    } else if declared["roots"].is_object() {
+                        "able"
+                    } else {
+                        "unable"
+                    };
                     let head = format!("Content-Type: application/json\r\nMcp-Session-Id: {session}");
                     let length = body.len();
                     let said =
@@ -777,6 +791,61 @@ fn a_question_beside_a_call_is_of_the_only_call() {
     assert!(said(&done).contains("file:///a"), "{}", done.text());
     let unable = Client::once(gateway.address, &tool(path, "{}", "t", json!({})));
     assert!(said(&unable).contains("-32601"), "{}", unable.text());
+}
+
+/// A server that asks for roots outside of any call, in the first session there is: that of a client which has listed the
+/// tools, and cannot be asked by that. The ping tells when the gateway has read the question.
+fn asked_outside(setup: Setup) -> (Peer, Gateway) {
+    let peer = Peer::script([]);
+    let said = "data: {\"jsonrpc\":\"2.0\",\"id\":7,\"method\":\"roots/list\"}\n\n\
+                data: {\"jsonrpc\":\"2.0\",\"id\":8,\"method\":\"ping\"}\n\n";
+    peer.push_streams([vec![Step::Send(events()), Step::Send(chunk(said)), Step::Hold]]);
+    let gateway = setup.server_with("old", peer.address, "era = \"legacy\"").start();
+    let listed = Client::once(gateway.address, &request(WAYS[0].0, ROOTS, "tools/list", json!({})));
+    assert_eq!(last(&listed)["result"]["tools"][0]["name"], "echo", "{}", listed.text());
+    peer.wait_until("the question to be read", |peer| answers(peer, 8, "result") == 1);
+    (peer, gateway)
+}
+
+const ROOTS: &str = r#"{"roots":{}}"#;
+
+/// How many answers of that kind the server got to a request of its own.
+fn answers(peer: &Peer, id: u64, kind: &str) -> usize {
+    let is_it = |message: &Value| message["id"] == id && message[kind].is_object();
+    peer.all().iter().filter_map(|seen| serde_json::from_slice(&seen.body).ok()).filter(is_it).count()
+}
+
+#[test]
+fn a_question_outside_of_any_call_comes_with_the_next_that_can_be_asked() {
+    let (peer, gateway) = asked_outside(announced());
+    let path = WAYS[0].0;
+    let unable = Client::once(gateway.address, &tool(path, "{}", "echo", json!({"n": 1})));
+    assert_eq!(said(&unable), r#"{"n":1}"#, "one that declared nothing is not asked");
+    let echo = tool(path, ROOTS, "echo", json!({"n": 2}));
+    let asked = input_required(&Client::once(gateway.address, &echo));
+    assert_eq!(asked["result"]["inputRequests"], json!({"1": {"method": "roots/list"}}));
+    assert_eq!(
+        (peer.count("tools/call"), answers(&peer, 7, "result")),
+        (1, 0),
+        "the call waits for the answer"
+    );
+    let params = json!({
+        "name": "echo",
+        "arguments": {"n": 2},
+        "inputResponses": {"1": {"roots": [{"uri": "file:///a"}]}},
+        "requestState": asked["result"]["requestState"],
+    });
+    let done = Client::once(gateway.address, &request(path, ROOTS, "tools/call", params));
+    assert_eq!(said(&done), r#"{"n":2}"#);
+    assert_eq!((peer.count("tools/call"), answers(&peer, 7, "result")), (2, 1), "both have come, once");
+    assert_eq!(said(&Client::once(gateway.address, &echo)), r#"{"n":2}"#, "it was asked once");
+}
+
+#[test]
+fn a_question_that_no_call_comes_for_is_refused() {
+    let bounds = "hold_timeout = \"1s\"\nsession_idle_timeout = \"20s\"";
+    let (peer, _gateway) = asked_outside(announced().with(bounds));
+    peer.wait_until("the refusal", |peer| answers(peer, 7, "error") == 1);
 }
 
 #[test]

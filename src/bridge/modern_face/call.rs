@@ -53,6 +53,8 @@ struct Line {
     ready: Arc<Ready>,
     seat: Seat,
     voice: Voice,
+    /// Whether the server was sent it: what was asked before the call comes first.
+    is_sent: bool,
 }
 
 /// What a message of the server means for its call.
@@ -120,7 +122,15 @@ impl Run {
 
     async fn serve(&mut self, mut client: Client, line: &mut Line) {
         let mut is_new = true;
+        self.take_outside(line).await;
         loop {
+            if !self.wanted.is_empty() {
+                match self.hold(client, line).await {
+                    Some(back) => client = back,
+                    None => return,
+                }
+            }
+            line.is_sent = true;
             let next = tokio::select! {
                 said = line.voice.next() => match said {
                     Said::Message(message) => Next::Heard(message, Source::Own),
@@ -147,11 +157,19 @@ impl Run {
                 Next::Ended(said) => return self.fail(client, said).await,
                 Next::Over => return self.cancel(line).await,
             }
-            if !self.wanted.is_empty() {
-                match self.hold(client, line).await {
-                    Some(back) => client = back,
-                    None => return,
-                }
+        }
+    }
+
+    /// What the server asked outside of any call, it asks by this one, before that is sent to it: so the call
+    /// finds the server as it is when it was answered.
+    async fn take_outside(&mut self, line: &Line) {
+        if !self.asked.may_be_asked() {
+            return;
+        }
+        for message in self.session.take_outside() {
+            let Ok(envelope) = self.scanner.scan(&message) else { continue };
+            if let Err(why) = self.want(&message, &envelope) {
+                refuse(&self.pool, &line.ready, &message, &envelope, why).await;
             }
         }
     }
@@ -183,6 +201,9 @@ impl Run {
             }
             opened => opened?,
         };
+        if !self.asked.may_be_asked() {
+            self.session.note_not_asked(seat.number);
+        }
         if let Some(level) = self.asked.log_level {
             self.session.log_from(&self.pool, &ready, level).await;
         }
@@ -192,7 +213,7 @@ impl Run {
         let mut request = Outgoing::whole(message);
         request.set_owner(self.asked.owner);
         ready.write_headers(&mut request);
-        Ok(Line { ready, seat, voice: Voice::of(Rc::clone(&self.pool), request) })
+        Ok(Line { ready, seat, voice: Voice::of(Rc::clone(&self.pool), request), is_sent: false })
     }
 
     /// Once more, in another session, when the server does not know the one that it was asked in: then it did
@@ -230,26 +251,39 @@ impl Run {
         if is_for_somebody(message, envelope) {
             self.pool.backend().note_asks();
         }
-        let is_certain = self.is_certain(line, source);
+        let is_its_own = source == Source::Own && !self.pool.backend().has_one_channel();
         let why = if is_ping(message, envelope) {
             ""
         } else if !self.asked.may_be_asked() {
+            // What names no call and comes during this one may as well wait for one that can be asked.
+            if !is_its_own && self.sessions.keep_outside(&self.session, message, envelope) {
+                return;
+            }
             "this client is not asked during such a request"
-        } else if !is_certain {
+        } else if !self.is_certain(line, source) {
             "it is not certain which client this is for"
-        } else if self.wanted.len() >= WANTED_MAX
-            || self.wanted.iter().map(Wanted::bytes).sum::<usize>() + message.len() > WANTED_BYTES_MAX
-        {
-            "too many requests wait for this client"
         } else {
-            self.questions += 1;
-            match question(message, envelope, self.capabilities, self.questions.to_string()) {
-                Some(Question::Ask(wanted)) => return self.wanted.push(wanted),
-                Some(Question::Refuse(why)) => why,
-                None => "it cannot be read",
+            match self.want(message, envelope) {
+                Ok(()) => return,
+                Err(why) => why,
             }
         };
         refuse(&self.pool, &line.ready, message, envelope, why).await;
+    }
+
+    /// Puts a request of the server among those that the client is asked for; else why it is refused.
+    fn want(&mut self, message: &Bytes, envelope: &Envelope) -> Result<(), &'static str> {
+        let bytes: usize = self.wanted.iter().map(Wanted::bytes).sum();
+        if self.wanted.len() >= WANTED_MAX || bytes + message.len() > WANTED_BYTES_MAX {
+            return Err("too many requests wait for this client");
+        }
+        self.questions += 1;
+        match question(message, envelope, self.capabilities, self.questions.to_string()) {
+            Some(Question::Ask(wanted)) => self.wanted.push(wanted),
+            Some(Question::Refuse(why)) => return Err(why),
+            None => return Err("it cannot be read"),
+        }
+        Ok(())
     }
 
     /// Whether what names no call is meant for this one. Where one channel is for all, only a call that is
@@ -271,6 +305,9 @@ impl Run {
             Some(Method::Cancelled) => {
                 let id = envelope.params.request_id.map(|id| id.span.of(message));
                 self.wanted.retain(|wanted| Some(&wanted.id[..]) != id);
+                if let Some(id) = id {
+                    self.session.cancel_outside(id);
+                }
                 Meaning::Done
             }
             _ if is_announced(message, envelope) => {
@@ -355,6 +392,9 @@ impl Run {
 
     /// The client has gone: so has the call, and the server is told.
     async fn cancel(&self, line: &Line) {
+        if !line.is_sent {
+            return;
+        }
         self.session.note_given_up();
         let number = line.seat.number;
         let message = format!(

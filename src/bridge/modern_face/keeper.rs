@@ -29,7 +29,7 @@ pub async fn keep(sessions: Arc<Sessions>, session: Arc<FaceSession>, pool: Rc<P
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     'reading: loop {
         let ready = session.ready();
-        let mut reading = pin!(listen(&session, &pool, ready.clone()));
+        let mut reading = pin!(listen(&sessions, &session, &pool, ready.clone()));
         loop {
             tokio::select! {
                 () = &mut reading => continue 'reading,
@@ -43,6 +43,7 @@ pub async fn keep(sessions: Arc<Sessions>, session: Arc<FaceSession>, pool: Rc<P
                     if session.end_if_idle(idle_timeout) {
                         break 'reading;
                     }
+                    refuse_overdue(&session, &pool, ready.as_deref()).await;
                     // Whoever listens is not told that the server forgot; a call notices by itself.
                     if session.ready().is_none() && session.is_listened_to() {
                         drop(session.open(&pool).await);
@@ -60,7 +61,7 @@ fn is_same(one: Option<&Arc<Ready>>, other: Option<&Arc<Ready>>) -> bool {
 }
 
 /// Reads the stream of an open session; ends when the server lost that.
-async fn listen(session: &Arc<FaceSession>, pool: &Rc<Pool>, ready: Option<Arc<Ready>>) {
+async fn listen(sessions: &Sessions, session: &Arc<FaceSession>, pool: &Rc<Pool>, ready: Option<Arc<Ready>>) {
     let Some(ready) = ready else { return pending().await };
     let mut feed = Feed::new(Rc::clone(pool), Source::Legacy(Arc::clone(&ready)), true);
     let mut scanner = Scanner::new();
@@ -75,9 +76,20 @@ async fn listen(session: &Arc<FaceSession>, pool: &Rc<Pool>, ready: Option<Arc<R
         };
         let Some(data) = event.data.filter(|data| !data.is_empty()) else { continue };
         let Ok(envelope) = scanner.scan(&data) else { continue };
-        let is_taken = !is_ping(&data, &envelope) && session.route(&data, &envelope);
+        let is_taken = !is_ping(&data, &envelope)
+            && (session.route(&data, &envelope) || sessions.keep_outside(session, &data, &envelope));
         if envelope.kind == FrameKind::Request && !is_taken {
             refuse(pool, &ready, &data, &envelope, "it is not certain which client this is for").await;
+        }
+    }
+}
+
+/// Answers what was asked outside of any call, and no call came for.
+async fn refuse_overdue(session: &FaceSession, pool: &Rc<Pool>, ready: Option<&Ready>) {
+    let mut scanner = Scanner::new();
+    for message in session.overdue_outside() {
+        if let (Some(ready), Ok(envelope)) = (ready, scanner.scan(&message)) {
+            refuse(pool, ready, &message, &envelope, "no call came that a client can be asked by").await;
         }
     }
 }

@@ -19,7 +19,8 @@
 //! under way: one more for the key, up to a bound (sessions.rs).
 //!
 //! Invariants: ids and progress tokens that a server sees are minted here, so clients of one key never meet;
-//! what a server says goes to the call whose stream it came on, or that is certainly meant, or to nobody; a
+//! what a server says goes to the call whose stream it came on, or that is certainly meant, or to nobody, but
+//! for what it asks outside of any call, which waits for the next one that can be asked (outside.rs); a
 //! server's request is always answered, if only by a refusal; a held call is found by its key, for the same
 //! call, once.
 //!
@@ -33,6 +34,7 @@ mod hold;
 mod input;
 mod keeper;
 mod listen;
+mod outside;
 mod request;
 mod result;
 mod session;

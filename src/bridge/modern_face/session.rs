@@ -9,12 +9,14 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::task::spawn_local;
 use tokio::time::{Instant, timeout};
 
 use super::super::level::Level;
 use super::aside::{Aside, Mouth, aside};
+use super::input::{Question, question};
+use super::outside::Outside;
 use crate::auth::KeyId;
 use crate::backend::{BackendId, Pool};
 use crate::base::{Fault, Kind};
@@ -56,17 +58,25 @@ pub struct FaceSession {
 
 struct State {
     /// Calls that the server was asked, by their numbers.
-    calls: HashMap<u64, Mouth>,
+    calls: HashMap<u64, Call>,
     listeners: HashMap<u64, Listener>,
     /// Resources that somebody listens to, and how many do.
     resources: HashMap<String, usize>,
     /// What the server was told to log.
     level: Option<Level>,
     used: Instant,
+    /// What the server asked outside of any call.
+    outside: Outside,
     /// A call was given up so lately that the server may not have heard of it yet, and may still mean it.
     doubtful_until: Option<Instant>,
     /// No call may begin any more.
     is_over: bool,
+}
+
+struct Call {
+    mouth: Mouth,
+    /// Whether the server may ask its client.
+    may_be_asked: bool,
 }
 
 /// A client that listens.
@@ -115,6 +125,7 @@ impl FaceSession {
             resources: HashMap::new(),
             level: None,
             used: Instant::now(),
+            outside: Outside::default(),
             doubtful_until: None,
             is_over: false,
         };
@@ -158,6 +169,8 @@ impl FaceSession {
             let resources: Vec<String> = {
                 let mut state = self.lock();
                 state.level = None;
+                // Nobody waits for the answer to what was asked in the session before.
+                state.outside = Outside::default();
                 state.resources.keys().cloned().collect()
             };
             self.reopened.notify_one();
@@ -197,7 +210,7 @@ impl FaceSession {
             return None;
         }
         state.used = Instant::now();
-        state.calls.insert(number, sender);
+        state.calls.insert(number, Call { mouth: sender, may_be_asked: true });
         drop(state);
         Some(Seat { session: Arc::clone(self), number, aside })
     }
@@ -251,6 +264,47 @@ impl FaceSession {
     pub fn is_alone(&self, number: u64) -> bool {
         let state = self.lock();
         state.calls.len() == 1 && state.calls.contains_key(&number) && !state.is_doubtful()
+    }
+
+    /// No client can be asked by that call, for it is of a kind that has no round for it.
+    pub fn note_not_asked(&self, number: u64) {
+        if let Some(call) = self.lock().calls.get_mut(&number) {
+            call.may_be_asked = false;
+        }
+    }
+
+    /// Keeps what the server asks outside of any call until one comes that can be asked; false when it is to
+    /// be refused: what the session's clients did not declare, what may be of a call that is under way or
+    /// was given up, and what there is no room for.
+    pub fn keep_outside(
+        &self,
+        message: &Bytes,
+        envelope: &Envelope,
+        wait_max: Duration,
+        place: OwnedSemaphorePermit,
+    ) -> bool {
+        let asked = question(message, envelope, self.key.capabilities, String::new());
+        let mut state = self.lock();
+        let is_of_none = !state.is_doubtful() && !state.calls.values().any(|call| call.may_be_asked);
+        is_of_none
+            && !state.is_over
+            && matches!(asked, Some(Question::Ask(_)))
+            && state.outside.keep(message, envelope, wait_max, place)
+    }
+
+    /// What was asked outside of any call, for one that can be asked.
+    pub fn take_outside(&self) -> Vec<Bytes> {
+        self.lock().outside.take()
+    }
+
+    /// What was asked so, and no call came for in time.
+    pub fn overdue_outside(&self) -> Vec<Bytes> {
+        self.lock().outside.overdue()
+    }
+
+    /// The server has withdrawn a request. `id` is raw.
+    pub fn cancel_outside(&self, id: &[u8]) {
+        self.lock().outside.cancel(id);
     }
 
     /// A call was given up: for a while nobody can say whom the server means that names no call.
@@ -309,17 +363,20 @@ impl FaceSession {
     pub fn route(&self, message: &Bytes, envelope: &Envelope) -> bool {
         let method = envelope.method.map(|method| method.value(message));
         let method = method.as_deref().and_then(Method::parse);
-        let state = self.lock();
+        let mut state = self.lock();
         match (envelope.kind, method) {
             (FrameKind::Notification, Some(Method::Progress)) => {
                 let token = envelope.params.progress_token.map(|token| token.span.of(message));
                 let call = token.and_then(number).and_then(|number| state.calls.get(&number));
-                call.is_some_and(|call| call.put(message))
+                call.is_some_and(|call| call.mouth.put(message))
             }
             // The id is the server's own; whose request it was, the calls know.
             (FrameKind::Notification, Some(Method::Cancelled)) => {
+                if let Some(id) = envelope.params.request_id {
+                    state.outside.cancel(id.span.of(message));
+                }
                 state.calls.values().for_each(|call| {
-                    call.put(message);
+                    call.mouth.put(message);
                 });
                 true
             }
@@ -329,7 +386,8 @@ impl FaceSession {
             (FrameKind::Notification | FrameKind::Request, _) => {
                 let mut calls = state.calls.values();
                 let only = calls.next().filter(|_| calls.next().is_none() && !state.is_doubtful());
-                only.is_some_and(|call| call.put(message))
+                let only = only.filter(|call| call.may_be_asked || envelope.kind != FrameKind::Request);
+                only.is_some_and(|call| call.mouth.put(message))
             }
             (FrameKind::Response | FrameKind::Error, _) => false,
         }

@@ -5,18 +5,26 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
+use tokio::sync::Semaphore;
 use tokio::task::spawn_local;
 
 use super::Config;
 use super::keeper::keep;
+use super::outside::WAITING_IN_ALL_MAX;
 use super::session::{FaceSession, Key, Seat};
 use crate::backend::Pool;
+use crate::frame::Envelope;
 
 /// The sessions by whose they are.
 pub struct Sessions {
     max: usize,
     per_key_max: usize,
     idle_timeout: Duration,
+    /// How long a server waits for a call that its question can be asked by.
+    hold_timeout: Duration,
+    /// Places for such questions, in all sessions.
+    outside: Arc<Semaphore>,
     /// Guards the table; a few lines at a time, and all of it only when there is no room or a session more is
     /// opened.
     live: Mutex<Live>,
@@ -40,6 +48,8 @@ impl Sessions {
             max: config.sessions_max,
             per_key_max: config.sessions_per_key_max,
             idle_timeout: config.session_idle_timeout,
+            hold_timeout: config.hold_timeout,
+            outside: Arc::new(Semaphore::new(WAITING_IN_ALL_MAX)),
             live: Mutex::default(),
         }
     }
@@ -71,6 +81,13 @@ impl Sessions {
         let (seat, is_new) = self.seat_apart_in(&mut self.lock(), key)?;
         self.keep_if(is_new, &seat.session, pool);
         Some(seat)
+    }
+
+    /// Keeps what a server asks outside of any call for the next call that can be asked; false when it is to
+    /// be refused.
+    pub fn keep_outside(&self, session: &FaceSession, message: &Bytes, envelope: &Envelope) -> bool {
+        let place = Arc::clone(&self.outside).try_acquire_owned();
+        place.is_ok_and(|place| session.keep_outside(message, envelope, self.hold_timeout, place))
     }
 
     /// It is over. Another of its key may have come since.

@@ -77,7 +77,8 @@ impl Run {
         ended: &mut Option<(Bytes, Envelope)>,
     ) -> Option<Resume> {
         let deadline = Instant::now() + place.timeout;
-        let mut is_silent = false;
+        // A call that was not sent yet waits until what was asked before it is answered.
+        let mut is_silent = !line.is_sent;
         loop {
             let next = tokio::select! {
                 biased;
