@@ -386,7 +386,7 @@ async function untilRoots(run, session, state) {
 async function checkRoots(run) {
     run.needs('roots');
     const state = rootsOf('file:///home/user/first');
-    const session = await run.open({ roots: state.answer }, { own: true });
+    const session = await run.open({ roots: state.answer }, { own: true, alone: true });
     await untilRoots(run, session, state);
     return { detail: `asked ${state.asked} times` };
 }
@@ -394,7 +394,7 @@ async function checkRoots(run) {
 async function checkRootsChanged(run) {
     run.needs('roots');
     const state = rootsOf('file:///home/user/first');
-    const session = await run.open({ roots: state.answer }, { own: true });
+    const session = await run.open({ roots: state.answer }, { own: true, alone: true });
     run.legacyOnly(session);
     await untilRoots(run, session, state);
     state.current = 'file:///home/user/second';

@@ -395,7 +395,7 @@ async def until_roots(run, session, roots: Roots) -> None:
 async def check_roots(run):
     run.needs("roots")
     roots = Roots("file:///home/user/first")
-    session = await run.open(own=True, roots=roots.answer)
+    session = await run.open(own=True, alone=True, roots=roots.answer)
     await until_roots(run, session, roots)
     return f"asked {roots.asked} times"
 
@@ -403,7 +403,7 @@ async def check_roots(run):
 async def check_roots_changed(run):
     run.needs("roots")
     roots = Roots("file:///home/user/first")
-    session = await run.open(own=True, roots=roots.answer)
+    session = await run.open(own=True, alone=True, roots=roots.answer)
     run.legacy_only(session)
     await until_roots(run, session, roots)
     roots.current = "file:///home/user/second"

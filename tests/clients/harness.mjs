@@ -121,10 +121,10 @@ class Run {
     }
 
     /** A session which answers the server so: the shared one, unless the check needs its own. */
-    async open(answers = {}, { own = false } = {}) {
+    async open(answers = {}, { own = false, alone = false } = {}) {
         const { settings } = this;
         if (own) {
-            const session = await this.connected(answers);
+            const session = await this.connected(answers, alone);
             this.sessions.push(session);
             return session;
         }
@@ -136,10 +136,12 @@ class Run {
         return shared;
     }
 
-    async connected(answers) {
+    /** `alone`: with the last key, which no other check uses. */
+    async connected(answers, alone = false) {
         const events = new EventEmitter();
         const { url, program, sse, keys, flags } = this.settings;
-        const headers = bearer(keys[this.opened++ % keys.length]);
+        const shared = Math.max(keys.length - 1, 1);
+        const headers = bearer(alone ? keys.at(-1) : keys[this.opened++ % shared]);
         const to = { url: url && new URL(url), program, sse, headers, flags };
         const session = await this.connect({ ...to, answers, events });
         return Object.assign(session, { answers, events });

@@ -194,13 +194,16 @@ class Run:
         # Sessions of its own so far.
         self.opened = 0
 
-    async def open(self, *, own=False, **answers):
-        """A session which answers the server so: the shared one, unless the check needs its own."""
+    async def open(self, *, own=False, alone=False, **answers):
+        """A session which answers the server so: the shared one, unless the check needs its own; `alone`: with the last
+        key, which no other check uses."""
         if not own:
             return await self.shared.open(answers)
         events = Events()
-        options = argparse.Namespace(**{**vars(self.options), "headers": bearer(self.options.keys, self.opened)})
-        self.opened += 1
+        keys = self.options.keys
+        headers = bearer(keys[-1:], 0) if alone else bearer(keys[:-1] or keys, self.opened)
+        options = argparse.Namespace(**{**vars(self.options), "headers": headers})
+        self.opened += not alone
         session = await self.stack.enter_async_context(self.connect(options, answers, events))
         session.events = events
         return session
