@@ -81,15 +81,39 @@ async fn connect_tcp(host: &str, port: u16, private_addresses: bool) -> Result<T
                     .map_err(|error| BackendError::new(Stage::Connect, error))?;
                 return Ok(stream);
             }
-            Err(error) => last = BackendError::new(Stage::Connect, error),
+            Err(error) => last = BackendError::new(stage_of(&error), error),
         }
     }
     Err(last)
 }
 
+/// Whose fault it is: connections that were closed a moment ago keep their local ports for a minute, and when none is
+/// left for that address, the server is not to blame.
+fn stage_of(error: &io::Error) -> Stage {
+    if error.kind() == io::ErrorKind::AddrNotAvailable { Stage::NoPort } else { Stage::Connect }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_port_that_lacks_here_is_not_the_servers_fault() {
+        let check = |kind: io::ErrorKind, expected: Stage, text: &str| {
+            let stage = stage_of(&kind.into());
+            assert_eq!((stage, stage.is_servers()), (expected, expected == Stage::Connect), "{kind}");
+            let name = crate::base::ServerName::new("a").expect("a name");
+            let fault = BackendError::bare(stage).into_fault(&name);
+            assert!(fault.for_client().contains(text), "{}", fault.for_client());
+            assert!(fault.for_client().contains("did not run"));
+        };
+        check(
+            io::ErrorKind::AddrNotAvailable,
+            Stage::NoPort,
+            "no local port is free for a connection to server `a`",
+        );
+        check(io::ErrorKind::ConnectionRefused, Stage::Connect, "cannot be reached");
+    }
 
     /// Whether a connection to a port on which somebody listens comes about, or why not.
     async fn check(host: &str, private_addresses: bool, expected: Result<(), Stage>) {

@@ -28,6 +28,8 @@ pub enum Stage {
     Private,
     /// Opening the connection.
     Connect,
+    /// The same, for which this machine has no port left.
+    NoPort,
     /// Its program did not start.
     Start,
     /// The TLS handshake.
@@ -57,7 +59,7 @@ pub enum Stage {
 impl Stage {
     /// Whether it is the server that failed, rather than that there was no room for a request or no leave to ask.
     pub fn is_servers(self) -> bool {
-        !matches!(self, Self::Queue | Self::QueueFull | Self::LeftAlone | Self::Private)
+        !matches!(self, Self::Queue | Self::QueueFull | Self::LeftAlone | Self::Private | Self::NoPort)
     }
 
     /// For those who look after a server.
@@ -67,7 +69,7 @@ impl Stage {
             Self::LeftAlone => "left alone",
             Self::Resolve => "finding its address",
             Self::Private => "leave to connect",
-            Self::Connect | Self::ConnectTimeout => "connecting",
+            Self::Connect | Self::NoPort | Self::ConnectTimeout => "connecting",
             Self::NoEndpoint | Self::ForeignEndpoint => "opening the event stream",
             Self::Start => "starting",
             Self::Tls => "TLS handshake",
@@ -114,6 +116,7 @@ impl BackendError {
                 | Stage::Resolve
                 | Stage::Private
                 | Stage::Connect
+                | Stage::NoPort
                 | Stage::Start
                 | Stage::Tls
                 | Stage::ConnectTimeout
@@ -134,6 +137,13 @@ impl BackendError {
             Stage::Resolve | Stage::Connect | Stage::Tls | Stage::Unsent => {
                 (Kind::Unreachable, format!("server `{server}` cannot be reached; the call did not run"))
             }
+            Stage::NoPort => (
+                Kind::Overloaded,
+                format!(
+                    "no local port is free for a connection to server `{server}`: keep as many (idle_connections_max) as \
+                     calls (in_flight_max), or widen net.ipv4.ip_local_port_range; the call did not run"
+                ),
+            ),
             Stage::Start => {
                 let why = self.told().unwrap_or("its program failed");
                 (Kind::Unreachable, format!("server `{server}` did not start: {why}; the call did not run"))

@@ -50,6 +50,7 @@ pub(super) struct Context<'a> {
 pub(super) fn read(root: &Section<'_>, entries: &[Entry], context: Context<'_>) -> Servers {
     let shared = root.child("backend");
     let settings = Settings::read(&shared, &bounds::DEFAULTS);
+    settings.note_few_connections(shared.place(), context);
     shared.finish();
     let mut servers = Servers::default();
     for (name, section) in root.named("servers") {
@@ -62,6 +63,23 @@ pub(super) fn read(root: &Section<'_>, entries: &[Entry], context: Context<'_>) 
 }
 
 impl Settings {
+    /// How many may be in use, and how many are kept.
+    fn connections(&self) -> (usize, usize) {
+        (self.in_flight_max, self.idle_connections_max)
+    }
+
+    /// A hint, no mistake: it works, at a price.
+    fn note_few_connections(&self, place: &Place, context: Context<'_>) {
+        let (in_flight_max, idle_max) = self.connections();
+        if idle_max < in_flight_max.min(bounds::IDLE_CONNECTIONS.max) {
+            let text = format!(
+                "keeps {idle_max} connections (idle_connections_max) for {in_flight_max} calls at once (in_flight_max): under \
+                 load those beyond are closed and opened anew, each with a local port of its own; keep as many"
+            );
+            context.report.notice(place, text);
+        }
+    }
+
     fn read(section: &Section<'_>, shared: &Self) -> Self {
         use bounds as d;
         let eras = [("auto", EraChoice::Auto), ("modern", EraChoice::Modern), ("legacy", EraChoice::Legacy)];
@@ -72,6 +90,7 @@ impl Settings {
         ];
         let duration = |key, bound: Bound<_>, default| section.duration(key, bound.or(default));
         let count = |key, bound: Bound<_>, default| section.count(key, bound.or(default));
+        let in_flight_max = count("in_flight_max", d::IN_FLIGHT, shared.in_flight_max);
         Self {
             era: section.word("era", &eras, shared.era),
             connect_timeout: duration("connect_timeout", d::CONNECT_TIMEOUT, shared.connect_timeout),
@@ -85,13 +104,13 @@ impl Settings {
                 d::STREAM_IDLE_TIMEOUT,
                 shared.stream_idle_timeout,
             ),
-            in_flight_max: count("in_flight_max", d::IN_FLIGHT, shared.in_flight_max),
+            in_flight_max,
             queue_timeout: duration("queue_timeout", d::QUEUE_TIMEOUT, shared.queue_timeout),
             queue_max: count("queue_max", d::QUEUE, shared.queue_max),
             idle_connections_max: count(
                 "idle_connections_max",
                 d::IDLE_CONNECTIONS,
-                shared.idle_connections_max,
+                shared.usual_idle_connections(in_flight_max),
             ),
             idle_age_max: duration("idle_age_max", d::IDLE_AGE, shared.idle_age_max),
             fast_lane: section.flag("fast_lane").unwrap_or(shared.fast_lane),
@@ -110,6 +129,9 @@ impl Servers {
         let program = process::read(&section, context);
         let disabled = section.flag("disabled").unwrap_or(false);
         let settings = Settings::read(&section, shared);
+        if program.is_none() && settings.connections() != shared.connections() {
+            settings.note_few_connections(&place, context);
+        }
         section.finish();
         let name = match ServerName::new(written) {
             Ok(name) => name,

@@ -372,6 +372,27 @@ disabled = true
 }
 
 #[test]
+fn as_many_connections_are_kept_as_calls_may_be_under_way() {
+    let check = |backend: &str, server: &str, expected: usize, hints: usize| {
+        let text = format!("[backend]\n{backend}\n[servers.a]\nurl = 'http://a'\n{server}");
+        let config = toml(&text).unwrap();
+        assert_eq!(config.servers[0].idle_connections_max, expected, "{text}");
+        let hint = "under load those beyond are closed and opened anew";
+        let found = config.skipped.iter().filter(|notice| notice.to_string().contains(hint)).count();
+        assert_eq!(found, hints, "{text}: {:?}", config.skipped);
+    };
+    check("", "", 256, 0);
+    check("", "in_flight_max = 1000", 1000, 0);
+    check("", "in_flight_max = 1000000", 65_536, 0);
+    check("in_flight_max = 7", "", 7, 0);
+    check("in_flight_max = 7", "in_flight_max = 9", 9, 0);
+    check("idle_connections_max = 500", "in_flight_max = 400", 500, 0);
+    check("idle_connections_max = 16", "", 16, 1);
+    check("idle_connections_max = 16", "in_flight_max = 8", 16, 1);
+    check("", "idle_connections_max = 16", 16, 1);
+}
+
+#[test]
 fn reads_endpoints() {
     let text = "\
 [servers.a]

@@ -88,6 +88,15 @@ impl Settings {
     }
 }
 
+impl Settings {
+    /// How many connections are kept where nobody says it for the server: as many as it may have calls under way, unless
+    /// what is said for all servers is another number than that.
+    pub fn usual_idle_connections(&self, in_flight_max: usize) -> usize {
+        let follows = self.idle_connections_max == self.in_flight_max.min(IDLE_CONNECTIONS.max);
+        if follows { in_flight_max.min(IDLE_CONNECTIONS.max) } else { self.idle_connections_max }
+    }
+}
+
 /// What every server is given unless `[backend]` or the server itself says otherwise.
 pub const DEFAULTS: Settings = Settings {
     era: EraChoice::Auto,

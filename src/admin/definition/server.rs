@@ -407,6 +407,7 @@ impl Reader<'_> {
         };
         d.in_flight_max = count("in_flight_max", bounds::IN_FLIGHT, &mut to.in_flight_max);
         d.queue_max = count("queue_max", bounds::QUEUE, &mut to.queue_max);
+        to.idle_connections_max = bounds::DEFAULTS.usual_idle_connections(to.in_flight_max);
         d.idle_connections_max =
             count("idle_connections_max", bounds::IDLE_CONNECTIONS, &mut to.idle_connections_max);
     }

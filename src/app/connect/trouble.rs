@@ -15,6 +15,11 @@ pub enum Trouble {
         "the endpoint cannot be reached, so the request did not run: check its URL, and whether it is there"
     )]
     Unreachable,
+    /// Likewise, for the lack of a local port.
+    #[error(
+        "no local port is free for a connection to the endpoint, so the request did not run: try again in a minute"
+    )]
+    NoPort,
     /// Likewise.
     #[error(
         "the endpoint's certificate or its TLS is not accepted, so the request did not run: check the URL, and \
@@ -40,6 +45,12 @@ pub enum Trouble {
     /// 404 or 405 outside a session.
     #[error("there is no MCP endpoint at that URL (HTTP {}): check its path, which usually ends in /mcp", .0.as_u16())]
     NoEndpoint(StatusCode),
+    /// 413.
+    #[error(
+        "the endpoint does not take a message of that size (HTTP 413), so the request did not run: send less at once, or \
+         have its bound raised (of a metamcp: server.body_bytes_max)"
+    )]
+    TooLong,
     /// 429, 503.
     #[error("the endpoint has too much to do (HTTP {}): try again later", .0.as_u16())]
     Busy(StatusCode),
@@ -72,6 +83,7 @@ impl Trouble {
         match status {
             StatusCode::UNAUTHORIZED => Self::Unauthenticated,
             StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => Self::NoEndpoint(status),
+            StatusCode::PAYLOAD_TOO_LARGE => Self::TooLong,
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => Self::Busy(status),
             StatusCode::REQUEST_TIMEOUT | StatusCode::GATEWAY_TIMEOUT => Self::TimedOut,
             _ if status.is_redirection() => Self::Moved(status),
@@ -83,7 +95,7 @@ impl Trouble {
     /// Whether the same may go well a little later.
     pub fn may_pass(&self) -> bool {
         match self {
-            Self::Unreachable | Self::TimedOut | Self::BrokenOff | Self::Busy(_) => true,
+            Self::Unreachable | Self::NoPort | Self::TimedOut | Self::BrokenOff | Self::Busy(_) => true,
             Self::Status(status) => status.is_server_error() || *status == StatusCode::CONFLICT,
             _ => false,
         }
@@ -103,6 +115,7 @@ impl Trouble {
 impl From<BackendError> for Trouble {
     fn from(error: BackendError) -> Self {
         match error.stage {
+            Stage::NoPort => Self::NoPort,
             Stage::LeftAlone
             | Stage::Resolve
             | Stage::Private
