@@ -505,6 +505,49 @@ fn what_is_under_way_at_the_end_of_input_is_answered() {
 }
 
 #[test]
+fn a_question_that_nobody_can_answer_any_more_is_not_waited_for() {
+    let question = "data: {\"jsonrpc\":\"2.0\",\"id\":7,\"method\":\"roots/list\"}\n\n";
+    let peer = Peer::script([vec![Step::Send(events()), Step::Send(chunk(question)), Step::Hold]]);
+    let mut desk = to(&peer, &[]);
+    desk.open(&json!({"roots": {}}));
+    desk.say(&call("1", "echo", &json!({})));
+    desk.told("roots/list");
+    let began = Instant::now();
+    assert!(desk.end().0.success());
+    assert!(began.elapsed() < Duration::from_secs(30), "as long as for an answer: {:?}", began.elapsed());
+    assert!(desk.log().contains("asks the client something"), "{}", desk.log());
+}
+
+/// Answers a request of which it has read the head alone, and closes.
+fn refuses_by_the_head(body: &'static str) -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let (mut head, mut byte) = (Vec::new(), [0]);
+            while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|count| count > 0) {
+                head.push(byte[0]);
+            }
+            stream.write_all(&answer("413 Content Too Large", body)).unwrap();
+        }
+    });
+    address
+}
+
+#[test]
+fn a_message_that_is_refused_before_it_was_read_did_not_run() {
+    let told = r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32000,"message":"over the limit (`server.body_bytes_max`)"}}"#;
+    for (body, expected) in [(told, "over the limit"), ("", "did not run")] {
+        let mut desk = Desk::connect(&format!("http://{}/mcp", refuses_by_the_head(body)), &[], &[]);
+        let text = "x".repeat(12 << 20);
+        desk.say(&modern_call("1", "echo", &json!({"text": text})));
+        let answered = desk.answer(&json!(1));
+        assert!(error(&answered).1.contains(expected), "{answered}");
+        assert!(error(&answered).1.contains("server.body_bytes_max"), "{answered}");
+    }
+}
+
+#[test]
 fn an_answer_that_crosses_its_cancellation_is_not_passed_on() {
     let (called, told) = (Gate::default(), Gate::default());
     let peer = Peer::script([

@@ -161,13 +161,31 @@ struct Continued {
     /// What is to be written of the request.
     rest: Option<Unwritten>,
     writes: Rc<Cell<Writes>>,
+    /// Whether the backend takes no more of the request. It may have answered it before, as with 413, and then
+    /// closed; hyper would not read that after a write that failed.
+    is_deaf: bool,
     /// Of the one who reads, until something was written.
     waker: Option<Waker>,
 }
 
 impl Continued {
     fn new(stream: Stream, first: Bytes, rest: Option<Unwritten>, writes: Writes) -> Self {
-        Self { stream, first, rest, writes: Rc::new(Cell::new(writes)), waker: None }
+        Self { stream, first, rest, writes: Rc::new(Cell::new(writes)), is_deaf: false, waker: None }
+    }
+
+    /// What becomes of a write, if it did not fail. One that failed is left pending for good: what was answered is
+    /// read then, and at its end, or after a reset, the reading fails.
+    fn unless_failed<T>(
+        &mut self,
+        written: Poll<io::Result<T>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<T>> {
+        if !matches!(written, Poll::Ready(Err(_))) {
+            return written;
+        }
+        self.is_deaf = true;
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// Whether a write goes nowhere.
@@ -210,7 +228,11 @@ impl AsyncWrite for Continued {
         if self.drops_write() {
             return Poll::Ready(Ok(bytes.len()));
         }
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        if self.is_deaf {
+            return Poll::Pending;
+        }
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.unless_failed(written, cx)
     }
 
     fn poll_write_vectored(
@@ -221,7 +243,11 @@ impl AsyncWrite for Continued {
         if self.drops_write() {
             return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
         }
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+        if self.is_deaf {
+            return Poll::Pending;
+        }
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.unless_failed(written, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -229,7 +255,11 @@ impl AsyncWrite for Continued {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        if self.is_deaf {
+            return Poll::Pending;
+        }
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        self.unless_failed(flushed, cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

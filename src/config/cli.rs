@@ -39,6 +39,7 @@ pub enum Command {
     /// Serve the client that started this, over standard input and output and over no port; ends with it
     Stdio(StdioArgs),
     /// Connect the client that started this to an MCP endpoint elsewhere: standard input and output to Streamable HTTP
+    #[command(after_help = CONNECT_HELP)]
     Connect(ConnectArgs),
 }
 
@@ -52,6 +53,7 @@ pub struct StdioArgs {
 
 /// What `metamcp connect` is told.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
+#[command(args = gateway_flags())]
 pub struct ConnectArgs {
     /// Where the endpoint is
     #[arg(
@@ -146,6 +148,13 @@ pub fn parse() -> Cli {
     })
 }
 
+/// The flags that mean nothing where no gateway runs. They are taken, as everywhere, and not shown.
+fn gateway_flags() -> Vec<clap::Arg> {
+    let flags = Flags::augment_args(clap::Command::new("gateway"));
+    let of_gateway = flags.get_arguments().filter(|flag| flag.get_id() != "log_format");
+    of_gateway.map(|flag| flag.clone().hide(true)).collect()
+}
+
 /// The text of `--help`, for documentation and tests.
 pub fn help() -> String {
     Cli::command().render_long_help().to_string()
@@ -161,6 +170,14 @@ pub(super) fn parse_host(text: &str) -> Result<IpAddr, String> {
 }
 
 pub(super) const HOST_FORM: &str = "is not an IP address; write 127.0.0.1 (this machine only), 0.0.0.0 or :: (every interface), or one of this machine's";
+
+const CONNECT_HELP: &str = "\
+Ends when its standard input is closed, after what is under way was answered: 60 seconds at most, and 2 where the endpoint
+asks the client something, which nobody can answer any more. SIGTERM and SIGINT end it at once.
+
+Environment, also from ./.env:
+  METAMCP_KEY  the key, where neither --key nor --key-file is given
+  RUST_LOG     what is logged";
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -244,6 +261,29 @@ mod tests {
         check("[]", None);
         check("127.0.0.1:80", None);
         check("example.com", None);
+    }
+
+    #[test]
+    fn connect_shows_its_own_flags_alone() {
+        let mut all = Cli::command();
+        all.build();
+        let help = all.find_subcommand_mut("connect").unwrap().render_long_help().to_string();
+        for (part, expected) in [
+            ("--key-file", true),
+            ("--log-format", true),
+            ("60 seconds", true),
+            ("--config", false),
+            ("--mcp-json", false),
+            ("--data-dir", false),
+            ("--host", false),
+            ("--port", false),
+            ("--workers", false),
+            ("--no-auth", false),
+        ] {
+            assert_eq!(help.contains(part), expected, "{part}: {help}");
+        }
+        let cli = Cli::try_parse_from("metamcp --port 1 connect http://a --data-dir b".split(' ')).unwrap();
+        assert_eq!((cli.flags.port, cli.flags.data_dir), (Some(1), Some("b".into())), "they are taken");
     }
 
     #[test]

@@ -117,7 +117,7 @@ impl Bridge {
                 Some(Heard::Response { .. }) => {
                     tracing::warn!("an answer to another request came; it was dropped");
                 }
-                Some(Heard::Call { .. }) => self.say(&message).await,
+                Some(Heard::Call { id, .. }) => self.pass(&message, id).await,
                 None => {}
             }
         }
@@ -200,12 +200,12 @@ impl Bridge {
         let mut answer = None;
         for message in heard::each(data) {
             match heard::read(&message) {
-                Some(Heard::Call { method }) => {
+                Some(Heard::Call { method, id }) => {
                     let is_acknowledgement = method == Method::Acknowledged.as_str();
                     if is_acknowledgement && std::mem::replace(&mut hearing.is_acknowledged, true) {
                         self.say_all(missed(&message)).await;
                     } else {
-                        self.say(&message).await;
+                        self.pass(&message, id).await;
                     }
                 }
                 Some(Heard::Response { id, is_error }) => {

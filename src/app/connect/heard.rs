@@ -19,6 +19,8 @@ pub enum Heard {
     Call {
         /// Its method.
         method: String,
+        /// Of a request its id, as it was written.
+        id: Option<String>,
     },
 }
 
@@ -38,7 +40,9 @@ pub fn read(message: &[u8]) -> Option<Heard> {
     // All of it goes to the client, so all of it must be text.
     let written: Written<'_> = serde_json::from_str(std::str::from_utf8(message).ok()?).ok()?;
     match written {
-        Written { method: Some(method), .. } => Some(Heard::Call { method }),
+        Written { method: Some(method), id, .. } => {
+            Some(Heard::Call { method, id: id.map(|id| id.get().to_owned()) })
+        }
         Written { id, result, error, .. } if result.is_some() || error.is_some() => {
             Some(Heard::Response { id: id.map(|id| id.get().to_owned()), is_error: error.is_some() })
         }
@@ -111,14 +115,19 @@ mod tests {
         };
         let response =
             |id: Option<&str>, is_error| Some(Heard::Response { id: id.map(str::to_owned), is_error });
-        let call = |method: &str| Some(Heard::Call { method: method.to_owned() });
+        let call = |method: &str, id: Option<&str>| {
+            Some(Heard::Call { method: method.to_owned(), id: id.map(str::to_owned) })
+        };
         check(r#"{"jsonrpc":"2.0","id":1,"result":{}}"#, response(Some("1"), false));
         check("{\n\"id\": \"a\\u0062\",\r\n\"result\":{} }", response(Some(r#""a\u0062""#), false));
         check(r#"{"id":1,"error":{"code":1}}"#, response(Some("1"), true));
         check(r#"{"id":null,"error":{"code":1}}"#, response(None, true));
         check(r#"{"error":{"code":1}}"#, response(None, true));
-        check(r#"{"id":7,"method":"ping"}"#, call("ping"));
-        check(r#"{"method":"notifications/message","params":{"x":"y"}}"#, call("notifications/message"));
+        check(r#"{"id":7,"method":"ping"}"#, call("ping", Some("7")));
+        check(
+            r#"{"method":"notifications/message","params":{"x":"y"}}"#,
+            call("notifications/message", None),
+        );
         for nothing in
             ["", "[]", "1", "{}", r#"{"id":1}"#, r#"{"id":1,"result":{}"#, r#"{"id":1,"id":2,"result":{}}"#]
         {

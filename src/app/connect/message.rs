@@ -40,7 +40,12 @@ impl Message {
     /// Whether it speaks of a request of the session that it was written for: in another, that id may be
     /// another's.
     pub fn is_of_its_session(&self) -> bool {
-        matches!(self.envelope.kind, Kind::Response | Kind::Error) || self.cancels().is_some()
+        self.is_answer() || self.cancels().is_some()
+    }
+
+    /// Whether it answers a request of the endpoint's.
+    pub fn is_answer(&self) -> bool {
+        matches!(self.envelope.kind, Kind::Response | Kind::Error)
     }
 
     /// Whether an answer is expected.

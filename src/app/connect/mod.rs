@@ -21,6 +21,7 @@ mod message;
 mod params;
 mod pause;
 mod pipes;
+mod questions;
 mod relist;
 mod requests;
 mod session;
@@ -48,6 +49,7 @@ use input::{Line, Lines};
 use message::Message;
 use params::Params;
 use pause::pause;
+use questions::Questions;
 use requests::Requests;
 use session::{Open, Session, Step, UnderWay};
 use trouble::Trouble;
@@ -83,6 +85,9 @@ const NOTE_PATIENCE: Duration = Duration::from_secs(30);
 /// most; this is for those that wait for answers.
 const FINISH_PATIENCE: Duration = Duration::from_mins(1);
 
+/// The same, where the endpoint asks the client something: nobody is left to answer it. For other requests to end.
+const UNANSWERED_PATIENCE: Duration = Duration::from_secs(2);
+
 /// For the endpoint to be told that the session is over, and for the client to read the last line.
 const FAREWELL_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -98,6 +103,7 @@ struct Bridge {
     out: mpsc::Sender<Bytes>,
     scanner: RefCell<Scanner>,
     requests: Rc<Requests>,
+    questions: Questions,
     session: Rc<Session>,
     params: RefCell<Params>,
     /// Whether the endpoint ever answered: one that did is waited for.
@@ -159,6 +165,7 @@ impl Bridge {
             out,
             scanner: RefCell::new(Scanner::new()),
             requests: Rc::default(),
+            questions: Questions::default(),
             session: Rc::default(),
             params: RefCell::default(),
             was_there: Cell::new(false),
@@ -187,10 +194,17 @@ impl Bridge {
         drop(notes);
         streams.shutdown().await;
         let all = async { while calls.join_next().await.is_some() {} };
+        let in_vain = async {
+            self.questions.any().await;
+            sleep(UNANSWERED_PATIENCE).await;
+        };
         tokio::select! {
             ended = timeout(FINISH_PATIENCE, all) => if ended.is_err() {
                 tracing::warn!("the client's input has ended, and not all was answered in time; what is left is cut");
             },
+            () = in_vain => {
+                tracing::warn!("the endpoint asks the client something, whose input has ended; what is left is cut");
+            }
             () = self.out.closed() => {}
         }
         calls.shutdown().await;
@@ -246,6 +260,9 @@ impl Bridge {
     async fn dispatch(self: &Rc<Self>, message: Message, tasks: &mut Tasks) {
         if message.is_request() {
             return self.begin(message, tasks).await;
+        }
+        if message.is_answer() {
+            self.questions.answer(&message.id());
         }
         if let Some(id) = message.cancels() {
             match self.requests.era(&id) {
@@ -306,6 +323,14 @@ impl Bridge {
     async fn fail(&self, message: &Message, trouble: &Trouble) {
         tracing::warn!(method = message.shown(), "{trouble}");
         self.say(&heard::error(&message.id(), trouble.code(message.era), &trouble.to_string())).await;
+    }
+
+    /// A message of the endpoint's to the client; `id`: of a request. Cancel safe, as [`Self::say`].
+    async fn pass(&self, message: &[u8], id: Option<String>) {
+        if let Some(id) = id {
+            self.questions.ask(id);
+        }
+        self.say(message).await;
     }
 
     /// A message to the client. Cancel safe: it has the whole line or nothing of it.
