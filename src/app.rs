@@ -2,6 +2,7 @@
 
 mod connect;
 mod follow;
+mod folder;
 mod join;
 mod pins;
 mod publish;
@@ -18,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::RootCertStore;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
@@ -98,6 +99,7 @@ pub struct App {
     handing_on: JoinHandle<()>,
     /// What the workers share: how they are to end, and which servers with them.
     shared: Arc<Shared>,
+    stop: Stop,
 }
 
 /// What whoever started the gateway wants to know.
@@ -154,6 +156,9 @@ pub enum AppError {
     /// The sockets.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// It was told to stop before it served.
+    #[error("told to stop before anything was served")]
+    Stopped,
     /// The signals that end the gateway.
     #[error("cannot wait for signals: {0}")]
     Signals(std::io::Error),
@@ -182,8 +187,8 @@ impl App {
     /// Builds everything and begins to serve. Runs in a `LocalSet`, on which it leaves its background tasks.
     /// `reload` is asked at SIGHUP.
     pub async fn start(config: Config, door: Door, reload: Reload) -> Result<Self, AppError> {
-        let hangups = signal(SignalKind::hangup()).map_err(AppError::Signals)?;
-        let authenticator = keys(&config).await?;
+        let (hangups, mut stop) = signals()?;
+        let authenticator = stop.unless_told(keys(&config)).await??;
         let store = authenticator.store().clone();
         let roots = system_roots();
         let mut builder = fleet_builder(&config, &authenticator, roots.clone());
@@ -243,24 +248,22 @@ impl App {
         }
         let publisher = Publisher::new(builder, fleets, Arc::clone(&shared));
         let seen = store.watch();
-        let sealer = Arc::clone(authenticator.sealer());
-        spawn_local(pins::keep(pins::Keeping { store: store.clone(), sealer, catalog }, seen.clone()));
+        let pinned = pins::Keeping { store: store.clone(), sealer: authenticator.sealer().clone(), catalog };
+        spawn_local(pins::keep(pinned, seen.clone()));
         spawn_local(watch_keys(authenticator, seen.clone(), keys_changed));
         tidy_up(&store, config.retention.clone());
         let triggers = Triggers { hangups, reload, running: config, source, seen, changes };
         let reloading = spawn_local(follow(triggers, served, publisher));
         let (ended, handing_on) = hand_on_usage(outbox, store);
-        Ok(Self { greeting, workers, phase, reloading, ended, handing_on, shared })
+        Ok(Self { greeting, workers, phase, reloading, ended, handing_on, shared, stop })
     }
 
     /// Serves until SIGTERM or SIGINT, until its terminal is closed, or until `client` has ended, which is dropped at any
     /// of these. Then lets what is under way end, within the deadline. A second signal ends at once.
     pub async fn run(self, client: impl Future<Output = ()>) -> Result<(), AppError> {
-        let mut terminate = signal(SignalKind::terminate()).map_err(AppError::Signals)?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(AppError::Signals)?;
+        let mut stop = self.stop;
         tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            () = stop.told() => {}
             Ok(()) = self.reloading => {}
             () = client => {}
         }
@@ -285,10 +288,40 @@ impl App {
         };
         tokio::select! {
             () = end => tracing::info!("stopped"),
-            _ = terminate.recv() => tracing::warn!("stopped at once"),
-            _ = interrupt.recv() => tracing::warn!("stopped at once"),
+            () = stop.told() => tracing::warn!("stopped at once"),
         }
         Ok(())
+    }
+}
+
+/// What ends the gateway. Made before there is anything to end, so that what comes while it starts is heeded then.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+/// What has the configuration read again, and what ends the gateway.
+fn signals() -> Result<(Signal, Stop), AppError> {
+    let of = |kind| signal(kind).map_err(AppError::Signals);
+    let stop = Stop { terminate: of(SignalKind::terminate())?, interrupt: of(SignalKind::interrupt())? };
+    Ok((of(SignalKind::hangup())?, stop))
+}
+
+impl Stop {
+    /// What comes of that, unless it is to be given up: a database may be waited for, for as long as it takes.
+    async fn unless_told<T>(&mut self, work: impl Future<Output = T>) -> Result<T, AppError> {
+        tokio::select! {
+            done = work => Ok(done),
+            () = self.told() => Err(AppError::Stopped),
+        }
+    }
+
+    /// Waits for SIGTERM or SIGINT, which may have come since it was asked last. Cancel safe.
+    async fn told(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 }
 

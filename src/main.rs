@@ -92,6 +92,11 @@ fn block_on(work: impl Future<Output = Result<(), AppError>>) -> Result<(), AppE
 fn end(outcome: Result<(), AppError>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
+        // As whoever told it wanted.
+        Err(error @ AppError::Stopped) => {
+            tracing::info!("{error}");
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             eprintln!("metamcp: {error}");
             ExitCode::FAILURE

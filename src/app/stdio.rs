@@ -2,18 +2,15 @@
 //! started it, and `metamcp connect`, which leads to an endpoint elsewhere. Both speak over standard input
 //! and output, and end with their client.
 
-use std::fs::{self, DirBuilder};
 use std::future::{Future, pending, ready};
-use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::unix::fs::DirBuilderExt as _;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use http::header::AUTHORIZATION;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::connect::{self, Client, LINE_BYTES_MAX};
+use super::folder::Folder;
 use super::reload::Reload;
 use super::{App, AppError, system_roots};
 use crate::auth::Mode;
@@ -21,7 +18,6 @@ use crate::backend::Address;
 use crate::base::EndpointName;
 use crate::config::{Config, Connect};
 use crate::server::Door;
-use crate::store::new_id;
 
 /// How long the gateway behind the pipe may take: its servers have timeouts of their own, which are shorter.
 const PATIENCE: Duration = Duration::from_hours(24);
@@ -42,7 +38,7 @@ pub fn for_one_client(mut config: Config) -> Config {
 /// `LocalSet`. `config` and what `reload` gives: as of [`for_one_client`].
 pub async fn serve(config: Config, reload: Reload, endpoint: Option<EndpointName>) -> Result<(), AppError> {
     let client = Client::of_this_process().map_err(AppError::Pipes)?;
-    let folder = Folder::new().map_err(AppError::Private)?;
+    let folder = Folder::new(&std::env::temp_dir()).map_err(AppError::Private)?;
     let line_bytes_max = config.server.body_bytes_max;
     let app = tokio::select! {
         app = App::start(config, Door::Private(folder.socket()), reload) => app?,
@@ -119,28 +115,4 @@ fn path_of(endpoint: Option<EndpointName>, app: &App) -> Result<String, AppError
     }
     let known: Vec<_> = app.greeting.endpoints.iter().map(|(name, _)| name.to_string()).collect();
     Err(AppError::NoEndpoint { name, known: known.join(", ") })
-}
-
-/// A directory for the socket, closed to others; gone when dropped.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> io::Result<Self> {
-        let folder = std::env::temp_dir().join(format!("metamcp-{}", new_id().simple()));
-        // Nobody else may have made it: that fails.
-        DirBuilder::new().mode(0o700).create(&folder)?;
-        Ok(Self(folder))
-    }
-
-    /// Short: the path of a socket has 107 bytes.
-    fn socket(&self) -> PathBuf {
-        self.0.join("s")
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        // What cannot be removed is an empty directory among temporary files.
-        let _ = fs::remove_dir_all(&self.0);
-    }
 }
