@@ -154,7 +154,7 @@ impl More {
 
 impl From<Denied> for Problem {
     fn from(denied: Denied) -> Self {
-        if denied == Denied::Busy {
+        if matches!(denied, Denied::Busy | Denied::Unsigned) {
             return Self::later(denied.to_string());
         }
         Self { more: More::Challenge, ..Self::new(StatusCode::UNAUTHORIZED, denied.to_string()) }

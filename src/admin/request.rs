@@ -179,9 +179,18 @@ impl<'a> Precondition<'a> {
             (Some("*"), None) => Ok(Self::Exists),
             (Some(tags), None) if !tags.is_empty() => Ok(Self::OneOf(tags)),
             (None, Some("*")) => Ok(Self::Absent),
+            (Some(_), None) => {
+                let detail = "`If-Match` is empty: send the ETag that the object was read with, or `*` for any, or leave it out";
+                Err(Problem::new(StatusCode::BAD_REQUEST, detail))
+            }
+            (None, Some(_)) => {
+                let detail =
+                    "of `If-None-Match` only `*` is understood here: change nothing that is there already";
+                Err(Problem::new(StatusCode::BAD_REQUEST, detail))
+            }
             _ => Err(Problem::new(
                 StatusCode::BAD_REQUEST,
-                "send `If-Match` with an ETag, or `If-None-Match: *`, not both",
+                "send either `If-Match` or `If-None-Match`, not both",
             )),
         }
     }

@@ -22,6 +22,12 @@ pub enum Denied {
     /// It could not be found out now. The client may try again.
     #[error("too many credentials wait to be verified; try again in a moment")]
     Busy,
+    /// No key signs tokens here, so none are given. The client can go on with its API key.
+    #[error(
+        "no key for tokens can be used here at present, so no token is given: use the API key itself, and have an \
+         administrator look at /ready"
+    )]
+    Unsigned,
 }
 
 impl Denied {
@@ -32,6 +38,7 @@ impl Denied {
             Self::Invalid => "invalid",
             Self::Expired => "expired",
             Self::Busy => "busy",
+            Self::Unsigned => "unsigned",
         }
     }
 }

@@ -113,7 +113,7 @@ impl Tokens {
         unix_s: u64,
     ) -> Result<Token, Denied> {
         let ring = self.ring.load();
-        let key = ring.signing().ok_or(Denied::Busy)?;
+        let key = ring.signing().ok_or(Denied::Unsigned)?;
         let end = unix_s.saturating_add(self.lifetime.as_secs());
         let end = key_expires_at.map_or(end, |key_end| key_end.min(end));
         let payload = Payload {
@@ -127,7 +127,7 @@ impl Tokens {
             epoch: identity.epoch(),
         };
         let access_token =
-            jsonwebtoken::encode(&key.header, &payload, &key.encoding).map_err(|_| Denied::Busy)?;
+            jsonwebtoken::encode(&key.header, &payload, &key.encoding).map_err(|_| Denied::Unsigned)?;
         Ok(Token { access_token, expires_in_s: end.saturating_sub(unix_s) })
     }
 

@@ -316,6 +316,9 @@ async fn answer_of_client(
     if !tell_tagged(worker, &call, &session, call.envelope.id).await {
         return Err(Fault::client(Kind::InvalidRequest, "this response answers no request of a server"));
     }
+    // Also where nobody waits for it any more: it was accepted, as a message of its form has to be (MCP 2025-11-25,
+    // Streamable HTTP, "202 Accepted with no body"). A client that is told an error by the transport there ends its
+    // session, for a question that was taken back while its user thought about it.
     Ok(reply::accepted())
 }
 

@@ -462,7 +462,11 @@ fn admit(gauge: &Arc<Gauge>, identity: &Identity) -> Result<Permit, Fault> {
 
 #[cold]
 fn denied(reason: Denied) -> Fault {
-    let kind = if reason == Denied::Busy { Kind::Overloaded } else { Kind::Unauthenticated };
+    let kind = if matches!(reason, Denied::Busy | Denied::Unsigned) {
+        Kind::Overloaded
+    } else {
+        Kind::Unauthenticated
+    };
     Fault::client(kind, reason.to_string())
 }
 
