@@ -484,6 +484,47 @@ fn of_one_name_the_files_win_and_that_is_said() {
 }
 
 #[test]
+fn servers_of_files_are_shown_and_changed_in_their_files() {
+    let peer = Peer::script([]);
+    let setup = Setup::new().server("y", peer.address).server("b", peer.address);
+    let house = House::of(&setup.with("[servers.p]\ncommand = \"no-such-program\"\nargs = [\"hunter2\"]"));
+    for name in ["x", "a"] {
+        house.create(name, peer.address);
+    }
+    let expected = [("b", "file"), ("p", "file"), ("y", "file"), ("a", "store"), ("x", "store")];
+    for limit in 1..=6 {
+        let (mut found, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let page = house.get(&format!("{SERVERS}?limit={limit}{cursor}"));
+            let items = page["items"].as_array().unwrap();
+            assert!(items.len() <= limit && !page.to_string().contains("hunter2"), "{page}");
+            found.extend(items.iter().map(|item| (item["name"].clone(), item["source"].clone())));
+            match page["next_cursor"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => break,
+            }
+        }
+        let expected = expected.map(|(name, source)| (json!(name), json!(source)));
+        assert_eq!(found, expected, "{limit} a page");
+    }
+    house.check_call("/mcp", "b__echo");
+    let one = house.get(&server("b"));
+    assert_eq!(
+        (&one["served"], &one["kind"], &one["condition"]["state"]),
+        (&json!(true), &json!("http"), &json!("ok"))
+    );
+    assert_eq!(one["url"], format!("http://{}/mcp", peer.address));
+    let program = house.get(&server("p"));
+    assert_eq!((&program["kind"], &program["command"]), (&json!("stdio"), &json!("no-such-program")));
+    for (method, body) in [("PATCH", Some(json!({"era": "modern"}))), ("DELETE", None)] {
+        let refused = house.rest(&house.admin, method, &server("b"), body.as_ref());
+        assert_eq!(refused.status, 409, "{}", refused.text());
+        assert!(refused.text().contains("file of the gateway's configuration defines"), "{}", refused.text());
+    }
+    assert_eq!(house.rest(&house.admin, "DELETE", &server("none"), None).status, 404);
+}
+
+#[test]
 fn a_row_that_cannot_be_read_takes_nothing_with_it() {
     let (house, peer) = (House::new(), Peer::script([]));
     for name in ["closed", "good", "torn"] {

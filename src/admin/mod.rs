@@ -16,6 +16,7 @@ mod health;
 mod metrics;
 mod standing;
 mod servers;
+mod files;
 mod endpoints;
 mod import;
 mod tools;

@@ -287,7 +287,7 @@ fn describe(shape: Shape) -> Described {
         Shape::Delete => Described {
             headers: vec![IF_MATCH],
             answers: vec![(204, "It is not there any more", None, &[])],
-            problems: vec![412],
+            problems: vec![409, 412],
             ..Described::default()
         },
         Shape::Test => Described {
@@ -460,7 +460,8 @@ fn schemas() -> Value {
     add::<views::ImportOutcome>(&mut schemas);
     served_only(&mut schemas["Server"]);
     written(&mut schemas, "Server", &["name", "kind"], &STANDING);
-    for whole in ["Server", "ServerWrite", "ServerPut"] {
+    schemas["Server"]["required"] = json!(["name", "source", "served"]);
+    for whole in ["ServerWrite", "ServerPut"] {
         schemas[whole]["oneOf"] =
             json!([of_kind("http", "url"), of_kind("sse", "url"), of_kind("stdio", "command")]);
     }
@@ -479,6 +480,10 @@ fn served_only(server: &mut Value) {
     server["properties"]["kind"] = json!({
         "type": "string", "enum": served,
         "description": "How it is spoken to: by `http`, by the transport of 2024-11-05 (`sse`), or as the program that it is (`stdio`), if the gateway may run it",
+    });
+    server["properties"]["source"] = json!({
+        "type": "string", "enum": ["file", "store"], "readOnly": true,
+        "description": "What defines it. One of a file is changed there (409 here), and has no id, no version and no times",
     });
     server["properties"]["condition"] =
         json!({"$ref": "#/components/schemas/ServerCondition", "readOnly": true});

@@ -182,7 +182,7 @@ pub static ROUTES: &[Route] = &[
     route("GET", "/swagger-ui", Public, O::SwaggerPage, 0, Shape::Page, "This document, to be read and tried"),
     route("GET", "/swagger-ui/{asset}", Public, O::SwaggerAsset, 0, Shape::Asset, "A part of that page"),
     route("POST", "/api/v1/auth/token", Public, O::CreateToken, TOKEN_BYTES_MAX, Shape::Token, "A short-lived token for an API key"),
-    route("GET", "/api/v1/mcp/servers", Admin, O::ListServers, 0, Shape::ServerList, "All stored servers, by name"),
+    route("GET", "/api/v1/mcp/servers", Admin, O::ListServers, 0, Shape::ServerList, "All servers: those of files, then those of the store, by name"),
     route("POST", "/api/v1/mcp/servers", Admin, O::CreateServer, DEFINITION_BYTES_MAX, Shape::ServerCreate, "Add a server"),
     route("GET", "/api/v1/mcp/servers/{server}", Admin, O::GetServer, 0, Shape::ServerGet, "One server"),
     route("PUT", "/api/v1/mcp/servers/{server}", Admin, O::PutServer, DEFINITION_BYTES_MAX, Shape::ServerPut, "See to it that a server is so; the same twice changes nothing"),

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::definition::import::upsert;
 use super::definition::{FieldError, Server, Unreadable, merge_patch, server_document};
+use super::files::{Place, Source};
 use super::problem::Problem;
 use super::request::{Precondition, Query, json_body, ok, page, tagged, unless_known};
 use super::tag::Tag;
@@ -50,16 +51,40 @@ impl Found<'_> {
 impl Admin {
     pub(super) async fn list_servers(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
         let mut query = Query::new(call.query());
-        let asked = query.page::<String>();
+        let asked = query.page::<Place>();
         query.finish()?;
-        let found = self.parts.store.server_page(asked.after, asked.items).await?;
-        let items = found.items.iter().map(|row| self.server_view(row)).collect();
-        Ok(page(items, found.next.as_ref()))
+        let mut items = Vec::new();
+        let after = match asked.after {
+            Some((Source::Store, name)) => Some(name),
+            begun => {
+                let (_, name) = begun.unwrap_or((Source::File, String::new()));
+                let mut of_files = self.servers_of_files(&name);
+                let is_whole = of_files.len() <= asked.items;
+                of_files.truncate(asked.items);
+                let last = of_files.last().map(|(name, _)| (Source::File, name.clone()));
+                items.extend(of_files.into_iter().map(|(_, view)| view));
+                if !is_whole {
+                    return Ok(page(items, last.as_ref()));
+                }
+                None
+            }
+        };
+        if items.len() == asked.items {
+            // No name is empty: all of the store are behind it.
+            return Ok(page(items, Some(&(Source::Store, String::new()))));
+        }
+        let found = self.parts.store.server_page(after, asked.items - items.len()).await?;
+        items.extend(found.items.iter().map(|row| self.server_view(row)));
+        Ok(page(items, found.next.map(|name| (Source::Store, name)).as_ref()))
     }
 
     pub(super) async fn get_server(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
-        let row = self.server_row(call.parameter(0)).await?;
-        let (view, tag) = self.seen_server(&row);
+        let stored = self.parts.store.server(call.parameter(0)).await?;
+        let seen = match stored {
+            Some(row) => Some(self.seen_server(&row)),
+            None => self.server_of_file(call.parameter(0)),
+        };
+        let (view, tag) = seen.ok_or_else(|| Problem::not_found("server"))?;
         Ok(unless_known(call.headers(), &view, &tag))
     }
 
@@ -131,7 +156,7 @@ impl Admin {
         for _ in 0..TRIES {
             let found = store.server(reference).await?;
             if found.is_none() && write.whole().is_none() {
-                return Err(Problem::not_found("server"));
+                return Err(self.not_stored(reference));
             }
             let expect = precondition.check(found.as_ref().map(|row| (Tag::of_server(row), row.version)))?;
             let was_there = found.is_some();
@@ -196,7 +221,7 @@ impl Admin {
 
     /// A stored server, by UUID or name.
     pub(super) async fn server_row(&self, reference: &str) -> Result<ServerRow, Problem> {
-        self.parts.store.server(reference).await?.ok_or_else(|| Problem::not_found("server"))
+        self.parts.store.server(reference).await?.ok_or_else(|| self.not_stored(reference))
     }
 
     /// As it is shown, and its ETag.
@@ -208,6 +233,7 @@ impl Admin {
 
     fn server_view(&self, row: &ServerRow) -> Value {
         let mut view = server_document(row);
+        view["source"] = json!(Source::Store);
         let (standing, fleet) = (self.standing(), self.fleet());
         show_row(&mut view, &standing, row.id, [row.version, row.created_at, row.changed_at]);
         let mut backends = fleet.backends().filter(|_| standing.serves(row.id));

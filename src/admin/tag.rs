@@ -26,6 +26,12 @@ impl Tag {
         Self::new(row.id, row.version)
     }
 
+    /// Of a server that a file defines.
+    pub fn of_file(view: &Value) -> Self {
+        let definition = ["name", "kind", "url", "command"].map(|member| &view[member]);
+        Self(format!("file.{}", digest(&format!("{definition:?}"))))
+    }
+
     /// Of an endpoint. It is read and written with the names of its servers, and their renaming is no change of its row.
     pub fn of_endpoint(row: &EndpointRow, servers: &[ServerRow]) -> Self {
         let Self(mut tag) = Self::new(row.id, row.version);

@@ -434,7 +434,7 @@ impl Reader<'_> {
             }
         };
         if !document.allow_private.unwrap_or(self.rules.allow_private) && is_private_address(&address) {
-            self.wrong("/url", "leads to a private address; set allow_private if that is what you want");
+            self.wrong("/url", "leads to a private address, this machine's among them; set allow_private (keyadm: --allow-private) if that is what you want");
         }
         // Its kind says the rest.
         let shown = address::shown(&address).trim_start_matches("sse:").to_owned();
@@ -528,8 +528,8 @@ pub fn merge_patch(target: &mut Value, patch: &Value) {
 pub const MODERN_SSE: &str = "is not spoken over sse; leave it out";
 
 /// What only the gateway writes.
-const READ_ONLY: [&str; 8] =
-    ["id", "version", "created_at", "changed_at", "served", "reason", "condition", "vetting"];
+const READ_ONLY: [&str; 9] =
+    ["id", "version", "created_at", "changed_at", "source", "served", "reason", "condition", "vetting"];
 
 /// Servers take 100 fields, and the client's own are sent as well.
 const HEADERS_MAX: usize = 64;
