@@ -743,15 +743,7 @@ fn asks_aside() -> SocketAddr {
                     let is_told = message["id"].is_null() || message["method"].is_null();
                     let (status, body) =
                         if is_told { ("202 Accepted", String::new()) } else { ("200 OK", body) };
-                    // The gateway's own session, for lists, can do everything.
-                    let declared = &message["params"]["capabilities"];
-                    let session = if declared["sampling"].is_object() {
-                        "catalog"
-                    } else if declared["roots"].is_object() {
-                        "able"
-                    } else {
-                        "unable"
-                    };
+                    let session = session_of(&message["params"]["capabilities"]);
                     let head = format!("Content-Type: application/json\r\nMcp-Session-Id: {session}");
                     let length = body.len();
                     let said =
@@ -762,6 +754,15 @@ fn asks_aside() -> SocketAddr {
         }
     });
     address
+}
+
+/// What it calls the session of a client that declares that. The gateway's own, for lists, can do everything.
+fn session_of(declared: &Value) -> &'static str {
+    match (declared["sampling"].is_object(), declared["roots"].is_object()) {
+        (true, _) => "catalog",
+        (false, true) => "able",
+        (false, false) => "unable",
+    }
 }
 
 /// The head of a request, and its message.
