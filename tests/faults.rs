@@ -147,7 +147,9 @@ fn a2_a_server_with_no_room_for_connections() {
     let address = listener.local_addr().unwrap();
     let is_shut = Arc::default();
     door_of(listener, peer.address, &is_shut);
-    let gateway = Setup::new().workers(1).server_with("a", address, "idle_connections_max = 1").start();
+    // Nobody is to give up here.
+    let lines = "idle_connections_max = 1\nconnect_timeout = \"1m\"";
+    let gateway = Setup::new().workers(1).server_with("a", address, lines).start();
     let call = modern_call(SINGLE, "echo", "{}");
     assert_eq!(Client::once(gateway.address, &call).status, 200);
     // The last is taken, and then as many wait as may.

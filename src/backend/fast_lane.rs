@@ -3,15 +3,15 @@
 //!
 //! Invariant: what is read here, hyper would read in the same way. The parser is the same.
 
-use std::future::poll_fn;
+use std::future::{Future as _, poll_fn};
 use std::io;
 use std::mem::MaybeUninit;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut as _, Bytes, BytesMut};
 use http::{HeaderValue, StatusCode};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 
 use super::answer::{Body, Head};
 use super::chunked::{Chunked, Malformed};
@@ -39,6 +39,13 @@ const FIELDS_MAX: usize = 32;
 
 /// A head that is longer than this is not usual.
 const HEAD_BYTES_MAX: usize = 8 << 10;
+
+/// Of which more is to come than this is read into a buffer of its own, and not copied from this thread's.
+const LARGE_BYTES_MIN: usize = 16 << 10;
+
+/// What is read at once of it: all that a client that does not read makes the gateway hold of an answer, but for what is
+/// in the kernel.
+const LARGE_READ_BYTES: usize = 64 << 10;
 
 /// Sends a request and waits for the beginning of its answer, which may come before all is written: then the
 /// rest of the request is given back as well.
@@ -135,8 +142,15 @@ impl Unwritten {
 
 /// More of a body: at most `left` bytes, none at the end of the stream.
 pub fn poll_more(stream: &mut Stream, cx: &mut Context<'_>, left: u64) -> Poll<io::Result<Bytes>> {
+    let left = usize::try_from(left).unwrap_or(usize::MAX);
+    if left >= LARGE_BYTES_MIN {
+        let room = left.min(LARGE_READ_BYTES);
+        let mut bytes = BytesMut::with_capacity(room).limit(room);
+        let read = pin!(stream.read_buf(&mut bytes)).poll(cx);
+        return read.map(|read| read.map(|_count| bytes.into_inner().freeze()));
+    }
     with_scratch(|scratch| {
-        let room = usize::try_from(left).unwrap_or(usize::MAX).min(scratch.len());
+        let room = left.min(scratch.len());
         let mut buffer = ReadBuf::new(&mut scratch[..room]);
         Pin::new(stream)
             .poll_read(cx, &mut buffer)

@@ -24,6 +24,7 @@ mod kept;
 mod legacy;
 mod listener;
 mod local;
+mod mapped;
 mod message;
 mod meter;
 mod modern;

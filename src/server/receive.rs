@@ -6,17 +6,16 @@ use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
 use hyper::body::{Body, Incoming};
-use memmap2::MmapMut;
 use tokio::time::timeout;
 
 use super::Config;
 use super::fields::{Field, Fields};
 use super::handler::Arriving;
+use super::mapped::Mapped;
 use crate::base::{Fault, Kind};
 use crate::protocol::header;
 
-/// From here on a body lies in an anonymous memory map, so that a few big ones do not swell the heap for
-/// good.
+/// From here on a body lies in an anonymous memory map.
 const MAPPED_FROM_BYTES: usize = 1 << 20;
 
 /// Whether a POST says that it carries JSON and takes both forms of an answer.
@@ -111,20 +110,15 @@ async fn collect_buffered(bytes_max: usize, first: Bytes, body: &mut Incoming) -
 /// Into a map of the length that was said; hyper hands out no byte more, and errs on fewer.
 async fn collect_mapped(first: Bytes, body: &mut Incoming, length: usize) -> Result<Bytes, Fault> {
     let full = |error| Fault::gateway(Kind::Overloaded, "no memory for a body of this size").because(error);
-    let mut map = MmapMut::map_anon(length).map_err(full)?;
-    let mut filled = 0;
+    let mut mapped = Mapped::with_room(length).map_err(full)?;
     let mut next = Some(first);
     while let Some(bytes) = next {
-        let end = filled + bytes.len();
-        let Some(room) = map.get_mut(filled..end) else {
+        if !mapped.put(&bytes) {
             return Err(broken("longer than its Content-Length"));
-        };
-        room.copy_from_slice(&bytes);
-        filled = end;
+        }
         next = chunk(body).await?;
     }
-    let map = map.make_read_only().map_err(full)?;
-    Ok(Bytes::from_owner(map).slice(..filled))
+    Ok(mapped.freeze())
 }
 
 async fn chunk(body: &mut Incoming) -> Result<Option<Bytes>, Fault> {

@@ -21,6 +21,7 @@ use super::bell::Bell;
 use super::control::{Control, Controls, Order};
 use super::fields::{Field, Fields};
 use super::guard::Guard;
+use super::mapped;
 use super::parking::Parking;
 use super::plane::ControlPlane;
 use crate::auth::{Authenticator, Check, Credential, Denied, Identity, KeyId, Mode};
@@ -259,6 +260,7 @@ impl Worker {
             self.now_s.set(unix_s());
             self.date.set(date());
             self.pools.sweep();
+            mapped::sweep();
             self.publish();
             self.shared.streams.iter().for_each(|streams| streams.expire());
             // What is not at hand any more can be dropped by the table.

@@ -128,12 +128,10 @@ impl Writing {
                     _ => Poll::Pending,
                 };
             }
-            let out = &self.out[self.written..];
-            let polled = if self.piece.is_empty() {
-                Pin::new(&mut *socket).poll_write(cx, out)
-            } else {
-                Pin::new(&mut *socket)
-                    .poll_write_vectored(cx, &[IoSlice::new(out), IoSlice::new(&self.piece)])
+            let (out, piece, socket) = (&self.out[self.written..], &self.piece, Pin::new(&mut *socket));
+            let polled = match (out, &piece[..]) {
+                (only, []) | ([], only) => socket.poll_write(cx, only),
+                both => socket.poll_write_vectored(cx, &[IoSlice::new(both.0), IoSlice::new(both.1)]),
             };
             control.note_write(polled.is_ready());
             match polled {
