@@ -1,0 +1,168 @@
+//! How many instructions a step takes, and the whole way of a request: counted by callgrind, so that a busy machine counts
+//! what a quiet one does. `bench/count` runs this and compares with what is committed.
+
+#![allow(missing_docs, reason = "the macros make modules of the functions")]
+
+use std::hint::black_box;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use gungraun::{
+    Callgrind, EntryPoint, LibraryBenchmarkConfig, library_benchmark, library_benchmark_group, main,
+};
+use metamcp::frame::{Boundary, Scanner, Span, splice};
+use metamcp::route::{Destination, Names, OwnName};
+
+#[path = "../gateway.rs"]
+mod gateway;
+
+use gateway::{Client, Gateway, TOOLS};
+
+/// As the product has it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const MODERN_META: &str = r#","_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}"#;
+
+/// A call of a tool with a text of so many bytes.
+fn message(text_bytes: usize, meta: &str) -> (Scanner, Bytes) {
+    let text = "x".repeat(text_bytes);
+    let message = format!(
+        r#"{{"jsonrpc":"2.0","id":123,"method":"tools/call","params":{{"name":"s0__echo","arguments":{{"text":"{text}"}}{meta}}}}}"#
+    );
+    let message = Bytes::from(message);
+    let mut scanner = Scanner::new();
+    // Its buffers are grown by then, as those of a worker are.
+    assert!(scanner.scan(&message).is_ok(), "it is a call");
+    (scanner, message)
+}
+
+#[library_benchmark]
+#[bench::legacy(message(5, ""))]
+#[bench::modern(message(5, MODERN_META))]
+#[bench::kib_64(message(64 << 10, ""))]
+fn scan((mut scanner, message): (Scanner, Bytes)) -> (Scanner, Bytes) {
+    assert!(black_box(scanner.scan(&message)).is_ok(), "it is a call");
+    (scanner, message)
+}
+
+type Edits = (Bytes, [(Span, Bytes); 1]);
+
+fn edits() -> Edits {
+    let (mut scanner, message) = message(5, MODERN_META);
+    let envelope = scanner.scan(&message).expect("it is a call");
+    let name = envelope.params.name.expect("it has a name");
+    (message, [(name.span, Bytes::from_static(b"\"echo\""))])
+}
+
+#[library_benchmark]
+#[bench::own_name(edits())]
+fn put_in((message, edits): Edits) -> Edits {
+    black_box(splice(&message, &edits).expect("the edit fits"));
+    (message, edits)
+}
+
+fn events() -> (Boundary, Vec<u8>) {
+    let event = "event: message\ndata: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/progress\",\"params\":{\"progressToken\":1,\"progress\":1}}\n\n";
+    (Boundary::default(), event.repeat(100).into_bytes())
+}
+
+#[library_benchmark]
+#[bench::events_100(events())]
+fn find_end((mut boundary, events): (Boundary, Vec<u8>)) -> (Boundary, Vec<u8>) {
+    assert_eq!(black_box(boundary.feed(&events)), events.len());
+    (boundary, events)
+}
+
+fn names() -> Names {
+    let tools = 1000;
+    let mut names = Names::with_capacity(tools);
+    for tool in 0..tools {
+        let name = format!("list_pull_request_reviews_{tool}");
+        let (text, json) = (name.clone(), format!("\"{name}\"").into());
+        let own_name = Some(Arc::new(OwnName { text, json, header: name.clone().into(), is_listed: true }));
+        let earlier = names.insert(&format!("s0__{name}"), Destination { place: 0, own_name });
+        assert!(earlier.is_none(), "every name is made once");
+    }
+    names
+}
+
+#[library_benchmark]
+#[bench::tools_1000(names())]
+fn look_up(names: Names) -> Names {
+    assert!(names.find(black_box("s0__list_pull_request_reviews_500")).is_some());
+    names
+}
+
+/// What is asked for.
+enum What {
+    Call(&'static str, usize),
+    List,
+}
+
+const SMALL: What = What::Call("echo", 5);
+const ANSWER: What = What::Call("big", 5);
+const REQUEST: What = What::Call("echo", 1 << 20);
+const STREAM: What = What::Call("events", 5);
+
+/// In front of so many servers.
+const ONE: usize = 1;
+const TEN: usize = 10;
+/// One server itself, with the gateway at rest: what is not the gateway's part.
+const DIRECT: usize = 0;
+
+fn ready(servers: usize, what: &What) -> (Gateway, Client, Vec<u8>) {
+    let gateway = Gateway::start(servers.max(1));
+    let request = match what {
+        What::Call(tool, text_bytes) => gateway.call(tool, *text_bytes),
+        What::List => gateway.request("tools/list", None, ""),
+    };
+    let mut client = if servers == DIRECT { gateway.connect_server() } else { gateway.connect() };
+    // The first one opens the connection to the server, and waits for argon2 and for the lists.
+    let answer_bytes = client.ask(&request);
+    assert!(
+        !matches!(what, What::List) || answer_bytes > servers * TOOLS,
+        "the list has {answer_bytes} bytes"
+    );
+    (gateway, client, request)
+}
+
+// Asks so often. What it takes to begin and to end is counted, too, and is the same however often.
+#[library_benchmark(config = whole_process())]
+#[bench::call_small_one_backend_few(ONE, SMALL, 200)]
+#[bench::call_small_one_backend_many(ONE, SMALL, 4200)]
+#[bench::call_small_ten_backends_few(TEN, SMALL, 200)]
+#[bench::call_small_ten_backends_many(TEN, SMALL, 4200)]
+#[bench::call_small_direct_few(DIRECT, SMALL, 200)]
+#[bench::call_small_direct_many(DIRECT, SMALL, 4200)]
+#[bench::call_answer_64kib_few(ONE, ANSWER, 20)]
+#[bench::call_answer_64kib_many(ONE, ANSWER, 420)]
+#[bench::call_answer_64kib_direct_few(DIRECT, ANSWER, 20)]
+#[bench::call_answer_64kib_direct_many(DIRECT, ANSWER, 420)]
+#[bench::call_request_1mib_few(ONE, REQUEST, 4)]
+#[bench::call_request_1mib_many(ONE, REQUEST, 84)]
+#[bench::call_request_1mib_direct_few(DIRECT, REQUEST, 4)]
+#[bench::call_request_1mib_direct_many(DIRECT, REQUEST, 84)]
+#[bench::stream_100_events_few(ONE, STREAM, 20)]
+#[bench::stream_100_events_many(ONE, STREAM, 420)]
+#[bench::stream_100_events_direct_few(DIRECT, STREAM, 20)]
+#[bench::stream_100_events_direct_many(DIRECT, STREAM, 420)]
+#[bench::list_200_tools_ten_backends_few(TEN, What::List, 200)]
+#[bench::list_200_tools_ten_backends_many(TEN, What::List, 2200)]
+fn whole(servers: usize, what: What, times: usize) {
+    let (gateway, mut client, request) = ready(servers, &what);
+    for _ in 0..times {
+        black_box(client.ask(&request));
+    }
+    drop((client, gateway));
+}
+
+/// All threads of the process, and not what is below one function.
+fn whole_process() -> LibraryBenchmarkConfig {
+    let callgrind = Callgrind::default().entry_point(EntryPoint::None).clone();
+    LibraryBenchmarkConfig::default().tool(callgrind).clone()
+}
+
+library_benchmark_group!(name = steps; benchmarks = scan, put_in, find_end, look_up);
+library_benchmark_group!(name = way; benchmarks = whole);
+main!(library_benchmark_groups = steps, way);
