@@ -1,6 +1,7 @@
 //! Builds the parts from a `Config`, runs them, and ends them in order.
 
 mod connect;
+mod files;
 mod follow;
 mod folder;
 mod join;
@@ -53,6 +54,7 @@ use follow::{Served, Triggers, follow};
 use join::Joined;
 use stored::Source;
 
+pub use files::shortage;
 pub use publish::Publisher;
 pub use reload::Reload;
 
@@ -223,7 +225,7 @@ impl App {
         let changes = admin.fleet_changes();
         let shared = Arc::new(Shared {
             guard: server::Guard::new(&config.server),
-            config: config.server.clone(),
+            config: files::reserve(&config, &door),
             auth: Arc::clone(&authenticator),
             fleet: fleet_now,
             followed: watch::Sender::new(vec![0; config.server.workers.max(1)]),

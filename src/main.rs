@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use metamcp::app::{App, AppError, Greeting, Reload, stdio};
+use metamcp::app::{App, AppError, Greeting, Reload, shortage, stdio};
 use metamcp::base::EndpointName;
 use metamcp::config::{self, Cli, Command, Config, ConnectArgs, EXIT_USAGE, LogConfig, LogFormat, Summary};
 use metamcp::server::Door;
@@ -39,6 +39,9 @@ fn main() -> ExitCode {
     let to = match command {
         Command::Check => {
             println!("{}", Summary(&config));
+            if let Some(text) = shortage(&config) {
+                println!("notice     {text}");
+            }
             return ExitCode::SUCCESS;
         }
         Command::Stdio(args) => Audience::OneClient(args.endpoint),

@@ -14,6 +14,7 @@
 //!
 //! Does not know: MCP, what the server is, or who asks it.
 
+mod files;
 mod keeper;
 mod kin;
 mod orders;
@@ -25,6 +26,7 @@ use std::process::ExitCode;
 
 use rustix::process::{Pid, Signal};
 
+pub use files::{files_allowed, files_before, raise_files};
 pub use orders::{Confinement, Limits, Orders};
 pub use strays::{adopt, end as end_strays, forget, start};
 

@@ -13,6 +13,9 @@ pub struct Orders {
     /// Likewise the group.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gid: Option<u32>,
+    /// Open files that it begins with, where `limits` says nothing: it may raise that itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<u64>,
     /// What it may use.
     #[serde(default)]
     pub limits: Limits,
@@ -74,11 +77,19 @@ mod tests {
     #[test]
     fn come_through_an_argument() {
         let check = |orders: Orders| assert_eq!(Orders::read(&orders.to_text()), Some(orders));
-        let plain = Orders { parent: 7, uid: None, gid: None, limits: Limits::default(), confinement: None };
+        let plain = Orders {
+            parent: 7,
+            uid: None,
+            gid: None,
+            files: None,
+            limits: Limits::default(),
+            confinement: None,
+        };
         check(plain.clone());
         check(Orders {
             uid: Some(1000),
             gid: Some(1000),
+            files: Some(1024),
             limits: Limits { open_files: Some(64), memory_bytes: Some(1 << 40), ..Limits::default() },
             confinement: Some(Confinement {
                 read: vec!["/usr".into()],

@@ -11,6 +11,7 @@ use landlock::{
 };
 use rustix::process::{Resource, Rlimit, Signal, getppid, set_parent_process_death_signal, setrlimit};
 
+use super::files::lower_files;
 use super::orders::{Confinement, Limits, Orders};
 use super::strays::CORE_BYTES;
 use super::{EXIT_NOT_RUN, pid};
@@ -27,6 +28,11 @@ pub fn run(orders: &Orders, program: &[OsString]) -> ExitCode {
     // The keeper may have ended before that was asked for.
     if getppid() != pid(orders.parent) {
         return fail("the keeper has gone");
+    }
+    if let Some(files) = orders.files.filter(|_| orders.limits.open_files.is_none())
+        && let Err(text) = lower_files(files)
+    {
+        return fail(&text);
     }
     if let Err(text) = limit(&orders.limits) {
         return fail(&text);

@@ -170,9 +170,11 @@ pub async fn keep(mut stream: Box<SessionStream>, writer: Writer) {
             continue;
         }
         splitter.feed(&bytes, &mut parts);
-        if !put(&writer, &mut parts).await {
+        // Boxed: a stream that is silent has no room for what is being written.
+        if !Box::pin(put(&writer, &mut parts)).await {
             return;
         }
+        parts = Vec::new();
     }
 }
 

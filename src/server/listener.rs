@@ -1,5 +1,6 @@
 //! Worker threads, each with a listening socket and a runtime of its own.
 
+use std::fs;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
@@ -19,17 +20,19 @@ use tokio::task::spawn_local;
 use tokio::time::sleep;
 use tokio_rustls::TlsAcceptor;
 
-use super::connection::{Socket as Connected, serve, serve_again};
+use super::connection::{serve, serve_again};
+use super::intake::{Intake, Listening};
 use super::parking::Places;
 use super::worker::{Shared, Worker};
 use super::{Config, Tls};
 use crate::base::Phase;
 
-/// Connections the kernel may hold before they are accepted: a burst of reconnecting clients.
+/// Connections the kernel may hold before they are accepted, for each worker: a burst of reconnecting clients. What Linux
+/// allows by default since 5.4.
 const BACKLOG: i32 = 4096;
 
-/// After a failed accept (no descriptor left, usually): trying at once again would only burn the core.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Where it says what it allows.
+const BACKLOG_MAX: &str = "/proc/sys/net/core/somaxconn";
 
 /// For the last event of each stream to be written once streams are cut.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -128,6 +131,12 @@ fn open(config: &Config) -> Result<(String, Vec<Listening>), ListenError> {
     while listeners.len() < config.workers {
         listeners.push(Listening::Public(bind(address)?));
     }
+    let allowed = fs::read_to_string(BACKLOG_MAX).ok().and_then(|text| text.trim().parse().ok());
+    if let Some(allowed) = allowed.filter(|allowed: &i32| *allowed < BACKLOG) {
+        tracing::info!(
+            "the kernel holds {allowed} new connections, not {BACKLOG}: raise net.core.somaxconn for bursts"
+        );
+    }
     let scheme = if config.tls.is_some() { "https" } else { "http" };
     Ok((format!("{scheme}://{address}"), listeners))
 }
@@ -156,49 +165,6 @@ impl Workers {
     }
 }
 
-/// A listening socket, before a runtime has it.
-enum Listening {
-    Public(TcpListener),
-    Private(UnixListener),
-}
-
-/// Likewise, within one.
-enum Listener {
-    Public(tokio::net::TcpListener),
-    Private(tokio::net::UnixListener),
-}
-
-impl Listener {
-    fn of(listening: Listening) -> io::Result<Self> {
-        match listening {
-            Listening::Public(listener) => tokio::net::TcpListener::from_std(listener).map(Self::Public),
-            Listening::Private(listener) => tokio::net::UnixListener::from_std(listener).map(Self::Private),
-        }
-    }
-
-    /// The next connection. Cancel safe.
-    async fn accept(&self) -> io::Result<Connected> {
-        match self {
-            Self::Public(listener) => {
-                let (tcp, _) = listener.accept().await?;
-                // A response is written whole, so there is nothing for Nagle's algorithm to gather. One that is gone
-                // already is found out by the first read.
-                let _ = tcp.set_nodelay(true);
-                Ok(Connected::Tcp(tcp))
-            }
-            Self::Private(listener) => loop {
-                let (stream, _) = listener.accept().await?;
-                // Nobody is asked for a key here.
-                let own = i32::try_from(std::process::id()).ok();
-                if stream.peer_cred().is_ok_and(|peer| peer.pid() == own) {
-                    return Ok(Connected::Unix(stream));
-                }
-                tracing::warn!("another process came to the private socket; it was not let in");
-            },
-        }
-    }
-}
-
 struct Seed {
     shared: Arc<Shared>,
     listener: Listening,
@@ -223,8 +189,8 @@ impl Seed {
     }
 
     async fn accept(self, started: mpsc::Sender<io::Result<()>>) {
-        let listener = match Listener::of(self.listener) {
-            Ok(listener) => listener,
+        let mut intake = match Intake::new(self.listener) {
+            Ok(intake) => intake,
             Err(error) => return drop(started.send(Err(error))),
         };
         let worker = match Worker::new(Arc::clone(&self.shared), self.number) {
@@ -238,18 +204,12 @@ impl Seed {
         let mut woken = Vec::new();
         loop {
             tokio::select! {
-                accepted = listener.accept() => match accepted {
-                    Ok(socket) => {
-                        // Over the limit it is closed at once: those that are open go on undisturbed.
-                        if let Some(place) = places.take() {
-                            spawn_local(serve(Rc::clone(&worker), socket, place, self.tls.clone()));
-                        }
+                socket = intake.next() => {
+                    // Over the limit it is closed at once: those that are open go on undisturbed.
+                    if let Some(place) = places.take() {
+                        spawn_local(serve(Rc::clone(&worker), socket, place, self.tls.clone()));
                     }
-                    Err(error) => {
-                        tracing::warn!(%error, "cannot accept a connection; is the descriptor limit too low?");
-                        sleep(ACCEPT_PAUSE).await;
-                    }
-                },
+                }
                 Ok(()) = worker.parking.wake(&mut woken) => {
                     for parked in woken.drain(..) {
                         spawn_local(serve_again(Rc::clone(&worker), parked));
@@ -258,7 +218,7 @@ impl Seed {
                 _ = phase.wait_for(|phase| *phase >= Phase::Drain) => break,
             }
         }
-        drop(listener);
+        drop(intake);
         worker.parking.close(&mut woken);
         for parked in woken {
             spawn_local(serve_again(Rc::clone(&worker), parked));

@@ -20,6 +20,7 @@ mod fields;
 mod frames;
 mod guard;
 mod handler;
+mod intake;
 mod kept;
 mod legacy;
 mod listener;

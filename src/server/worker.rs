@@ -106,6 +106,9 @@ const SESSIONS_AT_HAND_MAX: usize = 16_384;
 /// A session not used for this many seconds is not kept at hand.
 const AT_HAND_S: u64 = 60;
 
+/// Room for fewer is not worth giving back.
+const ROOM_MIN: usize = 64;
+
 /// Keys a worker has at hand, likewise.
 const GAUGES_AT_HAND_MAX: usize = 4096;
 
@@ -265,7 +268,11 @@ impl Worker {
             self.shared.streams.iter().for_each(|streams| streams.expire());
             // What is not at hand any more can be dropped by the table.
             let is_at_hand = |session: &Session| session.last_used_s() + AT_HAND_S > self.now_s();
-            self.sessions.borrow_mut().retain(|_, session| !session.is_ended() && is_at_hand(session));
+            let mut sessions = self.sessions.borrow_mut();
+            sessions.retain(|_, session| !session.is_ended() && is_at_hand(session));
+            if sessions.capacity() > ROOM_MIN && sessions.len() < sessions.capacity() / 4 {
+                sessions.shrink_to_fit();
+            }
         }
     }
 

@@ -19,7 +19,7 @@ use crate::protocol::{Era, header};
 pub struct Feed {
     pool: Rc<Pool>,
     source: Source,
-    open: Option<(Answer, EventReader)>,
+    open: Option<Box<(Answer, EventReader)>>,
     last_event_id: Option<HeaderValue>,
     backoff: Duration,
     /// Whether it is taken up again after a regular end.
@@ -76,20 +76,21 @@ impl Feed {
     pub async fn next(&mut self) -> Result<Event, FeedEnd> {
         loop {
             if self.open.is_none() {
-                self.connect().await?;
+                // Boxed: it is many times what an open stream has.
+                Box::pin(self.connect()).await?;
             }
             match self.read().await {
                 Some(event) => return Ok(event),
                 None if self.resumes => self.open = None,
                 None => return Err(FeedEnd::Ended),
             }
-            self.wait().await;
+            Box::pin(self.wait()).await;
         }
     }
 
     /// The next event of the open stream; `None` at its end, regular or not.
     async fn read(&mut self) -> Option<Event> {
-        let (answer, reader) = self.open.as_mut()?;
+        let (answer, reader) = &mut **self.open.as_mut()?;
         loop {
             match reader.next() {
                 Ok(Some(event)) => {
@@ -118,7 +119,7 @@ impl Feed {
             if let Ok(answered) = response {
                 let Answered { head, body } = *answered;
                 if head.status.is_success() && head.is_event_stream() {
-                    self.open = Some((body, EventReader::new()));
+                    self.open = Some(Box::new((body, EventReader::new())));
                     return Ok(());
                 }
                 self.refused(head.status)?;

@@ -36,6 +36,9 @@ const SHARDS: usize = 64;
 /// restart would be: the id works again, for the same key only, on a session without a past.
 const ENDED_MAX: usize = 4096;
 
+/// Room for fewer is not worth giving back.
+const ROOM_MIN: usize = 16;
+
 /// There is no room for another session.
 #[derive(Debug)]
 pub struct Full;
@@ -202,6 +205,8 @@ impl Sessions {
                 !forget
             });
             self.count.fetch_sub(before - shard.live.len(), Ordering::Relaxed);
+            give_room_back(&mut shard.live);
+            give_room_back(&mut shard.ended);
         }
         dropped
     }
@@ -226,6 +231,13 @@ impl Sessions {
 
     fn shard(&self, key: SessionKey) -> MutexGuard<'_, Shard> {
         lock(&self.shards[usize::from(key.0[0]) % SHARDS])
+    }
+}
+
+/// Of a table that was much bigger.
+fn give_room_back<T>(map: &mut HashMap<SessionKey, T>) {
+    if map.capacity() > ROOM_MIN && map.len() < map.capacity() / 4 {
+        map.shrink_to_fit();
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use super::reply::Outlet;
+use super::outlet::Outlet;
 
 /// One client's event stream.
 #[derive(Default)]
@@ -59,7 +59,7 @@ impl Mailbox {
 
 #[cfg(test)]
 mod tests {
-    use super::super::reply::stream;
+    use super::super::outlet::stream;
     use super::*;
 
     #[test]

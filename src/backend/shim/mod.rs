@@ -8,11 +8,13 @@
 
 mod backoff;
 mod mailbox;
+mod outlet;
 mod reply;
 mod rewrite;
 mod table;
 
-pub use reply::{Events, Hold, Outcome, Outlet, Reply, ReplyBody, Verb, stream, stream_of};
+pub use outlet::{Events, Outlet, stream, stream_of};
+pub use reply::{Hold, Outcome, Reply, ReplyBody, Verb};
 
 pub(super) use backoff::Backoff;
 pub(super) use mailbox::Mailbox;

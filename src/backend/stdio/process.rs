@@ -113,6 +113,7 @@ fn command(program: &Program) -> Command {
         parent: std::process::id(),
         uid: program.settings.uid,
         gid: program.settings.gid,
+        files: child::files_before(),
         limits: program.settings.limits.clone(),
         confinement: program.settings.confinement.clone(),
     };

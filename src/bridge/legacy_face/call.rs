@@ -197,7 +197,7 @@ impl Exchange {
             drop(under_way);
             match last {
                 Ok(message) => drop(outlet.send(write_event(&message)).await),
-                Err(error) => outlet.break_off(error.stage).await,
+                Err(error) => outlet.fail(error.stage),
             }
         });
         answered

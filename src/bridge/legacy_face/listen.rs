@@ -1,5 +1,6 @@
 //! The GET stream of a session: one `subscriptions/listen` at the server, opened again when what the client
-//! wants to be told of changes, or when it breaks (MCP 2026-07-28, subscriptions).
+//! wants to be told of changes, or when it breaks (MCP 2026-07-28, subscriptions). Sessions that want to be told of the same
+//! lists and of no resources share one.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -7,12 +8,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::{Value, json};
-use tokio::sync::watch;
 use tokio::task::spawn_local;
 use tokio::time::{sleep, timeout};
 
+use super::hub::Hub;
 use super::request::own;
-use super::session::{Heed, Session};
+use super::session::{Ear, Session};
 use super::{LegacyFace, inside};
 use crate::backend::shim::{Outlet, Reply, stream_of};
 use crate::backend::{Answer, Answered, Lane, Outgoing, Pool};
@@ -35,33 +36,81 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 pub fn open(face: &Arc<LegacyFace>, session: Arc<Session>, pool: Rc<Pool>) -> Box<Answered> {
     let (outlet, events) = stream_of(EVENTS_MAX);
     let answered = inside(Reply::events(events), &pool);
-    let (stream, heed) = (session.take_stream(), session.heed());
-    let mut ears = Ears { face: Arc::clone(face), session, pool, heed, backoff: BACKOFF_MIN };
-    let mut over = ears.heed.clone();
+    let stream = session.take_stream();
+    session.keep_still(stream, outlet);
+    wake(face, &session, &pool);
+    answered
+}
+
+/// Listens for a client that has a stream, and wants to be told of something by now. Only what it wants alone takes a task
+/// and a connection of its own.
+pub fn wake(face: &Arc<LegacyFace>, session: &Arc<Session>, pool: &Rc<Pool>) {
+    if session.has_uris() {
+        let Some((stream, outlet)) = session.take_still() else { return };
+        return listen(face, Arc::clone(session), stream, pool, To::One(outlet));
+    }
+    if session.has_changing_lists()
+        && session.enter_hub()
+        && let Some(hub) = face.hubs.join(session)
+    {
+        let twin = session.twin();
+        let stream = twin.take_stream();
+        listen(face, twin, stream, pool, To::All(hub));
+    }
+}
+
+fn listen(face: &Arc<LegacyFace>, session: Arc<Session>, stream: u64, pool: &Rc<Pool>, to: To) {
+    let (face, pool) = (Arc::clone(face), Rc::clone(pool));
+    let mut ears = Ears { _ear: session.ear(), face, session, pool, backoff: BACKOFF_MIN };
     spawn_local(async move {
-        let is_over = |heed: &Heed| heed.ended || heed.stream != stream;
+        let session = Arc::clone(&ears.session);
         tokio::select! {
-            () = ears.listen(&outlet) => {}
-            _ = over.wait_for(is_over) => {}
-            () = outlet.closed() => {}
+            () = ears.listen(&to) => {}
+            () = session.until(|heed| heed.ended || heed.stream != stream) => {}
+            () = to.left() => {}
         }
     });
-    answered
+}
+
+/// Who is told.
+enum To {
+    One(Outlet),
+    All(Hub),
+}
+
+impl To {
+    /// Tells it on; false when nobody listens any more. Cancel safe, but for an event that waits for room.
+    async fn tell(&self, event: Bytes) -> bool {
+        match self {
+            Self::One(outlet) => outlet.send(event).await,
+            Self::All(hub) => {
+                hub.tell(&event);
+                true
+            }
+        }
+    }
+
+    /// Completes when nobody listens any more. Cancel safe.
+    async fn left(&self) {
+        match self {
+            Self::One(outlet) => outlet.closed().await,
+            Self::All(hub) => hub.left().await,
+        }
+    }
 }
 
 struct Ears {
     face: Arc<LegacyFace>,
     session: Arc<Session>,
     pool: Rc<Pool>,
-    heed: watch::Receiver<Heed>,
     backoff: Duration,
+    _ear: Ear,
 }
 
 /// What a server was asked to tell of, and tells.
 struct Stream {
     answer: Answer,
     reader: EventReader,
-    scanner: Scanner,
     /// The wish that it was opened for.
     wish: u64,
     /// Whether it told anything.
@@ -78,8 +127,8 @@ enum Refused {
 
 impl Ears {
     /// Never ends: who dropped it has heard enough.
-    async fn listen(&mut self, outlet: &Outlet) {
-        let mut open: Option<Stream> = None;
+    async fn listen(&mut self, to: &To) {
+        let mut open: Option<Box<Stream>> = None;
         loop {
             let (wish, request) = self.wanted();
             let Some(request) = request else {
@@ -88,26 +137,27 @@ impl Ears {
                 self.changed(wish).await;
                 continue;
             };
-            // What the one before has to tell is told until the next is open.
+            // What the one before has to tell is told until the next is open. Boxed: it is a hundred times what a silent
+            // stream has.
             let opening = tokio::select! {
-                opening = timeout(OPEN_TIMEOUT, self.open(&request, wish)) => {
+                opening = Box::pin(timeout(OPEN_TIMEOUT, self.open(request, wish))) => {
                     opening.unwrap_or(Err(Refused::ForNow))
                 }
-                () = tell_on(&mut open, outlet, &self.face, &self.pool) => continue,
+                () = tell_on(&mut open, to, &self.face, &self.pool) => continue,
             };
             match opening {
                 Ok(stream) => {
                     self.session.settle(wish);
                     let stream = open.insert(stream);
                     tokio::select! {
-                        () = stream.tell(outlet, &self.face, &self.pool) => {
+                        () = stream.tell(to, &self.face, &self.pool) => {
                             if stream.has_told {
                                 self.backoff = BACKOFF_MIN;
                             }
                             open = None;
                             self.pause().await;
                         }
-                        () = changed(self.heed.clone(), wish) => {}
+                        () = changed(&self.session, wish) => {}
                     }
                 }
                 Err(Refused::Forever) => {
@@ -130,7 +180,7 @@ impl Ears {
     }
 
     async fn changed(&self, wish: u64) {
-        changed(self.heed.clone(), wish).await;
+        changed(&self.session, wish).await;
     }
 
     /// What the client wants to be told of, as far as the server tells; `None`: nothing.
@@ -159,16 +209,15 @@ impl Ears {
     }
 
     /// Opens a stream, and waits until the server says that it tells.
-    async fn open(&self, request: &Outgoing, wish: u64) -> Result<Stream, Refused> {
-        let answered = self.pool.send_straight(request, Lane::Stream).await.map_err(|_| Refused::ForNow)?;
+    async fn open(&self, request: Outgoing, wish: u64) -> Result<Box<Stream>, Refused> {
+        let answered = self.pool.send_straight(&request, Lane::Stream).await.map_err(|_| Refused::ForNow)?;
         let Answered { head, body: answer } = *answered;
         if !head.status.is_success() || !head.is_event_stream() {
             let passes =
                 head.status.is_server_error() || matches!(head.status.as_u16(), 401 | 403 | 409 | 429);
             return Err(if passes { Refused::ForNow } else { Refused::Forever });
         }
-        let mut stream =
-            Stream { answer, reader: EventReader::new(), scanner: Scanner::new(), wish, has_told: false };
+        let mut stream = Box::new(Stream { answer, reader: EventReader::new(), wish, has_told: false });
         match stream.next().await {
             Some((_, Some(Method::Acknowledged))) => Ok(stream),
             _ => Err(Refused::ForNow),
@@ -176,15 +225,14 @@ impl Ears {
     }
 }
 
-async fn changed(mut heed: watch::Receiver<Heed>, wish: u64) {
-    // The sender lives in the session, which whoever waits holds.
-    let _ = heed.wait_for(|heed| heed.wish != wish).await;
+async fn changed(session: &Session, wish: u64) {
+    session.until(|heed| heed.wish != wish).await;
 }
 
 /// Tells on what is told while the next stream is opened; completes when it breaks, never when there is none.
-async fn tell_on(open: &mut Option<Stream>, outlet: &Outlet, face: &LegacyFace, pool: &Pool) {
+async fn tell_on(open: &mut Option<Box<Stream>>, to: &To, face: &LegacyFace, pool: &Pool) {
     match open {
-        Some(stream) => stream.tell(outlet, face, pool).await,
+        Some(stream) => stream.tell(to, face, pool).await,
         None => std::future::pending().await,
     }
     *open = None;
@@ -193,13 +241,13 @@ async fn tell_on(open: &mut Option<Stream>, outlet: &Outlet, face: &LegacyFace, 
 impl Stream {
     /// Passes what the server tells on; completes at the end of the stream, regular or not. Cancel safe, but
     /// for an event that waits for room.
-    async fn tell(&mut self, outlet: &Outlet, face: &LegacyFace, pool: &Pool) {
+    async fn tell(&mut self, to: &To, face: &LegacyFace, pool: &Pool) {
         while let Some((message, method)) = self.next().await {
             self.has_told = true;
             if method == Some(Method::ToolsListChanged) {
                 face.known.forget(pool.backend().id);
             }
-            if method != Some(Method::Acknowledged) && !outlet.send(write_event(&message)).await {
+            if method != Some(Method::Acknowledged) && !to.tell(write_event(&message)).await {
                 return;
             }
         }
@@ -214,7 +262,7 @@ impl Stream {
                 continue;
             };
             let Some(data) = told.data.filter(|data| !data.is_empty()) else { continue };
-            let Ok(envelope) = self.scanner.scan(&data) else { continue };
+            let Ok(envelope) = Scanner::new().scan(&data) else { continue };
             match envelope.kind {
                 Kind::Notification => {
                     let method = envelope.method.and_then(|method| Method::parse(&method.value(&data)));

@@ -5,8 +5,9 @@
 //! alone, with what the client said at the beginning in its `_meta` and the headers that mirror it
 //! (`request`). An answer passes with what only the Modern era has cut out (`result`); where the server wants
 //! to know something first, the client is asked by requests on the stream of the call, and the call is made
-//! again with its answers (`call`, `input`). Subscriptions, and changes of lists, are one
-//! `subscriptions/listen` for each session whose client has a GET stream (`listen`).
+//! again with its answers (`call`, `input`). Subscriptions are one
+//! `subscriptions/listen` for each session whose client has a GET stream (`listen`); changes of lists are one for all
+//! that are alike (`hub`).
 //!
 //! Invariants: a server hears only of capabilities that the client declared when it opened the session;
 //! `requestState` goes back byte for byte; a call is made again only when the server asked for it, or did not
@@ -16,6 +17,7 @@
 //! Does not know: which client a session is of beyond its key, endpoints, or how tools are named there.
 
 mod call;
+mod hub;
 mod input;
 mod listen;
 mod object;
@@ -47,6 +49,7 @@ use crate::protocol::{Era, Method, code};
 pub struct LegacyFace {
     sessions: Table,
     known: params::Known,
+    hubs: Arc<hub::Hubs>,
     /// For a client to answer what its server asks.
     input_timeout: Duration,
 }
@@ -59,7 +62,7 @@ impl LegacyFace {
     /// Without a session. `input_timeout`: how long a client is waited for that a server asked something. Its
     /// call, the place of that among the key's calls and its connection are held for so long.
     pub fn new(input_timeout: Duration) -> Self {
-        Self { sessions: Table::new(), known: params::Known::default(), input_timeout }
+        Self { sessions: Table::new(), known: params::Known::default(), hubs: Arc::default(), input_timeout }
     }
 
     async fn take(
@@ -124,7 +127,7 @@ impl LegacyFace {
             Some(Method::Ping) => done(&id),
             Some(Method::SetLevel) if session.offers.logging => set_level(&session, &read),
             Some(Method::Subscribe | Method::Unsubscribe) if session.offers.subscribe => {
-                subscribe(&session, &read).await
+                subscribe(&self, &session, &pool, &read).await
             }
             // Of the other era, or not offered.
             Some(
@@ -192,7 +195,7 @@ fn set_level(session: &Session, read: &Request) -> Reply {
     }
 }
 
-async fn subscribe(session: &Session, read: &Request) -> Reply {
+async fn subscribe(face: &Arc<LegacyFace>, session: &Arc<Session>, pool: &Rc<Pool>, read: &Request) -> Reply {
     let invalid = |text| Reply::error(StatusCode::OK, &read.id(), code::INVALID_PARAMS, text);
     let Some(uri) = read.envelope.params.uri.map(|uri| uri.decode(&read.message)) else {
         return invalid("params.uri is missing");
@@ -202,6 +205,7 @@ async fn subscribe(session: &Session, read: &Request) -> Reply {
         _ => Some(session.unsubscribe(&uri)),
     };
     let Some(wish) = wish else { return invalid("too many subscriptions, or the URI is too long") };
+    listen::wake(face, session, pool);
     // In vain: it is listened for all the same, only later.
     let _ = timeout(SETTLE_TIMEOUT, session.settled(wish)).await;
     done(&read.id())

@@ -19,7 +19,7 @@ use crate::protocol::{ClientCapabilities, Era, Method, Revision, code};
 use crate::session::{MESSAGE_BYTES_MAX, read_terminal};
 
 /// What a server offers that a session has to do with.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a member of its own in the protocol")]
 pub struct Offers {
     /// `logging`

@@ -1,16 +1,18 @@
 //! What one client said of itself to a server that has no sessions, and what it has under way there.
 
 use std::collections::{BTreeSet, HashMap};
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::open::Offers;
 use crate::auth::KeyId;
 use crate::backend::BackendId;
+use crate::backend::shim::Outlet;
 use crate::protocol::{ClientCapabilities, Revision, is_same_id};
 
 /// One session. Small, and shared by all workers.
@@ -31,9 +33,8 @@ pub struct Session {
     pub offers: Offers,
     /// Guards what changes; a few lines at a time.
     state: Mutex<State>,
-    heed: watch::Sender<Heed>,
-    /// The newest wish that the server has acknowledged, or refused.
-    settled: watch::Sender<u64>,
+    /// Told when what its tasks heed changed.
+    changed: Notify,
     next: AtomicU64,
     used: Mutex<Instant>,
 }
@@ -48,7 +49,24 @@ struct State {
     asked: HashMap<String, oneshot::Sender<Bytes>>,
     /// Resources that it subscribed to.
     uris: BTreeSet<String>,
-    ended: bool,
+    heed: Heed,
+    /// Tasks that listen to the server for it.
+    ears: usize,
+    /// The client's event stream, and which it is, while there is nothing to listen for.
+    still: Option<(u64, Outlet)>,
+    /// Whether it is among those that are told what others like it are told.
+    is_in_hub: bool,
+}
+
+/// What a server is told of a client: sessions in which that is the same are told the same of its lists.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Alike {
+    backend: BackendId,
+    owner: Option<KeyId>,
+    declared: Bytes,
+    client_info: Option<Bytes>,
+    log_level: Option<Bytes>,
+    offers: Offers,
 }
 
 /// What the tasks of a session watch.
@@ -58,6 +76,8 @@ pub struct Heed {
     pub wish: u64,
     /// Moves with each event stream of the client, so that the one before ends.
     pub stream: u64,
+    /// The newest wish that the server has acknowledged, or refused.
+    pub settled: u64,
     /// Whether the session is over.
     pub ended: bool,
 }
@@ -98,8 +118,7 @@ impl Session {
             owner,
             offers,
             state: Mutex::default(),
-            heed: watch::Sender::default(),
-            settled: watch::Sender::default(),
+            changed: Notify::new(),
             next: AtomicU64::new(1),
             used: Mutex::new(Instant::now()),
         })
@@ -117,7 +136,9 @@ impl Session {
 
     /// When it was last used, and whether somebody listens: those go last.
     pub fn rank(&self) -> (bool, Instant) {
-        (self.heed.receiver_count() > 0, *lock(&self.used))
+        let state = lock(&self.state);
+        let is_heard = state.ears > 0 || state.still.as_ref().is_some_and(|(_, outlet)| !outlet.is_left());
+        (is_heard, *lock(&self.used))
     }
 
     /// The raw level that the client wants log messages from.
@@ -135,7 +156,7 @@ impl Session {
         let (cancel, cancelled) = oneshot::channel();
         let number = self.mint();
         let mut state = lock(&self.state);
-        if !state.ended {
+        if !state.heed.ended {
             state.calls.push((id, number, cancel));
         }
         drop(state);
@@ -151,11 +172,85 @@ impl Session {
         }
     }
 
+    /// Keeps the client's event stream until there is something to listen for, another takes over, or the session ends.
+    pub fn keep_still(&self, stream: u64, outlet: Outlet) {
+        let mut state = lock(&self.state);
+        if !state.heed.ended && state.heed.stream == stream {
+            state.still = Some((stream, outlet));
+        }
+    }
+
+    /// The event stream that was kept.
+    pub fn take_still(&self) -> Option<(u64, Outlet)> {
+        lock(&self.state).still.take()
+    }
+
+    /// Sends the client an event on the stream that is kept, when there is room for it.
+    pub fn tell_still(&self, event: &Bytes) {
+        if let Some((_, outlet)) = &lock(&self.state).still {
+            // One that does not read has as many before it.
+            let _ = outlet.put(event.clone());
+        }
+    }
+
+    /// Whether the server tells of lists that changed.
+    pub fn has_changing_lists(&self) -> bool {
+        let Offers { tools_changed, prompts_changed, resources_changed, .. } = self.offers;
+        tools_changed || prompts_changed || resources_changed
+    }
+
+    /// Whether the client has subscribed to resources.
+    pub fn has_uris(&self) -> bool {
+        !lock(&self.state).uris.is_empty()
+    }
+
+    /// What others may have in common with it.
+    pub fn alike(&self) -> Alike {
+        Alike {
+            backend: self.backend,
+            owner: self.owner,
+            declared: self.declared.clone(),
+            client_info: self.client_info.clone(),
+            log_level: self.log_level(),
+            offers: self.offers,
+        }
+    }
+
+    /// One that nobody knows, of which the server is told the same.
+    pub fn twin(&self) -> Arc<Self> {
+        let introduced = Introduced {
+            revision: self.revision,
+            capabilities: self.capabilities,
+            declared: self.declared.clone(),
+            client_info: self.client_info.clone(),
+            owner: self.owner,
+        };
+        let twin = Self::new(self.backend, introduced, self.offers);
+        self.log_level().into_iter().for_each(|level| twin.set_log_level(level));
+        twin
+    }
+
+    /// It is in a hub from now on; false when it was before.
+    pub fn enter_hub(&self) -> bool {
+        !std::mem::replace(&mut lock(&self.state).is_in_hub, true)
+    }
+
+    /// It is in none any more, unless its client has a stream that is kept.
+    pub fn leave_hub(&self) -> bool {
+        let mut state = lock(&self.state);
+        let left = state.still.take_if(|(_, outlet)| outlet.is_left());
+        state.is_in_hub = state.still.is_some();
+        let is_out = !state.is_in_hub;
+        drop(state);
+        drop(left);
+        is_out
+    }
+
     /// Waits for the client's answer to what it is asked under that id, until the guard is dropped.
     pub fn expect(self: &Arc<Self>, id: String) -> Asked {
         let (answer, answered) = oneshot::channel();
         let mut state = lock(&self.state);
-        if !state.ended {
+        if !state.heed.ended {
             state.asked.insert(id.clone(), answer);
         }
         drop(state);
@@ -179,72 +274,102 @@ impl Session {
             return None;
         }
         let is_new = state.uris.insert(uri.to_owned());
-        Some(self.wish(is_new))
+        Some(self.wish(state, is_new))
     }
 
     /// The subscription is over.
     pub fn unsubscribe(&self, uri: &str) -> u64 {
-        let was_there = lock(&self.state).uris.remove(uri);
-        self.wish(was_there)
+        let mut state = lock(&self.state);
+        let was_there = state.uris.remove(uri);
+        self.wish(state, was_there)
     }
 
     /// The resources that it subscribed to, and the wish that has them.
     pub fn uris(&self) -> (u64, Vec<String>) {
         let state = lock(&self.state);
-        (self.heed.borrow().wish, state.uris.iter().cloned().collect())
+        (state.heed.wish, state.uris.iter().cloned().collect())
     }
 
     /// The newest wish, a newer one when it changed.
-    fn wish(&self, has_changed: bool) -> u64 {
+    fn wish(&self, mut state: MutexGuard<'_, State>, has_changed: bool) -> u64 {
+        state.heed.wish += u64::from(has_changed);
+        let wish = state.heed.wish;
+        drop(state);
         if has_changed {
-            self.heed.send_modify(|heed| heed.wish += 1);
+            self.changed.notify_waiters();
         }
-        self.heed.borrow().wish
+        wish
     }
 
-    /// What tasks of the session watch.
-    pub fn heed(&self) -> watch::Receiver<Heed> {
-        self.heed.subscribe()
+    /// Somebody listens to the server for it, until that is dropped.
+    pub fn ear(self: &Arc<Self>) -> Ear {
+        lock(&self.state).ears += 1;
+        Ear(Arc::clone(self))
+    }
+
+    /// Waits until what its tasks heed is so. Cancel safe.
+    pub async fn until(&self, is_so: impl Fn(&Heed) -> bool) {
+        loop {
+            let mut changed = pin!(self.changed.notified());
+            // Told from here on.
+            changed.as_mut().enable();
+            if is_so(&lock(&self.state).heed) {
+                return;
+            }
+            changed.await;
+        }
     }
 
     /// A new event stream of the client takes over from the one before.
     pub fn take_stream(&self) -> u64 {
-        let mut number = 0;
-        // Read where it is counted: two streams may come at once.
-        self.heed.send_modify(|heed| {
-            heed.stream += 1;
-            number = heed.stream;
-        });
-        number
+        let mut state = lock(&self.state);
+        state.heed.stream += 1;
+        let (stream, before) = (state.heed.stream, state.still.take());
+        drop(state);
+        drop(before);
+        self.changed.notify_waiters();
+        stream
     }
 
     /// Says that the server has heard a wish.
     pub fn settle(&self, wish: u64) {
-        self.settled.send_modify(|settled| *settled = wish.max(*settled));
+        let mut state = lock(&self.state);
+        state.heed.settled = wish.max(state.heed.settled);
+        drop(state);
+        self.changed.notify_waiters();
     }
 
     /// Waits until the server has heard that wish, or a newer one. At once when nobody listens. Cancel safe.
     pub async fn settled(&self, wish: u64) {
-        if self.heed.receiver_count() > 0 {
-            // The sender is our own.
-            let _ = self.settled.subscribe().wait_for(|settled| *settled >= wish).await;
+        if lock(&self.state).ears > 0 {
+            self.until(|heed| heed.settled >= wish).await;
         }
     }
 
     /// Whether it is over.
     pub fn is_ended(&self) -> bool {
-        self.heed.borrow().ended
+        lock(&self.state).heed.ended
     }
 
     /// Ends it, and all that is under way in it.
     pub fn end(&self) {
         let mut state = lock(&self.state);
-        state.ended = true;
+        state.heed.ended = true;
         // To be dropped is to be told.
-        state.calls.clear();
-        state.asked.clear();
+        let under_way =
+            (std::mem::take(&mut state.calls), std::mem::take(&mut state.asked), state.still.take());
         drop(state);
-        self.heed.send_modify(|heed| heed.ended = true);
+        drop(under_way);
+        self.changed.notify_waiters();
+    }
+}
+
+/// Somebody who listens to the server for a session.
+pub struct Ear(Arc<Session>);
+
+impl Drop for Ear {
+    fn drop(&mut self) {
+        lock(&self.0.state).ears -= 1;
     }
 }
 
@@ -265,7 +390,12 @@ impl UnderWay {
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        lock(&self.session.state).calls.retain(|(_, number, _)| *number != self.number);
+        let mut state = lock(&self.session.state);
+        state.calls.retain(|(_, number, _)| *number != self.number);
+        if state.calls.is_empty() {
+            // A session on which nothing is under way holds no room for it.
+            state.calls = Vec::new();
+        }
     }
 }
 
@@ -286,7 +416,11 @@ impl Asked {
 
 impl Drop for Asked {
     fn drop(&mut self) {
-        lock(&self.session.state).asked.remove(&self.id);
+        let mut state = lock(&self.session.state);
+        state.asked.remove(&self.id);
+        if state.asked.is_empty() {
+            state.asked = HashMap::new();
+        }
     }
 }
 

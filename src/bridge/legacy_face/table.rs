@@ -23,6 +23,9 @@ const SHARDS: usize = 64;
 /// client's next message finds it lost, and opens it again.
 const SHARD_MAX: usize = 1024;
 
+/// Room for fewer is not worth giving back.
+const ROOM_MIN: usize = 16;
+
 impl Table {
     /// An empty one.
     pub fn new() -> Self {
@@ -54,7 +57,12 @@ impl Table {
     /// The same, which is in it no more.
     pub fn remove(&self, id: &HeaderValue) -> Option<Arc<Session>> {
         let id = parse(id)?;
-        self.shard(id).remove(&id)
+        let mut shard = self.shard(id);
+        let removed = shard.remove(&id);
+        if shard.capacity() > ROOM_MIN && shard.len() < shard.capacity() / 4 {
+            shard.shrink_to_fit();
+        }
+        removed
     }
 
     fn shard(&self, id: u128) -> MutexGuard<'_, Shard> {
@@ -108,7 +116,7 @@ mod tests {
             shard.insert(id, Arc::clone(session));
         }
         sessions[0].touch();
-        let _listens = sessions[1].heed();
+        let _listens = sessions[1].ear();
         let taken = take_longest_unused(&mut shard).unwrap();
         assert!(Arc::ptr_eq(&taken, &sessions[2]));
         let taken = take_longest_unused(&mut shard).unwrap();

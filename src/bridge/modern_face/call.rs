@@ -361,7 +361,7 @@ impl Run {
             Some(reply) => {
                 client.end(reply).await;
             }
-            None => client.fail(BackendError::bare(Stage::Nonsense)).await,
+            None => client.fail(BackendError::bare(Stage::Nonsense)),
         }
     }
 
@@ -385,8 +385,8 @@ impl Run {
     async fn fail(&mut self, client: Client, said: Said) {
         match said {
             Said::Refused(status, said) => self.refused(client, status, &said).await,
-            Said::Failed(error) => client.fail(error).await,
-            Said::Message(_) => client.fail(BackendError::bare(Stage::Nonsense)).await,
+            Said::Failed(error) => client.fail(error),
+            Said::Message(_) => client.fail(BackendError::bare(Stage::Nonsense)),
         }
     }
 

@@ -71,11 +71,11 @@ impl Client {
         }
     }
 
-    /// There will be no answer. Not cancel safe, likewise.
-    pub async fn fail(self, error: BackendError) {
+    /// There will be no answer.
+    pub fn fail(self, error: BackendError) {
         match self.to {
             To::Waiting(waiting) => drop(waiting.send(Err(error))),
-            To::Streaming(outlet) => outlet.break_off(error.stage).await,
+            To::Streaming(outlet) => outlet.fail(error.stage),
             To::Nobody => {}
         }
     }

@@ -436,9 +436,11 @@ impl Writer {
             if until <= Instant::now() {
                 return;
             }
+            // Boxed: most clients stay, and then there is nothing to be waited for.
+            let over = Box::pin(sleep_until(until));
             tokio::select! {
                 () = moved => {}
-                () = sleep_until(until) => {}
+                () = over => {}
             }
         }
     }

@@ -61,7 +61,7 @@ impl Run {
                     Some(reply) => {
                         client.end(reply).await;
                     }
-                    None => client.fail(BackendError::bare(Stage::Nonsense)).await,
+                    None => client.fail(BackendError::bare(Stage::Nonsense)),
                 }
                 None
             }
