@@ -418,6 +418,45 @@ fn changes_are_told_on_the_stream_of_the_session() {
     }
 }
 
+/// Sessions that are told the same take one stream of the server; who wants more has one of its own.
+#[test]
+fn sessions_that_are_alike_share_a_stream_of_the_server() {
+    let gateway = gateway();
+    let sessions: Vec<_> = (0..5).map(|_| Session::open(&gateway, WAYS[0], &json!({}))).collect();
+    let other = Session::open(&gateway, WAYS[0], &json!({"roots": {}}));
+    other.result("test_simple_text", "{}");
+    // The catalog's own.
+    let before = 2;
+    other.wait_stat("listens", before);
+    let mut streams: Vec<_> = sessions.iter().map(Session::listen).collect();
+    other.wait_stat("listens", before + 1);
+    streams.push(other.listen());
+    other.wait_stat("listens", before + 2);
+    let told = AtomicBool::new(false);
+    thread::scope(|scope| {
+        // The last may have come when the first was told.
+        scope.spawn(|| {
+            while !told.load(Ordering::Relaxed) {
+                other.result("test_trigger_prompt_change", "{}");
+            }
+        });
+        for stream in &mut streams {
+            assert_eq!(stream.event().unwrap()["method"], "notifications/prompts/list_changed");
+        }
+        told.store(true, Ordering::Relaxed);
+    });
+    other.wait_stat("listens", before + 2);
+    let uri = r#""uri":"test://watched-resource""#;
+    assert_eq!(message(&sessions[0].ask("resources/subscribe", uri))["result"], json!({}));
+    other.wait_stat("listens", before + 3);
+    // With its last session the shared one ends.
+    for session in &sessions {
+        let end = Request::new("DELETE", WAYS[0].0).with("Mcp-Session-Id", &*session.id);
+        assert_eq!(Client::once(gateway.address, &end).status, 200);
+    }
+    other.wait_stat("listens", before + 1);
+}
+
 /// A server that is scripted, known to be Modern, and a session with it.
 fn scripted(scripts: Vec<Vec<Step>>) -> (Peer, Gateway) {
     let peer = Peer::script(scripts);

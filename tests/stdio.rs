@@ -530,6 +530,25 @@ fn a_server_gets_what_it_is_given_and_nothing_else() {
     assert!(!gateway.log().contains("TOKEN"));
 }
 
+/// The gateway takes all that it is allowed; a program that waits by `select(2)` breaks where there is more than it expects.
+#[test]
+fn a_server_begins_with_the_limit_of_files_that_the_gateway_began_with() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let before = 4000;
+    // For all programs that this test starts, others in it too: as many as they need.
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: Some(before), maximum }).unwrap();
+    let soft = |pid: &str| {
+        let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+        let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+        line.split_whitespace().next().unwrap().parse().ok()
+    };
+    let gateway = setup(&["legacy"], "").start();
+    let session = open_session(&gateway, PATH, None);
+    assert_eq!(soft(&gateway.pid().to_string()), maximum);
+    assert_eq!(soft(&text(&call(&gateway, &session, "pid", "{}"))), Some(before));
+}
+
 /// Landlock; where the kernel has none, the log says so and nothing else can be held.
 #[test]
 fn a_confined_server_sees_what_is_opened_to_it() {

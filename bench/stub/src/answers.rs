@@ -49,7 +49,8 @@ const CALLED: &str = r#""result":{"resultType":"complete","content":[{"type":"te
 
 const CALLED_END: &str = r#""}]}}"#;
 
-const STREAM_HEAD: &[u8] =
+/// Of every event stream.
+pub const STREAM_HEAD: &[u8] =
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\nTransfer-Encoding: chunked\r\n\r\n";
 
 const STREAM_END: &[u8] = b"0\r\n\r\n";

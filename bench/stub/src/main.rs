@@ -39,6 +39,9 @@ struct Args {
     /// How many tools it has; only the first, `echo`, is ever called
     #[arg(long, default_value_t = 1, value_name = "N")]
     tools: u16,
+    /// Whether GET opens an event stream, in which nothing ever comes
+    #[arg(long)]
+    streams: bool,
 }
 
 /// A body longer than this is no call of the comparison.
@@ -48,13 +51,14 @@ const REQUEST_BYTES_MAX: usize = 4 << 20;
 struct Stub {
     answers: Answers,
     mode: Cell<Mode>,
+    streams: bool,
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> std::io::Result<()> {
     let args = Args::parse();
     let mode = Cell::new(Mode { bytes: args.bytes, ..Mode::default() });
-    let stub = Rc::new(Stub { answers: Answers::new(args.tools), mode });
+    let stub = Rc::new(Stub { answers: Answers::new(args.tools), mode, streams: args.streams });
     let local = LocalSet::new();
     for port in args.port {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
@@ -112,7 +116,8 @@ async fn answer(stream: &mut TcpStream, stub: &Stub, head: &Head, body: &[u8]) -
             return stream.write_all(stub.answers.done()).await;
         }
         Verb::Delete => return stream.write_all(stub.answers.done()).await,
-        Verb::Other => return stream.write_all(stub.answers.not_post()).await,
+        Verb::Get if stub.streams => return stream.write_all(answers::STREAM_HEAD).await,
+        Verb::Get | Verb::Other => return stream.write_all(stub.answers.not_post()).await,
     }
     match stub.answers.begin(stub.mode.get(), head.method, &Asked::of(body)) {
         Begun::Whole { front, padding, back } => {

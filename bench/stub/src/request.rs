@@ -46,7 +46,9 @@ pub enum Verb {
     Delete,
     /// `PUT /mode?…`: how calls are to be answered from now on.
     Switch(Mode),
-    /// There is no stream to get here.
+    /// An event stream, where there are such.
+    Get,
+    /// Nothing that is known here.
     Other,
 }
 
@@ -162,6 +164,9 @@ fn verb(line: &[u8]) -> Option<Verb> {
     if line.starts_with(b"DELETE ") {
         return Some(Verb::Delete);
     }
+    if line.starts_with(b"GET ") {
+        return Some(Verb::Get);
+    }
     let Some(rest) = line.strip_prefix(b"PUT /mode?") else { return Some(Verb::Other) };
     let query = std::str::from_utf8(rest).ok()?.split(' ').next()?;
     mode::parse(query).map(Verb::Switch)
@@ -197,7 +202,8 @@ mod tests {
         let list = "POST / HTTP/1.1\r\nMcp-Method: tools/list\r\n\r\n";
         check(list, &whole(Verb::Post, Some(Method::List), 43, 43));
         check("POST / HTTP/1.1\r\n\r\n", &whole(Verb::Post, None, 19, 19));
-        check("GET / HTTP/1.1\r\n\r\n", &whole(Verb::Other, None, 18, 18));
+        check("GET / HTTP/1.1\r\n\r\n", &whole(Verb::Get, None, 18, 18));
+        check("PUT / HTTP/1.1\r\n\r\n", &whole(Verb::Other, None, 18, 18));
         check("DELETE / HTTP/1.1\r\n\r\n", &whole(Verb::Delete, None, 21, 21));
         let mode = Mode { bytes: 7, ..Mode::default() };
         check("PUT /mode?bytes=7 HTTP/1.1\r\n\r\n", &whole(Verb::Switch(mode), None, 30, 30));

@@ -6,11 +6,13 @@
 
 use std::cell::Cell;
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::sleep;
+use tokio::sync::Notify;
+use tokio::time::timeout;
 
 use super::session::{Alike, Session};
 
@@ -19,6 +21,8 @@ use super::session::{Alike, Session};
 pub struct Hubs {
     /// Guards who listens for whom; a few lines at a time, and a walk over the sessions of one of them.
     known: Mutex<HashMap<Alike, Vec<Arc<Session>>>>,
+    /// Told when one may have left.
+    moved: Notify,
 }
 
 /// Whoever listens for sessions that are alike, until it is dropped.
@@ -49,6 +53,11 @@ impl Hubs {
         Some(Hub { hubs: Arc::clone(self), alike, is_over: Cell::new(false) })
     }
 
+    /// One may have left: its session ended, or it listens for itself now.
+    pub fn look(&self) {
+        self.moved.notify_waiters();
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<Alike, Vec<Arc<Session>>>> {
         // Every change is one operation on a collection, so a poisoned lock guards whole ones.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
@@ -63,8 +72,15 @@ impl Hub {
 
     /// Completes when there is none left. Cancel safe.
     pub async fn left(&self) {
-        while self.retain(|_| ()) {
-            sleep(TIDY_EVERY).await;
+        loop {
+            let mut moved = pin!(self.hubs.moved.notified());
+            // Told from here on.
+            moved.as_mut().enable();
+            if !self.retain(|_| ()) {
+                return;
+            }
+            // Of clients that have gone nobody tells.
+            let _ = timeout(TIDY_EVERY, moved).await;
         }
     }
 

@@ -47,6 +47,7 @@ pub fn open(face: &Arc<LegacyFace>, session: Arc<Session>, pool: Rc<Pool>) -> Bo
 pub fn wake(face: &Arc<LegacyFace>, session: &Arc<Session>, pool: &Rc<Pool>) {
     if session.has_uris() {
         let Some((stream, outlet)) = session.take_still() else { return };
+        face.hubs.look();
         return listen(face, Arc::clone(session), stream, pool, To::One(outlet));
     }
     if session.has_changing_lists()

@@ -97,6 +97,7 @@ impl LegacyFace {
             (Verb::Delete | Verb::Post(_), _) => {
                 if let Some(ended) = id.and_then(|id| self.sessions.remove(&id)) {
                     ended.end();
+                    self.hubs.look();
                 }
                 Ok(inside(Reply::bare(StatusCode::OK), &pool))
             }
