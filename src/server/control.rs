@@ -254,6 +254,11 @@ impl Controls {
         }
     }
 
+    /// How many have a task.
+    pub fn open(&self) -> usize {
+        self.live.borrow().len()
+    }
+
     /// How many there are, and how they are.
     pub fn count(&self) -> Connections {
         let live = self.live.borrow();

@@ -31,6 +31,7 @@ mod meter;
 mod modern;
 mod parking;
 mod plane;
+mod purge;
 mod queue;
 mod receive;
 mod relay;

@@ -114,6 +114,11 @@ impl Parking {
         self.parked.borrow_mut().insert(number, parked);
     }
 
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.parked.borrow().len()
+    }
+
     /// Those on which something came, or whose streams say more than their clients take at once, in `woken`. Cancel safe:
     /// they are in it or still parked.
     pub async fn wake(&self, woken: &mut Vec<Parked>) -> io::Result<()> {

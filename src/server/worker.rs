@@ -24,6 +24,7 @@ use super::guard::Guard;
 use super::mapped;
 use super::parking::Parking;
 use super::plane::ControlPlane;
+use super::purge::Purge;
 use crate::auth::{Authenticator, Check, Credential, Denied, Identity, KeyId, Mode};
 use crate::backend::{BackendId, Pool};
 use crate::base::{Fault, Kind, Origin, Phase, ServerName, unix_s};
@@ -239,6 +240,7 @@ impl Worker {
         let mut keys = self.shared.keys.clone();
         let mut fleets = self.shared.fleet.clone();
         let mut lists = self.shared.catalog.changes();
+        let purge = Purge::default();
         loop {
             let is_told = tokio::select! {
                 _ = tick.tick() => false,
@@ -272,6 +274,10 @@ impl Worker {
             sessions.retain(|_, session| !session.is_ended() && is_at_hand(session));
             if sessions.capacity() > ROOM_MIN && sessions.len() < sessions.capacity() / 4 {
                 sessions.shrink_to_fit();
+            }
+            drop(sessions);
+            if !is_told {
+                purge.note([self.controls.open(), self.parking.count(), self.shared.sessions.count()]);
             }
         }
     }

@@ -1,0 +1,83 @@
+//! Memory that is free after a peak goes back to the system.
+//!
+//! The allocator (mimalloc, version 2) gives back what has been free for a moment, but only when it looks for it, and it
+//! looks only once in so many of its slower allocations: a worker that has become idle makes none. So these are made for
+//! it. Another allocator would do nothing by it.
+
+use std::cell::Cell;
+use std::hint::black_box;
+
+/// How much of what takes memory there is, each of its own kind.
+pub type Load = [usize; 3];
+
+/// Whether there is less than there was.
+#[derive(Default)]
+pub struct Purge {
+    peak: Cell<Load>,
+    /// Looks that are still to be had.
+    due: Cell<u8>,
+}
+
+/// After it looked once in 10,000 (`generic_collect`). They take half a millisecond.
+const ALLOCATIONS: usize = 10_000;
+
+/// From 1 KiB on no allocation is one of the fast ones.
+const BYTES: usize = 2 << 10;
+
+/// So many fewer of one kind are worth a look: some hundred KiB.
+const FEWER_MIN: usize = 64;
+
+/// What was freed in one look can be given back in the next, and what the other threads freed meanwhile.
+const LOOKS: u8 = 3;
+
+impl Purge {
+    /// To be told once a second or so.
+    pub fn note(&self, load: Load) {
+        let peak = self.peak.get();
+        let is_fewer = peak.iter().zip(load).any(|(peak, now)| peak.saturating_sub(now) >= FEWER_MIN);
+        if is_fewer {
+            self.due.set(LOOKS);
+        }
+        let highest = |at: usize| if is_fewer { load[at] } else { peak[at].max(load[at]) };
+        self.peak.set([highest(0), highest(1), highest(2)]);
+        if let Some(left) = self.due.get().checked_sub(1) {
+            self.due.set(left);
+            give_back();
+        }
+    }
+}
+
+fn give_back() {
+    for _ in 0..ALLOCATIONS {
+        drop(black_box(Vec::<u8>::with_capacity(BYTES)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Loads one after the other, and how many looks are still to be had behind each.
+    #[track_caller]
+    fn check(rows: &[(Load, u8)]) {
+        let purge = Purge::default();
+        for (number, (load, expected)) in rows.iter().enumerate() {
+            purge.note(*load);
+            assert_eq!(purge.due.get(), *expected, "{number}: {load:?}");
+        }
+    }
+
+    #[test]
+    fn looks_when_there_is_less() {
+        check(&[
+            ([0; 3], 0),
+            ([100, 0, 0], 0),
+            ([37, 0, 0], 0),
+            ([36, 0, 0], 2),
+            ([36, 0, 0], 1),
+            ([36; 3], 0),
+        ]);
+        check(&[([0, 64, 0], 0), ([64, 0, 0], 2), ([0, 64, 0], 2), ([0, 64, 0], 1)]);
+        check(&[([0, 0, 1000], 0), ([0, 0, 900], 2), ([0, 0, 800], 2), ([0, 0, 790], 1), ([0; 3], 2)]);
+    }
+}
