@@ -33,12 +33,12 @@ const BACKOFF_MAX: Duration = Duration::from_secs(30);
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Opens the stream. It takes over from the one before, and lasts until the client goes or the session ends.
-pub fn open(face: &Arc<LegacyFace>, session: Arc<Session>, pool: Rc<Pool>) -> Box<Answered> {
+pub fn open(face: &Arc<LegacyFace>, session: &Arc<Session>, pool: &Rc<Pool>) -> Box<Answered> {
     let (outlet, events) = stream_of(EVENTS_MAX);
-    let answered = inside(Reply::events(events), &pool);
+    let answered = inside(Reply::events(events), pool);
     let stream = session.take_stream();
     session.keep_still(stream, outlet);
-    wake(face, &session, &pool);
+    wake(face, session, pool);
     answered
 }
 

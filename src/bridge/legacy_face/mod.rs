@@ -92,7 +92,7 @@ impl LegacyFace {
         };
         session.touch();
         match (verb, read) {
-            (Verb::Get, _) => Ok(listen::open(&self, session, pool)),
+            (Verb::Get, _) => Ok(listen::open(&self, &session, &pool)),
             (Verb::Post(_), Some(read)) => self.post(session, pool, request, read).await,
             (Verb::Delete | Verb::Post(_), _) => {
                 if let Some(ended) = id.and_then(|id| self.sessions.remove(&id)) {
