@@ -73,8 +73,8 @@ pub struct Answer {
 pub enum Body {
     /// This, and nothing more.
     Last(Bytes),
-    /// This, and so many bytes behind it.
-    Begun(Bytes, u64),
+    /// This, and so many bytes behind it, to be read into that.
+    Begun(Bytes, u64, BytesMut),
     /// This, and more in chunks.
     Chunks(Bytes, Box<Chunked>),
     /// What hyper reads.
@@ -91,7 +91,7 @@ impl Body {
         match (left, first.is_empty()) {
             (0, true) => Self::Ended,
             (0, false) => Self::Last(first),
-            _ => Self::Begun(first, left),
+            _ => Self::Begun(first, left, BytesMut::new()),
         }
     }
 
@@ -162,10 +162,10 @@ impl Answer {
                 self.body = Body::Ended;
                 Poll::Ready(Some(Ok(bytes)))
             }
-            Body::Begun(first, _) if !first.is_empty() => Poll::Ready(Some(Ok(std::mem::take(first)))),
-            Body::Begun(_, left) => {
+            Body::Begun(first, ..) if !first.is_empty() => Poll::Ready(Some(Ok(std::mem::take(first)))),
+            Body::Begun(_, left, buffer) => {
                 let Some(wire) = &mut self.wire else { return Poll::Ready(None) };
-                match wire.poll_more(cx, *left) {
+                match wire.poll_more(cx, *left, buffer) {
                     Poll::Pending => self.poll_idle(cx),
                     Poll::Ready(Ok(bytes)) if bytes.is_empty() => self.fail(BackendError::bare(Stage::Body)),
                     Poll::Ready(Ok(bytes)) => {
@@ -298,7 +298,7 @@ impl Answer {
         match &self.body {
             Body::Ended => Some(0),
             Body::Last(bytes) => Some(bytes.len() as u64),
-            Body::Begun(first, left) => Some(first.len() as u64 + left),
+            Body::Begun(first, left, _) => Some(first.len() as u64 + left),
             Body::General(incoming) => incoming.size_hint().exact(),
             Body::Chunks(..) | Body::Told(_) => None,
         }

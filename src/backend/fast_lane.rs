@@ -140,14 +140,20 @@ impl Unwritten {
     }
 }
 
-/// More of a body: at most `left` bytes, none at the end of the stream.
-pub fn poll_more(stream: &mut Stream, cx: &mut Context<'_>, left: u64) -> Poll<io::Result<Bytes>> {
+/// More of a body: at most `left` bytes, none at the end of the stream. A large part is read into `buffer`, whose memory is
+/// used again when the part before has been passed on.
+pub fn poll_more(
+    stream: &mut Stream,
+    cx: &mut Context<'_>,
+    left: u64,
+    buffer: &mut BytesMut,
+) -> Poll<io::Result<Bytes>> {
     let left = usize::try_from(left).unwrap_or(usize::MAX);
     if left >= LARGE_BYTES_MIN {
         let room = left.min(LARGE_READ_BYTES);
-        let mut bytes = BytesMut::with_capacity(room).limit(room);
-        let read = pin!(stream.read_buf(&mut bytes)).poll(cx);
-        return read.map(|read| read.map(|_count| bytes.into_inner().freeze()));
+        buffer.reserve(room);
+        ready!(pin!(stream.read_buf(&mut buffer.limit(room))).poll(cx))?;
+        return Poll::Ready(Ok(buffer.split().freeze()));
     }
     with_scratch(|scratch| {
         let room = left.min(scratch.len());
@@ -395,7 +401,7 @@ mod tests {
             let (first, left) = match begun {
                 Body::Ended => (Bytes::new(), Some(0)),
                 Body::Last(first) => (first, Some(0)),
-                Body::Begun(first, left) => (first, Some(left)),
+                Body::Begun(first, left, _) => (first, Some(left)),
                 Body::Chunks(first, _) => (first, None),
                 Body::General(_) | Body::Told(_) => panic!("{body:?} is read here"),
             };

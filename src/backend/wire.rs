@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead as _, ReadBuf};
 
 use super::answer::{Body, Head};
@@ -107,12 +107,17 @@ impl Wire {
     }
 
     /// More of a body of which `left` bytes are to come; none when the backend closed.
-    pub fn poll_more(&mut self, cx: &mut Context<'_>, left: u64) -> Poll<Result<Bytes, BackendError>> {
+    pub fn poll_more(
+        &mut self,
+        cx: &mut Context<'_>,
+        left: u64,
+        buffer: &mut BytesMut,
+    ) -> Poll<Result<Bytes, BackendError>> {
         let Engine::FastLane(stream) = &mut self.engine else {
             return Poll::Ready(Err(BackendError::bare(Stage::Body)));
         };
         Unwritten::write_on(&mut self.rest, stream, cx);
-        fast_lane::poll_more(stream, cx, left)
+        fast_lane::poll_more(stream, cx, left, buffer)
             .map(|read| read.map_err(|error| BackendError::new(Stage::Body, error)))
     }
 
@@ -269,10 +274,11 @@ mod tests {
         match body {
             Body::Ended => {}
             Body::Last(bytes) => whole.extend(bytes),
-            Body::Begun(first, mut left) => {
+            Body::Begun(first, mut left, mut buffer) => {
                 whole.extend(first);
                 while left > 0 {
-                    let more = std::future::poll_fn(|cx| wire.poll_more(cx, left)).await.expect("it goes on");
+                    let more = std::future::poll_fn(|cx| wire.poll_more(cx, left, &mut buffer)).await;
+                    let more = more.expect("it goes on");
                     assert!(!more.is_empty(), "it broke off");
                     left -= more.len() as u64;
                     whole.extend(more);
