@@ -24,6 +24,7 @@ mod sse;
 pub mod stdio;
 mod stream;
 mod target;
+mod traced;
 mod wire;
 
 use std::path::PathBuf;
@@ -42,13 +43,15 @@ use face::Side;
 
 pub use answer::{Answer, Answered, Head};
 pub use breaker::{Condition, Failure};
-pub use connect::Target;
+pub use connect::{Target, connect};
 pub use error::{BackendError, Stage};
 pub use face::{Answering, Face};
 pub use outgoing::Outgoing;
 pub use pool::{Lane, Pool};
 pub use private::{is_private, is_private_address};
-pub use target::{InvalidTarget, TlsRoots};
+pub use stream::Stream;
+pub use target::{InvalidTarget, Reached, TlsRoots, reach};
+pub use traced::TraceFields;
 
 /// One MCP server as configured.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
 use super::Backend;
 use super::body::RequestBody;
 use super::shim::Verb;
+use super::traced::TraceFields;
 use crate::auth::KeyId;
 use crate::base::put_decimal;
 use crate::frame::Slices;
@@ -153,6 +154,16 @@ impl Outgoing {
         other
     }
 
+    /// The fields that tell of its trace.
+    pub fn trace(&self) -> TraceFields {
+        TraceFields::of(&self.lines)
+    }
+
+    /// Adds fields that tell of its trace.
+    pub fn put_trace(&mut self, trace: &TraceFields) {
+        self.lines.extend_from_slice(trace.lines());
+    }
+
     /// Adds a field, beside others of its name.
     pub fn add(&mut self, name: &HeaderName, value: &HeaderValue) {
         self.put(name.as_str(), value.as_bytes());
@@ -205,7 +216,8 @@ impl Outgoing {
         let verb = match self.method {
             Method::GET => Verb::Get,
             Method::DELETE => Verb::Delete,
-            _ => Verb::Post(self.message()),
+            // There is no head: what it would tell of the trace is told in the message.
+            _ => Verb::Post(self.trace().put_into(self.message())),
         };
         let session = self.fields().find(|(name, _)| *name == header::SESSION_ID);
         (verb, session.map(|(_, value)| value), self.owner)

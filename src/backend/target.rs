@@ -62,33 +62,51 @@ pub(super) fn resolve(id: BackendId, config: &Config, roots: &TlsRoots) -> Resul
             host: HeaderValue::from_static("localhost"),
         }),
         Address::Http(url) => {
-            let invalid = |what: &str| InvalidTarget(format!("{what} in the URL of a server"));
-            // `host_str` keeps the brackets of an IPv6 address, which a resolver does not take.
-            let host = url.host_str().ok_or_else(|| invalid("no host"))?;
-            let bare = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-            let port = url.port_or_known_default().ok_or_else(|| invalid("no port"))?;
-            let tls = match url.scheme() {
-                "https" => {
-                    let name = TlsName::try_from(bare.clone()).map_err(|_| invalid("no valid host name"))?;
-                    Some((roots.0.clone(), name))
-                }
-                _ => None,
-            };
-            let authority = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
-            let path = url.query().map_or_else(|| url.path().to_owned(), |q| format!("{}?{q}", url.path()));
-            let target = Target::Tcp { host: bare, port, tls };
+            let Reached { target, path, host } = reach(url, roots)?;
             let reach = if config.may_be_sse {
                 Reach::Unsaid(target, sse::Candidate::new(over_http(id, config, url, roots)?, url.clone()))
             } else {
                 Reach::Wire(target)
             };
-            Ok(Resolved {
-                reach,
-                path: parse_path(&path)?,
-                host: HeaderValue::from_str(&authority).map_err(|_| invalid("no valid host"))?,
-            })
+            Ok(Resolved { reach, path, host })
         }
     }
+}
+
+/// Where a URL leads, and what is asked for there.
+pub struct Reached {
+    /// What is connected to.
+    pub target: Target,
+    /// What is asked for, with the query.
+    pub path: PathAndQuery,
+    /// The value of `Host`.
+    pub host: HeaderValue,
+}
+
+/// Takes a URL of http or https apart.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn reach(url: &url::Url, roots: &TlsRoots) -> Result<Reached, InvalidTarget> {
+    let invalid = |what: &str| InvalidTarget(format!("{what} in the URL of a server"));
+    // `host_str` keeps the brackets of an IPv6 address, which a resolver does not take.
+    let host = url.host_str().ok_or_else(|| invalid("no host"))?;
+    let bare = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    let port = url.port_or_known_default().ok_or_else(|| invalid("no port"))?;
+    let tls = match url.scheme() {
+        "https" => {
+            let name = TlsName::try_from(bare.clone()).map_err(|_| invalid("no valid host name"))?;
+            Some((roots.0.clone(), name))
+        }
+        _ => None,
+    };
+    let authority = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
+    let path = url.query().map_or_else(|| url.path().to_owned(), |q| format!("{}?{q}", url.path()));
+    Ok(Reached {
+        target: Target::Tcp { host: bare, port, tls },
+        path: parse_path(&path)?,
+        host: HeaderValue::from_str(&authority).map_err(|_| invalid("no valid host"))?,
+    })
 }
 
 /// How the URL of a server is spoken to, whatever its transport makes of that.

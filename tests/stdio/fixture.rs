@@ -193,6 +193,11 @@ fn kill(signal: i32, is_keeper: bool) {
     }
 }
 
+/// What a call says, or what is said of it.
+fn echo(message: &Value, text: &str) -> String {
+    if text == "_meta" { message["params"]["_meta"].to_string() } else { text.to_owned() }
+}
+
 fn call(message: &Value) -> Result<Value, Value> {
     let (name, arguments) = (message["params"]["name"].as_str(), &message["params"]["arguments"]);
     let token = &message["params"]["_meta"]["progressToken"];
@@ -201,7 +206,7 @@ fn call(message: &Value) -> Result<Value, Value> {
         Some("echo") => {
             ECHOED.fetch_add(1, Ordering::Relaxed);
             thread::sleep(Duration::from_millis(number("ms")));
-            arguments["text"].as_str().unwrap_or_default().to_owned()
+            echo(message, arguments["text"].as_str().unwrap_or_default())
         }
         Some("progress") => {
             for step in 1..=number("steps") {

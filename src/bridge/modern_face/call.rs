@@ -212,6 +212,7 @@ impl Run {
         })?;
         let mut request = Outgoing::whole(message);
         request.set_owner(self.asked.owner);
+        request.put_trace(&self.asked.trace);
         ready.write_headers(&mut request);
         Ok(Line { ready, seat, voice: Voice::of(Rc::clone(&self.pool), request), is_sent: false })
     }

@@ -11,8 +11,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::super::level::Level;
 use crate::auth::KeyId;
-use crate::backend::Outgoing;
 use crate::backend::shim::Reply;
+use crate::backend::{Outgoing, TraceFields};
 use crate::base::ServerName;
 use crate::frame::{Envelope, Scanner, Span, json_string, splice};
 use crate::protocol::{ClientCapabilities, Method, code};
@@ -31,6 +31,8 @@ pub struct Asked {
     pub capabilities: ClientCapabilities,
     /// From which level on it wants to be told log messages.
     pub log_level: Option<Level>,
+    /// The trace that it is part of.
+    pub trace: TraceFields,
 }
 
 /// The members of `_meta` that the era put there (MCP 2026-07-28, basic). A server of the other era is told
@@ -71,7 +73,8 @@ impl Asked {
             })?),
         };
         let capabilities = capabilities.without(ClientCapabilities::ROOTS_LIST_CHANGED);
-        Ok(Self { owner: request.owner(), message, envelope, method, capabilities, log_level })
+        let (owner, trace) = (request.owner(), request.trace());
+        Ok(Self { message, envelope, method, owner, capabilities, log_level, trace })
     }
 
     /// Its raw id.
