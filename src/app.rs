@@ -5,6 +5,7 @@ mod files;
 mod follow;
 mod folder;
 mod join;
+mod observing;
 mod pins;
 mod publish;
 mod reload;
@@ -26,7 +27,7 @@ use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::admin::definition::Serving;
-use crate::admin::{self, Admin, Errands, Scrapes};
+use crate::admin::{self, Admin, Errands};
 use crate::auth::{
     self, AuthError, Authenticator, CreateError, EncryptionKeyError, KeyRequest, KeysFrom, Sealer,
     SealerError, Secrets, SecretsError, create_first_key, parse_encryption_key, parse_jwt_secret,
@@ -41,14 +42,13 @@ use crate::fleet::{Fleet, FleetBuilder};
 use crate::journal::JournalError;
 use crate::journal::usage::Outbox;
 use crate::limits::Limits;
-use crate::protocol::{Era, Method};
+use crate::protocol::Era;
 use crate::route::{EndpointConfig, Members};
 use crate::server::{
     self, ControlBody, ControlPlane, ControlRequest, ControlResponse, Door, ListenError, Shared, Workers,
 };
 use crate::session::{Sessions, Streams};
 use crate::store::{Audit, Grants, Retention, Seen, Store, StoreError};
-use crate::telemetry::metrics::Metrics;
 
 use follow::{Served, Triggers, follow};
 use join::Joined;
@@ -99,6 +99,8 @@ pub struct App {
     /// Moved when nothing more is counted.
     ended: watch::Sender<Phase>,
     handing_on: JoinHandle<()>,
+    /// Likewise; ends when the last spans were handed on.
+    tracing: Option<JoinHandle<()>>,
     /// What the workers share: how they are to end, and which servers with them.
     shared: Arc<Shared>,
     stop: Stop,
@@ -180,6 +182,9 @@ pub enum AppError {
         /// Those that there are.
         known: String,
     },
+    /// Where traces go.
+    #[error("telemetry.traces.endpoint: {0}")]
+    Collector(InvalidTarget),
     /// The address to connect to.
     #[error("cannot connect to that URL: {0}")]
     Endpoint(InvalidTarget),
@@ -203,8 +208,8 @@ impl App {
         let (phase, phases) = watch::channel(Phase::Serve);
         let (counters, outbox) = usage::open(&config.data_dir, config.server.workers, &door)?.unzip();
         let (fleets, fleet_now) = watch::channel(Arc::clone(&fleet));
-        let keys_changed = watch::Sender::new(0);
-        let (limits, metrics) = (Arc::new(Limits::new(config.limits.clone())), metrics(&config));
+        let (keys_changed, ended) = (watch::Sender::new(0), watch::Sender::new(Phase::Serve));
+        let (limits, metrics) = (Arc::new(Limits::new(config.limits.clone())), observing::metrics(&config));
         let (errands, runner) = Errands::new();
         let admin = Admin::new(admin::Parts {
             auth: Arc::clone(&authenticator),
@@ -216,9 +221,9 @@ impl App {
             standing: served.standing(),
             sessions: Arc::clone(&sessions),
             errands,
-            roots,
+            roots: roots.clone(),
             serving,
-            metrics: metrics.clone().map(|metrics| (metrics, config.scrapes)),
+            metrics: observing::scraped(&config, metrics.as_ref()),
             phase: phases.clone(),
             keys: keys_changed.subscribe(),
         });
@@ -239,15 +244,14 @@ impl App {
             phase: phases,
             keys: keys_changed.subscribe(),
         });
+        let tracing = observing::hand_on(&shared, &roots, ended.subscribe())?;
         let workers = server::start(&shared, &door)?;
         // Only now: a key that is made and never shown is lost.
         let first_key = first_key(&config, &store, &authenticator).await?;
         spawn_local(runner.run());
         spawn_local(keeper.plant().run());
         let greeting = greeting(&config, &workers, first_key, served.joined());
-        if let Some(endpoint) = fleet.table.find("/mcp") {
-            catalog.list_early(endpoint);
-        }
+        fleet.table.find("/mcp").iter().for_each(|endpoint| catalog.list_early(endpoint));
         let publisher = Publisher::new(builder, fleets, Arc::clone(&shared));
         let seen = store.watch();
         let pinned = pins::Keeping { store: store.clone(), sealer: authenticator.sealer().clone(), catalog };
@@ -256,8 +260,8 @@ impl App {
         tidy_up(&store, config.retention.clone());
         let triggers = Triggers { hangups, reload, running: config, source, seen, changes };
         let reloading = spawn_local(follow(triggers, served, publisher));
-        let (ended, handing_on) = hand_on_usage(outbox, store);
-        Ok(Self { greeting, workers, phase, reloading, ended, handing_on, shared, stop })
+        let handing_on = hand_on_usage(outbox, store, ended.subscribe());
+        Ok(Self { greeting, workers, phase, reloading, ended, handing_on, tracing, shared, stop })
     }
 
     /// Serves until SIGTERM or SIGINT, until its terminal is closed, or until `client` has ended, which is dropped at any
@@ -287,6 +291,9 @@ impl App {
             stop_servers(&self.shared.fleet).await;
             // It has its own bounds; it fails only by a panic, which is told.
             let _ = self.handing_on.await;
+            if let Some(tracing) = self.tracing {
+                let _ = tracing.await;
+            }
         };
         tokio::select! {
             () = end => tracing::info!("stopped"),
@@ -344,12 +351,6 @@ fn streams(config: &Config, door: &Door, sealer: &Arc<Sealer>) -> Option<Arc<Str
             None
         }
     }
-}
-
-/// What the workers count with, unless that is off.
-fn metrics(config: &Config) -> Option<Arc<Metrics>> {
-    let is_on = config.scrapes != Scrapes::Off;
-    is_on.then(|| Arc::new(Metrics::new(config.server.workers, &Method::names())))
 }
 
 /// Ends the servers that are processes, all at once; each within a bound of its own. A second signal does not wait for
@@ -512,14 +513,12 @@ fn system_roots() -> TlsRoots {
 }
 
 /// Hands on what is used until it is told that nothing more is.
-fn hand_on_usage(outbox: Option<Outbox>, store: Store) -> (watch::Sender<Phase>, JoinHandle<()>) {
-    let (ended, end) = watch::channel(Phase::Serve);
-    let handing_on = spawn_local(async move {
+fn hand_on_usage(outbox: Option<Outbox>, store: Store, end: watch::Receiver<Phase>) -> JoinHandle<()> {
+    spawn_local(async move {
         if let Some(outbox) = outbox {
             usage::hand_on(outbox, store, end).await;
         }
-    });
-    (ended, handing_on)
+    })
 }
 
 /// Looks for keys that changed, and says so.

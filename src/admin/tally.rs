@@ -61,7 +61,7 @@ impl Tally {
         self.count.errors = u64::from(outcome != Outcome::Answer);
         self.count.millis = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
         self.add();
-        self.exchange.iter().for_each(|exchange| exchange.end(outcome, after));
+        self.exchange.iter_mut().for_each(|exchange| exchange.end(outcome, after));
     }
 
     /// An answer that is here, as the event or document it is told in.

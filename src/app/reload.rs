@@ -70,6 +70,7 @@ fn needing_restart(running: &Config, read: &Config) -> Vec<&'static str> {
         ("auth.mode", running.auth_mode != read.auth_mode),
         ("auth", running.auth_timing != read.auth_timing),
         ("telemetry.metrics", running.scrapes != read.scrapes),
+        ("telemetry.traces", running.traces != read.traces),
         ("log", running.log != read.log),
         ("data directory", running.data_dir != read.data_dir),
         ("ENCRYPTION_KEY", running.encryption_key != read.encryption_key),

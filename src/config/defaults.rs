@@ -99,6 +99,15 @@ pub(super) const BRIDGE_SESSION_IDLE: Bound<Duration> =
 /// The numbers name every server and endpoint, and tell how much everybody does.
 pub(super) const SCRAPES: Scrapes = Scrapes::Key;
 
+/// A collector is near, and its answer is short (OpenTelemetry's own default).
+pub(super) const TRACES_TIMEOUT: Bound<Duration> =
+    Bound { default: secs(10), min: millis(100), max: secs(60) };
+/// Two spans of a kilobyte each: whoever looks for an example finds one, and neither the gateway nor the collector has much
+/// to do, whatever clients ask for.
+pub(super) const TRACES_PER_SECOND: Bound<usize> = Bound { default: 100, min: 1, max: 10_000 };
+/// As traces are told apart where there are those of others.
+pub(super) const SERVICE: &str = "metamcp";
+
 /// A leaked token is of use for a quarter of an hour.
 pub(super) const TOKEN_LIFETIME: Bound<Duration> =
     Bound { default: secs(900), min: secs(1), max: secs(86_400) };

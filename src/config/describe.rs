@@ -3,6 +3,7 @@ use std::fmt;
 use super::Config;
 use crate::admin::definition::{Allowed, address};
 use crate::auth::Mode;
+use crate::backend::Address;
 use crate::base::EndpointName;
 use crate::route::{Members, Prefix};
 
@@ -24,6 +25,9 @@ impl fmt::Display for Summary<'_> {
         writeln!(f, "keys       {keys}")?;
         let store = if self.0.database_url.is_some() { "PostgreSQL" } else { "SQLite" };
         writeln!(f, "data       {} ({store})", data_dir.display())?;
+        if let Some(traces) = &self.0.traces {
+            writeln!(f, "traces     {}", address::shown(&Address::Http(traces.endpoint.clone())))?;
+        }
         for path in &self.0.sources {
             writeln!(f, "read       {}", path.display())?;
         }

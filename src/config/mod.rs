@@ -24,6 +24,7 @@ mod process;
 mod section;
 mod servers;
 mod shows;
+mod traces;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -35,7 +36,7 @@ use crate::admin::Scrapes;
 use crate::admin::definition::Serving;
 use crate::admin::definition::bounds::DEFAULTS;
 use crate::base::ServerName;
-use crate::{auth, backend, bridge, catalog, limits, route, server, session, store};
+use crate::{auth, backend, bridge, catalog, limits, route, server, session, store, telemetry};
 
 pub use cli::{Cli, Command, ConnectArgs, Flags, Secret, StdioArgs, help, parse};
 pub use connect::{Connect, load_connect};
@@ -80,6 +81,8 @@ pub struct Config {
     pub log: LogConfig,
     /// Whether there are metrics, and who may look at them.
     pub scrapes: Scrapes,
+    /// What is traced, and who is told; `None`: nothing is.
+    pub traces: Option<telemetry::traces::Config>,
     /// `DATABASE_URL`, beginning with `postgres://` or `postgresql://`; SQLite where there is none.
     pub database_url: Option<Zeroizing<String>>,
     /// The files that were read.

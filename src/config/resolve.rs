@@ -12,11 +12,13 @@ use super::raw::{Raw, Variables};
 use super::section::{Section, TomlFile};
 use super::servers::Context;
 use super::{
-    AuthTiming, Base, Config, LogConfig, LogFormat, cli, defaults as d, endpoints, mcp_json, process, servers,
+    AuthTiming, Base, Config, LogConfig, LogFormat, cli, defaults as d, endpoints, mcp_json, process,
+    servers, traces,
 };
 use crate::admin::Scrapes;
 use crate::admin::definition::Serving;
 use crate::auth::Mode;
+use crate::telemetry::traces::Config as Tracing;
 use crate::{bridge, catalog, limits, server, session, store};
 
 /// From what was written to what can be run. Goes on after every mistake and gives them all.
@@ -39,8 +41,9 @@ pub(super) fn resolve(raw: &Raw<'_>, report: Report) -> Result<Config, Mistakes>
     let session = session(&root, &report);
     let bridge = bridge(&root);
     let log = log(raw, &root, &report);
-    let scrapes = scrapes(&root);
-    let servers = servers::read(&root, &entries, Context { variables: &raw.variables, report: &report });
+    let context = Context { variables: &raw.variables, report: &report };
+    let (scrapes, traces) = telemetry(&root, context);
+    let servers = servers::read(&root, &entries, context);
     let endpoints = endpoints::read(&root, &servers, &report);
     root.finish();
     let base = base(Some(raw.data_dir.clone()), &raw.variables, &report);
@@ -65,6 +68,7 @@ pub(super) fn resolve(raw: &Raw<'_>, report: Report) -> Result<Config, Mistakes>
         jwt_secret,
         log,
         scrapes,
+        traces,
         database_url,
         sources: raw.toml.iter().chain(&raw.mcp_json).map(|file| file.path.clone()).collect(),
         skipped,
@@ -301,12 +305,13 @@ fn retention(root: &Section<'_>) -> store::Retention {
     retention
 }
 
-fn scrapes(root: &Section<'_>) -> Scrapes {
+fn telemetry(root: &Section<'_>, context: Context<'_>) -> (Scrapes, Option<Tracing>) {
     let section = root.child("telemetry");
     let words = [("key", Scrapes::Key), ("open", Scrapes::Open), ("off", Scrapes::Off)];
     let scrapes = section.word("metrics", &words, d::SCRAPES);
+    let traces = traces::read(&section, context);
     section.finish();
-    scrapes
+    (scrapes, traces)
 }
 
 fn log(raw: &Raw<'_>, root: &Section<'_>, report: &Report) -> LogConfig {

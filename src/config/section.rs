@@ -184,6 +184,19 @@ impl<'a> Section<'a> {
         Some(Written { value: number?, place })
     }
 
+    pub fn fraction(&self, key: &'static str) -> Option<Written<f64>> {
+        let (value, place) = self.value(key)?;
+        let number = match value.get_ref() {
+            DeValue::Float(number) => number.as_str().parse().ok(),
+            DeValue::Integer(number) => number.as_str().parse().ok(),
+            _ => None,
+        };
+        if number.is_none() {
+            self.report.mistake(&place, format!("is {}; write a fraction: 0.5", kind(value)));
+        }
+        Some(Written { value: number?, place })
+    }
+
     pub fn count(&self, key: &'static str, bound: Bound<usize>) -> usize {
         let Some(Written { value, place }) = self.integer(key) else { return bound.default };
         self.within(usize::try_from(value).ok(), &place, bound, |n| n.to_string())

@@ -674,7 +674,10 @@ fn the_documentation_is_true() {
     assert_eq!(written.limits, plain.limits);
     assert_eq!(written.retention, plain.retention);
     assert_eq!(written.log, plain.log);
-    assert_eq!(written.scrapes, plain.scrapes);
+    assert_eq!((written.scrapes, plain.traces), (plain.scrapes, None));
+    let bare = toml("[telemetry.traces]\nendpoint = 'http://127.0.0.1:4318'").unwrap();
+    assert_eq!(written.traces, bare.traces);
+    assert!(bare.traces.is_some());
     let bare = toml("[servers.files]\nurl = 'unix:/run/files.sock:/mcp'").unwrap();
     assert_eq!(written.servers[1], bare.servers[0]);
     assert_eq!(
@@ -709,6 +712,7 @@ fn every_key_is_documented() {
         "retention.",
         "log.",
         "telemetry.",
+        "telemetry.traces.",
         "servers.a.",
         "servers.a.limits.",
         "servers.a.confine.",

@@ -4,9 +4,9 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::frame::span::Span;
 
-/// Edits to one message. The most that a forwarded message needs are name, id, progress token and request
-/// state.
-pub const EDITS_MAX: usize = 4;
+/// Edits to one message. The most that a forwarded message needs are name, id, progress token, request state, and
+/// where it is in its trace.
+pub const EDITS_MAX: usize = 5;
 
 /// Edits that do not fit the message: a mistake of the caller, never of a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -87,6 +87,21 @@ const ENDPOINT_SCOPE: &str = "e/";
 /// Begins the scope of a server as an endpoint of its own.
 const SERVER_SCOPE: &str = "s/";
 
+/// As an endpoint is called in metrics and traces: by its name, or by its path where it is a server.
+fn shown(scope: &str) -> Cow<'_, str> {
+    match scope.strip_prefix(SERVER_SCOPE) {
+        Some(server) => format!("servers/{server}").into(),
+        None => scope.strip_prefix(ENDPOINT_SCOPE).unwrap_or(scope).into(),
+    }
+}
+
+impl Endpoint {
+    /// As it is called in metrics and traces.
+    pub fn shown(&self) -> Cow<'_, str> {
+        shown(&self.scope)
+    }
+}
+
 /// Where the framed stream of the endpoint `default` is.
 const STREAM_PATH: &str = "/api/v1/mcp/stream";
 
@@ -155,10 +170,7 @@ impl Table {
         }
         let id = EndpointId(self.next_id);
         self.next_id += 1;
-        let label = match scope.strip_prefix(SERVER_SCOPE) {
-            Some(server) => self.endpoint_labels.label(&format!("servers/{server}")),
-            None => self.endpoint_labels.label(scope.strip_prefix(ENDPOINT_SCOPE).unwrap_or(&scope)),
-        };
+        let label = self.endpoint_labels.label(&shown(&scope));
         Arc::new(Endpoint { id, scope, shape, servers, label })
     }
 

@@ -99,7 +99,8 @@ fn read(
         }
         let permit = if calls.is_empty() { None } else { Some(worker.admit(identity)?) };
         let (fields, endpoint, identity) = (fields.clone(), Arc::clone(endpoint), identity.clone());
-        calls.push(Call { fields, endpoint, identity, permit, body, envelope, method, is_part: true });
+        let (is_part, trace) = (true, None);
+        calls.push(Call { fields, endpoint, identity, permit, body, envelope, method, is_part, trace });
     }
     Ok(calls)
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::fields::{Field, Fields};
+use super::trace::Trace;
 use crate::auth::Identity;
 use crate::base::{Fault, Kind};
 use crate::frame::{Envelope, Kind as FrameKind, Refused, Scanner, Text};
@@ -30,6 +31,8 @@ pub struct Call {
     pub method: Option<Method>,
     /// Whether it is one of several messages, whose answers are one.
     pub is_part: bool,
+    /// Its place in a trace, when it is traced.
+    pub trace: Option<Box<Trace>>,
 }
 
 impl Call {

@@ -169,6 +169,21 @@ impl Fields {
         self.0.doubled & (1 << field as u32) != 0
     }
 
+    /// Says that in place of what was sent; `None`: nothing. Copies the text.
+    pub fn replace(&mut self, field: Field, value: Option<&[u8]>) {
+        self.0.doubled &= !(1 << field as u32);
+        let Some(value) = value else {
+            self.0.values[field as usize] = ABSENT;
+            return;
+        };
+        let mut text = BytesMut::with_capacity(self.0.text.len() + value.len());
+        text.put_slice(&self.0.text);
+        let start = span_end(&text);
+        text.put_slice(value);
+        self.0.values[field as usize] = Span { start, end: span_end(&text) };
+        self.0.text = text.freeze();
+    }
+
     /// Whether any was.
     pub fn any_doubled(&self) -> bool {
         self.0.doubled != 0
@@ -328,6 +343,23 @@ mod tests {
         }
         assert_eq!(Field::named(b"mcp_name"), None);
         assert!(!is_param(b"Mcp-Param-") && is_param(b"mcp-param-x"));
+    }
+
+    #[test]
+    fn a_field_is_replaced() {
+        let (fields, _) = read_both(&[("Host", b"a".to_vec()), ("tracestate", b"x=1".to_vec())]);
+        for value in [None, Some(&b"y=2"[..])] {
+            let mut replaced = fields.clone();
+            replaced.replace(Field::Tracestate, value);
+            replaced.replace(Field::Traceparent, value);
+            for field in [Field::Tracestate, Field::Traceparent] {
+                assert_eq!((replaced.get(field), replaced.has(field)), (value, value.is_some()));
+            }
+            assert_eq!(replaced.get(Field::Host), Some(&b"a"[..]));
+        }
+        let (mut doubled, _) = read_both(&[("traceparent", b"a".to_vec()), ("traceparent", b"b".to_vec())]);
+        doubled.replace(Field::Traceparent, Some(b"c"));
+        assert_eq!((doubled.get(Field::Traceparent), doubled.any_doubled()), (Some(&b"c"[..]), false));
     }
 
     proptest! {

@@ -126,8 +126,9 @@ async fn forward(worker: &Rc<Worker>, control: &Control, asked: Asked) -> Result
             }
             let (envelope, method) = call::scan(&mut worker.scanner.borrow_mut(), &body)?;
             let permit = Some(permit);
+            let (is_part, trace) = (false, None);
             let call =
-                Box::new(Call { fields, endpoint, identity, permit, body, envelope, method, is_part: false });
+                Box::new(Call { fields, endpoint, identity, permit, body, envelope, method, is_part, trace });
             let id = call.envelope.id.map(|id| call.raw(id.span));
             message::answer(worker, call).await.map_err(|fault| fault.answering(id))
         }

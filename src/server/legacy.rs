@@ -373,7 +373,7 @@ async fn deliver(
     server: &Place,
     edits: &[(Span, Bytes)],
 ) -> Result<Box<Answered>, Fault> {
-    let mut request = send::request(&call.body, edits)?;
+    let mut request = send::request_of(call, edits)?;
     call.fields.copy_to(&mut request, None);
     ready.write_headers(&mut request);
     send::send(worker, server, &request, Lane::Call).await

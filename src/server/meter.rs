@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::time::Instant;
 
 use super::call::Call;
+use super::trace;
 use super::worker::Worker;
 use crate::base::Kind;
 use crate::catalog::View;
@@ -45,7 +46,12 @@ impl Meter {
             counters.slot(call.identity.key_id().as_str(), server.name.as_str(), &tool)
         });
         let method = call.method.map(Method::index);
-        let exchange = worker.metrics.as_ref().map(|metrics| Exchange::begin(metrics, server.label, method));
+        let exchange = worker.metrics.as_ref().map(|metrics| {
+            let exchange = Exchange::begin(metrics, server.label, method);
+            let is_traced = call.trace.is_some();
+            let span = is_traced.then(|| trace::begin_exchange(worker, call, server.name.as_str(), own_name));
+            exchange.traced_by(span.flatten())
+        });
         if slot.is_none() && exchange.is_none() {
             return None;
         }
@@ -59,7 +65,7 @@ impl Meter {
             // What goes to one server after the other is no call of a tool.
             self.slot = Some(counters.slot(call.identity.key_id().as_str(), server.name.as_str(), ""));
         }
-        self.exchange.iter_mut().for_each(|exchange| exchange.pass_on_to(server.label));
+        self.exchange.iter_mut().for_each(|exchange| exchange.pass_on_to(server.label, server.name.as_str()));
     }
 
     /// The first of several pieces of the answer is about to pass.
@@ -82,7 +88,7 @@ impl Meter {
     /// There is no answer, by that fault; `None`: the server says what is wrong, by a status.
     #[cold]
     pub fn fail(&mut self, kind: Option<Kind>) {
-        if let (Some(exchange), Some(kind), false) = (&self.exchange, kind, self.ended) {
+        if let (Some(exchange), Some(kind), false) = (&mut self.exchange, kind, self.ended) {
             exchange.note_fault(kind);
         }
         self.end(Outcome::Error);
@@ -97,7 +103,7 @@ impl Meter {
         self.count.errors = u64::from(outcome != Outcome::Answer);
         self.count.millis = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
         self.add();
-        self.exchange.iter().for_each(|exchange| exchange.end(outcome, after));
+        self.exchange.iter_mut().for_each(|exchange| exchange.end(outcome, after));
     }
 
     fn add(&mut self) {

@@ -41,6 +41,7 @@ mod subscription;
 mod tag;
 mod task_list;
 mod tasks;
+mod trace;
 mod words;
 mod worker;
 mod write;

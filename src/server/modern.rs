@@ -131,7 +131,7 @@ async fn deliver(
 ) -> Result<Box<Answered>, Fault> {
     let server = &call.endpoint.servers[place];
     let edit = local::edit(rename.as_ref());
-    let mut request = send::request(&call.body, edit.as_slice())?;
+    let mut request = send::request_of(call, edit.as_slice())?;
     request.set_owner(Some(call.identity.key_id()));
     request.set_era(Era::Modern);
     // `Mcp-Name` says the same as the body, also after the body was changed.

@@ -126,6 +126,12 @@ pub fn error(fault: &Fault) -> Bytes {
     error_message(fault, Wire::of(fault).code)
 }
 
+/// The code of JSON-RPC that a fault is told with.
+#[cold]
+pub fn code(fault: &Fault) -> i32 {
+    Wire::of(fault).code
+}
+
 struct Wire {
     status: StatusCode,
     code: i32,

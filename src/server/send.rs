@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 
 use super::body::ResponseBody;
+use super::call::Call;
 use super::meter::Meter;
 use super::relay::{Held, Relay};
 use super::reply::{self, Reply};
@@ -33,6 +34,16 @@ pub fn request(body: &Bytes, edits: &[(Span, Bytes)]) -> Result<Outgoing, Fault>
         Fault::gateway(Kind::Internal, "the message could not be rewritten").because(error)
     })?;
     Ok(Outgoing::post(slices))
+}
+
+/// A client's message with parts replaced, as a request to a server: one that is traced says where it is by now.
+pub fn request_of(call: &Call, edits: &[(Span, Bytes)]) -> Result<Outgoing, Fault> {
+    let Some(edit) = call.trace.as_ref().and_then(|trace| trace.edit()) else {
+        return request(&call.body, edits);
+    };
+    let mut edits = [edits, &[edit]].concat();
+    edits.sort_by_key(|(span, _)| span.start);
+    request(&call.body, &edits)
 }
 
 /// Sends, and waits for the head of the answer.

@@ -36,6 +36,7 @@ use crate::limits::{Gauge, Limits, Permit};
 use crate::route::{Endpoint, Place};
 use crate::session::{NotFound, Session, Sessions, Streams};
 use crate::telemetry::metrics::{Label, Metrics, StreamKind, Streaming, Writer};
+use crate::telemetry::traces::Tracer;
 
 /// What all workers share: snapshots, and what is locked for a few lines off the usual path.
 pub struct Shared {
@@ -99,6 +100,8 @@ pub struct Worker {
     pub counters: Option<Counters>,
     /// How it goes, likewise.
     pub metrics: Option<Rc<Writer>>,
+    /// What traces some of it, likewise.
+    pub tracer: Option<Tracer>,
 }
 
 /// Sessions a worker has at hand. Beyond it all are let go, and met again.
@@ -128,6 +131,7 @@ impl Worker {
             pools: Rc::new(Pools::new(&fleet)),
             counters: shared.usage.as_ref().and_then(|usage| usage.worker(number)),
             metrics: shared.metrics.as_ref().and_then(|metrics| metrics.writer(number)).map(Rc::new),
+            tracer: shared.metrics.as_ref().and_then(|metrics| metrics.traces()?.tracer()),
             scanner: RefCell::new(Scanner::new()),
             sessions: RefCell::default(),
             gauges: RefCell::default(),

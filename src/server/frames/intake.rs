@@ -174,7 +174,9 @@ impl Intake {
             let (identity, endpoint) = (desk.identity.clone(), desk.endpoint()?);
             let permit = Some(desk.worker.admit(&identity)?);
             let fields = desk.fields();
-            let mut call = Call { fields, endpoint, identity, permit, body, envelope, method, is_part: true };
+            let (is_part, trace) = (true, None);
+            let mut call =
+                Call { fields, endpoint, identity, permit, body, envelope, method, is_part, trace };
             if let Some(header) = header {
                 check_header(header, &call)?;
             }

@@ -29,6 +29,7 @@ pub use operation::{Exchange, Operation, Outcome, StreamKind, Streaming, Writer}
 pub use process::process;
 pub use text::{Family, Format, Row, Unit, Value, render};
 
+use super::traces::Traces;
 use desk::{Desk, Series};
 
 /// Histograms in all; some 3 KiB of text each. A thousand servers with three methods each.
@@ -40,6 +41,7 @@ pub struct Metrics {
     /// By worker: whether it has its desk.
     taken: Box<[AtomicBool]>,
     methods: Vec<&'static str>,
+    traces: Option<Arc<Traces>>,
 }
 
 impl Metrics {
@@ -51,7 +53,19 @@ impl Metrics {
             desks: (0..workers).map(|_| desk()).collect(),
             taken: (0..workers).map(|_| AtomicBool::new(false)).collect(),
             methods: methods.to_vec(),
+            traces: None,
         }
+    }
+
+    /// Some of what is counted is traced too.
+    #[must_use]
+    pub fn with_traces(self, traces: Option<Arc<Traces>>) -> Self {
+        Self { traces, ..self }
+    }
+
+    /// What is traced.
+    pub fn traces(&self) -> Option<&Arc<Traces>> {
+        self.traces.as_ref()
     }
 
     /// What a worker counts with, numbered from zero. None when there is no such worker, or it has it already: a cell has
@@ -69,7 +83,9 @@ impl Metrics {
 
     /// Everything that was counted, over all workers. `endpoints` and `servers`: what their labels stand for.
     pub fn families(&self, endpoints: &Labels, servers: &Labels) -> Vec<Family> {
-        sum::families(&self.desks, &self.methods, &endpoints.names(), &servers.names())
+        let mut families = sum::families(&self.desks, &self.methods, &endpoints.names(), &servers.names());
+        families.extend(self.traces.as_ref().map(|traces| traces.family()));
+        families
     }
 }
 

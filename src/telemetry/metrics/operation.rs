@@ -9,6 +9,7 @@ use crossbeam::utils::CachePadded;
 use super::desk::{Connections, Desk};
 use super::label::Label;
 use crate::base::Kind;
+use crate::telemetry::traces::Open;
 
 /// What a worker counts with. Stays on its thread: its cells have no other writer.
 pub struct Writer {
@@ -49,6 +50,8 @@ pub struct Operation {
     method: usize,
     /// What became of it, if it is dropped now.
     outcome: Outcome,
+    /// When it is traced.
+    span: Option<Open>,
 }
 
 /// A message that went to a server.
@@ -57,6 +60,8 @@ pub struct Exchange {
     server: Label,
     method: usize,
     is_in_pieces: bool,
+    /// When it is traced.
+    span: Option<Open>,
 }
 
 /// An event stream that is open until this is dropped.
@@ -124,7 +129,18 @@ impl Operation {
             endpoint,
             method: method.unwrap_or(usize::MAX),
             outcome: Outcome::Leave,
+            span: None,
         }
+    }
+
+    /// It has a span, which ends with it.
+    #[inline]
+    #[must_use]
+    pub fn traced_by(self, span: Option<Open>) -> Self {
+        // Not by an update of the whole: it would be dropped, and so counted.
+        let mut traced = self;
+        traced.span = span;
+        traced
     }
 
     /// So many bytes of the answer are about to pass.
@@ -146,8 +162,23 @@ impl Operation {
 
     /// A fault stands at the end of an answer that had begun.
     #[cold]
-    pub fn break_off(self, kind: Kind) {
+    pub fn break_off(mut self, kind: Kind) {
         self.writer.note_fault(Some(self.endpoint), kind);
+        self.span.iter_mut().for_each(|span| span.fail(kind));
+        self.end(Outcome::Error);
+    }
+
+    /// A fault stands in place of the answer, told with that code of JSON-RPC.
+    #[cold]
+    pub fn fail(mut self, kind: Kind, code: i32) {
+        self.span.iter_mut().for_each(|span| span.answer_error(kind, code));
+        self.end(Outcome::Error);
+    }
+
+    /// The server refused it, by that status of HTTP.
+    #[cold]
+    pub fn refuse(mut self, status: u16) {
+        self.span.iter_mut().for_each(|span| span.refuse(status));
         self.end(Outcome::Error);
     }
 }
@@ -155,16 +186,15 @@ impl Operation {
 impl Drop for Operation {
     #[inline]
     fn drop(&mut self) {
+        let after = self.began.elapsed();
         let desk = &self.writer.desk;
         let cells = desk.endpoint(self.endpoint);
         cells.request_bytes.add(self.bytes_in);
         cells.response_bytes.add(self.bytes_out);
-        desk.note_operation(
-            cells,
-            self.endpoint,
-            (self.method, self.outcome as usize),
-            ns(self.began.elapsed()),
-        );
+        desk.note_operation(cells, self.endpoint, (self.method, self.outcome as usize), ns(after));
+        if let Some(span) = &mut self.span {
+            span.end(Outcome::NAMES[self.outcome as usize], after);
+        }
     }
 }
 
@@ -173,12 +203,20 @@ impl Exchange {
     #[inline]
     pub fn begin(writer: &Rc<Writer>, server: Label, method: Option<usize>) -> Self {
         let method = method.unwrap_or(usize::MAX);
-        Self { writer: Rc::clone(writer), server, method, is_in_pieces: false }
+        Self { writer: Rc::clone(writer), server, method, is_in_pieces: false, span: None }
+    }
+
+    /// It has a span, which ends with it.
+    #[inline]
+    #[must_use]
+    pub fn traced_by(self, span: Option<Open>) -> Self {
+        Self { span, ..self }
     }
 
     /// Another server is asked in its place.
-    pub fn pass_on_to(&mut self, server: Label) {
+    pub fn pass_on_to(&mut self, server: Label, name: &str) {
         self.server = server;
+        self.span.iter_mut().for_each(|span| span.move_to(name));
     }
 
     /// The answer began after so long, and the rest is to come. One that comes whole begins when it ends.
@@ -190,7 +228,10 @@ impl Exchange {
 
     /// It ended after so long.
     #[inline]
-    pub fn end(&self, outcome: Outcome, after: Duration) {
+    pub fn end(&mut self, outcome: Outcome, after: Duration) {
+        if let Some(span) = &mut self.span {
+            span.end(Outcome::NAMES[outcome as usize], after);
+        }
         let desk = &self.writer.desk;
         let outcome = match outcome {
             Outcome::Answer if self.is_in_pieces => IN_PIECES,
@@ -201,7 +242,8 @@ impl Exchange {
 
     /// It failed by that.
     #[cold]
-    pub fn note_fault(&self, kind: Kind) {
+    pub fn note_fault(&mut self, kind: Kind) {
+        self.span.iter_mut().for_each(|span| span.fail(kind));
         self.writer.desk.server(self.server).faults[kind.index()].add(1);
     }
 }

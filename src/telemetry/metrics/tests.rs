@@ -88,7 +88,7 @@ fn what_a_server_did() {
     let mut exchange = Exchange::begin(one, label, Some(0));
     exchange.note_first_byte(Duration::from_millis(3));
     exchange.end(Outcome::Answer, Duration::from_millis(30));
-    let exchange = Exchange::begin(other, label, Some(0));
+    let mut exchange = Exchange::begin(other, label, Some(0));
     exchange.note_fault(Kind::Broken);
     exchange.end(Outcome::Answer, Duration::from_hours(1));
     one.note_idle(label, 3);
