@@ -274,6 +274,32 @@ fn a6_event_streams_that_break_off() {
 }
 
 #[test]
+fn a6_event_streams_that_end_without_the_answer() {
+    let peer = Peer::script([]);
+    let gateway = Gateway::open(&[("a", peer.address)]);
+    let notice = "data: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/message\",\"params\":{}}\n\n";
+    let foreign = format!("data: {}\n\n", result("2", "foreign"));
+    for pieces in [&[][..], &[notice], &[notice, notice, &foreign], &["data: {\"jsonrpc\""]] {
+        let whole: Vec<u8> =
+            events().into_iter().chain(pieces.iter().chain(&[""]).flat_map(|piece| chunk(piece))).collect();
+        for (what, request) in ways(&gateway) {
+            peer.push([vec![send(&whole[..])]]);
+            let response = Client::once(gateway.address, &request);
+            let said = if response.header("content-type") == Some("text/event-stream") {
+                response.events().pop().unwrap_or_default()
+            } else {
+                response.json()
+            };
+            assert_eq!(
+                (&said["id"], &said["error"]["code"]),
+                (&1.into(), &(-32603).into()),
+                "{what} {pieces:?}: {said}"
+            );
+        }
+    }
+}
+
+#[test]
 fn a7_a_big_answer_that_breaks_off_is_not_taken_for_whole() {
     let peer = Peer::script([]);
     let gateway = Gateway::open(&[("a", peer.address)]);

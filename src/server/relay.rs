@@ -2,6 +2,7 @@
 //! request holds is held until the last of them.
 
 mod tagging;
+mod whole;
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -20,15 +21,14 @@ use super::meter::Meter;
 use super::tasks::TaskPass;
 use super::{Shared, Worker, reply};
 use crate::auth::Identity;
-use crate::backend::{Answer, BackendError, BackendId, Stage};
+use crate::backend::{Answer, BackendError, BackendId};
 use crate::base::{Fault, Kind, Phase, ServerName};
 use crate::fleet::Fleet;
-use crate::frame::{Boundary, EventReader, Kind as FrameKind};
 use crate::limits::Permit;
-use crate::protocol::is_same_id;
 use crate::session::InFlight;
 use crate::telemetry::metrics::{Operation, Outcome as Came, StreamKind, Streaming};
 use tagging::Tagging;
+use whole::Whole;
 
 /// What a request holds until its answer has passed.
 pub struct Held {
@@ -94,37 +94,6 @@ struct Stream {
     again: Option<Box<Again>>,
 }
 
-#[derive(Default)]
-struct Whole {
-    boundary: Boundary,
-    /// The beginning of an event whose end has not come.
-    kept: Vec<Bytes>,
-    kept_bytes: usize,
-    /// Whether a part of an event was passed on because it is too big to be held back.
-    torn: bool,
-    /// The newest events that were passed on whole, to tell whether one was the answer.
-    passed: Vec<Bytes>,
-    /// What those before them told of it, in a stream that may go on elsewhere.
-    settled: Option<Outcome>,
-    /// Whether the newest event was passed on in parts, so that nobody knows what it said.
-    passed_unseen: bool,
-}
-
-/// What became of a call whose stream broke off.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Outcome {
-    /// It was answered.
-    Passed,
-    /// An event passed on in parts may have been the answer.
-    Unseen,
-    /// It was not.
-    Awaited,
-}
-
-/// An event up to this size is held back until it is whole. Bigger ones are passed as they come, so that a
-/// slow reader cannot make the gateway hold them.
-const HELD_BACK_BYTES_MAX: usize = 64 << 10;
-
 /// A comment: no client sees it, no load balancer thinks the stream idle.
 pub const COMMENT: &[u8] = b": keep-alive\n\n";
 
@@ -182,7 +151,7 @@ impl Relay {
     pub fn is_answered(&self) -> bool {
         match &self.pace {
             Pace::Bytes(_) => false,
-            Pace::Events(stream, whole) => stream.ready.is_empty() && whole.settled == Some(Outcome::Passed),
+            Pace::Events(stream, whole) => stream.ready.is_empty() && whole.is_answered(),
             Pace::Tagged(_, tagging) => tagging.is_answered(),
         }
     }
@@ -441,158 +410,5 @@ async fn subscription_over(shared: Arc<Shared>, identity: Identity, backend: Bac
         () = shared.auth.taken_back(&identity, shared.keys.clone()) => {}
         _ = fleets.wait_for(is_gone) => {}
         () = reached(shared.phase.clone(), Phase::Drain) => {}
-    }
-}
-
-impl Whole {
-    fn poll(
-        &mut self,
-        stream: &mut Stream,
-        answer: &mut Answer,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Bytes, BodyError>>> {
-        loop {
-            if let Some(bytes) = stream.ready.pop_front() {
-                return stream.pass(bytes).map(|next| next.map(Ok));
-            }
-            if stream.ended {
-                return Poll::Ready(None);
-            }
-            if stream.is_taken_back() {
-                return Poll::Ready(self.end_cut(stream));
-            }
-            let error = match stream.poll_chunk(answer, cx) {
-                Poll::Ready(Some(Ok(chunk))) => {
-                    self.take(chunk, stream);
-                    continue;
-                }
-                // What is left of an event that never ended is no event (WHATWG HTML, 9.2.6).
-                Poll::Ready(None) if !self.is_awaited(stream) => return Poll::Ready(None),
-                Poll::Ready(None) => BackendError::bare(Stage::Body),
-                Poll::Ready(Some(Err(error))) => error,
-                Poll::Pending if stream.poll_cut(cx) => return Poll::Ready(self.end_cut(stream)),
-                Poll::Pending => {
-                    let silence = stream.poll_silence(!self.torn, cx);
-                    // Else the next round says so.
-                    if !stream.is_cut {
-                        return silence.map(|next| next.map(Ok));
-                    }
-                    continue;
-                }
-            };
-            if let Poll::Ready(end) = self.break_off(stream, error) {
-                return Poll::Ready(end);
-            }
-        }
-    }
-
-    /// Whether a stream that ended did so without the answer, as far as anybody is to know.
-    fn is_awaited(&self, stream: &Stream) -> bool {
-        stream.again.is_some() && matches!(self.outcome(stream), Outcome::Awaited)
-    }
-
-    /// What the client gets where the server's stream broke off; nothing yet while the server is asked to go on.
-    #[cold]
-    fn break_off(
-        &mut self,
-        stream: &mut Stream,
-        error: BackendError,
-    ) -> Poll<Option<Result<Bytes, BodyError>>> {
-        self.kept.clear();
-        let error = match self.outcome(stream) {
-            Outcome::Passed => return Poll::Ready(None),
-            Outcome::Unseen => return Poll::Ready(Some(Err(error.into()))),
-            Outcome::Awaited => stream.ask_again(error).err(),
-        };
-        let Some(error) = error else {
-            // What had come of an event comes once more.
-            (self.boundary, self.kept_bytes) = (Boundary::new(), 0);
-            return Poll::Pending;
-        };
-        let event = stream.terminal_event(error);
-        stream.pass(event).map(|next| next.map(Ok))
-    }
-
-    /// Within an event nothing can be said, nor where it is not known whether there is an answer: the stream breaks
-    /// visibly. A subscription has none.
-    #[cold]
-    fn end_cut(&mut self, stream: &mut Stream) -> Option<Result<Bytes, BodyError>> {
-        match self.outcome(stream) {
-            Outcome::Unseen if self.torn || stream.subscription.is_none() => {
-                Some(Err(BackendError::bare(Stage::Body).into()))
-            }
-            Outcome::Unseen | Outcome::Passed => stream.end_cut(true).map(Ok),
-            Outcome::Awaited => stream.end_cut(false).map(Ok),
-        }
-    }
-
-    /// Whether the call was answered before its stream broke off.
-    #[cold]
-    fn outcome(&self, stream: &Stream) -> Outcome {
-        if let Some(settled) = self.settled {
-            return settled;
-        }
-        if self.torn || self.passed_unseen {
-            return Outcome::Unseen;
-        }
-        let (mut reader, mut scanner) = (EventReader::new(), stream.worker.scanner.borrow_mut());
-        for bytes in &self.passed {
-            reader.push(bytes.clone());
-            while let Ok(Some(event)) = reader.next() {
-                let Some(data) = event.data.filter(|data| !data.is_empty()) else { continue };
-                let envelope = match scanner.scan(&data) {
-                    Ok(envelope) => envelope,
-                    // What cannot be read here the client may read, where it is told nothing else.
-                    Err(_) if stream.again.is_some() => return Outcome::Unseen,
-                    Err(_) => continue,
-                };
-                let is_answer = matches!(envelope.kind, FrameKind::Response | FrameKind::Error);
-                let ids = envelope.id.zip(stream.id.as_ref());
-                if is_answer && ids.is_some_and(|(id, asked)| is_same_id(id.span.of(&data), asked)) {
-                    return Outcome::Passed;
-                }
-            }
-        }
-        Outcome::Awaited
-    }
-
-    /// Passes on what is whole, keeps the rest.
-    fn take(&mut self, mut chunk: Bytes, stream: &mut Stream) {
-        let whole = self.boundary.feed(&chunk);
-        if whole > 0 {
-            let piece = chunk.split_to(whole);
-            if self.torn || !self.kept.is_empty() || !says_nothing(&piece) {
-                self.passed.clear();
-                self.passed.extend(self.kept.iter().cloned().chain([piece.clone()]));
-                self.passed_unseen = self.torn;
-            }
-            stream.ready.extend(self.kept.drain(..));
-            (self.kept_bytes, self.torn) = (0, false);
-            stream.ready.push_back(piece);
-            // A server may say more after its answer; one that is asked again would give the answer twice.
-            if stream.again.is_some() && self.settled.is_none() {
-                self.settled = Some(self.outcome(stream)).filter(|outcome| *outcome != Outcome::Awaited);
-            }
-        }
-        if chunk.is_empty() {
-            return;
-        }
-        if self.torn || self.kept_bytes + chunk.len() > HELD_BACK_BYTES_MAX {
-            stream.ready.extend(self.kept.drain(..));
-            (self.kept_bytes, self.torn) = (0, true);
-            stream.ready.push_back(chunk);
-        } else {
-            self.kept_bytes += chunk.len();
-            self.kept.push(chunk);
-        }
-    }
-}
-
-/// Whether it says nothing: what comes now and then to keep a connection alive, and the rest of a line end.
-fn says_nothing(piece: &[u8]) -> bool {
-    match piece.first() {
-        Some(b':') => memchr::memmem::find(piece, b"data").is_none(),
-        Some(b'\n' | b'\r') => piece.iter().all(|byte| matches!(byte, b'\n' | b'\r')),
-        _ => false,
     }
 }

@@ -1,6 +1,8 @@
 //! How a process comes to be: started under bounds, and introduced to.
 
 use std::cell::RefCell;
+use std::future::Future;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -8,6 +10,7 @@ use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use tokio::select;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -26,9 +29,12 @@ use crate::protocol::{Era, Method, Revision, code};
 /// A wait for the next try up to this long is waited out by the call; a longer one is told.
 const BACKOFF_WAITED: Duration = Duration::from_secs(2);
 
-/// A server that says nothing to `server/discover` for so long does not know it (MCP 2026-07-28, versioning:
-/// silence means the other era). Once it has started to answer anything, it is quick.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(20);
+/// A server that says nothing to `server/discover` for so long does not know it (MCP 2026-07-28, versioning: silence means
+/// the other era), or has not started yet: then it is asked what every one knows.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Behind the answer to `initialize`, for one to `server/discover` that was asked before.
+const PROBE_GRACE: Duration = Duration::from_secs(1);
 
 /// What a process was told first, and what it said to that.
 pub struct Introduced {
@@ -260,23 +266,46 @@ impl Supervisor {
         }
         let link = self.start(Era::Modern, &Rc::default()).await?;
         let (failed_before, tally_before) = (self.common.backoff.borrow().clone(), self.common.tally.look());
-        let heard = link.ask_own(Method::Discover, DISCOVER_PARAMS);
-        let heard = timeout(PROBE_TIMEOUT.min(self.common.program.settings.start_timeout), heard).await;
+        let discovering = link.ask_own(Method::Discover, DISCOVER_PARAMS);
+        let introduce = || link.ask_own(Method::Initialize, &ours());
+        let heard = probed(discovering, introduce, self.common.program.settings.start_timeout).await;
         let era = match &heard {
-            Ok(Ok((answer, envelope))) => era_of(answer, envelope),
-            Ok(Err(_gone)) => {
+            Some(Ok((answer, envelope))) => era_of(answer, envelope),
+            Some(Err(_gone)) => {
                 // To exit at a message that one does not know is not to fail.
                 *self.common.backoff.borrow_mut() = failed_before;
                 self.common.tally.forgive(tally_before);
                 Era::Legacy
             }
-            Err(_elapsed) => Era::Legacy,
+            None => Era::Legacy,
         };
         link.close(Stage::Sent);
         link.end();
         tracing::info!(server = %self.common.name, ?era, "the era of a server was found out");
         self.found_era.set(Some(era));
         Ok(era == Era::Modern)
+    }
+}
+
+/// What it says to `server/discover`; `None`: nothing, though it answers, or though there was time for it to start.
+async fn probed<T, I: Future>(
+    discovering: impl Future<Output = T>,
+    introduce: impl FnOnce() -> I,
+    start_timeout: Duration,
+) -> Option<T> {
+    let mut discovering = pin!(discovering);
+    if let Ok(heard) = timeout(PROBE_TIMEOUT.min(start_timeout), &mut discovering).await {
+        return Some(heard);
+    }
+    let answering = async {
+        introduce().await;
+        sleep(PROBE_GRACE).await;
+    };
+    select! {
+        biased;
+        heard = discovering => Some(heard),
+        () = answering => None,
+        () = sleep(start_timeout.saturating_sub(PROBE_TIMEOUT)) => None,
     }
 }
 
@@ -411,6 +440,33 @@ mod tests {
         for same in [r#"{"id":1, "result":{"capabilities":{"tools":{}}}}"#, r#"{"id":1,"error":{}}"#, "no"] {
             check(same, same);
         }
+    }
+
+    #[tokio::test]
+    async fn one_that_starts_slowly_is_not_taken_for_one_that_is_silent() {
+        /// When it answers either, in seconds, and how long it may take to start; what comes of it, and when.
+        async fn check(discover: u64, initialize: u64, start: u64, expected: Option<u64>, after: u64) {
+            let begun = Instant::now();
+            let heard = probed(
+                async {
+                    sleep(Duration::from_secs(discover)).await;
+                    discover
+                },
+                || sleep((begun + Duration::from_secs(initialize)).duration_since(Instant::now())),
+                Duration::from_secs(start),
+            );
+            assert_eq!(heard.await, expected, "{discover} {initialize} {start}");
+            assert_eq!(begun.elapsed().as_secs(), after, "{discover} {initialize} {start}");
+        }
+        const NEVER: u64 = 1 << 30;
+        tokio::time::pause();
+        check(0, NEVER, 60, Some(0), 0).await;
+        check(4, NEVER, 60, Some(4), 4).await;
+        check(30, 30, 60, Some(30), 30).await;
+        check(NEVER, 0, 60, None, 6).await;
+        check(NEVER, 30, 60, None, 31).await;
+        check(NEVER, NEVER, 60, None, 60).await;
+        check(NEVER, NEVER, 3, None, 3).await;
     }
 
     #[test]
