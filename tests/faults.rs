@@ -10,7 +10,7 @@ use std::io::Write;
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
@@ -108,8 +108,8 @@ fn a1_nobody_listens() {
     assert_eq!(servers()[0]["state"], "ok");
 }
 
-/// Copies what comes between each connection that is accepted and the peer, until told to accept no more.
-fn door_of(listener: TcpListener, peer: SocketAddr, is_shut: &Arc<AtomicBool>) {
+/// Copies what comes between each connection that is accepted and the peer, until told that the next is the last.
+fn door_of(listener: TcpListener, peer: SocketAddr, is_shut: &Arc<AtomicBool>) -> JoinHandle<()> {
     let is_shut = Arc::clone(is_shut);
     thread::spawn(move || {
         for inner in listener.incoming() {
@@ -128,7 +128,7 @@ fn door_of(listener: TcpListener, peer: SocketAddr, is_shut: &Arc<AtomicBool>) {
                 return std::mem::forget(listener);
             }
         }
-    });
+    })
 }
 
 /// Whether somebody tries to connect there.
@@ -146,7 +146,7 @@ fn a2_a_server_with_no_room_for_connections() {
     let listener = TcpListener::from(socket);
     let address = listener.local_addr().unwrap();
     let is_shut = Arc::default();
-    door_of(listener, peer.address, &is_shut);
+    let door = door_of(listener, peer.address, &is_shut);
     // Nobody is to give up here.
     let lines = "idle_connections_max = 1\nconnect_timeout = \"1m\"";
     let gateway = Setup::new().workers(1).server_with("a", address, lines).start();
@@ -154,6 +154,8 @@ fn a2_a_server_with_no_room_for_connections() {
     assert_eq!(Client::once(gateway.address, &call).status, 200);
     // The last is taken, and then as many wait as may.
     is_shut.store(true, Ordering::SeqCst);
+    let _last = TcpStream::connect(address).unwrap();
+    door.join().unwrap();
     let _waiting: Vec<_> = std::iter::from_fn(|| TcpStream::connect_timeout(&address, QUEUED).ok()).collect();
     // Calls have the connections that there are, and the last waits for one of its own.
     let gate = Gate::default();
