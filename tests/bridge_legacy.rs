@@ -466,14 +466,13 @@ fn scripted(scripts: Vec<Vec<Step>>) -> (Peer, Gateway) {
 
 #[test]
 fn a_call_is_made_again_as_the_server_wants_it() {
-    let asks = |id: &str, state: &str| {
-        let result = format!(
-            r#"{{"jsonrpc":"2.0","id":{id},"result":{{"inputRequests":{{"k/\u00e9":{{"method":"roots/list"}}}},"requestState":{state},"resultType":"input_required"}}}}"#
-        );
-        answer("200 OK", &result)
+    let asks = |state: &str| {
+        Step::Answer(format!(
+            r#"{{"jsonrpc":"2.0","id":@id,"result":{{"inputRequests":{{"k/\u00e9":{{"method":"roots/list"}}}},"requestState":{state},"resultType":"input_required"}}}}"#
+        ))
     };
     let state = r#""\u0061\/b \"c\"""#;
-    let (peer, gateway) = scripted(vec![vec![Step::Send(asks("1", state))]]);
+    let (peer, gateway) = scripted(vec![vec![asks(state)]]);
     let session = Session::open(&gateway, WAYS[0], &json!({"roots": {}}));
     let call = session.call("1", "echo", r#"{"n":1.0e2}"#);
     let (_, answered) = session.converse(&call, &[(ROOTS, json!({"roots": []}))]);
@@ -493,7 +492,7 @@ fn a_call_is_made_again_as_the_server_wants_it() {
         assert_eq!(call.header("mcp-session-id"), None);
     }
     // One that never has enough.
-    peer.push((0..10).map(|_| vec![Step::Send(asks("1", state))]));
+    peer.push((0..10).map(|_| vec![asks(state)]));
     let answers: Vec<_> = (0..8).map(|_| (ROOTS, json!({"roots": []}))).collect();
     let (_, refused) = session.converse(&call, &answers);
     assert!(refused["error"]["message"].as_str().unwrap().contains("more than 8 times"), "{refused}");
@@ -504,6 +503,7 @@ fn a_call_is_made_again_as_the_server_wants_it() {
 fn failures_are_told_as_errors_of_the_call() {
     let not_found = r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32601,"message":"no"}}"#;
     let progress = "data: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/progress\",\"params\":{}}\n\n";
+    let foreign = r#"{"jsonrpc":"2.0","id":987,"result":{"resultType":"complete","content":[]}}"#.to_owned();
     let (peer, gateway) = scripted(vec![
         vec![Step::Send(answer("404 Not Found", not_found))],
         vec![Step::Send(answer("404 Not Found", "gone"))],
@@ -511,6 +511,9 @@ fn failures_are_told_as_errors_of_the_call() {
         vec![Step::Send(answer("200 OK", r#"{"jsonrpc":"2.0","id":1,"result":{"resultType":"task"}}"#))],
         vec![Step::Send(answer("200 OK", "nonsense"))],
         vec![Step::Send(events()), Step::Send(chunk(progress)), Step::Reset],
+        // Of another call, or of none.
+        vec![Step::Send(answer("200 OK", &foreign))],
+        vec![Step::Send(events()), Step::Send(chunk(&format!("data: {foreign}\n\n"))), Step::Send(chunk(""))],
     ]);
     let session = Session::open(&gateway, WAYS[0], &json!({}));
     let check = |code: i64, part: &str| {
@@ -525,7 +528,9 @@ fn failures_are_told_as_errors_of_the_call() {
     check(-32603, "of a type that the client does not know");
     check(-32603, "no message of MCP");
     check(-32603, "broke off");
-    assert_eq!(peer.calls().len(), 6, "nothing was sent twice");
+    check(-32603, "what it was not asked");
+    check(-32603, "broke off");
+    assert_eq!(peer.calls().len(), 8, "nothing was sent twice");
     assert_eq!(text(&session.result("echo", "{}")), "{}");
 }
 

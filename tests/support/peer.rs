@@ -75,6 +75,12 @@ impl Seen {
         lines.find(|(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
 
+    /// The raw id of its message.
+    fn id(&self) -> String {
+        let message: Value = serde_json::from_slice(&self.body).unwrap_or_default();
+        message["id"].to_string()
+    }
+
     pub fn text(&self) -> String {
         String::from_utf8(self.body.clone()).unwrap()
     }
@@ -282,6 +288,12 @@ impl Peer {
                 state.steps(&seen)
             });
             for step in steps {
+                let step = match step {
+                    Step::Answer(message) => {
+                        Step::Send(answer("200 OK", &message.replace("@id", &seen.id())))
+                    }
+                    step => step,
+                };
                 match step.run(&mut stream, |count| self.edit(|state| state.sent += count)) {
                     After::Open => {}
                     After::Closed => {

@@ -12,6 +12,8 @@ use super::PATIENCE;
 pub enum Step {
     /// Sends these bytes.
     Send(Vec<u8>),
+    /// Sends a whole response with this message, in which `@id` stands for the raw id of the request.
+    Answer(String),
     /// Does nothing until the test opens the gate.
     Wait(Gate),
     /// Opens the gate, for a test that waits for what was sent before.
@@ -63,6 +65,7 @@ impl Step {
                 }
                 sent(bytes.len());
             }
+            Self::Answer(_) => unreachable!("who knows the request makes bytes of it"),
             Self::Wait(gate) => gate.wait(),
             Self::Open(gate) => gate.open(),
             Self::Hold => {

@@ -1,5 +1,6 @@
 //! One call: sent, passed on, and made again when the server wanted to know something first.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,8 +17,8 @@ use super::session::{Session, UnderWay};
 use super::{LegacyFace, input, inside};
 use crate::backend::shim::{Outlet, Reply, stream_of};
 use crate::backend::{Answer, Answered, BackendError, EraChoice, Lane, Outgoing, Pool, Stage};
-use crate::frame::{Envelope, EventReader, Kind, Scanner, write_event};
-use crate::protocol::{Era, Method, code};
+use crate::frame::{Envelope, EventReader, IdForm, Kind, Scanner, write_event};
+use crate::protocol::{Era, Method, code, is_same_id};
 use crate::session::MESSAGE_BYTES_MAX;
 
 /// Times that a server may ask before it answers: a wizard has a handful of steps, a loop has no end.
@@ -44,6 +45,8 @@ struct Exchange {
     read: Request,
     /// The client's own raw id.
     id: Bytes,
+    /// The raw id that the server was asked under the last time.
+    asked: RefCell<Bytes>,
 }
 
 /// What a server made of a call.
@@ -69,7 +72,8 @@ pub async fn call(
 ) -> Result<Box<Answered>, BackendError> {
     let id = read.id();
     let mut under_way = session.begin(id.clone());
-    let exchange = Exchange { face, session, pool, request, read, id };
+    let asked = RefCell::new(id.clone());
+    let exchange = Exchange { face, session, pool, request, read, id, asked };
     let heard = tokio::select! {
         heard = exchange.send(None) => heard?,
         () = under_way.cancelled() => Heard::Done(exchange.cancelled()),
@@ -84,6 +88,7 @@ pub async fn call(
 impl Exchange {
     /// Sends the call, or makes it again.
     async fn send(&self, again: Option<&Again>) -> Result<Heard, BackendError> {
+        self.asked.replace(again.map_or_else(|| self.id.clone(), |again| again.id.clone()));
         let made = self.read.modern(&self.session, &self.request, again);
         let Ok(mut modern) = made else {
             let text = "params have what no client of this revision can have";
@@ -128,6 +133,9 @@ impl Exchange {
             Kind::Request | Kind::Notification => false,
         };
         let heard = match scanned.filter(is_answer) {
+            Some(envelope) if !self.is_asked(&message, &envelope) => {
+                Heard::Done(self.misbehaved("it answered what it was not asked"))
+            }
             Some(envelope) => {
                 let is_mismatch = said == Some(code::HEADER_MISMATCH);
                 return Ok((self.turn(&message, &envelope), is_mismatch));
@@ -161,6 +169,14 @@ impl Exchange {
         }
         backend.note_spoken(Era::Legacy, None);
         true
+    }
+
+    /// Whether it answers what the server was asked. An error has no id where the server could not read it.
+    fn is_asked(&self, message: &Bytes, envelope: &Envelope) -> bool {
+        envelope.id.map_or(envelope.kind == Kind::Error, |id| {
+            is_same_id(id.span.of(message), &self.asked.borrow())
+                || (envelope.kind == Kind::Error && id.form == IdForm::Null)
+        })
     }
 
     fn turn(&self, message: &Bytes, envelope: &Envelope) -> Heard {
@@ -251,7 +267,11 @@ impl Exchange {
                 match envelope.kind {
                     Kind::Notification => drop(outlet.send(write_event(&data)).await),
                     Kind::Request => {}
-                    Kind::Response | Kind::Error => return Ok(self.turn(&data, &envelope)),
+                    Kind::Response | Kind::Error if self.is_asked(&data, &envelope) => {
+                        return Ok(self.turn(&data, &envelope));
+                    }
+                    // Of somebody else: nothing may pass for the answer that is none.
+                    Kind::Response | Kind::Error => {}
                 }
             }
         }
