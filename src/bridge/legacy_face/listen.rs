@@ -29,6 +29,9 @@ const BACKOFF_MIN: Duration = Duration::from_millis(500);
 /// No server is asked more often than this for long.
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
+/// A server that has no such stream is asked again after that: once a minute costs it nothing.
+const REFUSED_FOR: Duration = Duration::from_mins(1);
+
 /// For a server to answer a subscription and to say that it tells; costs it nothing.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -80,6 +83,17 @@ enum To {
 }
 
 impl To {
+    /// Whether that was asked for: of several sessions nobody can say which one anything else is for.
+    fn takes(&self, method: Option<Method>) -> bool {
+        match self {
+            Self::One(_) => method != Some(Method::Acknowledged),
+            Self::All(_) => matches!(
+                method,
+                Some(Method::ToolsListChanged | Method::PromptsListChanged | Method::ResourcesListChanged)
+            ),
+        }
+    }
+
     /// Tells it on; false when nobody listens any more. Cancel safe, but for an event that waits for room.
     async fn tell(&self, event: Bytes) -> bool {
         match self {
@@ -120,7 +134,7 @@ struct Stream {
 
 /// Why there is no stream.
 enum Refused {
-    /// The server has none such.
+    /// The server has none such, as far as it says.
     Forever,
     /// It may have one later.
     ForNow,
@@ -164,7 +178,8 @@ impl Ears {
                 Err(Refused::Forever) => {
                     open = None;
                     self.session.settle(wish);
-                    self.changed(wish).await;
+                    // Whoever was refused may have been so by what stands in front of the server, and others come.
+                    let _ = timeout(REFUSED_FOR, self.changed(wish)).await;
                 }
                 Err(Refused::ForNow) => {
                     open = None;
@@ -248,7 +263,7 @@ impl Stream {
             if method == Some(Method::ToolsListChanged) {
                 face.known.forget(pool.backend().id);
             }
-            if method != Some(Method::Acknowledged) && !to.tell(write_event(&message)).await {
+            if to.takes(method) && !to.tell(write_event(&message)).await {
                 return;
             }
         }

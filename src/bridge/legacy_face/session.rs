@@ -232,7 +232,8 @@ impl Session {
 
     /// It is in a hub from now on; false when it was before.
     pub fn enter_hub(&self) -> bool {
-        !std::mem::replace(&mut lock(&self.state).is_in_hub, true)
+        let mut state = lock(&self.state);
+        state.still.is_some() && !std::mem::replace(&mut state.is_in_hub, true)
     }
 
     /// It is in none any more, unless its client has a stream that is kept.
