@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName as TlsName;
 use socket2::{SockRef, TcpKeepalive};
@@ -88,9 +89,11 @@ async fn connect_tcp(host: &str, port: u16, private_addresses: bool) -> Result<T
 }
 
 /// Whose fault it is: connections that were closed a moment ago keep their local ports for a minute, and when none is
-/// left for that address, the server is not to blame.
+/// left for that address, the server is not to blame. Nor is it when this process or the system has no descriptor left.
 fn stage_of(error: &io::Error) -> Stage {
-    if error.kind() == io::ErrorKind::AddrNotAvailable { Stage::NoPort } else { Stage::Connect }
+    let lacks = [Errno::ADDRNOTAVAIL, Errno::MFILE, Errno::NFILE];
+    let is_ours = Errno::from_io_error(error).is_some_and(|errno| lacks.contains(&errno));
+    if is_ours { Stage::NoPort } else { Stage::Connect }
 }
 
 #[cfg(test)]
@@ -99,20 +102,18 @@ mod tests {
 
     #[test]
     fn a_port_that_lacks_here_is_not_the_servers_fault() {
-        let check = |kind: io::ErrorKind, expected: Stage, text: &str| {
-            let stage = stage_of(&kind.into());
-            assert_eq!((stage, stage.is_servers()), (expected, expected == Stage::Connect), "{kind}");
+        let check = |errno: Errno, expected: Stage, text: &str| {
+            let stage = stage_of(&errno.into());
+            assert_eq!((stage, stage.is_servers()), (expected, expected == Stage::Connect), "{errno}");
             let name = crate::base::ServerName::new("a").expect("a name");
             let fault = BackendError::bare(stage).into_fault(&name);
             assert!(fault.for_client().contains(text), "{}", fault.for_client());
             assert!(fault.for_client().contains("did not run"));
         };
-        check(
-            io::ErrorKind::AddrNotAvailable,
-            Stage::NoPort,
-            "no local port is free for a connection to server `a`",
-        );
-        check(io::ErrorKind::ConnectionRefused, Stage::Connect, "cannot be reached");
+        for errno in [Errno::ADDRNOTAVAIL, Errno::MFILE, Errno::NFILE] {
+            check(errno, Stage::NoPort, "no local port or file is free for a connection to server `a`");
+        }
+        check(Errno::CONNREFUSED, Stage::Connect, "cannot be reached");
     }
 
     /// Whether a connection to a port on which somebody listens comes about, or why not.

@@ -140,8 +140,8 @@ impl BackendError {
             Stage::NoPort => (
                 Kind::Overloaded,
                 format!(
-                    "no local port is free for a connection to server `{server}`: keep as many (idle_connections_max) as \
-                     calls (in_flight_max), or widen net.ipv4.ip_local_port_range; the call did not run"
+                    "no local port or file is free for a connection to server `{server}`: set idle_connections_max to its \
+                     in_flight_max, widen net.ipv4.ip_local_port_range, or allow more open files; the call did not run"
                 ),
             ),
             Stage::Start => {

@@ -8,6 +8,7 @@ use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use rustix::io::Errno;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
 
@@ -70,7 +71,9 @@ impl Intake {
                 Err(error) if is_of_client(&error) => {}
                 Err(error) => {
                     self.say(&error);
-                    self.turn_away();
+                    if lacks_files(&error) {
+                        self.turn_away();
+                    }
                     self.goes_on = Some(Instant::now() + PAUSE);
                 }
             }
@@ -83,8 +86,8 @@ impl Intake {
             self.said = Some(now);
             tracing::warn!(
                 %error,
-                "cannot accept connections; new ones are closed until others end. Allow more open files (LimitNOFILE=, \
-                 ulimit -Hn), or set server.connections_max lower"
+                "cannot accept connections. Where open files are lacking, new ones are closed until others end: allow more \
+                 (LimitNOFILE=, ulimit -Hn), or set server.connections_max lower"
             );
         }
     }
@@ -104,9 +107,30 @@ impl Intake {
     }
 }
 
-/// Whether that one connection is gone, and nothing is wrong with the next (accept(2)).
+/// Whether that one connection is gone or forbidden, and nothing is wrong with the next: Linux gives the errors of the new
+/// socket itself, too (accept(2)).
 fn is_of_client(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset)
+    Errno::from_io_error(error).is_some_and(|errno| {
+        matches!(
+            errno,
+            Errno::CONNABORTED
+                | Errno::CONNRESET
+                | Errno::HOSTDOWN
+                | Errno::HOSTUNREACH
+                | Errno::NETDOWN
+                | Errno::NETUNREACH
+                | Errno::NONET
+                | Errno::NOPROTOOPT
+                | Errno::OPNOTSUPP
+                | Errno::PERM
+                | Errno::PROTO
+        )
+    })
+}
+
+/// Whether neither this process nor the system has a descriptor left for it.
+fn lacks_files(error: &io::Error) -> bool {
+    Errno::from_io_error(error).is_some_and(|errno| matches!(errno, Errno::MFILE | Errno::NFILE))
 }
 
 /// There may be none left for it; then nobody is turned away until there is.

@@ -17,7 +17,7 @@ pub enum Trouble {
     Unreachable,
     /// Likewise, for the lack of a local port.
     #[error(
-        "no local port is free for a connection to the endpoint, so the request did not run: try again in a minute"
+        "no local port or file is free for a connection to the endpoint, so the request did not run: try again in a minute"
     )]
     NoPort,
     /// Likewise.
