@@ -173,7 +173,12 @@ fn hostile_lines_are_passed_over_and_it_is_said() {
     let long = vec![b'x'; (16 << 20) + 10];
     let request = [br#"{"jsonrpc":"2.0","id":72,"method":"tools/call","params":{"x":""#, &long[..]].concat();
     let answer = [br#"{"jsonrpc":"2.0","id":73,"result":{"x":""#, &long[..]].concat();
-    let lines: [(&[u8], Option<i64>); 11] = [
+    let deep = format!(
+        r#"{{"jsonrpc":"2.0","id":74,"method":"tools/call","params":{{"arguments":{{"x":{}{}}}}}}}"#,
+        "[".repeat(1000),
+        "]".repeat(1000)
+    );
+    let lines: [(&[u8], Option<i64>); 12] = [
         (b"not json", None),
         (b"\xff\xfe{}", None),
         (b"{\"jsonrpc\":\"2.0\"", None),
@@ -185,6 +190,7 @@ fn hostile_lines_are_passed_over_and_it_is_said() {
         (br#"{"jsonrpc":"2.0","id":71,"method":"tools/call","params":[]}"#, Some(-32600)),
         (&request, Some(-32600)),
         (&answer, None),
+        (deep.as_bytes(), Some(-32600)),
     ];
     let mut codes = Vec::new();
     for (number, (line, expected)) in lines.into_iter().enumerate() {
@@ -195,13 +201,13 @@ fn hostile_lines_are_passed_over_and_it_is_said() {
         text(&desk.answer(&json!(number)));
         codes.extend(expected);
     }
-    for (id, code) in [70, 71, 72].into_iter().zip(codes) {
+    for (id, code) in [70, 71, 72, 74].into_iter().zip(codes) {
         assert_eq!(error(&desk.answer(&json!(id))).0, code, "{id}");
     }
     let (status, rest) = desk.end();
     assert!(status.success() && rest.is_empty(), "{rest:?}");
     let log = desk.log();
-    assert_eq!(log.matches("is no message").count(), 8, "{log}");
+    assert_eq!(log.matches("is no message").count(), 9, "{log}");
     assert_eq!(log.matches("is too long").count(), 3, "{log}");
     assert!(!log.contains("xxxx"), "what was said is not repeated");
 }

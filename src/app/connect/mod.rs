@@ -235,26 +235,36 @@ impl Bridge {
         }
     }
 
-    /// Told to the client where it is known which of its requests it is about.
+    /// Told to the client where it may be a request, under its id where that can be made out: whoever asks waits.
     async fn refuse(&self, line: &Bytes, Refused { error, id }: Refused) {
-        tracing::warn!(%error, bytes = line.len(), "a line of the client's is no message; it was passed over");
+        tracing::warn!(%error, bytes = line.len(), "a line of the client's is no message; it was not sent");
+        let id = match id {
+            Some(id) => Some(line.slice_ref(id.span.of(line))),
+            None => self.id_of_unread(line, line),
+        };
         if let Some(id) = id {
-            let error = heard::error(id.span.of(line), error.code(), &error.to_string());
-            self.say(&error).await;
+            self.say(&heard::error(&id, error.code(), &error.to_string())).await;
         }
     }
 
-    /// Of a line that was not held, with the id that its ends tell of; null where they do not (JSON-RPC 2.0,
-    /// section 5.1).
+    /// The id of what may be a request, as its ends tell of it; null where they do not (JSON-RPC 2.0, section 5.1). None
+    /// that is in use: that request keeps it.
+    fn id_of_unread(&self, first: &[u8], last: &[u8]) -> Option<Bytes> {
+        let id = Bytes::from(ends::id(first, last)?);
+        let is_in_use = self.requests.era(&id).is_some();
+        if is_in_use {
+            tracing::warn!("its id is in use by another request, which keeps it");
+        }
+        Some(id).filter(|_| !is_in_use)
+    }
+
+    /// Likewise of a line that was not held.
     async fn refuse_too_long(&self, first: &[u8], last: &[u8], bytes_max: usize) {
         tracing::warn!(bytes_max, "a line of the client's is too long; it was not sent");
-        let Some(id) = ends::id(first, last) else { return };
-        if self.requests.era(&Bytes::copy_from_slice(id.as_bytes())).is_some() {
-            return tracing::warn!("its id is in use by another request, which keeps it");
-        }
+        let Some(id) = self.id_of_unread(first, last) else { return };
         let text =
             format!("the message is longer than {bytes_max} bytes, so it was not sent: send less at once");
-        self.say(&heard::error(id.as_bytes(), code::INVALID_REQUEST, &text)).await;
+        self.say(&heard::error(&id, code::INVALID_REQUEST, &text)).await;
     }
 
     async fn dispatch(self: &Rc<Self>, message: Message, tasks: &mut Tasks) {
