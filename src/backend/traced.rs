@@ -41,11 +41,15 @@ impl TraceFields {
         if !names_trace || self.0.len() > BYTES_MAX {
             return message;
         }
+        let members = self.members();
+        if members.is_empty() {
+            return message;
+        }
         // Whoever gets it says what is wrong with one that cannot be read.
         let Ok(envelope) = Scanner::new().scan(&message) else { return message };
         match place(&message, &envelope) {
             Some((at, before, behind)) => {
-                let said = [before, &self.members(), behind].concat();
+                let said = [before, &members, behind].concat();
                 rewritten(&message, &[(Span { start: at, end: at }, &said)])
             }
             None => message,
@@ -158,6 +162,10 @@ mod tests {
         let told = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"ping","params":{{"_meta":{{{both}}}}}}}"#);
         check(lines, bare, &told);
         check("", bare, bare);
+        // A value that is no text says nothing that a message could say.
+        let meta = r#"{"jsonrpc":"2.0","id":1,"method":"ping","params":{"_meta":{"x":1}}}"#;
+        let fields = TraceFields::of(b"traceparent: \xff\r\n");
+        assert_eq!(fields.put_into(Bytes::from_static(meta.as_bytes())), meta);
         check("baggage: a=b\r\n", bare, bare);
         check(&format!("traceparent: {}\r\n", "x".repeat(BYTES_MAX)), bare, bare);
         let answer = r#"{"jsonrpc":"2.0","id":1,"result":{}}"#;

@@ -8,6 +8,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use crate::frame::Envelope;
+use crate::protocol::is_same_id;
 
 /// Requests of a server that wait, in the order in which they came.
 #[derive(Default)]
@@ -66,7 +67,7 @@ impl Outside {
 
     /// The server does not wait for that one any more. `id` is raw.
     pub fn cancel(&mut self, id: &[u8]) {
-        self.waiting.retain(|waiting| waiting.id != id);
+        self.waiting.retain(|waiting| !is_same_id(&waiting.id, id));
     }
 }
 
