@@ -68,6 +68,7 @@ pub async fn export(
     if timeout(FLUSH_TIMEOUT, exporter.flush()).await.is_err() {
         tracing::warn!("the collector of traces did not take the last spans in time; they are lost");
     }
+    exporter.note_left();
 }
 
 /// Tells this process from others.
@@ -124,6 +125,10 @@ impl<P: AsyncFn(Bytes) -> Result<Answer, Unsent>> Exporter<P> {
                 break;
             }
         }
+    }
+
+    /// Nobody is told any more of what is there now.
+    fn note_left(&mut self) {
         let left = self.batch.take().map_or(0, |batch| batch.spans) + self.traces.queue.len() as u64;
         self.traces.note_dropped(left);
     }
