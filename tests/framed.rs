@@ -527,7 +527,8 @@ fn a_gateway_that_stops_answers_what_is_under_way() {
     let gate = Gate::default();
     let peer =
         Peer::script([vec![Step::Wait(gate.clone()), Step::Send(answer("200 OK", &result("1", "late")))]]);
-    let mut gateway = Gateway::open(&[("a", peer.address)]);
+    // One that knows of its end, and not another that is about to.
+    let mut gateway = Setup::new().server("a", peer.address).workers(1).start();
     let mut idle = Stream::open(&gateway, Stream::PATH, Form::Frames);
     idle.initialize("{}");
     assert_eq!(idle.ask(&ping("1"))["id"], 1);
