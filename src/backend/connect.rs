@@ -111,7 +111,11 @@ mod tests {
             assert!(fault.for_client().contains("did not run"));
         };
         for errno in [Errno::ADDRNOTAVAIL, Errno::MFILE, Errno::NFILE] {
-            check(errno, Stage::NoPort, "no local port or file is free for a connection to server `a`");
+            check(
+                errno,
+                Stage::NoPort,
+                "server `a` cannot be connected to, for no local port or file is free",
+            );
         }
         check(Errno::CONNREFUSED, Stage::Connect, "cannot be reached");
     }

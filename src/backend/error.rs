@@ -28,7 +28,7 @@ pub enum Stage {
     Private,
     /// Opening the connection.
     Connect,
-    /// The same, for which this machine has no port left.
+    /// The same, for which this machine has no port left, or no file.
     NoPort,
     /// Its program did not start.
     Start,
@@ -129,76 +129,45 @@ impl BackendError {
     /// As the fault that ends a request.
     #[cold]
     pub fn into_fault(self, server: &ServerName) -> Fault {
-        let (kind, text) = match self.stage {
-            Stage::Queue | Stage::QueueFull => (
-                Kind::Overloaded,
-                format!("server `{server}` has too many calls under way, try again; the call did not run"),
-            ),
+        let (kind, what) = match self.stage {
+            Stage::Queue | Stage::QueueFull => (Kind::Overloaded, "has too many calls under way, try again"),
             Stage::Resolve | Stage::Connect | Stage::Tls | Stage::Unsent => {
-                (Kind::Unreachable, format!("server `{server}` cannot be reached; the call did not run"))
+                (Kind::Unreachable, "cannot be reached")
             }
             Stage::NoPort => (
                 Kind::Overloaded,
-                format!(
-                    "no local port or file is free for a connection to server `{server}`: set idle_connections_max to its \
-                     in_flight_max, widen net.ipv4.ip_local_port_range, or allow more open files; the call did not run"
-                ),
+                "cannot be connected to, for no local port or file is free: set its idle_connections_max to its \
+                 in_flight_max, widen net.ipv4.ip_local_port_range, or allow more open files",
             ),
-            Stage::Start => {
-                let why = self.told().unwrap_or("its program failed");
-                (Kind::Unreachable, format!("server `{server}` did not start: {why}; the call did not run"))
+            Stage::Start => (Kind::Unreachable, "did not start"),
+            Stage::LeftAlone => {
+                (Kind::Unreachable, "could not be reached again and again and is left alone for a moment")
             }
-            Stage::LeftAlone => (
-                Kind::Unreachable,
-                format!(
-                    "server `{server}` could not be reached again and again and is left alone for a moment; the call did \
-                     not run"
-                ),
-            ),
             Stage::Private => (
                 Kind::Unreachable,
-                format!(
-                    "server `{server}` leads to a private address, which its definition does not allow \
-                     (allow_private); the call did not run"
-                ),
+                "leads to a private address, which its definition does not allow (allow_private)",
             ),
-            Stage::ConnectTimeout => (
-                Kind::Unreachable,
-                format!("server `{server}` does not accept connections; the call did not run"),
-            ),
+            Stage::ConnectTimeout => (Kind::Unreachable, "does not accept connections"),
             Stage::NoEndpoint => (
                 Kind::Unreachable,
-                format!(
-                    "server `{server}` did not say in time where messages go (event `endpoint`), as servers of the \
-                     type sse do; the call did not run"
-                ),
+                "did not say in time where messages go (event `endpoint`), as servers of the type sse do",
             ),
             Stage::ForeignEndpoint => (
                 Kind::BadAnswer,
-                format!(
-                    "server `{server}` sends messages to another origin than its own (event `endpoint`), which is \
-                     refused; the call did not run"
-                ),
+                "sends messages to another origin than its own (event `endpoint`), which is refused",
             ),
-            Stage::FirstByteTimeout => {
-                (Kind::TimedOut, format!("server `{server}` did not answer in time; the call may have run"))
-            }
-            Stage::BodyIdle => {
-                (Kind::TimedOut, format!("server `{server}` went silent; the call may have run"))
-            }
-            Stage::Sent | Stage::Body => {
-                (Kind::Broken, format!("server `{server}` broke off the connection; the call may have run"))
-            }
-            Stage::TooLarge => (
-                Kind::BadAnswer,
-                format!("server `{server}` answered more than may be held; the call may have run"),
-            ),
-            Stage::Nonsense => (
-                Kind::BadAnswer,
-                format!("server `{server}` answered what is no MCP message; the call may have run"),
-            ),
+            Stage::FirstByteTimeout => (Kind::TimedOut, "did not answer in time"),
+            Stage::BodyIdle => (Kind::TimedOut, "went silent"),
+            Stage::Sent | Stage::Body => (Kind::Broken, "broke off the connection"),
+            Stage::TooLarge => (Kind::BadAnswer, "answered more than may be held"),
+            Stage::Nonsense => (Kind::BadAnswer, "answered what is no MCP message"),
         };
-        Fault::backend(kind, text).because(self)
+        let why = match (self.stage, self.told()) {
+            (Stage::Start, told) => format!(": {}", told.unwrap_or("its program failed")),
+            _ => String::new(),
+        };
+        let fate = if self.undelivered() { "did not run" } else { "may have run" };
+        Fault::backend(kind, format!("server `{server}` {what}{why}; the call {fate}")).because(self)
     }
 }
 

@@ -135,7 +135,7 @@ struct Stream {
 /// Why there is no stream.
 enum Refused {
     /// The server has none such, as far as it says.
-    Forever,
+    Plainly,
     /// It may have one later.
     ForNow,
 }
@@ -175,7 +175,7 @@ impl Ears {
                         () = changed(&self.session, wish) => {}
                     }
                 }
-                Err(Refused::Forever) => {
+                Err(Refused::Plainly) => {
                     open = None;
                     self.session.settle(wish);
                     // Whoever was refused may have been so by what stands in front of the server, and others come.
@@ -231,7 +231,7 @@ impl Ears {
         if !head.status.is_success() || !head.is_event_stream() {
             let passes =
                 head.status.is_server_error() || matches!(head.status.as_u16(), 401 | 403 | 409 | 429);
-            return Err(if passes { Refused::ForNow } else { Refused::Forever });
+            return Err(if passes { Refused::ForNow } else { Refused::Plainly });
         }
         let mut stream = Box::new(Stream { answer, reader: EventReader::new(), wish, has_told: false });
         match stream.next().await {
