@@ -513,6 +513,8 @@ async function checkListChanged(run, list) {
     if (!toggles) return { detail: 'notified' };
     const there = async () => run.plain(await session.list(list)).some(item => item.name === toggles);
     for (let changed = false; !changed;) {
+        // Two that change it in step, each upon the other's notification, undo what the other did.
+        await pause(POKE_MS * Math.random());
         const before = await there();
         const notified = once(session.events, list);
         await run.call(session, { tool });

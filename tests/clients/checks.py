@@ -517,6 +517,8 @@ async def check_list_changed(run, name):
         if not (toggled := wanted.get("toggles")):
             return "notified"
         while True:
+            # Two that change it in step, each upon the other's notification, undo what the other did.
+            await anyio.sleep(POKE_SECONDS * random.random())
             before = await names_of(run, session, name)
             arrived = len(session.events.arrived(name))
             await change(0)
