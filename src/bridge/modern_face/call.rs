@@ -195,15 +195,13 @@ impl Run {
             Err(fault) if self.session.key.is_further() => {
                 tracing::debug!(server = %self.pool.backend().name(), %fault, "a call has no session to itself");
                 let key = Key { place: 0, ..self.session.key };
-                seat = self.sessions.seat(key, &self.pool).ok_or_else(just_ended)?;
+                seat =
+                    self.sessions.seat(key, self.asked.may_be_asked(), &self.pool).ok_or_else(just_ended)?;
                 self.session = Arc::clone(&seat.session);
                 self.session.open(&self.pool).await?
             }
             opened => opened?,
         };
-        if !self.asked.may_be_asked() {
-            self.session.note_not_asked(seat.number);
-        }
         if let Some(level) = self.asked.log_level {
             self.session.log_from(&self.pool, &ready, level).await;
         }
@@ -225,7 +223,7 @@ impl Run {
         }
         tracing::info!(server = %self.pool.backend().name(), "the server lost its session; opening another");
         self.session.forget(&line.ready);
-        let seat = self.session.begin().ok_or_else(just_ended)?;
+        let seat = self.session.begin(self.asked.may_be_asked()).ok_or_else(just_ended)?;
         self.begin(seat).await.map(Some)
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::task::spawn_local;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::session::{FaceSession, tell};
@@ -43,7 +44,7 @@ pub async fn keep(sessions: Arc<Sessions>, session: Arc<FaceSession>, pool: Rc<P
                     if session.end_if_idle(idle_timeout) {
                         break 'reading;
                     }
-                    refuse_overdue(&session, &pool, ready.as_deref()).await;
+                    refuse_overdue(&session, &pool, ready.as_ref());
                     // Whoever listens is not told that the server forgot; a call notices by itself.
                     if session.ready().is_none() && session.is_listened_to() {
                         drop(session.open(&pool).await);
@@ -84,14 +85,23 @@ async fn listen(sessions: &Sessions, session: &Arc<FaceSession>, pool: &Rc<Pool>
     }
 }
 
-/// Answers what was asked outside of any call, and no call came for.
-async fn refuse_overdue(session: &FaceSession, pool: &Rc<Pool>, ready: Option<&Ready>) {
-    let mut scanner = Scanner::new();
-    for message in session.overdue_outside() {
-        if let (Some(ready), Ok(envelope)) = (ready, scanner.scan(&message)) {
-            refuse(pool, ready, &message, &envelope, "no call came that a client can be asked by").await;
-        }
+/// Answers what was asked outside of any call, and no call came for. Beside what is read: a server may take an answer only
+/// once it has said what it wants to. As many at once as may wait ([`Sessions`]).
+fn refuse_overdue(session: &FaceSession, pool: &Rc<Pool>, ready: Option<&Arc<Ready>>) {
+    let (overdue, Some(ready)) = (session.overdue_outside(), ready) else { return };
+    if overdue.is_empty() {
+        return;
     }
+    let (pool, ready) = (Rc::clone(pool), Arc::clone(ready));
+    spawn_local(async move {
+        let mut scanner = Scanner::new();
+        for message in overdue {
+            if let Ok(envelope) = scanner.scan(&message) {
+                refuse(&pool, &ready, &message, &envelope, "no call came that a client can be asked by")
+                    .await;
+            }
+        }
+    });
 }
 
 /// Whether it is a ping, which is nobody's in particular.

@@ -154,7 +154,12 @@ impl ModernFace {
     async fn call(self: &Arc<Self>, key: Key, pool: &Rc<Pool>, asked: Asked) -> Outcome {
         // Of a client that cannot be asked nothing has to be told apart.
         let is_apart = key.capabilities.can_be_asked() && pool.backend().serves_calls_apart();
-        let seat = if is_apart { self.sessions.seat_apart(key, pool) } else { self.sessions.seat(key, pool) };
+        let may_be_asked = asked.may_be_asked();
+        let seat = if is_apart {
+            self.sessions.seat_apart(key, may_be_asked, pool)
+        } else {
+            self.sessions.seat(key, may_be_asked, pool)
+        };
         let Some(seat) = seat else { return Ok(too_many(&asked)) };
         let (client, answer) = Client::of(&asked);
         let (holds, sessions) = (Arc::clone(&self.holds), Arc::clone(&self.sessions));

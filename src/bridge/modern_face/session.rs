@@ -192,17 +192,20 @@ impl FaceSession {
         self.answer.load_full()
     }
 
-    /// A place for a call; `None` when the session is over.
-    pub fn begin(self: &Arc<Self>) -> Option<Seat> {
-        self.begin_where(|state| !state.is_over)
+    /// A place for a call, and whether its client can be asked by it, which a call of a kind that has no round for it cannot.
+    /// `None` when the session is over.
+    pub fn begin(self: &Arc<Self>, may_be_asked: bool) -> Option<Seat> {
+        self.begin_where(may_be_asked, |state| !state.is_over)
     }
 
     /// The same, where it is the only one, and all that the server asks from then on is of this call.
-    pub fn begin_alone(self: &Arc<Self>) -> Option<Seat> {
-        self.begin_where(|state| !state.is_over && state.calls.is_empty() && !state.is_doubtful())
+    pub fn begin_alone(self: &Arc<Self>, may_be_asked: bool) -> Option<Seat> {
+        self.begin_where(may_be_asked, |state| {
+            !state.is_over && state.calls.is_empty() && !state.is_doubtful()
+        })
     }
 
-    fn begin_where(self: &Arc<Self>, is_fit: impl Fn(&State) -> bool) -> Option<Seat> {
+    fn begin_where(self: &Arc<Self>, may_be_asked: bool, is_fit: impl Fn(&State) -> bool) -> Option<Seat> {
         let (sender, aside) = aside();
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let mut state = self.lock();
@@ -210,7 +213,7 @@ impl FaceSession {
             return None;
         }
         state.used = Instant::now();
-        state.calls.insert(number, Call { mouth: sender, may_be_asked: true });
+        state.calls.insert(number, Call { mouth: sender, may_be_asked });
         drop(state);
         Some(Seat { session: Arc::clone(self), number, aside })
     }
@@ -264,13 +267,6 @@ impl FaceSession {
     pub fn is_alone(&self, number: u64) -> bool {
         let state = self.lock();
         state.calls.len() == 1 && state.calls.contains_key(&number) && !state.is_doubtful()
-    }
-
-    /// No client can be asked by that call, for it is of a kind that has no round for it.
-    pub fn note_not_asked(&self, number: u64) {
-        if let Some(call) = self.lock().calls.get_mut(&number) {
-            call.may_be_asked = false;
-        }
     }
 
     /// Keeps what the server asks outside of any call until one comes that can be asked; false when it is to
@@ -474,6 +470,7 @@ impl Drop for Seat {
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::Semaphore;
     use tokio::sync::mpsc::error::TryRecvError;
 
     use super::super::aside::WAITING_MAX;
@@ -511,12 +508,12 @@ mod tests {
             )
         };
         check(&session, &mut [], ask, &[]);
-        let mut one = session.begin().expect("it goes on");
+        let mut one = session.begin(true).expect("it goes on");
         assert!(session.is_alone(one.number));
         for message in [ask, log, &progress("1")] {
             check(&session, &mut [&mut one], message, &[0]);
         }
-        let mut other = session.begin().expect("it goes on");
+        let mut other = session.begin(true).expect("it goes on");
         assert!(!session.is_alone(one.number) && !session.is_alone(other.number));
         for message in [ask, log, &progress("\"1\""), &progress("3"), &progress("-1")] {
             check(&session, &mut [&mut one, &mut other], message, &[]);
@@ -532,6 +529,30 @@ mod tests {
         let envelope = Scanner::new().scan(&message).expect("a message");
         let taken = (0..2 * WAITING_MAX).filter(|_| session.route(&message, &envelope)).count();
         assert_eq!(taken, WAITING_MAX);
+    }
+
+    #[test]
+    fn what_no_call_can_be_asked_waits_for_one_that_can() {
+        let ask = Bytes::from_static(br#"{"jsonrpc":"2.0","id":1,"method":"roots/list"}"#);
+        let envelope = Scanner::new().scan(&ask).expect("a message");
+        let places = Arc::new(Semaphore::new(10));
+        let check = |calls: &[bool], is_routed: bool, is_kept: bool| {
+            let session = session();
+            let seats: Vec<_> = calls.iter().map(|may| session.begin(*may).expect("it goes on")).collect();
+            assert_eq!(session.route(&ask, &envelope), is_routed, "{calls:?}");
+            let place = Arc::clone(&places).try_acquire_owned().expect("there is room");
+            let wait_max = Duration::from_secs(1);
+            assert_eq!(session.keep_outside(&ask, &envelope, wait_max, place), is_kept, "{calls:?}");
+            assert_eq!(session.take_outside().len(), usize::from(is_kept), "{calls:?}");
+            drop(seats);
+        };
+        check(&[], false, true);
+        check(&[false], false, true);
+        // As two that open the session together.
+        check(&[false, false], false, true);
+        check(&[true], true, false);
+        check(&[false, true], false, false);
+        check(&[true, true], false, false);
     }
 
     #[test]
@@ -561,6 +582,6 @@ mod tests {
         assert_eq!(one.aside.try_recv(), Err(TryRecvError::Disconnected));
         assert!(!session.end_if_idle(Duration::ZERO), "somebody listens");
         assert_eq!(session.unlisten(other.number), ["b"]);
-        assert!(session.end_if_idle(Duration::ZERO) && session.begin().is_none());
+        assert!(session.end_if_idle(Duration::ZERO) && session.begin(true).is_none());
     }
 }

@@ -68,17 +68,17 @@ impl Sessions {
     }
 
     /// A place for a call in the session of that key, likewise.
-    pub fn seat(self: &Arc<Self>, key: Key, pool: &Rc<Pool>) -> Option<Seat> {
+    pub fn seat(self: &Arc<Self>, key: Key, may_be_asked: bool, pool: &Rc<Pool>) -> Option<Seat> {
         // Locked until it has the place: else the session might be ended for another before.
-        let (seat, is_new) = self.seat_in(&mut self.lock(), key)?;
+        let (seat, is_new) = self.seat_in(&mut self.lock(), key, may_be_asked)?;
         self.keep_if(is_new, &seat.session, pool);
         Some(seat)
     }
 
     /// The same in a session that nothing else is under way in: the first such one. Where all that there may
     /// be are in use, it shares the last.
-    pub fn seat_apart(self: &Arc<Self>, key: Key, pool: &Rc<Pool>) -> Option<Seat> {
-        let (seat, is_new) = self.seat_apart_in(&mut self.lock(), key)?;
+    pub fn seat_apart(self: &Arc<Self>, key: Key, may_be_asked: bool, pool: &Rc<Pool>) -> Option<Seat> {
+        let (seat, is_new) = self.seat_apart_in(&mut self.lock(), key, may_be_asked)?;
         self.keep_if(is_new, &seat.session, pool);
         Some(seat)
     }
@@ -115,14 +115,14 @@ impl Sessions {
         Some((session, true))
     }
 
-    fn seat_in(&self, live: &mut Live, key: Key) -> Option<(Seat, bool)> {
+    fn seat_in(&self, live: &mut Live, key: Key, may_be_asked: bool) -> Option<(Seat, bool)> {
         let (session, is_new) = self.find_in(live, key)?;
-        Some((session.begin()?, is_new))
+        Some((session.begin(may_be_asked)?, is_new))
     }
 
-    fn seat_apart_in(&self, live: &mut Live, key: Key) -> Option<(Seat, bool)> {
+    fn seat_apart_in(&self, live: &mut Live, key: Key, may_be_asked: bool) -> Option<(Seat, bool)> {
         let places = || (0..=FURTHER_MAX).map(|place| Key { place, ..key });
-        if let Some(seat) = places().find_map(|key| live.get(&key)?.begin_alone()) {
+        if let Some(seat) = places().find_map(|key| live.get(&key)?.begin_alone(may_be_asked)) {
             return Some((seat, false));
         }
         let is_further =
@@ -130,11 +130,11 @@ impl Sessions {
         let vacant = places().find(|key| !live.contains_key(key)).filter(|key| {
             !key.is_further() || live.keys().filter(is_further).count() < usize::from(FURTHER_MAX)
         });
-        if let Some(taken) = vacant.and_then(|key| self.seat_in(live, key)) {
+        if let Some(taken) = vacant.and_then(|key| self.seat_in(live, key, may_be_asked)) {
             return Some(taken);
         }
-        let last = places().rev().find_map(|key| live.get(&key)?.begin());
-        last.map(|seat| (seat, false)).or_else(|| self.seat_in(live, key))
+        let last = places().rev().find_map(|key| live.get(&key)?.begin(may_be_asked));
+        last.map(|seat| (seat, false)).or_else(|| self.seat_in(live, key, may_be_asked))
     }
 
     fn lock(&self) -> MutexGuard<'_, Live> {
@@ -193,12 +193,12 @@ mod tests {
         drop(check(4, "A", Some(()), &[0, 1, 2]));
         drop(check(3, "B", Some(()), &[0, 1, 2]));
         let older = check(3, "A", Some(()), &[1, 2]);
-        let call = older.as_ref().and_then(FaceSession::begin);
+        let call = older.as_ref().and_then(|session| session.begin(true));
         drop(check(2, "A", Some(()), &[1]));
         drop(check(1, "A", None, &[1]));
         drop(call);
         drop(check(1, "A", Some(()), &[]));
-        assert!(older.is_some_and(|older| older.begin().is_none()), "it is over");
+        assert!(older.is_some_and(|older| older.begin(true).is_none()), "it is over");
     }
 
     fn sessions(per_key_max: usize) -> Sessions {
@@ -218,7 +218,7 @@ mod tests {
         pause();
         let sessions = sessions(20);
         let take = |letter: &str| {
-            let taken = sessions.seat_apart_in(&mut sessions.lock(), key(letter, 0));
+            let taken = sessions.seat_apart_in(&mut sessions.lock(), key(letter, 0), true);
             taken.map(|(seat, _)| seat).expect("there is always one")
         };
         let check = |seat: &Seat, place: u8, is_alone: bool| {
@@ -249,7 +249,7 @@ mod tests {
         // The bound is of the key at the server, whatever its clients can do.
         let other = Key { capabilities: ClientCapabilities::ROOTS, ..key("A", 0) };
         let others: Vec<_> =
-            (0..2).filter_map(|_| sessions.seat_apart_in(&mut sessions.lock(), other)).collect();
+            (0..2).filter_map(|_| sessions.seat_apart_in(&mut sessions.lock(), other, true)).collect();
         let others: Vec<_> = others.iter().map(|(seat, is_new)| (seat.session.key.place, *is_new)).collect();
         assert_eq!(others, [(0, true), (0, false)]);
     }
@@ -258,7 +258,7 @@ mod tests {
     async fn without_room_for_more_sessions_they_are_shared() {
         let sessions = sessions(2);
         let places: Vec<_> =
-            (0..4).filter_map(|_| sessions.seat_apart_in(&mut sessions.lock(), key("A", 0))).collect();
+            (0..4).filter_map(|_| sessions.seat_apart_in(&mut sessions.lock(), key("A", 0), true)).collect();
         let places: Vec<_> = places.iter().map(|(seat, is_new)| (seat.session.key.place, *is_new)).collect();
         assert_eq!(places, [(0, true), (1, true), (1, false), (1, false)]);
         for (place, expected) in [(0, 300), (1, 60)] {
