@@ -136,8 +136,7 @@ impl<P: AsyncFn(Bytes) -> Result<Answer, Unsent>> Exporter<P> {
     /// Whether there is a batch.
     fn fill(&mut self) -> bool {
         if self.batch.is_none() {
-            let spans: Vec<_> =
-                std::iter::from_fn(|| self.traces.queue.pop()).take(BATCH_SPANS_MAX).collect();
+            let spans: Vec<_> = std::iter::from_fn(|| self.traces.take()).take(BATCH_SPANS_MAX).collect();
             if !spans.is_empty() {
                 let bytes = wire::encode(&self.traces.config, &self.instance, &spans).into();
                 self.batch = Some(Batch { bytes, spans: spans.len() as u64, tries: 0 });

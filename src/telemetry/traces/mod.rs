@@ -17,7 +17,7 @@ mod span;
 mod wire;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crossbeam::queue::ArrayQueue;
@@ -98,6 +98,8 @@ pub struct Traces {
     config: Config,
     /// Spans that ended.
     queue: ArrayQueue<Box<Span>>,
+    /// Of all in it, as far as clients chose them.
+    queued_bytes: AtomicUsize,
     workers: usize,
     /// What found the queue full, or was not taken by the collector.
     dropped: AtomicU64,
@@ -115,8 +117,12 @@ pub struct Tracer {
 /// Spans that wait for the collector: so many seconds of two each for every trace there may be.
 const QUEUE_SECONDS: usize = 10;
 
-/// Whatever the budget, so many spans can wait; some 300 bytes each.
+/// Whatever the budget, so many spans can wait; some 300 bytes each, beside what clients chose.
 const QUEUE_SPANS_MAX: usize = 1 << 16;
+
+/// What clients chose of all of them: names, ids and states of traces, of which usual ones have a hundred bytes and others
+/// three thousand.
+const QUEUE_BYTES_MAX: usize = 16 << 20;
 
 impl Traces {
     /// For so many workers.
@@ -125,6 +131,7 @@ impl Traces {
         Arc::new(Self {
             config,
             queue: ArrayQueue::new(spans),
+            queued_bytes: AtomicUsize::new(0),
             workers: workers.max(1),
             dropped: AtomicU64::new(0),
             exported: AtomicU64::new(0),
@@ -150,9 +157,20 @@ impl Traces {
 
     /// A span has ended. Never waits.
     fn hand_on(&self, span: Box<Span>) {
-        if self.queue.push(span).is_err() {
+        let bytes = span.bytes();
+        // Workers that do so at once may go over it by a span each.
+        let has_room = self.queued_bytes.fetch_add(bytes, Ordering::Relaxed) < QUEUE_BYTES_MAX;
+        if !has_room || self.queue.push(span).is_err() {
+            self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
             self.note_dropped(1);
         }
+    }
+
+    /// The one that has waited for longest.
+    fn take(&self) -> Option<Box<Span>> {
+        let span = self.queue.pop()?;
+        self.queued_bytes.fetch_sub(span.bytes(), Ordering::Relaxed);
+        Some(span)
     }
 
     fn note_dropped(&self, spans: u64) {

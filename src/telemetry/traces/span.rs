@@ -45,6 +45,16 @@ pub struct Span {
     pub code: Option<i32>,
 }
 
+impl Span {
+    /// Of all in it that a client chose.
+    pub(super) fn bytes(&self) -> usize {
+        let target = self.target.as_ref().map_or(0, |(Target::Tool(name) | Target::Prompt(name))| name.len());
+        let method = if let Cow::Owned(method) = &self.method { method.len() } else { 0 };
+        let texts = [&self.tracestate, &self.id].map(|text| text.as_ref().map_or(0, |text| text.len()));
+        target + method + texts.iter().sum::<usize>()
+    }
+}
+
 /// Which side of a message a span tells of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
@@ -78,7 +88,7 @@ pub fn clip(text: &str) -> Box<str> {
     text[..end].into()
 }
 
-/// A span that is under way. Handed on when it ends, or is dropped.
+/// A span that is under way. Handed on when it ends; nothing is told of one that is dropped before.
 pub struct Open {
     span: Option<Box<Span>>,
     traces: Arc<Traces>,

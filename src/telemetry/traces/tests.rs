@@ -249,6 +249,18 @@ fn a_full_queue_drops_and_counts() {
         tracer.open(span(context(1))).end("ok", Duration::ZERO);
     }
     assert_eq!((traces.queue.len(), traces.dropped.load(Ordering::Relaxed)), (64, 36));
+    // Likewise one of few spans that clients made long.
+    let traces = Traces::new(config(Share::ALL, Parents::Follow, 10_000), 1);
+    let tracer = traces.tracer().expect("there are random numbers");
+    let long = || Span { tracestate: Some("x".repeat(1 << 20).into()), ..span(context(1)) };
+    for _ in 0..20 {
+        tracer.open(long()).end("ok", Duration::ZERO);
+    }
+    let counts = || (traces.queue.len(), traces.dropped.load(Ordering::Relaxed));
+    assert_eq!(counts(), (16, 4));
+    assert!(traces.take().is_some());
+    tracer.open(long()).end("ok", Duration::ZERO);
+    assert_eq!(counts(), (16, 4));
 }
 
 #[test]
