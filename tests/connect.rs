@@ -519,9 +519,12 @@ fn a_question_that_nobody_can_answer_any_more_is_not_waited_for() {
     desk.say(&call("1", "echo", &json!({})));
     desk.told("roots/list");
     let began = Instant::now();
-    assert!(desk.end().0.success());
+    let (status, rest) = desk.end();
+    assert!(status.success());
     assert!(began.elapsed() < Duration::from_secs(30), "as long as for an answer: {:?}", began.elapsed());
     assert!(desk.log().contains("asks the client something"), "{}", desk.log());
+    assert_eq!((rest.len(), rest[0]["id"].as_i64()), (1, Some(1)), "{rest:?}");
+    assert!(error(&rest[0]).1.contains("input has ended"), "{rest:?}");
 }
 
 /// Answers a request of which it has read the head alone, and closes.

@@ -117,6 +117,7 @@ impl Bridge {
                 Some(Heard::Response { .. }) => {
                     tracing::warn!("an answer to another request came; it was dropped");
                 }
+                Some(Heard::TakenBack { id }) => self.take_back(&message, &id).await,
                 Some(Heard::Call { id, .. }) => self.pass(&message, id).await,
                 None => {}
             }
@@ -200,6 +201,7 @@ impl Bridge {
         let mut answer = None;
         for message in heard::each(data) {
             match heard::read(&message) {
+                Some(Heard::TakenBack { id }) => self.take_back(&message, &id).await,
                 Some(Heard::Call { method, id }) => {
                     let is_acknowledgement = method == Method::Acknowledged.as_str();
                     if is_acknowledgement && std::mem::replace(&mut hearing.is_acknowledged, true) {

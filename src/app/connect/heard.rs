@@ -5,6 +5,8 @@ use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
 
+use crate::protocol::Method;
+
 /// What a message of the endpoint is.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Heard {
@@ -15,7 +17,12 @@ pub enum Heard {
         /// Whether it is an error.
         is_error: bool,
     },
-    /// A request or a notification.
+    /// The endpoint takes back a request of its own, under that id as it was written.
+    TakenBack {
+        /// Of the request.
+        id: String,
+    },
+    /// Another request or notification.
     Call {
         /// Its method.
         method: String,
@@ -33,6 +40,14 @@ struct Written<'a> {
     result: Option<&'a RawValue>,
     #[serde(borrow)]
     error: Option<&'a RawValue>,
+    #[serde(borrow)]
+    params: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct TakenBack<'a> {
+    #[serde(borrow, rename = "requestId")]
+    id: &'a RawValue,
 }
 
 /// What a message is; `None` where it is none.
@@ -40,6 +55,14 @@ pub fn read(message: &[u8]) -> Option<Heard> {
     // All of it goes to the client, so all of it must be text.
     let written: Written<'_> = serde_json::from_str(std::str::from_utf8(message).ok()?).ok()?;
     match written {
+        Written { method: Some(method), id: None, params: Some(params), .. }
+            if method == Method::Cancelled.as_str() =>
+        {
+            let taken_back = serde_json::from_str::<TakenBack<'_>>(params.get()).ok();
+            Some(taken_back.map_or(Heard::Call { method, id: None }, |taken_back| Heard::TakenBack {
+                id: taken_back.id.get().to_owned(),
+            }))
+        }
         Written { method: Some(method), id, .. } => {
             Some(Heard::Call { method, id: id.map(|id| id.get().to_owned()) })
         }
@@ -128,6 +151,13 @@ mod tests {
             r#"{"method":"notifications/message","params":{"x":"y"}}"#,
             call("notifications/message", None),
         );
+        let cancelled = |params: &str| format!(r#"{{"method":"notifications/cancelled","params":{params}}}"#);
+        let taken_back = |id: &str| Some(Heard::TakenBack { id: id.to_owned() });
+        check(&cancelled(r#"{"requestId":"a","reason":"x"}"#), taken_back(r#""a""#));
+        check(&cancelled(r#"{"requestId": 7}"#), taken_back("7"));
+        for params in ["{}", "[]", "1"] {
+            check(&cancelled(params), call("notifications/cancelled", None));
+        }
         for nothing in
             ["", "[]", "1", "{}", r#"{"id":1}"#, r#"{"id":1,"result":{}"#, r#"{"id":1,"id":2,"result":{}}"#]
         {

@@ -88,6 +88,9 @@ const FINISH_PATIENCE: Duration = Duration::from_mins(1);
 /// The same, where the endpoint asks the client something: nobody is left to answer it. For other requests to end.
 const UNANSWERED_PATIENCE: Duration = Duration::from_secs(2);
 
+/// For the client to read that what is left is cut.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// For the endpoint to be told that the session is over, and for the client to read the last line.
 const FAREWELL_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -207,7 +210,16 @@ impl Bridge {
             }
             () = self.out.closed() => {}
         }
+        let awaited = self.requests.awaited();
         calls.shutdown().await;
+        let tell = async {
+            for (id, era) in awaited {
+                let trouble = Trouble::InputEnded;
+                self.say(&heard::error(&id, trouble.code(era), &trouble.to_string())).await;
+            }
+        };
+        // One that reads no more is not waited for.
+        let _ = timeout(LAST_WORDS, tell).await;
     }
 
     /// A line: a message, or several (MCP 2025-03-26).
@@ -272,7 +284,7 @@ impl Bridge {
             return self.begin(message, tasks).await;
         }
         if message.is_answer() {
-            self.questions.answer(&message.id());
+            self.questions.close(&message.id());
         }
         if let Some(id) = message.cancels() {
             match self.requests.era(&id) {
@@ -340,6 +352,12 @@ impl Bridge {
         if let Some(id) = id {
             self.questions.ask(id);
         }
+        self.say(message).await;
+    }
+
+    /// The endpoint does not ask the client that any more. Cancel safe, as [`Self::say`].
+    async fn take_back(&self, message: &[u8], id: &str) {
+        self.questions.close(id.as_bytes());
         self.say(message).await;
     }
 

@@ -1,4 +1,4 @@
-//! What the endpoint asks the client, until that has answered. Nobody can once the client's input has ended.
+//! What the endpoint asks the client, until that has answered or the endpoint takes it back. Nobody can once the client's input has ended.
 
 use std::cell::RefCell;
 
@@ -26,8 +26,8 @@ impl Questions {
         self.asked.notify_waiters();
     }
 
-    /// The client has answered that.
-    pub fn answer(&self, id: &[u8]) {
+    /// The client has answered that, or nobody asks it any more.
+    pub fn close(&self, id: &[u8]) {
         self.open.borrow_mut().retain(|open| !is_same_id(open.as_bytes(), id));
     }
 
@@ -56,10 +56,10 @@ mod tests {
         check(false);
         questions.ask("1".to_owned());
         questions.ask("\"a\\u0062\"".to_owned());
-        questions.answer(b"1");
-        questions.answer(b"\"1\"");
+        questions.close(b"1");
+        questions.close(b"\"1\"");
         check(true);
-        questions.answer(b"\"ab\"");
+        questions.close(b"\"ab\"");
         check(false);
         (0..2 * OPEN_MAX).for_each(|id| questions.ask(id.to_string()));
         assert_eq!(questions.open.borrow().len(), OPEN_MAX);

@@ -113,6 +113,13 @@ impl Requests {
         self.all.borrow().get(id).is_some_and(|request| request.is_cancelled)
     }
 
+    /// All for which the client waits, with their eras.
+    pub fn awaited(&self) -> Vec<(Bytes, Era)> {
+        let all = self.all.borrow();
+        let awaited = all.iter().filter(|(_, request)| !request.is_cancelled);
+        awaited.map(|(id, request)| (id.clone(), request.era)).collect()
+    }
+
     /// Gives one up: it is not answered any more.
     pub fn give_up(&self, id: &Bytes) {
         let task = self.all.borrow().get(id).and_then(|request| request.task.clone());
@@ -146,7 +153,9 @@ mod tests {
         drop(one);
         let next = admit("1", 10);
         assert!(next.is_ok() && !requests.is_cancelled(&Bytes::from_static(b"1")));
+        assert_eq!(requests.awaited(), [(Bytes::from_static(b"1"), Era::Legacy)]);
         requests.cancel(&Bytes::from_static(b"1"));
+        assert!(requests.awaited().is_empty());
         assert!(requests.is_cancelled(&Bytes::from_static(b"1")));
         drop(next);
         assert!(!requests.is_cancelled(&Bytes::from_static(b"1")), "what has the id next is another");

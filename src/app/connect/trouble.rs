@@ -69,6 +69,12 @@ pub enum Trouble {
     /// The session was lost and could not be opened again.
     #[error("the endpoint has lost the session, and another could not be opened: start the client again")]
     SessionLost,
+    /// The client's input has ended, and with it what there is to wait for.
+    #[error(
+        "the client's input has ended before this was answered, and it may have run: keep the input open until all is \
+         answered, the endpoint's own questions too"
+    )]
+    InputEnded,
     /// The client's doing.
     #[error("more requests are under way than may be at once (4096, with 64 MiB): wait for answers")]
     TooMany,
