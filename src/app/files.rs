@@ -1,4 +1,5 @@
-//! Whether this process may open as many files as what is configured takes: each connection is one.
+//! Whether this process may open as many files as what is configured takes: each connection is one. Event streams to servers
+//! are not counted: those that several clients' sessions share are few, and others are as many as clients ask for.
 
 use crate::backend::{self, Address};
 use crate::child;

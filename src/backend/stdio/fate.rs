@@ -76,7 +76,10 @@ pub fn exited(status: ExitStatus, program: &Program) -> String {
 pub fn unstarted(error: &io::Error, program: &Program) -> String {
     match &program.cwd {
         Some(cwd) if !cwd.is_dir() => "its working directory (`cwd`) is not there".to_owned(),
-        _ => format!("no process can be started: {}", error.kind()),
+        _ => match error.raw_os_error() {
+            Some(code) => format!("no process can be started: {}", io::Error::from_raw_os_error(code)),
+            None => format!("no process can be started: {}", error.kind()),
+        },
     }
 }
 
