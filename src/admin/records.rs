@@ -93,7 +93,7 @@ fn place(session: &Session) -> SessionCursor {
 fn session_view(session: &Session) -> SessionView {
     SessionView {
         key_id: session.seal.key_id.as_str().to_owned(),
-        endpoint: session.seal.scope.clone(),
+        endpoint: session.seal.scope.to_string(),
         revision: session.seal.revision.as_str(),
         created_at: session.seal.created_s,
         last_used_at: session.last_used_s(),

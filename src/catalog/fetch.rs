@@ -38,7 +38,7 @@ pub enum FetchError {
 /// All lists the server offers, every page.
 pub async fn lists(pool: &Rc<Pool>, config: &Config, asker: &Asker<'_>) -> Result<ServerLists, FetchError> {
     let features = match asker {
-        Asker::Legacy(ready) => ready.features.clone(),
+        Asker::Legacy(ready) => (*ready.features).clone(),
         Asker::Modern(features) => features.clone(),
     };
     let mut lists = ServerLists { features, ..ServerLists::default() };

@@ -500,7 +500,7 @@ impl Shared {
             return;
         }
         for Missing { server, reason, .. } in &merged.missing {
-            tracing::debug!(endpoint = endpoint.scope, %server, ?reason, "server missing from the lists");
+            tracing::debug!(endpoint = &*endpoint.scope, %server, ?reason, "server missing from the lists");
         }
         self.edit(|snapshots| {
             snapshots.insert((endpoint.id, view), merged);

@@ -28,7 +28,7 @@ pub struct Endpoint {
     /// Told apart by it from every other endpoint that there was or will be, its own earlier self included.
     pub id: EndpointId,
     /// What sealed ids are bound to: `e/{endpoint}` or `s/{server}`.
-    pub scope: String,
+    pub scope: Arc<str>,
     /// One server as it is, or several as one.
     pub shape: Shape,
     /// The servers behind it, in the order of configuration.
@@ -171,7 +171,7 @@ impl Table {
         let id = EndpointId(self.next_id);
         self.next_id += 1;
         let label = self.endpoint_labels.label(&shown(&scope));
-        Arc::new(Endpoint { id, scope, shape, servers, label })
+        Arc::new(Endpoint { id, scope: scope.into(), shape, servers, label })
     }
 
     /// The endpoint a request path names: `/mcp`, `/mcp/{endpoint}`, `/metamcp/{endpoint}/mcp`,
@@ -309,7 +309,7 @@ mod tests {
 
     #[track_caller]
     fn check(path: &str, expected: Option<&str>) {
-        assert_eq!(table().find(path).map(|endpoint| endpoint.scope.as_str()), expected, "{path}");
+        assert_eq!(table().find(path).map(|endpoint| &*endpoint.scope), expected, "{path}");
     }
 
     #[test]

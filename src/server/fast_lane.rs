@@ -414,7 +414,7 @@ mod tests {
             Read::Usual(asked, bytes) => {
                 let Arriving::Whole(body) = &asked.body else { panic!("a body that was read") };
                 assert!(asked.method == Method::POST && asked.authority.is_none());
-                Ok((asked.endpoint.scope.as_str(), &body[..], came.len() - bytes))
+                Ok((&*asked.endpoint.scope, &body[..], came.len() - bytes))
             }
         };
         assert_eq!(got, expected, "{}", came.escape_ascii());

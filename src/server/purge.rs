@@ -27,8 +27,9 @@ const BYTES: usize = 2 << 10;
 /// So many fewer of one kind are worth a look: some hundred KiB.
 const FEWER_MIN: usize = 64;
 
-/// What was freed in one look can be given back in the next, and what the other threads freed meanwhile.
-const LOOKS: u8 = 3;
+/// What was freed in one look can be given back in the next, and what the other threads free meanwhile: the servers of
+/// thousands of sessions are told one after the other that these are over.
+const LOOKS: u8 = 10;
 
 impl Purge {
     /// To be told once a second or so.
@@ -73,11 +74,21 @@ mod tests {
             ([0; 3], 0),
             ([100, 0, 0], 0),
             ([37, 0, 0], 0),
-            ([36, 0, 0], 2),
-            ([36, 0, 0], 1),
-            ([36; 3], 0),
+            ([36, 0, 0], LOOKS - 1),
+            ([36, 0, 0], LOOKS - 2),
+            ([36; 3], LOOKS - 3),
         ]);
-        check(&[([0, 64, 0], 0), ([64, 0, 0], 2), ([0, 64, 0], 2), ([0, 64, 0], 1)]);
-        check(&[([0, 0, 1000], 0), ([0, 0, 900], 2), ([0, 0, 800], 2), ([0, 0, 790], 1), ([0; 3], 2)]);
+        let (first, second) = (LOOKS - 1, LOOKS - 2);
+        check(&[([0, 64, 0], 0), ([64, 0, 0], first), ([0, 64, 0], first), ([0, 64, 0], second)]);
+        check(&[
+            ([0, 0, 1000], 0),
+            ([0, 0, 900], first),
+            ([0, 0, 800], first),
+            ([0, 0, 790], second),
+            ([0; 3], first),
+        ]);
+        let mut rows = vec![([0; 3], 0), ([64; 3], 0)];
+        rows.extend((0..=LOOKS).rev().skip(1).map(|left| ([0; 3], left)));
+        check(&rows);
     }
 }

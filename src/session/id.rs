@@ -1,5 +1,7 @@
 //! The session id a client holds: everything needed to know it again, sealed.
 
+use std::sync::Arc;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
@@ -24,7 +26,7 @@ pub struct Seal {
     /// Tells this session from every other.
     pub key: SessionKey,
     /// The scope it was opened in: an endpoint's or a server's path.
-    pub scope: String,
+    pub scope: Arc<str>,
 }
 
 /// 128 random bits: a session's name within this process.
@@ -79,7 +81,7 @@ impl Seal {
             capabilities: ClientCapabilities::from_byte(*capabilities),
             created_s: u64::from_be_bytes(*created),
             key: SessionKey(*key),
-            scope: std::str::from_utf8(scope).ok()?.to_owned(),
+            scope: std::str::from_utf8(scope).ok()?.into(),
         })
     }
 }

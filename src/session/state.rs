@@ -1,7 +1,7 @@
 //! The soft state of one client's session.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::Waker;
 
 use bytes::Bytes;
@@ -20,7 +20,7 @@ pub struct Session {
     /// The endpoint as it was when the session's state was made.
     pub endpoint: Arc<Endpoint>,
     /// How the client introduced itself; told to each backend in turn.
-    pub introduction: Introduction,
+    pub introduction: Arc<Introduction>,
     /// One per server of the endpoint, in its order.
     upstreams: Box<[Arc<Upstream>]>,
     life: Arc<Life>,
@@ -31,11 +31,8 @@ pub struct Session {
 struct Life {
     /// Guards the calls under way, each with the id of its server; a few lines at a time.
     in_flight: Mutex<Vec<(Bytes, u32)>>,
-    /// Guards the session as it was over earlier versions of its endpoint, as long as calls are under way in
-    /// it; a few lines at a time.
-    former: Mutex<Vec<Weak<Session>>>,
-    /// Guards the log level; a few lines at a time.
-    log_level: Mutex<Option<Bytes>>,
+    /// What most never have.
+    rare: OnceLock<Box<Rare>>,
     /// Guards the event streams that can be taken up again, as long as they are kept; a few lines at a time.
     kept: Mutex<Vec<Weak<Stream>>>,
     /// Moves with each new event stream of the client, so that the one before ends.
@@ -48,6 +45,15 @@ struct Life {
     ended: AtomicBool,
     /// Seconds since the Unix epoch, in steps of the sweep.
     last_used_s: AtomicU64,
+}
+
+#[derive(Default)]
+struct Rare {
+    /// Guards the session as it was over earlier versions of its endpoint, as long as calls are under way in
+    /// it; a few lines at a time.
+    former: Mutex<Vec<Weak<Session>>>,
+    /// Guards the log level; a few lines at a time.
+    log_level: Mutex<Option<Bytes>>,
 }
 
 /// What the event stream is told. There is one, and for a moment the one that it took over from, which is told by that.
@@ -65,7 +71,7 @@ const IN_FLIGHT_MAX: usize = 1024;
 
 impl Session {
     /// The state of a session that nothing has been asked of yet.
-    pub fn new(seal: Seal, endpoint: Arc<Endpoint>, introduction: Introduction, now_s: u64) -> Self {
+    pub fn new(seal: Seal, endpoint: Arc<Endpoint>, introduction: Arc<Introduction>, now_s: u64) -> Self {
         let upstreams = endpoint.servers.iter().map(|_| Arc::default()).collect();
         let life = Arc::new(Life { last_used_s: AtomicU64::new(now_s), ..Life::default() });
         Self { seal, endpoint, introduction, upstreams, life }
@@ -74,7 +80,7 @@ impl Session {
     /// The same session over its endpoint as it is now: what is open at a server that did not change is open
     /// there. Also gives what has no place any more.
     pub fn over(self: &Arc<Self>, endpoint: Arc<Endpoint>) -> (Self, Vec<Leftover>) {
-        let mut former = lock(&self.life.former);
+        let mut former = lock(&self.life.rare().former);
         former.retain(|session| session.strong_count() > 0);
         former.push(Arc::downgrade(self));
         drop(former);
@@ -85,7 +91,7 @@ impl Session {
             .iter()
             .map(|place| self.upstream_at(place.backend).map_or_else(Arc::default, Arc::clone))
             .collect();
-        let (seal, introduction) = (self.seal.clone(), self.introduction.clone());
+        let (seal, introduction) = (self.seal.clone(), Arc::clone(&self.introduction));
         (Self { seal, endpoint, introduction, upstreams, life: Arc::clone(&self.life) }, left)
     }
 
@@ -143,17 +149,18 @@ impl Session {
 
     /// The session as it was over earlier versions of its endpoint, as far as calls are under way in it.
     pub fn former(&self) -> Vec<Arc<Self>> {
-        lock(&self.life.former).iter().filter_map(Weak::upgrade).collect()
+        let Some(rare) = self.life.rare.get() else { return Vec::new() };
+        lock(&rare.former).iter().filter_map(Weak::upgrade).collect()
     }
 
     /// The raw JSON of the level last set, for backends that are opened later.
     pub fn log_level(&self) -> Option<Bytes> {
-        lock(&self.life.log_level).clone()
+        lock(&self.life.rare.get()?.log_level).clone()
     }
 
     /// Remembers the level.
     pub fn remember_log_level(&self, level: Bytes) {
-        *lock(&self.life.log_level) = Some(level);
+        *lock(&self.life.rare().log_level) = Some(level);
     }
 
     /// A new event stream of the client takes over from the one before.
@@ -262,6 +269,12 @@ impl Session {
     /// Whether its state may go: nothing under way.
     pub fn is_quiet(&self) -> bool {
         lock(&self.life.in_flight).is_empty()
+    }
+}
+
+impl Life {
+    fn rare(&self) -> &Rare {
+        self.rare.get_or_init(Box::default)
     }
 }
 

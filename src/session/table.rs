@@ -9,6 +9,7 @@ use super::id::{Seal, SessionKey};
 use super::state::{Leftover, Session};
 use super::upstream::Introduction;
 use crate::auth::{Identity, Sealer};
+use crate::base::Recent;
 use crate::route::{Endpoint, Table};
 
 /// The soft states by their key. A worker keeps what it uses at hand, so this is asked when a session is
@@ -18,6 +19,8 @@ pub struct Sessions {
     sealer: Arc<Sealer>,
     shards: Box<[Mutex<Shard>]>,
     count: AtomicUsize,
+    /// Guards how clients introduced themselves; a walk over a few.
+    introductions: Mutex<Recent<Introduction>>,
     /// Guards what is to be told its end; pushed to and taken as a whole.
     leftovers: Mutex<Vec<Leftover>>,
 }
@@ -56,7 +59,8 @@ impl Sessions {
     /// An empty table.
     pub fn new(config: Config, sealer: Arc<Sealer>) -> Self {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        Self { config, sealer, shards, count: AtomicUsize::new(0), leftovers: Mutex::default() }
+        let (count, introductions, leftovers) = (AtomicUsize::new(0), Mutex::default(), Mutex::default());
+        Self { config, sealer, shards, count, introductions, leftovers }
     }
 
     /// Its bounds.
@@ -91,7 +95,7 @@ impl Sessions {
             scope: endpoint.scope.clone(),
         };
         let text = seal.to_text(&self.sealer);
-        let session = Arc::new(Session::new(seal, Arc::clone(endpoint), introduction, now_s));
+        let session = self.made(seal, endpoint, introduction, now_s);
         self.insert(Arc::clone(&session));
         Ok((text, session))
     }
@@ -106,7 +110,7 @@ impl Sessions {
         endpoint: &Arc<Endpoint>,
         now_s: u64,
     ) -> Result<Arc<Session>, NotFound> {
-        let seal = Seal::from_text(text, &self.sealer).ok_or(NotFound::Unknown)?;
+        let mut seal = Seal::from_text(text, &self.sealer).ok_or(NotFound::Unknown)?;
         let expires_s = seal.created_s.saturating_add(self.config.lifetime.as_secs());
         if seal.key_id != identity.key_id() || seal.scope != endpoint.scope || now_s >= expires_s {
             return Err(NotFound::Unknown);
@@ -123,10 +127,11 @@ impl Sessions {
         if self.count() >= self.config.sessions_max {
             return Err(NotFound::Full);
         }
+        // The same text, kept once.
+        seal.scope = Arc::clone(&endpoint.scope);
         let ours = Introduction::ours(seal.revision, seal.capabilities);
         let introduction = Introduction { owner: Some(seal.key_id), ..ours };
-        let session = Arc::new(Session::new(seal, Arc::clone(endpoint), introduction, now_s));
-        Ok(self.insert(session))
+        Ok(self.insert(self.made(seal, endpoint, introduction, now_s)))
     }
 
     /// The session as it is now, over an endpoint of its scope; `None` when it is over.
@@ -218,6 +223,17 @@ impl Sessions {
             all.extend(lock(shard).live.values().map(Arc::clone));
         }
         all
+    }
+
+    fn made(
+        &self,
+        seal: Seal,
+        endpoint: &Arc<Endpoint>,
+        introduction: Introduction,
+        now_s: u64,
+    ) -> Arc<Session> {
+        let introduction = lock(&self.introductions).shared(introduction);
+        Arc::new(Session::new(seal, Arc::clone(endpoint), introduction, now_s))
     }
 
     fn insert(&self, session: Arc<Session>) -> Arc<Session> {

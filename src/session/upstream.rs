@@ -1,6 +1,7 @@
 //! A session of the gateway's at one backend, on behalf of one client: opened on first use, repaired once
 //! when the backend lost it.
 
+use std::cell::RefCell;
 use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use super::ask::{Ask, For, Heard, ask, ask_for};
 use super::state::{Leftover, Session};
 use crate::auth::KeyId;
 use crate::backend::{BackendId, Lane, Outgoing, Pool};
-use crate::base::{Fault, Kind};
+use crate::base::{Fault, Kind, Recent};
 use crate::fleet::Pools;
 use crate::protocol::{ClientCapabilities, Era, Method, Revision, TASKS_EXTENSION, header};
 
@@ -29,7 +30,7 @@ use crate::protocol::{ClientCapabilities, Era, Method, Revision, TASKS_EXTENSION
 const SAID_CHARS_MAX: usize = 300;
 
 /// How a client introduced itself, and so how the gateway introduces itself to backends for it.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Introduction {
     /// The revision asked for.
     pub revision: Revision,
@@ -69,10 +70,10 @@ pub struct Upstream {
 pub struct Ready {
     /// The id the backend gave; some have none.
     pub session_id: Option<HeaderValue>,
-    /// The revision it chose, as the header of later requests.
-    pub revision: HeaderValue,
-    /// What it offers.
-    pub features: ServerFeatures,
+    /// The revision it chose, which later requests name.
+    pub revision: Revision,
+    /// What it offers; the same for all sessions with it, usually.
+    pub features: Arc<ServerFeatures>,
     /// Whether its event stream was opened or refused.
     stream: StreamState,
 }
@@ -212,6 +213,22 @@ impl Upstream {
     }
 }
 
+thread_local! {
+    /// What servers offer, as sessions that were opened on this thread know it.
+    static OFFERED: RefCell<Recent<ServerFeatures>> = RefCell::default();
+}
+
+/// Instructions of a server that are longer are kept by each session of its own: usual ones have some thousand bytes.
+const SHARED_BYTES_MAX: usize = 64 << 10;
+
+/// What a server offers, for as long as a session.
+fn kept(features: ServerFeatures) -> Arc<ServerFeatures> {
+    if features.instructions.as_ref().is_some_and(|text| text.len() > SHARED_BYTES_MAX) {
+        return Arc::new(features);
+    }
+    OFFERED.with_borrow_mut(|offered| offered.shared(features))
+}
+
 /// Opens a session; also gives the whole answer.
 async fn initialize(
     pool: &Rc<Pool>,
@@ -262,8 +279,7 @@ async fn initialize(
     // Of the other era, whatever it says.
     features.tasks.extension = false;
     let revision = Revision::parse(result.protocol_version.as_bytes()).ok_or_else(nonsense)?;
-    let revision = HeaderValue::from_static(revision.as_str());
-    Ok((Ready { session_id, revision, features, stream: StreamState::default() }, message))
+    Ok((Ready { session_id, revision, features: kept(features), stream: StreamState::default() }, message))
 }
 
 /// Whether a server opens no session, and it is no failure that passes.
@@ -392,7 +408,7 @@ impl Ready {
     /// What later requests of the session carry.
     pub fn write_headers(&self, request: &mut Outgoing) {
         request.set_era(Era::Legacy);
-        request.set(&header::PROTOCOL_VERSION, &self.revision);
+        request.set(&header::PROTOCOL_VERSION, &HeaderValue::from_static(self.revision.as_str()));
         if let Some(id) = &self.session_id {
             request.set(&header::SESSION_ID, id);
         }

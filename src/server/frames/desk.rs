@@ -29,7 +29,7 @@ pub struct Desk {
     /// Whose it is.
     pub identity: Identity,
     /// Names its endpoint, whatever that is made of by now.
-    pub scope: String,
+    pub scope: Arc<str>,
     /// What is answered there is counted under this.
     label: Label,
     /// Where answers go.
