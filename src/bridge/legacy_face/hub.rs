@@ -6,7 +6,7 @@
 
 use std::cell::Cell;
 use std::collections::HashMap;
-use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,48 +19,72 @@ use super::session::{Alike, Session};
 /// What is listened to for several sessions.
 #[derive(Default)]
 pub struct Hubs {
-    /// Guards who listens for whom; a few lines at a time, and a walk over the sessions of one of them.
-    known: Mutex<HashMap<Alike, Vec<Arc<Session>>>>,
-    /// Told when one may have left.
-    moved: Notify,
+    /// Guards who listens for whom, with what of that the sessions note themselves: locked before a session, never after.
+    /// A few lines at a time, and a walk over the sessions of one of them.
+    known: Mutex<HashMap<Alike, Members>>,
 }
 
 /// Whoever listens for sessions that are alike, until it is dropped.
 pub struct Hub {
     hubs: Arc<Hubs>,
     alike: Alike,
+    leavers: Arc<Leavers>,
     /// Whether it was found to have nobody any more. Another may be in its place.
     is_over: Cell<bool>,
 }
 
-/// Between two looks for sessions whose clients have gone.
+#[derive(Default)]
+struct Members {
+    sessions: Vec<Arc<Session>>,
+    leavers: Arc<Leavers>,
+}
+
+/// What a session that leaves tells its hub.
+#[derive(Default)]
+pub struct Leavers {
+    /// How many have since the last walk over the sessions; those that are there again among them.
+    count: AtomicUsize,
+    told: Notify,
+}
+
+/// Between two walks for sessions whose clients have gone.
 const TIDY_EVERY: Duration = Duration::from_secs(10);
 
 /// Room for fewer is not worth giving back.
 const ROOM_MIN: usize = 16;
 
 impl Hubs {
-    /// Tells the session, from now on, what others like it are told; gives the hub of those when nobody listens yet: the
-    /// caller is to.
+    /// Tells the session, from now on, what others like it are told, when it has a stream for that; gives the hub of those
+    /// when nobody listens yet: the caller is to.
     pub fn join(self: &Arc<Self>, session: &Arc<Session>) -> Option<Hub> {
         let alike = session.alike();
         let mut known = self.lock();
         if let Some(members) = known.get_mut(&alike) {
-            members.push(Arc::clone(session));
+            if session.enter_hub(&members.leavers) {
+                members.sessions.push(Arc::clone(session));
+            }
             return None;
         }
-        known.insert(alike.clone(), vec![Arc::clone(session)]);
-        Some(Hub { hubs: Arc::clone(self), alike, is_over: Cell::new(false) })
+        let leavers = Arc::default();
+        if !session.enter_hub(&leavers) {
+            return None;
+        }
+        let sessions = vec![Arc::clone(session)];
+        known.insert(alike.clone(), Members { sessions, leavers: Arc::clone(&leavers) });
+        Some(Hub { hubs: Arc::clone(self), alike, leavers, is_over: Cell::new(false) })
     }
 
-    /// One may have left: its session ended, or it listens for itself now.
-    pub fn look(&self) {
-        self.moved.notify_waiters();
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<Alike, Vec<Arc<Session>>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Alike, Members>> {
         // Every change is one operation on a collection, so a poisoned lock guards whole ones.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Leavers {
+    /// One leaves.
+    pub fn note(&self) {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        self.told.notify_one();
     }
 }
 
@@ -72,15 +96,26 @@ impl Hub {
 
     /// Completes when there is none left. Cancel safe.
     pub async fn left(&self) {
+        while self.retain(|_| ()) {
+            // Of clients that have gone nobody tells.
+            let _ = timeout(TIDY_EVERY, self.half_left()).await;
+        }
+    }
+
+    /// Completes when half of them have left, as far as they said: a walk over all looks at no more than two for each that
+    /// left, however many leave at once.
+    async fn half_left(&self) {
         loop {
-            let mut moved = pin!(self.hubs.moved.notified());
-            // Told from here on.
-            moved.as_mut().enable();
-            if !self.retain(|_| ()) {
+            self.leavers.told.notified().await;
+            if self.is_over.get() {
                 return;
             }
-            // Of clients that have gone nobody tells.
-            let _ = timeout(TIDY_EVERY, moved).await;
+            let count = self.leavers.count.load(Ordering::Relaxed);
+            let known = self.hubs.lock();
+            if known.get(&self.alike).is_none_or(|members| count.saturating_mul(2) >= members.sessions.len())
+            {
+                return;
+            }
         }
     }
 
@@ -91,32 +126,42 @@ impl Hub {
             return false;
         }
         let mut known = self.hubs.lock();
-        let Some(members) = known.get_mut(&self.alike) else { return false };
-        members.retain(|session| {
+        let Some(Members { sessions, .. }) = known.get_mut(&self.alike) else { return false };
+        // Whoever was counted so far is seen below.
+        self.leavers.count.store(0, Ordering::Relaxed);
+        sessions.retain(|session| {
             each(session);
-            !session.leave_hub()
+            session.stays_in_hub()
         });
-        if members.capacity() > ROOM_MIN && members.len() < members.capacity() / 4 {
-            members.shrink_to_fit();
+        if sessions.capacity() > ROOM_MIN && sessions.len() < sessions.capacity() / 4 {
+            sessions.shrink_to_fit();
         }
-        if members.is_empty() {
+        if sessions.is_empty() {
             known.remove(&self.alike);
             self.is_over.set(true);
+            self.leavers.told.notify_one();
         }
         !self.is_over.get()
     }
 }
 
 impl Drop for Hub {
+    /// The streams of its sessions end, upon which their clients come again.
     fn drop(&mut self) {
         if self.is_over.get() {
             return;
         }
-        let members = self.hubs.lock().remove(&self.alike).unwrap_or_default();
-        // Their streams end, upon which they come again.
-        for session in members {
-            drop(session.take_still());
-            session.leave_hub();
-        }
+        // All of it under the lock that sessions join under, so that a session that comes again meanwhile joins before it,
+        // which changes nothing, or after it, when it is in no hub and joins the next. And each session at once: between
+        // its stream and its place here, it could open another stream, be taken for one that has its place still, and
+        // then be told by nobody.
+        let mut known = self.hubs.lock();
+        let members = known.remove(&self.alike).unwrap_or_default();
+        let streams: Vec<_> = members.sessions.iter().filter_map(|session| session.quit_hub()).collect();
+        drop(known);
+        drop(streams);
     }
 }
+
+#[cfg(test)]
+mod tests;

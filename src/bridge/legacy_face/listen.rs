@@ -11,11 +11,12 @@ use serde_json::{Value, json};
 use tokio::task::spawn_local;
 use tokio::time::{sleep, timeout};
 
+use super::alone::{Alone, list_of};
 use super::hub::Hub;
 use super::request::own;
 use super::session::{Ear, Session};
 use super::{LegacyFace, inside};
-use crate::backend::shim::{Outlet, Reply, stream_of};
+use crate::backend::shim::{Reply, stream_of};
 use crate::backend::{Answer, Answered, Lane, Outgoing, Pool};
 use crate::frame::{EventReader, Kind, Scanner, write_event};
 use crate::protocol::Method;
@@ -49,12 +50,12 @@ pub fn open(face: &Arc<LegacyFace>, session: &Arc<Session>, pool: &Rc<Pool>) -> 
 /// and a connection of its own.
 pub fn wake(face: &Arc<LegacyFace>, session: &Arc<Session>, pool: &Rc<Pool>) {
     if session.has_uris() {
-        let Some((stream, outlet)) = session.take_still() else { return };
-        face.hubs.look();
-        return listen(face, Arc::clone(session), stream, pool, To::One(outlet));
+        let Some(own) = session.go_alone(EVENTS_MAX) else { return };
+        let stream = own.stream;
+        let alone = Alone::new(Arc::clone(session), own);
+        return listen(face, Arc::clone(session), stream, pool, To::One(alone));
     }
     if session.has_changing_lists()
-        && session.enter_hub()
         && let Some(hub) = face.hubs.join(session)
     {
         let twin = session.twin();
@@ -72,13 +73,14 @@ fn listen(face: &Arc<LegacyFace>, session: Arc<Session>, stream: u64, pool: &Rc<
             () = ears.listen(&to) => {}
             () = session.until(|heed| heed.ended || heed.stream != stream) => {}
             () = to.left() => {}
+            () = to.tell_of_hub() => {}
         }
     });
 }
 
 /// Who is told.
 enum To {
-    One(Outlet),
+    One(Alone),
     All(Hub),
 }
 
@@ -87,17 +89,14 @@ impl To {
     fn takes(&self, method: Option<Method>) -> bool {
         match self {
             Self::One(_) => method != Some(Method::Acknowledged),
-            Self::All(_) => matches!(
-                method,
-                Some(Method::ToolsListChanged | Method::PromptsListChanged | Method::ResourcesListChanged)
-            ),
+            Self::All(_) => method.and_then(list_of).is_some(),
         }
     }
 
     /// Tells it on; false when nobody listens any more. Cancel safe, but for an event that waits for room.
-    async fn tell(&self, event: Bytes) -> bool {
+    async fn tell(&self, method: Option<Method>, event: Bytes) -> bool {
         match self {
-            Self::One(outlet) => outlet.send(event).await,
+            Self::One(alone) => alone.tell(method, event).await,
             Self::All(hub) => {
                 hub.tell(&event);
                 true
@@ -108,8 +107,24 @@ impl To {
     /// Completes when nobody listens any more. Cancel safe.
     async fn left(&self) {
         match self {
-            Self::One(outlet) => outlet.closed().await,
+            Self::One(alone) => alone.left().await,
             Self::All(hub) => hub.left().await,
+        }
+    }
+
+    /// The server tells, for as long as this is polled; never completes. Cancel safe.
+    async fn come_out(&self) {
+        match self {
+            Self::One(alone) => alone.come_out().await,
+            Self::All(_) => std::future::pending().await,
+        }
+    }
+
+    /// Tells on what comes from elsewhere; never completes.
+    async fn tell_of_hub(&self) {
+        match self {
+            Self::One(alone) => alone.tell_of_hub().await,
+            Self::All(_) => std::future::pending().await,
         }
     }
 }
@@ -173,6 +188,7 @@ impl Ears {
                             self.pause().await;
                         }
                         () = changed(&self.session, wish) => {}
+                        () = to.come_out() => {}
                     }
                 }
                 Err(Refused::Plainly) => {
@@ -263,7 +279,7 @@ impl Stream {
             if method == Some(Method::ToolsListChanged) {
                 face.known.forget(pool.backend().id);
             }
-            if to.takes(method) && !to.tell(write_event(&message)).await {
+            if to.takes(method) && !to.tell(method, write_event(&message)).await {
                 return;
             }
         }
@@ -291,3 +307,6 @@ impl Stream {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

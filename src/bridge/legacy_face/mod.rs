@@ -7,7 +7,7 @@
 //! to know something first, the client is asked by requests on the stream of the call, and the call is made
 //! again with its answers (`call`, `input`). Subscriptions are one
 //! `subscriptions/listen` for each session whose client has a GET stream (`listen`); changes of lists are one for all
-//! that are alike (`hub`).
+//! that are alike (`hub`), and one that subscribes comes out of those when its own stream tells (`alone`).
 //!
 //! Invariants: a server hears only of capabilities that the client declared when it opened the session;
 //! `requestState` goes back byte for byte; a call is made again only when the server asked for it, or did not
@@ -16,6 +16,7 @@
 //!
 //! Does not know: which client a session is of beyond its key, endpoints, or how tools are named there.
 
+mod alone;
 mod call;
 mod hub;
 mod input;
@@ -97,7 +98,6 @@ impl LegacyFace {
             (Verb::Delete | Verb::Post(_), _) => {
                 if let Some(ended) = id.and_then(|id| self.sessions.remove(&id)) {
                     ended.end();
-                    self.hubs.look();
                 }
                 Ok(inside(Reply::bare(StatusCode::OK), &pool))
             }

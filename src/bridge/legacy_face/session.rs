@@ -9,10 +9,11 @@ use bytes::Bytes;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
+use super::hub::Leavers;
 use super::open::Offers;
 use crate::auth::KeyId;
 use crate::backend::BackendId;
-use crate::backend::shim::Outlet;
+use crate::backend::shim::{Events, Outlet, stream_of};
 use crate::protocol::{ClientCapabilities, Revision, is_same_id};
 
 /// One session. Small, and shared by all workers.
@@ -52,10 +53,24 @@ struct State {
     heed: Heed,
     /// Tasks that listen to the server for it.
     ears: usize,
-    /// The client's event stream, and which it is, while there is nothing to listen for.
+    /// The client's event stream, and which it is, while there is nothing to listen for; or what leads to it, while the
+    /// session comes out of its hub.
     still: Option<(u64, Outlet)>,
-    /// Whether it is among those that are told what others like it are told.
-    is_in_hub: bool,
+    /// Told when it leaves those that are told what others like it are told. `Some` for as long as it is one of a hub's
+    /// members: only what holds the lock of those changes it.
+    hub: Option<Arc<Leavers>>,
+    /// Whether it listens for itself, on the stream that the client has now.
+    is_alone: bool,
+}
+
+/// The client's event stream, for a session that listens for itself.
+pub struct Own {
+    /// Which it is.
+    pub stream: u64,
+    /// Where it is written.
+    pub outlet: Outlet,
+    /// What the session's hub tells it, when it is in one, until it leaves that.
+    pub hub: Option<Events>,
 }
 
 /// What a server is told of a client: sessions in which that is the same are told the same of its lists.
@@ -180,9 +195,22 @@ impl Session {
         }
     }
 
-    /// The event stream that was kept.
-    pub fn take_still(&self) -> Option<(u64, Outlet)> {
-        lock(&self.state).still.take()
+    /// The event stream that was kept, for one task that listens for this session alone; `None` when there is one, or no
+    /// stream. What the hub tells goes there in the meantime, so many events ahead of it.
+    pub fn go_alone(&self, events_max: usize) -> Option<Own> {
+        let mut state = lock(&self.state);
+        if state.is_alone {
+            return None;
+        }
+        let (stream, outlet) = state.still.take()?;
+        state.is_alone = true;
+        let mut hub = None;
+        if state.hub.is_some() {
+            let (inlet, events) = stream_of(events_max);
+            state.still = Some((stream, inlet));
+            hub = Some(events);
+        }
+        Some(Own { stream, outlet, hub })
     }
 
     /// Sends the client an event on the stream that is kept, when there is room for it.
@@ -230,21 +258,47 @@ impl Session {
         twin
     }
 
-    /// It is in a hub from now on; false when it was before.
-    pub fn enter_hub(&self) -> bool {
+    /// It is in that hub from now on; false when it is in one, or has no stream that is kept. For who holds the lock of the
+    /// hub's members.
+    pub fn enter_hub(&self, hub: &Arc<Leavers>) -> bool {
         let mut state = lock(&self.state);
-        state.still.is_some() && !std::mem::replace(&mut state.is_in_hub, true)
+        let enters = state.still.is_some() && state.hub.is_none();
+        if enters {
+            state.hub = Some(Arc::clone(hub));
+        }
+        enters
     }
 
-    /// It is in none any more, unless its client has a stream that is kept.
-    pub fn leave_hub(&self) -> bool {
+    /// The hub has nothing more to tell it on that stream; it is taken out of it later.
+    pub fn leave_hub(&self, stream: u64) {
         let mut state = lock(&self.state);
-        let left = state.still.take_if(|(_, outlet)| outlet.is_left());
-        state.is_in_hub = state.still.is_some();
-        let is_out = !state.is_in_hub;
+        let left = state.still.take_if(|(other, _)| *other == stream);
+        if left.is_some() {
+            state.tell_hub();
+        }
         drop(state);
         drop(left);
-        is_out
+    }
+
+    /// Whether there is a stream that its hub tells it on; else it is in none any more. For who holds the lock of the hub's
+    /// members.
+    pub fn stays_in_hub(&self) -> bool {
+        let mut state = lock(&self.state);
+        let left = state.still.take_if(|(_, outlet)| outlet.is_left());
+        let stays = state.still.is_some();
+        if !stays {
+            state.hub = None;
+        }
+        drop(state);
+        drop(left);
+        stays
+    }
+
+    /// It is in no hub any more, and has no stream that is kept: both at once. For who holds the lock of the hub's members.
+    pub fn quit_hub(&self) -> Option<Outlet> {
+        let mut state = lock(&self.state);
+        state.hub = None;
+        state.still.take().map(|(_, outlet)| outlet)
     }
 
     /// Waits for the client's answer to what it is asked under that id, until the guard is dropped.
@@ -325,6 +379,7 @@ impl Session {
     pub fn take_stream(&self) -> u64 {
         let mut state = lock(&self.state);
         state.heed.stream += 1;
+        state.is_alone = false;
         let (stream, before) = (state.heed.stream, state.still.take());
         drop(state);
         drop(before);
@@ -359,9 +414,18 @@ impl Session {
         // To be dropped is to be told.
         let under_way =
             (std::mem::take(&mut state.calls), std::mem::take(&mut state.asked), state.still.take());
+        state.tell_hub();
         drop(state);
         drop(under_way);
         self.changed.notify_waiters();
+    }
+}
+
+impl State {
+    /// Tells the hub, when it is in one, that it has nothing to be told on any more. In the same hold of the lock in which
+    /// that became so: who counts from nothing and locks after that sees it.
+    fn tell_hub(&self) {
+        self.hub.iter().for_each(|hub| hub.note());
     }
 }
 
