@@ -6,7 +6,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{LocalSet, spawn_blocking, yield_now};
-use tokio::time::advance;
+use tokio::time::{Instant, advance};
 
 use super::super::open::Offers;
 use super::super::session::Introduced;
@@ -287,6 +287,31 @@ async fn one_whose_client_goes_meanwhile_is_asked_for_no_more() {
         own.left().await;
         hub.tell(TOOLS).await;
         hub.left().await;
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+/// What was refused may have been so by what stands in front of the server.
+#[tokio::test(start_paused = true)]
+async fn a_server_that_refuses_is_asked_again_after_a_while() {
+    let test = async {
+        let rig = Rig::new().await;
+        let wish = rig.subscribe();
+        let mut client = rig.open();
+        let begin = Instant::now();
+        rig.asked().await.refuse("404 Not Found").await;
+        // It is no use to wait for longer.
+        settled(&rig, wish).await;
+        assert_eq!(begin.elapsed(), Duration::ZERO);
+        advance(REFUSED_FOR.saturating_sub(Duration::from_secs(1))).await;
+        assert!(came(&rig).await.is_none(), "it is asked too early");
+        advance(Duration::from_secs(1)).await;
+        let mut own = rig.asked().await;
+        own.acknowledge().await;
+        for method in [TOOLS, UPDATED] {
+            own.tell(method).await;
+            client.hears(method).await;
+        }
     };
     LocalSet::new().run_until(test).await;
 }
