@@ -30,7 +30,7 @@ pub async fn ask(
     if asks.questions.is_empty() {
         return Ok(None);
     }
-    check(session.capabilities, &asks.questions, id)?;
+    check(session.introduced.capabilities, &asks.questions, id)?;
     let mut asked: Vec<Asked> = Vec::with_capacity(asks.questions.len());
     for question in &asks.questions {
         let number = session.mint();

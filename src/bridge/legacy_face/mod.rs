@@ -30,7 +30,7 @@ mod session;
 mod table;
 
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -43,6 +43,7 @@ use self::table::Table;
 use super::level::Level;
 use crate::backend::shim::{Reply, Verb};
 use crate::backend::{Answered, Answering, BackendError, Face, Lane, Outgoing, Pool};
+use crate::base::Recent;
 use crate::frame::{Kind, Scanner};
 use crate::protocol::{Era, Method, code};
 
@@ -51,6 +52,8 @@ pub struct LegacyFace {
     sessions: Table,
     known: params::Known,
     hubs: Arc<hub::Hubs>,
+    /// Guards how clients introduced themselves; a walk over a few.
+    introduced: Mutex<Recent<session::Introduced>>,
     /// For a client to answer what its server asks.
     input_timeout: Duration,
 }
@@ -63,7 +66,8 @@ impl LegacyFace {
     /// Without a session. `input_timeout`: how long a client is waited for that a server asked something. Its
     /// call, the place of that among the key's calls and its connection are held for so long.
     pub fn new(input_timeout: Duration) -> Self {
-        Self { sessions: Table::new(), known: params::Known::default(), hubs: Arc::default(), input_timeout }
+        let (known, hubs, introduced) = (params::Known::default(), Arc::default(), Mutex::default());
+        Self { sessions: Table::new(), known, hubs, introduced, input_timeout }
     }
 
     async fn take(

@@ -1,6 +1,7 @@
 //! How a session with a server that has none is opened: answered from what the server says of itself.
 
 use std::rc::Rc;
+use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -92,6 +93,7 @@ impl LegacyFace {
         let Some(introduced) = introduced(read, request.owner()) else {
             return Ok(inside(self::refusal(read, "initialize needs capabilities"), pool));
         };
+        let introduced = self.introduced.lock().unwrap_or_else(PoisonError::into_inner).shared(introduced);
         let asker = Session::new(backend.id, introduced, Offers::default());
         let Some(discover) = own(&asker, "metamcp-discover", Method::Discover, "") else {
             return Ok(inside(self::refusal(read, "initialize cannot be read"), pool));
@@ -120,15 +122,9 @@ impl LegacyFace {
 
     /// The session, and the answer that opens it.
     fn begin(&self, pool: &Rc<Pool>, read: &Request, asker: &Session, said: &Discovered) -> Box<Answered> {
-        let introduced = Introduced {
-            revision: asker.revision,
-            capabilities: asker.capabilities,
-            declared: asker.declared.clone(),
-            client_info: asker.client_info.clone(),
-            owner: asker.owner,
-        };
-        let session = Session::new(pool.backend().id, introduced, said.offers());
-        let answer = said.initialize_result(session.revision, pool.backend().name().as_str()).to_string();
+        let session = Session::new(pool.backend().id, Arc::clone(&asker.introduced), said.offers());
+        let revision = session.introduced.revision;
+        let answer = said.initialize_result(revision, pool.backend().name().as_str()).to_string();
         let message =
             [br#"{"jsonrpc":"2.0","id":"#, &*read.id(), br#","result":"#, answer.as_bytes(), b"}"].concat();
         let Some(id) = self.sessions.insert(session) else {

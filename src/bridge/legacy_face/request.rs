@@ -81,7 +81,7 @@ impl Request {
         // They are places that the scanner found, in order, and three at most.
         let slices = splice(&self.message, &edits).map_err(|_| Foreign)?;
         let mut request = from.with_message(slices);
-        request.set_owner(session.owner);
+        request.set_owner(session.introduced.owner);
         self.write_headers(&mut request);
         Ok(request)
     }
@@ -167,7 +167,7 @@ pub fn own(session: &Session, id: &str, method: Method, params: &str) -> Option<
     let rest = format!(r#","method":"{method}","params":{{{params}"_meta":"#);
     let message = [br#"{"jsonrpc":"2.0","id":"#, &*id, rest.as_bytes(), &meta, b"}}"].concat();
     let mut request = Outgoing::whole(message.into());
-    request.set_owner(session.owner);
+    request.set_owner(session.introduced.owner);
     request.set(&header::PROTOCOL_VERSION, &HeaderValue::from_static(Revision::MODERN_LATEST.as_str()));
     request.set(&header::METHOD, &HeaderValue::from_static(method));
     Some(request)
@@ -184,8 +184,8 @@ fn meta(session: &Session, theirs: &[u8]) -> Option<Bytes> {
         meta.put_slice(value);
     };
     put(PROTOCOL_VERSION, &json_string(Revision::MODERN_LATEST.as_str()));
-    put(CLIENT_CAPABILITIES, &session.declared);
-    if let Some(info) = &session.client_info {
+    put(CLIENT_CAPABILITIES, &session.introduced.declared);
+    if let Some(info) = &session.introduced.client_info {
         put(CLIENT_INFO, info);
     }
     if let Some(level) = session.log_level() {

@@ -1,6 +1,6 @@
 //! What one client said of itself to a server that has no sessions, and what it has under way there.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,16 +20,8 @@ use crate::protocol::{ClientCapabilities, Revision, is_same_id};
 pub struct Session {
     /// The server it is with.
     pub backend: BackendId,
-    /// What the client and the gateway speak.
-    pub revision: Revision,
-    /// What the client declared.
-    pub capabilities: ClientCapabilities,
-    /// The same as raw JSON, for the server.
-    pub declared: Bytes,
-    /// The raw `clientInfo`, when there was one.
-    pub client_info: Option<Bytes>,
-    /// The client's key.
-    pub owner: Option<KeyId>,
+    /// What the client said of itself; the same for all that say so, usually.
+    pub introduced: Arc<Introduced>,
     /// What the server offers.
     pub offers: Offers,
     /// Guards what changes; a few lines at a time.
@@ -47,7 +39,7 @@ struct State {
     /// Calls under way: the raw id, a number of our own, and what tells it that it is cancelled.
     calls: Vec<(Bytes, u64, oneshot::Sender<()>)>,
     /// What the client was asked, by the id that it was asked under.
-    asked: HashMap<String, oneshot::Sender<Bytes>>,
+    asked: Vec<(String, oneshot::Sender<Bytes>)>,
     /// Resources that it subscribed to.
     uris: BTreeSet<String>,
     heed: Heed,
@@ -107,14 +99,15 @@ const URI_BYTES_MAX: usize = 8 << 10;
 const URIS_BYTES_MAX: usize = 256 << 10;
 
 /// A client introduced itself so.
+#[derive(PartialEq, Eq)]
 pub struct Introduced {
-    /// What it speaks.
+    /// What it and the gateway speak.
     pub revision: Revision,
     /// What it declared.
     pub capabilities: ClientCapabilities,
     /// The same as raw JSON, for the server.
     pub declared: Bytes,
-    /// The raw `clientInfo`.
+    /// The raw `clientInfo`, when there was one.
     pub client_info: Option<Bytes>,
     /// Its key.
     pub owner: Option<KeyId>,
@@ -122,15 +115,10 @@ pub struct Introduced {
 
 impl Session {
     /// One in which nothing was asked yet.
-    pub fn new(backend: BackendId, introduced: Introduced, offers: Offers) -> Arc<Self> {
-        let Introduced { revision, capabilities, declared, client_info, owner } = introduced;
+    pub fn new(backend: BackendId, introduced: Arc<Introduced>, offers: Offers) -> Arc<Self> {
         Arc::new(Self {
             backend,
-            revision,
-            capabilities,
-            declared,
-            client_info,
-            owner,
+            introduced,
             offers,
             state: Mutex::default(),
             changed: Notify::new(),
@@ -234,11 +222,12 @@ impl Session {
 
     /// What others may have in common with it.
     pub fn alike(&self) -> Alike {
+        let Introduced { owner, declared, client_info, .. } = &*self.introduced;
         Alike {
             backend: self.backend,
-            owner: self.owner,
-            declared: self.declared.clone(),
-            client_info: self.client_info.clone(),
+            owner: *owner,
+            declared: declared.clone(),
+            client_info: client_info.clone(),
             log_level: self.log_level(),
             offers: self.offers,
         }
@@ -246,14 +235,7 @@ impl Session {
 
     /// One that nobody knows, of which the server is told the same.
     pub fn twin(&self) -> Arc<Self> {
-        let introduced = Introduced {
-            revision: self.revision,
-            capabilities: self.capabilities,
-            declared: self.declared.clone(),
-            client_info: self.client_info.clone(),
-            owner: self.owner,
-        };
-        let twin = Self::new(self.backend, introduced, self.offers);
+        let twin = Self::new(self.backend, Arc::clone(&self.introduced), self.offers);
         self.log_level().into_iter().for_each(|level| twin.set_log_level(level));
         twin
     }
@@ -306,7 +288,7 @@ impl Session {
         let (answer, answered) = oneshot::channel();
         let mut state = lock(&self.state);
         if !state.heed.ended {
-            state.asked.insert(id.clone(), answer);
+            state.asked.push((id.clone(), answer));
         }
         drop(state);
         Asked { session: Arc::clone(self), id, answered }
@@ -314,8 +296,11 @@ impl Session {
 
     /// The client answered; false when it was not asked that, or not any more.
     pub fn answered(&self, id: &str, message: Bytes) -> bool {
-        let asked = lock(&self.state).asked.remove(id);
-        asked.is_some_and(|asked| asked.send(message).is_ok())
+        let mut state = lock(&self.state);
+        let asked = state.asked.iter().position(|(asked, _)| asked == id);
+        let asked = asked.map(|at| state.asked.swap_remove(at));
+        drop(state);
+        asked.is_some_and(|(_, asked)| asked.send(message).is_ok())
     }
 
     /// Notes a subscription. `None`: there are too many, or the URI is too long. Else the wish that has it.
@@ -482,9 +467,9 @@ impl Asked {
 impl Drop for Asked {
     fn drop(&mut self) {
         let mut state = lock(&self.session.state);
-        state.asked.remove(&self.id);
+        state.asked.retain(|(id, _)| *id != self.id);
         if state.asked.is_empty() {
-            state.asked = HashMap::new();
+            state.asked = Vec::new();
         }
     }
 }
@@ -507,7 +492,7 @@ pub mod tests {
             client_info: Some(Bytes::from_static(br#"{"name":"c","version":"1"}"#)),
             owner: None,
         };
-        Session::new(BackendId(0), introduced, Offers::default())
+        Session::new(BackendId(0), Arc::new(introduced), Offers::default())
     }
 
     #[tokio::test(start_paused = true)]

@@ -109,7 +109,7 @@ fn session() -> Arc<Session> {
         owner: None,
     };
     let offers = Offers { subscribe: true, tools_changed: true, prompts_changed: true, ..Offers::default() };
-    Session::new(BackendId(0), introduced, offers)
+    Session::new(BackendId(0), Arc::new(introduced), offers)
 }
 
 /// What the client reads.
