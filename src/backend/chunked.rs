@@ -49,6 +49,9 @@ const EXTENSION_BYTES_MAX: usize = 16 << 10;
 const TRAILER_BYTES_MAX: usize = 64 << 10;
 const TRAILERS_MAX: usize = 100;
 
+/// Of the size of a usual chunk, which is less than 256 MiB.
+const USUAL_DIGITS: usize = 7;
+
 impl Chunked {
     /// Puts what is data behind `data`; gives how many bytes belong to the body: less than all only at its end.
     pub fn decode(&mut self, came: &[u8], data: &mut BytesMut) -> Result<usize, Malformed> {
@@ -64,6 +67,10 @@ impl Chunked {
                 }
                 continue;
             }
+            if let Some(bytes) = self.usual(&came[at..]) {
+                at += bytes;
+                continue;
+            }
             self.step(byte)?;
             at += 1;
             if self.is_ended() {
@@ -76,6 +83,28 @@ impl Chunked {
     /// Whether the last byte of the body was taken.
     pub fn is_ended(&self) -> bool {
         self.place == Place::End
+    }
+
+    /// The beginning of a chunk as nearly all are written, with the end of the one before it: a stream of small events has
+    /// one for each. Gives its bytes; `None`: it is none, or not all of it is here.
+    fn usual(&mut self, came: &[u8]) -> Option<usize> {
+        let line = match self.place {
+            Place::Size => came,
+            Place::DataCr => came.strip_prefix(b"\r\n")?,
+            _ => return None,
+        };
+        let mut size = 0;
+        for (at, &byte) in line.iter().enumerate().take(USUAL_DIGITS + 1) {
+            let Some(digit) = char::from(byte).to_digit(16) else {
+                let is_usual = size > 0 && line[at..].starts_with(b"\r\n");
+                return is_usual.then(|| {
+                    (self.left, self.place) = (size, Place::Data);
+                    came.len() - line.len() + at + 2
+                });
+            };
+            size = size * 16 + u64::from(digit);
+        }
+        None
     }
 
     fn step(&mut self, byte: u8) -> Result<(), Malformed> {
@@ -178,6 +207,11 @@ mod tests {
         check("0\r\n\r\n", Ok(("", true)), 0);
         check("3\r\nabc\r\n0\r\n\r\n", Ok(("abc", true)), 0);
         check("3\r\nabc\r\n00A\r\n0123456789\r\n000\r\n\r\n", Ok(("abc0123456789", true)), 0);
+        for zeros in 5..9 {
+            let body =
+                format!("{}3\r\nabc\r\n{}A\r\n0123456789\r\n0\r\n\r\n", "0".repeat(zeros), "0".repeat(zeros));
+            check(&body, Ok(("abc0123456789", true)), 0);
+        }
         check("3 \t\r\nabc\r\n0 \r\n\r\n", Ok(("abc", true)), 0);
         check("3;a=\"b\"\r\nabc\r\n0 ;c\r\n\r\n", Ok(("abc", true)), 0);
         check("1\r\n\r\r\n1\r\n\n\r\n0\r\n\r\n", Ok(("\r\n", true)), 0);
@@ -199,6 +233,9 @@ mod tests {
             "-1\r\n",
             "3 3\r\n",
             "3\nabc\n",
+            "3\r\nabc\r\n3\nabc\n",
+            "3\r\nabc\n\n3\r\nabc",
+            "3\r\nabc3\r\nabc",
             "3\r\r\n",
             "3;a\nb\r\n",
             "3\r\nabcd\r\n",
