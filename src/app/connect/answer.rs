@@ -118,7 +118,7 @@ impl Bridge {
                     tracing::warn!("an answer to another request came; it was dropped");
                 }
                 Some(Heard::TakenBack { id }) => self.take_back(&message, &id).await,
-                Some(Heard::Call { id, .. }) => self.pass(&message, id).await,
+                Some(Heard::Call { id: asked, .. }) => self.pass(&message, asked, Some(id)).await,
                 None => {}
             }
         }
@@ -207,7 +207,7 @@ impl Bridge {
                     if is_acknowledgement && std::mem::replace(&mut hearing.is_acknowledged, true) {
                         self.say_all(missed(&message)).await;
                     } else {
-                        self.pass(&message, id).await;
+                        self.pass(&message, id, hearing.id).await;
                     }
                 }
                 Some(Heard::Response { id, is_error }) => {

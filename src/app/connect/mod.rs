@@ -3,7 +3,8 @@
 //! is of asks.
 //!
 //! Invariants: what goes to the client is messages, each one line; a request of the client's is answered
-//! once, by the endpoint or by an error that says what to do; a request that may have run is never sent
+//! once, by the endpoint or by an error that says what to do, but for a subscription that lasts until the input
+//! ends, and for what is under way when a signal ends the bridge; a request that may have run is never sent
 //! again; what is held of the client, of the endpoint and between them is bounded; a session that the
 //! endpoint lost is opened again with the client's own words, once for each request that finds it lost.
 //!
@@ -198,8 +199,12 @@ impl Bridge {
         streams.shutdown().await;
         let all = async { while calls.join_next().await.is_some() {} };
         let in_vain = async {
-            self.questions.any().await;
-            sleep(UNANSWERED_PATIENCE).await;
+            loop {
+                self.questions.any().await;
+                if timeout(UNANSWERED_PATIENCE, self.questions.none()).await.is_err() {
+                    return;
+                }
+            }
         };
         tokio::select! {
             ended = timeout(FINISH_PATIENCE, all) => if ended.is_err() {
@@ -333,6 +338,7 @@ impl Bridge {
             Some(Method::Listen) => self.listen(message).await,
             _ => self.call(message).await,
         };
+        self.questions.close_during(&message.id());
         if self.requests.is_cancelled(&message.id()) {
             return;
         }
@@ -347,10 +353,10 @@ impl Bridge {
         self.say(&heard::error(&message.id(), trouble.code(message.era), &trouble.to_string())).await;
     }
 
-    /// A message of the endpoint's to the client; `id`: of a request. Cancel safe, as [`Self::say`].
-    async fn pass(&self, message: &[u8], id: Option<String>) {
+    /// A message of the endpoint's to the client; `id`: of a request, `during` the client's with that id. Cancel safe, as [`Self::say`].
+    async fn pass(&self, message: &[u8], id: Option<String>, during: Option<&[u8]>) {
         if let Some(id) = id {
-            self.questions.ask(id);
+            self.questions.ask(id, during);
         }
         self.say(message).await;
     }
