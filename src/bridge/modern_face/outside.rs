@@ -26,7 +26,7 @@ struct Waiting {
 }
 
 /// Of one session at once. A server asks for roots when its session is open, and perhaps for one thing more.
-const WAITING_MAX: usize = 4;
+pub const WAITING_MAX: usize = 4;
 
 /// Bytes of them: what is asked outside of calls is a word or a form, and no conversation to sample from.
 const WAITING_BYTES_MAX: usize = 64 << 10;
