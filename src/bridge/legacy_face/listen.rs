@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::task::spawn_local;
 use tokio::time::{sleep, timeout};
 
-use super::alone::{Alone, list_of};
+use super::alone::Alone;
 use super::hub::Hub;
 use super::request::own;
 use super::session::{Ear, Session};
@@ -49,18 +49,20 @@ pub fn open(face: &Arc<LegacyFace>, session: &Arc<Session>, pool: &Rc<Pool>) -> 
 /// Listens for a client that has a stream, and wants to be told of something by now. Only what it wants alone takes a task
 /// and a connection of its own.
 pub fn wake(face: &Arc<LegacyFace>, session: &Arc<Session>, pool: &Rc<Pool>) {
-    if session.has_uris() {
-        let Some(own) = session.go_alone(EVENTS_MAX) else { return };
-        let stream = own.stream;
-        let alone = Alone::new(Arc::clone(session), own);
-        return listen(face, Arc::clone(session), stream, pool, To::One(alone));
-    }
+    // One that listens for itself is told of lists as well, for as long as nobody tells it alone.
     if session.has_changing_lists()
         && let Some(hub) = face.hubs.join(session)
     {
         let twin = session.twin();
         let stream = twin.take_stream();
         listen(face, twin, stream, pool, To::All(hub));
+    }
+    if session.has_uris()
+        && let Some(own) = session.go_alone(EVENTS_MAX)
+    {
+        let stream = own.stream;
+        let alone = Alone::new(Arc::clone(session), own);
+        listen(face, Arc::clone(session), stream, pool, To::One(alone));
     }
 }
 
@@ -89,14 +91,17 @@ impl To {
     fn takes(&self, method: Option<Method>) -> bool {
         match self {
             Self::One(_) => method != Some(Method::Acknowledged),
-            Self::All(_) => method.and_then(list_of).is_some(),
+            Self::All(_) => matches!(
+                method,
+                Some(Method::ToolsListChanged | Method::PromptsListChanged | Method::ResourcesListChanged)
+            ),
         }
     }
 
     /// Tells it on; false when nobody listens any more. Cancel safe, but for an event that waits for room.
-    async fn tell(&self, method: Option<Method>, event: Bytes) -> bool {
+    async fn tell(&self, event: Bytes) -> bool {
         match self {
-            Self::One(alone) => alone.tell(method, event).await,
+            Self::One(alone) => alone.tell(event).await,
             Self::All(hub) => {
                 hub.tell(&event);
                 true
@@ -117,6 +122,13 @@ impl To {
         match self {
             Self::One(alone) => alone.come_out().await,
             Self::All(_) => std::future::pending().await,
+        }
+    }
+
+    /// It tells no more.
+    fn stay(&self) {
+        if let Self::One(alone) = self {
+            alone.stay();
         }
     }
 
@@ -185,6 +197,7 @@ impl Ears {
                                 self.backoff = BACKOFF_MIN;
                             }
                             open = None;
+                            to.stay();
                             self.pause().await;
                         }
                         () = changed(&self.session, wish) => {}
@@ -268,6 +281,7 @@ async fn tell_on(open: &mut Option<Box<Stream>>, to: &To, face: &LegacyFace, poo
         None => std::future::pending().await,
     }
     *open = None;
+    to.stay();
 }
 
 impl Stream {
@@ -279,7 +293,7 @@ impl Stream {
             if method == Some(Method::ToolsListChanged) {
                 face.known.forget(pool.backend().id);
             }
-            if to.takes(method) && !to.tell(method, write_event(&message)).await {
+            if to.takes(method) && !to.tell(write_event(&message)).await {
                 return;
             }
         }

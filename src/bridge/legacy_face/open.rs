@@ -12,7 +12,6 @@ use serde_json::value::RawValue;
 use super::request::{Request, own};
 use super::session::{Introduced, Session};
 use super::{LegacyFace, inside, result};
-use crate::auth::KeyId;
 use crate::backend::shim::{Reply, ReplyBody};
 use crate::backend::{Answered, BackendError, Lane, Outgoing, Pool};
 use crate::frame::{Kind, Scanner};
@@ -90,11 +89,12 @@ impl LegacyFace {
                 Err(refused) => refusal = Some(refused),
             }
         }
-        let Some(introduced) = introduced(read, request.owner()) else {
+        let Some(introduced) = introduced(read) else {
             return Ok(inside(self::refusal(read, "initialize needs capabilities"), pool));
         };
-        let introduced = self.introduced.lock().unwrap_or_else(PoisonError::into_inner).shared(introduced);
-        let asker = Session::new(backend.id, introduced, Offers::default());
+        let introduced =
+            self.introduced.lock().unwrap_or_else(PoisonError::into_inner).shared(Arc::new(introduced));
+        let asker = Session::new(backend.id, introduced, request.owner(), Offers::default());
         let Some(discover) = own(&asker, "metamcp-discover", Method::Discover, "") else {
             return Ok(inside(self::refusal(read, "initialize cannot be read"), pool));
         };
@@ -122,7 +122,8 @@ impl LegacyFace {
 
     /// The session, and the answer that opens it.
     fn begin(&self, pool: &Rc<Pool>, read: &Request, asker: &Session, said: &Discovered) -> Box<Answered> {
-        let session = Session::new(pool.backend().id, Arc::clone(&asker.introduced), said.offers());
+        let session =
+            Session::new(pool.backend().id, Arc::clone(&asker.introduced), asker.owner, said.offers());
         let revision = session.introduced.revision;
         let answer = said.initialize_result(revision, pool.backend().name().as_str()).to_string();
         let message =
@@ -219,7 +220,7 @@ fn as_error_of(reply: Reply, id: &Bytes) -> Reply {
 }
 
 /// How the client introduced itself.
-fn introduced(read: &Request, owner: Option<KeyId>) -> Option<Introduced> {
+fn introduced(read: &Request) -> Option<Introduced> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Params<'a> {
@@ -244,7 +245,6 @@ fn introduced(read: &Request, owner: Option<KeyId>) -> Option<Introduced> {
             .client_info
             .filter(|info| info.get().starts_with('{'))
             .map(|info| Bytes::copy_from_slice(info.get().as_bytes())),
-        owner,
     })
 }
 
@@ -326,7 +326,7 @@ mod tests {
     fn who_opens_is_remembered() {
         let check = |params: &str, expected: Option<(&str, &str)>| {
             let message = format!(r#"{{"jsonrpc":"2.0","id":0,"method":"initialize","params":{params}}}"#);
-            let found = introduced(&read(&message), None);
+            let found = introduced(&read(&message));
             let found = found.map(|found| (found.revision.as_str(), found.declared));
             assert_eq!(found, expected.map(|(revision, declared)| (revision, declared.to_owned().into())));
         };

@@ -81,7 +81,7 @@ impl Request {
         // They are places that the scanner found, in order, and three at most.
         let slices = splice(&self.message, &edits).map_err(|_| Foreign)?;
         let mut request = from.with_message(slices);
-        request.set_owner(session.introduced.owner);
+        request.set_owner(session.owner);
         self.write_headers(&mut request);
         Ok(request)
     }
@@ -167,7 +167,7 @@ pub fn own(session: &Session, id: &str, method: Method, params: &str) -> Option<
     let rest = format!(r#","method":"{method}","params":{{{params}"_meta":"#);
     let message = [br#"{"jsonrpc":"2.0","id":"#, &*id, rest.as_bytes(), &meta, b"}}"].concat();
     let mut request = Outgoing::whole(message.into());
-    request.set_owner(session.introduced.owner);
+    request.set_owner(session.owner);
     request.set(&header::PROTOCOL_VERSION, &HeaderValue::from_static(Revision::MODERN_LATEST.as_str()));
     request.set(&header::METHOD, &HeaderValue::from_static(method));
     Some(request)

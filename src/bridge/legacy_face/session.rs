@@ -22,6 +22,8 @@ pub struct Session {
     pub backend: BackendId,
     /// What the client said of itself; the same for all that say so, usually.
     pub introduced: Arc<Introduced>,
+    /// Its key.
+    pub owner: Option<KeyId>,
     /// What the server offers.
     pub offers: Offers,
     /// Guards what changes; a few lines at a time.
@@ -109,16 +111,20 @@ pub struct Introduced {
     pub declared: Bytes,
     /// The raw `clientInfo`, when there was one.
     pub client_info: Option<Bytes>,
-    /// Its key.
-    pub owner: Option<KeyId>,
 }
 
 impl Session {
     /// One in which nothing was asked yet.
-    pub fn new(backend: BackendId, introduced: Arc<Introduced>, offers: Offers) -> Arc<Self> {
+    pub fn new(
+        backend: BackendId,
+        introduced: Arc<Introduced>,
+        owner: Option<KeyId>,
+        offers: Offers,
+    ) -> Arc<Self> {
         Arc::new(Self {
             backend,
             introduced,
+            owner,
             offers,
             state: Mutex::default(),
             changed: Notify::new(),
@@ -222,10 +228,10 @@ impl Session {
 
     /// What others may have in common with it.
     pub fn alike(&self) -> Alike {
-        let Introduced { owner, declared, client_info, .. } = &*self.introduced;
+        let Introduced { declared, client_info, .. } = &*self.introduced;
         Alike {
             backend: self.backend,
-            owner: *owner,
+            owner: self.owner,
             declared: declared.clone(),
             client_info: client_info.clone(),
             log_level: self.log_level(),
@@ -235,7 +241,7 @@ impl Session {
 
     /// One that nobody knows, of which the server is told the same.
     pub fn twin(&self) -> Arc<Self> {
-        let twin = Self::new(self.backend, Arc::clone(&self.introduced), self.offers);
+        let twin = Self::new(self.backend, Arc::clone(&self.introduced), self.owner, self.offers);
         self.log_level().into_iter().for_each(|level| twin.set_log_level(level));
         twin
     }
@@ -490,9 +496,8 @@ pub mod tests {
             capabilities: ClientCapabilities::from_json(declared.as_bytes()).unwrap(),
             declared: declared.into(),
             client_info: Some(Bytes::from_static(br#"{"name":"c","version":"1"}"#)),
-            owner: None,
         };
-        Session::new(BackendId(0), Arc::new(introduced), Offers::default())
+        Session::new(BackendId(0), Arc::new(introduced), None, Offers::default())
     }
 
     #[tokio::test(start_paused = true)]
