@@ -129,6 +129,7 @@ impl Chunked {
             (Place::TrailerLf, b'\n') => {
                 self.trailer_lines += 1;
                 self.trailers.push(byte);
+                bounded(self.trailers.len(), TRAILER_BYTES_MAX, Place::Trailer)?;
                 bounded(self.trailer_lines, TRAILERS_MAX + 1, Place::Trailer)?
             }
             (Place::LastLf, b'\n') => self.end()?,
@@ -154,6 +155,7 @@ impl Chunked {
     fn end(&mut self) -> Result<Place, Malformed> {
         if !self.trailers.is_empty() {
             self.trailers.extend_from_slice(b"\r\n");
+            bounded(self.trailers.len(), TRAILER_BYTES_MAX, Place::End)?;
             let mut fields = [httparse::EMPTY_HEADER; TRAILERS_MAX];
             match httparse::parse_headers(&self.trailers, &mut fields) {
                 Ok(httparse::Status::Complete((bytes, _))) if bytes == self.trailers.len() => {}
@@ -266,7 +268,11 @@ mod tests {
         assert_eq!(ended(trailers(TRAILERS_MAX)), Ok(true));
         assert_eq!(ended(trailers(TRAILERS_MAX + 1)), Err(Malformed));
         let long = |bytes| format!("0\r\nX: {}\r\n\r\n", "x".repeat(bytes));
-        assert_eq!(ended(long(TRAILER_BYTES_MAX - 16)), Ok(true));
-        assert_eq!(ended(long(TRAILER_BYTES_MAX)), Err(Malformed));
+        // "X: ", and the ends of two lines.
+        let around = TRAILER_BYTES_MAX - 7;
+        assert_eq!(ended(long(around - 1)), Ok(true));
+        for bytes in around..around + 9 {
+            assert_eq!(ended(long(bytes)), Err(Malformed), "{bytes}");
+        }
     }
 }
