@@ -8,8 +8,9 @@ pub struct Recent<T> {
     said: VecDeque<Arc<T>>,
 }
 
-/// A gateway has a few kinds of clients and some servers. What is not among them is kept by each of its own.
-const SAID_MAX: usize = 16;
+/// A gateway has a few kinds of clients and some tens of servers. Where it has more, all that come in turn are kept by each
+/// of its own.
+const SAID_MAX: usize = 64;
 
 impl<T> Default for Recent<T> {
     fn default() -> Self {
@@ -20,9 +21,9 @@ impl<T> Default for Recent<T> {
 impl<T: Eq> Recent<T> {
     /// The same as somebody else's, if that was said lately. What is given is kept here for a while: its size is bounded by
     /// whoever gives it.
-    pub fn shared(&mut self, said: T) -> Arc<T> {
-        let known = self.said.iter().position(|known| **known == said).and_then(|at| self.said.remove(at));
-        let shared = known.unwrap_or_else(|| Arc::new(said));
+    pub fn shared(&mut self, said: Arc<T>) -> Arc<T> {
+        let known = self.said.iter().position(|known| *known == said).and_then(|at| self.said.remove(at));
+        let shared = known.unwrap_or(said);
         self.said.truncate(SAID_MAX - 1);
         self.said.push_front(Arc::clone(&shared));
         shared
@@ -36,9 +37,9 @@ mod tests {
     #[test]
     fn what_was_said_lately_is_kept_once() {
         let mut recent = Recent::default();
-        let first = recent.shared("0".to_owned());
+        let first = recent.shared(Arc::new("0".to_owned()));
         let mut check = |said: usize, is_first: bool, kept: usize| {
-            let shared = recent.shared(said.to_string());
+            let shared = recent.shared(Arc::new(said.to_string()));
             assert_eq!((Arc::ptr_eq(&shared, &first), recent.said.len()), (is_first, kept), "{said}");
         };
         check(0, true, 1);

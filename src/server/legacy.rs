@@ -29,7 +29,7 @@ use crate::catalog::{ListKind, View};
 use crate::frame::{Id, Kind as FrameKind, Span};
 use crate::protocol::{ClientCapabilities, Era, Method, Revision, header};
 use crate::route::{Endpoint, Place, Shape};
-use crate::session::{Ask, InFlight, Introduction, Ready, Session, ask, farewell, is_lost};
+use crate::session::{Ask, InFlight, Introduction, Ready, Said, Session, ask, farewell, is_lost};
 
 /// What a client says of itself is kept for its session; real ones have some 200 bytes.
 const INTRODUCTION_BYTES_MAX: usize = 16 << 10;
@@ -109,7 +109,7 @@ fn check_version(call: &Call) -> Result<(), Fault> {
 /// Opens a session.
 async fn initialize(worker: &Rc<Worker>, call: &Call) -> Result<Reply, Fault> {
     let introduction = introduction(call)?;
-    let view = View::Legacy(introduction.capabilities);
+    let view = View::Legacy(introduction.said.capabilities);
     let sessions = &worker.shared.sessions;
     let full = |_| Fault::gateway(Kind::Overloaded, "there are too many sessions; try again later");
     let (text, response) = match call.endpoint.shape {
@@ -126,7 +126,7 @@ async fn initialize(worker: &Rc<Worker>, call: &Call) -> Result<Reply, Fault> {
         }
         Shape::Aggregate(_) => {
             let merged = worker.shared.catalog.merged(&call.endpoint, view).await;
-            let result = merged.initialize_result(introduction.revision);
+            let result = merged.initialize_result(introduction.said.revision);
             let (text, _) = sessions
                 .create(&call.identity, &call.endpoint, introduction, worker.now_s())
                 .map_err(full)?;
@@ -179,7 +179,8 @@ fn introduction(call: &Call) -> Result<Introduction, Fault> {
     // A copy: a slice would keep the whole request for as long as the session.
     let params = Bytes::copy_from_slice(&params);
     let owner = Some(call.identity.key_id());
-    Ok(Introduction { revision, capabilities, params, owner, is_apart: false })
+    let said = Arc::new(Said { revision, capabilities, params });
+    Ok(Introduction { said, owner, is_apart: false })
 }
 
 /// On an endpoint with several servers.

@@ -25,7 +25,8 @@ pub use stream::{
 };
 pub use table::{Full, NotFound, Sessions};
 pub use upstream::{
-    Capabilities, Introduction, Ready, ServerFeatures, TaskFeatures, Upstream, farewell, part_when_quiet,
+    Capabilities, Introduction, Ready, Said, ServerFeatures, TaskFeatures, Upstream, farewell,
+    part_when_quiet,
 };
 
 /// Bounds of sessions.

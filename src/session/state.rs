@@ -20,7 +20,7 @@ pub struct Session {
     /// The endpoint as it was when the session's state was made.
     pub endpoint: Arc<Endpoint>,
     /// How the client introduced itself; told to each backend in turn.
-    pub introduction: Arc<Introduction>,
+    pub introduction: Introduction,
     /// One per server of the endpoint, in its order.
     upstreams: Box<[Arc<Upstream>]>,
     life: Arc<Life>,
@@ -71,7 +71,7 @@ const IN_FLIGHT_MAX: usize = 1024;
 
 impl Session {
     /// The state of a session that nothing has been asked of yet.
-    pub fn new(seal: Seal, endpoint: Arc<Endpoint>, introduction: Arc<Introduction>, now_s: u64) -> Self {
+    pub fn new(seal: Seal, endpoint: Arc<Endpoint>, introduction: Introduction, now_s: u64) -> Self {
         let upstreams = endpoint.servers.iter().map(|_| Arc::default()).collect();
         let life = Arc::new(Life { last_used_s: AtomicU64::new(now_s), ..Life::default() });
         Self { seal, endpoint, introduction, upstreams, life }
@@ -80,10 +80,12 @@ impl Session {
     /// The same session over its endpoint as it is now: what is open at a server that did not change is open
     /// there. Also gives what has no place any more.
     pub fn over(self: &Arc<Self>, endpoint: Arc<Endpoint>) -> (Self, Vec<Leftover>) {
-        let mut former = lock(&self.life.rare().former);
-        former.retain(|session| session.strong_count() > 0);
-        former.push(Arc::downgrade(self));
-        drop(former);
+        // Whoever has it now has it for a call, but for the one who renews it.
+        if Arc::strong_count(self) > 1 {
+            let mut former = lock(&self.life.rare().former);
+            former.retain(|session| session.strong_count() > 0);
+            former.push(Arc::downgrade(self));
+        }
         let here = |backend: u32| endpoint.servers.iter().any(|place| place.backend == backend);
         let left = self.leftovers().into_iter().filter(|left| !here(left.backend)).collect();
         let upstreams = endpoint
@@ -91,7 +93,7 @@ impl Session {
             .iter()
             .map(|place| self.upstream_at(place.backend).map_or_else(Arc::default, Arc::clone))
             .collect();
-        let (seal, introduction) = (self.seal.clone(), Arc::clone(&self.introduction));
+        let (seal, introduction) = (self.seal.clone(), self.introduction.clone());
         (Self { seal, endpoint, introduction, upstreams, life: Arc::clone(&self.life) }, left)
     }
 

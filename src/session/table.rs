@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::Config;
 use super::id::{Seal, SessionKey};
 use super::state::{Leftover, Session};
-use super::upstream::Introduction;
+use super::upstream::{Introduction, Said};
 use crate::auth::{Identity, Sealer};
 use crate::base::Recent;
 use crate::route::{Endpoint, Table};
@@ -20,7 +20,7 @@ pub struct Sessions {
     shards: Box<[Mutex<Shard>]>,
     count: AtomicUsize,
     /// Guards how clients introduced themselves; a walk over a few.
-    introductions: Mutex<Recent<Introduction>>,
+    said: Mutex<Recent<Said>>,
     /// Guards what is to be told its end; pushed to and taken as a whole.
     leftovers: Mutex<Vec<Leftover>>,
 }
@@ -59,8 +59,8 @@ impl Sessions {
     /// An empty table.
     pub fn new(config: Config, sealer: Arc<Sealer>) -> Self {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        let (count, introductions, leftovers) = (AtomicUsize::new(0), Mutex::default(), Mutex::default());
-        Self { config, sealer, shards, count, introductions, leftovers }
+        let (count, said, leftovers) = (AtomicUsize::new(0), Mutex::default(), Mutex::default());
+        Self { config, sealer, shards, count, said, leftovers }
     }
 
     /// Its bounds.
@@ -88,8 +88,8 @@ impl Sessions {
         getrandom::fill(&mut random).map_err(|_| Full)?;
         let seal = Seal {
             key_id: identity.key_id(),
-            revision: introduction.revision,
-            capabilities: introduction.capabilities,
+            revision: introduction.said.revision,
+            capabilities: introduction.said.capabilities,
             created_s: now_s,
             key: SessionKey(random),
             scope: endpoint.scope.clone(),
@@ -232,7 +232,8 @@ impl Sessions {
         introduction: Introduction,
         now_s: u64,
     ) -> Arc<Session> {
-        let introduction = lock(&self.introductions).shared(introduction);
+        let said = lock(&self.said).shared(introduction.said);
+        let introduction = Introduction { said, ..introduction };
         Arc::new(Session::new(seal, Arc::clone(endpoint), introduction, now_s))
     }
 

@@ -30,18 +30,25 @@ use crate::protocol::{ClientCapabilities, Era, Method, Revision, TASKS_EXTENSION
 const SAID_CHARS_MAX: usize = 300;
 
 /// How a client introduced itself, and so how the gateway introduces itself to backends for it.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct Introduction {
-    /// The revision asked for.
-    pub revision: Revision,
-    /// What the client declared.
-    pub capabilities: ClientCapabilities,
-    /// The raw `params` of `initialize`.
-    pub params: Bytes,
+    /// What it says; the same for all clients of one kind.
+    pub said: Arc<Said>,
     /// The client's key; none for the gateway's own sessions.
     pub owner: Option<KeyId>,
     /// Whether it shares nothing with other sessions, no process either.
     pub is_apart: bool,
+}
+
+/// What a client says of itself.
+#[derive(PartialEq, Eq)]
+pub struct Said {
+    /// The revision asked for.
+    pub revision: Revision,
+    /// What it declared.
+    pub capabilities: ClientCapabilities,
+    /// The raw `params` of `initialize`.
+    pub params: Bytes,
 }
 
 impl Introduction {
@@ -53,7 +60,8 @@ impl Introduction {
             capabilities.to_json(),
             env!("CARGO_PKG_VERSION"),
         );
-        Self { revision, capabilities, params: params.into(), owner: None, is_apart: false }
+        let said = Arc::new(Said { revision, capabilities, params: params.into() });
+        Self { said, owner: None, is_apart: false }
     }
 }
 
@@ -219,14 +227,14 @@ thread_local! {
 }
 
 /// Instructions of a server that are longer are kept by each session of its own: usual ones have some thousand bytes.
-const SHARED_BYTES_MAX: usize = 64 << 10;
+const SHARED_BYTES_MAX: usize = 16 << 10;
 
 /// What a server offers, for as long as a session.
 fn kept(features: ServerFeatures) -> Arc<ServerFeatures> {
     if features.instructions.as_ref().is_some_and(|text| text.len() > SHARED_BYTES_MAX) {
         return Arc::new(features);
     }
-    OFFERED.with_borrow_mut(|offered| offered.shared(features))
+    OFFERED.with_borrow_mut(|offered| offered.shared(Arc::new(features)))
 }
 
 /// Opens a session; also gives the whole answer.
@@ -236,9 +244,10 @@ async fn initialize(
     place: u64,
 ) -> Result<(Ready, Bytes), Fault> {
     let server = pool.backend().name().clone();
-    let mut message = Vec::with_capacity(introduction.params.len() + 64);
+    let params = &introduction.said.params;
+    let mut message = Vec::with_capacity(params.len() + 64);
     message.extend_from_slice(br#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":"#);
-    message.extend_from_slice(&introduction.params);
+    message.extend_from_slice(params);
     message.push(b'}');
     let message = Bytes::from(message);
     let introduce = async || {
