@@ -94,7 +94,8 @@ pub async fn measure(run: &Run, tell: &mut dyn FnMut(&Progress<'_>)) -> Result<M
     drop(running);
     let mut watch = watch::Watch::new(run, shared.operations(), measured_from, ends, tallies);
     watch.until(ended, tell).await;
-    let (length, last) = (watch.length(), run.pid.and_then(sample));
+    // None where it ended before its time.
+    let (length, last) = (watch.length(), watch.last.or_else(|| run.pid.and_then(sample)));
     // Not when the last one was opened: what it takes to open one is not what it takes to hold it.
     let held = before.zip(last.map(|taken| taken.memory_bytes));
     let seen = match herd {

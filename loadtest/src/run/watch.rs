@@ -80,6 +80,8 @@ pub struct Watch<'a> {
     pub points: Vec<Point>,
     /// Of the process, when the measurement began.
     pub first: Option<Taken>,
+    /// Likewise when it ended: what connections and sessions that are closed at once take comes behind that.
+    pub last: Option<Taken>,
 }
 
 impl<'a> Watch<'a> {
@@ -106,6 +108,7 @@ impl<'a> Watch<'a> {
             told: Instant::now(),
             points: Vec::new(),
             first: None,
+            last: None,
         }
     }
 
@@ -126,6 +129,9 @@ impl<'a> Watch<'a> {
             self.gather();
             if now >= self.from && self.first.is_none() {
                 self.first = self.run.pid.and_then(sample);
+            }
+            if now >= self.ends && self.last.is_none() {
+                self.last = self.run.pid.and_then(sample);
             }
             // A tick that comes a little early still ends the point.
             if now + every / 2 >= self.pointed + point && now > self.from {
