@@ -174,6 +174,16 @@ enum Reach {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BackendId(pub u32);
 
+impl Config {
+    /// The eras that it may speak: what has a transport of one of them has no other, whatever it says while it starts.
+    fn era_choice(&self) -> EraChoice {
+        match self.address {
+            Address::Sse(_) => EraChoice::Legacy,
+            Address::Http(_) | Address::Unix { .. } | Address::Stdio(_) => self.era,
+        }
+    }
+}
+
 impl Backend {
     /// Makes ready what each connection and each request needs. Opens nothing, and starts no process but the thread
     /// that will.
@@ -200,8 +210,8 @@ impl Backend {
             _ => Breaker::never_open(),
         };
         Ok(Arc::new(Self {
-            legacy: Side::new(Era::Legacy, config.era),
-            modern: Side::new(Era::Modern, config.era),
+            legacy: Side::new(Era::Legacy, config.era_choice()),
+            modern: Side::new(Era::Modern, config.era_choice()),
             get: Opening::new(&Method::GET, &path, listening),
             delete: Opening::new(&Method::DELETE, &path, headers),
             post: Opening::new(&Method::POST, &path, posting),
@@ -237,7 +247,7 @@ impl Backend {
 
     /// What was found out about that; `None`: that it is to be found out again. What is configured stays.
     pub fn note_spoken(&self, era: Era, is_spoken: Option<bool>) {
-        if self.config.era == EraChoice::Auto {
+        if self.config.era_choice() == EraChoice::Auto {
             self.side(era).note(is_spoken);
         }
     }
