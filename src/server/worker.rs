@@ -107,8 +107,8 @@ pub struct Worker {
 /// Sessions a worker has at hand. Beyond it all are let go, and met again.
 const SESSIONS_AT_HAND_MAX: usize = 16_384;
 
-/// A session not used for this many seconds is not kept at hand: its id, which is as big as all else that there is of it, is
-/// read once more when it is used again.
+/// A session not used for this many seconds is not kept at hand: its id, a fifth of all that there is of it, is opened
+/// once more when it is used again.
 const AT_HAND_S: u64 = 10;
 
 /// Room for fewer is not worth giving back.

@@ -80,7 +80,7 @@ impl Session {
     /// The same session over its endpoint as it is now: what is open at a server that did not change is open
     /// there. Also gives what has no place any more.
     pub fn over(self: &Arc<Self>, endpoint: Arc<Endpoint>) -> (Self, Vec<Leftover>) {
-        // Whoever has it now has it for a call, but for the one who renews it.
+        // Whoever has it beside the one who renews it may have it for a call.
         if Arc::strong_count(self) > 1 {
             let mut former = lock(&self.life.rare().former);
             former.retain(|session| session.strong_count() > 0);

@@ -17,6 +17,7 @@ use super::link::{Link, Pending, What};
 use super::server::Server;
 use crate::base::ServerName;
 use crate::frame::EventReader;
+use crate::protocol::Era;
 
 /// Port 9 is `discard`; nobody listens there.
 const URL: &str = "http://127.0.0.1:9/sse";
@@ -30,11 +31,14 @@ struct Room {
 }
 
 fn wire(private_addresses: bool) -> Arc<Backend> {
+    backend(Address::Http(URL.parse().unwrap()), private_addresses)
+}
+
+fn backend(address: Address, private_addresses: bool) -> Arc<Backend> {
     let patience = Duration::from_secs(1);
-    let url = URL.parse().unwrap();
     let config = Config {
         name: ServerName::new("a").unwrap(),
-        address: Address::Http(url),
+        address,
         headers: Vec::new(),
         era: EraChoice::Auto,
         connect_timeout: patience,
@@ -54,6 +58,20 @@ fn wire(private_addresses: bool) -> Arc<Backend> {
     };
     let roots = TlsRoots::from_roots(rustls::RootCertStore::empty());
     Backend::new(BackendId(0), config, &roots).unwrap()
+}
+
+#[test]
+fn its_transport_says_what_era_it_is_of() {
+    let check = |address: Address, before: [Option<bool>; 2], after: Option<bool>| {
+        let server = backend(address, true);
+        assert_eq!([Era::Legacy, Era::Modern].map(|era| server.speaks(era)), before);
+        server.note_spoken(Era::Legacy, Some(true));
+        // Whatever it says while it starts anew.
+        server.note_spoken(Era::Legacy, None);
+        assert_eq!(server.speaks(Era::Legacy), after);
+    };
+    check(Address::Sse(URL.parse().unwrap()), [Some(true), Some(false)], Some(true));
+    check(Address::Http(URL.parse().unwrap()), [None, None], None);
 }
 
 fn hub() -> Rc<Hub> {

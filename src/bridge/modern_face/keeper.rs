@@ -153,6 +153,7 @@ pub async fn refuse(pool: &Rc<Pool>, ready: &Ready, message: &Bytes, envelope: &
 fn refusal_of(message: &Bytes, envelope: &Envelope, why: &str) -> Option<String> {
     let id = String::from_utf8_lossy(envelope.id?.span.of(message));
     if id.len() > ID_BYTES_MAX {
+        tracing::warn!(bytes = id.len(), "a server asked under an id that is too long; it gets no answer");
         return None;
     }
     Some(if is_ping(message, envelope) {
