@@ -114,6 +114,7 @@ fn command(program: &Program) -> Command {
         uid: program.settings.uid,
         gid: program.settings.gid,
         files: child::files_before(),
+        huge_pages: child::gave_up_huge_pages(),
         limits: program.settings.limits.clone(),
         confinement: program.settings.confinement.clone(),
     };

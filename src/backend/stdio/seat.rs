@@ -22,7 +22,7 @@ pub struct Seat {
     pub mailbox: Mailbox,
     /// URIs of resources whose changes it wants to be told.
     subscriptions: HashSet<String>,
-    /// Until when the process may still be at a call that this client gave up.
+    /// Until when the process may still be at a call that this client gave up, or the client is about to listen.
     doubtful_until: Option<Instant>,
 }
 
@@ -39,13 +39,17 @@ pub const SUBSCRIPTIONS_MAX: usize = 4096;
 /// A process that was told that a call is given up stops within this, or as good as never.
 const DOUBTFUL_FOR: Duration = Duration::from_secs(10);
 
+/// A client that has come listens within this, if it does: its stream is answered before the process knows of it, and what
+/// is said in between is not for the one that listened before.
+const COMES_WITHIN: Duration = Duration::from_secs(1);
+
 impl Seat {
     /// Whether a client listens.
     pub fn is_listening(&self) -> bool {
         self.is_clients && self.mailbox.is_open()
     }
 
-    /// Whether what the process says may be about a call that this client gave up.
+    /// Whether what the process says may be about a call that this client gave up, or for one that has just come.
     pub fn is_doubtful(&self, now: Instant) -> bool {
         self.doubtful_until.is_some_and(|until| now < until)
     }
@@ -61,7 +65,7 @@ impl Seats {
             is_clients,
             mailbox: Mailbox::default(),
             subscriptions: HashSet::new(),
-            doubtful_until: None,
+            doubtful_until: is_clients.then(|| Instant::now() + COMES_WITHIN),
         };
         self.taken.insert(id, seat);
         id
@@ -157,11 +161,21 @@ mod tests {
         let other = seats.take(session("b"), true);
         assert_eq!(only(&seats), None);
         let doubtful = |seats: &Seats| seats.only(|_, seat| seat.is_doubtful(Instant::now()));
+        assert_eq!(doubtful(&seats), None, "both have just come");
+        tokio::time::advance(COMES_WITHIN).await;
+        seats.take(session("c"), false);
+        assert_eq!(doubtful(&seats), None, "the gateway itself listens to nothing");
+        let new = seats.take(session("d"), true);
+        assert_eq!(doubtful(&seats), Some(new));
+        tokio::time::advance(COMES_WITHIN).await;
+        assert_eq!(doubtful(&seats), None);
         seats.doubt(other);
         assert_eq!(doubtful(&seats), Some(other));
         tokio::time::advance(DOUBTFUL_FOR).await;
         assert_eq!(doubtful(&seats), None);
-        seats.leave(one);
+        for left in [one, new, SeatId(new.0 - 1)] {
+            seats.leave(left);
+        }
         assert_eq!((only(&seats), seats.len()), (Some(other), 1));
     }
 

@@ -280,6 +280,9 @@ async fn a_client_that_neither_asks_nor_listens_is_in_nobodys_way() {
     };
     check(&mut room, "");
     room.ask(Some(1), &request("0", ""), What::Call);
+    // The other has just come, and may be about to listen.
+    check(&mut room, "");
+    tokio::time::advance(std::time::Duration::from_secs(1)).await;
     check(&mut room, "0>");
     room.ask(Some(0), &request("0", ""), What::Call);
     check(&mut room, "");
