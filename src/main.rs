@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use metamcp::app::{App, AppError, Greeting, Reload, shortage, stdio};
 use metamcp::base::EndpointName;
+use metamcp::child::give_up_huge_pages;
 use metamcp::config::{self, Cli, Command, Config, ConnectArgs, EXIT_USAGE, LogConfig, LogFormat, Summary};
 use metamcp::server::Door;
 use metamcp::telemetry;
@@ -108,6 +109,7 @@ fn end(outcome: Result<(), AppError>) -> ExitCode {
 }
 
 fn serve(mut config: Config, cli: Cli, cwd: PathBuf, to: Audience) -> ExitCode {
+    give_up_huge_pages();
     if let Err(code) = log(&config.log) {
         return code;
     }

@@ -530,9 +530,10 @@ fn a_server_gets_what_it_is_given_and_nothing_else() {
     assert!(!gateway.log().contains("TOKEN"));
 }
 
-/// The gateway takes all that it is allowed; a program that waits by `select(2)` breaks where there is more than it expects.
+/// The gateway takes all files that it is allowed, and a program that waits by `select(2)` breaks where there is more than it
+/// expects; it gives up huge pages, which a program may be made for.
 #[test]
-fn a_server_begins_with_the_limit_of_files_that_the_gateway_began_with() {
+fn a_server_begins_with_what_the_gateway_began_with() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let before = 4000;
     // For all programs that this test starts, others in it too: as many as they need.
@@ -543,10 +544,17 @@ fn a_server_begins_with_the_limit_of_files_that_the_gateway_began_with() {
         let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
         line.split_whitespace().next().unwrap().parse().ok()
     };
+    // What a kernel without huge pages says nothing of.
+    let has_huge_pages = |pid: &str| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        status.lines().find_map(|line| line.strip_prefix("THP_enabled:")).map(|said| said.trim() == "1")
+    };
     let gateway = setup(&["legacy"], "").start();
     let session = open_session(&gateway, PATH, None);
-    assert_eq!(soft(&gateway.pid().to_string()), maximum);
-    assert_eq!(soft(&text(&call(&gateway, &session, "pid", "{}"))), Some(before));
+    let (own, servers) = (gateway.pid().to_string(), text(&call(&gateway, &session, "pid", "{}")));
+    assert_eq!((soft(&own), soft(&servers)), (maximum, Some(before)));
+    let ours = has_huge_pages("self");
+    assert_eq!((has_huge_pages(&own), has_huge_pages(&servers)), (ours.map(|_| false), ours));
 }
 
 /// Landlock; where the kernel has none, the log says so and nothing else can be held.

@@ -18,6 +18,7 @@ mod files;
 mod keeper;
 mod kin;
 mod orders;
+mod pages;
 mod stand_in;
 mod strays;
 
@@ -28,6 +29,7 @@ use rustix::process::{Pid, Signal};
 
 pub use files::{files_allowed, files_before, raise_files};
 pub use orders::{Confinement, Limits, Orders};
+pub use pages::{gave_up_huge_pages, give_up_huge_pages};
 pub use strays::{adopt, end as end_strays, forget, start};
 
 /// The first argument of a process that is to be one of these. Not in `--help`: nobody types it.

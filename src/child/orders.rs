@@ -16,6 +16,9 @@ pub struct Orders {
     /// Open files that it begins with, where `limits` says nothing: it may raise that itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub files: Option<u64>,
+    /// Whether it may have huge pages again, which the gateway gave up for itself.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub huge_pages: bool,
     /// What it may use.
     #[serde(default)]
     pub limits: Limits,
@@ -82,6 +85,7 @@ mod tests {
             uid: None,
             gid: None,
             files: None,
+            huge_pages: false,
             limits: Limits::default(),
             confinement: None,
         };
@@ -90,6 +94,7 @@ mod tests {
             uid: Some(1000),
             gid: Some(1000),
             files: Some(1024),
+            huge_pages: true,
             limits: Limits { open_files: Some(64), memory_bytes: Some(1 << 40), ..Limits::default() },
             confinement: Some(Confinement {
                 read: vec!["/usr".into()],

@@ -13,6 +13,7 @@ use rustix::process::{Resource, Rlimit, Signal, getppid, set_parent_process_deat
 
 use super::files::lower_files;
 use super::orders::{Confinement, Limits, Orders};
+use super::pages::take_huge_pages;
 use super::strays::CORE_BYTES;
 use super::{EXIT_NOT_RUN, pid};
 
@@ -31,6 +32,11 @@ pub fn run(orders: &Orders, program: &[OsString]) -> ExitCode {
     }
     if let Some(files) = orders.files.filter(|_| orders.limits.open_files.is_none())
         && let Err(text) = lower_files(files)
+    {
+        return fail(&text);
+    }
+    if orders.huge_pages
+        && let Err(text) = take_huge_pages()
     {
         return fail(&text);
     }
