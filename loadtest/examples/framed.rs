@@ -23,6 +23,9 @@ const META: &str = r#""_meta":{"io.modelcontextprotocol/protocolVersion":"2026-0
 /// More than any window, so that the time of an id is not overwritten while it waits.
 const TIMES: usize = 1 << 14;
 
+/// What has not been answered so long after the last request never is.
+const LAST_NANOS: u64 = 1_000_000_000;
+
 fn main() -> io::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -122,13 +125,19 @@ fn load(port: u64, pid: &str, method: &str, plan: &HashMap<&str, u64>) -> io::Re
         let is_lines = plan["--lines"] == 1;
         let mut chunks = open(&mut socket, is_lines, method)?;
         let measured = (cpu_s(pid), Instant::now());
-        let reading = Arc::clone(&tally);
-        threads.push(thread::spawn(move || read_answers(&mut chunks, &reading, begun)));
-        let (writing, method) = (Arc::clone(&tally), method.to_owned());
-        let plan: (u64, u64, u64) = (plan["--window"], plan["--batch"], plan["--rate"]);
-        threads.push(thread::spawn(move || {
-            write_requests(&mut socket, &writing, &method, is_lines, plan, begun)
-        }));
+        let (reading, writing, method) = (Arc::clone(&tally), Arc::clone(&tally), method.to_owned());
+        let (window, batch, rate) = (plan["--window"], plan["--batch"], plan["--rate"]);
+        if rate == 0 {
+            threads.push(thread::spawn(move || read_answers(&mut chunks, &reading, begun)));
+            threads.push(thread::spawn(move || {
+                write_requests(&mut socket, &writing, &method, is_lines, (window, batch), begun)
+            }));
+        } else {
+            threads.push(thread::spawn(move || {
+                let what = (method.as_str(), is_lines);
+                pace(&mut socket, &mut chunks, &writing, what, (window, batch, rate), begun)
+            }));
+        }
         measured
     };
     thread::sleep(Duration::from_secs(seconds));
@@ -165,7 +174,7 @@ fn open(socket: &mut TcpStream, is_lines: bool, method: &str) -> io::Result<Chun
         socket,
         "POST /api/v1/mcp/stream HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nTransfer-Encoding: chunked\r\n\r\n"
     )?;
-    let mut chunks = Chunks { socket: socket.try_clone()?, bytes: Vec::new(), taken: 0, is_lines };
+    let mut chunks = Chunks::new(socket.try_clone()?, is_lines);
     chunks.head()?;
     if method == "ping" {
         let hello = r#"{"jsonrpc":"2.0","id":"i","method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"load","version":"1"}}}"#;
@@ -196,7 +205,16 @@ fn send(socket: &mut TcpStream, bytes: &[u8]) -> io::Result<()> {
     let mut chunk = format!("{:x}\r\n", bytes.len()).into_bytes();
     chunk.extend_from_slice(bytes);
     chunk.extend_from_slice(b"\r\n");
-    socket.write_all(&chunk)
+    let mut rest = &chunk[..];
+    while !rest.is_empty() {
+        match socket.write(rest) {
+            Ok(count) => rest = &rest[count..],
+            // Who paces never sleeps.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::hint::spin_loop(),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 fn write_requests(
@@ -204,17 +222,12 @@ fn write_requests(
     tally: &Tally,
     method: &str,
     is_lines: bool,
-    (window, batch, rate): (u64, u64, u64),
+    (window, batch): (u64, u64),
     begun: Instant,
 ) -> io::Result<Vec<u64>> {
     let mut bytes = Vec::new();
     let mut id: u64 = 0;
     while !tally.over.load(Ordering::Relaxed) {
-        if let Some(due) = (id * 1_000_000_000).checked_div(rate).map(Duration::from_nanos) {
-            while begun.elapsed() < due {
-                std::hint::spin_loop();
-            }
-        }
         let under_way = tally.window.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut under_way, _) = tally
             .window
@@ -241,23 +254,72 @@ fn write_requests(
 
 fn read_answers(chunks: &mut Chunks, tally: &Tally, begun: Instant) -> io::Result<Vec<u64>> {
     let (mut messages, mut times) = (Vec::new(), Vec::new());
-    loop {
-        messages.clear();
-        if !chunks.next(&mut messages)? {
-            return Ok(times);
-        }
-        let now = nanos(begun);
-        let mut answers = 0;
-        for message in &messages {
-            let Some(id) = id_of(message) else {
-                tally.wrong.fetch_add(1, Ordering::Relaxed);
-                continue;
-            };
-            answers += 1;
-            times.push(now - tally.sent[slot(id)].load(Ordering::Relaxed));
-        }
-        tally.answered(answers);
+    while chunks.next(&mut messages)? {
+        tally.answered(note(&mut messages, tally, begun, &mut times));
     }
+    Ok(times)
+}
+
+/// How many of them are answers; when each was asked for is known.
+fn note(messages: &mut Vec<Vec<u8>>, tally: &Tally, begun: Instant, times: &mut Vec<u64>) -> u64 {
+    let now = nanos(begun);
+    let mut answers = 0;
+    for message in messages.drain(..) {
+        let Some(id) = id_of(&message) else {
+            tally.wrong.fetch_add(1, Ordering::Relaxed);
+            continue;
+        };
+        answers += 1;
+        times.push(now.saturating_sub(tally.sent[slot(id)].load(Ordering::Relaxed)));
+    }
+    answers
+}
+
+/// Asks at a rate and reads on one thread that never sleeps: with two of them, and the gateway, on two cores, one would wait
+/// until the scheduler takes another's turn away. Times are those since a request was due, so that one who asks late does
+/// not hide it.
+fn pace(
+    socket: &mut TcpStream,
+    chunks: &mut Chunks,
+    tally: &Tally,
+    (method, is_lines): (&str, bool),
+    (window, batch, rate): (u64, u64, u64),
+    begun: Instant,
+) -> io::Result<Vec<u64>> {
+    socket.set_nonblocking(true)?;
+    let (mut messages, mut times, mut bytes) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut id, mut under_way, start) = (0, 0, nanos(begun));
+    let mut ends = u64::MAX;
+    loop {
+        let (now, due) = (nanos(begun), start + id * 1_000_000_000 / rate);
+        let is_over = tally.over.load(Ordering::Relaxed);
+        if is_over {
+            ends = ends.min(now + LAST_NANOS);
+            if under_way == 0 || now >= ends {
+                break;
+            }
+        }
+        if !is_over && now >= due && under_way + batch <= window {
+            bytes.clear();
+            for _ in 0..batch {
+                tally.sent[slot(id)].store(due, Ordering::Relaxed);
+                put(&mut bytes, &message(method, id), is_lines);
+                id += 1;
+            }
+            under_way += batch;
+            send(socket, &bytes)?;
+        }
+        match chunks.fill() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::hint::spin_loop(),
+            other => other?,
+        }
+        chunks.take(&mut messages)?;
+        let answers = note(&mut messages, tally, begun, &mut times);
+        under_way -= answers;
+        tally.answers.fetch_add(answers, Ordering::Relaxed);
+    }
+    tally.wrong.fetch_add(under_way, Ordering::Relaxed);
+    Ok(times)
 }
 
 fn nanos(begun: Instant) -> u64 {
@@ -277,67 +339,96 @@ fn id_of(message: &[u8]) -> Option<u64> {
 /// The messages in the body of a response.
 struct Chunks {
     socket: TcpStream,
+    /// What was read and not taken is at `taken..read`.
     bytes: Vec<u8>,
     taken: usize,
+    read: usize,
+    /// The messages that came in part.
+    body: Vec<u8>,
     is_lines: bool,
+    is_over: bool,
 }
 
 impl Chunks {
+    fn new(socket: TcpStream, is_lines: bool) -> Self {
+        Self {
+            socket,
+            bytes: vec![0; 256 << 10],
+            taken: 0,
+            read: 0,
+            body: Vec::new(),
+            is_lines,
+            is_over: false,
+        }
+    }
+
     fn fill(&mut self) -> io::Result<()> {
-        self.bytes.drain(..self.taken);
-        self.taken = 0;
-        let start = self.bytes.len();
-        self.bytes.resize(start + (256 << 10), 0);
-        let count = self.socket.read(&mut self.bytes[start..])?;
-        self.bytes.truncate(start + count);
+        self.bytes.copy_within(self.taken..self.read, 0);
+        (self.taken, self.read) = (0, self.read - self.taken);
+        if self.read == self.bytes.len() {
+            self.bytes.resize(2 * self.read, 0);
+        }
+        let count = self.socket.read(&mut self.bytes[self.read..])?;
+        self.read += count;
         if count == 0 { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
     }
 
-    fn line(&mut self) -> io::Result<String> {
+    /// The next line that is there, and where it ends.
+    fn line(&self) -> Option<(String, usize)> {
+        let left = &self.bytes[self.taken..self.read];
+        let end = left.windows(2).position(|window| window == b"\r\n")?;
+        Some((String::from_utf8_lossy(&left[..end]).into_owned(), self.taken + end + 2))
+    }
+
+    fn head(&mut self) -> io::Result<()> {
+        let mut status = None;
         loop {
-            let left = &self.bytes[self.taken..];
-            if let Some(end) = left.windows(2).position(|window| window == b"\r\n") {
-                let line = String::from_utf8_lossy(&left[..end]).into_owned();
-                self.taken += end + 2;
-                return Ok(line);
+            let Some((line, end)) = self.line() else {
+                self.fill()?;
+                continue;
+            };
+            self.taken = end;
+            let status = status.get_or_insert_with(|| line.clone());
+            if !status.starts_with("HTTP/1.1 200") {
+                return Err(io::Error::other(status.clone()));
+            }
+            if line.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Waits for some messages; false at the end.
+    fn next(&mut self, messages: &mut Vec<Vec<u8>>) -> io::Result<bool> {
+        loop {
+            self.take(messages)?;
+            if !messages.is_empty() || self.is_over {
+                return Ok(!self.is_over);
             }
             self.fill()?;
         }
     }
 
-    fn head(&mut self) -> io::Result<()> {
-        let status = self.line()?;
-        if !status.starts_with("HTTP/1.1 200") {
-            return Err(io::Error::other(status));
+    /// All messages that are there as a whole.
+    fn take(&mut self, messages: &mut Vec<Vec<u8>>) -> io::Result<()> {
+        while let Some((line, start)) = self.line() {
+            let length = usize::from_str_radix(&line, 16).map_err(io::Error::other)?;
+            if self.read < start + length + 2 {
+                break;
+            }
+            self.body.extend_from_slice(&self.bytes[start..start + length]);
+            self.taken = start + length + 2;
+            self.is_over |= length == 0;
         }
-        while !self.line()?.is_empty() {}
+        let taken = self.split(messages);
+        self.body.drain(..taken);
         Ok(())
     }
 
-    /// All whole messages of the next chunk, which ends where a message does or does not; false at the end.
-    fn next(&mut self, messages: &mut Vec<Vec<u8>>) -> io::Result<bool> {
-        let mut body = Vec::new();
-        loop {
-            let length = usize::from_str_radix(&self.line()?, 16).map_err(io::Error::other)?;
-            while self.bytes.len() - self.taken < length + 2 {
-                self.fill()?;
-            }
-            body.extend_from_slice(&self.bytes[self.taken..self.taken + length]);
-            self.taken += length + 2;
-            if length == 0 {
-                return Ok(false);
-            }
-            if self.split(&body, messages) == body.len() {
-                return Ok(true);
-            }
-            messages.clear();
-        }
-    }
-
-    fn split(&self, body: &[u8], messages: &mut Vec<Vec<u8>>) -> usize {
+    fn split(&self, messages: &mut Vec<Vec<u8>>) -> usize {
         let mut at = 0;
-        while at < body.len() {
-            let rest = &body[at..];
+        while at < self.body.len() {
+            let rest = &self.body[at..];
             let (start, end) = if self.is_lines {
                 let Some(end) = rest.iter().position(|byte| *byte == b'\n') else { break };
                 (0, end + 1)
