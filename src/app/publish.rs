@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::stream::{self, StreamExt as _};
 use tokio::sync::watch;
 use tokio::task::spawn_local;
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -30,6 +31,10 @@ const FOLLOW_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Between two looks for sessions that are over.
 const SESSION_SWEEP: Duration = Duration::from_secs(30);
+
+/// Sessions whose servers are told at once that they are over: one server that does not answer holds up few, and none gets
+/// more at once than from a busy client.
+const FAREWELLS_MAX: usize = 64;
 
 impl Publisher {
     /// `builder` has made the first version, and `fleet` publishes it to `shared`. Runs in a `LocalSet`, on which it
@@ -113,12 +118,10 @@ async fn sweep(sessions: Arc<Sessions>, pools: Rc<Pools>) {
         if !left.is_empty() {
             spawn_local(part_when_quiet(left, Rc::clone(&pools)));
         }
-        // One after the other, for there may be thousands, and beside the sweep, for a server may be slow.
+        // Some at a time, for there may be thousands, and beside the sweep, for a server may be slow.
         let pools = Rc::clone(&pools);
-        spawn_local(async move {
-            for session in over {
-                farewell(session, Rc::clone(&pools)).await;
-            }
-        });
+        let farewells = stream::iter(over)
+            .for_each_concurrent(FAREWELLS_MAX, move |session| farewell(session, Rc::clone(&pools)));
+        spawn_local(farewells);
     }
 }
