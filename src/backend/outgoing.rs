@@ -3,6 +3,7 @@
 use bytes::{BufMut, Bytes};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
+use memchr::memchr;
 
 use super::Backend;
 use super::body::RequestBody;
@@ -183,9 +184,8 @@ impl Outgoing {
 
     fn remove_all(&mut self, is_it: impl Fn(&[u8]) -> bool) {
         let mut at = 0;
-        while let Some(line) = self.lines[at..].split_inclusive(|byte| *byte == b'\n').next() {
-            let end = at + line.len();
-            if is_it(line) {
+        while let Some(end) = memchr(b'\n', &self.lines[at..]).map(|found| at + found + 1) {
+            if is_it(&self.lines[at..end]) {
                 self.lines.drain(at..end);
             } else {
                 at = end;

@@ -22,11 +22,22 @@ impl<T: Eq> Recent<T> {
     /// The same as somebody else's, if that was said lately. What is given is kept here for a while: its size is bounded by
     /// whoever gives it.
     pub fn shared(&mut self, said: Arc<T>) -> Arc<T> {
-        let known = self.said.iter().position(|known| *known == said).and_then(|at| self.said.remove(at));
-        let shared = known.unwrap_or(said);
+        if let Some(known) = self.find(|known| *known == *said) {
+            return known;
+        }
         self.said.truncate(SAID_MAX - 1);
-        self.said.push_front(Arc::clone(&shared));
-        shared
+        self.said.push_front(Arc::clone(&said));
+        said
+    }
+
+    /// What was said lately and is looked for.
+    pub fn find(&mut self, is_it: impl Fn(&T) -> bool) -> Option<Arc<T>> {
+        let at = self.said.iter().position(|known| is_it(known))?;
+        if at > 0 {
+            let known = self.said.remove(at)?;
+            self.said.push_front(known);
+        }
+        self.said.front().cloned()
     }
 }
 
@@ -41,6 +52,9 @@ mod tests {
         let mut check = |said: usize, is_first: bool, kept: usize| {
             let shared = recent.shared(Arc::new(said.to_string()));
             assert_eq!((Arc::ptr_eq(&shared, &first), recent.said.len()), (is_first, kept), "{said}");
+            let found = recent.find(|known| *known == *shared);
+            assert!(found.is_some_and(|found| Arc::ptr_eq(&found, &shared)), "{said}");
+            assert_eq!(recent.find(String::is_empty), None);
         };
         check(0, true, 1);
         check(1, false, 2);

@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 use std::hash::{BuildHasher, Hasher};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use foldhash::fast::FixedState;
@@ -16,6 +16,7 @@ use super::retold::{retold, without_tasks};
 use super::vetting::{Held, HeldTools};
 use super::view::View;
 use crate::frame::{encode_header, json_string};
+use crate::protocol::Revision;
 use crate::route::{Destination, Endpoint, Names, Override, OwnName, UriTemplate};
 use crate::session::{ServerFeatures, TaskFeatures};
 
@@ -89,6 +90,8 @@ pub struct Merged {
     pub is_loading: bool,
     /// Set by workers that read it, taken back by the keeper that counts.
     pub used: AtomicBool,
+    /// What `initialize` is answered with, by revision, once somebody asked in that.
+    pub(super) initialized: [OnceLock<Bytes>; Revision::ALL.len()],
 }
 
 /// One merged list.

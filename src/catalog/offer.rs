@@ -40,8 +40,14 @@ impl Merged {
         serde_json::Value::Object(capabilities)
     }
 
-    /// The `result` of `initialize`.
+    /// The `result` of `initialize`, made once for each revision: clients that open a session for each of their calls ask for
+    /// it as often as they call.
     pub fn initialize_result(&self, revision: Revision) -> Bytes {
+        let made = &self.initialized[usize::from(revision.to_byte())];
+        made.get_or_init(|| self.make_initialize_result(revision)).clone()
+    }
+
+    fn make_initialize_result(&self, revision: Revision) -> Bytes {
         let mut capabilities = self.capabilities_json();
         let tasks = self.features.tasks;
         if tasks.calls && revision >= Revision::V2025_11_25 {
@@ -113,6 +119,17 @@ mod tests {
 
     fn none() -> Merged {
         Merged::default()
+    }
+
+    #[test]
+    fn each_revision_is_answered_in_its_own_words() {
+        let merged = none();
+        // The second time it is what was made the first time.
+        for revision in Revision::ALL.into_iter().chain(Revision::ALL) {
+            let result = merged.initialize_result(revision);
+            let result: serde_json::Value = serde_json::from_slice(&result).expect("JSON");
+            assert_eq!(result["protocolVersion"], revision.as_str());
+        }
     }
 
     #[test]

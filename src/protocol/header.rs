@@ -37,6 +37,10 @@ pub fn is_event_stream(value: &[u8]) -> bool {
 
 /// Whether a media type is this one, whatever its parameters (RFC 9110, section 8.3.1).
 pub fn is_type(value: &[u8], wanted: &str) -> bool {
+    // Nearly every value is one type and nothing else: its length tells most of what there is to know.
+    if value.len() <= wanted.len() {
+        return value.eq_ignore_ascii_case(wanted.as_bytes());
+    }
     let essence = value.split(|byte| *byte == b';').next().unwrap_or_default();
     essence.trim_ascii().eq_ignore_ascii_case(wanted.as_bytes())
 }
@@ -51,4 +55,36 @@ pub fn content_length(value: &[u8]) -> Option<u64> {
         b'0'..=b'9' => Some(sum * 10 + u64::from(digit - b'0')),
         _ => None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_and_their_parameters() {
+        let check =
+            |value: &str, expected: bool| assert_eq!(is_json(value.as_bytes()), expected, "{value:?}");
+        for value in [
+            "application/json",
+            "Application/JSON",
+            " application/json ",
+            "application/json;",
+            "application/json ; a=b",
+        ] {
+            check(value, true);
+        }
+        // Some of them as long as the name itself.
+        for value in [
+            "",
+            ";",
+            "application/jso",
+            "application/jso;",
+            "application/jso ",
+            "application/jsonx",
+            "text/event-stream",
+        ] {
+            check(value, false);
+        }
+    }
 }

@@ -1,6 +1,6 @@
-//! HTTP/1.1 with a client, as far as its requests have the one usual shape: a small POST to an MCP path with
-//! a length that was said. Every other request is hyper's, in whole, from its first byte, and so is what
-//! follows it on the connection.
+//! HTTP/1.1 with a client, as far as its requests have a usual shape: a small POST to an MCP path with a length
+//! that was said, or the DELETE of a session, without a body. Every other request is hyper's, in whole, from
+//! its first byte, and so is what follows it on the connection.
 //!
 //! Invariant: what is read here, hyper would read in the same way. The parser is the same.
 
@@ -309,13 +309,21 @@ enum Read {
     Unusual,
 }
 
-/// Reads a request, when it is of the usual shape and came whole.
+/// What usual requests begin with. Each tells its method by its first letter.
+const OPENINGS: [(Method, &[u8]); 2] = [(Method::POST, b"POST /"), (Method::DELETE, b"DELETE /")];
+
+/// What the beginning of a request asks to be done, when that is usual; of less than a whole one: what it may come to ask.
+fn usual_method(came: &[u8]) -> Option<Method> {
+    let is_it = |opening: &[u8]| {
+        let seen = came.len().min(opening.len());
+        came[..seen] == opening[..seen]
+    };
+    OPENINGS.into_iter().find_map(|(method, opening)| is_it(opening).then_some(method))
+}
+
+/// Reads a request, when it is of a usual shape and came whole.
 fn read_request(config: &Config, table: &Table, came: &[u8]) -> Read {
-    const POST: &[u8] = b"POST /";
-    let seen = came.len().min(POST.len());
-    if came[..seen] != POST[..seen] {
-        return Read::Unusual;
-    }
+    let Some(method) = usual_method(came) else { return Read::Unusual };
     let mut lines = [const { MaybeUninit::uninit() }; FIELDS_MAX];
     let mut request = httparse::Request::new(&mut []);
     let parsed =
@@ -331,8 +339,12 @@ fn read_request(config: &Config, table: &Table, came: &[u8]) -> Read {
     let (Some(endpoint), Some(1), true) = (endpoint, request.version, is_small) else {
         return Read::Unusual;
     };
-    let Some(body_bytes) = length_of(request.headers, config.body_bytes_max.min(BODY_BYTES_MAX)) else {
-        return Read::Unusual;
+    let bytes_max = config.body_bytes_max.min(BODY_BYTES_MAX);
+    let body_bytes = match (method == Method::POST, length_of(request.headers)) {
+        // A POST has a body, even if it is refused; nothing else has one.
+        (true, Ok(Some(bytes))) if (1..=bytes_max).contains(&bytes) => bytes,
+        (false, Ok(None | Some(0))) => 0,
+        _ => return Read::Unusual,
     };
     let bytes = head_bytes + body_bytes;
     if came.len() < bytes {
@@ -348,31 +360,35 @@ fn read_request(config: &Config, table: &Table, came: &[u8]) -> Read {
         return Read::Unusual;
     }
     let (endpoint, body) = (Arc::clone(endpoint), Arriving::Whole(body));
-    let asked = Asked { method: Method::POST, authority: None, endpoint, fields, body };
+    let asked = Asked { method, authority: None, endpoint, fields, body };
     Read::Usual(asked, bytes)
 }
 
-/// How long the body is, when nothing else is said about the message or the connection than that it is kept.
-fn length_of(lines: &[httparse::Header<'_>], max: usize) -> Option<usize> {
+/// Something is said about a message or its connection that is not usual.
+struct Unusual;
+
+/// How long the body is, if that is said, when nothing else is said about the message or the connection than that it
+/// is kept.
+fn length_of(lines: &[httparse::Header<'_>]) -> Result<Option<usize>, Unusual> {
     let mut length = None;
     for line in lines {
         let is = |name: &str| line.name.eq_ignore_ascii_case(name);
         match line.name.len() {
             14 if is("content-length") => {
                 if length.is_some() {
-                    return None;
+                    return Err(Unusual);
                 }
                 let said = header::content_length(line.value).and_then(|bytes| usize::try_from(bytes).ok());
-                length = Some(said.filter(|length| (1..=max).contains(length))?);
+                length = Some(said.ok_or(Unusual)?);
             }
-            10 if is("connection") && !line.value.eq_ignore_ascii_case(b"keep-alive") => return None,
-            17 if is("transfer-encoding") => return None,
-            7 if is("upgrade") => return None,
-            6 if is("expect") => return None,
+            10 if is("connection") && !line.value.eq_ignore_ascii_case(b"keep-alive") => return Err(Unusual),
+            17 if is("transfer-encoding") => return Err(Unusual),
+            7 if is("upgrade") => return Err(Unusual),
+            6 if is("expect") => return Err(Unusual),
             _ => {}
         }
     }
-    length
+    Ok(length)
 }
 
 /// Where a part lies in the whole it is a part of.
@@ -413,7 +429,7 @@ mod tests {
             Read::Unusual => Err("unusual"),
             Read::Usual(asked, bytes) => {
                 let Arriving::Whole(body) = &asked.body else { panic!("a body that was read") };
-                assert!(asked.method == Method::POST && asked.authority.is_none());
+                assert!(came.starts_with(asked.method.as_str().as_bytes()) && asked.authority.is_none());
                 Ok((&*asked.endpoint.scope, &body[..], came.len() - bytes))
             }
         };
@@ -438,6 +454,18 @@ mod tests {
         let Read::Usual(asked, _) = read(usual.as_bytes()) else { panic!("it is usual") };
         assert_eq!(asked.fields.get(Field::Host), Some(&b"localhost"[..]));
         assert_eq!(asked.fields.get(Field::Origin), None);
+        for lines in ["", "Content-Length: 0\r\n", "Content-Length: 00\r\nConnection: keep-alive\r\n"] {
+            let end = delete(lines);
+            check(end.as_bytes(), Ok(("e/default", b"", 0)));
+            check((end.clone() + &end).as_bytes(), Ok(("e/default", b"", end.len())));
+            for at in 0..end.len() {
+                check(&end.as_bytes()[..at], Err("partial"));
+            }
+        }
+    }
+
+    fn delete(lines: &str) -> String {
+        head(lines).replacen("POST", "DELETE", 1)
     }
 
     #[test]
@@ -480,6 +508,15 @@ mod tests {
             "Content-Length: 2\r\nAccept: a\r\nACCEPT: b\r\n",
         ] {
             check((head(lines) + "{}").as_bytes(), Err("unusual"));
+            // These are what an end of a session usually has.
+            if !["", "Content-Length: 0\r\n"].contains(&lines) {
+                check((delete(lines) + "{}").as_bytes(), Err("unusual"));
+            }
+        }
+        for other in
+            ["DELETE ", "DELETE\t/", "Delete /", "delete /", "DELETED /", "DEL /", "PUT /", "GET /", "X"]
+        {
+            check(head("").replacen("POST /", other, 1).as_bytes(), Err("unusual"));
         }
         check((head(&"X: x\r\n".repeat(FIELDS_MAX)) + "{}").as_bytes(), Err("unusual"));
         // Refused before the end of the head came.

@@ -140,6 +140,7 @@ async fn forward(worker: &Rc<Worker>, control: &Control, asked: Asked) -> Result
         Method::DELETE => {
             let session = worker.session(&fields, &identity, &endpoint)?;
             legacy::end(worker, &session);
+            worker.let_go(&fields);
             Ok(reply::status(StatusCode::OK))
         }
         _ => Err(not_allowed("use POST, or GET and DELETE within a session")),

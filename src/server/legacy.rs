@@ -29,7 +29,7 @@ use crate::catalog::{ListKind, View};
 use crate::frame::{Id, Kind as FrameKind, Span};
 use crate::protocol::{ClientCapabilities, Era, Method, Revision, header};
 use crate::route::{Endpoint, Place, Shape};
-use crate::session::{Ask, InFlight, Introduction, Ready, Said, Session, ask, farewell, is_lost};
+use crate::session::{Ask, Full, InFlight, Introduction, Ready, Said, Session, ask, farewell, is_lost};
 
 /// What a client says of itself is kept for its session; real ones have some 200 bytes.
 const INTRODUCTION_BYTES_MAX: usize = 16 << 10;
@@ -108,35 +108,37 @@ fn check_version(call: &Call) -> Result<(), Fault> {
 
 /// Opens a session.
 async fn initialize(worker: &Rc<Worker>, call: &Call) -> Result<Reply, Fault> {
-    let introduction = introduction(call)?;
+    let introduction = introduction(worker, call)?;
     let view = View::Legacy(introduction.said.capabilities);
     let sessions = &worker.shared.sessions;
-    let full = |_| Fault::gateway(Kind::Overloaded, "there are too many sessions; try again later");
-    let (text, response) = match call.endpoint.shape {
+    let create = |introduction| {
+        let created = sessions.create(&call.identity, &call.endpoint, introduction, worker.now_s());
+        created
+            .map_err(|Full| Fault::gateway(Kind::Overloaded, "there are too many sessions; try again later"))
+    };
+    let (text, session, mut response) = match call.endpoint.shape {
         Shape::Single => {
-            let (text, session) = sessions
-                .create(&call.identity, &call.endpoint, introduction, worker.now_s())
-                .map_err(full)?;
+            let (text, session) = create(introduction)?;
             let opening = async {
                 let pool = worker.pool(&session.endpoint.servers[0])?;
                 session.upstream(0).open_for_client(&pool, &session.introduction).await
             };
             let message = opening.await.inspect_err(|_| sessions.end(&session))?;
-            (text, reply::result(&call.id(), result_of(&message)?))
+            (text, session, reply::result(&call.id(), result_of(&message)?))
         }
         Shape::Aggregate(_) => {
             let merged = worker.shared.catalog.merged(&call.endpoint, view).await;
             let result = merged.initialize_result(introduction.said.revision);
-            let (text, _) = sessions
-                .create(&call.identity, &call.endpoint, introduction, worker.now_s())
-                .map_err(full)?;
-            (text, reply::result(&call.id(), result))
+            let (text, session) = create(introduction)?;
+            (text, session, reply::result(&call.id(), result))
         }
     };
-    let mut response = response;
-    let value = HeaderValue::from_str(&text)
+    let text = Bytes::from(text);
+    let value = HeaderValue::from_maybe_shared(text.clone())
         .map_err(|error| Fault::gateway(Kind::Internal, "no session id could be made").because(error))?;
     response.headers_mut().insert(header::SESSION_ID, value);
+    // The client asks on at once, mostly on the same connection.
+    worker.have_at_hand(text, &session);
     Ok(response)
 }
 
@@ -153,7 +155,7 @@ fn result_of(message: &Bytes) -> Result<Bytes, Fault> {
 }
 
 /// What the client says of itself. Off the usual path, so read with serde.
-fn introduction(call: &Call) -> Result<Introduction, Fault> {
+fn introduction(worker: &Worker, call: &Call) -> Result<Introduction, Fault> {
     #[derive(serde::Deserialize)]
     struct Params<'a> {
         #[serde(borrow)]
@@ -166,6 +168,10 @@ fn introduction(call: &Call) -> Result<Introduction, Fault> {
         )
     };
     let params = call.envelope.params.object.map(|span| call.raw(span)).ok_or_else(malformed)?;
+    let owner = Some(call.identity.key_id());
+    if let Some(said) = worker.shared.sessions.said(&params) {
+        return Ok(Introduction { said, owner, is_apart: false });
+    }
     if params.len() > INTRODUCTION_BYTES_MAX {
         return Err(Fault::client(Kind::MalformedParams, "the params of initialize are over 16 KiB"));
     }
@@ -178,7 +184,6 @@ fn introduction(call: &Call) -> Result<Introduction, Fault> {
         .unwrap_or(Revision::LEGACY_LATEST);
     // A copy: a slice would keep the whole request for as long as the session.
     let params = Bytes::copy_from_slice(&params);
-    let owner = Some(call.identity.key_id());
     let said = Arc::new(Said { revision, capabilities, params });
     Ok(Introduction { said, owner, is_apart: false })
 }

@@ -401,12 +401,23 @@ impl Worker {
             }
         })?;
         session.touch(now_s);
+        self.have_at_hand(Bytes::copy_from_slice(text), &session);
+        Ok(session)
+    }
+
+    /// Has a session at hand from now on, by the text of its id.
+    pub fn have_at_hand(&self, text: Bytes, session: &Arc<Session>) {
         let mut sessions = self.sessions.borrow_mut();
         if sessions.len() >= SESSIONS_AT_HAND_MAX {
             sessions.clear();
         }
-        sessions.insert(Bytes::copy_from_slice(text), Arc::clone(&session));
-        Ok(session)
+        sessions.insert(text, Arc::clone(session));
+    }
+
+    /// The session that a request names has ended: it is not kept at hand until the next look at the clock.
+    pub fn let_go(&self, fields: &Fields) {
+        let text = fields.get(Field::McpSessionId).unwrap_or_default();
+        self.sessions.borrow_mut().remove(text);
     }
 
     fn may_use(&self, session: &Session, identity: &Identity, endpoint: &Endpoint) -> bool {

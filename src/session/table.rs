@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use foldhash::fast::RandomState;
+
 use super::Config;
 use super::id::{Seal, SessionKey};
 use super::state::{Leftover, Session};
@@ -27,9 +29,9 @@ pub struct Sessions {
 
 #[derive(Default)]
 struct Shard {
-    live: HashMap<SessionKey, Arc<Session>>,
+    live: HashMap<SessionKey, Arc<Session>, RandomState>,
     /// Ended by the client before their time, with the second until which the id would else be good.
-    ended: HashMap<SessionKey, u64>,
+    ended: HashMap<SessionKey, u64, RandomState>,
 }
 
 /// Enough that two cores seldom meet in one; each costs an empty map.
@@ -71,6 +73,12 @@ impl Sessions {
     /// How many there are.
     pub fn count(&self) -> usize {
         self.count.load(Ordering::Relaxed)
+    }
+
+    /// What a client says of itself by these `params` of `initialize`, if others said the same lately. Bytes are compared, so
+    /// that most are not read at all.
+    pub fn said(&self, params: &[u8]) -> Option<Arc<Said>> {
+        lock(&self.said).find(|said| *said.params == *params)
     }
 
     /// A new session and the id to give to the client.
@@ -252,7 +260,7 @@ impl Sessions {
 }
 
 /// Of a table that was much bigger.
-fn give_room_back<T>(map: &mut HashMap<SessionKey, T>) {
+fn give_room_back<T>(map: &mut HashMap<SessionKey, T, RandomState>) {
     if map.capacity() > ROOM_MIN && map.len() < map.capacity() / 4 {
         map.shrink_to_fit();
     }

@@ -221,9 +221,41 @@ impl Upstream {
     }
 }
 
+/// An answer to `initialize` by which a server opened a session.
+#[derive(PartialEq, Eq)]
+struct Opening {
+    /// As it came.
+    message: Bytes,
+    revision: Revision,
+    features: Arc<ServerFeatures>,
+}
+
 thread_local! {
     /// What servers offer, as sessions that were opened on this thread know it.
     static OFFERED: RefCell<Recent<ServerFeatures>> = RefCell::default();
+
+    /// What servers answered by. A server mostly says the same to each session, under the id that is always the same: then
+    /// its answer is compared, and not read.
+    static OPENINGS: RefCell<Recent<Opening>> = RefCell::default();
+}
+
+/// Answers that are longer are read each time: usual ones have some hundred bytes.
+const OPENING_BYTES_MAX: usize = 4 << 10;
+
+/// What that answer says, if a server opened a session by it lately.
+fn known_opening(heard: &Heard) -> Option<Arc<Opening>> {
+    let is_usual = heard.status.is_success() && heard.message.len() <= OPENING_BYTES_MAX;
+    let find = |openings: &mut Recent<Opening>| openings.find(|known| known.message == heard.message);
+    is_usual.then(|| OPENINGS.with_borrow_mut(find)).flatten()
+}
+
+fn remember_opening(message: &Bytes, revision: Revision, features: &Arc<ServerFeatures>) {
+    if message.len() <= OPENING_BYTES_MAX {
+        // A copy: it may be a slice of what is much longer.
+        let message = Bytes::copy_from_slice(message);
+        let opening = Opening { message, revision, features: Arc::clone(features) };
+        OPENINGS.with_borrow_mut(|openings| drop(openings.shared(Arc::new(opening))));
+    }
 }
 
 /// Instructions of a server that are longer are kept by each session of its own: usual ones have some thousand bytes.
@@ -258,6 +290,10 @@ async fn initialize(
         ask_for(pool, asked, whom).await.map_err(|error| error.into_fault(&server))
     };
     let mut heard = introduce().await?;
+    if let Some(known) = known_opening(&heard) {
+        let Heard { session_id, message, .. } = heard;
+        return Ok((Ready::new(session_id, known.revision, Arc::clone(&known.features)), message));
+    }
     // A server of the transport of 2024-11-05 may have nothing there that takes a POST.
     let is_unknown = matches!(heard.status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED);
     if is_unknown && pool.find_sse().await {
@@ -288,7 +324,9 @@ async fn initialize(
     // Of the other era, whatever it says.
     features.tasks.extension = false;
     let revision = Revision::parse(result.protocol_version.as_bytes()).ok_or_else(nonsense)?;
-    Ok((Ready { session_id, revision, features: kept(features), stream: StreamState::default() }, message))
+    let features = kept(features);
+    remember_opening(&message, revision, &features);
+    Ok((Ready::new(session_id, revision, features), message))
 }
 
 /// Whether a server opens no session, and it is no failure that passes.
@@ -388,6 +426,10 @@ impl Capabilities {
 }
 
 impl Ready {
+    fn new(session_id: Option<HeaderValue>, revision: Revision, features: Arc<ServerFeatures>) -> Self {
+        Self { session_id, revision, features, stream: StreamState::default() }
+    }
+
     /// The event stream was opened, or refused.
     pub fn settle_stream(&self) {
         self.stream.settled.store(true, Ordering::Release);
@@ -458,5 +500,38 @@ const QUIET_POLL: Duration = Duration::from_secs(1);
 async fn part(upstream: &Upstream, backend: BackendId, pools: &Pools) {
     if let (Some(ready), Some(pool)) = (upstream.ready(), pools.find(backend)) {
         ready.part(&pool).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn heard(status: StatusCode, message: &Bytes) -> Heard {
+        Heard { status, session_id: None, message: message.clone() }
+    }
+
+    #[test]
+    fn an_answer_that_was_heard_before_says_the_same() {
+        let features = Arc::new(ServerFeatures { tools: true, ..ServerFeatures::default() });
+        let check = |status: StatusCode, message: &Bytes, expected: Option<Revision>| {
+            let known = known_opening(&heard(status, message));
+            assert_eq!(known.as_ref().map(|known| known.revision), expected, "{status} {message:?}");
+            assert!(known.is_none_or(|known| Arc::ptr_eq(&known.features, &features)));
+        };
+        let (old, new) = (Revision::V2025_03_26, Revision::V2025_11_25);
+        let [first, second, third] = ["1", "2", "3"].map(|text| Bytes::from(text.repeat(100)));
+        check(StatusCode::OK, &first, None);
+        remember_opening(&first, old, &features);
+        remember_opening(&second, new, &features);
+        check(StatusCode::OK, &first, Some(old));
+        check(StatusCode::OK, &second, Some(new));
+        check(StatusCode::OK, &third, None);
+        check(StatusCode::OK, &first.slice(1..), None);
+        // What is no success opens nothing, whatever it says.
+        check(StatusCode::BAD_REQUEST, &first, None);
+        let long = Bytes::from(vec![b' '; OPENING_BYTES_MAX + 1]);
+        remember_opening(&long, old, &features);
+        check(StatusCode::OK, &long, None);
     }
 }

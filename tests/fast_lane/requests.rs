@@ -467,6 +467,100 @@ fn refusals_and_requests_one_behind_the_other() {
     twins.finish();
 }
 
+/// What ends a session as clients send it: most say nothing of a body.
+fn end(request: &Request) -> Vec<u8> {
+    swap(&end_with_length(request).bytes(), b"Content-Length: 0\r\n", b"")
+}
+
+fn end_with_length(request: &Request) -> Request {
+    Request { method: "DELETE".into(), ..request.clone().without("Content-Type").body("") }
+}
+
+fn usual_ends() -> Vec<Row> {
+    vec![
+        row("its end", 1, |request| end(&request)),
+        row("its end, a length said", 1, |request| end_with_length(&request).bytes()),
+        row("its end, and a call", 2, |request| [end(&request), request.bytes()].concat()),
+        row("a call, its end, its end", 3, |request| {
+            [request.bytes(), end(&request), end(&request)].concat()
+        }),
+        row("a call, half of its end", 1, |request| [request.bytes(), end(&request)[..9].to_vec()].concat()),
+    ]
+}
+
+/// Every way in which the end of a session can be another.
+fn odd_ends() -> Vec<Row> {
+    let headers = [
+        ("Mcp-Session-Id", "of another"),
+        ("MCP-Protocol-Version", MODERN),
+        ("Host", "evil.example"),
+        ("Origin", "http://evil.example"),
+        ("Origin", "http://localhost:6274"),
+        ("Accept", "a\r\nAccept: b"),
+        ("Connection", "keep-alive"),
+        ("Connection", "close"),
+        ("Connection", "keep-alive, close"),
+        ("Upgrade", "h2c"),
+        ("Expect", "100-continue"),
+    ];
+    let rows = headers.map(|(name, value)| {
+        row(format!("its end, {name}: {value:?}"), 1, move |request| end(&request.set(name, value)))
+    });
+    let mut rows = Vec::from(rows);
+    rows.push(row("the end of none", 1, |request| end(&request.without("Mcp-Session-Id"))));
+    rows.push(row("its end elsewhere", 1, |request| end(&request.path("/mcp/nope"))));
+    rows.push(row("its end, twice named", 1, |request| {
+        swap(&end(&request), b"Mcp-Session-Id", b"Mcp-Session-Id: x\r\nMcp-Session-Id")
+    }));
+    for line in
+        ["DELETE  /", "DELETE\t/", "delete /", "DELETED /", "\r\nDELETE /", "DELETE http://localhost/"]
+    {
+        rows.push(row(format!("its end as {line:?}"), 1, move |request| {
+            swap(&end(&request), b"DELETE /", line.as_bytes())
+        }));
+    }
+    let lengths = [
+        "Content-Length: 000",
+        "Content-Length: 2",
+        "Content-Length: 9999",
+        "Content-Length: +0",
+        "Content-Length: 0, 0",
+        "Content-Length:",
+        "Content-Length: 0\r\nContent-Length: 0",
+        "Content-Length: 0\r\nContent-Length: 2",
+        "Content-Length: 0\r\nTransfer-Encoding: chunked",
+        "Transfer-Encoding: chunked",
+        "Transfer-Encoding: identity",
+    ];
+    // What follows it is its body, or another request.
+    for body in ["", "{}", "0\r\n\r\n", "2\r\n{}\r\n0\r\n\r\n"] {
+        rows.extend(lengths.map(|line| {
+            row(format!("its end, {line:?}, then {body:?} and a call"), 1, move |request| {
+                let bytes = end_with_length(&request).bytes();
+                let end = swap(&bytes, b"Content-Length: 0", line.as_bytes());
+                [&end, body.as_bytes(), &request.bytes()].concat()
+            })
+        }));
+    }
+    rows
+}
+
+#[test]
+fn ends_of_sessions() {
+    let mut twins = Twins::new("header_timeout = \"500ms\"\nbody_timeout = \"500ms\"", "");
+    for way in [Way::LegacySingle, Way::LegacyAggregated] {
+        for (rows, pace) in
+            [(usual_ends(), Pace::Whole), (odd_ends(), Pace::Whole), (usual_ends(), Pace::Bytewise)]
+        {
+            for (what, answers, make) in rows {
+                let what = format!("{way:?}, {what}, {pace:?}");
+                twins.check(&what, |side| side.outcome(&make(side.call_apart(way, "{}")), answers, pace));
+            }
+        }
+    }
+    twins.finish();
+}
+
 #[test]
 fn byte_by_byte() {
     let mut twins = Twins::new("", "");

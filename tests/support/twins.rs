@@ -100,6 +100,16 @@ impl Side {
         }
     }
 
+    /// Likewise, in a session that nothing else is asked in.
+    pub fn call_apart(&self, way: Way, arguments: &str) -> Request {
+        let session = match way {
+            Way::ModernSingle | Way::ModernAggregated => return self.call(way, arguments),
+            Way::LegacySingle => open_session(&self.gateway, SINGLE, None),
+            Way::LegacyAggregated => open_session(&self.gateway, AGGREGATED, None),
+        };
+        self.call(way, arguments).set("Mcp-Session-Id", session)
+    }
+
     /// What becomes of these bytes on a connection of their own, until it ends. `answers`: how many of them to
     /// await before it is tried whether another request may follow, by a usual one and by one that ends the
     /// connection, however they are read. Ended with FIN or RST is the same: which of them it is depends on
