@@ -69,6 +69,16 @@ pub struct Answer {
     permit: Option<Permit>,
 }
 
+/// An answer that is silent nearly all of the time, in as little memory as its kind takes.
+pub enum Quiet {
+    /// Said within this process.
+    Told(Events),
+    /// Likewise, with what gives the call up.
+    Held(Box<(Events, Option<Hold>)>),
+    /// What takes more than its own place.
+    Any(Box<Answer>),
+}
+
 /// What is to come of a body.
 pub enum Body {
     /// This, and nothing more.
@@ -126,6 +136,17 @@ impl Body {
                 .is_some_and(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity")),
         };
         (head, Self::General(incoming))
+    }
+}
+
+impl Quiet {
+    /// The next bytes, `None` at the regular end.
+    pub fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BackendError>>> {
+        match self {
+            Self::Told(events) => events.poll_next(cx),
+            Self::Held(said) => said.0.poll_next(cx),
+            Self::Any(answer) => answer.poll_chunk(cx),
+        }
     }
 }
 
@@ -313,6 +334,18 @@ impl Answer {
     /// Whether the last byte was taken.
     pub fn is_ended(&self) -> bool {
         matches!(self.body, Body::Ended)
+    }
+
+    /// The same, for whoever holds it for days while nothing comes.
+    pub fn quiet(self) -> Quiet {
+        let holds_nothing = self.idle_timeout.is_none() && self.permit.is_none() && self.wire.is_none();
+        match self {
+            Self { body: Body::Told(said), .. } if holds_nothing => match *said {
+                (events, None) => Quiet::Told(events),
+                held => Quiet::Held(Box::new(held)),
+            },
+            answer => Quiet::Any(Box::new(answer)),
+        }
     }
 
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BackendError>>> {

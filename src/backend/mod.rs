@@ -41,7 +41,7 @@ use crate::protocol::{Era, header};
 use breaker::Breaker;
 use face::Side;
 
-pub use answer::{Answer, Answered, Head};
+pub use answer::{Answer, Answered, Head, Quiet};
 pub use breaker::{Condition, Failure};
 pub use connect::{Target, connect};
 pub use error::{BackendError, Stage};

@@ -22,7 +22,7 @@ use crate::backend::{ChangedTools, EraChoice, Pool};
 use crate::base::unix_s;
 use crate::frame::{Kind as FrameKind, Scanner};
 use crate::protocol::{ClientCapabilities, Method, Revision};
-use crate::session::{Ask, Feed, Introduction, Ready, Source, Upstream, ask};
+use crate::session::{Ask, Feed, Introduction, Listen, Ready, Source, Upstream, ask};
 
 /// A server's lists as one kind of client sees them, kept fresh by a task of its own.
 pub struct Member {
@@ -230,10 +230,9 @@ impl Member {
         // One of an earlier time, when it did not speak this era.
         self.leave();
         let lists = lists(&self.pool, config, &Asker::Modern(features)).await?;
-        self.watch_changes(|| Source::Modern {
-            message: listen_message(),
-            headers: listen_headers(),
-            owner: None,
+        self.watch_changes(|| {
+            let listen = Listen { message: listen_message(), headers: listen_headers(), owner: None };
+            Source::Modern(Box::new(listen))
         });
         Ok(lists)
     }

@@ -1,20 +1,20 @@
 //! The GET stream of a Legacy session: it gathers what the servers behind the endpoint send outside of calls.
 //!
-//! It is no task: whoever passes its events on polls it, and everything it started ends with it.
+//! It is no task, and starts none: whoever passes its events on polls it, and with it the streams of the servers. What is not
+//! asked for is not read either.
 
-use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use tokio::task::{AbortHandle, JoinSet, spawn_local};
+use http::HeaderValue;
+use tokio::task::spawn_local;
 
 use super::bell::{Rope, Rung};
 use super::body::ResponseBody;
 use super::fields::{Field, Fields};
 use super::kept::{self, Kept};
-use super::queue::{Receiver, Sender, queue};
 use super::reply::{self, Reply};
 use super::tag::{self, Passed};
 use super::tasks::{TaskIds, TaskPass};
@@ -27,7 +27,7 @@ use crate::catalog::{ListKind, Merged, View};
 use crate::frame::Event;
 use crate::limits::Permit;
 use crate::protocol::{Method, header};
-use crate::route::{Endpoint, Place, Shape};
+use crate::route::{Endpoint, Shape};
 use crate::session::{Feed, FeedEnd, OpenStream, Ready, Session, Source};
 use crate::telemetry::metrics::{StreamKind, Streaming};
 
@@ -73,7 +73,7 @@ pub fn open(
         ));
     }
     let mut stream = SessionStream::new(worker, session, identity, last_event_id);
-    stream.ready.push_back(Bytes::from_static(COMMENT));
+    stream.ready.push(Bytes::from_static(COMMENT));
     stream.permit = Some(permit);
     Ok(reply::events(ResponseBody::session(stream)))
 }
@@ -90,7 +90,7 @@ pub struct SessionStream {
     session: Arc<Session>,
     generation: u64,
     /// Where the one server's stream is to be taken up, until that was asked for.
-    last_event_id: Option<http::HeaderValue>,
+    last_event_id: Option<Box<HeaderValue>>,
     /// Whether it is taken up where the client says.
     resumes: bool,
     /// Whether its client may come back.
@@ -102,12 +102,9 @@ pub struct SessionStream {
     heard: u64,
     /// Nobody has looked yet.
     is_new: bool,
-    /// Made here, and not taken yet.
-    ready: VecDeque<Bytes>,
-    /// The sessions at servers whose streams were asked for.
-    read: Vec<Read>,
-    /// While any of these is read.
-    pumps: Option<Box<Pumps>>,
+    /// Made here, and not taken yet: a few.
+    ready: Vec<Bytes>,
+    reads: Reads,
     permit: Option<Permit>,
     _open: OpenStream,
     _streaming: Option<Streaming>,
@@ -119,7 +116,7 @@ impl SessionStream {
         worker: &Rc<Worker>,
         session: Arc<Session>,
         identity: Identity,
-        last_event_id: Option<http::HeaderValue>,
+        last_event_id: Option<HeaderValue>,
     ) -> Box<Self> {
         let (generation, open) = (session.take_stream(), session.count_stream());
         let lists = Digests::of(worker, &session.endpoint, View::Legacy(session.seal.capabilities));
@@ -128,16 +125,15 @@ impl SessionStream {
             session,
             generation,
             resumes: last_event_id.is_some(),
-            last_event_id,
+            last_event_id: last_event_id.map(Box::new),
             is_kept: false,
             identity,
             lists,
             rope: worker.bell.rope(),
             heard: 0,
             is_new: true,
-            ready: VecDeque::new(),
-            read: Vec::new(),
-            pumps: None,
+            ready: Vec::new(),
+            reads: Reads::default(),
             permit: None,
             _open: open,
             _streaming: worker.streaming(StreamKind::Session),
@@ -151,37 +147,39 @@ impl SessionStream {
 
     /// The next event, or comment; `None` when the session ended, or another stream took over.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
-        loop {
-            if let Some(bytes) = self.ready.pop_front() {
+        // Each turn takes something that has come.
+        for _ in 0..TURNS_AT_ONCE {
+            if !self.ready.is_empty() {
+                let bytes = self.ready.remove(0);
                 if self.ready.is_empty() {
-                    self.ready = VecDeque::new();
+                    self.ready = Vec::new();
                 }
                 return Poll::Ready(Some(bytes));
             }
-            let mut goes_on = true;
-            if std::mem::take(&mut self.is_new) || self.session.poll_changed(&mut self.heard, cx.waker()) {
-                goes_on = self.look();
+            let goes_on = if std::mem::take(&mut self.is_new)
+                || self.session.poll_changed(&mut self.heard, cx.waker())
+            {
+                self.look()
             } else if let Poll::Ready(rung) = self.rope.poll(cx) {
-                goes_on = match rung {
+                match rung {
                     Rung::Changed => self.look(),
                     Rung::Due => self.keep_alive(),
-                };
-            } else if let Some(pumps) = &mut self.pumps {
-                match pumps.poll(cx) {
-                    Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Pumped::Event(bytes)) => return Poll::Ready(Some(bytes)),
-                    Poll::Ready(Pumped::End(ready, backend, end)) => {
-                        goes_on = self.note_end(&ready, backend, &end);
-                    }
-                    Poll::Ready(Pumped::Nothing) => self.pumps = None,
                 }
             } else {
-                return Poll::Pending;
-            }
+                match std::task::ready!(self.reads.poll(cx)) {
+                    (at, Ok(event)) => match self.pass(at, event) {
+                        Some(bytes) => return Poll::Ready(Some(bytes)),
+                        None => true,
+                    },
+                    (at, Err(end)) => self.note_end(at, &end),
+                }
+            };
             if !goes_on {
                 return Poll::Ready(None);
             }
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// Something may have changed; false when that is the end.
@@ -206,22 +204,23 @@ impl SessionStream {
         } else if session.endpoint.id != before {
             self.lists = Digests::of(&worker, &session.endpoint, View::Legacy(session.seal.capabilities));
         }
-        self.start_pumps();
+        self.start_reads();
         true
     }
 
     /// It was silent for a while; false when that is the end.
     fn keep_alive(&mut self) -> bool {
-        self.ready.push_back(Bytes::from_static(COMMENT));
+        self.ready.push(Bytes::from_static(COMMENT));
         self.session.touch(self.worker.now_s());
         // A key may also expire, of which nobody tells.
         self.worker.shared.auth.still_valid(&self.identity)
     }
 
     /// The stream of a server ended; false when this one does as well.
-    fn note_end(&mut self, ready: &Arc<Ready>, backend: u32, end: &FeedEnd) -> bool {
+    fn note_end(&mut self, at: usize, end: &FeedEnd) -> bool {
+        let Read { backend, ready, .. } = &self.reads.all[at];
         if *end == FeedEnd::SessionLost
-            && let Some(upstream) = self.session.upstream_at(backend)
+            && let Some(upstream) = self.session.upstream_at(*backend)
         {
             upstream.forget(ready);
         }
@@ -237,134 +236,113 @@ impl SessionStream {
             let Some(session) = self.worker.shared.sessions.renewed(&self.session, endpoint) else {
                 return false;
             };
-            self.read.retain(|read| session.upstream_at(read.backend).is_some());
+            self.reads.all.retain(|read| session.upstream_at(read.backend).is_some());
             self.session = session;
         }
         true
     }
 
     /// Reads the stream of each backend session that is open and not read yet.
-    fn start_pumps(&mut self) {
-        let session = Arc::clone(&self.session);
-        for (place, upstream) in session.upstreams() {
+    fn start_reads(&mut self) {
+        for (place, upstream) in self.session.upstreams() {
             let Some(ready) = upstream.ready() else { continue };
-            let server = &session.endpoint.servers[place];
-            let is_of_it = |read: &Read| read.backend == server.backend;
-            if self.read.iter().any(|read| is_of_it(read) && Arc::ptr_eq(&read.ready, &ready)) {
+            let server = &self.session.endpoint.servers[place];
+            let backend = server.backend;
+            let all = &mut self.reads.all;
+            if all.iter().any(|read| read.backend == backend && Arc::ptr_eq(&read.ready, &ready)) {
                 continue;
             }
             // Gone in this moment: the stream is about to follow.
             let Ok(pool) = self.worker.pool(server) else { continue };
-            let shape = session.endpoint.shape;
             // A client that knows the server's own ids comes back by them.
-            let resumes = shape != Shape::Single || self.is_kept;
-            let tasks = (shape != Shape::Single && ready.features.tasks.calls).then(|| {
-                let ids = TaskIds::new(&self.worker, &self.identity, Some(&session), &session.endpoint);
-                TaskPass::new(ids, false)
-            });
-            let feed =
-                Feed::new(pool, Source::Legacy(Arc::clone(&ready)), resumes).after(self.last_event_id.take());
-            let pumps = self.pumps.get_or_insert_default();
-            let (worker, server) = (Rc::clone(&self.worker), server.clone());
-            let pump = Pump { worker, server, shape, tasks, sender: pumps.events.sender() };
-            let (reads, backend) = (Arc::clone(&ready), pump.server.backend);
-            let task = pumps.tasks.spawn_local(async move { (reads, backend, pump.run(feed).await) });
-            self.read.retain(|read| !is_of_it(read));
-            self.read.push(Read { backend, ready, task });
+            let resumes = self.session.endpoint.shape != Shape::Single || self.is_kept;
+            let source = Source::Legacy(Arc::clone(&ready));
+            let feed = Feed::new(pool, source, resumes).after(self.last_event_id.take());
+            all.retain(|read| read.backend != backend);
+            if all.capacity() == 0 {
+                // Most clients use one server.
+                all.reserve_exact(1);
+            }
+            all.push(Read { backend, ready, feed: Some(feed) });
         }
     }
+
+    /// An event of a server, as the client gets it.
+    fn pass(&self, at: usize, event: Event) -> Option<Bytes> {
+        let Read { backend, ready, .. } = &self.reads.all[at];
+        let endpoint = &self.session.endpoint;
+        if endpoint.shape == Shape::Single {
+            return Some(tag::whole(event.raw));
+        }
+        let server = endpoint.servers.iter().find(|server| server.backend == *backend)?;
+        let tasks = ready.features.tasks.calls.then(|| {
+            let ids = TaskIds::new(&self.worker, &self.identity, Some(&self.session), endpoint);
+            TaskPass::new(ids, false)
+        });
+        // Nothing was asked here, so nothing is answered.
+        let mut scanner = self.worker.scanner.borrow_mut();
+        match tag::pass(event, (&server.name, tasks.as_ref()), &mut None, &mut scanner) {
+            Passed::Untouched(bytes) | Passed::Tagged(bytes) => Some(bytes),
+            Passed::ListChanged(bytes) => {
+                // The client will list now: what is known is stale before it is told.
+                self.worker.shared.catalog.mark_stale(BackendId(*backend));
+                Some(bytes)
+            }
+            Passed::Dropped => None,
+        }
+    }
+}
+
+/// What is taken before others have their turn; most of it is passed on, which ends the turn earlier.
+const TURNS_AT_ONCE: usize = 64;
+
+/// Events of one server before the next has its turn. Each change of turns asks all that are silent.
+const EVENTS_IN_A_ROW: u8 = 16;
+
+/// The streams of servers that one stream of a client gathers.
+#[derive(Default)]
+struct Reads {
+    /// One for each server whose stream was asked for.
+    all: Vec<Read>,
+    /// Which of them has its turn.
+    turn: usize,
+    /// How many of its events were taken in this turn.
+    in_a_row: u8,
 }
 
 /// A session at a server whose stream was asked for: what ended of itself is not asked for again.
 struct Read {
     backend: u32,
     ready: Arc<Ready>,
-    task: AbortHandle,
+    /// Until its end.
+    feed: Option<Feed>,
 }
 
-impl Drop for Read {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-/// The streams of servers that one stream of a client gathers.
-struct Pumps {
-    tasks: JoinSet<(Arc<Ready>, u32, FeedEnd)>,
-    events: Receiver,
-}
-
-/// What comes of them.
-enum Pumped {
-    Event(Bytes),
-    /// One of them ended.
-    End(Arc<Ready>, u32, FeedEnd),
-    /// None is left.
-    Nothing,
-}
-
-impl Default for Pumps {
-    fn default() -> Self {
-        Self { tasks: JoinSet::new(), events: queue().1 }
-    }
-}
-
-impl Pumps {
-    /// What was put in before its server's stream ended comes first.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Pumped> {
-        if let Poll::Ready(bytes) = self.events.poll(cx) {
-            return Poll::Ready(Pumped::Event(bytes));
+impl Reads {
+    /// What comes next, and of which. What one server says comes in its order.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<(usize, Result<Event, FeedEnd>)> {
+        if self.in_a_row >= EVENTS_IN_A_ROW {
+            self.pass_turn();
         }
-        loop {
-            match std::task::ready!(self.tasks.poll_join_next(cx)) {
-                None => return Poll::Ready(Pumped::Nothing),
-                Some(Ok((ready, backend, end))) => return Poll::Ready(Pumped::End(ready, backend, end)),
-                // One that was stopped has nothing to say.
-                Some(Err(_stopped)) => {}
+        for _ in 0..self.all.len() {
+            if self.turn >= self.all.len() {
+                self.turn = 0;
             }
-        }
-    }
-}
-
-/// Passes the events of one server on.
-struct Pump {
-    worker: Rc<Worker>,
-    server: Place,
-    shape: Shape,
-    /// What is done about tasks, where the server has them.
-    tasks: Option<TaskPass>,
-    sender: Sender,
-}
-
-impl Pump {
-    async fn run(self, mut feed: Feed) -> FeedEnd {
-        loop {
-            let event = match feed.next().await {
-                Ok(event) => event,
-                Err(end) => return end,
-            };
-            let Some(bytes) = self.pass(event) else { continue };
-            if self.sender.send(bytes).await.is_err() {
-                return FeedEnd::Ended;
+            let Read { feed, .. } = &mut self.all[self.turn];
+            if let Some(Poll::Ready(next)) = feed.as_mut().map(|feed| feed.poll_next(cx)) {
+                self.in_a_row += 1;
+                if next.is_err() {
+                    *feed = None;
+                }
+                return Poll::Ready((self.turn, next));
             }
+            self.pass_turn();
         }
+        Poll::Pending
     }
 
-    fn pass(&self, event: Event) -> Option<Bytes> {
-        if self.shape == Shape::Single {
-            return Some(tag::whole(event.raw));
-        }
-        // Nothing was asked here, so nothing is answered.
-        let server = (&self.server.name, self.tasks.as_ref());
-        match tag::pass(event, server, &mut None, &mut self.worker.scanner.borrow_mut()) {
-            Passed::Untouched(bytes) | Passed::Tagged(bytes) => Some(bytes),
-            Passed::ListChanged(bytes) => {
-                // The client will list now: what is known is stale before it is told.
-                self.worker.shared.catalog.mark_stale(BackendId(self.server.backend));
-                Some(bytes)
-            }
-            Passed::Dropped => None,
-        }
+    fn pass_turn(&mut self) {
+        (self.turn, self.in_a_row) = (self.turn + 1, 0);
     }
 }
 

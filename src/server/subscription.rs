@@ -31,7 +31,7 @@ use crate::frame::{Kind as FrameKind, Scanner, splice, write_event};
 use crate::limits::Permit;
 use crate::protocol::{Method, TASKS_EXTENSION, Wish};
 use crate::route::Endpoint;
-use crate::session::{Feed, Source};
+use crate::session::{Feed, Listen, Source};
 use crate::telemetry::metrics::{StreamKind, Streaming};
 
 /// URIs and tasks in one subscription; each is looked up and passed on.
@@ -247,9 +247,9 @@ impl Subscription {
             });
             let headers = more.fields.forwarded().collect();
             let owner = Some(self.identity.key_id());
-            let source = Source::Modern { message: message.to_string().into(), headers, owner };
+            let listen = Listen { message: message.to_string().into(), headers, owner };
             let pump = SubscriptionPump {
-                feed: Feed::new(pool, source, true),
+                feed: Feed::new(pool, Source::Modern(Box::new(listen)), true),
                 server: server.name.clone(),
                 tasks: TaskPass::new(more.ids.clone(), false),
                 id: Bytes::copy_from_slice(&self.id),

@@ -1,17 +1,23 @@
 //! A long event stream from a backend, taken up again when it breaks: what a Legacy server sends outside
 //! of calls, and what a Modern one sends to a subscription.
+//!
+//! It is no task: it is read, and asks again, while whoever takes its events polls it. Most are silent for days, so it holds
+//! no more than it needs at the moment.
 
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode};
-use tokio::time::sleep;
+use tokio::time::{Sleep, sleep};
 
 use super::upstream::Ready;
 use crate::auth::KeyId;
-use crate::backend::{Answer, Answered, Lane, Outgoing, Pool};
+use crate::backend::{Answered, BackendError, Lane, Outgoing, Pool, Quiet};
 use crate::frame::{Event, EventReader};
 use crate::protocol::{Era, header};
 
@@ -19,9 +25,11 @@ use crate::protocol::{Era, header};
 pub struct Feed {
     pool: Rc<Pool>,
     source: Source,
-    open: Option<Box<(Answer, EventReader)>>,
-    last_event_id: Option<HeaderValue>,
-    backoff: Duration,
+    state: State,
+    /// Boxed: few servers tell any.
+    last_event_id: Option<Box<HeaderValue>>,
+    /// Milliseconds.
+    backoff_ms: u32,
     /// Whether it is taken up again after a regular end.
     resumes: bool,
 }
@@ -31,14 +39,35 @@ pub enum Source {
     /// GET within a Legacy session.
     Legacy(Arc<Ready>),
     /// POST of `subscriptions/listen`.
-    Modern {
-        /// The whole message.
-        message: Bytes,
-        /// Its headers.
-        headers: Vec<(HeaderName, HeaderValue)>,
-        /// The key on whose behalf; none for the gateway's own.
-        owner: Option<KeyId>,
-    },
+    Modern(Box<Listen>),
+}
+
+/// `subscriptions/listen` of one server.
+pub struct Listen {
+    /// The whole message.
+    pub message: Bytes,
+    /// Its headers.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// The key on whose behalf; none for the gateway's own.
+    pub owner: Option<KeyId>,
+}
+
+enum State {
+    /// It is to be asked for.
+    Begun,
+    Asking(Pin<Box<dyn Future<Output = Result<Box<Answered>, BackendError>>>>),
+    Open(Open),
+    /// Until it is asked for again.
+    Waiting(Pin<Box<Sleep>>),
+}
+
+/// What comes of a backend.
+struct Open {
+    stream: Quiet,
+    /// While some of an event is here.
+    reader: Option<Box<EventReader>>,
+    /// Whether some of it has been read.
+    is_begun: bool,
 }
 
 /// Why there is nothing more to come.
@@ -52,80 +81,87 @@ pub enum FeedEnd {
     Ended,
 }
 
-/// The first wait before a broken stream is asked for again; it doubles up to [`BACKOFF_MAX`].
-const BACKOFF_MIN: Duration = Duration::from_millis(500);
+/// The first wait before a broken stream is asked for again, in milliseconds; it doubles up to [`BACKOFF_MAX_MS`].
+const BACKOFF_MIN_MS: u32 = 500;
 
-/// No backend is asked more often than this for long, whatever its `retry` says.
-const BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// No backend is asked more often than this for long, whatever its `retry` says. Milliseconds.
+const BACKOFF_MAX_MS: u32 = 30_000;
 
 impl Feed {
     /// Asks for nothing yet. `resumes`: taken up again whenever it ends; else only what is sent until the
     /// first end.
     pub fn new(pool: Rc<Pool>, source: Source, resumes: bool) -> Self {
-        Self { pool, source, open: None, last_event_id: None, backoff: BACKOFF_MIN, resumes }
+        Self { pool, source, state: State::Begun, last_event_id: None, backoff_ms: BACKOFF_MIN_MS, resumes }
     }
 
     /// From where the client says it was broken off.
     #[must_use]
-    pub fn after(mut self, last_event_id: Option<HeaderValue>) -> Self {
+    pub fn after(mut self, last_event_id: Option<Box<HeaderValue>>) -> Self {
         self.last_event_id = last_event_id;
         self
     }
 
-    /// The next event. Not cancel safe: an event may be lost when it is dropped.
+    /// The next event. Cancel safe.
     pub async fn next(&mut self) -> Result<Event, FeedEnd> {
+        poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// The next event. After an end there is nothing more to ask.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, FeedEnd>> {
         loop {
-            if self.open.is_none() {
-                // Boxed: it is many times what an open stream has.
-                Box::pin(self.connect()).await?;
-            }
-            match self.read().await {
-                Some(event) => return Ok(event),
-                None if self.resumes => self.open = None,
-                None => return Err(FeedEnd::Ended),
-            }
-            Box::pin(self.wait()).await;
+            self.state = match &mut self.state {
+                State::Begun => {
+                    let (pool, request) = (Rc::clone(&self.pool), self.request());
+                    State::Asking(Box::pin(async move { pool.send(&request, Lane::Stream).await }))
+                }
+                State::Asking(asking) => {
+                    let answered = ready!(asking.as_mut().poll(cx));
+                    if let Source::Legacy(ready) = &self.source {
+                        ready.settle_stream();
+                    }
+                    match self.opened(answered) {
+                        Ok(Some(open)) => State::Open(open),
+                        Ok(None) => self.wait(),
+                        Err(end) => return Poll::Ready(Err(end)),
+                    }
+                }
+                State::Open(open) => match ready!(open.poll_event(cx)) {
+                    Some(event) => {
+                        self.note(&event);
+                        return Poll::Ready(Ok(event));
+                    }
+                    None if self.resumes => self.wait(),
+                    None => return Poll::Ready(Err(FeedEnd::Ended)),
+                },
+                State::Waiting(waiting) => {
+                    ready!(waiting.as_mut().poll(cx));
+                    State::Begun
+                }
+            };
         }
     }
 
-    /// The next event of the open stream; `None` at its end, regular or not.
-    async fn read(&mut self) -> Option<Event> {
-        let (answer, reader) = &mut **self.open.as_mut()?;
-        loop {
-            match reader.next() {
-                Ok(Some(event)) => {
-                    if let Some(retry_ms) = event.retry {
-                        self.backoff = Duration::from_millis(retry_ms).clamp(BACKOFF_MIN, BACKOFF_MAX);
-                    } else if event.data.is_some() {
-                        self.backoff = BACKOFF_MIN;
-                    }
-                    if let Some(id) = &event.id {
-                        self.last_event_id = HeaderValue::from_bytes(id).ok();
-                    }
-                    return Some(event);
-                }
-                Ok(None) => reader.push(answer.chunk().await?.ok()?),
-                Err(_too_long) => return None,
-            }
+    /// What an event says of the stream itself.
+    fn note(&mut self, event: &Event) {
+        if let Some(retry_ms) = event.retry {
+            let retry_ms = u32::try_from(retry_ms).unwrap_or(u32::MAX);
+            self.backoff_ms = retry_ms.clamp(BACKOFF_MIN_MS, BACKOFF_MAX_MS);
+        } else if event.data.is_some() {
+            self.backoff_ms = BACKOFF_MIN_MS;
+        }
+        if let Some(id) = &event.id {
+            self.last_event_id = HeaderValue::from_bytes(id).ok().map(Box::new);
         }
     }
 
-    async fn connect(&mut self) -> Result<(), FeedEnd> {
-        loop {
-            let response = self.pool.send(&self.request(), Lane::Stream).await;
-            if let Source::Legacy(ready) = &self.source {
-                ready.settle_stream();
-            }
-            if let Ok(answered) = response {
-                let Answered { head, body } = *answered;
-                if head.status.is_success() && head.is_event_stream() {
-                    self.open = Some(Box::new((body, EventReader::new())));
-                    return Ok(());
-                }
-                self.refused(head.status)?;
-            }
-            self.wait().await;
+    /// What is answered, as far as it is a stream; `None`: to be asked again.
+    fn opened(&self, answered: Result<Box<Answered>, BackendError>) -> Result<Option<Open>, FeedEnd> {
+        let Ok(answered) = answered else { return Ok(None) };
+        let Answered { head, body } = *answered;
+        if head.status.is_success() && head.is_event_stream() {
+            return Ok(Some(Open { stream: body.quiet(), reader: None, is_begun: false }));
         }
+        self.refused(head.status).map(|()| None)
     }
 
     /// Whether a refusal is for good.
@@ -152,7 +188,8 @@ impl Feed {
                 ready.write_headers(&mut request);
                 request
             }
-            Source::Modern { message, headers, owner } => {
+            Source::Modern(listen) => {
+                let Listen { message, headers, owner } = &**listen;
                 let mut request = Outgoing::whole(message.clone());
                 request.set_era(Era::Modern);
                 request.set_owner(*owner);
@@ -168,8 +205,32 @@ impl Feed {
         request
     }
 
-    async fn wait(&mut self) {
-        sleep(self.backoff).await;
-        self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
+    /// Longer each time.
+    fn wait(&mut self) -> State {
+        let backoff = Duration::from_millis(self.backoff_ms.into());
+        self.backoff_ms = (self.backoff_ms * 2).min(BACKOFF_MAX_MS);
+        State::Waiting(Box::pin(sleep(backoff)))
+    }
+}
+
+impl Open {
+    /// The next event; `None` at the end of the stream, regular or not.
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Event>> {
+        loop {
+            if let Some(reader) = &mut self.reader {
+                match reader.next() {
+                    Ok(Some(event)) => return Poll::Ready(Some(event)),
+                    Ok(None) if reader.is_at_rest() => {
+                        self.is_begun = true;
+                        self.reader = None;
+                    }
+                    Ok(None) => {}
+                    Err(_too_long) => return Poll::Ready(None),
+                }
+            }
+            let Some(Ok(chunk)) = ready!(self.stream.poll_chunk(cx)) else { return Poll::Ready(None) };
+            let begin = || if self.is_begun { EventReader::going_on() } else { EventReader::new() };
+            self.reader.get_or_insert_with(|| Box::new(begin())).push(chunk);
+        }
     }
 }

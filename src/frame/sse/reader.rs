@@ -103,6 +103,16 @@ impl EventReader {
         }
     }
 
+    /// In the place of one that was at rest.
+    pub fn going_on() -> Self {
+        Self { is_begun: true, ..Self::new() }
+    }
+
+    /// Whether it holds nothing but that its stream has begun, so that [`going_on`](Self::going_on) can take its place.
+    pub fn is_at_rest(&self) -> bool {
+        self.is_begun && !self.is_failed && !self.after_cr && self.at_boundary()
+    }
+
     /// Hands in the next bytes. Call [`next`](Self::next) until it gives none before the next push: what is
     /// left of a chunk is copied otherwise.
     pub fn push(&mut self, chunk: Bytes) {
