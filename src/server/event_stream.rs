@@ -14,7 +14,7 @@ use tokio::task::spawn_local;
 use super::bell::{Rope, Rung};
 use super::body::ResponseBody;
 use super::fields::{Field, Fields};
-use super::kept::{self, Kept};
+use super::kept::{self, Keep, Kept};
 use super::reply::{self, Reply};
 use super::tag::{self, Passed};
 use super::tasks::{TaskIds, TaskPass};
@@ -62,7 +62,7 @@ pub fn open(
             stream.announce_all();
         }
         let body = ResponseBody::kept(Kept::new(reader, resumes, streams, Some(permit)));
-        spawn_local(kept::keep(stream, writer));
+        spawn_local(Keep::new(stream, writer));
         return Ok(reply::events(body));
     }
     let last_event_id = fields.value(Field::LastEventId);

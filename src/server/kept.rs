@@ -3,10 +3,10 @@
 
 use std::cell::Cell;
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
-use std::time::Duration;
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use tokio::task::spawn_local;
@@ -24,7 +24,9 @@ use crate::base::{Fault, Kind};
 use crate::frame::{EventSplitter, Part};
 use crate::limits::Permit;
 use crate::protocol::Revision;
-use crate::session::{Mark, Next, NotHere, REQUEST_ID_BYTES_MAX, Reader, Session, Streams, Writer};
+use crate::session::{
+    Gone, Mark, Next, NotHere, REQUEST_ID_BYTES_MAX, Reader, Session, Streams, Wait, Writer,
+};
 use crate::telemetry::metrics::{Operation, Outcome};
 
 /// How a client comes back.
@@ -39,16 +41,21 @@ pub enum Resumes {
 /// The body of a stream that can be taken up again.
 pub struct Kept {
     reader: Reader,
-    /// When it began.
-    began: Instant,
-    /// A client that comes back is sent away when it has waited for so long in silence.
-    poll_after: Option<Duration>,
+    /// A client that comes back is sent away when nothing came for that long since it began: in the first silence from then on.
+    leave_at: Option<Instant>,
     ended: bool,
+    /// Boxed: the stream of a session is none.
+    call: Option<Box<OfCall>>,
+    _permit: Option<Permit>,
+}
+
+/// What concerns the answer to a call alone.
+#[derive(Default)]
+struct OfCall {
     /// What counts the message that is answered.
     operation: Option<Operation>,
     /// The error of ours that was passed in place of its answer.
     failure: Failure,
-    _permit: Option<Permit>,
 }
 
 /// What whoever passes an answer on has to say of it: to the first body that it passes through.
@@ -92,8 +99,8 @@ impl Keeping {
         }
         let (writer, reader) = streams.begin(&session.seal, Some(id));
         session.keep_stream(writer.stream());
-        let kept = Kept::new(reader, resumes, streams, None);
-        spawn_local(pump(relay, writer, Rc::clone(&kept.failure)));
+        let mut kept = Kept::new(reader, resumes, streams, None);
+        spawn_local(pump(relay, writer, Rc::clone(&kept.of_call().failure)));
         reply.body = ResponseBody::kept(kept);
         reply
     }
@@ -155,26 +162,82 @@ async fn put(writer: &Writer, parts: &mut Vec<Part>) -> bool {
 }
 
 /// Passes the events of a session on to what is kept of its stream, with or without a client, until nobody waits for
-/// them any more.
-pub async fn keep(mut stream: Box<SessionStream>, writer: Writer) {
-    let (mut splitter, mut parts) = (EventSplitter::new(), Vec::new());
-    loop {
-        let next = tokio::select! {
-            biased;
-            () = writer.abandoned() => return,
-            next = poll_fn(|cx| stream.poll_next(cx)) => next,
-        };
-        let Some(bytes) = next else { return };
-        if bytes.starts_with(b":") {
-            writer.comment();
-            continue;
+/// them any more. A task that is silent holds no more than this: of up to 24 bytes it takes 128 of memory, else 256.
+pub struct Keep {
+    stream: Box<SessionStream>,
+    writer: Writer,
+    /// While something is waited for beside the next event.
+    busy: Option<Box<Busy>>,
+}
+
+/// What seldom is.
+#[derive(Default)]
+struct Busy {
+    /// For a client that has gone.
+    wait: Wait,
+    /// For room to write.
+    writing: Option<Pin<Box<dyn Future<Output = Result<(), Gone>>>>>,
+}
+
+const _: () = assert!(size_of::<Keep>() <= 24);
+
+/// Events that are passed on before others have their turn.
+const EVENTS_AT_ONCE: usize = 32;
+
+impl Keep {
+    /// Whatever comes of the session, for that writer.
+    pub fn new(stream: Box<SessionStream>, writer: Writer) -> Self {
+        Self { stream, writer, busy: None }
+    }
+
+    /// Ready when nobody waits for the stream any more.
+    fn poll_abandoned(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut wait = self.busy.as_mut().and_then(|busy| busy.wait.take());
+        let polled = self.writer.poll_abandoned(&mut wait, cx);
+        if wait.is_some() {
+            self.busy.get_or_insert_default().wait = wait;
         }
-        splitter.feed(&bytes, &mut parts);
-        // Boxed: a stream that is silent has no room for what is being written.
-        if !Box::pin(put(&writer, &mut parts)).await {
-            return;
+        polled
+    }
+
+    /// Ready when all that came is written, or cannot be.
+    fn poll_written(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
+        let writing = self.busy.as_mut().and_then(|busy| busy.writing.as_mut());
+        let written = writing.map_or(Poll::Ready(Ok(())), |writing| writing.as_mut().poll(cx));
+        if written.is_ready() {
+            self.busy.take_if(|busy| busy.wait.is_none());
+            self.busy.iter_mut().for_each(|busy| busy.writing = None);
         }
-        parts = Vec::new();
+        written
+    }
+
+    fn write(&mut self, event: &Bytes) {
+        if event.starts_with(b":") {
+            return self.writer.comment();
+        }
+        // Each is whole, so that nothing of one is held until the next.
+        let mut parts = Vec::new();
+        EventSplitter::new().feed(event, &mut parts);
+        let writing = Box::pin(self.writer.push_all(parts));
+        self.busy.get_or_insert_default().writing = Some(writing);
+    }
+}
+
+impl Future for Keep {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        for _ in 0..EVENTS_AT_ONCE {
+            if self.poll_abandoned(cx).is_ready() || ready!(self.poll_written(cx)).is_err() {
+                return Poll::Ready(());
+            }
+            match ready!(self.stream.poll_next(cx)) {
+                Some(event) => self.write(&event),
+                None => return Poll::Ready(()),
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 
@@ -237,21 +300,17 @@ impl Kept {
         if comes_back {
             reader.tell_id();
         }
-        let poll_after = (comes_back && !poll_after.is_zero()).then_some(poll_after);
-        Self {
-            reader,
-            began: Instant::now(),
-            poll_after,
-            ended: false,
-            operation: None,
-            failure: Failure::default(),
-            _permit: permit,
-        }
+        let leave_at = (comes_back && !poll_after.is_zero()).then(|| Instant::now() + poll_after);
+        Self { reader, leave_at, ended: false, call: None, _permit: permit }
     }
 
     /// Counts the message that this answers, with the last byte that the client takes before it leaves.
     pub fn count(&mut self, operation: Operation) {
-        self.operation = Some(operation);
+        self.of_call().operation = Some(operation);
+    }
+
+    fn of_call(&mut self) -> &mut OfCall {
+        self.call.get_or_insert_default()
     }
 
     /// The next bytes for the client.
@@ -259,21 +318,23 @@ impl Kept {
         if self.ended {
             return Poll::Ready(None);
         }
-        let next = std::task::ready!(self.reader.poll_next(cx));
-        let is_polled = self.poll_after.is_some_and(|poll_after| self.began.elapsed() >= poll_after);
+        let next = ready!(self.reader.poll_next(cx));
+        let is_polled = self.leave_at.is_some_and(|leave_at| leave_at <= Instant::now());
         self.ended = !matches!(next, Next::Events(_) | Next::Silence);
         if self.ended
-            && let Some(operation) = self.operation.take()
+            && let Some(call) = &mut self.call
+            && let Some(operation) = call.operation.take()
         {
             let is_lost = matches!(next, Next::Lost | Next::Torn);
-            match self.failure.get().or(is_lost.then_some(Kind::Broken)) {
+            match call.failure.get().or(is_lost.then_some(Kind::Broken)) {
                 Some(kind) => operation.break_off(kind),
                 None => operation.end(Outcome::Answer),
             }
         }
         Poll::Ready(match next {
             Next::Events(bytes) => {
-                self.operation.iter_mut().for_each(|operation| operation.pass(bytes.len()));
+                let operation = self.call.iter_mut().flat_map(|call| &mut call.operation);
+                operation.for_each(|operation| operation.pass(bytes.len()));
                 Some(Ok(bytes))
             }
             // The server may end a stream whose client comes back (MCP 2025-11-25, transports, sending messages).
@@ -284,8 +345,8 @@ impl Kept {
             Next::Silence => Some(Ok(Bytes::from_static(COMMENT))),
             Next::Lost => {
                 let stream = self.reader.stream();
-                let words = stream.request().map(|id| last_words(stream.over_line(), Some(id.clone())));
-                words.map(Ok)
+                let id = stream.request().map(Bytes::copy_from_slice);
+                id.map(|id| Ok(last_words(stream.over_line(), Some(id))))
             }
             Next::Torn => Some(Err(BackendError::bare(Stage::Body).into())),
             Next::End => None,

@@ -21,7 +21,8 @@ pub use feed::{Feed, FeedEnd, Listen, Source};
 pub use id::{Seal, SessionKey};
 pub use state::{InFlight, Leftover, OpenStream, Session};
 pub use stream::{
-    Config as StreamsConfig, Gone, Mark, Next, NotHere, REQUEST_ID_BYTES_MAX, Reader, Stream, Streams, Writer,
+    Config as StreamsConfig, Gone, Mark, Next, NotHere, REQUEST_ID_BYTES_MAX, Reader, Stream, Streams, Wait,
+    Writer,
 };
 pub use table::{Full, NotFound, Sessions};
 pub use upstream::{

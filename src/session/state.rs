@@ -184,6 +184,10 @@ impl Session {
         if kept.len() < WALKED_MAX || kept.len() == kept.capacity() {
             kept.retain(|stream| stream.strong_count() > 0);
         }
+        if kept.capacity() == 0 {
+            // Most have their GET stream, and nothing else for long.
+            kept.reserve_exact(1);
+        }
         kept.push(Arc::downgrade(stream));
     }
 
@@ -200,7 +204,7 @@ impl Session {
     /// The call with that raw id was cancelled: nobody comes back for its answer.
     pub fn cancel_stream(&self, request: &[u8]) {
         let of_call =
-            |stream: &Stream| stream.request().is_some_and(|id| **id == *request) && !stream.is_over();
+            |stream: &Stream| stream.request().is_some_and(|id| *id == *request) && !stream.is_over();
         if let Some(stream) = self.find_kept(of_call) {
             stream.cancel();
         }

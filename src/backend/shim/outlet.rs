@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
@@ -24,23 +24,28 @@ struct Stream {
     events_max: usize,
     /// Guards what waits; a few lines at a time.
     state: Mutex<State>,
-    /// Told when some of it was read, or nobody reads any more.
-    read: Notify,
-    /// Told when nobody reads any more.
-    left: Notify,
+    /// Told when some of it was read, or nobody reads any more. Made when the one who writes first waits for either, which in
+    /// most nobody ever does.
+    moved: OnceLock<Box<Notify>>,
 }
 
 #[derive(Default)]
 struct State {
-    queued: VecDeque<Result<Bytes, Stage>>,
-    /// Of all that is queued.
-    bytes: usize,
+    queued: Option<Box<Queued>>,
     /// Of the one who reads.
     waker: Option<Waker>,
     /// Nothing more is written.
     is_ended: bool,
     /// Nobody reads any more.
     is_left: bool,
+}
+
+/// What waits: something, always.
+#[derive(Default)]
+struct Queued {
+    events: VecDeque<Result<Bytes, Stage>>,
+    /// Of all of them.
+    bytes: usize,
 }
 
 /// Events that wait for a slow client: as many as a busy tool sends in some seconds.
@@ -57,8 +62,7 @@ pub fn stream() -> (Outlet, Events) {
 
 /// Likewise, with room for so many events.
 pub fn stream_of(events_max: usize) -> (Outlet, Events) {
-    let (read, left) = (Notify::new(), Notify::new());
-    let stream = Arc::new(Stream { events_max, state: Mutex::default(), read, left });
+    let stream = Arc::new(Stream { events_max, state: Mutex::default(), moved: OnceLock::new() });
     (Outlet(Arc::clone(&stream)), Events(stream))
 }
 
@@ -66,8 +70,9 @@ impl Outlet {
     /// Puts an event behind the others; false when there is no room for it, or nobody reads.
     pub fn put(&self, event: Bytes) -> bool {
         let state = self.0.lock();
-        let is_full = state.queued.len() + 1 >= self.0.events_max
-            || state.bytes.saturating_add(event.len()) > QUEUED_BYTES_MAX;
+        let (events, bytes) = state.size();
+        let is_full =
+            events + 1 >= self.0.events_max || bytes.saturating_add(event.len()) > QUEUED_BYTES_MAX;
         if state.is_left || is_full {
             return false;
         }
@@ -79,7 +84,7 @@ impl Outlet {
     /// nobody reads. For a writer that holds up nobody else. Cancel safe: the event is put, or it is not.
     pub async fn send(&self, event: Bytes) -> bool {
         loop {
-            let mut read = pin!(self.0.read.notified());
+            let mut read = pin!(self.0.moved().notified());
             // Told from here on.
             read.as_mut().enable();
             {
@@ -87,8 +92,9 @@ impl Outlet {
                 if state.is_left {
                     return false;
                 }
-                let fits = state.bytes == 0 || state.bytes.saturating_add(event.len()) <= QUEUED_BYTES_MAX;
-                if fits && state.queued.len() < self.0.events_max {
+                let (events, bytes) = state.size();
+                let fits = bytes == 0 || bytes.saturating_add(event.len()) <= QUEUED_BYTES_MAX;
+                if fits && events < self.0.events_max {
                     State::push(state, Ok(event));
                     return true;
                 }
@@ -100,7 +106,7 @@ impl Outlet {
     /// Waits until nobody reads any more. Cancel safe.
     pub async fn closed(&self) {
         loop {
-            let mut left = pin!(self.0.left.notified());
+            let mut left = pin!(self.0.moved().notified());
             left.as_mut().enable();
             if self.0.lock().is_left {
                 return;
@@ -145,7 +151,7 @@ impl Events {
     /// The next event; `None` at the regular end.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BackendError>>> {
         let mut state = self.0.lock();
-        let Some(next) = state.queued.pop_front() else {
+        let Some(next) = state.pop() else {
             if state.is_ended {
                 return Poll::Ready(None);
             }
@@ -154,12 +160,8 @@ impl Events {
             }
             return Poll::Pending;
         };
-        state.bytes -= next.as_ref().map_or(0, Bytes::len);
-        if state.queued.is_empty() {
-            state.queued = VecDeque::new();
-        }
         drop(state);
-        self.0.read.notify_waiters();
+        self.0.note_move();
         Poll::Ready(Some(next.map_err(BackendError::bare)))
     }
 }
@@ -168,11 +170,10 @@ impl Drop for Events {
     fn drop(&mut self) {
         let mut state = self.0.lock();
         state.is_left = true;
-        let (queued, waker) = (std::mem::take(&mut state.queued), state.waker.take());
+        let (queued, waker) = (state.queued.take(), state.waker.take());
         drop(state);
         drop((queued, waker));
-        self.0.read.notify_waiters();
-        self.0.left.notify_waiters();
+        self.0.note_move();
     }
 }
 
@@ -181,13 +182,37 @@ impl Stream {
         // What is done under it leaves a whole value.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// To be asked for before it is looked whether there is anything to wait for.
+    fn moved(&self) -> &Notify {
+        self.moved.get_or_init(Box::default)
+    }
+
+    /// To be called behind the lock: whoever found there that it has to wait is seen here.
+    fn note_move(&self) {
+        self.moved.get().into_iter().for_each(|moved| moved.notify_waiters());
+    }
 }
 
 impl State {
     fn push(mut state: MutexGuard<'_, Self>, said: Result<Bytes, Stage>) {
-        state.bytes += said.as_ref().map_or(0, Bytes::len);
-        state.queued.push_back(said);
+        let queued = state.queued.get_or_insert_default();
+        queued.bytes += said.as_ref().map_or(0, Bytes::len);
+        queued.events.push_back(said);
         Self::wake(state);
+    }
+
+    fn pop(&mut self) -> Option<Result<Bytes, Stage>> {
+        let queued = self.queued.as_mut()?;
+        let next = queued.events.pop_front()?;
+        queued.bytes -= next.as_ref().map_or(0, Bytes::len);
+        self.queued.take_if(|queued| queued.events.is_empty());
+        Some(next)
+    }
+
+    /// How many wait, and their bytes.
+    fn size(&self) -> (usize, usize) {
+        self.queued.as_ref().map_or((0, 0), |queued| (queued.events.len(), queued.bytes))
     }
 
     fn wake(mut state: MutexGuard<'_, Self>) {
@@ -237,11 +262,11 @@ mod tests {
         let (outlet, mut reader) = stream();
         assert!(outlet.put("x".into()));
         assert_eq!(drain(&mut reader), [Ok(1)]);
-        assert_eq!(outlet.0.lock().queued.capacity(), 0);
+        assert!(outlet.0.lock().queued.is_none());
         assert!(outlet.put("x".into()));
         drop(reader);
         assert!(!outlet.put("y".into()));
-        assert!(outlet.0.lock().queued.is_empty());
+        assert_eq!(outlet.0.lock().size(), (0, 0));
     }
 
     #[tokio::test]

@@ -42,14 +42,26 @@ const TEXT_BYTES_MAX: usize = 512;
 
 const SEQUENCE_DIGITS: usize = 16;
 
-/// What the ids of a stream begin with.
-pub(super) fn label(sealer: &Sealer, seal: &Seal, process: u64, number: u64, request: &[u8]) -> Box<str> {
+/// Whose a stream is: nobody else's id can be opened with it.
+pub(super) struct Owner([u8; 28]);
+
+impl Owner {
+    pub fn new(seal: &Seal) -> Self {
+        let mut owner = [0; 28];
+        owner[..12].copy_from_slice(seal.key_id.as_bytes());
+        owner[12..].copy_from_slice(&seal.key.0);
+        Self(owner)
+    }
+}
+
+/// What the ids of a stream begin with; another text each time, which says the same.
+pub(super) fn label(sealer: &Sealer, owner: &Owner, process: u64, number: u64, request: &[u8]) -> Box<str> {
     let mut plain = Vec::with_capacity(1 + 8 + 8 + request.len());
     plain.push(FORMAT);
     plain.extend_from_slice(&process.to_be_bytes());
     plain.extend_from_slice(&number.to_be_bytes());
     plain.extend_from_slice(request);
-    URL_SAFE_NO_PAD.encode(sealer.seal(Purpose::EventId, &owner(seal), &plain)).into()
+    URL_SAFE_NO_PAD.encode(sealer.seal(Purpose::EventId, &owner.0, &plain)).into()
 }
 
 /// Writes the `id` line of an event.
@@ -73,7 +85,7 @@ impl Mark {
             digits.len() == SEQUENCE_DIGITS && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
         let sequence = u64::from_str_radix(digits, 16).ok().filter(|_| is_number)?;
         let sealed = URL_SAFE_NO_PAD.decode(label).ok()?;
-        let plain = sealer.open(Purpose::EventId, &owner(seal), &sealed).ok()?;
+        let plain = sealer.open(Purpose::EventId, &Owner::new(seal).0, &sealed).ok()?;
         let (format, rest) = plain.split_first()?;
         let (process, rest) = rest.split_first_chunk::<8>()?;
         let (number, request) = rest.split_first_chunk::<8>()?;
@@ -95,12 +107,4 @@ impl Mark {
     pub fn is_over(&self) -> bool {
         self.sequence == OVER
     }
-}
-
-/// Whose it is: nobody else's id can be opened with it.
-fn owner(seal: &Seal) -> [u8; 28] {
-    let mut owner = [0; 28];
-    owner[..12].copy_from_slice(seal.key_id.as_bytes());
-    owner[12..].copy_from_slice(&seal.key.0);
-    owner
 }

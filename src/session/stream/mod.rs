@@ -19,6 +19,7 @@ mod reader;
 mod state;
 #[cfg(test)]
 mod tests;
+mod writer;
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -38,7 +39,8 @@ use crate::journal::events::{BLOCK_BYTES, Block, Blocks};
 
 pub use id::{Mark, REQUEST_ID_BYTES_MAX};
 pub use reader::{Next, Reader};
-pub use state::{Gone, NotHere, Stream, Writer};
+pub use state::{Gone, NotHere, Stream};
+pub use writer::{Wait, Writer};
 
 /// Bounds of streams that can be taken up again.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,9 +108,7 @@ impl Streams {
     /// A new stream of a session, and its first reader. `request`: the raw id of the call that it answers.
     pub fn begin(self: &Arc<Self>, seal: &Seal, request: Option<Bytes>) -> (Writer, Reader) {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let label =
-            id::label(&self.sealer, seal, self.process, number, request.as_deref().unwrap_or_default());
-        let stream = Arc::new(Stream::new(Arc::clone(self), number, label, request));
+        let stream = Arc::new(Stream::new(Arc::clone(self), number, seal, request));
         let reader = Reader::first(Arc::clone(&stream));
         (Writer::new(stream), reader)
     }

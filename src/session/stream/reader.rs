@@ -1,7 +1,7 @@
 //! What a client reads of a stream: from the mapped blocks, as fast as it takes it.
 
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 
@@ -11,7 +11,7 @@ use super::{RETRY_MS, id};
 /// The reader of a stream. Dropped, the stream waits for another for a while.
 pub struct Reader {
     stream: Arc<Stream>,
-    generation: u64,
+    generation: u32,
     at: Cursor,
     /// The number of the last event that was handed out, or that the client had.
     sequence: u64,
@@ -61,7 +61,7 @@ impl Reader {
         Self::at(stream, 0, Cursor::default(), 0)
     }
 
-    pub(super) fn at(stream: Arc<Stream>, generation: u64, at: Cursor, sequence: u64) -> Self {
+    pub(super) fn at(stream: Arc<Stream>, generation: u32, at: Cursor, sequence: u64) -> Self {
         Self { stream, generation, at, sequence, is_within: false, tells_id: false }
     }
 
@@ -85,7 +85,7 @@ impl Reader {
             return Poll::Ready(Next::End);
         }
         if std::mem::take(&mut self.tells_id) {
-            id::write(&stream.label, self.sequence, &mut out);
+            id::write(&stream.label(&state), self.sequence, &mut out);
             out.extend_from_slice(format!("retry: {RETRY_MS}\ndata: \n\n").as_bytes());
             state.note_id();
         }
@@ -97,9 +97,10 @@ impl Reader {
         }
         if !out.is_empty() {
             state.note_id();
-            state.taken = self.at;
+            state.take(self.at);
+            let writer = state.note_room();
             drop(state);
-            stream.note_taken();
+            writer.into_iter().for_each(Waker::wake);
             return Poll::Ready(Next::Events(out.into()));
         }
         if state.phase == Phase::Ended {
@@ -108,22 +109,21 @@ impl Reader {
         if std::mem::take(&mut state.comment) && !self.is_within {
             return Poll::Ready(Next::Silence);
         }
-        if !state.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-            state.waker = Some(cx.waker().clone());
-        }
+        state.wait(cx.waker());
         Poll::Pending
     }
 
     /// Copies records from where it stands, until there are enough or no more.
     fn read(&mut self, state: &State, out: &mut Vec<u8>) -> Result<(), ()> {
+        let Some(written) = &state.written else { return Ok(()) };
         let mut record = Vec::new();
         // Each turn moves on by a record or a block.
         while out.len() < PIECE_BYTES {
-            let index = self.at.block.checked_sub(state.first_block).ok_or(())?;
+            let index = self.at.block.checked_sub(written.first_block).ok_or(())?;
             let index = usize::try_from(index).map_err(drop)?;
-            let Some(kept) = state.blocks.get(index) else { return Ok(()) };
+            let Some(kept) = written.blocks.get(index) else { return Ok(()) };
             if self.at.offset >= kept.block.used() {
-                if index + 1 >= state.blocks.len() {
+                if index + 1 >= written.blocks.len() {
                     return Ok(());
                 }
                 self.at = Cursor { block: self.at.block + 1, offset: 0 };
@@ -133,7 +133,7 @@ impl Reader {
             let found =
                 self.stream.blocks().read(&kept.block, self.at.offset, &mut record).map_err(|_damaged| ())?;
             if found.portion.begins() {
-                id::write(&self.stream.label, found.sequence, out);
+                id::write(&written.label, found.sequence, out);
             }
             out.extend_from_slice(&record);
             self.is_within = !found.portion.ends();

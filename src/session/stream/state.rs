@@ -1,57 +1,66 @@
 //! One stream: who writes it, what of it is kept.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
-use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
 use bytes::Bytes;
-use tokio::sync::Notify;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use super::reader::{Cursor, Reader};
 use super::{Streams, id};
-use crate::frame::Part;
 use crate::journal::events::{BLOCK_BYTES, Block, Blocks};
+use crate::session::id::Seal;
 
-/// One event stream of a session, whoever reads it.
+/// One event stream of a session, whoever reads it. Small as long as nothing was written.
 pub struct Stream {
     pub(super) streams: Arc<Streams>,
     pub(super) number: u64,
-    /// What the ids of its events begin with.
-    pub(super) label: Box<str>,
-    request: Option<Bytes>,
+    owner: id::Owner,
+    request: Option<Box<[u8]>>,
     /// Guards what is kept, and who reads it; for a copy of 64 KiB at most.
     state: Mutex<State>,
-    /// Wakes the writer: a reader came or left, or the stream is lost.
-    moved: Notify,
-    /// Wakes the writer, when it waits for room: the reader took something.
-    taken: Notify,
 }
 
-/// Invariant: `first_block <= taken.block`, and no block before that of a reader that is there is missing.
+/// Both wakers are taken under the lock, and used when it is free.
 pub(super) struct State {
-    pub blocks: VecDeque<Kept>,
-    /// The number of the first block that is kept; they are counted from the stream's beginning.
-    pub first_block: u64,
-    /// The number of the next event to begin. The first is 1.
-    pub next: u64,
-    /// Whether an event has begun and not ended.
-    is_within: bool,
-    /// Moves with each reader, so that the one before ends.
-    pub generation: u64,
-    pub waker: Option<Waker>,
-    /// Up to where the reader has taken what there is.
-    pub taken: Cursor,
+    /// Boxed: most streams never say anything.
+    pub written: Option<Box<Written>>,
+    /// Wakes the reader: there is something for it.
+    waker: Option<Waker>,
+    /// Wakes the writer: a reader came or left, the stream is lost, or there may be room.
+    writer: Option<Waker>,
     /// Since when nobody reads; `None` while somebody does.
     left: Option<Instant>,
+    /// Moves with each reader, so that the one before ends.
+    pub generation: u32,
     pub comes_back: ComesBack,
     /// Whether a comment is to be passed on.
     pub comment: bool,
     pub phase: Phase,
     /// Whether the writer broke off, so that nobody is to say that nothing followed.
     pub is_torn: bool,
-    /// When it goes, once it has ended.
+    /// Whether the writer waits for room. False as soon as there may be some.
+    wants_room: bool,
+}
+
+/// What was written, as far as it is kept.
+///
+/// Invariant: `first_block <= taken.block`, and no block before that of a reader that is there is missing.
+pub(super) struct Written {
+    /// What the ids of its events begin with.
+    pub label: Box<str>,
+    pub blocks: VecDeque<Kept>,
+    /// The number of the first block that is kept; they are counted from the stream's beginning.
+    pub first_block: u64,
+    /// The number of the next event to begin. The first is 1.
+    next: u64,
+    /// Whether an event has begun and not ended.
+    is_within: bool,
+    /// Up to where the reader has taken what there is.
+    taken: Cursor,
+    /// When it goes, once the stream has ended.
     until: Option<Instant>,
 }
 
@@ -102,24 +111,52 @@ const UNREAD_BLOCKS_MAX: u64 = (256 << 10) / BLOCK_BYTES as u64;
 const PAYLOAD_BYTES_MIN: usize = 64;
 
 impl Stream {
-    pub(super) fn new(streams: Arc<Streams>, number: u64, label: Box<str>, request: Option<Bytes>) -> Self {
+    pub(super) fn new(streams: Arc<Streams>, number: u64, seal: &Seal, request: Option<Bytes>) -> Self {
         let state = State {
-            blocks: VecDeque::new(),
-            first_block: 0,
-            next: 1,
-            is_within: false,
-            generation: 0,
+            written: None,
             waker: None,
-            taken: Cursor::default(),
+            writer: None,
             left: None,
+            generation: 0,
             comes_back: ComesBack::Not,
             comment: false,
             phase: Phase::Open,
             is_torn: false,
-            until: None,
+            wants_room: false,
         };
-        let (moved, taken) = (Notify::new(), Notify::new());
-        Self { streams, number, label, request, state: Mutex::new(state), moved, taken }
+        let request = request.map(|id| Vec::from(id).into_boxed_slice());
+        let mut stream = Self { streams, number, owner: id::Owner::new(seal), request, state: Mutex::new(state) };
+        if stream.request.is_some() {
+            // The answer to a call comes soon, and its ids are to begin with the same text from the first on.
+            let written = stream.nothing_written();
+            stream.state.get_mut().unwrap_or_else(PoisonError::into_inner).written = Some(written);
+        }
+        stream
+    }
+
+    fn nothing_written(&self) -> Box<Written> {
+        Box::new(Written {
+            label: self.new_label(),
+            blocks: VecDeque::new(),
+            first_block: 0,
+            next: 1,
+            is_within: false,
+            taken: Cursor::default(),
+            until: None,
+        })
+    }
+
+    fn new_label(&self) -> Box<str> {
+        let Streams { sealer, process, .. } = &*self.streams;
+        id::label(sealer, &self.owner, *process, self.number, self.request().unwrap_or_default())
+    }
+
+    /// What the ids of its events begin with.
+    pub(super) fn label<'a>(&self, state: &'a State) -> Cow<'a, str> {
+        match &state.written {
+            Some(written) => Cow::Borrowed(&written.label),
+            None => Cow::Owned(self.new_label().into()),
+        }
     }
 
     /// Whether it is the one with that number.
@@ -128,13 +165,13 @@ impl Stream {
     }
 
     /// The raw id of the call that it answers.
-    pub fn request(&self) -> Option<&Bytes> {
-        self.request.as_ref()
+    pub fn request(&self) -> Option<&[u8]> {
+        self.request.as_deref()
     }
 
     /// The `id` line of the event by which its client is told that what it misses is gone.
     pub fn over_line(&self) -> Vec<u8> {
-        id::over_line(&self.label)
+        id::over_line(&self.label(&self.state()))
     }
 
     /// Whether somebody reads it, and there is more to come.
@@ -152,32 +189,38 @@ impl Stream {
     pub fn attach(self: &Arc<Self>, sequence: u64) -> Result<Reader, NotHere> {
         let mut state = self.state();
         let at = self.find(&state, sequence)?;
-        state.generation += 1;
-        state.taken = at;
+        state.generation = state.generation.wrapping_add(1);
+        state.take(at);
         (state.left, state.comment) = (None, false);
         let generation = state.generation;
-        let before = state.waker.take();
+        let (before, writer) = (state.waker.take(), state.note_move());
         drop(state);
-        before.into_iter().for_each(Waker::wake);
-        self.moved.notify_waiters();
+        before.into_iter().chain(writer).for_each(Waker::wake);
         Ok(Reader::at(Arc::clone(self), generation, at, sequence))
     }
 
     fn find(&self, state: &State, sequence: u64) -> Result<Cursor, NotHere> {
-        let wanted = sequence.checked_add(1).filter(|wanted| *wanted <= state.next).ok_or(NotHere::Lost)?;
-        let is_in_hand = state.is_within && wanted == state.next;
+        let written = state.written.as_deref();
+        let next = written.map_or(1, |written| written.next);
+        let wanted = sequence.checked_add(1).filter(|wanted| *wanted <= next).ok_or(NotHere::Lost)?;
+        let is_in_hand = written.is_some_and(|written| written.is_within) && wanted == next;
         if state.phase == Phase::Lost || is_in_hand {
             return Err(NotHere::Lost);
         }
-        if wanted == state.next {
+        if wanted == next {
             if state.phase == Phase::Ended {
                 return Err(NotHere::AllTaken);
             }
             return Ok(state.end());
         }
+        self.find_kept(written.ok_or(NotHere::Lost)?, wanted)
+    }
+
+    /// Where an event begins that is not behind the last.
+    fn find_kept(&self, written: &Written, wanted: u64) -> Result<Cursor, NotHere> {
         let before = |kept: &&Kept| kept.begins.is_none_or(|begins| begins <= wanted);
         // The last block in which an event begins that is not behind the wanted one.
-        let (index, kept) = state
+        let (index, kept) = written
             .blocks
             .iter()
             .enumerate()
@@ -191,7 +234,7 @@ impl Stream {
             scratch.clear();
             let found = self.blocks().read(&kept.block, offset, &mut scratch).map_err(|_| NotHere::Lost)?;
             if found.portion.begins() && found.sequence == wanted {
-                return Ok(Cursor { block: state.first_block + index as u64, offset });
+                return Ok(Cursor { block: written.first_block + index as u64, offset });
             }
             offset = found.next;
         }
@@ -199,26 +242,25 @@ impl Stream {
     }
 
     /// The reader of that generation has gone.
-    pub(super) fn leave(&self, generation: u64) {
+    pub(super) fn leave(&self, generation: u32) {
         let mut state = self.state();
         if state.generation != generation {
             return;
         }
         state.left = Some(Instant::now());
-        state.waker = None;
+        let (reader, writer) = (state.waker.take(), state.note_move());
         drop(state);
-        self.moved.notify_waiters();
-    }
-
-    /// The reader took something: there may be room.
-    pub(super) fn note_taken(&self) {
-        self.taken.notify_waiters();
+        drop(reader);
+        writer.into_iter().for_each(Waker::wake);
     }
 
     /// Nobody will come back for it; when its reader has gone already, it ends now.
     pub fn cancel(&self) {
-        self.state().comes_back = ComesBack::Never;
-        self.moved.notify_waiters();
+        let mut state = self.state();
+        state.comes_back = ComesBack::Never;
+        let writer = state.note_move();
+        drop(state);
+        writer.into_iter().for_each(Waker::wake);
     }
 
     /// The writer broke off where the client may have its answer, or half of it: the reader's connection breaks visibly.
@@ -233,16 +275,15 @@ impl Stream {
         if state.phase == Phase::Lost {
             return;
         }
-        if state.phase == Phase::Open || state.taken != state.end() {
+        if state.phase == Phase::Open || state.taken() != state.end() {
             state.phase = Phase::Lost;
         }
-        let blocks = std::mem::take(&mut state.blocks);
-        let (waker, until) = (state.waker.take(), state.until.take());
+        let (blocks, until) = (state.take_blocks(), state.written.as_mut().and_then(|kept| kept.until.take()));
+        let (waker, writer) = (state.waker.take(), state.note_move());
         drop(state);
         self.streams.give(blocks.into_iter().map(|kept| kept.block));
         self.streams.forget(self.number, until);
-        waker.into_iter().for_each(Waker::wake);
-        self.moved.notify_waiters();
+        waker.into_iter().chain(writer).for_each(Waker::wake);
     }
 
     /// Whether nobody reads it.
@@ -251,7 +292,7 @@ impl Stream {
     }
 
     pub(super) fn kept_blocks(&self) -> usize {
-        self.state().blocks.len()
+        self.state().written.as_ref().map_or(0, |written| written.blocks.len())
     }
 
     /// Forgets what its reader has taken already; whether there was any.
@@ -274,47 +315,56 @@ impl Stream {
     }
 
     /// As much of a part as fits; `None` when there is no room.
-    fn write(self: &Arc<Self>, bytes: &[u8], begins: bool, ends: bool) -> Result<Option<usize>, Gone> {
+    pub(super) fn write(
+        self: &Arc<Self>,
+        bytes: &[u8],
+        begins: bool,
+        ends: bool,
+    ) -> Result<Option<usize>, Gone> {
         let mut state = self.state();
         let has_room = |kept: &Kept| kept.block.room() >= bytes.len().min(PAYLOAD_BYTES_MIN);
-        if state.phase == Phase::Open && !state.blocks.back().is_some_and(has_room) {
+        if state.phase == Phase::Open && !state.last().is_some_and(has_room) {
             if !self.may_grow(&mut state) {
                 return Ok(None);
             }
             drop(state);
             let Some(block) = self.streams.block(self) else { return Ok(None) };
             state = self.state();
-            state.blocks.push_back(Kept { block, begins: None });
+            let written = state.written.get_or_insert_with(|| self.nothing_written());
+            written.blocks.push_back(Kept { block, begins: None });
         }
         if state.phase != Phase::Open {
-            let blocks = std::mem::take(&mut state.blocks);
+            let blocks = state.take_blocks();
             drop(state);
             self.streams.give(blocks.into_iter().map(|kept| kept.block));
             return Err(Gone);
         }
+        let Some(written) = &mut state.written else { return Ok(None) };
         if begins {
-            state.next += 1;
+            written.next += 1;
         }
-        let sequence = state.next - 1;
-        let Some(kept) = state.blocks.back_mut() else { return Ok(None) };
+        let sequence = written.next - 1;
+        let Some(kept) = written.blocks.back_mut() else { return Ok(None) };
         if begins {
             kept.begins.get_or_insert(sequence);
         }
-        let written = self.blocks().write(&mut kept.block, sequence, bytes, begins, ends);
-        state.is_within = !(ends && written == bytes.len());
+        let count = self.blocks().write(&mut kept.block, sequence, bytes, begins, ends);
+        written.is_within = !(ends && count == bytes.len());
         let waker = state.waker.take();
         drop(state);
         waker.into_iter().for_each(Waker::wake);
-        Ok(Some(written))
+        Ok(Some(count))
     }
 
     /// Whether it may have one more block. What a reader has taken makes room; what nobody reads stays.
     fn may_grow(&self, state: &mut State) -> bool {
-        let unread = state.first_block + state.blocks.len() as u64 - state.taken.block;
+        let Some(written) = &state.written else { return true };
+        let blocks = written.blocks.len();
+        let unread = written.first_block + blocks as u64 - written.taken.block;
         if state.left.is_none() && unread > UNREAD_BLOCKS_MAX {
             return false;
         }
-        if state.blocks.len() < (self.streams.config.stream_bytes_max / BLOCK_BYTES).max(1) {
+        if blocks < (self.streams.config.stream_bytes_max / BLOCK_BYTES).max(1) {
             return true;
         }
         let oldest = if state.left.is_none() { state.pop_read() } else { None };
@@ -327,7 +377,7 @@ impl Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let blocks = std::mem::take(&mut state.blocks);
+        let blocks = state.take_blocks();
         self.streams.give(blocks.into_iter().map(|kept| kept.block));
     }
 }
@@ -335,8 +385,27 @@ impl Drop for Stream {
 impl State {
     /// Behind the last of what is kept.
     fn end(&self) -> Cursor {
-        let last = self.blocks.back().map_or(0, |kept| kept.block.used());
-        Cursor::end(self.first_block, self.blocks.len(), last)
+        let Some(written) = &self.written else { return Cursor::default() };
+        let last = written.blocks.back().map_or(0, |kept| kept.block.used());
+        Cursor::end(written.first_block, written.blocks.len(), last)
+    }
+
+    /// Up to where the reader has taken what there is.
+    fn taken(&self) -> Cursor {
+        self.written.as_ref().map_or_else(Cursor::default, |written| written.taken)
+    }
+
+    /// The reader stands there.
+    pub fn take(&mut self, at: Cursor) {
+        self.written.iter_mut().for_each(|written| written.taken = at);
+    }
+
+    fn last(&self) -> Option<&Kept> {
+        self.written.as_ref()?.blocks.back()
+    }
+
+    fn take_blocks(&mut self) -> VecDeque<Kept> {
+        self.written.as_mut().map(|written| std::mem::take(&mut written.blocks)).unwrap_or_default()
     }
 
     /// The client has an id by now.
@@ -346,149 +415,115 @@ impl State {
         }
     }
 
+    /// The reader is woken when there is something for it.
+    pub fn wait(&mut self, waker: &Waker) {
+        put(&mut self.waker, waker);
+    }
+
+    /// The writer is to look again, at all that it may wait for.
+    fn note_move(&mut self) -> Option<Waker> {
+        self.wants_room = false;
+        self.writer.take()
+    }
+
+    /// The reader took something: there may be room.
+    pub fn note_room(&mut self) -> Option<Waker> {
+        if self.wants_room { self.note_move() } else { None }
+    }
+
     /// The oldest block, when a reader is there and has taken all of it.
     fn pop_read(&mut self) -> Option<Block> {
-        if self.left.is_some() || self.first_block >= self.taken.block {
+        let written = self.written.as_mut()?;
+        if self.left.is_some() || written.first_block >= written.taken.block {
             return None;
         }
-        let kept = self.blocks.pop_front()?;
-        self.first_block += 1;
+        let kept = written.blocks.pop_front()?;
+        written.first_block += 1;
         Some(kept.block)
     }
 }
 
-/// The one who writes a stream. Dropped before its end, the stream is lost.
-pub struct Writer(Arc<Stream>);
+fn put(place: &mut Option<Waker>, waker: &Waker) {
+    if !place.as_ref().is_some_and(|known| known.will_wake(waker)) {
+        *place = Some(waker.clone());
+    }
+}
 
-impl Writer {
-    pub(super) fn new(stream: Arc<Stream>) -> Self {
-        Self(stream)
+/// What concerns the one who writes.
+impl Stream {
+    /// Why the writer is to go on waiting: until that moment, if the client comes back by then, or for as long as there is
+    /// one. `None`: nobody waits for the stream.
+    pub(super) fn waits(&self, waker: &Waker) -> Option<Waits> {
+        let mut state = self.state();
+        let waits = match state.left {
+            _ if state.phase == Phase::Lost => return None,
+            Some(_) if state.comes_back != ComesBack::May => return None,
+            Some(left) => Waits::Until(left + self.streams.config.kept_for),
+            None => Waits::Read,
+        };
+        put(&mut state.writer, waker);
+        Some(waits)
     }
 
-    /// The stream.
-    pub fn stream(&self) -> &Arc<Stream> {
-        &self.0
+    /// Whether the client has cancelled the call; the writer is woken when that may have changed.
+    pub(super) fn is_cancelled(&self, waker: &Waker) -> bool {
+        let mut state = self.state();
+        put(&mut state.writer, waker);
+        state.comes_back == ComesBack::Never
     }
 
-    /// Writes a part of an event behind the others; waits for room. Not cancel safe: a part of it may be written.
-    pub async fn push(&self, part: &Part) -> Result<(), Gone> {
-        let (mut rest, mut begins) = (&part.bytes[..], part.begins);
-        loop {
-            let written = match self.0.write(rest, begins, part.ends)? {
-                Some(written) => written,
-                None => self.push_with_room(rest, begins, part.ends).await?,
-            };
-            rest = &rest[written..];
-            begins = false;
-            if rest.is_empty() {
-                return Ok(());
-            }
-        }
+    /// Whether nobody reads; the writer is woken when that may have changed.
+    pub(super) fn is_unread(&self, waker: &Waker) -> bool {
+        let mut state = self.state();
+        put(&mut state.writer, waker);
+        state.left.is_some()
     }
 
-    async fn push_with_room(&self, bytes: &[u8], begins: bool, ends: bool) -> Result<usize, Gone> {
-        loop {
-            let (mut moved, mut taken) = (pin!(self.0.moved.notified()), pin!(self.0.taken.notified()));
-            let mut freed = pin!(self.0.streams.freed.notified());
-            moved.as_mut().enable();
-            taken.as_mut().enable();
-            freed.as_mut().enable();
-            if let Some(written) = self.0.write(bytes, begins, ends)? {
-                return Ok(written);
-            }
-            tokio::select! {
-                () = moved => {}
-                () = taken => {}
-                () = freed => {}
-            }
-        }
+    /// The writer waits for room from here on.
+    pub(super) fn want_room(&self) {
+        self.state().wants_room = true;
     }
 
-    /// Has the reader pass a comment on, so that the connection is not taken for dead.
-    pub fn comment(&self) {
-        let mut state = self.0.state();
+    /// Whether there may be room since it was wanted; the writer is woken when there may be.
+    pub(super) fn may_have_room(&self, waker: &Waker) -> bool {
+        let mut state = self.state();
+        put(&mut state.writer, waker);
+        !state.wants_room
+    }
+
+    /// Has the reader pass a comment on.
+    pub(super) fn comment(&self) {
+        let mut state = self.state();
         state.comment = true;
         let waker = state.waker.take();
         drop(state);
         waker.into_iter().for_each(Waker::wake);
     }
 
-    /// Completes when nobody waits for the stream: its client has gone, and cannot come back or did not in time; or the
-    /// stream is lost. Cancel safe.
-    pub async fn abandoned(&self) {
-        loop {
-            let mut moved = pin!(self.0.moved.notified());
-            moved.as_mut().enable();
-            let until = {
-                let state = self.0.state();
-                if state.phase == Phase::Lost {
-                    return;
-                }
-                match state.left {
-                    Some(_) if state.comes_back != ComesBack::May => return,
-                    left => left.map(|left| left + self.0.streams.config.kept_for),
-                }
-            };
-            let Some(until) = until else {
-                moved.await;
-                continue;
-            };
-            if until <= Instant::now() {
-                return;
-            }
-            // Boxed: most clients stay, and then there is nothing to be waited for.
-            let over = Box::pin(sleep_until(until));
-            tokio::select! {
-                () = moved => {}
-                () = over => {}
-            }
-        }
-    }
-
-    /// Completes when the client has cancelled the call. Cancel safe.
-    pub async fn cancelled(&self) {
-        self.moved_to(|state| state.comes_back == ComesBack::Never).await;
-    }
-
-    /// Completes when nobody reads the stream. Cancel safe.
-    pub async fn left(&self) {
-        self.moved_to(|state| state.left.is_some()).await;
-    }
-
-    async fn moved_to(&self, is_there: impl Fn(&State) -> bool) {
-        loop {
-            let mut moved = pin!(self.0.moved.notified());
-            moved.as_mut().enable();
-            if is_there(&self.0.state()) {
-                return;
-            }
-            moved.await;
-        }
-    }
-
     /// All has come.
-    pub fn finish(self) {
-        let mut state = self.0.state();
+    pub(super) fn finish(self: &Arc<Self>) {
+        let mut state = self.state();
         if state.phase != Phase::Open {
             return;
         }
         state.phase = Phase::Ended;
-        let is_kept = !state.blocks.is_empty();
-        let until = is_kept.then(|| Instant::now() + self.0.streams.config.kept_for);
-        state.until = until;
+        let until = Instant::now() + self.streams.config.kept_for;
+        let written = state.written.as_mut().filter(|written| !written.blocks.is_empty());
+        let until = written.map(|written| *written.until.insert(until));
         let waker = state.waker.take();
         drop(state);
         if let Some(until) = until {
-            self.0.streams.keep_ended(until, &self.0);
+            self.streams.keep_ended(until, self);
         }
         waker.into_iter().for_each(Waker::wake);
     }
 }
 
-impl Drop for Writer {
-    fn drop(&mut self) {
-        if !self.0.is_over() {
-            self.0.lose();
-        }
-    }
+/// For what a stream goes on.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Waits {
+    /// Its client reads.
+    Read,
+    /// It has gone, and may come back until then.
+    Until(Instant),
 }
