@@ -16,19 +16,22 @@ use tokio::time::Instant;
 
 /// The bell of one worker.
 pub struct Bell {
-    ropes: RefCell<HashMap<u64, Slot, RandomState>>,
-    next: Cell<u64>,
+    ropes: RefCell<HashMap<u32, Slot, RandomState>>,
+    next: Cell<u32>,
     /// How often it was rung.
     rings: Cell<u64>,
-    /// When it was last looked who is due.
-    now: Cell<Instant>,
-    /// The silence that a stream may keep.
-    period: Duration,
+    start: Instant,
+    /// When it was last looked who is due, in tenths of a second since the start.
+    now: Cell<u32>,
+    /// The silence that a stream may keep, likewise.
+    period: u32,
 }
 
+/// Small, for there are as many as streams, and a table of them may be nearly half empty.
 struct Slot {
     waker: Option<Waker>,
-    due: Instant,
+    /// In tenths of a second since the bell's start: four billion are thirteen years.
+    due: u32,
 }
 
 /// What a stream is woken for.
@@ -43,7 +46,7 @@ pub enum Rung {
 /// One stream's hold on the bell.
 pub struct Rope {
     bell: Rc<Bell>,
-    number: u64,
+    number: u32,
     heard: u64,
 }
 
@@ -57,16 +60,23 @@ impl Bell {
             ropes: RefCell::default(),
             next: Cell::new(0),
             rings: Cell::new(0),
-            now: Cell::new(Instant::now()),
-            period,
+            start: Instant::now(),
+            now: Cell::new(0),
+            period: tenths(period).max(1),
         })
     }
 
     /// A hold on it; what changed before is not told.
     pub fn rope(self: &Rc<Self>) -> Rope {
+        let mut ropes = self.ropes.borrow_mut();
+        // No worker has as many streams as there are numbers.
+        while ropes.contains_key(&self.next.get()) {
+            self.next.set(self.next.get().wrapping_add(1));
+        }
         let number = self.next.get();
-        self.next.set(number + 1);
-        self.ropes.borrow_mut().insert(number, Slot { waker: None, due: Instant::now() + self.period });
+        self.next.set(number.wrapping_add(1));
+        ropes.insert(number, Slot { waker: None, due: self.after(Instant::now()) });
+        drop(ropes);
         Rope { bell: Rc::clone(self), number, heard: self.rings.get() }
     }
 
@@ -78,13 +88,18 @@ impl Bell {
 
     /// Tells those that are due. To be called once a second or so: they are told that much too late.
     pub fn tick(&self) {
-        let now = Instant::now();
+        let now = tenths(self.start.elapsed());
         self.now.set(now);
         self.wake(|slot| slot.due <= now);
         let mut ropes = self.ropes.borrow_mut();
         if ropes.capacity() > ROOM_MIN && ropes.len() < ropes.capacity() / 4 {
             ropes.shrink_to_fit();
         }
+    }
+
+    /// One period after that.
+    fn after(&self, last: Instant) -> u32 {
+        tenths(last.saturating_duration_since(self.start)).saturating_add(self.period)
     }
 
     fn wake(&self, is_meant: impl Fn(&Slot) -> bool) {
@@ -107,7 +122,7 @@ impl Rope {
         let mut ropes = self.bell.ropes.borrow_mut();
         let Some(slot) = ropes.get_mut(&self.number) else { return Poll::Pending };
         if slot.due <= self.bell.now.get() {
-            slot.due = self.bell.now.get() + self.bell.period;
+            slot.due = self.bell.now.get().saturating_add(self.bell.period);
             return Poll::Ready(Rung::Due);
         }
         if !slot.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
@@ -119,9 +134,13 @@ impl Rope {
     /// It is due no earlier than one period after that.
     pub fn put_off(&self, last: Instant) {
         if let Some(slot) = self.bell.ropes.borrow_mut().get_mut(&self.number) {
-            slot.due = slot.due.max(last + self.bell.period);
+            slot.due = slot.due.max(self.bell.after(last));
         }
     }
+}
+
+fn tenths(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis() / 100).unwrap_or(u32::MAX)
 }
 
 impl Drop for Rope {

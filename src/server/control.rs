@@ -65,6 +65,9 @@ pub enum Order {
 /// kept.
 const REST_AFTER: Duration = Duration::from_secs(2);
 
+/// Room for fewer is not worth giving back.
+const ROOM_MIN: usize = 64;
+
 impl Control {
     /// Of a connection that nothing was asked on yet.
     pub fn new() -> Rc<Self> {
@@ -251,6 +254,10 @@ impl Controls {
             if control.is_overdue(now, config) {
                 control.give(Order::Close);
             }
+        }
+        let mut live = self.live.borrow_mut();
+        if live.capacity() > ROOM_MIN && live.len() < live.capacity() / 4 {
+            live.shrink_to_fit();
         }
     }
 

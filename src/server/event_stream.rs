@@ -304,8 +304,8 @@ const EVENTS_IN_A_ROW: u8 = 16;
 struct Reads {
     /// One for each server whose stream was asked for.
     all: Vec<Read>,
-    /// Which of them has its turn.
-    turn: usize,
+    /// Which of them has its turn, counted on and on.
+    turn: u32,
     /// How many of its events were taken in this turn.
     in_a_row: u8,
 }
@@ -325,16 +325,14 @@ impl Reads {
             self.pass_turn();
         }
         for _ in 0..self.all.len() {
-            if self.turn >= self.all.len() {
-                self.turn = 0;
-            }
-            let Read { feed, .. } = &mut self.all[self.turn];
+            let at = self.turn as usize % self.all.len();
+            let Read { feed, .. } = &mut self.all[at];
             if let Some(Poll::Ready(next)) = feed.as_mut().map(|feed| feed.poll_next(cx)) {
                 self.in_a_row += 1;
                 if next.is_err() {
                     *feed = None;
                 }
-                return Poll::Ready((self.turn, next));
+                return Poll::Ready((at, next));
             }
             self.pass_turn();
         }
@@ -342,7 +340,7 @@ impl Reads {
     }
 
     fn pass_turn(&mut self) {
-        (self.turn, self.in_a_row) = (self.turn + 1, 0);
+        (self.turn, self.in_a_row) = (self.turn.wrapping_add(1), 0);
     }
 }
 

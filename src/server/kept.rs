@@ -176,8 +176,11 @@ struct Busy {
     /// For a client that has gone.
     wait: Wait,
     /// For room to write.
-    writing: Option<Pin<Box<dyn Future<Output = Result<(), Gone>>>>>,
+    writing: Option<Pin<Box<dyn Future<Output = Written>>>>,
 }
+
+/// Whether all was written, or somebody waits for it no more.
+type Written = Result<(), Gone>;
 
 const _: () = assert!(size_of::<Keep>() <= 24);
 
@@ -201,7 +204,7 @@ impl Keep {
     }
 
     /// Ready when all that came is written, or cannot be.
-    fn poll_written(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
+    fn poll_written(&mut self, cx: &mut Context<'_>) -> Poll<Written> {
         let writing = self.busy.as_mut().and_then(|busy| busy.writing.as_mut());
         let written = writing.map_or(Poll::Ready(Ok(())), |writing| writing.as_mut().poll(cx));
         if written.is_ready() {

@@ -211,8 +211,8 @@ impl Seed {
                     }
                 }
                 Ok(()) = worker.parking.wake(&mut woken) => {
-                    for parked in woken.drain(..) {
-                        spawn_local(serve_again(Rc::clone(&worker), parked));
+                    for one in woken.drain(..) {
+                        spawn_local(serve_again(Rc::clone(&worker), one));
                     }
                 }
                 _ = phase.wait_for(|phase| *phase >= Phase::Drain) => break,
@@ -220,8 +220,8 @@ impl Seed {
         }
         drop(intake);
         worker.parking.close(&mut woken);
-        for parked in woken {
-            spawn_local(serve_again(Rc::clone(&worker), parked));
+        for one in woken {
+            spawn_local(serve_again(Rc::clone(&worker), one));
         }
         let cut = async {
             let _ = phase.wait_for(|phase| *phase == Phase::Cut).await;

@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
+use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,9 +26,9 @@ use rustix::time::Timespec;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
-use super::connection::Socket;
+use super::connection::Still;
 use super::control::{Control, Speaks};
-use super::write::Writing;
+use super::write::{Silence, Writing};
 
 /// The parked connections of one worker.
 pub struct Parking {
@@ -42,8 +43,8 @@ pub struct Parking {
 
 /// A connection on which nothing is under way, and of which every byte that was read was used.
 pub struct Parked {
-    /// Open, and still.
-    pub socket: Socket,
+    /// Open; the runtime does not watch it.
+    pub socket: TcpStream,
     /// Since when nothing goes on.
     pub since: Instant,
     /// Among all connections.
@@ -56,16 +57,31 @@ pub struct Parked {
 
 /// An event stream of which all that has come is written.
 pub struct Silent {
-    /// What is left of it.
-    pub writing: Writing,
+    left: Silence,
     /// By which it tells that it has something to say.
     alarm: Option<Waker>,
+}
+
+/// One that is parked no more.
+pub struct Woken {
+    /// As it was.
+    pub parked: Parked,
+    /// Its stream, when that has said something that is not written.
+    said: Option<Box<Writing>>,
 }
 
 impl Silent {
     /// One that is to be parked with its connection.
     pub fn new(writing: Writing) -> Self {
-        Self { writing, alarm: None }
+        Self { left: writing.silence(), alarm: None }
+    }
+}
+
+impl Woken {
+    /// The stream that the connection belongs to.
+    pub fn take_stream(&mut self) -> Option<Writing> {
+        let silent = self.parked.stream.take()?;
+        Some(self.said.take().map_or_else(|| silent.left.into(), |said| *said))
     }
 }
 
@@ -97,11 +113,10 @@ impl Parking {
 
     /// Watches a connection from now on, also for what has come before. One that cannot be watched is closed.
     pub fn park(&self, mut parked: Parked) {
-        let Socket::Still(socket) = &parked.socket else { return };
         let number = self.next.get();
         self.next.set(number + 1);
         let (said, what) = (EventData::new_u64(number), EventFlags::IN | EventFlags::RDHUP);
-        if let Err(error) = epoll::add(self.set.get_ref(), socket, said, what) {
+        if let Err(error) = epoll::add(self.set.get_ref(), &parked.socket, said, what) {
             tracing::warn!(%error, "cannot watch an idle connection; it was closed");
             return;
         }
@@ -121,7 +136,7 @@ impl Parking {
 
     /// Those on which something came, or whose streams say more than their clients take at once, in `woken`. Cancel safe:
     /// they are in it or still parked.
-    pub async fn wake(&self, woken: &mut Vec<Parked>) -> io::Result<()> {
+    pub async fn wake(&self, woken: &mut Vec<Woken>) -> io::Result<()> {
         poll_fn(|cx| {
             let rung = self.alarms.take(cx.waker());
             for number in rung {
@@ -143,37 +158,37 @@ impl Parking {
     }
 
     /// Asks a stream what it has to say.
-    fn ask(&self, number: u64, woken: &mut Vec<Parked>) {
+    fn ask(&self, number: u64, woken: &mut Vec<Woken>) {
         // It is gone, or has a task.
         let Some(mut one) = self.parked.borrow_mut().remove(&number) else { return };
-        let Parked { socket, stream: Some(silent), .. } = &mut one else { return };
-        let Silent { writing, alarm: Some(alarm) } = &mut **silent else { return };
-        let polled = writing.poll(socket, &self.control, &mut Context::from_waker(alarm));
+        let Some(Silent { left, alarm: Some(alarm) }) = one.stream.as_deref_mut() else { return };
+        let (mut writing, mut still) = (Writing::from(std::mem::take(left)), Still(&one.socket));
+        let polled = writing.poll(&mut still, &self.control, &mut Context::from_waker(alarm));
         if polled.is_pending() && writing.is_silent() {
+            *left = writing.silence();
             self.parked.borrow_mut().insert(number, one);
         } else {
-            self.leave(one, woken);
+            self.leave(one, Some(writing), woken);
         }
     }
 
     /// Takes out those of which the kernel has something to say; how many that was.
-    fn take_ready(&self, woken: &mut Vec<Parked>) -> io::Result<usize> {
+    fn take_ready(&self, woken: &mut Vec<Woken>) -> io::Result<usize> {
         let mut room = [const { MaybeUninit::<Event>::uninit() }; AT_ONCE];
         let (said, _) = epoll::wait(self.set.get_ref(), &mut room[..], Some(&NOW))?;
         for event in said.iter() {
             let one = self.parked.borrow_mut().remove(&event.data.u64());
             // Closed, it leaves the set by itself.
             if let Some(one) = one.filter(Parked::is_there) {
-                self.leave(one, woken);
+                self.leave(one, None, woken);
             }
         }
         Ok(said.len())
     }
 
-    fn leave(&self, one: Parked, woken: &mut Vec<Parked>) {
-        let Socket::Still(socket) = &one.socket else { return };
-        if epoll::delete(self.set.get_ref(), socket).is_ok() {
-            woken.push(one);
+    fn leave(&self, parked: Parked, said: Option<Writing>, woken: &mut Vec<Woken>) {
+        if epoll::delete(self.set.get_ref(), &parked.socket).is_ok() {
+            woken.push(Woken { parked, said: said.map(Box::new) });
         }
     }
 
@@ -193,11 +208,11 @@ impl Parking {
 
     /// Closes all of them, but those on which something came, and those with a stream, which has an end: these are for
     /// the last time in `woken`.
-    pub fn close(&self, woken: &mut Vec<Parked>) {
+    pub fn close(&self, woken: &mut Vec<Woken>) {
         while self.take_ready(woken).is_ok_and(|count| count > 0) {}
         for (_, one) in self.parked.take() {
             if one.stream.is_some() {
-                self.leave(one, woken);
+                self.leave(one, None, woken);
             }
         }
     }
@@ -206,7 +221,7 @@ impl Parking {
 impl Parked {
     /// Whether its client has not gone.
     fn is_there(&self) -> bool {
-        matches!(&self.socket, Socket::Still(tcp) if matches!(tcp.peek(&mut [0]), Ok(1..)))
+        matches!(self.socket.peek(&mut [0]), Ok(1..))
     }
 }
 

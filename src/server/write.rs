@@ -9,10 +9,9 @@ use bytes::{Buf as _, BufMut as _, Bytes};
 use http::StatusCode;
 use http::header::CONNECTION;
 use http_body::Body as _;
-use tokio::io::AsyncWrite as _;
+use tokio::io::AsyncWrite;
 
 use super::body::ResponseBody;
-use super::connection::Socket;
 use super::control::{Control, Order};
 use super::reply::Reply;
 use super::worker::Worker;
@@ -30,6 +29,12 @@ pub struct Writing {
     /// Whether the body's last byte was taken.
     ended: bool,
     /// Whether the connection goes with the response.
+    closes: bool,
+}
+
+/// An event stream of which all that has come is written: what is left of its response.
+pub struct Silence {
+    body: ResponseBody,
     closes: bool,
 }
 
@@ -102,13 +107,26 @@ impl Writing {
         self.body.is_stream()
     }
 
-    /// Whether all that has come is written, and more is to come.
+    /// Whether all that has come is written, and more is to come, of which nobody said how much.
     pub fn is_silent(&self) -> bool {
-        !self.ended && self.out.is_empty() && self.piece.is_empty()
+        !self.ended
+            && self.out.is_empty()
+            && self.piece.is_empty()
+            && matches!(self.framing, Framing::Chunked)
+    }
+
+    /// The same in less memory. To be asked of one that is silent: what is not written is lost.
+    pub fn silence(self) -> Silence {
+        Silence { body: self.body, closes: self.closes }
     }
 
     /// Writes what is ready; at its end, whether another request may follow.
-    pub fn poll(&mut self, socket: &mut Socket, control: &Control, cx: &mut Context<'_>) -> Poll<bool> {
+    pub fn poll(
+        &mut self,
+        socket: &mut (impl AsyncWrite + Unpin),
+        control: &Control,
+        cx: &mut Context<'_>,
+    ) -> Poll<bool> {
         loop {
             if !self.gather(cx) {
                 return Poll::Ready(false);
@@ -226,6 +244,19 @@ impl Writing {
                 self.out.put_slice(if self.ended { b"\r\n0\r\n\r\n".as_slice() } else { b"\r\n" });
             }
         }
+    }
+}
+
+impl Default for Silence {
+    fn default() -> Self {
+        Self { body: ResponseBody::empty(), closes: true }
+    }
+}
+
+impl From<Silence> for Writing {
+    fn from(Silence { body, closes }: Silence) -> Self {
+        let framing = Framing::Chunked;
+        Self { body, framing, out: Vec::new(), written: 0, piece: Bytes::new(), ended: false, closes }
     }
 }
 

@@ -71,8 +71,7 @@ impl Outlet {
     pub fn put(&self, event: Bytes) -> bool {
         let state = self.0.lock();
         let (events, bytes) = state.size();
-        let is_full =
-            events + 1 >= self.0.events_max || bytes.saturating_add(event.len()) > QUEUED_BYTES_MAX;
+        let is_full = events + 1 >= self.0.events_max || bytes.saturating_add(event.len()) > QUEUED_BYTES_MAX;
         if state.is_left || is_full {
             return false;
         }

@@ -79,8 +79,6 @@ async fn open(worker: &Rc<Worker>, mut link: Link) -> Option<(Link, Speaks)> {
         Socket::Tls(tls) => {
             timeout(config.idle_timeout, tls.read_buf(first)).await.ok()?.ok().filter(|count| *count > 0)?;
         }
-        // Nobody would be woken.
-        Socket::Still(_) => return None,
     }
     if let Some(speaks) = link.speaks {
         return Some((link, speaks));

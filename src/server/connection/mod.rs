@@ -24,13 +24,13 @@ use tokio_rustls::server::TlsStream;
 
 use super::control::{Active, Control, Order, Speaks};
 use super::fast_lane::{self, End};
-use super::parking::{Parked, Place, Silent};
+use super::parking::{Parked, Place, Silent, Woken};
 use super::worker::Worker;
 use super::write::Writing;
 use crate::base::Phase;
 use general::Left;
 
-pub use socket::Socket;
+pub use socket::{Socket, Still};
 
 /// A TLS handshake takes two round trips; a client that takes longer than this has stalled.
 const TLS_TIMEOUT: Duration = Duration::from_secs(5);
@@ -67,11 +67,11 @@ pub async fn serve(worker: Rc<Worker>, socket: Socket, place: Place, tls: Option
 }
 
 /// Serves a connection that was parked.
-pub async fn serve_again(worker: Rc<Worker>, parked: Parked) {
-    let Parked { socket, place, speaks, stream, .. } = parked;
+pub async fn serve_again(worker: Rc<Worker>, mut woken: Woken) {
+    let writing = woken.take_stream();
+    let Parked { socket, place, speaks, .. } = woken.parked;
     // One that cannot be watched is as good as gone.
-    let Some(socket) = socket.stir() else { return };
-    let writing = stream.map(|silent| silent.writing);
+    let Some(socket) = Socket::stir(socket) else { return };
     own(worker, Link { socket, ahead: BytesMut::new(), speaks }, place, writing).await;
 }
 

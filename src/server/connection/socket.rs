@@ -1,6 +1,6 @@
 //! A client's byte stream, whatever it is made of.
 
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -17,9 +17,10 @@ pub enum Socket {
     Tls(Box<TlsStream<TcpStream>>),
     /// Of this process itself, on the private socket.
     Unix(UnixStream),
-    /// One that the runtime does not watch. What it cannot do at once is pending, and nobody is woken.
-    Still(std::net::TcpStream),
 }
+
+/// A socket that the runtime does not watch. What it cannot do at once is pending, and nobody is woken.
+pub struct Still<'a>(pub &'a std::net::TcpStream);
 
 impl Socket {
     /// Whether it is known without reading that nothing has come, and the task is woken when something does.
@@ -29,7 +30,6 @@ impl Socket {
             // What has come may lie in the session.
             Self::Tls(_) => false,
             Self::Unix(unix) => unix.poll_read_ready(cx).is_pending(),
-            Self::Still(_) => true,
         }
     }
 
@@ -39,20 +39,16 @@ impl Socket {
     }
 
     /// The same, which the runtime does not watch any more; `None` when it cannot be, or is gone.
-    pub fn still(self) -> Option<Self> {
+    pub fn still(self) -> Option<std::net::TcpStream> {
         let Self::Tcp(tcp) = self else { return None };
-        tcp.into_std().ok().map(Self::Still)
+        tcp.into_std().ok()
     }
 
-    /// The same, which the runtime watches; `None` when it cannot.
-    pub fn stir(self) -> Option<Self> {
-        let Self::Still(tcp) = self else { return Some(self) };
-        TcpStream::from_std(tcp).ok().map(Self::Tcp)
+    /// One that was still, which the runtime watches again; `None` when it cannot.
+    pub fn stir(still: std::net::TcpStream) -> Option<Self> {
+        TcpStream::from_std(still).ok().map(Self::Tcp)
     }
 }
-
-/// Asks the kernel at once.
-struct Direct<'a>(&'a std::net::TcpStream);
 
 /// What would block is pending.
 fn at_once<T>(done: io::Result<T>) -> Poll<io::Result<T>> {
@@ -62,17 +58,7 @@ fn at_once<T>(done: io::Result<T>) -> Poll<io::Result<T>> {
     }
 }
 
-impl AsyncRead for Direct<'_> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        at_once(self.0.read(buffer.initialize_unfilled())).map_ok(|count| buffer.advance(count))
-    }
-}
-
-impl AsyncWrite for Direct<'_> {
+impl AsyncWrite for Still<'_> {
     fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         at_once(self.0.write(bytes))
     }
@@ -100,10 +86,6 @@ macro_rules! each {
             Socket::Tcp($socket) => $call,
             Socket::Tls($socket) => $call,
             Socket::Unix($socket) => $call,
-            Socket::Still(tcp) => {
-                let $socket = &mut Direct(tcp);
-                $call
-            }
         }
     };
 }
@@ -136,7 +118,6 @@ impl AsyncWrite for Socket {
             Self::Tcp(tcp) => tcp.is_write_vectored(),
             Self::Tls(tls) => tls.is_write_vectored(),
             Self::Unix(unix) => unix.is_write_vectored(),
-            Self::Still(_) => true,
         }
     }
 

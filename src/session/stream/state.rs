@@ -125,17 +125,18 @@ impl Stream {
             wants_room: false,
         };
         let request = request.map(|id| Vec::from(id).into_boxed_slice());
-        let mut stream = Self { streams, number, owner: id::Owner::new(seal), request, state: Mutex::new(state) };
+        let mut stream =
+            Self { streams, number, owner: id::Owner::new(seal), request, state: Mutex::new(state) };
         if stream.request.is_some() {
             // The answer to a call comes soon, and its ids are to begin with the same text from the first on.
-            let written = stream.nothing_written();
+            let written = Box::new(stream.nothing_written());
             stream.state.get_mut().unwrap_or_else(PoisonError::into_inner).written = Some(written);
         }
         stream
     }
 
-    fn nothing_written(&self) -> Box<Written> {
-        Box::new(Written {
+    fn nothing_written(&self) -> Written {
+        Written {
             label: self.new_label(),
             blocks: VecDeque::new(),
             first_block: 0,
@@ -143,7 +144,7 @@ impl Stream {
             is_within: false,
             taken: Cursor::default(),
             until: None,
-        })
+        }
     }
 
     fn new_label(&self) -> Box<str> {
@@ -278,7 +279,8 @@ impl Stream {
         if state.phase == Phase::Open || state.taken() != state.end() {
             state.phase = Phase::Lost;
         }
-        let (blocks, until) = (state.take_blocks(), state.written.as_mut().and_then(|kept| kept.until.take()));
+        let (blocks, until) =
+            (state.take_blocks(), state.written.as_mut().and_then(|kept| kept.until.take()));
         let (waker, writer) = (state.waker.take(), state.note_move());
         drop(state);
         self.streams.give(blocks.into_iter().map(|kept| kept.block));
@@ -330,7 +332,7 @@ impl Stream {
             drop(state);
             let Some(block) = self.streams.block(self) else { return Ok(None) };
             state = self.state();
-            let written = state.written.get_or_insert_with(|| self.nothing_written());
+            let written = state.written.get_or_insert_with(|| Box::new(self.nothing_written()));
             written.blocks.push_back(Kept { block, begins: None });
         }
         if state.phase != Phase::Open {

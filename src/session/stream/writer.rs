@@ -111,12 +111,7 @@ async fn push(stream: &Arc<Stream>, part: &Part) -> Result<(), Gone> {
     }
 }
 
-async fn push_with_room(
-    stream: &Arc<Stream>,
-    bytes: &[u8],
-    begins: bool,
-    ends: bool,
-) -> Result<usize, Gone> {
+async fn push_with_room(stream: &Arc<Stream>, bytes: &[u8], begins: bool, ends: bool) -> Result<usize, Gone> {
     loop {
         let mut freed = pin!(stream.streams.freed.notified());
         freed.as_mut().enable();
