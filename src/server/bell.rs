@@ -200,4 +200,22 @@ mod tests {
         drop((rope, other));
         assert_eq!(bell.ropes.borrow().len(), 0);
     }
+
+    /// However short the silence that may be kept is, who is due is told once in each.
+    #[tokio::test(start_paused = true)]
+    async fn a_short_silence_is_a_tenth_of_a_second() {
+        let bell = Bell::new(Duration::from_millis(1));
+        // Numbers are used again, but none that is held.
+        bell.next.set(u32::MAX);
+        let (mut rope, count) = (bell.rope(), Arc::<Count>::default());
+        let other = bell.rope();
+        bell.next.set(u32::MAX);
+        let third = bell.rope();
+        assert_eq!([rope.number, other.number, third.number], [u32::MAX, 0, 1]);
+        check(&mut rope, &count, (Poll::Pending, 0));
+        tokio::time::advance(Duration::from_millis(100)).await;
+        bell.tick();
+        check(&mut rope, &count, (Poll::Ready(Rung::Due), 1));
+        check(&mut rope, &count, (Poll::Pending, 1));
+    }
 }

@@ -346,4 +346,16 @@ mod tests {
         control.note_read();
         check(&control, clock, 11, false);
     }
+
+    #[test]
+    fn a_table_that_was_much_bigger_gives_room_back() {
+        let controls = Controls::default();
+        let control = Control::new();
+        let many: Vec<_> = (0..1000).map(|_| controls.watch(&control)).collect();
+        controls.sweep(&config());
+        assert_eq!(controls.open(), 1000);
+        drop(many);
+        controls.sweep(&config());
+        assert!(controls.live.borrow().capacity() <= ROOM_MIN, "{}", controls.live.borrow().capacity());
+    }
 }

@@ -5,10 +5,11 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::HeaderValue;
+use tokio::task::coop::poll_proceed;
 use tokio::task::spawn_local;
 
 use super::bell::{Rope, Rung};
@@ -166,7 +167,11 @@ impl SessionStream {
                     Rung::Due => self.keep_alive(),
                 }
             } else {
-                match std::task::ready!(self.reads.poll(cx)) {
+                // Servers on other threads may say one thing after the other for as long as they are heard.
+                let coop = ready!(poll_proceed(cx));
+                let read = ready!(self.reads.poll(cx));
+                coop.made_progress();
+                match read {
                     (at, Ok(event)) => match self.pass(at, event) {
                         Some(bytes) => return Poll::Ready(Some(bytes)),
                         None => true,
@@ -293,6 +298,8 @@ impl SessionStream {
     }
 }
 
+const _: () = assert!(size_of::<SessionStream>() <= 192);
+
 /// What is taken before others have their turn; most of it is passed on, which ends the turn earlier.
 const TURNS_AT_ONCE: usize = 64;
 
@@ -304,10 +311,7 @@ const EVENTS_IN_A_ROW: u8 = 16;
 struct Reads {
     /// One for each server whose stream was asked for.
     all: Vec<Read>,
-    /// Which of them has its turn, counted on and on.
-    turn: u32,
-    /// How many of its events were taken in this turn.
-    in_a_row: u8,
+    turns: Turns,
 }
 
 /// A session at a server whose stream was asked for: what ended of itself is not asked for again.
@@ -321,25 +325,43 @@ struct Read {
 impl Reads {
     /// What comes next, and of which. What one server says comes in its order.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<(usize, Result<Event, FeedEnd>)> {
+        let Self { all, turns } = self;
+        turns.poll(all.len(), |at| {
+            let Read { feed, .. } = &mut all[at];
+            let polled = feed.as_mut().map_or(Poll::Pending, |feed| feed.poll_next(cx));
+            feed.take_if(|_| matches!(polled, Poll::Ready(Err(_))));
+            polled
+        })
+    }
+}
+
+/// Whose turn it is, so that one server that says much keeps no other from being heard.
+#[derive(Default)]
+struct Turns {
+    /// Counted on and on.
+    turn: u32,
+    /// How much was taken in this turn.
+    in_a_row: u8,
+}
+
+impl Turns {
+    /// What one of so many has, and which; all are asked when none has anything.
+    fn poll<T>(&mut self, count: usize, mut poll: impl FnMut(usize) -> Poll<T>) -> Poll<(usize, T)> {
         if self.in_a_row >= EVENTS_IN_A_ROW {
-            self.pass_turn();
+            self.pass();
         }
-        for _ in 0..self.all.len() {
-            let at = self.turn as usize % self.all.len();
-            let Read { feed, .. } = &mut self.all[at];
-            if let Some(Poll::Ready(next)) = feed.as_mut().map(|feed| feed.poll_next(cx)) {
+        for _ in 0..count {
+            let at = self.turn as usize % count;
+            if let Poll::Ready(taken) = poll(at) {
                 self.in_a_row += 1;
-                if next.is_err() {
-                    *feed = None;
-                }
-                return Poll::Ready((at, next));
+                return Poll::Ready((at, taken));
             }
-            self.pass_turn();
+            self.pass();
         }
         Poll::Pending
     }
 
-    fn pass_turn(&mut self) {
+    fn pass(&mut self) {
         (self.turn, self.in_a_row) = (self.turn.wrapping_add(1), 0);
     }
 }
@@ -380,4 +402,35 @@ fn digests(merged: &Merged, view: View) -> [u64; 3] {
         // Small counts, beside a hash: one that moves moves the sum.
         digest.wrapping_add(announced.next().unwrap_or_default())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How much each of some servers has to say, and the order in which they are heard.
+    #[track_caller]
+    fn check(mut left: Vec<usize>, expected: &[usize]) {
+        let (mut turns, mut heard) = (Turns::default(), Vec::new());
+        let mut poll = |at: usize| {
+            left[at] = left[at].checked_sub(1)?;
+            Some(())
+        };
+        let count = 3;
+        let mut next = || turns.poll(count, |at| poll(at).map_or(Poll::Pending, Poll::Ready));
+        while let Poll::Ready((at, ())) = next() {
+            heard.push(at);
+        }
+        let shortened = heard.chunk_by(|one, next| one == next).flat_map(|run| [run[0], run.len()]);
+        assert_eq!(shortened.collect::<Vec<_>>(), expected);
+    }
+
+    /// Pairs of a server and how many of its events come in a row.
+    #[test]
+    fn nobody_is_kept_from_being_heard() {
+        check(vec![0, 0, 0], &[]);
+        check(vec![0, 3, 0], &[1, 3]);
+        check(vec![40, 1, 0], &[0, 16, 1, 1, 0, 24]);
+        check(vec![17, 20, 2], &[0, 16, 1, 16, 2, 2, 0, 1, 1, 4]);
+    }
 }

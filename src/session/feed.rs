@@ -234,3 +234,45 @@ impl Open {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+    use crate::backend::shim::stream;
+
+    const STREAM: &str =
+        "\u{feff}id: 1\r\ndata: a\r\n\r\n: c\n\ndata: b\r\rdata: \u{feff}c\n\n\u{feff}data: d\n\n";
+
+    /// The events of a stream that comes in two pieces, and whether something is held when it is silent.
+    fn read(at: usize) -> (Vec<Event>, bool) {
+        let (outlet, events) = stream();
+        let mut open = Open { stream: Quiet::Told(events), reader: None, is_begun: false };
+        let (mut cx, mut read) = (Context::from_waker(Waker::noop()), Vec::new());
+        for piece in [&STREAM[..at], &STREAM[at..]] {
+            assert!(outlet.put(Bytes::copy_from_slice(piece.as_bytes())));
+            while let Poll::Ready(event) = open.poll_event(&mut cx) {
+                read.push(event.expect("it has not ended"));
+            }
+        }
+        let is_held = open.reader.is_some();
+        drop(outlet);
+        assert_eq!(open.poll_event(&mut cx), Poll::Ready(None));
+        (read, is_held)
+    }
+
+    #[test]
+    fn a_silent_stream_holds_nothing_however_it_came() {
+        let (whole, _) = read(0);
+        let data: Vec<_> = whole.iter().map(|event| event.data.as_deref()).collect();
+        assert_eq!(data, [Some(&b"a"[..]), None, Some(b"b"), Some("\u{feff}c".as_bytes()), None]);
+        for at in (0..=STREAM.len()).filter(|at| STREAM.is_char_boundary(*at)) {
+            let (events, is_held) = read(at);
+            let said = |events: &[Event]| -> Vec<_> {
+                events.iter().map(|event| (event.data.clone(), event.id.clone())).collect()
+            };
+            assert_eq!((said(&events), is_held), (said(&whole), false), "cut at {at}");
+        }
+    }
+}

@@ -23,6 +23,8 @@ pub struct Stream {
     state: Mutex<State>,
 }
 
+const _: () = assert!(size_of::<Stream>() <= 144);
+
 /// Both wakers are taken under the lock, and used when it is free.
 pub(super) struct State {
     /// Boxed: most streams never say anything.

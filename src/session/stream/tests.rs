@@ -1,4 +1,5 @@
-use std::task::{Context, Poll, Waker};
+use std::sync::atomic::AtomicBool;
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -353,5 +354,64 @@ async fn what_is_lost_is_told_by_what_the_client_has() {
         }
         end(&stream);
         assert_eq!(read(&mut reader).end, Some(told));
+    }
+}
+
+/// Who waits for room is woken by whatever gives it, or shows that there is nobody to write for.
+#[test]
+fn who_waits_for_room_is_woken() {
+    type Move = fn(&mut Option<Reader>);
+    let rows: [(Move, Option<Result<(), Gone>>); 4] = [
+        (|_| (), None),
+        (|reader| assert!(!read(reader.as_mut().unwrap()).data.is_empty()), Some(Ok(()))),
+        (|reader| reader.as_ref().unwrap().stream().lose(), Some(Err(Gone))),
+        // What nobody reads is kept, as far as there is room.
+        (|reader| drop(reader.take()), Some(Ok(()))),
+    ];
+    for (number, (happens, expected)) in rows.into_iter().enumerate() {
+        let bench = bench(1 << 20, 1 << 20);
+        let data = "x".repeat(1000);
+        let (writer, reader) = bench.streams.begin(&mine(), None);
+        fill(&writer, &data);
+        let mut reader = Some(reader);
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        let part = part(&data);
+        let mut late = Box::pin(writer.push(&part));
+        assert!(late.as_mut().poll(&mut Context::from_waker(&waker)).is_pending(), "{number}");
+        happens(&mut reader);
+        assert_eq!(woken.0.load(Ordering::Relaxed), expected.is_some(), "{number}");
+        assert_eq!(late.as_mut().now_or_never(), expected, "{number}");
+    }
+}
+
+/// Whether it was woken.
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A stream of which nothing was written holds nothing of what was; one that answers a call begins all its ids alike.
+#[test]
+fn a_stream_is_small_as_long_as_nothing_was_written() {
+    let bench = bench(1 << 20, 1 << 16);
+    let label = |reader: &mut Reader| {
+        let id = read(reader).id.expect("an id was told");
+        String::from_utf8(id.split(|byte| *byte == b'.').next().unwrap().to_vec()).unwrap()
+    };
+    for (request, is_alike) in [(None, false), (Some(Bytes::from_static(b"7")), true)] {
+        let (writer, mut reader) = bench.streams.begin(&mine(), request);
+        reader.tell_id();
+        let told = label(&mut reader);
+        assert_eq!(writer.stream().state().written.is_some(), is_alike);
+        put(&writer, "1");
+        let first = label(&mut reader);
+        put(&writer, "2");
+        assert_eq!((first == told, label(&mut reader)), (is_alike, first));
+        assert!(writer.stream().state().written.is_some());
     }
 }
