@@ -562,7 +562,9 @@ fn the_stream_of_a_session_is_taken_up() {
     for path in [SINGLE, AGGREGATED] {
         let peer = Peer::script([]);
         let gateway = setup(&peer).with(SILENT).start();
-        let said = |data: &str| Step::Send(chunk(&format!("id: own\nevent: message\ndata: {data}\n\n")));
+        // A comment may stand within an event, too.
+        let said =
+            |data: &str| Step::Send(chunk(&format!(": here\nid: own\nevent: message\ndata: {data}\n\n")));
         let (second, third) = (Gate::default(), Gate::default());
         peer.push_streams_of_clients([vec![
             Step::Send(events()),

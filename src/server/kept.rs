@@ -215,12 +215,13 @@ impl Keep {
     }
 
     fn write(&mut self, event: &Bytes) {
-        if event.starts_with(b":") {
-            return self.writer.comment();
-        }
         // Each is whole, so that nothing of one is held until the next.
         let mut parts = Vec::new();
         EventSplitter::new().feed(event, &mut parts);
+        if parts.is_empty() {
+            // It says nothing but that somebody is there.
+            return self.writer.comment();
+        }
         let writing = Box::pin(self.writer.push_all(parts));
         self.busy.get_or_insert_default().writing = Some(writing);
     }
