@@ -9,9 +9,9 @@ use bytes::{Buf as _, BufMut as _, Bytes};
 use http::StatusCode;
 use http::header::CONNECTION;
 use http_body::Body as _;
-use tokio::io::AsyncWrite;
 
 use super::body::ResponseBody;
+use super::connection::Sink;
 use super::control::{Control, Order};
 use super::reply::Reply;
 use super::worker::Worker;
@@ -51,6 +51,10 @@ const GATHERED_BYTES_MAX: usize = 16 << 10;
 
 /// A piece from this size on is not copied: that costs more than a second slice to be written.
 const PIECE_BYTES_MIN: usize = 4 << 10;
+
+/// From so many bytes that are still to come on, what goes out may wait for them. Of less, the client would wait for a part
+/// of an answer that its server dawdles with: up to 200 ms (tcp(7), `TCP_CORK`).
+const MORE_BYTES_MIN: u64 = 16 << 10;
 
 /// Status line and fields of a usual head.
 const HEAD_BYTES_USUAL: usize = 256;
@@ -121,12 +125,7 @@ impl Writing {
     }
 
     /// Writes what is ready; at its end, whether another request may follow.
-    pub fn poll(
-        &mut self,
-        socket: &mut (impl AsyncWrite + Unpin),
-        control: &Control,
-        cx: &mut Context<'_>,
-    ) -> Poll<bool> {
+    pub fn poll(&mut self, socket: &mut impl Sink, control: &Control, cx: &mut Context<'_>) -> Poll<bool> {
         loop {
             if !self.gather(cx) {
                 return Poll::Ready(false);
@@ -146,10 +145,11 @@ impl Writing {
                     _ => Poll::Pending,
                 };
             }
-            let (out, piece, socket) = (&self.out[self.written..], &self.piece, Pin::new(&mut *socket));
-            let polled = match (out, &piece[..]) {
-                (only, []) | ([], only) => socket.poll_write(cx, only),
-                both => socket.poll_write_vectored(cx, &[IoSlice::new(both.0), IoSlice::new(both.1)]),
+            let slices = [&self.out[self.written..], &self.piece[..]].map(IoSlice::new);
+            let polled = match &slices {
+                both if self.has_more() => socket.poll_write_on(cx, both),
+                [only, none] | [none, only] if none.is_empty() => Pin::new(&mut *socket).poll_write(cx, only),
+                both => Pin::new(&mut *socket).poll_write_vectored(cx, both),
             };
             control.note_write(polled.is_ready());
             match polled {
@@ -182,6 +182,11 @@ impl Writing {
             }
         }
         true
+    }
+
+    /// Whether much of a body of known length is still to come.
+    fn has_more(&self) -> bool {
+        matches!(self.framing, Framing::Length(left) if left >= MORE_BYTES_MIN)
     }
 
     /// Puts a piece behind what is to be written; false when it is longer than was said.
@@ -336,6 +341,21 @@ mod tests {
         (1..40).for_each(|at_a_time| check(&small, at_a_time));
         let big = [1, PIECE_BYTES_MIN, 1].map(|bytes| Bytes::from(vec![b'x'; bytes]));
         check(&big, 1);
+    }
+
+    #[test]
+    fn only_what_much_is_known_to_follow_waits() {
+        let check = |left: u64, expected: bool| {
+            assert_eq!(
+                writing(&[const { Bytes::new() }; 3], Framing::Length(left)).has_more(),
+                expected,
+                "{left}"
+            );
+        };
+        check(0, false);
+        check(MORE_BYTES_MIN - 1, false);
+        check(MORE_BYTES_MIN, true);
+        assert!(!writing(&[const { Bytes::new() }; 3], Framing::Chunked).has_more());
     }
 
     #[test]

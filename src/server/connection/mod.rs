@@ -30,7 +30,7 @@ use super::write::Writing;
 use crate::base::Phase;
 use general::Left;
 
-pub use socket::{Socket, Still};
+pub use socket::{Sink, Socket, Still};
 
 /// A TLS handshake takes two round trips; a client that takes longer than this has stalled.
 const TLS_TIMEOUT: Duration = Duration::from_secs(5);

@@ -2,9 +2,10 @@
 
 use std::io::{self, Write as _};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
 
@@ -17,6 +18,14 @@ pub enum Socket {
     Tls(Box<TlsStream<TcpStream>>),
     /// Of this process itself, on the private socket.
     Unix(UnixStream),
+}
+
+/// What a response is written to.
+pub trait Sink: AsyncWrite + Unpin {
+    /// Writes where much more is about to follow: how much of it goes out at once is the sink's business.
+    fn poll_write_on(&mut self, cx: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        Pin::new(self).poll_write_vectored(cx, slices)
+    }
 }
 
 /// A socket that the runtime does not watch. What it cannot do at once is pending, and nobody is woken.
@@ -49,6 +58,26 @@ impl Socket {
         TcpStream::from_std(still).ok().map(Self::Tcp)
     }
 }
+
+impl Sink for Socket {
+    /// Of a TCP connection the kernel sends full segments only, and the rest with what follows (`MSG_MORE`, send(2)): else
+    /// each write ends in a segment of a few bytes, which costs as much as a full one.
+    fn poll_write_on(&mut self, cx: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let Self::Tcp(tcp) = self else { return Pin::new(self).poll_write_vectored(cx, slices) };
+        // Each turn but the last finds that the runtime was wrong about the socket.
+        loop {
+            ready!(tcp.poll_write_ready(cx))?;
+            let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
+            let send = || Ok(sendmsg(&*tcp, slices, &mut SendAncillaryBuffer::default(), flags)?);
+            match tcp.try_io(Interest::WRITABLE, send) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => return Poll::Ready(done),
+            }
+        }
+    }
+}
+
+impl Sink for Still<'_> {}
 
 /// What would block is pending.
 fn at_once<T>(done: io::Result<T>) -> Poll<io::Result<T>> {
