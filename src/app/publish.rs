@@ -11,7 +11,7 @@ use tokio::task::spawn_local;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::backend;
-use crate::base::unix_s;
+use crate::base::{Purge, unix_s};
 use crate::fleet::{Fleet, FleetBuilder, Moves, Pools};
 use crate::route::EndpointConfig;
 use crate::server::Shared;
@@ -31,6 +31,9 @@ const FOLLOW_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Between two looks for sessions that are over.
 const SESSION_SWEEP: Duration = Duration::from_secs(30);
+
+/// Between two looks whether there are fewer of them, for this thread has what farewells took.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Sessions whose servers are told at once that they are over: one server that does not answer holds up few, and none gets
 /// more at once than from a busy client.
@@ -108,10 +111,18 @@ fn note_left_out(fleet: &Fleet) {
 
 /// Ends sessions that are over or were long unused, at their servers too.
 async fn sweep(sessions: Arc<Sessions>, pools: Rc<Pools>) {
-    let mut sweep = interval(SESSION_SWEEP);
+    let (mut sweep, mut look) = (interval(SESSION_SWEEP), interval(LOOK));
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let purge = Purge::default();
     loop {
-        sweep.tick().await;
+        tokio::select! {
+            _ = sweep.tick() => {}
+            _ = look.tick() => {
+                purge.note([sessions.count(), 0, 0]);
+                continue;
+            }
+        }
         let over = sessions.sweep(unix_s());
         pools.sweep();
         let left = sessions.take_leftovers();

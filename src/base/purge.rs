@@ -1,8 +1,8 @@
 //! Memory that is free after a peak goes back to the system.
 //!
 //! The allocator (mimalloc, version 2) gives back what has been free for a moment, but only when it looks for it, and it
-//! looks only once in so many of its slower allocations: a worker that has become idle makes none. So these are made for
-//! it. Another allocator would do nothing by it.
+//! looks only once in so many of its slower allocations, each thread for itself: one that has become idle makes none. So these
+//! are made for it. Another allocator would do nothing by it.
 
 use std::cell::Cell;
 use std::hint::black_box;

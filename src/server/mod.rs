@@ -31,7 +31,6 @@ mod meter;
 mod modern;
 mod parking;
 mod plane;
-mod purge;
 mod queue;
 mod receive;
 mod relay;
