@@ -466,9 +466,12 @@ fn requests_under_way_are_bounded() {
         desk.say(&modern_call(&id.to_string(), "echo", &json!({})));
         // Each has its own script.
         peer.wait_calls(id + 1);
+        if id == 0 {
+            // An id that is in use is nobody's. It is read at once, for there is room for more.
+            desk.say(&modern_call("0", "echo", &json!({})));
+        }
     }
-    // An id that is in use is nobody's, those behind wait.
-    desk.say(&modern_call("0", "echo", &json!({})));
+    // Those behind wait.
     for id in 64..150 {
         desk.say(&modern_call(&id.to_string(), "echo", &json!({})));
     }
