@@ -382,13 +382,15 @@ impl Shared {
             .filter_map(|((id, view), wanted)| Some((*view, becomes(wanted)?, wanted.last, wanted.by, *id)))
             .filter(|(_, endpoint, _, _, id)| endpoint.id != *id)
             .collect();
+        let mut becoming = Vec::with_capacity(moved.len());
         for (view, endpoint, last, by, _) in moved {
             self.wanted
                 .borrow_mut()
                 .insert((endpoint.id, view), Wanted { endpoint: Arc::clone(&endpoint), last, by });
             self.look_after(&endpoint, view, by);
-            self.publish(&endpoint, view);
+            becoming.push((endpoint, view));
         }
+        self.publish(&becoming);
     }
 
     /// Lets go what is of an earlier version.
@@ -408,11 +410,9 @@ impl Shared {
             .filter(|((_, of), wanted)| {
                 *of == view && wanted.endpoint.servers.iter().any(|place| place.backend == backend)
             })
-            .map(|(_, wanted)| Arc::clone(&wanted.endpoint))
+            .map(|(_, wanted)| (Arc::clone(&wanted.endpoint), view))
             .collect();
-        for endpoint in touched {
-            self.publish(&endpoint, view);
-        }
+        self.publish(&touched);
     }
 
     /// A server was listed otherwise than before, or for the first time.
@@ -428,9 +428,7 @@ impl Shared {
             .iter()
             .map(|((_, view), wanted)| (Arc::clone(&wanted.endpoint), *view))
             .collect();
-        for (endpoint, view) in wanted {
-            self.publish(&endpoint, view);
-        }
+        self.publish(&wanted);
     }
 
     /// Someone asks for a snapshot that is not there or not fresh.
@@ -443,7 +441,7 @@ impl Shared {
         self.wanted.borrow_mut().insert((endpoint.id, *view), wanted);
         self.look_after(endpoint, *view, by);
         if before.is_none() {
-            self.publish(endpoint, *view);
+            self.publish(&[(Arc::clone(endpoint), *view)]);
         }
     }
 
@@ -474,7 +472,27 @@ impl Shared {
         }
     }
 
-    fn publish(&self, endpoint: &Arc<Endpoint>, view: View) {
+    /// All at once: whoever sees one of them as it is now sees no other as it was.
+    fn publish(&self, those: &[(Arc<Endpoint>, View)]) {
+        let known = self.catalog.snapshots.load();
+        let mut news = Vec::new();
+        for (endpoint, view) in those {
+            let (key, merged) = ((endpoint.id, *view), self.made(endpoint, *view));
+            if known.get(&key).is_some_and(|known| known.says_the_same(&merged)) {
+                continue;
+            }
+            for Missing { server, reason, .. } in &merged.missing {
+                tracing::debug!(endpoint = &*endpoint.scope, %server, ?reason, "server missing from the lists");
+            }
+            news.push((key, Arc::new(merged)));
+        }
+        if !news.is_empty() {
+            self.edit(|snapshots| snapshots.extend(news));
+        }
+    }
+
+    /// The lists of an endpoint, from what is known of its servers.
+    fn made(&self, endpoint: &Endpoint, view: View) -> Merged {
         let members = self.members.borrow();
         let mut lists = Vec::with_capacity(endpoint.servers.len());
         let mut generations = Vec::with_capacity(endpoint.servers.len());
@@ -494,17 +512,7 @@ impl Shared {
         }
         let mut merged = merge(endpoint, view, &lists, generations, self.config.page_items);
         merged.announced = announced;
-        let merged = Arc::new(merged);
-        let known = self.catalog.snapshots.load().get(&(endpoint.id, view)).cloned();
-        if known.is_some_and(|known| known.says_the_same(&merged)) {
-            return;
-        }
-        for Missing { server, reason, .. } in &merged.missing {
-            tracing::debug!(endpoint = &*endpoint.scope, %server, ?reason, "server missing from the lists");
-        }
-        self.edit(|snapshots| {
-            snapshots.insert((endpoint.id, view), merged);
-        });
+        merged
     }
 
     /// Of the snapshots, lets go the one unwanted for longest when there is no room.
