@@ -5,7 +5,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::stream::{self, StreamExt as _};
 use tokio::sync::watch;
 use tokio::task::spawn_local;
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -15,7 +14,7 @@ use crate::base::{Purge, unix_s};
 use crate::fleet::{Fleet, FleetBuilder, Moves, Pools};
 use crate::route::EndpointConfig;
 use crate::server::Shared;
-use crate::session::{Sessions, farewell, part_when_quiet};
+use crate::session::{Sessions, farewells, part_when_quiet};
 
 /// Whoever changes what is served does it by this.
 pub struct Publisher {
@@ -34,10 +33,6 @@ const SESSION_SWEEP: Duration = Duration::from_secs(30);
 
 /// Between two looks whether there are fewer of them, for this thread has what farewells took.
 const LOOK: Duration = Duration::from_secs(1);
-
-/// Sessions whose servers are told at once that they are over: one server that does not answer holds up few, and none gets
-/// more at once than from a busy client.
-const FAREWELLS_MAX: usize = 64;
 
 impl Publisher {
     /// `builder` has made the first version, and `fleet` publishes it to `shared`. Runs in a `LocalSet`, on which it
@@ -129,10 +124,12 @@ async fn sweep(sessions: Arc<Sessions>, pools: Rc<Pools>) {
         if !left.is_empty() {
             spawn_local(part_when_quiet(left, Rc::clone(&pools)));
         }
-        // Some at a time, for there may be thousands, and beside the sweep, for a server may be slow.
-        let pools = Rc::clone(&pools);
-        let farewells = stream::iter(over)
-            .for_each_concurrent(FAREWELLS_MAX, move |session| farewell(session, Rc::clone(&pools)));
-        spawn_local(farewells);
+        // Beside the sweep, for a server may be slow, and no longer than until the next one.
+        let told = timeout(SESSION_SWEEP, farewells(over, Rc::clone(&pools)));
+        spawn_local(async move {
+            if told.await.is_err() {
+                tracing::debug!("a server is slow to end sessions, and was not told of all that are over");
+            }
+        });
     }
 }

@@ -26,7 +26,7 @@ pub use stream::{
 };
 pub use table::{Full, NotFound, Sessions};
 pub use upstream::{
-    Capabilities, Introduction, Ready, Said, ServerFeatures, TaskFeatures, Upstream, farewell,
+    Capabilities, Introduction, Ready, Said, ServerFeatures, TaskFeatures, Upstream, farewell, farewells,
     part_when_quiet,
 };
 

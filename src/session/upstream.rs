@@ -2,7 +2,7 @@
 //! when the backend lost it.
 
 use std::cell::RefCell;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
+use futures_util::future::join_all;
+use futures_util::stream::{self, StreamExt as _};
 use http::{HeaderValue, StatusCode};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -469,11 +471,36 @@ impl Ready {
 /// Telling a backend that its session is over; nobody waits for it.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Of the calls that a server takes at once, one in so many is a farewell when thousands of sessions are over together: the
+/// rest is for clients, who would else be refused.
+const FAREWELLS_SHARE: usize = 4;
+
+/// More of them at once would not be faster.
+const FAREWELLS_MAX: usize = 16;
+
 /// Tells every server that the client's session there is over.
 pub async fn farewell(session: Arc<Session>, pools: Rc<Pools>) {
     for left in session.leftovers() {
         part(&left.upstream, BackendId(left.backend), &pools).await;
     }
+}
+
+/// The same for many clients, each server by itself and some at a time. Cancel safe: those who were not told by then end
+/// their sessions by themselves.
+pub async fn farewells(sessions: Vec<Arc<Session>>, pools: Rc<Pools>) {
+    let mut servers = HashMap::<BackendId, Vec<Arc<Upstream>>>::new();
+    for Leftover { backend, upstream } in sessions.iter().flat_map(|session| session.leftovers()) {
+        servers.entry(BackendId(backend)).or_default().push(upstream);
+    }
+    drop(sessions);
+    let servers =
+        servers.into_iter().filter_map(|(backend, upstreams)| Some((pools.find(backend)?, upstreams)));
+    let each = servers.map(|(pool, upstreams)| async move {
+        let at_once = (pool.backend().config.in_flight_max / FAREWELLS_SHARE).clamp(1, FAREWELLS_MAX);
+        let open = stream::iter(upstreams).filter_map(async |upstream| upstream.ready());
+        open.for_each_concurrent(at_once, async |ready| ready.part(&pool).await).await;
+    });
+    join_all(each).await;
 }
 
 /// Tells servers that are behind their clients' sessions no more, each when no call is under way in its
