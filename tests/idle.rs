@@ -4,10 +4,12 @@
 
 mod support;
 
-use std::fs;
 use std::time::{Duration, Instant};
+use std::{fs, thread};
 
-use support::{Client, Gateway, PATIENCE, Peer, Request, Setup, modern, modern_call, open_session};
+use support::{
+    Client, Gateway, PATIENCE, Peer, Request, Setup, initialize, modern, modern_call, open_session,
+};
 
 const AGGREGATED: &str = "/mcp";
 
@@ -175,4 +177,37 @@ fn a_parked_stream_says_what_it_has_to_say() {
         while stream.event().is_some() {}
     }
     assert_eq!(streams[0].head().status, 401);
+}
+
+/// So many sessions at once take some MiB.
+const SESSIONS: usize = 5000;
+
+#[test]
+fn memory_goes_back_to_the_system() {
+    let peer = Peer::script([]);
+    let setup = Setup::new().server("a", peer.address).workers(1);
+    let gateway = setup.start();
+    let mut client = Client::connect(gateway.address);
+    let mut come_and_go = |count: usize| {
+        let open = |client: &mut Client| {
+            client.ask(&initialize(AGGREGATED)).header("mcp-session-id").unwrap().to_owned()
+        };
+        let sessions: Vec<_> = (0..count).map(|_| open(&mut client)).collect();
+        let highest = gateway.resident_bytes();
+        for session in sessions {
+            let end = Request::new("DELETE", AGGREGATED).with("Mcp-Session-Id", session);
+            assert_eq!(client.ask(&end).status, 200);
+        }
+        highest
+    };
+    come_and_go(SESSIONS / 100);
+    let before = gateway.resident_bytes();
+    let taken = come_and_go(SESSIONS) - before;
+    assert!(taken > SESSIONS * 500, "{taken} bytes is nothing that could be given back");
+    // Nobody asks anything of it, which would have the allocator come by.
+    let deadline = Instant::now() + PATIENCE;
+    while gateway.resident_bytes() > before + taken / 4 {
+        assert!(Instant::now() < deadline, "{} of {taken} bytes are kept", gateway.resident_bytes() - before);
+        thread::park_timeout(Duration::from_millis(200));
+    }
 }

@@ -1,8 +1,8 @@
 //! Memory that is free after a peak goes back to the system.
 //!
-//! The allocator (mimalloc, version 2) gives back what has been free for a moment, but only when it looks for it, and it
-//! looks only once in so many of its slower allocations, each thread for itself: one that has become idle makes none. So these
-//! are made for it. Another allocator would do nothing by it.
+//! The allocator (mimalloc, version 2) gives back what has been free for a moment, but only where it comes by, each thread for
+//! itself: one that has become idle comes by nowhere. Short of memory it looks through all that it has, so it is asked for what
+//! cannot be had. Another allocator would do nothing by it.
 
 use std::cell::Cell;
 use std::hint::black_box;
@@ -17,12 +17,6 @@ pub struct Purge {
     /// Looks that are still to be had.
     due: Cell<u8>,
 }
-
-/// After it looked once in 10,000 (`generic_collect`). They take half a millisecond.
-const ALLOCATIONS: usize = 10_000;
-
-/// From 1 KiB on no allocation is one of the fast ones.
-const BYTES: usize = 2 << 10;
 
 /// So many fewer of one kind are worth a look: some hundred KiB.
 const FEWER_MIN: usize = 64;
@@ -48,10 +42,14 @@ impl Purge {
     }
 }
 
+/// More than an address space has (256 TiB at most, less what is in it), and less than the allocator refuses unseen.
+const TOO_MUCH: usize = (1 << 48) - (1 << 32);
+
 fn give_back() {
-    for _ in 0..ALLOCATIONS {
-        drop(black_box(Vec::<u8>::with_capacity(BYTES)));
-    }
+    let mut nothing = Vec::<u8>::new();
+    // That it cannot be had is what is wanted.
+    let _ = nothing.try_reserve_exact(TOO_MUCH);
+    black_box(nothing);
 }
 
 #[cfg(test)]
