@@ -7,7 +7,10 @@ mod support;
 use std::fs;
 use std::time::{Duration, Instant};
 
-use support::{Client, Gateway, PATIENCE, Peer, Request, Setup, modern, modern_call, open_session};
+use support::{
+    Client, Gate, Gateway, PATIENCE, Peer, Request, Setup, Step, chunk, events, modern, modern_call,
+    open_session, result,
+};
 
 const AGGREGATED: &str = "/mcp";
 
@@ -18,6 +21,9 @@ fn parked(gateway: &Gateway) -> usize {
     let infos = folder.filter_map(|entry| fs::read_to_string(entry.ok()?.path()).ok());
     infos.map(|info| info.lines().filter(|line| line.contains("events:     2019 ")).count()).sum()
 }
+
+/// Time in which whatever is silent is parked: two seconds, and a look once a second.
+const PARKED_WITHIN: Duration = Duration::from_secs(4);
 
 /// Waits until so many are.
 #[track_caller]
@@ -131,6 +137,60 @@ fn parked_connections_end_with_the_gateway() {
     assert!(listening.event().is_none());
     for client in &mut clients {
         assert!(client.is_closed());
+    }
+    assert_eq!(gateway.ended().code(), Some(0));
+}
+
+/// A call whose answer is a stream that has said something, and then nothing for long.
+fn silent_call(gateway: &Gateway, peer: &Peer, script: Vec<Step>) -> Client {
+    peer.push([script]);
+    let mut client = Client::connect(gateway.address);
+    client.send(&modern_call("/servers/a/mcp", "echo", "{}").bytes());
+    assert_eq!(client.head().status, 200);
+    assert!(client.chunk().unwrap().is_some());
+    client
+}
+
+#[test]
+fn what_is_silent_while_the_gateway_drains_is_heard_at_last() {
+    let peer = Peer::script([]);
+    let setup = Setup::new().server("a", peer.address);
+    let mut gateway = setup.with("[server]\ndrain_deadline = \"1m\"").start();
+    let gate = Gate::default();
+    let script = || {
+        let message = "data: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/message\",\"params\":{}}\n\n";
+        let last = format!("data: {}\n\n", result("1", "at last"));
+        let wait = Step::Wait(gate.clone());
+        vec![
+            Step::Send(events()),
+            Step::Send(chunk(message)),
+            wait,
+            Step::Send(chunk(&last)),
+            Step::Send(chunk("")),
+        ]
+    };
+    let mut idle = Client::connect(gateway.address);
+    let mut calls = vec![silent_call(&gateway, &peer, script())];
+    wait_parked(&gateway, 2);
+    calls.push(silent_call(&gateway, &peer, script()));
+    check_call(&mut idle, &call("idle"), "idle");
+    gateway.terminate();
+    assert!(idle.is_closed(), "an idle connection");
+    wait_parked(&gateway, 0);
+    let (_sender, silence) = std::sync::mpsc::channel::<()>();
+    let until = Instant::now() + PARKED_WITHIN;
+    while Instant::now() < until {
+        let _ = silence.recv_timeout(Duration::from_millis(20));
+        assert_eq!(parked(&gateway), 0, "nobody looks at what is parked now");
+    }
+    gate.open();
+    for mut client in calls {
+        let mut answer = client.event();
+        while answer.as_ref().is_some_and(|message| message["id"].is_null()) {
+            answer = client.event();
+        }
+        assert!(answer.is_some_and(|answer| answer.to_string().contains("at last")));
+        assert!(client.event().is_none() && client.is_closed());
     }
     assert_eq!(gateway.ended().code(), Some(0));
 }

@@ -207,7 +207,7 @@ impl Parking {
     }
 
     /// Closes all of them, but those on which something came, and those with a stream, which has an end: these are for
-    /// the last time in `woken`.
+    /// the last time in `woken`. Nothing is parked afterwards: whoever has a task was told to end, and does not rest.
     pub fn close(&self, woken: &mut Vec<Woken>) {
         while self.take_ready(woken).is_ok_and(|count| count > 0) {}
         for (_, one) in self.parked.take() {
