@@ -5,6 +5,7 @@
 mod support;
 
 use std::fs;
+use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 use support::{
@@ -193,6 +194,34 @@ fn what_is_silent_while_the_gateway_drains_is_heard_at_last() {
         assert!(client.event().is_none() && client.is_closed());
     }
     assert_eq!(gateway.ended().code(), Some(0));
+}
+
+#[test]
+fn a_stream_that_breaks_while_it_is_parked_is_not_whole() {
+    let peer = Peer::script([]);
+    let gateway = Gateway::open(&[("a", peer.address)]);
+    for is_parked in [false, true] {
+        for end in [Step::Close, Step::Reset] {
+            let gate = Gate::default();
+            // Too long to be held back until it is whole, so that nothing can be said behind it.
+            let torn = format!("data: {}", "x".repeat(100 << 10));
+            let wait = Step::Wait(gate.clone());
+            let script = vec![Step::Send(events()), Step::Send(chunk(&torn)), wait, end.clone()];
+            let mut client = silent_call(&gateway, &peer, script);
+            if is_parked {
+                wait_parked(&gateway, 1);
+            }
+            gate.open();
+            let end = loop {
+                match client.chunk() {
+                    Ok(Some(_)) => {}
+                    end => break end,
+                }
+            };
+            let error = end.err().map(|error| error.kind());
+            assert_eq!(error, Some(ErrorKind::UnexpectedEof), "parked: {is_parked}");
+        }
+    }
 }
 
 #[test]

@@ -163,12 +163,15 @@ impl Parking {
         let Some(mut one) = self.parked.borrow_mut().remove(&number) else { return };
         let Some(Silent { left, alarm: Some(alarm) }) = one.stream.as_deref_mut() else { return };
         let (mut writing, mut still) = (Writing::from(std::mem::take(left)), Still(&one.socket));
-        let polled = writing.poll(&mut still, &self.control, &mut Context::from_waker(alarm));
-        if polled.is_pending() && writing.is_silent() {
-            *left = writing.silence();
-            self.parked.borrow_mut().insert(number, one);
-        } else {
-            self.leave(one, Some(writing), woken);
+        match writing.poll(&mut still, &self.control, &mut Context::from_waker(alarm)) {
+            Poll::Pending if writing.is_silent() => {
+                *left = writing.silence();
+                self.parked.borrow_mut().insert(number, one);
+            }
+            Poll::Pending | Poll::Ready(true) => self.leave(one, Some(writing), woken),
+            // It broke off, its client is gone, or it was the last on its connection: closed, this leaves the set by itself.
+            // Asked once more, a stream that broke off would end as if it were whole.
+            Poll::Ready(false) => {}
         }
     }
 
