@@ -4,11 +4,13 @@
 
 mod support;
 
+use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
 use support::{
-    Client, Gateway, PATIENCE, Peer, Request, Setup, initialize, modern, modern_call, open_session,
+    Client, Gate, Gateway, PATIENCE, Peer, Request, Setup, Step, chunk, events, initialize, modern,
+    modern_call, open_session, result,
 };
 
 const AGGREGATED: &str = "/mcp";
@@ -20,6 +22,9 @@ fn parked(gateway: &Gateway) -> usize {
     let infos = folder.filter_map(|entry| fs::read_to_string(entry.ok()?.path()).ok());
     infos.map(|info| info.lines().filter(|line| line.contains("events:     2019 ")).count()).sum()
 }
+
+/// Time in which whatever is silent is parked: two seconds, and a look once a second.
+const PARKED_WITHIN: Duration = Duration::from_secs(4);
 
 /// Waits until so many are.
 #[track_caller]
@@ -135,6 +140,88 @@ fn parked_connections_end_with_the_gateway() {
         assert!(client.is_closed());
     }
     assert_eq!(gateway.ended().code(), Some(0));
+}
+
+/// A call whose answer is a stream that has said something, and then nothing for long.
+fn silent_call(gateway: &Gateway, peer: &Peer, script: Vec<Step>) -> Client {
+    peer.push([script]);
+    let mut client = Client::connect(gateway.address);
+    client.send(&modern_call("/servers/a/mcp", "echo", "{}").bytes());
+    assert_eq!(client.head().status, 200);
+    assert!(client.chunk().unwrap().is_some());
+    client
+}
+
+#[test]
+fn what_is_silent_while_the_gateway_drains_is_heard_at_last() {
+    let peer = Peer::script([]);
+    let setup = Setup::new().server("a", peer.address);
+    let mut gateway = setup.with("[server]\ndrain_deadline = \"1m\"").start();
+    let gate = Gate::default();
+    let script = || {
+        let message = "data: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/message\",\"params\":{}}\n\n";
+        let last = format!("data: {}\n\n", result("1", "at last"));
+        let wait = Step::Wait(gate.clone());
+        vec![
+            Step::Send(events()),
+            Step::Send(chunk(message)),
+            wait,
+            Step::Send(chunk(&last)),
+            Step::Send(chunk("")),
+        ]
+    };
+    let mut idle = Client::connect(gateway.address);
+    let mut calls = vec![silent_call(&gateway, &peer, script())];
+    wait_parked(&gateway, 2);
+    calls.push(silent_call(&gateway, &peer, script()));
+    check_call(&mut idle, &call("idle"), "idle");
+    gateway.terminate();
+    assert!(idle.is_closed(), "an idle connection");
+    wait_parked(&gateway, 0);
+    let (_sender, silence) = std::sync::mpsc::channel::<()>();
+    let until = Instant::now() + PARKED_WITHIN;
+    while Instant::now() < until {
+        let _ = silence.recv_timeout(Duration::from_millis(20));
+        assert_eq!(parked(&gateway), 0, "nobody looks at what is parked now");
+    }
+    gate.open();
+    for mut client in calls {
+        let mut answer = client.event();
+        while answer.as_ref().is_some_and(|message| message["id"].is_null()) {
+            answer = client.event();
+        }
+        assert!(answer.is_some_and(|answer| answer.to_string().contains("at last")));
+        assert!(client.event().is_none() && client.is_closed());
+    }
+    assert_eq!(gateway.ended().code(), Some(0));
+}
+
+#[test]
+fn a_stream_that_breaks_while_it_is_parked_is_not_whole() {
+    let peer = Peer::script([]);
+    let gateway = Gateway::open(&[("a", peer.address)]);
+    for is_parked in [false, true] {
+        for end in [Step::Close, Step::Reset] {
+            let gate = Gate::default();
+            // Too long to be held back until it is whole, so that nothing can be said behind it.
+            let torn = format!("data: {}", "x".repeat(100 << 10));
+            let wait = Step::Wait(gate.clone());
+            let script = vec![Step::Send(events()), Step::Send(chunk(&torn)), wait, end.clone()];
+            let mut client = silent_call(&gateway, &peer, script);
+            if is_parked {
+                wait_parked(&gateway, 1);
+            }
+            gate.open();
+            let end = loop {
+                match client.chunk() {
+                    Ok(Some(_)) => {}
+                    end => break end,
+                }
+            };
+            let error = end.err().map(|error| error.kind());
+            assert_eq!(error, Some(ErrorKind::UnexpectedEof), "parked: {is_parked}");
+        }
+    }
 }
 
 #[test]

@@ -167,9 +167,10 @@ impl Control {
         }
     }
 
-    /// Whether nothing was under way for a while, or only a stream that was silent; who asked for the order is woken when that becomes so.
+    /// Whether nothing was under way for a while, or only a stream that was silent; who asked for the order is woken when
+    /// that becomes so. Never of one that is to end: that is for its owner to see to.
     pub fn is_at_rest(&self) -> bool {
-        self.at_rest.get()
+        self.at_rest.get() && self.order.get() == Order::GoOn
     }
 
     /// Since when nothing was under way, as far as this was looked at.
@@ -345,6 +346,33 @@ mod tests {
         control.speak(Speaks::Http2);
         control.note_read();
         check(&control, clock, 11, false);
+    }
+
+    /// A second after the other, whether it rests.
+    #[track_caller]
+    fn check_rest(control: &Control, clock: &mut Instant, expected: &[bool]) {
+        for (second, expected) in expected.iter().enumerate() {
+            *clock += Duration::from_secs(1);
+            control.note_rest(*clock);
+            assert_eq!(control.is_at_rest(), *expected, "{second}");
+        }
+    }
+
+    #[test]
+    fn who_is_to_end_never_rests() {
+        let (control, clock) = (Control::new(), &mut Instant::now());
+        check_rest(&control, clock, &[false, false, true, true]);
+        let _active = control.begin();
+        check_rest(&control, clock, &[false; 4]);
+        control.note_stream(true);
+        check_rest(&control, clock, &[false, false, true]);
+        control.note_passed();
+        control.give(Order::Drain);
+        check_rest(&control, clock, &[false; 4]);
+        let control = Control::new();
+        check_rest(&control, clock, &[false, false, true]);
+        control.give(Order::Drain);
+        check_rest(&control, clock, &[false]);
     }
 
     #[test]

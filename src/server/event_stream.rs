@@ -326,13 +326,18 @@ impl Reads {
     /// What comes next, and of which. What one server says comes in its order.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<(usize, Result<Event, FeedEnd>)> {
         let Self { all, turns } = self;
-        turns.poll(all.len(), |at| {
-            let Read { feed, .. } = &mut all[at];
-            let polled = feed.as_mut().map_or(Poll::Pending, |feed| feed.poll_next(cx));
-            feed.take_if(|_| matches!(polled, Poll::Ready(Err(_))));
-            polled
-        })
+        turns.poll(all.len(), |at| poll_until_end(&mut all[at].feed, |feed| feed.poll_next(cx)))
     }
+}
+
+/// What one of them has: its end is the last of it.
+fn poll_until_end<F, T, E>(
+    feed: &mut Option<F>,
+    poll: impl FnOnce(&mut F) -> Poll<Result<T, E>>,
+) -> Poll<Result<T, E>> {
+    let polled = feed.as_mut().map_or(Poll::Pending, poll);
+    feed.take_if(|_| matches!(polled, Poll::Ready(Err(_))));
+    polled
 }
 
 /// Whose turn it is, so that one server that says much keeps no other from being heard.
@@ -432,5 +437,38 @@ mod tests {
         check(vec![0, 3, 0], &[1, 3]);
         check(vec![40, 1, 0], &[0, 16, 1, 1, 0, 24]);
         check(vec![17, 20, 2], &[0, 16, 1, 16, 2, 2, 0, 1, 1, 4]);
+    }
+    /// How much each of three servers says before its end, if it has not ended, and what is heard: an end is `None`.
+    #[track_caller]
+    fn check_ends(mut feeds: [Option<usize>; 3], expected: &[(usize, Option<()>)]) {
+        let (mut turns, mut heard) = (Turns::default(), Vec::new());
+        let mut next = || {
+            turns.poll(3, |at| {
+                poll_until_end(&mut feeds[at], |left| match left.checked_sub(1) {
+                    Some(less) => {
+                        *left = less;
+                        Poll::Ready(Ok(()))
+                    }
+                    None => Poll::Ready(Err(())),
+                })
+            })
+        };
+        while let Poll::Ready((at, said)) = next() {
+            heard.push((at, said.ok()));
+            assert!(heard.len() <= expected.len(), "{heard:?}");
+        }
+        assert_eq!(heard, expected);
+        assert_eq!(feeds, [None; 3]);
+    }
+
+    #[test]
+    fn an_end_is_heard_once() {
+        check_ends([None, None, None], &[]);
+        check_ends([None, Some(0), None], &[(1, None)]);
+        check_ends(
+            [Some(1), None, Some(2)],
+            &[(0, Some(())), (0, None), (2, Some(())), (2, Some(())), (2, None)],
+        );
+        check_ends([Some(0), Some(0), Some(0)], &[(0, None), (1, None), (2, None)]);
     }
 }

@@ -21,6 +21,7 @@ use tokio::time::sleep;
 use tokio_rustls::TlsAcceptor;
 
 use super::connection::{serve, serve_again};
+use super::control::Order;
 use super::intake::{Intake, Listening};
 use super::parking::Places;
 use super::worker::{Shared, Worker};
@@ -219,6 +220,8 @@ impl Seed {
             }
         }
         drop(intake);
+        // Who has a task is told first, so that none rests any more and is parked after this, where nobody looks.
+        worker.controls.give_all(Order::Drain);
         worker.parking.close(&mut woken);
         for one in woken {
             spawn_local(serve_again(Rc::clone(&worker), one));

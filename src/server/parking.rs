@@ -7,7 +7,7 @@
 //! Does not know: HTTP, or what a stream says.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
@@ -163,12 +163,15 @@ impl Parking {
         let Some(mut one) = self.parked.borrow_mut().remove(&number) else { return };
         let Some(Silent { left, alarm: Some(alarm) }) = one.stream.as_deref_mut() else { return };
         let (mut writing, mut still) = (Writing::from(std::mem::take(left)), Still(&one.socket));
-        let polled = writing.poll(&mut still, &self.control, &mut Context::from_waker(alarm));
-        if polled.is_pending() && writing.is_silent() {
-            *left = writing.silence();
-            self.parked.borrow_mut().insert(number, one);
-        } else {
-            self.leave(one, Some(writing), woken);
+        match writing.poll(&mut still, &self.control, &mut Context::from_waker(alarm)) {
+            Poll::Pending if writing.is_silent() => {
+                *left = writing.silence();
+                self.parked.borrow_mut().insert(number, one);
+            }
+            Poll::Pending | Poll::Ready(true) => self.leave(one, Some(writing), woken),
+            // It broke off, its client is gone, or it was the last on its connection: closed, this leaves the set by itself.
+            // Asked once more, a stream that broke off would end as if it were whole.
+            Poll::Ready(false) => {}
         }
     }
 
@@ -207,7 +210,7 @@ impl Parking {
     }
 
     /// Closes all of them, but those on which something came, and those with a stream, which has an end: these are for
-    /// the last time in `woken`.
+    /// the last time in `woken`. Nothing is parked afterwards: whoever has a task was told to end, and does not rest.
     pub fn close(&self, woken: &mut Vec<Woken>) {
         while self.take_ready(woken).is_ok_and(|count| count > 0) {}
         for (_, one) in self.parked.take() {
@@ -229,34 +232,44 @@ impl Parked {
 #[derive(Default)]
 struct Alarms(Mutex<Rung>);
 
+/// Bound: each number stands in it once, however often it rings, and rings only while something holds its waker: what a parked
+/// stream waits for, or one that has left, until that is asked by its task. So there are no more than open streams.
 #[derive(Default)]
 struct Rung {
-    numbers: Vec<u64>,
+    /// Those that rang first are first.
+    numbers: VecDeque<u64>,
+    /// The same, to be found.
+    waiting: HashSet<u64, RandomState>,
     waker: Option<Waker>,
 }
 
 impl Alarms {
     fn ring(&self, number: u64) {
         let mut rung = self.lock();
-        rung.numbers.push(number);
+        if !rung.waiting.insert(number) {
+            return;
+        }
+        rung.numbers.push_back(number);
         let waker = rung.waker.take();
         drop(rung);
         waker.into_iter().for_each(Waker::wake);
     }
 
-    /// Some of those that rang; whoever asks is woken for more.
+    /// Some of those that rang, as they rang; whoever asks is woken for more.
     fn take(&self, waker: &Waker) -> Vec<u64> {
         let mut rung = self.lock();
-        let rest = rung.numbers.len().saturating_sub(AT_ONCE);
-        let numbers = rung.numbers.split_off(rest);
-        if rest == 0 {
-            // A vector that was split keeps its room.
-            rung.numbers = Vec::new();
-            rung.waker = Some(waker.clone());
+        let count = rung.numbers.len().min(AT_ONCE);
+        let taken: Vec<u64> = rung.numbers.drain(..count).collect();
+        if rung.numbers.is_empty() {
+            // Emptied, both would keep their room.
+            *rung = Rung { waker: Some(waker.clone()), ..Rung::default() };
         } else {
+            for number in &taken {
+                rung.waiting.remove(number);
+            }
             waker.wake_by_ref();
         }
-        numbers
+        taken
     }
 
     fn lock(&self) -> MutexGuard<'_, Rung> {
@@ -323,5 +336,63 @@ impl Drop for Place {
         if places.here.get() == 0 {
             places.emptied.notify_waiters();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Counts how often it wakes.
+    #[derive(Default)]
+    struct Counter(AtomicUsize);
+
+    impl Wake for Counter {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// What is taken, time after time, of those that rang in this order. Who takes is woken once for each time.
+    #[track_caller]
+    fn check(rung: &[u64], expected: &[&[u64]]) {
+        let (alarms, counter) = (Arc::<Alarms>::default(), Arc::<Counter>::default());
+        let waker = Waker::from(Arc::clone(&counter));
+        for _ in 0..2 {
+            assert!(alarms.take(&waker).is_empty());
+            for number in rung {
+                alarms.ring(*number);
+            }
+            assert_eq!(alarms.lock().numbers.len(), expected.concat().len(), "each stands there once");
+            for expected in expected {
+                assert_eq!(counter.0.swap(0, Ordering::Relaxed), 1, "before {expected:?}");
+                assert_eq!(alarms.take(&waker), *expected);
+            }
+            assert_eq!(counter.0.load(Ordering::Relaxed), 0, "there is no more");
+            assert!(alarms.lock().waiting.is_empty());
+        }
+    }
+
+    #[test]
+    fn alarms_are_heard_in_their_order_and_each_once() {
+        check(&[], &[]);
+        check(&[3, 1, 3, 2, 1], &[&[3, 1, 2]]);
+        let many: Vec<u64> = (0..3 * AT_ONCE as u64).rev().collect();
+        check(&many[..AT_ONCE], &[&many[..AT_ONCE]]);
+        let (first, rest) = many.split_at(AT_ONCE);
+        let (second, third) = rest.split_at(AT_ONCE);
+        check(&many, &[first, second, third]);
+        check(&[&many[..], &many[..], &many[5..]].concat(), &[first, second, third]);
+        check(&[first, &[1000]].concat(), &[first, &[1000]]);
+    }
+
+    #[test]
+    fn one_that_rings_while_others_wait_is_behind_them() {
+        let alarms = Alarms::default();
+        let ring = |numbers: std::ops::Range<u64>| numbers.for_each(|number| alarms.ring(number));
+        ring(0..AT_ONCE as u64 + 1);
+        assert_eq!(alarms.take(Waker::noop())[0], 0);
+        ring(0..1);
+        assert_eq!(alarms.take(Waker::noop()), [AT_ONCE as u64, 0]);
     }
 }

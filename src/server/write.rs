@@ -267,7 +267,10 @@ impl From<Silence> for Writing {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
     use std::task::Waker;
+
+    use tokio::io::AsyncWrite;
 
     use super::*;
 
@@ -356,6 +359,85 @@ mod tests {
         check(MORE_BYTES_MIN - 1, false);
         check(MORE_BYTES_MIN, true);
         assert!(!writing(&[const { Bytes::new() }; 3], Framing::Chunked).has_more());
+    }
+
+    /// Takes so many bytes at a time, and notes of each write whether more was said to follow.
+    struct Noting {
+        at_a_time: usize,
+        taken: Vec<u8>,
+        waits: Vec<bool>,
+    }
+
+    impl Noting {
+        fn take(&mut self, slices: &[IoSlice<'_>], waits: bool) -> Poll<io::Result<usize>> {
+            let before = self.taken.len();
+            for slice in slices {
+                self.taken.extend_from_slice(slice);
+            }
+            self.taken.truncate(before.saturating_add(self.at_a_time));
+            self.waits.push(waits);
+            Poll::Ready(Ok(self.taken.len() - before))
+        }
+    }
+
+    impl Sink for Noting {
+        fn poll_write_on(&mut self, _: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+            self.take(slices, true)
+        }
+    }
+
+    impl AsyncWrite for Noting {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            self.take(&[IoSlice::new(bytes)], false)
+        }
+
+        fn poll_write_vectored(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            slices: &[IoSlice<'_>],
+        ) -> Poll<io::Result<usize>> {
+            self.take(slices, false)
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// How often it is written with more to follow, and then without, for an answer in these pieces.
+    #[track_caller]
+    fn check_waits(sizes: [usize; 3], at_a_time: usize, expected: (usize, usize)) {
+        let pieces = sizes.map(|bytes| Bytes::from(vec![b'x'; bytes]));
+        let body = pieces.concat();
+        let mut writing = writing(&pieces, Framing::Length(body.len() as u64));
+        let mut socket = Noting { at_a_time, taken: Vec::new(), waits: Vec::new() };
+        let mut cx = Context::from_waker(Waker::noop());
+        assert_eq!(writing.poll(&mut socket, &Control::new(), &mut cx), Poll::Ready(true));
+        assert!(socket.taken == [HEAD, &body].concat(), "{sizes:?} {at_a_time}");
+        let waits = socket.waits.iter().take_while(|waits| **waits).count();
+        let sends = socket.waits[waits..].iter().take_while(|waits| !**waits).count();
+        assert_eq!((waits, sends), expected, "{sizes:?} {at_a_time}");
+        assert_eq!(waits + sends, socket.waits.len(), "{sizes:?} {at_a_time}: one of the last waits");
+    }
+
+    #[test]
+    fn the_end_of_a_large_answer_waits_for_nothing() {
+        let (half, more) = (512 << 10, usize::try_from(MORE_BYTES_MIN).expect("it is small"));
+        check_waits([half, half, 0], usize::MAX, (1, 1));
+        check_waits([half, half - 1, 1], usize::MAX, (1, 2));
+        check_waits([half, half, 0], half / 2 + HEAD.len(), (2, 2));
+        check_waits([half, more, 0], usize::MAX, (1, 1));
+        check_waits([half, more - 1, 0], usize::MAX, (0, 2));
+        check_waits([half, 0, 0], half, (0, 2));
+        check_waits([5, 6, 7], 4, (0, 10));
     }
 
     #[test]

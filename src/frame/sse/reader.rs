@@ -22,8 +22,8 @@ pub enum SseError {
 /// What lies between two blank lines of a stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Event {
-    /// All of it, with the blank line that ends it. Where that line ends with a carriage return at the very
-    /// end of a chunk, without the line feed that may follow.
+    /// All of it, with the blank line that ends it, and without the byte order mark that a stream may begin with. Where
+    /// that line ends with a carriage return at the very end of a chunk, without the line feed that may follow.
     pub raw: Bytes,
     /// The value of its `data` lines, joined by line feeds. None: it had no such line, and a client
     /// dispatches nothing. Empty: one empty line.
@@ -194,7 +194,7 @@ impl EventReader {
     }
 
     /// Takes the line that ended at `end`, from the beginning of the event; gives the event if it was blank.
-    fn end_line(&mut self, end: usize) -> Option<Event> {
+    fn end_line(&mut self, mut end: usize) -> Option<Event> {
         if self.line < self.partial.len() {
             // The line began in an earlier chunk: bring it together.
             self.partial.extend_from_slice(&self.chunk.split_to(self.scanned));
@@ -203,7 +203,14 @@ impl EventReader {
         if !std::mem::replace(&mut self.is_begun, true)
             && self.slice(self.line, end).starts_with(BYTE_ORDER_MARK)
         {
-            self.line += BYTE_ORDER_MARK.len();
+            // No event has it, for in the midst of a stream it would be a part of a field's name.
+            if self.partial.is_empty() {
+                self.chunk.advance(BYTE_ORDER_MARK.len());
+                self.scanned -= BYTE_ORDER_MARK.len();
+            } else {
+                self.partial.advance(BYTE_ORDER_MARK.len());
+            }
+            end -= BYTE_ORDER_MARK.len();
         }
         if self.line == end {
             return Some(self.end_event());

@@ -75,6 +75,11 @@ impl EventSplitter {
         Self::default()
     }
 
+    /// Where an event of a stream has ended: a byte order mark is none here (WHATWG HTML, 9.2.6).
+    pub fn going_on() -> Self {
+        Self { is_begun: true, ..Self::default() }
+    }
+
     /// The sender's id of the last event that ended, when one ended with an id since this was asked. Empty takes it back.
     pub fn take_id(&mut self) -> Option<Bytes> {
         self.last_id.take()
@@ -236,8 +241,13 @@ mod tests {
     /// The events of a stream joined, and the last id; the same however it is cut.
     #[track_caller]
     fn check(stream: &str, expected: &[&str], id: Option<&str>) {
+        check_from(EventSplitter::new, stream, expected, id);
+    }
+
+    #[track_caller]
+    fn check_from(begin: fn() -> EventSplitter, stream: &str, expected: &[&str], id: Option<&str>) {
         for at in 0..=stream.len() {
-            let (mut splitter, mut parts) = (EventSplitter::new(), Vec::new());
+            let (mut splitter, mut parts) = (begin(), Vec::new());
             splitter.feed(&stream.as_bytes()[..at], &mut parts);
             splitter.feed(&stream.as_bytes()[at..], &mut parts);
             let found: Vec<_> = parts.iter().map(|part| std::str::from_utf8(&part.bytes).unwrap()).collect();
@@ -245,7 +255,7 @@ mod tests {
             assert!(parts.iter().all(|part| part.begins && part.ends));
             assert_eq!(splitter.take_id().as_deref(), id.map(str::as_bytes), "{stream:?} cut at {at}");
         }
-        let (mut splitter, mut parts) = (EventSplitter::new(), Vec::new());
+        let (mut splitter, mut parts) = (begin(), Vec::new());
         for byte in stream.as_bytes() {
             splitter.feed(std::slice::from_ref(byte), &mut parts);
         }
@@ -283,6 +293,17 @@ mod tests {
         check("id: a\0b\ndata: 1\n\n", &["data: 1\n\n"], None);
         // What never ends is no event, and its id counts for nothing.
         check("data: 1\n\nid: 9\ndata: 2\n", &["data: 1\n\n"], None);
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_one_where_the_stream_begins() {
+        let going_on = |stream: &str, expected: &[&str], id: Option<&str>| {
+            check_from(EventSplitter::going_on, stream, expected, id);
+        };
+        going_on("id: 7\ndata: 1\n\n", &["data: 1\n\n"], Some("7"));
+        going_on("\u{feff}data: 1\n\n", &[], None);
+        going_on("\u{feff}data: 1\ndata: 2\n\n", &["\u{feff}data: 1\ndata: 2\n\n"], None);
+        going_on("\u{feff}id: 7\ndata: 2\n\n", &["\u{feff}id: 7\ndata: 2\n\n"], None);
     }
 
     #[test]

@@ -158,3 +158,83 @@ impl AsyncWrite for Socket {
         each!(self, socket => Pin::new(socket).poll_shutdown(cx))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::io::{IoSlice, Read as _};
+    use std::net::{TcpListener, TcpStream as Client};
+    use std::thread;
+    use std::time::Duration;
+
+    use socket2::SockRef;
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
+
+    /// For what is on its way to be there.
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    /// A connection as clients have it, and its other side.
+    fn pair() -> (Socket, Client) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let client = Client::connect(listener.local_addr().expect("it has an address")).expect("it listens");
+        client.set_read_timeout(Some(PATIENCE)).expect("it is a socket");
+        let (socket, _) = listener.accept().expect("one has come");
+        socket.set_nodelay(true).expect("it is a socket");
+        socket.set_nonblocking(true).expect("it is a socket");
+        (Socket::stir(socket).expect("there is a runtime"), client)
+    }
+
+    async fn write_on(socket: &mut Socket, slices: &[&[u8]]) -> usize {
+        let slices: Vec<_> = slices.iter().map(|slice| IoSlice::new(slice)).collect();
+        poll_fn(|cx| socket.poll_write_on(cx, &slices)).await.expect("the other side is there")
+    }
+
+    /// Whether the kernel sent nothing before there was more, and then everything.
+    async fn waits_for_more() -> bool {
+        let (mut socket, mut client) = pair();
+        assert_eq!(write_on(&mut socket, &[b"fir", b"st, "]).await, 7);
+        client.set_nonblocking(true).expect("it is a socket");
+        let has_waited = client.peek(&mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+        client.set_nonblocking(false).expect("it is a socket");
+        socket.write_all(b"last").await.expect("the other side is there");
+        let mut read = [0; 11];
+        client.read_exact(&mut read).expect("nothing is held back for more");
+        assert_eq!(&read, b"first, last");
+        has_waited
+    }
+
+    #[tokio::test]
+    async fn what_is_written_on_goes_out_with_what_follows() {
+        // The kernel waits 200 ms at most; a test that is not let run for so long has seen nothing, and looks again.
+        for _ in 0..10 {
+            if waits_for_more().await {
+                return;
+            }
+        }
+        panic!("what is written on went out by itself");
+    }
+
+    #[tokio::test]
+    async fn what_the_kernel_takes_in_parts_arrives_whole() {
+        let (mut socket, mut client) = pair();
+        let Socket::Tcp(tcp) = &socket else { panic!("it is one") };
+        SockRef::from(tcp).set_send_buffer_size(16 << 10).expect("it is a socket");
+        let bytes: Vec<u8> = (0..1_u32 << 20).flat_map(|at| (at % 251).to_le_bytes()).take(1 << 20).collect();
+        let mut read = vec![0; bytes.len()];
+        let reader = thread::spawn(move || client.read_exact(&mut read).map(|()| read));
+        let (last, mut left) = bytes.split_last().expect("there are some");
+        let mut writes = 0;
+        while !left.is_empty() {
+            let (one, other) = left.split_at(left.len() / 2);
+            let count = write_on(&mut socket, &[one, other]).await;
+            left = &left[count..];
+            writes += 1;
+        }
+        assert!(writes > 1, "it was taken at once");
+        socket.write_all(&[*last]).await.expect("the other side is there");
+        let read = reader.join().expect("it does not panic").expect("all of it comes");
+        assert!(read == bytes);
+    }
+}
