@@ -217,7 +217,7 @@ impl Keep {
     fn write(&mut self, event: &Bytes) {
         // Each is whole, so that nothing of one is held until the next.
         let mut parts = Vec::new();
-        EventSplitter::new().feed(event, &mut parts);
+        EventSplitter::going_on().feed(event, &mut parts);
         if parts.is_empty() {
             // It says nothing but that somebody is there.
             return self.writer.comment();
