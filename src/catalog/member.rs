@@ -299,7 +299,7 @@ impl Member {
         let mut watch = self.watch.borrow_mut();
         if watch.is_none() {
             let member = Rc::downgrade(self);
-            let feed = Feed::new(Rc::clone(&self.pool), source(), true);
+            let feed = Feed::begin(Rc::clone(&self.pool), source(), true, None);
             let ready = self.upstream.ready();
             let task = spawn_local(async move {
                 listen(feed, &member, ready).await;

@@ -1,7 +1,7 @@
 //! The GET stream of a Legacy session: it gathers what the servers behind the endpoint send outside of calls.
 //!
-//! It is no task, and starts none: whoever passes its events on polls it, and with it the streams of the servers. What is not
-//! asked for is not read either.
+//! It is no task: whoever passes its events on polls it, and with it the streams of the servers, so that of a client that does
+//! not read nothing is read either. Only asking for those streams goes on by itself.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -262,7 +262,7 @@ impl SessionStream {
             // A client that knows the server's own ids comes back by them.
             let resumes = self.session.endpoint.shape != Shape::Single || self.is_kept;
             let source = Source::Legacy(Arc::clone(&ready));
-            let feed = Feed::new(pool, source, resumes).after(self.last_event_id.take());
+            let feed = Feed::begin(pool, source, resumes, self.last_event_id.take());
             all.retain(|read| read.backend != backend);
             if all.capacity() == 0 {
                 // Most clients use one server.

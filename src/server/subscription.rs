@@ -249,7 +249,7 @@ impl Subscription {
             let owner = Some(self.identity.key_id());
             let listen = Listen { message: message.to_string().into(), headers, owner };
             let pump = SubscriptionPump {
-                feed: Feed::new(pool, Source::Modern(Box::new(listen)), true),
+                feed: Feed::begin(pool, Source::Modern(Box::new(listen)), true, None),
                 server: server.name.clone(),
                 tasks: TaskPass::new(more.ids.clone(), false),
                 id: Bytes::copy_from_slice(&self.id),

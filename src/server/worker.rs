@@ -404,8 +404,12 @@ impl Worker {
         Ok(session)
     }
 
-    /// Has a session at hand from now on, by the text of its id.
+    /// Has a session at hand from now on, by the text of its id. One over an endpoint that was replaced while it was opened
+    /// would be found by nobody, and keep what was replaced.
     pub fn have_at_hand(&self, text: Bytes, session: &Arc<Session>) {
+        if !self.pools.fleet().table.has(&session.endpoint) {
+            return;
+        }
         let mut sessions = self.sessions.borrow_mut();
         if sessions.len() >= SESSIONS_AT_HAND_MAX {
             sessions.clear();

@@ -1,8 +1,9 @@
 //! A long event stream from a backend, taken up again when it breaks: what a Legacy server sends outside
 //! of calls, and what a Modern one sends to a subscription.
 //!
-//! It is no task: it is read, and asks again, while whoever takes its events polls it. Most are silent for days, so it holds
-//! no more than it needs at the moment.
+//! It is no task: it is read, and waits until it may ask again, while whoever takes its events polls it. The asking is one,
+//! which is there only meanwhile: others wait for what comes of it, and its client may not read. Most streams are silent for
+//! days, so it holds no more than it needs at the moment.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -13,11 +14,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode};
+use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{Sleep, sleep};
 
 use super::upstream::Ready;
 use crate::auth::KeyId;
-use crate::backend::{Answered, BackendError, Lane, Outgoing, Pool, Quiet};
+use crate::backend::{Answered, Lane, Outgoing, Pool, Quiet};
 use crate::frame::{Event, EventReader};
 use crate::protocol::{Era, header};
 
@@ -53,13 +55,17 @@ pub struct Listen {
 }
 
 enum State {
-    /// It is to be asked for.
-    Begun,
-    Asking(Pin<Box<dyn Future<Output = Result<Box<Answered>, BackendError>>>>),
+    Asking(Asking),
     Open(Open),
     /// Until it is asked for again.
     Waiting(Pin<Box<Sleep>>),
 }
+
+/// A task that asks; dropped, it asks no more.
+struct Asking(JoinHandle<Asked>);
+
+/// The stream; or the status that it is refused with, if it is not for want of an answer.
+type Asked = Result<Quiet, Option<StatusCode>>;
 
 /// What comes of a backend.
 struct Open {
@@ -88,17 +94,16 @@ const BACKOFF_MIN_MS: u32 = 500;
 const BACKOFF_MAX_MS: u32 = 30_000;
 
 impl Feed {
-    /// Asks for nothing yet. `resumes`: taken up again whenever it ends; else only what is sent until the
-    /// first end.
-    pub fn new(pool: Rc<Pool>, source: Source, resumes: bool) -> Self {
-        Self { pool, source, state: State::Begun, last_event_id: None, backoff_ms: BACKOFF_MIN_MS, resumes }
-    }
-
-    /// From where the client says it was broken off.
-    #[must_use]
-    pub fn after(mut self, last_event_id: Option<Box<HeaderValue>>) -> Self {
-        self.last_event_id = last_event_id;
-        self
+    /// Asks at once, where it broke off if that is said. `resumes`: taken up again whenever it ends; else only what is
+    /// sent until the first end. Runs in a `LocalSet`.
+    pub fn begin(
+        pool: Rc<Pool>,
+        source: Source,
+        resumes: bool,
+        last_event_id: Option<Box<HeaderValue>>,
+    ) -> Self {
+        let state = State::Asking(Asking::begin(&pool, &source, last_event_id.as_deref()));
+        Self { pool, source, state, last_event_id, backoff_ms: BACKOFF_MIN_MS, resumes }
     }
 
     /// The next event. Cancel safe.
@@ -110,21 +115,15 @@ impl Feed {
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, FeedEnd>> {
         loop {
             self.state = match &mut self.state {
-                State::Begun => {
-                    let (pool, request) = (Rc::clone(&self.pool), self.request());
-                    State::Asking(Box::pin(async move { pool.send(&request, Lane::Stream).await }))
-                }
-                State::Asking(asking) => {
-                    let answered = ready!(asking.as_mut().poll(cx));
-                    if let Source::Legacy(ready) = &self.source {
-                        ready.settle_stream();
-                    }
-                    match self.opened(answered) {
-                        Ok(Some(open)) => State::Open(open),
-                        Ok(None) => self.wait(),
+                State::Asking(Asking(asking)) => match ready!(Pin::new(asking).poll(cx)) {
+                    Ok(Ok(stream)) => State::Open(Open { stream, reader: None, is_begun: false }),
+                    Ok(Err(Some(status))) => match self.refused(status) {
+                        Ok(()) => self.wait(),
                         Err(end) => return Poll::Ready(Err(end)),
-                    }
-                }
+                    },
+                    // It did not answer; or the asking failed, or ends with its thread.
+                    Ok(Err(None)) | Err(_) => self.wait(),
+                },
                 State::Open(open) => match ready!(open.poll_event(cx)) {
                     Some(event) => {
                         self.note(&event);
@@ -135,7 +134,7 @@ impl Feed {
                 },
                 State::Waiting(waiting) => {
                     ready!(waiting.as_mut().poll(cx));
-                    State::Begun
+                    State::Asking(Asking::begin(&self.pool, &self.source, self.last_event_id.as_deref()))
                 }
             };
         }
@@ -152,16 +151,6 @@ impl Feed {
         if let Some(id) = &event.id {
             self.last_event_id = HeaderValue::from_bytes(id).ok().map(Box::new);
         }
-    }
-
-    /// What is answered, as far as it is a stream; `None`: to be asked again.
-    fn opened(&self, answered: Result<Box<Answered>, BackendError>) -> Result<Option<Open>, FeedEnd> {
-        let Ok(answered) = answered else { return Ok(None) };
-        let Answered { head, body } = *answered;
-        if head.status.is_success() && head.is_event_stream() {
-            return Ok(Some(Open { stream: body.quiet(), reader: None, is_begun: false }));
-        }
-        self.refused(head.status).map(|()| None)
     }
 
     /// Whether a refusal is for good.
@@ -181,14 +170,23 @@ impl Feed {
         }
     }
 
-    fn request(&self) -> Outgoing {
-        let mut request = match &self.source {
-            Source::Legacy(ready) => {
+    /// Longer each time.
+    fn wait(&mut self) -> State {
+        let backoff = Duration::from_millis(self.backoff_ms.into());
+        self.backoff_ms = (self.backoff_ms * 2).min(BACKOFF_MAX_MS);
+        State::Waiting(Box::pin(sleep(backoff)))
+    }
+}
+
+impl Source {
+    fn request(&self, last_event_id: Option<&HeaderValue>) -> Outgoing {
+        let mut request = match self {
+            Self::Legacy(ready) => {
                 let mut request = Outgoing::get();
                 ready.write_headers(&mut request);
                 request
             }
-            Source::Modern(listen) => {
+            Self::Modern(listen) => {
                 let Listen { message, headers, owner } = &**listen;
                 let mut request = Outgoing::whole(message.clone());
                 request.set_era(Era::Modern);
@@ -199,17 +197,36 @@ impl Feed {
                 request
             }
         };
-        if let Some(id) = &self.last_event_id {
+        if let Some(id) = last_event_id {
             request.set(&header::LAST_EVENT_ID, id);
         }
         request
     }
+}
 
-    /// Longer each time.
-    fn wait(&mut self) -> State {
-        let backoff = Duration::from_millis(self.backoff_ms.into());
-        self.backoff_ms = (self.backoff_ms * 2).min(BACKOFF_MAX_MS);
-        State::Waiting(Box::pin(sleep(backoff)))
+impl Asking {
+    fn begin(pool: &Rc<Pool>, source: &Source, last_event_id: Option<&HeaderValue>) -> Self {
+        let (pool, request) = (Rc::clone(pool), source.request(last_event_id));
+        let ready = match source {
+            Source::Legacy(ready) => Some(Arc::clone(ready)),
+            Source::Modern(_) => None,
+        };
+        Self(spawn_local(async move {
+            let answered = pool.send(&request, Lane::Stream).await;
+            if let Some(ready) = ready {
+                ready.settle_stream();
+            }
+            let Answered { head, body } = *answered.map_err(|_failed| None)?;
+            let is_stream = head.status.is_success() && head.is_event_stream();
+            // Of a refusal nothing more is read, and no connection is held for it until the client reads.
+            if is_stream { Ok(body.quiet()) } else { Err(Some(head.status)) }
+        }))
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 
@@ -237,10 +254,21 @@ impl Open {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+    use std::sync::mpsc;
     use std::task::Waker;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::{UnixListener, UnixStream};
+    use tokio::task::{LocalSet, spawn_blocking};
+    use tokio::time::{advance, timeout};
 
     use super::*;
     use crate::backend::shim::stream;
+    use crate::backend::{Address, Backend, BackendId, ChangedTools, Config, EraChoice, TlsRoots};
+    use crate::base::ServerName;
+    use crate::protocol::Revision;
+    use crate::session::ServerFeatures;
 
     const STREAM: &str =
         "\u{feff}id: 1\r\ndata: a\r\n\r\n: c\n\ndata: b\r\rdata: \u{feff}c\n\n\u{feff}data: d\n\n";
@@ -274,5 +302,139 @@ mod tests {
             };
             assert_eq!((said(&events), is_held), (said(&whole), false), "cut at {at}");
         }
+    }
+
+    /// As a client has it that opened its stream and reads nothing: while the server thinks, it is polled no more.
+    struct Unread {
+        pool: Rc<Pool>,
+        ready: Arc<Ready>,
+        feed: Option<Feed>,
+        /// The request for the stream, at the server.
+        asked: UnixStream,
+        listener: UnixListener,
+        socket: PathBuf,
+        /// Until it is dropped, or for too long, the paused clock stands.
+        _still: mpsc::Sender<()>,
+    }
+
+    /// For what takes a moment; whoever waits for longer has failed.
+    const PATIENCE: Duration = Duration::from_mins(1);
+
+    impl Unread {
+        /// Of a server that could not be reached for a while, so that the request for the stream is the one let through.
+        async fn new(name: &str) -> Self {
+            let (still, ends) = mpsc::channel();
+            spawn_blocking(move || ends.recv_timeout(PATIENCE).ok());
+            let socket = std::env::temp_dir().join(format!("metamcp-feed-{}-{name}", std::process::id()));
+            let address = Address::Unix { socket: socket.clone(), path: "/mcp".into() };
+            let pool = pool(address);
+            while pool.backend().condition().left_alone.is_none() {
+                assert!(pool.send(&Outgoing::get(), Lane::Call).await.is_err(), "nobody is there");
+            }
+            advance(PATIENCE).await;
+            let listener = UnixListener::bind(&socket).unwrap();
+            let features = Arc::new(ServerFeatures::default());
+            let ready = Arc::new(Ready::new(None, Revision::LEGACY_LATEST, features));
+            let mut feed = Feed::begin(Rc::clone(&pool), Source::Legacy(Arc::clone(&ready)), true, None);
+            let asked = tokio::select! {
+                _ = feed.next() => panic!("nothing is answered yet"),
+                asked = hear_new(&listener) => asked,
+            };
+            assert!(pool.send(&Outgoing::get(), Lane::Call).await.is_err(), "one is let through");
+            Self { pool, ready, feed: Some(feed), asked, listener, socket, _still: still }
+        }
+    }
+
+    impl Drop for Unread {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_file(&self.socket);
+        }
+    }
+
+    fn pool(address: Address) -> Rc<Pool> {
+        let config = Config {
+            name: ServerName::new("a").unwrap(),
+            address,
+            headers: Vec::new(),
+            era: EraChoice::Legacy,
+            connect_timeout: PATIENCE,
+            first_byte_timeout: PATIENCE,
+            stream_idle_timeout: PATIENCE,
+            in_flight_max: 8,
+            queue_timeout: PATIENCE,
+            queue_max: 8,
+            idle_connections_max: 8,
+            idle_age_max: 10 * PATIENCE,
+            fast_lane: true,
+            private_addresses: true,
+            may_be_sse: false,
+            left_alone: true,
+            alias: None,
+            changed_tools: ChangedTools::Allow,
+        };
+        let roots = TlsRoots::from_roots(rustls::RootCertStore::empty());
+        Pool::new(Backend::new(BackendId(0), config, &roots).unwrap())
+    }
+
+    /// Reads the head of the next request on it.
+    async fn hear(stream: &mut UnixStream) {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            assert!(stream.read_buf(&mut head).await.unwrap() > 0, "it is asked");
+        }
+    }
+
+    async fn hear_new(listener: &UnixListener) -> UnixStream {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        hear(&mut stream).await;
+        stream
+    }
+
+    const EVENTS: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n\
+        9\r\ndata: a\n\n\r\n";
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_answered_is_known_before_the_client_reads() {
+        // What the client has once it reads, and how many connections are free before.
+        let check = async |name: &str, answer: &str, expected: Result<&[u8], FeedEnd>, idle: usize| {
+            let mut unread = Unread::new(name).await;
+            unread.asked.write_all(answer.as_bytes()).await.unwrap();
+            timeout(PATIENCE, unread.ready.stream_settled()).await.expect("it is answered");
+            assert_eq!(
+                (unread.pool.idle(), unread.pool.backend().condition().left_alone),
+                (idle, None),
+                "{name}"
+            );
+            let (request, answer) = (Outgoing::get(), b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+            let Unread { pool, asked, listener, .. } = &mut unread;
+            let another = async {
+                let mut new = tokio::select! {
+                    () = hear(asked) => None,
+                    new = hear_new(listener) => Some(new),
+                };
+                new.as_mut().unwrap_or(asked).write_all(answer).await.unwrap();
+            };
+            let (sent, ()) = tokio::join!(pool.send(&request, Lane::Call), another);
+            assert_eq!(sent.err().map(|error| error.stage), None, "{name}: another is let through");
+            let next = unread.feed.as_mut().unwrap().next().await.map(|event| event.data.unwrap_or_default());
+            assert_eq!(next.as_deref(), expected.as_ref().copied(), "{name}");
+        };
+        let refused = |status: &str| format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n");
+        LocalSet::new()
+            .run_until(async {
+                check("open", EVENTS, Ok(b"a"), 0).await;
+                check("refused", &refused("405 No"), Err(FeedEnd::Unsupported), 1).await;
+            })
+            .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_is_given_up_is_asked_for_no_more() {
+        let given_up = async {
+            let mut unread = Unread::new("given up").await;
+            unread.feed = None;
+            assert_eq!(unread.asked.read(&mut [0; 1]).await.unwrap(), 0, "the server is told");
+        };
+        LocalSet::new().run_until(given_up).await;
     }
 }

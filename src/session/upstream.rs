@@ -428,7 +428,11 @@ impl Capabilities {
 }
 
 impl Ready {
-    fn new(session_id: Option<HeaderValue>, revision: Revision, features: Arc<ServerFeatures>) -> Self {
+    pub(super) fn new(
+        session_id: Option<HeaderValue>,
+        revision: Revision,
+        features: Arc<ServerFeatures>,
+    ) -> Self {
         Self { session_id, revision, features, stream: StreamState::default() }
     }
 

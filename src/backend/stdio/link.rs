@@ -501,8 +501,10 @@ impl Link {
 }
 
 impl State {
-    /// The client that is certainly meant by what names no call: the only one there is, or the only one that
-    /// has a call under way or listens. Those that neither ask nor listen have gone, mostly, without a word.
+    /// The client that is certainly meant by what names no call: the only one there is, or the only one that has a call
+    /// under way, listens, has just come and may be about to, or gave a call up of late. A call under way makes nobody
+    /// certain while another listens: a process may ask on account of what it was asked before. Those that do none of
+    /// it have gone, mostly, without a word.
     pub fn sole(&self) -> Option<SeatId> {
         let now = Instant::now();
         let has_call = |id| self.table.iter().any(|(_, minted)| minted.call.seat == Some(id));

@@ -39,8 +39,9 @@ pub const SUBSCRIPTIONS_MAX: usize = 4096;
 /// A process that was told that a call is given up stops within this, or as good as never.
 const DOUBTFUL_FOR: Duration = Duration::from_secs(10);
 
-/// A client that has come listens within this, if it does: its stream is answered before the process knows of it, and what
-/// is said in between is not for the one that listened before.
+/// A client that has come listens within this, if it does: its stream is answered before the process knows of it. Until then
+/// it counts as one that listens, also against a client that alone has a call under way: else it would be chance, from one
+/// moment to the next, whether what the process asks is refused or passed on.
 const COMES_WITHIN: Duration = Duration::from_secs(1);
 
 impl Seat {

@@ -88,7 +88,7 @@ async fn listen(
     refusals: &mpsc::Sender<Refusal>,
 ) {
     let Some(ready) = ready else { return pending().await };
-    let mut feed = Feed::new(Rc::clone(pool), Source::Legacy(Arc::clone(&ready)), true);
+    let mut feed = Feed::begin(Rc::clone(pool), Source::Legacy(Arc::clone(&ready)), true, None);
     let mut scanner = Scanner::new();
     loop {
         let event = match feed.next().await {

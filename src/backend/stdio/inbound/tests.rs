@@ -280,9 +280,14 @@ async fn a_client_that_neither_asks_nor_listens_is_in_nobodys_way() {
     };
     check(&mut room, "");
     room.ask(Some(1), &request("0", ""), What::Call);
-    // The other has just come, and may be about to listen.
+    // The other has just come, and may be about to listen, upon which a call of another makes nobody certain.
     check(&mut room, "");
     tokio::time::advance(std::time::Duration::from_secs(1)).await;
+    check(&mut room, "0>");
+    let (outlet, _events) = stream();
+    room.link.state.borrow_mut().seats.get(room.seats[0]).unwrap().mailbox.open(1, outlet);
+    check(&mut room, "");
+    room.link.state.borrow_mut().seats.get(room.seats[0]).unwrap().mailbox.close(1);
     check(&mut room, "0>");
     room.ask(Some(0), &request("0", ""), What::Call);
     check(&mut room, "");
