@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::cell::RefCell;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::process::{Command, Stdio};
 use std::thread;
@@ -11,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use metamcp::store::{Grants, Rate};
 use support::{
-    Client, Gateway, Request, Setup, error, initialize, legacy, modern, notification, open_session,
+    Client, Gate, Gateway, Peer, Request, Setup, Step, answer, chunk, error, events, initialize, legacy,
+    legacy_call, modern, notification, open_session, result,
 };
 
 const AGGREGATED: &str = "/mcp";
@@ -120,6 +122,55 @@ fn a_resource_nobody_lists_is_asked_for_everywhere() {
                 assert_eq!(error(&response), -32602);
                 assert!(response.text().contains(uri), "the error names the URI");
             }
+        }
+    }
+}
+
+/// A client that reads nothing of what one server floods it with, while the other thinks about its event stream.
+#[test]
+fn a_client_that_does_not_read_holds_no_connection_that_others_could_use() {
+    for resume in ["true", "false"] {
+        let (slow, flooding, thinks) = (Peer::script([]), Peer::script([]), Gate::default());
+        let refusal = Step::Send(answer("405 Method Not Allowed", ""));
+        slow.push_streams_of_clients([vec![Step::Wait(thinks.clone()), refusal]]);
+        let text = "x".repeat(32 << 10);
+        let event = chunk(&format!("data: {{\"jsonrpc\":\"2.0\",\"method\":\"{text}\"}}\n\n"));
+        flooding.push_streams_of_clients([vec![Step::Send(events()), Step::Flood(event, 8192)]]);
+        let setup = Setup::new().server("a", slow.address).server("b", flooding.address);
+        let gateway = setup.workers(1).with(&format!("[session]\nresume = {resume}")).start();
+        let session = open_session(&gateway, AGGREGATED, None);
+        let get = Request::new("GET", AGGREGATED)
+            .with("Accept", "text/event-stream")
+            .with("Mcp-Session-Id", &session);
+        let mut client = Client::connect(gateway.address);
+        client.send(&get.bytes());
+        assert_eq!(client.head().status, 200);
+        for tool in ["a__echo", "b__echo"] {
+            let call = legacy_call(AGGREGATED, &session, "1", tool, "{}");
+            assert_eq!(Client::once(gateway.address, &call).status, 200);
+        }
+        flooding.wait_quiet();
+        let known = slow.calls()[0].header("mcp-session-id").map(str::to_owned);
+        let asked = slow
+            .all()
+            .into_iter()
+            .find(|seen| seen.head.starts_with("GET ") && seen.header("mcp-session-id") == known.as_deref());
+        let asked = asked.expect("its stream is asked for").connection;
+        thinks.open();
+        // Calls that are not answered take all other connections.
+        let (under_way, held) = (RefCell::new(Vec::new()), Gate::default());
+        slow.push(vec![vec![Step::Wait(held.clone()), Step::Answer(result("@id", "late"))]; 256]);
+        slow.wait_until("the connection that the refusal came on to be used again", |slow| {
+            let mut client = Client::connect(gateway.address);
+            let count = under_way.borrow().len() + 2;
+            client.send(&legacy_call(AGGREGATED, &session, &count.to_string(), "a__echo", "{}").bytes());
+            under_way.borrow_mut().push(client);
+            slow.wait_calls(count);
+            slow.calls()[count - 1].connection == asked
+        });
+        held.open();
+        for mut client in under_way.into_inner() {
+            assert_eq!(client.response().status, 200, "resume: {resume}");
         }
     }
 }
