@@ -49,7 +49,8 @@ enum Framing {
 /// What is ready is gathered up to this size before it is written, so that many small events cost one write.
 const GATHERED_BYTES_MAX: usize = 16 << 10;
 
-/// A piece from this size on is not copied: that costs more than a second slice to be written.
+/// A piece from this size on is not copied: that costs more than a second slice to be written. A chunk is, as long as it can be
+/// gathered, for what ends it would else be a write of its own, which costs more than to copy that much.
 const PIECE_BYTES_MIN: usize = 4 << 10;
 
 /// From so many bytes that are still to come on, what goes out may wait for them. Of less, the client would wait for a part
@@ -191,21 +192,24 @@ impl Writing {
 
     /// Puts a piece behind what is to be written; false when it is longer than was said.
     fn take(&mut self, bytes: Bytes) -> bool {
-        match &mut self.framing {
-            Framing::Length(left) => match left.checked_sub(bytes.len() as u64) {
-                Some(less) => *left = less,
-                None => return false,
-            },
+        let is_chunked = match &mut self.framing {
+            Framing::Length(left) => {
+                let Some(less) = left.checked_sub(bytes.len() as u64) else { return false };
+                *left = less;
+                false
+            }
             Framing::Chunked => {
                 let _ = write!(self.out, "{:x}\r\n", bytes.len());
+                true
             }
-        }
-        if bytes.len() >= PIECE_BYTES_MIN {
+        };
+        let is_gathered = is_chunked && self.out.len() + bytes.len() < GATHERED_BYTES_MAX;
+        if bytes.len() >= PIECE_BYTES_MIN && !is_gathered {
             self.piece = bytes;
             return true;
         }
         self.out.put_slice(&bytes);
-        if matches!(self.framing, Framing::Chunked) {
+        if is_chunked {
             self.out.put_slice(b"\r\n");
         }
         true
@@ -438,6 +442,23 @@ mod tests {
         check_waits([half, more - 1, 0], usize::MAX, (0, 2));
         check_waits([half, 0, 0], half, (0, 2));
         check_waits([5, 6, 7], 4, (0, 10));
+    }
+
+    #[test]
+    fn what_can_be_gathered_is_one_write() {
+        let check = |sizes: [usize; 3], expected: usize| {
+            let mut writing = writing(&sizes.map(|bytes| Bytes::from(vec![b'x'; bytes])), Framing::Chunked);
+            let mut socket = Noting { at_a_time: usize::MAX, taken: Vec::new(), waits: Vec::new() };
+            let mut cx = Context::from_waker(Waker::noop());
+            assert_eq!(writing.poll(&mut socket, &Control::new(), &mut cx), Poll::Ready(true));
+            assert_eq!(socket.waits, vec![false; expected], "{sizes:?}");
+        };
+        check([1, 2, 3], 1);
+        check([PIECE_BYTES_MIN, 0, 0], 1);
+        check([PIECE_BYTES_MIN, PIECE_BYTES_MIN, 1], 1);
+        check([GATHERED_BYTES_MAX - 100, 0, 0], 1);
+        // Its end is behind what is not copied.
+        check([GATHERED_BYTES_MAX, 0, 0], 2);
     }
 
     #[test]
