@@ -89,7 +89,7 @@ pub fn follow(worker: &Rc<Worker>, session: Arc<Session>, identity: Identity) ->
 pub struct SessionStream {
     worker: Rc<Worker>,
     session: Arc<Session>,
-    generation: u64,
+    generation: u32,
     /// Where the one server's stream is to be taken up, until that was asked for.
     last_event_id: Option<Box<HeaderValue>>,
     /// Whether it is taken up where the client says.

@@ -1,6 +1,6 @@
 //! The soft state of one client's session.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::Waker;
 
@@ -29,22 +29,35 @@ pub struct Session {
 /// What stays the same over all versions of its endpoint.
 #[derive(Default)]
 struct Life {
-    /// Guards the calls under way, each with the id of its server; a few lines at a time.
-    in_flight: Mutex<Vec<(Bytes, u32)>>,
+    /// Guards the calls under way; a few lines at a time.
+    in_flight: Mutex<Option<Box<Call>>>,
     /// What most never have.
     rare: OnceLock<Box<Rare>>,
     /// Guards the event streams that can be taken up again, as long as they are kept; a few lines at a time.
     kept: Mutex<Vec<Weak<Stream>>>,
     /// Moves with each new event stream of the client, so that the one before ends.
-    stream_generation: AtomicU64,
+    stream_generation: AtomicU32,
     /// Open ones; more than one only while a new one takes over.
     streams: AtomicU32,
     /// Guards who is told: an upstream opened, another stream took over, the endpoint changed, or the session
     /// ended.
     changed: Mutex<Changed>,
     ended: AtomicBool,
-    /// Seconds since the Unix epoch, in steps of the sweep.
-    last_used_s: AtomicU64,
+    /// Seconds since the Unix epoch, in steps of the sweep; good until 2106.
+    last_used_s: AtomicU32,
+}
+
+// With the counters of its `Arc` the most that the allocator has one size for; there may be thousands.
+const _: () = assert!(size_of::<Life>() <= 112);
+
+/// A call under way, and those that began before it. No room for any is kept by a session in which there is none, as in most
+/// at any time.
+struct Call {
+    /// Raw JSON.
+    id: Bytes,
+    /// The id of its server.
+    backend: u32,
+    before: Option<Box<Self>>,
 }
 
 #[derive(Default)]
@@ -73,7 +86,7 @@ impl Session {
     /// The state of a session that nothing has been asked of yet.
     pub fn new(seal: Seal, endpoint: Arc<Endpoint>, introduction: Introduction, now_s: u64) -> Self {
         let upstreams = endpoint.servers.iter().map(|_| Arc::default()).collect();
-        let life = Arc::new(Life { last_used_s: AtomicU64::new(now_s), ..Life::default() });
+        let life = Arc::new(Life { last_used_s: AtomicU32::new(seconds(now_s)), ..Life::default() });
         Self { seal, endpoint, introduction, upstreams, life }
     }
 
@@ -126,14 +139,16 @@ impl Session {
     /// id already.
     pub fn begin_call(self: &Arc<Self>, id: Bytes, place: usize) -> Option<InFlight> {
         let mut calls = lock(&self.life.in_flight);
-        if calls.len() >= IN_FLIGHT_MAX || calls.iter().any(|(other, _)| *other == id) {
+        let (mut count, mut is_doubled) = (0, false);
+        for call in under_way(calls.as_deref()) {
+            count += 1;
+            is_doubled |= call.id == id;
+        }
+        if count >= IN_FLIGHT_MAX || is_doubled {
             return None;
         }
-        if calls.capacity() == 0 {
-            // Most clients make one call after the other, and the room stays.
-            calls.reserve_exact(1);
-        }
-        calls.push((id.clone(), self.endpoint.servers[place].backend));
+        let backend = self.endpoint.servers[place].backend;
+        *calls = Some(Box::new(Call { id: id.clone(), backend, before: calls.take() }));
         drop(calls);
         Some(InFlight { session: Arc::clone(self), id })
     }
@@ -141,7 +156,7 @@ impl Session {
     /// Which server of the endpoint holds the call with that raw id; in the session as it was when the call
     /// began, if the server is behind it no more.
     pub fn holder(self: &Arc<Self>, id: &[u8]) -> Option<(Arc<Self>, usize)> {
-        let (_, backend) = lock(&self.life.in_flight).iter().find(|(other, _)| other == id).cloned()?;
+        let backend = under_way(lock(&self.life.in_flight).as_deref()).find(|call| call.id == id)?.backend;
         let all = std::iter::once(Arc::clone(self)).chain(self.former());
         all.into_iter().find_map(|session| {
             let place = session.endpoint.servers.iter().position(|place| place.backend == backend)?;
@@ -166,8 +181,8 @@ impl Session {
     }
 
     /// A new event stream of the client takes over from the one before.
-    pub fn take_stream(&self) -> u64 {
-        let generation = self.life.stream_generation.fetch_add(1, Ordering::AcqRel) + 1;
+    pub fn take_stream(&self) -> u32 {
+        let generation = self.life.stream_generation.fetch_add(1, Ordering::AcqRel).wrapping_add(1);
         self.touch_stream();
         generation
     }
@@ -221,7 +236,7 @@ impl Session {
     }
 
     /// Whether that stream is still the one.
-    pub fn holds_stream(&self, generation: u64) -> bool {
+    pub fn holds_stream(&self, generation: u32) -> bool {
         self.life.stream_generation.load(Ordering::Acquire) == generation && !self.is_ended()
     }
 
@@ -249,6 +264,7 @@ impl Session {
     /// Marks it used.
     pub fn touch(&self, now_s: u64) {
         // A plain store would dirty the cache line of every request; most come within the same second.
+        let now_s = seconds(now_s);
         if self.life.last_used_s.load(Ordering::Relaxed) != now_s {
             self.life.last_used_s.store(now_s, Ordering::Relaxed);
         }
@@ -256,7 +272,7 @@ impl Session {
 
     /// When it was last used.
     pub fn last_used_s(&self) -> u64 {
-        self.life.last_used_s.load(Ordering::Relaxed)
+        self.life.last_used_s.load(Ordering::Relaxed).into()
     }
 
     /// Ends it: its event stream closes.
@@ -274,7 +290,7 @@ impl Session {
 
     /// Whether its state may go: nothing under way.
     pub fn is_quiet(&self) -> bool {
-        lock(&self.life.in_flight).is_empty()
+        lock(&self.life.in_flight).is_none()
     }
 }
 
@@ -317,10 +333,24 @@ pub struct InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         let mut calls = lock(&self.session.life.in_flight);
-        if let Some(at) = calls.iter().position(|(id, _)| *id == self.id) {
-            calls.swap_remove(at);
+        let mut at = &mut *calls;
+        while at.as_ref().is_some_and(|call| call.id != self.id) {
+            let Some(call) = at else { return };
+            at = &mut call.before;
+        }
+        if let Some(call) = at.take() {
+            *at = call.before;
         }
     }
+}
+
+fn seconds(now_s: u64) -> u32 {
+    u32::try_from(now_s).unwrap_or(u32::MAX)
+}
+
+/// The newest first.
+fn under_way(newest: Option<&Call>) -> impl Iterator<Item = &Call> {
+    std::iter::successors(newest, |call| call.before.as_deref())
 }
 
 /// A panic while these few lines held a lock leaves the value whole, so poisoning says nothing.

@@ -31,13 +31,12 @@ pub struct Session {
     /// Told when what its tasks heed changed.
     changed: Notify,
     next: AtomicU64,
-    used: Mutex<Instant>,
 }
 
-#[derive(Default)]
 struct State {
-    /// Raw JSON.
-    log_level: Option<Bytes>,
+    used: Instant,
+    /// Raw JSON. Most say none, and so it is not here.
+    log_level: Option<Box<Bytes>>,
     /// Calls under way: the raw id, a number of our own, and what tells it that it is cancelled.
     calls: Vec<(Bytes, u64, oneshot::Sender<()>)>,
     /// What the client was asked, by the id that it was asked under.
@@ -46,7 +45,7 @@ struct State {
     uris: BTreeSet<String>,
     heed: Heed,
     /// Tasks that listen to the server for it.
-    ears: usize,
+    ears: u32,
     /// The client's event stream, and which it is, while there is nothing to listen for; or what leads to it, while the
     /// session comes out of its hub.
     still: Option<(u64, Outlet)>,
@@ -56,6 +55,9 @@ struct State {
     /// Whether it listens for itself, on the stream that the client has now.
     is_alone: bool,
 }
+
+// With the counters of its `Arc` the most that the allocator has one size for; there may be thousands.
+const _: () = assert!(size_of::<Session>() <= 240);
 
 /// The client's event stream, for a session that listens for itself.
 pub struct Own {
@@ -126,10 +128,9 @@ impl Session {
             introduced,
             owner,
             offers,
-            state: Mutex::default(),
+            state: Mutex::new(State::new()),
             changed: Notify::new(),
             next: AtomicU64::new(1),
-            used: Mutex::new(Instant::now()),
         })
     }
 
@@ -140,24 +141,24 @@ impl Session {
 
     /// Marks it used.
     pub fn touch(&self) {
-        *lock(&self.used) = Instant::now();
+        lock(&self.state).used = Instant::now();
     }
 
     /// When it was last used, and whether somebody listens: those go last.
     pub fn rank(&self) -> (bool, Instant) {
         let state = lock(&self.state);
         let is_heard = state.ears > 0 || state.still.as_ref().is_some_and(|(_, outlet)| !outlet.is_left());
-        (is_heard, *lock(&self.used))
+        (is_heard, state.used)
     }
 
     /// The raw level that the client wants log messages from.
     pub fn log_level(&self) -> Option<Bytes> {
-        lock(&self.state).log_level.clone()
+        lock(&self.state).log_level.as_deref().cloned()
     }
 
     /// Remembers it.
     pub fn set_log_level(&self, level: Bytes) {
-        lock(&self.state).log_level = Some(level);
+        lock(&self.state).log_level = Some(Box::new(level));
     }
 
     /// Notes a call under way until the guard is dropped.
@@ -413,6 +414,21 @@ impl Session {
 }
 
 impl State {
+    fn new() -> Self {
+        Self {
+            used: Instant::now(),
+            log_level: None,
+            calls: Vec::new(),
+            asked: Vec::new(),
+            uris: BTreeSet::new(),
+            heed: Heed::default(),
+            ears: 0,
+            still: None,
+            hub: None,
+            is_alone: false,
+        }
+    }
+
     /// Tells the hub, when it is in one, that it has nothing to be told on any more. In the same hold of the lock in which
     /// that became so: who counts from nothing and locks after that sees it.
     fn tell_hub(&self) {
