@@ -78,8 +78,8 @@ pub struct Upstream {
 
 /// An open backend session. Replaced as a whole when it was lost.
 pub struct Ready {
-    /// The id the backend gave; some have none, those before servers of the newer era among them.
-    pub session_id: Option<Box<HeaderValue>>,
+    /// The id the backend gave; some have none.
+    pub session_id: Option<HeaderValue>,
     /// The revision it chose, which later requests name.
     pub revision: Revision,
     /// What it offers; the same for all sessions with it, usually.
@@ -433,7 +433,7 @@ impl Ready {
         revision: Revision,
         features: Arc<ServerFeatures>,
     ) -> Self {
-        Self { session_id: session_id.map(Box::new), revision, features, stream: StreamState::default() }
+        Self { session_id, revision, features, stream: StreamState::default() }
     }
 
     /// The event stream was opened, or refused.
@@ -466,7 +466,7 @@ impl Ready {
     pub fn write_headers(&self, request: &mut Outgoing) {
         request.set_era(Era::Legacy);
         request.set(&header::PROTOCOL_VERSION, &HeaderValue::from_static(self.revision.as_str()));
-        if let Some(id) = self.session_id.as_deref() {
+        if let Some(id) = &self.session_id {
             request.set(&header::SESSION_ID, id);
         }
     }

@@ -128,9 +128,7 @@ impl LegacyFace {
         let answer = said.initialize_result(revision, pool.backend().name().as_str()).to_string();
         let message =
             [br#"{"jsonrpc":"2.0","id":"#, &*read.id(), br#","result":"#, answer.as_bytes(), b"}"].concat();
-        let Some(id) = self.sessions.insert(session) else {
-            return inside(refusal(read, "no session id could be made"), pool);
-        };
+        let id = self.sessions.insert(session);
         let reply = Reply { session_id: Some(id), ..Reply::message(message.into()) };
         inside(reply, pool)
     }

@@ -35,14 +35,10 @@ pub struct Session {
 
 struct State {
     used: Instant,
-    /// Raw JSON. Most say none, and so it is not here.
-    log_level: Option<Box<Bytes>>,
+    /// What most never have.
+    rare: Option<Box<Rare>>,
     /// Calls under way: the raw id, a number of our own, and what tells it that it is cancelled.
     calls: Vec<(Bytes, u64, oneshot::Sender<()>)>,
-    /// What the client was asked, by the id that it was asked under.
-    asked: Vec<(String, oneshot::Sender<Bytes>)>,
-    /// Resources that it subscribed to.
-    uris: BTreeSet<String>,
     heed: Heed,
     /// Tasks that listen to the server for it.
     ears: u32,
@@ -56,8 +52,18 @@ struct State {
     is_alone: bool,
 }
 
+#[derive(Default)]
+struct Rare {
+    /// Raw JSON.
+    log_level: Option<Bytes>,
+    /// What the client was asked, by the id that it was asked under.
+    asked: Vec<(String, oneshot::Sender<Bytes>)>,
+    /// Resources that it subscribed to.
+    uris: BTreeSet<String>,
+}
+
 // With the counters of its `Arc` the most that the allocator has one size for; there may be thousands.
-const _: () = assert!(size_of::<Session>() <= 240);
+const _: () = assert!(size_of::<Session>() <= 208);
 
 /// The client's event stream, for a session that listens for itself.
 pub struct Own {
@@ -153,12 +159,12 @@ impl Session {
 
     /// The raw level that the client wants log messages from.
     pub fn log_level(&self) -> Option<Bytes> {
-        lock(&self.state).log_level.as_deref().cloned()
+        lock(&self.state).rare.as_ref()?.log_level.clone()
     }
 
     /// Remembers it.
     pub fn set_log_level(&self, level: Bytes) {
-        lock(&self.state).log_level = Some(Box::new(level));
+        lock(&self.state).rare().log_level = Some(level);
     }
 
     /// Notes a call under way until the guard is dropped.
@@ -224,7 +230,7 @@ impl Session {
 
     /// Whether the client has subscribed to resources.
     pub fn has_uris(&self) -> bool {
-        !lock(&self.state).uris.is_empty()
+        lock(&self.state).rare.as_ref().is_some_and(|rare| !rare.uris.is_empty())
     }
 
     /// What others may have in common with it.
@@ -295,7 +301,7 @@ impl Session {
         let (answer, answered) = oneshot::channel();
         let mut state = lock(&self.state);
         if !state.heed.ended {
-            state.asked.push((id.clone(), answer));
+            state.rare().asked.push((id.clone(), answer));
         }
         drop(state);
         Asked { session: Arc::clone(self), id, answered }
@@ -304,8 +310,10 @@ impl Session {
     /// The client answered; false when it was not asked that, or not any more.
     pub fn answered(&self, id: &str, message: Bytes) -> bool {
         let mut state = lock(&self.state);
-        let asked = state.asked.iter().position(|(asked, _)| asked == id);
-        let asked = asked.map(|at| state.asked.swap_remove(at));
+        let asked = state.rare.as_mut().and_then(|rare| {
+            let at = rare.asked.iter().position(|(asked, _)| asked == id)?;
+            Some(rare.asked.swap_remove(at))
+        });
         drop(state);
         asked.is_some_and(|(_, asked)| asked.send(message).is_ok())
     }
@@ -313,28 +321,30 @@ impl Session {
     /// Notes a subscription. `None`: there are too many, or the URI is too long. Else the wish that has it.
     pub fn subscribe(&self, uri: &str) -> Option<u64> {
         let mut state = lock(&self.state);
+        let uris = &mut state.rare().uris;
         let has_room = || {
-            let bytes: usize = state.uris.iter().map(String::len).sum();
-            state.uris.len() < URIS_MAX && bytes + uri.len() <= URIS_BYTES_MAX
+            let bytes: usize = uris.iter().map(String::len).sum();
+            uris.len() < URIS_MAX && bytes + uri.len() <= URIS_BYTES_MAX
         };
-        if uri.len() > URI_BYTES_MAX || !(state.uris.contains(uri) || has_room()) {
+        if uri.len() > URI_BYTES_MAX || !(uris.contains(uri) || has_room()) {
             return None;
         }
-        let is_new = state.uris.insert(uri.to_owned());
+        let is_new = uris.insert(uri.to_owned());
         Some(self.wish(state, is_new))
     }
 
     /// The subscription is over.
     pub fn unsubscribe(&self, uri: &str) -> u64 {
         let mut state = lock(&self.state);
-        let was_there = state.uris.remove(uri);
+        let was_there = state.rare.as_mut().is_some_and(|rare| rare.uris.remove(uri));
         self.wish(state, was_there)
     }
 
     /// The resources that it subscribed to, and the wish that has them.
     pub fn uris(&self) -> (u64, Vec<String>) {
         let state = lock(&self.state);
-        (state.heed.wish, state.uris.iter().cloned().collect())
+        let uris = state.rare.iter().flat_map(|rare| rare.uris.iter().cloned());
+        (state.heed.wish, uris.collect())
     }
 
     /// The newest wish, a newer one when it changed.
@@ -404,8 +414,8 @@ impl Session {
         let mut state = lock(&self.state);
         state.heed.ended = true;
         // To be dropped is to be told.
-        let under_way =
-            (std::mem::take(&mut state.calls), std::mem::take(&mut state.asked), state.still.take());
+        let asked = state.rare.as_mut().map(|rare| std::mem::take(&mut rare.asked));
+        let under_way = (std::mem::take(&mut state.calls), asked, state.still.take());
         state.tell_hub();
         drop(state);
         drop(under_way);
@@ -417,16 +427,18 @@ impl State {
     fn new() -> Self {
         Self {
             used: Instant::now(),
-            log_level: None,
+            rare: None,
             calls: Vec::new(),
-            asked: Vec::new(),
-            uris: BTreeSet::new(),
             heed: Heed::default(),
             ears: 0,
             still: None,
             hub: None,
             is_alone: false,
         }
+    }
+
+    fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
     }
 
     /// Tells the hub, when it is in one, that it has nothing to be told on any more. In the same hold of the lock in which
@@ -489,9 +501,10 @@ impl Asked {
 impl Drop for Asked {
     fn drop(&mut self) {
         let mut state = lock(&self.session.state);
-        state.asked.retain(|(id, _)| *id != self.id);
-        if state.asked.is_empty() {
-            state.asked = Vec::new();
+        let Some(rare) = &mut state.rare else { return };
+        rare.asked.retain(|(id, _)| *id != self.id);
+        if rare.asked.is_empty() {
+            rare.asked = Vec::new();
         }
     }
 }

@@ -1,6 +1,7 @@
 //! All sessions with servers that have none.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use foldhash::fast::RandomState;
@@ -8,13 +9,14 @@ use http::HeaderValue;
 
 use super::session::Session;
 
-/// The sessions by their ids, which never leave the gateway. Asked once for each message of a bridged
+/// The sessions by their ids, which are numbers, for they never leave the gateway. Asked once for each message of a bridged
 /// session.
 pub struct Table {
+    next: AtomicU64,
     shards: Box<[Mutex<Shard>]>,
 }
 
-type Shard = HashMap<u128, Arc<Session>, RandomState>;
+type Shard = HashMap<u64, Arc<Session>, RandomState>;
 
 /// Enough that two cores seldom meet in one.
 const SHARDS: usize = 64;
@@ -29,15 +31,12 @@ const ROOM_MIN: usize = 16;
 impl Table {
     /// An empty one.
     pub fn new() -> Self {
-        Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
+        Self { next: AtomicU64::new(1), shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
     }
 
-    /// Puts a session in, under a new id. `None`: the system gives no random bytes.
-    pub fn insert(&self, session: Arc<Session>) -> Option<HeaderValue> {
-        let mut random = [0; 16];
-        getrandom::fill(&mut random).ok()?;
-        let id = u128::from_be_bytes(random);
-        let text = HeaderValue::from_str(&format!("{id:032x}")).ok()?;
+    /// Puts a session in, under a new id.
+    pub fn insert(&self, session: Arc<Session>) -> HeaderValue {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
         let mut shard = self.shard(id);
         let evicted = if shard.len() < SHARD_MAX { None } else { take_longest_unused(&mut shard) };
         shard.insert(id, session);
@@ -45,7 +44,7 @@ impl Table {
         if let Some(evicted) = evicted {
             evicted.end();
         }
-        Some(text)
+        HeaderValue::from(id)
     }
 
     /// The session of that id.
@@ -65,8 +64,8 @@ impl Table {
         removed
     }
 
-    fn shard(&self, id: u128) -> MutexGuard<'_, Shard> {
-        let shard = &self.shards[(id % SHARDS as u128) as usize];
+    fn shard(&self, id: u64) -> MutexGuard<'_, Shard> {
+        let shard = &self.shards[usize::from(id.to_le_bytes()[0]) % SHARDS];
         // Every change under a lock is one operation on a map, so a poisoned one guards a whole map.
         shard.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -78,10 +77,10 @@ fn take_longest_unused(shard: &mut Shard) -> Option<Arc<Session>> {
 }
 
 /// Only in the one form that ids are written in.
-fn parse(text: &HeaderValue) -> Option<u128> {
+fn parse(text: &HeaderValue) -> Option<u64> {
     let text = text.to_str().ok()?;
-    let id = u128::from_str_radix(text, 16).ok()?;
-    (format!("{id:032x}") == text).then_some(id)
+    let is_usual = text.bytes().all(|byte| byte.is_ascii_digit()) && !text.starts_with('0');
+    text.parse().ok().filter(|_| is_usual)
 }
 
 #[cfg(test)]
@@ -93,16 +92,14 @@ mod tests {
     fn sessions_are_found_by_their_own_ids_only() {
         let table = Table::new();
         let (one, other) = (session("{}"), session("{}"));
-        let id = table.insert(Arc::clone(&one)).unwrap();
-        let other_id = table.insert(other).unwrap();
+        let id = table.insert(Arc::clone(&one));
+        let other_id = table.insert(other);
         assert_ne!(id, other_id);
         assert!(table.find(&id).is_some_and(|found| Arc::ptr_eq(&found, &one)));
-        for foreign in ["", "0", "x", "+0000000000000000000000000000001", &"0".repeat(32), &"f".repeat(33)] {
+        let padded = format!("0{}", id.to_str().unwrap());
+        for foreign in ["", "0", "x", "+1", "1 ", "-1", &padded, &"9".repeat(20), &u64::MAX.to_string()] {
             assert!(table.find(&HeaderValue::from_str(foreign).unwrap()).is_none(), "{foreign}");
         }
-        let upper = id.to_str().unwrap().to_uppercase();
-        let is_other_text = upper != id.to_str().unwrap();
-        assert!(!is_other_text || table.find(&HeaderValue::from_str(&upper).unwrap()).is_none());
         assert!(table.remove(&id).is_some());
         assert!(table.find(&id).is_none() && table.remove(&id).is_none());
         assert!(table.find(&other_id).is_some());
