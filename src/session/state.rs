@@ -1,7 +1,7 @@
 //! The soft state of one client's session.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Waker;
 
 use bytes::Bytes;
@@ -29,12 +29,8 @@ pub struct Session {
 /// What stays the same over all versions of its endpoint.
 #[derive(Default)]
 struct Life {
-    /// Guards the calls under way; a few lines at a time.
-    in_flight: Mutex<Option<Box<Call>>>,
-    /// What most never have.
-    rare: OnceLock<Box<Rare>>,
-    /// Guards the event streams that can be taken up again, as long as they are kept; a few lines at a time.
-    kept: Mutex<Vec<Weak<Stream>>>,
+    /// Guards what changes; a few lines at a time.
+    state: Mutex<State>,
     /// Moves with each new event stream of the client, so that the one before ends.
     stream_generation: AtomicU32,
     /// Open ones; more than one only while a new one takes over.
@@ -48,10 +44,20 @@ struct Life {
 }
 
 // With the counters of its `Arc` the most that the allocator has one size for; there may be thousands.
-const _: () = assert!(size_of::<Life>() <= 112);
+const _: () = assert!(size_of::<Life>() <= 80);
 
-/// A call under way, and those that began before it. No room for any is kept by a session in which there is none, as in most
-/// at any time.
+/// Nothing that an idle session has not got takes more of it than a pointer.
+#[derive(Default)]
+struct State {
+    /// The call that began last, of those under way.
+    in_flight: Option<Box<Call>>,
+    /// The event streams that can be taken up again.
+    kept: Option<Box<Kept>>,
+    /// What most never have.
+    rare: Option<Box<Rare>>,
+}
+
+/// A call under way, and those that began before it.
 struct Call {
     /// Raw JSON.
     id: Bytes,
@@ -60,13 +66,16 @@ struct Call {
     before: Option<Box<Self>>,
 }
 
+/// Event streams that can be taken up again, as long as they are kept.
+#[derive(Default)]
+struct Kept(Vec<Weak<Stream>>);
+
 #[derive(Default)]
 struct Rare {
-    /// Guards the session as it was over earlier versions of its endpoint, as long as calls are under way in
-    /// it; a few lines at a time.
-    former: Mutex<Vec<Weak<Session>>>,
-    /// Guards the log level; a few lines at a time.
-    log_level: Mutex<Option<Bytes>>,
+    /// The session as it was over earlier versions of its endpoint, as long as calls are under way in it.
+    former: Vec<Weak<Session>>,
+    /// The log level.
+    log_level: Option<Bytes>,
 }
 
 /// What the event stream is told. There is one, and for a moment the one that it took over from, which is told by that.
@@ -95,7 +104,8 @@ impl Session {
     pub fn over(self: &Arc<Self>, endpoint: Arc<Endpoint>) -> (Self, Vec<Leftover>) {
         // Whoever has it beside the one who renews it may have it for a call.
         if Arc::strong_count(self) > 1 {
-            let mut former = lock(&self.life.rare().former);
+            let mut state = lock(&self.life.state);
+            let former = &mut state.rare().former;
             former.retain(|session| session.strong_count() > 0);
             former.push(Arc::downgrade(self));
         }
@@ -138,9 +148,9 @@ impl Session {
     /// Notes a call under way until the guard is dropped; `None` when there are too many, or one with that
     /// id already.
     pub fn begin_call(self: &Arc<Self>, id: Bytes, place: usize) -> Option<InFlight> {
-        let mut calls = lock(&self.life.in_flight);
+        let mut state = lock(&self.life.state);
         let (mut count, mut is_doubled) = (0, false);
-        for call in under_way(calls.as_deref()) {
+        for call in state.under_way() {
             count += 1;
             is_doubled |= call.id == id;
         }
@@ -148,15 +158,15 @@ impl Session {
             return None;
         }
         let backend = self.endpoint.servers[place].backend;
-        *calls = Some(Box::new(Call { id: id.clone(), backend, before: calls.take() }));
-        drop(calls);
+        state.in_flight = Some(Box::new(Call { id: id.clone(), backend, before: state.in_flight.take() }));
+        drop(state);
         Some(InFlight { session: Arc::clone(self), id })
     }
 
     /// Which server of the endpoint holds the call with that raw id; in the session as it was when the call
     /// began, if the server is behind it no more.
     pub fn holder(self: &Arc<Self>, id: &[u8]) -> Option<(Arc<Self>, usize)> {
-        let backend = under_way(lock(&self.life.in_flight).as_deref()).find(|call| call.id == id)?.backend;
+        let backend = lock(&self.life.state).under_way().find(|call| call.id == id)?.backend;
         let all = std::iter::once(Arc::clone(self)).chain(self.former());
         all.into_iter().find_map(|session| {
             let place = session.endpoint.servers.iter().position(|place| place.backend == backend)?;
@@ -166,18 +176,18 @@ impl Session {
 
     /// The session as it was over earlier versions of its endpoint, as far as calls are under way in it.
     pub fn former(&self) -> Vec<Arc<Self>> {
-        let Some(rare) = self.life.rare.get() else { return Vec::new() };
-        lock(&rare.former).iter().filter_map(Weak::upgrade).collect()
+        let state = lock(&self.life.state);
+        state.rare.iter().flat_map(|rare| &rare.former).filter_map(Weak::upgrade).collect()
     }
 
     /// The raw JSON of the level last set, for backends that are opened later.
     pub fn log_level(&self) -> Option<Bytes> {
-        lock(&self.life.rare.get()?.log_level).clone()
+        lock(&self.life.state).rare.as_ref()?.log_level.clone()
     }
 
     /// Remembers the level.
     pub fn remember_log_level(&self, level: Bytes) {
-        *lock(&self.life.rare().log_level) = Some(level);
+        lock(&self.life.state).rare().log_level = Some(level);
     }
 
     /// A new event stream of the client takes over from the one before.
@@ -194,7 +204,8 @@ impl Session {
 
     /// Remembers a stream that can be taken up again, as long as it is kept.
     pub fn keep_stream(&self, stream: &Arc<Stream>) {
-        let mut kept = lock(&self.life.kept);
+        let mut state = lock(&self.life.state);
+        let Kept(kept) = &mut **state.kept.get_or_insert_default();
         // Those that are gone still take memory. Of many only now and then, so that the walk over them does not matter.
         if kept.len() < WALKED_MAX || kept.len() == kept.capacity() {
             kept.retain(|stream| stream.strong_count() > 0);
@@ -226,7 +237,8 @@ impl Session {
     }
 
     fn find_kept(&self, is_it: impl Fn(&Stream) -> bool) -> Option<Arc<Stream>> {
-        lock(&self.life.kept).iter().filter_map(Weak::upgrade).find(|stream| is_it(stream))
+        let state = lock(&self.life.state);
+        state.kept.as_ref()?.0.iter().filter_map(Weak::upgrade).find(|stream| is_it(stream))
     }
 
     /// Counts an open event stream until the guard is dropped.
@@ -279,8 +291,8 @@ impl Session {
     pub fn end(&self) {
         self.life.ended.store(true, Ordering::Release);
         self.touch_stream();
-        let kept = std::mem::take(&mut *lock(&self.life.kept));
-        kept.iter().filter_map(Weak::upgrade).for_each(|stream| stream.lose());
+        let kept = lock(&self.life.state).kept.take();
+        kept.iter().flat_map(|kept| &kept.0).filter_map(Weak::upgrade).for_each(|stream| stream.lose());
     }
 
     /// Whether it was ended.
@@ -290,13 +302,18 @@ impl Session {
 
     /// Whether its state may go: nothing under way.
     pub fn is_quiet(&self) -> bool {
-        lock(&self.life.in_flight).is_none()
+        lock(&self.life.state).in_flight.is_none()
     }
 }
 
-impl Life {
-    fn rare(&self) -> &Rare {
-        self.rare.get_or_init(Box::default)
+impl State {
+    fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    /// The newest first.
+    fn under_way(&self) -> impl Iterator<Item = &Call> {
+        std::iter::successors(self.in_flight.as_deref(), |call| call.before.as_deref())
     }
 }
 
@@ -332,8 +349,8 @@ pub struct InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        let mut calls = lock(&self.session.life.in_flight);
-        let mut at = &mut *calls;
+        let mut state = lock(&self.session.life.state);
+        let mut at = &mut state.in_flight;
         while at.as_ref().is_some_and(|call| call.id != self.id) {
             let Some(call) = at else { return };
             at = &mut call.before;
@@ -346,11 +363,6 @@ impl Drop for InFlight {
 
 fn seconds(now_s: u64) -> u32 {
     u32::try_from(now_s).unwrap_or(u32::MAX)
-}
-
-/// The newest first.
-fn under_way(newest: Option<&Call>) -> impl Iterator<Item = &Call> {
-    std::iter::successors(newest, |call| call.before.as_deref())
 }
 
 /// A panic while these few lines held a lock leaves the value whole, so poisoning says nothing.
