@@ -9,9 +9,9 @@ use http::HeaderValue;
 
 use super::session::Session;
 
-/// The sessions by their ids, which are numbers, for they never leave the gateway. Asked once for each message of a bridged
-/// session.
+/// The sessions by their ids, which are numbers, for no client sees them. Asked once for each message of a bridged session.
 pub struct Table {
+    /// From a random one on: a server that changes its era is met with ids that others gave, it or another gateway.
     next: AtomicU64,
     shards: Box<[Mutex<Shard>]>,
 }
@@ -25,13 +25,20 @@ const SHARDS: usize = 64;
 /// client's next message finds it lost, and opens it again.
 const SHARD_MAX: usize = 1024;
 
+/// Of a new table's first id: 15 digits, which take 16 bytes in each session.
+const FIRST_MIN: u64 = 100_000_000_000_000;
+const FIRST_MAX: u64 = 900_000_000_000_000;
+
 /// Room for fewer is not worth giving back.
 const ROOM_MIN: usize = 16;
 
 impl Table {
     /// An empty one.
     pub fn new() -> Self {
-        Self { next: AtomicU64::new(1), shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
+        let mut random = [0; 8];
+        getrandom::fill(&mut random).expect("the system has random bytes");
+        let first = FIRST_MIN + u64::from_le_bytes(random) % (FIRST_MAX - FIRST_MIN);
+        Self { next: AtomicU64::new(first), shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
     }
 
     /// Puts a session in, under a new id.
@@ -44,7 +51,8 @@ impl Table {
         if let Some(evicted) = evicted {
             evicted.end();
         }
-        HeaderValue::from(id)
+        // Not made of the number, which would leave room behind it in each session.
+        HeaderValue::from_str(&id.to_string()).expect("digits")
     }
 
     /// The session of that id.
@@ -96,8 +104,12 @@ mod tests {
         let other_id = table.insert(other);
         assert_ne!(id, other_id);
         assert!(table.find(&id).is_some_and(|found| Arc::ptr_eq(&found, &one)));
+        assert_eq!(id.len(), 15, "{id:?}");
+        let again = Table::new().insert(Arc::clone(&one));
+        assert!(table.find(&again).is_none(), "{again:?} of another table, beside {id:?}");
         let padded = format!("0{}", id.to_str().unwrap());
-        for foreign in ["", "0", "x", "+1", "1 ", "-1", &padded, &"9".repeat(20), &u64::MAX.to_string()] {
+        for foreign in ["", "0", "1", "x", "+1", "1 ", "-1", &padded, &"9".repeat(20), &u64::MAX.to_string()]
+        {
             assert!(table.find(&HeaderValue::from_str(foreign).unwrap()).is_none(), "{foreign}");
         }
         assert!(table.remove(&id).is_some());
