@@ -320,13 +320,16 @@ impl Session {
 
     /// Notes a subscription. `None`: there are too many, or the URI is too long. Else the wish that has it.
     pub fn subscribe(&self, uri: &str) -> Option<u64> {
+        if uri.len() > URI_BYTES_MAX {
+            return None;
+        }
         let mut state = lock(&self.state);
         let uris = &mut state.rare().uris;
         let has_room = || {
             let bytes: usize = uris.iter().map(String::len).sum();
             uris.len() < URIS_MAX && bytes + uri.len() <= URIS_BYTES_MAX
         };
-        if uri.len() > URI_BYTES_MAX || !(uris.contains(uri) || has_room()) {
+        if !(uris.contains(uri) || has_room()) {
             return None;
         }
         let is_new = uris.insert(uri.to_owned());
@@ -337,6 +340,7 @@ impl Session {
     pub fn unsubscribe(&self, uri: &str) -> u64 {
         let mut state = lock(&self.state);
         let was_there = state.rare.as_mut().is_some_and(|rare| rare.uris.remove(uri));
+        state.tidy();
         self.wish(state, was_there)
     }
 
@@ -441,6 +445,11 @@ impl State {
         self.rare.get_or_insert_default()
     }
 
+    /// What most never have, and this one no more, is not kept.
+    fn tidy(&mut self) {
+        self.rare.take_if(|rare| rare.log_level.is_none() && rare.asked.is_empty() && rare.uris.is_empty());
+    }
+
     /// Tells the hub, when it is in one, that it has nothing to be told on any more. In the same hold of the lock in which
     /// that became so: who counts from nothing and locks after that sees it.
     fn tell_hub(&self) {
@@ -503,9 +512,7 @@ impl Drop for Asked {
         let mut state = lock(&self.session.state);
         let Some(rare) = &mut state.rare else { return };
         rare.asked.retain(|(id, _)| *id != self.id);
-        if rare.asked.is_empty() {
-            rare.asked = Vec::new();
-        }
+        state.tidy();
     }
 }
 
@@ -577,5 +584,22 @@ pub mod tests {
         let taken = (0..URIS_MAX).filter(|n| session.subscribe(&long(*n)).is_some()).count();
         assert_eq!(taken, URIS_BYTES_MAX / URI_BYTES_MAX);
         assert!(session.subscribe(&long(0)).is_some(), "it has that");
+    }
+
+    #[test]
+    fn what_a_session_has_no_more_takes_no_room() {
+        let session = session("{}");
+        let is_spare = || lock(&session.state).rare.is_none();
+        assert_eq!(session.subscribe(&"x".repeat(URI_BYTES_MAX + 1)), None);
+        assert!(is_spare());
+        let asked = session.expect("q1".into());
+        session.subscribe("a");
+        session.unsubscribe("a");
+        assert!(!is_spare(), "somebody waits for an answer");
+        drop(asked);
+        assert!(is_spare());
+        session.set_log_level("\"info\"".into());
+        drop(session.expect("q2".into()));
+        assert_eq!(session.log_level().as_deref(), Some(&b"\"info\""[..]));
     }
 }
