@@ -22,7 +22,8 @@ pub struct Purge {
 const FEWER_MIN: usize = 64;
 
 /// What was freed in one look can be given back in the next, and what other threads free meanwhile: the servers of thousands
-/// of sessions are told first that these are over. A minute of looks takes 30 ms.
+/// of sessions are told first that these are over. A look takes 0.14 ms beside 20 MiB in use, and 1 ms for each MiB that it
+/// gives back.
 const LOOKS: u8 = 60;
 
 impl Purge {

@@ -281,7 +281,9 @@ impl Worker {
             }
             drop(sessions);
             if !is_told {
-                purge.note([self.controls.open(), self.parking.count(), self.shared.sessions.count()]);
+                // A connection leaves memory where it is parked, and where it ends, but not where it wakes.
+                let (open, parked) = (self.controls.open(), self.parking.count());
+                purge.note([open, open + parked, self.shared.sessions.count()]);
             }
         }
     }
