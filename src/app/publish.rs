@@ -14,14 +14,15 @@ use crate::base::{Purge, unix_s};
 use crate::fleet::{Fleet, FleetBuilder, Moves, Pools};
 use crate::route::EndpointConfig;
 use crate::server::Shared;
-use crate::session::{Sessions, farewells, part_when_quiet};
+use crate::session::{Farewells, Sessions};
 
 /// Whoever changes what is served does it by this.
 pub struct Publisher {
     builder: FleetBuilder,
     fleet: watch::Sender<Arc<Fleet>>,
     shared: Arc<Shared>,
-    /// For farewells.
+    farewells: Rc<Farewells>,
+    /// For those.
     pools: Rc<Pools>,
 }
 
@@ -39,9 +40,10 @@ impl Publisher {
     /// leaves the sweep of sessions.
     pub fn new(builder: FleetBuilder, fleet: watch::Sender<Arc<Fleet>>, shared: Arc<Shared>) -> Self {
         let pools = Rc::new(Pools::new(builder.current()));
-        spawn_local(sweep(Arc::clone(&shared.sessions), Rc::clone(&pools)));
+        let farewells = Rc::<Farewells>::default();
+        spawn_local(sweep(Arc::clone(&shared.sessions), Rc::clone(&farewells), Rc::clone(&pools)));
         note_left_out(builder.current());
-        Self { builder, fleet, shared, pools }
+        Self { builder, fleet, shared, farewells, pools }
     }
 
     /// The version that is served.
@@ -75,7 +77,8 @@ impl Publisher {
         }
         // Until then a session may have been opened over what was.
         sessions.follow(&fleet.table);
-        spawn_local(part_when_quiet(sessions.take_leftovers(), Rc::clone(&self.pools)));
+        let farewells = Rc::clone(&self.farewells);
+        spawn_local(farewells.add_when_quiet(sessions.take_leftovers(), Rc::clone(&self.pools)));
         note_changes(&before, &fleet);
         note_left_out(&fleet);
         fleet
@@ -105,7 +108,7 @@ fn note_left_out(fleet: &Fleet) {
 }
 
 /// Ends sessions that are over or were long unused, at their servers too.
-async fn sweep(sessions: Arc<Sessions>, pools: Rc<Pools>) {
+async fn sweep(sessions: Arc<Sessions>, farewells: Rc<Farewells>, pools: Rc<Pools>) {
     let (mut sweep, mut look) = (interval(SESSION_SWEEP), interval(LOOK));
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -114,7 +117,7 @@ async fn sweep(sessions: Arc<Sessions>, pools: Rc<Pools>) {
         tokio::select! {
             _ = sweep.tick() => {}
             _ = look.tick() => {
-                purge.note([sessions.count(), 0, 0]);
+                purge.note([sessions.count(), farewells.due(), 0]);
                 continue;
             }
         }
@@ -122,14 +125,8 @@ async fn sweep(sessions: Arc<Sessions>, pools: Rc<Pools>) {
         pools.sweep();
         let left = sessions.take_leftovers();
         if !left.is_empty() {
-            spawn_local(part_when_quiet(left, Rc::clone(&pools)));
+            spawn_local(Rc::clone(&farewells).add_when_quiet(left, Rc::clone(&pools)));
         }
-        // Beside the sweep, for a server may be slow, and no longer than until the next one.
-        let told = timeout(SESSION_SWEEP, farewells(over, Rc::clone(&pools)));
-        spawn_local(async move {
-            if told.await.is_err() {
-                tracing::debug!("a server is slow to end sessions, and was not told of all that are over");
-            }
-        });
+        farewells.add(over.iter().flat_map(|session| session.leftovers()), &pools);
     }
 }

@@ -253,7 +253,7 @@ impl Open {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::path::PathBuf;
     use std::sync::mpsc;
     use std::task::Waker;
@@ -312,27 +312,26 @@ mod tests {
         /// The request for the stream, at the server.
         asked: UnixStream,
         listener: UnixListener,
-        socket: PathBuf,
+        _socket: Socket,
         /// Until it is dropped, or for too long, the paused clock stands.
         _still: mpsc::Sender<()>,
     }
 
     /// For what takes a moment; whoever waits for longer has failed.
-    const PATIENCE: Duration = Duration::from_mins(1);
+    pub const PATIENCE: Duration = Duration::from_mins(1);
 
     impl Unread {
         /// Of a server that could not be reached for a while, so that the request for the stream is the one let through.
         async fn new(name: &str) -> Self {
             let (still, ends) = mpsc::channel();
             spawn_blocking(move || ends.recv_timeout(PATIENCE).ok());
-            let socket = std::env::temp_dir().join(format!("metamcp-feed-{}-{name}", std::process::id()));
-            let address = Address::Unix { socket: socket.clone(), path: "/mcp".into() };
-            let pool = pool(address);
+            let socket = Socket::new(name);
+            let pool = pool(&socket);
             while pool.backend().condition().left_alone.is_none() {
                 assert!(pool.send(&Outgoing::get(), Lane::Call).await.is_err(), "nobody is there");
             }
             advance(PATIENCE).await;
-            let listener = UnixListener::bind(&socket).unwrap();
+            let listener = UnixListener::bind(&socket.0).unwrap();
             let features = Arc::new(ServerFeatures::default());
             let ready = Arc::new(Ready::new(None, Revision::LEGACY_LATEST, features));
             let mut feed = Feed::begin(Rc::clone(&pool), Source::Legacy(Arc::clone(&ready)), true, None);
@@ -341,17 +340,27 @@ mod tests {
                 asked = hear_new(&listener) => asked,
             };
             assert!(pool.send(&Outgoing::get(), Lane::Call).await.is_err(), "one is let through");
-            Self { pool, ready, feed: Some(feed), asked, listener, socket, _still: still }
+            Self { pool, ready, feed: Some(feed), asked, listener, _socket: socket, _still: still }
         }
     }
 
-    impl Drop for Unread {
+    /// Where a server will listen.
+    pub struct Socket(pub PathBuf);
+
+    impl Socket {
+        pub fn new(name: &str) -> Self {
+            Self(std::env::temp_dir().join(format!("metamcp-session-{}-{name}", std::process::id())))
+        }
+    }
+
+    impl Drop for Socket {
         fn drop(&mut self) {
-            let _ = std::fs::remove_file(&self.socket);
+            let _ = std::fs::remove_file(&self.0);
         }
     }
 
-    fn pool(address: Address) -> Rc<Pool> {
+    pub fn pool(socket: &Socket) -> Rc<Pool> {
+        let address = Address::Unix { socket: socket.0.clone(), path: "/mcp".into() };
         let config = Config {
             name: ServerName::new("a").unwrap(),
             address,
@@ -433,7 +442,9 @@ mod tests {
         let given_up = async {
             let mut unread = Unread::new("given up").await;
             unread.feed = None;
-            assert_eq!(unread.asked.read(&mut [0; 1]).await.unwrap(), 0, "the server is told");
+            // The request would be given up by itself in the end.
+            let told = timeout(PATIENCE / 2, unread.asked.read(&mut [0; 1])).await;
+            assert_eq!(told.expect("the server is told").unwrap(), 0);
         };
         LocalSet::new().run_until(given_up).await;
     }

@@ -7,6 +7,7 @@
 //! Does not know: HTTP towards clients, routing, or what the lists hold.
 
 mod ask;
+mod farewell;
 mod feed;
 mod id;
 mod state;
@@ -17,6 +18,7 @@ mod upstream;
 use std::time::Duration;
 
 pub use ask::{Ask, Asked, Heard, MESSAGE_BYTES_MAX, ask, is_lost, read_terminal};
+pub use farewell::{Farewells, farewell};
 pub use feed::{Feed, FeedEnd, Listen, Source};
 pub use id::{Seal, SessionKey};
 pub use state::{InFlight, Leftover, OpenStream, Session};
@@ -25,10 +27,7 @@ pub use stream::{
     Writer,
 };
 pub use table::{Full, NotFound, Sessions};
-pub use upstream::{
-    Capabilities, Introduction, Ready, Said, ServerFeatures, TaskFeatures, Upstream, farewell, farewells,
-    part_when_quiet,
-};
+pub use upstream::{Capabilities, Introduction, Ready, Said, ServerFeatures, TaskFeatures, Upstream};
 
 /// Bounds of sessions.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,7 +2,6 @@
 //! when the backend lost it.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,22 +9,18 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
-use futures_util::future::join_all;
-use futures_util::stream::{self, StreamExt as _};
 use http::{HeaderValue, StatusCode};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::sync::Notify;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::timeout;
 
 use super::ask::{Ask, For, Heard, ask, ask_for};
-use super::state::{Leftover, Session};
 use crate::auth::KeyId;
-use crate::backend::{BackendId, Lane, Outgoing, Pool};
+use crate::backend::{Lane, Outgoing, Pool};
 use crate::base::{Fault, Kind, Recent};
-use crate::fleet::Pools;
 use crate::protocol::{ClientCapabilities, Era, Method, Revision, TASKS_EXTENSION, header};
 
 /// Of what a server says when it refuses a session, in an error of ours.
@@ -474,65 +469,6 @@ impl Ready {
 
 /// Telling a backend that its session is over; nobody waits for it.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Of the calls that a server takes at once, one in so many is a farewell when thousands of sessions are over together: the
-/// rest is for clients, who would else be refused.
-const FAREWELLS_SHARE: usize = 4;
-
-/// More of them at once would not be faster.
-const FAREWELLS_MAX: usize = 16;
-
-/// Tells every server that the client's session there is over.
-pub async fn farewell(session: Arc<Session>, pools: Rc<Pools>) {
-    for left in session.leftovers() {
-        part(&left.upstream, BackendId(left.backend), &pools).await;
-    }
-}
-
-/// The same for many clients, each server by itself and some at a time. Cancel safe: those who were not told by then end
-/// their sessions by themselves.
-pub async fn farewells(sessions: Vec<Arc<Session>>, pools: Rc<Pools>) {
-    let mut servers = HashMap::<BackendId, Vec<Arc<Upstream>>>::new();
-    for Leftover { backend, upstream } in sessions.iter().flat_map(|session| session.leftovers()) {
-        servers.entry(BackendId(backend)).or_default().push(upstream);
-    }
-    drop(sessions);
-    let servers =
-        servers.into_iter().filter_map(|(backend, upstreams)| Some((pools.find(backend)?, upstreams)));
-    let each = servers.map(|(pool, upstreams)| async move {
-        let at_once = (pool.backend().config.in_flight_max / FAREWELLS_SHARE).clamp(1, FAREWELLS_MAX);
-        let open = stream::iter(upstreams).filter_map(async |upstream| upstream.ready());
-        open.for_each_concurrent(at_once, async |ready| ready.part(&pool).await).await;
-    });
-    join_all(each).await;
-}
-
-/// Tells servers that are behind their clients' sessions no more, each when no call is under way in its
-/// session. Ends when all are told.
-pub async fn part_when_quiet(mut left: Vec<Leftover>, pools: Rc<Pools>) {
-    // Its own hold on the connections: they may be gone from the pools before a long call ends.
-    let ids: HashSet<u32> = left.iter().map(|left| left.backend).collect();
-    let _held: Vec<_> = ids.into_iter().filter_map(|id| pools.find(BackendId(id))).collect();
-    let mut look = interval(QUIET_POLL);
-    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    while !left.is_empty() {
-        look.tick().await;
-        let (quiet, busy): (Vec<_>, Vec<_>) = left.into_iter().partition(Leftover::is_quiet);
-        for Leftover { backend, upstream } in quiet {
-            part(&upstream, BackendId(backend), &pools).await;
-        }
-        left = busy;
-    }
-}
-
-/// Between two looks whether calls have ended at a server that is gone; nobody waits for it.
-const QUIET_POLL: Duration = Duration::from_secs(1);
-
-async fn part(upstream: &Upstream, backend: BackendId, pools: &Pools) {
-    if let (Some(ready), Some(pool)) = (upstream.ready(), pools.find(backend)) {
-        ready.part(&pool).await;
-    }
-}
 
 #[cfg(test)]
 mod tests {

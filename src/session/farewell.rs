@@ -1,0 +1,174 @@
+//! Servers are told of sessions that are over.
+
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::iter::from_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use futures_util::stream::{self, StreamExt as _};
+use tokio::task::spawn_local;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::state::{Leftover, Session};
+use super::upstream::Ready;
+use crate::backend::{BackendId, Pool};
+use crate::fleet::Pools;
+
+/// Of the calls that a server takes at once, one in so many is a farewell when thousands of sessions are over together: the
+/// rest is for clients, who would else be refused.
+const SHARE: usize = 4;
+
+/// More of them at once would not be faster.
+const AT_ONCE_MAX: usize = 16;
+
+/// Sessions of which one server is still to be told: 10 MiB. Of more, a server that is so slow is not told.
+const DUE_MAX: usize = 65_536;
+
+/// Between two looks whether calls have ended at a server that is gone; nobody waits for it.
+const QUIET_POLL: Duration = Duration::from_secs(1);
+
+/// Tells every server that the client's session there is over.
+pub async fn farewell(session: Arc<Session>, pools: Rc<Pools>) {
+    let open = session.leftovers().into_iter().filter_map(|left| open(&left, &pools));
+    drop(session);
+    join_all(open.map(async |(pool, ready)| ready.part(&pool).await)).await;
+}
+
+/// The same for many clients: each server by itself, and some sessions at a time.
+#[derive(Default)]
+pub struct Farewells {
+    /// By server; an entry for as long as there is a task that tells it.
+    due: RefCell<HashMap<BackendId, VecDeque<Arc<Ready>>>>,
+}
+
+impl Farewells {
+    /// Has servers told, in tasks of the `LocalSet`.
+    pub fn add(self: &Rc<Self>, left: impl IntoIterator<Item = Leftover>, pools: &Pools) {
+        for (pool, ready) in left.into_iter().filter_map(|left| open(&left, pools)) {
+            self.add_one(&pool, ready);
+        }
+    }
+
+    fn add_one(self: &Rc<Self>, pool: &Rc<Pool>, ready: Arc<Ready>) {
+        let mut due = self.due.borrow_mut();
+        let of_server = due.entry(pool.backend().id).or_insert_with(|| {
+            spawn_local(Rc::clone(self).tell(Rc::clone(pool)));
+            VecDeque::new()
+        });
+        if of_server.len() < DUE_MAX {
+            of_server.push_back(ready);
+        } else {
+            tracing::debug!(server = %pool.backend().config.name, "too slow to be told of all sessions that are over");
+        }
+    }
+
+    /// The same for servers that are behind their clients' sessions no more, each when no call is under way in its session.
+    /// Ends when all are being told.
+    pub async fn add_when_quiet(self: Rc<Self>, mut left: Vec<Leftover>, pools: Rc<Pools>) {
+        // Its own hold on the connections: they may be gone from the pools before a long call ends.
+        let ids: HashSet<u32> = left.iter().map(|left| left.backend).collect();
+        let _held: Vec<_> = ids.into_iter().filter_map(|id| pools.find(BackendId(id))).collect();
+        let mut look = interval(QUIET_POLL);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while !left.is_empty() {
+            look.tick().await;
+            self.add(left.extract_if(.., |left| left.is_quiet()), &pools);
+        }
+    }
+
+    /// How many sessions servers are still to be told of.
+    pub fn due(&self) -> usize {
+        self.due.borrow().values().map(VecDeque::len).sum()
+    }
+
+    async fn tell(self: Rc<Self>, pool: Rc<Pool>) {
+        let id = pool.backend().id;
+        let at_once = (pool.backend().config.in_flight_max / SHARE).clamp(1, AT_ONCE_MAX);
+        let next = || self.due.borrow_mut().get_mut(&id)?.pop_front();
+        // Some may have come while the last of those before were told.
+        while let Some(first) = next() {
+            let all = stream::iter(std::iter::once(first).chain(from_fn(next)));
+            all.for_each_concurrent(at_once, async |ready| ready.part(&pool).await).await;
+        }
+        self.due.borrow_mut().remove(&id);
+    }
+}
+
+/// What is open there, and the way to tell of it.
+fn open(left: &Leftover, pools: &Pools) -> Option<(Rc<Pool>, Arc<Ready>)> {
+    Some((pools.find(BackendId(left.backend))?, left.upstream.ready()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::{UnixListener, UnixStream};
+    use tokio::task::LocalSet;
+    use tokio::time::{sleep, timeout};
+
+    use super::super::feed::tests::{PATIENCE, Socket, pool};
+    use super::super::upstream::ServerFeatures;
+    use super::*;
+    use crate::protocol::Revision;
+
+    type Told = Rc<RefCell<Vec<String>>>;
+
+    fn open_at_server(id: usize) -> Arc<Ready> {
+        let id = HeaderValue::from_str(&format!("<{id}>")).unwrap();
+        Arc::new(Ready::new(Some(id), Revision::LEGACY_LATEST, Arc::new(ServerFeatures::default())))
+    }
+
+    /// A server that takes a second for each, and is told on many connections.
+    async fn serve(listener: UnixListener, told: Told) {
+        while let Ok((stream, _)) = listener.accept().await {
+            spawn_local(hear(stream, Rc::clone(&told)));
+        }
+    }
+
+    async fn hear(mut stream: UnixStream, told: Told) {
+        let mut head = Vec::new();
+        while stream.read_buf(&mut head).await.unwrap() > 0 {
+            let Some(head) = head.ends_with(b"\r\n\r\n").then(|| std::mem::take(&mut head)) else { continue };
+            let head = String::from_utf8(head).unwrap();
+            assert!(head.starts_with("DELETE "), "{head}");
+            let (_, id) = head.split_once('<').unwrap();
+            told.borrow_mut().push(id.split_once('>').unwrap().0.to_owned());
+            sleep(Duration::from_secs(1)).await;
+            stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_server_is_told_of_all() {
+        const SESSIONS: usize = 100;
+        let all = async {
+            let (socket, told) = (Socket::new("farewell"), Told::default());
+            spawn_local(serve(UnixListener::bind(&socket.0).unwrap(), Rc::clone(&told)));
+            let (pool, farewells) = (pool(&socket), Rc::<Farewells>::default());
+            let first = SESSIONS / 2 - 1;
+            (0..first).for_each(|id| farewells.add_one(&pool, open_at_server(id)));
+            while told.borrow().len() < first {
+                sleep(QUIET_POLL / 10).await;
+            }
+            assert!(
+                !farewells.due.borrow().is_empty() && farewells.due() == 0,
+                "the last of them take their time"
+            );
+            (first..SESSIONS).for_each(|id| farewells.add_one(&pool, open_at_server(id)));
+            let ends = async {
+                while !farewells.due.borrow().is_empty() {
+                    sleep(QUIET_POLL).await;
+                }
+            };
+            timeout(PATIENCE, ends).await.expect("all are told of");
+            let ids: HashSet<_> = told.borrow().iter().cloned().collect();
+            assert_eq!((ids.len(), told.borrow().len()), (SESSIONS, SESSIONS), "once each");
+            assert_eq!(Rc::strong_count(&farewells), 1, "nobody waits for more");
+        };
+        LocalSet::new().run_until(all).await;
+    }
+}
