@@ -438,6 +438,7 @@ mod tests {
         check(vec![40, 1, 0], &[0, 16, 1, 1, 0, 24]);
         check(vec![17, 20, 2], &[0, 16, 1, 16, 2, 2, 0, 1, 1, 4]);
     }
+
     /// How much each of three servers says before its end, if it has not ended, and what is heard: an end is `None`.
     #[track_caller]
     fn check_ends(mut feeds: [Option<usize>; 3], expected: &[(usize, Option<()>)]) {
