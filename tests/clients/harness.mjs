@@ -14,6 +14,9 @@ import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { pathToFileURL } from 'node:url';
 
+// The report goes to stdout, and there some SDKs say what they find odd, such as a list that changes while they close.
+console.debug = console.error;
+
 const CHECK_MS = 20_000;
 
 /** The same for the first, which a server is started for, or several behind a gateway. */
