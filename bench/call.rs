@@ -22,12 +22,16 @@ fn bench(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, gateway: &Gateway
 
 fn calls(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("call");
-    let one = Gateway::start(1);
+    let one = Gateway::start(1, "modern");
     bench(&mut group, "call_small_one_backend", &one, &one.call("echo", 5));
     bench(&mut group, "call_answer_64kib", &one, &one.call("big", 5));
     bench(&mut group, "call_request_1mib", &one, &one.call("echo", 1 << 20));
     bench(&mut group, "stream_100_events", &one, &one.call("events", 5));
-    let ten = Gateway::start(10);
+    let legacy = Gateway::start(1, "legacy");
+    let mut client = legacy.connect();
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("session_one_call", |bencher| bencher.iter(|| client.live(&legacy)));
+    let ten = Gateway::start(10, "modern");
     bench(&mut group, "call_small_ten_backends", &ten, &ten.call("echo", 5));
     let list = ten.request("tools/list", None, "");
     let listed_bytes = ten.connect().ask(&list);

@@ -26,6 +26,10 @@ const EVENTS: usize = 100;
 /// The size of the answer of the tool `big`.
 const BIG_BYTES: usize = 64 << 10;
 
+const INITIALIZE: &str = r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"c","version":"1"}}}"#;
+const INITIALIZED: &str = r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
+const LEGACY_CALL: &str = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"s0__echo","arguments":{"text":"xxxxx"}}}"#;
+
 /// One worker, and a key that every request shows.
 pub struct Gateway {
     dir: PathBuf,
@@ -35,16 +39,17 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// In front of so many servers, `s0` and on.
-    pub fn start(servers: usize) -> Self {
-        let dir = std::env::temp_dir().join(format!("metamcp-bench-{}-{servers}", std::process::id()));
+    /// In front of so many servers, `s0` and on, of that era.
+    pub fn start(servers: usize, era: &str) -> Self {
+        let dir = std::env::temp_dir().join(format!("metamcp-bench-{}-{era}-{servers}", std::process::id()));
         fs::create_dir_all(&dir).expect("there is room for temporary files");
         let mut toml = "[log]\nfilter = \"error\"\n".to_owned();
         for number in 0..servers {
             let socket = dir.join(format!("s{number}"));
             let listener = UnixListener::bind(&socket).expect("the directory is new");
             thread::spawn(move || accept(&listener));
-            let _ = writeln!(toml, "[servers.s{number}]\nurl = \"unix:{}:/mcp\"", socket.display());
+            let url = socket.display();
+            let _ = writeln!(toml, "[servers.s{number}]\nurl = \"unix:{url}:/mcp\"\nera = \"{era}\"");
         }
         fs::write(dir.join("metamcp.toml"), toml).expect("the directory is there");
         let (stop, stopped) = oneshot::channel();
@@ -81,6 +86,21 @@ impl Gateway {
              {name}Content-Length: {}\r\n\r\n{body}",
             self.key,
             body.len()
+        )
+        .into_bytes()
+    }
+
+    /// A request of revision 2025-11-25, within the session of that id when there is one.
+    fn legacy_request(&self, method: &str, session: Option<&str>, body: &str) -> Vec<u8> {
+        let key = &self.key;
+        let session = session.map_or_else(String::new, |id| {
+            format!("MCP-Protocol-Version: 2025-11-25\r\nMcp-Session-Id: {id}\r\n")
+        });
+        let length =
+            if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
+        format!(
+            "{method} /mcp HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\n\
+             Content-Type: application/json\r\nAccept: application/json, text/event-stream\r\n{session}{length}\r\n{body}"
         )
         .into_bytes()
     }
@@ -132,6 +152,27 @@ impl Client {
     ///
     /// When the answer is not 200, or does not come.
     pub fn ask(&mut self, request: &[u8]) -> usize {
+        let answer = self.exchange(request);
+        assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(answer));
+        answer.len()
+    }
+
+    /// A whole session with one call in it.
+    ///
+    /// # Panics
+    ///
+    /// When an answer is not what it has to be, or does not come.
+    pub fn live(&mut self, gateway: &Gateway) {
+        let answer = self.exchange(&gateway.legacy_request("POST", None, INITIALIZE));
+        let id = header(answer, "mcp-session-id").expect("it has sessions").to_owned();
+        let requests = [("POST", INITIALIZED, "202"), ("POST", LEGACY_CALL, "200"), ("DELETE", "", "200")];
+        for (method, body, status) in requests {
+            let answer = self.exchange(&gateway.legacy_request(method, Some(&id), body));
+            assert_eq!(&answer[9..12], status.as_bytes(), "{}", String::from_utf8_lossy(answer));
+        }
+    }
+
+    fn exchange(&mut self, request: &[u8]) -> &[u8] {
         self.socket.write_all(request).expect("the gateway reads");
         let mut len = 0;
         loop {
@@ -142,9 +183,7 @@ impl Client {
             assert!(count > 0, "the gateway closed: {}", String::from_utf8_lossy(&self.buffer[..len]));
             len += count;
             if is_whole(&self.buffer[..len]) {
-                let came = &self.buffer[..len];
-                assert!(came.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(came));
-                return len;
+                return &self.buffer[..len];
             }
         }
     }
@@ -153,15 +192,17 @@ impl Client {
 /// Whether a message has come to its end.
 fn is_whole(came: &[u8]) -> bool {
     let Some(head) = memchr::memmem::find(came, b"\r\n\r\n") else { return false };
-    match content_length(&came[..head]) {
-        Some(length) => came.len() >= head + 4 + length,
-        None => came.ends_with(b"\r\n0\r\n\r\n"),
+    match header(came, "content-length") {
+        Some(length) => came.len() >= head + 4 + length.parse::<usize>().expect("a number"),
+        None => header(came, "transfer-encoding").is_none() || came.ends_with(b"\r\n0\r\n\r\n"),
     }
 }
 
-fn content_length(head: &[u8]) -> Option<usize> {
-    let head = std::str::from_utf8(head).ok()?.to_ascii_lowercase();
-    head.lines().find_map(|line| line.strip_prefix("content-length:"))?.trim().parse().ok()
+/// The value of a header field of a message, of which the head has come.
+fn header<'a>(came: &'a [u8], name: &str) -> Option<&'a str> {
+    let head = std::str::from_utf8(&came[..memchr::memmem::find(came, b"\r\n\r\n")?]).ok()?;
+    let mut fields = head.lines().filter_map(|line| line.split_once(':'));
+    fields.find_map(|(found, value)| found.eq_ignore_ascii_case(name).then(|| value.trim()))
 }
 
 fn accept(listener: &UnixListener) {
@@ -194,8 +235,14 @@ struct Answers {
     small: Vec<u8>,
     big: Vec<u8>,
     events: Vec<u8>,
+    opened: Vec<u8>,
     unknown: Vec<u8>,
 }
+
+const ACCEPTED: &[u8] = b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n";
+const ENDED: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+/// To a GET for an event stream.
+const NO_STREAM: &[u8] = b"HTTP/1.1 405 Method Not Allowed\r\nAllow: POST, DELETE\r\nContent-Length: 0\r\n\r\n";
 
 impl Answers {
     fn new() -> Self {
@@ -222,6 +269,7 @@ impl Answers {
             small: json(&result(&text(5))),
             big: json(&result(&text(BIG_BYTES))),
             events: stream(&events),
+            opened: opened(),
             unknown: json(r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32601,"message":"unknown"}}"#),
         }
     }
@@ -230,6 +278,10 @@ impl Answers {
         let head = &request[..request.len().min(1024)];
         let has = |text: &str| memchr::memmem::find(head, text.as_bytes()).is_some();
         match () {
+            () if head.starts_with(b"DELETE ") => ENDED,
+            () if head.starts_with(b"GET ") => NO_STREAM,
+            () if has(r#""method":"initialize""#) => &self.opened,
+            () if has("notifications/initialized") => ACCEPTED,
             () if has("server/discover") => &self.discovered,
             () if has("tools/list") => &self.listed,
             () if has(r#""name":"big""#) => &self.big,
@@ -238,6 +290,16 @@ impl Answers {
             () => &self.unknown,
         }
     }
+}
+
+/// To `initialize`.
+fn opened() -> Vec<u8> {
+    let mut answer = json(
+        r#"{"jsonrpc":"2.0","id":1,"result":{"protocolVersion":"2025-11-25","capabilities":{"tools":{}},"serverInfo":{"name":"s","version":"1"}}}"#,
+    );
+    let at = memchr::memmem::find(&answer, b"Content-Length").expect("it has a length");
+    answer.splice(at..at, *b"Mcp-Session-Id: 4d8e2b1a-0f1c-4a57-9b57-7d2f3a1c9e60\r\n");
+    answer
 }
 
 fn result(members: &str) -> String {

@@ -16,7 +16,7 @@ use metamcp::route::{Destination, Names, OwnName};
 #[path = "../gateway.rs"]
 mod gateway;
 
-use gateway::{Client, Gateway, TOOLS};
+use gateway::{Gateway, TOOLS};
 
 /// As the product has it.
 #[global_allocator]
@@ -98,6 +98,7 @@ fn look_up(names: Names) -> Names {
 enum What {
     Call(&'static str, usize),
     List,
+    Session,
 }
 
 const SMALL: What = What::Call("echo", 5);
@@ -111,20 +112,27 @@ const TEN: usize = 10;
 /// One server itself, with the gateway at rest: what is not the gateway's part.
 const DIRECT: usize = 0;
 
-fn ready(servers: usize, what: &What) -> (Gateway, Client, Vec<u8>) {
-    let gateway = Gateway::start(servers.max(1));
+/// Asks once more than so often: the first time opens the connection to the server, and waits for argon2 and for the lists.
+fn ask(servers: usize, what: &What, times: usize) {
+    let era = if matches!(what, What::Session) { "legacy" } else { "modern" };
+    let gateway = Gateway::start(servers.max(1), era);
+    let mut client = if servers == DIRECT { gateway.connect_server() } else { gateway.connect() };
     let request = match what {
         What::Call(tool, text_bytes) => gateway.call(tool, *text_bytes),
         What::List => gateway.request("tools/list", None, ""),
+        What::Session => {
+            (0..=times).for_each(|_| client.live(&gateway));
+            return;
+        }
     };
-    let mut client = if servers == DIRECT { gateway.connect_server() } else { gateway.connect() };
-    // The first one opens the connection to the server, and waits for argon2 and for the lists.
     let answer_bytes = client.ask(&request);
     assert!(
         !matches!(what, What::List) || answer_bytes > servers * TOOLS,
         "the list has {answer_bytes} bytes"
     );
-    (gateway, client, request)
+    for _ in 0..times {
+        black_box(client.ask(&request));
+    }
 }
 
 // Asks so often. What it takes to begin and to end is counted, too, and is the same however often.
@@ -147,14 +155,14 @@ fn ready(servers: usize, what: &What) -> (Gateway, Client, Vec<u8>) {
 #[bench::stream_100_events_many(ONE, STREAM, 220)]
 #[bench::stream_100_events_direct_few(DIRECT, STREAM, 20)]
 #[bench::stream_100_events_direct_many(DIRECT, STREAM, 220)]
+#[bench::session_one_call_few(ONE, What::Session, 50)]
+#[bench::session_one_call_many(ONE, What::Session, 550)]
+#[bench::session_one_call_direct_few(DIRECT, What::Session, 50)]
+#[bench::session_one_call_direct_many(DIRECT, What::Session, 550)]
 #[bench::list_200_tools_ten_backends_few(TEN, What::List, 200)]
 #[bench::list_200_tools_ten_backends_many(TEN, What::List, 1200)]
 fn whole(servers: usize, what: What, times: usize) {
-    let (gateway, mut client, request) = ready(servers, &what);
-    for _ in 0..times {
-        black_box(client.ask(&request));
-    }
-    drop((client, gateway));
+    ask(servers, &what, times);
 }
 
 /// All threads of the process, and not what is below one function.
