@@ -32,13 +32,15 @@ struct Shard {
     live: HashMap<SessionKey, Arc<Session>, RandomState>,
     /// Ended by the client before their time, with the second until which the id would else be good.
     ended: HashMap<SessionKey, u64, RandomState>,
+    /// Which were ended of those that are good until this second, or for less long, is not known any more.
+    forgotten_s: u64,
 }
 
 /// Enough that two cores seldom meet in one; each costs an empty map.
 const SHARDS: usize = 64;
 
-/// Ended ids remembered per shard: 64 x 4,096 x 24 bytes is 6 MiB. Beyond it the oldest state is what a
-/// restart would be: the id works again, for the same key only, on a session without a past.
+/// Ended ids remembered per shard: 64 x 4,096 x 24 bytes is 6 MiB. Beyond it the older half is forgotten, and ids as old as
+/// that are good only while there is state behind them: a client that was silent for long opens another session.
 const ENDED_MAX: usize = 4096;
 
 /// Room for fewer is not worth giving back.
@@ -55,6 +57,24 @@ pub enum NotFound {
     Unknown,
     /// The id is good, and there is no room for its state.
     Full,
+}
+
+impl Shard {
+    /// Remembers that an id was ended that would be good until then.
+    fn end(&mut self, key: SessionKey, until_s: u64) {
+        if self.ended.len() == ENDED_MAX {
+            self.forget_older_half();
+        }
+        self.ended.insert(key, until_s);
+    }
+
+    fn forget_older_half(&mut self) {
+        let mut ends: Vec<u64> = self.ended.values().copied().collect();
+        let half = ends.len() / 2;
+        let (_, middle, _) = ends.select_nth_unstable(half);
+        self.forgotten_s = *middle;
+        self.ended.retain(|_, until_s| *until_s > *middle);
+    }
 }
 
 impl Sessions {
@@ -131,6 +151,9 @@ impl Sessions {
             self.renew(session, endpoint);
             return Ok(Arc::clone(session));
         }
+        if expires_s <= shard.forgotten_s {
+            return Err(NotFound::Unknown);
+        }
         drop(shard);
         if self.count() >= self.config.sessions_max {
             return Err(NotFound::Full);
@@ -187,9 +210,7 @@ impl Sessions {
     pub fn end(&self, session: &Session) {
         let until_s = session.seal.created_s.saturating_add(self.config.lifetime.as_secs());
         let mut shard = self.shard(session.seal.key);
-        if shard.ended.len() < ENDED_MAX {
-            shard.ended.insert(session.seal.key, until_s);
-        }
+        shard.end(session.seal.key, until_s);
         if shard.live.remove(&session.seal.key).is_some() {
             self.count.fetch_sub(1, Ordering::Relaxed);
         }
@@ -269,4 +290,70 @@ fn give_room_back<T>(map: &mut HashMap<SessionKey, T, RandomState>) {
 /// Every change under a lock is one operation on a collection, so a poisoned one guards a whole collection.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use zeroize::Zeroizing;
+
+    use super::*;
+    use crate::auth::EncryptionKey;
+    use crate::protocol::{ClientCapabilities, Revision};
+    use crate::route::{EndpointId, Shape};
+    use crate::telemetry::metrics::Label;
+
+    const HOUR_S: u64 = 3600;
+
+    /// Sessions, who asks, and what for.
+    fn sessions() -> (Sessions, Identity, Arc<Endpoint>) {
+        let key = EncryptionKey { version: 1, key: Zeroizing::new([7; 32]) };
+        let config = Config {
+            lifetime: Duration::from_secs(24 * HOUR_S),
+            idle_timeout: Duration::from_secs(HOUR_S),
+            sessions_max: 1000,
+            streams: None,
+        };
+        let endpoint = Endpoint {
+            id: EndpointId(0),
+            scope: "s/a".into(),
+            shape: Shape::Single,
+            servers: Vec::new(),
+            label: Label::OTHER,
+        };
+        let sealer = Arc::new(Sealer::new(&[key]).unwrap());
+        (Sessions::new(config, sealer), Identity::sample("AAAAAAAAAAAA"), Arc::new(endpoint))
+    }
+
+    #[test]
+    fn what_was_ended_stays_so_however_many_were() {
+        let (sessions, identity, endpoint) = sessions();
+        let ours = || Introduction::ours(Revision::LEGACY_LATEST, ClientCapabilities::default());
+        let create = |now_s| sessions.create(&identity, &endpoint, ours(), now_s).ok().unwrap();
+        let find = |id: &str, now_s| sessions.find(id.as_bytes(), &identity, &endpoint, now_s).is_ok();
+        let kept: Vec<_> = (0..100).map(|_| create(0)).collect();
+        let dropped: Vec<_> = (0..100).map(|_| create(0).0).collect();
+        kept.iter().for_each(|(_, session)| session.touch(2 * HOUR_S));
+        sessions.sweep(HOUR_S);
+        assert_eq!(sessions.count(), kept.len());
+        let ended: Vec<_> = (0..100).map(|_| create(HOUR_S)).collect();
+        ended.iter().for_each(|(_, session)| sessions.end(session));
+        assert!(dropped.iter().all(|id| find(id, HOUR_S)), "as long as all that were ended are known");
+        sessions.sweep(2 * HOUR_S);
+        let others = |at: usize| (0..ENDED_MAX as u64 * 3 / 2).map(move |number| (at, number));
+        for (at, number) in (0..SHARDS).flat_map(others) {
+            let key = SessionKey((u128::from(number) << 8 | at as u128).to_le_bytes());
+            lock(&sessions.shards[at]).end(key, 25 * HOUR_S + number / 1000);
+        }
+        let now_s = 2 * HOUR_S;
+        assert!(ended.iter().all(|(id, _)| !find(id, now_s)), "none of them is good");
+        assert!(kept.iter().all(|(id, _)| find(id, now_s)), "those with a state are");
+        assert!(dropped.iter().all(|id| !find(id, now_s)), "the others are as old as what is forgotten");
+        let remembered: usize = sessions.shards.iter().map(|shard| lock(shard).ended.len()).sum();
+        assert!(remembered <= SHARDS * ENDED_MAX);
+        let id = create(now_s).0;
+        sessions.sweep(now_s + HOUR_S);
+        assert!(find(&id, now_s + HOUR_S), "a newer one is built anew");
+    }
 }
