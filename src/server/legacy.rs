@@ -8,7 +8,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 use memchr::memmem;
-use tokio::task::spawn_local;
 use tokio::time::timeout;
 
 use super::call::Call;
@@ -29,7 +28,7 @@ use crate::catalog::{ListKind, View};
 use crate::frame::{Id, Kind as FrameKind, Span};
 use crate::protocol::{ClientCapabilities, Era, Method, Revision, header};
 use crate::route::{Endpoint, Place, Shape};
-use crate::session::{Ask, Full, InFlight, Introduction, Ready, Said, Session, ask, farewell, is_lost};
+use crate::session::{Ask, Full, InFlight, Introduction, Ready, Said, Session, ask, is_lost};
 
 /// What a client says of itself is kept for its session; real ones have some 200 bytes.
 const INTRODUCTION_BYTES_MAX: usize = 16 << 10;
@@ -503,5 +502,5 @@ async fn ask_server(
 /// Ends a session, here and at every server.
 pub fn end(worker: &Rc<Worker>, session: &Arc<Session>) {
     worker.shared.sessions.end(session);
-    spawn_local(farewell(Arc::clone(session), worker.pools()));
+    worker.farewells.add(session.leftovers(), &worker.pools());
 }

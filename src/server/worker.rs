@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 
 use super::Config;
 use super::bell::Bell;
-use super::control::{Control, Controls, Order};
+use super::control::{Control, Controls};
 use super::fields::{Field, Fields};
 use super::guard::Guard;
 use super::mapped;
@@ -33,7 +33,7 @@ use crate::frame::Scanner;
 use crate::journal::usage::{Counters, Usage};
 use crate::limits::{Gauge, Limits, Permit};
 use crate::route::{Endpoint, Place};
-use crate::session::{NotFound, Session, Sessions, Streams};
+use crate::session::{Farewells, NotFound, Session, Sessions, Streams};
 use crate::telemetry::metrics::{Label, Metrics, StreamKind, Streaming, Writer};
 use crate::telemetry::traces::Tracer;
 
@@ -80,6 +80,8 @@ pub struct Worker {
     /// Sessions this worker has met, by the text of their ids: a hit needs neither the seal nor a lock.
     sessions: RefCell<HashMap<Bytes, Arc<Session>, RandomState>>,
     gauges: RefCell<HashMap<KeyId, Arc<Gauge>, RandomState>>,
+    /// Servers that are to be told of sessions that clients ended.
+    pub farewells: Rc<Farewells>,
     /// Its connections.
     pub controls: Controls,
     /// What concerns all event streams.
@@ -135,6 +137,7 @@ impl Worker {
             scanner: RefCell::new(Scanner::new()),
             sessions: RefCell::default(),
             gauges: RefCell::default(),
+            farewells: Rc::default(),
             controls: Controls::default(),
             bell: Bell::new(shared.config.keep_alive),
             parking: Parking::new()?,
@@ -260,9 +263,6 @@ impl Worker {
                 self.bell.ring();
             } else {
                 self.bell.tick();
-            }
-            if self.phase.get() >= Phase::Drain {
-                self.controls.give_all(Order::Drain);
             }
             self.controls.sweep(config);
             self.parking.sweep(config.idle_timeout);

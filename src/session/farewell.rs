@@ -7,12 +7,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt as _};
 use tokio::task::spawn_local;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::state::{Leftover, Session};
+use super::state::Leftover;
 use super::upstream::Ready;
 use crate::backend::{BackendId, Pool};
 use crate::fleet::Pools;
@@ -30,14 +29,7 @@ const DUE_MAX: usize = 65_536;
 /// Between two looks whether calls have ended at a server that is gone; nobody waits for it.
 const QUIET_POLL: Duration = Duration::from_secs(1);
 
-/// Tells every server that the client's session there is over.
-pub async fn farewell(session: Arc<Session>, pools: Rc<Pools>) {
-    let open = session.leftovers().into_iter().filter_map(|left| open(&left, &pools));
-    drop(session);
-    join_all(open.map(async |(pool, ready)| ready.part(&pool).await)).await;
-}
-
-/// The same for many clients: each server by itself, and some sessions at a time.
+/// What servers are told by one thread: each by itself, and of some sessions at a time.
 #[derive(Default)]
 pub struct Farewells {
     /// By server; an entry for as long as there is a task that tells it.

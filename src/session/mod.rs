@@ -18,7 +18,7 @@ mod upstream;
 use std::time::Duration;
 
 pub use ask::{Ask, Asked, Heard, MESSAGE_BYTES_MAX, ask, is_lost, read_terminal};
-pub use farewell::{Farewells, farewell};
+pub use farewell::Farewells;
 pub use feed::{Feed, FeedEnd, Listen, Source};
 pub use id::{Seal, SessionKey};
 pub use state::{InFlight, Leftover, OpenStream, Session};
