@@ -139,6 +139,42 @@ fn parked_connections_end_with_the_gateway() {
     assert_eq!(gateway.ended().code(), Some(0));
 }
 
+#[test]
+fn what_came_before_the_signal_is_answered() {
+    let peer = Peer::script([]);
+    let mut gateway = Gateway::open(&[("a", peer.address)]);
+    let requests = [call("echoed"), by_hyper(call("echoed"))];
+    let open = || -> Vec<_> {
+        let clients = requests.iter().cycle().take(2 * 16).map(|request| {
+            let mut client = Client::connect(gateway.address);
+            check_call(&mut client, request, "echoed");
+            (client, request.bytes())
+        });
+        clients.collect()
+    };
+    let mut clients = open();
+    wait_parked(&gateway, clients.len());
+    clients.extend(open());
+    let new = requests.iter().map(|request| (Client::connect(gateway.address), request.bytes()));
+    clients.extend(new);
+    // What comes now, and the signal, it finds together.
+    gateway.signal("-STOP");
+    for (client, request) in &mut clients {
+        client.send(request);
+    }
+    gateway.terminate();
+    gateway.signal("-CONT");
+    for (number, (mut client, _)) in clients.into_iter().enumerate() {
+        let response = client.response();
+        assert!(
+            response.status == 200 && response.text().contains("echoed"),
+            "{number}: {}",
+            response.text()
+        );
+    }
+    assert_eq!(gateway.ended().code(), Some(0));
+}
+
 /// A call whose answer is a stream that has said something, and then nothing for long.
 fn silent_call(gateway: &Gateway, peer: &Peer, script: Vec<Step>) -> Client {
     peer.push([script]);

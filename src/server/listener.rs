@@ -16,7 +16,7 @@ use crossbeam::utils::CachePadded;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::oneshot;
-use tokio::task::spawn_local;
+use tokio::task::{spawn_local, yield_now};
 use tokio::time::sleep;
 use tokio_rustls::TlsAcceptor;
 
@@ -220,6 +220,8 @@ impl Seed {
             }
         }
         drop(intake);
+        // Until the runtime has looked, what came before the signal is not known, and who sent it would be taken for idle.
+        yield_now().await;
         // Who has a task is told first, so that none rests any more and is parked after this, where nobody looks.
         worker.controls.give_all(Order::Drain);
         worker.parking.close(&mut woken);

@@ -192,7 +192,8 @@ impl Gateway {
         self.signal("-TERM");
     }
 
-    fn signal(&self, name: &str) {
+    /// Sends it a signal, named as kill(1) does.
+    pub fn signal(&self, name: &str) {
         let told = Command::new("kill").args([name, &self.pid().to_string()]).status().unwrap();
         assert!(told.success());
     }

@@ -16,7 +16,8 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::AsyncReadExt as _;
-use tokio::task::spawn_local;
+use tokio::sync::watch;
+use tokio::task::{spawn_local, yield_now};
 use tokio::time::timeout;
 
 use super::rewound::Rewound;
@@ -35,6 +36,13 @@ const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Streams of one HTTP/2 connection at once: an agent's calls under way. Over it, the client waits.
 const HTTP2_STREAMS_MAX: u32 = 256;
 
+/// Of a request that is not read for a while, as a framed stream with many calls under way: a client may have sent so much.
+const HTTP2_STREAM_WINDOW: u32 = 128 << 10;
+
+/// Of all of them together. h2 ends a connection on which small frames lie unread that take, with what each of them costs it,
+/// half of this: those of one stream, of 30 bytes and more, do not.
+const HTTP2_CONNECTION_WINDOW: u32 = 2 << 20;
+
 /// What hyper was left for.
 pub enum Left {
     /// The connection is over.
@@ -52,7 +60,7 @@ pub async fn serve(worker: &Rc<Worker>, control: &Rc<Control>, link: Link) -> Le
         // What has come is answered, also when the gateway is on its way out.
         biased;
         opened = open(worker, link) => opened,
-        _ = phase.wait_for(|phase| *phase >= Phase::Drain) => return Left::Gone,
+        () = draining(&mut phase) => return Left::Gone,
     };
     let Some((link, speaks)) = opened else { return Left::Gone };
     control.speak(speaks);
@@ -64,6 +72,12 @@ pub async fn serve(worker: &Rc<Worker>, control: &Rc<Control>, link: Link) -> Le
             Left::Gone
         }
     }
+}
+
+/// Waits until the gateway is on its way out, and the runtime has looked at what came before.
+async fn draining(phase: &mut watch::Receiver<Phase>) {
+    let _ = phase.wait_for(|phase| *phase >= Phase::Drain).await;
+    yield_now().await;
 }
 
 /// Waits for enough bytes to know the protocol; `None` when they do not come.
@@ -120,6 +134,9 @@ async fn serve_http1(worker: &Rc<Worker>, stream: Rewound, control: &Rc<Control>
             Order::Drain if is_draining || !has_begun => {}
             Order::Drain => {
                 is_draining = true;
+                if Pin::new(&mut connection).poll(cx).is_ready() {
+                    return Poll::Ready(true);
+                }
                 Pin::new(&mut connection).graceful_shutdown();
             }
             Order::Close => return Poll::Ready(true),
@@ -153,6 +170,8 @@ async fn serve_http2(worker: &Rc<Worker>, stream: Rewound, control: &Rc<Control>
     let connection = http2::Builder::new(LocalExecutor)
         .timer(TokioTimer::new())
         .max_concurrent_streams(HTTP2_STREAMS_MAX)
+        .initial_stream_window_size(HTTP2_STREAM_WINDOW)
+        .initial_connection_window_size(HTTP2_CONNECTION_WINDOW)
         .max_header_list_size(u32::try_from(config.header_bytes_max).unwrap_or(u32::MAX))
         // A peer that is gone without a word is noticed.
         .keep_alive_interval(Some(config.idle_timeout))

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::net::TcpStream;
+use tokio::task::yield_now;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -84,7 +85,8 @@ async fn own(worker: Rc<Worker>, mut link: Link, place: Place, stream: Option<Wr
     let control = Control::new();
     let watched = worker.controls.watch(&control);
     if *worker.shared.phase.borrow() >= Phase::Drain {
-        // It says what was said to all others before it was there.
+        // It says what was said to all others before it was there, when the runtime knows what has come on it.
+        yield_now().await;
         control.give(Order::Drain);
     }
     let mut stream = stream.map(|writing| Box::new(Detached { writing, active: control.begin() }));
