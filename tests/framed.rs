@@ -7,7 +7,7 @@ mod example;
 mod support;
 
 use std::io::Write as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use support::{
@@ -104,6 +104,28 @@ fn sessions_in_a_stream() {
     }
     let seen = peer.calls().into_iter().find(|seen| seen.text().contains(r#"{"n":2}"#)).unwrap();
     assert_eq!(seen.header("mcp-protocol-version"), Some("2025-11-25"));
+}
+
+#[test]
+fn a_client_that_sends_empty_messages_is_there() {
+    let peer = Peer::script([]);
+    let setup = Setup::new().server("a", peer.address);
+    let gateway = setup.with("[server]\nidle_timeout = \"1s\"").start();
+    // Nothing is heard there; it is where time passes.
+    let (_sender, silence) = std::sync::mpsc::channel::<()>();
+    let mut streams = Form::BOTH.map(|form| (form, Stream::open(&gateway, SINGLE, form)));
+    let until = Instant::now() + Duration::from_secs(4);
+    while Instant::now() < until {
+        for (form, stream) in &mut streams {
+            assert!(stream.raw(&form.wrap("")));
+        }
+        let _ = silence.recv_timeout(Duration::from_millis(100));
+    }
+    let answers = streams.each_mut().map(|(_, stream)| stream.ask(&modern("1", "echo"))["id"].clone());
+    assert_eq!(answers, [1, 1]);
+    for (_, mut stream) in streams {
+        ends(&mut stream, "body_timeout");
+    }
 }
 
 #[test]
@@ -624,6 +646,7 @@ fn the_example_does_what_it_says() {
 }
 
 mod http2 {
+    use std::collections::HashSet;
     use std::convert::Infallible;
     use std::pin::Pin;
     use std::task::{Context, Poll};
@@ -635,7 +658,7 @@ mod http2 {
     use serde_json::Value;
     use tokio::sync::mpsc;
 
-    use super::{Form, Gateway, Peer, Stream, modern};
+    use super::{Form, Gate, Gateway, Peer, Step, Stream, legacy, modern, open_session, result};
 
     /// What is sent, as it is sent.
     struct Sent(mpsc::UnboundedReceiver<Vec<u8>>);
@@ -650,6 +673,55 @@ mod http2 {
         ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
             self.0.poll_recv(cx).map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes.into()))))
         }
+    }
+
+    /// More calls than are taken at once, a frame for each, of which the rest waits unread.
+    #[test]
+    fn what_the_gateway_does_not_read_yet_is_held_back_by_the_client() {
+        const CALLS: usize = 8000;
+        let (peer, gate) = (Peer::script([]), Gate::default());
+        peer.push(vec![vec![Step::Wait(gate.clone()), Step::Answer(result("@id", "late"))]; 256]);
+        let gateway = Gateway::open(&[("a", peer.address)]);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let socket = tokio::net::TcpStream::connect(gateway.address).await.unwrap();
+            let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(socket));
+            let (mut sending, connection) = handshake.await.unwrap();
+            let connection = tokio::spawn(connection);
+            let (sender, receiver) = mpsc::unbounded_channel();
+            let request = http::Request::post(format!("http://{}{}", gateway.address, Stream::PATH))
+                .header("content-type", Form::Frames.media_type())
+                .header("mcp-session-id", open_session(&gateway, "/mcp", None))
+                .body(Sent(receiver))
+                .unwrap();
+            for id in 0..CALLS {
+                sender.send(Form::Frames.wrap(&legacy(&id.to_string(), "a__echo", "{}"))).unwrap();
+            }
+            let response = sending.send_request(request).await.unwrap();
+            let wait = tokio::task::spawn_blocking(move || {
+                peer.wait_calls(256);
+                peer.wait_quiet();
+                gate.open();
+                peer
+            });
+            let _peer = wait.await.unwrap();
+            drop(sender);
+            let (mut body, mut held, mut ids) = (response.into_body(), Vec::new(), HashSet::new());
+            while let Some(frame) = body.frame().await {
+                held.extend_from_slice(&frame.unwrap().into_data().unwrap_or_default());
+                let mut at = 0;
+                while let Some((message, taken)) = Form::Frames.unwrap(&held[at..]) {
+                    at += taken;
+                    if !message.is_empty() {
+                        let message: Value = serde_json::from_slice(message).unwrap();
+                        assert!(ids.insert(message["id"].as_u64().unwrap()), "{message}");
+                    }
+                }
+                held.drain(..at);
+            }
+            assert_eq!(ids.len(), CALLS);
+            connection.abort();
+        });
     }
 
     #[test]

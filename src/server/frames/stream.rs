@@ -66,6 +66,8 @@ struct Clock {
     period: Duration,
     /// Messages that had come and gone at the last look.
     seen: (u64, u64),
+    /// Whether the client sent anything since, an empty line included.
+    came: bool,
     /// When something last moved, as far as was looked.
     moved: Instant,
     /// Since when one message is being received.
@@ -160,7 +162,7 @@ impl Framed {
         let now = Instant::now();
         let before =
             std::mem::replace(&mut self.clock.seen, (self.intake.number(), self.desk.outbox.count()));
-        let is_still = before == self.clock.seen;
+        let is_still = before == self.clock.seen && !std::mem::take(&mut self.clock.came);
         if !is_still || !self.intake.is_idle() || self.follow.is_some() {
             self.clock.moved = now;
         }
@@ -244,6 +246,7 @@ impl Framed {
         let Some(incoming) = &mut self.incoming else { return Poll::Ready(false) };
         match std::task::ready!(Pin::new(incoming).poll_frame(cx)) {
             Some(Ok(frame)) => {
+                self.clock.came = true;
                 // Trailers have no meaning here.
                 self.reader.push(frame.into_data().unwrap_or_default());
                 Poll::Ready(true)
@@ -358,7 +361,7 @@ impl Clock {
         let tick = Box::pin(sleep_until(now + period));
         // None of them: the key may have been taken back before there was a stream.
         let held_against = (u64::MAX, 0);
-        Self { tick, period, seen: (0, 0), moved: now, within: None, held_against }
+        Self { tick, period, seen: (0, 0), came: false, moved: now, within: None, held_against }
     }
 
     /// Whether the credential was not held against these yet.
