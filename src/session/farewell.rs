@@ -20,8 +20,8 @@ use crate::fleet::Pools;
 /// rest is for clients, who would else be refused.
 const SHARE: usize = 4;
 
-/// More of them at once would not be faster.
-const AT_ONCE_MAX: usize = 16;
+/// Of a server that takes many calls at once: each may be a connection.
+const AT_ONCE_MAX: usize = 64;
 
 /// Sessions of which one server is still to be told: 10 MiB. Of more, a server that is so slow is not told.
 const DUE_MAX: usize = 65_536;
