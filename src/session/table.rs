@@ -334,11 +334,15 @@ mod tests {
         let find = |id: &str, now_s| sessions.find(id.as_bytes(), &identity, &endpoint, now_s).is_ok();
         let kept: Vec<_> = (0..100).map(|_| create(0)).collect();
         let dropped: Vec<_> = (0..100).map(|_| create(0).0).collect();
-        kept.iter().for_each(|(_, session)| session.touch(2 * HOUR_S));
+        for (_, session) in &kept {
+            session.touch(2 * HOUR_S);
+        }
         sessions.sweep(HOUR_S);
         assert_eq!(sessions.count(), kept.len());
         let ended: Vec<_> = (0..100).map(|_| create(HOUR_S)).collect();
-        ended.iter().for_each(|(_, session)| sessions.end(session));
+        for (_, session) in &ended {
+            sessions.end(session);
+        }
         assert!(dropped.iter().all(|id| find(id, HOUR_S)), "as long as all that were ended are known");
         sessions.sweep(2 * HOUR_S);
         let others = |at: usize| (0..ENDED_MAX as u64 * 3 / 2).map(move |number| (at, number));
