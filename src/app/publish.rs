@@ -40,7 +40,7 @@ impl Publisher {
     /// leaves the sweep of sessions.
     pub fn new(builder: FleetBuilder, fleet: watch::Sender<Arc<Fleet>>, shared: Arc<Shared>) -> Self {
         let pools = Rc::new(Pools::new(builder.current()));
-        let farewells = Rc::<Farewells>::default();
+        let farewells = Farewells::new(shared.config.workers + 1);
         spawn_local(sweep(Arc::clone(&shared.sessions), Rc::clone(&farewells), Rc::clone(&pools)));
         note_left_out(builder.current());
         Self { builder, fleet, shared, farewells, pools }

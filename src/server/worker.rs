@@ -137,7 +137,8 @@ impl Worker {
             scanner: RefCell::new(Scanner::new()),
             sessions: RefCell::default(),
             gauges: RefCell::default(),
-            farewells: Rc::default(),
+            // The thread that sweeps sessions tells servers, too.
+            farewells: Farewells::new(shared.config.workers + 1),
             controls: Controls::default(),
             bell: Bell::new(shared.config.keep_alive),
             parking: Parking::new()?,

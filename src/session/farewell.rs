@@ -1,6 +1,6 @@
 //! Servers are told of sessions that are over.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::iter::from_fn;
 use std::rc::Rc;
@@ -16,27 +16,37 @@ use super::upstream::Ready;
 use crate::backend::{BackendId, Pool};
 use crate::fleet::Pools;
 
-/// Of the calls that a server takes at once, one in so many is a farewell when thousands of sessions are over together: the
-/// rest is for clients, who would else be refused.
+/// Of the calls that a server takes at once, one in so many is a farewell when thousands of sessions are over together, and at
+/// least one of each thread: the rest is for clients, who would else be refused.
 const SHARE: usize = 4;
 
 /// Of a server that takes many calls at once: each may be a connection.
 const AT_ONCE_MAX: usize = 64;
 
-/// Sessions of which one server is still to be told: 10 MiB. Of more, a server that is so slow is not told.
+/// Sessions of which one thread is still to tell one server: 10 MiB. Of more, a server that is so slow is not told.
 const DUE_MAX: usize = 65_536;
+
+/// A server that leaves so many without an answer, one after the other, is told no more of what is due: it is away, or hangs, and
+/// ends its sessions by itself.
+const UNHEARD_MAX: usize = 16;
 
 /// Between two looks whether calls have ended at a server that is gone; nobody waits for it.
 const QUIET_POLL: Duration = Duration::from_secs(1);
 
 /// What servers are told by one thread: each by itself, and of some sessions at a time.
-#[derive(Default)]
 pub struct Farewells {
+    /// Of the process.
+    threads: usize,
     /// By server; an entry for as long as there is a task that tells it.
     due: RefCell<HashMap<BackendId, VecDeque<Arc<Ready>>>>,
 }
 
 impl Farewells {
+    /// Nothing to tell yet, on one of so many threads that tell the same servers.
+    pub fn new(threads: usize) -> Rc<Self> {
+        Rc::new(Self { threads, due: RefCell::default() })
+    }
+
     /// Has servers told, in tasks of the `LocalSet`.
     pub fn add(self: &Rc<Self>, left: impl IntoIterator<Item = Leftover>, pools: &Pools) {
         for (pool, ready) in left.into_iter().filter_map(|left| open(&left, pools)) {
@@ -78,12 +88,25 @@ impl Farewells {
 
     async fn tell(self: Rc<Self>, pool: Rc<Pool>) {
         let id = pool.backend().id;
-        let at_once = (pool.backend().config.in_flight_max / SHARE).clamp(1, AT_ONCE_MAX);
-        let next = || self.due.borrow_mut().get_mut(&id)?.pop_front();
+        let at_once = (pool.backend().config.in_flight_max / SHARE / self.threads).clamp(1, AT_ONCE_MAX);
+        let unheard = Cell::new(0);
+        let next = || {
+            let mut due = self.due.borrow_mut();
+            let due = due.get_mut(&id)?;
+            if unheard.get() >= UNHEARD_MAX {
+                tracing::debug!(server = %pool.backend().config.name, left = due.len(), "does not hear of sessions that are over");
+                due.clear();
+            }
+            due.pop_front()
+        };
+        let tell = async |ready: Arc<Ready>| {
+            let is_heard = ready.part(&pool).await;
+            unheard.set(if is_heard { 0 } else { unheard.get() + 1 });
+        };
         // Some may have come while the last of those before were told.
         while let Some(first) = next() {
             let all = stream::iter(std::iter::once(first).chain(from_fn(next)));
-            all.for_each_concurrent(at_once, async |ready| ready.part(&pool).await).await;
+            all.for_each_concurrent(at_once, tell).await;
         }
         self.due.borrow_mut().remove(&id);
     }
@@ -91,7 +114,8 @@ impl Farewells {
 
 /// What is open there, and the way to tell of it.
 fn open(left: &Leftover, pools: &Pools) -> Option<(Rc<Pool>, Arc<Ready>)> {
-    Some((pools.find(BackendId(left.backend))?, left.upstream.ready()?))
+    let ready = left.upstream.ready().filter(|ready| ready.session_id.is_some())?;
+    Some((pools.find(BackendId(left.backend))?, ready))
 }
 
 #[cfg(test)]
@@ -114,14 +138,14 @@ mod tests {
         Arc::new(Ready::new(Some(id), Revision::LEGACY_LATEST, Arc::new(ServerFeatures::default())))
     }
 
-    /// A server that takes a second for each, and is told on many connections.
-    async fn serve(listener: UnixListener, told: Told) {
+    /// A server that takes so long for each, and is told on many connections.
+    async fn serve(listener: UnixListener, told: Told, takes: Duration) {
         while let Ok((stream, _)) = listener.accept().await {
-            spawn_local(hear(stream, Rc::clone(&told)));
+            spawn_local(hear(stream, Rc::clone(&told), takes));
         }
     }
 
-    async fn hear(mut stream: UnixStream, told: Told) {
+    async fn hear(mut stream: UnixStream, told: Told, takes: Duration) {
         let mut head = Vec::new();
         while stream.read_buf(&mut head).await.unwrap() > 0 {
             let Some(head) = head.ends_with(b"\r\n\r\n").then(|| std::mem::take(&mut head)) else { continue };
@@ -129,8 +153,9 @@ mod tests {
             assert!(head.starts_with("DELETE "), "{head}");
             let (_, id) = head.split_once('<').unwrap();
             told.borrow_mut().push(id.split_once('>').unwrap().0.to_owned());
-            sleep(Duration::from_secs(1)).await;
-            stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+            sleep(takes).await;
+            // Who has waited for too long has gone.
+            let _ = stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await;
         }
     }
 
@@ -139,8 +164,9 @@ mod tests {
         const SESSIONS: usize = 100;
         let all = async {
             let (socket, told) = (Socket::new("farewell"), Told::default());
-            spawn_local(serve(UnixListener::bind(&socket.0).unwrap(), Rc::clone(&told)));
-            let (pool, farewells) = (pool(&socket), Rc::<Farewells>::default());
+            let listener = UnixListener::bind(&socket.0).unwrap();
+            spawn_local(serve(listener, Rc::clone(&told), Duration::from_secs(1)));
+            let (pool, farewells) = (pool(&socket), Farewells::new(1));
             let first = SESSIONS / 2 - 1;
             (0..first).for_each(|id| farewells.add_one(&pool, open_at_server(id)));
             while told.borrow().len() < first {
@@ -160,6 +186,28 @@ mod tests {
             let ids: HashSet<_> = told.borrow().iter().cloned().collect();
             assert_eq!((ids.len(), told.borrow().len()), (SESSIONS, SESSIONS), "once each");
             assert_eq!(Rc::strong_count(&farewells), 1, "nobody waits for more");
+        };
+        LocalSet::new().run_until(all).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_does_not_hear_is_given_up() {
+        let all = async {
+            let (socket, told) = (Socket::new("unheard"), Told::default());
+            let listener = UnixListener::bind(&socket.0).unwrap();
+            spawn_local(serve(listener, Rc::clone(&told), 2 * PATIENCE));
+            // Half of a share of two: one at once.
+            let (pool, farewells) = (pool(&socket), Farewells::new(2));
+            for id in 0..10 * UNHEARD_MAX {
+                farewells.add_one(&pool, open_at_server(id));
+            }
+            let ends = async {
+                while !farewells.due.borrow().is_empty() {
+                    sleep(QUIET_POLL).await;
+                }
+            };
+            timeout(3 * PATIENCE, ends).await.expect("it is given up");
+            assert!(told.borrow().len() <= UNHEARD_MAX, "{:?}", told.borrow());
         };
         LocalSet::new().run_until(all).await;
     }

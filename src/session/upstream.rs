@@ -447,14 +447,11 @@ impl Ready {
         }
     }
 
-    /// Tells the server that the session is over, when it has an id to be told by.
-    pub async fn part(&self, pool: &Rc<Pool>) {
-        if self.session_id.is_some() {
-            let mut request = Outgoing::delete();
-            self.write_headers(&mut request);
-            // A server that is away, or does not listen, ends its sessions by itself.
-            let _ = timeout(FAREWELL_TIMEOUT, pool.send(&request, Lane::Call)).await;
-        }
+    /// Tells the server that the session is over, and says whether it answered anything.
+    pub async fn part(&self, pool: &Rc<Pool>) -> bool {
+        let mut request = Outgoing::delete();
+        self.write_headers(&mut request);
+        matches!(timeout(FAREWELL_TIMEOUT, pool.send(&request, Lane::Call)).await, Ok(Ok(_)))
     }
 
     /// What later requests of the session carry.
