@@ -155,8 +155,6 @@ fn what_came_before_the_signal_is_answered() {
     let mut clients = open();
     wait_parked(&gateway, clients.len());
     clients.extend(open());
-    let new = requests.iter().map(|request| (Client::connect(gateway.address), request.bytes()));
-    clients.extend(new);
     // What comes now, and the signal, it finds together.
     gateway.signal("-STOP");
     for (client, request) in &mut clients {

@@ -27,4 +27,4 @@ pub use purge::Purge;
 pub use recent::Recent;
 pub use scratch::with_scratch;
 pub use take_body::TakeBody;
-pub use turn::let_others_go_first;
+pub use turn::{let_others_go_first, runtime_looked};

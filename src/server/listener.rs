@@ -16,7 +16,7 @@ use crossbeam::utils::CachePadded;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::oneshot;
-use tokio::task::{spawn_local, yield_now};
+use tokio::task::spawn_local;
 use tokio::time::sleep;
 use tokio_rustls::TlsAcceptor;
 
@@ -26,7 +26,7 @@ use super::intake::{Intake, Listening};
 use super::parking::Places;
 use super::worker::{Shared, Worker};
 use super::{Config, Tls};
-use crate::base::Phase;
+use crate::base::{Phase, runtime_looked};
 
 /// Connections the kernel may hold before they are accepted, for each worker: a burst of reconnecting clients. What Linux
 /// allows by default since 5.4.
@@ -221,7 +221,7 @@ impl Seed {
         }
         drop(intake);
         // Until the runtime has looked, what came before the signal is not known, and who sent it would be taken for idle.
-        yield_now().await;
+        runtime_looked(worker.controls.open()).await;
         // Who has a task is told first, so that none rests any more and is parked after this, where nobody looks.
         worker.controls.give_all(Order::Drain);
         worker.parking.close(&mut woken);

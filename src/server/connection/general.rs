@@ -17,13 +17,13 @@ use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::watch;
-use tokio::task::{spawn_local, yield_now};
+use tokio::task::spawn_local;
 use tokio::time::timeout;
 
 use super::rewound::Rewound;
 use super::socket::Socket;
 use super::{Detached, Link};
-use crate::base::{Phase, let_others_go_first};
+use crate::base::{Phase, let_others_go_first, runtime_looked};
 use crate::server::body::ResponseBody;
 use crate::server::control::{Control, Order, Speaks};
 use crate::server::handler::handle;
@@ -60,7 +60,7 @@ pub async fn serve(worker: &Rc<Worker>, control: &Rc<Control>, link: Link) -> Le
         // What has come is answered, also when the gateway is on its way out.
         biased;
         opened = open(worker, link) => opened,
-        () = draining(&mut phase) => return Left::Gone,
+        () = draining(&mut phase, worker) => return Left::Gone,
     };
     let Some((link, speaks)) = opened else { return Left::Gone };
     control.speak(speaks);
@@ -75,9 +75,9 @@ pub async fn serve(worker: &Rc<Worker>, control: &Rc<Control>, link: Link) -> Le
 }
 
 /// Waits until the gateway is on its way out, and the runtime has looked at what came before.
-async fn draining(phase: &mut watch::Receiver<Phase>) {
+async fn draining(phase: &mut watch::Receiver<Phase>, worker: &Worker) {
     let _ = phase.wait_for(|phase| *phase >= Phase::Drain).await;
-    yield_now().await;
+    runtime_looked(worker.controls.open()).await;
 }
 
 /// Waits for enough bytes to know the protocol; `None` when they do not come.

@@ -18,7 +18,6 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::net::TcpStream;
-use tokio::task::yield_now;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -28,7 +27,7 @@ use super::fast_lane::{self, End};
 use super::parking::{Parked, Place, Silent, Woken};
 use super::worker::Worker;
 use super::write::Writing;
-use crate::base::Phase;
+use crate::base::{Phase, runtime_looked};
 use general::Left;
 
 pub use socket::{Sink, Socket, Still};
@@ -86,7 +85,7 @@ async fn own(worker: Rc<Worker>, mut link: Link, place: Place, stream: Option<Wr
     let watched = worker.controls.watch(&control);
     if *worker.shared.phase.borrow() >= Phase::Drain {
         // It says what was said to all others before it was there, when the runtime knows what has come on it.
-        yield_now().await;
+        runtime_looked(worker.controls.open()).await;
         control.give(Order::Drain);
     }
     let mut stream = stream.map(|writing| Box::new(Detached { writing, active: control.begin() }));
