@@ -238,7 +238,10 @@ impl Session {
 
     fn find_kept(&self, is_it: impl Fn(&Stream) -> bool) -> Option<Arc<Stream>> {
         let state = lock(&self.life.state);
-        state.kept.as_ref()?.0.iter().filter_map(Weak::upgrade).find(|stream| is_it(stream))
+        let kept: Vec<_> = state.kept.as_ref()?.0.iter().filter_map(Weak::upgrade).collect();
+        // Each has a lock of its own, which is held for longer.
+        drop(state);
+        kept.into_iter().find(|stream| is_it(stream))
     }
 
     /// Counts an open event stream until the guard is dropped.
