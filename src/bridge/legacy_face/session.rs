@@ -512,6 +512,9 @@ impl Drop for Asked {
         let mut state = lock(&self.session.state);
         let Some(rare) = &mut state.rare else { return };
         rare.asked.retain(|(id, _)| *id != self.id);
+        if rare.asked.is_empty() {
+            rare.asked = Vec::new();
+        }
         state.tidy();
     }
 }

@@ -66,7 +66,7 @@ struct Clock {
     period: Duration,
     /// Messages that had come and gone at the last look.
     seen: (u64, u64),
-    /// Whether the client sent anything since, an empty line included.
+    /// Whether the client has sent anything since then, an empty line included.
     came: bool,
     /// When something last moved, as far as was looked.
     moved: Instant,
@@ -162,7 +162,8 @@ impl Framed {
         let now = Instant::now();
         let before =
             std::mem::replace(&mut self.clock.seen, (self.intake.number(), self.desk.outbox.count()));
-        let is_still = before == self.clock.seen && !std::mem::take(&mut self.clock.came);
+        let came = std::mem::take(&mut self.clock.came);
+        let is_still = before == self.clock.seen && !came;
         if !is_still || !self.intake.is_idle() || self.follow.is_some() {
             self.clock.moved = now;
         }
