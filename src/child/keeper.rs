@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout};
 
 use super::kin::children;
 use super::orders::Orders;
-use super::{COMMAND, EXIT_NOT_RUN, PROGRAM, pid, stand_in};
+use super::{COMMAND, EXIT_NOT_RUN, PROGRAM, pid, say, stand_in};
 
 /// What the arguments call it.
 pub const ROLE: &str = "keep";
@@ -43,7 +43,7 @@ pub fn run(orders: &Orders, program: &[OsString]) -> ExitCode {
         .and_then(|()| Builder::new_current_thread().enable_all().build())
         .and_then(|runtime| runtime.block_on(keep(orders, program)));
     kept.unwrap_or_else(|error| {
-        eprintln!("metamcp: the server cannot be kept: {error}");
+        say(&format!("the server cannot be kept: {error}"));
         ExitCode::from(EXIT_NOT_RUN)
     })
 }
@@ -87,7 +87,7 @@ async fn keep(orders: &Orders, program: &[OsString]) -> io::Result<ExitCode> {
                 }
                 if status.is_some() {
                     if status.is_some_and(|status| status.exit_status() == Some(0)) {
-                        eprintln!("metamcp: the program has ended, so what it started is ended too: it must stay");
+                        say("the program has ended, so what it started is ended too: it must stay");
                     }
                     end_all(server, &mut status, &mut ended, || SHORT_GRACE).await;
                     break;

@@ -23,6 +23,7 @@ mod stand_in;
 mod strays;
 
 use std::ffi::OsString;
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use rustix::process::{Pid, Signal};
@@ -41,6 +42,12 @@ pub const PROGRAM: &str = "/proc/self/exe";
 /// What a shell says of a program that cannot be run.
 const EXIT_NOT_RUN: u8 = 127;
 
+/// Says something to whoever started this process. That may have gone, and what is to be ended is ended nevertheless:
+/// `eprintln!` would panic.
+fn say(text: &str) {
+    let _ = writeln!(io::stderr(), "metamcp: {text}");
+}
+
 /// Runs as one of these, when the arguments of this process say so.
 pub fn run_if_asked() -> Option<ExitCode> {
     let mut args = std::env::args_os().skip(1);
@@ -53,7 +60,7 @@ pub fn run_if_asked() -> Option<ExitCode> {
         (Some(keeper::ROLE), Some(orders)) => keeper::run(&orders, &program),
         (Some(stand_in::ROLE), Some(orders)) => stand_in::run(&orders, &program),
         _ => {
-            eprintln!("metamcp: `{COMMAND}` is for metamcp itself; see metamcp --help");
+            say(&format!("`{COMMAND}` is for metamcp itself; see metamcp --help"));
             ExitCode::from(EXIT_NOT_RUN)
         }
     };

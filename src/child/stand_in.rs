@@ -15,7 +15,7 @@ use super::files::lower_files;
 use super::orders::{Confinement, Limits, Orders};
 use super::pages::take_huge_pages;
 use super::strays::CORE_BYTES;
-use super::{EXIT_NOT_RUN, pid};
+use super::{EXIT_NOT_RUN, pid, say};
 
 /// What the arguments call it.
 pub const ROLE: &str = "become";
@@ -53,7 +53,7 @@ pub fn run(orders: &Orders, program: &[OsString]) -> ExitCode {
 }
 
 fn fail(text: &str) -> ExitCode {
-    eprintln!("metamcp: {text}");
+    say(text);
     ExitCode::from(EXIT_NOT_RUN)
 }
 
@@ -97,7 +97,7 @@ fn confine(confinement: &Confinement) -> Result<(), String> {
         if *required {
             return Err("this kernel has no Landlock; set confine.required = false to go without".to_owned());
         }
-        eprintln!("metamcp: this kernel has no Landlock: the file system is not confined");
+        say("this kernel has no Landlock: the file system is not confined");
     }
     Ok(())
 }
