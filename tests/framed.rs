@@ -654,8 +654,10 @@ mod http2 {
     use bytes::Bytes;
     use http_body_util::BodyExt as _;
     use hyper::body::{Body, Frame};
+    use hyper::client::conn::http2::{self, SendRequest};
     use hyper_util::rt::{TokioExecutor, TokioIo};
     use serde_json::Value;
+    use tokio::net::TcpStream;
     use tokio::sync::mpsc;
 
     use super::{Form, Gate, Gateway, Peer, Step, Stream, legacy, modern, open_session, result};
@@ -675,6 +677,15 @@ mod http2 {
         }
     }
 
+    /// A connection, which runs beside its streams.
+    async fn connect(gateway: &Gateway) -> SendRequest<Sent> {
+        let socket = TcpStream::connect(gateway.address).await.unwrap();
+        let (sending, connection) =
+            http2::handshake(TokioExecutor::new(), TokioIo::new(socket)).await.unwrap();
+        tokio::spawn(connection);
+        sending
+    }
+
     /// More calls than are taken at once, a frame for each, of which the rest waits unread.
     #[test]
     fn what_the_gateway_does_not_read_yet_is_held_back_by_the_client() {
@@ -684,10 +695,7 @@ mod http2 {
         let gateway = Gateway::open(&[("a", peer.address)]);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let socket = tokio::net::TcpStream::connect(gateway.address).await.unwrap();
-            let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(socket));
-            let (mut sending, connection) = handshake.await.unwrap();
-            let connection = tokio::spawn(connection);
+            let mut sending = connect(&gateway).await;
             let (sender, receiver) = mpsc::unbounded_channel();
             let request = http::Request::post(format!("http://{}{}", gateway.address, Stream::PATH))
                 .header("content-type", Form::Frames.media_type())
@@ -720,7 +728,6 @@ mod http2 {
                 held.drain(..at);
             }
             assert_eq!(ids.len(), CALLS);
-            connection.abort();
         });
     }
 
@@ -730,10 +737,7 @@ mod http2 {
         let gateway = Gateway::open(&[("a", peer.address)]);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let socket = tokio::net::TcpStream::connect(gateway.address).await.unwrap();
-            let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(socket));
-            let (mut sending, connection) = handshake.await.unwrap();
-            tokio::spawn(connection);
+            let mut sending = connect(&gateway).await;
             for form in Form::BOTH {
                 let (sender, receiver) = mpsc::unbounded_channel();
                 let request = http::Request::post(format!("http://{}{}", gateway.address, Stream::PATH))
