@@ -39,8 +39,9 @@ struct Shard {
 /// Enough that two cores seldom meet in one; each costs an empty map.
 const SHARDS: usize = 64;
 
-/// Ended ids remembered per shard: 64 maps of 4,096 places, which are full then, of 25 bytes each are 6 MiB. Beyond it the older half is forgotten, and ids as old as
-/// that are good only while there is state behind them: a client that was silent for long opens another session.
+/// Ended ids remembered per shard: 64 maps of 4,096 places, which are full then, of 25 bytes each are 6 MiB.
+/// Beyond it the older half is forgotten, and ids as old as that are good only while there is state behind
+/// them: a client that was silent for long opens another session.
 const ENDED_MAX: usize = 3584;
 
 /// Room for fewer is not worth giving back.
