@@ -32,13 +32,10 @@ use crate::auth::{
     self, AuthError, Authenticator, CreateError, EncryptionKeyError, KeyRequest, KeysFrom, Sealer,
     SealerError, Secrets, SecretsError, create_first_key, parse_encryption_key, parse_jwt_secret,
 };
-use crate::backend::stdio::Health;
-use crate::backend::{Backend, InvalidTarget, TlsRoots};
 use crate::base::{EndpointName, Phase, ServerName};
 use crate::bridge::{LegacyFace, ModernFace};
 use crate::catalog::Catalog;
 use crate::config::Config;
-use crate::fleet::{Fleet, FleetBuilder};
 use crate::journal::JournalError;
 use crate::journal::usage::Outbox;
 use crate::limits::Limits;
@@ -49,6 +46,9 @@ use crate::server::{
 };
 use crate::session::{Sessions, Streams};
 use crate::store::{Audit, Grants, Retention, Seen, Store, StoreError};
+use crate::topology::{Topology, TopologyBuilder};
+use crate::upstream::stdio::Health;
+use crate::upstream::{InvalidTarget, TlsRoots, Upstream};
 
 use follow::{Served, Triggers, follow};
 use join::Joined;
@@ -198,16 +198,16 @@ impl App {
         let authenticator = stop.unless_told(keys(&config)).await??;
         let store = authenticator.store().clone();
         let roots = system_roots();
-        let mut builder = fleet_builder(&config, &authenticator, roots.clone());
+        let mut builder = topology_builder(&config, &authenticator, roots.clone());
         let serving = Arc::new(config.serving.clone());
         let (source, served) = stored(&config, &authenticator, &store, &serving).await;
-        let fleet = builder.next(served.joined().servers.clone(), served.joined().endpoints.clone());
-        served.note(&fleet, 0);
-        let (catalog, keeper) = Catalog::new(config.catalog.clone(), &fleet);
+        let topology = builder.next(served.joined().servers.clone(), served.joined().endpoints.clone());
+        served.note(&topology, 0);
+        let (catalog, keeper) = Catalog::new(config.catalog.clone(), &topology);
         let sessions = Arc::new(Sessions::new(config.session.clone(), Arc::clone(authenticator.sealer())));
         let (phase, phases) = watch::channel(Phase::Serve);
         let (counters, outbox) = usage::open(&config.data_dir, config.server.workers, &door)?.unzip();
-        let (fleets, fleet_now) = watch::channel(Arc::clone(&fleet));
+        let (topologies, topology_now) = watch::channel(Arc::clone(&topology));
         let (keys_changed, ended) = (watch::Sender::new(0), watch::Sender::new(Phase::Serve));
         let (limits, metrics) = (Arc::new(Limits::new(config.limits.clone())), observing::metrics(&config));
         let (errands, runner) = Errands::new();
@@ -217,7 +217,7 @@ impl App {
             catalog: Arc::clone(&catalog),
             catalog_config: config.catalog.clone(),
             limits: Arc::clone(&limits),
-            fleet: fleet_now.clone(),
+            topology: topology_now.clone(),
             standing: served.standing(),
             sessions: Arc::clone(&sessions),
             errands,
@@ -227,12 +227,12 @@ impl App {
             phase: phases.clone(),
             keys: keys_changed.subscribe(),
         });
-        let changes = admin.fleet_changes();
+        let changes = admin.topology_changes();
         let shared = Arc::new(Shared {
             guard: server::Guard::new(&config.server),
             config: files::reserve(&config, &door),
             auth: Arc::clone(&authenticator),
-            fleet: fleet_now,
+            topology: topology_now,
             followed: watch::Sender::new(vec![0; config.server.workers.max(1)]),
             catalog: Arc::clone(&catalog),
             sessions,
@@ -251,8 +251,8 @@ impl App {
         spawn_local(runner.run());
         spawn_local(keeper.plant().run());
         let greeting = greeting(&config, &workers, first_key, served.joined());
-        fleet.table.find("/mcp").iter().for_each(|endpoint| catalog.list_early(endpoint));
-        let publisher = Publisher::new(builder, fleets, Arc::clone(&shared));
+        topology.table.find("/mcp").iter().for_each(|endpoint| catalog.list_early(endpoint));
+        let publisher = Publisher::new(builder, topologies, Arc::clone(&shared));
         let seen = store.watch();
         let pinned = pins::Keeping { store: store.clone(), sealer: authenticator.sealer().clone(), catalog };
         spawn_local(pins::keep(pinned, seen.clone()));
@@ -288,7 +288,7 @@ impl App {
                 }
             }
             self.ended.send_replace(Phase::Cut);
-            stop_servers(&self.shared.fleet).await;
+            stop_servers(&self.shared.topology).await;
             // It has its own bounds; it fails only by a panic, which is told.
             let _ = self.handing_on.await;
             if let Some(tracing) = self.tracing {
@@ -355,21 +355,21 @@ fn streams(config: &Config, door: &Door, sealer: &Arc<Sealer>) -> Option<Arc<Str
 
 /// Ends the servers that are processes, all at once; each within a bound of its own. A second signal does not wait for
 /// it: they end with the gateway all the same.
-async fn stop_servers(fleet: &watch::Receiver<Arc<Fleet>>) {
-    let backends: Vec<_> = fleet.borrow().backends().cloned().collect();
-    let stopping: Vec<_> = backends.into_iter().map(|backend| spawn_local(stop_server(backend))).collect();
+async fn stop_servers(topology: &watch::Receiver<Arc<Topology>>) {
+    let upstreams: Vec<_> = topology.borrow().upstreams().cloned().collect();
+    let stopping: Vec<_> = upstreams.into_iter().map(|upstream| spawn_local(stop_server(upstream))).collect();
     for stopped in stopping {
         // It fails only by a panic, which is told.
         let _ = stopped.await;
     }
 }
 
-async fn stop_server(backend: Arc<Backend>) {
-    if let Some(health) = backend.process_health().await {
+async fn stop_server(upstream: Arc<Upstream>) {
+    if let Some(health) = upstream.process_health().await {
         let Health { started, failed, nonsense, unmeant, lost, refused, .. } = health;
-        let server = backend.name();
+        let server = upstream.name();
         tracing::info!(%server, started, failed, nonsense, unmeant, lost, refused, "its processes, all in all");
-        backend.stop().await;
+        upstream.stop().await;
     }
 }
 
@@ -403,8 +403,8 @@ fn greeting(config: &Config, workers: &Workers, first_key: Option<String>, joine
 }
 
 /// With what stands in for servers of the other era.
-fn fleet_builder(config: &Config, auth: &Authenticator, roots: TlsRoots) -> FleetBuilder {
-    FleetBuilder::new(roots)
+fn topology_builder(config: &Config, auth: &Authenticator, roots: TlsRoots) -> TopologyBuilder {
+    TopologyBuilder::new(roots)
         .with_face(Era::Legacy, Arc::new(LegacyFace::new(config.bridge.hold_timeout)))
         .with_face(Era::Modern, ModernFace::new(&config.bridge, Arc::clone(auth.sealer())))
 }
@@ -500,7 +500,7 @@ async fn first_key(
     Ok(key.map(|key| key.expose().to_owned()))
 }
 
-/// The system's certificate authorities, which backends are verified by.
+/// The system's certificate authorities, which upstreams are verified by.
 fn system_roots() -> TlsRoots {
     let mut roots = RootCertStore::empty();
     let found = rustls_native_certs::load_native_certs();

@@ -201,9 +201,9 @@ mod demo {
     use std::net::{Ipv4Addr, TcpListener};
     use std::thread;
 
-    use metamcp::backend::Address;
     use metamcp::base::ServerName;
     use metamcp::config::Config;
+    use metamcp::upstream::Address;
 
     /// What the demonstration server is called, and where it is.
     pub struct Demo(ServerName, Address);

@@ -14,8 +14,8 @@ const ORDER: [&str; 19] = [
     "bridge",
     "catalog",
     "session",
-    "fleet",
-    "backend",
+    "topology",
+    "upstream",
     "child",
     "route",
     "limits",
@@ -37,7 +37,7 @@ const FRAME_NEVER: [&str; 8] =
 
 /// What a request runs through.
 const DATA_PLANE: [&str; 12] = [
-    "server", "bridge", "catalog", "session", "fleet", "backend", "route", "limits", "auth", "protocol",
+    "server", "bridge", "catalog", "session", "topology", "upstream", "route", "limits", "auth", "protocol",
     "frame", "base",
 ];
 

@@ -11,12 +11,12 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
-use crate::backend::{Answer, Answered, BackendError, Lane, Outgoing, Pool, Stage};
 use crate::base::{Fault, Kind};
 use crate::frame::{EventReader, Kind as FrameKind, Scanner, encode_header};
 use crate::protocol::param::marks;
 use crate::protocol::{ClientCapabilities, Era, Method, Revision, header};
-use crate::session::{Ask, Introduction, MESSAGE_BYTES_MAX, Ready, Upstream, ask};
+use crate::session::{Ask, Introduction, MESSAGE_BYTES_MAX, Ready, UpstreamSession, ask};
+use crate::upstream::{Answer, Answered, Lane, Outgoing, Pool, Stage, UpstreamError};
 
 /// What is to be called.
 pub struct ToolCall {
@@ -86,7 +86,7 @@ impl Visit {
         // A task of its own: whoever gives up between the server's answer and here would leave a session behind.
         let opening = spawn_local(async move {
             let introduction = Introduction::ours(Revision::LEGACY_LATEST, ClientCapabilities::default());
-            let ready = Upstream::default().open(&pool, &introduction, None).await?;
+            let ready = UpstreamSession::default().open(&pool, &introduction, None).await?;
             Ok(Self { pool, ready, is_calling: false, ended: false })
         });
         let failed = |error| Fault::gateway(Kind::Internal, "no session could be opened").because(error);
@@ -132,7 +132,7 @@ async fn send(
     request: Outgoing,
     said: Option<mpsc::Sender<Bytes>>,
 ) -> Result<Outcome, Fault> {
-    let server = pool.backend().name();
+    let server = pool.upstream().name();
     let answered = pool.send(&request, Lane::Call).await.map_err(|error| error.into_fault(server))?;
     let Answered { head, body: mut answer } = *answered;
     let status = head.status;
@@ -149,15 +149,15 @@ async fn send(
         return Ok(Outcome { message, failed: !status.is_success() });
     }
     let text = format!("server `{server}` answered with HTTP {} and no result", status.as_u16());
-    Err(Fault::backend(Kind::BadAnswer, text))
+    Err(Fault::upstream(Kind::BadAnswer, text))
 }
 
 /// The result or error of a stream; hands on what is said before.
-async fn read_events(answer: &mut Answer, said: Option<mpsc::Sender<Bytes>>) -> Result<Bytes, BackendError> {
+async fn read_events(answer: &mut Answer, said: Option<mpsc::Sender<Bytes>>) -> Result<Bytes, UpstreamError> {
     let (mut reader, mut scanner) = (EventReader::new(), Scanner::new());
     while let Some(chunk) = answer.chunk().await {
         reader.push(chunk?);
-        while let Some(event) = reader.next().map_err(|error| BackendError::new(Stage::Nonsense, error))? {
+        while let Some(event) = reader.next().map_err(|error| UpstreamError::new(Stage::Nonsense, error))? {
             let Some(data) = event.data.filter(|data| !data.is_empty()) else { continue };
             let Ok(envelope) = scanner.scan(&data) else { continue };
             match (envelope.kind, &said) {
@@ -168,7 +168,7 @@ async fn read_events(answer: &mut Answer, said: Option<mpsc::Sender<Bytes>>) -> 
             }
         }
     }
-    Err(BackendError::bare(Stage::Body))
+    Err(UpstreamError::bare(Stage::Body))
 }
 
 /// Closing the connection is no word to a server of that era (MCP 2025-11-25, transports).

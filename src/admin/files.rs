@@ -7,8 +7,8 @@ use super::definition::address;
 use super::problem::Problem;
 use super::tag::Tag;
 use super::views::{ServerCondition, ServerVetting};
-use crate::backend::{Address, Backend};
 use crate::base::ServerName;
+use crate::upstream::{Address, Upstream};
 
 /// Where a server of a list is defined, and its name: those of files come before those of the store.
 pub type Place = (Source, String);
@@ -58,17 +58,17 @@ impl Admin {
 
     /// Without anything that may be a secret. Which settings it has, its file says.
     fn view_of_file(&self, name: &str) -> Value {
-        let fleet = self.fleet();
+        let topology = self.topology();
         let mut view = json!({"name": name, "source": Source::File, "served": false});
-        let Some(backend) = fleet.backends().find(|backend| backend.name().as_str() == name) else {
+        let Some(upstream) = topology.upstreams().find(|upstream| upstream.name().as_str() == name) else {
             view["reason"] = "it is left out, and /ready says why".into();
             return view;
         };
         view["served"] = true.into();
-        let (kind, member, shown) = address_of(backend);
+        let (kind, member, shown) = address_of(upstream);
         view["kind"] = kind.into();
         view[member] = shown.into();
-        view["condition"] = json!(ServerCondition::new(backend.condition(), true));
+        view["condition"] = json!(ServerCondition::new(upstream.condition(), true));
         if let Some(vetting) = ServerVetting::new(self.parts.catalog.vetting().vetted(name)) {
             view["vetting"] = json!(vetting);
         }
@@ -77,8 +77,8 @@ impl Admin {
 }
 
 /// Its kind, and what leads to it, as a stored server has them.
-fn address_of(backend: &Backend) -> (&'static str, &'static str, String) {
-    let address = &backend.config.address;
+fn address_of(upstream: &Upstream) -> (&'static str, &'static str, String) {
+    let address = &upstream.config.address;
     match address {
         Address::Http(_) | Address::Unix { .. } => ("http", "url", address::shown(address)),
         // The kind says it already.

@@ -13,9 +13,9 @@ use super::request::{json_body, respond};
 use super::views::{Health, Ready, ReadyServer, ReadyStore, ServerCondition, TokenResponse, Warning};
 use super::{Admin, Call};
 use crate::auth::{self, Credential, Denied, Identity, KeysFrom, Mode, Role};
-use crate::backend::BackendId;
 use crate::base::Phase;
 use crate::catalog::View;
+use crate::upstream::UpstreamId;
 
 /// The longest tool name that all known model APIs take.
 const MODEL_API_NAME_BYTES_MAX: usize = 64;
@@ -63,8 +63,8 @@ impl Admin {
             body.store = degraded.map(|_| store_of(&health, is_admin));
             // What endpoints there are is for those who administer.
             if is_admin {
-                let (fleet, standing) = (self.fleet(), self.standing());
-                let left_out = fleet.left_out.iter().map(ToString::to_string);
+                let (topology, standing) = (self.topology(), self.standing());
+                let left_out = topology.left_out.iter().map(ToString::to_string);
                 let left_out = left_out.chain(standing.left_out.iter().cloned());
                 let left_out: Vec<_> = left_out.chain(self.parts.auth.closed()).collect();
                 body.left_out = (!left_out.is_empty()).then_some(left_out);
@@ -84,10 +84,10 @@ impl Admin {
     /// Each server of the endpoints that a key may enter, and why it is missing from lists of Modern clients, when it is
     /// from all that were made.
     fn servers_behind(&self, identity: &Identity) -> Vec<ReadyServer> {
-        let fleet = self.fleet();
+        let topology = self.topology();
         let is_admin = self.sees_reasons(identity);
         let mut servers = BTreeMap::new();
-        for endpoint in fleet.table.endpoints().filter(|endpoint| identity.may_enter(&endpoint.scope)) {
+        for endpoint in topology.table.endpoints().filter(|endpoint| identity.may_enter(&endpoint.scope)) {
             let merged = self.parts.catalog.snapshot(endpoint, View::Modern);
             for (place, server) in endpoint.servers.iter().enumerate() {
                 let modern = match merged.as_deref().map(|merged| merged.missing(place)) {
@@ -96,14 +96,14 @@ impl Admin {
                     Some(Some(missing)) => missing.reason.text().to_owned(),
                 };
                 let known =
-                    servers.entry(&server.name).or_insert_with(|| (server.backend, NOT_ASKED.to_owned()));
+                    servers.entry(&server.name).or_insert_with(|| (server.upstream, NOT_ASKED.to_owned()));
                 if known.1 == NOT_ASKED || modern == LISTED {
                     known.1 = modern;
                 }
             }
         }
-        let servers = servers.into_iter().map(|(name, (backend, modern))| {
-            let condition = fleet.backend(BackendId(backend)).map(|backend| backend.condition());
+        let servers = servers.into_iter().map(|(name, (upstream, modern))| {
+            let condition = topology.upstream(UpstreamId(upstream)).map(|upstream| upstream.condition());
             ReadyServer {
                 name: name.as_str().to_owned(),
                 modern,
@@ -115,9 +115,9 @@ impl Admin {
 
     /// What is to be looked at, of the tools that a key may call: names that are long, and those that are held back.
     fn warnings(&self, identity: &Identity) -> Vec<Warning> {
-        let fleet = self.fleet();
+        let topology = self.topology();
         let mut named: BTreeMap<&'static str, BTreeSet<String>> = BTreeMap::new();
-        for endpoint in fleet.table.endpoints().filter(|endpoint| identity.may_enter(&endpoint.scope)) {
+        for endpoint in topology.table.endpoints().filter(|endpoint| identity.may_enter(&endpoint.scope)) {
             let Some(merged) = self.parts.catalog.snapshot(endpoint, View::Modern) else { continue };
             let long = merged.names_longer_than(MODEL_API_NAME_BYTES_MAX).into_iter();
             let held = merged.hidden.iter().filter(|item| item.is_held);

@@ -14,13 +14,13 @@ use super::Admin;
 use super::problem::Problem;
 use super::routes::{ROUTES, Route};
 use crate::auth::{KeysFrom, Mode};
-use crate::backend::stdio::Processes;
-use crate::backend::{Backend, Condition};
 use crate::base::unix_s;
-use crate::fleet::Fleet;
 use crate::telemetry::metrics::{
     Family, Format, LABELS_MAX, Label, Metrics, OTHER, Row, Unit, Value, process, render,
 };
+use crate::topology::Topology;
+use crate::upstream::stdio::Processes;
+use crate::upstream::{Condition, Upstream};
 
 /// Who may look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,12 +106,12 @@ impl Admin {
         let _place = self.desk.waiting.try_acquire().map_err(|_| busy())?;
         let _turn = self.desk.turn.lock().await;
         let format = wanted(headers);
-        let (metrics, fleet, own) = (Arc::clone(metrics), self.fleet(), self.own_families());
+        let (metrics, topology, own) = (Arc::clone(metrics), self.topology(), self.own_families());
         let text = spawn_blocking(move || {
-            let [endpoints, servers] = fleet.table.labels();
+            let [endpoints, servers] = topology.table.labels();
             let mut families = metrics.families(endpoints, servers);
             families.extend(own);
-            families.extend(of_servers(&fleet, &metrics));
+            families.extend(of_servers(&topology, &metrics));
             families.extend(process());
             render(families, format)
         });
@@ -149,12 +149,12 @@ impl Admin {
             Family::gauge(
                 "metamcp_servers",
                 "Servers that are served",
-                count(self.fleet().backends().count()),
+                count(self.topology().upstreams().count()),
             ),
             Family::gauge(
                 "metamcp_fleet_epoch",
                 "The version of servers and endpoints that is served",
-                seconds(self.fleet().epoch),
+                seconds(self.topology().epoch),
             ),
             Family::gauge(
                 "metamcp_store_up",
@@ -185,12 +185,12 @@ impl Admin {
     }
 
     fn catalog_ages(&self) -> Family {
-        let fleet = self.fleet();
-        let row = |(name, backend): (&str, &Arc<Backend>)| {
-            let age = self.parts.catalog.listed_at(backend.id)?.elapsed();
+        let topology = self.topology();
+        let row = |(name, upstream): (&str, &Arc<Upstream>)| {
+            let age = self.parts.catalog.listed_at(upstream.id)?.elapsed();
             Some(Row::new([(SERVER, name)], Value::Number(age.as_secs_f64())))
         };
-        let rows = by_name(&fleet).into_iter().filter_map(row).collect();
+        let rows = by_name(&topology).into_iter().filter_map(row).collect();
         Family::gauge("metamcp_catalog_age", "How long ago a server's lists were last fetched", rows)
             .in_unit(Unit::Seconds)
     }
@@ -201,46 +201,49 @@ fn one(value: Value) -> Vec<Row> {
 }
 
 /// The servers, as many as there are labels for.
-fn by_name(fleet: &Fleet) -> Vec<(&str, &Arc<Backend>)> {
-    let mut servers: Vec<_> = fleet.backends().map(|backend| (backend.name().as_str(), backend)).collect();
+fn by_name(topology: &Topology) -> Vec<(&str, &Arc<Upstream>)> {
+    let mut servers: Vec<_> =
+        topology.upstreams().map(|upstream| (upstream.name().as_str(), upstream)).collect();
     servers.sort_unstable_by_key(|(name, _)| *name);
     servers.truncate(LABELS_MAX);
     servers
 }
 
 /// How each server is.
-fn of_servers(fleet: &Fleet, metrics: &Metrics) -> Vec<Family> {
-    let places = fleet.table.servers().map(|endpoint| &endpoint.servers[0]);
-    let labels: HashMap<u32, Label> = places.map(|place| (place.backend, place.label)).collect();
-    let looks: Vec<_> =
-        by_name(fleet).into_iter().map(|(name, backend)| (name, backend, backend.condition())).collect();
-    let gauge = |name, help, value: &dyn Fn(&Backend, &Condition) -> Option<u64>| {
-        let row = |(name, backend, condition): &(&str, &Arc<Backend>, Condition)| {
-            let level = i64::try_from(value(backend, condition)?).unwrap_or(i64::MAX);
+fn of_servers(topology: &Topology, metrics: &Metrics) -> Vec<Family> {
+    let places = topology.table.servers().map(|endpoint| &endpoint.servers[0]);
+    let labels: HashMap<u32, Label> = places.map(|place| (place.upstream, place.label)).collect();
+    let looks: Vec<_> = by_name(topology)
+        .into_iter()
+        .map(|(name, upstream)| (name, upstream, upstream.condition()))
+        .collect();
+    let gauge = |name, help, value: &dyn Fn(&Upstream, &Condition) -> Option<u64>| {
+        let row = |(name, upstream, condition): &(&str, &Arc<Upstream>, Condition)| {
+            let level = i64::try_from(value(upstream, condition)?).unwrap_or(i64::MAX);
             Some(Row::new([(SERVER, *name)], Value::Level(level)))
         };
         Family::gauge(name, help, looks.iter().filter_map(row).collect())
     };
     let counter = |name, help, value: fn(&Processes) -> u64| {
-        let row = |(name, _, condition): &(&str, &Arc<Backend>, Condition)| {
+        let row = |(name, _, condition): &(&str, &Arc<Upstream>, Condition)| {
             Some(Row::new([(SERVER, *name)], Value::Count(value(condition.processes.as_ref()?))))
         };
         Family::counter(name, help, Unit::None, looks.iter().filter_map(row).collect())
     };
     vec![
-        gauge("metamcp_server_in_flight", "Calls under way at a server", &|backend, _| {
-            Some(backend.load().0 as u64)
+        gauge("metamcp_server_in_flight", "Calls under way at a server", &|upstream, _| {
+            Some(upstream.load().0 as u64)
         }),
-        gauge("metamcp_server_in_flight_max", "How many there may be", &|backend, _| {
-            Some(backend.config.in_flight_max as u64)
+        gauge("metamcp_server_in_flight_max", "How many there may be", &|upstream, _| {
+            Some(upstream.config.in_flight_max as u64)
         }),
-        gauge("metamcp_server_queued", "Calls that wait for their turn at a server", &|backend, _| {
-            Some(backend.load().1 as u64)
+        gauge("metamcp_server_queued", "Calls that wait for their turn at a server", &|upstream, _| {
+            Some(upstream.load().1 as u64)
         }),
         gauge(
             "metamcp_server_idle_connections",
             "Connections to a server that nothing uses",
-            &|backend, _| Some(metrics.idle(labels.get(&backend.id.0).copied()?)),
+            &|upstream, _| Some(metrics.idle(labels.get(&upstream.id.0).copied()?)),
         ),
         gauge("metamcp_server_left_alone", "Whether a server is left alone for a while", &|_, condition| {
             Some(u64::from(condition.left_alone.is_some()))

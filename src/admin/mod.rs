@@ -4,7 +4,7 @@
 //! who asks is known before anything else is looked at; no secret comes out again; every change is in the audit log
 //! under the id of the key that made it. What a caller without a credential is told names nothing that is configured.
 //!
-//! Does not know: the data plane. Both meet in snapshots: keys, the fleet, the catalog.
+//! Does not know: the data plane. Both meet in snapshots: keys, the topology, the catalog.
 
 pub mod definition;
 mod routes;
@@ -46,15 +46,15 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::auth::{Authenticator, Check, Credential, Denied, Identity, Mode};
-use crate::backend::TlsRoots;
 use crate::base::{Phase, TakeBody};
 use crate::catalog::{self, Catalog};
-use crate::fleet::Fleet;
 use crate::journal::usage::Counters;
 use crate::limits::{Limits, Permit};
 use crate::session::Sessions;
 use crate::store::{Audit, Role, Store, Uuid};
 use crate::telemetry::metrics::{Metrics, Writer};
+use crate::topology::Topology;
+use crate::upstream::TlsRoots;
 use definition::{Rules, Serving};
 use problem::Problem;
 use routes::{Found, Operation, find};
@@ -79,7 +79,7 @@ pub struct Parts {
     /// Per key.
     pub limits: Arc<Limits>,
     /// What is served.
-    pub fleet: watch::Receiver<Arc<Fleet>>,
+    pub topology: watch::Receiver<Arc<Topology>>,
     /// What became of what is stored.
     pub standing: watch::Receiver<Arc<Standing>>,
     /// Legacy sessions.
@@ -151,12 +151,12 @@ impl Admin {
     }
 
     /// What is served now.
-    fn fleet(&self) -> Arc<Fleet> {
-        Arc::clone(&self.parts.fleet.borrow())
+    fn topology(&self) -> Arc<Topology> {
+        Arc::clone(&self.parts.topology.borrow())
     }
 
     /// Moves when servers or endpoints were changed here: what is served is then to be built anew from the store.
-    pub fn fleet_changes(&self) -> watch::Receiver<u64> {
+    pub fn topology_changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }
 

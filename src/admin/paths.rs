@@ -1,4 +1,4 @@
-//! Endpoints of a fleet, by what the control plane knows of them.
+//! Endpoints of a topology, by what the control plane knows of them.
 
 use std::sync::Arc;
 

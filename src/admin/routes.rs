@@ -151,7 +151,7 @@ const TOKEN_BYTES_MAX: usize = 4 << 10;
 /// 64 headers of 8 KiB, and the rest of a definition; an endpoint with a thousand long descriptions is not one.
 const DEFINITION_BYTES_MAX: usize = 1 << 20;
 
-/// A fleet of a thousand servers, some KiB each.
+/// A thousand servers, some KiB each.
 const IMPORT_BYTES_MAX: usize = 4 << 20;
 
 /// As large as a message to `/mcp` may be where nothing is configured.

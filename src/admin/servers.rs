@@ -234,11 +234,11 @@ impl Admin {
     fn server_view(&self, row: &ServerRow) -> Value {
         let mut view = server_document(row);
         view["source"] = json!(Source::Store);
-        let (standing, fleet) = (self.standing(), self.fleet());
+        let (standing, topology) = (self.standing(), self.topology());
         show_row(&mut view, &standing, row.id, [row.version, row.created_at, row.changed_at]);
-        let mut backends = fleet.backends().filter(|_| standing.serves(row.id));
-        if let Some(backend) = backends.find(|backend| backend.name().as_str() == row.name) {
-            view["condition"] = json!(ServerCondition::new(backend.condition(), true));
+        let mut upstreams = topology.upstreams().filter(|_| standing.serves(row.id));
+        if let Some(upstream) = upstreams.find(|upstream| upstream.name().as_str() == row.name) {
+            view["condition"] = json!(ServerCondition::new(upstream.condition(), true));
             if let Some(vetting) = ServerVetting::new(self.parts.catalog.vetting().vetted(&row.name)) {
                 view["vetting"] = json!(vetting);
             }

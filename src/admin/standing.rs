@@ -1,5 +1,5 @@
 //! What became of what is stored: which rows are served, and why the others are not. Published by whoever builds the
-//! fleet, and shown.
+//! topology, and shown.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ use crate::store::Uuid;
 /// What became of every stored server and endpoint in the version that is served.
 #[derive(Debug, Default)]
 pub struct Standing {
-    /// What was changed here before the store was read for it: see `Admin::fleet_changes`.
+    /// What was changed here before the store was read for it: see `Admin::topology_changes`.
     pub changes: u64,
     /// Names of the servers that are defined in files, which win over stored ones.
     pub of_files: Vec<ServerName>,

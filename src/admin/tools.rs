@@ -22,18 +22,18 @@ use super::tally::Tally;
 use super::views::{TestFound, TestResult};
 use super::{Admin, Body, Call};
 use crate::auth::Identity;
-use crate::backend::{self, Backend, BackendId, Pool};
 use crate::base::{Fault, Kind, Phase};
 use crate::catalog::{ListKind, Merged, Reason, View, probe};
 use crate::protocol::{ClientCapabilities, Era, code, header};
 use crate::route::{Endpoint, Table};
 use crate::store::Uuid;
 use crate::telemetry::metrics;
+use crate::upstream::{self, Pool, Upstream, UpstreamId};
 
 /// A look at a server. Whoever waits for it sits in front of a screen.
 const TEST_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// A call. The longest that a server without a stream may be silent by default (`backend.first_byte_timeout`).
+/// A call. The longest that a server without a stream may be silent by default (`upstream.first_byte_timeout`).
 const EXECUTE_TIMEOUT: Duration = Duration::from_mins(5);
 
 /// Of the name of a tool (MCP 2026-07-28, tools).
@@ -68,8 +68,8 @@ impl Listed {
 }
 
 /// What clients are told of a failure, and for those who administer what it came from.
-fn with_reason(text: String, backend: &Backend) -> String {
-    match backend.condition().last_failure {
+fn with_reason(text: String, upstream: &Upstream) -> String {
+    match upstream.condition().last_failure {
         Some(failure) if !failure.reason.is_empty() => {
             format!("{text} ({})", failure.reason)
         }
@@ -84,7 +84,7 @@ impl Admin {
         let server = Server::from_row(&row, self.parts.auth.sealer())
             .map_err(|error| Problem::new(StatusCode::CONFLICT, error.to_string()))?;
         let config = server
-            .backend(&self.parts.serving)
+            .upstream(&self.parts.serving)
             .map_err(|unserved| Problem::new(StatusCode::CONFLICT, unserved.to_string()))?;
         let begun = Instant::now();
         let tested = self.look_at(config).await;
@@ -96,13 +96,13 @@ impl Admin {
         Ok(ok(&json!(TestResult { ok: found.is_some(), reason, found, milliseconds })))
     }
 
-    async fn look_at(&self, config: backend::Config) -> Result<TestFound, String> {
+    async fn look_at(&self, config: upstream::Config) -> Result<TestFound, String> {
         let (roots, catalog) = (self.parts.roots.clone(), self.parts.catalog_config.clone());
         let looked = self.parts.errands.run(TEST_TIMEOUT, move || async move {
-            let backend =
-                Backend::new(BackendId(0), config, &roots).map_err(|invalid| invalid.to_string())?;
-            let found = probe(&Pool::new(Arc::clone(&backend)), &catalog).await;
-            let found = found.map_err(|text| with_reason(text, &backend))?;
+            let upstream =
+                Upstream::new(UpstreamId(0), config, &roots).map_err(|invalid| invalid.to_string())?;
+            let found = probe(&Pool::new(Arc::clone(&upstream)), &catalog).await;
+            let found = found.map_err(|text| with_reason(text, &upstream))?;
             let count = |kind: ListKind| found.lists.items[kind.index()].len();
             Ok(TestFound {
                 era: if found.era == Era::Modern { "modern" } else { "legacy" },
@@ -120,10 +120,10 @@ impl Admin {
         let asked = query.page::<String>();
         query.finish()?;
         let listed = self.listed(call).await?;
-        let fleet = self.fleet();
+        let topology = self.topology();
         let server = &listed.endpoint.servers[0].name;
         let reached =
-            match Reach::of(call.identity(), server, &fleet.table).filter(|_| !call.sees_all_tools()) {
+            match Reach::of(call.identity(), server, &topology.table).filter(|_| !call.sees_all_tools()) {
                 Some(reach) => reach.tools(&self.parts.catalog, listed.view()).await,
                 None => Tools::default(),
             };
@@ -151,9 +151,9 @@ impl Admin {
         }
         let listed = self.listed(&call).await?;
         let (server, tool) = (&listed.endpoint.servers[0], call.parameter(1).to_owned());
-        let fleet = self.fleet();
+        let topology = self.topology();
         let item = listed.merged.listing(ListKind::Tools).item(&tool);
-        let reach = Reach::of(call.identity(), &server.name, &fleet.table);
+        let reach = Reach::of(call.identity(), &server.name, &topology.table);
         let held = listed.merged.held(&tool).filter(|_| item.is_none());
         let Some(reach) = reach else { return Err(Problem::not_found("tool")) };
         if let Some(why) = held.filter(|_| reach.may(&tool)) {
@@ -164,13 +164,15 @@ impl Admin {
         if !reach.admits(&self.parts.catalog, listed.view(), &tool).await {
             return Err(Problem::not_found("tool"));
         }
-        let backend =
-            fleet.backend(BackendId(server.backend)).cloned().ok_or_else(|| Problem::not_found("server"))?;
+        let upstream = topology
+            .upstream(UpstreamId(server.upstream))
+            .cloned()
+            .ok_or_else(|| Problem::not_found("server"))?;
         let mut tally = Tally::begin(&call, server, &tool);
         let identity = call.identity().clone();
         let (era, errands, mut phase) = (listed.era, self.parts.errands.clone(), self.parts.phase.clone());
         let run = async move |asked: ToolCall| {
-            let calling = errands.run(EXECUTE_TIMEOUT, move || call::call(Pool::new(backend), era, asked));
+            let calling = errands.run(EXECUTE_TIMEOUT, move || call::call(Pool::new(upstream), era, asked));
             tokio::select! {
                 outcome = calling => outcome?.map_err(|fault| from_fault(&fault)),
                 Ok(_) = phase.wait_for(|phase| *phase == Phase::Cut) => {
@@ -210,27 +212,29 @@ impl Admin {
     /// The server of a call as it is served, with its lists; unknown where the key does not reach it.
     async fn listed(&self, call: &Call<'_>) -> Result<Listed, Problem> {
         let reference = call.parameter(0);
-        let fleet = self.fleet();
-        let endpoint = match server_alone(&fleet.table, reference) {
+        let topology = self.topology();
+        let endpoint = match server_alone(&topology.table, reference) {
             Some(endpoint) => Some(endpoint),
-            None => self.served_by_id(reference, &fleet.table, call).await?,
+            None => self.served_by_id(reference, &topology.table, call).await?,
         };
         let endpoint = endpoint.ok_or_else(|| Problem::not_found("server"))?;
         let server = &endpoint.servers[0].name;
-        let reaches = Reach::of(call.identity(), server, &fleet.table).is_some();
+        let reaches = Reach::of(call.identity(), server, &topology.table).is_some();
         if !reaches && !call.sees_all_tools() {
             return Err(Problem::not_found("server"));
         }
         let catalog = &self.parts.catalog;
         // To Modern clients it is listed too, once they ask; here it is called in its own era.
-        let backend = fleet.backend(BackendId(endpoint.servers[0].backend));
-        let legacy_only = backend.is_some_and(|backend| backend.speaks(Era::Modern) == Some(false));
+        let upstream = topology.upstream(UpstreamId(endpoint.servers[0].upstream));
+        let legacy_only = upstream.is_some_and(|upstream| upstream.speaks(Era::Modern) == Some(false));
         let reason = if legacy_only {
             Some(Reason::OtherEra)
         } else {
             let merged = catalog.merged(&endpoint, View::Modern).await;
             let missing = merged.missing(0).map(|missing| missing.reason.clone());
-            if missing.is_none() && backend.is_none_or(|backend| backend.speaks(Era::Modern) != Some(false)) {
+            if missing.is_none()
+                && upstream.is_none_or(|upstream| upstream.speaks(Era::Modern) != Some(false))
+            {
                 return Ok(Listed { endpoint, merged, era: Era::Modern });
             }
             missing

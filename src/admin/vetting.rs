@@ -72,7 +72,7 @@ impl Admin {
 
     /// Of a server that is stored or served, by UUID or name.
     async fn server_name(&self, reference: &str) -> Result<String, Problem> {
-        let is_served = self.fleet().backends().any(|backend| backend.name().as_str() == reference);
+        let is_served = self.topology().upstreams().any(|upstream| upstream.name().as_str() == reference);
         if is_served && Uuid::parse_str(reference).is_err() {
             return Ok(reference.to_owned());
         }

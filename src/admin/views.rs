@@ -5,10 +5,10 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::definition::FieldError;
-use crate::backend::Condition;
-use crate::backend::stdio::Processes;
 use crate::catalog::{Change, Held, Vetted, code_points};
 use crate::store::{AuditRow, UsageRow};
+use crate::upstream::Condition;
+use crate::upstream::stdio::Processes;
 
 /// An API key, to be exchanged.
 #[derive(ToSchema)]

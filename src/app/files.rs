@@ -1,10 +1,10 @@
 //! Whether this process may open as many files as what is configured takes: each connection is one. Event streams to servers
 //! are not counted: those that several clients' sessions share are few, and others are as many as clients ask for.
 
-use crate::backend::{self, Address};
 use crate::child;
 use crate::config::Config;
 use crate::server::{self, Door};
+use crate::upstream::{self, Address};
 
 /// What is open beside connections of clients and servers: the store, the journal, the listening sockets, what watches
 /// them and what is being looked up. Servers of the store are in it as well, of which nothing is known here.
@@ -56,7 +56,7 @@ impl Files {
     }
 }
 
-fn of_server(server: &backend::Config) -> u64 {
+fn of_server(server: &upstream::Config) -> u64 {
     match &server.address {
         Address::Http(_) | Address::Unix { .. } | Address::Sse(_) => server.in_flight_max as u64,
         Address::Stdio(program) => OF_PROCESS.saturating_mul(program.settings.processes_max as u64),

@@ -17,8 +17,8 @@ use crate::admin::Standing;
 use crate::admin::definition::Serving;
 use crate::auth::Sealer;
 use crate::config::Config;
-use crate::fleet::Fleet;
 use crate::store::Seen;
+use crate::topology::Topology;
 
 /// What is served, as it was put together last, and of what.
 pub struct Served {
@@ -40,7 +40,7 @@ pub struct Triggers {
     pub source: Source,
     /// What is known of the store.
     pub seen: watch::Receiver<Seen>,
-    /// Moves with each change made here: see `Admin::fleet_changes`.
+    /// Moves with each change made here: see `Admin::topology_changes`.
     pub changes: watch::Receiver<u64>,
 }
 
@@ -66,8 +66,8 @@ impl Served {
     }
 
     /// That version is served.
-    pub fn note(&self, fleet: &Fleet, changes: u64) {
-        let standing = self.joined.standing(fleet, changes);
+    pub fn note(&self, topology: &Topology, changes: u64) {
+        let standing = self.joined.standing(topology, changes);
         if standing.left_out != self.standing.borrow().left_out {
             for text in &standing.left_out {
                 tracing::warn!("{text}");
@@ -85,7 +85,7 @@ impl Served {
         is_other
     }
 
-    async fn publish(&self, publisher: &mut Publisher) -> Arc<Fleet> {
+    async fn publish(&self, publisher: &mut Publisher) -> Arc<Topology> {
         publisher.publish(self.joined.servers.clone(), self.joined.endpoints.clone()).await
     }
 }
@@ -107,9 +107,9 @@ pub async fn follow(mut triggers: Triggers, mut served: Served, mut publisher: P
                 if let Some(config) = read_again(&triggers.reload, &triggers.running) {
                     served.files = Files::from(&config);
                     served.renew();
-                    let fleet = served.publish(&mut publisher).await;
-                    served.note(&fleet, changes);
-                    tracing::info!(epoch = fleet.epoch, "configuration reloaded");
+                    let topology = served.publish(&mut publisher).await;
+                    served.note(&topology, changes);
+                    tracing::info!(epoch = topology.epoch, "configuration reloaded");
                 }
                 continue;
             }
@@ -132,9 +132,9 @@ pub async fn follow(mut triggers: Triggers, mut served: Served, mut publisher: P
                 triggers.source.keep(&stored);
                 (served.stored, changes, epochs) = (Some(stored), now, seen);
                 (is_behind, told) = (false, None);
-                let fleet =
+                let topology =
                     if served.renew() { served.publish(&mut publisher).await } else { publisher.current() };
-                served.note(&fleet, changes);
+                served.note(&topology, changes);
             }
             // It is tried again each second, and said once.
             Err(error) => {

@@ -12,20 +12,20 @@ use crate::admin::definition::endpoint::{check_annotations, check_listed_name};
 use crate::admin::definition::{Server, Serving};
 use crate::admin::{Stand, Standing};
 use crate::auth::Sealer;
-use crate::backend;
 use crate::base::{EndpointName, Glob, ServerName};
 use crate::config::Config;
-use crate::fleet::{Fleet, FleetError};
 use crate::route::{EndpointConfig, Member, Members, Override, Prefix, Shows};
 use crate::store::{Binder, Bound, EndpointRow, EndpointServer, PrefixMode, ServerRow, Uuid};
+use crate::topology::{Topology, TopologyError};
+use crate::upstream;
 
 /// What the files say.
 #[derive(Debug, Clone, Default)]
 pub struct Files {
-    pub servers: Vec<backend::Config>,
+    pub servers: Vec<upstream::Config>,
     pub endpoints: Vec<EndpointConfig>,
     /// Served while there is nothing else.
-    pub stand_in: Option<backend::Config>,
+    pub stand_in: Option<upstream::Config>,
 }
 
 /// What the store says.
@@ -72,7 +72,7 @@ pub struct Reading<'a> {
 /// What is to be served, and what becomes of every row.
 #[derive(Debug, Default, PartialEq)]
 pub struct Joined {
-    pub servers: Vec<backend::Config>,
+    pub servers: Vec<upstream::Config>,
     pub endpoints: Vec<EndpointConfig>,
     rows: Vec<Verdict>,
     /// Those of the files.
@@ -234,12 +234,12 @@ fn without_shadowed(endpoint: &str, server: &str) -> String {
 }
 
 /// `None`: it is switched off.
-fn read_server(row: &ServerRow, reading: Reading<'_>) -> Result<Option<backend::Config>, String> {
+fn read_server(row: &ServerRow, reading: Reading<'_>) -> Result<Option<upstream::Config>, String> {
     let server = Server::from_row(row, reading.sealer).map_err(|error| error.to_string())?;
     if !server.is_enabled() {
         return Ok(None);
     }
-    server.backend(reading.serving).map(Some).map_err(|unserved| unserved.to_string())
+    server.upstream(reading.serving).map(Some).map_err(|unserved| unserved.to_string())
 }
 
 fn read_endpoint(
@@ -297,12 +297,12 @@ fn read_shows(of: &EndpointServer) -> Result<Option<std::sync::Arc<Shows>>, Stri
 
 impl Joined {
     /// What became of every row in the version that was made of this. `changes`: see [`Standing::changes`].
-    pub fn standing(&self, fleet: &Fleet, changes: u64) -> Standing {
+    pub fn standing(&self, topology: &Topology, changes: u64) -> Standing {
         let mut left_out = Vec::new();
         let mut rows = HashMap::with_capacity(self.rows.len());
         for Verdict { id, version, what, outcome } in &self.rows {
             let served = match outcome {
-                Outcome::Serve => what.refused_by(fleet),
+                Outcome::Serve => what.refused_by(topology),
                 Outcome::Rest => Err(DISABLED.to_owned()),
                 Outcome::LeaveOut(why) => {
                     left_out.push(why.clone());
@@ -318,13 +318,13 @@ impl Joined {
 
 impl What {
     /// Why it is not in a version that was asked to serve it, when it is not. The version itself says so aloud.
-    fn refused_by(&self, fleet: &Fleet) -> Result<(), String> {
+    fn refused_by(&self, topology: &Topology) -> Result<(), String> {
         let Self::Server(Some(name)) = self else { return Ok(()) };
-        let about = |error: &&FleetError| match error {
-            FleetError::Target { server, .. } | FleetError::AliasTaken { server, .. } => server == name,
+        let about = |error: &&TopologyError| match error {
+            TopologyError::Target { server, .. } | TopologyError::AliasTaken { server, .. } => server == name,
             _ => false,
         };
-        fleet.left_out.iter().find(about).map_or(Ok(()), |error| Err(error.to_string()))
+        topology.left_out.iter().find(about).map_or(Ok(()), |error| Err(error.to_string()))
     }
 }
 

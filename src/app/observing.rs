@@ -16,13 +16,13 @@ use tokio::time::timeout;
 
 use super::AppError;
 use crate::admin::Scrapes;
-use crate::backend::{Reached, TlsRoots, connect, reach};
 use crate::base::Phase;
 use crate::config::Config;
 use crate::protocol::Method as McpMethod;
 use crate::server::Shared;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::traces::{self, Answer, Traces, Unsent, export};
+use crate::upstream::{Reached, TlsRoots, connect, reach};
 
 /// The answer of a collector: a few bytes that say how many spans it did not want. What is longer is not read.
 const ANSWER_BYTES_MAX: usize = 64 << 10;

@@ -9,17 +9,17 @@ use tokio::sync::watch;
 use tokio::task::spawn_local;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use crate::backend;
 use crate::base::{Purge, unix_s};
-use crate::fleet::{Fleet, FleetBuilder, Moves, Pools};
 use crate::route::EndpointConfig;
 use crate::server::Shared;
 use crate::session::{Farewells, Sessions};
+use crate::topology::{Moves, Pools, Topology, TopologyBuilder};
+use crate::upstream;
 
 /// Whoever changes what is served does it by this.
 pub struct Publisher {
-    builder: FleetBuilder,
-    fleet: watch::Sender<Arc<Fleet>>,
+    builder: TopologyBuilder,
+    topology: watch::Sender<Arc<Topology>>,
     shared: Arc<Shared>,
     farewells: Rc<Farewells>,
     /// For those.
@@ -36,18 +36,22 @@ const SESSION_SWEEP: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_secs(1);
 
 impl Publisher {
-    /// `builder` has made the first version, and `fleet` publishes it to `shared`. Runs in a `LocalSet`, on which it
+    /// `builder` has made the first version, and `topology` publishes it to `shared`. Runs in a `LocalSet`, on which it
     /// leaves the sweep of sessions.
-    pub fn new(builder: FleetBuilder, fleet: watch::Sender<Arc<Fleet>>, shared: Arc<Shared>) -> Self {
+    pub fn new(
+        builder: TopologyBuilder,
+        topology: watch::Sender<Arc<Topology>>,
+        shared: Arc<Shared>,
+    ) -> Self {
         let pools = Rc::new(Pools::new(builder.current()));
         let farewells = Farewells::new(shared.config.workers + 1);
         spawn_local(sweep(Arc::clone(&shared.sessions), Rc::clone(&farewells), Rc::clone(&pools)));
         note_left_out(builder.current());
-        Self { builder, fleet, shared, farewells, pools }
+        Self { builder, topology, shared, farewells, pools }
     }
 
     /// The version that is served.
-    pub fn current(&self) -> Arc<Fleet> {
+    pub fn current(&self) -> Arc<Topology> {
         Arc::clone(self.builder.current())
     }
 
@@ -58,36 +62,36 @@ impl Publisher {
     /// Not cancel safe: a version that was begun must be published.
     pub async fn publish(
         &mut self,
-        servers: Vec<backend::Config>,
+        servers: Vec<upstream::Config>,
         endpoints: Vec<EndpointConfig>,
-    ) -> Arc<Fleet> {
+    ) -> Arc<Topology> {
         let before = Arc::clone(self.builder.current());
-        let fleet = self.builder.next(servers, endpoints);
+        let topology = self.builder.next(servers, endpoints);
         let Shared { catalog, sessions, followed, .. } = &*self.shared;
         // The lists first: a request that sees the new version must not wait for what was known.
-        catalog.prepare(&fleet).await;
-        self.pools.adopt(&fleet);
+        catalog.prepare(&topology).await;
+        self.pools.adopt(&topology);
         let mut followed = followed.subscribe();
-        self.fleet.send_replace(Arc::clone(&fleet));
-        sessions.follow(&fleet.table);
+        self.topology.send_replace(Arc::clone(&topology));
+        sessions.follow(&topology.table);
         catalog.announce();
-        let follows = |epochs: &Vec<u64>| epochs.iter().all(|epoch| *epoch >= fleet.epoch);
+        let follows = |epochs: &Vec<u64>| epochs.iter().all(|epoch| *epoch >= topology.epoch);
         if timeout(FOLLOW_TIMEOUT, followed.wait_for(follows)).await.is_err() {
             tracing::warn!("not all workers serve what is new yet; they will after what they are doing");
         }
         // Until then a session may have been opened over what was.
-        sessions.follow(&fleet.table);
+        sessions.follow(&topology.table);
         let farewells = Rc::clone(&self.farewells);
         spawn_local(farewells.add_when_quiet(sessions.take_leftovers(), Rc::clone(&self.pools)));
-        note_changes(&before, &fleet);
-        note_left_out(&fleet);
-        fleet
+        note_changes(&before, &topology);
+        note_left_out(&topology);
+        topology
     }
 }
 
-fn note_changes(before: &Fleet, fleet: &Fleet) {
-    let changes = fleet.changes_since(before);
-    let epoch = fleet.epoch;
+fn note_changes(before: &Topology, topology: &Topology) {
+    let changes = topology.changes_since(before);
+    let epoch = topology.epoch;
     if changes.is_empty() {
         tracing::info!(epoch, "nothing changed in what is served");
         return;
@@ -101,9 +105,9 @@ fn note_changes(before: &Fleet, fleet: &Fleet) {
     }
 }
 
-fn note_left_out(fleet: &Fleet) {
-    for error in &fleet.left_out {
-        tracing::error!(epoch = fleet.epoch, "{error}");
+fn note_left_out(topology: &Topology) {
+    for error in &topology.left_out {
+        tracing::error!(epoch = topology.epoch, "{error}");
     }
 }
 

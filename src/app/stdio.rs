@@ -14,10 +14,10 @@ use super::folder::Folder;
 use super::reload::Reload;
 use super::{App, AppError, system_roots};
 use crate::auth::Mode;
-use crate::backend::Address;
 use crate::base::EndpointName;
 use crate::config::{Config, Connect};
 use crate::server::Door;
+use crate::upstream::Address;
 
 /// How long the gateway behind the pipe may take: its servers have timeouts of their own, which are shorter.
 const PATIENCE: Duration = Duration::from_hours(24);

@@ -29,7 +29,7 @@ const START_TIMEOUT: Duration = Duration::from_secs(5);
 impl Source {
     /// `kept`: where to keep what was read.
     pub fn new(store: Store, sealer: Arc<Sealer>, kept: Option<PathBuf>) -> Self {
-        let keeper = kept.map(|path| Keeper::new(Snapshot::of_fleet(path), Arc::clone(&sealer)));
+        let keeper = kept.map(|path| Keeper::new(Snapshot::of_topology(path), Arc::clone(&sealer)));
         Self { store, sealer, keeper, kept: RefCell::default() }
     }
 

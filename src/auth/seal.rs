@@ -36,7 +36,7 @@ pub enum Purpose {
     /// The last keyring, on disk.
     KeyringSnapshot,
     /// The last servers and endpoints of the store, on disk.
-    FleetSnapshot,
+    TopologySnapshot,
     /// A server in the store, with its headers and environment.
     ServerSecrets,
     /// A key that signs tokens, in the store.
@@ -54,7 +54,7 @@ impl Purpose {
         Self::RequestState,
         Self::EventId,
         Self::KeyringSnapshot,
-        Self::FleetSnapshot,
+        Self::TopologySnapshot,
         Self::ServerSecrets,
         Self::JwtKey,
         Self::EndpointRow,
@@ -69,7 +69,7 @@ impl Purpose {
             Self::RequestState => b"metamcp/v1/request-state",
             Self::EventId => b"metamcp/v1/event-id",
             Self::KeyringSnapshot => b"metamcp/v1/keyring-snapshot",
-            Self::FleetSnapshot => b"metamcp/v1/fleet-snapshot",
+            Self::TopologySnapshot => b"metamcp/v1/fleet-snapshot",
             Self::ServerSecrets => b"metamcp/v1/server-secrets",
             Self::JwtKey => b"metamcp/v1/jwt-key",
             Self::EndpointRow => b"metamcp/v1/endpoint-row",

@@ -67,8 +67,8 @@ impl Snapshot {
     }
 
     /// Of servers and endpoints.
-    pub fn of_fleet(path: PathBuf) -> Self {
-        Self { path, purpose: Purpose::FleetSnapshot, header: b"metamcp fleet 1\n" }
+    pub fn of_topology(path: PathBuf) -> Self {
+        Self { path, purpose: Purpose::TopologySnapshot, header: b"metamcp fleet 1\n" }
     }
 
     /// Nobody ever sees half a file: the old one is there until the new one is whole. Waits for the disk.
@@ -259,7 +259,7 @@ mod tests {
         };
         check(|_| {}, &sealer(1), "epoch 2 at 7");
         // What was kept for something else is not taken for this.
-        let other = |path: &Path| Snapshot::of_fleet(path.to_owned()).write(&sealer(1), &7).unwrap();
+        let other = |path: &Path| Snapshot::of_topology(path.to_owned()).write(&sealer(1), &7).unwrap();
         check(other, &sealer(1), "does not open");
         check(|_| {}, &sealer(2), "does not open");
         check(|path| std::fs::remove_file(path).unwrap(), &sealer(1), "none");
@@ -282,7 +282,7 @@ mod tests {
         let folder = Folder::new();
         let data = folder.join("data");
         let sealer = Arc::new(sealer(1));
-        let keeper = Keeper::new(Snapshot::of_fleet(data.join("fleet.sealed")), Arc::clone(&sealer));
+        let keeper = Keeper::new(Snapshot::of_topology(data.join("fleet.sealed")), Arc::clone(&sealer));
         let found = || keeper.snapshot().read::<u32>(&sealer).unwrap();
         keeper.keep(1);
         // Time passes only while nothing is written, so it was tried by then.

@@ -32,7 +32,7 @@ pub enum Origin {
     /// The gateway itself.
     Gateway,
     /// A server behind it.
-    Backend,
+    Upstream,
 }
 
 /// How far a fault reaches.
@@ -91,18 +91,18 @@ pub enum Kind {
     SessionUnknown,
     /// The key has as much under way as it may.
     TooMany,
-    /// The gateway or one backend has as much under way as it may.
+    /// The gateway or one upstream has as much under way as it may.
     Overloaded,
-    /// A backend that cannot be reached.
+    /// A upstream that cannot be reached.
     Unreachable,
-    /// A backend that did not answer in time.
+    /// A upstream that did not answer in time.
     TimedOut,
-    /// A backend that broke off.
+    /// A upstream that broke off.
     Broken,
-    /// A backend that answered what is no answer.
+    /// A upstream that answered what is no answer.
     BadAnswer,
-    /// A backend that refuses the gateway's credentials.
-    BackendRefused,
+    /// A upstream that refuses the gateway's credentials.
+    UpstreamRefused,
     /// The gateway is stopping.
     Stopping,
     /// A mistake of ours.
@@ -122,10 +122,10 @@ impl Fault {
         Self::new(Origin::Gateway, kind, text.into())
     }
 
-    /// A backend's doing; `text` is for the client.
+    /// A upstream's doing; `text` is for the client.
     #[cold]
-    pub fn backend(kind: Kind, text: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(Origin::Backend, kind, text.into())
+    pub fn upstream(kind: Kind, text: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Origin::Upstream, kind, text.into())
     }
 
     fn new(origin: Origin, kind: Kind, text: Cow<'static, str>) -> Self {
@@ -196,7 +196,7 @@ impl Kind {
         Self::TimedOut,
         Self::Broken,
         Self::BadAnswer,
-        Self::BackendRefused,
+        Self::UpstreamRefused,
         Self::Stopping,
         Self::Internal,
     ];
@@ -235,7 +235,7 @@ impl Kind {
             Self::TimedOut => "timed_out",
             Self::Broken => "broken",
             Self::BadAnswer => "bad_answer",
-            Self::BackendRefused => "backend_refused",
+            Self::UpstreamRefused => "backend_refused",
             Self::Stopping => "stopping",
             Self::Internal => "internal",
         }

@@ -1,8 +1,8 @@
 //! Between the eras of MCP: what one side says in one, told to the other in the other.
 //!
 //! A bridge is a *face*: to the rest of the gateway a server that speaks one era looks like a Streamable HTTP
-//! server of the other, as `backend::stdio` makes a child process look like one. It stands behind
-//! `backend::Pool::send` and asks the server through the same pool, so it serves every kind of server there
+//! server of the other, as `upstream::stdio` makes a child process look like one. It stands behind
+//! `upstream::Pool::send` and asks the server through the same pool, so it serves every kind of server there
 //! is.
 //!
 //! Invariants: a server is told of no capability that the client did not declare; what a server says to one

@@ -10,9 +10,9 @@ use serde_json::value::RawValue;
 use super::Config;
 use super::merge::{Item, ListKind, ServerLists};
 use super::view::{modern_headers, modern_meta};
-use crate::backend::Pool;
 use crate::protocol::{Era, Method, code};
 use crate::session::{Ask, Capabilities, Heard, Ready, ServerFeatures, ask};
+use crate::upstream::Pool;
 
 /// In whose name a list is fetched.
 pub enum Asker<'a> {
@@ -125,7 +125,7 @@ async fn send(
     let message = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{}","params":{params}}}"#, method.as_str());
     let asked = Ask { method, message: message.into(), ready, modern };
     let heard = ask(pool, asked).await.map_err(|error| {
-        FetchError::Failed(error.into_fault(pool.backend().name()).for_client().to_owned())
+        FetchError::Failed(error.into_fault(pool.upstream().name()).for_client().to_owned())
     })?;
     let lost = matches!(heard.status, StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST)
         && ready.is_some_and(|ready| ready.session_id.is_some());
@@ -191,8 +191,8 @@ fn read_item(message: &Bytes, raw: &RawValue, kind: ListKind) -> Option<Item> {
 pub async fn discover(pool: &Rc<Pool>) -> Result<ServerFeatures, FetchError> {
     let discovered = ask_discover(pool).await;
     match &discovered {
-        Ok(_) => pool.backend().note_spoken(Era::Modern, Some(true)),
-        Err(FetchError::OtherEra) => pool.backend().note_spoken(Era::Modern, Some(false)),
+        Ok(_) => pool.upstream().note_spoken(Era::Modern, Some(true)),
+        Err(FetchError::OtherEra) => pool.upstream().note_spoken(Era::Modern, Some(false)),
         // That says nothing about the era.
         Err(_) => {}
     }
@@ -211,7 +211,7 @@ async fn ask_discover(pool: &Rc<Pool>) -> Result<ServerFeatures, FetchError> {
         modern: Some(modern_headers()),
     };
     let heard = ask(pool, asked).await.map_err(|error| {
-        FetchError::Failed(error.into_fault(pool.backend().name()).for_client().to_owned())
+        FetchError::Failed(error.into_fault(pool.upstream().name()).for_client().to_owned())
     })?;
     let status = heard.status;
     // A refusal of credentials, a failure or an overload says nothing about the era.

@@ -19,17 +19,17 @@ use super::merge::{ListKind, Listed, Merged, ServerLists, merge};
 use super::missing::{Failed, Missing, Reason};
 use super::vetting::{Verdict, Vetting};
 use super::view::View;
-use crate::backend::{BackendId, Pool};
-use crate::fleet::{Fleet, Pools};
 use crate::protocol::ClientCapabilities;
 use crate::route::{Endpoint, EndpointId};
+use crate::topology::{Pools, Topology};
+use crate::upstream::{Pool, UpstreamId};
 
 type Key = (EndpointId, View);
 
 type Snapshots = HashMap<Key, Arc<Merged>, RandomState>;
 
 /// Each member with the task that keeps it.
-type Members = HashMap<(BackendId, View), (Rc<Member>, AbortOnDrop)>;
+type Members = HashMap<(UpstreamId, View), (Rc<Member>, AbortOnDrop)>;
 
 /// The catalog as workers see it: snapshots, and a way to ask for what is not there.
 pub struct Catalog {
@@ -37,17 +37,17 @@ pub struct Catalog {
     snapshots: ArcSwap<Snapshots>,
     /// Moves with each new snapshot.
     changes: watch::Sender<u64>,
-    /// By backend: moves when its lists are said to have changed. A snapshot made before is stale.
+    /// By upstream: moves when its lists are said to have changed. A snapshot made before is stale.
     generations: ArcSwap<Generations>,
-    /// By backend: when its lists were last fetched.
-    listed: Mutex<HashMap<BackendId, Instant>>,
+    /// By upstream: when its lists were last fetched.
+    listed: Mutex<HashMap<UpstreamId, Instant>>,
     wants: mpsc::Sender<Want>,
-    fleets: mpsc::Sender<Coming>,
+    topologies: mpsc::Sender<Coming>,
     vetting: Vetting,
     vetted: mpsc::Sender<oneshot::Sender<()>>,
 }
 
-type Generations = HashMap<BackendId, Arc<AtomicU64>, RandomState>;
+type Generations = HashMap<UpstreamId, Arc<AtomicU64>, RandomState>;
 
 /// Lists that somebody asks for.
 struct Want {
@@ -67,7 +67,7 @@ enum Asker {
 
 /// A version of what is served that is about to be published, and who waits until its lists are prepared.
 struct Coming {
-    fleet: Arc<Fleet>,
+    topology: Arc<Topology>,
     prepared: oneshot::Sender<()>,
 }
 
@@ -75,7 +75,7 @@ struct Coming {
 pub struct Keeper {
     shared: Rc<Shared>,
     wants: mpsc::Receiver<Want>,
-    fleets: mpsc::Receiver<Coming>,
+    topologies: mpsc::Receiver<Coming>,
     vetted: mpsc::Receiver<oneshot::Sender<()>>,
 }
 
@@ -102,7 +102,7 @@ const WANTS_MAX: usize = 256;
 /// Those who wait until what they approved is in the lists; one more waits to be one of them.
 const VETTED_MAX: usize = 16;
 
-/// A snapshot that nobody asked for in this time is let go, its backend sessions with it.
+/// A snapshot that nobody asked for in this time is let go, its upstream sessions with it.
 pub(super) const UNWANTED_AFTER: Duration = Duration::from_mins(30);
 
 /// A call that only a list can tell where to go waits so long for a server that is slow to list: clients give a
@@ -110,49 +110,52 @@ pub(super) const UNWANTED_AFTER: Duration = Duration::from_mins(30);
 const SLOW_LIST_TIMEOUT: Duration = Duration::from_secs(45);
 
 /// Snapshots at once. Clients decide on their capabilities, 128 combinations of them; a client that tries
-/// all of them must not open as many sessions at every backend.
+/// all of them must not open as many sessions at every upstream.
 const SNAPSHOTS_MAX: usize = 64;
 
 impl Catalog {
     /// The two ends.
-    pub fn new(config: Config, fleet: &Arc<Fleet>) -> (Arc<Self>, KeeperSeed) {
+    pub fn new(config: Config, topology: &Arc<Topology>) -> (Arc<Self>, KeeperSeed) {
         let (wants, asked) = mpsc::channel(WANTS_MAX);
         // One version is prepared before the next is made.
-        let (fleets, coming) = mpsc::channel(1);
+        let (topologies, coming) = mpsc::channel(1);
         let (vetted, judged) = mpsc::channel(VETTED_MAX);
         let catalog = Arc::new(Self {
             config,
             snapshots: ArcSwap::default(),
             changes: watch::Sender::new(0),
-            generations: ArcSwap::from_pointee(generations(&Generations::default(), fleet)),
+            generations: ArcSwap::from_pointee(generations(&Generations::default(), topology)),
             listed: Mutex::default(),
             wants,
-            fleets,
+            topologies,
             vetting: Vetting::default(),
             vetted,
         });
-        let fleet = Arc::clone(fleet);
-        (Arc::clone(&catalog), KeeperSeed { catalog, fleet, wants: asked, fleets: coming, vetted: judged })
+        let topology = Arc::clone(topology);
+        (
+            Arc::clone(&catalog),
+            KeeperSeed { catalog, topology, wants: asked, topologies: coming, vetted: judged },
+        )
     }
 
     /// Makes ready for a version that is about to be published: what is known of servers that stay is in the
     /// lists of its endpoints when this completes, so that no request waits for it. Not cancel safe: the
     /// version must then be published.
-    pub async fn prepare(&self, fleet: &Arc<Fleet>) {
+    pub async fn prepare(&self, topology: &Arc<Topology>) {
         let (prepared, done) = oneshot::channel();
         // Without a keeper there are no lists to prepare: the process ends.
-        if self.fleets.send(Coming { fleet: Arc::clone(fleet), prepared }).await.is_ok() {
+        if self.topologies.send(Coming { topology: Arc::clone(topology), prepared }).await.is_ok() {
             let _ = done.await;
         }
     }
 
     /// When a server's lists were last fetched, for whichever kind of client.
-    pub fn listed_at(&self, backend: BackendId) -> Option<Instant> {
-        self.listed().get(&backend).copied()
+    pub fn listed_at(&self, upstream: UpstreamId) -> Option<Instant> {
+        self.listed().get(&upstream).copied()
     }
 
     /// Every change under the lock is one operation on the map.
-    fn listed(&self) -> MutexGuard<'_, HashMap<BackendId, Instant>> {
+    fn listed(&self) -> MutexGuard<'_, HashMap<UpstreamId, Instant>> {
         self.listed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -251,8 +254,8 @@ impl Catalog {
     }
 
     /// A server said that its lists changed: what is known of it is stale from now on.
-    pub fn mark_stale(&self, backend: BackendId) {
-        if let Some(generation) = self.generations.load().get(&backend) {
+    pub fn mark_stale(&self, upstream: UpstreamId) {
+        if let Some(generation) = self.generations.load().get(&upstream) {
             generation.fetch_add(1, Ordering::AcqRel);
         }
     }
@@ -277,11 +280,11 @@ impl Catalog {
     fn is_settled(&self, endpoint: &Endpoint, merged: &Merged) -> bool {
         let generations = self.generations.load();
         // Of a server that is gone nothing more comes.
-        let now = |backend| {
-            generations.get(&BackendId(backend)).map_or(0, |generation| generation.load(Ordering::Acquire))
+        let now = |upstream| {
+            generations.get(&UpstreamId(upstream)).map_or(0, |generation| generation.load(Ordering::Acquire))
         };
         let mut pairs = endpoint.servers.iter().zip(&merged.generations);
-        !merged.is_loading && pairs.all(|(place, generation)| now(place.backend) <= *generation)
+        !merged.is_loading && pairs.all(|(place, generation)| now(place.upstream) <= *generation)
     }
 }
 
@@ -292,8 +295,8 @@ impl Want {
 }
 
 /// One for each server; those that stay go on counting.
-fn generations(before: &Generations, fleet: &Fleet) -> Generations {
-    let ids = fleet.backends().map(|backend| backend.id);
+fn generations(before: &Generations, topology: &Topology) -> Generations {
+    let ids = topology.upstreams().map(|upstream| upstream.id);
     ids.map(|id| (id, before.get(&id).map_or_else(Arc::default, Arc::clone))).collect()
 }
 
@@ -306,9 +309,9 @@ fn nothing_yet(endpoint: &Endpoint) -> Merged {
 /// What a keeper is made of, on the thread that it will run on: its pools cannot move between threads.
 pub struct KeeperSeed {
     catalog: Arc<Catalog>,
-    fleet: Arc<Fleet>,
+    topology: Arc<Topology>,
     wants: mpsc::Receiver<Want>,
-    fleets: mpsc::Receiver<Coming>,
+    topologies: mpsc::Receiver<Coming>,
     vetted: mpsc::Receiver<oneshot::Sender<()>>,
 }
 
@@ -318,11 +321,11 @@ impl KeeperSeed {
         let shared = Rc::new(Shared {
             config: self.catalog.config.clone(),
             catalog: self.catalog,
-            pools: Pools::new(&self.fleet),
+            pools: Pools::new(&self.topology),
             members: RefCell::default(),
             wanted: RefCell::default(),
         });
-        Keeper { shared, wants: self.wants, fleets: self.fleets, vetted: self.vetted }
+        Keeper { shared, wants: self.wants, topologies: self.topologies, vetted: self.vetted }
     }
 }
 
@@ -336,8 +339,8 @@ impl Keeper {
                     Some(want) => self.shared.want(&want),
                     None => return,
                 },
-                Some(Coming { fleet, prepared }) = self.fleets.recv() => {
-                    self.shared.prepare(&fleet);
+                Some(Coming { topology, prepared }) = self.topologies.recv() => {
+                    self.shared.prepare(&topology);
                     // Nobody may be waiting any more.
                     let _ = prepared.send(());
                 }
@@ -354,27 +357,27 @@ impl Keeper {
 
 impl Shared {
     /// How often a server's lists were said to have changed.
-    pub fn generation(&self, backend: BackendId) -> u64 {
+    pub fn generation(&self, upstream: UpstreamId) -> u64 {
         let generations = self.catalog.generations.load();
-        generations.get(&backend).map_or(0, |generation| generation.load(Ordering::Acquire))
+        generations.get(&upstream).map_or(0, |generation| generation.load(Ordering::Acquire))
     }
 
     /// A server's lists were fetched.
-    pub fn note_listed(&self, backend: BackendId) {
-        self.catalog.listed().insert(backend, Instant::now());
+    pub fn note_listed(&self, upstream: UpstreamId) {
+        self.catalog.listed().insert(upstream, Instant::now());
     }
 
     /// Takes up a version that is about to be published. Whatever was wanted of an endpoint is wanted of what
     /// it becomes. What it was stays until the next sweep, for requests that came before.
-    fn prepare(self: &Rc<Self>, fleet: &Arc<Fleet>) {
+    fn prepare(self: &Rc<Self>, topology: &Arc<Topology>) {
         self.drop_outdated();
-        if !self.pools.adopt(fleet) {
+        if !self.pools.adopt(topology) {
             return;
         }
-        let counted = generations(&self.catalog.generations.load(), fleet);
+        let counted = generations(&self.catalog.generations.load(), topology);
         self.catalog.generations.store(Arc::new(counted));
-        self.catalog.listed().retain(|backend, _| fleet.backend(*backend).is_some());
-        let becomes = |wanted: &Wanted| fleet.table.of_scope(&wanted.endpoint.scope).cloned();
+        self.catalog.listed().retain(|upstream, _| topology.upstream(*upstream).is_some());
+        let becomes = |wanted: &Wanted| topology.table.of_scope(&wanted.endpoint.scope).cloned();
         let moved: Vec<_> = self
             .wanted
             .borrow()
@@ -395,20 +398,20 @@ impl Shared {
 
     /// Lets go what is of an earlier version.
     fn drop_outdated(&self) {
-        let fleet = Arc::clone(&self.pools.fleet());
-        self.wanted.borrow_mut().retain(|_, wanted| fleet.table.has(&wanted.endpoint));
+        let topology = Arc::clone(&self.pools.topology());
+        self.wanted.borrow_mut().retain(|_, wanted| topology.table.has(&wanted.endpoint));
         self.drop_unwanted();
     }
 
     /// A member has something new.
     pub fn updated(&self, pool: &Pool, view: View) {
-        let backend = pool.backend().id.0;
+        let upstream = pool.upstream().id.0;
         let touched: Vec<_> = self
             .wanted
             .borrow()
             .iter()
             .filter(|((_, of), wanted)| {
-                *of == view && wanted.endpoint.servers.iter().any(|place| place.backend == backend)
+                *of == view && wanted.endpoint.servers.iter().any(|place| place.upstream == upstream)
             })
             .map(|(_, wanted)| (Arc::clone(&wanted.endpoint), view))
             .collect();
@@ -417,7 +420,7 @@ impl Shared {
 
     /// A server was listed otherwise than before, or for the first time.
     pub fn listed(&self, pool: &Pool, view: View, lists: &ServerLists) {
-        self.catalog.vetting.note(pool.backend(), view, Vetting::seen(lists));
+        self.catalog.vetting.note(pool.upstream(), view, Vetting::seen(lists));
     }
 
     /// What is held back may be other than it was, everywhere.
@@ -447,9 +450,9 @@ impl Shared {
 
     /// Has all servers of the endpoint listed, and again those that said that their lists changed.
     fn look_after(self: &Rc<Self>, endpoint: &Endpoint, view: View, by: Asker) {
-        let fleet = Arc::clone(&self.pools.fleet());
+        let topology = Arc::clone(&self.pools.topology());
         for place in &endpoint.servers {
-            let id = BackendId(place.backend);
+            let id = UpstreamId(place.upstream);
             let mut members = self.members.borrow_mut();
             if let Some((member, _)) = members.get(&(id, view)) {
                 if by == Asker::Client {
@@ -461,7 +464,7 @@ impl Shared {
                 continue;
             }
             // One that is gone is not asked any more.
-            let there = fleet.backend(id).and_then(|_| self.pools.find(id));
+            let there = topology.upstream(id).and_then(|_| self.pools.find(id));
             let Some(pool) = there else { continue };
             let member = Member::new(pool, view);
             if by == Asker::Client {
@@ -498,7 +501,7 @@ impl Shared {
         let mut generations = Vec::with_capacity(endpoint.servers.len());
         let mut announced = [0; 3];
         for place in &endpoint.servers {
-            let member = members.get(&(BackendId(place.backend), view));
+            let member = members.get(&(UpstreamId(place.upstream), view));
             let removed = || Failed { text: "it was removed".to_owned(), stage: None, since: None };
             let gone = || (Err(Reason::Failed(removed())), 0);
             let (list, generation) = member.map_or_else(gone, |(member, _)| member.lists());
@@ -553,19 +556,19 @@ impl Shared {
     fn prolong(&self, endpoint: &Endpoint, view: View) {
         let members = self.members.borrow();
         let of_endpoint = endpoint.servers.iter();
-        let known = of_endpoint.filter_map(|place| members.get(&(BackendId(place.backend), view)));
+        let known = of_endpoint.filter_map(|place| members.get(&(UpstreamId(place.upstream), view)));
         known.filter(|(member, _)| member.lists().0.is_ok()).for_each(|(member, _)| member.ask());
     }
 
     fn drop_unwanted(&self) {
         let wanted = self.wanted.borrow();
-        self.members.borrow_mut().retain(|(backend, view), _| {
+        self.members.borrow_mut().retain(|(upstream, view), _| {
             wanted.iter().any(|((_, of), wanted)| {
-                of == view && wanted.endpoint.servers.iter().any(|place| place.backend == backend.0)
+                of == view && wanted.endpoint.servers.iter().any(|place| place.upstream == upstream.0)
             })
         });
         let members = self.members.borrow();
-        self.catalog.vetting.keep_views(|backend, view| members.contains_key(&(backend, view)));
+        self.catalog.vetting.keep_views(|upstream, view| members.contains_key(&(upstream, view)));
         drop(members);
         let gone = self.catalog.snapshots.load().keys().any(|key| !wanted.contains_key(key));
         if gone {

@@ -18,17 +18,17 @@ use super::merge::ServerLists;
 use super::missing::{Failed, Reason};
 use super::view::{View, modern_headers, modern_meta};
 use super::{Config, keeper::Shared};
-use crate::backend::{ChangedTools, EraChoice, Pool};
 use crate::base::unix_s;
 use crate::frame::{Kind as FrameKind, Scanner};
 use crate::protocol::{ClientCapabilities, Method, Revision};
-use crate::session::{Ask, Feed, Introduction, Listen, Ready, Source, Upstream, ask};
+use crate::session::{Ask, Feed, Introduction, Listen, Ready, Source, UpstreamSession, ask};
+use crate::upstream::{ChangedTools, EraChoice, Pool};
 
 /// A server's lists as one kind of client sees them, kept fresh by a task of its own.
 pub struct Member {
     pool: Rc<Pool>,
     view: View,
-    upstream: Upstream,
+    upstream_session: UpstreamSession,
     state: RefCell<State>,
     /// When clients of the view last asked for it.
     asked: Cell<Option<Instant>>,
@@ -55,7 +55,7 @@ struct State {
 /// How often each of the lists was said to have changed: tools, prompts, resources.
 pub type Announced = [u64; 3];
 
-/// Between two fetches of one server: a storm of `list_changed` costs the backend one list a second.
+/// Between two fetches of one server: a storm of `list_changed` costs the upstream one list a second.
 const FETCH_INTERVAL_MIN: Duration = Duration::from_secs(1);
 
 /// A server whose lists are never fresh by its own word is asked again this often, not all the time.
@@ -76,7 +76,7 @@ impl Member {
         Rc::new(Self {
             pool,
             view,
-            upstream: Upstream::default(),
+            upstream_session: UpstreamSession::default(),
             state: RefCell::new(State { lists: Err(Reason::Loading), generation: 0, announced: [0; 3] }),
             asked: Cell::new(None),
             is_dormant: Cell::new(false),
@@ -122,12 +122,12 @@ impl Member {
         let mut listed = Instant::now();
         loop {
             let began = Instant::now();
-            let generation = shared.generation(self.pool.backend().id);
+            let generation = shared.generation(self.pool.upstream().id);
             self.fetched.set(self.announced.get());
             let due = match self.fetch_patiently(&shared, generation).await {
                 Ok(lists) => {
                     (retry, listed) = (RETRY_MIN, Instant::now());
-                    shared.note_listed(self.pool.backend().id);
+                    shared.note_listed(self.pool.upstream().id);
                     let ttl = lists.ttl_ms.map_or(Duration::MAX, Duration::from_millis);
                     let due = shared.config.refresh_after.min(ttl.max(POLL_INTERVAL_MIN));
                     self.know(&shared, Ok(Arc::new(lists)), generation);
@@ -141,7 +141,7 @@ impl Member {
                     shared.config.refresh_after
                 }
                 Err(reason) => {
-                    let server = self.pool.backend().name();
+                    let server = self.pool.upstream().name();
                     tracing::warn!(%server, view = ?self.view, reason = reason.text(), "server not listed");
                     let due = match reason {
                         Reason::OtherEra => shared.config.refresh_after,
@@ -187,7 +187,7 @@ impl Member {
         }
         *self.state.borrow_mut() = State { lists, generation, announced: self.fetched.get() };
         // What one kind of client is shown may hold back what every other is.
-        if is_news && self.pool.backend().config.changed_tools == ChangedTools::Quarantine {
+        if is_news && self.pool.upstream().config.changed_tools == ChangedTools::Quarantine {
             shared.publish_all();
         } else {
             shared.updated(&self.pool, self.view);
@@ -195,7 +195,7 @@ impl Member {
     }
 
     async fn fetch(self: &Rc<Self>, config: &Config) -> Result<ServerLists, Reason> {
-        let era = self.pool.backend().config.era;
+        let era = self.pool.upstream().config.era;
         let result = match (self.view, era) {
             (View::Legacy(capabilities), _) => self.fetch_legacy(config, capabilities).await,
             (View::Modern, EraChoice::Legacy) => self.fetch_bridged(config).await,
@@ -209,13 +209,13 @@ impl Member {
             FetchError::OtherEra => Reason::OtherEra,
             FetchError::Unasked => Reason::Unasked,
             FetchError::SessionLost => self.failed("it loses its sessions".to_owned()),
-            FetchError::Failed(text) => self.failed(reason(&text, self.pool.backend().name().as_str())),
+            FetchError::Failed(text) => self.failed(reason(&text, self.pool.upstream().name().as_str())),
         })
     }
 
     /// Since when, when it goes on to fail in the same way.
     fn failed(&self, text: String) -> Reason {
-        let stage = self.pool.backend().condition().last_failure.map(|failure| failure.stage.text());
+        let stage = self.pool.upstream().condition().last_failure.map(|failure| failure.stage.text());
         let failed = Failed { text, stage, since: Some(unix_s()) };
         match self.lists().0 {
             Err(Reason::Failed(before)) if (&before.text, before.stage) == (&failed.text, stage) => {
@@ -252,8 +252,8 @@ impl Member {
 
     /// Ends the session of the catalog's own, if there is one.
     fn leave(&self) {
-        let Some(ready) = self.upstream.ready() else { return };
-        self.upstream.forget(&ready);
+        let Some(ready) = self.upstream_session.ready() else { return };
+        self.upstream_session.forget(&ready);
         *self.watch.borrow_mut() = None;
         let pool = Rc::clone(&self.pool);
         spawn_local(async move { ready.part(&pool).await });
@@ -277,9 +277,11 @@ impl Member {
         capabilities: ClientCapabilities,
     ) -> Result<ServerLists, FetchError> {
         let introduction = Introduction::ours(Revision::LEGACY_LATEST, capabilities);
-        let is_new = self.upstream.ready().is_none();
+        let is_new = self.upstream_session.ready().is_none();
         let ready =
-            self.upstream.open(&self.pool, &introduction, None).await.map_err(|fault| match fault.kind {
+            self.upstream_session.open(&self.pool, &introduction, None).await.map_err(|fault| match fault
+                .kind
+            {
                 crate::base::Kind::OtherEra => FetchError::OtherEra,
                 _ => FetchError::Failed(fault.for_client().to_owned()),
             })?;
@@ -289,7 +291,7 @@ impl Member {
         self.watch_changes(|| Source::Legacy(Arc::clone(&ready)));
         let fetched = lists(&self.pool, config, &Asker::Legacy(&ready)).await;
         if let Err(FetchError::SessionLost) = fetched {
-            self.upstream.forget(&ready);
+            self.upstream_session.forget(&ready);
         }
         fetched
     }
@@ -300,7 +302,7 @@ impl Member {
         if watch.is_none() {
             let member = Rc::downgrade(self);
             let feed = Feed::begin(Rc::clone(&self.pool), source(), true, None);
-            let ready = self.upstream.ready();
+            let ready = self.upstream_session.ready();
             let task = spawn_local(async move {
                 listen(feed, &member, ready).await;
                 // A stream that is refused for good is not asked for again until the server is.
@@ -342,7 +344,7 @@ async fn listen(mut feed: Feed, member: &std::rc::Weak<Member>, ready: Option<Ar
         }
     }
     if let Some(member) = member.upgrade() {
-        tracing::debug!(server = %member.pool.backend().name(), "no stream of changes");
+        tracing::debug!(server = %member.pool.upstream().name(), "no stream of changes");
     }
 }
 

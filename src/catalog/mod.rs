@@ -1,6 +1,6 @@
-//! The lists of all backends: fetched once per server and view, merged per endpoint, kept as ready bytes.
+//! The lists of all upstreams: fetched once per server and view, merged per endpoint, kept as ready bytes.
 //!
-//! Invariants: a list request never waits longer than its deadline for a backend, and what is missing is
+//! Invariants: a list request never waits longer than its deadline for a upstream, and what is missing is
 //! named; a name is a pure function of configuration and of the server's own name for it; what one kind of
 //! client is shown by a server is not shown to another kind; a tool that is held back is in no list.
 //!
@@ -36,15 +36,15 @@ pub use view::{View, modern_headers, modern_meta};
 /// Bounds of the catalog.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// A list request never waits longer than this for a backend; what is missing is named in `_meta`.
+    /// A list request never waits longer than this for a upstream; what is missing is named in `_meta`.
     pub list_deadline: Duration,
     /// A list older than this is fetched again in the background when next asked for.
     pub refresh_after: Duration,
-    /// Pages taken from one backend for one list.
+    /// Pages taken from one upstream for one list.
     pub pages_max: usize,
-    /// Items taken from one backend for one list.
+    /// Items taken from one upstream for one list.
     pub items_max: usize,
-    /// Bytes taken from one backend for one list.
+    /// Bytes taken from one upstream for one list.
     pub list_bytes_max: usize,
     /// Items on one page towards clients.
     pub page_items: usize,

@@ -5,9 +5,9 @@ use std::rc::Rc;
 use super::Config;
 use super::fetch::{Asker, FetchError, discover, lists};
 use super::merge::ServerLists;
-use crate::backend::{EraChoice, Pool};
 use crate::protocol::{ClientCapabilities, Era, Revision};
-use crate::session::{Introduction, Upstream};
+use crate::session::{Introduction, UpstreamSession};
+use crate::upstream::{EraChoice, Pool};
 
 /// What a server showed.
 pub struct Probed {
@@ -21,7 +21,7 @@ pub struct Probed {
 ///
 /// Not cancel safe: a session may be left behind at the server.
 pub async fn probe(pool: &Rc<Pool>, config: &Config) -> Result<Probed, String> {
-    let era = pool.backend().config.era;
+    let era = pool.upstream().config.era;
     if era != EraChoice::Legacy {
         let looked = match discover(pool).await {
             Ok(features) => lists(pool, config, &Asker::Modern(features)).await,
@@ -34,7 +34,7 @@ pub async fn probe(pool: &Rc<Pool>, config: &Config) -> Result<Probed, String> {
         }
     }
     let introduction = Introduction::ours(Revision::LEGACY_LATEST, ClientCapabilities::default());
-    let opened = Upstream::default().open(pool, &introduction, None).await;
+    let opened = UpstreamSession::default().open(pool, &introduction, None).await;
     let ready = opened.map_err(|fault| fault.for_client().to_owned())?;
     let looked = lists(pool, config, &Asker::Legacy(&ready)).await;
     ready.part(pool).await;

@@ -18,8 +18,8 @@ use super::merge::{ListKind, NAME_BYTES_MAX, ServerLists};
 use super::pins::{Change, Pins, TOLD_MAX};
 use super::print::SeenTool;
 use super::view::View;
-use crate::backend::{Backend, BackendId, ChangedTools};
 use crate::base::{ServerName, unix_s};
+use crate::upstream::{ChangedTools, Upstream, UpstreamId};
 
 /// What is known, and what is to be kept.
 #[derive(Debug)]
@@ -108,7 +108,7 @@ struct Books {
 #[derive(Debug)]
 struct Book {
     policy: ChangedTools,
-    views: HashMap<(BackendId, View), Arc<[SeenTool]>>,
+    views: HashMap<(UpstreamId, View), Arc<[SeenTool]>>,
     odd: BTreeMap<String, BTreeSet<char>>,
     verdict: Verdict,
     to_keep: Option<ToKeep>,
@@ -199,15 +199,15 @@ impl Vetting {
     }
 
     /// A server was listed, in one view.
-    pub fn note(&self, backend: &Backend, view: View, seen: Arc<[SeenTool]>) {
+    pub fn note(&self, upstream: &Upstream, view: View, seen: Arc<[SeenTool]>) {
         let mut books = self.books();
         let (servers, store) = books.split();
-        let policy = backend.config.changed_tools;
-        let book = servers.entry(backend.name().clone()).or_insert_with(|| Book::new(policy));
+        let policy = upstream.config.changed_tools;
+        let book = servers.entry(upstream.name().clone()).or_insert_with(|| Book::new(policy));
         book.policy = policy;
-        book.views.insert((backend.id, view), seen);
-        book.note_odd(backend.name());
-        book.settle(backend.name(), store, Cause::Listed);
+        book.views.insert((upstream.id, view), seen);
+        book.note_odd(upstream.name());
+        book.settle(upstream.name(), store, Cause::Listed);
         if book.to_keep.is_some() {
             self.to_keep.notify_one();
         }
@@ -220,10 +220,10 @@ impl Vetting {
     }
 
     /// Lets go of views that are not fetched any more.
-    pub fn keep_views(&self, is_fetched: impl Fn(BackendId, View) -> bool) {
+    pub fn keep_views(&self, is_fetched: impl Fn(UpstreamId, View) -> bool) {
         let mut books = self.books();
         books.servers.retain(|_, book| {
-            book.views.retain(|(backend, view), _| is_fetched(*backend, *view));
+            book.views.retain(|(upstream, view), _| is_fetched(*upstream, *view));
             !book.views.is_empty()
         });
     }

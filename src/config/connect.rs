@@ -15,7 +15,7 @@ use super::raw::{Env, Variables, read_named};
 use super::{LogConfig, LogFormat, defaults as d};
 use crate::admin::definition::address;
 use crate::admin::definition::headers::{self, Owner};
-use crate::backend::Address;
+use crate::upstream::Address;
 
 /// Everything `metamcp connect` is told, ready to run.
 pub struct Connect {

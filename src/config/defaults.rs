@@ -41,7 +41,7 @@ pub(super) const DRAIN_DELAY: Bound<Duration> = Bound { default: secs(0), min: s
 /// Under the 30 s that Kubernetes waits, and the 10 s of Docker are met for all but the longest calls.
 pub(super) const DRAIN_DEADLINE: Bound<Duration> = Bound { default: secs(10), min: secs(0), max: secs(3600) };
 
-/// An agent runs tens of calls at once; 512 leaves room for a fleet behind one key.
+/// An agent runs tens of calls at once; 512 leaves room for many agents behind one key.
 pub(super) const KEY_IN_FLIGHT: Bound<usize> = Bound { default: 512, min: 1, max: 1_000_000 };
 
 /// Clients give up on a list after some 10 s; what comes later is told by `list_changed`.
@@ -85,7 +85,7 @@ pub(super) const POLL_AFTER: Bound<Duration> = Bound { default: secs(0), min: se
 pub(super) const HOLD_TIMEOUT: Bound<Duration> = Bound { default: secs(300), min: secs(1), max: secs(3600) };
 /// Each is a connection to a server, and the request and what the server asks: some KiB.
 pub(super) const HOLDS: Bound<usize> = Bound { default: 1024, min: 1, max: 100_000 };
-/// A person answers one form at a time; a fleet behind one key has several people.
+/// A person answers one form at a time; many agents behind one key have several people.
 pub(super) const HOLDS_PER_KEY: Bound<usize> = Bound { default: 64, min: 1, max: 100_000 };
 /// Each has an event stream to its server, which is one of the file descriptors.
 pub(super) const BRIDGE_SESSIONS: Bound<usize> = Bound { default: 4096, min: 1, max: 1_000_000 };

@@ -3,9 +3,9 @@ use std::fmt;
 use super::Config;
 use crate::admin::definition::{Allowed, address};
 use crate::auth::Mode;
-use crate::backend::Address;
 use crate::base::EndpointName;
 use crate::route::{Members, Prefix};
+use crate::upstream::Address;
 
 /// What would be served, for `metamcp check` and the log of a start. No secret is in it: of headers the
 /// names, of addresses neither query nor long path segments.

@@ -36,7 +36,7 @@ use crate::admin::Scrapes;
 use crate::admin::definition::Serving;
 use crate::admin::definition::bounds::DEFAULTS;
 use crate::base::ServerName;
-use crate::{auth, backend, bridge, catalog, limits, route, server, session, store, telemetry};
+use crate::{auth, bridge, catalog, limits, route, server, session, store, telemetry, upstream};
 
 pub use cli::{Cli, Command, ConnectArgs, Flags, Secret, StdioArgs, help, parse};
 pub use connect::{Connect, load_connect};
@@ -52,11 +52,11 @@ pub struct Config {
     /// The data plane.
     pub server: server::Config,
     /// The MCP servers, those of `metamcp.toml` first, in the order written.
-    pub servers: Vec<backend::Config>,
+    pub servers: Vec<upstream::Config>,
     /// The endpoints that were written. Where nobody defines `default`, it has every server.
     pub endpoints: Vec<route::EndpointConfig>,
     /// Served while there is no other server.
-    pub stand_in: Option<backend::Config>,
+    pub stand_in: Option<upstream::Config>,
     /// What is done for servers that are defined in the store.
     pub serving: Serving,
     /// Bounds of the catalog.
@@ -174,7 +174,7 @@ mod tests;
 
 impl Config {
     /// Names what is served, with every default, while there is no other server.
-    pub fn set_stand_in(&mut self, name: &ServerName, address: backend::Address) {
+    pub fn set_stand_in(&mut self, name: &ServerName, address: upstream::Address) {
         self.stand_in = Some(DEFAULTS.server(name.clone(), address, Vec::new()));
     }
 }

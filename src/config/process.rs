@@ -12,8 +12,8 @@ use super::section::Section;
 use super::servers::Context;
 use crate::admin::definition::bounds::{self, Bound};
 use crate::admin::definition::{Allowed, AllowedCommand, EnvPattern, SEALED};
-use crate::backend::stdio::{INHERITED, Program, Settings, Sharing};
 use crate::child::{Confinement, Limits};
+use crate::upstream::stdio::{INHERITED, Program, Settings, Sharing};
 
 /// A program before its variables are put in. What can be said of it in `metamcp.toml` only is ready.
 pub(super) struct Draft<'a> {

@@ -14,13 +14,13 @@ use crate::admin::definition::address;
 use crate::admin::definition::bounds::{self, Bound, Settings};
 use crate::admin::definition::headers::{self, Owner};
 use crate::admin::definition::mcp_json::{Kind, Transport, nearest_name};
-use crate::backend::{self, Address, ChangedTools, EraChoice};
 use crate::base::ServerName;
+use crate::upstream::{self, Address, ChangedTools, EraChoice};
 
 /// The servers, and what became of every name that was written for one.
 #[derive(Debug, Default)]
 pub(super) struct Servers {
-    pub ready: Vec<backend::Config>,
+    pub ready: Vec<upstream::Config>,
     /// By the name as written and by the name as served. `None`: it was left out, and it was said why.
     pub known: BTreeMap<String, Option<ServerName>>,
     /// Names that are taken, with where.
@@ -206,7 +206,7 @@ impl Servers {
         if let Some(address) = draft.address(context) {
             let may_be_sse = draft.transport == Transport::Unsaid && matches!(address, Address::Http(_));
             let server = draft.settings.server(draft.name, address, headers);
-            self.ready.push(backend::Config { may_be_sse, ..server });
+            self.ready.push(upstream::Config { may_be_sse, ..server });
         }
     }
 }

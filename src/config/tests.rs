@@ -10,9 +10,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::auth::Mode;
-use crate::backend::stdio::{Program, Settings, Sharing};
-use crate::backend::{Address, EraChoice};
 use crate::route::{Members, Prefix};
+use crate::upstream::stdio::{Program, Settings, Sharing};
+use crate::upstream::{Address, EraChoice};
 
 impl Env for BTreeMap<String, String> {
     fn var(&self, name: &str) -> Option<OsString> {
@@ -333,7 +333,7 @@ fn single_mistakes() {
 #[test]
 fn reads_servers() {
     let text = "\
-[backend]
+[upstream]
 connect_timeout = '7s'
 in_flight_max = 3
 
@@ -373,8 +373,8 @@ disabled = true
 
 #[test]
 fn as_many_connections_are_kept_as_calls_may_be_under_way() {
-    let check = |backend: &str, server: &str, expected: usize, hints: usize| {
-        let text = format!("[backend]\n{backend}\n[servers.a]\nurl = 'http://a'\n{server}");
+    let check = |upstream: &str, server: &str, expected: usize, hints: usize| {
+        let text = format!("[backend]\n{upstream}\n[servers.a]\nurl = 'http://a'\n{server}");
         let config = toml(&text).unwrap();
         assert_eq!(config.servers[0].idle_connections_max, expected, "{text}");
         let hint = "under load those beyond are closed and opened anew";
@@ -551,7 +551,7 @@ fn programs() {
     let program = |text: &str| match run("", &[("PATH", "/bin"), ("SECRET", "s")], &[("metamcp.toml", text)])
     {
         Ok(config) => match config.servers[0].address.clone() {
-            backend::Address::Stdio(program) => *program,
+            upstream::Address::Stdio(program) => *program,
             other => panic!("{other:?}"),
         },
         Err(mistakes) => panic!("{mistakes}"),

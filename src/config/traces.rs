@@ -8,8 +8,8 @@ use super::mistakes::{Place, Written};
 use super::section::Section;
 use super::servers::Context;
 use crate::admin::definition::{address, headers};
-use crate::backend::Address;
 use crate::telemetry::traces::{Config, Parents, Share};
+use crate::upstream::Address;
 
 /// What `[telemetry.traces]` and the variables of OpenTelemetry say (SDK environment variables, OTLP exporter): the latter
 /// count for more, as everywhere. `None`: nobody says where traces go, or one of them says that there are none.

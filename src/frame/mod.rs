@@ -10,7 +10,7 @@
 //! - a byte that was scanned is not scanned again after a short read;
 //! - no recursion over what a peer sent, and every count and depth has a bound with a name.
 //!
-//! It does not know: HTTP, sessions, backends, which of two eras a message belongs to, or what a tool is.
+//! It does not know: HTTP, sessions, upstreams, which of two eras a message belongs to, or what a tool is.
 //! No type of `simd-json` is seen above this module.
 
 mod span;

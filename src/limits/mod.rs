@@ -1,7 +1,7 @@
 //! Who may have how much at once.
 //!
 //! Invariant: what is held is given back when the guard is dropped, which is with the last byte of the
-//! response body. Does not know: what a request asks for, or of which backend.
+//! response body. Does not know: what a request asks for, or of which upstream.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};

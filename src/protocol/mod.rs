@@ -1,6 +1,6 @@
 //! The words of MCP: revisions, eras, methods, codes, headers, capabilities.
 //!
-//! Vocabulary only. Does not know: sockets, backends, sessions, or how a message is framed.
+//! Vocabulary only. Does not know: sockets, upstreams, sessions, or how a message is framed.
 //!
 //! Source: the Model Context Protocol, revisions 2024-11-05 to 2026-07-28.
 

@@ -1,7 +1,7 @@
 //! Routing. Knows names of servers and endpoints, never sockets.
 //!
 //! Invariant: a table never changes after it is built; a new one is published in its place, and a request
-//! sees one of them. Does not know: connections, sessions, or which backend is up.
+//! sees one of them. Does not know: connections, sessions, or which upstream is up.
 
 mod names;
 mod shows;

@@ -43,7 +43,7 @@ pub struct Place {
     /// Its name.
     pub name: ServerName,
     /// The id of the server behind that name.
-    pub backend: u32,
+    pub upstream: u32,
     /// Stands before its tools and prompts where names are told apart.
     pub prefix: ServerName,
     /// What the endpoint shows of its tools; `None`: all of them, as they are.
@@ -54,8 +54,8 @@ pub struct Place {
 
 impl Place {
     /// A server with everything that it has, under its own name.
-    pub fn whole(name: ServerName, backend: u32) -> Self {
-        Self { prefix: name.clone(), name, backend, shows: None, label: Label::OTHER }
+    pub fn whole(name: ServerName, upstream: u32) -> Self {
+        Self { prefix: name.clone(), name, upstream, shows: None, label: Label::OTHER }
     }
 }
 
@@ -109,7 +109,7 @@ impl Table {
     /// Of these endpoints over these servers, without one before it: a server's id is its place in the list.
     pub fn build(servers: &[ServerName], endpoints: &[EndpointConfig]) -> Result<Self, TableError> {
         let places: Vec<_> =
-            (0..).zip(servers).map(|(backend, name)| Place::whole(name.clone(), backend)).collect();
+            (0..).zip(servers).map(|(upstream, name)| Place::whole(name.clone(), upstream)).collect();
         for endpoint in endpoints {
             let Members::These(members) = &endpoint.servers else { continue };
             if let Some(unknown) = members.iter().find(|member| !servers.contains(&member.server)) {
@@ -366,7 +366,7 @@ mod tests {
     #[test]
     fn what_did_not_change_stays() {
         let name = |text: &str| ServerName::new(text).expect("valid");
-        let place = |text: &str, backend| Place::whole(name(text), backend);
+        let place = |text: &str, upstream| Place::whole(name(text), upstream);
         let endpoint = |text: &str, servers: &[&str], prefix| EndpointConfig {
             name: EndpointName::new(text).expect("valid"),
             servers: Members::whole(servers.iter().map(|server| name(server))),

@@ -12,9 +12,9 @@ use bytes::Bytes;
 use http::HeaderValue;
 use tokio::time::sleep;
 
-use crate::backend::{Answer, Answered, BackendError, Lane, Outgoing, Pool};
 use crate::protocol::header;
 use crate::session::Ready;
+use crate::upstream::{Answer, Answered, Lane, Outgoing, Pool, UpstreamError};
 
 /// What it takes to ask again.
 pub struct Again {
@@ -34,7 +34,7 @@ struct Asking {
     /// Gives nothing where the server does not go on.
     answer: Pin<Box<dyn Future<Output = Option<Answer>>>>,
     /// What broke the stream: told when it does not go on.
-    why: BackendError,
+    why: UpstreamError,
 }
 
 /// A server that says nothing about it is asked at once, but for this: it may be just about to listen again.
@@ -64,7 +64,7 @@ impl Again {
     }
 
     /// The stream broke: asks for what follows, or gives the reason back when that is not to be had.
-    pub fn ask(&mut self, why: BackendError) -> Result<(), BackendError> {
+    pub fn ask(&mut self, why: UpstreamError) -> Result<(), UpstreamError> {
         let Some(id) = self.last_event_id.clone().filter(|_| !self.is_spent) else { return Err(why) };
         self.is_spent = true;
         let mut request = Outgoing::get();
@@ -90,7 +90,7 @@ impl Again {
         &mut self,
         answer: &mut Answer,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Bytes, BackendError>>> {
+    ) -> Poll<Option<Result<Bytes, UpstreamError>>> {
         if let Some(mut asking) = self.asking.take() {
             match asking.answer.as_mut().poll(cx) {
                 Poll::Pending => {

@@ -140,7 +140,7 @@ async fn pass(worker: &Rc<Worker>, call: Box<Call>, id: Option<Bytes>, sender: &
         return true;
     }
     if message.is_empty() {
-        let fault = Fault::backend(Kind::Broken, "the answer broke off, or is too long for a batch");
+        let fault = Fault::upstream(Kind::Broken, "the answer broke off, or is too long for a batch");
         return sender.send(reply::terminal_event(&fault.answering(id))).await.is_ok();
     }
     sender.send(write_event(&message)).await.is_ok()

@@ -15,7 +15,7 @@ use foldhash::fast::RandomState;
 use tokio::time::Instant;
 
 /// The bell of one worker.
-pub struct Bell {
+pub struct StreamWakeups {
     ropes: RefCell<HashMap<u32, Slot, RandomState>>,
     next: Cell<u32>,
     /// How often it was rung.
@@ -36,7 +36,7 @@ struct Slot {
 
 /// What a stream is woken for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rung {
+pub enum WakeReason {
     /// Something changed that concerns all.
     Changed,
     /// It was silent for as long as it may be, as far as the bell knows.
@@ -44,8 +44,8 @@ pub enum Rung {
 }
 
 /// One stream's hold on the bell.
-pub struct Rope {
-    bell: Rc<Bell>,
+pub struct WakeupRegistration {
+    bell: Rc<StreamWakeups>,
     number: u32,
     heard: u64,
 }
@@ -53,7 +53,7 @@ pub struct Rope {
 /// Room for fewer is not worth giving back.
 const ROOM_MIN: usize = 64;
 
-impl Bell {
+impl StreamWakeups {
     /// For streams that may be silent for so long.
     pub fn new(period: Duration) -> Rc<Self> {
         Rc::new(Self {
@@ -67,7 +67,7 @@ impl Bell {
     }
 
     /// A hold on it; what changed before is not told.
-    pub fn rope(self: &Rc<Self>) -> Rope {
+    pub fn rope(self: &Rc<Self>) -> WakeupRegistration {
         let mut ropes = self.ropes.borrow_mut();
         // No worker has as many streams as there are numbers.
         while ropes.contains_key(&self.next.get()) {
@@ -77,7 +77,7 @@ impl Bell {
         self.next.set(number.wrapping_add(1));
         ropes.insert(number, Slot { waker: None, due: self.after(Instant::now()) });
         drop(ropes);
-        Rope { bell: Rc::clone(self), number, heard: self.rings.get() }
+        WakeupRegistration { bell: Rc::clone(self), number, heard: self.rings.get() }
     }
 
     /// Tells all streams that something changed.
@@ -112,18 +112,18 @@ impl Bell {
     }
 }
 
-impl Rope {
+impl WakeupRegistration {
     /// Ready when something is to be looked at; who is due is told once in each period.
-    pub fn poll(&mut self, cx: &Context<'_>) -> Poll<Rung> {
+    pub fn poll(&mut self, cx: &Context<'_>) -> Poll<WakeReason> {
         let rings = self.bell.rings.get();
         if std::mem::replace(&mut self.heard, rings) != rings {
-            return Poll::Ready(Rung::Changed);
+            return Poll::Ready(WakeReason::Changed);
         }
         let mut ropes = self.bell.ropes.borrow_mut();
         let Some(slot) = ropes.get_mut(&self.number) else { return Poll::Pending };
         if slot.due <= self.bell.now.get() {
             slot.due = self.bell.now.get().saturating_add(self.bell.period);
-            return Poll::Ready(Rung::Due);
+            return Poll::Ready(WakeReason::Due);
         }
         if !slot.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             slot.waker = Some(cx.waker().clone());
@@ -143,7 +143,7 @@ fn tenths(duration: Duration) -> u32 {
     u32::try_from(duration.as_millis() / 100).unwrap_or(u32::MAX)
 }
 
-impl Drop for Rope {
+impl Drop for WakeupRegistration {
     fn drop(&mut self) {
         self.bell.ropes.borrow_mut().remove(&self.number);
     }
@@ -168,7 +168,7 @@ mod tests {
 
     /// What the stream is told, and how often it was woken so far.
     #[track_caller]
-    fn check(rope: &mut Rope, count: &Arc<Count>, expected: (Poll<Rung>, usize)) {
+    fn check(rope: &mut WakeupRegistration, count: &Arc<Count>, expected: (Poll<WakeReason>, usize)) {
         let waker = Waker::from(Arc::clone(count));
         let woken = count.0.load(Ordering::Relaxed);
         assert_eq!((rope.poll(&Context::from_waker(&waker)), woken), expected);
@@ -176,19 +176,19 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn streams_are_told_of_changes_and_of_their_silence() {
-        let bell = Bell::new(Duration::from_secs(15));
+        let bell = StreamWakeups::new(Duration::from_secs(15));
         let (mut rope, count) = (bell.rope(), Arc::<Count>::default());
         check(&mut rope, &count, (Poll::Pending, 0));
         bell.ring();
         bell.ring();
-        check(&mut rope, &count, (Poll::Ready(Rung::Changed), 1));
+        check(&mut rope, &count, (Poll::Ready(WakeReason::Changed), 1));
         check(&mut rope, &count, (Poll::Pending, 1));
         tokio::time::advance(Duration::from_secs(14)).await;
         bell.tick();
         check(&mut rope, &count, (Poll::Pending, 1));
         tokio::time::advance(Duration::from_secs(1)).await;
         bell.tick();
-        check(&mut rope, &count, (Poll::Ready(Rung::Due), 2));
+        check(&mut rope, &count, (Poll::Ready(WakeReason::Due), 2));
         check(&mut rope, &count, (Poll::Pending, 2));
         tokio::time::advance(Duration::from_secs(10)).await;
         rope.put_off(Instant::now());
@@ -204,7 +204,7 @@ mod tests {
     /// However short the silence that may be kept is, who is due is told once in each.
     #[tokio::test(start_paused = true)]
     async fn a_short_silence_is_a_tenth_of_a_second() {
-        let bell = Bell::new(Duration::from_millis(1));
+        let bell = StreamWakeups::new(Duration::from_millis(1));
         // Numbers are used again, but none that is held.
         bell.next.set(u32::MAX);
         let (mut rope, count) = (bell.rope(), Arc::<Count>::default());
@@ -215,7 +215,7 @@ mod tests {
         check(&mut rope, &count, (Poll::Pending, 0));
         tokio::time::advance(Duration::from_millis(100)).await;
         bell.tick();
-        check(&mut rope, &count, (Poll::Ready(Rung::Due), 1));
+        check(&mut rope, &count, (Poll::Ready(WakeReason::Due), 1));
         check(&mut rope, &count, (Poll::Pending, 1));
     }
 }

@@ -32,7 +32,7 @@ enum Kind {
     Held(Box<Held>),
     /// A few. Boxed, as is what is bigger: a response is moved from step to step.
     Pieces(Box<Pieces>),
-    /// A backend's answer on its way.
+    /// A upstream's answer on its way.
     Relay(Box<Relay>),
     /// Events as a task makes them.
     Events(Events),
@@ -115,7 +115,7 @@ impl ResponseBody {
         Self::from(Kind::Subscription(subscription))
     }
 
-    /// A backend's answer.
+    /// A upstream's answer.
     pub fn relay(relay: Relay) -> Self {
         Self::from(Kind::Relay(Box::new(relay)))
     }
@@ -125,7 +125,7 @@ impl ResponseBody {
         Self::from(Kind::Kept(Box::new(kept)))
     }
 
-    /// Whether it is the answer of a backend in an event stream.
+    /// Whether it is the answer of a upstream in an event stream.
     pub fn is_events(&self) -> bool {
         matches!(&self.kind, Kind::Relay(relay) if relay.is_events())
     }
@@ -135,7 +135,7 @@ impl ResponseBody {
         self.is_events() || matches!(&self.kind, Kind::Session(_) | Kind::Subscription(_) | Kind::Kept(_))
     }
 
-    /// The answer of a backend, if it is an event stream: then nothing is left of the body.
+    /// The answer of a upstream, if it is an event stream: then nothing is left of the body.
     pub fn take_events(&mut self) -> Option<Box<Relay>> {
         match std::mem::replace(&mut self.kind, Kind::Whole(Bytes::new())) {
             Kind::Relay(relay) if relay.is_events() => Some(relay),

@@ -12,7 +12,7 @@ use http::HeaderValue;
 use tokio::task::coop::poll_proceed;
 use tokio::task::spawn_local;
 
-use super::bell::{Rope, Rung};
+use super::bell::{WakeReason, WakeupRegistration};
 use super::body::ResponseBody;
 use super::fields::{Field, Fields};
 use super::kept::{self, Keep, Kept};
@@ -22,7 +22,6 @@ use super::tasks::{TaskIds, TaskPass};
 use super::words::{ANNOUNCED, COMMENT, announcement};
 use super::worker::Worker;
 use crate::auth::Identity;
-use crate::backend::BackendId;
 use crate::base::{Fault, Kind, Phase};
 use crate::catalog::{ListKind, Merged, View};
 use crate::frame::Event;
@@ -31,6 +30,7 @@ use crate::protocol::{Method, header};
 use crate::route::{Endpoint, Shape};
 use crate::session::{Feed, FeedEnd, OpenStream, Ready, Session, Source};
 use crate::telemetry::metrics::{StreamKind, Streaming};
+use crate::upstream::UpstreamId;
 
 /// Opens the GET stream of a session. It is answered at once, whatever the servers do, and takes over from
 /// the one before.
@@ -98,7 +98,7 @@ pub struct SessionStream {
     is_kept: bool,
     identity: Identity,
     lists: Digests,
-    rope: Rope,
+    rope: WakeupRegistration,
     /// The last change of the session that was looked at.
     heard: u64,
     /// Nobody has looked yet.
@@ -163,8 +163,8 @@ impl SessionStream {
                 self.look()
             } else if let Poll::Ready(rung) = self.rope.poll(cx) {
                 match rung {
-                    Rung::Changed => self.look(),
-                    Rung::Due => self.keep_alive(),
+                    WakeReason::Changed => self.look(),
+                    WakeReason::Due => self.keep_alive(),
                 }
             } else {
                 // Servers on other threads may say one thing after the other for as long as they are heard.
@@ -223,11 +223,11 @@ impl SessionStream {
 
     /// The stream of a server ended; false when this one does as well.
     fn note_end(&mut self, at: usize, end: &FeedEnd) -> bool {
-        let Read { backend, ready, .. } = &self.reads.all[at];
+        let Read { upstream, ready, .. } = &self.reads.all[at];
         if *end == FeedEnd::SessionLost
-            && let Some(upstream) = self.session.upstream_at(*backend)
+            && let Some(upstream_session) = self.session.upstream_session_at(*upstream)
         {
-            upstream.forget(ready);
+            upstream_session.forget(ready);
         }
         // The one server's stream ended, or cannot be taken up where the client says: so does
         // this one, and the client comes again.
@@ -241,20 +241,20 @@ impl SessionStream {
             let Some(session) = self.worker.shared.sessions.renewed(&self.session, endpoint) else {
                 return false;
             };
-            self.reads.all.retain(|read| session.upstream_at(read.backend).is_some());
+            self.reads.all.retain(|read| session.upstream_session_at(read.upstream).is_some());
             self.session = session;
         }
         true
     }
 
-    /// Reads the stream of each backend session that is open and not read yet.
+    /// Reads the stream of each upstream session that is open and not read yet.
     fn start_reads(&mut self) {
-        for (place, upstream) in self.session.upstreams() {
-            let Some(ready) = upstream.ready() else { continue };
+        for (place, upstream_session) in self.session.upstream_sessions() {
+            let Some(ready) = upstream_session.ready() else { continue };
             let server = &self.session.endpoint.servers[place];
-            let backend = server.backend;
+            let upstream = server.upstream;
             let all = &mut self.reads.all;
-            if all.iter().any(|read| read.backend == backend && Arc::ptr_eq(&read.ready, &ready)) {
+            if all.iter().any(|read| read.upstream == upstream && Arc::ptr_eq(&read.ready, &ready)) {
                 continue;
             }
             // Gone in this moment: the stream is about to follow.
@@ -263,23 +263,23 @@ impl SessionStream {
             let resumes = self.session.endpoint.shape != Shape::Single || self.is_kept;
             let source = Source::Legacy(Arc::clone(&ready));
             let feed = Feed::begin(pool, source, resumes, self.last_event_id.take());
-            all.retain(|read| read.backend != backend);
+            all.retain(|read| read.upstream != upstream);
             if all.capacity() == 0 {
                 // Most clients use one server.
                 all.reserve_exact(1);
             }
-            all.push(Read { backend, ready, feed: Some(feed) });
+            all.push(Read { upstream, ready, feed: Some(feed) });
         }
     }
 
     /// An event of a server, as the client gets it.
     fn pass(&self, at: usize, event: Event) -> Option<Bytes> {
-        let Read { backend, ready, .. } = &self.reads.all[at];
+        let Read { upstream, ready, .. } = &self.reads.all[at];
         let endpoint = &self.session.endpoint;
         if endpoint.shape == Shape::Single {
             return Some(tag::whole(event.raw));
         }
-        let server = endpoint.servers.iter().find(|server| server.backend == *backend)?;
+        let server = endpoint.servers.iter().find(|server| server.upstream == *upstream)?;
         let tasks = ready.features.tasks.calls.then(|| {
             let ids = TaskIds::new(&self.worker, &self.identity, Some(&self.session), endpoint);
             TaskPass::new(ids, false)
@@ -290,7 +290,7 @@ impl SessionStream {
             Passed::Untouched(bytes) | Passed::Tagged(bytes) => Some(bytes),
             Passed::ListChanged(bytes) => {
                 // The client will list now: what is known is stale before it is told.
-                self.worker.shared.catalog.mark_stale(BackendId(*backend));
+                self.worker.shared.catalog.mark_stale(UpstreamId(*upstream));
                 Some(bytes)
             }
             Passed::Dropped => None,
@@ -316,7 +316,7 @@ struct Reads {
 
 /// A session at a server whose stream was asked for: what ended of itself is not asked for again.
 struct Read {
-    backend: u32,
+    upstream: u32,
     ready: Arc<Ready>,
     /// Until its end.
     feed: Option<Feed>,

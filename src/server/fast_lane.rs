@@ -195,7 +195,7 @@ impl FastLane<'_> {
             }
             self.control.note_read();
             if self.link.ahead.is_empty()
-                && let Read::Usual(asked, bytes) = read_request(&shared.config, &pools.fleet().table, came)
+                && let Read::Usual(asked, bytes) = read_request(&shared.config, &pools.topology().table, came)
             {
                 self.link.ahead.extend_from_slice(&came[bytes..]);
                 return Poll::Ready(Some(Ok(asked)));
@@ -208,7 +208,7 @@ impl FastLane<'_> {
     /// Reads what has come before.
     fn read_ahead(&mut self) -> Option<Result<Asked, Pause>> {
         let (shared, pools) = (&self.worker.shared, self.worker.pools());
-        match read_request(&shared.config, &pools.fleet().table, &self.link.ahead) {
+        match read_request(&shared.config, &pools.topology().table, &self.link.ahead) {
             Read::Partial => None,
             Read::Unusual => Some(Err(Pause::Unusual)),
             Read::Usual(asked, bytes) => {

@@ -3,9 +3,9 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::backend::Outgoing;
 use crate::frame::Span;
 use crate::protocol::header;
+use crate::upstream::Outgoing;
 
 /// The fields of one request. Clones share the text. Boxed, for they are handed on a dozen times.
 #[derive(Clone)]

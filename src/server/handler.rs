@@ -50,8 +50,8 @@ pub enum Arriving {
 
 /// Answers a request that hyper read; a fault becomes an answer too.
 ///
-/// Not cancel safe: dropping it, as hyper does when the client has gone, drops the connection to the backend
-/// with it, which tells the backend to stop.
+/// Not cancel safe: dropping it, as hyper does when the client has gone, drops the connection to the upstream
+/// with it, which tells the upstream to stop.
 pub async fn handle(worker: &Rc<Worker>, control: &Control, request: Request<Incoming>) -> Reply {
     let (head, body) = request.into_parts();
     let fields = Fields::from_map(&head.headers);

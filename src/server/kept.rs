@@ -19,7 +19,6 @@ use super::fields::{Field, Fields};
 use super::relay::{COMMENT, Relay};
 use super::reply::{self, Reply};
 use super::worker::Worker;
-use crate::backend::{BackendError, Stage};
 use crate::base::{Fault, Kind};
 use crate::frame::{EventSplitter, Part};
 use crate::limits::Permit;
@@ -28,6 +27,7 @@ use crate::session::{
     Gone, Mark, Next, NotHere, REQUEST_ID_BYTES_MAX, Reader, Session, Streams, Wait, Writer,
 };
 use crate::telemetry::metrics::{Operation, Outcome};
+use crate::upstream::{Stage, UpstreamError};
 
 /// How a client comes back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,7 +94,7 @@ impl Keeping {
         }
         let Some(mut relay) = reply.body.take_events() else { return reply };
         let pool = worker.pool(&session.endpoint.servers[place]).ok();
-        if let Some((pool, ready)) = pool.zip(session.upstream(place).ready()) {
+        if let Some((pool, ready)) = pool.zip(session.upstream_session(place).ready()) {
             relay.ask_again_by(Box::new(Again::new(pool, ready)));
         }
         let (writer, reader) = streams.begin(&session.seal, Some(id));
@@ -352,7 +352,7 @@ impl Kept {
                 let id = stream.request().map(Bytes::copy_from_slice);
                 id.map(|id| Ok(last_words(stream.over_line(), Some(id))))
             }
-            Next::Torn => Some(Err(BackendError::bare(Stage::Body).into())),
+            Next::Torn => Some(Err(UpstreamError::bare(Stage::Body).into())),
             Next::End => None,
         })
     }

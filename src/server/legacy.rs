@@ -22,13 +22,13 @@ use super::tag;
 use super::task_list;
 use super::tasks::{self, TaskIds};
 use super::worker::Worker;
-use crate::backend::{Answered, Lane};
 use crate::base::{Fault, Kind};
 use crate::catalog::{ListKind, View};
 use crate::frame::{Id, Kind as FrameKind, Span};
 use crate::protocol::{ClientCapabilities, Era, Method, Revision, header};
 use crate::route::{Endpoint, Place, Shape};
 use crate::session::{Ask, Full, InFlight, Introduction, Ready, Said, Session, ask, is_lost};
+use crate::upstream::{Answered, Lane};
 
 /// What a client says of itself is kept for its session; real ones have some 200 bytes.
 const INTRODUCTION_BYTES_MAX: usize = 16 << 10;
@@ -120,7 +120,7 @@ async fn initialize(worker: &Rc<Worker>, call: &Call) -> Result<Reply, Fault> {
             let (text, session) = create(introduction)?;
             let opening = async {
                 let pool = worker.pool(&session.endpoint.servers[0])?;
-                session.upstream(0).open_for_client(&pool, &session.introduction).await
+                session.upstream_session(0).open_for_client(&pool, &session.introduction).await
             };
             let message = opening.await.inspect_err(|_| sessions.end(&session))?;
             (text, session, reply::result(&call.id(), result_of(&message)?))
@@ -141,7 +141,7 @@ async fn initialize(worker: &Rc<Worker>, call: &Call) -> Result<Reply, Fault> {
     Ok(response)
 }
 
-/// The raw `result` of a backend's answer to `initialize`.
+/// The raw `result` of a upstream's answer to `initialize`.
 fn result_of(message: &Bytes) -> Result<Bytes, Fault> {
     #[derive(serde::Deserialize)]
     struct Answer<'a> {
@@ -264,8 +264,8 @@ async fn set_level(worker: &Rc<Worker>, call: &Call, session: &Arc<Session>) -> 
         .level
         .ok_or_else(|| Fault::client(Kind::MalformedParams, "params.level is missing"))?;
     session.remember_log_level(Bytes::copy_from_slice(level.span.of(&call.body)));
-    for (place, upstream) in session.upstreams() {
-        let Some(ready) = upstream.ready().filter(|ready| ready.features.logging) else { continue };
+    for (place, upstream_session) in session.upstream_sessions() {
+        let Some(ready) = upstream_session.ready().filter(|ready| ready.features.logging) else { continue };
         let server = &call.endpoint.servers[place];
         let asked =
             Ask { method: Method::SetLevel, message: call.body.clone(), ready: Some(&ready), modern: None };
@@ -297,7 +297,9 @@ async fn notification(worker: &Rc<Worker>, call: Box<Call>, session: Arc<Session
             Vec::new()
         }
         Some(Method::RootsListChanged) => {
-            let open = session.upstreams().filter(|(_, upstream)| upstream.ready().is_some());
+            let open = session
+                .upstream_sessions()
+                .filter(|(_, upstream_session)| upstream_session.ready().is_some());
             open.map(|(place, _)| place).collect()
         }
         // Each server is told `initialized` when its own session is opened; what nobody is known for is
@@ -359,7 +361,7 @@ fn tagged(call: &Call, endpoint: &Endpoint, id: Option<Id>) -> Option<(usize, (S
 
 /// Passes on what has no answer. A server without an open session is not opened for it.
 async fn tell(worker: &Rc<Worker>, call: &Call, session: &Session, place: usize, edits: &[(Span, Bytes)]) {
-    let Some(ready) = session.upstream(place).ready() else { return };
+    let Some(ready) = session.upstream_session(place).ready() else { return };
     let server = &session.endpoint.servers[place];
     match timeout(TELL_TIMEOUT, deliver(worker, call, &ready, server, edits)).await {
         Ok(Ok(_taken)) => {}
@@ -447,12 +449,12 @@ async fn open(
     session: &Session,
     place: usize,
 ) -> Result<Arc<Ready>, Fault> {
-    let upstream = session.upstream(place);
-    if let Some(ready) = upstream.ready() {
+    let upstream_session = session.upstream_session(place);
+    if let Some(ready) = upstream_session.ready() {
         return Ok(ready);
     }
     let pool = worker.pool(&call.endpoint.servers[place])?;
-    let ready = upstream.open(&pool, &session.introduction, session.log_level()).await?;
+    let ready = upstream_session.open(&pool, &session.introduction, session.log_level()).await?;
     session.touch_stream();
     if session.has_stream() {
         // Some servers ask the client something on their event stream as soon as the session is open, and
@@ -493,7 +495,7 @@ async fn ask_server(
         return Ok(Delivered::Refused(status, said));
     }
     tracing::info!(%server, "the server lost its session; opening another");
-    session.upstream(place).forget(&ready);
+    session.upstream_session(place).forget(&ready);
     let ready = open(worker, call, session, place).await?;
     let response = deliver(worker, call, &ready, &call.endpoint.servers[place], edits).await?;
     Ok(Delivered::Answered(response))

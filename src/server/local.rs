@@ -13,7 +13,6 @@ use super::meter::Meter;
 use super::reply::{self, Reply};
 use super::tasks;
 use super::worker::Worker;
-use crate::backend::ChangedTools;
 use crate::base::{Fault, Kind, Origin, ServerName};
 use crate::catalog::{ListKind, Merged, Missing, NAME_BYTES_MAX, Reason, View};
 use crate::frame::{Span, Text, encode_header, json_string};
@@ -21,6 +20,7 @@ use crate::journal::usage::OTHER;
 use crate::protocol::{Era, Method};
 use crate::route::{Destination, Endpoint, OwnName, Place, Shape};
 use crate::telemetry::metrics::Outcome;
+use crate::upstream::ChangedTools;
 
 /// A place in the endpoint, and what is to be replaced in the message.
 pub type Target = (usize, Option<Rename>);
@@ -64,7 +64,7 @@ pub async fn list(worker: &Rc<Worker>, call: &Call, view: View, kind: ListKind) 
 pub async fn discover(worker: &Rc<Worker>, call: &Call) -> Result<Reply, Fault> {
     let merged = worker.shared.catalog.merged(&call.endpoint, View::Modern).await;
     // By now each was asked which eras it speaks.
-    let hides = |place: &Place| worker.pool(place).is_ok_and(|pool| pool.backend().hides(Era::Modern));
+    let hides = |place: &Place| worker.pool(place).is_ok_and(|pool| pool.upstream().hides(Era::Modern));
     if call.endpoint.servers.iter().any(hides) {
         return Err(legacy_only());
     }
@@ -144,7 +144,7 @@ pub async fn check_approved(worker: &Rc<Worker>, call: &Call, view: View) -> Res
 /// Whether only what was approved of its tools may be called. One that is gone answers nothing.
 fn is_vetted(worker: &Worker, place: &Place) -> bool {
     let pool = worker.pool(place);
-    pool.is_ok_and(|pool| pool.backend().config.changed_tools == ChangedTools::Quarantine)
+    pool.is_ok_and(|pool| pool.upstream().config.changed_tools == ChangedTools::Quarantine)
 }
 
 /// What is held back is not called either.
@@ -221,7 +221,7 @@ fn not_found(call: &Call, merged: &Merged, name: &str, kind: ListKind) -> Fault 
     if let Some(missing) = merged.missing.iter().find(is_away) {
         let (server, reason) = (&missing.server, missing.reason.text());
         let text = format!("server `{server}` is not available: {reason}; the call did not run");
-        return Fault::backend(Kind::Unreachable, text);
+        return Fault::upstream(Kind::Unreachable, text);
     }
     match kind {
         ListKind::Tools => unknown_tool(name),
@@ -327,7 +327,7 @@ impl<'a> Candidates<'a> {
 
     /// Nobody has it.
     pub fn into_fault(mut self) -> Fault {
-        let kind = (self.last.origin == Origin::Backend).then_some(self.last.kind);
+        let kind = (self.last.origin == Origin::Upstream).then_some(self.last.kind);
         self.meter.iter_mut().for_each(|meter| meter.fail(kind));
         self.last
     }
@@ -336,7 +336,7 @@ impl<'a> Candidates<'a> {
 /// One of several servers was asked for a resource, and did not answer in time.
 #[cold]
 fn slow_candidate(server: &ServerName) -> Fault {
-    Fault::backend(
+    Fault::upstream(
         Kind::TimedOut,
         format!("server `{server}` did not say in time whether it has this resource"),
     )

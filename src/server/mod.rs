@@ -1,8 +1,8 @@
 //! The data plane: from the listening socket to the client's last byte.
 //!
 //! Invariants: a worker shares nothing on the path of a request but snapshots and padded counters; what a
-//! request holds is held until the last byte of its answer was taken from the backend; nothing reaches a
-//! backend before the credential, the message and its headers were checked.
+//! request holds is held until the last byte of its answer was taken from the upstream; nothing reaches a
+//! upstream before the credential, the message and its headers were checked.
 //!
 //! Does not know: the store, the control plane, or where configuration comes from. `handler::forward`
 //! tells the way of a request.

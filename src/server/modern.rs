@@ -14,12 +14,12 @@ use super::send::{self, held};
 use super::tasks::{self, TaskIds};
 use super::worker::Worker;
 use super::{local, subscription};
-use crate::backend::{Answered, BackendId, Lane};
 use crate::base::{Fault, Kind};
 use crate::catalog::{ListKind, View};
 use crate::frame::{Kind as FrameKind, Text, decode_header};
 use crate::protocol::{Era, Method, Revision};
 use crate::route::Shape;
+use crate::upstream::{Answered, Lane, UpstreamId};
 
 /// Answers a message of the Modern era.
 pub async fn answer(worker: &Rc<Worker>, call: Box<Call>) -> Result<Reply, Fault> {
@@ -112,7 +112,7 @@ async fn forward(
     let server = &endpoint.servers[place];
     let id = call.envelope.id.map(|id| call.raw(id.span));
     // Every answer stands alone, so nothing in it is to be changed, from whichever server it comes, but the ids of tasks.
-    let subscription = (call.method == Some(Method::Listen)).then_some(BackendId(server.backend));
+    let subscription = (call.method == Some(Method::Listen)).then_some(UpstreamId(server.upstream));
     let tasks = match endpoint.shape {
         Shape::Single => None,
         Shape::Aggregate(_) => tasks::modern(worker, &call, place).map(Box::new),

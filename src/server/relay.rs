@@ -1,4 +1,4 @@
-//! A backend's answer on its way to the client: bytes pass as they come, with backpressure, and what the
+//! A upstream's answer on its way to the client: bytes pass as they come, with backpressure, and what the
 //! request holds is held until the last of them.
 
 mod tagging;
@@ -21,12 +21,12 @@ use super::meter::Meter;
 use super::tasks::TaskPass;
 use super::{Shared, Worker, reply};
 use crate::auth::Identity;
-use crate::backend::{Answer, BackendError, BackendId};
 use crate::base::{Fault, Kind, Phase, ServerName};
-use crate::fleet::Fleet;
 use crate::limits::Permit;
 use crate::session::InFlight;
 use crate::telemetry::metrics::{Operation, Outcome as Came, StreamKind, Streaming};
+use crate::topology::Topology;
+use crate::upstream::{Answer, UpstreamError, UpstreamId};
 use tagging::Tagging;
 use whole::Whole;
 
@@ -41,7 +41,7 @@ pub struct Held {
     /// Whose it is: an event stream ends with its key.
     pub identity: Identity,
     /// The server of a subscription, when it is one: it ends with that too, and when the gateway drains.
-    pub subscription: Option<BackendId>,
+    pub subscription: Option<UpstreamId>,
     /// What is done about tasks, where the server has them.
     pub tasks: Option<Box<TaskPass>>,
 }
@@ -89,7 +89,7 @@ struct Stream {
     identity: Identity,
     /// The change of keys and the second that it was last held against.
     held_against: (u64, u64),
-    subscription: Option<BackendId>,
+    subscription: Option<UpstreamId>,
     /// Of an answer that its client can take up again.
     again: Option<Box<Again>>,
 }
@@ -120,7 +120,7 @@ impl Relay {
         answer: Answer,
         held: Held,
         worker: &Rc<Worker>,
-        server: (&ServerName, BackendId),
+        server: (&ServerName, UpstreamId),
         id: Option<Bytes>,
     ) -> Self {
         let stream = Stream::new(worker, server.0, id, &held);
@@ -258,7 +258,7 @@ impl Relay {
         self.done || (has_no_more && self.answer.is_ended())
     }
 
-    /// How many bytes there will be, where the backend said and nothing is added.
+    /// How many bytes there will be, where the upstream said and nothing is added.
     pub fn length(&self) -> Option<u64> {
         match &self.pace {
             Pace::Bytes(first) => Some(self.answer.length()? + first.len() as u64),
@@ -297,7 +297,7 @@ impl Stream {
         &mut self,
         answer: &mut Answer,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Bytes, BackendError>>> {
+    ) -> Poll<Option<Result<Bytes, UpstreamError>>> {
         match &mut self.again {
             None => answer.poll_chunk(cx),
             Some(again) => again.poll_chunk(answer, cx),
@@ -306,7 +306,7 @@ impl Stream {
 
     /// Asks the server for what follows; gives the error back when that is not to be had.
     #[cold]
-    fn ask_again(&mut self, error: BackendError) -> Result<(), BackendError> {
+    fn ask_again(&mut self, error: UpstreamError) -> Result<(), UpstreamError> {
         match &mut self.again {
             None => Err(error),
             Some(again) => again.ask(error),
@@ -323,7 +323,7 @@ impl Stream {
         let (shared, identity) = (&self.worker.shared, &self.identity);
         let cut = self.cut.get_or_insert_with(|| match self.subscription {
             None => Box::pin(call_over(Arc::clone(shared), identity.clone())),
-            Some(backend) => Box::pin(subscription_over(Arc::clone(shared), identity.clone(), backend)),
+            Some(upstream) => Box::pin(subscription_over(Arc::clone(shared), identity.clone(), upstream)),
         });
         self.is_cut = self.is_cut || cut.as_mut().poll(cx).is_ready();
         self.is_cut
@@ -381,7 +381,7 @@ impl Stream {
     }
 
     #[cold]
-    fn terminal_event(&mut self, error: BackendError) -> Bytes {
+    fn terminal_event(&mut self, error: UpstreamError) -> Bytes {
         let fault = error.into_fault(&self.server).answering(self.id.clone());
         (self.ended, self.failed) = (true, Some(fault.kind));
         self.worker.note_fault(&fault);
@@ -403,12 +403,12 @@ async fn call_over(shared: Arc<Shared>, identity: Identity) {
 }
 
 /// The key was taken back, the server is gone, or the gateway drains.
-async fn subscription_over(shared: Arc<Shared>, identity: Identity, backend: BackendId) {
-    let mut fleets = shared.fleet.clone();
-    let is_gone = |fleet: &Arc<Fleet>| fleet.backend(backend).is_none();
+async fn subscription_over(shared: Arc<Shared>, identity: Identity, upstream: UpstreamId) {
+    let mut topologies = shared.topology.clone();
+    let is_gone = |topology: &Arc<Topology>| topology.upstream(upstream).is_none();
     tokio::select! {
         () = shared.auth.taken_back(&identity, shared.keys.clone()) => {}
-        _ = fleets.wait_for(is_gone) => {}
+        _ = topologies.wait_for(is_gone) => {}
         () = reached(shared.phase.clone(), Phase::Drain) => {}
     }
 }

@@ -165,14 +165,14 @@ impl Wire {
             Kind::TooMany => (StatusCode::TOO_MANY_REQUESTS, code::LEGACY_TRANSPORT),
             Kind::Overloaded | Kind::Stopping => (StatusCode::SERVICE_UNAVAILABLE, code::INTERNAL),
             Kind::TimedOut => (StatusCode::GATEWAY_TIMEOUT, code::INTERNAL),
-            Kind::Unreachable | Kind::Broken | Kind::BadAnswer | Kind::BackendRefused => {
+            Kind::Unreachable | Kind::Broken | Kind::BadAnswer | Kind::UpstreamRefused => {
                 (StatusCode::BAD_GATEWAY, code::INTERNAL)
             }
             Kind::Internal => (StatusCode::INTERNAL_SERVER_ERROR, code::INTERNAL),
         };
         // A server's failure is the outcome of one call, not of the connection. Told by status, it ends
         // whole sessions in clients that raise for every 5xx (Python SDK 1.x).
-        let in_band = fault.origin == Origin::Backend && fault.id.is_some();
+        let in_band = fault.origin == Origin::Upstream && fault.id.is_some();
         Self { status: if in_band { StatusCode::OK } else { status }, code }
     }
 }
@@ -182,7 +182,7 @@ fn error_message(fault: &Fault, code: i32) -> Bytes {
     let text = serde_json::Value::from(fault.for_client());
     let data = match (&fault.data, fault.origin) {
         (Some(data), _) => String::from_utf8_lossy(data).into_owned(),
-        (None, Origin::Backend) => json!({"origin": "server", "kind": fault.kind.label()}).to_string(),
+        (None, Origin::Upstream) => json!({"origin": "server", "kind": fault.kind.label()}).to_string(),
         (None, _) => String::new(),
     };
     let data = if data.is_empty() { data } else { format!(",\"data\":{data}") };
@@ -212,8 +212,8 @@ mod tests {
         check(&Fault::client(Kind::HeaderMismatch, ""), 400, -32020);
         check(&Fault::client(Kind::UnknownMethod, ""), 404, -32601);
         check(&Fault::client(Kind::InvalidParams, "").with_data("{\"uri\":\"x\"}"), 200, -32602);
-        check(&Fault::backend(Kind::Unreachable, ""), 502, -32603);
-        let answered = Fault::backend(Kind::Unreachable, "").answering(Some(Bytes::from_static(b"\"a\"")));
+        check(&Fault::upstream(Kind::Unreachable, ""), 502, -32603);
+        let answered = Fault::upstream(Kind::Unreachable, "").answering(Some(Bytes::from_static(b"\"a\"")));
         check(&answered, 200, -32603);
     }
 }

@@ -1,4 +1,4 @@
-//! A message on its way to a backend, and its answer on the way back.
+//! A message on its way to a upstream, and its answer on the way back.
 
 use std::rc::Rc;
 
@@ -12,7 +12,6 @@ use super::relay::{Held, Relay};
 use super::reply::{self, Reply};
 use super::worker::Worker;
 use crate::auth::Identity;
-use crate::backend::{Answer, Answered, BackendError, BackendId, Head, Lane, Outgoing, Stage};
 use crate::base::{Fault, Kind, ServerName};
 use crate::frame::{Kind as FrameKind, Span, splice};
 use crate::limits::Permit;
@@ -20,6 +19,7 @@ use crate::protocol::header;
 use crate::route::{Place, Shape};
 use crate::session::{MESSAGE_BYTES_MAX, read_terminal};
 use crate::telemetry::metrics::Outcome;
+use crate::upstream::{Answer, Answered, Head, Lane, Outgoing, Stage, UpstreamError, UpstreamId};
 
 /// An answer of this size or smaller is taken whole before its head is passed on, so that one that breaks
 /// off is told as such.
@@ -87,7 +87,7 @@ pub async fn pass(
             let relay = match shape {
                 Shape::Single => Relay::events(answer, held, worker, &place.name, id),
                 Shape::Aggregate(_) => {
-                    Relay::tagged(answer, held, worker, (&place.name, BackendId(place.backend)), id)
+                    Relay::tagged(answer, held, worker, (&place.name, UpstreamId(place.upstream)), id)
                 }
             };
             Ok(reply::events(ResponseBody::relay(relay)))
@@ -132,7 +132,7 @@ async fn begin(
         return read_error(server, head.status, answer).await.map(Begun::Refused);
     }
     if is_awaited && !is_of_mcp(head) {
-        return Err(Fault::backend(
+        return Err(Fault::upstream(
             Kind::BadAnswer,
             format!("server `{server}` answered what is neither JSON nor an event stream, as MCP asks for"),
         ));
@@ -141,13 +141,13 @@ async fn begin(
         return Ok(Begun::Events);
     }
     let length = answer.length();
-    let broken = |error: BackendError| error.into_fault(server);
+    let broken = |error: UpstreamError| error.into_fault(server);
     if !is_awaited {
         answer.collect(ERROR_BYTES_MAX).await.map_err(broken)?;
         return Ok(Begun::Taken);
     }
     if length == Some(0) {
-        return Err(BackendError::bare(Stage::Nonsense).into_fault(server));
+        return Err(UpstreamError::bare(Stage::Nonsense).into_fault(server));
     }
     if is_changed {
         return answer.collect(MESSAGE_BYTES_MAX).await.map(Begun::Whole).map_err(broken);
@@ -231,7 +231,7 @@ pub fn pass_refusal(
 fn bad_status(server: &ServerName, status: StatusCode) -> Fault {
     let (kind, text) = match status.as_u16() {
         401 | 403 => (
-            Kind::BackendRefused,
+            Kind::UpstreamRefused,
             format!(
                 "server `{server}` refuses the gateway's credentials, its configuration needs new ones; the call did not run"
             ),
@@ -250,7 +250,7 @@ fn bad_status(server: &ServerName, status: StatusCode) -> Fault {
             (Kind::BadAnswer, format!("server `{server}` answered with HTTP {code}; the call may have run"))
         }
     };
-    Fault::backend(kind, text)
+    Fault::upstream(kind, text)
 }
 
 /// What a call holds until its answer has passed.

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::bell::{Rope, Rung};
+use super::bell::{WakeReason, WakeupRegistration};
 use super::body::ResponseBody;
 use super::call::Call;
 use super::event_stream::Digests;
@@ -116,7 +116,7 @@ pub struct Subscription {
     /// The client's raw id of the request, which names the subscription. A copy: a slice would keep the whole request.
     id: Box<[u8]>,
     identity: Identity,
-    rope: Rope,
+    rope: WakeupRegistration,
     /// Which lists there were; not known while they are fetched for the first time.
     known: Result<Digests, Pin<Box<dyn Future<Output = ()>>>>,
     /// Made here, and not taken yet.
@@ -165,8 +165,8 @@ impl Subscription {
             }
             if let Poll::Ready(rung) = self.rope.poll(cx) {
                 match rung {
-                    Rung::Changed => self.look(),
-                    Rung::Due => self.ready.push_back(Bytes::from_static(COMMENT)),
+                    WakeReason::Changed => self.look(),
+                    WakeReason::Due => self.ready.push_back(Bytes::from_static(COMMENT)),
                 }
                 // A key that was taken back takes its streams with it; of one that expires nobody tells.
                 if !self.worker.shared.auth.still_valid(&self.identity) {
@@ -228,9 +228,9 @@ impl Subscription {
             if wanted == Wish::default() {
                 continue;
             }
-            match before.remove(&server.backend) {
+            match before.remove(&server.upstream) {
                 Some((known, task)) if known == wanted => {
-                    more.heard.insert(server.backend, (known, task));
+                    more.heard.insert(server.upstream, (known, task));
                     continue;
                 }
                 Some((_, task)) => task.abort(),
@@ -255,7 +255,7 @@ impl Subscription {
                 id: Bytes::copy_from_slice(&self.id),
                 sender: more.events.sender(),
             };
-            more.heard.insert(server.backend, (wanted, more.tasks.spawn_local(pump.run())));
+            more.heard.insert(server.upstream, (wanted, more.tasks.spawn_local(pump.run())));
         }
         for (_, task) in before.into_values() {
             task.abort();

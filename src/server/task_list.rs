@@ -71,7 +71,8 @@ struct Page {
 
 /// Answers `tasks/list`.
 pub async fn list(worker: &Rc<Worker>, call: &Call, session: &Session) -> Result<Reply, Fault> {
-    let lists = |place: usize| session.upstream(place).ready().filter(|ready| ready.features.tasks.list);
+    let lists =
+        |place: usize| session.upstream_session(place).ready().filter(|ready| ready.features.tasks.list);
     let invalid = || {
         Fault::client(
             Kind::InvalidParams,

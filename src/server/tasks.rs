@@ -203,7 +203,7 @@ pub fn modern(worker: &Worker, call: &Call, place: usize) -> Option<TaskPass> {
 
 /// Likewise within a session, as soon as its server has tasks: what it says of them may come with any call.
 pub fn legacy(worker: &Worker, call: &Call, session: &Session, place: usize) -> Option<TaskPass> {
-    session.upstream(place).ready().filter(|ready| ready.features.tasks.calls)?;
+    session.upstream_session(place).ready().filter(|ready| ready.features.tasks.calls)?;
     let in_answer =
         call.is_task_request() || (call.method == Some(Method::ToolsCall) && may_ask_for_a_task(call));
     Some(TaskPass::new(TaskIds::new(worker, &call.identity, Some(session), &call.endpoint), in_answer))

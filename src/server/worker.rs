@@ -17,7 +17,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use zeroize::Zeroizing;
 
 use super::Config;
-use super::bell::Bell;
+use super::bell::StreamWakeups;
 use super::control::{Control, Controls};
 use super::fields::{Field, Fields};
 use super::guard::Guard;
@@ -25,10 +25,8 @@ use super::mapped;
 use super::parking::Parking;
 use super::plane::ControlPlane;
 use crate::auth::{Authenticator, Check, Credential, Denied, Identity, KeyId, Mode};
-use crate::backend::{BackendId, Pool};
 use crate::base::{Fault, Kind, Origin, Phase, Purge, ServerName, unix_s};
 use crate::catalog::Catalog;
-use crate::fleet::{Fleet, Pools};
 use crate::frame::Scanner;
 use crate::journal::usage::{Counters, Usage};
 use crate::limits::{Gauge, Limits, Permit};
@@ -36,6 +34,8 @@ use crate::route::{Endpoint, Place};
 use crate::session::{Farewells, NotFound, Session, Sessions, Streams};
 use crate::telemetry::metrics::{Label, Metrics, StreamKind, Streaming, Writer};
 use crate::telemetry::traces::Tracer;
+use crate::topology::{Pools, Topology};
+use crate::upstream::{Pool, UpstreamId};
 
 /// What all workers share: snapshots, and what is locked for a few lines off the usual path.
 pub struct Shared {
@@ -46,7 +46,7 @@ pub struct Shared {
     /// Keys and tokens.
     pub auth: Arc<Authenticator>,
     /// What is served. Each worker follows it with a copy of its own.
-    pub fleet: watch::Receiver<Arc<Fleet>>,
+    pub topology: watch::Receiver<Arc<Topology>>,
     /// By worker: the epoch of the version that it serves.
     pub followed: watch::Sender<Vec<u64>>,
     /// Lists.
@@ -85,7 +85,7 @@ pub struct Worker {
     /// Its connections.
     pub controls: Controls,
     /// What concerns all event streams.
-    pub bell: Rc<Bell>,
+    pub bell: Rc<StreamWakeups>,
     /// The connections on which nothing goes on.
     pub parking: Parking,
     now_s: Cell<u64>,
@@ -127,10 +127,10 @@ impl Worker {
     /// # Errors
     /// The system has no descriptor left.
     pub fn new(shared: Arc<Shared>, number: usize) -> io::Result<Rc<Self>> {
-        let fleet = Arc::clone(&shared.fleet.borrow());
+        let topology = Arc::clone(&shared.topology.borrow());
         let phase = *shared.phase.borrow();
         let worker = Rc::new(Self {
-            pools: Rc::new(Pools::new(&fleet)),
+            pools: Rc::new(Pools::new(&topology)),
             counters: shared.usage.as_ref().and_then(|usage| usage.worker(number)),
             metrics: shared.metrics.as_ref().and_then(|metrics| metrics.writer(number)).map(Rc::new),
             tracer: shared.metrics.as_ref().and_then(|metrics| metrics.traces()?.tracer()),
@@ -140,7 +140,7 @@ impl Worker {
             // The thread that sweeps sessions tells servers, too.
             farewells: Farewells::new(shared.config.workers + 1),
             controls: Controls::default(),
-            bell: Bell::new(shared.config.keep_alive),
+            bell: StreamWakeups::new(shared.config.keep_alive),
             parking: Parking::new()?,
             now_s: Cell::new(unix_s()),
             date: Cell::new(date()),
@@ -156,28 +156,28 @@ impl Worker {
 
     /// The endpoint that a request path names.
     pub fn endpoint(&self, path: &str) -> Option<Arc<Endpoint>> {
-        self.pools.fleet().table.find(path).cloned()
+        self.pools.topology().table.find(path).cloned()
     }
 
     /// The endpoint of a scope.
     pub fn endpoint_of(&self, scope: &str) -> Option<Arc<Endpoint>> {
-        self.pools.fleet().table.of_scope(scope).cloned()
+        self.pools.topology().table.of_scope(scope).cloned()
     }
 
     /// The endpoint whose framed stream a request path names.
     pub fn streamed_endpoint(&self, path: &str) -> Option<Arc<Endpoint>> {
-        self.pools.fleet().table.find_streamed(path).cloned()
+        self.pools.topology().table.find_streamed(path).cloned()
     }
 
     /// The endpoint of a scope as it is now, by the newest version there is. Off the usual path: takes a lock.
     pub fn endpoint_now(&self, scope: &str) -> Option<Arc<Endpoint>> {
         self.follow();
-        self.pools.fleet().table.of_scope(scope).cloned()
+        self.pools.topology().table.of_scope(scope).cloned()
     }
 
     /// Its connections to a server. One that is gone is a fault of the request that still means it.
     pub fn pool(&self, place: &Place) -> Result<Rc<Pool>, Fault> {
-        let id = BackendId(place.backend);
+        let id = UpstreamId(place.upstream);
         match self.pools.find(id) {
             Some(pool) => Ok(pool),
             None => self.newer_pool(id, &place.name),
@@ -186,7 +186,7 @@ impl Worker {
 
     /// A session may be ahead of this worker, by the moment that it takes to follow.
     #[cold]
-    fn newer_pool(&self, id: BackendId, server: &ServerName) -> Result<Rc<Pool>, Fault> {
+    fn newer_pool(&self, id: UpstreamId, server: &ServerName) -> Result<Rc<Pool>, Fault> {
         self.follow();
         self.pools.find(id).ok_or_else(|| {
             let text = format!("server `{server}` was removed or changed; the call did not run: try again");
@@ -201,16 +201,16 @@ impl Worker {
 
     /// Serves the newest version from now on. Requests that came before keep theirs.
     fn follow(&self) {
-        let fleet = Arc::clone(&self.shared.fleet.borrow());
-        if self.pools.adopt(&fleet) {
+        let topology = Arc::clone(&self.shared.topology.borrow());
+        if self.pools.adopt(&topology) {
             // Sessions whose endpoint changed are met again over what it is now.
-            self.sessions.borrow_mut().retain(|_, session| fleet.table.has(&session.endpoint));
+            self.sessions.borrow_mut().retain(|_, session| topology.table.has(&session.endpoint));
             self.tell_epoch();
         }
     }
 
     fn tell_epoch(&self) {
-        let epoch = self.pools.fleet().epoch;
+        let epoch = self.pools.topology().epoch;
         self.shared.followed.send_modify(|epochs| {
             if let Some(own) = epochs.get_mut(self.number) {
                 *own = epoch;
@@ -246,13 +246,13 @@ impl Worker {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut phase = self.shared.phase.clone();
         let mut keys = self.shared.keys.clone();
-        let mut fleets = self.shared.fleet.clone();
+        let mut topologies = self.shared.topology.clone();
         let mut lists = self.shared.catalog.changes();
         let purge = Purge::default();
         loop {
             let is_told = tokio::select! {
                 _ = tick.tick() => false,
-                Ok(()) = fleets.changed() => true,
+                Ok(()) = topologies.changed() => true,
                 Ok(()) = keys.changed() => true,
                 Ok(()) = phase.changed() => true,
                 Ok(()) = lists.changed() => true,
@@ -293,8 +293,8 @@ impl Worker {
     fn publish(&self) {
         let Some(metrics) = &self.metrics else { return };
         metrics.note_connections(self.controls.count());
-        for server in self.pools.fleet().table.servers().map(|endpoint| &endpoint.servers[0]) {
-            let idle = self.pools.find(BackendId(server.backend)).map_or(0, |pool| pool.idle());
+        for server in self.pools.topology().table.servers().map(|endpoint| &endpoint.servers[0]) {
+            let idle = self.pools.find(UpstreamId(server.upstream)).map_or(0, |pool| pool.idle());
             metrics.note_idle(server.label, idle);
         }
     }
@@ -410,7 +410,7 @@ impl Worker {
     /// Has a session at hand from now on, by the text of its id. One over an endpoint that was replaced while it was opened
     /// would be found by nobody, and keep what was replaced.
     pub fn have_at_hand(&self, text: Bytes, session: &Arc<Session>) {
-        if !self.pools.fleet().table.has(&session.endpoint) {
+        if !self.pools.topology().table.has(&session.endpoint) {
             return;
         }
         let mut sessions = self.sessions.borrow_mut();

@@ -1,15 +1,15 @@
-//! One message to a backend whose answer the gateway reads itself: handshakes and lists.
+//! One message to a upstream whose answer the gateway reads itself: handshakes and lists.
 
 use std::rc::Rc;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode};
 
-use super::upstream::Ready;
+use super::upstream_session::Ready;
 use crate::auth::KeyId;
-use crate::backend::{Answer, Answered, BackendError, Lane, Outgoing, Pool, Stage};
 use crate::frame::{EventReader, Kind as FrameKind, Scanner};
 use crate::protocol::{Era, Method, header};
+use crate::upstream::{Answer, Answered, Lane, Outgoing, Pool, Stage, UpstreamError};
 
 /// A message to send.
 pub struct Ask<'a> {
@@ -34,7 +34,7 @@ pub struct Heard {
 }
 
 /// Short for a result.
-pub type Asked = Result<Heard, BackendError>;
+pub type Asked = Result<Heard, UpstreamError>;
 
 /// One message the gateway reads itself: an answer with a thousand tools has some 2 MiB.
 pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
@@ -101,11 +101,11 @@ pub async fn is_lost(pool: &Rc<Pool>, ready: &Ready, status: StatusCode) -> bool
 }
 
 /// The result or error of a stream; what comes before it is of no interest here.
-pub async fn read_terminal(answer: &mut Answer) -> Result<Bytes, BackendError> {
+pub async fn read_terminal(answer: &mut Answer) -> Result<Bytes, UpstreamError> {
     let (mut reader, mut scanner) = (EventReader::new(), Scanner::new());
     while let Some(chunk) = answer.chunk().await {
         reader.push(chunk?);
-        while let Some(event) = reader.next().map_err(|error| BackendError::new(Stage::Nonsense, error))? {
+        while let Some(event) = reader.next().map_err(|error| UpstreamError::new(Stage::Nonsense, error))? {
             let Some(data) = event.data.filter(|data| !data.is_empty()) else { continue };
             let Ok(envelope) = scanner.scan(&data) else { continue };
             if matches!(envelope.kind, FrameKind::Response | FrameKind::Error) {
@@ -113,5 +113,5 @@ pub async fn read_terminal(answer: &mut Answer) -> Result<Bytes, BackendError> {
             }
         }
     }
-    Err(BackendError::bare(Stage::Body))
+    Err(UpstreamError::bare(Stage::Body))
 }

@@ -12,9 +12,9 @@ use tokio::task::spawn_local;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::state::Leftover;
-use super::upstream::Ready;
-use crate::backend::{BackendId, Pool};
-use crate::fleet::Pools;
+use super::upstream_session::Ready;
+use crate::topology::Pools;
+use crate::upstream::{Pool, UpstreamId};
 
 /// Of the calls that a server takes at once, one in so many is a farewell when thousands of sessions are over together, and at
 /// least one of each thread: the rest is for clients, who would else be refused.
@@ -38,7 +38,7 @@ pub struct Farewells {
     /// Of the process.
     threads: usize,
     /// By server; an entry for as long as there is a task that tells it.
-    due: RefCell<HashMap<BackendId, VecDeque<Arc<Ready>>>>,
+    due: RefCell<HashMap<UpstreamId, VecDeque<Arc<Ready>>>>,
 }
 
 impl Farewells {
@@ -56,14 +56,14 @@ impl Farewells {
 
     fn add_one(self: &Rc<Self>, pool: &Rc<Pool>, ready: Arc<Ready>) {
         let mut due = self.due.borrow_mut();
-        let of_server = due.entry(pool.backend().id).or_insert_with(|| {
+        let of_server = due.entry(pool.upstream().id).or_insert_with(|| {
             spawn_local(Rc::clone(self).tell(Rc::clone(pool)));
             VecDeque::new()
         });
         if of_server.len() < DUE_MAX {
             of_server.push_back(ready);
         } else {
-            tracing::debug!(server = %pool.backend().config.name, "too slow to be told of all sessions that are over");
+            tracing::debug!(server = %pool.upstream().config.name, "too slow to be told of all sessions that are over");
         }
     }
 
@@ -71,8 +71,8 @@ impl Farewells {
     /// Ends when all are being told.
     pub async fn add_when_quiet(self: Rc<Self>, mut left: Vec<Leftover>, pools: Rc<Pools>) {
         // Its own hold on the connections: they may be gone from the pools before a long call ends.
-        let ids: HashSet<u32> = left.iter().map(|left| left.backend).collect();
-        let _held: Vec<_> = ids.into_iter().filter_map(|id| pools.find(BackendId(id))).collect();
+        let ids: HashSet<u32> = left.iter().map(|left| left.upstream).collect();
+        let _held: Vec<_> = ids.into_iter().filter_map(|id| pools.find(UpstreamId(id))).collect();
         let mut look = interval(QUIET_POLL);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !left.is_empty() {
@@ -87,14 +87,14 @@ impl Farewells {
     }
 
     async fn tell(self: Rc<Self>, pool: Rc<Pool>) {
-        let id = pool.backend().id;
-        let at_once = (pool.backend().config.in_flight_max / SHARE / self.threads).clamp(1, AT_ONCE_MAX);
+        let id = pool.upstream().id;
+        let at_once = (pool.upstream().config.in_flight_max / SHARE / self.threads).clamp(1, AT_ONCE_MAX);
         let unheard = Cell::new(0);
         let next = || {
             let mut due = self.due.borrow_mut();
             let due = due.get_mut(&id)?;
             if unheard.get() >= UNHEARD_MAX {
-                tracing::debug!(server = %pool.backend().config.name, left = due.len(), "does not hear of sessions that are over");
+                tracing::debug!(server = %pool.upstream().config.name, left = due.len(), "does not hear of sessions that are over");
                 due.clear();
             }
             due.pop_front()
@@ -114,8 +114,8 @@ impl Farewells {
 
 /// What is open there, and the way to tell of it.
 fn open(left: &Leftover, pools: &Pools) -> Option<(Rc<Pool>, Arc<Ready>)> {
-    let ready = left.upstream.ready().filter(|ready| ready.session_id.is_some())?;
-    Some((pools.find(BackendId(left.backend))?, ready))
+    let ready = left.upstream_session.ready().filter(|ready| ready.session_id.is_some())?;
+    Some((pools.find(UpstreamId(left.upstream))?, ready))
 }
 
 #[cfg(test)]
@@ -127,7 +127,7 @@ mod tests {
     use tokio::time::{sleep, timeout};
 
     use super::super::feed::tests::{PATIENCE, Socket, pool};
-    use super::super::upstream::ServerFeatures;
+    use super::super::upstream_session::ServerFeatures;
     use super::*;
     use crate::protocol::Revision;
 

@@ -1,4 +1,4 @@
-//! A long event stream from a backend, taken up again when it breaks: what a Legacy server sends outside
+//! A long event stream from a upstream, taken up again when it breaks: what a Legacy server sends outside
 //! of calls, and what a Modern one sends to a subscription.
 //!
 //! It is no task: it is read, and waits until it may ask again, while whoever takes its events polls it. The asking is one,
@@ -17,13 +17,13 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{Sleep, sleep};
 
-use super::upstream::Ready;
+use super::upstream_session::Ready;
 use crate::auth::KeyId;
-use crate::backend::{Answered, Lane, Outgoing, Pool, Quiet};
 use crate::frame::{Event, EventReader};
 use crate::protocol::{Era, header};
+use crate::upstream::{Answered, Lane, Outgoing, Pool, Quiet};
 
-/// The stream of one backend.
+/// The stream of one upstream.
 pub struct Feed {
     pool: Rc<Pool>,
     source: Source,
@@ -67,7 +67,7 @@ struct Asking(JoinHandle<Asked>);
 /// The stream; or the status that it is refused with, if it is not for want of an answer.
 type Asked = Result<Quiet, Option<StatusCode>>;
 
-/// What comes of a backend.
+/// What comes of a upstream.
 struct Open {
     stream: Quiet,
     /// While some of an event is here.
@@ -90,7 +90,7 @@ pub enum FeedEnd {
 /// The first wait before a broken stream is asked for again, in milliseconds; it doubles up to [`BACKOFF_MAX_MS`].
 const BACKOFF_MIN_MS: u32 = 500;
 
-/// No backend is asked more often than this for long, whatever its `retry` says. Milliseconds.
+/// No upstream is asked more often than this for long, whatever its `retry` says. Milliseconds.
 const BACKOFF_MAX_MS: u32 = 30_000;
 
 impl Feed {
@@ -264,11 +264,11 @@ pub(super) mod tests {
     use tokio::time::{advance, timeout};
 
     use super::*;
-    use crate::backend::shim::stream;
-    use crate::backend::{Address, Backend, BackendId, ChangedTools, Config, EraChoice, TlsRoots};
     use crate::base::ServerName;
     use crate::protocol::Revision;
     use crate::session::ServerFeatures;
+    use crate::upstream::shim::stream;
+    use crate::upstream::{Address, ChangedTools, Config, EraChoice, TlsRoots, Upstream, UpstreamId};
 
     const STREAM: &str =
         "\u{feff}id: 1\r\ndata: a\r\n\r\n: c\n\ndata: b\r\rdata: \u{feff}c\n\n\u{feff}data: d\n\n";
@@ -327,7 +327,7 @@ pub(super) mod tests {
             spawn_blocking(move || ends.recv_timeout(PATIENCE).ok());
             let socket = Socket::new(name);
             let pool = pool(&socket);
-            while pool.backend().condition().left_alone.is_none() {
+            while pool.upstream().condition().left_alone.is_none() {
                 assert!(pool.send(&Outgoing::get(), Lane::Call).await.is_err(), "nobody is there");
             }
             advance(PATIENCE).await;
@@ -382,7 +382,7 @@ pub(super) mod tests {
             changed_tools: ChangedTools::Allow,
         };
         let roots = TlsRoots::from_roots(rustls::RootCertStore::empty());
-        Pool::new(Backend::new(BackendId(0), config, &roots).unwrap())
+        Pool::new(Upstream::new(UpstreamId(0), config, &roots).unwrap())
     }
 
     /// Reads the head of the next request on it.
@@ -410,7 +410,7 @@ pub(super) mod tests {
             unread.asked.write_all(answer.as_bytes()).await.unwrap();
             timeout(PATIENCE, unread.ready.stream_settled()).await.expect("it is answered");
             assert_eq!(
-                (unread.pool.idle(), unread.pool.backend().condition().left_alone),
+                (unread.pool.idle(), unread.pool.upstream().condition().left_alone),
                 (idle, None),
                 "{name}"
             );

@@ -1,7 +1,7 @@
-//! Legacy sessions: towards clients by sealed ids, towards each backend one of its own.
+//! Legacy sessions: towards clients by sealed ids, towards each upstream one of its own.
 //!
 //! Invariants: an id presented by another key or on another endpoint is as unknown as a random one; what
-//! is held in memory is soft state and can be rebuilt from the id alone; a backend is never told of a
+//! is held in memory is soft state and can be rebuilt from the id alone; a upstream is never told of a
 //! capability that the client did not declare.
 //!
 //! Does not know: HTTP towards clients, routing, or what the lists hold.
@@ -13,7 +13,7 @@ mod id;
 mod state;
 mod stream;
 mod table;
-mod upstream;
+mod upstream_session;
 
 use std::time::Duration;
 
@@ -27,7 +27,9 @@ pub use stream::{
     Writer,
 };
 pub use table::{Full, NotFound, Sessions};
-pub use upstream::{Capabilities, Introduction, Ready, Said, ServerFeatures, TaskFeatures, Upstream};
+pub use upstream_session::{
+    Capabilities, Introduction, Ready, Said, ServerFeatures, TaskFeatures, UpstreamSession,
+};
 
 /// Bounds of sessions.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::id::Seal;
 use super::stream::{Mark, Stream};
-use super::upstream::{Introduction, Upstream};
+use super::upstream_session::{Introduction, UpstreamSession};
 use crate::route::Endpoint;
 
 /// One client's session over one version of its endpoint: small, shared by all workers, rebuilt from its id
@@ -19,10 +19,10 @@ pub struct Session {
     pub seal: Seal,
     /// The endpoint as it was when the session's state was made.
     pub endpoint: Arc<Endpoint>,
-    /// How the client introduced itself; told to each backend in turn.
+    /// How the client introduced itself; told to each upstream in turn.
     pub introduction: Introduction,
     /// One per server of the endpoint, in its order.
-    upstreams: Box<[Arc<Upstream>]>,
+    upstream_sessions: Box<[Arc<UpstreamSession>]>,
     life: Arc<Life>,
 }
 
@@ -35,7 +35,7 @@ struct Life {
     stream_generation: AtomicU32,
     /// Open ones; more than one only while a new one takes over.
     streams: AtomicU32,
-    /// Guards who is told: an upstream opened, another stream took over, the endpoint changed, or the session
+    /// Guards who is told: an upstream_session opened, another stream took over, the endpoint changed, or the session
     /// ended.
     changed: Mutex<Changed>,
     ended: AtomicBool,
@@ -62,7 +62,7 @@ struct Call {
     /// Raw JSON.
     id: Bytes,
     /// The id of its server.
-    backend: u32,
+    upstream: u32,
     before: Option<Box<Self>>,
 }
 
@@ -94,9 +94,9 @@ const IN_FLIGHT_MAX: usize = 1024;
 impl Session {
     /// The state of a session that nothing has been asked of yet.
     pub fn new(seal: Seal, endpoint: Arc<Endpoint>, introduction: Introduction, now_s: u64) -> Self {
-        let upstreams = endpoint.servers.iter().map(|_| Arc::default()).collect();
+        let upstream_sessions = endpoint.servers.iter().map(|_| Arc::default()).collect();
         let life = Arc::new(Life { last_used_s: AtomicU32::new(seconds(now_s)), ..Life::default() });
-        Self { seal, endpoint, introduction, upstreams, life }
+        Self { seal, endpoint, introduction, upstream_sessions, life }
     }
 
     /// The same session over its endpoint as it is now: what is open at a server that did not change is open
@@ -109,40 +109,43 @@ impl Session {
             former.retain(|session| session.strong_count() > 0);
             former.push(Arc::downgrade(self));
         }
-        let here = |backend: u32| endpoint.servers.iter().any(|place| place.backend == backend);
-        let left = self.leftovers().into_iter().filter(|left| !here(left.backend)).collect();
-        let upstreams = endpoint
+        let here = |upstream: u32| endpoint.servers.iter().any(|place| place.upstream == upstream);
+        let left = self.leftovers().into_iter().filter(|left| !here(left.upstream)).collect();
+        let upstream_sessions = endpoint
             .servers
             .iter()
-            .map(|place| self.upstream_at(place.backend).map_or_else(Arc::default, Arc::clone))
+            .map(|place| self.upstream_session_at(place.upstream).map_or_else(Arc::default, Arc::clone))
             .collect();
         let (seal, introduction) = (self.seal.clone(), self.introduction.clone());
-        (Self { seal, endpoint, introduction, upstreams, life: Arc::clone(&self.life) }, left)
+        (Self { seal, endpoint, introduction, upstream_sessions, life: Arc::clone(&self.life) }, left)
     }
 
     /// All that it may have open at servers.
     pub fn leftovers(&self) -> Vec<Leftover> {
         // Those too that are not open: one may be on its way to be.
-        let pairs = self.endpoint.servers.iter().zip(&self.upstreams);
+        let pairs = self.endpoint.servers.iter().zip(&self.upstream_sessions);
         pairs
-            .map(|(place, upstream)| Leftover { backend: place.backend, upstream: Arc::clone(upstream) })
+            .map(|(place, upstream_session)| Leftover {
+                upstream: place.upstream,
+                upstream_session: Arc::clone(upstream_session),
+            })
             .collect()
     }
 
     /// The session towards the server of that id, when the endpoint has it.
-    pub fn upstream_at(&self, backend: u32) -> Option<&Arc<Upstream>> {
-        let place = self.endpoint.servers.iter().position(|place| place.backend == backend)?;
-        self.upstreams.get(place)
+    pub fn upstream_session_at(&self, upstream: u32) -> Option<&Arc<UpstreamSession>> {
+        let place = self.endpoint.servers.iter().position(|place| place.upstream == upstream)?;
+        self.upstream_sessions.get(place)
     }
 
     /// The session towards the endpoint's `place`-th server.
-    pub fn upstream(&self, place: usize) -> &Upstream {
-        &self.upstreams[place]
+    pub fn upstream_session(&self, place: usize) -> &UpstreamSession {
+        &self.upstream_sessions[place]
     }
 
     /// All of them, in the endpoint's order.
-    pub fn upstreams(&self) -> impl Iterator<Item = (usize, &Upstream)> {
-        self.upstreams.iter().map(AsRef::as_ref).enumerate()
+    pub fn upstream_sessions(&self) -> impl Iterator<Item = (usize, &UpstreamSession)> {
+        self.upstream_sessions.iter().map(AsRef::as_ref).enumerate()
     }
 
     /// Notes a call under way until the guard is dropped; `None` when there are too many, or one with that
@@ -157,8 +160,8 @@ impl Session {
         if count >= IN_FLIGHT_MAX || is_doubled {
             return None;
         }
-        let backend = self.endpoint.servers[place].backend;
-        state.in_flight = Some(Box::new(Call { id: id.clone(), backend, before: state.in_flight.take() }));
+        let upstream = self.endpoint.servers[place].upstream;
+        state.in_flight = Some(Box::new(Call { id: id.clone(), upstream, before: state.in_flight.take() }));
         drop(state);
         Some(InFlight { session: Arc::clone(self), id })
     }
@@ -166,10 +169,10 @@ impl Session {
     /// Which server of the endpoint holds the call with that raw id; in the session as it was when the call
     /// began, if the server is behind it no more.
     pub fn holder(self: &Arc<Self>, id: &[u8]) -> Option<(Arc<Self>, usize)> {
-        let backend = lock(&self.life.state).under_way().find(|call| call.id == id)?.backend;
+        let upstream = lock(&self.life.state).under_way().find(|call| call.id == id)?.upstream;
         let all = std::iter::once(Arc::clone(self)).chain(self.former());
         all.into_iter().find_map(|session| {
-            let place = session.endpoint.servers.iter().position(|place| place.backend == backend)?;
+            let place = session.endpoint.servers.iter().position(|place| place.upstream == upstream)?;
             Some((session, place))
         })
     }
@@ -180,7 +183,7 @@ impl Session {
         state.rare.iter().flat_map(|rare| &rare.former).filter_map(Weak::upgrade).collect()
     }
 
-    /// The raw JSON of the level last set, for backends that are opened later.
+    /// The raw JSON of the level last set, for upstreams that are opened later.
     pub fn log_level(&self) -> Option<Bytes> {
         lock(&self.life.state).rare.as_ref()?.log_level.clone()
     }
@@ -323,15 +326,15 @@ impl State {
 /// What a session had open at a server that is behind its endpoint no more.
 pub struct Leftover {
     /// The server's id.
-    pub backend: u32,
+    pub upstream: u32,
     /// Held as well by calls that are under way there.
-    pub upstream: Arc<Upstream>,
+    pub upstream_session: Arc<UpstreamSession>,
 }
 
 impl Leftover {
     /// Whether no call is under way in it.
     pub fn is_quiet(&self) -> bool {
-        Arc::strong_count(&self.upstream) == 1
+        Arc::strong_count(&self.upstream_session) == 1
     }
 }
 

@@ -9,7 +9,7 @@ use foldhash::fast::RandomState;
 use super::Config;
 use super::id::{Seal, SessionKey};
 use super::state::{Leftover, Session};
-use super::upstream::{Introduction, Said};
+use super::upstream_session::{Introduction, Said};
 use crate::auth::{Identity, Sealer};
 use crate::base::Recent;
 use crate::route::{Endpoint, Table};
@@ -220,7 +220,7 @@ impl Sessions {
     }
 
     /// Drops the state of sessions that expired or were long unused, and gives them for a farewell to their
-    /// backends. The latter's ids stay good, until ids of their age are forgotten.
+    /// upstreams. The latter's ids stay good, until ids of their age are forgotten.
     pub fn sweep(&self, now_s: u64) -> Vec<Arc<Session>> {
         let mut dropped = Vec::new();
         let (lifetime, idle) = (self.config.lifetime.as_secs(), self.config.idle_timeout.as_secs());

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use http::uri::PathAndQuery;
 use url::Url;
 
-use crate::backend::Address;
+use crate::upstream::Address;
 
 /// Reads where a server is: `http://host/path`, `https://host/path` or `unix:/path/to/socket:/mcp`. The error
 /// says what to write instead and never quotes the text: addresses hold passwords and tokens.

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 
-use crate::backend::stdio::{self, Sharing};
-use crate::backend::{self, ChangedTools, EraChoice};
 use crate::base::ServerName;
 use crate::child::Limits;
+use crate::upstream::stdio::{self, Sharing};
+use crate::upstream::{self, ChangedTools, EraChoice};
 
 /// A value with the range it may be set in, both ends included.
 #[derive(Debug, Clone, Copy)]
@@ -61,10 +61,10 @@ impl Settings {
     pub fn server(
         self,
         name: ServerName,
-        address: backend::Address,
+        address: upstream::Address,
         headers: Vec<(HeaderName, HeaderValue)>,
-    ) -> backend::Config {
-        backend::Config {
+    ) -> upstream::Config {
+        upstream::Config {
             name,
             address,
             headers,

@@ -294,7 +294,7 @@ fn check_text(text: &str, chars_max: usize) -> Result<(), String> {
 /// What only the gateway writes.
 const READ_ONLY: [&str; 6] = ["id", "version", "created_at", "changed_at", "served", "reason"];
 
-/// Each is asked for its lists; a thousand is a fleet.
+/// Each is asked for its lists; a thousand is a large installation.
 const SERVERS_MAX: usize = 1000;
 
 /// Globs and overrides of one server: more than it has tools.

@@ -19,9 +19,9 @@ use super::headers::Owner;
 use super::secrets::{SEALED, Secrets};
 use super::{address, headers};
 use crate::auth::Sealer;
-use crate::backend::{self, Address, EraChoice, is_private_address};
 use crate::base::{ServerName, units};
 use crate::store::{self, Binder, ServerKind, ServerRow, ServerSpec, Uuid};
+use crate::upstream::{self, Address, EraChoice, is_private_address};
 
 pub use allowed::{Allowed, AllowedCommand, EnvPattern, Forbidden, PatternError};
 pub use program::{Commands, Serving};
@@ -247,7 +247,7 @@ impl Server {
     }
 
     /// What the data plane connects to on this machine, or what it runs.
-    pub fn backend(&self, serving: &Serving) -> Result<backend::Config, Unserved> {
+    pub fn upstream(&self, serving: &Serving) -> Result<upstream::Config, Unserved> {
         let unserved = || Unserved::Kind(self.kind().as_str());
         let address = match (self.document.kind, self.address.clone().ok_or_else(unserved)?) {
             (KindWord::Http | KindWord::Sse, address) => address,
@@ -256,7 +256,7 @@ impl Server {
         };
         let config = self.settings.server(self.name.clone(), address, self.headers.clone());
         let private_addresses = self.document.allow_private.unwrap_or(serving.allow_private);
-        Ok(backend::Config { private_addresses, alias: self.alias.clone(), ..config })
+        Ok(upstream::Config { private_addresses, alias: self.alias.clone(), ..config })
     }
 
     /// Its name.

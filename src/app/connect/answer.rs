@@ -14,10 +14,10 @@ use super::pause::pause;
 use super::session::Open;
 use super::trouble::Trouble;
 use crate::admin::definition::bounds::LINE_BYTES;
-use crate::backend::{Answer, Answered, Lane, Outgoing};
 use crate::frame::{Event, EventReader};
 use crate::protocol::code::HEADER_MISMATCH;
 use crate::protocol::{Era, Method, header, is_same_id};
+use crate::upstream::{Answer, Answered, Lane, Outgoing};
 
 /// One message of the endpoint: what a server that is a program may say in one, unless it is told otherwise.
 const MESSAGE_BYTES_MAX: usize = LINE_BYTES.default;

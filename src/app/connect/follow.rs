@@ -8,8 +8,8 @@ use super::Bridge;
 use super::answer::Hearing;
 use super::session::Open;
 use super::trouble::Trouble;
-use crate::backend::{Answered, Lane, Outgoing};
 use crate::protocol::header;
+use crate::upstream::{Answered, Lane, Outgoing};
 
 /// What became of a stream.
 enum Over {

@@ -9,8 +9,8 @@ use super::Bridge;
 use super::answer::Hearing;
 use super::message::Message;
 use super::trouble::Trouble;
-use crate::backend::{Lane, Outgoing};
 use crate::protocol::Method;
+use crate::upstream::{Lane, Outgoing};
 
 /// An acknowledgement, as far as it tells what is subscribed to.
 #[derive(Deserialize)]

@@ -8,9 +8,9 @@ use http::HeaderValue;
 use super::params::Params;
 use super::session::Open;
 use super::trouble::Trouble;
-use crate::backend::Outgoing;
 use crate::frame::{Envelope, Kind, Refused, Scanner, Text, encode_header};
 use crate::protocol::{Era, Method, header};
+use crate::upstream::Outgoing;
 
 /// A message of the client's.
 pub struct Message {

@@ -41,10 +41,12 @@ use tokio::task::{JoinSet, spawn_local};
 use tokio::time::{sleep, timeout};
 
 use crate::admin::definition::bounds::{CONNECT_TIMEOUT, DEFAULTS};
-use crate::backend::{Address, Answered, Backend, BackendId, InvalidTarget, Lane, Outgoing, Pool, TlsRoots};
 use crate::base::ServerName;
 use crate::frame::{Refused, ScanError, Scanner};
 use crate::protocol::{Era, Method, code};
+use crate::upstream::{
+    Address, Answered, InvalidTarget, Lane, Outgoing, Pool, TlsRoots, Upstream, UpstreamId,
+};
 
 use input::{Line, Lines};
 use message::Message;
@@ -162,10 +164,10 @@ impl Bridge {
         server.stream_idle_timeout = patience;
         // There is no other, and `send` waits between two tries.
         server.left_alone = false;
-        let backend = Backend::new(BackendId(0), server, roots)?;
+        let upstream = Upstream::new(UpstreamId(0), server, roots)?;
         Ok(Rc::new_cyclic(|own| Self {
             own: Weak::clone(own),
-            pool: Pool::new(backend),
+            pool: Pool::new(upstream),
             out,
             scanner: RefCell::new(Scanner::new()),
             requests: Rc::default(),

@@ -8,7 +8,7 @@ use super::answer::Hearing;
 use super::message::Message;
 use super::trouble::Trouble;
 use super::{Bridge, heard};
-use crate::backend::Lane;
+use crate::upstream::Lane;
 
 /// Only a loop has more.
 const PAGES_MAX: usize = 100;

@@ -9,8 +9,8 @@ use serde::Deserialize;
 use tokio::sync::{Mutex, watch};
 
 use super::heard;
-use crate::backend::Outgoing;
 use crate::protocol::{Method, header};
+use crate::upstream::Outgoing;
 
 /// A session that is open.
 pub struct Open {

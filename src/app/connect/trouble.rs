@@ -3,8 +3,8 @@
 
 use http::StatusCode;
 
-use crate::backend::{BackendError, Stage};
 use crate::protocol::{Era, code};
+use crate::upstream::{Stage, UpstreamError};
 
 /// Why a request has no answer of the endpoint's. The texts go to the client: they hold no address and no
 /// credential.
@@ -118,8 +118,8 @@ impl Trouble {
     }
 }
 
-impl From<BackendError> for Trouble {
-    fn from(error: BackendError) -> Self {
+impl From<UpstreamError> for Trouble {
+    fn from(error: UpstreamError) -> Self {
         match error.stage {
             Stage::NoPort => Self::NoPort,
             Stage::LeftAlone

@@ -5,9 +5,9 @@ use super::*;
 use crate::admin::definition::bounds::{self, DEFAULTS};
 use crate::admin::definition::{Allowed, AllowedCommand, EnvPattern};
 use crate::auth::EncryptionKey;
-use crate::backend::{Address, TlsRoots, stdio};
-use crate::fleet::FleetBuilder;
 use crate::store::{Plain, Sealed, ServerKind, ToolOverride};
+use crate::topology::TopologyBuilder;
+use crate::upstream::{Address, TlsRoots, stdio};
 
 fn sealer() -> Sealer {
     Sealer::new(&[EncryptionKey { version: 1, key: zeroize::Zeroizing::new([7; 32]) }]).unwrap()
@@ -24,7 +24,7 @@ fn allowed(paths: &[&str]) -> Allowed {
     Allowed { commands: commands.collect(), env, dirs: vec!["/srv".to_owned()] }
 }
 
-fn file(name: &str) -> backend::Config {
+fn file(name: &str) -> upstream::Config {
     let url = format!("http://file.example/{name}").parse().unwrap();
     DEFAULTS.server(ServerName::new(name).unwrap(), Address::Http(url), Vec::new())
 }
@@ -79,9 +79,9 @@ fn endpoint(name: &str, servers: &[&str]) -> EndpointRow {
 fn check(files: &Files, stored: &Stored, endpoints: &[&str], servers: &[&str], left_out: &[&str]) -> Joined {
     let sealer = sealer();
     let joined = join(files, Some(stored), Reading { sealer: &sealer, serving: &serving(false) });
-    let mut builder = FleetBuilder::new(TlsRoots::from_roots(RootCertStore::empty()));
-    let fleet = builder.next(joined.servers.clone(), joined.endpoints.clone());
-    let mut found: Vec<String> = fleet
+    let mut builder = TopologyBuilder::new(TlsRoots::from_roots(RootCertStore::empty()));
+    let topology = builder.next(joined.servers.clone(), joined.endpoints.clone());
+    let mut found: Vec<String> = topology
         .table
         .named()
         .map(|(name, endpoint)| {
@@ -91,18 +91,20 @@ fn check(files: &Files, stored: &Stored, endpoints: &[&str], servers: &[&str], l
         .collect();
     found.sort_unstable();
     assert_eq!(found, endpoints);
-    let mut found: Vec<String> = fleet
-        .backends()
-        .map(|backend| {
-            let (Address::Http(url) | Address::Sse(url)) = &backend.config.address else { panic!("by http") };
-            format!("{} {}", backend.name(), url.host_str().unwrap().replace(".example", ""))
+    let mut found: Vec<String> = topology
+        .upstreams()
+        .map(|upstream| {
+            let (Address::Http(url) | Address::Sse(url)) = &upstream.config.address else {
+                panic!("by http")
+            };
+            format!("{} {}", upstream.name(), url.host_str().unwrap().replace(".example", ""))
         })
         .collect();
     found.sort_unstable();
     assert_eq!(found, servers);
-    let standing = joined.standing(&fleet, 0);
+    let standing = joined.standing(&topology, 0);
     let mut told: Vec<String> = standing.left_out.clone();
-    told.extend(fleet.left_out.iter().map(ToString::to_string));
+    told.extend(topology.left_out.iter().map(ToString::to_string));
     assert_eq!(told.len(), left_out.len(), "{told:#?}");
     for (told, expected) in told.iter().zip(left_out) {
         assert!(told.contains(expected), "{expected:?} is not in {told:?}");
@@ -128,9 +130,9 @@ fn both_are_served_and_files_win() {
             "endpoint `work` of the store is served without server `both`: metamcp.toml",
         ],
     );
-    let mut builder = FleetBuilder::new(TlsRoots::from_roots(RootCertStore::empty()));
-    let fleet = builder.next(joined.servers.clone(), joined.endpoints.clone());
-    let standing = joined.standing(&fleet, 7);
+    let mut builder = TopologyBuilder::new(TlsRoots::from_roots(RootCertStore::empty()));
+    let topology = builder.next(joined.servers.clone(), joined.endpoints.clone());
+    let standing = joined.standing(&topology, 7);
     assert_eq!(standing.changes, 7);
     assert_eq!(standing.of(id_of("s"), 3), Ok(()));
     assert!(standing.of(id_of("s"), 4).is_err() && standing.serves(id_of("s")));
@@ -285,13 +287,13 @@ fn what_is_not_known_is_not_nothing() {
     let sealer = sealer();
     let check = |files: &Files, stored: Option<&Stored>, endpoints: &[&str], said: bool| {
         let joined = join(files, stored, Reading { sealer: &sealer, serving: &serving(false) });
-        let mut builder = FleetBuilder::new(TlsRoots::from_roots(RootCertStore::empty()));
-        let fleet = builder.next(joined.servers.clone(), joined.endpoints.clone());
-        let found: Vec<_> = fleet.table.named().map(|(name, _)| name.as_str()).collect();
+        let mut builder = TopologyBuilder::new(TlsRoots::from_roots(RootCertStore::empty()));
+        let topology = builder.next(joined.servers.clone(), joined.endpoints.clone());
+        let found: Vec<_> = topology.table.named().map(|(name, _)| name.as_str()).collect();
         assert_eq!(found, endpoints);
-        let left_out = joined.standing(&fleet, 0).left_out;
+        let left_out = joined.standing(&topology, 0).left_out;
         assert_eq!(left_out.iter().any(|text| text.contains("could not be read yet")), said, "{left_out:?}");
-        assert_eq!(fleet.backends().count(), 1);
+        assert_eq!(topology.upstreams().count(), 1);
     };
     let name = EndpointName::new(EndpointName::DEFAULT).unwrap();
     let mine = EndpointConfig { name, servers: Members::Every, prefix: Prefix::Always };

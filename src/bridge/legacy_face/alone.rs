@@ -13,7 +13,7 @@ use bytes::Bytes;
 use tokio::time::{Instant, sleep_until};
 
 use super::session::{Own, Session};
-use crate::backend::shim::{Events, Outlet};
+use crate::upstream::shim::{Events, Outlet};
 
 /// Who is told what one session alone listens for.
 pub struct Alone {

@@ -15,11 +15,11 @@ use super::request::{Again, Request};
 use super::result::{self, InputRequired, Turn, error_code, misbehaved, own_error};
 use super::session::{Session, UnderWay};
 use super::{LegacyFace, input, inside};
-use crate::backend::shim::{Outlet, Reply, stream_of};
-use crate::backend::{Answer, Answered, BackendError, EraChoice, Lane, Outgoing, Pool, Stage};
 use crate::frame::{Envelope, EventReader, IdForm, Kind, Scanner, write_event};
 use crate::protocol::{Era, Method, code, is_same_id};
 use crate::session::MESSAGE_BYTES_MAX;
+use crate::upstream::shim::{Outlet, Reply, stream_of};
+use crate::upstream::{Answer, Answered, EraChoice, Lane, Outgoing, Pool, Stage, UpstreamError};
 
 /// Times that a server may ask before it answers: a wizard has a handful of steps, a loop has no end.
 const ROUNDS_MAX: u32 = 8;
@@ -69,7 +69,7 @@ pub async fn call(
     pool: Rc<Pool>,
     request: Outgoing,
     read: Request,
-) -> Result<Box<Answered>, BackendError> {
+) -> Result<Box<Answered>, UpstreamError> {
     let id = read.id();
     let mut under_way = session.begin(id.clone());
     let asked = RefCell::new(id.clone());
@@ -87,7 +87,7 @@ pub async fn call(
 
 impl Exchange {
     /// Sends the call, or makes it again.
-    async fn send(&self, again: Option<&Again>) -> Result<Heard, BackendError> {
+    async fn send(&self, again: Option<&Again>) -> Result<Heard, UpstreamError> {
         self.asked.replace(again.map_or_else(|| self.id.clone(), |again| again.id.clone()));
         let made = self.read.modern(&self.session, &self.request, again);
         let Ok(mut modern) = made else {
@@ -103,14 +103,14 @@ impl Exchange {
             return Ok(heard);
         }
         // The server did not take it: its tools are other than they were (MCP 2026-07-28, Streamable HTTP).
-        known.forget(self.pool.backend().id);
+        known.forget(self.pool.upstream().id);
         let mut modern = plain;
         known.mirror(&self.session, &self.pool, &tool, &self.read, &mut modern).await;
         self.deliver(&modern).await.map(|(heard, _)| heard)
     }
 
     /// Also says whether the server misses headers.
-    async fn deliver(&self, modern: &Outgoing) -> Result<(Heard, bool), BackendError> {
+    async fn deliver(&self, modern: &Outgoing) -> Result<(Heard, bool), UpstreamError> {
         let mut answered = self.pool.send_straight(modern, Lane::Call).await?;
         let status = answered.head.status;
         if status.is_success() && answered.head.is_event_stream() {
@@ -160,14 +160,14 @@ impl Exchange {
                     | code::INVALID_PARAMS
             )
         );
-        let backend = self.pool.backend();
+        let upstream = self.pool.upstream();
         if is_of_this
-            || backend.config.era != EraChoice::Auto
+            || upstream.config.era != EraChoice::Auto
             || still_speaks(&self.session, &self.pool).await
         {
             return false;
         }
-        backend.note_spoken(Era::Legacy, None);
+        upstream.note_spoken(Era::Legacy, None);
         true
     }
 
@@ -191,7 +191,7 @@ impl Exchange {
     }
 
     fn misbehaved(&self, what: &str) -> Bytes {
-        misbehaved(&self.id, self.pool.backend().name().as_str(), what)
+        misbehaved(&self.id, self.pool.upstream().name().as_str(), what)
     }
 
     fn cancelled(&self) -> Bytes {
@@ -220,7 +220,7 @@ impl Exchange {
     }
 
     /// Until there is an answer for the client.
-    async fn go_on(&self, outlet: &Outlet, mut heard: Heard) -> Result<Bytes, BackendError> {
+    async fn go_on(&self, outlet: &Outlet, mut heard: Heard) -> Result<Bytes, UpstreamError> {
         let mut rounds = 0;
         loop {
             let asks = match heard {
@@ -251,17 +251,19 @@ impl Exchange {
 
     /// Within an event stream a status is told as an error.
     fn failed(&self, status: StatusCode) -> Bytes {
-        let (server, status) = (self.pool.backend().name(), status.as_u16());
+        let (server, status) = (self.pool.upstream().name(), status.as_u16());
         let text = format!("server `{server}` answered with HTTP {status}; the call may have run");
         own_error(&self.id, code::INTERNAL, &text, None)
     }
 
     /// Passes what a server tells as it goes, up to its answer. In this era it asks nothing on the way.
-    async fn pass(&self, outlet: &Outlet, mut answer: Answer) -> Result<Heard, BackendError> {
+    async fn pass(&self, outlet: &Outlet, mut answer: Answer) -> Result<Heard, UpstreamError> {
         let (mut reader, mut scanner) = (EventReader::new(), Scanner::new());
         while let Some(chunk) = answer.chunk().await {
             reader.push(chunk?);
-            while let Some(told) = reader.next().map_err(|error| BackendError::new(Stage::Nonsense, error))? {
+            while let Some(told) =
+                reader.next().map_err(|error| UpstreamError::new(Stage::Nonsense, error))?
+            {
                 let Some(data) = told.data.filter(|data| !data.is_empty()) else { continue };
                 let Ok(envelope) = scanner.scan(&data) else { continue };
                 match envelope.kind {
@@ -275,6 +277,6 @@ impl Exchange {
                 }
             }
         }
-        Err(BackendError::bare(Stage::Body))
+        Err(UpstreamError::bare(Stage::Body))
     }
 }

@@ -9,9 +9,9 @@ use tokio::time::{Instant, timeout_at};
 
 use super::result::{Input, InputRequired, Question, own_error};
 use super::session::{Asked, Session};
-use crate::backend::shim::Outlet;
 use crate::frame::{Kind, Scanner, json_string, write_event};
 use crate::protocol::{ClientCapabilities, code};
+use crate::upstream::shim::Outlet;
 
 /// Why the call cannot go on: the answer for the client.
 pub struct Given(pub Bytes);
@@ -137,7 +137,7 @@ mod tests {
 
     use super::super::session::tests::session;
     use super::*;
-    use crate::backend::shim::{Events, stream_of};
+    use crate::upstream::shim::{Events, stream_of};
 
     fn question(key: &str, input: Input, params: &'static str) -> Question {
         let params = (!params.is_empty()).then(|| Bytes::from_static(params.as_bytes()));

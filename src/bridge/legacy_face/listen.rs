@@ -16,10 +16,10 @@ use super::hub::Hub;
 use super::request::own;
 use super::session::{Ear, Session};
 use super::{LegacyFace, inside};
-use crate::backend::shim::{Reply, stream_of};
-use crate::backend::{Answer, Answered, Lane, Outgoing, Pool};
 use crate::frame::{EventReader, Kind, Scanner, write_event};
 use crate::protocol::Method;
+use crate::upstream::shim::{Reply, stream_of};
+use crate::upstream::{Answer, Answered, Lane, Outgoing, Pool};
 
 /// Events made and not yet read by the client: a server that sends more waits.
 const EVENTS_MAX: usize = 64;
@@ -291,13 +291,13 @@ impl Stream {
         while let Some((message, method)) = self.next().await {
             self.has_told = true;
             if method == Some(Method::ToolsListChanged) {
-                face.known.forget(pool.backend().id);
+                face.known.forget(pool.upstream().id);
             }
             if to.takes(method) && !to.tell(write_event(&message)).await {
                 return;
             }
         }
-        tracing::debug!(server = %pool.backend().name(), wish = self.wish, "a subscription ended");
+        tracing::debug!(server = %pool.upstream().name(), wish = self.wish, "a subscription ended");
     }
 
     /// The next notification; `None` at the end. Cancel safe.

@@ -41,11 +41,11 @@ use self::request::Request;
 use self::session::Session;
 use self::table::Table;
 use super::level::Level;
-use crate::backend::shim::{Reply, Verb};
-use crate::backend::{Answered, Answering, BackendError, Face, Lane, Outgoing, Pool};
 use crate::base::Recent;
 use crate::frame::{Kind, Scanner};
 use crate::protocol::{Era, Method, code};
+use crate::upstream::shim::{Reply, Verb};
+use crate::upstream::{Answered, Answering, Face, Lane, Outgoing, Pool, UpstreamError};
 
 /// The face of all servers that speak only the Modern era: one, which every worker reaches.
 pub struct LegacyFace {
@@ -75,7 +75,7 @@ impl LegacyFace {
         pool: Rc<Pool>,
         request: Outgoing,
         lane: Lane,
-    ) -> Result<Box<Answered>, BackendError> {
+    ) -> Result<Box<Answered>, UpstreamError> {
         let (verb, id) = request.asked();
         let read = match &verb {
             Verb::Post(message) => match read(message) {
@@ -89,7 +89,7 @@ impl LegacyFace {
         }
         let session = id.as_ref().and_then(|id| self.session(&pool, id));
         let Some(session) = session else {
-            return match pool.backend().speaks(Era::Legacy) {
+            return match pool.upstream().speaks(Era::Legacy) {
                 // Of a server that was asked itself, and has not said yet what it is.
                 None => pool.send_straight(&request, lane).await,
                 Some(_) => Ok(inside(Reply::bare(StatusCode::NOT_FOUND), &pool)),
@@ -110,7 +110,7 @@ impl LegacyFace {
 
     /// The session of that id, with the pool's server.
     fn session(&self, pool: &Pool, id: &HeaderValue) -> Option<Arc<Session>> {
-        let is_here = |session: &Arc<Session>| session.backend == pool.backend().id && !session.is_ended();
+        let is_here = |session: &Arc<Session>| session.upstream == pool.upstream().id && !session.is_ended();
         self.sessions.find(id).filter(is_here)
     }
 
@@ -121,7 +121,7 @@ impl LegacyFace {
         pool: Rc<Pool>,
         request: Outgoing,
         read: Request,
-    ) -> Result<Box<Answered>, BackendError> {
+    ) -> Result<Box<Answered>, UpstreamError> {
         if !read.is_request() {
             told(&session, &read);
             return Ok(inside(Reply::bare(StatusCode::ACCEPTED), &pool));

@@ -12,11 +12,11 @@ use serde_json::value::RawValue;
 use super::request::{Request, own};
 use super::session::{Introduced, Session};
 use super::{LegacyFace, inside, result};
-use crate::backend::shim::{Reply, ReplyBody};
-use crate::backend::{Answered, BackendError, Lane, Outgoing, Pool};
 use crate::frame::{Kind, Scanner};
 use crate::protocol::{ClientCapabilities, Era, Method, Revision, code};
 use crate::session::{MESSAGE_BYTES_MAX, read_terminal};
+use crate::upstream::shim::{Reply, ReplyBody};
+use crate::upstream::{Answered, Lane, Outgoing, Pool, UpstreamError};
 
 /// What a server offers that a session has to do with.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -80,10 +80,10 @@ impl LegacyFace {
         pool: &Rc<Pool>,
         request: &Outgoing,
         read: &Request,
-    ) -> Result<Box<Answered>, BackendError> {
-        let backend = pool.backend();
+    ) -> Result<Box<Answered>, UpstreamError> {
+        let upstream = pool.upstream();
         let mut refusal = None;
-        if backend.speaks(Era::Legacy).is_none() {
+        if upstream.speaks(Era::Legacy).is_none() {
             match ask_itself(pool, request).await? {
                 Ok(answered) => return Ok(answered),
                 Err(refused) => refusal = Some(refused),
@@ -94,7 +94,7 @@ impl LegacyFace {
         };
         let introduced =
             self.introduced.lock().unwrap_or_else(PoisonError::into_inner).shared(Arc::new(introduced));
-        let asker = Session::new(backend.id, introduced, request.owner(), Offers::default());
+        let asker = Session::new(upstream.id, introduced, request.owner(), Offers::default());
         let Some(discover) = own(&asker, "metamcp-discover", Method::Discover, "") else {
             return Ok(inside(self::refusal(read, "initialize cannot be read"), pool));
         };
@@ -104,13 +104,13 @@ impl LegacyFace {
             Heard::Message(reply) => Some(reply),
         };
         if let Some(discovered) = said.as_ref().and_then(discovered) {
-            backend.note_spoken(Era::Legacy, Some(false));
+            upstream.note_spoken(Era::Legacy, Some(false));
             return Ok(self.begin(pool, read, &asker, &discovered));
         }
-        if backend.speaks(Era::Legacy) == Some(false) {
+        if upstream.speaks(Era::Legacy) == Some(false) {
             // It may not be what it was.
-            backend.note_spoken(Era::Legacy, None);
-            if backend.speaks(Era::Legacy).is_none() {
+            upstream.note_spoken(Era::Legacy, None);
+            if upstream.speaks(Era::Legacy).is_none() {
                 let asked = ask_itself(pool, request).await?;
                 return Ok(asked.unwrap_or_else(|refused| inside(refused, pool)));
             }
@@ -123,9 +123,9 @@ impl LegacyFace {
     /// The session, and the answer that opens it.
     fn begin(&self, pool: &Rc<Pool>, read: &Request, asker: &Session, said: &Discovered) -> Box<Answered> {
         let session =
-            Session::new(pool.backend().id, Arc::clone(&asker.introduced), asker.owner, said.offers());
+            Session::new(pool.upstream().id, Arc::clone(&asker.introduced), asker.owner, said.offers());
         let revision = session.introduced.revision;
-        let answer = said.initialize_result(revision, pool.backend().name().as_str()).to_string();
+        let answer = said.initialize_result(revision, pool.upstream().name().as_str()).to_string();
         let message =
             [br#"{"jsonrpc":"2.0","id":"#, &*read.id(), br#","result":"#, answer.as_bytes(), b"}"].concat();
         let id = self.sessions.insert(session);
@@ -147,11 +147,11 @@ pub async fn still_speaks(session: &Session, pool: &Rc<Pool>) -> bool {
 async fn ask_itself(
     pool: &Rc<Pool>,
     request: &Outgoing,
-) -> Result<Result<Box<Answered>, Reply>, BackendError> {
+) -> Result<Result<Box<Answered>, Reply>, UpstreamError> {
     Ok(match ask(pool, request).await? {
         Heard::Failed(answered) => Ok(answered),
         Heard::Message(reply) if is_result(&reply) => {
-            pool.backend().note_spoken(Era::Legacy, Some(true));
+            pool.upstream().note_spoken(Era::Legacy, Some(true));
             Ok(inside(reply, pool))
         }
         Heard::Message(reply) => Err(reply),
@@ -163,7 +163,7 @@ fn refusal(read: &Request, text: &str) -> Reply {
 }
 
 /// Sends it to the server itself.
-async fn ask(pool: &Rc<Pool>, request: &Outgoing) -> Result<Heard, BackendError> {
+async fn ask(pool: &Rc<Pool>, request: &Outgoing) -> Result<Heard, UpstreamError> {
     let mut answered = pool.send_straight(request, Lane::Call).await?;
     let status = answered.head.status;
     // A refusal of credentials, a failure or an overload says nothing about the era.

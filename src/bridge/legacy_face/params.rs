@@ -12,17 +12,17 @@ use tokio::time::timeout;
 
 use super::request::{Request, own};
 use super::session::Session;
-use crate::backend::{BackendId, Lane, Outgoing, Pool};
 use crate::frame::{encode_header, json_string};
 use crate::protocol::Method;
 use crate::protocol::param::{Mark, marks};
 use crate::session::{MESSAGE_BYTES_MAX, read_terminal};
+use crate::upstream::{Lane, Outgoing, Pool, UpstreamId};
 
 /// What is known of the tools of servers: found out at the first call of each, and again when they changed.
 #[derive(Default)]
 pub struct Known {
     /// Guards what is known; a few lines at a time.
-    servers: Mutex<HashMap<BackendId, Arc<Tools>>>,
+    servers: Mutex<HashMap<UpstreamId, Arc<Tools>>>,
 }
 
 /// Of the tools of one server those that want something repeated.
@@ -52,7 +52,7 @@ impl Known {
         read: &Request,
         request: &mut Outgoing,
     ) -> bool {
-        let id = pool.backend().id;
+        let id = pool.upstream().id;
         let known = lock(&self.servers).get(&id).cloned();
         let is_fresh = known.is_none();
         let tools = match known {
@@ -74,11 +74,11 @@ impl Known {
     }
 
     /// They changed.
-    pub fn forget(&self, server: BackendId) {
+    pub fn forget(&self, server: UpstreamId) {
         lock(&self.servers).remove(&server);
     }
 
-    fn learn(&self, id: BackendId, tools: Tools) -> Arc<Tools> {
+    fn learn(&self, id: UpstreamId, tools: Tools) -> Arc<Tools> {
         let tools = Arc::new(tools);
         let mut servers = lock(&self.servers);
         if servers.len() >= SERVERS_MAX {

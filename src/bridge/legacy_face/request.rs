@@ -5,9 +5,9 @@ use http::{HeaderName, HeaderValue};
 
 use super::object::each;
 use super::session::Session;
-use crate::backend::Outgoing;
 use crate::frame::{Envelope, Kind, Span, encode_header, json_string, splice};
 use crate::protocol::{Method, Revision, header};
+use crate::upstream::Outgoing;
 
 const PROTOCOL_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
 const CLIENT_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";

@@ -12,14 +12,14 @@ use tokio::time::Instant;
 use super::hub::Leavers;
 use super::open::Offers;
 use crate::auth::KeyId;
-use crate::backend::BackendId;
-use crate::backend::shim::{Events, Outlet, stream_of};
 use crate::protocol::{ClientCapabilities, Revision, is_same_id};
+use crate::upstream::UpstreamId;
+use crate::upstream::shim::{Events, Outlet, stream_of};
 
 /// One session. Small, and shared by all workers.
 pub struct Session {
     /// The server it is with.
-    pub backend: BackendId,
+    pub upstream: UpstreamId,
     /// What the client said of itself; the same for all that say so, usually.
     pub introduced: Arc<Introduced>,
     /// Its key.
@@ -78,7 +78,7 @@ pub struct Own {
 /// What a server is told of a client: sessions in which that is the same are told the same of its lists.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Alike {
-    backend: BackendId,
+    upstream: UpstreamId,
     owner: Option<KeyId>,
     declared: Bytes,
     client_info: Option<Bytes>,
@@ -124,13 +124,13 @@ pub struct Introduced {
 impl Session {
     /// One in which nothing was asked yet.
     pub fn new(
-        backend: BackendId,
+        upstream: UpstreamId,
         introduced: Arc<Introduced>,
         owner: Option<KeyId>,
         offers: Offers,
     ) -> Arc<Self> {
         Arc::new(Self {
-            backend,
+            upstream,
             introduced,
             owner,
             offers,
@@ -237,7 +237,7 @@ impl Session {
     pub fn alike(&self) -> Alike {
         let Introduced { declared, client_info, .. } = &*self.introduced;
         Alike {
-            backend: self.backend,
+            upstream: self.upstream,
             owner: self.owner,
             declared: declared.clone(),
             client_info: client_info.clone(),
@@ -248,7 +248,7 @@ impl Session {
 
     /// One that nobody knows, of which the server is told the same.
     pub fn twin(&self) -> Arc<Self> {
-        let twin = Self::new(self.backend, Arc::clone(&self.introduced), self.owner, self.offers);
+        let twin = Self::new(self.upstream, Arc::clone(&self.introduced), self.owner, self.offers);
         self.log_level().into_iter().for_each(|level| twin.set_log_level(level));
         twin
     }
@@ -536,7 +536,7 @@ pub mod tests {
             declared: declared.into(),
             client_info: Some(Bytes::from_static(br#"{"name":"c","version":"1"}"#)),
         };
-        Session::new(BackendId(0), Arc::new(introduced), None, Offers::default())
+        Session::new(UpstreamId(0), Arc::new(introduced), None, Offers::default())
     }
 
     #[tokio::test(start_paused = true)]

@@ -24,12 +24,12 @@ use super::result::{self, error_code};
 use super::session::{FaceSession, Key, Seat, is_announced, number, tell};
 use super::sessions::Sessions;
 use super::voice::{Said, Voice};
-use crate::backend::shim::Reply;
-use crate::backend::{BackendError, Outgoing, Pool, Stage};
 use crate::base::{Fault, Kind};
 use crate::frame::{Envelope, IdForm, Kind as FrameKind, Scanner};
 use crate::protocol::{ClientCapabilities, Method, code};
 use crate::session::{Ready, is_lost};
+use crate::upstream::shim::Reply;
+use crate::upstream::{Outgoing, Pool, Stage, UpstreamError};
 
 /// A call.
 pub struct Run {
@@ -193,7 +193,7 @@ impl Run {
         let ready = match self.session.open(&self.pool).await {
             // There may be no room for one more process. Then it is one of those that share a session.
             Err(fault) if self.session.key.is_further() => {
-                tracing::debug!(server = %self.pool.backend().name(), %fault, "a call has no session to itself");
+                tracing::debug!(server = %self.pool.upstream().name(), %fault, "a call has no session to itself");
                 let key = Key { place: 0, ..self.session.key };
                 seat =
                     self.sessions.seat(key, self.asked.may_be_asked(), &self.pool).ok_or_else(just_ended)?;
@@ -221,7 +221,7 @@ impl Run {
         if line.ready.session_id.is_none() || !is_lost(&self.pool, &line.ready, status).await {
             return Ok(None);
         }
-        tracing::info!(server = %self.pool.backend().name(), "the server lost its session; opening another");
+        tracing::info!(server = %self.pool.upstream().name(), "the server lost its session; opening another");
         self.session.forget(&line.ready);
         let seat = self.session.begin(self.asked.may_be_asked()).ok_or_else(just_ended)?;
         self.begin(seat).await.map(Some)
@@ -248,9 +248,9 @@ impl Run {
     /// A request of the server waits until the client was asked, or is refused.
     async fn take_question(&mut self, line: &Line, message: &Bytes, envelope: &Envelope, source: Source) {
         if is_for_somebody(message, envelope) {
-            self.pool.backend().note_asks();
+            self.pool.upstream().note_asks();
         }
-        let is_its_own = source == Source::Own && !self.pool.backend().has_one_channel();
+        let is_its_own = source == Source::Own && !self.pool.upstream().has_one_channel();
         let why = if is_ping(message, envelope) {
             ""
         } else if !self.asked.may_be_asked() {
@@ -288,7 +288,7 @@ impl Run {
     /// Whether what names no call is meant for this one. Where one channel is for all, only a call that is
     /// alone in its session is certainly meant.
     fn is_certain(&self, line: &Line, source: Source) -> bool {
-        let is_its_own = source == Source::Own && !self.pool.backend().has_one_channel();
+        let is_its_own = source == Source::Own && !self.pool.upstream().has_one_channel();
         is_its_own || self.session.is_alone(line.seat.number)
     }
 
@@ -360,7 +360,7 @@ impl Run {
             Some(reply) => {
                 client.end(reply).await;
             }
-            None => client.fail(BackendError::bare(Stage::Nonsense)),
+            None => client.fail(UpstreamError::bare(Stage::Nonsense)),
         }
     }
 
@@ -371,7 +371,7 @@ impl Run {
         if let Some(envelope) = error.filter(|_| is_clients) {
             return self.finish(client, said, &envelope).await;
         }
-        let text = format!("server `{}` answered with HTTP {}", self.pool.backend().name(), status.as_u16());
+        let text = format!("server `{}` answered with HTTP {}", self.pool.upstream().name(), status.as_u16());
         let data = json!({"origin": "server", "kind": Kind::BadAnswer.label()});
         let reply = Reply::error_with(StatusCode::OK, &client.id, code::INTERNAL, &text, Some(&data));
         client.end(reply).await;
@@ -385,7 +385,7 @@ impl Run {
         match said {
             Said::Refused(status, said) => self.refused(client, status, &said).await,
             Said::Failed(error) => client.fail(error),
-            Said::Message(_) => client.fail(BackendError::bare(Stage::Nonsense)),
+            Said::Message(_) => client.fail(UpstreamError::bare(Stage::Nonsense)),
         }
     }
 

@@ -5,9 +5,9 @@ use tokio::sync::oneshot;
 
 use super::super::level::Level;
 use super::request::Asked;
-use crate::backend::BackendError;
-use crate::backend::shim::{Outcome, Outlet, Reply, ReplyBody, stream_of};
 use crate::frame::write_event;
+use crate::upstream::UpstreamError;
+use crate::upstream::shim::{Outcome, Outlet, Reply, ReplyBody, stream_of};
 
 /// One request of a client that waits for its answer.
 pub struct Client {
@@ -72,7 +72,7 @@ impl Client {
     }
 
     /// There will be no answer.
-    pub fn fail(self, error: BackendError) {
+    pub fn fail(self, error: UpstreamError) {
         match self.to {
             To::Waiting(waiting) => drop(waiting.send(Err(error))),
             To::Streaming(outlet) => outlet.fail(error.stage),

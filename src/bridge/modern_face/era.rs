@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-use crate::backend::{BackendId, Pool};
 use crate::catalog::{FetchError, discover};
 use crate::protocol::Era;
+use crate::upstream::{Pool, UpstreamId};
 
 /// What is being found out, by server.
 #[derive(Default)]
 pub struct Eras {
     /// Guards the table; a few lines at a time.
-    looks: Mutex<HashMap<BackendId, Arc<Look>>>,
+    looks: Mutex<HashMap<UpstreamId, Arc<Look>>>,
 }
 
 /// One at a time looks at a server. Holds until when it is not looked at again after a look that told
@@ -36,13 +36,13 @@ impl Eras {
     /// Whether requests of the era are to go to the server as they are. Cancel safe: another caller looks
     /// then.
     pub async fn speaks_modern(&self, pool: &Rc<Pool>) -> bool {
-        let backend = pool.backend();
-        if let Some(known) = backend.speaks(Era::Modern) {
+        let upstream = pool.upstream();
+        if let Some(known) = upstream.speaks(Era::Modern) {
             return known;
         }
-        let look = self.look(backend.id);
+        let look = self.look(upstream.id);
         let mut not_before = look.lock().await;
-        if let Some(known) = backend.speaks(Era::Modern) {
+        if let Some(known) = upstream.speaks(Era::Modern) {
             return known;
         }
         if not_before.is_some_and(|not_before| Instant::now() < not_before) {
@@ -50,15 +50,15 @@ impl Eras {
         }
         let looked = timeout(LOOK_TIMEOUT, discover(pool)).await;
         if let Ok(Ok(_) | Err(FetchError::OtherEra)) = looked {
-            let speaks_modern = backend.speaks(Era::Modern) != Some(false);
-            tracing::info!(server = %backend.name(), speaks_modern, "the era of a server was found out");
+            let speaks_modern = upstream.speaks(Era::Modern) != Some(false);
+            tracing::info!(server = %upstream.name(), speaks_modern, "the era of a server was found out");
             return speaks_modern;
         }
         *not_before = Some(Instant::now() + LOOK_AGAIN);
         true
     }
 
-    fn look(&self, id: BackendId) -> Arc<Look> {
+    fn look(&self, id: UpstreamId) -> Arc<Look> {
         let mut looks = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
         if looks.len() >= LOOKS_MAX {
             looks.clear();

@@ -13,10 +13,10 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::outside::WAITING_MAX as OVERDUE_MAX;
 use super::session::{FaceSession, tell};
 use super::sessions::Sessions;
-use crate::backend::Pool;
 use crate::frame::{Envelope, Kind as FrameKind, Scanner};
 use crate::protocol::{Method, code};
 use crate::session::{Feed, FeedEnd, Ready, Source};
+use crate::upstream::Pool;
 
 /// Between two looks whether it is idle, at most.
 const LOOK_MAX: Duration = Duration::from_secs(5);

@@ -13,12 +13,12 @@ use tokio::time::timeout;
 
 use super::request::Asked;
 use super::session::{FaceSession, Seat, subscribe};
-use crate::backend::Pool;
-use crate::backend::shim::{Outlet, Reply, stream_of};
 use crate::base::Fault;
 use crate::frame::{json_string, write_event};
 use crate::protocol::{Method, Revision, Wish, code};
 use crate::session::Ready;
+use crate::upstream::Pool;
+use crate::upstream::shim::{Outlet, Reply, stream_of};
 
 /// The capabilities of a Legacy server that mean the same in the Modern era; the others do not exist there.
 const CARRIED: [&str; 7] =

@@ -49,10 +49,10 @@ use tokio::sync::oneshot;
 use tokio::task::spawn_local;
 
 use crate::auth::Sealer;
-use crate::backend::shim::{Outcome, Reply};
-use crate::backend::{Answered, Answering, BackendError, Face, Lane, Outgoing, Pool, Stage};
 use crate::frame::Kind as FrameKind;
 use crate::protocol::{Method, code};
+use crate::upstream::shim::{Outcome, Reply};
+use crate::upstream::{Answered, Answering, Face, Lane, Outgoing, Pool, Stage, UpstreamError};
 
 use call::Run;
 use client::Client;
@@ -107,7 +107,7 @@ impl ModernFace {
         pool: Rc<Pool>,
         request: Outgoing,
         lane: Lane,
-    ) -> Result<Box<Answered>, BackendError> {
+    ) -> Result<Box<Answered>, UpstreamError> {
         if self.eras.speaks_modern(&pool).await {
             return pool.send_straight(&request, lane).await;
         }
@@ -136,7 +136,7 @@ impl ModernFace {
             return self.resume(pool, &asked).await;
         }
         let (owner, capabilities) = (asked.owner, asked.capabilities);
-        let key = Key { owner, backend: pool.backend().id, capabilities, place: 0 };
+        let key = Key { owner, upstream: pool.upstream().id, capabilities, place: 0 };
         let session = || self.sessions.find(key, pool);
         match asked.method {
             Some(Method::Discover) => match session() {
@@ -153,7 +153,7 @@ impl ModernFace {
 
     async fn call(self: &Arc<Self>, key: Key, pool: &Rc<Pool>, asked: Asked) -> Outcome {
         // Of a client that cannot be asked nothing has to be told apart.
-        let is_apart = key.capabilities.can_be_asked() && pool.backend().serves_calls_apart();
+        let is_apart = key.capabilities.can_be_asked() && pool.upstream().serves_calls_apart();
         let may_be_asked = asked.may_be_asked();
         let seat = if is_apart {
             self.sessions.seat_apart(key, may_be_asked, pool)
@@ -165,12 +165,12 @@ impl ModernFace {
         let (holds, sessions) = (Arc::clone(&self.holds), Arc::clone(&self.sessions));
         let run = Run::new(holds, sessions, Arc::clone(&seat.session), Rc::clone(pool), asked);
         spawn_local(run.run(seat, client));
-        answer.await.unwrap_or_else(|_gone| Err(BackendError::bare(Stage::Sent)))
+        answer.await.unwrap_or_else(|_gone| Err(UpstreamError::bare(Stage::Sent)))
     }
 
     /// A retry: its input goes to the call that waits for it, on whichever worker that is.
     async fn resume(&self, pool: &Rc<Pool>, asked: &Asked) -> Outcome {
-        let binding = asked.binding(pool.backend().name());
+        let binding = asked.binding(pool.upstream().name());
         let state = asked.request_state();
         let held: oneshot::Sender<Resume> = match self.holds.take(&state, &binding) {
             Ok(held) => held,
@@ -182,7 +182,7 @@ impl ModernFace {
             let text = hold::Stale::Over.text();
             return Ok(asked.refusal(http::StatusCode::OK, code::INVALID_PARAMS, text));
         }
-        answer.await.unwrap_or_else(|_gone| Err(BackendError::bare(Stage::Sent)))
+        answer.await.unwrap_or_else(|_gone| Err(UpstreamError::bare(Stage::Sent)))
     }
 }
 

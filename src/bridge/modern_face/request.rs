@@ -11,11 +11,11 @@ use sha2::{Digest as _, Sha256};
 
 use super::super::level::Level;
 use crate::auth::KeyId;
-use crate::backend::shim::Reply;
-use crate::backend::{Outgoing, TraceFields};
 use crate::base::ServerName;
 use crate::frame::{Envelope, Scanner, Span, json_string, splice};
 use crate::protocol::{ClientCapabilities, Method, code};
+use crate::upstream::shim::Reply;
+use crate::upstream::{Outgoing, TraceFields};
 
 /// A request of a Modern client.
 pub struct Asked {

@@ -10,9 +10,9 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::request::edited;
-use crate::backend::shim::Reply;
 use crate::frame::{Envelope, Kind as FrameKind, Scanner, Span};
 use crate::protocol::{Method, code};
+use crate::upstream::shim::Reply;
 
 /// The codes that the Modern era has for itself (MCP 2026-07-28, errors): a server of the other era means
 /// something else by them.
@@ -136,7 +136,7 @@ pub fn error_code(message: &Bytes, outcome: Span) -> Option<(i64, Span)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::shim::ReplyBody;
+    use crate::upstream::shim::ReplyBody;
 
     #[track_caller]
     fn check(method: &str, message: &'static str, status: u16, expected: &str) {

@@ -18,11 +18,11 @@ use super::aside::{Aside, Mouth, aside};
 use super::input::{Question, question};
 use super::outside::Outside;
 use crate::auth::KeyId;
-use crate::backend::{BackendId, Pool};
 use crate::base::{Fault, Kind};
 use crate::frame::{Envelope, Kind as FrameKind, json_string};
 use crate::protocol::{ClientCapabilities, Era, Method, RESOURCE_UPDATED, Revision};
-use crate::session::{Ask, Introduction, Ready, Upstream, ask};
+use crate::session::{Ask, Introduction, Ready, UpstreamSession, ask};
+use crate::upstream::{Pool, UpstreamId};
 
 /// Whose session, where, and what its clients can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -30,7 +30,7 @@ pub struct Key {
     /// The key; none where nobody said.
     pub owner: Option<KeyId>,
     /// The server.
-    pub backend: BackendId,
+    pub upstream: UpstreamId,
     /// What the server is told that the client can do.
     pub capabilities: ClientCapabilities,
     /// Which of those that are alike: 0 is the one that is there for everything, the others for calls that
@@ -42,7 +42,7 @@ pub struct Key {
 pub struct FaceSession {
     /// Whose.
     pub key: Key,
-    upstream: Upstream,
+    upstream_session: UpstreamSession,
     introduction: Introduction,
     /// The server's whole answer to `initialize`.
     answer: ArcSwapOption<Bytes>,
@@ -131,7 +131,7 @@ impl FaceSession {
         };
         Arc::new(Self {
             key,
-            upstream: Upstream::default(),
+            upstream_session: UpstreamSession::default(),
             introduction: Introduction { owner: key.owner, is_apart: key.is_further(), ..ours },
             answer: ArcSwapOption::empty(),
             next: AtomicU64::new(1),
@@ -143,12 +143,12 @@ impl FaceSession {
 
     /// As the server knows it, when it is open.
     pub fn ready(&self) -> Option<Arc<Ready>> {
-        self.upstream.ready()
+        self.upstream_session.ready()
     }
 
     /// The server does not know it any more.
     pub fn forget(&self, lost: &Arc<Ready>) {
-        self.upstream.forget(lost);
+        self.upstream_session.forget(lost);
     }
 
     /// Opens it when it is not. Cancel safe: another caller opens it then.
@@ -158,11 +158,11 @@ impl FaceSession {
             is_first = true;
             self.answer.store(Some(Arc::new(answer)));
         };
-        let opened = self.upstream.open_heard(pool, &self.introduction, None, hear).await;
+        let opened = self.upstream_session.open_heard(pool, &self.introduction, None, hear).await;
         let ready = opened.inspect_err(|fault| {
             if fault.kind == Kind::OtherEra {
                 // It is another server by now: what it speaks is found out again.
-                pool.backend().note_spoken(Era::Modern, None);
+                pool.upstream().note_spoken(Era::Modern, None);
             }
         })?;
         if is_first {
@@ -444,7 +444,7 @@ pub async fn tell(pool: &Rc<Pool>, ready: &Ready, method: Method, message: Bytes
     let told = timeout(TELL_TIMEOUT, ask(pool, asked)).await;
     let is_taken = matches!(&told, Ok(Ok(heard)) if heard.status.is_success());
     if !is_taken {
-        tracing::debug!(server = %pool.backend().name(), method = method.as_str(), "a message was not taken");
+        tracing::debug!(server = %pool.upstream().name(), method = method.as_str(), "a message was not taken");
     }
     is_taken
 }
@@ -479,7 +479,7 @@ mod tests {
 
     fn session() -> Arc<FaceSession> {
         let capabilities = ClientCapabilities::ALL;
-        FaceSession::new(Key { owner: None, backend: BackendId(0), capabilities, place: 0 })
+        FaceSession::new(Key { owner: None, upstream: UpstreamId(0), capabilities, place: 0 })
     }
 
     /// Who is told: the places of the seats, in their order.

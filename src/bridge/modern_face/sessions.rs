@@ -13,8 +13,8 @@ use super::Config;
 use super::keeper::keep;
 use super::outside::WAITING_IN_ALL_MAX;
 use super::session::{FaceSession, Key, Seat};
-use crate::backend::Pool;
 use crate::frame::Envelope;
+use crate::upstream::Pool;
 
 /// The sessions by whose they are.
 pub struct Sessions {
@@ -126,7 +126,7 @@ impl Sessions {
             return Some((seat, false));
         }
         let is_further =
-            |other: &&Key| (other.owner, other.backend) == (key.owner, key.backend) && other.is_further();
+            |other: &&Key| (other.owner, other.upstream) == (key.owner, key.upstream) && other.is_further();
         let vacant = places().find(|key| !live.contains_key(key)).filter(|key| {
             !key.is_further() || live.keys().filter(is_further).count() < usize::from(FURTHER_MAX)
         });
@@ -162,13 +162,13 @@ mod tests {
 
     use super::*;
     use crate::auth::KeyId;
-    use crate::backend::BackendId;
     use crate::protocol::ClientCapabilities;
+    use crate::upstream::UpstreamId;
 
-    fn key(letter: &str, backend: u32) -> Key {
+    fn key(letter: &str, upstream: u32) -> Key {
         Key {
             owner: KeyId::parse(&letter.repeat(12)),
-            backend: BackendId(backend),
+            upstream: UpstreamId(upstream),
             capabilities: ClientCapabilities::default(),
             place: 0,
         }
@@ -178,14 +178,14 @@ mod tests {
     async fn the_one_idle_for_longest_goes() {
         pause();
         let mut live = HashMap::new();
-        for backend in 0..3 {
-            live.insert(key("A", backend), FaceSession::new(key("A", backend)));
+        for upstream in 0..3 {
+            live.insert(key("A", upstream), FaceSession::new(key("A", upstream)));
             advance(Duration::from_secs(1)).await;
         }
         let mut check = |max: usize, letter: &str, expected: Option<()>, left: &[u32]| {
             let owner = key(letter, 0).owner;
             assert_eq!(make_room(&mut live, max, |key| key.owner == owner), expected);
-            let mut found: Vec<_> = live.keys().map(|key| key.backend.0).collect();
+            let mut found: Vec<_> = live.keys().map(|key| key.upstream.0).collect();
             found.sort_unstable();
             assert_eq!(found, left);
             live.get(&key("A", 1)).cloned()

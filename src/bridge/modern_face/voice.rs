@@ -7,9 +7,9 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 
-use crate::backend::{Answer, Answered, BackendError, Lane, Outgoing, Pool, Stage};
 use crate::frame::EventReader;
 use crate::session::MESSAGE_BYTES_MAX;
+use crate::upstream::{Answer, Answered, Lane, Outgoing, Pool, Stage, UpstreamError};
 
 /// A call on its way, and its answer.
 pub struct Voice {
@@ -18,7 +18,7 @@ pub struct Voice {
 
 enum At {
     /// Its head is awaited.
-    Asked(Pin<Box<dyn Future<Output = Result<Box<Answered>, BackendError>>>>),
+    Asked(Pin<Box<dyn Future<Output = Result<Box<Answered>, UpstreamError>>>>),
     /// One message, with what came of it.
     Whole(StatusCode, Box<Answer>, BytesMut),
     /// Many.
@@ -34,7 +34,7 @@ pub enum Said {
     /// An error status, and what came with it.
     Refused(StatusCode, Bytes),
     /// It broke off, or answered what is no answer.
-    Failed(BackendError),
+    Failed(UpstreamError),
 }
 
 /// The body of an error status; bigger ones are no errors of the protocol.
@@ -83,7 +83,7 @@ impl Voice {
         }
     }
 
-    async fn hear(&mut self) -> Result<Said, BackendError> {
+    async fn hear(&mut self) -> Result<Said, UpstreamError> {
         loop {
             match &mut self.stage {
                 At::Asked(asking) => {
@@ -92,7 +92,7 @@ impl Voice {
                     self.stage = if !head.status.is_success() {
                         At::Whole(head.status, Box::new(body), BytesMut::new())
                     } else if !is_of_mcp {
-                        return Err(BackendError::bare(Stage::Nonsense));
+                        return Err(UpstreamError::bare(Stage::Nonsense));
                     } else if head.is_event_stream() {
                         At::Events(Box::new(body), EventReader::new())
                     } else {
@@ -104,7 +104,7 @@ impl Voice {
                     while let Some(chunk) = answer.chunk().await {
                         whole.extend_from_slice(&chunk?);
                         if whole.len() > bytes_max {
-                            return Err(BackendError::bare(Stage::TooLarge));
+                            return Err(UpstreamError::bare(Stage::TooLarge));
                         }
                     }
                     let (status, message) = (*status, std::mem::take(whole).freeze());
@@ -117,7 +117,7 @@ impl Voice {
                     return Ok(said);
                 }
                 At::Events(answer, reader) => {
-                    match reader.next().map_err(|error| BackendError::new(Stage::Nonsense, error))? {
+                    match reader.next().map_err(|error| UpstreamError::new(Stage::Nonsense, error))? {
                         Some(event) => {
                             if let Some(data) = event.data.filter(|data| !data.is_empty()) {
                                 return Ok(Said::Message(data));
@@ -125,11 +125,11 @@ impl Voice {
                         }
                         None => match answer.chunk().await {
                             Some(chunk) => reader.push(chunk?),
-                            None => return Err(BackendError::bare(Stage::Body)),
+                            None => return Err(UpstreamError::bare(Stage::Body)),
                         },
                     }
                 }
-                At::Over => return Err(BackendError::bare(Stage::Body)),
+                At::Over => return Err(UpstreamError::bare(Stage::Body)),
             }
         }
     }

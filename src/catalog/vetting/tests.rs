@@ -51,7 +51,7 @@ fn check(policy: ChangedTools, kept: Option<Vec<Kept>>, lists: &[&str], verdict:
     let (servers, store) = books.split();
     let book = servers.entry(server()).or_insert_with(|| Book::new(policy));
     for words in lists {
-        book.views.insert((BackendId(0), View::Modern), tools(words));
+        book.views.insert((UpstreamId(0), View::Modern), tools(words));
         book.settle(&server(), store, Cause::Listed);
     }
     assert_eq!(told(book), (verdict.to_owned(), to_keep.to_owned()));
@@ -97,7 +97,7 @@ fn what_one_kind_of_client_is_shown_holds_it_back_from_all() {
     let book = servers.entry(server()).or_insert_with(|| Book::new(QUARANTINE));
     let legacy = View::Legacy(crate::protocol::ClientCapabilities::default());
     for (view, words) in [(View::Modern, "x1"), (legacy, "x2")] {
-        book.views.insert((BackendId(0), view), tools(words));
+        book.views.insert((UpstreamId(0), view), tools(words));
         book.settle(&server(), store, Cause::Listed);
     }
     assert_eq!(told(book).0, "x: Changed");

@@ -6,7 +6,7 @@ use memchr::{memchr, memchr2};
 use crate::frame::span::Span;
 
 /// One event with everything in it, and what of an event that has not ended is held. As much as the default
-/// cap on a request body: a backend may answer as much as a client may ask.
+/// cap on a request body: a upstream may answer as much as a client may ask.
 pub const EVENT_BYTES_MAX: usize = 4 << 20;
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";

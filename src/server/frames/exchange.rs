@@ -86,7 +86,7 @@ async fn next(body: &mut ResponseBody) -> Result<Option<Bytes>, Fault> {
         Some(Ok(frame)) => Ok(Some(frame.into_data().unwrap_or_default())),
         Some(Err(error)) => {
             let text = "the answer broke off; the call may have run";
-            Err(Fault::backend(Kind::Broken, text).because(error))
+            Err(Fault::upstream(Kind::Broken, text).because(error))
         }
     }
 }
@@ -94,7 +94,7 @@ async fn next(body: &mut ResponseBody) -> Result<Option<Bytes>, Fault> {
 #[cold]
 fn too_long() -> Fault {
     let text = format!("the answer is over {MESSAGE_BYTES_MAX} bytes; ask for it by a request of its own");
-    Fault::backend(Kind::BadAnswer, text)
+    Fault::upstream(Kind::BadAnswer, text)
 }
 
 /// The answer to the request with that id, as it came.
@@ -106,7 +106,7 @@ fn checked(desk: &Desk, message: Bytes, id: &Bytes) -> Result<Bytes, Fault> {
 
 #[cold]
 fn unread() -> Fault {
-    Fault::backend(Kind::BadAnswer, "the server answered what is no answer to this request; it may have run")
+    Fault::upstream(Kind::BadAnswer, "the server answered what is no answer to this request; it may have run")
 }
 
 /// The message, if it answers the request with that id. An error that names none is put under it.
@@ -161,7 +161,7 @@ impl Events<'_> {
         if self.is_unread {
             return Err(unread());
         }
-        Err(Fault::backend(Kind::Broken, "the stream ended without an answer; the call may have run"))
+        Err(Fault::upstream(Kind::Broken, "the stream ended without an answer; the call may have run"))
     }
 
     /// Passes on what has come whole.

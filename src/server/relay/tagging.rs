@@ -5,14 +5,14 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 
 use super::Stream;
-use crate::backend::{Answer, BackendError, BackendId, Stage};
 use crate::frame::EventReader;
 use crate::server::tag::{self, Passed};
 use crate::server::tasks::TaskPass;
+use crate::upstream::{Answer, Stage, UpstreamError, UpstreamId};
 
 /// What is known of such a stream.
 pub struct Tagging {
-    backend: BackendId,
+    upstream: UpstreamId,
     /// The raw id of the call, until it is answered.
     awaited: Option<Bytes>,
     reader: EventReader,
@@ -22,8 +22,8 @@ pub struct Tagging {
 
 impl Tagging {
     /// Of the call with that raw id.
-    pub fn new(backend: BackendId, awaited: Option<Bytes>, tasks: Option<Box<TaskPass>>) -> Self {
-        Self { backend, awaited, reader: EventReader::new(), tasks }
+    pub fn new(upstream: UpstreamId, awaited: Option<Bytes>, tasks: Option<Box<TaskPass>>) -> Self {
+        Self { upstream, awaited, reader: EventReader::new(), tasks }
     }
 
     /// Whether the answer was handed out.
@@ -57,14 +57,14 @@ impl Tagging {
                         }
                         Passed::ListChanged(bytes) => {
                             drop(scanner);
-                            stream.worker.shared.catalog.mark_stale(self.backend);
+                            stream.worker.shared.catalog.mark_stale(self.upstream);
                             return stream.pass(bytes);
                         }
                         Passed::Dropped => continue,
                     }
                 }
                 Ok(None) => {}
-                Err(error) => return self.end(stream, BackendError::new(Stage::Nonsense, error)),
+                Err(error) => return self.end(stream, UpstreamError::new(Stage::Nonsense, error)),
             }
             let error = match stream.poll_chunk(answer, cx) {
                 Poll::Ready(Some(Ok(chunk))) => {
@@ -72,7 +72,7 @@ impl Tagging {
                     continue;
                 }
                 // Its event ids were taken out, so the client cannot come back to it for the answer.
-                Poll::Ready(None) => BackendError::bare(Stage::Body),
+                Poll::Ready(None) => UpstreamError::bare(Stage::Body),
                 Poll::Ready(Some(Err(error))) => error,
                 Poll::Pending if stream.poll_cut(cx) => {
                     return Poll::Ready(stream.end_cut(self.awaited.is_none()));
@@ -95,7 +95,7 @@ impl Tagging {
 
     /// Asks the server for what follows while the answer is awaited.
     #[cold]
-    fn ask_again(&mut self, stream: &mut Stream, error: BackendError) -> Result<(), BackendError> {
+    fn ask_again(&mut self, stream: &mut Stream, error: UpstreamError) -> Result<(), UpstreamError> {
         if self.awaited.is_none() {
             return Err(error);
         }
@@ -106,7 +106,7 @@ impl Tagging {
     }
 
     /// The end of the stream, which is a fault while the answer is awaited.
-    fn end(&mut self, stream: &mut Stream, error: BackendError) -> Poll<Option<Bytes>> {
+    fn end(&mut self, stream: &mut Stream, error: UpstreamError) -> Poll<Option<Bytes>> {
         if self.awaited.take().is_none() {
             stream.ended = true;
             return Poll::Ready(None);

@@ -6,9 +6,9 @@ use bytes::Bytes;
 
 use super::super::body::BodyError;
 use super::Stream;
-use crate::backend::{Answer, BackendError, Stage};
 use crate::frame::{Boundary, EventReader, Kind as FrameKind};
 use crate::protocol::is_same_id;
+use crate::upstream::{Answer, Stage, UpstreamError};
 
 /// An event up to this size is held back until it is whole. Bigger ones are passed as they come, so that a
 /// slow reader cannot make the gateway hold them.
@@ -71,7 +71,7 @@ impl Whole {
                 }
                 // What is left of an event that never ended is no event (WHATWG HTML, 9.2.6).
                 Poll::Ready(None) if !self.is_awaited(stream) => return Poll::Ready(None),
-                Poll::Ready(None) => BackendError::bare(Stage::Body),
+                Poll::Ready(None) => UpstreamError::bare(Stage::Body),
                 Poll::Ready(Some(Err(error))) => error,
                 Poll::Pending if stream.poll_cut(cx) => return Poll::Ready(self.end_cut(stream)),
                 Poll::Pending => {
@@ -100,7 +100,7 @@ impl Whole {
     fn break_off(
         &mut self,
         stream: &mut Stream,
-        error: BackendError,
+        error: UpstreamError,
     ) -> Poll<Option<Result<Bytes, BodyError>>> {
         self.kept.clear();
         let error = match self.outcome(stream) {
@@ -123,7 +123,7 @@ impl Whole {
     fn end_cut(&mut self, stream: &mut Stream) -> Option<Result<Bytes, BodyError>> {
         match self.outcome(stream) {
             Outcome::Unseen if self.torn || stream.subscription.is_none() => {
-                Some(Err(BackendError::bare(Stage::Body).into()))
+                Some(Err(UpstreamError::bare(Stage::Body).into()))
             }
             Outcome::Unseen | Outcome::Passed => stream.end_cut(true).map(Ok),
             Outcome::Awaited => stream.end_cut(false).map(Ok),

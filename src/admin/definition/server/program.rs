@@ -7,8 +7,8 @@ use super::super::fields::{Fields, below};
 use super::super::secrets::{SEALED, Secrets};
 use super::allowed::{Allowed, Forbidden};
 use super::{HEADERS_MAX, Reader, Rules, Server, ServerDocument, SharingWord, Unserved, sealed};
-use crate::backend::Address;
-use crate::backend::stdio::{self, Program, Sharing};
+use crate::upstream::Address;
+use crate::upstream::stdio::{self, Program, Sharing};
 
 /// What this machine does for servers that are defined in the store.
 #[derive(Debug, Clone, PartialEq, Eq)]

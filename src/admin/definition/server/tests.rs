@@ -150,7 +150,7 @@ fn arguments_and_variables_of_a_program_are_sealed_and_stay_with_it() {
     let row = row(id, server.spec());
     assert!(!row.definition.to_string().contains("hunter2"));
     let read = Server::from_row(&row, &sealer).unwrap();
-    let Address::Stdio(program) = read.backend(&serving(true)).unwrap().address else { panic!("a program") };
+    let Address::Stdio(program) = read.upstream(&serving(true)).unwrap().address else { panic!("a program") };
     assert_eq!(program.args, ["--key", "hunter2"]);
     let env =
         [("HOME", "/home"), ("TOKEN", "hunter2")].map(|(name, value)| (name.to_owned(), value.to_owned()));
@@ -159,7 +159,7 @@ fn arguments_and_variables_of_a_program_are_sealed_and_stay_with_it() {
     let unserved = |told: &str, key: &str, change: &dyn Fn(&mut Allowed)| {
         let mut allowed = allowed();
         change(&mut allowed);
-        let found = read.backend(&Serving { allowed, ..serving(true) }).unwrap_err().to_string();
+        let found = read.upstream(&Serving { allowed, ..serving(true) }).unwrap_err().to_string();
         assert!(found.contains(told) && found.contains(key) && !found.contains("hunter2"), "{found}");
     };
     unserved("\"/usr/bin/mcp-notes\"", "`stdio_commands`", &|allowed| allowed.commands.clear());
@@ -194,11 +194,11 @@ fn secrets_are_split_off_and_come_back() {
     let mut row = row(id, spec);
     let read = Server::from_row(&row, &sealer).unwrap();
     assert_eq!((&read.document, &read.secrets), (&server.document, &server.secrets));
-    let backend = read.backend(&serving(false)).unwrap();
-    assert!(!backend.private_addresses && read.backend(&serving(true)).unwrap().private_addresses);
-    assert_eq!(backend.connect_timeout, Duration::from_millis(1500));
-    assert_eq!(backend.headers.len(), 2);
-    assert!(backend.headers.iter().all(|(_, value)| value.is_sensitive()));
+    let upstream = read.upstream(&serving(false)).unwrap();
+    assert!(!upstream.private_addresses && read.upstream(&serving(true)).unwrap().private_addresses);
+    assert_eq!(upstream.connect_timeout, Duration::from_millis(1500));
+    assert_eq!(upstream.headers.len(), 2);
+    assert!(upstream.headers.iter().all(|(_, value)| value.is_sensitive()));
 
     // What was shown and is sent back stays what it was.
     let again = Server::read(&document_of(&row), Some(&read), &rules()).unwrap();

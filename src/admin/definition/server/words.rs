@@ -3,8 +3,8 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::backend::ChangedTools;
 use crate::store::ServerKind;
+use crate::upstream::ChangedTools;
 
 /// How a server is spoken to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]

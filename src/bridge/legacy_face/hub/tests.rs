@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::super::session::Own;
 use super::super::session::tests::session;
 use super::*;
-use crate::backend::shim::{Events, stream_of};
+use crate::upstream::shim::{Events, stream_of};
 
 /// What a client's stream has room for.
 const ROOM: usize = 8;

@@ -11,9 +11,9 @@ use tokio::time::{Instant, advance};
 use super::super::open::Offers;
 use super::super::session::Introduced;
 use super::*;
-use crate::backend::{Address, Backend, BackendId, ChangedTools, Config, EraChoice, TlsRoots};
 use crate::base::ServerName;
 use crate::protocol::{ClientCapabilities, Revision};
+use crate::upstream::{Address, ChangedTools, Config, EraChoice, TlsRoots, Upstream, UpstreamId};
 
 /// Longer than any wait here, on a clock that only the tests move.
 const LONG: Duration = Duration::from_hours(1);
@@ -64,7 +64,7 @@ impl Rig {
             changed_tools: ChangedTools::Allow,
         };
         let roots = TlsRoots::from_roots(rustls::RootCertStore::empty());
-        let pool = Pool::new(Backend::new(BackendId(0), config, &roots).unwrap());
+        let pool = Pool::new(Upstream::new(UpstreamId(0), config, &roots).unwrap());
         let (face, session) = (Arc::new(LegacyFace::new(LONG)), session());
         Self { face, pool, server, session, _still: still }
     }
@@ -108,7 +108,7 @@ fn session() -> Arc<Session> {
         client_info: None,
     };
     let offers = Offers { subscribe: true, tools_changed: true, prompts_changed: true, ..Offers::default() };
-    Session::new(BackendId(0), Arc::new(introduced), None, offers)
+    Session::new(UpstreamId(0), Arc::new(introduced), None, offers)
 }
 
 /// What the client reads.

@@ -10,10 +10,10 @@ use super::super::result;
 use super::super::session::tell;
 use super::super::voice::Said;
 use super::{Line, Meaning, Next, Run, Source};
-use crate::backend::shim::Reply;
-use crate::backend::{BackendError, Stage};
 use crate::frame::Envelope;
 use crate::protocol::Method;
+use crate::upstream::shim::Reply;
+use crate::upstream::{Stage, UpstreamError};
 
 impl Run {
     /// Asks the client for what the server wants, and holds the call until it comes back with all of that;
@@ -32,7 +32,7 @@ impl Run {
             }
         }
         while !self.wanted.is_empty() && ended.is_none() {
-            let binding = self.asked.binding(self.pool.backend().name());
+            let binding = self.asked.binding(self.pool.upstream().name());
             let Ok(place) = self.holds.hold(self.asked.owner, &binding) else {
                 self.refuse_wanted(line, "too many calls wait for input already").await;
                 break;
@@ -41,7 +41,7 @@ impl Run {
             let is_asked = client.end(Reply::message(message)).await;
             line.voice.set_aside(None);
             let resumed = if is_asked { self.wait(place, line, &mut ended).await } else { None };
-            line.voice.set_aside(Some(self.pool.backend().config.stream_idle_timeout));
+            line.voice.set_aside(Some(self.pool.upstream().config.stream_idle_timeout));
             let Some(Resume { client: back, responses, capabilities }) = resumed else {
                 self.cancel(line).await;
                 return None;
@@ -61,7 +61,7 @@ impl Run {
                     Some(reply) => {
                         client.end(reply).await;
                     }
-                    None => client.fail(BackendError::bare(Stage::Nonsense)),
+                    None => client.fail(UpstreamError::bare(Stage::Nonsense)),
                 }
                 None
             }

@@ -1,0 +1,144 @@
+//! From an address to an established stream, within the connect timeout.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName as TlsName;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio_rustls::TlsConnector;
+
+use super::private::is_private;
+use super::stream::Stream;
+use super::{Stage, UpstreamError};
+
+/// Where a upstream's connections go: resolved from its `Address` once, at start.
+#[derive(Clone)]
+pub enum Target {
+    /// Host (name or address) and port, with TLS for `https`.
+    Tcp {
+        /// A DNS name or an IP address, without brackets.
+        host: String,
+        /// The port.
+        port: u16,
+        /// The TLS client and the name to verify.
+        tls: Option<(Arc<ClientConfig>, TlsName<'static>)>,
+    },
+    /// A Unix socket.
+    Unix(std::path::PathBuf),
+}
+
+/// Silence after which the kernel asks whether the peer is still there.
+const KEEP_ALIVE: Duration = Duration::from_mins(1);
+
+/// Addresses tried of one name: a resolver may return a thousand.
+const ADDRESSES_MAX: usize = 8;
+
+/// Connects; to a private address only where `private_addresses` says so. Cancel safe: dropping it closes what was
+/// opened.
+pub async fn connect(target: &Target, private_addresses: bool) -> Result<Stream, UpstreamError> {
+    match target {
+        Target::Unix(_) if !private_addresses => Err(UpstreamError::bare(Stage::Private)),
+        Target::Unix(path) => UnixStream::connect(path)
+            .await
+            .map(Stream::Unix)
+            .map_err(|error| UpstreamError::new(Stage::Connect, error)),
+        Target::Tcp { host, port, tls } => {
+            let tcp = connect_tcp(host, *port, private_addresses).await?;
+            match tls {
+                None => Ok(Stream::Tcp(tcp)),
+                Some((config, name)) => TlsConnector::from(config.clone())
+                    .connect(name.clone(), tcp)
+                    .await
+                    .map(|stream| Stream::Tls(Box::new(stream)))
+                    .map_err(|error| UpstreamError::new(Stage::Tls, error)),
+            }
+        }
+    }
+}
+
+/// What is looked at is what is connected to: the name is not looked up a second time.
+async fn connect_tcp(host: &str, port: u16, private_addresses: bool) -> Result<TcpStream, UpstreamError> {
+    let addresses =
+        lookup_host((host, port)).await.map_err(|error| UpstreamError::new(Stage::Resolve, error))?;
+    let none = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    let mut last = UpstreamError::new(Stage::Connect, none);
+    for address in addresses.take(ADDRESSES_MAX) {
+        if !private_addresses && is_private(address.ip()) {
+            last = UpstreamError::bare(Stage::Private);
+            continue;
+        }
+        match TcpStream::connect(address).await {
+            Ok(stream) => {
+                // A request is written whole, so there is nothing for Nagle's algorithm to gather.
+                stream.set_nodelay(true).map_err(|error| UpstreamError::new(Stage::Connect, error))?;
+                // An event stream may be silent for days; a peer that is gone is noticed all the same.
+                let keep_alive = TcpKeepalive::new().with_time(KEEP_ALIVE);
+                SockRef::from(&stream)
+                    .set_tcp_keepalive(&keep_alive)
+                    .map_err(|error| UpstreamError::new(Stage::Connect, error))?;
+                return Ok(stream);
+            }
+            Err(error) => last = UpstreamError::new(stage_of(&error), error),
+        }
+    }
+    Err(last)
+}
+
+/// Whose fault it is: connections that were closed a moment ago keep their local ports for a minute, and when none is
+/// left for that address, the server is not to blame. Nor is it when this process or the system has no descriptor left.
+fn stage_of(error: &io::Error) -> Stage {
+    let lacks = [Errno::ADDRNOTAVAIL, Errno::MFILE, Errno::NFILE];
+    let is_ours = Errno::from_io_error(error).is_some_and(|errno| lacks.contains(&errno));
+    if is_ours { Stage::NoPort } else { Stage::Connect }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_that_lacks_here_is_not_the_servers_fault() {
+        let check = |errno: Errno, expected: Stage, text: &str| {
+            let stage = stage_of(&errno.into());
+            assert_eq!((stage, stage.is_servers()), (expected, expected == Stage::Connect), "{errno}");
+            let name = crate::base::ServerName::new("a").expect("a name");
+            let fault = UpstreamError::bare(stage).into_fault(&name);
+            assert!(fault.for_client().contains(text), "{}", fault.for_client());
+            assert!(fault.for_client().contains("did not run"));
+        };
+        for errno in [Errno::ADDRNOTAVAIL, Errno::MFILE, Errno::NFILE] {
+            check(
+                errno,
+                Stage::NoPort,
+                "server `a` cannot be connected to, for no local port or file is free",
+            );
+        }
+        check(Errno::CONNREFUSED, Stage::Connect, "cannot be reached");
+    }
+
+    /// Whether a connection to a port on which somebody listens comes about, or why not.
+    async fn check(host: &str, private_addresses: bool, expected: Result<(), Stage>) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+        let port = listener.local_addr().expect("it has an address").port();
+        let target = Target::Tcp { host: host.to_owned(), port, tls: None };
+        let found = connect(&target, private_addresses).await;
+        assert_eq!(found.map(drop).map_err(|error| error.stage), expected, "{host}");
+    }
+
+    #[tokio::test]
+    async fn a_private_address_takes_permission_however_it_is_written() {
+        for host in ["127.0.0.1", "localhost", "::ffff:127.0.0.1"] {
+            check(host, true, Ok(())).await;
+            check(host, false, Err(Stage::Private)).await;
+        }
+        let socket = Target::Unix("/nowhere/at.sock".into());
+        for (private_addresses, expected) in [(true, Stage::Connect), (false, Stage::Private)] {
+            let found = connect(&socket, private_addresses).await;
+            assert_eq!(found.map(drop).map_err(|error| error.stage), Err(expected));
+        }
+    }
+}

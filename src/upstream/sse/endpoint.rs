@@ -1,0 +1,125 @@
+//! Where the messages of a session go: the event `endpoint` (MCP 2024-11-05, transports).
+
+use http::uri::PathAndQuery;
+use url::Url;
+
+use super::super::{Stage, UpstreamError};
+
+/// The request line must fit into what servers take for a head, usually 8 KiB.
+const ENDPOINT_BYTES_MAX: usize = 8 << 10;
+
+/// Where messages go, of a stream that was opened at `base`: a URL, or what is relative to that. Only where
+/// the stream came from: every message carries the server's credentials.
+///
+/// The error quotes no more than an origin: the rest of such a URL names the session, and is as good as a key
+/// to it.
+pub fn resolve(base: &Url, data: &[u8]) -> Result<PathAndQuery, UpstreamError> {
+    let unusable = |why: &str| UpstreamError::new(Stage::NoEndpoint, format!("its endpoint {why}"));
+    if data.len() > ENDPOINT_BYTES_MAX {
+        return Err(unusable("is longer than 8 KiB"));
+    }
+    let text = str::from_utf8(data).map_err(|_| unusable("is not UTF-8"))?.trim_matches(' ');
+    // A URL parser leaves out line ends and tabs: what is checked would not be what was written.
+    if text.is_empty() || text.contains(char::is_control) {
+        return Err(unusable("is empty, or has a line end or another control character in it"));
+    }
+    let url = base.join(text).map_err(|_| unusable("is no URL"))?;
+    let (own, other) = (base.origin(), url.origin());
+    if own != other {
+        let text = format!(
+            "its endpoint is at {}, not at {}",
+            other.ascii_serialization(),
+            own.ascii_serialization()
+        );
+        return Err(UpstreamError::new(Stage::ForeignEndpoint, text));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(unusable("has a user name or password in it"));
+    }
+    let path = match url.query() {
+        Some(query) => format!("{}?{query}", url.path()),
+        None => url.path().to_owned(),
+    };
+    path.parse().map_err(|_| unusable("has no request path"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(base: &str, data: impl AsRef<[u8]>, expected: Result<&str, Stage>) {
+        let data = data.as_ref();
+        let found = resolve(&base.parse().expect("a URL"), data);
+        let found = found.map(|path| path.to_string()).map_err(|error| error.stage);
+        assert_eq!(found.as_deref().map_err(|stage| *stage), expected, "{:?}", String::from_utf8_lossy(data));
+    }
+
+    const BASE: &str = "http://a.example:3001/api/sse?token=t";
+
+    #[test]
+    fn takes_what_is_at_the_origin() {
+        check(BASE, "/message?sessionId=1", Ok("/message?sessionId=1"));
+        check(BASE, " /message ", Ok("/message"));
+        check(BASE, "message?sessionId=1", Ok("/api/message?sessionId=1"));
+        check(BASE, "../m", Ok("/m"));
+        check(BASE, "?sessionId=1", Ok("/api/sse?sessionId=1"));
+        check(BASE, "#only", Ok("/api/sse?token=t"));
+        check(BASE, "http://a.example:3001/m#x", Ok("/m"));
+        check(BASE, "HTTP://A.EXAMPLE:3001/m", Ok("/m"));
+        check(BASE, "//a.example:3001/m", Ok("/m"));
+        check(BASE, "/m?q=a b\"<ä", Ok("/m?q=a%20b%22%3C%C3%A4"));
+        check("https://a.example/sse", "https://a.example:443/m", Ok("/m"));
+        check("http://[::1]:80/sse", "http://[0:0:0:0:0:0:0:1]/m", Ok("/m"));
+    }
+
+    #[test]
+    fn refuses_what_is_elsewhere() {
+        for foreign in [
+            "http://b.example:3001/m",
+            "http://a.example/m",
+            "http://a.example:3002/m",
+            "https://a.example:3001/m",
+            "//b.example/m",
+            "\\\\b.example\\m",
+            "/\\b.example/m",
+            "http:\\\\b.example/m",
+            "http://a.example:3001@b.example/m",
+            "http://a.example.b.example:3001/m",
+            "http://169.254.169.254/latest",
+            "http://127.0.0.1:3001/m",
+            "file:///etc/passwd",
+            "data:,x",
+            "javascript:x",
+            "unix:/run/x.sock",
+        ] {
+            check(BASE, foreign, Err(Stage::ForeignEndpoint));
+        }
+    }
+
+    #[test]
+    fn refuses_what_is_no_endpoint() {
+        for wrong in
+            ["", "  ", "/a\n/b", "/a\r\nX: y", "/a\tb", "/a\0", "http://", "http://u:p@a.example:3001/m"]
+        {
+            check(BASE, wrong, Err(Stage::NoEndpoint));
+        }
+        check(BASE, b"/\xff", Err(Stage::NoEndpoint));
+        check(
+            BASE,
+            format!("/{}", "x".repeat(ENDPOINT_BYTES_MAX - 1)),
+            Ok(&format!("/{}", "x".repeat(8191))),
+        );
+        check(BASE, format!("/{}", "x".repeat(ENDPOINT_BYTES_MAX)), Err(Stage::NoEndpoint));
+    }
+
+    #[test]
+    fn an_error_does_not_tell_the_session() {
+        for text in
+            ["http://b.example/m?sessionId=hunter2", "http://u:hunter2@a.example:3001/m", "/hunter2\n"]
+        {
+            let error = resolve(&BASE.parse().expect("a URL"), text.as_bytes()).expect_err("refused");
+            assert!(!error.to_string().contains("hunter2"), "{error}");
+        }
+    }
+}
