@@ -4,29 +4,29 @@ use std::hint::black_box;
 
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use metamcp::frame::{FrameHeader, MessageForm, MessageReader, Piece};
+use metamcp_core::frame::{FrameHeader, MessageFraming, MessageReader, StreamItem};
 
 const MESSAGES: u64 = 64;
 
 /// So many messages of a hundred bytes.
-fn stream(form: MessageForm) -> Bytes {
+fn stream(form: MessageFraming) -> Bytes {
     let message =
         format!(r#"{{"jsonrpc":"2.0","id":123,"method":"ping","params":{{"t":"{}"}}}}"#, "x".repeat(42));
     let length = u32::try_from(message.len()).expect("short");
     let one = match form {
-        MessageForm::Lines => [message.as_bytes(), b"\n"].concat(),
-        MessageForm::Frames => [FrameHeader::new(0, 2, length).as_bytes(), message.as_bytes()].concat(),
+        MessageFraming::Lines => [message.as_bytes(), b"\n"].concat(),
+        MessageFraming::Frames => [FrameHeader::new(0, 2, length).as_bytes(), message.as_bytes()].concat(),
     };
     one.repeat(usize::try_from(MESSAGES).expect("small")).into()
 }
 
 /// How many messages there are.
-fn split(form: MessageForm, chunks: &[Bytes]) -> u64 {
+fn split(form: MessageFraming, chunks: &[Bytes]) -> u64 {
     let mut reader = MessageReader::new(form, 4 << 20);
     let mut count = 0;
     for chunk in chunks {
         reader.push(chunk.clone());
-        while let Ok(Some(Piece::Message { bytes, .. })) = reader.next() {
+        while let Ok(Some(StreamItem::Message { bytes, .. })) = reader.next() {
             black_box(bytes);
             count += 1;
         }
@@ -38,7 +38,7 @@ fn frames(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("frames");
     group.throughput(Throughput::Elements(MESSAGES));
     for (name, form) in
-        [("frames_split_lines_100b", MessageForm::Lines), ("frames_split_headers_100b", MessageForm::Frames)]
+        [("frames_split_lines_100b", MessageFraming::Lines), ("frames_split_headers_100b", MessageFraming::Frames)]
     {
         let whole = [stream(form)];
         assert_eq!(split(form, &whole), MESSAGES, "{name}");
@@ -52,7 +52,7 @@ fn frames(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(1));
     let header = FrameHeader::new(0, 6, 300);
     group.bench_function("frames_header_read", |bencher| {
-        bencher.iter(|| FrameHeader::read(black_box(header.as_bytes())));
+        bencher.iter(|| FrameHeader::parse(black_box(header.as_bytes())));
     });
     group.finish();
 }

@@ -133,7 +133,7 @@ fn run(dir: &Path, tell: &mpsc::Sender<String>, stopped: oneshot::Receiver<()>) 
     LocalSet::new().block_on(&runtime, async {
         let reload = Box::new(|| unreachable!("nobody sends SIGHUP"));
         let app = App::start(config, Door::Private(dir.join("door")), reload).await.expect("it starts");
-        tell.send(app.greeting.first_key.clone().expect("there is none yet")).expect("somebody waits for it");
+        tell.send(app.info.first_key.clone().expect("there is none yet")).expect("somebody waits for it");
         let client = async { drop(stopped.await) };
         app.run(client).await.expect("it ends well");
     });

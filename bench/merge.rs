@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use metamcp::base::{EndpointName, ServerName};
 use metamcp::catalog::{Item, ListKind, ServerLists, View, merge};
-use metamcp::route::{Endpoint, EndpointConfig, Members, Prefix, Table};
+use metamcp::route::{Endpoint, EndpointConfig, EndpointMembers, NamePrefix, RouteTable};
 use metamcp::session::ServerFeatures;
+use metamcp_core::base::{EndpointName, ServerName};
 
 /// Items on one page towards clients: the default.
 const PAGE_ITEMS: usize = 1000;
@@ -21,9 +21,9 @@ fn endpoint(servers: usize) -> Arc<Endpoint> {
         .map(|server| ServerName::new(&format!("server-{server}")).expect("it is a name"))
         .collect();
     let name = EndpointName::new(EndpointName::DEFAULT).expect("it is a name");
-    let config = EndpointConfig { name, servers: Members::Every, prefix: Prefix::Always };
-    let table = Table::build(&servers, &[config]).expect("every server of the endpoint is there");
-    Arc::clone(table.find("/mcp").expect("the endpoint is there"))
+    let config = EndpointConfig { name, servers: EndpointMembers::All, prefix: NamePrefix::Always };
+    let table = RouteTable::build(&servers, &[config]).expect("every server of the endpoint is there");
+    Arc::clone(table.find_by_path("/mcp").expect("the endpoint is there"))
 }
 
 fn tool(number: usize) -> Item {

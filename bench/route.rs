@@ -4,7 +4,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use metamcp::route::{Destination, Names, OwnName, SEPARATOR};
+use metamcp::route::{Destination, NameIndex, OriginalName, SEPARATOR};
 
 /// Servers that share the tools evenly.
 const SERVERS: usize = 10;
@@ -17,14 +17,14 @@ fn advertised(tool: usize) -> String {
     format!("server-{}{SEPARATOR}list_pull_request_reviews_{tool}", tool % SERVERS)
 }
 
-fn names(tools: usize) -> Names {
-    let mut names = Names::with_capacity(tools);
+fn names(tools: usize) -> NameIndex {
+    let mut names = NameIndex::with_capacity(tools);
     for tool in 0..tools {
         let name = format!("list_pull_request_reviews_{tool}");
         let (text, json) = (name.clone(), format!("\"{name}\"").into());
-        let own_name = Some(Arc::new(OwnName { text, json, header: name.into(), is_listed: true }));
+        let original_name = Some(Arc::new(OriginalName { text, json, header: name.into(), is_listed: true }));
         let place = u32::try_from(tool % SERVERS).expect("there are few servers");
-        let earlier = names.insert(&advertised(tool), Destination { place, own_name });
+        let earlier = names.insert(&advertised(tool), Destination { server_index: place, original_name });
         assert!(earlier.is_none(), "every name is made once");
     }
     names

@@ -3,7 +3,7 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use metamcp::frame::Scanner;
+use metamcp_core::frame::Scanner;
 
 /// A call of exactly `len` bytes, filled up with one long text argument.
 fn text_call(len: usize) -> Vec<u8> {

@@ -4,7 +4,7 @@ use std::hint::black_box;
 
 use bytes::Bytes;
 use criterion::{Criterion, criterion_group, criterion_main};
-use metamcp::frame::{Scanner, splice};
+use metamcp_core::frame::{Scanner, splice};
 
 fn splice_call(criterion: &mut Criterion) {
     let text = "x".repeat(920);
@@ -18,7 +18,7 @@ fn splice_call(criterion: &mut Criterion) {
     criterion.bench_function("splice_tools_call_1kib", |bencher| {
         bencher.iter(|| {
             let slices = splice(black_box(&message), black_box(&edits)).expect("the edits fit");
-            (slices.len_bytes(), slices.count())
+            (slices.remaining_bytes(), slices.count())
         });
     });
 }

@@ -1,7 +1,7 @@
 //! metamcp: one authenticated endpoint in front of many MCP servers.
 //!
 //! The modules are listed in reading order, which is also the order of dependence: a module sees only
-//! what stands below it. `tests/tidy.rs` holds the fences; `docs/ARCHITECTURE.md` is the map.
+//! what stands below it. `tests/tidy` holds the fences; `docs/ARCHITECTURE.md` is the map.
 
 pub mod app;
 pub mod config;
@@ -18,7 +18,5 @@ pub mod limits;
 pub mod auth;
 pub mod store;
 pub mod journal;
-pub mod protocol;
-pub mod frame;
 pub mod telemetry;
-pub mod base;
+pub mod runtime;

@@ -1,16 +1,16 @@
-//! The `metamcp` program: arguments, configuration, serve, drain.
+//! The `metamcp` program: reads arguments and configuration, then runs the chosen command.
 
 use std::future::{Future, pending};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use metamcp::app::{App, AppError, Greeting, Reload, shortage, stdio};
-use metamcp::base::EndpointName;
+use metamcp::app::{App, AppError, ConfigLoader, StartupInfo, shortage, stdio};
 use metamcp::child::give_up_huge_pages;
 use metamcp::config::{self, Cli, Command, Config, ConnectArgs, EXIT_USAGE, LogConfig, LogFormat, Summary};
 use metamcp::server::Door;
 use metamcp::telemetry;
+use metamcp_core::base::EndpointName;
 use tokio::runtime::Builder;
 use tokio::task::LocalSet;
 
@@ -25,7 +25,7 @@ fn main() -> ExitCode {
     let cwd = match std::env::current_dir() {
         Ok(cwd) => cwd,
         Err(error) => {
-            eprintln!("metamcp: the current directory cannot be read: {error}");
+            eprintln!("metamcp: cannot read the current directory: {error}");
             return ExitCode::from(EXIT_USAGE);
         }
     };
@@ -35,9 +35,9 @@ fn main() -> ExitCode {
     }
     let config = match config::load(&cli, &config::ProcessEnv, &cwd) {
         Ok(config) => config,
-        Err(mistakes) => return wrong(&mistakes),
+        Err(mistakes) => return print_mistakes(&mistakes),
     };
-    let to = match command {
+    let audience = match command {
         Command::Check => {
             println!("{}", Summary(&config));
             if let Some(text) = shortage(&config) {
@@ -45,33 +45,33 @@ fn main() -> ExitCode {
             }
             return ExitCode::SUCCESS;
         }
-        Command::Stdio(args) => Audience::OneClient(args.endpoint),
+        Command::Stdio(args) => Audience::SingleClient(args.endpoint),
         Command::Serve | Command::Connect(_) => Audience::Network,
     };
-    serve(config, cli, cwd, to)
+    serve(config, cli, cwd, audience)
 }
 
 /// Whom the gateway serves.
 enum Audience {
-    /// Whoever reaches its address.
+    /// Clients that connect to its address.
     Network,
-    /// The client that started it, and which of its endpoints.
-    OneClient(Option<EndpointName>),
+    /// The client that started it, at one of its endpoints.
+    SingleClient(Option<EndpointName>),
 }
 
-fn wrong(mistakes: &config::Mistakes) -> ExitCode {
+fn print_mistakes(mistakes: &config::Mistakes) -> ExitCode {
     eprintln!("{mistakes}");
     ExitCode::from(EXIT_USAGE)
 }
 
-/// Starts logging; an exit code when that cannot be.
-fn log(config: &LogConfig) -> Result<(), ExitCode> {
+/// Starts logging, or prints the error and returns the exit code.
+fn init_logging(config: &LogConfig) -> Result<(), ExitCode> {
     let format = match config.format {
-        LogFormat::Text => telemetry::Format::Text,
-        LogFormat::Json => telemetry::Format::Json,
+        LogFormat::Text => telemetry::LogFormat::Text,
+        LogFormat::Json => telemetry::LogFormat::Json,
     };
-    telemetry::start(format, &config.filter).map_err(|error| {
-        eprintln!("metamcp: the log filter {:?} cannot be used: {error}", config.filter);
+    telemetry::init_logging(format, &config.filter).map_err(|error| {
+        eprintln!("metamcp: invalid log filter {:?}: {error}", config.filter);
         ExitCode::from(EXIT_USAGE)
     })
 }
@@ -79,24 +79,24 @@ fn log(config: &LogConfig) -> Result<(), ExitCode> {
 fn connect(cli: &Cli, args: &ConnectArgs, cwd: &Path) -> ExitCode {
     let config = match config::load_connect(cli, args, &config::ProcessEnv, cwd) {
         Ok(config) => config,
-        Err(mistakes) => return wrong(&mistakes),
+        Err(mistakes) => return print_mistakes(&mistakes),
     };
-    if let Err(code) = log(&config.log) {
+    if let Err(code) = init_logging(&config.log) {
         return code;
     }
-    end(block_on(stdio::connect(config)))
+    exit(block_on(stdio::connect(config)))
 }
 
-/// Runs it on this thread, with what it leaves there.
+/// Runs `work` on this thread, together with the tasks that it spawns.
 fn block_on(work: impl Future<Output = Result<(), AppError>>) -> Result<(), AppError> {
     let runtime = Builder::new_current_thread().enable_all().build().map_err(AppError::Signals)?;
     LocalSet::new().block_on(&runtime, work)
 }
 
-fn end(outcome: Result<(), AppError>) -> ExitCode {
-    match outcome {
+fn exit(result: Result<(), AppError>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
-        // As whoever told it wanted.
+        // Stopping on a signal is what was asked for.
         Err(error @ AppError::Stopped) => {
             tracing::info!("{error}");
             ExitCode::SUCCESS
@@ -108,9 +108,9 @@ fn end(outcome: Result<(), AppError>) -> ExitCode {
     }
 }
 
-fn serve(mut config: Config, cli: Cli, cwd: PathBuf, to: Audience) -> ExitCode {
+fn serve(mut config: Config, cli: Cli, cwd: PathBuf, audience: Audience) -> ExitCode {
     give_up_huge_pages();
-    if let Err(code) = log(&config.log) {
+    if let Err(code) = init_logging(&config.log) {
         return code;
     }
     for notice in &config.skipped {
@@ -118,30 +118,30 @@ fn serve(mut config: Config, cli: Cli, cwd: PathBuf, to: Audience) -> ExitCode {
     }
     let demo = demo::start(&config);
     demo::add(demo.as_ref(), &mut config);
-    let is_for_one = matches!(to, Audience::OneClient(_));
-    let fit = move |config| if is_for_one { stdio::for_one_client(config) } else { config };
-    let reload = Box::new(move || {
+    let is_single_client = matches!(audience, Audience::SingleClient(_));
+    let adapt = move |config| if is_single_client { stdio::for_one_client(config) } else { config };
+    let load_config = Box::new(move || {
         let mut config = config::load(&cli, &config::ProcessEnv, &cwd)?;
         demo::add(demo.as_ref(), &mut config);
-        Ok(fit(config))
+        Ok(adapt(config))
     });
-    end(match to {
-        Audience::Network => block_on(run(config, reload)),
-        Audience::OneClient(endpoint) => block_on(stdio::serve(fit(config), reload, endpoint)),
+    exit(match audience {
+        Audience::Network => block_on(run(config, load_config)),
+        Audience::SingleClient(endpoint) => block_on(stdio::serve(adapt(config), load_config, endpoint)),
     })
 }
 
-async fn run(config: Config, reload: Reload) -> Result<(), AppError> {
-    let app = App::start(config, Door::Public, reload).await?;
-    // Nobody may be reading; that is no reason to stop.
-    let _ = greet(&app.greeting);
+async fn run(config: Config, load_config: ConfigLoader) -> Result<(), AppError> {
+    let app = App::start(config, Door::Public, load_config).await?;
+    // Standard output may be closed, which is no reason to stop.
+    let _ = print_startup(&app.info);
     app.run(pending()).await
 }
 
-/// How to go on from here, for the one who started it.
-fn greet(greeting: &Greeting) -> std::io::Result<()> {
+/// Prints the addresses, the first key, and how to send a first request.
+fn print_startup(info: &StartupInfo) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
-    let Greeting { url, first_key, asks_for_key, servers, endpoints, is_demo } = greeting;
+    let StartupInfo { url, first_key, requires_key, servers, endpoints, is_demo } = info;
     let is_demo = *is_demo;
     writeln!(out, "metamcp {} listens on {url}", env!("CARGO_PKG_VERSION"))?;
     for (name, servers) in endpoints {
@@ -152,25 +152,30 @@ fn greet(greeting: &Greeting) -> std::io::Result<()> {
     for server in servers {
         writeln!(out, "  {url}/servers/{server}/mcp")?;
     }
-    if !asks_for_key {
-        writeln!(out, "\nAnyone on this machine may call: no credential is asked for (--no-auth).")?;
+    if !requires_key {
+        writeln!(out, "\nNo key is required (--no-auth): anyone on this machine can call the servers.")?;
     }
     if is_demo {
-        writeln!(out, "\nNo server is configured, so a demonstration server stands behind it.")?;
-        writeln!(out, "To use your own, write mcp.json or metamcp.toml here: see docs/CONFIGURATION.md")?;
+        writeln!(out, "\nNo server is configured, so the gateway serves a demonstration server.")?;
+        writeln!(out, "To serve your own, write mcp.json or metamcp.toml here: see docs/CONFIGURATION.md")?;
     }
-    let key = match (first_key, asks_for_key) {
+    let key = match (first_key, requires_key) {
         (Some(key), _) => {
-            writeln!(out, "\nYour first API key, shown this once and stored nowhere:\n\n  {key}")?;
+            writeln!(out, "\nYour first API key, shown only now and stored nowhere:\n\n  {key}")?;
             key.as_str()
         }
         (None, true) => "$METAMCP_KEY",
-        (None, false) => return try_it(&mut out, url, None, is_demo),
+        (None, false) => return print_examples(&mut out, url, None, is_demo),
     };
-    try_it(&mut out, url, Some(key), is_demo)
+    print_examples(&mut out, url, Some(key), is_demo)
 }
 
-fn try_it(out: &mut impl std::io::Write, url: &str, key: Option<&str>, is_demo: bool) -> std::io::Result<()> {
+fn print_examples(
+    out: &mut impl std::io::Write,
+    url: &str,
+    key: Option<&str>,
+    is_demo: bool,
+) -> std::io::Result<()> {
     let credential = key.map_or(String::new(), |key| format!("\n    -H 'Authorization: Bearer {key}' \\"));
     // A shell does not expand a variable between single quotes.
     let credential =
@@ -201,15 +206,14 @@ mod demo {
     use std::net::{Ipv4Addr, TcpListener};
     use std::thread;
 
-    use metamcp::base::ServerName;
     use metamcp::config::Config;
-    use metamcp::upstream::Address;
+    use metamcp::upstream::ServerAddress;
+    use metamcp_core::base::ServerName;
 
-    /// What the demonstration server is called, and where it is.
-    pub struct Demo(ServerName, Address);
+    /// The name and address of the demonstration server.
+    pub struct Demo(ServerName, ServerAddress);
 
-    /// Starts the demonstration server for a gateway that has nothing else, on a thread of this process and a port
-    /// that is free.
+    /// Starts the demonstration server if no server is configured, on a thread of this process and a free port.
     pub fn start(config: &Config) -> Option<Demo> {
         if !config.servers.is_empty() {
             return None;
@@ -219,12 +223,12 @@ mod demo {
         let name = ServerName::new("demo").ok()?;
         let served = thread::Builder::new().name("demo".into()).spawn(move || {
             let Err(error) = metamcp_demo::serve(listener);
-            tracing::error!(%error, "the demonstration server ended");
+            tracing::error!(%error, "demonstration server ended");
         });
-        served.is_ok().then_some(Demo(name, Address::Http(url)))
+        served.is_ok().then_some(Demo(name, ServerAddress::Http(url)))
     }
 
-    /// Has it stand behind the gateway, while that has nothing else.
+    /// Adds it to a configuration, to be served while there is no other server.
     pub fn add(demo: Option<&Demo>, config: &mut Config) {
         if let Some(Demo(name, address)) = demo {
             config.set_stand_in(name, address.clone());
@@ -236,14 +240,12 @@ mod demo {
 mod demo {
     use metamcp::config::Config;
 
-    /// Built without one.
+    /// The feature `demo` is off, so there is no demonstration server.
     pub enum Demo {}
 
-    /// There is none.
     pub fn start(_config: &Config) -> Option<Demo> {
         None
     }
 
-    /// There is none.
     pub fn add(_demo: Option<&Demo>, _config: &mut Config) {}
 }

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use gungraun::{
     Callgrind, EntryPoint, LibraryBenchmarkConfig, library_benchmark, library_benchmark_group, main,
 };
-use metamcp::frame::{Boundary, Scanner, Span, splice};
-use metamcp::route::{Destination, Names, OwnName};
+use metamcp::route::{Destination, NameIndex, OriginalName};
+use metamcp_core::frame::{BoundaryTracker, Scanner, Span, splice};
 
 #[path = "../gateway.rs"]
 mod gateway;
@@ -56,32 +56,33 @@ fn edits() -> Edits {
 }
 
 #[library_benchmark]
-#[bench::own_name(edits())]
+#[bench::original_name(edits())]
 fn put_in((message, edits): Edits) -> Edits {
     black_box(splice(&message, &edits).expect("the edit fits"));
     (message, edits)
 }
 
-fn events() -> (Boundary, Vec<u8>) {
+fn events() -> (BoundaryTracker, Vec<u8>) {
     let event = "event: message\ndata: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/progress\",\"params\":{\"progressToken\":1,\"progress\":1}}\n\n";
-    (Boundary::default(), event.repeat(100).into_bytes())
+    (BoundaryTracker::default(), event.repeat(100).into_bytes())
 }
 
 #[library_benchmark]
 #[bench::events_100(events())]
-fn find_end((mut boundary, events): (Boundary, Vec<u8>)) -> (Boundary, Vec<u8>) {
+fn find_end((mut boundary, events): (BoundaryTracker, Vec<u8>)) -> (BoundaryTracker, Vec<u8>) {
     assert_eq!(black_box(boundary.feed(&events)), events.len());
     (boundary, events)
 }
 
-fn names() -> Names {
+fn names() -> NameIndex {
     let tools = 1000;
-    let mut names = Names::with_capacity(tools);
+    let mut names = NameIndex::with_capacity(tools);
     for tool in 0..tools {
         let name = format!("list_pull_request_reviews_{tool}");
         let (text, json) = (name.clone(), format!("\"{name}\"").into());
-        let own_name = Some(Arc::new(OwnName { text, json, header: name.clone().into(), is_listed: true }));
-        let earlier = names.insert(&format!("s0__{name}"), Destination { place: 0, own_name });
+        let original_name =
+            Some(Arc::new(OriginalName { text, json, header: name.clone().into(), is_listed: true }));
+        let earlier = names.insert(&format!("s0__{name}"), Destination { server_index: 0, original_name });
         assert!(earlier.is_none(), "every name is made once");
     }
     names
@@ -89,7 +90,7 @@ fn names() -> Names {
 
 #[library_benchmark]
 #[bench::tools_1000(names())]
-fn look_up(names: Names) -> Names {
+fn look_up(names: NameIndex) -> NameIndex {
     assert!(names.find(black_box("s0__list_pull_request_reviews_500")).is_some());
     names
 }

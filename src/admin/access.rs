@@ -1,4 +1,5 @@
-//! What a key may see and call of one server, over all endpoints that show it. The predicate is that of the data plane.
+//! Which tools of one server a key may list and call, over all endpoints that show them. Uses the same
+//! predicate as the data plane.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -8,11 +9,11 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 
 use crate::auth::Identity;
-use crate::base::ServerName;
 use crate::catalog::{Catalog, Merged, View, retold};
-use crate::route::{Endpoint, Shape, Shows, Table};
+use crate::route::{Endpoint, EndpointShape, RouteTable, ToolView};
+use metamcp_core::base::ServerName;
 
-/// The ways by which a key reaches a server: endpoints, and the server's own path.
+/// The endpoints through which a key reaches a server, including the server's single endpoint.
 pub struct Reach<'a> {
     identity: &'a Identity,
     server: &'a ServerName,
@@ -20,16 +21,16 @@ pub struct Reach<'a> {
 }
 
 impl<'a> Reach<'a> {
-    /// `None`: by none, and then the server does not exist for that key.
-    pub fn of(identity: &'a Identity, server: &'a ServerName, table: &Table) -> Option<Self> {
+    /// `None` if there is no such endpoint. For this key the server then does not exist.
+    pub fn of(identity: &'a Identity, server: &'a ServerName, table: &RouteTable) -> Option<Self> {
         let has_it = |endpoint: &&Arc<Endpoint>| endpoint.servers.iter().any(|place| place.name == *server);
-        let may_enter = |endpoint: &&Arc<Endpoint>| identity.may_enter(&endpoint.scope);
+        let may_enter = |endpoint: &&Arc<Endpoint>| identity.can_use_endpoint(&endpoint.scope);
         let ways: Vec<_> = table.endpoints().filter(has_it).filter(may_enter).cloned().collect();
         (!ways.is_empty()).then_some(Self { identity, server, ways })
     }
 
-    /// Whether the key may call that tool of the server by one of those ways. What is not known yet is waited for, as a
-    /// call over MCP does. Cancel safe.
+    /// Whether the key may call the tool through one of the endpoints. Waits for lists that are not known
+    /// yet, as a call over MCP does. Cancel safe.
     pub async fn admits(&self, catalog: &Catalog, view: View, tool: &str) -> bool {
         let is_known = |way: &Arc<Endpoint>| {
             let merged = catalog.snapshot(way, view).unwrap_or_default();
@@ -39,29 +40,29 @@ impl<'a> Reach<'a> {
             return true;
         }
         let waiting = self.ways.iter().map(async |way| {
-            let shows = |merged: &Merged| self.admits_by(way, merged, tool);
-            let merged = catalog.merged_until(way, view, shows).await;
-            shows(&merged)
+            let is_shown = |merged: &Merged| self.admits_by(way, merged, tool);
+            let merged = catalog.merged_until(way, view, is_shown).await;
+            is_shown(&merged)
         });
         join_all(waiting).await.contains(&true)
     }
 
-    /// Whether the key may call that tool by one of those ways, where it is listed.
+    /// Whether the key may call the tool through one of the endpoints, provided that it is listed there.
     pub fn may(&self, tool: &str) -> bool {
         self.ways.iter().any(|way| {
             let shown = self.place(way).and_then(|place| way.tool_name(place, tool));
-            shown.is_some_and(|shown| self.identity.may(&way.scope, &shown))
+            shown.is_some_and(|shown| self.identity.can_call_tool(&way.scope, &shown))
         })
     }
 
-    /// All tools of the server that the key may call. Cancel safe.
+    /// Returns the tools of the server that the key may call. Cancel safe.
     pub async fn tools(&self, catalog: &Catalog, view: View) -> Tools<'a> {
         let waiting = self.ways.iter().map(async |way| {
-            if way.shape == Shape::Single {
-                // Over the server's own path nothing is hidden.
+            if way.shape == EndpointShape::Single {
+                // A single endpoint hides no tools.
                 return self.tools_by(way, &Merged::default());
             }
-            // No other server is waited for, as a call waits for none.
+            // Lists of other servers are not waited for, as calls do not wait for them either.
             let place = self.place(way);
             let is_known = |merged: &Merged| place.is_some_and(|place| merged.missing(place).is_none());
             let merged = catalog.merged_until(way, view, is_known).await;
@@ -70,58 +71,59 @@ impl<'a> Reach<'a> {
         join_all(waiting).await.into_iter().fold(Tools::default(), Tools::and)
     }
 
-    /// The server's place there.
+    /// The index of the server in an endpoint.
     fn place(&self, way: &Endpoint) -> Option<usize> {
         way.servers.iter().position(|place| place.name == *self.server)
     }
 
-    /// One tool by one way. Asked with each call: no list is gone through for it.
+    /// Checks one tool at one endpoint without walking the list, as every call does this.
     fn admits_by(&self, way: &Endpoint, merged: &Merged, tool: &str) -> bool {
-        if way.shape == Shape::Single {
-            return self.identity.may(&way.scope, tool);
+        if way.shape == EndpointShape::Single {
+            return self.identity.can_call_tool(&way.scope, tool);
         }
         let Some(place) = self.place(way) else { return false };
         way.tool_name(place, tool).is_some_and(|shown| {
-            self.identity.may(&way.scope, &shown) && merged.has_tool(place, &shown, tool)
+            self.identity.can_call_tool(&way.scope, &shown) && merged.has_tool(place, &shown, tool)
         })
     }
 
-    /// By one way: the names that it shows, where it has names of its own.
+    /// Returns the tools that one endpoint shows, unless it is a single endpoint.
     fn tools_by(&self, way: &Arc<Endpoint>, merged: &Merged) -> Tools<'a> {
-        if way.shape == Shape::Single {
+        if way.shape == EndpointShape::Single {
             return Tools { alone: Some((self.identity, Arc::clone(way))), shown: HashMap::new() };
         }
         let Some(place) = self.place(way) else { return Tools::default() };
-        let shows = way.servers[place].shows.as_ref();
-        let may = merged.tools_of(place).filter(|(shown, _)| self.identity.may(&way.scope, shown));
+        let tool_view = way.servers[place].tool_view.as_ref();
+        let may = merged.tools_of(place).filter(|(shown, _)| self.identity.can_call_tool(&way.scope, shown));
         let told = may.map(|(_, own)| {
-            let shows = shows.filter(|shows| shows.instead(&own).is_some());
-            (own.into_owned(), shows.cloned())
+            let tool_view = tool_view.filter(|tool_view| tool_view.override_of(&own).is_some());
+            (own.into_owned(), tool_view.cloned())
         });
         Tools { alone: None, shown: told.collect() }
     }
 }
 
-/// Tools of one server, by its own names for them.
+/// The tools of one server that a key may call, by their names at the server.
 #[derive(Default)]
 pub struct Tools<'a> {
-    /// Who may use the server's own path, where its names are as they are.
+    /// Set if the key may use the single endpoint, where the names are those of the server.
     alone: Option<(&'a Identity, Arc<Endpoint>)>,
-    /// What endpoints show, with what says otherwise of it than the server; `None` where one shows it as it is.
-    shown: HashMap<String, Option<Arc<Shows>>>,
+    /// Tools shown by aggregate endpoints, with the view that overrides them. `None` if some endpoint shows
+    /// the tool unchanged.
+    shown: HashMap<String, Option<Arc<ToolView>>>,
 }
 
 impl Tools<'_> {
-    /// Whether that one is among them.
+    /// Whether the key may call the tool.
     pub fn hold(&self, tool: &str) -> bool {
         self.hold_alone(tool) || self.shown.contains_key(tool)
     }
 
-    /// What is said of that tool to the key, under the server's own name for it: what the server says, where the key
-    /// is shown that by one of its ways, and else what the first of them says instead.
+    /// Returns the definition of a tool as the key sees it, under its name at the server: unchanged if one of
+    /// the endpoints shows it unchanged, otherwise with the overrides of the first endpoint.
     pub fn told(&self, tool: &str, own: &Bytes) -> Bytes {
-        let shows = self.shown.get(tool).and_then(Option::as_ref).filter(|_| !self.hold_alone(tool));
-        match shows.and_then(|shows| shows.instead(tool)) {
+        let tool_view = self.shown.get(tool).and_then(Option::as_ref).filter(|_| !self.hold_alone(tool));
+        match tool_view.and_then(|tool_view| tool_view.override_of(tool)) {
             Some(instead) => retold(own, instead),
             None => own.clone(),
         }
@@ -129,16 +131,16 @@ impl Tools<'_> {
 
     fn hold_alone(&self, tool: &str) -> bool {
         let alone = self.alone.as_ref();
-        alone.is_some_and(|(identity, endpoint)| identity.may(&endpoint.scope, tool))
+        alone.is_some_and(|(identity, endpoint)| identity.can_call_tool(&endpoint.scope, tool))
     }
 
     fn and(mut self, other: Self) -> Self {
         self.alone = self.alone.or(other.alone);
-        for (tool, shows) in other.shown {
+        for (tool, tool_view) in other.shown {
             match self.shown.entry(tool) {
-                Entry::Vacant(place) => drop(place.insert(shows)),
-                // As it is, as soon as one shows it so.
-                Entry::Occupied(mut place) if shows.is_none() => drop(place.insert(None)),
+                Entry::Vacant(place) => drop(place.insert(tool_view)),
+                // One endpoint that shows the tool unchanged is enough.
+                Entry::Occupied(mut place) if tool_view.is_none() => drop(place.insert(None)),
                 Entry::Occupied(_) => {}
             }
         }
@@ -149,12 +151,12 @@ impl Tools<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::{EndpointName, Glob};
     use crate::catalog::{Item, ServerLists, merge};
-    use crate::route::{EndpointConfig, Member, Members, Override, Prefix, Shows};
+    use crate::route::{EndpointConfig, EndpointMember, EndpointMembers, NamePrefix, ToolOverride, ToolView};
     use crate::store::Grants;
+    use metamcp_core::base::{EndpointName, Glob};
 
-    /// Each server lists the same, and a tool that bears its name.
+    /// Each server lists the same tools, and one that has the server's own name.
     fn merged(endpoint: &Endpoint) -> Merged {
         let item = |key: &str| {
             let raw = format!(r#"{{"name":"{key}"}}"#);
@@ -174,21 +176,21 @@ mod tests {
         let name = |text: &str| ServerName::new(text).expect("valid");
         let endpoint = |text: &str, servers: &[&str], prefix| EndpointConfig {
             name: EndpointName::new(text).expect("valid"),
-            servers: Members::whole(servers.iter().map(|text| name(text))),
+            servers: EndpointMembers::unfiltered(servers.iter().map(|text| name(text))),
             prefix,
         };
-        let renamed = Override { name: Some("list".to_owned()), ..Override::default() };
+        let renamed = ToolOverride { name: Some("list".to_owned()), ..ToolOverride::default() };
         let deny = vec![Glob::new("rm*").expect("valid")];
         let overrides = ["ls", "unlisted"].map(|tool| (tool.to_owned(), renamed.clone()));
-        let shows = Shows::new(Vec::new(), deny, overrides.into());
-        let partly = Members::These(vec![Member { server: name("a"), shows }]);
-        let partly = EndpointConfig { servers: partly, ..endpoint("partly", &[], Prefix::Always) };
-        let table = Table::build(
+        let tool_view = ToolView::new(Vec::new(), deny, overrides.into());
+        let partly = EndpointMembers::Listed(vec![EndpointMember { server: name("a"), tool_view }]);
+        let partly = EndpointConfig { servers: partly, ..endpoint("partly", &[], NamePrefix::Always) };
+        let table = RouteTable::build(
             &[name("a"), name("b"), name("alone")],
             &[
-                endpoint("default", &["a", "b"], Prefix::Always),
-                endpoint("bare", &["b"], Prefix::Never),
-                endpoint("both", &["a", "b"], Prefix::Never),
+                endpoint("default", &["a", "b"], NamePrefix::Always),
+                endpoint("bare", &["b"], NamePrefix::Never),
+                endpoint("both", &["a", "b"], NamePrefix::Never),
                 partly,
             ],
         )
@@ -221,29 +223,29 @@ mod tests {
         check(Some(&["default"]), None, "alone", "x", false);
         check(None, Some(&["a__*"]), "a", "x", true);
         check(None, Some(&["a__*"]), "b", "x", false);
-        // On the server's own path it has its own name.
+        // A single endpoint uses the names of the server.
         check(None, Some(&["x"]), "a", "x", true);
         check(Some(&["servers/a"]), Some(&["x"]), "a", "x", true);
         check(Some(&["servers/a"]), Some(&["a__x"]), "a", "x", false);
         check(Some(&["servers/b"]), None, "a", "x", false);
         check(Some(&["bare"]), Some(&["x"]), "b", "x", true);
         check(Some(&["default"]), Some(&["x"]), "b", "x", false);
-        // Two servers have it under one name, so the endpoint shows neither.
+        // Two servers list this name, so the endpoint shows neither tool.
         check(Some(&["both"]), None, "a", "x", false);
         check(Some(&["both"]), None, "b", "x", false);
         check(Some(&["both"]), None, "a", "a", true);
         check(Some(&["both"]), None, "b", "a", false);
         check(Some(&["both", "bare"]), None, "b", "x", true);
         check(Some(&["both", "servers/a"]), None, "a", "x", true);
-        // Nobody lists it.
+        // No server lists it.
         check(Some(&["default"]), None, "a", "y", false);
-        // By the names that the endpoint gives, and only what it shows.
+        // By the names that the endpoint gives, and only the tools that it shows.
         check(Some(&["partly"]), None, "a", "x", true);
         check(Some(&["partly"]), None, "a", "rm", false);
         check(Some(&["partly", "default"]), None, "a", "rm", true);
         check(Some(&["partly"]), Some(&["list"]), "a", "ls", true);
         check(Some(&["partly"]), Some(&["a__*"]), "a", "ls", false);
-        // Another tool has its name.
+        // Another tool was given this name.
         check(Some(&["partly"]), None, "a", "unlisted", false);
     }
 }

@@ -1,4 +1,4 @@
-//! One call of a tool on behalf of somebody who speaks no MCP.
+//! Calls a tool on behalf of a REST caller, who does not speak MCP.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,50 +11,54 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
-use crate::base::{Fault, Kind};
-use crate::frame::{EventReader, Kind as FrameKind, Scanner, encode_header};
-use crate::protocol::param::marks;
-use crate::protocol::{ClientCapabilities, Era, Method, Revision, header};
-use crate::session::{Ask, Introduction, MESSAGE_BYTES_MAX, Ready, UpstreamSession, ask};
-use crate::upstream::{Answer, Answered, Lane, Outgoing, Pool, Stage, UpstreamError};
+use crate::session::{
+    BufferedRequest, ClientHandshake, MESSAGE_BYTES_MAX, UpstreamSession, UpstreamSessionSlot, ask,
+};
+use crate::upstream::{
+    FailureStage, RequestKind, UpstreamBody, UpstreamError, UpstreamPool, UpstreamRequest, UpstreamResponse,
+};
+use metamcp_core::base::{Fault, FaultKind};
+use metamcp_core::frame::{EventReader, MessageKind as FrameKind, Scanner, encode_header_value};
+use metamcp_core::protocol::param::parse_header_params;
+use metamcp_core::protocol::{ClientCapabilities, Era, McpMethod, Revision, header};
 
-/// What is to be called.
 pub struct ToolCall {
-    /// The server's own name of it.
+    /// The tool's name at the server.
     pub tool: String,
     /// A JSON object.
     pub arguments: Value,
-    /// As the server listed it: says which arguments go into headers too.
+    /// The tool as the server listed it. It says which arguments are also sent as headers.
     pub listed: Bytes,
-    /// Who wants to hear what is said on the way, word of its progress among it. While they do not take it, nothing
-    /// more is read from the server.
+    /// Receives notifications during the call, including progress. While the receiver does not take them,
+    /// nothing more is read from the server.
     pub said: Option<mpsc::Sender<Bytes>>,
 }
 
-/// What came of a call.
+/// The answer to a call.
 pub struct Outcome {
-    /// The result or the error.
+    /// The JSON-RPC response.
     pub message: Bytes,
-    /// Whether it came with an error status.
+    /// Whether it came with an HTTP error status.
     pub failed: bool,
 }
 
-/// The one request in its session or connection.
+/// There is one request per session or connection, so the id can be constant.
 const CALL_ID: u32 = 1;
 
-/// Telling a server that the session of one call is over; the caller does not wait for it for long.
+/// The caller does not wait long for the cancellation to be delivered.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Calls. A server of the Legacy era gets a session for this one call: nobody else's state is met in it.
+/// Calls a tool. With a Legacy server, the call has a session of its own, so that it meets nobody else's
+/// state.
 ///
-/// Dropped, the server is told to stop: by the end of its connection, and where there is a session, in it. The session
-/// is ended then as well.
-pub async fn call(pool: Rc<Pool>, era: Era, call: ToolCall) -> Result<Outcome, Fault> {
+/// Not cancel safe: if dropped, the call is cancelled by closing the connection, and a session by a
+/// notification. The session is terminated then.
+pub async fn call(pool: Rc<UpstreamPool>, era: Era, call: ToolCall) -> Result<Outcome, Fault> {
     match era {
         Era::Modern => {
             let mut request = message(&call, Some(modern_meta()));
             for (name, value) in &modern_headers(&call) {
-                request.set(name, value);
+                request.set_header(name, value);
             }
             send(&pool, request, call.said).await
         }
@@ -71,25 +75,28 @@ pub async fn call(pool: Rc<Pool>, era: Era, call: ToolCall) -> Result<Outcome, F
     }
 }
 
-/// A session at a server for one call, ended when dropped.
+/// A session for one call, terminated on drop.
 struct Visit {
-    pool: Rc<Pool>,
-    ready: Arc<Ready>,
-    /// Whether the server has not answered yet.
+    pool: Rc<UpstreamPool>,
+    ready: Arc<UpstreamSession>,
+    /// Whether the call is in flight.
     is_calling: bool,
     ended: bool,
 }
 
 impl Visit {
-    /// Dropped before it has come to its end, it ends the session that is then opened.
-    async fn open(pool: Rc<Pool>) -> Result<Self, Fault> {
-        // A task of its own: whoever gives up between the server's answer and here would leave a session behind.
+    /// Opens a session. If the future is dropped before it completes, the session is terminated as soon as it
+    /// is open.
+    async fn open(pool: Rc<UpstreamPool>) -> Result<Self, Fault> {
+        // A separate task: if the future were dropped between the server's answer and this point, the session
+        // would leak.
         let opening = spawn_local(async move {
-            let introduction = Introduction::ours(Revision::LEGACY_LATEST, ClientCapabilities::default());
-            let ready = UpstreamSession::default().open(&pool, &introduction, None).await?;
+            let introduction = ClientHandshake::ours(Revision::LEGACY_LATEST, ClientCapabilities::default());
+            let ready = UpstreamSessionSlot::default().open(&pool, &introduction, None).await?;
             Ok(Self { pool, ready, is_calling: false, ended: false })
         });
-        let failed = |error| Fault::gateway(Kind::Internal, "no session could be opened").because(error);
+        let failed =
+            |error| Fault::gateway(FaultKind::Internal, "opening a session failed").with_source(error);
         opening.await.map_err(failed)?
     }
 
@@ -114,7 +121,7 @@ impl Drop for Visit {
     }
 }
 
-fn message(call: &ToolCall, meta: Option<Value>) -> Outgoing {
+fn message(call: &ToolCall, meta: Option<Value>) -> UpstreamRequest {
     let mut params = json!({"name": call.tool, "arguments": call.arguments});
     if let Some(meta) = meta {
         params["_meta"] = meta;
@@ -123,18 +130,18 @@ fn message(call: &ToolCall, meta: Option<Value>) -> Outgoing {
         params["_meta"]["progressToken"] = 1.into();
     }
     let message =
-        json!({"jsonrpc": "2.0", "id": CALL_ID, "method": Method::ToolsCall.as_str(), "params": params});
-    Outgoing::whole(message.to_string().into())
+        json!({"jsonrpc": "2.0", "id": CALL_ID, "method": McpMethod::ToolsCall.as_str(), "params": params});
+    UpstreamRequest::from_message(message.to_string().into())
 }
 
 async fn send(
-    pool: &Rc<Pool>,
-    request: Outgoing,
+    pool: &Rc<UpstreamPool>,
+    request: UpstreamRequest,
     said: Option<mpsc::Sender<Bytes>>,
 ) -> Result<Outcome, Fault> {
     let server = pool.upstream().name();
-    let answered = pool.send(&request, Lane::Call).await.map_err(|error| error.into_fault(server))?;
-    let Answered { head, body: mut answer } = *answered;
+    let answered = pool.send(&request, RequestKind::Call).await.map_err(|error| error.into_fault(server))?;
+    let UpstreamResponse { head, body: mut answer } = *answered;
     let status = head.status;
     let read = if head.is_event_stream() && status.is_success() {
         read_events(&mut answer, said).await
@@ -148,43 +155,48 @@ async fn send(
     if is_answer {
         return Ok(Outcome { message, failed: !status.is_success() });
     }
-    let text = format!("server `{server}` answered with HTTP {} and no result", status.as_u16());
-    Err(Fault::upstream(Kind::BadAnswer, text))
+    let text = format!("server `{server}` responded with HTTP {} and no result", status.as_u16());
+    Err(Fault::upstream(FaultKind::InvalidResponse, text))
 }
 
-/// The result or error of a stream; hands on what is said before.
-async fn read_events(answer: &mut Answer, said: Option<mpsc::Sender<Bytes>>) -> Result<Bytes, UpstreamError> {
+/// Reads the response from an event stream, and forwards notifications before it.
+async fn read_events(
+    answer: &mut UpstreamBody,
+    said: Option<mpsc::Sender<Bytes>>,
+) -> Result<Bytes, UpstreamError> {
     let (mut reader, mut scanner) = (EventReader::new(), Scanner::new());
     while let Some(chunk) = answer.chunk().await {
         reader.push(chunk?);
-        while let Some(event) = reader.next().map_err(|error| UpstreamError::new(Stage::Nonsense, error))? {
+        while let Some(event) =
+            reader.next().map_err(|error| UpstreamError::new(FailureStage::InvalidResponse, error))?
+        {
             let Some(data) = event.data.filter(|data| !data.is_empty()) else { continue };
             let Ok(envelope) = scanner.scan(&data) else { continue };
             match (envelope.kind, &said) {
                 (FrameKind::Response | FrameKind::Error, _) => return Ok(data),
-                // Whoever has gone has also dropped this.
+                // The receiver is gone, and will drop this future as well.
                 (FrameKind::Notification, Some(said)) => drop(said.send(data).await),
                 _ => {}
             }
         }
     }
-    Err(UpstreamError::bare(Stage::Body))
+    Err(UpstreamError::from_stage(FailureStage::BodyIncomplete))
 }
 
-/// Closing the connection is no word to a server of that era (MCP 2025-11-25, transports).
-async fn cancel(pool: &Rc<Pool>, ready: &Ready) {
+/// In the Legacy era a closed connection does not cancel a call (MCP 2025-11-25, transports).
+async fn cancel(pool: &Rc<UpstreamPool>, ready: &UpstreamSession) {
     let message = json!({
         "jsonrpc": "2.0",
-        "method": Method::Cancelled.as_str(),
+        "method": McpMethod::Cancelled.as_str(),
         "params": {"requestId": CALL_ID, "reason": "nobody waits for it any more"},
     });
     let message = message.to_string().into();
-    let asked = Ask { method: Method::Cancelled, message, ready: Some(ready), modern: None };
-    // A server that does not listen is not waited for.
+    let asked = BufferedRequest { method: McpMethod::Cancelled, message, ready: Some(ready), modern: None };
+    // A server that does not respond is not waited for.
     drop(timeout(FAREWELL_TIMEOUT, ask(pool, asked)).await);
 }
 
-/// Nobody is there to be asked anything: no capability is declared.
+/// No client capabilities are declared, because nobody could answer a server's requests.
 fn modern_meta() -> Value {
     json!({
         "io.modelcontextprotocol/protocolVersion": Revision::MODERN_LATEST.as_str(),
@@ -196,14 +208,15 @@ fn modern_meta() -> Value {
 fn modern_headers(call: &ToolCall) -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(header::PROTOCOL_VERSION, HeaderValue::from_static(Revision::MODERN_LATEST.as_str()));
-    headers.insert(header::METHOD, HeaderValue::from_static(Method::ToolsCall.as_str()));
-    if let Ok(name) = HeaderValue::from_str(&encode_header(&call.tool)) {
+    headers.insert(header::METHOD, HeaderValue::from_static(McpMethod::ToolsCall.as_str()));
+    if let Ok(name) = HeaderValue::from_str(&encode_header_value(&call.tool)) {
         headers.insert(header::NAME, name);
     }
     let listed: Value = serde_json::from_slice(&call.listed).unwrap_or_default();
-    // What comes of a tool with a bad mark is for its server to say.
-    for mark in marks(&listed["inputSchema"]).unwrap_or_default() {
-        let value = mark.text(&call.arguments).map(|text| HeaderValue::from_str(&encode_header(&text)));
+    // A tool with an invalid annotation is left to its server to reject.
+    for mark in parse_header_params(&listed["inputSchema"]).unwrap_or_default() {
+        let value =
+            mark.header_text(&call.arguments).map(|text| HeaderValue::from_str(&encode_header_value(&text)));
         if let (Ok(name), Some(Ok(value))) = (HeaderName::from_bytes(mark.header.as_bytes()), value) {
             headers.insert(name, value);
         }
@@ -233,6 +246,6 @@ mod tests {
             .map(|(name, value)| format!("{name}: {}", value.to_str().expect("ASCII")))
             .collect();
         assert_eq!(found, ["mcp-param-n: 3", "mcp-param-region: eu west"]);
-        assert_eq!(headers[header::NAME], encode_header("zählen").as_ref());
+        assert_eq!(headers[header::NAME], encode_header_value("zählen").as_ref());
     }
 }

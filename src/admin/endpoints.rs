@@ -1,10 +1,10 @@
-//! Stored endpoints over HTTP.
+//! REST handlers for stored endpoints.
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use serde_json::Value;
 
-use super::definition::{Endpoint, endpoint_document};
+use super::definition::{EndpointDefinition, endpoint_document};
 use super::problem::Problem;
 use super::request::{Precondition, Query, json_body, page, tagged, unless_known};
 use super::servers::{
@@ -85,7 +85,7 @@ impl Admin {
         Err(StoreError::Conflict.into())
     }
 
-    /// As servers are written; also gives the servers that were there then.
+    /// Writes an endpoint in the same way as a server. Also returns the servers of the store at that time.
     async fn write_endpoint(
         &self,
         write: Write<'_>,
@@ -103,7 +103,7 @@ impl Admin {
             let expect = precondition.check(tagged)?;
             let was_there = found.is_some();
             let written = if let Some(row) = found {
-                // Of what was altered nothing is built on.
+                // An altered row is never merged with.
                 let is_closed = self.parts.auth.sealer().open_row(Bound::Endpoint(&row)).is_none();
                 if is_closed && write.whole().is_none() {
                     return Err(StoreError::Closed("endpoint").into());
@@ -141,7 +141,7 @@ impl Admin {
         Ok(row)
     }
 
-    /// As it is shown, and its ETag.
+    /// Returns the endpoint as shown, and its ETag.
     fn seen_endpoint(&self, row: &EndpointRow, servers: &[ServerRow]) -> (Value, String) {
         let view = self.endpoint_view(row, servers);
         let tag = Tag::of_endpoint(row, servers).with(&view);
@@ -160,7 +160,7 @@ impl Admin {
 }
 
 fn read(value: &Value, servers: &[ServerRow]) -> Result<EndpointSpec, Problem> {
-    Endpoint::read(value).and_then(|endpoint| endpoint.spec(servers)).map_err(unprocessable)
+    EndpointDefinition::read(value).and_then(|endpoint| endpoint.into_spec(servers)).map_err(unprocessable)
 }
 
 fn document(row: &EndpointRow, servers: &[ServerRow]) -> Value {

@@ -1,4 +1,5 @@
-//! Work that talks to servers: it runs on the main thread, whose pools cannot move, and never on a worker.
+//! Runs jobs that talk to servers on the main thread, because connection pools cannot move between threads.
+//! They never run on a worker.
 
 use std::future::Future;
 use std::time::Duration;
@@ -10,33 +11,34 @@ use tokio::time::timeout;
 use super::problem::Problem;
 use http::StatusCode;
 
-/// Begins a piece of work on the main thread.
+/// Starts a job on the main thread.
 type Begin = Box<dyn FnOnce() + Send>;
 
-/// A handle to the main thread.
+/// Submits jobs to the main thread.
 #[derive(Clone)]
 pub struct Errands {
     begin: mpsc::Sender<Begin>,
 }
 
-/// The other end, to be run on the main thread.
+/// Runs submitted jobs, on the main thread.
 pub struct ErrandRunner {
     begun: mpsc::Receiver<Begin>,
 }
 
-/// Pieces of work that may wait for the main thread to begin them. It does at once, unless it is badly behind.
+/// Jobs that wait to be started. They are started at once, unless the main thread is far behind.
 const WAITING_MAX: usize = 64;
 
 impl Errands {
-    /// The two ends.
+    /// Returns the submitting and the running side.
     pub fn new() -> (Self, ErrandRunner) {
         let (begin, begun) = mpsc::channel(WAITING_MAX);
         (Self { begin }, ErrandRunner { begun })
     }
 
-    /// Has `make`'s future run on the main thread, until it ends, its time is over, or nobody waits for it any more.
+    /// Runs the future of `make` on the main thread until it completes, `within` has elapsed, or the caller
+    /// is gone.
     ///
-    /// Cancel safe: dropped, it drops the work.
+    /// Cancel safe: if dropped, the job is dropped too.
     pub async fn run<T, F>(
         &self,
         within: Duration,
@@ -50,16 +52,16 @@ impl Errands {
         let begin: Begin = Box::new(move || {
             spawn_local(async move {
                 let outcome = tokio::select! {
-                    // Nothing is begun for somebody who has gone.
+                    // A job is not started if the caller is already gone.
                     biased;
                     () = reply.closed() => return,
                     outcome = timeout(within, make()) => outcome,
                 };
-                // Whoever asked may have gone at this very moment.
+                // The caller may be gone by now.
                 drop(reply.send(outcome));
             });
         });
-        let busy = || Problem::later("too much is under way; try again in a moment");
+        let busy = || Problem::later("the gateway is busy; try again in a moment");
         self.begin.try_send(begin).map_err(|_| busy())?;
         match answer.await {
             Ok(Ok(outcome)) => Ok(outcome),
@@ -74,7 +76,7 @@ impl Errands {
 }
 
 impl ErrandRunner {
-    /// Runs until every handle is gone. In a `LocalSet`.
+    /// Runs jobs until every [`Errands`] is dropped. Must run in a `LocalSet`.
     pub async fn run(mut self) {
         while let Some(begin) = self.begun.recv().await {
             begin();

@@ -1,4 +1,4 @@
-//! The answer to a call as an event stream: what the server says on the way as it comes, then the result.
+//! An event stream that answers a tool call: notifications of the server as they arrive, then the result.
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
@@ -17,44 +17,44 @@ use super::tools::result_of;
 use crate::limits::Permit;
 use crate::telemetry::metrics;
 
-/// A call that is under way. Dropped, it is given up: the server is told to stop.
+/// An in-flight call. If dropped, the call is cancelled.
 pub struct Events {
-    /// Until it has come to its end.
+    /// `None` once the call has ended.
     running: Option<Running>,
-    /// What is said on the way. Bounded: whoever does not read makes the server wait.
+    /// Notifications during the call. Bounded, so that a slow reader exerts back-pressure on the server.
     heard: mpsc::Receiver<Bytes>,
-    /// What the call came to, until it is handed out.
+    /// The outcome of the call, until it is sent.
     outcome: Option<Result<Outcome, Problem>>,
-    /// The first event, until it is handed out.
+    /// The first event, until it is sent.
     first: Option<Bytes>,
     tally: Tally,
-    /// Completes when the key that began it is good for nothing any more.
+    /// Completes when the key of the call is no longer valid.
     key_over: KeyOver,
     permit: Permit,
 }
 
-/// Completes when a key is switched off, changed, or has expired.
+/// Completes when a key is revoked, changed, or expired.
 pub type KeyOver = Pin<Box<dyn Future<Output = ()>>>;
 
-/// Ends with the call.
+/// A call with its outcome.
 pub type Running = Pin<Box<dyn Future<Output = Result<Outcome, Problem>>>>;
 
-/// What there is to be told next.
+/// The next thing to send.
 enum Step {
     Said(Bytes),
     Ended(Result<Outcome, Problem>),
 }
 
-/// How a call begins to answer.
+/// The start of a response.
 pub enum Begun {
-    /// With something on the way: the rest follows.
+    /// The first notification arrived; the rest follows.
     Events(Pin<Box<Events>>),
-    /// With its result, as the only event; or with what went wrong.
+    /// The call ended without notifications: its only event, or an error.
     Whole(Result<Bytes, Problem>, Permit),
 }
 
 impl Events {
-    /// Waits until there is something to tell. Cancel safe in that it gives the call up.
+    /// Waits for the first event or the outcome. Not cancel safe: if dropped, the call is cancelled.
     pub async fn begin(
         running: Running,
         heard: mpsc::Receiver<Bytes>,
@@ -76,20 +76,20 @@ impl Events {
                 Begun::Whole(events.tally.count(answer, failed), events.permit)
             }
             Some(Step::Ended(Err(problem))) => {
-                events.tally.end(metrics::Outcome::Error);
+                events.tally.end(metrics::OperationOutcome::Error);
                 Begun::Whole(Err(problem), events.permit)
             }
-            // It has an outcome before it has none.
+            // Unreachable: `poll_step` returns the outcome before it returns `None`.
             None => Begun::Whole(Err(Problem::later("the call has ended")), events.permit),
         }
     }
 
-    /// `None` behind the end.
+    /// `None` after the end.
     fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Option<Step>> {
         if self.running.is_some() && self.key_over.as_mut().poll(cx).is_ready() {
             self.running = None;
             self.heard.close();
-            // What the key may not hear any more.
+            // Discards notifications that the key may no longer see.
             while self.heard.try_recv().is_ok() {}
             return Poll::Ready(Some(Step::Ended(Err(Problem::key_over()))));
         }
@@ -102,12 +102,12 @@ impl Events {
             };
             let outcome = ready!(running.as_mut().poll(cx));
             self.running = None;
-            // What was said before it may have come since it was looked for.
+            // Checks for notifications again: some may have arrived before the outcome did.
             self.outcome = Some(outcome);
         }
     }
 
-    /// The last event.
+    /// Writes the last event.
     fn end(&mut self, outcome: Result<Outcome, Problem>) -> Bytes {
         let failed = outcome.as_ref().map_or(true, |outcome| outcome.failed);
         let event = match outcome.and_then(|outcome| result_of(&outcome.message)) {
@@ -115,7 +115,11 @@ impl Events {
             Err(problem) => write("error", &json_of(problem.respond().body())),
         };
         self.tally.pass(event.len());
-        self.tally.end(if failed { metrics::Outcome::Error } else { metrics::Outcome::Answer });
+        self.tally.end(if failed {
+            metrics::OperationOutcome::Error
+        } else {
+            metrics::OperationOutcome::Answer
+        });
         event
     }
 }
@@ -145,7 +149,7 @@ impl Body for Events {
     }
 }
 
-/// On one line, however it was written: an event ends at an empty one.
+/// Parses JSON so that it is written on one line: an empty line would end the event.
 fn json_of(bytes: &Bytes) -> Value {
     serde_json::from_slice(bytes).unwrap_or_default()
 }

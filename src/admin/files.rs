@@ -1,4 +1,5 @@
-//! Servers that are defined in files: shown beside the stored ones, and changed in their files alone.
+//! Servers defined in files. They are listed together with the stored ones, and can only be changed in their
+//! files.
 
 use serde_json::{Value, json};
 
@@ -7,24 +8,24 @@ use super::definition::address;
 use super::problem::Problem;
 use super::tag::Tag;
 use super::views::{ServerCondition, ServerVetting};
-use crate::base::ServerName;
-use crate::upstream::{Address, Upstream};
+use crate::upstream::{ServerAddress, Upstream};
+use metamcp_core::base::ServerName;
 
-/// Where a server of a list is defined, and its name: those of files come before those of the store.
+/// A position in the list of servers: servers of files come before those of the store, each sorted by name.
 pub type Place = (Source, String);
 
-/// Who defines a server.
+/// Where a server is defined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Source {
     /// `metamcp.toml` or a file with `mcpServers`.
     File,
-    /// Whoever administers, here or by keyadm.
+    /// The database, written by the control plane or keyadm.
     Store,
 }
 
 impl Admin {
-    /// Those whose names are greater, in the order of their names.
+    /// Returns the servers of files whose names come after `after`, sorted by name.
     pub(super) fn servers_of_files(&self, after: &str) -> Vec<(String, Value)> {
         let standing = self.standing();
         let mut names: Vec<&str> = standing.of_files.iter().map(ServerName::as_str).collect();
@@ -33,7 +34,7 @@ impl Admin {
         names.into_iter().map(|name| (name.to_owned(), self.view_of_file(name))).collect()
     }
 
-    /// One of them, with its ETag.
+    /// Returns a server of a file with its ETag.
     pub(super) fn server_of_file(&self, name: &str) -> Option<(Value, String)> {
         self.is_of_file(name).then(|| {
             let view = self.view_of_file(name);
@@ -42,13 +43,13 @@ impl Admin {
         })
     }
 
-    /// Why what is not in the store cannot be changed there.
+    /// Explains why a server that is not in the store cannot be changed.
     pub(super) fn not_stored(&self, reference: &str) -> Problem {
         if !self.is_of_file(reference) {
             return Problem::not_found("server");
         }
-        let detail = "a file of the gateway's configuration defines this server, not the store: change it there, and have the \
-                      gateway read it again (SIGHUP)";
+        let detail = "this server is defined in a configuration file, not in the store; change it there, and make the gateway \
+                      reload its configuration (SIGHUP)";
         Problem::new(http::StatusCode::CONFLICT, detail)
     }
 
@@ -56,19 +57,19 @@ impl Admin {
         self.standing().of_files.iter().any(|known| known.as_str() == name)
     }
 
-    /// Without anything that may be a secret. Which settings it has, its file says.
+    /// Leaves out settings, and everything that may be secret.
     fn view_of_file(&self, name: &str) -> Value {
         let topology = self.topology();
         let mut view = json!({"name": name, "source": Source::File, "served": false});
         let Some(upstream) = topology.upstreams().find(|upstream| upstream.name().as_str() == name) else {
-            view["reason"] = "it is left out, and /ready says why".into();
+            view["reason"] = "it is not served; see /ready for the reason".into();
             return view;
         };
         view["served"] = true.into();
         let (kind, member, shown) = address_of(upstream);
         view["kind"] = kind.into();
         view[member] = shown.into();
-        view["condition"] = json!(ServerCondition::new(upstream.condition(), true));
+        view["condition"] = json!(ServerCondition::new(upstream.status(), true));
         if let Some(vetting) = ServerVetting::new(self.parts.catalog.vetting().vetted(name)) {
             view["vetting"] = json!(vetting);
         }
@@ -76,13 +77,17 @@ impl Admin {
     }
 }
 
-/// Its kind, and what leads to it, as a stored server has them.
+/// The kind of the server, and the member with its address, as in a stored definition.
 fn address_of(upstream: &Upstream) -> (&'static str, &'static str, String) {
     let address = &upstream.config.address;
     match address {
-        Address::Http(_) | Address::Unix { .. } => ("http", "url", address::shown(address)),
-        // The kind says it already.
-        Address::Sse(url) => ("sse", "url", address::shown(&Address::Http(url.clone()))),
-        Address::Stdio(program) => ("stdio", "command", program.command.clone()),
+        ServerAddress::Http(_) | ServerAddress::Unix { .. } => {
+            ("http", "url", address::format_redacted(address))
+        }
+        // `kind` already says that it is an SSE server.
+        ServerAddress::Sse(url) => {
+            ("sse", "url", address::format_redacted(&ServerAddress::Http(url.clone())))
+        }
+        ServerAddress::Stdio(program) => ("stdio", "command", program.command.clone()),
     }
 }

@@ -1,11 +1,11 @@
-//! The servers of an `mcpServers` file, over HTTP.
+//! Imports an `mcpServers` file over REST.
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use serde_json::json;
 
-use super::definition::import::{Wanted, entries, wanted};
-use super::definition::mcp_json::Entry;
+use super::definition::import::{ImportAction, plan_import, read_entries};
+use super::definition::mcp_json::McpJsonEntry;
 use super::problem::Problem;
 use super::request::{Precondition, Query, ok, text_body};
 use super::servers::{Write, unprocessable};
@@ -19,13 +19,13 @@ impl Admin {
         let flag = |text: &str| text.parse::<bool>().ok();
         let replaces = query.word("replace", flag, "true, false").unwrap_or(false);
         query.finish()?;
-        let entries = entries(text_body(call.headers(), call.body())?).map_err(unprocessable)?;
+        let entries = read_entries(text_body(call.headers(), call.body())?).map_err(unprocessable)?;
         let mut items = Vec::with_capacity(entries.len());
         for entry in entries {
             let name = entry.name.clone();
             match self.import_one(entry, replaces, call).await {
                 Ok(item) => items.push(item),
-                // Those before it are there by now: what became of each is said.
+                // The entries before it are already stored, so their outcome is reported.
                 Err(problem) if !items.is_empty() => items.push(failed(name, problem)),
                 Err(problem) => return Err(problem),
             }
@@ -34,12 +34,19 @@ impl Admin {
         Ok(ok(&json!(ImportReport { items })))
     }
 
-    /// One server; an error only when the others are likely to fail as well.
-    async fn import_one(&self, entry: Entry, replaces: bool, call: &Call<'_>) -> Result<ImportItem, Problem> {
-        let (value, pointer) = match wanted(&entry) {
-            Wanted::Define { value, pointer } => (value, pointer),
-            Wanted::Skip(why) => return Ok(item(entry.name, ImportOutcome::Skip, Some(why.to_owned()))),
-            Wanted::Wrong(errors) => return Ok(failed(entry.name, unprocessable(errors))),
+    /// Imports one server. An error is returned only if the other servers are likely to fail as well.
+    async fn import_one(
+        &self,
+        entry: McpJsonEntry,
+        replaces: bool,
+        call: &Call<'_>,
+    ) -> Result<ImportItem, Problem> {
+        let (value, pointer) = match plan_import(&entry) {
+            ImportAction::Define { value, pointer } => (value, pointer),
+            ImportAction::Skip(why) => {
+                return Ok(item(entry.name, ImportOutcome::Skip, Some(why.to_owned())));
+            }
+            ImportAction::Reject(errors) => return Ok(failed(entry.name, unprocessable(errors))),
         };
         let written = entry.name;
         let name = value["name"].as_str().unwrap_or_default().to_owned();
@@ -52,11 +59,11 @@ impl Admin {
                     Outcome::Keep => ImportOutcome::Keep,
                 };
                 let renamed =
-                    (name != written).then(|| format!("is stored as {name}, which is a server name"));
+                    (name != written).then(|| format!("is stored as {name}, because the written name is not a valid server name"));
                 Ok(ImportItem { id: Some(put.row.id.to_string()), ..item(written, outcome, renamed) })
             }
             Err(problem) if problem.status() == StatusCode::PRECONDITION_FAILED => {
-                let detail = "there is a server of that name; import with ?replace=true to replace it";
+                let detail = "a server of that name exists; import with ?replace=true to replace it";
                 Ok(failed(written, Problem::new(StatusCode::CONFLICT, detail)))
             }
             Err(problem) if problem.status().is_client_error() => {

@@ -1,4 +1,4 @@
-//! The numbers, for Prometheus: what the workers counted, and how the parts are at the moment.
+//! The metrics page for Prometheus: the counters of the workers, and gauges of the other modules.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,42 +13,42 @@ use tokio::task::spawn_blocking;
 use super::Admin;
 use super::problem::Problem;
 use super::routes::{ROUTES, Route};
-use crate::auth::{KeysFrom, Mode};
-use crate::base::unix_s;
+use crate::auth::{AuthMode, KeySource};
 use crate::telemetry::metrics::{
-    Family, Format, LABELS_MAX, Label, Metrics, OTHER, Row, Unit, Value, process, render,
+    ExpositionFormat, LABELS_MAX, LabelId, MetricFamily, MetricSample, MetricUnit, Metrics, OTHER,
+    SampleValue, collect_process_metrics, render,
 };
 use crate::topology::Topology;
 use crate::upstream::stdio::Processes;
-use crate::upstream::{Condition, Upstream};
+use crate::upstream::{Upstream, UpstreamStatus};
+use metamcp_core::base::unix_seconds;
 
-/// Who may look.
+/// Who may read the metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scrapes {
-    /// Nobody, and nothing is counted.
+    /// Nobody; nothing is counted.
     Off,
-    /// Whoever has an administrator's key; everybody where nobody is asked for a key.
+    /// Administrators, or everybody if no key is required.
     Key,
-    /// Everybody who reaches the address.
+    /// Everybody who can connect.
     Open,
 }
 
-/// Who looks, and what this plane counts itself.
+/// Limits for readers of the metrics, and the response counters of the control plane.
 pub struct Desk {
-    /// Places for those who look or wait for it.
+    /// Permits for readers, including those who wait.
     waiting: Semaphore,
-    /// Held by the one who looks: a look is a walk over all that was counted.
+    /// Held while the page is built, because that walks over all counters.
     turn: Mutex<()>,
-    /// Answers by route, those without one at the end, and by the first digit of the status.
+    /// Response counts by route, unknown routes last, and by class of the status code.
     answers: Box<[[AtomicU64; CLASSES.len()]]>,
     /// Seconds since 1970.
     began: u64,
 }
 
-/// Looks that wait for one another: a pair of Prometheus, and some people.
+/// Readers that may wait: a pair of Prometheus servers, and some people.
 const WAITING_MAX: usize = 8;
 
-/// Of a status.
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
 const SERVER: &str = "metamcp_server";
@@ -59,20 +59,20 @@ impl Default for Desk {
             waiting: Semaphore::new(WAITING_MAX),
             turn: Mutex::default(),
             answers: (0..=ROUTES.len()).map(|_| Default::default()).collect(),
-            began: unix_s(),
+            began: unix_seconds(),
         }
     }
 }
 
 impl Desk {
-    /// Counts an answer; `None`: there is no such route.
+    /// Counts a response. `None` stands for an unknown route.
     pub fn note(&self, route: Option<&Route>, status: StatusCode) {
         let at = route.and_then(|route| ROUTES.iter().position(|known| std::ptr::eq(known, route)));
         let class = usize::from(status.as_u16() / 100).clamp(1, CLASSES.len()) - 1;
         self.answers[at.unwrap_or(ROUTES.len())][class].fetch_add(1, Ordering::Relaxed);
     }
 
-    fn family(&self) -> Family {
+    fn family(&self) -> MetricFamily {
         let mut rows = Vec::new();
         for (at, answers) in self.answers.iter().enumerate() {
             let (method, path) = ROUTES.get(at).map_or((OTHER, OTHER), |route| (route.method, route.path));
@@ -80,29 +80,29 @@ impl Desk {
                 let labels = [("http_request_method", method), ("http_route", path), ("status", *class)];
                 let count = count.load(Ordering::Relaxed);
                 if count > 0 {
-                    rows.push(Row::new(labels, Value::Count(count)));
+                    rows.push(MetricSample::new(labels, SampleValue::Count(count)));
                 }
             }
         }
-        let help = "Answers of the control plane, by route and the first digit of the status";
-        Family::counter("metamcp_control_responses", help, Unit::None, rows)
+        let help = "Responses of the control plane, by route and class of the status code";
+        MetricFamily::counter("metamcp_control_responses", help, MetricUnit::None, rows)
     }
 }
 
 impl Admin {
-    /// Whether nobody is asked for a key for the numbers.
+    /// Whether the metrics may be read without a key.
     pub(super) fn shows_metrics_to_all(&self) -> bool {
         let is_open = matches!(self.parts.metrics, Some((_, Scrapes::Open)));
-        is_open || self.parts.auth.mode() == Mode::Open
+        is_open || self.parts.auth.mode() == AuthMode::Open
     }
 
-    /// One look. They wait for one another, and no worker works for them: the text may be some MiB.
+    /// Builds the page, one reader at a time, and on a blocking thread: the text may have several MiB.
     pub(super) async fn metrics(&self, headers: &HeaderMap) -> Result<Response<Bytes>, Problem> {
         let Some((metrics, _)) = &self.parts.metrics else {
-            let detail = "metrics are off here: set telemetry.metrics in metamcp.toml and start again";
+            let detail = "metrics are off; set telemetry.metrics in metamcp.toml and restart the gateway";
             return Err(Problem::new(StatusCode::NOT_FOUND, detail));
         };
-        let busy = || Problem::later("too many look at the metrics at once; try again in a moment");
+        let busy = || Problem::later("too many readers of the metrics; try again in a moment");
         let _place = self.desk.waiting.try_acquire().map_err(|_| busy())?;
         let _turn = self.desk.turn.lock().await;
         let format = wanted(headers);
@@ -112,95 +112,95 @@ impl Admin {
             let mut families = metrics.families(endpoints, servers);
             families.extend(own);
             families.extend(of_servers(&topology, &metrics));
-            families.extend(process());
+            families.extend(collect_process_metrics());
             render(families, format)
         });
-        let failed = || Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written");
+        let failed = || Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "rendering the metrics failed");
         let text = text.await.ok().and_then(Result::ok).ok_or_else(failed)?;
         let mut response = Response::new(Bytes::from(text));
         let content_type = match format {
-            Format::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
-            Format::Plain => "text/plain; version=0.0.4; charset=utf-8",
+            ExpositionFormat::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            ExpositionFormat::Plain => "text/plain; version=0.0.4; charset=utf-8",
         };
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         response.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
         Ok(response)
     }
 
-    /// How the parts are that are here once.
-    fn own_families(&self) -> Vec<Family> {
+    /// Gauges of modules that exist once per gateway.
+    fn own_families(&self) -> Vec<MetricFamily> {
         let parts = &self.parts;
         let health = parts.auth.health();
-        let is_known_since = match (health.keys_from, &health.away) {
-            (KeysFrom::Snapshot { written_at }, _) => Some(written_at),
-            (KeysFrom::Store, away) => away.as_ref().map(|away| away.since),
+        let is_known_since = match (health.key_source, &health.outage) {
+            (KeySource::Snapshot { written_at }, _) => Some(written_at),
+            (KeySource::Store, away) => away.as_ref().map(|away| away.since),
         };
-        let keyring_age = is_known_since.map_or(0, |since| unix_s().saturating_sub(since));
-        let count = |count: usize| one(Value::Level(i64::try_from(count).unwrap_or(i64::MAX)));
-        let seconds = |seconds: u64| one(Value::Level(i64::try_from(seconds).unwrap_or(i64::MAX)));
-        let build = Row::new([("version", env!("CARGO_PKG_VERSION"))], Value::Level(1));
+        let keyring_age = is_known_since.map_or(0, |since| unix_seconds().saturating_sub(since));
+        let count = |count: usize| one(SampleValue::Level(i64::try_from(count).unwrap_or(i64::MAX)));
+        let seconds = |seconds: u64| one(SampleValue::Level(i64::try_from(seconds).unwrap_or(i64::MAX)));
+        let build = MetricSample::new([("version", env!("CARGO_PKG_VERSION"))], SampleValue::Level(1));
         vec![
-            Family::gauge("metamcp_build_info", "Which program this is", vec![build]),
-            Family::gauge(
+            MetricFamily::gauge("metamcp_build_info", "The version of the program", vec![build]),
+            MetricFamily::gauge(
                 "metamcp_sessions",
                 "Legacy sessions held in memory",
                 count(parts.sessions.count()),
             ),
-            Family::gauge(
+            MetricFamily::gauge(
                 "metamcp_servers",
                 "Servers that are served",
                 count(self.topology().upstreams().count()),
             ),
-            Family::gauge(
+            MetricFamily::gauge(
                 "metamcp_fleet_epoch",
-                "The version of servers and endpoints that is served",
+                "The version of the topology that is served",
                 seconds(self.topology().epoch),
             ),
-            Family::gauge(
+            MetricFamily::gauge(
                 "metamcp_store_up",
-                "Whether the store answers",
-                count(usize::from(health.away.is_none())),
+                "Whether the store responds",
+                count(usize::from(health.outage.is_none())),
             ),
-            Family::gauge(
+            MetricFamily::gauge(
                 "metamcp_keyring_age",
-                "How long ago it was certain that the keys are those of the store; 0: they are",
+                "Time since the keys were last known to be those of the store; 0 if they are",
                 seconds(keyring_age),
             )
-            .in_unit(Unit::Seconds),
-            Family::counter(
+            .in_unit(MetricUnit::Seconds),
+            MetricFamily::counter(
                 "metamcp_key_hash_runs",
-                "Times that argon2 ran",
-                Unit::None,
-                one(Value::Count(parts.auth.hash_runs())),
+                "Number of argon2 runs",
+                MetricUnit::None,
+                one(SampleValue::Count(parts.auth.hash_runs())),
             ),
-            Family::gauge(
+            MetricFamily::gauge(
                 "process_start_time",
-                "When it started, in seconds since 1970",
+                "Start time of the process, in seconds since 1970",
                 seconds(self.desk.began),
             )
-            .in_unit(Unit::Seconds),
+            .in_unit(MetricUnit::Seconds),
             self.desk.family(),
             self.catalog_ages(),
         ]
     }
 
-    fn catalog_ages(&self) -> Family {
+    fn catalog_ages(&self) -> MetricFamily {
         let topology = self.topology();
         let row = |(name, upstream): (&str, &Arc<Upstream>)| {
             let age = self.parts.catalog.listed_at(upstream.id)?.elapsed();
-            Some(Row::new([(SERVER, name)], Value::Number(age.as_secs_f64())))
+            Some(MetricSample::new([(SERVER, name)], SampleValue::Number(age.as_secs_f64())))
         };
         let rows = by_name(&topology).into_iter().filter_map(row).collect();
-        Family::gauge("metamcp_catalog_age", "How long ago a server's lists were last fetched", rows)
-            .in_unit(Unit::Seconds)
+        MetricFamily::gauge("metamcp_catalog_age", "Time since the lists of a server were fetched", rows)
+            .in_unit(MetricUnit::Seconds)
     }
 }
 
-fn one(value: Value) -> Vec<Row> {
-    vec![Row::new([], value)]
+fn one(value: SampleValue) -> Vec<MetricSample> {
+    vec![MetricSample::new([], value)]
 }
 
-/// The servers, as many as there are labels for.
+/// The servers, up to the limit of labels.
 fn by_name(topology: &Topology) -> Vec<(&str, &Arc<Upstream>)> {
     let mut servers: Vec<_> =
         topology.upstreams().map(|upstream| (upstream.name().as_str(), upstream)).collect();
@@ -209,69 +209,70 @@ fn by_name(topology: &Topology) -> Vec<(&str, &Arc<Upstream>)> {
     servers
 }
 
-/// How each server is.
-fn of_servers(topology: &Topology, metrics: &Metrics) -> Vec<Family> {
-    let places = topology.table.servers().map(|endpoint| &endpoint.servers[0]);
-    let labels: HashMap<u32, Label> = places.map(|place| (place.upstream, place.label)).collect();
-    let looks: Vec<_> = by_name(topology)
-        .into_iter()
-        .map(|(name, upstream)| (name, upstream, upstream.condition()))
-        .collect();
-    let gauge = |name, help, value: &dyn Fn(&Upstream, &Condition) -> Option<u64>| {
-        let row = |(name, upstream, condition): &(&str, &Arc<Upstream>, Condition)| {
+/// The metrics of each server.
+fn of_servers(topology: &Topology, metrics: &Metrics) -> Vec<MetricFamily> {
+    let places = topology.table.server_endpoints().map(|endpoint| &endpoint.servers[0]);
+    let labels: HashMap<u32, LabelId> = places.map(|place| (place.upstream, place.label)).collect();
+    let looks: Vec<_> =
+        by_name(topology).into_iter().map(|(name, upstream)| (name, upstream, upstream.status())).collect();
+    let gauge = |name, help, value: &dyn Fn(&Upstream, &UpstreamStatus) -> Option<u64>| {
+        let row = |(name, upstream, condition): &(&str, &Arc<Upstream>, UpstreamStatus)| {
             let level = i64::try_from(value(upstream, condition)?).unwrap_or(i64::MAX);
-            Some(Row::new([(SERVER, *name)], Value::Level(level)))
+            Some(MetricSample::new([(SERVER, *name)], SampleValue::Level(level)))
         };
-        Family::gauge(name, help, looks.iter().filter_map(row).collect())
+        MetricFamily::gauge(name, help, looks.iter().filter_map(row).collect())
     };
     let counter = |name, help, value: fn(&Processes) -> u64| {
-        let row = |(name, _, condition): &(&str, &Arc<Upstream>, Condition)| {
-            Some(Row::new([(SERVER, *name)], Value::Count(value(condition.processes.as_ref()?))))
+        let row = |(name, _, condition): &(&str, &Arc<Upstream>, UpstreamStatus)| {
+            Some(MetricSample::new(
+                [(SERVER, *name)],
+                SampleValue::Count(value(condition.processes.as_ref()?)),
+            ))
         };
-        Family::counter(name, help, Unit::None, looks.iter().filter_map(row).collect())
+        MetricFamily::counter(name, help, MetricUnit::None, looks.iter().filter_map(row).collect())
     };
     vec![
-        gauge("metamcp_server_in_flight", "Calls under way at a server", &|upstream, _| {
+        gauge("metamcp_server_in_flight", "Calls in flight to a server", &|upstream, _| {
             Some(upstream.load().0 as u64)
         }),
-        gauge("metamcp_server_in_flight_max", "How many there may be", &|upstream, _| {
+        gauge("metamcp_server_in_flight_max", "Limit of calls in flight to a server", &|upstream, _| {
             Some(upstream.config.in_flight_max as u64)
         }),
-        gauge("metamcp_server_queued", "Calls that wait for their turn at a server", &|upstream, _| {
+        gauge("metamcp_server_queued", "Calls queued for a server", &|upstream, _| {
             Some(upstream.load().1 as u64)
         }),
         gauge(
             "metamcp_server_idle_connections",
-            "Connections to a server that nothing uses",
-            &|upstream, _| Some(metrics.idle(labels.get(&upstream.id.0).copied()?)),
+            "Idle connections to a server",
+            &|upstream, _| Some(metrics.idle_connections(labels.get(&upstream.id.0).copied()?)),
         ),
-        gauge("metamcp_server_left_alone", "Whether a server is left alone for a while", &|_, condition| {
+        gauge("metamcp_server_left_alone", "Whether the circuit breaker of a server is open", &|_, condition| {
             Some(u64::from(condition.left_alone.is_some()))
         }),
         gauge(
             "metamcp_server_failures_in_a_row",
-            "Requests that did not reach a server, without an answer between them",
+            "Consecutive requests that did not reach a server",
             &|_, condition| Some(condition.failures_in_a_row.into()),
         ),
-        gauge("metamcp_server_processes", "Processes of a server that run", &|_, condition| {
+        gauge("metamcp_server_processes", "Running processes of a server", &|_, condition| {
             Some(condition.processes.as_ref()?.running as u64)
         }),
         counter("metamcp_server_process_starts", "Processes started", |processes| processes.started),
         counter(
             "metamcp_server_process_restarts",
-            "Of these, in place of one that had failed",
+            "Processes started to replace a failed one",
             |processes| processes.restarts,
         ),
         counter(
             "metamcp_server_process_failures",
-            "Processes that ended unasked, or did not start",
+            "Processes that exited unexpectedly, or did not start",
             |processes| processes.failed,
         ),
     ]
 }
 
-/// The form that the reader would rather have. Who says nothing gets the older one, which everybody reads.
-fn wanted(headers: &HeaderMap) -> Format {
+/// Negotiates the exposition format. Without a preference it is the older one, which every reader supports.
+fn wanted(headers: &HeaderMap) -> ExpositionFormat {
     let values = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let (mut open, mut plain) = (0.0, 0.0);
     for range in values.flat_map(|value| value.split(',')) {
@@ -284,7 +285,7 @@ fn wanted(headers: &HeaderMap) -> Format {
             _ => {}
         }
     }
-    if open > plain { Format::OpenMetrics } else { Format::Plain }
+    if open > plain { ExpositionFormat::OpenMetrics } else { ExpositionFormat::Plain }
 }
 
 #[cfg(test)]
@@ -292,7 +293,7 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(accept: Option<&'static str>, expected: Format) {
+    fn check(accept: Option<&'static str>, expected: ExpositionFormat) {
         let mut headers = HeaderMap::new();
         headers.extend(accept.map(|accept| (ACCEPT, HeaderValue::from_static(accept))));
         assert_eq!(wanted(&headers), expected, "{accept:?}");
@@ -300,20 +301,23 @@ mod tests {
 
     #[test]
     fn readers_get_the_form_they_ask_for() {
-        check(None, Format::Plain);
-        check(Some("*/*"), Format::Plain);
-        check(Some("text/plain"), Format::Plain);
-        check(Some("application/openmetrics-text"), Format::OpenMetrics);
-        check(Some("application/openmetrics-text;q=0, text/plain"), Format::Plain);
-        check(Some("text/plain;version=0.0.4;q=0.9,application/openmetrics-text;q=0.5"), Format::Plain);
-        // As Prometheus 3 asks.
+        check(None, ExpositionFormat::Plain);
+        check(Some("*/*"), ExpositionFormat::Plain);
+        check(Some("text/plain"), ExpositionFormat::Plain);
+        check(Some("application/openmetrics-text"), ExpositionFormat::OpenMetrics);
+        check(Some("application/openmetrics-text;q=0, text/plain"), ExpositionFormat::Plain);
+        check(
+            Some("text/plain;version=0.0.4;q=0.9,application/openmetrics-text;q=0.5"),
+            ExpositionFormat::Plain,
+        );
+        // The header that Prometheus 3 sends.
         check(
             Some(
                 "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,application/openmetrics-text;\
                   version=0.0.1;q=0.4,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.3,text/plain;version=0.0.4;\
                   q=0.2,*/*;q=0.1",
             ),
-            Format::OpenMetrics,
+            ExpositionFormat::OpenMetrics,
         );
     }
 }

@@ -1,10 +1,10 @@
-//! The control plane over HTTP: health, tokens, and the administration of servers and endpoints.
+//! The control plane over HTTP: health, tokens, metrics, and administration of servers and endpoints.
 //!
-//! Invariants: a path without an entry in [`ROUTES`] does not exist, and an entry without a policy does not compile;
-//! who asks is known before anything else is looked at; no secret comes out again; every change is in the audit log
-//! under the id of the key that made it. What a caller without a credential is told names nothing that is configured.
+//! Invariants: only routes in [`ROUTES`] exist, and each of them has a policy; the caller is authenticated
+//! before anything else is read; no secret is ever returned; every change is in the audit log under the id of
+//! the key that made it; responses to callers without a credential name nothing that is configured.
 //!
-//! Does not know: the data plane. Both meet in snapshots: keys, the topology, the catalog.
+//! Does not know the data plane. The two share snapshots: the keyring, the topology and the catalog.
 
 pub mod definition;
 mod routes;
@@ -45,17 +45,17 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::auth::{Authenticator, Check, Credential, Denied, Identity, Mode};
-use crate::base::{Phase, TakeBody};
+use crate::auth::{AuthDenial, AuthMode, Authenticator, Credential, CredentialCheck, Identity};
 use crate::catalog::{self, Catalog};
 use crate::journal::usage::Counters;
 use crate::limits::{Limits, Permit};
 use crate::session::Sessions;
 use crate::store::{Audit, Role, Store, Uuid};
-use crate::telemetry::metrics::{Metrics, Writer};
+use crate::telemetry::metrics::{Metrics, MetricsWriter};
 use crate::topology::Topology;
 use crate::upstream::TlsRoots;
-use definition::{Rules, Serving};
+use definition::{DefinitionRules, ServingPolicy};
+use metamcp_core::base::{BodyReader, ShutdownPhase};
 use problem::Problem;
 use routes::{Found, Operation, find};
 
@@ -66,101 +66,89 @@ pub use openapi::document;
 pub use routes::{Policy, ROUTES, Route};
 pub use standing::{Stand, Standing};
 
-/// What the control plane is made of.
+/// What the control plane uses of the other modules.
 pub struct Parts {
-    /// Keys and tokens.
     pub auth: Arc<Authenticator>,
-    /// What it writes.
     pub store: Store,
-    /// Lists.
     pub catalog: Arc<Catalog>,
-    /// Their bounds.
     pub catalog_config: catalog::Config,
-    /// Per key.
     pub limits: Arc<Limits>,
-    /// What is served.
     pub topology: watch::Receiver<Arc<Topology>>,
-    /// What became of what is stored.
+    /// Which rows of the store are served.
     pub standing: watch::Receiver<Arc<Standing>>,
-    /// Legacy sessions.
     pub sessions: Arc<Sessions>,
-    /// Where servers are talked to.
+    /// Runs jobs that talk to servers on the main thread.
     pub errands: Errands,
-    /// Whom connections to them trust.
     pub roots: TlsRoots,
-    /// What is done for servers that are defined here, and so what may be.
-    pub serving: Arc<Serving>,
-    /// What the workers count, and who may look at it; `None`: nothing is counted.
+    /// How servers of the store are served, which also limits what may be defined.
+    pub serving: Arc<ServingPolicy>,
+    /// The counters of the workers, and who may read them. `None` if metrics are off.
     pub metrics: Option<(Arc<Metrics>, Scrapes)>,
-    /// How far the gateway is on its way out.
-    pub phase: watch::Receiver<Phase>,
-    /// Moves when keys changed.
+    /// The phase of the shutdown.
+    pub phase: watch::Receiver<ShutdownPhase>,
+    /// Changes whenever keys change.
     pub keys: watch::Receiver<u64>,
 }
 
-/// The control plane.
 pub struct Admin {
     parts: Parts,
-    /// What may be defined.
-    rules: Rules,
-    /// Moves with every change of a server or an endpoint.
+    rules: DefinitionRules,
+    /// A version that increases with every change of a server or an endpoint.
     changes: watch::Sender<u64>,
     document: Bytes,
     desk: metrics::Desk,
 }
 
-/// A request whose head has come.
+/// A request whose head was received.
 pub struct Asked<'a> {
-    /// Its head.
     pub head: Head,
-    /// Takes its body, when that has no more bytes than are said.
-    pub body: TakeBody<'a>,
-    /// Where what is used is counted, when it is.
+    /// Reads the body, up to a limit.
+    pub body: BodyReader<'a>,
+    /// Where usage is counted, if it is.
     pub counters: Option<&'a Counters>,
-    /// How it goes, likewise.
-    pub metrics: Option<&'a Rc<Writer>>,
+    /// Where metrics are counted, if they are.
+    pub metrics: Option<&'a Rc<MetricsWriter>>,
 }
 
-/// The body of an answer.
+/// The body of a response.
 pub enum Body {
-    /// It is here. A key's place is held until it has passed.
+    /// A complete body. The permit is held until it is sent.
     Whole(Bytes, Option<Permit>),
-    /// Events of a call that is under way.
+    /// The events of an in-flight call.
     Events(Pin<Box<Events>>),
 }
 
-/// A request whose caller is known, with its body.
+/// An authenticated request with its body.
 struct Call<'a> {
     head: &'a Head,
     body: Bytes,
     parameters: Vec<String>,
     /// `None` on public routes.
     identity: Option<Identity>,
-    /// The key's place among its requests under way, on routes that call servers on its behalf.
+    /// The key's permit, on routes that call servers on behalf of the key.
     permit: Option<Permit>,
     counters: Option<&'a Counters>,
-    metrics: Option<&'a Rc<Writer>>,
+    metrics: Option<&'a Rc<MetricsWriter>>,
 }
 
 impl Admin {
-    /// From its parts.
     pub fn new(parts: Parts) -> Self {
         let document = Bytes::from(openapi::document().to_string());
-        let rules = Rules::remote(&parts.serving);
+        let rules = DefinitionRules::remote(&parts.serving);
         Self { parts, rules, changes: watch::Sender::new(0), document, desk: metrics::Desk::default() }
     }
 
-    /// What is served now.
     fn topology(&self) -> Arc<Topology> {
         Arc::clone(&self.parts.topology.borrow())
     }
 
-    /// Moves when servers or endpoints were changed here: what is served is then to be built anew from the store.
+    /// Returns a version that increases whenever servers or endpoints change here. The topology must then be
+    /// rebuilt from the store.
     pub fn topology_changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }
 
-    /// Answers every request there is.
+    /// Responds to any request.
     pub async fn answer(&self, asked: Asked<'_>) -> Response<Body> {
         let mut asked_for = None;
         let answered = match find(&asked.head.method, asked.head.uri.path()) {
@@ -180,8 +168,8 @@ impl Admin {
         response
     }
 
-    /// Lets in whom the route's policy lets in, and only then takes the body: nobody without the right to the route has
-    /// a byte of it read, nor one who has as much under way as the key may.
+    /// Authenticates and admits a request as the policy of its route demands, and only then reads the body:
+    /// no body is read for a caller who may not use the route, or whose key has no permit left.
     async fn admit(
         &self,
         route: &Route,
@@ -195,11 +183,11 @@ impl Admin {
             Policy::Client | Policy::Admin => Some(self.identify(&head.headers).await?),
         };
         if identity.as_ref().is_some_and(|identity| !route.policy.admits(identity)) {
-            let detail = "this takes an administrator's key: make one with `keyadm keys create --admin`";
+            let detail = "this requires an administrator's key; create one with `keyadm keys create --admin`";
             return Err(Problem::new(StatusCode::FORBIDDEN, detail));
         }
         let works = identity.as_ref().filter(|_| route.policy == Policy::Client);
-        let permit = works.map(|identity| self.parts.limits.gauge(identity).admit(identity)).transpose()?;
+        let permit = works.map(|identity| self.parts.limits.usage(identity).admit(identity)).transpose()?;
         let body = match route.body_bytes_max {
             0 => Bytes::new(),
             bytes_max => body(bytes_max).await.map_err(|fault| Problem::unread(&fault, bytes_max))?,
@@ -257,46 +245,46 @@ impl Admin {
         Arc::clone(&self.parts.standing.borrow())
     }
 
-    /// Waits until what was changed here so far is served, so that whoever made a server can call it next. Not for
-    /// long: what is shown says whether it is.
+    /// Waits until all changes made here are served, so that a new server can be called with the next
+    /// request. Gives up after a short time; the response says whether the server is served.
     async fn taken_up(&self) {
         let changes = *self.changes.borrow();
         let mut standing = self.parts.standing.clone();
         let is_served = standing.wait_for(|standing| standing.changes >= changes);
-        // An error: the gateway is stopping.
+        // An error means that the gateway is stopping.
         drop(timeout(TAKE_UP_TIMEOUT, is_served).await);
     }
 
-    async fn identify(&self, headers: &HeaderMap) -> Result<Identity, Denied> {
+    async fn identify(&self, headers: &HeaderMap) -> Result<Identity, AuthDenial> {
         match self.known(headers)? {
-            Check::Granted(identity) => Ok(identity),
-            Check::Refused(denied) => Err(denied),
-            Check::Ask => match credential(headers)? {
-                Some(credential) => self.parts.auth.ask(&credential).await,
-                None => Err(Denied::Missing),
+            CredentialCheck::Granted(identity) => Ok(identity),
+            CredentialCheck::Denied(denied) => Err(denied),
+            CredentialCheck::Undecided => match credential(headers)? {
+                Some(credential) => self.parts.auth.authenticate(&credential).await,
+                None => Err(AuthDenial::Missing),
             },
         }
     }
 
-    /// What can be said of a caller at once.
-    fn known(&self, headers: &HeaderMap) -> Result<Check, Denied> {
-        if self.parts.auth.mode() == Mode::Open {
-            return Ok(Check::Granted(self.parts.auth.open_identity()));
+    /// Checks a credential without asking the store.
+    fn known(&self, headers: &HeaderMap) -> Result<CredentialCheck, AuthDenial> {
+        if self.parts.auth.mode() == AuthMode::Open {
+            return Ok(CredentialCheck::Granted(self.parts.auth.anonymous_identity()));
         }
-        Ok(self.parts.auth.check(&credential(headers)?.ok_or(Denied::Missing)?))
+        Ok(self.parts.auth.check(&credential(headers)?.ok_or(AuthDenial::Missing)?))
     }
 
-    async fn verify(&self, credential: &Credential<'_>) -> Result<Identity, Denied> {
+    async fn verify(&self, credential: &Credential<'_>) -> Result<Identity, AuthDenial> {
         match self.parts.auth.check(credential) {
-            Check::Granted(identity) => Ok(identity),
-            Check::Refused(denied) => Err(denied),
-            Check::Ask => self.parts.auth.ask(credential).await,
+            CredentialCheck::Granted(identity) => Ok(identity),
+            CredentialCheck::Denied(denied) => Err(denied),
+            CredentialCheck::Undecided => self.parts.auth.authenticate(credential).await,
         }
     }
 }
 
-/// Says of a row what only the gateway writes: its id and version, when it was made and changed, whether it is served, and
-/// if not, why.
+/// Adds the members that only the gateway writes: id, version, times, whether the row is served and, if not,
+/// why.
 fn show_row(view: &mut Value, standing: &Standing, id: Uuid, [version, created_at, changed_at]: [u64; 3]) {
     view["id"] = id.to_string().into();
     view["version"] = version.into();
@@ -331,12 +319,12 @@ impl Call<'_> {
         self.head.uri.query()
     }
 
-    /// What stands for the route's `{…}`.
+    /// Returns the value of a `{…}` in the path of the route.
     fn parameter(&self, at: usize) -> &str {
         &self.parameters[at]
     }
 
-    /// Who asks. Only for routes that are not public.
+    /// The caller. Only for routes that are not public.
     fn identity(&self) -> &Identity {
         self.identity.as_ref().expect("the route's policy let somebody in")
     }
@@ -345,9 +333,9 @@ impl Call<'_> {
         self.identity().role() == Role::Admin
     }
 
-    /// Whether it sees tools also where no endpoint shows them: an administrator's key that nothing is kept from.
+    /// Whether the caller sees tools that no endpoint shows: an administrator whose key is not confined.
     fn sees_all_tools(&self) -> bool {
-        self.is_admin() && !self.identity().is_confined()
+        self.is_admin() && !self.identity().is_restricted()
     }
 
     fn audit(&self) -> Audit {
@@ -355,7 +343,7 @@ impl Call<'_> {
     }
 }
 
-/// The methods that a path takes, as `Allow` has them; `None` where there is no route.
+/// Returns the methods of a path in the form of `Allow`. `None` if there is no route.
 pub fn methods(path: &str) -> Option<String> {
     match find(&Method::OPTIONS, path) {
         Found::OtherMethods(methods) => Some(methods),
@@ -363,19 +351,19 @@ pub fn methods(path: &str) -> Option<String> {
     }
 }
 
-/// One credential, as the data plane takes it: two of one header are refused, for a proxy in front may have looked at
-/// the other one.
-fn credential(headers: &HeaderMap) -> Result<Option<Credential<'_>>, Denied> {
+/// Returns the credential of a request. Two values of one header are rejected, as on the data plane: a proxy
+/// in front may have checked the other one.
+fn credential(headers: &HeaderMap) -> Result<Option<Credential<'_>>, AuthDenial> {
     let value = |name: &str| {
         let mut values = headers.get_all(name).iter().map(HeaderValue::as_bytes);
         let first = values.next();
-        if values.next().is_some() { Err(Denied::Invalid) } else { Ok(first) }
+        if values.next().is_some() { Err(AuthDenial::Invalid) } else { Ok(first) }
     };
     Credential::from_headers(value("authorization")?, value("x-api-key")?)
 }
 
-/// Whoever changes something waits so long for it to be served; usually it takes milliseconds.
+/// A change is usually served within milliseconds.
 const TAKE_UP_TIMEOUT: Duration = Duration::from_secs(1);
 
 const NOWHERE: &str = "MCP is served at /mcp, /mcp/{endpoint}, /metamcp/{endpoint}/mcp and /servers/{server}/mcp; \
-                       what else there is, at /swagger-ui";
+                       see /swagger-ui for all other routes";

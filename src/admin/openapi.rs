@@ -1,12 +1,13 @@
-//! The OpenAPI 3.1 document: paths from the table of routes, schemas from the types that are read and written.
+//! The OpenAPI 3.1 document. Paths come from the table of routes, schemas from the types that are read and
+//! written.
 
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 use utoipa::openapi::{RefOr, schema::Schema};
 
 use super::definition::{
-    ChangedToolsWord, EndpointDocument, EndpointServerDocument, EraWord, FieldError, PrefixWord, SERVED,
-    ServerDocument, SharingWord, ToolOverrideDocument,
+    ChangedToolsKeyword, EndpointDocument, EndpointServerDocument, EraKeyword, FieldError, PrefixKeyword,
+    SERVED_KINDS, ServerDocument, SharingKeyword, ToolOverrideDocument,
 };
 use super::problem::ProblemDocument;
 use super::routes::{Policy, ROUTES, Route};
@@ -14,7 +15,7 @@ use super::tools::TOOL_NAME_CHARS_MAX;
 use super::views;
 use crate::store::ServerKind;
 
-/// What goes into a route and comes out of it.
+/// The inputs and outputs of a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
     Health,
@@ -46,18 +47,18 @@ pub enum Shape {
     Import,
 }
 
-/// A route's part of the document.
+/// The description of a route in the document.
 #[derive(Default)]
 struct Described {
-    /// Name, schema, what it is.
+    /// Name, schema and description.
     query: Vec<(&'static str, Value, &'static str)>,
-    /// Headers, likewise.
+    /// Name and description.
     headers: Vec<(&'static str, &'static str)>,
-    /// The body's media types, all of one schema.
+    /// Media types and their common schema.
     body: Option<(&'static [&'static str], Value)>,
-    /// Status, what it means, media type with schema, headers.
+    /// Status, description, media type with schema, and headers.
     answers: Vec<Answer>,
-    /// Problems beside those that its policy, path and body bring.
+    /// Error statuses in addition to those that follow from policy, path and body.
     problems: Vec<u16>,
 }
 
@@ -68,12 +69,12 @@ const JSON_ONLY: &[&str] = &[JSON];
 const PATCHES: &[&str] = &["application/merge-patch+json", JSON];
 const IF_MATCH: (&str, &str) = (
     "If-Match",
-    "The ETag that has to be there; without it the last one to write wins. What stands behind the `~` of an ETag is of what the gateway says beside the definition (`served`, `reason`, `condition`), and is not asked for here",
+    "The ETag that the object must have. Without it the last write wins. The part after the `~` covers what the gateway reports (`served`, `reason`, `condition`) and is not compared here",
 );
-const IF_NONE_MATCH: (&str, &str) = ("If-None-Match", "`*`: only if nothing of that name is there");
-const IF_CHANGED: (&str, &str) = ("If-None-Match", "An ETag that is known already");
+const IF_NONE_MATCH: (&str, &str) = ("If-None-Match", "`*`: only if the object does not exist");
+const IF_CHANGED: (&str, &str) = ("If-None-Match", "An ETag that the client already has");
 
-/// The whole document.
+/// Returns the whole document.
 pub fn document() -> Value {
     let mut paths = Map::new();
     for route in ROUTES {
@@ -84,7 +85,7 @@ pub fn document() -> Value {
         "openapi": "3.1.0",
         "info": {
             "title": "metamcp",
-            "description": "Administration of a metamcp gateway, and calls of tools for programs that speak no MCP.",
+            "description": "Administration of a metamcp gateway, and tool calls for programs that do not speak MCP.",
             "license": {"name": "MIT", "identifier": "MIT"},
             "version": env!("CARGO_PKG_VERSION"),
         },
@@ -93,14 +94,14 @@ pub fn document() -> Value {
         "components": {
             "schemas": schemas(),
             "securitySchemes": {
-                "bearer": {"type": "http", "scheme": "bearer", "description": "An API key, or a token made of one"},
+                "bearer": {"type": "http", "scheme": "bearer", "description": "An API key, or a token issued for one"},
                 "api_key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "An API key"},
             },
         },
         "tags": [
-            {"name": "public", "description": "For everybody"},
-            {"name": "client", "description": "With any key, within what the key may do"},
-            {"name": "admin", "description": "With an administrator's key (`keyadm keys create --admin`)"},
+            {"name": "public", "description": "No credential required"},
+            {"name": "client", "description": "Requires a key; limited to the grants of the key"},
+            {"name": "admin", "description": "Requires an administrator's key (`keyadm keys create --admin`)"},
         ],
     })
 }
@@ -111,7 +112,7 @@ fn operation(route: &Route) -> Value {
     for name in route.path.split('/').filter_map(|segment| segment.strip_prefix('{')?.strip_suffix('}')) {
         let (what, max) = match name {
             "server" | "endpoint" => ("Name or UUID", 128),
-            "tool" => ("The server's own name of the tool", TOOL_NAME_CHARS_MAX),
+            "tool" => ("The tool's name at the server", TOOL_NAME_CHARS_MAX),
             _ => ("File name", 128),
         };
         let schema = json!({"type": "string", "minLength": 1, "maxLength": max});
@@ -174,7 +175,7 @@ fn answer(what: &str, content: Option<&(&str, Value)>, headers: &[&str]) -> Valu
     answer
 }
 
-/// What may go wrong, by what a route is.
+/// Returns the error statuses of a route.
 fn problems(route: &Route, described: &Described) -> Vec<u16> {
     let mut problems = described.problems.clone();
     if route.policy != Policy::Public {
@@ -224,7 +225,7 @@ fn page_of(items: &Value) -> Value {
         "required": ["items"],
         "properties": {
             "items": {"type": "array", "items": items},
-            "next_cursor": {"type": "string", "description": "Of the next page, where there is one"},
+            "next_cursor": {"type": "string", "description": "The cursor of the next page, if there is one"},
         },
     })
 }
@@ -234,9 +235,9 @@ fn paging() -> Vec<(&'static str, Value, &'static str)> {
         (
             "limit",
             json!({"type": "integer", "minimum": 1, "maximum": 500, "default": 100}),
-            "Items on one page",
+            "The number of items on a page",
         ),
-        ("cursor", json!({"type": "string"}), "`next_cursor` of the page before"),
+        ("cursor", json!({"type": "string"}), "`next_cursor` of the previous page"),
     ]
 }
 
@@ -247,18 +248,18 @@ fn texts(names: &[(&'static str, &'static str)]) -> Vec<(&'static str, Value, &'
 fn times() -> Vec<(&'static str, Value, &'static str)> {
     let seconds = json!({"type": "integer", "minimum": 0, "maximum": i64::MAX});
     vec![
-        ("from", seconds.clone(), "From this second since 1970 on"),
-        ("until", seconds, "Before this second since 1970"),
+        ("from", seconds.clone(), "At or after this time, in seconds since 1970"),
+        ("until", seconds, "Before this time, in seconds since 1970"),
     ]
 }
 
 fn describe(shape: Shape) -> Described {
     match shape {
-        Shape::Health => one(200, "It lives", JSON, reference("Health")),
+        Shape::Health => one(200, "The process is alive", JSON, reference("Health")),
         Shape::Ready => Described {
             answers: vec![
-                (200, "Requests are welcome", Some((JSON, reference("Ready"))), &[]),
-                (503, "The gateway is on its way out", Some((JSON, reference("Ready"))), &[]),
+                (200, "The gateway accepts requests", Some((JSON, reference("Ready"))), &[]),
+                (503, "The gateway is draining", Some((JSON, reference("Ready"))), &[]),
             ],
             ..Described::default()
         },
@@ -286,15 +287,15 @@ fn describe(shape: Shape) -> Described {
         Shape::EndpointPatch => patch("Endpoint", "EndpointPatch"),
         Shape::Delete => Described {
             headers: vec![IF_MATCH],
-            answers: vec![(204, "It is not there any more", None, &[])],
+            answers: vec![(204, "Deleted", None, &[])],
             problems: vec![409, 412],
             ..Described::default()
         },
         Shape::Test => Described {
             problems: vec![409],
-            ..one(200, "What was found, or why nothing was", JSON, reference("TestResult"))
+            ..one(200, "The result of the test", JSON, reference("TestResult"))
         },
-        Shape::Vetting => one(200, "How its tools are", JSON, reference("ServerVetting")),
+        Shape::Vetting => one(200, "Tools of the server that need attention", JSON, reference("ServerVetting")),
         Shape::Approve => approve(),
         Shape::Tools => Described {
             problems: vec![409],
@@ -302,25 +303,25 @@ fn describe(shape: Shape) -> Described {
         },
         Shape::Execute => execute(),
         Shape::Usage => {
-            let filters = [("key_id", "Of this key"), ("server", "Of this server"), ("tool", "Of this tool")];
+            let filters = [("key_id", "Only this key"), ("server", "Only this server"), ("tool", "Only this tool")];
             list(&reference("Usage"), [times(), texts(&filters)].concat())
         }
         Shape::Audit => {
             let kind = json!({"type": "string", "enum": ["key", "server", "endpoint", "jwt_key"]});
             let filters = [
-                ("actor", "By this actor"),
-                ("action", "As `server.create`"),
-                ("object_id", "Of this object"),
+                ("actor", "Only changes by this actor"),
+                ("action", "Only this action, such as `server.create`"),
+                ("object_id", "Only this object"),
             ];
-            let kind = vec![("object_kind", kind, "Of objects of this kind")];
+            let kind = vec![("object_kind", kind, "Only objects of this kind")];
             list(&reference("AuditEntry"), [times(), texts(&filters), kind].concat())
         }
-        Shape::Sessions => list(&reference("SessionView"), texts(&[("key_id", "Of this key")])),
+        Shape::Sessions => list(&reference("SessionView"), texts(&[("key_id", "Only this key")])),
         Shape::Import => Described {
-            query: vec![("replace", json!({"type": "boolean"}), "Whether to replace servers that are there")],
+            query: vec![("replace", json!({"type": "boolean"}), "Whether to replace existing servers")],
             body: Some((JSON_ONLY, mcp_servers())),
             problems: vec![422],
-            ..one(200, "What became of each", JSON, reference("ImportReport"))
+            ..one(200, "The outcome of each entry", JSON, reference("ImportReport"))
         },
     }
 }
@@ -337,8 +338,8 @@ fn get(schema: &'static str) -> Described {
     Described {
         headers: vec![IF_CHANGED],
         answers: vec![
-            (200, "As it is", Some((JSON, reference(schema))), &["ETag"]),
-            (304, "It is as it is known", None, &["ETag"]),
+            (200, "The current state", Some((JSON, reference(schema))), &["ETag"]),
+            (304, "The client's ETag is current", None, &["ETag"]),
         ],
         ..Described::default()
     }
@@ -347,7 +348,7 @@ fn get(schema: &'static str) -> Described {
 fn create(schema: &'static str, body: &'static str) -> Described {
     Described {
         body: Some((JSON_ONLY, reference(body))),
-        answers: vec![(201, "It is new", Some((JSON, reference(schema))), &["ETag", "Location"])],
+        answers: vec![(201, "Created", Some((JSON, reference(schema))), &["ETag", "Location"])],
         problems: vec![409, 422],
         ..Described::default()
     }
@@ -358,8 +359,8 @@ fn put(schema: &'static str, body: &'static str) -> Described {
         headers: vec![IF_MATCH, IF_NONE_MATCH],
         body: Some((JSON_ONLY, reference(body))),
         answers: vec![
-            (200, "It is there, and was: changed, or so already", Some((JSON, reference(schema))), &["ETag"]),
-            (201, "It is new", Some((JSON, reference(schema))), &["ETag", "Location"]),
+            (200, "Replaced, or already in this state", Some((JSON, reference(schema))), &["ETag"]),
+            (201, "Created", Some((JSON, reference(schema))), &["ETag", "Location"]),
         ],
         problems: vec![409, 412, 422],
         ..Described::default()
@@ -370,7 +371,7 @@ fn patch(schema: &'static str, body: &'static str) -> Described {
     Described {
         headers: vec![IF_MATCH],
         body: Some((PATCHES, reference(body))),
-        answers: vec![(200, "As it is now", Some((JSON, reference(schema))), &["ETag"])],
+        answers: vec![(200, "The new state", Some((JSON, reference(schema))), &["ETag"])],
         problems: vec![409, 412, 422],
         ..Described::default()
     }
@@ -380,7 +381,7 @@ fn approve() -> Described {
     Described {
         body: Some((JSON_ONLY, reference("ApproveTools"))),
         problems: vec![409, 422],
-        ..one(200, "What is approved by it", JSON, reference("ApprovedTools"))
+        ..one(200, "The tools that were approved", JSON, reference("ApprovedTools"))
     }
 }
 
@@ -389,7 +390,7 @@ fn execute() -> Described {
     let events = json!({
         JSON: {"schema": result},
         "text/event-stream": {"schema": {"type": "string", "description":
-            "With `Accept: text/event-stream`: an event `notification` for each thing said on the way as it comes, then one `result`, or one `error` with problem details"}},
+            "With `Accept: text/event-stream`: an event `notification` for each notification of the server, then one `result`, or one `error` with problem details"}},
     });
     Described {
         body: Some((JSON_ONLY, json!({"type": "object", "description": "The tool's arguments"}))),
@@ -407,7 +408,7 @@ fn metrics() -> Described {
     let text = json!({"schema": {"type": "string"}});
     let content = json!({"x-events": {"text/plain": text, "application/openmetrics-text": text}});
     Described {
-        answers: vec![(200, "The numbers", Some(("", content)), &[])],
+        answers: vec![(200, "The metrics", Some(("", content)), &[])],
         problems: vec![404],
         ..Described::default()
     }
@@ -417,7 +418,7 @@ fn mcp_servers() -> Value {
     json!({
         "type": "object",
         "required": ["mcpServers"],
-        "properties": {"mcpServers": {"type": "object", "description": "By name; what is wrong with one is told in the answer"}},
+        "properties": {"mcpServers": {"type": "object", "description": "Servers by name. Errors in an entry are reported in the response"}},
         "example": {"mcpServers": {"notes": {"type": "http", "url": "https://notes.example.com/mcp"}}},
     })
 }
@@ -427,13 +428,13 @@ fn schemas() -> Value {
     add::<FieldError>(&mut schemas);
     add::<ProblemDocument<'_>>(&mut schemas);
     add::<ServerDocument>(&mut schemas);
-    add::<EraWord>(&mut schemas);
-    add::<SharingWord>(&mut schemas);
-    add::<ChangedToolsWord>(&mut schemas);
+    add::<EraKeyword>(&mut schemas);
+    add::<SharingKeyword>(&mut schemas);
+    add::<ChangedToolsKeyword>(&mut schemas);
     add::<EndpointDocument>(&mut schemas);
     add::<EndpointServerDocument>(&mut schemas);
     add::<ToolOverrideDocument>(&mut schemas);
-    add::<PrefixWord>(&mut schemas);
+    add::<PrefixKeyword>(&mut schemas);
     add::<views::Health>(&mut schemas);
     add::<views::Ready>(&mut schemas);
     add::<views::ReadyStore>(&mut schemas);
@@ -474,32 +475,32 @@ fn add<T: ToSchema>(schemas: &mut Map<String, Value>) {
     schemas.insert(T::name().into_owned(), serde_json::to_value(schema).expect("a schema is JSON"));
 }
 
-/// Of the kinds that a definition may have, this version serves some: the others are not in its contract.
+/// Restricts `kind` to the kinds that this version serves, and adds the members that only the gateway writes.
 fn served_only(server: &mut Value) {
-    let served = SERVED.map(ServerKind::as_str);
+    let served = SERVED_KINDS.map(ServerKind::as_str);
     server["properties"]["kind"] = json!({
         "type": "string", "enum": served,
-        "description": "How it is spoken to: by `http`, by the transport of 2024-11-05 (`sse`), or as the program that it is (`stdio`), if the gateway may run it",
+        "description": "The transport: Streamable HTTP (`http`), HTTP+SSE of 2024-11-05 (`sse`), or a child process (`stdio`), if the gateway may run the program. Requests may write `protocol` in place of `kind`, but not both",
     });
     server["properties"]["source"] = json!({
         "type": "string", "enum": ["file", "store"], "readOnly": true,
-        "description": "What defines it. One of a file is changed there (409 here), and has no id, no version and no times",
+        "description": "Where the server is defined. A server of a file has no id, version or times, and cannot be changed here (409)",
     });
     server["properties"]["condition"] =
         json!({"$ref": "#/components/schemas/ServerCondition", "readOnly": true});
     server["properties"]["vetting"] = json!({"$ref": "#/components/schemas/ServerVetting", "readOnly": true});
 }
 
-/// What one of that kind has to say.
+/// The members that are required for a kind.
 fn of_kind(kind: &str, required: &str) -> Value {
     json!({"properties": {"kind": {"const": kind}}, "required": [required]})
 }
 
-/// Whether it is served, and if not, why.
+/// Members that say whether a row is served, and if not, why.
 const STANDING: [(&str, &str); 2] = [("served", "boolean"), ("reason", "string")];
 
-/// From a document to its four forms: what is sent to add one, to put one (the name is in the path), to change one, and
-/// what comes back, with what only the gateway writes. That may be sent back, and is left out.
+/// Derives the schemas of the requests (create, replace without the name, which is in the path, and patch)
+/// and of the response with its read-only members. Read-only members may be sent back, and are ignored.
 fn written(
     schemas: &mut Map<String, Value>,
     name: &str,
@@ -539,14 +540,14 @@ mod tests {
         let read: utoipa::openapi::OpenApi = serde_json::from_value(document.clone()).expect("it is OpenAPI");
         let paths = document["paths"].as_object().expect("there are paths");
         assert_eq!(read.paths.paths.len(), paths.len());
-        // Every reference leads somewhere.
+        // Every reference has a target.
         let text = document.to_string();
         for (at, prefix) in text.match_indices("#/components/schemas/") {
             let name = text[at + prefix.len()..].split('"').next().unwrap_or_default();
-            assert!(document["components"]["schemas"].get(name).is_some(), "{name} is not there");
+            assert!(document["components"]["schemas"].get(name).is_some(), "{name} does not exist");
         }
         for name in document["components"]["schemas"].as_object().expect("there are schemas").keys() {
-            assert!(text.contains(&format!("schemas/{name}\"")), "{name} is used nowhere");
+            assert!(text.contains(&format!("schemas/{name}\"")), "{name} is not used");
         }
     }
 }

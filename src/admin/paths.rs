@@ -1,10 +1,10 @@
-//! Endpoints of a topology, by what the control plane knows of them.
+//! Looks up endpoints of a topology.
 
 use std::sync::Arc;
 
-use crate::route::{Endpoint, Table};
+use crate::route::{Endpoint, RouteTable};
 
-/// The endpoint that is one server by itself.
-pub fn server_alone(table: &Table, name: &str) -> Option<Arc<Endpoint>> {
-    table.find(&format!("/servers/{name}/mcp")).cloned()
+/// Returns the single endpoint of a server.
+pub fn server_alone(table: &RouteTable, name: &str) -> Option<Arc<Endpoint>> {
+    table.find_by_path(&format!("/servers/{name}/mcp")).cloned()
 }

@@ -1,10 +1,10 @@
-//! What stands before the tools of a server belongs to it alone.
+//! Ensures that no two servers use the same tool prefix.
 
 use http::StatusCode;
 use serde_json::json;
 
 use super::Admin;
-use super::definition::{FieldError, Server};
+use super::definition::{FieldError, ServerDefinition};
 use super::problem::Problem;
 use crate::store::ServerRow;
 
@@ -12,12 +12,12 @@ use crate::store::ServerRow;
 type Prefixes<'a> = (&'a str, Option<&'a str>);
 
 impl Admin {
-    /// 409 where tools of two servers would have the same names, for only one of the two would be served. Of one that keeps
-    /// the names that it had nothing is asked. Two that are written at the same moment are not seen here; then what is
-    /// shown says `served: false`.
+    /// Responds with 409 if the tools of two servers would have the same names, as only one of the servers
+    /// would be served. A server that keeps its names is not checked. Of two servers written at the same
+    /// moment, one is reported later with `served: false`.
     pub(super) async fn check_prefixes(
         &self,
-        server: &Server,
+        server: &ServerDefinition,
         before: Option<&ServerRow>,
     ) -> Result<(), Problem> {
         let mine = (server.name().as_str(), server.document.alias.as_deref());
@@ -34,19 +34,19 @@ impl Admin {
     }
 }
 
-/// `None`: it is switched off.
+/// `None` if the server is disabled.
 fn of_row(row: &ServerRow) -> Option<Prefixes<'_>> {
     let is_enabled = row.definition["enabled"] != json!(false);
     is_enabled.then(|| (row.name.as_str(), row.definition["alias"].as_str()))
 }
 
-/// Where a server's prefixes meet those of another, and whose they are. That two of one name are not both stored is the
-/// store's to say, and one of the files wins.
+/// Returns the conflicting field and a description. Two servers of the same name are handled elsewhere: the
+/// store rejects the second, and a server of a file takes precedence over a stored one.
 fn clash<'a>(
     (name, alias): Prefixes<'_>,
     others: impl Iterator<Item = Prefixes<'a>>,
 ) -> Option<(&'static str, String)> {
-    let told = |what: &str, holder: &str| format!("is {what} of server `{holder}`; take another");
+    let told = |what: &str, holder: &str| format!("is {what} of server `{holder}`; choose another");
     for (holder, of_holder) in others {
         if of_holder == Some(name) && holder != name {
             return Some(("/name", told("the alias", holder)));
@@ -68,7 +68,7 @@ mod tests {
     fn check(mine: Prefixes<'_>, expected: Option<(&str, &str)>) {
         let others = [("a", None), ("b", Some("x")), ("c", Some("c"))];
         let found = clash(mine, others.into_iter());
-        let expected = expected.map(|(pointer, whose)| (pointer, format!("is {whose}; take another")));
+        let expected = expected.map(|(pointer, whose)| (pointer, format!("is {whose}; choose another")));
         assert_eq!(found, expected);
     }
 

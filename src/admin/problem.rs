@@ -1,4 +1,4 @@
-//! What goes wrong, as problem details (RFC 9457).
+//! Errors of the control plane as problem details (RFC 9457).
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -7,13 +7,13 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::definition::FieldError;
-use super::definition::import::under;
-use crate::auth::Denied;
-use crate::base::{Fault, Kind};
-use crate::limits::Refused;
+use super::definition::import::prefix_pointers;
+use crate::auth::AuthDenial;
+use crate::limits::AdmissionError;
 use crate::store::StoreError;
+use metamcp_core::base::{Fault, FaultKind};
 
-/// Why a request was not done. The text says what to do, and names nothing that the caller may not know.
+/// Why a request failed. The text says what to do, and names nothing that the caller may not know.
 #[derive(Debug)]
 pub struct Problem {
     status: StatusCode,
@@ -22,7 +22,7 @@ pub struct Problem {
     more: More,
 }
 
-/// What some statuses say in a header of their own.
+/// A header that some problems add to the response.
 #[derive(Debug)]
 enum More {
     Nothing,
@@ -38,71 +38,69 @@ enum More {
 #[derive(Serialize, ToSchema)]
 #[schema(as = Problem)]
 pub struct ProblemDocument<'a> {
-    /// Always `about:blank`: the status says what kind of problem it is.
+    /// Always `about:blank`: the status is the type of the problem.
     #[serde(rename = "type")]
     pub kind: &'a str,
-    /// The status in words.
+    /// The reason phrase of the status.
     pub title: &'a str,
-    /// The HTTP status.
+    /// The HTTP status code.
     pub status: u16,
-    /// What is wrong, and what to do.
+    /// What is wrong, and what to do about it.
     pub detail: &'a str,
-    /// Every field that is wrong.
+    /// Every invalid field.
     #[serde(skip_serializing_if = "<[FieldError]>::is_empty")]
     #[schema(required = false)]
     pub errors: &'a [FieldError],
 }
 
 impl Problem {
-    /// With a text for the caller.
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         Self { status, detail: detail.into(), errors: Vec::new(), more: More::Nothing }
     }
 
-    /// Fields that are wrong: of a body that is JSON, or of the query.
+    /// Invalid fields of a JSON body or of the query.
     pub fn fields(status: StatusCode, errors: Vec<FieldError>) -> Self {
         let count = errors.len();
         let fields = if count == 1 { "field is" } else { "fields are" };
-        Self { errors, ..Self::new(status, format!("{count} {fields} wrong: see `errors`")) }
+        Self { errors, ..Self::new(status, format!("{count} {fields} invalid; see `errors`")) }
     }
 
-    /// There is no such thing, or none that this key may know of.
+    /// The object does not exist, or this key may not know of it.
     pub fn not_found(what: &str) -> Self {
-        Self::new(StatusCode::NOT_FOUND, format!("there is no such {what}"))
+        Self::new(StatusCode::NOT_FOUND, format!("no such {what}"))
     }
 
-    /// The method is not one of those.
+    /// The path has other methods only.
     pub fn wrong_method(allow: &str) -> Self {
-        let detail = format!("this path takes {allow}");
+        let detail = format!("this path supports {allow}");
         Self { more: More::Allow(allow.to_owned()), ..Self::new(StatusCode::METHOD_NOT_ALLOWED, detail) }
     }
 
-    /// It may well work in a moment.
+    /// A temporary condition; the client may retry.
     pub fn later(detail: impl Into<String>) -> Self {
         Self { more: More::RetryAfter(RETRY_AFTER_S), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, detail) }
     }
 
-    /// The key that began it is good for nothing any more.
+    /// The key of an in-flight call is no longer valid.
     pub fn key_over() -> Self {
-        let detail = "the key was switched off or changed, or it has expired; the call may have run";
+        let detail = "the key was revoked or changed, or it has expired; the call may have run";
         Self { more: More::Challenge, ..Self::new(StatusCode::UNAUTHORIZED, detail) }
     }
 
-    /// The body was not taken, of which the route reads so many bytes.
+    /// The body could not be read. `bytes_max` is the limit of the route.
     pub fn unread(fault: &Fault, bytes_max: usize) -> Self {
         let (status, detail) = match fault.kind {
-            Kind::TooLarge => (
+            FaultKind::TooLarge => (
                 StatusCode::PAYLOAD_TOO_LARGE,
-                format!("the body is over the limit of {bytes_max} bytes that this route has"),
+                format!("the body exceeds the limit of {bytes_max} bytes for this route"),
             ),
-            Kind::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, fault.for_client().to_owned()),
-            Kind::Overloaded => return Self::later(fault.for_client()),
+            FaultKind::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, fault.for_client().to_owned()),
+            FaultKind::Overloaded => return Self::later(fault.for_client()),
             _ => (StatusCode::BAD_REQUEST, fault.for_client().to_owned()),
         };
         Self { more: More::Close, ..Self::new(status, detail) }
     }
 
-    /// The answer.
     pub fn respond(&self) -> Response<Bytes> {
         let document = ProblemDocument {
             kind: "about:blank",
@@ -111,7 +109,7 @@ impl Problem {
             detail: &self.detail,
             errors: &self.errors,
         };
-        let body = serde_json::to_vec(&document).expect("texts and numbers are JSON");
+        let body = serde_json::to_vec(&document).expect("strings and numbers serialize to JSON");
         let mut response = Response::new(Bytes::from(body));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
@@ -122,19 +120,18 @@ impl Problem {
         response
     }
 
-    /// Its HTTP status.
     pub fn status(&self) -> StatusCode {
         self.status
     }
 
-    /// The same of a part of what was sent: pointers begin there.
+    /// Prepends `pointer` to the pointers of the fields, for an error in a part of the body.
     #[must_use]
     pub fn under(mut self, pointer: &str) -> Self {
-        self.errors = under(pointer, self.errors);
+        self.errors = prefix_pointers(pointer, self.errors);
         self
     }
 
-    /// What is wrong, for an answer about several things.
+    /// Returns the text and the fields, for a report on several objects.
     pub fn into_parts(self) -> (String, Vec<FieldError>) {
         (self.detail, self.errors)
     }
@@ -152,17 +149,17 @@ impl More {
     }
 }
 
-impl From<Denied> for Problem {
-    fn from(denied: Denied) -> Self {
-        if matches!(denied, Denied::Busy | Denied::Unsigned) {
+impl From<AuthDenial> for Problem {
+    fn from(denied: AuthDenial) -> Self {
+        if matches!(denied, AuthDenial::Busy | AuthDenial::Unsigned) {
             return Self::later(denied.to_string());
         }
         Self { more: More::Challenge, ..Self::new(StatusCode::UNAUTHORIZED, denied.to_string()) }
     }
 }
 
-impl From<Refused> for Problem {
-    fn from(refused: Refused) -> Self {
+impl From<AdmissionError> for Problem {
+    fn from(refused: AdmissionError) -> Self {
         let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, refused.to_string());
         Self { more: More::RetryAfter(PLACE_AFTER_S), ..problem }
     }
@@ -178,33 +175,33 @@ impl From<StoreError> for Problem {
             StoreError::NotFound(what) => Self::not_found(what),
             StoreError::Dangling => Self::new(
                 StatusCode::CONFLICT,
-                "a server it names was taken out in the meantime; read the servers again",
+                "a server that it names was removed in the meantime; read the servers again",
             ),
             StoreError::Invalid(_) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()),
             StoreError::Unsure(_) => {
-                tracing::warn!(%error, "administration may have been done: the store was lost before it said so");
+                tracing::warn!(%error, "the store became unavailable during a write; the outcome is unknown");
                 Self::later(UNSURE)
             }
             _ if error.is_away() => {
-                tracing::warn!(%error, "administration is refused: the store is away");
-                Self::later("the store is not available now; nothing was changed")
+                tracing::warn!(%error, "rejected a change: the store is unavailable");
+                Self::later("the store is unavailable; nothing was changed")
             }
             _ => {
-                tracing::error!(%error, "administration failed in the store");
-                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "the store failed; the gateway's log says why")
+                tracing::error!(%error, "the store failed during a change");
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "the store failed; see the gateway's log")
             }
         }
     }
 }
 
-/// To be looked at, before it is asked for again.
-const UNSURE: &str = "the store was lost when it had been asked to keep this change, so it may have been made or not: read \
-                      what is there (GET) before you send it again";
+/// The caller should check the state before it retries.
+const UNSURE: &str = "the store became unavailable while this change was written, so it may or may not have been made; read \
+                      the current state (GET) before sending it again";
 
-/// A database that restarts is back in a few seconds.
+/// A database that restarts is back within a few seconds.
 const RETRY_AFTER_S: &str = "5";
 
-/// A place among a key's requests may be free in a moment: what the data plane says too.
+/// Another request of the key may complete soon. The same value as on the data plane.
 const PLACE_AFTER_S: &str = "1";
 
 #[cfg(test)]
@@ -220,9 +217,9 @@ mod tests {
     }
 
     #[test]
-    fn what_may_have_been_done_is_not_said_to_be_undone() {
-        check(StoreError::Unavailable("x".into()), 503, "not available", true);
-        check(StoreError::Unsure("x".into()), 503, "may have been made or not: read what is there", false);
+    fn an_unknown_outcome_is_not_reported_as_unchanged() {
+        check(StoreError::Unavailable("x".into()), 503, "is unavailable", true);
+        check(StoreError::Unsure("x".into()), 503, "may or may not have been made; read the current state", false);
         check(StoreError::Conflict, 412, "changed in the meantime", false);
     }
 }

@@ -1,4 +1,4 @@
-//! What happened and what is going on: usage, audit, sessions.
+//! REST handlers that list usage, audit entries and sessions.
 
 use std::sync::Arc;
 
@@ -13,10 +13,10 @@ use super::{Admin, Call};
 use crate::session::Session;
 use crate::store::{AuditFilter, ObjectKind, UsageFilter, UsageKey};
 
-/// An hour, a key, a server, a tool.
+/// Hour, key, server and tool.
 type UsageCursor = (u64, String, String, String);
 
-/// Oldest first; the key tells those of one second apart.
+/// Sorted by creation time, then by key, which distinguishes sessions of the same second.
 type SessionCursor = (u64, String);
 
 impl Admin {
@@ -62,7 +62,7 @@ impl Admin {
         let asked = query.page::<SessionCursor>();
         query.finish()?;
         let sessions = Arc::clone(&self.parts.sessions);
-        // There may be a hundred thousand: not on a worker's thread.
+        // There may be a hundred thousand sessions, so they are not walked on a worker.
         let gather = move || {
             let mut all = sessions.all();
             all.retain(|session| key_id.as_ref().is_none_or(|id| session.seal.key_id.as_str() == id));
@@ -98,6 +98,6 @@ fn session_view(session: &Session) -> SessionView {
         created_at: session.seal.created_s,
         last_used_at: session.last_used_s(),
         has_stream: session.has_stream(),
-        is_quiet: session.is_quiet(),
+        is_idle: session.is_idle(),
     }
 }

@@ -1,4 +1,4 @@
-//! What a request says besides its path: the query, the body, and what is expected to be there.
+//! Reads requests apart from their path: query, body and preconditions.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -10,36 +10,35 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use url::form_urlencoded;
 
-use super::definition::json::{self, Refused};
-use super::definition::{FieldError, below};
+use super::definition::strict_json::{self, StrictJsonError};
+use super::definition::{FieldError, child_pointer};
 use super::problem::Problem;
 use super::tag::Tag;
 use crate::store::{Match, PAGE_ITEMS_MAX};
 
-/// The query of a request, read parameter by parameter.
+/// The query string, read parameter by parameter.
 pub struct Query {
     pairs: Vec<(String, String)>,
     errors: Vec<FieldError>,
 }
 
-/// Where a page begins and how long it is.
+/// The requested page of a list.
 #[derive(Debug)]
 pub struct PageAsked<C> {
-    /// Behind this one.
+    /// The page starts after this position.
     pub after: Option<C>,
-    /// At most.
+    /// The largest number of items.
     pub items: usize,
 }
 
 impl Query {
-    /// Of a URI's query.
     pub fn new(query: Option<&str>) -> Self {
         let pairs = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
         let pairs = pairs.take(PAIRS_MAX + 1).map(|(name, value)| (name.into_owned(), value.into_owned()));
         Self { pairs: pairs.collect(), errors: Vec::new() }
     }
 
-    /// A text.
+    /// Returns the value of a parameter.
     pub fn text(&mut self, name: &str) -> Option<String> {
         let mut found = None;
         let mut twice = false;
@@ -52,15 +51,15 @@ impl Query {
             !is_it
         });
         if twice {
-            self.wrong(name, "is there twice");
+            self.wrong(name, "is a duplicate");
         }
         if found.as_ref().is_some_and(|text| text.contains('\0')) {
-            self.wrong(name, "holds the character NUL");
+            self.wrong(name, "contains a NUL character");
         }
         found
     }
 
-    /// A whole number.
+    /// Returns a whole number.
     pub fn number(&mut self, name: &str) -> Option<u64> {
         let text = self.text(name)?;
         let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
@@ -71,17 +70,17 @@ impl Query {
         number
     }
 
-    /// One of a closed set of words.
+    /// Returns a value that `parse` accepts. `form` lists the accepted values.
     pub fn word<T>(&mut self, name: &str, parse: impl FnOnce(&str) -> Option<T>, form: &str) -> Option<T> {
         let text = self.text(name)?;
         let found = parse(&text);
         if found.is_none() {
-            self.wrong(name, format!("is none of: {form}"));
+            self.wrong(name, format!("is not one of: {form}"));
         }
         found
     }
 
-    /// `limit` and `cursor`.
+    /// Returns the page requested with `limit` and `cursor`.
     pub fn page<C: DeserializeOwned>(&mut self) -> PageAsked<C> {
         let items = self.number("limit").map_or(ITEMS_DEFAULT, |n| usize::try_from(n).unwrap_or(0));
         if !(1..=PAGE_ITEMS_MAX).contains(&items) {
@@ -90,14 +89,14 @@ impl Query {
         let after = self.text("cursor").and_then(|text| {
             let cursor = read_cursor(&text);
             if cursor.is_none() {
-                self.wrong("cursor", "is not one of this list; begin again without it");
+                self.wrong("cursor", "is not a cursor of this list; start again without it");
             }
             cursor
         });
         PageAsked { after, items }
     }
 
-    /// Says what is wrong, unknown parameters among it.
+    /// Returns all errors, including parameters that were not read.
     pub fn finish(mut self) -> Result<(), Problem> {
         for (name, _) in std::mem::take(&mut self.pairs) {
             let name: String = name.chars().take(SHOWN_CHARS_MAX).collect();
@@ -115,23 +114,23 @@ impl Query {
     }
 }
 
-/// The body, when it is JSON and said to be, with no member twice.
+/// Parses the body as JSON without duplicate members. The content type must be JSON.
 pub fn json_body(headers: &HeaderMap, body: &Bytes) -> Result<Value, Problem> {
     check_media(headers)?;
-    json::read(body).map_err(|refused| match refused {
-        Refused::Malformed { line, column } => Problem::new(
+    strict_json::parse(body).map_err(|refused| match refused {
+        StrictJsonError::Malformed { line, column } => Problem::new(
             StatusCode::BAD_REQUEST,
-            format!("the body is not JSON: see line {line}, column {column}"),
+            format!("the body is not valid JSON: line {line}, column {column}"),
         ),
-        Refused::Twice(path) => {
-            let pointer = path.iter().fold(String::new(), |pointer, key| below(&pointer, key));
-            let detail = "is there twice; leave one of them out";
+        StrictJsonError::DuplicateMember(path) => {
+            let pointer = path.iter().fold(String::new(), |pointer, key| child_pointer(&pointer, key));
+            let detail = "is a duplicate; leave one of them out";
             Problem::fields(StatusCode::BAD_REQUEST, vec![FieldError::new(pointer, detail)])
         }
     })
 }
 
-/// The body as text, when it is said to be JSON: for what reads JSON with comments itself.
+/// Returns the body as text. The content type must be JSON; the text may be JSON with comments.
 pub fn text_body<'a>(headers: &HeaderMap, body: &'a Bytes) -> Result<&'a str, Problem> {
     check_media(headers)?;
     std::str::from_utf8(body).map_err(|_| Problem::new(StatusCode::BAD_REQUEST, "the body is not UTF-8"))
@@ -140,9 +139,9 @@ pub fn text_body<'a>(headers: &HeaderMap, body: &'a Bytes) -> Result<&'a str, Pr
 fn check_media(headers: &HeaderMap) -> Result<(), Problem> {
     let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = value.split(';').next().unwrap_or_default().trim();
-    let is_json = ["application/json", "application/merge-patch+json"];
+    let media_types = ["application/json", "application/merge-patch+json"];
     if headers.contains_key(CONTENT_ENCODING)
-        || !is_json.iter().any(|json| essence.eq_ignore_ascii_case(json))
+        || !media_types.iter().any(|media_type| essence.eq_ignore_ascii_case(media_type))
     {
         let detail = "send `Content-Type: application/json`, and the body without a Content-Encoding";
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
@@ -150,21 +149,21 @@ fn check_media(headers: &HeaderMap) -> Result<(), Problem> {
     Ok(())
 }
 
-/// What may be there, for a change to be made.
+/// A condition on the current state of the object that a request changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Precondition<'a> {
-    /// Whatever there is.
+    /// No condition.
     None,
-    /// `If-Match: *`
+    /// `If-Match: *`: the object exists.
     Exists,
-    /// `If-Match`: one of these.
+    /// `If-Match`: the object has one of these ETags.
     OneOf(&'a str),
-    /// `If-None-Match: *`
+    /// `If-None-Match: *`: the object does not exist.
     Absent,
 }
 
 impl<'a> Precondition<'a> {
-    /// Of a changing request.
+    /// Reads the condition from the headers of a request.
     pub fn of(headers: &'a HeaderMap) -> Result<Self, Problem> {
         let single = |name: &HeaderName| -> Result<Option<&'a str>, Problem> {
             let mut values = headers.get_all(name).iter();
@@ -180,12 +179,12 @@ impl<'a> Precondition<'a> {
             (Some(tags), None) if !tags.is_empty() => Ok(Self::OneOf(tags)),
             (None, Some("*")) => Ok(Self::Absent),
             (Some(_), None) => {
-                let detail = "`If-Match` is empty: send the ETag that the object was read with, or `*` for any, or leave it out";
+                let detail = "`If-Match` is empty; send the ETag of the object, or `*` for any, or leave the header out";
                 Err(Problem::new(StatusCode::BAD_REQUEST, detail))
             }
             (None, Some(_)) => {
                 let detail =
-                    "of `If-None-Match` only `*` is understood here: change nothing that is there already";
+                    "`If-None-Match` supports only `*` here: create the object only if it does not exist";
                 Err(Problem::new(StatusCode::BAD_REQUEST, detail))
             }
             _ => Err(Problem::new(
@@ -195,7 +194,8 @@ impl<'a> Precondition<'a> {
         }
     }
 
-    /// Whether what is there (its ETag and its version) is as expected; then, which version a change is made to.
+    /// Checks the condition against the ETag and version of the object. Returns the version that the change
+    /// must apply to.
     pub fn check(self, found: Option<(Tag, u64)>) -> Result<Match, Problem> {
         let holds = match (self, &found) {
             (Self::None, _) | (Self::Exists, Some(_)) | (Self::Absent, None) => true,
@@ -204,33 +204,33 @@ impl<'a> Precondition<'a> {
         };
         if !holds {
             let detail =
-                "it is not what the precondition says: read it again, and apply your change to what is there";
+                "the precondition failed; read the object again and apply the change to its current state";
             return Err(Problem::new(StatusCode::PRECONDITION_FAILED, detail));
         }
         Ok(found.map_or(Match::Any, |(_, version)| Match::Version(version)))
     }
 }
 
-/// 200 and JSON.
+/// Responds with 200 and JSON.
 pub fn ok(value: &Value) -> Response<Bytes> {
     respond(StatusCode::OK, value)
 }
 
-/// JSON.
+/// Responds with JSON.
 pub fn respond(status: StatusCode, value: &Value) -> Response<Bytes> {
     let mut response = json_bytes(Bytes::from(value.to_string()));
     *response.status_mut() = status;
     response
 }
 
-/// 200 and JSON that is written already.
+/// Responds with 200 and serialized JSON.
 pub fn json_bytes(bytes: Bytes) -> Response<Bytes> {
     let mut response = Response::new(bytes);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 
-/// JSON, with the ETag it has.
+/// Responds with JSON and an ETag.
 pub fn tagged(status: StatusCode, value: &Value, tag: &str) -> Response<Bytes> {
     let mut response = respond(status, value);
     if let Ok(tag) = HeaderValue::from_str(tag) {
@@ -239,7 +239,7 @@ pub fn tagged(status: StatusCode, value: &Value, tag: &str) -> Response<Bytes> {
     response
 }
 
-/// A reader's answer: 304 when it has that already.
+/// Responds to a read: with 304 if the client already has this ETag.
 pub fn unless_known(headers: &HeaderMap, value: &Value, tag: &str) -> Response<Bytes> {
     let known = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
     let is_known = |tags: &str| {
@@ -254,7 +254,7 @@ pub fn unless_known(headers: &HeaderMap, value: &Value, tag: &str) -> Response<B
     tagged(StatusCode::OK, value, tag)
 }
 
-/// One page of a list.
+/// Responds with one page of a list.
 pub fn page<C: Serialize>(items: Vec<Value>, next: Option<&C>) -> Response<Bytes> {
     let mut value = json!({});
     value["items"] = items.into();
@@ -265,29 +265,29 @@ pub fn page<C: Serialize>(items: Vec<Value>, next: Option<&C>) -> Response<Bytes
 }
 
 fn write_cursor<C: Serialize>(cursor: &C) -> String {
-    URL_SAFE_NO_PAD.encode(serde_json::to_vec(cursor).expect("a cursor is texts and numbers"))
+    URL_SAFE_NO_PAD.encode(serde_json::to_vec(cursor).expect("strings and numbers serialize to JSON"))
 }
 
 fn read_cursor<C: DeserializeOwned>(text: &str) -> Option<C> {
     let bytes = URL_SAFE_NO_PAD.decode(text).ok().filter(|_| text.len() <= CURSOR_BYTES_MAX)?;
-    // PostgreSQL has no text with a NUL in it.
+    // PostgreSQL cannot store a NUL in a text.
     let is_plain = !String::from_utf8_lossy(&bytes).contains("\\u0000");
     serde_json::from_slice(&bytes).ok().filter(|_| is_plain)
 }
 
-/// One page, when nobody says how long.
+/// The default size of a page.
 const ITEMS_DEFAULT: usize = 100;
 
 /// Parameters of one request; no route has ten.
 const PAIRS_MAX: usize = 32;
 
-/// Of a parameter's name in an error.
+/// Keeps the names of parameters in errors short.
 const SHOWN_CHARS_MAX: usize = 64;
 
-/// The largest number that a column holds.
+/// The largest number that a column can hold.
 const NUMBER_MAX: u64 = i64::MAX as u64;
 
-/// Four names and a number, with room.
+/// Enough for four names and a number.
 const CURSOR_BYTES_MAX: usize = 2048;
 
 #[cfg(test)]
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn queries_are_read_whole() {
+    fn every_query_error_is_reported() {
         check("", &[]);
         check("name=a%20b&from=5&limit=500", &[]);
         check(&format!("cursor={}", write_cursor(&"x")), &[]);
@@ -346,8 +346,8 @@ mod tests {
         let (this, later, other) = (row(1, 3), row(1, 4), row(2, 3));
         let there = Some(&this);
         let tag = Tag::of_server(&this).with(&json!({"served": true}));
-        let before = Tag::of_server(&this).with(&json!({"served": false, "reason": "not taken up yet"}));
-        // Who reads is told of it; who writes answers for what is written.
+        let before = Tag::of_server(&this).with(&json!({"served": false, "reason": "not served yet"}));
+        // The ETag that readers see changes; the part that writers compare does not.
         assert_ne!(tag, before);
         precondition(&[(IF_MATCH, &before)], there, true);
         precondition(&[], None, true);

@@ -1,41 +1,38 @@
-//! Every route there is, each with who may use it. The dispatch, the OpenAPI document and the table in
-//! `docs/SECURITY.md` are this table.
+//! The table of all routes with their policies. Dispatch, the OpenAPI document and the table in
+//! `docs/SECURITY.md` are derived from it.
 
 use http::Method;
 
 use super::openapi::Shape;
 
-/// One method on one path.
+/// One method of one path.
 #[derive(Debug)]
 pub struct Route {
-    /// As HTTP writes it.
     pub method: &'static str,
     /// `{…}` stands for one segment.
     pub path: &'static str,
-    /// Who may use it. There is no route without one.
+    /// Who may use the route. Required, so that no route is open by accident.
     pub policy: Policy,
-    /// What it does.
     pub operation: Operation,
-    /// In a few words.
+    /// One line for the documentation.
     pub summary: &'static str,
-    /// Its largest body; 0: it takes none.
+    /// The largest body; 0 if the route takes none.
     pub body_bytes_max: usize,
-    /// What goes in and comes out.
+    /// The inputs and outputs, for the documentation.
     pub shape: Shape,
 }
 
-/// Who may use a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Policy {
     /// Everybody.
     Public,
-    /// Whoever has a key, within what the key may do.
+    /// Callers with a key, within the grants of the key.
     Client,
-    /// Whoever has an administrator's key.
+    /// Callers with an administrator's key.
     Admin,
 }
 
-/// What a route does.
+/// The handler of a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
     Health,
@@ -68,19 +65,19 @@ pub enum Operation {
     ImportServers,
 }
 
-/// What a path and a method lead to.
+/// The result of looking up a request.
 #[derive(Debug)]
 pub enum Found {
-    /// A route, with what stands for its `{…}`, percent-decoded.
+    /// The route, with the percent-decoded values of its `{…}` segments.
     Route(&'static Route, Vec<String>),
-    /// The path is there, with these methods.
+    /// The path exists, with these methods.
     OtherMethods(String),
-    /// Nothing.
+    /// The path does not exist.
     Nothing,
 }
 
 impl Policy {
-    /// As the documents write it.
+    /// Returns the name used in the documentation.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Public => "public",
@@ -90,7 +87,7 @@ impl Policy {
     }
 }
 
-/// Looks a request up. HEAD goes wherever GET does.
+/// Looks up a request. HEAD uses the route of GET.
 pub fn find(method: &Method, path: &str) -> Found {
     let wanted = if method == Method::HEAD { "GET" } else { method.as_str() };
     let mut methods: Vec<&str> = Vec::new();
@@ -107,7 +104,8 @@ pub fn find(method: &Method, path: &str) -> Found {
     if methods.is_empty() { Found::Nothing } else { Found::OtherMethods(methods.join(", ")) }
 }
 
-/// The segments that stand for `{…}`, when the path is of the pattern. An empty one, or one that is no text, is none.
+/// Matches a path against a pattern, and returns the values of the `{…}` segments. An empty or invalid
+/// segment does not match.
 fn matches(pattern: &str, path: &str) -> Option<Vec<String>> {
     if path.len() > PATH_BYTES_MAX {
         return None;
@@ -124,7 +122,7 @@ fn matches(pattern: &str, path: &str) -> Option<Vec<String>> {
     }
 }
 
-/// Percent-decoded; `None` for what is empty, malformed, or not UTF-8.
+/// Percent-decodes a segment. `None` if it is empty, malformed, or not UTF-8.
 fn decode(segment: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(segment.len());
     let mut rest = segment.as_bytes();
@@ -142,19 +140,19 @@ fn decode(segment: &str) -> Option<String> {
     String::from_utf8(bytes).ok().filter(|text| !text.is_empty() && !text.contains('\0'))
 }
 
-/// A name has 128 bytes at most, thrice that when escaped; longer paths lead nowhere.
+/// A name has at most 128 bytes, three times as many when escaped. Longer paths match no route.
 const PATH_BYTES_MAX: usize = 1024;
 
-/// A key in JSON has some 90 bytes.
+/// A key in JSON has about 90 bytes.
 const TOKEN_BYTES_MAX: usize = 4 << 10;
 
-/// 64 headers of 8 KiB, and the rest of a definition; an endpoint with a thousand long descriptions is not one.
+/// Enough for 64 headers of 8 KiB and the rest of a definition.
 const DEFINITION_BYTES_MAX: usize = 1 << 20;
 
-/// A thousand servers, some KiB each.
+/// A thousand servers with some KiB each.
 const IMPORT_BYTES_MAX: usize = 4 << 20;
 
-/// As large as a message to `/mcp` may be where nothing is configured.
+/// The default limit of a message to `/mcp`.
 const ARGUMENTS_BYTES_MAX: usize = 4 << 20;
 
 const fn route(
@@ -172,37 +170,36 @@ const fn route(
 use Operation as O;
 use Policy::{Admin, Client, Public};
 
-/// All of them.
 #[rustfmt::skip] // a table reads better as one
 pub static ROUTES: &[Route] = &[
-    route("GET", "/health", Public, O::Health, 0, Shape::Health, "Whether the process lives"),
-    route("GET", "/ready", Public, O::Ready, 0, Shape::Ready, "Whether requests are welcome; with a key, also what is behind"),
-    route("GET", "/metrics", Admin, O::Metrics, 0, Shape::Metrics, "Counters, histograms and gauges, for Prometheus; who may look says `telemetry.metrics`"),
+    route("GET", "/health", Public, O::Health, 0, Shape::Health, "Liveness of the process"),
+    route("GET", "/ready", Public, O::Ready, 0, Shape::Ready, "Readiness of the gateway; with a key, also the state of its servers"),
+    route("GET", "/metrics", Admin, O::Metrics, 0, Shape::Metrics, "Metrics for Prometheus; `telemetry.metrics` controls who may read them"),
     route("GET", "/api-docs/openapi.json", Public, O::OpenApi, 0, Shape::Document, "This document"),
-    route("GET", "/swagger-ui", Public, O::SwaggerPage, 0, Shape::Page, "This document, to be read and tried"),
-    route("GET", "/swagger-ui/{asset}", Public, O::SwaggerAsset, 0, Shape::Asset, "A part of that page"),
-    route("POST", "/api/v1/auth/token", Public, O::CreateToken, TOKEN_BYTES_MAX, Shape::Token, "A short-lived token for an API key"),
-    route("GET", "/api/v1/mcp/servers", Admin, O::ListServers, 0, Shape::ServerList, "All servers: those of files, then those of the store, by name"),
+    route("GET", "/swagger-ui", Public, O::SwaggerPage, 0, Shape::Page, "Swagger UI for this document"),
+    route("GET", "/swagger-ui/{asset}", Public, O::SwaggerAsset, 0, Shape::Asset, "A file of Swagger UI"),
+    route("POST", "/api/v1/auth/token", Public, O::CreateToken, TOKEN_BYTES_MAX, Shape::Token, "Exchange an API key for a short-lived token"),
+    route("GET", "/api/v1/mcp/servers", Admin, O::ListServers, 0, Shape::ServerList, "List all servers: those of files, then those of the store, by name"),
     route("POST", "/api/v1/mcp/servers", Admin, O::CreateServer, DEFINITION_BYTES_MAX, Shape::ServerCreate, "Add a server"),
-    route("GET", "/api/v1/mcp/servers/{server}", Admin, O::GetServer, 0, Shape::ServerGet, "One server"),
-    route("PUT", "/api/v1/mcp/servers/{server}", Admin, O::PutServer, DEFINITION_BYTES_MAX, Shape::ServerPut, "See to it that a server is so; the same twice changes nothing"),
-    route("PATCH", "/api/v1/mcp/servers/{server}", Admin, O::PatchServer, DEFINITION_BYTES_MAX, Shape::ServerPatch, "Change some of a server (JSON merge patch)"),
-    route("DELETE", "/api/v1/mcp/servers/{server}", Admin, O::DeleteServer, 0, Shape::Delete, "Take a server out, also of every endpoint"),
-    route("POST", "/api/v1/mcp/servers/{server}/test", Admin, O::TestServer, 0, Shape::Test, "Connect to a stored server and list what it has"),
-    route("GET", "/api/v1/mcp/servers/{server}/vetting", Admin, O::GetVetting, 0, Shape::Vetting, "Which tools of a server wait to be approved, and which hold what nobody sees"),
-    route("POST", "/api/v1/mcp/servers/{server}/approve", Admin, O::ApproveTools, DEFINITION_BYTES_MAX, Shape::Approve, "Approve tools that changed"),
-    route("GET", "/api/v1/mcp/servers/{server}/tools", Client, O::ListTools, 0, Shape::Tools, "The tools of a served server that the key may call"),
-    route("POST", "/api/v1/mcp/servers/{server}/tools/{tool}/execute", Client, O::ExecuteTool, ARGUMENTS_BYTES_MAX, Shape::Execute, "Call a tool: its arguments in, its result out"),
-    route("GET", "/api/v1/mcp/endpoints", Admin, O::ListEndpoints, 0, Shape::EndpointList, "All stored endpoints, by name"),
+    route("GET", "/api/v1/mcp/servers/{server}", Admin, O::GetServer, 0, Shape::ServerGet, "Get a server"),
+    route("PUT", "/api/v1/mcp/servers/{server}", Admin, O::PutServer, DEFINITION_BYTES_MAX, Shape::ServerPut, "Create or replace a server; idempotent"),
+    route("PATCH", "/api/v1/mcp/servers/{server}", Admin, O::PatchServer, DEFINITION_BYTES_MAX, Shape::ServerPatch, "Change members of a server (JSON merge patch)"),
+    route("DELETE", "/api/v1/mcp/servers/{server}", Admin, O::DeleteServer, 0, Shape::Delete, "Delete a server, and remove it from every endpoint"),
+    route("POST", "/api/v1/mcp/servers/{server}/test", Admin, O::TestServer, 0, Shape::Test, "Connect to a stored server and count what it offers"),
+    route("GET", "/api/v1/mcp/servers/{server}/vetting", Admin, O::GetVetting, 0, Shape::Vetting, "List tools of a server that wait for approval, or that contain invisible characters"),
+    route("POST", "/api/v1/mcp/servers/{server}/approve", Admin, O::ApproveTools, DEFINITION_BYTES_MAX, Shape::Approve, "Approve changed tools"),
+    route("GET", "/api/v1/mcp/servers/{server}/tools", Client, O::ListTools, 0, Shape::Tools, "List the tools of a server that the key may call"),
+    route("POST", "/api/v1/mcp/servers/{server}/tools/{tool}/execute", Client, O::ExecuteTool, ARGUMENTS_BYTES_MAX, Shape::Execute, "Call a tool with the arguments in the body"),
+    route("GET", "/api/v1/mcp/endpoints", Admin, O::ListEndpoints, 0, Shape::EndpointList, "List the stored endpoints, by name"),
     route("POST", "/api/v1/mcp/endpoints", Admin, O::CreateEndpoint, DEFINITION_BYTES_MAX, Shape::EndpointCreate, "Add an endpoint"),
-    route("GET", "/api/v1/mcp/endpoints/{endpoint}", Admin, O::GetEndpoint, 0, Shape::EndpointGet, "One endpoint"),
-    route("PUT", "/api/v1/mcp/endpoints/{endpoint}", Admin, O::PutEndpoint, DEFINITION_BYTES_MAX, Shape::EndpointPut, "See to it that an endpoint is so; the same twice changes nothing"),
-    route("PATCH", "/api/v1/mcp/endpoints/{endpoint}", Admin, O::PatchEndpoint, DEFINITION_BYTES_MAX, Shape::EndpointPatch, "Change some of an endpoint (JSON merge patch)"),
-    route("DELETE", "/api/v1/mcp/endpoints/{endpoint}", Admin, O::DeleteEndpoint, 0, Shape::Delete, "Take an endpoint out"),
-    route("GET", "/api/v1/usage", Admin, O::ListUsage, 0, Shape::Usage, "Counters by hour, key, server and tool"),
-    route("GET", "/api/v1/audit", Admin, O::ListAudit, 0, Shape::Audit, "Administrative changes, newest first"),
-    route("GET", "/api/v1/sessions", Admin, O::ListSessions, 0, Shape::Sessions, "Sessions that this process holds, oldest first"),
-    route("POST", "/api/v1/import", Admin, O::ImportServers, IMPORT_BYTES_MAX, Shape::Import, "Add the servers of an `mcpServers` file; a mistake in one does not stop the others"),
+    route("GET", "/api/v1/mcp/endpoints/{endpoint}", Admin, O::GetEndpoint, 0, Shape::EndpointGet, "Get an endpoint"),
+    route("PUT", "/api/v1/mcp/endpoints/{endpoint}", Admin, O::PutEndpoint, DEFINITION_BYTES_MAX, Shape::EndpointPut, "Create or replace an endpoint; idempotent"),
+    route("PATCH", "/api/v1/mcp/endpoints/{endpoint}", Admin, O::PatchEndpoint, DEFINITION_BYTES_MAX, Shape::EndpointPatch, "Change members of an endpoint (JSON merge patch)"),
+    route("DELETE", "/api/v1/mcp/endpoints/{endpoint}", Admin, O::DeleteEndpoint, 0, Shape::Delete, "Delete an endpoint"),
+    route("GET", "/api/v1/usage", Admin, O::ListUsage, 0, Shape::Usage, "List usage by hour, key, server and tool"),
+    route("GET", "/api/v1/audit", Admin, O::ListAudit, 0, Shape::Audit, "List administrative changes, newest first"),
+    route("GET", "/api/v1/sessions", Admin, O::ListSessions, 0, Shape::Sessions, "List sessions of this process, oldest first"),
+    route("POST", "/api/v1/import", Admin, O::ImportServers, IMPORT_BYTES_MAX, Shape::Import, "Import the servers of an `mcpServers` file; errors in an entry do not affect the others"),
 ];
 
 #[cfg(test)]
@@ -220,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn finds() {
+    fn finds_routes() {
         check("GET", "/health", "Health");
         check("HEAD", "/health", "Health");
         check("POST", "/health", "GET, HEAD");
@@ -231,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn never_something_else() {
+    fn finds_nothing_for_similar_paths() {
         for path in [
             "/",
             "",
@@ -257,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn no_route_is_there_twice() {
+    fn routes_are_unique() {
         for (at, route) in ROUTES.iter().enumerate() {
             let twin =
                 ROUTES[..at].iter().any(|other| (other.method, other.path) == (route.method, route.path));

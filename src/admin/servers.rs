@@ -1,12 +1,12 @@
-//! Stored servers over HTTP.
+//! REST handlers for stored servers.
 
 use bytes::Bytes;
 use http::header::LOCATION;
 use http::{HeaderValue, Response, StatusCode};
 use serde_json::{Value, json};
 
-use super::definition::import::upsert;
-use super::definition::{FieldError, Server, Unreadable, merge_patch, server_document};
+use super::definition::import::overlay_definition;
+use super::definition::{FieldError, KIND_ALIAS, ServerDefinition, StoredServerError, merge_patch, server_document};
 use super::files::{Place, Source};
 use super::problem::Problem;
 use super::request::{Precondition, Query, json_body, ok, page, tagged, unless_known};
@@ -15,32 +15,31 @@ use super::views::{ServerCondition, ServerVetting};
 use super::{Admin, Call, show_row};
 use crate::store::{Outcome, Put, ServerRow, StoreError, Uuid, new_id};
 
-/// A change that meets another one is made again to what is there then. Whoever loses that often is refused.
+/// Attempts to apply a change when others write at the same time.
 pub const TRIES: usize = 5;
 
-/// How a definition comes to what is stored.
+/// How a request changes a stored definition.
 #[derive(Clone, Copy)]
 pub enum Write<'a> {
-    /// It is the whole of it.
+    /// Replaces the definition.
     Whole(&'a Value),
-    /// Merged into what is there, which has to be there (RFC 7396).
+    /// Applies a merge patch (RFC 7396) to an existing definition.
     Patch(&'a Value),
-    /// Its members take the place of those that are there; or else it is the whole.
+    /// Replaces single members of an existing definition, or creates a new one.
     Upsert(&'a Value),
 }
 
-/// A stored server, to be written.
+/// A stored server that is about to be changed.
 enum Found<'a> {
-    /// It can be used.
-    Whole(Box<Server>),
-    /// This version cannot read it.
+    Whole(Box<ServerDefinition>),
+    /// This version cannot read the definition.
     Invalid,
-    /// It was altered; this takes its place.
+    /// The row was altered. This definition replaces all of it.
     Closed(&'a Value),
 }
 
 impl Found<'_> {
-    fn server(self) -> Option<Server> {
+    fn server(self) -> Option<ServerDefinition> {
         match self {
             Self::Whole(server) => Some(*server),
             Self::Invalid | Self::Closed(_) => None,
@@ -70,7 +69,7 @@ impl Admin {
             }
         };
         if items.len() == asked.items {
-            // No name is empty: all of the store are behind it.
+            // No name is empty, so this cursor is before all servers of the store.
             return Ok(page(items, Some(&(Source::Store, String::new()))));
         }
         let found = self.parts.store.server_page(after, asked.items - items.len()).await?;
@@ -90,7 +89,7 @@ impl Admin {
 
     pub(super) async fn create_server(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
         let value = json_body(call.headers(), call.body())?;
-        let server = Server::read(&value, None, &self.rules).map_err(unprocessable)?;
+        let server = ServerDefinition::read(&value, None, &self.rules).map_err(unprocessable)?;
         self.check_prefixes(&server, None).await?;
         let row = self.insert_server(&server, call).await.map_err(|error| match error {
             StoreError::Exists { .. } => taken("server", "PUT"),
@@ -119,6 +118,7 @@ impl Admin {
         let mut patch = json_body(call.headers(), call.body())?;
         check_patch(&patch)?;
         lower_header_names(&mut patch);
+        rename_kind_alias(&mut patch);
         let precondition = Precondition::of(call.headers())?;
         let put = self.write_server(call.parameter(0), Write::Patch(&patch), precondition, call).await?;
         self.taken_up().await;
@@ -144,7 +144,7 @@ impl Admin {
         Err(StoreError::Conflict.into())
     }
 
-    /// Writes until nobody else has written in between, or the precondition does not hold.
+    /// Writes until no other writer interferes, or the precondition fails.
     pub(super) async fn write_server(
         &self,
         reference: &str,
@@ -167,21 +167,22 @@ impl Admin {
                     Found::Invalid | Found::Whole(_) => write.merged(server_document(&row)),
                 };
                 let before = before.server();
-                let server = Server::read(&value, before.as_ref(), &self.rules).map_err(unprocessable)?;
+                let server =
+                    ServerDefinition::read(&value, before.as_ref(), &self.rules).map_err(unprocessable)?;
                 self.check_prefixes(&server, Some(&row)).await?;
-                store.replace_server(row.id, expect, server.spec(), call.audit()).await.map(|new| {
+                store.replace_server(row.id, expect, server.to_spec(), call.audit()).await.map(|new| {
                     let outcome = if new.version == row.version { Outcome::Keep } else { Outcome::Replace };
                     Put { outcome, row: new }
                 })
             } else {
                 let value = write.whole().ok_or_else(|| Problem::not_found("server"))?;
-                let server = Server::read(value, None, &self.rules).map_err(unprocessable)?;
+                let server = ServerDefinition::read(value, None, &self.rules).map_err(unprocessable)?;
                 check_makeable(reference, "server")?;
                 self.check_prefixes(&server, None).await?;
                 self.insert_server(&server, call).await.map(|row| Put { outcome: Outcome::Create, row })
             };
             match written {
-                // Another one was faster. It is looked at again, unless that is what was not to happen.
+                // Another writer was faster. Retries, unless the precondition excludes that.
                 Err(StoreError::Conflict) if precondition == Precondition::None => {}
                 Err(StoreError::Exists { .. }) if was_there => return Err(taken("server", "another name")),
                 Err(StoreError::Exists { .. }) => {}
@@ -197,21 +198,25 @@ impl Admin {
         Err(StoreError::Conflict.into())
     }
 
-    async fn insert_server(&self, server: &Server, call: &Call<'_>) -> Result<ServerRow, StoreError> {
-        let row = self.parts.store.insert_server(new_id(), server.spec(), call.audit()).await?;
+    async fn insert_server(
+        &self,
+        server: &ServerDefinition,
+        call: &Call<'_>,
+    ) -> Result<ServerRow, StoreError> {
+        let row = self.parts.store.insert_server(new_id(), server.to_spec(), call.audit()).await?;
         self.note_change();
         Ok(row)
     }
 
-    /// What is stored. Of what was altered nothing is built on: only the whole of it, written anew, takes its place.
+    /// Opens a stored server. An altered row is never merged with: only a complete definition may replace it.
     fn open<'a>(&self, row: &ServerRow, write: Write<'a>) -> Result<Found<'a>, StoreError> {
-        match Server::from_row(row, self.parts.auth.sealer()) {
+        match ServerDefinition::from_row(row, self.parts.auth.sealer()) {
             Ok(server) => Ok(Found::Whole(Box::new(server))),
             Err(error) => {
-                tracing::warn!(%error, "a stored server is written anew");
+                tracing::warn!(%error, "replacing a stored server that cannot be read");
                 match error {
-                    Unreadable::Invalid(..) => Ok(Found::Invalid),
-                    Unreadable::Closed(_) => {
+                    StoredServerError::Invalid(..) => Ok(Found::Invalid),
+                    StoredServerError::Unsealable(_) => {
                         write.whole().map(Found::Closed).ok_or(StoreError::Closed("server"))
                     }
                 }
@@ -219,12 +224,12 @@ impl Admin {
         }
     }
 
-    /// A stored server, by UUID or name.
+    /// Returns a stored server by UUID or name.
     pub(super) async fn server_row(&self, reference: &str) -> Result<ServerRow, Problem> {
         self.parts.store.server(reference).await?.ok_or_else(|| self.not_stored(reference))
     }
 
-    /// As it is shown, and its ETag.
+    /// Returns the server as shown, and its ETag.
     fn seen_server(&self, row: &ServerRow) -> (Value, String) {
         let view = self.server_view(row);
         let tag = Tag::of_server(row).with(&view);
@@ -238,7 +243,7 @@ impl Admin {
         show_row(&mut view, &standing, row.id, [row.version, row.created_at, row.changed_at]);
         let mut upstreams = topology.upstreams().filter(|_| standing.serves(row.id));
         if let Some(upstream) = upstreams.find(|upstream| upstream.name().as_str() == row.name) {
-            view["condition"] = json!(ServerCondition::new(upstream.condition(), true));
+            view["condition"] = json!(ServerCondition::new(upstream.status(), true));
             if let Some(vetting) = ServerVetting::new(self.parts.catalog.vetting().vetted(&row.name)) {
                 view["vetting"] = json!(vetting);
             }
@@ -248,7 +253,7 @@ impl Admin {
 }
 
 impl<'a> Write<'a> {
-    /// What is to be there in place of `stored`.
+    /// Returns the new definition, given the stored one.
     pub fn merged(self, mut stored: Value) -> Value {
         match self {
             Self::Whole(value) => value.clone(),
@@ -256,11 +261,11 @@ impl<'a> Write<'a> {
                 merge_patch(&mut stored, patch);
                 stored
             }
-            Self::Upsert(value) => upsert(stored, value),
+            Self::Upsert(value) => overlay_definition(stored, value),
         }
     }
 
-    /// What is to be there where nothing is.
+    /// Returns the definition to create if there is none yet.
     pub fn whole(self) -> Option<&'a Value> {
         match self {
             Self::Whole(value) | Self::Upsert(value) => Some(value),
@@ -269,7 +274,8 @@ impl<'a> Write<'a> {
     }
 }
 
-/// Headers are shown in lower case, and a patch has to meet them. Two that differ only by case are left to be told.
+/// Converts header names of a patch to lower case, as they are stored. Names that differ only in case are
+/// left for validation to report.
 fn lower_header_names(patch: &mut Value) {
     let Some(headers) = patch.get_mut("headers").and_then(Value::as_object_mut) else { return };
     let names: Vec<String> = headers.keys().cloned().collect();
@@ -283,19 +289,28 @@ fn lower_header_names(patch: &mut Value) {
     }
 }
 
-/// 422 with every wrong field.
+/// Renames `protocol` to `kind` in a patch, so that it replaces the stored `kind`. If the patch has both,
+/// validation reports it.
+fn rename_kind_alias(patch: &mut Value) {
+    let Some(members) = patch.as_object_mut().filter(|members| !members.contains_key("kind")) else { return };
+    if let Some(kind) = members.remove(KIND_ALIAS) {
+        members.insert("kind".to_owned(), kind);
+    }
+}
+
+/// Responds with 422 and every invalid field.
 pub fn unprocessable(errors: Vec<FieldError>) -> Problem {
     Problem::fields(StatusCode::UNPROCESSABLE_ENTITY, errors)
 }
 
-/// Whoever puts something under its name need not say it again, and cannot say another one: sent twice, the second would
-/// find nothing under the old one, or something else.
+/// Adds the name from the path to a definition. Another name in the body is an error: if the request were
+/// repeated, it would not find the renamed object, or find another one.
 pub fn named_by_path(value: &mut Value, reference: &str) -> Result<(), Problem> {
     let Some(members) = value.as_object_mut().filter(|_| Uuid::parse_str(reference).is_err()) else {
         return Ok(());
     };
     let name = members.entry("name").or_insert_with(|| reference.into());
-    // What is no name at all is told with all else that is wrong.
+    // A name of another type is reported together with the other errors.
     if name.as_str().is_none_or(|name| name == reference) {
         Ok(())
     } else {
@@ -304,31 +319,31 @@ pub fn named_by_path(value: &mut Value, reference: &str) -> Result<(), Problem> 
 }
 
 const OTHER_NAME: &str =
-    "is not the name in the path; to rename it, PATCH {\"name\": ...}, or PUT to its id in place of its name";
+    "is not the name in the path; to rename the object, PATCH {\"name\": ...}, or PUT to its id instead of its name";
 
-/// Ids are given by the gateway: nothing is made under one that it does not know.
+/// Only the gateway assigns ids, so nothing is created under an unknown id.
 pub fn check_makeable(reference: &str, what: &str) -> Result<(), Problem> {
     if Uuid::parse_str(reference).is_ok() { Err(Problem::not_found(what)) } else { Ok(()) }
 }
 
-/// A patch that is no object would replace the whole.
+/// A patch that is not an object would replace the whole definition.
 pub fn check_patch(patch: &Value) -> Result<(), Problem> {
     if patch.is_object() {
         return Ok(());
     }
     Err(unprocessable(vec![FieldError::new(
         "",
-        "is not an object; write the members to change, null to take one out",
+        "is not an object; write the members to change, and null to remove one",
     )]))
 }
 
-/// 409.
+/// Responds with 409: the name is in use.
 pub fn taken(what: &str, instead: &str) -> Problem {
-    let detail = format!("is taken by another {what}; take {instead}");
+    let detail = format!("is used by another {what}; use {instead}");
     Problem::fields(StatusCode::CONFLICT, vec![FieldError::new("/name", detail)])
 }
 
-/// 201.
+/// Responds with 201.
 pub fn created(list: &str, id: Uuid, view: &Value, tag: &str) -> Response<Bytes> {
     let mut response = tagged(StatusCode::CREATED, view, tag);
     if let Ok(location) = HeaderValue::from_str(&format!("{list}/{id}")) {
@@ -337,7 +352,7 @@ pub fn created(list: &str, id: Uuid, view: &Value, tag: &str) -> Response<Bytes>
     response
 }
 
-/// 204.
+/// Responds with 204.
 pub fn no_content() -> Response<Bytes> {
     let mut response = ok(&json!(null));
     *response.status_mut() = StatusCode::NO_CONTENT;

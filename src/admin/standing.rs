@@ -1,47 +1,46 @@
-//! What became of what is stored: which rows are served, and why the others are not. Published by whoever builds the
-//! topology, and shown.
+//! The status of stored servers and endpoints: which of them are served, and why the others are not.
+//! Published whenever the topology is built.
 
 use std::collections::HashMap;
 
-use crate::base::ServerName;
 use crate::store::Uuid;
+use metamcp_core::base::ServerName;
 
-/// What became of every stored server and endpoint in the version that is served.
+/// The status of every stored row in the topology that is served.
 #[derive(Debug, Default)]
 pub struct Standing {
-    /// What was changed here before the store was read for it: see `Admin::topology_changes`.
+    /// The version of changes that the store was read at: see `Admin::topology_changes`.
     pub changes: u64,
-    /// Names of the servers that are defined in files, which win over stored ones.
+    /// Names of servers defined in files, which take precedence over stored ones.
     pub of_files: Vec<ServerName>,
-    /// What is not served as it was asked for, each with its reason; what is switched off is not among it.
-    pub left_out: Vec<String>,
+    /// Rows that are not served as defined, each with its reason. Disabled servers are not included.
+    pub rejected: Vec<String>,
     rows: HashMap<Uuid, Stand>,
 }
 
-/// What became of one row.
+/// The status of one row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stand {
-    /// Of the row that was read.
+    /// The version of the row when it was read.
     pub version: u64,
-    /// Why it is not served, for those who administer.
+    /// Why the row is not served, for administrators.
     pub served: Result<(), String>,
 }
 
-/// Of a row that is newer than what is served.
-const NOT_YET: &str = "it is not taken up yet; look again in a moment";
+/// The row is newer than the topology.
+const NOT_YET: &str = "it is not served yet; check again in a moment";
 
 impl Standing {
-    /// Of all rows.
     pub fn new(
         changes: u64,
         of_files: Vec<ServerName>,
-        left_out: Vec<String>,
+        rejected: Vec<String>,
         rows: HashMap<Uuid, Stand>,
     ) -> Self {
-        Self { changes, of_files, left_out, rows }
+        Self { changes, of_files, rejected, rows }
     }
 
-    /// Whether that version of a row is served, or why not.
+    /// Returns why this version of a row is not served, if it is not.
     pub fn of(&self, id: Uuid, version: u64) -> Result<(), &str> {
         match self.rows.get(&id) {
             Some(stand) if stand.version == version => stand.served.as_ref().map_err(String::as_str).copied(),
@@ -49,7 +48,7 @@ impl Standing {
         }
     }
 
-    /// Whether some version of a row is served.
+    /// Whether any version of the row is served.
     pub fn serves(&self, id: Uuid) -> bool {
         self.rows.get(&id).is_some_and(|stand| stand.served.is_ok())
     }

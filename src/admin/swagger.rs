@@ -1,4 +1,4 @@
-//! Swagger UI, as published, out of the binary: nothing is fetched from anywhere.
+//! Swagger UI, embedded in the binary. The page loads nothing from elsewhere.
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
@@ -6,7 +6,7 @@ use http::{HeaderName, HeaderValue, Response};
 
 use super::problem::Problem;
 
-/// A file of the page, packed with gzip where that is said.
+/// A file of the page, compressed with gzip if `is_packed`.
 struct Asset {
     name: &'static str,
     media_type: &'static str,
@@ -37,19 +37,19 @@ const ASSETS: [Asset; 3] = [
 
 const PAGE: &[u8] = include_bytes!("swagger/index.html");
 
-/// Scripts and styles of this origin only, so that nothing in the document is ever run.
+/// Allows scripts and styles of this origin only, so that nothing in the document can run.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; \
                       img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; \
                       frame-ancestors 'none'";
 
-/// The page.
+/// Returns the page.
 pub fn page() -> Response<Bytes> {
     let mut response = response("text/html; charset=utf-8", PAGE);
     response.headers_mut().insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
     response
 }
 
-/// A file of it. Packed ones are sent as they are: every browser takes gzip.
+/// Returns a file of the page. Compressed files are sent as they are, because every browser accepts gzip.
 pub fn asset(name: &str) -> Result<Response<Bytes>, Problem> {
     let found = ASSETS.iter().find(|asset| asset.name == name).ok_or_else(|| Problem::not_found("file"))?;
     let mut response = response(found.media_type, found.bytes);

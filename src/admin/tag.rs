@@ -1,8 +1,8 @@
-//! Entity tags (RFC 9110, section 8.8.3), in two parts: what somebody wrote, and behind `~` what the gateway says of it
-//! beside (`served`, `reason`, `condition`), which changes by itself.
+//! Entity tags (RFC 9110, section 8.8.3) in two parts: one for the definition, and after `~` one for what the
+//! gateway reports about it (`served`, `reason`, `condition`), which changes without a write.
 //!
-//! Who reads is told of both: nobody who asks with `If-None-Match` misses that a server came to be served. Who writes
-//! answers for the first part alone: a change that was made to what is there is not refused for a server that failed.
+//! Readers compare both parts, so that `If-None-Match` notices when a server becomes available. Writers
+//! compare the first part only, so that a change is not refused because the server failed in the meantime.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -11,28 +11,29 @@ use sha2::{Digest as _, Sha256};
 
 use crate::store::{EndpointRow, ServerRow, Uuid};
 
-/// The first part. It moves with everything that whoever writes can read, and depend on.
+/// The first part. It changes with everything that a writer can read and depend on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tag(String);
 
 impl Tag {
-    /// The id is in it: what was taken out and made anew is something else.
+    /// Includes the id: an object that was deleted and created again is a different one.
     fn new(id: Uuid, version: u64) -> Self {
         Self(format!("{}.{version}", id.simple()))
     }
 
-    /// Of a server.
+    /// The tag of a stored server.
     pub fn of_server(row: &ServerRow) -> Self {
         Self::new(row.id, row.version)
     }
 
-    /// Of a server that a file defines.
+    /// The tag of a server defined in a file.
     pub fn of_file(view: &Value) -> Self {
         let definition = ["name", "kind", "url", "command"].map(|member| &view[member]);
         Self(format!("file.{}", digest(&format!("{definition:?}"))))
     }
 
-    /// Of an endpoint. It is read and written with the names of its servers, and their renaming is no change of its row.
+    /// The tag of an endpoint. Includes the names of its servers, because a rename does not change the row of
+    /// the endpoint.
     pub fn of_endpoint(row: &EndpointRow, servers: &[ServerRow]) -> Self {
         let Self(mut tag) = Self::new(row.id, row.version);
         if !row.servers.is_empty() {
@@ -43,24 +44,24 @@ impl Tag {
         Self(tag)
     }
 
-    /// As it is sent with a view of what it is of.
+    /// Returns the complete ETag, given the representation that is sent.
     pub fn with(&self, view: &Value) -> String {
         let state = ["served", "reason", "condition"].map(|member| &view[member]);
         format!("\"{}~{}\"", self.0, digest(&format!("{state:?}")))
     }
 
-    /// Whether one of the tags that a writer expects, as `If-Match` has them, is this one.
+    /// Whether the tag is among those of an `If-Match` header.
     pub fn is_one_of(&self, tags: &str) -> bool {
-        // Weak ones never match here (RFC 9110, section 13.1.1).
+        // Weak tags never match here (RFC 9110, section 13.1.1).
         let opaque = |tag: &str| Some(tag.trim().strip_prefix('"')?.strip_suffix('"')?.to_owned());
         tags.split(',').filter_map(opaque).any(|tag| tag.split('~').next() == Some(&self.0))
     }
 }
 
-/// Tells two states apart; nobody gains by making two that it takes for one, who could not change them anyway.
+/// Distinguishes two states. Collisions are not a risk: a caller gains nothing from one.
 fn digest(text: &str) -> String {
     URL_SAFE_NO_PAD.encode(&Sha256::digest(text)[..DIGEST_BYTES])
 }
 
-/// Enough that two states are not taken for one by chance.
+/// Enough to avoid accidental collisions.
 const DIGEST_BYTES: usize = 8;

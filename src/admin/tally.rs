@@ -1,5 +1,5 @@
-//! What one call over REST used, and how it went with its server, counted where a call over MCP is: before the last byte of
-//! its answer is handed out.
+//! Usage and metrics of one tool call over REST. As for calls over MCP, a call is counted before the last
+//! byte of its response is sent.
 
 use std::time::Instant;
 
@@ -8,70 +8,70 @@ use bytes::Bytes;
 use super::Call;
 use super::problem::Problem;
 use crate::journal::usage::{Count, Counters, Slot, told};
-use crate::protocol::Method;
-use crate::route::Place;
-use crate::telemetry::metrics::{Exchange, Outcome};
+use crate::route::RoutedServer;
+use crate::telemetry::metrics::{OperationOutcome, UpstreamOperation};
+use metamcp_core::protocol::McpMethod;
 
-/// One call of a tool, until it is counted. Dropped before that, it counts as failed.
+/// A call that is being counted. If dropped early, it counts as abandoned.
 pub struct Tally {
-    /// `None` where nothing is counted.
+    /// `None` if usage is not counted.
     slot: Option<Slot>,
-    /// `None` where there are no metrics.
-    exchange: Option<Exchange>,
+    /// `None` if metrics are off.
+    exchange: Option<UpstreamOperation>,
     began: Instant,
-    /// What is still to be added.
+    /// Counts that are not added to the slot yet.
     count: Count,
     ended: bool,
 }
 
 impl Tally {
-    /// Of a call that is about to go to the server, under the server's own name for the tool.
-    pub(super) fn begin(call: &Call<'_>, server: &Place, tool: &str) -> Self {
+    /// Starts counting a call to `server`. `tool` is the name at the server.
+    pub(super) fn begin(call: &Call<'_>, server: &RoutedServer, tool: &str) -> Self {
         let key_id = call.identity().key_id();
         let slot = |counters: &Counters| counters.slot(key_id.as_str(), server.name.as_str(), told(tool));
-        let method = Some(Method::ToolsCall.index());
+        let method = Some(McpMethod::ToolsCall.index());
         let count = Count { calls: 1, bytes_in: call.body().len() as u64, ..Count::default() };
         Self {
             slot: call.counters.map(slot),
-            exchange: call.metrics.map(|metrics| Exchange::begin(metrics, server.label, method)),
+            exchange: call.metrics.map(|metrics| UpstreamOperation::begin(metrics, server.label, method)),
             began: Instant::now(),
             count,
             ended: false,
         }
     }
 
-    /// The first of several pieces of the answer is about to pass.
+    /// The first part of a streamed response is about to be sent.
     pub fn start(&mut self) {
         self.add();
         let after = self.began.elapsed();
-        self.exchange.iter_mut().for_each(|exchange| exchange.note_first_byte(after));
+        self.exchange.iter_mut().for_each(|exchange| exchange.record_first_byte(after));
     }
 
-    /// So many bytes of the answer are about to pass.
+    /// That many bytes of the response are about to be sent.
     pub fn pass(&mut self, bytes: usize) {
         self.count.bytes_out += bytes as u64;
     }
 
-    /// The last of the answer is about to pass, or none will.
-    pub fn end(&mut self, outcome: Outcome) {
+    /// The last part of the response is about to be sent, or there is none.
+    pub fn end(&mut self, outcome: OperationOutcome) {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
         let after = self.began.elapsed();
-        self.count.errors = u64::from(outcome != Outcome::Answer);
+        self.count.errors = u64::from(outcome != OperationOutcome::Answer);
         self.count.millis = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
         self.add();
         self.exchange.iter_mut().for_each(|exchange| exchange.end(outcome, after));
     }
 
-    /// An answer that is here, as the event or document it is told in.
+    /// Counts a complete response.
     pub fn count(mut self, answer: Result<Bytes, Problem>, failed: bool) -> Result<Bytes, Problem> {
         let bytes = match &answer {
             Ok(bytes) => bytes.len(),
             Err(problem) => problem.respond().body().len(),
         };
         self.pass(bytes);
-        self.end(if failed { Outcome::Error } else { Outcome::Answer });
+        self.end(if failed { OperationOutcome::Error } else { OperationOutcome::Answer });
         answer
     }
 
@@ -85,6 +85,6 @@ impl Tally {
 
 impl Drop for Tally {
     fn drop(&mut self) {
-        self.end(Outcome::Leave);
+        self.end(OperationOutcome::Disconnect);
     }
 }

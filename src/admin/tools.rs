@@ -1,4 +1,4 @@
-//! Servers at work: a look at one, its tools, and calls of them.
+//! REST handlers that talk to servers: testing a server, and listing and calling its tools.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::access::{Reach, Tools};
 use super::call::{self, ToolCall};
-use super::definition::{FieldError, Server};
+use super::definition::{FieldError, ServerDefinition};
 use super::events::{Begun, Events, KeyOver};
 use super::paths::server_alone;
 use super::problem::Problem;
@@ -22,35 +22,35 @@ use super::tally::Tally;
 use super::views::{TestFound, TestResult};
 use super::{Admin, Body, Call};
 use crate::auth::Identity;
-use crate::base::{Fault, Kind, Phase};
 use crate::catalog::{ListKind, Merged, Reason, View, probe};
-use crate::protocol::{ClientCapabilities, Era, code, header};
-use crate::route::{Endpoint, Table};
+use crate::route::{Endpoint, RouteTable};
 use crate::store::Uuid;
 use crate::telemetry::metrics;
-use crate::upstream::{self, Pool, Upstream, UpstreamId};
+use crate::upstream::{self, Upstream, UpstreamId, UpstreamPool};
+use metamcp_core::base::{Fault, FaultKind, ShutdownPhase};
+use metamcp_core::protocol::{ClientCapabilities, Era, code, header};
 
-/// A look at a server. Whoever waits for it sits in front of a screen.
+/// A person waits for the result of a test.
 const TEST_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// A call. The longest that a server without a stream may be silent by default (`upstream.first_byte_timeout`).
+/// As long as a server without a stream may be silent by default (`backend.first_byte_timeout`).
 const EXECUTE_TIMEOUT: Duration = Duration::from_mins(5);
 
-/// Of the name of a tool (MCP 2026-07-28, tools).
+/// The limit of tool names (MCP 2026-07-28, tools).
 pub const TOOL_NAME_CHARS_MAX: usize = 128;
 
-/// Between two looks at whether the key of an event stream has expired, of which nobody tells. As often as the data plane
-/// looks at a stream that is never silent.
+/// The interval at which an event stream checks whether its key has expired, which is not notified. The same
+/// interval as on the data plane.
 const KEY_LOOK: Duration = Duration::from_secs(1);
 
-/// What a server said on the way and its caller has not taken; then the server is not read on. Each is an event of up to
-/// 4 MiB, and most have a hundred bytes.
+/// Notifications that are buffered for a slow caller before the server is no longer read. Most have a hundred
+/// bytes, but each may have up to 4 MiB.
 const SAID_MAX: usize = 2;
 
-/// Of what a server says about its error.
+/// The part of a server's error message that is passed on.
 const SAID_CHARS_MAX: usize = 300;
 
-/// A served server, and what it lists.
+/// A served server with its lists.
 struct Listed {
     endpoint: Arc<Endpoint>,
     merged: Arc<Merged>,
@@ -58,7 +58,7 @@ struct Listed {
 }
 
 impl Listed {
-    /// How a client of that era sees it.
+    /// The view of clients of the server's era.
     fn view(&self) -> View {
         match self.era {
             Era::Modern => View::Modern,
@@ -67,9 +67,9 @@ impl Listed {
     }
 }
 
-/// What clients are told of a failure, and for those who administer what it came from.
+/// Adds the reason of the last failure to a text for clients; for administrators only.
 fn with_reason(text: String, upstream: &Upstream) -> String {
-    match upstream.condition().last_failure {
+    match upstream.status().last_failure {
         Some(failure) if !failure.reason.is_empty() => {
             format!("{text} ({})", failure.reason)
         }
@@ -78,13 +78,13 @@ fn with_reason(text: String, upstream: &Upstream) -> String {
 }
 
 impl Admin {
-    /// Connects to what is stored, served or not; nothing that a caller sends decides where to.
+    /// Connects to a stored server, served or not. The caller cannot influence the address.
     pub(super) async fn test_server(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
         let row = self.server_row(call.parameter(0)).await?;
-        let server = Server::from_row(&row, self.parts.auth.sealer())
+        let server = ServerDefinition::from_row(&row, self.parts.auth.sealer())
             .map_err(|error| Problem::new(StatusCode::CONFLICT, error.to_string()))?;
         let config = server
-            .upstream(&self.parts.serving)
+            .to_upstream_config(&self.parts.serving)
             .map_err(|unserved| Problem::new(StatusCode::CONFLICT, unserved.to_string()))?;
         let begun = Instant::now();
         let tested = self.look_at(config).await;
@@ -101,7 +101,7 @@ impl Admin {
         let looked = self.parts.errands.run(TEST_TIMEOUT, move || async move {
             let upstream =
                 Upstream::new(UpstreamId(0), config, &roots).map_err(|invalid| invalid.to_string())?;
-            let found = probe(&Pool::new(Arc::clone(&upstream)), &catalog).await;
+            let found = probe(&UpstreamPool::new(Arc::clone(&upstream)), &catalog).await;
             let found = found.map_err(|text| with_reason(text, &upstream))?;
             let count = |kind: ListKind| found.lists.items[kind.index()].len();
             Ok(TestFound {
@@ -145,7 +145,7 @@ impl Admin {
                 "is not an object: send the tool's arguments",
             )]));
         }
-        // Before a server is asked: none lists it.
+        // Checked before the server is asked: no server lists such a name.
         if call.parameter(1).chars().count() > TOOL_NAME_CHARS_MAX {
             return Err(Problem::not_found("tool"));
         }
@@ -157,7 +157,7 @@ impl Admin {
         let held = listed.merged.held(&tool).filter(|_| item.is_none());
         let Some(reach) = reach else { return Err(Problem::not_found("tool")) };
         if let Some(why) = held.filter(|_| reach.may(&tool)) {
-            let detail = format!("the tool is held back: {why}; nothing was called");
+            let detail = format!("the tool is quarantined: {why}; nothing was called");
             return Err(Problem::new(StatusCode::CONFLICT, detail));
         }
         let Some(item) = item else { return Err(Problem::not_found("tool")) };
@@ -172,17 +172,18 @@ impl Admin {
         let identity = call.identity().clone();
         let (era, errands, mut phase) = (listed.era, self.parts.errands.clone(), self.parts.phase.clone());
         let run = async move |asked: ToolCall| {
-            let calling = errands.run(EXECUTE_TIMEOUT, move || call::call(Pool::new(upstream), era, asked));
+            let calling =
+                errands.run(EXECUTE_TIMEOUT, move || call::call(UpstreamPool::new(upstream), era, asked));
             tokio::select! {
                 outcome = calling => outcome?.map_err(|fault| from_fault(&fault)),
-                Ok(_) = phase.wait_for(|phase| *phase == Phase::Cut) => {
+                Ok(_) = phase.wait_for(|phase| *phase == ShutdownPhase::Abort) => {
                     Err(Problem::later("the gateway stops; the call may have run"))
                 }
             }
         };
         let asked = ToolCall { tool, arguments, listed: item.clone(), said: None };
         if accepts_events(call.headers()) {
-            let permit = call.permit.ok_or_else(|| Problem::later("there is no place for it"))?;
+            let permit = call.permit.ok_or_else(|| Problem::later("the key has no permit left"))?;
             let (said, heard) = mpsc::channel(SAID_MAX);
             let key_over = self.key_over(identity);
             let running = Box::pin(async move { run(ToolCall { said: Some(said), ..asked }).await });
@@ -191,7 +192,7 @@ impl Admin {
         let outcome = match run(asked).await {
             Ok(outcome) => outcome,
             Err(problem) => {
-                tally.end(metrics::Outcome::Error);
+                tally.end(metrics::OperationOutcome::Error);
                 return Err(problem);
             }
         };
@@ -201,15 +202,15 @@ impl Admin {
             .map(|result| json_bytes(result).map(|bytes| Body::Whole(bytes, call.permit)))
     }
 
-    /// Completes when that key is good for nothing any more.
+    /// Completes when the key is no longer valid.
     fn key_over(&self, identity: Identity) -> KeyOver {
         let (auth, changes) = (Arc::clone(&self.parts.auth), self.parts.keys.clone());
         Box::pin(async move {
-            while timeout(KEY_LOOK, auth.taken_back(&identity, changes.clone())).await.is_err() {}
+            while timeout(KEY_LOOK, auth.wait_for_revocation(&identity, changes.clone())).await.is_err() {}
         })
     }
 
-    /// The server of a call as it is served, with its lists; unknown where the key does not reach it.
+    /// Returns the server of a call with its lists. To a key that cannot reach the server, it does not exist.
     async fn listed(&self, call: &Call<'_>) -> Result<Listed, Problem> {
         let reference = call.parameter(0);
         let topology = self.topology();
@@ -224,7 +225,7 @@ impl Admin {
             return Err(Problem::not_found("server"));
         }
         let catalog = &self.parts.catalog;
-        // To Modern clients it is listed too, once they ask; here it is called in its own era.
+        // Modern clients see the tools of Legacy servers too; here such a server is called in its own era.
         let upstream = topology.upstream(UpstreamId(endpoint.servers[0].upstream));
         let legacy_only = upstream.is_some_and(|upstream| upstream.speaks(Era::Modern) == Some(false));
         let reason = if legacy_only {
@@ -251,23 +252,24 @@ impl Admin {
         }
     }
 
-    /// By UUID. What is stored and not served is nothing to a client, and said to an administrator.
+    /// Looks up a server by UUID. A server that is stored but not served does not exist for clients;
+    /// administrators get an explanation.
     async fn served_by_id(
         &self,
         reference: &str,
-        table: &Table,
+        table: &RouteTable,
         call: &Call<'_>,
     ) -> Result<Option<Arc<Endpoint>>, Problem> {
-        // A client's calls do not wait for the store, unless they ask by what only the store knows.
+        // Calls of clients do not wait for the store, unless they use a UUID, which only the store knows.
         if !call.is_admin() && Uuid::parse_str(reference).is_err() {
             return Ok(None);
         }
         let Some(row) = self.parts.store.server(reference).await? else { return Ok(None) };
-        // Another server, of a file, may be served under the name of this one.
+        // A server of a file may be served under the name of this one.
         let is_served = self.standing().serves(row.id);
         let endpoint = server_alone(table, &row.name).filter(|_| is_served);
         if endpoint.is_none() && call.is_admin() {
-            let detail = "this server is stored and not served; GET it to see why";
+            let detail = "this server is stored but not served; GET it to see why";
             return Err(Problem::new(StatusCode::CONFLICT, detail));
         }
         Ok(endpoint)
@@ -293,28 +295,28 @@ fn answer_events(begun: Begun) -> Result<Response<Body>, Problem> {
     let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(header::EVENT_STREAM));
-    // Neither a cache nor a proxy that gathers what passes may hold events back.
+    // Keeps caches and buffering proxies from delaying events.
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     Ok(response)
 }
 
-/// What the server says about a call, as far as it is one.
+/// Extracts the result of a call from a JSON-RPC response.
 pub fn result_of(message: &Bytes) -> Result<Value, Problem> {
-    let bad = || Problem::new(StatusCode::BAD_GATEWAY, "the server answered what is no result of a tool");
+    let bad = || Problem::new(StatusCode::BAD_GATEWAY, "the server's answer is not the result of a tool call");
     let mut message: Value = serde_json::from_slice(message).map_err(|_| bad())?;
     if let Some(error) = message.get("error") {
-        let said: String =
+        let text: String =
             error["message"].as_str().unwrap_or_default().chars().take(SAID_CHARS_MAX).collect();
         let status = match error["code"].as_i64() {
             Some(number) if number == i64::from(code::INVALID_PARAMS) => StatusCode::UNPROCESSABLE_ENTITY,
             _ => StatusCode::BAD_GATEWAY,
         };
-        return Err(Problem::new(status, format!("the server refused the call: {said}")));
+        return Err(Problem::new(status, format!("the server rejected the call: {text}")));
     }
     let result = message.get_mut("result").map(Value::take).filter(Value::is_object).ok_or_else(bad)?;
     if result["resultType"] == "input_required" {
-        let detail = "the tool asks for input, which cannot be given here; call it over MCP";
+        let detail = "the tool asks for input, which is only possible over MCP";
         return Err(Problem::new(StatusCode::CONFLICT, detail));
     }
     Ok(result)
@@ -322,10 +324,10 @@ pub fn result_of(message: &Bytes) -> Result<Value, Problem> {
 
 fn from_fault(fault: &Fault) -> Problem {
     let status = match fault.kind {
-        Kind::Overloaded => return Problem::later(fault.for_client()),
-        Kind::TimedOut => StatusCode::GATEWAY_TIMEOUT,
+        FaultKind::Overloaded => return Problem::later(fault.for_client()),
+        FaultKind::TimedOut => StatusCode::GATEWAY_TIMEOUT,
         _ => StatusCode::BAD_GATEWAY,
     };
-    tracing::warn!(kind = fault.kind.label(), %fault, "a call over HTTP failed");
+    tracing::warn!(kind = fault.kind.label(), %fault, "a tool call over REST failed");
     Problem::new(status, fault.for_client())
 }

@@ -1,4 +1,4 @@
-//! Tools that are not as they were approved: shown, and approved.
+//! REST handlers that show and approve changed tools.
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
@@ -49,13 +49,13 @@ impl Admin {
     ) -> Result<Vec<ToolChange>, Refused> {
         let store = &self.parts.store;
         let Some(row) = store.tool_pins_of(server).await? else {
-            // Nothing was listed yet, so nothing waits.
+            // Nothing was listed yet, so nothing waits for approval.
             Pins::default().approve(what)?;
             return Ok(Vec::new());
         };
         let opens = self.parts.auth.sealer().open_row(Bound::ToolPins(&row)).is_some();
         let pins = Pins::from_json(&row.pins).filter(|_| opens);
-        let mut pins = pins.ok_or(Refused::Store(StoreError::Closed("record of a server's tools")))?;
+        let mut pins = pins.ok_or(Refused::Store(StoreError::Closed("tool pin record of a server")))?;
         let approved = pins.approve(what)?;
         if !approved.is_empty() {
             let new = NewPins {
@@ -70,7 +70,7 @@ impl Admin {
         Ok(approved.into_iter().map(ToolChange::from).collect())
     }
 
-    /// Of a server that is stored or served, by UUID or name.
+    /// Returns the name of a stored or served server, given its UUID or name.
     async fn server_name(&self, reference: &str) -> Result<String, Problem> {
         let is_served = self.topology().upstreams().any(|upstream| upstream.name().as_str() == reference);
         if is_served && Uuid::parse_str(reference).is_err() {
@@ -83,7 +83,7 @@ impl Admin {
 /// Why nothing was approved.
 enum Refused {
     Store(StoreError),
-    /// The text is for whoever asked.
+    /// The text is for the caller.
     Told(String),
 }
 
@@ -102,6 +102,6 @@ impl From<StoreError> for Refused {
 fn unread() -> FieldError {
     FieldError::new(
         "",
-        "is not {}, for all that wait, or {\"tools\": [{\"name\": …, \"digest\": …}]}, for these",
+        "is neither {}, to approve all, nor {\"tools\": [{\"name\": …, \"digest\": …}]}",
     )
 }

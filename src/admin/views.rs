@@ -1,4 +1,5 @@
-//! What goes over the wire beside definitions and problems. The OpenAPI document is made of these.
+//! Request and response bodies other than definitions and problems. They are the source of the OpenAPI
+//! schemas.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -7,138 +8,138 @@ use utoipa::ToSchema;
 use super::definition::FieldError;
 use crate::catalog::{Change, Held, Vetted, code_points};
 use crate::store::{AuditRow, UsageRow};
-use crate::upstream::Condition;
+use crate::upstream::UpstreamStatus;
 use crate::upstream::stdio::Processes;
 
-/// An API key, to be exchanged.
+/// An API key to exchange for a token.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "the schema of what is read by hand, so that the key is wiped")]
 pub struct TokenRequest {
-    /// As `keyadm` printed it.
+    /// The key as printed by `keyadm`.
     #[schema(example = "mcp_...")]
     api_key: String,
 }
 
-/// A token.
+/// A short-lived token.
 #[derive(Serialize, ToSchema)]
 pub struct TokenResponse<'a> {
-    /// For `Authorization: Bearer`.
+    /// The token, to be sent as `Authorization: Bearer`.
     pub access_token: &'a str,
     /// Always `Bearer`.
     pub token_type: &'static str,
-    /// Seconds.
+    /// The lifetime in seconds.
     pub expires_in: u64,
 }
 
-/// The process lives.
+/// The process is alive.
 #[derive(Serialize, ToSchema)]
 pub struct Health {
     /// Always `ok`.
     pub status: &'static str,
 }
 
-/// Whether requests are welcome. With a key also what is behind.
+/// Whether the gateway accepts requests. With a key, also the state of the servers.
 #[derive(Serialize, ToSchema)]
 #[expect(clippy::struct_field_names, reason = "the word that probes look for")]
 pub struct Ready {
-    /// `false` while the gateway is on its way out.
+    /// `false` while the gateway drains.
     pub ready: bool,
-    /// `true` while the store is away; what is known goes on.
+    /// `true` while the store is unavailable. The gateway continues with what it knows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub degraded: Option<bool>,
-    /// What is wrong with the store.
+    /// The state of the store, while it is degraded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub store: Option<ReadyStore>,
-    /// The servers behind `/mcp`.
+    /// The servers of the endpoints that the key may enter.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub servers: Option<Vec<ReadyServer>>,
-    /// What is not served as it was asked for, and why.
+    /// Servers and endpoints that are not served as defined, and why.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub left_out: Option<Vec<String>>,
-    /// What is to be looked at.
+    /// Conditions that need attention.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warnings: Option<Vec<Warning>>,
 }
 
-/// The store, while something is wrong with it.
+/// The store, while it is degraded.
 #[derive(Serialize, ToSchema)]
 pub struct ReadyStore {
-    /// Whether it answers.
+    /// Whether it responds.
     pub answers: bool,
-    /// Since when it does not, in seconds since 1970.
+    /// Since when it does not respond, in seconds since 1970.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<u64>,
-    /// Why it does not.
+    /// Why it does not respond.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// Of which time the keys are that are gone by, in seconds since 1970, when they are not the store's own.
+    /// The time of the keys in use, in seconds since 1970, if they come from a snapshot instead of the store.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keys_as_of: Option<u64>,
 }
 
-/// One server.
+/// The state of one server.
 #[derive(Serialize, ToSchema)]
 pub struct ReadyServer {
-    /// Its name.
+    /// The name of the server.
     pub name: String,
     /// `ok`, or why its items are missing from lists of 2026-07-28.
     pub modern: String,
-    /// How calls have found it.
+    /// The outcome of recent calls.
     #[serde(flatten)]
     pub condition: ServerCondition,
 }
 
-/// How calls have found a server of late. Nothing is asked of it for this.
+/// The outcome of recent calls to a server. The server is not asked for it.
 #[derive(Serialize, ToSchema)]
 pub struct ServerCondition {
-    /// `ok`; `failing`: the last request did not reach it; `left alone`: so many did not that one is let through now and
-    /// then, and the others are refused at once.
+    /// `ok`; `failing`: the last request did not reach the server; `left alone`: the circuit breaker is open,
+    /// so requests are rejected except for occasional probes.
     pub state: &'static str,
-    /// Until one is let through, while it is left alone.
+    /// Time until the next probe, while the circuit breaker is open.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_in_seconds: Option<u64>,
-    /// The last failure of any kind, also when it answers again.
+    /// The last failure of any kind, even if the server responds again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<LastFailure>,
-    /// Of a server that is a program.
+    /// The processes of a `stdio` server.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub processes: Option<ServerProcesses>,
 }
 
-/// How the processes of a server are.
+/// The processes of a server.
 #[derive(Serialize, ToSchema)]
 pub struct ServerProcesses {
-    /// `running`; `idle`: none runs, for nobody asks it anything; `failed`: the last one failed, and the next is started
-    /// when somebody asks.
+    /// `running`; `idle`: none runs, because none is needed; `failed`: the last one failed, and the next call
+    /// starts another.
     pub state: &'static str,
-    /// How many run.
+    /// Processes that are running.
     pub running: usize,
-    /// Started so far.
+    /// Processes started so far.
     pub started: u64,
-    /// Of these, in place of one that had failed.
+    /// Processes started to replace a failed one.
     pub restarts: u64,
-    /// How the last one failed that did, also when another runs by now.
+    /// The last failure, even if another process runs now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<LastFailure>,
 }
 
-/// How a server failed.
+/// A failure of a server.
 #[derive(Serialize, ToSchema)]
 pub struct LastFailure {
     /// What was being done.
     #[schema(example = "connecting")]
     pub stage: &'static str,
-    /// What went wrong, for those who administer: it may name the server's address.
+    /// What went wrong. For administrators only, because it may name the server's address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// When, in seconds since 1970.
+    /// When it happened, in seconds since 1970.
     pub at: u64,
 }
 
 impl ServerCondition {
-    /// Why it failed is for those who administer.
-    pub fn new(condition: Condition, is_admin: bool) -> Self {
-        let Condition { left_alone, failures_in_a_row, last_failure, processes } = condition;
+    /// Reasons of failures are included for administrators only.
+    pub fn new(condition: UpstreamStatus, is_admin: bool) -> Self {
+        let UpstreamStatus { left_alone, failures_in_a_row, last_failure, processes } = condition;
         let state = match (left_alone, failures_in_a_row) {
             (Some(_), _) => "left alone",
             (None, 1..) => "failing",
@@ -149,7 +150,7 @@ impl ServerCondition {
             reason: is_admin.then_some(failure.reason),
             at: failure.at,
         });
-        // Not a moment too early.
+        // Rounded up, so that a retry is not too early.
         let retry_in_seconds =
             left_alone.map(|wait| wait.as_millis().div_ceil(1000)).and_then(|s| s.try_into().ok());
         let processes = processes.map(|processes| ServerProcesses::new(processes, is_admin));
@@ -170,82 +171,84 @@ impl ServerProcesses {
     }
 }
 
-/// Something to be looked at.
+/// A condition that needs attention.
 #[derive(Serialize, ToSchema)]
 pub struct Warning {
-    /// Of tools.
+    /// The names of the affected tools.
     pub names: Vec<String>,
-    /// What about them.
+    /// A description of the condition.
     pub text: &'static str,
 }
 
-/// Which tools of a server are not as they were approved, and which hold what nobody sees.
+/// Tools of a server that changed since they were approved, or that contain invisible characters.
 #[derive(Serialize, ToSchema)]
 pub struct ServerVetting {
-    /// Those that wait to be approved, as the database has them. Held back where `changed_tools` is `quarantine`.
+    /// Tools that wait for approval, as recorded in the database. They are quarantined if `changed_tools` is
+    /// `quarantine`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     pub waiting: Vec<ToolChange>,
-    /// Why all of its tools are held back, where it is not for what they are.
+    /// Why all tools of the server are quarantined, if the reason is not their definitions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub held: Option<&'static str>,
-    /// Tools whose texts hold characters that a person does not see and a model reads. They pass as they are.
+    /// Tools whose texts contain characters that people cannot see and models read. They are passed on
+    /// unchanged.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     pub odd: Vec<OddTool>,
 }
 
-/// A tool that is not as it was approved.
+/// A tool whose definition changed since it was approved.
 #[derive(Serialize, ToSchema)]
 pub struct ToolChange {
-    /// The server's own name of it.
+    /// The tool's name at the server.
     pub name: String,
-    /// Which of its members are other than when it was last approved; left out: it never was.
+    /// The members that changed since the last approval. Missing if the tool was never approved.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub changed: Option<Vec<&'static str>>,
-    /// Of what it is now, in hexadecimal digits.
+    /// The digest of the current definition, in hexadecimal.
     pub digest: String,
-    /// When it was seen first, in seconds since 1970.
+    /// When this definition was first seen, in seconds since 1970.
     pub since: u64,
 }
 
-/// A tool whose texts hold characters that nobody sees.
+/// A tool whose texts contain invisible characters.
 #[derive(Serialize, ToSchema)]
 pub struct OddTool {
-    /// The server's own name of it.
+    /// The tool's name at the server.
     pub name: String,
-    /// Some of them.
+    /// Some of the characters.
     #[schema(example = json!(["U+202E"]))]
     pub code_points: Vec<String>,
 }
 
-/// What is to be approved.
+/// The tools to approve.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ApproveTools {
-    /// These; left out: all that wait.
+    /// The tools to approve. If missing, all that wait for approval.
     pub tools: Option<Vec<ApproveTool>>,
 }
 
-/// A tool to be approved.
+/// A tool to approve.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ApproveTool {
-    /// The server's own name of it.
+    /// The tool's name at the server.
     pub name: String,
-    /// Only as it was looked at; left out: as it is now.
+    /// Approves the tool only if it still has this digest. If missing, its current definition is approved.
     pub digest: Option<String>,
 }
 
-/// What was approved.
+/// The tools that were approved.
 #[derive(Serialize, ToSchema)]
 pub struct ApprovedTools {
-    /// Each as it is now.
+    /// Each tool with its current definition.
     pub approved: Vec<ToolChange>,
 }
 
 impl ServerVetting {
-    /// `None`: nothing is to be said.
+    /// Returns `None` if there is nothing to report.
     pub fn new(vetted: Vetted) -> Option<Self> {
         let Vetted { waiting, held, odd } = vetted;
         let of_tool = |(name, odd)| OddTool { name, code_points: code_points(&odd) };
@@ -264,56 +267,56 @@ impl From<Change> for ToolChange {
     }
 }
 
-/// What a look at a server found.
+/// The result of testing a server.
 #[derive(Serialize, ToSchema)]
 pub struct TestResult {
-    /// Whether it answered and listed.
+    /// Whether the server responded and its items were listed.
     pub ok: bool,
-    /// Why not.
+    /// Why the test failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// What it showed.
+    /// What the server offers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub found: Option<TestFound>,
-    /// How long it took.
+    /// How long the test took.
     pub milliseconds: u64,
 }
 
-/// What a server showed.
+/// What a server offers.
 #[derive(Serialize, ToSchema)]
 pub struct TestFound {
     /// `modern` or `legacy`.
     pub era: &'static str,
-    /// How many.
+    /// The number of tools.
     pub tools: usize,
-    /// How many.
+    /// The number of prompts.
     pub prompts: usize,
-    /// How many.
+    /// The number of resources.
     pub resources: usize,
-    /// How many.
+    /// The number of resource templates.
     pub resource_templates: usize,
 }
 
-/// One counter.
+/// The usage of one tool by one key in one hour.
 #[derive(Serialize, ToSchema)]
 pub struct Usage {
-    /// When its hour began, in seconds since 1970.
+    /// The start of the hour, in seconds since 1970.
     hour: u64,
-    /// Whose calls.
+    /// The key that was used.
     key_id: String,
-    /// Of which server; empty for what no server was asked.
+    /// The server. Empty for calls that did not go to a server.
     server: String,
-    /// Of which tool; empty for what is not a call of a tool.
+    /// The tool. Empty for requests other than tool calls.
     tool: String,
-    /// Those that failed too.
+    /// All calls, including failed ones.
     calls: u64,
-    /// Those that the gateway could not bring to an answer. An error that a server answers is an answer.
+    /// Calls that the gateway could not complete. An error returned by the server is a complete answer.
     errors: u64,
-    /// From clients.
+    /// Bytes received from clients.
     bytes_in: u64,
-    /// To clients.
+    /// Bytes sent to clients.
     bytes_out: u64,
-    /// From the request's last byte to the answer's.
+    /// The sum of the times from the last byte of the request to the response.
     milliseconds: u64,
 }
 
@@ -336,22 +339,22 @@ impl From<UsageRow> for Usage {
 /// One administrative change.
 #[derive(Serialize, ToSchema)]
 pub struct AuditEntry {
-    /// Greater than that of every earlier change.
+    /// Greater than the id of every earlier change.
     id: u64,
-    /// Seconds since 1970.
+    /// The time, in seconds since 1970.
     at: u64,
     /// A key id, or `keyadm:USER`, or `metamcp`.
     actor: String,
-    /// As `server.create`.
+    /// The action, such as `server.create`.
     action: String,
     /// `key`, `server`, `endpoint` or `jwt_key`.
     object_kind: &'static str,
-    /// Which; `*` for many at once.
+    /// The id of the object; `*` for several at once.
     object_id: String,
-    /// Without secrets; null: it was not there.
+    /// The object before the change, without secrets. Null if it did not exist.
     #[schema(value_type = Option<Object>)]
     before: Option<Value>,
-    /// Without secrets; null: it is not there any more.
+    /// The object after the change, without secrets. Null if it no longer exists.
     #[schema(value_type = Option<Object>)]
     after: Option<Value>,
 }
@@ -371,63 +374,63 @@ impl From<AuditRow> for AuditEntry {
     }
 }
 
-/// A session that this process holds. Its id is for its client alone.
+/// A session held by this process. Its id is known to its client only.
 #[derive(Serialize, ToSchema)]
 pub struct SessionView {
-    /// The key that opened it.
+    /// The key that opened the session.
     pub key_id: String,
     /// `e/NAME` of an endpoint, `s/NAME` of a server.
     pub endpoint: String,
     /// The protocol revision.
     pub revision: &'static str,
-    /// Seconds since 1970.
+    /// When it was opened, in seconds since 1970.
     pub created_at: u64,
-    /// Seconds since 1970.
+    /// When it was last used, in seconds since 1970.
     pub last_used_at: u64,
-    /// Whether its client has an event stream open.
+    /// Whether the client has an event stream open.
     pub has_stream: bool,
-    /// Whether no call is under way.
-    pub is_quiet: bool,
+    /// Whether no call is in flight.
+    pub is_idle: bool,
 }
 
-/// What became of each server of a file.
+/// The outcome of an import.
 #[derive(Serialize, ToSchema)]
 pub struct ImportReport {
-    /// In the order of the file.
+    /// The entries, in the order of the file.
     pub items: Vec<ImportItem>,
 }
 
-/// What became of one.
+/// The outcome of one entry.
 #[derive(Serialize, ToSchema)]
 pub struct ImportItem {
-    /// As written.
+    /// The name as written in the file.
     pub name: String,
-    /// What was done.
+    /// What was done with the entry.
     pub outcome: ImportOutcome,
-    /// The server's, where there is one now.
+    /// The id of the stored server, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// What is to be said about it.
+    /// Details, such as the reason for a failure.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
-    /// Every field that is wrong, from the root of the file.
+    /// Every invalid field. Pointers begin at the root of the file.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     pub errors: Vec<FieldError>,
 }
 
-/// What was done.
+/// What was done with an entry of an imported file.
 #[derive(Serialize, ToSchema, Clone, Copy)]
 #[serde(rename_all = "lowercase")]
 pub enum ImportOutcome {
-    /// It is new.
+    /// A server was created.
     Create,
-    /// It is there in place of another.
+    /// An existing server was replaced.
     Replace,
-    /// It was so already.
+    /// The server already had this definition.
     Keep,
-    /// It is left out, and why is said.
+    /// The entry was skipped; `detail` says why.
     Skip,
-    /// It is wrong.
+    /// The entry is invalid; `detail` and `errors` say why.
     Fail,
 }

@@ -1,71 +1,74 @@
-//! The two programs for clients that start programs: `metamcp stdio`, the gateway for the one client that
-//! started it, and `metamcp connect`, which leads to an endpoint elsewhere. Both speak over standard input
-//! and output, and end with their client.
+//! The two programs for clients that start programs. `metamcp stdio` runs a gateway for the one client that started it;
+//! `metamcp connect` connects the client to an endpoint elsewhere. Both use standard input and output, and end with their
+//! client.
 
-use std::future::{Future, pending, ready};
+use std::future::{pending, ready};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use http::header::AUTHORIZATION;
-use tokio::signal::unix::{SignalKind, signal};
-
-use super::connect::{self, Client, LINE_BYTES_MAX};
-use super::folder::Folder;
-use super::reload::Reload;
-use super::{App, AppError, system_roots};
-use crate::auth::Mode;
-use crate::base::EndpointName;
+use super::config_sync::ConfigLoader;
+use super::connect::{self, LINE_BYTES_MAX, StdioClient};
+use super::error::AppError;
+use super::gateway::App;
+use super::private_dir::PrivateDir;
+use super::shutdown_signals::ShutdownSignals;
+use super::tls::system_roots;
+use crate::auth::AuthMode;
 use crate::config::{Config, Connect};
 use crate::server::Door;
-use crate::upstream::Address;
+use crate::upstream::ServerAddress;
+use http::header::AUTHORIZATION;
+use metamcp_core::base::EndpointName;
 
-/// How long the gateway behind the pipe may take: its servers have timeouts of their own, which are shorter.
-const PATIENCE: Duration = Duration::from_hours(24);
+/// The bridge's timeout for the gateway in the same process. It is never reached: the gateway's own timeouts for its
+/// servers are shorter.
+const GATEWAY_TIMEOUT: Duration = Duration::from_hours(24);
 
-/// The configuration as it is for a gateway with one client, who started it and is asked for no key: nothing
-/// of it is on the network.
+/// Adapts a configuration for a gateway with one client. It needs no key, since the client started the gateway and nothing
+/// is reachable over the network.
 pub fn for_one_client(mut config: Config) -> Config {
-    config.auth_mode = Mode::Open;
+    config.auth_mode = AuthMode::Open;
     config.server.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     config.server.tls = None;
     config.server.workers = 1;
-    // No load balancer has to notice.
+    // There is no load balancer to wait for.
     config.server.drain_delay = Duration::ZERO;
     config
 }
 
-/// Serves an endpoint of the gateway to the client that started this process, until that has gone. Runs in a
-/// `LocalSet`. `config` and what `reload` gives: as of [`for_one_client`].
-pub async fn serve(config: Config, reload: Reload, endpoint: Option<EndpointName>) -> Result<(), AppError> {
-    let client = Client::of_this_process().map_err(AppError::Pipes)?;
-    let folder = Folder::new(&std::env::temp_dir()).map_err(AppError::Private)?;
+/// Serves an endpoint of the gateway to the client that started this process, until the client is gone. Runs in a
+/// `LocalSet`. `config` and the results of `load_config` must come from [`for_one_client`].
+pub async fn serve(
+    config: Config,
+    load_config: ConfigLoader,
+    endpoint: Option<EndpointName>,
+) -> Result<(), AppError> {
+    let client = StdioClient::of_this_process().map_err(AppError::Pipes)?;
+    let private_dir = PrivateDir::new(&std::env::temp_dir()).map_err(AppError::PrivateDir)?;
     let line_bytes_max = config.server.body_bytes_max;
     let app = tokio::select! {
-        app = App::start(config, Door::Private(folder.socket()), reload) => app?,
-        // A database may be waited for, for as long as it takes; a client is not.
-        () = client.gone() => return Ok(()),
+        app = App::start(config, Door::Private(private_dir.socket()), load_config) => app?,
+        // Waiting for a database may take any time; without a client there is nothing to wait for.
+        () = client.disconnected() => return Ok(()),
     };
     let path = match path_of(endpoint, &app) {
         Ok(path) => path,
         Err(error) => {
-            // Its workers and programs end with it, and not by the end of this process.
+            // Shuts down workers and stdio servers in order, instead of killing them with the process.
             app.run(ready(())).await?;
             return Err(error);
         }
     };
     let bridge = connect::Config {
-        address: Address::Unix { socket: folder.socket(), path },
+        address: ServerAddress::Unix { socket: private_dir.socket(), path },
         headers: Vec::new(),
         line_bytes_max,
-        patience: PATIENCE,
+        response_timeout: GATEWAY_TIMEOUT,
     };
-    tracing::info!(
-        servers = app.greeting.servers.len(),
-        "serving the client that started this, over its pipes"
-    );
+    tracing::info!(servers = app.info.servers.len(), "serving one client over standard input and output");
     let roots = system_roots();
     app.run(async {
-        // Its address was made here.
+        // It fails only if the address is invalid, and that was built here.
         if let Err(error) = connect::run(bridge, &roots, client, pending()).await {
             tracing::error!(%error, "the private socket cannot be used");
         }
@@ -73,46 +76,38 @@ pub async fn serve(config: Config, reload: Reload, endpoint: Option<EndpointName
     .await
 }
 
-/// Leads the client that started this process to an endpoint, until it has gone or SIGTERM or SIGINT comes.
+/// Connects the client that started this process to an endpoint, until the client is gone or SIGTERM or SIGINT arrives.
 /// Runs in a `LocalSet`.
 pub async fn connect(config: Connect) -> Result<(), AppError> {
-    let stop = signalled()?;
-    let client = Client::of_this_process().map_err(AppError::Pipes)?;
+    let mut signals = ShutdownSignals::install()?;
+    let client = StdioClient::of_this_process().map_err(AppError::Pipes)?;
     let Connect { address, headers, patience, .. } = config;
-    if is_readable_on_the_way(&address) && headers.iter().any(|(name, _)| *name == AUTHORIZATION) {
-        tracing::warn!("the key goes over the network in the clear: use https");
+    if is_unencrypted(&address) && headers.iter().any(|(name, _)| *name == AUTHORIZATION) {
+        tracing::warn!("the key is sent over the network unencrypted: use https");
     }
-    let bridge = connect::Config { address, headers, line_bytes_max: LINE_BYTES_MAX, patience };
-    connect::run(bridge, &system_roots(), client, stop).await.map_err(AppError::Endpoint)
+    let bridge =
+        connect::Config { address, headers, line_bytes_max: LINE_BYTES_MAX, response_timeout: patience };
+    connect::run(bridge, &system_roots(), client, signals.received()).await.map_err(AppError::Endpoint)
 }
 
-fn is_readable_on_the_way(address: &Address) -> bool {
-    let Address::Http(url) = address else { return false };
-    let is_here = match url.host() {
+/// Whether requests to the address cross the network without TLS.
+fn is_unencrypted(address: &ServerAddress) -> bool {
+    let ServerAddress::Http(url) = address else { return false };
+    let is_loopback = match url.host() {
         Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
         Some(url::Host::Ipv6(ip)) => ip.to_canonical().is_loopback(),
         Some(url::Host::Domain(name)) => name.eq_ignore_ascii_case("localhost"),
         None => false,
     };
-    url.scheme() == "http" && !is_here
+    url.scheme() == "http" && !is_loopback
 }
 
-fn signalled() -> Result<impl Future<Output = ()>, AppError> {
-    let mut terminate = signal(SignalKind::terminate()).map_err(AppError::Signals)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(AppError::Signals)?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
-}
-
+/// Returns the path of an endpoint that the gateway serves.
 fn path_of(endpoint: Option<EndpointName>, app: &App) -> Result<String, AppError> {
     let Some(name) = endpoint else { return Ok("/mcp".to_owned()) };
-    if app.greeting.endpoints.iter().any(|(known, _)| *known == name) {
+    if app.info.endpoints.iter().any(|(known, _)| *known == name) {
         return Ok(format!("/mcp/{name}"));
     }
-    let known: Vec<_> = app.greeting.endpoints.iter().map(|(name, _)| name.to_string()).collect();
+    let known: Vec<_> = app.info.endpoints.iter().map(|(name, _)| name.to_string()).collect();
     Err(AppError::NoEndpoint { name, known: known.join(", ") })
 }

@@ -1,73 +1,73 @@
-//! What a client sends to say who it is.
+//! The credential of a request, as sent in its headers.
 
 use std::fmt;
 
-use super::denied::Denied;
-use super::key::{ApiKey, Parsed};
+use super::denial::AuthDenial;
+use super::key::{ApiKey, ParsedApiKey};
 
-/// A credential that has the right form. Nothing is proven yet.
+/// A well-formed credential. Nothing is verified yet.
 #[derive(Clone, Copy)]
-pub struct Credential<'a>(pub(super) Kind<'a>);
+pub struct Credential<'a>(pub(super) CredentialKind<'a>);
 
 #[derive(Clone, Copy)]
-pub(super) enum Kind<'a> {
-    Key(Parsed<'a>),
+pub(super) enum CredentialKind<'a> {
+    Key(ParsedApiKey<'a>),
     Token(&'a str),
 }
 
 impl<'a> Credential<'a> {
-    /// Takes the values of `Authorization` and `X-API-Key`. `None`: the client sent neither.
+    /// Parses the values of `Authorization` and `X-API-Key`. `None` when the client sent neither.
     ///
-    /// `Authorization: Bearer` carries a token or an API key, `X-API-Key` an API key. Two that differ are
-    /// refused: which of them counts would depend on who reads them. Another scheme beside `X-API-Key` is for
-    /// a proxy in front of us, and left alone.
+    /// `Authorization: Bearer` carries an access token or an API key, `X-API-Key` an API key. Two values that differ are
+    /// refused, because which of them counts would depend on the reader. `Authorization` with another scheme, beside
+    /// `X-API-Key`, is meant for a proxy in front of the gateway and is ignored.
     pub fn from_headers(
         authorization: Option<&'a [u8]>,
         x_api_key: Option<&'a [u8]>,
-    ) -> Result<Option<Self>, Denied> {
-        match (authorization.map(bearer), x_api_key) {
+    ) -> Result<Option<Self>, AuthDenial> {
+        match (authorization.map(bearer_value), x_api_key) {
             (None, None) => Ok(None),
             (None | Some(None), Some(key)) => Self::key(key).map(Some),
-            (Some(None), None) => Err(Denied::Invalid),
-            (Some(Some(bearer)), Some(key)) if bearer != key => Err(Denied::Invalid),
+            (Some(None), None) => Err(AuthDenial::Invalid),
+            (Some(Some(bearer)), Some(key)) if bearer != key => Err(AuthDenial::Invalid),
             (Some(Some(bearer)), _) => Self::bearer(bearer).map(Some),
         }
     }
 
-    fn bearer(value: &'a [u8]) -> Result<Self, Denied> {
-        if ApiKey::is_meant(value) {
+    fn bearer(value: &'a [u8]) -> Result<Self, AuthDenial> {
+        if ApiKey::has_key_prefix(value) {
             return Self::key(value);
         }
         if value.len() > TOKEN_BYTES_MAX {
-            return Err(Denied::Invalid);
+            return Err(AuthDenial::Invalid);
         }
-        let token = std::str::from_utf8(value).map_err(|_| Denied::Invalid)?;
-        Ok(Self(Kind::Token(token)))
+        let token = std::str::from_utf8(value).map_err(|_| AuthDenial::Invalid)?;
+        Ok(Self(CredentialKind::Token(token)))
     }
 
-    fn key(value: &'a [u8]) -> Result<Self, Denied> {
-        let text = std::str::from_utf8(value).map_err(|_| Denied::Invalid)?;
-        let parsed = ApiKey::parse(text).map_err(|_| Denied::Invalid)?;
-        Ok(Self(Kind::Key(parsed)))
+    fn key(value: &'a [u8]) -> Result<Self, AuthDenial> {
+        let text = std::str::from_utf8(value).map_err(|_| AuthDenial::Invalid)?;
+        let parsed = ApiKey::parse(text).map_err(|_| AuthDenial::Invalid)?;
+        Ok(Self(CredentialKind::Key(parsed)))
     }
 }
 
 impl fmt::Debug for Credential<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            Kind::Key(key) => key.fmt(f),
-            Kind::Token(_) => f.write_str("Token(…)"),
+            CredentialKind::Key(key) => key.fmt(f),
+            CredentialKind::Token(_) => f.write_str("Token(…)"),
         }
     }
 }
 
-/// What follows the scheme `Bearer`, which is case-insensitive (RFC 9110, section 11.1); `None`: another scheme.
-fn bearer(value: &[u8]) -> Option<&[u8]> {
+/// The value of the scheme `Bearer`, which is case-insensitive (RFC 9110, section 11.1). `None` for another scheme.
+fn bearer_value(value: &[u8]) -> Option<&[u8]> {
     let (scheme, rest) = value.split_at_checked("bearer ".len())?;
     scheme.eq_ignore_ascii_case(b"bearer ").then(|| rest.trim_ascii())
 }
 
-/// Ours take some 330 bytes; what is longer is not worth hashing.
+/// Tokens issued by this program take about 330 bytes. A longer text is not worth hashing.
 const TOKEN_BYTES_MAX: usize = 1024;
 
 #[cfg(test)]
@@ -79,9 +79,9 @@ mod tests {
         let result = Credential::from_headers(authorization.map(str::as_bytes), x_api_key.map(str::as_bytes));
         let seen = match result {
             Ok(None) => "none",
-            Ok(Some(Credential(Kind::Key(_)))) => "key",
-            Ok(Some(Credential(Kind::Token(token)))) => token,
-            Err(Denied::Invalid) => "invalid",
+            Ok(Some(Credential(CredentialKind::Key(_)))) => "key",
+            Ok(Some(Credential(CredentialKind::Token(token)))) => token,
+            Err(AuthDenial::Invalid) => "invalid",
             Err(_) => "another refusal",
         };
         assert_eq!(seen, expected, "{authorization:?} {x_api_key:?}");
@@ -111,6 +111,6 @@ mod tests {
         check(Some("Bearer mcp_short"), None, "invalid");
         check(Some(&format!("Bearer {}", "x".repeat(TOKEN_BYTES_MAX + 1))), None, "invalid");
         let bytes = Credential::from_headers(Some(b"Bearer \xff\xfe"), None);
-        assert!(matches!(bytes, Err(Denied::Invalid)));
+        assert!(matches!(bytes, Err(AuthDenial::Invalid)));
     }
 }

@@ -1,7 +1,7 @@
-//! argon2, on threads of its own: as many as there are permits, behind a short queue.
+//! argon2 on its own threads: one thread per permit, behind a short queue.
 //!
-//! Requests with the same credential share one run. A key id takes few places in the queue, so that guessing at
-//! one key keeps nobody else from being verified.
+//! Requests with the same credential share one run. The queue holds few runs per key id, so that guessing at one key
+//! does not keep other keys from being verified.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,164 +12,169 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
-use super::Config;
-use super::identity::KeyId;
-use super::key::Parsed;
-use super::keyring::Entry;
-use super::refusals::Refusals;
-use super::tag::Tag;
+use super::config::Config;
+use super::key::ParsedApiKey;
+use super::key_id::KeyId;
+use super::keyring::KeyringEntry;
+use super::mac::MacTag;
+use super::rejection_cache::RejectionCache;
 
-pub struct Hasher {
-    jobs: SyncSender<Job>,
-    shared: Arc<Shared>,
+pub struct SecretHasher {
+    jobs: SyncSender<HashJob>,
+    shared: Arc<HasherState>,
 }
 
-struct Shared {
-    /// Guards the runs that wait or go on, by credential: at most permits plus queue.
-    flights: Mutex<HashMap<Tag, Flight>>,
-    /// Credentials that argon2 found wrong. They stay wrong: a row's hash never changes.
-    wrong: Refusals,
+struct HasherState {
+    /// Guards the runs that are queued or in progress, by credential. At most permits plus queue length.
+    pending: Mutex<HashMap<MacTag, PendingRun>>,
+    /// Secrets that argon2 found wrong. They stay wrong: the hash in a row never changes.
+    wrong: RejectionCache,
     runs: AtomicU64,
-    believed_for: Duration,
+    verified_for: Duration,
 }
 
-struct Flight {
+struct PendingRun {
     key_id: KeyId,
-    verdict: watch::Receiver<Option<Verdict>>,
+    verdict: watch::Receiver<Option<SecretVerdict>>,
 }
 
-struct Job {
-    entry: Arc<Entry>,
+struct HashJob {
+    entry: Arc<KeyringEntry>,
     secret: Zeroizing<Vec<u8>>,
-    tag: Tag,
-    verdict: watch::Sender<Option<Verdict>>,
+    tag: MacTag,
+    verdict: watch::Sender<Option<SecretVerdict>>,
 }
 
-/// What argon2 says.
+/// The result of an argon2 run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum SecretVerdict {
     /// The secret belongs to the key.
     Match,
-    /// It does not.
     Differ,
 }
 
-/// No place in the queue, or no answer.
+/// The queue is full, or the key id has too many runs in it.
 #[derive(Debug)]
-pub struct Busy;
+pub struct HasherBusy;
 
-impl Hasher {
+impl SecretHasher {
     /// Starts as many threads as there are permits.
     pub fn new(config: &Config) -> std::io::Result<Self> {
         let (jobs, inbox) = sync_channel(config.hash_queue_max);
         let inbox = Arc::new(Mutex::new(inbox));
-        let shared = Arc::new(Shared {
-            flights: Mutex::new(HashMap::new()),
-            wrong: Refusals::new(WRONG_FOR),
+        let shared = Arc::new(HasherState {
+            pending: Mutex::new(HashMap::new()),
+            wrong: RejectionCache::new(WRONG_TTL),
             runs: AtomicU64::new(0),
-            believed_for: config.verified_for,
+            verified_for: config.verified_for,
         });
         for number in 0..config.hash_permits.max(1) {
-            let (inbox, shared, first) = (Arc::clone(&inbox), Arc::clone(&shared), config.hash_thread);
+            let (inbox, shared, prepare) = (Arc::clone(&inbox), Arc::clone(&shared), config.hash_thread);
             std::thread::Builder::new().name(format!("argon2-{number}")).spawn(move || {
-                first();
-                work(&inbox, &shared);
+                prepare();
+                run_worker(&inbox, &shared);
             })?;
         }
         Ok(Self { jobs, shared })
     }
 
-    /// Waits for a verdict. Cancel safe: a run once begun goes on, and what it finds is remembered.
-    pub async fn verify(&self, entry: &Arc<Entry>, key: &Parsed<'_>, tag: Tag) -> Result<Verdict, Busy> {
-        // Whoever asks may have been overtaken by the end of the very run it wanted to share.
-        let known = |now| {
-            let right = entry.believes(&tag, now).then_some(Verdict::Match);
-            right.or_else(|| self.knows_wrong(&tag, now).then_some(Verdict::Differ))
+    /// Waits for a verdict. Cancel safe: a run that has started continues, and its result is cached.
+    pub async fn verify(
+        &self,
+        entry: &Arc<KeyringEntry>,
+        key: &ParsedApiKey<'_>,
+        tag: MacTag,
+    ) -> Result<SecretVerdict, HasherBusy> {
+        // The run that this caller wanted to share may have ended just now.
+        let cached = |now| {
+            let right = entry.is_recently_verified(&tag, now).then_some(SecretVerdict::Match);
+            right.or_else(|| self.is_known_wrong(&tag, now).then_some(SecretVerdict::Differ))
         };
-        let mut verdict = self.submit(entry, key, tag, PER_KEY_MAX, known)?;
-        let found = verdict.wait_for(Option::is_some).await.map_err(|_| Busy)?;
-        found.ok_or(Busy)
+        let mut verdict = self.submit(entry, key, tag, PER_KEY_MAX, cached)?;
+        let found = verdict.wait_for(Option::is_some).await.map_err(|_| HasherBusy)?;
+        found.ok_or(HasherBusy)
     }
 
-    /// Has a secret verified again while it is still believed. Those who guess at the key take no place away from it:
-    /// it has one of its own. Without one in the queue it is left to the next request.
-    pub fn renew(&self, entry: &Arc<Entry>, key: &Parsed<'_>, tag: Tag) {
+    /// Verifies a secret again while its last verdict is still valid. The renewal has a place of its own beside the
+    /// [`PER_KEY_MAX`] runs of the key, so guesses at the key cannot crowd it out. When the queue is full, the next
+    /// request tries again.
+    pub fn reverify(&self, entry: &Arc<KeyringEntry>, key: &ParsedApiKey<'_>, tag: MacTag) {
         if self.submit(entry, key, tag, PER_KEY_MAX + 1, |_| None).is_err() {
-            entry.put_off();
+            entry.postpone_renewal();
         }
     }
 
-    /// Whether argon2 found it wrong a short time ago.
-    pub fn knows_wrong(&self, tag: &Tag, now: Instant) -> bool {
-        self.shared.wrong.hold(tag, now)
+    /// Whether argon2 found the secret wrong a short time ago.
+    pub fn is_known_wrong(&self, tag: &MacTag, now: Instant) -> bool {
+        self.shared.wrong.contains(tag, now)
     }
 
-    /// Runs since the start.
+    /// argon2 runs since the start.
     pub fn runs(&self) -> u64 {
         self.shared.runs.load(Ordering::Relaxed)
     }
 
     fn submit(
         &self,
-        entry: &Arc<Entry>,
-        key: &Parsed<'_>,
-        tag: Tag,
+        entry: &Arc<KeyringEntry>,
+        key: &ParsedApiKey<'_>,
+        tag: MacTag,
         per_key_max: usize,
-        known: impl FnOnce(Instant) -> Option<Verdict>,
-    ) -> Result<watch::Receiver<Option<Verdict>>, Busy> {
-        let mut flights = self.shared.flights();
-        if let Some(flight) = flights.get(&tag) {
-            return Ok(flight.verdict.clone());
+        cached: impl FnOnce(Instant) -> Option<SecretVerdict>,
+    ) -> Result<watch::Receiver<Option<SecretVerdict>>, HasherBusy> {
+        let mut pending = self.shared.lock_pending();
+        if let Some(run) = pending.get(&tag) {
+            return Ok(run.verdict.clone());
         }
-        if let Some(verdict) = known(Instant::now()) {
+        if let Some(verdict) = cached(Instant::now()) {
             return Ok(watch::channel(Some(verdict)).1);
         }
         let key_id = key.key_id();
-        if flights.values().filter(|flight| flight.key_id == key_id).count() >= per_key_max {
-            return Err(Busy);
+        if pending.values().filter(|run| run.key_id == key_id).count() >= per_key_max {
+            return Err(HasherBusy);
         }
         let (sender, verdict) = watch::channel(None);
         let secret = Zeroizing::new(key.secret().to_vec());
-        let job = Job { entry: Arc::clone(entry), secret, tag, verdict: sender };
-        self.jobs.try_send(job).map_err(|_| Busy)?;
-        flights.insert(tag, Flight { key_id, verdict: verdict.clone() });
+        let job = HashJob { entry: Arc::clone(entry), secret, tag, verdict: sender };
+        self.jobs.try_send(job).map_err(|_| HasherBusy)?;
+        pending.insert(tag, PendingRun { key_id, verdict: verdict.clone() });
         Ok(verdict)
     }
 }
 
-impl Shared {
-    fn flights(&self) -> MutexGuard<'_, HashMap<Tag, Flight>> {
-        // Each change is one insert or remove: there is no half of it to be found after a panic.
-        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+impl HasherState {
+    fn lock_pending(&self) -> MutexGuard<'_, HashMap<MacTag, PendingRun>> {
+        // Each change is a single insert or remove, so a panic leaves nothing half done.
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn run(&self, job: &Job) -> Verdict {
+    fn run(&self, job: &HashJob) -> SecretVerdict {
         self.runs.fetch_add(1, Ordering::Relaxed);
         let now = Instant::now();
-        if job.entry.imprint().is(&job.secret) {
-            job.entry.verified(job.tag, now, self.believed_for);
-            Verdict::Match
+        if job.entry.verifier().matches(&job.secret) {
+            job.entry.record_verified(job.tag, now, self.verified_for);
+            SecretVerdict::Match
         } else {
-            self.wrong.remember(&job.tag, now);
-            Verdict::Differ
+            self.wrong.insert(&job.tag, now);
+            SecretVerdict::Differ
         }
     }
 }
 
-fn work(inbox: &Mutex<Receiver<Job>>, shared: &Shared) {
+fn run_worker(inbox: &Mutex<Receiver<HashJob>>, shared: &HasherState) {
     loop {
-        // The lock is the place in line: one thread waits for a job, the others for it.
+        // The lock orders the threads: one waits for a job, the others wait for the lock.
         let next = inbox.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(job) = next else { return };
         let verdict = shared.run(&job);
-        // Remembered first, then taken out: whoever holds the lock and finds no run finds the result.
-        shared.flights().remove(&job.tag);
+        // The result was cached before the run is removed: a caller that finds no run finds the result.
+        shared.lock_pending().remove(&job.tag);
         job.verdict.send_replace(Some(verdict));
     }
 }
 
-/// One right secret, and room for a few wrong ones.
+/// Room for the right secret and a few wrong ones.
 const PER_KEY_MAX: usize = 4;
 
-/// How long a wrong secret is refused without asking argon2 again.
-const WRONG_FOR: Duration = Duration::from_mins(1);
+/// How long a wrong secret is refused without another argon2 run.
+const WRONG_TTL: Duration = Duration::from_mins(1);

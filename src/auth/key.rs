@@ -5,27 +5,26 @@
 //!      key id         secret, 256 bit                             CRC32 of everything before it
 //! ```
 //!
-//! Keys that were imported from MetaMCP look as they did there, `sk_mt_` and 64 characters of base62; their id is derived
-//! from the whole of them.
+//! A key imported from MetaMCP keeps its form, `sk_mt_` and 64 base62 characters. Its id is derived from the whole key.
 //!
-//! The checksum is no protection: it lets a key that was cut short or mistyped be refused at no cost, and lets
-//! scanners for leaked secrets know one when they see it.
+//! The checksum is no protection. It lets a truncated or mistyped key be refused at no cost, and lets scanners for
+//! leaked secrets recognize a key.
 
 use std::fmt;
 
 use zeroize::Zeroizing;
 
-use super::identity::KeyId;
+use super::key_id::{KEY_ID_BYTES, KeyId, is_base62};
+use super::mac::hmac_sha256;
 use super::secrets::random_bytes;
-use super::tag::derive;
 
-/// A whole API key, just made. Shown once, wiped from memory when dropped.
+/// A whole API key, just created. Shown once, wiped from memory when dropped.
 pub struct ApiKey {
     text: Zeroizing<String>,
 }
 
 impl ApiKey {
-    /// Makes a key from the operating system's random source.
+    /// Creates a key from the operating system's random source.
     pub fn generate() -> Self {
         let mut text = Zeroizing::new(String::with_capacity(KEY_BYTES));
         text.push_str(PREFIX);
@@ -37,14 +36,14 @@ impl ApiKey {
         Self { text }
     }
 
-    /// Checks length, alphabet and checksum, in this order; tells nothing about whether the key exists.
-    pub fn parse(text: &str) -> Result<Parsed<'_>, Malformed> {
+    /// Checks length, alphabet and checksum, in this order. Does not tell whether the key exists.
+    pub fn parse(text: &str) -> Result<ParsedApiKey<'_>, MalformedApiKey> {
         if text.starts_with(IMPORTED_PREFIX) {
             return Self::parse_imported(text);
         }
         let bytes = text.as_bytes();
         if bytes.len() != KEY_BYTES {
-            return Err(Malformed::Length);
+            return Err(MalformedApiKey::Length);
         }
         let alphabet = bytes.iter().enumerate().all(|(at, &byte)| match at {
             0..PREFIX_BYTES => byte == PREFIX.as_bytes()[at],
@@ -52,37 +51,37 @@ impl ApiKey {
             _ => is_base62(byte),
         });
         if !alphabet {
-            return Err(Malformed::Alphabet);
+            return Err(MalformedApiKey::Alphabet);
         }
         if bytes[CHECKSUM_AT..] != checksum(&bytes[..CHECKSUM_AT]) {
-            return Err(Malformed::Checksum);
+            return Err(MalformedApiKey::Checksum);
         }
-        let key_id = KeyId::parse(&text[PREFIX_BYTES..SEPARATOR_AT]).ok_or(Malformed::Alphabet)?;
-        Ok(Parsed { key_id, text, secret: &bytes[SECRET_AT..CHECKSUM_AT] })
+        let key_id = KeyId::parse(&text[PREFIX_BYTES..SEPARATOR_AT]).ok_or(MalformedApiKey::Alphabet)?;
+        Ok(ParsedApiKey { key_id, text, secret: &bytes[SECRET_AT..CHECKSUM_AT] })
     }
 
-    fn parse_imported(text: &str) -> Result<Parsed<'_>, Malformed> {
+    fn parse_imported(text: &str) -> Result<ParsedApiKey<'_>, MalformedApiKey> {
         let secret = &text.as_bytes()[IMPORTED_PREFIX.len()..];
         if secret.len() != IMPORTED_SECRET_BYTES {
-            return Err(Malformed::Length);
+            return Err(MalformedApiKey::Length);
         }
         if !secret.iter().copied().all(is_base62) {
-            return Err(Malformed::Alphabet);
+            return Err(MalformedApiKey::Alphabet);
         }
-        // Of 381 random bits an id of 71 tells nothing.
-        let digest = derive(text.as_bytes(), b"metamcp/v1/imported-key-id");
+        // The id has 71 bits, derived from 381 random ones: it reveals nothing of use.
+        let digest = hmac_sha256(text.as_bytes(), b"metamcp/v1/imported-key-id");
         let id: String =
             digest[..KEY_ID_BYTES].iter().map(|byte| char::from(BASE62[usize::from(byte % 62)])).collect();
-        let key_id = KeyId::parse(&id).ok_or(Malformed::Alphabet)?;
-        Ok(Parsed { key_id, text, secret })
+        let key_id = KeyId::parse(&id).ok_or(MalformedApiKey::Alphabet)?;
+        Ok(ParsedApiKey { key_id, text, secret })
     }
 
-    /// Whether a text begins as a key does, ours or an imported one.
-    pub(super) fn is_meant(bytes: &[u8]) -> bool {
+    /// Whether a text begins like an API key, native or imported.
+    pub(super) fn has_key_prefix(bytes: &[u8]) -> bool {
         [PREFIX, IMPORTED_PREFIX].iter().any(|prefix| bytes.starts_with(prefix.as_bytes()))
     }
 
-    /// The raw key, for the one who asked for it to be made.
+    /// The raw key, to be shown to the person who requested it.
     pub fn expose(&self) -> &str {
         &self.text
     }
@@ -92,8 +91,8 @@ impl ApiKey {
         body.chars().chain(checksum(body.as_bytes()).map(char::from)).collect()
     }
 
-    pub(super) fn parsed(&self) -> Parsed<'_> {
-        Self::parse(&self.text).expect("a key just made is well formed")
+    pub(super) fn parsed(&self) -> ParsedApiKey<'_> {
+        Self::parse(&self.text).expect("a generated key is well formed")
     }
 }
 
@@ -103,21 +102,21 @@ impl fmt::Debug for ApiKey {
     }
 }
 
-/// A text that has the form of an API key. Nothing is proven yet.
+/// A text in the form of an API key. Nothing is verified yet.
 #[derive(Clone, Copy)]
-pub struct Parsed<'a> {
+pub struct ParsedApiKey<'a> {
     key_id: KeyId,
     text: &'a str,
     secret: &'a [u8],
 }
 
-impl<'a> Parsed<'a> {
-    /// Which key it claims to be.
+impl<'a> ParsedApiKey<'a> {
+    /// The key that the credential claims to be.
     pub fn key_id(&self) -> KeyId {
         self.key_id
     }
 
-    /// What argon2 hashes.
+    /// The part that argon2 hashes.
     pub(super) fn secret(&self) -> &'a [u8] {
         self.secret
     }
@@ -127,35 +126,31 @@ impl<'a> Parsed<'a> {
     }
 }
 
-impl fmt::Debug for Parsed<'_> {
+impl fmt::Debug for ParsedApiKey<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "ApiKey({PREFIX}{}_…)", self.key_id)
     }
 }
 
-/// Why a text is not an API key. For tests and logs: clients are told no more than that it is not valid.
+/// Why a text is not an API key. For tests and logs: clients learn only that the key is not valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Malformed {
-    /// Cut short, or something behind it.
+pub enum MalformedApiKey {
+    /// The key is truncated, or followed by more text.
     #[error("an API key has {KEY_BYTES} characters")]
     Length,
-    /// A character that no key has there.
+    /// A character stands where no key has it.
     #[error("an API key is `{PREFIX}`, letters and digits, `_`, letters and digits")]
     Alphabet,
-    /// Mistyped.
+    /// The key was mistyped.
     #[error("the checksum of the API key does not match: it was mistyped or altered")]
     Checksum,
-}
-
-pub(super) fn is_base62(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric()
 }
 
 fn push_random(text: &mut String, count: usize) {
     let end = text.len() + count;
     while text.len() < end {
         let bytes = Zeroizing::new(random_bytes::<64>());
-        // What lies beyond the last whole multiple of 62 would make the first letters likelier.
+        // Bytes beyond the last whole multiple of 62 would make the first letters more likely.
         let letters = bytes.iter().filter(|&&byte| byte < 248).map(|&byte| BASE62[usize::from(byte % 62)]);
         text.extend(letters.take(end - text.len()).map(char::from));
     }
@@ -171,12 +166,11 @@ fn checksum(bytes: &[u8]) -> [u8; CHECKSUM_BYTES] {
     digits
 }
 
-/// Of keys that MetaMCP made.
+/// The prefix of keys that MetaMCP created.
 const IMPORTED_PREFIX: &str = "sk_mt_";
 const IMPORTED_SECRET_BYTES: usize = 64;
 
 const PREFIX: &str = "mcp_";
-pub(super) const KEY_ID_BYTES: usize = 12;
 const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 const PREFIX_BYTES: usize = PREFIX.len();
 const SEPARATOR_AT: usize = PREFIX_BYTES + KEY_ID_BYTES;
@@ -193,7 +187,7 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(text: &str, expected: Result<&str, Malformed>) {
+    fn check(text: &str, expected: Result<&str, MalformedApiKey>) {
         let parsed = ApiKey::parse(text);
         assert_eq!(
             parsed.as_ref().map(|key| key.key_id.as_str()).map_err(|error| *error),
@@ -207,20 +201,20 @@ mod tests {
         let secret = "s".repeat(SECRET_BYTES);
         let good = ApiKey::with_checksum(&format!("mcp_0123456789Az_{secret}"));
         check(&good, Ok("0123456789Az"));
-        check("", Err(Malformed::Length));
-        check("mcp_", Err(Malformed::Length));
-        check(&good[..KEY_BYTES - 1], Err(Malformed::Length));
-        check(&format!("{good}0"), Err(Malformed::Length));
-        check(&format!("{good}\n"), Err(Malformed::Length));
-        check(&"é".repeat(KEY_BYTES / 2), Err(Malformed::Alphabet));
-        check(&ApiKey::with_checksum(&format!("MCP_0123456789Az_{secret}")), Err(Malformed::Alphabet));
-        check(&ApiKey::with_checksum(&format!("mcp_0123456789A-_{secret}")), Err(Malformed::Alphabet));
-        check(&ApiKey::with_checksum(&format!("mcp_0123456789Az-{secret}")), Err(Malformed::Alphabet));
+        check("", Err(MalformedApiKey::Length));
+        check("mcp_", Err(MalformedApiKey::Length));
+        check(&good[..KEY_BYTES - 1], Err(MalformedApiKey::Length));
+        check(&format!("{good}0"), Err(MalformedApiKey::Length));
+        check(&format!("{good}\n"), Err(MalformedApiKey::Length));
+        check(&"é".repeat(KEY_BYTES / 2), Err(MalformedApiKey::Alphabet));
+        check(&ApiKey::with_checksum(&format!("MCP_0123456789Az_{secret}")), Err(MalformedApiKey::Alphabet));
+        check(&ApiKey::with_checksum(&format!("mcp_0123456789A-_{secret}")), Err(MalformedApiKey::Alphabet));
+        check(&ApiKey::with_checksum(&format!("mcp_0123456789Az-{secret}")), Err(MalformedApiKey::Alphabet));
         check(
             &ApiKey::with_checksum(&format!("mcp_0123456789Az_{} ", "s".repeat(42))),
-            Err(Malformed::Alphabet),
+            Err(MalformedApiKey::Alphabet),
         );
-        check(&format!("{}000000", &good[..CHECKSUM_AT]), Err(Malformed::Checksum));
+        check(&format!("{}000000", &good[..CHECKSUM_AT]), Err(MalformedApiKey::Checksum));
     }
 
     #[test]
@@ -230,11 +224,11 @@ mod tests {
         check(&good, Ok(id.as_str()));
         assert_eq!(ApiKey::parse(&good).unwrap().secret(), &good.as_bytes()[6..]);
         assert_ne!(ApiKey::parse(&good.replace('Z', "z")).unwrap().key_id, id);
-        check("sk_mt_", Err(Malformed::Length));
-        check(&good[..69], Err(Malformed::Length));
-        check(&format!("{good}0"), Err(Malformed::Length));
-        check(&good.replace('9', "-"), Err(Malformed::Alphabet));
-        check(&format!("sk_mt_{}", "é".repeat(32)), Err(Malformed::Alphabet));
+        check("sk_mt_", Err(MalformedApiKey::Length));
+        check(&good[..69], Err(MalformedApiKey::Length));
+        check(&format!("{good}0"), Err(MalformedApiKey::Length));
+        check(&good.replace('9', "-"), Err(MalformedApiKey::Alphabet));
+        check(&format!("sk_mt_{}", "é".repeat(32)), Err(MalformedApiKey::Alphabet));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! All keys at one moment, ready to be looked up. Never changes: a new one is published.
+//! The keyring: all API keys at one moment, indexed by key id. Immutable; a change publishes a new one.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -9,98 +9,103 @@ use arc_swap::ArcSwapOption;
 
 use crate::store::{Binder, Bound, KeyRow, KeyStatus, Keys};
 
-use super::closed::Closed;
-use super::denied::AuthError;
-use super::identity::{Identity, KeyId};
-use super::imprint::Imprint;
+use super::error::AuthError;
+use super::identity::Identity;
+use super::key_id::KeyId;
+use super::mac::MacTag;
 use super::seal::Sealer;
-use super::tag::Tag;
+use super::secret_verifier::SecretVerifier;
+use super::unseal_failure::UnsealFailure;
 
-/// The snapshot that requests read.
+/// The snapshot of API keys that requests read.
 ///
-/// A key that was switched off or deleted stays so while this process lives, also when the database goes back to an older
-/// copy of itself in which it was not.
+/// A key that was disabled or deleted stays so for the life of this process, even when the database falls back to an
+/// older copy in which the key was active.
 pub struct Keyring {
-    /// As the store said it, whichever way it moved.
+    /// The epoch of the store when the keys were read. It may be lower than the epoch of the keyring before.
     epoch: u64,
-    entries: HashMap<KeyId, Arc<Entry>>,
-    /// Keys that were there and are not any more.
+    entries: HashMap<KeyId, Arc<KeyringEntry>>,
+    /// Keys that existed earlier and were deleted.
     removed: Arc<HashSet<KeyId>>,
-    /// Those that do not open. What they say of themselves is not gone by, so that it is off neither.
-    closed: Vec<Closed>,
+    /// Rows that do not open. Their contents are not trusted, a status of inactive included.
+    failures: Vec<UnsealFailure>,
 }
 
-/// One key.
-pub struct Entry {
+/// One API key.
+pub struct KeyringEntry {
     row: KeyRow,
     identity: Identity,
-    imprint: Imprint,
-    /// The secret that argon2 found right, remembered by its tag.
-    verified: ArcSwapOption<Verified>,
+    verifier: SecretVerifier,
+    /// The secret that argon2 last verified, by its tag.
+    verified: ArcSwapOption<VerifiedSecret>,
 }
 
-struct Verified {
-    tag: Tag,
+struct VerifiedSecret {
+    tag: MacTag,
     renew_from: Instant,
-    until: Instant,
-    /// Set by the first request that sees it is time.
+    expires_at: Instant,
+    /// Set by the first request at or after `renew_from`.
     renewing: AtomicBool,
 }
 
-/// What is known of a secret without asking argon2.
+/// What is known about a secret without running argon2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Belief {
-    /// It was verified a short time ago.
-    Hold,
-    /// So it was, but soon this will not count any more: whoever is told so has it verified anew.
-    Renew,
-    /// Nothing, or another secret.
-    Lack,
+pub enum CachedVerdict {
+    /// argon2 verified it a short time ago.
+    Valid,
+    /// argon2 verified it, and the verdict expires soon. The caller that sees this starts the renewal.
+    RenewalDue,
+    /// No verdict, or one for another secret.
+    Absent,
 }
 
 impl Keyring {
-    /// Before the first one was read.
+    /// The keyring before the store was first read.
     pub fn empty() -> Self {
-        Self { epoch: 0, entries: HashMap::new(), removed: Arc::default(), closed: Vec::new() }
+        Self { epoch: 0, entries: HashMap::new(), removed: Arc::default(), failures: Vec::new() }
     }
 
-    /// Takes over from `previous` what did not change, and with it what was proven about it.
+    /// Builds a keyring from stored rows. Entries of `previous` whose rows did not change are shared, together with
+    /// their verified secrets.
     pub fn build(keys: Keys, sealer: &Sealer, previous: &Self) -> Self {
         let mut entries = HashMap::with_capacity(keys.rows.len());
-        let mut closed = Vec::new();
+        let mut failures = Vec::new();
         let mut present = HashSet::with_capacity(keys.rows.len());
         for row in keys.rows {
             let Some(key_id) = KeyId::parse(&row.key_id) else {
-                closed.push(Closed::of(&row.key_id, row.key_version, sealer));
+                failures.push(UnsealFailure::new(&row.key_id, row.key_version, sealer));
                 continue;
             };
             present.insert(key_id);
-            let Some(row) = previous.admit(key_id, row) else { continue };
-            let known = previous.entries.get(&key_id).filter(|entry| entry.row == row);
-            let opened =
-                || Entry::open(key_id, &row, sealer).or_else(|| previous.rewrapped(key_id, &row, sealer));
-            if let Some(entry) = known.cloned().or_else(|| opened().map(Arc::new)) {
+            let Some(row) = previous.reconcile_row(key_id, row) else { continue };
+            let unchanged = previous.entries.get(&key_id).filter(|entry| entry.row == row);
+            let opened = || {
+                KeyringEntry::open(key_id, &row, sealer)
+                    .or_else(|| previous.carry_over_rekeyed(key_id, &row, sealer))
+            };
+            if let Some(entry) = unchanged.cloned().or_else(|| opened().map(Arc::new)) {
                 entries.insert(key_id, entry);
                 continue;
             }
-            entries.extend(previous.switched_off(key_id, &row).map(|entry| (key_id, Arc::new(entry))));
+            entries.extend(previous.disable_unsealable(key_id, &row).map(|entry| (key_id, Arc::new(entry))));
             if row.status == KeyStatus::Active {
-                closed.push(Closed::of(&row.key_id, row.key_version, sealer));
+                failures.push(UnsealFailure::new(&row.key_id, row.key_version, sealer));
             }
         }
         let mut removed = Arc::clone(&previous.removed);
-        // One that is there and does not open is not gone: it may be repaired.
+        // A row that exists and does not open is not removed: it may be repaired.
         let is_gone = |key_id: &&KeyId| !entries.contains_key(key_id) && !present.contains(key_id);
         for key_id in previous.entries.keys().filter(is_gone) {
             if removed.len() < REMOVED_MAX {
                 Arc::make_mut(&mut removed).insert(*key_id);
             }
         }
-        Self { epoch: keys.epoch, entries, removed, closed }
+        Self { epoch: keys.epoch, entries, removed, failures }
     }
 
-    /// What counts of a row that the store gives: of one that is older than what is known, only what takes away.
-    fn admit(&self, key_id: KeyId, row: KeyRow) -> Option<KeyRow> {
+    /// Merges a stored row with what this process knows. A row older than the known one may only disable the key; a key
+    /// that was removed stays removed.
+    fn reconcile_row(&self, key_id: KeyId, row: KeyRow) -> Option<KeyRow> {
         if self.removed.contains(&key_id) {
             return None;
         }
@@ -114,33 +119,35 @@ impl Keyring {
         }
     }
 
-    /// A key that was only sealed anew, by a version of `ENCRYPTION_KEY` that this process will get with its next
-    /// start: what was opened before still is what it is recognised by.
-    fn rewrapped(&self, key_id: KeyId, row: &KeyRow, sealer: &Sealer) -> Option<Entry> {
+    /// The entry of a key that was only re-sealed, under a version of `ENCRYPTION_KEY` that this process gets with its
+    /// next start. Everything else in the row is unchanged, so the known verifier is still the right one.
+    fn carry_over_rekeyed(&self, key_id: KeyId, row: &KeyRow, sealer: &Sealer) -> Option<KeyringEntry> {
         let known = self.entries.get(&key_id)?;
         let unchanged = KeyRow {
             sealed_hash: known.row.sealed_hash.clone(),
             key_version: known.row.key_version,
             ..row.clone()
         } == known.row;
-        (unchanged && !sealer.knows(row.key_version)).then(|| Entry {
+        (unchanged && !sealer.has_key_version(row.key_version)).then(|| KeyringEntry {
             row: row.clone(),
             identity: known.identity.clone(),
-            imprint: known.imprint.clone(),
+            verifier: known.verifier.clone(),
             verified: ArcSwapOption::new(known.verified.load_full()),
         })
     }
 
-    /// A key whose row does not open is known on, and off: that it was off before, or is said to be, is not forgotten.
-    fn switched_off(&self, key_id: KeyId, row: &KeyRow) -> Option<Entry> {
+    /// The entry of a known key whose row no longer opens: disabled. A disabled entry is kept so that a later row of the
+    /// same or an older epoch cannot enable the key.
+    fn disable_unsealable(&self, key_id: KeyId, row: &KeyRow) -> Option<KeyringEntry> {
         let known = self.entries.get(&key_id)?;
-        // Taken back is what was proven until then; of what is said to be on, nothing is believed.
+        // An epoch in an unsealable row counts only if the row takes access away. One that claims to be active is not
+        // believed.
         let epoch = if row.status == KeyStatus::Inactive { row.epoch } else { 0 };
         let epoch = epoch.max(known.row.epoch);
-        Some(Entry {
+        Some(KeyringEntry {
             row: KeyRow { status: KeyStatus::Inactive, epoch, ..known.row.clone() },
             identity: known.identity.clone(),
-            imprint: known.imprint.clone(),
+            verifier: known.verifier.clone(),
             verified: ArcSwapOption::empty(),
         })
     }
@@ -149,44 +156,44 @@ impl Keyring {
         self.epoch
     }
 
-    pub fn entry(&self, key_id: KeyId) -> Option<&Arc<Entry>> {
+    pub fn entry(&self, key_id: KeyId) -> Option<&Arc<KeyringEntry>> {
         self.entries.get(&key_id)
     }
 
-    /// An error when active rows do not open.
+    /// Fails when active rows do not open.
     pub fn check(&self) -> Result<(), AuthError> {
-        if self.closed.is_empty() {
+        if self.failures.is_empty() {
             return Ok(());
         }
-        let unopened = self.closed.len();
-        let which = Closed::list(&self.closed);
-        Err(AuthError::Unopened { unopened, active: self.active() + unopened, which })
+        let unsealable = self.failures.len();
+        let examples = UnsealFailure::summarize(&self.failures);
+        Err(AuthError::UnsealableKeys { unsealable, active: self.active_count() + unsealable, examples })
     }
 
-    /// The same, but a start does without those that do not open, unless there are none but them: which version sealed a
-    /// row is what the row says, so that one altered row would stop every gateway.
-    pub fn check_start(&self) -> Result<(), AuthError> {
-        if self.active() == 0 { self.check() } else { Ok(()) }
+    /// Like [`Keyring::check`], for a start: fails only when no active key opens. The version that sealed a row is
+    /// named by the row itself, so a stricter check would let one altered row keep every gateway from starting.
+    pub fn check_startup(&self) -> Result<(), AuthError> {
+        if self.active_count() == 0 { self.check() } else { Ok(()) }
     }
 
-    fn active(&self) -> usize {
+    fn active_count(&self) -> usize {
         self.entries.values().filter(|entry| entry.row.status == KeyStatus::Active).count()
     }
 }
 
-impl Entry {
+impl KeyringEntry {
     fn open(key_id: KeyId, row: &KeyRow, sealer: &Sealer) -> Option<Self> {
         let plain = sealer.open_row(Bound::Key(row))?;
         Some(Self {
             identity: Identity::new(key_id, row.name.clone(), row.epoch, &row.grants),
-            imprint: Imprint::read(plain.expose())?,
+            verifier: SecretVerifier::from_bytes(plain.expose())?,
             verified: ArcSwapOption::empty(),
             row: row.clone(),
         })
     }
 
-    /// Whether the key may be used at all.
-    pub fn admits(&self, unix_s: u64) -> bool {
+    /// Whether the key is active and has not expired.
+    pub fn is_usable(&self, unix_s: u64) -> bool {
         self.row.status == KeyStatus::Active && self.expires_at().is_none_or(|end| unix_s < end)
     }
 
@@ -194,53 +201,52 @@ impl Entry {
         &self.identity
     }
 
-    /// When it ends by itself: at its expiry, or with the grace after its rotation.
+    /// When the key ends by itself: at its expiry, or at the end of the grace period after its rotation.
     pub fn expires_at(&self) -> Option<u64> {
         self.row.ends_at()
     }
 
-    /// What its secret is recognised by.
-    pub fn imprint(&self) -> &Imprint {
-        &self.imprint
+    pub fn verifier(&self) -> &SecretVerifier {
+        &self.verifier
     }
 
-    /// Whether this secret was verified a short time ago.
-    pub fn believes(&self, tag: &Tag, now: Instant) -> bool {
+    /// Whether argon2 verified this secret a short time ago.
+    pub fn is_recently_verified(&self, tag: &MacTag, now: Instant) -> bool {
         self.verified.load().as_ref().is_some_and(|verified| verified.covers(tag, now))
     }
 
-    /// The same, for a request: the first one in the last quarter of the time is told to renew.
-    pub fn belief(&self, tag: &Tag, now: Instant) -> Belief {
+    /// The verdict for a request. In the last quarter of its lifetime the first caller is told to renew it.
+    pub fn cached_verdict(&self, tag: &MacTag, now: Instant) -> CachedVerdict {
         match &*self.verified.load() {
             Some(verified) if verified.covers(tag, now) => {
                 let due = now >= verified.renew_from && !verified.renewing.swap(true, Ordering::Relaxed);
-                if due { Belief::Renew } else { Belief::Hold }
+                if due { CachedVerdict::RenewalDue } else { CachedVerdict::Valid }
             }
-            _ => Belief::Lack,
+            _ => CachedVerdict::Absent,
         }
     }
 
-    /// The renewal that a request was told to begin did not: the next one is told so.
-    pub fn put_off(&self) {
+    /// Reports that a due renewal could not be started: the next caller is told to renew.
+    pub fn postpone_renewal(&self) {
         if let Some(verified) = &*self.verified.load() {
             verified.renewing.store(false, Ordering::Relaxed);
         }
     }
 
-    /// argon2 has found this secret right.
-    pub fn verified(&self, tag: Tag, now: Instant, believed_for: Duration) {
-        self.verified.store(Some(Arc::new(Verified {
+    /// Records that argon2 found this secret right.
+    pub fn record_verified(&self, tag: MacTag, now: Instant, verified_for: Duration) {
+        self.verified.store(Some(Arc::new(VerifiedSecret {
             tag,
-            renew_from: now + believed_for / 4 * 3,
-            until: now + believed_for,
+            renew_from: now + verified_for / 4 * 3,
+            expires_at: now + verified_for,
             renewing: AtomicBool::new(false),
         })));
     }
 }
 
-impl Verified {
-    fn covers(&self, tag: &Tag, now: Instant) -> bool {
-        self.tag == *tag && now < self.until
+impl VerifiedSecret {
+    fn covers(&self, tag: &MacTag, now: Instant) -> bool {
+        self.tag == *tag && now < self.expires_at
     }
 }
 
@@ -252,9 +258,9 @@ const REMOVED_MAX: usize = 100_000;
 mod tests {
     use zeroize::Zeroizing;
 
-    use super::super::EncryptionKey;
-    use super::super::imprint::tests::any;
-    use super::super::tag::Tagger;
+    use super::super::config::EncryptionKey;
+    use super::super::secret_verifier::tests::sample_bytes;
+    use super::super::mac::MacKey;
     use super::*;
     use crate::store::{Grants, Plain, Rate, Role, Uuid};
 
@@ -283,7 +289,7 @@ mod tests {
     }
 
     fn sealed_by(version: u8, row: KeyRow) -> KeyRow {
-        let sealed = sealer(version).seal_row(Bound::Key(&row), &Plain::new(any()));
+        let sealed = sealer(version).seal_row(Bound::Key(&row), &Plain::new(sample_bytes()));
         KeyRow { sealed_hash: sealed.bytes, key_version: version, ..row }
     }
 
@@ -320,7 +326,7 @@ mod tests {
     #[track_caller]
     fn check_start(rows: Vec<KeyRow>, sealer: &Sealer, is_good: bool) {
         let ring = Keyring::build(Keys { epoch: 1, rows }, sealer, &Keyring::empty());
-        assert_eq!(ring.check_start().is_ok(), is_good, "{:?}", ring.check_start());
+        assert_eq!(ring.check_startup().is_ok(), is_good, "{:?}", ring.check_startup());
     }
 
     #[test]
@@ -379,7 +385,7 @@ mod tests {
                 Keyring::build(Keys { epoch: 1, rows: vec![whole.clone()] }, &sealer(1), &Keyring::empty());
             let ring = Keyring::build(Keys { epoch: 2, rows: vec![altered] }, &sealer(1), &known);
             assert!(ring.check().is_err(), "change {at}");
-            assert!(ring.entries.values().all(|entry| !entry.admits(0)), "change {at}");
+            assert!(ring.entries.values().all(|entry| !entry.is_usable(0)), "change {at}");
         }
         let mut on = KeyRow { status: KeyStatus::Inactive, ..whole };
         on = KeyRow { status: KeyStatus::Active, ..sealed_by(1, on) };
@@ -405,7 +411,7 @@ mod tests {
             ring = Keyring::build(Keys { epoch, rows }, &sealer, &ring);
         }
         let mut on: Vec<_> =
-            ring.entries.iter().filter(|(_, e)| e.admits(0)).map(|(id, _)| id.as_str()).collect();
+            ring.entries.iter().filter(|(_, e)| e.is_usable(0)).map(|(id, _)| id.as_str()).collect();
         on.sort_unstable();
         assert_eq!(on, expected);
     }
@@ -445,15 +451,15 @@ mod tests {
     fn a_key_sealed_anew_by_a_version_to_come_stays_known() {
         let (id, a) = (KeyId::parse("AAAAAAAAAAAA").unwrap(), row("AAAAAAAAAAAA", 5));
         let sealed_by = |version: u8, row: &KeyRow| sealed_by(version, row.clone());
-        let (old, tag, now) = (sealer(1), Tagger::new().tag(b"right"), Instant::now());
+        let (old, tag, now) = (sealer(1), MacKey::random().tag(b"right"), Instant::now());
         let first = Keyring::build(Keys { epoch: 1, rows: vec![a.clone()] }, &old, &Keyring::empty());
-        first.entry(id).unwrap().verified(tag, now, Duration::from_mins(1));
+        first.entry(id).unwrap().record_verified(tag, now, Duration::from_mins(1));
         let next = |row: KeyRow| Keyring::build(Keys { epoch: 2, rows: vec![row] }, &old, &first);
         let anew = next(sealed_by(2, &a));
-        assert_eq!(anew.entry(id).map(|entry| entry.belief(&tag, now)), Some(Belief::Hold));
+        assert_eq!(anew.entry(id).map(|entry| entry.cached_verdict(&tag, now)), Some(CachedVerdict::Valid));
         assert!(anew.check().is_ok());
         // Whatever else has changed with it could be anything, and so could what a known version does not open.
-        let admits = |row| next(row).entry(id).is_some_and(|entry| entry.admits(0));
+        let admits = |row| next(row).entry(id).is_some_and(|entry| entry.is_usable(0));
         assert!(admits(sealed_by(2, &a)));
         assert!(!admits(KeyRow { name: "other".into(), ..sealed_by(2, &a) }));
         assert!(!admits(KeyRow { epoch: 6, ..sealed_by(2, &a) }));
@@ -463,23 +469,27 @@ mod tests {
     #[test]
     fn what_was_proven_lasts_until_the_row_changes() {
         let (sealer, now, minute) = (sealer(1), Instant::now(), Duration::from_mins(1));
-        let (tag, other) = (Tagger::new().tag(b"right"), Tagger::new().tag(b"wrong"));
+        let (tag, other) = (MacKey::random().tag(b"right"), MacKey::random().tag(b"wrong"));
         let id = KeyId::parse("AAAAAAAAAAAA").unwrap();
         let a = row("AAAAAAAAAAAA", 1);
         let first = Keyring::build(Keys { epoch: 1, rows: vec![a.clone()] }, &sealer, &Keyring::empty());
-        assert_eq!(first.entry(id).unwrap().belief(&tag, now), Belief::Lack);
-        first.entry(id).unwrap().verified(tag, now, minute);
+        assert_eq!(first.entry(id).unwrap().cached_verdict(&tag, now), CachedVerdict::Absent);
+        first.entry(id).unwrap().record_verified(tag, now, minute);
 
         let same = Keyring::build(Keys { epoch: 2, rows: vec![a.clone()] }, &sealer, &first);
         let entry = same.entry(id).unwrap();
-        assert_eq!(entry.belief(&tag, now), Belief::Hold);
-        assert_eq!(entry.belief(&other, now), Belief::Lack);
-        assert_eq!(entry.belief(&tag, now + minute * 3 / 4), Belief::Renew);
-        assert_eq!(entry.belief(&tag, now + minute * 3 / 4), Belief::Hold, "one renews, the others go on");
-        assert_eq!(entry.belief(&tag, now + minute), Belief::Lack);
+        assert_eq!(entry.cached_verdict(&tag, now), CachedVerdict::Valid);
+        assert_eq!(entry.cached_verdict(&other, now), CachedVerdict::Absent);
+        assert_eq!(entry.cached_verdict(&tag, now + minute * 3 / 4), CachedVerdict::RenewalDue);
+        assert_eq!(
+            entry.cached_verdict(&tag, now + minute * 3 / 4),
+            CachedVerdict::Valid,
+            "one renews, the others go on"
+        );
+        assert_eq!(entry.cached_verdict(&tag, now + minute), CachedVerdict::Absent);
 
         let changed = KeyRow { epoch: 3, ..a };
         let moved = Keyring::build(Keys { epoch: 3, rows: vec![changed] }, &sealer, &same);
-        assert_eq!(moved.entry(id).unwrap().belief(&tag, now), Belief::Lack);
+        assert_eq!(moved.entry(id).unwrap().cached_verdict(&tag, now), CachedVerdict::Absent);
     }
 }

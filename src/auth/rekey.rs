@@ -1,43 +1,43 @@
-//! Sealing everything at rest anew, under the newest version of `ENCRYPTION_KEY`.
+//! Rekeying: re-sealing everything at rest under the newest version of `ENCRYPTION_KEY`.
 //!
-//! Broken off half-way it is run again, and finds what is left: each value says which version sealed it.
+//! An interrupted run can be repeated: each value names the version that sealed it, so the next run finds what is
+//! left.
 
 use crate::store::{Audit, SealedKind, Store, StoreError};
 
 use super::seal::Sealer;
 
-/// What became of the values of one kind.
+/// The result of rekeying the values of one kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rekeyed {
-    /// What holds them.
+pub struct RekeyReport {
     pub kind: SealedKind,
-    /// Sealed anew by this run.
-    pub rewrapped: u64,
-    /// Under the newest version now, those that were before included.
+    /// Values that this run re-sealed.
+    pub resealed: u64,
+    /// Values now sealed under the newest version, including those that were before.
     pub current: u64,
-    /// Under another version still.
+    /// Values still sealed under another version.
     pub left: u64,
-    /// Names of some that no given version opens: at most `NAMED_MAX`.
-    pub unopened: Vec<String>,
+    /// Names of values that no given version opens, at most `LISTED_MAX` of them.
+    pub unsealable: Vec<String>,
 }
 
-/// Seals all values of a kind with the first version that `sealer` was given, in batches, each in a transaction of
-/// its own. No key, token or stream is taken back by it.
+/// Re-seals all values of a kind under the first version that `sealer` was given. Works in batches, each in its own
+/// transaction. Revokes no key, token or stream.
 ///
-/// Cancel safe: what was done stays done.
+/// Cancel safe: batches that are done stay done.
 pub async fn rekey(
     store: &Store,
     sealer: &Sealer,
     kind: SealedKind,
     actor: &str,
-) -> Result<Rekeyed, StoreError> {
+) -> Result<RekeyReport, StoreError> {
     let store = store.bound_by(sealer.clone());
-    let (mut rewrapped, mut unopened, mut after) = (0, Vec::new(), None);
+    let (mut resealed, mut unsealable, mut after) = (0, Vec::new(), None);
     loop {
         let batch = store.rewrap(kind, after, Audit::by(actor)).await?;
-        rewrapped += batch.count;
-        let room = NAMED_MAX.saturating_sub(unopened.len());
-        unopened.extend(batch.closed.into_iter().take(room));
+        resealed += batch.count;
+        let room = LISTED_MAX.saturating_sub(unsealable.len());
+        unsealable.extend(batch.closed.into_iter().take(room));
         after = batch.next;
         if after.is_none() {
             break;
@@ -45,13 +45,13 @@ pub async fn rekey(
     }
     let (mut current, mut left) = (0, 0);
     for (version, count) in store.sealed_versions(kind).await? {
-        *if version == sealer.version() { &mut current } else { &mut left } += count;
+        *if version == sealer.current_version() { &mut current } else { &mut left } += count;
     }
-    Ok(Rekeyed { kind, rewrapped, current, left, unopened })
+    Ok(RekeyReport { kind, resealed, current, left, unsealable })
 }
 
-/// Names in one report; the count says how many there are.
-const NAMED_MAX: usize = 8;
+/// Names listed in one report. The report also says how many there are.
+const LISTED_MAX: usize = 8;
 
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,4 @@
-//! Random secrets, their text forms, and the file that keeps them for an installation without a configuration.
+//! Random secrets, their text forms, and the file that stores them when no configuration provides them.
 
 mod rotate;
 
@@ -11,36 +11,35 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use zeroize::{Zeroize, Zeroizing};
 
-use super::EncryptionKey;
+use super::config::EncryptionKey;
 
 pub use rotate::RotateError;
 
-/// What `secrets.toml` holds, as written there. Both are taken by the `parse_` functions of this module.
+/// The contents of `secrets.toml`, as text: to be parsed by the `parse_` functions of this module.
 #[derive(Debug)]
-pub struct Secrets {
-    /// As in the environment variable `ENCRYPTION_KEY`.
+pub struct InstallationSecrets {
+    /// In the form of the environment variable `ENCRYPTION_KEY`.
     pub encryption_key: Zeroizing<String>,
-    /// As in the environment variable `JWT_SECRET`.
+    /// In the form of the environment variable `JWT_SECRET`.
     pub jwt_secret: Zeroizing<String>,
 }
 
-/// Where secrets came from.
+/// Whether secrets were found or created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Origin {
-    /// They were there.
+pub enum SecretsOrigin {
     Load,
-    /// They are new: this is the first start.
+    /// This is the first start.
     Create,
 }
 
-impl Secrets {
-    /// Reads `secrets.toml` in the data directory; when there is none, makes both (directory 0700, file 0600).
+impl InstallationSecrets {
+    /// Reads `secrets.toml` in the data directory. If there is none, creates both (directory 0700, file 0600).
     ///
-    /// Several processes may do so at once: one creates, the others load what it created.
-    pub fn load_or_create(data_dir: &Path) -> Result<(Self, Origin), SecretsError> {
+    /// Several processes may call this at once: one creates the file, the others load it.
+    pub fn load_or_create(data_dir: &Path) -> Result<(Self, SecretsOrigin), SecretsError> {
         let path = data_dir.join(FILE_NAME);
         if let Some(found) = Self::load(&path)? {
-            return Ok((found, Origin::Load));
+            return Ok((found, SecretsOrigin::Load));
         }
         prepare_data_dir(data_dir).map_err(|error| SecretsError::io(data_dir, &error))?;
         let origin = create(&path).map_err(|error| SecretsError::io(&path, &error))?;
@@ -53,7 +52,7 @@ impl Secrets {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             other => other.map_err(|error| SecretsError::io(path, &error))?,
         };
-        // Asked of the open file, not of the path, which could come to mean another file in between.
+        // The mode of the open file, not of the path, which could name another file by now.
         let mode = file.metadata().map_err(|error| SecretsError::io(path, &error))?.permissions().mode();
         if mode & 0o077 != 0 {
             return Err(SecretsError::Exposed { path: path.to_owned(), mode: mode & 0o777 });
@@ -62,10 +61,10 @@ impl Secrets {
         file.take(FILE_BYTES_MAX as u64)
             .read_to_string(&mut text)
             .map_err(|error| SecretsError::io(path, &error))?;
-        Self::parse(&text).map(Some).map_err(|line| SecretsError::Written { path: path.to_owned(), line })
+        Self::parse(&text).map(Some).map_err(|line| SecretsError::Syntax { path: path.to_owned(), line })
     }
 
-    /// `Err`: the number of the line that is not understood; the last one when something is missing.
+    /// `Err` holds the number of the line that does not parse, or of the last line when an entry is missing.
     fn parse(text: &str) -> Result<Self, usize> {
         let (mut encryption_key, mut jwt_secret) = (None, None);
         for (number, line) in text.lines().enumerate() {
@@ -73,13 +72,13 @@ impl Secrets {
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
-            let (name, value) = entry(line).ok_or(number + 1)?;
-            let place = match name {
+            let (name, value) = parse_entry(line).ok_or(number + 1)?;
+            let entry = match name {
                 "encryption_key" => &mut encryption_key,
                 "jwt_secret" => &mut jwt_secret,
                 _ => return Err(number + 1),
             };
-            if place.replace(Zeroizing::new(value.to_owned())).is_some() {
+            if entry.replace(Zeroizing::new(value.to_owned())).is_some() {
                 return Err(number + 1);
             }
         }
@@ -90,24 +89,25 @@ impl Secrets {
     }
 }
 
-/// `name = "value"`. The values are base64 and digits, so there is nothing to unescape.
-fn entry(line: &str) -> Option<(&str, &str)> {
+/// Parses `name = "value"`. The values are base64 and digits, so there is nothing to unescape.
+fn parse_entry(line: &str) -> Option<(&str, &str)> {
     let (name, value) = line.split_once('=')?;
     let value = value.trim().strip_prefix('"')?.strip_suffix('"')?;
     (!value.contains(['"', '\\'])).then_some((name.trim(), value))
 }
 
-/// Makes the data directory if need be, for its owner alone (0700).
+/// Creates the data directory if it does not exist, accessible to its owner only (0700).
 pub fn prepare_data_dir(path: &Path) -> std::io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-/// Written beside and linked into place: nobody ever sees half a file, and of several only the first counts.
-fn create(path: &Path) -> std::io::Result<Origin> {
+/// Writes the file beside its path and links it into place: a reader never sees a partial file, and of several writers
+/// only the first one succeeds.
+fn create(path: &Path) -> std::io::Result<SecretsOrigin> {
     let draft = path.with_extension(format!("toml.{:x}", u64::from_le_bytes(random_bytes())));
     let written = write(&draft).and_then(|()| match std::fs::hard_link(&draft, path) {
-        Ok(()) => Ok(Origin::Create),
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(Origin::Load),
+        Ok(()) => Ok(SecretsOrigin::Create),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(SecretsOrigin::Load),
         Err(error) => Err(error),
     });
     let removed = std::fs::remove_file(&draft);
@@ -124,7 +124,7 @@ fn write(path: &Path) -> std::io::Result<()> {
 
 fn render(encryption_key: &str, jwt_secret: &str) -> Zeroizing<String> {
     Zeroizing::new(format!(
-        "# Made by the first start. Whoever has this file and the database can forge every session: keep a copy\n\
+        "# Created by the first start. Whoever has this file and the database can forge every session: keep a copy\n\
          # in a safe place, and nowhere else. Without it all API keys are lost.\n\
          encryption_key = \"{encryption_key}\"\njwt_secret = \"{jwt_secret}\"\n"
     ))
@@ -136,37 +136,36 @@ fn write_new(path: &Path, text: &str) -> std::io::Result<()> {
     file.sync_all()
 }
 
-/// 256 random bits.
 pub fn generate_encryption_key() -> Zeroizing<[u8; 32]> {
     Zeroizing::new(random_bytes())
 }
 
-/// 256 random bits, as base64.
+/// 256 random bits in base64.
 pub fn generate_jwt_secret() -> Zeroizing<String> {
     let bytes = Zeroizing::new(random_bytes::<32>());
     Zeroizing::new(STANDARD.encode(&bytes[..]))
 }
 
-/// Reads `ENCRYPTION_KEY`: 32 bytes as base64 or hex, alone (version 1) or several as `2:<new>,1:<old>`.
+/// Parses `ENCRYPTION_KEY`: 32 bytes in base64 or hex, alone (version 1) or several as `2:<new>,1:<old>`.
 ///
-/// The order is kept: the first one seals, all open.
+/// Keeps the order: the first key seals, all of them open.
 pub fn parse_encryption_key(text: &str) -> Result<Vec<EncryptionKey>, EncryptionKeyError> {
     let parts: Vec<&str> = text.split(',').map(str::trim).collect();
     if parts.len() > VERSIONS_MAX {
         return Err(EncryptionKeyError::TooMany);
     }
-    let alone = parts.len() == 1;
+    let is_single = parts.len() == 1;
     let mut keys: Vec<EncryptionKey> = Vec::with_capacity(parts.len());
     for part in parts {
         let (version, encoded) = match part.split_once(':') {
             Some((version, encoded)) => {
                 (version.trim().parse().map_err(|_| EncryptionKeyError::Version)?, encoded.trim())
             }
-            None if alone => (1, part),
+            None if is_single => (1, part),
             None => return Err(EncryptionKeyError::Version),
         };
         if keys.iter().any(|key| key.version == version) {
-            return Err(EncryptionKeyError::TwiceTheVersion(version));
+            return Err(EncryptionKeyError::DuplicateVersion(version));
         }
         keys.push(EncryptionKey {
             version,
@@ -190,8 +189,8 @@ fn decode_hex(text: &str) -> Option<Vec<u8>> {
     text.as_bytes().chunks_exact(2).map(|pair| Some(digit(pair[0])? << 4 | digit(pair[1])?)).collect()
 }
 
-/// Reads `JWT_SECRET`: the text itself is the secret, so that a value moved between file and environment stays
-/// the same one.
+/// Parses `JWT_SECRET`. The text itself is the secret, so that a value moved between file and environment stays the
+/// same.
 pub fn parse_jwt_secret(text: &str) -> Result<Zeroizing<Vec<u8>>, WeakJwtSecret> {
     let text = text.trim();
     check_jwt_secret(text.as_bytes())?;
@@ -206,43 +205,33 @@ pub(super) fn random_bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     if let Err(error) = getrandom::fill(&mut bytes) {
         bytes.zeroize();
-        // Linux gives random bytes from the moment any process runs. Going on without would be far worse.
+        // Linux has random bytes from the moment any process runs. To continue without them would be far worse.
         panic!("the operating system gives no random bytes: {error}");
     }
     bytes
 }
 
-/// Why the file of secrets cannot be used. Never holds what stands in it.
+/// Why the secrets file cannot be used. Never holds its contents.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretsError {
-    /// Others may read it.
     #[error("{} can be read by others (mode {mode:o}); run `chmod 600 {}`", path.display(), path.display())]
     Exposed {
-        /// The file.
         path: PathBuf,
-        /// Its permission bits.
+        /// The permission bits.
         mode: u32,
     },
-    /// Something else stands there.
     #[error(
-        "{} is not understood at line {line}; it holds `encryption_key = \"1:<base64>\"` and \
+        "{} cannot be parsed at line {line}; it must hold `encryption_key = \"1:<base64>\"` and \
          `jwt_secret = \"<base64>\"`, nothing else",
         path.display()
     )]
-    Written {
-        /// The file.
+    Syntax {
         path: PathBuf,
         /// Counted from one.
         line: usize,
     },
-    /// The operating system says no.
     #[error("cannot use {}: {reason}", path.display())]
-    Io {
-        /// The file or directory.
-        path: PathBuf,
-        /// What it says.
-        reason: String,
-    },
+    Io { path: PathBuf, reason: String },
 }
 
 impl SecretsError {
@@ -251,46 +240,40 @@ impl SecretsError {
     }
 }
 
-/// Why a text is no `ENCRYPTION_KEY`. Never holds the text.
+/// Why a text is not an `ENCRYPTION_KEY`. Never holds the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum EncryptionKeyError {
-    /// Not 32 bytes.
     #[error(
         "ENCRYPTION_KEY version {version} is not 32 bytes in base64 or hex; make one with `openssl rand -base64 32`"
     )]
-    Length {
-        /// Which of them.
-        version: u8,
-    },
-    /// Several, not numbered.
+    Length { version: u8 },
+    /// One of several keys has no number, or one out of range.
     #[error(
-        "ENCRYPTION_KEY with several keys wants a number from 0 to 255 before each, as in `2:<new>,1:<old>`"
+        "ENCRYPTION_KEY with several keys needs a number from 0 to 255 before each, as in `2:<new>,1:<old>`"
     )]
     Version,
-    /// Which of the two opens what is at rest?
+    /// Two keys share a version, so which of them opens a value would be undefined.
     #[error("ENCRYPTION_KEY names version {0} twice; give each key a version of its own")]
-    TwiceTheVersion(u8),
-    /// More than anybody rotates.
-    #[error("ENCRYPTION_KEY holds more than {VERSIONS_MAX} keys; drop those that no key row needs any more")]
+    DuplicateVersion(u8),
+    #[error("ENCRYPTION_KEY holds more than {VERSIONS_MAX} keys; remove those that no stored value needs any more")]
     TooMany,
 }
 
-/// A secret that could be found by trying.
+/// A secret that is short enough to be guessed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "JWT_SECRET has {bytes} bytes and needs at least {JWT_SECRET_BYTES_MIN}; make one with `openssl rand -base64 32`"
 )]
 pub struct WeakJwtSecret {
-    /// Its length.
     pub bytes: usize,
 }
 
 const FILE_NAME: &str = "secrets.toml";
 
-/// Room for a handful of key versions; ours takes some 350 bytes. What is cut off is not understood.
+/// Room for a handful of key versions; a file with one takes about 350 bytes. A longer file is cut off and fails to parse.
 const FILE_BYTES_MAX: usize = 16 << 10;
 
-/// Two are enough for a rotation; opening looks through them in turn.
+/// Two are enough for a rotation. Opening searches them in turn.
 const VERSIONS_MAX: usize = 16;
 
 /// RFC 7518, section 3.2: a key of the same size as the hash output, or larger.
@@ -323,7 +306,7 @@ mod tests {
         check(&STANDARD.encode([1; 31]), Err(EncryptionKeyError::Length { version: 1 }));
         check(&format!("{one},{two}"), Err(EncryptionKeyError::Version));
         check(&format!("256:{one}"), Err(EncryptionKeyError::Version));
-        check(&format!("1:{one},1:{two}"), Err(EncryptionKeyError::TwiceTheVersion(1)));
+        check(&format!("1:{one},1:{two}"), Err(EncryptionKeyError::DuplicateVersion(1)));
         check(&",".repeat(100), Err(EncryptionKeyError::TooMany));
     }
 
@@ -340,12 +323,12 @@ mod tests {
         let dir = folder.join("a").join("data");
         let made: Vec<_> = std::thread::scope(|scope| {
             let starts: Vec<_> =
-                (0..8).map(|_| scope.spawn(|| Secrets::load_or_create(&dir).unwrap())).collect();
+                (0..8).map(|_| scope.spawn(|| InstallationSecrets::load_or_create(&dir).unwrap())).collect();
             starts.into_iter().map(|start| start.join().unwrap()).collect()
         });
-        assert_eq!(made.iter().filter(|(_, origin)| *origin == Origin::Create).count(), 1);
-        let (again, origin) = Secrets::load_or_create(&dir).unwrap();
-        assert_eq!(origin, Origin::Load);
+        assert_eq!(made.iter().filter(|(_, origin)| *origin == SecretsOrigin::Create).count(), 1);
+        let (again, origin) = InstallationSecrets::load_or_create(&dir).unwrap();
+        assert_eq!(origin, SecretsOrigin::Load);
         for (one, _) in &made {
             assert_eq!((&one.encryption_key, &one.jwt_secret), (&again.encryption_key, &again.jwt_secret));
         }
@@ -359,18 +342,18 @@ mod tests {
     #[test]
     fn a_file_others_may_read_is_refused_with_what_to_do() {
         let folder = Folder::new();
-        Secrets::load_or_create(folder.path()).unwrap();
+        InstallationSecrets::load_or_create(folder.path()).unwrap();
         let path = folder.join(FILE_NAME);
         for mode in [0o640, 0o604, 0o660, 0o644] {
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
-            let error = Secrets::load_or_create(folder.path()).unwrap_err().to_string();
+            let error = InstallationSecrets::load_or_create(folder.path()).unwrap_err().to_string();
             assert!(error.contains("chmod 600"), "{error}");
         }
     }
 
     #[test]
     fn a_file_that_says_something_else_is_refused_with_its_line() {
-        let line = |text: &str| Secrets::parse(text).map(|_| ()).unwrap_err();
+        let line = |text: &str| InstallationSecrets::parse(text).map(|_| ()).unwrap_err();
         assert_eq!(line(""), 0);
         assert_eq!(line("# nothing\n"), 1);
         assert_eq!(line("encryption_key = \"1:x\"\n"), 1);

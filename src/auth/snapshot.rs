@@ -1,7 +1,7 @@
-//! What was last read of a database, on disk: for a start while it is away.
+//! Snapshots on disk of what was last read from the database, for a start while the database is unavailable.
 //!
 //! ```text
-//! file = header | sealed JSON, of the keyring {written_at, keys, ring}     mode 0600, put in place by renaming
+//! file = header | sealed JSON          mode 0600, replaced atomically by renaming
 //! ```
 
 use std::fs::{File, OpenOptions};
@@ -11,74 +11,56 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
-use crate::store::Keys;
-
-use super::ring::KeptRing;
 use super::seal::{Purpose, Sealer};
 use super::secrets::random_bytes;
 
+/// A sealed file that holds one snapshot.
+
 /// Where something of the database is kept.
 #[derive(Debug)]
-pub struct Snapshot {
+pub struct SnapshotFile {
     path: PathBuf,
     purpose: Purpose,
-    /// What the file is, and its version: bound to what is sealed.
+    /// The kind of snapshot and its format version. Authenticated together with the sealed JSON.
     header: &'static [u8],
 }
 
-/// What was kept.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Kept {
-    /// Seconds since 1970.
-    pub written_at: u64,
-    /// As the store gave them.
-    pub keys: Keys,
-    /// The keys that sign tokens; `None`: an earlier version of this program wrote it.
-    pub ring: Option<KeptRing>,
-}
-
-/// Why there is nothing to start from.
+/// Why a snapshot cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
-    /// It cannot be read.
     #[error("{path}: {source}")]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// Of another version, another `ENCRYPTION_KEY`, or altered.
+    Io { path: PathBuf, source: std::io::Error },
+    /// The file has another format version, was sealed with another `ENCRYPTION_KEY`, or was altered.
     #[error(
         "{0} does not open with the given ENCRYPTION_KEY, or is damaged; it is replaced once the database answers"
     )]
-    Unsealable(PathBuf),
+    Unseal(PathBuf),
 }
 
-impl Snapshot {
-    pub(super) fn of_keyring(path: PathBuf) -> Self {
+impl SnapshotFile {
+    pub(super) fn for_keyring(path: PathBuf) -> Self {
         Self { path, purpose: Purpose::KeyringSnapshot, header: b"metamcp keyring 1\n" }
     }
 
-    /// Of servers and endpoints.
-    pub fn of_topology(path: PathBuf) -> Self {
+    /// The snapshot of servers and endpoints.
+    pub fn for_topology(path: PathBuf) -> Self {
         Self { path, purpose: Purpose::TopologySnapshot, header: b"metamcp fleet 1\n" }
     }
 
-    /// Nobody ever sees half a file: the old one is there until the new one is whole. Waits for the disk.
-    pub fn write(&self, sealer: &Sealer, kept: &impl Serialize) -> Result<(), SnapshotError> {
-        let json = serde_json::to_vec(kept).map_err(|error| self.io(error.into()))?;
+    /// Replaces the snapshot atomically: a reader sees the old file or the whole new one. Blocks on the disk.
+    pub fn write(&self, sealer: &Sealer, snapshot: &impl Serialize) -> Result<(), SnapshotError> {
+        let json = serde_json::to_vec(snapshot).map_err(|error| self.io(error.into()))?;
         let sealed = sealer.seal(self.purpose, self.header, &json);
         let draft = self.path.with_extension(format!("{:x}", u64::from_le_bytes(random_bytes())));
         let written = write(&draft, self.header, &sealed).and_then(|()| std::fs::rename(&draft, &self.path));
         if written.is_err() {
-            // A full disk: not one half-written file more each second.
+            // Retries on a full disk must not leave one partial file each.
             drop(std::fs::remove_file(&draft));
         }
         let written =
@@ -86,7 +68,7 @@ impl Snapshot {
         written.map_err(|error| self.io(error))
     }
 
-    /// `None`: none was written yet. Waits for the disk.
+    /// Reads the snapshot; `None` when none was written yet. Blocks on the disk.
     pub fn read<T: DeserializeOwned>(&self, sealer: &Sealer) -> Result<Option<T>, SnapshotError> {
         let file = match File::open(&self.path) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -98,7 +80,7 @@ impl Snapshot {
             .strip_prefix(self.header)
             .and_then(|sealed| sealer.open(self.purpose, self.header, sealed).ok())
             .and_then(|json| serde_json::from_slice(&json).ok());
-        opened.map(Some).ok_or_else(|| SnapshotError::Unsealable(self.path.clone()))
+        opened.map(Some).ok_or_else(|| SnapshotError::Unseal(self.path.clone()))
     }
 
     fn io(&self, source: std::io::Error) -> SnapshotError {
@@ -106,103 +88,101 @@ impl Snapshot {
     }
 }
 
-/// Keeps what it is given last, away from whoever gives it: a busy disk may take seconds, and a key that was switched off
-/// must not work for so long.
+/// Writes the newest of the snapshots it is given, in the background: a busy disk may take seconds, and publishing a
+/// revoked key must not wait for that.
 #[derive(Debug)]
-pub struct Keeper<T> {
-    snapshot: Snapshot,
+pub struct SnapshotWriter<T> {
+    file: SnapshotFile,
     sealer: Arc<Sealer>,
-    next: Mutex<Next<T>>,
+    state: Mutex<WriterState<T>>,
 }
 
-/// What is to be written next.
 #[derive(Debug)]
-struct Next<T> {
-    kept: Option<T>,
-    /// Somebody writes, or will try again.
-    is_under_way: bool,
-    /// It was said that it does not succeed.
-    is_told: bool,
+struct WriterState<T> {
+    /// The next snapshot to write.
+    pending: Option<T>,
+    /// A write is in progress, or a retry is scheduled.
+    is_writing: bool,
+    /// The current failure is logged already.
+    is_failure_logged: bool,
 }
 
-impl<T: Serialize + Send + 'static> Keeper<T> {
-    /// In that place.
-    pub fn new(snapshot: Snapshot, sealer: Arc<Sealer>) -> Arc<Self> {
-        let next = Next { kept: None, is_under_way: false, is_told: false };
-        Arc::new(Self { snapshot, sealer, next: Mutex::new(next) })
+impl<T: Serialize + Send + 'static> SnapshotWriter<T> {
+    pub fn new(file: SnapshotFile, sealer: Arc<Sealer>) -> Arc<Self> {
+        let state = WriterState { pending: None, is_writing: false, is_failure_logged: false };
+        Arc::new(Self { file, sealer, state: Mutex::new(state) })
     }
 
-    /// Where it is kept.
-    pub fn snapshot(&self) -> &Snapshot {
-        &self.snapshot
+    pub fn file(&self) -> &SnapshotFile {
+        &self.file
     }
 
-    /// Writes it soon, and until that succeeds. While one is written, of those that come only the newest is. In a runtime,
-    /// whose end waits for what is being written.
-    pub fn keep(self: &Arc<Self>, kept: T) {
-        if self.put(kept) {
-            self.begin();
+    /// Schedules a write and retries it until it succeeds. Of the snapshots that arrive during a write only the newest
+    /// is written. Must be called in a runtime; its shutdown waits for the write in progress.
+    pub fn enqueue(self: &Arc<Self>, snapshot: T) {
+        if self.set_pending(snapshot) {
+            self.spawn_write();
         }
     }
 
-    /// The same, and waits for the disk: before anything else is done.
-    pub fn keep_now(self: &Arc<Self>, kept: T) {
-        if self.put(kept) {
-            self.write();
+    /// Writes before it returns, unless a write is in progress already. Blocks on the disk.
+    pub fn write_now(self: &Arc<Self>, snapshot: T) {
+        if self.set_pending(snapshot) {
+            self.write_pending();
         }
     }
 
-    /// Whether whoever gives it is to write, too.
-    fn put(&self, kept: T) -> bool {
-        let mut next = self.next();
-        next.kept = Some(kept);
-        !std::mem::replace(&mut next.is_under_way, true)
+    /// Whether the caller is to start the write: none is in progress.
+    fn set_pending(&self, snapshot: T) -> bool {
+        let mut state = self.lock_state();
+        state.pending = Some(snapshot);
+        !std::mem::replace(&mut state.is_writing, true)
     }
 
-    fn begin(self: &Arc<Self>) {
-        let keeper = Arc::clone(self);
-        spawn_blocking(move || keeper.write());
+    fn spawn_write(self: &Arc<Self>) {
+        let writer = Arc::clone(self);
+        spawn_blocking(move || writer.write_pending());
     }
 
-    fn write(self: &Arc<Self>) {
-        while let Some(kept) = self.take() {
-            let Err(error) = self.snapshot.write(&self.sealer, &kept) else {
-                self.next().is_told = false;
+    fn write_pending(self: &Arc<Self>) {
+        while let Some(snapshot) = self.take_pending() {
+            let Err(error) = self.file.write(&self.sealer, &snapshot) else {
+                self.lock_state().is_failure_logged = false;
                 continue;
             };
-            let mut next = self.next();
-            next.kept.get_or_insert(kept);
-            // Without it a later start needs the database: worth a word, not an end.
-            if !std::mem::replace(&mut next.is_told, true) {
-                tracing::warn!(%error, "not kept for a start without the database; it is tried again and again");
+            let mut state = self.lock_state();
+            state.pending.get_or_insert(snapshot);
+            // Without a snapshot a later start needs the database: worth a warning, no reason to stop.
+            if !std::mem::replace(&mut state.is_failure_logged, true) {
+                tracing::warn!(%error, "cannot write the snapshot for starts without the database; retrying");
             }
-            // For as long as anybody wants it kept.
-            let keeper = Arc::downgrade(self);
+            // The retry ends when the writer is dropped.
+            let writer = Arc::downgrade(self);
             Handle::current().spawn(async move {
-                sleep(RETRY).await;
-                if let Some(keeper) = keeper.upgrade() {
-                    keeper.begin();
+                sleep(RETRY_INTERVAL).await;
+                if let Some(writer) = writer.upgrade() {
+                    writer.spawn_write();
                 }
             });
             return;
         }
     }
 
-    fn take(&self) -> Option<T> {
-        let mut next = self.next();
-        let kept = next.kept.take();
-        next.is_under_way = kept.is_some();
-        kept
+    fn take_pending(&self) -> Option<T> {
+        let mut state = self.lock_state();
+        let snapshot = state.pending.take();
+        state.is_writing = snapshot.is_some();
+        snapshot
     }
 
-    fn next(&self) -> MutexGuard<'_, Next<T>> {
-        // Nothing that may panic is done under it.
-        self.next.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_state(&self) -> MutexGuard<'_, WriterState<T>> {
+        // Nothing under this lock panics.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Between two tries to write what is kept: a disk that is full stays so for a while.
-const RETRY: Duration = Duration::from_secs(5);
+/// Time between two attempts to write: a full disk stays full for a while.
+const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
 fn write(path: &Path, header: &[u8], sealed: &[u8]) -> std::io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
@@ -211,7 +191,7 @@ fn write(path: &Path, header: &[u8], sealed: &[u8]) -> std::io::Result<()> {
     file.sync_all()
 }
 
-/// A key takes under a kilobyte, and nobody has a quarter of a million; servers and endpoints take less.
+/// A key takes under a kilobyte, and no installation has a quarter of a million keys. Servers and endpoints take less.
 const FILE_BYTES_MAX: u64 = 256 << 20;
 
 #[cfg(test)]
@@ -220,28 +200,31 @@ mod tests {
 
     use zeroize::Zeroizing;
 
-    use super::super::EncryptionKey;
+    use super::super::config::EncryptionKey;
+    use super::super::keyring_snapshot::KeyringSnapshot;
     use super::*;
+    use crate::store::Keys;
     use crate::store::testing::Folder;
 
     fn sealer(fill: u8) -> Sealer {
         Sealer::new(&[EncryptionKey { version: 1, key: Zeroizing::new([fill; 32]) }]).unwrap()
     }
 
-    /// Writes one, has it altered, and reads it again.
+    /// Writes two snapshots, alters the file, and reads it back.
     fn check(alter: impl FnOnce(&Path), opener: &Sealer, expected: &str) {
         let folder = Folder::new();
         let path = folder.join("keyring.sealed");
-        let snapshot = Snapshot::of_keyring(path.clone());
+        let file = SnapshotFile::for_keyring(path.clone());
         for epoch in 1..=2 {
-            let kept = Kept { written_at: 7, keys: Keys { epoch, rows: Vec::new() }, ring: None };
-            snapshot.write(&sealer(1), &kept).unwrap();
+            let keys = Keys { epoch, rows: Vec::new() };
+            let snapshot = KeyringSnapshot { written_at: 7, keys, jwt_keys: None };
+            file.write(&sealer(1), &snapshot).unwrap();
         }
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
         alter(&path);
-        let seen = match snapshot.read::<Kept>(opener) {
-            Ok(Some(kept)) => format!("epoch {} at {}", kept.keys.epoch, kept.written_at),
+        let seen = match file.read::<KeyringSnapshot>(opener) {
+            Ok(Some(snapshot)) => format!("epoch {} at {}", snapshot.keys.epoch, snapshot.written_at),
             Ok(None) => "none".to_owned(),
             Err(error) => error.to_string(),
         };
@@ -249,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_we_wrote_is_read() {
+    fn only_an_unaltered_snapshot_of_the_same_kind_is_read() {
         let flip = |at: usize| {
             move |path: &Path| {
                 let mut bytes = std::fs::read(path).unwrap();
@@ -258,8 +241,8 @@ mod tests {
             }
         };
         check(|_| {}, &sealer(1), "epoch 2 at 7");
-        // What was kept for something else is not taken for this.
-        let other = |path: &Path| Snapshot::of_topology(path.to_owned()).write(&sealer(1), &7).unwrap();
+        // A snapshot of another kind is refused.
+        let other = |path: &Path| SnapshotFile::for_topology(path.to_owned()).write(&sealer(1), &7).unwrap();
         check(other, &sealer(1), "does not open");
         check(|_| {}, &sealer(2), "does not open");
         check(|path| std::fs::remove_file(path).unwrap(), &sealer(1), "none");
@@ -278,25 +261,26 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_could_not_be_written_is_written_later_and_only_the_newest() {
+    async fn a_failed_write_is_retried_and_only_the_newest_snapshot_is_written() {
         let folder = Folder::new();
         let data = folder.join("data");
         let sealer = Arc::new(sealer(1));
-        let keeper = Keeper::new(Snapshot::of_topology(data.join("fleet.sealed")), Arc::clone(&sealer));
-        let found = || keeper.snapshot().read::<u32>(&sealer).unwrap();
-        keeper.keep(1);
-        // Time passes only while nothing is written, so it was tried by then.
-        sleep(RETRY / 2).await;
+        let writer =
+            SnapshotWriter::new(SnapshotFile::for_topology(data.join("fleet.sealed")), Arc::clone(&sealer));
+        let found = || writer.file().read::<u32>(&sealer).unwrap();
+        writer.enqueue(1);
+        // The paused clock advances only while nothing is written, so the first attempt is over by then.
+        sleep(RETRY_INTERVAL / 2).await;
         assert_eq!(found(), None, "there is no such directory");
-        keeper.keep(2);
-        keeper.keep(3);
+        writer.enqueue(2);
+        writer.enqueue(3);
         std::fs::create_dir(&data).unwrap();
-        sleep(RETRY).await;
+        sleep(RETRY_INTERVAL).await;
         assert_eq!(found(), Some(3));
-        keeper.keep(4);
-        sleep(RETRY / 2).await;
-        assert_eq!(found(), Some(4), "without waiting for a next try");
-        keeper.keep_now(5);
+        writer.enqueue(4);
+        sleep(RETRY_INTERVAL / 2).await;
+        assert_eq!(found(), Some(4), "without waiting for a retry");
+        writer.write_now(5);
         assert_eq!(found(), Some(5), "without waiting at all");
     }
 }

@@ -1,18 +1,18 @@
-//! How grave a log message is (MCP, logging; RFC 5424).
+//! Severity levels of log messages (MCP, logging; RFC 5424).
 
-/// A level; the graver, the greater.
+/// A log level. A more severe one is greater.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Level(usize);
+pub struct LogLevel(usize);
 
 const NAMES: [&str; 8] = ["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"];
 
-impl Level {
-    /// By its name.
+impl LogLevel {
+    /// Parses the name of a level.
     pub fn parse(name: &str) -> Option<Self> {
         NAMES.iter().position(|known| *known == name).map(Self)
     }
 
-    /// Its name.
+    /// Returns the name on the wire.
     pub fn name(self) -> &'static str {
         NAMES[self.0]
     }
@@ -23,10 +23,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn are_in_order() {
-        let levels: Vec<_> = NAMES.iter().filter_map(|name| Level::parse(name)).collect();
+    fn levels_are_in_order() {
+        let levels: Vec<_> = NAMES.iter().filter_map(|name| LogLevel::parse(name)).collect();
         assert!(levels.is_sorted() && levels.len() == 8);
-        assert_eq!(Level::parse("warning").map(Level::name), Some("warning"));
-        assert_eq!((Level::parse("Debug"), Level::parse("")), (None, None));
+        assert_eq!(LogLevel::parse("warning").map(LogLevel::name), Some("warning"));
+        assert_eq!((LogLevel::parse("Debug"), LogLevel::parse("")), (None, None));
     }
 }

@@ -1,19 +1,18 @@
-//! Between the eras of MCP: what one side says in one, told to the other in the other.
+//! Translation between the two eras of MCP: lets clients of one era use servers of the other.
 //!
-//! A bridge is a *face*: to the rest of the gateway a server that speaks one era looks like a Streamable HTTP
-//! server of the other, as `upstream::stdio` makes a child process look like one. It stands behind
-//! `upstream::Pool::send` and asks the server through the same pool, so it serves every kind of server there
-//! is.
+//! An adapter makes a server of one era look like a Streamable HTTP server of the other, as `upstream::stdio` makes a child
+//! process look like one. It sits behind `UpstreamPool::send` and sends its own requests through the same pool, so it works
+//! with every kind of server.
 //!
-//! Invariants: a server is told of no capability that the client did not declare; what a server says to one
-//! client never reaches another; whatever waits has a bound in number and in time; pairs of one era never
+//! Invariants: a server learns of no capability that the client did not declare; what a server sends to one client never
+//! reaches another; everything that waits is bounded in number and in time; requests to a server of the client's own era never
 //! come here.
 //!
 //! Does not know: HTTP towards clients, endpoints, or how tools are named there.
 
-mod legacy_face;
+mod legacy_adapter;
 mod level;
-mod modern_face;
+mod modern_adapter;
 
-pub use legacy_face::LegacyFace;
-pub use modern_face::{Config, ModernFace};
+pub use legacy_adapter::LegacyAdapter;
+pub use modern_adapter::{Config, ModernAdapter};

@@ -1,19 +1,19 @@
-//! A page cursor that describes itself: no state, and good on every replica.
+//! Stateless page cursors: every replica can read them.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::merge::ListKind;
 
-/// Longer than any cursor of ours (a key has at most [`super::merge::KEY_BYTES_MAX`] bytes).
+/// Longer than any cursor of the gateway (a key has at most [`super::list::KEY_BYTES_MAX`] bytes).
 const CURSOR_BYTES_MAX: usize = 4096;
 
-/// The cursor of the page that begins after this key.
+/// Returns the cursor of the page that begins after this key.
 pub fn write(kind: ListKind, last_key: &str) -> String {
     URL_SAFE_NO_PAD.encode(format!("{}{last_key}", kind.letter()))
 }
 
-/// The key after which the page begins; `None` when it is no cursor of this list.
+/// Returns the key after which the page begins; `None` if the text is not a cursor of this list.
 pub fn read(kind: ListKind, cursor: &str) -> Option<String> {
     if cursor.len() > CURSOR_BYTES_MAX {
         return None;

@@ -1,4 +1,4 @@
-//! All pages of all lists of one server.
+//! Fetches all pages of all lists of one server.
 
 use std::rc::Rc;
 
@@ -10,33 +10,38 @@ use serde_json::value::RawValue;
 use super::Config;
 use super::merge::{Item, ListKind, ServerLists};
 use super::view::{modern_headers, modern_meta};
-use crate::protocol::{Era, Method, code};
-use crate::session::{Ask, Capabilities, Heard, Ready, ServerFeatures, ask};
-use crate::upstream::Pool;
+use crate::session::{
+    BufferedRequest, BufferedResponse, ServerCapabilities, ServerFeatures, UpstreamSession, ask,
+};
+use crate::upstream::UpstreamPool;
+use metamcp_core::protocol::{Era, McpMethod, code};
 
-/// In whose name a list is fetched.
+/// How a list is requested.
 pub enum Asker<'a> {
-    /// Within a Legacy session.
-    Legacy(&'a Ready),
-    /// Stateless; what the server said of itself.
+    Legacy(&'a UpstreamSession),
+    /// Without a session. Holds what `server/discover` returned.
     Modern(ServerFeatures),
 }
 
 /// Why there are no lists.
 #[derive(Debug)]
 pub enum FetchError {
-    /// The server does not know the session any more.
+    /// The server lost the session.
     SessionLost,
     /// The server speaks only the other era.
     OtherEra,
-    /// It would take a session that nobody has asked for.
+    /// The lists would need a session, and no client has asked for them.
     Unasked,
     /// The text is for clients.
     Failed(String),
 }
 
-/// All lists the server offers, every page.
-pub async fn lists(pool: &Rc<Pool>, config: &Config, asker: &Asker<'_>) -> Result<ServerLists, FetchError> {
+/// Fetches every page of every list that the server offers.
+pub async fn lists(
+    pool: &Rc<UpstreamPool>,
+    config: &Config,
+    asker: &Asker<'_>,
+) -> Result<ServerLists, FetchError> {
     let features = match asker {
         Asker::Legacy(ready) => (*ready.features).clone(),
         Asker::Modern(features) => features.clone(),
@@ -55,9 +60,9 @@ pub async fn lists(pool: &Rc<Pool>, config: &Config, asker: &Asker<'_>) -> Resul
     Ok(lists)
 }
 
-/// Every page of one list. Bounded in pages, items and bytes; a cursor that leads to itself ends it.
+/// Fetches every page of one list. Bounded in pages, items and bytes; a cursor that repeats ends it.
 async fn pages(
-    pool: &Rc<Pool>,
+    pool: &Rc<UpstreamPool>,
     config: &Config,
     asker: &Asker<'_>,
     kind: ListKind,
@@ -72,7 +77,7 @@ async fn pages(
             return Err(too_much(kind, "bytes"));
         }
         let Some(read) = read_page(&heard, kind)? else {
-            // A server may offer resources and know no templates.
+            // A server may offer resources and not know `resources/templates/list`.
             return if page == 0 { Ok(()) } else { Err(too_much(kind, "errors between pages")) };
         };
         lists.ttl_ms = lists.ttl_ms.into_iter().chain(read.ttl_ms).min();
@@ -94,21 +99,21 @@ fn too_much(kind: ListKind, what: &str) -> FetchError {
     FetchError::Failed(format!("its list of {} has too many {what}", kind.member()))
 }
 
-const fn method(kind: ListKind) -> Method {
+const fn method(kind: ListKind) -> McpMethod {
     match kind {
-        ListKind::Tools => Method::ToolsList,
-        ListKind::Prompts => Method::PromptsList,
-        ListKind::Resources => Method::ResourcesList,
-        ListKind::Templates => Method::TemplatesList,
+        ListKind::Tools => McpMethod::ToolsList,
+        ListKind::Prompts => McpMethod::PromptsList,
+        ListKind::Resources => McpMethod::ResourcesList,
+        ListKind::Templates => McpMethod::TemplatesList,
     }
 }
 
 async fn send(
-    pool: &Rc<Pool>,
+    pool: &Rc<UpstreamPool>,
     asker: &Asker<'_>,
-    method: Method,
+    method: McpMethod,
     cursor: Option<&str>,
-) -> Result<Heard, FetchError> {
+) -> Result<BufferedResponse, FetchError> {
     let mut params = serde_json::Map::new();
     if let Some(cursor) = cursor {
         params.insert("cursor".into(), cursor.into());
@@ -123,7 +128,7 @@ async fn send(
         }
     };
     let message = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{}","params":{params}}}"#, method.as_str());
-    let asked = Ask { method, message: message.into(), ready, modern };
+    let asked = BufferedRequest { method, message: message.into(), ready, modern };
     let heard = ask(pool, asked).await.map_err(|error| {
         FetchError::Failed(error.into_fault(pool.upstream().name()).for_client().to_owned())
     })?;
@@ -139,8 +144,8 @@ struct PageRead {
     private: bool,
 }
 
-/// One page; `None` when the server has no such list.
-fn read_page(heard: &Heard, kind: ListKind) -> Result<Option<PageRead>, FetchError> {
+/// Parses one page; `None` if the server does not have the list.
+fn read_page(heard: &BufferedResponse, kind: ListKind) -> Result<Option<PageRead>, FetchError> {
     let nonsense = || FetchError::Failed(format!("its list of {} is not what MCP asks for", kind.member()));
     let answer: Answer<'_> = serde_json::from_slice(&heard.message).map_err(|_| nonsense())?;
     if let Some(error) = answer.error {
@@ -176,7 +181,7 @@ fn read_item(message: &Bytes, raw: &RawValue, kind: ListKind) -> Option<Item> {
         ListKind::Templates => keys.uri_template,
     }?
     .get();
-    // Both are parts of one text, so the difference of their addresses is where one begins in the other.
+    // Both are slices of one text, so the difference of their addresses is the offset of the key.
     let key_start = (key.as_ptr() as usize).checked_sub(text.as_ptr() as usize)?;
     Some(Item {
         key: serde_json::from_str(key).ok()?,
@@ -186,26 +191,26 @@ fn read_item(message: &Bytes, raw: &RawValue, kind: ListKind) -> Option<Item> {
     })
 }
 
-/// What `server/discover` says, where the server speaks the Modern era (MCP 2026-07-28, versioning). Whether
-/// it does is noted with the server.
-pub async fn discover(pool: &Rc<Pool>) -> Result<ServerFeatures, FetchError> {
+/// Returns the features from `server/discover` if the server speaks the Modern era (MCP 2026-07-28,
+/// versioning). Records with the upstream whether it does.
+pub async fn discover(pool: &Rc<UpstreamPool>) -> Result<ServerFeatures, FetchError> {
     let discovered = ask_discover(pool).await;
     match &discovered {
-        Ok(_) => pool.upstream().note_spoken(Era::Modern, Some(true)),
-        Err(FetchError::OtherEra) => pool.upstream().note_spoken(Era::Modern, Some(false)),
-        // That says nothing about the era.
+        Ok(_) => pool.upstream().set_spoken(Era::Modern, Some(true)),
+        Err(FetchError::OtherEra) => pool.upstream().set_spoken(Era::Modern, Some(false)),
+        // An error says nothing about the era.
         Err(_) => {}
     }
     discovered
 }
 
-async fn ask_discover(pool: &Rc<Pool>) -> Result<ServerFeatures, FetchError> {
+async fn ask_discover(pool: &Rc<UpstreamPool>) -> Result<ServerFeatures, FetchError> {
     let message = format!(
         r#"{{"jsonrpc":"2.0","id":1,"method":"server/discover","params":{{"_meta":{}}}}}"#,
         modern_meta()
     );
-    let asked = Ask {
-        method: Method::Discover,
+    let asked = BufferedRequest {
+        method: McpMethod::Discover,
         message: message.into(),
         ready: None,
         modern: Some(modern_headers()),
@@ -214,7 +219,7 @@ async fn ask_discover(pool: &Rc<Pool>) -> Result<ServerFeatures, FetchError> {
         FetchError::Failed(error.into_fault(pool.upstream().name()).for_client().to_owned())
     })?;
     let status = heard.status;
-    // A refusal of credentials, a failure or an overload says nothing about the era.
+    // Rejected credentials, a failure or an overload say nothing about the era.
     if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS)
         || status.is_server_error()
     {
@@ -247,7 +252,7 @@ struct DiscoverAnswer {
 
 #[derive(Deserialize)]
 struct DiscoverResult {
-    capabilities: Capabilities,
+    capabilities: ServerCapabilities,
     instructions: Option<String>,
 }
 

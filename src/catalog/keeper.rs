@@ -19,10 +19,10 @@ use super::merge::{ListKind, Listed, Merged, ServerLists, merge};
 use super::missing::{Failed, Missing, Reason};
 use super::vetting::{Verdict, Vetting};
 use super::view::View;
-use crate::protocol::ClientCapabilities;
 use crate::route::{Endpoint, EndpointId};
-use crate::topology::{Pools, Topology};
-use crate::upstream::{Pool, UpstreamId};
+use crate::topology::{Topology, UpstreamPools};
+use crate::upstream::{UpstreamId, UpstreamPool};
+use metamcp_core::protocol::ClientCapabilities;
 
 type Key = (EndpointId, View);
 
@@ -83,7 +83,7 @@ pub struct Keeper {
 pub struct Shared {
     catalog: Arc<Catalog>,
     pub(super) config: Config,
-    pools: Pools,
+    pools: UpstreamPools,
     members: RefCell<Members>,
     wanted: RefCell<HashMap<Key, Wanted>>,
 }
@@ -321,7 +321,7 @@ impl KeeperSeed {
         let shared = Rc::new(Shared {
             config: self.catalog.config.clone(),
             catalog: self.catalog,
-            pools: Pools::new(&self.topology),
+            pools: UpstreamPools::new(&self.topology),
             members: RefCell::default(),
             wanted: RefCell::default(),
         });
@@ -377,7 +377,7 @@ impl Shared {
         let counted = generations(&self.catalog.generations.load(), topology);
         self.catalog.generations.store(Arc::new(counted));
         self.catalog.listed().retain(|upstream, _| topology.upstream(*upstream).is_some());
-        let becomes = |wanted: &Wanted| topology.table.of_scope(&wanted.endpoint.scope).cloned();
+        let becomes = |wanted: &Wanted| topology.table.find_by_scope(&wanted.endpoint.scope).cloned();
         let moved: Vec<_> = self
             .wanted
             .borrow()
@@ -399,12 +399,12 @@ impl Shared {
     /// Lets go what is of an earlier version.
     fn drop_outdated(&self) {
         let topology = Arc::clone(&self.pools.topology());
-        self.wanted.borrow_mut().retain(|_, wanted| topology.table.has(&wanted.endpoint));
+        self.wanted.borrow_mut().retain(|_, wanted| topology.table.contains(&wanted.endpoint));
         self.drop_unwanted();
     }
 
     /// A member has something new.
-    pub fn updated(&self, pool: &Pool, view: View) {
+    pub fn updated(&self, pool: &UpstreamPool, view: View) {
         let upstream = pool.upstream().id.0;
         let touched: Vec<_> = self
             .wanted
@@ -419,7 +419,7 @@ impl Shared {
     }
 
     /// A server was listed otherwise than before, or for the first time.
-    pub fn listed(&self, pool: &Pool, view: View, lists: &ServerLists) {
+    pub fn listed(&self, pool: &UpstreamPool, view: View, lists: &ServerLists) {
         self.catalog.vetting.note(pool.upstream(), view, Vetting::seen(lists));
     }
 

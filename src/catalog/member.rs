@@ -1,4 +1,4 @@
-//! One server in one view: fetched, watched for changes, fetched again.
+//! Keeps the lists of one server fresh for one view: fetches them, watches for changes, fetches them again.
 
 use std::cell::{Cell, RefCell};
 use std::future::pending;
@@ -18,65 +18,68 @@ use super::merge::ServerLists;
 use super::missing::{Failed, Reason};
 use super::view::{View, modern_headers, modern_meta};
 use super::{Config, keeper::Shared};
-use crate::base::unix_s;
-use crate::frame::{Kind as FrameKind, Scanner};
-use crate::protocol::{ClientCapabilities, Method, Revision};
-use crate::session::{Ask, Feed, Introduction, Listen, Ready, Source, UpstreamSession, ask};
-use crate::upstream::{ChangedTools, EraChoice, Pool};
+use crate::session::{
+    BufferedRequest, ClientHandshake, ListenRequest, StreamSource, UpstreamSession, UpstreamSessionSlot,
+    UpstreamStream, ask,
+};
+use crate::upstream::{EraChoice, ToolPinPolicy, UpstreamPool};
+use metamcp_core::base::unix_seconds;
+use metamcp_core::frame::{MessageKind as FrameKind, Scanner};
+use metamcp_core::protocol::{ClientCapabilities, McpMethod, Revision};
 
-/// A server's lists as one kind of client sees them, kept fresh by a task of its own.
+/// The lists of one server as one kind of client sees them, kept fresh by a task of its own.
 pub struct Member {
-    pool: Rc<Pool>,
+    pool: Rc<UpstreamPool>,
     view: View,
-    upstream_session: UpstreamSession,
+    upstream_session: UpstreamSessionSlot,
     state: RefCell<State>,
-    /// When clients of the view last asked for it.
+    /// When clients of the view last asked for the lists.
     asked: Cell<Option<Instant>>,
-    /// Whether it was not fetched because none had.
+    /// Whether the lists were not fetched because no client had asked.
     is_dormant: Cell<bool>,
-    /// Asks for a fetch.
+    /// Requests a fetch.
     refresh: Notify,
-    /// How often the server said that its tools, prompts or resources changed.
+    /// How often the server announced changes of its tools, prompts or resources.
     announced: Cell<Announced>,
     /// The same when the newest fetch began.
     fetched: Cell<Announced>,
-    /// What tells of changes, while it runs.
+    /// The task that listens for changes, while it runs.
     watch: RefCell<Option<AbortOnDrop>>,
 }
 
 struct State {
     lists: Result<Arc<ServerLists>, Reason>,
-    /// What was known to be stale when these were fetched.
+    /// The generation of the server's lists when these were fetched.
     generation: u64,
-    /// What the server had announced by then.
+    /// The changes that the server had announced by then.
     announced: Announced,
 }
 
-/// How often each of the lists was said to have changed: tools, prompts, resources.
+/// How often the server announced changes of its tools, prompts and resources.
 pub type Announced = [u64; 3];
 
-/// Between two fetches of one server: a storm of `list_changed` costs the upstream one list a second.
+/// Between two fetches of one server: a storm of `list_changed` costs the server one list a second.
 const FETCH_INTERVAL_MIN: Duration = Duration::from_secs(1);
 
-/// A server whose lists are never fresh by its own word is asked again this often, not all the time.
+/// A server whose lists are stale at once by its own `ttlMs` is polled at this interval.
 const POLL_INTERVAL_MIN: Duration = Duration::from_mins(1);
 
-/// A fetch that takes longer has lost its way. Nobody waits for it so long.
+/// A fetch that takes longer is abandoned. No request waits for so long.
 const FETCH_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// The first wait before a server that failed is asked again; it doubles.
+/// The first wait before a failed fetch is retried; it doubles.
 const RETRY_MIN: Duration = Duration::from_secs(1);
 
-/// A server that is back is noticed within half a minute.
+/// The longest wait: a server that is back is noticed within half a minute.
 const RETRY_MAX: Duration = Duration::from_secs(30);
 
 impl Member {
-    /// One that has fetched nothing.
-    pub fn new(pool: Rc<Pool>, view: View) -> Rc<Self> {
+    /// Creates a refresher that has fetched nothing.
+    pub fn new(pool: Rc<UpstreamPool>, view: View) -> Rc<Self> {
         Rc::new(Self {
             pool,
             view,
-            upstream_session: UpstreamSession::default(),
+            upstream_session: UpstreamSessionSlot::default(),
             state: RefCell::new(State { lists: Err(Reason::Loading), generation: 0, announced: [0; 3] }),
             asked: Cell::new(None),
             is_dormant: Cell::new(false),
@@ -87,19 +90,19 @@ impl Member {
         })
     }
 
-    /// What is known now, and how fresh it is.
+    /// Returns the current lists and their generation.
     pub fn lists(&self) -> (Result<Arc<ServerLists>, Reason>, u64) {
         let state = self.state.borrow();
         (state.lists.clone(), state.generation)
     }
 
-    /// What the server had announced when these were fetched. Clients are told of it though the lists be as
-    /// they were: what else changed, a prompt's text perhaps, nobody else can tell them.
+    /// Returns the changes that the server had announced when the lists were fetched. Clients are notified
+    /// even if the lists are equal: what else changed, a prompt's text perhaps, they learn from nobody else.
     pub fn announced(&self) -> Announced {
         self.state.borrow().announced
     }
 
-    /// Clients of the view ask for it.
+    /// Records that clients of the view ask for the lists.
     pub fn ask(&self) {
         self.asked.set(Some(Instant::now()));
         if self.is_dormant.replace(false) {
@@ -111,12 +114,12 @@ impl Member {
         self.asked.get().is_some_and(|at| at.elapsed() < UNWANTED_AFTER)
     }
 
-    /// Asks for a fetch, now or soon.
+    /// Requests a fetch, now or soon.
     pub fn refresh(&self) {
         self.refresh.notify_one();
     }
 
-    /// Fetches, and again whenever asked, told, or due. Ends when dropped.
+    /// Fetches, and again whenever requested, announced, or due. Runs until it is dropped.
     pub async fn run(self: Rc<Self>, shared: Rc<Shared>) {
         let mut retry = RETRY_MIN;
         let mut listed = Instant::now();
@@ -134,7 +137,7 @@ impl Member {
                     due
                 }
                 Err(Reason::Unasked) => {
-                    // What it listed for those who asked before is as good as it was.
+                    // The lists that were fetched for earlier clients are still valid.
                     if self.lists().0.is_err() {
                         self.know(&shared, Err(Reason::Unasked), generation);
                     }
@@ -147,7 +150,7 @@ impl Member {
                         Reason::OtherEra => shared.config.refresh_after,
                         _ => backoff(&mut retry),
                     };
-                    // What a server is called does not change because it is away for a moment.
+                    // A short outage changes no list.
                     let is_news = self.lists().0.is_err() || listed.elapsed() >= shared.config.refresh_after;
                     let lists = if is_news { Err(reason) } else { self.lists().0 };
                     self.know(&shared, lists, generation);
@@ -161,8 +164,8 @@ impl Member {
         }
     }
 
-    /// Fetches. A server that takes longer than a list request waits for it is said to be slow meanwhile,
-    /// unless its lists are known from before.
+    /// Fetches. If the server takes longer than a list request waits, it is reported as slow meanwhile,
+    /// unless its earlier lists are known.
     async fn fetch_patiently(
         self: &Rc<Self>,
         shared: &Shared,
@@ -186,8 +189,8 @@ impl Member {
             shared.listed(&self.pool, self.view, lists);
         }
         *self.state.borrow_mut() = State { lists, generation, announced: self.fetched.get() };
-        // What one kind of client is shown may hold back what every other is.
-        if is_news && self.pool.upstream().config.changed_tools == ChangedTools::Quarantine {
+        // A tool as one kind of client sees it may quarantine the tool for all kinds.
+        if is_news && self.pool.upstream().config.changed_tools == ToolPinPolicy::Quarantine {
             shared.publish_all();
         } else {
             shared.updated(&self.pool, self.view);
@@ -213,10 +216,10 @@ impl Member {
         })
     }
 
-    /// Since when, when it goes on to fail in the same way.
+    /// Returns the failure; since the first one if the fetch fails in the same way again.
     fn failed(&self, text: String) -> Reason {
-        let stage = self.pool.upstream().condition().last_failure.map(|failure| failure.stage.text());
-        let failed = Failed { text, stage, since: Some(unix_s()) };
+        let stage = self.pool.upstream().status().last_failure.map(|failure| failure.stage.text());
+        let failed = Failed { text, stage, since: Some(unix_seconds()) };
         match self.lists().0 {
             Err(Reason::Failed(before)) if (&before.text, before.stage) == (&failed.text, stage) => {
                 Reason::Failed(before)
@@ -227,20 +230,19 @@ impl Member {
 
     async fn fetch_modern(self: &Rc<Self>, config: &Config) -> Result<ServerLists, FetchError> {
         let features = discover(&self.pool).await?;
-        // One of an earlier time, when it did not speak this era.
+        // From the time when the server did not speak the Modern era.
         self.leave();
         let lists = lists(&self.pool, config, &Asker::Modern(features)).await?;
         self.watch_changes(|| {
-            let listen = Listen { message: listen_message(), headers: listen_headers(), owner: None };
-            Source::Modern(Box::new(listen))
+            let listen = ListenRequest { message: listen_message(), headers: listen_headers(), owner: None };
+            StreamSource::Modern(Box::new(listen))
         });
         Ok(lists)
     }
 
-    /// Of a server that speaks only the Legacy era, for Modern clients: lists of that era vary with nobody's
-    /// capabilities, so it lists what it has for a client that can do everything, as a Modern server is asked
-    /// for it. It takes a session, perhaps a process, so there is none before a Modern client asks, nor long
-    /// after.
+    /// Fetches from a server that speaks only the Legacy era, for Modern clients. Lists of the Modern era do
+    /// not depend on capabilities, so the gateway declares all of them, as it does to a Modern server. This
+    /// takes a session, perhaps a process, so there is none before a Modern client asks, nor long after.
     async fn fetch_bridged(self: &Rc<Self>, config: &Config) -> Result<ServerLists, FetchError> {
         if !self.is_asked() {
             self.is_dormant.set(true);
@@ -250,7 +252,7 @@ impl Member {
         self.fetch_legacy(config, ClientCapabilities::ALL).await
     }
 
-    /// Ends the session of the catalog's own, if there is one.
+    /// Ends the catalog's own session, if there is one.
     fn leave(&self) {
         let Some(ready) = self.upstream_session.ready() else { return };
         self.upstream_session.forget(&ready);
@@ -259,7 +261,7 @@ impl Member {
         spawn_local(async move { ready.part(&pool).await });
     }
 
-    /// In a session of the catalog's own, opened again once when the server lost it.
+    /// Fetches in the catalog's own session, which is opened again once if the server lost it.
     async fn fetch_legacy(
         self: &Rc<Self>,
         config: &Config,
@@ -276,19 +278,19 @@ impl Member {
         config: &Config,
         capabilities: ClientCapabilities,
     ) -> Result<ServerLists, FetchError> {
-        let introduction = Introduction::ours(Revision::LEGACY_LATEST, capabilities);
+        let introduction = ClientHandshake::ours(Revision::LEGACY_LATEST, capabilities);
         let is_new = self.upstream_session.ready().is_none();
         let ready =
             self.upstream_session.open(&self.pool, &introduction, None).await.map_err(|fault| match fault
                 .kind
             {
-                crate::base::Kind::OtherEra => FetchError::OtherEra,
+                metamcp_core::base::FaultKind::EraMismatch => FetchError::OtherEra,
                 _ => FetchError::Failed(fault.for_client().to_owned()),
             })?;
         if is_new {
             *self.watch.borrow_mut() = None;
         }
-        self.watch_changes(|| Source::Legacy(Arc::clone(&ready)));
+        self.watch_changes(|| StreamSource::Legacy(Arc::clone(&ready)));
         let fetched = lists(&self.pool, config, &Asker::Legacy(&ready)).await;
         if let Err(FetchError::SessionLost) = fetched {
             self.upstream_session.forget(&ready);
@@ -296,16 +298,16 @@ impl Member {
         fetched
     }
 
-    /// Begins to listen for changes, unless it does already.
-    fn watch_changes(self: &Rc<Self>, source: impl FnOnce() -> Source) {
+    /// Starts to listen for changes, unless it does already.
+    fn watch_changes(self: &Rc<Self>, source: impl FnOnce() -> StreamSource) {
         let mut watch = self.watch.borrow_mut();
         if watch.is_none() {
             let member = Rc::downgrade(self);
-            let feed = Feed::begin(Rc::clone(&self.pool), source(), true, None);
+            let feed = UpstreamStream::begin(Rc::clone(&self.pool), source(), true, None);
             let ready = self.upstream_session.ready();
             let task = spawn_local(async move {
                 listen(feed, &member, ready).await;
-                // A stream that is refused for good is not asked for again until the server is.
+                // A stream that is refused for good is not requested again before the next session.
                 pending::<()>().await;
             });
             *watch = Some(AbortOnDrop(task.abort_handle()));
@@ -313,19 +315,23 @@ impl Member {
     }
 }
 
-/// Reads the stream; a change asks for a fetch.
-async fn listen(mut feed: Feed, member: &std::rc::Weak<Member>, ready: Option<Arc<Ready>>) {
+/// Reads the stream; an announced change requests a fetch.
+async fn listen(
+    mut feed: UpstreamStream,
+    member: &std::rc::Weak<Member>,
+    ready: Option<Arc<UpstreamSession>>,
+) {
     let mut scanner = Scanner::new();
     while let Ok(event) = feed.next().await {
         let Some(member) = member.upgrade() else { return };
         let Some(data) = event.data.filter(|data| !data.is_empty()) else { continue };
         let Ok(envelope) = scanner.scan(&data) else { continue };
-        let method = envelope.method.map(|method| method.value(&data));
-        let method = method.as_deref().and_then(Method::parse);
+        let method = envelope.method.map(|method| method.decode_bytes(&data));
+        let method = method.as_deref().and_then(McpMethod::parse);
         let list = match method {
-            Some(Method::ToolsListChanged) => Some(0),
-            Some(Method::PromptsListChanged) => Some(1),
-            Some(Method::ResourcesListChanged) => Some(2),
+            Some(McpMethod::ToolsListChanged) => Some(0),
+            Some(McpMethod::PromptsListChanged) => Some(1),
+            Some(McpMethod::ResourcesListChanged) => Some(2),
             _ => None,
         };
         match (envelope.kind, list, &ready) {
@@ -337,7 +343,7 @@ async fn listen(mut feed: Feed, member: &std::rc::Weak<Member>, ready: Option<Ar
             }
             (FrameKind::Request, _, Some(ready)) => {
                 if let Some(id) = envelope.id {
-                    answer(&member.pool, ready, id.span.of(&data), &envelope, &data).await;
+                    answer(&member.pool, ready, id.span.slice(&data), &envelope, &data).await;
                 }
             }
             _ => {}
@@ -348,8 +354,14 @@ async fn listen(mut feed: Feed, member: &std::rc::Weak<Member>, ready: Option<Ar
     }
 }
 
-/// The catalog's session is nobody's: it has no roots, no model and no user.
-async fn answer(pool: &Rc<Pool>, ready: &Ready, id: &[u8], envelope: &crate::frame::Envelope, data: &Bytes) {
+/// Answers a request of the server. The catalog's session has no client: no roots, no model and no user.
+async fn answer(
+    pool: &Rc<UpstreamPool>,
+    ready: &UpstreamSession,
+    id: &[u8],
+    envelope: &metamcp_core::frame::Envelope,
+    data: &Bytes,
+) {
     let method = envelope.method.map(|method| method.decode(data));
     let body = match method.as_deref() {
         Some("ping") => r#""result":{}"#,
@@ -359,12 +371,17 @@ async fn answer(pool: &Rc<Pool>, ready: &Ready, id: &[u8], envelope: &crate::fra
     };
     let id = String::from_utf8_lossy(id);
     let message = format!(r#"{{"jsonrpc":"2.0","id":{id},{body}}}"#);
-    let asked = Ask { method: Method::Ping, message: message.into(), ready: Some(ready), modern: None };
-    // The server waits for its answer at its own peril; the lists do not depend on it.
+    let asked = BufferedRequest {
+        method: McpMethod::Ping,
+        message: message.into(),
+        ready: Some(ready),
+        modern: None,
+    };
+    // The lists do not depend on whether the server accepts it.
     let _ = ask(pool, asked).await;
 }
 
-/// What is said of a server in a list that it is missing from, of an error that speaks of a call: there was none.
+/// Turns the text of a failed call into the reason for a missing server, where there was no call.
 fn reason(text: &str, server: &str) -> String {
     let text = ["; the call did not run", "; the call may have run"]
         .iter()
@@ -385,9 +402,9 @@ fn listen_message() -> Bytes {
 }
 
 fn listen_headers() -> Vec<(http::HeaderName, http::HeaderValue)> {
-    use crate::protocol::header;
+    use metamcp_core::protocol::header;
     let mut headers = modern_headers();
-    headers.push((header::METHOD, http::HeaderValue::from_static(Method::Listen.as_str())));
+    headers.push((header::METHOD, http::HeaderValue::from_static(McpMethod::Listen.as_str())));
     headers
 }
 
@@ -397,7 +414,7 @@ fn backoff(retry: &mut Duration) -> Duration {
     now
 }
 
-/// A task that ends with its owner.
+/// Aborts a task when it is dropped.
 pub struct AbortOnDrop(pub AbortHandle);
 
 impl Drop for AbortOnDrop {

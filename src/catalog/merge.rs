@@ -15,10 +15,10 @@ use super::offer::join;
 use super::retold::{retold, without_tasks};
 use super::vetting::{Held, HeldTools};
 use super::view::View;
-use crate::frame::{encode_header, json_string};
-use crate::protocol::Revision;
-use crate::route::{Destination, Endpoint, Names, Override, OwnName, UriTemplate};
+use crate::route::{Destination, Endpoint, NameIndex, OriginalName, ToolOverride, UriTemplate};
 use crate::session::{ServerFeatures, TaskFeatures};
+use metamcp_core::frame::{encode_header_value, json_string};
+use metamcp_core::protocol::Revision;
 
 /// The four lists of MCP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -100,7 +100,7 @@ pub struct Listing {
     /// Keys in ascending order, each with its item as advertised.
     items: Vec<(String, Bytes)>,
     /// Where each leads.
-    pub names: Names,
+    pub names: NameIndex,
     /// The first page: what nearly every request asks for.
     first_page: Bytes,
     /// What stands behind the items on each page.
@@ -233,7 +233,7 @@ fn gather<'a>(
     let mut entries = Vec::new();
     for (place, lists) in servers.iter().enumerate() {
         let Ok(Listed { lists, held }) = lists else { continue };
-        let shows = endpoint.servers[place].shows.as_ref().filter(|_| kind == ListKind::Tools);
+        let tool_view = endpoint.servers[place].tool_view.as_ref().filter(|_| kind == ListKind::Tools);
         for item in &lists.items[kind.index()] {
             let name = match kind {
                 ListKind::Tools => endpoint.tool_name(place, &item.key),
@@ -247,7 +247,7 @@ fn gather<'a>(
                 let why = "its name is too long";
                 hidden.push(HiddenItem { key: name.into_owned(), why, is_held: false });
             } else {
-                let instead = shows.and_then(|shows| shows.instead(&item.key));
+                let instead = tool_view.and_then(|tool_view| tool_view.override_of(&item.key));
                 let mut entry = item.advertised(name, place, instead);
                 // Else a client would ask for a task where another server of the endpoint has them (MCP
                 // 2025-11-25, tasks).
@@ -281,10 +281,10 @@ fn hide_collisions<'a>(
     let mut kept: Vec<Entry<'_>> = Vec::with_capacity(entries.len());
     let mut entries = entries.into_iter().peekable();
     while let Some(entry) = entries.next() {
-        let place = entry.destination.place;
+        let place = entry.destination.server_index;
         let mut rival = None;
         while let Some(twin) = entries.next_if(|next| next.key == entry.key) {
-            if twin.destination.place != place {
+            if twin.destination.server_index != place {
                 rival = Some("several servers have it");
             } else if twin.own != entry.own {
                 rival = rival.or(Some("several tools of its server are shown under it"));
@@ -302,16 +302,16 @@ fn hide_collisions<'a>(
 fn templates(entries: &[Entry<'_>]) -> Vec<(UriTemplate, u32)> {
     let mut templates: Vec<_> = entries
         .iter()
-        .filter_map(|entry| Some((UriTemplate::parse(&entry.key)?, entry.destination.place)))
+        .filter_map(|entry| Some((UriTemplate::parse(&entry.key)?, entry.destination.server_index)))
         .collect();
     templates.sort_by_key(|(template, _)| std::cmp::Reverse(template.literal_bytes()));
     templates
 }
 
 impl Item {
-    fn advertised(&self, name: Cow<'_, str>, place: usize, instead: Option<&Override>) -> Entry<'_> {
+    fn advertised(&self, name: Cow<'_, str>, place: usize, instead: Option<&ToolOverride>) -> Entry<'_> {
         let place = u32::try_from(place).expect("an endpoint has fewer servers than 2^32");
-        let (mut json, own_name) = if *name == self.key {
+        let (mut json, original_name) = if *name == self.key {
             (self.raw.clone(), None)
         } else {
             let written = json_string(&name);
@@ -319,18 +319,18 @@ impl Item {
             json.put_slice(&self.raw[..self.key_start]);
             json.put_slice(&written);
             json.put_slice(&self.raw[self.key_end..]);
-            let own_name = OwnName {
+            let original_name = OriginalName {
                 text: self.key.clone(),
                 json: self.raw.slice(self.key_start..self.key_end),
-                header: Bytes::from(encode_header(&self.key).into_owned()),
+                header: Bytes::from(encode_header_value(&self.key).into_owned()),
                 is_listed: true,
             };
-            (json.freeze(), Some(Arc::new(own_name)))
+            (json.freeze(), Some(Arc::new(original_name)))
         };
         if let Some(instead) = instead {
             json = retold(&json, instead);
         }
-        let destination = Destination { place, own_name };
+        let destination = Destination { server_index: place, original_name };
         Entry { key: name.into_owned(), own: &self.key, json, destination, held: None }
     }
 }
@@ -372,7 +372,7 @@ pub fn server_info() -> serde_json::Value {
 
 impl Listing {
     fn new(kind: ListKind, entries: Vec<Entry<'_>>, tails: [Bytes; 2], page_items: usize) -> Self {
-        let mut names = Names::with_capacity(entries.len());
+        let mut names = NameIndex::with_capacity(entries.len());
         let mut hasher = FixedState::default().build_hasher();
         let mut items = Vec::with_capacity(entries.len());
         for Entry { key, json, destination, .. } in entries {
@@ -459,9 +459,9 @@ impl Merged {
     /// The tools of the server at that place that are shown: under which name, and what the server calls it.
     pub fn tools_of(&self, place: usize) -> impl Iterator<Item = (&str, Cow<'_, str>)> {
         let all = self.listing(ListKind::Tools).names.iter();
-        all.filter(move |(_, destination)| destination.place as usize == place).filter_map(
+        all.filter(move |(_, destination)| destination.server_index as usize == place).filter_map(
             |(shown, destination)| {
-                let own = match &destination.own_name {
+                let own = match &destination.original_name {
                     None => Cow::Borrowed(shown),
                     Some(own) => Cow::Owned(serde_json::from_slice(&own.json).ok()?),
                 };
@@ -473,8 +473,8 @@ impl Merged {
     /// Whether the server's tool `own` at that place is shown by that name.
     pub fn has_tool(&self, place: usize, shown: &str, own: &str) -> bool {
         let found = self.listing(ListKind::Tools).names.find(shown);
-        found.filter(|destination| destination.place as usize == place).is_some_and(|destination| {
-            match &destination.own_name {
+        found.filter(|destination| destination.server_index as usize == place).is_some_and(|destination| {
+            match &destination.original_name {
                 None => shown == own,
                 Some(name) => {
                     serde_json::from_slice::<Cow<'_, str>>(&name.json).is_ok_and(|name| name == own)
@@ -487,7 +487,7 @@ impl Merged {
     pub fn resource(&self, uri: &str) -> Option<u32> {
         let exact = self.listing(ListKind::Resources).names.find(uri);
         let by_template_itself = || self.listing(ListKind::Templates).names.find(uri);
-        exact.or_else(by_template_itself).map(|destination| destination.place).or_else(|| {
+        exact.or_else(by_template_itself).map(|destination| destination.server_index).or_else(|| {
             self.templates.iter().find(|(template, _)| template.matches(uri)).map(|(_, place)| *place)
         })
     }

@@ -1,48 +1,46 @@
-//! Servers whose items are not in a list, and why.
+//! Servers whose items are missing from a list.
 
 use serde_json::{Value, json};
 
-use crate::base::ServerName;
+use metamcp_core::base::ServerName;
 
-/// A server whose items are not in a list.
+/// A server whose items are missing from a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Missing {
-    /// Which.
     pub server: ServerName,
-    /// Its place in the endpoint.
+    /// The position of the server in the endpoint.
     pub place: usize,
-    /// Why.
     pub reason: Reason,
 }
 
 /// Why a server's items are missing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reason {
-    /// Its first answer is awaited.
+    /// Its first response is pending.
     Loading,
     /// It speaks only the other era.
     OtherEra,
     /// It speaks only the Legacy era, and no Modern client has asked for it.
     Unasked,
-    /// Its answer takes longer than a list request waits for it, and is still awaited.
+    /// Its response takes longer than a list request waits, and is still pending.
     Slow,
-    /// It failed.
     Failed(Failed),
 }
 
-/// How a server failed to list, for clients: without addresses, and without what a program said.
+/// How a server failed to list. For clients: without addresses and without the output of a program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failed {
-    /// What it did.
+    /// What the server did.
     pub text: String,
-    /// How far the request had come.
+    /// How far the request got.
     pub stage: Option<&'static str>,
-    /// Since when it is so, in seconds since 1970. It does not move with each try: lists that say the same are the same.
+    /// Since when it fails, in seconds since 1970. A retry that fails in the same way does not change it, so
+    /// that equal lists stay equal.
     pub since: Option<u64>,
 }
 
 impl Missing {
-    /// For `_meta` of a list.
+    /// Returns the entry for `_meta` of a list.
     pub fn to_json(&self) -> Value {
         let (server, state) = (self.server.as_str(), self.reason.state());
         let mut said = json!({"server": server, "state": state, "reason": self.reason.text()});
@@ -59,7 +57,7 @@ impl Missing {
 }
 
 impl Reason {
-    /// For clients.
+    /// Returns the text for clients.
     pub fn text(&self) -> &str {
         match self {
             Self::Loading => "it has not answered yet",
@@ -70,7 +68,7 @@ impl Reason {
         }
     }
 
-    /// For programs.
+    /// Returns the state for programs.
     fn state(&self) -> &'static str {
         match self {
             Self::Loading => "loading",

@@ -1,18 +1,19 @@
-//! What an endpoint says that it offers: all that one of its servers does.
+//! The capabilities and instructions of an endpoint: the union of what its servers offer.
 
 use bytes::Bytes;
 use serde_json::json;
 
 use super::merge::{Merged, TTL_MS_DEFAULT, server_info};
-use crate::base::ServerName;
-use crate::protocol::{Revision, TASKS_EXTENSION};
 use crate::session::ServerFeatures;
+use metamcp_core::base::ServerName;
+use metamcp_core::protocol::{Revision, TASKS_EXTENSION};
 
-/// Instructions of all servers together; they go into a model's context.
+/// Bound of the joined instructions; they go into a model's context.
 const INSTRUCTIONS_BYTES_MAX: usize = 16 << 10;
 
 impl Merged {
-    /// The `capabilities` object of the endpoint. While a server is missing, it may yet bring any list.
+    /// Returns the `capabilities` object of the endpoint. A missing server may still bring any list, so lists
+    /// are announced then.
     pub fn capabilities_json(&self) -> serde_json::Value {
         let unknown = !self.missing.is_empty();
         let mut capabilities = serde_json::Map::new();
@@ -40,8 +41,8 @@ impl Merged {
         serde_json::Value::Object(capabilities)
     }
 
-    /// The `result` of `initialize`, made once for each revision: clients that open a session for each of their calls ask for
-    /// it as often as they call.
+    /// Returns the `result` of `initialize`. Built once for each revision: clients that open a session for
+    /// each call ask for it as often as they call.
     pub fn initialize_result(&self, revision: Revision) -> Bytes {
         let made = &self.initialized[usize::from(revision.to_byte())];
         made.get_or_init(|| self.make_initialize_result(revision)).clone()
@@ -69,7 +70,7 @@ impl Merged {
         result.to_string().into()
     }
 
-    /// The `result` of `server/discover`.
+    /// Returns the `result` of `server/discover`.
     pub fn discover_result(&self) -> Bytes {
         let mut capabilities = self.capabilities_json();
         if self.features.tasks.extension {
@@ -90,7 +91,7 @@ impl Merged {
     }
 }
 
-/// Adds what another server offers.
+/// Adds the features of another server.
 pub fn join(all: &mut ServerFeatures, server: &ServerName, other: &ServerFeatures) {
     all.tools |= other.tools;
     all.prompts |= other.prompts;

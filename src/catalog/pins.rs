@@ -1,4 +1,5 @@
-//! What was approved of one server's tools, and what waits for that: what the store keeps of it, as a value.
+//! The pins of one server's tools: what was approved and what waits for approval. A plain value, as the store
+//! keeps it.
 
 use std::collections::BTreeMap;
 
@@ -7,16 +8,17 @@ use serde_json::{Value, json};
 
 use super::print::{Print, SeenTool};
 
-/// What is known of the tools of a server that was listed at least once.
+/// The pins of a server that was listed at least once.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pins {
     tools: BTreeMap<String, Pinned>,
 }
 
-/// What is known of one tool.
+/// The pin of one tool.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Pinned {
-    /// Oldest first. There are several where the server shows it otherwise to clients of other kinds.
+    /// Oldest first. There are several if the server shows different definitions to different kinds of
+    /// client.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     approved: Vec<Print>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -30,68 +32,67 @@ struct Waiting {
     since: u64,
 }
 
-/// A tool that is not as it was approved.
+/// A tool that differs from what was approved.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Change {
-    /// The server's own name of it.
+    /// The server's own name of the tool.
     #[serde(rename = "name")]
     pub tool: String,
-    /// Which of its members are other than when it was last approved; `None`: it never was.
+    /// The members that differ from the last approved definition; `None` if the tool was never approved.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub changed: Option<Vec<&'static str>>,
-    /// By which it is told apart from what it may become until somebody approves it.
+    /// The digest of the definition that waits for approval.
     pub digest: String,
-    /// When it was seen first, in seconds since 1970.
+    /// When the definition was first listed, in seconds since 1970.
     pub since: u64,
 }
 
-/// What is approved.
+/// Which changes are approved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Approve {
-    /// Whatever waits.
     All,
-    /// What waits of these tools, and, where that is said, nothing but what has that digest.
+    /// The changes of these tools. With a digest, only a definition with that digest is approved.
     These(Vec<(String, Option<String>)>),
 }
 
-/// Why nothing is approved. Says what to do.
+/// Why nothing is approved.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotApproved {
-    /// It is as it was approved, or not there.
+    /// The tool is unchanged or does not exist.
     #[error("nothing of the tool {0:?} waits to be approved")]
     NotWaiting(String),
-    /// It changed again.
+    /// The definition has changed again since it was looked at.
     #[error("the tool {0:?} has changed again: look at what it is now, and approve that")]
     Other(String),
 }
 
-/// Tools of one server that are remembered: as many as are taken from a list by default. Those beyond are told as new each
-/// time, and stay in quarantine.
+/// Tools of one server with a pin: as many as are taken from a list by default. Those beyond are reported as
+/// new each time, and stay in quarantine.
 const TOOLS_MAX: usize = 10_000;
 
-/// Ways in which a server may show one tool to clients of different kinds. Beyond them the oldest is forgotten.
+/// Definitions of one tool for different kinds of client. Beyond them the oldest is dropped.
 const APPROVED_MAX: usize = 4;
 
-/// Tools that one entry of a log names; it says how many there are.
+/// Tools that one log entry names; it also has the total.
 pub const TOLD_MAX: usize = 20;
 
 impl Pins {
-    /// As it is kept; `None`: no version that this program knows wrote it.
+    /// Parses the stored form; `None` if no version known to this program wrote it.
     pub fn from_json(value: &Value) -> Option<Self> {
         Self::deserialize(value).ok()
     }
 
-    /// To be kept.
+    /// Returns the stored form.
     pub fn to_json(&self) -> Value {
         json!(self)
     }
 
-    /// Whether nothing is known.
+    /// Whether there is no pin.
     pub fn is_empty(&self) -> bool {
         self.tools.is_empty()
     }
 
-    /// How a tool differs from what was approved of it; `None`: it does not.
+    /// Returns how a tool differs from what was approved; `None` if it does not.
     pub fn differs(&self, tool: &SeenTool) -> Option<Option<Vec<&'static str>>> {
         let approved = self.tools.get(&tool.name).map_or(&[][..], |pinned| &pinned.approved);
         if approved.contains(&tool.print) {
@@ -100,7 +101,7 @@ impl Pins {
         Some(approved.last().map(|before| tool.print.changed_since(before)))
     }
 
-    /// What waits to be approved.
+    /// Returns the changes that wait for approval.
     pub fn waiting(&self) -> Vec<Change> {
         let waiting = |(name, pinned): (&String, &Pinned)| {
             let Waiting { print, since } = pinned.waiting?;
@@ -110,7 +111,7 @@ impl Pins {
         self.tools.iter().filter_map(waiting).collect()
     }
 
-    /// Approves what is seen. Gives what that changes.
+    /// Approves the listed tools. Returns the changes.
     pub fn accept<'a>(&mut self, seen: impl IntoIterator<Item = &'a SeenTool>, now: u64) -> Vec<Change> {
         let mut changes = Vec::new();
         for tool in seen {
@@ -129,7 +130,8 @@ impl Pins {
         changes
     }
 
-    /// Has what is seen and not approved wait for that, where nothing of the tool does. Gives what waits by that.
+    /// Makes listed tools that are not approved wait for approval, unless a change of the tool waits already.
+    /// Returns the new changes.
     pub fn hold<'a>(&mut self, seen: impl IntoIterator<Item = &'a SeenTool>, now: u64) -> Vec<Change> {
         let mut changes = Vec::new();
         for tool in seen {
@@ -144,7 +146,7 @@ impl Pins {
         changes
     }
 
-    /// What waits and is not seen any more does not wait any more.
+    /// Drops waiting changes whose definition is not listed any more.
     pub fn drop_unseen(&mut self, is_seen: impl Fn(&str, &Print) -> bool) {
         for (name, pinned) in &mut self.tools {
             pinned.waiting = pinned.waiting.filter(|waiting| is_seen(name, &waiting.print));
@@ -152,7 +154,7 @@ impl Pins {
         self.tools.retain(|_, pinned| !pinned.approved.is_empty() || pinned.waiting.is_some());
     }
 
-    /// Approves what waits. Gives what that changes; nothing is approved where something cannot be.
+    /// Approves waiting changes and returns them. Approves nothing if one of them cannot be approved.
     pub fn approve(&mut self, what: &Approve) -> Result<Vec<Change>, NotApproved> {
         let mut waiting = self.waiting();
         if let Approve::These(these) = what {
@@ -174,7 +176,7 @@ impl Pins {
         Ok(waiting)
     }
 
-    /// `None`: there are too many.
+    /// Returns the pin of a tool; `None` if there are too many.
     fn of(&mut self, name: &str) -> Option<&mut Pinned> {
         if self.tools.len() >= TOOLS_MAX && !self.tools.contains_key(name) {
             return None;
@@ -193,7 +195,7 @@ impl Pinned {
     }
 }
 
-/// Changes as a log has them: some of them, and how many there are.
+/// Returns the changes for a log: some of them, and the total.
 pub fn told(changes: &[Change]) -> Value {
     let some: Vec<_> = changes
         .iter()

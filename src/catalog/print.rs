@@ -1,4 +1,5 @@
-//! What is known of a tool without its texts: by which it is known again, and whether they hold what nobody sees.
+//! Fingerprints of tool definitions: whether a definition has changed, and whether its texts contain
+//! invisible characters.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -8,20 +9,19 @@ use sha2::{Digest as _, Sha256};
 
 use super::merge::Item;
 use super::retold::Members;
-use crate::frame::DEPTH_MAX;
+use metamcp_core::frame::DEPTH_MAX;
 
 /// A tool as its server lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SeenTool {
-    /// The server's own name of it.
+    /// The server's own name of the tool.
     pub name: String,
-    /// By which it is known again.
     pub print: Print,
-    /// What its texts hold of [`is_odd`], each once.
+    /// The invisible characters in its texts; see [`is_invisible`].
     pub odd: BTreeSet<char>,
 }
 
-/// SHA-256 of what a tool says of itself, and something of each part, to tell which of them changed.
+/// The SHA-256 digest of a tool definition, and a short digest of each part, which tells what changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct Print {
@@ -29,25 +29,25 @@ pub struct Print {
     parts: [[u8; PART_BYTES]; PARTS.len()],
 }
 
-/// Not one that was written by [`Print`].
+/// The text is not a fingerprint.
 #[derive(Debug, thiserror::Error)]
 #[error("it is not the print of a tool")]
 pub struct NotAPrint;
 
-/// What a model is told of a tool; its icons and `_meta` may change.
+/// The parts that a model receives. Icons and `_meta` may change.
 const PARTS: [&str; 5] = ["title", "description", "inputSchema", "outputSchema", "annotations"];
 
 const DIGEST_BYTES: usize = 32;
 
-/// Of a part: enough to tell which of five changed, where the digest says that one did.
+/// Enough to tell which of five parts changed when the whole digest differs.
 const PART_BYTES: usize = 8;
 
 impl SeenTool {
-    /// `None`: it is no object.
+    /// Reads a list item; `None` if it is not an object.
     pub fn read(item: &Item) -> Option<Self> {
         let Members(members) = serde_json::from_slice(&item.raw).ok()?;
         let mut odd = BTreeSet::new();
-        // One that is there twice counts twice: nobody says which of the two another reader takes.
+        // A duplicate member counts twice: readers differ in which of the two they take.
         let told: Vec<_> = members
             .iter()
             .filter(|(name, _)| name == "name" || PARTS.contains(&name.as_ref()))
@@ -75,12 +75,12 @@ impl SeenTool {
 }
 
 impl Print {
-    /// As it is shown.
+    /// Returns the digest as hexadecimal text.
     pub fn digest(&self) -> String {
         hex(&self.digest)
     }
 
-    /// Which parts differ.
+    /// Returns the names of the parts that differ.
     pub fn changed_since(&self, before: &Self) -> Vec<&'static str> {
         let pairs = self.parts.iter().zip(&before.parts).zip(PARTS);
         pairs.filter(|((one, other), _)| one != other).map(|(_, name)| name).collect()
@@ -126,9 +126,9 @@ fn unhex(text: &str, to: &mut [u8]) -> Option<()> {
     Some(())
 }
 
-/// What a person does not see and a model reads: controls but for line breaks and tabs, what changes the direction of
-/// writing, what has no width, tags, and variation selectors that carry hidden bytes. Emoji are joined by a character
-/// without width: that is told too.
+/// Whether a person does not see a character that a model reads: control characters except line breaks and
+/// tabs, characters that change the writing direction, characters without width, tags, and variation
+/// selectors that carry hidden bytes. Emoji are joined by a character without width; it counts as well.
 pub fn is_odd(c: char) -> bool {
     matches!(c,
         '\0'..='\u{8}' | '\u{b}' | '\u{c}' | '\u{e}'..='\u{1f}' | '\u{7f}'..='\u{9f}'
@@ -139,12 +139,12 @@ pub fn is_odd(c: char) -> bool {
 /// An object or array that is not closed yet.
 enum Open {
     Array(Vec<u8>),
-    /// Its members, and the name of the next one.
+    /// The members, and the name of the next one.
     Object(Vec<(Vec<u8>, Vec<u8>)>, Option<Vec<u8>>),
 }
 
-/// The same for two texts that say the same: no white space, members in the order of their names, strings without
-/// needless escapes, numbers as written. What is nested deeper than [`DEPTH_MAX`] is as written. `text` is JSON.
+/// Returns the canonical form of a JSON text: no white space, members sorted by name, strings without
+/// needless escapes, numbers as written. A value that is nested deeper than [`DEPTH_MAX`] stays as written.
 fn canonical(text: &str, odd: &mut BTreeSet<char>) -> Vec<u8> {
     let mut open: Vec<Open> = Vec::new();
     let mut rest = text;
@@ -180,7 +180,7 @@ fn canonical(text: &str, odd: &mut BTreeSet<char>) -> Vec<u8> {
             None => return value,
         }
     }
-    // Not JSON, which it was when its list was read.
+    // Not JSON. Cannot happen: the list was parsed before.
     text.into()
 }
 
@@ -204,7 +204,7 @@ impl Open {
         match self {
             Self::Array(items) => [b"[", &items[..], b"]"].concat(),
             Self::Object(mut members, _) => {
-                // Stable: one that is there twice stays in the order of the two.
+                // Stable, so that duplicate members stay in their order.
                 members.sort_by(|(one, _), (other, _)| one.cmp(other));
                 let mut whole = vec![b'{'];
                 for (at, (name, value)) in members.iter().enumerate() {
@@ -220,7 +220,7 @@ impl Open {
     }
 }
 
-/// Of the string that the text begins with, quotes included.
+/// Returns the length of the string that the text begins with, quotes included.
 fn string_len(text: &str) -> usize {
     let mut is_escaped = false;
     let end = text.bytes().skip(1).position(|byte| {
@@ -232,7 +232,7 @@ fn string_len(text: &str) -> usize {
 }
 
 fn string(written: &str, odd: &mut BTreeSet<char>) -> Vec<u8> {
-    // Half of a surrogate pair: no text, and kept as it is written.
+    // Half of a surrogate pair is not text; it stays as written.
     let Ok(text) = serde_json::from_str::<String>(written) else { return written.into() };
     odd.extend(text.chars().filter(|c| is_odd(*c)));
     serde_json::to_vec(&text).unwrap_or_else(|_| written.into())

@@ -1,26 +1,25 @@
-//! One look at a server that nobody keeps: which era it speaks, and what it lists.
+//! A one-time probe of a server that is not in the catalog: which era it speaks, and what it lists.
 
 use std::rc::Rc;
 
 use super::Config;
 use super::fetch::{Asker, FetchError, discover, lists};
 use super::merge::ServerLists;
-use crate::protocol::{ClientCapabilities, Era, Revision};
-use crate::session::{Introduction, UpstreamSession};
-use crate::upstream::{EraChoice, Pool};
+use crate::session::{ClientHandshake, UpstreamSessionSlot};
+use crate::upstream::{EraChoice, UpstreamPool};
+use metamcp_core::protocol::{ClientCapabilities, Era, Revision};
 
-/// What a server showed.
+/// The result of a probe.
 pub struct Probed {
-    /// The era it was asked in.
+    /// The era in which the server answered.
     pub era: Era,
-    /// All that it lists.
     pub lists: ServerLists,
 }
 
-/// Asks a server as the catalog would, once, and leaves nothing behind. The error is for clients.
+/// Lists a server once, as the catalog does, and leaves nothing behind. The error text is for clients.
 ///
 /// Not cancel safe: a session may be left behind at the server.
-pub async fn probe(pool: &Rc<Pool>, config: &Config) -> Result<Probed, String> {
+pub async fn probe(pool: &Rc<UpstreamPool>, config: &Config) -> Result<Probed, String> {
     let era = pool.upstream().config.era;
     if era != EraChoice::Legacy {
         let looked = match discover(pool).await {
@@ -33,8 +32,8 @@ pub async fn probe(pool: &Rc<Pool>, config: &Config) -> Result<Probed, String> {
             Err(error) => return Err(text(error)),
         }
     }
-    let introduction = Introduction::ours(Revision::LEGACY_LATEST, ClientCapabilities::default());
-    let opened = UpstreamSession::default().open(pool, &introduction, None).await;
+    let introduction = ClientHandshake::ours(Revision::LEGACY_LATEST, ClientCapabilities::default());
+    let opened = UpstreamSessionSlot::default().open(pool, &introduction, None).await;
     let ready = opened.map_err(|fault| fault.for_client().to_owned())?;
     let looked = lists(pool, config, &Asker::Legacy(&ready)).await;
     ready.part(pool).await;

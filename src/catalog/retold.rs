@@ -1,5 +1,4 @@
-//! An item of a list with some of its members told otherwise; the values of all others are as its server
-//! wrote them.
+//! Changes single members of a raw tool definition; all other values stay as the server wrote them.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,11 +9,12 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::frame::json_string;
-use crate::route::Override;
+use crate::route::ToolOverride;
+use metamcp_core::frame::json_string;
 
-/// The tool with what is said of it in place of what its server says. Its name is left alone.
-pub fn retold(tool: &Bytes, instead: &Override) -> Bytes {
+/// Returns the tool with the configured title, description and annotations in place of the server's. The name
+/// stays.
+pub fn retold(tool: &Bytes, instead: &ToolOverride) -> Bytes {
     let text = |text: &Option<String>| text.as_deref().map(json_string);
     let annotations = instead.annotations.as_ref().map(|value| Bytes::from(value.to_string()));
     let told = [
@@ -26,7 +26,7 @@ pub fn retold(tool: &Bytes, instead: &Override) -> Bytes {
     if told.is_empty() {
         return tool.clone();
     }
-    // It was read as an object before, or it would not be in a list.
+    // It was parsed as an object before; otherwise it would not be in a list.
     let Ok(Members(members)) = serde_json::from_slice(tool) else { return tool.clone() };
     let mut json = BytesMut::with_capacity(tool.len());
     for (name, value) in &members {
@@ -41,7 +41,7 @@ pub fn retold(tool: &Bytes, instead: &Override) -> Bytes {
     json.freeze()
 }
 
-/// The tool without what it says of tasks, unless it says that it has none.
+/// Returns the tool without its task support, unless it says `forbidden`.
 pub fn without_tasks(tool: Bytes) -> Bytes {
     if memmem::find(&tool, b"taskSupport").is_none() {
         return tool;
@@ -73,7 +73,7 @@ fn put(json: &mut BytesMut, name: &str, value: &[u8]) {
     json.put_slice(value);
 }
 
-/// The members of an object, their values as written.
+/// The members of an object with their raw values.
 pub(super) struct Members<'a>(pub Vec<(Cow<'a, str>, &'a RawValue)>);
 
 impl<'de> Deserialize<'de> for Members<'de> {
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(tool: &'static str, instead: &Override, expected: &str) {
+    fn check(tool: &'static str, instead: &ToolOverride, expected: &str) {
         let found = retold(&Bytes::from_static(tool.as_bytes()), instead);
         assert_eq!(found, expected, "{}", found.escape_ascii());
     }
@@ -116,14 +116,14 @@ mod tests {
     fn only_what_is_said_is_other() {
         let said = |text: &str| Some(text.to_owned());
         let tool = r#"{"name":"a", "description" : "old","annotations":{"title":"t"},"x":1.0e2}"#;
-        check(tool, &Override::default(), tool);
-        check(tool, &Override { name: said("b"), ..Override::default() }, tool);
+        check(tool, &ToolOverride::default(), tool);
+        check(tool, &ToolOverride { name: said("b"), ..ToolOverride::default() }, tool);
         check(
             tool,
-            &Override { description: said("say \"new\""), ..Override::default() },
+            &ToolOverride { description: said("say \"new\""), ..ToolOverride::default() },
             r#"{"name":"a","annotations":{"title":"t"},"x":1.0e2,"description":"say \"new\""}"#,
         );
-        let all = Override {
+        let all = ToolOverride {
             name: None,
             title: said("T"),
             description: said(""),

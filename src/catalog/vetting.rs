@@ -18,8 +18,8 @@ use super::merge::{ListKind, NAME_BYTES_MAX, ServerLists};
 use super::pins::{Change, Pins, TOLD_MAX};
 use super::print::SeenTool;
 use super::view::View;
-use crate::base::{ServerName, unix_s};
-use crate::upstream::{ChangedTools, Upstream, UpstreamId};
+use crate::upstream::{ToolPinPolicy, Upstream, UpstreamId};
+use metamcp_core::base::{ServerName, unix_seconds};
 
 /// What is known, and what is to be kept.
 #[derive(Debug)]
@@ -107,7 +107,7 @@ struct Books {
 /// What is known of one server.
 #[derive(Debug)]
 struct Book {
-    policy: ChangedTools,
+    policy: ToolPinPolicy,
     views: HashMap<(UpstreamId, View), Arc<[SeenTool]>>,
     odd: BTreeMap<String, BTreeSet<char>>,
     verdict: Verdict,
@@ -313,7 +313,7 @@ impl Vetting {
         let Some((_, book)) = books.servers.iter().find(|(name, _)| name.as_str() == server) else {
             return vetted;
         };
-        if book.policy != ChangedTools::Quarantine {
+        if book.policy != ToolPinPolicy::Quarantine {
             vetted.held = None;
         } else if let Verdict::Show(held) = &book.verdict {
             let mut unknown = held.values().filter(|held| !matches!(held, Held::Changed | Held::New));
@@ -335,7 +335,7 @@ impl Verdict {
 }
 
 impl Book {
-    fn new(policy: ChangedTools) -> Self {
+    fn new(policy: ToolPinPolicy) -> Self {
         Self {
             policy,
             views: HashMap::new(),
@@ -370,24 +370,24 @@ impl Book {
     fn settle(&mut self, server: &ServerName, store: Store<'_>, cause: Cause) {
         let before = self.to_keep.take();
         (self.verdict, self.to_keep) = match (self.policy, store.of(server)) {
-            (ChangedTools::Allow, _) | (ChangedTools::Warn, Err(_) | Ok(Some(Kept::Foreign))) => {
+            (ToolPinPolicy::Allow, _) | (ToolPinPolicy::Warn, Err(_) | Ok(Some(Kept::Foreign))) => {
                 (Verdict::all(), None)
             }
-            (ChangedTools::Warn, Ok(kept)) => (Verdict::all(), self.accept(server, kept)),
-            (ChangedTools::Quarantine, Err(verdict)) => (verdict(self), None),
-            (ChangedTools::Quarantine, Ok(Some(Kept::Foreign))) => (self.all_held(Held::Closed), None),
-            (ChangedTools::Quarantine, Ok(Some(Kept::Altered(version)))) => {
+            (ToolPinPolicy::Warn, Ok(kept)) => (Verdict::all(), self.accept(server, kept)),
+            (ToolPinPolicy::Quarantine, Err(verdict)) => (verdict(self), None),
+            (ToolPinPolicy::Quarantine, Ok(Some(Kept::Foreign))) => (self.all_held(Held::Closed), None),
+            (ToolPinPolicy::Quarantine, Ok(Some(Kept::Altered(version)))) => {
                 (self.all_held(Held::Closed), self.hold(server, &Pins::default(), Some(*version), cause))
             }
-            (ChangedTools::Quarantine, Ok(Some(Kept::Pins(pins, version)))) => {
+            (ToolPinPolicy::Quarantine, Ok(Some(Kept::Pins(pins, version)))) => {
                 // Something waits that came when the store was not read again yet: it is not news twice.
                 let cause = if before.is_some() { Cause::Listed } else { cause };
                 (self.held_of(pins), self.hold(server, pins, Some(*version), cause))
             }
-            (ChangedTools::Quarantine, Ok(Some(Kept::Lost(pins)))) => {
+            (ToolPinPolicy::Quarantine, Ok(Some(Kept::Lost(pins)))) => {
                 (self.held_of(pins), Some(Self::restore(server, pins)))
             }
-            (ChangedTools::Quarantine, Ok(None)) => {
+            (ToolPinPolicy::Quarantine, Ok(None)) => {
                 let first = self.accept(server, None);
                 let waits = first.is_some();
                 let unkept = waits && self.is_unkept;
@@ -412,7 +412,7 @@ impl Book {
             None => (Pins::default(), None),
         };
         let before = pins.clone();
-        let changes = pins.accept(self.seen(), unix_s());
+        let changes = pins.accept(self.seen(), unix_seconds());
         let action = expect.map(|_| "server.tools.change");
         (pins != before).then(|| ToKeep { server: server.clone(), pins, expect, action, changes })
     }
@@ -426,7 +426,7 @@ impl Book {
             let seen: HashSet<_> = self.seen().map(|tool| (tool.name.as_str(), tool.print)).collect();
             pins.drop_unseen(|name, print| seen.contains(&(name, *print)));
         }
-        let changes = pins.hold(self.seen(), unix_s());
+        let changes = pins.hold(self.seen(), unix_seconds());
         let action = Some(if changes.is_empty() { "server.tools.settle" } else { "server.tools.hold" });
         (pins != *before).then(|| ToKeep { server: server.clone(), pins, expect, action, changes })
     }

@@ -1,25 +1,26 @@
-//! For whom a list is fetched.
+//! The kinds of client that servers show different items to.
 
 use http::{HeaderName, HeaderValue};
 
-use crate::protocol::{ClientCapabilities, Revision, header};
+use metamcp_core::protocol::{ClientCapabilities, Revision, header};
 
-/// Servers show other items to other clients: a view is one such kind of client.
+/// A kind of client. Servers show different items to different kinds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum View {
     /// Lists of 2026-07-28 do not vary by connection or capability (MCP 2026-07-28, server features).
     Modern,
-    /// Legacy servers register tools by what the client declared.
+    /// Legacy servers register tools according to the capabilities that the client declared.
     Legacy(ClientCapabilities),
 }
 
-/// The header fields of a Modern request of the gateway's own; `Mcp-Method` is added by the sender.
+/// Returns the header fields of a Modern request of the gateway's own; the sender adds `Mcp-Method`.
 pub fn modern_headers() -> Vec<(HeaderName, HeaderValue)> {
     vec![(header::PROTOCOL_VERSION, HeaderValue::from_static(Revision::MODERN_LATEST.as_str()))]
 }
 
-/// The `_meta` object of a Modern request of the gateway's own. It lists only, so it declares everything:
-/// a tool that needs what a client lacks is refused when it is called, by the server (-32021).
+/// Returns the `_meta` object of a Modern request of the gateway's own. The gateway only lists, so it
+/// declares all capabilities: a tool that needs what a client lacks is refused by its server when it is
+/// called (-32021).
 pub fn modern_meta() -> String {
     format!(
         r#"{{"io.modelcontextprotocol/protocolVersion":"{}","io.modelcontextprotocol/clientCapabilities":{},"io.modelcontextprotocol/clientInfo":{{"name":"metamcp","version":"{}"}}}}"#,

@@ -1,3 +1,5 @@
+//! The command line.
+
 use std::convert::Infallible;
 use std::fmt;
 use std::net::IpAddr;
@@ -9,9 +11,9 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use zeroize::Zeroizing;
 
 use super::LogFormat;
-use crate::base::EndpointName;
+use metamcp_core::base::EndpointName;
 
-/// The command line of `metamcp`, as it was written.
+/// The command line of `metamcp`.
 #[derive(Debug, Clone, Default, Parser)]
 #[command(
     name = "metamcp",
@@ -21,7 +23,7 @@ use crate::base::EndpointName;
     max_term_width = 110
 )]
 pub struct Cli {
-    /// What to do; `serve` where nothing is said.
+    /// The command; `serve` by default.
     #[command(subcommand)]
     pub command: Option<Command>,
     /// Accepted before and after the command.
@@ -29,21 +31,22 @@ pub struct Cli {
     pub flags: Flags,
 }
 
-/// What the program is asked to do.
 #[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
 pub enum Command {
-    /// Serve until told to stop (what happens without a command)
+    /// Serve until told to stop (the default command)
     Serve,
-    /// Read the configuration, say what would be served and every mistake in it, and start nothing
+    /// Read the configuration, print what would be served and every error, and exit
     Check,
-    /// Serve the client that started this, over standard input and output and over no port; ends with it
+    /// Serve the client that started this process over standard input and output, without a port; exits with
+    /// the client
     Stdio(StdioArgs),
-    /// Connect the client that started this to an MCP endpoint elsewhere: standard input and output to Streamable HTTP
+    /// Connect the client that started this process to a remote MCP endpoint: standard input and output to
+    /// Streamable HTTP
     #[command(after_help = CONNECT_HELP)]
     Connect(ConnectArgs),
 }
 
-/// What `metamcp stdio` is told.
+/// Arguments of `metamcp stdio`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct StdioArgs {
     /// The endpoint to serve [default: the one with every server]
@@ -51,37 +54,37 @@ pub struct StdioArgs {
     pub endpoint: Option<EndpointName>,
 }
 
-/// What `metamcp connect` is told.
+/// Arguments of `metamcp connect`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 #[command(args = gateway_flags())]
 pub struct ConnectArgs {
-    /// Where the endpoint is
+    /// The address of the endpoint
     #[arg(
         value_name = "URL",
         help = "Where the endpoint is: http://host/path, https://host/path or unix:/path/to/socket:/mcp"
     )]
     pub url: Secret,
-    /// Sent as `Authorization: Bearer KEY`. Others on this machine can read a command line: `METAMCP_KEY` or --key-file
-    /// keep the key from them
+    /// Sent as `Authorization: Bearer KEY`. Other users of this machine can read a command line;
+    /// `METAMCP_KEY` and --key-file avoid that
     #[arg(long, value_name = "KEY")]
     pub key: Option<Secret>,
-    /// A file with the key in it and nothing else
+    /// A file that contains the key and nothing else
     #[arg(long, value_name = "FILE", conflicts_with = "key")]
     pub key_file: Option<PathBuf>,
-    /// Sent with every request; ${VARIABLE} in the value is put in. May be given several times
+    /// Sent with every request; ${VARIABLE} in the value is expanded. May be repeated
     #[arg(long, value_name = "NAME=VALUE")]
     pub header: Vec<Secret>,
-    /// How long the endpoint may take to answer, and to say more, in seconds [default: 3600]
+    /// How long the endpoint may take to respond, and between two parts of a response, in seconds [default:
+    /// 3600]
     #[arg(long, value_name = "SECONDS")]
     pub timeout: Option<u64>,
 }
 
-/// A part of the command line that is not to be shown.
+/// An argument that must not be printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Zeroizing<String>);
 
 impl Secret {
-    /// As it was written.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -101,17 +104,17 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// The flags of every command. They win over the environment, which wins over the file.
+/// Flags of every command. They take precedence over the environment, which takes precedence over the file.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Flags {
-    /// The configuration file [default: ./metamcp.toml, else metamcp.toml in the data directory, if there]
+    /// The configuration file [default: ./metamcp.toml, or metamcp.toml in the data directory, if it exists]
     #[arg(long, value_name = "FILE", global = true)]
     pub config: Option<PathBuf>,
-    /// A file with `mcpServers`, as MCP clients keep it [default: ./mcp.json, else mcp.json in the data
-    /// directory, if there]
+    /// A file with `mcpServers`, as MCP clients use it [default: ./mcp.json, or mcp.json in the data
+    /// directory, if it exists]
     #[arg(long, value_name = "FILE", global = true)]
     pub mcp_json: Option<PathBuf>,
-    /// Where the database and the generated secrets are [default: ~/.local/share/metamcp]
+    /// The directory of the database and the generated secrets [default: ~/.local/share/metamcp]
     #[arg(long, value_name = "DIR", global = true)]
     pub data_dir: Option<PathBuf>,
     /// The IP address to listen on [default: 127.0.0.1]
@@ -123,32 +126,33 @@ pub struct Flags {
     /// Worker threads [default: one per core]
     #[arg(long, value_name = "N", global = true)]
     pub workers: Option<usize>,
-    /// Ask nobody for a key; only when listening on loopback
+    /// Require no key; only when listening on loopback
     #[arg(long, global = true)]
     pub no_auth: bool,
-    /// How log lines are written [default: text]
+    /// The format of log lines [default: text]
     #[arg(long, value_name = "FORMAT", global = true)]
     pub log_format: Option<LogFormat>,
 }
 
 impl Cli {
-    /// The command that was given, or the usual one.
+    /// Returns the command, `serve` by default.
     pub fn chosen(&self) -> Command {
         self.command.clone().unwrap_or(Command::Serve)
     }
 }
 
-/// Reads the command line of this process. Prints help or a mistake and ends the process where that is
-/// what was asked for: with 0 for help and version, with 64 (`EX_USAGE`) for a mistake.
+/// Parses the command line of this process. Prints help, or the error, and exits: with 0 for help and
+/// version, with 64 (`EX_USAGE`) for an error.
 pub fn parse() -> Cli {
     Cli::try_parse().unwrap_or_else(|error| {
-        // If even this cannot be written, the exit code still tells.
+        // If printing fails, the exit code still tells the result.
         let _ = error.print();
         std::process::exit(if error.use_stderr() { super::EXIT_USAGE.into() } else { 0 })
     })
 }
 
-/// The flags that mean nothing where no gateway runs. They are taken, as everywhere, and not shown.
+/// The flags that have no meaning without a gateway. `metamcp connect` accepts them, but its help does not
+/// show them.
 fn gateway_flags() -> Vec<clap::Arg> {
     let flags = Flags::augment_args(clap::Command::new("gateway"));
     let of_gateway = flags.get_arguments().filter(|flag| flag.get_id() != "log_format");
@@ -160,7 +164,7 @@ pub fn help() -> String {
     Cli::command().render_long_help().to_string()
 }
 
-/// An IP address, with or without the brackets of a URL, or `localhost`.
+/// Parses an IP address, with or without the brackets of a URL, or `localhost`.
 pub(super) fn parse_host(text: &str) -> Result<IpAddr, String> {
     if text.eq_ignore_ascii_case("localhost") {
         return Ok(super::defaults::HOST);

@@ -1,5 +1,5 @@
-//! `metamcp connect`: what it is told by its command line, the environment and a file. The gateway's own files say
-//! nothing of it.
+//! The configuration of `metamcp connect`: command line, environment and key file. The gateway's own files do
+//! not affect it.
 
 use std::path::Path;
 use std::time::Duration;
@@ -14,22 +14,20 @@ use super::mistakes::{Mistakes, Place, Report, Written};
 use super::raw::{Env, Variables, read_named};
 use super::{LogConfig, LogFormat, defaults as d};
 use crate::admin::definition::address;
-use crate::admin::definition::headers::{self, Owner};
-use crate::upstream::Address;
+use crate::admin::definition::headers::{self, HeaderOwner};
+use crate::upstream::ServerAddress;
 
-/// Everything `metamcp connect` is told, ready to run.
+/// The complete configuration of `metamcp connect`.
 pub struct Connect {
-    /// The endpoint.
-    pub address: Address,
-    /// Sent with every request, the key among them; marked sensitive.
+    pub address: ServerAddress,
+    /// Sent with every request, including the key. Marked sensitive.
     pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// For the endpoint to begin an answer, and between two reads of one.
+    /// Time to the head of a response, and between two reads of one.
     pub patience: Duration,
-    /// How and what is logged.
     pub log: LogConfig,
 }
 
-/// Reads it, or gives all mistakes. `cwd` as for [`load`](super::load).
+/// Reads the configuration. On failure returns every error. `cwd` is the same as in [`load`](super::load).
 pub fn load_connect(cli: &Cli, args: &ConnectArgs, env: &dyn Env, cwd: &Path) -> Result<Connect, Mistakes> {
     let report = Report::default();
     let variables = Variables::read(env, cwd, &report);
@@ -89,7 +87,7 @@ fn configured(
         };
         match headers::parse(name.trim(), &value) {
             Err(wrong) => report.mistake(&place, wrong),
-            Ok((name, _)) if headers::owner(&name) == Owner::Gateway => {
+            Ok((name, _)) if headers::header_owner(&name) == HeaderOwner::Gateway => {
                 report
                     .mistake(&place, "is a header that metamcp sets itself, on every request; leave it out");
             }
@@ -102,7 +100,7 @@ fn configured(
     list
 }
 
-/// The flag, the file, `METAMCP_KEY`; some endpoints ask for none.
+/// Returns the key from the flag, the file or `METAMCP_KEY`. Some endpoints need none.
 fn key(
     args: &ConnectArgs,
     variables: &Variables<'_>,

@@ -1,14 +1,16 @@
+//! The summary of a configuration.
+
 use std::fmt;
 
 use super::Config;
-use crate::admin::definition::{Allowed, address};
-use crate::auth::Mode;
-use crate::base::EndpointName;
-use crate::route::{Members, Prefix};
-use crate::upstream::Address;
+use crate::admin::definition::{StdioAllowlist, address};
+use crate::auth::AuthMode;
+use crate::route::{EndpointMembers, NamePrefix};
+use crate::upstream::ServerAddress;
+use metamcp_core::base::EndpointName;
 
-/// What would be served, for `metamcp check` and the log of a start. No secret is in it: of headers the
-/// names, of addresses neither query nor long path segments.
+/// What would be served, for `metamcp check` and the log at startup. Contains no secret: header names without
+/// values, addresses without query and long path segments.
 #[derive(Clone, Copy)]
 pub struct Summary<'a>(pub &'a Config);
 
@@ -19,21 +21,25 @@ impl fmt::Display for Summary<'_> {
         let plural = if server.workers == 1 { "" } else { "s" };
         writeln!(f, "listens on {scheme}://{}, {} worker{plural}", server.listen, server.workers)?;
         let keys = match self.0.auth_mode {
-            Mode::Keys => "asked for on every request",
-            Mode::Open => "NOT asked for: everyone on this machine may call every tool",
+            AuthMode::Keys => "asked for on every request",
+            AuthMode::Open => "NOT asked for: everyone on this machine may call every tool",
         };
         writeln!(f, "keys       {keys}")?;
         let store = if self.0.database_url.is_some() { "PostgreSQL" } else { "SQLite" };
         writeln!(f, "data       {} ({store})", data_dir.display())?;
         if let Some(traces) = &self.0.traces {
-            writeln!(f, "traces     {}", address::shown(&Address::Http(traces.endpoint.clone())))?;
+            writeln!(
+                f,
+                "traces     {}",
+                address::format_redacted(&ServerAddress::Http(traces.endpoint.clone()))
+            )?;
         }
         for path in &self.0.sources {
             writeln!(f, "read       {}", path.display())?;
         }
         self.endpoints(f)?;
         self.servers(f)?;
-        let Allowed { commands, env, dirs } = &self.0.serving.allowed;
+        let StdioAllowlist { commands, env, dirs } = &self.0.serving.allowed;
         listed(f, "may run", commands)?;
         listed(f, "may set", env)?;
         listed(f, "may run in", dirs)?;
@@ -44,7 +50,7 @@ impl fmt::Display for Summary<'_> {
     }
 }
 
-/// What is allowed to definitions of the store, where anything is.
+/// Prints a part of the allowlist, unless it is empty.
 fn listed<T: ToString>(f: &mut fmt::Formatter<'_>, what: &str, list: &[T]) -> fmt::Result {
     if list.is_empty() {
         return Ok(());
@@ -58,12 +64,14 @@ impl Summary<'_> {
         let Config { endpoints, servers, .. } = self.0;
         let every = || servers.iter().map(|server| server.name.as_str()).collect::<Vec<_>>();
         if endpoints.iter().all(|endpoint| endpoint.name.as_str() != EndpointName::DEFAULT) {
-            endpoint(f, EndpointName::DEFAULT, Prefix::Always, &every())?;
+            endpoint(f, EndpointName::DEFAULT, NamePrefix::Always, &every())?;
         }
         for config in endpoints {
             let names = match &config.servers {
-                Members::Every => every(),
-                Members::These(members) => members.iter().map(|member| member.server.as_str()).collect(),
+                EndpointMembers::All => every(),
+                EndpointMembers::Listed(members) => {
+                    members.iter().map(|member| member.server.as_str()).collect()
+                }
             };
             endpoint(f, config.name.as_str(), config.prefix, &names)?;
         }
@@ -73,7 +81,7 @@ impl Summary<'_> {
     fn servers(self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for server in &self.0.servers {
             let era = format!("{:?}", server.era).to_lowercase();
-            let address = address::shown(&server.address);
+            let address = address::format_redacted(&server.address);
             write!(f, "server     {}: {address} (era {era}", server.name)?;
             if !server.headers.is_empty() {
                 let names: Vec<_> = server.headers.iter().map(|(name, _)| name.as_str()).collect();
@@ -85,14 +93,14 @@ impl Summary<'_> {
     }
 }
 
-fn endpoint(f: &mut fmt::Formatter<'_>, name: &str, prefix: Prefix, servers: &[&str]) -> fmt::Result {
+fn endpoint(f: &mut fmt::Formatter<'_>, name: &str, prefix: NamePrefix, servers: &[&str]) -> fmt::Result {
     let path = match name {
         EndpointName::DEFAULT => "/mcp".to_owned(),
         name => format!("/mcp/{name}"),
     };
     let prefix = match prefix {
-        Prefix::Always => "always",
-        Prefix::Never => "never",
+        NamePrefix::Always => "always",
+        NamePrefix::Never => "never",
     };
     let names = if servers.is_empty() { "no servers".to_owned() } else { servers.join(", ") };
     writeln!(f, "endpoint   {path} (prefix {prefix}): {names}")

@@ -1,19 +1,21 @@
+//! The `[endpoints]` section.
+
 use std::collections::BTreeSet;
 
 use super::mistakes::{Report, Written};
 use super::section::{Section, suggest};
 use super::servers::Servers;
 use super::shows;
-use crate::base::{EndpointName, ServerName};
-use crate::route::{EndpointConfig, Prefix};
+use crate::route::{EndpointConfig, NamePrefix};
+use metamcp_core::base::{EndpointName, ServerName};
 
-/// The endpoints in the order written. One without a list of servers has every server.
+/// Reads the endpoints, in the order of the file. An endpoint without a list of servers has every server.
 pub(super) fn read(root: &Section<'_>, servers: &Servers, report: &Report) -> Vec<EndpointConfig> {
     let mut endpoints = Vec::new();
     for (written, section) in root.named("endpoints") {
         let list = section.texts("servers");
-        let prefixes = [("always", Prefix::Always), ("never", Prefix::Never)];
-        let prefix = section.word("prefix", &prefixes, Prefix::Always);
+        let prefixes = [("always", NamePrefix::Always), ("never", NamePrefix::Never)];
+        let prefix = section.word("prefix", &prefixes, NamePrefix::Always);
         match EndpointName::new(written) {
             Ok(name) => {
                 let chosen = list.map(|list| choose(&list, servers, report));

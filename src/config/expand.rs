@@ -1,8 +1,10 @@
+//! Expansion of variable references such as `${NAME}`.
+
 use super::raw::{NotUnicode, Variables};
 
-/// Puts variables into a text: `${NAME}` and `${env:NAME}` (as VS Code writes it), `${NAME:-default}` where
-/// the variable is not set or empty, `$${` for `${` itself. One that is not set is a mistake; all of them
-/// are told. The texts of the mistakes name variables, never values.
+/// Expands variable references: `${NAME}`, `${env:NAME}` (as VS Code writes it), and `${NAME:-default}`,
+/// whose default applies if the variable is unset or empty. `$${` stands for `${` itself. An unset variable
+/// is an error, and all errors are returned. They name variables, never values.
 pub(super) fn expand(text: &str, variables: &Variables<'_>) -> Result<String, Vec<String>> {
     let mut expanded = String::with_capacity(text.len());
     let mut mistakes = Vec::new();
@@ -62,17 +64,17 @@ fn variable(written: &str, variables: &Variables<'_>) -> Result<String, String> 
     }
 }
 
-/// POSIX: letters, digits and underscores, not beginning with a digit.
+/// Whether a name follows POSIX: letters, digits and underscores, not beginning with a digit.
 fn is_name(name: &str) -> bool {
     name.len() <= NAME_BYTES_MAX
         && name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
-/// Eight times the longest header value that servers take; more is a loop of somebody's script.
+/// Eight times the longest header value that servers accept.
 const EXPANDED_BYTES_MAX: usize = 64 << 10;
 
-/// Longer than any variable name in use, short enough to be printed.
+/// Longer than any variable name in use, and short enough to print.
 const NAME_BYTES_MAX: usize = 128;
 
 #[cfg(test)]

@@ -1,25 +1,25 @@
-//! The `mcpServers` file, as far as its place on disk matters: what is wrong with it, said with where.
+//! Reads `mcp.json` from disk and locates its errors.
 
 use super::mistakes::{Place, Report, quote};
-use crate::admin::definition::mcp_json::{self, Kind, Mistake};
+use crate::admin::definition::mcp_json::{self, Diagnostic, EntryKind};
 
-/// One server as the file has it, without mistakes.
+/// A valid entry of the file, with its location.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub name: String,
     pub place: Place,
-    pub kind: Kind,
+    pub kind: EntryKind,
 }
 
-/// Every server of the file, in the order written. Mistakes in one do not hide the others.
+/// Reads the entries in the order of the file. Errors in one entry do not affect the others.
 pub(super) fn parse(source: &str, text: &str, report: &Report) -> Vec<Entry> {
     let file = mcp_json::parse(text);
     let place = |line, path: &[String]| {
         path.iter().fold(Place::file(source, line, ""), |place, key| place.below(key))
     };
-    let tell = |Mistake { line, path, text }: Mistake| report.mistake(&place(line, &path), text);
-    let read = |mcp_json::Entry { name, path, kind, notices }: mcp_json::Entry| {
-        for Mistake { line, path, text } in notices {
+    let tell = |Diagnostic { line, path, text }: Diagnostic| report.mistake(&place(line, &path), text);
+    let read = |mcp_json::McpJsonEntry { name, path, kind, notices }: mcp_json::McpJsonEntry| {
+        for Diagnostic { line, path, text } in notices {
             report.notice(&place(line, &path), text);
         }
         match kind {
@@ -31,11 +31,11 @@ pub(super) fn parse(source: &str, text: &str, report: &Report) -> Vec<Entry> {
         }
     };
     let entries = file.entries.into_iter().filter_map(read).collect();
-    file.mistakes.into_iter().for_each(tell);
+    file.errors.into_iter().for_each(tell);
     entries
 }
 
-/// `"my server" is served as "my-server"`.
+/// The notice about an entry whose name is not a valid server name.
 pub(crate) fn renamed(written: &str, name: &str) -> String {
     format!(
         "{} is no server name (letters, digits, - and single _); it is served as {}",

@@ -1,7 +1,9 @@
+//! Errors and notices of the configuration, each with the location of the value.
+
 use std::cell::RefCell;
 use std::fmt;
 
-/// Where something was written: a file with its line and key, a variable, or a flag.
+/// Where a value comes from: a file with line and key, a variable, or a flag.
 ///
 /// `Display`: `metamcp.toml:12: server.port`, `environment: SERVER_PORT`, `command line: --host`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,33 +13,33 @@ pub struct Place {
     key: String,
 }
 
-/// One mistake in what was configured. Says what to write instead, and never quotes a value that may be
-/// a secret: an address, a header, a variable.
+/// An error in the configuration. Says what to write instead, and never quotes a value that may be a secret:
+/// an address, a header, a variable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mistake {
     place: Place,
     text: String,
 }
 
-/// Something left out or changed on reading, that does not stop the start.
+/// Something that was skipped or changed while reading, and does not prevent a start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Notice {
     place: Place,
     text: String,
 }
 
-/// Every mistake that was found, in the order of reading. Never empty. `Display`: one line each.
+/// Every error, in the order of reading. Never empty. `Display` prints one error per line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mistakes(Vec<Mistake>);
 
-/// Gathers what is found while reading goes on. Shared by reference, so that each reader can add to it.
+/// Collects errors and notices. Shared by reference, so that every reader can add to it.
 #[derive(Debug, Default)]
 pub(super) struct Report {
     mistakes: RefCell<Vec<Mistake>>,
     notices: RefCell<Vec<Notice>>,
 }
 
-/// A value and where it was written.
+/// A value with its location.
 #[derive(Debug, Clone)]
 pub(super) struct Written<T> {
     pub value: T,
@@ -45,12 +47,11 @@ pub(super) struct Written<T> {
 }
 
 impl Place {
-    /// A key in a file.
     pub(super) fn file(source: &str, line: Option<usize>, key: &str) -> Self {
         Self { source: printable(source), line, key: printable(key) }
     }
 
-    /// A variable of the environment, or of `.env`, which stands in for it.
+    /// A variable of the environment or of `.env`.
     pub(super) fn variable(name: &str) -> Self {
         Self::file("environment", None, name)
     }
@@ -60,13 +61,12 @@ impl Place {
         Self::file("command line", None, name)
     }
 
-    /// The same file and line, one key deeper.
+    /// A key below this one, in the same file and line.
     pub(super) fn below(&self, key: &str) -> Self {
         let key = if self.key.is_empty() { key.to_owned() } else { format!("{}.{key}", self.key) };
         Self::file(&self.source, self.line, &key)
     }
 
-    /// The same key, on a line that is known now.
     pub(super) fn on_line(self, line: usize) -> Self {
         Self { line: Some(line), ..self }
     }
@@ -81,7 +81,7 @@ impl Report {
         self.notices.borrow_mut().push(Notice { place: place.clone(), text: text.into() });
     }
 
-    /// The notices, or the mistakes if there is one.
+    /// Returns the notices, or the errors if there are any.
     pub fn finish(self) -> Result<Vec<Notice>, Mistakes> {
         let mistakes = self.mistakes.into_inner();
         if mistakes.is_empty() { Ok(self.notices.into_inner()) } else { Err(Mistakes(mistakes)) }
@@ -89,12 +89,11 @@ impl Report {
 }
 
 impl Mistakes {
-    /// One by one.
     pub fn iter(&self) -> std::slice::Iter<'_, Mistake> {
         self.0.iter()
     }
 
-    /// How many there are; at least one.
+    /// The number of errors, at least one.
     #[expect(clippy::len_without_is_empty, reason = "it never is")]
     pub fn len(&self) -> usize {
         self.0.len()
@@ -147,12 +146,12 @@ impl fmt::Display for Mistakes {
 
 impl std::error::Error for Mistakes {}
 
-/// A quoted name, cut short and without control characters: it ends in a terminal or a log.
+/// Quotes a name: shortened, and without control characters, because it is printed to a terminal or a log.
 pub(super) fn quote(text: &str) -> String {
     format!("\"{}\"", printable(text))
 }
 
-/// Cut short and without control characters.
+/// Shortens a text and escapes control characters.
 pub(super) fn printable(text: &str) -> String {
     let mut clipped: String = text.chars().take(PLACE_CHARS_MAX).flat_map(char::escape_debug).collect();
     if text.chars().nth(PLACE_CHARS_MAX).is_some() {
@@ -161,10 +160,10 @@ pub(super) fn printable(text: &str) -> String {
     clipped
 }
 
-/// More than a screenful helps nobody: a file that is wrong in a hundred places is not a configuration.
+/// A longer list does not help: a file with a hundred errors is not a configuration.
 const SHOWN_MAX: usize = 100;
 
-/// A path and a key together fit; a megabyte pasted as a key does not.
+/// Enough for a path and a key.
 const PLACE_CHARS_MAX: usize = 256;
 
 #[cfg(test)]

@@ -1,13 +1,12 @@
-//! Configuration: from flags, environment, `.env`, `metamcp.toml` and `mcp.json` to one [`Config`], ready
-//! to run.
+//! Configuration: combines flags, the environment, `.env`, `metamcp.toml` and `mcp.json` into one [`Config`].
 //!
-//! Two stages: `raw` holds what was written, `resolve` makes a `Config` of it. Invariants: every mistake
-//! is found in one run and none hides another; a message names the place and what to write instead, and
-//! never quotes an address, a header or a variable; the environment of the process is never changed; where
-//! there is a `Config`, every value in it is inside its bounds (`defaults`).
+//! Two stages: `raw` reads what was written, and `resolve` turns it into a `Config`. Invariants: one run
+//! reports every error; an error names its location and what to write instead, and never quotes an address, a
+//! header or a variable; the environment of the process is never changed; every value of a `Config` is within
+//! its range (`defaults`).
 //!
-//! Does not know: what the parts do with their configuration, the store, or the secrets that a first start
-//! generates. Only `app` and `main` know this module.
+//! Does not know how the other modules use their configuration, the store, or the secrets that the first
+//! start generates. Only `app` and `main` use this module.
 
 mod cli;
 mod raw;
@@ -33,10 +32,10 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use crate::admin::Scrapes;
-use crate::admin::definition::Serving;
-use crate::admin::definition::bounds::DEFAULTS;
-use crate::base::ServerName;
+use crate::admin::definition::ServingPolicy;
+use crate::admin::definition::settings::DEFAULTS;
 use crate::{auth, bridge, catalog, limits, route, server, session, store, telemetry, upstream};
+use metamcp_core::base::ServerName;
 
 pub use cli::{Cli, Command, ConnectArgs, Flags, Secret, StdioArgs, help, parse};
 pub use connect::{Connect, load_connect};
@@ -44,110 +43,106 @@ pub use describe::Summary;
 pub use mistakes::{Mistake, Mistakes, Notice, Place};
 pub use raw::{Env, ProcessEnv};
 
-/// Everything the program is told, ready to run.
+/// The complete configuration of the gateway.
 #[derive(Clone)]
 pub struct Config {
-    /// Where the database and the generated secrets are. May not exist yet.
+    /// The directory of the database and the generated secrets. May not exist yet.
     pub data_dir: PathBuf,
-    /// The data plane.
     pub server: server::Config,
-    /// The MCP servers, those of `metamcp.toml` first, in the order written.
+    /// The configured servers: those of `metamcp.toml` first, each file in its own order.
     pub servers: Vec<upstream::Config>,
-    /// The endpoints that were written. Where nobody defines `default`, it has every server.
+    /// The configured endpoints. Without an endpoint named `default`, a default endpoint with every server is
+    /// added.
     pub endpoints: Vec<route::EndpointConfig>,
-    /// Served while there is no other server.
+    /// Served as long as no other server is configured or stored.
     pub stand_in: Option<upstream::Config>,
-    /// What is done for servers that are defined in the store.
-    pub serving: Serving,
-    /// Bounds of the catalog.
+    /// How servers of the store are served.
+    pub serving: ServingPolicy,
     pub catalog: catalog::Config,
-    /// Bounds of sessions.
     pub session: session::Config,
-    /// Bounds of what stands between the eras.
+    /// Limits of the era adapters.
     pub bridge: bridge::Config,
     /// Limits per key.
     pub limits: limits::Config,
-    /// How long what was used and what was changed is told.
+    /// How long usage and audit records are kept.
     pub retention: store::Retention,
-    /// Whether a credential is asked for. `Open` only where `server.listen` is loopback.
-    pub auth_mode: auth::Mode,
-    /// The parts of `auth::Config` that are no secrets.
+    /// Whether a credential is required. `Open` only if `server.listen` is a loopback address.
+    pub auth_mode: auth::AuthMode,
+    /// The parts of `auth::Config` that are not secret.
     pub auth_timing: AuthTiming,
-    /// `ENCRYPTION_KEY` as given: `auth` knows its form, and generates one where there is none.
+    /// `ENCRYPTION_KEY` as given. `auth` parses it, and generates one if it is missing.
     pub encryption_key: Option<Zeroizing<String>>,
-    /// `JWT_SECRET` as given, at least 32 bytes; `auth` generates one where there is none.
+    /// `JWT_SECRET` as given, at least 32 bytes. `auth` generates one if it is missing.
     pub jwt_secret: Option<Zeroizing<Vec<u8>>>,
-    /// How and what is logged.
     pub log: LogConfig,
-    /// Whether there are metrics, and who may look at them.
+    /// Whether metrics are collected, and who may read them.
     pub scrapes: Scrapes,
-    /// What is traced, and who is told; `None`: nothing is.
-    pub traces: Option<telemetry::traces::Config>,
-    /// `DATABASE_URL`, beginning with `postgres://` or `postgresql://`; SQLite where there is none.
+    /// The trace exporter. `None` if nothing is traced.
+    pub traces: Option<telemetry::traces::TraceConfig>,
+    /// `DATABASE_URL`, beginning with `postgres://` or `postgresql://`. Without it the store is SQLite.
     pub database_url: Option<Zeroizing<String>>,
     /// The files that were read.
     pub sources: Vec<PathBuf>,
-    /// What was left out or renamed, to be said at the start.
+    /// Entries that were skipped or renamed, to be logged at startup.
     pub skipped: Vec<Notice>,
 }
 
-/// How long credentials are believed, and how much hashing may go on.
+/// How long credentials are cached, and how many hashes may run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AuthTiming {
-    /// Lifetime of a token.
+    /// The lifetime of a token.
     pub token_lifetime: Duration,
-    /// argon2 runs at once.
+    /// The number of concurrent argon2 runs.
     pub hash_permits: usize,
     /// Verifications that may wait for a permit.
     pub hash_queue_max: usize,
-    /// How long a key once verified by argon2 is believed without it.
+    /// How long a key verified by argon2 is accepted without hashing it again.
     pub verified_for: Duration,
 }
 
-/// How and what is logged.
+/// The log format and filter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogConfig {
-    /// How lines are written.
     pub format: LogFormat,
-    /// A filter in the form of `RUST_LOG`, known to parse.
+    /// A filter in the syntax of `RUST_LOG`, known to parse.
     pub filter: String,
 }
 
-/// How log lines are written.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
     /// For people.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// What the store and the keys need to be reached: for tools beside the gateway, which must work even where
-/// `metamcp.toml` has a mistake.
+/// What is needed to open the store and its secrets. For tools such as keyadm, which must work even if
+/// `metamcp.toml` has errors.
 #[derive(Clone)]
 pub struct Base {
-    /// See [`Config::data_dir`]; `None` where nothing says, which a database elsewhere can do without.
+    /// See [`Config::data_dir`]. `None` if nothing sets it, which a remote database does not need.
     pub data_dir: Option<PathBuf>,
     /// See [`Config::database_url`].
     pub database_url: Option<Zeroizing<String>>,
     /// See [`Config::encryption_key`].
     pub encryption_key: Option<Zeroizing<String>>,
-    /// As written: see [`Config::jwt_secret`].
+    /// See [`Config::jwt_secret`]; not validated.
     pub jwt_secret: Option<Zeroizing<String>>,
 }
 
-/// The exit code for a command line or a configuration that is wrong (`EX_USAGE` of sysexits.h).
+/// The exit code for an invalid command line or configuration (`EX_USAGE` of sysexits.h).
 pub const EXIT_USAGE: u8 = 64;
 
-/// Reads everything and gives a configuration or all mistakes. `cwd` (absolute) is where relative paths
-/// begin and where `.env`, `metamcp.toml` and `mcp.json` are looked for first.
+/// Reads the whole configuration. On failure returns every error, not only the first. `cwd` must be absolute;
+/// relative paths start there, and `.env`, `metamcp.toml` and `mcp.json` are looked for there first.
 pub fn load(cli: &Cli, env: &dyn Env, cwd: &Path) -> Result<Config, Mistakes> {
     let report = mistakes::Report::default();
     let raw = raw::Raw::read(&cli.flags, env, cwd, &report);
     resolve::resolve(&raw, report)
 }
 
-/// Reads the environment and `.env` only. `data_dir`: what a flag says, before all else.
+/// Reads the environment and `.env` only. `data_dir` is the value of a flag, which takes precedence.
 pub fn load_base(data_dir: Option<&Path>, env: &dyn Env, cwd: &Path) -> Result<Base, Mistakes> {
     let report = mistakes::Report::default();
     let variables = raw::Variables::read(env, cwd, &report);
@@ -157,7 +152,7 @@ pub fn load_base(data_dir: Option<&Path>, env: &dyn Env, cwd: &Path) -> Result<B
 }
 
 impl fmt::Debug for Config {
-    /// The summary: no secret is in it.
+    /// Prints the summary, which contains no secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&Summary(self), f)
     }
@@ -173,8 +168,8 @@ impl fmt::Debug for Base {
 mod tests;
 
 impl Config {
-    /// Names what is served, with every default, while there is no other server.
-    pub fn set_stand_in(&mut self, name: &ServerName, address: upstream::Address) {
-        self.stand_in = Some(DEFAULTS.server(name.clone(), address, Vec::new()));
+    /// Sets the server that is served, with default settings, as long as there is no other.
+    pub fn set_stand_in(&mut self, name: &ServerName, address: upstream::ServerAddress) {
+        self.stand_in = Some(DEFAULTS.upstream_config(name.clone(), address, Vec::new()));
     }
 }

@@ -1,4 +1,4 @@
-//! Servers that are programs, as `metamcp.toml` and `mcp.json` have them.
+//! `stdio` servers in `metamcp.toml` and `mcp.json`, and the allowlist for those in the store.
 
 use std::env;
 use std::fs::Metadata;
@@ -10,39 +10,39 @@ use super::mistakes::{Place, Report, Written, quote};
 use super::raw::Variables;
 use super::section::Section;
 use super::servers::Context;
-use crate::admin::definition::bounds::{self, Bound};
-use crate::admin::definition::{Allowed, AllowedCommand, EnvPattern, SEALED};
+use crate::admin::definition::settings::{self, SettingRange};
+use crate::admin::definition::{AllowedCommand, EnvPattern, SEALED_PLACEHOLDER, StdioAllowlist};
 use crate::child::{Confinement, Limits};
 use crate::upstream::stdio::{INHERITED, Program, Settings, Sharing};
 
-/// A program before its variables are put in. What can be said of it in `metamcp.toml` only is ready.
+/// A program whose variable references are not expanded yet.
 pub(super) struct Draft<'a> {
     pub command: Written<&'a str>,
     pub args: Vec<Written<&'a str>>,
     pub env: Vec<(&'a str, Written<&'a str>)>,
     pub cwd: Option<Written<&'a str>>,
-    /// What a relative working directory is relative to.
+    /// The directory that a relative working directory starts from.
     pub beside: Option<&'a Path>,
     pub settings: Settings,
 }
 
-/// What `metamcp.toml` says; nothing where the server is no program. Reads every key that a program may have, so that
-/// one of them beside a URL is not taken for a slip of the pen.
+/// Reads the program of a server in `metamcp.toml`. `None` if the server is not a program. Every key of
+/// programs is read in any case, so that next to a URL it is not reported as unknown.
 pub(super) fn read<'a>(section: &Section<'a>, context: Context<'_>) -> Option<Draft<'a>> {
     let command = section.text("command");
     let args = section.texts("args").unwrap_or_default();
     let env = section.text_map("env");
     let cwd = section.text("cwd");
     let sharings = [("shared", Sharing::Shared), ("key", Sharing::Key), ("session", Sharing::Session)];
-    let defaults = bounds::program();
+    let defaults = settings::default_process_settings();
     let user = |key| section.integer(key).and_then(|written| id(&written, context));
     let settings = Settings {
         sharing: section.word("sharing", &sharings, defaults.sharing),
         prewarm: section.flag("prewarm").unwrap_or(defaults.prewarm),
-        start_timeout: section.duration("start_timeout", bounds::START_TIMEOUT),
-        idle_timeout: section.duration("idle_timeout", bounds::PROCESS_IDLE),
-        processes_max: section.count("processes_max", bounds::PROCESSES),
-        line_bytes_max: section.size("line_bytes_max", bounds::LINE_BYTES),
+        start_timeout: section.duration("start_timeout", settings::START_TIMEOUT),
+        idle_timeout: section.duration("idle_timeout", settings::PROCESS_IDLE),
+        processes_max: section.count("processes_max", settings::PROCESSES),
+        line_bytes_max: section.size("line_bytes_max", settings::LINE_BYTES),
         uid: user("uid"),
         gid: user("gid"),
         limits: limits(section.child("limits")),
@@ -59,7 +59,7 @@ pub(super) fn read<'a>(section: &Section<'a>, context: Context<'_>) -> Option<Dr
 }
 
 fn limits(section: Section<'_>) -> Limits {
-    // A limit that is not written is none, so a bound's default is never used.
+    // A limit that is not written is unlimited, so the defaults of these ranges are never used.
     let size = |key| section.has(key).then(|| section.size(key, LIMIT_BYTES) as u64);
     let count = |key| section.has(key).then(|| section.count(key, LIMIT_COUNT) as u64);
     let limits = Limits {
@@ -107,7 +107,7 @@ fn id(written: &Written<i128>, context: Context<'_>) -> Option<u32> {
 }
 
 impl Draft<'_> {
-    /// With its variables put in; what is wrong is told.
+    /// Expands the variable references and validates the program.
     pub fn program(self, place: &Place, context: Context<'_>) -> Option<Program> {
         let report = context.report;
         let command = context.expand(&self.command)?;
@@ -152,8 +152,9 @@ impl Draft<'_> {
     }
 }
 
-/// Why a start would fail as things are now. No mistake: the program may be there when it is needed, and it is no
-/// reason not to serve the others. Of the command only its first word is quoted: what follows may be a secret.
+/// Explains why the program could not be started at the moment. Not an error: the program may exist by the
+/// time it is needed, and other servers must be served in any case. Only the first word of the command is
+/// quoted, as the rest may be a secret.
 fn cannot_run(command: &str, env: &[(String, String)], cwd: Option<&Path>) -> Option<String> {
     let mut words = command.split_whitespace();
     let first = words.next()?;
@@ -193,9 +194,9 @@ fn may_run(found: &Metadata) -> bool {
     found.permissions().mode() & 0o111 != 0
 }
 
-/// What `[admin]` says of programs that are defined elsewhere.
-pub(super) fn allowed(section: &Section<'_>, report: &Report) -> Allowed {
-    let mut allowed = Allowed::default();
+/// Reads the allowlist for programs that are defined in the store.
+pub(super) fn allowed(section: &Section<'_>, report: &Report) -> StdioAllowlist {
+    let mut allowed = StdioAllowlist::default();
     for Written { value: line, place } in section.text_lists("stdio_commands") {
         let mut words = line.into_iter().map(str::to_owned);
         match words.next().filter(|path| is_path(path)) {
@@ -234,14 +235,14 @@ fn put<T: PartialEq>(value: T, place: &Place, list: &mut Vec<T>, report: &Report
     }
 }
 
-/// What is copied from where secrets are not shown would be given to the program as it is.
+/// Rejects the placeholder for sealed values, which would otherwise be passed to the program.
 fn check_shown(value: &str, place: &Place, report: &Report) {
-    if value == SEALED {
+    if value == SEALED_PLACEHOLDER {
         report.mistake(place, "stands for what is not shown; write the value itself");
     }
 }
 
-/// The variables that every program is given beside its own.
+/// The variables that every program inherits.
 pub(super) fn inherited(variables: &Variables<'_>) -> Vec<(String, String)> {
     let inherited = |name: &str| Some((name.to_owned(), variables.lookup(name).ok()??));
     INHERITED.into_iter().filter_map(inherited).collect()
@@ -253,15 +254,18 @@ const NO_PROGRAM: &str = "is not the absolute path of a program; write \"/usr/bi
 /// More than any command line in use.
 const ARGS_MAX: usize = 256;
 
-/// More than any server reads.
+/// More variables than any server reads.
 const ENV_MAX: usize = 256;
 
-/// Whatever makes sense of a size: a megabyte is too little for any server.
-const LIMIT_BYTES: Bound<usize> = Bound { default: 1 << 20, min: 1 << 20, max: 1 << 46 };
+/// Sizes below one megabyte are too small for any server.
+const LIMIT_BYTES: SettingRange<usize> = SettingRange { default: 1 << 20, min: 1 << 20, max: 1 << 46 };
 
-/// Fewer than 8 descriptors or processes, and nothing starts.
-const LIMIT_COUNT: Bound<usize> = Bound { default: 8, min: 8, max: 1 << 30 };
+/// With fewer than 8 file descriptors or processes, nothing starts.
+const LIMIT_COUNT: SettingRange<usize> = SettingRange { default: 8, min: 8, max: 1 << 30 };
 
-/// The kernel counts in seconds.
-const LIMIT_CPU: Bound<Duration> =
-    Bound { default: Duration::from_secs(1), min: Duration::from_secs(1), max: Duration::from_hours(8760) };
+/// The kernel counts CPU time in seconds.
+const LIMIT_CPU: SettingRange<Duration> = SettingRange {
+    default: Duration::from_secs(1),
+    min: Duration::from_secs(1),
+    max: Duration::from_hours(8760),
+};

@@ -1,3 +1,5 @@
+//! Reads the sources of the configuration: flags, environment, `.env` and the two files, without validating them.
+
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
@@ -7,9 +9,9 @@ use std::path::{Path, PathBuf};
 use super::cli::Flags;
 use super::mistakes::{Place, Report, Written};
 
-/// The environment of a process: a trait, so that tests have their own.
+/// The environment of a process. A trait, so that tests can set variables.
 pub trait Env {
-    /// The variable as it is, if it is set.
+    /// Returns a variable unchanged, if it is set.
     fn var(&self, name: &str) -> Option<OsString>;
 }
 
@@ -17,7 +19,7 @@ pub trait Env {
 #[derive(Debug, Clone, Copy)]
 pub struct ProcessEnv;
 
-/// Everything as it was written, nothing of it judged yet.
+/// The configuration as written, before validation.
 pub(super) struct Raw<'a> {
     pub flags: &'a Flags,
     pub variables: Variables<'a>,
@@ -26,34 +28,34 @@ pub(super) struct Raw<'a> {
     pub mcp_json: Option<TextFile>,
 }
 
-/// A file that was read, by the name under which it was looked for.
+/// A file that was read, under the path it was found at.
 #[derive(Debug)]
 pub(super) struct TextFile {
     pub path: PathBuf,
     pub text: String,
 }
 
-/// The environment, and behind it `.env`: what is set in both is taken from the environment.
+/// The environment, then `.env`. A variable set in both is taken from the environment.
 pub(super) struct Variables<'a> {
     process: &'a dyn Env,
     file: BTreeMap<String, String>,
 }
 
-/// A variable is set to bytes that are not UTF-8.
+/// A variable is not valid UTF-8.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct NotUnicode;
 
 impl Env for ProcessEnv {
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
     fn var(&self, name: &str) -> Option<OsString> {
-        // The standard library promises nothing for such names.
+        // `std::env::var_os` may panic on such names.
         if name.is_empty() || name.contains(['=', '\0']) { None } else { std::env::var_os(name) }
     }
 }
 
 impl<'a> Raw<'a> {
-    /// Reads all there is to read: the environment, `.env`, and the two files. `cwd` is where relative
-    /// paths begin and where files without a flag are looked for first.
+    /// Reads the environment, `.env`, and the two files. Relative paths start at `cwd`, and files without a
+    /// flag are looked for there first.
     pub fn read(flags: &'a Flags, env: &'a dyn Env, cwd: &Path, report: &Report) -> Self {
         let variables = Variables::read(env, cwd, report);
         let data_dir = data_dir(flags.data_dir.as_deref(), &variables, cwd, report);
@@ -76,13 +78,13 @@ impl<'a> Raw<'a> {
 }
 
 impl<'a> Variables<'a> {
-    /// The environment alone.
+    /// Reads the environment only.
     #[cfg(test)]
     pub fn process(process: &'a dyn Env) -> Self {
         Self { process, file: BTreeMap::new() }
     }
 
-    /// With `.env` of the directory, if there. The environment of the process is not changed.
+    /// Reads `.env` of the directory as well, if it exists. The environment of the process is not changed.
     pub fn read(process: &'a dyn Env, cwd: &Path, report: &Report) -> Self {
         let path = cwd.join(".env");
         let source = path.display().to_string();
@@ -90,13 +92,13 @@ impl<'a> Variables<'a> {
         let mut file = BTreeMap::new();
         for item in dotenvy::from_read_iter(text.as_bytes()) {
             match item {
-                // The first occurrence counts, as for all who read such files.
+                // The first occurrence counts, as in other readers of `.env`.
                 Ok((name, value)) => {
                     file.entry(name).or_insert(value);
                 }
                 Err(error) => {
                     let line = dotenv_line(&text, &error);
-                    // Without the text of the line: such files hold secrets.
+                    // The line is not quoted, because `.env` files contain secrets.
                     let place = Place::file(&source, line, "");
                     report.mistake(&place, "is not NAME=value; quote values with spaces: NAME=\"a value\"");
                 }
@@ -105,7 +107,7 @@ impl<'a> Variables<'a> {
         Self { process, file }
     }
 
-    /// A variable that may be set to nothing.
+    /// Returns a variable, which may be empty.
     pub fn lookup(&self, name: &str) -> Result<Option<String>, NotUnicode> {
         match self.process.var(name) {
             Some(value) => value.into_string().map(Some).map_err(|_| NotUnicode),
@@ -113,7 +115,7 @@ impl<'a> Variables<'a> {
         }
     }
 
-    /// A variable of metamcp's own; set to nothing is the same as not set.
+    /// Returns a variable of metamcp. An empty variable counts as not set.
     pub fn text(&self, name: &str, report: &Report) -> Option<Written<String>> {
         let place = Place::variable(name);
         if let Ok(value) = self.lookup(name) {
@@ -133,7 +135,8 @@ fn data_dir(flag: Option<&Path>, variables: &Variables<'_>, cwd: &Path, report: 
     })
 }
 
-/// The flag, `METAMCP_DATA_DIR`, `$XDG_DATA_HOME/metamcp`, `~/.local/share/metamcp`.
+/// Looks at the flag, `METAMCP_DATA_DIR`, `$XDG_DATA_HOME/metamcp` and `~/.local/share/metamcp`, in this
+/// order.
 pub(super) fn find_data_dir(
     flag: Option<&Path>,
     variables: &Variables<'_>,
@@ -147,18 +150,18 @@ pub(super) fn find_data_dir(
     if let Some(dir) = directory("METAMCP_DATA_DIR") {
         return Some(cwd.join(dir));
     }
-    // The XDG specification: a relative path there is to be ignored.
+    // The XDG specification says to ignore relative paths.
     if let Some(dir) = directory("XDG_DATA_HOME").filter(|dir| dir.is_absolute()) {
         return Some(dir.join("metamcp"));
     }
     directory("HOME").filter(|dir| dir.is_absolute()).map(|home| home.join(".local/share/metamcp"))
 }
 
-/// What became of reading a file.
+/// The result of reading a file.
 enum Found {
     Text(String),
     Missing,
-    /// Which was told.
+    /// The error was reported.
     Unreadable,
 }
 
@@ -171,7 +174,7 @@ impl Found {
     }
 }
 
-/// A file that somebody named: it is to be there.
+/// Reads a file that was named explicitly. Reports an error if it does not exist.
 pub(super) fn read_named(path: &Path, place: &Place, report: &Report) -> Option<String> {
     let found = read_text(path, place, report);
     if matches!(found, Found::Missing) {
@@ -188,7 +191,7 @@ fn read_text(path: &Path, place: &Place, report: &Report) -> Found {
         Err(error) => format!("cannot be read: {error}"),
         Ok(_) if bytes.len() as u64 > FILE_BYTES_MAX => "is longer than 1 MiB".to_owned(),
         Ok(_) => match String::from_utf8(bytes) {
-            // Some editors put a byte order mark in front.
+            // Some editors write a byte order mark.
             Ok(text) => return Found::Text(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text)),
             Err(_) => "is not UTF-8".to_owned(),
         },
@@ -197,12 +200,12 @@ fn read_text(path: &Path, place: &Place, report: &Report) -> Found {
     Found::Unreadable
 }
 
-/// dotenvy gives the text that it could not read, not where it stood.
+/// Returns the line of an error: dotenvy returns the text that it could not parse, but not its position.
 fn dotenv_line(text: &str, error: &dotenvy::Error) -> Option<usize> {
     let dotenvy::Error::LineParse(wrong, _) = error else { return None };
     let offset = text.find(wrong.as_str())?;
     Some(1 + memchr::memchr_iter(b'\n', &text.as_bytes()[..offset]).count())
 }
 
-/// The largest configuration in use has some 60 KiB; a megabyte is not one.
+/// The largest configuration in use has about 60 KiB.
 const FILE_BYTES_MAX: u64 = 1 << 20;

@@ -1,3 +1,5 @@
+//! Turns the raw configuration into a [`Config`], and reports every error on the way.
+
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -16,12 +18,12 @@ use super::{
     servers, traces,
 };
 use crate::admin::Scrapes;
-use crate::admin::definition::Serving;
-use crate::auth::Mode;
-use crate::telemetry::traces::Config as Tracing;
+use crate::admin::definition::ServingPolicy;
+use crate::auth::AuthMode;
+use crate::telemetry::traces::TraceConfig as Tracing;
 use crate::{bridge, catalog, limits, server, session, store};
 
-/// From what was written to what can be run. Goes on after every mistake and gives them all.
+/// Validates the raw configuration. Continues after every error and returns all of them.
 pub(super) fn resolve(raw: &Raw<'_>, report: Report) -> Result<Config, Mistakes> {
     let toml = raw.toml.as_ref().and_then(|file| TomlFile::parse(file.path.clone(), &file.text, &report));
     let root = Section::root(toml.as_ref(), &report);
@@ -62,7 +64,7 @@ pub(super) fn resolve(raw: &Raw<'_>, report: Report) -> Result<Config, Mistakes>
         session,
         bridge,
         limits,
-        auth_mode: auth_mode.map_or(Mode::Keys, |written| written.value),
+        auth_mode: auth_mode.map_or(AuthMode::Keys, |written| written.value),
         auth_timing,
         encryption_key,
         jwt_secret,
@@ -75,7 +77,7 @@ pub(super) fn resolve(raw: &Raw<'_>, report: Report) -> Result<Config, Mistakes>
     })
 }
 
-/// What the store and the keys need, of the environment alone.
+/// Reads from the environment what is needed to open the store.
 pub(super) fn base(data_dir: Option<PathBuf>, variables: &Variables<'_>, report: &Report) -> Base {
     let database_url = variables.text("DATABASE_URL", report).map(|Written { value, place }| {
         if !["postgres://", "postgresql://"].iter().any(|scheme| value.starts_with(scheme)) {
@@ -101,12 +103,12 @@ fn jwt_secret(text: &str, report: &Report) -> Zeroizing<Vec<u8>> {
 
 const JWT_SECRET: &str = "JWT_SECRET";
 
-/// Where somebody chose, with the place. The flag can only switch authentication off.
-fn auth_mode(raw: &Raw<'_>, section: &Section<'_>) -> Option<Written<Mode>> {
+/// The authentication mode with its location, if it was set. The flag can only switch authentication off.
+fn auth_mode(raw: &Raw<'_>, section: &Section<'_>) -> Option<Written<AuthMode>> {
     let written = section.text("mode").map(|written| written.place);
-    let mode = section.word("mode", &[("keys", Mode::Keys), ("none", Mode::Open)], Mode::Keys);
+    let mode = section.word("mode", &[("keys", AuthMode::Keys), ("none", AuthMode::Open)], AuthMode::Keys);
     if raw.flags.no_auth {
-        return Some(Written { value: Mode::Open, place: Place::flag("--no-auth") });
+        return Some(Written { value: AuthMode::Open, place: Place::flag("--no-auth") });
     }
     written.map(|place| Written { value: mode, place })
 }
@@ -114,7 +116,7 @@ fn auth_mode(raw: &Raw<'_>, section: &Section<'_>) -> Option<Written<Mode>> {
 fn auth_timing(section: &Section<'_>) -> AuthTiming {
     AuthTiming {
         token_lifetime: section.duration("token_lifetime", d::TOKEN_LIFETIME),
-        hash_permits: section.count("hash_permits", d::HASH_PERMITS.or((cores() / 2).max(1))),
+        hash_permits: section.count("hash_permits", d::HASH_PERMITS.with_default((cores() / 2).max(1))),
         hash_queue_max: section.count("hash_queue_max", d::HASH_QUEUE),
         verified_for: section.duration("verified_for", d::VERIFIED_FOR),
     }
@@ -123,12 +125,12 @@ fn auth_timing(section: &Section<'_>) -> AuthTiming {
 fn server(
     raw: &Raw<'_>,
     root: &Section<'_>,
-    mode: Option<&Written<Mode>>,
+    mode: Option<&Written<AuthMode>>,
     report: &Report,
 ) -> server::Config {
     let section = root.child("server");
     let listen = listen(raw, &section, report);
-    if let Some(Written { value: Mode::Open, place }) = mode
+    if let Some(Written { value: AuthMode::Open, place }) = mode
         && !listen.ip().to_canonical().is_loopback()
     {
         report.mistake(
@@ -158,7 +160,8 @@ fn server(
     config
 }
 
-/// Each of host and port: flag, environment, file, default. What is outvoted is still checked.
+/// Host and port, each from flag, environment, file or default, in this order. Values that are overridden are
+/// validated too.
 fn listen(raw: &Raw<'_>, section: &Section<'_>, report: &Report) -> SocketAddr {
     let host = |text: &str, place: &Place| -> Option<IpAddr> {
         cli::parse_host(text).map_err(|wrong| report.mistake(place, wrong)).ok()
@@ -183,7 +186,7 @@ fn listen(raw: &Raw<'_>, section: &Section<'_>, report: &Report) -> SocketAddr {
 }
 
 fn workers(raw: &Raw<'_>, section: &Section<'_>, report: &Report) -> usize {
-    let written = section.count("workers", d::WORKERS.or(cores()));
+    let written = section.count("workers", d::WORKERS.with_default(cores()));
     let workers = raw.flags.workers.unwrap_or(written);
     if !(d::WORKERS.min..=d::WORKERS.max).contains(&workers) {
         let (min, max) = (d::WORKERS.min, d::WORKERS.max);
@@ -198,7 +201,7 @@ fn tls(section: &Section<'_>, report: &Report) -> Option<server::Tls> {
     let (place, written) = (tls.place().clone(), tls.is_written());
     tls.finish();
     for file in [&cert, &key].into_iter().flatten() {
-        // What is wrong inside the file is told when it is loaded.
+        // The contents are checked when the files are loaded.
         if let Err(error) = std::fs::File::open(beside(section, file.value)) {
             report.mistake(&file.place, format!("cannot be read: {error}"));
         }
@@ -216,12 +219,13 @@ fn tls(section: &Section<'_>, report: &Report) -> Option<server::Tls> {
     }
 }
 
-/// A server on a private address is as good as any where nobody comes from outside.
-fn serving(raw: &Raw<'_>, root: &Section<'_>, server: &server::Config, report: &Report) -> Serving {
+/// If the gateway itself is reachable from this machine only, servers on private addresses are allowed by
+/// default.
+fn serving(raw: &Raw<'_>, root: &Section<'_>, server: &server::Config, report: &Report) -> ServingPolicy {
     let section = root.child("admin");
     let allowed = process::allowed(&section, report);
     section.finish();
-    Serving {
+    ServingPolicy {
         allow_private: server.listen.ip().to_canonical().is_loopback(),
         allowed,
         inherited: process::inherited(&raw.variables),
@@ -252,8 +256,8 @@ fn catalog(root: &Section<'_>) -> catalog::Config {
 fn session(root: &Section<'_>, report: &Report) -> session::Config {
     let section = root.child("session");
     let lifetime = section.duration("lifetime", d::SESSION_LIFETIME);
-    // A shorter lifetime alone is no contradiction: nobody wrote the idle timeout.
-    let idle = d::SESSION_IDLE.or(d::SESSION_IDLE.default.min(lifetime));
+    // A shorter lifetime alone is not an error, because the idle timeout was not written.
+    let idle = d::SESSION_IDLE.with_default(d::SESSION_IDLE.default.min(lifetime));
     let idle_timeout = section.duration("idle_timeout", idle);
     if idle_timeout > lifetime {
         report.mistake(&section.place().below("idle_timeout"), "is longer than session.lifetime; write less");
@@ -264,20 +268,20 @@ fn session(root: &Section<'_>, report: &Report) -> session::Config {
     session::Config { lifetime, idle_timeout, sessions_max, streams }
 }
 
-/// Streams that can be taken up again; none where that is switched off.
+/// Limits for resumable streams. `None` if resumption is off.
 fn streams(section: &Section<'_>, report: &Report) -> Option<session::StreamsConfig> {
     let is_on = section.flag("resume").unwrap_or(true);
     let bytes_max = section.size("resume_bytes_max", d::RESUME_BYTES);
-    // Less in all is no contradiction: nobody wrote what one stream has.
-    let of_one = d::RESUME_STREAM_BYTES.or(d::RESUME_STREAM_BYTES.default.min(bytes_max));
+    // A lower total alone is not an error, because the limit per stream was not written.
+    let of_one = d::RESUME_STREAM_BYTES.with_default(d::RESUME_STREAM_BYTES.default.min(bytes_max));
     let stream_bytes_max = section.size("resume_stream_bytes_max", of_one);
     if stream_bytes_max > bytes_max {
         let place = section.place().below("resume_stream_bytes_max");
         report.mistake(&place, "is more than session.resume_bytes_max; write less");
     }
-    let kept_for = section.duration("resume_for", d::RESUME_FOR);
+    let retention = section.duration("resume_for", d::RESUME_FOR);
     let poll_after = section.duration("poll_after", d::POLL_AFTER);
-    is_on.then_some(session::StreamsConfig { bytes_max, stream_bytes_max, kept_for, poll_after })
+    is_on.then_some(session::StreamsConfig { bytes_max, stream_bytes_max, retention, poll_after })
 }
 
 fn bridge(root: &Section<'_>) -> bridge::Config {
@@ -336,7 +340,7 @@ fn log(raw: &Raw<'_>, root: &Section<'_>, report: &Report) -> LogConfig {
     LogConfig { format: raw.flags.log_format.unwrap_or(written), filter }
 }
 
-/// A list of texts, each in its canonical form, without duplicates.
+/// Reads a list of strings in canonical form, without duplicates.
 fn list(
     section: &Section<'_>,
     key: &'static str,
@@ -355,7 +359,7 @@ fn list(
     list
 }
 
-/// As browsers write it in `Origin`: lower case, no default port, no slash at the end.
+/// Normalizes an origin to the form that browsers send: lower case, no default port, no trailing slash.
 fn origin(text: &str) -> Result<String, &'static str> {
     const FORM: &str =
         "is not an origin; write https://host or https://host:port, one for each (there is no *)";
@@ -369,7 +373,7 @@ fn origin(text: &str) -> Result<String, &'static str> {
     }
 }
 
-/// A name as it stands in the `Host` header, in lower case.
+/// Normalizes a host name to lower case.
 fn host_name(text: &str) -> Result<String, &'static str> {
     const FORM: &str = "is not a host name; write gateway.example.com or gateway.example.com:8443";
     let authority: Authority = text.parse().map_err(|_| FORM)?;
@@ -381,12 +385,12 @@ fn host_name(text: &str) -> Result<String, &'static str> {
     }
 }
 
-/// The cores this process may use (its cgroup's share, on Linux).
+/// The cores available to this process (on Linux, including the limit of its cgroup).
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(d::WORKERS.max)
 }
 
-/// A path in the file is relative to the file.
+/// Resolves a path relative to the configuration file.
 fn beside(section: &Section<'_>, text: &str) -> PathBuf {
     section.directory().unwrap_or(Path::new("")).join(text)
 }

@@ -1,3 +1,5 @@
+//! Reads `metamcp.toml` table by table, and keeps the position of every value.
+
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fmt::Display;
@@ -8,41 +10,41 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::mistakes::{Place, Report, Written, printable, quote};
-use crate::admin::definition::bounds::Bound;
-use crate::base::units;
+use crate::admin::definition::settings::SettingRange;
+use metamcp_core::base::units;
 
-/// `metamcp.toml` as it was written. Every value keeps its place in the text.
+/// A parsed `metamcp.toml`. Every value keeps its position in the text.
 #[derive(Debug)]
 pub(super) struct TomlFile<'a> {
     pub path: PathBuf,
     table: DeTable<'a>,
-    /// Where each line ends: one search a value, not one reading of the file.
+    /// The offset of each line end, so that the line of a value is found by binary search.
     line_ends: Vec<usize>,
 }
 
-/// One table of the file. A reader always gives a value: what is wrong goes to the report and the default
-/// takes its place, so that reading goes on to the next mistake. (serde with `deny_unknown_fields` stops at
-/// the first, which is why it does not read this file.)
+/// One table of the file. Readers always return a value: an error is reported and the default returned, so
+/// that reading continues to the next error. (serde with `deny_unknown_fields` stops at the first error, so
+/// it is not used here.)
 pub(super) struct Section<'a> {
     file: Option<&'a TomlFile<'a>>,
     report: &'a Report,
     table: Option<&'a DeTable<'a>>,
     place: Place,
-    /// Keys that were asked for; all others are unknown.
+    /// The keys that were read. All others are unknown.
     known: RefCell<BTreeSet<&'static str>>,
 }
 
 type Value<'a> = &'a Spanned<DeValue<'a>>;
 
 impl<'a> TomlFile<'a> {
-    /// Parses the text. Several syntax errors are several mistakes; then nothing else is read from it.
+    /// Parses the file. Reports every syntax error; after one, nothing is read from the file.
     pub fn parse(path: PathBuf, text: &'a str, report: &Report) -> Option<Self> {
         let (table, errors) = DeTable::parse_recoverable(text);
         let line_ends: Vec<_> = memchr::memchr_iter(b'\n', text.as_bytes()).collect();
         let source = path.display().to_string();
         for error in errors.iter().take(SYNTAX_ERRORS_MAX) {
             let line = error.span().map(|span| line_of(&line_ends, span.start));
-            // The message alone: the error's `Display` quotes the line, which may hold a secret.
+            // Only the message: the error's `Display` quotes the line, which may contain a secret.
             report.mistake(&Place::file(&source, line, ""), format!("is not TOML: {}", error.message()));
         }
         errors.is_empty().then(|| Self { path, table: table.into_inner(), line_ends })
@@ -50,7 +52,7 @@ impl<'a> TomlFile<'a> {
 }
 
 impl<'a> Section<'a> {
-    /// The whole file, or nothing where there is none.
+    /// The root table; an empty one if there is no file.
     pub fn root(file: Option<&'a TomlFile<'a>>, report: &'a Report) -> Self {
         let source = file.map(|file| file.path.display().to_string()).unwrap_or_default();
         Self {
@@ -62,7 +64,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// The table under `key`; an empty one where there is none.
+    /// The table at `key`; an empty one if it is missing.
     pub fn child(&self, key: &'static str) -> Self {
         let (value, place) = self.value(key).unzip();
         let table = value.and_then(|value| value.get_ref().as_table());
@@ -73,7 +75,7 @@ impl<'a> Section<'a> {
         Self { file: self.file, report: self.report, table, place, known: RefCell::default() }
     }
 
-    /// The tables of the table under `key`, each with the name chosen for it, in the order written.
+    /// The named tables below `key`, in the order of the file.
     pub fn named(&self, key: &'static str) -> Vec<(&'a str, Self)> {
         let outer = self.child(key);
         let mut entries: Vec<_> = outer.table.into_iter().flatten().collect();
@@ -95,7 +97,7 @@ impl<'a> Section<'a> {
         sections
     }
 
-    /// Every entry of the table under `key` as text, in the order written.
+    /// The strings of the table at `key`, in the order of the file.
     pub fn text_map(&self, key: &'static str) -> Vec<(&'a str, Written<&'a str>)> {
         let child = self.child(key);
         let mut entries: Vec<_> = child.table.into_iter().flatten().collect();
@@ -108,7 +110,7 @@ impl<'a> Section<'a> {
         entries.into_iter().filter_map(text).collect()
     }
 
-    /// Whether the table is there at all.
+    /// Whether the table exists in the file.
     pub fn is_written(&self) -> bool {
         self.table.is_some()
     }
@@ -118,13 +120,13 @@ impl<'a> Section<'a> {
         self.file.and_then(|file| file.path.parent())
     }
 
-    /// Whether that key is there, whatever stands under it.
+    /// Whether the key exists, whatever its value.
     pub fn has(&self, key: &'static str) -> bool {
         self.known.borrow_mut().insert(key);
         self.table.is_some_and(|table| table.get(key).is_some())
     }
 
-    /// Where this table begins.
+    /// The location of the table.
     pub fn place(&self) -> &Place {
         &self.place
     }
@@ -144,7 +146,7 @@ impl<'a> Section<'a> {
         Some(items.iter().filter_map(text).collect())
     }
 
-    /// A list whose items are texts or lists of texts; a text is the same as a list of it alone.
+    /// Reads a list of strings or lists of strings. A string is the same as a list with that string only.
     pub fn text_lists(&self, key: &'static str) -> Vec<Written<Vec<&'a str>>> {
         let Some((value, place)) = self.value(key) else { return Vec::new() };
         let Some(items) = value.get_ref().as_array() else {
@@ -197,35 +199,35 @@ impl<'a> Section<'a> {
         Some(Written { value: number?, place })
     }
 
-    pub fn count(&self, key: &'static str, bound: Bound<usize>) -> usize {
+    pub fn count(&self, key: &'static str, bound: SettingRange<usize>) -> usize {
         let Some(Written { value, place }) = self.integer(key) else { return bound.default };
         self.within(usize::try_from(value).ok(), &place, bound, |n| n.to_string())
     }
 
-    pub fn size(&self, key: &'static str, bound: Bound<usize>) -> usize {
+    pub fn size(&self, key: &'static str, bound: SettingRange<usize>) -> usize {
         let Some((value, place)) = self.value(key) else { return bound.default };
         let bytes = match value.get_ref() {
             DeValue::Integer(n) => {
                 i128::from_str_radix(n.as_str(), n.radix()).map(|n| usize::try_from(n).ok()).ok()
             }
-            DeValue::String(text) => units::size(text).ok().map(Some),
+            DeValue::String(text) => units::parse_size(text).ok().map(Some),
             _ => None,
         };
         match bytes {
-            Some(bytes) => self.within(bytes, &place, bound, units::size_text),
-            None => self.wrong(&place, units::SIZE_FORM, bound.default),
+            Some(bytes) => self.within(bytes, &place, bound, units::format_size),
+            None => self.wrong(&place, units::SIZE_SYNTAX, bound.default),
         }
     }
 
-    pub fn duration(&self, key: &'static str, bound: Bound<Duration>) -> Duration {
+    pub fn duration(&self, key: &'static str, bound: SettingRange<Duration>) -> Duration {
         let Some((value, place)) = self.value(key) else { return bound.default };
-        match value.get_ref().as_str().map(units::duration) {
-            Some(Ok(duration)) => self.within(Some(duration), &place, bound, units::duration_text),
-            _ => self.wrong(&place, units::DURATION_FORM, bound.default),
+        match value.get_ref().as_str().map(units::parse_duration) {
+            Some(Ok(duration)) => self.within(Some(duration), &place, bound, units::format_duration),
+            _ => self.wrong(&place, units::DURATION_SYNTAX, bound.default),
         }
     }
 
-    /// One of a closed set of words.
+    /// Reads a value that is one of `keywords`.
     pub fn word<T: Copy>(&self, key: &'static str, words: &[(&str, T)], default: T) -> T {
         let Some(Written { value, place }) = self.text(key) else { return default };
         match words.iter().find(|(word, _)| *word == value) {
@@ -234,7 +236,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// Says which keys nobody asked for. To be called when all known ones were.
+    /// Reports the keys that were not read. To be called once all known keys were read.
     pub fn finish(self) {
         let known = self.known.borrow();
         for (key, value) in self.table.into_iter().flatten() {
@@ -272,7 +274,7 @@ impl<'a> Section<'a> {
         &self,
         value: Option<T>,
         place: &Place,
-        bound: Bound<T>,
+        bound: SettingRange<T>,
         text: impl Fn(T) -> String,
     ) -> T {
         match value {
@@ -290,14 +292,14 @@ impl<'a> Section<'a> {
     }
 }
 
-/// `write "a", "b" or "c"`.
+/// Formats `write "a", "b" or "c"`.
 pub(super) fn one_of(words: impl Iterator<Item = impl Display>) -> String {
     let mut words: Vec<String> = words.map(|word| format!("\"{word}\"")).collect();
     let last = words.pop().unwrap_or_default();
     if words.is_empty() { format!("write {last}") } else { format!("write {} or {last}", words.join(", ")) }
 }
 
-/// `did you mean "port"?`, else what is known.
+/// Formats `did you mean "port"?`, or lists the known keys if none is similar.
 pub(super) fn suggest(name: &str, known: &BTreeSet<&str>) -> String {
     let near = known.iter().map(|word| (distance(name, word), word)).min();
     match near {
@@ -313,7 +315,7 @@ pub(super) fn suggest(name: &str, known: &BTreeSet<&str>) -> String {
     }
 }
 
-/// Levenshtein, over bytes. Longer names are never near: that bounds the work.
+/// The Levenshtein distance in bytes. Long names are never similar, which bounds the work.
 fn distance(a: &str, b: &str) -> usize {
     if a.len() > SUGGEST_BYTES_MAX || b.len() > SUGGEST_BYTES_MAX {
         return usize::MAX;
@@ -330,7 +332,7 @@ fn distance(a: &str, b: &str) -> usize {
     row[b.len()]
 }
 
-/// What a value is, with its article.
+/// The type of a value, with its article.
 fn kind(value: &Spanned<DeValue<'_>>) -> &'static str {
     match value.get_ref() {
         DeValue::String(_) => "a text",
@@ -347,13 +349,13 @@ fn line_of(line_ends: &[usize], offset: usize) -> usize {
     1 + line_ends.partition_point(|end| *end < offset)
 }
 
-/// One mistake in a bracket makes an error of each line after it.
+/// One missing bracket causes an error in every line after it.
 const SYNTAX_ERRORS_MAX: usize = 20;
 
-/// More than the keys of any table; of servers there may be thousands.
+/// More than the keys of any table. There may be thousands of servers.
 const SUGGESTED_MAX: usize = 40;
 
-/// The longest key has under 30.
+/// The longest key has fewer than 30 bytes.
 const SUGGEST_BYTES_MAX: usize = 64;
 
 #[cfg(test)]

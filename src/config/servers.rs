@@ -1,3 +1,5 @@
+//! The `[backend]` and `[servers]` sections, and the servers of `mcp.json`.
+
 use std::collections::BTreeMap;
 
 use http::header::AUTHORIZATION;
@@ -9,47 +11,47 @@ use super::mistakes::{Place, Report, Written, quote};
 use super::process;
 use super::raw::Variables;
 use super::section::Section;
-use crate::admin::definition::MODERN_SSE;
+use crate::admin::definition::MODERN_OVER_SSE;
 use crate::admin::definition::address;
-use crate::admin::definition::bounds::{self, Bound, Settings};
-use crate::admin::definition::headers::{self, Owner};
-use crate::admin::definition::mcp_json::{Kind, Transport, nearest_name};
-use crate::base::ServerName;
-use crate::upstream::{self, Address, ChangedTools, EraChoice};
+use crate::admin::definition::headers::{self, HeaderOwner};
+use crate::admin::definition::mcp_json::{EntryKind, HttpTransport, derive_server_name};
+use crate::admin::definition::settings::{self, ServerSettings, SettingRange};
+use crate::upstream::{self, EraChoice, ServerAddress, ToolPinPolicy};
+use metamcp_core::base::ServerName;
 
-/// The servers, and what became of every name that was written for one.
+/// The configured servers, and what became of every name in the files.
 #[derive(Debug, Default)]
 pub(super) struct Servers {
     pub ready: Vec<upstream::Config>,
-    /// By the name as written and by the name as served. `None`: it was left out, and it was said why.
+    /// By name, both as written and as served. `None` if the server was skipped with a notice.
     pub known: BTreeMap<String, Option<ServerName>>,
-    /// Names that are taken, with where.
+    /// Names in use, with their location.
     taken: BTreeMap<ServerName, Place>,
 }
 
-/// One server before its variables are put in.
+/// A server whose variable references are not expanded yet.
 struct Draft<'a> {
     name: ServerName,
     place: Place,
     url: Option<Written<&'a str>>,
     headers: Vec<(&'a str, Written<&'a str>)>,
     bearer: Option<Written<&'a str>>,
-    transport: Transport,
+    transport: HttpTransport,
     program: Option<process::Draft<'a>>,
-    settings: Settings,
+    settings: ServerSettings,
 }
 
-/// What every reader of servers needs.
+/// What the readers of servers share.
 #[derive(Clone, Copy)]
 pub(super) struct Context<'a> {
     pub variables: &'a Variables<'a>,
     pub report: &'a Report,
 }
 
-/// All servers: those of `metamcp.toml` first, each file in its own order.
+/// Reads all servers: those of `metamcp.toml` first, each file in its own order.
 pub(super) fn read(root: &Section<'_>, entries: &[Entry], context: Context<'_>) -> Servers {
     let shared = root.child("backend");
-    let settings = Settings::read(&shared, &bounds::DEFAULTS);
+    let settings = ServerSettings::read(&shared, &settings::DEFAULTS);
     settings.note_few_connections(shared.place(), context);
     shared.finish();
     let mut servers = Servers::default();
@@ -62,16 +64,16 @@ pub(super) fn read(root: &Section<'_>, entries: &[Entry], context: Context<'_>) 
     servers
 }
 
-impl Settings {
-    /// How many may be in use, and how many are kept.
+impl ServerSettings {
+    /// The limits of in-flight requests and of idle connections.
     fn connections(&self) -> (usize, usize) {
         (self.in_flight_max, self.idle_connections_max)
     }
 
-    /// A hint, no mistake: it works, at a price.
+    /// A notice, not an error: the configuration works, but costs performance.
     fn note_few_connections(&self, place: &Place, context: Context<'_>) {
         let (in_flight_max, idle_max) = self.connections();
-        if idle_max < in_flight_max.min(bounds::IDLE_CONNECTIONS.max) {
+        if idle_max < in_flight_max.min(settings::IDLE_CONNECTIONS.max) {
             let text = format!(
                 "keeps {idle_max} connections (idle_connections_max) for {in_flight_max} calls at once (in_flight_max): under \
                  load those beyond are closed and opened anew, each with a local port of its own; keep as many"
@@ -81,15 +83,16 @@ impl Settings {
     }
 
     fn read(section: &Section<'_>, shared: &Self) -> Self {
-        use bounds as d;
+        use settings as d;
         let eras = [("auto", EraChoice::Auto), ("modern", EraChoice::Modern), ("legacy", EraChoice::Legacy)];
         let policies = [
-            ("allow", ChangedTools::Allow),
-            ("warn", ChangedTools::Warn),
-            ("quarantine", ChangedTools::Quarantine),
+            ("allow", ToolPinPolicy::Allow),
+            ("warn", ToolPinPolicy::Warn),
+            ("quarantine", ToolPinPolicy::Quarantine),
         ];
-        let duration = |key, bound: Bound<_>, default| section.duration(key, bound.or(default));
-        let count = |key, bound: Bound<_>, default| section.count(key, bound.or(default));
+        let duration =
+            |key, bound: SettingRange<_>, default| section.duration(key, bound.with_default(default));
+        let count = |key, bound: SettingRange<_>, default| section.count(key, bound.with_default(default));
         let in_flight_max = count("in_flight_max", d::IN_FLIGHT, shared.in_flight_max);
         Self {
             era: section.word("era", &eras, shared.era),
@@ -110,7 +113,7 @@ impl Settings {
             idle_connections_max: count(
                 "idle_connections_max",
                 d::IDLE_CONNECTIONS,
-                shared.usual_idle_connections(in_flight_max),
+                shared.default_idle_connections(in_flight_max),
             ),
             idle_age_max: duration("idle_age_max", d::IDLE_AGE, shared.idle_age_max),
             fast_lane: section.flag("fast_lane").unwrap_or(shared.fast_lane),
@@ -120,15 +123,21 @@ impl Settings {
 }
 
 impl Servers {
-    fn take_section(&mut self, written: &str, section: Section<'_>, shared: &Settings, context: Context<'_>) {
+    fn take_section(
+        &mut self,
+        written: &str,
+        section: Section<'_>,
+        shared: &ServerSettings,
+        context: Context<'_>,
+    ) {
         let place = section.place().clone();
         let url = section.text("url");
         let headers = section.text_map("headers");
         let bearer = section.text("bearer");
-        let transport = section.word("transport", &TRANSPORTS, Transport::Unsaid);
+        let transport = section.word("transport", &TRANSPORTS, HttpTransport::Unspecified);
         let program = process::read(&section, context);
         let disabled = section.flag("disabled").unwrap_or(false);
-        let settings = Settings::read(&section, shared);
+        let settings = ServerSettings::read(&section, shared);
         if program.is_none() && settings.connections() != shared.connections() {
             settings.note_few_connections(&place, context);
         }
@@ -144,15 +153,15 @@ impl Servers {
         self.add(Draft { name, place, url, headers, bearer, transport, program, settings }, context);
     }
 
-    fn take_entry<'a>(&mut self, entry: &'a Entry, settings: &Settings, context: Context<'_>) {
+    fn take_entry<'a>(&mut self, entry: &'a Entry, settings: &ServerSettings, context: Context<'_>) {
         let report = context.report;
-        if let Kind::Skip(why) = &entry.kind {
+        if let EntryKind::Skip(why) = &entry.kind {
             self.known.entry(entry.name.clone()).or_insert(None);
             return report.notice(&entry.place, format!("skipped: {why}"));
         }
         let name = match ServerName::new(&entry.name) {
             Ok(name) => name,
-            Err(_) => match ServerName::new(&nearest_name(&entry.name)) {
+            Err(_) => match ServerName::new(&derive_server_name(&entry.name)) {
                 Ok(name) => {
                     report.notice(&entry.place, mcp_json::renamed(&entry.name, name.as_str()));
                     name
@@ -170,22 +179,22 @@ impl Servers {
             members.iter().map(written).collect()
         };
         let (url, headers, transport, program) = match &entry.kind {
-            Kind::Http { url, headers, transport } => {
+            EntryKind::Http { url, headers, transport } => {
                 (Some(at("url", url)), all("headers", headers), *transport, None)
             }
-            Kind::Stdio { command, args, env, cwd } => {
+            EntryKind::Stdio { command, args, env, cwd } => {
                 let program = process::Draft {
                     command: at("command", command),
                     args: args.iter().map(|arg| at("args", arg)).collect(),
                     env: all("env", env),
                     cwd: cwd.as_ref().map(|cwd| at("cwd", cwd)),
-                    // As for the clients whose file it is: where the gateway was started.
+                    // As MCP clients do: relative to the directory in which the gateway was started.
                     beside: None,
-                    settings: bounds::program(),
+                    settings: settings::default_process_settings(),
                 };
-                (None, Vec::new(), Transport::Unsaid, Some(program))
+                (None, Vec::new(), HttpTransport::Unspecified, Some(program))
             }
-            Kind::Skip(_) => return,
+            EntryKind::Skip(_) => return,
         };
         let place = entry.place.clone();
         let settings = *settings;
@@ -204,24 +213,25 @@ impl Servers {
         self.known.insert(draft.name.as_str().to_owned(), Some(draft.name.clone()));
         let headers = draft.headers(context);
         if let Some(address) = draft.address(context) {
-            let may_be_sse = draft.transport == Transport::Unsaid && matches!(address, Address::Http(_));
-            let server = draft.settings.server(draft.name, address, headers);
+            let may_be_sse =
+                draft.transport == HttpTransport::Unspecified && matches!(address, ServerAddress::Http(_));
+            let server = draft.settings.upstream_config(draft.name, address, headers);
             self.ready.push(upstream::Config { may_be_sse, ..server });
         }
     }
 }
 
 impl Draft<'_> {
-    fn address(&mut self, context: Context<'_>) -> Option<Address> {
+    fn address(&mut self, context: Context<'_>) -> Option<ServerAddress> {
         let program = self.program.take();
         if let Some(program) = program {
             let is_remote = self.url.is_some() || !self.headers.is_empty() || self.bearer.is_some();
-            if is_remote || self.transport != Transport::Unsaid {
+            if is_remote || self.transport != HttpTransport::Unspecified {
                 let text = "is a program (command), which has neither url nor headers, bearer or transport; leave out one or the other";
                 context.report.mistake(&self.place, text);
             }
             let program = program.program(&self.place, context)?;
-            return Some(Address::Stdio(Box::new(program)));
+            return Some(ServerAddress::Stdio(Box::new(program)));
         }
         let Some(url) = &self.url else {
             let text = "is missing; write url = \"http://host/path\", or command = \"program\"";
@@ -229,12 +239,12 @@ impl Draft<'_> {
             return None;
         };
         let text = context.expand(url)?;
-        let is_sse = self.transport == Transport::Sse;
+        let is_sse = self.transport == HttpTransport::Sse;
         if is_sse && self.settings.era == EraChoice::Modern {
-            context.report.mistake(&self.place.below("era"), MODERN_SSE);
+            context.report.mistake(&self.place.below("era"), MODERN_OVER_SSE);
         }
         let parsed = address::parse(&text);
-        match if is_sse { parsed.and_then(address::over_sse) } else { parsed } {
+        match if is_sse { parsed.and_then(address::into_sse) } else { parsed } {
             Ok(address) => Some(address),
             Err(wrong) => {
                 context.report.mistake(&url.place, wrong);
@@ -250,7 +260,7 @@ impl Draft<'_> {
             let Some(value) = context.expand(written) else { continue };
             match headers::parse(name, &value) {
                 Err(wrong) => report.mistake(&written.place, wrong),
-                Ok((name, _)) if headers::owner(&name) == Owner::Gateway => {
+                Ok((name, _)) if headers::header_owner(&name) == HeaderOwner::Gateway => {
                     report.notice(
                         &written.place,
                         "left out: metamcp sets this header itself, on every request",
@@ -285,7 +295,7 @@ impl Draft<'_> {
     }
 }
 
-/// The value of `Authorization`; `Err(None)` if the mistake was told already.
+/// The value of `Authorization`. `Err(None)` if the error was already reported.
 fn authorization(bearer: &Written<&str>, context: Context<'_>) -> Result<HeaderValue, Option<&'static str>> {
     let token = context.expand(bearer).ok_or(None)?;
     let token = token.trim();
@@ -296,7 +306,7 @@ fn authorization(bearer: &Written<&str>, context: Context<'_>) -> Result<HeaderV
 }
 
 impl Context<'_> {
-    /// The text with its variables put in; what is missing is told.
+    /// Expands variable references. Reports errors and returns `None` if there are any.
     pub(super) fn expand(&self, written: &Written<&str>) -> Option<String> {
         match expand(written.value, self.variables) {
             Ok(text) => Some(text),
@@ -310,8 +320,8 @@ impl Context<'_> {
     }
 }
 
-/// The names of transports in `metamcp.toml`.
-const TRANSPORTS: [(&str, Transport); 2] = [("http", Transport::Streamable), ("sse", Transport::Sse)];
+const TRANSPORTS: [(&str, HttpTransport); 2] =
+    [("http", HttpTransport::Streamable), ("sse", HttpTransport::Sse)];
 
-/// Servers take 100 fields, and the client's own are sent as well.
+/// Servers usually accept 100 header fields, and the headers of the client are forwarded as well.
 const HEADERS_MAX: usize = 64;

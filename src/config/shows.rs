@@ -1,3 +1,5 @@
+//! Filters and overrides for the tools of an endpoint: `[endpoints.NAME.tools]`.
+
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
@@ -5,18 +7,20 @@ use serde_json::{Map, Value};
 use super::mistakes::{Report, Written};
 use super::section::Section;
 use super::servers::Servers;
-use crate::admin::definition::endpoint::{check_description, check_listed_name, check_own_name, check_title};
-use crate::base::{Glob, ServerName};
-use crate::route::{Member, Members, Override, Shows};
+use crate::admin::definition::endpoint::{
+    check_description, check_listed_name, check_server_tool_name, check_title,
+};
+use crate::route::{EndpointMember, EndpointMembers, ToolOverride, ToolView};
+use metamcp_core::base::{Glob, ServerName};
 
-/// The servers of an endpoint, with what it says of their tools. `chosen`: those that were written, `None` for every
-/// server, of which nothing can be said: nobody knows them all.
+/// Reads the members of an endpoint with their filters and overrides. `chosen` lists the servers of the
+/// endpoint; `None` stands for every server, including stored ones, so filters cannot be given for them.
 pub(super) fn read(
     endpoint: &Section<'_>,
     chosen: Option<Vec<ServerName>>,
     servers: &Servers,
     report: &Report,
-) -> Members {
+) -> EndpointMembers {
     let said = endpoint.named("tools");
     let Some(chosen) = chosen else {
         if let Some((_, section)) = said.first() {
@@ -26,26 +30,27 @@ pub(super) fn read(
         for (_, section) in said {
             read_server(section, report);
         }
-        return Members::Every;
+        return EndpointMembers::All;
     };
-    let mut members: Vec<Member> = chosen.into_iter().map(|server| Member { server, shows: None }).collect();
+    let mut members: Vec<EndpointMember> =
+        chosen.into_iter().map(|server| EndpointMember { server, tool_view: None }).collect();
     for (written, section) in said {
         let place = section.place().clone();
-        let shows = read_server(section, report);
+        let tool_view = read_server(section, report);
         let name = servers.known.get(written);
         match members.iter_mut().find(|member| name == Some(&Some(member.server.clone()))) {
-            Some(member) => member.shows = shows,
-            // That it was skipped is said where the endpoint names it.
+            Some(member) => member.tool_view = tool_view,
+            // The notice about the skipped server is given where `servers` names it.
             None if name == Some(&None) => {}
             None => {
                 report.mistake(&place, "is no server of this endpoint; add it to servers, or leave this out");
             }
         }
     }
-    Members::These(members)
+    EndpointMembers::Listed(members)
 }
 
-fn read_server(section: Section<'_>, report: &Report) -> Option<std::sync::Arc<Shows>> {
+fn read_server(section: Section<'_>, report: &Report) -> Option<std::sync::Arc<ToolView>> {
     let globs = |key| -> Vec<Glob> {
         let mut globs = Vec::new();
         for Written { value, place } in section.texts(key).unwrap_or_default() {
@@ -59,22 +64,22 @@ fn read_server(section: Section<'_>, report: &Report) -> Option<std::sync::Arc<S
     let (allow, deny) = (globs("allow"), globs("deny"));
     let mut overrides = BTreeMap::new();
     for (tool, section) in section.named("overrides") {
-        if let Err(wrong) = check_own_name(tool) {
+        if let Err(wrong) = check_server_tool_name(tool) {
             report.mistake(section.place(), wrong);
         }
         overrides.insert(tool.to_owned(), read_override(section, report));
     }
     section.finish();
-    Shows::new(allow, deny, overrides)
+    ToolView::new(allow, deny, overrides)
 }
 
-fn read_override(section: Section<'_>, report: &Report) -> Override {
+fn read_override(section: Section<'_>, report: &Report) -> ToolOverride {
     let text = |key, check: fn(&str) -> Result<(), String>| {
         let Written { value, place } = section.text(key)?;
         check(value).map_err(|wrong| report.mistake(&place, wrong)).ok()?;
         Some(value.to_owned())
     };
-    let instead = Override {
+    let instead = ToolOverride {
         name: text("name", check_listed_name),
         title: text("title", check_title),
         description: text("description", check_description),
@@ -84,7 +89,7 @@ fn read_override(section: Section<'_>, report: &Report) -> Override {
     instead
 }
 
-/// Those that MCP has (2026-07-28, `ToolAnnotations`).
+/// Reads the annotations of MCP (2026-07-28, `ToolAnnotations`).
 fn annotations(section: Section<'_>, report: &Report) -> Option<Value> {
     let is_written = section.is_written();
     let mut members = Map::new();

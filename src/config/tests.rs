@@ -9,10 +9,10 @@ use clap::Parser;
 use proptest::prelude::*;
 
 use super::*;
-use crate::auth::Mode;
-use crate::route::{Members, Prefix};
+use crate::auth::AuthMode;
+use crate::route::{EndpointMembers, NamePrefix};
 use crate::upstream::stdio::{Program, Settings, Sharing};
-use crate::upstream::{Address, EraChoice};
+use crate::upstream::{EraChoice, ServerAddress};
 
 impl Env for BTreeMap<String, String> {
     fn var(&self, name: &str) -> Option<OsString> {
@@ -84,7 +84,7 @@ fn what_stored_programs_may_be() {
     let allowed = &config.serving.allowed;
     assert_eq!((allowed.commands[0].path.as_str(), &allowed.commands[0].args), ("/a", &vec![]));
     assert_eq!((allowed.commands[1].path.as_str(), allowed.commands[1].args.len()), ("/b", 2));
-    assert!(allowed.variable("ACME_KEY").is_ok() && allowed.dir("/srv").is_ok());
+    assert!(allowed.check_variable("ACME_KEY").is_ok() && allowed.check_dir("/srv").is_ok());
     let told = Summary(&config).to_string();
     for said in ["may run    /a, /b ...", "may set    TOKEN, ACME_*", "may run in /srv"] {
         assert!(told.contains(said), "{told}");
@@ -98,7 +98,7 @@ fn what_stored_programs_may_be() {
     check("stdio_commands = [1, ['/a', 1]]", &["is a whole number", "is a whole number"]);
     check(
         "stdio_env = ['*', 'a b', 'T', 'T']",
-        &["nor the beginning", "nor the beginning", "is there twice"],
+        &["nor a prefix", "nor a prefix", "is there twice"],
     );
     check("stdio_env = ['LD_PRELOAD', 'PYTHON*']", &["whoever may set it"; 2]);
     check("stdio_dirs = ['srv']", &["is not the absolute path of a directory"]);
@@ -108,7 +108,7 @@ fn what_stored_programs_may_be() {
 fn nothing_written_is_a_configuration() {
     let config = run("", &[], &[]).unwrap();
     assert_eq!(config.server.listen.to_string(), "127.0.0.1:12009");
-    assert_eq!(config.auth_mode, Mode::Keys);
+    assert_eq!(config.auth_mode, AuthMode::Keys);
     assert!(config.servers.is_empty() && config.skipped.is_empty() && config.sources.is_empty());
     assert!(config.endpoints.is_empty() && Summary(&config).to_string().contains("/mcp (prefix always)"));
     assert!(config.data_dir.is_absolute() && config.data_dir.ends_with("data"));
@@ -141,12 +141,12 @@ fn flags_win_over_the_file() {
     let config = run("--workers 5 --log-format json --no-auth", &[], &[("metamcp.toml", text)]).unwrap();
     assert_eq!(
         (config.server.workers, config.log.format, config.auth_mode),
-        (5, LogFormat::Json, Mode::Open)
+        (5, LogFormat::Json, AuthMode::Open)
     );
     let config = toml(text).unwrap();
     assert_eq!(
         (config.server.workers, config.log.format, config.auth_mode),
-        (3, LogFormat::Text, Mode::Keys)
+        (3, LogFormat::Text, AuthMode::Keys)
     );
 }
 
@@ -274,7 +274,7 @@ fn no_auth_needs_loopback() {
     for host in ["127.0.0.1", "127.1.2.3", "::1", "::ffff:127.0.0.1"] {
         assert_eq!(
             run(&format!("--no-auth --host {host}"), &[], &[]).unwrap().auth_mode,
-            Mode::Open,
+            AuthMode::Open,
             "{host}"
         );
     }
@@ -362,7 +362,7 @@ disabled = true
         (alpha.era, alpha.in_flight_max, alpha.connect_timeout),
         (EraChoice::Auto, 3, Duration::from_secs(7))
     );
-    assert_eq!(alpha.address, Address::Unix { socket: "/run/a.sock".into(), path: "/mcp".into() });
+    assert_eq!(alpha.address, ServerAddress::Unix { socket: "/run/a.sock".into(), path: "/mcp".into() });
     let headers: Vec<_> =
         zeta.headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
     assert_eq!(headers, [("x-b", "2"), ("x-a", "1"), ("authorization", "Bearer secret-token")]);
@@ -407,12 +407,14 @@ servers = ['b', 'off', 'a']
 prefix = 'never'
 [endpoints.first]
 ";
-    let check = |text: &str, expected: &[(&str, &[&str], Prefix)]| {
+    let check = |text: &str, expected: &[(&str, &[&str], NamePrefix)]| {
         let config = toml(text).unwrap();
         let every = || config.servers.iter().map(|server| server.name.to_string()).collect::<Vec<_>>();
-        let names = |servers: &Members| match servers {
-            Members::Every => every(),
-            Members::These(members) => members.iter().map(|member| member.server.to_string()).collect(),
+        let names = |servers: &EndpointMembers| match servers {
+            EndpointMembers::All => every(),
+            EndpointMembers::Listed(members) => {
+                members.iter().map(|member| member.server.to_string()).collect()
+            }
         };
         let found: Vec<_> =
             config.endpoints.iter().map(|e| (e.name.as_str(), names(&e.servers), e.prefix)).collect();
@@ -424,14 +426,14 @@ prefix = 'never'
             );
         }
     };
-    check(text, &[("second", &["b", "a"], Prefix::Never), ("first", &["a", "b"], Prefix::Always)]);
+    check(text, &[("second", &["b", "a"], NamePrefix::Never), ("first", &["a", "b"], NamePrefix::Always)]);
     check(
         "[servers.a]\nurl='http://a'\n[endpoints.default]\nprefix='never'",
-        &[("default", &["a"], Prefix::Never)],
+        &[("default", &["a"], NamePrefix::Never)],
     );
     check(
         "[servers.a]\nurl='http://a'\n[endpoints.default]\nservers=[]",
-        &[("default", &[], Prefix::Always)],
+        &[("default", &[], NamePrefix::Always)],
     );
 }
 
@@ -447,8 +449,8 @@ fn reads_what_endpoints_show() {
     // What it makes of three tools.
     let check = |more: &str, expected: [Option<&str>; 3]| {
         let config = with(more).unwrap();
-        let table = crate::route::Table::build(&[config.servers[0].name.clone()], &config.endpoints).unwrap();
-        let endpoint = table.find("/mcp/e").unwrap();
+        let table = crate::route::RouteTable::build(&[config.servers[0].name.clone()], &config.endpoints).unwrap();
+        let endpoint = table.find_by_path("/mcp/e").unwrap();
         let names = ["ls", "cp", "rm"].map(|tool| endpoint.tool_name(0, tool));
         assert_eq!(names.each_ref().map(Option::as_deref), expected, "{more}");
     };
@@ -459,8 +461,8 @@ fn reads_what_endpoints_show() {
     check("tools.off.allow = ['x']", [Some("a__ls"), Some("a__cp"), Some("a__rm")]);
     let hints = "tools.a.overrides.ls.annotations = { title = 'L', readOnlyHint = true }";
     let config = with(&format!("{hints}\ntools.a.overrides.ls.title = 'T'")).unwrap();
-    let Members::These(members) = &config.endpoints[0].servers else { panic!("they were named") };
-    let instead = members[0].shows.as_ref().and_then(|shows| shows.instead("ls")).unwrap();
+    let EndpointMembers::Listed(members) = &config.endpoints[0].servers else { panic!("they were named") };
+    let instead = members[0].tool_view.as_ref().and_then(|tool_view| tool_view.override_of("ls")).unwrap();
     let annotations = serde_json::json!({"title": "L", "readOnlyHint": true});
     assert_eq!((instead.title.as_deref(), &instead.annotations), (Some("T"), &Some(annotations)));
     check_mistakes(
@@ -529,7 +531,7 @@ fn mcp_json_beside_toml() {
 fn transports() {
     let address = |lines: &str| {
         let server = toml(&format!("[servers.a]\nurl = 'http://a/sse'\n{lines}")).unwrap().servers.remove(0);
-        (matches!(server.address, Address::Sse(_)), server.may_be_sse)
+        (matches!(server.address, ServerAddress::Sse(_)), server.may_be_sse)
     };
     assert_eq!(address(""), (false, true));
     assert_eq!(address("transport = 'http'"), (false, false));
@@ -551,7 +553,7 @@ fn programs() {
     let program = |text: &str| match run("", &[("PATH", "/bin"), ("SECRET", "s")], &[("metamcp.toml", text)])
     {
         Ok(config) => match config.servers[0].address.clone() {
-            upstream::Address::Stdio(program) => *program,
+            upstream::ServerAddress::Stdio(program) => *program,
             other => panic!("{other:?}"),
         },
         Err(mistakes) => panic!("{mistakes}"),
@@ -620,8 +622,8 @@ fn says_what_would_not_run() {
         &[r#"write its name alone, "npx", and each word"#],
     );
     check_notices(r#""command": "sh", "envFile": "x.env""#, &["servers.a.envFile: is not read"]);
-    check_notices(r#""command": "sh", "args": ["-p", 8080]"#, &["servers.a.args: is taken as text"]);
-    check_notices(r#""command": "sh", "env": {"PORT": 8080}"#, &["servers.a.env.PORT: is taken as text"]);
+    check_notices(r#""command": "sh", "args": ["-p", 8080]"#, &["servers.a.args: is taken as a string"]);
+    check_notices(r#""command": "sh", "env": {"PORT": 8080}"#, &["servers.a.env.PORT: is taken as a string"]);
     let config = toml("[servers.a]\ncommand='/bin/sh'\nconfine.read=['/no/such']").unwrap();
     assert!(config.skipped[0].to_string().contains("servers.a.confine.read: is not there"));
 }
@@ -685,7 +687,7 @@ fn the_documentation_is_true() {
         3
     );
     let bare = toml("[servers.notes]\ncommand = 'npx'").unwrap();
-    let (Address::Stdio(written), Address::Stdio(bare)) =
+    let (ServerAddress::Stdio(written), ServerAddress::Stdio(bare)) =
         (&written.servers[3].address, &bare.servers[0].address)
     else {
         panic!("programs");
@@ -785,6 +787,6 @@ proptest! {
         let _ = crate::admin::definition::address::parse(&format!("unix:/{text}"));
         let _ = crate::admin::definition::address::parse(&format!("http://{text}"));
         let _ = expand::expand(&text, &raw::Variables::process(&env(&[])));
-        prop_assert!(crate::base::ServerName::new(&crate::admin::definition::mcp_json::nearest_name(&text)).is_ok());
+        prop_assert!(metamcp_core::base::ServerName::new(&crate::admin::definition::mcp_json::derive_server_name(&text)).is_ok());
     }
 }

@@ -1,3 +1,5 @@
+//! The `[telemetry.traces]` section and the environment variables of OpenTelemetry.
+
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
@@ -8,12 +10,12 @@ use super::mistakes::{Place, Written};
 use super::section::Section;
 use super::servers::Context;
 use crate::admin::definition::{address, headers};
-use crate::telemetry::traces::{Config, Parents, Share};
-use crate::upstream::Address;
+use crate::telemetry::traces::{ParentPolicy, SamplingRatio, TraceConfig};
+use crate::upstream::ServerAddress;
 
-/// What `[telemetry.traces]` and the variables of OpenTelemetry say (SDK environment variables, OTLP exporter): the latter
-/// count for more, as everywhere. `None`: nobody says where traces go, or one of them says that there are none.
-pub(super) fn read(telemetry: &Section<'_>, context: Context<'_>) -> Option<Config> {
+/// Reads `[telemetry.traces]` and the environment variables of OpenTelemetry (SDK environment variables, OTLP
+/// exporter). The environment takes precedence. `None` if no endpoint is set, or tracing is disabled.
+pub(super) fn read(telemetry: &Section<'_>, context: Context<'_>) -> Option<TraceConfig> {
     let section = telemetry.child("traces");
     let in_file = section.text("endpoint").and_then(|written| {
         let text = context.expand(&written)?;
@@ -21,14 +23,14 @@ pub(super) fn read(telemetry: &Section<'_>, context: Context<'_>) -> Option<Conf
     });
     let sample = section.fraction("sample");
     let share_in_file = sample.and_then(|written| share(written.value, &written.place, context));
-    let words = [("follow", Parents::Follow), ("ignore", Parents::Ignore)];
-    let parents_in_file = section.word("parents", &words, Parents::Follow);
-    let mut config = Config {
+    let words = [("follow", ParentPolicy::Follow), ("ignore", ParentPolicy::Ignore)];
+    let parents_in_file = section.word("parents", &words, ParentPolicy::Follow);
+    let mut config = TraceConfig {
         endpoint: Url::parse("http://localhost").ok()?,
         headers: headers_in_file(&section, context),
         timeout: section.duration("timeout", d::TRACES_TIMEOUT),
-        share: share_in_file.unwrap_or(Share::ALL),
-        parents: parents_in_file,
+        sampling_ratio: share_in_file.unwrap_or(SamplingRatio::ALL),
+        parent_policy: parents_in_file,
         traces_per_second_max: section.count("traces_per_second_max", d::TRACES_PER_SECOND),
         service: section.text("service").map_or(d::SERVICE, |written| written.value).to_owned(),
         attributes: section
@@ -57,14 +59,14 @@ pub(super) fn read(telemetry: &Section<'_>, context: Context<'_>) -> Option<Conf
     Some(config)
 }
 
-/// What an address is the base of.
+/// How an endpoint URL relates to the URL of traces.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Base {
-    /// Of all that is told by OTLP.
+    /// The base URL of all OTLP signals.
     Always,
-    /// Of nothing: batches go there.
+    /// The URL of traces itself.
     Never,
-    /// Likewise, but where it has no path.
+    /// The URL of traces itself, or a base URL if it has no path.
     WherePathless,
 }
 
@@ -74,7 +76,7 @@ fn endpoint(written: &Written<String>, base: Base, context: Context<'_>) -> Opti
         None
     };
     let mut url = match address::parse(&written.value) {
-        Ok(Address::Http(url)) => url,
+        Ok(ServerAddress::Http(url)) => url,
         Ok(_) => return wrong("is not where OTLP over HTTP is spoken; write \"http://host:4318\""),
         Err(why) => return wrong(why),
     };
@@ -86,8 +88,8 @@ fn endpoint(written: &Written<String>, base: Base, context: Context<'_>) -> Opti
     Some(url)
 }
 
-fn share(value: f64, place: &Place, context: Context<'_>) -> Option<Share> {
-    let share = Share::new(value);
+fn share(value: f64, place: &Place, context: Context<'_>) -> Option<SamplingRatio> {
+    let share = SamplingRatio::new(value);
     if share.is_none() {
         context.report.mistake(place, "is no share; write 0.0 (nothing) to 1.0 (everything)");
     }
@@ -125,7 +127,7 @@ fn add_header(
     }
 }
 
-/// Whether traces are to be told at all.
+/// Whether the traces exporter is enabled.
 fn exports(context: Context<'_>) -> bool {
     match context.variables.text("OTEL_TRACES_EXPORTER", context.report) {
         Some(Written { value, place }) if value != "otlp" => {
@@ -138,7 +140,7 @@ fn exports(context: Context<'_>) -> bool {
     }
 }
 
-/// Whoever sets these for many programs may mean the other one, which goes to another port.
+/// Rejects other protocols: variables shared by several programs may mean gRPC, which uses another port.
 fn check_protocol(context: Context<'_>) {
     let text = |name| context.variables.text(name, context.report);
     let said = text("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL").or_else(|| text("OTEL_EXPORTER_OTLP_PROTOCOL"));
@@ -148,7 +150,7 @@ fn check_protocol(context: Context<'_>) {
     }
 }
 
-fn take_variables(config: &mut Config, context: Context<'_>) {
+fn take_variables(config: &mut TraceConfig, context: Context<'_>) {
     let text = |name: &str| context.variables.text(name, context.report);
     let both = |one: &str, other: &str| text(one).or_else(|| text(other));
     if let Some(written) = both("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS") {
@@ -181,20 +183,20 @@ fn take_variables(config: &mut Config, context: Context<'_>) {
     }
 }
 
-/// Of those that OpenTelemetry names, the ones that decide by chance and by what is heard.
-fn take_sampler(config: &mut Config, written: &Written<String>, context: Context<'_>) {
+/// Supports the samplers of OpenTelemetry that decide by ratio and by the parent.
+fn take_sampler(config: &mut TraceConfig, written: &Written<String>, context: Context<'_>) {
     let ratio = || {
         let arg = context.variables.text("OTEL_TRACES_SAMPLER_ARG", context.report);
-        let Some(Written { value, place }) = arg else { return Share::ALL };
-        share(value.parse().unwrap_or(f64::NAN), &place, context).unwrap_or(Share::ALL)
+        let Some(Written { value, place }) = arg else { return SamplingRatio::ALL };
+        share(value.parse().unwrap_or(f64::NAN), &place, context).unwrap_or(SamplingRatio::ALL)
     };
-    (config.share, config.parents) = match written.value.as_str() {
-        "always_on" => (Share::ALL, Parents::Ignore),
-        "always_off" => (Share::NONE, Parents::Ignore),
-        "traceidratio" => (ratio(), Parents::Ignore),
-        "parentbased_always_on" => (Share::ALL, Parents::Follow),
-        "parentbased_always_off" => (Share::NONE, Parents::Follow),
-        "parentbased_traceidratio" => (ratio(), Parents::Follow),
+    (config.sampling_ratio, config.parent_policy) = match written.value.as_str() {
+        "always_on" => (SamplingRatio::ALL, ParentPolicy::Ignore),
+        "always_off" => (SamplingRatio::NONE, ParentPolicy::Ignore),
+        "traceidratio" => (ratio(), ParentPolicy::Ignore),
+        "parentbased_always_on" => (SamplingRatio::ALL, ParentPolicy::Follow),
+        "parentbased_always_off" => (SamplingRatio::NONE, ParentPolicy::Follow),
+        "parentbased_traceidratio" => (ratio(), ParentPolicy::Follow),
         _ => {
             let text = "is not known here; write parentbased_traceidratio, parentbased_always_on, \
                         parentbased_always_off, traceidratio, always_on or always_off";
@@ -203,7 +205,7 @@ fn take_sampler(config: &mut Config, written: &Written<String>, context: Context
     };
 }
 
-/// `name=value,name=value`, the values with `%` escapes (W3C Baggage, as OpenTelemetry uses it).
+/// Parses `name=value,name=value`, with `%` escapes in the values (W3C Baggage, as OpenTelemetry uses it).
 fn pairs(written: &Written<String>, context: Context<'_>) -> Vec<(String, String)> {
     let mut pairs = Vec::new();
     for item in written.value.split(',').filter(|item| !item.trim().is_empty()).take(PAIRS_MAX) {
@@ -213,7 +215,7 @@ fn pairs(written: &Written<String>, context: Context<'_>) -> Vec<(String, String
         });
         match pair {
             Some(pair) => pairs.push(pair),
-            // Not quoted: it may be a secret.
+            // Not quoted, as it may be a secret.
             None => context.report.mistake(&written.place, "is not name=value,name=value"),
         }
     }
@@ -232,10 +234,10 @@ fn unescaped(text: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-/// A collector asks for one, or two.
+/// A collector needs one or two.
 const HEADERS_MAX: usize = 16;
 
-/// A process has a dozen attributes; what is behind so many is left out.
+/// A process has about a dozen attributes; further ones are left out.
 const PAIRS_MAX: usize = 64;
 
 #[cfg(test)]
@@ -246,8 +248,8 @@ mod tests {
     use super::super::tests::env;
     use super::*;
 
-    /// What is read of these, or what is wrong with them.
-    fn load(toml: &str, variables: &[(&str, &str)]) -> Result<Option<Config>, String> {
+    /// Reads a configuration, or returns its errors.
+    fn load(toml: &str, variables: &[(&str, &str)]) -> Result<Option<TraceConfig>, String> {
         let report = Report::default();
         let env = env(variables);
         let variables = Variables::process(&env);
@@ -257,18 +259,18 @@ mod tests {
         report.finish().map(|_| read).map_err(|mistakes| mistakes.to_string())
     }
 
-    /// What shows of it: address, share, parents, service, and the rest, `off` where nothing is traced.
+    /// Compares the relevant values of the configuration; `off` if tracing is disabled.
     #[track_caller]
     fn check(toml: &str, variables: &[(&str, &str)], expected: Result<&str, &str>) {
         let toml = if toml.is_empty() { String::new() } else { format!("[telemetry.traces]\n{toml}") };
         let shown = load(&toml, variables).map(|config| {
             config.map_or("off".to_owned(), |config| {
-                let Config {
+                let TraceConfig {
                     endpoint,
                     headers,
                     timeout,
-                    share,
-                    parents,
+                    sampling_ratio: share,
+                    parent_policy: parents,
                     traces_per_second_max,
                     service,
                     attributes,
@@ -279,14 +281,14 @@ mod tests {
                 let headers: Vec<_> = headers.collect();
                 let attributes: Vec<_> =
                     attributes.iter().map(|(name, value)| format!("{name}={value}")).collect();
-                let half = if share == Share::ALL {
+                let half = if share == SamplingRatio::ALL {
                     1.0
-                } else if share == Share::NONE {
+                } else if share == SamplingRatio::NONE {
                     0.0
                 } else {
                     0.5
                 };
-                assert_eq!(Some(share), Share::new(half));
+                assert_eq!(Some(share), SamplingRatio::new(half));
                 format!(
                     "{endpoint} {half} {parents:?} {traces_per_second_max} {service} {} {} {}",
                     timeout.as_millis(),
@@ -372,7 +374,7 @@ mod tests {
         for off in [("OTEL_SDK_DISABLED", "true"), ("OTEL_TRACES_EXPORTER", "none")] {
             check(ENDPOINT, &[off], Ok("off"));
         }
-        // Of no concern, where nothing is traced: they may be for others.
+        // Ignored if nothing is traced: the variables may be meant for other programs.
         check("", &[("OTEL_TRACES_SAMPLER", "xray"), ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")], Ok("off"));
         for (name, value, why) in [
             ("OTEL_TRACES_SAMPLER", "xray", "write parentbased_traceidratio"),

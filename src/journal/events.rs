@@ -1,12 +1,12 @@
-//! Room for the events of streams: one mapped file, parted into blocks, each with records behind fixed headers.
+//! A buffer for the events of streams: one mapped file, divided into blocks that hold records with fixed headers.
 //!
-//! The file has no name any more once it is mapped: what is in it ends with the process, and nobody finds it. Its disk
-//! space is reserved when it is made, so that a full disk is an error then and not a signal later.
+//! The file is unlinked as soon as it is mapped, so its contents end with the process and no one can open them. Its
+//! disk space is reserved at creation, so that a full disk is an error then and not a signal later.
 //!
-//! Invariants: a block that was taken belongs to its holder until it is given back; no record is handed out whose CRC,
-//! over its header and its bytes, does not fit.
+//! Invariants: an allocated block belongs to its holder until it is released. A record is returned only if its CRC, over
+//! header and payload, matches.
 //!
-//! Does not know: streams, who reads them, or time.
+//! Does not know: streams, their readers, or time.
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
@@ -14,69 +14,67 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::JournalError;
-use super::folder::random;
+use super::error::JournalError;
+use super::folder::random_u64;
 use super::header::{RECORD_HEADER_BYTES, RecordHeader};
-use super::map::{Map, WORD};
+use super::map::{MappedFile, WORD};
 
-/// One block: a page. Most streams have one answer of some hundred bytes, and each takes a block at least.
+/// The size of a block: one page. Most streams have one response of some hundred bytes, and each takes at least a block.
 pub const BLOCK_BYTES: usize = 4096;
 
-/// The blocks of one file.
+/// A file of blocks.
 pub struct Blocks {
-    map: Map,
-    /// Random: no record of another file fits.
+    map: MappedFile,
+    /// Random, so that no record of another file verifies.
     seed: u32,
-    /// How many there are.
     count: u32,
-    room: Mutex<Room>,
+    pool: Mutex<BlockPool>,
 }
 
 #[derive(Default)]
-struct Room {
-    /// Given back, the last one on top: a page that was touched is used again before another one is.
+struct BlockPool {
+    /// Released blocks, the last one on top: a page that was touched is reused before a fresh one.
     free: Vec<u32>,
-    /// From here on none was ever taken.
+    /// The first block that was never allocated.
     fresh: u32,
 }
 
-/// A block and how much of it is used. Given back by [`Blocks::give`]; one that is dropped is lost to the file.
+/// A block and how much of it is used. Must be given back by [`Blocks::give`]; a dropped block is lost to the file.
 #[derive(Debug)]
 pub struct Block {
     number: u32,
     used: usize,
 }
 
-/// What of an event a record has.
+/// Which part of an event a record holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Portion {
-    /// All of it.
+    /// The whole event.
     Whole,
-    /// Its beginning.
+    /// The beginning of the event.
     First,
-    /// Neither its beginning nor its end.
+    /// Neither the beginning nor the end.
     Middle,
-    /// Its end.
+    /// The end of the event.
     Last,
 }
 
-/// A record that was read.
+/// A record that was read from a block.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Found {
-    /// What of the event it has.
     pub portion: Portion,
     /// The event's number in its stream.
     pub sequence: u64,
-    /// Where the next record of the block begins.
+    /// The offset of the next record in the block.
     pub next: usize,
 }
 
-/// A record is not what was written.
+/// A record differs from what was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Damaged;
 
 impl Portion {
-    /// By whether the event begins and ends with it.
+    /// From whether the event begins and ends with the record.
     pub fn of(begins: bool, ends: bool) -> Self {
         match (begins, ends) {
             (true, true) => Self::Whole,
@@ -86,12 +84,12 @@ impl Portion {
         }
     }
 
-    /// Whether the event begins with it.
+    /// Whether the event begins with this record.
     pub fn begins(self) -> bool {
         matches!(self, Self::Whole | Self::First)
     }
 
-    /// Whether the event ends with it.
+    /// Whether the event ends with this record.
     pub fn ends(self) -> bool {
         matches!(self, Self::Whole | Self::Last)
     }
@@ -117,34 +115,34 @@ impl Block {
         self.number
     }
 
-    /// How many bytes of an event still fit.
+    /// The payload bytes that still fit.
     pub fn room(&self) -> usize {
         (BLOCK_BYTES - self.used).saturating_sub(RECORD_HEADER_BYTES)
     }
 
-    /// Where the next record will begin.
+    /// The offset of the next record to be written.
     pub fn used(&self) -> usize {
         self.used
     }
 }
 
 impl Blocks {
-    /// So many bytes, rounded down to whole blocks, in a folder that is made when it is not there.
+    /// Creates a file of `bytes`, rounded down to whole blocks. Creates the folder if it does not exist.
     ///
     /// # Errors
-    /// The folder or the file cannot be made, mostly for want of room on the disk.
+    /// The folder or the file cannot be created, mostly because the disk is full.
     pub fn create(folder: &Path, bytes: usize) -> Result<Self, JournalError> {
         let io = |error: io::Error| JournalError::io(&folder.join("events"), &error);
         DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(io)?;
         fs::set_permissions(folder, Permissions::from_mode(0o700)).map_err(io)?;
-        sweep(folder).map_err(io)?;
+        delete_leftovers(folder).map_err(io)?;
         let count = u32::try_from(bytes / BLOCK_BYTES).unwrap_or(u32::MAX);
         if count == 0 {
             return Err(JournalError::Config("its bytes are less than a block"));
         }
-        let random = random()?;
+        let random = random_u64()?;
         let path = folder.join(format!("{random:016x}.{EXTENSION}"));
-        let map = Map::create(&path, count as usize * BLOCK_BYTES);
+        let map = MappedFile::create(&path, count as usize * BLOCK_BYTES);
         let map = map.map_err(|error| JournalError::io(&path, &error))?;
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -153,32 +151,32 @@ impl Blocks {
             _ => {}
         }
         let seed = crc32fast::hash(&random.to_le_bytes());
-        Ok(Self { map, seed, count, room: Mutex::default() })
+        Ok(Self { map, seed, count, pool: Mutex::default() })
     }
 
-    /// A block with nothing in it; `None` when all are taken.
+    /// Allocates an empty block; `None` when all are allocated.
     pub fn take(&self) -> Option<Block> {
-        let mut room = self.room();
-        let number = room.free.pop().or_else(|| {
-            let fresh = room.fresh;
-            room.fresh = (fresh + 1).min(self.count);
+        let mut pool = self.lock_pool();
+        let number = pool.free.pop().or_else(|| {
+            let fresh = pool.fresh;
+            pool.fresh = (fresh + 1).min(self.count);
             (fresh < self.count).then_some(fresh)
         });
         number.map(|number| Block { number, used: 0 })
     }
 
-    /// Gives a block back.
+    /// Releases a block.
     pub fn give(&self, block: Block) {
-        self.room().free.push(block.into_number());
+        self.lock_pool().free.push(block.into_number());
     }
 
-    /// How many are taken.
+    /// The number of allocated blocks.
     pub fn taken(&self) -> usize {
-        let room = self.room();
-        room.fresh as usize - room.free.len()
+        let pool = self.lock_pool();
+        pool.fresh as usize - pool.free.len()
     }
 
-    /// Writes a record behind the others of the block: as much of the bytes as fits, and how much that was.
+    /// Appends a record to the block, with as many of the bytes as fit. Returns how many that were.
     pub fn write(&self, block: &mut Block, sequence: u64, bytes: &[u8], begins: bool, ends: bool) -> usize {
         let payload = &bytes[..bytes.len().min(block.room())];
         let portion = Portion::of(begins, ends && payload.len() == bytes.len());
@@ -192,7 +190,7 @@ impl Blocks {
         payload.len()
     }
 
-    /// Reads the record of the block that begins `at`, and adds its bytes to `into`, which stays as it was when that fails.
+    /// Reads the record at offset `at` of the block, and appends its payload to `into`. On failure `into` is unchanged.
     pub fn read(&self, block: &Block, at: usize, into: &mut Vec<u8>) -> Result<Found, Damaged> {
         let start = block.number as usize * BLOCK_BYTES + at;
         if at + RECORD_HEADER_BYTES > block.used {
@@ -213,17 +211,17 @@ impl Blocks {
         Ok(Found { portion, sequence: header.sequence, next: at + RecordHeader::record_bytes(length) })
     }
 
-    fn room(&self) -> MutexGuard<'_, Room> {
-        // Every change is one operation, so a poisoned lock guards a whole value.
-        self.room.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_pool(&self) -> MutexGuard<'_, BlockPool> {
+        // Every change is a single operation, so the pool is consistent even after a panic.
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 const EXTENSION: &str = "events";
 
-/// A process that was killed between the making of its file and the taking of its name left it behind. One that another
-/// process is about to map stays mapped without its name, too.
-fn sweep(folder: &Path) -> io::Result<()> {
+/// Deletes files left by processes that were killed between creating and unlinking them. A file that another process is
+/// about to map stays usable without its name.
+fn delete_leftovers(folder: &Path) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         if path.extension().is_some_and(|extension| extension == EXTENSION) {
@@ -249,7 +247,7 @@ mod tests {
         (folder, blocks)
     }
 
-    /// Writes an event over as many blocks as it takes and reads it back.
+    /// Writes an event over as many blocks as needed, and reads it back.
     #[track_caller]
     fn check(bytes: usize, records: usize) {
         let (_folder, store) = blocks(16 * BLOCK_BYTES);
@@ -288,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn there_are_so_many_and_no_more() {
+    fn blocks_are_limited_and_the_file_has_no_name() {
         let (folder, store) = blocks(3 * BLOCK_BYTES + 1);
         let taken: Vec<_> = std::iter::from_fn(|| store.take()).collect();
         assert_eq!((taken.len(), store.taken()), (3, 3));
@@ -296,13 +294,12 @@ mod tests {
             store.give(block);
         }
         assert!(store.take().is_some());
-        // Nothing has a name.
         assert_eq!(fs::read_dir(folder.path().join("streams")).unwrap().count(), 0);
         assert!(matches!(Blocks::create(folder.path(), 10), Err(JournalError::Config(_))));
     }
 
     #[test]
-    fn what_was_left_behind_is_swept_away() {
+    fn leftover_files_are_deleted() {
         let folder = Folder::new();
         fs::write(folder.path().join("0123.events"), b"secret").unwrap();
         fs::write(folder.path().join("other"), b"").unwrap();
@@ -312,7 +309,7 @@ mod tests {
         assert_eq!(names, ["other"]);
     }
 
-    /// Every bit of a record that is turned is noticed, and so is a block that has another's records.
+    /// Every flipped bit of a record is noticed, and so is a read past the records of a block.
     #[test]
     fn damage_is_noticed() {
         let (_folder, store) = blocks(2 * BLOCK_BYTES);
@@ -322,7 +319,7 @@ mod tests {
             let (at, mask) = (bit / 64 * 8, 1 << (bit % 64));
             store.map.store(at, store.map.load(at) ^ mask);
             let mut into = Vec::from(*b"before");
-            // The bytes that fill up the last word are zero, whatever is stored there.
+            // The padding of the last word is not read.
             let is_padding = bit >= 8 * (RECORD_HEADER_BYTES + 10);
             let read = store.read(&block, 0, &mut into);
             assert!(is_padding || (read == Err(Damaged) && into == b"before"), "bit {bit}");

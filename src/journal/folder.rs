@@ -1,4 +1,4 @@
-//! The folder of a journal: its lock, its identity, the names of its files.
+//! The folder of a journal: its lock, its identity, and the names of its files.
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Seek, Write};
@@ -6,22 +6,22 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::JournalError;
+use super::error::JournalError;
 use super::header::{FILE_HEADER_BYTES, FileHeader};
-use super::map::step;
+use super::map::crash_point;
 
-/// Invariant: while it, or a copy of its lock, is alive no other process uses the folder.
+/// The locked folder of a journal. Invariant: while it, or a clone of its lock, lives, no other process uses the folder.
 pub(super) struct Folder {
     path: PathBuf,
     lock: Arc<File>,
-    /// Random, made with the folder: tells its files from another journal's.
+    /// Random, created with the folder. Distinguishes its files from those of another journal.
     directory: u64,
     next_number: u64,
 }
 
-/// One of our files, by its name.
+/// The name of a journal file, and the number in it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Named {
+pub(super) struct NumberedFile {
     pub number: u64,
     pub name: String,
 }
@@ -31,11 +31,11 @@ pub(super) const TABLE: &str = "table";
 
 const LOCK: &str = "lock";
 
-/// No journal gets there by counting, so such a name is not ours.
+/// Counting never gets there, so a file with a greater number is not ours.
 const NUMBER_MAX: u64 = u64::MAX / 2;
 
 impl Folder {
-    /// Makes it when it is not there, and locks it.
+    /// Locks the folder, and creates it if it does not exist.
     pub fn open(path: &Path) -> Result<Self, JournalError> {
         let io = |error: io::Error| JournalError::io(path, &error);
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io)?;
@@ -48,25 +48,25 @@ impl Folder {
             Err(TryLockError::WouldBlock) => return Err(JournalError::Locked(path.to_owned())),
             Err(TryLockError::Error(error)) => return Err(io(error)),
         }
-        let known = read_identity(&lock);
+        let identity = read_identity(&lock);
         let mut folder = Self { path: path.to_owned(), lock: Arc::new(lock), directory: 0, next_number: 1 };
-        let numbers = folder.list(SEGMENT)?.into_iter().chain(folder.list(TABLE)?).map(|named| named.number);
+        let numbers = folder.list(SEGMENT)?.into_iter().chain(folder.list(TABLE)?).map(|file| file.number);
         folder.next_number = numbers.max().unwrap_or(0) + 1;
-        folder.directory = match known {
+        folder.directory = match identity {
             Some(directory) => directory,
-            None => folder.make_identity()?,
+            None => folder.restore_identity()?,
         };
         Ok(folder)
     }
 
-    /// The identity is lost with the lock file only: then the newest file tells it, or there is none yet.
-    fn make_identity(&mut self) -> Result<u64, JournalError> {
+    /// The identity is missing in a new folder, or when the lock file was lost. In that case the newest file has it too.
+    fn restore_identity(&mut self) -> Result<u64, JournalError> {
         let headers = |extension, kind| {
             let files = self.list(extension)?.into_iter().rev();
-            Ok(files.map(|named| self.path.join(named.name)).find_map(|path| read_header(&path, kind)))
+            Ok(files.map(|file| self.path.join(file.name)).find_map(|path| read_header(&path, kind)))
         };
         let found = headers(SEGMENT, FileHeader::SEGMENT)?.or(headers(TABLE, FileHeader::TABLE)?);
-        let directory = found.map_or_else(random, |header| Ok(header.directory))?;
+        let directory = found.map_or_else(random_u64, |header| Ok(header.directory))?;
         let text = identity_text(directory);
         let mut file: &File = &self.lock;
         let written =
@@ -83,30 +83,30 @@ impl Folder {
         self.path.join(name)
     }
 
-    /// Keeps other processes out for as long as it lives.
+    /// A clone of the lock: it keeps other processes out while it lives.
     pub fn lock(&self) -> Arc<File> {
         Arc::clone(&self.lock)
     }
 
-    /// A name that no file has or had since the folder was opened.
-    pub fn next(&mut self, extension: &str) -> Named {
+    /// A new file name: no file has it, or has had it since the folder was opened.
+    pub fn next_file(&mut self, extension: &str) -> NumberedFile {
         let number = self.next_number;
         self.next_number += 1;
-        Named { number, name: format!("{number:016x}.{extension}") }
+        NumberedFile { number, name: format!("{number:016x}.{extension}") }
     }
 
-    /// Our files of one kind, oldest first.
-    pub fn list(&self, extension: &str) -> Result<Vec<Named>, JournalError> {
+    /// The journal's files with this extension, oldest first.
+    pub fn list(&self, extension: &str) -> Result<Vec<NumberedFile>, JournalError> {
         let io = |error: io::Error| JournalError::io(&self.path, &error);
         let mut found = Vec::new();
         for entry in std::fs::read_dir(&self.path).map_err(io)? {
-            // A name that is not text is not ours.
+            // A name that is not UTF-8 is not ours.
             let Ok(name) = entry.map_err(io)?.file_name().into_string() else { continue };
             let number = name.strip_suffix(extension).and_then(|stem| stem.strip_suffix('.'));
             let number = number.filter(|number| number.len() == 16);
             let number = number.and_then(|number| u64::from_str_radix(number, 16).ok());
             if let Some(number) = number.filter(|number| *number <= NUMBER_MAX) {
-                found.push(Named { number, name });
+                found.push(NumberedFile { number, name });
             }
         }
         found.sort();
@@ -114,7 +114,7 @@ impl Folder {
     }
 
     pub fn remove(&self, name: &str) -> Result<(), JournalError> {
-        step();
+        crash_point();
         let path = self.path.join(name);
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(JournalError::io(&path, &error)),
@@ -122,15 +122,15 @@ impl Folder {
         }
     }
 
-    /// Waits until the disk knows the names.
+    /// Waits until file creations and removals are on disk.
     pub fn sync(&self) -> Result<(), JournalError> {
         let synced = File::open(&self.path).and_then(|folder| folder.sync_all());
         synced.map_err(|error| JournalError::io(&self.path, &error))
     }
 }
 
-/// A number that nobody else has.
-pub(super) fn random() -> Result<u64, JournalError> {
+/// 64 random bits: unique in practice.
+pub(super) fn random_u64() -> Result<u64, JournalError> {
     let mut bytes = [0; 8];
     getrandom::fill(&mut bytes).map_err(|error| JournalError::Random(error.to_string()))?;
     Ok(u64::from_le_bytes(bytes))
@@ -148,7 +148,7 @@ fn identity_text(directory: u64) -> String {
 
 fn read_identity(file: &File) -> Option<u64> {
     let mut text = String::new();
-    // What cannot be read is as good as not there: the identity is found elsewhere.
+    // An unreadable identity counts as a missing one: it is restored.
     file.take(64).read_to_string(&mut text).ok()?;
     let directory = u64::from_str_radix(text.get(..16)?, 16).ok()?;
     (text == identity_text(directory)).then_some(directory)

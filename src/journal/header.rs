@@ -1,8 +1,8 @@
-//! The fixed headers, little endian: 64 bytes at the start of a file, 24 in front of each record.
+//! The fixed headers, little endian: 64 bytes at the start of a file, 24 before each record.
 
 use bytemuck::{Pod, Zeroable};
 
-/// At the start of each file. The CRC covers all of it, itself taken as zero.
+/// The header of a file. The CRC covers the whole header, with the CRC field itself as zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub(super) struct FileHeader {
@@ -10,24 +10,23 @@ pub(super) struct FileHeader {
     pub version: u16,
     /// [`FileHeader::SEGMENT`] or [`FileHeader::TABLE`].
     pub kind: u16,
-    /// The journal that the file belongs to.
     pub directory: u64,
-    /// Random. Of a segment: the opening of the journal that wrote it. Of a table: its own.
+    /// Random. In a segment: the opening of the journal that wrote it. In a table: the table's own.
     pub incarnation: u64,
-    /// Files are in this order; it is the file's name too.
+    /// Orders the files. The same number is in the file's name.
     pub number: u64,
-    /// How long the file was made.
+    /// The length of the file when it was created.
     pub bytes: u64,
-    /// Of a table: how many slots it has.
+    /// In a table: the number of its slots.
     pub slots: u64,
     pub reserved: u64,
     pub crc: u32,
     pub padding: u32,
 }
 
-/// In front of each record's payload. The CRC covers the rest of the header and the payload, with the zeros
-/// that fill it up to eight bytes, and begins with the CRC of the file's header, so that bytes which come
-/// from another file do not fit.
+/// The header of a record, before its payload. The CRC covers the rest of the header and the payload with its padding
+/// to eight bytes. It is seeded with the CRC of the file's header, so that a record copied from another file does not
+/// verify.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub(super) struct RecordHeader {
@@ -35,7 +34,7 @@ pub(super) struct RecordHeader {
     pub version: u8,
     pub kind: u8,
     pub flags: u16,
-    /// Of the payload, without what fills it up.
+    /// The length of the payload, without padding.
     pub length: u32,
     pub crc: u32,
     pub sequence: u64,
@@ -44,18 +43,20 @@ pub(super) struct RecordHeader {
 pub(super) const FILE_HEADER_BYTES: usize = size_of::<FileHeader>();
 pub(super) const RECORD_HEADER_BYTES: usize = size_of::<RecordHeader>();
 
-/// Of files and of records.
+/// The version of files and of records.
 pub(super) const VERSION: u8 = 1;
 
-/// The kind of the record that ends a segment which was cut to what it holds.
+/// The kind of the record that ends a truncated segment.
 pub(super) const SEAL: u8 = 0;
 
 const _: () = assert!(FILE_HEADER_BYTES == 64 && RECORD_HEADER_BYTES == 24);
+// The headers are mapped as they are in memory, and are little endian on disk.
+const _: () = assert!(cfg!(target_endian = "little"), "the journal's files are little endian");
 
-/// Why a header is not one of ours, in the order in which it is looked at.
+/// Why a file header is not valid, in the order of the checks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum NotOurs {
-    Broken,
+pub(super) enum HeaderError {
+    Invalid,
     FutureVersion,
 }
 
@@ -87,15 +88,15 @@ impl FileHeader {
         crc32fast::hash(bytemuck::bytes_of(&Self { crc: 0, ..*self }))
     }
 
-    /// Of a file's first bytes.
-    pub fn read(bytes: &[u8], kind: u16) -> Result<Self, NotOurs> {
-        let start = bytes.get(..FILE_HEADER_BYTES).ok_or(NotOurs::Broken)?;
+    /// Parses and checks the first bytes of a file.
+    pub fn read(bytes: &[u8], kind: u16) -> Result<Self, HeaderError> {
+        let start = bytes.get(..FILE_HEADER_BYTES).ok_or(HeaderError::Invalid)?;
         let header: Self = bytemuck::pod_read_unaligned(start);
         if header.magic != Self::MAGIC || header.crc != header.checksum() || header.kind != kind {
-            return Err(NotOurs::Broken);
+            return Err(HeaderError::Invalid);
         }
         if header.version != u16::from(VERSION) {
-            return Err(NotOurs::FutureVersion);
+            return Err(HeaderError::FutureVersion);
         }
         Ok(header)
     }
@@ -104,9 +105,9 @@ impl FileHeader {
 impl RecordHeader {
     pub const MAGIC: [u8; 4] = *b"MREC";
 
-    /// For a payload that follows it.
+    /// The header for a payload.
     pub fn new(seed: u32, kind: u8, sequence: u64, payload: &[u8]) -> Self {
-        // A segment, and so a payload, is far below 4 GiB; the caller has compared.
+        // A segment, and so a payload, is far smaller than 4 GiB; the caller has checked its length.
         let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
         let header = Self { magic: Self::MAGIC, version: VERSION, kind, flags: 0, length, crc: 0, sequence };
         Self { crc: header.checksum(seed, payload), ..header }
@@ -120,12 +121,12 @@ impl RecordHeader {
         hasher.finalize()
     }
 
-    /// From the first to the last byte of a record with so long a payload.
+    /// The length of a record: header, payload and padding.
     pub fn record_bytes(payload: usize) -> usize {
         RECORD_HEADER_BYTES + payload + padding(payload)
     }
 
-    /// The words as they are stored.
+    /// The words in the order of storage.
     pub fn words(&self) -> [u64; 3] {
         bytemuck::cast(*self)
     }

@@ -1,52 +1,31 @@
-//! The journal: segments in a row, of which the last is written.
+//! The journal: a sequence of segments, of which the last one is written.
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::fs::File;
 use std::num::NonZeroU8;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::error::JournalError;
 use super::folder::{self, Folder};
+use super::record::{Kind, Record, Sequence};
 use super::recovery::Recovery;
-use super::segment::{self, Segment, payload_max};
-use super::{JournalError, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
+use super::segment::{self, SEGMENT_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, Segment, payload_max};
 
 /// Where a journal lives and how much of the disk it may take.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// Its own folder; made, mode 0700, when it is not there.
+    /// The journal's own folder; created with mode 0700 if it does not exist.
     pub folder: PathBuf,
-    /// One segment, as it is reserved; [`super::SEGMENT_BYTES`] unless there is a reason.
+    /// The reserved size of one segment; [`SEGMENT_BYTES`] unless there is a reason.
     pub segment_bytes: usize,
-    /// All segments together; two at least.
+    /// The limit for all segments together; at least two segments.
     pub total_bytes: u64,
 }
 
-/// The number of a record: one more than that of the record before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Sequence(pub u64);
-
-/// What a record is for: the caller's own numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Kind(pub NonZeroU8);
-
-/// A record as it was appended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Record {
-    /// The opening of the journal that wrote it, unique in the world. (source, sequence) names one record.
-    pub source: u128,
-    /// Its place.
-    pub sequence: Sequence,
-    /// As given to `append`.
-    pub kind: Kind,
-    /// As given to `append`.
-    pub payload: Vec<u8>,
-}
-
-/// An append-only log. One writer: itself.
+/// An append-only log with a single writer.
 ///
-/// Invariant: the segments are in the order of their sequences; `full`, then `current`, then `spare`.
+/// Invariant: the segments are in the order of their sequences: `full`, then `current`, then `spare`.
 pub struct Journal {
     folder: Folder,
     config: Config,
@@ -55,47 +34,41 @@ pub struct Journal {
     current: Option<Segment>,
     spare: Option<Segment>,
     next: u64,
-    /// Files were made whose names the disk may not know yet.
-    names_pending: bool,
-}
-
-impl fmt::Display for Sequence {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
+    /// Files were created whose names may not be on disk yet.
+    has_unsynced_names: bool,
 }
 
 impl Journal {
-    /// Locks the folder and finds what earlier processes left. When the disk or the journal is full it opens
-    /// all the same: what is in it can be read, and `append` says `Full`.
+    /// Locks the folder and recovers what earlier processes left. Opens even when the disk or the journal is full: the
+    /// records can be read, and `append` returns `Full`.
     pub fn open(config: Config) -> Result<(Self, Recovery), JournalError> {
         if !config.segment_bytes.is_multiple_of(SEGMENT_BYTES_MIN)
             || !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&config.segment_bytes)
         {
-            return Err(JournalError::Config("a segment is 4 KiB to 64 MiB, in steps of 4 KiB"));
+            return Err(JournalError::Config("a segment is 4 KiB to 64 MiB, a multiple of 4 KiB"));
         }
         if config.total_bytes < 2 * config.segment_bytes as u64 {
-            return Err(JournalError::Config("give it room for two segments, of which one is always ready"));
+            return Err(JournalError::Config("the total must allow two segments: one is always held ready"));
         }
         let folder = Folder::open(&config.folder)?;
         let mut recovery = Recovery::default();
         let mut full: VecDeque<Segment> = VecDeque::new();
-        for named in folder.list(folder::SEGMENT)? {
-            full.extend(segment::recover(&folder, named, &mut recovery)?);
+        for file in folder.list(folder::SEGMENT)? {
+            full.extend(segment::recover(&folder, file, &mut recovery)?);
         }
         let next = full.iter().map(|segment| segment.last).max().unwrap_or(0).saturating_add(1);
-        let incarnation = folder::random()?;
-        let (current, spare, names_pending) = (None, None, true);
-        let mut journal = Self { folder, config, incarnation, full, current, spare, next, names_pending };
+        let incarnation = folder::random_u64()?;
+        let (current, spare, has_unsynced_names) = (None, None, true);
+        let mut journal = Self { folder, config, incarnation, full, current, spare, next, has_unsynced_names };
         match journal.prepare() {
             Ok(()) | Err(JournalError::DiskFull(_)) => Ok((journal, recovery)),
             Err(error) => Err(error),
         }
     }
 
-    /// Adds a record. No allocation and no system call; the record outlives the process from here on.
+    /// Appends a record. Neither allocates nor makes a system call. The record survives the process from here on.
     ///
-    /// `Full`: nothing was written, and no sequence number is used up.
+    /// `Full`: nothing was written, and no sequence number was used.
     #[inline]
     pub fn append(&mut self, kind: Kind, payload: &[u8]) -> Result<Sequence, JournalError> {
         let max = payload_max(self.config.segment_bytes);
@@ -107,54 +80,54 @@ impl Journal {
         if !self.current.as_mut().is_some_and(appended) {
             let mut spare = self.spare.take().ok_or(JournalError::Full)?;
             spare.append(kind.0.get(), sequence, payload);
-            // `prepare` has reserved the place.
+            // `prepare` has reserved the capacity.
             self.full.extend(self.current.replace(spare));
         }
         self.next += 1;
         Ok(Sequence(sequence))
     }
 
-    /// Makes the next segment ready, if there is none and the bytes allow it. To be called now and then, away
-    /// from the request path: it calls the system.
+    /// Prepares the next segment, if none is ready and the byte limit allows it. To be called periodically, away from
+    /// the request path: it makes system calls.
     pub fn prepare(&mut self) -> Result<(), JournalError> {
         self.full.reserve(1);
         let segment_bytes = self.config.segment_bytes;
         if self.spare.is_none() && self.bytes() + segment_bytes as u64 <= self.config.total_bytes {
             self.spare = Some(Segment::create(&mut self.folder, self.incarnation, segment_bytes)?);
-            self.names_pending = true;
+            self.has_unsynced_names = true;
         }
         Ok(())
     }
 
-    /// What its segments take of the disk.
+    /// The disk space of all segments.
     pub fn bytes(&self) -> u64 {
         self.segments().chain(&self.spare).map(|segment| segment.disk_bytes).sum()
     }
 
-    /// The most that one record may hold, in bytes.
+    /// The largest payload of one record, in bytes.
     pub fn payload_max(&self) -> usize {
         payload_max(self.config.segment_bytes)
     }
 
-    /// The number that the next record will get.
+    /// The number of the next record.
     pub fn next_sequence(&self) -> Sequence {
         Sequence(self.next)
     }
 
-    /// Waits until the disk has every record appended so far: they outlive a loss of power.
+    /// Waits until every appended record is on disk: from then on they survive a loss of power.
     pub fn sync(&mut self) -> Result<(), JournalError> {
         let Self { folder, full, current, .. } = self;
         full.iter_mut().chain(current).try_for_each(|segment| segment.sync(folder))?;
-        if self.names_pending {
+        if self.has_unsynced_names {
             self.folder.sync()?;
-            self.names_pending = false;
+            self.has_unsynced_names = false;
         }
         Ok(())
     }
 
-    /// The records from that number on, oldest first. Copies one segment at a time.
+    /// The records from this number on, oldest first. Copies one segment at a time.
     ///
-    /// An error is given once for a segment that cannot be read any more, and its records are passed over.
+    /// A segment that can no longer be read gives one error, and its records are skipped.
     pub fn read_from(&self, sequence: Sequence) -> Records<'_> {
         let segments = self.segments().filter(|segment| segment.last >= segment.first.max(sequence.0));
         Records {
@@ -165,21 +138,21 @@ impl Journal {
         }
     }
 
-    /// Gives the segments back to the disk whose records are all at or before that number.
+    /// Deletes the segments whose records are all at or before this number.
     pub fn release_until(&mut self, sequence: Sequence) -> Result<(), JournalError> {
         while let Some(segment) = self.full.front().filter(|segment| segment.last <= sequence.0) {
-            self.folder.remove(&segment.named.name)?;
+            self.folder.remove(&segment.file.name)?;
             self.full.pop_front();
         }
         Ok(())
     }
 
-    /// Whether `release_until` would give anything back.
+    /// Whether `release_until` would delete anything.
     pub fn releases(&self, sequence: Sequence) -> bool {
         self.full.front().is_some_and(|segment| segment.last <= sequence.0)
     }
 
-    /// Keeps other processes out for as long as it lives.
+    /// A clone of the folder's lock: it keeps other processes out while it lives.
     pub(super) fn lock(&self) -> Arc<File> {
         self.folder.lock()
     }
@@ -193,7 +166,7 @@ impl Journal {
     }
 }
 
-/// The records of a journal; see [`Journal::read_from`].
+/// An iterator over records; see [`Journal::read_from`].
 pub struct Records<'a> {
     folder: &'a Folder,
     segments: VecDeque<&'a Segment>,
@@ -205,7 +178,7 @@ impl Iterator for Records<'_> {
     type Item = Result<Record, JournalError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        // Each turn takes a segment.
+        // Each iteration takes a segment.
         while self.loaded.is_empty() {
             let segment = self.segments.pop_front()?;
             let (bytes, scan) = match segment.load(self.folder, self.from) {
@@ -221,3 +194,6 @@ impl Iterator for Records<'_> {
         self.loaded.pop_front().map(Ok)
     }
 }
+
+/// The default limit for all segments together: sixteen segments of the default size.
+pub const TOTAL_BYTES: u64 = 16 * SEGMENT_BYTES as u64;

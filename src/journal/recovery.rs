@@ -1,60 +1,58 @@
-//! What is found in the bytes of a segment: the records before the first thing that is wrong, and what that is.
+//! Scans the bytes of a segment: the records before the first fault, and what the fault is.
 
 use std::fmt;
 use std::ops::Range;
 
 use super::header::{RECORD_HEADER_BYTES, RecordHeader, SEAL, VERSION};
 
-/// What an opening of a journal found.
+/// What the opening of a journal found on disk.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Recovery {
-    /// Records that are there to be read.
+    /// Records that can be read.
     pub records: u64,
-    /// Segments that hold them.
     pub segments: u64,
-    /// Files of which nothing is used. They are left where they are and count for nothing.
+    /// Files that cannot be used. They stay on disk and do not count against the byte limit.
     pub files_dropped: u64,
-    /// Bytes behind the first thing that is wrong in a segment, all of a dropped file included.
+    /// Bytes behind the first fault of each segment, including all bytes of dropped files.
     pub bytes_skipped: u64,
-    /// What was wrong, at most `DAMAGE_MAX` entries; empty after an orderly end, and as a rule after a kill.
+    /// The faults, at most `DAMAGE_MAX` of them. Empty after an orderly exit, and usually after a kill.
     pub damage: Vec<Damage>,
 }
 
-/// One file with something wrong in it.
+/// A fault in one file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Damage {
-    /// Its name in the journal's folder.
+    /// The file's name in the journal's folder.
     pub file: String,
-    /// What is wrong.
     pub kind: DamageKind,
-    /// Bytes not used on its account.
+    /// Bytes that are not used because of it.
     pub bytes_skipped: u64,
 }
 
-/// What may be wrong with a file.
+/// The kinds of faults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DamageKind {
-    /// An append that the process did not live to finish: it was never acknowledged, nothing is lost.
+    /// The process died during an append. The record was never acknowledged, so nothing is lost.
     Unfinished,
-    /// A record whose bytes do not fit its CRC.
+    /// The bytes of a record do not match its CRC.
     Torn,
-    /// Zeros where records were, with more records behind them.
+    /// Zeros in place of records, with more records behind them.
     Zeroed,
-    /// The file is shorter than it was made.
+    /// The file is shorter than when it was created.
     Truncated,
     /// A record or file written by a later version of this program.
     FutureVersion,
-    /// A copy of another segment of this journal.
+    /// The file is a copy of another segment of this journal.
     Duplicate,
-    /// A file of some other journal.
+    /// The file belongs to another journal.
     Foreign,
-    /// The header of the file is destroyed.
+    /// The header of the file is damaged.
     Header,
-    /// The system cannot read it.
+    /// The operating system cannot read the file.
     Unreadable,
 }
 
-/// Told in full; more are counted only. Nobody reads more lines of the same kind.
+/// Faults listed in full; more are only counted, because nobody reads more lines of the same kind.
 pub const DAMAGE_MAX: usize = 64;
 
 impl fmt::Display for Damage {
@@ -75,7 +73,7 @@ impl fmt::Display for Damage {
 }
 
 impl Recovery {
-    pub(super) fn note(&mut self, file: &str, kind: DamageKind, bytes_skipped: u64) {
+    pub(super) fn report(&mut self, file: &str, kind: DamageKind, bytes_skipped: u64) {
         self.bytes_skipped += bytes_skipped;
         if self.damage.len() < DAMAGE_MAX {
             self.damage.push(Damage { file: file.to_owned(), kind, bytes_skipped });
@@ -84,48 +82,48 @@ impl Recovery {
 
     pub(super) fn drop_file(&mut self, file: &str, kind: DamageKind, bytes: u64) {
         self.files_dropped += 1;
-        self.note(file, kind, bytes);
+        self.report(file, kind, bytes);
     }
 }
 
-/// The records of a segment.
+/// The result of scanning a segment.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Scan {
-    pub records: Vec<Found>,
-    /// Behind the last good record.
+    pub records: Vec<ScannedRecord>,
+    /// The offset behind the last good record.
     pub end: usize,
-    pub stop: Stop,
+    pub end_reason: ScanEnd,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Found {
+pub(super) struct ScannedRecord {
     pub sequence: u64,
     pub kind: u8,
-    /// Where the record begins.
+    /// The offset of the record.
     pub at: usize,
     pub payload: Range<usize>,
 }
 
-/// Why there is no further record.
+/// Why the scan ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stop {
-    /// Zeros to the end of the file.
+pub(super) enum ScanEnd {
+    /// Only zeros follow, to the end of the file.
     End,
-    /// The segment was closed and cut to what it holds.
+    /// A seal record follows: the segment was truncated to its contents.
     Sealed,
     Damaged(DamageKind),
 }
 
-/// Reads records, from `start`, a place where one begins. `whole`: the bytes reach to where the file was made
-/// to end.
-pub(super) fn scan(bytes: &[u8], seed: u32, start: usize, whole: bool) -> Scan {
-    let mut scan = Scan { records: Vec::new(), end: start, stop: Stop::End };
+/// Reads records from the offset `start`, at which a record begins. `is_complete`: the bytes reach to the original end
+/// of the file.
+pub(super) fn scan(bytes: &[u8], seed: u32, start: usize, is_complete: bool) -> Scan {
+    let mut scan = Scan { records: Vec::new(), end: start, end_reason: ScanEnd::End };
     let mut expected = None;
-    // Each turn moves on by a header at least.
+    // Each iteration advances by at least a header.
     loop {
-        match record(bytes, seed, scan.end, whole) {
+        match read_record(bytes, seed, scan.end, is_complete) {
             Ok(found) if found.kind == SEAL => {
-                scan.stop = Stop::Sealed;
+                scan.end_reason = ScanEnd::Sealed;
                 return scan;
             }
             Ok(found) if expected.is_none_or(|expected| expected == found.sequence) => {
@@ -134,62 +132,62 @@ pub(super) fn scan(bytes: &[u8], seed: u32, start: usize, whole: bool) -> Scan {
                 scan.records.push(found);
             }
             Ok(_) => {
-                scan.stop = Stop::Damaged(DamageKind::Torn);
+                scan.end_reason = ScanEnd::Damaged(DamageKind::Torn);
                 return scan;
             }
-            Err(stop) => {
-                scan.stop = stop;
+            Err(end_reason) => {
+                scan.end_reason = end_reason;
                 return scan;
             }
         }
     }
 }
 
-fn record(bytes: &[u8], seed: u32, at: usize, whole: bool) -> Result<Found, Stop> {
-    let cut = if whole { DamageKind::Torn } else { DamageKind::Truncated };
+fn read_record(bytes: &[u8], seed: u32, at: usize, is_complete: bool) -> Result<ScannedRecord, ScanEnd> {
+    let cut = if is_complete { DamageKind::Torn } else { DamageKind::Truncated };
     let rest = bytes.get(at..).unwrap_or_default();
-    let Some(header) = header(rest) else {
+    let Some(header) = read_header(rest) else {
         let zeros = rest.iter().all(|byte| *byte == 0);
-        return Err(if whole && zeros { Stop::End } else { Stop::Damaged(cut) });
+        return Err(if is_complete && zeros { ScanEnd::End } else { ScanEnd::Damaged(cut) });
     };
     if header.words()[0] == 0 {
-        return Err(match (rest.iter().all(|byte| *byte == 0), follows(rest)) {
-            (true, _) if whole => Stop::End,
-            (true, _) => Stop::Damaged(DamageKind::Truncated),
-            (false, true) => Stop::Damaged(DamageKind::Zeroed),
-            (false, false) => Stop::Damaged(DamageKind::Unfinished),
+        return Err(match (rest.iter().all(|byte| *byte == 0), has_later_record(rest)) {
+            (true, _) if is_complete => ScanEnd::End,
+            (true, _) => ScanEnd::Damaged(DamageKind::Truncated),
+            (false, true) => ScanEnd::Damaged(DamageKind::Zeroed),
+            (false, false) => ScanEnd::Damaged(DamageKind::Unfinished),
         });
     }
     if header.magic != RecordHeader::MAGIC {
-        return Err(Stop::Damaged(DamageKind::Torn));
+        return Err(ScanEnd::Damaged(DamageKind::Torn));
     }
     let length = usize::try_from(header.length).unwrap_or(usize::MAX);
     let payload = RECORD_HEADER_BYTES..RECORD_HEADER_BYTES.saturating_add(length);
-    // The zeros that fill up the payload are part of the CRC: read them, do not take them for granted.
+    // The padding is covered by the CRC: it must be read, not assumed to be zero.
     let padded = rest.get(payload.start..payload.end.checked_next_multiple_of(8).unwrap_or(usize::MAX));
-    let Some(padded) = padded else { return Err(Stop::Damaged(cut)) };
+    let Some(padded) = padded else { return Err(ScanEnd::Damaged(cut)) };
     let (content, fill) = padded.split_at(length);
     if header.checksum(seed, content) != header.crc || fill.iter().any(|byte| *byte != 0) {
         let torn =
             if has_zero_sector(bytes, at, at + payload.end) { DamageKind::Zeroed } else { DamageKind::Torn };
-        return Err(Stop::Damaged(torn));
+        return Err(ScanEnd::Damaged(torn));
     }
     if header.version != VERSION {
-        return Err(Stop::Damaged(DamageKind::FutureVersion));
+        return Err(ScanEnd::Damaged(DamageKind::FutureVersion));
     }
     let payload = at + payload.start..at + payload.end;
-    Ok(Found { sequence: header.sequence, kind: header.kind, at, payload })
+    Ok(ScannedRecord { sequence: header.sequence, kind: header.kind, at, payload })
 }
 
-fn header(bytes: &[u8]) -> Option<RecordHeader> {
+fn read_header(bytes: &[u8]) -> Option<RecordHeader> {
     bytes.get(..RECORD_HEADER_BYTES).map(bytemuck::pod_read_unaligned)
 }
 
-/// Whether something that looks like a record stands behind the zeros. It only chooses the word for the
-/// damage, so the CRC is not asked: over hostile bytes that could take for ever.
-fn follows(rest: &[u8]) -> bool {
+/// Whether something that looks like a record follows the zeros. This only selects the name of the fault, so the CRC is
+/// not checked: over hostile bytes that could take forever.
+fn has_later_record(rest: &[u8]) -> bool {
     let looks = |at: usize| {
-        header(&rest[at..]).is_some_and(|header| {
+        read_header(&rest[at..]).is_some_and(|header| {
             header.magic == RecordHeader::MAGIC
                 && header.version == VERSION
                 && usize::try_from(header.length).is_ok_and(|length| length <= rest.len() - at)
@@ -198,9 +196,9 @@ fn follows(rest: &[u8]) -> bool {
     (0..rest.len()).step_by(8).any(looks)
 }
 
-/// Whether a sector of the file, within that record, is all zeros. It, too, only chooses the word.
+/// Whether a is_complete sector within the record is zeros. This, too, only selects the name of the fault.
 fn has_zero_sector(bytes: &[u8], from: usize, to: usize) -> bool {
-    /// What a disk writes at once.
+    /// What a disk writes atomically.
     const SECTOR: usize = 512;
     let sector = |at: usize| bytes.get(at..at + SECTOR);
     let mut sectors = (from.next_multiple_of(SECTOR)..to).step_by(SECTOR).filter_map(sector);

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::{Config, DamageKind, Journal, JournalError, Kind, Record, Recovery, Sequence};
 
-pub(crate) mod stop;
+pub(crate) mod crash;
 
 /// A fresh folder, removed with the value.
 pub(crate) struct Folder(PathBuf);
@@ -281,7 +281,7 @@ fn a_death_after_any_step_leaves_all_that_was_appended() {
             journal.append(KIND, &payload(next)).expect("there is room");
             appended += 1;
         };
-        let died = stop::dies_after(steps, life);
+        let died = crash::crashes_after(steps, life);
         let (journal, recovery) = folder.open();
         let records = all(&journal, 0);
         assert!(are_written(&records), "after {steps} steps");

@@ -1,7 +1,8 @@
-//! Who may have how much at once.
+//! Admission: how many requests a key may have in flight, and how fast it may send them.
 //!
-//! Invariant: what is held is given back when the guard is dropped, which is with the last byte of the
-//! response body. Does not know: what a request asks for, or of which upstream.
+//! Invariant: a [`Permit`] is released when it is dropped, which happens with the last byte of the response body.
+//!
+//! Does not know: what a request asks for, or which upstream it goes to.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -12,96 +13,98 @@ use crossbeam::utils::CachePadded;
 
 use crate::auth::{Identity, KeyId, Rate};
 
-/// Limits per key.
+/// Limits that apply to every key. A key may have stricter ones of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// Requests under way at once for one key, event streams included.
+    /// Requests in flight for one key, event streams included.
     pub key_in_flight_max: usize,
 }
 
-/// The counts of all keys.
+/// The usage of all keys.
 pub struct Limits {
     config: Config,
-    /// Guards the map, not the counts: a worker asks once for each key it meets.
-    gauges: Mutex<HashMap<KeyId, Arc<Gauge>>>,
+    /// Guards the map, not the counters. A worker locks it once for each key that is new to it.
+    usages: Mutex<HashMap<KeyId, Arc<KeyUsage>>>,
 }
 
-/// How much one key has under way, and how much it asked for of late. Padded: workers count on it at the same time.
-pub struct Gauge {
+/// The in-flight requests and the recent request rate of one key. Padded, since all workers update it.
+pub struct KeyUsage {
     in_flight: CachePadded<AtomicUsize>,
     max: usize,
-    /// When a key with a rate has none of its burst taken, in microseconds since the start.
-    even_at: CachePadded<AtomicU64>,
+    /// When the whole burst is available again, in microseconds since `start`: the theoretical arrival time of GCRA.
+    burst_restored_us: CachePadded<AtomicU64>,
     start: Instant,
 }
 
-/// Why there is no place. The text is for whoever asked.
+/// Why a request is not admitted. The text is sent to the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
-    /// Too many at once.
-    #[error("this key has too many requests under way; wait for some to end")]
-    Busy,
-    /// Too many of late.
-    #[error("this key asks more often than it may; ask again later")]
-    Fast,
+pub enum AdmissionError {
+    #[error("this key has too many requests in flight; wait for some to complete")]
+    TooManyInFlight,
+    #[error("this key exceeds its request rate; retry later")]
+    RateExceeded,
 }
 
-/// A place among a key's requests under way, given back when dropped.
-pub struct Permit(Arc<Gauge>);
+/// A slot among a key's in-flight requests. Dropping it releases the slot.
+pub struct Permit(Arc<KeyUsage>);
 
-/// Keys with a count of their own at once; when there are more, those with nothing under way are forgotten.
-const GAUGES_MAX: usize = 65_536;
+/// Keys tracked at once. When it is reached, keys that no worker uses are dropped from the map.
+const KEYS_MAX: usize = 65_536;
 
 impl Limits {
-    /// With nothing under way.
     pub fn new(config: Config) -> Self {
-        Self { config, gauges: Mutex::default() }
+        Self { config, usages: Mutex::default() }
     }
 
-    /// The count of a key. For a worker to keep at hand: it takes a lock.
-    pub fn gauge(&self, identity: &Identity) -> Arc<Gauge> {
-        let mut gauges = self.gauges.lock().unwrap_or_else(PoisonError::into_inner);
-        if gauges.len() >= GAUGES_MAX {
-            gauges.retain(|_, gauge| Arc::strong_count(gauge) > 1);
+    /// The usage of a key. Takes a lock, so workers cache the result.
+    pub fn usage(&self, identity: &Identity) -> Arc<KeyUsage> {
+        let mut usages = self.usages.lock().unwrap_or_else(PoisonError::into_inner);
+        if usages.len() >= KEYS_MAX {
+            usages.retain(|_, usage| Arc::strong_count(usage) > 1);
         }
-        Arc::clone(gauges.entry(identity.key_id()).or_insert_with(|| {
-            Arc::new(Gauge {
-                in_flight: CachePadded::new(AtomicUsize::new(0)),
-                max: self.config.key_in_flight_max,
-                even_at: CachePadded::new(AtomicU64::new(0)),
-                start: Instant::now(),
-            })
-        }))
+        let usage = usages
+            .entry(identity.key_id())
+            .or_insert_with(|| Arc::new(KeyUsage::new(self.config.key_in_flight_max)));
+        Arc::clone(usage)
     }
 }
 
-impl Gauge {
-    /// A place, when the key may have one more.
-    pub fn admit(self: &Arc<Self>, identity: &Identity) -> Result<Permit, Refused> {
-        let own_max = identity.concurrency().and_then(|max| usize::try_from(max).ok());
+impl KeyUsage {
+    fn new(max: usize) -> Self {
+        Self {
+            in_flight: CachePadded::new(AtomicUsize::new(0)),
+            max,
+            burst_restored_us: CachePadded::new(AtomicU64::new(0)),
+            start: Instant::now(),
+        }
+    }
+
+    /// Admits a request if the key is within its limits.
+    pub fn admit(self: &Arc<Self>, identity: &Identity) -> Result<Permit, AdmissionError> {
+        let key_max = identity.concurrency().and_then(|max| usize::try_from(max).ok());
         let permit = Permit(Arc::clone(self));
-        if self.in_flight.fetch_add(1, Ordering::Relaxed) >= self.max.min(own_max.unwrap_or(usize::MAX)) {
-            return Err(Refused::Busy);
+        if self.in_flight.fetch_add(1, Ordering::Relaxed) >= self.max.min(key_max.unwrap_or(usize::MAX)) {
+            return Err(AdmissionError::TooManyInFlight);
         }
         if let Some(rate) = identity.rate() {
-            let now = u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX);
-            self.take(rate, now)?;
+            let now_us = u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX);
+            self.consume(rate, now_us)?;
         }
         Ok(permit)
     }
 
-    /// The generic cell rate algorithm (ITU-T I.371): a request moves the time at which all is even again by the
-    /// time that one request has, and is refused where that would be further ahead than the burst.
-    fn take(&self, rate: Rate, now: u64) -> Result<(), Refused> {
-        let each = SECOND_US / u64::from(rate.per_second.max(1));
-        let ahead_max = each.saturating_mul(u64::from(rate.burst.max(1)));
-        let next = |even_at: u64| {
-            let next = even_at.max(now).saturating_add(each);
-            (next <= now.saturating_add(ahead_max)).then_some(next)
+    /// The generic cell rate algorithm (ITU-T I.371). Each request delays the time at which the whole burst is
+    /// available again by one interval. A request is refused if that time would lie further ahead than the burst.
+    fn consume(&self, rate: Rate, now_us: u64) -> Result<(), AdmissionError> {
+        let interval_us = SECOND_US / u64::from(rate.per_second.max(1));
+        let burst_us = interval_us.saturating_mul(u64::from(rate.burst.max(1)));
+        let next = |restored_us: u64| {
+            let next_us = restored_us.max(now_us).saturating_add(interval_us);
+            (next_us <= now_us.saturating_add(burst_us)).then_some(next_us)
         };
-        match self.even_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next) {
+        match self.burst_restored_us.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next) {
             Ok(_) => Ok(()),
-            Err(_) => Err(Refused::Fast),
+            Err(_) => Err(AdmissionError::RateExceeded),
         }
     }
 }
@@ -118,40 +121,31 @@ impl Drop for Permit {
 mod tests {
     use super::*;
 
-    fn gauge() -> Gauge {
-        Gauge {
-            in_flight: CachePadded::new(AtomicUsize::new(0)),
-            max: 2,
-            even_at: CachePadded::new(AtomicU64::new(0)),
-            start: Instant::now(),
-        }
-    }
-
-    /// Times in milliseconds, each with whether a request is let in then.
+    /// Sends requests at the given times, in milliseconds, each with whether it is admitted.
     #[track_caller]
-    fn check(per_second: u32, burst: u32, asked: &[(u64, bool)]) {
-        let gauge = gauge();
-        let let_in = |at: u64| gauge.take(Rate { per_second, burst }, at * 1000).is_ok();
-        let outcome: Vec<_> = asked.iter().map(|(at, _)| (*at, let_in(*at))).collect();
-        assert_eq!(outcome, asked, "{per_second} a second, {burst} at once");
+    fn check(per_second: u32, burst: u32, requests: &[(u64, bool)]) {
+        let usage = KeyUsage::new(2);
+        let is_admitted = |at_ms: u64| usage.consume(Rate { per_second, burst }, at_ms * 1000).is_ok();
+        let outcome: Vec<_> = requests.iter().map(|(at_ms, _)| (*at_ms, is_admitted(*at_ms))).collect();
+        assert_eq!(outcome, requests, "{per_second} per second, burst {burst}");
     }
 
     #[test]
-    fn a_burst_and_then_its_rate() {
+    fn admits_a_burst_and_then_the_rate() {
         check(10, 1, &[(0, true), (0, false), (99, false), (100, true), (150, false), (1000, true)]);
         check(10, 3, &[(0, true), (0, true), (0, true), (0, false), (100, true), (100, false), (9000, true)]);
-        // Time that was not used is worth no more than the burst.
+        // Unused time is worth no more than the burst.
         check(1, 2, &[(60_000, true), (60_000, true), (60_000, false), (61_000, true)]);
         check(0, 0, &[(0, true), (0, false), (1000, true)]);
     }
 
     #[test]
-    fn a_place_is_given_back() {
-        let gauge = Arc::new(gauge());
+    fn dropping_a_permit_releases_its_slot() {
+        let usage = Arc::new(KeyUsage::new(2));
         let identity = Identity::sample("AAAAAAAAAAAA");
-        let held = [gauge.admit(&identity).expect("one of two"), gauge.admit(&identity).expect("two of two")];
-        assert_eq!(gauge.admit(&identity).err(), Some(Refused::Busy));
-        drop(held);
-        assert!(gauge.admit(&identity).is_ok());
+        let permits = [usage.admit(&identity).expect("one of two"), usage.admit(&identity).expect("two of two")];
+        assert_eq!(usage.admit(&identity).err(), Some(AdmissionError::TooManyInFlight));
+        drop(permits);
+        assert!(usage.admit(&identity).is_ok());
     }
 }

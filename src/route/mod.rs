@@ -1,62 +1,18 @@
-//! Routing. Knows names of servers and endpoints, never sockets.
+//! Routing: maps a request path to an endpoint, and the name of a tool, prompt or resource to a server.
 //!
-//! Invariant: a table never changes after it is built; a new one is published in its place, and a request
-//! sees one of them. Does not know: connections, sessions, or which upstream is up.
+//! Invariant: a [`RouteTable`] never changes after it is built. A change publishes a new table, and a request
+//! sees exactly one table.
+//!
+//! Does not know: connections, sessions, or which upstreams are available.
 
+mod config;
+mod endpoint;
 mod names;
-mod shows;
 mod table;
+mod tool_view;
 
-use std::sync::Arc;
-
-use crate::base::{EndpointName, ServerName};
-
-pub use names::{Destination, Names, OwnName, SEPARATOR, UriTemplate};
-pub use shows::{Override, Shows};
-pub use table::{Endpoint, EndpointId, Place, Shape, Table, TableError};
-
-/// One endpoint as configured.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EndpointConfig {
-    /// The path segment under `/mcp/`.
-    pub name: EndpointName,
-    /// The servers behind it.
-    pub servers: Members,
-    /// How tools and prompts of different servers are told apart.
-    pub prefix: Prefix,
-}
-
-/// The servers of an endpoint.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Members {
-    /// All that are served, whenever they come.
-    Every,
-    /// These, in the order in which their items are listed. Never empty of meaning: an endpoint without servers
-    /// serves empty lists.
-    These(Vec<Member>),
-}
-
-/// A server of an endpoint.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Member {
-    /// Its name.
-    pub server: ServerName,
-    /// What the endpoint shows of its tools; `None`: all of them, as they are.
-    pub shows: Option<Arc<Shows>>,
-}
-
-impl Members {
-    /// These servers, with everything that they have.
-    pub fn whole(servers: impl IntoIterator<Item = ServerName>) -> Self {
-        Self::These(servers.into_iter().map(|server| Member { server, shows: None }).collect())
-    }
-}
-
-/// How an endpoint names the tools and prompts of its servers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Prefix {
-    /// `{server}__{tool}`: a pure function of configuration.
-    Always,
-    /// The server's own name; the same name from two servers hides both and is said.
-    Never,
-}
+pub use config::{EndpointConfig, EndpointMember, EndpointMembers, NamePrefix};
+pub use endpoint::{Endpoint, EndpointId, EndpointShape, RoutedServer};
+pub use names::{Destination, NameIndex, OriginalName, SEPARATOR, UriTemplate};
+pub use table::{RouteTable, UnknownServerError};
+pub use tool_view::{ToolOverride, ToolView};

@@ -1,4 +1,4 @@
-//! From the name of a tool, prompt or resource to the server that has it.
+//! Maps the advertised name of a tool, prompt or resource to the server that offers it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -6,81 +6,76 @@ use std::sync::Arc;
 use bytes::Bytes;
 use foldhash::fast::RandomState;
 
-/// Parts server from tool in an advertised name.
+/// Separates the server prefix from the item name in an advertised name.
 pub const SEPARATOR: &str = "__";
 
-/// Where names of one kind lead. Immutable; lookups take no lock.
+/// An index of advertised names of one kind of item. Immutable once shared; lookups take no lock.
 #[derive(Default)]
-pub struct Names {
+pub struct NameIndex {
     destinations: HashMap<Box<str>, Destination, RandomState>,
 }
 
 /// One item of one server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Destination {
-    /// The server's place in its endpoint.
-    pub place: u32,
-    /// The name at the server, to be put in place of the advertised one; `None` where both are the same.
-    pub own_name: Option<Arc<OwnName>>,
+    /// The index of the server in its endpoint.
+    pub server_index: u32,
+    /// The server's name for the item, which replaces the advertised name in requests. `None` if they are equal.
+    pub original_name: Option<Arc<OriginalName>>,
 }
 
-/// A server's own name for an item, ready to be put into a message.
+/// A server's own name for an item, encoded for each place of a message where it may go.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OwnName {
-    /// As it is.
+pub struct OriginalName {
     pub text: String,
-    /// As a JSON string.
+    /// As a JSON string, quotes included.
     pub json: Bytes,
     /// As the value of `Mcp-Name`.
     pub header: Bytes,
-    /// Whether the server told of it; else a client only called it so.
+    /// Whether the server listed the item. Otherwise only a client used the name.
     pub is_listed: bool,
 }
 
-impl Names {
-    /// With room for so many.
+impl NameIndex {
     pub fn with_capacity(items: usize) -> Self {
         Self { destinations: HashMap::with_capacity_and_hasher(items, RandomState::default()) }
     }
 
-    /// Adds a name; the one that was there before under the same name.
+    /// Adds a name. Returns the destination it replaces.
     pub fn insert(&mut self, advertised: &str, destination: Destination) -> Option<Destination> {
         self.destinations.insert(advertised.into(), destination)
     }
 
-    /// Where a name leads.
     pub fn find(&self, advertised: &str) -> Option<&Destination> {
         self.destinations.get(advertised)
     }
 
-    /// All of them, in no order.
+    /// All names, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Destination)> {
         self.destinations.iter().map(|(advertised, destination)| (&**advertised, destination))
     }
 
-    /// How many there are.
     pub fn len(&self) -> usize {
         self.destinations.len()
     }
 
-    /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.destinations.is_empty()
     }
 }
 
-/// A URI template, as far as finding its server needs: the literal parts around its expressions
-/// (RFC 6570). It matches a superset of what the template makes.
+/// The literal parts of a URI template (RFC 6570), which is all that routing needs. It matches a superset of the
+/// URIs that the template expands to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UriTemplate {
     literals: Vec<String>,
 }
 
-/// Expressions in one template; more say that it is no template but an attack.
+/// Expressions in one template. Real templates have a few; a longer one is an attack on the matcher.
 const EXPRESSIONS_MAX: usize = 32;
 
 impl UriTemplate {
-    /// Cuts a template at its expressions; `None` when it has none, too many, or an open brace.
+    /// Splits a template at its expressions. Returns `None` if it has none, too many, or an unclosed brace.
     pub fn parse(template: &str) -> Option<Self> {
         let mut literals = Vec::new();
         let mut rest = template;
@@ -96,7 +91,7 @@ impl UriTemplate {
         (literals.len() > 1).then_some(Self { literals })
     }
 
-    /// Whether the literal parts occur in that order, the first at the start and the last at the end.
+    /// Whether `uri` starts with the first literal, ends with the last, and has the others in order in between.
     pub fn matches(&self, uri: &str) -> bool {
         let Some((first, rest)) = self.literals.split_first() else { return false };
         let Some((last, middle)) = rest.split_last() else { return false };
@@ -110,7 +105,7 @@ impl UriTemplate {
         uri.ends_with(last.as_str())
     }
 
-    /// How much of it is literal: the template with more of it is the closer one.
+    /// The number of literal bytes. Of several templates that match, the one with the most is the most specific.
     pub fn literal_bytes(&self) -> usize {
         self.literals.iter().map(String::len).sum()
     }
@@ -127,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn templates() {
+    fn matches_uri_templates() {
         check("demo://item/{id}", "demo://item/7", true);
         check("demo://item/{id}", "demo://other/7", false);
         check("{+path}", "file:///x", true);
@@ -140,11 +135,11 @@ mod tests {
     }
 
     #[test]
-    fn a_name_leads_where_it_was_put() {
-        let mut names = Names::with_capacity(2);
+    fn finds_inserted_names() {
+        let mut names = NameIndex::with_capacity(2);
         let (json, header) = (Bytes::from_static(b"\"echo\""), Bytes::from_static(b"echo"));
-        let own_name = OwnName { text: "echo".into(), json, header, is_listed: true };
-        let destination = Destination { place: 1, own_name: Some(Arc::new(own_name)) };
+        let original_name = OriginalName { text: "echo".into(), json, header, is_listed: true };
+        let destination = Destination { server_index: 1, original_name: Some(Arc::new(original_name)) };
         assert_eq!(names.insert("b__echo", destination.clone()), None);
         assert_eq!(names.find("b__echo"), Some(&destination));
         assert_eq!(names.find("b__Echo"), None);

@@ -1,315 +1,206 @@
-//! From a request path to the endpoint it names.
+//! Maps request paths to endpoints.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
-use super::{EndpointConfig, Members, Prefix, SEPARATOR, Shows};
-use crate::base::{EndpointName, ServerName};
-use crate::telemetry::metrics::{Label, Labels};
+use super::config::{EndpointConfig, EndpointMembers};
+use super::endpoint::{
+    ENDPOINT_SCOPE, Endpoint, EndpointId, EndpointShape, RoutedServer, SERVER_SCOPE, display_name,
+};
+use crate::telemetry::metrics::LabelInterner;
+use metamcp_core::base::{EndpointName, ServerName};
 
-/// All endpoints, and each server as an endpoint of its own.
+/// All configured endpoints, and each server as an endpoint of its own.
 #[derive(Default)]
-pub struct Table {
+pub struct RouteTable {
     endpoints: HashMap<EndpointName, Arc<Endpoint>, RandomState>,
     servers: HashMap<ServerName, Arc<Endpoint>, RandomState>,
-    /// The id of the next endpoint that is not in this table; never goes back from one table to the next.
+    /// The id of the next new endpoint. Never decreases from one table to the next.
     next_id: u32,
-    /// What is counted by: the same from one table to the next.
-    endpoint_labels: Labels,
-    server_labels: Labels,
+    /// The metrics labels, kept from one table to the next.
+    endpoint_labels: LabelInterner,
+    server_labels: LabelInterner,
 }
 
-/// What a client sees as one MCP server.
+/// An endpoint names a server that does not exist.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Endpoint {
-    /// Told apart by it from every other endpoint that there was or will be, its own earlier self included.
-    pub id: EndpointId,
-    /// What sealed ids are bound to: `e/{endpoint}` or `s/{server}`.
-    pub scope: Arc<str>,
-    /// One server as it is, or several as one.
-    pub shape: Shape,
-    /// The servers behind it, in the order of configuration.
-    pub servers: Vec<Place>,
-    /// What is asked of it is counted under this: one of its own, as long as there are such, for each path.
-    pub label: Label,
-}
-
-/// One server of an endpoint.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
-    /// Its name.
-    pub name: ServerName,
-    /// The id of the server behind that name.
-    pub upstream: u32,
-    /// Stands before its tools and prompts where names are told apart.
-    pub prefix: ServerName,
-    /// What the endpoint shows of its tools; `None`: all of them, as they are.
-    pub shows: Option<Arc<Shows>>,
-    /// What it is asked is counted under this. The table gives it.
-    pub label: Label,
-}
-
-impl Place {
-    /// A server with everything that it has, under its own name.
-    pub fn whole(name: ServerName, upstream: u32) -> Self {
-        Self { prefix: name.clone(), name, upstream, shows: None, label: Label::OTHER }
-    }
-}
-
-/// How an endpoint shows its servers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Shape {
-    /// One server with nothing renamed and nothing answered in its stead.
-    Single,
-    /// Several as one, lists merged, names told apart.
-    Aggregate(Prefix),
-}
-
-/// A number that no other endpoint of this process has or had; a newer one is greater.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct EndpointId(pub u32);
-
-/// An endpoint that names a server which does not exist.
-#[derive(Debug, PartialEq, Eq)]
-pub struct TableError {
-    /// The endpoint.
+pub struct UnknownServerError {
     pub endpoint: EndpointName,
-    /// What it names.
     pub server: ServerName,
 }
 
-/// Begins the scope of an endpoint.
-const ENDPOINT_SCOPE: &str = "e/";
-
-/// Begins the scope of a server as an endpoint of its own.
-const SERVER_SCOPE: &str = "s/";
-
-/// As an endpoint is called in metrics and traces: by its name, or by its path where it is a server.
-fn shown(scope: &str) -> Cow<'_, str> {
-    match scope.strip_prefix(SERVER_SCOPE) {
-        Some(server) => format!("servers/{server}").into(),
-        None => scope.strip_prefix(ENDPOINT_SCOPE).unwrap_or(scope).into(),
-    }
-}
-
-impl Endpoint {
-    /// As it is called in metrics and traces.
-    pub fn shown(&self) -> Cow<'_, str> {
-        shown(&self.scope)
-    }
-}
-
-/// Where the framed stream of the endpoint `default` is.
+/// The path of the framed stream of the endpoint `default`.
 const STREAM_PATH: &str = "/api/v1/mcp/stream";
 
-impl Table {
-    /// Of these endpoints over these servers, without one before it: a server's id is its place in the list.
-    pub fn build(servers: &[ServerName], endpoints: &[EndpointConfig]) -> Result<Self, TableError> {
-        let places: Vec<_> =
-            (0..).zip(servers).map(|(upstream, name)| Place::whole(name.clone(), upstream)).collect();
+impl RouteTable {
+    /// Builds the first table. The id of each server is its index in `servers`.
+    pub fn build(servers: &[ServerName], endpoints: &[EndpointConfig]) -> Result<Self, UnknownServerError> {
+        let routed: Vec<_> =
+            (0..).zip(servers).map(|(upstream, name)| RoutedServer::unfiltered(name.clone(), upstream)).collect();
         for endpoint in endpoints {
-            let Members::These(members) = &endpoint.servers else { continue };
+            let EndpointMembers::Listed(members) = &endpoint.servers else { continue };
             if let Some(unknown) = members.iter().find(|member| !servers.contains(&member.server)) {
-                return Err(TableError { endpoint: endpoint.name.clone(), server: unknown.server.clone() });
+                let (endpoint, server) = (endpoint.name.clone(), unknown.server.clone());
+                return Err(UnknownServerError { endpoint, server });
             }
         }
-        Ok(Self::default().next(&places, endpoints))
+        Ok(Self::default().rebuild(&routed, endpoints))
     }
 
-    /// The table that follows this one. What is the same, servers and their ids included, stays the same endpoint;
-    /// anything else is a new one. Servers that are not there are left out of the endpoints that name them.
+    /// Builds the table that replaces this one. An endpoint whose definition, servers and server ids are the same
+    /// keeps its `Arc` and id; any other gets a new id. Servers missing from `servers` are dropped from endpoints.
     #[must_use]
-    pub fn next(&self, servers: &[Place], endpoints: &[EndpointConfig]) -> Self {
+    pub fn rebuild(&self, servers: &[RoutedServer], endpoints: &[EndpointConfig]) -> Self {
         let mut table = Self {
             next_id: self.next_id,
             endpoint_labels: self.endpoint_labels.clone(),
             server_labels: self.server_labels.clone(),
             ..Self::default()
         };
-        let labelled =
-            |place: &Place| Place { label: table.server_labels.label(place.name.as_str()), ..place.clone() };
-        let servers: Vec<Place> = servers.iter().map(labelled).collect();
-        let by_name: HashMap<&ServerName, &Place> =
-            servers.iter().map(|place| (&place.name, place)).collect();
+        let add_label = |server: &RoutedServer| RoutedServer {
+            label: table.server_labels.intern(server.name.as_str()),
+            ..server.clone()
+        };
+        let servers: Vec<RoutedServer> = servers.iter().map(add_label).collect();
+        let by_name: HashMap<&ServerName, &RoutedServer> =
+            servers.iter().map(|server| (&server.name, server)).collect();
         for config in endpoints {
-            let places: Vec<Place> = match &config.servers {
-                Members::Every => servers.clone(),
-                Members::These(members) => members
+            let members: Vec<RoutedServer> = match &config.servers {
+                EndpointMembers::All => servers.clone(),
+                EndpointMembers::Listed(members) => members
                     .iter()
-                    .filter_map(|member| Some((by_name.get(&member.server)?, &member.shows)))
-                    .map(|(place, shows)| Place { shows: shows.clone(), ..Place::clone(place) })
+                    .filter_map(|member| Some((by_name.get(&member.server)?, &member.tool_view)))
+                    .map(|(server, view)| RoutedServer {
+                        tool_view: view.clone(),
+                        ..RoutedServer::clone(server)
+                    })
                     .collect(),
             };
             let before = self.endpoints.get(&config.name);
             let scope = format!("{ENDPOINT_SCOPE}{}", config.name);
-            let endpoint = table.take_over(before, scope, Shape::Aggregate(config.prefix), places);
+            let shape = EndpointShape::Aggregate(config.prefix);
+            let endpoint = table.reuse_or_create(before, scope, shape, members);
             table.endpoints.insert(config.name.clone(), endpoint);
         }
-        for place in &servers {
-            let before = self.servers.get(&place.name);
-            let scope = format!("{SERVER_SCOPE}{}", place.name);
-            let endpoint = table.take_over(before, scope, Shape::Single, vec![place.clone()]);
-            table.servers.insert(place.name.clone(), endpoint);
+        for server in &servers {
+            let before = self.servers.get(&server.name);
+            let scope = format!("{SERVER_SCOPE}{}", server.name);
+            let endpoint = table.reuse_or_create(before, scope, EndpointShape::Single, vec![server.clone()]);
+            table.servers.insert(server.name.clone(), endpoint);
         }
         table
     }
 
-    /// The endpoint as it was before, when it still is so; else a new one.
-    fn take_over(
+    /// Returns `before` if it is unchanged, else a new endpoint.
+    fn reuse_or_create(
         &mut self,
         before: Option<&Arc<Endpoint>>,
         scope: String,
-        shape: Shape,
-        servers: Vec<Place>,
+        shape: EndpointShape,
+        servers: Vec<RoutedServer>,
     ) -> Arc<Endpoint> {
         if let Some(before) = before.filter(|before| before.shape == shape && before.servers == servers) {
             return Arc::clone(before);
         }
         let id = EndpointId(self.next_id);
         self.next_id += 1;
-        let label = self.endpoint_labels.label(&shown(&scope));
+        let label = self.endpoint_labels.intern(&display_name(&scope));
         Arc::new(Endpoint { id, scope: scope.into(), shape, servers, label })
     }
 
-    /// The endpoint a request path names: `/mcp`, `/mcp/{endpoint}`, `/metamcp/{endpoint}/mcp`,
-    /// `/servers/{server}/mcp`. Anything else, escapes included, names none.
-    pub fn find(&self, path: &str) -> Option<&Arc<Endpoint>> {
+    /// Finds the endpoint of a request path: `/mcp`, `/mcp/{endpoint}`, `/metamcp/{endpoint}/mcp` or
+    /// `/servers/{server}/mcp`. No other path matches, and escapes are not decoded.
+    pub fn find_by_path(&self, path: &str) -> Option<&Arc<Endpoint>> {
         if path == "/mcp" {
-            return self.endpoint(EndpointName::DEFAULT);
+            return self.find_by_name(EndpointName::DEFAULT);
         }
         if let Some(name) = path.strip_prefix("/mcp/") {
-            return self.endpoint(name);
+            return self.find_by_name(name);
         }
         if let Some(name) = path.strip_prefix("/metamcp/").and_then(|rest| rest.strip_suffix("/mcp")) {
-            return self.endpoint(name);
+            return self.find_by_name(name);
         }
         let name = path.strip_prefix("/servers/")?.strip_suffix("/mcp")?;
         self.servers.get(name)
     }
 
-    /// The endpoint whose framed stream a request path names: `/api/v1/mcp/stream`, `/api/v1/mcp/stream/{endpoint}`,
+    /// Finds the endpoint of a framed stream's path: `/api/v1/mcp/stream`, `/api/v1/mcp/stream/{endpoint}` or
     /// `/api/v1/mcp/stream/servers/{server}`.
-    pub fn find_streamed(&self, path: &str) -> Option<&Arc<Endpoint>> {
+    pub fn find_by_stream_path(&self, path: &str) -> Option<&Arc<Endpoint>> {
         let rest = path.strip_prefix(STREAM_PATH)?;
         if rest.is_empty() {
-            return self.endpoint(EndpointName::DEFAULT);
+            return self.find_by_name(EndpointName::DEFAULT);
         }
         let rest = rest.strip_prefix('/')?;
         match rest.strip_prefix("servers/") {
             Some(name) => self.servers.get(name),
-            None => self.endpoint(rest),
+            None => self.find_by_name(rest),
         }
     }
 
-    /// The endpoint of that scope, as it is in this table.
-    pub fn of_scope(&self, scope: &str) -> Option<&Arc<Endpoint>> {
+    /// The current version of the endpoint with this scope.
+    pub fn find_by_scope(&self, scope: &str) -> Option<&Arc<Endpoint>> {
         match scope.strip_prefix(SERVER_SCOPE) {
             Some(name) => self.servers.get(name),
-            None => self.endpoint(scope.strip_prefix(ENDPOINT_SCOPE)?),
+            None => self.find_by_name(scope.strip_prefix(ENDPOINT_SCOPE)?),
         }
     }
 
-    /// Whether that very endpoint is in this table.
-    pub fn has(&self, endpoint: &Endpoint) -> bool {
-        self.of_scope(&endpoint.scope).is_some_and(|known| known.id == endpoint.id)
+    /// Whether this very version of the endpoint is in the table.
+    pub fn contains(&self, endpoint: &Endpoint) -> bool {
+        self.find_by_scope(&endpoint.scope).is_some_and(|current| current.id == endpoint.id)
     }
 
-    /// The endpoints that were configured, by name; servers' own are not among them.
-    pub fn named(&self) -> impl Iterator<Item = (&EndpointName, &Arc<Endpoint>)> {
+    /// The configured endpoints by name, without the servers' own.
+    pub fn configured_endpoints(&self) -> impl Iterator<Item = (&EndpointName, &Arc<Endpoint>)> {
         self.endpoints.iter()
     }
 
-    /// The servers' own ones.
-    pub fn servers(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
+    /// The endpoints that are one server each.
+    pub fn server_endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
         self.servers.values()
     }
 
-    /// What the labels of endpoints and of servers stand for. Those of a server's own path are `servers/{server}`.
-    pub fn labels(&self) -> [&Labels; 2] {
+    /// The metrics labels of endpoints and of servers. The endpoint label of a server's own path is
+    /// `servers/{server}`.
+    pub fn labels(&self) -> [&LabelInterner; 2] {
         [&self.endpoint_labels, &self.server_labels]
     }
 
-    /// All endpoints, servers' own included.
+    /// All endpoints, including the servers' own.
     pub fn endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
         self.endpoints.values().chain(self.servers.values())
     }
 
-    fn endpoint(&self, name: &str) -> Option<&Arc<Endpoint>> {
+    fn find_by_name(&self, name: &str) -> Option<&Arc<Endpoint>> {
         self.endpoints.get(name)
-    }
-}
-
-impl Endpoint {
-    /// The name under which a tool of the server at `place` is listed here, and called: the one answer for lists and
-    /// calls alike. `None`: it is neither. `tool` is the server's own name of it.
-    pub fn tool_name<'a>(&'a self, place: usize, tool: &'a str) -> Option<Cow<'a, str>> {
-        let Some(shows) = &self.servers[place].shows else { return Some(self.prefixed(place, tool)) };
-        if !shows.admits(tool) {
-            return None;
-        }
-        let renamed = shows.instead(tool).and_then(|instead| instead.name.as_deref());
-        Some(renamed.map_or_else(|| self.prefixed(place, tool), Cow::Borrowed))
-    }
-
-    /// Likewise of a prompt, of which every one is.
-    pub fn prompt_name<'a>(&'a self, place: usize, prompt: &'a str) -> Cow<'a, str> {
-        self.prefixed(place, prompt)
-    }
-
-    /// The own name of the tool of the server at `place` that would be listed by that name, as far as configuration
-    /// alone tells; `None`: it has none, or shows none, whatever it lists. The server may have none of that name either.
-    pub fn own_tool<'a>(&'a self, place: usize, name: &'a str) -> Option<&'a str> {
-        let renamed = self.servers[place].shows.as_ref().and_then(|shows| shows.renamed_to(name));
-        renamed.or_else(|| {
-            let own = self.unprefixed(place, name)?;
-            (self.tool_name(place, own).as_deref() == Some(name)).then_some(own)
-        })
-    }
-
-    /// Likewise of a prompt.
-    pub fn own_prompt<'a>(&self, place: usize, name: &'a str) -> Option<&'a str> {
-        self.unprefixed(place, name)
-    }
-
-    fn unprefixed<'a>(&self, place: usize, name: &'a str) -> Option<&'a str> {
-        if self.shape != Shape::Aggregate(Prefix::Always) {
-            return None;
-        }
-        let own = name.strip_prefix(self.servers[place].prefix.as_str())?.strip_prefix(SEPARATOR)?;
-        (!own.is_empty()).then_some(own)
-    }
-
-    fn prefixed<'a>(&'a self, place: usize, own: &'a str) -> Cow<'a, str> {
-        match self.shape {
-            Shape::Aggregate(Prefix::Always) => {
-                Cow::Owned(format!("{}{SEPARATOR}{own}", self.servers[place].prefix))
-            }
-            Shape::Aggregate(Prefix::Never) | Shape::Single => Cow::Borrowed(own),
-        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::borrow::Cow;
 
-    fn table() -> Table {
+    use super::super::{EndpointMember, NamePrefix, ToolOverride, ToolView};
+    use super::*;
+    use metamcp_core::base::Glob;
+
+    fn table() -> RouteTable {
         let servers = ["a", "b"].map(|name| ServerName::new(name).expect("valid"));
         let endpoint = |name: &str, servers: &[ServerName]| EndpointConfig {
             name: EndpointName::new(name).expect("valid"),
-            servers: Members::whole(servers.to_vec()),
-            prefix: Prefix::Always,
+            servers: EndpointMembers::unfiltered(servers.to_vec()),
+            prefix: NamePrefix::Always,
         };
         let endpoints = [endpoint("default", &servers), endpoint("only-b", &servers[1..])];
-        Table::build(&servers, &endpoints).expect("all servers exist")
+        RouteTable::build(&servers, &endpoints).expect("all servers exist")
     }
 
     #[track_caller]
     fn check(path: &str, expected: Option<&str>) {
-        assert_eq!(table().find(path).map(|endpoint| &*endpoint.scope), expected, "{path}");
+        assert_eq!(table().find_by_path(path).map(|endpoint| &*endpoint.scope), expected, "{path}");
     }
 
     #[test]
@@ -324,7 +215,7 @@ mod tests {
     #[test]
     fn finds_streams_by_path() {
         let check = |path: &str, expected: Option<&str>| {
-            let found = table().find_streamed(path).map(|endpoint| endpoint.scope.clone());
+            let found = table().find_by_stream_path(path).map(|endpoint| endpoint.scope.clone());
             assert_eq!(found.as_deref(), expected, "{path}");
         };
         check("/api/v1/mcp/stream", Some("e/default"));
@@ -342,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn never_a_wider_view() {
+    fn other_paths_match_no_endpoint() {
         for path in [
             "/",
             "",
@@ -364,37 +255,38 @@ mod tests {
     }
 
     #[test]
-    fn what_did_not_change_stays() {
+    fn rebuild_keeps_unchanged_endpoints() {
         let name = |text: &str| ServerName::new(text).expect("valid");
-        let place = |text: &str, upstream| Place::whole(name(text), upstream);
+        let server = |text: &str, upstream| RoutedServer::unfiltered(name(text), upstream);
         let endpoint = |text: &str, servers: &[&str], prefix| EndpointConfig {
             name: EndpointName::new(text).expect("valid"),
-            servers: Members::whole(servers.iter().map(|server| name(server))),
+            servers: EndpointMembers::unfiltered(servers.iter().map(|text| name(text))),
             prefix,
         };
-        let first = Table::default().next(
-            &[place("a", 0), place("b", 1)],
+        let first = RouteTable::default().rebuild(
+            &[server("a", 0), server("b", 1)],
             &[
-                endpoint("default", &["a", "b"], Prefix::Always),
-                endpoint("only-a", &["a"], Prefix::Always),
-                endpoint("gone", &["a"], Prefix::Always),
-                endpoint("unnamed", &["a"], Prefix::Always),
+                endpoint("default", &["a", "b"], NamePrefix::Always),
+                endpoint("only-a", &["a"], NamePrefix::Always),
+                endpoint("gone", &["a"], NamePrefix::Always),
+                endpoint("unnamed", &["a"], NamePrefix::Always),
             ],
         );
-        // `b` is another server by now, and `c` is not there.
-        let next = first.next(
-            &[place("a", 0), place("b", 2)],
+        // `b` is another server now, and `c` does not exist.
+        let next = first.rebuild(
+            &[server("a", 0), server("b", 2)],
             &[
-                endpoint("default", &["a", "b"], Prefix::Always),
-                endpoint("only-a", &["a", "c"], Prefix::Always),
-                endpoint("unnamed", &["a"], Prefix::Never),
+                endpoint("default", &["a", "b"], NamePrefix::Always),
+                endpoint("only-a", &["a", "c"], NamePrefix::Always),
+                endpoint("unnamed", &["a"], NamePrefix::Never),
             ],
         );
-        let check = |scope: &str, stays: Option<bool>| {
-            let (before, now) = (first.of_scope(scope).expect("it was there"), next.of_scope(scope));
-            assert_eq!(now.map(|now| Arc::ptr_eq(before, now)), stays, "{scope}");
+        let check = |scope: &str, is_kept: Option<bool>| {
+            let (before, now) =
+                (first.find_by_scope(scope).expect("the endpoint existed"), next.find_by_scope(scope));
+            assert_eq!(now.map(|now| Arc::ptr_eq(before, now)), is_kept, "{scope}");
             assert!(now.is_none_or(|now| Arc::ptr_eq(before, now) || now.id > before.id), "{scope}");
-            assert_eq!(next.has(before), stays == Some(true), "{scope}");
+            assert_eq!(next.contains(before), is_kept == Some(true), "{scope}");
         };
         check("e/default", Some(false));
         check("e/only-a", Some(true));
@@ -403,74 +295,78 @@ mod tests {
         check("s/a", Some(true));
         check("s/b", Some(false));
         let ids: std::collections::HashSet<_> = next.endpoints().map(|endpoint| endpoint.id).collect();
-        assert_eq!(ids.len(), next.endpoints().count(), "every id once");
-        assert!(next.of_scope("x/a").is_none());
+        assert_eq!(ids.len(), next.endpoints().count(), "ids are unique");
+        assert!(next.find_by_scope("x/a").is_none());
     }
 
     #[test]
-    fn an_unknown_server_is_named() {
+    fn build_reports_an_unknown_server() {
         let name = |text| ServerName::new(text).expect("valid");
         let endpoint = EndpointConfig {
             name: EndpointName::new("e").expect("valid"),
-            servers: Members::whole([name("gone")]),
-            prefix: Prefix::Never,
+            servers: EndpointMembers::unfiltered([name("gone")]),
+            prefix: NamePrefix::Never,
         };
-        let error = Table::build(&[name("a")], &[endpoint]).err().expect("refused");
+        let error = RouteTable::build(&[name("a")], &[endpoint]).err().expect("refused");
         assert_eq!(error.server, name("gone"));
     }
 
-    /// What the server `a`, called `x` in names, shows of a tool.
+    /// Checks the advertised name of a tool of server `a`, whose prefix is `x`.
     #[track_caller]
-    fn check_name(prefix: Prefix, shows: Option<Arc<Shows>>, tool: &str, expected: Option<&str>) {
+    fn check_name(prefix: NamePrefix, tool_view: Option<Arc<ToolView>>, tool: &str, expected: Option<&str>) {
         let name = |text: &str| ServerName::new(text).expect("valid");
-        let place = Place { prefix: name("x"), ..Place::whole(name("a"), 0) };
+        let server = RoutedServer { prefix: name("x"), ..RoutedServer::unfiltered(name("a"), 0) };
         let endpoint = EndpointConfig {
             name: EndpointName::new("e").expect("valid"),
-            servers: Members::These(vec![super::super::Member { server: name("a"), shows }]),
+            servers: EndpointMembers::Listed(vec![EndpointMember {
+                server: name("a"),
+                tool_view,
+            }]),
             prefix,
         };
-        let table = Table::default().next(&[place], &[endpoint]);
-        let of = |path: &str| table.find(path).expect("it is there").tool_name(0, tool).map(Cow::into_owned);
-        assert_eq!(of("/mcp/e").as_deref(), expected, "{tool}");
-        assert_eq!(of("/servers/a/mcp").as_deref(), Some(tool), "by itself a server is as it is");
-        let endpoint = table.find("/mcp/e").expect("it is there");
-        // What its server would be called for is known while that is away, unless it alone says so; and never what
-        // is not shown.
-        let own = |name: &str| endpoint.own_tool(0, name).map(str::to_owned);
-        let is_told = expected.is_some_and(|name| name != tool);
-        assert!(!is_told || own(expected.expect("it is told")).as_deref() == Some(tool), "{expected:?}");
-        assert!(expected.is_some() || own(&format!("x__{tool}")).is_none(), "{tool} is not shown");
-        assert!(["y__ls", "lister", "x_ls", "x__"].iter().all(|name| own(name).is_none()));
+        let table = RouteTable::default().rebuild(&[server], &[endpoint]);
+        let name_at = |path: &str| {
+            table.find_by_path(path).expect("the endpoint exists").tool_name(0, tool).map(Cow::into_owned)
+        };
+        assert_eq!(name_at("/mcp/e").as_deref(), expected, "{tool}");
+        assert_eq!(name_at("/servers/a/mcp").as_deref(), Some(tool), "a server of its own is unchanged");
+        let endpoint = table.find_by_path("/mcp/e").expect("the endpoint exists");
+        // The original name is known while the server is away if the advertised name differs from it. It is never
+        // known for a hidden tool.
+        let original = |name: &str| endpoint.original_tool_name(0, name).map(str::to_owned);
+        let is_renamed = expected.is_some_and(|name| name != tool);
+        let advertised = expected.unwrap_or_default();
+        assert!(!is_renamed || original(advertised).as_deref() == Some(tool), "{expected:?}");
+        assert!(expected.is_some() || original(&format!("x__{tool}")).is_none(), "{tool} is hidden");
+        assert!(["y__ls", "lister", "x_ls", "x__"].iter().all(|name| original(name).is_none()));
     }
 
     #[test]
-    fn a_tool_has_one_name_or_none() {
-        use super::super::Override;
-        use crate::base::Glob;
+    fn names_a_tool_once_or_hides_it() {
         let globs = |texts: &[&str]| texts.iter().map(|text| Glob::new(text).expect("valid")).collect();
         let named = |tool: &str, name: Option<&str>| {
-            let instead = Override { name: name.map(str::to_owned), ..Override::default() };
-            (tool.to_owned(), instead)
+            let change = ToolOverride { name: name.map(str::to_owned), ..ToolOverride::default() };
+            (tool.to_owned(), change)
         };
-        let shows = |allow: &[&str], deny: &[&str]| {
-            Shows::new(globs(allow), globs(deny), [named("ls", Some("list")), named("rm", None)].into())
+        let tool_view = |allow: &[&str], deny: &[&str]| {
+            ToolView::new(globs(allow), globs(deny), [named("ls", Some("list")), named("rm", None)].into())
         };
-        for (prefix, shows, tool, expected) in [
-            (Prefix::Always, None, "ls", Some("x__ls")),
-            (Prefix::Never, None, "ls", Some("ls")),
-            (Prefix::Always, shows(&[], &[]), "ls", Some("list")),
-            (Prefix::Never, shows(&[], &[]), "ls", Some("list")),
-            (Prefix::Always, shows(&[], &[]), "list", Some("x__list")),
-            (Prefix::Always, shows(&[], &[]), "rm", Some("x__rm")),
-            (Prefix::Always, shows(&["l*"], &[]), "ls", Some("list")),
-            (Prefix::Always, shows(&["l*"], &[]), "rm", None),
-            (Prefix::Always, shows(&["*"], &["ls"]), "ls", None),
-            (Prefix::Always, shows(&[], &["list"]), "ls", Some("list")),
-            (Prefix::Always, shows(&["list"], &[]), "ls", None),
-            (Prefix::Always, shows(&[], &["?s"]), "rm", Some("x__rm")),
+        for (prefix, tool_view, tool, expected) in [
+            (NamePrefix::Always, None, "ls", Some("x__ls")),
+            (NamePrefix::Never, None, "ls", Some("ls")),
+            (NamePrefix::Always, tool_view(&[], &[]), "ls", Some("list")),
+            (NamePrefix::Never, tool_view(&[], &[]), "ls", Some("list")),
+            (NamePrefix::Always, tool_view(&[], &[]), "list", Some("x__list")),
+            (NamePrefix::Always, tool_view(&[], &[]), "rm", Some("x__rm")),
+            (NamePrefix::Always, tool_view(&["l*"], &[]), "ls", Some("list")),
+            (NamePrefix::Always, tool_view(&["l*"], &[]), "rm", None),
+            (NamePrefix::Always, tool_view(&["*"], &["ls"]), "ls", None),
+            (NamePrefix::Always, tool_view(&[], &["list"]), "ls", Some("list")),
+            (NamePrefix::Always, tool_view(&["list"], &[]), "ls", None),
+            (NamePrefix::Always, tool_view(&[], &["?s"]), "rm", Some("x__rm")),
         ] {
-            check_name(prefix, shows, tool, expected);
+            check_name(prefix, tool_view, tool, expected);
         }
-        assert!(Shows::new(Vec::new(), Vec::new(), [].into()).is_none());
+        assert!(ToolView::new(Vec::new(), Vec::new(), [].into()).is_none());
     }
 }

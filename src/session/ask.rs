@@ -5,26 +5,28 @@ use std::rc::Rc;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode};
 
-use super::upstream_session::Ready;
+use super::upstream_session::UpstreamSession;
 use crate::auth::KeyId;
-use crate::frame::{EventReader, Kind as FrameKind, Scanner};
-use crate::protocol::{Era, Method, header};
-use crate::upstream::{Answer, Answered, Lane, Outgoing, Pool, Stage, UpstreamError};
+use crate::upstream::{
+    FailureStage, RequestKind, UpstreamBody, UpstreamError, UpstreamPool, UpstreamRequest, UpstreamResponse,
+};
+use metamcp_core::frame::{EventReader, MessageKind as FrameKind, Scanner};
+use metamcp_core::protocol::{Era, McpMethod, header};
 
 /// A message to send.
-pub struct Ask<'a> {
+pub struct BufferedRequest<'a> {
     /// Its method.
-    pub method: Method,
+    pub method: McpMethod,
     /// The whole message.
     pub message: Bytes,
     /// The Legacy session it belongs to.
-    pub ready: Option<&'a Ready>,
+    pub ready: Option<&'a UpstreamSession>,
     /// The headers of a Modern request, when it is one.
     pub modern: Option<Vec<(HeaderName, HeaderValue)>>,
 }
 
 /// What came back.
-pub struct Heard {
+pub struct BufferedResponse {
     /// The HTTP status.
     pub status: StatusCode,
     /// A session id, when one was given.
@@ -34,34 +36,38 @@ pub struct Heard {
 }
 
 /// Short for a result.
-pub type Asked = Result<Heard, UpstreamError>;
+pub type Asked = Result<BufferedResponse, UpstreamError>;
 
 /// One message the gateway reads itself: an answer with a thousand tools has some 2 MiB.
 pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
 
 /// Sends a message and reads the answer to its end. Not cancel safe: the connection is closed.
-pub async fn ask(pool: &Rc<Pool>, ask: Ask<'_>) -> Asked {
-    ask_for(pool, ask, For::default()).await
+pub async fn ask(pool: &Rc<UpstreamPool>, ask: BufferedRequest<'_>) -> Asked {
+    send_buffered_for(pool, ask, RequestContext::default()).await
 }
 
 /// For whom something is asked.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct For {
+pub struct RequestContext {
     /// The key.
     pub owner: Option<KeyId>,
     /// The session of a client that is opened, whether for the first time or again.
     pub place: Option<u64>,
     /// Whether that session is to share nothing with others.
-    pub is_apart: bool,
+    pub is_isolated: bool,
 }
 
 /// The same, on behalf of somebody.
-pub async fn ask_for(pool: &Rc<Pool>, ask: Ask<'_>, whom: For) -> Asked {
-    let mut request = Outgoing::whole(ask.message);
+pub async fn send_buffered_for(
+    pool: &Rc<UpstreamPool>,
+    ask: BufferedRequest<'_>,
+    whom: RequestContext,
+) -> Asked {
+    let mut request = UpstreamRequest::from_message(ask.message);
     request.set_owner(whom.owner);
-    request.set_apart(whom.is_apart);
+    request.set_exclusive(whom.is_isolated);
     if let Some(place) = whom.place {
-        request.set_place(place);
+        request.set_client_session(place);
     }
     if let Some(ready) = ask.ready {
         ready.write_headers(&mut request);
@@ -71,29 +77,30 @@ pub async fn ask_for(pool: &Rc<Pool>, ask: Ask<'_>, whom: For) -> Asked {
     }
     if let Some(modern) = ask.modern {
         for (name, value) in modern {
-            request.set(&name, &value);
+            request.set_header(&name, &value);
         }
-        request.set(&header::METHOD, &HeaderValue::from_static(ask.method.as_str()));
+        request.set_header(&header::METHOD, &HeaderValue::from_static(ask.method.as_str()));
     }
-    let Answered { head, body: mut answer } = *pool.send(&request, Lane::Call).await?;
+    let UpstreamResponse { head, body: mut answer } = *pool.send(&request, RequestKind::Call).await?;
     let (status, is_stream) = (head.status, head.is_event_stream());
     let message = if is_stream && status.is_success() {
-        read_terminal(&mut answer).await?
+        read_terminal_message(&mut answer).await?
     } else {
         answer.collect(MESSAGE_BYTES_MAX).await?
     };
-    Ok(Heard { status, session_id: head.session_id, message })
+    Ok(BufferedResponse { status, session_id: head.session_id, message })
 }
 
 /// Whether a server does not know a session any more: 404 says so (MCP 2025-03-26, session management). Some
 /// say 400, as they do to much else; a ping tells which it was.
-pub async fn is_lost(pool: &Rc<Pool>, ready: &Ready, status: StatusCode) -> bool {
+pub async fn is_session_lost(pool: &Rc<UpstreamPool>, ready: &UpstreamSession, status: StatusCode) -> bool {
     const PING: &[u8] = br#"{"jsonrpc":"2.0","id":"metamcp-ping","method":"ping"}"#;
     match status {
         StatusCode::NOT_FOUND => true,
         StatusCode::BAD_REQUEST => {
             let message = Bytes::from_static(PING);
-            let asked = Ask { method: Method::Ping, message, ready: Some(ready), modern: None };
+            let asked =
+                BufferedRequest { method: McpMethod::Ping, message, ready: Some(ready), modern: None };
             ask(pool, asked).await.is_ok_and(|heard| heard.status.is_client_error())
         }
         _ => false,
@@ -101,11 +108,13 @@ pub async fn is_lost(pool: &Rc<Pool>, ready: &Ready, status: StatusCode) -> bool
 }
 
 /// The result or error of a stream; what comes before it is of no interest here.
-pub async fn read_terminal(answer: &mut Answer) -> Result<Bytes, UpstreamError> {
+pub async fn read_terminal_message(answer: &mut UpstreamBody) -> Result<Bytes, UpstreamError> {
     let (mut reader, mut scanner) = (EventReader::new(), Scanner::new());
     while let Some(chunk) = answer.chunk().await {
         reader.push(chunk?);
-        while let Some(event) = reader.next().map_err(|error| UpstreamError::new(Stage::Nonsense, error))? {
+        while let Some(event) =
+            reader.next().map_err(|error| UpstreamError::new(FailureStage::InvalidResponse, error))?
+        {
             let Some(data) = event.data.filter(|data| !data.is_empty()) else { continue };
             let Ok(envelope) = scanner.scan(&data) else { continue };
             if matches!(envelope.kind, FrameKind::Response | FrameKind::Error) {
@@ -113,5 +122,5 @@ pub async fn read_terminal(answer: &mut Answer) -> Result<Bytes, UpstreamError> 
             }
         }
     }
-    Err(UpstreamError::bare(Stage::Body))
+    Err(UpstreamError::from_stage(FailureStage::BodyIncomplete))
 }

@@ -11,10 +11,10 @@ use futures_util::stream::{self, StreamExt as _};
 use tokio::task::spawn_local;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::state::Leftover;
-use super::upstream_session::Ready;
-use crate::topology::Pools;
-use crate::upstream::{Pool, UpstreamId};
+use super::state::DetachedUpstreamSession;
+use super::upstream_session::UpstreamSession;
+use crate::topology::UpstreamPools;
+use crate::upstream::{UpstreamId, UpstreamPool};
 
 /// Of the calls that a server takes at once, one in so many is a farewell when thousands of sessions are over together, and at
 /// least one of each thread: the rest is for clients, who would else be refused.
@@ -34,27 +34,31 @@ const UNHEARD_MAX: usize = 16;
 const QUIET_POLL: Duration = Duration::from_secs(1);
 
 /// What servers are told by one thread: each by itself, and of some sessions at a time.
-pub struct Farewells {
+pub struct SessionTerminator {
     /// Of the process.
     threads: usize,
     /// By server; an entry for as long as there is a task that tells it.
-    due: RefCell<HashMap<UpstreamId, VecDeque<Arc<Ready>>>>,
+    due: RefCell<HashMap<UpstreamId, VecDeque<Arc<UpstreamSession>>>>,
 }
 
-impl Farewells {
+impl SessionTerminator {
     /// Nothing to tell yet, on one of so many threads that tell the same servers.
     pub fn new(threads: usize) -> Rc<Self> {
         Rc::new(Self { threads, due: RefCell::default() })
     }
 
     /// Has servers told, in tasks of the `LocalSet`.
-    pub fn add(self: &Rc<Self>, left: impl IntoIterator<Item = Leftover>, pools: &Pools) {
+    pub fn add(
+        self: &Rc<Self>,
+        left: impl IntoIterator<Item = DetachedUpstreamSession>,
+        pools: &UpstreamPools,
+    ) {
         for (pool, ready) in left.into_iter().filter_map(|left| open(&left, pools)) {
             self.add_one(&pool, ready);
         }
     }
 
-    fn add_one(self: &Rc<Self>, pool: &Rc<Pool>, ready: Arc<Ready>) {
+    fn add_one(self: &Rc<Self>, pool: &Rc<UpstreamPool>, ready: Arc<UpstreamSession>) {
         let mut due = self.due.borrow_mut();
         let of_server = due.entry(pool.upstream().id).or_insert_with(|| {
             spawn_local(Rc::clone(self).tell(Rc::clone(pool)));
@@ -69,7 +73,11 @@ impl Farewells {
 
     /// The same for servers that are behind their clients' sessions no more, each when no call is under way in its session.
     /// Ends when all are being told.
-    pub async fn add_when_quiet(self: Rc<Self>, mut left: Vec<Leftover>, pools: Rc<Pools>) {
+    pub async fn enqueue_when_idle(
+        self: Rc<Self>,
+        mut left: Vec<DetachedUpstreamSession>,
+        pools: Rc<UpstreamPools>,
+    ) {
         // Its own hold on the connections: they may be gone from the pools before a long call ends.
         let ids: HashSet<u32> = left.iter().map(|left| left.upstream).collect();
         let _held: Vec<_> = ids.into_iter().filter_map(|id| pools.find(UpstreamId(id))).collect();
@@ -77,7 +85,7 @@ impl Farewells {
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !left.is_empty() {
             look.tick().await;
-            self.add(left.extract_if(.., |left| left.is_quiet()), &pools);
+            self.add(left.extract_if(.., |left| left.is_idle()), &pools);
         }
     }
 
@@ -86,7 +94,7 @@ impl Farewells {
         self.due.borrow().values().map(VecDeque::len).sum()
     }
 
-    async fn tell(self: Rc<Self>, pool: Rc<Pool>) {
+    async fn tell(self: Rc<Self>, pool: Rc<UpstreamPool>) {
         let id = pool.upstream().id;
         let at_once = (pool.upstream().config.in_flight_max / SHARE / self.threads).clamp(1, AT_ONCE_MAX);
         let unheard = Cell::new(0);
@@ -99,7 +107,7 @@ impl Farewells {
             }
             due.pop_front()
         };
-        let tell = async |ready: Arc<Ready>| {
+        let tell = async |ready: Arc<UpstreamSession>| {
             let is_heard = ready.part(&pool).await;
             unheard.set(if is_heard { 0 } else { unheard.get() + 1 });
         };
@@ -113,7 +121,10 @@ impl Farewells {
 }
 
 /// What is open there, and the way to tell of it.
-fn open(left: &Leftover, pools: &Pools) -> Option<(Rc<Pool>, Arc<Ready>)> {
+fn open(
+    left: &DetachedUpstreamSession,
+    pools: &UpstreamPools,
+) -> Option<(Rc<UpstreamPool>, Arc<UpstreamSession>)> {
     let ready = left.upstream_session.ready().filter(|ready| ready.session_id.is_some())?;
     Some((pools.find(UpstreamId(left.upstream))?, ready))
 }
@@ -129,13 +140,13 @@ mod tests {
     use super::super::feed::tests::{PATIENCE, Socket, pool};
     use super::super::upstream_session::ServerFeatures;
     use super::*;
-    use crate::protocol::Revision;
+    use metamcp_core::protocol::Revision;
 
     type Told = Rc<RefCell<Vec<String>>>;
 
-    fn open_at_server(id: usize) -> Arc<Ready> {
+    fn open_at_server(id: usize) -> Arc<UpstreamSession> {
         let id = HeaderValue::from_str(&format!("<{id}>")).unwrap();
-        Arc::new(Ready::new(Some(id), Revision::LEGACY_LATEST, Arc::new(ServerFeatures::default())))
+        Arc::new(UpstreamSession::new(Some(id), Revision::LEGACY_LATEST, Arc::new(ServerFeatures::default())))
     }
 
     /// A server that takes so long for each, and is told on many connections.
@@ -166,7 +177,7 @@ mod tests {
             let (socket, told) = (Socket::new("farewell"), Told::default());
             let listener = UnixListener::bind(&socket.0).unwrap();
             spawn_local(serve(listener, Rc::clone(&told), Duration::from_secs(1)));
-            let (pool, farewells) = (pool(&socket), Farewells::new(1));
+            let (pool, farewells) = (pool(&socket), SessionTerminator::new(1));
             let first = SESSIONS / 2 - 1;
             (0..first).for_each(|id| farewells.add_one(&pool, open_at_server(id)));
             while told.borrow().len() < first {
@@ -197,7 +208,7 @@ mod tests {
             let listener = UnixListener::bind(&socket.0).unwrap();
             spawn_local(serve(listener, Rc::clone(&told), 2 * PATIENCE));
             // Half of a share of two: one at once.
-            let (pool, farewells) = (pool(&socket), Farewells::new(2));
+            let (pool, farewells) = (pool(&socket), SessionTerminator::new(2));
             for id in 0..10 * UNHEARD_MAX {
                 farewells.add_one(&pool, open_at_server(id));
             }

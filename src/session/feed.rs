@@ -17,16 +17,16 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{Sleep, sleep};
 
-use super::upstream_session::Ready;
+use super::upstream_session::UpstreamSession;
 use crate::auth::KeyId;
-use crate::frame::{Event, EventReader};
-use crate::protocol::{Era, header};
-use crate::upstream::{Answered, Lane, Outgoing, Pool, Quiet};
+use crate::upstream::{IdleBody, RequestKind, UpstreamPool, UpstreamRequest, UpstreamResponse};
+use metamcp_core::frame::{Event, EventReader};
+use metamcp_core::protocol::{Era, header};
 
 /// The stream of one upstream.
-pub struct Feed {
-    pool: Rc<Pool>,
-    source: Source,
+pub struct UpstreamStream {
+    pool: Rc<UpstreamPool>,
+    source: StreamSource,
     state: State,
     /// Boxed: few servers tell any.
     last_event_id: Option<Box<HeaderValue>>,
@@ -37,15 +37,15 @@ pub struct Feed {
 }
 
 /// How the stream is asked for.
-pub enum Source {
+pub enum StreamSource {
     /// GET within a Legacy session.
-    Legacy(Arc<Ready>),
+    Legacy(Arc<UpstreamSession>),
     /// POST of `subscriptions/listen`.
-    Modern(Box<Listen>),
+    Modern(Box<ListenRequest>),
 }
 
 /// `subscriptions/listen` of one server.
-pub struct Listen {
+pub struct ListenRequest {
     /// The whole message.
     pub message: Bytes,
     /// Its headers.
@@ -65,11 +65,11 @@ enum State {
 struct Asking(JoinHandle<Asked>);
 
 /// The stream; or the status that it is refused with, if it is not for want of an answer.
-type Asked = Result<Quiet, Option<StatusCode>>;
+type Asked = Result<IdleBody, Option<StatusCode>>;
 
 /// What comes of a upstream.
 struct Open {
-    stream: Quiet,
+    stream: IdleBody,
     /// While some of an event is here.
     reader: Option<Box<EventReader>>,
     /// Whether some of it has been read.
@@ -78,7 +78,7 @@ struct Open {
 
 /// Why there is nothing more to come.
 #[derive(Debug, PartialEq, Eq)]
-pub enum FeedEnd {
+pub enum UpstreamStreamEnd {
     /// The server has no such stream: 405, or 404 to a Modern request.
     Unsupported,
     /// The server does not know the session any more.
@@ -93,12 +93,12 @@ const BACKOFF_MIN_MS: u32 = 500;
 /// No upstream is asked more often than this for long, whatever its `retry` says. Milliseconds.
 const BACKOFF_MAX_MS: u32 = 30_000;
 
-impl Feed {
+impl UpstreamStream {
     /// Asks at once, where it broke off if that is said. `resumes`: taken up again whenever it ends; else only what is
     /// sent until the first end. Runs in a `LocalSet`.
     pub fn begin(
-        pool: Rc<Pool>,
-        source: Source,
+        pool: Rc<UpstreamPool>,
+        source: StreamSource,
         resumes: bool,
         last_event_id: Option<Box<HeaderValue>>,
     ) -> Self {
@@ -107,12 +107,12 @@ impl Feed {
     }
 
     /// The next event. Cancel safe.
-    pub async fn next(&mut self) -> Result<Event, FeedEnd> {
+    pub async fn next(&mut self) -> Result<Event, UpstreamStreamEnd> {
         poll_fn(|cx| self.poll_next(cx)).await
     }
 
     /// The next event. After an end there is nothing more to ask.
-    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, FeedEnd>> {
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, UpstreamStreamEnd>> {
         loop {
             self.state = match &mut self.state {
                 State::Asking(Asking(asking)) => match ready!(Pin::new(asking).poll(cx)) {
@@ -130,7 +130,7 @@ impl Feed {
                         return Poll::Ready(Ok(event));
                     }
                     None if self.resumes => self.wait(),
-                    None => return Poll::Ready(Err(FeedEnd::Ended)),
+                    None => return Poll::Ready(Err(UpstreamStreamEnd::Ended)),
                 },
                 State::Waiting(waiting) => {
                     ready!(waiting.as_mut().poll(cx));
@@ -154,19 +154,19 @@ impl Feed {
     }
 
     /// Whether a refusal is for good.
-    fn refused(&self, status: StatusCode) -> Result<(), FeedEnd> {
+    fn refused(&self, status: StatusCode) -> Result<(), UpstreamStreamEnd> {
         match (&self.source, status) {
-            (_, StatusCode::METHOD_NOT_ALLOWED) => Err(FeedEnd::Unsupported),
-            (Source::Legacy(ready), StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST)
+            (_, StatusCode::METHOD_NOT_ALLOWED) => Err(UpstreamStreamEnd::Unsupported),
+            (StreamSource::Legacy(ready), StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST)
                 if ready.session_id.is_some() =>
             {
-                Err(FeedEnd::SessionLost)
+                Err(UpstreamStreamEnd::SessionLost)
             }
             // A success that is no event stream answers the request otherwise; so does any other 4xx but
             // those that pass.
             (_, StatusCode::TOO_MANY_REQUESTS | StatusCode::CONFLICT) => Ok(()),
             (_, status) if status.is_server_error() => Ok(()),
-            _ => Err(FeedEnd::Unsupported),
+            _ => Err(UpstreamStreamEnd::Unsupported),
         }
     }
 
@@ -178,48 +178,48 @@ impl Feed {
     }
 }
 
-impl Source {
-    fn request(&self, last_event_id: Option<&HeaderValue>) -> Outgoing {
+impl StreamSource {
+    fn request(&self, last_event_id: Option<&HeaderValue>) -> UpstreamRequest {
         let mut request = match self {
             Self::Legacy(ready) => {
-                let mut request = Outgoing::get();
+                let mut request = UpstreamRequest::get();
                 ready.write_headers(&mut request);
                 request
             }
             Self::Modern(listen) => {
-                let Listen { message, headers, owner } = &**listen;
-                let mut request = Outgoing::whole(message.clone());
+                let ListenRequest { message, headers, owner } = &**listen;
+                let mut request = UpstreamRequest::from_message(message.clone());
                 request.set_era(Era::Modern);
                 request.set_owner(*owner);
                 for (name, value) in headers {
-                    request.add(name, value);
+                    request.add_header(name, value);
                 }
                 request
             }
         };
         if let Some(id) = last_event_id {
-            request.set(&header::LAST_EVENT_ID, id);
+            request.set_header(&header::LAST_EVENT_ID, id);
         }
         request
     }
 }
 
 impl Asking {
-    fn begin(pool: &Rc<Pool>, source: &Source, last_event_id: Option<&HeaderValue>) -> Self {
+    fn begin(pool: &Rc<UpstreamPool>, source: &StreamSource, last_event_id: Option<&HeaderValue>) -> Self {
         let (pool, request) = (Rc::clone(pool), source.request(last_event_id));
         let ready = match source {
-            Source::Legacy(ready) => Some(Arc::clone(ready)),
-            Source::Modern(_) => None,
+            StreamSource::Legacy(ready) => Some(Arc::clone(ready)),
+            StreamSource::Modern(_) => None,
         };
         Self(spawn_local(async move {
-            let answered = pool.send(&request, Lane::Stream).await;
+            let answered = pool.send(&request, RequestKind::Stream).await;
             if let Some(ready) = ready {
-                ready.settle_stream();
+                ready.mark_stream_settled();
             }
-            let Answered { head, body } = *answered.map_err(|_failed| None)?;
+            let UpstreamResponse { head, body } = *answered.map_err(|_failed| None)?;
             let is_stream = head.status.is_success() && head.is_event_stream();
             // Of a refusal nothing more is read, and no connection is held for it until the client reads.
-            if is_stream { Ok(body.quiet()) } else { Err(Some(head.status)) }
+            if is_stream { Ok(body.into_idle()) } else { Err(Some(head.status)) }
         }))
     }
 }
@@ -237,7 +237,7 @@ impl Open {
             if let Some(reader) = &mut self.reader {
                 match reader.next() {
                     Ok(Some(event)) => return Poll::Ready(Some(event)),
-                    Ok(None) if reader.is_at_rest() => {
+                    Ok(None) if reader.is_idle() => {
                         self.is_begun = true;
                         self.reader = None;
                     }
@@ -246,7 +246,7 @@ impl Open {
                 }
             }
             let Some(Ok(chunk)) = ready!(self.stream.poll_chunk(cx)) else { return Poll::Ready(None) };
-            let begin = || if self.is_begun { EventReader::going_on() } else { EventReader::new() };
+            let begin = || if self.is_begun { EventReader::mid_stream() } else { EventReader::new() };
             self.reader.get_or_insert_with(|| Box::new(begin())).push(chunk);
         }
     }
@@ -264,22 +264,22 @@ pub(super) mod tests {
     use tokio::time::{advance, timeout};
 
     use super::*;
-    use crate::base::ServerName;
-    use crate::protocol::Revision;
     use crate::session::ServerFeatures;
-    use crate::upstream::shim::stream;
-    use crate::upstream::{Address, ChangedTools, Config, EraChoice, TlsRoots, Upstream, UpstreamId};
+    use crate::upstream::shim::event_channel;
+    use crate::upstream::{Config, EraChoice, ServerAddress, TlsRoots, ToolPinPolicy, Upstream, UpstreamId};
+    use metamcp_core::base::ServerName;
+    use metamcp_core::protocol::Revision;
 
     const STREAM: &str =
         "\u{feff}id: 1\r\ndata: a\r\n\r\n: c\n\ndata: b\r\rdata: \u{feff}c\n\n\u{feff}data: d\n\n";
 
     /// The events of a stream that comes in two pieces, and whether something is held when it is silent.
     fn read(at: usize) -> (Vec<Event>, bool) {
-        let (outlet, events) = stream();
-        let mut open = Open { stream: Quiet::Told(events), reader: None, is_begun: false };
+        let (outlet, events) = event_channel();
+        let mut open = Open { stream: IdleBody::Told(events), reader: None, is_begun: false };
         let (mut cx, mut read) = (Context::from_waker(Waker::noop()), Vec::new());
         for piece in [&STREAM[..at], &STREAM[at..]] {
-            assert!(outlet.put(Bytes::copy_from_slice(piece.as_bytes())));
+            assert!(outlet.try_send(Bytes::copy_from_slice(piece.as_bytes())));
             while let Poll::Ready(event) = open.poll_event(&mut cx) {
                 read.push(event.expect("it has not ended"));
             }
@@ -306,9 +306,9 @@ pub(super) mod tests {
 
     /// As a client has it that opened its stream and reads nothing: while the server thinks, it is polled no more.
     struct Unread {
-        pool: Rc<Pool>,
-        ready: Arc<Ready>,
-        feed: Option<Feed>,
+        pool: Rc<UpstreamPool>,
+        ready: Arc<UpstreamSession>,
+        feed: Option<UpstreamStream>,
         /// The request for the stream, at the server.
         asked: UnixStream,
         listener: UnixListener,
@@ -327,19 +327,26 @@ pub(super) mod tests {
             spawn_blocking(move || ends.recv_timeout(PATIENCE).ok());
             let socket = Socket::new(name);
             let pool = pool(&socket);
-            while pool.upstream().condition().left_alone.is_none() {
-                assert!(pool.send(&Outgoing::get(), Lane::Call).await.is_err(), "nobody is there");
+            while pool.upstream().status().left_alone.is_none() {
+                assert!(
+                    pool.send(&UpstreamRequest::get(), RequestKind::Call).await.is_err(),
+                    "nobody is there"
+                );
             }
             advance(PATIENCE).await;
             let listener = UnixListener::bind(&socket.0).unwrap();
             let features = Arc::new(ServerFeatures::default());
-            let ready = Arc::new(Ready::new(None, Revision::LEGACY_LATEST, features));
-            let mut feed = Feed::begin(Rc::clone(&pool), Source::Legacy(Arc::clone(&ready)), true, None);
+            let ready = Arc::new(UpstreamSession::new(None, Revision::LEGACY_LATEST, features));
+            let mut feed =
+                UpstreamStream::begin(Rc::clone(&pool), StreamSource::Legacy(Arc::clone(&ready)), true, None);
             let asked = tokio::select! {
                 _ = feed.next() => panic!("nothing is answered yet"),
                 asked = hear_new(&listener) => asked,
             };
-            assert!(pool.send(&Outgoing::get(), Lane::Call).await.is_err(), "one is let through");
+            assert!(
+                pool.send(&UpstreamRequest::get(), RequestKind::Call).await.is_err(),
+                "one is let through"
+            );
             Self { pool, ready, feed: Some(feed), asked, listener, _socket: socket, _still: still }
         }
     }
@@ -359,8 +366,8 @@ pub(super) mod tests {
         }
     }
 
-    pub fn pool(socket: &Socket) -> Rc<Pool> {
-        let address = Address::Unix { socket: socket.0.clone(), path: "/mcp".into() };
+    pub fn pool(socket: &Socket) -> Rc<UpstreamPool> {
+        let address = ServerAddress::Unix { socket: socket.0.clone(), path: "/mcp".into() };
         let config = Config {
             name: ServerName::new("a").unwrap(),
             address,
@@ -377,12 +384,12 @@ pub(super) mod tests {
             fast_lane: true,
             private_addresses: true,
             may_be_sse: false,
-            left_alone: true,
+            has_breaker: true,
             alias: None,
-            changed_tools: ChangedTools::Allow,
+            changed_tools: ToolPinPolicy::Allow,
         };
         let roots = TlsRoots::from_roots(rustls::RootCertStore::empty());
-        Pool::new(Upstream::new(UpstreamId(0), config, &roots).unwrap())
+        UpstreamPool::new(Upstream::new(UpstreamId(0), config, &roots).unwrap())
     }
 
     /// Reads the head of the next request on it.
@@ -405,16 +412,19 @@ pub(super) mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_is_answered_is_known_before_the_client_reads() {
         // What the client has once it reads, and how many connections are free before.
-        let check = async |name: &str, answer: &str, expected: Result<&[u8], FeedEnd>, idle: usize| {
+        let check = async |name: &str,
+                           answer: &str,
+                           expected: Result<&[u8], UpstreamStreamEnd>,
+                           idle: usize| {
             let mut unread = Unread::new(name).await;
             unread.asked.write_all(answer.as_bytes()).await.unwrap();
-            timeout(PATIENCE, unread.ready.stream_settled()).await.expect("it is answered");
+            timeout(PATIENCE, unread.ready.wait_stream_settled()).await.expect("it is answered");
             assert_eq!(
-                (unread.pool.idle(), unread.pool.upstream().condition().left_alone),
+                (unread.pool.idle_connections(), unread.pool.upstream().status().left_alone),
                 (idle, None),
                 "{name}"
             );
-            let (request, answer) = (Outgoing::get(), b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+            let (request, answer) = (UpstreamRequest::get(), b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
             let Unread { pool, asked, listener, .. } = &mut unread;
             let another = async {
                 let mut new = tokio::select! {
@@ -423,7 +433,7 @@ pub(super) mod tests {
                 };
                 new.as_mut().unwrap_or(asked).write_all(answer).await.unwrap();
             };
-            let (sent, ()) = tokio::join!(pool.send(&request, Lane::Call), another);
+            let (sent, ()) = tokio::join!(pool.send(&request, RequestKind::Call), another);
             assert_eq!(sent.err().map(|error| error.stage), None, "{name}: another is let through");
             let next = unread.feed.as_mut().unwrap().next().await.map(|event| event.data.unwrap_or_default());
             assert_eq!(next.as_deref(), expected.as_ref().copied(), "{name}");
@@ -432,7 +442,7 @@ pub(super) mod tests {
         LocalSet::new()
             .run_until(async {
                 check("open", EVENTS, Ok(b"a"), 0).await;
-                check("refused", &refused("405 No"), Err(FeedEnd::Unsupported), 1).await;
+                check("refused", &refused("405 No"), Err(UpstreamStreamEnd::Unsupported), 1).await;
             })
             .await;
     }

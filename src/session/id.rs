@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::auth::{KeyId, Purpose, Sealer};
-use crate::protocol::{ClientCapabilities, Revision};
+use metamcp_core::protocol::{ClientCapabilities, Revision};
 
 /// What a session id says. Layout of the sealed bytes, all of fixed size but the last:
 ///
@@ -14,7 +14,7 @@ use crate::protocol::{ClientCapabilities, Revision};
 /// format 1 | key id 12 | revision 1 | capabilities 1 | created 8 (Unix s, big endian) | random 16 | endpoint
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seal {
+pub struct SessionClaims {
     /// The API key that opened the session.
     pub key_id: KeyId,
     /// The negotiated revision.
@@ -43,7 +43,7 @@ const FIXED_BYTES: usize = 1 + KEY_ID_BYTES + 1 + 1 + 8 + 16;
 /// Longer than any id of ours can be (a scope has at most 80 bytes); longer texts are not decoded.
 const TEXT_BYTES_MAX: usize = 512;
 
-impl Seal {
+impl SessionClaims {
     /// As the text a client holds: visible ASCII (MCP 2025-03-26, session management).
     pub fn to_text(&self, sealer: &Sealer) -> String {
         let mut plain = Vec::with_capacity(FIXED_BYTES + self.scope.len());

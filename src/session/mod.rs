@@ -17,18 +17,21 @@ mod upstream_session;
 
 use std::time::Duration;
 
-pub use ask::{Ask, Asked, Heard, MESSAGE_BYTES_MAX, ask, is_lost, read_terminal};
-pub use farewell::Farewells;
-pub use feed::{Feed, FeedEnd, Listen, Source};
-pub use id::{Seal, SessionKey};
-pub use state::{InFlight, Leftover, OpenStream, Session};
-pub use stream::{
-    Config as StreamsConfig, Gone, Mark, Next, NotHere, REQUEST_ID_BYTES_MAX, Reader, Stream, Streams, Wait,
-    Writer,
+pub use ask::{
+    Asked, BufferedRequest, BufferedResponse, MESSAGE_BYTES_MAX, ask, is_session_lost, read_terminal_message,
 };
-pub use table::{Full, NotFound, Sessions};
+pub use farewell::SessionTerminator;
+pub use feed::{ListenRequest, StreamSource, UpstreamStream, UpstreamStreamEnd};
+pub use id::{SessionClaims, SessionKey};
+pub use state::{CallGuard, DetachedUpstreamSession, Session, StreamGuard};
+pub use stream::{
+    EventId, REQUEST_ID_BYTES_MAX, ReadOutcome, ReconnectTimer, ResumableStream, ResumableStreams,
+    ResumeError, StreamClosed, StreamReader, StreamWriter, StreamsConfig,
+};
+pub use table::{Full, SessionError, Sessions};
 pub use upstream_session::{
-    Capabilities, Introduction, Ready, Said, ServerFeatures, TaskFeatures, UpstreamSession,
+    ClientHandshake, InitializeParams, ServerCapabilities, ServerFeatures, TaskFeatures, UpstreamSession,
+    UpstreamSessionSlot,
 };
 
 /// Bounds of sessions.

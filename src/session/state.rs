@@ -6,9 +6,9 @@ use std::task::Waker;
 
 use bytes::Bytes;
 
-use super::id::Seal;
-use super::stream::{Mark, Stream};
-use super::upstream_session::{Introduction, UpstreamSession};
+use super::id::SessionClaims;
+use super::stream::{EventId, ResumableStream};
+use super::upstream_session::{ClientHandshake, UpstreamSessionSlot};
 use crate::route::Endpoint;
 
 /// One client's session over one version of its endpoint: small, shared by all workers, rebuilt from its id
@@ -16,49 +16,49 @@ use crate::route::Endpoint;
 /// this one.
 pub struct Session {
     /// What its id says.
-    pub seal: Seal,
+    pub seal: SessionClaims,
     /// The endpoint as it was when the session's state was made.
     pub endpoint: Arc<Endpoint>,
     /// How the client introduced itself; told to each upstream in turn.
-    pub introduction: Introduction,
+    pub introduction: ClientHandshake,
     /// One per server of the endpoint, in its order.
-    upstream_sessions: Box<[Arc<UpstreamSession>]>,
-    life: Arc<Life>,
+    upstream_slots: Box<[Arc<UpstreamSessionSlot>]>,
+    life: Arc<SessionCore>,
 }
 
 /// What stays the same over all versions of its endpoint.
 #[derive(Default)]
-struct Life {
+struct SessionCore {
     /// Guards what changes; a few lines at a time.
-    state: Mutex<State>,
+    state: Mutex<SessionState>,
     /// Moves with each new event stream of the client, so that the one before ends.
     stream_generation: AtomicU32,
     /// Open ones; more than one only while a new one takes over.
     streams: AtomicU32,
     /// Guards who is told: an upstream_session opened, another stream took over, the endpoint changed, or the session
     /// ended.
-    changed: Mutex<Changed>,
+    changed: Mutex<ChangeSignal>,
     ended: AtomicBool,
     /// Seconds since the Unix epoch, in steps of the sweep; good until 2106.
     last_used_s: AtomicU32,
 }
 
 // With the counters of its `Arc` the most that the allocator has one size for; there may be thousands.
-const _: () = assert!(size_of::<Life>() <= 80);
+const _: () = assert!(size_of::<SessionCore>() <= 80);
 
 /// Nothing that an idle session has not got takes more of it than a pointer.
 #[derive(Default)]
-struct State {
+struct SessionState {
     /// The call that began last, of those under way.
-    in_flight: Option<Box<Call>>,
+    in_flight: Option<Box<InFlightCall>>,
     /// The event streams that can be taken up again.
-    kept: Option<Box<Kept>>,
+    kept: Option<Box<StreamRefs>>,
     /// What most never have.
-    rare: Option<Box<Rare>>,
+    rare: Option<Box<RareState>>,
 }
 
 /// A call under way, and those that began before it.
-struct Call {
+struct InFlightCall {
     /// Raw JSON.
     id: Bytes,
     /// The id of its server.
@@ -68,10 +68,10 @@ struct Call {
 
 /// Event streams that can be taken up again, as long as they are kept.
 #[derive(Default)]
-struct Kept(Vec<Weak<Stream>>);
+struct StreamRefs(Vec<Weak<ResumableStream>>);
 
 #[derive(Default)]
-struct Rare {
+struct RareState {
     /// The session as it was over earlier versions of its endpoint, as long as calls are under way in it.
     former: Vec<Weak<Session>>,
     /// The log level.
@@ -80,7 +80,7 @@ struct Rare {
 
 /// What the event stream is told. There is one, and for a moment the one that it took over from, which is told by that.
 #[derive(Default)]
-struct Changed {
+struct ChangeSignal {
     count: u64,
     waker: Option<Waker>,
 }
@@ -93,15 +93,21 @@ const IN_FLIGHT_MAX: usize = 1024;
 
 impl Session {
     /// The state of a session that nothing has been asked of yet.
-    pub fn new(seal: Seal, endpoint: Arc<Endpoint>, introduction: Introduction, now_s: u64) -> Self {
-        let upstream_sessions = endpoint.servers.iter().map(|_| Arc::default()).collect();
-        let life = Arc::new(Life { last_used_s: AtomicU32::new(seconds(now_s)), ..Life::default() });
-        Self { seal, endpoint, introduction, upstream_sessions, life }
+    pub fn new(
+        seal: SessionClaims,
+        endpoint: Arc<Endpoint>,
+        introduction: ClientHandshake,
+        now_s: u64,
+    ) -> Self {
+        let upstream_slots = endpoint.servers.iter().map(|_| Arc::default()).collect();
+        let life =
+            Arc::new(SessionCore { last_used_s: AtomicU32::new(seconds(now_s)), ..SessionCore::default() });
+        Self { seal, endpoint, introduction, upstream_slots, life }
     }
 
     /// The same session over its endpoint as it is now: what is open at a server that did not change is open
     /// there. Also gives what has no place any more.
-    pub fn over(self: &Arc<Self>, endpoint: Arc<Endpoint>) -> (Self, Vec<Leftover>) {
+    pub fn over(self: &Arc<Self>, endpoint: Arc<Endpoint>) -> (Self, Vec<DetachedUpstreamSession>) {
         // Whoever has it beside the one who renews it may have it for a call.
         if Arc::strong_count(self) > 1 {
             let mut state = lock(&self.life.state);
@@ -110,22 +116,23 @@ impl Session {
             former.push(Arc::downgrade(self));
         }
         let here = |upstream: u32| endpoint.servers.iter().any(|place| place.upstream == upstream);
-        let left = self.leftovers().into_iter().filter(|left| !here(left.upstream)).collect();
-        let upstream_sessions = endpoint
+        let left =
+            self.detached_upstream_sessions().into_iter().filter(|left| !here(left.upstream)).collect();
+        let upstream_slots = endpoint
             .servers
             .iter()
-            .map(|place| self.upstream_session_at(place.upstream).map_or_else(Arc::default, Arc::clone))
+            .map(|place| self.find_upstream_slot(place.upstream).map_or_else(Arc::default, Arc::clone))
             .collect();
         let (seal, introduction) = (self.seal.clone(), self.introduction.clone());
-        (Self { seal, endpoint, introduction, upstream_sessions, life: Arc::clone(&self.life) }, left)
+        (Self { seal, endpoint, introduction, upstream_slots, life: Arc::clone(&self.life) }, left)
     }
 
     /// All that it may have open at servers.
-    pub fn leftovers(&self) -> Vec<Leftover> {
+    pub fn detached_upstream_sessions(&self) -> Vec<DetachedUpstreamSession> {
         // Those too that are not open: one may be on its way to be.
-        let pairs = self.endpoint.servers.iter().zip(&self.upstream_sessions);
+        let pairs = self.endpoint.servers.iter().zip(&self.upstream_slots);
         pairs
-            .map(|(place, upstream_session)| Leftover {
+            .map(|(place, upstream_session)| DetachedUpstreamSession {
                 upstream: place.upstream,
                 upstream_session: Arc::clone(upstream_session),
             })
@@ -133,24 +140,24 @@ impl Session {
     }
 
     /// The session towards the server of that id, when the endpoint has it.
-    pub fn upstream_session_at(&self, upstream: u32) -> Option<&Arc<UpstreamSession>> {
+    pub fn find_upstream_slot(&self, upstream: u32) -> Option<&Arc<UpstreamSessionSlot>> {
         let place = self.endpoint.servers.iter().position(|place| place.upstream == upstream)?;
-        self.upstream_sessions.get(place)
+        self.upstream_slots.get(place)
     }
 
     /// The session towards the endpoint's `place`-th server.
-    pub fn upstream_session(&self, place: usize) -> &UpstreamSession {
-        &self.upstream_sessions[place]
+    pub fn upstream_session(&self, place: usize) -> &UpstreamSessionSlot {
+        &self.upstream_slots[place]
     }
 
     /// All of them, in the endpoint's order.
-    pub fn upstream_sessions(&self) -> impl Iterator<Item = (usize, &UpstreamSession)> {
-        self.upstream_sessions.iter().map(AsRef::as_ref).enumerate()
+    pub fn upstream_slots(&self) -> impl Iterator<Item = (usize, &UpstreamSessionSlot)> {
+        self.upstream_slots.iter().map(AsRef::as_ref).enumerate()
     }
 
     /// Notes a call under way until the guard is dropped; `None` when there are too many, or one with that
     /// id already.
-    pub fn begin_call(self: &Arc<Self>, id: Bytes, place: usize) -> Option<InFlight> {
+    pub fn begin_call(self: &Arc<Self>, id: Bytes, place: usize) -> Option<CallGuard> {
         let mut state = lock(&self.life.state);
         let (mut count, mut is_doubled) = (0, false);
         for call in state.under_way() {
@@ -161,9 +168,10 @@ impl Session {
             return None;
         }
         let upstream = self.endpoint.servers[place].upstream;
-        state.in_flight = Some(Box::new(Call { id: id.clone(), upstream, before: state.in_flight.take() }));
+        state.in_flight =
+            Some(Box::new(InFlightCall { id: id.clone(), upstream, before: state.in_flight.take() }));
         drop(state);
-        Some(InFlight { session: Arc::clone(self), id })
+        Some(CallGuard { session: Arc::clone(self), id })
     }
 
     /// Which server of the endpoint holds the call with that raw id; in the session as it was when the call
@@ -189,14 +197,14 @@ impl Session {
     }
 
     /// Remembers the level.
-    pub fn remember_log_level(&self, level: Bytes) {
+    pub fn set_log_level(&self, level: Bytes) {
         lock(&self.life.state).rare().log_level = Some(level);
     }
 
     /// A new event stream of the client takes over from the one before.
-    pub fn take_stream(&self) -> u32 {
+    pub fn take_over_stream(&self) -> u32 {
         let generation = self.life.stream_generation.fetch_add(1, Ordering::AcqRel).wrapping_add(1);
-        self.touch_stream();
+        self.notify_stream();
         generation
     }
 
@@ -206,9 +214,9 @@ impl Session {
     }
 
     /// Remembers a stream that can be taken up again, as long as it is kept.
-    pub fn keep_stream(&self, stream: &Arc<Stream>) {
+    pub fn add_resumable_stream(&self, stream: &Arc<ResumableStream>) {
         let mut state = lock(&self.life.state);
-        let Kept(kept) = &mut **state.kept.get_or_insert_default();
+        let StreamRefs(kept) = &mut **state.kept.get_or_insert_default();
         // Those that are gone still take memory. Of many only now and then, so that the walk over them does not matter.
         if kept.len() < WALKED_MAX || kept.len() == kept.capacity() {
             kept.retain(|stream| stream.strong_count() > 0);
@@ -221,25 +229,26 @@ impl Session {
     }
 
     /// The stream that an event id names, as long as it is kept.
-    pub fn kept_stream(&self, mark: &Mark) -> Option<Arc<Stream>> {
+    pub fn find_resumable_stream(&self, mark: &EventId) -> Option<Arc<ResumableStream>> {
         self.find_kept(|stream| stream.is(mark))
     }
 
     /// Whether a stream of its own that can be taken up again is read by somebody.
-    pub fn is_followed(&self) -> bool {
-        self.find_kept(|stream| stream.request().is_none() && stream.is_followed()).is_some()
+    pub fn has_reader(&self) -> bool {
+        self.find_kept(|stream| stream.request().is_none() && stream.has_reader()).is_some()
     }
 
     /// The call with that raw id was cancelled: nobody comes back for its answer.
     pub fn cancel_stream(&self, request: &[u8]) {
-        let of_call =
-            |stream: &Stream| stream.request().is_some_and(|id| *id == *request) && !stream.is_over();
+        let of_call = |stream: &ResumableStream| {
+            stream.request().is_some_and(|id| *id == *request) && !stream.is_over()
+        };
         if let Some(stream) = self.find_kept(of_call) {
             stream.cancel();
         }
     }
 
-    fn find_kept(&self, is_it: impl Fn(&Stream) -> bool) -> Option<Arc<Stream>> {
+    fn find_kept(&self, is_it: impl Fn(&ResumableStream) -> bool) -> Option<Arc<ResumableStream>> {
         let state = lock(&self.life.state);
         let kept: Vec<_> = state.kept.as_ref()?.0.iter().filter_map(Weak::upgrade).collect();
         // Each has a lock of its own, which is held for longer.
@@ -248,13 +257,13 @@ impl Session {
     }
 
     /// Counts an open event stream until the guard is dropped.
-    pub fn count_stream(&self) -> OpenStream {
+    pub fn track_stream(&self) -> StreamGuard {
         self.life.streams.fetch_add(1, Ordering::AcqRel);
-        OpenStream(Arc::clone(&self.life))
+        StreamGuard(Arc::clone(&self.life))
     }
 
     /// Whether that stream is still the one.
-    pub fn holds_stream(&self, generation: u32) -> bool {
+    pub fn is_current_stream(&self, generation: u32) -> bool {
         self.life.stream_generation.load(Ordering::Acquire) == generation && !self.is_ended()
     }
 
@@ -271,7 +280,7 @@ impl Session {
     }
 
     /// Says that something changed.
-    pub fn touch_stream(&self) {
+    pub fn notify_stream(&self) {
         let mut changed = lock(&self.life.changed);
         changed.count += 1;
         let waker = changed.waker.take();
@@ -296,7 +305,7 @@ impl Session {
     /// Ends it: its event stream closes.
     pub fn end(&self) {
         self.life.ended.store(true, Ordering::Release);
-        self.touch_stream();
+        self.notify_stream();
         let kept = lock(&self.life.state).kept.take();
         kept.iter().flat_map(|kept| &kept.0).filter_map(Weak::upgrade).for_each(|stream| stream.lose());
     }
@@ -307,53 +316,53 @@ impl Session {
     }
 
     /// Whether its state may go: nothing under way.
-    pub fn is_quiet(&self) -> bool {
+    pub fn is_idle(&self) -> bool {
         lock(&self.life.state).in_flight.is_none()
     }
 }
 
-impl State {
-    fn rare(&mut self) -> &mut Rare {
+impl SessionState {
+    fn rare(&mut self) -> &mut RareState {
         self.rare.get_or_insert_default()
     }
 
     /// The newest first.
-    fn under_way(&self) -> impl Iterator<Item = &Call> {
+    fn under_way(&self) -> impl Iterator<Item = &InFlightCall> {
         std::iter::successors(self.in_flight.as_deref(), |call| call.before.as_deref())
     }
 }
 
 /// What a session had open at a server that is behind its endpoint no more.
-pub struct Leftover {
+pub struct DetachedUpstreamSession {
     /// The server's id.
     pub upstream: u32,
     /// Held as well by calls that are under way there.
-    pub upstream_session: Arc<UpstreamSession>,
+    pub upstream_session: Arc<UpstreamSessionSlot>,
 }
 
-impl Leftover {
+impl DetachedUpstreamSession {
     /// Whether no call is under way in it.
-    pub fn is_quiet(&self) -> bool {
+    pub fn is_idle(&self) -> bool {
         Arc::strong_count(&self.upstream_session) == 1
     }
 }
 
 /// An open event stream of a client.
-pub struct OpenStream(Arc<Life>);
+pub struct StreamGuard(Arc<SessionCore>);
 
-impl Drop for OpenStream {
+impl Drop for StreamGuard {
     fn drop(&mut self) {
         self.0.streams.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
 /// A call under way; forgotten when dropped.
-pub struct InFlight {
+pub struct CallGuard {
     session: Arc<Session>,
     id: Bytes,
 }
 
-impl Drop for InFlight {
+impl Drop for CallGuard {
     fn drop(&mut self) {
         let mut state = lock(&self.session.life.state);
         let mut at = &mut state.in_flight;

@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use foldhash::fast::RandomState;
 
 use super::Config;
-use super::id::{Seal, SessionKey};
-use super::state::{Leftover, Session};
-use super::upstream_session::{Introduction, Said};
+use super::id::{SessionClaims, SessionKey};
+use super::state::{DetachedUpstreamSession, Session};
+use super::upstream_session::{ClientHandshake, InitializeParams};
 use crate::auth::{Identity, Sealer};
-use crate::base::Recent;
-use crate::route::{Endpoint, Table};
+use crate::route::{Endpoint, RouteTable};
+use metamcp_core::base::RecentInterner;
 
 /// The soft states by their key. A worker keeps what it uses at hand, so this is asked when a session is
 /// new to a worker, not on every request.
@@ -22,9 +22,9 @@ pub struct Sessions {
     shards: Box<[Mutex<Shard>]>,
     count: AtomicUsize,
     /// Guards how clients introduced themselves; a walk over a few.
-    said: Mutex<Recent<Said>>,
+    said: Mutex<RecentInterner<InitializeParams>>,
     /// Guards what is to be told its end; pushed to and taken as a whole.
-    leftovers: Mutex<Vec<Leftover>>,
+    detached_upstream_sessions: Mutex<Vec<DetachedUpstreamSession>>,
 }
 
 #[derive(Default)]
@@ -53,7 +53,7 @@ pub struct Full;
 
 /// Why a session is not to be had.
 #[derive(Debug, PartialEq, Eq)]
-pub enum NotFound {
+pub enum SessionError {
     /// The id is malformed, foreign, ended or expired; which of these is nobody's business.
     Unknown,
     /// The id is good, and there is no room for its state.
@@ -82,8 +82,9 @@ impl Sessions {
     /// An empty table.
     pub fn new(config: Config, sealer: Arc<Sealer>) -> Self {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        let (count, said, leftovers) = (AtomicUsize::new(0), Mutex::default(), Mutex::default());
-        Self { config, sealer, shards, count, said, leftovers }
+        let (count, said, detached_upstream_sessions) =
+            (AtomicUsize::new(0), Mutex::default(), Mutex::default());
+        Self { config, sealer, shards, count, said, detached_upstream_sessions }
     }
 
     /// Its bounds.
@@ -98,7 +99,7 @@ impl Sessions {
 
     /// What a client says of itself by these `params` of `initialize`, if others said the same lately. Bytes are compared, so
     /// that most are not read at all.
-    pub fn said(&self, params: &[u8]) -> Option<Arc<Said>> {
+    pub fn said(&self, params: &[u8]) -> Option<Arc<InitializeParams>> {
         lock(&self.said).find(|said| *said.params == *params)
     }
 
@@ -107,7 +108,7 @@ impl Sessions {
         &self,
         identity: &Identity,
         endpoint: &Arc<Endpoint>,
-        introduction: Introduction,
+        introduction: ClientHandshake,
         now_s: u64,
     ) -> Result<(String, Arc<Session>), Full> {
         if self.count() >= self.config.sessions_max {
@@ -115,7 +116,7 @@ impl Sessions {
         }
         let mut random = [0; 16];
         getrandom::fill(&mut random).map_err(|_| Full)?;
-        let seal = Seal {
+        let seal = SessionClaims {
             key_id: identity.key_id(),
             revision: introduction.said.revision,
             capabilities: introduction.said.capabilities,
@@ -138,31 +139,31 @@ impl Sessions {
         identity: &Identity,
         endpoint: &Arc<Endpoint>,
         now_s: u64,
-    ) -> Result<Arc<Session>, NotFound> {
-        let mut seal = Seal::from_text(text, &self.sealer).ok_or(NotFound::Unknown)?;
+    ) -> Result<Arc<Session>, SessionError> {
+        let mut seal = SessionClaims::from_text(text, &self.sealer).ok_or(SessionError::Unknown)?;
         let expires_s = seal.created_s.saturating_add(self.config.lifetime.as_secs());
         if seal.key_id != identity.key_id() || seal.scope != endpoint.scope || now_s >= expires_s {
-            return Err(NotFound::Unknown);
+            return Err(SessionError::Unknown);
         }
         let mut shard = self.shard(seal.key);
         if shard.ended.contains_key(&seal.key) {
-            return Err(NotFound::Unknown);
+            return Err(SessionError::Unknown);
         }
         if let Some(session) = shard.live.get_mut(&seal.key) {
             self.renew(session, endpoint);
             return Ok(Arc::clone(session));
         }
         if expires_s <= shard.forgotten_s {
-            return Err(NotFound::Unknown);
+            return Err(SessionError::Unknown);
         }
         drop(shard);
         if self.count() >= self.config.sessions_max {
-            return Err(NotFound::Full);
+            return Err(SessionError::Full);
         }
         // The same text, kept once.
         seal.scope = Arc::clone(&endpoint.scope);
-        let ours = Introduction::ours(seal.revision, seal.capabilities);
-        let introduction = Introduction { owner: Some(seal.key_id), ..ours };
+        let ours = ClientHandshake::ours(seal.revision, seal.capabilities);
+        let introduction = ClientHandshake { owner: Some(seal.key_id), ..ours };
         Ok(self.insert(self.made(seal, endpoint, introduction, now_s)))
     }
 
@@ -176,17 +177,17 @@ impl Sessions {
 
     /// Every session over its endpoint as that table has it. Of an endpoint that is gone the state is
     /// dropped; the ids stay good, should it come back before ids of their age are forgotten.
-    pub fn follow(&self, table: &Table) {
+    pub fn follow(&self, table: &RouteTable) {
         for shard in &self.shards {
             let mut shard = lock(shard);
             let before = shard.live.len();
             shard.live.retain(|_, session| {
-                if let Some(endpoint) = table.of_scope(&session.endpoint.scope) {
+                if let Some(endpoint) = table.find_by_scope(&session.endpoint.scope) {
                     self.renew(session, endpoint);
                     return true;
                 }
                 session.end();
-                lock(&self.leftovers).extend(session.leftovers());
+                lock(&self.detached_upstream_sessions).extend(session.detached_upstream_sessions());
                 false
             });
             self.count.fetch_sub(before - shard.live.len(), Ordering::Relaxed);
@@ -194,16 +195,16 @@ impl Sessions {
     }
 
     /// What sessions had open at servers that are behind them no more, since this was last asked.
-    pub fn take_leftovers(&self) -> Vec<Leftover> {
-        std::mem::take(&mut *lock(&self.leftovers))
+    pub fn take_detached(&self) -> Vec<DetachedUpstreamSession> {
+        std::mem::take(&mut *lock(&self.detached_upstream_sessions))
     }
 
     fn renew(&self, session: &mut Arc<Session>, endpoint: &Arc<Endpoint>) {
         if session.endpoint.id < endpoint.id {
             let (newer, left) = session.over(Arc::clone(endpoint));
             *session = Arc::new(newer);
-            lock(&self.leftovers).extend(left);
-            session.touch_stream();
+            lock(&self.detached_upstream_sessions).extend(left);
+            session.notify_stream();
         }
     }
 
@@ -232,7 +233,7 @@ impl Sessions {
                 let expired = session.seal.created_s.saturating_add(lifetime) <= now_s;
                 let unused = session.last_used_s().saturating_add(idle) <= now_s;
                 // One reference is the table's own; an open event stream or a worker at work holds more.
-                let forget = expired || (unused && Arc::strong_count(session) == 1 && session.is_quiet());
+                let forget = expired || (unused && Arc::strong_count(session) == 1 && session.is_idle());
                 if forget {
                     session.end();
                     dropped.push(Arc::clone(session));
@@ -257,13 +258,13 @@ impl Sessions {
 
     fn made(
         &self,
-        seal: Seal,
+        seal: SessionClaims,
         endpoint: &Arc<Endpoint>,
-        introduction: Introduction,
+        introduction: ClientHandshake,
         now_s: u64,
     ) -> Arc<Session> {
-        let said = lock(&self.said).shared(introduction.said);
-        let introduction = Introduction { said, ..introduction };
+        let said = lock(&self.said).intern(introduction.said);
+        let introduction = ClientHandshake { said, ..introduction };
         Arc::new(Session::new(seal, Arc::clone(endpoint), introduction, now_s))
     }
 
@@ -301,9 +302,9 @@ mod tests {
 
     use super::*;
     use crate::auth::EncryptionKey;
-    use crate::protocol::{ClientCapabilities, Revision};
-    use crate::route::{EndpointId, Shape};
-    use crate::telemetry::metrics::Label;
+    use crate::route::{EndpointId, EndpointShape};
+    use crate::telemetry::metrics::LabelId;
+    use metamcp_core::protocol::{ClientCapabilities, Revision};
 
     const HOUR_S: u64 = 3600;
 
@@ -319,9 +320,9 @@ mod tests {
         let endpoint = Endpoint {
             id: EndpointId(0),
             scope: "s/a".into(),
-            shape: Shape::Single,
+            shape: EndpointShape::Single,
             servers: Vec::new(),
-            label: Label::OTHER,
+            label: LabelId::OTHER,
         };
         let sealer = Arc::new(Sealer::new(&[key]).unwrap());
         (Sessions::new(config, sealer), Identity::sample("AAAAAAAAAAAA"), Arc::new(endpoint))
@@ -330,7 +331,7 @@ mod tests {
     #[test]
     fn what_was_ended_stays_so_however_many_were() {
         let (sessions, identity, endpoint) = sessions();
-        let ours = || Introduction::ours(Revision::LEGACY_LATEST, ClientCapabilities::default());
+        let ours = || ClientHandshake::ours(Revision::LEGACY_LATEST, ClientCapabilities::default());
         let create = |now_s| sessions.create(&identity, &endpoint, ours(), now_s).ok().unwrap();
         let find = |id: &str, now_s| sessions.find(id.as_bytes(), &identity, &endpoint, now_s).is_ok();
         let kept: Vec<_> = (0..100).map(|_| create(0)).collect();

@@ -17,29 +17,29 @@ use serde_json::value::RawValue;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use super::ask::{Ask, For, Heard, ask, ask_for};
+use super::ask::{BufferedRequest, BufferedResponse, RequestContext, ask, send_buffered_for};
 use crate::auth::KeyId;
-use crate::base::{Fault, Kind, Recent};
-use crate::protocol::{ClientCapabilities, Era, Method, Revision, TASKS_EXTENSION, header};
-use crate::upstream::{Lane, Outgoing, Pool};
+use crate::upstream::{RequestKind, UpstreamPool, UpstreamRequest};
+use metamcp_core::base::{Fault, FaultKind, RecentInterner};
+use metamcp_core::protocol::{ClientCapabilities, Era, McpMethod, Revision, TASKS_EXTENSION, header};
 
 /// Of what a server says when it refuses a session, in an error of ours.
 const SAID_CHARS_MAX: usize = 300;
 
 /// How a client introduced itself, and so how the gateway introduces itself to upstreams for it.
 #[derive(Clone)]
-pub struct Introduction {
+pub struct ClientHandshake {
     /// What it says; the same for all clients of one kind.
-    pub said: Arc<Said>,
+    pub said: Arc<InitializeParams>,
     /// The client's key; none for the gateway's own sessions.
     pub owner: Option<KeyId>,
     /// Whether it shares nothing with other sessions, no process either.
-    pub is_apart: bool,
+    pub is_isolated: bool,
 }
 
 /// What a client says of itself.
 #[derive(PartialEq, Eq)]
-pub struct Said {
+pub struct InitializeParams {
     /// The revision asked for.
     pub revision: Revision,
     /// What it declared.
@@ -48,7 +48,7 @@ pub struct Said {
     pub params: Bytes,
 }
 
-impl Introduction {
+impl ClientHandshake {
     /// The gateway's own: for the catalog, and where a client's was lost.
     pub fn ours(revision: Revision, capabilities: ClientCapabilities) -> Self {
         let params = format!(
@@ -57,22 +57,22 @@ impl Introduction {
             capabilities.to_json(),
             env!("CARGO_PKG_VERSION"),
         );
-        let said = Arc::new(Said { revision, capabilities, params: params.into() });
-        Self { said, owner: None, is_apart: false }
+        let said = Arc::new(InitializeParams { revision, capabilities, params: params.into() });
+        Self { said, owner: None, is_isolated: false }
     }
 }
 
 /// The place of one upstream session.
-pub struct UpstreamSession {
+pub struct UpstreamSessionSlot {
     /// No other has or had it.
     number: u64,
-    ready: ArcSwapOption<Ready>,
+    ready: ArcSwapOption<UpstreamSession>,
     /// Held by the one who opens, so that a burst of first calls opens one session.
     opening: tokio::sync::Mutex<()>,
 }
 
 /// An open upstream session. Replaced as a whole when it was lost.
-pub struct Ready {
+pub struct UpstreamSession {
     /// The id the upstream gave; some have none.
     pub session_id: Option<HeaderValue>,
     /// The revision it chose, which later requests name.
@@ -142,37 +142,37 @@ impl TaskFeatures {
 /// The number of the next place.
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
-impl Default for UpstreamSession {
+impl Default for UpstreamSessionSlot {
     fn default() -> Self {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         Self { number, ready: ArcSwapOption::default(), opening: tokio::sync::Mutex::default() }
     }
 }
 
-impl UpstreamSession {
+impl UpstreamSessionSlot {
     /// The session, when it is open. One atomic load.
-    pub fn ready(&self) -> Option<Arc<Ready>> {
+    pub fn ready(&self) -> Option<Arc<UpstreamSession>> {
         self.ready.load_full()
     }
 
     /// The session, opened when it is not. Cancel safe: another caller opens it then.
     pub async fn open(
         &self,
-        pool: &Rc<Pool>,
-        introduction: &Introduction,
+        pool: &Rc<UpstreamPool>,
+        introduction: &ClientHandshake,
         log_level: Option<Bytes>,
-    ) -> Result<Arc<Ready>, Fault> {
-        self.open_heard(pool, introduction, log_level, |_| {}).await
+    ) -> Result<Arc<UpstreamSession>, Fault> {
+        self.open_with_result(pool, introduction, log_level, |_| {}).await
     }
 
     /// Likewise; whoever opens it hears the server's whole answer. Cancel safe, likewise.
-    pub async fn open_heard(
+    pub async fn open_with_result(
         &self,
-        pool: &Rc<Pool>,
-        introduction: &Introduction,
+        pool: &Rc<UpstreamPool>,
+        introduction: &ClientHandshake,
         log_level: Option<Bytes>,
         hear: impl FnOnce(Bytes),
-    ) -> Result<Arc<Ready>, Fault> {
+    ) -> Result<Arc<UpstreamSession>, Fault> {
         if let Some(ready) = self.ready() {
             return Ok(ready);
         }
@@ -193,8 +193,8 @@ impl UpstreamSession {
     /// (`notifications/initialized`) is its own too.
     pub async fn open_for_client(
         &self,
-        pool: &Rc<Pool>,
-        introduction: &Introduction,
+        pool: &Rc<UpstreamPool>,
+        introduction: &ClientHandshake,
     ) -> Result<Bytes, Fault> {
         let _turn = self.opening.lock().await;
         let (ready, message) = initialize(pool, introduction, self.number).await?;
@@ -204,14 +204,14 @@ impl UpstreamSession {
 
     /// The upstream does not know this session any more. Only the one who sees it first forgets it, so that
     /// a newer one stays.
-    pub fn forget(&self, lost: &Arc<Ready>) {
+    pub fn forget(&self, lost: &Arc<UpstreamSession>) {
         let current = self.ready.load();
         if current.as_ref().is_some_and(|ready| Arc::ptr_eq(ready, lost)) {
             self.ready.compare_and_swap(&*current, None);
         }
     }
 
-    fn publish(&self, ready: Ready) -> Arc<Ready> {
+    fn publish(&self, ready: UpstreamSession) -> Arc<UpstreamSession> {
         let ready = Arc::new(ready);
         self.ready.store(Some(Arc::clone(&ready)));
         ready
@@ -220,7 +220,7 @@ impl UpstreamSession {
 
 /// An answer to `initialize` by which a server opened a session.
 #[derive(PartialEq, Eq)]
-struct Opening {
+struct CachedInitialize {
     /// As it came.
     message: Bytes,
     revision: Revision,
@@ -229,20 +229,22 @@ struct Opening {
 
 thread_local! {
     /// What servers offer, as sessions that were opened on this thread know it.
-    static OFFERED: RefCell<Recent<ServerFeatures>> = RefCell::default();
+    static OFFERED: RefCell<RecentInterner<ServerFeatures>> = RefCell::default();
 
     /// What servers answered by. A server mostly says the same to each session, under the id that is always the same: then
     /// its answer is compared, and not read.
-    static OPENINGS: RefCell<Recent<Opening>> = RefCell::default();
+    static OPENINGS: RefCell<RecentInterner<CachedInitialize>> = RefCell::default();
 }
 
 /// Answers that are longer are read each time: usual ones have some hundred bytes.
 const OPENING_BYTES_MAX: usize = 4 << 10;
 
 /// What that answer says, if a server opened a session by it lately.
-fn known_opening(heard: &Heard) -> Option<Arc<Opening>> {
+fn known_opening(heard: &BufferedResponse) -> Option<Arc<CachedInitialize>> {
     let is_usual = heard.status.is_success() && heard.message.len() <= OPENING_BYTES_MAX;
-    let find = |openings: &mut Recent<Opening>| openings.find(|known| known.message == heard.message);
+    let find = |openings: &mut RecentInterner<CachedInitialize>| {
+        openings.find(|known| known.message == heard.message)
+    };
     is_usual.then(|| OPENINGS.with_borrow_mut(find)).flatten()
 }
 
@@ -250,8 +252,8 @@ fn remember_opening(message: &Bytes, revision: Revision, features: &Arc<ServerFe
     if message.len() <= OPENING_BYTES_MAX {
         // A copy: it may be a slice of what is much longer.
         let message = Bytes::copy_from_slice(message);
-        let opening = Opening { message, revision, features: Arc::clone(features) };
-        OPENINGS.with_borrow_mut(|openings| drop(openings.shared(Arc::new(opening))));
+        let opening = CachedInitialize { message, revision, features: Arc::clone(features) };
+        OPENINGS.with_borrow_mut(|openings| drop(openings.intern(Arc::new(opening))));
     }
 }
 
@@ -263,15 +265,15 @@ fn kept(features: ServerFeatures) -> Arc<ServerFeatures> {
     if features.instructions.as_ref().is_some_and(|text| text.len() > SHARED_BYTES_MAX) {
         return Arc::new(features);
     }
-    OFFERED.with_borrow_mut(|offered| offered.shared(Arc::new(features)))
+    OFFERED.with_borrow_mut(|offered| offered.intern(Arc::new(features)))
 }
 
 /// Opens a session; also gives the whole answer.
 async fn initialize(
-    pool: &Rc<Pool>,
-    introduction: &Introduction,
+    pool: &Rc<UpstreamPool>,
+    introduction: &ClientHandshake,
     place: u64,
-) -> Result<(Ready, Bytes), Fault> {
+) -> Result<(UpstreamSession, Bytes), Fault> {
     let server = pool.upstream().name().clone();
     let params = &introduction.said.params;
     let mut message = Vec::with_capacity(params.len() + 64);
@@ -281,38 +283,41 @@ async fn initialize(
     let message = Bytes::from(message);
     let introduce = async || {
         let message = message.clone();
-        let asked = Ask { method: Method::Initialize, message, ready: None, modern: None };
-        let Introduction { owner, is_apart, .. } = *introduction;
-        let whom = For { owner, place: Some(place), is_apart };
-        ask_for(pool, asked, whom).await.map_err(|error| error.into_fault(&server))
+        let asked = BufferedRequest { method: McpMethod::Initialize, message, ready: None, modern: None };
+        let ClientHandshake { owner, is_isolated, .. } = *introduction;
+        let whom = RequestContext { owner, place: Some(place), is_isolated };
+        send_buffered_for(pool, asked, whom).await.map_err(|error| error.into_fault(&server))
     };
     let mut heard = introduce().await?;
     if let Some(known) = known_opening(&heard) {
-        let Heard { session_id, message, .. } = heard;
-        return Ok((Ready::new(session_id, known.revision, Arc::clone(&known.features)), message));
+        let BufferedResponse { session_id, message, .. } = heard;
+        return Ok((UpstreamSession::new(session_id, known.revision, Arc::clone(&known.features)), message));
     }
     // A server of the transport of 2024-11-05 may have nothing there that takes a POST.
     let is_unknown = matches!(heard.status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED);
-    if is_unknown && pool.find_sse().await {
+    if is_unknown && pool.detect_sse().await {
         heard = introduce().await?;
     }
     if is_refusal(&heard) && pool.upstream().speaks(Era::Legacy) == Some(true) {
         // It may not be what it was: it is found out again, with what may stand in for it.
-        pool.upstream().note_spoken(Era::Legacy, None);
+        pool.upstream().set_spoken(Era::Legacy, None);
         if pool.upstream().speaks(Era::Legacy).is_none() {
             heard = introduce().await?;
         }
     }
-    let Heard { status, session_id, message, .. } = heard;
+    let BufferedResponse { status, session_id, message, .. } = heard;
     let nonsense = || {
         let status = status.as_u16();
-        Fault::upstream(Kind::BadAnswer, format!("server `{server}` did not open a session (HTTP {status})"))
+        Fault::upstream(
+            FaultKind::InvalidResponse,
+            format!("server `{server}` did not open a session (HTTP {status})"),
+        )
     };
     let answer: InitializeAnswer<'_> = serde_json::from_slice(&message).map_err(|_| nonsense())?;
     if let Some(error) = answer.error.filter(|_| status.is_success() || status == StatusCode::BAD_REQUEST) {
         let said: String = error.get().chars().take(SAID_CHARS_MAX).collect();
         return Err(Fault::upstream(
-            Kind::OtherEra,
+            FaultKind::EraMismatch,
             format!("server `{server}` opens no sessions; it says {said}"),
         ));
     }
@@ -323,11 +328,11 @@ async fn initialize(
     let revision = Revision::parse(result.protocol_version.as_bytes()).ok_or_else(nonsense)?;
     let features = kept(features);
     remember_opening(&message, revision, &features);
-    Ok((Ready::new(session_id, revision, features), message))
+    Ok((UpstreamSession::new(session_id, revision, features), message))
 }
 
 /// Whether a server opens no session, and it is no failure that passes.
-fn is_refusal(heard: &Heard) -> bool {
+fn is_refusal(heard: &BufferedResponse) -> bool {
     let is_error = || {
         let answer: Result<InitializeAnswer<'_>, _> = serde_json::from_slice(&heard.message);
         answer.is_ok_and(|answer| answer.error.is_some())
@@ -340,20 +345,25 @@ fn is_refusal(heard: &Heard) -> bool {
 }
 
 /// `notifications/initialized`, after which the session may be used.
-async fn announce(pool: &Rc<Pool>, ready: &Ready) -> Result<(), Fault> {
+async fn announce(pool: &Rc<UpstreamPool>, ready: &UpstreamSession) -> Result<(), Fault> {
     const MESSAGE: &[u8] = br#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
-    tell(pool, ready, Method::Initialized, Bytes::from_static(MESSAGE)).await
+    tell(pool, ready, McpMethod::Initialized, Bytes::from_static(MESSAGE)).await
 }
 
-async fn set_level(pool: &Rc<Pool>, ready: &Ready, level: &Bytes) -> Result<(), Fault> {
+async fn set_level(pool: &Rc<UpstreamPool>, ready: &UpstreamSession, level: &Bytes) -> Result<(), Fault> {
     let level = String::from_utf8_lossy(level);
     let message =
         format!(r#"{{"jsonrpc":"2.0","id":0,"method":"logging/setLevel","params":{{"level":{level}}}}}"#);
-    tell(pool, ready, Method::SetLevel, message.into()).await
+    tell(pool, ready, McpMethod::SetLevel, message.into()).await
 }
 
-async fn tell(pool: &Rc<Pool>, ready: &Ready, method: Method, message: Bytes) -> Result<(), Fault> {
-    let asked = Ask { method, message, ready: Some(ready), modern: None };
+async fn tell(
+    pool: &Rc<UpstreamPool>,
+    ready: &UpstreamSession,
+    method: McpMethod,
+    message: Bytes,
+) -> Result<(), Fault> {
+    let asked = BufferedRequest { method, message, ready: Some(ready), modern: None };
     ask(pool, asked).await.map_err(|error| error.into_fault(pool.upstream().name()))?;
     Ok(())
 }
@@ -370,13 +380,13 @@ struct InitializeResult {
     #[serde(rename = "protocolVersion")]
     protocol_version: String,
     #[serde(default)]
-    capabilities: Capabilities,
+    capabilities: ServerCapabilities,
     instructions: Option<String>,
 }
 
 /// `ServerCapabilities`, as far as the gateway does something about it.
 #[derive(Deserialize, Default)]
-pub struct Capabilities {
+pub struct ServerCapabilities {
     tools: Option<IgnoredAny>,
     prompts: Option<IgnoredAny>,
     resources: Option<Resources>,
@@ -389,7 +399,7 @@ pub struct Capabilities {
     extensions: Value,
 }
 
-impl Capabilities {
+impl ServerCapabilities {
     fn task_features(&self) -> TaskFeatures {
         let calls = self.tasks["requests"]["tools"]["call"].is_object();
         TaskFeatures {
@@ -406,7 +416,7 @@ struct Resources {
     subscribe: Option<bool>,
 }
 
-impl Capabilities {
+impl ServerCapabilities {
     /// As plain flags.
     pub fn features(self, instructions: Option<String>) -> ServerFeatures {
         ServerFeatures {
@@ -422,7 +432,7 @@ impl Capabilities {
     }
 }
 
-impl Ready {
+impl UpstreamSession {
     pub(super) fn new(
         session_id: Option<HeaderValue>,
         revision: Revision,
@@ -432,13 +442,13 @@ impl Ready {
     }
 
     /// The event stream was opened, or refused.
-    pub fn settle_stream(&self) {
+    pub fn mark_stream_settled(&self) {
         self.stream.settled.store(true, Ordering::Release);
         self.stream.changed.notify_waiters();
     }
 
     /// Waits until then. Cancel safe.
-    pub async fn stream_settled(&self) {
+    pub async fn wait_stream_settled(&self) {
         let changed = self.stream.changed.notified();
         tokio::pin!(changed);
         changed.as_mut().enable();
@@ -448,18 +458,18 @@ impl Ready {
     }
 
     /// Tells the server that the session is over, and says whether it answered anything.
-    pub async fn part(&self, pool: &Rc<Pool>) -> bool {
-        let mut request = Outgoing::delete();
+    pub async fn part(&self, pool: &Rc<UpstreamPool>) -> bool {
+        let mut request = UpstreamRequest::delete();
         self.write_headers(&mut request);
-        matches!(timeout(FAREWELL_TIMEOUT, pool.send(&request, Lane::Call)).await, Ok(Ok(_)))
+        matches!(timeout(FAREWELL_TIMEOUT, pool.send(&request, RequestKind::Call)).await, Ok(Ok(_)))
     }
 
     /// What later requests of the session carry.
-    pub fn write_headers(&self, request: &mut Outgoing) {
+    pub fn write_headers(&self, request: &mut UpstreamRequest) {
         request.set_era(Era::Legacy);
-        request.set(&header::PROTOCOL_VERSION, &HeaderValue::from_static(self.revision.as_str()));
+        request.set_header(&header::PROTOCOL_VERSION, &HeaderValue::from_static(self.revision.as_str()));
         if let Some(id) = &self.session_id {
-            request.set(&header::SESSION_ID, id);
+            request.set_header(&header::SESSION_ID, id);
         }
     }
 }
@@ -471,8 +481,8 @@ const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
 mod tests {
     use super::*;
 
-    fn heard(status: StatusCode, message: &Bytes) -> Heard {
-        Heard { status, session_id: None, message: message.clone() }
+    fn heard(status: StatusCode, message: &Bytes) -> BufferedResponse {
+        BufferedResponse { status, session_id: None, message: message.clone() }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::{Engine, Epochs, Store, StoreError};
-use crate::base::unix_s;
+use metamcp_core::base::unix_seconds;
 
 /// What is known of the store at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -40,7 +40,7 @@ pub struct Away {
 impl Away {
     /// Since now.
     pub fn now(error: &StoreError) -> Self {
-        Self { since: unix_s(), reason: error.to_string() }
+        Self { since: unix_seconds(), reason: error.to_string() }
     }
 }
 
@@ -118,7 +118,7 @@ fn publish(sender: &watch::Sender<Seen>, read: Result<Epochs, &StoreError>) {
         match (&before.away, &seen.away) {
             (None, Some(away)) => tracing::warn!(reason = away.reason, "the database does not answer"),
             (Some(away), None) => {
-                tracing::info!(seconds = unix_s().saturating_sub(away.since), "the database is back");
+                tracing::info!(seconds = unix_seconds().saturating_sub(away.since), "the database is back");
             }
             _ => {}
         }

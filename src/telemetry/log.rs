@@ -1,4 +1,4 @@
-//! Log lines, to standard error.
+//! The log: `tracing` events, written to standard error.
 
 use std::io::IsTerminal as _;
 
@@ -7,22 +7,22 @@ use tracing_subscriber::{EnvFilter, fmt};
 
 /// How log lines are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
+pub enum LogFormat {
     /// For people.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// Starts logging with a filter in the form of `RUST_LOG`. Once per process; later calls change nothing.
-pub fn start(format: Format, filter: &str) -> Result<(), ParseError> {
+/// Installs the process-wide log subscriber. `filter` has the syntax of `RUST_LOG`. Only the first call has an effect.
+pub fn init_logging(format: LogFormat, filter: &str) -> Result<(), ParseError> {
     let filter = EnvFilter::builder().parse(filter)?;
-    let lines = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    let lines = lines.with_ansi(std::io::stderr().is_terminal());
-    // An error means that logging was started before, as tests in one process do.
+    let subscriber = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let subscriber = subscriber.with_ansi(std::io::stderr().is_terminal());
+    // An error means that a subscriber is installed already, as when several tests share a process.
     let _ = match format {
-        Format::Text => lines.try_init(),
-        Format::Json => lines.json().flatten_event(true).try_init(),
+        LogFormat::Text => subscriber.try_init(),
+        LogFormat::Json => subscriber.json().flatten_event(true).try_init(),
     };
     Ok(())
 }

@@ -1,12 +1,12 @@
-//! What the gateway tells of itself: log lines (`log`), numbers (`metrics`), and the ways of single messages (`traces`).
+//! Observability: log lines (`log`), metrics (`metrics`) and traces (`traces`).
 //!
-//! Invariants: never a secret, never an argument of a call; what a request counts by is a number that was made when the
-//! configuration was read, so that nothing a client says becomes a label.
+//! Invariants: no secret and no argument of a call is ever logged, counted or traced. Label values come from the
+//! configuration, never from a request, so a client cannot create a time series.
 //!
-//! Does not know: what is logged, counted or traced, or by whom.
+//! Does not know: which events are logged, counted or traced, or where in the program.
 
 mod log;
 pub mod metrics;
 pub mod traces;
 
-pub use log::{Format, start};
+pub use log::{LogFormat, init_logging};

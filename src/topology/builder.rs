@@ -1,60 +1,89 @@
-//! From the lists of servers and endpoints to the next version.
+//! Builds the next topology from the configured servers and endpoints.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
-use super::{Topology, TopologyError};
-use crate::base::{EndpointName, ServerName};
-use crate::protocol::Era;
-use crate::route::{EndpointConfig, Member, Members, Place, SEPARATOR, Table};
-use crate::upstream::{self, Face, TlsRoots, Upstream, UpstreamId};
+use super::error::TopologyError;
+use super::version::Topology;
+use crate::route::{
+    EndpointConfig, EndpointMember, EndpointMembers, RouteTable, RoutedServer, SEPARATOR,
+};
+use crate::upstream::{self, EraAdapter, TlsRoots, Upstream, UpstreamId};
+use metamcp_core::base::{EndpointName, ServerName};
+use metamcp_core::protocol::Era;
 
-/// Makes one version after the other. Runs off the workers.
+/// Builds each topology from the one before. Does not run on worker threads.
 pub struct TopologyBuilder {
     roots: TlsRoots,
-    faces: Vec<(Era, Arc<dyn Face>)>,
+    adapters: Vec<(Era, Arc<dyn EraAdapter>)>,
     current: Arc<Topology>,
-    /// Never goes back.
+    /// Never decreases.
     next_upstream: u32,
 }
 
+/// The server that owns each prefix of tool names: every server owns its name and its alias.
+type PrefixOwners = HashMap<ServerName, ServerName>;
+
+/// The servers of the version being built.
+#[derive(Default)]
+struct AcceptedServers {
+    routed: Vec<RoutedServer>,
+    upstreams: HashMap<UpstreamId, Arc<Upstream>, RandomState>,
+}
+
 impl TopologyBuilder {
-    /// One that has made nothing: the version before the first has no server and no endpoint. `roots`: whom TLS
-    /// connections to servers trust.
+    /// Starts from an empty topology. `roots` are the trust anchors of TLS connections to servers.
     pub fn new(roots: TlsRoots) -> Self {
         let current = Arc::new(Topology {
             epoch: 0,
-            table: Table::default(),
-            left_out: Vec::new(),
+            table: RouteTable::default(),
+            rejected: Vec::new(),
             upstreams: HashMap::default(),
         });
-        Self { roots, faces: Vec::new(), current, next_upstream: 0 }
+        Self { roots, adapters: Vec::new(), current, next_upstream: 0 }
     }
 
-    /// With this to stand in for servers that do not speak that era.
+    /// Uses `adapter` for servers that do not speak `era`.
     #[must_use]
-    pub fn with_face(mut self, era: Era, face: Arc<dyn Face>) -> Self {
-        self.faces.push((era, face));
+    pub fn with_adapter(mut self, era: Era, adapter: Arc<dyn EraAdapter>) -> Self {
+        self.adapters.push((era, adapter));
         self
     }
 
-    /// The version made last.
+    /// The version built last.
     pub fn current(&self) -> &Arc<Topology> {
         &self.current
     }
 
-    /// The next version, of all servers and all endpoints there are to be. A server whose definition is the same
-    /// stays what it is; any other is a new one. What cannot be served is left out, and said in the version.
-    pub fn next(&mut self, servers: Vec<upstream::Config>, endpoints: Vec<EndpointConfig>) -> Arc<Topology> {
-        let mut left_out = Vec::new();
-        let mut names = HashSet::new();
-        // Whose tools a name is of that begins so.
-        let mut prefixes: HashMap<ServerName, ServerName> =
+    /// Builds the next version from the full lists of servers and endpoints. A server whose configuration is unchanged
+    /// keeps its upstream and id; any other gets new ones. What cannot be served is recorded in
+    /// [`Topology::rejected`].
+    pub fn build_next(
+        &mut self,
+        servers: Vec<upstream::Config>,
+        endpoints: Vec<EndpointConfig>,
+    ) -> Arc<Topology> {
+        let mut rejected = Vec::new();
+        let mut owners: PrefixOwners =
             servers.iter().map(|config| (config.name.clone(), config.name.clone())).collect();
-        let mut places = Vec::with_capacity(servers.len());
-        let mut upstreams: HashMap<_, _, RandomState> = HashMap::default();
+        let AcceptedServers { routed, upstreams } = self.accept_servers(servers, &mut owners, &mut rejected);
+        let endpoints = validate_endpoints(endpoints, &routed, &owners, &mut rejected);
+        let table = self.current.table.rebuild(&routed, &endpoints);
+        self.current = Arc::new(Topology { epoch: self.current.epoch + 1, table, rejected, upstreams });
+        Arc::clone(&self.current)
+    }
+
+    /// The servers that can be served, each once. Adds their aliases to `owners`.
+    fn accept_servers(
+        &mut self,
+        servers: Vec<upstream::Config>,
+        owners: &mut PrefixOwners,
+        rejected: &mut Vec<TopologyError>,
+    ) -> AcceptedServers {
+        let mut accepted = AcceptedServers::default();
+        let mut names = HashSet::new();
         let known: HashMap<ServerName, Arc<Upstream>> = self
             .current
             .upstreams()
@@ -63,90 +92,91 @@ impl TopologyBuilder {
         for config in servers {
             let name = config.name.clone();
             if !names.insert(name.clone()) {
-                left_out.push(TopologyError::ServerTwice(name));
+                rejected.push(TopologyError::DuplicateServer(name));
                 continue;
             }
             if let Some(alias) = &config.alias {
-                let holder = prefixes.entry(alias.clone()).or_insert_with(|| name.clone());
+                let holder = owners.entry(alias.clone()).or_insert_with(|| name.clone());
                 if *holder != name {
                     let (alias, holder) = (alias.clone(), holder.clone());
-                    left_out.push(TopologyError::AliasTaken { server: name, alias, holder });
+                    rejected.push(TopologyError::AliasTaken { server: name, alias, holder });
                     continue;
                 }
             }
-            let same = known.get(&name).filter(|upstream| upstream.config == config).cloned();
-            match same.map_or_else(|| self.add(config), Ok) {
+            let unchanged = known.get(&name).filter(|upstream| upstream.config == config).cloned();
+            match unchanged.map_or_else(|| self.create_upstream(config), Ok) {
                 Ok(upstream) => {
                     let prefix = upstream.config.alias.clone().unwrap_or_else(|| name.clone());
-                    places.push(Place { prefix, ..Place::whole(name, upstream.id.0) });
-                    upstreams.insert(upstream.id, upstream);
+                    let server = RoutedServer::unfiltered(name, upstream.id.0);
+                    accepted.routed.push(RoutedServer { prefix, ..server });
+                    accepted.upstreams.insert(upstream.id, upstream);
                 }
-                Err(source) => left_out.push(TopologyError::Target { server: name, source }),
+                Err(source) => rejected.push(TopologyError::Target { server: name, source }),
             }
         }
-        let endpoints = Self::known_only(endpoints, &places, &prefixes, &mut left_out);
-        let table = self.current.table.next(&places, &endpoints);
-        self.current = Arc::new(Topology { epoch: self.current.epoch + 1, table, left_out, upstreams });
-        Arc::clone(&self.current)
+        accepted
     }
 
-    fn add(&mut self, config: upstream::Config) -> Result<Arc<Upstream>, upstream::InvalidTarget> {
+    fn create_upstream(
+        &mut self,
+        config: upstream::Config,
+    ) -> Result<Arc<Upstream>, upstream::InvalidTarget> {
         let upstream = Upstream::new(UpstreamId(self.next_upstream), config, &self.roots)?;
         self.next_upstream += 1;
-        for (era, face) in &self.faces {
-            upstream.set_face(*era, Arc::clone(face));
+        for (era, adapter) in &self.adapters {
+            upstream.set_adapter(*era, Arc::clone(adapter));
         }
         Ok(upstream)
     }
-
-    /// The endpoints, each once, with the servers that are there.
-    fn known_only(
-        mut endpoints: Vec<EndpointConfig>,
-        places: &[Place],
-        prefixes: &HashMap<ServerName, ServerName>,
-        left_out: &mut Vec<TopologyError>,
-    ) -> Vec<EndpointConfig> {
-        let there: HashSet<&ServerName> = places.iter().map(|place| &place.name).collect();
-        let mut names = HashSet::new();
-        endpoints.retain_mut(|endpoint| {
-            if !names.insert(endpoint.name.clone()) {
-                left_out.push(TopologyError::EndpointTwice(endpoint.name.clone()));
-                return false;
-            }
-            let Members::These(members) = &mut endpoint.servers else { return true };
-            let mut chosen = HashSet::new();
-            members.retain(|member| {
-                if !there.contains(&member.server) {
-                    let (endpoint, server) = (endpoint.name.clone(), member.server.clone());
-                    left_out.push(TopologyError::ServerUnknown { endpoint, server });
-                    return false;
-                }
-                chosen.insert(member.server.clone())
-            });
-            for member in members {
-                hide_foreign(&endpoint.name, member, prefixes, left_out);
-            }
-            true
-        });
-        endpoints
-    }
 }
 
-/// Takes the tools away that the endpoint would show as another server's. Shown by their own names they would be what
-/// nobody asked for.
-fn hide_foreign(
+/// The endpoints, each once, without members that do not exist.
+fn validate_endpoints(
+    mut endpoints: Vec<EndpointConfig>,
+    routed: &[RoutedServer],
+    owners: &PrefixOwners,
+    rejected: &mut Vec<TopologyError>,
+) -> Vec<EndpointConfig> {
+    let existing: HashSet<&ServerName> = routed.iter().map(|server| &server.name).collect();
+    let mut names = HashSet::new();
+    endpoints.retain_mut(|endpoint| {
+        if !names.insert(endpoint.name.clone()) {
+            rejected.push(TopologyError::DuplicateEndpoint(endpoint.name.clone()));
+            return false;
+        }
+        let EndpointMembers::Listed(members) = &mut endpoint.servers else { return true };
+        let mut listed = HashSet::new();
+        members.retain(|member| {
+            if !existing.contains(&member.server) {
+                let (endpoint, server) = (endpoint.name.clone(), member.server.clone());
+                rejected.push(TopologyError::UnknownServer { endpoint, server });
+                return false;
+            }
+            listed.insert(member.server.clone())
+        });
+        for member in members {
+            hide_foreign_names(&endpoint.name, member, owners, rejected);
+        }
+        true
+    });
+    endpoints
+}
+
+/// Hides the tools that overrides name like another server's tools. Showing them under their original names instead
+/// would show something nobody configured.
+fn hide_foreign_names(
     endpoint: &EndpointName,
-    member: &mut Member,
-    prefixes: &HashMap<ServerName, ServerName>,
-    left_out: &mut Vec<TopologyError>,
+    member: &mut EndpointMember,
+    owners: &PrefixOwners,
+    rejected: &mut Vec<TopologyError>,
 ) {
-    let Some(shows) = &member.shows else { return };
-    let mut foreign = Vec::new();
-    for (tool, name) in shows.renamed() {
-        let holder = name.split_once(SEPARATOR).and_then(|(prefix, _)| prefixes.get(prefix));
+    let Some(view) = &member.tool_view else { return };
+    let mut hidden = Vec::new();
+    for (tool, name) in view.renamed_tools() {
+        let holder = name.split_once(SEPARATOR).and_then(|(prefix, _)| owners.get(prefix));
         if let Some(holder) = holder.filter(|holder| **holder != member.server) {
-            foreign.push(tool.to_owned());
-            left_out.push(TopologyError::ToolNameTaken {
+            hidden.push(tool.to_owned());
+            rejected.push(TopologyError::ToolNameTaken {
                 endpoint: endpoint.clone(),
                 server: member.server.clone(),
                 tool: tool.to_owned(),
@@ -155,7 +185,7 @@ fn hide_foreign(
             });
         }
     }
-    if !foreign.is_empty() {
-        member.shows = Some(Arc::new(shows.without(foreign)));
+    if !hidden.is_empty() {
+        member.tool_view = Some(Arc::new(view.without(hidden)));
     }
 }

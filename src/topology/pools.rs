@@ -1,4 +1,4 @@
-//! One thread's connections to all servers of the version that it follows.
+//! The connection pools of one thread.
 
 use std::cell::{Ref, RefCell};
 use std::collections::HashMap;
@@ -8,74 +8,75 @@ use std::time::{Duration, Instant};
 
 use foldhash::fast::RandomState;
 
-use super::Topology;
-use crate::upstream::{Pool, UpstreamId};
+use super::version::Topology;
+use crate::upstream::{UpstreamId, UpstreamPool};
 
-/// The connections of one thread, by server. Lives on it; nothing is locked.
-pub struct Pools {
+/// One thread's connection pools, one for each upstream of the topology that the thread follows. Not shared between
+/// threads, so nothing is locked.
+pub struct UpstreamPools {
     topology: RefCell<Arc<Topology>>,
-    pools: RefCell<HashMap<UpstreamId, Held, RandomState>>,
+    pools: RefCell<HashMap<UpstreamId, PoolEntry, RandomState>>,
 }
 
-struct Held {
-    pool: Rc<Pool>,
-    /// Since when its server is gone.
+struct PoolEntry {
+    pool: Rc<UpstreamPool>,
+    /// When the upstream left the topology.
     retired: Option<Instant>,
 }
 
-/// A request that came under the version before may still be on its way to its server: its body has this long.
+/// How long a pool outlives its upstream's removal. A request routed by an earlier topology may still need it; it
+/// has this long to send its body.
 const RETIRED_FOR: Duration = Duration::from_mins(1);
 
-impl Pools {
-    /// Without a connection yet.
+impl UpstreamPools {
     pub fn new(topology: &Arc<Topology>) -> Self {
         let pools = Self { topology: RefCell::new(Arc::clone(topology)), pools: RefCell::default() };
-        pools.fit(topology);
+        pools.sync(topology);
         pools
     }
 
-    /// The version that is followed.
+    /// The version that this thread follows.
     pub fn topology(&self) -> Ref<'_, Arc<Topology>> {
         self.topology.borrow()
     }
 
-    /// The connections to a server: one of the version that is followed, or one that has just gone.
-    pub fn find(&self, id: UpstreamId) -> Option<Rc<Pool>> {
-        self.pools.borrow().get(&id).map(|held| Rc::clone(&held.pool))
+    /// The pool of an upstream, including one that was removed recently.
+    pub fn find(&self, id: UpstreamId) -> Option<Rc<UpstreamPool>> {
+        self.pools.borrow().get(&id).map(|entry| Rc::clone(&entry.pool))
     }
 
-    /// Follows that version from now on; false when it was followed already, or is an older one.
+    /// Follows a newer version. Returns false if `topology` is not newer than the current one.
     pub fn adopt(&self, topology: &Arc<Topology>) -> bool {
         if topology.epoch <= self.topology.borrow().epoch {
             return false;
         }
         *self.topology.borrow_mut() = Arc::clone(topology);
-        self.fit(topology);
+        self.sync(topology);
         true
     }
 
-    fn fit(&self, topology: &Topology) {
+    fn sync(&self, topology: &Topology) {
         let now = Instant::now();
         let mut pools = self.pools.borrow_mut();
-        for (id, held) in pools.iter_mut() {
-            if held.retired.is_none() && topology.upstream(*id).is_none() {
-                held.retired = Some(now);
+        for (id, entry) in pools.iter_mut() {
+            if entry.retired.is_none() && topology.upstream(*id).is_none() {
+                entry.retired = Some(now);
             }
         }
         for upstream in topology.upstreams() {
             pools
                 .entry(upstream.id)
-                .or_insert_with(|| Held { pool: Pool::new(Arc::clone(upstream)), retired: None });
+                .or_insert_with(|| PoolEntry { pool: UpstreamPool::new(Arc::clone(upstream)), retired: None });
         }
     }
 
-    /// Closes connections that have been idle for too long, and lets go of servers that are gone and that nobody
-    /// uses any more. Called every second or so by its thread.
+    /// Closes connections that were idle for too long, and drops unused pools of removed upstreams. The thread calls
+    /// this about once per second.
     pub fn sweep(&self) {
-        self.pools.borrow_mut().retain(|_, held| {
-            held.pool.sweep();
-            let is_over = held.retired.is_some_and(|since| since.elapsed() >= RETIRED_FOR);
-            !is_over || Rc::strong_count(&held.pool) > 1
+        self.pools.borrow_mut().retain(|_, entry| {
+            entry.pool.sweep();
+            let is_expired = entry.retired.is_some_and(|since| since.elapsed() >= RETIRED_FOR);
+            !is_expired || Rc::strong_count(&entry.pool) > 1
         });
     }
 }

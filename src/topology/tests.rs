@@ -1,18 +1,20 @@
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::RootCertStore;
 
 use super::*;
-use crate::route::{EndpointConfig, Member, Members, Override, Prefix, Shows};
-use crate::upstream::{Address, ChangedTools, Config, EraChoice, TlsRoots};
+use crate::route::{EndpointConfig, EndpointMember, EndpointMembers, NamePrefix, ToolOverride, ToolView};
+use crate::upstream::{Config, EraChoice, ServerAddress, TlsRoots, ToolPinPolicy, UpstreamId};
+use metamcp_core::base::{EndpointName, ServerName};
 
 /// `name` or `name=port`.
 fn server(text: &str) -> Config {
     let (name, port) = text.split_once('=').unwrap_or((text, "80"));
     let address = match port {
         // Only a path can be wrong: a URL has been parsed.
-        "bad" => Address::Unix { socket: "x".into(), path: "no path".into() },
-        port => Address::Http(format!("http://127.0.0.1:{port}/mcp").parse().expect("a URL")),
+        "bad" => ServerAddress::Unix { socket: "x".into(), path: "no path".into() },
+        port => ServerAddress::Http(format!("http://127.0.0.1:{port}/mcp").parse().expect("a URL")),
     };
     Config {
         name: ServerName::new(name).expect("a name"),
@@ -30,9 +32,9 @@ fn server(text: &str) -> Config {
         fast_lane: true,
         private_addresses: true,
         may_be_sse: false,
-        left_alone: true,
+        has_breaker: true,
         alias: None,
-        changed_tools: ChangedTools::Warn,
+        changed_tools: ToolPinPolicy::Warn,
     }
 }
 
@@ -41,12 +43,12 @@ fn endpoint(text: &str) -> EndpointConfig {
     let (name, servers) = text.split_once(':').expect("an endpoint");
     let servers = servers.split(',').map(|name| ServerName::new(name).expect("a name"));
     let name = EndpointName::new(name).expect("a name");
-    EndpointConfig { name, servers: Members::whole(servers), prefix: Prefix::Always }
+    EndpointConfig { name, servers: EndpointMembers::unfiltered(servers), prefix: NamePrefix::Always }
 }
 
 fn next(builder: &mut TopologyBuilder, servers: &[&str], endpoints: &[&str]) -> Arc<Topology> {
     let servers = servers.iter().map(|text| server(text)).collect();
-    builder.next(servers, endpoints.iter().map(|text| endpoint(text)).collect())
+    builder.build_next(servers, endpoints.iter().map(|text| endpoint(text)).collect())
 }
 
 fn builder() -> TopologyBuilder {
@@ -57,94 +59,96 @@ fn id_of(topology: &Topology, name: &str) -> Option<UpstreamId> {
     topology.upstreams().find(|upstream| upstream.name().as_str() == name).map(|upstream| upstream.id)
 }
 
-/// Each of added, changed, removed as one text.
+/// Checks the names added, changed and removed, each list as one text.
 #[track_caller]
-fn check_moves(moves: &Moves, expected: [&str; 3]) {
-    let found = [&moves.added, &moves.changed, &moves.removed].map(|names| names.join(" "));
+fn check_changes(changes: &NameChanges, expected: [&str; 3]) {
+    let found = [&changes.added, &changes.changed, &changes.removed].map(|names| names.join(" "));
     assert_eq!(found, expected);
 }
 
 #[test]
-fn what_did_not_change_stays() {
+fn unchanged_servers_and_endpoints_keep_their_ids() {
     let mut builder = builder();
     let first = next(&mut builder, &["a", "b", "c"], &["default:a,b,c", "x:a"]);
     let second = next(&mut builder, &["d", "b=81", "a"], &["default:d,b,a", "x:a", "y:b"]);
     assert!(second.epoch > first.epoch);
     let changes = second.changes_since(&first);
-    check_moves(&changes.servers, ["d", "b", "c"]);
-    check_moves(&changes.endpoints, ["y", "default", ""]);
+    check_changes(&changes.servers, ["d", "b", "c"]);
+    check_changes(&changes.endpoints, ["y", "default", ""]);
     assert!(!changes.is_empty());
     assert_eq!(id_of(&first, "a"), id_of(&second, "a"));
     let kept = id_of(&first, "a").and_then(|id| first.upstream(id).zip(second.upstream(id)));
     assert!(kept.is_some_and(|(before, now)| Arc::ptr_eq(before, now)));
-    // Back to what it was: another server all the same, for the ids of the first may still be in use.
+    // A configuration that is restored gets new ids, since the old ones may still be in use.
     let third = next(&mut builder, &["a", "b", "c"], &["default:a,b,c", "x:a"]);
     for name in ["b", "c"] {
         assert!(id_of(&third, name) > id_of(&first, name), "{name}");
     }
     assert!(third.changes_since(&third).is_empty());
-    check_moves(&third.changes_since(&first).servers, ["", "b c", ""]);
+    check_changes(&third.changes_since(&first).servers, ["", "b c", ""]);
 }
 
-/// What is left out, and that the rest is served.
+/// Checks what is rejected, and that the rest is served.
 #[track_caller]
-fn check_left_out(servers: &[&str], endpoints: &[&str], expected: &[&str]) {
+fn check_rejected(servers: &[&str], endpoints: &[&str], expected: &[&str]) {
     let topology = next(&mut builder(), servers, endpoints);
-    let left_out: Vec<String> = topology.left_out.iter().map(ToString::to_string).collect();
-    assert_eq!(left_out, expected);
-    let default = topology.table.find("/mcp").expect("the endpoint is served");
-    assert_eq!(default.servers.iter().map(|place| place.name.as_str()).collect::<Vec<_>>(), ["good"]);
-    assert!(topology.table.find("/servers/good/mcp").is_some());
+    let rejected: Vec<String> = topology.rejected.iter().map(ToString::to_string).collect();
+    assert_eq!(rejected, expected);
+    let default = topology.table.find_by_path("/mcp").expect("the endpoint is served");
+    assert_eq!(default.servers.iter().map(|server| server.name.as_str()).collect::<Vec<_>>(), ["good"]);
+    assert!(topology.table.find_by_path("/servers/good/mcp").is_some());
 }
 
 #[test]
-fn one_that_is_wrong_takes_nobody_with_it() {
-    check_left_out(
+fn an_invalid_server_does_not_affect_others() {
+    check_rejected(
         &["bad=bad", "good"],
         &["default:bad,good"],
         &[
-            "server `bad` is left out: its path is not a request path: write it as `/mcp`",
-            "endpoint `default` is served without server `bad`, which is not there",
+            "server `bad` is not served: its path is not a request path: write it as `/mcp`",
+            "endpoint `default` is served without server `bad`, which does not exist",
         ],
     );
-    check_left_out(
+    check_rejected(
         &["good", "good=81"],
         &["default:good,good", "default:none"],
         &[
-            "server `good` is there twice: the second is left out",
-            "endpoint `default` is there twice: the second is left out",
+            "server `good` is defined twice; the second definition is ignored",
+            "endpoint `default` is defined twice; the second definition is ignored",
         ],
     );
-    check_left_out(&["good"], &["default:good"], &[]);
+    check_rejected(&["good"], &["default:good"], &[]);
 }
 
 #[test]
-fn no_tool_is_named_like_one_of_another_server() {
+fn rejects_names_with_the_prefix_of_another_server() {
     let aliased = |text: &str| {
         let (text, alias) = text.split_once('~').unwrap_or((text, ""));
         Config { alias: ServerName::new(alias).ok(), ..server(text) }
     };
-    let check = |servers: &[&str], names: &[(&str, &str)], expected: &[&str], left_out: &[&str]| {
-        let instead = |name: &str| Override { name: Some(name.to_owned()), ..Override::default() };
-        let overrides = names.iter().map(|(tool, name)| ((*tool).to_owned(), instead(name)));
-        let shows = Shows::new(Vec::new(), Vec::new(), overrides.collect());
-        let members = vec![Member { server: ServerName::new("a").expect("a name"), shows }];
-        let work = EndpointConfig { servers: Members::These(members), ..endpoint("work:a") };
+    let check = |servers: &[&str], names: &[(&str, &str)], expected: &[&str], rejected: &[&str]| {
+        let change = |name: &str| ToolOverride { name: Some(name.to_owned()), ..ToolOverride::default() };
+        let overrides = names.iter().map(|(tool, name)| ((*tool).to_owned(), change(name)));
+        let tool_view = ToolView::new(Vec::new(), Vec::new(), overrides.collect());
+        let members = vec![EndpointMember { server: ServerName::new("a").expect("a name"), tool_view }];
+        let work = EndpointConfig { servers: EndpointMembers::Listed(members), ..endpoint("work:a") };
         let servers = servers.iter().map(|text| aliased(text)).collect();
-        let topology = builder().next(servers, vec![work]);
-        let place = |place: &crate::route::Place| format!("{} {}", place.name, place.prefix);
-        let every = topology.upstreams().map(|upstream| upstream.name().as_str());
-        let mut found: Vec<_> = every
-            .filter_map(|name| Some(place(&topology.table.find(&format!("/servers/{name}/mcp"))?.servers[0])))
+        let topology = builder().build_next(servers, vec![work]);
+        let describe = |server: &crate::route::RoutedServer| format!("{} {}", server.name, server.prefix);
+        let names_of_all = topology.upstreams().map(|upstream| upstream.name().as_str());
+        let mut found: Vec<_> = names_of_all
+            .filter_map(|name| {
+                Some(describe(&topology.table.find_by_path(&format!("/servers/{name}/mcp"))?.servers[0]))
+            })
             .collect();
-        let work = topology.table.find("/mcp/work").expect("it is served");
+        let work = topology.table.find_by_path("/mcp/work").expect("it is served");
         let tools = names.iter().filter(|_| !work.servers.is_empty());
         found.extend(tools.filter_map(|(tool, _)| Some(work.tool_name(0, tool)?.into_owned())));
         found.sort_unstable();
         assert_eq!(found, expected);
-        let told: Vec<_> = topology.left_out.iter().map(ToString::to_string).collect();
-        assert_eq!(told.len(), left_out.len(), "{told:#?}");
-        assert!(told.iter().zip(left_out).all(|(told, part)| told.contains(part)), "{told:#?}");
+        let texts: Vec<_> = topology.rejected.iter().map(ToString::to_string).collect();
+        assert_eq!(texts.len(), rejected.len(), "{texts:#?}");
+        assert!(texts.iter().zip(rejected).all(|(text, part)| text.contains(part)), "{texts:#?}");
     };
     check(&["a~x", "b~y", "c"], &[], &["a x", "b y", "c c"], &[]);
     check(&["a~a", "b"], &[], &["a a", "b b"], &[]);
@@ -152,37 +156,37 @@ fn no_tool_is_named_like_one_of_another_server() {
         &["a~x", "b~x"],
         &[],
         &["a x"],
-        &["server `b` is left out: its alias `x` is the name or the alias of"],
+        &["server `b` is not served: its alias `x` is the name or the alias of"],
     );
-    // A name is not taken away by an alias, whichever comes first.
-    let told = ["server `a` is left out: its alias `b`", "endpoint `work` is served without server `a`"];
-    check(&["a~b", "b"], &[], &["b b"], &told);
-    check(&["a", "b~a"], &[], &["a a"], &["server `b` is left out: its alias `a`"]);
-    // Nor is one that nothing is named by just now.
-    check(&["a~b", "b~y"], &[], &["b y"], &told);
+    // A name takes precedence over an alias, whichever comes first.
+    let texts = ["server `a` is not served: its alias `b`", "endpoint `work` is served without server `a`"];
+    check(&["a~b", "b"], &[], &["b b"], &texts);
+    check(&["a", "b~a"], &[], &["a a"], &["server `b` is not served: its alias `a`"]);
+    // That also holds for the name of a server that has an alias.
+    check(&["a~b", "b~y"], &[], &["b y"], &texts);
     let own = [("s", "a__t"), ("t", "x__t"), ("u", "z__t"), ("v", "plain")];
     check(&["a~x", "b"], &own, &["a x", "a__t", "b b", "plain", "x__t", "z__t"], &[]);
     let names = [("s", "b__t"), ("t", "y__t"), ("u", "b_t")];
-    let told = ["tool \"s\" of server `a`: its name there, `b__t`, is one of server `b`", "`y__t`"];
-    check(&["a", "b~y"], &names, &["a a", "b y", "b_t"], &told);
+    let texts = ["tool \"s\" of server `a`: its name there, `b__t`, has the prefix of server `b`", "`y__t`"];
+    check(&["a", "b~y"], &names, &["a a", "b y", "b_t"], &texts);
 }
 
 #[test]
-fn connections_stay_with_their_server() {
+fn pools_stay_with_their_upstream() {
     let mut builder = builder();
     let first = next(&mut builder, &["a", "b"], &[]);
-    let pools = Pools::new(&first);
-    let ids = ["a", "b"].map(|name| id_of(&first, name).expect("it is there"));
-    let before = ids.map(|id| pools.find(id).expect("it has connections"));
+    let pools = UpstreamPools::new(&first);
+    let ids = ["a", "b"].map(|name| id_of(&first, name).expect("the server exists"));
+    let before = ids.map(|id| pools.find(id).expect("it has a pool"));
     let second = next(&mut builder, &["a", "b=81"], &[]);
     assert!(pools.adopt(&second));
-    assert!(!pools.adopt(&second), "it is followed already");
+    assert!(!pools.adopt(&second), "it is already followed");
     assert!(!pools.adopt(&first), "it is older");
     assert_eq!(pools.topology().epoch, second.epoch);
     assert!(pools.find(ids[0]).is_some_and(|pool| std::rc::Rc::ptr_eq(&pool, &before[0])));
-    // For requests that came before.
+    // Requests routed by the first version may still use the pool.
     pools.sweep();
     assert!(pools.find(ids[1]).is_some());
-    let changed = id_of(&second, "b").expect("it is there");
+    let changed = id_of(&second, "b").expect("the server exists");
     assert!(changed != ids[1] && pools.find(changed).is_some());
 }

@@ -15,23 +15,23 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::chunked::Chunked;
 use super::general::peek;
-use super::pool::{Permit, Pool};
-use super::shim::{Events, Hold, Reply, ReplyBody};
+use super::pool::{Permit, UpstreamPool};
+use super::shim::{CallGuard, EventSource, LocalBody, LocalResponse};
 use super::wire::Wire;
-use super::{Stage, UpstreamError};
-use crate::protocol::header;
+use super::{FailureStage, UpstreamError};
+use metamcp_core::protocol::header;
 
 /// An answer: its head, and its body on its way. Handed on boxed.
-pub struct Answered {
+pub struct UpstreamResponse {
     /// What it begins with.
-    pub head: Head,
+    pub head: ResponseHead,
     /// What follows.
-    pub body: Answer,
+    pub body: UpstreamBody,
 }
 
 /// The head of an answer, as far as anybody asks.
 #[derive(Debug)]
-pub struct Head {
+pub struct ResponseHead {
     /// The status.
     pub status: StatusCode,
     /// Content-Type.
@@ -39,10 +39,10 @@ pub struct Head {
     /// Mcp-Session-Id.
     pub session_id: Option<HeaderValue>,
     /// Whether the body has a Content-Encoding, which was not asked for.
-    pub is_packed: bool,
+    pub is_encoded: bool,
 }
 
-impl Head {
+impl ResponseHead {
     /// Whether the body is an event stream.
     pub fn is_event_stream(&self) -> bool {
         self.content_type.as_ref().is_some_and(|value| header::is_event_stream(value.as_bytes()))
@@ -56,11 +56,11 @@ impl Head {
 
 /// A response body on its way. Holds its connection and its place among the upstream's calls until the
 /// last byte; dropped before that, it closes the connection, which tells the upstream to stop.
-pub struct Answer {
-    body: Body,
+pub struct UpstreamBody {
+    body: BodySource,
     /// `None` once nothing more is to be read.
     wire: Option<Box<Wire>>,
-    pool: Rc<Pool>,
+    pool: Rc<UpstreamPool>,
     /// Between two reads; `None` where silence is normal.
     idle_timeout: Option<Duration>,
     /// Made when first waited for: a small answer comes in one piece with its head and needs no clock.
@@ -70,17 +70,17 @@ pub struct Answer {
 }
 
 /// An answer that is silent nearly all of the time, in as little memory as its kind takes.
-pub enum Quiet {
+pub enum IdleBody {
     /// Said within this process.
-    Told(Events),
+    Told(EventSource),
     /// Likewise, with what gives the call up.
-    Held(Box<(Events, Option<Hold>)>),
+    Held(Box<(EventSource, Option<CallGuard>)>),
     /// What takes more than its own place.
-    Any(Box<Answer>),
+    Any(Box<UpstreamBody>),
 }
 
 /// What is to come of a body.
-pub enum Body {
+pub enum BodySource {
     /// This, and nothing more.
     Last(Bytes),
     /// This, and so many bytes behind it, to be read into that.
@@ -90,12 +90,12 @@ pub enum Body {
     /// What hyper reads.
     General(Incoming),
     /// What stands in for a server says, or one that only looks like one of Streamable HTTP.
-    Told(Box<(Events, Option<Hold>)>),
+    Told(Box<(EventSource, Option<CallGuard>)>),
     /// Nothing.
     Ended,
 }
 
-impl Body {
+impl BodySource {
     /// Of a length that was said.
     pub(super) fn of_length(first: Bytes, left: u64) -> Self {
         match (left, first.is_empty()) {
@@ -111,35 +111,35 @@ impl Body {
     }
 
     /// Said within this process; the hold gives the call up when the body is dropped.
-    pub(super) fn of_reply(reply: Reply, mut hold: Option<Hold>) -> (Head, Self) {
-        let Reply { status, session_id, body } = reply;
+    pub(super) fn of_reply(reply: LocalResponse, mut hold: Option<CallGuard>) -> (ResponseHead, Self) {
+        let LocalResponse { status, session_id, body } = reply;
         let (content_type, body) = match body {
-            ReplyBody::Whole(bytes) => {
-                hold.iter_mut().for_each(Hold::release);
+            LocalBody::Message(bytes) => {
+                hold.iter_mut().for_each(CallGuard::release);
                 (header::JSON, Self::of_length(bytes, 0))
             }
-            ReplyBody::Events(events) => (header::EVENT_STREAM, Self::Told(Box::new((events, hold)))),
+            LocalBody::Events(events) => (header::EVENT_STREAM, Self::Told(Box::new((events, hold)))),
         };
         let content_type = Some(HeaderValue::from_static(content_type));
-        (Head { status, content_type, session_id, is_packed: false }, body)
+        (ResponseHead { status, content_type, session_id, is_encoded: false }, body)
     }
 
     /// Read by hyper.
-    pub(super) fn of_response(response: Response<Incoming>) -> (Head, Self) {
+    pub(super) fn of_response(response: Response<Incoming>) -> (ResponseHead, Self) {
         let (parts, incoming) = response.into_parts();
         let get = |name: &HeaderName| parts.headers.get(name);
-        let head = Head {
+        let head = ResponseHead {
             status: parts.status,
             content_type: get(&CONTENT_TYPE).cloned(),
             session_id: get(&header::SESSION_ID).cloned(),
-            is_packed: get(&CONTENT_ENCODING)
+            is_encoded: get(&CONTENT_ENCODING)
                 .is_some_and(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity")),
         };
         (head, Self::General(incoming))
     }
 }
 
-impl Quiet {
+impl IdleBody {
     /// The next bytes, `None` at the regular end.
     pub fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, UpstreamError>>> {
         match self {
@@ -150,23 +150,23 @@ impl Quiet {
     }
 }
 
-impl Answered {
+impl UpstreamResponse {
     /// Of what stands in for the pool's server: what it holds, and how long it may be silent, is its own business.
-    pub fn inside(reply: Reply, pool: Rc<Pool>) -> Box<Self> {
-        let (head, body) = Body::of_reply(reply, None);
-        Box::new(Self { head, body: Answer::new(body, None, pool, None, None) })
+    pub fn from_local(reply: LocalResponse, pool: Rc<UpstreamPool>) -> Box<Self> {
+        let (head, body) = BodySource::of_reply(reply, None);
+        Box::new(Self { head, body: UpstreamBody::new(body, None, pool, None, None) })
     }
 }
 
-impl Answer {
+impl UpstreamBody {
     pub(super) fn new(
-        body: Body,
+        body: BodySource,
         wire: Option<Box<Wire>>,
-        pool: Rc<Pool>,
+        pool: Rc<UpstreamPool>,
         idle_timeout: Option<Duration>,
         permit: Option<Permit>,
     ) -> Self {
-        let is_whole = matches!(body, Body::Last(_) | Body::Ended);
+        let is_whole = matches!(body, BodySource::Last(_) | BodySource::Ended);
         let mut answer = Self { body, wire, pool, idle_timeout, idle: None, permit };
         if is_whole {
             answer.release();
@@ -177,23 +177,25 @@ impl Answer {
     /// The next bytes, `None` at the regular end.
     pub fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, UpstreamError>>> {
         match &mut self.body {
-            Body::Ended => Poll::Ready(None),
-            Body::Last(bytes) => {
+            BodySource::Ended => Poll::Ready(None),
+            BodySource::Last(bytes) => {
                 let bytes = std::mem::take(bytes);
-                self.body = Body::Ended;
+                self.body = BodySource::Ended;
                 Poll::Ready(Some(Ok(bytes)))
             }
-            Body::Begun(first, ..) if !first.is_empty() => Poll::Ready(Some(Ok(std::mem::take(first)))),
-            Body::Begun(_, left, buffer) => {
+            BodySource::Begun(first, ..) if !first.is_empty() => Poll::Ready(Some(Ok(std::mem::take(first)))),
+            BodySource::Begun(_, left, buffer) => {
                 let Some(wire) = &mut self.wire else { return Poll::Ready(None) };
                 match wire.poll_more(cx, *left, buffer) {
                     Poll::Pending => self.poll_idle(cx),
-                    Poll::Ready(Ok(bytes)) if bytes.is_empty() => self.fail(UpstreamError::bare(Stage::Body)),
+                    Poll::Ready(Ok(bytes)) if bytes.is_empty() => {
+                        self.fail(UpstreamError::from_stage(FailureStage::BodyIncomplete))
+                    }
                     Poll::Ready(Ok(bytes)) => {
                         *left -= bytes.len() as u64;
                         if *left == 0 {
                             self.release();
-                            self.body = Body::Ended;
+                            self.body = BodySource::Ended;
                         }
                         self.note_progress();
                         Poll::Ready(Some(Ok(bytes)))
@@ -201,8 +203,8 @@ impl Answer {
                     Poll::Ready(Err(error)) => self.fail(error),
                 }
             }
-            Body::Chunks(first, _) if !first.is_empty() => Poll::Ready(Some(Ok(std::mem::take(first)))),
-            Body::Chunks(_, chunked) => {
+            BodySource::Chunks(first, _) if !first.is_empty() => Poll::Ready(Some(Ok(std::mem::take(first)))),
+            BodySource::Chunks(_, chunked) => {
                 let Some(wire) = &mut self.wire else { return Poll::Ready(None) };
                 match wire.poll_chunks(cx, chunked) {
                     Poll::Pending => self.poll_idle(cx),
@@ -210,11 +212,13 @@ impl Answer {
                         let is_ended = chunked.is_ended();
                         if is_ended {
                             self.release();
-                            self.body = Body::Ended;
+                            self.body = BodySource::Ended;
                         }
                         match (bytes.is_empty(), is_ended) {
                             (true, true) => return Poll::Ready(None),
-                            (true, false) => return self.fail(UpstreamError::bare(Stage::Body)),
+                            (true, false) => {
+                                return self.fail(UpstreamError::from_stage(FailureStage::BodyIncomplete));
+                            }
                             (false, _) => {}
                         }
                         self.note_progress();
@@ -223,8 +227,8 @@ impl Answer {
                     Poll::Ready(Err(error)) => self.fail(error),
                 }
             }
-            Body::General(_) => self.poll_general(cx),
-            Body::Told(said) => match said.0.poll_next(cx) {
+            BodySource::General(_) => self.poll_general(cx),
+            BodySource::Told(said) => match said.0.poll_next(cx) {
                 Poll::Pending => self.poll_idle(cx),
                 Poll::Ready(Some(Ok(bytes))) => {
                     self.note_progress();
@@ -234,7 +238,7 @@ impl Answer {
                 Poll::Ready(None) => {
                     // Dropped with its hold, by which the server forgets where the stream was.
                     self.release();
-                    self.body = Body::Ended;
+                    self.body = BodySource::Ended;
                     Poll::Ready(None)
                 }
             },
@@ -243,7 +247,7 @@ impl Answer {
 
     fn poll_general(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, UpstreamError>>> {
         loop {
-            let (Body::General(incoming), Some(wire)) = (&mut self.body, &mut self.wire) else {
+            let (BodySource::General(incoming), Some(wire)) = (&mut self.body, &mut self.wire) else {
                 return Poll::Ready(None);
             };
             // Asked first, hyper learns that there is a reader; then the connection reads; then the bytes
@@ -259,18 +263,22 @@ impl Answer {
                     let Ok(bytes) = frame.into_data() else { continue };
                     if incoming.is_end_stream() {
                         self.release();
-                        self.body = Body::Ended;
+                        self.body = BodySource::Ended;
                     }
                     self.note_progress();
                     return Poll::Ready(Some(Ok(bytes)));
                 }
-                Poll::Ready(Some(Err(error))) => return self.fail(UpstreamError::new(Stage::Body, error)),
+                Poll::Ready(Some(Err(error))) => {
+                    return self.fail(UpstreamError::new(FailureStage::BodyIncomplete, error));
+                }
                 Poll::Ready(None) => {
                     self.release();
-                    self.body = Body::Ended;
+                    self.body = BodySource::Ended;
                     return Poll::Ready(None);
                 }
-                Poll::Pending if wire.is_closed() => return self.fail(UpstreamError::bare(Stage::Body)),
+                Poll::Pending if wire.is_closed() => {
+                    return self.fail(UpstreamError::from_stage(FailureStage::BodyIncomplete));
+                }
                 Poll::Pending => return self.poll_idle(cx),
             }
         }
@@ -294,12 +302,12 @@ impl Answer {
                 None => return Ok(whole.freeze()),
             }
         }
-        Err(UpstreamError::bare(Stage::TooLarge))
+        Err(UpstreamError::from_stage(FailureStage::ResponseTooLarge))
     }
 
     /// What comes until the body ends or is longer than `bytes_min`; the rest is still to be read. Not cancel
     /// safe: what was read is lost.
-    pub async fn begin(&mut self, bytes_min: usize) -> Result<Bytes, UpstreamError> {
+    pub async fn collect_prefix(&mut self, bytes_min: usize) -> Result<Bytes, UpstreamError> {
         let Some(first) = self.chunk().await.transpose()? else { return Ok(Bytes::new()) };
         if first.len() > bytes_min || self.is_ended() {
             return Ok(first);
@@ -315,36 +323,36 @@ impl Answer {
     }
 
     /// How many bytes are to come, when the upstream said.
-    pub fn length(&self) -> Option<u64> {
+    pub fn content_length(&self) -> Option<u64> {
         match &self.body {
-            Body::Ended => Some(0),
-            Body::Last(bytes) => Some(bytes.len() as u64),
-            Body::Begun(first, left, _) => Some(first.len() as u64 + left),
-            Body::General(incoming) => incoming.size_hint().exact(),
-            Body::Chunks(..) | Body::Told(_) => None,
+            BodySource::Ended => Some(0),
+            BodySource::Last(bytes) => Some(bytes.len() as u64),
+            BodySource::Begun(first, left, _) => Some(first.len() as u64 + left),
+            BodySource::General(incoming) => incoming.size_hint().exact(),
+            BodySource::Chunks(..) | BodySource::Told(_) => None,
         }
     }
 
     /// Waited for by nobody for now, it takes no place among the upstream's calls any more; whoever keeps it bounds how many
     /// there are. From now on the upstream may be silent for so long between two reads; `None`: for as long as it likes.
-    pub fn set_aside(&mut self, idle_timeout: Option<Duration>) {
+    pub fn release_permit(&mut self, idle_timeout: Option<Duration>) {
         (self.idle_timeout, self.idle, self.permit) = (idle_timeout, None, None);
     }
 
     /// Whether the last byte was taken.
     pub fn is_ended(&self) -> bool {
-        matches!(self.body, Body::Ended)
+        matches!(self.body, BodySource::Ended)
     }
 
     /// The same, for whoever holds it for days while nothing comes.
-    pub fn quiet(self) -> Quiet {
+    pub fn into_idle(self) -> IdleBody {
         let holds_nothing = self.idle_timeout.is_none() && self.permit.is_none() && self.wire.is_none();
         match self {
-            Self { body: Body::Told(said), .. } if holds_nothing => match *said {
-                (events, None) => Quiet::Told(events),
-                held => Quiet::Held(Box::new(held)),
+            Self { body: BodySource::Told(said), .. } if holds_nothing => match *said {
+                (events, None) => IdleBody::Told(events),
+                held => IdleBody::Held(Box::new(held)),
             },
-            answer => Quiet::Any(Box::new(answer)),
+            answer => IdleBody::Any(Box::new(answer)),
         }
     }
 
@@ -354,7 +362,7 @@ impl Answer {
         if idle.as_mut().poll(cx).is_pending() {
             return Poll::Pending;
         }
-        self.fail(UpstreamError::bare(Stage::BodyIdle))
+        self.fail(UpstreamError::from_stage(FailureStage::BodyIdle))
     }
 
     /// The upstream is alive.
@@ -367,7 +375,7 @@ impl Answer {
     /// Closes the connection: nothing more can come of it.
     fn fail(&mut self, error: UpstreamError) -> Poll<Option<Result<Bytes, UpstreamError>>> {
         self.wire = None;
-        self.body = Body::Ended;
+        self.body = BodySource::Ended;
         // Nor is a place held for it: who asks again takes one of its own.
         self.permit = None;
         Poll::Ready(Some(Err(error)))

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use crate::frame::Slices;
+use metamcp_core::frame::SplicedMessage;
 
 /// Slices written one behind another. Content-Length is the sum of their lengths, nothing else.
 ///
@@ -15,20 +15,20 @@ use crate::frame::Slices;
 #[derive(Clone)]
 pub struct RequestBody {
     /// Boxed: a request is moved a dozen times on its way, and nine slices are 300 bytes.
-    slices: Box<Slices>,
+    slices: Box<SplicedMessage>,
     left: u64,
 }
 
 impl RequestBody {
     /// Of these slices.
-    pub fn new(slices: Slices) -> Self {
-        let left = slices.len_bytes() as u64;
+    pub fn new(slices: SplicedMessage) -> Self {
+        let left = slices.remaining_bytes() as u64;
         Self { slices: Box::new(slices), left }
     }
 
     /// Of one piece.
     pub fn whole(bytes: Bytes) -> Self {
-        Self::new(Slices::whole(bytes))
+        Self::new(SplicedMessage::unedited(bytes))
     }
 
     /// No body: a GET or DELETE.

@@ -14,27 +14,27 @@ use tokio::time::Instant;
 
 use super::shim::Backoff;
 use super::stdio::Processes;
-use super::{Stage, UpstreamError};
-use crate::base::ServerName;
+use super::{FailureStage, UpstreamError};
+use metamcp_core::base::ServerName;
 
 /// How a server is, as far as those who asked it know.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Condition {
+pub struct UpstreamStatus {
     /// Whether it is left alone, and for how long yet.
     pub left_alone: Option<Duration>,
     /// Requests that did not reach it, without an answer between them.
     pub failures_in_a_row: u32,
     /// The last one of any kind, which may be long ago.
-    pub last_failure: Option<Failure>,
+    pub last_failure: Option<UpstreamFailure>,
     /// How its processes are, when it is a program.
     pub processes: Option<Processes>,
 }
 
 /// How a server failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
+pub struct UpstreamFailure {
     /// How far the request had come.
-    pub stage: Stage,
+    pub stage: FailureStage,
     /// The error; it may name the address of the server.
     pub reason: String,
     /// When, in seconds since 1970.
@@ -55,7 +55,7 @@ struct Record {
     backoff: Backoff,
     /// Set by the one that was let through, until it is known what became of it or the next wait is over.
     trying_until: Option<Instant>,
-    last: Option<Failure>,
+    last: Option<UpstreamFailure>,
 }
 
 /// A server that restarts refuses a handful of requests; more than that is no accident.
@@ -92,7 +92,7 @@ impl Breaker {
         let wait = record.wait(now);
         if !wait.is_zero() {
             let reason = record.last.as_ref().map_or(String::new(), |failure| failure.reason.clone());
-            return Err(UpstreamError::new(Stage::LeftAlone, reason));
+            return Err(UpstreamError::new(FailureStage::BreakerOpen, reason));
         }
         record.trying_until = Some(now + TRY);
         Ok(())
@@ -118,11 +118,11 @@ impl Breaker {
     /// A request failed.
     #[cold]
     pub fn note_failure(&self, server: &ServerName, error: &UpstreamError) {
-        if !error.stage.is_servers() {
+        if !error.stage.is_server_fault() {
             return;
         }
         let mut record = self.record();
-        if error.undelivered() {
+        if error.is_undelivered() {
             let failures = self.failures.load(Ordering::Relaxed).saturating_add(1);
             self.failures.store(failures, Ordering::Relaxed);
             let was_tried = record.trying_until.take().is_some();
@@ -135,15 +135,15 @@ impl Breaker {
             }
         }
         let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        record.last = Some(Failure { stage: error.stage, reason: error.to_string(), at });
+        record.last = Some(UpstreamFailure { stage: error.stage, reason: error.to_string(), at });
     }
 
     /// For those who look.
-    pub fn condition(&self) -> Condition {
+    pub fn condition(&self) -> UpstreamStatus {
         let record = self.record();
         let failures_in_a_row = self.failures.load(Ordering::Relaxed);
         let is_open = failures_in_a_row >= self.failures_max;
-        Condition {
+        UpstreamStatus {
             left_alone: is_open.then(|| record.wait(Instant::now())),
             failures_in_a_row,
             last_failure: record.last.clone(),
@@ -176,13 +176,13 @@ mod tests {
         for (at, event) in events.char_indices() {
             match event {
                 '.' => breaker.note_answer(&name),
-                'x' => breaker.note_failure(&name, &UpstreamError::new(Stage::Connect, "refused")),
-                's' => breaker.note_failure(&name, &UpstreamError::bare(Stage::Sent)),
-                'q' => breaker.note_failure(&name, &UpstreamError::bare(Stage::QueueFull)),
+                'x' => breaker.note_failure(&name, &UpstreamError::new(FailureStage::Connect, "refused")),
+                's' => breaker.note_failure(&name, &UpstreamError::from_stage(FailureStage::NoResponse)),
+                'q' => breaker.note_failure(&name, &UpstreamError::from_stage(FailureStage::QueueFull)),
                 '?' => assert!(breaker.admit().is_ok(), "left alone at {at} of {events}"),
                 '!' => {
                     let Err(refused) = breaker.admit() else { panic!("let through at {at} of {events}") };
-                    assert!(refused.undelivered());
+                    assert!(refused.is_undelivered());
                     assert_eq!(refused.to_string(), "LeftAlone: Connect: refused");
                 }
                 digit => {
@@ -219,12 +219,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn says_how_the_server_is() {
         let breaker = Breaker::new();
-        assert_eq!(breaker.condition(), Condition::default());
+        assert_eq!(breaker.condition(), UpstreamStatus::default());
         check(&breaker, "xxxx").await;
         let seen = breaker.condition();
         assert_eq!((seen.left_alone, seen.failures_in_a_row), (None, 4));
         let last = seen.last_failure.expect("there were some");
-        assert_eq!((last.stage, &*last.reason), (Stage::Connect, "Connect: refused"));
+        assert_eq!((last.stage, &*last.reason), (FailureStage::Connect, "Connect: refused"));
         check(&breaker, "x").await;
         assert!(breaker.condition().left_alone.is_some_and(|wait| !wait.is_zero()));
         check(&breaker, "1?.").await;

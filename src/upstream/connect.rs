@@ -13,11 +13,11 @@ use tokio_rustls::TlsConnector;
 
 use super::private::is_private;
 use super::stream::Stream;
-use super::{Stage, UpstreamError};
+use super::{FailureStage, UpstreamError};
 
 /// Where a upstream's connections go: resolved from its `Address` once, at start.
 #[derive(Clone)]
-pub enum Target {
+pub enum ConnectTarget {
     /// Host (name or address) and port, with TLS for `https`.
     Tcp {
         /// A DNS name or an IP address, without brackets.
@@ -39,14 +39,16 @@ const ADDRESSES_MAX: usize = 8;
 
 /// Connects; to a private address only where `private_addresses` says so. Cancel safe: dropping it closes what was
 /// opened.
-pub async fn connect(target: &Target, private_addresses: bool) -> Result<Stream, UpstreamError> {
+pub async fn connect(target: &ConnectTarget, private_addresses: bool) -> Result<Stream, UpstreamError> {
     match target {
-        Target::Unix(_) if !private_addresses => Err(UpstreamError::bare(Stage::Private)),
-        Target::Unix(path) => UnixStream::connect(path)
+        ConnectTarget::Unix(_) if !private_addresses => {
+            Err(UpstreamError::from_stage(FailureStage::PrivateAddress))
+        }
+        ConnectTarget::Unix(path) => UnixStream::connect(path)
             .await
             .map(Stream::Unix)
-            .map_err(|error| UpstreamError::new(Stage::Connect, error)),
-        Target::Tcp { host, port, tls } => {
+            .map_err(|error| UpstreamError::new(FailureStage::Connect, error)),
+        ConnectTarget::Tcp { host, port, tls } => {
             let tcp = connect_tcp(host, *port, private_addresses).await?;
             match tls {
                 None => Ok(Stream::Tcp(tcp)),
@@ -54,7 +56,7 @@ pub async fn connect(target: &Target, private_addresses: bool) -> Result<Stream,
                     .connect(name.clone(), tcp)
                     .await
                     .map(|stream| Stream::Tls(Box::new(stream)))
-                    .map_err(|error| UpstreamError::new(Stage::Tls, error)),
+                    .map_err(|error| UpstreamError::new(FailureStage::Tls, error)),
             }
         }
     }
@@ -63,23 +65,23 @@ pub async fn connect(target: &Target, private_addresses: bool) -> Result<Stream,
 /// What is looked at is what is connected to: the name is not looked up a second time.
 async fn connect_tcp(host: &str, port: u16, private_addresses: bool) -> Result<TcpStream, UpstreamError> {
     let addresses =
-        lookup_host((host, port)).await.map_err(|error| UpstreamError::new(Stage::Resolve, error))?;
+        lookup_host((host, port)).await.map_err(|error| UpstreamError::new(FailureStage::Resolve, error))?;
     let none = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    let mut last = UpstreamError::new(Stage::Connect, none);
+    let mut last = UpstreamError::new(FailureStage::Connect, none);
     for address in addresses.take(ADDRESSES_MAX) {
         if !private_addresses && is_private(address.ip()) {
-            last = UpstreamError::bare(Stage::Private);
+            last = UpstreamError::from_stage(FailureStage::PrivateAddress);
             continue;
         }
         match TcpStream::connect(address).await {
             Ok(stream) => {
                 // A request is written whole, so there is nothing for Nagle's algorithm to gather.
-                stream.set_nodelay(true).map_err(|error| UpstreamError::new(Stage::Connect, error))?;
+                stream.set_nodelay(true).map_err(|error| UpstreamError::new(FailureStage::Connect, error))?;
                 // An event stream may be silent for days; a peer that is gone is noticed all the same.
                 let keep_alive = TcpKeepalive::new().with_time(KEEP_ALIVE);
                 SockRef::from(&stream)
                     .set_tcp_keepalive(&keep_alive)
-                    .map_err(|error| UpstreamError::new(Stage::Connect, error))?;
+                    .map_err(|error| UpstreamError::new(FailureStage::Connect, error))?;
                 return Ok(stream);
             }
             Err(error) => last = UpstreamError::new(stage_of(&error), error),
@@ -90,10 +92,10 @@ async fn connect_tcp(host: &str, port: u16, private_addresses: bool) -> Result<T
 
 /// Whose fault it is: connections that were closed a moment ago keep their local ports for a minute, and when none is
 /// left for that address, the server is not to blame. Nor is it when this process or the system has no descriptor left.
-fn stage_of(error: &io::Error) -> Stage {
+fn stage_of(error: &io::Error) -> FailureStage {
     let lacks = [Errno::ADDRNOTAVAIL, Errno::MFILE, Errno::NFILE];
     let is_ours = Errno::from_io_error(error).is_some_and(|errno| lacks.contains(&errno));
-    if is_ours { Stage::NoPort } else { Stage::Connect }
+    if is_ours { FailureStage::LocalPortsExhausted } else { FailureStage::Connect }
 }
 
 #[cfg(test)]
@@ -102,29 +104,33 @@ mod tests {
 
     #[test]
     fn a_port_that_lacks_here_is_not_the_servers_fault() {
-        let check = |errno: Errno, expected: Stage, text: &str| {
+        let check = |errno: Errno, expected: FailureStage, text: &str| {
             let stage = stage_of(&errno.into());
-            assert_eq!((stage, stage.is_servers()), (expected, expected == Stage::Connect), "{errno}");
-            let name = crate::base::ServerName::new("a").expect("a name");
-            let fault = UpstreamError::bare(stage).into_fault(&name);
+            assert_eq!(
+                (stage, stage.is_server_fault()),
+                (expected, expected == FailureStage::Connect),
+                "{errno}"
+            );
+            let name = metamcp_core::base::ServerName::new("a").expect("a name");
+            let fault = UpstreamError::from_stage(stage).into_fault(&name);
             assert!(fault.for_client().contains(text), "{}", fault.for_client());
             assert!(fault.for_client().contains("did not run"));
         };
         for errno in [Errno::ADDRNOTAVAIL, Errno::MFILE, Errno::NFILE] {
             check(
                 errno,
-                Stage::NoPort,
+                FailureStage::LocalPortsExhausted,
                 "server `a` cannot be connected to, for no local port or file is free",
             );
         }
-        check(Errno::CONNREFUSED, Stage::Connect, "cannot be reached");
+        check(Errno::CONNREFUSED, FailureStage::Connect, "cannot be reached");
     }
 
     /// Whether a connection to a port on which somebody listens comes about, or why not.
-    async fn check(host: &str, private_addresses: bool, expected: Result<(), Stage>) {
+    async fn check(host: &str, private_addresses: bool, expected: Result<(), FailureStage>) {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
         let port = listener.local_addr().expect("it has an address").port();
-        let target = Target::Tcp { host: host.to_owned(), port, tls: None };
+        let target = ConnectTarget::Tcp { host: host.to_owned(), port, tls: None };
         let found = connect(&target, private_addresses).await;
         assert_eq!(found.map(drop).map_err(|error| error.stage), expected, "{host}");
     }
@@ -133,10 +139,12 @@ mod tests {
     async fn a_private_address_takes_permission_however_it_is_written() {
         for host in ["127.0.0.1", "localhost", "::ffff:127.0.0.1"] {
             check(host, true, Ok(())).await;
-            check(host, false, Err(Stage::Private)).await;
+            check(host, false, Err(FailureStage::PrivateAddress)).await;
         }
-        let socket = Target::Unix("/nowhere/at.sock".into());
-        for (private_addresses, expected) in [(true, Stage::Connect), (false, Stage::Private)] {
+        let socket = ConnectTarget::Unix("/nowhere/at.sock".into());
+        for (private_addresses, expected) in
+            [(true, FailureStage::Connect), (false, FailureStage::PrivateAddress)]
+        {
             let found = connect(&socket, private_addresses).await;
             assert_eq!(found.map(drop).map_err(|error| error.stage), Err(expected));
         }

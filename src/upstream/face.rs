@@ -5,14 +5,19 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use super::{Answered, EraChoice, Lane, Outgoing, Pool, UpstreamError};
-use crate::protocol::Era;
+use super::{EraChoice, RequestKind, UpstreamError, UpstreamPool, UpstreamRequest, UpstreamResponse};
+use metamcp_core::protocol::Era;
 
 /// Stands in for servers that do not speak an era, or of which that is not known yet. To whoever asks it is the server,
 /// which then speaks both eras.
-pub trait Face: Send + Sync {
+pub trait EraAdapter: Send + Sync {
     /// Answers a request of the era that it stands in for. Dropped, the call is given up.
-    fn answer(self: Arc<Self>, pool: Rc<Pool>, request: Outgoing, lane: Lane) -> Answering;
+    fn answer(
+        self: Arc<Self>,
+        pool: Rc<UpstreamPool>,
+        request: UpstreamRequest,
+        lane: RequestKind,
+    ) -> ResponseFuture;
 
     /// Whether clients that ask which eras there are hear of this one too. Those that speak both would then choose it, also
     /// where more passes in the other.
@@ -22,21 +27,21 @@ pub trait Face: Send + Sync {
 }
 
 /// An answer to come.
-pub type Answering = Pin<Box<dyn Future<Output = Result<Box<Answered>, UpstreamError>>>>;
+pub type ResponseFuture = Pin<Box<dyn Future<Output = Result<Box<UpstreamResponse>, UpstreamError>>>>;
 
 /// A server, as those see it who ask in one era.
 #[derive(Default)]
-pub struct Side {
+pub struct EraSupport {
     /// Whether it speaks the era, as far as is known. Read with every request, so it is one byte and no lock.
     spoken: AtomicU8,
-    face: OnceLock<Arc<dyn Face>>,
+    face: OnceLock<Arc<dyn EraAdapter>>,
 }
 
 const UNKNOWN: u8 = 0;
 const YES: u8 = 1;
 const NO: u8 = 2;
 
-impl Side {
+impl EraSupport {
     /// Of an era, with what the configuration says of it.
     pub fn new(era: Era, choice: EraChoice) -> Self {
         let side = Self::default();
@@ -67,7 +72,7 @@ impl Side {
     }
 
     /// From now on this stands in. Only the first counts.
-    pub fn set_face(&self, face: Arc<dyn Face>) {
+    pub fn set_face(&self, face: Arc<dyn EraAdapter>) {
         let _ = self.face.set(face);
     }
 
@@ -77,7 +82,7 @@ impl Side {
     }
 
     /// What stands in, unless the server is known to speak the era.
-    pub fn face(&self) -> Option<&Arc<dyn Face>> {
+    pub fn face(&self) -> Option<&Arc<dyn EraAdapter>> {
         if self.is_spoken() == Some(true) { None } else { self.face.get() }
     }
 }
@@ -89,13 +94,13 @@ mod tests {
     #[test]
     fn what_is_known() {
         let check = |choice, expected: [Option<bool>; 2]| {
-            let known = [Era::Legacy, Era::Modern].map(|era| Side::new(era, choice).is_spoken());
+            let known = [Era::Legacy, Era::Modern].map(|era| EraSupport::new(era, choice).is_spoken());
             assert_eq!(known, expected, "{choice:?}");
         };
         check(EraChoice::Auto, [None, None]);
         check(EraChoice::Legacy, [Some(true), Some(false)]);
         check(EraChoice::Modern, [Some(false), Some(true)]);
-        let side = Side::new(Era::Legacy, EraChoice::Auto);
+        let side = EraSupport::new(Era::Legacy, EraChoice::Auto);
         for known in [Some(true), Some(false), Some(false), None] {
             side.note(known);
             assert_eq!(side.is_spoken(), known);

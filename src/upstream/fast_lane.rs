@@ -13,20 +13,20 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use http::{HeaderValue, StatusCode};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 
-use super::answer::{Body, Head};
+use super::answer::{BodySource, ResponseHead};
 use super::chunked::{Chunked, Malformed};
 use super::stream::Stream;
 use super::wire::SendError;
-use super::{Stage, UpstreamError};
-use crate::base::with_scratch;
-use crate::protocol::header;
+use super::{FailureStage, UpstreamError};
+use crate::runtime::with_scratch;
+use metamcp_core::protocol::header;
 
 /// The beginning of an answer.
 pub enum Begun {
     /// Of the usual shape.
     Usual {
-        head: Head,
-        body: Body,
+        head: ResponseHead,
+        body: BodySource,
         /// Whether nothing came behind the answer.
         clean: bool,
     },
@@ -72,7 +72,9 @@ pub async fn exchange(
             }
         }
         match failed {
-            Some(error) => Poll::Ready(Err(SendError::Sent(UpstreamError::new(Stage::Sent, error)))),
+            Some(error) => {
+                Poll::Ready(Err(SendError::Sent(UpstreamError::new(FailureStage::NoResponse, error))))
+            }
             None => Poll::Pending,
         }
     })
@@ -89,9 +91,9 @@ fn poll_begin(
     with_scratch(|scratch| {
         let mut buffer = ReadBuf::new(scratch);
         let read = ready!(Pin::new(stream).poll_read(cx, &mut buffer));
-        read.map_err(|error| UpstreamError::new(Stage::Sent, error))?;
+        read.map_err(|error| UpstreamError::new(FailureStage::NoResponse, error))?;
         if buffer.filled().is_empty() {
-            return Poll::Ready(Err(UpstreamError::bare(Stage::Sent)));
+            return Poll::Ready(Err(UpstreamError::from_stage(FailureStage::NoResponse)));
         }
         if came.is_empty()
             && let Some(begun) = begin(buffer.filled())
@@ -175,7 +177,7 @@ pub fn poll_chunks(
         loop {
             let mut buffer = ReadBuf::new(scratch);
             let read = ready!(Pin::new(&mut *stream).poll_read(cx, &mut buffer));
-            read.map_err(|error| UpstreamError::new(Stage::Body, error))?;
+            read.map_err(|error| UpstreamError::new(FailureStage::BodyIncomplete, error))?;
             let came = buffer.filled();
             if came.is_empty() {
                 return Poll::Ready(Ok((Bytes::new(), true)));
@@ -191,7 +193,9 @@ pub fn poll_chunks(
 /// What of it is data, and whether all of it belongs to the body.
 fn decode(chunked: &mut Chunked, came: &[u8]) -> Result<(Bytes, bool), UpstreamError> {
     let mut data = BytesMut::with_capacity(came.len());
-    let taken = chunked.decode(came, &mut data).map_err(|Malformed| UpstreamError::bare(Stage::Body))?;
+    let taken = chunked
+        .decode(came, &mut data)
+        .map_err(|Malformed| UpstreamError::from_stage(FailureStage::BodyIncomplete))?;
     Ok((data.freeze(), taken == came.len()))
 }
 
@@ -211,20 +215,20 @@ fn begin(came: &[u8]) -> Option<Begun> {
         Framing::Length(length) => {
             let here = usize::try_from(length).unwrap_or(usize::MAX).min(rest.len());
             let first = Bytes::copy_from_slice(&rest[..here]);
-            (Body::of_length(first, length - here as u64), here == rest.len())
+            (BodySource::of_length(first, length - here as u64), here == rest.len())
         }
         Framing::Chunked => {
             let mut chunked = Box::new(Chunked::default());
             // What is malformed hyper would say so of, when it comes to it.
             let Ok((first, is_all)) = decode(&mut chunked, rest) else { return Some(unusual()) };
-            (Body::in_chunks(first, chunked), is_all)
+            (BodySource::in_chunks(first, chunked), is_all)
         }
     };
     Some(Begun::Usual { head: usual.head, body, clean })
 }
 
 struct Usual {
-    head: Head,
+    head: ResponseHead,
     head_bytes: usize,
     framing: Framing,
 }
@@ -253,7 +257,7 @@ fn read_head(came: &[u8]) -> Result<Option<Usual>, Unusual> {
         return Err(Unusual);
     }
     let status = status.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(Unusual)?;
-    let mut head = Head { status, content_type: None, session_id: None, is_packed: false };
+    let mut head = ResponseHead { status, content_type: None, session_id: None, is_encoded: false };
     let mut framing = None;
     let mut encoding = None;
     for field in response.headers.iter() {
@@ -265,7 +269,7 @@ fn read_head(came: &[u8]) -> Result<Option<Usual>, Unusual> {
             }
             12 if is("content-type") => once(&mut head.content_type, || content_type(field.value))?,
             14 if is("content-length") => {
-                once(&mut framing, || header::content_length(field.value).map(Framing::Length))?;
+                once(&mut framing, || header::parse_content_length(field.value).map(Framing::Length))?;
             }
             14 if is("mcp-session-id") => {
                 once(&mut head.session_id, || HeaderValue::from_bytes(field.value).ok())?;
@@ -279,7 +283,7 @@ fn read_head(came: &[u8]) -> Result<Option<Usual>, Unusual> {
             _ => {}
         }
     }
-    head.is_packed = encoding.is_some_and(|encoding| !encoding.eq_ignore_ascii_case(b"identity"));
+    head.is_encoded = encoding.is_some_and(|encoding| !encoding.eq_ignore_ascii_case(b"identity"));
     let framing = framing.ok_or(Unusual)?;
     Ok(Some(Usual { head, head_bytes, framing }))
 }
@@ -314,7 +318,7 @@ mod tests {
         let got = read.map(|read| {
             read.map(|Usual { head, head_bytes, framing }| {
                 assert_eq!(&came[head_bytes - 4..head_bytes], b"\r\n\r\n");
-                (head.status.as_u16(), framing, head.is_packed)
+                (head.status.as_u16(), framing, head.is_encoded)
             })
         });
         assert_eq!(got, *expected, "{}", came.escape_ascii());
@@ -399,11 +403,11 @@ mod tests {
                 panic!("{body:?} is usual")
             };
             let (first, left) = match begun {
-                Body::Ended => (Bytes::new(), Some(0)),
-                Body::Last(first) => (first, Some(0)),
-                Body::Begun(first, left, _) => (first, Some(left)),
-                Body::Chunks(first, _) => (first, None),
-                Body::General(_) | Body::Told(_) => panic!("{body:?} is read here"),
+                BodySource::Ended => (Bytes::new(), Some(0)),
+                BodySource::Last(first) => (first, Some(0)),
+                BodySource::Begun(first, left, _) => (first, Some(left)),
+                BodySource::Chunks(first, _) => (first, None),
+                BodySource::General(_) | BodySource::Told(_) => panic!("{body:?} is read here"),
             };
             assert_eq!(
                 (&first[..], left, clean),

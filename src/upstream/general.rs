@@ -22,7 +22,7 @@ use super::body::RequestBody;
 use super::fast_lane::Unwritten;
 use super::stream::Stream;
 use super::wire::SendError;
-use super::{Stage, UpstreamError};
+use super::{FailureStage, UpstreamError};
 
 /// hyper's half that reads and writes.
 type Driver = Connection<TokioIo<Continued>, RequestBody>;
@@ -45,7 +45,7 @@ const HEADERS_MAX: usize = 100;
 impl General {
     /// On a stream on which nothing was asked.
     pub async fn new(stream: Stream) -> Result<Self, UpstreamError> {
-        let failed = |error| UpstreamError::new(Stage::Connect, error);
+        let failed = |error| UpstreamError::new(FailureStage::Connect, error);
         Self::handshake(Continued::new(stream, Bytes::new(), None, Writes::Passed)).await.map_err(failed)
     }
 
@@ -58,7 +58,7 @@ impl General {
         first: Bytes,
         rest: Option<Unwritten>,
     ) -> Result<(Self, Response<Incoming>), UpstreamError> {
-        let failed = |error| UpstreamError::new(Stage::Sent, error);
+        let failed = |error| UpstreamError::new(FailureStage::NoResponse, error);
         let mut general =
             Self::handshake(Continued::new(stream, first, rest, Writes::Awaited)).await.map_err(failed)?;
         // hyper reads an answer only to what it asked itself. What it writes for it goes nowhere.
@@ -66,7 +66,7 @@ impl General {
         *stand_in.method_mut() = http::Method::POST;
         let answered = general.exchange(stand_in).await;
         let response = answered.map_err(|error| match error {
-            SendError::Unsent => UpstreamError::bare(Stage::Sent),
+            SendError::Unsent => UpstreamError::from_stage(FailureStage::NoResponse),
             SendError::Sent(error) => error,
         })?;
         Ok((general, response))
@@ -113,7 +113,7 @@ impl General {
         .await
         .map_err(|mut error| match error.take_message() {
             Some(_unsent) => SendError::Unsent,
-            None => SendError::Sent(UpstreamError::new(Stage::Sent, error.into_error())),
+            None => SendError::Sent(UpstreamError::new(FailureStage::NoResponse, error.into_error())),
         })
     }
 

@@ -36,21 +36,21 @@ use bytes::{BufMut, Bytes, BytesMut};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
-use crate::base::ServerName;
-use crate::protocol::{Era, header};
 use breaker::Breaker;
-use face::Side;
+use face::EraSupport;
+use metamcp_core::base::ServerName;
+use metamcp_core::protocol::{Era, header};
 
-pub use answer::{Answer, Answered, Head, Quiet};
-pub use breaker::{Condition, Failure};
-pub use connect::{Target, connect};
-pub use error::{Stage, UpstreamError};
-pub use face::{Answering, Face};
-pub use outgoing::Outgoing;
-pub use pool::{Lane, Pool};
+pub use answer::{IdleBody, ResponseHead, UpstreamBody, UpstreamResponse};
+pub use breaker::{UpstreamFailure, UpstreamStatus};
+pub use connect::{ConnectTarget, connect};
+pub use error::{FailureStage, UpstreamError};
+pub use face::{EraAdapter, ResponseFuture};
+pub use outgoing::UpstreamRequest;
+pub use pool::{RequestKind, UpstreamPool};
 pub use private::{is_private, is_private_address};
 pub use stream::Stream;
-pub use target::{InvalidTarget, Reached, TlsRoots, reach};
+pub use target::{InvalidTarget, TlsRoots, UrlTarget, reach};
 pub use traced::TraceFields;
 
 /// One MCP server as configured.
@@ -60,7 +60,7 @@ pub struct Config {
     /// Unique among all servers.
     pub name: ServerName,
     /// Where it is.
-    pub address: Address,
+    pub address: ServerAddress,
     /// Sent with every request to it: its own credentials among them, marked sensitive.
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// Which revisions it is asked in; `Auto` finds out.
@@ -89,19 +89,19 @@ pub struct Config {
     /// (MCP 2025-03-26, transports, backwards compatibility).
     pub may_be_sse: bool,
     /// Whether it is left alone for a while when it cannot be reached; else whoever asks it waits between two tries himself.
-    pub left_alone: bool,
+    pub has_breaker: bool,
     /// Whether it may be at a private address, looked at with each connection: names change.
     pub private_addresses: bool,
     /// Stands before the names of its tools and prompts in place of `name`, where servers are told apart so.
     pub alias: Option<ServerName>,
     /// What becomes of a tool that is not as it was approved.
-    pub changed_tools: ChangedTools,
+    pub changed_tools: ToolPinPolicy,
 }
 
 /// What becomes of a tool that is not as it was approved: what a server listed first, and what an administrator approved
 /// since.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ChangedTools {
+pub enum ToolPinPolicy {
     /// Nothing; nothing is remembered.
     Allow,
     /// It is said, and approved.
@@ -112,7 +112,7 @@ pub enum ChangedTools {
 
 /// Where an MCP server listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Address {
+pub enum ServerAddress {
     /// Streamable HTTP over TCP, TLS for an `https` URL.
     Http(url::Url),
     /// Streamable HTTP over a Unix socket: written `unix:/path/to/socket:/mcp` in configuration.
@@ -152,8 +152,8 @@ pub struct Upstream {
     post: Opening,
     bounds: pool::Bounds,
     breaker: Breaker,
-    legacy: Side,
-    modern: Side,
+    legacy: EraSupport,
+    modern: EraSupport,
     /// Whether it was seen to ask a client for something.
     asks: AtomicBool,
 }
@@ -161,9 +161,9 @@ pub struct Upstream {
 /// How a server is spoken to.
 enum Reach {
     /// HTTP over a connection.
-    Wire(Target),
+    Wire(ConnectTarget),
     /// The same, until it is found to be the other.
-    Unsaid(Target, sse::Candidate),
+    Unsaid(ConnectTarget, sse::Candidate),
     /// Messages to the task that owns its event streams.
     Sse(sse::Server),
     /// Messages to the task that owns its processes.
@@ -178,8 +178,8 @@ impl Config {
     /// The eras that it may speak: what has a transport of one of them has no other, whatever it says while it starts.
     fn era_choice(&self) -> EraChoice {
         match self.address {
-            Address::Sse(_) => EraChoice::Legacy,
-            Address::Http(_) | Address::Unix { .. } | Address::Stdio(_) => self.era,
+            ServerAddress::Sse(_) => EraChoice::Legacy,
+            ServerAddress::Http(_) | ServerAddress::Unix { .. } | ServerAddress::Stdio(_) => self.era,
         }
     }
 }
@@ -205,13 +205,13 @@ impl Upstream {
         posting.insert(http::header::ACCEPT, HeaderValue::from_static(header::ACCEPT_BOTH));
         let bounds = pool::Bounds::new(config.in_flight_max);
         let breaker = match &reach {
-            Reach::Wire(_) | Reach::Unsaid(..) if config.left_alone => Breaker::new(),
+            Reach::Wire(_) | Reach::Unsaid(..) if config.has_breaker => Breaker::new(),
             // Who looks after the processes or the event streams waits between two tries, and says so.
             _ => Breaker::never_open(),
         };
         Ok(Arc::new(Self {
-            legacy: Side::new(Era::Legacy, config.era_choice()),
-            modern: Side::new(Era::Modern, config.era_choice()),
+            legacy: EraSupport::new(Era::Legacy, config.era_choice()),
+            modern: EraSupport::new(Era::Modern, config.era_choice()),
             get: Opening::new(&Method::GET, &path, listening),
             delete: Opening::new(&Method::DELETE, &path, headers),
             post: Opening::new(&Method::POST, &path, posting),
@@ -231,7 +231,7 @@ impl Upstream {
     }
 
     /// From now on this stands in for it where it does not speak that era. Only the first counts.
-    pub fn set_face(&self, era: Era, face: Arc<dyn Face>) {
+    pub fn set_adapter(&self, era: Era, face: Arc<dyn EraAdapter>) {
         self.side(era).set_face(face);
     }
 
@@ -241,18 +241,18 @@ impl Upstream {
     }
 
     /// Whether it does not speak that era, and clients of both eras are to choose the other.
-    pub fn hides(&self, era: Era) -> bool {
+    pub fn hides_era(&self, era: Era) -> bool {
         self.side(era).is_hidden()
     }
 
     /// What was found out about that; `None`: that it is to be found out again. What is configured stays.
-    pub fn note_spoken(&self, era: Era, is_spoken: Option<bool>) {
+    pub fn set_spoken(&self, era: Era, is_spoken: Option<bool>) {
         if self.config.era_choice() == EraChoice::Auto {
             self.side(era).note(is_spoken);
         }
     }
 
-    fn side(&self, era: Era) -> &Side {
+    fn side(&self, era: Era) -> &EraSupport {
         match era {
             Era::Legacy => &self.legacy,
             Era::Modern => &self.modern,
@@ -268,7 +268,7 @@ impl Upstream {
     }
 
     /// Whether what it says of its own accord comes over one channel for all calls of a session, whichever it is about.
-    pub fn has_one_channel(&self) -> bool {
+    pub fn has_shared_channel(&self) -> bool {
         match &self.reach {
             Reach::Wire(_) => false,
             Reach::Unsaid(_, candidate) => candidate.found().is_some(),
@@ -282,19 +282,19 @@ impl Upstream {
     }
 
     /// It asked a client's user or model for something.
-    pub fn note_asks(&self) {
+    pub fn note_server_request(&self) {
         self.asks.store(true, Ordering::Relaxed);
     }
 
     /// Whether a call is to have a session to itself, so that what the server asks is certainly of that call. A program that
     /// the sessions of a key share is one process for as long as it asked nothing: it may keep there what they share.
-    pub fn serves_calls_apart(&self) -> bool {
+    pub fn has_session_per_call(&self) -> bool {
         let sharing = match &self.config.address {
-            Address::Stdio(program) => Some(program.settings.sharing),
-            Address::Http(_) | Address::Unix { .. } | Address::Sse(_) => None,
+            ServerAddress::Stdio(program) => Some(program.settings.sharing),
+            ServerAddress::Http(_) | ServerAddress::Unix { .. } | ServerAddress::Sse(_) => None,
         };
         match sharing {
-            None => self.has_one_channel(),
+            None => self.has_shared_channel(),
             Some(stdio::Sharing::Shared) => false,
             Some(stdio::Sharing::Key) => self.asks.load(Ordering::Relaxed),
             Some(stdio::Sharing::Session) => true,
@@ -302,12 +302,12 @@ impl Upstream {
     }
 
     /// What those who asked it have learned of it.
-    pub fn condition(&self) -> Condition {
+    pub fn status(&self) -> UpstreamStatus {
         let processes = match &self.reach {
             Reach::Process(server) => Some(server.processes()),
             Reach::Wire(_) | Reach::Unsaid(..) | Reach::Sse(_) => None,
         };
-        Condition { processes, ..self.breaker.condition() }
+        UpstreamStatus { processes, ..self.breaker.condition() }
     }
 
     /// Ends its processes, when it has any, and waits until they have ended. Cancel safe: they end all the same.

@@ -7,21 +7,21 @@ use memchr::memchr;
 
 use super::Upstream;
 use super::body::RequestBody;
-use super::shim::Verb;
+use super::shim::HttpOperation;
 use super::traced::TraceFields;
 use crate::auth::KeyId;
-use crate::base::put_decimal;
-use crate::frame::Slices;
-use crate::protocol::{Era, header};
+use metamcp_core::base::write_decimal;
+use metamcp_core::frame::SplicedMessage;
+use metamcp_core::protocol::{Era, header};
 
 /// A request to a upstream, to its MCP path unless it says another: its body, and the fields it carries beside those that every
 /// request to that upstream carries.
 #[derive(Clone)]
-pub struct Outgoing {
+pub struct UpstreamRequest {
     method: Method,
     /// The fields as they go over the wire, the names in lower case.
     lines: Vec<u8>,
-    body: Slices,
+    body: SplicedMessage,
     owner: Option<KeyId>,
     place: Option<u64>,
     is_apart: bool,
@@ -35,9 +35,9 @@ const LINES_BYTES_USUAL: usize = 256;
 
 const LINE_END: &[u8] = b"\r\n";
 
-impl Outgoing {
+impl UpstreamRequest {
     /// A message.
-    pub fn post(body: Slices) -> Self {
+    pub fn post(body: SplicedMessage) -> Self {
         let lines = Vec::with_capacity(LINES_BYTES_USUAL);
         Self {
             method: Method::POST,
@@ -52,18 +52,18 @@ impl Outgoing {
     }
 
     /// A message of one piece.
-    pub fn whole(body: Bytes) -> Self {
-        Self::post(Slices::whole(body))
+    pub fn from_message(body: Bytes) -> Self {
+        Self::post(SplicedMessage::unedited(body))
     }
 
     /// For the event stream of a session.
     pub fn get() -> Self {
-        Self { method: Method::GET, ..Self::whole(Bytes::new()) }
+        Self { method: Method::GET, ..Self::from_message(Bytes::new()) }
     }
 
     /// For the end of a session.
     pub fn delete() -> Self {
-        Self { method: Method::DELETE, ..Self::whole(Bytes::new()) }
+        Self { method: Method::DELETE, ..Self::from_message(Bytes::new()) }
     }
 
     /// The key on whose behalf it is sent: for a server whose processes are apart by key.
@@ -73,7 +73,7 @@ impl Outgoing {
 
     /// Which session of a client it opens, also when it was open before and got lost: for a server that fails a client
     /// again and again.
-    pub fn set_place(&mut self, place: u64) {
+    pub fn set_client_session(&mut self, place: u64) {
         self.place = Some(place);
     }
 
@@ -83,12 +83,12 @@ impl Outgoing {
     }
 
     /// The session that it opens is to share nothing with others, where the server is one whose processes may be shared.
-    pub fn set_apart(&mut self, is_apart: bool) {
+    pub fn set_exclusive(&mut self, is_apart: bool) {
         self.is_apart = is_apart;
     }
 
     /// Whether that is so.
-    pub fn is_apart(&self) -> bool {
+    pub fn is_exclusive(&self) -> bool {
         self.is_apart
     }
 
@@ -133,14 +133,14 @@ impl Outgoing {
     }
 
     /// What is asked, and within which session.
-    pub fn asked(&self) -> (Verb, Option<HeaderValue>) {
+    pub fn operation(&self) -> (HttpOperation, Option<HeaderValue>) {
         let (verb, session, _) = self.to_verb();
         (verb, session)
     }
 
     /// Another message in its place: with the same fields, but for those of MCP, which speak of the one before.
     #[must_use]
-    pub fn with_message(&self, body: Slices) -> Self {
+    pub fn with_message(&self, body: SplicedMessage) -> Self {
         let mut other = Self {
             method: Method::POST,
             lines: self.lines.clone(),
@@ -161,19 +161,19 @@ impl Outgoing {
     }
 
     /// Adds fields that tell of its trace.
-    pub fn put_trace(&mut self, trace: &TraceFields) {
+    pub fn add_trace(&mut self, trace: &TraceFields) {
         self.lines.extend_from_slice(trace.lines());
     }
 
     /// Adds a field, beside others of its name.
-    pub fn add(&mut self, name: &HeaderName, value: &HeaderValue) {
-        self.put(name.as_str(), value.as_bytes());
+    pub fn add_header(&mut self, name: &HeaderName, value: &HeaderValue) {
+        self.put_header(name.as_str(), value.as_bytes());
     }
 
     /// Adds a field in place of others of its name.
-    pub fn set(&mut self, name: &HeaderName, value: &HeaderValue) {
+    pub fn set_header(&mut self, name: &HeaderName, value: &HeaderValue) {
         self.remove(name);
-        self.add(name, value);
+        self.add_header(name, value);
     }
 
     /// Takes the fields of that name out.
@@ -195,7 +195,7 @@ impl Outgoing {
 
     /// Adds a field. `name`: in lower case; `value`: bytes that HTTP allows in one (RFC 9110, section 5.5). A value
     /// with a line break, which would begin another field, is left out.
-    pub fn put(&mut self, name: &str, value: &[u8]) {
+    pub fn put_header(&mut self, name: &str, value: &[u8]) {
         debug_assert!(
             HeaderValue::from_bytes(value).is_ok(),
             "no value of a field: {}",
@@ -212,12 +212,12 @@ impl Outgoing {
     }
 
     /// As a server that only looks like one of Streamable HTTP is asked.
-    pub(super) fn to_verb(&self) -> (Verb, Option<HeaderValue>, Option<KeyId>) {
+    pub(super) fn to_verb(&self) -> (HttpOperation, Option<HeaderValue>, Option<KeyId>) {
         let verb = match self.method {
-            Method::GET => Verb::Get,
-            Method::DELETE => Verb::Delete,
+            Method::GET => HttpOperation::Get,
+            Method::DELETE => HttpOperation::Delete,
             // There is no head: what it would tell of the trace is told in the message.
-            _ => Verb::Post(self.trace().put_into(self.message())),
+            _ => HttpOperation::Post(self.trace().put_into(self.message())),
         };
         let session = self.fields().find(|(name, _)| *name == header::SESSION_ID);
         (verb, session.map(|(_, value)| value), self.owner)
@@ -225,7 +225,7 @@ impl Outgoing {
 
     /// Bytes of the body.
     pub(super) fn body_bytes(&self) -> usize {
-        self.body.len_bytes()
+        self.body.remaining_bytes()
     }
 
     /// As it goes over the wire (RFC 9112, sections 3 to 6).
@@ -246,7 +246,7 @@ impl Outgoing {
         out.put_slice(&self.lines);
         if self.method == Method::POST {
             out.put_slice(b"content-length: ");
-            put_decimal(&mut out, body_bytes as u64);
+            write_decimal(&mut out, body_bytes as u64);
             out.put_slice(LINE_END);
         }
         out.put_slice(LINE_END);
@@ -258,7 +258,7 @@ impl Outgoing {
 
     /// The fields that were added, as they go over the wire.
     #[cfg(test)]
-    pub fn lines(&self) -> String {
+    pub fn header_lines(&self) -> String {
         String::from_utf8_lossy(&self.lines).into_owned()
     }
 
@@ -301,7 +301,7 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(request: &Outgoing, expected: &[(&str, &[u8])]) {
+    fn check(request: &UpstreamRequest, expected: &[(&str, &[u8])]) {
         let fields: Vec<_> = request.fields().collect();
         let fields: Vec<_> = fields.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
         assert_eq!(fields, expected);
@@ -311,28 +311,31 @@ mod tests {
     fn fields_are_added_and_replaced() {
         let name = HeaderName::from_static;
         let value = HeaderValue::from_static;
-        let mut request = Outgoing::whole(Bytes::new());
+        let mut request = UpstreamRequest::from_message(Bytes::new());
         check(&request, &[]);
-        request.put("mcp-name", b"a: b\t\xff");
-        request.add(&name("mcp-name-2"), &value(""));
-        request.add(&name("mcp-name"), &value("again"));
+        request.put_header("mcp-name", b"a: b\t\xff");
+        request.add_header(&name("mcp-name-2"), &value(""));
+        request.add_header(&name("mcp-name"), &value("again"));
         check(&request, &[("mcp-name", b"a: b\t\xff"), ("mcp-name-2", b""), ("mcp-name", b"again")]);
-        request.set(&name("mcp-name"), &value("once"));
+        request.set_header(&name("mcp-name"), &value("once"));
         check(&request, &[("mcp-name-2", b""), ("mcp-name", b"once")]);
-        request.set(&name("mcp"), &value("another"));
+        request.set_header(&name("mcp"), &value("another"));
         check(&request, &[("mcp-name-2", b""), ("mcp-name", b"once"), ("mcp", b"another")]);
-        request.put("traceparent", b"t");
-        let other = request.with_message(Slices::whole("{}".into()));
+        request.put_header("traceparent", b"t");
+        let other = request.with_message(SplicedMessage::unedited("{}".into()));
         check(&other, &[("mcp", b"another"), ("traceparent", b"t")]);
         assert_eq!((other.message(), request.message()), ("{}".into(), Bytes::new()));
     }
 
     #[test]
     fn fields_of_a_session_stay_with_it() {
-        let mut request = Outgoing::get();
-        request.put("traceparent", b"00-1");
-        request.put("mcp-session-id", b"x");
-        request.put("last-event-id", b"7");
-        check(&Outgoing::whole(Bytes::new()).with_fields_of(&request), &[("traceparent", b"00-1")]);
+        let mut request = UpstreamRequest::get();
+        request.put_header("traceparent", b"00-1");
+        request.put_header("mcp-session-id", b"x");
+        request.put_header("last-event-id", b"7");
+        check(
+            &UpstreamRequest::from_message(Bytes::new()).with_fields_of(&request),
+            &[("traceparent", b"00-1")],
+        );
     }
 }

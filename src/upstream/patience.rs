@@ -10,7 +10,7 @@ use tokio::time::{Sleep, sleep};
 /// A timer that one wait after the other uses: it beats several times within the bound, a wait counts the beats, and
 /// an answer leaves it as it is. To set a timer and take it back for each answer costs several times as much, and a
 /// look at the clock besides.
-pub struct Patience {
+pub struct ResponseTimer {
     beat: Duration,
     timer: Option<Pin<Box<Sleep>>>,
 }
@@ -19,7 +19,7 @@ pub struct Patience {
 /// coarse by.
 const BEATS: u32 = 8;
 
-impl Patience {
+impl ResponseTimer {
     /// With waits of at least so long.
     pub fn new(bound: Duration) -> Self {
         Self { beat: bound / BEATS, timer: None }
@@ -61,7 +61,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     /// How long it is waited for what takes so long, and whether that came.
-    async fn wait(patience: &mut Patience, takes: Option<Duration>) -> (Duration, bool) {
+    async fn wait(patience: &mut ResponseTimer, takes: Option<Duration>) -> (Duration, bool) {
         let began = Instant::now();
         let future = async {
             match takes {
@@ -76,7 +76,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn each_wait_has_its_bound() {
         for bound in [SECOND / 5, SECOND, 60 * SECOND] {
-            let mut patience = Patience::new(bound);
+            let mut patience = ResponseTimer::new(bound);
             for takes in
                 [None, Some(bound / 2), Some(bound * 2), Some(Duration::ZERO), None, Some(bound / 20 * 19)]
             {

@@ -12,16 +12,16 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::{spawn_local, yield_now};
 use tokio::time::timeout;
 
-use super::answer::{Answer, Answered, Body, Head};
-use super::connect::{Target, connect};
-use super::outgoing::Outgoing;
-use super::patience::Patience;
-use super::shim::{Hold, Reply};
+use super::answer::{BodySource, ResponseHead, UpstreamBody, UpstreamResponse};
+use super::connect::{ConnectTarget, connect};
+use super::outgoing::UpstreamRequest;
+use super::patience::ResponseTimer;
+use super::shim::{CallGuard, LocalResponse};
 use super::wire::{SendError, Wire};
-use super::{Reach, Stage, Upstream, UpstreamError};
+use super::{FailureStage, Reach, Upstream, UpstreamError};
 
 /// What one worker holds open to one upstream. Not shared, so nothing here is locked.
-pub struct Pool {
+pub struct UpstreamPool {
     upstream: Arc<Upstream>,
     #[expect(clippy::vec_box, reason = "they are moved from hand to hand with every request")]
     idle: RefCell<Vec<Box<Wire>>>,
@@ -39,14 +39,14 @@ pub struct Pool {
 
 /// Whether a request is a call, which ends, or an event stream, which may stay for days.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lane {
+pub enum RequestKind {
     /// Counted among the upstream's calls; silence is bounded.
     Call,
     /// Bounded by the clients that hold it; silence is normal.
     Stream,
 }
 
-impl Pool {
+impl UpstreamPool {
     /// An empty one.
     pub fn new(upstream: Arc<Upstream>) -> Rc<Self> {
         Rc::new(Self {
@@ -72,29 +72,29 @@ impl Pool {
     /// Not cancel safe: dropping it closes the connection, which tells the upstream to stop.
     pub async fn send(
         self: &Rc<Self>,
-        request: &Outgoing,
-        lane: Lane,
-    ) -> Result<Box<Answered>, UpstreamError> {
+        request: &UpstreamRequest,
+        lane: RequestKind,
+    ) -> Result<Box<UpstreamResponse>, UpstreamError> {
         if let Some(era) = request.era()
             && let Some(face) = self.upstream.side(era).face()
         {
             return Arc::clone(face).answer(Rc::clone(self), request.clone(), lane).await;
         }
-        self.send_straight(request, lane).await
+        self.send_direct(request, lane).await
     }
 
     /// Likewise, to the upstream itself, whatever it speaks.
     ///
     /// Not cancel safe, likewise.
-    pub async fn send_straight(
+    pub async fn send_direct(
         self: &Rc<Self>,
-        request: &Outgoing,
-        lane: Lane,
-    ) -> Result<Box<Answered>, UpstreamError> {
+        request: &UpstreamRequest,
+        lane: RequestKind,
+    ) -> Result<Box<UpstreamResponse>, UpstreamError> {
         self.upstream.breaker.admit()?;
         let permit = match lane {
-            Lane::Call => Some(self.upstream.bounds.admit(&self.upstream.config).await?),
-            Lane::Stream => None,
+            RequestKind::Call => Some(self.upstream.bounds.admit(&self.upstream.config).await?),
+            RequestKind::Stream => None,
         };
         let target = match &self.upstream.reach {
             Reach::Wire(target) => target,
@@ -106,7 +106,7 @@ impl Pool {
             },
             Reach::Process(server) => {
                 let (verb, session, owner) = request.to_verb();
-                let (place, is_apart) = (request.place(), request.is_apart());
+                let (place, is_apart) = (request.place(), request.is_exclusive());
                 let calling = server.call(verb, session, owner, place, is_apart);
                 return Box::pin(self.hand_over(calling, lane, permit)).await;
             }
@@ -129,7 +129,9 @@ impl Pool {
                     return Ok(self.answer(head, body, wire, lane, permit));
                 }
                 Err(SendError::Unsent) if !fresh => {}
-                Err(SendError::Unsent) => return Err(self.note(UpstreamError::bare(Stage::Unsent))),
+                Err(SendError::Unsent) => {
+                    return Err(self.note(UpstreamError::from_stage(FailureStage::NotSent)));
+                }
                 Err(SendError::Sent(error)) => return Err(self.note(error)),
             }
         }
@@ -139,7 +141,7 @@ impl Pool {
     /// on if it is. Says whether it is spoken to so.
     ///
     /// Cancel safe: it is not known then.
-    pub async fn find_sse(&self) -> bool {
+    pub async fn detect_sse(&self) -> bool {
         match &self.upstream.reach {
             Reach::Unsaid(_, candidate) => candidate.look().await,
             Reach::Wire(_) | Reach::Sse(_) | Reach::Process(_) => false,
@@ -149,17 +151,18 @@ impl Pool {
     /// Has a server answer that only looks like one of Streamable HTTP.
     async fn hand_over(
         self: &Rc<Self>,
-        calling: impl Future<Output = Result<(Reply, Hold), UpstreamError>>,
-        lane: Lane,
+        calling: impl Future<Output = Result<(LocalResponse, CallGuard), UpstreamError>>,
+        lane: RequestKind,
         permit: Option<Permit>,
-    ) -> Result<Box<Answered>, UpstreamError> {
+    ) -> Result<Box<UpstreamResponse>, UpstreamError> {
         let called = timeout(self.upstream.config.first_byte_timeout, calling).await;
-        let called = called.unwrap_or_else(|_elapsed| Err(UpstreamError::bare(Stage::FirstByteTimeout)));
+        let called =
+            called.unwrap_or_else(|_elapsed| Err(UpstreamError::from_stage(FailureStage::FirstByteTimeout)));
         let (reply, hold) = called.map_err(|error| self.note(error))?;
         self.upstream.breaker.note_answer(self.upstream.name());
-        let (head, body) = Body::of_reply(reply, Some(hold));
-        let body = Answer::new(body, None, Rc::clone(self), self.idle_timeout(lane), permit);
-        Ok(Box::new(Answered { head, body }))
+        let (head, body) = BodySource::of_reply(reply, Some(hold));
+        let body = UpstreamBody::new(body, None, Rc::clone(self), self.idle_timeout(lane), permit);
+        Ok(Box::new(UpstreamResponse { head, body }))
     }
 
     fn note(&self, error: UpstreamError) -> UpstreamError {
@@ -167,25 +170,25 @@ impl Pool {
         error
     }
 
-    fn idle_timeout(&self, lane: Lane) -> Option<Duration> {
+    fn idle_timeout(&self, lane: RequestKind) -> Option<Duration> {
         match lane {
-            Lane::Call => Some(self.upstream.config.stream_idle_timeout),
-            Lane::Stream => None,
+            RequestKind::Call => Some(self.upstream.config.stream_idle_timeout),
+            RequestKind::Stream => None,
         }
     }
 
     fn answer(
         self: &Rc<Self>,
-        head: Head,
-        body: Body,
+        head: ResponseHead,
+        body: BodySource,
         wire: Box<Wire>,
-        lane: Lane,
+        lane: RequestKind,
         permit: Option<Permit>,
-    ) -> Box<Answered> {
+    ) -> Box<UpstreamResponse> {
         let idle_timeout = self.idle_timeout(lane);
-        Box::new(Answered {
+        Box::new(UpstreamResponse {
             head,
-            body: Answer::new(body, Some(wire), Rc::clone(self), idle_timeout, permit),
+            body: UpstreamBody::new(body, Some(wire), Rc::clone(self), idle_timeout, permit),
         })
     }
 
@@ -205,7 +208,7 @@ impl Pool {
     /// tries again only after a second; requests need not wait for that where others are done meanwhile.
     ///
     /// Cancel safe: what was begun is closed.
-    async fn open_or_wait(&self, target: &Target) -> Result<(Box<Wire>, bool), UpstreamError> {
+    async fn open_or_wait(&self, target: &ConnectTarget) -> Result<(Box<Wire>, bool), UpstreamError> {
         let _opening = Opening::enter(&self.opening);
         let given_back = async {
             loop {
@@ -222,15 +225,15 @@ impl Pool {
         }
     }
 
-    async fn open(&self, target: &Target) -> Result<Box<Wire>, UpstreamError> {
+    async fn open(&self, target: &ConnectTarget) -> Result<Box<Wire>, UpstreamError> {
         let config = &self.upstream.config;
         let opening = async {
-            let patience = Patience::new(config.first_byte_timeout);
+            let patience = ResponseTimer::new(config.first_byte_timeout);
             Ok(Box::new(Wire::new(connect(target, config.private_addresses).await?, patience)))
         };
         timeout(self.upstream.config.connect_timeout, opening)
             .await
-            .unwrap_or_else(|_elapsed| Err(UpstreamError::bare(Stage::ConnectTimeout)))
+            .unwrap_or_else(|_elapsed| Err(UpstreamError::from_stage(FailureStage::ConnectTimeout)))
     }
 
     pub(super) fn put(self: &Rc<Self>, mut wire: Box<Wire>) {
@@ -256,7 +259,7 @@ impl Pool {
     }
 
     /// How many connections are open that nothing uses.
-    pub fn idle(&self) -> usize {
+    pub fn idle_connections(&self) -> usize {
         self.idle.borrow().len() + self.resting.borrow().len()
     }
 
@@ -317,7 +320,7 @@ impl Bounds {
         let _place = Waiting::enter(&self.waiting, config.queue_max)?;
         match timeout(config.queue_timeout, Arc::clone(&self.slots).acquire_owned()).await {
             Ok(Ok(permit)) => Ok(Permit(permit)),
-            Ok(Err(_)) | Err(_) => Err(UpstreamError::bare(Stage::Queue)),
+            Ok(Err(_)) | Err(_) => Err(UpstreamError::from_stage(FailureStage::QueueTimeout)),
         }
     }
 }
@@ -331,7 +334,7 @@ impl<'a> Waiting<'a> {
         if count.fetch_add(1, Ordering::Relaxed) < max {
             Ok(place)
         } else {
-            Err(UpstreamError::bare(Stage::QueueFull))
+            Err(UpstreamError::from_stage(FailureStage::QueueFull))
         }
     }
 }

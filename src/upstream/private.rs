@@ -3,12 +3,12 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::Address;
+use super::ServerAddress;
 
 /// Whether an address as written leads to a private place. A name is not looked up: that is to be done when connecting,
 /// for names change.
-pub fn is_private_address(address: &Address) -> bool {
-    let (Address::Http(url) | Address::Sse(url)) = address else { return true };
+pub fn is_private_address(address: &ServerAddress) -> bool {
+    let (ServerAddress::Http(url) | ServerAddress::Sse(url)) = address else { return true };
     match url.host() {
         Some(url::Host::Ipv4(ip)) => is_private(ip.into()),
         Some(url::Host::Ipv6(ip)) => is_private(ip.into()),
@@ -85,8 +85,8 @@ mod tests {
     #[track_caller]
     fn check(text: &str, expected: bool) {
         let address = match text.strip_prefix("unix:") {
-            Some(socket) => Address::Unix { socket: socket.into(), path: "/mcp".to_owned() },
-            None => Address::Http(text.parse().expect("a URL")),
+            Some(socket) => ServerAddress::Unix { socket: socket.into(), path: "/mcp".to_owned() },
+            None => ServerAddress::Http(text.parse().expect("a URL")),
         };
         assert_eq!(is_private_address(&address), expected, "{text}");
     }

@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
 
-use crate::base::poll_write_gathered;
+use crate::runtime::poll_write_gathered;
 
 /// One of the three transports; a closed set, so that the usual one costs no virtual call.
 pub enum Stream {

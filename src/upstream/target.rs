@@ -8,8 +8,8 @@ use http::uri::PathAndQuery;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::ServerName as TlsName;
 
-use super::connect::Target;
-use super::{Address, Config, Reach, Upstream, UpstreamId, sse, stdio};
+use super::connect::ConnectTarget;
+use super::{Config, Reach, ServerAddress, Upstream, UpstreamId, sse, stdio};
 
 /// Whom TLS connections to upstreams trust: loaded once, for all.
 #[derive(Clone)]
@@ -46,23 +46,23 @@ pub(super) fn resolve(id: UpstreamId, config: &Config, roots: &TlsRoots) -> Resu
         host: HeaderValue::from_static("localhost"),
     };
     match &config.address {
-        Address::Stdio(program) => {
+        ServerAddress::Stdio(program) => {
             let server = stdio::Server::new(config.name.clone(), program.clone(), config.era);
             let deployed = server.deploy().map_err(|failed| InvalidTarget(failed.why().to_owned()))?;
             Ok(here(Reach::Process(deployed)))
         }
-        Address::Sse(url) => {
+        ServerAddress::Sse(url) => {
             let deployed = sse::Server::deploy(over_http(id, config, url, roots)?, url.clone());
             let failed = |error| format!("the thread that would speak to it cannot be started: {error}");
             Ok(here(Reach::Sse(deployed.map_err(|error| InvalidTarget(failed(error)))?)))
         }
-        Address::Unix { socket, path } => Ok(Resolved {
-            reach: Reach::Wire(Target::Unix(socket.clone())),
+        ServerAddress::Unix { socket, path } => Ok(Resolved {
+            reach: Reach::Wire(ConnectTarget::Unix(socket.clone())),
             path: parse_path(path)?,
             host: HeaderValue::from_static("localhost"),
         }),
-        Address::Http(url) => {
-            let Reached { target, path, host } = reach(url, roots)?;
+        ServerAddress::Http(url) => {
+            let UrlTarget { target, path, host } = reach(url, roots)?;
             let reach = if config.may_be_sse {
                 Reach::Unsaid(target, sse::Candidate::new(over_http(id, config, url, roots)?, url.clone()))
             } else {
@@ -74,9 +74,9 @@ pub(super) fn resolve(id: UpstreamId, config: &Config, roots: &TlsRoots) -> Resu
 }
 
 /// Where a URL leads, and what is asked for there.
-pub struct Reached {
+pub struct UrlTarget {
     /// What is connected to.
-    pub target: Target,
+    pub target: ConnectTarget,
     /// What is asked for, with the query.
     pub path: PathAndQuery,
     /// The value of `Host`.
@@ -87,7 +87,7 @@ pub struct Reached {
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn reach(url: &url::Url, roots: &TlsRoots) -> Result<Reached, InvalidTarget> {
+pub fn reach(url: &url::Url, roots: &TlsRoots) -> Result<UrlTarget, InvalidTarget> {
     let invalid = |what: &str| InvalidTarget(format!("{what} in the URL of a server"));
     // `host_str` keeps the brackets of an IPv6 address, which a resolver does not take.
     let host = url.host_str().ok_or_else(|| invalid("no host"))?;
@@ -102,8 +102,8 @@ pub fn reach(url: &url::Url, roots: &TlsRoots) -> Result<Reached, InvalidTarget>
     };
     let authority = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
     let path = url.query().map_or_else(|| url.path().to_owned(), |q| format!("{}?{q}", url.path()));
-    Ok(Reached {
-        target: Target::Tcp { host: bare, port, tls },
+    Ok(UrlTarget {
+        target: ConnectTarget::Tcp { host: bare, port, tls },
         path: parse_path(&path)?,
         host: HeaderValue::from_str(&authority).map_err(|_| invalid("no valid host"))?,
     })
@@ -117,9 +117,9 @@ fn over_http(
     roots: &TlsRoots,
 ) -> Result<Arc<Upstream>, InvalidTarget> {
     let wire = Config {
-        address: Address::Http(url.clone()),
+        address: ServerAddress::Http(url.clone()),
         may_be_sse: false,
-        left_alone: false,
+        has_breaker: false,
         ..config.clone()
     };
     Upstream::new(id, wire, roots)

@@ -9,7 +9,7 @@ use memchr::memmem;
 use serde_json::value::RawValue;
 
 use super::shim::rewritten;
-use crate::frame::{Envelope, Kind, Scanner, Span, json_string};
+use metamcp_core::frame::{Envelope, MessageKind, Scanner, Span, json_string};
 
 /// The fields of a request that tell of its trace, as they go over the wire.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -84,17 +84,17 @@ fn value<'a>(line: &'a [u8], name: &str) -> Option<&'a [u8]> {
 
 /// Where in a message members of `_meta` are to be put, with what has to stand before and behind them.
 fn place(message: &[u8], envelope: &Envelope) -> Option<(u32, &'static [u8], &'static [u8])> {
-    if !matches!(envelope.kind, Kind::Request | Kind::Notification) {
+    if !matches!(envelope.kind, MessageKind::Request | MessageKind::Notification) {
         return None;
     }
     let params = &envelope.params;
     if let Some(meta) = params.meta.object {
-        let said = meta.of(message);
+        let said = meta.slice(message);
         let is_said = NAMES.iter().any(|name| memmem::find(said, name.as_bytes()).is_some());
         return (!is_said).then(|| (meta.start + 1, &b""[..], comma(said)));
     }
     if let Some(object) = params.object {
-        let said = object.of(message);
+        let said = object.slice(message);
         // Something else than an object may stand there.
         let is_there = memmem::find(said, b"_meta").is_some() && has_meta(said);
         let behind = if comma(said).is_empty() { &b"}"[..] } else { &b"},"[..] };

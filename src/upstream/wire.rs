@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead as _, ReadBuf};
 
-use super::answer::{Body, Head};
+use super::answer::{BodySource, ResponseHead};
 use super::chunked::Chunked;
 use super::fast_lane::{self, Begun, Unwritten};
 use super::general::General;
-use super::outgoing::Outgoing;
-use super::patience::Patience;
+use super::outgoing::UpstreamRequest;
+use super::patience::ResponseTimer;
 use super::stream::Stream;
-use super::{Stage, Upstream, UpstreamError};
+use super::{FailureStage, Upstream, UpstreamError};
 
 /// An established connection.
 pub struct Wire {
@@ -25,7 +25,7 @@ pub struct Wire {
     spoilt: bool,
     idle_since: Instant,
     /// For the beginnings of its answers; lent to the one that is waited for.
-    patience: Option<Patience>,
+    patience: Option<ResponseTimer>,
 }
 
 /// Who speaks on it.
@@ -43,7 +43,7 @@ const REQUEST_BYTES_MAX: usize = 32 << 10;
 
 impl Wire {
     /// Wraps an established stream. Nothing is sent.
-    pub fn new(stream: Stream, patience: Patience) -> Self {
+    pub fn new(stream: Stream, patience: ResponseTimer) -> Self {
         Self {
             engine: Engine::FastLane(stream),
             rest: None,
@@ -56,14 +56,24 @@ impl Wire {
     /// Sends a request and waits for the head of its response, as long as is patient.
     ///
     /// Not cancel safe: it is to be dropped, which tells the upstream to stop.
-    pub async fn send(&mut self, request: &Outgoing, upstream: &Upstream) -> Result<(Head, Body), SendError> {
+    pub async fn send(
+        &mut self,
+        request: &UpstreamRequest,
+        upstream: &Upstream,
+    ) -> Result<(ResponseHead, BodySource), SendError> {
         let Some(mut patience) = self.patience.take() else { return Err(SendError::Unsent) };
         let sent = patience.wait(self.exchange(request, upstream)).await;
         self.patience = Some(patience);
-        sent.unwrap_or_else(|| Err(SendError::Sent(UpstreamError::bare(Stage::FirstByteTimeout))))
+        sent.unwrap_or_else(|| {
+            Err(SendError::Sent(UpstreamError::from_stage(FailureStage::FirstByteTimeout)))
+        })
     }
 
-    async fn exchange(&mut self, request: &Outgoing, upstream: &Upstream) -> Result<(Head, Body), SendError> {
+    async fn exchange(
+        &mut self,
+        request: &UpstreamRequest,
+        upstream: &Upstream,
+    ) -> Result<(ResponseHead, BodySource), SendError> {
         let is_usual = upstream.config.fast_lane && request.body_bytes() <= REQUEST_BYTES_MAX;
         // Taken out, so that whatever ends this early leaves nothing to be used again. What is not usual is
         // boxed, so that it does not make every request's future bigger.
@@ -82,7 +92,7 @@ impl Wire {
                         let adopted = Box::pin(General::adopt(stream, came, rest)).await;
                         let (general, response) = adopted.map_err(SendError::Sent)?;
                         self.engine = Engine::General(general);
-                        Ok(Body::of_response(response))
+                        Ok(BodySource::of_response(response))
                     }
                 }
             }
@@ -98,12 +108,12 @@ impl Wire {
     async fn ask(
         &mut self,
         mut general: General,
-        request: &Outgoing,
+        request: &UpstreamRequest,
         upstream: &Upstream,
-    ) -> Result<(Head, Body), SendError> {
+    ) -> Result<(ResponseHead, BodySource), SendError> {
         let response = general.send(request.to_http(upstream)).await?;
         self.engine = Engine::General(general);
-        Ok(Body::of_response(response))
+        Ok(BodySource::of_response(response))
     }
 
     /// More of a body of which `left` bytes are to come; none when the upstream closed.
@@ -114,11 +124,11 @@ impl Wire {
         buffer: &mut BytesMut,
     ) -> Poll<Result<Bytes, UpstreamError>> {
         let Engine::FastLane(stream) = &mut self.engine else {
-            return Poll::Ready(Err(UpstreamError::bare(Stage::Body)));
+            return Poll::Ready(Err(UpstreamError::from_stage(FailureStage::BodyIncomplete)));
         };
         Unwritten::write_on(&mut self.rest, stream, cx);
         fast_lane::poll_more(stream, cx, left, buffer)
-            .map(|read| read.map_err(|error| UpstreamError::new(Stage::Body, error)))
+            .map(|read| read.map_err(|error| UpstreamError::new(FailureStage::BodyIncomplete, error)))
     }
 
     /// More of a body in chunks; none when it has ended, or the upstream closed.
@@ -128,7 +138,7 @@ impl Wire {
         chunked: &mut Chunked,
     ) -> Poll<Result<Bytes, UpstreamError>> {
         let Engine::FastLane(stream) = &mut self.engine else {
-            return Poll::Ready(Err(UpstreamError::bare(Stage::Body)));
+            return Poll::Ready(Err(UpstreamError::from_stage(FailureStage::BodyIncomplete)));
         };
         Unwritten::write_on(&mut self.rest, stream, cx);
         let (bytes, is_all) = ready!(fast_lane::poll_chunks(stream, cx, chunked))?;
@@ -205,9 +215,9 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::UnixStream;
 
-    use super::super::{Address, ChangedTools, Config, EraChoice, TlsRoots, UpstreamId};
+    use super::super::{Config, EraChoice, ServerAddress, TlsRoots, ToolPinPolicy, UpstreamId};
     use super::*;
-    use crate::base::ServerName;
+    use metamcp_core::base::ServerName;
 
     /// More than the smallest buffers of two sockets hold, and still usual.
     const BODY_BYTES: usize = 31 << 10;
@@ -219,7 +229,7 @@ mod tests {
         let patience = Duration::from_mins(1);
         let config = Config {
             name: ServerName::new("a").expect("valid"),
-            address: Address::Unix { socket: "/nowhere".into(), path: "/mcp".into() },
+            address: ServerAddress::Unix { socket: "/nowhere".into(), path: "/mcp".into() },
             headers: Vec::new(),
             era: EraChoice::Auto,
             connect_timeout: patience,
@@ -233,9 +243,9 @@ mod tests {
             fast_lane: true,
             private_addresses: true,
             may_be_sse: false,
-            left_alone: true,
+            has_breaker: true,
             alias: None,
-            changed_tools: ChangedTools::Warn,
+            changed_tools: ToolPinPolicy::Warn,
         };
         let roots = TlsRoots::from_roots(rustls::RootCertStore::empty());
         Upstream::new(UpstreamId(0), config, &roots).expect("the address is valid")
@@ -269,12 +279,12 @@ mod tests {
         }
     }
 
-    async fn read(wire: &mut Wire, body: Body) -> Vec<u8> {
+    async fn read(wire: &mut Wire, body: BodySource) -> Vec<u8> {
         let mut whole = Vec::new();
         match body {
-            Body::Ended => {}
-            Body::Last(bytes) => whole.extend(bytes),
-            Body::Begun(first, mut left, mut buffer) => {
+            BodySource::Ended => {}
+            BodySource::Last(bytes) => whole.extend(bytes),
+            BodySource::Begun(first, mut left, mut buffer) => {
                 whole.extend(first);
                 while left > 0 {
                     let more = std::future::poll_fn(|cx| wire.poll_more(cx, left, &mut buffer)).await;
@@ -284,7 +294,7 @@ mod tests {
                     whole.extend(more);
                 }
             }
-            Body::Chunks(first, mut chunked) => {
+            BodySource::Chunks(first, mut chunked) => {
                 whole.extend(first);
                 while !chunked.is_ended() {
                     let more = std::future::poll_fn(|cx| wire.poll_chunks(cx, &mut chunked)).await;
@@ -293,8 +303,8 @@ mod tests {
                     whole.extend(more);
                 }
             }
-            Body::Told(_) => unreachable!("it came over a wire"),
-            Body::General(mut incoming) => loop {
+            BodySource::Told(_) => unreachable!("it came over a wire"),
+            BodySource::General(mut incoming) => loop {
                 let frame = std::future::poll_fn(|cx| {
                     wire.drive(cx);
                     Pin::new(&mut incoming).poll_frame(cx)
@@ -312,9 +322,9 @@ mod tests {
     async fn check(first: &str, then: Then, status: u16, expected: &str) {
         let (near, far) = UnixStream::pair().expect("a pair of sockets");
         socket2::SockRef::from(&near).set_send_buffer_size(4 << 10).expect("a small buffer");
-        let (upstream, request) = (upstream(), Outgoing::whole(vec![b' '; BODY_BYTES].into()));
+        let (upstream, request) = (upstream(), UpstreamRequest::from_message(vec![b' '; BODY_BYTES].into()));
         let request_bytes = request.render(&upstream).len();
-        let mut wire = Wire::new(Stream::Unix(near), Patience::new(PATIENCE));
+        let mut wire = Wire::new(Stream::Unix(near), ResponseTimer::new(PATIENCE));
         let asking = async {
             let Ok((head, body)) = wire.send(&request, &upstream).await else {
                 panic!("{first:?}: no answer")

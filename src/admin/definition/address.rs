@@ -1,49 +1,51 @@
-//! Where a server is, as people write it.
+//! Server addresses in text form: parsing, and formatting for display.
 
 use std::path::PathBuf;
 
 use http::uri::PathAndQuery;
 use url::Url;
 
-use crate::upstream::Address;
+use crate::upstream::ServerAddress;
 
-/// Reads where a server is: `http://host/path`, `https://host/path` or `unix:/path/to/socket:/mcp`. The error
-/// says what to write instead and never quotes the text: addresses hold passwords and tokens.
-pub(crate) fn parse(text: &str) -> Result<Address, &'static str> {
+/// Parses `http://host/path`, `https://host/path` or `unix:/path/to/socket:/mcp`. The error says what to
+/// write instead and never quotes the text, because addresses may contain passwords and tokens.
+pub(crate) fn parse(text: &str) -> Result<ServerAddress, &'static str> {
     let address = match text.strip_prefix("unix:") {
-        Some(rest) => unix(rest)?,
-        None => url(text)?,
+        Some(rest) => parse_unix(rest)?,
+        None => parse_url(text)?,
     };
     let (path, query) = match &address {
-        Address::Http(url) | Address::Sse(url) => (url.path(), url.query()),
-        Address::Unix { path, .. } => {
+        ServerAddress::Http(url) | ServerAddress::Sse(url) => (url.path(), url.query()),
+        ServerAddress::Unix { path, .. } => {
             path.split_once('?').map_or((&**path, None), |(path, query)| (path, Some(query)))
         }
-        Address::Stdio(_) => return Err(FORM),
+        ServerAddress::Stdio(_) => return Err(EXPECTED_FORM),
     };
-    if query.is_some_and(|query| query.contains(HIDDEN)) || path.split('/').any(|segment| segment == HIDDEN) {
-        return Err("has `...` in it, which stands for what is not shown: write the whole address");
+    if query.is_some_and(|query| query.contains(REDACTED))
+        || path.split('/').any(|segment| segment == REDACTED)
+    {
+        return Err("contains `...`, which stands for redacted text: write the whole address");
     }
     Ok(address)
 }
 
-fn url(text: &str) -> Result<Address, &'static str> {
-    // The parser would take out the one, and turn the other into a slash, and say nothing.
+fn parse_url(text: &str) -> Result<ServerAddress, &'static str> {
+    // `Url::parse` would silently remove control characters and turn a backslash into a slash.
     if text.contains(|c: char| c.is_control() || c.is_whitespace() || c == '\\') {
-        return Err("has a space, a line break or a backslash in it; leave it out, or write %20 or %5C");
+        return Err("contains a space, a line break or a backslash; remove it, or write %20 or %5C");
     }
-    let url = Url::parse(text).map_err(|_| FORM)?;
-    // So would it find a host in what is none.
+    let url = Url::parse(text).map_err(|_| EXPECTED_FORM)?;
+    // `Url::parse` would take the first path segment of `http:///x` as the host.
     let host = text.split_once("://").map(|(_, rest)| rest);
     if host.is_none_or(|host| host.starts_with('/')) {
-        return Err(FORM);
+        return Err(EXPECTED_FORM);
     }
     if !matches!(url.scheme(), "http" | "https") {
-        return Err(FORM);
+        return Err(EXPECTED_FORM);
     }
     if !url.username().is_empty() || url.password().is_some() {
         return Err(
-            "has a user name or password in it; write it as a header: headers = { Authorization = \"...\" }",
+            "contains a user name or password; write it as a header: headers = { Authorization = \"...\" }",
         );
     }
     if url.fragment().is_some() {
@@ -55,59 +57,59 @@ fn url(text: &str) -> Result<Address, &'static str> {
     if text.len() > URL_BYTES_MAX {
         return Err("is longer than 8 KiB");
     }
-    Ok(Address::Http(url))
+    Ok(ServerAddress::Http(url))
 }
 
-/// The same, where it is one of a server of the transport of 2024-11-05.
-pub(crate) fn over_sse(address: Address) -> Result<Address, &'static str> {
+/// Turns an HTTP address into that of a server with the HTTP+SSE transport of 2024-11-05.
+pub(crate) fn into_sse(address: ServerAddress) -> Result<ServerAddress, &'static str> {
     match address {
-        Address::Http(url) | Address::Sse(url) => Ok(Address::Sse(url)),
-        Address::Unix { .. } | Address::Stdio(_) => {
-            Err("is no address of an sse server; write http://host/sse or https://host/sse")
+        ServerAddress::Http(url) | ServerAddress::Sse(url) => Ok(ServerAddress::Sse(url)),
+        ServerAddress::Unix { .. } | ServerAddress::Stdio(_) => {
+            Err("is not the address of an sse server; write http://host/sse or https://host/sse")
         }
     }
 }
 
-/// An address to be shown: without its query and without long path segments, since hosted servers put their
-/// tokens into either.
-pub(crate) fn shown(address: &Address) -> String {
+/// Formats an address for display, without its query and long path segments: hosted servers put tokens into
+/// either.
+pub(crate) fn format_redacted(address: &ServerAddress) -> String {
     match address {
-        Address::Http(url) => shown_url(url),
-        Address::Sse(url) => format!("sse:{}", shown_url(url)),
-        Address::Unix { socket, path } => {
+        ServerAddress::Http(url) => redact_url(url),
+        ServerAddress::Sse(url) => format!("sse:{}", redact_url(url)),
+        ServerAddress::Unix { socket, path } => {
             let (path, query) = match path.split_once('?') {
-                Some((path, _)) => (path, format!("?{HIDDEN}")),
+                Some((path, _)) => (path, format!("?{REDACTED}")),
                 None => (path.as_str(), String::new()),
             };
-            format!("unix:{}:{}{query}", socket.display(), shown_path(path))
+            format!("unix:{}:{}{query}", socket.display(), redact_path(path))
         }
-        // Its arguments may be tokens.
-        Address::Stdio(program) => format!("stdio:{}", program.command),
+        // The arguments are left out, as they may be tokens.
+        ServerAddress::Stdio(program) => format!("stdio:{}", program.command),
     }
 }
 
-/// An address as it is, to be read again by [`parse`]. It may hold tokens.
-pub(crate) fn whole(address: &Address) -> String {
+/// Formats an address so that [`parse`] can read it again. It may contain tokens.
+pub(crate) fn format_full(address: &ServerAddress) -> String {
     match address {
-        Address::Http(url) | Address::Sse(url) => url.as_str().to_owned(),
-        Address::Unix { socket, path } => format!("unix:{}:{path}", socket.display()),
-        // Defined by members of their own, never by an address.
-        Address::Stdio(_) => shown(address),
+        ServerAddress::Http(url) | ServerAddress::Sse(url) => url.as_str().to_owned(),
+        ServerAddress::Unix { socket, path } => format!("unix:{}:{path}", socket.display()),
+        // A `stdio` server is defined by members of its own, never by an address.
+        ServerAddress::Stdio(_) => format_redacted(address),
     }
 }
 
-fn shown_url(url: &Url) -> String {
+fn redact_url(url: &Url) -> String {
     let origin = url.origin().ascii_serialization();
-    let query = url.query().map_or(String::new(), |_| format!("?{HIDDEN}"));
-    format!("{origin}{}{query}", shown_path(url.path()))
+    let query = url.query().map_or(String::new(), |_| format!("?{REDACTED}"));
+    format!("{origin}{}{query}", redact_path(url.path()))
 }
 
-fn shown_path(path: &str) -> String {
-    let segment = |segment| if str::len(segment) > SHOWN_SEGMENT_BYTES_MAX { HIDDEN } else { segment };
+fn redact_path(path: &str) -> String {
+    let segment = |segment| if str::len(segment) > PLAIN_SEGMENT_BYTES_MAX { REDACTED } else { segment };
     path.split('/').map(segment).collect::<Vec<_>>().join("/")
 }
 
-fn unix(rest: &str) -> Result<Address, &'static str> {
+fn parse_unix(rest: &str) -> Result<ServerAddress, &'static str> {
     let (socket, path) = match rest.split_once(":/") {
         Some((socket, path)) => (socket, format!("/{path}")),
         None => (rest, "/mcp".to_owned()),
@@ -116,28 +118,28 @@ fn unix(rest: &str) -> Result<Address, &'static str> {
         return Err("names no socket; write its absolute path: unix:/run/server.sock:/mcp");
     }
     if socket.len() > SOCKET_BYTES_MAX {
-        return Err("has a socket path of more than 107 bytes, which no system takes; move the socket");
+        return Err("has a socket path of more than 107 bytes, the limit of the system; move the socket");
     }
     if path.len() > URL_BYTES_MAX || path.contains('#') || path.parse::<PathAndQuery>().is_err() {
         return Err("has no request path after the socket; write unix:/run/server.sock:/mcp");
     }
-    Ok(Address::Unix { socket: PathBuf::from(socket), path })
+    Ok(ServerAddress::Unix { socket: PathBuf::from(socket), path })
 }
 
-const FORM: &str =
+const EXPECTED_FORM: &str =
     "is not an address; write http://host/path, https://host/path or unix:/path/to/socket:/mcp";
 
-/// Stands for what is not shown.
-const HIDDEN: &str = "...";
+/// Replaces redacted text.
+const REDACTED: &str = "...";
 
-/// `sockaddr_un` has 108 bytes, the last one zero.
+/// `sockaddr_un` has 108 bytes, including the terminating zero.
 const SOCKET_BYTES_MAX: usize = 107;
 
-/// The request line must fit into what servers take for a head, usually 8 KiB.
+/// The request line must fit into what servers accept as a head, usually 8 KiB.
 const URL_BYTES_MAX: usize = 8 << 10;
 
-/// Words are shorter, tokens are longer.
-const SHOWN_SEGMENT_BYTES_MAX: usize = 20;
+/// Path segments that are words are shorter; tokens are longer.
+const PLAIN_SEGMENT_BYTES_MAX: usize = 20;
 
 #[cfg(test)]
 mod tests {
@@ -145,7 +147,7 @@ mod tests {
 
     #[track_caller]
     fn check(text: &str, expected: Result<&str, &str>) {
-        match (parse(text).map(|address| shown(&address)), expected) {
+        match (parse(text).map(|address| format_redacted(&address)), expected) {
             (Ok(found), Ok(expected)) => assert_eq!(found, expected, "{text}"),
             (Err(found), Err(expected)) => assert!(found.contains(expected), "{text}: {found}"),
             (found, _) => panic!("{text}: {found:?}"),
@@ -153,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn takes() {
+    fn accepts() {
         check("http://localhost:3000/mcp", Ok("http://localhost:3000/mcp"));
         check("https://example.com", Ok("https://example.com/"));
         check("HTTPS://EXAMPLE.com:443/a", Ok("https://example.com/a"));
@@ -167,17 +169,17 @@ mod tests {
     }
 
     #[test]
-    fn of_sse_servers() {
-        let sse = |text| over_sse(parse(text).expect("an address"));
+    fn addresses_of_sse_servers() {
+        let sse = |text| into_sse(parse(text).expect("an address"));
         assert_eq!(
-            sse("https://a.b/sse?key=hidden").map(|address| shown(&address)),
+            sse("https://a.b/sse?key=hidden").map(|address| format_redacted(&address)),
             Ok("sse:https://a.b/sse?...".into())
         );
         assert!(sse("unix:/run/x.sock:/sse").is_err());
     }
 
     #[test]
-    fn refuses() {
+    fn rejects() {
         check("", Err("is not an address"));
         check("localhost:3000", Err("is not an address"));
         check("ftp://a/", Err("is not an address"));
@@ -201,7 +203,7 @@ mod tests {
         ] {
             check(text, Err("write %20 or %5C"));
         }
-        // What was shown is no address.
+        // A redacted address is not an address.
         for text in [
             "https://a.b/mcp?...",
             "https://a.b/mcp?...&x=1",

@@ -1,25 +1,25 @@
-//! One endpoint: a named set of servers, and what it shows of their tools.
+//! Endpoint definitions: a named set of servers, with filters and overrides for their tools.
 
 use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use super::fields::{Errors, FieldError, Fields};
-use crate::base::{EndpointName, Glob, InvalidName};
+use super::fields::{FieldError, FieldErrors, ObjectReader};
 use crate::store::{EndpointRow, EndpointServer, EndpointSpec, PrefixMode, ServerRow, ToolOverride, Uuid};
+use metamcp_core::base::{EndpointName, Glob, InvalidName};
 
-/// A named set of servers, behind `/mcp/NAME`.
+/// A named set of servers, served at `/mcp/NAME`.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[schema(as = Endpoint)]
 #[serde(deny_unknown_fields)]
 pub struct EndpointDocument {
-    /// Letters, digits, `-` and `_`. Not a UUID.
+    /// Letters, digits, `-` and `_`, and not a UUID.
     #[schema(min_length = 1, max_length = 64, pattern = "^[A-Za-z0-9_-]+$", example = "work")]
     pub name: String,
     /// How tools are named. Default: `always`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub prefix: Option<PrefixWord>,
-    /// In the order in which their tools are listed; none twice. Default: none.
+    pub prefix: Option<PrefixKeyword>,
+    /// The servers, in the order in which their tools are listed, without duplicates. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(max_items = 1000)]
     pub servers: Option<Vec<EndpointServerDocument>>,
@@ -29,45 +29,44 @@ pub struct EndpointDocument {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[schema(as = Prefix)]
 #[serde(rename_all = "lowercase")]
-pub enum PrefixWord {
-    /// `{server}__{tool}`.
+pub enum PrefixKeyword {
     Always,
-    /// The server's own name.
+    /// The tool's name as the server lists it.
     Never,
 }
 
-/// A server of an endpoint, and what is shown of it.
+/// A server of an endpoint, and which of its tools the endpoint shows.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[schema(as = EndpointServer)]
 #[serde(deny_unknown_fields)]
 pub struct EndpointServerDocument {
-    /// A stored server, by name or UUID.
+    /// The name or UUID of a stored server.
     #[schema(min_length = 1, max_length = 64)]
     pub server: String,
-    /// Globs (`*`, `?`) over the server's own names of its tools; none: every tool.
+    /// Globs (`*`, `?`) that a tool's name at the server must match. Without any, all tools match.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(max_items = 1000)]
     pub allow: Option<Vec<String>>,
-    /// Globs; they win over `allow`.
+    /// Globs of tools to hide; they take precedence over `allow`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(max_items = 1000)]
     pub deny: Option<Vec<String>>,
-    /// None twice for a tool.
+    /// At most one override per tool.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(max_items = 1000)]
     pub overrides: Option<Vec<ToolOverrideDocument>>,
 }
 
-/// What an endpoint says of a tool in place of what its server says.
+/// What an endpoint shows of a tool in place of what its server lists.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[schema(as = ToolOverride)]
 #[serde(deny_unknown_fields)]
 pub struct ToolOverrideDocument {
-    /// The server's own name of it.
+    /// The tool's name at the server.
     #[schema(min_length = 1, max_length = 128)]
     pub tool: String,
-    /// The whole name it is listed and called by here, without a prefix; its other name is gone. Letters, digits,
-    /// `_`, `-`, `.` and `/`.
+    /// The complete name of the tool at this endpoint, without a prefix; it replaces the other name. Letters,
+    /// digits, `_`, `-`, `.` and `/`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(min_length = 1, max_length = 128, pattern = "^[A-Za-z0-9_./-]+$")]
     pub name: Option<String>,
@@ -85,71 +84,70 @@ pub struct ToolOverrideDocument {
     pub annotations: Option<Value>,
 }
 
-/// An endpoint whose definition holds, but for the servers it names.
+/// A validated endpoint definition. Whether its servers exist is not checked yet.
 #[derive(Debug, Clone)]
-pub struct Endpoint {
+pub struct EndpointDefinition {
     name: EndpointName,
     prefix: PrefixMode,
-    servers: Vec<Member>,
+    servers: Vec<EndpointMember>,
 }
 
-/// A server of an endpoint, by what it was called.
+/// A server of an endpoint, by name or UUID.
 #[derive(Debug, Clone)]
-struct Member {
+struct EndpointMember {
     reference: String,
     pointer: String,
-    /// Without its server's id.
-    shows: EndpointServer,
+    /// The filters and overrides, with a placeholder for the server's id.
+    rules: EndpointServer,
 }
 
-impl Endpoint {
-    /// Reads a whole definition and tells everything that is wrong with it.
-    pub fn read(value: &Value) -> Result<Self, Errors> {
-        let mut errors = Errors::new();
-        let endpoint = read(value, &mut errors);
+impl EndpointDefinition {
+    /// Reads a whole definition. On failure returns every error, not only the first.
+    pub fn read(value: &Value) -> Result<Self, FieldErrors> {
+        let mut errors = FieldErrors::new();
+        let endpoint = read_endpoint(value, &mut errors);
         match endpoint {
             Some(endpoint) if errors.is_empty() => Ok(endpoint),
             _ => Err(errors),
         }
     }
 
-    /// Its name.
     pub fn name(&self) -> &EndpointName {
         &self.name
     }
 
-    /// For the store, with the servers it names looked up among these.
-    pub fn spec(self, servers: &[ServerRow]) -> Result<EndpointSpec, Errors> {
-        let mut errors = Errors::new();
-        let mut found: Vec<EndpointServer> = Vec::with_capacity(self.servers.len());
-        for Member { reference, pointer, shows } in self.servers {
+    /// Looks up the servers in `servers` and returns the definition in the form the store takes.
+    pub fn into_spec(self, servers: &[ServerRow]) -> Result<EndpointSpec, FieldErrors> {
+        let mut errors = FieldErrors::new();
+        let mut members: Vec<EndpointServer> = Vec::with_capacity(self.servers.len());
+        for EndpointMember { reference, pointer, rules } in self.servers {
             let id = Uuid::parse_str(&reference).ok();
             let row = servers.iter().find(|row| Some(row.id) == id || row.name == reference);
             match row {
-                None => errors.push(FieldError::new(pointer, "names a server that is not stored here")),
-                Some(row) if found.iter().any(|other| other.server_id == row.id) => {
-                    errors.push(FieldError::new(pointer, "names a server that is there already"));
+                None => errors.push(FieldError::new(pointer, "names a server that is not in the store")),
+                Some(row) if members.iter().any(|member| member.server_id == row.id) => {
+                    errors.push(FieldError::new(pointer, "names a server that is listed already"));
                 }
-                Some(row) => found.push(EndpointServer { server_id: row.id, ..shows }),
+                Some(row) => members.push(EndpointServer { server_id: row.id, ..rules }),
             }
         }
         let name = self.name.as_str().to_owned();
         if errors.is_empty() {
-            Ok(EndpointSpec { name, prefix: self.prefix, servers: found })
+            Ok(EndpointSpec { name, prefix: self.prefix, servers: members })
         } else {
             Err(errors)
         }
     }
 }
 
-/// A row as its document; servers by name, or by UUID where the name is not among `names`.
-pub fn document_of(row: &EndpointRow, name_of: impl Fn(Uuid) -> Option<String>) -> Value {
-    let member = |of: &EndpointServer| {
-        let overrides: Vec<Value> = of.overrides.iter().map(shown).collect();
+/// Returns the document of a row. Servers are given by name, or by UUID if `name_of` does not know them.
+pub fn endpoint_document(row: &EndpointRow, name_of: impl Fn(Uuid) -> Option<String>) -> Value {
+    let member = |server: &EndpointServer| {
+        let overrides: Vec<Value> = server.overrides.iter().map(override_document).collect();
         json!({
-            "server": name_of(of.server_id).unwrap_or_else(|| of.server_id.to_string()),
-            "allow": of.allow,
-            "deny": of.deny,
+            "server": name_of(server.server_id).unwrap_or_else(|| server.server_id.to_string()),
+            "allow": server.allow,
+            "deny": server.deny,
             "overrides": overrides,
         })
     };
@@ -157,92 +155,94 @@ pub fn document_of(row: &EndpointRow, name_of: impl Fn(Uuid) -> Option<String>) 
     json!({"name": row.name, "prefix": row.prefix.as_str(), "servers": servers})
 }
 
-fn shown(of: &ToolOverride) -> Value {
-    let mut value = json!(of);
+fn override_document(tool: &ToolOverride) -> Value {
+    let mut value = json!(tool);
     if let Some(members) = value.as_object_mut() {
         members.retain(|_, member| !member.is_null());
     }
     value
 }
 
-fn read(value: &Value, errors: &mut Errors) -> Option<Endpoint> {
-    let mut fields = Fields::of(value, "", errors)?;
+fn read_endpoint(value: &Value, errors: &mut FieldErrors) -> Option<EndpointDefinition> {
+    let mut fields = ObjectReader::new(value, "", errors)?;
     fields.ignore(&READ_ONLY);
     let name = fields.required("name", errors).and_then(|text| {
         if Uuid::parse_str(text).is_ok() {
-            let detail = "is a UUID; endpoints are found by either, so a name must not look like one";
+            let detail = "is a UUID; endpoints are looked up by name or UUID, so a name must not be a UUID";
             errors.push(FieldError::new("/name", detail));
             return None;
         }
-        let invalid = |invalid: InvalidName| errors.push(FieldError::new("/name", invalid.unquoted()));
+        let invalid = |invalid: InvalidName| errors.push(FieldError::new("/name", invalid.redacted()));
         EndpointName::new(text).map_err(invalid).ok()
     });
-    let words = [("always", PrefixMode::Always), ("never", PrefixMode::Never)];
-    let prefix = fields.word("prefix", &words, errors).unwrap_or(PrefixMode::Always);
+    let keywords = [("always", PrefixMode::Always), ("never", PrefixMode::Never)];
+    let prefix = fields.keyword("prefix", &keywords, errors).unwrap_or(PrefixMode::Always);
     let items = fields.array("servers", SERVERS_MAX, errors);
-    let servers =
-        items.iter().enumerate().filter_map(|(at, item)| member(item, &format!("/servers/{at}"), errors));
+    let servers = items
+        .iter()
+        .enumerate()
+        .filter_map(|(at, item)| read_member(item, &format!("/servers/{at}"), errors));
     let servers = servers.collect();
     fields.finish(errors);
-    Some(Endpoint { name: name?, prefix, servers })
+    Some(EndpointDefinition { name: name?, prefix, servers })
 }
 
-fn member(value: &Value, pointer: &str, errors: &mut Errors) -> Option<Member> {
-    let mut fields = Fields::of(value, pointer, errors)?;
+fn read_member(value: &Value, pointer: &str, errors: &mut FieldErrors) -> Option<EndpointMember> {
+    let mut fields = ObjectReader::new(value, pointer, errors)?;
     let reference = fields.required("server", errors).map(str::to_owned);
     let mut globs = |key: &'static str| -> Vec<String> {
-        let (texts, at) = (fields.texts(key, RULES_MAX, errors), fields.at(key));
+        let (texts, at) = (fields.texts(key, RULES_MAX, errors), fields.pointer_to(key));
         for (index, glob) in texts.iter().enumerate() {
             let pointer = format!("{at}/{index}");
             if let Err(invalid) = Glob::new(glob) {
-                errors.push(FieldError::new(pointer, invalid.unquoted()));
+                errors.push(FieldError::new(pointer, invalid.redacted()));
             } else if texts[..index].contains(glob) {
-                errors.push(FieldError::new(pointer, "is there already"));
+                errors.push(FieldError::new(pointer, "is a duplicate"));
             }
         }
         texts.into_iter().map(str::to_owned).collect()
     };
     let (allow, deny) = (globs("allow"), globs("deny"));
-    let (items, at) = (fields.array("overrides", RULES_MAX, errors), fields.at("overrides"));
+    let (items, at) = (fields.array("overrides", RULES_MAX, errors), fields.pointer_to("overrides"));
     let mut overrides: Vec<ToolOverride> = Vec::with_capacity(items.len());
     for (index, item) in items.iter().enumerate() {
         let pointer = format!("{at}/{index}");
-        let Some(found) = tool_override(item, &pointer, errors) else { continue };
-        if overrides.iter().any(|other| other.tool == found.tool) {
+        let Some(tool_override) = read_tool_override(item, &pointer, errors) else { continue };
+        if overrides.iter().any(|other| other.tool == tool_override.tool) {
             errors.push(FieldError::new(format!("{pointer}/tool"), "has an override already"));
         }
-        overrides.push(found);
+        overrides.push(tool_override);
     }
     fields.finish(errors);
-    let shows = EndpointServer { server_id: Uuid::nil(), allow, deny, overrides };
-    Some(Member { reference: reference?, pointer: format!("{pointer}/server"), shows })
+    let rules = EndpointServer { server_id: Uuid::nil(), allow, deny, overrides };
+    Some(EndpointMember { reference: reference?, pointer: format!("{pointer}/server"), rules })
 }
 
-fn tool_override(value: &Value, pointer: &str, errors: &mut Errors) -> Option<ToolOverride> {
-    let mut fields = Fields::of(value, pointer, errors)?;
+fn read_tool_override(value: &Value, pointer: &str, errors: &mut FieldErrors) -> Option<ToolOverride> {
+    let mut fields = ObjectReader::new(value, pointer, errors)?;
     let tool = fields.required("tool", errors);
     let mut checked = |key: &'static str, check: fn(&str) -> Result<(), String>| {
         let text = fields.text(key, errors)?;
-        if let Err(wrong) = check(text) {
-            errors.push(FieldError::new(fields.at(key), wrong));
+        if let Err(detail) = check(text) {
+            errors.push(FieldError::new(fields.pointer_to(key), detail));
         }
         Some(text.to_owned())
     };
     let name = checked("name", check_listed_name);
     let title = checked("title", check_title);
     let description = checked("description", check_description);
-    if let Some(Err(wrong)) = tool.map(check_own_name) {
-        errors.push(FieldError::new(fields.at("tool"), wrong));
+    if let Some(Err(detail)) = tool.map(check_server_tool_name) {
+        errors.push(FieldError::new(fields.pointer_to("tool"), detail));
     }
     let annotations = fields.value("annotations").cloned();
-    if let Some(Err(wrong)) = annotations.as_ref().map(check_annotations) {
-        errors.push(FieldError::new(fields.at("annotations"), wrong));
+    if let Some(Err(detail)) = annotations.as_ref().map(check_annotations) {
+        errors.push(FieldError::new(fields.pointer_to("annotations"), detail));
     }
     fields.finish(errors);
     Some(ToolOverride { tool: tool?.to_owned(), name, title, description, annotations })
 }
 
-/// Whether a tool may be listed by that name.
+/// Whether a tool may be listed under this name.
 pub fn check_listed_name(name: &str) -> Result<(), String> {
     let is_name = |name: &str| {
         name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b'/'))
@@ -250,12 +250,12 @@ pub fn check_listed_name(name: &str) -> Result<(), String> {
     if (1..=NAME_MAX).contains(&name.len()) && is_name(name) {
         Ok(())
     } else {
-        Err(format!("is not a name: use 1 to {NAME_MAX} of A-Z a-z 0-9 _ - . /"))
+        Err(format!("is not a tool name: write 1 to {NAME_MAX} characters of A-Z a-z 0-9 _ - . /"))
     }
 }
 
-/// Whether a server may call a tool so.
-pub fn check_own_name(tool: &str) -> Result<(), String> {
+/// Whether a server may list a tool under this name.
+pub fn check_server_tool_name(tool: &str) -> Result<(), String> {
     if (1..=NAME_MAX).contains(&tool.len()) && !tool.contains(char::is_control) {
         Ok(())
     } else {
@@ -263,17 +263,17 @@ pub fn check_own_name(tool: &str) -> Result<(), String> {
     }
 }
 
-/// Whether a tool may be given that title.
+/// Checks the title of a tool.
 pub fn check_title(text: &str) -> Result<(), String> {
     check_text(text, TITLE_MAX)
 }
 
-/// Whether a tool may be described so.
+/// Checks the description of a tool.
 pub fn check_description(text: &str) -> Result<(), String> {
     check_text(text, DESCRIPTION_MAX)
 }
 
-/// Whether a tool may be annotated so.
+/// Checks the annotations of a tool.
 pub fn check_annotations(value: &Value) -> Result<(), String> {
     if !value.is_object() {
         return Err("is not an object".to_owned());
@@ -291,25 +291,26 @@ fn check_text(text: &str, chars_max: usize) -> Result<(), String> {
     Ok(())
 }
 
-/// What only the gateway writes.
+/// Members that only the gateway writes. They are accepted and ignored, so that an endpoint can be sent back
+/// as it was read.
 const READ_ONLY: [&str; 6] = ["id", "version", "created_at", "changed_at", "served", "reason"];
 
-/// Each is asked for its lists; a thousand is a large installation.
+/// Each server is asked for its lists; a thousand is a large installation.
 const SERVERS_MAX: usize = 1000;
 
-/// Globs and overrides of one server: more than it has tools.
+/// Globs and overrides of one server: more than a server has tools.
 const RULES_MAX: usize = 1000;
 
-/// The specification's limit of a tool name (MCP 2026-07-28, tools).
+/// The limit of the specification for tool names (MCP 2026-07-28, tools).
 const NAME_MAX: usize = 128;
 
-/// One line.
+/// A title is one line.
 const TITLE_MAX: usize = 256;
 
-/// It goes into a model's context.
+/// The description becomes part of a model's context.
 const DESCRIPTION_MAX: usize = 16_384;
 
-/// A title and a few hints; it is in every list.
+/// Annotations are a title and a few hints, and part of every list.
 const ANNOTATIONS_BYTES_MAX: usize = 4096;
 
 #[cfg(test)]
@@ -318,14 +319,14 @@ mod tests {
 
     #[track_caller]
     fn check(value: &Value, expected: &[&str]) {
-        let found = Endpoint::read(value).err().unwrap_or_default();
+        let found = EndpointDefinition::read(value).err().unwrap_or_default();
         let pointers: Vec<&str> = found.iter().map(|error| error.pointer.as_str()).collect();
         assert_eq!(pointers, expected, "{value}: {found:?}");
-        assert!(!format!("{found:?}").contains("hunter2"), "a mistake quotes a value: {found:?}");
+        assert!(!format!("{found:?}").contains("hunter2"), "an error quotes a value: {found:?}");
     }
 
     #[test]
-    fn mistakes_quote_no_value() {
+    fn errors_quote_no_value() {
         check(&json!({"name": "a", "servers": [{"server": "hunter2", "allow": ["hunter2*"]}]}), &[]);
         check(&json!({"name": "hunter2 ", "prefix": "hunter2"}), &["/name", "/prefix"]);
         let member = json!({"server": "a", "allow": ["hunter2 "], "deny": ["b", "b"], "overrides": [{"tool": "t", "name": "hunter2 "}]});

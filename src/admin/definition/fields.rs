@@ -1,4 +1,4 @@
-//! Reading an object member by member, so that one mistake does not hide the next.
+//! Reads a JSON object member by member and collects every error.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -7,44 +7,42 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use super::bounds::Bound;
-use crate::base::units;
+use super::settings::SettingRange;
+use metamcp_core::base::units;
 
-/// One thing that is wrong with what was sent. Never quotes a value: it may be a secret.
+/// One invalid field of a request. Never quotes a value, which may be a secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct FieldError {
-    /// Where: a JSON pointer into the body (RFC 6901), or the name of a query parameter after a `?`.
+    /// A JSON pointer into the body (RFC 6901), or `?` and the name of a query parameter.
     pub pointer: String,
     /// What is wrong, and what to write instead.
     pub detail: String,
 }
 
-/// An object being read.
-pub struct Fields<'a> {
+/// A JSON object that is being read.
+pub struct ObjectReader<'a> {
     members: &'a Map<String, Value>,
     pointer: String,
     known: BTreeSet<&'static str>,
 }
 
-/// Where mistakes are gathered.
-pub type Errors = Vec<FieldError>;
+pub type FieldErrors = Vec<FieldError>;
 
 impl FieldError {
-    /// At a pointer.
     pub fn new(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
         Self { pointer: pointer.into(), detail: detail.into() }
     }
 }
 
-/// The pointer to a member of what `pointer` points to.
-pub fn below(pointer: &str, key: &str) -> String {
+/// Appends a member to a JSON pointer.
+pub fn child_pointer(pointer: &str, key: &str) -> String {
     let key: String = key.chars().take(SHOWN_CHARS_MAX).collect();
     format!("{pointer}/{}", key.replace('~', "~0").replace('/', "~1"))
 }
 
-impl<'a> Fields<'a> {
-    /// Of an object at `pointer`; what is none is told.
-    pub fn of(value: &'a Value, pointer: &str, errors: &mut Errors) -> Option<Self> {
+impl<'a> ObjectReader<'a> {
+    /// Starts reading the object at `pointer`. Reports an error if `value` is not an object.
+    pub fn new(value: &'a Value, pointer: &str, errors: &mut FieldErrors) -> Option<Self> {
         let Some(members) = value.as_object() else {
             errors.push(FieldError::new(pointer, "is not an object; write {...}"));
             return None;
@@ -52,130 +50,136 @@ impl<'a> Fields<'a> {
         Some(Self { members, pointer: pointer.to_owned(), known: BTreeSet::new() })
     }
 
-    /// Where a member is.
-    pub fn at(&self, key: &str) -> String {
-        below(&self.pointer, key)
+    /// Returns the pointer of a member.
+    pub fn pointer_to(&self, key: &str) -> String {
+        child_pointer(&self.pointer, key)
     }
 
-    /// A member that is there and not null.
+    /// Returns a member unless it is missing or null.
     pub fn value(&mut self, key: &'static str) -> Option<&'a Value> {
         self.known.insert(key);
         self.members.get(key).filter(|value| !value.is_null())
     }
 
-    /// A text.
-    pub fn text(&mut self, key: &'static str, errors: &mut Errors) -> Option<&'a str> {
+    /// Returns a string member.
+    pub fn text(&mut self, key: &'static str, errors: &mut FieldErrors) -> Option<&'a str> {
         let value = self.value(key)?;
         let text = value.as_str();
         if text.is_none() {
-            errors.push(FieldError::new(self.at(key), "is not a text; write \"...\""));
+            errors.push(FieldError::new(self.pointer_to(key), "is not a string; write \"...\""));
         }
         text
     }
 
-    /// A text that has to be there.
-    pub fn required(&mut self, key: &'static str, errors: &mut Errors) -> Option<&'a str> {
+    /// Returns a string member, and reports an error if it is missing.
+    pub fn required(&mut self, key: &'static str, errors: &mut FieldErrors) -> Option<&'a str> {
         if self.value(key).is_none() {
-            errors.push(FieldError::new(self.at(key), "is missing"));
+            errors.push(FieldError::new(self.pointer_to(key), "is missing"));
         }
         self.text(key, errors)
     }
 
-    /// `true` or `false`.
-    pub fn flag(&mut self, key: &'static str, errors: &mut Errors) -> Option<bool> {
+    /// Returns a boolean member.
+    pub fn flag(&mut self, key: &'static str, errors: &mut FieldErrors) -> Option<bool> {
         let value = self.value(key)?;
         let flag = value.as_bool();
         if flag.is_none() {
-            errors.push(FieldError::new(self.at(key), "is neither true nor false"));
+            errors.push(FieldError::new(self.pointer_to(key), "is neither true nor false"));
         }
         flag
     }
 
-    /// A whole number within its bounds.
-    pub fn count(&mut self, key: &'static str, bound: Bound<usize>, errors: &mut Errors) -> Option<usize> {
+    /// Returns a whole number within `range`.
+    pub fn count(
+        &mut self,
+        key: &'static str,
+        range: SettingRange<usize>,
+        errors: &mut FieldErrors,
+    ) -> Option<usize> {
         let number = self.value(key)?.as_u64().and_then(|number| usize::try_from(number).ok());
-        let fit = number.filter(|number| (bound.min..=bound.max).contains(number));
-        if fit.is_none() {
-            let detail = format!("is not a whole number from {} to {}", bound.min, bound.max);
-            errors.push(FieldError::new(self.at(key), detail));
+        let valid = number.filter(|number| (range.min..=range.max).contains(number));
+        if valid.is_none() {
+            let detail = format!("is not a whole number from {} to {}", range.min, range.max);
+            errors.push(FieldError::new(self.pointer_to(key), detail));
         }
-        fit
+        valid
     }
 
-    /// A duration with a unit within its bounds.
+    /// Returns a duration, written with a unit, within `range`.
     pub fn duration(
         &mut self,
         key: &'static str,
-        bound: Bound<Duration>,
-        errors: &mut Errors,
+        range: SettingRange<Duration>,
+        errors: &mut FieldErrors,
     ) -> Option<Duration> {
         let text = self.text(key, errors)?;
-        let fit = units::duration(text).ok().filter(|found| (bound.min..=bound.max).contains(found));
-        if fit.is_none() {
-            let (min, max) = (units::duration_text(bound.min), units::duration_text(bound.max));
+        let valid = units::parse_duration(text).ok().filter(|value| (range.min..=range.max).contains(value));
+        if valid.is_none() {
+            let (min, max) = (units::format_duration(range.min), units::format_duration(range.max));
             let detail =
                 format!("is not a duration from {min} to {max}; write a number with ms, s, m, h or d");
-            errors.push(FieldError::new(self.at(key), detail));
+            errors.push(FieldError::new(self.pointer_to(key), detail));
         }
-        fit
+        valid
     }
 
-    /// One of a closed set of words.
-    pub fn word<T: Copy>(
+    /// Returns the value of a member that takes one of `keywords`.
+    pub fn keyword<T: Copy>(
         &mut self,
         key: &'static str,
-        words: &[(&str, T)],
-        errors: &mut Errors,
+        keywords: &[(&str, T)],
+        errors: &mut FieldErrors,
     ) -> Option<T> {
         let text = self.text(key, errors)?;
-        let found = words.iter().find(|(word, _)| *word == text).map(|(_, meaning)| *meaning);
-        if found.is_none() {
-            let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
-            errors.push(FieldError::new(self.at(key), format!("is none of: {}", known.join(", "))));
+        let value = keywords.iter().find(|(keyword, _)| *keyword == text).map(|(_, value)| *value);
+        if value.is_none() {
+            let known: Vec<&str> = keywords.iter().map(|(keyword, _)| *keyword).collect();
+            errors.push(FieldError::new(self.pointer_to(key), format!("is not one of: {}", known.join(", "))));
         }
-        found
+        value
     }
 
-    /// An array; empty where there is none.
-    pub fn array(&mut self, key: &'static str, items_max: usize, errors: &mut Errors) -> &'a [Value] {
+    /// Returns an array member; empty if it is missing.
+    pub fn array(&mut self, key: &'static str, items_max: usize, errors: &mut FieldErrors) -> &'a [Value] {
         let Some(value) = self.value(key) else { return &[] };
         match value.as_array() {
             Some(items) if items.len() <= items_max => items,
             Some(_) => {
-                errors.push(FieldError::new(self.at(key), format!("has more than {items_max} items")));
+                errors
+                    .push(FieldError::new(self.pointer_to(key), format!("has more than {items_max} items")));
                 &[]
             }
             None => {
-                errors.push(FieldError::new(self.at(key), "is not an array; write [...]"));
+                errors.push(FieldError::new(self.pointer_to(key), "is not an array; write [...]"));
                 &[]
             }
         }
     }
 
-    /// An array of texts.
-    pub fn texts(&mut self, key: &'static str, items_max: usize, errors: &mut Errors) -> Vec<&'a str> {
-        let (items, pointer) = (self.array(key, items_max, errors), self.at(key));
+    /// Returns an array of strings. Items of other types are reported and left out.
+    pub fn texts(&mut self, key: &'static str, items_max: usize, errors: &mut FieldErrors) -> Vec<&'a str> {
+        let (items, pointer) = (self.array(key, items_max, errors), self.pointer_to(key));
         let mut texts = Vec::with_capacity(items.len());
         for (index, item) in items.iter().enumerate() {
             match item.as_str() {
                 Some(text) => texts.push(text),
-                None => errors.push(FieldError::new(format!("{pointer}/{index}"), "is not a text")),
+                None => errors.push(FieldError::new(format!("{pointer}/{index}"), "is not a string")),
             }
         }
         texts
     }
 
-    /// An object of texts, by name.
+    /// Returns the members of an object of strings. Members of other types are reported and left out.
     pub fn text_map(
         &mut self,
         key: &'static str,
         members_max: usize,
-        errors: &mut Errors,
+        errors: &mut FieldErrors,
     ) -> Vec<(&'a str, &'a str)> {
         let Some(value) = self.value(key) else { return Vec::new() };
-        let pointer = self.at(key);
+        let pointer = self.pointer_to(key);
         let Some(members) = value.as_object() else {
-            errors.push(FieldError::new(pointer, "is not an object of texts; write {\"name\": \"value\"}"));
+            errors.push(FieldError::new(pointer, "is not an object of strings; write {\"name\": \"value\"}"));
             return Vec::new();
         };
         if members.len() > members_max {
@@ -186,30 +190,31 @@ impl<'a> Fields<'a> {
         for (name, value) in members {
             match value.as_str() {
                 Some(text) => texts.push((name.as_str(), text)),
-                None => errors.push(FieldError::new(below(&pointer, name), "is not a text")),
+                None => errors.push(FieldError::new(child_pointer(&pointer, name), "is not a string")),
             }
         }
         texts
     }
 
-    /// What only the gateway writes: taken and left out, so that what was read can be sent back as it is.
+    /// Accepts these members without reading them.
     pub fn ignore(&mut self, keys: &[&'static str]) {
         self.known.extend(keys);
     }
 
-    /// Tells of every member that nobody asked for.
-    pub fn finish(self, errors: &mut Errors) {
-        for key in self.members.keys().filter(|key| !self.known.contains(key.as_str())).take(UNKNOWN_TOLD_MAX)
+    /// Reports every member that was neither read nor ignored.
+    pub fn finish(self, errors: &mut FieldErrors) {
+        for key in
+            self.members.keys().filter(|key| !self.known.contains(key.as_str())).take(UNKNOWN_REPORTED_MAX)
         {
             let known: Vec<&str> = self.known.iter().copied().collect();
-            let detail = format!("is unknown; known here: {}", known.join(", "));
-            errors.push(FieldError::new(below(&self.pointer, key), detail));
+            let detail = format!("is unknown; known members: {}", known.join(", "));
+            errors.push(FieldError::new(child_pointer(&self.pointer, key), detail));
         }
     }
 }
 
-/// A pointer names a member; a megabyte of name is not repeated.
+/// Keeps pointers in errors short.
 const SHOWN_CHARS_MAX: usize = 128;
 
-/// Whoever has more unknown members sent something else altogether.
-const UNKNOWN_TOLD_MAX: usize = 20;
+/// A body with more unknown members than this was probably meant for something else.
+const UNKNOWN_REPORTED_MAX: usize = 20;

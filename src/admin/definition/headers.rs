@@ -1,26 +1,26 @@
-//! Request headers that a server is given.
+//! Request headers configured for a server.
 
 use http::{HeaderName, HeaderValue};
 
-use super::secrets::SEALED;
+use super::secrets::SEALED_PLACEHOLDER;
 
-/// Who has a say in a header of a request to a server.
+/// Who sets a header of the requests to a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Owner {
-    /// The configuration.
+pub(crate) enum HeaderOwner {
+    /// The configuration sets it.
     Configured,
-    /// metamcp writes it on each request: a configured one is left out, and it is said. Client files hold
-    /// such headers (`Content-Type`, `Accept`) since they do no harm there.
+    /// metamcp sets it on each request; a configured value is left out with a warning. Client files contain
+    /// such headers (`Content-Type`, `Accept`), and there they do no harm.
     Gateway,
-    /// It frames the message or belongs to the connection: a configured one would break either.
+    /// It frames the message or belongs to the connection; a configured value would break either.
     Connection,
 }
 
-/// Whose a header is.
-pub(crate) fn owner(name: &HeaderName) -> Owner {
+/// Returns who sets a header.
+pub(crate) fn header_owner(name: &HeaderName) -> HeaderOwner {
     match name.as_str() {
         "connection" | "content-length" | "expect" | "host" | "http2-settings" | "keep-alive"
-        | "proxy-connection" | "te" | "trailer" | "transfer-encoding" | "upgrade" => Owner::Connection,
+        | "proxy-connection" | "te" | "trailer" | "transfer-encoding" | "upgrade" => HeaderOwner::Connection,
         "accept"
         | "accept-encoding"
         | "content-encoding"
@@ -29,37 +29,38 @@ pub(crate) fn owner(name: &HeaderName) -> Owner {
         | "mcp-method"
         | "mcp-name"
         | "mcp-protocol-version"
-        | "mcp-session-id" => Owner::Gateway,
-        // Modern clients send tool parameters under names of this form; they are checked against the body.
-        name if name.starts_with("mcp-param-") => Owner::Gateway,
-        _ => Owner::Configured,
+        | "mcp-session-id" => HeaderOwner::Gateway,
+        // Modern clients send tool parameters as headers of this form, and servers compare them with the
+        // body.
+        name if name.starts_with("mcp-param-") => HeaderOwner::Gateway,
+        _ => HeaderOwner::Configured,
     }
 }
 
-/// A header as it will be sent. Every configured value is marked sensitive: it is never logged, nor put into
-/// a shared HPACK table. The error never quotes the value.
+/// Parses a header as it will be sent. Every configured value is marked sensitive: it is never logged, nor
+/// entered into a shared HPACK table. The error never quotes the value.
 pub(crate) fn parse(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), &'static str> {
     let name = HeaderName::from_bytes(name.as_bytes())
         .map_err(|_| "is not a header name; use letters, digits and hyphens")?;
-    if owner(&name) == Owner::Connection {
-        return Err("is a header of the connection, which metamcp sets itself; leave it out");
+    if header_owner(&name) == HeaderOwner::Connection {
+        return Err("is a header of the connection, set by metamcp itself; leave it out");
     }
     let trimmed = value.trim_matches([' ', '\t']);
-    if trimmed == SEALED {
-        return Err("has `(sealed)` for a value, which stands for what is not shown: write the value itself");
+    if trimmed == SEALED_PLACEHOLDER {
+        return Err("has the value `(sealed)`, the placeholder for a secret: write the value itself");
     }
     if trimmed.len() > VALUE_BYTES_MAX {
         return Err("has a value longer than 8 KiB");
     }
     if !trimmed.bytes().all(|b| b == b'\t' || (b' '..=b'~').contains(&b)) {
-        return Err("has a value with line breaks, control or non-ASCII characters in it");
+        return Err("has a value that contains line breaks, control characters or non-ASCII characters");
     }
-    let mut value = HeaderValue::from_str(trimmed).map_err(|_| "has a value that no header can hold")?;
+    let mut value = HeaderValue::from_str(trimmed).map_err(|_| "has an invalid value")?;
     value.set_sensitive(true);
     Ok((name, value))
 }
 
-/// What servers take for the whole head, usually.
+/// The usual limit of servers for the whole head.
 const VALUE_BYTES_MAX: usize = 8 << 10;
 
 #[cfg(test)]
@@ -79,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn takes_and_refuses() {
+    fn accepts_and_rejects() {
         check("Authorization", "Bearer x", Ok("Bearer x"));
         check("X-A", " b\t", Ok("b"));
         check("X-Empty", "", Ok(""));
@@ -98,11 +99,12 @@ mod tests {
 
     #[test]
     fn owners() {
-        let check = |name, expected| assert_eq!(owner(&HeaderName::from_static(name)), expected, "{name}");
-        check("accept", Owner::Gateway);
-        check("mcp-param-region", Owner::Gateway);
-        check("x-mcp", Owner::Configured);
-        check("authorization", Owner::Configured);
-        check("host", Owner::Connection);
+        let check =
+            |name, expected| assert_eq!(header_owner(&HeaderName::from_static(name)), expected, "{name}");
+        check("accept", HeaderOwner::Gateway);
+        check("mcp-param-region", HeaderOwner::Gateway);
+        check("x-mcp", HeaderOwner::Configured);
+        check("authorization", HeaderOwner::Configured);
+        check("host", HeaderOwner::Connection);
     }
 }

@@ -1,94 +1,98 @@
-//! Entries of an `mcpServers` file on their way into the store, whoever brings them there.
+//! Plans the import of an `mcpServers` file into the store, for the control plane and for keyadm.
 
 use std::collections::HashSet;
 
 use serde_json::Value;
 
-use super::fields::{Errors, FieldError, below};
-use super::mcp_json::{self, Entry, Kind, McpJson, Mistake};
+use super::fields::{FieldError, FieldErrors, child_pointer};
+use super::mcp_json::{self, Diagnostic, EntryKind, McpJsonEntry, McpJsonFile};
 
-/// What an entry comes to.
+/// What to do with one entry of the file.
 #[derive(Debug)]
-pub enum Wanted {
-    /// A definition, to be read by [`super::Server::read`].
+pub enum ImportAction {
+    /// Store the definition, which is still to be validated by [`super::ServerDefinition::read`].
     Define {
-        /// The definition.
         value: Value,
-        /// Where in the file the entry stands: what is wrong with the definition is wrong below it.
+        /// Where the entry is in the file. Pointers of errors in the definition are relative to it.
         pointer: String,
     },
-    /// Nothing, and why.
+    /// Leave the entry out, for this reason.
     Skip(&'static str),
-    /// Nothing, for all of this is wrong with it: pointers from the root of the file.
-    Wrong(Errors),
+    /// Report these errors. Their pointers begin at the root of the file.
+    Reject(FieldErrors),
 }
 
-/// The entries of a file; what is wrong with it as a whole.
-pub fn entries(text: &str) -> Result<Vec<Entry>, Errors> {
-    let McpJson { mistakes, mut entries } = mcp_json::parse(text);
+/// Reads the entries of a file. Fails on errors that concern the file as a whole.
+pub fn read_entries(text: &str) -> Result<Vec<McpJsonEntry>, FieldErrors> {
+    let McpJsonFile { errors, mut entries } = mcp_json::parse(text);
     if entries.len() > ENTRIES_MAX {
-        let detail = format!("has more than {ENTRIES_MAX} servers; send it in parts");
+        let detail = format!("has more than {ENTRIES_MAX} servers; split the file");
         return Err(vec![FieldError::new("", detail)]);
     }
-    if !mistakes.is_empty() {
-        return Err(mistakes.into_iter().map(field_error).collect());
+    if !errors.is_empty() {
+        return Err(errors.into_iter().map(field_error).collect());
     }
     let mut seen = HashSet::new();
     for entry in &mut entries {
-        // One would take the place of the other in silence.
-        if !seen.insert(mcp_json::stored_name(&entry.name)) {
+        // Otherwise one of the two servers would silently replace the other.
+        if !seen.insert(mcp_json::server_name_for(&entry.name)) {
             let text = "is stored under the name of another server in the file; rename one of them".into();
-            entry.kind = Err(vec![Mistake { line: None, path: entry.path.clone(), text }]);
+            entry.kind = Err(vec![Diagnostic { line: None, path: entry.path.clone(), text }]);
         }
     }
     Ok(entries)
 }
 
-/// What is to be done with an entry.
-pub fn wanted(entry: &Entry) -> Wanted {
-    let pointer = entry.path.iter().fold(String::new(), |pointer, key| below(&pointer, key));
+/// Decides what to do with one entry.
+pub fn plan_import(entry: &McpJsonEntry) -> ImportAction {
+    let pointer = entry.path.iter().fold(String::new(), |pointer, key| child_pointer(&pointer, key));
     match &entry.kind {
-        Err(mistakes) => Wanted::Wrong(mistakes.iter().cloned().map(field_error).collect()),
-        Ok(Kind::Skip(why)) => Wanted::Skip(why),
-        Ok(Kind::Stdio { command, args, env, cwd }) => {
-            let mut written = vec![("command".to_owned(), command)];
-            written.extend(args.iter().enumerate().map(|(at, arg)| (format!("args/{at}"), arg)));
-            written.extend(env.iter().map(|(name, value)| (below("env", name), value)));
-            written.extend(cwd.iter().map(|cwd| ("cwd".to_owned(), cwd)));
-            // Whether it may be run is not decided here.
-            let value = mcp_json::program_definition(&entry.name, command, args, env, cwd.as_deref());
-            define(value, pointer, &written)
+        Err(errors) => ImportAction::Reject(errors.iter().cloned().map(field_error).collect()),
+        Ok(EntryKind::Skip(reason)) => ImportAction::Skip(reason),
+        Ok(EntryKind::Stdio { command, args, env, cwd }) => {
+            let mut texts = vec![("command".to_owned(), command)];
+            texts.extend(args.iter().enumerate().map(|(at, arg)| (format!("args/{at}"), arg)));
+            texts.extend(env.iter().map(|(name, value)| (child_pointer("env", name), value)));
+            texts.extend(cwd.iter().map(|cwd| ("cwd".to_owned(), cwd)));
+            // Whether the program may run is decided when the definition is validated.
+            let value = mcp_json::stdio_definition(&entry.name, command, args, env, cwd.as_deref());
+            define_server(value, pointer, &texts)
         }
-        Ok(Kind::Http { url, headers, transport }) => {
-            let mut written: Vec<_> =
-                headers.iter().map(|(name, value)| (below("headers", name), value)).collect();
-            written.push(("url".to_owned(), url));
-            define(mcp_json::definition(&entry.name, url, headers.clone(), *transport), pointer, &written)
+        Ok(EntryKind::Http { url, headers, transport }) => {
+            let mut texts: Vec<_> =
+                headers.iter().map(|(name, value)| (child_pointer("headers", name), value)).collect();
+            texts.push(("url".to_owned(), url));
+            define_server(
+                mcp_json::http_definition(&entry.name, url, headers.clone(), *transport),
+                pointer,
+                &texts,
+            )
         }
     }
 }
 
-/// `written`: every text of it, and where it stands below the entry. The environment of the gateway is not put into what
-/// somebody sends: it holds the gateway's own secrets.
-fn define(value: Value, pointer: String, written: &[(String, &String)]) -> Wanted {
-    let detail = "names a variable (${...}), which is not put in here; write the value itself";
-    let naming = written.iter().filter(|(_, text)| text.contains("${"));
-    let errors: Errors =
-        naming.map(|(place, _)| FieldError::new(format!("{pointer}/{place}"), detail)).collect();
-    if errors.is_empty() { Wanted::Define { value, pointer } } else { Wanted::Wrong(errors) }
+/// Rejects variable references: the gateway's environment holds the gateway's own secrets and is never
+/// inserted into what a caller sends. `texts` lists every string of the entry with its pointer relative to
+/// the entry.
+fn define_server(value: Value, pointer: String, texts: &[(String, &String)]) -> ImportAction {
+    let detail = "references a variable (${...}), which is not expanded here; write the value itself";
+    let references = texts.iter().filter(|(_, text)| text.contains("${"));
+    let errors: FieldErrors =
+        references.map(|(child, _)| FieldError::new(format!("{pointer}/{child}"), detail)).collect();
+    if errors.is_empty() { ImportAction::Define { value, pointer } } else { ImportAction::Reject(errors) }
 }
 
-/// The same of a part of the file: pointers begin there.
-pub fn under(pointer: &str, mut errors: Errors) -> Errors {
+/// Prepends `pointer` to the pointers of errors in a part of a document.
+pub fn prefix_pointers(pointer: &str, mut errors: FieldErrors) -> FieldErrors {
     for error in &mut errors {
         error.pointer.insert_str(0, pointer);
     }
     errors
 }
 
-/// What is stored, with the members of `value` in the place of its own. What was said of a server of another kind does not
-/// hold for this one.
-pub fn upsert(mut stored: Value, value: &Value) -> Value {
+/// Replaces members of the stored definition with those of `value`. If the kind of server changes, the stored
+/// members do not apply and `value` replaces the whole definition.
+pub fn overlay_definition(mut stored: Value, value: &Value) -> Value {
     if stored["kind"] != value["kind"] {
         return value.clone();
     }
@@ -98,11 +102,11 @@ pub fn upsert(mut stored: Value, value: &Value) -> Value {
     stored
 }
 
-fn field_error(mistake: Mistake) -> FieldError {
-    let pointer = mistake.path.iter().fold(String::new(), |pointer, key| below(&pointer, key));
-    let line = mistake.line.map_or(String::new(), |line| format!(" (line {line})"));
-    FieldError::new(pointer, mistake.text + &line)
+fn field_error(diagnostic: Diagnostic) -> FieldError {
+    let pointer = diagnostic.path.iter().fold(String::new(), |pointer, key| child_pointer(&pointer, key));
+    let line = diagnostic.line.map_or(String::new(), |line| format!(" (line {line})"));
+    FieldError::new(pointer, diagnostic.text + &line)
 }
 
-/// Servers of one file.
+/// Servers in one file.
 const ENTRIES_MAX: usize = 1000;

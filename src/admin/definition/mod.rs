@@ -1,27 +1,31 @@
-//! What a server and an endpoint are said to be: read from JSON with every mistake told, secrets split off.
+//! Server and endpoint definitions: reading them from JSON, validating them, and separating their secrets.
 //!
-//! Invariants: no mistake hides another; a mistake never quotes a value; what is shown, stored in the clear and logged
-//! holds no secret, only that there is one. Does not know: HTTP requests, how things are stored, or who writes.
+//! Invariants: reading reports every error, not only the first; an error never quotes a value; a document that is
+//! shown, stored unencrypted or logged contains no secret, only the placeholder for it. Does not know about HTTP
+//! requests, the layout of the store, or who writes a definition.
 
 pub mod address;
-pub mod bounds;
-pub mod endpoint;
-mod fields;
 pub mod headers;
-pub mod import;
-pub mod json;
-pub mod mcp_json;
+pub mod settings;
+pub mod strict_json;
+mod merge_patch;
+mod fields;
 mod secrets;
 mod server;
+pub mod endpoint;
+pub mod mcp_json;
+pub mod import;
 
 pub use endpoint::{
-    Endpoint, EndpointDocument, EndpointServerDocument, PrefixWord, ToolOverrideDocument,
-    document_of as endpoint_document,
+    EndpointDefinition, EndpointDocument, EndpointServerDocument, PrefixKeyword, ToolOverrideDocument,
+    endpoint_document,
 };
-pub use fields::{Errors, FieldError, below};
-pub use secrets::{SEALED, Secrets};
+pub use fields::{FieldError, FieldErrors, child_pointer};
+pub use merge_patch::merge_patch;
+pub use secrets::{SEALED_PLACEHOLDER, ServerSecrets};
 pub use server::{
-    Allowed, AllowedCommand, ChangedToolsWord, Commands, EnvPattern, EraWord, Forbidden, KindWord,
-    MODERN_SSE, PatternError, Rules, SERVED, Server, ServerDocument, Serving, SharingWord, Unreadable,
-    Unserved, document_of as server_document, merge_patch,
+    AllowedCommand, AllowlistViolation, ChangedToolsKeyword, CommandPolicy, DefinitionRules, EnvPattern,
+    EnvPatternError, EraKeyword, KIND_ALIAS, KindKeyword, MODERN_OVER_SSE, SERVED_KINDS, ServerDefinition,
+    ServerDocument, ServingPolicy, SharingKeyword, StdioAllowlist, StoredServerError, UnservedReason,
+    server_document,
 };

@@ -1,4 +1,5 @@
-//! What of a definition is sealed: apart from the rest, so that the rest may be shown, stored and logged.
+//! Secrets of a server definition, kept apart from the rest so that the rest can be shown, stored unencrypted
+//! and logged.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,19 +9,19 @@ use zeroize::Zeroize;
 
 use crate::store::Plain;
 
-/// Stands for a value that is stored and not shown. Sent back, it keeps that value.
-pub const SEALED: &str = "(sealed)";
+/// Shown in place of a secret. Sent back in a request, it keeps the stored value.
+pub const SEALED_PLACEHOLDER: &str = "(sealed)";
 
-/// The values that are not shown. Wiped when dropped.
+/// The secrets of a server definition. Zeroized on drop.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Secrets {
-    /// The whole address, where what is shown of it leaves something out.
+pub struct ServerSecrets {
+    /// The full address, if its redacted form differs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
     /// Values of request headers, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, String>,
-    /// Arguments of a program, in their order.
+    /// Arguments of a program, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub args: Vec<String>,
     /// Values of environment variables, by name.
@@ -28,13 +29,13 @@ pub struct Secrets {
     pub env: BTreeMap<String, String>,
 }
 
-impl Secrets {
+impl ServerSecrets {
     /// Whether there is nothing to seal.
     pub fn is_empty(&self) -> bool {
         self.url.is_none() && self.headers.is_empty() && self.args.is_empty() && self.env.is_empty()
     }
 
-    /// As they are sealed: where there are none, nothing is.
+    /// Serializes the secrets for sealing. Without secrets, nothing is sealed.
     pub fn to_plain(&self) -> Plain {
         if self.is_empty() {
             return Plain::nothing();
@@ -42,7 +43,7 @@ impl Secrets {
         Plain::new(serde_json::to_vec(self).expect("maps of texts are JSON"))
     }
 
-    /// As they were sealed; `None`: not by this program.
+    /// Deserializes opened secrets. `None` if this program did not write them.
     pub fn from_plain(plain: &Plain) -> Option<Self> {
         if plain.expose().is_empty() {
             return Some(Self::default());
@@ -51,7 +52,7 @@ impl Secrets {
     }
 }
 
-impl fmt::Debug for Secrets {
+impl fmt::Debug for ServerSecrets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Secrets")
             .field("headers", &self.headers.keys())
@@ -61,7 +62,7 @@ impl fmt::Debug for Secrets {
     }
 }
 
-impl Drop for Secrets {
+impl Drop for ServerSecrets {
     fn drop(&mut self) {
         self.url.zeroize();
         self.args.zeroize();

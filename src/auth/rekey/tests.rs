@@ -1,7 +1,7 @@
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::super::{EncryptionKey, KeyRequest, create_key, new_jwt_key};
+use super::super::{EncryptionKey, KeyRequest, create_key, generate_jwt_key};
 use super::*;
 use crate::store::testing::{Folder, put_sealed_hash};
 use crate::store::{
@@ -38,10 +38,10 @@ async fn filled(folder: &Folder) -> Store {
         };
         store.insert_server(id, spec, audit()).await.unwrap();
     }
-    let servers = ids.into_iter().map(EndpointServer::whole).collect();
+    let servers = ids.into_iter().map(EndpointServer::unfiltered).collect();
     let spec = EndpointSpec { name: "e".into(), prefix: PrefixMode::Never, servers };
     store.insert_endpoint(new_id(), spec, audit()).await.unwrap();
-    store.insert_jwt_key(new_jwt_key(), audit()).await.unwrap();
+    store.insert_jwt_key(generate_jwt_key(), audit()).await.unwrap();
     let new = NewPins { server: "with".into(), pins: json!({}), expect: None, told: None };
     store.put_tool_pins(new, audit()).await.unwrap();
     store
@@ -49,8 +49,8 @@ async fn filled(folder: &Folder) -> Store {
 
 /// Rekeys a kind with these versions, the first of which seals.
 #[track_caller]
-fn check(found: &Rekeyed, expected: (u64, u64, u64, usize)) {
-    assert_eq!((found.rewrapped, found.current, found.left, found.unopened.len()), expected, "{found:?}");
+fn check(found: &RekeyReport, expected: (u64, u64, u64, usize)) {
+    assert_eq!((found.resealed, found.current, found.left, found.unsealable.len()), expected, "{found:?}");
 }
 
 #[tokio::test]
@@ -104,7 +104,7 @@ async fn what_no_given_version_opens_is_left_alone_and_named() {
     let both = Sealer::new(&[key(2), key(1)]).unwrap();
     let found = rekey(&store, &both, SealedKind::Keys, "test").await.unwrap();
     check(&found, (2, 2, 1, 1));
-    assert_eq!(found.unopened, [rows[0].key_id.clone()]);
+    assert_eq!(found.unsealable, [rows[0].key_id.clone()]);
     let wrong = Sealer::new(&[key(3), key(1)]).unwrap();
     check(&rekey(&store, &wrong, SealedKind::Keys, "test").await.unwrap(), (0, 0, 3, 3));
 }

@@ -1,48 +1,48 @@
-//! A new version of the encryption key in the file of secrets, and the end of old ones.
+//! Rotation of the encryption key in the secrets file: adding a version, and dropping old ones.
 
 use std::path::Path;
 
+use super::super::config::EncryptionKey;
 use super::{
-    EncryptionKey, EncryptionKeyError, FILE_NAME, STANDARD, Secrets, SecretsError, VERSIONS_MAX,
+    EncryptionKeyError, FILE_NAME, InstallationSecrets, STANDARD, SecretsError, VERSIONS_MAX,
     generate_encryption_key, parse_encryption_key, random_bytes, render, write_new,
 };
 use base64::Engine;
 use zeroize::Zeroizing;
 
-/// Why the versions are what they were.
+/// Why the file was not changed.
 #[derive(Debug, thiserror::Error)]
 pub enum RotateError {
-    /// The file cannot be used.
     #[error(transparent)]
     Secrets(#[from] SecretsError),
-    /// What is in it is no list of keys, or a full one.
+    /// The `encryption_key` in the file does not parse, or has no room for another version.
     #[error(transparent)]
     Key(#[from] EncryptionKeyError),
 }
 
-impl Secrets {
-    /// Reads `secrets.toml` in the data directory. `None`: there is none, and none is made.
-    pub fn find(data_dir: &Path) -> Result<Option<Self>, SecretsError> {
+impl InstallationSecrets {
+    /// Reads `secrets.toml` in the data directory. `None` when it does not exist; creates nothing.
+    pub fn load_existing(data_dir: &Path) -> Result<Option<Self>, SecretsError> {
         Self::load(&data_dir.join(FILE_NAME))
     }
 
-    /// Puts a new version of the encryption key in front of those that are there, and gives its number: from the next
+    /// Adds a new version of the encryption key in front of the existing ones, and returns its number. From the next
     /// start on it seals, and the others open.
     pub fn add_encryption_key(data_dir: &Path) -> Result<u8, RotateError> {
         rotate(data_dir, |keys| {
             if keys.len() >= VERSIONS_MAX {
                 return Err(EncryptionKeyError::TooMany);
             }
-            let taken = |version: &u8| keys.iter().any(|key| key.version == *version);
+            let is_taken = |version: &u8| keys.iter().any(|key| key.version == *version);
             let newest = keys.iter().map(|key| key.version).max().unwrap_or_default();
-            let version = newest.checked_add(1).or_else(|| (1..=u8::MAX).find(|version| !taken(version)));
+            let version = newest.checked_add(1).or_else(|| (1..=u8::MAX).find(|version| !is_taken(version)));
             let version = version.ok_or(EncryptionKeyError::TooMany)?;
             keys.insert(0, EncryptionKey { version, key: generate_encryption_key() });
             Ok(())
         })
     }
 
-    /// Takes out every version but the first, and gives their numbers. What they have sealed is lost.
+    /// Removes every version but the first, and returns their numbers. Values sealed under them are lost.
     pub fn drop_old_encryption_keys(data_dir: &Path) -> Result<Vec<u8>, RotateError> {
         let mut dropped = Vec::new();
         rotate(data_dir, |keys| {
@@ -53,14 +53,14 @@ impl Secrets {
     }
 }
 
-/// Gives the number of the version that is first now.
+/// Rewrites the encryption keys in the file. Returns the number of the version that is first now.
 fn rotate(
     data_dir: &Path,
     change: impl FnOnce(&mut Vec<EncryptionKey>) -> Result<(), EncryptionKeyError>,
 ) -> Result<u8, RotateError> {
     let path = data_dir.join(FILE_NAME);
     let missing = || SecretsError::io(&path, &std::io::ErrorKind::NotFound.into());
-    let secrets = Secrets::load(&path)?.ok_or_else(missing)?;
+    let secrets = InstallationSecrets::load(&path)?.ok_or_else(missing)?;
     let mut keys = parse_encryption_key(&secrets.encryption_key)?;
     change(&mut keys)?;
     let texts = keys.iter().map(|key| {
@@ -74,13 +74,13 @@ fn rotate(
         }
         text.push_str(&key);
     }
-    // Written beside and moved into place: at no moment is there no key, or half of one.
+    // Written beside the file and renamed into place: at no moment is the key missing or incomplete.
     let draft = path.with_extension(format!("toml.{:x}", u64::from_le_bytes(random_bytes())));
     let written = write_new(&draft, &render(&text, &secrets.jwt_secret))
         .and_then(|()| std::fs::rename(&draft, &path))
         .and_then(|()| std::fs::File::open(data_dir)?.sync_all());
     if let Err(error) = written {
-        // It may not be there, or have become the file itself.
+        // The draft may not exist, or may already be the file itself.
         drop(std::fs::remove_file(&draft));
         return Err(SecretsError::io(&path, &error).into());
     }
@@ -96,7 +96,7 @@ mod tests {
 
     #[track_caller]
     fn check(data_dir: &Path, expected: &[u8]) -> Vec<EncryptionKey> {
-        let secrets = Secrets::find(data_dir).unwrap().unwrap();
+        let secrets = InstallationSecrets::load_existing(data_dir).unwrap().unwrap();
         let keys = parse_encryption_key(&secrets.encryption_key).unwrap();
         assert_eq!(keys.iter().map(|key| key.version).collect::<Vec<_>>(), expected);
         let mode = std::fs::metadata(data_dir.join(FILE_NAME)).unwrap().permissions().mode();
@@ -107,21 +107,24 @@ mod tests {
     #[test]
     fn versions_come_in_front_and_go_when_they_are_told_to() {
         let folder = Folder::new();
-        assert!(Secrets::find(folder.path()).unwrap().is_none());
-        assert!(Secrets::add_encryption_key(folder.path()).is_err());
-        let (made, _) = Secrets::load_or_create(folder.path()).unwrap();
+        assert!(InstallationSecrets::load_existing(folder.path()).unwrap().is_none());
+        assert!(InstallationSecrets::add_encryption_key(folder.path()).is_err());
+        let (made, _) = InstallationSecrets::load_or_create(folder.path()).unwrap();
         let one = check(folder.path(), &[1]);
-        assert_eq!(Secrets::add_encryption_key(folder.path()).unwrap(), 2);
+        assert_eq!(InstallationSecrets::add_encryption_key(folder.path()).unwrap(), 2);
         let both = check(folder.path(), &[2, 1]);
         assert!(both[1].key == one[0].key && both[0].key != one[0].key);
-        assert_eq!(Secrets::drop_old_encryption_keys(folder.path()).unwrap(), [1]);
+        assert_eq!(InstallationSecrets::drop_old_encryption_keys(folder.path()).unwrap(), [1]);
         assert!(check(folder.path(), &[2])[0].key == both[0].key);
-        assert_eq!(Secrets::find(folder.path()).unwrap().unwrap().jwt_secret, made.jwt_secret);
-        assert_eq!(Secrets::drop_old_encryption_keys(folder.path()).unwrap(), Vec::<u8>::new());
+        assert_eq!(
+            InstallationSecrets::load_existing(folder.path()).unwrap().unwrap().jwt_secret,
+            made.jwt_secret
+        );
+        assert_eq!(InstallationSecrets::drop_old_encryption_keys(folder.path()).unwrap(), Vec::<u8>::new());
         for _ in 2..=VERSIONS_MAX {
-            Secrets::add_encryption_key(folder.path()).unwrap();
+            InstallationSecrets::add_encryption_key(folder.path()).unwrap();
         }
-        let full = Secrets::add_encryption_key(folder.path()).unwrap_err().to_string();
+        let full = InstallationSecrets::add_encryption_key(folder.path()).unwrap_err().to_string();
         assert!(full.contains("more than 16"), "{full}");
     }
 }

@@ -4,16 +4,16 @@ use jsonwebtoken::EncodingKey;
 use jsonwebtoken::crypto::sign;
 use serde_json::{Value, json};
 
-use super::super::Credential;
-use super::super::tag::Tagger;
+use super::super::credential::Credential;
+use super::super::mac::MacKey;
 use super::*;
 use crate::store::Grants;
 
 const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
 const NOW: u64 = 1_800_000_000;
 
-fn tokens() -> Tokens {
-    Tokens::new(Ring::alone(SECRET), Duration::from_mins(15))
+fn tokens() -> TokenAuthority {
+    TokenAuthority::new(JwtKeyring::from_secret(SECRET), Duration::from_mins(15))
 }
 
 fn identity() -> Identity {
@@ -31,14 +31,14 @@ fn encode(text: impl AsRef<[u8]>) -> String {
     URL_SAFE_NO_PAD.encode(text)
 }
 
-/// Our header, with the dot behind it.
-fn pinned() -> String {
-    tokens().ring().signing().unwrap().pinned().to_owned()
+/// The encoded header, with the dot.
+fn encoded_header() -> String {
+    tokens().keyring().signing_key().unwrap().encoded_header().to_owned()
 }
 
-/// Signs any payload behind our own header: what whoever holds the secret could make.
+/// Signs any payload under our own header, as an attacker with the secret could.
 fn signed(payload: &str) -> String {
-    let message = format!("{}{}", pinned(), encode(payload));
+    let message = format!("{}{}", encoded_header(), encode(payload));
     let signature = sign(message.as_bytes(), &EncodingKey::from_secret(SECRET), Algorithm::HS256).unwrap();
     format!("{message}.{signature}")
 }
@@ -56,50 +56,50 @@ fn with(changes: &Value) -> String {
     signed(&payload.to_string())
 }
 
-/// A genuine payload behind another header, signed as that header says.
+/// A genuine payload under another header, signed as that header says.
 fn under(header: &Value, algorithm: Algorithm) -> String {
     let message = format!("{}.{}", encode(header.to_string()), encode(claims().to_string()));
     let signature = sign(message.as_bytes(), &EncodingKey::from_secret(SECRET), algorithm).unwrap();
     format!("{message}.{signature}")
 }
 
-/// Asked twice, since the second answer may come from what is remembered.
+/// Verifies twice, since the second answer may come from the cache.
 #[track_caller]
 fn check(token: &str, expected: Result<u64, &str>) {
-    let (tokens, tag) = (tokens(), Tagger::new().tag(token.as_bytes()));
+    let (tokens, tag) = (tokens(), MacKey::random().tag(token.as_bytes()));
     for _ in 0..2 {
-        let opened = tokens.open(token, &tag, NOW);
-        assert_eq!(opened.map(|claim| claim.epoch).map_err(|unopened| label(&unopened)), expected, "{token}");
+        let opened = tokens.verify(token, &tag, NOW);
+        assert_eq!(opened.map(|claims| claims.epoch).map_err(|error| label(&error)), expected, "{token}");
     }
 }
 
-fn label(unopened: &Unopened) -> &'static str {
-    match unopened {
-        Unopened::Deny(denied) => denied.label(),
-        Unopened::Unknown { .. } => "unknown",
+fn label(error: &TokenError) -> &'static str {
+    match error {
+        TokenError::Denied(denied) => denied.label(),
+        TokenError::UnknownKid { .. } => "unknown",
     }
 }
 
 #[test]
-fn what_we_make_we_take() {
+fn issued_tokens_are_accepted() {
     let token = tokens().mint(&identity(), None, NOW).unwrap();
     assert_eq!(token.expires_in_s, 900);
     assert!(token.access_token.len() < 512, "{}", token.access_token.len());
     check(&token.access_token, Ok(7));
     check(&signed(&claims().to_string()), Ok(7));
-    assert_eq!(format!("{token:?}"), "Token { expires_in_s: 900, .. }");
+    assert_eq!(format!("{token:?}"), "AccessToken { expires_in_s: 900, .. }");
     let again = tokens().mint(&identity(), None, NOW).unwrap();
     assert_ne!(token.access_token, again.access_token);
 }
 
 #[test]
-fn a_token_ends_with_its_key() {
+fn a_token_expires_with_its_key() {
     assert_eq!(tokens().mint(&identity(), Some(NOW + 60), NOW).unwrap().expires_in_s, 60);
     assert_eq!(tokens().mint(&identity(), Some(NOW + 6000), NOW).unwrap().expires_in_s, 900);
 }
 
 #[test]
-fn times_are_kept_with_the_leeway_and_no_more() {
+fn times_are_checked_with_the_leeway() {
     check(&with(&json!({ "exp": NOW + 1 })), Ok(7));
     check(&with(&json!({ "exp": NOW - 29 })), Ok(7));
     check(&with(&json!({ "exp": NOW - 30 })), Err("expired"));
@@ -111,16 +111,16 @@ fn times_are_kept_with_the_leeway_and_no_more() {
 }
 
 #[test]
-fn a_remembered_token_still_expires() {
-    let (tokens, tagger) = (tokens(), Tagger::new());
+fn a_cached_token_still_expires() {
+    let (tokens, tagger) = (tokens(), MacKey::random());
     let token = tokens.mint(&identity(), None, NOW).unwrap().access_token;
     let tag = tagger.tag(token.as_bytes());
-    assert!(tokens.open(&token, &tag, NOW + 900).is_ok());
-    assert_eq!(tokens.open(&token, &tag, NOW + 930).map_err(|unopened| label(&unopened)), Err("expired"));
+    assert!(tokens.verify(&token, &tag, NOW + 900).is_ok());
+    assert_eq!(tokens.verify(&token, &tag, NOW + 930).map_err(|error| label(&error)), Err("expired"));
 }
 
 #[test]
-fn claims_of_another_kind_are_refused() {
+fn claims_of_another_type_or_value_are_refused() {
     let rows = [
         json!({ "exp": null }),
         json!({ "exp": (NOW + 900).to_string() }),
@@ -163,7 +163,7 @@ fn claims_of_another_kind_are_refused() {
 
 #[test]
 fn a_header_that_is_not_ours_is_refused_even_when_signed() {
-    let kid = tokens().ring().signing().unwrap().header.kid.clone().unwrap();
+    let kid = tokens().keyring().signing_key().unwrap().header.kid.clone().unwrap();
     let ours = |extra: Value| {
         let mut header = json!({ "typ": "JWT", "alg": "HS256", "kid": kid });
         header.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
@@ -192,13 +192,13 @@ fn a_header_that_is_not_ours_is_refused_even_when_signed() {
 }
 
 #[test]
-fn what_is_too_long_for_a_token_is_not_even_looked_at() {
+fn a_text_too_long_for_a_token_is_refused_unread() {
     let long = format!("Bearer {}", with(&json!({ "jti": "x".repeat(1024) })));
-    assert!(matches!(Credential::from_headers(Some(long.as_bytes()), None), Err(Denied::Invalid)));
+    assert!(matches!(Credential::from_headers(Some(long.as_bytes()), None), Err(AuthDenial::Invalid)));
 }
 
 #[test]
-fn nothing_but_the_token_itself_is_the_token() {
+fn no_variation_of_a_token_is_accepted() {
     let good = signed(&claims().to_string());
     let (message, signature) = good.rsplit_once('.').unwrap();
     let none = format!("{}.{}.", encode(r#"{"alg":"none"}"#), encode(claims().to_string()));
@@ -224,22 +224,23 @@ fn nothing_but_the_token_itself_is_the_token() {
     for token in rows {
         check(&token, Err("invalid"));
     }
-    // The last character of 43 holds two unused bits: were they not looked at, four texts would be one token.
+    // The last of 43 characters has two unused bits: if they were ignored, four texts would be the same token.
     for at in 0..good.len() {
         let mut altered = good.clone().into_bytes();
         altered[at] ^= 1;
-        // In the kid it is asked about, and never let in.
+        // A change within the kid leads to a look-up of the kid, and is refused as well.
         let altered = String::from_utf8(altered).unwrap();
-        assert!(tokens().open(&altered, &Tagger::new().tag(altered.as_bytes()), NOW).is_err(), "{altered}");
+        assert!(tokens().verify(&altered, &MacKey::random().tag(altered.as_bytes()), NOW).is_err(), "{altered}");
     }
 }
 
 #[test]
-fn another_secret_neither_makes_nor_takes_ours() {
-    let other = Tokens::new(Ring::alone(b"another secret of thirty-two byt"), Duration::from_mins(15));
-    // It may be of a key that the ring is about to hold: that is for the store to say.
+fn another_secret_neither_signs_nor_verifies_our_tokens() {
+    let other =
+        TokenAuthority::new(JwtKeyring::from_secret(b"another secret of thirty-two byt"), Duration::from_mins(15));
+    // Its kid may be that of a key that was just added: the store has to be asked.
     check(&other.mint(&identity(), None, NOW).unwrap().access_token, Err("unknown"));
-    let message = format!("{}{}", pinned(), encode(claims().to_string()));
+    let message = format!("{}{}", encoded_header(), encode(claims().to_string()));
     let key = EncodingKey::from_secret(b"another secret of thirty-two byt");
     let signature = sign(message.as_bytes(), &key, Algorithm::HS256).unwrap();
     check(&format!("{message}.{signature}"), Err("invalid"));

@@ -4,7 +4,7 @@ use serde_json::json;
 use super::super::merge::Item;
 use super::*;
 
-const QUARANTINE: ChangedTools = ChangedTools::Quarantine;
+const QUARANTINE: ToolPinPolicy = ToolPinPolicy::Quarantine;
 
 fn tool(name: &str, description: &str) -> SeenTool {
     let raw = Bytes::from(json!({"name": name, "description": description}).to_string());
@@ -45,7 +45,7 @@ fn told(book: &Book) -> (String, String) {
 
 /// One list after the other, of one kind of client.
 #[track_caller]
-fn check(policy: ChangedTools, kept: Option<Vec<Kept>>, lists: &[&str], verdict: &str, to_keep: &str) {
+fn check(policy: ToolPinPolicy, kept: Option<Vec<Kept>>, lists: &[&str], verdict: &str, to_keep: &str) {
     let kept = kept.map(|kept| kept.into_iter().map(|kept| ("a".to_owned(), kept)).collect());
     let mut books = Books { kept, is_away: true, ..Books::default() };
     let (servers, store) = books.split();
@@ -60,17 +60,17 @@ fn check(policy: ChangedTools, kept: Option<Vec<Kept>>, lists: &[&str], verdict:
 #[test]
 fn each_policy_does_as_it_says() {
     let known = || Some(vec![pins("x1 y1")]);
-    for policy in [ChangedTools::Allow, ChangedTools::Warn] {
+    for policy in [ToolPinPolicy::Allow, ToolPinPolicy::Warn] {
         check(policy, None, &["x1"], "", "");
         check(policy, Some(vec![Kept::Foreign]), &["x1"], "", "");
         check(policy, known(), &["x1 y1"], "", "");
     }
-    check(ChangedTools::Allow, known(), &["x2"], "", "");
-    check(ChangedTools::Allow, Some(vec![]), &["x2"], "", "");
-    check(ChangedTools::Warn, Some(vec![]), &["x1 y1"], "", "first 2 over None");
-    check(ChangedTools::Warn, known(), &["x2 z1"], "", "server.tools.change 2 over Some(7)");
+    check(ToolPinPolicy::Allow, known(), &["x2"], "", "");
+    check(ToolPinPolicy::Allow, Some(vec![]), &["x2"], "", "");
+    check(ToolPinPolicy::Warn, Some(vec![]), &["x1 y1"], "", "first 2 over None");
+    check(ToolPinPolicy::Warn, known(), &["x2 z1"], "", "server.tools.change 2 over Some(7)");
     check(
-        ChangedTools::Warn,
+        ToolPinPolicy::Warn,
         Some(vec![Kept::Altered(3)]),
         &["x2"],
         "",
@@ -82,7 +82,7 @@ fn each_policy_does_as_it_says() {
     check(QUARANTINE, Some(vec![Kept::Altered(3)]), &["x1"], "x: Closed", "server.tools.hold 1 over Some(3)");
     let lost = |words| Some(pins(words).lost().into_iter().collect());
     check(QUARANTINE, lost("x1"), &["x2"], "x: Changed", "server.tools.restore 0 over None");
-    check(ChangedTools::Warn, lost("x1"), &["x2"], "", "server.tools.restore 0 over None");
+    check(ToolPinPolicy::Warn, lost("x1"), &["x2"], "", "server.tools.restore 0 over None");
     check(QUARANTINE, Some(vec![]), &["x1"], "wait", "first 1 over None");
     check(QUARANTINE, Some(vec![]), &[""], "", "");
     check(QUARANTINE, known(), &["x1"], "", "");
@@ -95,7 +95,7 @@ fn what_one_kind_of_client_is_shown_holds_it_back_from_all() {
     let mut books = Books { kept: Some([("a".to_owned(), pins("x1"))].into()), ..Books::default() };
     let (servers, store) = books.split();
     let book = servers.entry(server()).or_insert_with(|| Book::new(QUARANTINE));
-    let legacy = View::Legacy(crate::protocol::ClientCapabilities::default());
+    let legacy = View::Legacy(metamcp_core::protocol::ClientCapabilities::default());
     for (view, words) in [(View::Modern, "x1"), (legacy, "x2")] {
         book.views.insert((UpstreamId(0), view), tools(words));
         book.settle(&server(), store, Cause::Listed);

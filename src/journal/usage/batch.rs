@@ -1,50 +1,50 @@
-//! Many counts as one record: a head, then for each row a fixed part and its names.
+//! The format of a usage batch in a journal record: a header, then for each row a fixed part and its labels.
 
 use bytemuck::{Pod, Zeroable};
 
 use super::count::{Count, WORDS};
-use super::table::Names;
-use crate::journal::{Record, Sequence};
+use super::labels::CounterLabels;
+use crate::journal::record::{Kind, Record, Sequence};
 
-/// What was used from one time to another.
+/// The usage of one interval.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
-    /// With `sequence` the name of this batch, unique in the world.
+    /// With `sequence` the globally unique name of this batch.
     pub source: u128,
-    /// Rises within a source; a sink has applied a batch when it has applied a later one of its source.
+    /// Rises within a source: a sink that has applied a later batch of the source has applied this one.
     pub sequence: Sequence,
-    /// Milliseconds since 1970; of the batch before, or zero for the first of a process.
+    /// The end of the batch before, in milliseconds since 1970; zero for the first batch of a process.
     pub from_unix_ms: u64,
     /// Milliseconds since 1970.
     pub until_unix_ms: u64,
     payload: Vec<u8>,
 }
 
-/// One row of a batch. There may be several for the same names, from different workers: add them up.
+/// One row of a batch. Several rows may have the same labels, from different workers: add them up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Row<'a> {
-    /// The key's id, or [`super::OTHER`].
+    /// The key's id, or [`OTHER`](super::OTHER).
     pub key: &'a str,
-    /// The server's name, or [`super::OTHER`].
+    /// The server's name, or [`OTHER`](super::OTHER).
     pub server: &'a str,
-    /// The tool's name, or [`super::OTHER`].
+    /// The tool's name, or [`OTHER`](super::OTHER).
     pub tool: &'a str,
-    /// What to add.
+    /// The increments.
     pub count: Count,
 }
 
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
-struct Head {
+struct BatchHeader {
     from_unix_ms: u64,
     until_unix_ms: u64,
     rows: u64,
 }
 
-/// The fixed part of a row. The names follow, filled up with zeros to eight bytes.
+/// The fixed part of a row. The labels follow, padded with zeros to eight bytes.
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
-pub(super) struct Entry {
+pub(super) struct RowHeader {
     pub table: u64,
     pub slot: u64,
     key_bytes: u16,
@@ -56,65 +56,67 @@ pub(super) struct Entry {
     pub totals: [u64; WORDS],
 }
 
-const HEAD_BYTES: usize = size_of::<Head>();
-const ENTRY_BYTES: usize = size_of::<Entry>();
+/// The kind of journal records that hold batches.
+pub(super) const BATCH_RECORD_KIND: Kind = Kind(std::num::NonZeroU8::MIN);
 
-/// A batch that is being made, with what to remember once it is in the journal.
-pub(super) struct Draft {
-    head: Head,
+const HEADER_BYTES: usize = size_of::<BatchHeader>();
+const ROW_HEADER_BYTES: usize = size_of::<RowHeader>();
+
+/// A batch under construction, and what to record once it is in the journal.
+pub(super) struct BatchBuilder {
+    header: BatchHeader,
     payload: Vec<u8>,
     bytes_max: usize,
-    /// Which table of the caller's list, which slot, and its total.
+    /// The index of the table in the caller's list, the slot, and its total.
     pub rows: Vec<(usize, usize, Count)>,
 }
 
-impl Draft {
+impl BatchBuilder {
     pub fn new(from_unix_ms: u64, until_unix_ms: u64, bytes_max: usize) -> Self {
-        let head = Head { from_unix_ms, until_unix_ms, rows: 0 };
-        Self { head, payload: vec![0; HEAD_BYTES], bytes_max, rows: Vec::new() }
+        let header = BatchHeader { from_unix_ms, until_unix_ms, rows: 0 };
+        Self { header, payload: vec![0; HEADER_BYTES], bytes_max, rows: Vec::new() }
     }
 
-    pub fn fits(&self, names: &Names) -> bool {
-        self.payload.len() + ENTRY_BYTES + names.text().len().next_multiple_of(8) <= self.bytes_max
+    pub fn fits(&self, labels: &CounterLabels) -> bool {
+        self.payload.len() + ROW_HEADER_BYTES + labels.text().len().next_multiple_of(8) <= self.bytes_max
     }
 
     pub fn push(
         &mut self,
         (at, table): (usize, u64),
         slot: usize,
-        names: &Names,
+        labels: &CounterLabels,
         before: Count,
         total: Count,
     ) {
-        let [key_bytes, server_bytes, tool_bytes] = names.lengths();
+        let [key_bytes, server_bytes, tool_bytes] = labels.lengths();
         let counts = total.since(before).words();
         let (slot_word, totals) = (slot as u64, total.words());
         let entry =
-            Entry { table, slot: slot_word, key_bytes, server_bytes, tool_bytes, padding: 0, counts, totals };
+            RowHeader { table, slot: slot_word, key_bytes, server_bytes, tool_bytes, padding: 0, counts, totals };
         self.payload.extend_from_slice(bytemuck::bytes_of(&entry));
-        self.payload.extend_from_slice(names.text().as_bytes());
+        self.payload.extend_from_slice(labels.text().as_bytes());
         self.payload.resize(self.payload.len().next_multiple_of(8), 0);
-        self.head.rows += 1;
+        self.header.rows += 1;
         self.rows.push((at, slot, total));
     }
 
     pub fn payload(&mut self) -> &[u8] {
-        self.payload[..HEAD_BYTES].copy_from_slice(bytemuck::bytes_of(&self.head));
+        self.payload[..HEADER_BYTES].copy_from_slice(bytemuck::bytes_of(&self.header));
         &self.payload
     }
 }
 
 impl Batch {
-    /// None when the record is no batch.
+    /// Decodes a record; `None` when it is not a batch.
     pub(super) fn decode(record: Record) -> Option<Self> {
-        let head: Head = bytemuck::pod_read_unaligned(record.payload.get(..HEAD_BYTES)?);
+        let header: BatchHeader = bytemuck::pod_read_unaligned(record.payload.get(..HEADER_BYTES)?);
         let Record { source, sequence, kind, payload } = record;
-        let Head { from_unix_ms, until_unix_ms, rows } = head;
+        let BatchHeader { from_unix_ms, until_unix_ms, rows } = header;
         let batch = Self { source, sequence, from_unix_ms, until_unix_ms, payload };
-        (kind == super::KIND && batch.entries().count() as u64 == rows).then_some(batch)
+        (kind == BATCH_RECORD_KIND && batch.entries().count() as u64 == rows).then_some(batch)
     }
 
-    /// What was used.
     pub fn rows(&self) -> impl Iterator<Item = Row<'_>> {
         self.entries().map(|(entry, [key, server, tool])| {
             let count = Count::from_words(entry.counts);
@@ -122,19 +124,19 @@ impl Batch {
         })
     }
 
-    pub(super) fn entries(&self) -> impl Iterator<Item = (Entry, [&str; 3])> {
-        let mut rest = self.payload.get(HEAD_BYTES..).unwrap_or_default();
+    pub(super) fn entries(&self) -> impl Iterator<Item = (RowHeader, [&str; 3])> {
+        let mut rest = self.payload.get(HEADER_BYTES..).unwrap_or_default();
         std::iter::from_fn(move || {
-            let (entry, names, behind) = split(rest)?;
-            rest = behind;
-            Some((entry, names))
+            let (entry, labels, remaining) = split(rest)?;
+            rest = remaining;
+            Some((entry, labels))
         })
     }
 }
 
-fn split(bytes: &[u8]) -> Option<(Entry, [&str; 3], &[u8])> {
-    let (entry, rest) = bytes.split_at_checked(ENTRY_BYTES)?;
-    let entry: Entry = bytemuck::pod_read_unaligned(entry);
+fn split(bytes: &[u8]) -> Option<(RowHeader, [&str; 3], &[u8])> {
+    let (entry, rest) = bytes.split_at_checked(ROW_HEADER_BYTES)?;
+    let entry: RowHeader = bytemuck::pod_read_unaligned(entry);
     let lengths = [entry.key_bytes, entry.server_bytes, entry.tool_bytes].map(usize::from);
     let text: usize = lengths.iter().sum();
     let (names, rest) = rest.split_at_checked(text.next_multiple_of(8))?;

@@ -1,25 +1,25 @@
-//! What is counted.
+//! The counters of one slot.
 
-/// One call, or many. All of it only ever rises; sums wrap around.
+/// The usage of one call or of many. Only ever rises; sums wrap around.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Count {
-    /// Requests answered.
+    /// Requests that got a response.
     pub calls: u64,
-    /// Those of them that failed.
+    /// Requests that failed, a part of `calls`.
     pub errors: u64,
-    /// Bytes of the requests' bodies.
+    /// Bytes of request bodies.
     pub bytes_in: u64,
-    /// Bytes of the responses' bodies.
+    /// Bytes of response bodies.
     pub bytes_out: u64,
-    /// Milliseconds from the request's first byte to the response's last.
+    /// Milliseconds from the first byte of a request to the last byte of its response.
     pub millis: u64,
 }
 
-/// The words of a count.
+/// The number of words of a count.
 pub(super) const WORDS: usize = 5;
 
 impl Count {
-    /// In the order in which they are stored: `calls` last, so that a call that is counted is counted whole.
+    /// The words in the order of storage: `calls` last, so that a call that is counted is counted completely.
     #[inline]
     pub(super) fn words(self) -> [u64; WORDS] {
         [self.errors, self.bytes_in, self.bytes_out, self.millis, self.calls]
@@ -29,18 +29,17 @@ impl Count {
         Self { calls, errors, bytes_in, bytes_out, millis }
     }
 
-    /// The sum of both.
     #[must_use]
     pub fn plus(self, other: Self) -> Self {
         self.zip(other, u64::wrapping_add)
     }
 
-    /// What came since it was `earlier`.
+    /// The difference to an earlier value.
     pub(super) fn since(self, earlier: Self) -> Self {
         self.zip(earlier, u64::saturating_sub)
     }
 
-    /// The greater of each.
+    /// The element-wise maximum.
     pub(super) fn max(self, other: Self) -> Self {
         self.zip(other, u64::max)
     }

@@ -1,47 +1,50 @@
-//! From the tables into the journal, and from there to the sink.
+//! Moves counts from the tables into the journal, and from there to the sink.
 
 use std::sync::Arc;
 
-use super::KIND;
-use super::batch::{Batch, Draft};
+use super::batch::{BATCH_RECORD_KIND, Batch, BatchBuilder};
 use super::count::Count;
-use super::table::{Names, Table};
-use crate::journal::{Journal, JournalError, Sequence};
+use super::labels::CounterLabels;
+use super::table::Table;
+use crate::journal::error::JournalError;
+use crate::journal::log::Journal;
+use crate::journal::record::Sequence;
 
-/// Takes what the workers counted to where it is kept. Belongs to one background thread: it waits for the disk.
+/// Spools counts: from the tables into batches in the journal, which the sink fetches and acknowledges. Owned by one
+/// background thread, because it waits for the disk.
 ///
 /// Invariant: `applied <= synced < journal.next_sequence()`.
 pub struct Outbox {
     journal: Journal,
-    tables: Vec<Tracked>,
-    /// The sink has all up to it.
+    tables: Vec<TrackedTable>,
+    /// The sink has all batches up to this one.
     applied: Sequence,
-    /// The disk has all up to it, and the counters that it was made of.
+    /// All batches up to this one are on disk, together with the counters they were made of.
     synced: Sequence,
     collected_ms: Option<u64>,
 }
 
-/// A table and how much of it is in the journal.
-struct Tracked {
+/// A table, and how much of it is in the journal.
+struct TrackedTable {
     table: Arc<Table>,
     journaled: Vec<Count>,
-    /// Slots whose `base` is behind.
-    unsettled: Vec<usize>,
-    /// No worker has it; it goes when all of it is in the journal.
+    /// Slots whose `base` is behind `journaled`.
+    behind: Vec<usize>,
+    /// No worker uses the table. It is deleted once all of it is in the journal.
     retired: bool,
 }
 
-/// One record. Larger ones would save nothing, and a sink has to hold one.
+/// The size limit of a record. Larger ones would save nothing, and the sink has to hold one in memory.
 const BATCH_BYTES_MAX: usize = 64 << 10;
 
-/// Batches taken out of the journal at once: 4 MiB of them.
+/// Batches taken from the journal at a time: 4 MiB.
 const PENDING_MAX: usize = 64;
 
 impl Outbox {
     pub(super) fn new(journal: Journal, tables: &[Arc<Table>], retired: Vec<Table>) -> Self {
         let track = |table: Arc<Table>, retired| {
             let journaled = table.bases();
-            Tracked { table, journaled, unsettled: Vec::new(), retired }
+            TrackedTable { table, journaled, behind: Vec::new(), retired }
         };
         let live = tables.iter().map(|table| track(Arc::clone(table), false));
         let retired = retired.into_iter().map(|table| track(Arc::new(table), true));
@@ -50,54 +53,54 @@ impl Outbox {
         Self { journal, tables, applied, synced, collected_ms: None }
     }
 
-    /// Writes what was counted since the last time into the journal.
+    /// Writes what was counted since the last call into the journal.
     ///
-    /// `Full`: what did not go in stays in the tables, for the next time.
+    /// `Full`: what did not fit stays in the tables until the next call.
     pub fn collect(&mut self, now_unix_ms: u64) -> Result<(), JournalError> {
         let from = self.collected_ms.replace(now_unix_ms).unwrap_or(0);
         let bytes_max = self.journal.payload_max().min(BATCH_BYTES_MAX);
-        let mut draft = Draft::new(from, now_unix_ms, bytes_max);
+        let mut builder = BatchBuilder::new(from, now_unix_ms, bytes_max);
         for at in 0..self.tables.len() {
             for slot in 0..self.tables[at].journaled.len() {
                 let tracked = &self.tables[at];
-                let Some((names, live)) = tracked.news(slot) else { continue };
+                let Some((labels, live)) = tracked.unjournaled(slot) else { continue };
                 let (table, before) = (tracked.table.id(), tracked.journaled[slot]);
-                if !draft.fits(&names) {
-                    self.commit(draft)?;
-                    draft = Draft::new(from, now_unix_ms, bytes_max);
+                if !builder.fits(&labels) {
+                    self.commit(builder)?;
+                    builder = BatchBuilder::new(from, now_unix_ms, bytes_max);
                 }
-                draft.push((at, table), slot, &names, before, live);
+                builder.push((at, table), slot, &labels, before, live);
             }
         }
-        self.commit(draft)
+        self.commit(builder)
     }
 
-    fn commit(&mut self, mut draft: Draft) -> Result<(), JournalError> {
-        if draft.rows.is_empty() {
+    fn commit(&mut self, mut builder: BatchBuilder) -> Result<(), JournalError> {
+        if builder.rows.is_empty() {
             return self.journal.prepare();
         }
-        // A full disk is told when the segment in use is full as well.
+        // A full disk is reported once the current segment is full as well.
         let prepared = self.journal.prepare();
-        match self.journal.append(KIND, draft.payload()) {
+        match self.journal.append(BATCH_RECORD_KIND, builder.payload()) {
             Err(JournalError::Full) => return prepared.and(Err(JournalError::Full)),
             appended => appended?,
         };
-        for (at, slot, total) in draft.rows {
+        for (at, slot, total) in builder.rows {
             self.tables[at].journaled[slot] = total;
-            self.tables[at].unsettled.push(slot);
+            self.tables[at].behind.push(slot);
         }
         Ok(())
     }
 
-    /// Waits until the disk has all batches, and the counters behind them. After that the sink gets them.
+    /// Waits until all batches, and the counters they were made of, are on disk. Then the sink may have them.
     pub fn sync(&mut self) -> Result<(), JournalError> {
         let last = Sequence(self.journal.next_sequence().0.saturating_sub(1));
         self.journal.sync()?;
         self.sync_tables()?;
-        for Tracked { table, journaled, unsettled, .. } in &mut self.tables {
-            if !unsettled.is_empty() {
-                unsettled.drain(..).for_each(|slot| table.set_base(slot, journaled[slot]));
-                table.note_settled();
+        for TrackedTable { table, journaled, behind, .. } in &mut self.tables {
+            if !behind.is_empty() {
+                behind.drain(..).for_each(|slot| table.set_base(slot, journaled[slot]));
+                table.note_base_advanced();
             }
         }
         self.synced = last;
@@ -111,8 +114,8 @@ impl Outbox {
 
     fn drop_retired(&mut self) -> Result<(), JournalError> {
         let folder = self.journal.folder();
-        let done = |tracked: &Tracked| {
-            tracked.retired && (0..tracked.journaled.len()).all(|slot| tracked.news(slot).is_none())
+        let done = |tracked: &TrackedTable| {
+            tracked.retired && (0..tracked.journaled.len()).all(|slot| tracked.unjournaled(slot).is_none())
         };
         for tracked in self.tables.iter().filter(|tracked| done(tracked)) {
             folder.remove(tracked.table.name())?;
@@ -121,15 +124,15 @@ impl Outbox {
         Ok(())
     }
 
-    /// The next batches to hand on that are safe on disk, oldest first, a few at a time. They stay the next ones until
-    /// they are said to be [`applied`](Self::applied).
+    /// The next few batches for the sink that are safely on disk, oldest first. The same batches are returned until they
+    /// are acknowledged with [`applied`](Self::applied).
     ///
-    /// The sink may get a batch more than once, also from a later process, always with the same source and
-    /// sequence: it must do nothing when it has had this sequence, or a later one, of this source.
+    /// The sink may get a batch more than once, also from a later process, and always with the same source and sequence.
+    /// It must ignore a batch if it has applied this sequence, or a later one, of this source.
     ///
-    /// A segment that was damaged while in use is told once, and then passed over.
+    /// A segment that was damaged while in use is reported once and then skipped.
     pub fn pending(&mut self) -> Result<Vec<Batch>, JournalError> {
-        let (mut found, mut passed) = (Vec::new(), self.applied);
+        let (mut found, mut last_read) = (Vec::new(), self.applied);
         if self.applied >= self.synced {
             return Ok(found);
         }
@@ -137,30 +140,30 @@ impl Outbox {
             match record {
                 Ok(record) if record.sequence > self.synced || found.len() >= PENDING_MAX => break,
                 Ok(record) => {
-                    passed = record.sequence;
+                    last_read = record.sequence;
                     found.extend(Batch::decode(record));
                 }
                 Err(JournalError::Damaged { path, last }) if found.is_empty() => {
                     self.applied(last)?;
                     return Err(JournalError::Damaged { path, last });
                 }
-                // Told when what stands before it is applied.
+                // Reported once the batches before it are acknowledged.
                 Err(_) if !found.is_empty() => break,
                 Err(error) => return Err(error),
             }
         }
         if found.is_empty() {
-            // Records that are no batches are nobody's.
-            self.applied(passed)?;
+            // Records that are not batches have no reader.
+            self.applied(last_read)?;
         }
         Ok(found)
     }
 
-    /// The sink has all batches up to this one.
+    /// Acknowledges all batches up to this one: the sink has applied them.
     pub fn applied(&mut self, sequence: Sequence) -> Result<(), JournalError> {
         self.applied = self.applied.max(sequence);
         if self.journal.releases(self.applied) {
-            // From here on only `base` knows what was in those records.
+            // Once the records are released, only `base` remembers their counts.
             self.sync_tables()?;
             self.journal.release_until(self.applied)?;
         }
@@ -168,18 +171,18 @@ impl Outbox {
     }
 }
 
-impl Tracked {
-    /// What a slot has that the journal does not. None also while its worker gives it another name: there
-    /// is nothing new in it then.
-    fn news(&self, slot: usize) -> Option<(Names, Count)> {
+impl TrackedTable {
+    /// The labels and counters of a slot that has counts which are not in the journal. `None` if it has none, which is also
+    /// the case while its worker changes the labels.
+    fn unjournaled(&self, slot: usize) -> Option<(CounterLabels, Count)> {
         let version = self.table.version(slot);
         let live = self.table.live(slot);
         if live == self.journaled[slot] || !version.is_multiple_of(2) {
             return None;
         }
-        let names = self.table.names(slot).unwrap_or_else(Names::other);
-        // Nothing read above may be younger than the version read below.
+        let labels = self.table.labels(slot).unwrap_or_else(CounterLabels::other);
+        // Everything above must be read before the version below.
         std::sync::atomic::fence(std::sync::atomic::Ordering::Acquire);
-        (self.table.version(slot) == version).then_some((names, live))
+        (self.table.version(slot) == version).then_some((labels, live))
     }
 }

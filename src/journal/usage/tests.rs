@@ -3,7 +3,7 @@ use std::collections::HashMap;
 
 use super::batch::Batch;
 use super::{Config, Count, Counters, OTHER, Outbox, Usage};
-use crate::journal::tests::{Folder, stop};
+use crate::journal::tests::{Folder, crash};
 use crate::journal::{DamageKind, JournalError, Kind, Record, Recovery, Sequence};
 
 /// A store that remembers the last sequence of each source with what it applied, and outlives every process.
@@ -107,9 +107,9 @@ fn life(folder: &Folder, database: &RefCell<Database>, begun: &Cell<Count>, adde
                 outbox.sync().expect("the disk works");
             }
             deliver(&mut outbox, |batch| {
-                stop::step();
+                crash::crash_point();
                 database.borrow_mut().apply(batch);
-                stop::step();
+                crash::crash_point();
             });
         }
     }
@@ -128,8 +128,8 @@ fn a_death_after_any_step_neither_loses_nor_doubles() {
         let folder = Folder::new();
         let database = RefCell::new(Database::default());
         let (begun, added) = (Cell::default(), Cell::default());
-        let died = stop::dies_after(steps, || life(&folder, &database, &begun, &added));
-        let died_again = stop::dies_after(steps % 89, || {
+        let died = crash::crashes_after(steps, || life(&folder, &database, &begun, &added));
+        let died_again = crash::crashes_after(steps % 89, || {
             let (_, mut outbox, _) = open(&folder, 1, 3);
             outbox.collect(0).expect("there is room");
             outbox.sync().expect("the disk works");

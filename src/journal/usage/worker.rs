@@ -1,5 +1,5 @@
-//! A worker's own side of its table: finding the slot of a name, and adding to it. No lock, no system call;
-//! memory is allocated for a new name only.
+//! A worker's side of its table: finds the slot for labels, and adds to it. No lock, no system call; allocates only for
+//! new labels.
 
 use std::borrow::Borrow;
 use std::cell::{Cell, RefCell};
@@ -11,41 +11,41 @@ use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
-use super::OTHER;
 use super::count::Count;
-use super::table::{KEY_BYTES_MAX, Names, OTHER_SLOT, SERVER_BYTES_MAX, TOOL_BYTES_MAX, Table};
+use super::labels::{CounterLabels, KEY_BYTES_MAX, OTHER, SERVER_BYTES_MAX, TOOL_BYTES_MAX};
+use super::table::{OTHER_SLOT, Table};
 
 /// The counters of one worker. Stays on its thread.
-pub struct Counters(Rc<Desk>);
+pub struct Counters(Rc<WorkerTable>);
 
-/// A place to add to. While it is held the place keeps its names, so hold it for a request, not for ever.
+/// A handle to a slot. The slot keeps its labels while a handle exists: hold one for a request, not forever.
 pub struct Slot {
-    desk: Rc<Desk>,
-    place: usize,
+    worker: Rc<WorkerTable>,
+    slot: usize,
 }
 
-/// What the worker knows of its table. Gives it back when the last handle goes.
-struct Desk {
+/// A worker's view of its table. Releases the table when the last handle is dropped.
+struct WorkerTable {
     table: Arc<Table>,
-    uses: Box<[Use]>,
-    book: RefCell<Book>,
+    uses: Box<[SlotUse]>,
+    index: RefCell<SlotIndex>,
 }
 
-/// How a slot is used at present.
+/// How a slot is used at the moment.
 #[derive(Default)]
-struct Use {
+struct SlotUse {
     handles: Cell<u32>,
-    /// Asked for since the last sweep.
+    /// Requested since the last sweep.
     recent: Cell<bool>,
 }
 
-/// Invariant: each slot but the one for others is in exactly one of the three.
-struct Book {
-    places: HashMap<Names, usize, RandomState>,
+/// The slots by labels. Invariant: each slot except [`OTHER_SLOT`] is in exactly one of `by_labels`, `free` and `orphans`.
+struct SlotIndex {
+    by_labels: HashMap<CounterLabels, usize, RandomState>,
     free: Vec<usize>,
-    /// Names damaged, counts not yet in the journal.
+    /// Slots with damaged labels whose counts are not in the journal yet.
     orphans: Vec<usize>,
-    /// [`Table::settled`] at the last sweep.
+    /// [`Table::base_advances`] at the last sweep.
     swept: Option<u64>,
 }
 
@@ -54,156 +54,157 @@ impl Counters {
         if !table.take() {
             return None;
         }
-        if table.names(OTHER_SLOT) != Some(Names::other()) {
-            table.occupy(OTHER_SLOT, &Names::other());
+        if table.labels(OTHER_SLOT) != Some(CounterLabels::other()) {
+            table.occupy(OTHER_SLOT, &CounterLabels::other());
         }
-        let uses = std::iter::repeat_with(Use::default).take(table.slots()).collect();
-        let book = RefCell::new(Book::of(table));
-        Some(Self(Rc::new(Desk { table: Arc::clone(table), uses, book })))
+        let uses = std::iter::repeat_with(SlotUse::default).take(table.slots()).collect();
+        let index = RefCell::new(SlotIndex::from_table(table));
+        Some(Self(Rc::new(WorkerTable { table: Arc::clone(table), uses, index })))
     }
 
-    /// The place of a key, server and tool. When there are more of them than slots, or a name is longer than any
-    /// that is allowed, it is counted under [`OTHER`].
+    /// The slot for a key, server and tool. A name that is too long counts as [`OTHER`]. When all slots are in use, the
+    /// slot whose labels are all [`OTHER`] is returned.
     #[inline]
     pub fn slot(&self, key: &str, server: &str, tool: &str) -> Slot {
-        let desk = &self.0;
-        let names = [fit(key, KEY_BYTES_MAX), fit(server, SERVER_BYTES_MAX), fit(tool, TOOL_BYTES_MAX)];
-        let found = desk.book.borrow().places.get(&names as &dyn Parts).copied();
-        let place = found.unwrap_or_else(|| desk.new_place(names));
-        let used = &desk.uses[place];
+        let worker = &self.0;
+        let labels = [limit(key, KEY_BYTES_MAX), limit(server, SERVER_BYTES_MAX), limit(tool, TOOL_BYTES_MAX)];
+        let found = worker.index.borrow().by_labels.get(&labels as &dyn LabelParts).copied();
+        let slot = found.unwrap_or_else(|| worker.assign_slot(labels));
+        let used = &worker.uses[slot];
         used.recent.set(true);
         used.handles.set(used.handles.get() + 1);
-        Slot { desk: Rc::clone(desk), place }
+        Slot { worker: Rc::clone(worker), slot }
     }
 }
 
-fn fit(name: &str, bytes_max: usize) -> &str {
+/// The name, or [`OTHER`] if it is too long.
+fn limit(name: &str, bytes_max: usize) -> &str {
     if name.len() <= bytes_max { name } else { OTHER }
 }
 
 impl Slot {
-    /// Adds. When it returns, the count outlives the process.
+    /// Adds to the counters. Once it returns, the count survives the process.
     #[inline]
     pub fn add(&self, count: Count) {
-        self.desk.table.add(self.place, count);
+        self.worker.table.add(self.slot, count);
     }
 }
 
 impl Clone for Slot {
     fn clone(&self) -> Self {
-        let handles = &self.desk.uses[self.place].handles;
+        let handles = &self.worker.uses[self.slot].handles;
         handles.set(handles.get() + 1);
-        Self { desk: Rc::clone(&self.desk), place: self.place }
+        Self { worker: Rc::clone(&self.worker), slot: self.slot }
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let handles = &self.desk.uses[self.place].handles;
+        let handles = &self.worker.uses[self.slot].handles;
         handles.set(handles.get() - 1);
     }
 }
 
-impl Drop for Desk {
+impl Drop for WorkerTable {
     fn drop(&mut self) {
-        self.table.give_back();
+        self.table.release();
     }
 }
 
-impl Desk {
+impl WorkerTable {
     #[cold]
-    fn new_place(&self, names: [&str; 3]) -> usize {
-        let mut book = self.book.borrow_mut();
-        if book.free.is_empty() {
-            book.sweep(&self.table, &self.uses);
+    fn assign_slot(&self, labels: [&str; 3]) -> usize {
+        let mut index = self.index.borrow_mut();
+        if index.free.is_empty() {
+            index.sweep(&self.table, &self.uses);
         }
-        let Some(place) = book.free.pop() else { return OTHER_SLOT };
-        let names = Names::new(names[0], names[1], names[2]);
-        self.table.occupy(place, &names);
-        book.places.insert(names, place);
-        place
+        let Some(slot) = index.free.pop() else { return OTHER_SLOT };
+        let labels = CounterLabels::new(labels[0], labels[1], labels[2]);
+        self.table.occupy(slot, &labels);
+        index.by_labels.insert(labels, slot);
+        slot
     }
 }
 
-impl Book {
-    fn of(table: &Table) -> Self {
-        let mut book =
-            Self { places: HashMap::default(), free: Vec::new(), orphans: Vec::new(), swept: None };
-        for place in (OTHER_SLOT + 1..table.slots()).rev() {
-            match table.names(place).map(|names| book.places.entry(names)) {
-                Some(Entry::Vacant(entry)) => drop(entry.insert(place)),
-                _ if table.live(place) == table.base(place) => book.free.push(place),
-                _ => book.orphans.push(place),
+impl SlotIndex {
+    fn from_table(table: &Table) -> Self {
+        let mut index =
+            Self { by_labels: HashMap::default(), free: Vec::new(), orphans: Vec::new(), swept: None };
+        for slot in (OTHER_SLOT + 1..table.slots()).rev() {
+            match table.labels(slot).map(|labels| index.by_labels.entry(labels)) {
+                Some(Entry::Vacant(entry)) => drop(entry.insert(slot)),
+                _ if table.live(slot) == table.base(slot) => index.free.push(slot),
+                _ => index.orphans.push(slot),
             }
         }
-        book
+        index
     }
 
-    /// Frees what nobody holds, nobody asked for since the last sweep, and whose counts are all on disk. At most
-    /// once for each time that counts got there, so that a flood of new names costs little.
-    fn sweep(&mut self, table: &Table, uses: &[Use]) {
-        let settled = Some(table.settled());
-        if self.swept == settled {
+    /// Frees slots without handles that were not requested since the last sweep and whose counts are all on disk. Does so
+    /// at most once for each time that counts reached the disk, so that a flood of new names costs little.
+    fn sweep(&mut self, table: &Table, uses: &[SlotUse]) {
+        let advances = Some(table.base_advances());
+        if self.swept == advances {
             return;
         }
-        self.swept = settled;
-        let is_settled = |place: usize| table.live(place) == table.base(place);
+        self.swept = advances;
+        let is_settled = |slot: usize| table.live(slot) == table.base(slot);
         let free = &mut self.free;
-        self.places.retain(|_, place| {
-            let keep = uses[*place].recent.replace(false) || uses[*place].handles.get() > 0;
-            if keep || !is_settled(*place) {
+        self.by_labels.retain(|_, slot| {
+            let keep = uses[*slot].recent.replace(false) || uses[*slot].handles.get() > 0;
+            if keep || !is_settled(*slot) {
                 return true;
             }
-            free.push(*place);
+            free.push(*slot);
             false
         });
-        self.orphans.retain(|place| {
-            let settled = is_settled(*place);
-            free.extend(settled.then_some(*place));
+        self.orphans.retain(|slot| {
+            let settled = is_settled(*slot);
+            free.extend(settled.then_some(*slot));
             !settled
         });
     }
 }
 
-/// Names, owned or not: what the map is asked with, so that asking allocates nothing.
-trait Parts {
+/// Labels, owned or borrowed: the key for lookups in the map, so that a lookup allocates nothing.
+trait LabelParts {
     fn parts(&self) -> [&str; 3];
 }
 
-impl Parts for Names {
+impl LabelParts for CounterLabels {
     fn parts(&self) -> [&str; 3] {
-        Names::parts(self)
+        CounterLabels::parts(self)
     }
 }
 
-impl Parts for [&str; 3] {
+impl LabelParts for [&str; 3] {
     fn parts(&self) -> [&str; 3] {
         *self
     }
 }
 
-impl Hash for dyn Parts + '_ {
+impl Hash for dyn LabelParts + '_ {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.parts().hash(state);
     }
 }
 
-impl PartialEq for dyn Parts + '_ {
+impl PartialEq for dyn LabelParts + '_ {
     fn eq(&self, other: &Self) -> bool {
         self.parts() == other.parts()
     }
 }
 
-impl Eq for dyn Parts + '_ {}
+impl Eq for dyn LabelParts + '_ {}
 
-impl Hash for Names {
+impl Hash for CounterLabels {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        Names::parts(self).hash(state);
+        CounterLabels::parts(self).hash(state);
     }
 }
 
-impl<'a> Borrow<dyn Parts + 'a> for Names {
-    fn borrow(&self) -> &(dyn Parts + 'a) {
+impl<'a> Borrow<dyn LabelParts + 'a> for CounterLabels {
+    fn borrow(&self) -> &(dyn LabelParts + 'a) {
         self
     }
 }

@@ -5,7 +5,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 
 use crate::auth::{Purpose, Sealer};
-use crate::session::id::Seal;
+use crate::session::id::SessionClaims;
 
 /// What an event id says. Layout of the sealed bytes, with the key and the session as associated data:
 ///
@@ -16,7 +16,7 @@ use crate::session::id::Seal;
 /// Behind them, in the clear: a point and the event's number in sixteen hexadecimal digits. The number leads nowhere but
 /// within the client's own stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mark {
+pub struct EventId {
     /// Which process had the stream.
     pub(super) process: u64,
     /// Which of its streams.
@@ -43,10 +43,10 @@ const TEXT_BYTES_MAX: usize = 512;
 const SEQUENCE_DIGITS: usize = 16;
 
 /// Whose a stream is: nobody else's id can be opened with it.
-pub(super) struct Owner([u8; 28]);
+pub(super) struct StreamOwner([u8; 28]);
 
-impl Owner {
-    pub fn new(seal: &Seal) -> Self {
+impl StreamOwner {
+    pub fn new(seal: &SessionClaims) -> Self {
         let mut owner = [0; 28];
         owner[..12].copy_from_slice(seal.key_id.as_bytes());
         owner[12..].copy_from_slice(&seal.key.0);
@@ -55,7 +55,13 @@ impl Owner {
 }
 
 /// What the ids of a stream begin with; another text each time, which says the same.
-pub(super) fn label(sealer: &Sealer, owner: &Owner, process: u64, number: u64, request: &[u8]) -> Box<str> {
+pub(super) fn label(
+    sealer: &Sealer,
+    owner: &StreamOwner,
+    process: u64,
+    number: u64,
+    request: &[u8],
+) -> Box<str> {
     let mut plain = Vec::with_capacity(1 + 8 + 8 + request.len());
     plain.push(FORMAT);
     plain.extend_from_slice(&process.to_be_bytes());
@@ -71,21 +77,21 @@ pub(super) fn write(label: &str, sequence: u64, into: &mut Vec<u8>) {
     let _ = writeln!(into, "id: {label}.{sequence:016x}");
 }
 
-pub(super) fn over_line(label: &str) -> Vec<u8> {
+pub(super) fn loss_notice_line(label: &str) -> Vec<u8> {
     let mut line = Vec::new();
     write(label, OVER, &mut line);
     line
 }
 
-impl Mark {
-    pub(super) fn parse(text: &[u8], sealer: &Sealer, seal: &Seal) -> Option<Self> {
+impl EventId {
+    pub(super) fn parse(text: &[u8], sealer: &Sealer, seal: &SessionClaims) -> Option<Self> {
         let text = std::str::from_utf8(text).ok().filter(|text| text.len() <= TEXT_BYTES_MAX)?;
         let (label, digits) = text.split_once('.')?;
         let is_number =
             digits.len() == SEQUENCE_DIGITS && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
         let sequence = u64::from_str_radix(digits, 16).ok().filter(|_| is_number)?;
         let sealed = URL_SAFE_NO_PAD.decode(label).ok()?;
-        let plain = sealer.open(Purpose::EventId, &Owner::new(seal).0, &sealed).ok()?;
+        let plain = sealer.open(Purpose::EventId, &StreamOwner::new(seal).0, &sealed).ok()?;
         let (format, rest) = plain.split_first()?;
         let (process, rest) = rest.split_first_chunk::<8>()?;
         let (number, request) = rest.split_first_chunk::<8>()?;
@@ -99,8 +105,8 @@ impl Mark {
     }
 
     /// The `id` line of the event by which the client is told that what it misses is gone.
-    pub fn over_line(&self) -> Vec<u8> {
-        over_line(&self.label)
+    pub fn loss_notice_line(&self) -> Vec<u8> {
+        loss_notice_line(&self.label)
     }
 
     /// Whether the client was told that what it misses is gone.

@@ -32,25 +32,25 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::id::Seal;
+use super::id::SessionClaims;
 use crate::auth::Sealer;
 use crate::journal::JournalError;
 use crate::journal::events::{BLOCK_BYTES, Block, Blocks};
 
-pub use id::{Mark, REQUEST_ID_BYTES_MAX};
-pub use reader::{Next, Reader};
-pub use state::{Gone, NotHere, Stream};
-pub use writer::{Wait, Writer};
+pub use id::{EventId, REQUEST_ID_BYTES_MAX};
+pub use reader::{ReadOutcome, StreamReader};
+pub use state::{ResumableStream, ResumeError, StreamClosed};
+pub use writer::{ReconnectTimer, StreamWriter};
 
 /// Bounds of streams that can be taken up again.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Config {
+pub struct StreamsConfig {
     /// All that is kept.
     pub bytes_max: usize,
     /// What one stream keeps.
     pub stream_bytes_max: usize,
     /// A stream that has ended, or that nobody reads, is kept for so long.
-    pub kept_for: Duration,
+    pub retention: Duration,
     /// A client that can come back is sent away when nothing came for so long, if that is not zero.
     pub poll_after: Duration,
 }
@@ -59,33 +59,37 @@ pub struct Config {
 pub const RETRY_MS: u64 = 1000;
 
 /// All streams of this process that can be taken up again.
-pub struct Streams {
-    config: Config,
+pub struct ResumableStreams {
+    config: StreamsConfig,
     blocks: Blocks,
     sealer: Arc<Sealer>,
     /// Random: tells this process's streams from those of another one before it.
     process: u64,
     next: AtomicU64,
     /// Guards which streams keep something; a few lines at a time, and a walk over them when there is no room.
-    known: Mutex<Known>,
+    known: Mutex<StreamIndex>,
     /// Told when a block is given back.
     freed: Notify,
 }
 
 #[derive(Default)]
-struct Known {
+struct StreamIndex {
     /// Those that have taken a block and have not ended, by age.
-    live: BTreeMap<u64, Weak<Stream>>,
+    live: BTreeMap<u64, Weak<ResumableStream>>,
     /// Those that have ended, by the time until which they are kept, and by number.
-    ended: BTreeMap<(Instant, u64), Arc<Stream>>,
+    ended: BTreeMap<(Instant, u64), Arc<ResumableStream>>,
 }
 
-impl Streams {
+impl ResumableStreams {
     /// None yet. Reserves all the room in a file of that folder.
     ///
     /// # Errors
     /// There is no room on the disk, or the folder cannot be used.
-    pub fn open(folder: &Path, config: Config, sealer: Arc<Sealer>) -> Result<Arc<Self>, JournalError> {
+    pub fn open(
+        folder: &Path,
+        config: StreamsConfig,
+        sealer: Arc<Sealer>,
+    ) -> Result<Arc<Self>, JournalError> {
         let blocks = Blocks::create(folder, config.bytes_max)?;
         let mut random = [0; 8];
         getrandom::fill(&mut random).map_err(|error| JournalError::Random(error.to_string()))?;
@@ -101,25 +105,29 @@ impl Streams {
     }
 
     /// Its bounds.
-    pub fn config(&self) -> &Config {
+    pub fn config(&self) -> &StreamsConfig {
         &self.config
     }
 
     /// A new stream of a session, and its first reader. `request`: the raw id of the call that it answers.
-    pub fn begin(self: &Arc<Self>, seal: &Seal, request: Option<Bytes>) -> (Writer, Reader) {
+    pub fn begin(
+        self: &Arc<Self>,
+        seal: &SessionClaims,
+        request: Option<Bytes>,
+    ) -> (StreamWriter, StreamReader) {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let stream = Arc::new(Stream::new(Arc::clone(self), number, seal, request));
-        let reader = Reader::first(Arc::clone(&stream));
-        (Writer::new(stream), reader)
+        let stream = Arc::new(ResumableStream::new(Arc::clone(self), number, seal, request));
+        let reader = StreamReader::first(Arc::clone(&stream));
+        (StreamWriter::new(stream), reader)
     }
 
     /// What an event id of that session says; `None` when it is not one.
-    pub fn read_mark(&self, seal: &Seal, text: &[u8]) -> Option<Mark> {
-        Mark::parse(text, &self.sealer, seal)
+    pub fn parse_event_id(&self, seal: &SessionClaims, text: &[u8]) -> Option<EventId> {
+        EventId::parse(text, &self.sealer, seal)
     }
 
     /// Whether the stream is one of this process's.
-    pub fn is_of_now(&self, mark: &Mark) -> bool {
+    pub fn is_from_this_process(&self, mark: &EventId) -> bool {
         mark.process == self.process
     }
 
@@ -137,7 +145,11 @@ impl Streams {
     }
 
     /// The first to go of those that ended, when it may go by then.
-    fn take_ended(&self, by: Instant, is_fit: impl Fn(&Stream) -> bool) -> Option<Arc<Stream>> {
+    fn take_ended(
+        &self,
+        by: Instant,
+        is_fit: impl Fn(&ResumableStream) -> bool,
+    ) -> Option<Arc<ResumableStream>> {
         let mut known = self.known();
         let until = known.ended.range(..=(by, u64::MAX));
         let first = until.filter(|(_, stream)| is_fit(stream)).map(|(key, _)| *key).next()?;
@@ -145,7 +157,7 @@ impl Streams {
     }
 
     /// A block for a stream; others give theirs for it. `None` when nobody else has one.
-    fn block(&self, stream: &Arc<Stream>) -> Option<Block> {
+    fn block(&self, stream: &Arc<ResumableStream>) -> Option<Block> {
         loop {
             if let Some(block) = self.blocks.take() {
                 self.known().live.entry(stream.number).or_insert_with(|| Arc::downgrade(stream));
@@ -158,17 +170,17 @@ impl Streams {
     }
 
     /// Whether somebody gave something.
-    fn make_room(&self, asker: &Arc<Stream>) -> bool {
-        let end = |is_fit: fn(&Stream) -> bool| {
-            let ended = self.take_ended(Instant::now() + self.config.kept_for, is_fit);
+    fn make_room(&self, asker: &Arc<ResumableStream>) -> bool {
+        let end = |is_fit: fn(&ResumableStream) -> bool| {
+            let ended = self.take_ended(Instant::now() + self.config.retention, is_fit);
             ended.map(|ended| ended.lose()).is_some()
         };
-        if end(Stream::is_left) {
+        if end(ResumableStream::is_left) {
             return true;
         }
         let others = self.others(asker.number);
         // Not the oldest whatever it keeps: whoever takes all the room is not to take it from those who take little.
-        let biggest = |streams: &mut dyn Iterator<Item = &Arc<Stream>>| {
+        let biggest = |streams: &mut dyn Iterator<Item = &Arc<ResumableStream>>| {
             let kept = streams.map(|stream| (stream.kept_blocks(), stream)).filter(|(kept, _)| *kept > 0);
             kept.max_by_key(|(kept, stream)| (*kept, Reverse(stream.number))).map(|(_, stream)| stream.lose())
         };
@@ -179,7 +191,7 @@ impl Streams {
     }
 
     /// Those that have not ended and may keep something, the oldest first.
-    fn others(&self, number: u64) -> Vec<Arc<Stream>> {
+    fn others(&self, number: u64) -> Vec<Arc<ResumableStream>> {
         let mut known = self.known();
         known.live.retain(|_, stream| stream.strong_count() > 0);
         let others = known.live.values().filter_map(Weak::upgrade);
@@ -187,7 +199,7 @@ impl Streams {
     }
 
     /// The stream has ended: it is kept until then.
-    fn keep_ended(&self, until: Instant, stream: &Arc<Stream>) {
+    fn keep_ended(&self, until: Instant, stream: &Arc<ResumableStream>) {
         let mut known = self.known();
         known.live.remove(&stream.number);
         known.ended.insert((until, stream.number), Arc::clone(stream));
@@ -213,7 +225,7 @@ impl Streams {
         }
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
+    fn known(&self) -> MutexGuard<'_, StreamIndex> {
         // Every change is one operation on a collection, so a poisoned lock guards whole ones.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -5,12 +5,12 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 
-use super::state::{Phase, State, Stream};
+use super::state::{ResumableStream, StreamPhase, StreamState};
 use super::{RETRY_MS, id};
 
 /// The reader of a stream. Dropped, the stream waits for another for a while.
-pub struct Reader {
-    stream: Arc<Stream>,
+pub struct StreamReader {
+    stream: Arc<ResumableStream>,
     generation: u32,
     at: Cursor,
     /// The number of the last event that was handed out, or that the client had.
@@ -30,7 +30,7 @@ pub(super) struct Cursor {
 
 /// What comes next.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Next {
+pub enum ReadOutcome {
     /// Events with their ids, or a part of one.
     Events(Bytes),
     /// Nothing: a comment may be passed on.
@@ -56,44 +56,48 @@ impl Cursor {
     }
 }
 
-impl Reader {
-    pub(super) fn first(stream: Arc<Stream>) -> Self {
+impl StreamReader {
+    pub(super) fn first(stream: Arc<ResumableStream>) -> Self {
         Self::at(stream, 0, Cursor::default(), 0)
     }
 
-    pub(super) fn at(stream: Arc<Stream>, generation: u32, at: Cursor, sequence: u64) -> Self {
+    pub(super) fn at(stream: Arc<ResumableStream>, generation: u32, at: Cursor, sequence: u64) -> Self {
         Self { stream, generation, at, sequence, is_within: false, tells_id: false }
     }
 
     /// Has the client told by which id it can come back before anything else comes: an event without data (MCP
     /// 2025-11-25, transports). Older clients take such an event for a message that is broken.
-    pub fn tell_id(&mut self) {
+    pub fn announce_id(&mut self) {
         self.tells_id = true;
     }
 
     /// The stream.
-    pub fn stream(&self) -> &Arc<Stream> {
+    pub fn stream(&self) -> &Arc<ResumableStream> {
         &self.stream
     }
 
     /// What comes next. After any of the ends there is nothing more to ask.
-    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<ReadOutcome> {
         let mut out = Vec::new();
         let stream = Arc::clone(&self.stream);
         let mut state = stream.state();
         if state.generation != self.generation {
-            return Poll::Ready(Next::End);
+            return Poll::Ready(ReadOutcome::End);
         }
         if std::mem::take(&mut self.tells_id) {
             id::write(&stream.label(&state), self.sequence, &mut out);
             out.extend_from_slice(format!("retry: {RETRY_MS}\ndata: \n\n").as_bytes());
             state.note_id();
         }
-        if state.phase == Phase::Lost || self.read(&state, &mut out).is_err() {
+        if state.phase == StreamPhase::Lost || self.read(&state, &mut out).is_err() {
             if !out.is_empty() {
-                return Poll::Ready(Next::Events(out.into()));
+                return Poll::Ready(ReadOutcome::Events(out.into()));
             }
-            return Poll::Ready(if self.is_within || state.is_torn { Next::Torn } else { Next::Lost });
+            return Poll::Ready(if self.is_within || state.is_torn {
+                ReadOutcome::Torn
+            } else {
+                ReadOutcome::Lost
+            });
         }
         if !out.is_empty() {
             state.note_id();
@@ -101,20 +105,20 @@ impl Reader {
             let writer = state.note_room();
             drop(state);
             writer.into_iter().for_each(Waker::wake);
-            return Poll::Ready(Next::Events(out.into()));
+            return Poll::Ready(ReadOutcome::Events(out.into()));
         }
-        if state.phase == Phase::Ended {
-            return Poll::Ready(Next::End);
+        if state.phase == StreamPhase::Ended {
+            return Poll::Ready(ReadOutcome::End);
         }
         if std::mem::take(&mut state.comment) && !self.is_within {
-            return Poll::Ready(Next::Silence);
+            return Poll::Ready(ReadOutcome::Silence);
         }
         state.wait(cx.waker());
         Poll::Pending
     }
 
     /// Copies records from where it stands, until there are enough or no more.
-    fn read(&mut self, state: &State, out: &mut Vec<u8>) -> Result<(), ()> {
+    fn read(&mut self, state: &StreamState, out: &mut Vec<u8>) -> Result<(), ()> {
         let Some(written) = &state.written else { return Ok(()) };
         let mut record = Vec::new();
         // Each turn moves on by a record or a block.
@@ -144,7 +148,7 @@ impl Reader {
     }
 }
 
-impl Drop for Reader {
+impl Drop for StreamReader {
     fn drop(&mut self) {
         self.stream.leave(self.generation);
     }

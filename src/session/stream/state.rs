@@ -8,27 +8,27 @@ use std::task::Waker;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::reader::{Cursor, Reader};
-use super::{Streams, id};
+use super::reader::{Cursor, StreamReader};
+use super::{ResumableStreams, id};
 use crate::journal::events::{BLOCK_BYTES, Block, Blocks};
-use crate::session::id::Seal;
+use crate::session::id::SessionClaims;
 
 /// One event stream of a session, whoever reads it. Small as long as nothing was written.
-pub struct Stream {
-    pub(super) streams: Arc<Streams>,
+pub struct ResumableStream {
+    pub(super) streams: Arc<ResumableStreams>,
     pub(super) number: u64,
-    owner: id::Owner,
+    owner: id::StreamOwner,
     request: Option<Box<[u8]>>,
     /// Guards what is kept, and who reads it; for a copy of 64 KiB at most.
-    state: Mutex<State>,
+    state: Mutex<StreamState>,
 }
 
-const _: () = assert!(size_of::<Stream>() <= 144);
+const _: () = assert!(size_of::<ResumableStream>() <= 144);
 
 /// Both wakers are taken under the lock, and used when it is free.
-pub(super) struct State {
+pub(super) struct StreamState {
     /// Boxed: most streams never say anything.
-    pub written: Option<Box<Written>>,
+    pub written: Option<Box<StreamLog>>,
     /// Wakes the reader: there is something for it.
     waker: Option<Waker>,
     /// Wakes the writer: a reader came or left, the stream is lost, or there may be room.
@@ -37,10 +37,10 @@ pub(super) struct State {
     left: Option<Instant>,
     /// Moves with each reader, so that the one before ends.
     pub generation: u32,
-    pub comes_back: ComesBack,
+    pub comes_back: Resumability,
     /// Whether a comment is to be passed on.
     pub comment: bool,
-    pub phase: Phase,
+    pub phase: StreamPhase,
     /// Whether the writer broke off, so that nobody is to say that nothing followed.
     pub is_torn: bool,
     /// Whether the writer waits for room. False as soon as there may be some.
@@ -50,10 +50,10 @@ pub(super) struct State {
 /// What was written, as far as it is kept.
 ///
 /// Invariant: `first_block <= taken.block`, and no block before that of a reader that is there is missing.
-pub(super) struct Written {
+pub(super) struct StreamLog {
     /// What the ids of its events begin with.
     pub label: Box<str>,
-    pub blocks: VecDeque<Kept>,
+    pub blocks: VecDeque<LogBlock>,
     /// The number of the first block that is kept; they are counted from the stream's beginning.
     pub first_block: u64,
     /// The number of the next event to begin. The first is 1.
@@ -68,7 +68,7 @@ pub(super) struct Written {
 
 /// Whether a client that has gone comes back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ComesBack {
+pub(super) enum Resumability {
     /// It knows no id yet.
     Not,
     /// It may.
@@ -78,7 +78,7 @@ pub(super) enum ComesBack {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(super) enum StreamPhase {
     /// There is more to come.
     Open,
     /// All has come.
@@ -87,7 +87,7 @@ pub(super) enum Phase {
     Lost,
 }
 
-pub(super) struct Kept {
+pub(super) struct LogBlock {
     pub block: Block,
     /// The number of the first event that begins in it.
     pub begins: Option<u64>,
@@ -95,13 +95,13 @@ pub(super) struct Kept {
 
 /// The stream is lost, or nobody waits for it any more: what is written has no reader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Gone;
+pub struct StreamClosed;
 
 /// Why a stream cannot be taken up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NotHere {
+pub enum ResumeError {
     /// It has ended, and the client has all of it.
-    AllTaken,
+    Complete,
     /// What follows is not kept any more, or never was.
     Lost,
 }
@@ -112,23 +112,28 @@ const UNREAD_BLOCKS_MAX: u64 = (256 << 10) / BLOCK_BYTES as u64;
 /// The rest of a block below this is not worth a record.
 const PAYLOAD_BYTES_MIN: usize = 64;
 
-impl Stream {
-    pub(super) fn new(streams: Arc<Streams>, number: u64, seal: &Seal, request: Option<Bytes>) -> Self {
-        let state = State {
+impl ResumableStream {
+    pub(super) fn new(
+        streams: Arc<ResumableStreams>,
+        number: u64,
+        seal: &SessionClaims,
+        request: Option<Bytes>,
+    ) -> Self {
+        let state = StreamState {
             written: None,
             waker: None,
             writer: None,
             left: None,
             generation: 0,
-            comes_back: ComesBack::Not,
+            comes_back: Resumability::Not,
             comment: false,
-            phase: Phase::Open,
+            phase: StreamPhase::Open,
             is_torn: false,
             wants_room: false,
         };
         let request = request.map(|id| Vec::from(id).into_boxed_slice());
         let mut stream =
-            Self { streams, number, owner: id::Owner::new(seal), request, state: Mutex::new(state) };
+            Self { streams, number, owner: id::StreamOwner::new(seal), request, state: Mutex::new(state) };
         if stream.request.is_some() {
             // The answer to a call comes soon, and its ids are to begin with the same text from the first on.
             let written = Box::new(stream.nothing_written());
@@ -137,8 +142,8 @@ impl Stream {
         stream
     }
 
-    fn nothing_written(&self) -> Written {
-        Written {
+    fn nothing_written(&self) -> StreamLog {
+        StreamLog {
             label: self.new_label(),
             blocks: VecDeque::new(),
             first_block: 0,
@@ -150,12 +155,12 @@ impl Stream {
     }
 
     fn new_label(&self) -> Box<str> {
-        let Streams { sealer, process, .. } = &*self.streams;
+        let ResumableStreams { sealer, process, .. } = &*self.streams;
         id::label(sealer, &self.owner, *process, self.number, self.request().unwrap_or_default())
     }
 
     /// What the ids of its events begin with.
-    pub(super) fn label<'a>(&self, state: &'a State) -> Cow<'a, str> {
+    pub(super) fn label<'a>(&self, state: &'a StreamState) -> Cow<'a, str> {
         match &state.written {
             Some(written) => Cow::Borrowed(&written.label),
             None => Cow::Owned(self.new_label().into()),
@@ -163,7 +168,7 @@ impl Stream {
     }
 
     /// Whether it is the one with that number.
-    pub fn is(&self, mark: &super::Mark) -> bool {
+    pub fn is(&self, mark: &super::EventId) -> bool {
         self.number == mark.number
     }
 
@@ -173,23 +178,23 @@ impl Stream {
     }
 
     /// The `id` line of the event by which its client is told that what it misses is gone.
-    pub fn over_line(&self) -> Vec<u8> {
-        id::over_line(&self.label(&self.state()))
+    pub fn loss_notice_line(&self) -> Vec<u8> {
+        id::loss_notice_line(&self.label(&self.state()))
     }
 
     /// Whether somebody reads it, and there is more to come.
-    pub fn is_followed(&self) -> bool {
+    pub fn has_reader(&self) -> bool {
         let state = self.state();
-        state.left.is_none() && state.phase == Phase::Open
+        state.left.is_none() && state.phase == StreamPhase::Open
     }
 
     /// Whether all has come, or what was kept is gone.
     pub fn is_over(&self) -> bool {
-        self.state().phase != Phase::Open
+        self.state().phase != StreamPhase::Open
     }
 
     /// Its reader behind the event with that number; the one before ends.
-    pub fn attach(self: &Arc<Self>, sequence: u64) -> Result<Reader, NotHere> {
+    pub fn attach(self: &Arc<Self>, sequence: u64) -> Result<StreamReader, ResumeError> {
         let mut state = self.state();
         let at = self.find(&state, sequence)?;
         state.generation = state.generation.wrapping_add(1);
@@ -199,29 +204,29 @@ impl Stream {
         let (before, writer) = (state.waker.take(), state.note_move());
         drop(state);
         before.into_iter().chain(writer).for_each(Waker::wake);
-        Ok(Reader::at(Arc::clone(self), generation, at, sequence))
+        Ok(StreamReader::at(Arc::clone(self), generation, at, sequence))
     }
 
-    fn find(&self, state: &State, sequence: u64) -> Result<Cursor, NotHere> {
+    fn find(&self, state: &StreamState, sequence: u64) -> Result<Cursor, ResumeError> {
         let written = state.written.as_deref();
         let next = written.map_or(1, |written| written.next);
-        let wanted = sequence.checked_add(1).filter(|wanted| *wanted <= next).ok_or(NotHere::Lost)?;
+        let wanted = sequence.checked_add(1).filter(|wanted| *wanted <= next).ok_or(ResumeError::Lost)?;
         let is_in_hand = written.is_some_and(|written| written.is_within) && wanted == next;
-        if state.phase == Phase::Lost || is_in_hand {
-            return Err(NotHere::Lost);
+        if state.phase == StreamPhase::Lost || is_in_hand {
+            return Err(ResumeError::Lost);
         }
         if wanted == next {
-            if state.phase == Phase::Ended {
-                return Err(NotHere::AllTaken);
+            if state.phase == StreamPhase::Ended {
+                return Err(ResumeError::Complete);
             }
             return Ok(state.end());
         }
-        self.find_kept(written.ok_or(NotHere::Lost)?, wanted)
+        self.find_kept(written.ok_or(ResumeError::Lost)?, wanted)
     }
 
     /// Where an event begins that is not behind the last.
-    fn find_kept(&self, written: &Written, wanted: u64) -> Result<Cursor, NotHere> {
-        let before = |kept: &&Kept| kept.begins.is_none_or(|begins| begins <= wanted);
+    fn find_kept(&self, written: &StreamLog, wanted: u64) -> Result<Cursor, ResumeError> {
+        let before = |kept: &&LogBlock| kept.begins.is_none_or(|begins| begins <= wanted);
         // The last block in which an event begins that is not behind the wanted one.
         let (index, kept) = written
             .blocks
@@ -230,18 +235,19 @@ impl Stream {
             .take_while(|(_, kept)| before(kept))
             .filter(|(_, kept)| kept.begins.is_some())
             .last()
-            .ok_or(NotHere::Lost)?;
+            .ok_or(ResumeError::Lost)?;
         let (mut offset, mut scratch) = (0, Vec::new());
         // Each turn moves on by a record.
         while offset < kept.block.used() {
             scratch.clear();
-            let found = self.blocks().read(&kept.block, offset, &mut scratch).map_err(|_| NotHere::Lost)?;
+            let found =
+                self.blocks().read(&kept.block, offset, &mut scratch).map_err(|_| ResumeError::Lost)?;
             if found.portion.begins() && found.sequence == wanted {
                 return Ok(Cursor { block: written.first_block + index as u64, offset });
             }
             offset = found.next;
         }
-        Err(NotHere::Lost)
+        Err(ResumeError::Lost)
     }
 
     /// The reader of that generation has gone.
@@ -260,14 +266,14 @@ impl Stream {
     /// Nobody will come back for it; when its reader has gone already, it ends now.
     pub fn cancel(&self) {
         let mut state = self.state();
-        state.comes_back = ComesBack::Never;
+        state.comes_back = Resumability::Never;
         let writer = state.note_move();
         drop(state);
         writer.into_iter().for_each(Waker::wake);
     }
 
     /// The writer broke off where the client may have its answer, or half of it: the reader's connection breaks visibly.
-    pub fn tear(&self) {
+    pub fn abort(&self) {
         self.state().is_torn = true;
         self.lose();
     }
@@ -275,11 +281,11 @@ impl Stream {
     /// What is kept goes, and its reader is told, unless it has all there is.
     pub fn lose(&self) {
         let mut state = self.state();
-        if state.phase == Phase::Lost {
+        if state.phase == StreamPhase::Lost {
             return;
         }
-        if state.phase == Phase::Open || state.taken() != state.end() {
-            state.phase = Phase::Lost;
+        if state.phase == StreamPhase::Open || state.taken() != state.end() {
+            state.phase = StreamPhase::Lost;
         }
         let (blocks, until) =
             (state.take_blocks(), state.written.as_mut().and_then(|kept| kept.until.take()));
@@ -313,7 +319,7 @@ impl Stream {
         &self.streams.blocks
     }
 
-    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, StreamState> {
         // What is done under it does not panic; a value that is not whole could only be read wrongly, which CRCs tell.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -324,10 +330,10 @@ impl Stream {
         bytes: &[u8],
         begins: bool,
         ends: bool,
-    ) -> Result<Option<usize>, Gone> {
+    ) -> Result<Option<usize>, StreamClosed> {
         let mut state = self.state();
-        let has_room = |kept: &Kept| kept.block.room() >= bytes.len().min(PAYLOAD_BYTES_MIN);
-        if state.phase == Phase::Open && !state.last().is_some_and(has_room) {
+        let has_room = |kept: &LogBlock| kept.block.room() >= bytes.len().min(PAYLOAD_BYTES_MIN);
+        if state.phase == StreamPhase::Open && !state.last().is_some_and(has_room) {
             if !self.may_grow(&mut state) {
                 return Ok(None);
             }
@@ -335,13 +341,13 @@ impl Stream {
             let Some(block) = self.streams.block(self) else { return Ok(None) };
             state = self.state();
             let written = state.written.get_or_insert_with(|| Box::new(self.nothing_written()));
-            written.blocks.push_back(Kept { block, begins: None });
+            written.blocks.push_back(LogBlock { block, begins: None });
         }
-        if state.phase != Phase::Open {
+        if state.phase != StreamPhase::Open {
             let blocks = state.take_blocks();
             drop(state);
             self.streams.give(blocks.into_iter().map(|kept| kept.block));
-            return Err(Gone);
+            return Err(StreamClosed);
         }
         let Some(written) = &mut state.written else { return Ok(None) };
         if begins {
@@ -361,7 +367,7 @@ impl Stream {
     }
 
     /// Whether it may have one more block. What a reader has taken makes room; what nobody reads stays.
-    fn may_grow(&self, state: &mut State) -> bool {
+    fn may_grow(&self, state: &mut StreamState) -> bool {
         let Some(written) = &state.written else { return true };
         let blocks = written.blocks.len();
         let unread = written.first_block + blocks as u64 - written.taken.block;
@@ -378,7 +384,7 @@ impl Stream {
     }
 }
 
-impl Drop for Stream {
+impl Drop for ResumableStream {
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         let blocks = state.take_blocks();
@@ -386,7 +392,7 @@ impl Drop for Stream {
     }
 }
 
-impl State {
+impl StreamState {
     /// Behind the last of what is kept.
     fn end(&self) -> Cursor {
         let Some(written) = &self.written else { return Cursor::default() };
@@ -404,18 +410,18 @@ impl State {
         self.written.iter_mut().for_each(|written| written.taken = at);
     }
 
-    fn last(&self) -> Option<&Kept> {
+    fn last(&self) -> Option<&LogBlock> {
         self.written.as_ref()?.blocks.back()
     }
 
-    fn take_blocks(&mut self) -> VecDeque<Kept> {
+    fn take_blocks(&mut self) -> VecDeque<LogBlock> {
         self.written.as_mut().map(|written| std::mem::take(&mut written.blocks)).unwrap_or_default()
     }
 
     /// The client has an id by now.
     pub fn note_id(&mut self) {
-        if self.comes_back == ComesBack::Not {
-            self.comes_back = ComesBack::May;
+        if self.comes_back == Resumability::Not {
+            self.comes_back = Resumability::May;
         }
     }
 
@@ -454,16 +460,16 @@ fn put(place: &mut Option<Waker>, waker: &Waker) {
 }
 
 /// What concerns the one who writes.
-impl Stream {
+impl ResumableStream {
     /// Why the writer is to go on waiting: until that moment, if the client comes back by then, or for as long as there is
     /// one. `None`: nobody waits for the stream.
-    pub(super) fn waits(&self, waker: &Waker) -> Option<Waits> {
+    pub(super) fn waits(&self, waker: &Waker) -> Option<RetentionReason> {
         let mut state = self.state();
         let waits = match state.left {
-            _ if state.phase == Phase::Lost => return None,
-            Some(_) if state.comes_back != ComesBack::May => return None,
-            Some(left) => Waits::Until(left + self.streams.config.kept_for),
-            None => Waits::Read,
+            _ if state.phase == StreamPhase::Lost => return None,
+            Some(_) if state.comes_back != Resumability::May => return None,
+            Some(left) => RetentionReason::Until(left + self.streams.config.retention),
+            None => RetentionReason::Read,
         };
         put(&mut state.writer, waker);
         Some(waits)
@@ -473,7 +479,7 @@ impl Stream {
     pub(super) fn is_cancelled(&self, waker: &Waker) -> bool {
         let mut state = self.state();
         put(&mut state.writer, waker);
-        state.comes_back == ComesBack::Never
+        state.comes_back == Resumability::Never
     }
 
     /// Whether nobody reads; the writer is woken when that may have changed.
@@ -507,11 +513,11 @@ impl Stream {
     /// All has come.
     pub(super) fn finish(self: &Arc<Self>) {
         let mut state = self.state();
-        if state.phase != Phase::Open {
+        if state.phase != StreamPhase::Open {
             return;
         }
-        state.phase = Phase::Ended;
-        let until = Instant::now() + self.streams.config.kept_for;
+        state.phase = StreamPhase::Ended;
+        let until = Instant::now() + self.streams.config.retention;
         let written = state.written.as_mut().filter(|written| !written.blocks.is_empty());
         let until = written.map(|written| *written.until.insert(until));
         let waker = state.waker.take();
@@ -525,7 +531,7 @@ impl Stream {
 
 /// For what a stream goes on.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Waits {
+pub(super) enum RetentionReason {
     /// Its client reads.
     Read,
     /// It has gone, and may come back until then.

@@ -8,30 +8,31 @@ use tokio::time::{advance, sleep};
 
 use super::*;
 use crate::auth::{KeyId, parse_encryption_key};
-use crate::frame::{EventReader, Part};
 use crate::journal::tests::Folder;
-use crate::protocol::{ClientCapabilities, Revision};
 use crate::session::SessionKey;
+use metamcp_core::frame::{EventReader, EventPart};
+use metamcp_core::protocol::{ClientCapabilities, Revision};
 
 const KEPT_FOR: Duration = Duration::from_mins(5);
 const ALMOST: Duration = Duration::from_secs(299);
 
 struct Bench {
     _folder: Folder,
-    streams: Arc<Streams>,
+    streams: Arc<ResumableStreams>,
 }
 
 fn bench(bytes_max: usize, stream_bytes_max: usize) -> Bench {
     let folder = Folder::new();
     let key = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
     let sealer = Arc::new(Sealer::new(&parse_encryption_key(key).unwrap()).unwrap());
-    let config = Config { bytes_max, stream_bytes_max, kept_for: KEPT_FOR, poll_after: Duration::ZERO };
-    let streams = Streams::open(folder.path(), config, sealer).unwrap();
+    let config =
+        StreamsConfig { bytes_max, stream_bytes_max, retention: KEPT_FOR, poll_after: Duration::ZERO };
+    let streams = ResumableStreams::open(folder.path(), config, sealer).unwrap();
     Bench { _folder: folder, streams }
 }
 
-fn seal(key: &str, session: u8) -> Seal {
-    Seal {
+fn seal(key: &str, session: u8) -> SessionClaims {
+    SessionClaims {
         key_id: KeyId::parse(key).unwrap(),
         revision: Revision::V2025_11_25,
         capabilities: ClientCapabilities::from_byte(0),
@@ -41,17 +42,17 @@ fn seal(key: &str, session: u8) -> Seal {
     }
 }
 
-fn mine() -> Seal {
+fn mine() -> SessionClaims {
     seal("AAAAAAAAAAAA", 1)
 }
 
-fn part(data: &str) -> Part {
-    Part { bytes: format!("data: {data}\n\n").into(), begins: true, ends: true }
+fn part(data: &str) -> EventPart {
+    EventPart { bytes: format!("data: {data}\n\n").into(), begins: true, ends: true }
 }
 
 /// Writes an event for which there is room.
 #[track_caller]
-fn put(writer: &Writer, data: &str) {
+fn put(writer: &StreamWriter, data: &str) {
     assert_eq!(writer.push(&part(data)).now_or_never(), Some(Ok(())));
 }
 
@@ -60,17 +61,17 @@ fn put(writer: &Writer, data: &str) {
 struct Had {
     data: Vec<String>,
     id: Option<Bytes>,
-    end: Option<Next>,
+    end: Option<ReadOutcome>,
 }
 
 /// Reads what there is.
-fn read(reader: &mut Reader) -> Had {
+fn read(reader: &mut StreamReader) -> Had {
     let (mut had, mut events) = (Had::default(), EventReader::new());
     let mut context = Context::from_waker(Waker::noop());
     while let Poll::Ready(next) = reader.poll_next(&mut context) {
         match next {
-            Next::Events(bytes) => events.push(bytes),
-            Next::Silence => had.data.push(":".into()),
+            ReadOutcome::Events(bytes) => events.push(bytes),
+            ReadOutcome::Silence => had.data.push(":".into()),
             end => {
                 had.end = Some(end);
                 break;
@@ -86,7 +87,7 @@ fn read(reader: &mut Reader) -> Had {
 
 impl Had {
     #[track_caller]
-    fn check(&self, data: &[&str], end: Option<&Next>) -> Bytes {
+    fn check(&self, data: &[&str], end: Option<&ReadOutcome>) -> Bytes {
         assert_eq!(
             (self.data.iter().map(String::as_str).collect::<Vec<_>>(), self.end.as_ref()),
             (data.to_vec(), end)
@@ -97,9 +98,9 @@ impl Had {
 
 /// Takes the stream up behind that id, by which it is the writer's.
 #[track_caller]
-fn resume(bench: &Bench, stream: &Arc<Stream>, id: &[u8]) -> Result<Reader, NotHere> {
-    let mark = bench.streams.read_mark(&mine(), id).expect("the id is one of ours");
-    assert!(stream.is(&mark) && bench.streams.is_of_now(&mark));
+fn resume(bench: &Bench, stream: &Arc<ResumableStream>, id: &[u8]) -> Result<StreamReader, ResumeError> {
+    let mark = bench.streams.parse_event_id(&mine(), id).expect("the id is one of ours");
+    assert!(stream.is(&mark) && bench.streams.is_from_this_process(&mark));
     stream.attach(mark.sequence)
 }
 
@@ -119,7 +120,7 @@ async fn what_was_missed_comes_and_then_what_comes() {
     read(&mut again).check(&["2", "3", "4"], None);
     // Another takes over; the one before ends.
     let mut third = resume(&bench, &stream, &second).unwrap();
-    assert_eq!(read(&mut again).end, Some(Next::End));
+    assert_eq!(read(&mut again).end, Some(ReadOutcome::End));
     drop(again);
     put(&writer, "5");
     let last = read(&mut third).check(&["3", "4", "5"], None);
@@ -127,20 +128,20 @@ async fn what_was_missed_comes_and_then_what_comes() {
     writer.comment();
     read(&mut third).check(&[":"], None);
     writer.finish();
-    assert_eq!(read(&mut third).end, Some(Next::End));
+    assert_eq!(read(&mut third).end, Some(ReadOutcome::End));
     drop(third);
-    read(&mut resume(&bench, &stream, &second).unwrap()).check(&["3", "4", "5"], Some(&Next::End));
-    assert_eq!(resume(&bench, &stream, &last).err(), Some(NotHere::AllTaken));
+    read(&mut resume(&bench, &stream, &second).unwrap()).check(&["3", "4", "5"], Some(&ReadOutcome::End));
+    assert_eq!(resume(&bench, &stream, &last).err(), Some(ResumeError::Complete));
     // A number that was never given.
-    assert_eq!(stream.attach(6).err(), Some(NotHere::Lost));
-    assert_eq!(stream.attach(u64::MAX).err(), Some(NotHere::Lost));
+    assert_eq!(stream.attach(6).err(), Some(ResumeError::Lost));
+    assert_eq!(stream.attach(u64::MAX).err(), Some(ResumeError::Lost));
     // Not for ever.
     advance(ALMOST).await;
     bench.streams.expire();
     assert!(resume(&bench, &stream, &first).is_ok());
     advance(Duration::from_secs(2)).await;
     bench.streams.expire();
-    assert_eq!(resume(&bench, &stream, &first).err(), Some(NotHere::Lost));
+    assert_eq!(resume(&bench, &stream, &first).err(), Some(ResumeError::Lost));
     assert_eq!(bench.streams.bytes(), 0);
 }
 
@@ -156,7 +157,7 @@ async fn who_waits_for_a_client_that_has_gone() {
     assert!(writer.abandoned().now_or_never().is_some());
     // The first thing told was an id.
     let (writer, mut reader) = begin();
-    reader.tell_id();
+    reader.announce_id();
     let id = read(&mut reader).check(&[""], None);
     drop(reader);
     sleep(ALMOST).await;
@@ -180,8 +181,8 @@ async fn who_waits_for_a_client_that_has_gone() {
     put(&writer, "1");
     let stream = Arc::clone(writer.stream());
     drop(writer);
-    assert_eq!(read(&mut reader).end, Some(Next::Lost));
-    assert_eq!(stream.attach(0).err(), Some(NotHere::Lost));
+    assert_eq!(read(&mut reader).end, Some(ReadOutcome::Lost));
+    assert_eq!(stream.attach(0).err(), Some(ResumeError::Lost));
 }
 
 #[test]
@@ -191,34 +192,34 @@ fn an_id_leads_its_own_key_and_session_to_its_own_stream() {
     let (other, _reader) = bench.streams.begin(&mine(), None);
     put(&writer, "1");
     let id = read(&mut reader).id.unwrap();
-    let mark = bench.streams.read_mark(&mine(), &id).unwrap();
+    let mark = bench.streams.parse_event_id(&mine(), &id).unwrap();
     assert_eq!((mark.sequence, mark.request.as_deref()), (1, Some(&b"\"x\""[..])));
     assert!(writer.stream().is(&mark) && !other.stream().is(&mark) && !mark.is_over());
     // Another key, another session.
-    assert_eq!(bench.streams.read_mark(&seal("BBBBBBBBBBBB", 1), &id), None);
-    assert_eq!(bench.streams.read_mark(&seal("AAAAAAAAAAAA", 2), &id), None);
+    assert_eq!(bench.streams.parse_event_id(&seal("BBBBBBBBBBBB", 1), &id), None);
+    assert_eq!(bench.streams.parse_event_id(&seal("AAAAAAAAAAAA", 2), &id), None);
     // Cut off anywhere, or with a byte changed or put behind it.
     for at in 0..id.len() {
-        assert_eq!(bench.streams.read_mark(&mine(), &id[..at]), None, "cut at {at}");
+        assert_eq!(bench.streams.parse_event_id(&mine(), &id[..at]), None, "cut at {at}");
         let mut changed = id.to_vec();
         changed[at] = if changed[at] == b'A' { b'B' } else { b'A' };
-        let read = bench.streams.read_mark(&mine(), &changed);
+        let read = bench.streams.parse_event_id(&mine(), &changed);
         // The number may be another: of the client's own stream.
         assert!(read.is_none_or(|read| writer.stream().is(&read)), "changed at {at}");
     }
     for text in ["", ".", "1", "a.0000000000000001", &"A".repeat(10_000), "\u{e4}.0000000000000001"] {
-        assert_eq!(bench.streams.read_mark(&mine(), text.as_bytes()), None, "{text}");
+        assert_eq!(bench.streams.parse_event_id(&mine(), text.as_bytes()), None, "{text}");
     }
-    assert_eq!(bench.streams.read_mark(&mine(), &[&id[..], b"0"].concat()), None);
-    assert_eq!(bench.streams.read_mark(&mine(), b"\xff.0000000000000001"), None);
-    let line = writer.stream().over_line();
+    assert_eq!(bench.streams.parse_event_id(&mine(), &[&id[..], b"0"].concat()), None);
+    assert_eq!(bench.streams.parse_event_id(&mine(), b"\xff.0000000000000001"), None);
+    let line = writer.stream().loss_notice_line();
     let over = line.strip_prefix(b"id: ").and_then(|line| line.strip_suffix(b"\n")).unwrap();
-    assert!(bench.streams.read_mark(&mine(), over).unwrap().is_over());
+    assert!(bench.streams.parse_event_id(&mine(), over).unwrap().is_over());
     // Another process with the same key knows whose it is, and that it has no such stream.
     let folder = Folder::new();
     let config = bench.streams.config().clone();
-    let later = Streams::open(folder.path(), config, Arc::clone(&bench.streams.sealer)).unwrap();
-    assert!(!later.is_of_now(&later.read_mark(&mine(), &id).unwrap()));
+    let later = ResumableStreams::open(folder.path(), config, Arc::clone(&bench.streams.sealer)).unwrap();
+    assert!(!later.is_from_this_process(&later.parse_event_id(&mine(), &id).unwrap()));
 }
 
 /// An event longer than blocks and pieces, read while it is written.
@@ -229,12 +230,12 @@ fn a_long_event_passes_in_parts() {
     put(&writer, "first");
     let id = read(&mut reader).check(&["first"], None);
     let text = "x".repeat(100_000);
-    let begun = Part { bytes: format!("data: {text}").into(), begins: true, ends: false };
+    let begun = EventPart { bytes: format!("data: {text}").into(), begins: true, ends: false };
     assert_eq!(writer.push(&begun).now_or_never(), Some(Ok(())));
     assert_eq!(read(&mut reader).data, Vec::<String>::new());
     writer.comment();
     assert_eq!(read(&mut reader).data, Vec::<String>::new());
-    let ended = Part { bytes: Bytes::from_static(b"y\n\n"), begins: false, ends: true };
+    let ended = EventPart { bytes: Bytes::from_static(b"y\n\n"), begins: false, ends: true };
     assert_eq!(writer.push(&ended).now_or_never(), Some(Ok(())));
     // Once more, all of it.
     let mut again = resume(&bench, writer.stream(), &id).unwrap();
@@ -246,11 +247,11 @@ fn a_long_event_passes_in_parts() {
     let mut torn = resume(&bench, writer.stream(), &last).unwrap();
     read(&mut torn).check(&["last"], None);
     drop(writer);
-    assert_eq!(read(&mut torn).end, Some(Next::Torn));
+    assert_eq!(read(&mut torn).end, Some(ReadOutcome::Torn));
 }
 
 /// Writes until somebody has to wait; gives how many events were written.
-fn fill(writer: &Writer, data: &str) -> usize {
+fn fill(writer: &StreamWriter, data: &str) -> usize {
     let mut count = 0;
     while writer.push(&part(data)).now_or_never() == Some(Ok(())) {
         count += 1;
@@ -281,7 +282,7 @@ fn a_stream_keeps_so_much_and_no_more() {
         assert_eq!(read(&mut again).data.len(), 1);
     }
     assert_eq!(bench.streams.bytes(), 16 * BLOCK_BYTES);
-    assert_eq!(resume(&bench, writer.stream(), &first).err(), Some(NotHere::Lost));
+    assert_eq!(resume(&bench, writer.stream(), &first).err(), Some(ResumeError::Lost));
 }
 
 #[test]
@@ -304,7 +305,7 @@ fn who_gives_room_when_there_is_none() {
     ended.0.finish();
     unread.finish();
     drop((left_reader, unread_reader));
-    let is_lost = |stream: &Arc<Stream>| stream.attach(0).err() == Some(NotHere::Lost);
+    let is_lost = |stream: &Arc<ResumableStream>| stream.attach(0).err() == Some(ResumeError::Lost);
     // One that ended and that nobody reads goes first.
     let more = filled();
     assert!(is_lost(&unread_stream));
@@ -312,7 +313,7 @@ fn who_gives_room_when_there_is_none() {
     // Then the one whose client has gone.
     let more = (more, filled());
     assert!(left.stream().is_over() && left.abandoned().now_or_never().is_some());
-    assert_eq!(left.push(&part("late")).now_or_never(), Some(Err(Gone)));
+    assert_eq!(left.push(&part("late")).now_or_never(), Some(Err(StreamClosed)));
     // Then what was read already, of one that goes on.
     let (next, _reader) = bench.streams.begin(&mine(), None);
     put(&next, &data);
@@ -321,12 +322,12 @@ fn who_gives_room_when_there_is_none() {
     read(&mut read_all.1).check(&["on"], None);
     // Then one that ended while it is read, whose client is told.
     fill(&next, &data);
-    assert_eq!(read(&mut ended.1).end, Some(Next::Lost));
+    assert_eq!(read(&mut ended.1).end, Some(ReadOutcome::Lost));
     assert!(is_lost(&ended_stream) && !oldest.0.stream().is_over());
     // Then the oldest of the biggest.
     let (last, _reader) = bench.streams.begin(&mine(), None);
     fill(&last, &data);
-    assert_eq!(read(&mut oldest.1).end, Some(Next::Lost));
+    assert_eq!(read(&mut oldest.1).end, Some(ReadOutcome::Lost));
     assert!(bench.streams.bytes() <= 80 * BLOCK_BYTES);
     drop(more);
 }
@@ -334,12 +335,12 @@ fn who_gives_room_when_there_is_none() {
 #[tokio::test(start_paused = true)]
 async fn what_is_lost_is_told_by_what_the_client_has() {
     // How a stream ends, whether its client has all there is by then, and what that client is told.
-    type End = fn(&Stream);
-    let rows: [(End, bool, bool, Next); 4] = [
-        (Stream::lose, false, true, Next::Lost),
-        (Stream::tear, false, true, Next::Torn),
-        (Stream::lose, true, true, Next::End),
-        (Stream::lose, true, false, Next::Lost),
+    type End = fn(&ResumableStream);
+    let rows: [(End, bool, bool, ReadOutcome); 4] = [
+        (ResumableStream::lose, false, true, ReadOutcome::Lost),
+        (ResumableStream::abort, false, true, ReadOutcome::Torn),
+        (ResumableStream::lose, true, true, ReadOutcome::End),
+        (ResumableStream::lose, true, false, ReadOutcome::Lost),
     ];
     for (end, is_finished, has_all, told) in rows {
         let bench = bench(1 << 20, 1 << 20);
@@ -360,11 +361,11 @@ async fn what_is_lost_is_told_by_what_the_client_has() {
 /// Who waits for room is woken by whatever gives it, or shows that there is nobody to write for.
 #[test]
 fn who_waits_for_room_is_woken() {
-    type Move = fn(&mut Option<Reader>);
-    let rows: [(Move, Option<Result<(), Gone>>); 4] = [
+    type Move = fn(&mut Option<StreamReader>);
+    let rows: [(Move, Option<Result<(), StreamClosed>>); 4] = [
         (|_| (), None),
         (|reader| assert!(!read(reader.as_mut().unwrap()).data.is_empty()), Some(Ok(()))),
-        (|reader| reader.as_ref().unwrap().stream().lose(), Some(Err(Gone))),
+        (|reader| reader.as_ref().unwrap().stream().lose(), Some(Err(StreamClosed))),
         // What nobody reads is kept, as far as there is room.
         (|reader| drop(reader.take()), Some(Ok(()))),
     ];
@@ -399,13 +400,13 @@ impl Wake for Woken {
 #[test]
 fn a_stream_is_small_as_long_as_nothing_was_written() {
     let bench = bench(1 << 20, 1 << 16);
-    let label = |reader: &mut Reader| {
+    let label = |reader: &mut StreamReader| {
         let id = read(reader).id.expect("an id was told");
         String::from_utf8(id.split(|byte| *byte == b'.').next().unwrap().to_vec()).unwrap()
     };
     for (request, is_alike) in [(None, false), (Some(Bytes::from_static(b"7")), true)] {
         let (writer, mut reader) = bench.streams.begin(&mine(), request);
-        reader.tell_id();
+        reader.announce_id();
         let told = label(&mut reader);
         assert_eq!(writer.stream().state().written.is_some(), is_alike);
         put(&writer, "1");

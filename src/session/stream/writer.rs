@@ -7,32 +7,32 @@ use std::task::{Context, Poll};
 
 use tokio::time::{Sleep, sleep_until};
 
-use super::state::{Gone, Stream, Waits};
-use crate::frame::Part;
+use super::state::{ResumableStream, RetentionReason, StreamClosed};
+use metamcp_core::frame::EventPart;
 
 /// The one who writes a stream: one task, which alone is woken. Dropped before its end, the stream is lost.
-pub struct Writer(Arc<Stream>);
+pub struct StreamWriter(Arc<ResumableStream>);
 
 /// Until when a client that has gone is waited for. Boxed: most clients stay.
-pub type Wait = Option<Pin<Box<Sleep>>>;
+pub type ReconnectTimer = Option<Pin<Box<Sleep>>>;
 
-impl Writer {
-    pub(super) fn new(stream: Arc<Stream>) -> Self {
+impl StreamWriter {
+    pub(super) fn new(stream: Arc<ResumableStream>) -> Self {
         Self(stream)
     }
 
     /// The stream.
-    pub fn stream(&self) -> &Arc<Stream> {
+    pub fn stream(&self) -> &Arc<ResumableStream> {
         &self.0
     }
 
     /// Writes a part of an event behind the others; waits for room. Not cancel safe: a part of it may be written.
-    pub async fn push(&self, part: &Part) -> Result<(), Gone> {
+    pub async fn push(&self, part: &EventPart) -> Result<(), StreamClosed> {
         push(&self.0, part).await
     }
 
     /// Likewise, all of these, by a future of its own.
-    pub fn push_all(&self, parts: Vec<Part>) -> impl Future<Output = Result<(), Gone>> + use<> {
+    pub fn push_all(&self, parts: Vec<EventPart>) -> impl Future<Output = Result<(), StreamClosed>> + use<> {
         let stream = Arc::clone(&self.0);
         async move {
             for part in &parts {
@@ -55,14 +55,14 @@ impl Writer {
     }
 
     /// Ready likewise.
-    pub fn poll_abandoned(&self, wait: &mut Wait, cx: &mut Context<'_>) -> Poll<()> {
+    pub fn poll_abandoned(&self, wait: &mut ReconnectTimer, cx: &mut Context<'_>) -> Poll<()> {
         match self.0.waits(cx.waker()) {
             None => Poll::Ready(()),
-            Some(Waits::Read) => {
+            Some(RetentionReason::Read) => {
                 *wait = None;
                 Poll::Pending
             }
-            Some(Waits::Until(until)) => {
+            Some(RetentionReason::Until(until)) => {
                 let over = wait.get_or_insert_with(|| Box::pin(sleep_until(until)));
                 if over.deadline() != until {
                     over.as_mut().reset(until);
@@ -88,7 +88,7 @@ impl Writer {
     }
 }
 
-impl Drop for Writer {
+impl Drop for StreamWriter {
     fn drop(&mut self) {
         if !self.0.is_over() {
             self.0.lose();
@@ -96,7 +96,7 @@ impl Drop for Writer {
     }
 }
 
-async fn push(stream: &Arc<Stream>, part: &Part) -> Result<(), Gone> {
+async fn push(stream: &Arc<ResumableStream>, part: &EventPart) -> Result<(), StreamClosed> {
     let (mut rest, mut begins) = (&part.bytes[..], part.begins);
     loop {
         let written = match stream.write(rest, begins, part.ends)? {
@@ -111,7 +111,12 @@ async fn push(stream: &Arc<Stream>, part: &Part) -> Result<(), Gone> {
     }
 }
 
-async fn push_with_room(stream: &Arc<Stream>, bytes: &[u8], begins: bool, ends: bool) -> Result<usize, Gone> {
+async fn push_with_room(
+    stream: &Arc<ResumableStream>,
+    bytes: &[u8],
+    begins: bool,
+    ends: bool,
+) -> Result<usize, StreamClosed> {
     loop {
         let mut freed = pin!(stream.streams.freed.notified());
         freed.as_mut().enable();

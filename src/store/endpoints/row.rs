@@ -105,7 +105,7 @@ pub struct Endpoints {
 
 impl EndpointServer {
     /// Everything that the server has.
-    pub fn whole(server_id: Uuid) -> Self {
+    pub fn unfiltered(server_id: Uuid) -> Self {
         Self { server_id, allow: Vec::new(), deny: Vec::new(), overrides: Vec::new() }
     }
 }
@@ -188,7 +188,7 @@ async fn load<S: Session>(
     for mut row in session.query(&servers, values).await? {
         let (endpoint, server) = (row.or(Uuid::nil(), Row::uuid), row.or(Uuid::nil(), Row::uuid));
         if let Some(&at) = place.get(&endpoint) {
-            found[at].servers.push(EndpointServer::whole(server));
+            found[at].servers.push(EndpointServer::unfiltered(server));
             found[at].seal = row.sealed(std::mem::take(&mut found[at].seal));
         }
     }

@@ -2,8 +2,8 @@
 
 use deadpool_postgres::ClientWrapper;
 
-use crate::base::unix_s;
 use crate::store::StoreError;
+use metamcp_core::base::unix_seconds;
 
 /// In order; `metamcp_migrations` says which of them a database has had. Only ever appended to.
 pub const MIGRATIONS: [&str; 3] = [
@@ -36,7 +36,7 @@ async fn apply(client: &ClientWrapper) -> Result<(), StoreError> {
     // missing, a function of the catalog may go on saying so.
     client.batch_execute(LEDGER).await?;
     let version = version(client).await?;
-    let now = i64::try_from(unix_s()).unwrap_or(i64::MAX);
+    let now = i64::try_from(unix_seconds()).unwrap_or(i64::MAX);
     for (number, migration) in (version + 1..).zip(missing(version)?) {
         client.batch_execute(migration).await?;
         let sql = "INSERT INTO metamcp_migrations (version, applied_at) VALUES ($1, $2)";

@@ -120,7 +120,7 @@ async fn a_server_leaves_its_endpoints_sealed_anew_or_stays() {
         for (name, id) in ["a", "b"].into_iter().zip(ids) {
             store.insert_server(id, server(name, Secrets::Keep), by("test", 1)).await.unwrap();
         }
-        let servers: Vec<_> = ids.into_iter().map(EndpointServer::whole).collect();
+        let servers: Vec<_> = ids.into_iter().map(EndpointServer::unfiltered).collect();
         let spec = EndpointSpec { name: "e".into(), prefix: PrefixMode::Always, servers };
         let endpoint = store.insert_endpoint(new_id(), spec.clone(), by("test", 1)).await.unwrap();
         let opens = async || {
@@ -133,7 +133,7 @@ async fn a_server_leaves_its_endpoints_sealed_anew_or_stays() {
         check(store.delete_server(ids[0], Match::Any, by("test", 2)).await, "ok");
         assert_eq!(opens().await, (1, true));
         // One that was altered does not become good by it.
-        let bare = EndpointSpec { servers: vec![EndpointServer::whole(ids[1])], ..spec };
+        let bare = EndpointSpec { servers: vec![EndpointServer::unfiltered(ids[1])], ..spec };
         let row = store.replace_endpoint(endpoint.id, Match::Any, bare.clone(), by("test", 3)).await.unwrap();
         let forged = EndpointRow { prefix: PrefixMode::Never, ..row };
         let sealed = Notary(1).seal_row(Bound::Endpoint(&forged), &Plain::nothing());

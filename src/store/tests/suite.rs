@@ -223,7 +223,7 @@ async fn what_is_sealed_is_sealed_anew_without_taking_anything_back() {
 
         let server = store.insert_server(new_id(), with_secrets("a"), by("test", 3)).await.unwrap();
         store.insert_server(new_id(), spec("b"), by("test", 3)).await.unwrap();
-        let whole = endpoint("e", vec![EndpointServer::whole(server.id)]);
+        let whole = endpoint("e", vec![EndpointServer::unfiltered(server.id)]);
         store.insert_endpoint(new_id(), whole, by("test", 3)).await.unwrap();
         assert_eq!(rewrap(SealedKind::Servers, None).await.unwrap().count, 2);
         assert_eq!(rewrap(SealedKind::Endpoints, None).await.unwrap().count, 1);
@@ -334,7 +334,7 @@ async fn endpoints_keep_the_order_and_rules_of_their_servers() {
             deny: vec!["*_delete".into()],
             overrides: vec![renamed("y", Some("x")), renamed("b", None)],
         };
-        let full = endpoint("team", vec![rules, EndpointServer::whole(a)]);
+        let full = endpoint("team", vec![rules, EndpointServer::unfiltered(a)]);
         let id = new_id();
         let made = store.insert_endpoint(id, full.clone(), by("test", 1)).await.unwrap();
         assert_eq!((&made.servers, made.version), (&full.servers, 1));
@@ -365,7 +365,7 @@ async fn endpoints_keep_the_order_and_rules_of_their_servers() {
         store.delete_server(b, Match::Any, by("test", 3)).await.unwrap();
         let left = store.endpoint("team").await.unwrap().unwrap();
         assert!(Notary(1).open_row(Bound::Endpoint(&left)).is_some(), "it is sealed anew");
-        assert_eq!((left.version, left.servers), (3, vec![EndpointServer::whole(a)]));
+        assert_eq!((left.version, left.servers), (3, vec![EndpointServer::unfiltered(a)]));
         assert!(store.epochs().await.unwrap().endpoints > before.endpoints);
 
         let replace = |spec| store.replace_endpoint(id, Match::Any, spec, by("t", 4));
@@ -384,7 +384,7 @@ async fn endpoints_that_contradict_themselves_are_refused_as_a_whole() {
         let a = new_id();
         store.insert_server(a, spec("a"), by("test", 1)).await.unwrap();
         let insert = |servers| store.insert_endpoint(new_id(), endpoint("e", servers), by("test", 1));
-        let whole = EndpointServer::whole;
+        let whole = EndpointServer::unfiltered;
         let twice = |glob: &str| vec![glob.to_owned(), glob.to_owned()];
         check(insert(vec![whole(a), whole(a)]).await, "exists server_id");
         check(insert(vec![whole(new_id())]).await, "dangling");

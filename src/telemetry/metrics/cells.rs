@@ -1,48 +1,50 @@
-//! What is written by one thread and read by others.
+//! Counters and histograms that one thread writes and others read.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A count. One thread writes it.
+/// A 64-bit count with one writing thread and any number of reading ones.
+///
+/// An update is a relaxed load and a relaxed store, not an atomic read-modify-write.
 #[derive(Debug, Default)]
-pub struct Cell(AtomicU64);
+pub struct SingleWriterCell(AtomicU64);
 
-impl Cell {
-    /// Adds; wraps around.
+impl SingleWriterCell {
+    /// Adds `count`, wrapping on overflow.
     #[inline]
     pub fn add(&self, count: u64) {
-        self.set(self.read().wrapping_add(count));
+        self.set(self.get().wrapping_add(count));
     }
 
-    /// Takes away; wraps around.
+    /// Subtracts `count`, wrapping on underflow.
     #[inline]
     pub fn sub(&self, count: u64) {
-        self.set(self.read().wrapping_sub(count));
+        self.set(self.get().wrapping_sub(count));
     }
 
-    /// Says what it is from now on.
     #[inline]
     pub fn set(&self, count: u64) {
         self.0.store(count, Ordering::Relaxed);
     }
 
-    /// As it is now, or was a moment ago.
+    /// The count. A reading thread may see an older one for a moment.
     #[inline]
-    pub fn read(&self) -> u64 {
+    pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
 /// A histogram of durations.
 #[derive(Debug, Default)]
-pub struct Durations {
-    /// How many were up to each bound, and above the one before it; the last: above all.
-    buckets: [Cell; BUCKETS],
-    /// Of all of them, in nanoseconds.
-    sum_ns: Cell,
+pub struct DurationHistogram {
+    /// Durations up to each bound and above the one before it; in the last bucket, those above all bounds.
+    buckets: [SingleWriterCell; BUCKETS],
+    /// The sum of all durations, in nanoseconds.
+    sum_ns: SingleWriterCell,
 }
 
-/// The upper bounds of the buckets. From 10 ms on those that OpenTelemetry recommends for `mcp.server.operation.duration`
-/// (semantic conventions 1.56, gen-ai/mcp); below, where a gateway is, six of the same steps.
+/// The upper bounds of the buckets. From 10 ms on they are those that OpenTelemetry recommends for
+/// `mcp.server.operation.duration` (semantic conventions 1.56, gen-ai/mcp). Below, where the latency of a gateway is, there
+/// are six more in the same steps.
 pub const BOUNDS_NS: [u64; BUCKETS - 1] = [
     100_000,
     200_000,
@@ -70,60 +72,59 @@ pub(super) const BUCKETS: usize = 21;
 
 const MS: u64 = 1_000_000;
 
-/// By the length of a duration in bits: the first bound that it may be under. Each bound is at least twice the one before
-/// it, so that of the durations of one length all but one bound are either above or below.
-const FIRST: [u8; 65] = first();
+/// By the bit length of a duration: the first bound that the duration may be under. As each bound is at least twice the one
+/// before it, at most one bound lies among the durations of one bit length, and a single comparison decides.
+const FIRST_BOUND: [u8; 65] = first_bounds();
 
-const fn first() -> [u8; 65] {
+const fn first_bounds() -> [u8; 65] {
     let mut first = [0; 65];
     let mut bits = 1;
     while bits < 65 {
         let least = 1_u64 << (bits - 1);
-        let mut at = 0;
-        while (at as usize) < BOUNDS_NS.len() && BOUNDS_NS[at as usize] < least {
-            at += 1;
+        let mut bound = 0;
+        while (bound as usize) < BOUNDS_NS.len() && BOUNDS_NS[bound as usize] < least {
+            bound += 1;
         }
-        first[bits] = at;
+        first[bits] = bound;
         bits += 1;
     }
     first
 }
 
 const _: () = {
-    let mut at = 1;
-    while at < BOUNDS_NS.len() {
-        assert!(BOUNDS_NS[at] >= 2 * BOUNDS_NS[at - 1], "one look tells the bucket");
-        at += 1;
+    let mut index = 1;
+    while index < BOUNDS_NS.len() {
+        assert!(BOUNDS_NS[index] >= 2 * BOUNDS_NS[index - 1], "one comparison finds the bucket");
+        index += 1;
     }
 };
 
 /// The bucket of a duration, without a search.
 #[inline]
 fn bucket(ns: u64) -> usize {
-    let first = usize::from(FIRST[(u64::BITS - ns.leading_zeros()) as usize]);
+    let first = usize::from(FIRST_BOUND[(u64::BITS - ns.leading_zeros()) as usize]);
     first + usize::from(BOUNDS_NS.get(first).is_some_and(|bound| ns > *bound))
 }
 
-impl Durations {
-    /// Notes one.
+impl DurationHistogram {
+    /// Records one duration.
     #[inline]
-    pub fn note(&self, ns: u64) {
+    pub fn record(&self, ns: u64) {
         self.buckets[bucket(ns)].add(1);
         self.sum_ns.add(ns);
     }
 
-    /// Adds what is in here to what is there.
-    pub(super) fn add_to(&self, sum: &mut Summed) {
-        for (mine, sum) in self.buckets.iter().zip(&mut sum.buckets) {
-            *sum += mine.read();
+    pub(super) fn add_to(&self, sum: &mut HistogramSnapshot) {
+        for (bucket, sum) in self.buckets.iter().zip(&mut sum.buckets) {
+            *sum += bucket.get();
         }
-        sum.sum_ns = sum.sum_ns.wrapping_add(self.sum_ns.read());
+        sum.sum_ns = sum.sum_ns.wrapping_add(self.sum_ns.get());
     }
 }
 
-/// Several histograms as one.
+/// The sum of several histograms.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Summed {
+pub struct HistogramSnapshot {
     pub buckets: [u64; BUCKETS],
     pub sum_ns: u64,
 }
@@ -132,7 +133,7 @@ pub struct Summed {
 mod tests {
     use super::*;
 
-    /// As a search finds it.
+    /// Compares with a linear search.
     #[track_caller]
     fn check(ns: u64) {
         let expected = BOUNDS_NS.iter().position(|bound| ns <= *bound).unwrap_or(BOUNDS_NS.len());

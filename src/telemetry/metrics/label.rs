@@ -1,32 +1,32 @@
-//! Numbers for names.
+//! Interned label values: small numbers that stand for the names of endpoints and servers.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// What stands for names that have no number of their own, and for methods that nobody knows. No endpoint and no server
-/// can have that name: it has parentheses.
+/// The label value for names without a number of their own and for unknown methods. No endpoint and no server can have this
+/// name: names have no parentheses.
 pub const OTHER: &str = "(other)";
 
-/// Names of one kind that are told apart, over the life of the process; the one for all others included.
+/// Names per interner over the life of the process, [`OTHER`] included.
 pub const LABELS_MAX: usize = 1024;
 
-/// A number that stands for a name. The same name has the same one for as long as the process lives.
+/// The number of an interned name. A name keeps its number for the life of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Label(u16);
+pub struct LabelId(u16);
 
-/// The names of one kind that have a number. Cheap to clone; clones are the same.
+/// Assigns numbers to names. Clones share the same names.
 #[derive(Debug, Clone, Default)]
-pub struct Labels(Arc<Mutex<Known>>);
+pub struct LabelInterner(Arc<Mutex<InternedNames>>);
 
 #[derive(Debug, Default)]
-struct Known {
-    /// Without the one for all others, which is before them.
+struct InternedNames {
+    /// The name with number 1 comes first; number 0 is [`OTHER`].
     names: Vec<Arc<str>>,
-    numbers: HashMap<Arc<str>, Label>,
+    numbers: HashMap<Arc<str>, LabelId>,
 }
 
-impl Label {
-    /// Of all names that have none of their own.
+impl LabelId {
+    /// The number of [`OTHER`](super::OTHER).
     pub const OTHER: Self = Self(0);
 
     pub(super) fn index(self) -> usize {
@@ -34,30 +34,31 @@ impl Label {
     }
 }
 
-impl Labels {
-    /// The number of a name, made when it has none and there is one left. Takes a lock: for when a table is built.
-    pub fn label(&self, name: &str) -> Label {
-        let mut known = self.lock();
-        if let Some(label) = known.numbers.get(name) {
+impl LabelInterner {
+    /// Returns the number of a name, assigning the next one to a new name. [`LabelId::OTHER`] when all are assigned. Takes a
+    /// lock: call it when a routing table is built, not for a request.
+    pub fn intern(&self, name: &str) -> LabelId {
+        let mut interned = self.lock();
+        if let Some(label) = interned.numbers.get(name) {
             return *label;
         }
-        let next = known.names.len() + 1;
+        let next = interned.names.len() + 1;
         let Some(number) = u16::try_from(next).ok().filter(|_| next < LABELS_MAX) else {
-            return Label::OTHER;
+            return LabelId::OTHER;
         };
         let name: Arc<str> = name.into();
-        known.names.push(Arc::clone(&name));
-        known.numbers.insert(name, Label(number));
-        Label(number)
+        interned.names.push(Arc::clone(&name));
+        interned.numbers.insert(name, LabelId(number));
+        LabelId(number)
     }
 
-    /// What each number stands for, in their order.
+    /// All names, by number.
     pub(super) fn names(&self) -> Vec<Arc<str>> {
         std::iter::once(OTHER.into()).chain(self.lock().names.iter().cloned()).collect()
     }
 
-    /// Nothing in it is half done between two of its changes: a name without a number is only not used.
-    fn lock(&self) -> MutexGuard<'_, Known> {
+    /// Takes over a poisoned lock. The worst that a panic can leave is a name without a number, which is harmless.
+    fn lock(&self) -> MutexGuard<'_, InternedNames> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,269 +1,240 @@
-//! What is counted of one message, by the worker that has it.
+//! Guards that record one message, exchange or stream on the worker that handles it.
 
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam::utils::CachePadded;
+use metamcp_core::base::FaultKind;
 
-use super::desk::{Connections, Desk};
-use super::label::Label;
-use crate::base::Kind;
-use crate::telemetry::traces::Open;
+use super::label::LabelId;
+use super::outcome::{OperationOutcome, STREAMED_ANSWER, StreamKind};
+use super::worker::{ConnectionCounts, WorkerMetrics};
+use crate::telemetry::traces::ActiveSpan;
 
-/// What a worker counts with. Stays on its thread: its cells have no other writer.
-pub struct Writer {
-    desk: Arc<CachePadded<Desk>>,
-    /// So that it cannot be shared between threads.
+/// The one handle through which a worker writes its metrics.
+pub struct MetricsWriter {
+    metrics: Arc<CachePadded<WorkerMetrics>>,
+    /// Makes the type `!Send` and `!Sync`: the cells have one writing thread.
     _thread: std::marker::PhantomData<Rc<()>>,
 }
 
-/// What became of a message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// It was answered. What an answer says is not read: one that tells of an error is an answer.
-    Answer,
-    /// An error of the gateway's stands in place of the answer, or the server refused it by status.
-    Error,
-    /// Whoever asked left before the answer was whole.
-    Leave,
-}
-
-/// Those, and answers that came in pieces: counted apart where it matters when an answer began.
-pub(super) const OUTCOMES: usize = 4;
-
-/// The place of the latter.
-pub(super) const IN_PIECES: usize = 3;
-
-impl Outcome {
-    /// As a label, by place.
-    pub(super) const NAMES: [&str; OUTCOMES] = ["ok", "error", "gone", "ok"];
-}
-
-/// A message of a client, from when it is here until its answer has passed. Counted when dropped.
+/// One message from a client, from its arrival until the last byte of the response was handed out. Recorded on drop.
 pub struct Operation {
-    writer: Rc<Writer>,
+    writer: Rc<MetricsWriter>,
     began: Instant,
-    bytes_in: u64,
-    bytes_out: u64,
-    endpoint: Label,
+    request_bytes: u64,
+    response_bytes: u64,
+    endpoint: LabelId,
     method: usize,
-    /// What became of it, if it is dropped now.
-    outcome: Outcome,
-    /// When it is traced.
-    span: Option<Open>,
+    /// The outcome that a drop records.
+    outcome: OperationOutcome,
+    /// Present when the operation is traced.
+    span: Option<ActiveSpan>,
 }
 
-/// A message that went to a server.
-pub struct Exchange {
-    writer: Rc<Writer>,
-    server: Label,
+/// One message that was sent to a server on behalf of a client. Recorded by [`end`](Self::end).
+pub struct UpstreamOperation {
+    writer: Rc<MetricsWriter>,
+    server: LabelId,
     method: usize,
-    is_in_pieces: bool,
-    /// When it is traced.
-    span: Option<Open>,
+    /// Whether the response arrived in several chunks, and its first byte was recorded.
+    is_streamed: bool,
+    /// Present when the operation is traced.
+    span: Option<ActiveSpan>,
 }
 
-/// An event stream that is open until this is dropped.
-pub struct Streaming {
-    writer: Rc<Writer>,
+/// Counts one open event stream until it is dropped.
+pub struct OpenStreamGuard {
+    writer: Rc<MetricsWriter>,
     kind: StreamKind,
 }
 
-/// What comes in an event stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StreamKind {
-    /// The answer to a call.
-    Call,
-    /// What servers say outside of calls in a Legacy session.
-    Session,
-    /// What a Modern client subscribed to.
-    Subscription,
-}
-
-pub(super) const STREAM_KINDS: usize = 3;
-
-impl StreamKind {
-    /// As a label.
-    pub(super) const NAMES: [&str; STREAM_KINDS] = ["call", "session", "subscription"];
-}
-
-impl Writer {
-    pub(super) fn new(desk: Arc<CachePadded<Desk>>) -> Self {
-        Self { desk, _thread: std::marker::PhantomData }
+impl MetricsWriter {
+    pub(super) fn new(metrics: Arc<CachePadded<WorkerMetrics>>) -> Self {
+        Self { metrics, _thread: std::marker::PhantomData }
     }
 
-    /// A fault was answered by an endpoint; `None`: by none.
+    /// Counts a fault that a client was answered with. `endpoint` is `None` when the request named no endpoint.
     #[cold]
-    pub fn note_fault(&self, endpoint: Option<Label>, kind: Kind) {
+    pub fn record_fault(&self, endpoint: Option<LabelId>, kind: FaultKind) {
         let faults = match endpoint {
-            Some(endpoint) => &self.desk.endpoint(endpoint).faults,
-            None => &self.desk.refused,
+            Some(endpoint) => &self.metrics.endpoint(endpoint).faults,
+            None => &self.metrics.faults,
         };
         faults[kind.index()].add(1);
     }
 
-    /// How the connections are now.
-    pub fn note_connections(&self, connections: Connections) {
-        let Connections { open, at_rest, under_way } = connections;
-        for (cell, count) in self.desk.connections.iter().zip([open, at_rest, under_way]) {
+    /// Sets the gauges of the worker's client connections.
+    pub fn set_connection_counts(&self, counts: ConnectionCounts) {
+        let ConnectionCounts { open, idle, requests_in_flight } = counts;
+        for (cell, count) in self.metrics.connections.iter().zip([open, idle, requests_in_flight]) {
             cell.set(count as u64);
         }
     }
 
-    /// How many connections to a server are idle now.
-    pub fn note_idle(&self, server: Label, connections: usize) {
-        self.desk.server(server).idle.set(connections as u64);
+    /// Sets the gauge of idle connections to a server.
+    pub fn set_idle_connections(&self, server: LabelId, connections: usize) {
+        self.metrics.server(server).idle_connections.set(connections as u64);
     }
 }
 
 impl Operation {
-    /// Of so many bytes. `method`: its number, when it is one that is told apart.
+    /// Begins an operation. `method` is the index of the method's name, or `None` for a method without one.
     #[inline]
-    pub fn begin(writer: &Rc<Writer>, endpoint: Label, method: Option<usize>, bytes_in: usize) -> Self {
+    pub fn begin(
+        writer: &Rc<MetricsWriter>,
+        endpoint: LabelId,
+        method: Option<usize>,
+        request_bytes: usize,
+    ) -> Self {
         Self {
             writer: Rc::clone(writer),
             began: Instant::now(),
-            bytes_in: bytes_in as u64,
-            bytes_out: 0,
+            request_bytes: request_bytes as u64,
+            response_bytes: 0,
             endpoint,
             method: method.unwrap_or(usize::MAX),
-            outcome: Outcome::Leave,
+            outcome: OperationOutcome::Disconnect,
             span: None,
         }
     }
 
-    /// It has a span, which ends with it.
+    /// Attaches a span, which ends with the operation.
     #[inline]
     #[must_use]
-    pub fn traced_by(self, span: Option<Open>) -> Self {
-        // Not by an update of the whole: it would be dropped, and so counted.
+    pub fn traced_by(self, span: Option<ActiveSpan>) -> Self {
+        // No struct update: it would drop `self`, which records it.
         let mut traced = self;
         traced.span = span;
         traced
     }
 
-    /// So many bytes of the answer are about to pass.
+    /// Adds bytes of the response that are about to be sent.
     #[inline]
-    pub fn pass(&mut self, bytes: usize) {
-        self.bytes_out += bytes as u64;
+    pub fn add_response_bytes(&mut self, bytes: usize) {
+        self.response_bytes += bytes as u64;
     }
 
-    /// Some of an answer is about to pass that is not read here: whoever leaves then may have all it wanted.
-    pub fn pass_unread(&mut self) {
-        self.outcome = Outcome::Answer;
+    /// Makes a drop count as an answer. For a response that is forwarded unread: a client that disconnects may have
+    /// received all it wanted.
+    pub fn mark_answered(&mut self) {
+        self.outcome = OperationOutcome::Answer;
     }
 
-    /// The last of the answer is about to pass, or none will.
+    /// Ends the operation with the last chunk of the response, or without one.
     #[inline]
-    pub fn end(mut self, outcome: Outcome) {
+    pub fn end(mut self, outcome: OperationOutcome) {
         self.outcome = outcome;
     }
 
-    /// A fault stands at the end of an answer that had begun.
+    /// Ends an operation whose response had begun when the fault occurred. Counts the fault, too.
     #[cold]
-    pub fn break_off(mut self, kind: Kind) {
-        self.writer.note_fault(Some(self.endpoint), kind);
+    pub fn fail_streaming(mut self, kind: FaultKind) {
+        self.writer.record_fault(Some(self.endpoint), kind);
         self.span.iter_mut().for_each(|span| span.fail(kind));
-        self.end(Outcome::Error);
+        self.end(OperationOutcome::Error);
     }
 
-    /// A fault stands in place of the answer, told with that code of JSON-RPC.
+    /// Ends an operation that is answered with a fault. `code` is the JSON-RPC error code.
     #[cold]
-    pub fn fail(mut self, kind: Kind, code: i32) {
-        self.span.iter_mut().for_each(|span| span.answer_error(kind, code));
-        self.end(Outcome::Error);
+    pub fn fail_with_code(mut self, kind: FaultKind, code: i32) {
+        self.span.iter_mut().for_each(|span| span.fail_with_code(kind, code));
+        self.end(OperationOutcome::Error);
     }
 
-    /// The server refused it, by that status of HTTP.
+    /// Ends an operation that the server refused with an HTTP status.
     #[cold]
-    pub fn refuse(mut self, status: u16) {
-        self.span.iter_mut().for_each(|span| span.refuse(status));
-        self.end(Outcome::Error);
+    pub fn fail_with_status(mut self, status: u16) {
+        self.span.iter_mut().for_each(|span| span.fail_with_status(status));
+        self.end(OperationOutcome::Error);
     }
 }
 
 impl Drop for Operation {
     #[inline]
     fn drop(&mut self) {
-        let after = self.began.elapsed();
-        let desk = &self.writer.desk;
-        let cells = desk.endpoint(self.endpoint);
-        cells.request_bytes.add(self.bytes_in);
-        cells.response_bytes.add(self.bytes_out);
-        desk.note_operation(cells, self.endpoint, (self.method, self.outcome as usize), ns(after));
+        let duration = self.began.elapsed();
+        let metrics = &self.writer.metrics;
+        let cells = metrics.endpoint(self.endpoint);
+        cells.request_bytes.add(self.request_bytes);
+        cells.response_bytes.add(self.response_bytes);
+        let key = (self.method, self.outcome as usize);
+        metrics.record_operation(cells, self.endpoint, key, nanoseconds(duration));
         if let Some(span) = &mut self.span {
-            span.end(Outcome::NAMES[self.outcome as usize], after);
+            span.end(OperationOutcome::NAMES[self.outcome as usize], duration);
         }
     }
 }
 
-impl Exchange {
-    /// With that server.
+impl UpstreamOperation {
+    /// Begins an operation at a server. `method` as for [`Operation::begin`].
     #[inline]
-    pub fn begin(writer: &Rc<Writer>, server: Label, method: Option<usize>) -> Self {
+    pub fn begin(writer: &Rc<MetricsWriter>, server: LabelId, method: Option<usize>) -> Self {
         let method = method.unwrap_or(usize::MAX);
-        Self { writer: Rc::clone(writer), server, method, is_in_pieces: false, span: None }
+        Self { writer: Rc::clone(writer), server, method, is_streamed: false, span: None }
     }
 
-    /// It has a span, which ends with it.
+    /// Attaches a span, which ends with the operation.
     #[inline]
     #[must_use]
-    pub fn traced_by(self, span: Option<Open>) -> Self {
+    pub fn traced_by(self, span: Option<ActiveSpan>) -> Self {
         Self { span, ..self }
     }
 
-    /// Another server is asked in its place.
-    pub fn pass_on_to(&mut self, server: Label, name: &str) {
+    /// Records the operation under another server, which is tried instead of the first.
+    pub fn redirect_to(&mut self, server: LabelId, name: &str) {
         self.server = server;
-        self.span.iter_mut().for_each(|span| span.move_to(name));
+        self.span.iter_mut().for_each(|span| span.set_server(name));
     }
 
-    /// The answer began after so long, and the rest is to come. One that comes whole begins when it ends.
-    pub fn note_first_byte(&mut self, after: Duration) {
-        self.is_in_pieces = true;
-        let desk = &self.writer.desk;
-        desk.note_first_byte(desk.server(self.server), self.server, ns(after));
+    /// Records the time to the first byte of a response that is not complete yet. For a response that arrives whole, that
+    /// time is its duration.
+    pub fn record_first_byte(&mut self, elapsed: Duration) {
+        self.is_streamed = true;
+        let metrics = &self.writer.metrics;
+        metrics.record_first_byte(metrics.server(self.server), self.server, nanoseconds(elapsed));
     }
 
-    /// It ended after so long.
+    /// Records the operation and ends its span.
     #[inline]
-    pub fn end(&mut self, outcome: Outcome, after: Duration) {
+    pub fn end(&mut self, outcome: OperationOutcome, duration: Duration) {
         if let Some(span) = &mut self.span {
-            span.end(Outcome::NAMES[outcome as usize], after);
+            span.end(OperationOutcome::NAMES[outcome as usize], duration);
         }
-        let desk = &self.writer.desk;
+        let metrics = &self.writer.metrics;
         let outcome = match outcome {
-            Outcome::Answer if self.is_in_pieces => IN_PIECES,
+            OperationOutcome::Answer if self.is_streamed => STREAMED_ANSWER,
             outcome => outcome as usize,
         };
-        desk.note_exchange(desk.server(self.server), self.server, (self.method, outcome), ns(after));
+        let cells = metrics.server(self.server);
+        metrics.record_upstream_operation(cells, self.server, (self.method, outcome), nanoseconds(duration));
     }
 
-    /// It failed by that.
+    /// Counts a fault of the server, and marks the span as failed.
     #[cold]
-    pub fn note_fault(&mut self, kind: Kind) {
+    pub fn record_fault(&mut self, kind: FaultKind) {
         self.span.iter_mut().for_each(|span| span.fail(kind));
-        self.writer.desk.server(self.server).faults[kind.index()].add(1);
+        self.writer.metrics.server(self.server).faults[kind.index()].add(1);
     }
 }
 
-impl Streaming {
-    /// From now on.
-    pub fn open(writer: &Rc<Writer>, kind: StreamKind) -> Self {
-        writer.desk.streams[kind as usize].add(1);
+impl OpenStreamGuard {
+    /// Counts a stream as open.
+    pub fn open(writer: &Rc<MetricsWriter>, kind: StreamKind) -> Self {
+        writer.metrics.streams[kind as usize].add(1);
         Self { writer: Rc::clone(writer), kind }
     }
 }
 
-impl Drop for Streaming {
+impl Drop for OpenStreamGuard {
     fn drop(&mut self) {
-        self.writer.desk.streams[self.kind as usize].sub(1);
+        self.writer.metrics.streams[self.kind as usize].sub(1);
     }
 }
 
-/// Half a millennium and more is as long as that.
+/// Saturates after more than 500 years.
 #[inline]
-fn ns(duration: Duration) -> u64 {
+fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

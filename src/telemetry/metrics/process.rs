@@ -1,53 +1,59 @@
-//! What the kernel says of this process, under the names that Prometheus has for it.
+//! Resource usage of this process, read from `/proc`, under the metric names that Prometheus clients use.
 
 use std::fs;
 
-use super::text::{Family, Row, Unit, Value};
+use super::exposition::{MetricFamily, MetricSample, MetricUnit, SampleValue};
 
-/// Clock ticks a second, as the kernel tells times to programs: on every architecture that is built for.
-const TICKS_A_SECOND: f64 = 100.0;
+/// `USER_HZ`, the unit of CPU times in `/proc`: 100 on every architecture that the program is built for.
+const TICKS_PER_SECOND: f64 = 100.0;
 
-/// Processor time, memory, descriptors, threads; where there is no `/proc`, nothing. Reads files: not for a worker.
-pub fn process() -> Vec<Family> {
+/// Collects CPU time, memory, file descriptors and threads. Empty where there is no `/proc`. Blocks on file reads, so a
+/// worker must not call it.
+pub fn collect_process_metrics() -> Vec<MetricFamily> {
     let read = |name| fs::read_to_string(format!("/proc/self/{name}")).unwrap_or_default();
     let (stat, status, limits) = (read("stat"), read("status"), read("limits"));
     let descriptors = fs::read_dir("/proc/self/fd").map(Iterator::count).ok();
-    let one = |value: Option<Value>| value.into_iter().map(|value| Row::new([], value)).collect();
-    let level = |count: Option<u64>| one(count.and_then(|count| i64::try_from(count).ok()).map(Value::Level));
+    let single =
+        |value: Option<SampleValue>| value.into_iter().map(|value| MetricSample::new([], value)).collect();
+    let level = |count: Option<u64>| {
+        single(count.and_then(|count| i64::try_from(count).ok()).map(SampleValue::Level))
+    };
     let bytes = |field| level(number(&status, field).map(|kib| kib << 10));
     vec![
-        Family::counter(
+        MetricFamily::counter(
             "process_cpu",
-            "Processor time, in user and system mode",
-            Unit::Seconds,
-            one(cpu_seconds(&stat).map(Value::Number)),
+            "CPU time, user and system",
+            MetricUnit::Seconds,
+            single(cpu_seconds(&stat).map(SampleValue::Number)),
         ),
-        Family::gauge("process_resident_memory", "Resident memory", bytes("VmRSS:")).in_unit(Unit::Bytes),
-        Family::gauge("process_virtual_memory", "Virtual memory", bytes("VmSize:")).in_unit(Unit::Bytes),
-        Family::gauge("process_threads", "Threads", level(number(&status, "Threads:"))),
-        // Less the one by which they are counted.
-        Family::gauge(
+        MetricFamily::gauge("process_resident_memory", "Resident memory", bytes("VmRSS:"))
+            .in_unit(MetricUnit::Bytes),
+        MetricFamily::gauge("process_virtual_memory", "Virtual memory", bytes("VmSize:"))
+            .in_unit(MetricUnit::Bytes),
+        MetricFamily::gauge("process_threads", "Threads", level(number(&status, "Threads:"))),
+        // Without the descriptor of the directory that is being read.
+        MetricFamily::gauge(
             "process_open_fds",
             "Open file descriptors",
             level(descriptors.map(|count| count.saturating_sub(1) as u64)),
         ),
-        Family::gauge(
+        MetricFamily::gauge(
             "process_max_fds",
-            "File descriptors there may be",
+            "Limit of open file descriptors",
             level(number(&limits, "Max open files")),
         ),
     ]
 }
 
-/// The name of the program may hold blanks and parentheses; what follows does not (proc(5)).
+/// Parses `/proc/self/stat`. The program's name may contain spaces and parentheses; the fields behind it do not (proc(5)).
 fn cpu_seconds(stat: &str) -> Option<f64> {
     let (_, rest) = stat.rsplit_once(')')?;
     let mut fields = rest.split_whitespace().skip(11);
     let mut ticks = || fields.next()?.parse::<u32>().ok();
-    Some((f64::from(ticks()?) + f64::from(ticks()?)) / TICKS_A_SECOND)
+    Some((f64::from(ticks()?) + f64::from(ticks()?)) / TICKS_PER_SECOND)
 }
 
-/// The number behind a name at the beginning of a line.
+/// Returns the number that follows `name` at the start of a line.
 fn number(text: &str, name: &str) -> Option<u64> {
     let rest = text.lines().find_map(|line| line.strip_prefix(name))?;
     rest.split_whitespace().next()?.parse().ok()

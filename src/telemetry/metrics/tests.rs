@@ -2,32 +2,33 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::*;
-use crate::base::Kind;
+use metamcp_core::base::FaultKind;
 
 const METHODS: [&str; 2] = ["tools/call", "ping"];
 
-/// Two workers, with the labels of two endpoints and a server.
-struct House {
+/// Metrics of two workers, with their writers and label interners.
+struct Fixture {
     metrics: Metrics,
-    writers: [Rc<Writer>; 2],
-    endpoints: Labels,
-    servers: Labels,
+    writers: [Rc<MetricsWriter>; 2],
+    endpoints: LabelInterner,
+    servers: LabelInterner,
 }
 
-impl House {
+impl Fixture {
     fn new() -> Self {
         let metrics = Metrics::new(2, &METHODS);
-        let writers = [0, 1].map(|number| Rc::new(metrics.writer(number).expect("nobody has it")));
-        Self { metrics, writers, endpoints: Labels::default(), servers: Labels::default() }
+        let writers = [0, 1].map(|number| Rc::new(metrics.writer(number).expect("the writer is free")));
+        Self { metrics, writers, endpoints: LabelInterner::default(), servers: LabelInterner::default() }
     }
 
-    fn text(&self, format: Format) -> String {
-        render(self.metrics.families(&self.endpoints, &self.servers), format).expect("it is text")
+    fn text(&self, format: ExpositionFormat) -> String {
+        render(self.metrics.families(&self.endpoints, &self.servers), format)
+            .expect("the families are encodable")
     }
 
-    /// The samples that are not zero and no buckets, of names that begin so.
+    /// The samples whose line begins with `name`, except zeros, buckets and sums.
     fn samples(&self, name: &str) -> Vec<String> {
-        let text = self.text(Format::Plain);
+        let text = self.text(ExpositionFormat::Plain);
         let lines = text.lines().filter(|line| line.starts_with(name) && !line.ends_with(" 0"));
         lines
             .filter(|line| !line.contains("_bucket{") && !line.contains("_sum{"))
@@ -37,28 +38,28 @@ impl House {
 }
 
 #[track_caller]
-fn check(house: &House, name: &str, expected: &[&str]) {
-    assert_eq!(house.samples(name), expected);
+fn check(fixture: &Fixture, name: &str, expected: &[&str]) {
+    assert_eq!(fixture.samples(name), expected);
 }
 
 #[test]
 fn workers_are_summed_up() {
-    let house = House::new();
-    let (a, b) = (house.endpoints.label("a"), house.endpoints.label("servers/b"));
-    for (at, writer) in house.writers.iter().enumerate() {
+    let fixture = Fixture::new();
+    let (a, b) = (fixture.endpoints.intern("a"), fixture.endpoints.intern("servers/b"));
+    for (at, writer) in fixture.writers.iter().enumerate() {
         let mut operation = Operation::begin(writer, a, Some(0), 10);
-        operation.pass(at + 1);
-        operation.pass(100);
-        operation.end(Outcome::Answer);
-        Operation::begin(writer, a, Some(1), 1).end(Outcome::Error);
-        writer.note_fault(Some(a), Kind::TimedOut);
+        operation.add_response_bytes(at + 1);
+        operation.add_response_bytes(100);
+        operation.end(OperationOutcome::Answer);
+        Operation::begin(writer, a, Some(1), 1).end(OperationOutcome::Error);
+        writer.record_fault(Some(a), FaultKind::TimedOut);
     }
-    drop(Operation::begin(&house.writers[0], b, Some(1), 0));
-    Operation::begin(&house.writers[1], b, None, 0).break_off(Kind::UnknownMethod);
-    house.writers[1].note_fault(Some(b), Kind::UnknownMethodInSession);
-    house.writers[1].note_fault(None, Kind::Forbidden);
+    drop(Operation::begin(&fixture.writers[0], b, Some(1), 0));
+    Operation::begin(&fixture.writers[1], b, None, 0).fail_streaming(FaultKind::UnknownMethod);
+    fixture.writers[1].record_fault(Some(b), FaultKind::UnknownMethodInSession);
+    fixture.writers[1].record_fault(None, FaultKind::Forbidden);
     check(
-        &house,
+        &fixture,
         "mcp_server_operation",
         &[
             r#"mcp_server_operation_duration_seconds_count{metamcp_endpoint="a",mcp_method_name="tools/call",outcome="ok"} 2"#,
@@ -68,7 +69,7 @@ fn workers_are_summed_up() {
         ],
     );
     check(
-        &house,
+        &fixture,
         "metamcp_",
         &[
             r#"metamcp_faults_total{metamcp_endpoint="",error_type="forbidden"} 1"#,
@@ -81,28 +82,28 @@ fn workers_are_summed_up() {
 }
 
 #[test]
-fn what_a_server_did() {
-    let house = House::new();
-    let label = house.servers.label("s");
-    let [one, other] = &house.writers;
-    let mut exchange = Exchange::begin(one, label, Some(0));
-    exchange.note_first_byte(Duration::from_millis(3));
-    exchange.end(Outcome::Answer, Duration::from_millis(30));
-    let mut exchange = Exchange::begin(other, label, Some(0));
-    exchange.note_fault(Kind::Broken);
-    exchange.end(Outcome::Answer, Duration::from_hours(1));
-    one.note_idle(label, 3);
-    other.note_idle(label, 4);
-    assert_eq!(house.metrics.idle(label), 7);
+fn upstream_operations_are_recorded() {
+    let fixture = Fixture::new();
+    let label = fixture.servers.intern("s");
+    let [one, other] = &fixture.writers;
+    let mut exchange = UpstreamOperation::begin(one, label, Some(0));
+    exchange.record_first_byte(Duration::from_millis(3));
+    exchange.end(OperationOutcome::Answer, Duration::from_millis(30));
+    let mut exchange = UpstreamOperation::begin(other, label, Some(0));
+    exchange.record_fault(FaultKind::ConnectionLost);
+    exchange.end(OperationOutcome::Answer, Duration::from_hours(1));
+    one.set_idle_connections(label, 3);
+    other.set_idle_connections(label, 4);
+    assert_eq!(fixture.metrics.idle_connections(label), 7);
     check(
-        &house,
+        &fixture,
         "metamcp_",
         &[
             r#"metamcp_time_to_first_byte_seconds_count{metamcp_server="s"} 2"#,
             r#"metamcp_server_faults_total{metamcp_server="s",error_type="broken"} 1"#,
         ],
     );
-    let text = house.text(Format::OpenMetrics);
+    let text = fixture.text(ExpositionFormat::OpenMetrics);
     let labels = r#"metamcp_server="s",mcp_method_name="tools/call",outcome="ok"}"#;
     for (bound, count) in [("0.0001", 0), ("0.02", 0), ("0.05", 1), ("300.0", 1), ("+Inf", 2)] {
         let line = format!("mcp_client_operation_duration_seconds_bucket{{le=\"{bound}\",{labels} {count}\n");
@@ -116,32 +117,32 @@ fn what_a_server_did() {
 
 #[test]
 fn gauges_go_down_again() {
-    let house = House::new();
-    let streams = house.writers.each_ref().map(|writer| Streaming::open(writer, StreamKind::Call));
-    let session = Streaming::open(&house.writers[0], StreamKind::Session);
-    house.writers[0].note_connections(Connections { open: 5, at_rest: 2, under_way: 3 });
-    house.writers[1].note_connections(Connections { open: 1, at_rest: 0, under_way: 1 });
+    let fixture = Fixture::new();
+    let streams = fixture.writers.each_ref().map(|writer| OpenStreamGuard::open(writer, StreamKind::Call));
+    let session = OpenStreamGuard::open(&fixture.writers[0], StreamKind::Session);
+    fixture.writers[0].set_connection_counts(ConnectionCounts { open: 5, idle: 2, requests_in_flight: 3 });
+    fixture.writers[1].set_connection_counts(ConnectionCounts { open: 1, idle: 0, requests_in_flight: 1 });
     check(
-        &house,
+        &fixture,
         "metamcp_streams",
         &[r#"metamcp_streams{kind="call"} 2"#, r#"metamcp_streams{kind="session"} 1"#],
     );
     drop((streams, session));
-    check(&house, "metamcp_streams", &[]);
+    check(&fixture, "metamcp_streams", &[]);
     check(
-        &house,
+        &fixture,
         "metamcp_connections",
         &[r#"metamcp_connections{state="open"} 6"#, r#"metamcp_connections{state="at_rest"} 2"#],
     );
-    check(&house, "http_server_active_requests", &["http_server_active_requests 4"]);
+    check(&fixture, "http_server_active_requests", &["http_server_active_requests 4"]);
 }
 
 #[test]
-fn both_forms_say_the_same() {
-    let house = House::new();
-    let label = house.endpoints.label("a");
-    Operation::begin(&house.writers[0], label, Some(0), 10).end(Outcome::Answer);
-    let (open, plain) = (house.text(Format::OpenMetrics), house.text(Format::Plain));
+fn both_formats_have_the_same_samples() {
+    let fixture = Fixture::new();
+    let label = fixture.endpoints.intern("a");
+    Operation::begin(&fixture.writers[0], label, Some(0), 10).end(OperationOutcome::Answer);
+    let (open, plain) = (fixture.text(ExpositionFormat::OpenMetrics), fixture.text(ExpositionFormat::Plain));
     let samples = |text: &str| -> Vec<String> {
         text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
     };
@@ -160,26 +161,26 @@ fn both_forms_say_the_same() {
 }
 
 #[test]
-fn there_is_an_end_to_names_and_rows() {
-    let house = House::new();
-    let label = |number: usize| house.endpoints.label(&format!("e{number}"));
-    let labels: Vec<Label> = (0..LABELS_MAX + 10).map(label).collect();
-    assert_eq!(labels.iter().filter(|label| **label == Label::OTHER).count(), 11);
+fn labels_and_series_are_bounded() {
+    let fixture = Fixture::new();
+    let label = |number: usize| fixture.endpoints.intern(&format!("e{number}"));
+    let labels: Vec<LabelId> = (0..LABELS_MAX + 10).map(label).collect();
+    assert_eq!(labels.iter().filter(|label| **label == LabelId::OTHER).count(), 11);
     assert_eq!(label(7), labels[7], "a name keeps its number");
     for label in &labels {
         for method in [Some(0), Some(1), None] {
-            Operation::begin(&house.writers[0], *label, method, 0).end(Outcome::Answer);
-            Operation::begin(&house.writers[1], *label, method, 0).end(Outcome::Error);
+            Operation::begin(&fixture.writers[0], *label, method, 0).end(OperationOutcome::Answer);
+            Operation::begin(&fixture.writers[1], *label, method, 0).end(OperationOutcome::Error);
         }
     }
-    let rows = house.samples("mcp_server_operation_duration_seconds_count");
+    let rows = fixture.samples("mcp_server_operation_duration_seconds_count");
     assert!((SERIES_MAX..SERIES_MAX + 9).contains(&rows.len()), "{}", rows.len());
     let sum: usize = rows.iter().filter_map(|row| row.rsplit_once(' ')?.1.parse::<usize>().ok()).sum();
-    assert_eq!(sum, labels.len() * 6, "nothing is lost");
+    assert_eq!(sum, labels.len() * 6, "no operation is lost");
 }
 
 #[test]
-fn a_desk_has_one_writer() {
+fn a_worker_has_one_writer() {
     let metrics = Metrics::new(1, &METHODS);
     assert!(metrics.writer(0).is_some());
     assert!(metrics.writer(0).is_none() && metrics.writer(1).is_none());

@@ -1,51 +1,50 @@
-//! A place in a trace, as it goes over the wire (W3C Trace Context, level 2).
+//! The header `traceparent` (W3C Trace Context, level 2).
 
 use std::fmt::Write as _;
 
-/// Of a trace.
+/// The id of a trace. Not all zeros.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TraceId(pub(super) [u8; 16]);
 
-/// Of a span in it.
+/// The id of a span. Not all zeros.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SpanId(pub(super) [u8; 8]);
 
-/// A span, as others refer to it.
+/// The identity of a span, as it is passed from one process to the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Context {
-    /// The trace that it is part of.
+pub struct TraceContext {
     pub trace: TraceId,
-    /// The span itself.
     pub span: SpanId,
-    /// Of these, [`SAMPLED`] and [`RANDOM`] are known.
+    /// [`SAMPLED`] and [`RANDOM`]; unknown flags are cleared.
     pub flags: u8,
 }
 
-/// Whoever said so recorded the span.
+/// The flag of a span that its process records.
 pub const SAMPLED: u8 = 1;
 
-/// The last seven bytes of the trace's id are random.
+/// The flag of a trace id whose last seven bytes are random.
 pub const RANDOM: u8 = 2;
 
-/// `00-` trace id `-` span id `-` flags.
+/// The length of version 00: `00-` trace id `-` span id `-` flags.
 pub const TRACEPARENT_BYTES: usize = 55;
 
-impl Context {
-    /// Reads the value of `traceparent`. What is not of the form means that there is none: a trace is begun anew.
+impl TraceContext {
+    /// Parses the value of `traceparent`. `None` for an invalid value, which is treated as a missing one: a new trace starts.
     pub fn parse(value: &[u8]) -> Option<Self> {
-        let (known, rest) = value.split_at_checked(TRACEPARENT_BYTES)?;
+        let (fixed, rest) = value.split_at_checked(TRACEPARENT_BYTES)?;
         //= https://www.w3.org/TR/trace-context-2/#versioning-of-traceparent
         //# vendors MUST attempt to parse a higher version of the traceparent
-        let [version] = hex(&known[..2])?;
-        let is_of_form = match version {
+        let [version] = parse_hex(&fixed[..2])?;
+        let is_well_formed = match version {
             0 => rest.is_empty(),
             0xff => false,
             _ => rest.is_empty() || rest.starts_with(b"-"),
         };
-        if !is_of_form || [known[2], known[35], known[52]] != *b"---" {
+        if !is_well_formed || [fixed[2], fixed[35], fixed[52]] != *b"---" {
             return None;
         }
-        let (trace, span, [flags]) = (hex(&known[3..35])?, hex(&known[36..52])?, hex(&known[53..])?);
+        let (trace, span, [flags]) =
+            (parse_hex(&fixed[3..35])?, parse_hex(&fixed[36..52])?, parse_hex(&fixed[53..])?);
         let is_valid = trace != [0; 16] && span != [0; 8];
         is_valid.then_some(Self {
             trace: TraceId(trace),
@@ -54,33 +53,33 @@ impl Context {
         })
     }
 
-    /// Whether whoever said so recorded the span.
+    /// Whether the process that sent the context records the span.
     pub fn is_sampled(self) -> bool {
         self.flags & SAMPLED != 0
     }
 
-    /// The value of `traceparent`, in version 00: what is beyond it is not known to be true of this span.
+    /// Formats the value of `traceparent` in version 00. Fields of later versions are not passed on: they described the parent.
     pub fn traceparent(self) -> String {
         let mut text = String::with_capacity(TRACEPARENT_BYTES);
         text.push_str("00-");
-        put_hex(&mut text, &self.trace.0);
+        push_hex(&mut text, &self.trace.0);
         text.push('-');
-        put_hex(&mut text, &self.span.0);
+        push_hex(&mut text, &self.span.0);
         text.push('-');
-        put_hex(&mut text, &[self.flags]);
+        push_hex(&mut text, &[self.flags]);
         text
     }
 }
 
-fn put_hex(text: &mut String, bytes: &[u8]) {
+fn push_hex(text: &mut String, bytes: &[u8]) {
     for byte in bytes {
         // Writing to a String cannot fail.
         let _ = write!(text, "{byte:02x}");
     }
 }
 
-/// In lower case: the specification knows no other.
-fn hex<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
+/// Parses lower-case hexadecimal digits; the specification allows no others.
+fn parse_hex<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
     let mut bytes = [0; N];
     if text.len() != 2 * N {
         return None;
@@ -107,18 +106,18 @@ mod tests {
 
     #[track_caller]
     fn check(value: &str, expected: Option<&str>) {
-        let found = Context::parse(value.as_bytes()).map(Context::traceparent);
+        let found = TraceContext::parse(value.as_bytes()).map(TraceContext::traceparent);
         assert_eq!(found.as_deref(), expected, "{value}");
     }
 
     #[test]
-    fn what_is_valid_is_read() {
+    fn valid_values_are_parsed() {
         check(VALID, Some(VALID));
         let with_flags = |flags: &str| VALID.replace("-01", &format!("-{flags}"));
         for (flags, known) in [("00", "00"), ("02", "02"), ("03", "03"), ("ff", "03"), ("fc", "00")] {
             check(&with_flags(flags), Some(&with_flags(known)));
         }
-        // A version that is not known yet may have more behind.
+        // A later version may have further fields.
         for version in ["01", "cc", "fe"] {
             let later = VALID.replacen("00", version, 1);
             check(&later, Some(VALID));
@@ -129,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_valid_is_none() {
+    fn invalid_values_are_rejected() {
         for value in [
             "",
             "00",
@@ -158,7 +157,7 @@ mod tests {
         for at in 0..TRACEPARENT_BYTES {
             let mut value = VALID.as_bytes().to_vec();
             value[at] = 0xff;
-            assert_eq!(Context::parse(&value), None, "at {at}");
+            assert_eq!(TraceContext::parse(&value), None, "at {at}");
         }
     }
 }

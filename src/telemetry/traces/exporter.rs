@@ -1,79 +1,78 @@
-//! The one task that hands spans to the collector: in batches, again when it may help, and never for long.
+//! The task that sends ended spans to the collector, in batches, with retries and a bounded back-off.
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
+use metamcp_core::base::ShutdownPhase;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use super::random::Random;
-use super::{Traces, wire};
-use crate::base::Phase;
+use super::otlp;
+use super::queue::Traces;
+use super::sampling::IdGenerator;
 
-/// What a collector answered.
+/// The collector's response to one batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
-    /// By HTTP.
+pub struct CollectorResponse {
+    /// The HTTP status.
     pub status: u16,
-    /// When it wants to be asked again.
+    /// The delay that the header `Retry-After` asks for.
     pub retry_after: Option<Duration>,
-    /// As far as it was read.
+    /// The body, or nothing when it could not be read.
     pub body: Bytes,
 }
 
-/// Why nothing was answered; for the log.
+/// Why a batch got no response; a text for the log.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct Unsent(pub String);
+pub struct ExportError(pub String);
 
-/// Between two looks for spans that ended.
-const DELAY: Duration = Duration::from_secs(1);
+/// The interval at which the queue is checked.
+const EXPORT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Of one batch: what OpenTelemetry's own exporters send at once. A span has at most some three KiB, for all that a client
-/// wrote in it is clipped.
+/// Spans per batch, as in OpenTelemetry's own exporters. A span has at most some three KiB, as all texts from clients are
+/// truncated.
 const BATCH_SPANS_MAX: usize = 512;
 
-/// One batch is posted so often; what was not taken then is dropped.
+/// Attempts per batch. A batch that fails them all is dropped.
 const TRIES_MAX: u32 = 5;
 
-/// Before the second try; before each further one twice as long as before the last.
+/// The delay before the second attempt; it doubles with each further one.
 const BACKOFF: Duration = Duration::from_secs(1);
 
-/// However long the collector wants to be left alone.
+/// The longest delay, whatever `Retry-After` asks for.
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
-/// When the gateway stops, for all that is left.
+/// The time for sending what is left when the gateway shuts down.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Hands spans on until it is told that nothing more is traced, and then what is left. `post` sends one batch; it has a
-/// timeout of its own.
+/// Exports spans until `phase` becomes [`Phase::Cut`], then flushes the queue. `post` sends one batch, and has a timeout of
+/// its own.
 pub async fn export(
     traces: Arc<Traces>,
-    post: impl AsyncFn(Bytes) -> Result<Answer, Unsent>,
-    mut end: watch::Receiver<Phase>,
+    post: impl AsyncFn(Bytes) -> Result<CollectorResponse, ExportError>,
+    mut phase: watch::Receiver<ShutdownPhase>,
 ) {
-    let instance = instance();
-    let mut exporter = Exporter { traces, post, instance, batch: None, is_failing: false };
+    let mut exporter = Exporter { traces, post, instance: instance_id(), batch: None, is_failing: false };
     {
-        let ended = pin!(end.wait_for(|phase| *phase == Phase::Cut));
+        let ended = pin!(phase.wait_for(|phase| *phase == ShutdownPhase::Abort));
         tokio::select! {
             () = exporter.run() => {}
-            // An error means that nobody is left to say it.
+            // An error means that the sender is gone, which ends the export, too.
             _ = ended => {}
         }
     }
     if timeout(FLUSH_TIMEOUT, exporter.flush()).await.is_err() {
-        tracing::warn!("the collector of traces did not take the last spans in time; they are lost");
+        tracing::warn!("trace collector did not accept the last spans in time; they are dropped");
     }
-    exporter.note_left();
+    exporter.drop_remaining();
 }
 
-/// Tells this process from others.
-fn instance() -> String {
-    let random = Random::new().map_or_else(Default::default, |random| random.trace().0);
+/// A random UUID for this process.
+fn instance_id() -> String {
+    let random = IdGenerator::from_system().map_or_else(Default::default, |ids| ids.trace_id().0);
     uuid::Builder::from_random_bytes(random).into_uuid().to_string()
 }
 
@@ -81,9 +80,9 @@ struct Exporter<P> {
     traces: Arc<Traces>,
     post: P,
     instance: String,
-    /// What is on its way. Kept here, so that a try that is given up at the end is made once more.
+    /// The batch that is being sent. Kept here, so that the flush repeats an attempt that the shutdown interrupted.
     batch: Option<Batch>,
-    /// Whether that was told.
+    /// Whether the last attempt failed. A failure is logged when it begins and when it ends.
     is_failing: bool,
 }
 
@@ -93,119 +92,120 @@ struct Batch {
     tries: u32,
 }
 
-/// What became of one try.
-enum Tried {
-    Taken,
-    /// It is to be tried again, not before that.
-    Later(Option<Duration>),
-    /// It is no use.
-    Refused,
+/// The result of one attempt.
+enum ExportOutcome {
+    Accepted,
+    /// A later attempt may succeed; not before the given delay, if there is one.
+    Retry(Option<Duration>),
+    /// A later attempt would fail, too.
+    Rejected,
 }
 
-impl<P: AsyncFn(Bytes) -> Result<Answer, Unsent>> Exporter<P> {
-    /// Never ends. Cancel safe: what is on its way stays in `batch`.
+impl<P: AsyncFn(Bytes) -> Result<CollectorResponse, ExportError>> Exporter<P> {
+    /// Never returns. Cancel safe: a batch that is being sent stays in `batch`.
     async fn run(&mut self) {
-        let jitter = Random::new();
+        let jitter = IdGenerator::from_system();
         loop {
-            sleep(DELAY).await;
-            while self.fill() {
-                if let Tried::Later(after) = self.try_once().await {
+            sleep(EXPORT_INTERVAL).await;
+            while self.fill_batch() {
+                if let ExportOutcome::Retry(after) = self.try_once().await {
                     let tries = self.batch.as_ref().map_or(0, |batch| batch.tries);
-                    let random = jitter.as_ref().map_or(0, Random::next);
-                    sleep(pause(tries, after, random)).await;
+                    let random = jitter.as_ref().map_or(0, IdGenerator::next);
+                    sleep(backoff(tries, after, random)).await;
                 }
             }
         }
     }
 
-    /// Each batch that is left has one more try, until one fails.
+    /// Sends each remaining batch once, until one fails.
     async fn flush(&mut self) {
-        while self.fill() {
-            if let Tried::Later(_) | Tried::Refused = self.try_once().await {
+        while self.fill_batch() {
+            if let ExportOutcome::Retry(_) | ExportOutcome::Rejected = self.try_once().await {
                 break;
             }
         }
     }
 
-    /// Nobody is told any more of what is there now.
-    fn note_left(&mut self) {
-        let left = self.batch.take().map_or(0, |batch| batch.spans) + self.traces.queue.len() as u64;
-        self.traces.note_dropped(left);
+    /// Counts everything that was not exported as dropped.
+    fn drop_remaining(&mut self) {
+        let remaining = self.batch.take().map_or(0, |batch| batch.spans) + self.traces.queued() as u64;
+        self.traces.add_dropped(remaining);
     }
 
-    /// Whether there is a batch.
-    fn fill(&mut self) -> bool {
+    /// Takes the next batch from the queue unless there is one. `false` when the queue is empty.
+    fn fill_batch(&mut self) -> bool {
         if self.batch.is_none() {
-            let spans: Vec<_> = std::iter::from_fn(|| self.traces.take()).take(BATCH_SPANS_MAX).collect();
+            let spans: Vec<_> = std::iter::from_fn(|| self.traces.dequeue()).take(BATCH_SPANS_MAX).collect();
             if !spans.is_empty() {
-                let bytes = wire::encode(&self.traces.config, &self.instance, &spans).into();
+                let bytes = otlp::encode_batch(self.traces.config(), &self.instance, &spans).into();
                 self.batch = Some(Batch { bytes, spans: spans.len() as u64, tries: 0 });
             }
         }
         self.batch.is_some()
     }
 
-    async fn try_once(&mut self) -> Tried {
-        let Some(batch) = &self.batch else { return Tried::Taken };
-        let answer = (self.post)(batch.bytes.clone()).await;
-        let Some(mut batch) = self.batch.take() else { return Tried::Taken };
+    async fn try_once(&mut self) -> ExportOutcome {
+        let Some(batch) = &self.batch else { return ExportOutcome::Accepted };
+        let response = (self.post)(batch.bytes.clone()).await;
+        let Some(mut batch) = self.batch.take() else { return ExportOutcome::Accepted };
         batch.tries += 1;
-        let tried = judge(answer.as_ref());
-        if let (Tried::Taken, Ok(answer)) = (&tried, &answer) {
-            let rejected = wire::rejected(&answer.body).min(batch.spans);
-            self.traces.exported.fetch_add(batch.spans - rejected, Ordering::Relaxed);
-            self.traces.note_dropped(rejected);
+        let outcome = classify(response.as_ref());
+        if let (ExportOutcome::Accepted, Ok(response)) = (&outcome, &response) {
+            let rejected = otlp::rejected_spans(&response.body).min(batch.spans);
+            self.traces.add_exported(batch.spans - rejected);
+            self.traces.add_dropped(rejected);
             if std::mem::take(&mut self.is_failing) {
-                tracing::info!("the collector of traces takes them again");
+                tracing::info!("trace collector accepts spans again");
             }
-            return tried;
+            return outcome;
         }
-        self.tell(answer);
-        if matches!(tried, Tried::Later(_)) && batch.tries < TRIES_MAX {
+        self.log_failure(response);
+        if matches!(outcome, ExportOutcome::Retry(_)) && batch.tries < TRIES_MAX {
             self.batch = Some(batch);
         } else {
-            self.traces.note_dropped(batch.spans);
+            self.traces.add_dropped(batch.spans);
         }
-        tried
+        outcome
     }
 
-    /// Once, until it is over.
-    fn tell(&mut self, answer: Result<Answer, Unsent>) {
+    /// Logs the first of several failures in a row.
+    fn log_failure(&mut self, response: Result<CollectorResponse, ExportError>) {
         if std::mem::replace(&mut self.is_failing, true) {
             return;
         }
-        let why = match answer {
-            Ok(answer) => format!("it answered with HTTP {}", answer.status),
-            Err(unsent) => unsent.to_string(),
+        let why = match response {
+            Ok(response) => format!("it responded with HTTP {}", response.status),
+            Err(error) => error.to_string(),
         };
         tracing::warn!(
             why,
-            "the collector of traces does not take them; what it misses is counted in metamcp_trace_spans"
+            "trace collector does not accept spans; dropped ones are counted in metamcp_trace_spans"
         );
     }
 }
 
 //= https://opentelemetry.io/docs/specs/otlp/#failures-1
 //# The requests that receive a response status code listed in following table SHOULD be retried.
-fn judge(answer: Result<&Answer, &Unsent>) -> Tried {
-    match answer {
-        Err(_) => Tried::Later(None),
-        Ok(answer) => match answer.status {
-            200..=299 => Tried::Taken,
-            429 | 502 | 503 | 504 => Tried::Later(answer.retry_after),
-            // Redirects too: spans go where they were configured to go.
-            _ => Tried::Refused,
+fn classify(response: Result<&CollectorResponse, &ExportError>) -> ExportOutcome {
+    match response {
+        Err(_) => ExportOutcome::Retry(None),
+        Ok(response) => match response.status {
+            200..=299 => ExportOutcome::Accepted,
+            429 | 502 | 503 | 504 => ExportOutcome::Retry(response.retry_after),
+            // Includes redirects: spans go only to the configured collector.
+            _ => ExportOutcome::Rejected,
         },
     }
 }
 
-/// Half to all of the time, by chance, so that replicas do not all come at once.
-fn pause(tries: u32, wanted: Option<Duration>, random: u64) -> Duration {
+/// The delay before the next attempt. Without `Retry-After` it is randomized to between half and all of its length, so that
+/// replicas do not retry together.
+fn backoff(tries: u32, retry_after: Option<Duration>, random: u64) -> Duration {
     let doubled = BACKOFF * 2_u32.saturating_pow(tries.saturating_sub(1).min(TRIES_MAX));
-    let whole = wanted.unwrap_or(doubled).clamp(BACKOFF, BACKOFF_MAX);
+    let whole = retry_after.unwrap_or(doubled).clamp(BACKOFF, BACKOFF_MAX);
     let half = whole / 2;
-    let chance = u32::try_from(random % 1024).unwrap_or_default();
-    if wanted.is_some() { whole } else { half + half * chance / 1024 }
+    let jitter = u32::try_from(random % 1024).unwrap_or_default();
+    if retry_after.is_some() { whole } else { half + half * jitter / 1024 }
 }
 
 #[cfg(test)]
@@ -213,12 +213,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_are_bounded() {
-        let check = |tries, wanted: Option<u64>, at_least: u64, at_most: u64| {
+    fn backoff_is_bounded() {
+        let check = |tries, retry_after: Option<u64>, at_least: u64, at_most: u64| {
             for random in [0, 512, 1023, u64::MAX] {
-                let found = pause(tries, wanted.map(Duration::from_secs), random);
+                let found = backoff(tries, retry_after.map(Duration::from_secs), random);
                 let bounds = Duration::from_millis(at_least)..=Duration::from_millis(at_most);
-                assert!(bounds.contains(&found), "{tries} {wanted:?}: {found:?}");
+                assert!(bounds.contains(&found), "{tries} {retry_after:?}: {found:?}");
             }
         };
         check(1, None, 500, 1000);

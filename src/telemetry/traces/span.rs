@@ -1,43 +1,39 @@
-//! A span: from when a worker begins it until it is handed on.
+//! The data of a span.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::Traces;
-use super::context::{Context, SpanId};
-use crate::base::Kind;
+use super::context::{SpanId, TraceContext};
 
-/// What one span tells. Nothing of a call's arguments, of its answer, or of who made it.
+/// One span. It holds nothing of a call's arguments, of its result, or of the caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Span {
-    /// Itself.
-    pub context: Context,
-    /// The span that it is a part of; `None`: it is the first of its trace.
+    /// The ids of the span itself.
+    pub context: TraceContext,
+    /// `None` for the root of a trace.
     pub parent: Option<SpanId>,
-    /// Whether that is in another process.
+    /// Whether the parent is in another process.
     pub is_parent_remote: bool,
-    /// Another one that it has to do with.
-    pub link: Option<Context>,
-    /// What others said of the trace.
+    /// The context of a related span.
+    pub link: Option<TraceContext>,
+    /// The value of `tracestate`, passed through.
     pub tracestate: Option<Box<str>>,
-    /// Whose side it is of.
-    pub side: Side,
-    /// Since the Unix epoch.
+    pub kind: SpanKind,
+    /// Start, in nanoseconds since the Unix epoch.
     pub began_ns: u64,
-    /// Likewise; zero: not yet.
+    /// End, likewise; zero while the span is active.
     pub ended_ns: u64,
     /// `mcp.method.name`.
     pub method: Cow<'static, str>,
-    /// What is asked for, where the name of the span has it.
-    pub target: Option<Target>,
+    /// What the method is called on; part of the span's name.
+    pub target: Option<SpanTarget>,
     /// `jsonrpc.request.id`.
     pub id: Option<Box<str>>,
     /// `mcp.protocol.version`.
     pub protocol: Option<&'static str>,
-    /// The endpoint, or the server, by the side.
-    pub place: Box<str>,
-    /// What became of it: `ok`, `error`, `gone`, as in the metrics.
+    /// The name of the endpoint for [`SpanKind::Server`], of the server for [`SpanKind::Client`].
+    pub endpoint_or_server: Box<str>,
+    /// `ok`, `error` or `gone`, as in the metrics.
     pub outcome: &'static str,
     /// `error.type`.
     pub error: Option<Cow<'static, str>>,
@@ -46,98 +42,48 @@ pub struct Span {
 }
 
 impl Span {
-    /// Of all in it that a client chose.
-    pub(super) fn bytes(&self) -> usize {
-        let target = self.target.as_ref().map_or(0, |(Target::Tool(name) | Target::Prompt(name))| name.len());
+    /// The size of all texts that a client chose.
+    pub(super) fn client_bytes(&self) -> usize {
+        let target =
+            self.target.as_ref().map_or(0, |(SpanTarget::Tool(name) | SpanTarget::Prompt(name))| name.len());
         let method = if let Cow::Owned(method) = &self.method { method.len() } else { 0 };
         let texts = [&self.tracestate, &self.id].map(|text| text.as_ref().map_or(0, |text| text.len()));
         target + method + texts.iter().sum::<usize>()
     }
 }
 
-/// Which side of a message a span tells of.
+/// The gateway's role in the operation, as OpenTelemetry defines span kinds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
-    /// What a client asked of an endpoint.
+pub enum SpanKind {
+    /// A client sent a message to an endpoint of the gateway.
     Server,
-    /// What was asked of a server for it.
+    /// The gateway sent a message to a server.
     Client,
 }
 
-/// What is asked for.
+/// The tool or prompt that a request names.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Target {
+pub enum SpanTarget {
     /// `gen_ai.tool.name`.
     Tool(Box<str>),
     /// `gen_ai.prompt.name`.
     Prompt(Box<str>),
 }
 
-/// The outcome of what failed.
-const FAILED: &str = "error";
-
-/// An error of which no more is known (semantic conventions, `error.type`).
-const OTHER: &str = "_OTHER";
-
-/// Of a text that a client chose: longer than any name in use.
+/// Characters kept of a text that a client chose; longer than any name in use.
 pub const TEXT_CHARS_MAX: usize = 128;
 
-/// What a client wrote, as far as it is told.
-pub fn clip(text: &str) -> Box<str> {
-    let end = text.char_indices().nth(TEXT_CHARS_MAX).map_or(text.len(), |(at, _)| at);
+/// Returns the first [`TEXT_CHARS_MAX`] characters.
+pub fn truncate_text(text: &str) -> Box<str> {
+    let end = text.char_indices().nth(TEXT_CHARS_MAX).map_or(text.len(), |(index, _)| index);
     text[..end].into()
 }
 
-/// A span that is under way. Handed on when it ends; nothing is told of one that is dropped before.
-pub struct Open {
-    span: Option<Box<Span>>,
-    traces: Arc<Traces>,
+pub(super) fn unix_now_ns() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, nanoseconds)
 }
 
-impl Open {
-    pub(super) fn new(span: Span, traces: Arc<Traces>) -> Self {
-        Self { span: Some(Box::new(span)), traces }
-    }
-
-    /// It ends by that.
-    pub fn fail(&mut self, kind: Kind) {
-        self.span.iter_mut().for_each(|span| span.error = Some(Cow::Borrowed(kind.label())));
-    }
-
-    /// Likewise; it is answered by an error with that code of JSON-RPC.
-    pub fn answer_error(&mut self, kind: Kind, code: i32) {
-        self.fail(kind);
-        self.span.iter_mut().for_each(|span| span.code = Some(code));
-    }
-
-    /// It is refused, by that status of HTTP.
-    pub fn refuse(&mut self, status: u16) {
-        self.span.iter_mut().for_each(|span| span.error = Some(Cow::Owned(status.to_string())));
-    }
-
-    /// It is about another server, or endpoint.
-    pub fn move_to(&mut self, place: &str) {
-        self.span.iter_mut().for_each(|span| span.place = place.into());
-    }
-
-    /// It took so long, and came to that.
-    pub fn end(&mut self, outcome: &'static str, after: Duration) {
-        let Some(mut span) = self.span.take() else { return };
-        span.outcome = outcome;
-        if outcome == FAILED {
-            span.error.get_or_insert(Cow::Borrowed(OTHER));
-        }
-        span.ended_ns = span.began_ns.saturating_add(ns(after));
-        self.traces.hand_on(span);
-    }
-}
-
-/// Now, since the Unix epoch.
-pub(super) fn now_ns() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, ns)
-}
-
-/// The year 2554 is as late as that.
-fn ns(duration: Duration) -> u64 {
+/// Saturates in the year 2554.
+pub(super) fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

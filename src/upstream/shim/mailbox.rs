@@ -5,13 +5,13 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use super::outlet::Outlet;
+use super::outlet::EventSink;
 
 /// One client's event stream.
 #[derive(Default)]
 pub struct Mailbox {
     /// The stream, and the call that opened it.
-    stream: Option<(u64, Outlet)>,
+    stream: Option<(u64, EventSink)>,
     /// Events for a stream that is not open yet.
     waiting: VecDeque<Bytes>,
     waiting_bytes: usize,
@@ -25,9 +25,9 @@ const WAITING_BYTES_MAX: usize = 1 << 20;
 
 impl Mailbox {
     /// Opens its event stream, in place of the one before; what waited goes first.
-    pub fn open(&mut self, call: u64, outlet: Outlet) {
+    pub fn open(&mut self, call: u64, outlet: EventSink) {
         for event in self.waiting.drain(..) {
-            outlet.put(event);
+            outlet.try_send(event);
         }
         self.waiting_bytes = 0;
         self.stream = Some((call, outlet));
@@ -46,7 +46,7 @@ impl Mailbox {
     /// Sends an event, or keeps it until the stream is opened; false when it is lost.
     pub fn send(&mut self, event: Bytes) -> bool {
         if let Some((_, outlet)) = &self.stream {
-            return outlet.put(event);
+            return outlet.try_send(event);
         }
         if self.waiting.len() >= WAITING_MAX || self.waiting_bytes + event.len() > WAITING_BYTES_MAX {
             return false;
@@ -59,7 +59,7 @@ impl Mailbox {
 
 #[cfg(test)]
 mod tests {
-    use super::super::outlet::stream;
+    use super::super::outlet::event_channel;
     use super::*;
 
     #[test]
@@ -68,7 +68,7 @@ mod tests {
         let kept = (0..100).filter(|_| mailbox.send("x".into())).count();
         assert_eq!(kept, WAITING_MAX);
         assert!(!mailbox.is_open());
-        let (outlet, mut events) = stream();
+        let (outlet, mut events) = event_channel();
         mailbox.open(1, outlet);
         assert!(mailbox.send("y".into()) && mailbox.is_open());
         let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
@@ -76,7 +76,7 @@ mod tests {
             assert!(events.poll_next(&mut cx).is_ready());
         }
         assert!(events.poll_next(&mut cx).is_pending());
-        let (outlet, _) = stream();
+        let (outlet, _) = event_channel();
         mailbox.open(2, outlet);
         mailbox.close(1);
         assert!(mailbox.is_open(), "the newer one is open");

@@ -13,10 +13,10 @@ mod reply;
 mod rewrite;
 mod table;
 
-pub use outlet::{Events, Outlet, stream, stream_of};
-pub use reply::{Hold, Outcome, Reply, ReplyBody, Verb};
+pub use outlet::{EventSink, EventSource, event_channel, event_channel_with_capacity};
+pub use reply::{CallGuard, CallOutcome, HttpOperation, LocalBody, LocalResponse};
 
 pub(super) use backoff::Backoff;
 pub(super) use mailbox::Mailbox;
 pub(super) use rewrite::{event, flatten, replace, rewritten};
-pub(super) use table::{Found, Minted, Table};
+pub(super) use table::{CallEntry, CallTable, IdMatch};

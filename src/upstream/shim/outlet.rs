@@ -10,14 +10,14 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use tokio::sync::Notify;
 
-use super::super::{Stage, UpstreamError};
+use super::super::{FailureStage, UpstreamError};
 
 /// The end that is written to. [`Self::put`] never waits: a server that is shared goes on when one of its clients does not
 /// read.
-pub struct Outlet(Arc<Stream>);
+pub struct EventSink(Arc<Stream>);
 
 /// The end that is read.
-pub struct Events(Arc<Stream>);
+pub struct EventSource(Arc<Stream>);
 
 struct Stream {
     /// So many wait at most, the last of them the answer.
@@ -43,7 +43,7 @@ struct State {
 /// What waits: something, always.
 #[derive(Default)]
 struct Queued {
-    events: VecDeque<Result<Bytes, Stage>>,
+    events: VecDeque<Result<Bytes, FailureStage>>,
     /// Of all of them.
     bytes: usize,
 }
@@ -55,20 +55,20 @@ const QUEUED_MAX: usize = 256;
 const QUEUED_BYTES_MAX: usize = 4 << 20;
 
 /// The two ends of a stream.
-pub fn stream() -> (Outlet, Events) {
+pub fn event_channel() -> (EventSink, EventSource) {
     // One more, for the answer, which is never left out.
-    stream_of(QUEUED_MAX + 1)
+    event_channel_with_capacity(QUEUED_MAX + 1)
 }
 
 /// Likewise, with room for so many events.
-pub fn stream_of(events_max: usize) -> (Outlet, Events) {
+pub fn event_channel_with_capacity(events_max: usize) -> (EventSink, EventSource) {
     let stream = Arc::new(Stream { events_max, state: Mutex::default(), moved: OnceLock::new() });
-    (Outlet(Arc::clone(&stream)), Events(stream))
+    (EventSink(Arc::clone(&stream)), EventSource(stream))
 }
 
-impl Outlet {
+impl EventSink {
     /// Puts an event behind the others; false when there is no room for it, or nobody reads.
-    pub fn put(&self, event: Bytes) -> bool {
+    pub fn try_send(&self, event: Bytes) -> bool {
         let state = self.0.lock();
         let (events, bytes) = state.size();
         let is_full = events + 1 >= self.0.events_max || bytes.saturating_add(event.len()) > QUEUED_BYTES_MAX;
@@ -115,21 +115,21 @@ impl Outlet {
     }
 
     /// Whether nobody reads any more.
-    pub fn is_left(&self) -> bool {
+    pub fn is_closed(&self) -> bool {
         self.0.lock().is_left
     }
 
     /// Puts the last event, for which there is always room.
-    pub fn end(self, event: Bytes) {
+    pub fn finish(self, event: Bytes) {
         self.last(Ok(event));
     }
 
     /// Breaks off, behind what was put.
-    pub fn fail(self, stage: Stage) {
+    pub fn fail(self, stage: FailureStage) {
         self.last(Err(stage));
     }
 
-    fn last(self, said: Result<Bytes, Stage>) {
+    fn last(self, said: Result<Bytes, FailureStage>) {
         let state = self.0.lock();
         // Nobody may be reading any more.
         if !state.is_left {
@@ -138,7 +138,7 @@ impl Outlet {
     }
 }
 
-impl Drop for Outlet {
+impl Drop for EventSink {
     fn drop(&mut self) {
         let mut state = self.0.lock();
         state.is_ended = true;
@@ -146,7 +146,7 @@ impl Drop for Outlet {
     }
 }
 
-impl Events {
+impl EventSource {
     /// The next event; `None` at the regular end.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, UpstreamError>>> {
         let mut state = self.0.lock();
@@ -161,11 +161,11 @@ impl Events {
         };
         drop(state);
         self.0.note_move();
-        Poll::Ready(Some(next.map_err(UpstreamError::bare)))
+        Poll::Ready(Some(next.map_err(UpstreamError::from_stage)))
     }
 }
 
-impl Drop for Events {
+impl Drop for EventSource {
     fn drop(&mut self) {
         let mut state = self.0.lock();
         state.is_left = true;
@@ -194,14 +194,14 @@ impl Stream {
 }
 
 impl State {
-    fn push(mut state: MutexGuard<'_, Self>, said: Result<Bytes, Stage>) {
+    fn push(mut state: MutexGuard<'_, Self>, said: Result<Bytes, FailureStage>) {
         let queued = state.queued.get_or_insert_default();
         queued.bytes += said.as_ref().map_or(0, Bytes::len);
         queued.events.push_back(said);
         Self::wake(state);
     }
 
-    fn pop(&mut self) -> Option<Result<Bytes, Stage>> {
+    fn pop(&mut self) -> Option<Result<Bytes, FailureStage>> {
         let queued = self.queued.as_mut()?;
         let next = queued.events.pop_front()?;
         queued.bytes -= next.as_ref().map_or(0, Bytes::len);
@@ -225,7 +225,7 @@ impl State {
 mod tests {
     use super::*;
 
-    fn drain(events: &mut Events) -> Vec<Result<usize, Stage>> {
+    fn drain(events: &mut EventSource) -> Vec<Result<usize, FailureStage>> {
         let mut cx = Context::from_waker(Waker::noop());
         let mut read = Vec::new();
         while let Poll::Ready(Some(next)) = events.poll_next(&mut cx) {
@@ -237,11 +237,11 @@ mod tests {
     #[test]
     fn the_answer_always_has_room() {
         let check = |events: usize, bytes: usize, expected: usize| {
-            let (outlet, mut reader) = stream();
+            let (outlet, mut reader) = event_channel();
             let event = Bytes::from(vec![b'x'; bytes]);
-            let taken = (0..events).filter(|_| outlet.put(event.clone())).count();
+            let taken = (0..events).filter(|_| outlet.try_send(event.clone())).count();
             assert_eq!(taken, expected, "{events} of {bytes}");
-            outlet.end(Bytes::from_static(b"the answer"));
+            outlet.finish(Bytes::from_static(b"the answer"));
             let read = drain(&mut reader);
             assert_eq!((read.len(), read.last()), (expected + 1, Some(&Ok(10))));
         };
@@ -250,27 +250,29 @@ mod tests {
         check(10 * QUEUED_MAX, 1, QUEUED_MAX);
         check(10, 1 << 20, 4);
         check(1, QUEUED_BYTES_MAX + 1, 0);
-        let (outlet, mut reader) = stream();
-        assert!((0..10_000).all(|_| outlet.put(vec![0; 1 << 10].into()) && drain(&mut reader).len() == 1));
-        outlet.fail(Stage::Body);
-        assert_eq!(drain(&mut reader), [Err(Stage::Body)]);
+        let (outlet, mut reader) = event_channel();
+        assert!(
+            (0..10_000).all(|_| outlet.try_send(vec![0; 1 << 10].into()) && drain(&mut reader).len() == 1)
+        );
+        outlet.fail(FailureStage::BodyIncomplete);
+        assert_eq!(drain(&mut reader), [Err(FailureStage::BodyIncomplete)]);
     }
 
     #[test]
     fn what_is_read_holds_no_room_and_what_nobody_reads_is_not_taken() {
-        let (outlet, mut reader) = stream();
-        assert!(outlet.put("x".into()));
+        let (outlet, mut reader) = event_channel();
+        assert!(outlet.try_send("x".into()));
         assert_eq!(drain(&mut reader), [Ok(1)]);
         assert!(outlet.0.lock().queued.is_none());
-        assert!(outlet.put("x".into()));
+        assert!(outlet.try_send("x".into()));
         drop(reader);
-        assert!(!outlet.put("y".into()));
+        assert!(!outlet.try_send("y".into()));
         assert_eq!(outlet.0.lock().size(), (0, 0));
     }
 
     #[tokio::test]
     async fn a_writer_that_waits_holds_no_more_than_one_that_does_not() {
-        let (outlet, mut reader) = stream_of(8);
+        let (outlet, mut reader) = event_channel_with_capacity(8);
         let event = |bytes: usize| Bytes::from(vec![b'x'; bytes]);
         // One of any size, for it cannot be made smaller.
         assert!(outlet.send(event(2 * QUEUED_BYTES_MAX)).await);
@@ -297,7 +299,7 @@ mod tests {
 
     #[tokio::test]
     async fn events_come_in_order_from_another_thread() {
-        let (outlet, mut reader) = stream_of(4);
+        let (outlet, mut reader) = event_channel_with_capacity(4);
         let writing = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
             runtime.block_on(async {

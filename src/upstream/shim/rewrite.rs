@@ -2,7 +2,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::frame::Span;
+use metamcp_core::frame::Span;
 
 /// A message with parts replaced. Edits are in ascending order.
 pub fn rewritten(message: &[u8], edits: &[(Span, &[u8])]) -> Bytes {

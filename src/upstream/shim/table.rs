@@ -9,13 +9,13 @@ use bytes::Bytes;
 use foldhash::fast::RandomState;
 
 /// Calls of one process. The number of each is also its progress token, and stands for its subscription.
-pub struct Table<C> {
+pub struct CallTable<C> {
     next: u64,
-    open: HashMap<u64, Minted<C>, RandomState>,
+    open: HashMap<u64, CallEntry<C>, RandomState>,
 }
 
 /// A call, and what its client calls it.
-pub struct Minted<C> {
+pub struct CallEntry<C> {
     /// The raw id.
     pub id: Bytes,
     /// The raw progress token, when it has one.
@@ -26,7 +26,7 @@ pub struct Minted<C> {
 
 /// What a raw id of a process stands for.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Found {
+pub enum IdMatch {
     /// A call under way.
     Open(u64),
     /// One that is over: given up, or answered before.
@@ -35,7 +35,7 @@ pub enum Found {
     Foreign,
 }
 
-impl<C> Table<C> {
+impl<C> CallTable<C> {
     /// Without a call.
     pub fn new() -> Self {
         Self { next: 1, open: HashMap::default() }
@@ -45,41 +45,41 @@ impl<C> Table<C> {
     pub fn mint(&mut self, id: Bytes, token: Option<Bytes>, call: C) -> u64 {
         let number = self.next;
         self.next += 1;
-        self.open.insert(number, Minted { id, token, call });
+        self.open.insert(number, CallEntry { id, token, call });
         number
     }
 
     /// What the process means by a raw id. Only a number in the one form that we wrote it in is ours.
-    pub fn find(&self, raw: &[u8]) -> Found {
+    pub fn find(&self, raw: &[u8]) -> IdMatch {
         let number = str::from_utf8(raw).ok().and_then(|text| text.parse::<u64>().ok());
         // `007` reads as a number too.
         let Some(number) = number.filter(|number| number.to_string().as_bytes() == raw) else {
-            return Found::Foreign;
+            return IdMatch::Foreign;
         };
         match number {
-            _ if self.open.contains_key(&number) => Found::Open(number),
-            1.. if number < self.next => Found::Over,
-            _ => Found::Foreign,
+            _ if self.open.contains_key(&number) => IdMatch::Open(number),
+            1.. if number < self.next => IdMatch::Over,
+            _ => IdMatch::Foreign,
         }
     }
 
     /// A call under way.
-    pub fn get(&mut self, number: u64) -> Option<&mut Minted<C>> {
+    pub fn get(&mut self, number: u64) -> Option<&mut CallEntry<C>> {
         self.open.get_mut(&number)
     }
 
     /// The call is over.
-    pub fn remove(&mut self, number: u64) -> Option<Minted<C>> {
+    pub fn remove(&mut self, number: u64) -> Option<CallEntry<C>> {
         self.open.remove(&number)
     }
 
     /// All calls under way, with their numbers, in no order.
-    pub fn iter(&self) -> impl Iterator<Item = (u64, &Minted<C>)> {
+    pub fn iter(&self) -> impl Iterator<Item = (u64, &CallEntry<C>)> {
         self.open.iter().map(|(number, minted)| (*number, minted))
     }
 
     /// Takes all.
-    pub fn drain(&mut self) -> impl Iterator<Item = Minted<C>> {
+    pub fn drain(&mut self) -> impl Iterator<Item = CallEntry<C>> {
         self.open.drain().map(|(_, minted)| minted)
     }
 
@@ -95,18 +95,18 @@ mod tests {
 
     #[test]
     fn tells_its_own_numbers() {
-        let mut table = Table::new();
+        let mut table = CallTable::new();
         // Four clients that all begin with 0, and one with a number that no double holds.
         let ids = ["0", "0", "\"0\"", "0", "9007199254740993"];
         let numbers: Vec<u64> = ids.iter().map(|id| table.mint((*id).into(), None, *id)).collect();
         assert_eq!(numbers, [1, 2, 3, 4, 5]);
         assert_eq!(table.remove(2).unwrap().id, "0");
         let check = |raw: &str, expected| assert_eq!(table.find(raw.as_bytes()), expected, "{raw}");
-        check("1", Found::Open(1));
-        check("5", Found::Open(5));
-        check("2", Found::Over);
+        check("1", IdMatch::Open(1));
+        check("5", IdMatch::Open(5));
+        check("2", IdMatch::Over);
         for foreign in ["0", "6", "\"1\"", "01", "+1", "1.0", "-1", "null", "", "99999999999999999999999"] {
-            check(foreign, Found::Foreign);
+            check(foreign, IdMatch::Foreign);
         }
         assert_eq!(table.get(5).unwrap().id, "9007199254740993");
         assert_eq!((table.len(), table.iter().count(), table.drain().count()), (4, 4, 4));

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 use url::Url;
 
-use super::super::{Outgoing, Pool, Upstream};
+use super::super::{Upstream, UpstreamPool, UpstreamRequest};
 use super::open::{Opened, dial};
 use super::server::Server;
 
@@ -48,9 +48,9 @@ impl Candidate {
         if self.not_before().is_some_and(|not_before| Instant::now() < not_before) {
             return false;
         }
-        let pool = Pool::new(Arc::clone(&self.wire));
+        let pool = UpstreamPool::new(Arc::clone(&self.wire));
         let patience = self.wire.config.connect_timeout * 2;
-        let opened = timeout(patience, dial(&pool, &self.url, &Outgoing::get())).await;
+        let opened = timeout(patience, dial(&pool, &self.url, &UpstreamRequest::get())).await;
         if !matches!(opened, Ok(Ok(Opened::Stream(_)))) {
             *self.not_before() = Some(Instant::now() + LOOK_AGAIN);
             return false;

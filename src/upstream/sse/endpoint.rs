@@ -3,7 +3,7 @@
 use http::uri::PathAndQuery;
 use url::Url;
 
-use super::super::{Stage, UpstreamError};
+use super::super::{FailureStage, UpstreamError};
 
 /// The request line must fit into what servers take for a head, usually 8 KiB.
 const ENDPOINT_BYTES_MAX: usize = 8 << 10;
@@ -14,7 +14,7 @@ const ENDPOINT_BYTES_MAX: usize = 8 << 10;
 /// The error quotes no more than an origin: the rest of such a URL names the session, and is as good as a key
 /// to it.
 pub fn resolve(base: &Url, data: &[u8]) -> Result<PathAndQuery, UpstreamError> {
-    let unusable = |why: &str| UpstreamError::new(Stage::NoEndpoint, format!("its endpoint {why}"));
+    let unusable = |why: &str| UpstreamError::new(FailureStage::NoEndpoint, format!("its endpoint {why}"));
     if data.len() > ENDPOINT_BYTES_MAX {
         return Err(unusable("is longer than 8 KiB"));
     }
@@ -31,7 +31,7 @@ pub fn resolve(base: &Url, data: &[u8]) -> Result<PathAndQuery, UpstreamError> {
             other.ascii_serialization(),
             own.ascii_serialization()
         );
-        return Err(UpstreamError::new(Stage::ForeignEndpoint, text));
+        return Err(UpstreamError::new(FailureStage::ForeignEndpoint, text));
     }
     if !url.username().is_empty() || url.password().is_some() {
         return Err(unusable("has a user name or password in it"));
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(base: &str, data: impl AsRef<[u8]>, expected: Result<&str, Stage>) {
+    fn check(base: &str, data: impl AsRef<[u8]>, expected: Result<&str, FailureStage>) {
         let data = data.as_ref();
         let found = resolve(&base.parse().expect("a URL"), data);
         let found = found.map(|path| path.to_string()).map_err(|error| error.stage);
@@ -93,7 +93,7 @@ mod tests {
             "javascript:x",
             "unix:/run/x.sock",
         ] {
-            check(BASE, foreign, Err(Stage::ForeignEndpoint));
+            check(BASE, foreign, Err(FailureStage::ForeignEndpoint));
         }
     }
 
@@ -102,15 +102,15 @@ mod tests {
         for wrong in
             ["", "  ", "/a\n/b", "/a\r\nX: y", "/a\tb", "/a\0", "http://", "http://u:p@a.example:3001/m"]
         {
-            check(BASE, wrong, Err(Stage::NoEndpoint));
+            check(BASE, wrong, Err(FailureStage::NoEndpoint));
         }
-        check(BASE, b"/\xff", Err(Stage::NoEndpoint));
+        check(BASE, b"/\xff", Err(FailureStage::NoEndpoint));
         check(
             BASE,
             format!("/{}", "x".repeat(ENDPOINT_BYTES_MAX - 1)),
             Ok(&format!("/{}", "x".repeat(8191))),
         );
-        check(BASE, format!("/{}", "x".repeat(ENDPOINT_BYTES_MAX)), Err(Stage::NoEndpoint));
+        check(BASE, format!("/{}", "x".repeat(ENDPOINT_BYTES_MAX)), Err(FailureStage::NoEndpoint));
     }
 
     #[test]

@@ -15,14 +15,14 @@ use tokio::task::spawn_local;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use url::Url;
 
-use super::super::shim::{Outcome, Reply, Verb, stream};
-use super::super::{Pool, Stage, Upstream};
+use super::super::shim::{CallOutcome, HttpOperation, LocalResponse, event_channel};
+use super::super::{FailureStage, Upstream, UpstreamPool};
 use super::link::{Link, What};
 use super::open::Failures;
 use super::server::Call;
-use crate::base::ServerName;
-use crate::frame::{Envelope, Kind, Scanner};
-use crate::protocol::{Method, code};
+use metamcp_core::base::ServerName;
+use metamcp_core::frame::{Envelope, MessageKind, Scanner};
+use metamcp_core::protocol::{McpMethod, code};
 
 /// The event streams of one server, and what they have in common.
 pub struct Hub {
@@ -31,7 +31,7 @@ pub struct Hub {
     /// Where streams are opened.
     pub url: Url,
     /// Connections for all that is sent.
-    pub pool: Rc<Pool>,
+    pub pool: Rc<UpstreamPool>,
     /// Reads what is sent and said on this thread.
     pub scanner: RefCell<Scanner>,
     /// Where each call is, for when it is given up.
@@ -68,7 +68,7 @@ impl Hub {
         Rc::new(Self {
             name: wire.name().clone(),
             url,
-            pool: Pool::new(wire),
+            pool: UpstreamPool::new(wire),
             scanner: RefCell::new(Scanner::new()),
             ways: RefCell::default(),
             sessions: RefCell::default(),
@@ -95,7 +95,7 @@ impl Hub {
             }
         }
         for link in self.links() {
-            link.close(Stage::Sent);
+            link.close(FailureStage::NoResponse);
         }
     }
 
@@ -103,32 +103,39 @@ impl Hub {
     pub fn take(self: &Rc<Self>, call: Call) {
         let (verb, session, _) = call.request.to_verb();
         match (verb, session) {
-            (Verb::Post(message), session) => {
+            (HttpOperation::Post(message), session) => {
                 let scanned = self.scanner.borrow_mut().scan(&message);
                 match (scanned, session) {
                     (Ok(envelope), Some(session)) => self.in_session(call, &message, &envelope, &session),
                     (Ok(envelope), None) => self.outside_sessions(call, message, envelope),
                     (Err(refused), _) => {
-                        let id = refused.id.map_or(&b""[..], |id| id.span.of(&message));
+                        let id = refused.id.map_or(&b""[..], |id| id.span.slice(&message));
                         let text = refused.error.to_string();
-                        let reply = Reply::error(StatusCode::BAD_REQUEST, id, refused.error.code(), &text);
+                        let reply = LocalResponse::from_error(
+                            StatusCode::BAD_REQUEST,
+                            id,
+                            refused.error.code(),
+                            &text,
+                        );
                         answer(call, Ok(reply));
                     }
                 }
             }
-            (Verb::Get, Some(session)) => match self.find(&session) {
+            (HttpOperation::Get, Some(session)) => match self.find(&session) {
                 Some(link) => self.listen(call, &link),
-                None => answer(call, Ok(Reply::bare(StatusCode::NOT_FOUND))),
+                None => answer(call, Ok(LocalResponse::from_status(StatusCode::NOT_FOUND))),
             },
-            (Verb::Delete, Some(session)) => {
+            (HttpOperation::Delete, Some(session)) => {
                 let found = self.find(&session);
                 let status = if found.is_some() { StatusCode::NO_CONTENT } else { StatusCode::NOT_FOUND };
                 if let Some(link) = found {
-                    link.close(Stage::Body);
+                    link.close(FailureStage::BodyIncomplete);
                 }
-                answer(call, Ok(Reply::bare(status)));
+                answer(call, Ok(LocalResponse::from_status(status)));
             }
-            (Verb::Get | Verb::Delete, None) => answer(call, Ok(Reply::bare(StatusCode::METHOD_NOT_ALLOWED))),
+            (HttpOperation::Get | HttpOperation::Delete, None) => {
+                answer(call, Ok(LocalResponse::from_status(StatusCode::METHOD_NOT_ALLOWED)))
+            }
         }
     }
 
@@ -154,7 +161,7 @@ impl Hub {
             // The client never learnt of its session.
             Some(Way::Opening(link)) => {
                 if let Some(link) = link.upgrade() {
-                    link.close(Stage::Sent);
+                    link.close(FailureStage::NoResponse);
                 }
             }
             // It was over, or has not begun: then it sees that nobody waits.
@@ -176,48 +183,51 @@ impl Hub {
             // It would take the place of one that is read.
             return;
         }
-        let (outlet, events) = stream();
+        let (outlet, events) = event_channel();
         link.listen(call.number, outlet);
         self.ways.borrow_mut().insert(call.number, Way::Stream(Rc::downgrade(link)));
-        answer(call, Ok(Reply::events(events)));
+        answer(call, Ok(LocalResponse::from_events(events)));
     }
 
     /// A message of a client that has a session.
     fn in_session(&self, call: Call, message: &Bytes, envelope: &Envelope, session: &HeaderValue) {
         let Some(link) = self.find(session) else {
-            return answer(call, Ok(Reply::bare(StatusCode::NOT_FOUND)));
+            return answer(call, Ok(LocalResponse::from_status(StatusCode::NOT_FOUND)));
         };
         match envelope.kind {
-            Kind::Request => link.ask(call, message, envelope, What::Call),
-            Kind::Response | Kind::Error => {
-                let is_asked = envelope.id.is_some_and(|id| link.take_asked(id.span.of(message)));
+            MessageKind::Request => link.ask(call, message, envelope, What::Call),
+            MessageKind::Response | MessageKind::Error => {
+                let is_asked = envelope.id.is_some_and(|id| link.take_asked(id.span.slice(message)));
                 if is_asked {
                     link.pass(call, message.clone());
                 } else {
                     tracing::debug!(server = %self.name, "a client answered what it was not asked");
-                    answer(call, Ok(Reply::bare(StatusCode::ACCEPTED)));
+                    answer(call, Ok(LocalResponse::from_status(StatusCode::ACCEPTED)));
                 }
             }
-            Kind::Notification if method_of(message, envelope) == Some(Method::Cancelled) => {
+            MessageKind::Notification if method_of(message, envelope) == Some(McpMethod::Cancelled) => {
                 if let Some(id) = envelope.params.request_id {
                     link.cancel(&call.request, message, id.span);
                 }
-                answer(call, Ok(Reply::bare(StatusCode::ACCEPTED)));
+                answer(call, Ok(LocalResponse::from_status(StatusCode::ACCEPTED)));
             }
-            Kind::Notification => link.pass(call, message.clone()),
+            MessageKind::Notification => link.pass(call, message.clone()),
         }
     }
 
     fn outside_sessions(self: &Rc<Self>, call: Call, message: Bytes, envelope: Envelope) {
-        if envelope.kind != Kind::Request {
-            return answer(call, Ok(Reply::bare(StatusCode::ACCEPTED)));
+        if envelope.kind != MessageKind::Request {
+            return answer(call, Ok(LocalResponse::from_status(StatusCode::ACCEPTED)));
         }
-        if method_of(&message, &envelope) == Some(Method::Initialize) {
+        if method_of(&message, &envelope) == Some(McpMethod::Initialize) {
             spawn_local(Rc::clone(self).open(call, message, envelope));
             return;
         }
-        let id = envelope.id.map_or(&b""[..], |id| id.span.of(&message));
-        answer(call, Ok(Reply::error(StatusCode::BAD_REQUEST, id, code::LEGACY_TRANSPORT, NO_SESSION)));
+        let id = envelope.id.map_or(&b""[..], |id| id.span.slice(&message));
+        answer(
+            call,
+            Ok(LocalResponse::from_error(StatusCode::BAD_REQUEST, id, code::LEGACY_TRANSPORT, NO_SESSION)),
+        );
     }
 
     /// Closes connections that were idle for too long, and sessions that were left behind.
@@ -227,19 +237,19 @@ impl Hub {
         for link in self.links() {
             if link.is_idle_for(now, IDLE_TIMEOUT) {
                 tracing::debug!(server = %self.name, "a session that was left behind is closed");
-                link.close(Stage::Sent);
+                link.close(FailureStage::NoResponse);
             }
         }
     }
 }
 
 /// What it is about, when that is a method that the gateway knows.
-pub fn method_of(message: &Bytes, envelope: &Envelope) -> Option<Method> {
-    Method::parse(envelope.method?.decode(message).as_bytes())
+pub fn method_of(message: &Bytes, envelope: &Envelope) -> Option<McpMethod> {
+    McpMethod::parse(envelope.method?.decode(message).as_bytes())
 }
 
 /// Gives a call what comes of it.
-pub fn answer(call: Call, outcome: Outcome) {
+pub fn answer(call: Call, outcome: CallOutcome) {
     // Whoever asked may have gone.
     let _ = call.reply.send(outcome);
 }

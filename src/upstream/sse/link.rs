@@ -14,14 +14,15 @@ use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep};
 
 use super::super::shim::{
-    Found, Mailbox, Minted, Outcome, Outlet, Reply, ReplyBody, Table, event, rewritten, stream,
+    CallEntry, CallOutcome, CallTable, EventSink, IdMatch, LocalBody, LocalResponse, Mailbox, event,
+    event_channel, rewritten,
 };
-use super::super::{Answered, Lane, Outgoing, Stage, UpstreamError};
+use super::super::{FailureStage, RequestKind, UpstreamError, UpstreamRequest, UpstreamResponse};
 use super::hub::{Hub, Way, answer};
 use super::open::{ERROR_BYTES_MAX, is_failure};
 use super::server::Call;
-use crate::frame::{Envelope, Slices, Span};
-use crate::protocol::code;
+use metamcp_core::frame::{Envelope, SplicedMessage, Span};
+use metamcp_core::protocol::code;
 
 /// One session.
 pub struct Link {
@@ -46,7 +47,7 @@ pub struct Link {
 /// What is under way in a session.
 pub struct State {
     /// Calls.
-    pub table: Table<Pending>,
+    pub table: CallTable<Pending>,
     /// What the server says outside of them.
     pub mailbox: Mailbox,
     /// Raw ids of the server's own requests that its client has not answered, and the call in whose answer
@@ -54,7 +55,7 @@ pub struct State {
     pub asked: HashMap<Bytes, Option<u64>, RandomState>,
     /// Cancellations, by the call, that wait until the call itself was delivered: ahead of it they mean
     /// nothing.
-    withdrawn: HashMap<u64, Outgoing, RandomState>,
+    withdrawn: HashMap<u64, UpstreamRequest, RandomState>,
 }
 
 /// A call under way.
@@ -81,9 +82,9 @@ pub enum What {
 /// Where an answer goes.
 pub enum Waiter {
     /// To a call that nothing has come for yet.
-    Waiting(oneshot::Sender<Outcome>),
+    Waiting(oneshot::Sender<CallOutcome>),
     /// Onto an event stream that has begun.
-    Streaming(Outlet),
+    Streaming(EventSink),
 }
 
 /// Messages of our own at once in one session: answers to pings, refusals, cancellations.
@@ -95,7 +96,7 @@ const CANCELLED: i32 = -32800;
 
 impl Pending {
     /// One that the server has not taken yet.
-    pub fn new(call: u64, what: What, reply: oneshot::Sender<Outcome>) -> Self {
+    pub fn new(call: u64, what: What, reply: oneshot::Sender<CallOutcome>) -> Self {
         Self { call, what, waiter: Waiter::Waiting(reply), is_delivered: false }
     }
 }
@@ -104,15 +105,15 @@ impl Waiter {
     /// Sends an event ahead of the answer; false when it is lost.
     pub fn pass(&mut self, event: Bytes) -> bool {
         if let Self::Waiting(_) = self {
-            let (outlet, events) = stream();
+            let (outlet, events) = event_channel();
             let begun = std::mem::replace(self, Self::Streaming(outlet));
             if let Self::Waiting(reply) = begun {
                 // Whoever asked may have gone; that is told otherwise.
-                let _ = reply.send(Ok(Reply::events(events)));
+                let _ = reply.send(Ok(LocalResponse::from_events(events)));
             }
         }
         match self {
-            Self::Streaming(outlet) => outlet.put(event),
+            Self::Streaming(outlet) => outlet.try_send(event),
             Self::Waiting(_) => false,
         }
     }
@@ -120,8 +121,10 @@ impl Waiter {
     /// Sends the answer, with parts replaced.
     pub fn finish(self, message: &Bytes, edits: &[(Span, &[u8])]) {
         match self {
-            Self::Waiting(reply) => drop(reply.send(Ok(Reply::message(rewritten(message, edits))))),
-            Self::Streaming(outlet) => outlet.end(event(message, edits)),
+            Self::Waiting(reply) => {
+                drop(reply.send(Ok(LocalResponse::from_message(rewritten(message, edits)))))
+            }
+            Self::Streaming(outlet) => outlet.finish(event(message, edits)),
         }
     }
 
@@ -136,8 +139,10 @@ impl Waiter {
     /// The server refused to take the call.
     fn refuse(self, status: StatusCode, said: Bytes) {
         match self {
-            Self::Waiting(reply) => drop(reply.send(Ok(Reply { status, ..Reply::message(said) }))),
-            Self::Streaming(outlet) => outlet.fail(Stage::Body),
+            Self::Waiting(reply) => {
+                drop(reply.send(Ok(LocalResponse { status, ..LocalResponse::from_message(said) })))
+            }
+            Self::Streaming(outlet) => outlet.fail(FailureStage::BodyIncomplete),
         }
     }
 }
@@ -152,7 +157,7 @@ impl Link {
         opened: (u64, Instant),
     ) -> Rc<Self> {
         let state = State {
-            table: Table::new(),
+            table: CallTable::new(),
             mailbox: Mailbox::default(),
             asked: HashMap::default(),
             withdrawn: HashMap::default(),
@@ -178,7 +183,7 @@ impl Link {
         let Call { number: call, request, reply } = call;
         let token = envelope.params.meta.progress_token;
         // Copies: a slice would keep the whole message until the answer.
-        let raw = |span: Span| Bytes::copy_from_slice(span.of(message));
+        let raw = |span: Span| Bytes::copy_from_slice(span.slice(message));
         let pending = Pending::new(call, what, reply);
         let number =
             self.state.borrow_mut().table.mint(raw(id.span), token.map(|token| raw(token.span)), pending);
@@ -199,8 +204,10 @@ impl Link {
         let link = Rc::clone(self);
         spawn_local(async move {
             let outcome = match link.post(&outgoing).await {
-                Ok(Taken::Yes) => Ok(Reply::bare(StatusCode::ACCEPTED)),
-                Ok(Taken::No(status, said)) => Ok(Reply { status, ..Reply::message(said) }),
+                Ok(Taken::Yes) => Ok(LocalResponse::from_status(StatusCode::ACCEPTED)),
+                Ok(Taken::No(status, said)) => {
+                    Ok(LocalResponse { status, ..LocalResponse::from_message(said) })
+                }
                 Err(error) => Err(error),
             };
             answer(call, outcome);
@@ -209,14 +216,15 @@ impl Link {
 
     /// Answers a request of the server with an error. `id` is raw.
     pub fn refuse(self: &Rc<Self>, id: &[u8], text: &str) {
-        if let ReplyBody::Whole(message) = Reply::error(StatusCode::OK, id, code::METHOD_NOT_FOUND, text).body
+        if let LocalBody::Message(message) =
+            LocalResponse::from_error(StatusCode::OK, id, code::METHOD_NOT_FOUND, text).body
         {
             self.tell(self.outgoing(message));
         }
     }
 
     /// Tells the server something of our own, of which nobody waits for what becomes of it.
-    pub fn tell(self: &Rc<Self>, outgoing: Outgoing) {
+    pub fn tell(self: &Rc<Self>, outgoing: UpstreamRequest) {
         if self.is_over.get() || self.telling.get() >= TELLING_MAX {
             return;
         }
@@ -255,8 +263,8 @@ impl Link {
 
     /// The client cancels its own call, which `id` in the message names as it has it. The call is answered at
     /// once: a server says nothing more to a call that was cancelled (MCP, cancellation).
-    pub fn cancel(self: &Rc<Self>, request: &Outgoing, message: &Bytes, id: Span) {
-        let raw = id.of(message);
+    pub fn cancel(self: &Rc<Self>, request: &UpstreamRequest, message: &Bytes, id: Span) {
+        let raw = id.slice(message);
         let mut state = self.state.borrow_mut();
         let found = state.table.iter().find(|(_, minted)| minted.id == raw && minted.call.what == What::Call);
         let Some((number, minted)) =
@@ -269,8 +277,8 @@ impl Link {
         let told = rewritten(message, &[(id, number.to_string().as_bytes())]);
         self.withdraw(number, &minted.call, self.outgoing(told).with_fields_of(request));
         self.refuse_asked_during(number);
-        let reply = Reply::error(StatusCode::OK, raw, CANCELLED, "the call was cancelled");
-        if let ReplyBody::Whole(answer) = reply.body {
+        let reply = LocalResponse::from_error(StatusCode::OK, raw, CANCELLED, "the call was cancelled");
+        if let LocalBody::Message(answer) = reply.body {
             minted.call.waiter.finish(&answer, &[]);
         }
     }
@@ -281,7 +289,7 @@ impl Link {
     }
 
     /// The client listens.
-    pub fn listen(&self, call: u64, outlet: Outlet) {
+    pub fn listen(&self, call: u64, outlet: EventSink) {
         self.used.set(Instant::now());
         self.state.borrow_mut().mailbox.open(call, outlet);
     }
@@ -293,7 +301,7 @@ impl Link {
     }
 
     /// The server let it down. Where the session was not open yet, the next is not opened at once.
-    pub fn break_off(&self, stage: Stage) {
+    pub fn break_off(&self, stage: FailureStage) {
         if !self.is_open.get() && !self.is_over.get() {
             self.hub.note_failure(self.opened.1, "`initialize` was not answered");
         }
@@ -303,7 +311,7 @@ impl Link {
     /// Nothing more can come of it: its stream is closed, every call that the server has taken is told, once,
     /// and the session is known no more. Of a call that is on its way the server says itself whether it took
     /// it.
-    pub fn close(&self, stage: Stage) {
+    pub fn close(&self, stage: FailureStage) {
         if self.is_over.replace(true) {
             return;
         }
@@ -319,7 +327,7 @@ impl Link {
         drop(state);
         for minted in calls {
             self.forget(&minted.call);
-            minted.call.waiter.fail(UpstreamError::bare(stage));
+            minted.call.waiter.fail(UpstreamError::from_stage(stage));
         }
     }
 
@@ -349,13 +357,13 @@ impl Link {
     }
 
     /// A message to where those of the session go.
-    pub fn outgoing(&self, message: Bytes) -> Outgoing {
-        Outgoing::post(Slices::whole(message)).to(self.endpoint.clone())
+    pub fn outgoing(&self, message: Bytes) -> UpstreamRequest {
+        UpstreamRequest::post(SplicedMessage::unedited(message)).to(self.endpoint.clone())
     }
 
     /// Brings a call to the server. Its answer comes on the stream, and may be there before the server says
     /// that it took the call.
-    async fn deliver(self: Rc<Self>, number: u64, outgoing: Outgoing) {
+    async fn deliver(self: Rc<Self>, number: u64, outgoing: UpstreamRequest) {
         let overdue = async {
             self.over().await;
             sleep(self.hub.pool.upstream().config.connect_timeout).await;
@@ -363,7 +371,7 @@ impl Link {
         let outcome = tokio::select! {
             biased;
             outcome = self.post(&outgoing) => outcome,
-            () = overdue => Err(UpstreamError::bare(Stage::Body)),
+            () = overdue => Err(UpstreamError::from_stage(FailureStage::BodyIncomplete)),
         };
         let is_over = self.is_over.get();
         let mut state = self.state.borrow_mut();
@@ -380,7 +388,7 @@ impl Link {
         }
         let ended = state.table.remove(number);
         drop(state);
-        let Some(Minted { call: pending, .. }) = ended else { return };
+        let Some(CallEntry { call: pending, .. }) = ended else { return };
         self.forget(&pending);
         let is_failure = match &outcome {
             Ok(Taken::No(status, _)) => is_failure(*status),
@@ -394,20 +402,20 @@ impl Link {
             }
             Ok(Taken::No(status, said)) => pending.waiter.refuse(status, said),
             // Its answer can come no more.
-            Ok(Taken::Yes) => pending.waiter.fail(UpstreamError::bare(Stage::Body)),
+            Ok(Taken::Yes) => pending.waiter.fail(UpstreamError::from_stage(FailureStage::BodyIncomplete)),
             Err(error) => pending.waiter.fail(error),
         }
         match pending.what {
-            What::Initialize if is_failure => self.break_off(Stage::Sent),
-            What::Initialize => self.close(Stage::Sent),
+            What::Initialize if is_failure => self.break_off(FailureStage::NoResponse),
+            What::Initialize => self.close(FailureStage::NoResponse),
             What::Call => {}
         }
     }
 
     /// POSTs a message. 404: the server does not know the session any more.
-    async fn post(self: &Rc<Self>, outgoing: &Outgoing) -> Result<Taken, UpstreamError> {
+    async fn post(self: &Rc<Self>, outgoing: &UpstreamRequest) -> Result<Taken, UpstreamError> {
         self.used.set(Instant::now());
-        let Answered { head, mut body } = *self.hub.pool.send(outgoing, Lane::Call).await?;
+        let UpstreamResponse { head, mut body } = *self.hub.pool.send(outgoing, RequestKind::Call).await?;
         if head.status.is_success() {
             if !body.is_ended() {
                 // Read to its end, so that the connection can be used again. The server has the message.
@@ -420,13 +428,13 @@ impl Link {
             tracing::info!(server = %self.hub.name, "the server does not know a session whose stream is open");
             let link = Rc::clone(self);
             // Behind the answer of this call, which did not run; the others may have.
-            spawn_local(async move { link.close(Stage::Body) });
+            spawn_local(async move { link.close(FailureStage::BodyIncomplete) });
         }
         Ok(Taken::No(head.status, said))
     }
 
     /// Tells the server of the end of a call that it has taken, or as soon as it has.
-    fn withdraw(self: &Rc<Self>, number: u64, pending: &Pending, told: Outgoing) {
+    fn withdraw(self: &Rc<Self>, number: u64, pending: &Pending, told: UpstreamRequest) {
         if pending.is_delivered {
             self.tell(told);
         } else {
@@ -445,8 +453,8 @@ impl State {
     /// The call that a raw id of the server stands for.
     pub fn open_call(&self, raw: &[u8]) -> Option<u64> {
         match self.table.find(raw) {
-            Found::Open(number) => Some(number),
-            Found::Over | Found::Foreign => None,
+            IdMatch::Open(number) => Some(number),
+            IdMatch::Over | IdMatch::Foreign => None,
         }
     }
 

@@ -10,13 +10,15 @@ use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep, timeout};
 use url::Url;
 
-use super::super::shim::{Backoff, Reply};
-use super::super::{Answer, Answered, Lane, Outgoing, Pool, Stage, UpstreamError};
+use super::super::shim::{Backoff, LocalResponse};
+use super::super::{
+    FailureStage, RequestKind, UpstreamBody, UpstreamError, UpstreamPool, UpstreamRequest, UpstreamResponse,
+};
 use super::endpoint;
 use super::hub::{Hub, Way, answer};
 use super::link::{Link, What};
 use super::server::Call;
-use crate::frame::{Envelope, EventReader};
+use metamcp_core::frame::{Envelope, EventReader};
 
 /// A wait for the next try up to this long is waited out by the call; a longer one is told.
 const BACKOFF_WAITED: Duration = Duration::from_secs(2);
@@ -31,7 +33,7 @@ pub const ERROR_BYTES_MAX: usize = 64 << 10;
 /// What an opened stream is, or how the server refused it.
 pub enum Opened {
     /// Where messages go, and what is still to be read.
-    Stream(Box<(PathAndQuery, Answer, EventReader)>),
+    Stream(Box<(PathAndQuery, UpstreamBody, EventReader)>),
     /// An answer other than a success.
     Refused(StatusCode, Bytes),
 }
@@ -85,29 +87,32 @@ impl Hub {
                 Err(error) => Err(error),
             },
             // As it said it: the status tells what is wrong, credentials for one.
-            Ok((_, Opened::Refused(status, said))) => Ok(Reply { status, ..Reply::message(said) }),
+            Ok((_, Opened::Refused(status, said))) => {
+                Ok(LocalResponse { status, ..LocalResponse::from_message(said) })
+            }
             Err(error) => Err(error),
         };
         answer(call, outcome);
     }
 
     /// An event stream that said where messages go, and when that was begun.
-    async fn connect(&self, request: &Outgoing) -> Result<(Instant, Opened), UpstreamError> {
+    async fn connect(&self, request: &UpstreamRequest) -> Result<(Instant, Opened), UpstreamError> {
         let wait = self.failures.borrow().backoff.wait(Instant::now());
         if wait > BACKOFF_WAITED {
             let failures = self.failures.borrow().in_a_row();
             let text =
                 format!("it failed {failures} times in a row; the next try is in {} s", wait.as_secs());
-            return Err(UpstreamError::new(Stage::Connect, text));
+            return Err(UpstreamError::new(FailureStage::Connect, text));
         }
         sleep(wait).await;
         if !self.has_room() {
-            return Err(UpstreamError::new(Stage::QueueFull, "it has as many sessions as may be"));
+            return Err(UpstreamError::new(FailureStage::QueueFull, "it has as many sessions as may be"));
         }
         let began = Instant::now();
         // Once to connect, which is bounded by itself, and as long again for the first event.
         let patience = self.pool.upstream().config.connect_timeout * 2;
-        let silent = |_elapsed| Err(UpstreamError::new(Stage::NoEndpoint, "its event stream says nothing"));
+        let silent =
+            |_elapsed| Err(UpstreamError::new(FailureStage::NoEndpoint, "its event stream says nothing"));
         let opened = timeout(patience, dial(&self.pool, &self.url, request)).await.unwrap_or_else(silent);
         match &opened {
             Ok(Opened::Refused(status, _)) if is_failure(*status) => {
@@ -139,20 +144,26 @@ pub fn is_failure(status: StatusCode) -> bool {
 
 /// Opens an event stream, and reads as far as it says where messages go. Cancel safe: dropping it closes the
 /// stream.
-pub async fn dial(pool: &Rc<Pool>, url: &Url, request: &Outgoing) -> Result<Opened, UpstreamError> {
-    let get = Outgoing::get().with_fields_of(request);
-    let Answered { head, body: mut stream } = *pool.send(&get, Lane::Stream).await?;
+pub async fn dial(
+    pool: &Rc<UpstreamPool>,
+    url: &Url,
+    request: &UpstreamRequest,
+) -> Result<Opened, UpstreamError> {
+    let get = UpstreamRequest::get().with_fields_of(request);
+    let UpstreamResponse { head, body: mut stream } = *pool.send(&get, RequestKind::Stream).await?;
     if !head.status.is_success() {
         let said = stream.collect(ERROR_BYTES_MAX).await.unwrap_or_default();
         return Ok(Opened::Refused(head.status, said));
     }
-    let nothing = |why: &str| UpstreamError::new(Stage::NoEndpoint, why);
-    if !head.is_event_stream() || head.is_packed {
+    let nothing = |why: &str| UpstreamError::new(FailureStage::NoEndpoint, why);
+    if !head.is_event_stream() || head.is_encoded {
         return Err(nothing("it answered a GET with what is no event stream"));
     }
     let (mut reader, mut seen_bytes) = (EventReader::new(), 0);
     loop {
-        while let Some(event) = reader.next().map_err(|error| UpstreamError::new(Stage::NoEndpoint, error))? {
+        while let Some(event) =
+            reader.next().map_err(|error| UpstreamError::new(FailureStage::NoEndpoint, error))?
+        {
             if event.event_name.as_deref() == Some(ENDPOINT) {
                 let endpoint = endpoint::resolve(url, event.data.as_deref().unwrap_or_default())?;
                 return Ok(Opened::Stream(Box::new((endpoint, stream, reader))));
@@ -172,7 +183,7 @@ pub const ENDPOINT: &[u8] = b"endpoint";
 
 fn session_id() -> Result<HeaderValue, UpstreamError> {
     let mut random = [0; 16];
-    let failed = |error: String| UpstreamError::new(Stage::Unsent, error);
+    let failed = |error: String| UpstreamError::new(FailureStage::NotSent, error);
     getrandom::fill(&mut random).map_err(|error| failed(error.to_string()))?;
     let text = format!("{:032x}", u128::from_be_bytes(random));
     HeaderValue::from_str(&text).map_err(|error| failed(error.to_string()))

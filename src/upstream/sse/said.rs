@@ -4,13 +4,13 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-use super::super::shim::{Minted, Reply, event, rewritten};
-use super::super::{Answer, Stage, UpstreamError};
+use super::super::shim::{CallEntry, LocalResponse, event, rewritten};
+use super::super::{FailureStage, UpstreamBody, UpstreamError};
 use super::hub::method_of;
 use super::link::{Link, Pending, Waiter, What};
 use super::open::ENDPOINT;
-use crate::frame::{Envelope, Event, EventReader, Id, Kind, ScanError};
-use crate::protocol::{Method, RESOURCE_UPDATED};
+use metamcp_core::frame::{Envelope, Event, EventReader, IdSpan, MessageKind, ScanError};
+use metamcp_core::protocol::{McpMethod, RESOURCE_UPDATED};
 
 /// Requests of one server that one client has not answered.
 const ASKED_MAX: usize = 256;
@@ -26,7 +26,7 @@ type IsTaken = bool;
 
 impl Link {
     /// Reads the stream until it ends or the session is closed.
-    pub async fn read(self: Rc<Self>, mut stream: Answer, mut reader: EventReader) {
+    pub async fn read(self: Rc<Self>, mut stream: UpstreamBody, mut reader: EventReader) {
         let stage = loop {
             match reader.next() {
                 Ok(Some(event)) => {
@@ -36,7 +36,7 @@ impl Link {
                 Ok(None) => {}
                 Err(error) => {
                     tracing::warn!(server = %self.hub.name, %error, "an event stream cannot be read on");
-                    break Stage::TooLarge;
+                    break FailureStage::ResponseTooLarge;
                 }
             }
             let chunk = tokio::select! {
@@ -48,11 +48,11 @@ impl Link {
                 Some(Ok(chunk)) => reader.push(chunk),
                 Some(Err(error)) => {
                     tracing::info!(server = %self.hub.name, %error, "an event stream broke");
-                    break Stage::Body;
+                    break FailureStage::BodyIncomplete;
                 }
                 None => {
                     tracing::info!(server = %self.hub.name, "the server ended an event stream");
-                    break Stage::Body;
+                    break FailureStage::BodyIncomplete;
                 }
             }
         };
@@ -93,28 +93,28 @@ impl Link {
     }
 
     /// What is no message. If it is at least the answer of a call, the call need not wait any longer.
-    fn take_nonsense(self: &Rc<Self>, message: &Bytes, id: Option<Id>) {
+    fn take_nonsense(self: &Rc<Self>, message: &Bytes, id: Option<IdSpan>) {
         tracing::debug!(server = %self.hub.name, "an event is no message");
         let mut state = self.state.borrow_mut();
-        let number = id.and_then(|id| state.open_call(id.span.of(message)));
+        let number = id.and_then(|id| state.open_call(id.span.slice(message)));
         let ended = number.and_then(|number| state.table.remove(number));
         drop(state);
         if let (Some(minted), Some(number)) = (ended, number) {
             self.forget(&minted.call);
             self.refuse_asked_during(number);
             let is_initialize = minted.call.what == What::Initialize;
-            minted.call.waiter.fail(UpstreamError::bare(Stage::Nonsense));
+            minted.call.waiter.fail(UpstreamError::from_stage(FailureStage::InvalidResponse));
             if is_initialize {
-                self.break_off(Stage::Nonsense);
+                self.break_off(FailureStage::InvalidResponse);
             }
         }
     }
 
     fn sort(self: &Rc<Self>, message: &Bytes, envelope: &Envelope) {
         let is_taken = match envelope.kind {
-            Kind::Response | Kind::Error => self.take_answer(message, envelope),
-            Kind::Request => self.take_request(message, envelope),
-            Kind::Notification => self.take_notification(message, envelope),
+            MessageKind::Response | MessageKind::Error => self.take_answer(message, envelope),
+            MessageKind::Request => self.take_request(message, envelope),
+            MessageKind::Notification => self.take_notification(message, envelope),
         };
         if !is_taken {
             tracing::debug!(server = %self.hub.name, kind = ?envelope.kind, "a message is for nobody, or was lost");
@@ -126,18 +126,18 @@ impl Link {
     fn take_answer(self: &Rc<Self>, message: &Bytes, envelope: &Envelope) -> IsTaken {
         let Some(id) = envelope.id else { return false };
         let mut state = self.state.borrow_mut();
-        let number = state.open_call(id.span.of(message));
+        let number = state.open_call(id.span.slice(message));
         let Some(minted) = number.and_then(|number| state.table.remove(number)) else { return false };
         drop(state);
         self.forget(&minted.call);
-        let Minted { id: own, call: Pending { what, waiter, .. }, .. } = minted;
+        let CallEntry { id: own, call: Pending { what, waiter, .. }, .. } = minted;
         let edits = [(id.span, &own[..])];
         match (what, envelope.kind) {
-            (What::Initialize, Kind::Response) => self.begin(waiter, rewritten(message, &edits)),
+            (What::Initialize, MessageKind::Response) => self.begin(waiter, rewritten(message, &edits)),
             // It may be what this client said of itself that it does not take.
             (What::Initialize, _) => {
                 waiter.finish(message, &edits);
-                self.close(Stage::Sent);
+                self.close(FailureStage::NoResponse);
             }
             (What::Call, _) => waiter.finish(message, &edits),
         }
@@ -149,21 +149,22 @@ impl Link {
         self.is_open.set(true);
         self.hub.note_success();
         self.hub.sessions.borrow_mut().insert(self.session.clone(), Rc::clone(self));
-        let reply = Reply { session_id: Some(self.session.clone()), ..Reply::message(answer) };
+        let reply =
+            LocalResponse { session_id: Some(self.session.clone()), ..LocalResponse::from_message(answer) };
         let is_heard = match waiter {
             Waiter::Waiting(asker) => asker.send(Ok(reply)).is_ok(),
             Waiter::Streaming(_) => false,
         };
         if !is_heard {
-            self.close(Stage::Sent);
+            self.close(FailureStage::NoResponse);
         }
     }
 
     /// A request of the server. It waits for an answer, so it gets one, if only a refusal.
     fn take_request(self: &Rc<Self>, message: &Bytes, envelope: &Envelope) -> IsTaken {
         let Some(id) = envelope.id else { return false };
-        let id = id.span.of(message);
-        if method_of(message, envelope) == Some(Method::Ping) {
+        let id = id.span.slice(message);
+        if method_of(message, envelope) == Some(McpMethod::Ping) {
             let raw = String::from_utf8_lossy(id);
             self.tell(self.outgoing(format!(r#"{{"jsonrpc":"2.0","id":{raw},"result":{{}}}}"#).into()));
             return true;
@@ -186,23 +187,23 @@ impl Link {
         let mut state = self.state.borrow_mut();
         match method_of(message, envelope) {
             // Of a call, by the token that is its number.
-            Some(Method::Progress) => {
+            Some(McpMethod::Progress) => {
                 let Some(token) = envelope.params.progress_token else { return false };
-                let number = state.open_call(token.span.of(message));
+                let number = state.open_call(token.span.slice(message));
                 let Some(minted) = number.and_then(|number| state.table.get(number)) else { return false };
                 let Some(own) = &minted.token else { return false };
                 let event = event(message, &[(token.span, own)]);
                 minted.call.what == What::Call && minted.call.waiter.pass(event)
             }
             // The server withdraws a request of its own.
-            Some(Method::Cancelled) => {
+            Some(McpMethod::Cancelled) => {
                 let Some(id) = envelope.params.request_id else { return false };
-                state.asked.remove(id.span.of(message)).is_some() && state.send(event(message, &[]))
+                state.asked.remove(id.span.slice(message)).is_some() && state.send(event(message, &[]))
             }
             // Of no call.
-            Some(Method::ToolsListChanged | Method::PromptsListChanged | Method::ResourcesListChanged) => {
-                state.mailbox.send(event(message, &[]))
-            }
+            Some(
+                McpMethod::ToolsListChanged | McpMethod::PromptsListChanged | McpMethod::ResourcesListChanged,
+            ) => state.mailbox.send(event(message, &[])),
             _ if envelope.method.is_some_and(|method| method.decode(message) == RESOURCE_UPDATED) => {
                 state.mailbox.send(event(message, &[]))
             }

@@ -10,8 +10,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 use url::Url;
 
-use super::super::shim::{Hold, Outcome, Reply};
-use super::super::{Outgoing, Stage, Upstream, UpstreamError};
+use super::super::shim::{CallGuard, CallOutcome, LocalResponse};
+use super::super::{FailureStage, Upstream, UpstreamError, UpstreamRequest};
 use super::hub::Hub;
 
 /// A server with the thread that speaks to it. Dropped, it closes all its streams.
@@ -26,9 +26,9 @@ pub struct Call {
     /// No other call of the server has or had it.
     pub number: u64,
     /// What is asked, as of a Streamable HTTP server.
-    pub request: Outgoing,
+    pub request: UpstreamRequest,
     /// Where the answer goes.
-    pub reply: oneshot::Sender<Outcome>,
+    pub reply: oneshot::Sender<CallOutcome>,
 }
 
 /// Calls on their way to the thread, which takes them at once unless it is badly behind: then they wait.
@@ -56,17 +56,17 @@ impl Server {
     /// dropped.
     ///
     /// Not cancel safe: dropping it gives the call up.
-    pub async fn call(&self, request: Outgoing) -> Result<(Reply, Hold), UpstreamError> {
+    pub async fn call(&self, request: UpstreamRequest) -> Result<(LocalResponse, CallGuard), UpstreamError> {
         let number = self.next_call.fetch_add(1, Ordering::Relaxed);
         // Made first, so that it is dropped last: a server that is told that the call is given up sees that
         // nobody waits.
-        let hold = Hold::new(self.given_up.clone(), number);
+        let hold = CallGuard::new(self.given_up.clone(), number);
         let (reply, answer) = oneshot::channel();
-        let gone = |_| UpstreamError::bare(Stage::Unsent);
+        let gone = |_| UpstreamError::from_stage(FailureStage::NotSent);
         self.asked.send(Call { number, request, reply }).await.map_err(gone)?;
         match answer.await {
             Ok(outcome) => outcome.map(|reply| (reply, hold)),
-            Err(_gone) => Err(UpstreamError::bare(Stage::Sent)),
+            Err(_gone) => Err(UpstreamError::from_stage(FailureStage::NoResponse)),
         }
     }
 }

@@ -10,16 +10,17 @@ use tokio::sync::oneshot;
 use tokio::task::LocalSet;
 use tokio::time::Instant;
 
-use super::super::shim::{Events, Outcome, ReplyBody, stream};
+use super::super::shim::{CallOutcome, EventSource, LocalBody, event_channel};
 use super::super::{
-    Address, ChangedTools, Config, EraChoice, Outgoing, Stage, TlsRoots, Upstream, UpstreamId,
+    Config, EraChoice, FailureStage, ServerAddress, TlsRoots, ToolPinPolicy, Upstream, UpstreamId,
+    UpstreamRequest,
 };
 use super::hub::Hub;
 use super::link::{Link, Pending, What};
 use super::server::Server;
-use crate::base::ServerName;
-use crate::frame::EventReader;
-use crate::protocol::Era;
+use metamcp_core::base::ServerName;
+use metamcp_core::frame::EventReader;
+use metamcp_core::protocol::Era;
 
 /// Port 9 is `discard`; nobody listens there.
 const URL: &str = "http://127.0.0.1:9/sse";
@@ -28,15 +29,15 @@ const URL: &str = "http://127.0.0.1:9/sse";
 struct Room {
     link: Rc<Link>,
     reader: EventReader,
-    calls: Vec<oneshot::Receiver<Outcome>>,
-    listening: Option<Events>,
+    calls: Vec<oneshot::Receiver<CallOutcome>>,
+    listening: Option<EventSource>,
 }
 
 fn wire(private_addresses: bool) -> Arc<Upstream> {
-    upstream(Address::Http(URL.parse().unwrap()), private_addresses)
+    upstream(ServerAddress::Http(URL.parse().unwrap()), private_addresses)
 }
 
-fn upstream(address: Address, private_addresses: bool) -> Arc<Upstream> {
+fn upstream(address: ServerAddress, private_addresses: bool) -> Arc<Upstream> {
     let patience = Duration::from_secs(1);
     let config = Config {
         name: ServerName::new("a").unwrap(),
@@ -54,9 +55,9 @@ fn upstream(address: Address, private_addresses: bool) -> Arc<Upstream> {
         fast_lane: true,
         private_addresses,
         may_be_sse: false,
-        left_alone: true,
+        has_breaker: true,
         alias: None,
-        changed_tools: ChangedTools::Warn,
+        changed_tools: ToolPinPolicy::Warn,
     };
     let roots = TlsRoots::from_roots(rustls::RootCertStore::empty());
     Upstream::new(UpstreamId(0), config, &roots).unwrap()
@@ -64,16 +65,16 @@ fn upstream(address: Address, private_addresses: bool) -> Arc<Upstream> {
 
 #[test]
 fn its_transport_says_what_era_it_is_of() {
-    let check = |address: Address, before: [Option<bool>; 2], after: Option<bool>| {
+    let check = |address: ServerAddress, before: [Option<bool>; 2], after: Option<bool>| {
         let server = upstream(address, true);
         assert_eq!([Era::Legacy, Era::Modern].map(|era| server.speaks(era)), before);
-        server.note_spoken(Era::Legacy, Some(true));
+        server.set_spoken(Era::Legacy, Some(true));
         // Whatever it says while it starts anew.
-        server.note_spoken(Era::Legacy, None);
+        server.set_spoken(Era::Legacy, None);
         assert_eq!(server.speaks(Era::Legacy), after);
     };
-    check(Address::Sse(URL.parse().unwrap()), [Some(true), Some(false)], Some(true));
-    check(Address::Http(URL.parse().unwrap()), [None, None], None);
+    check(ServerAddress::Sse(URL.parse().unwrap()), [Some(true), Some(false)], Some(true));
+    check(ServerAddress::Http(URL.parse().unwrap()), [None, None], None);
 }
 
 fn hub() -> Rc<Hub> {
@@ -97,7 +98,7 @@ impl Room {
             room.calls.push(answer);
         }
         if listens {
-            let (outlet, events) = stream();
+            let (outlet, events) = event_channel();
             room.link.listen(99, outlet);
             room.listening = Some(events);
         }
@@ -120,18 +121,18 @@ impl Room {
     }
 }
 
-fn came(mut call: oneshot::Receiver<Outcome>) -> String {
+fn came(mut call: oneshot::Receiver<CallOutcome>) -> String {
     match call.try_recv() {
         Err(_) => "nothing".into(),
         Ok(Err(error)) => format!("{:?}", error.stage),
         Ok(Ok(reply)) => match reply.body {
-            ReplyBody::Whole(message) => String::from_utf8(message.to_vec()).unwrap(),
-            ReplyBody::Events(mut events) => drain(&mut events),
+            LocalBody::Message(message) => String::from_utf8(message.to_vec()).unwrap(),
+            LocalBody::Events(mut events) => drain(&mut events),
         },
     }
 }
 
-fn drain(events: &mut Events) -> String {
+fn drain(events: &mut EventSource) -> String {
     let mut cx = Context::from_waker(Waker::noop());
     let mut text = String::new();
     while let Poll::Ready(Some(next)) = events.poll_next(&mut cx) {
@@ -277,8 +278,8 @@ async fn a_request_of_the_server_is_answered_once() {
                 assert_eq!(room.link.state.borrow().asked.len(), 1);
                 if is_cancelled {
                     let message = Bytes::from_static(br#"{"params":{"requestId":0}}"#);
-                    let id = crate::frame::Span { start: 23, end: 24 };
-                    room.link.cancel(&Outgoing::whole(message.clone()), &message, id);
+                    let id = metamcp_core::frame::Span { start: 23, end: 24 };
+                    room.link.cancel(&UpstreamRequest::from_message(message.clone()), &message, id);
                 } else {
                     room.link.give_up(1);
                 }
@@ -296,9 +297,11 @@ async fn a_request_of_the_server_is_answered_once() {
 async fn says_why_a_session_cannot_be_opened() {
     const INITIALIZE: &str =
         r#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2024-11-05"}}"#;
-    for (private_addresses, expected) in [(true, Stage::Connect), (false, Stage::Private)] {
+    for (private_addresses, expected) in
+        [(true, FailureStage::Connect), (false, FailureStage::PrivateAddress)]
+    {
         let server = Server::deploy(wire(private_addresses), URL.parse().unwrap()).unwrap();
-        let outcome = server.call(Outgoing::whole(INITIALIZE.into())).await;
+        let outcome = server.call(UpstreamRequest::from_message(INITIALIZE.into())).await;
         assert_eq!(outcome.map(|_| ()).map_err(|error| error.stage), Err(expected));
     }
 }
@@ -312,8 +315,8 @@ async fn a_stream_that_breaks_fails_each_call_once() {
     );
     room.feed(b"data: {\"jsonrpc\":\"2.0\",\"id\":3,\"result\":{");
     let link = Rc::clone(&room.link);
-    link.break_off(Stage::Body);
-    link.break_off(Stage::TooLarge);
+    link.break_off(FailureStage::BodyIncomplete);
+    link.break_off(FailureStage::ResponseTooLarge);
     room.feed(b"}}\n\n");
     let progress =
         r#"+{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":"t"}}Body"#;
@@ -321,6 +324,6 @@ async fn a_stream_that_breaks_fails_each_call_once() {
     assert_eq!(link.hub.failures.borrow().in_a_row(), 0, "it was open");
     let unopened =
         Link::new(&link.hub, HeaderValue::from_static("t"), "/m".parse().unwrap(), (1, Instant::now()));
-    unopened.break_off(Stage::Body);
+    unopened.break_off(FailureStage::BodyIncomplete);
     assert_eq!(link.hub.failures.borrow().in_a_row(), 1);
 }

@@ -3,12 +3,12 @@
 
 use bytes::Bytes;
 
-use super::super::shim::{Minted, Reply, event, rewritten};
-use super::super::{Stage, UpstreamError};
+use super::super::shim::{CallEntry, LocalResponse, event, rewritten};
+use super::super::{FailureStage, UpstreamError};
 use super::link::{Asked, Counts, Link, Pending, State, To, What};
 use super::seat::SeatId;
-use crate::frame::{Envelope, Id, Kind, ScanError, Span};
-use crate::protocol::{Era, Method, RESOURCE_UPDATED};
+use metamcp_core::frame::{Envelope, IdSpan, MessageKind, ScanError, Span};
+use metamcp_core::protocol::{Era, McpMethod, RESOURCE_UPDATED};
 
 /// A process that says nothing but nonsense.
 #[derive(Debug, PartialEq, Eq)]
@@ -53,17 +53,17 @@ impl Link {
     }
 
     /// A line that is no message. If it is at least the answer of a call, the call need not wait any longer.
-    fn note_nonsense(&self, line: &Bytes, id: Option<Id>) -> Result<(), Babble> {
+    fn note_nonsense(&self, line: &Bytes, id: Option<IdSpan>) -> Result<(), Babble> {
         Counts::add(&self.common.counts.nonsense);
         let mut state = self.state.borrow_mut();
         state.nonsense_in_a_row += 1;
         let is_babble = state.nonsense_in_a_row >= NONSENSE_MAX;
-        let number = id.and_then(|id| state.open_call(id.span.of(line)));
+        let number = id.and_then(|id| state.open_call(id.span.slice(line)));
         let ended = number.and_then(|number| state.table.remove(number));
         drop(state);
         if let (Some(minted), Some(number)) = (ended, number) {
             self.forget(&minted.call);
-            minted.call.fail(Stage::Nonsense);
+            minted.call.fail(FailureStage::InvalidResponse);
             self.refuse_asked_during(number);
         }
         if is_babble { Err(Babble) } else { Ok(()) }
@@ -72,9 +72,9 @@ impl Link {
     fn sort(&self, message: &Bytes, envelope: &Envelope) {
         self.state.borrow_mut().nonsense_in_a_row = 0;
         let is_taken = match envelope.kind {
-            Kind::Response | Kind::Error => self.take_answer(message, envelope),
-            Kind::Request => self.take_request(message, envelope),
-            Kind::Notification => self.take_notification(message, envelope),
+            MessageKind::Response | MessageKind::Error => self.take_answer(message, envelope),
+            MessageKind::Request => self.take_request(message, envelope),
+            MessageKind::Notification => self.take_notification(message, envelope),
         };
         if !is_taken {
             Counts::add(&self.common.counts.unmeant);
@@ -85,12 +85,12 @@ impl Link {
     fn take_answer(&self, message: &Bytes, envelope: &Envelope) -> bool {
         let Some(id) = envelope.id else { return false };
         let mut state = self.state.borrow_mut();
-        let number = state.open_call(id.span.of(message));
+        let number = state.open_call(id.span.slice(message));
         let Some(minted) = number.and_then(|number| state.table.remove(number)) else {
-            self.note_foreign_id(&state, id.span.of(message));
+            self.note_foreign_id(&state, id.span.slice(message));
             return false;
         };
-        if let (What::Subscribe(uri), Some(seat), Kind::Response) =
+        if let (What::Subscribe(uri), Some(seat), MessageKind::Response) =
             (&minted.call.what, minted.call.seat, envelope.kind)
         {
             state.seats.subscribe(seat, uri.clone());
@@ -101,7 +101,7 @@ impl Link {
         }
         self.forget(&minted.call);
         self.touch();
-        let Minted { id: own, call: Pending { to, what, .. }, .. } = minted;
+        let CallEntry { id: own, call: Pending { to, what, .. }, .. } = minted;
         let mut edits = vec![(id.span, &own[..])];
         if what == What::Listen
             && let Some(span) = subscription_in_result(message, envelope)
@@ -110,8 +110,10 @@ impl Link {
             edits.sort_unstable_by_key(|(span, _)| span.start);
         }
         match to {
-            To::Waiting(reply) => drop(reply.send(Ok(Reply::message(rewritten(message, &edits))))),
-            To::Streaming(outlet) => outlet.end(event(message, &edits)),
+            To::Waiting(reply) => {
+                drop(reply.send(Ok(LocalResponse::from_message(rewritten(message, &edits)))))
+            }
+            To::Streaming(outlet) => outlet.finish(event(message, &edits)),
             // Nobody may be waiting.
             To::Own(answer) => drop(answer.send((message.clone(), envelope.clone()))),
         }
@@ -133,8 +135,8 @@ impl Link {
     /// A request of the process. It waits for an answer, so it gets one, if only a refusal.
     fn take_request(&self, message: &Bytes, envelope: &Envelope) -> bool {
         let Some(id) = envelope.id else { return false };
-        let id = id.span.of(message);
-        if method_of(message, envelope) == Some(Method::Ping) {
+        let id = id.span.slice(message);
+        if method_of(message, envelope) == Some(McpMethod::Ping) {
             let raw = String::from_utf8_lossy(id);
             return self.tell(format!(r#"{{"jsonrpc":"2.0","id":{raw},"result":{{}}}}"#).as_bytes(), &[]);
         }
@@ -167,12 +169,16 @@ impl Link {
     fn take_notification(&self, message: &Bytes, envelope: &Envelope) -> bool {
         let method = method_of(message, envelope);
         match (method, self.era) {
-            (Some(Method::Progress), _) => self.take_progress(message, envelope),
-            (Some(Method::Cancelled), Era::Modern) => self.take_listen_end(message, envelope),
-            (Some(Method::Cancelled), Era::Legacy) => self.take_withdrawal(message, envelope),
+            (Some(McpMethod::Progress), _) => self.take_progress(message, envelope),
+            (Some(McpMethod::Cancelled), Era::Modern) => self.take_listen_end(message, envelope),
+            (Some(McpMethod::Cancelled), Era::Legacy) => self.take_withdrawal(message, envelope),
             (_, Era::Modern) => self.take_modern(message, envelope),
             (
-                Some(Method::ToolsListChanged | Method::PromptsListChanged | Method::ResourcesListChanged),
+                Some(
+                    McpMethod::ToolsListChanged
+                    | McpMethod::PromptsListChanged
+                    | McpMethod::ResourcesListChanged,
+                ),
                 Era::Legacy,
             ) => {
                 let event = event(message, &[]);
@@ -192,7 +198,7 @@ impl Link {
     fn take_progress(&self, message: &Bytes, envelope: &Envelope) -> bool {
         let Some(token) = envelope.params.progress_token else { return false };
         let mut state = self.state.borrow_mut();
-        let number = state.open_call(token.span.of(message));
+        let number = state.open_call(token.span.slice(message));
         let Some(minted) = number.and_then(|number| state.table.get(number)) else { return false };
         let Some(own) = &minted.token else { return false };
         let event = event(message, &[(token.span, own)]);
@@ -205,15 +211,17 @@ impl Link {
     fn take_listen_end(&self, message: &Bytes, envelope: &Envelope) -> bool {
         let Some(id) = envelope.params.request_id else { return false };
         let mut state = self.state.borrow_mut();
-        let number = state.open_call(id.span.of(message));
-        let is_listen = |minted: &mut Minted<Pending>| minted.call.what == What::Listen;
+        let number = state.open_call(id.span.slice(message));
+        let is_listen = |minted: &mut CallEntry<Pending>| minted.call.what == What::Listen;
         let number = number.filter(|number| state.table.get(*number).is_some_and(is_listen));
         let Some(minted) = number.and_then(|number| state.table.remove(number)) else { return false };
         drop(state);
         self.forget(&minted.call);
         match minted.call.to {
-            To::Streaming(outlet) => outlet.end(event(message, &[(id.span, &minted.id)])),
-            To::Waiting(reply) => drop(reply.send(Err(UpstreamError::bare(Stage::Body)))),
+            To::Streaming(outlet) => outlet.finish(event(message, &[(id.span, &minted.id)])),
+            To::Waiting(reply) => {
+                drop(reply.send(Err(UpstreamError::from_stage(FailureStage::BodyIncomplete))))
+            }
             To::Own(_) => {}
         }
         true
@@ -223,7 +231,7 @@ impl Link {
     fn take_withdrawal(&self, message: &Bytes, envelope: &Envelope) -> bool {
         let Some(id) = envelope.params.request_id else { return false };
         let mut state = self.state.borrow_mut();
-        let Some(asked) = state.asked.remove(id.span.of(message)) else { return false };
+        let Some(asked) = state.asked.remove(id.span.slice(message)) else { return false };
         let is_sent = state.send_to(asked.seat, event(message, &[]));
         self.note_lost(usize::from(!is_sent));
         true
@@ -234,7 +242,7 @@ impl Link {
     fn take_modern(&self, message: &Bytes, envelope: &Envelope) -> bool {
         let mut state = self.state.borrow_mut();
         if let Some(id) = envelope.params.meta.subscription_id {
-            let number = state.open_call(id.span.of(message));
+            let number = state.open_call(id.span.slice(message));
             let Some(minted) = number.and_then(|number| state.table.get(number)) else { return false };
             let event = event(message, &[(id.span, &minted.id)]);
             let is_passed = minted.call.pass(event);
@@ -288,8 +296,8 @@ impl State {
 }
 
 /// What it is about, when that is a method that the gateway knows.
-pub fn method_of(message: &Bytes, envelope: &Envelope) -> Option<Method> {
-    Method::parse(envelope.method?.decode(message).as_bytes())
+pub fn method_of(message: &Bytes, envelope: &Envelope) -> Option<McpMethod> {
+    McpMethod::parse(envelope.method?.decode(message).as_bytes())
 }
 
 /// Where the end of a subscription names it: `result._meta`, which the scanner does not look into.
@@ -304,9 +312,9 @@ fn subscription_in_result(message: &Bytes, envelope: &Envelope) -> Option<Span> 
         #[serde(borrow, rename = "io.modelcontextprotocol/subscriptionId")]
         id: &'a serde_json::value::RawValue,
     }
-    let outcome = envelope.outcome.filter(|_| envelope.kind == Kind::Response)?;
-    let ended: Ended<'_> = serde_json::from_slice(outcome.of(message)).ok()?;
-    Span::within(message, ended.meta.id.get().as_bytes())
+    let outcome = envelope.outcome.filter(|_| envelope.kind == MessageKind::Response)?;
+    let ended: Ended<'_> = serde_json::from_slice(outcome.slice(message)).ok()?;
+    Span::locate(message, ended.meta.id.get().as_bytes())
 }
 
 #[cfg(test)]

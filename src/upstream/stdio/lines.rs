@@ -4,7 +4,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::super::shim::{flatten, replace};
-use crate::frame::Span;
+use metamcp_core::frame::Span;
 
 /// What a process said, cut into lines.
 ///

@@ -13,15 +13,17 @@ use http::HeaderValue;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
-use super::super::shim::{Backoff, Found, Outcome, Outlet, Reply, ReplyBody, Table, event, stream};
-use super::super::{Stage, UpstreamError};
+use super::super::shim::{
+    Backoff, CallOutcome, CallTable, EventSink, IdMatch, LocalBody, LocalResponse, event, event_channel,
+};
+use super::super::{FailureStage, UpstreamError};
 use super::Program;
 use super::lines::write_line;
 use super::seat::{SeatId, Seats};
 use super::tally::Tally;
-use crate::base::ServerName;
-use crate::frame::{Envelope, Scanner, Span};
-use crate::protocol::{Era, Method, code};
+use metamcp_core::base::ServerName;
+use metamcp_core::frame::{Envelope, Scanner, Span};
+use metamcp_core::protocol::{Era, McpMethod, code};
 
 /// What all processes of one server have in common.
 pub struct Common {
@@ -113,7 +115,7 @@ pub struct Fate {
 /// What is under way on a process.
 pub struct State {
     /// Calls.
-    pub table: Table<Pending>,
+    pub table: CallTable<Pending>,
     /// Clients.
     pub seats: Seats,
     /// Raw ids of the process's own requests, and who was asked.
@@ -159,9 +161,9 @@ pub enum What {
 /// Where an answer goes.
 pub enum To {
     /// To a call that nothing has come for yet.
-    Waiting(oneshot::Sender<Outcome>),
+    Waiting(oneshot::Sender<CallOutcome>),
     /// Onto an event stream that has begun.
-    Streaming(Outlet),
+    Streaming(EventSink),
     /// To ourselves.
     Own(oneshot::Sender<(Bytes, Envelope)>),
 }
@@ -173,23 +175,23 @@ impl Pending {
     /// Sends an event ahead of the answer; false when it is lost.
     pub fn pass(&mut self, event: Bytes) -> bool {
         if let To::Waiting(_) = self.to {
-            let (outlet, events) = stream();
+            let (outlet, events) = event_channel();
             let begun = std::mem::replace(&mut self.to, To::Streaming(outlet));
             if let To::Waiting(reply) = begun {
                 // Whoever asked may have gone; that is told otherwise.
-                let _ = reply.send(Ok(Reply::events(events)));
+                let _ = reply.send(Ok(LocalResponse::from_events(events)));
             }
         }
         match &self.to {
-            To::Streaming(outlet) => outlet.put(event),
+            To::Streaming(outlet) => outlet.try_send(event),
             To::Waiting(_) | To::Own(_) => false,
         }
     }
 
     /// There will be no answer.
-    pub fn fail(self, stage: Stage) {
+    pub fn fail(self, stage: FailureStage) {
         match self.to {
-            To::Waiting(reply) => drop(reply.send(Err(UpstreamError::bare(stage)))),
+            To::Waiting(reply) => drop(reply.send(Err(UpstreamError::from_stage(stage)))),
             To::Streaming(outlet) => outlet.fail(stage),
             To::Own(_) => {}
         }
@@ -213,7 +215,7 @@ impl Link {
         backoff: Rc<RefCell<Backoff>>,
     ) -> Rc<Self> {
         let state = State {
-            table: Table::new(),
+            table: CallTable::new(),
             seats: Seats::default(),
             asked: HashMap::default(),
             nonsense_in_a_row: 0,
@@ -270,7 +272,7 @@ impl Link {
     }
 
     /// Asks it a question of our own. `params` is raw JSON.
-    pub fn ask_own(&self, method: Method, params: &[u8]) -> oneshot::Receiver<(Bytes, Envelope)> {
+    pub fn ask_own(&self, method: McpMethod, params: &[u8]) -> oneshot::Receiver<(Bytes, Envelope)> {
         let (answer, heard) = oneshot::channel();
         let pending = Pending { call: None, seat: None, what: What::Call, to: To::Own(answer) };
         let number = self.state.borrow_mut().table.mint(Bytes::new(), None, pending);
@@ -346,12 +348,12 @@ impl Link {
         drop(state);
         self.tell_unanswered(number, Some(seat));
         self.forget(&minted.call);
-        let reply = Reply::error(http::StatusCode::OK, id, CANCELLED, "the call was cancelled");
+        let reply = LocalResponse::from_error(http::StatusCode::OK, id, CANCELLED, "the call was cancelled");
         match minted.call.to {
             To::Waiting(waiting) => drop(waiting.send(Ok(reply))),
             To::Streaming(outlet) => {
-                if let ReplyBody::Whole(message) = reply.body {
-                    outlet.end(event(&message, &[]));
+                if let LocalBody::Message(message) = reply.body {
+                    outlet.finish(event(&message, &[]));
                 }
             }
             To::Own(_) => {}
@@ -379,13 +381,13 @@ impl Link {
             if let Some(minted) = ended {
                 self.tell_cancelled(number);
                 self.forget(&minted.call);
-                minted.call.fail(Stage::Body);
+                minted.call.fail(FailureStage::BodyIncomplete);
             }
         }
         for uri in unwanted {
             let params = serde_json::json!({ "uri": uri }).to_string();
             // Whatever it says to that, nobody listens.
-            drop(self.ask_own(Method::Unsubscribe, params.as_bytes()));
+            drop(self.ask_own(McpMethod::Unsubscribe, params.as_bytes()));
         }
         self.used.set(Instant::now());
     }
@@ -401,7 +403,7 @@ impl Link {
     }
 
     /// Nothing more can come of it: every call is told, once, and its sessions are known no more.
-    pub fn close(&self, stage: Stage) {
+    pub fn close(&self, stage: FailureStage) {
         if self.is_over.replace(true) {
             return;
         }
@@ -522,8 +524,8 @@ impl State {
     /// The call that a raw id of the process stands for.
     pub fn open_call(&self, raw: &[u8]) -> Option<u64> {
         match self.table.find(raw) {
-            Found::Open(number) => Some(number),
-            Found::Over | Found::Foreign => None,
+            IdMatch::Open(number) => Some(number),
+            IdMatch::Over | IdMatch::Foreign => None,
         }
     }
 }

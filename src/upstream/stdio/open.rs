@@ -14,8 +14,8 @@ use tokio::select;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::super::shim::{Backoff, Outcome, Reply};
-use super::super::{EraChoice, Stage, UpstreamError};
+use super::super::shim::{Backoff, CallOutcome, LocalResponse};
+use super::super::{EraChoice, FailureStage, UpstreamError};
 use super::Sharing;
 use super::fate::{self, End};
 use super::link::Link;
@@ -23,8 +23,8 @@ use super::process::Spawned;
 use super::server::Call;
 use super::supervisor::{Key, Supervisor, Who};
 use super::tally::ProcessStage;
-use crate::frame::{Envelope, Kind};
-use crate::protocol::{Era, Method, Revision, code};
+use metamcp_core::frame::{Envelope, MessageKind};
+use metamcp_core::protocol::{Era, McpMethod, Revision, code};
 
 /// A wait for the next try up to this long is waited out by the call; a longer one is told.
 const BACKOFF_WAITED: Duration = Duration::from_secs(2);
@@ -52,11 +52,11 @@ impl Supervisor {
         tokio::pin!(over);
         over.as_mut().enable();
         if self.is_over.get() {
-            return Err(UpstreamError::bare(Stage::Unsent));
+            return Err(UpstreamError::from_stage(FailureStage::NotSent));
         }
         tokio::select! {
             biased;
-            () = over => Err(UpstreamError::bare(Stage::Unsent)),
+            () = over => Err(UpstreamError::from_stage(FailureStage::NotSent)),
             started = self.start_in_turn(era, backoff) => started,
         }
     }
@@ -108,7 +108,7 @@ impl Supervisor {
     /// Starts one more.
     pub fn spawn(&self) -> Result<Spawned, UpstreamError> {
         if self.is_over.get() {
-            return Err(UpstreamError::bare(Stage::Unsent));
+            return Err(UpstreamError::from_stage(FailureStage::NotSent));
         }
         Spawned::start(&self.common).map_err(|error| {
             self.common.tally.fail(ProcessStage::Start, error.to_string());
@@ -127,11 +127,11 @@ impl Supervisor {
         let links = self.common.links.borrow().clone();
         let idle = links.iter().filter(|link| link.is_idle_for(now, Duration::ZERO));
         if let Some(longest) = idle.min_by_key(|link| link.last_used()) {
-            longest.close(Stage::Sent);
+            longest.close(FailureStage::NoResponse);
             longest.end();
             return Ok(());
         }
-        Err(UpstreamError::new(Stage::QueueFull, "as many of its processes are in use as may be"))
+        Err(UpstreamError::new(FailureStage::QueueFull, "as many of its processes are in use as may be"))
     }
 
     /// Whether one more may run for a call that could do with a shared one: half of them are left to clients
@@ -150,13 +150,18 @@ impl Supervisor {
         }
     }
 
-    async fn seat(self: &Rc<Self>, call: &Call, message: &Bytes, envelope: &Envelope) -> Outcome {
-        let id = envelope.id.map_or(&b""[..], |id| id.span.of(message));
-        let Some(params) = envelope.params.object.map(|span| span.of(message)) else {
-            return Ok(Reply::error(StatusCode::OK, id, code::INVALID_PARAMS, "initialize needs params"));
+    async fn seat(self: &Rc<Self>, call: &Call, message: &Bytes, envelope: &Envelope) -> CallOutcome {
+        let id = envelope.id.map_or(&b""[..], |id| id.span.slice(message));
+        let Some(params) = envelope.params.object.map(|span| span.slice(message)) else {
+            return Ok(LocalResponse::from_error(
+                StatusCode::OK,
+                id,
+                code::INVALID_PARAMS,
+                "initialize needs params",
+            ));
         };
         if self.era == EraChoice::Modern {
-            return Ok(Reply::error(
+            return Ok(LocalResponse::from_error(
                 StatusCode::OK,
                 id,
                 code::UNSUPPORTED_VERSION,
@@ -171,17 +176,17 @@ impl Supervisor {
             }
         };
         if call.is_apart && !self.has_room_apart() {
-            return Err(UpstreamError::new(Stage::QueueFull, "half of its processes are in use"));
+            return Err(UpstreamError::new(FailureStage::QueueFull, "half of its processes are in use"));
         }
         let is_ones_own = matches!(who, Who::Session(_) | Who::Place(_));
         let key = Key::Legacy(who, likeness(&params));
         let introduced = self.introduced(key, &params).await?;
         let Introduced { link, answer, envelope } = &*introduced;
-        if envelope.kind != Kind::Response {
-            return Ok(Reply::message(with_id(id, answer, envelope)));
+        if envelope.kind != MessageKind::Response {
+            return Ok(LocalResponse::from_message(with_id(id, answer, envelope)));
         }
         if !link.is_alive() {
-            return Err(UpstreamError::bare(Stage::Unsent));
+            return Err(UpstreamError::from_stage(FailureStage::NotSent));
         }
         link.is_ones_own.set(is_ones_own);
         let session = session_id()?;
@@ -192,7 +197,7 @@ impl Supervisor {
             Sharing::Shared => without_tasks(message),
             Sharing::Key | Sharing::Session => message,
         };
-        Ok(Reply { session_id: Some(session), ..Reply::message(message) })
+        Ok(LocalResponse { session_id: Some(session), ..LocalResponse::from_message(message) })
     }
 
     /// A process that was introduced to in that way: the one there is, or a new one.
@@ -203,7 +208,7 @@ impl Supervisor {
             return Ok(Rc::clone(introduced));
         }
         let link = self.start(Era::Legacy, &slot.backoff).await?;
-        let heard = link.ask_own(Method::Initialize, params);
+        let heard = link.ask_own(McpMethod::Initialize, params);
         let (answer, envelope) = match timeout(self.common.program.settings.start_timeout, heard).await {
             Ok(Ok(heard)) => heard,
             // That was noted.
@@ -217,12 +222,12 @@ impl Supervisor {
                 let why = "it did not answer `initialize` within start_timeout";
                 self.common.tally.fail(ProcessStage::Introduce, why);
                 tracing::warn!(server = %self.common.name, "a server process does not answer `initialize`");
-                link.close(Stage::Start);
+                link.close(FailureStage::ProcessStart);
                 link.end();
                 return Err(UpstreamError::not_started("it did not answer within start_timeout", None));
             }
         };
-        if envelope.kind == Kind::Response {
+        if envelope.kind == MessageKind::Response {
             // Each client says so as well; the process is told once, whoever of them comes first.
             link.tell(br#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#, &[]);
         } else {
@@ -266,8 +271,8 @@ impl Supervisor {
         }
         let link = self.start(Era::Modern, &Rc::default()).await?;
         let (failed_before, tally_before) = (self.common.backoff.borrow().clone(), self.common.tally.look());
-        let discovering = link.ask_own(Method::Discover, DISCOVER_PARAMS);
-        let introduce = || link.ask_own(Method::Initialize, &ours());
+        let discovering = link.ask_own(McpMethod::Discover, DISCOVER_PARAMS);
+        let introduce = || link.ask_own(McpMethod::Initialize, &ours());
         let heard = probed(discovering, introduce, self.common.program.settings.start_timeout).await;
         let era = match &heard {
             Some(Ok((answer, envelope))) => era_of(answer, envelope),
@@ -279,7 +284,7 @@ impl Supervisor {
             }
             None => Era::Legacy,
         };
-        link.close(Stage::Sent);
+        link.close(FailureStage::NoResponse);
         link.end();
         tracing::info!(server = %self.common.name, ?era, "the era of a server was found out");
         self.found_era.set(Some(era));
@@ -319,9 +324,9 @@ fn era_of(answer: &Bytes, envelope: &Envelope) -> Era {
     struct Error {
         code: i32,
     }
-    let outcome = envelope.outcome.map_or(&b""[..], |span| span.of(answer));
+    let outcome = envelope.outcome.map_or(&b""[..], |span| span.slice(answer));
     let is_modern = match envelope.kind {
-        Kind::Response => true,
+        MessageKind::Response => true,
         _ => serde_json::from_slice(outcome).is_ok_and(|Error { code }| (-32022..=-32020).contains(&code)),
     };
     if is_modern { Era::Modern } else { Era::Legacy }
@@ -355,8 +360,8 @@ fn likeness(params: &Bytes) -> Bytes {
 
 /// The answer to one client's `initialize` for another: the same result, under its own id.
 fn with_id(id: &[u8], answer: &Bytes, envelope: &Envelope) -> Bytes {
-    let outcome = envelope.outcome.map_or(&b"null"[..], |span| span.of(answer));
-    let member: &[u8] = if envelope.kind == Kind::Response { b"result" } else { b"error" };
+    let outcome = envelope.outcome.map_or(&b"null"[..], |span| span.slice(answer));
+    let member: &[u8] = if envelope.kind == MessageKind::Response { b"result" } else { b"error" };
     [br#"{"jsonrpc":"2.0","id":"#, id, b",\"", member, b"\":", outcome, b"}"].concat().into()
 }
 
@@ -376,7 +381,7 @@ fn without_tasks(message: Bytes) -> Bytes {
 /// 128 random bits.
 fn session_id() -> Result<HeaderValue, UpstreamError> {
     let mut random = [0; 16];
-    let failed = |error: String| UpstreamError::new(Stage::Unsent, error);
+    let failed = |error: String| UpstreamError::new(FailureStage::NotSent, error);
     getrandom::fill(&mut random).map_err(|error| failed(error.to_string()))?;
     let text = format!("{:032x}", u128::from_be_bytes(random));
     HeaderValue::from_str(&text).map_err(|error| failed(error.to_string()))
@@ -390,8 +395,8 @@ mod tests {
 
     use super::super::tests::program;
     use super::*;
-    use crate::base::ServerName;
-    use crate::frame::Scanner;
+    use metamcp_core::base::ServerName;
+    use metamcp_core::frame::Scanner;
 
     #[tokio::test(start_paused = true)]
     async fn whoever_waits_for_a_start_is_told_that_all_is_over() {
@@ -406,8 +411,8 @@ mod tests {
             let waiting = spawn_local(start(Rc::clone(&supervisor)));
             yield_now().await;
             supervisor.stop().await;
-            assert_eq!(waiting.await.expect("no panic"), Err(Stage::Unsent));
-            assert_eq!(start(supervisor).await, Err(Stage::Unsent), "nor is one started later");
+            assert_eq!(waiting.await.expect("no panic"), Err(FailureStage::NotSent));
+            assert_eq!(start(supervisor).await, Err(FailureStage::NotSent), "nor is one started later");
             assert_eq!(begun.elapsed(), Duration::ZERO, "nobody waited for the next try");
         };
         LocalSet::new().run_until(test).await;

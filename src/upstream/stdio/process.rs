@@ -12,7 +12,7 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::task::{JoinHandle, spawn_local, yield_now};
 use tokio::time::{Instant, timeout};
 
-use super::super::Stage;
+use super::super::FailureStage;
 use super::Program;
 use super::fate::End;
 use super::lines::Lines;
@@ -214,7 +214,7 @@ async fn watch(
         link.note_fate(note_failure(&common, &why, &said.borrow(), began.elapsed()));
         link.note_failure();
     }
-    link.close(Stage::Sent);
+    link.close(FailureStage::NoResponse);
     // With it its end of the pipe.
     writing.abort();
     drop(writing.await);

@@ -10,15 +10,15 @@ use tokio::runtime::Builder;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 
-use super::super::shim::{Hold, Outcome, Reply, Verb};
-use super::super::{EraChoice, Stage, UpstreamError};
+use super::super::shim::{CallGuard, CallOutcome, HttpOperation, LocalResponse};
+use super::super::{EraChoice, FailureStage, UpstreamError};
 use super::Program;
 use super::supervisor::{Message, Supervisor};
 use super::tally::{Processes, Tally};
 use crate::auth::KeyId;
-use crate::base::ServerName;
 use crate::child;
-use crate::protocol::Era;
+use metamcp_core::base::ServerName;
+use metamcp_core::protocol::Era;
 
 /// A server that is a program: `Server<Configured>` becomes a `Server<Deployed>`, which can be called, or a
 /// `Server<Failed>`, which says why not and can be configured again.
@@ -50,7 +50,7 @@ pub struct Call {
     /// No other call of the server has or had it.
     pub number: u64,
     /// What is asked.
-    pub verb: Verb,
+    pub verb: HttpOperation,
     /// The session it belongs to, when one is named.
     pub session: Option<HeaderValue>,
     /// The key on whose behalf.
@@ -60,7 +60,7 @@ pub struct Call {
     /// Whether the session that it opens is to have a process to itself.
     pub is_apart: bool,
     /// Where the answer goes.
-    pub reply: oneshot::Sender<Outcome>,
+    pub reply: oneshot::Sender<CallOutcome>,
 }
 
 /// Said what it is; nothing runs.
@@ -172,23 +172,23 @@ impl Server<Deployed> {
     /// Not cancel safe: dropping it gives the call up.
     pub async fn call(
         &self,
-        verb: Verb,
+        verb: HttpOperation,
         session: Option<HeaderValue>,
         owner: Option<KeyId>,
         place: Option<u64>,
         is_apart: bool,
-    ) -> Result<(Reply, Hold), UpstreamError> {
+    ) -> Result<(LocalResponse, CallGuard), UpstreamError> {
         let number = self.state.next_call.fetch_add(1, Ordering::Relaxed);
         // Made first, so that it is dropped last: a server that is told that the call is given up sees that
         // nobody waits.
-        let hold = Hold::new(self.state.given_up.clone(), number);
+        let hold = CallGuard::new(self.state.given_up.clone(), number);
         let (reply, answer) = oneshot::channel();
         let call = Call { number, verb, session, owner, place, is_apart, reply };
-        let gone = |_| UpstreamError::bare(Stage::Unsent);
+        let gone = |_| UpstreamError::from_stage(FailureStage::NotSent);
         self.state.asked.send(Message::Call(call)).await.map_err(gone)?;
         match answer.await {
             Ok(outcome) => outcome.map(|reply| (reply, hold)),
-            Err(_gone) => Err(UpstreamError::bare(Stage::Sent)),
+            Err(_gone) => Err(UpstreamError::from_stage(FailureStage::NoResponse)),
         }
     }
 
@@ -251,15 +251,15 @@ mod tests {
                 server.call(verb, session.map(HeaderValue::from_static), None, None, false).await.unwrap();
             assert_eq!(reply.status, expected);
         };
-        check(Verb::Get, None, StatusCode::METHOD_NOT_ALLOWED).await;
-        check(Verb::Get, Some("x"), StatusCode::NOT_FOUND).await;
-        check(Verb::Delete, Some("x"), StatusCode::NOT_FOUND).await;
-        check(Verb::Post("{".into()), None, StatusCode::BAD_REQUEST).await;
+        check(HttpOperation::Get, None, StatusCode::METHOD_NOT_ALLOWED).await;
+        check(HttpOperation::Get, Some("x"), StatusCode::NOT_FOUND).await;
+        check(HttpOperation::Delete, Some("x"), StatusCode::NOT_FOUND).await;
+        check(HttpOperation::Post("{".into()), None, StatusCode::BAD_REQUEST).await;
         let ping = br#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#;
-        check(Verb::Post(ping[..].into()), None, StatusCode::BAD_REQUEST).await;
-        check(Verb::Post(ping[..].into()), Some("x"), StatusCode::NOT_FOUND).await;
+        check(HttpOperation::Post(ping[..].into()), None, StatusCode::BAD_REQUEST).await;
+        check(HttpOperation::Post(ping[..].into()), Some("x"), StatusCode::NOT_FOUND).await;
         let told = br#"{"jsonrpc":"2.0","method":"notifications/cancelled"}"#;
-        check(Verb::Post(told[..].into()), None, StatusCode::ACCEPTED).await;
+        check(HttpOperation::Post(told[..].into()), None, StatusCode::ACCEPTED).await;
         server.stop().await;
         assert!(server.health().await.is_some(), "stopped, it can be asked how it is");
     }

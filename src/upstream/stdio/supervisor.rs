@@ -14,8 +14,8 @@ use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 use tokio::task::spawn_local;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 
-use super::super::shim::{Backoff, Reply, Verb, stream};
-use super::super::{EraChoice, Stage};
+use super::super::shim::{Backoff, HttpOperation, LocalResponse, event_channel};
+use super::super::{EraChoice, FailureStage};
 use super::inbound::method_of;
 use super::link::{Common, Counts, Link, Pending, To, Way, What};
 use super::open::Introduced;
@@ -26,9 +26,9 @@ use super::tally::Tally;
 use super::turn::Turns;
 use super::{Program, Sharing};
 use crate::auth::KeyId;
-use crate::base::ServerName;
-use crate::frame::{Envelope, Kind, Scanner};
-use crate::protocol::{Era, Method, code};
+use metamcp_core::base::ServerName;
+use metamcp_core::frame::{Envelope, MessageKind, Scanner};
+use metamcp_core::protocol::{Era, McpMethod, code};
 
 /// What the supervising task is told.
 pub enum Message {
@@ -181,7 +181,7 @@ impl Supervisor {
         let Some((link, seat)) = self.common.sessions.borrow_mut().remove(session) else { return false };
         link.leave(seat);
         if link.is_ones_own.get() && link.state.borrow().seats.len() == 0 {
-            link.close(Stage::Sent);
+            link.close(FailureStage::NoResponse);
             link.end();
         }
         true
@@ -197,7 +197,7 @@ impl Supervisor {
     /// Whatever comes of it goes to the call itself.
     fn take(self: &Rc<Self>, call: Call) {
         match (&call.verb, &call.session) {
-            (Verb::Post(message), session) => {
+            (HttpOperation::Post(message), session) => {
                 let message = message.clone();
                 let scanned = self.common.scanner.borrow_mut().scan(&message);
                 match (scanned, session) {
@@ -207,22 +207,29 @@ impl Supervisor {
                     }
                     (Ok(envelope), None) => self.outside_sessions(call, message, envelope),
                     (Err(refused), _) => {
-                        let id = refused.id.map_or(&b""[..], |id| id.span.of(&message));
+                        let id = refused.id.map_or(&b""[..], |id| id.span.slice(&message));
                         let text = refused.error.to_string();
-                        let reply = Reply::error(StatusCode::BAD_REQUEST, id, refused.error.code(), &text);
+                        let reply = LocalResponse::from_error(
+                            StatusCode::BAD_REQUEST,
+                            id,
+                            refused.error.code(),
+                            &text,
+                        );
                         answer(call, reply);
                     }
                 }
             }
-            (Verb::Get, Some(session)) => match self.find(session) {
+            (HttpOperation::Get, Some(session)) => match self.find(session) {
                 Some((link, seat)) => self.listen(call, &link, seat),
-                None => answer(call, Reply::bare(StatusCode::NOT_FOUND)),
+                None => answer(call, LocalResponse::from_status(StatusCode::NOT_FOUND)),
             },
-            (Verb::Delete, Some(session)) => {
+            (HttpOperation::Delete, Some(session)) => {
                 let status = if self.leave(session) { StatusCode::NO_CONTENT } else { StatusCode::NOT_FOUND };
-                answer(call, Reply::bare(status));
+                answer(call, LocalResponse::from_status(status));
             }
-            (Verb::Get | Verb::Delete, None) => answer(call, Reply::bare(StatusCode::METHOD_NOT_ALLOWED)),
+            (HttpOperation::Get | HttpOperation::Delete, None) => {
+                answer(call, LocalResponse::from_status(StatusCode::METHOD_NOT_ALLOWED))
+            }
         }
     }
 
@@ -236,79 +243,79 @@ impl Supervisor {
             // It would take the place of one that is read.
             return;
         }
-        let (outlet, events) = stream();
+        let (outlet, events) = event_channel();
         if let Some(seat) = link.state.borrow_mut().seats.get(seat) {
             seat.mailbox.open(call.number, outlet);
         }
         self.common.ways.borrow_mut().insert(call.number, Way::Stream(Rc::downgrade(link), seat));
         link.touch();
-        answer(call, Reply::events(events));
+        answer(call, LocalResponse::from_events(events));
     }
 
     /// Whether it is about tasks, which on a process that everybody shares would be everybody's.
     fn is_of_all(&self, message: &Bytes, envelope: &Envelope) -> bool {
         self.common.program.settings.sharing == Sharing::Shared
-            && envelope.method.is_some_and(|method| method.value(message).starts_with(b"tasks/"))
+            && envelope.method.is_some_and(|method| method.decode_bytes(message).starts_with(b"tasks/"))
     }
 
     /// A message of a client that has a seat.
     fn in_session(&self, call: Call, message: &Bytes, envelope: &Envelope, session: &HeaderValue) {
         let Some((link, seat)) = self.find(session) else {
-            return answer(call, Reply::bare(StatusCode::NOT_FOUND));
+            return answer(call, LocalResponse::from_status(StatusCode::NOT_FOUND));
         };
         link.touch();
         let method = method_of(message, envelope);
         match envelope.kind {
-            Kind::Request if self.is_of_all(message, envelope) => {
-                let id = envelope.id.map_or(&b""[..], |id| id.span.of(message));
+            MessageKind::Request if self.is_of_all(message, envelope) => {
+                let id = envelope.id.map_or(&b""[..], |id| id.span.slice(message));
                 let text = "this server has no tasks, for its process is shared by everybody";
-                answer(call, Reply::error(StatusCode::OK, id, code::METHOD_NOT_FOUND, text));
+                answer(call, LocalResponse::from_error(StatusCode::OK, id, code::METHOD_NOT_FOUND, text));
             }
-            Kind::Request => Self::ask(call, &link, Some(seat), message, envelope),
-            Kind::Response | Kind::Error => {
-                let is_asked = envelope.id.is_some_and(|id| link.take_asked(seat, id.span.of(message)));
+            MessageKind::Request => Self::ask(call, &link, Some(seat), message, envelope),
+            MessageKind::Response | MessageKind::Error => {
+                let is_asked = envelope.id.is_some_and(|id| link.take_asked(seat, id.span.slice(message)));
                 if is_asked {
                     link.tell(message, &[]);
                 } else {
                     Counts::add(&self.common.counts.unmeant);
                 }
-                answer(call, Reply::bare(StatusCode::ACCEPTED));
+                answer(call, LocalResponse::from_status(StatusCode::ACCEPTED));
             }
-            Kind::Notification => {
+            MessageKind::Notification => {
                 match method {
                     // The process was told when it was introduced to.
-                    Some(Method::Initialized) => {}
-                    Some(Method::Cancelled) => {
+                    Some(McpMethod::Initialized) => {}
+                    Some(McpMethod::Cancelled) => {
                         if let Some(id) = envelope.params.request_id {
-                            link.cancel(seat, id.span.of(message));
+                            link.cancel(seat, id.span.slice(message));
                         }
                     }
                     _ => {
                         link.tell(message, &[]);
                     }
                 }
-                answer(call, Reply::bare(StatusCode::ACCEPTED));
+                answer(call, LocalResponse::from_status(StatusCode::ACCEPTED));
             }
         }
     }
 
     /// A message that names no session: of the Modern era, or the first of a Legacy one.
     fn outside_sessions(self: &Rc<Self>, call: Call, message: Bytes, envelope: Envelope) {
-        let is_request = envelope.kind == Kind::Request;
+        let is_request = envelope.kind == MessageKind::Request;
         let method = method_of(&message, &envelope);
         if !is_request {
             // The only ones of the Modern era are cancellations, which to a client are closed connections.
-            return answer(call, Reply::bare(StatusCode::ACCEPTED));
+            return answer(call, LocalResponse::from_status(StatusCode::ACCEPTED));
         }
-        if method == Some(Method::Initialize) {
+        if method == Some(McpMethod::Initialize) {
             spawn_local(Rc::clone(self).initialize(call, message, envelope));
             return;
         }
-        let id = envelope.id.map_or(&b""[..], |id| id.span.of(&message));
+        let id = envelope.id.map_or(&b""[..], |id| id.span.slice(&message));
         if envelope.params.meta.protocol_version.is_none() {
             return answer(
                 call,
-                Reply::error(StatusCode::BAD_REQUEST, id, code::LEGACY_TRANSPORT, NO_SESSION),
+                LocalResponse::from_error(StatusCode::BAD_REQUEST, id, code::LEGACY_TRANSPORT, NO_SESSION),
             );
         }
         let supervisor = Rc::clone(self);
@@ -319,10 +326,15 @@ impl Supervisor {
                     Err(error) => drop(call.reply.send(Err(error))),
                 },
                 Ok(false) => {
-                    let id = envelope.id.map_or(&b""[..], |id| id.span.of(&message));
+                    let id = envelope.id.map_or(&b""[..], |id| id.span.slice(&message));
                     answer(
                         call,
-                        Reply::error(StatusCode::BAD_REQUEST, id, code::LEGACY_TRANSPORT, NO_SESSION),
+                        LocalResponse::from_error(
+                            StatusCode::BAD_REQUEST,
+                            id,
+                            code::LEGACY_TRANSPORT,
+                            NO_SESSION,
+                        ),
                     );
                 }
                 Err(error) => drop(call.reply.send(Err(error))),
@@ -335,19 +347,19 @@ impl Supervisor {
         let method = method_of(message, envelope);
         let uri = || envelope.params.uri.map(|uri| uri.decode(message).into_owned());
         let what = match (method, uri()) {
-            (Some(Method::Subscribe), Some(uri)) => What::Subscribe(uri),
-            (Some(Method::Unsubscribe), Some(uri)) => {
+            (Some(McpMethod::Subscribe), Some(uri)) => What::Subscribe(uri),
+            (Some(McpMethod::Unsubscribe), Some(uri)) => {
                 let is_wanted =
                     seat.is_some_and(|seat| link.state.borrow_mut().seats.unsubscribe(seat, &uri));
                 if is_wanted {
                     // Another client is still told of it, so the process must go on telling.
-                    let id = envelope.id.map_or(&b""[..], |id| id.span.of(message));
+                    let id = envelope.id.map_or(&b""[..], |id| id.span.slice(message));
                     let done = [br#"{"jsonrpc":"2.0","id":"#, id, br#","result":{}}"#].concat();
-                    return answer(call, Reply::message(done.into()));
+                    return answer(call, LocalResponse::from_message(done.into()));
                 }
                 What::Call
             }
-            (Some(Method::Listen), _) => What::Listen,
+            (Some(McpMethod::Listen), _) => What::Listen,
             _ if envelope.params.meta.log_level.is_some() => What::Logged,
             _ => What::Call,
         };
@@ -357,7 +369,7 @@ impl Supervisor {
         let Call { number, reply, .. } = call;
         let pending = Pending { call: Some(number), seat, what, to: To::Waiting(reply) };
         if let Err(pending) = link.ask(message, envelope, pending) {
-            let stage = if link.is_alive() { Stage::QueueFull } else { Stage::Unsent };
+            let stage = if link.is_alive() { FailureStage::QueueFull } else { FailureStage::NotSent };
             pending.fail(stage);
         }
     }
@@ -392,7 +404,7 @@ impl Supervisor {
             longest = longest.max(link.began.elapsed());
             if link.is_idle_for(now, self.common.program.settings.idle_timeout) {
                 tracing::debug!(server = %self.common.name, pid = link.pid, "an idle process is ended");
-                link.close(Stage::Sent);
+                link.close(FailureStage::NoResponse);
                 link.end();
             }
         }
@@ -430,7 +442,7 @@ impl Supervisor {
         }
         let links = self.common.links.borrow().clone();
         for link in links {
-            link.close(Stage::Sent);
+            link.close(FailureStage::NoResponse);
             link.end();
         }
         let deadline = Instant::now() + STOP_TIMEOUT;
@@ -493,7 +505,7 @@ impl Slot {
     }
 }
 
-fn answer(call: Call, reply: Reply) {
+fn answer(call: Call, reply: LocalResponse) {
     // Whoever asked may have gone.
     let _ = call.reply.send(Ok(reply));
 }

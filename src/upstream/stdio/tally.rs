@@ -3,7 +3,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::base::unix_s;
+use metamcp_core::base::unix_seconds;
 
 /// What happened to the processes of one server.
 #[derive(Debug, Default)]
@@ -104,7 +104,7 @@ impl Tally {
         now.failed += 1;
         // One at a time is started in place of however many.
         now.owed = 1;
-        now.last_failure = Some(ProcessFailure { stage, message: message.into(), at: unix_s() });
+        now.last_failure = Some(ProcessFailure { stage, message: message.into(), at: unix_seconds() });
     }
 
     /// What failed since then did what was expected of it.

@@ -8,7 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
-use super::super::{Stage, UpstreamError};
+use super::super::{FailureStage, UpstreamError};
 use super::link::Link;
 
 /// Places among those that are starting, of one server.
@@ -44,7 +44,7 @@ impl Turns {
             Some(Turn { _of_server: of_server, _of_all: of_all })
         };
         let taken = timeout(patience, both).await.ok().flatten();
-        taken.ok_or_else(|| UpstreamError::new(Stage::Queue, "too many processes are starting"))
+        taken.ok_or_else(|| UpstreamError::new(FailureStage::QueueTimeout, "too many processes are starting"))
     }
 }
 
@@ -70,8 +70,8 @@ mod tests {
     use super::super::supervisor::Supervisor;
     use super::super::tests::program;
     use super::*;
-    use crate::base::ServerName;
-    use crate::protocol::Era;
+    use metamcp_core::base::ServerName;
+    use metamcp_core::protocol::Era;
 
     fn link() -> Rc<Link> {
         let name = ServerName::new("a").expect("valid");

@@ -1,60 +1,60 @@
-//! One request as its handler sees it: arguments, who asks, and the ways to speak to the client while the
-//! request is under way. The eras differ behind these methods, not in front of them.
+//! One request as its handler sees it: the arguments, the client, and ways to send messages to the client while the request
+//! is in flight. The methods hide the differences between the eras.
 
 use std::rc::Rc;
 
 use serde_json::{Map, Value, json};
 
 use crate::{
-    content::Stop,
+    handler_result::HandlerError,
     hub::{Hub, random_id},
     message::{self, Params},
-    protocol::{Era, Level, RpcError, meta},
+    protocol::{Era, LogLevel, RpcError, meta},
     replay::Replay,
     session::Session,
     sse::Sender,
 };
 
-/// Who asks, in either era.
+/// The client that sent a request, in either era.
 #[derive(Clone, Debug)]
 pub struct Client {
-    /// The revision that is spoken.
+    /// The protocol revision of the request.
     pub version: &'static str,
-    /// `ClientCapabilities`.
+    /// The declared `ClientCapabilities`.
     pub capabilities: Value,
-    /// `Implementation`, null when not told. Not verified.
+    /// The client's `Implementation`, null if not sent. Not verified.
     pub info: Value,
-    /// Messages below this level are not sent; none at all without one.
-    pub log_level: Option<Level>,
-    /// Legacy only.
+    /// The lowest level of log messages to send; `None` sends none.
+    pub log_level: Option<LogLevel>,
+    /// The session, in the Legacy era only.
     pub session: Option<Rc<Session>>,
 }
 
-/// One request under way.
+/// One request in flight.
 pub struct Call {
-    /// The era that it speaks.
+    /// The era of the request.
     pub era: Era,
-    /// `params`, without further checks.
+    /// The `params`, not validated further.
     pub params: Params,
-    /// Who asks.
+    /// The client that sent it.
     pub client: Client,
-    /// Everyone else, to be told of changes.
+    /// All other clients, to notify of changes.
     pub hub: Rc<Hub>,
-    /// Where messages about this request go.
+    /// Receives the messages that belong to this request.
     pub stream: Sender,
-    /// The client may come back to it.
+    /// The stored events of the stream, if it can be resumed.
     pub replay: Option<Rc<Replay>>,
 }
 
-/// Something to ask the client for: a request in the Legacy era, an `inputRequests` entry in the Modern one.
+/// InputRequest to request from the client: a request in the Legacy era, an `inputRequests` entry in the Modern one.
 #[derive(Clone, Debug)]
-pub struct Input {
+pub struct InputRequest {
     method: &'static str,
     params: Value,
 }
 
-impl Input {
-    /// Asks the user to fill in a form.
+impl InputRequest {
+    /// Requests that the user fills in a form.
     pub fn form(message: &str, schema: &Value) -> Self {
         Self {
             method: "elicitation/create",
@@ -62,7 +62,7 @@ impl Input {
         }
     }
 
-    /// Asks the user to visit a URL (from 2025-11-25).
+    /// Requests that the user visits a URL (since 2025-11-25).
     pub fn url(message: &str, url: &str) -> Self {
         Self {
             method: "elicitation/create",
@@ -70,7 +70,7 @@ impl Input {
         }
     }
 
-    /// Asks the client's model.
+    /// Requests a completion from the client's model.
     pub fn sampling(prompt: &str, tokens_max: u32) -> Self {
         let messages = json!([{ "role": "user", "content": { "type": "text", "text": prompt } }]);
         Self {
@@ -79,7 +79,7 @@ impl Input {
         }
     }
 
-    /// Asks for the client's folders.
+    /// Requests the client's root folders.
     pub fn roots() -> Self {
         Self { method: "roots/list", params: json!({}) }
     }
@@ -88,7 +88,7 @@ impl Input {
         self.params["mode"] == "url"
     }
 
-    /// What the client must have declared, in the shape of `ClientCapabilities`.
+    /// Returns the capability that the client must have declared, in the form of `ClientCapabilities`.
     fn capability(&self) -> Value {
         match self.method {
             "sampling/createMessage" => json!({ "sampling": {} }),
@@ -104,12 +104,12 @@ impl Input {
             "sampling/createMessage" => capabilities["sampling"].is_object(),
             "roots/list" => capabilities["roots"].is_object(),
             _ if self.is_url() => elicitation["url"].is_object(),
-            // An empty object means forms only.
+            // An empty `elicitation` object means forms only.
             _ => elicitation.is_object() && (elicitation["form"].is_object() || elicitation["url"].is_null()),
         }
     }
 
-    /// Is this an answer at all? What is not is asked again.
+    /// Whether `answer` has the form of an answer. If not, the input is requested again.
     fn is_answer(&self, answer: &Value) -> bool {
         match self.method {
             "sampling/createMessage" => !answer["content"].is_null(),
@@ -120,19 +120,19 @@ impl Input {
 }
 
 impl Call {
-    /// An argument of a tool or prompt; null when absent.
+    /// Returns an argument of a tool or prompt; null if absent.
     pub fn argument(&self, name: &str) -> &Value {
         self.params.get("arguments").map_or(&Value::Null, |arguments| &arguments[name])
     }
 
-    /// A text argument that must be there.
-    pub fn text(&self, name: &str) -> Result<&str, Stop> {
+    /// Returns a required string argument.
+    pub fn text(&self, name: &str) -> Result<&str, HandlerError> {
         let missing = || RpcError::invalid_params(format!("The argument {name} must be a string"));
         self.argument(name).as_str().ok_or_else(|| missing().into())
     }
 
-    /// A whole number of at most `max`, `default` when absent.
-    pub fn number(&self, name: &str, default: u64, max: u64) -> Result<u64, Stop> {
+    /// Returns an integer argument from 0 to `max`; `default` if absent.
+    pub fn number(&self, name: &str, default: u64, max: u64) -> Result<u64, HandlerError> {
         let argument = self.argument(name);
         let number = if argument.is_null() { Some(default) } else { argument.as_u64() };
         number.filter(|number| *number <= max).ok_or_else(|| {
@@ -141,12 +141,12 @@ impl Call {
         })
     }
 
-    /// The client's name for progress messages, if it wants them.
+    /// Returns the progress token, if the client wants progress notifications.
     pub fn progress_token(&self) -> Option<&Value> {
         self.params.get("_meta").map(|meta| &meta["progressToken"]).filter(|token| !token.is_null())
     }
 
-    /// Tells how far the work is, if the client wants to know.
+    /// Sends a progress notification, if the client wants them.
     pub async fn progress(&self, progress: u64, total: u64, text: &str) {
         if let Some(token) = self.progress_token() {
             let params =
@@ -155,49 +155,49 @@ impl Call {
         }
     }
 
-    /// Writes to the client's log, if it wants messages of that level.
-    pub async fn log(&self, level: Level, data: &Value) {
-        // A Legacy client may change its level while the call runs.
-        let wanted = match &self.client.session {
+    /// Sends a log message, if the client wants that level.
+    pub async fn log(&self, level: LogLevel, data: &Value) {
+        // Read at each message, since a Legacy client may change its level while the call runs.
+        let min_level = match &self.client.session {
             Some(session) => Some(session.log_level.get()),
             None => self.client.log_level,
         };
-        if wanted.is_some_and(|wanted| level >= wanted) {
+        if min_level.is_some_and(|min_level| level >= min_level) {
             let params = json!({ "level": level.name(), "logger": "metamcp-demo", "data": data });
             self.send(message::notification("notifications/message", &params)).await;
         }
     }
 
-    /// A client that is gone is no error: in the Legacy era its call runs on.
+    /// Ignores that the client is gone: in the Legacy era the call continues without it.
     async fn send(&self, message: Value) {
         let _ = self.stream.send(message).await;
     }
 
-    /// Ends the connection under this call, if the client can come back to the stream (SEP-1699).
+    /// Closes the connection of this call, if the client can resume the stream (SEP-1699).
     pub fn disconnect(&self) {
         if let Some(replay) = &self.replay {
             replay.disconnect();
         }
     }
 
-    /// Asks the client for one thing.
-    pub async fn ask(&self, key: &str, input: Input) -> Result<Value, Stop> {
+    /// Requests one input from the client.
+    pub async fn ask(&self, key: &str, input: InputRequest) -> Result<Value, HandlerError> {
         let mut answers = self.ask_all(&[(key, input)], None).await?;
         Ok(answers.remove(key).unwrap_or_default())
     }
 
-    /// Asks for several things at once. In the Modern era `state` comes back with the answers, see
-    /// [`Call::state`]; in the Legacy era it is not needed, since the handler itself waits.
+    /// Requests several inputs at once. In the Modern era `state` comes back with the answers, see [`Call::state`]; in the
+    /// Legacy era it is not needed, since the handler itself waits.
     pub async fn ask_all(
         &self,
-        inputs: &[(&str, Input)],
+        inputs: &[(&str, InputRequest)],
         state: Option<&str>,
-    ) -> Result<Map<String, Value>, Stop> {
+    ) -> Result<Map<String, Value>, HandlerError> {
         let denied = inputs.iter().find(|(_, input)| !input.is_allowed(&self.client.capabilities));
         match (&self.client.session, denied) {
             (None, Some((_, input))) => Err(RpcError::missing_capability(&input.capability()).into()),
             (Some(_), Some((_, input))) => {
-                Err(Stop::Failed(format!("The client did not declare what {} needs", input.method)))
+                Err(HandlerError::Failed(format!("The client did not declare what {} needs", input.method)))
             }
             (None, None) => self.collect(inputs, state),
             (Some(session), None) => {
@@ -210,8 +210,12 @@ impl Call {
         }
     }
 
-    /// Modern: the answers are either all there, or the client is asked for them.
-    fn collect(&self, inputs: &[(&str, Input)], state: Option<&str>) -> Result<Map<String, Value>, Stop> {
+    /// Modern era: takes the answers from the request, or ends the call to request them if any is missing.
+    fn collect(
+        &self,
+        inputs: &[(&str, InputRequest)],
+        state: Option<&str>,
+    ) -> Result<Map<String, Value>, HandlerError> {
         let none = Value::Null;
         let given = self.params.get("inputResponses").unwrap_or(&none);
         if !given.is_object() && self.params.contains_key("inputResponses") {
@@ -220,15 +224,15 @@ impl Call {
         if inputs.iter().all(|(key, input)| input.is_answer(&given[*key])) {
             return Ok(inputs.iter().map(|(key, _)| ((*key).to_owned(), given[*key].clone())).collect());
         }
-        let entry = |input: &Input| json!({ "method": input.method, "params": input.params });
-        Err(Stop::InputRequired {
+        let entry = |input: &InputRequest| json!({ "method": input.method, "params": input.params });
+        Err(HandlerError::InputRequired {
             requests: inputs.iter().map(|(key, input)| ((*key).to_owned(), entry(input))).collect(),
             state: state.map(|state| self.hub.seal(&self.purpose(), state)),
         })
     }
 
-    /// Legacy: a request on the stream of this call.
-    async fn request(&self, session: &Session, input: &Input) -> Result<Value, Stop> {
+    /// Legacy era: sends a request on the stream of this call and waits for the response.
+    async fn request(&self, session: &Session, input: &InputRequest) -> Result<Value, HandlerError> {
         let mut params = input.params.clone();
         let elicitation = if input.is_url() { random_id() } else { None };
         if let Some(id) = &elicitation {
@@ -236,8 +240,10 @@ impl Call {
         }
         let reply = session.request(&self.stream, input.method, &params).await;
         let answer = match reply {
-            None => return Err(Stop::Failed("The client went away before it answered".to_owned())),
-            Some(Err(error)) => return Err(Stop::Failed(format!("The client refused: {}", error.message))),
+            None => return Err(HandlerError::Failed("The client went away before it answered".to_owned())),
+            Some(Err(error)) => {
+                return Err(HandlerError::Failed(format!("The client refused: {}", error.message)));
+            }
             Some(Ok(answer)) => answer,
         };
         if let Some(id) = elicitation.filter(|_| answer["action"] == "accept") {
@@ -247,8 +253,8 @@ impl Call {
         Ok(answer)
     }
 
-    /// Modern: what this server told the client to bring back, `None` in the first round.
-    pub fn state(&self) -> Result<Option<String>, Stop> {
+    /// Modern era: returns the state that this server asked the client to send back; `None` in the first round.
+    pub fn state(&self) -> Result<Option<String>, HandlerError> {
         let Some(sealed) = self.params.get("requestState") else { return Ok(None) };
         let opened = sealed.as_str().and_then(|sealed| self.hub.open(&self.purpose(), sealed));
         match opened {
@@ -260,23 +266,23 @@ impl Call {
         }
     }
 
-    /// A state is good only for the tool or prompt that it was made for.
+    /// The context that a state is sealed with: it is valid only for the same tool, prompt or resource.
     fn purpose(&self) -> String {
         let name = |key: &str| self.params.get(key).and_then(Value::as_str).unwrap_or_default();
         format!("{}\n{}", name("name"), name("uri"))
     }
 
-    /// `params._meta` of a Modern request; null in the Legacy era.
+    /// Returns `params._meta` of a Modern request; null in the Legacy era.
     pub fn meta(&self) -> &Value {
         self.params.get("_meta").unwrap_or(&Value::Null)
     }
 }
 
-/// The client of a Modern request, whose `_meta` was checked before.
+/// Reads the client of a Modern request. The required members of `_meta` must have been validated.
 pub fn modern_client(meta: &Value, version: &'static str) -> Result<Client, RpcError> {
     let level = match &meta[meta::LOG_LEVEL] {
         Value::Null => None,
-        level => match level.as_str().and_then(Level::parse) {
+        level => match level.as_str().and_then(LogLevel::parse) {
             Some(level) => Some(level),
             None => return Err(RpcError::invalid_params("The log level is unknown")),
         },

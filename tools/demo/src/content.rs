@@ -1,92 +1,63 @@
-//! What a server offers, apart from how it is carried: the trait that `demo` and other servers implement.
+//! The content of a server, independent of transport: the trait that `demo` and other servers implement.
 //!
-//! A handler is written once for both eras; where they differ (asking the client for input), [`Call`] hides
-//! it: in the Legacy era `call.ask(..)` sends a request and waits; in the Modern era it ends the call
-//! with `input_required`, and the client calls again with the answer in hand.
+//! A handler serves both eras. Where they differ, [`Call`] hides it: in the Legacy era `call.ask(..)` sends a request and
+//! waits; in the Modern era it ends the call with `input_required`, and the client calls again with the answer.
 
 use std::future::Future;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use crate::{
-    call::Call,
-    protocol::{Era, RpcError},
-};
+use crate::{call::Call, handler_result::HandlerResult, protocol::Era};
 
-/// Why a handler has no result.
-#[derive(Debug, PartialEq)]
-pub enum Stop {
-    /// A JSON-RPC error.
-    Error(RpcError),
-    /// The tool was run and failed; a model may read why and try something else (`isError`).
-    Failed(String),
-    /// Modern: the client is to call again with these answers.
-    InputRequired {
-        /// `inputRequests`.
-        requests: Map<String, Value>,
-        /// `requestState`, sealed.
-        state: Option<String>,
-    },
-}
-
-impl From<RpcError> for Stop {
-    fn from(error: RpcError) -> Self {
-        Self::Error(error)
-    }
-}
-
-/// The result of a request, or why there is none.
-pub type Answer = Result<Value, Stop>;
-
-/// A server's content. Lists are in a fixed order and do not depend on who asks.
-pub trait Content: 'static {
-    /// `serverInfo`: name and version.
+/// A server's content. Lists have a fixed order and are the same for all clients.
+pub trait ServerContent: 'static {
+    /// Returns `serverInfo`: name and version.
     fn info(&self) -> Value;
 
-    /// A sentence or two for the model, if any.
+    /// Returns a sentence or two for the model, if any.
     fn instructions(&self) -> Option<&str>;
 
-    /// All tools.
+    /// Lists all tools, as an era defines them.
     fn tools(&self, era: Era) -> Vec<Value>;
 
-    /// All resources.
+    /// Lists all resources.
     fn resources(&self) -> Vec<Value>;
 
-    /// All resource templates.
+    /// Lists all resource templates.
     fn resource_templates(&self) -> Vec<Value>;
 
-    /// All prompts.
+    /// Lists all prompts.
     fn prompts(&self) -> Vec<Value>;
 
     /// Runs the tool `name`. The future is dropped when the client cancels.
-    fn call_tool(&self, name: &str, call: &Call) -> impl Future<Output = Answer>;
+    fn call_tool(&self, name: &str, call: &Call) -> impl Future<Output = HandlerResult>;
 
-    /// The prompt `name`.
-    fn get_prompt(&self, name: &str, call: &Call) -> impl Future<Output = Answer>;
+    /// Renders the prompt `name`.
+    fn get_prompt(&self, name: &str, call: &Call) -> impl Future<Output = HandlerResult>;
 
-    /// The contents of a resource: `{contents: [...]}`.
-    fn read_resource(&self, uri: &str, call: &Call) -> impl Future<Output = Answer>;
+    /// Reads a resource: `{contents: [...]}`.
+    fn read_resource(&self, uri: &str, call: &Call) -> impl Future<Output = HandlerResult>;
 
-    /// Values that begin with `prefix` for the argument of a prompt or template.
+    /// Suggests values that begin with `prefix` for an argument of a prompt or template.
     fn complete(&self, reference: &Value, argument: &str, prefix: &str) -> Vec<String>;
 }
 
-/// A tool result with one text.
+/// Builds a tool result with one text.
 pub fn text(text: impl Into<String>) -> Value {
     json!({ "content": [{ "type": "text", "text": text.into() }] })
 }
 
-/// A tool result with `structuredContent`, and the same as text for older clients.
+/// Builds a tool result with `structuredContent`, and the same as text for older clients.
 pub fn structured(value: &Value) -> Value {
     json!({ "content": [{ "type": "text", "text": value.to_string() }], "structuredContent": value })
 }
 
-/// The contents of one text resource.
+/// Builds the contents of one text resource.
 pub fn text_resource(uri: &str, mime_type: &str, text: &str) -> Value {
     json!({ "contents": [{ "uri": uri, "mimeType": mime_type, "text": text }] })
 }
 
-/// A prompt of one message from the user.
+/// Builds a prompt with one user message.
 pub fn user_prompt(text: &str) -> Value {
     json!({ "messages": [{ "role": "user", "content": { "type": "text", "text": text } }] })
 }

@@ -1,4 +1,4 @@
-//! The demonstration: three tools, a resource, a resource template, a prompt.
+//! The demonstration content: three tools, a resource, a resource template and a prompt.
 
 use std::time::Duration;
 
@@ -6,29 +6,30 @@ use serde_json::{Value, json};
 
 use crate::{
     call::Call,
-    content::{Answer, Content, Stop, structured, text, text_resource, user_prompt},
-    protocol::{Era, Level, RpcError},
+    content::{ServerContent, structured, text, text_resource, user_prompt},
+    handler_result::{HandlerError, HandlerResult},
+    protocol::{Era, LogLevel, RpcError},
 };
 
 const README_URI: &str = "demo://readme";
 const README: &str = "This is the demonstration server of metamcp. \
     Call `echo`, `add` or `countdown`; read `demo://greeting/{name}`; get the prompt `greet`.";
 
-/// `demo://greeting/{name}`, up to the variable.
+/// The part of `demo://greeting/{name}` before the variable.
 const GREETING_URI: &str = "demo://greeting/";
 
-/// A countdown holds a connection, so it must end: these allow at most 10 minutes.
+/// A countdown occupies a connection, so it is limited: to 10 minutes by these two.
 const STEPS_MAX: u64 = 600;
 const STEP_MS_MAX: u64 = 1_000;
 
-/// Names that completion offers.
+/// The names that completion suggests.
 const NAMES: [&str; 4] = ["Ada", "Alan", "Barbara", "Grace"];
 
-/// See the module.
+/// The demonstration content.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Demo;
 
-impl Content for Demo {
+impl ServerContent for Demo {
     fn info(&self) -> Value {
         json!({ "name": "metamcp-demo", "title": "metamcp demonstration", "version": env!("CARGO_PKG_VERSION") })
     }
@@ -109,7 +110,7 @@ impl Content for Demo {
         })]
     }
 
-    async fn call_tool(&self, name: &str, call: &Call) -> Answer {
+    async fn call_tool(&self, name: &str, call: &Call) -> HandlerResult {
         match name {
             "echo" => Ok(text(call.text("text")?)),
             "add" => add(call),
@@ -118,7 +119,7 @@ impl Content for Demo {
         }
     }
 
-    async fn get_prompt(&self, name: &str, call: &Call) -> Answer {
+    async fn get_prompt(&self, name: &str, call: &Call) -> HandlerResult {
         match name {
             "greet" => {
                 Ok(user_prompt(&format!("Please greet {} in one friendly sentence.", call.text("name")?)))
@@ -127,7 +128,7 @@ impl Content for Demo {
         }
     }
 
-    async fn read_resource(&self, uri: &str, call: &Call) -> Answer {
+    async fn read_resource(&self, uri: &str, call: &Call) -> HandlerResult {
         match uri.strip_prefix(GREETING_URI) {
             Some(name) if !name.is_empty() => {
                 Ok(text_resource(uri, "text/plain", &format!("Hello, {name}!")))
@@ -143,32 +144,32 @@ impl Content for Demo {
     }
 }
 
-fn add(call: &Call) -> Answer {
+fn add(call: &Call) -> HandlerResult {
     let (a, b) = (call.argument("a"), call.argument("b"));
-    // Integers stay integers, as far as they fit.
+    // The sum of integers is an integer, unless it overflows.
     if let (Some(a), Some(b)) = (a.as_i64(), b.as_i64())
         && let Some(sum) = a.checked_add(b)
     {
         return Ok(structured(&json!({ "sum": sum })));
     }
     let (Some(a), Some(b)) = (a.as_f64(), b.as_f64()) else {
-        return Err(Stop::Failed("a and b must be numbers".to_owned()));
+        return Err(HandlerError::Failed("a and b must be numbers".to_owned()));
     };
     let sum = a + b;
     if !sum.is_finite() {
-        return Err(Stop::Failed("The sum is too large".to_owned()));
+        return Err(HandlerError::Failed("The sum is too large".to_owned()));
     }
     Ok(structured(&json!({ "sum": sum })))
 }
 
-/// Shows what a long call looks like. Nothing here deals with cancelling: the future is simply dropped.
-async fn countdown(call: &Call) -> Answer {
+/// A long call with progress. Cancellation needs no code here: it drops the future.
+async fn countdown(call: &Call) -> HandlerResult {
     let steps = call.number("steps", 5, STEPS_MAX)?;
     let delay = Duration::from_millis(call.number("delay_ms", 200, STEP_MS_MAX)?);
     for done in 0..steps {
         tokio::time::sleep(delay).await;
         call.progress(done + 1, steps, &format!("{} to go", steps - done - 1)).await;
-        call.log(Level::Debug, &json!({ "done": done + 1, "of": steps })).await;
+        call.log(LogLevel::Debug, &json!({ "done": done + 1, "of": steps })).await;
     }
     Ok(text("Lift-off!"))
 }

@@ -1,6 +1,6 @@
-//! From a method's name to the content that answers it, and from an [`Answer`] to what goes on the wire.
+//! Maps a method to the content that handles it, and an [`HandlerResult`] to its form on the wire.
 //!
-//! Knows both eras' methods and result fields; knows no headers or sockets.
+//! Knows the methods and result fields of both eras, but neither headers nor sockets.
 
 use std::rc::Rc;
 
@@ -9,37 +9,35 @@ use serde_json::{Value, json};
 
 use crate::{
     call::Call,
-    content::{Answer, Content, Stop, text},
+    content::{ServerContent, text},
+    handler_result::{HandlerError, HandlerResult},
     hub::Hub,
-    protocol::{Era, Eras, Level, MODERN, RpcError, code, meta},
+    protocol::{Era, LogLevel, MODERN, RpcError, SupportedEras, code, meta},
 };
 
-/// How long a client may keep a list, in milliseconds. Changes are announced, so this is only the longest that
-/// a client without a stream lags behind.
+/// How long a client may cache a list, in milliseconds. Clients with a stream are notified of changes; the others lag behind
+/// by at most this time.
 const LIST_TTL_MS: u64 = 300_000;
 
-/// How a server behaves, apart from its content.
+/// The behaviour of a server, apart from its content.
 #[derive(Clone, Debug, Default)]
-pub struct Options {
-    /// Which eras are spoken.
-    pub eras: Eras,
-    /// Entries on one page of a list; all on one page without it.
+pub struct ServerOptions {
+    /// The eras that it speaks.
+    pub eras: SupportedEras,
+    /// Entries on one page of a list; `None` puts all on one page.
     pub page_size: Option<usize>,
-    /// Whether clients of 2025-11-25 may come back to the stream of a call. Every call then has a stream.
+    /// Whether clients of 2025-11-25 can resume the stream of a call. Every call then has a stream.
     pub resumable: bool,
 }
 
-/// One server: its content and everyone connected to it.
+/// One server: its content and its connected clients.
 pub struct Server<C> {
-    /// What it offers.
     pub content: C,
-    /// How it behaves.
-    pub options: Options,
-    /// Who listens.
+    pub options: ServerOptions,
     pub hub: Rc<Hub>,
 }
 
-/// What every server built on this layer can do; the same in both eras.
+/// Returns the capabilities of every server on this layer; the same in both eras.
 pub fn capabilities() -> Value {
     json!({
         "tools": { "listChanged": true },
@@ -50,8 +48,8 @@ pub fn capabilities() -> Value {
     })
 }
 
-/// Answers a request.
-pub async fn dispatch<C: Content>(server: &Server<C>, method: &str, call: &Call) -> Answer {
+/// Handles a request.
+pub async fn dispatch<C: ServerContent>(server: &Server<C>, method: &str, call: &Call) -> HandlerResult {
     let content = &server.content;
     match (method, call.era) {
         ("tools/list", era) => page(&server.options, call, "tools", content.tools(era)),
@@ -71,12 +69,12 @@ pub async fn dispatch<C: Content>(server: &Server<C>, method: &str, call: &Call)
 }
 
 /// The methods that 2026-07-28 removed.
-fn legacy(method: &str, call: &Call) -> Answer {
+fn legacy(method: &str, call: &Call) -> HandlerResult {
     let Some(session) = &call.client.session else { return Err(RpcError::method_not_found().into()) };
     match method {
         "ping" => {}
         "logging/setLevel" => {
-            let level = Level::parse(named(call, "level")?);
+            let level = LogLevel::parse(named(call, "level")?);
             session.log_level.set(level.ok_or_else(|| RpcError::invalid_params("The log level is unknown"))?);
         }
         "resources/subscribe" => session.subscribe(named(call, "uri")?)?,
@@ -86,7 +84,7 @@ fn legacy(method: &str, call: &Call) -> Answer {
     Ok(json!({}))
 }
 
-fn discover<C: Content>(content: &C) -> Value {
+fn discover<C: ServerContent>(content: &C) -> Value {
     let mut result = json!({ "supportedVersions": [MODERN], "capabilities": capabilities() });
     if let Some(instructions) = content.instructions() {
         result["instructions"] = json!(instructions);
@@ -94,7 +92,7 @@ fn discover<C: Content>(content: &C) -> Value {
     result
 }
 
-async fn call_tool<C: Content>(server: &Server<C>, call: &Call) -> Answer {
+async fn call_tool<C: ServerContent>(server: &Server<C>, call: &Call) -> HandlerResult {
     let name = named(call, "name")?;
     if call.params.get("arguments").is_some_and(|arguments| !arguments.is_object()) {
         return Err(RpcError::invalid_params("arguments must be an object").into());
@@ -103,7 +101,7 @@ async fn call_tool<C: Content>(server: &Server<C>, call: &Call) -> Answer {
     let answer = server.content.call_tool(name, call).await;
     count.finish();
     match answer {
-        Err(Stop::Failed(reason)) => {
+        Err(HandlerError::Failed(reason)) => {
             let mut result = text(reason);
             result["isError"] = json!(true);
             Ok(result)
@@ -112,7 +110,7 @@ async fn call_tool<C: Content>(server: &Server<C>, call: &Call) -> Answer {
     }
 }
 
-fn complete<C: Content>(content: &C, call: &Call) -> Answer {
+fn complete<C: ServerContent>(content: &C, call: &Call) -> HandlerResult {
     let part = |key: &str| call.params.get("argument").and_then(|argument| argument[key].as_str());
     let (Some(reference), Some(argument), Some(prefix)) =
         (call.params.get("ref"), part("name"), part("value"))
@@ -126,13 +124,13 @@ fn complete<C: Content>(content: &C, call: &Call) -> Answer {
     Ok(json!({ "completion": { "values": values, "total": total, "hasMore": total > 100 } }))
 }
 
-fn named<'a>(call: &'a Call, key: &str) -> Result<&'a str, Stop> {
+fn named<'a>(call: &'a Call, key: &str) -> Result<&'a str, HandlerError> {
     let missing = || RpcError::invalid_params(format!("{key} must be a string"));
     call.params.get(key).and_then(Value::as_str).ok_or_else(|| missing().into())
 }
 
-/// One page of a list. A cursor is the number of entries before the page; clients may not rely on that.
-fn page(options: &Options, call: &Call, key: &str, entries: Vec<Value>) -> Answer {
+/// Returns one page of a list. A cursor holds the number of entries before the page, which clients must not rely on.
+fn page(options: &ServerOptions, call: &Call, key: &str, entries: Vec<Value>) -> HandlerResult {
     let total = entries.len();
     let size = options.page_size.unwrap_or(total).max(1);
     let start = match call.params.get("cursor") {
@@ -153,14 +151,19 @@ fn page(options: &Options, call: &Call, key: &str, entries: Vec<Value>) -> Answe
     Ok(result)
 }
 
-/// The HTTP status and the result or error of a finished request.
-pub fn finish(method: &str, era: Era, info: &Value, answer: Answer) -> (StatusCode, Result<Value, RpcError>) {
+/// Returns the HTTP status and the result or error of a finished request.
+pub fn finish(
+    method: &str,
+    era: Era,
+    info: &Value,
+    answer: HandlerResult,
+) -> (StatusCode, Result<Value, RpcError>) {
     let outcome = match (answer, era) {
         (Ok(result), Era::Legacy) => Ok(result),
         (Ok(result), Era::Modern) => Ok(modern_result(method, info, result)),
-        (Err(Stop::Error(error)), _) => Err(error),
-        (Err(Stop::Failed(reason)), _) => Err(RpcError::new(code::INTERNAL, reason)),
-        (Err(Stop::InputRequired { requests, state }), _) => {
+        (Err(HandlerError::Error(error)), _) => Err(error),
+        (Err(HandlerError::Failed(reason)), _) => Err(RpcError::new(code::INTERNAL, reason)),
+        (Err(HandlerError::InputRequired { requests, state }), _) => {
             let mut result = json!({ "resultType": "input_required", "inputRequests": requests });
             if let Some(state) = state {
                 result["requestState"] = json!(state);
@@ -176,7 +179,7 @@ pub fn finish(method: &str, era: Era, info: &Value, answer: Answer) -> (StatusCo
     (status, outcome)
 }
 
-/// Adds what every complete Modern result carries.
+/// Adds the members that every complete Modern result has.
 fn modern_result(method: &str, info: &Value, mut result: Value) -> Value {
     result["resultType"] = json!("complete");
     result["_meta"] = json!({ meta::SERVER_INFO: info });
@@ -184,7 +187,7 @@ fn modern_result(method: &str, info: &Value, mut result: Value) -> Value {
         "tools/list" | "prompts/list" | "resources/list" | "resources/templates/list" | "server/discover" => {
             Some((LIST_TTL_MS, "public"))
         }
-        // A resource may change at any time, and who reads it may matter.
+        // A resource may change at any time, and may depend on the client.
         "resources/read" => Some((0, "private")),
         _ => None,
     };
@@ -195,7 +198,7 @@ fn modern_result(method: &str, info: &Value, mut result: Value) -> Value {
     result
 }
 
-/// The HTTP status under which a Modern error travels when no stream has begun.
+/// Returns the HTTP status of a Modern error, if no stream has begun.
 pub fn modern_status(error: &RpcError) -> StatusCode {
     match error.code {
         code::METHOD_NOT_FOUND => StatusCode::NOT_FOUND,

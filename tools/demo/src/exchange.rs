@@ -1,5 +1,5 @@
-//! Runs a request and decides how its answer travels: as JSON when the answer is the first thing the handler
-//! has to say, as a stream of events when something else comes before it.
+//! Runs a request and chooses the form of its response: JSON if the response is the handler's first message, an event stream
+//! if other messages come before it.
 
 use std::{cell::Cell, rc::Rc};
 
@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     call::{Call, Client},
-    content::Content,
+    content::ServerContent,
     dispatch::{Server, dispatch, finish},
     message::{Params, response},
     protocol::{Era, LEGACY_NEWEST, RpcError, code},
@@ -18,44 +18,44 @@ use crate::{
     sse::{AbortOnDrop, EventBody, QUEUE_MESSAGES_MAX, ReplyBody},
 };
 
-/// What a request is answered with.
+/// An HTTP response of this server.
 pub type Reply = Response<ReplyBody>;
 
-/// Any status without a body.
+/// Builds a response without a body.
 pub fn empty(status: StatusCode) -> Reply {
     with_status(status, ReplyBody::Whole(None))
 }
 
-/// A JSON-RPC message as the whole body.
+/// Builds a response whose body is one JSON-RPC message.
 pub fn json(status: StatusCode, message: &Value) -> Reply {
     let mut reply = with_status(status, ReplyBody::Whole(Some(Bytes::from(message.to_string()))));
     reply.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     reply
 }
 
-/// A JSON-RPC error as the whole body.
-pub fn refusal(status: StatusCode, id: &Value, error: RpcError) -> Reply {
+/// Builds a response whose body is a JSON-RPC error.
+pub fn error_reply(status: StatusCode, id: &Value, error: RpcError) -> Reply {
     json(status, &response(id, &Err(error)))
 }
 
-/// Why a request is refused before it is one: answered under the id null.
+/// Why an HTTP request is rejected before its message is read; the error has the id null.
 #[derive(Debug)]
-pub struct Refusal(pub StatusCode, pub &'static str);
+pub struct Rejection(pub StatusCode, pub &'static str);
 
-impl Refusal {
-    /// The response that says so. The specification names no code; this is what the SDKs send.
+impl Rejection {
+    /// Builds the response. The specification names no error code; this is the one that the SDKs send.
     pub fn reply(&self) -> Reply {
-        refusal(self.0, &Value::Null, RpcError::new(code::SESSION, self.1))
+        error_reply(self.0, &Value::Null, RpcError::new(code::SESSION, self.1))
     }
 }
 
-/// A stream of events.
+/// Builds a response with an event stream.
 pub fn events(body: EventBody) -> Reply {
     let mut reply = with_status(StatusCode::OK, ReplyBody::Events(body));
     let headers = reply.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    // Asks nginx and its kin not to hold events back.
+    // Tells nginx and similar proxies not to buffer events.
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     reply
 }
@@ -68,9 +68,9 @@ fn with_status(status: StatusCode, body: ReplyBody) -> Reply {
 
 /// Runs one request to its end.
 ///
-/// Modern: dropping this future, or the body it gives, cancels the request. Legacy: only the client's word
-/// cancels; a handler whose stream has gone runs on.
-pub async fn run<C: Content>(
+/// Modern era: dropping this future, or the body it returns, cancels the request. Legacy era: only a notification cancels;
+/// a handler continues after its stream is gone.
+pub async fn run<C: ServerContent>(
     server: &Rc<Server<C>>,
     id: Value,
     method: String,
@@ -88,11 +88,11 @@ pub async fn run<C: Content>(
         let (server, id, status, session) =
             (Rc::clone(server), id.clone(), Rc::clone(&status), session.clone());
         async move {
-            let _running = session.map(|session| Running { session, id: id.clone() });
+            let _running = session.map(|session| RunningCall { session, id: id.clone() });
             let answer = dispatch(&server, &method, &call).await;
             let (code, outcome) = finish(&method, era, &server.content.info(), answer);
             status.set(code);
-            // Nobody may be left to read it.
+            // It fails if the client is gone.
             let _ = call.stream.send(response(&id, &outcome)).await;
         }
     });
@@ -100,8 +100,8 @@ pub async fn run<C: Content>(
         Some(session) if session.begin(&id, task.abort_handle()) => None,
         Some(_) => {
             task.abort();
-            let text = "The id belongs to a request still under way, or there are too many of them";
-            return refusal(StatusCode::OK, &id, RpcError::new(code::INVALID_REQUEST, text));
+            let text = "The id belongs to a request in flight, or there are too many requests in flight";
+            return error_reply(StatusCode::OK, &id, RpcError::new(code::INVALID_REQUEST, text));
         }
         None => Some(AbortOnDrop(task.abort_handle())),
     };
@@ -118,18 +118,18 @@ pub async fn run<C: Content>(
     match messages.recv().await {
         // The response is the only message without a method.
         Some(first) if first.get("method").is_none() => json(status.get(), &first),
-        // Without any message the call was cancelled: an empty stream.
+        // Without any message the call was cancelled; the stream is empty.
         first => events(EventBody::new(first, messages, guard)),
     }
 }
 
-/// A call that the session knows of for as long as it runs.
-struct Running {
+/// Removes a call from its session when it ends.
+struct RunningCall {
     session: Rc<Session>,
     id: Value,
 }
 
-impl Drop for Running {
+impl Drop for RunningCall {
     fn drop(&mut self) {
         self.session.finish(&self.id);
     }

@@ -1,7 +1,7 @@
-//! The headers in which a Modern request repeats parts of its body, so that intermediaries can route without
-//! parsing: `MCP-Protocol-Version`, `Mcp-Method`, `Mcp-Name`, `Mcp-Param-*` (SEP-2243).
+//! The headers in which a Modern request repeats parts of its body, so that intermediaries can route without parsing it:
+//! `MCP-Protocol-Version`, `Mcp-Method`, `Mcp-Name`, `Mcp-Param-*` (SEP-2243).
 //!
-//! Whoever reads the body must check that both say the same; a difference is -32020.
+//! A server must check that the headers match the body; a mismatch is the error -32020.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{HeaderMap, HeaderValue};
@@ -14,17 +14,17 @@ pub const PROTOCOL_VERSION: &str = "mcp-protocol-version";
 /// The session of a Legacy request.
 pub const SESSION_ID: &str = "mcp-session-id";
 
-/// A value with anything but visible ASCII travels as `=?base64?<base64 of UTF-8>?=`.
+/// A value that is not visible ASCII is sent as `=?base64?<base64 of UTF-8>?=`.
 const ENCODED: (&str, &str) = ("=?base64?", "?=");
 
-/// The schema keyword that says under which name an argument is repeated as a header.
+/// The schema keyword that names the header in which an argument is repeated.
 const KEYWORD: &str = "x-mcp-header";
 
 fn mismatch(message: String) -> RpcError {
     RpcError::new(code::HEADER_MISMATCH, message)
 }
 
-/// The text that a header's value stands for; `None` when it is malformed.
+/// Decodes a header value; `None` if it is malformed.
 fn decode(value: &HeaderValue) -> Option<String> {
     let text = value.to_str().ok()?;
     let encoded = text.strip_prefix(ENCODED.0).and_then(|rest| rest.strip_suffix(ENCODED.1));
@@ -34,12 +34,12 @@ fn decode(value: &HeaderValue) -> Option<String> {
     }
 }
 
-/// The decoded value of the only header of that name.
+/// Returns the decoded value of a header that may occur only once.
 fn only(headers: &HeaderMap, name: &str) -> Result<Option<String>, RpcError> {
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {
         (None, _) => Ok(None),
-        (Some(_), Some(_)) => Err(mismatch(format!("The header {name} is there more than once"))),
+        (Some(_), Some(_)) => Err(mismatch(format!("The header {name} occurs more than once"))),
         (Some(value), None) => match decode(value) {
             Some(text) => Ok(Some(text)),
             None => Err(mismatch(format!("The value of the header {name} is malformed"))),
@@ -47,7 +47,7 @@ fn only(headers: &HeaderMap, name: &str) -> Result<Option<String>, RpcError> {
     }
 }
 
-/// Checks that the header `name` is there and says `expected`.
+/// Checks that the header `name` exists and has the value `expected`.
 pub fn require(headers: &HeaderMap, name: &str, expected: &str) -> Result<(), RpcError> {
     match only(headers, name)? {
         None => Err(mismatch(format!("The header {name} is missing"))),
@@ -56,7 +56,7 @@ pub fn require(headers: &HeaderMap, name: &str, expected: &str) -> Result<(), Rp
     }
 }
 
-/// Checks the `Mcp-Param-*` headers that the tool's `inputSchema` asks for against the arguments.
+/// Checks the `Mcp-Param-*` headers that a tool's `inputSchema` requires against the arguments.
 pub fn check_params(
     headers: &HeaderMap,
     schema: &Value,
@@ -68,7 +68,7 @@ pub fn check_params(
         if let Some(suffix) = definition[KEYWORD].as_str() {
             check_param(headers, suffix, argument.filter(|argument| !argument.is_null()))?;
         }
-        // A property inside an object may be annotated too; schemas are this server's own, so depth is bounded.
+        // A property inside an object may be annotated too. The depth is bounded, since the schemas are this server's own.
         check_params(headers, definition, argument.and_then(Value::as_object))?;
     }
     Ok(())
@@ -87,7 +87,7 @@ fn check_param(headers: &HeaderMap, suffix: &str, argument: Option<&Value>) -> R
     let same = match argument {
         Value::String(argument) => argument == text,
         Value::Bool(argument) => argument.to_string() == *text,
-        // Integers are compared as numbers: a header may say `+5` or `05`.
+        // Integers are compared as numbers, since a header may contain `+5` or `05`.
         Value::Number(argument) => text.parse::<i64>().ok() == argument.as_i64() && argument.is_i64(),
         _ => false,
     };
@@ -101,7 +101,7 @@ mod tests {
 
     use super::*;
 
-    /// Does the header `Mcp-Param-Where: value` pass for this argument?
+    /// Checks whether the header `Mcp-Param-Where: value` is accepted for this argument.
     fn check(value: Option<&str>, argument: &Value, expected: bool) {
         let schema = json!({ "properties": { "where": { "x-mcp-header": "Where" }, "other": {} } });
         let mut headers = HeaderMap::new();
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_twice_is_refused() {
+    fn a_repeated_header_is_rejected() {
         let mut headers = HeaderMap::new();
         headers.append("mcp-method", HeaderValue::from_static("ping"));
         assert!(require(&headers, "mcp-method", "ping").is_ok());

@@ -1,7 +1,7 @@
-//! Everyone who listens: Legacy sessions and Modern `subscriptions/listen` streams; and the secrets of the
+//! All clients that receive notifications, Legacy sessions and Modern `subscriptions/listen` streams, and the secret of the
 //! process.
 //!
-//! Invariant: a change is told once to each session that may know of it and once to each stream that asked.
+//! Invariant: a change is sent once to each session that it concerns, and once to each stream that subscribed to it.
 
 use std::{
     cell::{Cell, RefCell},
@@ -21,16 +21,16 @@ use crate::{
     sse::Sender,
 };
 
-/// Sessions kept before the one unused for longest is dropped. Many clients never end theirs, so they pile up;
-/// an idle one costs well under 1 KiB.
+/// Sessions that are kept before the least recently used one is evicted. Many clients never end their session; an idle one
+/// uses well under 1 KiB.
 const SESSIONS_MAX: usize = 20_000;
 
-/// Modern streams that may be open at once.
+/// Modern streams that can be open at once.
 const LISTENS_MAX: usize = 20_000;
 
-/// Something that clients may want to read again.
+/// A change that clients are notified of.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Change {
+pub enum ContentChange {
     /// The list of tools.
     Tools,
     /// The list of prompts.
@@ -41,7 +41,7 @@ pub enum Change {
     Resource(String),
 }
 
-impl Change {
+impl ContentChange {
     fn method(&self) -> &'static str {
         match self {
             Self::Tools => "notifications/tools/list_changed",
@@ -59,17 +59,17 @@ impl Change {
     }
 }
 
-/// What a `subscriptions/listen` request asked for.
+/// What a `subscriptions/listen` request subscribes to.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Filter {
+pub struct SubscriptionFilter {
     tools: bool,
     prompts: bool,
     resources: bool,
     uris: Vec<String>,
 }
 
-impl Filter {
-    /// Reads `params.notifications`; what is unknown or too much is not honoured, and so not acknowledged.
+impl SubscriptionFilter {
+    /// Parses `params.notifications`. Unknown and excess entries are not honoured, and so not acknowledged.
     pub fn parse(notifications: &Value) -> Self {
         let wants = |key: &str| notifications[key] == Value::Bool(true);
         let uris = notifications["resourceSubscriptions"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -87,7 +87,7 @@ impl Filter {
         }
     }
 
-    /// The honoured subset, for the acknowledgement.
+    /// Returns the honoured entries, for the acknowledgement.
     pub fn to_value(&self) -> Value {
         let mut value = json!({});
         let flags = [
@@ -95,7 +95,7 @@ impl Filter {
             ("promptsListChanged", self.prompts),
             ("resourcesListChanged", self.resources),
         ];
-        for (key, _) in flags.iter().filter(|(_, wanted)| *wanted) {
+        for (key, _) in flags.iter().filter(|(_, is_set)| *is_set) {
             value[*key] = json!(true);
         }
         if !self.uris.is_empty() {
@@ -104,36 +104,36 @@ impl Filter {
         value
     }
 
-    fn wants(&self, change: &Change) -> bool {
+    fn wants(&self, change: &ContentChange) -> bool {
         match change {
-            Change::Tools => self.tools,
-            Change::Prompts => self.prompts,
-            Change::Resources => self.resources,
-            Change::Resource(uri) => self.uris.contains(uri),
+            ContentChange::Tools => self.tools,
+            ContentChange::Prompts => self.prompts,
+            ContentChange::Resources => self.resources,
+            ContentChange::Resource(uri) => self.uris.contains(uri),
         }
     }
 }
 
-struct Listen {
+struct ListenStream {
     /// The id of the `listen` request.
     id: Value,
-    filter: Filter,
+    filter: SubscriptionFilter,
     stream: Sender,
 }
 
-/// Shared by all connections of one server.
+/// The sessions and streams of one server, shared by all its connections.
 #[derive(Default)]
 pub struct Hub {
     sessions: RefCell<HashMap<String, Rc<Session>>>,
-    listens: RefCell<Vec<Listen>>,
-    /// Tool calls begun and cancelled; see [`Hub::calls`].
+    listens: RefCell<Vec<ListenStream>>,
+    /// Counts of tool calls; see [`Hub::calls`].
     begun: Cell<u64>,
     cancelled: Cell<u64>,
     seal: RandomState,
 }
 
 impl Hub {
-    /// A new session, known from now on. `None` when the machine has no randomness to give.
+    /// Creates a session. `None` if the system provides no random bytes.
     pub fn create(&self, version: &'static str, capabilities: Value, info: Value) -> Option<Rc<Session>> {
         let session = Rc::new(Session::new(random_id()?, version, capabilities, info));
         let mut sessions = self.sessions.borrow_mut();
@@ -148,44 +148,44 @@ impl Hub {
         Some(session)
     }
 
-    /// The session with that id.
+    /// Returns the session with this id, and marks it as used.
     pub fn session(&self, id: &str) -> Option<Rc<Session>> {
         let session = self.sessions.borrow().get(id).cloned()?;
         session.last_used.set(Instant::now());
         Some(session)
     }
 
-    /// Forgets a session and ends what it has under way.
+    /// Removes a session and ends its calls.
     pub fn end(&self, session: &Session) {
         self.sessions.borrow_mut().remove(&session.id);
         session.end();
     }
 
-    /// How many sessions and listen streams there are.
+    /// Counts the sessions and the listen streams.
     pub fn listeners(&self) -> (usize, usize) {
         let mut listens = self.listens.borrow_mut();
         listens.retain(|listen| !listen.stream.is_closed());
         (self.sessions.borrow().len(), listens.len())
     }
 
-    /// Adds a Modern stream. `false`: too many.
-    pub fn listen(&self, id: Value, filter: Filter, stream: Sender) -> bool {
+    /// Adds a Modern stream; returns `false` if there are too many.
+    pub fn listen(&self, id: Value, filter: SubscriptionFilter, stream: Sender) -> bool {
         let (_, open) = self.listeners();
         if open < LISTENS_MAX {
-            self.listens.borrow_mut().push(Listen { id, filter, stream });
+            self.listens.borrow_mut().push(ListenStream { id, filter, stream });
         }
         open < LISTENS_MAX
     }
 
-    /// Tells everyone concerned.
-    pub fn announce(&self, change: &Change) {
+    /// Notifies every session and stream that the change concerns.
+    pub fn announce(&self, change: &ContentChange) {
         let message = message::notification(change.method(), &change.params());
         for session in self.sessions.borrow().values() {
-            let concerned = match change {
-                Change::Resource(uri) => session.watches(uri),
+            let is_concerned = match change {
+                ContentChange::Resource(uri) => session.watches(uri),
                 _ => true,
             };
-            if concerned {
+            if is_concerned {
                 session.notify(message.clone());
             }
         }
@@ -194,44 +194,43 @@ impl Hub {
         for listen in listens.iter().filter(|listen| listen.filter.wants(change)) {
             let mut message = message.clone();
             message["params"]["_meta"] = json!({ meta::SUBSCRIPTION_ID: listen.id });
-            // As with sessions, a full queue loses the message: an earlier one in it says the same or more.
+            // As with sessions, a full queue drops the message: an earlier one in it has the same effect.
             let _ = listen.stream.try_send(message);
         }
     }
 
-    /// Counts a tool call until it ends or is dropped, which is what cancelling does.
+    /// Counts a tool call as begun. If the guard is dropped before [`CallCount::finish`], it counts as cancelled.
     pub fn count_call(self: &Rc<Self>) -> CallCount {
         self.begun.set(self.begun.get() + 1);
         CallCount { hub: Rc::clone(self), finished: false }
     }
 
-    /// Tool calls begun and cancelled since the start.
+    /// Returns the numbers of tool calls begun and cancelled since the start.
     pub fn calls(&self) -> (u64, u64) {
         (self.begun.get(), self.cancelled.get())
     }
 
-    /// Text that only this process can have made: it passes through the client, who may try to change it.
-    /// `SipHash` under a random key of the process is enough here; a server whose state is worth
-    /// stealing takes an AEAD and adds an expiry.
+    /// Authenticates a text that passes through the client, which may try to change it. `SipHash` with a random key of the
+    /// process is enough for a demonstration; a server with valuable state should use an AEAD and an expiry.
     pub fn seal(&self, bound_to: &str, text: &str) -> String {
         format!("{:016x}.{text}", self.seal.hash_one((bound_to, text)))
     }
 
-    /// The text inside, if this process sealed it for the same purpose.
+    /// Returns the text, if this process sealed it for the same purpose.
     pub fn open(&self, bound_to: &str, sealed: &str) -> Option<String> {
         let (_, text) = sealed.split_once('.')?;
         (self.seal(bound_to, text) == sealed).then(|| text.to_owned())
     }
 }
 
-/// See [`Hub::count_call`].
+/// Counts one tool call; see [`Hub::count_call`].
 pub struct CallCount {
     hub: Rc<Hub>,
     finished: bool,
 }
 
 impl CallCount {
-    /// The call came to its end.
+    /// Records that the call was not cancelled.
     pub fn finish(mut self) {
         self.finished = true;
     }
@@ -245,7 +244,7 @@ impl Drop for CallCount {
     }
 }
 
-/// 128 random bits as hexadecimal digits.
+/// Returns 128 random bits as hexadecimal digits.
 pub fn random_id() -> Option<String> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).ok()?;
@@ -263,9 +262,9 @@ mod tests {
 
     use super::*;
 
-    fn check(notifications: &Value, acknowledged: &Value, change: &Change, delivered: bool) {
+    fn check(notifications: &Value, acknowledged: &Value, change: &ContentChange, delivered: bool) {
         let hub = Hub::default();
-        let filter = Filter::parse(notifications);
+        let filter = SubscriptionFilter::parse(notifications);
         assert_eq!(&filter.to_value(), acknowledged);
         let (stream, mut messages) = mpsc::channel(4);
         assert!(hub.listen(json!("listen-1"), filter, stream));
@@ -280,23 +279,23 @@ mod tests {
     #[test]
     fn filters() {
         let tools = json!({ "toolsListChanged": true });
-        check(&tools, &tools, &Change::Tools, true);
-        check(&tools, &tools, &Change::Prompts, false);
-        check(&json!({ "promptsListChanged": false, "x": true }), &json!({}), &Change::Prompts, false);
+        check(&tools, &tools, &ContentChange::Tools, true);
+        check(&tools, &tools, &ContentChange::Prompts, false);
+        check(&json!({ "promptsListChanged": false, "x": true }), &json!({}), &ContentChange::Prompts, false);
         let uris = json!({ "resourceSubscriptions": ["a:b"] });
-        check(&uris, &uris, &Change::Resource("a:b".into()), true);
-        check(&uris, &uris, &Change::Resource("a:c".into()), false);
-        check(&json!(null), &json!({}), &Change::Resources, false);
+        check(&uris, &uris, &ContentChange::Resource("a:b".into()), true);
+        check(&uris, &uris, &ContentChange::Resource("a:c".into()), false);
+        check(&json!(null), &json!({}), &ContentChange::Resources, false);
     }
 
     #[test]
-    fn a_session_gets_what_it_watches() {
+    fn a_session_receives_what_it_subscribed_to() {
         let hub = Hub::default();
         let session = hub.create("2025-11-25", json!({}), json!({})).unwrap();
-        hub.announce(&Change::Resource("a:b".into()));
+        hub.announce(&ContentChange::Resource("a:b".into()));
         session.subscribe("a:b").unwrap();
-        hub.announce(&Change::Resource("a:b".into()));
-        hub.announce(&Change::Tools);
+        hub.announce(&ContentChange::Resource("a:b".into()));
+        hub.announce(&ContentChange::Tools);
         let mut stream = session.open_stream().unwrap();
         assert!(session.open_stream().is_none(), "one stream at a time");
         assert_eq!(stream.try_recv().unwrap()["method"], "notifications/resources/updated");

@@ -1,5 +1,5 @@
-//! The era of sessions, up to 2025-11-25: `initialize` opens one, `Mcp-Session-Id` names it ever after, GET is
-//! its stream for messages that belong to no request, DELETE ends it.
+//! The Legacy era, up to 2025-11-25: `initialize` opens a session, the header `Mcp-Session-Id` names it, GET opens its stream
+//! for messages that belong to no request, and DELETE ends it.
 //! Specification: <https://modelcontextprotocol.io/specification/2025-11-25/basic/transports>.
 
 use std::rc::Rc;
@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 
 use crate::{
     call::Client,
-    content::Content,
+    content::ServerContent,
     dispatch::{Server, capabilities},
-    exchange::{self, Refusal, Reply, refusal},
+    exchange::{self, Rejection, Reply, error_reply},
     headers,
     message::{Message, Params, response},
     protocol::{LEGACY, LEGACY_NEWEST, RpcError, code},
@@ -20,11 +20,11 @@ use crate::{
     sse::EventBody,
 };
 
-/// What a client says of itself in `initialize` is kept with its session. SDKs send a few hundred bytes.
+/// The capabilities and info that a client sends in `initialize` are kept with its session. SDKs send a few hundred bytes.
 const CLIENT_BYTES_MAX: usize = 64 << 10;
 
-/// Answers a POST.
-pub async fn post<C: Content>(server: &Rc<Server<C>>, headers: &HeaderMap, message: Message) -> Reply {
+/// Handles a POST.
+pub async fn post<C: ServerContent>(server: &Rc<Server<C>>, headers: &HeaderMap, message: Message) -> Reply {
     if let Message::Request { id, method, params } = &message
         && method == "initialize"
         && !headers.contains_key(headers::SESSION_ID)
@@ -33,12 +33,12 @@ pub async fn post<C: Content>(server: &Rc<Server<C>>, headers: &HeaderMap, messa
     }
     let session = match session(server, headers) {
         Ok(session) => session,
-        Err(refusal) => return refusal.reply(),
+        Err(rejection) => return rejection.reply(),
     };
     match message {
         Message::Request { id, method, .. } if method == "initialize" => {
-            let error = RpcError::new(code::INVALID_REQUEST, "This session is initialized already");
-            refusal(StatusCode::BAD_REQUEST, &id, error)
+            let error = RpcError::new(code::INVALID_REQUEST, "This session is already initialized");
+            error_reply(StatusCode::BAD_REQUEST, &id, error)
         }
         Message::Request { id, method, params } => {
             let client = Client {
@@ -66,33 +66,36 @@ pub async fn post<C: Content>(server: &Rc<Server<C>>, headers: &HeaderMap, messa
 }
 
 /// Opens the session's stream for messages that belong to no request.
-pub fn get<C: Content>(server: &Server<C>, headers: &HeaderMap) -> Reply {
+pub fn get<C: ServerContent>(server: &Server<C>, headers: &HeaderMap) -> Reply {
     match session(server, headers) {
-        Err(refusal) => refusal.reply(),
+        Err(rejection) => rejection.reply(),
         Ok(session) => match headers.get("last-event-id").filter(|_| server.options.resumable) {
             Some(id) => resume(&session, id),
             None => match session.open_stream() {
                 Some(messages) => exchange::events(EventBody::new(None, messages, None)),
-                None => Refusal(StatusCode::CONFLICT, "The session has a stream already").reply(),
+                None => Rejection(StatusCode::CONFLICT, "The session already has a stream").reply(),
             },
         },
     }
 }
 
-/// The client comes back to the stream of a call.
+/// Resumes the stream of a call.
 fn resume(session: &Session, id: &HeaderValue) -> Reply {
     let id = id.to_str().ok().and_then(parse_id);
     let found = id.and_then(|(stream, event)| Some((session.replay(stream)?, event)));
     match found {
         Some((replay, event)) => exchange::events(EventBody::replay(replay.resume(event))),
-        None => Refusal(StatusCode::BAD_REQUEST, "Last-Event-ID names no stream that is still kept").reply(),
+        None => {
+            Rejection(StatusCode::BAD_REQUEST, "Last-Event-ID names a stream that does not exist any more")
+                .reply()
+        }
     }
 }
 
 /// Ends the session.
-pub fn delete<C: Content>(server: &Server<C>, headers: &HeaderMap) -> Reply {
+pub fn delete<C: ServerContent>(server: &Server<C>, headers: &HeaderMap) -> Reply {
     match session(server, headers) {
-        Err(refusal) => refusal.reply(),
+        Err(rejection) => rejection.reply(),
         Ok(session) => {
             server.hub.end(&session);
             exchange::empty(StatusCode::OK)
@@ -100,20 +103,20 @@ pub fn delete<C: Content>(server: &Server<C>, headers: &HeaderMap) -> Reply {
     }
 }
 
-fn initialize<C: Content>(server: &Server<C>, id: &Value, params: &Params) -> Reply {
+fn initialize<C: ServerContent>(server: &Server<C>, id: &Value, params: &Params) -> Reply {
     let field = |key: &str| params.get(key).cloned().unwrap_or_default();
     let Some(requested) = params.get("protocolVersion").and_then(Value::as_str) else {
-        return refusal(StatusCode::OK, id, RpcError::invalid_params("protocolVersion must be a string"));
+        return error_reply(StatusCode::OK, id, RpcError::invalid_params("protocolVersion must be a string"));
     };
     let (declared, info) = (field("capabilities"), field("clientInfo"));
     if declared.to_string().len() + info.to_string().len() > CLIENT_BYTES_MAX {
         let error = RpcError::invalid_params("capabilities and clientInfo are longer than 64 KiB");
-        return refusal(StatusCode::OK, id, error);
+        return error_reply(StatusCode::OK, id, error);
     }
-    // An unknown revision is answered with the newest known one; the client decides whether it goes on.
+    // For an unknown revision, offer the newest known one; the client decides whether to continue.
     let version = LEGACY.into_iter().find(|known| *known == requested).unwrap_or(LEGACY_NEWEST);
     let Some(session) = server.hub.create(version, declared, info) else {
-        return refusal(
+        return error_reply(
             StatusCode::INTERNAL_SERVER_ERROR,
             id,
             RpcError::new(code::INTERNAL, "No session id"),
@@ -134,16 +137,16 @@ fn initialize<C: Content>(server: &Server<C>, id: &Value, params: &Params) -> Re
     reply
 }
 
-/// The session that the headers name, or what to answer when they name none.
-fn session<C: Content>(server: &Server<C>, headers: &HeaderMap) -> Result<Rc<Session>, Refusal> {
+/// Finds the session that the headers name.
+fn session<C: ServerContent>(server: &Server<C>, headers: &HeaderMap) -> Result<Rc<Session>, Rejection> {
     let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default());
     if text(headers::PROTOCOL_VERSION).is_some_and(|version| !LEGACY.contains(&version)) {
-        return Err(Refusal(StatusCode::BAD_REQUEST, "Unsupported protocol version"));
+        return Err(Rejection(StatusCode::BAD_REQUEST, "Unsupported protocol version"));
     }
     let Some(id) = text(headers::SESSION_ID) else {
         let hint = "The header Mcp-Session-Id is missing: send initialize first";
-        return Err(Refusal(StatusCode::BAD_REQUEST, hint));
+        return Err(Rejection(StatusCode::BAD_REQUEST, hint));
     };
     let hint = "Session not found: send initialize again";
-    server.hub.session(id).ok_or(Refusal(StatusCode::NOT_FOUND, hint))
+    server.hub.session(id).ok_or(Rejection(StatusCode::NOT_FOUND, hint))
 }

@@ -1,10 +1,10 @@
-//! A small MCP server of both eras over Streamable HTTP, by hand: something to call when nothing else is
-//! configured, something to test against, and something to read.
+//! A small MCP server for both eras over Streamable HTTP, written without an SDK. The gateway serves it when no other server
+//! is configured, and tests use it.
 //!
-//! In reading order: `server` takes a request off the wire and asks which era it speaks; `legacy` (sessions)
-//! or `modern` (stateless) checks it; `exchange` runs it and decides between JSON and a stream of events;
-//! `dispatch` finds the method; a [`Content`] answers, with a [`Call`] in hand. `demo` is the smallest useful
-//! content. To offer something else, implement [`Content`] and pass it to [`serve_content`].
+//! In reading order: `server` reads an HTTP request and detects its era; `legacy` (sessions) or `modern` (stateless)
+//! validates it; `exchange` runs it and chooses between a JSON response and an event stream; `dispatch` selects the method;
+//! a [`ServerContent`] handles it, given a [`Call`]. `demo` is the smallest useful content. To serve other content, implement
+//! [`ServerContent`] and pass it to [`serve_content`].
 //!
 //! Everything runs on the thread that calls [`serve`]; nothing here needs to be `Send`.
 
@@ -14,7 +14,9 @@ mod call;
 mod content;
 mod demo;
 mod dispatch;
+mod event;
 mod exchange;
+mod handler_result;
 mod headers;
 mod hub;
 mod legacy;
@@ -29,28 +31,29 @@ mod sse;
 use std::{convert::Infallible, io, rc::Rc};
 
 pub use crate::{
-    call::{Call, Client, Input},
-    content::{Answer, Content, Stop, structured, text, text_resource, user_prompt},
+    call::{Call, Client, InputRequest},
+    content::{ServerContent, structured, text, text_resource, user_prompt},
     demo::Demo,
-    dispatch::Options,
-    hub::{CallCount, Change, Hub},
-    protocol::{Era, Eras, LEGACY, Level, MODERN, RpcError, code, meta},
+    dispatch::ServerOptions,
+    handler_result::{HandlerError, HandlerResult},
+    hub::{CallCount, ContentChange, Hub},
+    protocol::{Era, LEGACY, LogLevel, MODERN, RpcError, SupportedEras, code, meta},
     server::PATH,
     session::Session,
 };
 
-/// Serves the demonstration on `listener`, in both eras, for as long as the process lives.
+/// Serves the demonstration content on `listener`, in both eras, for as long as the process lives.
 ///
-/// Blocks the calling thread: give it one of its own. Errors: the listener cannot be used.
+/// Blocks the calling thread. Fails if the listener cannot be used.
 pub fn serve(listener: std::net::TcpListener) -> io::Result<Infallible> {
-    serve_content(listener, Demo, Options::default())
+    serve_content(listener, Demo, ServerOptions::default())
 }
 
-/// Serves any content; else as [`serve`].
-pub fn serve_content<C: Content>(
+/// Serves other content; see [`serve`].
+pub fn serve_content<C: ServerContent>(
     listener: std::net::TcpListener,
     content: C,
-    options: Options,
+    options: ServerOptions,
 ) -> io::Result<Infallible> {
     listener.set_nonblocking(true)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;

@@ -1,59 +1,49 @@
-//! One JSON-RPC message in, one out.
+//! Parses and builds JSON-RPC messages.
 //!
-//! Invariant: a [`Message`] that exists is well formed; whoever holds one need not look again.
-//! Knows nothing of eras, HTTP or content.
+//! Invariant: a [`Message`] is well formed and needs no further checks. Knows nothing of eras, HTTP or content.
 
 use serde_json::{Map, Value, json};
 
 use crate::protocol::{RpcError, code};
 
-/// An id is kept for as long as its request runs. SDKs count, or write a UUID.
+/// The limit for an id, which is kept while its request runs. SDKs use a counter or a UUID.
 const ID_BYTES_MAX: usize = 1024;
 
-/// The `params` of a message: always an object here, empty when the message had none.
+/// The `params` of a message: always an object, empty if the message has none.
 pub type Params = Map<String, Value>;
 
-/// What one POST may carry.
+/// The message in the body of a POST.
 #[derive(Debug, PartialEq)]
 pub enum Message {
-    /// Wants an answer with the same `id` (a string or an integer).
+    /// Expects a response with the same `id` (a string or an integer).
     Request {
-        /// The sender's name for this request.
         id: Value,
-        /// What to do.
         method: String,
-        /// With what.
         params: Params,
     },
-    /// Wants no answer.
     Notification {
-        /// What happened.
         method: String,
-        /// Details.
         params: Params,
     },
     /// Answers a request that this server sent.
     Response {
-        /// The `id` of that request.
         id: Value,
-        /// Its result or error.
         outcome: Result<Value, RpcError>,
     },
 }
 
-/// Why a body is no message, and the `id` to answer under (null when none could be read).
+/// Why a body is not a message.
 #[derive(Debug, PartialEq)]
-pub struct Malformed {
-    /// The `id` of the request when it was legible, else null.
+pub struct MalformedMessage {
+    /// The `id` for the error response; null if it could not be read.
     pub id: Value,
-    /// What is wrong.
     pub error: RpcError,
 }
 
-/// Reads a message. `serde_json` bounds the depth of nesting at 128 itself.
-pub fn parse(body: &[u8]) -> Result<Message, Malformed> {
+/// Parses a message. `serde_json` limits the depth of nesting to 128.
+pub fn parse(body: &[u8]) -> Result<Message, MalformedMessage> {
     let refuse =
-        |id: &Value, code, text: &str| Malformed { id: id.clone(), error: RpcError::new(code, text) };
+        |id: &Value, code, text: &str| MalformedMessage { id: id.clone(), error: RpcError::new(code, text) };
     let value: Value = serde_json::from_slice(body)
         .map_err(|_| refuse(&Value::Null, code::PARSE, "Parse error: the body is not one JSON value"))?;
     let Value::Object(mut fields) = value else {
@@ -61,8 +51,8 @@ pub fn parse(body: &[u8]) -> Result<Message, Malformed> {
         return Err(refuse(&Value::Null, code::INVALID_REQUEST, text));
     };
     let id = fields.remove("id");
-    let legible = id.clone().filter(is_id).unwrap_or(Value::Null);
-    let invalid = |text: &str| refuse(&legible, code::INVALID_REQUEST, text);
+    let readable_id = id.clone().filter(is_id).unwrap_or(Value::Null);
+    let invalid = |text: &str| refuse(&readable_id, code::INVALID_REQUEST, text);
     if fields.get("jsonrpc").and_then(Value::as_str) != Some("2.0") {
         return Err(invalid("Invalid request: jsonrpc must be \"2.0\""));
     }
@@ -102,7 +92,7 @@ fn read_error(error: &Value) -> RpcError {
     }
 }
 
-/// A response that carries `outcome`.
+/// Builds a response with this result or error.
 pub fn response(id: &Value, outcome: &Result<Value, RpcError>) -> Value {
     match outcome {
         Ok(result) => json!({ "jsonrpc": "2.0", "id": id, "result": result }),
@@ -110,12 +100,12 @@ pub fn response(id: &Value, outcome: &Result<Value, RpcError>) -> Value {
     }
 }
 
-/// A notification.
+/// Builds a notification.
 pub fn notification(method: &str, params: &Value) -> Value {
     json!({ "jsonrpc": "2.0", "method": method, "params": params })
 }
 
-/// A request from server to client.
+/// Builds a request from server to client.
 pub fn request(id: u64, method: &str, params: &Value) -> Value {
     json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params })
 }
@@ -124,7 +114,7 @@ pub fn request(id: u64, method: &str, params: &Value) -> Value {
 mod tests {
     use super::*;
 
-    /// `expected` is the kind of message and its id, or the error's code and the id it is answered under.
+    /// `expected` is the kind of message with its id, or the id and the code of the error.
     fn check(body: &str, expected: &str) {
         let got = match parse(body.as_bytes()) {
             Ok(Message::Request { id, method, .. }) => format!("request {id} {method}"),

@@ -1,5 +1,5 @@
-//! The stateless era, 2026-07-28: every request brings all that is needed to answer it, and headers that
-//! repeat its routing facts. Specification: <https://modelcontextprotocol.io/specification/2026-07-28>.
+//! The Modern era, 2026-07-28: every request contains all that is needed to handle it, and headers that repeat what routing
+//! needs. Specification: <https://modelcontextprotocol.io/specification/2026-07-28>.
 
 use std::rc::Rc;
 
@@ -9,35 +9,35 @@ use tokio::sync::mpsc;
 
 use crate::{
     call::modern_client,
-    content::Content,
+    content::ServerContent,
     dispatch::{Server, modern_status},
-    exchange::{self, Reply, refusal},
+    exchange::{self, Reply, error_reply},
     headers,
-    hub::Filter,
+    hub::SubscriptionFilter,
     message::{Message, Params, notification},
     protocol::{Era, MODERN, RpcError, code, meta},
     sse::{EventBody, QUEUE_MESSAGES_MAX},
 };
 
-/// Answers a POST.
-pub async fn post<C: Content>(server: &Rc<Server<C>>, headers: &HeaderMap, message: Message) -> Reply {
+/// Handles a POST.
+pub async fn post<C: ServerContent>(server: &Rc<Server<C>>, headers: &HeaderMap, message: Message) -> Reply {
     let (id, method, params) = match message {
         Message::Request { id, method, params } => (id, method, params),
         Message::Notification { .. } => return exchange::empty(StatusCode::ACCEPTED),
         Message::Response { id, .. } => {
             let text = "Clients send no responses in this revision";
-            return refusal(StatusCode::BAD_REQUEST, &id, RpcError::new(code::INVALID_REQUEST, text));
+            return error_reply(StatusCode::BAD_REQUEST, &id, RpcError::new(code::INVALID_REQUEST, text));
         }
     };
     if let Err(error) = check(server, headers, &method, &params) {
-        // A request without the required `_meta` is malformed as HTTP too; -32602 is 200 otherwise.
+        // Without the required `_meta` the HTTP request is malformed too; otherwise -32602 has the status 200.
         let status =
             if error.code == code::INVALID_PARAMS { StatusCode::BAD_REQUEST } else { modern_status(&error) };
-        return refusal(status, &id, error);
+        return error_reply(status, &id, error);
     }
     let client = match modern_client(&params["_meta"], MODERN) {
         Ok(client) => client,
-        Err(error) => return refusal(StatusCode::BAD_REQUEST, &id, error),
+        Err(error) => return error_reply(StatusCode::BAD_REQUEST, &id, error),
     };
     if method == "subscriptions/listen" {
         return listen(server, &id, &params);
@@ -45,8 +45,8 @@ pub async fn post<C: Content>(server: &Rc<Server<C>>, headers: &HeaderMap, messa
     exchange::run(server, id, method, params, client).await
 }
 
-/// Everything that can be wrong before the method is looked at.
-fn check<C: Content>(
+/// Checks all that can be checked before the method is dispatched.
+fn check<C: ServerContent>(
     server: &Server<C>,
     headers: &HeaderMap,
     method: &str,
@@ -85,9 +85,9 @@ fn check<C: Content>(
     Ok(())
 }
 
-/// Opens a stream of changes. The client ends it by closing the connection.
-fn listen<C: Content>(server: &Rc<Server<C>>, id: &Value, params: &Params) -> Reply {
-    let filter = Filter::parse(params.get("notifications").unwrap_or(&Value::Null));
+/// Opens a subscription stream. The client ends it by closing the connection.
+fn listen<C: ServerContent>(server: &Rc<Server<C>>, id: &Value, params: &Params) -> Reply {
+    let filter = SubscriptionFilter::parse(params.get("notifications").unwrap_or(&Value::Null));
     let acknowledged = notification(
         "notifications/subscriptions/acknowledged",
         &json!({ "_meta": { meta::SUBSCRIPTION_ID: id }, "notifications": filter.to_value() }),
@@ -95,7 +95,7 @@ fn listen<C: Content>(server: &Rc<Server<C>>, id: &Value, params: &Params) -> Re
     let (stream, messages) = mpsc::channel(QUEUE_MESSAGES_MAX);
     if !server.hub.listen(id.clone(), filter, stream) {
         let error = RpcError::new(code::INTERNAL, "Too many streams are open: try again later");
-        return refusal(StatusCode::SERVICE_UNAVAILABLE, id, error);
+        return error_reply(StatusCode::SERVICE_UNAVAILABLE, id, error);
     }
     exchange::events(EventBody::new(Some(acknowledged), messages, None))
 }

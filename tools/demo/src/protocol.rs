@@ -1,29 +1,27 @@
-//! The words of MCP: revisions, method-independent keys, error codes, log levels.
-//!
-//! Invariant: everything here is a constant or a plain value; nothing knows HTTP connections or content.
+//! The vocabulary of MCP: revisions, keys of `_meta`, error codes, log levels. Constants and plain values only.
 
 use serde_json::{Value, json};
 
-/// The one stateless revision.
+/// The stateless revision.
 pub const MODERN: &str = "2026-07-28";
 
 /// The revisions that begin with `initialize`, oldest first.
 pub const LEGACY: [&str; 4] = ["2024-11-05", "2025-03-26", "2025-06-18", LEGACY_NEWEST];
 
-/// What a client that asks for an unknown revision is offered instead.
+/// The revision that is offered to a client which requests an unknown one.
 pub const LEGACY_NEWEST: &str = "2025-11-25";
 
 /// Keys of `params._meta` and `result._meta`.
 pub mod meta {
-    /// The revision that a Modern request speaks.
+    /// The revision of a Modern request.
     pub const PROTOCOL_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
-    /// What the sender of a Modern request can do.
+    /// The capabilities of the client that sends a Modern request.
     pub const CLIENT_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
-    /// Who sends a Modern request.
+    /// The name and version of the client that sends a Modern request.
     pub const CLIENT_INFO: &str = "io.modelcontextprotocol/clientInfo";
-    /// The lowest level of log messages that a Modern request wants.
+    /// The lowest level of log messages that a Modern request asks for.
     pub const LOG_LEVEL: &str = "io.modelcontextprotocol/logLevel";
-    /// Who answers.
+    /// The name and version of the server.
     pub const SERVER_INFO: &str = "io.modelcontextprotocol/serverInfo";
     /// The `subscriptions/listen` request that a notification belongs to.
     pub const SUBSCRIPTION_ID: &str = "io.modelcontextprotocol/subscriptionId";
@@ -35,15 +33,15 @@ pub mod code {
     pub const PARSE: i64 = -32700;
     /// The body is JSON but not a JSON-RPC message.
     pub const INVALID_REQUEST: i64 = -32600;
-    /// Nobody here knows the method.
+    /// The method is unknown.
     pub const METHOD_NOT_FOUND: i64 = -32601;
-    /// The method is known, its parameters are wrong.
+    /// The parameters do not fit the method.
     pub const INVALID_PARAMS: i64 = -32602;
-    /// The server's own fault.
+    /// The server failed.
     pub const INTERNAL: i64 = -32603;
-    /// A transport fault of a Legacy session (what the SDKs send; the specification names no code).
+    /// A transport error of a Legacy session. The specification names no code; SDKs send this one.
     pub const SESSION: i64 = -32000;
-    /// Legacy: no such resource. Modern says `INVALID_PARAMS`.
+    /// Legacy: no such resource. The Modern era uses `INVALID_PARAMS`.
     pub const RESOURCE_NOT_FOUND: i64 = -32002;
     /// Legacy (2025-11-25): the user has to visit a URL first.
     pub const URL_ELICITATION_REQUIRED: i64 = -32042;
@@ -51,21 +49,21 @@ pub mod code {
     pub const HEADER_MISMATCH: i64 = -32020;
     /// Modern: the client did not declare a capability that the request needs.
     pub const MISSING_CAPABILITY: i64 = -32021;
-    /// Modern: this revision is not spoken here.
+    /// Modern: the server does not support the revision.
     pub const UNSUPPORTED_VERSION: i64 = -32022;
 }
 
-/// Which of the two families of revisions a request belongs to.
+/// One of the two families of protocol revisions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Era {
-    /// Up to 2025-11-25: sessions.
+    /// Revisions up to 2025-11-25, with sessions.
     Legacy,
-    /// 2026-07-28: every request stands alone.
+    /// Revision 2026-07-28, with independent requests.
     Modern,
 }
 
 impl Era {
-    /// `legacy` or `modern`.
+    /// Returns `legacy` or `modern`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Legacy => "legacy",
@@ -74,22 +72,22 @@ impl Era {
     }
 }
 
-/// Which eras a server speaks.
+/// The eras that a server speaks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Eras {
-    /// Each request is answered in the era it speaks.
+pub enum SupportedEras {
+    /// Both eras, chosen for each request.
     #[default]
     Dual,
-    /// Only sessions, as servers before 2026-07-28.
+    /// Only the Legacy era, as servers before 2026-07-28.
     Legacy,
-    /// Only stateless requests.
+    /// Only the Modern era.
     Modern,
 }
 
 /// Severity of a log message, lowest first (RFC 5424).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Level {
-    /// Detail for debugging.
+pub enum LogLevel {
+    /// Details for debugging.
     Debug,
     /// General information.
     Info,
@@ -101,13 +99,13 @@ pub enum Level {
     Error,
     /// A component failed.
     Critical,
-    /// Act at once.
+    /// Action must be taken at once.
     Alert,
-    /// Unusable.
+    /// The system is unusable.
     Emergency,
 }
 
-impl Level {
+impl LogLevel {
     const NAMES: [(Self, &'static str); 8] = [
         (Self::Debug, "debug"),
         (Self::Info, "info"),
@@ -119,12 +117,12 @@ impl Level {
         (Self::Emergency, "emergency"),
     ];
 
-    /// The level that is written `name` on the wire.
+    /// Parses the name on the wire.
     pub fn parse(name: &str) -> Option<Self> {
         Self::NAMES.iter().find(|(_, known)| *known == name).map(|(level, _)| *level)
     }
 
-    /// The word on the wire.
+    /// Returns the name on the wire.
     pub fn name(self) -> &'static str {
         Self::NAMES[self as usize].1
     }
@@ -133,38 +131,38 @@ impl Level {
 /// The `error` member of a JSON-RPC response.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RpcError {
-    /// See [`code`].
+    /// One of the constants in [`code`].
     pub code: i64,
-    /// One sentence for the person who reads it.
+    /// One sentence for people.
     pub message: String,
-    /// Machine-readable detail.
+    /// Machine-readable details.
     pub data: Option<Value>,
 }
 
 impl RpcError {
-    /// An error without `data`.
+    /// Creates an error without `data`.
     pub fn new(code: i64, message: impl Into<String>) -> Self {
         Self { code, message: message.into(), data: None }
     }
 
-    /// The same error with `data`.
+    /// Adds `data`.
     #[must_use]
     pub fn with_data(mut self, data: Value) -> Self {
         self.data = Some(data);
         self
     }
 
-    /// -32602.
+    /// Creates the error -32602.
     pub fn invalid_params(message: impl Into<String>) -> Self {
         Self::new(code::INVALID_PARAMS, message)
     }
 
-    /// -32601. The method's name is the client's own text and is not repeated.
+    /// Creates the error -32601. The method's name is not repeated, since the client chose it.
     pub fn method_not_found() -> Self {
         Self::new(code::METHOD_NOT_FOUND, "Method not found")
     }
 
-    /// No such resource, in the words of the era.
+    /// Creates the era's error for an unknown resource.
     pub fn resource_not_found(era: Era, uri: &str) -> Self {
         let code = match era {
             Era::Legacy => code::RESOURCE_NOT_FOUND,
@@ -173,19 +171,19 @@ impl RpcError {
         Self::new(code, "Resource not found").with_data(json!({ "uri": uri }))
     }
 
-    /// -32021 with the capabilities that were missing, in the shape of `ClientCapabilities`.
+    /// Creates the error -32021 with the missing capabilities, in the form of `ClientCapabilities`.
     pub fn missing_capability(required: &Value) -> Self {
         Self::new(code::MISSING_CAPABILITY, "The client did not declare a capability that this request needs")
             .with_data(json!({ "requiredCapabilities": required }))
     }
 
-    /// -32022 with what is spoken here.
+    /// Creates the error -32022 with the supported revisions.
     pub fn unsupported_version(requested: &str) -> Self {
         Self::new(code::UNSUPPORTED_VERSION, "Unsupported protocol version")
             .with_data(json!({ "supported": [MODERN], "requested": requested }))
     }
 
-    /// The value of the `error` member.
+    /// Returns the value of the `error` member.
     pub fn to_value(&self) -> Value {
         let mut error = json!({ "code": self.code, "message": self.message });
         if let Some(data) = &self.data {
@@ -199,8 +197,8 @@ impl RpcError {
 mod tests {
     use super::*;
 
-    fn check(name: &str, expected: Option<Level>) {
-        assert_eq!(Level::parse(name), expected, "{name}");
+    fn check(name: &str, expected: Option<LogLevel>) {
+        assert_eq!(LogLevel::parse(name), expected, "{name}");
         if let Some(level) = expected {
             assert_eq!(level.name(), name);
         }
@@ -208,11 +206,11 @@ mod tests {
 
     #[test]
     fn levels() {
-        check("debug", Some(Level::Debug));
-        check("warning", Some(Level::Warning));
-        check("emergency", Some(Level::Emergency));
+        check("debug", Some(LogLevel::Debug));
+        check("warning", Some(LogLevel::Warning));
+        check("emergency", Some(LogLevel::Emergency));
         check("warn", None);
         check("", None);
-        assert!(Level::Error > Level::Warning);
+        assert!(LogLevel::Error > LogLevel::Warning);
     }
 }

@@ -1,7 +1,7 @@
-//! Streams that outlive their connection (2025-11-25): each event has an id, and a client that lost the
-//! connection, or was sent away by the server, asks by GET with `Last-Event-ID` for what came after.
+//! Streams that outlive their connection (2025-11-25): each event has an id, and a client whose connection was lost or closed
+//! by the server requests the later events by GET with `Last-Event-ID`.
 //!
-//! Invariant: an event is seen by at most one reader at a time; a new reader ends the one before.
+//! Invariant: a stream has at most one reader; a new reader ends the one before.
 
 use std::{
     cell::{Cell, RefCell},
@@ -13,21 +13,21 @@ use std::{
 use bytes::Bytes;
 use serde_json::Value;
 
-use crate::sse::event;
+use crate::event::event;
 
-/// Messages kept of one stream; the oldest go first.
+/// Messages kept of one stream; the oldest are dropped first.
 const MESSAGES_MAX: usize = 256;
 
-/// How long a client should wait before it asks again, in milliseconds.
+/// How long a client should wait before it reconnects, in milliseconds.
 const RETRY_MS: u64 = 500;
 
-/// The messages of one stream.
+/// The stored messages of one stream.
 #[derive(Debug)]
 pub struct Replay {
-    /// Unique in the session.
+    /// The stream's number, unique in the session.
     pub number: u64,
     messages: RefCell<VecDeque<Value>>,
-    /// Messages that are no longer kept.
+    /// How many messages were dropped.
     dropped: Cell<u64>,
     done: Cell<bool>,
     reader: Cell<u64>,
@@ -35,7 +35,7 @@ pub struct Replay {
 }
 
 impl Replay {
-    /// A stream without messages.
+    /// Creates a stream without messages.
     pub fn new(number: u64) -> Self {
         Self {
             number,
@@ -47,7 +47,6 @@ impl Replay {
         }
     }
 
-    /// Adds a message.
     pub fn push(&self, message: Value) {
         let mut messages = self.messages.borrow_mut();
         if messages.len() == MESSAGES_MAX {
@@ -58,27 +57,27 @@ impl Replay {
         self.wake();
     }
 
-    /// No more messages will come.
+    /// Marks the stream as complete.
     pub fn finish(&self) {
         self.done.set(true);
         self.wake();
     }
 
-    /// Ends the connection of the present reader, but not the stream.
+    /// Ends the current reader, but not the stream.
     pub fn disconnect(&self) {
         self.reader.set(self.reader.get() + 1);
         self.wake();
     }
 
     /// Reads from the beginning.
-    pub fn begin(self: &Rc<Self>) -> Reader {
-        Reader { primed: false, ..self.resume(0) }
+    pub fn begin(self: &Rc<Self>) -> ReplayReader {
+        ReplayReader { primed: false, ..self.resume(0) }
     }
 
-    /// Reads on after the event with this number.
-    pub fn resume(self: &Rc<Self>, after: u64) -> Reader {
+    /// Reads from after the event with this number.
+    pub fn resume(self: &Rc<Self>, after: u64) -> ReplayReader {
         self.disconnect();
-        Reader { stream: Rc::clone(self), number: self.reader.get(), read: after, primed: true }
+        ReplayReader { stream: Rc::clone(self), number: self.reader.get(), read: after, primed: true }
     }
 
     fn wake(&self) {
@@ -88,29 +87,29 @@ impl Replay {
     }
 }
 
-/// The stream and the event that a `Last-Event-ID` names.
+/// Parses a `Last-Event-ID` into the numbers of the stream and of the event.
 pub fn parse_id(id: &str) -> Option<(u64, u64)> {
     let (stream, number) = id.split_once('-')?;
     Some((stream.parse().ok()?, number.parse().ok()?))
 }
 
-/// One connection's view of a stream.
+/// Reads a stream for one connection.
 #[derive(Debug)]
-pub struct Reader {
+pub struct ReplayReader {
     stream: Rc<Replay>,
-    /// Which of the stream's readers this is.
+    /// The number of this reader among the stream's readers.
     number: u64,
     /// The number of the last event that was read.
     read: u64,
-    /// Whether the client has an id to come back with.
+    /// Whether the client has received an event id to resume after.
     primed: bool,
 }
 
-impl Reader {
-    /// The next event; `None` at the end of the stream or of this reader.
+impl ReplayReader {
+    /// Polls for the next event; `None` at the end of the stream or of this reader.
     pub fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
         if !self.primed {
-            // An id without a message, so that the client can come back even before the first one.
+            // An id without a message, so that the client can resume even before the first message.
             self.primed = true;
             let text = format!("id: {}-0\nretry: {RETRY_MS}\ndata: \n\n", self.stream.number);
             return Poll::Ready(Some(Bytes::from(text)));
@@ -140,8 +139,8 @@ mod tests {
 
     use super::*;
 
-    /// Everything that the reader has now: the numbers of the events, and whether it has ended.
-    fn drain(reader: &mut Reader) -> (Vec<u64>, bool) {
+    /// Reads all available events; returns their numbers, and whether the reader has ended.
+    fn drain(reader: &mut ReplayReader) -> (Vec<u64>, bool) {
         let mut context = Context::from_waker(Waker::noop());
         let mut numbers = Vec::new();
         loop {
@@ -157,7 +156,7 @@ mod tests {
         }
     }
 
-    /// After `pushed` messages, what does a client get that comes back with event `after`, or did not leave?
+    /// Checks which events a client receives after `pushed` messages, if it resumes after the event `after` or never left.
     fn check(pushed: u64, after: Option<u64>, expected: &[u64]) {
         let stream = Rc::new(Replay::new(3));
         (1..=pushed).for_each(|number| stream.push(json!(number)));

@@ -1,6 +1,6 @@
-//! HTTP: accepts connections, checks what every request must satisfy, and hands it to its era.
+//! HTTP: accepts connections, checks what applies to every request, and passes it to its era.
 //!
-//! Invariants: everything runs on one thread; no input makes it hold more than the bounds below.
+//! Invariants: everything runs on one thread; memory is bounded by the constants below, whatever clients send.
 
 use std::{convert::Infallible, io, net::SocketAddr, rc::Rc, time::Duration};
 
@@ -16,35 +16,38 @@ use tokio::{
 };
 
 use crate::{
-    content::Content,
+    content::ServerContent,
     dispatch::Server,
-    exchange::{Refusal, Reply, refusal},
+    exchange::{Rejection, Reply, error_reply},
     headers, legacy,
     message::{Message, parse},
     modern,
-    protocol::{Era, Eras, LEGACY, MODERN, RpcError, meta},
+    protocol::{Era, LEGACY, MODERN, RpcError, SupportedEras, meta},
 };
 
-/// The path of the one endpoint.
+/// The path of the endpoint.
 pub const PATH: &str = "/mcp";
 
-/// One request. Large enough for load tests with bodies of several MiB.
+/// The body of one request. Large enough for load tests with bodies of several MiB.
 const BODY_BYTES_MAX: usize = 16 << 20;
 
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long a request's head may take, and how long an idle connection is kept. What nginx takes by default.
+/// How long the head of a request may take to arrive, and how long an idle connection is kept. The default of nginx.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 
-/// Connections at once; more wait to be accepted.
+/// Open connections; further ones wait to be accepted.
 const CONNECTIONS_MAX: usize = 20_000;
 
-/// A pause after a failed `accept`, which is mostly "too many open files": trying again at once would only spin.
+/// The pause after a failed `accept`. It usually means "too many open files", and an immediate retry would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Accepts connections until it is dropped. Must run inside a `LocalSet`.
-pub async fn accept<C: Content>(listener: TcpListener, server: Rc<Server<C>>) -> io::Result<Infallible> {
+pub async fn accept<C: ServerContent>(
+    listener: TcpListener,
+    server: Rc<Server<C>>,
+) -> io::Result<Infallible> {
     let address = listener.local_addr()?;
     let connections = std::sync::Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
@@ -58,13 +61,13 @@ pub async fn accept<C: Content>(listener: TcpListener, server: Rc<Server<C>>) ->
     }
 }
 
-async fn connection<C: Content>(
+async fn connection<C: ServerContent>(
     socket: TcpStream,
     server: Rc<Server<C>>,
     address: SocketAddr,
     _permit: OwnedSemaphorePermit,
 ) {
-    // Without it the last part of an answer waits for an acknowledgement of the part before.
+    // Without it the last part of a response waits for the acknowledgement of the part before (Nagle's algorithm).
     let _ = socket.set_nodelay(true);
     let service = service_fn(move |request| {
         let server = Rc::clone(&server);
@@ -72,102 +75,107 @@ async fn connection<C: Content>(
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-    // What breaks a connection concerns nobody else.
+    // An error concerns this connection only.
     let _ = http.serve_connection(TokioIo::new(socket), service).await;
 }
 
-async fn answer<C: Content>(
+async fn answer<C: ServerContent>(
     server: &Rc<Server<C>>,
     address: SocketAddr,
     request: Request<Incoming>,
 ) -> Reply {
     let (head, body) = request.into_parts();
     if !is_local(address, &head.uri, &head.headers) {
-        return Refusal(StatusCode::FORBIDDEN, "The Host or Origin header names another site").reply();
+        return Rejection(StatusCode::FORBIDDEN, "The Host or Origin header names another site").reply();
     }
     if head.uri.path() != PATH {
-        return Refusal(StatusCode::NOT_FOUND, "Not found: the endpoint is /mcp").reply();
+        return Rejection(StatusCode::NOT_FOUND, "Not found: the endpoint is /mcp").reply();
     }
-    let sessions = server.options.eras != Eras::Modern
+    let sessions = server.options.eras != SupportedEras::Modern
         && header_text(&head.headers, headers::PROTOCOL_VERSION) != MODERN;
     match head.method {
         Method::POST => match read(&head.headers, body).await {
             Ok(body) => post(server, &head.headers, &body).await,
-            Err(refusal) => refusal.reply(),
+            Err(rejection) => rejection.reply(),
         },
         Method::GET if sessions && !accepts(&head.headers, "text/event-stream") => {
-            Refusal(StatusCode::NOT_ACCEPTABLE, "Not acceptable: Accept must list text/event-stream").reply()
+            Rejection(StatusCode::NOT_ACCEPTABLE, "Not acceptable: Accept must list text/event-stream")
+                .reply()
         }
         Method::GET if sessions => legacy::get(server, &head.headers),
         Method::DELETE if sessions => legacy::delete(server, &head.headers),
         _ => {
             let allow = if sessions { "GET, POST, DELETE" } else { "POST" };
-            let mut reply = Refusal(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed").reply();
+            let mut reply = Rejection(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed").reply();
             reply.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
             reply
         }
     }
 }
 
-async fn read(headers: &HeaderMap, body: Incoming) -> Result<Bytes, Refusal> {
+async fn read(headers: &HeaderMap, body: Incoming) -> Result<Bytes, Rejection> {
     let content_type =
         header_text(headers, header::CONTENT_TYPE.as_str()).split(';').next().unwrap_or_default();
     if !content_type.trim().eq_ignore_ascii_case("application/json") {
         let hint = "Unsupported media type: Content-Type must be application/json";
-        return Err(Refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE, hint));
+        return Err(Rejection(StatusCode::UNSUPPORTED_MEDIA_TYPE, hint));
     }
     if !(accepts(headers, "application/json") && accepts(headers, "text/event-stream")) {
         let hint = "Not acceptable: Accept must list application/json and text/event-stream";
-        return Err(Refusal(StatusCode::NOT_ACCEPTABLE, hint));
+        return Err(Rejection(StatusCode::NOT_ACCEPTABLE, hint));
     }
     let body = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, BODY_BYTES_MAX).collect());
     match body.await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
-            Err(Refusal(StatusCode::PAYLOAD_TOO_LARGE, "The body is larger than 16 MiB"))
+            Err(Rejection(StatusCode::PAYLOAD_TOO_LARGE, "The body is larger than 16 MiB"))
         }
-        Ok(Err(_)) => Err(Refusal(StatusCode::BAD_REQUEST, "The body is incomplete")),
-        Err(_) => Err(Refusal(StatusCode::REQUEST_TIMEOUT, "The body took too long")),
+        Ok(Err(_)) => Err(Rejection(StatusCode::BAD_REQUEST, "The body is incomplete")),
+        Err(_) => Err(Rejection(StatusCode::REQUEST_TIMEOUT, "The body took too long")),
     }
 }
 
-async fn post<C: Content>(server: &Rc<Server<C>>, headers: &HeaderMap, body: &[u8]) -> Reply {
+async fn post<C: ServerContent>(server: &Rc<Server<C>>, headers: &HeaderMap, body: &[u8]) -> Reply {
     let message = match parse(body) {
         Ok(message) => message,
-        Err(malformed) => return refusal(StatusCode::BAD_REQUEST, &malformed.id, malformed.error),
+        Err(malformed) => return error_reply(StatusCode::BAD_REQUEST, &malformed.id, malformed.error),
     };
     match (server.options.eras, era(headers, &message)) {
-        (Eras::Dual | Eras::Modern, Era::Modern) => modern::post(server, headers, message).await,
-        // A server from before 2026-07-28 knows nothing of it and refuses in its own words.
-        (Eras::Dual, Era::Legacy) | (Eras::Legacy, _) => legacy::post(server, headers, message).await,
-        (Eras::Modern, Era::Legacy) => match &message {
-            // The client should learn which revisions would work.
+        (SupportedEras::Dual | SupportedEras::Modern, Era::Modern) => {
+            modern::post(server, headers, message).await
+        }
+        // A server from before 2026-07-28 does not know that revision, and rejects it in its own way.
+        (SupportedEras::Dual, Era::Legacy) | (SupportedEras::Legacy, _) => {
+            legacy::post(server, headers, message).await
+        }
+        (SupportedEras::Modern, Era::Legacy) => match &message {
+            // Tell the client which revisions are supported.
             Message::Request { id, params, .. } => {
                 let requested = params.get("protocolVersion").and_then(Value::as_str).unwrap_or("none");
-                refusal(StatusCode::BAD_REQUEST, id, RpcError::unsupported_version(requested))
+                error_reply(StatusCode::BAD_REQUEST, id, RpcError::unsupported_version(requested))
             }
-            _ => Refusal(StatusCode::BAD_REQUEST, "This server has no sessions").reply(),
+            _ => Rejection(StatusCode::BAD_REQUEST, "This server has no sessions").reply(),
         },
     }
 }
 
-/// A request is Modern when it says so, in its `_meta` or in the header; everything else is Legacy.
+/// Detects the era: a request is Modern if its `_meta` or its header says so; everything else is Legacy.
 fn era(headers: &HeaderMap, message: &Message) -> Era {
-    let claims = match message {
+    let has_modern_meta = match message {
         Message::Request { params, .. } | Message::Notification { params, .. } => {
             params.get("_meta").is_some_and(|meta| !meta[meta::PROTOCOL_VERSION].is_null())
         }
         Message::Response { .. } => false,
     };
     let version = header_text(headers, headers::PROTOCOL_VERSION);
-    // An unknown revision inside a session is the session's to refuse.
+    // Inside a session, an unknown revision is rejected by the session.
     let unknown =
         !version.is_empty() && !LEGACY.contains(&version) && !headers.contains_key(headers::SESSION_ID);
-    if claims || version == MODERN || unknown { Era::Modern } else { Era::Legacy }
+    if has_modern_meta || version == MODERN || unknown { Era::Modern } else { Era::Legacy }
 }
 
-/// Guards against DNS rebinding: a page on another site whose name was made to point to this machine. Only a
-/// server on a loopback address is in that danger, and there the names below are the only honest ones.
+/// Guards against DNS rebinding, where the name of another site is made to resolve to this machine. Only servers on loopback
+/// addresses are affected, and for them only loopback names are legitimate.
 fn is_local(address: SocketAddr, uri: &Uri, headers: &HeaderMap) -> bool {
     if !address.ip().is_loopback() {
         return true;

@@ -1,7 +1,7 @@
-//! What a Legacy session holds: the client's word on itself, its GET stream, its calls in flight, and the
-//! requests that wait for its answer.
+//! A Legacy session: what the client declared, its GET stream, its calls in flight, and the requests that it has not answered
+//! yet.
 //!
-//! Invariant: a message for the session goes on exactly one stream. Knows nothing of HTTP or content.
+//! Invariant: a message for the session goes to exactly one stream. Knows nothing of HTTP or content.
 
 use std::{
     cell::{Cell, RefCell},
@@ -18,64 +18,63 @@ use tokio::{
 
 use crate::{
     message,
-    protocol::{Level, RpcError},
+    protocol::{LogLevel, RpcError},
     replay::Replay,
     sse::{QUEUE_MESSAGES_MAX, Sender},
 };
 
-/// Messages kept for a client that has not opened its GET stream yet. SDKs open it right after
-/// `initialized`, so only that gap must be bridged.
+/// Messages kept until the client opens its GET stream. SDKs open it right after `initialized`, so the gap is short.
 const BACKLOG_MESSAGES_MAX: usize = 32;
 
-/// Resources one client may watch, in either era.
+/// Resources that one client can subscribe to, in either era.
 pub const SUBSCRIPTIONS_MAX: usize = 256;
 
-/// A URI that is watched is kept. Common servers take no longer ones in a request line either.
+/// The limit for the URI of a subscription, which is kept. Common servers accept no longer ones in a request line either.
 pub const URI_BYTES_MAX: usize = 8 << 10;
 
-/// Calls one session may have in flight.
+/// Calls that one session can have in flight.
 const CALLS_MAX: usize = 1024;
 
-/// Resumable streams that one session keeps; the oldest go first.
+/// Resumable streams kept for one session; the oldest are dropped first.
 const REPLAYS_MAX: usize = 32;
 
-/// The outcome that a client reported for a request of ours.
-pub type Reply = Result<Value, RpcError>;
+/// The client's result or error for a request of this server.
+pub type ClientReply = Result<Value, RpcError>;
 
 /// One Legacy session.
 #[derive(Debug)]
 pub struct Session {
-    /// Unguessable; see `hub`.
+    /// A random id that cannot be guessed; see `hub`.
     pub id: String,
-    /// The revision that `initialize` agreed on.
+    /// The negotiated revision.
     pub version: &'static str,
-    /// What the client declared in `initialize`.
+    /// The capabilities that the client declared in `initialize`.
     pub capabilities: Value,
-    /// Who the client says it is.
+    /// The name and version that the client sent in `initialize`.
     pub client_info: Value,
-    /// Messages below this level are not sent.
-    pub log_level: Cell<Level>,
-    /// When the client was last heard of.
+    /// The lowest level of log messages to send.
+    pub log_level: Cell<LogLevel>,
+    /// When the client last sent a request.
     pub last_used: Cell<Instant>,
     stream: RefCell<Option<Sender>>,
     backlog: RefCell<VecDeque<Value>>,
     subscriptions: RefCell<BTreeSet<String>>,
     calls: RefCell<HashMap<Value, AbortHandle>>,
-    waiting: RefCell<HashMap<u64, oneshot::Sender<Reply>>>,
+    waiting: RefCell<HashMap<u64, oneshot::Sender<ClientReply>>>,
     next_request: Cell<u64>,
     replays: RefCell<VecDeque<Rc<Replay>>>,
     next_replay: Cell<u64>,
 }
 
 impl Session {
-    /// A session without streams, calls or subscriptions.
+    /// Creates a session without streams, calls or subscriptions.
     pub fn new(id: String, version: &'static str, capabilities: Value, client_info: Value) -> Self {
         Self {
             id,
             version,
             capabilities,
             client_info,
-            log_level: Cell::new(Level::Debug),
+            log_level: Cell::new(LogLevel::Debug),
             last_used: Cell::new(Instant::now()),
             stream: RefCell::default(),
             backlog: RefCell::default(),
@@ -88,7 +87,7 @@ impl Session {
         }
     }
 
-    /// Opens the GET stream; `None` while another one is open.
+    /// Opens the GET stream; `None` if another one is open.
     pub fn open_stream(&self) -> Option<mpsc::Receiver<Value>> {
         let mut stream = self.stream.borrow_mut();
         if stream.as_ref().is_some_and(|stream| !stream.is_closed()) {
@@ -96,15 +95,15 @@ impl Session {
         }
         let (sender, receiver) = mpsc::channel(QUEUE_MESSAGES_MAX);
         for message in self.backlog.borrow_mut().drain(..) {
-            // The backlog is shorter than the queue, so every message finds room.
+            // The backlog is shorter than the queue, so every message fits.
             let _ = sender.try_send(message);
         }
         *stream = Some(sender);
         Some(receiver)
     }
 
-    /// Sends a message that belongs to no request. A client too slow to take it loses it: all such messages
-    /// say only that something should be read again.
+    /// Sends a message that belongs to no request. If the client is too slow, the message is dropped: all such messages only
+    /// say that something has changed.
     pub fn notify(&self, message: Value) {
         let stream = self.stream.borrow();
         if let Some(stream) = stream.as_ref().filter(|stream| !stream.is_closed()) {
@@ -117,7 +116,7 @@ impl Session {
         }
     }
 
-    /// Begins a stream that the client may come back to.
+    /// Opens a resumable stream.
     pub fn open_replay(&self) -> Rc<Replay> {
         let number = self.next_replay.get();
         self.next_replay.set(number + 1);
@@ -130,12 +129,12 @@ impl Session {
         replay
     }
 
-    /// A stream that was begun so.
+    /// Returns the resumable stream with this number.
     pub fn replay(&self, number: u64) -> Option<Rc<Replay>> {
         self.replays.borrow().iter().find(|replay| replay.number == number).cloned()
     }
 
-    /// Watches a resource.
+    /// Subscribes to a resource.
     pub fn subscribe(&self, uri: &str) -> Result<(), RpcError> {
         if uri.len() > URI_BYTES_MAX {
             return Err(RpcError::invalid_params("The URI is longer than 8 KiB"));
@@ -148,17 +147,17 @@ impl Session {
         Ok(())
     }
 
-    /// Watches it no longer.
+    /// Ends the subscription to a resource.
     pub fn unsubscribe(&self, uri: &str) {
         self.subscriptions.borrow_mut().remove(uri);
     }
 
-    /// Is this resource watched?
+    /// Whether the session is subscribed to a resource.
     pub fn watches(&self, uri: &str) -> bool {
         self.subscriptions.borrow().contains(uri)
     }
 
-    /// Remembers a call so that the client can cancel it. `false`: the id is taken, or there are too many.
+    /// Records a call so that the client can cancel it. Returns `false` if its id is in use or there are too many calls.
     pub fn begin(&self, id: &Value, task: AbortHandle) -> bool {
         let mut calls = self.calls.borrow_mut();
         if calls.len() >= CALLS_MAX || calls.contains_key(id) {
@@ -168,19 +167,19 @@ impl Session {
         true
     }
 
-    /// Forgets a call that ended.
+    /// Removes a call that has ended.
     pub fn finish(&self, id: &Value) {
         self.calls.borrow_mut().remove(id);
     }
 
-    /// The client wants no answer any more.
+    /// Aborts a call that the client has cancelled.
     pub fn cancel(&self, id: &Value) {
         if let Some(task) = self.calls.borrow_mut().remove(id) {
             task.abort();
         }
     }
 
-    /// Ends everything that is under way.
+    /// Aborts all calls and ends all streams.
     pub fn end(&self) {
         for (_, task) in self.calls.borrow_mut().drain() {
             task.abort();
@@ -191,14 +190,14 @@ impl Session {
         }
     }
 
-    /// Sends a request to the client on `stream` and waits for its reply. When the call is cancelled
-    /// meanwhile, the dropped future forgets the request.
-    pub async fn request(&self, stream: &Sender, method: &str, params: &Value) -> Option<Reply> {
+    /// Sends a request to the client on `stream` and waits for the reply; `None` if the stream closes first. Cancel safe:
+    /// dropping the future removes the request.
+    pub async fn request(&self, stream: &Sender, method: &str, params: &Value) -> Option<ClientReply> {
         let id = self.next_request.get();
         self.next_request.set(id + 1);
         let (sender, reply) = oneshot::channel();
         self.waiting.borrow_mut().insert(id, sender);
-        let _forget = Forget { session: self, id };
+        let _removal = PendingRequest { session: self, id };
         stream.send(message::request(id, method, params)).await.ok()?;
         tokio::select! {
             reply = reply => reply.ok(),
@@ -206,22 +205,23 @@ impl Session {
         }
     }
 
-    /// Hands a reply to whoever waits for it; a reply to nothing is ignored.
-    pub fn reply(&self, id: &Value, reply: Reply) {
+    /// Passes a reply to the call that waits for it; ignored if there is none.
+    pub fn reply(&self, id: &Value, reply: ClientReply) {
         let waiting = id.as_u64().and_then(|id| self.waiting.borrow_mut().remove(&id));
         if let Some(waiting) = waiting {
-            // The call may have been cancelled a moment ago.
+            // It fails if the call was cancelled a moment ago.
             let _ = waiting.send(reply);
         }
     }
 }
 
-struct Forget<'a> {
+/// Removes a request from those that wait for a reply, when dropped.
+struct PendingRequest<'a> {
     session: &'a Session,
     id: u64,
 }
 
-impl Drop for Forget<'_> {
+impl Drop for PendingRequest<'_> {
     fn drop(&mut self) {
         self.session.waiting.borrow_mut().remove(&self.id);
     }

@@ -1,7 +1,4 @@
-//! Response bodies: one buffer, or a stream of server-sent events.
-//!
-//! Invariant: an event holds one message on one `data:` line, since JSON text as `serde_json` writes it holds
-//! no line break. Knows nothing of methods or sessions.
+//! Response bodies: one buffer, or a stream of server-sent events. Knows nothing of methods or sessions.
 
 use std::{
     convert::Infallible,
@@ -19,18 +16,18 @@ use tokio::{
     time::{Interval, MissedTickBehavior},
 };
 
-use crate::replay::Reader;
+use crate::{event::event, replay::ReplayReader};
 
-/// How many messages may wait in one stream for a slow client. A call that sends more waits itself.
+/// Messages that wait in one stream for a slow client. A call that sends more waits.
 pub const QUEUE_MESSAGES_MAX: usize = 256;
 
-/// A comment line after this much silence keeps proxies from closing the stream and finds dead clients.
+/// After this much silence a comment is sent, so that proxies keep the stream open and dead clients are detected.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// The end of a stream that carries messages to a client.
+/// Sends messages to a client's stream.
 pub type Sender = mpsc::Sender<Value>;
 
-/// Ends a task when dropped: in the Modern era a client that goes away has cancelled its request.
+/// Aborts a task when dropped: in the Modern era a client cancels by closing the connection.
 #[derive(Debug)]
 pub struct AbortOnDrop(pub AbortHandle);
 
@@ -40,21 +37,14 @@ impl Drop for AbortOnDrop {
     }
 }
 
-/// One event.
-pub fn event(message: &Value) -> Bytes {
-    Bytes::from(format!("event: message\ndata: {message}\n\n"))
-}
-
 /// The body of a response.
 #[derive(Debug)]
 pub enum ReplyBody {
-    /// Known in full.
     Whole(Option<Bytes>),
-    /// Comes message by message.
     Events(EventBody),
 }
 
-/// A stream of events; ends when all senders are gone.
+/// An event stream; ends when all senders are gone.
 #[derive(Debug)]
 pub struct EventBody {
     source: Source,
@@ -65,17 +55,18 @@ pub struct EventBody {
 #[derive(Debug)]
 enum Source {
     Queue { first: Option<Value>, messages: mpsc::Receiver<Value> },
-    Replay(Reader),
+    Replay(ReplayReader),
 }
 
 impl EventBody {
-    /// `first` was already taken out of `messages`. `task` ends with the stream.
+    /// Creates a stream of `first`, which was already received from `messages`, and of the rest. `task` is aborted when the
+    /// stream is dropped.
     pub fn new(first: Option<Value>, messages: mpsc::Receiver<Value>, task: Option<AbortOnDrop>) -> Self {
         Self::from_source(Source::Queue { first, messages }, task)
     }
 
-    /// A stream that the client may come back to.
-    pub fn replay(reader: Reader) -> Self {
+    /// Creates a resumable stream.
+    pub fn replay(reader: ReplayReader) -> Self {
         Self::from_source(Source::Replay(reader), None)
     }
 

@@ -1,4 +1,4 @@
-//! Tools that are not as they were approved: shown, and approved.
+//! Shows and approves tools that differ from what was approved.
 
 use metamcp::auth::Sealer;
 use metamcp::catalog::{Approve, Change, Pins, told};
@@ -8,33 +8,39 @@ use serde_json::{Value, json};
 use crate::args::ApproveArgs;
 use crate::failure::Failure;
 use crate::table::{line, table};
-use crate::{bound, time, who};
+use crate::{actor, sealed_rows, time};
 
-/// Shows what waits of a server's tools, and approves it unless it is only to be shown.
+/// A gateway may write at the same time, so the write is repeated on a conflict.
+const WRITE_ATTEMPTS_MAX: usize = 5;
+
+/// Shows which tools of a server wait to be approved, and approves them unless `--show` was given.
 pub async fn run(
-    asked: &ApproveArgs,
+    args: &ApproveArgs,
     store: &Store,
     sealer: Option<&Sealer>,
     json: bool,
 ) -> Result<String, Failure> {
-    let what = what(asked)?;
-    let server = name(store, &asked.name).await?;
-    for _ in 0..TRIES {
+    let selection = selection(args)?;
+    let server = resolve_server_name(store, &args.name).await?;
+    for _ in 0..WRITE_ATTEMPTS_MAX {
         let row = store.tool_pins_of(&server).await?.ok_or_else(|| {
-            Failure::Data(format!("no gateway has listed tools of a server {server:?} yet: nothing waits"))
+            Failure::Data(format!(
+                "no gateway has listed the tools of a server {server:?} yet: nothing waits"
+            ))
         })?;
         let sealer = sealer.ok_or(StoreError::Unbound)?;
         if sealer.open_row(Bound::ToolPins(&row)).is_none() {
-            return Err(Failure::Data(bound::closed(sealer, Bound::ToolPins(&row))));
+            return Err(Failure::Data(sealed_rows::explain_invalid(sealer, Bound::ToolPins(&row))));
         }
-        let mut pins = Pins::from_json(&row.pins)
-            .ok_or_else(|| Failure::Data("a later version of metamcp wrote what is approved of it".into()))?;
-        if asked.show {
-            return Ok(shown(&server, &pins.waiting(), "waits", json));
+        let mut pins = Pins::from_json(&row.pins).ok_or_else(|| {
+            Failure::Data("its approvals were written by a later version of metamcp".into())
+        })?;
+        if args.show {
+            return Ok(render(&server, &pins.waiting(), "waits", json));
         }
-        let approved = pins.approve(&what).map_err(|refused| Failure::Data(refused.to_string()))?;
+        let approved = pins.approve(&selection).map_err(|refused| Failure::Data(refused.to_string()))?;
         if approved.is_empty() {
-            return Ok(shown(&server, &approved, "approved", json));
+            return Ok(render(&server, &approved, "approved", json));
         }
         let new = NewPins {
             server: server.clone(),
@@ -42,27 +48,27 @@ pub async fn run(
             expect: Some(row.version),
             told: Some(("server.tools.approve", told(&approved))),
         };
-        match store.put_tool_pins(new, who::audit()).await {
-            // A gateway has just seen something else: it is looked at again.
+        match store.put_tool_pins(new, actor::audit()).await {
+            // A gateway has just seen another change: read the row again.
             Err(StoreError::Conflict) => {}
             Err(error) => return Err(error.into()),
-            Ok(_) => return Ok(shown(&server, &approved, "approved", json)),
+            Ok(_) => return Ok(render(&server, &approved, "approved", json)),
         }
     }
     Err(StoreError::Conflict.into())
 }
 
-fn what(asked: &ApproveArgs) -> Result<Approve, Failure> {
-    match (&asked.tool[..], &asked.digest) {
+fn selection(args: &ApproveArgs) -> Result<Approve, Failure> {
+    match (&args.tool[..], &args.digest) {
         ([], None) => Ok(Approve::All),
         ([tool], digest) => Ok(Approve::These(vec![(tool.clone(), digest.clone())])),
         (tools, None) => Ok(Approve::These(tools.iter().map(|tool| (tool.clone(), None)).collect())),
-        (_, Some(_)) => Err(Failure::Usage("a digest is of one tool: name it by --tool".into())),
+        (_, Some(_)) => Err(Failure::Usage("a digest belongs to one tool: name it by --tool".into())),
     }
 }
 
-/// Of a server in the database, by its id too; those of files are known by name alone.
-async fn name(store: &Store, reference: &str) -> Result<String, Failure> {
+/// Resolves a UUID to the name of a server in the database. Servers of configuration files have a name only.
+async fn resolve_server_name(store: &Store, reference: &str) -> Result<String, Failure> {
     if Uuid::parse_str(reference).is_err() {
         return Ok(reference.to_owned());
     }
@@ -72,14 +78,14 @@ async fn name(store: &Store, reference: &str) -> Result<String, Failure> {
     })
 }
 
-fn shown(server: &str, changes: &[Change], word: &str, json: bool) -> String {
+fn render(server: &str, changes: &[Change], word: &str, json: bool) -> String {
     if json {
         let mut answer = json!({"server": server});
         answer[word] = Value::Array(changes.iter().map(|change| json!(change)).collect());
         return line(&answer);
     }
     if changes.is_empty() {
-        return format!("Nothing of the tools of {server:?} waits to be approved.\n");
+        return format!("No tools of {server:?} wait to be approved.\n");
     }
     let cells = changes.iter().map(|change| {
         let changed = change.changed.as_ref().map_or("new".to_owned(), |parts| parts.join(","));
@@ -88,6 +94,3 @@ fn shown(server: &str, changes: &[Change], word: &str, json: bool) -> String {
     let head = if word == "approved" { "APPROVED" } else { "WAITS" };
     table(&[head, "CHANGED", "SEEN", "DIGEST"], cells)
 }
-
-/// A gateway may write at the same time.
-const TRIES: usize = 5;

@@ -1,19 +1,19 @@
-//! What can go wrong, and the exit code that says so (sysexits.h).
+//! Why a command fails, and its exit code (sysexits.h).
 
 use std::fmt;
 use std::process::ExitCode;
 
-use metamcp::auth::{CreateError, EncryptionKeyError, RotateError, SealerError, SecretsError};
+use metamcp::auth::{CreateKeyError, EncryptionKeyError, RotateError, SealerError, SecretsError};
 use metamcp::store::StoreError;
 
-/// Why nothing was done.
+/// Why a command fails. Nothing was changed, unless the text says otherwise.
 #[derive(Debug)]
 pub enum Failure {
-    /// Asked for in a way that cannot be: `EX_USAGE`.
+    /// Invalid arguments or settings: `EX_USAGE`.
     Usage(String),
-    /// What was given or found does not fit: `EX_DATAERR`.
+    /// Input or stored data does not allow it: `EX_DATAERR`.
     Data(String),
-    /// The store or the secrets cannot be reached: `EX_UNAVAILABLE`.
+    /// The store or the secrets cannot be accessed: `EX_UNAVAILABLE`.
     Unavailable(String),
 }
 
@@ -65,7 +65,7 @@ impl From<SecretsError> for Failure {
     fn from(error: SecretsError) -> Self {
         match error {
             SecretsError::Io { .. } => Self::Unavailable(error.to_string()),
-            SecretsError::Exposed { .. } | SecretsError::Written { .. } => Self::Data(error.to_string()),
+            SecretsError::Exposed { .. } | SecretsError::Syntax { .. } => Self::Data(error.to_string()),
         }
     }
 }
@@ -79,15 +79,18 @@ impl From<RotateError> for Failure {
     }
 }
 
-impl From<CreateError> for Failure {
-    fn from(error: CreateError) -> Self {
+impl From<CreateKeyError> for Failure {
+    fn from(error: CreateKeyError) -> Self {
         match error {
-            CreateError::Name | CreateError::Description | CreateError::Past | CreateError::Grants(_) => {
-                Self::Usage(error.to_string())
+            CreateKeyError::Name
+            | CreateKeyError::Description
+            | CreateKeyError::Past
+            | CreateKeyError::Grants(_) => Self::Usage(error.to_string()),
+            CreateKeyError::OtherEncryptionKey | CreateKeyError::Malformed(_) => {
+                Self::Data(error.to_string())
             }
-            CreateError::OtherEncryptionKey | CreateError::Malformed(_) => Self::Data(error.to_string()),
-            CreateError::Hash => Self::Unavailable(error.to_string()),
-            CreateError::Store(error) => error.into(),
+            CreateKeyError::Hash => Self::Unavailable(error.to_string()),
+            CreateKeyError::Store(error) => error.into(),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Who changed what, and who used what.
+//! Reads the audit log and the usage counters.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -8,25 +8,26 @@ use metamcp::store::{
 use serde_json::{Map, Value, json};
 
 use crate::args::{AuditArgs, UsageArgs};
+use crate::clock::now;
 use crate::failure::Failure;
-use crate::place::{Absent, Installation};
+use crate::installation::{Installation, MissingDatabase};
 use crate::table::{line, or_none, table};
-use crate::{keys, now, time};
+use crate::{keys, time};
 
-pub async fn audit(asked: AuditArgs, installation: &Installation, json: bool) -> Result<String, Failure> {
-    let (object_kind, object_id) = asked.object.as_deref().map(object).transpose()?.unwrap_or_default();
+pub async fn audit(args: AuditArgs, installation: &Installation, json: bool) -> Result<String, Failure> {
+    let (object_kind, object_id) = args.object.as_deref().map(parse_object).transpose()?.unwrap_or_default();
     let filter = AuditFilter {
-        actor: asked.actor,
-        action: asked.action,
+        actor: args.actor,
+        action: args.action,
         object_kind,
         object_id,
-        from: asked.since.as_deref().map(|text| past("--since", text)).transpose()?,
-        until: asked.until.as_deref().map(|text| past("--until", text)).transpose()?,
+        from: args.since.as_deref().map(|text| parse_past("--since", text)).transpose()?,
+        until: args.until.as_deref().map(|text| parse_past("--until", text)).transpose()?,
     };
-    let store = installation.store(Absent::Refuse).await?;
+    let store = installation.store(MissingDatabase::Refuse).await?;
     let (mut rows, mut before) = (Vec::new(), None);
     loop {
-        let items = (asked.limit - rows.len()).min(PAGE_ITEMS_MAX);
+        let items = (args.limit - rows.len()).min(PAGE_ITEMS_MAX);
         if items == 0 {
             break;
         }
@@ -37,23 +38,27 @@ pub async fn audit(asked: AuditArgs, installation: &Installation, json: bool) ->
             break;
         }
     }
-    Ok(if json { line(&Value::Array(rows.iter().map(entry).collect())) } else { entries(&rows) })
+    Ok(if json {
+        line(&Value::Array(rows.iter().map(describe_entry).collect()))
+    } else {
+        list_entries(&rows)
+    })
 }
 
-/// `key` or `key:4fT0sQbW91Lk`.
-fn object(text: &str) -> Result<(Option<ObjectKind>, Option<String>), Failure> {
+/// Parses `key` or `key:4fT0sQbW91Lk`.
+fn parse_object(text: &str) -> Result<(Option<ObjectKind>, Option<String>), Failure> {
     let (kind, id) = text.split_once(':').map_or((text, None), |(kind, id)| (kind, Some(id.to_owned())));
     let kind = ObjectKind::parse(kind).ok_or_else(|| {
-        Failure::Usage(format!("--object: {kind:?} is none of key, server, endpoint and jwt_key"))
+        Failure::Usage(format!("--object: {kind:?} is not one of key, server, endpoint, jwt_key"))
     })?;
     Ok((Some(kind), id))
 }
 
-fn past(flag: &str, text: &str) -> Result<u64, Failure> {
-    time::parse_past(text, now()).map_err(|error| error.of(flag))
+fn parse_past(flag: &str, text: &str) -> Result<u64, Failure> {
+    time::parse_past(text, now()).map_err(|error| error.for_flag(flag))
 }
 
-fn entry(row: &AuditRow) -> Value {
+fn describe_entry(row: &AuditRow) -> Value {
     json!({
         "id": row.id,
         "at": time::format(row.at),
@@ -66,16 +71,16 @@ fn entry(row: &AuditRow) -> Value {
     })
 }
 
-fn entries(rows: &[AuditRow]) -> String {
+fn list_entries(rows: &[AuditRow]) -> String {
     let cells = rows.iter().map(|row| {
-        let change = change(row.before.as_ref(), row.after.as_ref());
+        let change = summarize_change(row.before.as_ref(), row.after.as_ref());
         vec![time::format(row.at), row.actor.clone(), row.action.clone(), row.object_id.clone(), change]
     });
     table(&["AT", "ACTOR", "ACTION", "OBJECT", "CHANGE"], cells)
 }
 
-/// What is different, in one line: the whole of it is in the JSON.
-fn change(before: Option<&Value>, after: Option<&Value>) -> String {
+/// Summarizes a change in one line; `--json` shows all of it.
+fn summarize_change(before: Option<&Value>, after: Option<&Value>) -> String {
     let members = |value: Option<&Value>| value.and_then(Value::as_object).cloned().unwrap_or_default();
     let (before, after): (Map<_, _>, Map<_, _>) = (members(before), members(after));
     let text = |value: Option<&Value>| match value {
@@ -86,9 +91,9 @@ fn change(before: Option<&Value>, after: Option<&Value>) -> String {
     let changed = after.iter().filter(|(name, value)| before.get(*name) != Some(*value));
     let words: Vec<String> = match (before.is_empty(), after.is_empty()) {
         (true, false) => {
-            let told = ["name", "kind", "phase", "rows", "key_version"];
-            let told = told.iter().filter(|name| after.contains_key(**name));
-            told.map(|name| format!("{name}={}", text(after.get(*name)))).collect()
+            let members = ["name", "kind", "phase", "rows", "key_version"];
+            let members = members.iter().filter(|name| after.contains_key(**name));
+            members.map(|name| format!("{name}={}", text(after.get(*name)))).collect()
         }
         (false, true) => vec![format!("name={}", text(before.get("name").or(before.get("kid"))))],
         _ => changed
@@ -102,29 +107,29 @@ fn change(before: Option<&Value>, after: Option<&Value>) -> String {
     line.chars().take(CHANGE_CHARS_MAX).chain(['…']).collect()
 }
 
-pub async fn usage(asked: UsageArgs, installation: &Installation, json: bool) -> Result<String, Failure> {
+pub async fn usage(args: UsageArgs, installation: &Installation, json: bool) -> Result<String, Failure> {
     let filter = UsageFilter {
-        from: Some(past("--since", &asked.since)?),
-        until: asked.until.as_deref().map(|text| past("--until", text)).transpose()?,
-        key_id: asked.key.as_deref().map(keys::reference).transpose()?,
-        server: asked.server,
-        tool: asked.tool,
+        from: Some(parse_past("--since", &args.since)?),
+        until: args.until.as_deref().map(|text| parse_past("--until", text)).transpose()?,
+        key_id: args.key.as_deref().map(keys::parse_key_reference).transpose()?,
+        server: args.server,
+        tool: args.tool,
     };
-    let store = installation.store(Absent::Refuse).await?;
+    let store = installation.store(MissingDatabase::Refuse).await?;
     let names: HashMap<String, String> =
         store.keys().await?.rows.into_iter().map(|row| (row.key_id, row.name)).collect();
-    let sums = sum(&store, filter, asked.hourly).await?;
+    let sums = sum_pages(&store, filter, args.hourly).await?;
     Ok(if json {
         line(&Value::Array(
-            sums.iter().map(|(key, counts)| counter(key, counts, &names, asked.hourly)).collect(),
+            sums.iter().map(|(key, counts)| describe_counts(key, counts, &names, args.hourly)).collect(),
         ))
     } else {
-        counters(&sums, &names, asked.hourly)
+        list_counts(&sums, &names, args.hourly)
     })
 }
 
-/// Page by page: there may be years of hours.
-async fn sum(
+/// Sums the counters page by page, since there may be years of hours.
+async fn sum_pages(
     store: &Store,
     filter: UsageFilter,
     hourly: bool,
@@ -148,7 +153,7 @@ async fn sum(
     }
 }
 
-fn counter(key: &UsageKey, counts: &Counts, names: &HashMap<String, String>, hourly: bool) -> Value {
+fn describe_counts(key: &UsageKey, counts: &Counts, names: &HashMap<String, String>, hourly: bool) -> Value {
     let mut row = json!({
         "key": key.key_id,
         "name": names.get(&key.key_id),
@@ -166,7 +171,7 @@ fn counter(key: &UsageKey, counts: &Counts, names: &HashMap<String, String>, hou
     row
 }
 
-fn counters(sums: &BTreeMap<UsageKey, Counts>, names: &HashMap<String, String>, hourly: bool) -> String {
+fn list_counts(sums: &BTreeMap<UsageKey, Counts>, names: &HashMap<String, String>, hourly: bool) -> String {
     let mut head =
         vec!["KEY", "NAME", "SERVER", "TOOL", "CALLS", "ERRORS", "BYTES IN", "BYTES OUT", "MS A CALL"];
     if hourly {
@@ -190,7 +195,7 @@ fn counters(sums: &BTreeMap<UsageKey, Counts>, names: &HashMap<String, String>, 
     table(&head, rows)
 }
 
-/// What a terminal shows beside the rest.
+/// The width that a terminal has left for the last column.
 const CHANGE_CHARS_MAX: usize = 120;
 
 #[cfg(test)]
@@ -200,11 +205,11 @@ mod tests {
     #[track_caller]
     fn check(before: Value, after: Value, expected: &str) {
         let some = |value: Value| if value.is_null() { None } else { Some(value) };
-        assert_eq!(change(some(before).as_ref(), some(after).as_ref()), expected);
+        assert_eq!(summarize_change(some(before).as_ref(), some(after).as_ref()), expected);
     }
 
     #[test]
-    fn a_change_is_told_in_one_line() {
+    fn a_change_is_summarized_in_one_line() {
         check(Value::Null, json!({"name": "ci", "status": "active"}), "name=ci");
         check(json!({"name": "ci"}), Value::Null, "name=ci");
         check(json!({"kid": "x"}), Value::Null, "name=x");
@@ -215,7 +220,7 @@ mod tests {
         );
         check(json!({"a": null}), json!({"a": [1]}), "a: - -> [1]");
         check(Value::Null, Value::Null, "");
-        let long = change(None, Some(&json!({"name": "x".repeat(500)})));
+        let long = summarize_change(None, Some(&json!({"name": "x".repeat(500)})));
         assert_eq!(long.chars().count(), CHANGE_CHARS_MAX + 1);
     }
 }

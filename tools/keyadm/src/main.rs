@@ -1,62 +1,50 @@
-//! `keyadm`: administers an installation: its keys, servers and endpoints, what signs tokens and what seals.
+//! `keyadm`: administers a metamcp installation: its API keys, servers and endpoints, the keys that sign tokens, and the
+//! key that seals secrets.
 //!
-//! Talks to the store, never over HTTP, and works while the gateway runs. Results go to the standard output,
-//! everything said about them to the standard error, so that a script can take the one without the other.
+//! Works on the store directly, never over HTTP, also while the gateway runs. Results go to standard output and messages
+//! about them to standard error, so that a script can separate them.
 
+mod actor;
 mod approve;
 mod args;
-mod bound;
+mod clock;
 mod doctor;
 mod failure;
-mod fleet;
 mod history;
-mod import;
+mod import_metamcp;
+mod installation;
+mod inventory;
 mod jwt;
 mod keys;
-mod place;
+mod output;
 mod rekey;
+mod sealed_rows;
 mod servers;
 mod table;
 mod time;
-mod who;
-
-use std::io::{ErrorKind, Write};
-use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{CommandFactory, Parser};
 use serde_json::json;
+use std::io::{ErrorKind, Write};
+use std::process::ExitCode;
 
 use args::{Cli, Command, Servers};
 use failure::Failure;
-use place::{Absent, Installation};
-
-/// A result, and the exit code that goes with it.
-pub struct Done {
-    /// For the standard output.
-    pub text: String,
-    /// 0 unless something has to be seen to.
-    pub code: u8,
-}
-
-impl From<String> for Done {
-    fn from(text: String) -> Self {
-        Self { text, code: 0 }
-    }
-}
+use installation::{Installation, MissingDatabase};
+use output::CommandOutput;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // Help and version come this way too, and are no mistakes.
+            // `--help` and `--version` arrive here too, and are not errors.
             let code = if error.use_stderr() { 64 } else { 0 };
             drop(error.print());
             return ExitCode::from(code);
         }
     };
     match start(cli) {
-        Ok(done) => print(&done),
+        Ok(output) => print(&output),
         Err(failure) => {
             eprintln!("keyadm: {failure}");
             failure.exit_code()
@@ -64,12 +52,12 @@ fn main() -> ExitCode {
     }
 }
 
-fn print(done: &Done) -> ExitCode {
+fn print(output: &CommandOutput) -> ExitCode {
     let mut stdout = std::io::stdout();
-    match stdout.write_all(done.text.as_bytes()).and_then(|()| stdout.flush()) {
-        Ok(()) => ExitCode::from(done.code),
-        // Whoever reads has seen enough, as in `keyadm keys list | head`.
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => ExitCode::from(done.code),
+    match stdout.write_all(output.text.as_bytes()).and_then(|()| stdout.flush()) {
+        Ok(()) => ExitCode::from(output.code),
+        // The reader has stopped early, as in `keyadm keys list | head`.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => ExitCode::from(output.code),
         Err(error) => {
             eprintln!("keyadm: cannot write the result: {error}");
             ExitCode::from(74)
@@ -77,7 +65,7 @@ fn print(done: &Done) -> ExitCode {
     }
 }
 
-fn start(cli: Cli) -> Result<Done, Failure> {
+fn start(cli: Cli) -> Result<CommandOutput, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -85,10 +73,10 @@ fn start(cli: Cli) -> Result<Done, Failure> {
     runtime.block_on(run(cli))
 }
 
-async fn run(cli: Cli) -> Result<Done, Failure> {
-    let Cli { place, json, command } = cli;
-    let used = command.used();
-    let find = || Installation::find(place.clone(), used);
+async fn run(cli: Cli) -> Result<CommandOutput, Failure> {
+    let Cli { location, json, command } = cli;
+    let access = command.access();
+    let find = || Installation::find(location.clone(), access);
     Ok(match command {
         Command::Keys(command) => keys::run(command, &find()?, json).await?.into(),
         Command::Jwt(command) => jwt::run(command, &find()?, json).await?.into(),
@@ -97,28 +85,30 @@ async fn run(cli: Cli) -> Result<Done, Failure> {
         Command::Rekey { .. } => rekey::run(&find()?, json).await?,
         Command::Migrate => migrate(&find()?, json).await?.into(),
         Command::Doctor { config } => doctor::run(&find()?, config, json).await?,
-        Command::Audit(asked) => history::audit(asked, &find()?, json).await?.into(),
-        Command::Usage(asked) => history::usage(asked, &find()?, json).await?.into(),
-        Command::Servers(Servers::Add(asked)) => servers::add(asked, &find()?, json).await?.into(),
-        Command::Servers(Servers::Import(asked)) => servers::import(asked, &find()?, json).await?,
-        Command::Servers(Servers::There(command)) => fleet::servers(command, &find()?, json).await?.into(),
-        Command::Endpoints(command) => fleet::endpoints(command, &find()?, json).await?.into(),
+        Command::Audit(args) => history::audit(args, &find()?, json).await?.into(),
+        Command::Usage(args) => history::usage(args, &find()?, json).await?.into(),
+        Command::Servers(Servers::Add(args)) => servers::add(args, &find()?, json).await?.into(),
+        Command::Servers(Servers::Import(args)) => servers::import(args, &find()?, json).await?,
+        Command::Servers(Servers::Existing(command)) => {
+            inventory::servers(command, &find()?, json).await?.into()
+        }
+        Command::Endpoints(command) => inventory::endpoints(command, &find()?, json).await?.into(),
         Command::ImportMetamcp { into, dry_run } => {
-            let (from, into) = Installation::find_both(place.clone(), into, used)?;
-            import::run(&from, &into, dry_run, json).await?
+            let (from, into) = Installation::find_source_and_target(location.clone(), into, access)?;
+            import_metamcp::run(&from, &into, dry_run, json).await?
         }
         Command::Completions { shell } => completions(shell).into(),
     })
 }
 
-/// Whoever opens the store brings it up to date.
 async fn migrate(installation: &Installation, json: bool) -> Result<String, Failure> {
-    let store = installation.store(Absent::Create).await?;
+    // Opening the store migrates it.
+    let store = installation.store(MissingDatabase::Create).await?;
     let keys = store.keys().await?.rows.len();
     Ok(if json {
         table::line(&json!({"migrated": true, "keys": keys}))
     } else {
-        format!("The database has the schema of this version; {keys} keys are in it.\n")
+        format!("The database schema is up to date. The database has {keys} API keys.\n")
     })
 }
 
@@ -126,11 +116,6 @@ fn completions(shell: clap_complete::Shell) -> String {
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "keyadm", &mut text);
     String::from_utf8_lossy(&text).into_owned()
-}
-
-/// Seconds since 1970.
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 #[cfg(test)]

@@ -1,86 +1,89 @@
-//! Sealing everything anew.
+//! Seals all rows again with the newest version of `ENCRYPTION_KEY`.
 
-use metamcp::auth::{Rekeyed, Secrets, rekey};
+use metamcp::auth::{InstallationSecrets, RekeyReport, rekey};
 use metamcp::store::{SealedKind, Store};
 use serde_json::{Value, json};
 
-use crate::Done;
+use crate::actor;
 use crate::failure::Failure;
-use crate::place::{Absent, Installation};
+use crate::installation::{Installation, MissingDatabase};
+use crate::output::CommandOutput;
 use crate::table::{line, table};
-use crate::who;
 
-/// Everything, in batches.
-pub async fn run(installation: &Installation, json: bool) -> Result<Done, Failure> {
-    let store = installation.store(Absent::Refuse).await?;
+/// Seals all rows, in batches.
+pub async fn run(installation: &Installation, json: bool) -> Result<CommandOutput, Failure> {
+    let store = installation.store(MissingDatabase::Refuse).await?;
     let sealer = installation.sealer()?;
-    let mut found = Vec::new();
+    let mut reports = Vec::new();
     for kind in SealedKind::ALL {
-        found.push(rekey(&store, &sealer, kind, &who::actor()).await?);
+        reports.push(rekey(&store, &sealer, kind, &actor::actor()).await?);
     }
-    let left: u64 = found.iter().map(|kind| kind.left).sum();
-    let version = sealer.version();
+    let left: u64 = reports.iter().map(|kind| kind.left).sum();
+    let version = sealer.current_version();
     let text = if json {
         line(&json!({
             "version": version,
             "left": left,
-            "kinds": found.iter().map(describe).collect::<Vec<_>>(),
+            "kinds": reports.iter().map(describe).collect::<Vec<_>>(),
         }))
     } else {
-        let rows = found.iter().map(|kind| {
-            let numbers = [kind.rewrapped, kind.current, kind.left].map(|number| number.to_string());
-            std::iter::once(word(kind.kind).to_owned()).chain(numbers).collect()
+        let rows = reports.iter().map(|kind| {
+            let numbers = [kind.resealed, kind.current, kind.left].map(|number| number.to_string());
+            std::iter::once(kind_name(kind.kind).to_owned()).chain(numbers).collect()
         });
-        table(&["KIND", "SEALED ANEW", &format!("VERSION {version}"), "OTHER VERSIONS"], rows)
+        table(&["KIND", "RESEALED", &format!("VERSION {version}"), "OTHER VERSIONS"], rows)
     };
     if left == 0 {
         return Ok(text.into());
     }
-    let names: Vec<&str> = found.iter().flat_map(|kind| &kind.unopened).map(String::as_str).collect();
+    let names: Vec<&str> = reports.iter().flat_map(|kind| &kind.unsealable).map(String::as_str).collect();
     eprintln!(
-        "keyadm: {left} values were left as they are ({}): no given version of ENCRYPTION_KEY opens them. \
-         Give the version that sealed them too; `keyadm doctor` says which of them were altered, and what to do",
+        "keyadm: {left} values were left unchanged ({}): no provided version of ENCRYPTION_KEY opens them. \
+         Provide the version that sealed them too; `keyadm doctor` shows which of them were altered, and what to do",
         names.join(", ")
     );
-    Ok(Done { text, code: 65 })
+    Ok(CommandOutput { text, code: 65 })
 }
 
+/// Adds a new version of `ENCRYPTION_KEY` to `secrets.toml`.
 pub fn add_version(installation: &Installation, json: bool) -> Result<String, Failure> {
-    let version = Secrets::add_encryption_key(installation.own_secrets()?)?;
+    let version = InstallationSecrets::add_encryption_key(installation.secrets_dir()?)?;
     if json {
         return Ok(line(&json!({ "version": version })));
     }
     Ok(format!(
-        "Version {version} is in secrets.toml, and the old one still is. Now restart every gateway of this \
+        "Added version {version} to secrets.toml; the old version is still in it. Now restart every gateway of this \
          installation, then run `keyadm rekey`. Keep a copy of the file.\n"
     ))
 }
 
+/// Removes the old versions from `secrets.toml` once nothing is sealed with them.
 pub async fn drop_old(installation: &Installation, json: bool) -> Result<String, Failure> {
-    let data_dir = installation.own_secrets()?;
-    let store = installation.store(Absent::Refuse).await?;
-    let version = installation.sealer()?.version();
-    let left = left(&store, version).await?;
+    let data_dir = installation.secrets_dir()?;
+    let store = installation.store(MissingDatabase::Refuse).await?;
+    let version = installation.sealer()?.current_version();
+    let left = count_other_versions(&store, version).await?;
     if left > 0 {
         return Err(Failure::Data(format!(
-            "{left} values in the database are not sealed by version {version} yet: run `keyadm rekey` first"
+            "{left} values in the database are not sealed with version {version} yet: run `keyadm rekey` first"
         )));
     }
-    let dropped = Secrets::drop_old_encryption_keys(data_dir)?;
+    let dropped = InstallationSecrets::drop_old_encryption_keys(data_dir)?;
     if json {
         return Ok(line(&json!({ "version": version, "dropped": dropped })));
     }
     Ok(if dropped.is_empty() {
-        format!("There is no version but {version} in secrets.toml.\n")
+        format!("secrets.toml has no version other than {version}.\n")
     } else {
         format!(
-            "Version {version} alone is in secrets.toml now. Restart every gateway of this installation.\n"
+            "Removed the old versions from secrets.toml; version {version} remains. Restart every gateway of this \
+             installation.\n"
         )
     })
 }
 
-/// Values sealed by other versions.
-pub async fn left(store: &Store, version: u8) -> Result<u64, Failure> {
+/// Counts the values that are sealed with other versions.
+pub async fn count_other_versions(store: &Store, version: u8) -> Result<u64, Failure> {
     let mut left = 0;
     for kind in SealedKind::ALL {
         let versions = store.sealed_versions(kind).await?;
@@ -89,7 +92,7 @@ pub async fn left(store: &Store, version: u8) -> Result<u64, Failure> {
     Ok(left)
 }
 
-pub fn word(kind: SealedKind) -> &'static str {
+fn kind_name(kind: SealedKind) -> &'static str {
     match kind {
         SealedKind::Keys => "keys",
         SealedKind::Servers => "servers",
@@ -99,12 +102,12 @@ pub fn word(kind: SealedKind) -> &'static str {
     }
 }
 
-fn describe(kind: &Rekeyed) -> Value {
+fn describe(kind: &RekeyReport) -> Value {
     json!({
-        "kind": word(kind.kind),
-        "sealed_anew": kind.rewrapped,
+        "kind": kind_name(kind.kind),
+        "sealed_anew": kind.resealed,
         "current": kind.current,
         "left": kind.left,
-        "unopened": kind.unopened,
+        "unopened": kind.unsealable,
     })
 }

@@ -1,8 +1,8 @@
-//! Lists, for people and for programs.
+//! Renders results: tables for people, JSON lines for programs.
 
 use serde_json::Value;
 
-/// Columns as wide as what stands in them; the last one as it is.
+/// Renders a table whose columns are as wide as their widest cell.
 pub fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let head: Vec<String> = head.iter().map(ToString::to_string).collect();
     let rows = rows.into_iter().map(|row| row.iter().map(|cell| clip(printable(cell))).collect());
@@ -23,7 +23,7 @@ pub fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> Stri
     text
 }
 
-/// A cell of a table that stays one on a screen.
+/// Shortens a cell so that the table stays readable.
 fn clip(cell: String) -> String {
     if cell.chars().count() <= CELL_CHARS_MAX {
         return cell;
@@ -31,10 +31,10 @@ fn clip(cell: String) -> String {
     cell.chars().take(CELL_CHARS_MAX).chain(['…']).collect()
 }
 
-/// Longer than any name that the gateway itself takes.
+/// Longer than any name that the gateway accepts.
 const CELL_CHARS_MAX: usize = 200;
 
-/// Names on the left, what they stand for on the right.
+/// Renders one line for each field, with the name on the left.
 pub fn fields(rows: &[(&str, String)]) -> String {
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
     let mut text = String::new();
@@ -44,19 +44,20 @@ pub fn fields(rows: &[(&str, String)]) -> String {
     text
 }
 
-/// One line of JSON.
+/// Renders a value as one line of JSON.
 pub fn line(value: &Value) -> String {
     format!("{value}\n")
 }
 
-/// Another writer of the database may have put anything there, and a terminal obeys what it is shown.
+/// Replaces control characters and invisible ones: other writers of the database may store anything, and terminals obey
+/// escape sequences.
 pub fn printable(text: &str) -> String {
-    // Besides what moves the cursor, what turns the direction of writing or is not seen at all.
+    // Zero-width characters, and those that change the direction of writing.
     let hidden = |c: char| matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{e0000}'..='\u{e01ef}');
     text.chars().map(|c| if c.is_control() || hidden(c) { '\u{fffd}' } else { c }).collect()
 }
 
-/// What a list says when it holds nothing, so that nobody takes it for cut off.
+/// Returns `-` for an empty cell, so that the row does not look truncated.
 pub fn or_none(text: String) -> String {
     if text.is_empty() { "-".into() } else { text }
 }
@@ -72,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn columns_are_as_wide_as_they_must_be_and_terminals_are_safe() {
+    fn columns_fit_their_cells_and_control_characters_are_replaced() {
         check(&[], "A  LONG\n");
         check(&[["abc", "x"], ["é", ""]], "A    LONG\nabc  x\né\n");
         check(&[["\x1b[2J", "a\u{202e}b\n"]], "A     LONG\n\u{fffd}[2J  a\u{fffd}b\u{fffd}\n");

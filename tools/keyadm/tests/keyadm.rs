@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Stdio;
 
-use metamcp::auth::{self, Check};
+use metamcp::auth::{self, CredentialCheck};
 use metamcp::config::{Env, ProcessEnv};
 use metamcp::store::{Audit, Grants, NewKey, Plain, new_id};
 use serde_json::Value;
@@ -46,7 +46,7 @@ fn people_get_the_key_alone_on_the_standard_output_and_a_table() {
     assert_eq!(made.code, 0);
     let key = made.out.strip_suffix('\n').unwrap();
     assert!(auth::ApiKey::parse(key).is_ok(), "{:?}", made.out);
-    assert!(made.err.contains("shown this once") && !made.err.contains(key));
+    assert!(made.err.contains("shown only once") && !made.err.contains(key));
 
     let list = place.run(&["keys", "list"]);
     assert!(!list.out.contains(&key[17..]));
@@ -54,7 +54,7 @@ fn people_get_the_key_alone_on_the_standard_output_and_a_table() {
     assert!(lines[0].starts_with("ID            NAME    STATUS  CREATED"), "{}", list.out);
     assert!(lines[1].contains("Büro 🦀  active  20") && lines[1].ends_with("CI"), "{}", list.out);
     let off = place.run(&["keys", "inactivate", &key[4..16]]);
-    assert!(off.out.ends_with("is off now.\n"), "{}", off.out);
+    assert!(off.out.ends_with("is inactive now.\n"), "{}", off.out);
 }
 
 #[tokio::test]
@@ -85,12 +85,12 @@ async fn a_running_gateway_takes_new_keys_at_once_and_drops_old_ones_with_its_po
     let gateway = gateway(&place).await;
     let (_, second) = place.key("second");
     for key in [&first, &second] {
-        assert!(gateway.ask(&credential(key)).await.is_ok());
+        assert!(gateway.authenticate(&credential(key)).await.is_ok());
     }
     assert_eq!(place.run(&["keys", "inactivate", &first_id]).code, 0);
     assert!(gateway.refresh().await.unwrap());
-    assert!(matches!(gateway.check(&credential(&first)), Check::Refused(_)));
-    assert!(matches!(gateway.check(&credential(&second)), Check::Granted(_)));
+    assert!(matches!(gateway.check(&credential(&first)), CredentialCheck::Denied(_)));
+    assert!(matches!(gateway.check(&credential(&second)), CredentialCheck::Granted(_)));
     assert!(!gateway.refresh().await.unwrap());
 }
 
@@ -201,7 +201,7 @@ fn a_database_url_in_the_environment_is_not_passed_over_in_silence() {
         Run::of(command)
     };
     let url = "postgres://u:hunter2@127.0.0.1:1/x";
-    with(url, &["keys", "list", "--data-dir", "data"]).check(64, "set DATABASE_URL to nothing");
+    with(url, &["keys", "list", "--data-dir", "data"]).check(64, "clear DATABASE_URL");
     with(url, &["keys", "list", "--data-dir", "elsewhere"]).check(69, "not available");
     let list = with("", &["keys", "list", "--json", "--data-dir", "data"]).json();
     assert_eq!(list.as_array().unwrap().len(), 1);
@@ -222,7 +222,7 @@ fn a_database_url_in_the_environment_is_not_passed_over_in_silence() {
 fn whoever_writes_is_told_where() {
     let place = Place::new();
     let told =
-        format!("keyadm: works on the database {}\n", place.data_dir().join("metamcp.sqlite").display());
+        format!("keyadm: using the database {}\n", place.data_dir().join("metamcp.sqlite").display());
     let made = place.run(&["keys", "create", "--name", "x", "--json"]);
     assert_eq!(made.err, told);
     let id = made.json()["id"].as_str().unwrap().to_owned();
@@ -261,7 +261,7 @@ fn keys_are_kept_in_postgresql_when_an_address_says_so() {
         Run::of(command)
     };
     run(&["keys", "create", "--name", "ci"]).check(64, "set ENCRYPTION_KEY to the gateway's");
-    auth::Secrets::load_or_create(&place.data_dir()).unwrap();
+    auth::InstallationSecrets::load_or_create(&place.data_dir()).unwrap();
     let made = run(&["keys", "create", "--name", "ci", "--json"]).json();
     let id = made["id"].as_str().unwrap();
     let told = run(&["keys", "inactivate", id]).err;

@@ -46,13 +46,13 @@ async fn a_server_is_added_as_the_rest_api_would() {
         refused(
             &["b", "--url", "https://b.example/", "--header", "A: hunter2", "--header", "a: x"],
             64,
-            "there twice",
+            "given twice",
         );
         let path = place.data_dir().with_file_name("headers");
         let file = path.to_str().unwrap();
         std::fs::write(&path, "X-A: 1\n\nhunter2\n").unwrap();
         refused(&["b", "--url", "https://b.example/", "--header-file", file], 64, "a header is written as");
-        refused(&["b", "--url", "https://b.example/", "--header-file", "/nowhere"], 69, "cannot be read");
+        refused(&["b", "--url", "https://b.example/", "--header-file", "/nowhere"], 69, "cannot read");
         std::fs::write(&path, "Authorization: Bearer hunter2\n\nX-A: 1\r\n").unwrap();
         add(&["f", "--url", "https://f.example/", "--header", "X-B: 2", "--header-file", file, "--json"])
             .json();
@@ -65,7 +65,7 @@ async fn a_server_is_added_as_the_rest_api_would() {
         assert_eq!(shown("f")["headers"], sealed);
         assert_eq!(shown("g")["headers"], json!({"authorization": "(sealed)", "x-a": "(sealed)"}));
         refused(&["b", "--url", "http://127.0.0.1:1/"], 64, "allow_private");
-        assert!(add(&["b", "--url", "http://127.0.0.1:1/", "--allow-private"]).out.contains("is added"));
+        assert!(add(&["b", "--url", "http://127.0.0.1:1/", "--allow-private"]).out.contains("Added the server"));
         let shown = place.run(&["servers", "show", "b", "--json"]).json();
         assert_eq!(shown["definition"]["allow_private"], true);
         let audit = place.run(&["audit", "--object", "server", "--json"]).json();
@@ -155,7 +155,7 @@ async fn a_file_is_taken_as_far_as_it_is_right() {
 
         std::fs::write(&path, "{\"mcpServers\": 7}").unwrap();
         place.run(&["servers", "import", path.to_str().unwrap()]).check(65, "mcpServers is not an object");
-        place.run(&["servers", "import", "/nowhere/mcp.json"]).check(69, "cannot be read");
+        place.run(&["servers", "import", "/nowhere/mcp.json"]).check(69, "cannot read");
     })
     .await;
 }
@@ -185,7 +185,7 @@ async fn nothing_is_made_in_a_server_or_beside_it_by_a_look_or_without_its_secre
         }
         let mut look = place.command(&[&import[..], &["--dry-run"]].concat());
         look.env("ENCRYPTION_KEY", format!("1:{}", "ab".repeat(32)));
-        support::Run::of(look).check(69, "the database has no table of metamcp's");
+        support::Run::of(look).check(69, "the database has no metamcp tables");
         assert!(!place.data_dir().exists());
         assert!(metamcp::store::is_new_postgres(url).await.unwrap(), "nothing is in the database");
     })
@@ -282,7 +282,7 @@ async fn what_waits_is_shown_and_approved() {
         stranger.put_tool_pins(new(&pins, Some(row.version)), Audit::by("test")).await.unwrap();
         approve(&[]).check(65, "ENCRYPTION_KEY");
         let doctor = place.run(&["doctor"]);
-        assert!(doctor.code == 1 && doctor.out.contains("what is approved of files"), "{}", doctor.out);
+        assert!(doctor.code == 1 && doctor.out.contains("the tool pins of files"), "{}", doctor.out);
     })
     .await;
 }

@@ -1,34 +1,44 @@
-use serde_json::json;
+use std::time::Duration;
 
+use serde_json::{Value, json};
+
+use super::super::merge_patch;
+use super::super::secrets::SEALED_PLACEHOLDER;
 use super::*;
-use crate::auth::EncryptionKey;
+use crate::auth::{EncryptionKey, Sealer};
+use crate::store::{self, Binder, ServerRow, ServerSpec, Uuid};
+use crate::upstream::ServerAddress;
 
-fn rules() -> Rules {
-    Rules { served: SERVED.to_vec(), commands: Commands::Only(allowed()), allow_private: true }
+fn rules() -> DefinitionRules {
+    DefinitionRules {
+        served_kinds: SERVED_KINDS.to_vec(),
+        commands: CommandPolicy::Allowlisted(allowed()),
+        allow_private: true,
+    }
 }
 
-fn allowed() -> Allowed {
+fn allowed() -> StdioAllowlist {
     let command = |path: &str, args: &[&str]| AllowedCommand {
         path: path.into(),
         args: args.iter().map(|arg| (*arg).to_owned()).collect(),
     };
-    Allowed {
+    StdioAllowlist {
         commands: vec![command("/usr/bin/mcp-notes", &[]), command("/usr/bin/npx", &["-y", "hunter2"])],
         env: ["TOKEN", "NOTES_*", "P*"].map(|text| EnvPattern::new(text).unwrap()).into(),
         dirs: vec!["/srv".into()],
     }
 }
 
-fn serving(allow_private: bool) -> Serving {
+fn serving(allow_private: bool) -> ServingPolicy {
     let inherited = vec![("HOME".to_owned(), "/home".to_owned())];
-    Serving { allow_private, allowed: allowed(), inherited }
+    ServingPolicy { allow_private, allowed: allowed(), inherited }
 }
 
 fn sealer() -> Sealer {
     Sealer::new(&[EncryptionKey { version: 1, key: zeroize::Zeroizing::new([7; 32]) }]).unwrap()
 }
 
-/// As it lies in the store.
+/// The row that the store would hold, with sealed secrets.
 fn row(id: Uuid, spec: ServerSpec) -> ServerRow {
     let store::Secrets::Set(plain) = spec.secrets else { panic!("there are secrets") };
     let row = ServerRow {
@@ -44,19 +54,19 @@ fn row(id: Uuid, spec: ServerSpec) -> ServerRow {
     ServerRow { secrets: sealer().seal_row(store::Bound::Server(&row), &plain), ..row }
 }
 
-/// Reads, and compares the pointers of all mistakes.
+/// Reads a definition and compares the pointers of all errors.
 #[track_caller]
 fn check(value: impl Into<Value>, expected: &[&str]) {
     let value = value.into();
-    let found = Server::read(&value, None, &rules()).err().unwrap_or_default();
+    let found = ServerDefinition::read(&value, None, &rules()).err().unwrap_or_default();
     let pointers: Vec<&str> = found.iter().map(|error| error.pointer.as_str()).collect();
     assert_eq!(pointers, expected, "{value}: {found:?}");
-    let told = format!("{found:?}");
-    assert!(!told.contains("hunter2"), "a mistake quotes a value: {told}");
+    let text = format!("{found:?}");
+    assert!(!text.contains("hunter2"), "an error quotes a value: {text}");
 }
 
 #[test]
-fn names_every_wrong_field() {
+fn every_invalid_field_is_reported() {
     let http = |more: Value| {
         let mut value = json!({"name": "a", "kind": "http", "url": "https://a.example/mcp"});
         merge_patch(&mut value, &more);
@@ -86,7 +96,9 @@ fn names_every_wrong_field() {
         &["/connect_timeout", "/queue_timeout", "/in_flight_max", "/queue_max"],
     );
     check(
-        http(json!({"headers": {"Host": "hunter2", "X-A": "hunter2\n", "Accept": "x", "n": 1, "X": SEALED}})),
+        http(
+            json!({"headers": {"Host": "hunter2", "X-A": "hunter2\n", "Accept": "x", "n": 1, "X": SEALED_PLACEHOLDER}}),
+        ),
         &["/headers/n", "/headers/Accept", "/headers/Host", "/headers/X", "/headers/X-A"],
     );
     check(http(json!({"headers": {"a": "1", "A": "2"}})), &["/headers/a"]);
@@ -102,7 +114,24 @@ fn names_every_wrong_field() {
 }
 
 #[test]
-fn runs_only_what_is_on_the_list() {
+fn protocol_is_an_alias_of_kind() {
+    let with = |members: Value| {
+        let mut value = json!({"name": "a", "url": "https://a.example/mcp"});
+        merge_patch(&mut value, &members);
+        value
+    };
+    let server = ServerDefinition::read(&with(json!({"protocol": "sse"})), None, &rules()).unwrap();
+    let shown = server.to_json();
+    assert_eq!((&shown["kind"], shown.get("protocol")), (&json!("sse"), None));
+    check(with(json!({})), &["/kind"]);
+    check(with(json!({"kind": "http", "protocol": "http"})), &["/protocol"]);
+    check(with(json!({"kind": "http", "protocol": null})), &[]);
+    check(with(json!({"protocol": "hunter2"})), &["/protocol"]);
+    check(with(json!({"protocol": 1})), &["/protocol"]);
+}
+
+#[test]
+fn only_allowlisted_programs_are_accepted() {
     let stdio = |command: &str| json!({"name": "a", "kind": "stdio", "command": command});
     check(stdio("/usr/bin/mcp-notes"), &[]);
     for command in
@@ -115,8 +144,8 @@ fn runs_only_what_is_on_the_list() {
         &["/url", "/command", "/cwd"],
     );
     check(
-        json!({"name": "a", "kind": "stdio", "command": "/usr/bin/mcp-notes", "args": ["hunter2\0", SEALED, 1],
-            "env": {"A=": "hunter2", "B": SEALED}, "cwd": "/a\0", "sharing": "all"}),
+        json!({"name": "a", "kind": "stdio", "command": "/usr/bin/mcp-notes", "args": ["hunter2\0", SEALED_PLACEHOLDER, 1],
+            "env": {"A=": "hunter2", "B": SEALED_PLACEHOLDER}, "cwd": "/a\0", "sharing": "all"}),
         &["/cwd", "/args/2", "/args/0", "/args/1", "/env/A=", "/env/B", "/sharing"],
     );
     let with = |more: Value| {
@@ -131,81 +160,90 @@ fn runs_only_what_is_on_the_list() {
     check(with(json!({"command": "/usr/bin/npx", "args": ["-y", "hunter2", "x"]})), &[]);
     check(with(json!({"command": "/usr/bin/npx", "args": ["-y", "other"]})), &["/args"]);
     check(with(json!({"command": "/usr/bin/npx"})), &["/args"]);
-    let nothing = Rules::remote(&Serving { allowed: Allowed::default(), ..serving(true) });
-    let found = Server::read(&stdio("/bin/sh"), None, &nothing);
+    let nothing =
+        DefinitionRules::remote(&ServingPolicy { allowed: StdioAllowlist::default(), ..serving(true) });
+    let found = ServerDefinition::read(&stdio("/bin/sh"), None, &nothing);
     assert!(found.unwrap_err()[0].detail.contains("`stdio_commands` in [admin]"));
 }
 
 #[test]
-fn arguments_and_variables_of_a_program_are_sealed_and_stay_with_it() {
+fn arguments_and_variables_are_sealed_and_kept_for_the_same_program() {
     let written = json!({
         "name": "a", "kind": "stdio", "command": "/usr/bin/mcp-notes", "args": ["--key", "hunter2"],
         "env": {"TOKEN": "hunter2"}, "cwd": "/srv",
     });
-    let server = Server::read(&written, None, &rules()).unwrap();
+    let server = ServerDefinition::read(&written, None, &rules()).unwrap();
     let shown = server.to_json();
     assert!(!shown.to_string().contains("hunter2") && !format!("{server:?}").contains("hunter2"));
-    assert_eq!((&shown["args"], &shown["env"]), (&json!([SEALED, SEALED]), &json!({"TOKEN": SEALED})));
+    assert_eq!(
+        (&shown["args"], &shown["env"]),
+        (&json!([SEALED_PLACEHOLDER, SEALED_PLACEHOLDER]), &json!({"TOKEN": SEALED_PLACEHOLDER}))
+    );
     let (sealer, id) = (sealer(), Uuid::from_u128(1));
-    let row = row(id, server.spec());
+    let row = row(id, server.to_spec());
     assert!(!row.definition.to_string().contains("hunter2"));
-    let read = Server::from_row(&row, &sealer).unwrap();
-    let Address::Stdio(program) = read.upstream(&serving(true)).unwrap().address else { panic!("a program") };
+    let read = ServerDefinition::from_row(&row, &sealer).unwrap();
+    let ServerAddress::Stdio(program) = read.to_upstream_config(&serving(true)).unwrap().address else {
+        panic!("a program")
+    };
     assert_eq!(program.args, ["--key", "hunter2"]);
     let env =
         [("HOME", "/home"), ("TOKEN", "hunter2")].map(|(name, value)| (name.to_owned(), value.to_owned()));
     assert_eq!(program.env, env);
-    // What is on another machine's lists does not count here.
-    let unserved = |told: &str, key: &str, change: &dyn Fn(&mut Allowed)| {
+    // Only the allowlist of the serving machine counts.
+    let unserved = |subject: &str, key: &str, change: &dyn Fn(&mut StdioAllowlist)| {
         let mut allowed = allowed();
         change(&mut allowed);
-        let found = read.upstream(&Serving { allowed, ..serving(true) }).unwrap_err().to_string();
-        assert!(found.contains(told) && found.contains(key) && !found.contains("hunter2"), "{found}");
+        let found =
+            read.to_upstream_config(&ServingPolicy { allowed, ..serving(true) }).unwrap_err().to_string();
+        assert!(found.contains(subject) && found.contains(key) && !found.contains("hunter2"), "{found}");
     };
     unserved("\"/usr/bin/mcp-notes\"", "`stdio_commands`", &|allowed| allowed.commands.clear());
-    unserved("arguments first", "`stdio_commands`", &|allowed| allowed.commands[0].args.push("-y".into()));
+    unserved("leading arguments", "`stdio_commands`", &|allowed| allowed.commands[0].args.push("-y".into()));
     unserved("\"TOKEN\"", "`stdio_env`", &|allowed| allowed.env.clear());
     unserved("\"/srv\"", "`stdio_dirs`", &|allowed| allowed.dirs.clear());
 
-    // Sent back as shown they stay; for another program they are to be written anew.
-    let mut again = document_of(&row);
-    again["args"] = json!([SEALED, SEALED, "more"]);
-    let kept = Server::read(&again, Some(&read), &rules()).unwrap();
+    // Sealed values sent back are kept; for another program they must be written again.
+    let mut again = server_document(&row);
+    again["args"] = json!([SEALED_PLACEHOLDER, SEALED_PLACEHOLDER, "more"]);
+    let kept = ServerDefinition::read(&again, Some(&read), &rules()).unwrap();
     assert_eq!(kept.secrets.args, ["--key", "hunter2", "more"]);
     again["command"] = "/usr/bin/other".into();
-    let errors = Server::read(&again, Some(&read), &Rules::stored()).unwrap_err();
+    let errors = ServerDefinition::read(&again, Some(&read), &DefinitionRules::stored()).unwrap_err();
     let pointers: Vec<_> = errors.iter().map(|error| error.pointer.as_str()).collect();
     assert_eq!(pointers, ["/args/0", "/args/1", "/env/TOKEN"]);
 }
 
 #[test]
-fn secrets_are_split_off_and_come_back() {
+fn secrets_are_separated_and_restored() {
     let sealer = sealer();
     let written = json!({
         "name": "a", "kind": "http", "url": "https://a.example/mcp?key=hunter2",
         "headers": {"Authorization": "Bearer hunter2", "X-Team": "hunter2"}, "connect_timeout": "1500ms",
     });
-    let server = Server::read(&written, None, &rules()).unwrap();
+    let server = ServerDefinition::read(&written, None, &rules()).unwrap();
     assert!(!server.to_json().to_string().contains("hunter2"));
     assert!(!format!("{server:?}").contains("hunter2"));
     let id = Uuid::from_u128(1);
-    let spec = server.spec();
+    let spec = server.to_spec();
     assert!(!spec.definition.to_string().contains("hunter2"));
     let mut row = row(id, spec);
-    let read = Server::from_row(&row, &sealer).unwrap();
+    let read = ServerDefinition::from_row(&row, &sealer).unwrap();
     assert_eq!((&read.document, &read.secrets), (&server.document, &server.secrets));
-    let upstream = read.upstream(&serving(false)).unwrap();
-    assert!(!upstream.private_addresses && read.upstream(&serving(true)).unwrap().private_addresses);
+    let upstream = read.to_upstream_config(&serving(false)).unwrap();
+    assert!(
+        !upstream.private_addresses && read.to_upstream_config(&serving(true)).unwrap().private_addresses
+    );
     assert_eq!(upstream.connect_timeout, Duration::from_millis(1500));
     assert_eq!(upstream.headers.len(), 2);
     assert!(upstream.headers.iter().all(|(_, value)| value.is_sensitive()));
 
-    // What was shown and is sent back stays what it was.
-    let again = Server::read(&document_of(&row), Some(&read), &rules()).unwrap();
+    // A document sent back as it was shown keeps its secrets.
+    let again = ServerDefinition::read(&server_document(&row), Some(&read), &rules()).unwrap();
     assert_eq!(again.secrets, server.secrets);
-    assert_eq!(again.spec(), server.spec());
+    assert_eq!(again.to_spec(), server.to_spec());
 
-    // They go nowhere else.
+    // Secrets are never sent to another peer.
     for (url, stays) in [
         ("https://a.example/other", true),
         ("https://a.example:444/mcp", false),
@@ -213,18 +251,18 @@ fn secrets_are_split_off_and_come_back() {
         ("https://b.example/mcp", false),
         ("unix:/run/x.sock:/mcp", false),
     ] {
-        let mut moved = document_of(&row);
+        let mut moved = server_document(&row);
         moved["url"] = url.into();
-        assert_eq!(Server::read(&moved, Some(&read), &rules()).is_ok(), stays, "{url}");
+        assert_eq!(ServerDefinition::read(&moved, Some(&read), &rules()).is_ok(), stays, "{url}");
     }
 
-    // Another server's secrets do not open.
+    // Secrets sealed for one server do not open for another.
     row.id = Uuid::from_u128(2);
-    assert!(matches!(Server::from_row(&row, &sealer), Err(Unreadable::Closed(_))));
+    assert!(matches!(ServerDefinition::from_row(&row, &sealer), Err(StoredServerError::Unsealable(_))));
 }
 
 #[test]
-fn merges_as_the_standard_says() {
+fn merge_patch_follows_rfc_7396() {
     // The examples of RFC 7396, appendix A.
     let check = |target: &str, patch: &str, expected: &str| {
         let [mut target, patch, expected] =

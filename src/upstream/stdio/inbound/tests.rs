@@ -5,19 +5,19 @@ use std::task::{Context, Poll, Waker};
 use http::HeaderValue;
 use tokio::sync::oneshot;
 
-use super::super::super::shim::{Events, Outcome, ReplyBody, stream};
-use super::super::super::{EraChoice, Stage};
+use super::super::super::shim::{CallOutcome, EventSource, LocalBody, event_channel};
+use super::super::super::{EraChoice, FailureStage};
 use super::super::supervisor::Supervisor;
 use super::super::tests::program;
 use super::*;
-use crate::base::ServerName;
+use metamcp_core::base::ServerName;
 
 /// A process with two clients, `a` and `b`, and as many calls as are asked.
 struct Room {
     link: Rc<Link>,
     seats: Vec<SeatId>,
-    streams: Vec<Option<Events>>,
-    calls: Vec<(oneshot::Receiver<Outcome>, Option<Events>)>,
+    streams: Vec<Option<EventSource>>,
+    calls: Vec<(oneshot::Receiver<CallOutcome>, Option<EventSource>)>,
 }
 
 impl Room {
@@ -29,7 +29,7 @@ impl Room {
         for _ in 0..clients {
             let session = HeaderValue::from_static("session");
             let seat = room.link.state.borrow_mut().seats.take(session, true);
-            let (outlet, events) = stream();
+            let (outlet, events) = event_channel();
             room.link.state.borrow_mut().seats.get(seat).unwrap().mailbox.open(0, outlet);
             room.seats.push(seat);
             room.streams.push(Some(events));
@@ -63,8 +63,8 @@ impl Room {
         for (number, (answer, events)) in self.calls.iter_mut().enumerate() {
             match answer.try_recv() {
                 Ok(Ok(reply)) => match reply.body {
-                    ReplyBody::Whole(message) => heard.push(format!("{number}: {}", text(&message))),
-                    ReplyBody::Events(begun) => *events = Some(begun),
+                    LocalBody::Message(message) => heard.push(format!("{number}: {}", text(&message))),
+                    LocalBody::Events(begun) => *events = Some(begun),
                 },
                 Ok(Err(error)) => heard.push(format!("{number}: {:?}", error.stage)),
                 Err(_) => {}
@@ -79,7 +79,7 @@ impl Room {
     }
 }
 
-fn drain(events: &mut Option<Events>) -> Vec<String> {
+fn drain(events: &mut Option<EventSource>) -> Vec<String> {
     let mut cx = Context::from_waker(Waker::noop());
     let mut found = Vec::new();
     while let Some(Poll::Ready(next)) = events.as_mut().map(|events| events.poll_next(&mut cx)) {
@@ -284,7 +284,7 @@ async fn a_client_that_neither_asks_nor_listens_is_in_nobodys_way() {
     check(&mut room, "");
     tokio::time::advance(std::time::Duration::from_secs(1)).await;
     check(&mut room, "0>");
-    let (outlet, _events) = stream();
+    let (outlet, _events) = event_channel();
     room.link.state.borrow_mut().seats.get(room.seats[0]).unwrap().mailbox.open(1, outlet);
     check(&mut room, "");
     room.link.state.borrow_mut().seats.get(room.seats[0]).unwrap().mailbox.close(1);
@@ -349,7 +349,7 @@ fn a_call_that_is_given_up_is_cancelled() {
     // Late answers are nobody's.
     room.say(r#"{"jsonrpc":"2.0","id":1,"result":"late"}"#).unwrap();
     assert_eq!(room.heard(), "");
-    room.link.close(Stage::Sent);
+    room.link.close(FailureStage::NoResponse);
     assert_eq!(room.heard().matches("Sent").count(), 1, "one error for the one that is left");
     assert!(!room.link.is_alive() && room.link.common.links.borrow().is_empty());
 }

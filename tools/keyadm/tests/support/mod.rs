@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 
 use futures_util::FutureExt;
-use metamcp::auth::{self, Authenticator, Credential, Mode, Sealer, Secrets};
+use metamcp::auth::{self, AuthMode, Authenticator, Credential, InstallationSecrets, Sealer};
 use metamcp::store::Store;
 use serde_json::Value;
 
@@ -68,7 +68,9 @@ impl Place {
             Some(url) => Store::open(url).await.unwrap(),
             None => Store::open_sqlite(&self.data_dir().join("metamcp.sqlite")).await.unwrap(),
         };
-        let Some(secrets) = Secrets::find(&self.data_dir()).unwrap() else { return store };
+        let Some(secrets) = InstallationSecrets::load_existing(&self.data_dir()).unwrap() else {
+            return store;
+        };
         let keys = auth::parse_encryption_key(&secrets.encryption_key).unwrap();
         store.bound_by(Sealer::new(&keys).unwrap())
     }
@@ -104,7 +106,7 @@ impl Run {
     pub fn json(&self) -> Value {
         assert_eq!(self.code, 0, "{}", self.err);
         // Whoever writes is told where, and a script is told nothing else.
-        let mut said = self.err.lines().filter(|line| !line.starts_with("keyadm: works on the database "));
+        let mut said = self.err.lines().filter(|line| !line.starts_with("keyadm: using the database "));
         assert_eq!(said.next(), None);
         serde_json::from_str(&self.out).unwrap()
     }
@@ -124,7 +126,7 @@ pub async fn on_each(test: impl AsyncFn(&Place)) {
         let mut place = Place::new();
         place.database_url = Some(url.to_owned());
         // For a database server only a gateway's are good, of which this is the data directory.
-        Secrets::load_or_create(&place.data_dir()).unwrap();
+        InstallationSecrets::load_or_create(&place.data_dir()).unwrap();
         test(&place).await;
     })
     .await;
@@ -227,10 +229,10 @@ fn pass(client: &TcpStream, server: &TcpStream, is_lost: &AtomicBool, ends: bool
 
 /// What the gateway would be given.
 pub async fn gateway(place: &Place) -> Authenticator {
-    let (secrets, origin) = Secrets::load_or_create(&place.data_dir()).unwrap();
-    assert_eq!(origin, auth::Origin::Load);
+    let (secrets, origin) = InstallationSecrets::load_or_create(&place.data_dir()).unwrap();
+    assert_eq!(origin, auth::SecretsOrigin::Load);
     let config = auth::Config {
-        mode: Mode::Keys,
+        mode: AuthMode::Keys,
         encryption_keys: auth::parse_encryption_key(&secrets.encryption_key).unwrap(),
         jwt_secret: auth::parse_jwt_secret(&secrets.jwt_secret).unwrap(),
         token_lifetime: std::time::Duration::from_mins(15),

@@ -1,0 +1,23 @@
+//! Servers: the JSON document, its validated form, and its conversion to and from rows of the store.
+
+mod keywords;
+mod document;
+mod allowlist;
+mod policy;
+mod definition;
+mod reader;
+mod http;
+mod program;
+mod read;
+mod stored;
+
+pub use allowlist::{AllowedCommand, AllowlistViolation, EnvPattern, EnvPatternError, StdioAllowlist};
+pub use definition::ServerDefinition;
+pub use document::ServerDocument;
+pub use keywords::{ChangedToolsKeyword, EraKeyword, KindKeyword, SharingKeyword};
+pub use policy::{CommandPolicy, DefinitionRules, SERVED_KINDS, ServingPolicy, UnservedReason};
+pub use read::{KIND_ALIAS, MODERN_OVER_SSE};
+pub use stored::{StoredServerError, server_document};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,6 @@
+//! Tasks that run beside the requests: retention, delivery of usage counts, tool pins, and the export of traces.
+
+pub mod retention;
+pub mod tool_pins;
+pub mod trace_export;
+pub mod usage;

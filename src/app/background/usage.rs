@@ -1,0 +1,243 @@
+//! Delivers what workers count to the store. It goes through the journal, so that neither an outage of the store nor a
+//! kill of the process loses a count or counts twice.
+
+use std::collections::BTreeMap;
+use std::future::ready;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use metamcp_core::base::ShutdownPhase;
+use tokio::sync::watch;
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+
+use crate::journal::usage::{self, Batch, COLLECT_BACKLOG_MS, COLLECT_MS, Outbox, SYNC_MS, Usage};
+use crate::journal::{self, JournalError};
+use crate::server::Door;
+use crate::store::{Counts, Store, StoreError, UsageBatch, UsageKey, UsageRow};
+
+/// The journal's folder in the data directory.
+const FOLDER: &str = "usage";
+
+/// For the store to accept one batch, which has some 500 rows and one round trip for each. After that the store counts
+/// as unreachable.
+const STORE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Between two attempts while the store is unreachable.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// For the last batches to reach the store at shutdown; the rest waits for the next start.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Single-client gateways that may share a data directory: each client starts one, and people run a few clients.
+const PRIVATE_MAX: usize = 64;
+
+/// Opens the journal; `None` if the disk is full, in which case the gateway serves and counts nothing.
+///
+/// A journal folder belongs to one process at a time. Single-client gateways run beside each other and beside the public
+/// one, so each takes a folder that is free and also delivers what an earlier process left in it.
+pub fn open_journal(
+    data_dir: &Path,
+    workers: usize,
+    door: &Door,
+) -> Result<Option<(Usage, Outbox)>, JournalError> {
+    if *door == Door::Public {
+        return open_folder(data_dir.join(FOLDER), workers);
+    }
+    let mut folders = (0..PRIVATE_MAX).map(|number| data_dir.join(format!("{FOLDER}-stdio-{number}")));
+    let is_taken = |opened: &Result<_, _>| matches!(opened, Err(JournalError::Locked(_)));
+    let free =
+        folders.find_map(|folder| Some(open_folder(folder, workers)).filter(|opened| !is_taken(opened)));
+    free.unwrap_or_else(|| Err(JournalError::Locked(data_dir.to_owned())))
+}
+
+fn open_folder(folder: PathBuf, workers: usize) -> Result<Option<(Usage, Outbox)>, JournalError> {
+    let config = usage::Config {
+        folder,
+        workers,
+        slots: usage::SLOTS,
+        segment_bytes: journal::SEGMENT_BYTES,
+        total_bytes: journal::TOTAL_BYTES,
+    };
+    match Usage::open(&config) {
+        Ok((usage, outbox, recovery)) => {
+            for damage in &recovery.damage {
+                tracing::warn!(?damage, "part of the usage journal is lost");
+            }
+            Ok(Some((usage, outbox)))
+        }
+        Err(error @ JournalError::DiskFull { .. }) => {
+            tracing::error!(%error, "usage is not counted: free disk space and restart");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Delivers counts until `workers_ended` changes, then delivers the rest within `SHUTDOWN_TIMEOUT`.
+pub async fn deliver(outbox: Outbox, store: Store, mut workers_ended: watch::Receiver<ShutdownPhase>) {
+    let mut delivery = UsageDelivery {
+        outbox: Some(outbox),
+        store,
+        collected: None,
+        synced: None,
+        refused: None,
+        has_write_failed: false,
+    };
+    let mut tick = interval(Duration::from_millis(COLLECT_MS));
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut has_more = false;
+    loop {
+        tokio::select! {
+            biased;
+            _ = workers_ended.changed() => {
+                // What remains is delivered at the next start.
+                let _ = timeout(SHUTDOWN_TIMEOUT, async { while delivery.step(true).await {} }).await;
+                return;
+            }
+            () = ready(()), if has_more => has_more = delivery.step(false).await,
+            _ = tick.tick() => has_more = delivery.step(false).await,
+        }
+    }
+}
+
+struct UsageDelivery {
+    /// `None` while a blocking thread has it.
+    outbox: Option<Outbox>,
+    store: Store,
+    collected: Option<Instant>,
+    synced: Option<Instant>,
+    /// When the store last failed to accept a batch; `None` once it accepts one.
+    refused: Option<Instant>,
+    /// Whether the last write to the journal failed.
+    has_write_failed: bool,
+}
+
+impl UsageDelivery {
+    /// Does what is due, or everything if `is_last`. Delivers at most one batch, so that the other work is never
+    /// delayed for long; returns whether there may be another.
+    async fn step(&mut self, is_last: bool) -> bool {
+        let is_due = |since: Option<Instant>, pace: Duration| {
+            is_last || since.is_none_or(|since| since.elapsed() >= pace)
+        };
+        let pace = if self.refused.is_some() { COLLECT_BACKLOG_MS } else { COLLECT_MS };
+        let collects = is_due(self.collected, Duration::from_millis(pace));
+        let syncs = is_due(self.synced, Duration::from_millis(SYNC_MS));
+        let delivers = is_due(self.refused, RETRY);
+        if collects {
+            self.collected = Some(Instant::now());
+        }
+        if syncs {
+            self.synced = Some(Instant::now());
+        }
+        let written = self
+            .with_outbox(move |outbox| {
+                let collected = if collects { outbox.collect(unix_ms()) } else { Ok(()) };
+                let synced = if syncs { outbox.sync() } else { Ok(()) };
+                // Counts that do not fit stay in the workers' tables.
+                collected
+                    .or_else(|error| if matches!(error, JournalError::Full) { Ok(()) } else { Err(error) })?;
+                synced
+            })
+            .await;
+        // Logged once, not five times a second to a disk that may be full.
+        let has_failed = written.is_err();
+        match written {
+            Err(error) if !self.has_write_failed => {
+                tracing::error!(%error, "cannot write usage to the journal; counts stay in memory");
+            }
+            Ok(()) if self.has_write_failed => tracing::info!("usage is written to the journal again"),
+            _ => {}
+        }
+        self.has_write_failed = has_failed;
+        delivers && self.deliver_oldest().await
+    }
+
+    /// Delivers the oldest batch that is synced to disk. Returns false if there is none or the store does not accept
+    /// it.
+    async fn deliver_oldest(&mut self) -> bool {
+        let batch = match self.with_outbox(Outbox::pending).await {
+            Ok(pending) => pending.into_iter().next(),
+            Err(error) => {
+                tracing::error!(%error, "part of the usage journal is lost");
+                return false;
+            }
+        };
+        let Some(batch) = batch else { return false };
+        let sequence = batch.sequence;
+        let applied = timeout(STORE_TIMEOUT, self.store.apply_usage(to_store_batch(&batch))).await;
+        let failure = match applied {
+            Ok(Ok(_)) => None,
+            Ok(Err(error @ StoreError::Invalid(_))) => {
+                // The store would reject it forever, and block everything behind it.
+                tracing::error!(%error, "the store rejects a usage batch; its counts are lost");
+                None
+            }
+            // Unreachable, or something an operator can repair: a password, a privilege, a table.
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(_elapsed) => Some("it did not answer in time".to_owned()),
+        };
+        if let Some(error) = failure {
+            if self.refused.replace(Instant::now()).is_none() {
+                tracing::warn!(error, "cannot deliver usage to the store; keeping it in the journal");
+            }
+            return false;
+        }
+        if self.refused.take().is_some() {
+            tracing::info!("usage is delivered to the store again");
+        }
+        if let Err(error) = self.with_outbox(move |outbox| outbox.applied(sequence)).await {
+            tracing::error!(%error, "cannot truncate the usage journal");
+            return false;
+        }
+        true
+    }
+
+    /// Runs `work` on a blocking thread, since it waits for the disk.
+    async fn with_outbox<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&mut Outbox) -> Result<T, JournalError> + Send + 'static,
+    ) -> Result<T, JournalError> {
+        let Some(mut outbox) = self.outbox.take() else {
+            return Err(JournalError::Config("the journal was lost with the thread that used it"));
+        };
+        let worked = spawn_blocking(move || {
+            let result = work(&mut outbox);
+            (outbox, result)
+        });
+        match worked.await {
+            Ok((outbox, result)) => {
+                self.outbox = Some(outbox);
+                result
+            }
+            Err(_panicked) => Err(JournalError::Config("the thread that used the journal has panicked")),
+        }
+    }
+}
+
+/// Converts a batch to the store's form, in which rows of different workers with the same key are summed.
+fn to_store_batch(batch: &Batch) -> UsageBatch {
+    let at = batch.until_unix_ms / 1000;
+    let mut rows: BTreeMap<UsageKey, Counts> = BTreeMap::new();
+    for row in batch.rows() {
+        let key = UsageKey {
+            hour: at,
+            key_id: row.key.to_owned(),
+            server: row.server.to_owned(),
+            tool: row.tool.to_owned(),
+        };
+        let sum = rows.entry(key).or_default();
+        sum.calls += row.count.calls;
+        sum.errors += row.count.errors;
+        sum.bytes_in += row.count.bytes_in;
+        sum.bytes_out += row.count.bytes_out;
+        sum.milliseconds += row.count.millis;
+    }
+    let rows = rows.into_iter().map(|(key, counts)| UsageRow { key, counts }).collect();
+    UsageBatch { source: format!("{:032x}", batch.source), sequence: batch.sequence.0, at, rows }
+}
+
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}

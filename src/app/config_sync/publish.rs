@@ -1,0 +1,145 @@
+//! Publishes new topologies to the catalog, the workers and the sessions, in an order in which no request meets a part
+//! that is missing.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::spawn_local;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use crate::route::EndpointConfig;
+use crate::runtime::Purge;
+use crate::server::Shared;
+use crate::session::{SessionTerminator, Sessions};
+use crate::topology::{NameChanges, Topology, TopologyBuilder, UpstreamPools};
+use crate::upstream;
+use metamcp_core::base::unix_seconds;
+
+/// Replaces the served topology.
+pub struct Publisher {
+    builder: TopologyBuilder,
+    topology: watch::Sender<Arc<Topology>>,
+    shared: Arc<Shared>,
+    terminator: Rc<SessionTerminator>,
+    /// The connections that `terminator` uses.
+    pools: Rc<UpstreamPools>,
+}
+
+/// For all workers to switch to a new topology, which they do between two requests. A slower one switches later.
+const FOLLOW_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Between two searches for sessions that have expired.
+const SESSION_SWEEP: Duration = Duration::from_secs(30);
+
+/// Between two checks whether freed memory should be returned to the system: terminating sessions allocates on this
+/// thread.
+const PURGE_POLL: Duration = Duration::from_secs(1);
+
+impl Publisher {
+    /// `builder` has built the first topology, and `topology` publishes it to `shared`. Runs in a `LocalSet`, on which it
+    /// spawns the sweep of sessions.
+    pub fn new(
+        builder: TopologyBuilder,
+        topology: watch::Sender<Arc<Topology>>,
+        shared: Arc<Shared>,
+    ) -> Self {
+        let pools = Rc::new(UpstreamPools::new(builder.current()));
+        let terminator = SessionTerminator::new(shared.config.workers + 1);
+        spawn_local(sweep(Arc::clone(&shared.sessions), Rc::clone(&terminator), Rc::clone(&pools)));
+        log_left_out(builder.current());
+        Self { builder, topology, shared, terminator, pools }
+    }
+
+    /// Returns the topology that is served.
+    pub fn current(&self) -> Arc<Topology> {
+        Arc::clone(self.builder.current())
+    }
+
+    /// Serves these servers and endpoints from now on, and nothing else. Whatever is unchanged keeps its connections,
+    /// calls in flight, streams, sessions and lists. Returns the topology once the workers serve it; what could not be
+    /// served is in its `rejected` and in the log.
+    ///
+    /// Not cancel safe: a topology that was built must be published.
+    pub async fn publish(
+        &mut self,
+        servers: Vec<upstream::Config>,
+        endpoints: Vec<EndpointConfig>,
+    ) -> Arc<Topology> {
+        let before = Arc::clone(self.builder.current());
+        let topology = self.builder.build_next(servers, endpoints);
+        let Shared { catalog, sessions, followed, .. } = &*self.shared;
+        // The lists first: a request in the new topology must not wait for lists that were cached before.
+        catalog.prepare(&topology).await;
+        self.pools.adopt(&topology);
+        let mut followed = followed.subscribe();
+        self.topology.send_replace(Arc::clone(&topology));
+        sessions.follow(&topology.table);
+        catalog.announce();
+        let have_switched = |epochs: &Vec<u64>| epochs.iter().all(|epoch| *epoch >= topology.epoch);
+        if timeout(FOLLOW_TIMEOUT, followed.wait_for(have_switched)).await.is_err() {
+            tracing::warn!("some workers are busy and will switch to the new configuration later");
+        }
+        // Again: until now a worker may have opened a session in the old topology.
+        sessions.follow(&topology.table);
+        let terminator = Rc::clone(&self.terminator);
+        spawn_local(terminator.enqueue_when_idle(sessions.take_detached(), Rc::clone(&self.pools)));
+        log_changes(&before, &topology);
+        log_left_out(&topology);
+        topology
+    }
+}
+
+fn log_changes(before: &Topology, topology: &Topology) {
+    let changes = topology.changes_since(before);
+    let epoch = topology.epoch;
+    if changes.is_empty() {
+        tracing::info!(epoch, "configuration applied without changes");
+        return;
+    }
+    for (what, NameChanges { added, changed, removed }) in
+        [("servers", &changes.servers), ("endpoints", &changes.endpoints)]
+    {
+        if !(added.is_empty() && changed.is_empty() && removed.is_empty()) {
+            let (added, changed, removed) = (log_names(added), log_names(changed), log_names(removed));
+            tracing::info!(epoch, what, added, changed, removed, "configuration applied");
+        }
+    }
+}
+
+/// Joins names for a log field; the field is absent without any.
+fn log_names(names: &[impl ToString]) -> Option<String> {
+    let names: Vec<_> = names.iter().map(ToString::to_string).collect();
+    (!names.is_empty()).then(|| names.join(","))
+}
+
+fn log_left_out(topology: &Topology) {
+    for error in &topology.rejected {
+        tracing::error!(epoch = topology.epoch, "{error}");
+    }
+}
+
+/// Ends sessions that have expired or were unused for long, at their servers too.
+async fn sweep(sessions: Arc<Sessions>, terminator: Rc<SessionTerminator>, pools: Rc<UpstreamPools>) {
+    let (mut sweep, mut purge_poll) = (interval(SESSION_SWEEP), interval(PURGE_POLL));
+    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    purge_poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let purge = Purge::default();
+    loop {
+        tokio::select! {
+            _ = sweep.tick() => {}
+            _ = purge_poll.tick() => {
+                purge.note([sessions.count(), terminator.due(), 0]);
+                continue;
+            }
+        }
+        let ended = sessions.sweep(unix_seconds());
+        pools.sweep();
+        let detached = sessions.take_detached();
+        if !detached.is_empty() {
+            spawn_local(Rc::clone(&terminator).enqueue_when_idle(detached, Rc::clone(&pools)));
+        }
+        terminator.add(ended.iter().flat_map(|session| session.detached_upstream_sessions()), &pools);
+    }
+}

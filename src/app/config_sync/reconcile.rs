@@ -1,0 +1,159 @@
+//! Keeps the served topology in step with the configuration files and the store: after SIGHUP, after a change through
+//! this gateway's administration, and after a change by another writer of the store.
+
+use std::io::{IsTerminal as _, stdin};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::Signal;
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use super::merge::{FileConfig, MergedConfig, RowContext, StoredConfig, merge};
+use super::publish::Publisher;
+use super::reload::{ConfigLoader, reload};
+use super::stored_config::StoredConfigSource;
+use crate::admin::Standing;
+use crate::admin::definition::ServingPolicy;
+use crate::auth::Sealer;
+use crate::config::Config;
+use crate::store::Seen;
+use crate::topology::Topology;
+
+/// The configuration that is served, and the two parts it was merged from.
+pub struct ServingState {
+    files: FileConfig,
+    /// `None` until the store was read once.
+    stored: Option<StoredConfig>,
+    sealer: Arc<Sealer>,
+    serving: Arc<ServingPolicy>,
+    merged: MergedConfig,
+    standing: watch::Sender<Arc<Standing>>,
+}
+
+/// What triggers a change, and what it takes to read the new configuration.
+pub struct ReloadTriggers {
+    pub hangups: Signal,
+    pub load_config: ConfigLoader,
+    /// The configuration that the gateway was started with.
+    pub running: Config,
+    pub source: StoredConfigSource,
+    /// The epochs of the store.
+    pub seen: watch::Receiver<Seen>,
+    /// Counts the changes through this gateway's administration: see `Admin::topology_changes`.
+    pub changes: watch::Receiver<u64>,
+}
+
+/// Between two attempts to read a changed store.
+const RETRY: Duration = Duration::from_secs(1);
+
+impl ServingState {
+    /// Merges the configuration that the gateway starts with.
+    pub fn new(
+        config: &Config,
+        stored: Option<StoredConfig>,
+        sealer: Arc<Sealer>,
+        serving: Arc<ServingPolicy>,
+    ) -> Self {
+        let files = FileConfig::from(config);
+        let merged = merge(&files, stored.as_ref(), RowContext { sealer: &sealer, serving: &serving });
+        Self { files, stored, sealer, serving, merged, standing: watch::Sender::default() }
+    }
+
+    pub fn merged(&self) -> &MergedConfig {
+        &self.merged
+    }
+
+    /// Returns what is served of every row of the store, as it changes.
+    pub fn standing(&self) -> watch::Receiver<Arc<Standing>> {
+        self.standing.subscribe()
+    }
+
+    /// Publishes the standing of every row in this topology.
+    pub fn publish_standing(&self, topology: &Topology, changes: u64) {
+        let standing = self.merged.standing(topology, changes);
+        if standing.rejected != self.standing.borrow().rejected {
+            for text in &standing.rejected {
+                tracing::warn!("{text}");
+            }
+        }
+        self.standing.send_replace(Arc::new(standing));
+    }
+
+    /// Merges again; returns whether the result differs.
+    fn merge_again(&mut self) -> bool {
+        let context = RowContext { sealer: &self.sealer, serving: &self.serving };
+        let merged = merge(&self.files, self.stored.as_ref(), context);
+        let has_changed = merged != self.merged;
+        self.merged = merged;
+        has_changed
+    }
+
+    async fn publish(&self, publisher: &mut Publisher) -> Arc<Topology> {
+        publisher.publish(self.merged.servers.clone(), self.merged.endpoints.clone()).await
+    }
+}
+
+/// Follows all triggers. While the store is unreachable, the last configuration stays served.
+///
+/// Ends when the terminal that the gateway was started from is closed, which also arrives as SIGHUP.
+pub async fn follow_changes(mut triggers: ReloadTriggers, mut state: ServingState, mut publisher: Publisher) {
+    let had_terminal = stdin().is_terminal();
+    // The counters at the last read of the store. `None` at startup, so that the store is read once more.
+    let (mut changes, mut epochs) = (0, None);
+    let (mut is_behind, mut logged_error) = (state.stored.is_none(), None);
+    loop {
+        tokio::select! {
+            hangup = triggers.hangups.recv() => {
+                if hangup.is_none() || (had_terminal && !stdin().is_terminal()) {
+                    return;
+                }
+                if let Some(config) = reload(&triggers.load_config, &triggers.running) {
+                    state.files = FileConfig::from(&config);
+                    state.merge_again();
+                    let topology = state.publish(&mut publisher).await;
+                    state.publish_standing(&topology, changes);
+                    tracing::info!(epoch = topology.epoch, "configuration reloaded");
+                }
+                continue;
+            }
+            Ok(()) = triggers.changes.changed() => {}
+            Ok(()) = triggers.seen.changed() => {}
+            () = sleep(RETRY), if is_behind => {}
+        }
+        // Taken before the read: a change during the read causes another one.
+        let now = *triggers.changes.borrow_and_update();
+        let Seen { epochs: seen, away, .. } = triggers.seen.borrow_and_update().clone();
+        let seen = Some((seen.servers, seen.endpoints));
+        is_behind = now != changes || (away.is_none() && seen != epochs);
+        if !is_behind {
+            continue;
+        }
+        match triggers.source.read().await {
+            Ok(stored) => {
+                let stored = stored.with_known(state.stored.as_ref(), &state.sealer);
+                // Does not wait for the disk: the next change may be there already.
+                triggers.source.save_snapshot(&stored);
+                (state.stored, changes, epochs) = (Some(stored), now, seen);
+                (is_behind, logged_error) = (false, None);
+                let topology = if state.merge_again() {
+                    state.publish(&mut publisher).await
+                } else {
+                    publisher.current()
+                };
+                state.publish_standing(&topology, changes);
+            }
+            // Retried each second, and logged once.
+            Err(error) => {
+                let text = error.to_string();
+                if logged_error.as_ref() != Some(&text) {
+                    tracing::warn!(
+                        error = text,
+                        "cannot read servers and endpoints from the store; the last configuration stays served"
+                    );
+                    logged_error = Some(text);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Loads the configuration again at SIGHUP.
+
+use crate::admin::definition::StdioAllowlist;
+use crate::config::{Config, Mistakes};
+
+/// Loads the configuration in the same way as at startup.
+pub type ConfigLoader = Box<dyn Fn() -> Result<Config, Mistakes>>;
+
+/// Mistakes that are logged for one load; a file with more of them is not a configuration.
+const MISTAKES_LOGGED_MAX: usize = 100;
+
+/// Loads the configuration and logs its notices; `None` if it has a mistake. `running` is the configuration that the
+/// gateway was started with: apart from servers and endpoints, it stays in force until a restart.
+pub fn reload(load_config: &ConfigLoader, running: &Config) -> Option<Config> {
+    match load_config() {
+        Ok(config) => {
+            for notice in &config.skipped {
+                tracing::warn!("{notice}");
+            }
+            let settings = restart_settings(running, &config);
+            if !settings.is_empty() {
+                let settings = settings.join(", ");
+                tracing::warn!(settings, "changed settings take effect after a restart");
+            }
+            Some(config)
+        }
+        Err(mistakes) => {
+            for mistake in mistakes.iter().take(MISTAKES_LOGGED_MAX) {
+                tracing::error!("{mistake}");
+            }
+            let count = mistakes.len();
+            tracing::error!(mistakes = count, "configuration not reloaded; the last one stays in force");
+            None
+        }
+    }
+}
+
+fn admin_limits(config: &Config) -> &StdioAllowlist {
+    &config.serving.allowed
+}
+
+/// Returns the settings that differ and need a restart, by their names in `metamcp.toml` or in the environment.
+fn restart_settings(running: &Config, loaded: &Config) -> Vec<&'static str> {
+    let (was, is) = (&running.server, &loaded.server);
+    let differs = [
+        ("server.host, server.port", was.listen != is.listen),
+        ("server.workers", was.workers != is.workers),
+        ("server.tls", was.tls != is.tls),
+        ("server.header_timeout", was.header_timeout != is.header_timeout),
+        ("server.body_timeout", was.body_timeout != is.body_timeout),
+        ("server.idle_timeout", was.idle_timeout != is.idle_timeout),
+        ("server.body_bytes_max", was.body_bytes_max != is.body_bytes_max),
+        ("server.header_bytes_max", was.header_bytes_max != is.header_bytes_max),
+        ("server.header_count_max", was.header_count_max != is.header_count_max),
+        ("server.connections_max", was.connections_max != is.connections_max),
+        ("server.origins", was.origins != is.origins),
+        ("server.hosts", was.hosts != is.hosts),
+        ("server.drain_delay", was.drain_delay != is.drain_delay),
+        ("server.drain_deadline", was.drain_deadline != is.drain_deadline),
+        ("server.keep_alive", was.keep_alive != is.keep_alive),
+        ("server.fast_lane", was.fast_lane != is.fast_lane),
+        ("admin.stdio_commands", admin_limits(running).commands != admin_limits(loaded).commands),
+        ("admin.stdio_env", admin_limits(running).env != admin_limits(loaded).env),
+        ("admin.stdio_dirs", admin_limits(running).dirs != admin_limits(loaded).dirs),
+        ("catalog", running.catalog != loaded.catalog),
+        ("session", running.session != loaded.session),
+        ("bridge", running.bridge != loaded.bridge),
+        ("limits", running.limits != loaded.limits),
+        ("retention", running.retention != loaded.retention),
+        ("auth.mode", running.auth_mode != loaded.auth_mode),
+        ("auth", running.auth_timing != loaded.auth_timing),
+        ("telemetry.metrics", running.scrapes != loaded.scrapes),
+        ("telemetry.traces", running.traces != loaded.traces),
+        ("log", running.log != loaded.log),
+        ("data directory", running.data_dir != loaded.data_dir),
+        ("ENCRYPTION_KEY", running.encryption_key != loaded.encryption_key),
+        ("JWT_SECRET", running.jwt_secret != loaded.jwt_secret),
+        ("DATABASE_URL", running.database_url != loaded.database_url),
+    ];
+    differs.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
+}

@@ -1,0 +1,30 @@
+//! Connects the HTTP server to the administration, which do not know each other.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use crate::admin::{self, Admin};
+use crate::server::{ControlBody, ControlPlane, ControlRequest, ControlResponse};
+
+/// The administration as the server's control plane.
+pub struct AdminControlPlane(pub Admin);
+
+impl ControlPlane for AdminControlPlane {
+    fn methods(&self, path: &str) -> Option<String> {
+        admin::methods(path)
+    }
+
+    fn answer<'a>(
+        &'a self,
+        request: ControlRequest<'a>,
+    ) -> Pin<Box<dyn Future<Output = ControlResponse> + 'a>> {
+        let ControlRequest { head, body, counters, metrics } = request;
+        Box::pin(async move {
+            let response = self.0.answer(admin::Asked { head, body, counters, metrics }).await;
+            response.map(|body| match body {
+                admin::Body::Whole(bytes, permit) => ControlBody::Whole(bytes, permit),
+                admin::Body::Events(events) => ControlBody::Stream(events),
+            })
+        })
+    }
+}

@@ -1,0 +1,79 @@
+//! Why the gateway cannot start.
+
+use std::path::PathBuf;
+
+use metamcp_core::base::EndpointName;
+
+use crate::auth::{AuthError, CreateKeyError, EncryptionKeyError, SealerError, SecretsError, WeakJwtSecret};
+use crate::journal::JournalError;
+use crate::server::ListenError;
+use crate::store::StoreError;
+use crate::upstream::InvalidTarget;
+
+/// Why the gateway cannot start. Each text says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// The secrets in the data directory cannot be read or created.
+    #[error(transparent)]
+    Secrets(#[from] SecretsError),
+    /// `ENCRYPTION_KEY` is malformed.
+    #[error("ENCRYPTION_KEY: {0}")]
+    EncryptionKey(#[from] EncryptionKeyError),
+    /// `JWT_SECRET` is too weak.
+    #[error("jwt_secret: {0}")]
+    JwtSecret(#[from] WeakJwtSecret),
+    /// The versions of `ENCRYPTION_KEY` conflict.
+    #[error("ENCRYPTION_KEY: {0}")]
+    Sealer(#[from] SealerError),
+    /// The database cannot be opened or read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The API keys or token keys in the database cannot be read.
+    #[error(transparent)]
+    Auth(#[from] AuthError),
+    /// The first API key cannot be created.
+    #[error("cannot create the first API key: {0}")]
+    FirstKey(#[from] CreateKeyError),
+    /// The data directory cannot be used.
+    #[error("cannot use the data directory {path}: {source}; choose another with --data-dir")]
+    DataDir {
+        /// The directory's path.
+        path: PathBuf,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// The usage journal cannot be opened.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// A listening socket cannot be opened.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// SIGTERM or SIGINT arrived during startup.
+    #[error("stopped by a signal before startup was complete")]
+    Stopped,
+    /// Signal handlers cannot be installed.
+    #[error("cannot install signal handlers: {0}")]
+    Signals(std::io::Error),
+    /// Standard input and output cannot be used to reach the client.
+    #[error("cannot use standard input and output: {0}; start this from a program that speaks MCP over them")]
+    Pipes(std::io::Error),
+    /// The directory of the private socket cannot be created.
+    #[error(
+        "cannot create a private directory for a socket: {0}; check that the temporary directory (TMPDIR) is writable"
+    )]
+    PrivateDir(std::io::Error),
+    /// The endpoint named for the one client does not exist.
+    #[error("there is no endpoint `{name}`; there are: {known}")]
+    NoEndpoint {
+        /// The endpoint asked for.
+        name: EndpointName,
+        /// The endpoints that exist, separated by commas.
+        known: String,
+    },
+    /// The address of the trace collector cannot be used.
+    #[error("telemetry.traces.endpoint: {0}")]
+    Collector(InvalidTarget),
+    /// The URL given to `metamcp connect` cannot be used.
+    #[error("cannot connect to that URL: {0}")]
+    Endpoint(InvalidTarget),
+}

@@ -1,0 +1,259 @@
+//! The running gateway: started from a configuration, stopped by a signal or by its client.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use metamcp_core::base::ShutdownPhase;
+use metamcp_core::protocol::Era;
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, spawn_local};
+use tokio::time::{sleep, timeout};
+
+use super::background::{retention, tool_pins, trace_export, usage};
+use super::config_sync::{
+    ConfigLoader, Publisher, ReloadTriggers, ServingState, StoredConfigSource, follow_changes,
+};
+use super::control_plane::AdminControlPlane;
+use super::error::AppError;
+use super::keyring::{create_key_at_first_start, end_grace_periods, open_keyring, watch_keys};
+use super::shutdown_signals::{ShutdownSignals, install_hangup};
+use super::startup_info::StartupInfo;
+use super::{file_limit, tls};
+use crate::admin::definition::ServingPolicy;
+use crate::admin::{self, Admin, Errands};
+use crate::auth::{Authenticator, Sealer};
+use crate::bridge::{LegacyAdapter, ModernAdapter};
+use crate::catalog::Catalog;
+use crate::config::Config;
+use crate::journal::usage::Outbox;
+use crate::limits::Limits;
+use crate::server::{self, Door, Shared, Workers};
+use crate::session::{ResumableStreams, Sessions};
+use crate::store::{Retention, Store};
+use crate::topology::{Topology, TopologyBuilder};
+use crate::upstream::stdio::Health;
+use crate::upstream::{TlsRoots, Upstream};
+
+/// The file in the data directory that holds the servers and endpoints last read from a database server.
+const STORED_CONFIG: &str = "fleet.sealed";
+
+/// The file in the data directory that holds the events of resumable streams.
+const STREAMS: &str = "streams";
+
+/// For the workers to end after the requests in flight were aborted.
+const ABORT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The running gateway.
+pub struct App {
+    /// What to tell the person who started it.
+    pub info: StartupInfo,
+    workers: Workers,
+    phase: watch::Sender<ShutdownPhase>,
+    /// Ends when the terminal is closed.
+    config_sync: JoinHandle<()>,
+    /// Changed when the workers have ended and nothing more is counted or traced.
+    workers_ended: watch::Sender<ShutdownPhase>,
+    usage_delivery: JoinHandle<()>,
+    trace_export: Option<JoinHandle<()>>,
+    /// What the workers share: the drain settings and the topology among it.
+    shared: Arc<Shared>,
+    signals: ShutdownSignals,
+}
+
+impl App {
+    /// Builds every part and begins to serve. Runs in a `LocalSet`, on which it spawns its background tasks.
+    /// `load_config` is called at SIGHUP.
+    pub async fn start(config: Config, door: Door, load_config: ConfigLoader) -> Result<Self, AppError> {
+        let (hangups, mut signals) = (install_hangup()?, ShutdownSignals::install()?);
+        let authenticator = signals.unless_stopped(open_keyring(&config)).await??;
+        let store = authenticator.store().clone();
+        let roots = tls::system_roots();
+        let mut builder = topology_builder(&config, &authenticator, roots.clone());
+        let serving = Arc::new(config.serving.clone());
+        let (source, state) = read_stored_config(&config, &authenticator, &store, &serving).await;
+        let topology = builder.build_next(state.merged().servers.clone(), state.merged().endpoints.clone());
+        state.publish_standing(&topology, 0);
+        let (catalog, keeper) = Catalog::new(config.catalog.clone(), &topology);
+        let sessions = Arc::new(Sessions::new(config.session.clone(), Arc::clone(authenticator.sealer())));
+        let (phase, phases) = watch::channel(ShutdownPhase::Serve);
+        let (counters, outbox) = usage::open_journal(&config.data_dir, config.server.workers, &door)?.unzip();
+        let (topology_sender, topology_receiver) = watch::channel(Arc::clone(&topology));
+        let (keys_changed, workers_ended) = (watch::Sender::new(0), watch::Sender::new(ShutdownPhase::Serve));
+        let limits = Arc::new(Limits::new(config.limits.clone()));
+        let metrics = trace_export::new_metrics(&config);
+        let (errands, runner) = Errands::new();
+        let admin = Admin::new(admin::Parts {
+            auth: Arc::clone(&authenticator),
+            store: store.clone(),
+            catalog: Arc::clone(&catalog),
+            catalog_config: config.catalog.clone(),
+            limits: Arc::clone(&limits),
+            topology: topology_receiver.clone(),
+            standing: state.standing(),
+            sessions: Arc::clone(&sessions),
+            errands,
+            roots: roots.clone(),
+            serving,
+            metrics: trace_export::scraped_metrics(&config, metrics.as_ref()),
+            phase: phases.clone(),
+            keys: keys_changed.subscribe(),
+        });
+        let changes = admin.topology_changes();
+        let shared = Arc::new(Shared {
+            guard: server::Guard::new(&config.server),
+            config: file_limit::fit_to_limit(&config, &door),
+            auth: Arc::clone(&authenticator),
+            topology: topology_receiver,
+            followed: watch::Sender::new(vec![0; config.server.workers.max(1)]),
+            catalog: Arc::clone(&catalog),
+            sessions,
+            streams: open_streams(&config, &door, authenticator.sealer()),
+            limits,
+            usage: counters,
+            metrics,
+            control: Arc::new(AdminControlPlane(admin)),
+            phase: phases,
+            keys: keys_changed.subscribe(),
+        });
+        let trace_export = trace_export::spawn_export(&shared, &roots, workers_ended.subscribe())?;
+        let workers = server::start(&shared, &door)?;
+        // After everything that can fail: a key that is created and never shown is lost.
+        let first_key = create_key_at_first_start(&config, &store, &authenticator).await?;
+        spawn_local(runner.run());
+        spawn_local(keeper.plant().run());
+        let info = StartupInfo::new(&config, workers.url.clone(), first_key, state.merged());
+        topology.table.find_by_path("/mcp").iter().for_each(|endpoint| catalog.list_early(endpoint));
+        let publisher = Publisher::new(builder, topology_sender, Arc::clone(&shared));
+        let seen = store.watch();
+        spawn_local(tool_pins::sync(
+            tool_pins::PinSync { store: store.clone(), sealer: authenticator.sealer().clone(), catalog },
+            seen.clone(),
+        ));
+        spawn_local(watch_keys(authenticator, seen.clone(), keys_changed));
+        spawn_cleanup(&store, config.retention.clone());
+        let triggers = ReloadTriggers { hangups, load_config, running: config, source, seen, changes };
+        let config_sync = spawn_local(follow_changes(triggers, state, publisher));
+        let usage_delivery = spawn_usage_delivery(outbox, store, workers_ended.subscribe());
+        Ok(Self {
+            info,
+            workers,
+            phase,
+            config_sync,
+            workers_ended,
+            usage_delivery,
+            trace_export,
+            shared,
+            signals,
+        })
+    }
+
+    /// Serves until SIGTERM or SIGINT, until the terminal is closed, or until `client` is done; then drains within the
+    /// deadline. A second signal stops at once. `client` is dropped when serving ends.
+    pub async fn run(self, client: impl Future<Output = ()>) -> Result<(), AppError> {
+        let mut signals = self.signals;
+        tokio::select! {
+            () = signals.received() => {}
+            Ok(()) = self.config_sync => {}
+            () = client => {}
+        }
+        tracing::info!("shutting down: accepting no new connections, draining requests in flight");
+        let shutdown = async {
+            self.phase.send_replace(ShutdownPhase::Unready);
+            sleep(self.shared.config.drain_delay).await;
+            self.phase.send_replace(ShutdownPhase::Drain);
+            let joined = self.workers.join();
+            tokio::pin!(joined);
+            if timeout(self.shared.config.drain_deadline, &mut joined).await.is_err() {
+                tracing::warn!("drain deadline exceeded; aborting the requests in flight");
+                self.phase.send_replace(ShutdownPhase::Abort);
+                if timeout(ABORT_TIMEOUT, joined).await.is_err() {
+                    tracing::warn!("a worker did not end in time; leaving it behind");
+                }
+            }
+            self.workers_ended.send_replace(ShutdownPhase::Abort);
+            stop_upstreams(&self.shared.topology).await;
+            // Bounded by itself; fails only by a panic, which is reported.
+            let _ = self.usage_delivery.await;
+            if let Some(trace_export) = self.trace_export {
+                let _ = trace_export.await;
+            }
+        };
+        tokio::select! {
+            () = shutdown => tracing::info!("stopped"),
+            () = signals.received() => tracing::warn!("second signal; stopped at once"),
+        }
+        Ok(())
+    }
+}
+
+fn topology_builder(config: &Config, auth: &Authenticator, roots: TlsRoots) -> TopologyBuilder {
+    TopologyBuilder::new(roots)
+        .with_adapter(Era::Legacy, Arc::new(LegacyAdapter::new(config.bridge.hold_timeout)))
+        .with_adapter(Era::Modern, ModernAdapter::new(&config.bridge, Arc::clone(auth.sealer())))
+}
+
+/// Reads the servers and endpoints of the store, and merges them with those of the configuration files.
+async fn read_stored_config(
+    config: &Config,
+    auth: &Authenticator,
+    store: &Store,
+    serving: &Arc<ServingPolicy>,
+) -> (StoredConfigSource, ServingState) {
+    let snapshot = config.database_url.is_some().then(|| config.data_dir.join(STORED_CONFIG));
+    let source = StoredConfigSource::new(store.clone(), Arc::clone(auth.sealer()), snapshot);
+    let stored = source.read_at_start(auth.health().outage.is_some()).await;
+    (source, ServingState::new(config, stored, Arc::clone(auth.sealer()), Arc::clone(serving)))
+}
+
+/// Opens the storage of resumable streams. Without it the gateway serves, and streams that break cannot be resumed.
+/// The one client on a private socket needs none: its connection does not break.
+fn open_streams(config: &Config, door: &Door, sealer: &Arc<Sealer>) -> Option<Arc<ResumableStreams>> {
+    let bounds = config.session.streams.clone().filter(|_| *door == Door::Public)?;
+    match ResumableStreams::open(&config.data_dir.join(STREAMS), bounds, Arc::clone(sealer)) {
+        Ok(streams) => Some(streams),
+        Err(error) => {
+            tracing::error!(%error, "resumable streams disabled: free disk space and restart");
+            None
+        }
+    }
+}
+
+fn spawn_cleanup(store: &Store, retention: Retention) {
+    spawn_local(end_grace_periods(store.clone()));
+    spawn_local(retention::enforce(store.clone(), retention));
+}
+
+/// Delivers usage counts to the store until the workers have ended.
+fn spawn_usage_delivery(
+    outbox: Option<Outbox>,
+    store: Store,
+    workers_ended: watch::Receiver<ShutdownPhase>,
+) -> JoinHandle<()> {
+    spawn_local(async move {
+        if let Some(outbox) = outbox {
+            usage::deliver(outbox, store, workers_ended).await;
+        }
+    })
+}
+
+/// Stops the stdio servers, all at once; each within its own timeout. After a second signal nobody waits for this: the
+/// processes end with the gateway in any case.
+async fn stop_upstreams(topology: &watch::Receiver<Arc<Topology>>) {
+    let upstreams: Vec<_> = topology.borrow().upstreams().cloned().collect();
+    let stopping: Vec<_> =
+        upstreams.into_iter().map(|upstream| spawn_local(stop_upstream(upstream))).collect();
+    for stopped in stopping {
+        // Fails only by a panic, which is reported.
+        let _ = stopped.await;
+    }
+}
+
+async fn stop_upstream(upstream: Arc<Upstream>) {
+    if let Some(health) = upstream.process_health().await {
+        let Health { started, failed, nonsense, unmeant, lost, refused, .. } = health;
+        let server = upstream.name();
+        tracing::info!(%server, started, failed, nonsense, unmeant, lost, refused, "stopping the server's processes");
+        upstream.stop().await;
+    }
+}

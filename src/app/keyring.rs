@@ -1,0 +1,177 @@
+//! The keyring: opened at startup, created at a first start, and refreshed when keys change in the store.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+
+use super::error::AppError;
+use crate::auth::{
+    self, AuthError, Authenticator, InstallationSecrets, KeyRequest, KeySource, create_first_key,
+    parse_encryption_key, parse_jwt_secret,
+};
+use crate::config::Config;
+use crate::store::{Audit, Grants, Seen, Store};
+
+/// The embedded database's file in the data directory.
+const DATABASE: &str = "metamcp.sqlite";
+
+/// The file in the data directory that holds the last keyring read from a database server.
+const KEYRING: &str = "keyring.sealed";
+
+/// Between two attempts to read keys that have changed.
+const REFRESH_RETRY: Duration = Duration::from_secs(1);
+
+/// Between two checks for rotated keys whose grace has ended. New requests are refused from that second on; this
+/// is only for what is open already.
+const GRACE_POLL: Duration = Duration::from_secs(10);
+
+/// Between two attempts to reach a database server at startup.
+const DATABASE_RETRY: Duration = Duration::from_secs(2);
+
+/// Added to the nice value of the threads that run argon2: they get a tenth of a contended core.
+const HASH_NICE_INCREMENT: i32 = 10;
+
+/// The highest nice value (`setpriority(2)`).
+const NICE_MAX: i32 = 19;
+
+/// Opens the store and the keyring in it.
+pub async fn open_keyring(config: &Config) -> Result<Arc<Authenticator>, AppError> {
+    let data_dir = |source| AppError::DataDir { path: config.data_dir.clone(), source };
+    auth::prepare_data_dir(&config.data_dir).map_err(data_dir)?;
+    let secrets = if config.encryption_key.is_none() || config.jwt_secret.is_none() {
+        Some(InstallationSecrets::load_or_create(&config.data_dir)?.0)
+    } else {
+        None
+    };
+    let encryption_keys = match (&config.encryption_key, &secrets) {
+        (Some(text), _) => parse_encryption_key(text)?,
+        (None, Some(secrets)) => parse_encryption_key(&secrets.encryption_key)?,
+        (None, None) => Vec::new(),
+    };
+    let jwt_secret = match (&config.jwt_secret, &secrets) {
+        (Some(secret), _) => secret.clone(),
+        (None, Some(secrets)) => parse_jwt_secret(&secrets.jwt_secret)?,
+        (None, None) => zeroize::Zeroizing::default(),
+    };
+    let timing = &config.auth_timing;
+    let auth_config = auth::Config {
+        mode: config.auth_mode,
+        encryption_keys,
+        jwt_secret,
+        token_lifetime: timing.token_lifetime,
+        hash_permits: timing.hash_permits,
+        hash_thread: lower_hash_priority,
+        hash_queue_max: timing.hash_queue_max,
+        verified_for: timing.verified_for,
+    };
+    let Some(url) = &config.database_url else {
+        let store = Store::open_sqlite(&config.data_dir.join(DATABASE)).await?;
+        return Ok(Arc::new(Authenticator::new(auth_config, store).await?));
+    };
+    let store = Store::postgres(url)?;
+    let authenticator = read_server_keyring(auth_config, &store, config.data_dir.join(KEYRING)).await?;
+    Ok(Arc::new(authenticator))
+}
+
+/// Lowers the priority of a thread that runs argon2. When many keys arrive that are not cached, hashing uses
+/// whatever the other threads leave of the cores.
+fn lower_hash_priority() {
+    let lower =
+        |nice: i32| rustix::process::setpriority_process(None, (nice + HASH_NICE_INCREMENT).min(NICE_MAX));
+    if let Err(error) = rustix::process::getpriority_process(None).and_then(lower) {
+        tracing::debug!(%error, "cannot lower the priority of key verification threads");
+    }
+}
+
+/// Reads the keyring from a database server. Waits while the server is unreachable, unless a snapshot of an
+/// earlier run can stand in: exiting would only make a supervisor restart the gateway, and faster.
+async fn read_server_keyring(
+    config: auth::Config,
+    store: &Store,
+    snapshot: PathBuf,
+) -> Result<Authenticator, AuthError> {
+    loop {
+        let (config, snapshot) = (config.clone(), Some(snapshot.clone()));
+        match Authenticator::with_snapshot(config, store.clone(), snapshot).await {
+            Err(error) if error.is_transient() => {
+                tracing::warn!(%error, "waiting for the database");
+                sleep(DATABASE_RETRY).await;
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Creates a key if the installation never had one. Keys that are all inactive are left so.
+pub async fn create_key_at_first_start(
+    config: &Config,
+    store: &Store,
+    authenticator: &Authenticator,
+) -> Result<Option<String>, AppError> {
+    // A keyring from a snapshot means that a key existed before.
+    let from_store = authenticator.health().key_source == KeySource::Store;
+    if config.auth_mode == auth::AuthMode::Open || !from_store || !store.keys().await?.rows.is_empty() {
+        return Ok(None);
+    }
+    let request = KeyRequest {
+        name: "first".into(),
+        description: "made at the first start".into(),
+        grants: Grants::everything(),
+        expires_at: None,
+    };
+    let audit = Audit::by(Audit::GATEWAY);
+    // Another replica may be at its first start too; only one of them creates the key and shows it.
+    let key = create_first_key(store, authenticator.sealer(), request, audit).await?;
+    authenticator.refresh().await?;
+    Ok(key.map(|key| key.expose().to_owned()))
+}
+
+/// Refreshes the keyring whenever keys change in the store, and increments `changed` each time.
+pub async fn watch_keys(
+    authenticator: Arc<Authenticator>,
+    mut watch: watch::Receiver<Seen>,
+    changed: watch::Sender<u64>,
+) {
+    let mut known = None;
+    loop {
+        let Seen { epochs, away, asked } = watch.borrow_and_update().clone();
+        if asked {
+            authenticator.set_store_outage(away.as_ref());
+        }
+        if asked && away.is_none() && known != Some((epochs.keys, epochs.jwt_keys)) {
+            match authenticator.refresh().await {
+                // Counts even if this call read nothing new: a request may just have refreshed the keyring itself.
+                Ok(_) => {
+                    known = Some((epochs.keys, epochs.jwt_keys));
+                    changed.send_modify(|version| *version += 1);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot refresh the keyring; the known keys stay in use");
+                }
+            }
+        }
+        // After a failure, try again without waiting for a change.
+        if let Ok(Err(_)) = timeout(REFRESH_RETRY, watch.changed()).await {
+            tracing::error!("store watch ended: revoked keys are still accepted; restart the gateway");
+            return;
+        }
+    }
+}
+
+/// Deactivates rotated keys when their grace ends, which also revokes the sessions and tokens opened with them.
+pub async fn end_grace_periods(store: Store) {
+    let mut poll = interval(GRACE_POLL);
+    poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        poll.tick().await;
+        match store.end_grace(Audit::by(Audit::GATEWAY)).await {
+            Ok(ended) if ended.is_empty() => {}
+            Ok(ended) => tracing::info!(keys = ended.len(), "deactivated rotated keys whose grace has ended"),
+            // The store's watch reports an outage; the keys open nothing new in the meantime.
+            Err(error) => tracing::debug!(%error, "cannot deactivate rotated keys"),
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! The reasons for which a request is refused.
+
+/// Why a request was not authenticated.
+///
+/// The text is what the client may see. An unknown key, a wrong secret and a revoked key read the same, so that
+/// nobody can learn which keys exist.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AuthDenial {
+    /// The request has no credential.
+    #[error("send `Authorization: Bearer` with an API key or a token, or `X-API-Key` with an API key")]
+    Missing,
+    /// The credential is malformed, unknown, wrong, revoked, or a key that has expired.
+    #[error("the credential is not valid: it is mistyped, unknown, expired or was revoked")]
+    Invalid,
+    /// The access token is genuine and has expired.
+    #[error("the token has expired; ask for a new one with your API key")]
+    Expired,
+    /// The credential could not be verified now. The client may try again.
+    #[error("too many credentials wait to be verified; try again in a moment")]
+    Busy,
+    /// No usable key signs tokens, so none are issued. The client can continue with its API key.
+    #[error(
+        "no token can be issued: no signing key is usable now; use the API key itself, and have an administrator look \
+         at /ready"
+    )]
+    Unsigned,
+}
+
+impl AuthDenial {
+    /// The metric label.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Invalid => "invalid",
+            Self::Expired => "expired",
+            Self::Busy => "busy",
+            Self::Unsigned => "unsigned",
+        }
+    }
+}

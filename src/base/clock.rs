@@ -1,6 +1,0 @@
-use std::time::{SystemTime, UNIX_EPOCH};
-
-/// Seconds since 1970; 0 where the clock stands before it.
-pub fn unix_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
-}

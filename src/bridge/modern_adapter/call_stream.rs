@@ -1,0 +1,137 @@
+//! The messages of a server's response to one call, whether it is a single message or an event stream.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::StatusCode;
+
+use crate::session::MESSAGE_BYTES_MAX;
+use crate::upstream::{
+    FailureStage, RequestKind, UpstreamBody, UpstreamError, UpstreamPool, UpstreamRequest, UpstreamResponse,
+};
+use metamcp_core::frame::EventReader;
+
+/// A request in flight, and the messages of its response.
+pub struct CallStream {
+    state: StreamState,
+}
+
+enum StreamState {
+    /// Waits for the response head.
+    Connecting(Pin<Box<dyn Future<Output = Result<Box<UpstreamResponse>, UpstreamError>>>>),
+    /// A single message, with the bytes received so far.
+    Single(StatusCode, Box<UpstreamBody>, BytesMut),
+    Events(Box<UpstreamBody>, EventReader),
+    Ended,
+}
+
+pub enum CallEvent {
+    Message(Bytes),
+    /// An error status and its body.
+    Refused(StatusCode, Bytes),
+    /// The response broke off or is invalid.
+    Failed(UpstreamError),
+}
+
+/// The body of an error status. Larger ones are not JSON-RPC errors.
+const REFUSAL_BYTES_MAX: usize = 64 << 10;
+
+impl CallStream {
+    /// Creates the stream of a request, which is sent when the stream is first polled.
+    pub fn new(pool: Rc<UpstreamPool>, request: UpstreamRequest) -> Self {
+        let sending = async move { pool.send(&request, RequestKind::Call).await };
+        Self { state: StreamState::Connecting(Box::pin(sending)) }
+    }
+
+    /// Returns the next event. Anything but a message is the last. Cancel safe.
+    pub async fn next(&mut self) -> CallEvent {
+        let event = self.read_next().await;
+        match event {
+            Ok(CallEvent::Message(message)) => CallEvent::Message(message),
+            Ok(event) => {
+                self.state = StreamState::Ended;
+                event
+            }
+            Err(error) => {
+                self.state = StreamState::Ended;
+                CallEvent::Failed(error)
+            }
+        }
+    }
+
+    /// Takes a message of an event stream that was received already.
+    pub fn take_ready(&mut self) -> Option<Bytes> {
+        let StreamState::Events(_, reader) = &mut self.state else { return None };
+        while let Ok(Some(event)) = reader.next() {
+            if let Some(data) = event.data.filter(|data| !data.is_empty()) {
+                return Some(data);
+            }
+        }
+        None
+    }
+
+    /// Releases the permit of a held call, whose server waits for the gateway. `idle_timeout` is how long the server may be silent
+    /// from now on.
+    pub fn set_aside(&mut self, idle_timeout: Option<Duration>) {
+        match &mut self.state {
+            StreamState::Single(_, body, _) | StreamState::Events(body, _) => body.release_permit(idle_timeout),
+            StreamState::Connecting(_) | StreamState::Ended => {}
+        }
+    }
+
+    async fn read_next(&mut self) -> Result<CallEvent, UpstreamError> {
+        loop {
+            match &mut self.state {
+                StreamState::Connecting(sending) => {
+                    let UpstreamResponse { head, body } = *sending.await?;
+                    let is_mcp = !head.is_encoded && (head.is_json() || head.is_event_stream());
+                    self.state = if !head.status.is_success() {
+                        StreamState::Single(head.status, Box::new(body), BytesMut::new())
+                    } else if !is_mcp {
+                        return Err(UpstreamError::from_stage(FailureStage::InvalidResponse));
+                    } else if head.is_event_stream() {
+                        StreamState::Events(Box::new(body), EventReader::new())
+                    } else {
+                        StreamState::Single(head.status, Box::new(body), BytesMut::new())
+                    };
+                }
+                StreamState::Single(status, body, received) => {
+                    let bytes_max = if status.is_success() { MESSAGE_BYTES_MAX } else { REFUSAL_BYTES_MAX };
+                    while let Some(chunk) = body.chunk().await {
+                        received.extend_from_slice(&chunk?);
+                        if received.len() > bytes_max {
+                            return Err(UpstreamError::from_stage(FailureStage::ResponseTooLarge));
+                        }
+                    }
+                    let (status, message) = (*status, std::mem::take(received).freeze());
+                    self.state = StreamState::Ended;
+                    let event = if status.is_success() {
+                        CallEvent::Message(message)
+                    } else {
+                        CallEvent::Refused(status, message)
+                    };
+                    return Ok(event);
+                }
+                StreamState::Events(body, reader) => {
+                    match reader
+                        .next()
+                        .map_err(|error| UpstreamError::new(FailureStage::InvalidResponse, error))?
+                    {
+                        Some(event) => {
+                            if let Some(data) = event.data.filter(|data| !data.is_empty()) {
+                                return Ok(CallEvent::Message(data));
+                            }
+                        }
+                        None => match body.chunk().await {
+                            Some(chunk) => reader.push(chunk?),
+                            None => return Err(UpstreamError::from_stage(FailureStage::BodyIncomplete)),
+                        },
+                    }
+                }
+                StreamState::Ended => return Err(UpstreamError::from_stage(FailureStage::BodyIncomplete)),
+            }
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! A session of the gateway's own at a Legacy server, on behalf of the Modern clients of one key that declare the same
+//! capabilities: for all their calls, or for one call at a time.
+//!
+//! - `key`: which session a client uses.
+//! - `state`: the session, its calls, and when it ends.
+//! - `listeners`: clients with a subscription.
+//! - `routing`: which call or listener a message of the server is for.
+//! - `notify`: messages to the server whose response does not matter.
+
+mod key;
+mod listeners;
+mod notify;
+mod routing;
+mod state;
+
+pub use key::AdapterSessionKey;
+pub use notify::{notify_server, update_subscription};
+pub use routing::is_subscribable;
+pub use state::{AdapterSession, ClientSlot, parse_number};
+
+#[cfg(test)]
+mod tests;

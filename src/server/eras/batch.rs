@@ -1,0 +1,149 @@
+//! Batches: several messages in one body, which revision 2025-03-26 alone has (JSON-RPC 2.0, section 6).
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http_body::Body as _;
+use tokio::sync::mpsc;
+use tokio::task::spawn_local;
+
+use super::message;
+use crate::auth::Identity;
+use crate::limits::Permit;
+use crate::route::Endpoint;
+use crate::server::http1::fields::{Field, Fields};
+use crate::server::mcp::call::{self, Call};
+use crate::server::reply::body::ResponseBody;
+use crate::server::reply::reply::{self, Reply};
+use crate::server::worker::Worker;
+use crate::session::MESSAGE_BYTES_MAX;
+use metamcp_core::base::{Fault, FaultKind};
+use metamcp_core::frame::MessageKind as FrameKind;
+use metamcp_core::frame::write_event;
+use metamcp_core::protocol::{McpMethod, Revision, header};
+
+/// Pieces made and not yet read by the client.
+const PIECES_MAX: usize = 16;
+
+/// Whether the body is an array, and its session one that may send them.
+pub fn is_batch(
+    worker: &Worker,
+    fields: &Fields,
+    identity: &Identity,
+    endpoint: &Arc<Endpoint>,
+    body: &Bytes,
+) -> bool {
+    body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[')
+        && fields.has(Field::McpSessionId)
+        && worker
+            .session(fields, identity, endpoint)
+            .is_ok_and(|session| session.seal.revision == Revision::V2025_03_26)
+}
+
+/// Answers each message in its turn; their answers come in one event stream. A batch takes as many places of its key as
+/// it has messages: `permit` is that of the first, held until the last byte, for all of them may be answered by then.
+pub async fn answer(
+    worker: &Rc<Worker>,
+    fields: &Fields,
+    identity: &Identity,
+    endpoint: &Arc<Endpoint>,
+    body: &Bytes,
+    permit: Permit,
+) -> Result<Reply, Fault> {
+    let calls = read(worker, fields, identity, endpoint, body)?;
+    let has_requests = calls.iter().any(Call::is_request);
+    if !has_requests {
+        for call in calls {
+            message::answer(worker, Box::new(call)).await?;
+        }
+        return Ok(reply::accepted());
+    }
+    let (sender, receiver) = mpsc::channel(PIECES_MAX);
+    let worker = Rc::clone(worker);
+    spawn_local(async move {
+        for call in calls {
+            let id = call.is_request().then(|| call.id());
+            // A closed channel: the client has gone, and what is left is not begun.
+            let passed = tokio::select! {
+                passed = pass(&worker, Box::new(call), id, &sender) => passed,
+                () = sender.closed() => false,
+            };
+            if !passed {
+                return;
+            }
+        }
+    });
+    Ok(reply::events(ResponseBody::events(receiver, Some(permit))))
+}
+
+/// The messages of the batch. One that cannot be read spoils all, before any is run.
+fn read(
+    worker: &Rc<Worker>,
+    fields: &Fields,
+    identity: &Identity,
+    endpoint: &Arc<Endpoint>,
+    body: &Bytes,
+) -> Result<Vec<Call>, Fault> {
+    let mut scanner = worker.scanner.borrow_mut();
+    let items = scanner
+        .batch_items(body)
+        .map_err(|error| Fault::client(FaultKind::InvalidRequest, error.to_string()))?;
+    let mut calls = Vec::with_capacity(items.len());
+    for item in items {
+        let body = body.slice(item.start as usize..item.end as usize);
+        let (envelope, method) = call::scan(&mut scanner, &body)?;
+        if method == Some(McpMethod::Initialize) {
+            return Err(Fault::client(FaultKind::InvalidRequest, "initialize must not be part of a batch"));
+        }
+        let permit = if calls.is_empty() { None } else { Some(worker.admit(identity)?) };
+        let (fields, endpoint, identity) = (fields.clone(), Arc::clone(endpoint), identity.clone());
+        let (is_part, trace) = (true, None);
+        calls.push(Call { fields, endpoint, identity, permit, body, envelope, method, is_part, trace });
+    }
+    Ok(calls)
+}
+
+/// Runs one message and passes its answer on; false when the client has gone.
+async fn pass(worker: &Rc<Worker>, call: Box<Call>, id: Option<Bytes>, sender: &mpsc::Sender<Bytes>) -> bool {
+    let expects = call.envelope.kind == FrameKind::Request;
+    let label = call.endpoint.label;
+    let response = match message::answer(worker, call).await {
+        Ok(response) => response,
+        Err(fault) => {
+            let fault = fault.with_id(id.clone());
+            worker.answer_fault(Some(label), &fault);
+            return !expects || sender.send(reply::terminal_event(&fault)).await.is_ok();
+        }
+    };
+    let is_stream = response.content_type.as_ref().is_some_and(|value| value == header::EVENT_STREAM);
+    let mut body = response.body;
+    let mut message = Vec::new();
+    while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+        let Ok(bytes) = frame.map(|frame| frame.into_data().unwrap_or_default()) else {
+            message.clear();
+            break;
+        };
+        if is_stream {
+            if sender.send(bytes).await.is_err() {
+                return false;
+            }
+        } else if message.len() + bytes.len() > MESSAGE_BYTES_MAX {
+            message.clear();
+            break;
+        } else {
+            message.extend_from_slice(&bytes);
+        }
+    }
+    if is_stream || !expects {
+        return true;
+    }
+    if message.is_empty() {
+        let fault =
+            Fault::upstream(FaultKind::ConnectionLost, "the answer broke off, or is too long for a batch");
+        return sender.send(reply::terminal_event(&fault.with_id(id))).await.is_ok();
+    }
+    sender.send(write_event(&message)).await.is_ok()
+}

@@ -1,0 +1,104 @@
+//! `initialize`: opens the session of a client (MCP 2025-11-25, lifecycle).
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::HeaderValue;
+
+use crate::catalog::View;
+use crate::route::EndpointShape;
+use crate::server::mcp::call::Call;
+use crate::server::reply::reply::{self, Reply};
+use crate::server::worker::Worker;
+use crate::session::{ClientHandshake, Full, InitializeParams};
+use metamcp_core::base::{Fault, FaultKind};
+use metamcp_core::protocol::{ClientCapabilities, Era, Revision, header};
+
+/// What a client says of itself is kept for its session; real ones have some 200 bytes.
+const INTRODUCTION_BYTES_MAX: usize = 16 << 10;
+
+/// Opens a session.
+pub async fn initialize(worker: &Rc<Worker>, call: &Call) -> Result<Reply, Fault> {
+    let introduction = introduction(worker, call)?;
+    let view = View::Legacy(introduction.said.capabilities);
+    let sessions = &worker.shared.sessions;
+    let create = |introduction| {
+        let created = sessions.create(&call.identity, &call.endpoint, introduction, worker.now_s());
+        created.map_err(|Full| {
+            Fault::gateway(FaultKind::Overloaded, "there are too many sessions; try again later")
+        })
+    };
+    let (text, session, mut response) = match call.endpoint.shape {
+        EndpointShape::Single => {
+            let (text, session) = create(introduction)?;
+            let opening = async {
+                let pool = worker.pool(&session.endpoint.servers[0])?;
+                session.upstream_session(0).open_for_client(&pool, &session.introduction).await
+            };
+            let message = opening.await.inspect_err(|_| sessions.end(&session))?;
+            (text, session, reply::result(&call.id(), result_of(&message)?))
+        }
+        EndpointShape::Aggregate(_) => {
+            let merged = worker.shared.catalog.merged(&call.endpoint, view).await;
+            let result = merged.initialize_result(introduction.said.revision);
+            let (text, session) = create(introduction)?;
+            (text, session, reply::result(&call.id(), result))
+        }
+    };
+    let text = Bytes::from(text);
+    let value = HeaderValue::from_maybe_shared(text.clone()).map_err(|error| {
+        Fault::gateway(FaultKind::Internal, "no session id could be made").with_source(error)
+    })?;
+    response.headers_mut().insert(header::SESSION_ID, value);
+    // The client asks on at once, mostly on the same connection.
+    worker.have_at_hand(text, &session);
+    Ok(response)
+}
+
+/// The raw `result` of a upstream's answer to `initialize`.
+fn result_of(message: &Bytes) -> Result<Bytes, Fault> {
+    #[derive(serde::Deserialize)]
+    struct Answer<'a> {
+        #[serde(borrow)]
+        result: &'a serde_json::value::RawValue,
+    }
+    let answer: Answer<'_> = serde_json::from_slice(message).map_err(|error| {
+        Fault::gateway(FaultKind::Internal, "the answer could not be read").with_source(error)
+    })?;
+    Ok(message.slice_ref(answer.result.get().as_bytes()))
+}
+
+/// What the client says of itself. Off the usual path, so read with serde.
+fn introduction(worker: &Worker, call: &Call) -> Result<ClientHandshake, Fault> {
+    #[derive(serde::Deserialize)]
+    struct Params<'a> {
+        #[serde(borrow)]
+        capabilities: &'a serde_json::value::RawValue,
+    }
+    let malformed = || {
+        Fault::client(
+            FaultKind::MalformedParams,
+            "initialize needs params with protocolVersion, capabilities and clientInfo",
+        )
+    };
+    let params = call.envelope.params.object.map(|span| call.raw(span)).ok_or_else(malformed)?;
+    let owner = Some(call.identity.key_id());
+    if let Some(said) = worker.shared.sessions.said(&params) {
+        return Ok(ClientHandshake { said, owner, is_isolated: false });
+    }
+    if params.len() > INTRODUCTION_BYTES_MAX {
+        return Err(Fault::client(FaultKind::MalformedParams, "the params of initialize are over 16 KiB"));
+    }
+    let asked = call.text(call.envelope.params.protocol_version).ok_or_else(malformed)?;
+    let read: Params<'_> = serde_json::from_slice(&params).map_err(|_| malformed())?;
+    let capabilities =
+        ClientCapabilities::from_json(read.capabilities.get().as_bytes()).map_err(|_| malformed())?;
+    let revision = Revision::parse(asked.as_bytes())
+        .filter(|revision| revision.era() == Era::Legacy)
+        .unwrap_or(Revision::LEGACY_LATEST);
+    // A copy: a slice would keep the whole request for as long as the session.
+    let params = Bytes::copy_from_slice(&params);
+    let said = Arc::new(InitializeParams { revision, capabilities, params });
+    Ok(ClientHandshake { said, owner, is_isolated: false })
+}

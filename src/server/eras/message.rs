@@ -1,0 +1,37 @@
+//! One message of a client: answered in its era, and counted.
+
+use std::rc::Rc;
+
+use super::{legacy, modern};
+use crate::server::mcp::call::Call;
+use crate::server::mcp::trace;
+use crate::server::reply::reply;
+use crate::server::reply::reply::Reply;
+use crate::server::worker::Worker;
+use crate::telemetry::metrics::Operation;
+use metamcp_core::base::Fault;
+use metamcp_core::protocol::{Era, McpMethod};
+
+/// Answers a message, by whichever way it came. What has no method answers something else, and is counted with that.
+///
+/// Not cancel safe: dropping it gives the call up.
+pub async fn answer(worker: &Rc<Worker>, mut call: Box<Call>) -> Result<Reply, Fault> {
+    let metrics = worker.metrics.as_ref().filter(|_| call.envelope.method.is_some());
+    let operation = metrics.map(|metrics| {
+        let method = call.method.map(McpMethod::index);
+        let operation = Operation::begin(metrics, call.endpoint.label, method, call.body.len());
+        operation.traced_by(worker.tracer.is_some().then(|| trace::begin(worker, &mut call)).flatten())
+    });
+    let mut answered = match call.era() {
+        Era::Modern => modern::answer(worker, call).await,
+        Era::Legacy => legacy::answer(worker, call).await,
+    };
+    if let Some(operation) = operation {
+        match &mut answered {
+            Ok(reply) if reply.status.is_success() => reply.body.count(operation),
+            Ok(reply) => operation.fail_with_status(reply.status.as_u16()),
+            Err(fault) => operation.fail_with_code(fault.kind, reply::code(fault)),
+        }
+    }
+    answered
+}

@@ -1,0 +1,11 @@
+//! What differs between the two eras of MCP: the checks on a message, and how its response is delivered.
+//!
+//! Invariants: a message is dispatched only after the checks of its era; a Modern request never touches a session.
+//!
+//! Does not know: how the request arrived, alone, in a batch or as a frame.
+
+pub mod batch;
+pub mod initialize;
+pub mod legacy;
+pub mod message;
+pub mod modern;

@@ -1,0 +1,223 @@
+//! Requests of 2026-07-28: each stands alone, is checked against its headers, and passes.
+
+use std::rc::Rc;
+
+use serde_json::json;
+
+use crate::catalog::{ListKind, View};
+use crate::route::EndpointShape;
+use crate::server::http1::fields::Field;
+use crate::server::mcp::call::Call;
+use crate::server::mcp::local;
+use crate::server::mcp::candidates::Candidates;
+use crate::server::mcp::resolve;
+use crate::server::mcp::target::{self, Rename};
+use crate::server::mcp::meter::Meter;
+use crate::server::mcp::relay::Held;
+use crate::server::mcp::send;
+use crate::server::mcp::tasks::{self, TaskIds};
+use crate::server::reply::reply::{self, Reply};
+use crate::server::streams::subscription;
+use crate::server::worker::Worker;
+use crate::upstream::{RequestKind, UpstreamId, UpstreamResponse};
+use metamcp_core::base::{Fault, FaultKind};
+use metamcp_core::frame::{MessageKind as FrameKind, StringSpan, decode_header_value};
+use metamcp_core::protocol::{Era, McpMethod, Revision};
+
+/// Answers a message of the Modern era.
+pub async fn answer(worker: &Rc<Worker>, call: Box<Call>) -> Result<Reply, Fault> {
+    check(&call)?;
+    call.check_grants()?;
+    match call.endpoint.shape {
+        EndpointShape::Single if call.lists_in_part() && call.is_request() => {
+            local::list(worker, &call, View::Modern, ListKind::Tools).await
+        }
+        EndpointShape::Single => {
+            resolve::check_approved(worker, &call, View::Modern).await?;
+            forward(worker, call, 0, None).await
+        }
+        EndpointShape::Aggregate(_) => aggregate(worker, call).await,
+    }
+}
+
+/// On an endpoint with several servers.
+async fn aggregate(worker: &Rc<Worker>, call: Box<Call>) -> Result<Reply, Fault> {
+    if call.envelope.kind == FrameKind::Notification {
+        // The only one of the era is a cancellation, which over HTTP is the closed connection.
+        return Ok(reply::accepted());
+    }
+    match call.method {
+        Some(McpMethod::ToolsCall) => by_name(worker, call, ListKind::Tools).await,
+        Some(McpMethod::PromptsGet) => by_name(worker, call, ListKind::Prompts).await,
+        Some(McpMethod::ResourcesRead) => {
+            let places = resolve::resource_places(worker, &call, View::Modern).await?;
+            read(worker, call, &places).await
+        }
+        Some(McpMethod::Complete) => {
+            let (place, rename) = resolve::completion(worker, &call, View::Modern).await?;
+            forward(worker, call, place, rename).await
+        }
+        Some(McpMethod::Discover) => local::discover(worker, &call).await,
+        Some(McpMethod::Listen) => subscription::subscribe(worker, call),
+        Some(McpMethod::ToolsList) => local::list(worker, &call, View::Modern, ListKind::Tools).await,
+        Some(McpMethod::PromptsList) => local::list(worker, &call, View::Modern, ListKind::Prompts).await,
+        Some(McpMethod::ResourcesList) => local::list(worker, &call, View::Modern, ListKind::Resources).await,
+        Some(McpMethod::TemplatesList) => local::list(worker, &call, View::Modern, ListKind::Templates).await,
+        None if call.is_task_request() && tasks::are_known(worker, &call, View::Modern) => {
+            let ids = TaskIds::new(worker, &call.identity, None, &call.endpoint);
+            let (place, rename) = ids.target(&call)?;
+            forward(worker, call, place, rename).await
+        }
+        _ => Err(Fault::client(
+            FaultKind::UnknownMethod,
+            "no server behind this endpoint is known for this method",
+        )),
+    }
+}
+
+async fn by_name(worker: &Rc<Worker>, call: Box<Call>, kind: ListKind) -> Result<Reply, Fault> {
+    let (place, rename) = resolve::named(worker, &call, View::Modern, kind).await?;
+    forward(worker, call, place, rename).await
+}
+
+/// From the first of the servers that has the resource.
+async fn read(worker: &Rc<Worker>, call: Box<Call>, places: &[usize]) -> Result<Reply, Fault> {
+    let [place] = places else {
+        let mut candidates = Candidates::new(worker, &call, View::Modern);
+        for place in places {
+            let asking = async {
+                let response = deliver(worker, &call, *place, None).await?;
+                Ok(send::result_of(worker, response).await)
+            };
+            if let Some(reply) = candidates.ask(*place, asking).await {
+                return Ok(reply);
+            }
+        }
+        return Err(candidates.into_fault());
+    };
+    forward(worker, call, *place, None).await
+}
+
+/// To the endpoint's `place`-th server, with its own name for what is asked for.
+async fn forward(
+    worker: &Rc<Worker>,
+    call: Box<Call>,
+    place: usize,
+    rename: Option<Rename>,
+) -> Result<Reply, Fault> {
+    let original_name = target::counted(rename.as_ref());
+    let server = &call.endpoint.servers[place];
+    let mut meter = Meter::begin(worker, &call, server, original_name, View::Modern);
+    let response = match deliver(worker, &call, place, rename).await {
+        Ok(response) => response,
+        Err(fault) => return Err(send::failed(meter.as_mut(), fault)),
+    };
+    let endpoint = call.endpoint.clone();
+    let server = &endpoint.servers[place];
+    let id = call.envelope.id.map(|id| call.raw(id.span));
+    // Every answer stands alone, so nothing in it is to be changed, from whichever server it comes, but the ids of tasks.
+    let subscription = (call.method == Some(McpMethod::Listen)).then_some(UpstreamId(server.upstream));
+    let tasks = match endpoint.shape {
+        EndpointShape::Single => None,
+        EndpointShape::Aggregate(_) => tasks::modern(worker, &call, place).map(Box::new),
+    };
+    let shape = if tasks.is_some() { endpoint.shape } else { EndpointShape::Single };
+    let held = Held { meter, subscription, tasks, ..Held::new(call.permit, call.identity) };
+    Ok(send::pass(worker, server, shape, id, response, held).await?.into_reply())
+}
+
+/// Sends the message, and waits for the head of its answer.
+async fn deliver(
+    worker: &Rc<Worker>,
+    call: &Call,
+    place: usize,
+    rename: Option<Rename>,
+) -> Result<Box<UpstreamResponse>, Fault> {
+    let server = &call.endpoint.servers[place];
+    let edit = target::edit(rename.as_ref());
+    let mut request = send::request_of(call, edit.as_slice())?;
+    request.set_owner(Some(call.identity.key_id()));
+    request.set_era(Era::Modern);
+    // `Mcp-Name` says the same as the body, also after the body was changed.
+    call.fields.copy_to(&mut request, rename.as_ref().map(|(_, original_name)| &original_name.header[..]));
+    // A subscription may stay for days, and silent.
+    let lane = if call.method == Some(McpMethod::Listen) { RequestKind::Stream } else { RequestKind::Call };
+    send::send(worker, server, &request, lane).await
+}
+
+/// What the era asks of every message and its headers (MCP 2026-07-28, transports and versioning).
+fn check(call: &Call) -> Result<(), Fault> {
+    if matches!(call.envelope.kind, FrameKind::Response | FrameKind::Error) {
+        return Err(Fault::client(FaultKind::InvalidRequest, "in this revision a client sends no responses"));
+    }
+    check_version(call)?;
+    if !call.is_request() {
+        return Ok(());
+    }
+    let meta = &call.envelope.params.meta;
+    if meta.protocol_version.is_none() || !meta.client_capabilities_is_object {
+        return Err(Fault::client(
+            FaultKind::MalformedParams,
+            "params._meta needs `io.modelcontextprotocol/protocolVersion` and \
+             `io.modelcontextprotocol/clientCapabilities`",
+        ));
+    }
+    let says = |field, text: Option<StringSpan>| {
+        let said = call.fields.get(field).filter(|said| said.is_ascii() && !call.fields.is_doubled(field));
+        said.zip(text)
+    };
+    if !says(Field::McpMethod, call.envelope.method).is_some_and(|(said, text)| text.equals(&call.body, said))
+    {
+        return Err(mismatch("send Mcp-Method once, with the method of the body"));
+    }
+    if let Some(named) = named_by_header(call) {
+        let agrees = says(Field::McpName, Some(named)).is_some_and(|(said, text)| {
+            // Nearly every name is written as it is.
+            let literal = !said.starts_with(b"=") && text.equals(&call.body, said);
+            literal || decode_header_value(said).is_ok_and(|said| text.equals(&call.body, said.as_bytes()))
+        });
+        if !agrees {
+            return Err(mismatch("send Mcp-Name once, with the name or URI of the body"));
+        }
+    }
+    Ok(())
+}
+
+/// What `Mcp-Name` mirrors, for the methods that have it.
+pub fn named_by_header(call: &Call) -> Option<StringSpan> {
+    let params = &call.envelope.params;
+    match call.method {
+        Some(McpMethod::ToolsCall | McpMethod::PromptsGet) => params.name,
+        Some(McpMethod::ResourcesRead) => params.uri,
+        Some(_) => None,
+        None => {
+            let method = call.text(call.envelope.method).unwrap_or_default();
+            method.starts_with("tasks/").then_some(params.task_id).flatten()
+        }
+    }
+}
+
+fn check_version(call: &Call) -> Result<(), Fault> {
+    if call.fields.is_doubled(Field::McpProtocolVersion) {
+        return Err(mismatch("send MCP-Protocol-Version once"));
+    }
+    let Some(asked) = call.fields.get(Field::McpProtocolVersion) else {
+        return Err(mismatch("send MCP-Protocol-Version with every request"));
+    };
+    let in_body = call.envelope.params.meta.protocol_version;
+    if in_body.is_some_and(|in_body| !in_body.equals(&call.body, asked)) {
+        return Err(mismatch("MCP-Protocol-Version is not what params._meta says"));
+    }
+    if Revision::parse(asked).is_some_and(|revision| revision.era() == Era::Modern) {
+        return Ok(());
+    }
+    let asked = call.fields.text(Field::McpProtocolVersion).unwrap_or_default();
+    let data = json!({"supported": [Revision::MODERN_LATEST.as_str()], "requested": asked});
+    Err(Fault::client(FaultKind::UnsupportedVersion, "this protocol version is not supported")
+        .with_data(data.to_string()))
+}
+
+#[cold]
+fn mismatch(text: &'static str) -> Fault {
+    Fault::client(FaultKind::HeaderMismatch, text)
+}

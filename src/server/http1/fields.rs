@@ -1,0 +1,375 @@
+//! The header fields of a request that the gateway does something about, found in one pass.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::upstream::UpstreamRequest;
+use metamcp_core::frame::Span;
+use metamcp_core::protocol::header;
+
+/// The fields of one request. Clones share the text. Boxed, for they are handed on a dozen times.
+#[derive(Clone)]
+pub struct Fields(Box<Found>);
+
+#[derive(Clone)]
+struct Found {
+    /// What the spans lie in: the head as received, or what was copied together of it.
+    text: Bytes,
+    /// Where the values lie, by [`Field`]; [`ABSENT`] for those that were not sent.
+    values: [Span; Field::COUNT],
+    /// A bit for each field that was sent more than once.
+    doubled: u32,
+    /// Names and values of `Mcp-Param-*`.
+    params: Vec<(Span, Span)>,
+}
+
+const ABSENT: Span = Span { start: u32::MAX, end: 0 };
+
+/// A field that is looked at. Everything else a client sends stays here, unread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Field {
+    Accept,
+    Authorization,
+    Baggage,
+    ContentEncoding,
+    ContentLength,
+    ContentType,
+    Host,
+    LastEventId,
+    McpMethod,
+    McpName,
+    McpProtocolVersion,
+    McpSessionId,
+    Origin,
+    Traceparent,
+    Tracestate,
+    XApiKey,
+}
+
+impl Field {
+    const COUNT: usize = Self::XApiKey as usize + 1;
+
+    /// Those that a server may see, beside `Mcp-Param-*`. Anything else stays here: credentials, cookies, and
+    /// what belongs to the one connection.
+    const FORWARDED: [(Self, HeaderName); 6] = [
+        (Self::McpProtocolVersion, header::PROTOCOL_VERSION),
+        (Self::McpMethod, header::METHOD),
+        (Self::McpName, header::NAME),
+        (Self::Traceparent, HeaderName::from_static("traceparent")),
+        (Self::Tracestate, HeaderName::from_static("tracestate")),
+        (Self::Baggage, HeaderName::from_static("baggage")),
+    ];
+
+    /// By its name, in any case.
+    fn named(name: &[u8]) -> Option<Self> {
+        // Length and first letter leave at most one to compare.
+        let (usual, field) = match (name.len(), name.first()?.to_ascii_lowercase()) {
+            (4, b'h') => ("Host", Self::Host),
+            (6, b'a') => ("Accept", Self::Accept),
+            (6, b'o') => ("Origin", Self::Origin),
+            (7, b'b') => ("baggage", Self::Baggage),
+            (8, b'm') => ("Mcp-Name", Self::McpName),
+            (9, b'x') => ("X-API-Key", Self::XApiKey),
+            (10, b'm') => ("Mcp-Method", Self::McpMethod),
+            (10, b't') => ("tracestate", Self::Tracestate),
+            (11, b't') => ("traceparent", Self::Traceparent),
+            (12, b'c') => ("Content-Type", Self::ContentType),
+            (13, b'a') => ("Authorization", Self::Authorization),
+            (13, b'l') => ("Last-Event-ID", Self::LastEventId),
+            (14, b'c') => ("Content-Length", Self::ContentLength),
+            (14, b'm') => ("Mcp-Session-Id", Self::McpSessionId),
+            (16, b'c') => ("Content-Encoding", Self::ContentEncoding),
+            (20, b'm') => ("MCP-Protocol-Version", Self::McpProtocolVersion),
+            _ => return None,
+        };
+        // As its specification writes it, it need not be folded.
+        (name == usual.as_bytes() || name.eq_ignore_ascii_case(usual.as_bytes())).then_some(field)
+    }
+
+    /// Whether several values mean the same as one with commas between them (RFC 9110, section 5.3; W3C Trace
+    /// Context, Baggage).
+    fn is_list(self) -> bool {
+        matches!(self, Self::Accept | Self::Tracestate | Self::Baggage)
+    }
+}
+
+impl Fields {
+    /// None yet, of a head whose text is this.
+    pub fn of(text: Bytes) -> Self {
+        Self(Box::new(Found { text, values: [ABSENT; Field::COUNT], doubled: 0, params: Vec::new() }))
+    }
+
+    /// A field that lies in the text.
+    pub fn note(&mut self, name: Span, value: Span) {
+        let name_text = name.slice(&self.0.text);
+        if let Some(field) = Field::named(name_text) {
+            let place = &mut self.0.values[field as usize];
+            if *place == ABSENT {
+                *place = value;
+            } else {
+                self.0.doubled |= 1 << field as u32;
+            }
+        } else if is_param(name_text) {
+            self.0.params.push((name, value));
+        }
+    }
+
+    /// Of a head that hyper read: what is looked at is copied together.
+    pub fn from_map(headers: &HeaderMap) -> Self {
+        let mut text = BytesMut::with_capacity(TEXT_BYTES_USUAL);
+        let mut found = Vec::with_capacity(FIELDS_USUAL);
+        let put = |text: &mut BytesMut, part: &[u8]| {
+            let start = span_end(text);
+            text.put_slice(part);
+            Span { start, end: span_end(text) }
+        };
+        for name in headers.keys() {
+            let field = Field::named(name.as_str().as_bytes());
+            if field.is_none() && !is_param(name.as_str().as_bytes()) {
+                continue;
+            }
+            let name_span = put(&mut text, name.as_str().as_bytes());
+            if field.is_some_and(Field::is_list) {
+                let values: Vec<&[u8]> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
+                found.push((name_span, put(&mut text, &values.join(&b", "[..]))));
+                continue;
+            }
+            for value in headers.get_all(name) {
+                found.push((name_span, put(&mut text, value.as_bytes())));
+            }
+        }
+        let mut fields = Self::of(text.freeze());
+        for (name, value) in found {
+            fields.note(name, value);
+        }
+        fields
+    }
+
+    /// The value of a field, of the first when there are several.
+    pub fn get(&self, field: Field) -> Option<&[u8]> {
+        let span = self.0.values[field as usize];
+        (span != ABSENT).then(|| span.slice(&self.0.text))
+    }
+
+    /// Likewise, when it is visible ASCII (RFC 9110, section 5.5).
+    pub fn text(&self, field: Field) -> Option<&str> {
+        let value = self.get(field)?;
+        let is_visible = value.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\t'));
+        is_visible.then(|| std::str::from_utf8(value).ok()).flatten()
+    }
+
+    /// Whether a field was sent.
+    pub fn has(&self, field: Field) -> bool {
+        self.0.values[field as usize] != ABSENT
+    }
+
+    /// Whether a field was sent more than once.
+    pub fn is_doubled(&self, field: Field) -> bool {
+        self.0.doubled & (1 << field as u32) != 0
+    }
+
+    /// Says that in place of what was sent; `None`: nothing. Copies the text.
+    pub fn replace(&mut self, field: Field, value: Option<&[u8]>) {
+        self.0.doubled &= !(1 << field as u32);
+        let Some(value) = value else {
+            self.0.values[field as usize] = ABSENT;
+            return;
+        };
+        let mut text = BytesMut::with_capacity(self.0.text.len() + value.len());
+        text.put_slice(&self.0.text);
+        let start = span_end(&text);
+        text.put_slice(value);
+        self.0.values[field as usize] = Span { start, end: span_end(&text) };
+        self.0.text = text.freeze();
+    }
+
+    /// Whether any was.
+    pub fn any_doubled(&self) -> bool {
+        self.0.doubled != 0
+    }
+
+    /// The value as it may be handed on.
+    pub fn value(&self, field: Field) -> Option<HeaderValue> {
+        let span = self.0.values[field as usize];
+        (span != ABSENT).then(|| self.shared(span)).flatten()
+    }
+
+    /// What a server may see: each name, and where the value lies.
+    fn seen(&self) -> impl Iterator<Item = (HeaderName, Span)> + '_ {
+        let known = Field::FORWARDED.into_iter().map(|(field, name)| (name, self.0.values[field as usize]));
+        let params = self.0.params.iter().filter_map(|(name, value)| {
+            let name = HeaderName::from_bytes(name.slice(&self.0.text)).ok()?;
+            Some((name, *value))
+        });
+        known.filter(|(_, value)| *value != ABSENT).chain(params)
+    }
+
+    /// What a server may see.
+    pub fn forwarded(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> + '_ {
+        self.seen().filter_map(|(name, value)| Some((name, self.shared(value)?)))
+    }
+
+    /// Adds what a server may see to a request to it; `original_name` in place of the `Mcp-Name` that was sent.
+    pub fn copy_to(&self, request: &mut UpstreamRequest, original_name: Option<&[u8]>) {
+        self.seen().for_each(|(name, sent)| {
+            let value = original_name.filter(|_| name == header::NAME).unwrap_or(sent.slice(&self.0.text));
+            request.put_header(name.as_str(), value);
+        });
+    }
+
+    fn shared(&self, span: Span) -> Option<HeaderValue> {
+        let range = span.start as usize..span.end as usize;
+        HeaderValue::from_maybe_shared(self.0.text.slice(range)).ok()
+    }
+}
+
+/// What a usual request has of them.
+const FIELDS_USUAL: usize = 12;
+const TEXT_BYTES_USUAL: usize = 512;
+
+fn is_param(name: &[u8]) -> bool {
+    let prefix = header::PARAM_PREFIX.as_bytes();
+    name.len() > prefix.len() && name[..prefix.len()].eq_ignore_ascii_case(prefix)
+}
+
+/// A head is bounded far below 4 GiB.
+fn span_end(text: &BytesMut) -> u32 {
+    u32::try_from(text.len()).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
+    use super::*;
+
+    const FIELDS: [Field; Field::COUNT] = [
+        Field::Accept,
+        Field::Authorization,
+        Field::Baggage,
+        Field::ContentEncoding,
+        Field::ContentLength,
+        Field::ContentType,
+        Field::Host,
+        Field::LastEventId,
+        Field::McpMethod,
+        Field::McpName,
+        Field::McpProtocolVersion,
+        Field::McpSessionId,
+        Field::Origin,
+        Field::Traceparent,
+        Field::Tracestate,
+        Field::XApiKey,
+    ];
+
+    const NAMES: [&str; 20] = [
+        "Accept",
+        "Authorization",
+        "baggage",
+        "Content-Encoding",
+        "Content-Length",
+        "Content-Type",
+        "HOST",
+        "Last-Event-ID",
+        "Mcp-Method",
+        "mcp-name",
+        "MCP-Protocol-Version",
+        "Mcp-Session-Id",
+        "Origin",
+        "traceparent",
+        "TraceState",
+        "X-API-Key",
+        "Mcp-Param-",
+        "Mcp-Param-One",
+        "MCP-PARAM-TWO",
+        "Cookie",
+    ];
+
+    /// The same head, as the fast lane finds it and as hyper does.
+    fn read_both(lines: &[(&str, Vec<u8>)]) -> (Fields, Fields) {
+        let mut text = BytesMut::new();
+        let mut spans = Vec::new();
+        let mut map = HeaderMap::new();
+        for (name, value) in lines {
+            let mut put = |part: &[u8]| {
+                let start = span_end(&text);
+                text.put_slice(part);
+                Span { start, end: span_end(&text) }
+            };
+            spans.push((put(name.as_bytes()), put(value)));
+            let name = HeaderName::from_bytes(name.as_bytes()).expect("a name");
+            map.append(name, HeaderValue::from_bytes(value).expect("a value"));
+        }
+        let mut noted = Fields::of(text.freeze());
+        for (name, value) in spans {
+            noted.note(name, value);
+        }
+        (noted, Fields::from_map(&map))
+    }
+
+    fn check(lines: &[(&str, Vec<u8>)]) {
+        let (noted, mapped) = read_both(lines);
+        for field in FIELDS {
+            // Lists are joined by the one and left to hyper by the other.
+            if !(field.is_list() && noted.is_doubled(field)) {
+                assert_eq!(noted.get(field), mapped.get(field), "{field:?} of {lines:?}");
+                assert_eq!(noted.text(field), mapped.text(field), "{field:?} of {lines:?}");
+                assert_eq!(noted.is_doubled(field), mapped.is_doubled(field), "{field:?} of {lines:?}");
+            }
+            assert_eq!(noted.has(field), mapped.has(field), "{field:?} of {lines:?}");
+        }
+        if !noted.any_doubled() {
+            let sorted = |fields: &Fields| {
+                let mut forwarded: Vec<_> = fields
+                    .forwarded()
+                    .map(|(name, value)| (name.to_string(), value.as_bytes().to_vec()))
+                    .collect();
+                forwarded.sort();
+                forwarded
+            };
+            assert_eq!(sorted(&noted), sorted(&mapped), "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn each_name_is_found() {
+        for (field, name) in FIELDS.into_iter().zip(NAMES) {
+            assert_eq!(Field::named(name.as_bytes()), Some(field), "{name}");
+            check(&[(name, b"x".to_vec())]);
+            check(&[(name, b"x".to_vec()), (name, Vec::new())]);
+        }
+        assert_eq!(Field::named(b"mcp_name"), None);
+        assert!(!is_param(b"Mcp-Param-") && is_param(b"mcp-param-x"));
+    }
+
+    #[test]
+    fn a_field_is_replaced() {
+        let (fields, _) = read_both(&[("Host", b"a".to_vec()), ("tracestate", b"x=1".to_vec())]);
+        for value in [None, Some(&b"y=2"[..])] {
+            let mut replaced = fields.clone();
+            replaced.replace(Field::Tracestate, value);
+            replaced.replace(Field::Traceparent, value);
+            for field in [Field::Tracestate, Field::Traceparent] {
+                assert_eq!((replaced.get(field), replaced.has(field)), (value, value.is_some()));
+            }
+            assert_eq!(replaced.get(Field::Host), Some(&b"a"[..]));
+        }
+        let (mut doubled, _) = read_both(&[("traceparent", b"a".to_vec()), ("traceparent", b"b".to_vec())]);
+        doubled.replace(Field::Traceparent, Some(b"c"));
+        assert_eq!((doubled.get(Field::Traceparent), doubled.any_doubled()), (Some(&b"c"[..]), false));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn both_ways_find_the_same(
+            lines in vec((select(NAMES.to_vec()), vec(select((b' '..=b'~').chain([b'\t', 0x80, 0xff]).collect::<Vec<u8>>()), 0..8)), 0..12)
+        ) {
+            check(&lines);
+        }
+    }
+}

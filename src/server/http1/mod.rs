@@ -1,0 +1,23 @@
+//! The parts of HTTP/1.1 and of a connection that everything above uses: header fields, sockets, request bodies, queues.
+//!
+//! The lowest floor of the server.
+//!
+//! Invariants: every buffer and queue has a bound.
+//!
+//! Does not know: workers, responses, or MCP.
+
+pub mod activity;
+pub mod cached_credential;
+pub mod codec;
+pub mod connection_slots;
+pub mod control_plane;
+pub mod date;
+pub mod fields;
+pub mod guard;
+pub mod mapped;
+pub mod queue;
+pub mod receive;
+pub mod request;
+pub mod socket;
+pub mod stream_wakeups;
+pub mod words;

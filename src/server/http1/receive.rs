@@ -1,0 +1,193 @@
+//! The body of a request, up to the cap and within its time.
+
+use std::future::{Future as _, poll_fn};
+use std::pin::{Pin, pin};
+use std::task::Poll;
+
+use bytes::{Bytes, BytesMut};
+use hyper::body::{Body, Incoming};
+use tokio::time::timeout;
+
+use super::fields::{Field, Fields};
+use super::mapped::Mapped;
+use crate::server::config::Config;
+use metamcp_core::base::{Fault, FaultKind};
+use metamcp_core::protocol::header;
+
+/// A request's body.
+pub enum RequestBody {
+    /// It is here, and not over the cap.
+    Whole(Bytes),
+    /// hyper reads it.
+    Streamed(Incoming),
+}
+
+/// From here on a body lies in an anonymous memory map.
+const MAPPED_FROM_BYTES: usize = 1 << 20;
+
+/// Whether a POST says that it carries JSON and takes both forms of an answer.
+pub fn negotiate(fields: &Fields) -> Result<(), Fault> {
+    if fields.has(Field::ContentEncoding) {
+        return Err(Fault::client(
+            FaultKind::UnsupportedMedia,
+            "send the body as it is, without Content-Encoding",
+        ));
+    }
+    if !fields.get(Field::ContentType).is_some_and(header::is_json) {
+        return Err(Fault::client(FaultKind::UnsupportedMedia, "send `Content-Type: application/json`"));
+    }
+    // Nearly every client sends just this.
+    let is_usual = fields.get(Field::Accept) == Some(header::ACCEPT_BOTH.as_bytes());
+    let takes_both = || accepts(fields, header::JSON) && accepts(fields, header::EVENT_STREAM);
+    if !is_usual && !takes_both() {
+        return Err(Fault::client(
+            FaultKind::NotAcceptable,
+            "send `Accept: application/json, text/event-stream`: a server may answer in either form",
+        ));
+    }
+    Ok(())
+}
+
+/// Whether the client takes an answer of that type.
+pub fn accepts(fields: &Fields, wanted: &str) -> bool {
+    let (kind, _) = wanted.split_once('/').unwrap_or_default();
+    fields.text(Field::Accept).unwrap_or_default().split(',').any(|range| {
+        let range = range.split(';').next().unwrap_or_default().trim();
+        range.eq_ignore_ascii_case(wanted)
+            || range == "*/*"
+            || range.strip_suffix("/*").is_some_and(|range| range.eq_ignore_ascii_case(kind))
+    })
+}
+
+/// Takes the whole body of a message.
+///
+/// Not cancel safe: what was read is lost, and the connection with it.
+pub async fn receive(config: &Config, fields: &Fields, body: RequestBody) -> Result<Bytes, Fault> {
+    match body {
+        RequestBody::Whole(body) => Ok(body),
+        RequestBody::Streamed(mut body) => collect(config, config.body_bytes_max, fields, &mut body).await,
+    }
+}
+
+/// Takes the whole body. One that comes in one read is used where it lies. Not cancel safe, likewise.
+pub async fn collect(
+    config: &Config,
+    bytes_max: usize,
+    fields: &Fields,
+    body: &mut Incoming,
+) -> Result<Bytes, Fault> {
+    // Refused before a byte is read, when its length is said.
+    let said = fields.text(Field::ContentLength).and_then(|value| value.parse::<u64>().ok());
+    if said.is_some_and(|bytes| bytes > bytes_max as u64) {
+        return Err(too_large(bytes_max));
+    }
+    let mut collecting = pin!(collect_all(bytes_max, body, said));
+    // Nearly every body has come with its head, and needs no clock.
+    if let Poll::Ready(collected) = poll_fn(|cx| Poll::Ready(collecting.as_mut().poll(cx))).await {
+        return collected;
+    }
+    timeout(config.body_timeout, collecting).await.unwrap_or_else(|_elapsed| {
+        Err(Fault::client(FaultKind::BodyTimeout, "the body did not come in time").closing_connection())
+    })
+}
+
+async fn collect_all(bytes_max: usize, body: &mut Incoming, said: Option<u64>) -> Result<Bytes, Fault> {
+    let Some(first) = chunk(body).await? else { return Ok(Bytes::new()) };
+    if body.is_end_stream() {
+        return check_length(bytes_max, first);
+    }
+    let said = said.and_then(|bytes| usize::try_from(bytes).ok()).filter(|bytes| *bytes >= MAPPED_FROM_BYTES);
+    match said {
+        Some(bytes) => collect_mapped(first, body, bytes).await,
+        None => collect_buffered(bytes_max, first, body).await,
+    }
+}
+
+async fn collect_buffered(bytes_max: usize, first: Bytes, body: &mut Incoming) -> Result<Bytes, Fault> {
+    let mut whole = BytesMut::from(first);
+    while let Some(bytes) = chunk(body).await? {
+        if whole.len() + bytes.len() > bytes_max {
+            return Err(too_large(bytes_max));
+        }
+        whole.extend_from_slice(&bytes);
+    }
+    check_length(bytes_max, whole.freeze())
+}
+
+/// Into a map of the length that was said; hyper hands out no byte more, and errs on fewer.
+async fn collect_mapped(first: Bytes, body: &mut Incoming, length: usize) -> Result<Bytes, Fault> {
+    let full =
+        |error| Fault::gateway(FaultKind::Overloaded, "no memory for a body of this size").with_source(error);
+    let mut mapped = Mapped::with_room(length).map_err(full)?;
+    let mut next = Some(first);
+    while let Some(bytes) = next {
+        if !mapped.put(&bytes) {
+            return Err(broken("longer than its Content-Length"));
+        }
+        next = chunk(body).await?;
+    }
+    Ok(mapped.freeze())
+}
+
+async fn chunk(body: &mut Incoming) -> Result<Option<Bytes>, Fault> {
+    while let Some(frame) = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await {
+        // Trailers have no meaning in MCP.
+        if let Ok(bytes) = frame.map_err(broken)?.into_data() {
+            return Ok(Some(bytes));
+        }
+    }
+    Ok(None)
+}
+
+fn check_length(bytes_max: usize, bytes: Bytes) -> Result<Bytes, Fault> {
+    if bytes.len() > bytes_max { Err(too_large(bytes_max)) } else { Ok(bytes) }
+}
+
+#[cold]
+fn broken(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Fault {
+    Fault::client(FaultKind::BodyIncomplete, "the body broke off").with_source(error).closing_connection()
+}
+
+#[cold]
+fn too_large(bytes_max: usize) -> Fault {
+    let text = format!("the body is over the limit of {bytes_max} bytes (`server.body_bytes_max`)");
+    Fault::client(FaultKind::TooLarge, text).closing_connection()
+}
+
+#[cfg(test)]
+mod tests {
+    use http::header::{ACCEPT, CONTENT_TYPE};
+    use http::{HeaderMap, HeaderValue};
+
+    use super::*;
+
+    #[track_caller]
+    fn check(content_type: Option<&'static str>, accept: Option<&'static str>, expected: Option<FaultKind>) {
+        let mut headers = HeaderMap::new();
+        if let Some(value) = content_type {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(value));
+        }
+        if let Some(value) = accept {
+            headers.insert(ACCEPT, HeaderValue::from_static(value));
+        }
+        assert_eq!(
+            negotiate(&Fields::from_map(&headers)).err().map(|fault| fault.kind),
+            expected,
+            "{content_type:?} {accept:?}"
+        );
+    }
+
+    #[test]
+    fn types() {
+        let both = Some("application/json, text/event-stream");
+        check(Some("application/json"), both, None);
+        check(Some("Application/JSON; charset=utf-8"), both, None);
+        check(Some("application/json"), Some("text/event-stream;q=0.5,application/*"), None);
+        check(Some("application/json"), Some("*/*"), None);
+        check(Some("application/json"), Some("application/json"), Some(FaultKind::NotAcceptable));
+        check(Some("application/json"), None, Some(FaultKind::NotAcceptable));
+        check(Some("text/plain"), both, Some(FaultKind::UnsupportedMedia));
+        check(Some("application/jsonx"), both, Some(FaultKind::UnsupportedMedia));
+        check(None, both, Some(FaultKind::UnsupportedMedia));
+    }
+}

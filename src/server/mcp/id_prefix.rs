@@ -1,0 +1,220 @@
+//! Ids from servers to clients that carry their server.
+//!
+//! On an endpoint with several servers, two of them may ask the client under the same id at the same time.
+//! Each id is passed on as `"{server}~{the raw id, base64url}"`, so that the answer finds its way back
+//! without a table, on any replica.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::tasks::TaskPass;
+use crate::route::Endpoint;
+use metamcp_core::base::ServerName;
+use metamcp_core::frame::{Envelope, Event, MessageKind, Scanner, Span, splice, write_event};
+use metamcp_core::protocol::{McpMethod, is_same_id};
+
+/// Parts the server from its id; it cannot occur in a server's name.
+const MARK: char = '~';
+
+/// The longest raw id that is tagged: real ones are numbers or UUIDs.
+const ID_BYTES_MAX: usize = 1024;
+
+/// The tagged form of a raw id, as JSON.
+fn tag(server: &ServerName, raw: &[u8]) -> Bytes {
+    format!("\"{server}{MARK}{}\"", URL_SAFE_NO_PAD.encode(raw)).into()
+}
+
+/// The server's place and its raw id, when this is an id of ours for a server of the endpoint.
+pub fn untag(endpoint: &Endpoint, text: &str) -> Option<(usize, Bytes)> {
+    if text.len() > 2 * ID_BYTES_MAX {
+        return None;
+    }
+    let (server, raw) = text.rsplit_once(MARK)?;
+    let place = endpoint.servers.iter().position(|place| place.name.as_str() == server)?;
+    let raw = URL_SAFE_NO_PAD.decode(raw).ok()?;
+    // What is put into a message must be what was taken out of one: a JSON string or integer.
+    serde_json::from_slice::<serde_json::Value>(&raw).ok().filter(|id| id.is_string() || id.is_number())?;
+    Some((place, raw.into()))
+}
+
+/// What becomes of an event from one of several servers.
+pub enum Passed {
+    /// As it came.
+    Untouched(Bytes),
+    /// With ids changed.
+    Tagged(Bytes),
+    /// Nothing that is for the client.
+    Dropped,
+    /// As it came, and it says that a list of the server changed.
+    ListChanged(Bytes),
+}
+
+/// Passes an event on to a client that sees several servers as one.
+///
+/// Event ids are taken out: they are the server's own, and another server may use the same. Of answers only
+/// the first to `awaited`, the raw id of a request, passes, and takes it: a server answers what it was asked
+/// and not what another was.
+pub fn pass(
+    event: Event,
+    (server, tasks): (&ServerName, Option<&TaskPass>),
+    awaited: &mut Option<Bytes>,
+    scanner: &mut Scanner,
+) -> Passed {
+    let Some(data) = event.data.filter(|data| !data.is_empty()) else { return Passed::Dropped };
+    let Ok(envelope) = scanner.scan(&data) else { return Passed::Dropped };
+    if matches!(envelope.kind, MessageKind::Response | MessageKind::Error) && !take_awaited(&envelope, &data, awaited) {
+        return Passed::Dropped;
+    }
+    let method = envelope.method.map(|method| method.decode_bytes(&data));
+    let method = method.as_deref().and_then(McpMethod::parse);
+    let Some(mut edits) = edits(&envelope, method, &data, server) else { return Passed::Dropped };
+    if let Some(tasks) = tasks {
+        edits.extend(tasks.edits(server, &data));
+        edits.sort_by_key(|(span, _)| span.start);
+    }
+    let is_written = !edits.is_empty() || event.id.is_some() || event.retry.is_some();
+    let bytes = if edits.is_empty() {
+        if is_written { write_event(&data) } else { whole(event.raw) }
+    } else {
+        let Ok(slices) = splice(&data, &edits) else { return Passed::Dropped };
+        let mut message = BytesMut::with_capacity(slices.remaining_bytes());
+        slices.for_each(|slice| message.put_slice(&slice));
+        write_event(&message)
+    };
+    match (is_list_change(method), is_written) {
+        (true, _) => Passed::ListChanged(bytes),
+        (false, true) => Passed::Tagged(bytes),
+        (false, false) => Passed::Untouched(bytes),
+    }
+}
+
+/// Whether an answer is the one that is awaited, which then is so no more.
+fn take_awaited(envelope: &Envelope, data: &[u8], awaited: &mut Option<Bytes>) -> bool {
+    let is_it = match (&awaited, envelope.id) {
+        (Some(awaited), Some(id)) => is_same_id(awaited, id.span.slice(data)),
+        // An error of a message that the server could not read.
+        (Some(_), None) => true,
+        (None, _) => false,
+    };
+    if is_it {
+        *awaited = None;
+    }
+    is_it
+}
+
+/// What is to be replaced; `None`: an id is too long to be carried.
+fn edits(
+    envelope: &Envelope,
+    method: Option<McpMethod>,
+    data: &[u8],
+    server: &ServerName,
+) -> Option<Vec<(Span, Bytes)>> {
+    let ids = match (envelope.kind, method) {
+        (MessageKind::Request, _) => [envelope.id, envelope.params.meta.progress_token],
+        (MessageKind::Notification, Some(McpMethod::Cancelled)) => [envelope.params.request_id, None],
+        _ => return Some(Vec::new()),
+    };
+    let mut edits: Vec<(Span, Bytes)> = Vec::with_capacity(2);
+    for id in ids.into_iter().flatten() {
+        let raw = id.span.slice(data);
+        if raw.len() > ID_BYTES_MAX {
+            return None;
+        }
+        edits.push((id.span, tag(server, raw)));
+    }
+    edits.sort_by_key(|(span, _)| span.start);
+    Some(edits)
+}
+
+fn is_list_change(method: Option<McpMethod>) -> bool {
+    matches!(
+        method,
+        Some(McpMethod::ToolsListChanged | McpMethod::PromptsListChanged | McpMethod::ResourcesListChanged)
+    )
+}
+
+/// The bytes of an event, with the line feed that the end of a chunk cut off its last line. Readers that look
+/// for `\r\n\r\n` would else miss the end; where lines end with carriage returns alone it changes nothing.
+pub fn whole(raw: Bytes) -> Bytes {
+    if !raw.ends_with(b"\r") {
+        return raw;
+    }
+    let mut whole = BytesMut::with_capacity(raw.len() + 1);
+    whole.put_slice(&raw);
+    whole.put_u8(b'\n');
+    whole.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::route::{EndpointId, EndpointShape, NamePrefix, RoutedServer};
+    use crate::telemetry::metrics::LabelId;
+    use metamcp_core::frame::EventReader;
+
+    fn endpoint() -> Endpoint {
+        let place = |name| RoutedServer::unfiltered(ServerName::new(name).unwrap(), 0);
+        Endpoint {
+            id: EndpointId(0),
+            scope: "e/x".into(),
+            shape: EndpointShape::Aggregate(NamePrefix::Always),
+            servers: vec![place("a"), place("b")],
+            label: LabelId::OTHER,
+        }
+    }
+
+    #[track_caller]
+    fn check(stream: &str, expected: Option<&str>) {
+        check_awaiting("1", stream, expected);
+    }
+
+    #[track_caller]
+    fn check_awaiting(awaited: &'static str, stream: &str, expected: Option<&str>) {
+        let mut awaited = Some(Bytes::from(awaited));
+        let mut reader = EventReader::new();
+        reader.push(Bytes::copy_from_slice(stream.as_bytes()));
+        let event = reader.next().unwrap().expect("one event");
+        let server = ServerName::new("b").unwrap();
+        let passed = match pass(event, (&server, None), &mut awaited, &mut Scanner::new()) {
+            Passed::Untouched(bytes) | Passed::Tagged(bytes) | Passed::ListChanged(bytes) => Some(bytes),
+            Passed::Dropped => None,
+        };
+        assert_eq!(passed.as_deref().map(|bytes| std::str::from_utf8(bytes).unwrap()), expected);
+    }
+
+    #[test]
+    fn passes_and_tags() {
+        let answer = "data: {\"jsonrpc\":\"2.0\", \"id\":1,\"result\":{}}\n\n";
+        check(answer, Some(answer));
+        check(
+            "id: 7\ndata: {\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{}}\n\n",
+            Some("event: message\ndata: {\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{}}\n\n"),
+        );
+        check(
+            "data: {\"jsonrpc\":\"2.0\",\"id\":5,\"method\":\"ping\"}\n\n",
+            Some("event: message\ndata: {\"jsonrpc\":\"2.0\",\"id\":\"b~NQ\",\"method\":\"ping\"}\n\n"),
+        );
+        // The reader was not shown the line feed behind it.
+        check(&format!("{}\r\n\r", answer.trim_end()), Some(&format!("{}\r\n\r\n", answer.trim_end())));
+        check_awaiting("2", answer, None);
+        check_awaiting("\"1\"", answer, None);
+        let text = "data: {\"jsonrpc\":\"2.0\",\"id\":\"a\",\"result\":{}}\n\n";
+        check_awaiting("\"\\u0061\"", text, Some(text));
+        check("id: 1\ndata:\n\n", None);
+        check(": comment\n\n", None);
+        check("data: no json\n\n", None);
+    }
+
+    #[test]
+    fn a_tag_leads_back() {
+        for raw in ["0", "\"x\"", "\"ä\\\"\"", "12345678901234567890123"] {
+            let tagged = tag(&ServerName::new("b").unwrap(), raw.as_bytes());
+            let text: String = serde_json::from_slice(&tagged).unwrap();
+            assert_eq!(untag(&endpoint(), &text), Some((1, Bytes::copy_from_slice(raw.as_bytes()))));
+        }
+        for text in ["", "b~", "c~NQ", "b~!!", "b", "b~e30", "~NQ"] {
+            assert_eq!(untag(&endpoint(), text), None, "{text}");
+        }
+    }
+}

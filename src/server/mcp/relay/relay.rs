@@ -1,0 +1,213 @@
+//! A response of an upstream, as the body of a response to a client.
+
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+
+use super::held::Held;
+use super::stream::Stream;
+use super::tagging::Tagging;
+use super::whole::Whole;
+use crate::server::mcp::meter::Meter;
+use crate::server::mcp::reconnect::Again;
+use crate::server::reply::body::{BodyError, BodySource, ResponseBody};
+use crate::server::reply::reply::{self, Reply};
+use crate::server::worker::Worker;
+use crate::telemetry::metrics::{Operation, OperationOutcome as Came};
+use crate::upstream::{UpstreamBody, UpstreamId};
+use metamcp_core::base::{FaultKind, ServerName};
+
+/// An answer on its way.
+pub struct Relay {
+    /// First, so that it is free before the server sees that the answer was given up.
+    held: Held,
+    answer: UpstreamBody,
+    pace: Pace,
+    /// What counts the message that is answered, where the client takes the answer from here.
+    operation: Option<Operation>,
+    /// Whether the last bytes were handed out, or the fault that ended them.
+    done: bool,
+}
+
+/// How the bytes of an answer are passed.
+enum Pace {
+    /// As they come, behind what was read before.
+    Bytes(Bytes),
+    /// As they come, but an event that is not whole is held back, so that it never passes for one.
+    Events(Stream, Whole),
+    /// Event by event, for ids that carry their server.
+    Tagged(Stream, Box<Tagging>),
+}
+
+impl Relay {
+    /// Bytes as they come, behind the `first` ones, which were read before.
+    pub fn bytes(first: Bytes, answer: UpstreamBody, held: Held) -> Self {
+        Self { held, answer, pace: Pace::Bytes(first), operation: None, done: false }
+    }
+
+    /// An event stream that needs no change.
+    pub fn events(
+        answer: UpstreamBody,
+        held: Held,
+        worker: &Rc<Worker>,
+        server: &ServerName,
+        id: Option<Bytes>,
+    ) -> Self {
+        let stream = Stream::new(worker, server, id, &held);
+        Self { held, answer, pace: Pace::Events(stream, Whole::default()), operation: None, done: false }
+    }
+
+    /// An event stream from one of several servers.
+    pub fn tagged(
+        answer: UpstreamBody,
+        held: Held,
+        worker: &Rc<Worker>,
+        server: (&ServerName, UpstreamId),
+        id: Option<Bytes>,
+    ) -> Self {
+        let stream = Stream::new(worker, server.0, id, &held);
+        let mut held = held;
+        let tagging = Box::new(Tagging::new(server.1, stream.id.clone(), held.tasks.take()));
+        Self { held, answer, pace: Pace::Tagged(stream, tagging), operation: None, done: false }
+    }
+
+    /// The response with this event stream as its body.
+    pub fn into_reply(self: Box<Self>) -> Reply {
+        reply::events(ResponseBody::source(self))
+    }
+
+    /// From now on the server is asked again where its stream breaks, and a stream that ends without an answer is one
+    /// that broke.
+    pub fn ask_again_by(&mut self, again: Box<Again>) {
+        if let Some(stream) = self.stream() {
+            stream.again = Some(again);
+        }
+    }
+
+    /// Whether the answer was handed out, as far as that is known of a stream that its client can take up again.
+    pub fn is_answered(&self) -> bool {
+        match &self.pace {
+            Pace::Bytes(_) => false,
+            Pace::Events(stream, whole) => stream.ready.is_empty() && whole.is_answered(),
+            Pace::Tagged(_, tagging) => tagging.is_answered(),
+        }
+    }
+
+    /// Nobody waits for the answer any more: a stream that ended has ended.
+    pub fn ask_no_more(&mut self) {
+        if let Some(stream) = self.stream() {
+            stream.ended |= stream.again.take().is_some_and(|again| again.is_asking());
+        }
+    }
+
+    /// What asks the server again.
+    pub fn again(&mut self) -> Option<&mut Again> {
+        self.stream()?.again.as_deref_mut()
+    }
+
+    fn stream(&mut self) -> Option<&mut Stream> {
+        match &mut self.pace {
+            Pace::Bytes(_) => None,
+            Pace::Events(stream, _) | Pace::Tagged(stream, _) => Some(stream),
+        }
+    }
+
+    /// Counts what became of the call. Only the first time counts.
+    fn end(&mut self, failure: Option<FaultKind>) {
+        let (meter, operation) = (self.held.meter.as_mut(), self.operation.take());
+        if let Some(meter) = meter {
+            match failure {
+                None => meter.end(Came::Answer),
+                Some(kind) => meter.fail(Some(kind)),
+            }
+        }
+        if let Some(operation) = operation {
+            match failure {
+                None => operation.end(Came::Answer),
+                Some(kind) => operation.fail_streaming(kind),
+            }
+        }
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        if self.done {
+            return Poll::Ready(None);
+        }
+        match &mut self.pace {
+            Pace::Bytes(first) if !first.is_empty() => Poll::Ready(Some(Ok(std::mem::take(first)))),
+            Pace::Bytes(_) => {
+                let next = self.answer.poll_chunk(cx);
+                self.done = matches!(next, Poll::Ready(None | Some(Err(_))));
+                next.map(|next| next.map(|bytes| bytes.map_err(BodyError::from)))
+            }
+            Pace::Events(stream, whole) => {
+                let next = whole.poll(stream, &mut self.answer, cx);
+                self.done |= matches!(next, Poll::Ready(None | Some(Err(_))));
+                next
+            }
+            Pace::Tagged(stream, tagging) => {
+                let next = tagging.poll(stream, &mut self.answer, cx).map(|next| next.map(Ok));
+                self.done |= matches!(next, Poll::Ready(None));
+                next
+            }
+        }
+    }
+
+    /// What error of ours stands in place of the server's answer.
+    pub fn failure(&self) -> Option<FaultKind> {
+        match &self.pace {
+            Pace::Bytes(_) => None,
+            Pace::Events(stream, _) | Pace::Tagged(stream, _) => stream.failed,
+        }
+    }
+}
+
+impl BodySource for Relay {
+    fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        let next = self.poll_next(cx);
+        match &next {
+            Poll::Pending => {}
+            Poll::Ready(Some(Ok(bytes))) => {
+                self.held.meter.iter_mut().for_each(|meter| meter.pass(bytes.len()));
+                self.operation.iter_mut().for_each(|operation| operation.add_response_bytes(bytes.len()));
+                match &self.pace {
+                    // The answer itself, or something behind it.
+                    Pace::Tagged(_, tagging) if tagging.is_answered() => self.end(self.failure()),
+                    Pace::Events(..) => {
+                        self.held.meter.iter_mut().for_each(Meter::pass_unread);
+                        self.operation.iter_mut().for_each(Operation::mark_answered);
+                    }
+                    _ => {}
+                }
+            }
+            Poll::Ready(Some(Err(_))) => self.end(Some(FaultKind::ConnectionLost)),
+            Poll::Ready(None) => {}
+        }
+        if self.is_ended() {
+            // Before the last bytes pass, not with the drop of all of this.
+            self.end(self.failure());
+        }
+        next
+    }
+
+    fn is_ended(&self) -> bool {
+        let has_no_more = matches!(&self.pace, Pace::Bytes(first) if first.is_empty());
+        self.done || (has_no_more && self.answer.is_ended())
+    }
+
+    fn length(&self) -> Option<u64> {
+        match &self.pace {
+            Pace::Bytes(first) => Some(self.answer.content_length()? + first.len() as u64),
+            _ => None,
+        }
+    }
+
+    fn is_event_stream(&self) -> bool {
+        !matches!(self.pace, Pace::Bytes(_))
+    }
+
+    fn count(&mut self, operation: Operation) {
+        self.operation = Some(operation);
+    }
+}

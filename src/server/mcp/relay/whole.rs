@@ -1,0 +1,220 @@
+//! An event stream that needs no change, passed on event by event: none passes for whole that is not.
+
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+
+use super::stream::Stream;
+use crate::server::reply::body::BodyError;
+use crate::upstream::{FailureStage, UpstreamBody, UpstreamError};
+use metamcp_core::frame::{BoundaryTracker, EventReader, MessageKind as FrameKind};
+use metamcp_core::protocol::is_same_id;
+
+/// An event up to this size is held back until it is whole. Bigger ones are passed as they come, so that a
+/// slow reader cannot make the gateway hold them.
+const HELD_BACK_BYTES_MAX: usize = 64 << 10;
+
+#[derive(Default)]
+pub struct Whole {
+    boundary: BoundaryTracker,
+    /// The beginning of an event whose end has not come.
+    kept: Vec<Bytes>,
+    kept_bytes: usize,
+    /// Whether a part of an event was passed on because it is too big to be held back.
+    torn: bool,
+    /// The newest events that were passed on whole, to tell whether one was the answer.
+    passed: Vec<Bytes>,
+    /// What those before them told of it, in a stream that may go on elsewhere.
+    settled: Option<Outcome>,
+    /// Whether the newest event was passed on in parts, so that nobody knows what it said.
+    passed_unseen: bool,
+}
+
+/// What became of a call whose stream broke off.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// It was answered.
+    Passed,
+    /// An event passed on in parts may have been the answer.
+    Unseen,
+    /// It was not.
+    Awaited,
+}
+
+impl Whole {
+    /// Whether the answer was handed out, as far as it was looked for.
+    pub fn is_answered(&self) -> bool {
+        self.settled == Some(Outcome::Passed)
+    }
+
+    /// The next bytes for the client.
+    pub fn poll(
+        &mut self,
+        stream: &mut Stream,
+        answer: &mut UpstreamBody,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, BodyError>>> {
+        loop {
+            if let Some(bytes) = stream.ready.pop_front() {
+                return stream.pass(bytes).map(|next| next.map(Ok));
+            }
+            if stream.ended {
+                return Poll::Ready(None);
+            }
+            if stream.is_taken_back() {
+                return Poll::Ready(self.end_cut(stream));
+            }
+            let error = match stream.poll_chunk(answer, cx) {
+                Poll::Ready(Some(Ok(chunk))) => {
+                    self.take(chunk, stream);
+                    continue;
+                }
+                // What is left of an event that never ended is no event (WHATWG HTML, 9.2.6).
+                Poll::Ready(None) if !self.is_awaited(stream) => return Poll::Ready(None),
+                Poll::Ready(None) => UpstreamError::from_stage(FailureStage::BodyIncomplete),
+                Poll::Ready(Some(Err(error))) => error,
+                Poll::Pending if stream.poll_cut(cx) => return Poll::Ready(self.end_cut(stream)),
+                Poll::Pending => {
+                    let silence = stream.poll_silence(!self.torn, cx);
+                    // Else the next round says so.
+                    if !stream.is_cut {
+                        return silence.map(|next| next.map(Ok));
+                    }
+                    continue;
+                }
+            };
+            if let Poll::Ready(end) = self.break_off(stream, error) {
+                return Poll::Ready(end);
+            }
+        }
+    }
+
+    /// Whether a stream that ended did so without the answer, as far as anybody is to know.
+    fn is_awaited(&self, stream: &Stream) -> bool {
+        let answers = stream.again.is_some() || (stream.subscription.is_none() && stream.id.is_some());
+        answers && matches!(self.outcome(stream), Outcome::Awaited)
+    }
+
+    /// What the client gets where the server's stream broke off; nothing yet while the server is asked to go on.
+    #[cold]
+    fn break_off(
+        &mut self,
+        stream: &mut Stream,
+        error: UpstreamError,
+    ) -> Poll<Option<Result<Bytes, BodyError>>> {
+        self.kept.clear();
+        let error = match self.outcome(stream) {
+            Outcome::Passed => return Poll::Ready(None),
+            Outcome::Unseen => return Poll::Ready(Some(Err(error.into()))),
+            Outcome::Awaited => stream.ask_again(error).err(),
+        };
+        let Some(error) = error else {
+            // What had come of an event comes once more.
+            (self.boundary, self.kept_bytes) = (BoundaryTracker::new(), 0);
+            return Poll::Pending;
+        };
+        let event = stream.terminal_event(error);
+        stream.pass(event).map(|next| next.map(Ok))
+    }
+
+    /// Within an event nothing can be said, nor where it is not known whether there is an answer: the stream breaks
+    /// visibly. A subscription has none.
+    #[cold]
+    fn end_cut(&mut self, stream: &mut Stream) -> Option<Result<Bytes, BodyError>> {
+        match self.outcome(stream) {
+            Outcome::Unseen if self.torn || stream.subscription.is_none() => {
+                Some(Err(UpstreamError::from_stage(FailureStage::BodyIncomplete).into()))
+            }
+            Outcome::Unseen | Outcome::Passed => stream.end_cut(true).map(Ok),
+            Outcome::Awaited => stream.end_cut(false).map(Ok),
+        }
+    }
+
+    /// Whether the call was answered before its stream ended or broke off.
+    fn outcome(&self, stream: &Stream) -> Outcome {
+        if let Some(settled) = self.settled {
+            return settled;
+        }
+        if self.torn || self.passed_unseen {
+            return Outcome::Unseen;
+        }
+        // Nearly always the last one is the answer.
+        if let [piece] = &self.passed[..]
+            && let Some(last) = last_event(piece)
+            && outcome_of(&[last], stream) == Outcome::Passed
+        {
+            return Outcome::Passed;
+        }
+        outcome_of(&self.passed, stream)
+    }
+
+    /// Passes on what is whole, keeps the rest.
+    fn take(&mut self, mut chunk: Bytes, stream: &mut Stream) {
+        let whole = self.boundary.feed(&chunk);
+        if whole > 0 {
+            let piece = chunk.split_to(whole);
+            if self.torn || !self.kept.is_empty() || !says_nothing(&piece) {
+                self.passed.clear();
+                self.passed.extend(self.kept.iter().cloned().chain([piece.clone()]));
+                self.passed_unseen = self.torn;
+            }
+            stream.ready.extend(self.kept.drain(..));
+            (self.kept_bytes, self.torn) = (0, false);
+            stream.ready.push_back(piece);
+            // A server may say more after its answer; one that is asked again would give the answer twice.
+            if stream.again.is_some() && self.settled.is_none() {
+                self.settled = Some(self.outcome(stream)).filter(|outcome| *outcome != Outcome::Awaited);
+            }
+        }
+        if chunk.is_empty() {
+            return;
+        }
+        if self.torn || self.kept_bytes + chunk.len() > HELD_BACK_BYTES_MAX {
+            stream.ready.extend(self.kept.drain(..));
+            (self.kept_bytes, self.torn) = (0, true);
+            stream.ready.push_back(chunk);
+        } else {
+            self.kept_bytes += chunk.len();
+            self.kept.push(chunk);
+        }
+    }
+}
+
+/// Whether the answer is among these events.
+fn outcome_of(passed: &[Bytes], stream: &Stream) -> Outcome {
+    let (mut reader, mut scanner) = (EventReader::new(), stream.worker.scanner.borrow_mut());
+    for bytes in passed {
+        reader.push(bytes.clone());
+        while let Ok(Some(event)) = reader.next() {
+            let Some(data) = event.data.filter(|data| !data.is_empty()) else { continue };
+            let envelope = match scanner.scan(&data) {
+                Ok(envelope) => envelope,
+                // What cannot be read here the client may read, where it is told nothing else.
+                Err(_) if stream.again.is_some() => return Outcome::Unseen,
+                Err(_) => continue,
+            };
+            let is_answer = matches!(envelope.kind, FrameKind::Response | FrameKind::Error);
+            let ids = envelope.id.zip(stream.id.as_ref());
+            if is_answer && ids.is_some_and(|(id, asked)| is_same_id(id.span.slice(&data), asked)) {
+                return Outcome::Passed;
+            }
+        }
+    }
+    Outcome::Awaited
+}
+
+/// The last of several events, where they are told apart by line feeds, as nearly all are.
+fn last_event(piece: &Bytes) -> Option<Bytes> {
+    let before = piece.strip_suffix(b"\n\n")?;
+    let start = memchr::memmem::rfind(before, b"\n\n")? + 2;
+    Some(piece.slice(start..))
+}
+
+/// Whether it says nothing: what comes now and then to keep a connection alive, and the rest of a line end.
+fn says_nothing(piece: &[u8]) -> bool {
+    match piece.first() {
+        Some(b':') => memchr::memmem::find(piece, b"data").is_none(),
+        Some(b'\n' | b'\r') => piece.iter().all(|byte| matches!(byte, b'\n' | b'\r')),
+        _ => false,
+    }
+}

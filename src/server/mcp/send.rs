@@ -1,0 +1,279 @@
+//! A message on its way to a upstream, and its answer on the way back.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode};
+
+use super::call::Call;
+use super::meter::Meter;
+use super::relay::{Held, Relay};
+use crate::route::{EndpointShape, RoutedServer};
+use crate::server::reply::body::ResponseBody;
+use crate::server::reply::reply::{self, Reply};
+use crate::server::worker::Worker;
+use crate::session::{MESSAGE_BYTES_MAX, read_terminal_message};
+use crate::telemetry::metrics::OperationOutcome;
+use crate::upstream::{
+    FailureStage, RequestKind, ResponseHead, UpstreamBody, UpstreamError, UpstreamId, UpstreamRequest,
+    UpstreamResponse,
+};
+use metamcp_core::base::{Fault, FaultKind, ServerName};
+use metamcp_core::frame::{MessageKind as FrameKind, Span, splice};
+use metamcp_core::protocol::header;
+
+/// An answer of this size or smaller is taken whole before its head is passed on, so that one that breaks
+/// off is told as such.
+const WHOLE_BYTES_MAX: usize = 64 << 10;
+
+/// The body of an error status; bigger ones are no JSON-RPC errors.
+pub const ERROR_BYTES_MAX: usize = 64 << 10;
+
+/// The message with parts replaced, as a request to a server.
+pub fn request(body: &Bytes, edits: &[(Span, Bytes)]) -> Result<UpstreamRequest, Fault> {
+    let slices = splice(body, edits).map_err(|error| {
+        Fault::gateway(FaultKind::Internal, "the message could not be rewritten").with_source(error)
+    })?;
+    Ok(UpstreamRequest::post(slices))
+}
+
+/// A client's message with parts replaced, as a request to a server: one that is traced says where it is by now.
+pub fn request_of(call: &Call, edits: &[(Span, Bytes)]) -> Result<UpstreamRequest, Fault> {
+    let Some(edit) = call.trace.as_ref().and_then(|trace| trace.edit()) else {
+        return request(&call.body, edits);
+    };
+    let mut edits = [edits, &[edit]].concat();
+    edits.sort_by_key(|(span, _)| span.start);
+    request(&call.body, &edits)
+}
+
+/// Sends, and waits for the head of the answer.
+pub async fn send(
+    worker: &Rc<Worker>,
+    place: &RoutedServer,
+    request: &UpstreamRequest,
+    lane: RequestKind,
+) -> Result<Box<UpstreamResponse>, Fault> {
+    let pool = worker.pool(place)?;
+    pool.send(request, lane).await.map_err(|error| error.into_fault(&place.name))
+}
+
+/// A response of an upstream, ready for the client.
+pub enum Relayed {
+    /// A response as it goes out.
+    Reply(Reply),
+    /// An event stream, which may be made resumable.
+    Events(Box<Relay>),
+}
+
+impl Relayed {
+    /// As it goes out.
+    pub fn into_reply(self) -> Reply {
+        match self {
+            Self::Reply(reply) => reply,
+            Self::Events(relay) => relay.into_reply(),
+        }
+    }
+}
+
+/// Passes an answer on to the client that made the call.
+pub async fn pass(
+    worker: &Rc<Worker>,
+    place: &RoutedServer,
+    shape: EndpointShape,
+    id: Option<Bytes>,
+    answered: Box<UpstreamResponse>,
+    held: Held,
+) -> Result<Relayed, Fault> {
+    let UpstreamResponse { head, body: mut answer } = *answered;
+    // Behind the answer, so that it is free before the server sees that the answer was given up.
+    let mut held = held;
+    let is_changed = held.tasks.as_ref().is_some_and(|tasks| tasks.is_in_answer());
+    let begun = match begin(&place.name, &head, &mut answer, id.is_some(), is_changed).await {
+        Ok(begun) => begun,
+        Err(fault) => return Err(failed(held.meter.as_mut(), fault)),
+    };
+    match begun {
+        Begun::Taken => Ok(Relayed::Reply(reply::accepted())),
+        Begun::Refused(said) => {
+            let passed = pass_refusal(worker, &place.name, head.status, said);
+            let kind = passed.as_ref().err().map(|fault| fault.kind);
+            held.meter.iter_mut().for_each(|meter| meter.fail(kind));
+            passed.map(Relayed::Reply)
+        }
+        Begun::Events => {
+            held.meter.iter_mut().for_each(Meter::start);
+            let relay = match shape {
+                EndpointShape::Single => Relay::events(answer, held, worker, &place.name, id),
+                EndpointShape::Aggregate(_) => {
+                    Relay::tagged(answer, held, worker, (&place.name, UpstreamId(place.upstream)), id)
+                }
+            };
+            Ok(Relayed::Events(Box::new(relay)))
+        }
+        Begun::Whole(bytes) => {
+            let bytes = match held.tasks.take().filter(|_| is_changed) {
+                Some(tasks) => tasks.message(&place.name, bytes),
+                None => bytes,
+            };
+            Ok(Relayed::Reply(whole(&head, bytes, held)))
+        }
+        Begun::Partly(first) => {
+            held.meter.iter_mut().for_each(Meter::start);
+            let relay = Box::new(Relay::bytes(first, answer, held));
+            Ok(Relayed::Reply(with_type(&head, ResponseBody::source(relay))))
+        }
+    }
+}
+
+/// How an answer begins.
+enum Begun {
+    /// A notification or response was taken; there is nothing to say about it.
+    Taken,
+    /// With a status that says so, and that.
+    Refused(Bytes),
+    /// An event stream.
+    Events,
+    /// It is here.
+    Whole(Bytes),
+    /// This is here, and the rest is to come.
+    Partly(Bytes),
+}
+
+/// Reads as much of an answer as has to be here before any of it is passed on: all of it where it is to be changed.
+async fn begin(
+    server: &ServerName,
+    head: &ResponseHead,
+    answer: &mut UpstreamBody,
+    is_awaited: bool,
+    is_changed: bool,
+) -> Result<Begun, Fault> {
+    if !head.status.is_success() {
+        return read_error(server, head.status, answer).await.map(Begun::Refused);
+    }
+    if is_awaited && !is_of_mcp(head) {
+        return Err(Fault::upstream(
+            FaultKind::InvalidResponse,
+            format!("server `{server}` answered what is neither JSON nor an event stream, as MCP asks for"),
+        ));
+    }
+    if head.is_event_stream() {
+        return Ok(Begun::Events);
+    }
+    let length = answer.content_length();
+    let broken = |error: UpstreamError| error.into_fault(server);
+    if !is_awaited {
+        answer.collect(ERROR_BYTES_MAX).await.map_err(broken)?;
+        return Ok(Begun::Taken);
+    }
+    if length == Some(0) {
+        return Err(UpstreamError::from_stage(FailureStage::InvalidResponse).into_fault(server));
+    }
+    if is_changed {
+        return answer.collect(MESSAGE_BYTES_MAX).await.map(Begun::Whole).map_err(broken);
+    }
+    if length.is_some_and(|length| length <= WHOLE_BYTES_MAX as u64) {
+        return answer.collect(WHOLE_BYTES_MAX).await.map(Begun::Whole).map_err(broken);
+    }
+    // Of unknown length, most are small. What breaks off within the part that is awaited is told as such.
+    let awaited = if length.is_some() { 0 } else { WHOLE_BYTES_MAX };
+    let first = answer.collect_prefix(awaited).await.map_err(broken)?;
+    Ok(if answer.is_ended() { Begun::Whole(first) } else { Begun::Partly(first) })
+}
+
+/// A call that gets no answer of its server: counted so.
+#[cold]
+pub fn failed(meter: Option<&mut Meter>, fault: Fault) -> Fault {
+    if let Some(meter) = meter {
+        meter.fail(Some(fault.kind));
+    }
+    fault
+}
+
+/// The whole message of an answer, when it is a result: for asking several servers in turn.
+pub async fn result_of(worker: &Rc<Worker>, answered: Box<UpstreamResponse>) -> Option<Bytes> {
+    let UpstreamResponse { head, body: mut answer } = *answered;
+    let is_stream = head.is_event_stream();
+    let message = if is_stream {
+        read_terminal_message(&mut answer).await.ok()?
+    } else {
+        answer.collect(MESSAGE_BYTES_MAX).await.ok()?
+    };
+    let envelope = worker.scanner.borrow_mut().scan(&message).ok()?;
+    (envelope.kind == FrameKind::Response).then_some(message)
+}
+
+/// Whether a success is in one of the two forms of MCP, unpacked: nothing else was asked for, and nothing is
+/// guessed. Without a type it is taken for JSON.
+fn is_of_mcp(head: &ResponseHead) -> bool {
+    !head.is_encoded && (head.is_json() || head.is_event_stream())
+}
+
+/// An answer that is here, and counted.
+fn whole(head: &ResponseHead, bytes: Bytes, mut held: Held) -> Reply {
+    if let Some(meter) = &mut held.meter {
+        meter.pass(bytes.len());
+        meter.end(OperationOutcome::Answer);
+    }
+    with_type(head, ResponseBody::whole(bytes))
+}
+
+fn with_type(from: &ResponseHead, body: ResponseBody) -> Reply {
+    let json = || HeaderValue::from_static(header::JSON);
+    Reply::typed(StatusCode::OK, from.content_type.clone().unwrap_or_else(json), body)
+}
+
+/// An error of the protocol passes with its status and bytes; any other status is the server's failure.
+async fn read_error(
+    server: &ServerName,
+    status: StatusCode,
+    answer: &mut UpstreamBody,
+) -> Result<Bytes, Fault> {
+    let is_clients = status.is_client_error() && !matches!(status.as_u16(), 401 | 403 | 407 | 429);
+    if !is_clients {
+        return Err(bad_status(server, status));
+    }
+    answer.collect(ERROR_BYTES_MAX).await.map_err(|error| error.into_fault(server))
+}
+
+/// As the server said it, when that is an error of the protocol.
+pub fn pass_refusal(
+    worker: &Worker,
+    server: &ServerName,
+    status: StatusCode,
+    said: Bytes,
+) -> Result<Reply, Fault> {
+    let scanned = worker.scanner.borrow_mut().scan(&said);
+    if !scanned.is_ok_and(|envelope| envelope.kind == FrameKind::Error) {
+        return Err(bad_status(server, status));
+    }
+    Ok(Reply { status, ..reply::message(said) })
+}
+
+/// A fault of a server that answered with a status that is no answer of MCP's.
+#[cold]
+fn bad_status(server: &ServerName, status: StatusCode) -> Fault {
+    let (kind, text) = match status.as_u16() {
+        401 | 403 => (
+            FaultKind::UpstreamRefused,
+            format!(
+                "server `{server}` refuses the gateway's credentials, its configuration needs new ones; the call did not run"
+            ),
+        ),
+        429 | 503 => (
+            FaultKind::Overloaded,
+            format!("server `{server}` is overloaded, try again later; the call did not run"),
+        ),
+        300..=399 => (
+            FaultKind::InvalidResponse,
+            format!(
+                "server `{server}` redirects, which is not followed, configure its final address; the call did not run"
+            ),
+        ),
+        code => (
+            FaultKind::InvalidResponse,
+            format!("server `{server}` answered with HTTP {code}; the call may have run"),
+        ),
+    };
+    Fault::upstream(kind, text)
+}

@@ -1,0 +1,285 @@
+//! Worker threads, each with a listening socket and a runtime of its own.
+
+use std::fs;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crossbeam::utils::CachePadded;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::oneshot;
+use tokio::task::spawn_local;
+use tokio::time::sleep;
+use tokio_rustls::TlsAcceptor;
+
+use super::accept::{Intake, Listening};
+use super::connection::{serve, serve_again};
+use crate::runtime::runtime_looked;
+use crate::server::config::{Config, Tls};
+use crate::server::http1::activity::Order;
+use crate::server::http1::connection_slots::ConnectionSlots;
+use crate::server::worker::{Shared, Worker};
+use metamcp_core::base::ShutdownPhase;
+
+/// Connections the kernel may hold before they are accepted, for each worker: a burst of reconnecting clients. What Linux
+/// allows by default since 5.4.
+const BACKLOG: i32 = 4096;
+
+/// Where it says what it allows.
+const BACKLOG_MAX: &str = "/proc/sys/net/core/somaxconn";
+
+/// For the last event of each stream to be written once streams are cut.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Threads of one worker for what cannot be waited for otherwise.
+const BLOCKING_THREADS_MAX: usize = 8;
+
+/// Where clients come in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Door {
+    /// The address of the configuration.
+    Public,
+    /// A Unix socket there, for this process alone: whoever else connects is closed at once. Its directory is the
+    /// caller's, and closed to others.
+    Private(PathBuf),
+}
+
+/// The running workers.
+pub struct Workers {
+    /// Where they listen: `http://host:port` or `https://…`, with the port that was found when it was asked for as 0; or
+    /// `unix:/path`.
+    pub url: String,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// Why the workers cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// The address.
+    #[error(
+        "cannot listen on {address}: {source}; is another program there, or the address not of this machine? Choose another by --host and --port"
+    )]
+    Bind {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The certificate or its key.
+    #[error("cannot use the TLS certificate: {0}")]
+    Tls(String),
+    /// The private socket.
+    #[error(
+        "cannot listen on the private socket {path}: {source}; is there room in the directory for temporary files (TMPDIR)?"
+    )]
+    Private {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A thread.
+    #[error("cannot start a worker thread: {0}")]
+    Thread(io::Error),
+}
+
+/// Starts the workers. They run until `shared.phase` is `Drain` and what is under way has ended, or `Cut`.
+pub fn start(shared: &Arc<Shared>, door: &Door) -> Result<Workers, ListenError> {
+    let config = shared.config.clone();
+    let tls = config.tls.as_ref().filter(|_| *door == Door::Public).map(acceptor).transpose()?;
+    let (url, listeners) = match door {
+        Door::Public => open(&config)?,
+        Door::Private(path) => open_private(path, config.workers)
+            .map_err(|source| ListenError::Private { path: path.clone(), source })?,
+    };
+    let connections = Arc::new(CachePadded::new(AtomicUsize::new(0)));
+    let mut threads = Vec::with_capacity(listeners.len());
+    let (started, outcomes) = mpsc::channel();
+    for (number, listener) in listeners.into_iter().enumerate() {
+        let seed = Seed {
+            shared: Arc::clone(shared),
+            listener,
+            tls: tls.clone(),
+            connections: Arc::clone(&connections),
+            number,
+        };
+        let thread = thread::Builder::new().name(format!("worker-{number}"));
+        let started = started.clone();
+        threads.push(thread.spawn(move || seed.run(started)).map_err(ListenError::Thread)?);
+    }
+    for _ in &threads {
+        // A worker that ended without a word has panicked.
+        let gone = || Err(io::Error::other("a worker ended while it started"));
+        outcomes.recv().unwrap_or_else(|_| gone()).map_err(ListenError::Thread)?;
+    }
+    Ok(Workers { url, threads })
+}
+
+/// The sockets of the workers at the configured address, and its URL.
+fn open(config: &Config) -> Result<(String, Vec<Listening>), ListenError> {
+    refuse_taken(config.listen)?;
+    let first = bind(config.listen)?;
+    let address =
+        first.local_addr().map_err(|source| ListenError::Bind { address: config.listen, source })?;
+    let mut listeners = vec![Listening::Public(first)];
+    while listeners.len() < config.workers {
+        listeners.push(Listening::Public(bind(address)?));
+    }
+    let allowed = fs::read_to_string(BACKLOG_MAX).ok().and_then(|text| text.trim().parse().ok());
+    if let Some(allowed) = allowed.filter(|allowed: &i32| *allowed < BACKLOG) {
+        tracing::info!(
+            "the kernel holds {allowed} new connections, not {BACKLOG}: raise net.core.somaxconn for bursts"
+        );
+    }
+    let scheme = if config.tls.is_some() { "https" } else { "http" };
+    Ok((format!("{scheme}://{address}"), listeners))
+}
+
+/// Likewise, of the private one: they accept from one queue.
+fn open_private(path: &Path, workers: usize) -> io::Result<(String, Vec<Listening>)> {
+    let first = UnixListener::bind(path)?;
+    first.set_nonblocking(true)?;
+    let others = (1..workers).map(|_| first.try_clone()).collect::<io::Result<Vec<_>>>()?;
+    let listeners = others.into_iter().chain([first]).map(Listening::Private).collect();
+    Ok((format!("unix:{}", path.display()), listeners))
+}
+
+impl Workers {
+    /// Waits until all have ended.
+    pub async fn join(self) {
+        let (sender, receiver) = oneshot::channel();
+        thread::spawn(move || {
+            for thread in self.threads {
+                // A worker that panicked has nothing more to end.
+                let _ = thread.join();
+            }
+            let _ = sender.send(());
+        });
+        let _ = receiver.await;
+    }
+}
+
+struct Seed {
+    shared: Arc<Shared>,
+    listener: Listening,
+    tls: Option<TlsAcceptor>,
+    connections: Arc<CachePadded<AtomicUsize>>,
+    number: usize,
+}
+
+impl Seed {
+    fn run(self, started: mpsc::Sender<io::Result<()>>) {
+        // Blocking threads resolve names only; more of them wait for the same resolver.
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(BLOCKING_THREADS_MAX)
+            .build_local(LocalOptions::default());
+        let runtime = match runtime {
+            Ok(runtime) => runtime,
+            Err(error) => return drop(started.send(Err(error))),
+        };
+        runtime.block_on(self.accept(started));
+        runtime.shutdown_timeout(LAST_WORDS);
+    }
+
+    async fn accept(self, started: mpsc::Sender<io::Result<()>>) {
+        let mut intake = match Intake::new(self.listener) {
+            Ok(intake) => intake,
+            Err(error) => return drop(started.send(Err(error))),
+        };
+        let worker = match Worker::new(Arc::clone(&self.shared), self.number) {
+            Ok(worker) => worker,
+            Err(error) => return drop(started.send(Err(error))),
+        };
+        drop(started.send(Ok(())));
+        spawn_local(Rc::clone(&worker).housekeep());
+        let mut phase = self.shared.phase.clone();
+        let places = ConnectionSlots::new(self.connections, self.shared.config.connections_max);
+        let mut woken = Vec::new();
+        loop {
+            tokio::select! {
+                socket = intake.next() => {
+                    // Over the limit it is closed at once: those that are open go on undisturbed.
+                    if let Some(place) = places.take() {
+                        spawn_local(serve(Rc::clone(&worker), socket, place, self.tls.clone()));
+                    }
+                }
+                Ok(()) = worker.parking.wake(&mut woken) => {
+                    for one in woken.drain(..) {
+                        spawn_local(serve_again(Rc::clone(&worker), one));
+                    }
+                }
+                _ = phase.wait_for(|phase| *phase >= ShutdownPhase::Drain) => break,
+            }
+        }
+        drop(intake);
+        // Until the runtime has looked, what came before the signal is not known, and who sent it would be taken for idle.
+        runtime_looked(worker.controls.open()).await;
+        // Who has a task is told first, so that none rests any more and is parked after this, where nobody looks.
+        worker.controls.give_all(Order::Drain);
+        worker.parking.close(&mut woken);
+        for one in woken {
+            spawn_local(serve_again(Rc::clone(&worker), one));
+        }
+        let cut = async {
+            let _ = phase.wait_for(|phase| *phase == ShutdownPhase::Abort).await;
+            sleep(LAST_WORDS).await;
+        };
+        tokio::select! {
+            () = places.emptied() => {}
+            () = cut => tracing::warn!("connections were cut that took no last words"),
+        }
+    }
+}
+
+/// With `SO_REUSEPORT` a second gateway would share the port silently. A socket without it is refused it.
+fn refuse_taken(address: SocketAddr) -> Result<(), ListenError> {
+    let probe = || -> io::Result<()> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())
+    };
+    probe().map_err(|source| ListenError::Bind { address, source })
+}
+
+fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
+    let open = || -> io::Result<TcpListener> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        // The kernel spreads connections over the workers' sockets.
+        socket.set_reuse_port(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        Ok(socket.into())
+    };
+    open().map_err(|source| ListenError::Bind { address, source })
+}
+
+fn acceptor(tls: &Tls) -> Result<TlsAcceptor, ListenError> {
+    use rustls_pki_types::pem::PemObject;
+    use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+    let fail =
+        |path: &Path, error: &dyn std::fmt::Display| ListenError::Tls(format!("{}: {error}", path.display()));
+    let chain: Vec<_> = CertificateDer::pem_file_iter(&tls.cert)
+        .and_then(Iterator::collect)
+        .map_err(|error| fail(&tls.cert, &error))?;
+    let key = PrivateKeyDer::from_pem_file(&tls.key).map_err(|error| fail(&tls.key, &error))?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| fail(&tls.cert, &error))?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .map_err(|error| fail(&tls.cert, &error))?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}

@@ -1,0 +1,16 @@
+//! Connections: accepting them, reading requests from them, and writing the responses.
+//!
+//! The top floor of the server. A connection is read by the fast lane or by hyper, and is parked while it is idle.
+//!
+//! Invariants: no byte that was read is lost when one reader hands a connection over to another, and a connection
+//! changes hands only between two requests or before the first byte of a response.
+//!
+//! Does not know: MCP, or how a request is answered.
+
+pub mod accept;
+pub mod connection;
+pub mod fast_lane;
+pub mod hyper_connection;
+pub mod link;
+pub mod listener;
+pub mod rewind;

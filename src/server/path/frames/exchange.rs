@@ -1,0 +1,238 @@
+//! One request of a framed stream, from the message to its answer, with what its server says before.
+//!
+//! On a connection of its own a request can only be answered by what comes back there. Here answers to many requests, of
+//! several servers, go the same way: an answer passes under the id of its own request or not at all.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body::Body as _;
+use tokio::time::timeout;
+
+use super::desk::{Asking, Desk};
+use crate::server::mcp::call::Call;
+use crate::server::reply::body::{Ready, ResponseBody};
+use crate::server::reply::reply::Reply;
+use crate::session::MESSAGE_BYTES_MAX;
+use metamcp_core::base::{Fault, FaultKind};
+use metamcp_core::frame::{Envelope, EventReader, IdForm, MessageKind as FrameKind, splice};
+use metamcp_core::protocol::{Era, McpMethod, UNNUMBERED, header, is_same_id, method_number};
+
+/// Of an answer that is not whole yet, so much is held for each call. For more it waits for its turn.
+pub const HELD_BYTES: usize = 64 << 10;
+
+/// A server ends its stream behind the answer, mostly in the same packet. One that does not is not waited for; the id is
+/// free when the answer is told.
+const END_TIMEOUT: Duration = Duration::from_millis(50);
+
+/// Answers a request, and gives its id back. Dropped, it is cancelled at its server.
+pub async fn answer(desk: Rc<Desk>, call: Box<Call>, number: u64) -> Bytes {
+    let id = call.id();
+    if let Err(fault) = run(&desk, call, &id).await {
+        desk.outbox.room().await;
+        desk.refuse(fault.with_id(Some(id.clone())), number);
+    }
+    id
+}
+
+async fn run(desk: &Rc<Desk>, call: Box<Call>, id: &Bytes) -> Result<(), Fault> {
+    let opens = call.method == Some(McpMethod::Initialize) && call.era() == Era::Legacy;
+    let reply = desk.send(call).await?;
+    if opens {
+        desk.adopt_session(&reply)?;
+    }
+    let Reply { content_type, body, .. } = reply;
+    if content_type.is_some_and(|value| header::is_event_stream(value.as_bytes())) {
+        let last = Events { desk, id, asking: None, is_unread: false }.pass(body).await?;
+        desk.outbox.room().await;
+        desk.outbox.answer(&[last]);
+        return Ok(());
+    }
+    match body.into_ready() {
+        // Made here, under this id.
+        Ready::Pieces(pieces) => desk.outbox.answer(&pieces),
+        Ready::Whole(bytes) => {
+            desk.outbox.room().await;
+            desk.outbox.answer(&[checked(desk, bytes, id)?]);
+        }
+        Ready::Arriving(body) => {
+            let _turn = desk.turns.acquire().await;
+            let bytes = gather(body).await?;
+            desk.outbox.room().await;
+            desk.outbox.answer(&[checked(desk, bytes, id)?]);
+        }
+    }
+    Ok(())
+}
+
+/// The whole of an answer: a frame says its length first, and no other message may come between the parts of a line.
+async fn gather(mut body: ResponseBody) -> Result<Bytes, Fault> {
+    let mut whole = BytesMut::new();
+    while let Some(bytes) = next(&mut body).await? {
+        if whole.len() + bytes.len() > MESSAGE_BYTES_MAX {
+            return Err(too_long());
+        }
+        whole.extend_from_slice(&bytes);
+    }
+    Ok(whole.freeze())
+}
+
+async fn next(body: &mut ResponseBody) -> Result<Option<Bytes>, Fault> {
+    match poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await {
+        None => Ok(None),
+        Some(Ok(frame)) => Ok(Some(frame.into_data().unwrap_or_default())),
+        Some(Err(error)) => {
+            let text = "the answer broke off; the call may have run";
+            Err(Fault::upstream(FaultKind::ConnectionLost, text).with_source(error))
+        }
+    }
+}
+
+#[cold]
+fn too_long() -> Fault {
+    let text = format!("the answer is over {MESSAGE_BYTES_MAX} bytes; ask for it by a request of its own");
+    Fault::upstream(FaultKind::InvalidResponse, text)
+}
+
+/// The answer to the request with that id, as it came.
+fn checked(desk: &Desk, message: Bytes, id: &Bytes) -> Result<Bytes, Fault> {
+    let envelope = desk.worker.scanner.borrow_mut().scan(&message);
+    let envelope = envelope.map_err(|refused| unread().with_source(refused.error))?;
+    under_id(message, &envelope, id).ok_or_else(unread)
+}
+
+#[cold]
+fn unread() -> Fault {
+    Fault::upstream(
+        FaultKind::InvalidResponse,
+        "the server answered what is no answer to this request; it may have run",
+    )
+}
+
+/// The message, if it answers the request with that id. An error that names none is put under it.
+fn under_id(message: Bytes, envelope: &Envelope, id: &Bytes) -> Option<Bytes> {
+    if !matches!(envelope.kind, FrameKind::Response | FrameKind::Error) {
+        return None;
+    }
+    match envelope.id {
+        Some(said) if is_same_id(said.span.slice(&message), id) => Some(message),
+        Some(said) if said.form == IdForm::Null => {
+            Some(splice(&message, &[(said.span, id.clone())]).ok()?.parts().concat().into())
+        }
+        Some(_) => None,
+        None => {
+            let behind_brace = memchr::memchr(b'{', &message)? + 1;
+            let (head, tail) = message.split_at(behind_brace);
+            Some([head, b"\"id\":", id, b",", tail].concat().into())
+        }
+    }
+}
+
+/// An answer in an event stream.
+struct Events<'a> {
+    desk: &'a Rc<Desk>,
+    id: &'a Bytes,
+    /// Once its server has asked the client something.
+    asking: Option<Asking>,
+    /// Whether there was an event that cannot be read.
+    is_unread: bool,
+}
+
+impl Events<'_> {
+    /// Passes on what comes before the answer, and gives the answer.
+    async fn pass(mut self, mut body: ResponseBody) -> Result<Bytes, Fault> {
+        let mut reader = EventReader::with_event_limit(MESSAGE_BYTES_MAX);
+        let (mut held, mut turn) = (0, None);
+        while let Some(bytes) = next(&mut body).await? {
+            held += bytes.len();
+            if held > HELD_BYTES && turn.is_none() {
+                turn = Some(self.desk.turns.acquire().await);
+            }
+            reader.push(bytes);
+            if let Some(answer) = self.read(&mut reader).await? {
+                let ending = async { while let Ok(Some(_)) = next(&mut body).await {} };
+                let _ = timeout(END_TIMEOUT, ending).await;
+                return Ok(answer);
+            }
+            if reader.is_at_boundary() {
+                (held, turn) = (0, None);
+            }
+        }
+        if self.is_unread {
+            return Err(unread());
+        }
+        Err(Fault::upstream(
+            FaultKind::ConnectionLost,
+            "the stream ended without an answer; the call may have run",
+        ))
+    }
+
+    /// Passes on what has come whole.
+    async fn read(&mut self, reader: &mut EventReader) -> Result<Option<Bytes>, Fault> {
+        while let Some(event) = reader.next().map_err(|error| too_long().with_source(error))? {
+            let Some(data) = event.data.filter(|data| !data.is_empty()) else { continue };
+            let scanned = self.desk.worker.scanner.borrow_mut().scan(&data);
+            // What another might read as an answer to another request does not pass.
+            let Ok(envelope) = scanned else {
+                self.is_unread = true;
+                continue;
+            };
+            match envelope.kind {
+                FrameKind::Response | FrameKind::Error => match under_id(data, &envelope, self.id) {
+                    Some(answer) => return Ok(Some(answer)),
+                    None => self.is_unread = true,
+                },
+                FrameKind::Request | FrameKind::Notification => {
+                    if envelope.kind == FrameKind::Request && self.asking.is_none() {
+                        self.asking = Some(self.desk.ask());
+                    }
+                    self.desk.outbox.room().await;
+                    self.desk.outbox.push(std::slice::from_ref(&data), 0, number(&envelope, &data));
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// The number of a message's method.
+pub fn number(envelope: &Envelope, message: &[u8]) -> u32 {
+    envelope.method.map_or(UNNUMBERED, |method| method_number(&method.decode_bytes(message)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use metamcp_core::frame::Scanner;
+
+    #[track_caller]
+    fn check(message: &str, expected: Option<&str>) {
+        let message = Bytes::copy_from_slice(message.as_bytes());
+        let envelope = Scanner::new().scan(&message).expect("a message");
+        let answer = under_id(message, &envelope, &Bytes::from_static(b"\"a\""));
+        assert_eq!(answer.as_deref(), expected.map(str::as_bytes));
+    }
+
+    #[test]
+    fn an_answer_passes_under_its_own_id() {
+        let own = r#"{"jsonrpc":"2.0","id":"a","result":{}}"#;
+        check(own, Some(own));
+        let escaped = r#"{"jsonrpc":"2.0","id":"\u0061","error":{"code":1,"message":"x"}}"#;
+        check(escaped, Some(escaped));
+        check(r#"{"jsonrpc":"2.0","id":"b","result":{}}"#, None);
+        check(r#"{"jsonrpc":"2.0","id":1,"result":{}}"#, None);
+        check(r#"{"jsonrpc":"2.0","id":"a","method":"ping"}"#, None);
+        check(r#"{"jsonrpc":"2.0","method":"notifications/x"}"#, None);
+        check(
+            r#"{"jsonrpc":"2.0","id":null,"error":{"code":1,"message":"x"}}"#,
+            Some(r#"{"jsonrpc":"2.0","id":"a","error":{"code":1,"message":"x"}}"#),
+        );
+        check(
+            r#" {"jsonrpc":"2.0","error":{"code":1,"message":"x"}}"#,
+            Some(r#" {"id":"a","jsonrpc":"2.0","error":{"code":1,"message":"x"}}"#),
+        );
+    }
+}

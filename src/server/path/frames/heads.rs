@@ -1,0 +1,128 @@
+//! The header fields of messages that came without a head of their own: what a message says itself, and what was said once
+//! for the whole stream.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use memchr::memmem;
+use serde_json::Value;
+
+use crate::catalog::{ListKind, View};
+use crate::server::eras::modern::named_by_header;
+use crate::server::http1::fields::{Field, Fields};
+use crate::server::mcp::call::Call;
+use crate::server::worker::Worker;
+use metamcp_core::frame::{Span, encode_header_value};
+use metamcp_core::protocol::param::{HEADER_ANNOTATION, parse_header_params};
+use metamcp_core::protocol::{McpMethod, Revision, header};
+
+/// What the head of the stream said.
+pub struct Heads {
+    fields: Fields,
+}
+
+/// Said once, and of every message: how its trace goes on.
+const LASTING: [(Field, &str); 3] =
+    [(Field::Traceparent, "traceparent"), (Field::Tracestate, "tracestate"), (Field::Baggage, "baggage")];
+
+impl Heads {
+    /// Of a stream with this head.
+    pub fn new(fields: Fields) -> Self {
+        Self { fields }
+    }
+
+    /// Of a message that says nothing of its own.
+    pub fn plain(&self) -> Fields {
+        self.fields.clone()
+    }
+
+    /// Of the messages of a session that was opened in the stream.
+    pub fn of_session(&self, id: &[u8], revision: Revision) -> Fields {
+        let mut lines = self.lasting();
+        lines.put(header::SESSION_ID.as_str(), id);
+        lines.put(header::PROTOCOL_VERSION.as_str(), revision.as_str().as_bytes());
+        lines.into_fields()
+    }
+
+    /// What a Modern request repeats in its head (MCP 2026-07-28, transports), from its body.
+    pub fn of_modern(&self, worker: &Worker, call: &Call) -> Fields {
+        let mut lines = self.lasting();
+        let said = [
+            (header::PROTOCOL_VERSION, call.envelope.params.meta.protocol_version),
+            (header::METHOD, call.envelope.method),
+        ];
+        for (name, text) in said {
+            // What no header can say is missed, and refused for that.
+            let value = text.map(|text| text.decode_bytes(&call.body));
+            if let Some(value) = value.filter(|value| value.iter().all(|byte| matches!(byte, b' '..=b'~'))) {
+                lines.put(name.as_str(), &value);
+            }
+        }
+        if let Some(text) = named_by_header(call) {
+            lines.put(header::NAME.as_str(), encode_header_value(&text.decode(&call.body)).as_bytes());
+        }
+        if call.method == Some(McpMethod::ToolsCall) {
+            mirror(worker, call, &mut lines);
+        }
+        lines.into_fields()
+    }
+
+    fn lasting(&self) -> Lines {
+        let mut lines =
+            Lines { text: BytesMut::with_capacity(TEXT_BYTES_USUAL), places: Vec::with_capacity(4) };
+        for (field, name) in LASTING {
+            if let Some(value) = self.fields.get(field) {
+                lines.put(name, value);
+            }
+        }
+        lines
+    }
+}
+
+/// The arguments that the tool wants repeated in headers, as far as its list is known. Without, its server says what it
+/// misses.
+fn mirror(worker: &Worker, call: &Call, lines: &mut Lines) {
+    let Some(merged) = worker.shared.catalog.snapshot(&call.endpoint, View::Modern) else { return };
+    let name = call.text(call.envelope.params.name).unwrap_or_default();
+    let tool = merged.listing(ListKind::Tools).item(&name);
+    let Some(tool) = tool.filter(|tool| memmem::find(tool, HEADER_ANNOTATION.as_bytes()).is_some()) else {
+        return;
+    };
+    let tool: Value = serde_json::from_slice(tool).unwrap_or_default();
+    let arguments = call.envelope.params.arguments.map(|span| span.slice(&call.body));
+    let arguments: Value = arguments.and_then(|raw| serde_json::from_slice(raw).ok()).unwrap_or_default();
+    // What comes of a tool with a bad mark is for its server to say.
+    for mark in parse_header_params(&tool["inputSchema"]).unwrap_or_default() {
+        if let Some(text) = mark.header_text(&arguments) {
+            lines.put(&mark.header, encode_header_value(&text).as_bytes());
+        }
+    }
+}
+
+/// What a usual request says.
+const TEXT_BYTES_USUAL: usize = 160;
+
+/// A head that is put together.
+struct Lines {
+    text: BytesMut,
+    places: Vec<(Span, Span)>,
+}
+
+impl Lines {
+    fn put(&mut self, name: &str, value: &[u8]) {
+        let (name, value) = (self.part(name.as_bytes()), self.part(value));
+        self.places.push((name, value));
+    }
+
+    fn part(&mut self, part: &[u8]) -> Span {
+        // Bounded by the message, which is far below 4 GiB.
+        let at = |text: &BytesMut| u32::try_from(text.len()).unwrap_or(u32::MAX);
+        let start = at(&self.text);
+        self.text.put_slice(part);
+        Span { start, end: at(&self.text) }
+    }
+
+    fn into_fields(self) -> Fields {
+        let mut fields = Fields::of(Bytes::from(self.text));
+        self.places.into_iter().for_each(|(name, value)| fields.note(name, value));
+        fields
+    }
+}

@@ -1,0 +1,136 @@
+//! Opens a framed stream: checks the head of its request, and begins its response.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CACHE_CONTROL, EXPECT, HeaderName};
+use http::request::Parts;
+use http::{HeaderValue, Method, StatusCode};
+use hyper::body::{Body as _, Incoming};
+
+use super::desk::Desk;
+use super::outbox::Outbox;
+use super::stream::Framed;
+use crate::route::Endpoint;
+use crate::runtime::let_others_go_first;
+use crate::server::http1::activity::Control;
+use crate::server::http1::fields::{Field, Fields};
+use crate::server::http1::receive::accepts;
+use crate::server::reply::body::ResponseBody;
+use crate::server::reply::reply::{self, Reply};
+use crate::server::worker::Worker;
+use metamcp_core::base::{Fault, FaultKind};
+use metamcp_core::frame::MessageFraming;
+use metamcp_core::protocol::header;
+
+/// Opens a stream. What is wrong with its head is told by status, as of any request. Not cancel safe.
+pub async fn open(
+    worker: &Rc<Worker>,
+    control: &Control,
+    (head, fields): (&Parts, Fields),
+    endpoint: &Arc<Endpoint>,
+    mut body: Incoming,
+) -> Result<Reply, Fault> {
+    let authority = head.uri.authority().map(http::uri::Authority::as_str);
+    worker.shared.guard.check(&fields, authority)?;
+    let (identity, permit) = worker.let_in(control, &fields).await?;
+    if !identity.can_use_endpoint(&endpoint.scope) {
+        return Err(Fault::client(FaultKind::NotFound, "there is nothing here"));
+    }
+    if head.method != Method::POST {
+        return Ok(not_allowed(worker, endpoint));
+    }
+    let (form, content_type) = form(&fields)?;
+    // Before anything is answered: a client that names an unknown one is to open another.
+    let has_session = fields.has(Field::McpSessionId);
+    let session = has_session.then(|| worker.session(&fields, &identity, endpoint)).transpose()?;
+    let first = if head.headers.contains_key(EXPECT) { invite(&mut body).await } else { Bytes::new() };
+    let desk = Rc::new(Desk::new(worker, identity, endpoint, fields, Outbox::new(form)));
+    let framed = Framed::new(desk, (first, body), session, permit);
+    let mut reply =
+        Reply::typed(StatusCode::OK, HeaderValue::from_static(content_type), ResponseBody::source(Box::new(framed)));
+    // As of an event stream: nobody on the way may hold messages back.
+    let headers = reply.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
+    headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+    Ok(reply)
+}
+
+/// In which form messages come, by the head's own word; answers go in the same.
+fn form(fields: &Fields) -> Result<(MessageFraming, &'static str), Fault> {
+    const FORMS: [(&str, MessageFraming); 2] =
+        [(header::LINES, MessageFraming::Lines), (header::FRAMES, MessageFraming::Frames)];
+    if fields.has(Field::ContentEncoding) {
+        return Err(Fault::client(
+            FaultKind::UnsupportedMedia,
+            "send the body as it is, without Content-Encoding",
+        ));
+    }
+    let said = fields.get(Field::ContentType).unwrap_or_default();
+    let Some((name, form)) = FORMS.into_iter().find(|(name, _)| header::is_media_type(said, name)) else {
+        return Err(Fault::client(
+            FaultKind::UnsupportedMedia,
+            "send `Content-Type: application/x-ndjson` or `application/vnd.metamcp.frames`",
+        ));
+    };
+    if fields.has(Field::Accept) && !accepts(fields, name) {
+        return Err(Fault::client(
+            FaultKind::NotAcceptable,
+            "accept the media type that you send: it is answered in",
+        ));
+    }
+    Ok((form, name))
+}
+
+/// A client that waits to be told to go on is told before the head of the answer, behind which nobody tells it any more.
+async fn invite(body: &mut Incoming) -> Bytes {
+    let first = poll_fn(|cx| Poll::Ready(Pin::new(&mut *body).poll_frame(cx))).await;
+    let_others_go_first().await;
+    match first {
+        Poll::Ready(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
+        // Told again by the next look.
+        Poll::Ready(Some(Err(_)) | None) | Poll::Pending => Bytes::new(),
+    }
+}
+
+fn not_allowed(worker: &Worker, endpoint: &Endpoint) -> Reply {
+    let fault = Fault::client(FaultKind::MethodNotAllowed, "a framed stream is opened by POST");
+    let request_id = worker.answer_fault(Some(endpoint.label), &fault);
+    let mut reply = reply::fault(&fault, &request_id);
+    reply.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
+    reply
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderMap;
+
+    use super::*;
+
+    #[track_caller]
+    fn check(said: &[(&'static str, &'static str)], expected: Result<MessageFraming, FaultKind>) {
+        let pairs =
+            said.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+        let map: HeaderMap = pairs.collect();
+        let form = form(&Fields::from_map(&map));
+        assert_eq!(form.map(|(form, _)| form).map_err(|fault| fault.kind), expected, "{said:?}");
+    }
+
+    #[test]
+    fn forms() {
+        let lines = ("content-type", "Application/X-NDJSON; charset=utf-8");
+        let frames = ("content-type", "application/vnd.metamcp.frames");
+        check(&[lines], Ok(MessageFraming::Lines));
+        check(&[frames], Ok(MessageFraming::Frames));
+        check(&[frames, ("accept", "*/*")], Ok(MessageFraming::Frames));
+        check(&[frames, ("accept", "application/vnd.metamcp.frames")], Ok(MessageFraming::Frames));
+        check(&[frames, ("accept", "application/x-ndjson")], Err(FaultKind::NotAcceptable));
+        check(&[lines, ("content-encoding", "gzip")], Err(FaultKind::UnsupportedMedia));
+        check(&[("content-type", "application/json")], Err(FaultKind::UnsupportedMedia));
+        check(&[], Err(FaultKind::UnsupportedMedia));
+    }
+}

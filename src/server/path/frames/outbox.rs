@@ -1,0 +1,238 @@
+//! What goes out on one framed stream: messages in the form of the stream, as few pieces as may be.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+
+use bytes::{Bytes, BytesMut};
+use memchr::memchr2;
+use tokio::sync::Notify;
+
+use metamcp_core::frame::{FLAG_RESPONSE, FRAME_HEADER_BYTES, FrameHeader, MessageFraming};
+
+/// Messages that wait to be sent. One task pushes and takes, so nothing is locked.
+pub struct Outbox {
+    form: MessageFraming,
+    waiting: RefCell<Waiting>,
+    /// Told when something was taken.
+    taken: Notify,
+}
+
+#[derive(Default)]
+struct Waiting {
+    ready: VecDeque<Bytes>,
+    /// Small messages are copied together behind what is ready.
+    open: BytesMut,
+    bytes: usize,
+    /// Messages pushed, for telling whether there was any.
+    count: u64,
+}
+
+/// From here on nobody pushes before something was taken: what a client takes in one go, at a good speed.
+const BYTES_MAX: usize = 1 << 20;
+
+/// Small messages are copied together up to here: one write, and no more than stays in the core's second cache.
+const OPEN_BYTES: usize = 64 << 10;
+
+/// From here on a message is not copied, where nothing in it is to be changed.
+const SHARED_BYTES_MIN: usize = 16 << 10;
+
+const _: () = assert!(SHARED_BYTES_MIN <= OPEN_BYTES && OPEN_BYTES < BYTES_MAX);
+
+impl Outbox {
+    /// Nothing waits yet.
+    pub fn new(form: MessageFraming) -> Self {
+        Self { form, waiting: RefCell::default(), taken: Notify::new() }
+    }
+
+    /// How messages are told apart.
+    pub fn form(&self) -> MessageFraming {
+        self.form
+    }
+
+    /// Adds a message, which may lie in several pieces. `method` is its number.
+    pub fn push(&self, pieces: &[Bytes], flags: u32, method: u32) {
+        let mut waiting = self.waiting.borrow_mut();
+        let before = waiting.total();
+        if self.form == MessageFraming::Frames {
+            let length: usize = pieces.iter().map(Bytes::len).sum();
+            // A message is bounded far below 4 GiB.
+            let header = FrameHeader::new(flags, method, u32::try_from(length).unwrap_or(u32::MAX));
+            waiting.copy(header.as_bytes());
+        }
+        for piece in pieces {
+            let has_breaks = self.form == MessageFraming::Lines && memchr2(b'\n', b'\r', piece).is_some();
+            if piece.len() >= SHARED_BYTES_MIN && !has_breaks {
+                waiting.close();
+                waiting.bytes += piece.len();
+                waiting.ready.push_back(piece.clone());
+                continue;
+            }
+            let start = waiting.open.len();
+            waiting.copy(piece);
+            if has_breaks {
+                // Between tokens only, where one white space is as good as another: no string of JSON holds one.
+                let copied = &mut waiting.open[start..];
+                copied
+                    .iter_mut()
+                    .filter(|byte| matches!(**byte, b'\n' | b'\r'))
+                    .for_each(|byte| *byte = b' ');
+            }
+        }
+        if self.form == MessageFraming::Lines {
+            waiting.copy(b"\n");
+        }
+        if waiting.open.len() >= OPEN_BYTES {
+            waiting.close();
+        }
+        debug_assert!(waiting.total() > before);
+        waiting.count += 1;
+    }
+
+    /// Likewise, an answer.
+    pub fn answer(&self, pieces: &[Bytes]) {
+        self.push(pieces, FLAG_RESPONSE, 0);
+    }
+
+    /// Says nothing, so that nobody on the way takes the stream for dead.
+    pub fn keep_alive(&self) {
+        match self.form {
+            MessageFraming::Lines => self.waiting.borrow_mut().copy(b"\n"),
+            MessageFraming::Frames => self.waiting.borrow_mut().copy(FrameHeader::new(0, 0, 0).as_bytes()),
+        }
+    }
+
+    /// The next bytes to be sent.
+    pub fn take(&self) -> Option<Bytes> {
+        let mut waiting = self.waiting.borrow_mut();
+        let taken = match waiting.ready.pop_front() {
+            Some(taken) => {
+                waiting.bytes -= taken.len();
+                taken
+            }
+            None if waiting.open.is_empty() => return None,
+            None => waiting.open.split().freeze(),
+        };
+        drop(waiting);
+        self.taken.notify_waiters();
+        Some(taken)
+    }
+
+    /// Bytes that wait.
+    pub fn bytes(&self) -> usize {
+        self.waiting.borrow().total()
+    }
+
+    /// Whether there is enough for one write.
+    pub fn is_worth_a_write(&self) -> bool {
+        !self.waiting.borrow().ready.is_empty()
+    }
+
+    /// Whether one more may be pushed.
+    pub fn has_room(&self) -> bool {
+        self.bytes() < BYTES_MAX
+    }
+
+    /// Messages that were pushed so far.
+    pub fn count(&self) -> u64 {
+        self.waiting.borrow().count
+    }
+
+    /// Until one more may be pushed. Cancel safe.
+    pub async fn room(&self) {
+        while !self.has_room() {
+            let taken = self.taken.notified();
+            tokio::pin!(taken);
+            taken.as_mut().enable();
+            if !self.has_room() {
+                taken.await;
+            }
+        }
+    }
+
+    /// Gives back what a stream that is silent does not need.
+    pub fn shrink(&self) {
+        let mut waiting = self.waiting.borrow_mut();
+        if waiting.open.is_empty() {
+            waiting.open = BytesMut::new();
+        }
+    }
+}
+
+impl Waiting {
+    fn total(&self) -> usize {
+        self.bytes + self.open.len()
+    }
+
+    fn copy(&mut self, bytes: &[u8]) {
+        if self.open.capacity() - self.open.len() < bytes.len() {
+            // So that one allocation takes many messages.
+            self.open.reserve(bytes.len().max(FRAME_HEADER_BYTES) + OPEN_BYTES / 4);
+        }
+        self.open.extend_from_slice(bytes);
+    }
+
+    /// What was copied together is sent as it is.
+    fn close(&mut self) {
+        if !self.open.is_empty() {
+            let closed = self.open.split().freeze();
+            self.bytes += closed.len();
+            self.ready.push_back(closed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pushed(form: MessageFraming, messages: &[&[&str]]) -> Vec<u8> {
+        let outbox = Outbox::new(form);
+        for message in messages {
+            let pieces: Vec<_> =
+                message.iter().map(|piece| Bytes::copy_from_slice(piece.as_bytes())).collect();
+            outbox.push(&pieces, 0, 5);
+        }
+        let expected = outbox.bytes();
+        let mut taken = Vec::new();
+        while let Some(bytes) = outbox.take() {
+            taken.extend_from_slice(&bytes);
+        }
+        assert_eq!((taken.len(), outbox.bytes()), (expected, 0));
+        taken
+    }
+
+    #[track_caller]
+    fn check(message: &[&str], line: &str) {
+        assert_eq!(pushed(MessageFraming::Lines, &[message, message]), format!("{line}\n{line}\n").as_bytes());
+        let whole = message.concat();
+        let length = u32::try_from(whole.len()).expect("short");
+        let frame = [FrameHeader::new(0, 5, length).as_bytes(), whole.as_bytes()].concat();
+        assert_eq!(pushed(MessageFraming::Frames, &[message, message]), frame.repeat(2));
+    }
+
+    #[test]
+    fn each_message_is_one() {
+        let long = "x".repeat(SHARED_BYTES_MIN);
+        let broken = "{\n \"x\":\r\n 1}\n".repeat(4096);
+        check(&["{}"], "{}");
+        check(&["{\"id\":", "1", "}"], "{\"id\":1}");
+        check(&["{\n  \"id\":\r\n1\n}"], "{   \"id\":  1 }");
+        check(&["\"", &long, "\""], &format!("\"{long}\""));
+        check(&[&broken], &broken.replace(['\n', '\r'], " "));
+    }
+
+    #[test]
+    fn a_full_one_has_no_room_until_something_is_taken() {
+        let outbox = Outbox::new(MessageFraming::Lines);
+        while outbox.has_room() {
+            outbox.push(&[Bytes::from(vec![b'x'; 1000])], 0, 0);
+        }
+        assert!(outbox.bytes() < BYTES_MAX + 2000);
+        let waits = outbox.room();
+        let mut waits = std::pin::pin!(waits);
+        let cx = &mut std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(Future::poll(waits.as_mut(), cx).is_pending());
+        assert!(outbox.take().is_some());
+        assert!(Future::poll(waits.as_mut(), cx).is_ready());
+    }
+}

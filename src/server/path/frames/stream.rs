@@ -1,0 +1,411 @@
+//! One framed stream from its first to its last byte.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::body::{Body as _, Incoming};
+use tokio::sync::watch;
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
+
+use super::desk::Desk;
+use super::follow::Follow;
+use super::intake::{Intake, Telling};
+use crate::auth::Identity;
+use crate::limits::Permit;
+use crate::server::worker::Shared;
+use crate::server::reply::body::{BodyError, BodySource};
+use crate::session::Session;
+use metamcp_core::base::{Fault, FaultKind, ShutdownPhase};
+use metamcp_core::frame::{MessageReader, StreamItem, StreamRemainder};
+
+/// The body of the response: polled, it reads, answers and gives what is to be written.
+pub struct Framed {
+    desk: Rc<Desk>,
+    /// The request's body; gone when it ended.
+    incoming: Option<Incoming>,
+    reader: MessageReader,
+    intake: Intake,
+    follow: Option<Follow>,
+    course: Course,
+    notices: Pin<Box<dyn Future<Output = Notice>>>,
+    clock: Clock,
+    /// Polls in which nothing moved since something did.
+    still: u8,
+    _permit: Permit,
+}
+
+/// How far a stream is. Only moves forward.
+enum Course {
+    /// Messages are taken.
+    Open,
+    /// The gateway drains: requests are refused, what is under way may end.
+    Draining,
+    /// Nothing is taken any more; what is under way is answered, then comes the last word, where there is one.
+    Ending(Option<Fault>),
+    /// The last word is said; what the client still sends is dropped until it has read that, for the connection of a client
+    /// whose bytes nobody took is reset, and it would not.
+    Lingering(Pin<Box<Sleep>>),
+    Over,
+}
+
+/// What is to be known while nothing comes.
+enum Notice {
+    /// The credential is not what it was.
+    TakenBack,
+    /// The gateway is on its way out.
+    Phase(ShutdownPhase),
+}
+
+/// Looks at the time now and then.
+struct Clock {
+    tick: Pin<Box<Sleep>>,
+    period: Duration,
+    /// Messages that had come and gone at the last look.
+    seen: (u64, u64),
+    /// Whether the client has sent anything since then, an empty line included.
+    came: bool,
+    /// When something last moved, as far as was looked.
+    moved: Instant,
+    /// Since when one message is being received.
+    within: Option<Instant>,
+    /// The second and the change of keys that the credential was last held against.
+    held_against: (u64, u64),
+}
+
+/// Messages of a client that are taken before others have their turn.
+const MESSAGES_AT_ONCE: usize = 128;
+
+/// Polls without anything new before what there is is written: hyper gives one chunk of the request to each, and a client
+/// may send a message in each chunk. One write then carries the answers to all that has come.
+const STILL_POLLS: u8 = 2;
+
+/// For a client to read the last word and to close.
+const LINGER: Duration = Duration::from_secs(2);
+
+impl Framed {
+    /// Of a client that was let in. `session`: what the head of the stream named.
+    pub fn new(
+        desk: Rc<Desk>,
+        (first, incoming): (Bytes, Incoming),
+        session: Option<Arc<Session>>,
+        permit: Permit,
+    ) -> Self {
+        let config = &desk.worker.shared.config;
+        let mut reader = MessageReader::new(desk.outbox.form(), config.body_bytes_max);
+        reader.push(first);
+        let period = config.keep_alive.min(config.idle_timeout).min(config.body_timeout);
+        let notices =
+            Box::pin(notice(Arc::clone(&desk.worker.shared), desk.identity.clone(), ShutdownPhase::Drain));
+        Self {
+            follow: session.map(|session| Follow::start(&desk, session)),
+            intake: Intake::new(Rc::clone(&desk)),
+            incoming: Some(incoming),
+            reader,
+            course: Course::Open,
+            notices,
+            clock: Clock::new(period),
+            still: 0,
+            _permit: permit,
+            desk,
+        }
+    }
+
+    /// The next bytes for the client; none when all is said.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        let before = self.desk.outbox.count();
+        self.notice(cx);
+        let mut moved = self.intake.poll(cx);
+        self.follow(cx);
+        moved |= self.take_in(cx);
+        self.conclude(cx);
+        self.give_out(moved || self.desk.outbox.count() != before, cx)
+    }
+
+    /// What happened beside messages.
+    fn notice(&mut self, cx: &mut Context<'_>) {
+        if matches!(self.course, Course::Lingering(_) | Course::Over) {
+            return;
+        }
+        while let Poll::Ready(notice) = self.notices.as_mut().poll(cx) {
+            match notice {
+                Notice::TakenBack => return self.break_off(taken_back()),
+                Notice::Phase(ShutdownPhase::Abort) => {
+                    let text = "the gateway stops; what is not answered may have run";
+                    return self.break_off(Fault::gateway(FaultKind::ShuttingDown, text));
+                }
+                Notice::Phase(_) => {
+                    if matches!(self.course, Course::Open) {
+                        self.course = Course::Draining;
+                    }
+                    let (shared, identity) = (&self.desk.worker.shared, &self.desk.identity);
+                    self.notices = Box::pin(notice_of(shared, identity, ShutdownPhase::Abort));
+                }
+            }
+        }
+        let worker = &self.desk.worker;
+        if self.clock.is_new(worker.now_s(), worker.keys_version())
+            && !worker.shared.auth.is_still_valid(&self.desk.identity)
+        {
+            return self.break_off(taken_back());
+        }
+        if self.clock.tick.as_mut().poll(cx).is_ready() {
+            self.tick(cx);
+        }
+    }
+
+    /// Looks at the time.
+    fn tick(&mut self, cx: &mut Context<'_>) {
+        let config = &self.desk.worker.shared.config;
+        let now = Instant::now();
+        let before =
+            std::mem::replace(&mut self.clock.seen, (self.intake.number(), self.desk.outbox.count()));
+        let came = std::mem::take(&mut self.clock.came);
+        let is_still = before == self.clock.seen && !came;
+        if !is_still || !self.intake.is_idle() || self.follow.is_some() {
+            self.clock.moved = now;
+        }
+        let is_within = self.reader.is_mid_message() && before.0 == self.clock.seen.0 && self.intake.has_room();
+        self.clock.within = is_within.then(|| self.clock.within.unwrap_or(now));
+        let is_slow = self.clock.within.is_some_and(|since| now - since >= config.body_timeout);
+        let is_silent = now - self.clock.moved >= config.idle_timeout;
+        if before.1 == self.clock.seen.1 {
+            self.desk.outbox.shrink();
+            self.desk.outbox.keep_alive();
+        }
+        let why = match (is_slow, is_silent) {
+            (true, _) => Some("a message was begun and did not come in time (`server.body_timeout`)"),
+            (false, true) => Some("nothing was asked for too long (`server.idle_timeout`)"),
+            (false, false) => None,
+        };
+        if let Some(why) = why.filter(|_| matches!(self.course, Course::Open)) {
+            self.course = Course::Ending(Some(Fault::client(FaultKind::BodyTimeout, why)));
+        }
+        self.clock.tick.as_mut().reset(now + self.clock.period);
+        // The next look is known of only when it was asked for.
+        let _ = self.clock.tick.as_mut().poll(cx);
+    }
+
+    /// Ends at once: what is under way is cancelled.
+    #[cold]
+    fn break_off(&mut self, why: Fault) {
+        self.intake.give_up();
+        self.follow = None;
+        self.course = Course::Ending(Some(why));
+    }
+
+    fn follow(&mut self, cx: &mut Context<'_>) {
+        if let Some(session) = self.intake.take_initialized() {
+            self.follow = Some(Follow::start(&self.desk, session));
+        }
+        if self.follow.as_mut().is_some_and(|follow| follow.poll(&self.desk, cx).is_ready()) {
+            self.follow = None;
+        }
+    }
+
+    /// Takes messages in, as long as there is room for what comes of them; whether there were any.
+    fn take_in(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut moved = false;
+        for _ in 0..MESSAGES_AT_ONCE {
+            let telling = match &self.course {
+                Course::Open => Telling::All,
+                Course::Draining => Telling::AnswersOnly,
+                Course::Lingering(_) => return self.drop_incoming(cx),
+                Course::Ending(_) | Course::Over => return moved,
+            };
+            if !self.intake.has_room() {
+                return moved;
+            }
+            match self.reader.next() {
+                Ok(Some(StreamItem::Message { header, bytes })) => {
+                    self.intake.take(header, bytes, telling, cx);
+                    moved = true;
+                }
+                Ok(Some(StreamItem::TooLong)) => {
+                    self.intake.pass_over(self.desk.worker.shared.config.body_bytes_max);
+                    moved = true;
+                }
+                Ok(None) => match self.receive(cx) {
+                    Poll::Ready(true) => moved = true,
+                    Poll::Ready(false) | Poll::Pending => return moved,
+                },
+                Err(bad) => {
+                    let text = format!("{bad}; the messages before it were taken");
+                    self.course = Course::Ending(Some(Fault::client(FaultKind::InvalidRequest, text)));
+                    return true;
+                }
+            }
+        }
+        cx.waker().wake_by_ref();
+        moved
+    }
+
+    /// The next chunk of the request; false at its end.
+    fn receive(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        let Some(incoming) = &mut self.incoming else { return Poll::Ready(false) };
+        match std::task::ready!(Pin::new(incoming).poll_frame(cx)) {
+            Some(Ok(frame)) => {
+                self.clock.came = true;
+                // Trailers have no meaning here.
+                self.reader.push(frame.into_data().unwrap_or_default());
+                Poll::Ready(true)
+            }
+            Some(Err(_)) => {
+                // The connection is gone, and nobody is there to be told anything.
+                self.intake.give_up();
+                (self.incoming, self.follow, self.course) = (None, None, Course::Over);
+                Poll::Ready(false)
+            }
+            None => {
+                self.end_of_request(cx);
+                Poll::Ready(false)
+            }
+        }
+    }
+
+    /// The client has said all. What is under way is answered.
+    fn end_of_request(&mut self, cx: &mut Context<'_>) {
+        self.incoming = None;
+        let half = match self.reader.finish() {
+            StreamRemainder::Empty => false,
+            // What is cut off is no whole JSON; so one that is was whole.
+            StreamRemainder::Line(line) if self.intake.is_whole(&line) => {
+                self.intake.take(None, line, Telling::All, cx);
+                false
+            }
+            StreamRemainder::Line(_) | StreamRemainder::Incomplete => true,
+        };
+        let last = half.then(|| {
+            let text = "the request ended within a message; those before it were taken";
+            Fault::client(FaultKind::BodyIncomplete, text)
+        });
+        self.course = match std::mem::replace(&mut self.course, Course::Over) {
+            Course::Draining => Course::Draining,
+            _ => Course::Ending(last),
+        };
+    }
+
+    /// What comes behind the last word.
+    fn drop_incoming(&mut self, cx: &mut Context<'_>) -> bool {
+        while let Some(incoming) = &mut self.incoming {
+            match Pin::new(incoming).poll_frame(cx) {
+                Poll::Ready(Some(Ok(_))) => {}
+                Poll::Ready(Some(Err(_)) | None) => self.incoming = None,
+                Poll::Pending => return false,
+            }
+        }
+        false
+    }
+
+    /// Moves on when nothing is under way any more.
+    fn conclude(&mut self, cx: &mut Context<'_>) {
+        let is_over = self.intake.is_over();
+        match &mut self.course {
+            Course::Draining if is_over && self.intake.is_idle() => {
+                let text = "the gateway stops; open another stream";
+                self.say_last(Fault::gateway(FaultKind::ShuttingDown, text));
+            }
+            Course::Ending(last) if is_over => match last.take() {
+                Some(fault) => self.say_last(fault),
+                None => self.course = Course::Over,
+            },
+            _ => {}
+        }
+        if let Course::Lingering(time) = &mut self.course
+            && (self.incoming.is_none() || time.as_mut().poll(cx).is_ready())
+        {
+            self.course = Course::Over;
+        }
+        if matches!(self.course, Course::Over) {
+            // Subscriptions, which end with the stream.
+            self.intake.give_up();
+            self.follow = None;
+        }
+    }
+
+    fn say_last(&mut self, fault: Fault) {
+        self.intake.give_up();
+        self.follow = None;
+        self.desk.say_last(fault);
+        self.course = Course::Lingering(Box::pin(sleep(LINGER)));
+    }
+
+    /// What is to be written, when it is enough or nothing adds to it at the moment.
+    fn give_out(&mut self, moved: bool, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        let outbox = &self.desk.outbox;
+        let is_over = matches!(self.course, Course::Over);
+        if outbox.bytes() == 0 {
+            return if is_over { Poll::Ready(None) } else { Poll::Pending };
+        }
+        self.still = if moved { 0 } else { self.still + 1 };
+        let is_closing = is_over || matches!(self.course, Course::Lingering(_));
+        if self.still < STILL_POLLS && !outbox.is_worth_a_write() && !is_closing {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        self.still = 0;
+        Poll::Ready(outbox.take())
+    }
+}
+
+impl BodySource for Framed {
+    fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        self.poll(cx).map(|next| next.map(Ok))
+    }
+
+    /// Not as of those that can leave hyper: its request is read while it is answered.
+    fn is_event_stream(&self) -> bool {
+        false
+    }
+}
+
+impl Drop for Framed {
+    fn drop(&mut self) {
+        self.desk.end_session();
+    }
+}
+
+impl Clock {
+    fn new(period: Duration) -> Self {
+        let now = Instant::now();
+        let tick = Box::pin(sleep_until(now + period));
+        // None of them: the key may have been taken back before there was a stream.
+        let held_against = (u64::MAX, 0);
+        Self { tick, period, seen: (0, 0), came: false, moved: now, within: None, held_against }
+    }
+
+    /// Whether the credential was not held against these yet.
+    fn is_new(&mut self, second: u64, keys: u64) -> bool {
+        std::mem::replace(&mut self.held_against, (second, keys)) != (second, keys)
+    }
+}
+
+#[cold]
+fn taken_back() -> Fault {
+    let text = "the key was switched off or changed, or it has expired; what is not answered may have run";
+    Fault::client(FaultKind::Unauthenticated, text)
+}
+
+fn notice_of(
+    shared: &Arc<Shared>,
+    identity: &Identity,
+    least: ShutdownPhase,
+) -> impl Future<Output = Notice> + use<> {
+    notice(Arc::clone(shared), identity.clone(), least)
+}
+
+async fn notice(shared: Arc<Shared>, identity: Identity, least: ShutdownPhase) -> Notice {
+    tokio::select! {
+        () = shared.auth.wait_for_revocation(&identity, shared.keys.clone()) => Notice::TakenBack,
+        phase = reached(shared.phase.clone(), least) => Notice::Phase(phase),
+    }
+}
+
+/// A sender that is gone means that the process ends.
+async fn reached(mut phase: watch::Receiver<ShutdownPhase>, least: ShutdownPhase) -> ShutdownPhase {
+    phase.wait_for(|phase| *phase >= least).await.map_or(ShutdownPhase::Abort, |phase| *phase)
+}

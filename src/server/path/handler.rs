@@ -1,0 +1,183 @@
+//! The way of one request, from its head to the head of its answer.
+
+use std::rc::Rc;
+
+use http::header::{
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_REQUEST_HEADERS, VARY,
+};
+use http::request::Parts;
+use http::uri::Authority;
+use http::{HeaderValue, Method, Request, StatusCode};
+use hyper::body::Incoming;
+
+use super::frames;
+use crate::server::eras::{batch, legacy, message};
+use crate::server::http1::activity::Control;
+use crate::server::http1::control_plane::ControlRequest;
+use crate::server::http1::fields::{Field, Fields};
+use crate::server::http1::receive::{self, RequestBody};
+use crate::server::http1::request::Asked;
+use crate::server::mcp::call::{self, Call};
+use crate::server::reply::body::ResponseBody;
+use crate::server::reply::reply::{self, Reply};
+use crate::server::streams::event_stream;
+use crate::server::worker::Worker;
+use crate::telemetry::metrics::LabelId;
+use metamcp_core::base::{BodyReader, Fault, FaultKind};
+use metamcp_core::protocol::{Era, Revision};
+
+/// Answers a request that hyper read; a fault becomes an answer too.
+///
+/// Not cancel safe: dropping it, as hyper does when the client has gone, drops the connection to the upstream
+/// with it, which tells the upstream to stop.
+pub async fn handle(worker: &Rc<Worker>, control: &Control, request: Request<Incoming>) -> Reply {
+    let (head, body) = request.into_parts();
+    let fields = Fields::from_map(&head.headers);
+    let authority = head.uri.authority().cloned();
+    if head.method != Method::OPTIONS
+        && let Some(endpoint) = worker.endpoint(head.uri.path())
+    {
+        let body = RequestBody::Streamed(body);
+        let asked = Asked { method: head.method, authority, endpoint, fields, body };
+        return answer(worker, control, asked).await;
+    }
+    if head.method != Method::OPTIONS
+        && let Some(endpoint) = worker.streamed_endpoint(head.uri.path())
+    {
+        let origin = worker.shared.guard.allowed_origin(&fields);
+        // Boxed, so that it does not make every request's future bigger.
+        let opened = Box::pin(frames::open(worker, control, (&head, fields), &endpoint, body)).await;
+        return conclude(worker, opened, Some(endpoint.label), origin);
+    }
+    let guarded = worker.shared.guard.check(&fields, authority.as_ref().map(Authority::as_str));
+    let answered = match guarded {
+        Err(fault) => Err(fault),
+        Ok(()) if head.method == Method::OPTIONS => Ok(preflight(worker, &head)),
+        Ok(()) => Ok(ask_control_plane(worker, head, &fields, body).await),
+    };
+    conclude(worker, answered, None, worker.shared.guard.allowed_origin(&fields))
+}
+
+/// Answers a request to an endpoint; a fault becomes an answer too. Not cancel safe, likewise.
+pub async fn answer(worker: &Rc<Worker>, control: &Control, asked: Asked) -> Reply {
+    let origin = worker.shared.guard.allowed_origin(&asked.fields);
+    let label = asked.endpoint.label;
+    let answered = forward(worker, control, asked).await;
+    conclude(worker, answered, Some(label), origin)
+}
+
+fn conclude(
+    worker: &Worker,
+    answered: Result<Reply, Fault>,
+    endpoint: Option<LabelId>,
+    origin: Option<HeaderValue>,
+) -> Reply {
+    let mut reply = answered.unwrap_or_else(|fault| {
+        let request_id = worker.answer_fault(endpoint, &fault);
+        reply::fault(&fault, &request_id)
+    });
+    if let Some(origin) = origin {
+        allow_origin(&mut reply, origin);
+    }
+    reply
+}
+
+/// The way of a request.
+async fn forward(worker: &Rc<Worker>, control: &Control, asked: Asked) -> Result<Reply, Fault> {
+    let Asked { method, authority, endpoint, fields, body } = asked;
+    worker.shared.guard.check_on(control, &fields, authority.as_ref().map(Authority::as_str))?;
+    let (identity, permit) = worker.let_in(control, &fields).await?;
+    if !identity.can_use_endpoint(&endpoint.scope) {
+        // As a path that leads nowhere: what a key may not use it does not learn of.
+        return Err(Fault::client(
+            FaultKind::NotFound,
+            "there is nothing here; MCP is at /mcp and /mcp/{endpoint}",
+        ));
+    }
+    match method {
+        Method::POST => {
+            receive::negotiate(&fields)?;
+            let body = receive::receive(&worker.shared.config, &fields, body).await?;
+            if batch::is_batch(worker, &fields, &identity, &endpoint, &body) {
+                // Boxed, as is what is not usual below, so that it does not make every request's future bigger.
+                return Box::pin(batch::answer(worker, &fields, &identity, &endpoint, &body, permit)).await;
+            }
+            let (envelope, method) = call::scan(&mut worker.scanner.borrow_mut(), &body)?;
+            let permit = Some(permit);
+            let (is_part, trace) = (false, None);
+            let call =
+                Box::new(Call { fields, endpoint, identity, permit, body, envelope, method, is_part, trace });
+            let id = call.envelope.id.map(|id| call.raw(id.span));
+            message::answer(worker, call).await.map_err(|fault| fault.with_id(id))
+        }
+        Method::GET | Method::DELETE if is_modern(&fields) => Err(not_allowed("this revision has only POST")),
+        Method::GET => {
+            let session = worker.session(&fields, &identity, &endpoint)?;
+            event_stream::open(worker, &fields, session, identity, permit)
+        }
+        Method::DELETE => {
+            let session = worker.session(&fields, &identity, &endpoint)?;
+            legacy::end(worker, &session);
+            worker.let_go(&fields);
+            Ok(reply::status(StatusCode::OK))
+        }
+        _ => Err(not_allowed("use POST, or GET and DELETE within a session")),
+    }
+}
+
+fn is_modern(fields: &Fields) -> bool {
+    let revision = fields.get(Field::McpProtocolVersion).and_then(Revision::parse);
+    revision.is_some_and(|revision| revision.era() == Era::Modern)
+}
+
+#[cold]
+fn not_allowed(text: &'static str) -> Fault {
+    Fault::client(FaultKind::MethodNotAllowed, text)
+}
+
+/// Every path that is not MCP's.
+async fn ask_control_plane(worker: &Worker, head: Parts, fields: &Fields, mut body: Incoming) -> Reply {
+    let config = &worker.shared.config;
+    let take: BodyReader<'_> = Box::new(move |bytes_max| {
+        Box::pin(async move { receive::collect(config, bytes_max, fields, &mut body).await })
+    });
+    let (counters, metrics) = (worker.counters.as_ref(), worker.metrics.as_ref());
+    let request = ControlRequest { head, body: take, counters, metrics };
+    let (head, body) = worker.shared.control.answer(request).await.into_parts();
+    Reply { headers: Some(Box::new(head.headers)), ..Reply::new(head.status, ResponseBody::control(body)) }
+}
+
+/// What a browser asks before it sends what it would not send by itself.
+fn preflight(worker: &Worker, head: &Parts) -> Reply {
+    let path = head.uri.path();
+    let is_mcp = worker.endpoint(path).is_some();
+    let is_streamed = worker.streamed_endpoint(path).is_some();
+    let methods = match (is_mcp, is_streamed) {
+        (true, _) => None,
+        (_, true) => Some("POST".to_owned()),
+        _ => worker.shared.control.methods(path),
+    };
+    let mut reply = reply::status(StatusCode::NO_CONTENT);
+    let headers = reply.headers_mut();
+    let methods = methods.and_then(|methods| HeaderValue::from_str(&methods).ok());
+    let methods = methods.unwrap_or(HeaderValue::from_static("POST, GET, DELETE"));
+    headers.insert(ACCESS_CONTROL_ALLOW_METHODS, methods);
+    // Whatever it wants to send: `Mcp-Param-*` has no end of names, and nothing is allowed that a program
+    // could not send anyway.
+    if let Some(asked) = head.headers.get(ACCESS_CONTROL_REQUEST_HEADERS) {
+        headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, asked.clone());
+    }
+    reply
+}
+
+/// Only for an Origin that was let in by name; without credentials mode, a page brings its own key.
+fn allow_origin(reply: &mut Reply, origin: HeaderValue) {
+    let headers = reply.headers_mut();
+    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    headers.insert(VARY, HeaderValue::from_static("Origin"));
+    headers.insert(
+        ACCESS_CONTROL_EXPOSE_HEADERS,
+        HeaderValue::from_static("mcp-session-id, mcp-protocol-version, x-request-id"),
+    );
+}

@@ -1,0 +1,482 @@
+//! A response as it goes over an HTTP/1.1 connection (RFC 9112, sections 4 to 7).
+
+use std::io::{IoSlice, Write as _};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::{Buf as _, BufMut as _, Bytes};
+use http::StatusCode;
+use http::header::CONNECTION;
+use http_body::Body as _;
+
+use super::body::ResponseBody;
+use super::reply::Reply;
+use crate::server::http1::activity::{Control, Order};
+use crate::server::http1::date::Date;
+use crate::server::http1::socket::Sink;
+use metamcp_core::base::{ShutdownPhase, write_decimal};
+
+/// A response on its way to the client.
+pub struct Writing {
+    body: ResponseBody,
+    framing: Framing,
+    /// Head, chunk sizes and small pieces of the body, and how much of it was written.
+    out: Vec<u8>,
+    written: usize,
+    /// A big piece of the body, behind all of `out`, not copied.
+    piece: Bytes,
+    /// Whether the body's last byte was taken.
+    ended: bool,
+    /// Whether the connection goes with the response.
+    closes: bool,
+}
+
+/// An event stream of which all that has come is written: what is left of its response.
+pub struct Silence {
+    body: ResponseBody,
+    closes: bool,
+}
+
+/// How the client knows the end of the body.
+#[derive(Clone, Copy)]
+enum Framing {
+    /// So many bytes are to come.
+    Length(u64),
+    Chunked,
+}
+
+/// What is ready is gathered up to this size before it is written, so that many small events cost one write.
+const GATHERED_BYTES_MAX: usize = 16 << 10;
+
+/// A piece from this size on is not copied: that costs more than a second slice to be written. A chunk is, as long as it can be
+/// gathered, for what ends it would else be a write of its own, which costs more than to copy that much.
+const PIECE_BYTES_MIN: usize = 4 << 10;
+
+/// From so many bytes that are still to come on, what goes out may wait for them. Of less, the client would wait for a part
+/// of an answer that its server dawdles with: up to 200 ms (tcp(7), `TCP_CORK`).
+const MORE_BYTES_MIN: u64 = 16 << 10;
+
+/// Status line and fields of a usual head.
+const HEAD_BYTES_USUAL: usize = 256;
+
+impl Writing {
+    /// Of this response.
+    pub fn new(reply: Reply, date: &Date, phase: ShutdownPhase) -> Self {
+        let Reply { status, content_type, headers, body } = reply;
+        let length = body.size_hint().exact();
+        let here = length.and_then(|length| usize::try_from(length).ok()).unwrap_or(GATHERED_BYTES_MAX);
+        let mut out = Vec::with_capacity(HEAD_BYTES_USUAL + here.min(PIECE_BYTES_MIN));
+        if status == StatusCode::OK {
+            out.put_slice(b"HTTP/1.1 200 OK\r\n");
+        } else {
+            let reason = status.canonical_reason().unwrap_or_default();
+            // Writing to a Vec cannot fail.
+            let _ = write!(out, "HTTP/1.1 {} {reason}\r\n", status.as_str());
+        }
+        if let Some(value) = content_type {
+            out.put_slice(b"content-type: ");
+            out.put_slice(value.as_bytes());
+            out.put_slice(b"\r\n");
+        }
+        for (name, value) in headers.iter().flat_map(|headers| headers.iter()) {
+            out.put_slice(name.as_str().as_bytes());
+            out.put_slice(b": ");
+            out.put_slice(value.as_bytes());
+            out.put_slice(b"\r\n");
+        }
+        let mut closes = headers.is_some_and(|headers| headers.contains_key(CONNECTION));
+        if !closes && phase >= ShutdownPhase::Unready {
+            closes = true;
+            out.put_slice(b"connection: close\r\n");
+        }
+        let framing = length.map_or(Framing::Chunked, Framing::Length);
+        match framing {
+            Framing::Length(length) => {
+                out.put_slice(b"content-length: ");
+                write_decimal(&mut out, length);
+                out.put_slice(b"\r\n");
+            }
+            Framing::Chunked => out.put_slice(b"transfer-encoding: chunked\r\n"),
+        }
+        out.put_slice(b"date: ");
+        out.put_slice(date);
+        out.put_slice(b"\r\n\r\n");
+        let ended = length == Some(0);
+        let body = if ended { ResponseBody::empty() } else { body };
+        Self { body, framing, out, written: 0, piece: Bytes::new(), ended, closes }
+    }
+
+    /// Whether it is an event stream.
+    pub fn is_stream(&self) -> bool {
+        self.body.is_stream()
+    }
+
+    /// Whether all that has come is written, and more is to come, of which nobody said how much.
+    pub fn is_silent(&self) -> bool {
+        !self.ended
+            && self.out.is_empty()
+            && self.piece.is_empty()
+            && matches!(self.framing, Framing::Chunked)
+    }
+
+    /// The same in less memory. To be asked of one that is silent: what is not written is lost.
+    pub fn silence(self) -> Silence {
+        Silence { body: self.body, closes: self.closes }
+    }
+
+    /// Writes what is ready; at its end, whether another request may follow.
+    pub fn poll(&mut self, socket: &mut impl Sink, control: &Control, cx: &mut Context<'_>) -> Poll<bool> {
+        loop {
+            if !self.gather(cx) {
+                return Poll::Ready(false);
+            }
+            if self.written == self.out.len() && self.piece.is_empty() {
+                // A stream that is silent holds no buffer.
+                self.out = Vec::new();
+                self.written = 0;
+                let flushed = Pin::new(&mut *socket).poll_flush(cx);
+                // Over TLS a small answer is taken at once, and waits here for the client to read.
+                control.note_write(flushed.is_ready());
+                return match flushed {
+                    Poll::Ready(Err(_)) => Poll::Ready(false),
+                    Poll::Ready(Ok(())) if self.ended => {
+                        Poll::Ready(!self.closes && control.order(cx.waker()) == Order::GoOn)
+                    }
+                    _ => Poll::Pending,
+                };
+            }
+            let slices = [&self.out[self.written..], &self.piece[..]].map(IoSlice::new);
+            let polled = match &slices {
+                both if self.has_more() => socket.poll_write_on(cx, both),
+                [only, none] | [none, only] if none.is_empty() => Pin::new(&mut *socket).poll_write(cx, only),
+                both => Pin::new(&mut *socket).poll_write_vectored(cx, both),
+            };
+            control.note_write(polled.is_ready());
+            match polled {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(false),
+                Poll::Ready(Ok(count)) => {
+                    control.note_passed();
+                    self.advance(count);
+                }
+            }
+        }
+    }
+
+    /// Takes what is ready of the body; false when it broke off, so that the connection must.
+    fn gather(&mut self, cx: &mut Context<'_>) -> bool {
+        while !self.ended && self.piece.is_empty() && self.out.len() < GATHERED_BYTES_MAX {
+            match Pin::new(&mut self.body).poll_frame(cx) {
+                Poll::Pending => return true,
+                Poll::Ready(None) => return self.end(),
+                Poll::Ready(Some(Err(_broken))) => return false,
+                Poll::Ready(Some(Ok(frame))) => {
+                    let Ok(bytes) = frame.into_data() else { continue };
+                    if !bytes.is_empty() && !self.take(bytes) {
+                        return false;
+                    }
+                    if self.body.is_end_stream() {
+                        return self.end();
+                    }
+                }
+            }
+        }
+        true
+    }
+
+    /// Whether much of a body of known length is still to come.
+    fn has_more(&self) -> bool {
+        matches!(self.framing, Framing::Length(left) if left >= MORE_BYTES_MIN)
+    }
+
+    /// Puts a piece behind what is to be written; false when it is longer than was said.
+    fn take(&mut self, bytes: Bytes) -> bool {
+        let is_chunked = match &mut self.framing {
+            Framing::Length(left) => {
+                let Some(less) = left.checked_sub(bytes.len() as u64) else { return false };
+                *left = less;
+                false
+            }
+            Framing::Chunked => {
+                let _ = write!(self.out, "{:x}\r\n", bytes.len());
+                true
+            }
+        };
+        let is_gathered = is_chunked && self.out.len() + bytes.len() < GATHERED_BYTES_MAX;
+        if bytes.len() >= PIECE_BYTES_MIN && !is_gathered {
+            self.piece = bytes;
+            return true;
+        }
+        self.out.put_slice(&bytes);
+        if is_chunked {
+            self.out.put_slice(b"\r\n");
+        }
+        true
+    }
+
+    /// The regular end; false when there is less than was said.
+    fn end(&mut self) -> bool {
+        self.ended = true;
+        // What the request holds is free before the client can know that it was answered.
+        self.body = ResponseBody::empty();
+        match self.framing {
+            Framing::Length(left) => left == 0,
+            Framing::Chunked => {
+                // Behind a piece, its own line end comes first: both are put when it was written.
+                if self.piece.is_empty() {
+                    self.out.put_slice(b"0\r\n\r\n");
+                }
+                true
+            }
+        }
+    }
+
+    fn advance(&mut self, mut count: usize) {
+        let out = count.min(self.out.len() - self.written);
+        self.written += out;
+        count -= out;
+        if self.piece.is_empty() {
+            if self.written == self.out.len() {
+                // So that there is room for more: what has come of the body announces itself no second time.
+                self.out.clear();
+                self.written = 0;
+            }
+            return;
+        }
+        self.piece.advance(count);
+        if self.piece.is_empty() {
+            self.out.clear();
+            self.written = 0;
+            self.piece = Bytes::new();
+            if matches!(self.framing, Framing::Chunked) {
+                self.out.put_slice(if self.ended { b"\r\n0\r\n\r\n".as_slice() } else { b"\r\n" });
+            }
+        }
+    }
+}
+
+impl Default for Silence {
+    fn default() -> Self {
+        Self { body: ResponseBody::empty(), closes: true }
+    }
+}
+
+impl From<Silence> for Writing {
+    fn from(Silence { body, closes }: Silence) -> Self {
+        let framing = Framing::Chunked;
+        Self { body, framing, out: Vec::new(), written: 0, piece: Bytes::new(), ended: false, closes }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::task::Waker;
+
+    use tokio::io::AsyncWrite;
+
+    use super::*;
+
+    /// Around every bound there is.
+    const SIZES: [usize; 6] =
+        [0, 1, PIECE_BYTES_MIN - 1, PIECE_BYTES_MIN, GATHERED_BYTES_MAX, GATHERED_BYTES_MAX + 1];
+
+    const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\n\r\n";
+
+    fn writing(pieces: &[Bytes; 3], framing: Framing) -> Writing {
+        Writing {
+            body: ResponseBody::pieces(pieces.clone()),
+            framing,
+            out: HEAD.to_vec(),
+            written: 0,
+            piece: Bytes::new(),
+            ended: false,
+            closes: false,
+        }
+    }
+
+    /// What a socket gets that takes so many bytes at a time; `None` when the body broke off.
+    fn take_all(mut writing: Writing, at_a_time: usize) -> Option<Vec<u8>> {
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut taken = Vec::new();
+        loop {
+            if !writing.gather(&mut cx) {
+                return None;
+            }
+            let waiting = [&writing.out[writing.written..], &writing.piece].concat();
+            if waiting.is_empty() {
+                assert!(writing.ended, "nothing to be written, and no end");
+                return Some(taken);
+            }
+            let count = waiting.len().min(at_a_time);
+            taken.extend_from_slice(&waiting[..count]);
+            writing.advance(count);
+        }
+    }
+
+    #[track_caller]
+    fn check(pieces: &[Bytes; 3], at_a_time: usize) {
+        let body = pieces.concat();
+        let length = Framing::Length(body.len() as u64);
+        let whole = take_all(writing(pieces, length), at_a_time).expect("it is whole");
+        assert!(whole == [HEAD, &body].concat(), "{at_a_time} bytes at a time");
+
+        let mut chunked = HEAD.to_vec();
+        for piece in pieces.iter().filter(|piece| !piece.is_empty()) {
+            chunked.extend_from_slice(format!("{:x}\r\n", piece.len()).as_bytes());
+            chunked.extend_from_slice(piece);
+            chunked.extend_from_slice(b"\r\n");
+        }
+        chunked.extend_from_slice(b"0\r\n\r\n");
+        let whole = take_all(writing(pieces, Framing::Chunked), at_a_time).expect("it is whole");
+        assert!(whole == chunked, "chunked, {at_a_time} bytes at a time");
+    }
+
+    #[test]
+    fn any_cut_of_a_write_gives_the_same_bytes() {
+        for first in SIZES {
+            for second in SIZES {
+                let piece = |byte: u8, bytes: usize| Bytes::from(vec![byte; bytes]);
+                let pieces = [piece(b'a', first), piece(b'b', second), piece(b'c', 5)];
+                for at_a_time in [7, 1000, PIECE_BYTES_MIN, PIECE_BYTES_MIN + 29, usize::MAX] {
+                    check(&pieces, at_a_time);
+                }
+            }
+        }
+        let small = [b"one".as_slice(), b"", b"three"].map(Bytes::from_static);
+        (1..40).for_each(|at_a_time| check(&small, at_a_time));
+        let big = [1, PIECE_BYTES_MIN, 1].map(|bytes| Bytes::from(vec![b'x'; bytes]));
+        check(&big, 1);
+    }
+
+    #[test]
+    fn only_what_much_is_known_to_follow_waits() {
+        let check = |left: u64, expected: bool| {
+            assert_eq!(
+                writing(&[const { Bytes::new() }; 3], Framing::Length(left)).has_more(),
+                expected,
+                "{left}"
+            );
+        };
+        check(0, false);
+        check(MORE_BYTES_MIN - 1, false);
+        check(MORE_BYTES_MIN, true);
+        assert!(!writing(&[const { Bytes::new() }; 3], Framing::Chunked).has_more());
+    }
+
+    /// Takes so many bytes at a time, and notes of each write whether more was said to follow.
+    struct Noting {
+        at_a_time: usize,
+        taken: Vec<u8>,
+        waits: Vec<bool>,
+    }
+
+    impl Noting {
+        fn take(&mut self, slices: &[IoSlice<'_>], waits: bool) -> Poll<io::Result<usize>> {
+            let before = self.taken.len();
+            for slice in slices {
+                self.taken.extend_from_slice(slice);
+            }
+            self.taken.truncate(before.saturating_add(self.at_a_time));
+            self.waits.push(waits);
+            Poll::Ready(Ok(self.taken.len() - before))
+        }
+    }
+
+    impl Sink for Noting {
+        fn poll_write_on(&mut self, _: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+            self.take(slices, true)
+        }
+    }
+
+    impl AsyncWrite for Noting {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            self.take(&[IoSlice::new(bytes)], false)
+        }
+
+        fn poll_write_vectored(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            slices: &[IoSlice<'_>],
+        ) -> Poll<io::Result<usize>> {
+            self.take(slices, false)
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// How often it is written with more to follow, and then without, for an answer in these pieces.
+    #[track_caller]
+    fn check_waits(sizes: [usize; 3], at_a_time: usize, expected: (usize, usize)) {
+        let pieces = sizes.map(|bytes| Bytes::from(vec![b'x'; bytes]));
+        let body = pieces.concat();
+        let mut writing = writing(&pieces, Framing::Length(body.len() as u64));
+        let mut socket = Noting { at_a_time, taken: Vec::new(), waits: Vec::new() };
+        let mut cx = Context::from_waker(Waker::noop());
+        assert_eq!(writing.poll(&mut socket, &Control::new(), &mut cx), Poll::Ready(true));
+        assert!(socket.taken == [HEAD, &body].concat(), "{sizes:?} {at_a_time}");
+        let waits = socket.waits.iter().take_while(|waits| **waits).count();
+        let sends = socket.waits[waits..].iter().take_while(|waits| !**waits).count();
+        assert_eq!((waits, sends), expected, "{sizes:?} {at_a_time}");
+        assert_eq!(waits + sends, socket.waits.len(), "{sizes:?} {at_a_time}: one of the last waits");
+    }
+
+    #[test]
+    fn the_end_of_a_large_answer_waits_for_nothing() {
+        let (half, more) = (512 << 10, usize::try_from(MORE_BYTES_MIN).expect("it is small"));
+        check_waits([half, half, 0], usize::MAX, (1, 1));
+        check_waits([half, half - 1, 1], usize::MAX, (1, 2));
+        check_waits([half, half, 0], half / 2 + HEAD.len(), (2, 2));
+        check_waits([half, more, 0], usize::MAX, (1, 1));
+        check_waits([half, more - 1, 0], usize::MAX, (0, 2));
+        check_waits([half, 0, 0], half, (0, 2));
+        check_waits([5, 6, 7], 4, (0, 10));
+    }
+
+    #[test]
+    fn what_can_be_gathered_is_one_write() {
+        let check = |sizes: [usize; 3], expected: usize| {
+            let mut writing = writing(&sizes.map(|bytes| Bytes::from(vec![b'x'; bytes])), Framing::Chunked);
+            let mut socket = Noting { at_a_time: usize::MAX, taken: Vec::new(), waits: Vec::new() };
+            let mut cx = Context::from_waker(Waker::noop());
+            assert_eq!(writing.poll(&mut socket, &Control::new(), &mut cx), Poll::Ready(true));
+            assert_eq!(socket.waits, vec![false; expected], "{sizes:?}");
+        };
+        check([1, 2, 3], 1);
+        check([PIECE_BYTES_MIN, 0, 0], 1);
+        check([PIECE_BYTES_MIN, PIECE_BYTES_MIN, 1], 1);
+        check([GATHERED_BYTES_MAX - 100, 0, 0], 1);
+        // Its end is behind what is not copied.
+        check([GATHERED_BYTES_MAX, 0, 0], 2);
+    }
+
+    #[test]
+    fn what_was_written_makes_room_for_more() {
+        for at_a_time in [1000, usize::MAX] {
+            let pieces = [b"one".as_slice(), b"two", b"three"].map(Bytes::from_static);
+            let mut full = writing(&pieces, Framing::Chunked);
+            full.out.resize(GATHERED_BYTES_MAX, b'x');
+            let whole = take_all(full, at_a_time).expect("it is whole");
+            assert!(whole.ends_with(b"3\r\none\r\n3\r\ntwo\r\n5\r\nthree\r\n0\r\n\r\n"));
+        }
+    }
+
+    #[test]
+    fn a_body_of_another_length_than_was_said_breaks_off() {
+        let pieces = [b"one".as_slice(), b"two", b"three"].map(Bytes::from_static);
+        for length in [0, 1, 10, 12, 1 << 40] {
+            assert_eq!(take_all(writing(&pieces, Framing::Length(length)), 7), None, "{length} said");
+        }
+        assert!(take_all(writing(&pieces, Framing::Length(11)), 7).is_some());
+    }
+}

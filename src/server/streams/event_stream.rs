@@ -1,0 +1,75 @@
+//! Opens the event stream of a Legacy session: a new one, or from where its client left it.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::task::spawn_local;
+
+use super::resumable::{self, Keep, Kept};
+use super::session_stream::SessionStream;
+use crate::auth::Identity;
+use crate::limits::Permit;
+use crate::route::EndpointShape;
+use crate::server::http1::fields::{Field, Fields};
+use crate::server::http1::receive::accepts;
+use crate::server::http1::words::COMMENT;
+use crate::server::reply::body::ResponseBody;
+use crate::server::reply::reply::{self, Reply};
+use crate::server::worker::Worker;
+use crate::session::Session;
+use metamcp_core::base::{Fault, FaultKind};
+use metamcp_core::protocol::header;
+
+/// Opens the GET stream of a session. It is answered at once, whatever the servers do, and takes over from
+/// the one before.
+pub fn open(
+    worker: &Rc<Worker>,
+    fields: &Fields,
+    session: Arc<Session>,
+    identity: Identity,
+    permit: Permit,
+) -> Result<Reply, Fault> {
+    if !accepts(fields, header::EVENT_STREAM) {
+        return Err(Fault::client(FaultKind::NotAcceptable, "send `Accept: text/event-stream`"));
+    }
+    let streams = worker.shared.streams.as_ref();
+    if let Some((streams, resumes)) = streams.zip(resumable::resumes(fields, &session)) {
+        let last_event_id = fields.get(Field::LastEventId);
+        let permit = match last_event_id {
+            None => permit,
+            Some(id) => match resumable::take_up(streams, &session, id, resumes, permit)? {
+                Ok(reply) => return Ok(reply),
+                Err(permit) => permit,
+            },
+        };
+        let (writer, reader) = streams.begin(&session.seal, None);
+        session.add_resumable_stream(writer.stream());
+        writer.comment();
+        let mut stream = SessionStream::new(worker, session, identity, None);
+        stream.is_kept = true;
+        if last_event_id.is_some() {
+            stream.announce_all();
+        }
+        let body = ResponseBody::source(Box::new(Kept::new(reader, resumes, streams, Some(permit))));
+        spawn_local(Keep::new(stream, writer));
+        return Ok(reply::events(body));
+    }
+    let last_event_id = fields.value(Field::LastEventId);
+    if last_event_id.is_some() && session.endpoint.shape != EndpointShape::Single {
+        return Err(Fault::client(
+            FaultKind::MethodNotAllowed,
+            "streams of an endpoint with several servers cannot be resumed; open one without Last-Event-ID",
+        ));
+    }
+    let mut stream = SessionStream::new(worker, session, identity, last_event_id);
+    stream.ready.push(Bytes::from_static(COMMENT));
+    stream.permit = Some(permit);
+    Ok(reply::events(ResponseBody::source(stream)))
+}
+
+/// The events of a session's stream, for a client that has another way to get them than GET. Takes over likewise, and ends
+/// when it is dropped.
+pub fn follow(worker: &Rc<Worker>, session: Arc<Session>, identity: Identity) -> Box<SessionStream> {
+    SessionStream::new(worker, session, identity, None)
+}

@@ -1,0 +1,186 @@
+//! What a key may see and call: the same for both, on every way, in both eras.
+
+use std::time::Duration;
+
+use crate::support::{
+    Client, Gate, Gateway, Peer, Request, Setup, Step, chunk, error, events, legacy, legacy_call, listed,
+    modern, modern_call, open_session, result,
+};
+use metamcp::store::{Grants, Rate};
+
+fn of(names: &[&str]) -> Vec<String> {
+    names.iter().map(ToString::to_string).collect()
+}
+
+fn with(request: Request, key: &str) -> Request {
+    request.with("Authorization", format!("Bearer {key}"))
+}
+
+struct Way<'a> {
+    gateway: &'a Gateway,
+    key: &'a str,
+    path: &'a str,
+    session: Option<String>,
+}
+
+impl Way<'_> {
+    fn tools(&self) -> Vec<String> {
+        let request = match &self.session {
+            None => modern(self.path, "tools/list", ""),
+            Some(session) => legacy(self.path, session, "1", "tools/list", ""),
+        };
+        let response = Client::once(self.gateway.address, &with(request, self.key));
+        assert_eq!(response.status, 200, "{}", response.text());
+        if self.session.is_none() && self.path == "/mcp" {
+            assert_eq!(response.json()["result"]["cacheScope"], "private");
+        }
+        listed(&response.json())
+    }
+
+    /// Whether it is let through; else it is as if the tool were not there.
+    fn calls(&self, tool: &str) -> bool {
+        let request = match &self.session {
+            None => modern_call(self.path, tool, "{}"),
+            Some(session) => legacy_call(self.path, session, "1", tool, "{}"),
+        };
+        let response = Client::once(self.gateway.address, &with(request, self.key));
+        assert_eq!(response.status, 200, "{}", response.text());
+        if response.json()["error"].is_null() {
+            return true;
+        }
+        assert_eq!(error(&response), -32602);
+        assert_eq!(response.json()["error"]["message"], format!("Unknown tool: {tool}"));
+        false
+    }
+}
+
+#[track_caller]
+fn check(gateway: &Gateway, peer: &Peer, globs: &[&str], path: &str, expected: &[&str]) {
+    let grants = Grants { tools: Some(of(globs)), ..Grants::everything() };
+    let (_, key) = gateway.keys().grant("partial", grants);
+    let names = if path == "/mcp" { ["a__echo", "a__other"] } else { ["echo", "other"] };
+    for session in [None, Some(open_session(gateway, path, Some(&key)))] {
+        let way = Way { gateway, key: &key, path, session };
+        assert_eq!(way.tools(), expected, "{globs:?} {path}");
+        for name in names {
+            let before = peer.calls().len();
+            let passes = expected.contains(&name);
+            assert_eq!(way.calls(name), passes, "{globs:?} {path} {name}");
+            assert_eq!(peer.calls().len() - before, usize::from(passes), "what is refused reaches nobody");
+        }
+    }
+}
+
+#[test]
+fn a_key_calls_what_it_is_shown() {
+    let peer = Peer::script([]);
+    let gateway = Setup::new().keys().server("a", peer.address).start();
+    check(&gateway, &peer, &["a__*"], "/mcp", &["a__echo", "a__other"]);
+    check(&gateway, &peer, &["a__echo"], "/mcp", &["a__echo"]);
+    check(&gateway, &peer, &["*__other", "b__*"], "/mcp", &["a__other"]);
+    check(&gateway, &peer, &["b__*"], "/mcp", &[]);
+    check(&gateway, &peer, &["echo"], "/servers/a/mcp", &["echo"]);
+    check(&gateway, &peer, &["a__*"], "/servers/a/mcp", &[]);
+}
+
+#[test]
+fn a_key_learns_nothing_of_other_endpoints() {
+    let peer = Peer::script([]);
+    let gateway =
+        Setup::new().keys().server("a", peer.address).with("[endpoints.team]\nservers = [\"a\"]").start();
+    let grants = Grants { endpoints: Some(of(&["team"])), ..Grants::everything() };
+    let (_, key) = gateway.keys().grant("team", grants);
+    let status = |path: &str| {
+        let listing = with(modern(path, "tools/list", ""), &key);
+        Client::once(gateway.address, &listing).status
+    };
+    assert_eq!(status("/mcp/team"), 200);
+    for path in ["/mcp", "/servers/a/mcp", "/mcp/none"] {
+        assert_eq!(status(path), 404, "{path}");
+    }
+    assert_eq!(peer.calls().len(), 0);
+}
+
+#[test]
+fn a_key_asks_as_often_and_as_much_as_it_may() {
+    let peer = Peer::script([]);
+    let gateway = Setup::new().keys().server("a", peer.address).start();
+    let rate = Some(Rate { per_second: 1, burst: 3 });
+    let (_, key) = gateway.keys().grant("slow", Grants { rate, ..Grants::everything() });
+    let mut client = Client::connect(gateway.address);
+    let call = with(modern_call("/mcp", "a__echo", "{}"), &key);
+    let outcomes: Vec<u16> = (0..5).map(|_| client.ask(&call).status).collect();
+    // The burst, and by then perhaps one more.
+    assert_eq!(outcomes[..3], [200; 3]);
+    assert_eq!(outcomes[4], 429);
+    let refused = client.ask(&call);
+    assert_eq!((refused.status, refused.header("retry-after")), (429, Some("1")));
+
+    let grants = Grants { concurrency: Some(1), ..Grants::everything() };
+    let (_, key) = gateway.keys().grant("single", grants);
+    let session = open_session(&gateway, "/mcp", Some(&key));
+    let mut stream = Client::connect(gateway.address);
+    let get = Request::new("GET", "/mcp").with("Accept", "text/event-stream");
+    stream.send(&with(get.with("Mcp-Session-Id", session), &key).bytes());
+    assert_eq!(stream.head().status, 200);
+    let busy = Client::once(gateway.address, &with(modern_call("/mcp", "a__echo", "{}"), &key));
+    assert_eq!(busy.status, 429);
+}
+
+/// What is left of a stream, and whether it ended as it should.
+fn rest(client: &mut Client) -> (String, bool) {
+    let mut text = Vec::new();
+    loop {
+        match client.chunk() {
+            Ok(Some(bytes)) => text.extend(bytes),
+            end => return (String::from_utf8_lossy(&text).into_owned(), end.is_ok()),
+        }
+    }
+}
+
+const NOTICE: &str = "data: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/message\",\"params\":{}}\n\n";
+
+/// Nobody tells of a key that expires.
+#[test]
+fn the_streams_of_a_key_end_when_it_expires() {
+    let peer = Peer::script([]);
+    let setup = Setup::new().keys().server("a", peer.address).with("[server]\nkeep_alive = \"1s\"");
+    let gateway = setup.start();
+    let (_, key) = gateway.keys().lend("guest", Duration::from_secs(5));
+    let calls = [("/mcp", "a__echo"), ("/servers/a/mcp", "echo")];
+    let mut clients = calls.map(|(path, tool)| {
+        peer.push([vec![Step::Send(events()), Step::Send(chunk(NOTICE)), Step::Hold]]);
+        let mut client = Client::connect(gateway.address);
+        assert!(client.send(&with(modern_call(path, tool, "{}"), &key).bytes()));
+        assert_eq!(client.head().status, 200);
+        client
+    });
+    for client in &mut clients {
+        let (text, whole) = rest(client);
+        assert!(whole && text.contains("it has expired; the call may have run"), "{whole} {text}");
+    }
+}
+
+/// Of an event that was too big to be held back nobody knows whether it was the answer: then the end of the key is no
+/// regular end.
+#[test]
+fn a_stream_that_may_have_been_answered_breaks_visibly_with_its_key() {
+    let peer = Peer::script([]);
+    let gateway = Setup::new().keys().server("a", peer.address).start();
+    let (id, key) = gateway.keys().create("key");
+    let event = format!("data: {}\n\n", result("1", &"x".repeat(256 << 10)));
+    let (first, second) = event.split_at(event.len() / 2);
+    let gate = Gate::default();
+    let (first, second) = (Step::Send(chunk(first)), Step::Send(chunk(second)));
+    peer.push([vec![Step::Send(events()), first, Step::Wait(gate.clone()), second, Step::Hold]]);
+    let mut client = Client::connect(gateway.address);
+    assert!(client.send(&with(modern_call("/servers/a/mcp", "echo", "{}"), &key).bytes()));
+    assert_eq!(client.head().status, 200);
+    let mut taken = client.chunk().ok().flatten().expect("the first part").len();
+    gate.open();
+    while taken < event.len() {
+        taken += client.chunk().ok().flatten().expect("the rest").len();
+    }
+    gateway.keys().revoke(&id);
+    assert_eq!(rest(&mut client), (String::new(), false));
+}

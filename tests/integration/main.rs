@@ -1,0 +1,45 @@
+//! Tests over sockets: the built programs, clients that send exactly the bytes they are given, and scripted servers.
+//!
+//! One binary, so that it is linked once; each file is one subject. Run one with `cargo test --test integration NAME::`.
+
+#![allow(clippy::unwrap_used, reason = "a test that fails by panicking is a test that fails")]
+
+mod support;
+
+mod admin;
+mod asking;
+mod bound;
+mod bridge_legacy;
+mod bridge_modern;
+mod connect;
+mod fast_lane;
+mod faults;
+mod flood;
+mod framed;
+mod grants;
+mod idle;
+mod isolation;
+mod journal_kill;
+mod metrics;
+mod outage;
+mod passing;
+mod pins;
+mod refusals;
+mod reload;
+mod replicas;
+mod rest;
+mod resume;
+mod revocation;
+mod sessions;
+mod shutdown;
+mod sse;
+mod sse_server;
+mod stdio;
+mod store_reads;
+mod stored;
+mod stored_programs;
+mod task_server;
+mod tasks;
+mod traces;
+mod transports;
+mod usage;

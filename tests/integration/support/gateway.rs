@@ -1,0 +1,353 @@
+//! The built program, on a free port, with a directory of its own.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use metamcp::auth::{
+    InstallationSecrets, KeyRequest, Sealer, create_key, parse_encryption_key, parse_jwt_secret,
+};
+use metamcp::store::{Audit, Grants, KeyStatus, Store, UsageFilter, UsageRow};
+
+use super::PATIENCE;
+
+/// A running gateway; killed when dropped.
+pub struct Gateway {
+    pub address: SocketAddr,
+    /// The key that a first start prints.
+    pub key: Option<String>,
+    dir: Dir,
+    workers: usize,
+    child: Child,
+    /// Locked so that threads can share the gateway.
+    output: Mutex<Receiver<String>>,
+}
+
+/// What is to be written into its configuration.
+#[derive(Clone, Default)]
+pub struct Setup {
+    servers: String,
+    more: String,
+    files: Vec<(String, String)>,
+    keys: bool,
+    workers: Option<usize>,
+}
+
+/// A directory, gone when dropped.
+pub struct Dir(Option<PathBuf>);
+
+impl Dir {
+    pub fn path(&self) -> &Path {
+        self.0.as_ref().unwrap()
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        if let Some(path) = &self.0 {
+            drop(fs::remove_dir_all(path));
+        }
+    }
+}
+
+impl Setup {
+    /// Nobody is asked for a key.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    #[must_use]
+    pub fn server(self, name: &str, address: SocketAddr) -> Self {
+        self.server_with(name, address, "")
+    }
+
+    /// With more lines in the server's table.
+    #[must_use]
+    pub fn server_with(mut self, name: &str, address: SocketAddr, lines: &str) -> Self {
+        let table = format!("[servers.{name}]\nurl = \"http://{address}/mcp\"\n{lines}\n");
+        self.servers += &table;
+        self
+    }
+
+    /// Tables of their own.
+    #[must_use]
+    pub fn with(mut self, toml: &str) -> Self {
+        self.more += toml;
+        self.more += "\n";
+        self
+    }
+
+    /// A file beside the configuration.
+    #[must_use]
+    pub fn file(mut self, name: &str, text: &str) -> Self {
+        self.files.push((name.into(), text.into()));
+        self
+    }
+
+    /// Everybody is asked for a key.
+    #[must_use]
+    pub fn keys(mut self) -> Self {
+        self.keys = true;
+        self
+    }
+
+    /// So many, not two.
+    #[must_use]
+    pub fn workers(mut self, count: usize) -> Self {
+        self.workers = Some(count);
+        self
+    }
+
+    fn toml(&self) -> String {
+        format!("{}\n{}", self.servers, self.more)
+    }
+
+    pub fn start(&self) -> Gateway {
+        Gateway::run(self.place(), self.keys, self.workers.unwrap_or(WORKERS))
+    }
+
+    /// A new directory with all of it written there.
+    pub fn place(&self) -> Dir {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let dir = std::env::temp_dir().join(format!("metamcp-test-{}-{number}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join("metamcp.toml"), self.toml()).unwrap();
+        for (name, text) in &self.files {
+            fs::write(dir.join(name), text).unwrap();
+        }
+        Dir(Some(dir))
+    }
+}
+
+impl Gateway {
+    /// In front of these servers, with nobody asked for a key.
+    pub fn open(servers: &[(&str, SocketAddr)]) -> Self {
+        servers.iter().fold(Setup::new(), |setup, (name, address)| setup.server(name, *address)).start()
+    }
+
+    fn run(dir: Dir, keys: bool, workers: usize) -> Self {
+        let path = dir.path();
+        let log = fs::File::options().create(true).append(true).open(path.join("log")).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_metamcp"));
+        command.env_clear().current_dir(path).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+        command.args(["--port", "0", "--workers", &workers.to_string(), "--data-dir", "data"]);
+        if !keys {
+            command.arg("--no-auth");
+        }
+        let mut child = command.spawn().unwrap();
+        let out = BufReader::new(child.stdout.take().unwrap());
+        let (sender, output) = mpsc::channel();
+        thread::spawn(move || {
+            for line in out.lines().map_while(Result::ok) {
+                // The test may have seen enough.
+                drop(sender.send(line));
+            }
+        });
+        let (mut address, mut key) = (None, None);
+        loop {
+            let Ok(line) = output.recv_timeout(PATIENCE) else {
+                panic!("the gateway did not start: {}", fs::read_to_string(path.join("log")).unwrap());
+            };
+            if let Some((_, url)) = line.split_once(" listens on ") {
+                address = url.rsplit_once('/').map(|(_, address)| address.parse().unwrap());
+            }
+            if line.starts_with("  mcp_") {
+                key = Some(line.trim().to_owned());
+            }
+            if line.starts_with("For an MCP client") {
+                break;
+            }
+        }
+        Self { address: address.unwrap(), key, dir, workers, child, output: Mutex::new(output) }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Everything it logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.path().join("log")).unwrap()
+    }
+
+    /// Its resident memory in bytes.
+    pub fn resident_bytes(&self) -> usize {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() << 10
+    }
+
+    /// SIGTERM.
+    pub fn terminate(&self) {
+        self.signal("-TERM");
+    }
+
+    /// Sends it a signal, named as kill(1) does.
+    pub fn signal(&self, name: &str) {
+        let told = Command::new("kill").args([name, &self.pid().to_string()]).status().unwrap();
+        assert!(told.success());
+    }
+
+    /// Writes another configuration in place of the one it was started with, SIGHUP, and waits until it is told what
+    /// came of it: a line with that text.
+    #[track_caller]
+    pub fn reload(&self, setup: &Setup, outcome: &str) {
+        let so_far = self.log().matches(outcome).count();
+        fs::write(self.path().join("metamcp.toml"), setup.toml()).unwrap();
+        self.signal("-HUP");
+        let deadline = Instant::now() + PATIENCE;
+        while self.log().matches(outcome).count() == so_far {
+            assert!(Instant::now() < deadline, "not {outcome:?}: {}", self.log());
+            // Nothing is said there; it is where time passes.
+            drop(self.output.lock().unwrap().recv_timeout(LOG_POLL));
+        }
+    }
+
+    /// Waits for its end, which closes its output.
+    #[track_caller]
+    pub fn ended(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        let left = || deadline.saturating_duration_since(Instant::now());
+        let output = self.output.get_mut().unwrap();
+        while output.recv_timeout(left()).is_ok() {}
+        assert!(!left().is_zero(), "the gateway did not end: {}", self.log());
+        self.child.wait().unwrap()
+    }
+
+    /// Another process in the same directory, as after a restart. The port is another one.
+    pub fn restart(mut self) -> Self {
+        self.terminate();
+        assert!(self.ended().success());
+        self.again()
+    }
+
+    /// The same after SIGKILL.
+    pub fn kill_and_restart(mut self) -> Self {
+        self.kill();
+        self.again()
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    fn again(mut self) -> Self {
+        let key = self.key.take();
+        let mut next = Self::run(Dir(self.dir.0.take()), key.is_some(), self.workers);
+        next.key = key;
+        next
+    }
+
+    /// What was used, as the store tells it: key id, server, tool, and counts.
+    pub fn usage(&self) -> Vec<UsageRow> {
+        self.keys().run(async |store| store.usage(UsageFilter::default(), None, 500).await.unwrap().items)
+    }
+
+    /// More keys, made as `keyadm` makes them.
+    pub fn keys(&self) -> Keys {
+        Keys { data_dir: self.path().join("data") }
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+        if thread::panicking() && self.dir.0.is_some() {
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            eprintln!(
+                "the gateway's log:\n{}",
+                lines[lines.len().saturating_sub(LOG_LINES_MAX)..].join("\n")
+            );
+        }
+    }
+}
+
+/// More than one, so that what they share is shared.
+const WORKERS: usize = 2;
+
+/// Between two looks into the log.
+const LOG_POLL: Duration = Duration::from_millis(5);
+
+/// Of its log, when a test fails.
+const LOG_LINES_MAX: usize = 20;
+
+/// The store of a gateway's keys.
+pub struct Keys {
+    data_dir: PathBuf,
+}
+
+impl Keys {
+    /// A new key: its id, and itself.
+    pub fn create(&self, name: &str) -> (String, String) {
+        self.grant(name, Grants::everything())
+    }
+
+    /// A new key that may do that: its id, and itself.
+    pub fn grant(&self, name: &str, grants: Grants) -> (String, String) {
+        self.make(KeyRequest { name: name.into(), description: String::new(), grants, expires_at: None })
+    }
+
+    /// A new key for so long: its id, and itself.
+    pub fn lend(&self, name: &str, time: Duration) -> (String, String) {
+        let until = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() + time;
+        let (grants, expires_at) = (Grants::everything(), Some(until.as_secs()));
+        self.make(KeyRequest { name: name.into(), description: String::new(), grants, expires_at })
+    }
+
+    fn make(&self, request: KeyRequest) -> (String, String) {
+        let sealer = self.sealer();
+        self.run(async |store| {
+            let (key, row) = create_key(&store, &sealer, request, Audit::by("test")).await.unwrap();
+            (row.key_id, key.expose().to_owned())
+        })
+    }
+
+    /// What binds the rows.
+    pub fn sealer(&self) -> Sealer {
+        let (secrets, _) = InstallationSecrets::load_or_create(&self.data_dir).unwrap();
+        Sealer::new(&parse_encryption_key(&secrets.encryption_key).unwrap()).unwrap()
+    }
+
+    /// Switches a key off.
+    pub fn revoke(&self, key_id: &str) {
+        assert!(self.run(async |store| {
+            store.set_key_status(key_id, KeyStatus::Inactive, Audit::by("test")).await.unwrap()
+        }));
+    }
+
+    /// What signs tokens.
+    pub fn jwt_secret(&self) -> Vec<u8> {
+        let (secrets, _) = InstallationSecrets::load_or_create(&self.data_dir).unwrap();
+        parse_jwt_secret(&secrets.jwt_secret).unwrap().to_vec()
+    }
+
+    /// Where the database is.
+    pub fn database(&self) -> PathBuf {
+        self.data_dir.join("metamcp.sqlite")
+    }
+
+    /// With the store itself, as another process that has it open.
+    pub fn run<T>(&self, work: impl AsyncFnOnce(Store) -> T) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let store = Store::open_sqlite(&self.data_dir.join("metamcp.sqlite")).await.unwrap();
+            work(store.bound_by(self.sealer())).await
+        })
+    }
+}

@@ -1,0 +1,35 @@
+//! What the tests over sockets are made of: the built gateway on a free port, a client that sends exactly
+//! the bytes it is given, and scripted servers that record all they received.
+//!
+//! Invariant: every wait is bounded by [`PATIENCE`], so a test that waits for what never comes fails. Nothing
+//! here uses the gateway's own HTTP or JSON code: it must not share its mistakes.
+
+mod client;
+mod cluster;
+mod database;
+mod desk;
+mod gateway;
+mod message;
+mod peer;
+mod script;
+mod stream;
+mod twins;
+
+use std::time::Duration;
+
+pub use client::{Client, Request, Response};
+pub use cluster::Cluster;
+pub use database::{Database, ENCRYPTION_KEY, gateway_on, is_long, run, sealer, sql, within};
+pub use desk::{Desk, modern_params, text};
+pub use gateway::{Gateway, Setup};
+pub use message::{
+    MODERN, call, error, initialize, legacy, legacy_call, listed, modern, modern_call, notification,
+    open_session,
+};
+pub use peer::{Peer, Seen};
+pub use script::{Gate, Step, answer, chunk, events, result};
+pub use stream::{Form, Stream, chunked, frame};
+pub use twins::{AGGREGATED, Answered, Pace, Reached, SINGLE, Side, TWO_WAYS, Twins, WAYS, Way};
+
+/// Nothing here takes this long on a busy machine; what does has failed.
+pub const PATIENCE: Duration = Duration::from_secs(20);

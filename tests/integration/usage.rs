@@ -1,0 +1,132 @@
+//! What is counted, and that a count is neither lost nor doubled: by an end, by a kill, by a second start.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::support::{
+    Client, Gateway, Peer, Request, Step, answer, chunk, error, events, legacy, legacy_call, modern,
+    modern_call, open_session, result,
+};
+use metamcp::store::{Counts, UsageBatch, UsageKey, UsageRow};
+
+const CALLS: u64 = 40;
+
+/// The counts of one tool, over all hours: the test may run over the end of one.
+fn counts(gateway: &Gateway, server: &str, tool: &str) -> Counts {
+    let rows = gateway.usage().into_iter().filter(|row| row.key.server == server && row.key.tool == tool);
+    rows.fold(Counts::default(), |sum, row| Counts {
+        calls: sum.calls + row.counts.calls,
+        errors: sum.errors + row.counts.errors,
+        bytes_in: sum.bytes_in + row.counts.bytes_in,
+        bytes_out: sum.bytes_out + row.counts.bytes_out,
+        milliseconds: sum.milliseconds + row.counts.milliseconds,
+    })
+}
+
+/// Calls, and gives how many bytes went in and out.
+fn run(client: &mut Client, request: &Request) -> (u64, u64) {
+    let answered = client.ask(request);
+    assert_eq!(answered.status, 200, "{}", answered.text());
+    (request.body.len() as u64, answered.body.len() as u64)
+}
+
+#[test]
+fn what_was_answered_is_counted_to_the_byte() {
+    let peer = Peer::script([]);
+    let gateway = Gateway::open(&[("a", peer.address)]);
+    let mut client = Client::connect(gateway.address);
+    let (mut bytes_in, mut bytes_out) = (0, 0);
+    for number in 0..CALLS {
+        let arguments = format!("{{\"n\":{number}}}");
+        let (sent, came) = run(&mut client, &modern_call("/mcp", "a__echo", &arguments));
+        (bytes_in, bytes_out) = (bytes_in + sent, bytes_out + came);
+    }
+    // Under the server's own name, by whichever way and in whichever form of an answer.
+    run(&mut client, &modern_call("/servers/a/mcp", "other", "{}"));
+    let session = open_session(&gateway, "/mcp", None);
+    run(&mut client, &legacy_call("/mcp", &session, "1", "a__other", "{}"));
+    peer.push([vec![
+        Step::Send(events()),
+        Step::Send(chunk(&format!("data: {}\n\n", result("1", "{}")))),
+        Step::Send(chunk("")),
+    ]]);
+    run(&mut client, &modern_call("/mcp", "a__other", "{}"));
+    peer.push([vec![Step::Close]]);
+    assert_eq!(client.ask(&modern_call("/mcp", "a__other", "{}")).status, 200, "an error in the message");
+    let gateway = gateway.restart();
+    let echo = counts(&gateway, "a", "echo");
+    assert_eq!((echo.calls, echo.errors), (CALLS, 0));
+    assert_eq!((echo.bytes_in, echo.bytes_out), (bytes_in, bytes_out));
+    let other = counts(&gateway, "a", "other");
+    // On a server's own path a name counts as one of its tools once its list is known.
+    let unlisted = counts(&gateway, "a", "(other)");
+    assert!((3..=4).contains(&other.calls), "{other:?}");
+    assert_eq!((other.calls + unlisted.calls, other.errors), (4, 1));
+    assert!(gateway.usage().iter().all(|row| row.key.key_id == "anonymous---"));
+}
+
+/// One call, whoever had to be asked: counted with the server that has it, or that was asked last.
+#[test]
+fn a_read_that_asks_several_is_counted_once() {
+    let peers = [(); 3].map(|()| Peer::script([]));
+    peers.iter().for_each(Peer::hide_resources);
+    let [a, b, c] = &peers;
+    let gateway = Gateway::open(&[("a", a.address), ("b", b.address), ("c", c.address)]);
+    let session = open_session(&gateway, "/mcp", None);
+    let mut client = Client::connect(gateway.address);
+    let requests = [
+        modern("/mcp", "resources/read", r#""uri":"x://y","#).with("Mcp-Name", "x://y"),
+        legacy("/mcp", &session, "1", "resources/read", r#""uri":"x://y""#),
+    ];
+    let (mut bytes_in, mut bytes_out) = (0, 0);
+    let unknown = r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32602,"message":"no such resource"}}"#;
+    let refuses = |peer: &Peer| peer.push([vec![Step::Send(answer("200 OK", unknown))]]);
+    for request in &requests {
+        // The first does not have it, the second does, the third is not asked.
+        refuses(a);
+        let (sent, came) = run(&mut client, request);
+        (bytes_in, bytes_out) = (bytes_in + sent, bytes_out + came);
+        // Nobody has it.
+        peers.iter().for_each(refuses);
+        assert_eq!(error(&client.ask(request)), -32602);
+    }
+    assert_eq!([a, b, c].map(|peer| peer.calls().len()), [4, 4, 2]);
+    let gateway = gateway.restart();
+    let [a, b, c] = ["a", "b", "c"].map(|server| counts(&gateway, server, ""));
+    assert_eq!(a, Counts::default());
+    assert_eq!((b.calls, b.errors, b.bytes_in, b.bytes_out), (2, 0, bytes_in, bytes_out));
+    assert_eq!((c.calls, c.errors, c.bytes_in, c.bytes_out), (2, 2, bytes_in, 0));
+}
+
+#[test]
+fn a_kill_loses_and_doubles_nothing() {
+    let peer = Peer::script([]);
+    let mut gateway = Gateway::open(&[("a", peer.address)]);
+    let mut calls = 0;
+    for round in 0..4 {
+        let mut client = Client::connect(gateway.address);
+        for _ in 0..CALLS + round {
+            run(&mut client, &modern_call("/mcp", "a__echo", "{}"));
+            calls += 1;
+        }
+        // At once: most of it has not reached the store, some not even the journal.
+        gateway = gateway.kill_and_restart();
+    }
+    let gateway = gateway.restart();
+    assert_eq!(counts(&gateway, "a", "echo").calls, calls);
+}
+
+#[test]
+fn what_is_too_old_is_gone_after_a_start() {
+    let peer = Peer::script([]);
+    let gateway = Gateway::open(&[("a", peer.address)]);
+    let row = |hour: u64| UsageRow {
+        key: UsageKey { hour, key_id: "A".repeat(12), server: "a".into(), tool: "old".into() },
+        counts: Counts { calls: 1, ..Counts::default() },
+    };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let rows = vec![row(now - 401 * 86_400), row(now - 399 * 86_400)];
+    let batch = UsageBatch { source: "s".into(), sequence: 1, at: now, rows };
+    gateway.keys().run(async |store| assert!(store.apply_usage(batch).await.is_ok()));
+    let gateway = gateway.restart();
+    peer.wait_until("the old counter to be gone", |_| counts(&gateway, "a", "old").calls == 1);
+}

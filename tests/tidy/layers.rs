@@ -1,0 +1,165 @@
+//! Which modules may import which: the order of modules, the floors within a folder, and no circles of files.
+
+use crate::graph::{Graph, members};
+use crate::none;
+use crate::source::{Source, closing, sources};
+
+/// Who may import whom: a module sees only what stands below it.
+const ORDER: [&str; 20] = [
+    "app",
+    "config",
+    "server",
+    "admin",
+    "bridge",
+    "catalog",
+    "session",
+    "topology",
+    "upstream",
+    "child",
+    "route",
+    "limits",
+    "auth",
+    "store",
+    "journal",
+    "protocol",
+    "frame",
+    "telemetry",
+    "base",
+    "runtime",
+];
+
+/// Beyond the order: the data plane never waits for a store, and the two planes meet in snapshots only.
+const FENCES: [(&str, &[&str]); 2] = [("server", &["store", "admin", "config"]), ("admin", &["server"])];
+
+/// The floors of a folder, from top to bottom: a file sees only what stands on its own floor or below. `mod.rs` of the
+/// folder declares them all and is exempt.
+const FLOORS: [(&str, &[&str]); 1] =
+    [("src/server", &["net", "path", "eras", "streams", "mcp", "worker", "reply", "http1", "config"])];
+
+/// Folders in which files import each other in circles and may for now. It only shrinks: an entry without a circle fails.
+const CIRCLES: &[&str] = &[
+    "crates/metamcp-core/src/frame",
+    "loadtest/src",
+    "src/admin",
+    "src/catalog",
+    "src/child",
+    "src/config",
+    "src/journal",
+    "src/session",
+    "src/store",
+    "src/upstream",
+    "tools/demo",
+];
+
+#[test]
+fn modules_import_only_what_stands_below() {
+    let place = |name: &str| ORDER.iter().position(|module| *module == name);
+    let mut found = Vec::new();
+    for source in sources(&["src", "crates"]) {
+        let Some(module) = source.module().filter(|module| !matches!(*module, "main" | "lib")) else {
+            continue;
+        };
+        let Some(own) = place(module) else {
+            found.push(format!(
+                "{}: {module} is not in the list of modules: give it a place in ORDER",
+                source.path
+            ));
+            continue;
+        };
+        let fenced = FENCES.iter().find(|(name, _)| *name == module).map_or(&[][..], |(_, fenced)| fenced);
+        for (import, at) in imports(&source) {
+            if place(&import).is_some_and(|other| other < own) || fenced.contains(&import.as_str()) {
+                found.push(format!("{}: {module} imports {import}", source.at(at)));
+            }
+        }
+    }
+    none(&found, "a module sees only what stands below it; pass a value in, or move the thing down:");
+}
+
+#[test]
+fn only_app_and_main_know_config() {
+    let mut found = Vec::new();
+    for source in sources(&["src", "crates"]) {
+        if !matches!(source.module(), Some("config" | "app" | "main")) {
+            let imports = imports(&source).into_iter().filter(|(import, _)| import == "config");
+            found.extend(imports.map(|(_, at)| source.at(at)));
+        }
+    }
+    none(&found, "each module owns a plain Config struct, which `config` fills; do not import `config`:");
+}
+
+#[test]
+fn floors_import_only_what_stands_below() {
+    let graph = Graph::new(sources(&["src", "crates"]));
+    let mut found = Vec::new();
+    for (folder, floors) in FLOORS {
+        let floor = |path: &str| -> Option<String> {
+            let rest = path.strip_prefix(folder)?.strip_prefix('/')?;
+            Some(rest.split('/').next()?.trim_end_matches(".rs").to_owned())
+        };
+        let place = |name: &str| floors.iter().position(|floor| *floor == name);
+        for (from, to, at) in graph.imports() {
+            let (Some(own), Some(other)) = (floor(&from.path), floor(&to.path)) else { continue };
+            match (place(&own), place(&other)) {
+                _ if own == "mod" || other == "mod" => {}
+                (Some(upper), Some(lower)) if upper <= lower => {}
+                (Some(_), Some(_)) => found.push(format!("{}: {own} imports {}", from.at(at), to.path)),
+                _ => found.push(format!("{}: {own} or {other} has no floor: add it to FLOORS", from.at(at))),
+            }
+        }
+    }
+    none(&found, "a floor sees only what stands below it; pass a value in, or move the thing down:");
+}
+
+#[test]
+fn files_do_not_import_each_other_in_circles() {
+    let graph = Graph::new(sources(&["src", "crates", "tools", "bench", "loadtest"]));
+    let circles = graph.circles();
+    let is_within = |circle: &[&str], folder: &str| {
+        circle.iter().all(|path| path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/')))
+    };
+    let mut found = Vec::new();
+    for circle in circles.iter().filter(|circle| !CIRCLES.iter().any(|folder| is_within(circle, folder))) {
+        let is_in = |source: &Source| circle.contains(&&*source.path);
+        let imports = graph.imports().filter(|(from, to, _)| is_in(from) && is_in(to));
+        let imports: Vec<_> =
+            imports.map(|(from, to, at)| format!("    {} imports {}", from.at(at), to.path)).collect();
+        found.push(format!("{} files:\n{}", circle.len(), imports.join("\n")));
+    }
+    for folder in CIRCLES {
+        if !circles.iter().any(|circle| is_within(circle, folder)) {
+            found.push(format!("CIRCLES: {folder} has no circle now: take it out"));
+        }
+    }
+    none(
+        &found,
+        "files import each other in a circle; move what they share to a lower file, or pass a value in:",
+    );
+}
+
+/// The modules of this crate that a file names outside tests, with where: `crate::a::b`, the groups of
+/// `use crate::{a, b::c}`, and `super::` as often as it takes to reach the root.
+pub fn imports(source: &Source) -> Vec<(String, usize)> {
+    let mut found = Vec::new();
+    let rooted = |at: usize, path: &str| source.code[at..].strip_prefix(path).map(|rest| (at, rest));
+    let climb = "super::".repeat(depth(&source.path));
+    let climbs = source.words("super").filter_map(|at| rooted(at, &climb));
+    for (at, rest) in source.words("crate").filter_map(|at| rooted(at, "crate::")).chain(climbs) {
+        let names = match rest.strip_prefix('{') {
+            Some(_) => members(&rest[1..closing(rest, 0) - 1]),
+            None => vec![rest],
+        };
+        let ident = |text: &str| {
+            text.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or("").to_owned()
+        };
+        found.extend(names.into_iter().map(|name| (ident(name.trim()), at)));
+    }
+    found
+}
+
+/// How far below the root a file's module is: 1 for `src/a.rs` and `src/a/mod.rs`, 2 for `src/a/b.rs`.
+fn depth(path: &str) -> usize {
+    let path =
+        path.strip_prefix("crates/").and_then(|path| path.split_once('/')).map_or(path, |(_, path)| path);
+    path.trim_end_matches("/mod.rs").matches('/').count()
+}

@@ -1,0 +1,17 @@
+//! The rules of this repository that a compiler does not check, read from the sources as text. Each failure names file
+//! and line, and says what to do.
+
+mod graph;
+mod layers;
+mod rules;
+mod self_check;
+mod size;
+mod source;
+
+/// Every folder with Rust sources.
+const ALL: [&str; 6] = ["src", "crates", "tests", "tools", "bench", "loadtest"];
+
+#[track_caller]
+fn none(found: &[String], what_to_do: &str) {
+    assert!(found.is_empty(), "{what_to_do}\n  {}", found.join("\n  "));
+}

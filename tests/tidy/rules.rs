@@ -1,0 +1,177 @@
+//! Rules about what stands in the sources: SQL, `unsafe`, unfinished work, outside crates.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use crate::source::{is_whole, read, root, sources};
+use crate::{ALL, none};
+
+/// What must not appear in `frame`: it turns bytes into spans and does nothing else.
+const FRAME_NEVER: [&str; 8] =
+    ["tokio", "tokio_rustls", "hyper", "hyper_util", "http", "http_body", "serde", "serde_json"];
+
+/// What a request runs through.
+const DATA_PLANE: [&str; 12] = [
+    "server", "bridge", "catalog", "session", "topology", "upstream", "route", "limits", "auth", "protocol",
+    "frame", "base",
+];
+
+/// Outside crates that the data plane may name. A ratchet: it only shrinks. Eight of them are the
+/// cryptography of `auth`, four TLS and its names, two the fixed header of framed streams and what is under way in them,
+/// one the kernel's watch over parked connections; the fewer there are, the less can go wrong in them.
+const DATA_PLANE_CRATES_MAX: usize = 36;
+
+/// `unsafe` blocks in all of `src/journal`, the only place for them.
+const UNSAFE_MAX: usize = 4;
+
+#[test]
+fn frame_knows_bytes_only() {
+    let mut found = Vec::new();
+    for source in sources(&["src", "crates"]).iter().filter(|source| source.module() == Some("frame")) {
+        for name in FRAME_NEVER {
+            // A path or an import, not a variable of that name.
+            let used = |at: &usize| source.code[*at + name.len()..].starts_with("::");
+            found.extend(source.words(name).filter(used).map(|at| format!("{}: {name}", source.at(at))));
+        }
+    }
+    none(&found, "frame turns bytes into spans and does no I/O; move this up:");
+}
+
+#[test]
+fn sql_is_in_the_store_only() {
+    let mut found = Vec::new();
+    for source in sources(&["src", "crates"]).iter().filter(|source| source.module() != Some("store")) {
+        for word in ["SELECT ", "INSERT INTO", "CREATE TABLE", "DELETE FROM"] {
+            found.extend(source.find(&source.text, word).map(|at| source.at(at)));
+        }
+    }
+    none(&found, "only src/store and sql/ know SQL; add a method to the store:");
+}
+
+#[test]
+fn unsafe_is_in_the_journal_only() {
+    let mut found = Vec::new();
+    let mut allowed = 0;
+    for source in sources(&["src", "crates", "tools", "bench"]) {
+        let places: Vec<_> = source.words("unsafe").collect();
+        if source.module() == Some("journal") {
+            allowed += places.len();
+        } else {
+            found.extend(places.into_iter().map(|at| source.at(at)));
+        }
+    }
+    none(&found, "only src/journal may be unsafe:");
+    assert!(allowed <= UNSAFE_MAX, "{allowed} uses of unsafe in src/journal, {UNSAFE_MAX} are enough");
+}
+
+#[test]
+fn nothing_unwraps() {
+    let mut found = Vec::new();
+    for source in sources(&["src", "crates"]) {
+        found.extend(source.find(&source.code, ".unwrap()").map(|at| source.at(at)));
+    }
+    none(&found, "say why it holds with expect(\"...\"), or give an error:");
+}
+
+#[test]
+fn nothing_is_left_for_later() {
+    // In two pieces, so that this file does not find itself.
+    let anywhere = [concat!("TO", "DO"), concat!("FIX", "ME")];
+    let in_code = [
+        concat!("to", "do!"),
+        concat!("unimple", "mented!"),
+        concat!("#[", "ignore"),
+        concat!("#[should", "_panic"),
+    ];
+    let mut found = Vec::new();
+    for source in sources(&ALL) {
+        let raw = anywhere.iter().flat_map(|word| {
+            source
+                .raw
+                .match_indices(word)
+                .map(|(at, _)| at)
+                .filter(|at| is_whole(&source.raw, *at, word.len()))
+        });
+        let code = in_code.iter().flat_map(|word| source.code.match_indices(word).map(|(at, _)| at));
+        found.extend(raw.chain(code).map(|at| source.at(at)));
+    }
+    none(&found, "finish it, take it out, or open an issue; tests run, or are not there:");
+}
+
+#[test]
+fn every_module_says_what_it_is() {
+    let mut found = Vec::new();
+    for source in sources(&["src", "crates"]) {
+        if source.path.ends_with("/mod.rs") && !source.raw.starts_with("//! ") {
+            found.push(source.path);
+        }
+    }
+    none(&found, "begin with //! and say what it does, its invariants, and what it does not know:");
+}
+
+#[test]
+fn no_path_of_one_machine() {
+    let paths = ["/Users/", "/home/", "/root/", "/tmp/"];
+    let mut found = Vec::new();
+    for source in sources(&["src", "crates", "tools", "bench"]) {
+        for path in paths {
+            found.extend(source.find(&source.raw, path).map(|at| source.at(at)));
+        }
+    }
+    none(&found, "this path is on one machine only; take it from configuration:");
+}
+
+/// The names under which code sees the `[dependencies]` of the root package, but for crates of this workspace.
+fn dependencies() -> BTreeSet<String> {
+    let manifest = read(&root().join("Cargo.toml"));
+    let (_, section) = manifest.split_once("\n[dependencies]\n").expect("Cargo.toml has [dependencies]");
+    let lines = section.lines().take_while(|line| !line.starts_with('['));
+    lines
+        .filter_map(|line| line.split(['=', '.']).next())
+        .map(|name| name.trim().replace('-', "_"))
+        .filter(|name| !name.is_empty() && !name.starts_with('#') && !name.starts_with("metamcp"))
+        .collect()
+}
+
+#[test]
+fn the_data_plane_uses_few_crates() {
+    let dependencies = dependencies();
+    assert!(dependencies.contains("hyper"), "the dependencies were not found: {dependencies:?}");
+    let mut used = BTreeSet::new();
+    for source in sources(&["src", "crates"]) {
+        if source.module().is_some_and(|module| DATA_PLANE.contains(&module)) {
+            let names_crate = |name: &&String| {
+                source.words(name).any(|at| {
+                    let before = source.code[..at].trim_end();
+                    // `a::b::name` and `x.name` are something else of the same name.
+                    source.code[at + name.len()..].starts_with("::")
+                        && !before.ends_with("::")
+                        && !before.ends_with('.')
+                })
+            };
+            used.extend(dependencies.iter().filter(names_crate).cloned());
+        }
+    }
+    println!(
+        "the data plane uses {} crates: {}",
+        used.len(),
+        used.iter().cloned().collect::<Vec<_>>().join(", ")
+    );
+    assert!(used.len() <= DATA_PLANE_CRATES_MAX, "{} crates in the data plane: {used:?}", used.len());
+}
+
+#[test]
+fn documents_named_in_the_readme_are_there() {
+    let Ok(readme) = fs::read_to_string(root().join("README.md")) else { return };
+    let mut found = Vec::new();
+    for (at, _) in readme.match_indices("docs/") {
+        let end = readme[at..]
+            .find(|c: char| !c.is_ascii_alphanumeric() && !"/._-".contains(c))
+            .unwrap_or(readme.len() - at);
+        let path = readme[at..at + end].trim_end_matches('.');
+        if !root().join(path).exists() {
+            found.push(path.to_owned());
+        }
+    }
+    none(&found, "README.md names what is not there:");
+}
