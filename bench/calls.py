@@ -1,6 +1,6 @@
-"""The messages that are sent and what has to come back: one exchange at a time, by hand, each answer looked at.
+"""Single exchanges with full validation of each response.
 
-The load sends the same messages many times over; what it compares its answers with was checked here first.
+The load repeats the same messages. The response that it compares with is validated here first.
 """
 
 import dataclasses
@@ -13,62 +13,62 @@ import harness
 from harness import START_SECONDS_MAX
 
 MODERN, LEGACY = "2026-07-28", "2025-11-25"
-# The same width as every id of `session.lua`.
+# Has the same width as the ids of `session.lua`.
 CHECKED_ID = 100000000000000
-# In seconds. A gateway that holds an answer back for longer does not answer.
-ANSWER_SECONDS_MAX = 30
-# A busy machine can hold up events that are passed on at once; nothing takes those apart that are not.
+# Timeout of one response.
+RESPONSE_SECONDS_MAX = 30
+# A busy machine may delay events that are passed on immediately, but cannot separate events that are held back.
 APART_ATTEMPTS = 3
-# Of an answer that is wrong.
-SAID_BYTES = 200
+# Bytes of a wrong response that an error quotes.
+QUOTED_BYTES = 200
 CLIENT = {"name": "compare", "version": "1.0"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Target(harness.Target):
-    """What the load is sent to; its process is None for the stub itself."""
+    """A server that the load is sent to. The stub itself has no process."""
 
-    # The revision its messages are of.
+    # The revision of the messages.
     revision: str = MODERN
-    # What `echo` is called here.
+    # The name of the tool `echo`.
     tool: str = "echo"
-    # What it is sent as `Authorization: Bearer`; None: it asks for nothing.
+    # The value for `Authorization: Bearer`; None: no credential.
     credential: str | None = None
-    # Of the older era.
+    # The session id of the Legacy era.
     session: str | None = None
-    # Instead of messages, this file is asked for.
+    # Whether a static file is requested instead of MCP messages.
     is_static: bool = False
-    # Whether there are sessions in the older era.
+    # Whether the target has sessions in the Legacy era.
     has_sessions: bool = True
-    # Whether lists come in the same order each time.
+    # Whether lists have a stable order.
     is_ordered: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
-class Shape:
-    """What is asked, and how the answer has to look."""
+class CallShape:
+    """A request and the shape of its response."""
 
     method: str = "tools/call"
-    # Of the argument, besides what tells one call from another.
+    # Padding of the argument.
     request_bytes: int = 0
-    # At least, of the answer's body.
+    # The least size of the response body.
     answer_bytes: int = 0
-    # Messages of progress before it.
+    # Progress notifications before the response.
     events: int = 0
-    # Tools in the list.
+    # Tools in a list.
     tools: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
-class Answer:
+class Response:
     status: int
     headers: dict
     body: bytes
-    # Head and framing included.
+    # Bytes with head and framing.
     size: int
 
     def messages(self):
-        """The JSON in it: one, or one for each event."""
+        """The JSON messages: a single one, or one per event."""
         if "event-stream" not in self.headers.get("content-type", ""):
             return [json.loads(self.body)]
         lines = self.body.decode().splitlines()
@@ -80,8 +80,8 @@ def message(method, params=None, number=None):
     return json.dumps({name: value for name, value in fields.items() if value is not None}, separators=(",", ":"))
 
 
-def asked(target, shape, number):
-    """The message of a number."""
+def build_message(target, shape, number):
+    """Returns the request with the given number."""
     params = {}
     if shape.method == "tools/call":
         params = {"name": target.tool, "arguments": {"text": f"call {number}" + "x" * shape.request_bytes}}
@@ -95,8 +95,8 @@ def asked(target, shape, number):
     return message(shape.method, params | ({"_meta": meta} if meta else {}), number)
 
 
-def head(target, shape):
-    """The header fields of such a message."""
+def build_headers(target, shape):
+    """Returns the headers of a request."""
     fields = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
     if target.is_static:
         return {}
@@ -113,11 +113,11 @@ def head(target, shape):
 
 
 def exchange(target, fields, body, verb="POST"):
-    """Sends one request on a connection of its own; gives the answer."""
-    with socket.create_connection(("127.0.0.1", target.port), timeout=ANSWER_SECONDS_MAX) as connection:
+    """Sends one request on a new connection. Returns the response."""
+    with socket.create_connection(("127.0.0.1", target.port), timeout=RESPONSE_SECONDS_MAX) as connection:
         connection.sendall(request(target, fields, body, verb))
         with connection.makefile("rb") as file:
-            return read_answer(file)
+            return read_response(file)
 
 
 def request(target, fields, body, verb="POST"):
@@ -126,14 +126,14 @@ def request(target, fields, body, verb="POST"):
     return ("\r\n".join(lines) + "\r\n\r\n" + body).encode()
 
 
-def read_answer(file):
+def read_response(file):
     size = 0
 
     def line():
         nonlocal size
         read = file.readline()
         if not read:
-            raise ConnectionError("the connection ended within an answer")
+            raise ConnectionError("the connection ended within a response")
         size += len(read)
         return read.decode().strip()
 
@@ -141,7 +141,7 @@ def read_answer(file):
         nonlocal size
         read = file.read(count)
         if len(read) != count:
-            raise ConnectionError("the connection ended within an answer")
+            raise ConnectionError("the connection ended within a response")
         size += count
         return read
 
@@ -156,107 +156,107 @@ def read_answer(file):
         line()
     elif status != 204:
         body = exactly(int(headers["content-length"]))
-    return Answer(status, headers, body, size)
+    return Response(status, headers, body, size)
 
 
-def opened(target):
-    """The target, with a session where its era has them, as soon as it answers; raises `Wrong` if it never does."""
+def open_target(target):
+    """Waits until the target responds, and opens a session in the Legacy era. Raises `WrongResponse` after a timeout."""
     deadline = time.monotonic() + START_SECONDS_MAX
     while True:
         try:
-            return with_session(target) if target.revision == LEGACY else ready(target)
+            return open_session(target) if target.revision == LEGACY else check_ready(target)
         except (OSError, ValueError) as error:
             if time.monotonic() > deadline:
-                raise harness.Wrong(f"it does not answer: {error}") from error
+                raise harness.WrongResponse(f"no response: {error}") from error
             time.sleep(0.1)
 
 
-def ready(target):
+def check_ready(target):
     if target.is_static:
         return target
-    answer = exchange(target, head(target, Shape()), asked(target, Shape(), 1))
-    if answer.status != 200:
-        raise ValueError(f"{answer.status} {answer.body[:SAID_BYTES]!r}")
+    response = exchange(target, build_headers(target, CallShape()), build_message(target, CallShape(), 1))
+    if response.status != 200:
+        raise ValueError(f"{response.status} {response.body[:QUOTED_BYTES]!r}")
     return target
 
 
-def with_session(target):
+def open_session(target):
     target = dataclasses.replace(target, session=None)
     params = {"protocolVersion": LEGACY, "capabilities": {}, "clientInfo": CLIENT}
-    answer = exchange(target, head(target, Shape()), message("initialize", params, 1))
-    session = answer.headers.get("mcp-session-id")
-    if answer.status != 200 or not session and target.has_sessions:
-        raise ValueError(f"it opens no session: {answer.status} {answer.body[:SAID_BYTES]!r}")
+    response = exchange(target, build_headers(target, CallShape()), message("initialize", params, 1))
+    session = response.headers.get("mcp-session-id")
+    if response.status != 200 or not session and target.has_sessions:
+        raise ValueError(f"no session was opened: {response.status} {response.body[:QUOTED_BYTES]!r}")
     target = dataclasses.replace(target, session=session)
-    answer = exchange(target, head(target, Shape()), message("notifications/initialized"))
-    if answer.status != 202:
-        raise ValueError(f"it takes no notification: {answer.status} {answer.body[:SAID_BYTES]!r}")
+    response = exchange(target, build_headers(target, CallShape()), message("notifications/initialized"))
+    if response.status != 202:
+        raise ValueError(f"the notification was refused: {response.status} {response.body[:QUOTED_BYTES]!r}")
     return target
 
 
-def checked(target, shape, number=CHECKED_ID):
-    """The answer to the message of a number; raises `Wrong` when it is not right."""
+def checked_exchange(target, shape, number=CHECKED_ID):
+    """Sends one request and returns its response. Raises `WrongResponse` if it is not correct."""
     if target.is_static:
         return exchange(target, {}, "", "GET")
     try:
-        answer = exchange(target, head(target, shape), asked(target, shape, number))
-        reason = wrong(answer, shape, number)
+        response = exchange(target, build_headers(target, shape), build_message(target, shape, number))
+        reason = find_error(response, shape, number)
     except (OSError, ValueError, KeyError) as error:
-        raise harness.Wrong(f"no answer that can be read: {error}") from error
+        raise harness.WrongResponse(f"unreadable response: {error}") from error
     if reason:
-        raise harness.Wrong(f"{reason}: {answer.status} {answer.body[:SAID_BYTES]!r}")
-    return answer
+        raise harness.WrongResponse(f"{reason}: {response.status} {response.body[:QUOTED_BYTES]!r}")
+    return response
 
 
-def wrong(answer, shape, number):
-    """What is wrong with an answer; None: nothing."""
-    if answer.status != 200:
+def find_error(response, shape, number):
+    """Returns what is wrong with a response, or None."""
+    if response.status != 200:
         return "the status is wrong"
-    *events, last = answer.messages()
+    *events, last = response.messages()
     if last.get("id") != number or "result" not in last:
-        return "it is not the answer"
+        return "it is not the response to the request"
     if [event.get("params", {}).get("progress") for event in events] != list(range(1, shape.events + 1)):
-        return "the progress is not all there"
+        return "progress notifications are missing"
     if any(event["params"]["progressToken"] != number for event in events):
-        return "the progress is another call's"
+        return "the progress token is wrong"
     if shape.method == "tools/list":
         return None if len(last["result"]["tools"]) == shape.tools else f"{len(last['result']['tools'])} tools"
-    is_right = last["result"]["content"][0]["text"].startswith(f"call {number}")
-    return None if is_right and len(answer.body) >= shape.answer_bytes else "the text is wrong"
+    is_correct = last["result"]["content"][0]["text"].startswith(f"call {number}")
+    return None if is_correct and len(response.body) >= shape.answer_bytes else "the text is wrong"
 
 
-def asks_for_key(target, shape):
-    """Whether it refuses who has none."""
+def requires_key(target, shape):
+    """Whether the target refuses a request without a credential."""
     without = dataclasses.replace(target, credential=None)
-    return exchange(without, head(without, shape), asked(without, shape, 1)).status == 401
+    return exchange(without, build_headers(without, shape), build_message(without, shape, 1)).status == 401
 
 
-def passes_at_once(target, shape):
-    """Whether most events of a stream that come apart also arrive apart: who holds them back does less work."""
-    return any(reads_of_stream(target, shape) > shape.events / 2 for _ in range(APART_ATTEMPTS))
+def forwards_immediately(target, shape):
+    """Whether most events that are sent separately arrive separately. A target that holds them back does less work."""
+    return any(count_stream_reads(target, shape) > shape.events / 2 for _ in range(APART_ATTEMPTS))
 
 
-def reads_of_stream(target, shape):
-    """In how many parts a stream arrives."""
+def count_stream_reads(target, shape):
+    """Counts the reads that a stream takes."""
     parts, end = 0, b""
-    with socket.create_connection(("127.0.0.1", target.port), timeout=ANSWER_SECONDS_MAX) as connection:
-        connection.sendall(request(target, head(target, shape), asked(target, shape, CHECKED_ID)))
+    with socket.create_connection(("127.0.0.1", target.port), timeout=RESPONSE_SECONDS_MAX) as connection:
+        connection.sendall(request(target, build_headers(target, shape), build_message(target, shape, CHECKED_ID)))
         while not end.endswith(b"0\r\n\r\n") and (part := connection.recv(1 << 16)):
             parts += 1
             end = (end + part)[-len(b"0\r\n\r\n") :]
     return parts
 
 
-def to_files(folder, target, shape, answer):
-    """What a script of wrk needs, in files: an environment holds no megabytes. Gives their names as variables."""
+def write_inputs(folder, target, shape, response):
+    """Writes the inputs of a wrk script to files, since an environment is too small for megabytes. Returns the environment."""
     texts = {
-        "CALL_HEADERS": "\n".join(f"{name}: {value}" for name, value in head(target, shape).items()),
-        "CALL_BODY": "" if target.is_static else asked(target, shape, CHECKED_ID),
-        "CALL_ANSWER": answer.body.decode(),
+        "CALL_HEADERS": "\n".join(f"{name}: {value}" for name, value in build_headers(target, shape).items()),
+        "CALL_BODY": "" if target.is_static else build_message(target, shape, CHECKED_ID),
+        "CALL_ANSWER": response.body.decode(),
     }
     for name, text in texts.items():
         pathlib.Path(folder / name).write_text(text)
-    # What is the same each time has no id in it.
+    # A static file has no id.
     found = {"CALL_ID": "none" if target.is_static else str(CHECKED_ID)}
     found |= {} if target.is_ordered or shape.method == "tools/call" else {"CALL_ANY_ORDER": "1"}
     return found | {f"{name}_FILE": str(folder / name) for name in texts}

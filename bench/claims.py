@@ -1,4 +1,4 @@
-"""What is claimed of metamcp, and whether a run bears it out; and the table of a run."""
+"""The performance claims about metamcp, whether a run supports them, and the tables of a run."""
 
 import dataclasses
 import statistics
@@ -11,7 +11,7 @@ ROUTERS = ["envoy-mcp-2", "envoy-mcp-10"]
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """That metamcp needs at most so many times the CPU of others, in the median round."""
+    """metamcp needs at most `most` times the CPU time of each other target, in the median round."""
 
     number: int
     workload: str
@@ -24,7 +24,7 @@ ALL = [
     Claim(1, "small", ["nginx", "haproxy-http"], 0.75),
     Claim(1, "small", ["haproxy-tcp"], 1.2),
     Claim(1, "small", ROUTERS, 0.08),
-    # The same message, before as many servers.
+    # The same message, with the same number of servers.
     Claim(1, "small", ROUTERS[1:], 0.08, "metamcp, 10 servers, session"),
     Claim(2, "64k", ["nginx", "nginx-tuned", "haproxy-http"], 0.9),
     Claim(2, "1m", ["nginx", "nginx-tuned", "haproxy-http"], 0.9),
@@ -36,14 +36,14 @@ ALL = [
     Claim(8, "churn", ["nginx"], 0.9),
     Claim(10, "observed", ["metamcp, unobserved"], 1.05),
 ]
-# Below, two digits behind the point say nothing.
+# Smaller ratios are printed with one significant digit.
 SMALL = 0.05
-# Of the latency that a proxy adds where nothing waits.
+# The claim about the latency that a proxy adds without queueing.
 ADDED = (7, "one", "nginx")
 
 
 def verdicts(runs):
-    """A line for each claim that this run can say something about; runs are samples by workload and target."""
+    """Returns a line for each claim that the run covers. `runs` has samples by workload and target."""
     lines = []
     for claim in ALL:
         row = runs.get(claim.workload, {})
@@ -58,7 +58,7 @@ def verdicts(runs):
     if {OURS, other, DIRECT} <= row.keys():
         ours, theirs = (added(row[name], row[DIRECT]) for name in (OURS, other))
         value = ours / theirs if theirs > 0 else float("inf")
-        measured = f"{ours:.0f} us beside {theirs:.0f} us"
+        measured = f"{ours:.0f} us, compared with {theirs:.0f} us"
         lines.append(verdict(number, f"{workload}: p50 added", other, 1.0, value, measured))
     return sorted(lines, key=lambda line: int(line.split()[1]))
 
@@ -68,18 +68,18 @@ def verdict(number, what, other, most, value, found):
 
 
 def pairs(ours, theirs, field):
-    """Of the same rounds: who failed in one has no sample of it."""
+    """Pairs the samples of the same rounds. A target that failed in a round has no sample of it."""
     by_round = {sample.round: getattr(sample, field) for sample in theirs}
     return [(getattr(sample, field), by_round[sample.round]) for sample in ours if sample.round in by_round]
 
 
 def added(row, direct):
-    """Latency beside none, in the median round; in microseconds."""
+    """The added latency in the median round, in microseconds."""
     return statistics.median(a - b for a, b in pairs(row, direct, "p50_us"))
 
 
 def table(runs, order):
-    """Ratios first: what metamcp needs, as a multiple of each of the others."""
+    """The CPU time of metamcp as a multiple of each other target's."""
     columns = [name for name in order if any(name in row for row in runs.values())]
     lines = ["CPU time of metamcp as a multiple of the others' in the same round: median (from, to)", ""]
     lines += table_head(["", *columns])
@@ -92,17 +92,17 @@ def table(runs, order):
 
 
 def ratios(values):
-    """As `spread`, but of what is a hundredth or less, too."""
+    """Like `spread`, but readable for ratios of a hundredth and less."""
     if statistics.median(values) >= SMALL:
         return spread(values)
     return f"{statistics.median(values):.1g} ({min(values):.1g} to {max(values):.1g})"
 
 
 def details(workload, row):
-    """What was measured of each."""
+    """The measurements of each target."""
     lines = [f"**{workload.name}**: {workload.about}", ""]
     unit = workload.unit
-    head = ["", f"CPU us a {unit}", "outside the kernel", f"{unit}s/s", "p50 us", "p99 us", "share of its core"]
+    head = ["", f"CPU us per {unit}", "outside the kernel", f"{unit}s/s", "p50 us", "p99 us", "share of its core"]
     lines += table_head(head)
     for name, samples in row.items():
         cpu, user, share = "", "", ""

@@ -1,4 +1,4 @@
-//! Taking a framed stream apart, and the fixed header by itself.
+//! Splitting a framed stream into messages, and parsing the fixed header.
 
 use std::hint::black_box;
 
@@ -8,21 +8,21 @@ use metamcp_core::frame::{FrameHeader, MessageFraming, MessageReader, StreamItem
 
 const MESSAGES: u64 = 64;
 
-/// So many messages of a hundred bytes.
-fn stream(form: MessageFraming) -> Bytes {
+/// A stream of messages of a hundred bytes.
+fn stream(framing: MessageFraming) -> Bytes {
     let message =
         format!(r#"{{"jsonrpc":"2.0","id":123,"method":"ping","params":{{"t":"{}"}}}}"#, "x".repeat(42));
     let length = u32::try_from(message.len()).expect("short");
-    let one = match form {
+    let one = match framing {
         MessageFraming::Lines => [message.as_bytes(), b"\n"].concat(),
         MessageFraming::Frames => [FrameHeader::new(0, 2, length).as_bytes(), message.as_bytes()].concat(),
     };
     one.repeat(usize::try_from(MESSAGES).expect("small")).into()
 }
 
-/// How many messages there are.
-fn split(form: MessageFraming, chunks: &[Bytes]) -> u64 {
-    let mut reader = MessageReader::new(form, 4 << 20);
+/// Splits a stream, and counts its messages.
+fn split(framing: MessageFraming, chunks: &[Bytes]) -> u64 {
+    let mut reader = MessageReader::new(framing, 4 << 20);
     let mut count = 0;
     for chunk in chunks {
         reader.push(chunk.clone());
@@ -37,17 +37,17 @@ fn split(form: MessageFraming, chunks: &[Bytes]) -> u64 {
 fn frames(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("frames");
     group.throughput(Throughput::Elements(MESSAGES));
-    for (name, form) in
+    for (name, framing) in
         [("frames_split_lines_100b", MessageFraming::Lines), ("frames_split_headers_100b", MessageFraming::Frames)]
     {
-        let whole = [stream(form)];
-        assert_eq!(split(form, &whole), MESSAGES, "{name}");
-        group.bench_function(name, |bencher| bencher.iter(|| split(form, black_box(&whole))));
-        // As it comes where a client writes without regard to packets.
+        let whole = [stream(framing)];
+        assert_eq!(split(framing, &whole), MESSAGES, "{name}");
+        group.bench_function(name, |bencher| bencher.iter(|| split(framing, black_box(&whole))));
+        // As it arrives from a client that does not align its writes with packets.
         let torn: Vec<Bytes> = whole[0].chunks(1448).map(Bytes::copy_from_slice).collect();
-        assert_eq!(split(form, &torn), MESSAGES, "{name}");
+        assert_eq!(split(framing, &torn), MESSAGES, "{name}");
         group
-            .bench_function(format!("{name}_torn"), |bencher| bencher.iter(|| split(form, black_box(&torn))));
+            .bench_function(format!("{name}_torn"), |bencher| bencher.iter(|| split(framing, black_box(&torn))));
     }
     group.throughput(Throughput::Elements(1));
     let header = FrameHeader::new(0, 6, 300);

@@ -1,5 +1,4 @@
-//! A gateway in this process, with a server behind it and a client in front, over Unix sockets: the whole way of a
-//! request without a network.
+//! A gateway in this process with servers and a client over Unix sockets, to measure whole requests without a network.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -17,20 +16,20 @@ use tokio::runtime::Builder;
 use tokio::sync::oneshot;
 use tokio::task::LocalSet;
 
-/// Tools that each server lists.
+/// Tools per server.
 pub const TOOLS: usize = 20;
 
-/// Events in front of the answer of the tool `events`.
+/// Progress events before the response of the tool `events`.
 const EVENTS: usize = 100;
 
-/// The size of the answer of the tool `big`.
+/// The size of the response of the tool `big`.
 const BIG_BYTES: usize = 64 << 10;
 
 const INITIALIZE: &str = r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"c","version":"1"}}}"#;
 const INITIALIZED: &str = r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
 const LEGACY_CALL: &str = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"s0__echo","arguments":{"text":"xxxxx"}}}"#;
 
-/// One worker, and a key that every request shows.
+/// A gateway with one worker, and the key of all requests.
 pub struct Gateway {
     dir: PathBuf,
     key: String,
@@ -39,7 +38,7 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// In front of so many servers, `s0` and on, of that era.
+    /// Starts a gateway with servers `s0` and following of the given era.
     pub fn start(servers: usize, era: &str) -> Self {
         let dir = std::env::temp_dir().join(format!("metamcp-bench-{}-{era}-{servers}", std::process::id()));
         fs::create_dir_all(&dir).expect("there is room for temporary files");
@@ -53,10 +52,10 @@ impl Gateway {
         }
         fs::write(dir.join("metamcp.toml"), toml).expect("the directory is there");
         let (stop, stopped) = oneshot::channel();
-        let (tell, told) = mpsc::channel();
+        let (started, wait_started) = mpsc::channel();
         let at = dir.clone();
-        let thread = thread::spawn(move || run(&at, &tell, stopped));
-        let key = told.recv().expect("it starts");
+        let thread = thread::spawn(move || run(&at, &started, stopped));
+        let key = wait_started.recv().expect("it starts");
         Self { dir, key, stop: Some(stop), thread: Some(thread) }
     }
 
@@ -64,8 +63,8 @@ impl Gateway {
         self.connect_to("door")
     }
 
-    /// To the first server, past the gateway.
-    #[allow(dead_code, reason = "not every bench takes apart what is not the gateway's part")]
+    /// Connects to the first server without the gateway.
+    #[allow(dead_code, reason = "not every bench measures the server alone")]
     pub fn connect_server(&self) -> Client {
         self.connect_to("s0")
     }
@@ -75,7 +74,7 @@ impl Gateway {
         Client { socket, buffer: vec![0; 1 << 16] }
     }
 
-    /// A request of revision 2026-07-28.
+    /// Encodes a request of revision 2026-07-28.
     pub fn request(&self, method: &str, name: Option<&str>, params: &str) -> Vec<u8> {
         let meta = r#""_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}"#;
         let body = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{{{params}{meta}}}}}"#);
@@ -90,7 +89,7 @@ impl Gateway {
         .into_bytes()
     }
 
-    /// A request of revision 2025-11-25, within the session of that id when there is one.
+    /// Encodes a request of revision 2025-11-25, in a session if there is one.
     fn legacy_request(&self, method: &str, session: Option<&str>, body: &str) -> Vec<u8> {
         let key = &self.key;
         let session = session.map_or_else(String::new, |id| {
@@ -105,7 +104,7 @@ impl Gateway {
         .into_bytes()
     }
 
-    /// A call of a tool of the first server, with a text of so many bytes.
+    /// Encodes a call of a tool of the first server, with a text of `text_bytes` bytes.
     pub fn call(&self, tool: &str, text_bytes: usize) -> Vec<u8> {
         let name = format!("s0__{tool}");
         let text = "x".repeat(text_bytes);
@@ -122,7 +121,7 @@ impl Drop for Gateway {
     }
 }
 
-fn run(dir: &Path, tell: &mpsc::Sender<String>, stopped: oneshot::Receiver<()>) {
+fn run(dir: &Path, started: &mpsc::Sender<String>, stopped: oneshot::Receiver<()>) {
     let mut cli = Cli::default();
     cli.flags.data_dir = Some(dir.join("data"));
     cli.flags.workers = Some(1);
@@ -133,42 +132,42 @@ fn run(dir: &Path, tell: &mpsc::Sender<String>, stopped: oneshot::Receiver<()>) 
     LocalSet::new().block_on(&runtime, async {
         let reload = Box::new(|| unreachable!("nobody sends SIGHUP"));
         let app = App::start(config, Door::Private(dir.join("door")), reload).await.expect("it starts");
-        tell.send(app.info.first_key.clone().expect("there is none yet")).expect("somebody waits for it");
+        started.send(app.info.first_key.clone().expect("there is none yet")).expect("somebody waits for it");
         let client = async { drop(stopped.await) };
         app.run(client).await.expect("it ends well");
     });
 }
 
-/// A client, which waits for each answer.
+/// A client that waits for each response.
 pub struct Client {
     socket: UnixStream,
     buffer: Vec<u8>,
 }
 
 impl Client {
-    /// Sends it, and gives how many bytes the whole answer has.
+    /// Sends a request, and returns the length of the response.
     ///
     /// # Panics
     ///
-    /// When the answer is not 200, or does not come.
-    pub fn ask(&mut self, request: &[u8]) -> usize {
-        let answer = self.exchange(request);
-        assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(answer));
-        answer.len()
+    /// If the response is not 200 or does not arrive.
+    pub fn send(&mut self, request: &[u8]) -> usize {
+        let response = self.exchange(request);
+        assert!(response.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(response));
+        response.len()
     }
 
-    /// A whole session with one call in it.
+    /// Runs a whole session with one call.
     ///
     /// # Panics
     ///
-    /// When an answer is not what it has to be, or does not come.
-    pub fn live(&mut self, gateway: &Gateway) {
-        let answer = self.exchange(&gateway.legacy_request("POST", None, INITIALIZE));
-        let id = header(answer, "mcp-session-id").expect("it has sessions").to_owned();
+    /// If a response is wrong or does not arrive.
+    pub fn run_session(&mut self, gateway: &Gateway) {
+        let response = self.exchange(&gateway.legacy_request("POST", None, INITIALIZE));
+        let id = header(response, "mcp-session-id").expect("it has sessions").to_owned();
         let requests = [("POST", INITIALIZED, "202"), ("POST", LEGACY_CALL, "200"), ("DELETE", "", "200")];
         for (method, body, status) in requests {
-            let answer = self.exchange(&gateway.legacy_request(method, Some(&id), body));
-            assert_eq!(&answer[9..12], status.as_bytes(), "{}", String::from_utf8_lossy(answer));
+            let response = self.exchange(&gateway.legacy_request(method, Some(&id), body));
+            assert_eq!(&response[9..12], status.as_bytes(), "{}", String::from_utf8_lossy(response));
         }
     }
 
@@ -179,84 +178,84 @@ impl Client {
             if len == self.buffer.len() {
                 self.buffer.resize(2 * len, 0);
             }
-            let count = self.socket.read(&mut self.buffer[len..]).expect("the gateway answers");
+            let count = self.socket.read(&mut self.buffer[len..]).expect("the gateway responds");
             assert!(count > 0, "the gateway closed: {}", String::from_utf8_lossy(&self.buffer[..len]));
             len += count;
-            if is_whole(&self.buffer[..len]) {
+            if is_complete(&self.buffer[..len]) {
                 return &self.buffer[..len];
             }
         }
     }
 }
 
-/// Whether a message has come to its end.
-fn is_whole(came: &[u8]) -> bool {
-    let Some(head) = memchr::memmem::find(came, b"\r\n\r\n") else { return false };
-    match header(came, "content-length") {
-        Some(length) => came.len() >= head + 4 + length.parse::<usize>().expect("a number"),
-        None => header(came, "transfer-encoding").is_none() || came.ends_with(b"\r\n0\r\n\r\n"),
+/// Whether a message is complete.
+fn is_complete(received: &[u8]) -> bool {
+    let Some(head) = memchr::memmem::find(received, b"\r\n\r\n") else { return false };
+    match header(received, "content-length") {
+        Some(length) => received.len() >= head + 4 + length.parse::<usize>().expect("a number"),
+        None => header(received, "transfer-encoding").is_none() || received.ends_with(b"\r\n0\r\n\r\n"),
     }
 }
 
-/// The value of a header field of a message, of which the head has come.
-fn header<'a>(came: &'a [u8], name: &str) -> Option<&'a str> {
-    let head = std::str::from_utf8(&came[..memchr::memmem::find(came, b"\r\n\r\n")?]).ok()?;
+/// Returns the value of a header of a message whose head is complete.
+fn header<'a>(received: &'a [u8], name: &str) -> Option<&'a str> {
+    let head = std::str::from_utf8(&received[..memchr::memmem::find(received, b"\r\n\r\n")?]).ok()?;
     let mut fields = head.lines().filter_map(|line| line.split_once(':'));
-    fields.find_map(|(found, value)| found.eq_ignore_ascii_case(name).then(|| value.trim()))
+    fields.find_map(|(field, value)| field.eq_ignore_ascii_case(name).then(|| value.trim()))
 }
 
 fn accept(listener: &UnixListener) {
-    let answers = Arc::new(Answers::new());
+    let responses = Arc::new(ServerResponses::new());
     while let Ok((socket, _)) = listener.accept() {
-        let answers = Arc::clone(&answers);
+        let responses = Arc::clone(&responses);
         // It ends when the gateway closes the connection.
-        thread::spawn(move || drop(serve(socket, &answers)));
+        thread::spawn(move || drop(serve(socket, &responses)));
     }
 }
 
-fn serve(mut socket: UnixStream, answers: &Answers) -> io::Result<()> {
+fn serve(mut socket: UnixStream, responses: &ServerResponses) -> io::Result<()> {
     let mut buffer = vec![0; 2 << 20];
     loop {
         let mut len = 0;
-        while !is_whole(&buffer[..len]) {
+        while !is_complete(&buffer[..len]) {
             match socket.read(&mut buffer[len..])? {
                 0 => return Ok(()),
                 count => len += count,
             }
         }
-        socket.write_all(answers.to(&buffer[..len]))?;
+        socket.write_all(responses.respond_to(&buffer[..len]))?;
     }
 }
 
-/// What the servers say, as it is sent.
-struct Answers {
-    discovered: Vec<u8>,
-    listed: Vec<u8>,
+/// The encoded responses of the servers.
+struct ServerResponses {
+    discover: Vec<u8>,
+    tools: Vec<u8>,
     small: Vec<u8>,
     big: Vec<u8>,
     events: Vec<u8>,
-    opened: Vec<u8>,
+    initialize: Vec<u8>,
     unknown: Vec<u8>,
 }
 
 const ACCEPTED: &[u8] = b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n";
-const ENDED: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
-/// To a GET for an event stream.
+const SESSION_CLOSED: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+/// The response to a GET for an event stream.
 const NO_STREAM: &[u8] =
     b"HTTP/1.1 405 Method Not Allowed\r\nAllow: POST, DELETE\r\nContent-Length: 0\r\n\r\n";
 
-impl Answers {
+impl ServerResponses {
     fn new() -> Self {
         let named = ["echo", "big", "events"].map(str::to_owned);
         let others = (named.len()..TOOLS).map(|number| format!("tool_{number}"));
-        let described = |name: String| {
+        let definition = |name: String| {
             format!(
-                r#"{{"name":"{name}","description":"Answers with a text","inputSchema":{{"type":"object"}}}}"#
+                r#"{{"name":"{name}","description":"ServerResponses with a text","inputSchema":{{"type":"object"}}}}"#
             )
         };
-        let tools: Vec<_> = named.into_iter().chain(others).map(described).collect();
-        let listed = format!(r#""tools":[{}],"ttlMs":3600000,"cacheScope":"public""#, tools.join(","));
-        let discovered = r#""supportedVersions":["2026-07-28"],"capabilities":{"tools":{}},"ttlMs":3600000,"cacheScope":"public""#;
+        let tools: Vec<_> = named.into_iter().chain(others).map(definition).collect();
+        let tool_list = format!(r#""tools":[{}],"ttlMs":3600000,"cacheScope":"public""#, tools.join(","));
+        let discover = r#""supportedVersions":["2026-07-28"],"capabilities":{"tools":{}},"ttlMs":3600000,"cacheScope":"public""#;
         let text = |bytes: usize| format!(r#""content":[{{"type":"text","text":"{}"}}]"#, "x".repeat(bytes));
         let progress = |number| {
             format!(
@@ -265,26 +264,26 @@ impl Answers {
         };
         let events: Vec<_> = (0..EVENTS).map(progress).chain([result(&text(5))]).collect();
         Self {
-            discovered: json(&result(discovered)),
-            listed: json(&result(&listed)),
+            discover: json(&result(discover)),
+            tools: json(&result(&tool_list)),
             small: json(&result(&text(5))),
             big: json(&result(&text(BIG_BYTES))),
             events: stream(&events),
-            opened: opened(),
+            initialize: initialize_response(),
             unknown: json(r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32601,"message":"unknown"}}"#),
         }
     }
 
-    fn to(&self, request: &[u8]) -> &[u8] {
+    fn respond_to(&self, request: &[u8]) -> &[u8] {
         let head = &request[..request.len().min(1024)];
         let has = |text: &str| memchr::memmem::find(head, text.as_bytes()).is_some();
         match () {
-            () if head.starts_with(b"DELETE ") => ENDED,
+            () if head.starts_with(b"DELETE ") => SESSION_CLOSED,
             () if head.starts_with(b"GET ") => NO_STREAM,
-            () if has(r#""method":"initialize""#) => &self.opened,
+            () if has(r#""method":"initialize""#) => &self.initialize,
             () if has("notifications/initialized") => ACCEPTED,
-            () if has("server/discover") => &self.discovered,
-            () if has("tools/list") => &self.listed,
+            () if has("server/discover") => &self.discover,
+            () if has("tools/list") => &self.tools,
             () if has(r#""name":"big""#) => &self.big,
             () if has(r#""name":"events""#) => &self.events,
             () if has("tools/call") => &self.small,
@@ -293,14 +292,14 @@ impl Answers {
     }
 }
 
-/// To `initialize`.
-fn opened() -> Vec<u8> {
-    let mut answer = json(
+/// The response to `initialize`.
+fn initialize_response() -> Vec<u8> {
+    let mut response = json(
         r#"{"jsonrpc":"2.0","id":1,"result":{"protocolVersion":"2025-11-25","capabilities":{"tools":{}},"serverInfo":{"name":"s","version":"1"}}}"#,
     );
-    let at = memchr::memmem::find(&answer, b"Content-Length").expect("it has a length");
-    answer.splice(at..at, *b"Mcp-Session-Id: 4d8e2b1a-0f1c-4a57-9b57-7d2f3a1c9e60\r\n");
-    answer
+    let at = memchr::memmem::find(&response, b"Content-Length").expect("it has a length");
+    response.splice(at..at, *b"Mcp-Session-Id: 4d8e2b1a-0f1c-4a57-9b57-7d2f3a1c9e60\r\n");
+    response
 }
 
 fn result(members: &str) -> String {

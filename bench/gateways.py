@@ -1,6 +1,6 @@
-"""The gateways: metamcp in its several shapes, and those of others that install from the registries.
+"""The gateways: metamcp in several configurations, and other gateways from package registries.
 
-Each start gives what to load by what is asked of it, as in `proxies`.
+Each start function returns its targets by workload or slot, as in `proxies`.
 """
 
 import dataclasses
@@ -21,21 +21,21 @@ port = {port}
 workers = 1
 """
 
-BACKEND = """
+SERVER_ENTRY = """
 [servers.{name}]
 url = "http://127.0.0.1:{port}/mcp"
 era = "{era}"
 """
 
-# What counting is switched off by; builds before metrics do not know it.
+# Switches metrics off. Builds without metrics do not know the setting.
 UNOBSERVED = """
 [telemetry]
 metrics = "off"
 """
 
-# It makes a database first.
+# Time to start, as it creates a database first.
 CONTEXTFORGE_SECONDS_MAX = 180
-# Nobody is asked for a key, nothing is limited, and servers on this machine are servers as well.
+# No authentication, no limits, and servers on this machine are allowed.
 CONTEXTFORGE = [
     "AUTH_REQUIRED=false",
     "MCP_REQUIRE_AUTH=false",
@@ -62,20 +62,20 @@ proxy.run(transport="http", host="127.0.0.1", port=int(sys.argv[1]), log_level="
 
 
 def gateway(place, name, servers, program=None, settings="", more=(), key=True):
-    """Starts a metamcp of its own; servers are tuples of name, port and era. Gives port, process and key."""
+    """Starts a metamcp. `servers` are tuples of name, port and era. Returns port, process and key."""
     [port] = harness.free_ports(1)
     folder = place.work / name
     folder.mkdir()
     text = SERVER.format(port=port)
-    text += "".join(BACKEND.format(name=name, port=each, era=era) for name, each, era in servers)
+    text += "".join(SERVER_ENTRY.format(name=name, port=each, era=era) for name, each, era in servers)
     (folder / "metamcp.toml").write_text(text + settings)
     options = ["--config", folder / "metamcp.toml", "--data-dir", folder / "data"]
-    found = harness.made_key(place.binaries / "keyadm", folder / "data", place.environment) if key else None
+    found = harness.create_key(place.binaries / "keyadm", folder / "data", place.environment) if key else None
     return port, place.spawn(place.args.proxy_core, program or place.metamcp, *options, *more), found
 
 
 def metamcp(place):
-    """Both eras, lists over all servers, sessions before a server that has them."""
+    """metamcp in both eras, with lists over all servers and with a server that has sessions."""
     port, pid, key = gateway(place, "metamcp", [("stub", place.stub, "modern")])
     ten = [(f"b{number}", each, "modern") for number, each in enumerate(place.backends)]
     lists, lists_pid, lists_key = gateway(place, "metamcp-list", ten)
@@ -90,22 +90,22 @@ def metamcp(place):
 
 
 def metamcp_by_server(place):
-    """Nothing renamed."""
+    """metamcp through the path of a single server, without renamed tools."""
     port, pid, key = gateway(place, "metamcp-by-server", [("stub", place.stub, "modern")])
     return {"small": Target("metamcp /servers/stub/mcp", port, "/servers/stub/mcp", pid, credential=key)}
 
 
 def metamcp_plain(place):
-    """What `cargo build --release` makes."""
+    """metamcp as built by `cargo build --release`."""
     program = place.binaries / "metamcp"
     if not program.exists():
-        raise harness.Wrong("it was not built")
+        raise harness.WrongResponse("it is not built")
     port, pid, key = gateway(place, "metamcp-plain", [("stub", place.stub, "modern")], program)
     return {"small": Target("metamcp, cargo build", port, "/mcp", pid, tool="stub__echo", credential=key)}
 
 
 def metamcp_old(place):
-    """Towards a client of the older era and a server of it, as Envoy's filters are asked; and before a newer server."""
+    """metamcp between Legacy clients and Legacy servers, as Envoy is measured, and between Legacy clients and a Modern server."""
     port, pid, key = gateway(place, "metamcp-old", [(f"b{n}", each, "legacy") for n, each in enumerate(place.backends)])
     plain = Target("metamcp, 10 servers, session", port, "/mcp", pid, LEGACY, "b0__echo", key)
     newer, newer_pid, newer_key = gateway(place, "metamcp-newer", [("stub", place.stub, "modern")])
@@ -114,18 +114,18 @@ def metamcp_old(place):
 
 
 def metamcp_unobserved(place):
-    """Without metrics."""
+    """metamcp without metrics."""
     path = place.work / "unobserved.toml"
     path.write_text(UNOBSERVED)
     command = [place.metamcp, "check", "--config", path, "--data-dir", place.work / "unobserved"]
     if subprocess.run(command, env=place.environment, capture_output=True, check=False).returncode:
-        raise harness.Wrong("this build has no such switch")
+        raise harness.WrongResponse("this build does not have the setting")
     port, pid, key = gateway(place, "metamcp-unobserved", [("stub", place.stub, "modern")], settings=UNOBSERVED)
     return {"observed": Target("metamcp, unobserved", port, "/mcp", pid, tool="stub__echo", credential=key)}
 
 
 def fastmcp(place):
-    """A proxy over all servers, and another over one."""
+    """FastMCP as a proxy of all servers, and as a proxy of one."""
     program, script = others.program("fastmcp", "python"), place.work / "proxy.py"
     script.write_text(FASTMCP)
 
@@ -146,7 +146,7 @@ def fastmcp(place):
 
 
 def contextforge(place):
-    """Over all servers. It has no sessions unless a Redis is behind it."""
+    """ContextForge with all servers. It has sessions only with Redis."""
     [port] = harness.free_ports(1)
     path = place.work / "contextforge.sqlite"
     settings = [*CONTEXTFORGE, f"DATABASE_URL=sqlite:///{path}"]
@@ -155,13 +155,13 @@ def contextforge(place):
     pid = place.spawn(place.args.proxy_core, "env", *settings, program, *options)
     for number, backend in enumerate(place.backends):
         server = {"name": f"b{number}", "url": f"http://127.0.0.1:{backend}/mcp", "transport": "STREAMABLEHTTP"}
-        registered(port, server)
+        register_server(port, server)
     plain = Target("contextforge", port, "/mcp", pid, LEGACY, "b0-echo", has_sessions=False, is_ordered=False)
     return {"call": plain, "stream": plain, "list": plain}
 
 
-def registered(port, server):
-    """Tells ContextForge of a server, as soon as it listens."""
+def register_server(port, server):
+    """Registers a server with ContextForge as soon as it listens."""
     deadline = time.monotonic() + CONTEXTFORGE_SECONDS_MAX
     fields = {"Content-Type": "application/json"}
     request = urllib.request.Request(f"http://127.0.0.1:{port}/gateways", json.dumps(server).encode(), fields)
@@ -170,22 +170,22 @@ def registered(port, server):
             with urllib.request.urlopen(request, timeout=CONTEXTFORGE_SECONDS_MAX):
                 return
         except urllib.error.HTTPError as error:
-            raise harness.Wrong(f"it takes no server: {error} {error.read()[:200]!r}") from error
+            raise harness.WrongResponse(f"the server was refused: {error} {error.read()[:200]!r}") from error
         except OSError as error:
             if time.monotonic() > deadline:
-                raise harness.Wrong(f"it does not listen: {error}") from error
+                raise harness.WrongResponse(f"it does not listen: {error}") from error
             time.sleep(0.5)
 
 
-# The ways to say who asks, the cheapest first.
+# The kinds of credentials, the cheapest first.
 CREDENTIALS = ["no authentication", "API key", "token"]
 
 
 def credentials(place):
-    """One gateway for each kind of credential; gives what to load."""
+    """Starts one gateway per kind of credential. Returns the targets."""
     targets = []
     for kind in CREDENTIALS:
-        # The load lasts longer than a token does.
+        # The token must outlive the load.
         settings, more = '\n[auth]\ntoken_lifetime = "24h"\n', ["--no-auth"] if kind == CREDENTIALS[0] else []
         servers = [("stub", place.stub, "modern")]
         port, pid, key = gateway(place, kind.replace(" ", "-"), servers, settings=settings, more=more)
@@ -197,15 +197,15 @@ def credentials(place):
 
 
 def token(port, key):
-    """What the gateway gives for a key, as soon as it listens."""
+    """Exchanges a key for a token as soon as the gateway listens."""
     request = urllib.request.Request(
         f"http://127.0.0.1:{port}/api/v1/auth/token", json.dumps({"api_key": key}).encode()
     )
     deadline = time.monotonic() + START_SECONDS_MAX
     while True:
         try:
-            with urllib.request.urlopen(request, timeout=START_SECONDS_MAX) as answer:
-                return json.load(answer)["access_token"]
+            with urllib.request.urlopen(request, timeout=START_SECONDS_MAX) as response:
+                return json.load(response)["access_token"]
         except urllib.error.HTTPError:
             raise
         except OSError:

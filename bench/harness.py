@@ -1,8 +1,8 @@
-"""What the scripts that compare have in common: programs on cores of their own, load by wrk in rounds of rotated
-order, and what is written of a run.
+"""Shared parts of the comparison scripts: programs pinned to cores, load by wrk in rounds of rotated order, and the files
+of a run.
 
-CPU time is that of all processes of a target, pair by pair within a round, because that stays the same on a machine
-where other things run. Knows nothing of what is compared, nor what a right answer is: each script checks its own.
+CPU time is that of all processes of a target. Targets are compared within a round, since that is robust on a machine that
+runs other programs. Does not know what is compared, or what a correct response is: each script checks its own.
 """
 
 import argparse
@@ -23,41 +23,41 @@ import time
 import typing
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-# Proxies and load generator live in sbin directories on Debian, which are not on everyone's path.
+# On Debian, proxies and the load generator are in sbin directories, which may not be on the path.
 PATH = os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin"
 TICKS = os.sysconf("SC_CLK_TCK")
-# A proxy that is not up after this long does not come.
+# Time for a program to start.
 START_SECONDS_MAX = 15
-# One that has not ended this long after it was asked to is killed.
+# Time for a program to stop before it is killed.
 STOP_SECONDS_MAX = 15
-# What has not answered by then does not.
-ANSWER_SECONDS_MAX = 30
-# Of what the programs said, when it went wrong.
-SAID_LINES = 20
-# Against a session that compiles: some nine tenths of a core.
+# Timeout of one response.
+RESPONSE_SECONDS_MAX = 30
+# Lines of the programs' logs that are printed after a failure.
+LOG_LINES = 20
+# Gives this session some nine tenths of a core next to a session that compiles.
 SESSION_NICE = "-10"
 
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """What the load is sent to."""
+    """A server that the load is sent to."""
 
     name: str
     port: int
     path: str
-    # The process whose CPU time counts, with its children; None: nobody's does.
+    # The process whose CPU time is measured, with its children; None: no CPU time is measured.
     pid: int | None
 
     def cpu_seconds(self):
         return cpu_seconds(self.pid)
 
 
-class Wrong(Exception):
-    """Answers of a target were wrong or did not come."""
+class WrongResponse(Exception):
+    """Responses of a target are wrong or missing."""
 
 
 class Result(typing.NamedTuple):
-    """What a script of wrk prints behind `RESULT`, in this order; times in microseconds."""
+    """The fields that a wrk script prints after `RESULT`, in this order; times in microseconds."""
 
     duration_us: int
     requests: int
@@ -78,56 +78,56 @@ class Sample:
     requests: int
     requests_per_second: float
     cpu_us_per_request: float
-    # The part of it outside the kernel.
+    # The part outside the kernel.
     user_us_per_request: float
-    # Of the proxy's core.
+    # Share of the proxy's core.
     cpu_share: float
     p50_us: int
     p99_us: int
     wrong_status: int
     socket_errors: int
-    # CPU time of anyone else on the proxy's core, and time the hypervisor took from it.
+    # CPU time of other processes on the proxy's core, and time stolen by the hypervisor.
     others_seconds: float
     steal_seconds: float
-    # What was asked; empty where a script asks one thing only.
+    # Empty in scripts with a single workload.
     workload: str = ""
 
 
 def parser(description):
-    """The options that every script has."""
+    """Creates a parser with the options of every script."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=5, help="of each measurement")
+    parser.add_argument("--seconds", type=int, default=5, help="seconds of each measurement")
     parser.add_argument("--warm-up", type=int, default=2, help="seconds before each measurement")
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--proxy-core", type=int, default=0)
-    parser.add_argument("--load-core", type=int, default=1, help="for the load and the server")
-    parser.add_argument("--name", default=f"{os.cpu_count()}-cores", help="of the folder, behind the date")
-    parser.add_argument("--dry", action="store_true", help="print, and write no files")
+    parser.add_argument("--load-core", type=int, default=1, help="core of the load generator and the server")
+    parser.add_argument("--name", default=f"{os.cpu_count()}-cores", help="name of the folder, after the date")
+    parser.add_argument("--dry", action="store_true", help="print the results and write no files")
     return parser
 
 
 def install(packages):
-    """Installs with apt what is not there; packages by their programs."""
+    """Installs missing programs with apt. `packages` maps programs to packages."""
     missing = [package for program, package in packages.items() if not shutil.which(program, path=PATH)]
     if missing:
         run(["apt-get", "install", "-y", "--no-install-recommends", *missing])
 
 
 def build(*options):
-    """Builds for release what the options of Cargo choose; gives the folder it is in."""
+    """Runs a release build with the given Cargo options. Returns the folder of the programs."""
     run(["cargo", "build", "--release", *options])
     return pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
 
 
 def pin(core):
-    """What puts a command on a core."""
+    """Returns the command prefix that pins a command to a core."""
     return ["taskset", "-c", str(core)]
 
 
 @contextlib.contextmanager
-def ahead_of_others():
-    """Puts this session ahead of other work on the machine, where the kernel groups by session and permits it."""
+def raised_priority():
+    """Raises the scheduling priority of this session, where the kernel schedules by session and permits it."""
     group = pathlib.Path("/proc/self/autogroup")
     try:
         before = group.read_text().rpartition("nice")[2].strip()
@@ -155,12 +155,12 @@ def first_line(command, **options):
 
 @contextlib.contextmanager
 def workplace():
-    """A folder, what starts a program in it on a core, and what it is started with; all of it ends at the end."""
-    # Nothing of this user's own configuration is to be part of what is measured.
+    """Yields a temporary folder, a function that starts a program pinned to a core, and its environment. Stops all at the end."""
+    # The user's own configuration must not influence the measurement.
     with tempfile.TemporaryDirectory(prefix="metamcp-compare-") as name:
         work, started = pathlib.Path(name), []
         environment = {"PATH": PATH, "HOME": name, "LANG": "C.UTF-8"}
-        # The workers of nginx have a user of their own and need to get at their folders.
+        # The workers of nginx run as another user and need access to their folders.
         work.chmod(0o755)
 
         def spawn(core, *command):
@@ -173,9 +173,9 @@ def workplace():
         try:
             yield work, spawn, environment
         except BaseException:
-            # What the programs said may be the reason.
-            said = (work / "log.txt").read_text(errors="replace") if started else ""
-            print(*said.splitlines()[-SAID_LINES:], sep="\n", file=sys.stderr)
+            # The log may show the reason.
+            log_text = (work / "log.txt").read_text(errors="replace") if started else ""
+            print(*log_text.splitlines()[-LOG_LINES:], sep="\n", file=sys.stderr)
             raise
         finally:
             for process in reversed(started):
@@ -187,10 +187,10 @@ def workplace():
                     process.wait()
 
 
-def made_key(keyadm, data, environment):
-    """A key of an installation, which is made by that when there is none."""
-    made = [keyadm, "--data-dir", data, "keys", "create", "--name", "compare", "--json"]
-    return json.loads(output(made, env=environment))["key"]
+def create_key(keyadm, data, environment):
+    """Creates a key in a data directory, which is created if it does not exist."""
+    command = [keyadm, "--data-dir", data, "keys", "create", "--name", "compare", "--json"]
+    return json.loads(output(command, env=environment))["key"]
 
 
 def free_ports(count):
@@ -202,15 +202,15 @@ def free_ports(count):
 
 
 def wrk(args, target, seconds, script, environment, threads=1, connections=None):
-    """Loads a target from a core of the load's own; what is sent, the script takes from the environment."""
+    """Loads a target with wrk, pinned to a core. The wrk script takes the requests from the environment."""
     connections = str(connections or args.connections)
     command = [*pin(args.load_core), "wrk", "-t", str(threads), "-c", connections, "-d", f"{seconds}s"]
-    # What a slow gateway or a long stream needs is no error of the load's.
-    command += ["--timeout", f"{ANSWER_SECONDS_MAX}s"]
+    # A slow gateway or a long stream must not count as a timeout.
+    command += ["--timeout", f"{RESPONSE_SECONDS_MAX}s"]
     command += ["-s", ROOT / "bench" / script, f"http://127.0.0.1:{target.port}{target.path}"]
     paths = {"PATH": PATH, "LUA_PATH": str(ROOT / "bench/?.lua")}
     done = subprocess.run(command, env={**paths, **environment}, text=True, capture_output=True, check=True)
-    # Each thread says what went wrong first; the first of them is enough.
+    # Each thread prints its first error; one of them is enough.
     print(*done.stderr.splitlines()[:1], sep="", end="\n" if done.stderr else "", file=sys.stderr)
     for line in done.stdout.splitlines():
         if line.startswith("RESULT "):
@@ -219,7 +219,7 @@ def wrk(args, target, seconds, script, environment, threads=1, connections=None)
 
 
 def rounds(args, targets, load, check):
-    """Measures every target once in every round: `load(target, seconds)`, whose result `check(target, result)` sees."""
+    """Measures every target once per round: runs `load(target, seconds)` and passes its result to `check(target, result)`."""
     samples = []
     for number in range(args.rounds):
         for target in rotated(targets, number):
@@ -227,21 +227,21 @@ def rounds(args, targets, load, check):
                 load(target, args.warm_up)
             try:
                 sample = measure(args, number + 1, target, load, check)
-            except Wrong as error:
+            except WrongResponse as error:
                 sys.exit(f"{target.name}: {error}")
-            print(f"round {sample.round}: {sample.target}: {sample.cpu_us_per_request:.2f} us a request", flush=True)
+            print(f"round {sample.round}: {sample.target}: {sample.cpu_us_per_request:.2f} us per request", flush=True)
             samples.append(sample)
     return samples
 
 
 def rotated(targets, number):
-    """The order of a round: nobody is always first."""
+    """Rotates the order of a round, so that no target is always first."""
     shift = number % len(targets)
     return targets[shift:] + targets[:shift]
 
 
 def measure(args, number, target, load, check):
-    """One sample; raises `Wrong` when an answer was."""
+    """Takes one sample. Raises `WrongResponse` if a response is wrong."""
     cpu, core, wall = target.cpu_seconds(), core_seconds(args.proxy_core), time.monotonic()
     result = load(target, args.seconds)
     user, system = (after - before for after, before in zip(target.cpu_seconds(), cpu))
@@ -249,10 +249,10 @@ def measure(args, number, target, load, check):
     wall = time.monotonic() - wall
     busy, steal = (after - before for after, before in zip(core_seconds(args.proxy_core), core))
     if not result.requests:
-        raise Wrong(f"no answer in {result.duration_us / 1e6:.0f} s")
+        raise WrongResponse(f"no response in {result.duration_us / 1e6:.0f} s")
     if result.wrong or result.socket_errors:
-        wrong = f"of {result.requests} answers {result.wrong} are wrong, {result.socket_errors} socket errors"
-        raise Wrong(wrong)
+        error = f"of {result.requests} responses {result.wrong} are wrong, {result.socket_errors} socket errors"
+        raise WrongResponse(error)
     check(target, result)
     seconds = result.duration_us / 1e6
     return Sample(
@@ -274,7 +274,7 @@ def measure(args, number, target, load, check):
 
 
 def cpu_seconds(pid, apart=frozenset()):
-    """User and system time of a process and all that live below it, without those apart and theirs."""
+    """User and system time of a process tree, without the subtrees of `apart`."""
     times = [(0.0, 0.0)]
     for each in tree(pid, apart) if pid else []:
         # User and system time are the 14th and 15th field.
@@ -284,10 +284,10 @@ def cpu_seconds(pid, apart=frozenset()):
 
 
 def tree(pid, apart=frozenset()):
-    """A process and all that live below it, without those apart and theirs."""
+    """The processes of a tree, without the subtrees of `apart`."""
     below = {}
     for folder in pathlib.Path("/proc").glob("[0-9]*"):
-        # Others come and go.
+        # Other processes may end meanwhile.
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             below.setdefault(int(process_fields(folder.name)[1]), []).append(int(folder.name))
     found, to_do = [], [pid]
@@ -300,12 +300,12 @@ def tree(pid, apart=frozenset()):
 
 
 def process_fields(pid):
-    """What the kernel says of a process, from the third field on: the second is a name, which may hold anything."""
+    """The fields of /proc/PID/stat from the third on. The second is a name with arbitrary characters."""
     return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
 def core_seconds(core):
-    """Busy and stolen time of a core."""
+    """The busy and the stolen time of a core."""
     lines = pathlib.Path("/proc/stat").read_text().splitlines()
     fields = next(line for line in lines if line.startswith(f"cpu{core} ")).split()
     user, nice, system, _idle, _wait, irq, softirq, steal = (int(field) / TICKS for field in fields[1:9])
@@ -313,7 +313,7 @@ def core_seconds(core):
 
 
 def by_target(samples):
-    """The samples of each target, by round."""
+    """Groups samples by target, in the order of rounds."""
     names = dict.fromkeys(sample.target for sample in samples)
     ordered = sorted(samples, key=lambda sample: sample.round)
     return {name: [sample for sample in ordered if sample.target == name] for name in names}
@@ -321,7 +321,7 @@ def by_target(samples):
 
 def on_the_core(samples):
     return (
-        f"Others on the proxies' core: {total(samples, 'others_seconds')}; "
+        f"Other processes on the proxies' core: {total(samples, 'others_seconds')}; "
         f"stolen by the hypervisor: {total(samples, 'steal_seconds')}."
     )
 
@@ -336,7 +336,7 @@ def middle(row, field):
 
 
 def ratio(ours, theirs, field="cpu_us_per_request"):
-    """Of a field, round by round."""
+    """The ratio of a field, round by round."""
     return spread([getattr(a, field) / getattr(b, field) for a, b in zip(ours, theirs, strict=True)])
 
 
@@ -353,13 +353,13 @@ def table_row(cells):
 
 
 def write_run(args, samples, text, versions, load=None):
-    """Writes bench/runs/<date>-<name>/; versions are those of what was compared, by name. The load is wrk, unless said."""
+    """Writes bench/runs/<date>-<name>/. `versions` are those of the compared programs. The load is wrk by default."""
     fields = [field.name for field in dataclasses.fields(Sample)]
     write_folder(args.name, text, (fields, map(dataclasses.astuple, samples)), versions, load)
 
 
 def write_folder(name, text, raw, versions, load=None):
-    """Likewise, of samples of any kind: the names of their fields, and their values."""
+    """Writes a run folder with samples of any kind. `raw` has the field names and the rows."""
     stem = f"{datetime.date.today()}-{name}"
     names = (stem if number == 1 else f"{stem}-{number}" for number in range(1, 1000))
     folder = next(path for name in names if not (path := ROOT / "bench/runs" / name).exists())
@@ -376,7 +376,7 @@ def write_folder(name, text, raw, versions, load=None):
 
 
 def machine(versions, load):
-    """Where it ran, without what would tell one machine from another."""
+    """Describes the machine, without anything that identifies it."""
     cpuinfo = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.split(":")[1].strip() for line in cpuinfo if line.startswith("model name")), "unknown")
     changed = output(["git", "status", "--porcelain", "--untracked-files=no"], cwd=ROOT)

@@ -1,19 +1,19 @@
-//! Merging what the servers of an endpoint listed.
+//! Merging the lists of an endpoint's servers.
 
 use std::hint::black_box;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use metamcp::catalog::{Item, ListKind, ServerLists, View, merge};
+use metamcp::catalog::{ListItem, ListKind, ServerLists, View, merge};
 use metamcp::route::{Endpoint, EndpointConfig, EndpointMembers, NamePrefix, RouteTable};
 use metamcp::session::ServerFeatures;
 use metamcp_core::base::{EndpointName, ServerName};
 
-/// Items on one page towards clients: the default.
+/// Items per page for clients: the default.
 const PAGE_ITEMS: usize = 1000;
 
-/// The mean size of a described tool.
+/// The mean size of a tool definition.
 const TOOL_BYTES: usize = 1600;
 
 fn endpoint(servers: usize) -> Arc<Endpoint> {
@@ -26,14 +26,14 @@ fn endpoint(servers: usize) -> Arc<Endpoint> {
     Arc::clone(table.find_by_path("/mcp").expect("the endpoint is there"))
 }
 
-fn tool(number: usize) -> Item {
+fn tool(number: usize) -> ListItem {
     let key = format!("list_pull_request_reviews_{number}");
     let front = r#"{"name":"#;
     let name = format!("\"{key}\"");
     let back = r#","inputSchema":{"type":"object"},"description":""#;
     let text = "x".repeat(TOOL_BYTES - front.len() - name.len() - back.len() - 2);
     let raw = Bytes::from([front, &name, back, &text, "\"}"].concat());
-    Item { key, raw, key_start: front.len(), key_end: front.len() + name.len() }
+    ListItem { key, raw, key_start: front.len(), key_end: front.len() + name.len() }
 }
 
 fn lists(tools: usize) -> Arc<ServerLists> {
@@ -50,7 +50,7 @@ fn merge_lists(criterion: &mut Criterion) {
         let listed: Vec<_> = (0..servers).map(|_| Ok(lists(tools).into())).collect();
         let generations = vec![0; servers];
         let merged = merge(&endpoint, View::Modern, &listed, generations.clone(), PAGE_ITEMS);
-        assert_eq!(merged.listing(ListKind::Tools).names.len(), servers * tools, "nothing is hidden");
+        assert_eq!(merged.listing(ListKind::Tools).names.len(), servers * tools, "no tool is hidden");
         group.throughput(Throughput::Elements((servers * tools) as u64));
         group.bench_function(format!("merge_{servers}_servers_{tools}_tools"), |bencher| {
             bencher

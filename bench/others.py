@@ -1,4 +1,4 @@
-"""Installs what is compared with, as pinned in bench/others, into target/compare: each into an environment of its own."""
+"""Installs the other gateways, as pinned in bench/others, into target/compare, each into its own environment."""
 
 import hashlib
 import pathlib
@@ -9,16 +9,16 @@ import harness
 from harness import ROOT
 
 PINS = ROOT / "bench/others"
-PLACE = ROOT / "target/compare"
+INSTALL_ROOT = ROOT / "target/compare"
 
 
 def program(name, command):
-    """A program of what was installed under a name."""
-    return PLACE / name / "bin" / command
+    """The path of a program of an installed gateway."""
+    return INSTALL_ROOT / name / "bin" / command
 
 
 def version(name, package):
-    """The version of a package that is pinned."""
+    """The pinned version of a package."""
     pins = dict(line.split("==") for line in pins_of(name).read_text().splitlines())
     return f"{package} {pins[package]}"
 
@@ -28,8 +28,8 @@ def pins_of(name):
 
 
 def install(name):
-    """Into an environment of its own, unless it was installed from the same pins."""
-    folder, pins = PLACE / name, pins_of(name)
+    """Installs a gateway into its own environment, unless it is installed from the same pins."""
+    folder, pins = INSTALL_ROOT / name, pins_of(name)
     stamp, digest = folder / ".installed", hashlib.sha256(pins.read_bytes()).hexdigest()
     if stamp.exists() and stamp.read_text() == digest:
         return

@@ -1,7 +1,7 @@
 """The proxies that metamcp is compared with, each in front of the same stub: nginx, HAProxy, Envoy.
 
-Each start gives what to load by what is asked of it: the name of a workload or its slot, which is `call`, `stream`,
-`list` or `churn`. What is not in there, the proxy cannot do.
+Each start function returns its targets by the name of a workload or by its slot: `call`, `stream`, `list` or `churn`. The
+proxy does not support what is missing.
 """
 
 import dataclasses
@@ -13,19 +13,19 @@ import harness
 import others
 from calls import LEGACY, Target
 
-# Servers of their own behind what aggregates; the stub serves them all.
+# Servers behind an aggregating gateway. The stub serves all of them.
 BACKENDS = 10
 
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where everything runs."""
+    """The environment of a comparison."""
 
     args: typing.Any
     work: pathlib.Path
     spawn: typing.Callable
     environment: dict
-    # Folder of what was built plainly, and the gateway that is measured as metamcp.
+    # The folder of the plain build, and the program that is measured as metamcp.
     binaries: pathlib.Path
     metamcp: pathlib.Path
     # The port of the stub, and those of it as several servers with more tools.
@@ -41,9 +41,9 @@ error_log stderr warn;
 events {{ worker_connections 4096; }}
 http {{
     access_log off;
-    # As many requests on one connection as there are; the default closes after 1000.
+    # No limit of requests per connection; the default is 1000.
     keepalive_requests 1000000000;
-    # The default refuses a megabyte and a head.
+    # The default rejects bodies over 1 MiB.
     client_max_body_size 16m;
     {tuning}
     client_body_temp_path body;
@@ -62,7 +62,7 @@ http {{
         listen 127.0.0.1:{port};
         location / {{ proxy_pass http://stub; }}
     }}
-    # It passes an event on when it comes only if told to.
+    # Events are forwarded immediately only without buffering.
     server {{
         listen 127.0.0.1:{streams};
         location / {{ proxy_pass http://stub; proxy_buffering off; }}
@@ -74,7 +74,7 @@ http {{
 }}
 """
 
-# Requests are passed on while they come, and nothing is written to files.
+# Streams request bodies, and writes no temporary files.
 NGINX_TUNING = (
     "proxy_request_buffering off; client_body_buffer_size 256k; proxy_max_temp_file_size 0; proxy_buffer_size 64k; "
     "proxy_buffers 16 64k; proxy_busy_buffers_size 128k;"
@@ -97,7 +97,7 @@ backend stub
     server stub 127.0.0.1:{stub}
 """
 HAPROXY_HTTP = "    option http-keep-alive\n    http-reuse always\n"
-# Else it holds back what comes in small parts, for up to 200 ms.
+# Otherwise it delays small writes by up to 200 ms.
 HAPROXY_AT_ONCE = HAPROXY_HTTP + "    option http-no-delay\n"
 
 ENVOY = "type.googleapis.com/envoy.extensions.filters"
@@ -110,23 +110,23 @@ def nginx(place):
         "call": plain,
         "stream": dataclasses.replace(plain, port=streams),
         "churn": dataclasses.replace(plain, revision=LEGACY),
-        # What is to be in the file is known when the list is.
+        # The content of the file is written when the list is known.
         "list": dataclasses.replace(plain, port=files, path="/list.json", is_static=True),
     }
 
 
 def nginx_tuned(place):
-    """For large bodies, which otherwise go through files."""
+    """nginx tuned for large bodies, which otherwise go through files."""
     port, _, _, pid = start_nginx(place, "nginx-tuned", NGINX_TUNING)
     plain = Target("nginx-tuned", port, "/mcp", pid)
     return {"64k": plain, "1m": plain, "1m-request": plain}
 
 
 def start_nginx(place, name, tuning):
-    """Gives the ports of all that it is, and the process."""
+    """Starts nginx. Returns its ports and its process."""
     ports, folder = harness.free_ports(3), place.work / name
     (folder / "static").mkdir(parents=True)
-    # The workers have a user of their own and need to get at their folders.
+    # The workers run as another user and need access to their folders.
     folder.chmod(0o755)
     names = ("port", "streams", "files")
     text = NGINX.format(tuning=tuning, stub=place.stub, **dict(zip(names, ports, strict=True)))
@@ -152,7 +152,7 @@ def haproxy_tcp(place):
 
 
 def start_haproxy(place, mode, options):
-    """Gives port, path and process."""
+    """Starts HAProxy. Returns port, path and process."""
     [port] = harness.free_ports(1)
     path = place.work / f"haproxy-{port}.cfg"
     path.write_text(HAPROXY.format(mode=mode, port=port, stub=place.stub, options=options))
@@ -160,7 +160,7 @@ def start_haproxy(place, mode, options):
 
 
 def envoy(place):
-    """As a plain HTTP proxy."""
+    """Envoy as a plain HTTP proxy."""
     router = {"name": "envoy.filters.http.router", "typed_config": {"@type": f"{ENVOY}.http.router.v3.Router"}}
     route = {"match": {"prefix": "/"}, "route": {"cluster": "stub", "timeout": "0s"}}
     port, pid = start_envoy(place, "envoy", [router], [route], {"stub": place.stub})
@@ -169,7 +169,7 @@ def envoy(place):
 
 
 def envoy_mcp(count):
-    """As a gateway to so many servers."""
+    """Envoy as an MCP gateway for `count` servers."""
 
     def start(place):
         name = f"envoy-mcp-{count}"
@@ -190,7 +190,7 @@ def envoy_mcp(count):
     return start
 
 
-# The default refuses bodies of more than 8 KiB.
+# The default rejects bodies over 8 KiB.
 ENVOY_MCP = {"max_request_body_size": 4 << 20}
 
 

@@ -1,4 +1,4 @@
-//! From an advertised name to the server that has it.
+//! Looking up the server of an advertised name.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -6,11 +6,11 @@ use std::sync::Arc;
 use criterion::{Criterion, criterion_group, criterion_main};
 use metamcp::route::{Destination, NameIndex, OriginalName, SEPARATOR};
 
-/// Servers that share the tools evenly.
+/// Servers among which the tools are evenly divided.
 const SERVERS: usize = 10;
 
-/// The step from one name asked for to the next: coprime to every number of tools here, so that all come, in
-/// an order that no cache foresees.
+/// The step from one looked-up name to the next: coprime to every number of tools here, so that all names occur, in an order
+/// that defeats the caches.
 const STRIDE: usize = 7919;
 
 fn advertised(tool: usize) -> String {
@@ -25,7 +25,7 @@ fn names(tools: usize) -> NameIndex {
         let original_name = Some(Arc::new(OriginalName { text, json, header: name.into(), is_listed: true }));
         let place = u32::try_from(tool % SERVERS).expect("there are few servers");
         let earlier = names.insert(&advertised(tool), Destination { server_index: place, original_name });
-        assert!(earlier.is_none(), "every name is made once");
+        assert!(earlier.is_none(), "every name is unique");
     }
     names
 }
@@ -33,9 +33,9 @@ fn names(tools: usize) -> NameIndex {
 fn lookup(criterion: &mut Criterion) {
     for tools in [10, 1000, 100_000] {
         let names = names(tools);
-        let asked: Vec<_> = (0..tools).map(|tool| advertised(tool * STRIDE % tools)).collect();
-        assert!(asked.iter().all(|name| names.find(name).is_some()), "every name asked for is there");
-        let mut next = asked.iter().cycle();
+        let lookups: Vec<_> = (0..tools).map(|tool| advertised(tool * STRIDE % tools)).collect();
+        assert!(lookups.iter().all(|name| names.find(name).is_some()), "every name is found");
+        let mut next = lookups.iter().cycle();
         criterion.bench_function(&format!("route_lookup_{tools}_tools"), |bencher| {
             bencher.iter(|| names.find(black_box(next.next().map_or("", String::as_str))).is_some());
         });

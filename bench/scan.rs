@@ -5,7 +5,7 @@ use std::hint::black_box;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use metamcp_core::frame::Scanner;
 
-/// A call of exactly `len` bytes, filled up with one long text argument.
+/// A call of exactly `len` bytes, padded with one long text argument.
 fn text_call(len: usize) -> Vec<u8> {
     let head =
         r#"{"jsonrpc":"2.0","id":123,"method":"tools/call","params":{"name":"s__echo","arguments":{"t":""#;
@@ -14,7 +14,7 @@ fn text_call(len: usize) -> Vec<u8> {
     [head, &text, tail].concat().into_bytes()
 }
 
-/// A call of about `len` bytes, filled up with numbers and small objects.
+/// A call of about `len` bytes, padded with numbers and small objects.
 fn structured_call(len: usize) -> Vec<u8> {
     let head =
         r#"{"jsonrpc":"2.0","id":123,"method":"tools/call","params":{"name":"s__echo","arguments":{"rows":["#;
@@ -23,7 +23,7 @@ fn structured_call(len: usize) -> Vec<u8> {
     [head, &rows, "]}}}"].concat().into_bytes()
 }
 
-/// The same name, with the `_meta` that every request of revision 2026-07-28 carries.
+/// A call with the `_meta` of revision 2026-07-28.
 fn modern_call() -> Vec<u8> {
     r#"{"jsonrpc":"2.0","id":123,"method":"tools/call","params":{"name":"s__echo","arguments":{"text":"hello"},"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{"elicitation":{"form":{}},"sampling":{}},"io.modelcontextprotocol/clientInfo":{"name":"bench","version":"1.0"},"progressToken":17}}}"#
         .into()

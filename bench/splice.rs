@@ -1,4 +1,4 @@
-//! Putting a backend's own name and another id into one `tools/call`.
+//! Replacing the name and the id of one `tools/call`.
 
 use std::hint::black_box;
 
@@ -17,8 +17,8 @@ fn splice_call(criterion: &mut Criterion) {
     let edits = [(id.span, Bytes::from_static(b"7")), (name.span, Bytes::from_static(b"\"echo\""))];
     criterion.bench_function("splice_tools_call_1kib", |bencher| {
         bencher.iter(|| {
-            let slices = splice(black_box(&message), black_box(&edits)).expect("the edits fit");
-            (slices.remaining_bytes(), slices.count())
+            let spliced = splice(black_box(&message), black_box(&edits)).expect("the edits fit");
+            (spliced.remaining_bytes(), spliced.count())
         });
     });
 }

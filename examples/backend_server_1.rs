@@ -1,9 +1,9 @@
-//! An MCP server as its author would write it, with the official SDK: it echoes and calculates.
+//! An MCP server with the official SDK: it echoes and calculates.
 //!
-//!     cargo run --example backend_server_1 [PORT]
+//!     cargo run --example backend_server_1 [PORT | --port PORT]
 //!
-//! It listens on 127.0.0.1, port 3001 unless told otherwise. To put it behind the gateway, give the gateway an
-//! `mcp.json` with its address: see "Your own servers" in README.md.
+//! It listens on 127.0.0.1, by default on port 3001; port 0 picks a free one. To serve it through the gateway, add its
+//! address to the gateway's `mcp.json`: see "Your own servers" in README.md.
 
 use std::io::Error;
 use std::net::Ipv4Addr;
@@ -26,7 +26,7 @@ struct Calculator;
 #[derive(Deserialize, JsonSchema)]
 #[schemars(crate = "rmcp::schemars")]
 struct Text {
-    /// What is to come back
+    /// The text to return
     text: String,
 }
 
@@ -45,7 +45,7 @@ struct Outcome {
 
 #[tool_router]
 impl Calculator {
-    #[tool(description = "Gives back the text it is given", annotations(read_only_hint = true))]
+    #[tool(description = "Returns the text it is given", annotations(read_only_hint = true))]
     fn echo(Parameters(Text { text }): Parameters<Text>) -> String {
         text
     }
@@ -55,11 +55,11 @@ impl Calculator {
         Json(Outcome { result: a + b })
     }
 
-    /// An `Err` becomes a result with `isError`, which the model reads and may correct.
+    /// An `Err` becomes a result with `isError`, so that the model can read it and correct the call.
     #[tool(description = "a / b", annotations(read_only_hint = true))]
     fn divide(Parameters(Operands { a, b }): Parameters<Operands>) -> Result<Json<Outcome>, String> {
         if b == 0.0 {
-            return Err("b is 0, by which nothing can be divided".into());
+            return Err("b is 0: cannot divide by zero".into());
         }
         Ok(Json(Outcome { result: a / b }))
     }
@@ -70,16 +70,27 @@ impl ServerHandler for Calculator {
     fn get_info(&self) -> ServerConfig {
         ServerConfig::new(ServerCapabilities::builder().enable_tools().build())
             .with_server_info(Implementation::new("calculator", env!("CARGO_PKG_VERSION")))
-            .with_instructions("Calculates with two numbers, and echoes.")
+            .with_instructions("Calculates with two numbers, and echoes text.")
     }
+}
+
+/// Reads `PORT` or `--port PORT`.
+fn parse_port(mut arguments: impl Iterator<Item = String>) -> Result<u16, Error> {
+    let usage = || Error::other("usage: backend_server_1 [PORT | --port PORT]");
+    let port = match arguments.next() {
+        None => return Ok(PORT),
+        Some(flag) if flag == "--port" => arguments.next().ok_or_else(usage)?,
+        Some(port) => port,
+    };
+    if arguments.next().is_some() {
+        return Err(usage());
+    }
+    port.parse().map_err(|_| usage())
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
-    let port = match std::env::args().nth(1) {
-        Some(port) => port.parse().map_err(|_| Error::other("usage: backend_server_1 [PORT]"))?,
-        None => PORT,
-    };
+    let port = parse_port(std::env::args().skip(1))?;
     let service = StreamableHttpService::new(
         || Ok(Calculator),
         Arc::new(LocalSessionManager::default()),

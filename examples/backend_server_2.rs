@@ -1,10 +1,10 @@
-//! An MCP server with more than tools: resources, a template for them, a prompt, progress, and a question
-//! back to the person who called (elicitation), in both eras of the protocol.
+//! An MCP server with the official SDK that has more than tools: resources, a resource template, a prompt, progress, and
+//! elicitation, in both eras of the protocol.
 //!
-//!     cargo run --example backend_server_2 [PORT]
+//!     cargo run --example backend_server_2 [PORT | --port PORT]
 //!
-//! It listens on 127.0.0.1, port 3002 unless told otherwise. To put it behind the gateway, give the gateway an
-//! `mcp.json` with its address: see "Your own servers" in README.md.
+//! It listens on 127.0.0.1, by default on port 3002; port 0 picks a free one. To serve it through the gateway, add its
+//! address to the gateway's `mcp.json`: see "Your own servers" in README.md.
 
 use std::io::Error;
 use std::net::Ipv4Addr;
@@ -35,7 +35,7 @@ use tokio::time::sleep;
 
 const PORT: u16 = 3002;
 
-/// More steps would take minutes.
+/// Limits a walk to 20 seconds.
 const STEPS_MAX: u32 = 100;
 
 const STEP: Duration = Duration::from_millis(200);
@@ -63,8 +63,8 @@ struct Topic {
 
 #[tool_router]
 impl Notes {
-    /// Progress is told to those who gave a token for it; who cancels is not waited for.
-    #[tool(description = "Walks step by step, and tells its progress")]
+    /// Sends progress if the request has a progress token, and ends when it is cancelled.
+    #[tool(description = "Walks step by step and reports progress")]
     async fn walk(
         Parameters(Walk { steps }): Parameters<Walk>,
         context: RequestContext<RoleServer>,
@@ -82,16 +82,16 @@ impl Notes {
                 let progress = ProgressNotificationParam::new(token.clone(), f64::from(step))
                     .with_total(f64::from(steps))
                     .with_message(format!("step {step}"));
-                // A client that has gone needs no progress.
+                // It fails if the client is gone.
                 let _ = context.peer.notify_progress(progress).await;
             }
         }
         Ok(format!("{steps} steps walked"))
     }
 
-    /// Up to 2025-11-25 the server asks while the call waits; since 2026-07-28 it answers with what it needs,
-    /// and the client calls again with the answer.
-    #[tool(description = "Asks for a name, and greets")]
+    /// Up to 2025-11-25 the server sends a request to the client while the call waits. Since 2026-07-28 it returns the input
+    /// that it needs, and the client calls again with the answer.
+    #[tool(description = "Asks for a name and greets")]
     async fn greet(
         context: RequestContext<RoleServer>,
         InputResponses(responses): InputResponses,
@@ -185,12 +185,23 @@ impl ServerHandler for Notes {
     }
 }
 
+/// Reads `PORT` or `--port PORT`.
+fn parse_port(mut arguments: impl Iterator<Item = String>) -> Result<u16, Error> {
+    let usage = || Error::other("usage: backend_server_2 [PORT | --port PORT]");
+    let port = match arguments.next() {
+        None => return Ok(PORT),
+        Some(flag) if flag == "--port" => arguments.next().ok_or_else(usage)?,
+        Some(port) => port,
+    };
+    if arguments.next().is_some() {
+        return Err(usage());
+    }
+    port.parse().map_err(|_| usage())
+}
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
-    let port = match std::env::args().nth(1) {
-        Some(port) => port.parse().map_err(|_| Error::other("usage: backend_server_2 [PORT]"))?,
-        None => PORT,
-    };
+    let port = parse_port(std::env::args().skip(1))?;
     let service = StreamableHttpService::new(
         || Ok(Notes),
         Arc::new(LocalSessionManager::default()),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use metamcp::app::{App, AppError, ConfigLoader, StartupInfo, shortage, stdio};
-use metamcp::child::give_up_huge_pages;
+use metamcp::child::disable_huge_pages;
 use metamcp::config::{self, Cli, Command, Config, ConnectArgs, EXIT_USAGE, LogConfig, LogFormat, Summary};
 use metamcp::server::Door;
 use metamcp::telemetry;
@@ -109,7 +109,7 @@ fn exit(result: Result<(), AppError>) -> ExitCode {
 }
 
 fn serve(mut config: Config, cli: Cli, cwd: PathBuf, audience: Audience) -> ExitCode {
-    give_up_huge_pages();
+    disable_huge_pages();
     if let Err(code) = init_logging(&config.log) {
         return code;
     }

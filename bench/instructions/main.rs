@@ -1,5 +1,5 @@
-//! How many instructions a step takes, and the whole way of a request: counted by callgrind, so that a busy machine counts
-//! what a quiet one does. `bench/count` runs this and compares with what is committed.
+//! Instructions of single steps and of whole requests, counted by callgrind, so that other load on the machine does not change
+//! the result. `bench/count` runs this and compares with the committed counts.
 
 #![allow(missing_docs, reason = "the macros make modules of the functions")]
 
@@ -18,13 +18,13 @@ mod gateway;
 
 use gateway::{Gateway, TOOLS};
 
-/// As the product has it.
+/// The allocator of the gateway.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const MODERN_META: &str = r#","_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}"#;
 
-/// A call of a tool with a text of so many bytes.
+/// A call with a text of `text_bytes` bytes, and a scanner that has scanned it once.
 fn message(text_bytes: usize, meta: &str) -> (Scanner, Bytes) {
     let text = "x".repeat(text_bytes);
     let message = format!(
@@ -32,7 +32,7 @@ fn message(text_bytes: usize, meta: &str) -> (Scanner, Bytes) {
     );
     let message = Bytes::from(message);
     let mut scanner = Scanner::new();
-    // Its buffers are grown by then, as those of a worker are.
+    // Its buffers have grown then, as those of a worker.
     assert!(scanner.scan(&message).is_ok(), "it is a call");
     (scanner, message)
 }
@@ -56,7 +56,7 @@ fn edits() -> Edits {
 }
 
 #[library_benchmark]
-#[bench::original_name(edits())]
+#[bench::own_name(edits())]
 fn put_in((message, edits): Edits) -> Edits {
     black_box(splice(&message, &edits).expect("the edit fits"));
     (message, edits)
@@ -83,7 +83,7 @@ fn names() -> NameIndex {
         let original_name =
             Some(Arc::new(OriginalName { text, json, header: name.clone().into(), is_listed: true }));
         let earlier = names.insert(&format!("s0__{name}"), Destination { server_index: 0, original_name });
-        assert!(earlier.is_none(), "every name is made once");
+        assert!(earlier.is_none(), "every name is unique");
     }
     names
 }
@@ -95,48 +95,49 @@ fn look_up(names: NameIndex) -> NameIndex {
     names
 }
 
-/// What is asked for.
-enum What {
+/// What a client sends.
+enum Workload {
     Call(&'static str, usize),
     List,
     Session,
 }
 
-const SMALL: What = What::Call("echo", 5);
-const ANSWER: What = What::Call("big", 5);
-const REQUEST: What = What::Call("echo", 1 << 20);
-const STREAM: What = What::Call("events", 5);
+const SMALL: Workload = Workload::Call("echo", 5);
+const ANSWER: Workload = Workload::Call("big", 5);
+const REQUEST: Workload = Workload::Call("echo", 1 << 20);
+const STREAM: Workload = Workload::Call("events", 5);
 
-/// In front of so many servers.
+// The number of servers behind the gateway.
 const ONE: usize = 1;
 const TEN: usize = 10;
-/// One server itself, with the gateway at rest: what is not the gateway's part.
+/// A client connected to the server without the gateway, to measure the part that is not the gateway's.
 const DIRECT: usize = 0;
 
-/// Asks once more than so often: the first time opens the connection to the server, and waits for argon2 and for the lists.
-fn ask(servers: usize, what: &What, times: usize) {
-    let era = if matches!(what, What::Session) { "legacy" } else { "modern" };
+/// Sends one request more than `times`: the first one opens the connection to the server, and waits for argon2 and for the lists.
+fn send_requests(servers: usize, workload: &Workload, times: usize) {
+    let era = if matches!(workload, Workload::Session) { "legacy" } else { "modern" };
     let gateway = Gateway::start(servers.max(1), era);
     let mut client = if servers == DIRECT { gateway.connect_server() } else { gateway.connect() };
-    let request = match what {
-        What::Call(tool, text_bytes) => gateway.call(tool, *text_bytes),
-        What::List => gateway.request("tools/list", None, ""),
-        What::Session => {
-            (0..=times).for_each(|_| client.live(&gateway));
+    let request = match workload {
+        Workload::Call(tool, text_bytes) => gateway.call(tool, *text_bytes),
+        Workload::List => gateway.request("tools/list", None, ""),
+        Workload::Session => {
+            (0..=times).for_each(|_| client.run_session(&gateway));
             return;
         }
     };
-    let answer_bytes = client.ask(&request);
+    let response_bytes = client.send(&request);
     assert!(
-        !matches!(what, What::List) || answer_bytes > servers * TOOLS,
-        "the list has {answer_bytes} bytes"
+        !matches!(workload, Workload::List) || response_bytes > servers * TOOLS,
+        "the list has {response_bytes} bytes"
     );
     for _ in 0..times {
-        black_box(client.ask(&request));
+        black_box(client.send(&request));
     }
 }
 
-// Asks so often. What it takes to begin and to end is counted, too, and is the same however often.
+// Start and end are counted, too. They do not depend on the number of requests, so the difference of two rows is that of the
+// requests.
 #[library_benchmark(config = whole_process())]
 #[bench::call_small_one_backend_few(ONE, SMALL, 200)]
 #[bench::call_small_one_backend_many(ONE, SMALL, 2200)]
@@ -156,19 +157,19 @@ fn ask(servers: usize, what: &What, times: usize) {
 #[bench::stream_100_events_many(ONE, STREAM, 220)]
 #[bench::stream_100_events_direct_few(DIRECT, STREAM, 20)]
 #[bench::stream_100_events_direct_many(DIRECT, STREAM, 220)]
-#[bench::session_one_call_few(ONE, What::Session, 50)]
-#[bench::session_one_call_many(ONE, What::Session, 550)]
-#[bench::session_one_call_direct_few(DIRECT, What::Session, 50)]
-#[bench::session_one_call_direct_many(DIRECT, What::Session, 550)]
-#[bench::list_200_tools_ten_backends_few(TEN, What::List, 200)]
-#[bench::list_200_tools_ten_backends_many(TEN, What::List, 1200)]
-fn whole(servers: usize, what: What, times: usize) {
-    ask(servers, &what, times);
+#[bench::session_one_call_few(ONE, Workload::Session, 50)]
+#[bench::session_one_call_many(ONE, Workload::Session, 550)]
+#[bench::session_one_call_direct_few(DIRECT, Workload::Session, 50)]
+#[bench::session_one_call_direct_many(DIRECT, Workload::Session, 550)]
+#[bench::list_200_tools_ten_backends_few(TEN, Workload::List, 200)]
+#[bench::list_200_tools_ten_backends_many(TEN, Workload::List, 1200)]
+fn whole(servers: usize, workload: Workload, times: usize) {
+    send_requests(servers, &workload, times);
 }
 
-/// All threads of the process, and not what is below one function.
+/// Counts all threads of the process instead of a single function.
 fn whole_process() -> LibraryBenchmarkConfig {
-    // What caches make of it is of no interest here, and takes twice as long.
+    // Without the cache simulation, which doubles the time.
     let callgrind = Callgrind::with_args(["--cache-sim=no"]).entry_point(EntryPoint::None).clone();
     LibraryBenchmarkConfig::default().tool(callgrind).clone()
 }

@@ -1,6 +1,6 @@
 // @ts-check
-// A client of metamcp's framed stream (docs/FRAMES.md) for Node.js 20 and newer, without packages and without a build;
-// its types are TypeScript's.
+// A client for metamcp's framed stream (docs/FRAMES.md) for Node.js 20 and newer, without packages or a build step. Types are
+// checked by TypeScript.
 //
 //     METAMCP_KEY=mcp_... node framed.mjs http://127.0.0.1:12009/api/v1/mcp/stream [--lines]
 
@@ -9,33 +9,33 @@ import http from "node:http";
 import https from "node:https";
 import { pathToFileURL } from "node:url";
 
-/** @typedef {any} Json What a message says is for its reader to check. */
-/** @typedef {{ resolve: (result: Json) => void, reject: (error: Error) => void }} Waiting */
+/** @typedef {any} Json The content of a message is not validated. */
+/** @typedef {{ resolve: (result: Json) => void, reject: (error: Error) => void }} PendingRequest */
 /**
  * @typedef {object} Options
  * @property {string} [key]
  * @property {boolean} [lines]
- * @property {(message: Json) => Promise<Json>} [onRequest] Answers what servers ask: gets the message, gives the result.
+ * @property {(message: Json) => Promise<Json>} [onRequest] Handles requests from servers: gets the message, returns the result.
  * @property {(message: Json) => void} [onNotification]
  */
 
-const HEADER_BYTES = 20; // magic, version, flags, method, length: four bytes each, little endian
-const ANSWER = 1;
+const HEADER_BYTES = 20; // magic, version, flags, method, length: four bytes each, little-endian
+const RESPONSE_FLAG = 1;
 
 export class FramedStream {
-    /** @type {Map<number, Waiting>} */
-    #waiting = new Map();
+    /** @type {Map<number, PendingRequest>} */
+    #pending = new Map();
     #nextId = 1;
     /** @type {Buffer} */
-    #held = Buffer.alloc(0);
+    #buffer = Buffer.alloc(0);
     /** @type {Error | undefined} */
     #ended;
-    #sent;
+    #request;
     #options;
 
-    /** @param {http.ClientRequest} sent @param {Options} options */
-    constructor(sent, options) {
-        this.#sent = sent;
+    /** @param {http.ClientRequest} request @param {Options} options */
+    constructor(request, options) {
+        this.#request = request;
         this.#options = options;
     }
 
@@ -45,23 +45,23 @@ export class FramedStream {
         /** @type {Record<string, string>} */
         const headers = { "content-type": type, "transfer-encoding": "chunked" };
         if (options.key) headers.authorization = `Bearer ${options.key}`;
-        const { request } = url.startsWith("https:") ? https : http;
-        const sent = request(url, { method: "POST", headers });
-        const stream = new FramedStream(sent, options);
+        const client = url.startsWith("https:") ? https : http;
+        const request = client.request(url, { method: "POST", headers });
+        const stream = new FramedStream(request, options);
         return new Promise((resolve, reject) => {
-            sent.on("error", (error) => (reject(error), stream.#end(error)));
-            sent.on("response", (response) => {
+            request.on("error", (error) => (reject(error), stream.#end(error)));
+            request.on("response", (response) => {
                 if (response.statusCode !== 200) {
-                    const refuse = (/** @type {Buffer} */ text) => reject(new Error(`HTTP ${response.statusCode}: ${text}`));
-                    response.on("data", refuse);
+                    const fail = (/** @type {Buffer} */ text) => reject(new Error(`HTTP ${response.statusCode}: ${text}`));
+                    response.on("data", fail);
                     return;
                 }
-                response.on("data", (chunk) => stream.#take(chunk));
+                response.on("data", (chunk) => stream.#receive(chunk));
                 response.on("end", () => stream.#end(new Error("the stream ended")));
                 response.on("error", (error) => stream.#end(error));
                 resolve(stream);
             });
-            sent.flushHeaders();
+            request.flushHeaders();
         });
     }
 
@@ -70,7 +70,7 @@ export class FramedStream {
         if (this.#ended) return Promise.reject(this.#ended);
         const id = this.#nextId++;
         return new Promise((resolve, reject) => {
-            this.#waiting.set(id, { resolve, reject });
+            this.#pending.set(id, { resolve, reject });
             this.#send({ jsonrpc: "2.0", id, method, params });
         });
     }
@@ -80,83 +80,83 @@ export class FramedStream {
         this.#send({ jsonrpc: "2.0", method, params });
     }
 
-    /** No more requests: what is under way is answered, then the stream ends. */
+    /** Ends the requests. The gateway responds to those in flight, then ends the stream. */
     close() {
-        this.#sent.end();
+        this.#request.end();
     }
 
     /** @param {Json} message */
     #send(message) {
         const payload = Buffer.from(JSON.stringify(message) + (this.#options.lines ? "\n" : ""));
         if (this.#options.lines) {
-            this.#sent.write(payload);
+            this.#request.write(payload);
             return;
         }
         const header = Buffer.alloc(HEADER_BYTES);
         header.write("MCPF", "latin1");
         header.writeUInt32LE(1, 4);
-        header.writeUInt32LE("method" in message ? 0 : ANSWER, 8);
+        header.writeUInt32LE("method" in message ? 0 : RESPONSE_FLAG, 8);
         header.writeUInt32LE(payload.length, 16);
-        this.#sent.write(Buffer.concat([header, payload]));
+        this.#request.write(Buffer.concat([header, payload]));
     }
 
     /** @param {Buffer} chunk */
-    #take(chunk) {
-        this.#held = this.#held.length ? Buffer.concat([this.#held, chunk]) : chunk;
+    #receive(chunk) {
+        this.#buffer = this.#buffer.length ? Buffer.concat([this.#buffer, chunk]) : chunk;
         let at = 0;
         for (;;) {
             const next = this.#options.lines ? this.#line(at) : this.#frame(at);
             if (!next) break;
-            // Those without content keep the connection alive.
-            if (next.payload.length) this.#read(JSON.parse(next.payload.toString()));
+            // Empty messages keep the connection alive.
+            if (next.payload.length) this.#dispatch(JSON.parse(next.payload.toString()));
             at = next.end;
         }
-        this.#held = this.#held.subarray(at);
+        this.#buffer = this.#buffer.subarray(at);
     }
 
     /** @param {number} at */
     #line(at) {
-        const end = this.#held.indexOf("\n", at);
-        return end < 0 ? undefined : { payload: this.#held.subarray(at, end), end: end + 1 };
+        const end = this.#buffer.indexOf("\n", at);
+        return end < 0 ? undefined : { payload: this.#buffer.subarray(at, end), end: end + 1 };
     }
 
     /** @param {number} at */
     #frame(at) {
-        if (this.#held.length < at + HEADER_BYTES) return undefined;
-        assert.strictEqual(this.#held.toString("latin1", at, at + 4), "MCPF");
-        const end = at + HEADER_BYTES + this.#held.readUInt32LE(at + 16);
-        return end > this.#held.length ? undefined : { payload: this.#held.subarray(at + HEADER_BYTES, end), end };
+        if (this.#buffer.length < at + HEADER_BYTES) return undefined;
+        assert.strictEqual(this.#buffer.toString("latin1", at, at + 4), "MCPF");
+        const end = at + HEADER_BYTES + this.#buffer.readUInt32LE(at + 16);
+        return end > this.#buffer.length ? undefined : { payload: this.#buffer.subarray(at + HEADER_BYTES, end), end };
     }
 
     /** @param {Json} message */
-    #read(message) {
+    #dispatch(message) {
         if (message.method === undefined) {
-            const waiting = this.#waiting.get(message.id);
-            this.#waiting.delete(message.id);
-            if (waiting && message.error) waiting.reject(new Error(JSON.stringify(message.error)));
-            else if (waiting) waiting.resolve(message.result);
+            const pending = this.#pending.get(message.id);
+            this.#pending.delete(message.id);
+            if (pending && message.error) pending.reject(new Error(JSON.stringify(message.error)));
+            else if (pending) pending.resolve(message.result);
             else if (message.error?.data?.last) this.#end(new Error(message.error.message));
-            else console.error("of no request known here:", message);
+            else console.error("message without a known request:", message);
         } else if (message.id === undefined) {
             this.#options.onNotification?.(message);
         } else {
-            void this.#asked(message);
+            void this.#handleRequest(message);
         }
     }
 
     /** @param {Json} message */
-    async #asked(message) {
-        const answer = { jsonrpc: "2.0", id: message.id };
-        if (this.#options.onRequest) this.#send({ ...answer, result: await this.#options.onRequest(message) });
-        else this.#send({ ...answer, error: { code: -32601, message: "not done here" } });
+    async #handleRequest(message) {
+        const response = { jsonrpc: "2.0", id: message.id };
+        if (this.#options.onRequest) this.#send({ ...response, result: await this.#options.onRequest(message) });
+        else this.#send({ ...response, error: { code: -32601, message: "method not found" } });
     }
 
     /** @param {Error} why */
     #end(why) {
         this.#ended ??= why;
-        for (const { reject } of this.#waiting.values()) reject(this.#ended);
-        this.#waiting.clear();
-        this.#sent.end();
+        for (const { reject } of this.#pending.values()) reject(this.#ended);
+        this.#pending.clear();
+        this.#request.end();
     }
 }
 

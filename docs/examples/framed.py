@@ -1,8 +1,8 @@
-"""A client of metamcp's framed stream (docs/FRAMES.md), of the standard library alone.
+"""A client for metamcp's framed stream (docs/FRAMES.md). Uses only the standard library.
 
     METAMCP_KEY=mcp_... python3 framed.py http://127.0.0.1:12009/api/v1/mcp/stream [--lines]
 
-One thread reads what comes, any thread may ask: `request` gives a Future.
+One thread reads the stream. Any thread may send requests: `request` returns a Future.
 """
 
 import itertools
@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from urllib.parse import urlsplit
 
 HEADER = struct.Struct("<4sIIII")  # magic, version, flags, method, length
-ANSWER, LAST = 1, 2
+RESPONSE_FLAG, LAST_FLAG = 1, 2
 
 
 class StreamEnded(Exception):
@@ -25,29 +25,29 @@ class StreamEnded(Exception):
 
 
 class RpcError(Exception):
-    """The answer to a request is an error."""
+    """The response to a request is an error."""
 
 
 class FramedStream:
     def __init__(self, url, key=None, lines=False, on_request=None, on_notification=None):
-        """`on_request` answers what servers ask: it gets the message and gives the result."""
-        at = urlsplit(url)
+        """`on_request` handles requests from servers: it gets the message and returns the result."""
+        parts = urlsplit(url)
         self.lines = lines
         self.on_request = on_request
         self.on_notification = on_notification or (lambda message: None)
         self.ids = itertools.count(1)
-        self.waiting = {}
+        self.pending = {}
         self.ended = None
         self.lock = threading.Lock()
-        port = at.port or (443 if at.scheme == "https" else 80)
-        self.socket = socket.create_connection((at.hostname, port))
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        self.socket = socket.create_connection((parts.hostname, port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if at.scheme == "https":
-            self.socket = ssl.create_default_context().wrap_socket(self.socket, server_hostname=at.hostname)
+        if parts.scheme == "https":
+            self.socket = ssl.create_default_context().wrap_socket(self.socket, server_hostname=parts.hostname)
         media_type = "application/x-ndjson" if lines else "application/vnd.metamcp.frames"
         head = [
-            f"POST {at.path} HTTP/1.1",
-            f"Host: {at.netloc}",
+            f"POST {parts.path} HTTP/1.1",
+            f"Host: {parts.netloc}",
             f"Content-Type: {media_type}",
             "Transfer-Encoding: chunked",
         ]
@@ -62,12 +62,12 @@ class FramedStream:
         threading.Thread(target=self._read, daemon=True).start()
 
     def request(self, method, params=None):
-        """Sends a request; the Future gets its result."""
+        """Sends a request. The Future receives its result."""
         future, id = Future(), next(self.ids)
         with self.lock:
             if self.ended:
                 raise self.ended
-            self.waiting[id] = future
+            self.pending[id] = future
         self._send({"jsonrpc": "2.0", "id": id, "method": method, "params": params or {}})
         return future
 
@@ -75,7 +75,7 @@ class FramedStream:
         self._send({"jsonrpc": "2.0", "method": method, "params": params or {}})
 
     def close(self):
-        """No more requests: what is under way is answered, then the stream ends."""
+        """Ends the requests. The gateway responds to those in flight, then ends the stream."""
         with self.lock:
             self.socket.sendall(b"0\r\n\r\n")
 
@@ -84,7 +84,7 @@ class FramedStream:
         if self.lines:
             payload += b"\n"
         else:
-            flags = 0 if "method" in message else ANSWER
+            flags = 0 if "method" in message else RESPONSE_FLAG
             payload = HEADER.pack(b"MCPF", 1, flags, 0, len(payload)) + payload
         with self.lock:
             self.socket.sendall(b"%x\r\n%s\r\n" % (len(payload), payload))
@@ -93,31 +93,31 @@ class FramedStream:
         return self.file.readline().decode().rstrip("\r\n")
 
     def _bytes(self):
-        """The response's body, chunk by chunk."""
+        """The body of the response, chunk by chunk."""
         while size := int(self._line(), 16):
             yield self.file.read(size)
             self.file.read(2)
 
     def _messages(self):
-        """The messages in it; those without content keep the connection alive."""
-        held = b""
+        """The messages of the stream. Empty ones keep the connection alive, and are skipped."""
+        buffer = b""
         for chunk in self._bytes():
-            held += chunk
+            buffer += chunk
             if self.lines:
-                *whole, held = held.split(b"\n")
-                yield from (line for line in whole if line)
+                *lines, buffer = buffer.split(b"\n")
+                yield from (line for line in lines if line)
                 continue
             at = 0
-            while len(held) - at >= HEADER.size:
-                magic, version, _flags, _method, length = HEADER.unpack_from(held, at)
+            while len(buffer) - at >= HEADER.size:
+                magic, version, _flags, _method, length = HEADER.unpack_from(buffer, at)
                 if (magic, version) != (b"MCPF", 1):
-                    raise StreamEnded("what came is no frame")
-                if len(held) - at - HEADER.size < length:
+                    raise StreamEnded("invalid frame")
+                if len(buffer) - at - HEADER.size < length:
                     break
                 if length:
-                    yield held[at + HEADER.size : at + HEADER.size + length]
+                    yield buffer[at + HEADER.size : at + HEADER.size + length]
                 at += HEADER.size + length
-            held = held[at:]
+            buffer = buffer[at:]
 
     def _read(self):
         why = StreamEnded("the stream ended")
@@ -125,22 +125,22 @@ class FramedStream:
             for payload in self._messages():
                 message = json.loads(payload)
                 if "method" not in message:
-                    why = self._answered(message) or why
+                    why = self._handle_response(message) or why
                 elif "id" not in message:
                     self.on_notification(message)
                 else:
-                    self._asked(message)
+                    self._handle_request(message)
         except (OSError, ValueError, StreamEnded) as error:
             why = error
         with self.lock:
-            self.ended, left = why, list(self.waiting.values())
-            self.waiting.clear()
+            self.ended, left = why, list(self.pending.values())
+            self.pending.clear()
         for future in left:
             future.set_exception(why)
 
-    def _answered(self, message):
+    def _handle_response(self, message):
         with self.lock:
-            future = self.waiting.pop(message.get("id"), None)
+            future = self.pending.pop(message.get("id"), None)
         error = message.get("error")
         if future and error:
             future.set_exception(RpcError(error))
@@ -149,16 +149,16 @@ class FramedStream:
         elif error and (error.get("data") or {}).get("last"):
             return StreamEnded(error["message"])
         elif error:
-            print(f"of no request known here: {error}", file=sys.stderr)
+            print(f"error without a known request: {error}", file=sys.stderr)
         return None
 
-    def _asked(self, message):
-        answer = {"jsonrpc": "2.0", "id": message["id"]}
+    def _handle_request(self, message):
+        response = {"jsonrpc": "2.0", "id": message["id"]}
         if self.on_request:
-            answer["result"] = self.on_request(message)
+            response["result"] = self.on_request(message)
         else:
-            answer["error"] = {"code": -32601, "message": "not done here"}
-        self._send(answer)
+            response["error"] = {"code": -32601, "message": "method not found"}
+        self._send(response)
 
 
 def main():

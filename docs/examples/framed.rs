@@ -1,10 +1,10 @@
-//! A client of metamcp's framed stream (`docs/FRAMES.md`): the standard library, and `serde_json` for the messages.
+//! A client for metamcp's framed stream (`docs/FRAMES.md`). Uses the standard library, and `serde_json` for messages.
 //!
 //! ```text
 //! METAMCP_KEY=mcp_... cargo run --example framed -- 127.0.0.1:12009 /api/v1/mcp/stream
 //! ```
 //!
-//! One thread reads what comes; any thread may ask, and waits on a channel of its own.
+//! One thread reads the stream. Any thread may send requests, and receives each response on a channel.
 
 use std::collections::HashMap;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
@@ -15,27 +15,28 @@ use std::thread;
 
 use serde_json::{Value, json};
 
-/// magic, version, flags, method, length: four bytes each, little endian.
+/// Magic, version, flags, method and length, with four bytes each, little-endian.
 const HEADER_BYTES: usize = 20;
 
-/// The payload is a result or an error.
-const ANSWER: u32 = 1;
+/// The flag of a payload that is a response.
+const RESPONSE_FLAG: u32 = 1;
 
 /// An open stream.
 pub struct FramedStream {
     socket: Mutex<TcpStream>,
-    waiting: Mutex<Waiting>,
+    pending: Mutex<PendingRequests>,
 }
 
 #[derive(Default)]
-struct Waiting {
+struct PendingRequests {
     next_id: u64,
-    /// `None`: the stream has ended.
-    answers: Option<HashMap<u64, Sender<Value>>>,
+    /// The channels of requests in flight; `None` after the end of the stream.
+    responses: Option<HashMap<u64, Sender<Value>>>,
 }
 
 impl FramedStream {
-    /// Opens one. `on_message` is told what nobody asked for: notifications, requests of servers, errors under no id.
+    /// Opens a stream. `on_message` gets all messages that are not responses to requests: notifications, requests from servers,
+    /// and errors without an id.
     pub fn open(
         address: &str,
         path: &str,
@@ -51,42 +52,42 @@ impl FramedStream {
              Content-Type: application/vnd.metamcp.frames\r\nTransfer-Encoding: chunked\r\n\r\n"
         )?;
         let mut incoming = BufReader::new(socket.try_clone()?);
-        let status = line(&mut incoming)?;
-        while !line(&mut incoming)?.is_empty() {}
+        let status = read_line(&mut incoming)?;
+        while !read_line(&mut incoming)?.is_empty() {}
         if status.split(' ').nth(1) != Some("200") {
             return Err(io::Error::other(status));
         }
-        let waiting = Mutex::new(Waiting { next_id: 1, answers: Some(HashMap::new()) });
-        let stream = Arc::new(Self { socket: Mutex::new(socket), waiting });
+        let pending = Mutex::new(PendingRequests { next_id: 1, responses: Some(HashMap::new()) });
+        let stream = Arc::new(Self { socket: Mutex::new(socket), pending });
         let reading = Arc::clone(&stream);
         thread::spawn(move || {
-            if let Err(error) = reading.read(&mut Chunked { incoming, left: 0 }, &on_message) {
-                eprintln!("the stream broke: {error}");
+            if let Err(error) = reading.read(&mut ChunkedBody { incoming, left: 0 }, &on_message) {
+                eprintln!("stream error: {error}");
             }
-            // Whoever still waits learns that there is no answer from the closed channel.
-            lock(&reading.waiting).answers = None;
+            // Closes the channels of the requests in flight.
+            lock(&reading.pending).responses = None;
         });
         Ok(stream)
     }
 
-    /// Sends a request. The channel gives the whole answer, or is closed when the stream ends without.
+    /// Sends a request. The channel receives the response, or is closed if the stream ends before.
     pub fn request(&self, method: &str, params: &Value) -> io::Result<Receiver<Value>> {
         let (sender, receiver) = channel();
-        let mut waiting = lock(&self.waiting);
-        let id = waiting.next_id;
-        waiting.next_id += 1;
-        let answers = waiting.answers.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
-        answers.insert(id, sender);
-        drop(waiting);
+        let mut pending = lock(&self.pending);
+        let id = pending.next_id;
+        pending.next_id += 1;
+        let responses = pending.responses.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
+        responses.insert(id, sender);
+        drop(pending);
         self.send(&json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params}))?;
         Ok(receiver)
     }
 
-    /// Sends what is no request of its own: a notification, or the answer to a server's request.
+    /// Sends a message: a notification, or the response to a server's request.
     pub fn send(&self, message: &Value) -> io::Result<()> {
         let payload = message.to_string();
         let length = u32::try_from(payload.len()).map_err(io::Error::other)?;
-        let flags = if message.get("method").is_some() { 0 } else { ANSWER };
+        let flags = if message.get("method").is_some() { 0 } else { RESPONSE_FLAG };
         let mut frame = format!("{:x}\r\nMCPF", HEADER_BYTES + payload.len()).into_bytes();
         for word in [1, flags, 0, length] {
             frame.extend_from_slice(&word.to_le_bytes());
@@ -96,31 +97,31 @@ impl FramedStream {
         lock(&self.socket).write_all(&frame)
     }
 
-    /// No more requests: what is under way is answered, then the stream ends.
+    /// Ends the requests. The gateway responds to those in flight, then ends the stream.
     pub fn close(&self) -> io::Result<()> {
         lock(&self.socket).write_all(b"0\r\n\r\n")
     }
 
-    fn read(&self, body: &mut Chunked, on_message: &impl Fn(&Self, Value)) -> io::Result<()> {
+    fn read(&self, body: &mut ChunkedBody, on_message: &impl Fn(&Self, Value)) -> io::Result<()> {
         let mut header = [0; HEADER_BYTES];
         while body.fill(&mut header)? {
             let word =
                 |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
             if &header[..4] != b"MCPF" || word(4) != 1 {
-                return Err(io::Error::other("what came is no frame"));
+                return Err(io::Error::other("invalid frame"));
             }
             let mut payload = vec![0; usize::try_from(word(16)).map_err(io::Error::other)?];
             if payload.is_empty() {
-                // It keeps the connection alive.
+                // An empty frame keeps the connection alive.
                 continue;
             }
             body.fill(&mut payload)?;
             let message: Value = serde_json::from_slice(&payload)?;
             let id = message["id"].as_u64().filter(|_| message.get("method").is_none());
-            let asked = id.and_then(|id| lock(&self.waiting).answers.as_mut()?.remove(&id));
-            match asked {
-                // Who asked may have gone.
-                Some(asked) => drop(asked.send(message)),
+            let sender = id.and_then(|id| lock(&self.pending).responses.as_mut()?.remove(&id));
+            match sender {
+                // The receiver may be dropped.
+                Some(sender) => drop(sender.send(message)),
                 None => on_message(self, message),
             }
         }
@@ -128,19 +129,19 @@ impl FramedStream {
     }
 }
 
-/// The body of the response.
-struct Chunked {
+/// The chunked body of the HTTP response.
+struct ChunkedBody {
     incoming: BufReader<TcpStream>,
     left: usize,
 }
 
-impl Chunked {
-    /// Fills the whole buffer; false at the end of the body.
+impl ChunkedBody {
+    /// Fills the whole buffer. Returns `false` at the end of the body.
     fn fill(&mut self, buffer: &mut [u8]) -> io::Result<bool> {
         let mut filled = 0;
         while filled < buffer.len() {
             if self.left == 0 {
-                let size = line(&mut self.incoming)?;
+                let size = read_line(&mut self.incoming)?;
                 self.left = usize::from_str_radix(&size, 16).map_err(io::Error::other)?;
                 if self.left == 0 {
                     return if filled == 0 { Ok(false) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
@@ -150,14 +151,14 @@ impl Chunked {
             self.incoming.read_exact(&mut buffer[filled..filled + part])?;
             (filled, self.left) = (filled + part, self.left - part);
             if self.left == 0 {
-                line(&mut self.incoming)?;
+                read_line(&mut self.incoming)?;
             }
         }
         Ok(true)
     }
 }
 
-fn line(incoming: &mut BufReader<TcpStream>) -> io::Result<String> {
+fn read_line(incoming: &mut BufReader<TcpStream>) -> io::Result<String> {
     let mut line = String::new();
     if incoming.read_line(&mut line)? == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());
@@ -170,7 +171,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Opens a session, lists tools, and asks for more than one thing at a time.
+/// Opens a session, lists the tools, and calls one of them concurrently.
 pub fn tour(address: &str, path: &str, key: Option<&str>) -> Result<String, Box<dyn std::error::Error>> {
     let stream = FramedStream::open(address, path, key, |_, message| eprintln!("{message}"))?;
     let client = json!({
@@ -178,11 +179,11 @@ pub fn tour(address: &str, path: &str, key: Option<&str>) -> Result<String, Box<
         "capabilities": {},
         "clientInfo": {"name": "framed.rs", "version": "1"},
     });
-    let opened = stream.request("initialize", &client)?.recv()?;
+    let initialized = stream.request("initialize", &client)?.recv()?;
     stream.send(&json!({"jsonrpc": "2.0", "method": "notifications/initialized"}))?;
-    let listed = stream.request("tools/list", &json!({}))?.recv()?;
+    let list = stream.request("tools/list", &json!({}))?.recv()?;
     let names =
-        listed["result"]["tools"].as_array().into_iter().flatten().filter_map(|tool| tool["name"].as_str());
+        list["result"]["tools"].as_array().into_iter().flatten().filter_map(|tool| tool["name"].as_str());
     let names: Vec<&str> = names.collect();
     let echo = names.iter().find(|name| name.ends_with("echo")).ok_or("there is no tool `echo`")?;
     let calls = (0..100).map(|n| {
@@ -191,20 +192,20 @@ pub fn tour(address: &str, path: &str, key: Option<&str>) -> Result<String, Box<
     });
     let calls: Vec<_> = calls.collect::<Result<_, _>>()?;
     for (n, call) in calls.iter().enumerate() {
-        let answer = call.recv()?.to_string();
-        if !answer.contains(&format!("call {n}")) {
-            return Err(format!("call {n} was answered by {answer}").into());
+        let response = call.recv()?.to_string();
+        if !response.contains(&format!("call {n}")) {
+            return Err(format!("call {n} got the response {response}").into());
         }
     }
     stream.close()?;
-    let server = &opened["result"]["serverInfo"]["name"];
+    let server = &initialized["result"]["serverInfo"]["name"];
     Ok(format!("{server}: {} tools, {} calls of {echo}", names.len(), calls.len()))
 }
 
 #[allow(
     dead_code,
     clippy::disallowed_methods,
-    reason = "a test takes in the rest of this file; a program has its environment to itself"
+    reason = "a test includes this file; a program may read its environment"
 )]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);

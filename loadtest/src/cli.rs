@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use http::Uri;
-use mcpload::bounds::{ErrorsMax, parse_duration, parse_errors_max};
-use mcpload::compare::By;
+use mcpload::bounds::{ErrorLimit, parse_duration, parse_error_limit};
+use mcpload::compare::SortKey;
 
-/// Headings of the help.
-const INSTEAD: &str = "Instead of what the scenario says";
-const BOUNDS: &str = "What has to hold";
-const RATES: &str = "Where to look";
+// Headings of the help.
+const OVERRIDES: &str = "Scenario overrides";
+const BOUNDS: &str = "Bounds";
+const RATES: &str = "Rates";
 const REPORTS: &str = "Reports";
 
 const EXAMPLES: &str = "\
@@ -22,91 +22,88 @@ Examples:
   mcpload compare before.json after.json --worse-max 10%
   mcpload scenarios small > mine.toml
 
-The key is taken from --key, --key-file or METAMCP_KEY.
-Exit status: 0 good; 1 answers were wrong or a bound is broken; 64 a mistake in what was asked for;
-69 the target does not answer rightly even once; 74 a file cannot be written.";
+The key is read from --key, --key-file or METAMCP_KEY.
+Exit status: 0 good; 1 wrong responses or a broken bound; 64 invalid arguments or scenario;
+69 target unreachable, or wrong response in the preflight; 74 cannot write a file.";
 
-/// Measures an MCP gateway or server over Streamable HTTP, and checks every answer.
+/// Load generator for MCP gateways and servers over Streamable HTTP that checks every response.
 #[derive(Debug, Parser)]
 #[command(name = "mcpload", version, max_term_width = 100, after_help = EXAMPLES)]
 pub struct Cli {
-    /// What to do.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Runs a scenario once
+    /// Run a scenario once
     Run(RunArgs),
-    /// Looks for the highest rate that a target bears
+    /// Search for the highest rate that the target sustains
     Sweep(SweepArgs),
-    /// Shows runs beside each other
+    /// Compare the reports of runs
     Compare(CompareArgs),
-    /// Lists the scenarios that come with the program, or prints one
+    /// List the built-in scenarios, or print one
     Scenarios {
-        /// The one to print
+        /// The scenario to print
         name: Option<String>,
     },
 }
 
-/// Whom to ask what.
+/// The arguments that `run` and `sweep` share.
 #[derive(Debug, Args)]
-pub struct Ask {
-    /// A TOML file, or the name of a scenario that comes with the program
+pub struct TargetArgs {
+    /// A TOML file, or the name of a built-in scenario
     pub scenario: PathBuf,
-    /// The MCP endpoint
+    /// The URL of the MCP endpoint
     pub url: Uri,
-    /// The API key, sent as `Authorization: Bearer`; other users of the machine can see it here
+    /// The API key, sent as `Authorization: Bearer`; visible to other users of the machine
     #[arg(long, env = "METAMCP_KEY", hide_env_values = true)]
     pub key: Option<String>,
-    /// A file with the API key in its first line; goes before --key
+    /// A file with the API key in its first line; takes precedence over --key
     #[arg(long, value_name = "FILE")]
     pub key_file: Option<PathBuf>,
-    /// Goes with every request; may be repeated
+    /// A header for every request; may be repeated
     #[arg(long = "header", value_name = "NAME: VALUE")]
     pub headers: Vec<String>,
-    /// PEM file of the authorities that the target's certificate may be signed by [default: the system's]
+    /// PEM file of trusted certificate authorities [default: those of the system]
     #[arg(long, value_name = "FILE")]
     pub ca: Option<PathBuf>,
-    /// A process on this machine to watch: its CPU time and memory go into the report
+    /// A process on this machine whose CPU time and memory are reported
     #[arg(long)]
     pub pid: Option<u32>,
-    /// Threads that make the load [default: half of the cores]
+    /// Worker threads [default: half of the cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub threads: Option<u16>,
-    /// Says nothing while it runs
+    /// Show no progress
     #[arg(long, short)]
     pub quiet: bool,
-    /// Instead of what the scenario says
     #[command(flatten)]
-    pub instead: Instead,
+    pub overrides: ScenarioOverrides,
 }
 
-/// Instead of what the scenario says.
+/// Values that replace those of the scenario.
 #[derive(Debug, Args)]
-#[command(next_help_heading = INSTEAD)]
-pub struct Instead {
-    /// modern, legacy, or both
+#[command(next_help_heading = OVERRIDES)]
+pub struct ScenarioOverrides {
+    /// The protocol era: modern, legacy, or both
     #[arg(long, value_parser = ["modern", "legacy", "both"])]
     pub era: Option<String>,
-    /// Connections at once
+    /// Concurrent connections
     #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=mcpload::scenario::CONNECTIONS_MAX))]
     pub connections: Option<u64>,
-    /// Seconds to measure
-    #[arg(long, short, value_name = "S", value_parser = seconds)]
+    /// Duration of the measurement in seconds
+    #[arg(long, short, value_name = "S", value_parser = parse_seconds)]
     pub seconds: Option<f64>,
-    /// Seconds before, which do not count
-    #[arg(long, value_name = "S", value_parser = seconds)]
+    /// Duration of the warm-up in seconds, which is not measured
+    #[arg(long, value_name = "S", value_parser = parse_seconds)]
     pub warm_up: Option<f64>,
-    /// How long one answer may take
+    /// Timeout of one response
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub timeout: Option<Duration>,
-    /// Idle connections to hold meanwhile
+    /// Idle connections during the load
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(0..=mcpload::scenario::CONNECTIONS_MAX))]
     pub idle_connections: Option<u64>,
-    /// Event streams to hold meanwhile
+    /// Idle event streams during the load
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(0..=mcpload::scenario::CONNECTIONS_MAX))]
     pub idle_streams: Option<u64>,
 }
@@ -114,36 +111,34 @@ pub struct Instead {
 /// Arguments of `run`.
 #[derive(Debug, Args)]
 pub struct RunArgs {
-    /// Whom to ask what.
     #[command(flatten)]
-    pub ask: Ask,
-    /// Requests a second, sent when they are due (open loop); 0: as fast as answers come (closed loop)
-    #[arg(long, short, value_name = "N", value_parser = rate, help_heading = INSTEAD)]
+    pub target: TargetArgs,
+    /// Requests per second, sent when they are due (open loop); 0: as fast as responses arrive (closed loop)
+    #[arg(long, short, value_name = "N", value_parser = parse_rate, help_heading = OVERRIDES)]
     pub rate: Option<f64>,
-    /// Ends after so many requests, warm-up included
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = INSTEAD)]
+    /// End after this many requests, warm-up included
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = OVERRIDES)]
     pub requests: Option<u64>,
-    /// What p99 may be, as in 5ms
+    /// Highest p99 latency, as in 5ms
     #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = BOUNDS)]
     pub p99_max: Option<Duration>,
-    /// How many errors may be: a count, or a share as in 0.5%
-    #[arg(long, value_name = "N|%", default_value = "0", value_parser = parse_errors_max, help_heading = BOUNDS)]
-    pub errors_max: ErrorsMax,
-    /// How much the memory of --pid may grow, from a quarter of the time to the end
-    #[arg(long, value_name = "%", value_parser = percent, requires = "pid", help_heading = BOUNDS)]
+    /// Most errors: a count, or a share of requests as in 0.5%
+    #[arg(long, value_name = "N|%", default_value = "0", value_parser = parse_error_limit, help_heading = BOUNDS)]
+    pub errors_max: ErrorLimit,
+    /// Most growth of the memory of --pid, from a quarter of the time to the end
+    #[arg(long, value_name = "%", value_parser = parse_percent, requires = "pid", help_heading = BOUNDS)]
     pub growth_max: Option<f64>,
-    /// Where to write the report.
     #[command(flatten)]
-    pub output: Output,
+    pub output: OutputArgs,
 }
 
-/// Where to write a report.
+/// Where to write the report.
 #[derive(Debug, Args)]
-pub struct Output {
-    /// Writes everything that was found, for `mcpload compare` and for scripts
+pub struct OutputArgs {
+    /// Write the report as JSON, for `mcpload compare` and for scripts
     #[arg(long, value_name = "FILE", help_heading = REPORTS)]
     pub json: Option<PathBuf>,
-    /// Writes a page with plots
+    /// Write the report as an HTML page with plots
     #[arg(long, value_name = "FILE", help_heading = REPORTS)]
     pub html: Option<PathBuf>,
 }
@@ -151,57 +146,55 @@ pub struct Output {
 /// Arguments of `sweep`.
 #[derive(Debug, Args)]
 pub struct SweepArgs {
-    /// Whom to ask what.
     #[command(flatten)]
-    pub ask: Ask,
-    /// The first rate
-    #[arg(long, value_name = "N", default_value = "100", value_parser = rate_above_zero, help_heading = RATES)]
+    pub target: TargetArgs,
+    /// The lowest rate to try first
+    #[arg(long, value_name = "N", default_value = "100", value_parser = parse_positive_rate, help_heading = RATES)]
     pub from: f64,
-    /// The last rate
-    #[arg(long, value_name = "N", default_value = "100000", value_parser = rate_above_zero, help_heading = RATES)]
+    /// The highest rate to try
+    #[arg(long, value_name = "N", default_value = "100000", value_parser = parse_positive_rate, help_heading = RATES)]
     pub to: f64,
-    /// What p99 may be
+    /// Highest p99 latency
     #[arg(long, value_name = "TIME", default_value = "50ms", value_parser = parse_duration, help_heading = BOUNDS)]
     pub p99_max: Duration,
-    /// How many errors may be: a count, or a share as in 0.5%
-    #[arg(long, value_name = "N|%", default_value = "0", value_parser = parse_errors_max, help_heading = BOUNDS)]
-    pub errors_max: ErrorsMax,
-    /// Where to write the report.
+    /// Most errors: a count, or a share of requests as in 0.5%
+    #[arg(long, value_name = "N|%", default_value = "0", value_parser = parse_error_limit, help_heading = BOUNDS)]
+    pub errors_max: ErrorLimit,
     #[command(flatten)]
-    pub output: Output,
+    pub output: OutputArgs,
 }
 
 /// Arguments of `compare`.
 #[derive(Debug, Args)]
 pub struct CompareArgs {
-    /// What `mcpload run --json` wrote; the others are compared with the first
+    /// Reports of `mcpload run --json`; the others are compared with the first
     #[arg(required = true, num_args = 2.., value_name = "FILE")]
     pub files: Vec<PathBuf>,
-    /// The best first
+    /// Sort by this, best first
     #[arg(long)]
-    pub sort: Option<By>,
-    /// Exit status 1 if rate or p99 of one is clearly worse by more than this, or has more errors
-    #[arg(long, value_name = "%", value_parser = percent)]
+    pub sort: Option<SortKey>,
+    /// Exit with status 1 if rate or p99 of a run is significantly worse by more than this, or if it has more errors
+    #[arg(long, value_name = "%", value_parser = parse_percent)]
     pub worse_max: Option<f64>,
 }
 
-fn within(text: &str, low: f64, high: f64) -> Result<f64, String> {
+fn parse_within(text: &str, low: f64, high: f64) -> Result<f64, String> {
     let number = text.parse().ok().filter(|number| (low..=high).contains(number));
     number.ok_or_else(|| format!("write a number from {low} to {high}"))
 }
 
-fn seconds(text: &str) -> Result<f64, String> {
-    within(text, 0.0, mcpload::scenario::SECONDS_MAX)
+fn parse_seconds(text: &str) -> Result<f64, String> {
+    parse_within(text, 0.0, mcpload::scenario::SECONDS_MAX)
 }
 
-fn rate(text: &str) -> Result<f64, String> {
-    within(text, 0.0, mcpload::scenario::RATE_MAX)
+fn parse_rate(text: &str) -> Result<f64, String> {
+    parse_within(text, 0.0, mcpload::scenario::RATE_MAX)
 }
 
-fn rate_above_zero(text: &str) -> Result<f64, String> {
-    within(text, 0.01, mcpload::scenario::RATE_MAX)
+fn parse_positive_rate(text: &str) -> Result<f64, String> {
+    parse_within(text, 0.01, mcpload::scenario::RATE_MAX)
 }
 
-fn percent(text: &str) -> Result<f64, String> {
-    within(text.trim_end_matches('%'), 0.0, 1000.0).map(|percent| percent / 100.0)
+fn parse_percent(text: &str) -> Result<f64, String> {
+    parse_within(text.trim_end_matches('%'), 0.0, 1000.0).map(|percent| percent / 100.0)
 }

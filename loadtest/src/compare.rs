@@ -1,153 +1,161 @@
-//! Runs beside each other. A difference counts as clear only when most parts of the one run lie outside of most
-//! parts of the other: a number alone says nothing on a machine where other things run.
+//! Comparison of runs. A difference is significant only if the middle halves of the intervals of both runs do not overlap: a
+//! single number says little on a machine that runs other programs.
 
 use clap::ValueEnum;
 
-use crate::report::{PointFound, Report, duration, number, size, table_of};
+use crate::report::{
+    IntervalReport, RunReport, align_columns, format_bytes, format_count, format_duration, to_float,
+};
 
-/// What runs are put in order by, the best first.
+/// The order of the runs. The best comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum By {
-    /// Right answers a second.
+pub enum SortKey {
+    /// Correct responses per second
     Rate,
-    /// Half of the answers took at most this.
+    /// Median latency
     P50,
-    /// All but a hundredth took at most this.
+    /// 99th percentile of the latency
     P99,
-    /// CPU time of the watched process for each answer.
+    /// CPU time of the sampled process per response
     Cpu,
-    /// Memory of the watched process in the end.
+    /// Memory of the sampled process at the end
     Memory,
 }
 
-/// One number of a run.
-struct Measure {
+/// A number by which runs are compared.
+struct ComparedMetric {
     name: &'static str,
-    by: Option<By>,
-    of: fn(&Report) -> Option<f64>,
-    /// In one part of it, where that can be told.
-    of_point: fn(&PointFound) -> Option<f64>,
-    show: fn(f64) -> String,
+    sort_key: Option<SortKey>,
+    value: fn(&RunReport) -> Option<f64>,
+    /// The value in one interval, where there is one.
+    interval_value: fn(&IntervalReport) -> Option<f64>,
+    format: fn(f64) -> String,
     more_is_better: bool,
 }
 
-const fn none(_: &PointFound) -> Option<f64> {
+const fn no_value(_: &IntervalReport) -> Option<f64> {
     None
 }
 
-const MEASURES: [Measure; 6] = [
-    Measure {
-        name: "right /s",
-        by: Some(By::Rate),
-        of: |report| Some(report.total.rate),
-        of_point: |point| Some(crate::report::float(point.right) / point.length_s.max(f64::MIN_POSITIVE)),
-        show: number,
+const METRICS: [ComparedMetric; 6] = [
+    ComparedMetric {
+        name: "ok /s",
+        sort_key: Some(SortKey::Rate),
+        value: |report| Some(report.total.rate),
+        interval_value: |interval| Some(to_float(interval.right) / interval.length_s.max(f64::MIN_POSITIVE)),
+        format: format_count,
         more_is_better: true,
     },
-    Measure {
+    ComparedMetric {
         name: "p50",
-        by: Some(By::P50),
-        of: |report| report.total.latency_us.map(|latency| latency.p50),
-        of_point: |point| point.latency_us.map(|latency| latency.p50),
-        show: duration,
+        sort_key: Some(SortKey::P50),
+        value: |report| report.total.latency_us.map(|latency| latency.p50),
+        interval_value: |interval| interval.latency_us.map(|latency| latency.p50),
+        format: format_duration,
         more_is_better: false,
     },
-    Measure {
+    ComparedMetric {
         name: "p99",
-        by: Some(By::P99),
-        of: |report| report.total.latency_us.map(|latency| latency.p99),
-        of_point: |point| point.latency_us.map(|latency| latency.p99),
-        show: duration,
+        sort_key: Some(SortKey::P99),
+        value: |report| report.total.latency_us.map(|latency| latency.p99),
+        interval_value: |interval| interval.latency_us.map(|latency| latency.p99),
+        format: format_duration,
         more_is_better: false,
     },
-    Measure {
+    ComparedMetric {
         name: "errors",
-        by: None,
-        of: |report| Some(crate::report::float(report.errors.values().sum())),
-        of_point: none,
-        show: number,
+        sort_key: None,
+        value: |report| Some(to_float(report.errors.values().sum())),
+        interval_value: no_value,
+        format: format_count,
         more_is_better: false,
     },
-    Measure {
-        name: "CPU an answer",
-        by: Some(By::Cpu),
-        of: |report| report.process.and_then(|process| process.cpu_us_each),
-        of_point: none,
-        show: duration,
+    ComparedMetric {
+        name: "CPU per response",
+        sort_key: Some(SortKey::Cpu),
+        value: |report| report.process.and_then(|process| process.cpu_us_each),
+        interval_value: no_value,
+        format: format_duration,
         more_is_better: false,
     },
-    Measure {
+    ComparedMetric {
         name: "memory",
-        by: Some(By::Memory),
-        of: |report| report.process.map(|process| crate::report::float(process.memory_last_bytes)),
-        of_point: none,
-        show: size,
+        sort_key: Some(SortKey::Memory),
+        value: |report| report.process.map(|process| to_float(process.memory_last_bytes)),
+        interval_value: no_value,
+        format: format_bytes,
         more_is_better: false,
     },
 ];
 
-/// What came of a comparison.
-pub struct Compared {
-    /// For people.
+/// The result of a comparison.
+pub struct Comparison {
+    /// A table, for people.
     pub text: String,
-    /// One of the others is clearly worse than the first, by more than was allowed.
+    /// Whether one of the others is significantly worse than the first, by more than allowed.
     pub is_worse: bool,
 }
 
-/// Beside the first one; each with the name it is shown under. `worse_max`: by which share rate or p99 may be
-/// worse.
-pub fn compare(reports: &[(String, Report)], by: Option<By>, worse_max: Option<f64>) -> Compared {
+/// Compares named reports with the first one. `worse_max` is the fraction by which rate or p99 may be worse.
+pub fn compare(
+    reports: &[(String, RunReport)],
+    sort_key: Option<SortKey>,
+    worse_max: Option<f64>,
+) -> Comparison {
     let Some(((_, first), others)) = reports.split_first() else {
-        return Compared { text: String::new(), is_worse: false };
+        return Comparison { text: String::new(), is_worse: false };
     };
     let mut order: Vec<usize> = (0..reports.len()).collect();
-    if let Some(measure) = by.and_then(|by| MEASURES.iter().find(|measure| measure.by == Some(by))) {
+    if let Some(metric) = sort_key.and_then(|key| METRICS.iter().find(|metric| metric.sort_key == Some(key)))
+    {
         let worst = f64::INFINITY;
-        let rank = |at: &usize| {
-            let value = (measure.of)(&reports[*at].1);
-            value.map_or(worst, |value| if measure.more_is_better { -value } else { value })
+        let rank = |index: &usize| {
+            let value = (metric.value)(&reports[*index].1);
+            value.map_or(worst, |value| if metric.more_is_better { -value } else { value })
         };
-        // A run with errors is not good, however fast they came.
-        let errors = |at: &usize| reports[*at].1.error_share();
+        // Fewer errors rank first: a fast error is not a good response.
+        let errors = |index: &usize| reports[*index].1.error_share();
         order.sort_by(|a, b| errors(a).total_cmp(&errors(b)).then(rank(a).total_cmp(&rank(b))));
     }
-    let mut rows = vec![row("", MEASURES.iter().map(|measure| measure.name.to_owned()))];
-    for at in order {
-        let (name, report) = &reports[at];
-        let cells = MEASURES.iter().map(|measure| cell(measure, first, report, at == 0));
+    let mut rows = vec![row("", METRICS.iter().map(|metric| metric.name.to_owned()))];
+    for index in order {
+        let (name, report) = &reports[index];
+        let cells = METRICS.iter().map(|metric| cell(metric, first, report, index == 0));
         rows.push(row(name, cells));
     }
-    let mut text = table_of(&rows);
-    text.push_str("\n% is against the first file; ~ is within what both runs vary by.\n");
-    text.extend(others.iter().filter_map(|(name, report)| unlike(name, first, report)));
-    let is_worse = worse_max.is_some_and(|max| others.iter().any(|(_, report)| worse(first, report, max)));
-    Compared { text, is_worse }
+    let mut text = align_columns(&rows);
+    text.push_str(
+        "\n% is relative to the first file; ~ marks a difference within the variation of both runs.\n",
+    );
+    text.extend(others.iter().filter_map(|(name, report)| list_differences(name, first, report)));
+    let is_worse = worse_max.is_some_and(|max| others.iter().any(|(_, report)| is_worse(first, report, max)));
+    Comparison { text, is_worse }
 }
 
 fn row(name: &str, cells: impl Iterator<Item = String>) -> [String; 7] {
     let mut row: [String; 7] = Default::default();
     name.clone_into(&mut row[0]);
-    row.iter_mut().skip(1).zip(cells).for_each(|(place, cell)| *place = cell);
+    row.iter_mut().skip(1).zip(cells).for_each(|(column, cell)| *column = cell);
     row
 }
 
-fn cell(measure: &Measure, first: &Report, report: &Report, is_first: bool) -> String {
-    let Some(value) = (measure.of)(report) else { return "-".to_owned() };
-    let shown = (measure.show)(value);
-    match (measure.of)(first) {
+fn cell(metric: &ComparedMetric, first: &RunReport, report: &RunReport, is_first: bool) -> String {
+    let Some(value) = (metric.value)(report) else { return "-".to_owned() };
+    let shown = (metric.format)(value);
+    match (metric.value)(first) {
         Some(base) if !is_first && base > 0.0 => {
             let change = (value / base - 1.0) * 100.0;
-            let vague = if is_clear(measure, first, report) == Some(false) { "~" } else { "" };
-            format!("{shown} ({vague}{change:+.1} %)")
+            let mark = if is_significant(metric, first, report) == Some(false) { "~" } else { "" };
+            format!("{shown} ({mark}{change:+.1} %)")
         }
         _ => shown,
     }
 }
 
-/// The middle halves of the parts of both runs do not touch. Nothing where parts cannot tell.
-fn is_clear(measure: &Measure, a: &Report, b: &Report) -> Option<bool> {
-    let quartiles = |report: &Report| {
-        let mut values: Vec<_> = report.points.iter().filter_map(measure.of_point).collect();
+/// Whether the middle halves of the intervals of both runs do not overlap. `None` with too few intervals.
+fn is_significant(metric: &ComparedMetric, a: &RunReport, b: &RunReport) -> Option<bool> {
+    let quartiles = |report: &RunReport| {
+        let mut values: Vec<_> = report.points.iter().filter_map(metric.interval_value).collect();
         values.sort_by(f64::total_cmp);
         (values.len() >= 4).then(|| (values[values.len() / 4], values[values.len() * 3 / 4]))
     };
@@ -155,26 +163,30 @@ fn is_clear(measure: &Measure, a: &Report, b: &Report) -> Option<bool> {
     Some(a.1 < b.0 || b.1 < a.0)
 }
 
-fn worse(first: &Report, report: &Report, max: f64) -> bool {
-    let is_worse = |measure: &Measure| {
-        let (Some(base), Some(value)) = ((measure.of)(first), (measure.of)(report)) else { return true };
-        let by = if measure.more_is_better { base / value - 1.0 } else { value / base - 1.0 };
-        by > max && is_clear(measure, first, report) != Some(false)
+fn is_worse(first: &RunReport, report: &RunReport, max: f64) -> bool {
+    let is_metric_worse = |metric: &ComparedMetric| {
+        let (Some(base), Some(value)) = ((metric.value)(first), (metric.value)(report)) else { return true };
+        let excess = if metric.more_is_better { base / value - 1.0 } else { value / base - 1.0 };
+        excess > max && is_significant(metric, first, report) != Some(false)
     };
     let more_errors = report.error_share() > first.error_share();
-    more_errors || MEASURES.iter().filter(|one| matches!(one.by, Some(By::Rate | By::P99))).any(is_worse)
+    more_errors
+        || METRICS
+            .iter()
+            .filter(|metric| matches!(metric.sort_key, Some(SortKey::Rate | SortKey::P99)))
+            .any(is_metric_worse)
 }
 
-/// Runs that asked for different things are not comparable.
-fn unlike(name: &str, first: &Report, report: &Report) -> Option<String> {
+/// Lists the settings in which a run differs from the first. Such runs are not comparable.
+fn list_differences(name: &str, first: &RunReport, report: &RunReport) -> Option<String> {
     let (a, b) = (&first.scenario, &report.scenario);
     let mut differ = Vec::new();
-    let mut look = |what: &'static str, same: bool| differ.extend((!same).then_some(what));
-    look("scenario", a.name == b.name);
-    look("era", a.era == b.era);
-    look("connections", a.connections == b.connections);
-    look("rate", a.rate == b.rate);
-    look("machine", first.machine == report.machine);
+    let mut compare = |setting: &'static str, is_same: bool| differ.extend((!is_same).then_some(setting));
+    compare("scenario", a.name == b.name);
+    compare("era", a.era == b.era);
+    compare("connections", a.connections == b.connections);
+    compare("rate", a.rate == b.rate);
+    compare("machine", first.machine == report.machine);
     (!differ.is_empty()).then(|| format!("{name} differs from the first in: {}\n", differ.join(", ")))
 }
 

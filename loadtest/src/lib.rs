@@ -1,24 +1,24 @@
-//! Measures an MCP gateway or server over Streamable HTTP, and checks every answer.
+//! A load generator for MCP gateways and servers over Streamable HTTP. It checks every response.
 //!
-//! Knows the protocol and nothing of the gateway it was written beside, so that a mistake there is not made
-//! here a second time. From a scenario to a report:
+//! It implements the protocol by itself and imports nothing of the gateway, so that a bug of the gateway cannot hide in
+//! shared code. From a scenario to a report:
 //!
-//! - [`scenario`] is what was asked for; every mistake in it is named;
-//! - [`message`] and [`answer`] turn it into bytes and judge what comes back, without any I/O;
-//! - [`net`] and [`client`] carry them over connections;
-//! - [`schedule`], [`tally`] and [`run`] say when, count, and drive it all;
-//! - [`report`], [`bounds`], [`compare`] and [`sweep`] tell people.
+//! - [`scenario`] parses and validates what to send;
+//! - [`message`] and [`response`] encode requests and validate responses, without I/O;
+//! - [`net`] and [`client`] send them over connections;
+//! - [`schedule`], [`counters`] and [`run`] time, count and drive the load;
+//! - [`report`], [`bounds`], [`compare`] and [`sweep`] evaluate and present the results.
 
 pub mod scenario;
 pub mod message;
-pub mod answer;
+pub mod error;
+pub mod response;
 mod sse;
 pub mod net;
 pub mod client;
 pub mod schedule;
-pub mod tally;
+pub mod counters;
 pub mod preflight;
-mod herd;
 mod process;
 pub mod run;
 pub mod report;

@@ -1,4 +1,4 @@
-//! Connections to the target: TCP, TLS where the address says so. Knows no HTTP.
+//! Connections to the target: TCP, and TLS for an `https` URL. Does not know HTTP.
 
 use std::future::Future;
 use std::io;
@@ -15,47 +15,46 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-/// What HTTP is spoken over.
-pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+/// A connection that carries HTTP.
+pub trait ByteStream: AsyncRead + AsyncWrite + Unpin + Send {}
 
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> ByteStream for T {}
 
-/// A connection under way.
-pub type Connecting = Pin<Box<dyn Future<Output = io::Result<Box<dyn Stream>>> + Send>>;
+/// A connection that is being established.
+pub type ConnectFuture = Pin<Box<dyn Future<Output = io::Result<Box<dyn ByteStream>>> + Send>>;
 
-/// Whoever makes connections to the target; in tests one that stays within the process.
-pub trait Connect: Send + Sync {
-    /// One more.
-    fn connect(&self) -> Connecting;
+/// Establishes connections to the target. Tests have one that stays within the process.
+pub trait Connector: Send + Sync {
+    fn connect(&self) -> ConnectFuture;
 }
 
-/// The target as the network knows it; its name is looked up once.
-pub struct Network {
+/// Connects over the network. The host name is resolved once.
+pub struct NetworkConnector {
     addresses: Arc<[SocketAddr]>,
     tls: Option<(TlsConnector, ServerName<'static>)>,
 }
 
-impl Network {
-    /// `authorities`: a PEM file of those that may have signed the target's certificate, instead of the
-    /// system's.
+impl NetworkConnector {
+    /// Resolves the host of the URL. `authorities` is a PEM file of trusted certificates that replaces the system's.
     pub async fn new(url: &Uri, authorities: Option<&Path>) -> Result<Self, String> {
-        let host = url.host().ok_or_else(|| format!("{url} names no host"))?;
+        let host = url.host().ok_or_else(|| format!("{url} has no host"))?;
         let bare = host.trim_start_matches('[').trim_end_matches(']');
-        let secure = match url.scheme_str() {
+        let is_tls = match url.scheme_str() {
             Some("http") => false,
             Some("https") => true,
             _ => return Err(format!("{url} does not begin with http:// or https://")),
         };
-        let port = url.port_u16().unwrap_or(if secure { 443 } else { 80 });
-        let found = tokio::net::lookup_host((bare, port)).await;
-        let addresses: Arc<[_]> = found.map_err(|error| format!("{host} is not found: {error}"))?.collect();
+        let port = url.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
+        let resolved = tokio::net::lookup_host((bare, port)).await;
+        let addresses: Arc<[_]> =
+            resolved.map_err(|error| format!("cannot resolve {host}: {error}"))?.collect();
         if addresses.is_empty() {
             return Err(format!("{host} has no address"));
         }
-        let tls = if secure {
+        let tls = if is_tls {
             let name = ServerName::try_from(bare.to_owned());
-            let name = name.map_err(|error| format!("{host} is no name for TLS: {error}"))?;
-            Some((connector(authorities)?, name))
+            let name = name.map_err(|error| format!("{host} is not a valid TLS server name: {error}"))?;
+            Some((tls_connector(authorities)?, name))
         } else {
             None
         };
@@ -63,36 +62,36 @@ impl Network {
     }
 }
 
-impl Connect for Network {
-    fn connect(&self) -> Connecting {
+impl Connector for NetworkConnector {
+    fn connect(&self) -> ConnectFuture {
         let (addresses, tls) = (Arc::clone(&self.addresses), self.tls.clone());
         Box::pin(async move {
             let stream = TcpStream::connect(&addresses[..]).await?;
-            // A request is one write; nothing is gained by waiting for more.
+            // A request is one write, so delaying small segments gains nothing.
             stream.set_nodelay(true)?;
             Ok(match tls {
-                None => Box::new(stream) as Box<dyn Stream>,
+                None => Box::new(stream) as Box<dyn ByteStream>,
                 Some((connector, name)) => Box::new(connector.connect(name, stream).await?),
             })
         })
     }
 }
 
-fn connector(authorities: Option<&Path>) -> Result<TlsConnector, String> {
+fn tls_connector(authorities: Option<&Path>) -> Result<TlsConnector, String> {
     let mut roots = RootCertStore::empty();
     match authorities {
         Some(path) => {
-            let wrong = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
-            for certificate in CertificateDer::pem_file_iter(path).map_err(|error| wrong(&error))? {
-                let certificate = certificate.map_err(|error| wrong(&error))?;
-                roots.add(certificate).map_err(|error| wrong(&error))?;
+            let invalid = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+            for certificate in CertificateDer::pem_file_iter(path).map_err(|error| invalid(&error))? {
+                let certificate = certificate.map_err(|error| invalid(&error))?;
+                roots.add(certificate).map_err(|error| invalid(&error))?;
             }
         }
-        // One that cannot be read is as good as not there.
+        // An unreadable certificate is treated like a missing one.
         None => drop(roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs)),
     }
     if roots.is_empty() {
-        return Err("no certificate of an authority was found; name a PEM file with --ca".to_owned());
+        return Err("no certificate authority was found; pass a PEM file with --ca".to_owned());
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider)

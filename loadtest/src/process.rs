@@ -1,35 +1,34 @@
-//! What a process on this machine takes, from `/proc`: nothing where there is none.
+//! CPU time and memory of a process on this machine, read from `/proc`.
 
 use std::fs;
 
-/// Linux tells CPU time in these, whatever its own clock (`man 5 proc`, `man 2 times`: `USER_HZ`).
+/// `USER_HZ`, the unit of CPU times in `/proc` (`man 5 proc`, `man 2 times`).
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// At one moment.
+/// The usage of a process at one moment.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Taken {
-    /// Resident memory.
+pub struct ProcessUsage {
     pub memory_bytes: u64,
-    /// CPU time since it started.
+    /// CPU time since it started, user and system.
     pub cpu_seconds: f64,
 }
 
-/// Of a process and its threads; `None` when it is not there.
-pub fn sample(pid: u32) -> Option<Taken> {
+/// Samples a process with all its threads. `None` if there is no such process, or no `/proc`.
+pub fn sample_process(pid: u32) -> Option<ProcessUsage> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    read(&status, &stat)
+    parse_usage(&status, &stat)
 }
 
-fn read(status: &str, stat: &str) -> Option<Taken> {
+fn parse_usage(status: &str, stat: &str) -> Option<ProcessUsage> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     let memory_kib: u64 = line.split_whitespace().next()?.parse().ok()?;
-    // The name, in brackets, may have spaces and brackets in it; user and system time are 12 and 13 behind it.
+    // The name, in parentheses, may contain spaces and parentheses. User and system time are fields 12 and 13 behind it.
     let (_, fields) = stat.rsplit_once(')')?;
     let mut times = fields.split_whitespace().skip(11);
     let user: f64 = times.next()?.parse().ok()?;
     let system: f64 = times.next()?.parse().ok()?;
-    Some(Taken { memory_bytes: memory_kib << 10, cpu_seconds: (user + system) / TICKS_PER_SECOND })
+    Some(ProcessUsage { memory_bytes: memory_kib << 10, cpu_seconds: (user + system) / TICKS_PER_SECOND })
 }
 
 #[cfg(test)]
@@ -38,8 +37,8 @@ mod tests {
 
     #[track_caller]
     fn check(status: &str, stat: &str, expected: Option<(u64, f64)>) {
-        let expected = expected.map(|(memory_bytes, cpu_seconds)| Taken { memory_bytes, cpu_seconds });
-        assert_eq!(read(status, stat), expected, "{stat}");
+        let expected = expected.map(|(memory_bytes, cpu_seconds)| ProcessUsage { memory_bytes, cpu_seconds });
+        assert_eq!(parse_usage(status, stat), expected, "{stat}");
     }
 
     #[test]

@@ -1,63 +1,66 @@
-//! Event streams: bytes in any pieces, the `data` of each event out. Knows nothing of MCP.
+//! A parser of event streams: takes bytes in any chunks, returns the `data` of each event. Knows nothing of MCP.
 
-use crate::answer::{Kind, Wrong};
+use crate::error::{ErrorKind, RequestError};
 
-/// Takes pieces, keeps what is not whole yet.
+/// Parses chunks and buffers the event that is not complete.
 #[derive(Debug, Default)]
-pub struct Events {
-    /// The line under way.
+pub struct EventParser {
+    /// The incomplete line.
     line: Vec<u8>,
-    /// The data of the event under way.
+    /// The data of the incomplete event.
     data: Vec<u8>,
     has_data: bool,
     /// The last byte was `\r`, which may be half of `\r\n`.
-    after_return: bool,
+    after_cr: bool,
 }
 
-/// One event; as long as the longest answer.
+/// Bytes of one event. The longest response has the same limit.
 pub const EVENT_BYTES_MAX: usize = 64 << 20;
 
-impl Events {
-    /// Takes the next piece; gives the data of each event that ends in it.
+impl EventParser {
+    /// Parses the next chunk and calls `on_event` with the data of each event that it completes.
     pub fn feed(
         &mut self,
         mut bytes: &[u8],
-        mut event: impl FnMut(&[u8]) -> Result<(), Wrong>,
-    ) -> Result<(), Wrong> {
+        mut on_event: impl FnMut(&[u8]) -> Result<(), RequestError>,
+    ) -> Result<(), RequestError> {
         while let Some(end) = memchr::memchr2(b'\n', b'\r', bytes) {
-            let completes_return = self.after_return && end == 0 && bytes[0] == b'\n';
-            self.after_return = bytes[end] == b'\r';
-            if !completes_return {
-                self.take(&bytes[..end])?;
-                self.line_ends(&mut event)?;
+            let completes_crlf = self.after_cr && end == 0 && bytes[0] == b'\n';
+            self.after_cr = bytes[end] == b'\r';
+            if !completes_crlf {
+                self.append(&bytes[..end])?;
+                self.end_line(&mut on_event)?;
             }
             bytes = &bytes[end + 1..];
         }
         if !bytes.is_empty() {
-            self.after_return = false;
+            self.after_cr = false;
         }
-        self.take(bytes)
+        self.append(bytes)
     }
 
-    /// An event is under way that has not ended.
+    /// Whether the stream ended within an event.
     pub fn is_partial(&self) -> bool {
         self.has_data || !self.line.is_empty()
     }
 
-    fn take(&mut self, bytes: &[u8]) -> Result<(), Wrong> {
+    fn append(&mut self, bytes: &[u8]) -> Result<(), RequestError> {
         if self.line.len() + self.data.len() + bytes.len() > EVENT_BYTES_MAX {
             let text = format!("an event is longer than {EVENT_BYTES_MAX} bytes");
-            return Err(Wrong::new(Kind::Malformed, text));
+            return Err(RequestError::new(ErrorKind::Malformed, text));
         }
         self.line.extend_from_slice(bytes);
         Ok(())
     }
 
-    fn line_ends(&mut self, event: &mut impl FnMut(&[u8]) -> Result<(), Wrong>) -> Result<(), Wrong> {
+    fn end_line(
+        &mut self,
+        on_event: &mut impl FnMut(&[u8]) -> Result<(), RequestError>,
+    ) -> Result<(), RequestError> {
         if self.line.is_empty() {
-            let whole = std::mem::take(&mut self.has_data);
+            let has_data = std::mem::take(&mut self.has_data);
             let data = std::mem::take(&mut self.data);
-            return if whole { event(&data) } else { Ok(()) };
+            return if has_data { on_event(&data) } else { Ok(()) };
         }
         if let Some(value) = self.line.strip_prefix(b"data:") {
             if self.has_data {
@@ -75,26 +78,26 @@ impl Events {
 mod tests {
     use super::*;
 
-    /// Fed whole, byte by byte, and cut in two at every offset, the events are the same.
+    /// Checks that the events are the same for the whole stream, byte by byte, and split at every offset.
     #[track_caller]
     fn check(stream: &str, expected: &[&str], partial: bool) {
-        let read = |pieces: &[&[u8]]| {
-            let (mut events, mut found) = (Events::default(), Vec::new());
-            for piece in pieces {
+        let read = |chunks: &[&[u8]]| {
+            let (mut parser, mut found) = (EventParser::default(), Vec::new());
+            for chunk in chunks {
                 let keep = |data: &[u8]| {
                     found.push(String::from_utf8(data.to_vec()).unwrap());
                     Ok(())
                 };
-                events.feed(piece, keep).unwrap();
+                parser.feed(chunk, keep).unwrap();
             }
-            (found, events.is_partial())
+            (found, parser.is_partial())
         };
-        let right = (expected.iter().map(|data| (*data).to_owned()).collect::<Vec<_>>(), partial);
+        let expected = (expected.iter().map(|data| (*data).to_owned()).collect::<Vec<_>>(), partial);
         let bytes = stream.as_bytes();
-        assert_eq!(read(&[bytes]), right, "{stream:?}");
-        assert_eq!(read(&bytes.chunks(1).collect::<Vec<_>>()), right, "{stream:?} byte by byte");
+        assert_eq!(read(&[bytes]), expected, "{stream:?}");
+        assert_eq!(read(&bytes.chunks(1).collect::<Vec<_>>()), expected, "{stream:?} byte by byte");
         for cut in 0..bytes.len() {
-            assert_eq!(read(&[&bytes[..cut], &bytes[cut..]]), right, "{stream:?} cut at {cut}");
+            assert_eq!(read(&[&bytes[..cut], &bytes[cut..]]), expected, "{stream:?} cut at {cut}");
         }
     }
 

@@ -1,63 +1,61 @@
-//! Looks for the rate at which a target bends: doubled until a bound breaks, then halved steps between the last
-//! rate that held and the first that did not.
+//! Searches for the highest rate that a target sustains: doubles the rate until a bound breaks, then bisects between the last
+//! rate that held and the first that broke.
 
 use serde::{Deserialize, Serialize};
 
-use crate::report::{FORMAT, Report, Summary, duration, number, table_of};
+use crate::counters::LatencySummary;
+use crate::report::{FORMAT, RunReport, align_columns, format_count, format_duration};
 use crate::scenario::RATE_MAX;
 
-/// So near to each other the rates that hold and do not need not be told apart: runs differ by as much.
+/// The ratio of broken to held rate at which the search ends. Runs at one rate differ by as much.
 const PRECISION: f64 = 1.05;
 
-/// Slower than this, it does not bear anything.
+/// The lowest rate that is tried.
 const RATE_MIN: f64 = 0.5;
 
-/// Of what was asked for, so much has to be answered within the time.
+/// The fraction of the target rate that must be answered within the time.
 const ANSWERED_MIN: f64 = 0.97;
 
-/// All of a sweep.
+/// The results of a sweep.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Sweep {
-    /// As of [`Report`].
+    /// The version of the JSON format, as in [`RunReport`].
     pub format: u32,
-    /// Its name.
     pub scenario: String,
-    /// Whom.
     pub url: String,
-    /// What p99 may be.
     pub p99_max_us: f64,
-    /// In the order they were run.
-    pub steps: Vec<Step>,
+    /// In the order of execution.
+    pub steps: Vec<SweepStep>,
     /// The highest rate that held.
     pub knee: Option<f64>,
 }
 
-/// One run.
+/// One run of a sweep.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Step {
-    /// Asked for.
+pub struct SweepStep {
+    /// The target rate.
     pub rate: f64,
-    /// Right answers a second.
+    /// Correct responses per second.
     pub right_rate: f64,
-    /// Of any kind.
+    /// Failed requests.
     pub errors: u64,
-    /// Of right answers.
-    pub latency_us: Option<Summary>,
-    /// Bounds held.
+    /// The latency of correct responses.
+    pub latency_us: Option<LatencySummary>,
+    /// Whether all bounds held.
     pub held: bool,
-    /// What did not.
+    /// Which bound broke; empty if none did.
     pub why: String,
 }
 
-impl Step {
-    /// Of a report whose bounds were judged.
-    pub fn of(rate: f64, report: &Report) -> Self {
+impl SweepStep {
+    /// Creates a step from a report with evaluated bounds.
+    pub fn new(rate: f64, report: &RunReport) -> Self {
         let broken = report.bounds.iter().find(|bound| !bound.held);
         let behind = report.total.rate < rate * ANSWERED_MIN;
         let why = match broken {
-            _ if report.wrong_answers > 0 => format!("{} wrong answers", report.wrong_answers),
+            _ if report.wrong_answers > 0 => format!("{} wrong responses", report.wrong_answers),
             Some(bound) => format!("{}: {}{}", bound.stated, bound.found, lateness(report)),
-            None if behind => format!("only {} right answers/s", number(report.total.rate)),
+            None if behind => format!("only {} correct responses/s", format_count(report.total.rate)),
             None => String::new(),
         };
         Self {
@@ -71,32 +69,34 @@ impl Step {
     }
 }
 
-/// Whether it was the load itself that came late.
-fn lateness(report: &Report) -> String {
+/// Notes if the load generator itself was late.
+fn lateness(report: &RunReport) -> String {
     let p99 = report.total.latency_us.map_or(0.0, |latency| latency.p99);
     match report.lateness_p99_us {
-        Some(late) if late > p99 / 2.0 => format!(", but the load itself was late by {}", duration(late)),
+        Some(late) if late > p99 / 2.0 => {
+            format!(", but the load generator was late by {}", format_duration(late))
+        }
         _ => String::new(),
     }
 }
 
-/// Which rate comes next.
+/// A search for the highest rate that holds.
 #[derive(Debug, Clone, Copy)]
-pub struct Search {
+pub struct RateSearch {
     from: f64,
     max: f64,
     holds: Option<f64>,
     breaks: Option<f64>,
 }
 
-impl Search {
-    /// Begins at a rate; goes no higher than `max`.
+impl RateSearch {
+    /// Starts at `from`, and tries no rate above `max`.
     pub fn new(from: f64, max: f64) -> Self {
         let max = max.min(RATE_MAX);
         Self { from: from.min(max), max, holds: None, breaks: None }
     }
 
-    /// `None`: it is found, as far as it can be.
+    /// Returns the next rate to try. `None` at the end of the search.
     pub fn next(&self) -> Option<f64> {
         match (self.holds, self.breaks) {
             (None, None) => Some(self.from),
@@ -108,8 +108,8 @@ impl Search {
         }
     }
 
-    /// What came of a rate.
-    pub fn seen(&mut self, rate: f64, held: bool) {
+    /// Records whether a rate held.
+    pub fn record(&mut self, rate: f64, held: bool) {
         if held { self.holds = Some(rate) } else { self.breaks = Some(rate) }
     }
 
@@ -120,23 +120,23 @@ impl Search {
 }
 
 impl Sweep {
-    /// Without any step.
+    /// Creates a sweep without steps.
     pub fn new(scenario: &str, url: &str, p99_max_us: f64) -> Self {
         let (scenario, url) = (scenario.to_owned(), url.to_owned());
         Self { format: FORMAT, scenario, url, p99_max_us, steps: Vec::new(), knee: None }
     }
 
-    /// For a terminal.
-    pub fn table(&self) -> String {
-        let head = ["asked /s", "right /s", "errors", "p50", "p99", "", ""].map(str::to_owned);
+    /// Renders the sweep as text.
+    pub fn render_text(&self) -> String {
+        let head = ["target /s", "ok /s", "errors", "p50", "p99", "", ""].map(str::to_owned);
         let mut rows = vec![head];
         for step in &self.steps {
-            let time = |of: fn(&Summary) -> f64| {
-                step.latency_us.map_or("-".to_owned(), |found| duration(of(&found)))
+            let time = |value: fn(&LatencySummary) -> f64| {
+                step.latency_us.map_or("-".to_owned(), |latency| format_duration(value(&latency)))
             };
             rows.push([
-                number(step.rate),
-                number(step.right_rate),
+                format_count(step.rate),
+                format_count(step.right_rate),
                 step.errors.to_string(),
                 time(|latency| latency.p50),
                 time(|latency| latency.p99),
@@ -145,10 +145,10 @@ impl Sweep {
             ]);
         }
         let knee = match self.knee {
-            Some(knee) => format!("bears {} requests/s", number(knee)),
-            None => "bears no rate that was tried".to_owned(),
+            Some(knee) => format!("sustains {} requests/s", format_count(knee)),
+            None => "sustains no rate that was tried".to_owned(),
         };
-        format!("\n{}\n{} at {}: {knee}\n", table_of(&rows), self.scenario, self.url)
+        format!("\n{}\n{} at {}: {knee}\n", align_columns(&rows), self.scenario, self.url)
     }
 }
 
@@ -156,30 +156,30 @@ impl Sweep {
 mod tests {
     use super::*;
 
-    /// A target that bears so much: what is found, and with how many runs at most.
+    /// Checks the knee found for a target that sustains `capacity`, and the number of runs.
     #[track_caller]
-    fn check(bears: f64, from: f64, max: f64, found: std::ops::RangeInclusive<f64>, runs_max: usize) {
-        let mut search = Search::new(from, max);
+    fn check(capacity: f64, from: f64, max: f64, found: std::ops::RangeInclusive<f64>, runs_max: usize) {
+        let mut search = RateSearch::new(from, max);
         let mut runs = 0;
         while let Some(rate) = search.next() {
-            assert!(rate <= max, "{rate} is more than was allowed");
-            search.seen(rate, rate <= bears);
+            assert!(rate <= max, "{rate} is above the maximum");
+            search.record(rate, rate <= capacity);
             runs += 1;
             assert!(runs <= runs_max, "{runs} runs");
         }
         let knee = search.knee().unwrap_or(0.0);
-        assert!(found.contains(&knee), "{knee} for {bears}");
+        assert!(found.contains(&knee), "{knee} for {capacity}");
     }
 
     #[test]
-    fn the_knee_is_found_within_a_twentieth() {
+    fn the_knee_is_found_within_five_percent() {
         check(1000.0, 100.0, 1e6, 950.0..=1000.0, 10);
         check(123_456.0, 100.0, 1e6, 117_000.0..=123_456.0, 18);
         check(70.0, 100.0, 1e6, 66.0..=70.0, 8);
-        // It bears everything that may be asked.
+        // It sustains every rate up to the maximum.
         check(1e9, 100.0, 1500.0, 1500.0..=1500.0, 6);
         check(1e9, 100.0, 50.0, 50.0..=50.0, 1);
-        // It bears nothing.
+        // It sustains no rate.
         check(0.0, 100.0, 1e6, 0.0..=0.0, 9);
     }
 }

@@ -1,4 +1,5 @@
-//! Whole runs against a server within the process, in paused time: what it does wrong is what is counted.
+//! Whole runs against a server in the same process, in paused time. The server misbehaves in one way, and the run must count
+//! exactly that.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails by panicking is a test that fails")]
 
@@ -8,19 +9,19 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use mcpload::answer::Kind;
-use mcpload::bounds::{Bounds, ErrorsMax};
+use mcpload::bounds::{Bounds, ErrorLimit};
 use mcpload::client::Target;
+use mcpload::error::ErrorKind;
 use mcpload::preflight::preflight;
-use mcpload::report::{Report, html, sweep_html, table};
-use mcpload::run::{Measured, Place, Run, measure};
-use mcpload::scenario::{Ids, Scenario};
-use mcpload::sweep::{Step, Sweep};
-use support::{Manner, Server, Within};
+use mcpload::report::{RunReport, render_run, render_sweep, render_text};
+use mcpload::run::{Executor, Measurement, RunSettings, measure};
+use mcpload::scenario::{RequestIds, RequestKind, Scenario};
+use mcpload::sweep::{Sweep, SweepStep};
+use support::{InProcessConnector, ServerBehavior, TestServer};
 
 const URL: &str = "http://server.test/mcp";
 
-/// Two connections, twenty calls of the tool `echo`; then what a row adds.
+/// Two connections and twenty calls of the tool `echo`. A case adds to it.
 const SCENARIO: &str = "
 name = \"test\"
 about = \"A test <with> & marks\"
@@ -37,116 +38,127 @@ arguments = { text = \"{canary}\" }
 CALL
 ";
 
-struct Row<'a> {
-    manner: Manner,
+struct Case<'a> {
+    behavior: ServerBehavior,
     era: &'a str,
     load: &'a str,
     call: &'a str,
 }
 
-const ROW: Row<'_> = Row { manner: Manner::Right, era: "modern", load: "", call: "" };
+const CASE: Case<'_> = Case { behavior: ServerBehavior::Correct, era: "modern", load: "", call: "" };
 
-fn prepare(row: &Row<'_>, server: &Arc<Server>) -> Run {
-    let era = format!("era = {:?}", row.era);
-    let text = SCENARIO.replace("ERA", &era).replace("LOAD", row.load).replace("CALL", row.call);
-    // What a row says of requests is instead of what the scenario says.
-    let text = if row.load.contains("requests") { text.replacen("requests = 20\n", "", 1) } else { text };
-    let scenario = Scenario::parse("test.toml", &text).unwrap_or_else(|mistakes| panic!("{mistakes}"));
-    let connect = Arc::new(Within(Arc::clone(server)));
+fn prepare(case: &Case<'_>, server: &Arc<TestServer>) -> RunSettings {
+    let era = format!("era = {:?}", case.era);
+    let text = SCENARIO.replace("ERA", &era).replace("LOAD", case.load).replace("CALL", case.call);
+    // A case may override the number of requests.
+    let text = if case.load.contains("requests") { text.replacen("requests = 20\n", "", 1) } else { text };
+    let scenario = Scenario::parse("test.toml", &text).unwrap_or_else(|errors| panic!("{errors}"));
+    let connector = Arc::new(InProcessConnector(Arc::clone(server)));
     let (url, key) = (URL.parse().unwrap(), Some("mcp_secret".to_owned()));
-    let target = Target::new(&url, key, http::HeaderMap::new(), scenario.load.timeout, Ids::Unique, connect);
-    Run { scenario, target: Arc::new(target.unwrap()), place: Place::Here, pid: None, stop: Arc::default() }
+    let target =
+        Target::new(&url, key, http::HeaderMap::new(), scenario.load.timeout, RequestIds::Unique, connector);
+    RunSettings {
+        scenario,
+        target: Arc::new(target.unwrap()),
+        executor: Executor::CurrentRuntime,
+        pid: None,
+        stop: Arc::default(),
+    }
 }
 
-async fn run(row: &Row<'_>) -> (Run, Measured, Arc<Server>) {
-    let server = Server::new(row.manner);
-    let run = prepare(row, &server);
-    let measured = measure(&run, &mut |_| {}).await.unwrap();
-    (run, measured, server)
+async fn run(case: &Case<'_>) -> (RunSettings, Measurement, Arc<TestServer>) {
+    let server = TestServer::new(case.behavior);
+    let run = prepare(case, &server);
+    let measurement = measure(&run, &mut |_| {}).await.unwrap();
+    (run, measurement, server)
 }
 
-/// Right answers, and errors by kind.
+/// Checks the number of correct responses, and the errors by kind.
 #[track_caller]
-fn check(row: &Row<'_>, right: u64, errors: &[(Kind, u64)]) -> Report {
+fn check(case: &Case<'_>, correct: u64, errors: &[(ErrorKind, u64)]) -> RunReport {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     runtime.unwrap().block_on(async {
-        let (run, measured, server) = run(row).await;
-        let found: Vec<_> = measured.tally.errors().into_iter().collect();
-        let examples = &measured.tally.examples;
-        assert_eq!((measured.tally.all().right(), &found[..]), (right, errors), "{examples:?}");
+        let (run, measurement, server) = run(case).await;
+        let found: Vec<_> = measurement.counters.errors().into_iter().collect();
+        let examples = &measurement.counters.examples;
+        assert_eq!((measurement.counters.sum().correct(), &found[..]), (correct, errors), "{examples:?}");
         assert_eq!(server.sessions.load(Ordering::Relaxed), 0, "a session was not ended");
-        let mut report = Report::new(&run, URL, 1, &measured);
+        let mut report = RunReport::new(&run, URL, 1, &measurement);
         report.bounds =
-            Bounds { p99_max: None, errors_max: ErrorsMax::Count(0), growth_max: None }.judge(&report);
+            Bounds { p99_max: None, errors_max: ErrorLimit::Count(0), growth_max: None }.evaluate(&report);
         assert_eq!(report.is_good(), errors.is_empty());
         report
     })
 }
 
 #[test]
-fn answers_are_right_or_counted_by_what_is_wrong() {
-    check(&ROW, 20, &[]);
-    check(&Row { era: "legacy", ..ROW }, 20, &[]);
-    check(&Row { era: "both", load: "calls_per_session = 3", ..ROW }, 20, &[]);
-    check(&Row { manner: Manner::Closes, ..ROW }, 20, &[]);
-    check(&Row { manner: Manner::Closes, era: "legacy", ..ROW }, 20, &[]);
-    let lost = [(Kind::Status(404), 4)];
-    check(&Row { manner: Manner::LosesSession, era: "legacy", ..ROW }, 16, &lost);
-    check(&Row { manner: Manner::Stream, call: "progress_min = 2", ..ROW }, 20, &[]);
-    check(&Row { manner: Manner::Stream, call: "progress_min = 3", ..ROW }, 0, &[(Kind::Short, 20)]);
-    check(&Row { call: "answer_bytes_min = 1000", ..ROW }, 0, &[(Kind::Short, 20)]);
-    check(&Row { manner: Manner::Busy, ..ROW }, 0, &[(Kind::Status(503), 20)]);
-    check(&Row { manner: Manner::Refuse, ..ROW }, 0, &[(Kind::Rpc(-32000), 20)]);
-    check(&Row { manner: Manner::NotMcp, ..ROW }, 0, &[(Kind::Malformed, 20)]);
-    check(&Row { manner: Manner::Broken, ..ROW }, 0, &[(Kind::Cut, 20)]);
-    check(&Row { manner: Manner::ForeignId, ..ROW }, 0, &[(Kind::WrongId, 20)]);
-    check(&Row { manner: Manner::LostCanary, ..ROW }, 0, &[(Kind::LostCanary, 20)]);
-    check(&Row { manner: Manner::Twice, ..ROW }, 0, &[(Kind::Doubled, 20)]);
-    // The first call has none before it whose canary it could get.
-    let foreign = [(Kind::ForeignCanary, 19), (Kind::LostCanary, 1)];
-    check(&Row { manner: Manner::ForeignCanary, ..ROW }, 0, &foreign);
-    // Two connections wait a second each for every answer, ten seconds long.
-    check(&Row { manner: Manner::Silent, ..ROW }, 0, &[(Kind::Timeout, 20)]);
-    check(&Row { manner: Manner::Slow(Duration::from_millis(900)), ..ROW }, 20, &[]);
+fn responses_are_correct_or_counted_by_error_kind() {
+    check(&CASE, 20, &[]);
+    check(&Case { era: "legacy", ..CASE }, 20, &[]);
+    check(&Case { era: "both", load: "calls_per_session = 3", ..CASE }, 20, &[]);
+    check(&Case { behavior: ServerBehavior::Closes, ..CASE }, 20, &[]);
+    check(&Case { behavior: ServerBehavior::Closes, era: "legacy", ..CASE }, 20, &[]);
+    let lost = [(ErrorKind::Status(404), 4)];
+    check(&Case { behavior: ServerBehavior::LosesSession, era: "legacy", ..CASE }, 16, &lost);
+    check(&Case { behavior: ServerBehavior::Stream, call: "progress_min = 2", ..CASE }, 20, &[]);
+    check(
+        &Case { behavior: ServerBehavior::Stream, call: "progress_min = 3", ..CASE },
+        0,
+        &[(ErrorKind::TooShort, 20)],
+    );
+    check(&Case { call: "answer_bytes_min = 1000", ..CASE }, 0, &[(ErrorKind::TooShort, 20)]);
+    check(&Case { behavior: ServerBehavior::Busy, ..CASE }, 0, &[(ErrorKind::Status(503), 20)]);
+    check(&Case { behavior: ServerBehavior::Refuse, ..CASE }, 0, &[(ErrorKind::Rpc(-32000), 20)]);
+    check(&Case { behavior: ServerBehavior::NotMcp, ..CASE }, 0, &[(ErrorKind::Malformed, 20)]);
+    check(&Case { behavior: ServerBehavior::Broken, ..CASE }, 0, &[(ErrorKind::Truncated, 20)]);
+    check(&Case { behavior: ServerBehavior::ForeignId, ..CASE }, 0, &[(ErrorKind::WrongId, 20)]);
+    check(&Case { behavior: ServerBehavior::LostCanary, ..CASE }, 0, &[(ErrorKind::LostCanary, 20)]);
+    check(&Case { behavior: ServerBehavior::Twice, ..CASE }, 0, &[(ErrorKind::Duplicate, 20)]);
+    // The first call has no predecessor whose canary it could get.
+    let foreign = [(ErrorKind::ForeignCanary, 19), (ErrorKind::LostCanary, 1)];
+    check(&Case { behavior: ServerBehavior::ForeignCanary, ..CASE }, 0, &foreign);
+    // Two connections wait one second for each response, for ten seconds.
+    check(&Case { behavior: ServerBehavior::Silent, ..CASE }, 0, &[(ErrorKind::Timeout, 20)]);
+    check(&Case { behavior: ServerBehavior::Slow(Duration::from_millis(900)), ..CASE }, 20, &[]);
 }
 
-/// Whatever the offset, no call counts as right, and no panic.
+/// A response that is truncated at any offset is never correct, and never causes a panic.
 #[test]
-fn streams_cut_at_any_byte() {
+fn streams_truncated_at_any_byte() {
     let mut cut = 0;
     loop {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-        let row = Row { manner: Manner::CutAt(cut), load: "requests = 2", ..ROW };
+        let case = Case { behavior: ServerBehavior::CutAt(cut), load: "requests = 2", ..CASE };
         let (right, errors) = runtime.unwrap().block_on(async {
-            let (_, measured, _) = run(&row).await;
-            (measured.tally.all().right(), measured.tally.errors())
+            let (_, measurement, _) = run(&case).await;
+            (measurement.counters.sum().correct(), measurement.counters.errors())
         });
         if right == 2 {
             break;
         }
-        assert_eq!(errors.into_iter().collect::<Vec<_>>(), [(Kind::Cut, 2)], "cut at {cut}");
+        assert_eq!(errors.into_iter().collect::<Vec<_>>(), [(ErrorKind::Truncated, 2)], "cut at {cut}");
         cut += 1;
     }
-    assert!(cut > 100, "an answer is longer than {cut} bytes");
+    assert!(cut > 100, "a response is longer than {cut} bytes");
 }
 
-/// A stall of half a second is in the latency of everyone who would have come meanwhile; in the closed loop, which
-/// waits with the server, it is in one.
+/// In the open loop, a stall of half a second is in the latency of all requests that were due meanwhile. In the closed loop,
+/// which waits for the server, it is in one latency.
 #[test]
-fn latency_counts_from_when_a_request_was_due() {
-    let stall = Manner::SlowOnce(0, Duration::from_millis(500));
+fn latency_counts_from_the_due_time() {
+    let stall = ServerBehavior::SlowOnce(0, Duration::from_millis(500));
     let slow = |load: &str| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
         runtime.unwrap().block_on(async {
-            let row = Row { manner: stall, load, ..ROW };
-            let server = Server::new(row.manner);
-            let mut run = prepare(&row, &server);
+            let case = Case { behavior: stall, load, ..CASE };
+            let server = TestServer::new(case.behavior);
+            let mut run = prepare(&case, &server);
             run.scenario.load.connections = 1;
-            let measured = measure(&run, &mut |_| {}).await.unwrap();
-            assert!(measured.tally.errors().is_empty(), "{:?}", measured.tally.examples);
-            let all = measured.tally.all();
+            let measurement = measure(&run, &mut |_| {}).await.unwrap();
+            assert!(measurement.counters.errors().is_empty(), "{:?}", measurement.counters.examples);
+            let all = measurement.counters.sum();
             let waited = all.latencies.count_between(100_000_000, u64::MAX);
-            (all.right(), waited, all.latencies.max() / 1_000_000)
+            (all.correct(), waited, all.latencies.max() / 1_000_000)
         })
     };
     assert_eq!(slow("requests = 100"), (100, 1, 500));
@@ -157,99 +169,106 @@ fn latency_counts_from_when_a_request_was_due() {
 }
 
 #[test]
-fn what_could_not_be_sent_is_an_error() {
+fn unsent_requests_are_errors() {
     let load = "seconds = 2\nrate = 10\nrequests = 100000";
-    // One answer a second on each of two connections, of ten that are due.
-    let row = Row { manner: Manner::Slow(Duration::from_millis(999)), load, ..ROW };
+    // Two connections with one response per second each, while ten requests per second are due.
+    let case = Case { behavior: ServerBehavior::Slow(Duration::from_millis(999)), load, ..CASE };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let (right, errors) = runtime.unwrap().block_on(async {
-        let (_, measured, _) = run(&row).await;
-        (measured.tally.all().right(), measured.tally.errors())
+        let (_, measurement, _) = run(&case).await;
+        (measurement.counters.sum().correct(), measurement.counters.errors())
     });
-    assert_eq!(right + errors.get(&Kind::Unsent).copied().unwrap_or(0), 20, "{errors:?}");
+    assert_eq!(right + errors.get(&ErrorKind::Unsent).copied().unwrap_or(0), 20, "{errors:?}");
     assert!((4..=8).contains(&right), "{right}");
 }
 
 #[test]
-fn a_herd_is_held_and_woken() {
+fn idle_connections_are_held_and_woken() {
     let text = "seconds = 1\nrate = 10\nrequests = 10000\n[idle]\nconnections = 6\nstreams = 4";
     for era in ["modern", "both"] {
-        let report = check(&Row { era, load: text, ..ROW }, 10, &[]);
+        let report = check(&Case { era, load: text, ..CASE }, 10, &[]);
         let held = report.held.unwrap();
         assert_eq!((held.connections, held.streams, held.closed), (6, 4, 0));
-        let woken = report.operations.iter().find(|found| found.name == "(wake)").unwrap();
+        let woken = report.operations.iter().find(|operation| operation.name == "(wake)").unwrap();
         assert_eq!(woken.right, 6);
     }
-    let report = check(&Row { manner: Manner::Closes, load: text, ..ROW }, 10, &[]);
+    let report = check(&Case { behavior: ServerBehavior::Closes, load: text, ..CASE }, 10, &[]);
     assert_eq!(report.held.unwrap().closed, 6);
-    let row = Row { manner: Manner::DropsStream, load: text, ..ROW };
-    check(&row, 10, &[(Kind::Dropped, 1)]);
+    let case = Case { behavior: ServerBehavior::DropsStream, load: text, ..CASE };
+    check(&case, 10, &[(ErrorKind::IdleClosed, 1)]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn before_the_load_mistakes_are_one_sentence() {
-    let sentence = async |manner: Manner, tool: &str| {
-        let server = Server::new(manner);
-        let mut run = prepare(&ROW, &server);
+async fn preflight_errors_are_one_sentence() {
+    let sentence = async |behavior: ServerBehavior, tool: &str| {
+        let server = TestServer::new(behavior);
+        let mut run = prepare(&CASE, &server);
         let text =
             format!("name = \"x\"\n[[calls]]\ntool = {tool:?}\narguments = {{ text = \"{{canary}}\" }}");
         run.scenario.operations = Scenario::parse("x", &text).unwrap().operations;
-        preflight(&run.target, run.scenario.clone()).await.map(|found| found.operations[0].ask.clone())
+        preflight(&run.target, run.scenario.clone())
+            .await
+            .map(|scenario| scenario.operations[0].request.clone())
     };
-    let found = sentence(Manner::Right, "echo").await.unwrap();
-    assert_eq!(found, mcpload::scenario::Ask::Tool("demo__echo".to_owned()));
-    let none = sentence(Manner::Right, "sing").await.unwrap_err();
-    assert_eq!(none, "there is no tool sing here; write one of these: demo__echo");
-    let busy = sentence(Manner::Busy, "echo").await.unwrap_err();
+    let found = sentence(ServerBehavior::Correct, "echo").await.unwrap();
+    assert_eq!(found, RequestKind::Tool("demo__echo".to_owned()));
+    let none = sentence(ServerBehavior::Correct, "sing").await.unwrap_err();
+    assert_eq!(none, "the target has no tool sing; write one of: demo__echo");
+    let busy = sentence(ServerBehavior::Busy, "echo").await.unwrap_err();
     assert_eq!(busy, "echo (Modern): status 503: busy");
-    let refused = sentence(Manner::Refuse, "echo").await.unwrap_err();
+    let refused = sentence(ServerBehavior::Refuse, "echo").await.unwrap_err();
     assert_eq!(refused, "echo (Modern): JSON-RPC error -32000: not with [credential]");
 }
 
 #[test]
-fn the_page_is_well_formed_and_holds_what_was_measured() {
+fn the_page_is_well_formed_and_complete() {
     let load = "seconds = 2\nrate = 20\nrequests = 10000\n[idle]\nconnections = 2";
-    let slow = check(&Row { manner: Manner::Slow(Duration::from_millis(30)), load, ..ROW }, 40, &[]);
-    let refused = check(&Row { manner: Manner::Refuse, ..ROW }, 0, &[(Kind::Rpc(-32000), 20)]);
-    let broken = check(&Row { manner: Manner::NotMcp, ..ROW }, 0, &[(Kind::Malformed, 20)]);
-    for (report, holds) in [
-        (&slow, &["30.0 ms", "every answer was right", "A test &lt;with&gt; &amp; marks", "(wake)"][..]),
-        (&refused, &["JSON-RPC error -32000", "a stated bound is broken", "[credential]"]),
-        (&broken, &["20 wrong answers", "malformed"]),
+    let slow =
+        check(&Case { behavior: ServerBehavior::Slow(Duration::from_millis(30)), load, ..CASE }, 40, &[]);
+    let refused =
+        check(&Case { behavior: ServerBehavior::Refuse, ..CASE }, 0, &[(ErrorKind::Rpc(-32000), 20)]);
+    let broken = check(&Case { behavior: ServerBehavior::NotMcp, ..CASE }, 0, &[(ErrorKind::Malformed, 20)]);
+    for (report, texts) in [
+        (&slow, &["30.0 ms", "every response was correct", "A test &lt;with&gt; &amp; marks", "(wake)"][..]),
+        (&refused, &["JSON-RPC error -32000", "a bound is broken", "[credential]"]),
+        (&broken, &["20 wrong responses", "malformed"]),
     ] {
-        let page = html(report);
+        let page = render_run(report);
         well_formed(&page);
-        for text in holds {
+        for text in texts {
             assert!(page.contains(text), "{text} is not in the page");
         }
-        assert!(!page.contains("mcp_secret") && !table(report).contains("mcp_secret"));
+        assert!(!page.contains("mcp_secret") && !render_text(report).contains("mcp_secret"));
         assert!(!page.contains("<script") && !page.contains("http-equiv") && !page.contains("<link"));
         // Two plots over time and one of the distribution.
         assert_eq!(page.matches("<svg").count(), 3);
-        let again: Report = serde_json::from_str(&serde_json::to_string(report).unwrap()).unwrap();
+        let again: RunReport = serde_json::from_str(&serde_json::to_string(report).unwrap()).unwrap();
         assert_eq!(again.total, report.total);
     }
-    let text = table(&slow);
+    let text = render_text(&slow);
     assert!(text.contains("30.0 ms") && text.contains("held    errors at most 0"), "{text}");
 }
 
 #[test]
-fn the_page_of_a_sweep_is_well_formed_and_holds_its_steps() {
+fn the_page_of_a_sweep_is_well_formed_and_complete() {
     let load = "seconds = 1\nrate = 20\nrequests = 10000";
-    let report = check(&Row { manner: Manner::Slow(Duration::from_millis(30)), load, ..ROW }, 20, &[]);
+    let report =
+        check(&Case { behavior: ServerBehavior::Slow(Duration::from_millis(30)), load, ..CASE }, 20, &[]);
     let mut sweep = Sweep::new("a <name>", URL, 30_000.0);
-    sweep.steps = [20.0, 40.0].map(|rate| Step::of(rate, &report)).to_vec();
+    sweep.steps = [20.0, 40.0].map(|rate| SweepStep::new(rate, &report)).to_vec();
     sweep.knee = Some(20.0);
-    let page = sweep_html(&sweep);
+    let page = render_sweep(&sweep);
     well_formed(&page);
-    for text in ["a &lt;name&gt;", "only 20 right answers/s", "30.0 ms", "requests/s it bears"] {
+    for text in
+        ["a &lt;name&gt;", "only 20 correct responses/s", "30.0 ms", "highest rate that held, requests/s"]
+    {
         assert!(page.contains(text), "{text} is not in the page");
     }
     assert_eq!(sweep.steps.iter().map(|step| step.held).collect::<Vec<_>>(), [true, false]);
-    assert!(sweep.table().contains("bears 20 requests/s"), "{}", sweep.table());
+    assert!(sweep.render_text().contains("sustains 20 requests/s"), "{}", sweep.render_text());
 }
 
-/// Every element is closed by its own end, and no mark stands alone.
+/// Checks that every element is closed by its own end tag, and that every `&` begins an entity.
 #[track_caller]
 fn well_formed(page: &str) {
     let mut open = Vec::new();

@@ -9,18 +9,18 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 
 use crate::auth::Identity;
-use crate::catalog::{Catalog, Merged, View, retold};
+use crate::catalog::{Catalog, MergedLists, View, apply_override};
 use crate::route::{Endpoint, EndpointShape, RouteTable, ToolView};
 use metamcp_core::base::ServerName;
 
 /// The endpoints through which a key reaches a server, including the server's single endpoint.
-pub struct Reach<'a> {
+pub struct ServerReach<'a> {
     identity: &'a Identity,
     server: &'a ServerName,
     ways: Vec<Arc<Endpoint>>,
 }
 
-impl<'a> Reach<'a> {
+impl<'a> ServerReach<'a> {
     /// `None` if there is no such endpoint. For this key the server then does not exist.
     pub fn of(identity: &'a Identity, server: &'a ServerName, table: &RouteTable) -> Option<Self> {
         let has_it = |endpoint: &&Arc<Endpoint>| endpoint.servers.iter().any(|place| place.name == *server);
@@ -40,8 +40,8 @@ impl<'a> Reach<'a> {
             return true;
         }
         let waiting = self.ways.iter().map(async |way| {
-            let is_shown = |merged: &Merged| self.admits_by(way, merged, tool);
-            let merged = catalog.merged_until(way, view, is_shown).await;
+            let is_shown = |merged: &MergedLists| self.admits_by(way, merged, tool);
+            let merged = catalog.lists_until(way, view, is_shown).await;
             is_shown(&merged)
         });
         join_all(waiting).await.contains(&true)
@@ -56,19 +56,19 @@ impl<'a> Reach<'a> {
     }
 
     /// Returns the tools of the server that the key may call. Cancel safe.
-    pub async fn tools(&self, catalog: &Catalog, view: View) -> Tools<'a> {
+    pub async fn tools(&self, catalog: &Catalog, view: View) -> ReachableTools<'a> {
         let waiting = self.ways.iter().map(async |way| {
             if way.shape == EndpointShape::Single {
                 // A single endpoint hides no tools.
-                return self.tools_by(way, &Merged::default());
+                return self.tools_by(way, &MergedLists::default());
             }
             // Lists of other servers are not waited for, as calls do not wait for them either.
             let place = self.place(way);
-            let is_known = |merged: &Merged| place.is_some_and(|place| merged.missing(place).is_none());
-            let merged = catalog.merged_until(way, view, is_known).await;
+            let is_known = |merged: &MergedLists| place.is_some_and(|place| merged.missing_server(place).is_none());
+            let merged = catalog.lists_until(way, view, is_known).await;
             self.tools_by(way, &merged)
         });
-        join_all(waiting).await.into_iter().fold(Tools::default(), Tools::and)
+        join_all(waiting).await.into_iter().fold(ReachableTools::default(), ReachableTools::and)
     }
 
     /// The index of the server in an endpoint.
@@ -77,7 +77,7 @@ impl<'a> Reach<'a> {
     }
 
     /// Checks one tool at one endpoint without walking the list, as every call does this.
-    fn admits_by(&self, way: &Endpoint, merged: &Merged, tool: &str) -> bool {
+    fn admits_by(&self, way: &Endpoint, merged: &MergedLists, tool: &str) -> bool {
         if way.shape == EndpointShape::Single {
             return self.identity.can_call_tool(&way.scope, tool);
         }
@@ -88,24 +88,24 @@ impl<'a> Reach<'a> {
     }
 
     /// Returns the tools that one endpoint shows, unless it is a single endpoint.
-    fn tools_by(&self, way: &Arc<Endpoint>, merged: &Merged) -> Tools<'a> {
+    fn tools_by(&self, way: &Arc<Endpoint>, merged: &MergedLists) -> ReachableTools<'a> {
         if way.shape == EndpointShape::Single {
-            return Tools { alone: Some((self.identity, Arc::clone(way))), shown: HashMap::new() };
+            return ReachableTools { alone: Some((self.identity, Arc::clone(way))), shown: HashMap::new() };
         }
-        let Some(place) = self.place(way) else { return Tools::default() };
+        let Some(place) = self.place(way) else { return ReachableTools::default() };
         let tool_view = way.servers[place].tool_view.as_ref();
-        let may = merged.tools_of(place).filter(|(shown, _)| self.identity.can_call_tool(&way.scope, shown));
+        let may = merged.server_tools(place).filter(|(shown, _)| self.identity.can_call_tool(&way.scope, shown));
         let told = may.map(|(_, own)| {
             let tool_view = tool_view.filter(|tool_view| tool_view.override_of(&own).is_some());
             (own.into_owned(), tool_view.cloned())
         });
-        Tools { alone: None, shown: told.collect() }
+        ReachableTools { alone: None, shown: told.collect() }
     }
 }
 
 /// The tools of one server that a key may call, by their names at the server.
 #[derive(Default)]
-pub struct Tools<'a> {
+pub struct ReachableTools<'a> {
     /// Set if the key may use the single endpoint, where the names are those of the server.
     alone: Option<(&'a Identity, Arc<Endpoint>)>,
     /// Tools shown by aggregate endpoints, with the view that overrides them. `None` if some endpoint shows
@@ -113,7 +113,7 @@ pub struct Tools<'a> {
     shown: HashMap<String, Option<Arc<ToolView>>>,
 }
 
-impl Tools<'_> {
+impl ReachableTools<'_> {
     /// Whether the key may call the tool.
     pub fn hold(&self, tool: &str) -> bool {
         self.hold_alone(tool) || self.shown.contains_key(tool)
@@ -124,7 +124,7 @@ impl Tools<'_> {
     pub fn told(&self, tool: &str, own: &Bytes) -> Bytes {
         let tool_view = self.shown.get(tool).and_then(Option::as_ref).filter(|_| !self.hold_alone(tool));
         match tool_view.and_then(|tool_view| tool_view.override_of(tool)) {
-            Some(instead) => retold(own, instead),
+            Some(instead) => apply_override(own, instead),
             None => own.clone(),
         }
     }
@@ -151,16 +151,16 @@ impl Tools<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalog::{Item, ServerLists, merge};
+    use crate::catalog::{ListItem, ServerLists, merge};
     use crate::route::{EndpointConfig, EndpointMember, EndpointMembers, NamePrefix, ToolOverride, ToolView};
     use crate::store::Grants;
     use metamcp_core::base::{EndpointName, Glob};
 
     /// Each server lists the same tools, and one that has the server's own name.
-    fn merged(endpoint: &Endpoint) -> Merged {
+    fn merged(endpoint: &Endpoint) -> MergedLists {
         let item = |key: &str| {
             let raw = format!(r#"{{"name":"{key}"}}"#);
-            Item { key: key.to_owned(), key_start: 8, key_end: raw.len() - 1, raw: raw.into() }
+            ListItem { key: key.to_owned(), key_start: 8, key_end: raw.len() - 1, raw: raw.into() }
         };
         let lists = endpoint.servers.iter().map(|place| {
             let tools = ["x", "ls", "rm", place.name.as_str()].map(item).into();
@@ -200,9 +200,9 @@ mod tests {
             Grants { endpoints: endpoints.map(list), tools: tools.map(list), ..Grants::everything() };
         let identity = Identity::sample_with("AAAAAAAAAAAA", &grants);
         let server = name(server);
-        let found = Reach::of(&identity, &server, &table).is_some_and(|reach| {
+        let found = ServerReach::of(&identity, &server, &table).is_some_and(|reach| {
             let tools = reach.ways.iter().map(|way| reach.tools_by(way, &merged(way)));
-            let listed = tools.fold(Tools::default(), Tools::and).hold(tool);
+            let listed = tools.fold(ReachableTools::default(), ReachableTools::and).hold(tool);
             let admitted = reach.ways.iter().any(|way| reach.admits_by(way, &merged(way), tool));
             assert_eq!(admitted, listed, "what is listed may be called: {endpoints:?} {tool}");
             admitted

@@ -12,14 +12,14 @@ use tokio::task::spawn_local;
 use tokio::time::timeout;
 
 use crate::session::{
-    BufferedRequest, ClientHandshake, MESSAGE_BYTES_MAX, UpstreamSession, UpstreamSessionSlot, ask,
+    BufferedRequest, ClientHandshake, MESSAGE_BYTES_MAX, UpstreamSession, UpstreamSessionSlot, send_buffered,
 };
 use crate::upstream::{
     FailureStage, RequestKind, UpstreamBody, UpstreamError, UpstreamPool, UpstreamRequest, UpstreamResponse,
 };
 use metamcp_core::base::{Fault, FaultKind};
 use metamcp_core::frame::{EventReader, MessageKind as FrameKind, Scanner, encode_header_value};
-use metamcp_core::protocol::param::parse_header_params;
+use metamcp_core::protocol::header_param::parse_header_params;
 use metamcp_core::protocol::{ClientCapabilities, Era, McpMethod, Revision, header};
 
 pub struct ToolCall {
@@ -28,10 +28,10 @@ pub struct ToolCall {
     /// A JSON object.
     pub arguments: Value,
     /// The tool as the server listed it. It says which arguments are also sent as headers.
-    pub listed: Bytes,
+    pub listed_tool: Bytes,
     /// Receives notifications during the call, including progress. While the receiver does not take them,
     /// nothing more is read from the server.
-    pub said: Option<mpsc::Sender<Bytes>>,
+    pub notifications: Option<mpsc::Sender<Bytes>>,
 }
 
 /// The answer to a call.
@@ -46,28 +46,28 @@ pub struct Outcome {
 const CALL_ID: u32 = 1;
 
 /// The caller does not wait long for the cancellation to be delivered.
-const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Calls a tool. With a Legacy server, the call has a session of its own, so that it meets nobody else's
 /// state.
 ///
 /// Not cancel safe: if dropped, the call is cancelled by closing the connection, and a session by a
 /// notification. The session is terminated then.
-pub async fn call(pool: Rc<UpstreamPool>, era: Era, call: ToolCall) -> Result<Outcome, Fault> {
+pub async fn call_tool(pool: Rc<UpstreamPool>, era: Era, call: ToolCall) -> Result<Outcome, Fault> {
     match era {
         Era::Modern => {
-            let mut request = message(&call, Some(modern_meta()));
+            let mut request = build_message(&call, Some(modern_meta()));
             for (name, value) in &modern_headers(&call) {
                 request.set_header(name, value);
             }
-            send(&pool, request, call.said).await
+            send(&pool, request, call.notifications).await
         }
         Era::Legacy => {
             let mut visit = Visit::open(pool).await?;
-            let mut request = message(&call, None);
+            let mut request = build_message(&call, None);
             visit.ready.write_headers(&mut request);
             visit.is_calling = true;
-            let outcome = send(&visit.pool, request, call.said).await;
+            let outcome = send(&visit.pool, request, call.notifications).await;
             visit.is_calling = false;
             visit.end().await;
             outcome
@@ -91,7 +91,7 @@ impl Visit {
         // A separate task: if the future were dropped between the server's answer and this point, the session
         // would leak.
         let opening = spawn_local(async move {
-            let introduction = ClientHandshake::ours(Revision::LEGACY_LATEST, ClientCapabilities::default());
+            let introduction = ClientHandshake::gateway(Revision::LEGACY_LATEST, ClientCapabilities::default());
             let ready = UpstreamSessionSlot::default().open(&pool, &introduction, None).await?;
             Ok(Self { pool, ready, is_calling: false, ended: false })
         });
@@ -101,7 +101,7 @@ impl Visit {
     }
 
     async fn end(mut self) {
-        self.ready.part(&self.pool).await;
+        self.ready.terminate(&self.pool).await;
         self.ended = true;
     }
 }
@@ -116,17 +116,17 @@ impl Drop for Visit {
             if is_calling {
                 cancel(&pool, &ready).await;
             }
-            ready.part(&pool).await;
+            ready.terminate(&pool).await;
         });
     }
 }
 
-fn message(call: &ToolCall, meta: Option<Value>) -> UpstreamRequest {
+fn build_message(call: &ToolCall, meta: Option<Value>) -> UpstreamRequest {
     let mut params = json!({"name": call.tool, "arguments": call.arguments});
     if let Some(meta) = meta {
         params["_meta"] = meta;
     }
-    if call.said.is_some() {
+    if call.notifications.is_some() {
         params["_meta"]["progressToken"] = 1.into();
     }
     let message =
@@ -191,9 +191,9 @@ async fn cancel(pool: &Rc<UpstreamPool>, ready: &UpstreamSession) {
         "params": {"requestId": CALL_ID, "reason": "nobody waits for it any more"},
     });
     let message = message.to_string().into();
-    let asked = BufferedRequest { method: McpMethod::Cancelled, message, ready: Some(ready), modern: None };
+    let asked = BufferedRequest { method: McpMethod::Cancelled, message, session: Some(ready), modern_headers: None };
     // A server that does not respond is not waited for.
-    drop(timeout(FAREWELL_TIMEOUT, ask(pool, asked)).await);
+    drop(timeout(CANCEL_TIMEOUT, send_buffered(pool, asked)).await);
 }
 
 /// No client capabilities are declared, because nobody could answer a server's requests.
@@ -212,7 +212,7 @@ fn modern_headers(call: &ToolCall) -> HeaderMap {
     if let Ok(name) = HeaderValue::from_str(&encode_header_value(&call.tool)) {
         headers.insert(header::NAME, name);
     }
-    let listed: Value = serde_json::from_slice(&call.listed).unwrap_or_default();
+    let listed: Value = serde_json::from_slice(&call.listed_tool).unwrap_or_default();
     // A tool with an invalid annotation is left to its server to reject.
     for mark in parse_header_params(&listed["inputSchema"]).unwrap_or_default() {
         let value =
@@ -236,8 +236,8 @@ mod tests {
         let call = ToolCall {
             tool: "zählen".into(),
             arguments: json!({"region": "eu west", "n": 3, "object": {}, "other": "x"}),
-            listed: Bytes::from_static(listed.as_bytes()),
-            said: None,
+            listed_tool: Bytes::from_static(listed.as_bytes()),
+            notifications: None,
         };
         let headers = modern_headers(&call);
         let found: Vec<_> = headers

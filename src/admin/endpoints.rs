@@ -6,79 +6,81 @@ use serde_json::Value;
 
 use super::definition::{EndpointDefinition, endpoint_document};
 use super::problem::Problem;
-use super::request::{Precondition, Query, json_body, page, tagged, unless_known};
+use super::request::{Precondition, QueryReader, json_body, page_response, tagged_response, conditional_response};
 use super::servers::{
-    TRIES, Write, check_makeable, check_patch, created, named_by_path, no_content, taken, unprocessable,
+    WRITE_ATTEMPTS_MAX, DefinitionWrite, check_creatable, check_patch, created_response, apply_path_name, no_content_response, name_conflict, unprocessable,
 };
-use super::tag::Tag;
-use super::{Admin, Call, show_row};
+use super::tag::EntityTag;
+use super::control_plane::ControlPlane;
+use super::authenticated_request::AuthenticatedRequest;
+use super::standing::add_row_status;
 use crate::store::{Binder, Bound, EndpointRow, EndpointSpec, Outcome, Put, ServerRow, StoreError, new_id};
 
-impl Admin {
-    pub(super) async fn list_endpoints(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
-        let mut query = Query::new(call.query());
+impl ControlPlane {
+    pub(super) async fn list_endpoints(&self, call: &AuthenticatedRequest<'_>) -> Result<Response<Bytes>, Problem> {
+        let mut query = QueryReader::new(call.query());
         let asked = query.page::<String>();
         query.finish()?;
         let found = self.parts.store.endpoint_page(asked.after, asked.items).await?;
         let servers = self.parts.store.servers().await?.rows;
         let items = found.items.iter().map(|row| self.endpoint_view(row, &servers)).collect();
-        Ok(page(items, found.next.as_ref()))
+        Ok(page_response(items, found.next.as_ref()))
     }
 
-    pub(super) async fn get_endpoint(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
+    pub(super) async fn get_endpoint(&self, call: &AuthenticatedRequest<'_>) -> Result<Response<Bytes>, Problem> {
         let row = self.endpoint_row(call.parameter(0)).await?;
         let servers = self.parts.store.servers().await?.rows;
-        let (view, tag) = self.seen_endpoint(&row, &servers);
-        Ok(unless_known(call.headers(), &view, &tag))
+        let (view, tag) = self.endpoint_with_etag(&row, &servers);
+        Ok(conditional_response(call.headers(), &view, &tag))
     }
 
-    pub(super) async fn create_endpoint(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
+    pub(super) async fn create_endpoint(&self, call: &AuthenticatedRequest<'_>) -> Result<Response<Bytes>, Problem> {
         let value = json_body(call.headers(), call.body())?;
         let servers = self.parts.store.servers().await?.rows;
         let spec = read(&value, &servers)?;
         let row = self.insert_endpoint(spec, call).await.map_err(|error| match error {
-            StoreError::Exists { .. } => taken("endpoint", "PUT"),
+            StoreError::Exists { .. } => name_conflict("endpoint", "PUT"),
             other => other.into(),
         })?;
-        self.taken_up().await;
-        let (view, tag) = self.seen_endpoint(&row, &servers);
-        Ok(created("/api/v1/mcp/endpoints", row.id, &view, &tag))
+        self.wait_until_served().await;
+        let (view, tag) = self.endpoint_with_etag(&row, &servers);
+        Ok(created_response("/api/v1/mcp/endpoints", row.id, &view, &tag))
     }
 
-    pub(super) async fn put_endpoint(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
+    pub(super) async fn put_endpoint(&self, call: &AuthenticatedRequest<'_>) -> Result<Response<Bytes>, Problem> {
         let mut value = json_body(call.headers(), call.body())?;
-        named_by_path(&mut value, call.parameter(0))?;
-        let (put, servers) = self.write_endpoint(Write::Whole(&value), call).await?;
-        self.taken_up().await;
-        let (view, tag) = self.seen_endpoint(&put.row, &servers);
+        apply_path_name(&mut value, call.parameter(0))?;
+        let (put, servers) = self.write_endpoint(DefinitionWrite::Whole(&value), call).await?;
+        self.wait_until_served().await;
+        let (view, tag) = self.endpoint_with_etag(&put.row, &servers);
         Ok(match put.outcome {
-            Outcome::Create => created("/api/v1/mcp/endpoints", put.row.id, &view, &tag),
-            Outcome::Replace | Outcome::Keep => tagged(StatusCode::OK, &view, &tag),
+            Outcome::Create => created_response("/api/v1/mcp/endpoints", put.row.id, &view, &tag),
+            Outcome::Replace | Outcome::Keep => tagged_response(StatusCode::OK, &view, &tag),
         })
     }
 
-    pub(super) async fn patch_endpoint(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
+    pub(super) async fn patch_endpoint(&self, call: &AuthenticatedRequest<'_>) -> Result<Response<Bytes>, Problem> {
         let patch = json_body(call.headers(), call.body())?;
         check_patch(&patch)?;
-        let (put, servers) = self.write_endpoint(Write::Patch(&patch), call).await?;
-        self.taken_up().await;
-        let (view, tag) = self.seen_endpoint(&put.row, &servers);
-        Ok(tagged(StatusCode::OK, &view, &tag))
+        let (put, servers) = self.write_endpoint(DefinitionWrite::Patch(&patch), call).await?;
+        self.wait_until_served().await;
+        let (view, tag) = self.endpoint_with_etag(&put.row, &servers);
+        Ok(tagged_response(StatusCode::OK, &view, &tag))
     }
 
-    pub(super) async fn delete_endpoint(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
-        let precondition = Precondition::of(call.headers())?;
-        for _ in 0..TRIES {
+    pub(super) async fn delete_endpoint(&self, call: &AuthenticatedRequest<'_>) -> Result<Response<Bytes>, Problem> {
+        let precondition = Precondition::from_headers(call.headers())?;
+        for _ in 0..WRITE_ATTEMPTS_MAX {
             let row = self.endpoint_row(call.parameter(0)).await?;
             let servers = self.parts.store.servers().await?.rows;
-            let expect = precondition.check(Some((Tag::of_endpoint(&row, &servers), row.version)))?;
+            let expect = precondition.check(Some((EntityTag::for_endpoint(&row, &servers), row.version)))?;
             match self.parts.store.delete_endpoint(row.id, expect, call.audit()).await {
                 Err(StoreError::Conflict) if precondition == Precondition::None => {}
                 Err(error) => return Err(error.into()),
                 Ok(_) => {
                     self.note_change();
-                    self.taken_up().await;
-                    return Ok(no_content());
+                    self.wait_until_served().await;
+                    return Ok(no_content_response());
                 }
             }
         }
@@ -88,18 +90,18 @@ impl Admin {
     /// Writes an endpoint in the same way as a server. Also returns the servers of the store at that time.
     async fn write_endpoint(
         &self,
-        write: Write<'_>,
-        call: &Call<'_>,
+        write: DefinitionWrite<'_>,
+        call: &AuthenticatedRequest<'_>,
     ) -> Result<(Put<EndpointRow>, Vec<ServerRow>), Problem> {
         let (store, reference) = (&self.parts.store, call.parameter(0));
-        let precondition = Precondition::of(call.headers())?;
-        for _ in 0..TRIES {
+        let precondition = Precondition::from_headers(call.headers())?;
+        for _ in 0..WRITE_ATTEMPTS_MAX {
             let found = store.endpoint(reference).await?;
             if found.is_none() && write.whole().is_none() {
                 return Err(Problem::not_found("endpoint"));
             }
             let servers = store.servers().await?.rows;
-            let tagged = found.as_ref().map(|row| (Tag::of_endpoint(row, &servers), row.version));
+            let tagged = found.as_ref().map(|row| (EntityTag::for_endpoint(row, &servers), row.version));
             let expect = precondition.check(tagged)?;
             let was_there = found.is_some();
             let written = if let Some(row) = found {
@@ -116,12 +118,12 @@ impl Admin {
             } else {
                 let value = write.whole().ok_or_else(|| Problem::not_found("endpoint"))?;
                 let spec = read(value, &servers)?;
-                check_makeable(reference, "endpoint")?;
+                check_creatable(reference, "endpoint")?;
                 self.insert_endpoint(spec, call).await.map(|row| Put { outcome: Outcome::Create, row })
             };
             match written {
                 Err(StoreError::Conflict | StoreError::Dangling) if precondition == Precondition::None => {}
-                Err(StoreError::Exists { .. }) if was_there => return Err(taken("endpoint", "another name")),
+                Err(StoreError::Exists { .. }) if was_there => return Err(name_conflict("endpoint", "another name")),
                 Err(StoreError::Exists { .. }) => {}
                 Err(error) => return Err(error.into()),
                 Ok(put) => {
@@ -135,22 +137,22 @@ impl Admin {
         Err(StoreError::Conflict.into())
     }
 
-    async fn insert_endpoint(&self, spec: EndpointSpec, call: &Call<'_>) -> Result<EndpointRow, StoreError> {
+    async fn insert_endpoint(&self, spec: EndpointSpec, call: &AuthenticatedRequest<'_>) -> Result<EndpointRow, StoreError> {
         let row = self.parts.store.insert_endpoint(new_id(), spec, call.audit()).await?;
         self.note_change();
         Ok(row)
     }
 
     /// Returns the endpoint as shown, and its ETag.
-    fn seen_endpoint(&self, row: &EndpointRow, servers: &[ServerRow]) -> (Value, String) {
+    fn endpoint_with_etag(&self, row: &EndpointRow, servers: &[ServerRow]) -> (Value, String) {
         let view = self.endpoint_view(row, servers);
-        let tag = Tag::of_endpoint(row, servers).with(&view);
+        let tag = EntityTag::for_endpoint(row, servers).to_etag(&view);
         (view, tag)
     }
 
     fn endpoint_view(&self, row: &EndpointRow, servers: &[ServerRow]) -> Value {
         let mut view = document(row, servers);
-        show_row(&mut view, &self.standing(), row.id, [row.version, row.created_at, row.changed_at]);
+        add_row_status(&mut view, &self.standing(), row.id, [row.version, row.created_at, row.changed_at]);
         view
     }
 

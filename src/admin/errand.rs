@@ -12,27 +12,27 @@ use super::problem::Problem;
 use http::StatusCode;
 
 /// Starts a job on the main thread.
-type Begin = Box<dyn FnOnce() + Send>;
+type JobStart = Box<dyn FnOnce() + Send>;
 
 /// Submits jobs to the main thread.
 #[derive(Clone)]
-pub struct Errands {
-    begin: mpsc::Sender<Begin>,
+pub struct AdminJobs {
+    starts: mpsc::Sender<JobStart>,
 }
 
 /// Runs submitted jobs, on the main thread.
-pub struct ErrandRunner {
-    begun: mpsc::Receiver<Begin>,
+pub struct AdminJobRunner {
+    starts: mpsc::Receiver<JobStart>,
 }
 
 /// Jobs that wait to be started. They are started at once, unless the main thread is far behind.
-const WAITING_MAX: usize = 64;
+const PENDING_JOBS_MAX: usize = 64;
 
-impl Errands {
+impl AdminJobs {
     /// Returns the submitting and the running side.
-    pub fn new() -> (Self, ErrandRunner) {
-        let (begin, begun) = mpsc::channel(WAITING_MAX);
-        (Self { begin }, ErrandRunner { begun })
+    pub fn new() -> (Self, AdminJobRunner) {
+        let (begin, begun) = mpsc::channel(PENDING_JOBS_MAX);
+        (Self { starts: begin }, AdminJobRunner { starts: begun })
     }
 
     /// Runs the future of `make` on the main thread until it completes, `within` has elapsed, or the caller
@@ -49,7 +49,7 @@ impl Errands {
         F: Future<Output = T> + 'static,
     {
         let (mut reply, answer) = oneshot::channel();
-        let begin: Begin = Box::new(move || {
+        let begin: JobStart = Box::new(move || {
             spawn_local(async move {
                 let outcome = tokio::select! {
                     // A job is not started if the caller is already gone.
@@ -61,8 +61,8 @@ impl Errands {
                 drop(reply.send(outcome));
             });
         });
-        let busy = || Problem::later("the gateway is busy; try again in a moment");
-        self.begin.try_send(begin).map_err(|_| busy())?;
+        let busy = || Problem::unavailable("the gateway is busy; try again in a moment");
+        self.starts.try_send(begin).map_err(|_| busy())?;
         match answer.await {
             Ok(Ok(outcome)) => Ok(outcome),
             Ok(Err(_elapsed)) => {
@@ -75,10 +75,10 @@ impl Errands {
     }
 }
 
-impl ErrandRunner {
+impl AdminJobRunner {
     /// Runs jobs until every [`Errands`] is dropped. Must run in a `LocalSet`.
     pub async fn run(mut self) {
-        while let Some(begin) = self.begun.recv().await {
+        while let Some(begin) = self.starts.recv().await {
             begin();
         }
     }
@@ -93,13 +93,13 @@ mod tests {
         let local = tokio::task::LocalSet::new();
         local
             .run_until(async {
-                let (errands, runner) = Errands::new();
+                let (errands, runner) = AdminJobs::new();
                 spawn_local(runner.run());
                 let limit = Duration::from_secs(1);
                 assert_eq!(errands.run(limit, async || 7).await.expect("it ends at once"), 7);
                 let slow = errands.run(limit, move || tokio::time::sleep(limit * 2)).await;
                 assert_eq!(
-                    slow.err().map(|problem| problem.respond().status()),
+                    slow.err().map(|problem| problem.to_response().status()),
                     Some(StatusCode::GATEWAY_TIMEOUT)
                 );
                 let (gone, seen) = oneshot::channel::<()>();

@@ -12,93 +12,93 @@ use tokio::sync::mpsc;
 
 use super::call::Outcome;
 use super::problem::Problem;
-use super::tally::Tally;
-use super::tools::result_of;
+use super::tally::CallMeter;
+use super::tool_result::result_of;
 use crate::limits::Permit;
 use crate::telemetry::metrics;
 
 /// An in-flight call. If dropped, the call is cancelled.
-pub struct Events {
+pub struct CallEvents {
     /// `None` once the call has ended.
-    running: Option<Running>,
+    running: Option<RunningCall>,
     /// Notifications during the call. Bounded, so that a slow reader exerts back-pressure on the server.
     heard: mpsc::Receiver<Bytes>,
     /// The outcome of the call, until it is sent.
     outcome: Option<Result<Outcome, Problem>>,
     /// The first event, until it is sent.
     first: Option<Bytes>,
-    tally: Tally,
+    tally: CallMeter,
     /// Completes when the key of the call is no longer valid.
-    key_over: KeyOver,
+    key_over: KeyInvalidation,
     permit: Permit,
 }
 
 /// Completes when a key is revoked, changed, or expired.
-pub type KeyOver = Pin<Box<dyn Future<Output = ()>>>;
+pub type KeyInvalidation = Pin<Box<dyn Future<Output = ()>>>;
 
 /// A call with its outcome.
-pub type Running = Pin<Box<dyn Future<Output = Result<Outcome, Problem>>>>;
+pub type RunningCall = Pin<Box<dyn Future<Output = Result<Outcome, Problem>>>>;
 
 /// The next thing to send.
-enum Step {
-    Said(Bytes),
+enum CallStep {
+    Notification(Bytes),
     Ended(Result<Outcome, Problem>),
 }
 
 /// The start of a response.
-pub enum Begun {
+pub enum CallStart {
     /// The first notification arrived; the rest follows.
-    Events(Pin<Box<Events>>),
+    Events(Pin<Box<CallEvents>>),
     /// The call ended without notifications: its only event, or an error.
     Whole(Result<Bytes, Problem>, Permit),
 }
 
-impl Events {
+impl CallEvents {
     /// Waits for the first event or the outcome. Not cancel safe: if dropped, the call is cancelled.
     pub async fn begin(
-        running: Running,
+        running: RunningCall,
         heard: mpsc::Receiver<Bytes>,
-        tally: Tally,
-        key_over: KeyOver,
+        tally: CallMeter,
+        key_over: KeyInvalidation,
         permit: Permit,
-    ) -> Begun {
+    ) -> CallStart {
         let running = Some(running);
         let mut events = Self { running, heard, outcome: None, first: None, tally, key_over, permit };
         match poll_fn(|cx| events.poll_step(cx)).await {
-            Some(Step::Said(said)) => {
+            Some(CallStep::Notification(said)) => {
                 events.first = Some(said);
-                events.tally.start();
-                Begun::Events(Box::pin(events))
+                events.tally.note_first_part();
+                CallStart::Events(Box::pin(events))
             }
-            Some(Step::Ended(Ok(outcome))) => {
+            Some(CallStep::Ended(Ok(outcome))) => {
                 let failed = outcome.failed;
-                let answer = result_of(&outcome.message).map(|result| write("result", &result));
-                Begun::Whole(events.tally.count(answer, failed), events.permit)
+                let answer = result_of(&outcome.message).map(|result| write_event("result", &result));
+                CallStart::Whole(events.tally.finish_with(answer, failed), events.permit)
             }
-            Some(Step::Ended(Err(problem))) => {
+            Some(CallStep::Ended(Err(problem))) => {
                 events.tally.end(metrics::OperationOutcome::Error);
-                Begun::Whole(Err(problem), events.permit)
+                CallStart::Whole(Err(problem), events.permit)
             }
             // Unreachable: `poll_step` returns the outcome before it returns `None`.
-            None => Begun::Whole(Err(Problem::later("the call has ended")), events.permit),
+            None => CallStart::Whole(Err(Problem::unavailable("the call has ended")), events.permit),
         }
     }
 
     /// `None` after the end.
-    fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Option<Step>> {
+    fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Option<CallStep>> {
         if self.running.is_some() && self.key_over.as_mut().poll(cx).is_ready() {
             self.running = None;
             self.heard.close();
             // Discards notifications that the key may no longer see.
             while self.heard.try_recv().is_ok() {}
-            return Poll::Ready(Some(Step::Ended(Err(Problem::key_over()))));
+            return Poll::Ready(Some(CallStep::Ended(Err(Problem::key_invalidated()))));
         }
         loop {
             if let Poll::Ready(Some(said)) = self.heard.poll_recv(cx) {
-                return Poll::Ready(Some(Step::Said(write("notification", &json_of(&said)))));
+                return Poll::Ready(Some(CallStep::Notification(write_event("notification", &parse_json(&said)))));
             }
             let Some(running) = &mut self.running else {
-                return Poll::Ready(self.outcome.take().map(Step::Ended));
+                return Poll::Ready(self.outcome.take().map(CallStep::Ended));
             };
             let outcome = ready!(running.as_mut().poll(cx));
             self.running = None;
@@ -111,10 +111,10 @@ impl Events {
     fn end(&mut self, outcome: Result<Outcome, Problem>) -> Bytes {
         let failed = outcome.as_ref().map_or(true, |outcome| outcome.failed);
         let event = match outcome.and_then(|outcome| result_of(&outcome.message)) {
-            Ok(result) => write("result", &result),
-            Err(problem) => write("error", &json_of(problem.respond().body())),
+            Ok(result) => write_event("result", &result),
+            Err(problem) => write_event("error", &parse_json(problem.to_response().body())),
         };
-        self.tally.pass(event.len());
+        self.tally.add_bytes(event.len());
         self.tally.end(if failed {
             metrics::OperationOutcome::Error
         } else {
@@ -124,7 +124,7 @@ impl Events {
     }
 }
 
-impl Body for Events {
+impl Body for CallEvents {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -135,12 +135,12 @@ impl Body for Events {
         let said = match self.first.take() {
             Some(first) => first,
             None => match ready!(self.poll_step(cx)) {
-                Some(Step::Said(said)) => said,
-                Some(Step::Ended(outcome)) => return Poll::Ready(Some(Ok(Frame::data(self.end(outcome))))),
+                Some(CallStep::Notification(said)) => said,
+                Some(CallStep::Ended(outcome)) => return Poll::Ready(Some(Ok(Frame::data(self.end(outcome))))),
                 None => return Poll::Ready(None),
             },
         };
-        self.tally.pass(said.len());
+        self.tally.add_bytes(said.len());
         Poll::Ready(Some(Ok(Frame::data(said))))
     }
 
@@ -150,10 +150,10 @@ impl Body for Events {
 }
 
 /// Parses JSON so that it is written on one line: an empty line would end the event.
-fn json_of(bytes: &Bytes) -> Value {
+fn parse_json(bytes: &Bytes) -> Value {
     serde_json::from_slice(bytes).unwrap_or_default()
 }
 
-fn write(name: &str, data: &Value) -> Bytes {
+fn write_event(name: &str, data: &Value) -> Bytes {
     Bytes::from(format!("event: {name}\ndata: {data}\n\n"))
 }

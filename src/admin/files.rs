@@ -3,49 +3,49 @@
 
 use serde_json::{Value, json};
 
-use super::Admin;
+use super::control_plane::ControlPlane;
 use super::definition::address;
 use super::problem::Problem;
-use super::tag::Tag;
-use super::views::{ServerCondition, ServerVetting};
+use super::tag::EntityTag;
+use super::views::{ServerCondition, ServerApprovalStatus};
 use crate::upstream::{ServerAddress, Upstream};
 use metamcp_core::base::ServerName;
 
 /// A position in the list of servers: servers of files come before those of the store, each sorted by name.
-pub type Place = (Source, String);
+pub type ServerListCursor = (DefinitionSource, String);
 
 /// Where a server is defined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Source {
+pub enum DefinitionSource {
     /// `metamcp.toml` or a file with `mcpServers`.
     File,
     /// The database, written by the control plane or keyadm.
     Store,
 }
 
-impl Admin {
+impl ControlPlane {
     /// Returns the servers of files whose names come after `after`, sorted by name.
-    pub(super) fn servers_of_files(&self, after: &str) -> Vec<(String, Value)> {
+    pub(super) fn file_servers_after(&self, after: &str) -> Vec<(String, Value)> {
         let standing = self.standing();
         let mut names: Vec<&str> = standing.of_files.iter().map(ServerName::as_str).collect();
         names.retain(|name| *name > after);
         names.sort_unstable();
-        names.into_iter().map(|name| (name.to_owned(), self.view_of_file(name))).collect()
+        names.into_iter().map(|name| (name.to_owned(), self.file_server_view(name))).collect()
     }
 
     /// Returns a server of a file with its ETag.
-    pub(super) fn server_of_file(&self, name: &str) -> Option<(Value, String)> {
-        self.is_of_file(name).then(|| {
-            let view = self.view_of_file(name);
-            let tag = Tag::of_file(&view).with(&view);
+    pub(super) fn file_server(&self, name: &str) -> Option<(Value, String)> {
+        self.is_file_server(name).then(|| {
+            let view = self.file_server_view(name);
+            let tag = EntityTag::for_file_server(&view).to_etag(&view);
             (view, tag)
         })
     }
 
     /// Explains why a server that is not in the store cannot be changed.
-    pub(super) fn not_stored(&self, reference: &str) -> Problem {
-        if !self.is_of_file(reference) {
+    pub(super) fn explain_not_stored(&self, reference: &str) -> Problem {
+        if !self.is_file_server(reference) {
             return Problem::not_found("server");
         }
         let detail = "this server is defined in a configuration file, not in the store; change it there, and make the gateway \
@@ -53,24 +53,24 @@ impl Admin {
         Problem::new(http::StatusCode::CONFLICT, detail)
     }
 
-    fn is_of_file(&self, name: &str) -> bool {
+    fn is_file_server(&self, name: &str) -> bool {
         self.standing().of_files.iter().any(|known| known.as_str() == name)
     }
 
     /// Leaves out settings, and everything that may be secret.
-    fn view_of_file(&self, name: &str) -> Value {
+    fn file_server_view(&self, name: &str) -> Value {
         let topology = self.topology();
-        let mut view = json!({"name": name, "source": Source::File, "served": false});
+        let mut view = json!({"name": name, "source": DefinitionSource::File, "served": false});
         let Some(upstream) = topology.upstreams().find(|upstream| upstream.name().as_str() == name) else {
             view["reason"] = "it is not served; see /ready for the reason".into();
             return view;
         };
         view["served"] = true.into();
-        let (kind, member, shown) = address_of(upstream);
+        let (kind, member, shown) = address_members(upstream);
         view["kind"] = kind.into();
         view[member] = shown.into();
         view["condition"] = json!(ServerCondition::new(upstream.status(), true));
-        if let Some(vetting) = ServerVetting::new(self.parts.catalog.vetting().vetted(name)) {
+        if let Some(vetting) = ServerApprovalStatus::new(self.parts.catalog.approvals().status(name)) {
             view["vetting"] = json!(vetting);
         }
         view
@@ -78,7 +78,7 @@ impl Admin {
 }
 
 /// The kind of the server, and the member with its address, as in a stored definition.
-fn address_of(upstream: &Upstream) -> (&'static str, &'static str, String) {
+fn address_members(upstream: &Upstream) -> (&'static str, &'static str, String) {
     let address = &upstream.config.address;
     match address {
         ServerAddress::Http(_) | ServerAddress::Unix { .. } => {

@@ -9,9 +9,10 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::problem::Problem;
-use super::request::{json_body, respond};
+use super::request::{json_body, json_response};
 use super::views::{Health, Ready, ReadyServer, ReadyStore, ServerCondition, TokenResponse, Warning};
-use super::{Admin, Call};
+use super::control_plane::ControlPlane;
+use super::authenticated_request::AuthenticatedRequest;
 use crate::auth::{self, AuthDenial, AuthMode, Credential, Identity, KeySource, Role};
 use crate::catalog::View;
 use crate::upstream::UpstreamId;
@@ -24,14 +25,14 @@ const MODEL_API_NAME_BYTES_MAX: usize = 64;
 const LISTED: &str = "ok";
 const NOT_ASKED: &str = "not asked yet";
 
-const LONG: &str =
+const LONG_TOOL_NAMES: &str =
     "these names are longer than 64 characters, which some model APIs reject; shorten the server's name";
 
 /// Names in one warning.
 const NAMES_SHOWN_MAX: usize = 20;
 
 /// The reason is for administrators only, because it may name the machine of the store.
-fn store_of(health: &auth::AuthHealth, is_admin: bool) -> ReadyStore {
+fn ready_store(health: &auth::AuthHealth, is_admin: bool) -> ReadyStore {
     let keys_as_of = match health.key_source {
         KeySource::Snapshot { written_at } => Some(written_at),
         KeySource::Store => None,
@@ -44,9 +45,9 @@ fn store_of(health: &auth::AuthHealth, is_admin: bool) -> ReadyStore {
     }
 }
 
-impl Admin {
+impl ControlPlane {
     pub(super) fn health() -> Response<Bytes> {
-        respond(StatusCode::OK, &json!(Health { status: "ok" }))
+        json_response(StatusCode::OK, &json!(Health { status: "ok" }))
     }
 
     /// Responds with 200 until the gateway drains. Callers with a credential also see the state of the
@@ -61,7 +62,7 @@ impl Admin {
         if let Ok(identity) = self.identify(headers).await {
             body.servers = Some(self.servers_behind(&identity));
             let is_admin = self.sees_reasons(&identity);
-            body.store = degraded.map(|_| store_of(&health, is_admin));
+            body.store = degraded.map(|_| ready_store(&health, is_admin));
             // Only administrators may learn which endpoints exist.
             if is_admin {
                 let (topology, standing) = (self.topology(), self.standing());
@@ -73,7 +74,7 @@ impl Admin {
             let warnings = self.warnings(&identity);
             body.warnings = (!warnings.is_empty()).then_some(warnings);
         }
-        respond(status, &json!(body))
+        json_response(status, &json!(body))
     }
 
     /// Whether the caller may see why something failed: administrators, and everybody if no key is required,
@@ -93,7 +94,7 @@ impl Admin {
         {
             let merged = self.parts.catalog.snapshot(endpoint, View::Modern);
             for (place, server) in endpoint.servers.iter().enumerate() {
-                let modern = match merged.as_deref().map(|merged| merged.missing(place)) {
+                let modern = match merged.as_deref().map(|merged| merged.missing_server(place)) {
                     None => NOT_ASKED.to_owned(),
                     Some(None) => LISTED.to_owned(),
                     Some(Some(missing)) => missing.reason.text().to_owned(),
@@ -124,9 +125,9 @@ impl Admin {
             topology.table.endpoints().filter(|endpoint| identity.can_use_endpoint(&endpoint.scope))
         {
             let Some(merged) = self.parts.catalog.snapshot(endpoint, View::Modern) else { continue };
-            let long = merged.names_longer_than(MODEL_API_NAME_BYTES_MAX).into_iter();
-            let held = merged.hidden.iter().filter(|item| item.is_held);
-            let all = long.map(|name| (LONG, name)).chain(held.map(|item| (item.why, item.key.clone())));
+            let long = merged.tool_names_longer_than(MODEL_API_NAME_BYTES_MAX).into_iter();
+            let held = merged.hidden.iter().filter(|item| item.is_quarantined);
+            let all = long.map(|name| (LONG_TOOL_NAMES, name)).chain(held.map(|item| (item.why, item.key.clone())));
             for (why, name) in all.filter(|(_, name)| identity.can_call_tool(&endpoint.scope, name)) {
                 let names = named.entry(why).or_default();
                 if names.len() < NAMES_SHOWN_MAX {
@@ -138,7 +139,7 @@ impl Admin {
     }
 
     /// Exchanges an API key for a short-lived token.
-    pub(super) async fn token(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
+    pub(super) async fn token(&self, call: &AuthenticatedRequest<'_>) -> Result<Response<Bytes>, Problem> {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
         struct Asked {
@@ -160,6 +161,6 @@ impl Admin {
             token_type: "Bearer",
             expires_in: token.expires_in_s,
         };
-        Ok(respond(StatusCode::OK, &json!(body)))
+        Ok(json_response(StatusCode::OK, &json!(body)))
     }
 }

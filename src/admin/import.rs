@@ -7,17 +7,18 @@ use serde_json::json;
 use super::definition::import::{ImportAction, plan_import, read_entries};
 use super::definition::mcp_json::McpJsonEntry;
 use super::problem::Problem;
-use super::request::{Precondition, Query, ok, text_body};
-use super::servers::{Write, unprocessable};
+use super::request::{Precondition, QueryReader, ok_response, text_body};
+use super::servers::{DefinitionWrite, unprocessable};
 use super::views::{ImportItem, ImportOutcome, ImportReport};
-use super::{Admin, Call};
+use super::control_plane::ControlPlane;
+use super::authenticated_request::AuthenticatedRequest;
 use crate::store::Outcome;
 
-impl Admin {
-    pub(super) async fn import(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
-        let mut query = Query::new(call.query());
+impl ControlPlane {
+    pub(super) async fn import(&self, call: &AuthenticatedRequest<'_>) -> Result<Response<Bytes>, Problem> {
+        let mut query = QueryReader::new(call.query());
         let flag = |text: &str| text.parse::<bool>().ok();
-        let replaces = query.word("replace", flag, "true, false").unwrap_or(false);
+        let replaces = query.keyword("replace", flag, "true, false").unwrap_or(false);
         query.finish()?;
         let entries = read_entries(text_body(call.headers(), call.body())?).map_err(unprocessable)?;
         let mut items = Vec::with_capacity(entries.len());
@@ -30,8 +31,8 @@ impl Admin {
                 Err(problem) => return Err(problem),
             }
         }
-        self.taken_up().await;
-        Ok(ok(&json!(ImportReport { items })))
+        self.wait_until_served().await;
+        Ok(ok_response(&json!(ImportReport { items })))
     }
 
     /// Imports one server. An error is returned only if the other servers are likely to fail as well.
@@ -39,7 +40,7 @@ impl Admin {
         &self,
         entry: McpJsonEntry,
         replaces: bool,
-        call: &Call<'_>,
+        call: &AuthenticatedRequest<'_>,
     ) -> Result<ImportItem, Problem> {
         let (value, pointer) = match plan_import(&entry) {
             ImportAction::Define { value, pointer } => (value, pointer),
@@ -51,7 +52,7 @@ impl Admin {
         let written = entry.name;
         let name = value["name"].as_str().unwrap_or_default().to_owned();
         let precondition = if replaces { Precondition::None } else { Precondition::Absent };
-        match self.write_server(&name, Write::Upsert(&value), precondition, call).await {
+        match self.write_server(&name, DefinitionWrite::Upsert(&value), precondition, call).await {
             Ok(put) => {
                 let outcome = match put.outcome {
                     Outcome::Create => ImportOutcome::Create,
@@ -67,7 +68,7 @@ impl Admin {
                 Ok(failed(written, Problem::new(StatusCode::CONFLICT, detail)))
             }
             Err(problem) if problem.status().is_client_error() => {
-                Ok(failed(written, problem.under(&pointer)))
+                Ok(failed(written, problem.below_pointer(&pointer)))
             }
             Err(problem) => Err(problem),
         }

@@ -2,97 +2,31 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE, VARY};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
-use tokio::sync::{Mutex, Semaphore};
 use tokio::task::spawn_blocking;
 
-use super::Admin;
+use super::control_plane::ControlPlane;
+use super::metrics_state::MetricsAccess;
 use super::problem::Problem;
-use super::routes::{ROUTES, Route};
 use crate::auth::{AuthMode, KeySource};
 use crate::telemetry::metrics::{
-    ExpositionFormat, LABELS_MAX, LabelId, MetricFamily, MetricSample, MetricUnit, Metrics, OTHER,
+    ExpositionFormat, LABELS_MAX, LabelId, MetricFamily, MetricSample, MetricUnit, Metrics, 
     SampleValue, collect_process_metrics, render,
 };
 use crate::topology::Topology;
-use crate::upstream::stdio::Processes;
+use crate::upstream::stdio::ProcessStats;
 use crate::upstream::{Upstream, UpstreamStatus};
 use metamcp_core::base::unix_seconds;
 
-/// Who may read the metrics.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scrapes {
-    /// Nobody; nothing is counted.
-    Off,
-    /// Administrators, or everybody if no key is required.
-    Key,
-    /// Everybody who can connect.
-    Open,
-}
-
-/// Limits for readers of the metrics, and the response counters of the control plane.
-pub struct Desk {
-    /// Permits for readers, including those who wait.
-    waiting: Semaphore,
-    /// Held while the page is built, because that walks over all counters.
-    turn: Mutex<()>,
-    /// Response counts by route, unknown routes last, and by class of the status code.
-    answers: Box<[[AtomicU64; CLASSES.len()]]>,
-    /// Seconds since 1970.
-    began: u64,
-}
-
-/// Readers that may wait: a pair of Prometheus servers, and some people.
-const WAITING_MAX: usize = 8;
-
-const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
-
 const SERVER: &str = "metamcp_server";
 
-impl Default for Desk {
-    fn default() -> Self {
-        Self {
-            waiting: Semaphore::new(WAITING_MAX),
-            turn: Mutex::default(),
-            answers: (0..=ROUTES.len()).map(|_| Default::default()).collect(),
-            began: unix_seconds(),
-        }
-    }
-}
-
-impl Desk {
-    /// Counts a response. `None` stands for an unknown route.
-    pub fn note(&self, route: Option<&Route>, status: StatusCode) {
-        let at = route.and_then(|route| ROUTES.iter().position(|known| std::ptr::eq(known, route)));
-        let class = usize::from(status.as_u16() / 100).clamp(1, CLASSES.len()) - 1;
-        self.answers[at.unwrap_or(ROUTES.len())][class].fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn family(&self) -> MetricFamily {
-        let mut rows = Vec::new();
-        for (at, answers) in self.answers.iter().enumerate() {
-            let (method, path) = ROUTES.get(at).map_or((OTHER, OTHER), |route| (route.method, route.path));
-            for (class, count) in CLASSES.iter().zip(answers) {
-                let labels = [("http_request_method", method), ("http_route", path), ("status", *class)];
-                let count = count.load(Ordering::Relaxed);
-                if count > 0 {
-                    rows.push(MetricSample::new(labels, SampleValue::Count(count)));
-                }
-            }
-        }
-        let help = "Responses of the control plane, by route and class of the status code";
-        MetricFamily::counter("metamcp_control_responses", help, MetricUnit::None, rows)
-    }
-}
-
-impl Admin {
+impl ControlPlane {
     /// Whether the metrics may be read without a key.
-    pub(super) fn shows_metrics_to_all(&self) -> bool {
-        let is_open = matches!(self.parts.metrics, Some((_, Scrapes::Open)));
+    pub(super) fn metrics_are_public(&self) -> bool {
+        let is_open = matches!(self.parts.metrics, Some((_, MetricsAccess::Open)));
         is_open || self.parts.auth.mode() == AuthMode::Open
     }
 
@@ -102,16 +36,16 @@ impl Admin {
             let detail = "metrics are off; set telemetry.metrics in metamcp.toml and restart the gateway";
             return Err(Problem::new(StatusCode::NOT_FOUND, detail));
         };
-        let busy = || Problem::later("too many readers of the metrics; try again in a moment");
-        let _place = self.desk.waiting.try_acquire().map_err(|_| busy())?;
-        let _turn = self.desk.turn.lock().await;
-        let format = wanted(headers);
+        let busy = || Problem::unavailable("too many readers of the metrics; try again in a moment");
+        let _place = self.metrics_state.readers.try_acquire().map_err(|_| busy())?;
+        let _turn = self.metrics_state.render_lock.lock().await;
+        let format = negotiate_format(headers);
         let (metrics, topology, own) = (Arc::clone(metrics), self.topology(), self.own_families());
         let text = spawn_blocking(move || {
             let [endpoints, servers] = topology.table.labels();
             let mut families = metrics.families(endpoints, servers);
             families.extend(own);
-            families.extend(of_servers(&topology, &metrics));
+            families.extend(server_families(&topology, &metrics));
             families.extend(collect_process_metrics());
             render(families, format)
         });
@@ -136,8 +70,8 @@ impl Admin {
             (KeySource::Store, away) => away.as_ref().map(|away| away.since),
         };
         let keyring_age = is_known_since.map_or(0, |since| unix_seconds().saturating_sub(since));
-        let count = |count: usize| one(SampleValue::Level(i64::try_from(count).unwrap_or(i64::MAX)));
-        let seconds = |seconds: u64| one(SampleValue::Level(i64::try_from(seconds).unwrap_or(i64::MAX)));
+        let count = |count: usize| single_row(SampleValue::Level(i64::try_from(count).unwrap_or(i64::MAX)));
+        let seconds = |seconds: u64| single_row(SampleValue::Level(i64::try_from(seconds).unwrap_or(i64::MAX)));
         let build = MetricSample::new([("version", env!("CARGO_PKG_VERSION"))], SampleValue::Level(1));
         vec![
             MetricFamily::gauge("metamcp_build_info", "The version of the program", vec![build]),
@@ -171,15 +105,15 @@ impl Admin {
                 "metamcp_key_hash_runs",
                 "Number of argon2 runs",
                 MetricUnit::None,
-                one(SampleValue::Count(parts.auth.hash_runs())),
+                single_row(SampleValue::Count(parts.auth.hash_runs())),
             ),
             MetricFamily::gauge(
                 "process_start_time",
                 "Start time of the process, in seconds since 1970",
-                seconds(self.desk.began),
+                seconds(self.metrics_state.started_at_s),
             )
             .in_unit(MetricUnit::Seconds),
-            self.desk.family(),
+            self.metrics_state.family(),
             self.catalog_ages(),
         ]
     }
@@ -187,21 +121,21 @@ impl Admin {
     fn catalog_ages(&self) -> MetricFamily {
         let topology = self.topology();
         let row = |(name, upstream): (&str, &Arc<Upstream>)| {
-            let age = self.parts.catalog.listed_at(upstream.id)?.elapsed();
+            let age = self.parts.catalog.fetched_at(upstream.id)?.elapsed();
             Some(MetricSample::new([(SERVER, name)], SampleValue::Number(age.as_secs_f64())))
         };
-        let rows = by_name(&topology).into_iter().filter_map(row).collect();
+        let rows = servers_by_name(&topology).into_iter().filter_map(row).collect();
         MetricFamily::gauge("metamcp_catalog_age", "Time since the lists of a server were fetched", rows)
             .in_unit(MetricUnit::Seconds)
     }
 }
 
-fn one(value: SampleValue) -> Vec<MetricSample> {
+fn single_row(value: SampleValue) -> Vec<MetricSample> {
     vec![MetricSample::new([], value)]
 }
 
 /// The servers, up to the limit of labels.
-fn by_name(topology: &Topology) -> Vec<(&str, &Arc<Upstream>)> {
+fn servers_by_name(topology: &Topology) -> Vec<(&str, &Arc<Upstream>)> {
     let mut servers: Vec<_> =
         topology.upstreams().map(|upstream| (upstream.name().as_str(), upstream)).collect();
     servers.sort_unstable_by_key(|(name, _)| *name);
@@ -210,11 +144,11 @@ fn by_name(topology: &Topology) -> Vec<(&str, &Arc<Upstream>)> {
 }
 
 /// The metrics of each server.
-fn of_servers(topology: &Topology, metrics: &Metrics) -> Vec<MetricFamily> {
+fn server_families(topology: &Topology, metrics: &Metrics) -> Vec<MetricFamily> {
     let places = topology.table.server_endpoints().map(|endpoint| &endpoint.servers[0]);
     let labels: HashMap<u32, LabelId> = places.map(|place| (place.upstream, place.label)).collect();
     let looks: Vec<_> =
-        by_name(topology).into_iter().map(|(name, upstream)| (name, upstream, upstream.status())).collect();
+        servers_by_name(topology).into_iter().map(|(name, upstream)| (name, upstream, upstream.status())).collect();
     let gauge = |name, help, value: &dyn Fn(&Upstream, &UpstreamStatus) -> Option<u64>| {
         let row = |(name, upstream, condition): &(&str, &Arc<Upstream>, UpstreamStatus)| {
             let level = i64::try_from(value(upstream, condition)?).unwrap_or(i64::MAX);
@@ -222,7 +156,7 @@ fn of_servers(topology: &Topology, metrics: &Metrics) -> Vec<MetricFamily> {
         };
         MetricFamily::gauge(name, help, looks.iter().filter_map(row).collect())
     };
-    let counter = |name, help, value: fn(&Processes) -> u64| {
+    let counter = |name, help, value: fn(&ProcessStats) -> u64| {
         let row = |(name, _, condition): &(&str, &Arc<Upstream>, UpstreamStatus)| {
             Some(MetricSample::new(
                 [(SERVER, *name)],
@@ -247,7 +181,7 @@ fn of_servers(topology: &Topology, metrics: &Metrics) -> Vec<MetricFamily> {
             &|upstream, _| Some(metrics.idle_connections(labels.get(&upstream.id.0).copied()?)),
         ),
         gauge("metamcp_server_left_alone", "Whether the circuit breaker of a server is open", &|_, condition| {
-            Some(u64::from(condition.left_alone.is_some()))
+            Some(u64::from(condition.retry_in.is_some()))
         }),
         gauge(
             "metamcp_server_failures_in_a_row",
@@ -257,22 +191,22 @@ fn of_servers(topology: &Topology, metrics: &Metrics) -> Vec<MetricFamily> {
         gauge("metamcp_server_processes", "Running processes of a server", &|_, condition| {
             Some(condition.processes.as_ref()?.running as u64)
         }),
-        counter("metamcp_server_process_starts", "Processes started", |processes| processes.started),
+        counter("metamcp_server_process_starts", "ProcessStats started", |processes| processes.started),
         counter(
             "metamcp_server_process_restarts",
-            "Processes started to replace a failed one",
+            "ProcessStats started to replace a failed one",
             |processes| processes.restarts,
         ),
         counter(
             "metamcp_server_process_failures",
-            "Processes that exited unexpectedly, or did not start",
+            "ProcessStats that exited unexpectedly, or did not start",
             |processes| processes.failed,
         ),
     ]
 }
 
 /// Negotiates the exposition format. Without a preference it is the older one, which every reader supports.
-fn wanted(headers: &HeaderMap) -> ExpositionFormat {
+fn negotiate_format(headers: &HeaderMap) -> ExpositionFormat {
     let values = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let (mut open, mut plain) = (0.0, 0.0);
     for range in values.flat_map(|value| value.split(',')) {
@@ -296,7 +230,7 @@ mod tests {
     fn check(accept: Option<&'static str>, expected: ExpositionFormat) {
         let mut headers = HeaderMap::new();
         headers.extend(accept.map(|accept| (ACCEPT, HeaderValue::from_static(accept))));
-        assert_eq!(wanted(&headers), expected, "{accept:?}");
+        assert_eq!(negotiate_format(&headers), expected, "{accept:?}");
     }
 
     #[test]

@@ -10,46 +10,13 @@ use super::definition::{
     SERVED_KINDS, ServerDocument, SharingKeyword, ToolOverrideDocument,
 };
 use super::problem::ProblemDocument;
-use super::routes::{Policy, ROUTES, Route};
-use super::tools::TOOL_NAME_CHARS_MAX;
+use super::routes::{ROUTES, Route, RoutePolicy, RouteShape, TOOL_NAME_CHARS_MAX};
 use super::views;
 use crate::store::ServerKind;
 
-/// The inputs and outputs of a route.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Shape {
-    Health,
-    Ready,
-    Metrics,
-    Document,
-    Page,
-    Asset,
-    Token,
-    ServerList,
-    ServerCreate,
-    ServerGet,
-    ServerPut,
-    ServerPatch,
-    Delete,
-    Test,
-    Vetting,
-    Approve,
-    Tools,
-    Execute,
-    EndpointList,
-    EndpointCreate,
-    EndpointGet,
-    EndpointPut,
-    EndpointPatch,
-    Usage,
-    Audit,
-    Sessions,
-    Import,
-}
-
 /// The description of a route in the document.
 #[derive(Default)]
-struct Described {
+struct RouteDescription {
     /// Name, schema and description.
     query: Vec<(&'static str, Value, &'static str)>,
     /// Name and description.
@@ -146,8 +113,8 @@ fn operation(route: &Route) -> Value {
         "operationId": id,
         "responses": responses,
         "security": match route.policy {
-            Policy::Public => json!([]),
-            Policy::Client | Policy::Admin => json!([{"bearer": []}, {"api_key": []}]),
+            RoutePolicy::Public => json!([]),
+            RoutePolicy::Client | RoutePolicy::Admin => json!([{"bearer": []}, {"api_key": []}]),
         },
     });
     if !parameters.is_empty() {
@@ -176,15 +143,15 @@ fn answer(what: &str, content: Option<&(&str, Value)>, headers: &[&str]) -> Valu
 }
 
 /// Returns the error statuses of a route.
-fn problems(route: &Route, described: &Described) -> Vec<u16> {
+fn problems(route: &Route, described: &RouteDescription) -> Vec<u16> {
     let mut problems = described.problems.clone();
-    if route.policy != Policy::Public {
+    if route.policy != RoutePolicy::Public {
         problems.extend([401, 500, 503]);
     }
-    if route.policy == Policy::Admin {
+    if route.policy == RoutePolicy::Admin {
         problems.push(403);
     }
-    if route.policy == Policy::Client {
+    if route.policy == RoutePolicy::Client {
         problems.push(429);
     }
     if route.path.contains('{') {
@@ -253,60 +220,60 @@ fn times() -> Vec<(&'static str, Value, &'static str)> {
     ]
 }
 
-fn describe(shape: Shape) -> Described {
+fn describe(shape: RouteShape) -> RouteDescription {
     match shape {
-        Shape::Health => one(200, "The process is alive", JSON, reference("Health")),
-        Shape::Ready => Described {
+        RouteShape::Health => one(200, "The process is alive", JSON, reference("Health")),
+        RouteShape::Ready => RouteDescription {
             answers: vec![
                 (200, "The gateway accepts requests", Some((JSON, reference("Ready"))), &[]),
                 (503, "The gateway is draining", Some((JSON, reference("Ready"))), &[]),
             ],
-            ..Described::default()
+            ..RouteDescription::default()
         },
-        Shape::Metrics => metrics(),
-        Shape::Document => one(200, "The document", JSON, json!({"type": "object"})),
-        Shape::Page => one(200, "The page", "text/html", json!({"type": "string"})),
-        Shape::Asset => Described {
+        RouteShape::Metrics => metrics(),
+        RouteShape::Document => one(200, "The document", JSON, json!({"type": "object"})),
+        RouteShape::Page => one(200, "The page", "text/html", json!({"type": "string"})),
+        RouteShape::Asset => RouteDescription {
             answers: vec![(200, "The file", Some(("", asset_content())), &[])],
-            ..Described::default()
+            ..RouteDescription::default()
         },
-        Shape::Token => Described {
+        RouteShape::Token => RouteDescription {
             body: Some((JSON_ONLY, reference("TokenRequest"))),
             problems: vec![401, 503],
             ..one(200, "A token", JSON, reference("TokenResponse"))
         },
-        Shape::ServerList => list(&reference("Server"), Vec::new()),
-        Shape::EndpointList => list(&reference("Endpoint"), Vec::new()),
-        Shape::ServerGet => get("Server"),
-        Shape::EndpointGet => get("Endpoint"),
-        Shape::ServerCreate => create("Server", "ServerWrite"),
-        Shape::EndpointCreate => create("Endpoint", "EndpointWrite"),
-        Shape::ServerPut => put("Server", "ServerPut"),
-        Shape::EndpointPut => put("Endpoint", "EndpointPut"),
-        Shape::ServerPatch => patch("Server", "ServerPatch"),
-        Shape::EndpointPatch => patch("Endpoint", "EndpointPatch"),
-        Shape::Delete => Described {
+        RouteShape::ServerList => list(&reference("Server"), Vec::new()),
+        RouteShape::EndpointList => list(&reference("Endpoint"), Vec::new()),
+        RouteShape::ServerGet => get("Server"),
+        RouteShape::EndpointGet => get("Endpoint"),
+        RouteShape::ServerCreate => create("Server", "ServerWrite"),
+        RouteShape::EndpointCreate => create("Endpoint", "EndpointWrite"),
+        RouteShape::ServerPut => put("Server", "ServerPut"),
+        RouteShape::EndpointPut => put("Endpoint", "EndpointPut"),
+        RouteShape::ServerPatch => patch("Server", "ServerPatch"),
+        RouteShape::EndpointPatch => patch("Endpoint", "EndpointPatch"),
+        RouteShape::Delete => RouteDescription {
             headers: vec![IF_MATCH],
             answers: vec![(204, "Deleted", None, &[])],
             problems: vec![409, 412],
-            ..Described::default()
+            ..RouteDescription::default()
         },
-        Shape::Test => Described {
+        RouteShape::Test => RouteDescription {
             problems: vec![409],
             ..one(200, "The result of the test", JSON, reference("TestResult"))
         },
-        Shape::Vetting => one(200, "Tools of the server that need attention", JSON, reference("ServerVetting")),
-        Shape::Approve => approve(),
-        Shape::Tools => Described {
+        RouteShape::Vetting => one(200, "Tools of the server that need attention", JSON, reference("ServerVetting")),
+        RouteShape::Approve => approve(),
+        RouteShape::Tools => RouteDescription {
             problems: vec![409],
             ..list(&json!({"type": "object", "description": "`Tool` of MCP"}), Vec::new())
         },
-        Shape::Execute => execute(),
-        Shape::Usage => {
+        RouteShape::Execute => execute(),
+        RouteShape::Usage => {
             let filters = [("key_id", "Only this key"), ("server", "Only this server"), ("tool", "Only this tool")];
             list(&reference("Usage"), [times(), texts(&filters)].concat())
         }
-        Shape::Audit => {
+        RouteShape::Audit => {
             let kind = json!({"type": "string", "enum": ["key", "server", "endpoint", "jwt_key"]});
             let filters = [
                 ("actor", "Only changes by this actor"),
@@ -316,8 +283,8 @@ fn describe(shape: Shape) -> Described {
             let kind = vec![("object_kind", kind, "Only objects of this kind")];
             list(&reference("AuditEntry"), [times(), texts(&filters), kind].concat())
         }
-        Shape::Sessions => list(&reference("SessionView"), texts(&[("key_id", "Only this key")])),
-        Shape::Import => Described {
+        RouteShape::Sessions => list(&reference("SessionView"), texts(&[("key_id", "Only this key")])),
+        RouteShape::Import => RouteDescription {
             query: vec![("replace", json!({"type": "boolean"}), "Whether to replace existing servers")],
             body: Some((JSON_ONLY, mcp_servers())),
             problems: vec![422],
@@ -326,36 +293,36 @@ fn describe(shape: Shape) -> Described {
     }
 }
 
-fn one(status: u16, what: &'static str, media: &'static str, schema: Value) -> Described {
-    Described { answers: vec![(status, what, Some((media, schema)), &[])], ..Described::default() }
+fn one(status: u16, what: &'static str, media: &'static str, schema: Value) -> RouteDescription {
+    RouteDescription { answers: vec![(status, what, Some((media, schema)), &[])], ..RouteDescription::default() }
 }
 
-fn list(items: &Value, filters: Vec<(&'static str, Value, &'static str)>) -> Described {
-    Described { query: [filters, paging()].concat(), ..one(200, "One page", JSON, page_of(items)) }
+fn list(items: &Value, filters: Vec<(&'static str, Value, &'static str)>) -> RouteDescription {
+    RouteDescription { query: [filters, paging()].concat(), ..one(200, "One page", JSON, page_of(items)) }
 }
 
-fn get(schema: &'static str) -> Described {
-    Described {
+fn get(schema: &'static str) -> RouteDescription {
+    RouteDescription {
         headers: vec![IF_CHANGED],
         answers: vec![
             (200, "The current state", Some((JSON, reference(schema))), &["ETag"]),
             (304, "The client's ETag is current", None, &["ETag"]),
         ],
-        ..Described::default()
+        ..RouteDescription::default()
     }
 }
 
-fn create(schema: &'static str, body: &'static str) -> Described {
-    Described {
+fn create(schema: &'static str, body: &'static str) -> RouteDescription {
+    RouteDescription {
         body: Some((JSON_ONLY, reference(body))),
         answers: vec![(201, "Created", Some((JSON, reference(schema))), &["ETag", "Location"])],
         problems: vec![409, 422],
-        ..Described::default()
+        ..RouteDescription::default()
     }
 }
 
-fn put(schema: &'static str, body: &'static str) -> Described {
-    Described {
+fn put(schema: &'static str, body: &'static str) -> RouteDescription {
+    RouteDescription {
         headers: vec![IF_MATCH, IF_NONE_MATCH],
         body: Some((JSON_ONLY, reference(body))),
         answers: vec![
@@ -363,36 +330,36 @@ fn put(schema: &'static str, body: &'static str) -> Described {
             (201, "Created", Some((JSON, reference(schema))), &["ETag", "Location"]),
         ],
         problems: vec![409, 412, 422],
-        ..Described::default()
+        ..RouteDescription::default()
     }
 }
 
-fn patch(schema: &'static str, body: &'static str) -> Described {
-    Described {
+fn patch(schema: &'static str, body: &'static str) -> RouteDescription {
+    RouteDescription {
         headers: vec![IF_MATCH],
         body: Some((PATCHES, reference(body))),
         answers: vec![(200, "The new state", Some((JSON, reference(schema))), &["ETag"])],
         problems: vec![409, 412, 422],
-        ..Described::default()
+        ..RouteDescription::default()
     }
 }
 
-fn approve() -> Described {
-    Described {
+fn approve() -> RouteDescription {
+    RouteDescription {
         body: Some((JSON_ONLY, reference("ApproveTools"))),
         problems: vec![409, 422],
         ..one(200, "The tools that were approved", JSON, reference("ApprovedTools"))
     }
 }
 
-fn execute() -> Described {
+fn execute() -> RouteDescription {
     let result = json!({"type": "object", "description": "`CallToolResult` of MCP"});
     let events = json!({
         JSON: {"schema": result},
         "text/event-stream": {"schema": {"type": "string", "description":
             "With `Accept: text/event-stream`: an event `notification` for each notification of the server, then one `result`, or one `error` with problem details"}},
     });
-    Described {
+    RouteDescription {
         body: Some((JSON_ONLY, json!({"type": "object", "description": "The tool's arguments"}))),
         problems: vec![409, 422, 502, 504],
         ..one(200, "The result; `isError` says whether the tool failed", JSON, json!({"x-events": events}))
@@ -404,13 +371,13 @@ fn asset_content() -> Value {
     json!({"x-events": {"text/javascript": binary, "text/css": binary}})
 }
 
-fn metrics() -> Described {
+fn metrics() -> RouteDescription {
     let text = json!({"schema": {"type": "string"}});
     let content = json!({"x-events": {"text/plain": text, "application/openmetrics-text": text}});
-    Described {
+    RouteDescription {
         answers: vec![(200, "The metrics", Some(("", content)), &[])],
         problems: vec![404],
-        ..Described::default()
+        ..RouteDescription::default()
     }
 }
 
@@ -446,10 +413,10 @@ fn schemas() -> Value {
     add::<views::TokenRequest>(&mut schemas);
     add::<views::TokenResponse<'_>>(&mut schemas);
     add::<views::TestResult>(&mut schemas);
-    add::<views::TestFound>(&mut schemas);
-    add::<views::ServerVetting>(&mut schemas);
+    add::<views::TestSummary>(&mut schemas);
+    add::<views::ServerApprovalStatus>(&mut schemas);
     add::<views::ToolChange>(&mut schemas);
-    add::<views::OddTool>(&mut schemas);
+    add::<views::ToolWithInvisibleCharacters>(&mut schemas);
     add::<views::ApproveTools>(&mut schemas);
     add::<views::ApproveTool>(&mut schemas);
     add::<views::ApprovedTools>(&mut schemas);

@@ -5,6 +5,6 @@ use std::sync::Arc;
 use crate::route::{Endpoint, RouteTable};
 
 /// Returns the single endpoint of a server.
-pub fn server_alone(table: &RouteTable, name: &str) -> Option<Arc<Endpoint>> {
+pub fn single_endpoint(table: &RouteTable, name: &str) -> Option<Arc<Endpoint>> {
     table.find_by_path(&format!("/servers/{name}/mcp")).cloned()
 }

@@ -3,15 +3,15 @@
 use http::StatusCode;
 use serde_json::json;
 
-use super::Admin;
+use super::control_plane::ControlPlane;
 use super::definition::{FieldError, ServerDefinition};
 use super::problem::Problem;
 use crate::store::ServerRow;
 
 /// The name of a server, and its alias.
-type Prefixes<'a> = (&'a str, Option<&'a str>);
+type ToolPrefixes<'a> = (&'a str, Option<&'a str>);
 
-impl Admin {
+impl ControlPlane {
     /// Responds with 409 if the tools of two servers would have the same names, as only one of the servers
     /// would be served. A server that keeps its names is not checked. Of two servers written at the same
     /// moment, one is reported later with `served: false`.
@@ -21,13 +21,13 @@ impl Admin {
         before: Option<&ServerRow>,
     ) -> Result<(), Problem> {
         let mine = (server.name().as_str(), server.document.alias.as_deref());
-        if !server.is_enabled() || before.and_then(of_row) == Some(mine) {
+        if !server.is_enabled() || before.and_then(row_prefixes) == Some(mine) {
             return Ok(());
         }
         let (standing, rows) = (self.standing(), self.parts.store.servers().await?.rows);
         let others = rows.iter().filter(|row| before.is_none_or(|before| before.id != row.id));
         let of_files = standing.of_files.iter().map(|name| (name.as_str(), None));
-        let Some((pointer, detail)) = clash(mine, of_files.chain(others.filter_map(of_row))) else {
+        let Some((pointer, detail)) = find_conflict(mine, of_files.chain(others.filter_map(row_prefixes))) else {
             return Ok(());
         };
         Err(Problem::fields(StatusCode::CONFLICT, vec![FieldError::new(pointer, detail)]))
@@ -35,16 +35,16 @@ impl Admin {
 }
 
 /// `None` if the server is disabled.
-fn of_row(row: &ServerRow) -> Option<Prefixes<'_>> {
+fn row_prefixes(row: &ServerRow) -> Option<ToolPrefixes<'_>> {
     let is_enabled = row.definition["enabled"] != json!(false);
     is_enabled.then(|| (row.name.as_str(), row.definition["alias"].as_str()))
 }
 
 /// Returns the conflicting field and a description. Two servers of the same name are handled elsewhere: the
 /// store rejects the second, and a server of a file takes precedence over a stored one.
-fn clash<'a>(
-    (name, alias): Prefixes<'_>,
-    others: impl Iterator<Item = Prefixes<'a>>,
+fn find_conflict<'a>(
+    (name, alias): ToolPrefixes<'_>,
+    others: impl Iterator<Item = ToolPrefixes<'a>>,
 ) -> Option<(&'static str, String)> {
     let told = |what: &str, holder: &str| format!("is {what} of server `{holder}`; choose another");
     for (holder, of_holder) in others {
@@ -65,9 +65,9 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(mine: Prefixes<'_>, expected: Option<(&str, &str)>) {
+    fn check(mine: ToolPrefixes<'_>, expected: Option<(&str, &str)>) {
         let others = [("a", None), ("b", Some("x")), ("c", Some("c"))];
-        let found = clash(mine, others.into_iter());
+        let found = find_conflict(mine, others.into_iter());
         let expected = expected.map(|(pointer, whose)| (pointer, format!("is {whose}; choose another")));
         assert_eq!(found, expected);
     }

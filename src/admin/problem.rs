@@ -19,12 +19,12 @@ pub struct Problem {
     status: StatusCode,
     detail: String,
     errors: Vec<FieldError>,
-    more: More,
+    more: ExtraHeader,
 }
 
 /// A header that some problems add to the response.
 #[derive(Debug)]
-enum More {
+enum ExtraHeader {
     Nothing,
     Allow(String),
     /// In seconds.
@@ -55,7 +55,7 @@ pub struct ProblemDocument<'a> {
 
 impl Problem {
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        Self { status, detail: detail.into(), errors: Vec::new(), more: More::Nothing }
+        Self { status, detail: detail.into(), errors: Vec::new(), more: ExtraHeader::Nothing }
     }
 
     /// Invalid fields of a JSON body or of the query.
@@ -71,37 +71,37 @@ impl Problem {
     }
 
     /// The path has other methods only.
-    pub fn wrong_method(allow: &str) -> Self {
+    pub fn method_not_allowed(allow: &str) -> Self {
         let detail = format!("this path supports {allow}");
-        Self { more: More::Allow(allow.to_owned()), ..Self::new(StatusCode::METHOD_NOT_ALLOWED, detail) }
+        Self { more: ExtraHeader::Allow(allow.to_owned()), ..Self::new(StatusCode::METHOD_NOT_ALLOWED, detail) }
     }
 
     /// A temporary condition; the client may retry.
-    pub fn later(detail: impl Into<String>) -> Self {
-        Self { more: More::RetryAfter(RETRY_AFTER_S), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, detail) }
+    pub fn unavailable(detail: impl Into<String>) -> Self {
+        Self { more: ExtraHeader::RetryAfter(RETRY_AFTER_S), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, detail) }
     }
 
     /// The key of an in-flight call is no longer valid.
-    pub fn key_over() -> Self {
+    pub fn key_invalidated() -> Self {
         let detail = "the key was revoked or changed, or it has expired; the call may have run";
-        Self { more: More::Challenge, ..Self::new(StatusCode::UNAUTHORIZED, detail) }
+        Self { more: ExtraHeader::Challenge, ..Self::new(StatusCode::UNAUTHORIZED, detail) }
     }
 
     /// The body could not be read. `bytes_max` is the limit of the route.
-    pub fn unread(fault: &Fault, bytes_max: usize) -> Self {
+    pub fn unreadable_body(fault: &Fault, bytes_max: usize) -> Self {
         let (status, detail) = match fault.kind {
             FaultKind::TooLarge => (
                 StatusCode::PAYLOAD_TOO_LARGE,
                 format!("the body exceeds the limit of {bytes_max} bytes for this route"),
             ),
             FaultKind::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, fault.for_client().to_owned()),
-            FaultKind::Overloaded => return Self::later(fault.for_client()),
+            FaultKind::Overloaded => return Self::unavailable(fault.for_client()),
             _ => (StatusCode::BAD_REQUEST, fault.for_client().to_owned()),
         };
-        Self { more: More::Close, ..Self::new(status, detail) }
+        Self { more: ExtraHeader::Close, ..Self::new(status, detail) }
     }
 
-    pub fn respond(&self) -> Response<Bytes> {
+    pub fn to_response(&self) -> Response<Bytes> {
         let document = ProblemDocument {
             kind: "about:blank",
             title: self.status.canonical_reason().unwrap_or("error"),
@@ -126,7 +126,7 @@ impl Problem {
 
     /// Prepends `pointer` to the pointers of the fields, for an error in a part of the body.
     #[must_use]
-    pub fn under(mut self, pointer: &str) -> Self {
+    pub fn below_pointer(mut self, pointer: &str) -> Self {
         self.errors = prefix_pointers(pointer, self.errors);
         self
     }
@@ -137,7 +137,7 @@ impl Problem {
     }
 }
 
-impl More {
+impl ExtraHeader {
     fn header(&self) -> Option<(HeaderName, HeaderValue)> {
         match self {
             Self::Nothing => None,
@@ -152,16 +152,16 @@ impl More {
 impl From<AuthDenial> for Problem {
     fn from(denied: AuthDenial) -> Self {
         if matches!(denied, AuthDenial::Busy | AuthDenial::Unsigned) {
-            return Self::later(denied.to_string());
+            return Self::unavailable(denied.to_string());
         }
-        Self { more: More::Challenge, ..Self::new(StatusCode::UNAUTHORIZED, denied.to_string()) }
+        Self { more: ExtraHeader::Challenge, ..Self::new(StatusCode::UNAUTHORIZED, denied.to_string()) }
     }
 }
 
 impl From<AdmissionError> for Problem {
     fn from(refused: AdmissionError) -> Self {
         let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, refused.to_string());
-        Self { more: More::RetryAfter(PLACE_AFTER_S), ..problem }
+        Self { more: ExtraHeader::RetryAfter(PERMIT_RETRY_AFTER_S), ..problem }
     }
 }
 
@@ -180,11 +180,11 @@ impl From<StoreError> for Problem {
             StoreError::Invalid(_) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()),
             StoreError::Unsure(_) => {
                 tracing::warn!(%error, "the store became unavailable during a write; the outcome is unknown");
-                Self::later(UNSURE)
+                Self::unavailable(UNKNOWN_OUTCOME)
             }
             _ if error.is_away() => {
                 tracing::warn!(%error, "rejected a change: the store is unavailable");
-                Self::later("the store is unavailable; nothing was changed")
+                Self::unavailable("the store is unavailable; nothing was changed")
             }
             _ => {
                 tracing::error!(%error, "the store failed during a change");
@@ -195,14 +195,14 @@ impl From<StoreError> for Problem {
 }
 
 /// The caller should check the state before it retries.
-const UNSURE: &str = "the store became unavailable while this change was written, so it may or may not have been made; read \
+const UNKNOWN_OUTCOME: &str = "the store became unavailable while this change was written, so it may or may not have been made; read \
                       the current state (GET) before sending it again";
 
 /// A database that restarts is back within a few seconds.
 const RETRY_AFTER_S: &str = "5";
 
 /// Another request of the key may complete soon. The same value as on the data plane.
-const PLACE_AFTER_S: &str = "1";
+const PERMIT_RETRY_AFTER_S: &str = "1";
 
 #[cfg(test)]
 mod tests {

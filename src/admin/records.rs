@@ -7,9 +7,10 @@ use http::Response;
 use serde_json::{Value, json};
 
 use super::problem::Problem;
-use super::request::{Query, page};
+use super::request::{QueryReader, page_response};
 use super::views::{AuditEntry, SessionView, Usage};
-use super::{Admin, Call};
+use super::control_plane::ControlPlane;
+use super::authenticated_request::AuthenticatedRequest;
 use crate::session::Session;
 use crate::store::{AuditFilter, ObjectKind, UsageFilter, UsageKey};
 
@@ -19,9 +20,9 @@ type UsageCursor = (u64, String, String, String);
 /// Sorted by creation time, then by key, which distinguishes sessions of the same second.
 type SessionCursor = (u64, String);
 
-impl Admin {
-    pub(super) async fn list_usage(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
-        let mut query = Query::new(call.query());
+impl ControlPlane {
+    pub(super) async fn list_usage(&self, call: &AuthenticatedRequest<'_>) -> Result<Response<Bytes>, Problem> {
+        let mut query = QueryReader::new(call.query());
         let filter = UsageFilter {
             from: query.number("from"),
             until: query.number("until"),
@@ -34,15 +35,15 @@ impl Admin {
         let after = asked.after.map(|(hour, key_id, server, tool)| UsageKey { hour, key_id, server, tool });
         let found = self.parts.store.usage(filter, after, asked.items).await?;
         let next = found.next.map(|key| (key.hour, key.key_id, key.server, key.tool));
-        Ok(page(found.items.into_iter().map(|row| json!(Usage::from(row))).collect(), next.as_ref()))
+        Ok(page_response(found.items.into_iter().map(|row| json!(Usage::from(row))).collect(), next.as_ref()))
     }
 
-    pub(super) async fn list_audit(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
-        let mut query = Query::new(call.query());
+    pub(super) async fn list_audit(&self, call: &AuthenticatedRequest<'_>) -> Result<Response<Bytes>, Problem> {
+        let mut query = QueryReader::new(call.query());
         let filter = AuditFilter {
             actor: query.text("actor"),
             action: query.text("action"),
-            object_kind: query.word("object_kind", ObjectKind::parse, "key, server, endpoint, jwt_key"),
+            object_kind: query.keyword("object_kind", ObjectKind::parse, "key, server, endpoint, jwt_key"),
             object_id: query.text("object_id"),
             from: query.number("from"),
             until: query.number("until"),
@@ -50,14 +51,14 @@ impl Admin {
         let asked = query.page::<u64>();
         query.finish()?;
         let found = self.parts.store.audit(filter, asked.after, asked.items).await?;
-        Ok(page(
+        Ok(page_response(
             found.items.into_iter().map(|row| json!(AuditEntry::from(row))).collect(),
             found.next.as_ref(),
         ))
     }
 
-    pub(super) async fn list_sessions(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
-        let mut query = Query::new(call.query());
+    pub(super) async fn list_sessions(&self, call: &AuthenticatedRequest<'_>) -> Result<Response<Bytes>, Problem> {
+        let mut query = QueryReader::new(call.query());
         let key_id = query.text("key_id");
         let asked = query.page::<SessionCursor>();
         query.finish()?;
@@ -65,7 +66,7 @@ impl Admin {
         // There may be a hundred thousand sessions, so they are not walked on a worker.
         let gather = move || {
             let mut all = sessions.all();
-            all.retain(|session| key_id.as_ref().is_none_or(|id| session.seal.key_id.as_str() == id));
+            all.retain(|session| key_id.as_ref().is_none_or(|id| session.claims.key_id.as_str() == id));
             let mut found: Vec<(SessionCursor, Value)> = all
                 .iter()
                 .map(|session| (place(session), session))
@@ -79,25 +80,25 @@ impl Admin {
             (found, next)
         };
         let gathered = tokio::task::spawn_blocking(gather).await;
-        let (found, next) = gathered.map_err(|_| Problem::later("the gateway is stopping"))?;
-        Ok(page(found.into_iter().map(|(_, view)| view).collect(), next.as_ref()))
+        let (found, next) = gathered.map_err(|_| Problem::unavailable("the gateway is stopping"))?;
+        Ok(page_response(found.into_iter().map(|(_, view)| view).collect(), next.as_ref()))
     }
 }
 
 fn place(session: &Session) -> SessionCursor {
     let key =
-        session.seal.key.0.iter().fold(String::with_capacity(32), |text, byte| text + &format!("{byte:02x}"));
-    (session.seal.created_s, key)
+        session.claims.key.0.iter().fold(String::with_capacity(32), |text, byte| text + &format!("{byte:02x}"));
+    (session.claims.created_s, key)
 }
 
 fn session_view(session: &Session) -> SessionView {
     SessionView {
-        key_id: session.seal.key_id.as_str().to_owned(),
-        endpoint: session.seal.scope.to_string(),
-        revision: session.seal.revision.as_str(),
-        created_at: session.seal.created_s,
+        key_id: session.claims.key_id.as_str().to_owned(),
+        endpoint: session.claims.scope.to_string(),
+        revision: session.claims.revision.as_str(),
+        created_at: session.claims.created_s,
         last_used_at: session.last_used_s(),
         has_stream: session.has_stream(),
-        is_idle: session.is_idle(),
+        is_quiet: session.is_idle(),
     }
 }

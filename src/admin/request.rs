@@ -13,25 +13,25 @@ use url::form_urlencoded;
 use super::definition::strict_json::{self, StrictJsonError};
 use super::definition::{FieldError, child_pointer};
 use super::problem::Problem;
-use super::tag::Tag;
+use super::tag::EntityTag;
 use crate::store::{Match, PAGE_ITEMS_MAX};
 
 /// The query string, read parameter by parameter.
-pub struct Query {
+pub struct QueryReader {
     pairs: Vec<(String, String)>,
     errors: Vec<FieldError>,
 }
 
 /// The requested page of a list.
 #[derive(Debug)]
-pub struct PageAsked<C> {
+pub struct PageRequest<C> {
     /// The page starts after this position.
     pub after: Option<C>,
     /// The largest number of items.
     pub items: usize,
 }
 
-impl Query {
+impl QueryReader {
     pub fn new(query: Option<&str>) -> Self {
         let pairs = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
         let pairs = pairs.take(PAIRS_MAX + 1).map(|(name, value)| (name.into_owned(), value.into_owned()));
@@ -51,10 +51,10 @@ impl Query {
             !is_it
         });
         if twice {
-            self.wrong(name, "is a duplicate");
+            self.fail(name, "is a duplicate");
         }
         if found.as_ref().is_some_and(|text| text.contains('\0')) {
-            self.wrong(name, "contains a NUL character");
+            self.fail(name, "contains a NUL character");
         }
         found
     }
@@ -65,42 +65,42 @@ impl Query {
         let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
         let number = text.parse().ok().filter(|number| digits && *number <= NUMBER_MAX);
         if number.is_none() {
-            self.wrong(name, "is not a whole number");
+            self.fail(name, "is not a whole number");
         }
         number
     }
 
     /// Returns a value that `parse` accepts. `form` lists the accepted values.
-    pub fn word<T>(&mut self, name: &str, parse: impl FnOnce(&str) -> Option<T>, form: &str) -> Option<T> {
+    pub fn keyword<T>(&mut self, name: &str, parse: impl FnOnce(&str) -> Option<T>, form: &str) -> Option<T> {
         let text = self.text(name)?;
         let found = parse(&text);
         if found.is_none() {
-            self.wrong(name, format!("is not one of: {form}"));
+            self.fail(name, format!("is not one of: {form}"));
         }
         found
     }
 
     /// Returns the page requested with `limit` and `cursor`.
-    pub fn page<C: DeserializeOwned>(&mut self) -> PageAsked<C> {
+    pub fn page<C: DeserializeOwned>(&mut self) -> PageRequest<C> {
         let items = self.number("limit").map_or(ITEMS_DEFAULT, |n| usize::try_from(n).unwrap_or(0));
         if !(1..=PAGE_ITEMS_MAX).contains(&items) {
-            self.wrong("limit", format!("is not a whole number from 1 to {PAGE_ITEMS_MAX}"));
+            self.fail("limit", format!("is not a whole number from 1 to {PAGE_ITEMS_MAX}"));
         }
         let after = self.text("cursor").and_then(|text| {
             let cursor = read_cursor(&text);
             if cursor.is_none() {
-                self.wrong("cursor", "is not a cursor of this list; start again without it");
+                self.fail("cursor", "is not a cursor of this list; start again without it");
             }
             cursor
         });
-        PageAsked { after, items }
+        PageRequest { after, items }
     }
 
     /// Returns all errors, including parameters that were not read.
     pub fn finish(mut self) -> Result<(), Problem> {
         for (name, _) in std::mem::take(&mut self.pairs) {
             let name: String = name.chars().take(SHOWN_CHARS_MAX).collect();
-            self.wrong(&name, "is not a parameter of this route");
+            self.fail(&name, "is not a parameter of this route");
         }
         if self.errors.is_empty() {
             Ok(())
@@ -109,7 +109,7 @@ impl Query {
         }
     }
 
-    fn wrong(&mut self, name: &str, detail: impl Into<String>) {
+    fn fail(&mut self, name: &str, detail: impl Into<String>) {
         self.errors.push(FieldError::new(format!("?{name}"), detail));
     }
 }
@@ -164,7 +164,7 @@ pub enum Precondition<'a> {
 
 impl<'a> Precondition<'a> {
     /// Reads the condition from the headers of a request.
-    pub fn of(headers: &'a HeaderMap) -> Result<Self, Problem> {
+    pub fn from_headers(headers: &'a HeaderMap) -> Result<Self, Problem> {
         let single = |name: &HeaderName| -> Result<Option<&'a str>, Problem> {
             let mut values = headers.get_all(name).iter();
             let first = values.next().map(HeaderValue::to_str).transpose();
@@ -196,10 +196,10 @@ impl<'a> Precondition<'a> {
 
     /// Checks the condition against the ETag and version of the object. Returns the version that the change
     /// must apply to.
-    pub fn check(self, found: Option<(Tag, u64)>) -> Result<Match, Problem> {
+    pub fn check(self, found: Option<(EntityTag, u64)>) -> Result<Match, Problem> {
         let holds = match (self, &found) {
             (Self::None, _) | (Self::Exists, Some(_)) | (Self::Absent, None) => true,
-            (Self::OneOf(tags), Some((tag, _))) => tag.is_one_of(tags),
+            (Self::OneOf(tags), Some((tag, _))) => tag.matches_any(tags),
             _ => false,
         };
         if !holds {
@@ -212,27 +212,27 @@ impl<'a> Precondition<'a> {
 }
 
 /// Responds with 200 and JSON.
-pub fn ok(value: &Value) -> Response<Bytes> {
-    respond(StatusCode::OK, value)
+pub fn ok_response(value: &Value) -> Response<Bytes> {
+    json_response(StatusCode::OK, value)
 }
 
 /// Responds with JSON.
-pub fn respond(status: StatusCode, value: &Value) -> Response<Bytes> {
-    let mut response = json_bytes(Bytes::from(value.to_string()));
+pub fn json_response(status: StatusCode, value: &Value) -> Response<Bytes> {
+    let mut response = json_bytes_response(Bytes::from(value.to_string()));
     *response.status_mut() = status;
     response
 }
 
 /// Responds with 200 and serialized JSON.
-pub fn json_bytes(bytes: Bytes) -> Response<Bytes> {
+pub fn json_bytes_response(bytes: Bytes) -> Response<Bytes> {
     let mut response = Response::new(bytes);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 
 /// Responds with JSON and an ETag.
-pub fn tagged(status: StatusCode, value: &Value, tag: &str) -> Response<Bytes> {
-    let mut response = respond(status, value);
+pub fn tagged_response(status: StatusCode, value: &Value, tag: &str) -> Response<Bytes> {
+    let mut response = json_response(status, value);
     if let Ok(tag) = HeaderValue::from_str(tag) {
         response.headers_mut().insert(ETAG, tag);
     }
@@ -240,28 +240,28 @@ pub fn tagged(status: StatusCode, value: &Value, tag: &str) -> Response<Bytes> {
 }
 
 /// Responds to a read: with 304 if the client already has this ETag.
-pub fn unless_known(headers: &HeaderMap, value: &Value, tag: &str) -> Response<Bytes> {
+pub fn conditional_response(headers: &HeaderMap, value: &Value, tag: &str) -> Response<Bytes> {
     let known = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
     let is_known = |tags: &str| {
         tags.split(',').map(str::trim).any(|other| other == "*" || other.trim_start_matches("W/") == tag)
     };
     if known.into_iter().any(is_known) {
-        let mut response = tagged(StatusCode::NOT_MODIFIED, &Value::Null, tag);
+        let mut response = tagged_response(StatusCode::NOT_MODIFIED, &Value::Null, tag);
         *response.body_mut() = Bytes::new();
         response.headers_mut().remove(CONTENT_TYPE);
         return response;
     }
-    tagged(StatusCode::OK, value, tag)
+    tagged_response(StatusCode::OK, value, tag)
 }
 
 /// Responds with one page of a list.
-pub fn page<C: Serialize>(items: Vec<Value>, next: Option<&C>) -> Response<Bytes> {
+pub fn page_response<C: Serialize>(items: Vec<Value>, next: Option<&C>) -> Response<Bytes> {
     let mut value = json!({});
     value["items"] = items.into();
     if let Some(next) = next {
         value["next_cursor"] = write_cursor(next).into();
     }
-    ok(&value)
+    ok_response(&value)
 }
 
 fn write_cursor<C: Serialize>(cursor: &C) -> String {
@@ -297,7 +297,7 @@ mod tests {
 
     #[track_caller]
     fn check(query: &str, expected: &[&str]) {
-        let mut read = Query::new(Some(query));
+        let mut read = QueryReader::new(Some(query));
         let _ = (read.text("name"), read.number("from"), read.page::<String>());
         let told: Vec<String> = match read.finish() {
             Ok(()) => Vec::new(),
@@ -326,8 +326,8 @@ mod tests {
         for (name, value) in headers {
             map.append(name, value.parse().expect("a header value"));
         }
-        let holds = Precondition::of(&map)
-            .is_ok_and(|wanted| wanted.check(found.map(|row| (Tag::of_server(row), row.version))).is_ok());
+        let holds = Precondition::from_headers(&map)
+            .is_ok_and(|wanted| wanted.check(found.map(|row| (EntityTag::for_server(row), row.version))).is_ok());
         assert_eq!(holds, expected, "{headers:?}");
     }
 
@@ -345,8 +345,8 @@ mod tests {
         };
         let (this, later, other) = (row(1, 3), row(1, 4), row(2, 3));
         let there = Some(&this);
-        let tag = Tag::of_server(&this).with(&json!({"served": true}));
-        let before = Tag::of_server(&this).with(&json!({"served": false, "reason": "not served yet"}));
+        let tag = EntityTag::for_server(&this).to_etag(&json!({"served": true}));
+        let before = EntityTag::for_server(&this).to_etag(&json!({"served": false, "reason": "not served yet"}));
         // The ETag that readers see changes; the part that writers compare does not.
         assert_ne!(tag, before);
         precondition(&[(IF_MATCH, &before)], there, true);

@@ -3,8 +3,6 @@
 
 use http::Method;
 
-use super::openapi::Shape;
-
 /// One method of one path.
 #[derive(Debug)]
 pub struct Route {
@@ -12,18 +10,18 @@ pub struct Route {
     /// `{…}` stands for one segment.
     pub path: &'static str,
     /// Who may use the route. Required, so that no route is open by accident.
-    pub policy: Policy,
+    pub policy: RoutePolicy,
     pub operation: Operation,
     /// One line for the documentation.
     pub summary: &'static str,
     /// The largest body; 0 if the route takes none.
     pub body_bytes_max: usize,
     /// The inputs and outputs, for the documentation.
-    pub shape: Shape,
+    pub shape: RouteShape,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Policy {
+pub enum RoutePolicy {
     /// Everybody.
     Public,
     /// Callers with a key, within the grants of the key.
@@ -65,9 +63,41 @@ pub enum Operation {
     ImportServers,
 }
 
+/// The inputs and outputs of a route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RouteShape {
+    Health,
+    Ready,
+    Metrics,
+    Document,
+    Page,
+    Asset,
+    Token,
+    ServerList,
+    ServerCreate,
+    ServerGet,
+    ServerPut,
+    ServerPatch,
+    Delete,
+    Test,
+    Vetting,
+    Approve,
+    Tools,
+    Execute,
+    EndpointList,
+    EndpointCreate,
+    EndpointGet,
+    EndpointPut,
+    EndpointPatch,
+    Usage,
+    Audit,
+    Sessions,
+    Import,
+}
+
 /// The result of looking up a request.
 #[derive(Debug)]
-pub enum Found {
+pub enum RouteMatch {
     /// The route, with the percent-decoded values of its `{…}` segments.
     Route(&'static Route, Vec<String>),
     /// The path exists, with these methods.
@@ -76,7 +106,7 @@ pub enum Found {
     Nothing,
 }
 
-impl Policy {
+impl RoutePolicy {
     /// Returns the name used in the documentation.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -88,25 +118,25 @@ impl Policy {
 }
 
 /// Looks up a request. HEAD uses the route of GET.
-pub fn find(method: &Method, path: &str) -> Found {
+pub fn find_route(method: &Method, path: &str) -> RouteMatch {
     let wanted = if method == Method::HEAD { "GET" } else { method.as_str() };
     let mut methods: Vec<&str> = Vec::new();
     for route in ROUTES {
-        let Some(parameters) = matches(route.path, path) else { continue };
+        let Some(parameters) = match_path(route.path, path) else { continue };
         if route.method == wanted {
-            return Found::Route(route, parameters);
+            return RouteMatch::Route(route, parameters);
         }
         methods.push(route.method);
         if route.method == "GET" {
             methods.push("HEAD");
         }
     }
-    if methods.is_empty() { Found::Nothing } else { Found::OtherMethods(methods.join(", ")) }
+    if methods.is_empty() { RouteMatch::Nothing } else { RouteMatch::OtherMethods(methods.join(", ")) }
 }
 
 /// Matches a path against a pattern, and returns the values of the `{…}` segments. An empty or invalid
 /// segment does not match.
-fn matches(pattern: &str, path: &str) -> Option<Vec<String>> {
+fn match_path(pattern: &str, path: &str) -> Option<Vec<String>> {
     if path.len() > PATH_BYTES_MAX {
         return None;
     }
@@ -115,7 +145,7 @@ fn matches(pattern: &str, path: &str) -> Option<Vec<String>> {
     loop {
         match (wanted.next(), given.next()) {
             (None, None) => return Some(parameters),
-            (Some(wanted), Some(given)) if wanted.starts_with('{') => parameters.push(decode(given)?),
+            (Some(wanted), Some(given)) if wanted.starts_with('{') => parameters.push(decode_segment(given)?),
             (Some(wanted), Some(given)) if wanted == given => {}
             _ => return None,
         }
@@ -123,7 +153,7 @@ fn matches(pattern: &str, path: &str) -> Option<Vec<String>> {
 }
 
 /// Percent-decodes a segment. `None` if it is empty, malformed, or not UTF-8.
-fn decode(segment: &str) -> Option<String> {
+fn decode_segment(segment: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(segment.len());
     let mut rest = segment.as_bytes();
     while let Some((&byte, after)) = rest.split_first() {
@@ -155,51 +185,54 @@ const IMPORT_BYTES_MAX: usize = 4 << 20;
 /// The default limit of a message to `/mcp`.
 const ARGUMENTS_BYTES_MAX: usize = 4 << 20;
 
+/// The limit of tool names (MCP 2026-07-28, tools).
+pub const TOOL_NAME_CHARS_MAX: usize = 128;
+
 const fn route(
     method: &'static str,
     path: &'static str,
-    policy: Policy,
+    policy: RoutePolicy,
     operation: Operation,
     body_bytes_max: usize,
-    shape: Shape,
+    shape: RouteShape,
     summary: &'static str,
 ) -> Route {
     Route { method, path, policy, operation, summary, body_bytes_max, shape }
 }
 
 use Operation as O;
-use Policy::{Admin, Client, Public};
+use RoutePolicy::{Admin, Client, Public};
 
 #[rustfmt::skip] // a table reads better as one
 pub static ROUTES: &[Route] = &[
-    route("GET", "/health", Public, O::Health, 0, Shape::Health, "Liveness of the process"),
-    route("GET", "/ready", Public, O::Ready, 0, Shape::Ready, "Readiness of the gateway; with a key, also the state of its servers"),
-    route("GET", "/metrics", Admin, O::Metrics, 0, Shape::Metrics, "Metrics for Prometheus; `telemetry.metrics` controls who may read them"),
-    route("GET", "/api-docs/openapi.json", Public, O::OpenApi, 0, Shape::Document, "This document"),
-    route("GET", "/swagger-ui", Public, O::SwaggerPage, 0, Shape::Page, "Swagger UI for this document"),
-    route("GET", "/swagger-ui/{asset}", Public, O::SwaggerAsset, 0, Shape::Asset, "A file of Swagger UI"),
-    route("POST", "/api/v1/auth/token", Public, O::CreateToken, TOKEN_BYTES_MAX, Shape::Token, "Exchange an API key for a short-lived token"),
-    route("GET", "/api/v1/mcp/servers", Admin, O::ListServers, 0, Shape::ServerList, "List all servers: those of files, then those of the store, by name"),
-    route("POST", "/api/v1/mcp/servers", Admin, O::CreateServer, DEFINITION_BYTES_MAX, Shape::ServerCreate, "Add a server"),
-    route("GET", "/api/v1/mcp/servers/{server}", Admin, O::GetServer, 0, Shape::ServerGet, "Get a server"),
-    route("PUT", "/api/v1/mcp/servers/{server}", Admin, O::PutServer, DEFINITION_BYTES_MAX, Shape::ServerPut, "Create or replace a server; idempotent"),
-    route("PATCH", "/api/v1/mcp/servers/{server}", Admin, O::PatchServer, DEFINITION_BYTES_MAX, Shape::ServerPatch, "Change members of a server (JSON merge patch)"),
-    route("DELETE", "/api/v1/mcp/servers/{server}", Admin, O::DeleteServer, 0, Shape::Delete, "Delete a server, and remove it from every endpoint"),
-    route("POST", "/api/v1/mcp/servers/{server}/test", Admin, O::TestServer, 0, Shape::Test, "Connect to a stored server and count what it offers"),
-    route("GET", "/api/v1/mcp/servers/{server}/vetting", Admin, O::GetVetting, 0, Shape::Vetting, "List tools of a server that wait for approval, or that contain invisible characters"),
-    route("POST", "/api/v1/mcp/servers/{server}/approve", Admin, O::ApproveTools, DEFINITION_BYTES_MAX, Shape::Approve, "Approve changed tools"),
-    route("GET", "/api/v1/mcp/servers/{server}/tools", Client, O::ListTools, 0, Shape::Tools, "List the tools of a server that the key may call"),
-    route("POST", "/api/v1/mcp/servers/{server}/tools/{tool}/execute", Client, O::ExecuteTool, ARGUMENTS_BYTES_MAX, Shape::Execute, "Call a tool with the arguments in the body"),
-    route("GET", "/api/v1/mcp/endpoints", Admin, O::ListEndpoints, 0, Shape::EndpointList, "List the stored endpoints, by name"),
-    route("POST", "/api/v1/mcp/endpoints", Admin, O::CreateEndpoint, DEFINITION_BYTES_MAX, Shape::EndpointCreate, "Add an endpoint"),
-    route("GET", "/api/v1/mcp/endpoints/{endpoint}", Admin, O::GetEndpoint, 0, Shape::EndpointGet, "Get an endpoint"),
-    route("PUT", "/api/v1/mcp/endpoints/{endpoint}", Admin, O::PutEndpoint, DEFINITION_BYTES_MAX, Shape::EndpointPut, "Create or replace an endpoint; idempotent"),
-    route("PATCH", "/api/v1/mcp/endpoints/{endpoint}", Admin, O::PatchEndpoint, DEFINITION_BYTES_MAX, Shape::EndpointPatch, "Change members of an endpoint (JSON merge patch)"),
-    route("DELETE", "/api/v1/mcp/endpoints/{endpoint}", Admin, O::DeleteEndpoint, 0, Shape::Delete, "Delete an endpoint"),
-    route("GET", "/api/v1/usage", Admin, O::ListUsage, 0, Shape::Usage, "List usage by hour, key, server and tool"),
-    route("GET", "/api/v1/audit", Admin, O::ListAudit, 0, Shape::Audit, "List administrative changes, newest first"),
-    route("GET", "/api/v1/sessions", Admin, O::ListSessions, 0, Shape::Sessions, "List sessions of this process, oldest first"),
-    route("POST", "/api/v1/import", Admin, O::ImportServers, IMPORT_BYTES_MAX, Shape::Import, "Import the servers of an `mcpServers` file; errors in an entry do not affect the others"),
+    route("GET", "/health", Public, O::Health, 0, RouteShape::Health, "Liveness of the process"),
+    route("GET", "/ready", Public, O::Ready, 0, RouteShape::Ready, "Readiness of the gateway; with a key, also the state of its servers"),
+    route("GET", "/metrics", Admin, O::Metrics, 0, RouteShape::Metrics, "Metrics for Prometheus; `telemetry.metrics` controls who may read them"),
+    route("GET", "/api-docs/openapi.json", Public, O::OpenApi, 0, RouteShape::Document, "This document"),
+    route("GET", "/swagger-ui", Public, O::SwaggerPage, 0, RouteShape::Page, "Swagger UI for this document"),
+    route("GET", "/swagger-ui/{asset}", Public, O::SwaggerAsset, 0, RouteShape::Asset, "A file of Swagger UI"),
+    route("POST", "/api/v1/auth/token", Public, O::CreateToken, TOKEN_BYTES_MAX, RouteShape::Token, "Exchange an API key for a short-lived token"),
+    route("GET", "/api/v1/mcp/servers", Admin, O::ListServers, 0, RouteShape::ServerList, "List all servers: those of files, then those of the store, by name"),
+    route("POST", "/api/v1/mcp/servers", Admin, O::CreateServer, DEFINITION_BYTES_MAX, RouteShape::ServerCreate, "Add a server"),
+    route("GET", "/api/v1/mcp/servers/{server}", Admin, O::GetServer, 0, RouteShape::ServerGet, "Get a server"),
+    route("PUT", "/api/v1/mcp/servers/{server}", Admin, O::PutServer, DEFINITION_BYTES_MAX, RouteShape::ServerPut, "Create or replace a server; idempotent"),
+    route("PATCH", "/api/v1/mcp/servers/{server}", Admin, O::PatchServer, DEFINITION_BYTES_MAX, RouteShape::ServerPatch, "Change members of a server (JSON merge patch)"),
+    route("DELETE", "/api/v1/mcp/servers/{server}", Admin, O::DeleteServer, 0, RouteShape::Delete, "Delete a server, and remove it from every endpoint"),
+    route("POST", "/api/v1/mcp/servers/{server}/test", Admin, O::TestServer, 0, RouteShape::Test, "Connect to a stored server and count what it offers"),
+    route("GET", "/api/v1/mcp/servers/{server}/vetting", Admin, O::GetVetting, 0, RouteShape::Vetting, "List tools of a server that wait for approval, or that contain invisible characters"),
+    route("POST", "/api/v1/mcp/servers/{server}/approve", Admin, O::ApproveTools, DEFINITION_BYTES_MAX, RouteShape::Approve, "Approve changed tools"),
+    route("GET", "/api/v1/mcp/servers/{server}/tools", Client, O::ListTools, 0, RouteShape::Tools, "List the tools of a server that the key may call"),
+    route("POST", "/api/v1/mcp/servers/{server}/tools/{tool}/execute", Client, O::ExecuteTool, ARGUMENTS_BYTES_MAX, RouteShape::Execute, "Call a tool with the arguments in the body"),
+    route("GET", "/api/v1/mcp/endpoints", Admin, O::ListEndpoints, 0, RouteShape::EndpointList, "List the stored endpoints, by name"),
+    route("POST", "/api/v1/mcp/endpoints", Admin, O::CreateEndpoint, DEFINITION_BYTES_MAX, RouteShape::EndpointCreate, "Add an endpoint"),
+    route("GET", "/api/v1/mcp/endpoints/{endpoint}", Admin, O::GetEndpoint, 0, RouteShape::EndpointGet, "Get an endpoint"),
+    route("PUT", "/api/v1/mcp/endpoints/{endpoint}", Admin, O::PutEndpoint, DEFINITION_BYTES_MAX, RouteShape::EndpointPut, "Create or replace an endpoint; idempotent"),
+    route("PATCH", "/api/v1/mcp/endpoints/{endpoint}", Admin, O::PatchEndpoint, DEFINITION_BYTES_MAX, RouteShape::EndpointPatch, "Change members of an endpoint (JSON merge patch)"),
+    route("DELETE", "/api/v1/mcp/endpoints/{endpoint}", Admin, O::DeleteEndpoint, 0, RouteShape::Delete, "Delete an endpoint"),
+    route("GET", "/api/v1/usage", Admin, O::ListUsage, 0, RouteShape::Usage, "List usage by hour, key, server and tool"),
+    route("GET", "/api/v1/audit", Admin, O::ListAudit, 0, RouteShape::Audit, "List administrative changes, newest first"),
+    route("GET", "/api/v1/sessions", Admin, O::ListSessions, 0, RouteShape::Sessions, "List sessions of this process, oldest first"),
+    route("POST", "/api/v1/import", Admin, O::ImportServers, IMPORT_BYTES_MAX, RouteShape::Import, "Import the servers of an `mcpServers` file; errors in an entry do not affect the others"),
 ];
 
 #[cfg(test)]
@@ -208,10 +241,10 @@ mod tests {
 
     #[track_caller]
     fn check(method: &str, path: &str, expected: &str) {
-        let found = match find(&method.parse().expect("a method"), path) {
-            Found::Route(route, parameters) => format!("{:?} {}", route.operation, parameters.join(",")),
-            Found::OtherMethods(allow) => allow,
-            Found::Nothing => "nothing".into(),
+        let found = match find_route(&method.parse().expect("a method"), path) {
+            RouteMatch::Route(route, parameters) => format!("{:?} {}", route.operation, parameters.join(",")),
+            RouteMatch::OtherMethods(allow) => allow,
+            RouteMatch::Nothing => "nothing".into(),
         };
         assert_eq!(found.trim(), expected, "{method} {path}");
     }

@@ -7,20 +7,22 @@ use serde_json::{Value, json};
 
 use super::definition::import::overlay_definition;
 use super::definition::{FieldError, KIND_ALIAS, ServerDefinition, StoredServerError, merge_patch, server_document};
-use super::files::{Place, Source};
+use super::files::{ServerListCursor, DefinitionSource};
 use super::problem::Problem;
-use super::request::{Precondition, Query, json_body, ok, page, tagged, unless_known};
-use super::tag::Tag;
-use super::views::{ServerCondition, ServerVetting};
-use super::{Admin, Call, show_row};
+use super::request::{Precondition, QueryReader, json_body, ok_response, page_response, tagged_response, conditional_response};
+use super::tag::EntityTag;
+use super::views::{ServerCondition, ServerApprovalStatus};
+use super::control_plane::ControlPlane;
+use super::authenticated_request::AuthenticatedRequest;
+use super::standing::add_row_status;
 use crate::store::{Outcome, Put, ServerRow, StoreError, Uuid, new_id};
 
 /// Attempts to apply a change when others write at the same time.
-pub const TRIES: usize = 5;
+pub const WRITE_ATTEMPTS_MAX: usize = 5;
 
 /// How a request changes a stored definition.
 #[derive(Clone, Copy)]
-pub enum Write<'a> {
+pub enum DefinitionWrite<'a> {
     /// Replaces the definition.
     Whole(&'a Value),
     /// Applies a merge patch (RFC 7396) to an existing definition.
@@ -30,7 +32,7 @@ pub enum Write<'a> {
 }
 
 /// A stored server that is about to be changed.
-enum Found<'a> {
+enum StoredServer<'a> {
     Whole(Box<ServerDefinition>),
     /// This version cannot read the definition.
     Invalid,
@@ -38,7 +40,7 @@ enum Found<'a> {
     Closed(&'a Value),
 }
 
-impl Found<'_> {
+impl StoredServer<'_> {
     fn server(self) -> Option<ServerDefinition> {
         match self {
             Self::Whole(server) => Some(*server),
@@ -47,97 +49,97 @@ impl Found<'_> {
     }
 }
 
-impl Admin {
-    pub(super) async fn list_servers(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
-        let mut query = Query::new(call.query());
-        let asked = query.page::<Place>();
+impl ControlPlane {
+    pub(super) async fn list_servers(&self, call: &AuthenticatedRequest<'_>) -> Result<Response<Bytes>, Problem> {
+        let mut query = QueryReader::new(call.query());
+        let asked = query.page::<ServerListCursor>();
         query.finish()?;
         let mut items = Vec::new();
         let after = match asked.after {
-            Some((Source::Store, name)) => Some(name),
+            Some((DefinitionSource::Store, name)) => Some(name),
             begun => {
-                let (_, name) = begun.unwrap_or((Source::File, String::new()));
-                let mut of_files = self.servers_of_files(&name);
+                let (_, name) = begun.unwrap_or((DefinitionSource::File, String::new()));
+                let mut of_files = self.file_servers_after(&name);
                 let is_whole = of_files.len() <= asked.items;
                 of_files.truncate(asked.items);
-                let last = of_files.last().map(|(name, _)| (Source::File, name.clone()));
+                let last = of_files.last().map(|(name, _)| (DefinitionSource::File, name.clone()));
                 items.extend(of_files.into_iter().map(|(_, view)| view));
                 if !is_whole {
-                    return Ok(page(items, last.as_ref()));
+                    return Ok(page_response(items, last.as_ref()));
                 }
                 None
             }
         };
         if items.len() == asked.items {
             // No name is empty, so this cursor is before all servers of the store.
-            return Ok(page(items, Some(&(Source::Store, String::new()))));
+            return Ok(page_response(items, Some(&(DefinitionSource::Store, String::new()))));
         }
         let found = self.parts.store.server_page(after, asked.items - items.len()).await?;
         items.extend(found.items.iter().map(|row| self.server_view(row)));
-        Ok(page(items, found.next.map(|name| (Source::Store, name)).as_ref()))
+        Ok(page_response(items, found.next.map(|name| (DefinitionSource::Store, name)).as_ref()))
     }
 
-    pub(super) async fn get_server(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
+    pub(super) async fn get_server(&self, call: &AuthenticatedRequest<'_>) -> Result<Response<Bytes>, Problem> {
         let stored = self.parts.store.server(call.parameter(0)).await?;
         let seen = match stored {
-            Some(row) => Some(self.seen_server(&row)),
-            None => self.server_of_file(call.parameter(0)),
+            Some(row) => Some(self.server_with_etag(&row)),
+            None => self.file_server(call.parameter(0)),
         };
         let (view, tag) = seen.ok_or_else(|| Problem::not_found("server"))?;
-        Ok(unless_known(call.headers(), &view, &tag))
+        Ok(conditional_response(call.headers(), &view, &tag))
     }
 
-    pub(super) async fn create_server(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
+    pub(super) async fn create_server(&self, call: &AuthenticatedRequest<'_>) -> Result<Response<Bytes>, Problem> {
         let value = json_body(call.headers(), call.body())?;
         let server = ServerDefinition::read(&value, None, &self.rules).map_err(unprocessable)?;
         self.check_prefixes(&server, None).await?;
         let row = self.insert_server(&server, call).await.map_err(|error| match error {
-            StoreError::Exists { .. } => taken("server", "PUT"),
+            StoreError::Exists { .. } => name_conflict("server", "PUT"),
             other => other.into(),
         })?;
-        self.taken_up().await;
-        let (view, tag) = self.seen_server(&row);
-        Ok(created("/api/v1/mcp/servers", row.id, &view, &tag))
+        self.wait_until_served().await;
+        let (view, tag) = self.server_with_etag(&row);
+        Ok(created_response("/api/v1/mcp/servers", row.id, &view, &tag))
     }
 
-    pub(super) async fn put_server(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
+    pub(super) async fn put_server(&self, call: &AuthenticatedRequest<'_>) -> Result<Response<Bytes>, Problem> {
         let mut value = json_body(call.headers(), call.body())?;
         let reference = call.parameter(0);
-        named_by_path(&mut value, reference)?;
-        let precondition = Precondition::of(call.headers())?;
-        let put = self.write_server(reference, Write::Whole(&value), precondition, call).await?;
-        self.taken_up().await;
-        let (view, tag) = self.seen_server(&put.row);
+        apply_path_name(&mut value, reference)?;
+        let precondition = Precondition::from_headers(call.headers())?;
+        let put = self.write_server(reference, DefinitionWrite::Whole(&value), precondition, call).await?;
+        self.wait_until_served().await;
+        let (view, tag) = self.server_with_etag(&put.row);
         Ok(match put.outcome {
-            Outcome::Create => created("/api/v1/mcp/servers", put.row.id, &view, &tag),
-            Outcome::Replace | Outcome::Keep => tagged(StatusCode::OK, &view, &tag),
+            Outcome::Create => created_response("/api/v1/mcp/servers", put.row.id, &view, &tag),
+            Outcome::Replace | Outcome::Keep => tagged_response(StatusCode::OK, &view, &tag),
         })
     }
 
-    pub(super) async fn patch_server(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
+    pub(super) async fn patch_server(&self, call: &AuthenticatedRequest<'_>) -> Result<Response<Bytes>, Problem> {
         let mut patch = json_body(call.headers(), call.body())?;
         check_patch(&patch)?;
         lower_header_names(&mut patch);
         rename_kind_alias(&mut patch);
-        let precondition = Precondition::of(call.headers())?;
-        let put = self.write_server(call.parameter(0), Write::Patch(&patch), precondition, call).await?;
-        self.taken_up().await;
-        let (view, tag) = self.seen_server(&put.row);
-        Ok(tagged(StatusCode::OK, &view, &tag))
+        let precondition = Precondition::from_headers(call.headers())?;
+        let put = self.write_server(call.parameter(0), DefinitionWrite::Patch(&patch), precondition, call).await?;
+        self.wait_until_served().await;
+        let (view, tag) = self.server_with_etag(&put.row);
+        Ok(tagged_response(StatusCode::OK, &view, &tag))
     }
 
-    pub(super) async fn delete_server(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
-        let precondition = Precondition::of(call.headers())?;
-        for _ in 0..TRIES {
+    pub(super) async fn delete_server(&self, call: &AuthenticatedRequest<'_>) -> Result<Response<Bytes>, Problem> {
+        let precondition = Precondition::from_headers(call.headers())?;
+        for _ in 0..WRITE_ATTEMPTS_MAX {
             let row = self.server_row(call.parameter(0)).await?;
-            let expect = precondition.check(Some((Tag::of_server(&row), row.version)))?;
+            let expect = precondition.check(Some((EntityTag::for_server(&row), row.version)))?;
             match self.parts.store.delete_server(row.id, expect, call.audit()).await {
                 Err(StoreError::Conflict) if precondition == Precondition::None => {}
                 Err(error) => return Err(error.into()),
                 Ok(_) => {
                     self.note_change();
-                    self.taken_up().await;
-                    return Ok(no_content());
+                    self.wait_until_served().await;
+                    return Ok(no_content_response());
                 }
             }
         }
@@ -148,23 +150,23 @@ impl Admin {
     pub(super) async fn write_server(
         &self,
         reference: &str,
-        write: Write<'_>,
+        write: DefinitionWrite<'_>,
         precondition: Precondition<'_>,
-        call: &Call<'_>,
+        call: &AuthenticatedRequest<'_>,
     ) -> Result<Put<ServerRow>, Problem> {
         let store = &self.parts.store;
-        for _ in 0..TRIES {
+        for _ in 0..WRITE_ATTEMPTS_MAX {
             let found = store.server(reference).await?;
             if found.is_none() && write.whole().is_none() {
-                return Err(self.not_stored(reference));
+                return Err(self.explain_not_stored(reference));
             }
-            let expect = precondition.check(found.as_ref().map(|row| (Tag::of_server(row), row.version)))?;
+            let expect = precondition.check(found.as_ref().map(|row| (EntityTag::for_server(row), row.version)))?;
             let was_there = found.is_some();
             let written = if let Some(row) = found {
-                let before = self.open(&row, write)?;
+                let before = self.open_server(&row, write)?;
                 let value = match &before {
-                    Found::Closed(value) => Value::clone(value),
-                    Found::Invalid | Found::Whole(_) => write.merged(server_document(&row)),
+                    StoredServer::Closed(value) => Value::clone(value),
+                    StoredServer::Invalid | StoredServer::Whole(_) => write.merged(server_document(&row)),
                 };
                 let before = before.server();
                 let server =
@@ -177,14 +179,14 @@ impl Admin {
             } else {
                 let value = write.whole().ok_or_else(|| Problem::not_found("server"))?;
                 let server = ServerDefinition::read(value, None, &self.rules).map_err(unprocessable)?;
-                check_makeable(reference, "server")?;
+                check_creatable(reference, "server")?;
                 self.check_prefixes(&server, None).await?;
                 self.insert_server(&server, call).await.map(|row| Put { outcome: Outcome::Create, row })
             };
             match written {
                 // Another writer was faster. Retries, unless the precondition excludes that.
                 Err(StoreError::Conflict) if precondition == Precondition::None => {}
-                Err(StoreError::Exists { .. }) if was_there => return Err(taken("server", "another name")),
+                Err(StoreError::Exists { .. }) if was_there => return Err(name_conflict("server", "another name")),
                 Err(StoreError::Exists { .. }) => {}
                 Err(error) => return Err(error.into()),
                 Ok(put) => {
@@ -201,7 +203,7 @@ impl Admin {
     async fn insert_server(
         &self,
         server: &ServerDefinition,
-        call: &Call<'_>,
+        call: &AuthenticatedRequest<'_>,
     ) -> Result<ServerRow, StoreError> {
         let row = self.parts.store.insert_server(new_id(), server.to_spec(), call.audit()).await?;
         self.note_change();
@@ -209,15 +211,15 @@ impl Admin {
     }
 
     /// Opens a stored server. An altered row is never merged with: only a complete definition may replace it.
-    fn open<'a>(&self, row: &ServerRow, write: Write<'a>) -> Result<Found<'a>, StoreError> {
+    fn open_server<'a>(&self, row: &ServerRow, write: DefinitionWrite<'a>) -> Result<StoredServer<'a>, StoreError> {
         match ServerDefinition::from_row(row, self.parts.auth.sealer()) {
-            Ok(server) => Ok(Found::Whole(Box::new(server))),
+            Ok(server) => Ok(StoredServer::Whole(Box::new(server))),
             Err(error) => {
                 tracing::warn!(%error, "replacing a stored server that cannot be read");
                 match error {
-                    StoredServerError::Invalid(..) => Ok(Found::Invalid),
+                    StoredServerError::Invalid(..) => Ok(StoredServer::Invalid),
                     StoredServerError::Unsealable(_) => {
-                        write.whole().map(Found::Closed).ok_or(StoreError::Closed("server"))
+                        write.whole().map(StoredServer::Closed).ok_or(StoreError::Closed("server"))
                     }
                 }
             }
@@ -226,25 +228,25 @@ impl Admin {
 
     /// Returns a stored server by UUID or name.
     pub(super) async fn server_row(&self, reference: &str) -> Result<ServerRow, Problem> {
-        self.parts.store.server(reference).await?.ok_or_else(|| self.not_stored(reference))
+        self.parts.store.server(reference).await?.ok_or_else(|| self.explain_not_stored(reference))
     }
 
     /// Returns the server as shown, and its ETag.
-    fn seen_server(&self, row: &ServerRow) -> (Value, String) {
+    fn server_with_etag(&self, row: &ServerRow) -> (Value, String) {
         let view = self.server_view(row);
-        let tag = Tag::of_server(row).with(&view);
+        let tag = EntityTag::for_server(row).to_etag(&view);
         (view, tag)
     }
 
     fn server_view(&self, row: &ServerRow) -> Value {
         let mut view = server_document(row);
-        view["source"] = json!(Source::Store);
+        view["source"] = json!(DefinitionSource::Store);
         let (standing, topology) = (self.standing(), self.topology());
-        show_row(&mut view, &standing, row.id, [row.version, row.created_at, row.changed_at]);
-        let mut upstreams = topology.upstreams().filter(|_| standing.serves(row.id));
+        add_row_status(&mut view, &standing, row.id, [row.version, row.created_at, row.changed_at]);
+        let mut upstreams = topology.upstreams().filter(|_| standing.is_served(row.id));
         if let Some(upstream) = upstreams.find(|upstream| upstream.name().as_str() == row.name) {
             view["condition"] = json!(ServerCondition::new(upstream.status(), true));
-            if let Some(vetting) = ServerVetting::new(self.parts.catalog.vetting().vetted(&row.name)) {
+            if let Some(vetting) = ServerApprovalStatus::new(self.parts.catalog.approvals().status(&row.name)) {
                 view["vetting"] = json!(vetting);
             }
         }
@@ -252,7 +254,7 @@ impl Admin {
     }
 }
 
-impl<'a> Write<'a> {
+impl<'a> DefinitionWrite<'a> {
     /// Returns the new definition, given the stored one.
     pub fn merged(self, mut stored: Value) -> Value {
         match self {
@@ -305,7 +307,7 @@ pub fn unprocessable(errors: Vec<FieldError>) -> Problem {
 
 /// Adds the name from the path to a definition. Another name in the body is an error: if the request were
 /// repeated, it would not find the renamed object, or find another one.
-pub fn named_by_path(value: &mut Value, reference: &str) -> Result<(), Problem> {
+pub fn apply_path_name(value: &mut Value, reference: &str) -> Result<(), Problem> {
     let Some(members) = value.as_object_mut().filter(|_| Uuid::parse_str(reference).is_err()) else {
         return Ok(());
     };
@@ -322,7 +324,7 @@ const OTHER_NAME: &str =
     "is not the name in the path; to rename the object, PATCH {\"name\": ...}, or PUT to its id instead of its name";
 
 /// Only the gateway assigns ids, so nothing is created under an unknown id.
-pub fn check_makeable(reference: &str, what: &str) -> Result<(), Problem> {
+pub fn check_creatable(reference: &str, what: &str) -> Result<(), Problem> {
     if Uuid::parse_str(reference).is_ok() { Err(Problem::not_found(what)) } else { Ok(()) }
 }
 
@@ -338,14 +340,14 @@ pub fn check_patch(patch: &Value) -> Result<(), Problem> {
 }
 
 /// Responds with 409: the name is in use.
-pub fn taken(what: &str, instead: &str) -> Problem {
+pub fn name_conflict(what: &str, instead: &str) -> Problem {
     let detail = format!("is used by another {what}; use {instead}");
     Problem::fields(StatusCode::CONFLICT, vec![FieldError::new("/name", detail)])
 }
 
 /// Responds with 201.
-pub fn created(list: &str, id: Uuid, view: &Value, tag: &str) -> Response<Bytes> {
-    let mut response = tagged(StatusCode::CREATED, view, tag);
+pub fn created_response(list: &str, id: Uuid, view: &Value, tag: &str) -> Response<Bytes> {
+    let mut response = tagged_response(StatusCode::CREATED, view, tag);
     if let Ok(location) = HeaderValue::from_str(&format!("{list}/{id}")) {
         response.headers_mut().insert(LOCATION, location);
     }
@@ -353,8 +355,8 @@ pub fn created(list: &str, id: Uuid, view: &Value, tag: &str) -> Response<Bytes>
 }
 
 /// Responds with 204.
-pub fn no_content() -> Response<Bytes> {
-    let mut response = ok(&json!(null));
+pub fn no_content_response() -> Response<Bytes> {
+    let mut response = ok_response(&json!(null));
     *response.status_mut() = StatusCode::NO_CONTENT;
     *response.body_mut() = Bytes::new();
     response.headers_mut().clear();

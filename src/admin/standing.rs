@@ -3,24 +3,26 @@
 
 use std::collections::HashMap;
 
+use serde_json::Value;
+
 use crate::store::Uuid;
 use metamcp_core::base::ServerName;
 
 /// The status of every stored row in the topology that is served.
 #[derive(Debug, Default)]
-pub struct Standing {
-    /// The version of changes that the store was read at: see `Admin::topology_changes`.
+pub struct StoreStatus {
+    /// The version of changes that the store was read at: see `ControlPlane::topology_changes`.
     pub changes: u64,
     /// Names of servers defined in files, which take precedence over stored ones.
     pub of_files: Vec<ServerName>,
     /// Rows that are not served as defined, each with its reason. Disabled servers are not included.
     pub rejected: Vec<String>,
-    rows: HashMap<Uuid, Stand>,
+    rows: HashMap<Uuid, RowStatus>,
 }
 
 /// The status of one row.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stand {
+pub struct RowStatus {
     /// The version of the row when it was read.
     pub version: u64,
     /// Why the row is not served, for administrators.
@@ -30,18 +32,18 @@ pub struct Stand {
 /// The row is newer than the topology.
 const NOT_YET: &str = "it is not served yet; check again in a moment";
 
-impl Standing {
+impl StoreStatus {
     pub fn new(
         changes: u64,
         of_files: Vec<ServerName>,
         rejected: Vec<String>,
-        rows: HashMap<Uuid, Stand>,
+        rows: HashMap<Uuid, RowStatus>,
     ) -> Self {
         Self { changes, of_files, rejected, rows }
     }
 
     /// Returns why this version of a row is not served, if it is not.
-    pub fn of(&self, id: Uuid, version: u64) -> Result<(), &str> {
+    pub fn row_status(&self, id: Uuid, version: u64) -> Result<(), &str> {
         match self.rows.get(&id) {
             Some(stand) if stand.version == version => stand.served.as_ref().map_err(String::as_str).copied(),
             Some(_) | None => Err(NOT_YET),
@@ -49,7 +51,21 @@ impl Standing {
     }
 
     /// Whether any version of the row is served.
-    pub fn serves(&self, id: Uuid) -> bool {
+    pub fn is_served(&self, id: Uuid) -> bool {
         self.rows.get(&id).is_some_and(|stand| stand.served.is_ok())
+    }
+}
+
+/// Adds the members that only the gateway writes: id, version, times, whether the row is served and, if not,
+/// why.
+pub fn add_row_status(view: &mut Value, standing: &StoreStatus, id: Uuid, [version, created_at, changed_at]: [u64; 3]) {
+    view["id"] = id.to_string().into();
+    view["version"] = version.into();
+    view["created_at"] = created_at.into();
+    view["changed_at"] = changed_at.into();
+    let stand = standing.row_status(id, version);
+    view["served"] = stand.is_ok().into();
+    if let Err(reason) = stand {
+        view["reason"] = reason.into();
     }
 }

@@ -13,28 +13,28 @@ use crate::store::{EndpointRow, ServerRow, Uuid};
 
 /// The first part. It changes with everything that a writer can read and depend on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tag(String);
+pub struct EntityTag(String);
 
-impl Tag {
+impl EntityTag {
     /// Includes the id: an object that was deleted and created again is a different one.
     fn new(id: Uuid, version: u64) -> Self {
         Self(format!("{}.{version}", id.simple()))
     }
 
     /// The tag of a stored server.
-    pub fn of_server(row: &ServerRow) -> Self {
+    pub fn for_server(row: &ServerRow) -> Self {
         Self::new(row.id, row.version)
     }
 
     /// The tag of a server defined in a file.
-    pub fn of_file(view: &Value) -> Self {
+    pub fn for_file_server(view: &Value) -> Self {
         let definition = ["name", "kind", "url", "command"].map(|member| &view[member]);
         Self(format!("file.{}", digest(&format!("{definition:?}"))))
     }
 
     /// The tag of an endpoint. Includes the names of its servers, because a rename does not change the row of
     /// the endpoint.
-    pub fn of_endpoint(row: &EndpointRow, servers: &[ServerRow]) -> Self {
+    pub fn for_endpoint(row: &EndpointRow, servers: &[ServerRow]) -> Self {
         let Self(mut tag) = Self::new(row.id, row.version);
         if !row.servers.is_empty() {
             let name = |id| servers.iter().find(|server| server.id == id).map(|server| server.name.as_str());
@@ -45,13 +45,13 @@ impl Tag {
     }
 
     /// Returns the complete ETag, given the representation that is sent.
-    pub fn with(&self, view: &Value) -> String {
+    pub fn to_etag(&self, view: &Value) -> String {
         let state = ["served", "reason", "condition"].map(|member| &view[member]);
         format!("\"{}~{}\"", self.0, digest(&format!("{state:?}")))
     }
 
     /// Whether the tag is among those of an `If-Match` header.
-    pub fn is_one_of(&self, tags: &str) -> bool {
+    pub fn matches_any(&self, tags: &str) -> bool {
         // Weak tags never match here (RFC 9110, section 13.1.1).
         let opaque = |tag: &str| Some(tag.trim().strip_prefix('"')?.strip_suffix('"')?.to_owned());
         tags.split(',').filter_map(opaque).any(|tag| tag.split('~').next() == Some(&self.0))

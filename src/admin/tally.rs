@@ -5,32 +5,32 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::Call;
+use super::authenticated_request::AuthenticatedRequest;
 use super::problem::Problem;
-use crate::journal::usage::{Count, Counters, Slot, told};
+use crate::journal::usage::{CallCounts, WorkerCounters, CounterSlot, tool_label};
 use crate::route::RoutedServer;
 use crate::telemetry::metrics::{OperationOutcome, UpstreamOperation};
 use metamcp_core::protocol::McpMethod;
 
 /// A call that is being counted. If dropped early, it counts as abandoned.
-pub struct Tally {
+pub struct CallMeter {
     /// `None` if usage is not counted.
-    slot: Option<Slot>,
+    slot: Option<CounterSlot>,
     /// `None` if metrics are off.
     exchange: Option<UpstreamOperation>,
     began: Instant,
     /// Counts that are not added to the slot yet.
-    count: Count,
+    count: CallCounts,
     ended: bool,
 }
 
-impl Tally {
+impl CallMeter {
     /// Starts counting a call to `server`. `tool` is the name at the server.
-    pub(super) fn begin(call: &Call<'_>, server: &RoutedServer, tool: &str) -> Self {
+    pub(super) fn begin(call: &AuthenticatedRequest<'_>, server: &RoutedServer, tool: &str) -> Self {
         let key_id = call.identity().key_id();
-        let slot = |counters: &Counters| counters.slot(key_id.as_str(), server.name.as_str(), told(tool));
+        let slot = |counters: &WorkerCounters| counters.slot(key_id.as_str(), server.name.as_str(), tool_label(tool));
         let method = Some(McpMethod::ToolsCall.index());
-        let count = Count { calls: 1, bytes_in: call.body().len() as u64, ..Count::default() };
+        let count = CallCounts { calls: 1, bytes_in: call.body().len() as u64, ..CallCounts::default() };
         Self {
             slot: call.counters.map(slot),
             exchange: call.metrics.map(|metrics| UpstreamOperation::begin(metrics, server.label, method)),
@@ -41,14 +41,14 @@ impl Tally {
     }
 
     /// The first part of a streamed response is about to be sent.
-    pub fn start(&mut self) {
+    pub fn note_first_part(&mut self) {
         self.add();
         let after = self.began.elapsed();
         self.exchange.iter_mut().for_each(|exchange| exchange.record_first_byte(after));
     }
 
     /// That many bytes of the response are about to be sent.
-    pub fn pass(&mut self, bytes: usize) {
+    pub fn add_bytes(&mut self, bytes: usize) {
         self.count.bytes_out += bytes as u64;
     }
 
@@ -65,12 +65,12 @@ impl Tally {
     }
 
     /// Counts a complete response.
-    pub fn count(mut self, answer: Result<Bytes, Problem>, failed: bool) -> Result<Bytes, Problem> {
+    pub fn finish_with(mut self, answer: Result<Bytes, Problem>, failed: bool) -> Result<Bytes, Problem> {
         let bytes = match &answer {
             Ok(bytes) => bytes.len(),
-            Err(problem) => problem.respond().body().len(),
+            Err(problem) => problem.to_response().body().len(),
         };
-        self.pass(bytes);
+        self.add_bytes(bytes);
         self.end(if failed { OperationOutcome::Error } else { OperationOutcome::Answer });
         answer
     }
@@ -83,7 +83,7 @@ impl Tally {
     }
 }
 
-impl Drop for Tally {
+impl Drop for CallMeter {
     fn drop(&mut self) {
         self.end(OperationOutcome::Disconnect);
     }

@@ -6,29 +6,33 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::access::{Reach, Tools};
+use super::access::{ServerReach, ReachableTools};
 use super::call::{self, ToolCall};
 use super::definition::{FieldError, ServerDefinition};
-use super::events::{Begun, Events, KeyOver};
-use super::paths::server_alone;
+use super::events::{CallStart, CallEvents, KeyInvalidation};
+use super::paths::single_endpoint;
 use super::problem::Problem;
-use super::request::{Query, json_body, json_bytes, ok, page};
+use super::request::{QueryReader, json_body, json_bytes_response, ok_response, page_response};
 use super::servers::unprocessable;
-use super::tally::Tally;
-use super::views::{TestFound, TestResult};
-use super::{Admin, Body, Call};
+use super::routes::TOOL_NAME_CHARS_MAX;
+use super::tool_result::result_of;
+use super::tally::CallMeter;
+use super::views::{TestSummary, TestResult};
+use super::control_plane::ControlPlane;
+use super::body::ControlPlaneBody;
+use super::authenticated_request::AuthenticatedRequest;
 use crate::auth::Identity;
-use crate::catalog::{ListKind, Merged, Reason, View, probe};
+use crate::catalog::{ListKind, MergedLists, MissingReason, View, probe};
 use crate::route::{Endpoint, RouteTable};
 use crate::store::Uuid;
 use crate::telemetry::metrics;
 use crate::upstream::{self, Upstream, UpstreamId, UpstreamPool};
 use metamcp_core::base::{Fault, FaultKind, ShutdownPhase};
-use metamcp_core::protocol::{ClientCapabilities, Era, code, header};
+use metamcp_core::protocol::{ClientCapabilities, Era, header};
 
 /// A person waits for the result of a test.
 const TEST_TIMEOUT: Duration = Duration::from_secs(15);
@@ -36,28 +40,22 @@ const TEST_TIMEOUT: Duration = Duration::from_secs(15);
 /// As long as a server without a stream may be silent by default (`backend.first_byte_timeout`).
 const EXECUTE_TIMEOUT: Duration = Duration::from_mins(5);
 
-/// The limit of tool names (MCP 2026-07-28, tools).
-pub const TOOL_NAME_CHARS_MAX: usize = 128;
-
 /// The interval at which an event stream checks whether its key has expired, which is not notified. The same
 /// interval as on the data plane.
-const KEY_LOOK: Duration = Duration::from_secs(1);
+const KEY_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Notifications that are buffered for a slow caller before the server is no longer read. Most have a hundred
 /// bytes, but each may have up to 4 MiB.
-const SAID_MAX: usize = 2;
-
-/// The part of a server's error message that is passed on.
-const SAID_CHARS_MAX: usize = 300;
+const NOTIFICATIONS_MAX: usize = 2;
 
 /// A served server with its lists.
-struct Listed {
+struct ServedServer {
     endpoint: Arc<Endpoint>,
-    merged: Arc<Merged>,
+    merged: Arc<MergedLists>,
     era: Era,
 }
 
-impl Listed {
+impl ServedServer {
     /// The view of clients of the server's era.
     fn view(&self) -> View {
         match self.era {
@@ -77,9 +75,9 @@ fn with_reason(text: String, upstream: &Upstream) -> String {
     }
 }
 
-impl Admin {
+impl ControlPlane {
     /// Connects to a stored server, served or not. The caller cannot influence the address.
-    pub(super) async fn test_server(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
+    pub(super) async fn test_server(&self, call: &AuthenticatedRequest<'_>) -> Result<Response<Bytes>, Problem> {
         let row = self.server_row(call.parameter(0)).await?;
         let server = ServerDefinition::from_row(&row, self.parts.auth.sealer())
             .map_err(|error| Problem::new(StatusCode::CONFLICT, error.to_string()))?;
@@ -87,16 +85,16 @@ impl Admin {
             .to_upstream_config(&self.parts.serving)
             .map_err(|unserved| Problem::new(StatusCode::CONFLICT, unserved.to_string()))?;
         let begun = Instant::now();
-        let tested = self.look_at(config).await;
+        let tested = self.test_upstream(config).await;
         let milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         let (found, reason) = match tested {
             Ok(found) => (Some(found), None),
             Err(reason) => (None, Some(reason)),
         };
-        Ok(ok(&json!(TestResult { ok: found.is_some(), reason, found, milliseconds })))
+        Ok(ok_response(&json!(TestResult { ok: found.is_some(), reason, found, milliseconds })))
     }
 
-    async fn look_at(&self, config: upstream::Config) -> Result<TestFound, String> {
+    async fn test_upstream(&self, config: upstream::Config) -> Result<TestSummary, String> {
         let (roots, catalog) = (self.parts.roots.clone(), self.parts.catalog_config.clone());
         let looked = self.parts.errands.run(TEST_TIMEOUT, move || async move {
             let upstream =
@@ -104,7 +102,7 @@ impl Admin {
             let found = probe(&UpstreamPool::new(Arc::clone(&upstream)), &catalog).await;
             let found = found.map_err(|text| with_reason(text, &upstream))?;
             let count = |kind: ListKind| found.lists.items[kind.index()].len();
-            Ok(TestFound {
+            Ok(TestSummary {
                 era: if found.era == Era::Modern { "modern" } else { "legacy" },
                 tools: count(ListKind::Tools),
                 prompts: count(ListKind::Prompts),
@@ -115,17 +113,17 @@ impl Admin {
         looked.await.unwrap_or_else(|problem| Err(problem.into_parts().0))
     }
 
-    pub(super) async fn list_tools(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
-        let mut query = Query::new(call.query());
+    pub(super) async fn list_tools(&self, call: &AuthenticatedRequest<'_>) -> Result<Response<Bytes>, Problem> {
+        let mut query = QueryReader::new(call.query());
         let asked = query.page::<String>();
         query.finish()?;
-        let listed = self.listed(call).await?;
+        let listed = self.find_served_server(call).await?;
         let topology = self.topology();
         let server = &listed.endpoint.servers[0].name;
         let reached =
-            match Reach::of(call.identity(), server, &topology.table).filter(|_| !call.sees_all_tools()) {
+            match ServerReach::of(call.identity(), server, &topology.table).filter(|_| !call.sees_all_tools()) {
                 Some(reach) => reach.tools(&self.parts.catalog, listed.view()).await,
-                None => Tools::default(),
+                None => ReachableTools::default(),
             };
         let is_seen = |tool: &str| call.sees_all_tools() || reached.hold(tool);
         let behind = listed.merged.listing(ListKind::Tools).items_after(asked.after.as_deref());
@@ -134,10 +132,10 @@ impl Admin {
         let next = shown.last().filter(|_| seen.next().is_some()).map(|(key, _)| key);
         let told = shown.iter().map(|(key, json)| reached.told(key, json));
         let items = told.filter_map(|json| serde_json::from_slice(&json).ok()).collect();
-        Ok(page(items, next))
+        Ok(page_response(items, next))
     }
 
-    pub(super) async fn execute_tool(&self, call: Call<'_>) -> Result<Response<Body>, Problem> {
+    pub(super) async fn execute_tool(&self, call: AuthenticatedRequest<'_>) -> Result<Response<ControlPlaneBody>, Problem> {
         let arguments = json_body(call.headers(), call.body())?;
         if !arguments.is_object() {
             return Err(unprocessable(vec![FieldError::new(
@@ -149,12 +147,12 @@ impl Admin {
         if call.parameter(1).chars().count() > TOOL_NAME_CHARS_MAX {
             return Err(Problem::not_found("tool"));
         }
-        let listed = self.listed(&call).await?;
+        let listed = self.find_served_server(&call).await?;
         let (server, tool) = (&listed.endpoint.servers[0], call.parameter(1).to_owned());
         let topology = self.topology();
         let item = listed.merged.listing(ListKind::Tools).item(&tool);
-        let reach = Reach::of(call.identity(), &server.name, &topology.table);
-        let held = listed.merged.held(&tool).filter(|_| item.is_none());
+        let reach = ServerReach::of(call.identity(), &server.name, &topology.table);
+        let held = listed.merged.quarantine_text(&tool).filter(|_| item.is_none());
         let Some(reach) = reach else { return Err(Problem::not_found("tool")) };
         if let Some(why) = held.filter(|_| reach.may(&tool)) {
             let detail = format!("the tool is quarantined: {why}; nothing was called");
@@ -168,26 +166,26 @@ impl Admin {
             .upstream(UpstreamId(server.upstream))
             .cloned()
             .ok_or_else(|| Problem::not_found("server"))?;
-        let mut tally = Tally::begin(&call, server, &tool);
+        let mut tally = CallMeter::begin(&call, server, &tool);
         let identity = call.identity().clone();
         let (era, errands, mut phase) = (listed.era, self.parts.errands.clone(), self.parts.phase.clone());
         let run = async move |asked: ToolCall| {
             let calling =
-                errands.run(EXECUTE_TIMEOUT, move || call::call(UpstreamPool::new(upstream), era, asked));
+                errands.run(EXECUTE_TIMEOUT, move || call::call_tool(UpstreamPool::new(upstream), era, asked));
             tokio::select! {
                 outcome = calling => outcome?.map_err(|fault| from_fault(&fault)),
                 Ok(_) = phase.wait_for(|phase| *phase == ShutdownPhase::Abort) => {
-                    Err(Problem::later("the gateway stops; the call may have run"))
+                    Err(Problem::unavailable("the gateway stops; the call may have run"))
                 }
             }
         };
-        let asked = ToolCall { tool, arguments, listed: item.clone(), said: None };
+        let asked = ToolCall { tool, arguments, listed_tool: item.clone(), notifications: None };
         if accepts_events(call.headers()) {
-            let permit = call.permit.ok_or_else(|| Problem::later("the key has no permit left"))?;
-            let (said, heard) = mpsc::channel(SAID_MAX);
-            let key_over = self.key_over(identity);
-            let running = Box::pin(async move { run(ToolCall { said: Some(said), ..asked }).await });
-            return answer_events(Events::begin(running, heard, tally, key_over, permit).await);
+            let permit = call.permit.ok_or_else(|| Problem::unavailable("the key has no permit left"))?;
+            let (said, heard) = mpsc::channel(NOTIFICATIONS_MAX);
+            let key_over = self.key_invalidation(identity);
+            let running = Box::pin(async move { run(ToolCall { notifications: Some(said), ..asked }).await });
+            return answer_events(CallEvents::begin(running, heard, tally, key_over, permit).await);
         }
         let outcome = match run(asked).await {
             Ok(outcome) => outcome,
@@ -198,29 +196,29 @@ impl Admin {
         };
         let answer = result_of(&outcome.message).map(|result| Bytes::from(result.to_string()));
         tally
-            .count(answer, outcome.failed)
-            .map(|result| json_bytes(result).map(|bytes| Body::Whole(bytes, call.permit)))
+            .finish_with(answer, outcome.failed)
+            .map(|result| json_bytes_response(result).map(|bytes| ControlPlaneBody::Whole(bytes, call.permit)))
     }
 
     /// Completes when the key is no longer valid.
-    fn key_over(&self, identity: Identity) -> KeyOver {
+    fn key_invalidation(&self, identity: Identity) -> KeyInvalidation {
         let (auth, changes) = (Arc::clone(&self.parts.auth), self.parts.keys.clone());
         Box::pin(async move {
-            while timeout(KEY_LOOK, auth.wait_for_revocation(&identity, changes.clone())).await.is_err() {}
+            while timeout(KEY_CHECK_INTERVAL, auth.wait_for_revocation(&identity, changes.clone())).await.is_err() {}
         })
     }
 
     /// Returns the server of a call with its lists. To a key that cannot reach the server, it does not exist.
-    async fn listed(&self, call: &Call<'_>) -> Result<Listed, Problem> {
+    async fn find_served_server(&self, call: &AuthenticatedRequest<'_>) -> Result<ServedServer, Problem> {
         let reference = call.parameter(0);
         let topology = self.topology();
-        let endpoint = match server_alone(&topology.table, reference) {
+        let endpoint = match single_endpoint(&topology.table, reference) {
             Some(endpoint) => Some(endpoint),
             None => self.served_by_id(reference, &topology.table, call).await?,
         };
         let endpoint = endpoint.ok_or_else(|| Problem::not_found("server"))?;
         let server = &endpoint.servers[0].name;
-        let reaches = Reach::of(call.identity(), server, &topology.table).is_some();
+        let reaches = ServerReach::of(call.identity(), server, &topology.table).is_some();
         if !reaches && !call.sees_all_tools() {
             return Err(Problem::not_found("server"));
         }
@@ -229,26 +227,26 @@ impl Admin {
         let upstream = topology.upstream(UpstreamId(endpoint.servers[0].upstream));
         let legacy_only = upstream.is_some_and(|upstream| upstream.speaks(Era::Modern) == Some(false));
         let reason = if legacy_only {
-            Some(Reason::OtherEra)
+            Some(MissingReason::OtherEra)
         } else {
-            let merged = catalog.merged(&endpoint, View::Modern).await;
-            let missing = merged.missing(0).map(|missing| missing.reason.clone());
+            let merged = catalog.lists(&endpoint, View::Modern).await;
+            let missing = merged.missing_server(0).map(|missing| missing.reason.clone());
             if missing.is_none()
                 && upstream.is_none_or(|upstream| upstream.speaks(Era::Modern) != Some(false))
             {
-                return Ok(Listed { endpoint, merged, era: Era::Modern });
+                return Ok(ServedServer { endpoint, merged, era: Era::Modern });
             }
             missing
         };
         match reason {
-            None | Some(Reason::OtherEra | Reason::Unasked) => {
-                let merged = catalog.merged(&endpoint, View::Legacy(ClientCapabilities::default())).await;
-                match merged.missing(0) {
-                    None => Ok(Listed { endpoint, merged, era: Era::Legacy }),
-                    Some(missing) => Err(away(&missing.reason)),
+            None | Some(MissingReason::OtherEra | MissingReason::NotRequested) => {
+                let merged = catalog.lists(&endpoint, View::Legacy(ClientCapabilities::default())).await;
+                match merged.missing_server(0) {
+                    None => Ok(ServedServer { endpoint, merged, era: Era::Legacy }),
+                    Some(missing) => Err(unavailable(&missing.reason)),
                 }
             }
-            Some(reason) => Err(away(&reason)),
+            Some(reason) => Err(unavailable(&reason)),
         }
     }
 
@@ -258,7 +256,7 @@ impl Admin {
         &self,
         reference: &str,
         table: &RouteTable,
-        call: &Call<'_>,
+        call: &AuthenticatedRequest<'_>,
     ) -> Result<Option<Arc<Endpoint>>, Problem> {
         // Calls of clients do not wait for the store, unless they use a UUID, which only the store knows.
         if !call.is_admin() && Uuid::parse_str(reference).is_err() {
@@ -266,8 +264,8 @@ impl Admin {
         }
         let Some(row) = self.parts.store.server(reference).await? else { return Ok(None) };
         // A server of a file may be served under the name of this one.
-        let is_served = self.standing().serves(row.id);
-        let endpoint = server_alone(table, &row.name).filter(|_| is_served);
+        let is_served = self.standing().is_served(row.id);
+        let endpoint = single_endpoint(table, &row.name).filter(|_| is_served);
         if endpoint.is_none() && call.is_admin() {
             let detail = "this server is stored but not served; GET it to see why";
             return Err(Problem::new(StatusCode::CONFLICT, detail));
@@ -276,8 +274,8 @@ impl Admin {
     }
 }
 
-fn away(reason: &Reason) -> Problem {
-    Problem::later(format!("the server is not available: {}; nothing was called", reason.text()))
+fn unavailable(reason: &MissingReason) -> Problem {
+    Problem::unavailable(format!("the server is not available: {}; nothing was called", reason.text()))
 }
 
 fn accepts_events(headers: &HeaderMap) -> bool {
@@ -287,10 +285,10 @@ fn accepts_events(headers: &HeaderMap) -> bool {
     })
 }
 
-fn answer_events(begun: Begun) -> Result<Response<Body>, Problem> {
+fn answer_events(begun: CallStart) -> Result<Response<ControlPlaneBody>, Problem> {
     let body = match begun {
-        Begun::Events(events) => Body::Events(events),
-        Begun::Whole(event, permit) => Body::Whole(event?, Some(permit)),
+        CallStart::Events(events) => ControlPlaneBody::Events(events),
+        CallStart::Whole(event, permit) => ControlPlaneBody::Whole(event?, Some(permit)),
     };
     let mut response = Response::new(body);
     let headers = response.headers_mut();
@@ -301,30 +299,9 @@ fn answer_events(begun: Begun) -> Result<Response<Body>, Problem> {
     Ok(response)
 }
 
-/// Extracts the result of a call from a JSON-RPC response.
-pub fn result_of(message: &Bytes) -> Result<Value, Problem> {
-    let bad = || Problem::new(StatusCode::BAD_GATEWAY, "the server's answer is not the result of a tool call");
-    let mut message: Value = serde_json::from_slice(message).map_err(|_| bad())?;
-    if let Some(error) = message.get("error") {
-        let text: String =
-            error["message"].as_str().unwrap_or_default().chars().take(SAID_CHARS_MAX).collect();
-        let status = match error["code"].as_i64() {
-            Some(number) if number == i64::from(code::INVALID_PARAMS) => StatusCode::UNPROCESSABLE_ENTITY,
-            _ => StatusCode::BAD_GATEWAY,
-        };
-        return Err(Problem::new(status, format!("the server rejected the call: {text}")));
-    }
-    let result = message.get_mut("result").map(Value::take).filter(Value::is_object).ok_or_else(bad)?;
-    if result["resultType"] == "input_required" {
-        let detail = "the tool asks for input, which is only possible over MCP";
-        return Err(Problem::new(StatusCode::CONFLICT, detail));
-    }
-    Ok(result)
-}
-
 fn from_fault(fault: &Fault) -> Problem {
     let status = match fault.kind {
-        FaultKind::Overloaded => return Problem::later(fault.for_client()),
+        FaultKind::Overloaded => return Problem::unavailable(fault.for_client()),
         FaultKind::TimedOut => StatusCode::GATEWAY_TIMEOUT,
         _ => StatusCode::BAD_GATEWAY,
     };

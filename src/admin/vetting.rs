@@ -7,36 +7,37 @@ use serde_json::json;
 
 use super::definition::FieldError;
 use super::problem::Problem;
-use super::request::{json_body, ok};
-use super::servers::{TRIES, unprocessable};
-use super::views::{ApproveTools, ApprovedTools, ServerVetting, ToolChange};
-use super::{Admin, Call};
-use crate::catalog::{Approve, Kept, NotApproved, Pins, told};
+use super::request::{json_body, ok_response};
+use super::servers::{WRITE_ATTEMPTS_MAX, unprocessable};
+use super::views::{ApproveTools, ApprovedTools, ServerApprovalStatus, ToolChange};
+use super::control_plane::ControlPlane;
+use super::authenticated_request::AuthenticatedRequest;
+use crate::catalog::{ApprovalSelection, StoredPins, PinApprovalError, ToolPins, summarize_changes};
 use crate::store::{Binder, Bound, NewPins, StoreError, Uuid};
 
-impl Admin {
-    pub(super) async fn get_vetting(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
+impl ControlPlane {
+    pub(super) async fn get_vetting(&self, call: &AuthenticatedRequest<'_>) -> Result<Response<Bytes>, Problem> {
         let server = self.server_name(call.parameter(0)).await?;
-        let vetted = ServerVetting::new(self.parts.catalog.vetting().vetted(&server));
-        Ok(ok(&vetted.map_or_else(|| json!({}), |vetted| json!(vetted))))
+        let vetted = ServerApprovalStatus::new(self.parts.catalog.approvals().status(&server));
+        Ok(ok_response(&vetted.map_or_else(|| json!({}), |vetted| json!(vetted))))
     }
 
-    pub(super) async fn approve_tools(&self, call: &Call<'_>) -> Result<Response<Bytes>, Problem> {
+    pub(super) async fn approve_tools(&self, call: &AuthenticatedRequest<'_>) -> Result<Response<Bytes>, Problem> {
         let body = json_body(call.headers(), call.body())?;
         let asked = ApproveTools::deserialize(&body).map_err(|_| unprocessable(vec![unread()]))?;
-        let what = asked.tools.map_or(Approve::All, |tools| {
-            Approve::These(tools.into_iter().map(|tool| (tool.name, tool.digest)).collect())
+        let what = asked.tools.map_or(ApprovalSelection::All, |tools| {
+            ApprovalSelection::Tools(tools.into_iter().map(|tool| (tool.name, tool.digest)).collect())
         });
         let server = self.server_name(call.parameter(0)).await?;
-        for _ in 0..TRIES {
+        for _ in 0..WRITE_ATTEMPTS_MAX {
             let approved = match self.approve(&server, &what, call).await {
-                Err(Refused::Store(StoreError::Conflict)) => continue,
-                Err(Refused::Store(error)) => return Err(error.into()),
-                Err(Refused::Told(detail)) => return Err(Problem::new(StatusCode::CONFLICT, detail)),
+                Err(ApprovalError::Store(StoreError::Conflict)) => continue,
+                Err(ApprovalError::Store(error)) => return Err(error.into()),
+                Err(ApprovalError::Rejected(detail)) => return Err(Problem::new(StatusCode::CONFLICT, detail)),
                 Ok(approved) => approved,
             };
-            self.parts.catalog.follow_vetting().await;
-            return Ok(ok(&json!(ApprovedTools { approved })));
+            self.parts.catalog.apply_approvals().await;
+            return Ok(ok_response(&json!(ApprovedTools { approved })));
         }
         Err(StoreError::Conflict.into())
     }
@@ -44,28 +45,28 @@ impl Admin {
     async fn approve(
         &self,
         server: &str,
-        what: &Approve,
-        call: &Call<'_>,
-    ) -> Result<Vec<ToolChange>, Refused> {
+        what: &ApprovalSelection,
+        call: &AuthenticatedRequest<'_>,
+    ) -> Result<Vec<ToolChange>, ApprovalError> {
         let store = &self.parts.store;
         let Some(row) = store.tool_pins_of(server).await? else {
             // Nothing was listed yet, so nothing waits for approval.
-            Pins::default().approve(what)?;
+            ToolPins::default().approve(what)?;
             return Ok(Vec::new());
         };
         let opens = self.parts.auth.sealer().open_row(Bound::ToolPins(&row)).is_some();
-        let pins = Pins::from_json(&row.pins).filter(|_| opens);
-        let mut pins = pins.ok_or(Refused::Store(StoreError::Closed("tool pin record of a server")))?;
+        let pins = ToolPins::from_json(&row.pins).filter(|_| opens);
+        let mut pins = pins.ok_or(ApprovalError::Store(StoreError::Closed("tool pin record of a server")))?;
         let approved = pins.approve(what)?;
         if !approved.is_empty() {
             let new = NewPins {
                 server: server.to_owned(),
                 pins: pins.to_json(),
                 expect: Some(row.version),
-                told: Some(("server.tools.approve", told(&approved))),
+                told: Some(("server.tools.approve", summarize_changes(&approved))),
             };
             let row = store.put_tool_pins(new, call.audit()).await?;
-            self.parts.catalog.vetting().read_one(server, Some(Kept::Pins(pins, row.version)));
+            self.parts.catalog.approvals().load(server, Some(StoredPins::Pins(pins, row.version)));
         }
         Ok(approved.into_iter().map(ToolChange::from).collect())
     }
@@ -81,19 +82,19 @@ impl Admin {
 }
 
 /// Why nothing was approved.
-enum Refused {
+enum ApprovalError {
     Store(StoreError),
     /// The text is for the caller.
-    Told(String),
+    Rejected(String),
 }
 
-impl From<NotApproved> for Refused {
-    fn from(error: NotApproved) -> Self {
-        Self::Told(error.to_string())
+impl From<PinApprovalError> for ApprovalError {
+    fn from(error: PinApprovalError) -> Self {
+        Self::Rejected(error.to_string())
     }
 }
 
-impl From<StoreError> for Refused {
+impl From<StoreError> for ApprovalError {
     fn from(error: StoreError) -> Self {
         Self::Store(error)
     }

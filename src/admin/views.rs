@@ -6,10 +6,10 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::definition::FieldError;
-use crate::catalog::{Change, Held, Vetted, code_points};
+use crate::catalog::{ApprovalStatus, PinChange, QuarantineReason, format_code_points};
 use crate::store::{AuditRow, UsageRow};
 use crate::upstream::UpstreamStatus;
-use crate::upstream::stdio::Processes;
+use crate::upstream::stdio::ProcessStats;
 
 /// An API key to exchange for a token.
 #[derive(ToSchema)]
@@ -112,11 +112,11 @@ pub struct ServerProcesses {
     /// `running`; `idle`: none runs, because none is needed; `failed`: the last one failed, and the next call
     /// starts another.
     pub state: &'static str,
-    /// Processes that are running.
+    /// ProcessStats that are running.
     pub running: usize,
-    /// Processes started so far.
+    /// ProcessStats started so far.
     pub started: u64,
-    /// Processes started to replace a failed one.
+    /// ProcessStats started to replace a failed one.
     pub restarts: u64,
     /// The last failure, even if another process runs now.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -139,8 +139,8 @@ pub struct LastFailure {
 impl ServerCondition {
     /// Reasons of failures are included for administrators only.
     pub fn new(condition: UpstreamStatus, is_admin: bool) -> Self {
-        let UpstreamStatus { left_alone, failures_in_a_row, last_failure, processes } = condition;
-        let state = match (left_alone, failures_in_a_row) {
+        let UpstreamStatus { retry_in, failures_in_a_row, last_failure, processes } = condition;
+        let state = match (retry_in, failures_in_a_row) {
             (Some(_), _) => "left alone",
             (None, 1..) => "failing",
             (None, 0) => "ok",
@@ -152,16 +152,16 @@ impl ServerCondition {
         });
         // Rounded up, so that a retry is not too early.
         let retry_in_seconds =
-            left_alone.map(|wait| wait.as_millis().div_ceil(1000)).and_then(|s| s.try_into().ok());
+            retry_in.map(|wait| wait.as_millis().div_ceil(1000)).and_then(|s| s.try_into().ok());
         let processes = processes.map(|processes| ServerProcesses::new(processes, is_admin));
         Self { state, retry_in_seconds, last_failure, processes }
     }
 }
 
 impl ServerProcesses {
-    fn new(processes: Processes, is_admin: bool) -> Self {
+    fn new(processes: ProcessStats, is_admin: bool) -> Self {
         let state = processes.state();
-        let Processes { running, started, restarts, last_failure, .. } = processes;
+        let ProcessStats { running, started, restarts, last_failure, .. } = processes;
         let last_failure = last_failure.map(|failure| LastFailure {
             stage: failure.stage.text(),
             reason: is_admin.then_some(failure.message),
@@ -182,7 +182,8 @@ pub struct Warning {
 
 /// Tools of a server that changed since they were approved, or that contain invisible characters.
 #[derive(Serialize, ToSchema)]
-pub struct ServerVetting {
+#[schema(as = ServerVetting)]
+pub struct ServerApprovalStatus {
     /// Tools that wait for approval, as recorded in the database. They are quarantined if `changed_tools` is
     /// `quarantine`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -195,7 +196,7 @@ pub struct ServerVetting {
     /// unchanged.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
-    pub odd: Vec<OddTool>,
+    pub odd: Vec<ToolWithInvisibleCharacters>,
 }
 
 /// A tool whose definition changed since it was approved.
@@ -214,7 +215,8 @@ pub struct ToolChange {
 
 /// A tool whose texts contain invisible characters.
 #[derive(Serialize, ToSchema)]
-pub struct OddTool {
+#[schema(as = OddTool)]
+pub struct ToolWithInvisibleCharacters {
     /// The tool's name at the server.
     pub name: String,
     /// Some of the characters.
@@ -247,22 +249,22 @@ pub struct ApprovedTools {
     pub approved: Vec<ToolChange>,
 }
 
-impl ServerVetting {
+impl ServerApprovalStatus {
     /// Returns `None` if there is nothing to report.
-    pub fn new(vetted: Vetted) -> Option<Self> {
-        let Vetted { waiting, held, odd } = vetted;
-        let of_tool = |(name, odd)| OddTool { name, code_points: code_points(&odd) };
+    pub fn new(vetted: ApprovalStatus) -> Option<Self> {
+        let ApprovalStatus { waiting, quarantine: held, invisible_chars: odd } = vetted;
+        let of_tool = |(name, odd)| ToolWithInvisibleCharacters { name, code_points: format_code_points(&odd) };
         let view = Self {
             waiting: waiting.into_iter().map(ToolChange::from).collect(),
-            held: held.map(Held::text),
+            held: held.map(QuarantineReason::text),
             odd: odd.into_iter().map(of_tool).collect(),
         };
         (!view.waiting.is_empty() || view.held.is_some() || !view.odd.is_empty()).then_some(view)
     }
 }
 
-impl From<Change> for ToolChange {
-    fn from(Change { tool, changed, digest, since }: Change) -> Self {
+impl From<PinChange> for ToolChange {
+    fn from(PinChange { tool, changed, digest, since }: PinChange) -> Self {
         Self { name: tool, changed, digest, since }
     }
 }
@@ -277,14 +279,15 @@ pub struct TestResult {
     pub reason: Option<String>,
     /// What the server offers.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub found: Option<TestFound>,
+    pub found: Option<TestSummary>,
     /// How long the test took.
     pub milliseconds: u64,
 }
 
 /// What a server offers.
 #[derive(Serialize, ToSchema)]
-pub struct TestFound {
+#[schema(as = TestFound)]
+pub struct TestSummary {
     /// `modern` or `legacy`.
     pub era: &'static str,
     /// The number of tools.
@@ -390,7 +393,7 @@ pub struct SessionView {
     /// Whether the client has an event stream open.
     pub has_stream: bool,
     /// Whether no call is in flight.
-    pub is_idle: bool,
+    pub is_quiet: bool,
 }
 
 /// The outcome of an import.

@@ -3,13 +3,13 @@
 use std::future::Future;
 use std::pin::Pin;
 
-use crate::admin::{self, Admin};
-use crate::server::{ControlBody, ControlPlane, ControlRequest, ControlResponse};
+use crate::admin::{self, ControlPlane};
+use crate::server::{ControlBody, ControlRequest, ControlResponse, ControlService};
 
 /// The administration as the server's control plane.
-pub struct AdminControlPlane(pub Admin);
+pub struct AdminControlPlane(pub ControlPlane);
 
-impl ControlPlane for AdminControlPlane {
+impl ControlService for AdminControlPlane {
     fn methods(&self, path: &str) -> Option<String> {
         admin::methods(path)
     }
@@ -20,10 +20,10 @@ impl ControlPlane for AdminControlPlane {
     ) -> Pin<Box<dyn Future<Output = ControlResponse> + 'a>> {
         let ControlRequest { head, body, counters, metrics } = request;
         Box::pin(async move {
-            let response = self.0.answer(admin::Asked { head, body, counters, metrics }).await;
+            let response = self.0.respond(admin::ControlPlaneRequest { head, body, counters, metrics }).await;
             response.map(|body| match body {
-                admin::Body::Whole(bytes, permit) => ControlBody::Whole(bytes, permit),
-                admin::Body::Events(events) => ControlBody::Stream(events),
+                admin::ControlPlaneBody::Whole(bytes, permit) => ControlBody::Whole(bytes, permit),
+                admin::ControlPlaneBody::Events(events) => ControlBody::Stream(events),
             })
         })
     }

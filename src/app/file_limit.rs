@@ -67,13 +67,13 @@ fn files_for_server(server: &upstream::Config) -> u64 {
 
 /// Returns a message if the configuration needs more files than this process may open.
 pub fn shortage(config: &Config) -> Option<String> {
-    FileBudget::new(config, child::files_allowed()).shortage()
+    FileBudget::new(config, child::file_limit_max()).shortage()
 }
 
 /// Raises the soft limit to the hard limit, and returns the server's configuration with `connections_max` lowered to what
 /// fits.
 pub(super) fn fit_to_limit(config: &Config, door: &Door) -> server::Config {
-    let budget = FileBudget::new(config, child::raise_files());
+    let budget = FileBudget::new(config, child::raise_file_limit());
     // No warning for a single client, which has a connection or two.
     if let Some(text) = budget.shortage().filter(|_| *door == Door::Public) {
         tracing::warn!("{text}");

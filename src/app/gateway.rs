@@ -21,18 +21,18 @@ use super::shutdown_signals::{ShutdownSignals, install_hangup};
 use super::startup_info::StartupInfo;
 use super::{file_limit, tls};
 use crate::admin::definition::ServingPolicy;
-use crate::admin::{self, Admin, Errands};
+use crate::admin::{self, ControlPlane, AdminJobs};
 use crate::auth::{Authenticator, Sealer};
 use crate::bridge::{LegacyAdapter, ModernAdapter};
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, CatalogTask};
 use crate::config::Config;
-use crate::journal::usage::Outbox;
+use crate::journal::usage::UsageSpool;
 use crate::limits::Limits;
 use crate::server::{self, Door, Shared, Workers};
-use crate::session::{ResumableStreams, Sessions};
+use crate::session::{ResumableStreams, SessionTable};
 use crate::store::{Retention, Store};
 use crate::topology::{Topology, TopologyBuilder};
-use crate::upstream::stdio::Health;
+use crate::upstream::stdio::StdioHealth;
 use crate::upstream::{TlsRoots, Upstream};
 
 /// The file in the data directory that holds the servers and endpoints last read from a database server.
@@ -74,16 +74,16 @@ impl App {
         let (source, state) = read_stored_config(&config, &authenticator, &store, &serving).await;
         let topology = builder.build_next(state.merged().servers.clone(), state.merged().endpoints.clone());
         state.publish_standing(&topology, 0);
-        let (catalog, keeper) = Catalog::new(config.catalog.clone(), &topology);
-        let sessions = Arc::new(Sessions::new(config.session.clone(), Arc::clone(authenticator.sealer())));
+        let (catalog, catalog_inbox) = Catalog::new(config.catalog.clone(), &topology);
+        let sessions = Arc::new(SessionTable::new(config.session.clone(), Arc::clone(authenticator.sealer())));
         let (phase, phases) = watch::channel(ShutdownPhase::Serve);
         let (counters, outbox) = usage::open_journal(&config.data_dir, config.server.workers, &door)?.unzip();
         let (topology_sender, topology_receiver) = watch::channel(Arc::clone(&topology));
         let (keys_changed, workers_ended) = (watch::Sender::new(0), watch::Sender::new(ShutdownPhase::Serve));
         let limits = Arc::new(Limits::new(config.limits.clone()));
         let metrics = trace_export::new_metrics(&config);
-        let (errands, runner) = Errands::new();
-        let admin = Admin::new(admin::Parts {
+        let (errands, runner) = AdminJobs::new();
+        let admin = ControlPlane::new(admin::ControlPlaneParts {
             auth: Arc::clone(&authenticator),
             store: store.clone(),
             catalog: Arc::clone(&catalog),
@@ -101,7 +101,7 @@ impl App {
         });
         let changes = admin.topology_changes();
         let shared = Arc::new(Shared {
-            guard: server::Guard::new(&config.server),
+            guard: server::OriginGuard::new(&config.server),
             config: file_limit::fit_to_limit(&config, &door),
             auth: Arc::clone(&authenticator),
             topology: topology_receiver,
@@ -112,7 +112,7 @@ impl App {
             limits,
             usage: counters,
             metrics,
-            control: Arc::new(AdminControlPlane(admin)),
+            control_plane: Arc::new(AdminControlPlane(admin)),
             phase: phases,
             keys: keys_changed.subscribe(),
         });
@@ -121,9 +121,9 @@ impl App {
         // After everything that can fail: a key that is created and never shown is lost.
         let first_key = create_key_at_first_start(&config, &store, &authenticator).await?;
         spawn_local(runner.run());
-        spawn_local(keeper.plant().run());
+        spawn_local(CatalogTask::new(catalog_inbox).run());
         let info = StartupInfo::new(&config, workers.url.clone(), first_key, state.merged());
-        topology.table.find_by_path("/mcp").iter().for_each(|endpoint| catalog.list_early(endpoint));
+        topology.table.find_by_path("/mcp").iter().for_each(|endpoint| catalog.prefetch(endpoint));
         let publisher = Publisher::new(builder, topology_sender, Arc::clone(&shared));
         let seen = store.watch();
         spawn_local(tool_pins::sync(
@@ -226,7 +226,7 @@ fn spawn_cleanup(store: &Store, retention: Retention) {
 
 /// Delivers usage counts to the store until the workers have ended.
 fn spawn_usage_delivery(
-    outbox: Option<Outbox>,
+    outbox: Option<UsageSpool>,
     store: Store,
     workers_ended: watch::Receiver<ShutdownPhase>,
 ) -> JoinHandle<()> {
@@ -251,9 +251,9 @@ async fn stop_upstreams(topology: &watch::Receiver<Arc<Topology>>) {
 
 async fn stop_upstream(upstream: Arc<Upstream>) {
     if let Some(health) = upstream.process_health().await {
-        let Health { started, failed, nonsense, unmeant, lost, refused, .. } = health;
+        let StdioHealth { started, failed, invalid_lines, undeliverable, dropped, refused_requests, .. } = health;
         let server = upstream.name();
-        tracing::info!(%server, started, failed, nonsense, unmeant, lost, refused, "stopping the server's processes");
+        tracing::info!(%server, started, failed, invalid_lines, undeliverable, dropped, refused_requests, "stopping the server's processes");
         upstream.stop().await;
     }
 }

@@ -7,17 +7,17 @@ use http::StatusCode;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::Config;
-use super::merge::{Item, ListKind, ServerLists};
+use super::config::Config;
+use super::list::{ListItem, ListKind, ServerLists};
 use super::view::{modern_headers, modern_meta};
 use crate::session::{
-    BufferedRequest, BufferedResponse, ServerCapabilities, ServerFeatures, UpstreamSession, ask,
+    BufferedRequest, BufferedResponse, ServerCapabilities, ServerFeatures, UpstreamSession, send_buffered,
 };
 use crate::upstream::UpstreamPool;
 use metamcp_core::protocol::{Era, McpMethod, code};
 
 /// How a list is requested.
-pub enum Asker<'a> {
+pub enum FetchMode<'a> {
     Legacy(&'a UpstreamSession),
     /// Without a session. Holds what `server/discover` returned.
     Modern(ServerFeatures),
@@ -31,20 +31,20 @@ pub enum FetchError {
     /// The server speaks only the other era.
     OtherEra,
     /// The lists would need a session, and no client has asked for them.
-    Unasked,
+    NotRequested,
     /// The text is for clients.
     Failed(String),
 }
 
 /// Fetches every page of every list that the server offers.
-pub async fn lists(
+pub async fn fetch_lists(
     pool: &Rc<UpstreamPool>,
     config: &Config,
-    asker: &Asker<'_>,
+    mode: &FetchMode<'_>,
 ) -> Result<ServerLists, FetchError> {
-    let features = match asker {
-        Asker::Legacy(ready) => (*ready.features).clone(),
-        Asker::Modern(features) => features.clone(),
+    let features = match mode {
+        FetchMode::Legacy(upstream_session) => (*upstream_session.features).clone(),
+        FetchMode::Modern(features) => features.clone(),
     };
     let mut lists = ServerLists { features, ..ServerLists::default() };
     for kind in ListKind::ALL {
@@ -54,48 +54,48 @@ pub async fn lists(
             ListKind::Resources | ListKind::Templates => lists.features.resources,
         };
         if offered {
-            pages(pool, config, asker, kind, &mut lists).await?;
+            fetch_list(pool, config, mode, kind, &mut lists).await?;
         }
     }
     Ok(lists)
 }
 
 /// Fetches every page of one list. Bounded in pages, items and bytes; a cursor that repeats ends it.
-async fn pages(
+async fn fetch_list(
     pool: &Rc<UpstreamPool>,
     config: &Config,
-    asker: &Asker<'_>,
+    mode: &FetchMode<'_>,
     kind: ListKind,
     lists: &mut ServerLists,
 ) -> Result<(), FetchError> {
     let mut cursor: Option<String> = None;
     let mut bytes = 0;
     for page in 0..config.pages_max {
-        let heard = send(pool, asker, method(kind), cursor.as_deref()).await?;
-        bytes += heard.message.len();
+        let response = request_page(pool, mode, method(kind), cursor.as_deref()).await?;
+        bytes += response.message.len();
         if bytes > config.list_bytes_max {
-            return Err(too_much(kind, "bytes"));
+            return Err(too_many(kind, "bytes"));
         }
-        let Some(read) = read_page(&heard, kind)? else {
+        let Some(parsed) = parse_page(&response, kind)? else {
             // A server may offer resources and not know `resources/templates/list`.
-            return if page == 0 { Ok(()) } else { Err(too_much(kind, "errors between pages")) };
+            return if page == 0 { Ok(()) } else { Err(too_many(kind, "errors between pages")) };
         };
-        lists.ttl_ms = lists.ttl_ms.into_iter().chain(read.ttl_ms).min();
-        lists.private |= read.private;
-        lists.items[kind.index()].extend(read.items);
+        lists.ttl_ms = lists.ttl_ms.into_iter().chain(parsed.ttl_ms).min();
+        lists.private |= parsed.private;
+        lists.items[kind.index()].extend(parsed.items);
         if lists.items[kind.index()].len() > config.items_max {
-            return Err(too_much(kind, "items"));
+            return Err(too_many(kind, "items"));
         }
-        match read.next_cursor {
+        match parsed.next_cursor {
             Some(next) if cursor.as_ref() != Some(&next) => cursor = Some(next),
-            Some(_) => return Err(too_much(kind, "pages: its cursor goes round")),
+            Some(_) => return Err(too_many(kind, "pages: its cursor repeats")),
             None => return Ok(()),
         }
     }
-    Err(too_much(kind, "pages"))
+    Err(too_many(kind, "pages"))
 }
 
-fn too_much(kind: ListKind, what: &str) -> FetchError {
+fn too_many(kind: ListKind, what: &str) -> FetchError {
     FetchError::Failed(format!("its list of {} has too many {what}", kind.member()))
 }
 
@@ -108,9 +108,9 @@ const fn method(kind: ListKind) -> McpMethod {
     }
 }
 
-async fn send(
+async fn request_page(
     pool: &Rc<UpstreamPool>,
-    asker: &Asker<'_>,
+    mode: &FetchMode<'_>,
     method: McpMethod,
     cursor: Option<&str>,
 ) -> Result<BufferedResponse, FetchError> {
@@ -119,35 +119,40 @@ async fn send(
         params.insert("cursor".into(), cursor.into());
     }
     let mut params = serde_json::Value::Object(params).to_string();
-    let (ready, modern) = match asker {
-        Asker::Legacy(ready) => (Some(*ready), None),
-        Asker::Modern(_) => {
+    let (upstream_session, modern_headers) = match mode {
+        FetchMode::Legacy(upstream_session) => (Some(*upstream_session), None),
+        FetchMode::Modern(_) => {
             let comma = if params.len() > 2 { "," } else { "" };
             params = format!("{{\"_meta\":{}{comma}{}", modern_meta(), &params[1..]);
             (None, Some(modern_headers()))
         }
     };
     let message = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{}","params":{params}}}"#, method.as_str());
-    let asked = BufferedRequest { method, message: message.into(), ready, modern };
-    let heard = ask(pool, asked).await.map_err(|error| {
+    let request = BufferedRequest {
+        method,
+        message: message.into(),
+        session: upstream_session,
+        modern_headers,
+    };
+    let response = send_buffered(pool, request).await.map_err(|error| {
         FetchError::Failed(error.into_fault(pool.upstream().name()).for_client().to_owned())
     })?;
-    let lost = matches!(heard.status, StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST)
-        && ready.is_some_and(|ready| ready.session_id.is_some());
-    if lost { Err(FetchError::SessionLost) } else { Ok(heard) }
+    let lost = matches!(response.status, StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST)
+        && upstream_session.is_some_and(|session| session.session_id.is_some());
+    if lost { Err(FetchError::SessionLost) } else { Ok(response) }
 }
 
-struct PageRead {
-    items: Vec<Item>,
+struct ListPage {
+    items: Vec<ListItem>,
     next_cursor: Option<String>,
     ttl_ms: Option<u64>,
     private: bool,
 }
 
 /// Parses one page; `None` if the server does not have the list.
-fn read_page(heard: &BufferedResponse, kind: ListKind) -> Result<Option<PageRead>, FetchError> {
-    let nonsense = || FetchError::Failed(format!("its list of {} is not what MCP asks for", kind.member()));
-    let answer: Answer<'_> = serde_json::from_slice(&heard.message).map_err(|_| nonsense())?;
+fn parse_page(response: &BufferedResponse, kind: ListKind) -> Result<Option<ListPage>, FetchError> {
+    let invalid = || FetchError::Failed(format!("its list of {} does not conform to MCP", kind.member()));
+    let answer: ListResponse<'_> = serde_json::from_slice(&response.message).map_err(|_| invalid())?;
     if let Some(error) = answer.error {
         return if error.code == code::METHOD_NOT_FOUND {
             Ok(None)
@@ -155,7 +160,7 @@ fn read_page(heard: &BufferedResponse, kind: ListKind) -> Result<Option<PageRead
             Err(FetchError::Failed(format!("it answered its list of {} with an error", kind.member())))
         };
     }
-    let page = answer.result.ok_or_else(nonsense)?;
+    let page = answer.result.ok_or_else(invalid)?;
     let raws = match kind {
         ListKind::Tools => page.tools,
         ListKind::Prompts => page.prompts,
@@ -163,8 +168,8 @@ fn read_page(heard: &BufferedResponse, kind: ListKind) -> Result<Option<PageRead
         ListKind::Templates => page.templates,
     };
     // An item without a usable name cannot be called; the others can.
-    let items = raws.into_iter().filter_map(|raw| read_item(&heard.message, raw, kind)).collect();
-    Ok(Some(PageRead {
+    let items = raws.into_iter().filter_map(|raw| parse_item(&response.message, raw, kind)).collect();
+    Ok(Some(ListPage {
         items,
         next_cursor: page.next_cursor,
         ttl_ms: page.ttl_ms,
@@ -172,9 +177,9 @@ fn read_page(heard: &BufferedResponse, kind: ListKind) -> Result<Option<PageRead
     }))
 }
 
-fn read_item(message: &Bytes, raw: &RawValue, kind: ListKind) -> Option<Item> {
+fn parse_item(message: &Bytes, raw: &RawValue, kind: ListKind) -> Option<ListItem> {
     let text = raw.get();
-    let keys: Keys<'_> = serde_json::from_str(text).ok()?;
+    let keys: ItemKeys<'_> = serde_json::from_str(text).ok()?;
     let key = match kind {
         ListKind::Tools | ListKind::Prompts => keys.name,
         ListKind::Resources => keys.uri,
@@ -183,7 +188,7 @@ fn read_item(message: &Bytes, raw: &RawValue, kind: ListKind) -> Option<Item> {
     .get();
     // Both are slices of one text, so the difference of their addresses is the offset of the key.
     let key_start = (key.as_ptr() as usize).checked_sub(text.as_ptr() as usize)?;
-    Some(Item {
+    Some(ListItem {
         key: serde_json::from_str(key).ok()?,
         raw: message.slice_ref(text.as_bytes()),
         key_start,
@@ -194,7 +199,7 @@ fn read_item(message: &Bytes, raw: &RawValue, kind: ListKind) -> Option<Item> {
 /// Returns the features from `server/discover` if the server speaks the Modern era (MCP 2026-07-28,
 /// versioning). Records with the upstream whether it does.
 pub async fn discover(pool: &Rc<UpstreamPool>) -> Result<ServerFeatures, FetchError> {
-    let discovered = ask_discover(pool).await;
+    let discovered = request_discover(pool).await;
     match &discovered {
         Ok(_) => pool.upstream().set_spoken(Era::Modern, Some(true)),
         Err(FetchError::OtherEra) => pool.upstream().set_spoken(Era::Modern, Some(false)),
@@ -204,48 +209,48 @@ pub async fn discover(pool: &Rc<UpstreamPool>) -> Result<ServerFeatures, FetchEr
     discovered
 }
 
-async fn ask_discover(pool: &Rc<UpstreamPool>) -> Result<ServerFeatures, FetchError> {
+async fn request_discover(pool: &Rc<UpstreamPool>) -> Result<ServerFeatures, FetchError> {
     let message = format!(
         r#"{{"jsonrpc":"2.0","id":1,"method":"server/discover","params":{{"_meta":{}}}}}"#,
         modern_meta()
     );
-    let asked = BufferedRequest {
+    let request = BufferedRequest {
         method: McpMethod::Discover,
         message: message.into(),
-        ready: None,
-        modern: Some(modern_headers()),
+        session: None,
+        modern_headers: Some(modern_headers()),
     };
-    let heard = ask(pool, asked).await.map_err(|error| {
+    let response = send_buffered(pool, request).await.map_err(|error| {
         FetchError::Failed(error.into_fault(pool.upstream().name()).for_client().to_owned())
     })?;
-    let status = heard.status;
+    let status = response.status;
     // Rejected credentials, a failure or an overload say nothing about the era.
     if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS)
         || status.is_server_error()
     {
         return Err(FetchError::Failed(format!("it answered with HTTP {}", status.as_u16())));
     }
-    let answer: Option<DiscoverAnswer> = serde_json::from_slice(&heard.message).ok();
+    let answer: Option<DiscoverResponse> = serde_json::from_slice(&response.message).ok();
     let Some(answer) = answer else { return Err(FetchError::OtherEra) };
     if let Some(result) = answer.result {
         return Ok(result.capabilities.features(result.instructions));
     }
     let modern_code = answer.error.is_some_and(|error| (-32022..=-32020).contains(&error.code));
     if modern_code {
-        return Err(FetchError::Failed("it refuses revision 2026-07-28".to_owned()));
+        return Err(FetchError::Failed("it rejects revision 2026-07-28".to_owned()));
     }
     Err(FetchError::OtherEra)
 }
 
 #[derive(Deserialize)]
-struct Answer<'a> {
+struct ListResponse<'a> {
     #[serde(borrow)]
-    result: Option<Page<'a>>,
+    result: Option<RawPage<'a>>,
     error: Option<ErrorObject>,
 }
 
 #[derive(Deserialize)]
-struct DiscoverAnswer {
+struct DiscoverResponse {
     result: Option<DiscoverResult>,
     error: Option<ErrorObject>,
 }
@@ -262,7 +267,7 @@ struct ErrorObject {
 }
 
 #[derive(Deserialize)]
-struct Page<'a> {
+struct RawPage<'a> {
     #[serde(borrow, default)]
     tools: Vec<&'a RawValue>,
     #[serde(borrow, default)]
@@ -280,7 +285,7 @@ struct Page<'a> {
 }
 
 #[derive(Deserialize)]
-struct Keys<'a> {
+struct ItemKeys<'a> {
     #[serde(borrow)]
     name: Option<&'a RawValue>,
     #[serde(borrow)]

@@ -6,30 +6,30 @@ use metamcp_core::base::ServerName;
 
 /// A server whose items are missing from a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Missing {
+pub struct MissingServer {
     pub server: ServerName,
     /// The position of the server in the endpoint.
-    pub place: usize,
-    pub reason: Reason,
+    pub server_index: usize,
+    pub reason: MissingReason,
 }
 
 /// Why a server's items are missing.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Reason {
+pub enum MissingReason {
     /// Its first response is pending.
     Loading,
     /// It speaks only the other era.
     OtherEra,
     /// It speaks only the Legacy era, and no Modern client has asked for it.
-    Unasked,
+    NotRequested,
     /// Its response takes longer than a list request waits, and is still pending.
     Slow,
-    Failed(Failed),
+Failed(ListFailure),
 }
 
 /// How a server failed to list. For clients: without addresses and without the output of a program.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failed {
+pub struct ListFailure {
     /// What the server did.
     pub text: String,
     /// How far the request got.
@@ -39,30 +39,30 @@ pub struct Failed {
     pub since: Option<u64>,
 }
 
-impl Missing {
+impl MissingServer {
     /// Returns the entry for `_meta` of a list.
     pub fn to_json(&self) -> Value {
         let (server, state) = (self.server.as_str(), self.reason.state());
-        let mut said = json!({"server": server, "state": state, "reason": self.reason.text()});
-        if let Reason::Failed(Failed { stage, since, .. }) = &self.reason {
+        let mut entry = json!({"server": server, "state": state, "reason": self.reason.text()});
+        if let MissingReason::Failed(ListFailure { stage, since, .. }) = &self.reason {
             if let Some(since) = since {
-                said["since"] = (*since).into();
+                entry["since"] = (*since).into();
             }
             if let Some(stage) = stage {
-                said["stage"] = (*stage).into();
+                entry["stage"] = (*stage).into();
             }
         }
-        said
+        entry
     }
 }
 
-impl Reason {
+impl MissingReason {
     /// Returns the text for clients.
     pub fn text(&self) -> &str {
         match self {
             Self::Loading => "it has not answered yet",
             Self::Slow => "it is slow to list",
-            Self::Unasked => "it speaks earlier revisions, and is listed when a client of this one asks",
+            Self::NotRequested => "it speaks earlier revisions, and is listed when a client of this one asks",
             Self::OtherEra => "it does not speak this revision of the protocol",
             Self::Failed(failed) => &failed.text,
         }
@@ -73,7 +73,7 @@ impl Reason {
         match self {
             Self::Loading => "loading",
             Self::Slow => "slow",
-            Self::Unasked => "unasked",
+            Self::NotRequested => "unasked",
             Self::OtherEra => "other era",
             Self::Failed(_) => "failed",
         }

@@ -1,51 +1,56 @@
-//! The lists of all upstreams: fetched once per server and view, merged per endpoint, kept as ready bytes.
+//! The catalog: the lists of tools, prompts and resources of all servers. They are fetched once per server
+//! and view, merged per endpoint, and published as ready bytes.
 //!
-//! Invariants: a list request never waits longer than its deadline for a upstream, and what is missing is
-//! named; a name is a pure function of configuration and of the server's own name for it; what one kind of
-//! client is shown by a server is not shown to another kind; a tool that is held back is in no list.
+//! ```text
+//! worker:    handle.rs     reads snapshots, requests missing ones
+//! main task: task.rs       merges what was fetched (merge.rs), publishes snapshots (merged.rs, listing.rs)
+//!            refresher.rs  keeps the lists of one server fresh for one view (fetch.rs, list.rs)
+//!            approvals.rs  quarantines tools that changed since approval (pins.rs, fingerprint.rs)
+//! ```
 //!
-//! Everything that fetches and merges runs on the main thread (the *keeper*), never on a worker; workers read
-//! published snapshots. Does not know: HTTP towards clients, keys, or sessions of clients.
+//! Invariants: a list request never waits longer than its deadline for a server, and what is missing is
+//! named; an advertised name is a pure function of the configuration and of the server's own name; what a
+//! server shows to one kind of client is not shown to another kind; a quarantined tool is in no list.
+//!
+//! Everything that fetches and merges runs on the main thread, never on a worker. Does not know: HTTP towards
+//! clients, keys, or sessions of clients.
 
+mod approvals;
+mod capabilities;
+mod config;
 mod cursor;
 mod fetch;
-mod keeper;
-mod member;
+mod fingerprint;
+mod handle;
+mod list;
+mod listing;
 mod merge;
+mod merged;
 mod missing;
-mod offer;
 mod pins;
-mod print;
 mod probe;
-mod retold;
-mod vetting;
+mod quarantine;
+mod refresher;
+mod server_approvals;
+mod stored_pins;
+mod task;
+mod tool_override;
 mod view;
 
-use std::time::Duration;
-
+pub use approvals::{ApprovalStatus, ToolApprovals};
+pub use config::Config;
 pub use fetch::{FetchError, discover};
-pub use keeper::{Catalog, Keeper, KeeperSeed};
-pub use merge::{HiddenItem, Item, ListKind, Listed, Listing, Merged, NAME_BYTES_MAX, ServerLists, merge};
-pub use missing::{Failed, Missing, Reason};
-pub use pins::{Approve, Change, NotApproved, Pins, told};
-pub use probe::{Probed, probe};
-pub use retold::retold;
-pub use vetting::{Held, HeldTools, Kept, RESTORE, ToKeep, Vetted, Vetting, code_points};
+pub use fingerprint::format_code_points;
+pub use handle::{Catalog, CatalogInbox};
+pub use list::{ListItem, ListKind, NAME_BYTES_MAX, ServerLists};
+pub use listing::Listing;
+pub use merge::merge;
+pub use merged::{HiddenItem, MergedLists, ServerListing};
+pub use missing::{ListFailure, MissingReason, MissingServer};
+pub use pins::{PinApprovalError, ApprovalSelection, PinChange, ToolPins, summarize_changes};
+pub use probe::{ProbeResult, probe};
+pub use quarantine::{QuarantineReason, QuarantinedTools};
+pub use stored_pins::{PinsUpdate, RESTORE_ACTION, StoredPins};
+pub use task::CatalogTask;
+pub use tool_override::apply_override;
 pub use view::{View, modern_headers, modern_meta};
-
-/// Bounds of the catalog.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Config {
-    /// A list request never waits longer than this for a upstream; what is missing is named in `_meta`.
-    pub list_deadline: Duration,
-    /// A list older than this is fetched again in the background when next asked for.
-    pub refresh_after: Duration,
-    /// Pages taken from one upstream for one list.
-    pub pages_max: usize,
-    /// Items taken from one upstream for one list.
-    pub items_max: usize,
-    /// Bytes taken from one upstream for one list.
-    pub list_bytes_max: usize,
-    /// Items on one page towards clients.
-    pub page_items: usize,
-}

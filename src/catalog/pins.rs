@@ -6,35 +6,36 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::print::{Print, SeenTool};
+use super::fingerprint::{ListedTool, ToolFingerprint};
 
 /// The pins of a server that was listed at least once.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Pins {
-    tools: BTreeMap<String, Pinned>,
+pub struct ToolPins {
+    tools: BTreeMap<String, ToolPin>,
 }
 
 /// The pin of one tool.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Pinned {
+struct ToolPin {
     /// Oldest first. There are several if the server shows different definitions to different kinds of
     /// client.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    approved: Vec<Print>,
+    approved: Vec<ToolFingerprint>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    waiting: Option<Waiting>,
+    waiting: Option<PendingApproval>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-struct Waiting {
-    print: Print,
+struct PendingApproval {
+    #[serde(rename = "print")]
+    fingerprint: ToolFingerprint,
     /// Seconds since 1970.
     since: u64,
 }
 
 /// A tool that differs from what was approved.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Change {
+pub struct PinChange {
     /// The server's own name of the tool.
     #[serde(rename = "name")]
     pub tool: String,
@@ -49,21 +50,21 @@ pub struct Change {
 
 /// Which changes are approved.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Approve {
+pub enum ApprovalSelection {
     All,
     /// The changes of these tools. With a digest, only a definition with that digest is approved.
-    These(Vec<(String, Option<String>)>),
+    Tools(Vec<(String, Option<String>)>),
 }
 
 /// Why nothing is approved.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum NotApproved {
+pub enum PinApprovalError {
     /// The tool is unchanged or does not exist.
-    #[error("nothing of the tool {0:?} waits to be approved")]
-    NotWaiting(String),
+    #[error("no change of the tool {0:?} waits for approval")]
+    NotPending(String),
     /// The definition has changed again since it was looked at.
-    #[error("the tool {0:?} has changed again: look at what it is now, and approve that")]
-    Other(String),
+    #[error("the tool {0:?} has changed again; review the current definition and approve that")]
+    ChangedAgain(String),
 }
 
 /// Tools of one server with a pin: as many as are taken from a list by default. Those beyond are reported as
@@ -74,9 +75,9 @@ const TOOLS_MAX: usize = 10_000;
 const APPROVED_MAX: usize = 4;
 
 /// Tools that one log entry names; it also has the total.
-pub const TOLD_MAX: usize = 20;
+pub const LOGGED_TOOLS_MAX: usize = 20;
 
-impl Pins {
+impl ToolPins {
     /// Parses the stored form; `None` if no version known to this program wrote it.
     pub fn from_json(value: &Value) -> Option<Self> {
         Self::deserialize(value).ok()
@@ -93,38 +94,38 @@ impl Pins {
     }
 
     /// Returns how a tool differs from what was approved; `None` if it does not.
-    pub fn differs(&self, tool: &SeenTool) -> Option<Option<Vec<&'static str>>> {
-        let approved = self.tools.get(&tool.name).map_or(&[][..], |pinned| &pinned.approved);
-        if approved.contains(&tool.print) {
+    pub fn difference(&self, tool: &ListedTool) -> Option<Option<Vec<&'static str>>> {
+        let approved = self.tools.get(&tool.name).map_or(&[][..], |pin| &pin.approved);
+        if approved.contains(&tool.fingerprint) {
             return None;
         }
-        Some(approved.last().map(|before| tool.print.changed_since(before)))
+        Some(approved.last().map(|before| tool.fingerprint.changed_since(before)))
     }
 
     /// Returns the changes that wait for approval.
-    pub fn waiting(&self) -> Vec<Change> {
-        let waiting = |(name, pinned): (&String, &Pinned)| {
-            let Waiting { print, since } = pinned.waiting?;
-            let changed = pinned.approved.last().map(|before| print.changed_since(before));
-            Some(Change { tool: name.clone(), changed, digest: print.digest(), since })
+    pub fn waiting(&self) -> Vec<PinChange> {
+        let change_of = |(name, pin): (&String, &ToolPin)| {
+            let PendingApproval { fingerprint, since } = pin.waiting?;
+            let changed = pin.approved.last().map(|before| fingerprint.changed_since(before));
+            Some(PinChange { tool: name.clone(), changed, digest: fingerprint.digest(), since })
         };
-        self.tools.iter().filter_map(waiting).collect()
+        self.tools.iter().filter_map(change_of).collect()
     }
 
     /// Approves the listed tools. Returns the changes.
-    pub fn accept<'a>(&mut self, seen: impl IntoIterator<Item = &'a SeenTool>, now: u64) -> Vec<Change> {
+    pub fn approve_listed<'a>(&mut self, tools: impl IntoIterator<Item = &'a ListedTool>, now: u64) -> Vec<PinChange> {
         let mut changes = Vec::new();
-        for tool in seen {
-            let Some(changed) = self.differs(tool) else { continue };
-            changes.push(Change {
+        for tool in tools {
+            let Some(changed) = self.difference(tool) else { continue };
+            changes.push(PinChange {
                 tool: tool.name.clone(),
                 changed,
-                digest: tool.print.digest(),
+                digest: tool.fingerprint.digest(),
                 since: now,
             });
-            if let Some(pinned) = self.of(&tool.name) {
-                pinned.approve(tool.print);
-                pinned.waiting = None;
+            if let Some(pin) = self.pin_mut(&tool.name) {
+                pin.approve(tool.fingerprint);
+                pin.waiting = None;
             }
         }
         changes
@@ -132,52 +133,50 @@ impl Pins {
 
     /// Makes listed tools that are not approved wait for approval, unless a change of the tool waits already.
     /// Returns the new changes.
-    pub fn hold<'a>(&mut self, seen: impl IntoIterator<Item = &'a SeenTool>, now: u64) -> Vec<Change> {
+    pub fn add_pending<'a>(&mut self, tools: impl IntoIterator<Item = &'a ListedTool>, now: u64) -> Vec<PinChange> {
         let mut changes = Vec::new();
-        for tool in seen {
-            let Some(changed) = self.differs(tool) else { continue };
-            let Some(pinned) = self.of(&tool.name).filter(|pinned| pinned.waiting.is_none()) else {
-                continue;
-            };
-            pinned.waiting = Some(Waiting { print: tool.print, since: now });
-            let (tool, digest) = (tool.name.clone(), tool.print.digest());
-            changes.push(Change { tool, changed, digest, since: now });
+        for tool in tools {
+            let Some(changed) = self.difference(tool) else { continue };
+            let Some(pin) = self.pin_mut(&tool.name).filter(|pin| pin.waiting.is_none()) else { continue };
+            pin.waiting = Some(PendingApproval { fingerprint: tool.fingerprint, since: now });
+            let (tool, digest) = (tool.name.clone(), tool.fingerprint.digest());
+            changes.push(PinChange { tool, changed, digest, since: now });
         }
         changes
     }
 
     /// Drops waiting changes whose definition is not listed any more.
-    pub fn drop_unseen(&mut self, is_seen: impl Fn(&str, &Print) -> bool) {
-        for (name, pinned) in &mut self.tools {
-            pinned.waiting = pinned.waiting.filter(|waiting| is_seen(name, &waiting.print));
+    pub fn drop_unlisted(&mut self, is_listed: impl Fn(&str, &ToolFingerprint) -> bool) {
+        for (name, pin) in &mut self.tools {
+            pin.waiting = pin.waiting.filter(|waiting| is_listed(name, &waiting.fingerprint));
         }
-        self.tools.retain(|_, pinned| !pinned.approved.is_empty() || pinned.waiting.is_some());
+        self.tools.retain(|_, pin| !pin.approved.is_empty() || pin.waiting.is_some());
     }
 
     /// Approves waiting changes and returns them. Approves nothing if one of them cannot be approved.
-    pub fn approve(&mut self, what: &Approve) -> Result<Vec<Change>, NotApproved> {
+    pub fn approve(&mut self, selection: &ApprovalSelection) -> Result<Vec<PinChange>, PinApprovalError> {
         let mut waiting = self.waiting();
-        if let Approve::These(these) = what {
-            for (name, digest) in these {
+        if let ApprovalSelection::Tools(tools) = selection {
+            for (name, digest) in tools {
                 let of_tool = waiting.iter().find(|change| change.tool == *name);
-                let change = of_tool.ok_or_else(|| NotApproved::NotWaiting(name.clone()))?;
+                let change = of_tool.ok_or_else(|| PinApprovalError::NotPending(name.clone()))?;
                 if digest.as_ref().is_some_and(|digest| *digest != change.digest) {
-                    return Err(NotApproved::Other(name.clone()));
+                    return Err(PinApprovalError::ChangedAgain(name.clone()));
                 }
             }
-            waiting.retain(|change| these.iter().any(|(name, _)| *name == change.tool));
+            waiting.retain(|change| tools.iter().any(|(name, _)| *name == change.tool));
         }
         for change in &waiting {
-            let Some(pinned) = self.tools.get_mut(&change.tool) else { continue };
-            if let Some(Waiting { print, .. }) = pinned.waiting.take() {
-                pinned.approve(print);
+            let Some(pin) = self.tools.get_mut(&change.tool) else { continue };
+            if let Some(PendingApproval { fingerprint, .. }) = pin.waiting.take() {
+                pin.approve(fingerprint);
             }
         }
         Ok(waiting)
     }
 
     /// Returns the pin of a tool; `None` if there are too many.
-    fn of(&mut self, name: &str) -> Option<&mut Pinned> {
+    fn pin_mut(&mut self, name: &str) -> Option<&mut ToolPin> {
         if self.tools.len() >= TOOLS_MAX && !self.tools.contains_key(name) {
             return None;
         }
@@ -185,10 +184,10 @@ impl Pins {
     }
 }
 
-impl Pinned {
-    fn approve(&mut self, print: Print) {
-        self.approved.retain(|other| *other != print);
-        self.approved.push(print);
+impl ToolPin {
+    fn approve(&mut self, fingerprint: ToolFingerprint) {
+        self.approved.retain(|other| *other != fingerprint);
+        self.approved.push(fingerprint);
         if self.approved.len() > APPROVED_MAX {
             self.approved.remove(0);
         }
@@ -196,10 +195,10 @@ impl Pinned {
 }
 
 /// Returns the changes for a log: some of them, and the total.
-pub fn told(changes: &[Change]) -> Value {
+pub fn summarize_changes(changes: &[PinChange]) -> Value {
     let some: Vec<_> = changes
         .iter()
-        .take(TOLD_MAX)
+        .take(LOGGED_TOOLS_MAX)
         .map(|change| json!({"tool": change.tool, "changed": change.changed, "digest": change.digest}))
         .collect();
     json!({"count": changes.len(), "some": some})
@@ -209,18 +208,18 @@ pub fn told(changes: &[Change]) -> Value {
 mod tests {
     use bytes::Bytes;
 
-    use super::super::merge::Item;
+    use super::super::list::ListItem;
     use super::*;
 
-    fn tool(name: &str, description: &str) -> SeenTool {
+    fn tool(name: &str, description: &str) -> ListedTool {
         let raw = Bytes::from(json!({"name": name, "description": description}).to_string());
-        let item = Item { key: name.into(), raw, key_start: 0, key_end: 0 };
-        SeenTool::read(&item).expect("an object")
+        let item = ListItem { key: name.into(), raw, key_start: 0, key_end: 0 };
+        ListedTool::parse(&item).expect("an object")
     }
 
     /// `x: description`, `y: new`.
-    fn words(changes: &[Change]) -> String {
-        let word = |change: &Change| {
+    fn words(changes: &[PinChange]) -> String {
+        let word = |change: &PinChange| {
             let what = change.changed.as_ref().map_or("new".to_owned(), |parts| parts.join("+"));
             format!("{}: {what}", change.tool)
         };
@@ -228,53 +227,53 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(changes: &[Change], expected: &str) {
+    fn check(changes: &[PinChange], expected: &str) {
         assert_eq!(words(changes), expected);
     }
 
     #[test]
-    fn what_is_seen_is_approved_or_waits() {
-        let mut pins = Pins::default();
-        check(&pins.accept(&[tool("x", "1"), tool("y", "1")], 1), "x: new, y: new");
-        check(&pins.accept(&[tool("x", "1")], 2), "");
-        check(&pins.hold(&[tool("x", "2"), tool("y", "1"), tool("z", "1")], 3), "x: description, z: new");
-        // One of each tool waits.
-        check(&pins.hold(&[tool("x", "3")], 4), "");
+    fn listed_tools_are_approved_or_wait() {
+        let mut pins = ToolPins::default();
+        check(&pins.approve_listed(&[tool("x", "1"), tool("y", "1")], 1), "x: new, y: new");
+        check(&pins.approve_listed(&[tool("x", "1")], 2), "");
+        check(&pins.add_pending(&[tool("x", "2"), tool("y", "1"), tool("z", "1")], 3), "x: description, z: new");
+        // One definition of each tool waits.
+        check(&pins.add_pending(&[tool("x", "3")], 4), "");
         check(&pins.waiting(), "x: description, z: new");
-        let kept = Pins::from_json(&pins.to_json()).expect("as it was written");
-        assert_eq!(kept, pins);
-        pins.drop_unseen(|name, _| name == "x");
+        let parsed = ToolPins::from_json(&pins.to_json()).expect("as it was written");
+        assert_eq!(parsed, pins);
+        pins.drop_unlisted(|name, _| name == "x");
         check(&pins.waiting(), "x: description");
-        // What one kind of client is shown stays approved when what another is shown is.
-        check(&pins.approve(&Approve::All).expect("it waits"), "x: description");
-        check(&pins.hold(&[tool("x", "1"), tool("x", "2")], 5), "");
+        // The definition for one kind of client stays approved when that for another is approved.
+        check(&pins.approve(&ApprovalSelection::All).expect("it waits"), "x: description");
+        check(&pins.add_pending(&[tool("x", "1"), tool("x", "2")], 5), "");
         for version in 3..=6 {
-            pins.accept(&[tool("x", &version.to_string())], 6);
+            pins.approve_listed(&[tool("x", &version.to_string())], 6);
         }
-        check(&pins.hold(&[tool("x", "1")], 7), "x: description");
+        check(&pins.add_pending(&[tool("x", "1")], 7), "x: description");
     }
 
     #[test]
-    fn only_what_was_looked_at_is_approved() {
-        let mut pins = Pins::default();
-        pins.accept(&[tool("x", "1"), tool("y", "1")], 1);
-        pins.hold(&[tool("x", "2"), tool("y", "2")], 2);
-        let digest = tool("x", "2").print.digest();
-        let this = |name: &str, digest: &str| Approve::These(vec![(name.into(), Some(digest.into()))]);
+    fn only_the_reviewed_definition_is_approved() {
+        let mut pins = ToolPins::default();
+        pins.approve_listed(&[tool("x", "1"), tool("y", "1")], 1);
+        pins.add_pending(&[tool("x", "2"), tool("y", "2")], 2);
+        let digest = tool("x", "2").fingerprint.digest();
+        let this = |name: &str, digest: &str| ApprovalSelection::Tools(vec![(name.into(), Some(digest.into()))]);
         let before = pins.clone();
-        assert_eq!(pins.approve(&this("x", "00")), Err(NotApproved::Other("x".into())));
-        assert_eq!(pins.approve(&this("z", &digest)), Err(NotApproved::NotWaiting("z".into())));
+        assert_eq!(pins.approve(&this("x", "00")), Err(PinApprovalError::ChangedAgain("x".into())));
+        assert_eq!(pins.approve(&this("z", &digest)), Err(PinApprovalError::NotPending("z".into())));
         assert_eq!(pins, before);
         check(&pins.approve(&this("x", &digest)).expect("it waits"), "x: description");
         check(&pins.waiting(), "y: description");
     }
 
     #[test]
-    fn no_more_is_remembered_than_has_room() {
-        let mut pins = Pins::default();
+    fn pins_are_bounded() {
+        let mut pins = ToolPins::default();
         let many: Vec<_> = (0..=TOOLS_MAX).map(|number| tool(&format!("t{number:05}"), "")).collect();
-        assert_eq!(pins.accept(&many, 1).len(), TOOLS_MAX + 1);
-        assert_eq!(pins.hold(&many, 2), []);
-        check(&pins.accept(&many, 3), &format!("t{TOOLS_MAX}: new"));
+        assert_eq!(pins.approve_listed(&many, 1).len(), TOOLS_MAX + 1);
+        assert_eq!(pins.add_pending(&many, 2), []);
+        check(&pins.approve_listed(&many, 3), &format!("t{TOOLS_MAX}: new"));
     }
 }

@@ -1,5 +1,7 @@
 //! The kinds of client that servers show different items to.
 
+use std::fmt;
+
 use http::{HeaderName, HeaderValue};
 
 use metamcp_core::protocol::{ClientCapabilities, Revision, header};
@@ -11,6 +13,15 @@ pub enum View {
     Modern,
     /// Legacy servers register tools according to the capabilities that the client declared.
     Legacy(ClientCapabilities),
+}
+
+impl fmt::Display for View {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Modern => f.write_str("modern"),
+            Self::Legacy(capabilities) => write!(f, "legacy {}", capabilities.to_json()),
+        }
+    }
 }
 
 /// Returns the header fields of a Modern request of the gateway's own; the sender adds `Mcp-Method`.

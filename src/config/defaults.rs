@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use crate::admin::Scrapes;
+use crate::admin::MetricsAccess;
 use crate::admin::definition::settings::SettingRange;
 
 /// The port of the product that metamcp re-implements, so that its users keep their URLs.
@@ -111,7 +111,7 @@ pub(super) const BRIDGE_SESSION_IDLE: SettingRange<Duration> =
     SettingRange { default: secs(300), min: secs(1), max: secs(86_400) };
 
 /// Metrics name every server and endpoint, and show the load of each.
-pub(super) const SCRAPES: Scrapes = Scrapes::Key;
+pub(super) const SCRAPES: MetricsAccess = MetricsAccess::Key;
 
 /// The default of OpenTelemetry: a collector is nearby and responds quickly.
 pub(super) const TRACES_TIMEOUT: SettingRange<Duration> =

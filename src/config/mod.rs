@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
-use crate::admin::Scrapes;
+use crate::admin::MetricsAccess;
 use crate::admin::definition::ServingPolicy;
 use crate::admin::definition::settings::DEFAULTS;
 use crate::{auth, bridge, catalog, limits, route, server, session, store, telemetry, upstream};
@@ -76,7 +76,7 @@ pub struct Config {
     pub jwt_secret: Option<Zeroizing<Vec<u8>>>,
     pub log: LogConfig,
     /// Whether metrics are collected, and who may read them.
-    pub scrapes: Scrapes,
+    pub scrapes: MetricsAccess,
     /// The trace exporter. `None` if nothing is traced.
     pub traces: Option<telemetry::traces::TraceConfig>,
     /// `DATABASE_URL`, beginning with `postgres://` or `postgresql://`. Without it the store is SQLite.

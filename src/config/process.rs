@@ -13,7 +13,7 @@ use super::servers::Context;
 use crate::admin::definition::settings::{self, SettingRange};
 use crate::admin::definition::{AllowedCommand, EnvPattern, SEALED_PLACEHOLDER, StdioAllowlist};
 use crate::child::{Confinement, Limits};
-use crate::upstream::stdio::{INHERITED, Program, Settings, Sharing};
+use crate::upstream::stdio::{INHERITED, ProcessSettings, Program, Sharing};
 
 /// A program whose variable references are not expanded yet.
 pub(super) struct Draft<'a> {
@@ -23,7 +23,7 @@ pub(super) struct Draft<'a> {
     pub cwd: Option<Written<&'a str>>,
     /// The directory that a relative working directory starts from.
     pub beside: Option<&'a Path>,
-    pub settings: Settings,
+    pub settings: ProcessSettings,
 }
 
 /// Reads the program of a server in `metamcp.toml`. `None` if the server is not a program. Every key of
@@ -36,7 +36,7 @@ pub(super) fn read<'a>(section: &Section<'a>, context: Context<'_>) -> Option<Dr
     let sharings = [("shared", Sharing::Shared), ("key", Sharing::Key), ("session", Sharing::Session)];
     let defaults = settings::default_process_settings();
     let user = |key| section.integer(key).and_then(|written| id(&written, context));
-    let settings = Settings {
+    let settings = ProcessSettings {
         sharing: section.word("sharing", &sharings, defaults.sharing),
         prewarm: section.flag("prewarm").unwrap_or(defaults.prewarm),
         start_timeout: section.duration("start_timeout", settings::START_TIMEOUT),

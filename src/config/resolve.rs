@@ -17,7 +17,7 @@ use super::{
     AuthTiming, Base, Config, LogConfig, LogFormat, cli, defaults as d, endpoints, mcp_json, process,
     servers, traces,
 };
-use crate::admin::Scrapes;
+use crate::admin::MetricsAccess;
 use crate::admin::definition::ServingPolicy;
 use crate::auth::AuthMode;
 use crate::telemetry::traces::TraceConfig as Tracing;
@@ -309,9 +309,9 @@ fn retention(root: &Section<'_>) -> store::Retention {
     retention
 }
 
-fn telemetry(root: &Section<'_>, context: Context<'_>) -> (Scrapes, Option<Tracing>) {
+fn telemetry(root: &Section<'_>, context: Context<'_>) -> (MetricsAccess, Option<Tracing>) {
     let section = root.child("telemetry");
-    let words = [("key", Scrapes::Key), ("open", Scrapes::Open), ("off", Scrapes::Off)];
+    let words = [("key", MetricsAccess::Key), ("open", MetricsAccess::Open), ("off", MetricsAccess::Off)];
     let scrapes = section.word("metrics", &words, d::SCRAPES);
     let traces = traces::read(&section, context);
     section.finish();

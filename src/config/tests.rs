@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::auth::AuthMode;
 use crate::route::{EndpointMembers, NamePrefix};
-use crate::upstream::stdio::{Program, Settings, Sharing};
+use crate::upstream::stdio::{ProcessSettings, Program, Sharing};
 use crate::upstream::{EraChoice, ServerAddress};
 
 impl Env for BTreeMap<String, String> {
@@ -100,7 +100,7 @@ fn what_stored_programs_may_be() {
         "stdio_env = ['*', 'a b', 'T', 'T']",
         &["nor a prefix", "nor a prefix", "is there twice"],
     );
-    check("stdio_env = ['LD_PRELOAD', 'PYTHON*']", &["whoever may set it"; 2]);
+    check("stdio_env = ['LD_PRELOAD', 'PYTHON*']", &["decides what a program loads"; 2]);
     check("stdio_dirs = ['srv']", &["is not the absolute path of a directory"]);
 }
 
@@ -231,7 +231,7 @@ servers = ['b']
             "metamcp.toml:4: server.header_timeout: write a number with a unit",
             "metamcp.toml:5: server.origins: is not an origin",
             "metamcp.toml:8: auth.mode: write \"keys\" or \"none\"",
-            "metamcp.toml:11: servers.a.url: has a user name or password",
+            "metamcp.toml:11: servers.a.url: contains a user name or password",
             "metamcp.toml:12: servers.a.bearer: the variable MISSING is not set",
             "metamcp.toml:15: endpoints.e.servers: names a server that is not there",
         ],
@@ -333,7 +333,7 @@ fn single_mistakes() {
 #[test]
 fn reads_servers() {
     let text = "\
-[upstream]
+[backend]
 connect_timeout = '7s'
 in_flight_max = 3
 
@@ -472,9 +472,9 @@ fn reads_what_endpoints_show() {
         ),
         &[
             "endpoints.e.tools.b: is no server of this endpoint",
-            "endpoints.e.tools.a.allow: \"a b\" is no pattern",
+            "endpoints.e.tools.a.allow: \"a b\" is not a pattern",
             "endpoints.e.tools.a.deni: is unknown",
-            "endpoints.e.tools.a.overrides.ls.name: is not a name",
+            "endpoints.e.tools.a.overrides.ls.name: is not a tool name",
             "endpoints.e.tools.a.overrides.ls.titel: is unknown",
             "annotations.readonly: is unknown",
             "annotations.title: is a whole number",
@@ -538,7 +538,7 @@ fn transports() {
     assert_eq!(address("transport = 'sse'"), (true, false));
     check_mistakes(
         toml("[servers.a]\nurl = 'http://a'\ntransport = 'sse'\nera = 'modern'"),
-        &["servers.a.era: is not spoken over sse"],
+        &["servers.a.era: is not available over sse"],
     );
     check_mistakes(
         toml("[servers.a]\nurl = 'unix:/run/a.sock:/sse'\ntransport = 'sse'"),
@@ -621,7 +621,7 @@ fn says_what_would_not_run() {
         r#""command": "npx -y foo --key=hunter2""#,
         &[r#"write its name alone, "npx", and each word"#],
     );
-    check_notices(r#""command": "sh", "envFile": "x.env""#, &["servers.a.envFile: is not read"]);
+    check_notices(r#""command": "sh", "envFile": "x.env""#, &["servers.a.envFile: is ignored"]);
     check_notices(r#""command": "sh", "args": ["-p", 8080]"#, &["servers.a.args: is taken as a string"]);
     check_notices(r#""command": "sh", "env": {"PORT": 8080}"#, &["servers.a.env.PORT: is taken as a string"]);
     let config = toml("[servers.a]\ncommand='/bin/sh'\nconfine.read=['/no/such']").unwrap();
@@ -694,7 +694,7 @@ fn the_documentation_is_true() {
     };
     // What it is and where it runs is written for show, and so are its limits.
     let (args, env, cwd) = (written.args.clone(), written.env.clone(), written.cwd.clone());
-    let settings = Settings { limits: written.settings.limits.clone(), ..bare.settings.clone() };
+    let settings = ProcessSettings { limits: written.settings.limits.clone(), ..bare.settings.clone() };
     let same = Program { command: bare.command.clone(), args, env, cwd, settings };
     assert_eq!(**written, same);
 }

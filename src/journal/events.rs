@@ -23,7 +23,7 @@ use super::map::{MappedFile, WORD};
 pub const BLOCK_BYTES: usize = 4096;
 
 /// A file of blocks.
-pub struct Blocks {
+pub struct EventBlocks {
     map: MappedFile,
     /// Random, so that no record of another file verifies.
     seed: u32,
@@ -41,14 +41,14 @@ struct BlockPool {
 
 /// A block and how much of it is used. Must be given back by [`Blocks::give`]; a dropped block is lost to the file.
 #[derive(Debug)]
-pub struct Block {
+pub struct EventBlock {
     number: u32,
     used: usize,
 }
 
 /// Which part of an event a record holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Portion {
+pub enum FragmentKind {
     /// The whole event.
     Whole,
     /// The beginning of the event.
@@ -61,8 +61,8 @@ pub enum Portion {
 
 /// A record that was read from a block.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Found {
-    pub portion: Portion,
+pub struct EventFragment {
+    pub kind: FragmentKind,
     /// The event's number in its stream.
     pub sequence: u64,
     /// The offset of the next record in the block.
@@ -71,9 +71,9 @@ pub struct Found {
 
 /// A record differs from what was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Damaged;
+pub struct DamagedRecord;
 
-impl Portion {
+impl FragmentKind {
     /// From whether the event begins and ends with the record.
     pub fn of(begins: bool, ends: bool) -> Self {
         match (begins, ends) {
@@ -110,13 +110,13 @@ impl Portion {
     }
 }
 
-impl Block {
+impl EventBlock {
     fn into_number(self) -> u32 {
         self.number
     }
 
     /// The payload bytes that still fit.
-    pub fn room(&self) -> usize {
+    pub fn remaining_bytes(&self) -> usize {
         (BLOCK_BYTES - self.used).saturating_sub(RECORD_HEADER_BYTES)
     }
 
@@ -126,7 +126,7 @@ impl Block {
     }
 }
 
-impl Blocks {
+impl EventBlocks {
     /// Creates a file of `bytes`, rounded down to whole blocks. Creates the folder if it does not exist.
     ///
     /// # Errors
@@ -155,31 +155,31 @@ impl Blocks {
     }
 
     /// Allocates an empty block; `None` when all are allocated.
-    pub fn take(&self) -> Option<Block> {
+    pub fn allocate(&self) -> Option<EventBlock> {
         let mut pool = self.lock_pool();
         let number = pool.free.pop().or_else(|| {
             let fresh = pool.fresh;
             pool.fresh = (fresh + 1).min(self.count);
             (fresh < self.count).then_some(fresh)
         });
-        number.map(|number| Block { number, used: 0 })
+        number.map(|number| EventBlock { number, used: 0 })
     }
 
     /// Releases a block.
-    pub fn give(&self, block: Block) {
+    pub fn release(&self, block: EventBlock) {
         self.lock_pool().free.push(block.into_number());
     }
 
     /// The number of allocated blocks.
-    pub fn taken(&self) -> usize {
+    pub fn allocated(&self) -> usize {
         let pool = self.lock_pool();
         pool.fresh as usize - pool.free.len()
     }
 
     /// Appends a record to the block, with as many of the bytes as fit. Returns how many that were.
-    pub fn write(&self, block: &mut Block, sequence: u64, bytes: &[u8], begins: bool, ends: bool) -> usize {
-        let payload = &bytes[..bytes.len().min(block.room())];
-        let portion = Portion::of(begins, ends && payload.len() == bytes.len());
+    pub fn write(&self, block: &mut EventBlock, sequence: u64, bytes: &[u8], begins: bool, ends: bool) -> usize {
+        let payload = &bytes[..bytes.len().min(block.remaining_bytes())];
+        let portion = FragmentKind::of(begins, ends && payload.len() == bytes.len());
         let at = block.number as usize * BLOCK_BYTES + block.used;
         let words = RecordHeader::new(self.seed, portion.kind(), sequence, payload).words();
         for (index, word) in words.into_iter().enumerate() {
@@ -191,24 +191,24 @@ impl Blocks {
     }
 
     /// Reads the record at offset `at` of the block, and appends its payload to `into`. On failure `into` is unchanged.
-    pub fn read(&self, block: &Block, at: usize, into: &mut Vec<u8>) -> Result<Found, Damaged> {
+    pub fn read(&self, block: &EventBlock, at: usize, into: &mut Vec<u8>) -> Result<EventFragment, DamagedRecord> {
         let start = block.number as usize * BLOCK_BYTES + at;
         if at + RECORD_HEADER_BYTES > block.used {
-            return Err(Damaged);
+            return Err(DamagedRecord);
         }
         let header: RecordHeader = bytemuck::cast([0, 1, 2].map(|index| self.map.load(start + index * WORD)));
         let length = header.length as usize;
-        let portion = Portion::of_kind(header.kind).ok_or(Damaged)?;
+        let portion = FragmentKind::of_kind(header.kind).ok_or(DamagedRecord)?;
         if length > BLOCK_BYTES || at + RecordHeader::record_bytes(length) > block.used {
-            return Err(Damaged);
+            return Err(DamagedRecord);
         }
         let before = into.len();
         self.map.read(start + RECORD_HEADER_BYTES, length, into);
         if header.magic != RecordHeader::MAGIC || header.checksum(self.seed, &into[before..]) != header.crc {
             into.truncate(before);
-            return Err(Damaged);
+            return Err(DamagedRecord);
         }
-        Ok(Found { portion, sequence: header.sequence, next: at + RecordHeader::record_bytes(length) })
+        Ok(EventFragment { kind: portion, sequence: header.sequence, next: at + RecordHeader::record_bytes(length) })
     }
 
     fn lock_pool(&self) -> MutexGuard<'_, BlockPool> {
@@ -241,9 +241,9 @@ mod tests {
     use super::*;
     use crate::journal::tests::Folder;
 
-    fn blocks(bytes: usize) -> (Folder, Blocks) {
+    fn blocks(bytes: usize) -> (Folder, EventBlocks) {
         let folder = Folder::new();
-        let blocks = Blocks::create(&folder.path().join("streams"), bytes).unwrap();
+        let blocks = EventBlocks::create(&folder.path().join("streams"), bytes).unwrap();
         (folder, blocks)
     }
 
@@ -252,7 +252,7 @@ mod tests {
     fn check(bytes: usize, records: usize) {
         let (_folder, store) = blocks(16 * BLOCK_BYTES);
         let event: Vec<u8> = (0..bytes).map(|at| u8::try_from(at % 251).unwrap()).collect();
-        let mut blocks = vec![store.take().unwrap()];
+        let mut blocks = vec![store.allocate().unwrap()];
         let mut rest = &event[..];
         let mut begins = true;
         loop {
@@ -262,18 +262,18 @@ mod tests {
             if rest.is_empty() {
                 break;
             }
-            blocks.push(store.take().unwrap());
+            blocks.push(store.allocate().unwrap());
         }
         let mut read = Vec::new();
         let found: Vec<_> = blocks.iter().map(|block| store.read(block, 0, &mut read).unwrap()).collect();
         assert_eq!((read, found.len()), (event, records));
         assert!(found.iter().all(|found| found.sequence == 7));
-        assert!(found[0].portion.begins() && found[records - 1].portion.ends());
-        assert_eq!(found.iter().filter(|found| found.portion.ends()).count(), 1);
+        assert!(found[0].kind.begins() && found[records - 1].kind.ends());
+        assert_eq!(found.iter().filter(|found| found.kind.ends()).count(), 1);
         for block in blocks {
-            store.give(block);
+            store.release(block);
         }
-        assert_eq!(store.taken(), 0);
+        assert_eq!(store.allocated(), 0);
     }
 
     #[test]
@@ -288,14 +288,14 @@ mod tests {
     #[test]
     fn blocks_are_limited_and_the_file_has_no_name() {
         let (folder, store) = blocks(3 * BLOCK_BYTES + 1);
-        let taken: Vec<_> = std::iter::from_fn(|| store.take()).collect();
-        assert_eq!((taken.len(), store.taken()), (3, 3));
+        let taken: Vec<_> = std::iter::from_fn(|| store.allocate()).collect();
+        assert_eq!((taken.len(), store.allocated()), (3, 3));
         for block in taken {
-            store.give(block);
+            store.release(block);
         }
-        assert!(store.take().is_some());
+        assert!(store.allocate().is_some());
         assert_eq!(fs::read_dir(folder.path().join("streams")).unwrap().count(), 0);
-        assert!(matches!(Blocks::create(folder.path(), 10), Err(JournalError::Config(_))));
+        assert!(matches!(EventBlocks::create(folder.path(), 10), Err(JournalError::Config(_))));
     }
 
     #[test]
@@ -303,7 +303,7 @@ mod tests {
         let folder = Folder::new();
         fs::write(folder.path().join("0123.events"), b"secret").unwrap();
         fs::write(folder.path().join("other"), b"").unwrap();
-        let _store = Blocks::create(folder.path(), BLOCK_BYTES).unwrap();
+        let _store = EventBlocks::create(folder.path(), BLOCK_BYTES).unwrap();
         let names: Vec<_> =
             fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(names, ["other"]);
@@ -313,7 +313,7 @@ mod tests {
     #[test]
     fn damage_is_noticed() {
         let (_folder, store) = blocks(2 * BLOCK_BYTES);
-        let mut block = store.take().unwrap();
+        let mut block = store.allocate().unwrap();
         store.write(&mut block, 1, b"some bytes", true, true);
         for bit in 0..block.used * 8 {
             let (at, mask) = (bit / 64 * 8, 1 << (bit % 64));
@@ -322,11 +322,11 @@ mod tests {
             // The padding of the last word is not read.
             let is_padding = bit >= 8 * (RECORD_HEADER_BYTES + 10);
             let read = store.read(&block, 0, &mut into);
-            assert!(is_padding || (read == Err(Damaged) && into == b"before"), "bit {bit}");
+            assert!(is_padding || (read == Err(DamagedRecord) && into == b"before"), "bit {bit}");
             store.map.store(at, store.map.load(at) ^ mask);
         }
         assert!(store.read(&block, 0, &mut Vec::new()).is_ok());
-        assert_eq!(store.read(&block, block.used, &mut Vec::new()), Err(Damaged));
-        assert_eq!(store.read(&store.take().unwrap(), 0, &mut Vec::new()), Err(Damaged));
+        assert_eq!(store.read(&block, block.used, &mut Vec::new()), Err(DamagedRecord));
+        assert_eq!(store.read(&store.allocate().unwrap(), 0, &mut Vec::new()), Err(DamagedRecord));
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::error::JournalError;
 use super::folder::{self, Folder};
-use super::record::{Kind, Record, Sequence};
+use super::record::{RecordKind, Record, Sequence};
 use super::recovery::Recovery;
 use super::segment::{self, SEGMENT_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, Segment, payload_max};
 
@@ -70,7 +70,7 @@ impl Journal {
     ///
     /// `Full`: nothing was written, and no sequence number was used.
     #[inline]
-    pub fn append(&mut self, kind: Kind, payload: &[u8]) -> Result<Sequence, JournalError> {
+    pub fn append(&mut self, kind: RecordKind, payload: &[u8]) -> Result<Sequence, JournalError> {
         let max = payload_max(self.config.segment_bytes);
         if payload.len() > max {
             return Err(JournalError::TooLarge { bytes: payload.len(), max });
@@ -148,7 +148,7 @@ impl Journal {
     }
 
     /// Whether `release_until` would delete anything.
-    pub fn releases(&self, sequence: Sequence) -> bool {
+    pub fn can_release(&self, sequence: Sequence) -> bool {
         self.full.front().is_some_and(|segment| segment.last <= sequence.0)
     }
 
@@ -186,7 +186,7 @@ impl Iterator for Records<'_> {
                 Err(error) => return Some(Err(error)),
             };
             self.loaded.extend(scan.records.into_iter().filter_map(|found| {
-                let kind = Kind(NonZeroU8::new(found.kind)?);
+                let kind = RecordKind(NonZeroU8::new(found.kind)?);
                 let payload = bytes[found.payload].to_vec();
                 Some(Record { source: segment.source, sequence: Sequence(found.sequence), kind, payload })
             }));

@@ -9,7 +9,7 @@ pub struct Sequence(pub u64);
 
 /// The use of a record, numbered by the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Kind(pub NonZeroU8);
+pub struct RecordKind(pub NonZeroU8);
 
 /// A record as it was appended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,7 +17,7 @@ pub struct Record {
     /// The opening of the journal that wrote it; globally unique. (source, sequence) names one record.
     pub source: u128,
     pub sequence: Sequence,
-    pub kind: Kind,
+    pub kind: RecordKind,
     pub payload: Vec<u8>,
 }
 

@@ -3,7 +3,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::{Config, DamageKind, Journal, JournalError, Kind, Record, Recovery, Sequence};
+use super::{Config, DamageKind, Journal, JournalError, RecordKind, Record, Recovery, Sequence};
 
 pub(crate) mod crash;
 
@@ -60,7 +60,7 @@ impl Drop for Folder {
     }
 }
 
-const KIND: Kind = Kind(NonZeroU8::new(7).unwrap());
+const KIND: RecordKind = RecordKind(NonZeroU8::new(7).unwrap());
 
 /// Payloads of many lengths, zero included.
 fn payload(n: u64) -> Vec<u8> {
@@ -145,7 +145,7 @@ fn full_is_an_error_and_ends_with_a_release() {
     }
     assert_eq!((appended, journal.bytes()), (4, 4 * 4096));
     assert!(matches!(journal.append(KIND, &[]), Err(JournalError::Full)));
-    assert!(!journal.releases(Sequence(0)) && journal.releases(Sequence(2)));
+    assert!(!journal.can_release(Sequence(0)) && journal.can_release(Sequence(2)));
     journal.release_until(Sequence(2)).expect("files can be removed");
     assert_eq!(all(&journal, 0).iter().map(|record| record.sequence.0).collect::<Vec<_>>(), [3, 4]);
     journal.prepare().expect("the disk has room");

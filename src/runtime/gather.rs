@@ -5,11 +5,10 @@ use std::task::{Context, Poll};
 
 use tokio::io::AsyncWrite;
 
-/// Slices of up to this many bytes in all are copied together and written at once: a copy of 4 KiB costs
-/// less than the kernel's reading of a vector.
+/// Slices of up to this many bytes in total are copied into one buffer: copying 4 KiB costs less than a vectored write.
 const GATHERED_BYTES_MAX: usize = 4 << 10;
 
-/// Writes slices, small ones as one.
+/// Writes slices: small ones in one plain write, larger ones in a vectored one.
 pub fn poll_write_gathered<W: AsyncWrite + Unpin>(
     writer: &mut W,
     cx: &mut Context<'_>,
@@ -32,6 +31,6 @@ pub fn poll_write_gathered<W: AsyncWrite + Unpin>(
 }
 
 thread_local! {
-    /// One for each worker, so that it need not be zeroed for each write.
+    /// One per thread, so that it need not be allocated for each write.
     static GATHERED: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(GATHERED_BYTES_MAX));
 }

@@ -1,4 +1,4 @@
-//! Helpers around the async runtime and the allocator: gathered writes, a shared read buffer, yielding, giving memory back.
+//! Helpers for the async runtime and the allocator: gathered writes, a shared read buffer, yielding, returning memory.
 //!
 //! Does not know: any other module, or the wire.
 
@@ -8,6 +8,6 @@ mod scratch;
 mod turn;
 
 pub use gather::poll_write_gathered;
-pub use purge::Purge;
+pub use purge::MemoryPurger;
 pub use scratch::with_scratch;
-pub use turn::{let_others_go_first, runtime_looked};
+pub use turn::{yield_once, await_socket_polls};

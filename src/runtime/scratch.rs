@@ -1,11 +1,12 @@
 use std::cell::RefCell;
 
-/// Bytes taken from a socket at a time before it is known what they are: a usual message in one read, and no
-/// more than stays in the core's first cache.
+/// The size of the buffer: a usual message in one read, and no more than fits into the L1 cache.
 const SCRATCH_BYTES: usize = 16 << 10;
 
-/// Lends this thread's buffer to read into, so that a connection needs none of its own while nothing comes.
-/// What is in it at first is of no meaning. It cannot be lent twice at once.
+/// Lends this thread's read buffer, so that an idle connection needs none of its own. Its initial content is arbitrary.
+///
+/// # Panics
+/// When calls are nested.
 pub fn with_scratch<T>(read: impl FnOnce(&mut [u8]) -> T) -> T {
     SCRATCH.with_borrow_mut(|scratch| read(scratch))
 }

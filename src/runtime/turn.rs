@@ -3,32 +3,32 @@ use std::task::Poll;
 
 use tokio::task::yield_now;
 
-/// Lets every task that is ready go first, once.
+/// Yields once to all tasks that are ready.
 ///
-/// Awaited between reading and writing: all that has come is read before anything is written. The peers of a
-/// busy worker then find several messages at a time, and are not woken for each; waking a sleeping peer is
-/// the dearest part of a small write. Without other tasks it costs one more poll. Cancel safe.
-pub async fn let_others_go_first() {
-    let mut waited = false;
+/// Awaited between reading and writing, so that everything that has arrived is read before anything is written. The peers of a
+/// busy worker then receive several messages at a time, and are not woken for each; waking a sleeping peer is the most
+/// expensive part of a small write. Without other ready tasks it costs one more poll. Cancel safe.
+pub async fn yield_once() {
+    let mut has_yielded = false;
     poll_fn(|cx| {
-        if waited {
+        if has_yielded {
             return Poll::Ready(());
         }
-        waited = true;
+        has_yielded = true;
         cx.waker().wake_by_ref();
         Poll::Pending
     })
     .await;
 }
 
-/// How much the runtime looks at before its tasks have their turn (`max_io_events_per_tick` of tokio's `Builder`, as it is by
-/// itself).
-const EVENTS_AT_ONCE: usize = 1024;
+/// I/O events that the runtime processes before it runs tasks: the default of `max_io_events_per_tick` in tokio's `Builder`.
+const EVENTS_PER_TICK: usize = 1024;
 
-/// Waits until the runtime has looked at what had come on so many sockets, so that a read finds it. Cancel safe.
-pub async fn runtime_looked(sockets: usize) {
-    for _ in 0..=sockets / EVENTS_AT_ONCE {
-        // It looks before a task that gave way so has its next turn.
+/// Waits until the runtime has processed the pending I/O events of this many sockets, so that a read finds what has arrived.
+/// Cancel safe.
+pub async fn await_socket_polls(sockets: usize) {
+    for _ in 0..=sockets / EVENTS_PER_TICK {
+        // The runtime polls for I/O before it resumes a task that yielded this way.
         yield_now().await;
     }
 }

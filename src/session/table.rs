@@ -1,4 +1,4 @@
-//! All sessions of this process.
+//! All client sessions of this process.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -6,248 +6,245 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use foldhash::fast::RandomState;
 
-use super::Config;
-use super::id::{SessionClaims, SessionKey};
+use super::claims::{SessionClaims, SessionKey};
+use super::client_handshake::{ClientHandshake, InitializeParams};
+use super::config::Config;
 use super::state::{DetachedUpstreamSession, Session};
-use super::upstream_session::{ClientHandshake, InitializeParams};
 use crate::auth::{Identity, Sealer};
 use crate::route::{Endpoint, RouteTable};
 use metamcp_core::base::RecentInterner;
 
-/// The soft states by their key. A worker keeps what it uses at hand, so this is asked when a session is
+/// The in-memory state of all sessions. Workers cache the sessions they use, so the table is consulted when a session is
 /// new to a worker, not on every request.
-pub struct Sessions {
+pub struct SessionTable {
     config: Config,
     sealer: Arc<Sealer>,
     shards: Box<[Mutex<Shard>]>,
     count: AtomicUsize,
-    /// Guards how clients introduced themselves; a walk over a few.
-    said: Mutex<RecentInterner<InitializeParams>>,
-    /// Guards what is to be told its end; pushed to and taken as a whole.
-    detached_upstream_sessions: Mutex<Vec<DetachedUpstreamSession>>,
+    /// Recent `initialize` parameters, so that equal ones are stored once. Iterated over, but short.
+    initialize_params: Mutex<RecentInterner<InitializeParams>>,
+    /// Upstream sessions to terminate.
+    detached: Mutex<Vec<DetachedUpstreamSession>>,
 }
 
 #[derive(Default)]
 struct Shard {
     live: HashMap<SessionKey, Arc<Session>, RandomState>,
-    /// Ended by the client before their time, with the second until which the id would else be good.
+    /// Sessions that the client ended early, and the second at which their ids would have expired.
     ended: HashMap<SessionKey, u64, RandomState>,
-    /// Which were ended of those that are good until this second, or for less long, is not known any more.
-    forgotten_s: u64,
+    /// Of ids that expire by this second, it is no longer known which were ended.
+    unknown_until_s: u64,
 }
 
-/// Enough that two cores seldom meet in one; each costs an empty map.
+/// Enough that two cores rarely contend for one. Each costs an empty map.
 const SHARDS: usize = 64;
 
-/// Ended ids remembered per shard: 64 maps of 4,096 places, which are full then, of 25 bytes each are 6 MiB.
-/// Beyond it the older half is forgotten, and ids as old as that are good only while there is state behind
-/// them: a client that was silent for long opens another session.
+/// Ended ids remembered per shard. 64 maps of 4,096 slots of 25 bytes, which are then full, take 6 MiB. Beyond that the
+/// older half is dropped, and an id as old as those is valid only while its state is in memory: a client that was silent
+/// for long then has to open another session.
 const ENDED_MAX: usize = 3584;
 
-/// Room for fewer is not worth giving back.
-const ROOM_MIN: usize = 16;
+/// Maps with less capacity are not shrunk.
+const SHRINK_CAPACITY_MIN: usize = 16;
 
-/// There is no room for another session.
+/// The limit on sessions is reached.
 #[derive(Debug)]
-pub struct Full;
+pub struct TooManySessions;
 
-/// Why a session is not to be had.
+/// Why a session was not found.
 #[derive(Debug, PartialEq, Eq)]
 pub enum SessionError {
-    /// The id is malformed, foreign, ended or expired; which of these is nobody's business.
+    /// The id is malformed, foreign, ended or expired. The client is not told which.
     Unknown,
-    /// The id is good, and there is no room for its state.
+    /// The id is valid, but the limit on sessions is reached.
     Full,
 }
 
 impl Shard {
-    /// Remembers that an id was ended that would be good until then.
+    /// Records that an id was ended before `until_s`, when it would have expired.
     fn end(&mut self, key: SessionKey, until_s: u64) {
         if self.ended.len() == ENDED_MAX {
-            self.forget_older_half();
+            self.drop_older_half();
         }
         self.ended.insert(key, until_s);
     }
 
-    fn forget_older_half(&mut self) {
+    fn drop_older_half(&mut self) {
         let mut ends: Vec<u64> = self.ended.values().copied().collect();
         let half = ends.len() / 2;
-        let (_, middle, _) = ends.select_nth_unstable(half);
-        self.forgotten_s = *middle;
-        self.ended.retain(|_, until_s| *until_s > *middle);
+        let (_, median, _) = ends.select_nth_unstable(half);
+        self.unknown_until_s = *median;
+        self.ended.retain(|_, until_s| *until_s > *median);
     }
 }
 
-impl Sessions {
-    /// An empty table.
+impl SessionTable {
     pub fn new(config: Config, sealer: Arc<Sealer>) -> Self {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        let (count, said, detached_upstream_sessions) =
-            (AtomicUsize::new(0), Mutex::default(), Mutex::default());
-        Self { config, sealer, shards, count, said, detached_upstream_sessions }
+        let (initialize_params, detached) = (Mutex::default(), Mutex::default());
+        Self { config, sealer, shards, count: AtomicUsize::new(0), initialize_params, detached }
     }
 
-    /// Its bounds.
     pub fn config(&self) -> &Config {
         &self.config
     }
 
-    /// How many there are.
+    /// The number of sessions in memory.
     pub fn count(&self) -> usize {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// What a client says of itself by these `params` of `initialize`, if others said the same lately. Bytes are compared, so
-    /// that most are not read at all.
-    pub fn said(&self, params: &[u8]) -> Option<Arc<InitializeParams>> {
-        lock(&self.said).find(|said| *said.params == *params)
+    /// Finds the parsed form of raw `initialize` parameters, if equal ones were seen recently. Bytes are compared, so
+    /// most parameters need no parsing.
+    pub fn find_initialize_params(&self, raw: &[u8]) -> Option<Arc<InitializeParams>> {
+        lock(&self.initialize_params).find(|params| *params.raw == *raw)
     }
 
-    /// A new session and the id to give to the client.
+    /// Creates a session. Returns the id for the client too.
     pub fn create(
         &self,
         identity: &Identity,
         endpoint: &Arc<Endpoint>,
-        introduction: ClientHandshake,
+        handshake: ClientHandshake,
         now_s: u64,
-    ) -> Result<(String, Arc<Session>), Full> {
+    ) -> Result<(String, Arc<Session>), TooManySessions> {
         if self.count() >= self.config.sessions_max {
-            return Err(Full);
+            return Err(TooManySessions);
         }
         let mut random = [0; 16];
-        getrandom::fill(&mut random).map_err(|_| Full)?;
-        let seal = SessionClaims {
+        getrandom::fill(&mut random).map_err(|_| TooManySessions)?;
+        let claims = SessionClaims {
             key_id: identity.key_id(),
-            revision: introduction.said.revision,
-            capabilities: introduction.said.capabilities,
+            revision: handshake.params.revision,
+            capabilities: handshake.params.capabilities,
             created_s: now_s,
             key: SessionKey(random),
             scope: endpoint.scope.clone(),
         };
-        let text = seal.to_text(&self.sealer);
-        let session = self.made(seal, endpoint, introduction, now_s);
+        let id = claims.to_id(&self.sealer);
+        let session = self.new_session(claims, endpoint, handshake, now_s);
         self.insert(Arc::clone(&session));
-        Ok((text, session))
+        Ok((id, session))
     }
 
-    /// The session of that id, its state rebuilt when this process has none, and renewed when the endpoint is
-    /// newer than it. Of two versions of the endpoint the session may be over the newer one: go by the
-    /// session's.
+    /// Finds the session of an id. Its state is rebuilt if this process has none, and moved to `endpoint` if that is
+    /// newer. The returned session may have a newer version of the endpoint than `endpoint`: use the session's.
     pub fn find(
         &self,
-        text: &[u8],
+        id: &[u8],
         identity: &Identity,
         endpoint: &Arc<Endpoint>,
         now_s: u64,
     ) -> Result<Arc<Session>, SessionError> {
-        let mut seal = SessionClaims::from_text(text, &self.sealer).ok_or(SessionError::Unknown)?;
-        let expires_s = seal.created_s.saturating_add(self.config.lifetime.as_secs());
-        if seal.key_id != identity.key_id() || seal.scope != endpoint.scope || now_s >= expires_s {
+        let mut claims = SessionClaims::from_id(id, &self.sealer).ok_or(SessionError::Unknown)?;
+        let expires_s = claims.created_s.saturating_add(self.config.lifetime.as_secs());
+        if claims.key_id != identity.key_id() || claims.scope != endpoint.scope || now_s >= expires_s {
             return Err(SessionError::Unknown);
         }
-        let mut shard = self.shard(seal.key);
-        if shard.ended.contains_key(&seal.key) {
+        let mut shard = self.shard(claims.key);
+        if shard.ended.contains_key(&claims.key) {
             return Err(SessionError::Unknown);
         }
-        if let Some(session) = shard.live.get_mut(&seal.key) {
-            self.renew(session, endpoint);
+        if let Some(session) = shard.live.get_mut(&claims.key) {
+            self.update_endpoint(session, endpoint);
             return Ok(Arc::clone(session));
         }
-        if expires_s <= shard.forgotten_s {
+        if expires_s <= shard.unknown_until_s {
             return Err(SessionError::Unknown);
         }
         drop(shard);
         if self.count() >= self.config.sessions_max {
             return Err(SessionError::Full);
         }
-        // The same text, kept once.
-        seal.scope = Arc::clone(&endpoint.scope);
-        let ours = ClientHandshake::ours(seal.revision, seal.capabilities);
-        let introduction = ClientHandshake { owner: Some(seal.key_id), ..ours };
-        Ok(self.insert(self.made(seal, endpoint, introduction, now_s)))
+        // Equal, but shared instead of one more copy.
+        claims.scope = Arc::clone(&endpoint.scope);
+        let gateway = ClientHandshake::gateway(claims.revision, claims.capabilities);
+        let handshake = ClientHandshake { owner: Some(claims.key_id), ..gateway };
+        Ok(self.insert(self.new_session(claims, endpoint, handshake, now_s)))
     }
 
-    /// The session as it is now, over an endpoint of its scope; `None` when it is over.
-    pub fn renewed(&self, session: &Session, endpoint: &Arc<Endpoint>) -> Option<Arc<Session>> {
-        let mut shard = self.shard(session.seal.key);
-        let live = shard.live.get_mut(&session.seal.key)?;
-        self.renew(live, endpoint);
+    /// The current version of a session, after moving it to `endpoint` if that is newer. `None` if the session ended.
+    pub fn refresh(&self, session: &Session, endpoint: &Arc<Endpoint>) -> Option<Arc<Session>> {
+        let mut shard = self.shard(session.claims.key);
+        let live = shard.live.get_mut(&session.claims.key)?;
+        self.update_endpoint(live, endpoint);
         Some(Arc::clone(live))
     }
 
-    /// Every session over its endpoint as that table has it. Of an endpoint that is gone the state is
-    /// dropped; the ids stay good, should it come back before ids of their age are forgotten.
-    pub fn follow(&self, table: &RouteTable) {
+    /// Moves all sessions to the endpoints of a new route table. Sessions of removed endpoints are dropped from memory.
+    /// Their ids become usable again if the endpoint returns, unless ended ids of their age have been dropped by then.
+    pub fn apply_routes(&self, table: &RouteTable) {
         for shard in &self.shards {
             let mut shard = lock(shard);
             let before = shard.live.len();
             shard.live.retain(|_, session| {
                 if let Some(endpoint) = table.find_by_scope(&session.endpoint.scope) {
-                    self.renew(session, endpoint);
+                    self.update_endpoint(session, endpoint);
                     return true;
                 }
                 session.end();
-                lock(&self.detached_upstream_sessions).extend(session.detached_upstream_sessions());
+                lock(&self.detached).extend(session.detached_upstream_sessions());
                 false
             });
             self.count.fetch_sub(before - shard.live.len(), Ordering::Relaxed);
         }
     }
 
-    /// What sessions had open at servers that are behind them no more, since this was last asked.
+    /// Takes the upstream sessions that endpoint changes detached since the last call.
     pub fn take_detached(&self) -> Vec<DetachedUpstreamSession> {
-        std::mem::take(&mut *lock(&self.detached_upstream_sessions))
+        std::mem::take(&mut *lock(&self.detached))
     }
 
-    fn renew(&self, session: &mut Arc<Session>, endpoint: &Arc<Endpoint>) {
+    fn update_endpoint(&self, session: &mut Arc<Session>, endpoint: &Arc<Endpoint>) {
         if session.endpoint.id < endpoint.id {
-            let (newer, left) = session.over(Arc::clone(endpoint));
+            let (newer, detached) = session.with_endpoint(Arc::clone(endpoint));
             *session = Arc::new(newer);
-            lock(&self.detached_upstream_sessions).extend(left);
+            lock(&self.detached).extend(detached);
             session.notify_stream();
         }
     }
 
     /// Ends a session: its id is unknown from now on.
     pub fn end(&self, session: &Session) {
-        let until_s = session.seal.created_s.saturating_add(self.config.lifetime.as_secs());
-        let mut shard = self.shard(session.seal.key);
-        shard.end(session.seal.key, until_s);
-        if shard.live.remove(&session.seal.key).is_some() {
+        let until_s = session.claims.created_s.saturating_add(self.config.lifetime.as_secs());
+        let mut shard = self.shard(session.claims.key);
+        shard.end(session.claims.key, until_s);
+        if shard.live.remove(&session.claims.key).is_some() {
             self.count.fetch_sub(1, Ordering::Relaxed);
         }
         drop(shard);
         session.end();
     }
 
-    /// Drops the state of sessions that expired or were long unused, and gives them for a farewell to their
-    /// upstreams. The latter's ids stay good, until ids of their age are forgotten.
+    /// Drops the state of expired and long unused sessions, and returns them, so that their upstream sessions can be
+    /// terminated. The id of an unused session stays valid, unless ended ids of its age are dropped.
     pub fn sweep(&self, now_s: u64) -> Vec<Arc<Session>> {
         let mut dropped = Vec::new();
-        let (lifetime, idle) = (self.config.lifetime.as_secs(), self.config.idle_timeout.as_secs());
+        let (lifetime_s, idle_s) = (self.config.lifetime.as_secs(), self.config.idle_timeout.as_secs());
         for shard in &self.shards {
             let mut shard = lock(shard);
             shard.ended.retain(|_, until_s| *until_s > now_s);
             let before = shard.live.len();
             shard.live.retain(|_, session| {
-                let expired = session.seal.created_s.saturating_add(lifetime) <= now_s;
-                let unused = session.last_used_s().saturating_add(idle) <= now_s;
-                // One reference is the table's own; an open event stream or a worker at work holds more.
-                let forget = expired || (unused && Arc::strong_count(session) == 1 && session.is_idle());
-                if forget {
+                let is_expired = session.claims.created_s.saturating_add(lifetime_s) <= now_s;
+                let is_unused = session.last_used_s().saturating_add(idle_s) <= now_s;
+                // One reference is the table's. Open event streams and workers hold others.
+                let is_referenced = Arc::strong_count(session) > 1;
+                let is_dropped = is_expired || (is_unused && !is_referenced && session.is_idle());
+                if is_dropped {
                     session.end();
                     dropped.push(Arc::clone(session));
                 }
-                !forget
+                !is_dropped
             });
             self.count.fetch_sub(before - shard.live.len(), Ordering::Relaxed);
-            give_room_back(&mut shard.live);
-            give_room_back(&mut shard.ended);
+            shrink(&mut shard.live);
+            shrink(&mut shard.ended);
         }
         dropped
     }
 
-    /// All that are held here, in no order. Looks at every one of them: not for the request path.
+    /// All sessions in memory, in no particular order. Iterates over all of them: not for the request path.
     pub fn all(&self) -> Vec<Arc<Session>> {
         let mut all = Vec::with_capacity(self.count());
         for shard in &self.shards {
@@ -256,21 +253,22 @@ impl Sessions {
         all
     }
 
-    fn made(
+    fn new_session(
         &self,
-        seal: SessionClaims,
+        claims: SessionClaims,
         endpoint: &Arc<Endpoint>,
-        introduction: ClientHandshake,
+        handshake: ClientHandshake,
         now_s: u64,
     ) -> Arc<Session> {
-        let said = lock(&self.said).intern(introduction.said);
-        let introduction = ClientHandshake { said, ..introduction };
-        Arc::new(Session::new(seal, Arc::clone(endpoint), introduction, now_s))
+        let params = lock(&self.initialize_params).intern(handshake.params);
+        let handshake = ClientHandshake { params, ..handshake };
+        Arc::new(Session::new(claims, Arc::clone(endpoint), handshake, now_s))
     }
 
+    /// Returns the session that is in the table afterwards: another worker may have rebuilt it at the same time.
     fn insert(&self, session: Arc<Session>) -> Arc<Session> {
-        let mut shard = self.shard(session.seal.key);
-        let entry = shard.live.entry(session.seal.key);
+        let mut shard = self.shard(session.claims.key);
+        let entry = shard.live.entry(session.claims.key);
         if let std::collections::hash_map::Entry::Vacant(_) = entry {
             self.count.fetch_add(1, Ordering::Relaxed);
         }
@@ -282,14 +280,14 @@ impl Sessions {
     }
 }
 
-/// Of a table that was much bigger.
-fn give_room_back<T>(map: &mut HashMap<SessionKey, T, RandomState>) {
-    if map.capacity() > ROOM_MIN && map.len() < map.capacity() / 4 {
+/// Releases the memory of a map that was much larger.
+fn shrink<T>(map: &mut HashMap<SessionKey, T, RandomState>) {
+    if map.capacity() > SHRINK_CAPACITY_MIN && map.len() < map.capacity() / 4 {
         map.shrink_to_fit();
     }
 }
 
-/// Every change under a lock is one operation on a collection, so a poisoned one guards a whole collection.
+/// Every change under a lock is one operation on a collection, so a poisoned lock guards an intact collection.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -308,8 +306,7 @@ mod tests {
 
     const HOUR_S: u64 = 3600;
 
-    /// Sessions, who asks, and what for.
-    fn sessions() -> (Sessions, Identity, Arc<Endpoint>) {
+    fn session_table() -> (SessionTable, Identity, Arc<Endpoint>) {
         let key = EncryptionKey { version: 1, key: Zeroizing::new([7; 32]) };
         let config = Config {
             lifetime: Duration::from_secs(24 * HOUR_S),
@@ -325,27 +322,28 @@ mod tests {
             label: LabelId::OTHER,
         };
         let sealer = Arc::new(Sealer::new(&[key]).unwrap());
-        (Sessions::new(config, sealer), Identity::sample("AAAAAAAAAAAA"), Arc::new(endpoint))
+        (SessionTable::new(config, sealer), Identity::sample("AAAAAAAAAAAA"), Arc::new(endpoint))
     }
 
     #[test]
-    fn what_was_ended_stays_so_however_many_were() {
-        let (sessions, identity, endpoint) = sessions();
-        let ours = || ClientHandshake::ours(Revision::LEGACY_LATEST, ClientCapabilities::default());
-        let create = |now_s| sessions.create(&identity, &endpoint, ours(), now_s).ok().unwrap();
+    fn ended_ids_stay_unknown_however_many_there_are() {
+        let (sessions, identity, endpoint) = session_table();
+        let handshake =
+            || ClientHandshake::gateway(Revision::LEGACY_LATEST, ClientCapabilities::default());
+        let create = |now_s| sessions.create(&identity, &endpoint, handshake(), now_s).ok().unwrap();
         let find = |id: &str, now_s| sessions.find(id.as_bytes(), &identity, &endpoint, now_s).is_ok();
-        let kept: Vec<_> = (0..100).map(|_| create(0)).collect();
-        let dropped: Vec<_> = (0..100).map(|_| create(0).0).collect();
-        for (_, session) in &kept {
+        let used: Vec<_> = (0..100).map(|_| create(0)).collect();
+        let unused: Vec<_> = (0..100).map(|_| create(0).0).collect();
+        for (_, session) in &used {
             session.touch(2 * HOUR_S);
         }
         sessions.sweep(HOUR_S);
-        assert_eq!(sessions.count(), kept.len());
+        assert_eq!(sessions.count(), used.len());
         let ended: Vec<_> = (0..100).map(|_| create(HOUR_S)).collect();
         for (_, session) in &ended {
             sessions.end(session);
         }
-        assert!(dropped.iter().all(|id| find(id, HOUR_S)), "as long as all that were ended are known");
+        assert!(unused.iter().all(|id| find(id, HOUR_S)), "valid while all ended ids are known");
         sessions.sweep(2 * HOUR_S);
         let others = |at: usize| (0..ENDED_MAX as u64 * 3 / 2).map(move |number| (at, number));
         for (at, number) in (0..SHARDS).flat_map(others) {
@@ -353,13 +351,13 @@ mod tests {
             lock(&sessions.shards[at]).end(key, 25 * HOUR_S + number / 1000);
         }
         let now_s = 2 * HOUR_S;
-        assert!(ended.iter().all(|(id, _)| !find(id, now_s)), "none of them is good");
-        assert!(kept.iter().all(|(id, _)| find(id, now_s)), "those with a state are");
-        assert!(dropped.iter().all(|id| !find(id, now_s)), "the others are as old as what is forgotten");
+        assert!(ended.iter().all(|(id, _)| !find(id, now_s)), "ended ids are unknown");
+        assert!(used.iter().all(|(id, _)| find(id, now_s)), "ids with state are valid");
+        assert!(unused.iter().all(|id| !find(id, now_s)), "the others are as old as the dropped ids");
         let remembered: usize = sessions.shards.iter().map(|shard| lock(shard).ended.len()).sum();
         assert!(remembered <= SHARDS * ENDED_MAX);
         let id = create(now_s).0;
         sessions.sweep(now_s + HOUR_S);
-        assert!(find(&id, now_s + HOUR_S), "a newer one is built anew");
+        assert!(find(&id, now_s + HOUR_S), "the state of a newer id is rebuilt");
     }
 }

@@ -1,23 +1,24 @@
-//! Who changed what: written in the transaction of the change itself.
+//! The audit log: who changed what, written in the transaction of the change.
 
 use serde_json::Value as Json;
 
-use super::page::{Paged, paged};
-use super::session::{Access, Session, transact};
-use super::value::{Row, Value, words};
-use super::{Store, StoreError};
+use super::error::StoreError;
+use super::handle::{Store, transact};
+use super::page::{Paged, fetch_limit, page_size, to_page};
+use super::transaction::{AccessMode, Transaction};
+use super::value::{Row, Value, column_enum};
 
 /// Who makes a change, and when. Every changing operation takes one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Audit {
-    /// A key id, or `keyadm:USER`, or `metamcp` for what it does by itself. Never empty.
+    /// A key id, `keyadm:USER`, or [`Audit::GATEWAY`]. Never empty.
     pub actor: String,
-    /// Seconds since 1970. Becomes the time of the changed row.
+    /// Seconds since 1970. Also becomes the time of the changed row.
     pub at: u64,
 }
 
-words! {
-    /// What a change was made to.
+column_enum! {
+    /// The kinds of objects that changes are made to.
     ObjectKind {
         /// An API key; its id is the key id.
         Key = "key",
@@ -25,15 +26,15 @@ words! {
         Server = "server",
         /// An endpoint; its id is a UUID.
         Endpoint = "endpoint",
-        /// A key that signs tokens; its id is the kid.
+        /// A token signing key; its id is the kid.
         JwtKey = "jwt_key",
     }
 }
 
-/// One change.
+/// One entry of the audit log.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AuditRow {
-    /// Greater than that of every earlier change.
+    /// Greater than the id of every earlier entry.
     pub id: u64,
     /// Seconds since 1970.
     pub at: u64,
@@ -41,38 +42,33 @@ pub struct AuditRow {
     pub actor: String,
     /// `key.create`, `server.replace`, ...
     pub action: String,
-    /// What was changed.
     pub object_kind: ObjectKind,
-    /// Which one; `*` for many at once.
+    /// The object's id; `*` for many objects at once.
     pub object_id: String,
-    /// Without secrets; `None`: it was not there.
+    /// The object before the change, without secrets. `None` if it did not exist.
     pub before: Option<Json>,
-    /// Without secrets; `None`: it is not there any more.
+    /// The object after the change, without secrets. `None` if it was deleted.
     pub after: Option<Json>,
 }
 
-/// Which changes are asked for. `None` asks for all.
+/// Selects entries of the audit log. Each `None` matches everything.
 #[derive(Debug, Clone, Default)]
 pub struct AuditFilter {
-    /// Exactly this actor.
     pub actor: Option<String>,
-    /// Exactly this action.
     pub action: Option<String>,
-    /// This kind of object.
     pub object_kind: Option<ObjectKind>,
-    /// Exactly this object.
     pub object_id: Option<String>,
-    /// From this second on.
+    /// Entries at this second or later.
     pub from: Option<u64>,
-    /// Before this second.
+    /// Entries before this second.
     pub until: Option<u64>,
 }
 
 impl Audit {
-    /// What the gateway does by itself.
+    /// The actor of changes that the gateway makes by itself.
     pub const GATEWAY: &'static str = "metamcp";
 
-    /// By `actor`, now.
+    /// A change by `actor`, now.
     pub fn by(actor: impl Into<String>) -> Self {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         Self { actor: actor.into(), at: now.map_or(0, |since| since.as_secs()) }
@@ -80,20 +76,20 @@ impl Audit {
 }
 
 impl Store {
-    /// Changes, newest first. `before`: the cursor of the page before. Cancel safe.
+    /// A page of entries, newest first. `before` is the cursor from the page before. Cancel safe.
     pub async fn audit(
         &self,
         filter: AuditFilter,
         before: Option<u64>,
         limit: usize,
     ) -> Result<Paged<AuditRow, u64>, StoreError> {
-        let limit = super::page::limit(limit);
-        let rows = transact!(self, Access::Read, |session| find(session, &filter, before, limit))?;
-        Ok(paged(rows, limit, |row| row.id))
+        let limit = page_size(limit);
+        let rows = transact!(self, AccessMode::Read, |tx| find(tx, &filter, before, limit))?;
+        Ok(to_page(rows, limit, |row| row.id))
     }
 }
 
-/// What an operation has to say about itself.
+/// What an operation changed, for the audit log.
 pub(super) struct Change {
     pub action: &'static str,
     pub kind: ObjectKind,
@@ -102,8 +98,8 @@ pub(super) struct Change {
     pub after: Option<Json>,
 }
 
-pub(super) async fn record<S: Session>(
-    session: &mut S,
+pub(super) async fn record<T: Transaction>(
+    tx: &mut T,
     audit: &Audit,
     change: Change,
 ) -> Result<(), StoreError> {
@@ -116,11 +112,11 @@ pub(super) async fn record<S: Session>(
         change.before.as_ref().into(),
         change.after.as_ref().into(),
     ];
-    session.execute(INSERT, &values).await.map(drop)
+    tx.execute(INSERT, &values).await.map(drop)
 }
 
-async fn find<S: Session>(
-    session: &mut S,
+async fn find<T: Transaction>(
+    tx: &mut T,
     filter: &AuditFilter,
     before: Option<u64>,
     limit: usize,
@@ -133,9 +129,9 @@ async fn find<S: Session>(
         filter.object_id.as_ref().into(),
         filter.from.into(),
         filter.until.into(),
-        super::page::fetched(limit),
+        fetch_limit(limit),
     ];
-    session.query(SELECT, &values).await?.into_iter().map(read).collect()
+    tx.query(SELECT, &values).await?.into_iter().map(read).collect()
 }
 
 fn read(mut row: Row) -> Result<AuditRow, StoreError> {

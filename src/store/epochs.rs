@@ -1,24 +1,22 @@
-//! The counters that tell every process that something changed.
+//! Epochs: the counters by which every process learns that something changed.
 
-use super::session::{Access, Session, transact};
-use super::{Store, StoreError};
+use super::error::StoreError;
+use super::transaction::Transaction;
 
-/// One counter a kind. Each moves in the transaction of every change to its kind.
+/// One counter for each kind of row. Each advances in the transaction of every change to its kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Epochs {
-    /// API keys.
     pub keys: u64,
-    /// Servers.
     pub servers: u64,
-    /// Endpoints, with their servers, filters and overrides.
+    /// Endpoints with their servers, filters and overrides.
     pub endpoints: u64,
-    /// Keys that sign tokens.
+    /// Token signing keys.
     pub jwt_keys: u64,
 }
 
-/// What a counter is for.
+/// Selects one of the epochs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum EpochKind {
     Keys,
     Servers,
     Endpoints,
@@ -26,26 +24,19 @@ pub(super) enum Kind {
 }
 
 impl Epochs {
-    pub(super) fn of(self, kind: Kind) -> u64 {
+    fn get(self, kind: EpochKind) -> u64 {
         match kind {
-            Kind::Keys => self.keys,
-            Kind::Servers => self.servers,
-            Kind::Endpoints => self.endpoints,
-            Kind::JwtKeys => self.jwt_keys,
+            EpochKind::Keys => self.keys,
+            EpochKind::Servers => self.servers,
+            EpochKind::Endpoints => self.endpoints,
+            EpochKind::JwtKeys => self.jwt_keys,
         }
     }
 }
 
-impl Store {
-    /// All counters at one moment. Cancel safe.
-    pub async fn epochs(&self) -> Result<Epochs, StoreError> {
-        transact!(self, Access::Read, |session| read(session))
-    }
-}
-
-pub(super) async fn read<S: Session>(session: &mut S) -> Result<Epochs, StoreError> {
+pub(super) async fn read<T: Transaction>(tx: &mut T) -> Result<Epochs, StoreError> {
     let mut epochs = Epochs::default();
-    for mut row in session.query(SELECT, &[]).await? {
+    for mut row in tx.query(SELECT, &[]).await? {
         let kind = row.text()?;
         let value = row.int()?;
         match kind.as_str() {
@@ -53,16 +44,16 @@ pub(super) async fn read<S: Session>(session: &mut S) -> Result<Epochs, StoreErr
             "servers" => epochs.servers = value,
             "endpoints" => epochs.endpoints = value,
             "jwt_keys" => epochs.jwt_keys = value,
-            // A later version counts more kinds.
+            // A later version of this program may count more kinds.
             _ => {}
         }
     }
     Ok(epochs)
 }
 
-/// The epoch comes first: rows that are newer than it are only read once more.
-pub(super) async fn of<S: Session>(session: &mut S, kind: Kind) -> Result<u64, StoreError> {
-    Ok(read(session).await?.of(kind))
+/// Reads one epoch. To be read before the rows: rows newer than their epoch are only read once more.
+pub(super) async fn read_one<T: Transaction>(tx: &mut T, kind: EpochKind) -> Result<u64, StoreError> {
+    Ok(read(tx).await?.get(kind))
 }
 
 const SELECT: &str = "SELECT kind, value FROM epochs";

@@ -1,6 +1,6 @@
-//! A look into the database of MetaMCP (github.com/metatool-ai/metamcp), for whoever moves from it.
+//! Reads the database of MetaMCP (github.com/metatool-ai/metamcp), for a migration to this program.
 //!
-//! Whole rows are read as JSON, so that a column which one of its versions has and another has not is no hindrance.
+//! Whole rows are read as JSON, so that columns that only some versions of MetaMCP have do no harm.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,73 +11,67 @@ use serde_json::Value as Json;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::StoreError;
+use super::error::StoreError;
 use super::postgres::Postgres;
-use super::session::Session;
+use super::transaction::Transaction;
 
-/// What an installation of MetaMCP holds, as far as there is something like it here.
+/// The contents of a MetaMCP installation, as far as this program has an equivalent.
 #[derive(Debug)]
 pub struct MetaMcp {
-    /// Oldest first, those of everybody before those of a user.
+    /// Oldest first; public servers before those of a user.
     pub servers: Vec<MetaServer>,
-    /// Sets of servers.
+    /// Named sets of servers.
     pub namespaces: Vec<MetaNamespace>,
-    /// Which servers are in which set, in the order in which they came.
+    /// The servers of each namespace, in the order in which they were added.
     pub members: Vec<MetaMember>,
-    /// What sets say of tools.
+    /// Overrides of tools in namespaces.
     pub tools: Vec<MetaTool>,
-    /// Where sets are reached.
+    /// The endpoints at which namespaces are reached.
     pub endpoints: Vec<MetaEndpoint>,
-    /// API keys.
     pub keys: Vec<MetaKey>,
 }
 
 /// A row of `mcp_servers`. Holds credentials.
 #[derive(Deserialize)]
 pub struct MetaServer {
-    /// Kept.
     pub uuid: Uuid,
-    /// Unique for one user.
+    /// Unique among the servers of one user.
     pub name: String,
     /// `STDIO`, `SSE` or `STREAMABLE_HTTP`.
     pub r#type: String,
-    /// Of a child process.
+    /// For a child process.
     pub command: Option<String>,
-    /// Of a child process: texts.
+    /// For a child process: an array of strings.
     #[serde(default)]
     args: Json,
-    /// Of a child process: texts by name.
+    /// For a child process: an object of strings.
     #[serde(default)]
     env: Json,
-    /// Of a server elsewhere.
+    /// For a remote server.
     pub url: Option<String>,
-    /// Of a server elsewhere.
+    /// For a remote server.
     pub bearer_token: Option<String>,
-    /// Of a server elsewhere: texts by name; not in its first versions.
+    /// For a remote server: an object of strings. Missing in early versions.
     #[serde(default)]
     headers: Json,
 }
 
-/// A column that holds something else than MetaMCP puts there. One such row is no reason to take none of the others.
+/// A column that holds something MetaMCP does not write. Such a row is skipped; the others are imported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("its column `{0}` is not as MetaMCP's is: mend it there, or define the server anew")]
+#[error("its column `{0}` does not have the form that MetaMCP writes: correct it there, or define the server anew")]
 pub struct OddColumn(&'static str);
 
 /// A row of `namespaces`.
 #[derive(Debug, Deserialize)]
 pub struct MetaNamespace {
-    /// What the others name it by.
     pub uuid: Uuid,
-    /// For people.
     pub name: String,
 }
 
 /// A row of `namespace_server_mappings`.
 #[derive(Debug, Deserialize)]
 pub struct MetaMember {
-    /// The set.
     pub namespace_uuid: Uuid,
-    /// The server.
     pub mcp_server_uuid: Uuid,
     /// `ACTIVE` or `INACTIVE`.
     pub status: String,
@@ -86,21 +80,15 @@ pub struct MetaMember {
 /// A row of `namespace_tool_mappings`, with the tool's name.
 #[derive(Debug, Deserialize)]
 pub struct MetaTool {
-    /// The set.
     pub namespace_uuid: Uuid,
-    /// The server.
     pub mcp_server_uuid: Uuid,
-    /// The server's own name of it.
+    /// The server's own name of the tool.
     pub tool_name: String,
     /// `ACTIVE` or `INACTIVE`.
     pub status: String,
-    /// Shown instead.
     pub override_name: Option<String>,
-    /// Shown instead.
     pub override_title: Option<String>,
-    /// Shown instead.
     pub override_description: Option<String>,
-    /// Shown instead.
     pub override_annotations: Option<Json>,
 }
 
@@ -108,24 +96,22 @@ pub struct MetaTool {
 #[derive(Debug, Deserialize)]
 #[allow(clippy::struct_excessive_bools, reason = "the columns of a table that is not ours")]
 pub struct MetaEndpoint {
-    /// Kept.
     pub uuid: Uuid,
     /// Unique.
     pub name: String,
-    /// What is behind it.
     pub namespace_uuid: Uuid,
-    /// `None`: everybody's.
+    /// `None` for a public endpoint.
     pub user_id: Option<String>,
-    /// Whether it asks for a key.
+    /// Whether clients need an API key.
     #[serde(default)]
     pub enable_api_key_auth: bool,
-    /// Whether it takes tokens of MetaMCP's own users.
+    /// Whether it accepts OAuth tokens of MetaMCP's own users.
     #[serde(default)]
     pub enable_oauth: bool,
-    /// Whether a key may stand in the URL.
+    /// Whether the API key may be in the URL.
     #[serde(default)]
     pub use_query_param_auth: bool,
-    /// Whether calls are limited.
+    /// Whether calls are rate limited.
     #[serde(default)]
     pub enable_max_rate: bool,
 }
@@ -133,15 +119,12 @@ pub struct MetaEndpoint {
 /// A row of `api_keys`. Holds the key.
 #[derive(Deserialize)]
 pub struct MetaKey {
-    /// Kept.
     pub uuid: Uuid,
-    /// For people.
     pub name: String,
-    /// In the clear, as MetaMCP keeps it.
+    /// The raw key, which MetaMCP stores in the clear.
     pub key: String,
-    /// `None`: everybody's.
+    /// `None` for a public key.
     pub user_id: Option<String>,
-    /// Whether it may be used.
     pub is_active: bool,
 }
 
@@ -158,62 +141,62 @@ impl fmt::Debug for MetaKey {
 }
 
 impl MetaServer {
-    /// Of a child process.
+    /// The arguments of a child process.
     pub fn args(&self) -> Result<Vec<String>, OddColumn> {
         column("args", &self.args)
     }
 
-    /// Of a child process.
+    /// The environment of a child process.
     pub fn env(&self) -> Result<BTreeMap<String, String>, OddColumn> {
         column("env", &self.env)
     }
 
-    /// Of a server elsewhere.
+    /// The request headers for a remote server.
     pub fn headers(&self) -> Result<BTreeMap<String, String>, OddColumn> {
         column("headers", &self.headers)
     }
 }
 
-/// Nothing is as good as an empty one.
+/// Parses a JSON column; NULL counts as empty.
 fn column<T: DeserializeOwned + Default>(name: &'static str, value: &Json) -> Result<T, OddColumn> {
     if value.is_null() { Ok(T::default()) } else { T::deserialize(value).map_err(|_| OddColumn(name)) }
 }
 
 impl MetaMcp {
-    /// Reads all of it at one moment, and changes nothing. [`StoreError::Failed`]: it is no database of MetaMCP's, or
-    /// of a version that keeps things otherwise.
+    /// Reads everything at one moment, and changes nothing. [`StoreError::Failed`] when it is not a database of MetaMCP, or
+    /// of a version with another schema.
     ///
     /// Cancel safe.
     pub async fn read(url: &str) -> Result<Self, StoreError> {
-        let mut session = Postgres::new(url)?.look().await?;
-        let outcome = read(&mut session).await;
-        session.end(outcome).await
+        let mut tx = Postgres::new(url)?.begin_read_only().await?;
+        let outcome = read(&mut tx).await;
+        tx.end(outcome).await
     }
 }
 
-async fn read<S: Session>(session: &mut S) -> Result<MetaMcp, StoreError> {
+async fn read<T: Transaction>(tx: &mut T) -> Result<MetaMcp, StoreError> {
     Ok(MetaMcp {
-        servers: rows(session, "mcp_servers", SERVERS).await?,
-        namespaces: rows(session, "namespaces", NAMESPACES).await?,
-        members: rows(session, "namespace_server_mappings", MEMBERS).await?,
-        tools: rows(session, "namespace_tool_mappings", TOOLS).await?,
-        endpoints: rows(session, "endpoints", ENDPOINTS).await?,
-        keys: rows(session, "api_keys", KEYS).await?,
+        servers: rows(tx, "mcp_servers", SERVERS).await?,
+        namespaces: rows(tx, "namespaces", NAMESPACES).await?,
+        members: rows(tx, "namespace_server_mappings", MEMBERS).await?,
+        tools: rows(tx, "namespace_tool_mappings", TOOLS).await?,
+        endpoints: rows(tx, "endpoints", ENDPOINTS).await?,
+        keys: rows(tx, "api_keys", KEYS).await?,
     })
 }
 
-async fn rows<S: Session, T: DeserializeOwned>(
-    session: &mut S,
+async fn rows<T: Transaction, R: DeserializeOwned>(
+    tx: &mut T,
     table: &str,
     sql: &str,
-) -> Result<Vec<T>, StoreError> {
-    let unfit = || {
+) -> Result<Vec<R>, StoreError> {
+    let malformed = || {
         StoreError::Failed(format!(
-            "its table `{table}` is not as MetaMCP's is: is it the database of MetaMCP?"
+            "its table `{table}` does not have the schema of MetaMCP: is it the database of MetaMCP?"
         ))
     };
     let found =
-        session.query(sql, &[]).await.map_err(|error| if error.is_away() { error } else { unfit() })?;
+        tx.query(sql, &[]).await.map_err(|error| if error.is_away() { error } else { malformed() })?;
     if found.len() > ROWS_MAX {
         return Err(StoreError::Failed(format!("its table `{table}` has more than {ROWS_MAX} rows")));
     }
@@ -221,7 +204,7 @@ async fn rows<S: Session, T: DeserializeOwned>(
         .into_iter()
         .map(|mut row| {
             let text = Zeroizing::new(row.text()?);
-            serde_json::from_str(&text).map_err(|_| unfit())
+            serde_json::from_str(&text).map_err(|_| malformed())
         })
         .collect()
 }
@@ -239,5 +222,5 @@ const ENDPOINTS: &str = "SELECT CAST(to_jsonb(t) AS TEXT) FROM endpoints t ORDER
 const KEYS: &str =
     "SELECT CAST(to_jsonb(t) AS TEXT) FROM api_keys t ORDER BY t.created_at, t.uuid LIMIT 100001";
 
-/// Of one table. Nobody has so many, and they are all held in memory.
+/// The limit for one table. No installation has so many rows, and all of them are held in memory.
 const ROWS_MAX: usize = 100_000;

@@ -1,32 +1,32 @@
-//! Long lists, a piece at a time.
+//! Long lists, one page at a time.
 
 use super::value::Value;
 
-/// A piece of a list.
+/// A page of a list.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Paged<T, C> {
-    /// In the order of the list.
     pub items: Vec<T>,
-    /// Where the next piece begins; `None`: this was the last one.
+    /// The cursor of the next page; `None` on the last one.
     pub next: Option<C>,
 }
 
-/// One piece: what an answer over HTTP should hold at most.
+/// The largest page: as much as an HTTP response should hold.
 pub const PAGE_ITEMS_MAX: usize = 500;
 
-pub(super) fn limit(asked: usize) -> usize {
-    asked.clamp(1, PAGE_ITEMS_MAX)
+/// Clamps a requested page size.
+pub(super) fn page_size(requested: usize) -> usize {
+    requested.clamp(1, PAGE_ITEMS_MAX)
 }
 
-/// One more than is given out, which tells whether there are more.
-pub(super) fn fetched(limit: usize) -> Value {
-    Value::from(limit as u64 + 1)
+/// The number of rows to fetch for a page: one more than it holds, which tells whether there is another page.
+pub(super) fn fetch_limit(page_size: usize) -> Value {
+    Value::from(page_size as u64 + 1)
 }
 
-/// `cursor` of the last item given out is where the next piece begins.
-pub(super) fn paged<T, C>(mut items: Vec<T>, limit: usize, cursor: impl Fn(&T) -> C) -> Paged<T, C> {
-    let more = items.len() > limit;
-    items.truncate(limit);
-    let next = items.last().filter(|_| more).map(cursor);
+/// Makes a page of the fetched rows. `cursor` of its last item is where the next page starts.
+pub(super) fn to_page<T, C>(mut items: Vec<T>, page_size: usize, cursor: impl Fn(&T) -> C) -> Paged<T, C> {
+    let has_more = items.len() > page_size;
+    items.truncate(page_size);
+    let next = items.last().filter(|_| has_more).map(cursor);
     Paged { items, next }
 }

@@ -1,120 +1,124 @@
-//! What is old is taken out, a little at a time: usage, the audit log, and what is remembered of batches of usage.
+//! Deletes what is older than its retention period, in small steps: usage, the audit log, and the records of applied usage
+//! batches.
 //!
-//! A batch may be sent again as long as the journal it is in exists, which may be for ever. So its source is forgotten
-//! only together with a mark, the *floor*: a batch that ends at or before it is over, applied or not, since what it
-//! counts was taken out with the usage of its time. The floor is in the database, so that it holds whatever the clocks
-//! and the configuration of the processes say that send batches.
+//! A batch may be sent again as long as its journal exists, possibly forever. When the record of a source is deleted, the
+//! *floor* is raised: a batch that ends at or before the floor is not applied any more, whether it was before or not,
+//! because the usage of its time is deleted. The floor is in the database, so that it holds whatever the clocks and the
+//! configurations of the processes that send batches.
 
 use std::time::Duration;
 
-use super::session::{Access, Session, query_one, transact};
+use super::error::StoreError;
+use super::handle::{Engine, Store, transact};
+use super::transaction::{AccessMode, Transaction, query_one};
 use super::value::Value;
-use super::{Engine, Store, StoreError};
 
-/// How long things are kept.
+/// Retention periods.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Retention {
-    /// Counters of usage.
+    /// The period of usage counters.
     pub usage: Duration,
-    /// The audit log.
+    /// The period of entries in the audit log.
     pub audit: Duration,
 }
 
-/// What was taken out.
+/// What a run deleted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Retired {
-    /// Counters of usage.
+    /// Deleted usage counters.
     pub usage: u64,
-    /// Entries of the audit log.
+    /// Deleted entries of the audit log.
     pub audit: u64,
-    /// Sources of batches of usage.
+    /// Deleted records of applied batches.
     pub sources: u64,
-    /// Whether there may be more.
+    /// Whether there may be more to delete.
     pub more: bool,
-    /// Whether something old was left, because the clock may be wrong.
+    /// Whether old rows were kept because the clock may be wrong.
     pub doubted: bool,
 }
 
 impl Store {
-    /// Takes out some of what is older than it is to be kept, at `now` seconds since 1970 or the time of the database,
-    /// whichever is earlier: a clock that is ahead costs nothing. [`StoreError::Locked`]: another process is at it.
+    /// Deletes some of the rows that are past their retention period at `now` (seconds since 1970), or at the time of the
+    /// database if that is earlier, so that a clock that is ahead deletes nothing. [`StoreError::Locked`] while another
+    /// process does the same.
     ///
-    /// An embedded database has no clock of its own to compare with. There a kind is left alone while nothing was
-    /// written within the time it is kept for after the newest of what would go, as [`Retired::doubted`] says: either
-    /// nobody was there for that long, and what is old may as well stay, or the clock jumped ahead of it all.
+    /// An embedded database has no clock of its own to compare with. There, rows of a kind are kept if nothing was written
+    /// for a whole retention period after the newest of them: either the gateway was not used for that long, and keeping
+    /// the old rows does no harm, or the clock jumped ahead. [`Retired::doubted`] reports it.
     ///
-    /// Cancel safe: of each kind it is either wholly done or not at all.
+    /// Cancel safe: for each kind, the deletion takes effect entirely or not at all.
     pub async fn retire(&self, retention: &Retention, now: u64) -> Result<Retired, StoreError> {
-        let now = self.clock().await?.map_or(now, |theirs| theirs.min(now));
-        let (usage, usage_doubted) = self.since(now, retention.usage).await?;
-        let (audit, audit_doubted) = self.since(now, retention.audit).await?;
+        let now = self.clock().await?.map_or(now, |database| database.min(now));
+        let (usage, usage_doubted) = self.cutoff(now, retention.usage).await?;
+        let (audit, audit_doubted) = self.cutoff(now, retention.audit).await?;
         let floor = usage.saturating_sub(MARGIN.as_secs());
-        let usage = transact!(self, Access::Retire, |session| delete(session, USAGE, usage))?;
-        let audit = transact!(self, Access::Retire, |session| delete(session, AUDIT, audit))?;
-        let sources = transact!(self, Access::Retire, |session| forget(session, floor))?;
+        let usage = transact!(self, AccessMode::Retire, |tx| delete(tx, DELETE_USAGE, usage))?;
+        let audit = transact!(self, AccessMode::Retire, |tx| delete(tx, DELETE_AUDIT, audit))?;
+        let sources = transact!(self, AccessMode::Retire, |tx| delete_sources(tx, floor))?;
         let more = [usage, audit, sources].contains(&ROWS_MAX);
         Ok(Retired { usage, audit, sources, more, doubted: usage_doubted || audit_doubted })
     }
 
-    /// What is before goes: 0 where that is in doubt.
-    async fn since(&self, now: u64, kept: Duration) -> Result<(u64, bool), StoreError> {
+    /// Rows before the returned time are deleted. Zero when the clock is in doubt.
+    async fn cutoff(&self, now: u64, kept: Duration) -> Result<(u64, bool), StoreError> {
         let since = now.saturating_sub(kept.as_secs());
         let doubted = match &self.engine {
-            Engine::Sqlite(_) => transact!(self, Access::Read, |session| leaps(session, since, kept))?,
+            Engine::Sqlite(_) => transact!(self, AccessMode::Read, |tx| has_gap(tx, since, kept))?,
             Engine::Postgres(_) => false,
         };
         Ok(if doubted { (0, true) } else { (since, false) })
     }
 }
 
-/// Whether nothing was written for as long as things are `kept`, between what is before `since` and what is not.
-async fn leaps<S: Session>(session: &mut S, since: u64, kept: Duration) -> Result<bool, StoreError> {
-    let Some(mut row) = query_one(session, NEWEST_BEFORE, &[since.into()]).await? else { return Ok(false) };
+/// Whether nothing was written for a period of `kept` after the newest row before `since`.
+async fn has_gap<T: Transaction>(tx: &mut T, since: u64, kept: Duration) -> Result<bool, StoreError> {
+    let Some(mut row) = query_one(tx, NEWEST_BEFORE, &[since.into()]).await? else { return Ok(false) };
     let newest: u64 = row.int()?;
     let until = newest.saturating_add(kept.as_secs());
-    Ok(session.query(WRITTEN, &[since.into(), until.into()]).await?.is_empty())
+    Ok(tx.query(WRITTEN_BETWEEN, &[since.into(), until.into()]).await?.is_empty())
 }
 
-async fn delete<S: Session>(session: &mut S, sql: &str, before: u64) -> Result<u64, StoreError> {
-    session.execute(sql, &[before.into(), ROWS_MAX.into()]).await
+async fn delete<T: Transaction>(tx: &mut T, sql: &str, before: u64) -> Result<u64, StoreError> {
+    tx.execute(sql, &[before.into(), ROWS_MAX.into()]).await
 }
 
-async fn forget<S: Session>(session: &mut S, floor: u64) -> Result<u64, StoreError> {
+async fn delete_sources<T: Transaction>(tx: &mut T, floor: u64) -> Result<u64, StoreError> {
     let values: [Value; 2] = [floor.into(), ROWS_MAX.into()];
-    if session.query(OVER, &values).await?.is_empty() {
+    if tx.query(SELECT_SOURCES, &values).await?.is_empty() {
         return Ok(0);
     }
-    session.execute(LIFT_FLOOR, &values[..1]).await?;
-    session.execute(SINK_FLOOR, &values[..1]).await?;
-    session.execute(FORGET, &values).await
+    tx.execute(RAISE_FLOOR, &values[..1]).await?;
+    tx.execute(DELETE_LOWER_FLOORS, &values[..1]).await?;
+    tx.execute(DELETE_SOURCES, &values).await
 }
 
-/// Of one transaction: a few milliseconds, for which others may wait.
+/// The limit of one transaction: a few milliseconds, for which others may wait.
 const ROWS_MAX: u64 = 1000;
 
-/// From the end of the usage that is kept to the floor: no batch is over whose hour may still be asked for.
+/// The distance of the floor from the oldest usage that is kept, so that no batch is refused whose hour may still be
+/// queried.
 const MARGIN: Duration = Duration::from_hours(7 * 24);
 
 const NEWEST_BEFORE: &str = "SELECT at FROM (SELECT max(hour) AS at FROM usage WHERE hour < $1 \
     UNION ALL SELECT max(at) FROM audit_log WHERE at < $1) WHERE at IS NOT NULL ORDER BY at DESC LIMIT 1";
 
-const WRITTEN: &str = "SELECT 1 FROM usage WHERE hour >= $1 AND hour < $2 \
+const WRITTEN_BETWEEN: &str = "SELECT 1 FROM usage WHERE hour >= $1 AND hour < $2 \
     UNION ALL SELECT 1 FROM audit_log WHERE at >= $1 AND at < $2 LIMIT 1";
 
-const USAGE: &str = "DELETE FROM usage WHERE (hour, key_id, server, tool) IN \
+const DELETE_USAGE: &str = "DELETE FROM usage WHERE (hour, key_id, server, tool) IN \
     (SELECT hour, key_id, server, tool FROM usage WHERE hour < $1 ORDER BY hour LIMIT $2)";
 
-const AUDIT: &str =
+const DELETE_AUDIT: &str =
     "DELETE FROM audit_log WHERE id IN (SELECT id FROM audit_log WHERE at < $1 ORDER BY at LIMIT $2)";
 
-const OVER: &str = "SELECT source FROM usage_batches WHERE source <> '' AND applied_at <= $1 LIMIT $2";
+const SELECT_SOURCES: &str = "SELECT source FROM usage_batches WHERE source <> '' AND applied_at <= $1 LIMIT $2";
 
-const FORGET: &str = "DELETE FROM usage_batches WHERE (source, sequence) IN \
+const DELETE_SOURCES: &str = "DELETE FROM usage_batches WHERE (source, sequence) IN \
     (SELECT source, sequence FROM usage_batches WHERE source <> '' AND applied_at <= $1 LIMIT $2)";
 
-/// The floor is kept as the sequence of a source without a name.
-const LIFT_FLOOR: &str = "INSERT INTO usage_batches (source, sequence, applied_at) \
+/// The floor is stored as the sequence of a source with an empty name.
+const RAISE_FLOOR: &str = "INSERT INTO usage_batches (source, sequence, applied_at) \
     SELECT '', CAST($1 AS BIGINT), CAST($1 AS BIGINT) \
     WHERE NOT EXISTS (SELECT 1 FROM usage_batches WHERE source = '' AND sequence >= $1)";
 
-const SINK_FLOOR: &str = "DELETE FROM usage_batches WHERE source = '' AND sequence < $1";
+const DELETE_LOWER_FLOORS: &str = "DELETE FROM usage_batches WHERE source = '' AND sequence < $1";

@@ -1,4 +1,4 @@
-//! A place that a test has to itself, on disk or in a PostgreSQL server, and what may befall the database there.
+//! Test support: temporary folders and databases, and damage to them.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,15 +12,15 @@ use super::{Binder, Bound, KeyRow, Plain, Sealed};
 /// Names a PostgreSQL server on which databases may be created; `tools/check` starts one.
 const SERVER: &str = "METAMCP_TEST_DATABASE_URL";
 
-/// Binds by writing down, in the clear, what is bound: that is for those who seal to do better.
+/// Seals by writing the columns in the clear beside the plaintext.
 #[derive(Debug, Clone)]
 pub(crate) struct Notary(pub(crate) u8);
 
 impl Binder for Notary {
     fn seal_row(&self, row: Bound<'_>, plain: &Plain) -> Sealed {
-        let said = said(row).into_bytes();
-        let length = u32::try_from(said.len()).expect("a row is short").to_le_bytes();
-        let bytes = [&[self.0][..], &length, &said, plain.expose()].concat();
+        let columns = columns(row).into_bytes();
+        let length = u32::try_from(columns.len()).expect("a row is short").to_le_bytes();
+        let bytes = [&[self.0][..], &length, &columns, plain.expose()].concat();
         Sealed { bytes, key_version: self.0 }
     }
 
@@ -28,11 +28,11 @@ impl Binder for Notary {
         let (bytes, version) = row.sealed();
         let rest = bytes.strip_prefix(&[version])?;
         let (length, rest) = rest.split_first_chunk()?;
-        let (said, plain) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
-        (self.has_version(version) && said == self::said(row).as_bytes()).then(|| Plain::new(plain.to_vec()))
+        let (sealed_columns, plain) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+        (self.has_version(version) && sealed_columns == columns(row).as_bytes()).then(|| Plain::new(plain.to_vec()))
     }
 
-    /// Its own and those before.
+    /// Its own version and all earlier ones.
     fn has_version(&self, version: u8) -> bool {
         (1..=self.0).contains(&version)
     }
@@ -42,7 +42,7 @@ impl Binder for Notary {
     }
 }
 
-fn said(row: Bound<'_>) -> String {
+fn columns(row: Bound<'_>) -> String {
     match row {
         Bound::Key(row) => {
             let KeyRow { id, key_id, name, grants, status, expires_at, successor, grace_until, .. } = row;
@@ -57,7 +57,7 @@ fn said(row: Bound<'_>) -> String {
     }
 }
 
-/// A fresh folder, removed with the value.
+/// A new folder, deleted when dropped.
 pub(crate) struct Folder(PathBuf);
 
 impl Folder {
@@ -80,18 +80,18 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // Left behind in the system's temporary folder if it fails, which harms nobody.
+        // If it fails, the folder is left in the system's temporary folder, which does no harm.
         drop(std::fs::remove_dir_all(&self.0));
     }
 }
 
-/// From now on the store cannot say anything about the epoch.
+/// Makes the epochs unreadable.
 pub(crate) fn break_epoch(database: &Path) {
     let shell = Connection::open(database).expect("the database is there");
     shell.execute_batch("ALTER TABLE epochs RENAME TO away").expect("the table is there");
 }
 
-/// Replaces what is sealed in a key's row.
+/// Replaces the sealed value in a key's row.
 pub(crate) fn put_sealed_hash(database: &Path, key_id: &str, sealed_hash: &[u8]) {
     let shell = Connection::open(database).expect("the database is there");
     let changed = shell
@@ -100,12 +100,12 @@ pub(crate) fn put_sealed_hash(database: &Path, key_id: &str, sealed_hash: &[u8])
     assert_eq!(changed, 1);
 }
 
-/// The server for tests, or `None`, which is said aloud.
+/// The PostgreSQL server for tests, if there is one. Prints a note otherwise.
 pub(crate) fn server() -> Option<String> {
     variable(SERVER)
 }
 
-/// The file of the certificate that vouches for it.
+/// The file of the certificate that signed the server's.
 pub(crate) fn server_ca() -> Option<String> {
     variable("METAMCP_TEST_DATABASE_CA")
 }
@@ -119,7 +119,7 @@ fn variable(name: &str) -> Option<String> {
     value
 }
 
-/// Runs a test with the address of a database of its own, which is dropped behind it.
+/// Runs a test with the address of a new database, which is deleted afterwards.
 pub(crate) async fn with_database(test: impl AsyncFnOnce(&str)) {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let Some(server) = server() else { return };
@@ -135,7 +135,7 @@ pub(crate) async fn with_database(test: impl AsyncFnOnce(&str)) {
     }
 }
 
-/// As a person with psql would.
+/// Executes statements as psql would.
 pub(crate) async fn sql(url: &str, statements: &str) {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await.expect("the server lets us in");
     let driver = tokio::spawn(connection);

@@ -1,116 +1,109 @@
-//! Who used what: counters by hour, added to in batches, each exactly once.
+//! Usage counters by hour, key, server and tool. Batches of increments are applied exactly once.
 
-use super::page::{Paged, fetched, limit, paged};
-use super::session::{Access, Session, transact};
+use super::error::StoreError;
+use super::handle::{Store, transact};
+use super::page::{Paged, fetch_limit, page_size, to_page};
+use super::transaction::{AccessMode, Transaction};
 use super::value::{Row, Value};
-use super::{Store, StoreError};
 
-/// What is counted apart from everything else.
+/// The labels of a counter.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UsageKey {
-    /// Seconds since 1970; rounded down to the full hour when it is stored.
+    /// Seconds since 1970; rounded down to the full hour when stored.
     pub hour: u64,
-    /// The key id.
     pub key_id: String,
-    /// The server's name; empty for what no server was asked.
+    /// The server's name; empty for a request that no server was asked.
     pub server: String,
-    /// The tool's name; empty for what is not a call of a tool.
+    /// The tool's name; empty for a request that is not a tool call.
     pub tool: String,
 }
 
-/// What is counted.
+/// The values of a counter, or increments of them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Those that failed too.
+    /// Requests, including those that failed.
     pub calls: u64,
-    /// Those that the gateway could not bring to an answer.
+    /// Requests that the gateway could not get a response for.
     pub errors: u64,
-    /// From clients.
+    /// Bytes from clients.
     pub bytes_in: u64,
-    /// To clients.
+    /// Bytes to clients.
     pub bytes_out: u64,
-    /// From the request's last byte to the answer's.
+    /// From the last byte of the request to the last byte of the response.
     pub milliseconds: u64,
 }
 
-/// One counter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UsageRow {
-    /// What it counts.
     pub key: UsageKey,
-    /// What it has counted.
     pub counts: Counts,
 }
 
-/// What one process has counted since the batch before. A source sends its batches in order, and any of them again:
-/// each is applied exactly once.
+/// The increments of one process since its previous batch. A source sends its batches in order, and may repeat any of
+/// them: each is applied exactly once.
 #[derive(Debug, Clone)]
 pub struct UsageBatch {
-    /// The process, under a name it keeps when it is restarted. Not empty.
+    /// Names the process; stays the same when it is restarted. Not empty.
     pub source: String,
-    /// Rises from batch to batch of a source.
+    /// Rises with every batch of a source.
     pub sequence: u64,
-    /// Seconds since 1970.
+    /// The end of the batch's interval, in seconds since 1970.
     pub at: u64,
-    /// What is added.
     pub rows: Vec<UsageRow>,
 }
 
-/// What became of a batch.
+/// What applying a batch did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Applied {
-    /// It was added.
+    /// The increments were added.
     Now,
-    /// It, or a later one of its source, had been added before, or it is of a time whose usage is no longer kept;
-    /// nothing was changed.
+    /// Nothing was changed: this batch, or a later one of its source, was applied before, or usage of its time is no longer
+    /// kept.
     Before,
 }
 
-/// Which counters are asked for. `None` asks for all.
+/// Selects counters. Each `None` matches everything.
 #[derive(Debug, Clone, Default)]
 pub struct UsageFilter {
     /// Hours that begin at this second or later.
     pub from: Option<u64>,
     /// Hours that begin before this second.
     pub until: Option<u64>,
-    /// Exactly this key.
     pub key_id: Option<String>,
-    /// Exactly this server.
     pub server: Option<String>,
-    /// Exactly this tool.
     pub tool: Option<String>,
 }
 
 impl Store {
-    /// Adds a batch to the counters, unless that was done before.
+    /// Adds a batch to the counters, unless it was applied before.
     ///
-    /// Cancel safe: a dropped call is either wholly done or not at all; send the batch again to be sure.
+    /// Cancel safe: a dropped call takes effect entirely or not at all; send the batch again to be sure.
     pub async fn apply_usage(&self, mut batch: UsageBatch) -> Result<Applied, StoreError> {
         for row in &mut batch.rows {
             row.key.hour -= row.key.hour % HOUR_S;
         }
-        // All in the same order: two processes never wait for each other crosswise.
+        // All transactions lock rows in the same order, so that no two deadlock.
         batch.rows.sort_by(|one, other| one.key.cmp(&other.key));
-        transact!(self, Access::Count, |session| apply(session, &batch))
+        transact!(self, AccessMode::Count, |tx| apply(tx, &batch))
     }
 
-    /// Counters by hour, key, server and tool, beginning behind `after`. Cancel safe.
+    /// A page of counters by hour, key, server and tool, starting after `after`. Cancel safe.
     pub async fn usage(
         &self,
         filter: UsageFilter,
         after: Option<UsageKey>,
         items: usize,
     ) -> Result<Paged<UsageRow, UsageKey>, StoreError> {
-        let limit = limit(items);
-        let rows = transact!(self, Access::Read, |session| find(session, &filter, after.as_ref(), limit))?;
-        Ok(paged(rows, limit, |row| row.key.clone()))
+        let limit = page_size(items);
+        let rows = transact!(self, AccessMode::Read, |tx| find(tx, &filter, after.as_ref(), limit))?;
+        Ok(to_page(rows, limit, |row| row.key.clone()))
     }
 }
 
-async fn apply<S: Session>(session: &mut S, batch: &UsageBatch) -> Result<Applied, StoreError> {
+async fn apply<T: Transaction>(tx: &mut T, batch: &UsageBatch) -> Result<Applied, StoreError> {
     let values = [Value::from(&batch.source), batch.sequence.into(), batch.at.into()];
-    // Whoever comes second waits here for the first one's end, and then finds the row.
-    if session.execute(CLAIM, &values).await? == 0 {
+    // A concurrent transaction with the same batch waits here for the first one to end, and then finds its row.
+    if tx.execute(CLAIM, &values).await? == 0 {
         return Ok(Applied::Before);
     }
     for UsageRow { key, counts } in &batch.rows {
@@ -125,14 +118,14 @@ async fn apply<S: Session>(session: &mut S, batch: &UsageBatch) -> Result<Applie
             counts.bytes_out.into(),
             counts.milliseconds.into(),
         ];
-        session.execute(ADD, &values).await?;
+        tx.execute(ADD, &values).await?;
     }
-    session.execute(SETTLE, &[(&batch.source).into(), batch.sequence.into()]).await?;
+    tx.execute(SETTLE, &[(&batch.source).into(), batch.sequence.into()]).await?;
     Ok(Applied::Now)
 }
 
-async fn find<S: Session>(
-    session: &mut S,
+async fn find<T: Transaction>(
+    tx: &mut T,
     filter: &UsageFilter,
     after: Option<&UsageKey>,
     limit: usize,
@@ -147,9 +140,9 @@ async fn find<S: Session>(
         after.map(|key| &key.key_id).into(),
         after.map(|key| &key.server).into(),
         after.map(|key| &key.tool).into(),
-        fetched(limit),
+        fetch_limit(limit),
     ];
-    session.query(SELECT, &values).await?.into_iter().map(read).collect()
+    tx.query(SELECT, &values).await?.into_iter().map(read).collect()
 }
 
 fn read(mut row: Row) -> Result<UsageRow, StoreError> {
@@ -165,11 +158,11 @@ fn read(mut row: Row) -> Result<UsageRow, StoreError> {
     })
 }
 
-/// One counter's time.
+/// The interval of a counter.
 const HOUR_S: u64 = 3_600;
 
-/// The time of a source is that of its latest batch: a clock that was set back does not make it older. What ends at
-/// the floor or before it is over: see `retention`.
+/// The time of a source is that of its latest batch: a clock that was set back does not make it older. Batches that end at
+/// or before the floor are not applied: see `retention`.
 const CLAIM: &str = "INSERT INTO usage_batches (source, sequence, applied_at) \
     SELECT CAST($1 AS TEXT), CAST($2 AS BIGINT), CASE WHEN known.at > $3 THEN known.at ELSE CAST($3 AS BIGINT) END \
     FROM (SELECT coalesce(max(applied_at), 0) AS at FROM usage_batches WHERE source = $1) AS known \
@@ -177,7 +170,7 @@ const CLAIM: &str = "INSERT INTO usage_batches (source, sequence, applied_at) \
       AND NOT EXISTS (SELECT 1 FROM usage_batches WHERE source = '' AND sequence >= $3) \
     ON CONFLICT (source, sequence) DO NOTHING";
 
-/// The newest of a source is enough to know those before it.
+/// The newest batch of a source is enough to recognize those before it.
 const SETTLE: &str = "DELETE FROM usage_batches WHERE source = $1 AND sequence < $2";
 
 const ADD: &str = "INSERT INTO usage (hour, key_id, server, tool, calls, errors, bytes_in, bytes_out, milliseconds) \

@@ -1,22 +1,22 @@
-//! What goes into a statement and comes out of it, the same for both engines.
+//! Values bound to statements and returned in rows, the same for both engines.
 
 use serde_json::Value as Json;
 use uuid::Uuid;
 
-use super::{Sealed, StoreError};
+use super::error::StoreError;
+use super::sealed_value::Sealed;
 
-/// One bound value, or one field of a row.
+/// A bound value, or a field of a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Value {
     /// NULL of any type.
     Null,
-    /// Every number there is: times, counters, versions.
+    /// All numbers: times, counters, versions.
     Int(i64),
-    /// Text, and JSON, which both engines keep as written.
+    /// Text, and JSON, which both engines store as written.
     Text(String),
-    /// Sealed bytes.
     Blob(Vec<u8>),
-    /// A UUID; text in SQLite.
+    /// A UUID; stored as text in SQLite.
     Uuid(Uuid),
 }
 
@@ -45,7 +45,7 @@ impl From<Uuid> for Value {
 }
 
 impl From<u64> for Value {
-    /// What no column holds stays at the largest that one does.
+    /// A number that no column can hold becomes the largest that one can.
     fn from(number: u64) -> Self {
         Self::Int(i64::try_from(number).unwrap_or(i64::MAX))
     }
@@ -75,8 +75,8 @@ impl<T: Into<Value>> From<Option<T>> for Value {
     }
 }
 
-/// PostgreSQL has no text with a NUL in it, so nobody has.
-pub fn check(values: &[Value]) -> Result<(), StoreError> {
+/// Refuses text with a NUL character, which PostgreSQL cannot store.
+pub fn check_values(values: &[Value]) -> Result<(), StoreError> {
     let nul = |value: &Value| matches!(value, Value::Text(text) if text.contains('\0'));
     if values.iter().any(nul) {
         return Err(StoreError::Invalid("a text holds the character NUL".into()));
@@ -84,134 +84,134 @@ pub fn check(values: &[Value]) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// One row of an answer, taken field by field in the order of the statement's columns.
+/// A row of a result. Its fields are taken one by one, in the order of the statement's columns.
 #[derive(Debug)]
 pub struct Row {
     fields: std::vec::IntoIter<Value>,
-    is_torn: bool,
+    is_malformed: bool,
 }
 
 impl Row {
     pub fn new(values: Vec<Value>) -> Self {
-        Self { fields: values.into_iter(), is_torn: false }
+        Self { fields: values.into_iter(), is_malformed: false }
     }
 
-    /// One field of a row that is bound, or something else in place of one that cannot be read: somebody wrote it by hand,
-    /// and no other row is to suffer for it. This one does not open then: see [`Row::sealed`].
-    pub fn or<T>(&mut self, instead: T, read: impl FnOnce(&mut Self) -> Result<T, StoreError>) -> T {
+    /// Reads a field of a sealed row, or returns `default` if it cannot be read: somebody wrote it by hand, and the other
+    /// rows must stay readable. Such a row does not open: see [`Row::seal_if_intact`].
+    pub fn field_or<T>(&mut self, default: T, read: impl FnOnce(&mut Self) -> Result<T, StoreError>) -> T {
         read(self).unwrap_or_else(|_| {
-            self.is_torn = true;
-            instead
+            self.is_malformed = true;
+            default
         })
     }
 
-    /// What is sealed in a row of which that was read; nothing where something could not be.
-    pub fn sealed(&self, sealed: Sealed) -> Sealed {
-        if self.is_torn { Sealed { bytes: Vec::new(), ..sealed } } else { sealed }
+    /// The sealed value of a row that was read; empty bytes, which never open, if a field could not be read.
+    pub fn seal_if_intact(&self, sealed: Sealed) -> Sealed {
+        if self.is_malformed { Sealed { bytes: Vec::new(), ..sealed } } else { sealed }
     }
 
     pub fn int<T: TryFrom<i64>>(&mut self) -> Result<T, StoreError> {
-        self.optional_int()?.ok_or_else(|| unfit("a number"))
+        self.optional_int()?.ok_or_else(|| malformed("a number"))
     }
 
     pub fn optional_int<T: TryFrom<i64>>(&mut self) -> Result<Option<T>, StoreError> {
         match self.take()? {
             Value::Null => Ok(None),
-            Value::Int(number) => T::try_from(number).map(Some).map_err(|_| unfit("a number in range")),
-            _ => Err(unfit("a number")),
+            Value::Int(number) => T::try_from(number).map(Some).map_err(|_| malformed("a number in range")),
+            _ => Err(malformed("a number")),
         }
     }
 
     pub fn text(&mut self) -> Result<String, StoreError> {
-        self.optional_text()?.ok_or_else(|| unfit("text"))
+        self.optional_text()?.ok_or_else(|| malformed("text"))
     }
 
     pub fn optional_text(&mut self) -> Result<Option<String>, StoreError> {
         match self.take()? {
             Value::Null => Ok(None),
             Value::Text(text) => Ok(Some(text)),
-            _ => Err(unfit("text")),
+            _ => Err(malformed("text")),
         }
     }
 
     pub fn blob(&mut self) -> Result<Vec<u8>, StoreError> {
-        self.optional_blob()?.ok_or_else(|| unfit("bytes"))
+        self.optional_blob()?.ok_or_else(|| malformed("bytes"))
     }
 
     pub fn optional_blob(&mut self) -> Result<Option<Vec<u8>>, StoreError> {
         match self.take()? {
             Value::Null => Ok(None),
             Value::Blob(bytes) => Ok(Some(bytes)),
-            _ => Err(unfit("bytes")),
+            _ => Err(malformed("bytes")),
         }
     }
 
     pub fn uuid(&mut self) -> Result<Uuid, StoreError> {
-        self.optional_uuid()?.ok_or_else(|| unfit("a UUID"))
+        self.optional_uuid()?.ok_or_else(|| malformed("a UUID"))
     }
 
     pub fn optional_uuid(&mut self) -> Result<Option<Uuid>, StoreError> {
         match self.take()? {
             Value::Null => Ok(None),
             Value::Uuid(id) => Ok(Some(id)),
-            Value::Text(text) => Uuid::parse_str(&text).map(Some).map_err(|_| unfit("a UUID")),
-            _ => Err(unfit("a UUID")),
+            Value::Text(text) => Uuid::parse_str(&text).map(Some).map_err(|_| malformed("a UUID")),
+            _ => Err(malformed("a UUID")),
         }
     }
 
     pub fn json(&mut self) -> Result<Json, StoreError> {
-        self.optional_json()?.ok_or_else(|| unfit("JSON"))
+        self.optional_json()?.ok_or_else(|| malformed("JSON"))
     }
 
     pub fn optional_json(&mut self) -> Result<Option<Json>, StoreError> {
         let text = self.optional_text()?;
-        text.map(|text| serde_json::from_str(&text).map_err(|_| unfit("JSON"))).transpose()
+        text.map(|text| serde_json::from_str(&text).map_err(|_| malformed("JSON"))).transpose()
     }
 
-    /// An array of strings; `None`: NULL.
+    /// An array of strings; `None` for NULL.
     pub fn optional_list(&mut self) -> Result<Option<Vec<String>>, StoreError> {
         let text = self.optional_text()?;
-        text.map(|text| serde_json::from_str(&text).map_err(|_| unfit("an array of strings"))).transpose()
+        text.map(|text| serde_json::from_str(&text).map_err(|_| malformed("an array of strings"))).transpose()
     }
 
-    /// One of a closed set.
+    /// A value of a closed set; see `column_enum!`.
     pub fn word<T>(&mut self, parse: impl FnOnce(&str) -> Option<T>) -> Result<T, StoreError> {
-        parse(&self.text()?).ok_or_else(|| unfit("a word that this version knows"))
+        parse(&self.text()?).ok_or_else(|| malformed("a word that this version knows"))
     }
 
     fn take(&mut self) -> Result<Value, StoreError> {
-        self.fields.next().ok_or_else(|| unfit("a column"))
+        self.fields.next().ok_or_else(|| malformed("a column"))
     }
 }
 
-/// As stored in a column that holds an array of strings.
-pub fn list(strings: Option<&Vec<String>>) -> Value {
+/// The value of a column that holds a JSON array of strings.
+pub fn json_list(strings: Option<&Vec<String>>) -> Value {
     strings.map(|strings| Json::from(strings.clone())).as_ref().into()
 }
 
-/// Somebody wrote it by hand: our own statements and the tables' checks allow nothing else.
-fn unfit(expected: &str) -> StoreError {
+/// A field of the wrong type. Only a row written by hand has one: our statements and the tables' checks allow no other.
+fn malformed(expected: &str) -> StoreError {
     StoreError::Failed(format!("a row does not hold {expected} where it should"))
 }
 
-/// Declares a closed set that stands in a column as a word.
-macro_rules! words {
+/// Declares an enum that is stored in a column as a word.
+macro_rules! column_enum {
     ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
         $(#[$meta])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
         pub enum $name { $($(#[$doc])* #[serde(rename = $word)] $variant),+ }
 
         impl $name {
-            /// As written in the table.
+            /// The word in the column.
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $word),+ }
             }
 
-            /// Takes exactly what `as_str` gives.
+            /// Accepts exactly the words that `as_str` returns.
             pub fn parse(text: &str) -> Option<Self> {
                 match text { $($word => Some(Self::$variant),)+ _ => None }
             }
         }
     };
 }
-pub(super) use words;
+pub(super) use column_enum;

@@ -1,52 +1,54 @@
-//! Learning that something changed, by this process or any other.
+//! Watches the store for changes made by any process.
 //!
 //! ```text
-//! PostgreSQL: NOTIFY (a wake-up) ──┐
-//!             a poll each second ──┴─> read the epochs ─> publish what is greater
-//! SQLite:     a poll each second ────> anything written at all? ─> the same
+//! PostgreSQL: NOTIFY (a wake-up) ─────┐
+//!             a poll every second ────┴─> read the epochs ─> publish them if they advanced
+//! SQLite:     a poll every second ──────> anything written? ─> the same
 //! ```
 //!
-//! A wake-up may be lost, late, doubled or out of order: it only makes the next poll come sooner.
+//! A wake-up may be lost, late, duplicated or out of order: it only makes the next poll come sooner.
 
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use super::{Engine, Epochs, Store, StoreError};
+use super::epochs::Epochs;
+use super::error::StoreError;
+use super::handle::{Engine, Store};
 use metamcp_core::base::unix_seconds;
 
-/// What is known of the store at one moment.
+/// The state of the store as last seen by the watcher.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Seen {
-    /// Greater than before for each kind that may have changed, and never less: when the database goes back, because
-    /// an older copy of it took over, they count on from where they were.
+    /// Advance for each kind that may have changed, and never go back. When the database falls back to an older copy of
+    /// itself, they continue from where they were.
     pub epochs: Epochs,
-    /// `None`: it answered when it was last asked.
+    /// `None` when the last poll succeeded.
     pub away: Option<Away>,
-    /// Whether it was asked at all. Until then nothing is known of it.
+    /// Whether the store was polled at all. Until then nothing is known about it.
     pub asked: bool,
 }
 
-/// A store that cannot be asked.
+/// A period in which the store does not answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Away {
     /// Seconds since 1970.
     pub since: u64,
-    /// For whoever operates it; no password is in it.
+    /// For operators; holds no password.
     pub reason: String,
 }
 
 impl Away {
-    /// Since now.
+    /// An outage that starts now.
     pub fn now(error: &StoreError) -> Self {
         Self { since: unix_seconds(), reason: error.to_string() }
     }
 }
 
 impl Store {
-    /// Watches the store from a task of the current runtime, as long as anybody holds the receiver. The first value,
-    /// all zeros, is from before it was asked.
+    /// Watches the store in a task of the current runtime, until the receiver is dropped. The first value, all zeros, dates
+    /// from before the first poll.
     pub fn watch(&self) -> watch::Receiver<Seen> {
         let (sender, receiver) = watch::channel(Seen::default());
         let store = self.clone();
@@ -74,27 +76,27 @@ async fn run(store: &Store, sender: &watch::Sender<Seen>) {
 async fn poll(store: &Store, sender: &watch::Sender<Seen>, wake: &Notify) {
     let mut ticks = interval(POLL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut stamp, mut lift) = (None, Lift::default());
+    let (mut stamp, mut monotonic) = (None, MonotonicEpochs::default());
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
             () = wake.notified() => {}
         }
-        match look(store, &mut stamp).await {
-            Ok(Some(raw)) => publish(sender, Ok(lift.lift(raw))),
-            Ok(None) => publish(sender, Ok(lift.lifted)),
+        match read_changes(store, &mut stamp).await {
+            Ok(Some(raw)) => publish(sender, Ok(monotonic.advance(raw))),
+            Ok(None) => publish(sender, Ok(monotonic.published)),
             Err(error) => publish(sender, Err(&error)),
         }
-        // Thousands of wake-ups at once are one.
-        sleep(BREATH).await;
+        // Merges wake-ups that arrive in quick succession.
+        sleep(PAUSE).await;
     }
 }
 
-/// `None`: nothing was written since the last time.
-async fn look(store: &Store, last: &mut Option<(i64, u64)>) -> Result<Option<Epochs>, StoreError> {
+/// Reads the epochs; `None` when nothing was written since the last time.
+async fn read_changes(store: &Store, last: &mut Option<(i64, u64)>) -> Result<Option<Epochs>, StoreError> {
     let Engine::Sqlite(sqlite) = &store.engine else { return store.epochs().await.map(Some) };
-    // Before the epochs: what is written in between is seen the next time.
-    let stamp = sqlite.stamp().await?;
+    // Before the epochs: what is written in between is noticed the next time.
+    let stamp = sqlite.change_stamp().await?;
     if *last == Some(stamp) {
         return Ok(None);
     }
@@ -116,9 +118,9 @@ fn publish(sender: &watch::Sender<Seen>, read: Result<Epochs, &StoreError>) {
             }
         }
         match (&before.away, &seen.away) {
-            (None, Some(away)) => tracing::warn!(reason = away.reason, "the database does not answer"),
+            (None, Some(away)) => tracing::warn!(reason = away.reason, "database unavailable"),
             (Some(away), None) => {
-                tracing::info!(seconds = unix_seconds().saturating_sub(away.since), "the database is back");
+                tracing::info!(seconds = unix_seconds().saturating_sub(away.since), "database available again");
             }
             _ => {}
         }
@@ -126,53 +128,53 @@ fn publish(sender: &watch::Sender<Seen>, read: Result<Epochs, &StoreError>) {
     });
 }
 
-/// Keeps counters from going back.
+/// Makes epochs monotonic: an epoch that goes back counts as a change.
 #[derive(Debug, Default)]
-struct Lift {
+struct MonotonicEpochs {
     raw: Epochs,
-    lifted: Epochs,
+    published: Epochs,
 }
 
-impl Lift {
-    fn lift(&mut self, raw: Epochs) -> Epochs {
-        let (before, lifted) = (self.raw, self.lifted);
-        let next = |raw: u64, before: u64, lifted: u64| match raw.checked_sub(before) {
-            Some(more) => lifted + more,
-            // It went back: that is a change as well.
-            None => lifted + 1,
+impl MonotonicEpochs {
+    fn advance(&mut self, raw: Epochs) -> Epochs {
+        let (before, published) = (self.raw, self.published);
+        let next = |raw: u64, before: u64, published: u64| match raw.checked_sub(before) {
+            Some(more) => published + more,
+            // The database went back to an older copy: a change as well.
+            None => published + 1,
         };
-        self.lifted = Epochs {
-            keys: next(raw.keys, before.keys, lifted.keys),
-            servers: next(raw.servers, before.servers, lifted.servers),
-            endpoints: next(raw.endpoints, before.endpoints, lifted.endpoints),
-            jwt_keys: next(raw.jwt_keys, before.jwt_keys, lifted.jwt_keys),
+        self.published = Epochs {
+            keys: next(raw.keys, before.keys, published.keys),
+            servers: next(raw.servers, before.servers, published.servers),
+            endpoints: next(raw.endpoints, before.endpoints, published.endpoints),
+            jwt_keys: next(raw.jwt_keys, before.jwt_keys, published.jwt_keys),
         };
         self.raw = raw;
-        self.lifted
+        self.published
     }
 }
 
-/// How long a change may stay unseen when no wake-up comes: how long a revoked key may still work.
+/// How long a change may go unnoticed without a wake-up, and so how long a revoked key may still work.
 const POLL: Duration = Duration::from_secs(1);
 
-/// Between two reads, however many wake-ups there are.
-const BREATH: Duration = Duration::from_millis(20);
+/// The pause between two reads, however many wake-ups there are.
+const PAUSE: Duration = Duration::from_millis(20);
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// What is published for the keys as these are read one after the other.
+    /// Compares what is published for the keys when these epochs are read one after the other.
     #[track_caller]
     fn check(raw: &[u64], expected: &[u64]) {
-        let mut lift = Lift::default();
+        let mut monotonic = MonotonicEpochs::default();
         let seen: Vec<_> =
-            raw.iter().map(|keys| lift.lift(Epochs { keys: *keys, ..Epochs::default() }).keys).collect();
+            raw.iter().map(|keys| monotonic.advance(Epochs { keys: *keys, ..Epochs::default() }).keys).collect();
         assert_eq!(seen, expected);
     }
 
     #[test]
-    fn counters_move_with_every_change_and_never_back() {
+    fn epochs_advance_with_every_change_and_never_go_back() {
         check(&[0, 0, 1, 5, 5], &[0, 0, 1, 5, 5]);
         check(&[7, 5, 5, 6, 7, 8], &[7, 8, 8, 9, 10, 11]);
         check(&[7, 0, 7], &[7, 8, 15]);

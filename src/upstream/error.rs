@@ -1,63 +1,72 @@
+//! Errors of requests to a server.
+
 use std::error::Error;
 use std::fmt;
 
 use metamcp_core::base::{Fault, FaultKind, ServerName};
 
-/// What went wrong with a upstream, and how far the request had come.
+/// Why a request to a server failed, and how far it got.
 #[derive(Debug)]
 pub struct UpstreamError {
-    /// Where it went wrong.
     pub stage: FailureStage,
-    /// What may be told to everybody.
-    told: Option<String>,
+    /// What everybody may read.
+    public_detail: Option<String>,
     source: Option<Box<dyn Error + Send + Sync>>,
 }
 
-/// How far a request had come when it failed.
+/// How far a request got before it failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FailureStage {
-    /// Waiting for a place among the requests under way.
+    /// It waited too long for a permit among the server's in-flight calls.
     QueueTimeout,
-    /// The queue itself was full.
+    /// The queue for those permits was full.
     QueueFull,
-    /// It was not asked: it could not be reached again and again a moment ago.
+    /// It was not attempted: the circuit breaker is open after repeated failures.
     BreakerOpen,
-    /// Finding its address.
+    /// Resolving the server's name.
     Resolve,
-    /// It is at a private address, and may not be.
+    /// The address is private, which the server's definition does not allow.
     PrivateAddress,
     /// Opening the connection.
     Connect,
-    /// The same, for which this machine has no port left, or no file.
+    /// Opening the connection, for lack of a local port or file descriptor.
     LocalPortsExhausted,
-    /// Its program did not start.
+    /// Starting the server's program.
     ProcessStart,
     /// The TLS handshake.
     Tls,
-    /// Within the connect timeout, none of these ended.
+    /// None of these ended within the connect timeout.
     ConnectTimeout,
-    /// Its event stream did not say where messages go (MCP 2024-11-05).
+    /// The server's event stream did not say where messages go (MCP 2024-11-05).
     NoEndpoint,
-    /// Its event stream sends messages elsewhere than to the server itself.
+    /// The server's event stream directs messages to another origin.
     ForeignEndpoint,
-    /// The connection was gone before a byte of the request was written.
+    /// The connection was lost before a byte of the request was written.
     NotSent,
-    /// The request was written, at least in part; it may have run.
+    /// The request was written, at least in part, and the connection was lost; the call may have run.
     NoResponse,
-    /// Written, and no answer in time; it may have run.
+    /// The request was written and no response came in time; the call may have run.
     FirstByteTimeout,
-    /// The answer broke off.
+    /// The response ended before it was complete.
     BodyIncomplete,
-    /// The answer went silent.
+    /// The response stalled.
     BodyIdle,
-    /// The answer is larger than may be held.
+    /// The response is larger than the limit.
     ResponseTooLarge,
-    /// The answer is not what the protocol asks for.
+    /// The response is not what the protocol requires.
     InvalidResponse,
 }
 
+/// Why there is no response on a connection.
+pub enum SendError {
+    /// No byte of the request was written.
+    NotSent,
+    /// The server may have read the request and run it.
+    Failed(UpstreamError),
+}
+
 impl FailureStage {
-    /// Whether it is the server that failed, rather than that there was no room for a request or no leave to ask.
+    /// Whether the server failed, rather than a limit or a rule of the gateway.
     pub fn is_server_fault(self) -> bool {
         !matches!(
             self,
@@ -69,7 +78,7 @@ impl FailureStage {
         )
     }
 
-    /// For those who look after a server.
+    /// Returns the value of `stage` in the admin API.
     pub fn text(self) -> &'static str {
         match self {
             Self::QueueTimeout | Self::QueueFull => "waiting for a place",
@@ -86,34 +95,105 @@ impl FailureStage {
             Self::ResponseTooLarge | Self::InvalidResponse => "understanding the answer",
         }
     }
+
+    /// Returns the kind of fault that a client sees, and what the server did, as the rest of a sentence.
+    fn describe(self) -> (FaultKind, &'static str) {
+        match self {
+            Self::QueueTimeout | Self::QueueFull => {
+                (FaultKind::Overloaded, "has too many calls in flight, try again")
+            }
+            Self::Resolve | Self::Connect | Self::Tls | Self::NotSent => {
+                (FaultKind::Unreachable, "cannot be reached")
+            }
+            Self::LocalPortsExhausted => (
+                FaultKind::Overloaded,
+                "cannot be connected to, because no local port or file descriptor is free: set its \
+                 idle_connections_max to its in_flight_max, widen net.ipv4.ip_local_port_range, or allow more open files",
+            ),
+            Self::ProcessStart => (FaultKind::Unreachable, "did not start"),
+            Self::BreakerOpen => (
+                FaultKind::Unreachable,
+                "could not be reached several times in a row and is not called for a moment",
+            ),
+            Self::PrivateAddress => (
+                FaultKind::Unreachable,
+                "leads to a private address, which its definition does not allow (allow_private)",
+            ),
+            Self::ConnectTimeout => (FaultKind::Unreachable, "did not accept a connection in time"),
+            Self::NoEndpoint => (
+                FaultKind::Unreachable,
+                "did not send the event `endpoint` in time, as servers of the type sse must",
+            ),
+            Self::ForeignEndpoint => (
+                FaultKind::InvalidResponse,
+                "sent an event `endpoint` that leads to another origin than its own, which is refused",
+            ),
+            Self::FirstByteTimeout => (FaultKind::TimedOut, "did not answer in time"),
+            Self::BodyIdle => (FaultKind::TimedOut, "went silent"),
+            Self::NoResponse | Self::BodyIncomplete => (FaultKind::ConnectionLost, "broke off the connection"),
+            Self::ResponseTooLarge => {
+                (FaultKind::InvalidResponse, "sent a response that is larger than the limit")
+            }
+            Self::InvalidResponse => {
+                (FaultKind::InvalidResponse, "sent a response that is not an MCP message")
+            }
+        }
+    }
+}
+
+impl fmt::Display for FailureStage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::QueueTimeout => "queue timeout",
+            Self::QueueFull => "queue full",
+            Self::BreakerOpen => "circuit breaker open",
+            Self::Resolve => "resolve",
+            Self::PrivateAddress => "private address",
+            Self::Connect => "connect",
+            Self::LocalPortsExhausted => "no local port or file descriptor",
+            Self::ProcessStart => "start",
+            Self::Tls => "TLS handshake",
+            Self::ConnectTimeout => "connect timeout",
+            Self::NoEndpoint => "no endpoint",
+            Self::ForeignEndpoint => "foreign endpoint",
+            Self::NotSent => "not sent",
+            Self::NoResponse => "no response",
+            Self::FirstByteTimeout => "response timeout",
+            Self::BodyIncomplete => "incomplete body",
+            Self::BodyIdle => "body idle timeout",
+            Self::ResponseTooLarge => "response too large",
+            Self::InvalidResponse => "invalid response",
+        })
+    }
 }
 
 impl UpstreamError {
-    /// With the error it comes from.
+    /// Creates an error with its cause.
     #[cold]
     pub fn new(stage: FailureStage, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self { stage, told: None, source: Some(source.into()) }
+        Self { stage, public_detail: None, source: Some(source.into()) }
     }
 
-    /// When there is none.
+    /// Creates an error without a cause.
     #[cold]
     pub fn from_stage(stage: FailureStage) -> Self {
-        Self { stage, told: None, source: None }
+        Self { stage, public_detail: None, source: None }
     }
 
-    /// A program that did not start. `why` is told to everybody, so nothing that it printed, none of its arguments and
-    /// nothing of its environment is in it; `said` to those who administer.
+    /// Creates the error of a program that did not start.
+    ///
+    /// Clients read `reason`, so it must not contain the program's output, arguments or environment. Administrators
+    /// also read `last_output`.
     #[cold]
-    pub fn not_started(why: impl Into<String>, said: Option<String>) -> Self {
-        Self { stage: FailureStage::ProcessStart, told: Some(why.into()), source: said.map(Into::into) }
+    pub fn start_failure(reason: impl Into<String>, last_output: Option<String>) -> Self {
+        Self {
+            stage: FailureStage::ProcessStart,
+            public_detail: Some(reason.into()),
+            source: last_output.map(Into::into),
+        }
     }
 
-    /// Why, as far as everybody may know.
-    pub fn public_detail(&self) -> Option<&str> {
-        self.told.as_deref()
-    }
-
-    /// Whether the upstream cannot have seen the request.
+    /// Whether the server cannot have seen the request.
     pub fn is_undelivered(&self) -> bool {
         matches!(
             self.stage,
@@ -133,61 +213,27 @@ impl UpstreamError {
         )
     }
 
-    /// As the fault that ends a request.
+    /// Converts it into the fault that ends a client's request.
     #[cold]
     pub fn into_fault(self, server: &ServerName) -> Fault {
-        let (kind, what) = match self.stage {
-            FailureStage::QueueTimeout | FailureStage::QueueFull => {
-                (FaultKind::Overloaded, "has too many calls under way, try again")
+        let (kind, description) = self.stage.describe();
+        let reason = match (self.stage, &self.public_detail) {
+            (FailureStage::ProcessStart, detail) => {
+                format!(": {}", detail.as_deref().unwrap_or("its program failed"))
             }
-            FailureStage::Resolve | FailureStage::Connect | FailureStage::Tls | FailureStage::NotSent => {
-                (FaultKind::Unreachable, "cannot be reached")
-            }
-            FailureStage::LocalPortsExhausted => (
-                FaultKind::Overloaded,
-                "cannot be connected to, for no local port or file is free: set its idle_connections_max to its \
-                 in_flight_max, widen net.ipv4.ip_local_port_range, or allow more open files",
-            ),
-            FailureStage::ProcessStart => (FaultKind::Unreachable, "did not start"),
-            FailureStage::BreakerOpen => (
-                FaultKind::Unreachable,
-                "could not be reached again and again and is left alone for a moment",
-            ),
-            FailureStage::PrivateAddress => (
-                FaultKind::Unreachable,
-                "leads to a private address, which its definition does not allow (allow_private)",
-            ),
-            FailureStage::ConnectTimeout => (FaultKind::Unreachable, "does not accept connections"),
-            FailureStage::NoEndpoint => (
-                FaultKind::Unreachable,
-                "did not say in time where messages go (event `endpoint`), as servers of the type sse do",
-            ),
-            FailureStage::ForeignEndpoint => (
-                FaultKind::InvalidResponse,
-                "sends messages to another origin than its own (event `endpoint`), which is refused",
-            ),
-            FailureStage::FirstByteTimeout => (FaultKind::TimedOut, "did not answer in time"),
-            FailureStage::BodyIdle => (FaultKind::TimedOut, "went silent"),
-            FailureStage::NoResponse | FailureStage::BodyIncomplete => {
-                (FaultKind::ConnectionLost, "broke off the connection")
-            }
-            FailureStage::ResponseTooLarge => (FaultKind::InvalidResponse, "answered more than may be held"),
-            FailureStage::InvalidResponse => (FaultKind::InvalidResponse, "answered what is no MCP message"),
-        };
-        let why = match (self.stage, self.public_detail()) {
-            (FailureStage::ProcessStart, told) => format!(": {}", told.unwrap_or("its program failed")),
             _ => String::new(),
         };
-        let fate = if self.is_undelivered() { "did not run" } else { "may have run" };
-        Fault::upstream(kind, format!("server `{server}` {what}{why}; the call {fate}")).with_source(self)
+        let delivery = if self.is_undelivered() { "did not run" } else { "may have run" };
+        let text = format!("server `{server}` {description}{reason}; the call {delivery}");
+        Fault::upstream(kind, text).with_source(self)
     }
 }
 
 impl fmt::Display for UpstreamError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", self.stage)?;
-        if let Some(told) = &self.told {
-            write!(f, ": {told}")?;
+        write!(f, "{}", self.stage)?;
+        if let Some(detail) = &self.public_detail {
+            write!(f, ": {detail}")?;
         }
         let mut source = self.source.as_deref().map(|source| source as &dyn Error);
         while let Some(error) = source {

@@ -1,346 +1,376 @@
-//! Connections of one worker to one upstream, and the upstream's bounds over all workers.
+//! One server as the gateway uses it: the part that all workers share, each worker's connections, and the adapters for eras
+//! that the server does not speak. They refer to each other, so they are in one file.
 
-use std::cell::{Cell, RefCell};
+use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
-use crossbeam::utils::CachePadded;
-use tokio::select;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
-use tokio::task::{spawn_local, yield_now};
 use tokio::time::timeout;
 
-use super::answer::{BodySource, ResponseHead, UpstreamBody, UpstreamResponse};
-use super::connect::{ConnectTarget, connect};
-use super::outgoing::UpstreamRequest;
-use super::patience::ResponseTimer;
-use super::shim::{CallGuard, LocalResponse};
-use super::wire::{SendError, Wire};
-use super::{FailureStage, Reach, Upstream, UpstreamError};
+use super::breaker::{Breaker, UpstreamStatus};
+use super::config::{Config, ServerAddress, UpstreamId};
+use super::era::{EraChoice, EraSupport};
+use super::error::{FailureStage, UpstreamError};
+use super::http::{BodySource, HttpPool, InvalidTarget, TlsRoots, UpstreamBody, UpstreamResponse};
+use super::limit::{InFlightLimit, InFlightPermit};
+use super::multiplex::{CancelGuard, LocalResponse};
+use super::request::{RequestKind, UpstreamRequest};
+use super::stdio::{Sharing, StdioHealth, StdioRequest};
+use super::transport::Transport;
+use metamcp_core::base::ServerName;
+use metamcp_core::protocol::Era;
 
-/// What one worker holds open to one upstream. Not shared, so nothing here is locked.
-pub struct UpstreamPool {
-    upstream: Arc<Upstream>,
-    #[expect(clippy::vec_box, reason = "they are moved from hand to hand with every request")]
-    idle: RefCell<Vec<Box<Wire>>>,
-    /// Given back in this turn of the runtime. A upstream that sends more than one answer sends it right
-    /// behind the first; in the next turn it has come, and is seen.
-    #[expect(clippy::vec_box, reason = "likewise")]
-    resting: RefCell<Vec<Box<Wire>>>,
-    /// Requests that wait for a connection to be made.
-    opening: Cell<usize>,
-    /// Told of each connection that is given back while there are any.
-    given_back: Notify,
-    /// As of the last sweep, a second ago at most: an age may be that much off, which `idle_age_max` allows for.
-    now: Cell<Instant>,
+/// Answers requests of an era that a server does not speak, or of which that is not known yet. To callers the server then
+/// speaks both eras.
+pub trait EraAdapter: Send + Sync {
+    /// Answers a request. Dropping the future cancels the call.
+    fn answer(
+        self: Arc<Self>,
+        pool: Rc<UpstreamPool>,
+        request: UpstreamRequest,
+        kind: RequestKind,
+    ) -> ResponseFuture;
+
+    /// Whether the adapted era is announced to clients that ask which eras there are. Clients that speak both eras may then
+    /// choose it, even where the other carries more.
+    fn is_announced(&self) -> bool {
+        true
+    }
 }
 
-/// Whether a request is a call, which ends, or an event stream, which may stay for days.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RequestKind {
-    /// Counted among the upstream's calls; silence is bounded.
-    Call,
-    /// Bounded by the clients that hold it; silence is normal.
-    Stream,
+/// A response to come.
+pub type ResponseFuture = Pin<Box<dyn Future<Output = Result<Box<UpstreamResponse>, UpstreamError>>>>;
+
+/// One MCP server behind the gateway, shared by all workers.
+pub struct Upstream {
+    pub config: Config,
+    /// Identifies the server in each worker's pools.
+    pub id: UpstreamId,
+    transport: Transport,
+    limit: InFlightLimit,
+    breaker: Breaker,
+    legacy: AdaptedEra,
+    modern: AdaptedEra,
+    /// Whether the server has sent a request to a client's user or model.
+    has_sent_request: AtomicBool,
+}
+
+/// One era of a server: whether it is spoken, and the adapter if not.
+struct AdaptedEra {
+    support: EraSupport,
+    adapter: OnceLock<Arc<dyn EraAdapter>>,
+}
+
+/// The connections of one worker to one server. Not shared, so nothing here is locked.
+pub struct UpstreamPool {
+    upstream: Arc<Upstream>,
+    /// `None` for transports whose connections are owned by a thread of their own.
+    http: Option<HttpPool>,
+}
+
+impl AdaptedEra {
+    fn new(era: Era, choice: EraChoice) -> Self {
+        Self { support: EraSupport::new(era, choice), adapter: OnceLock::new() }
+    }
+
+    /// Whether the era is not spoken, and clients are not to be told of the adapter.
+    fn is_hidden(&self) -> bool {
+        self.support.is_spoken() == Some(false)
+            && self.adapter.get().is_some_and(|adapter| !adapter.is_announced())
+    }
+
+    /// Returns the adapter, unless the server is known to speak the era.
+    fn adapter(&self) -> Option<&Arc<dyn EraAdapter>> {
+        if self.support.is_spoken() == Some(true) { None } else { self.adapter.get() }
+    }
+}
+
+impl Upstream {
+    /// Prepares what each connection and each request needs. Opens nothing, and starts no process but the thread that
+    /// will.
+    pub fn new(id: UpstreamId, config: Config, roots: &TlsRoots) -> Result<Arc<Self>, InvalidTarget> {
+        let transport = Transport::new(&config, roots)?;
+        let breaker = match &transport {
+            Transport::Http(_) | Transport::HttpOrSse(..) if config.has_breaker => Breaker::new(),
+            // The thread of the transport backs off between two attempts, and reports that.
+            _ => Breaker::never_open(),
+        };
+        Ok(Arc::new(Self {
+            legacy: AdaptedEra::new(Era::Legacy, config.era_choice()),
+            modern: AdaptedEra::new(Era::Modern, config.era_choice()),
+            limit: InFlightLimit::new(config.in_flight_max, config.queue_max, config.queue_timeout),
+            config,
+            id,
+            transport,
+            breaker,
+            has_sent_request: AtomicBool::new(false),
+        }))
+    }
+
+    pub fn name(&self) -> &ServerName {
+        &self.config.name
+    }
+
+    /// Sets the adapter of an era. Only the first call counts.
+    pub fn set_adapter(&self, era: Era, adapter: Arc<dyn EraAdapter>) {
+        let _ = self.era(era).adapter.set(adapter);
+    }
+
+    /// Whether the server speaks an era; `None` when that is unknown.
+    pub fn speaks(&self, era: Era) -> Option<bool> {
+        self.era(era).support.is_spoken()
+    }
+
+    /// Whether the server does not speak an era, and clients of both eras are to choose the other.
+    pub fn hides_era(&self, era: Era) -> bool {
+        self.era(era).is_hidden()
+    }
+
+    /// Records whether the server speaks an era; `None` if that must be detected again. A configured era does not change.
+    pub fn set_spoken(&self, era: Era, is_spoken: Option<bool>) {
+        if self.config.era_choice() == EraChoice::Auto {
+            self.era(era).support.set_spoken(is_spoken);
+        }
+    }
+
+    fn era(&self, era: Era) -> &AdaptedEra {
+        match era {
+            Era::Legacy => &self.legacy,
+            Era::Modern => &self.modern,
+        }
+    }
+
+    /// Returns the health of the server's processes; `None` if it is not a program or was stopped. Cancel safe.
+    pub async fn process_health(&self) -> Option<StdioHealth> {
+        match &self.transport {
+            Transport::Http(_) | Transport::HttpOrSse(..) | Transport::Sse(_) => None,
+            Transport::Stdio(server) => server.health().await,
+        }
+    }
+
+    /// Whether what the server sends of its own accord comes over one channel for all calls of a session, whichever call it
+    /// is about.
+    pub fn has_shared_channel(&self) -> bool {
+        match &self.transport {
+            Transport::Http(_) => false,
+            Transport::HttpOrSse(_, candidate) => candidate.server().is_some(),
+            Transport::Sse(_) | Transport::Stdio(_) => true,
+        }
+    }
+
+    /// Returns how many calls are in flight and how many are queued, over all workers.
+    pub fn load(&self) -> (usize, usize) {
+        self.limit.load()
+    }
+
+    /// Notes that the server has sent a request to a client's user or model.
+    pub fn note_server_request(&self) {
+        self.has_sent_request.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether each call gets a session of its own, so that a request of the server certainly belongs to that call. A program
+    /// whose process the sessions of a key share is not isolated before it sends a request: it may keep in the process what
+    /// the sessions share.
+    pub fn has_session_per_call(&self) -> bool {
+        match &self.config.address {
+            ServerAddress::Http(_) | ServerAddress::Unix { .. } | ServerAddress::Sse(_) => {
+                self.has_shared_channel()
+            }
+            ServerAddress::Stdio(program) => match program.settings.sharing {
+                Sharing::Shared => false,
+                Sharing::Key => self.has_sent_request.load(Ordering::Relaxed),
+                Sharing::Session => true,
+            },
+        }
+    }
+
+    /// Returns the health of the server as its callers observed it.
+    pub fn status(&self) -> UpstreamStatus {
+        let processes = match &self.transport {
+            Transport::Stdio(server) => Some(server.process_stats()),
+            Transport::Http(_) | Transport::HttpOrSse(..) | Transport::Sse(_) => None,
+        };
+        UpstreamStatus { processes, ..self.breaker.status() }
+    }
+
+    /// Ends the server's processes, if any, and waits until they have ended. Cancel safe: they end in any case.
+    pub async fn stop(&self) {
+        if let Transport::Stdio(server) = &self.transport {
+            server.stop().await;
+        }
+    }
 }
 
 impl UpstreamPool {
-    /// An empty one.
+    /// Creates a pool without connections.
     pub fn new(upstream: Arc<Upstream>) -> Rc<Self> {
-        Rc::new(Self {
-            upstream,
-            idle: RefCell::default(),
-            resting: RefCell::default(),
-            opening: Cell::new(0),
-            given_back: Notify::new(),
-            now: Cell::new(Instant::now()),
-        })
+        let http = upstream.transport.http().map(|server| HttpPool::new(Arc::clone(server)));
+        Rc::new(Self { upstream, http })
     }
 
-    /// The upstream it leads to.
     pub fn upstream(&self) -> &Arc<Upstream> {
         &self.upstream
     }
 
-    /// Sends a request and waits for the head of its response; the body follows in the [`Answer`]. One of an era that
-    /// the upstream does not speak, or of which that is not known yet, goes to what stands in for it.
+    /// Sends a request and waits for the head of its response; the body is read later. A request of an era that the server
+    /// does not speak, or of which that is not known yet, goes to the era adapter.
     ///
-    /// A request is sent a second time only when nothing of it was written the first time.
+    /// A request is sent a second time only if nothing of it was written the first time.
     ///
-    /// Not cancel safe: dropping it closes the connection, which tells the upstream to stop.
+    /// Not cancel safe: dropping it closes the connection, which tells the server to stop.
     pub async fn send(
         self: &Rc<Self>,
         request: &UpstreamRequest,
-        lane: RequestKind,
+        kind: RequestKind,
     ) -> Result<Box<UpstreamResponse>, UpstreamError> {
         if let Some(era) = request.era()
-            && let Some(face) = self.upstream.side(era).face()
+            && let Some(adapter) = self.upstream.era(era).adapter()
         {
-            return Arc::clone(face).answer(Rc::clone(self), request.clone(), lane).await;
+            return Arc::clone(adapter).answer(Rc::clone(self), request.clone(), kind).await;
         }
-        self.send_direct(request, lane).await
+        self.send_direct(request, kind).await
     }
 
-    /// Likewise, to the upstream itself, whatever it speaks.
-    ///
-    /// Not cancel safe, likewise.
+    /// Sends a request to the server itself, whatever eras it speaks. See [`Self::send`].
     pub async fn send_direct(
         self: &Rc<Self>,
         request: &UpstreamRequest,
-        lane: RequestKind,
+        kind: RequestKind,
     ) -> Result<Box<UpstreamResponse>, UpstreamError> {
-        self.upstream.breaker.admit()?;
-        let permit = match lane {
-            RequestKind::Call => Some(self.upstream.bounds.admit(&self.upstream.config).await?),
+        let Upstream { breaker, limit, .. } = &*self.upstream;
+        breaker.admit()?;
+        let permit = match kind {
+            RequestKind::Call => Some(limit.acquire().await?),
             RequestKind::Stream => None,
         };
-        let target = match &self.upstream.reach {
-            Reach::Wire(target) => target,
-            Reach::Unsaid(target, candidate) => match candidate.found() {
-                None => target,
-                Some(server) => {
-                    return Box::pin(self.hand_over(server.call(request.clone()), lane, permit)).await;
-                }
-            },
-            Reach::Process(server) => {
-                let (verb, session, owner) = request.to_verb();
-                let (place, is_apart) = (request.place(), request.is_exclusive());
-                let calling = server.call(verb, session, owner, place, is_apart);
-                return Box::pin(self.hand_over(calling, lane, permit)).await;
-            }
-            Reach::Sse(server) => {
-                return Box::pin(self.hand_over(server.call(request.clone()), lane, permit)).await;
+        let result = self.send_admitted(request, kind, permit).await;
+        match &result {
+            Ok(_) => breaker.record_response(self.upstream.name()),
+            Err(error) => breaker.record_failure(self.upstream.name(), error),
+        }
+        result
+    }
+
+    /// Sends a request over the server's transport. The rarer transports are boxed, so that they do not make the future of
+    /// every request bigger.
+    async fn send_admitted(
+        &self,
+        request: &UpstreamRequest,
+        kind: RequestKind,
+        permit: Option<InFlightPermit>,
+    ) -> Result<Box<UpstreamResponse>, UpstreamError> {
+        let sse = match &self.upstream.transport {
+            Transport::Http(_) => None,
+            Transport::HttpOrSse(_, candidate) => candidate.server(),
+            Transport::Sse(server) => Some(server),
+            Transport::Stdio(server) => {
+                let (operation, session) = request.operation();
+                let request = StdioRequest {
+                    operation,
+                    session,
+                    owner: request.owner(),
+                    client_session: request.client_session(),
+                    is_exclusive: request.is_exclusive(),
+                };
+                return Box::pin(self.await_call(server.call(request), kind, permit)).await;
             }
         };
-        // Goes on right after the runtime has asked the kernel what has come: what a upstream sent out of turn
-        // is known when its connection is looked at. And all that came is read before anything is written, as
-        // in `let_others_go_first`.
-        yield_now().await;
-        loop {
-            let (mut wire, fresh) = match self.take() {
-                Some(wire) => (wire, false),
-                None => Box::pin(self.open_or_wait(target)).await.map_err(|error| self.note(error))?,
-            };
-            match wire.send(request, &self.upstream).await {
-                Ok((head, body)) => {
-                    self.upstream.breaker.note_answer(self.upstream.name());
-                    return Ok(self.answer(head, body, wire, lane, permit));
-                }
-                Err(SendError::Unsent) if !fresh => {}
-                Err(SendError::Unsent) => {
-                    return Err(self.note(UpstreamError::from_stage(FailureStage::NotSent)));
-                }
-                Err(SendError::Sent(error)) => return Err(self.note(error)),
+        match (sse, &self.http) {
+            (Some(server), _) => {
+                Box::pin(self.await_call(server.call(request.clone()), kind, permit)).await
             }
+            (None, Some(http)) => http.send(request, kind, permit).await,
+            (None, None) => Err(UpstreamError::from_stage(FailureStage::NotSent)),
         }
     }
 
-    /// Looks whether the server is one of the transport of 2024-11-05, where nobody said, and speaks to it so from now
-    /// on if it is. Says whether it is spoken to so.
+    /// Probes whether the server speaks HTTP+SSE, where the configuration leaves that open, and uses that transport from now
+    /// on if so. Returns whether the server is spoken to over HTTP+SSE.
     ///
-    /// Cancel safe: it is not known then.
+    /// Cancel safe: the transport is then not known.
     pub async fn detect_sse(&self) -> bool {
-        match &self.upstream.reach {
-            Reach::Unsaid(_, candidate) => candidate.look().await,
-            Reach::Wire(_) | Reach::Sse(_) | Reach::Process(_) => false,
+        match &self.upstream.transport {
+            Transport::HttpOrSse(_, candidate) => candidate.probe().await,
+            Transport::Http(_) | Transport::Sse(_) | Transport::Stdio(_) => false,
         }
     }
 
-    /// Has a server answer that only looks like one of Streamable HTTP.
-    async fn hand_over(
-        self: &Rc<Self>,
-        calling: impl Future<Output = Result<(LocalResponse, CallGuard), UpstreamError>>,
-        lane: RequestKind,
-        permit: Option<Permit>,
+    /// Waits for the response of a transport that has a thread of its own.
+    async fn await_call(
+        &self,
+        call: impl Future<Output = Result<(LocalResponse, CancelGuard), UpstreamError>>,
+        kind: RequestKind,
+        permit: Option<InFlightPermit>,
     ) -> Result<Box<UpstreamResponse>, UpstreamError> {
-        let called = timeout(self.upstream.config.first_byte_timeout, calling).await;
-        let called =
-            called.unwrap_or_else(|_elapsed| Err(UpstreamError::from_stage(FailureStage::FirstByteTimeout)));
-        let (reply, hold) = called.map_err(|error| self.note(error))?;
-        self.upstream.breaker.note_answer(self.upstream.name());
-        let (head, body) = BodySource::of_reply(reply, Some(hold));
-        let body = UpstreamBody::new(body, None, Rc::clone(self), self.idle_timeout(lane), permit);
+        let config = &self.upstream.config;
+        let timed_out = |_elapsed| Err(UpstreamError::from_stage(FailureStage::FirstByteTimeout));
+        let (response, guard) = timeout(config.first_byte_timeout, call).await.unwrap_or_else(timed_out)?;
+        let (head, source) = BodySource::from_local(response, Some(guard));
+        let idle_timeout: Option<Duration> = match kind {
+            RequestKind::Call => Some(config.stream_idle_timeout),
+            RequestKind::Stream => None,
+        };
+        let body = UpstreamBody::new(source, None, idle_timeout, permit);
         Ok(Box::new(UpstreamResponse { head, body }))
     }
 
-    fn note(&self, error: UpstreamError) -> UpstreamError {
-        self.upstream.breaker.note_failure(self.upstream.name(), &error);
-        error
-    }
-
-    fn idle_timeout(&self, lane: RequestKind) -> Option<Duration> {
-        match lane {
-            RequestKind::Call => Some(self.upstream.config.stream_idle_timeout),
-            RequestKind::Stream => None,
-        }
-    }
-
-    fn answer(
-        self: &Rc<Self>,
-        head: ResponseHead,
-        body: BodySource,
-        wire: Box<Wire>,
-        lane: RequestKind,
-        permit: Option<Permit>,
-    ) -> Box<UpstreamResponse> {
-        let idle_timeout = self.idle_timeout(lane);
-        Box::new(UpstreamResponse {
-            head,
-            body: UpstreamBody::new(body, Some(wire), Rc::clone(self), idle_timeout, permit),
-        })
-    }
-
-    /// An idle connection that can be used. The youngest first, so that the old ones age and close.
-    fn take(&self) -> Option<Box<Wire>> {
-        let mut idle = self.idle.borrow_mut();
-        while let Some(mut wire) = idle.pop() {
-            if wire.is_fresh(self.now.get(), self.upstream.config.idle_age_max) {
-                return Some(wire);
-            }
-        }
-        None
-    }
-
-    /// A connection, and whether it is a new one: whichever comes first, one that is made or one that another request
-    /// gives back. A upstream that many connect to at once drops what its queue has no room for, and the kernel
-    /// tries again only after a second; requests need not wait for that where others are done meanwhile.
-    ///
-    /// Cancel safe: what was begun is closed.
-    async fn open_or_wait(&self, target: &ConnectTarget) -> Result<(Box<Wire>, bool), UpstreamError> {
-        let _opening = Opening::enter(&self.opening);
-        let given_back = async {
-            loop {
-                self.given_back.notified().await;
-                if let Some(wire) = self.take() {
-                    return wire;
-                }
-            }
-        };
-        select! {
-            biased;
-            wire = given_back => Ok((wire, false)),
-            opened = self.open(target) => Ok((opened?, true)),
-        }
-    }
-
-    async fn open(&self, target: &ConnectTarget) -> Result<Box<Wire>, UpstreamError> {
-        let config = &self.upstream.config;
-        let opening = async {
-            let patience = ResponseTimer::new(config.first_byte_timeout);
-            Ok(Box::new(Wire::new(connect(target, config.private_addresses).await?, patience)))
-        };
-        timeout(self.upstream.config.connect_timeout, opening)
-            .await
-            .unwrap_or_else(|_elapsed| Err(UpstreamError::from_stage(FailureStage::ConnectTimeout)))
-    }
-
-    pub(super) fn put(self: &Rc<Self>, mut wire: Box<Wire>) {
-        let mut resting = self.resting.borrow_mut();
-        let kept = self.idle.borrow().len() + resting.len();
-        if kept >= self.upstream.config.idle_connections_max || !wire.may_rest() {
-            return;
-        }
-        wire.rest(self.now.get());
-        resting.push(wire);
-        if resting.len() == 1 {
-            let pool = Rc::clone(self);
-            spawn_local(async move {
-                // Goes on only after the runtime has asked the kernel what has come.
-                yield_now().await;
-                let mut resting = pool.resting.borrow_mut();
-                for _ in 0..resting.len().min(pool.opening.get()) {
-                    pool.given_back.notify_one();
-                }
-                pool.idle.borrow_mut().append(&mut resting);
-            });
-        }
-    }
-
-    /// How many connections are open that nothing uses.
+    /// Returns how many connections are open and unused.
     pub fn idle_connections(&self) -> usize {
-        self.idle.borrow().len() + self.resting.borrow().len()
+        self.http.as_ref().map_or(0, HttpPool::idle_connections)
     }
 
-    /// Closes what has been idle for too long. Called every second by its thread.
+    /// Closes connections that were idle for too long. Called every second by the worker.
     pub fn sweep(&self) {
-        let now = Instant::now();
-        self.now.set(now);
-        self.idle.borrow_mut().retain_mut(|wire| wire.is_fresh(now, self.upstream.config.idle_age_max));
+        self.http.iter().for_each(HttpPool::sweep);
     }
 }
 
-/// A place among those who wait for a connection to be made, left when dropped.
-struct Opening<'a>(&'a Cell<usize>);
+#[cfg(test)]
+mod tests {
+    use super::super::config::ToolPinPolicy;
+    use super::*;
 
-impl<'a> Opening<'a> {
-    fn enter(count: &'a Cell<usize>) -> Self {
-        count.set(count.get() + 1);
-        Self(count)
-    }
-}
-
-impl Drop for Opening<'_> {
-    fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
-    }
-}
-
-/// How much one upstream may have under way, over all workers.
-pub struct Bounds {
-    slots: Arc<Semaphore>,
-    waiting: CachePadded<AtomicUsize>,
-}
-
-/// A place among a upstream's calls.
-pub struct Permit(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
-
-impl Bounds {
-    /// With room for `in_flight_max` calls.
-    pub fn new(in_flight_max: usize) -> Self {
-        Self {
-            slots: Arc::new(Semaphore::new(in_flight_max.min(Semaphore::MAX_PERMITS))),
-            waiting: CachePadded::new(AtomicUsize::new(0)),
-        }
+    fn upstream(address: ServerAddress) -> Arc<Upstream> {
+        let timeout = Duration::from_secs(1);
+        let config = Config {
+            name: ServerName::new("a").unwrap(),
+            address,
+            headers: Vec::new(),
+            era: EraChoice::Auto,
+            connect_timeout: timeout,
+            first_byte_timeout: timeout,
+            stream_idle_timeout: timeout,
+            in_flight_max: 8,
+            queue_timeout: timeout,
+            queue_max: 8,
+            idle_connections_max: 1,
+            idle_age_max: timeout,
+            fast_lane: true,
+            private_addresses: true,
+            may_be_sse: false,
+            has_breaker: true,
+            alias: None,
+            changed_tools: ToolPinPolicy::Warn,
+        };
+        let roots = TlsRoots::from_roots(rustls::RootCertStore::empty());
+        Upstream::new(UpstreamId(0), config, &roots).unwrap()
     }
 
-    /// How many have one, and how many wait for one.
-    pub fn count(&self, config: &super::Config) -> (usize, usize) {
-        let all = config.in_flight_max.min(Semaphore::MAX_PERMITS);
-        let taken = all.saturating_sub(self.slots.available_permits());
-        (taken, self.waiting.load(Ordering::Relaxed))
-    }
-
-    /// A place now, or after waiting in the bounded queue. Cancel safe.
-    async fn admit(&self, config: &super::Config) -> Result<Permit, UpstreamError> {
-        if let Ok(permit) = Arc::clone(&self.slots).try_acquire_owned() {
-            return Ok(Permit(permit));
-        }
-        let _place = Waiting::enter(&self.waiting, config.queue_max)?;
-        match timeout(config.queue_timeout, Arc::clone(&self.slots).acquire_owned()).await {
-            Ok(Ok(permit)) => Ok(Permit(permit)),
-            Ok(Err(_)) | Err(_) => Err(UpstreamError::from_stage(FailureStage::QueueTimeout)),
-        }
-    }
-}
-
-/// A place in the queue, left when dropped.
-struct Waiting<'a>(&'a AtomicUsize);
-
-impl<'a> Waiting<'a> {
-    fn enter(count: &'a AtomicUsize, max: usize) -> Result<Self, UpstreamError> {
-        let place = Self(count);
-        if count.fetch_add(1, Ordering::Relaxed) < max {
-            Ok(place)
-        } else {
-            Err(UpstreamError::from_stage(FailureStage::QueueFull))
-        }
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+    #[test]
+    fn the_transport_determines_the_era() {
+        // Port 9 is `discard`; nobody listens there.
+        const URL: &str = "http://127.0.0.1:9/sse";
+        let check = |address: ServerAddress, before: [Option<bool>; 2], after: Option<bool>| {
+            let server = upstream(address);
+            assert_eq!([Era::Legacy, Era::Modern].map(|era| server.speaks(era)), before);
+            server.set_spoken(Era::Legacy, Some(true));
+            // Whatever it says while it starts anew.
+            server.set_spoken(Era::Legacy, None);
+            assert_eq!(server.speaks(Era::Legacy), after);
+        };
+        check(ServerAddress::Sse(URL.parse().unwrap()), [Some(true), Some(false)], Some(true));
+        check(ServerAddress::Http(URL.parse().unwrap()), [None, None], None);
     }
 }

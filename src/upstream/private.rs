@@ -1,12 +1,11 @@
-//! Which addresses are nobody's business from outside: the machine itself, its network, and what a cloud tells its
-//! machines about themselves.
+//! Which addresses must not be reachable through the gateway without permission: the machine itself, its network, and the
+//! metadata services of clouds.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::ServerAddress;
+use super::config::ServerAddress;
 
-/// Whether an address as written leads to a private place. A name is not looked up: that is to be done when connecting,
-/// for names change.
+/// Whether an address as written is private. A name is not resolved here but for each connection, because names change.
 pub fn is_private_address(address: &ServerAddress) -> bool {
     let (ServerAddress::Http(url) | ServerAddress::Sse(url)) = address else { return true };
     match url.host() {
@@ -54,7 +53,7 @@ fn is_private_v6(ip: Ipv6Addr) -> bool {
         // An IPv4 address in another form: mapped or compatible, NAT64 (RFC 6052), 6to4 (RFC 3056).
         [0, 0, 0, 0, 0, 0 | 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => embedded(high, low),
         [0x2002, high, low, ..] => embedded(high, low),
-        // NAT64 of the network's own (RFC 8215), IPv4-translated (RFC 2765), Teredo (RFC 4380), documentation (RFC
+        // Local-use NAT64 (RFC 8215), IPv4-translated (RFC 2765), Teredo (RFC 4380), documentation (RFC
         // 3849), discard-only (RFC 6666).
         [0x64, 0xff9b, 1, ..]
         | [0, 0, 0, 0, 0xffff, 0, ..]
@@ -69,10 +68,10 @@ fn is_private_v6(ip: Ipv6Addr) -> bool {
     }
 }
 
-/// Public by number, and yet answered by the machine's own host.
+/// A public address that the machine's own host answers.
 const AZURE_METADATA: Ipv4Addr = Ipv4Addr::new(168, 63, 129, 16);
 
-/// Networks for examples in texts (RFC 5737); what answers there is some network's own.
+/// Networks for examples in documentation (RFC 5737). If anything answers there, it is internal.
 const DOCUMENTATION: [[u8; 3]; 3] = [[192, 0, 2], [198, 51, 100], [203, 0, 113]];
 
 /// The names under which clouds serve metadata.
@@ -92,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn knows_private_places_in_every_spelling() {
+    fn knows_private_addresses_in_every_spelling() {
         for text in [
             "http://127.0.0.1/",
             "http://2130706433/",

@@ -277,6 +277,27 @@ fn the_document_is_the_committed_one() {
 }
 
 #[test]
+fn protocol_is_accepted_in_place_of_kind() {
+    let house = House::new();
+    let mut server = house.server("a");
+    let kind = server.as_object_mut().unwrap().remove("kind").unwrap();
+    server["protocol"] = kind;
+    let created = house.ask("POST", SERVERS, Some(&server));
+    assert_eq!((created.status, &created.json()["kind"]), (201, &json!("http")), "{}", created.text());
+    assert_eq!(created.json().get("protocol"), None);
+    let path = "/api/v1/mcp/servers/a";
+    assert_eq!(house.ask("PUT", path, Some(&server)).status, 200);
+    let patched = house.ask("PATCH", path, Some(&json!({"protocol": "sse"})));
+    assert_eq!((patched.status, &patched.json()["kind"]), (200, &json!("sse")), "{}", patched.text());
+    server["kind"] = json!("http");
+    for (method, body) in [("PUT", server), ("PATCH", json!({"kind": "http", "protocol": "http"}))] {
+        let refused = house.ask(method, path, Some(&body));
+        assert_eq!(refused.status, 422, "{method}: {}", refused.text());
+        assert_eq!(refused.json()["errors"][0]["pointer"], "/protocol", "{method}");
+    }
+}
+
+#[test]
 fn every_wrong_field_is_named() {
     let house = House::new();
     let check = |method: &str, path: &str, body: Value, status: u16, expected: &[&str]| {

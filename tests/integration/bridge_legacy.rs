@@ -509,10 +509,10 @@ fn failures_are_told_as_errors_of_the_call() {
     check(-32601, "no");
     check(-32603, "server `a`");
     check(-32603, "server `a`");
-    check(-32603, "of a type that the client does not know");
+    check(-32603, "its resultType is unknown");
     check(-32603, "not an MCP message");
     check(-32603, "broke off");
-    check(-32603, "what it was not asked");
+    check(-32603, "its id is not the id of the request");
     check(-32603, "broke off");
     assert_eq!(peer.calls().len(), 8, "nothing was sent twice");
     assert_eq!(text(&session.result("echo", "{}")), "{}");

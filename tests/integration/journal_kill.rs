@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
 use metamcp::journal::JournalError;
-use metamcp::journal::usage::{Batch, Config, Count, Counters, Outbox, Usage};
+use metamcp::journal::usage::{SpooledBatch, Config, CallCounts, WorkerCounters, UsageSpool, UsageTables};
 
 const KILLS: u32 = 200;
 
@@ -19,18 +19,18 @@ const KILLS: u32 = 200;
 /// mostly found counting, the first in between.
 const WORKERS: [(u8, u8, u64); 2] = [(b'B', b'D', 1), (b'b', b'd', 64)];
 
-const CALL: Count = Count { calls: 1, errors: 1, bytes_in: 3, bytes_out: 5, millis: 7 };
+const CALL: CallCounts = CallCounts { calls: 1, errors: 1, bytes_in: 3, bytes_out: 5, millis: 7 };
 
 /// In the arguments of a child, before its folder.
 const CHILD: &str = "journal-child:";
 
-const NAME: &str = "usage_is_exact_over_kills";
+const NAME: &str = "journal_kill::usage_is_exact_over_kills";
 
 /// The store: a file of what was applied, one write for each batch, which a kill does not cut.
 struct Store {
     file: File,
     last: HashMap<u128, u64>,
-    sum: Count,
+    sum: CallCounts,
 }
 
 /// Source, sequence, and the five sums.
@@ -41,7 +41,7 @@ impl Store {
         let mut file = OpenOptions::new().read(true).append(true).create(true).open(path).expect("it opens");
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).expect("it reads");
-        let mut store = Self { file, last: HashMap::new(), sum: Count::default() };
+        let mut store = Self { file, last: HashMap::new(), sum: CallCounts::default() };
         assert!(bytes.len().is_multiple_of(ROW_BYTES));
         for row in bytes.chunks_exact(ROW_BYTES) {
             let source = u128::from_le_bytes(row[..16].try_into().expect("16 bytes"));
@@ -49,39 +49,39 @@ impl Store {
             let earlier = store.last.insert(source, word(0));
             assert!(earlier.is_none_or(|earlier| earlier < word(0)));
             let [calls, errors, bytes_in, bytes_out, millis] = [1, 2, 3, 4, 5].map(word);
-            store.sum = store.sum.plus(Count { calls, errors, bytes_in, bytes_out, millis });
+            store.sum = store.sum.sum(CallCounts { calls, errors, bytes_in, bytes_out, millis });
         }
         store
     }
 
-    fn apply(&mut self, batch: &Batch) {
+    fn apply(&mut self, batch: &SpooledBatch) {
         let sequence = batch.sequence.0;
         if self.last.get(&batch.source).is_some_and(|last| *last >= sequence) {
             return;
         }
-        let sum = batch.rows().fold(Count::default(), |sum, row| sum.plus(row.count));
-        let Count { calls, errors, bytes_in, bytes_out, millis } = sum;
+        let sum = batch.rows().fold(CallCounts::default(), |sum, row| sum.sum(row.count));
+        let CallCounts { calls, errors, bytes_in, bytes_out, millis } = sum;
         let mut row = batch.source.to_le_bytes().to_vec();
         let words = [sequence, calls, errors, bytes_in, bytes_out, millis];
         row.extend(words.iter().flat_map(|word| word.to_le_bytes()));
         self.file.write_all(&row).expect("it can be written");
         self.last.insert(batch.source, sequence);
-        self.sum = self.sum.plus(sum);
+        self.sum = self.sum.sum(sum);
     }
 
     /// All that is safe on disk.
-    fn take(&mut self, outbox: &mut Outbox) {
+    fn take(&mut self, outbox: &mut UsageSpool) {
         loop {
-            let pending = outbox.pending().expect("the journal works");
+            let pending = outbox.pending_batches().expect("the journal works");
             let Some(last) = pending.last().map(|batch| batch.sequence) else { return };
             for batch in &pending {
                 self.apply(batch);
             }
-            outbox.applied(last).expect("the disk works");
+            outbox.acknowledge(last).expect("the disk works");
         }
     }
 
-    fn drain(&mut self, outbox: &mut Outbox) {
+    fn drain(&mut self, outbox: &mut UsageSpool) {
         // The journal may be full at first.
         for _ in 0..10 {
             let is_all = collect(outbox, 0);
@@ -96,7 +96,7 @@ impl Store {
 }
 
 /// False when the journal was full: what did not go in waits in the tables.
-fn collect(outbox: &mut Outbox, now_unix_ms: u64) -> bool {
+fn collect(outbox: &mut UsageSpool, now_unix_ms: u64) -> bool {
     match outbox.collect(now_unix_ms) {
         Ok(()) => true,
         Err(JournalError::Full) => false,
@@ -111,10 +111,10 @@ struct Told {
     begun: u64,
 }
 
-fn open(folder: &Path) -> (Usage, Outbox) {
+fn open(folder: &Path) -> (UsageTables, UsageSpool) {
     let folder = folder.join("journal");
     let config = Config { folder, workers: 2, slots: 4, segment_bytes: 16 << 10, total_bytes: 64 << 10 };
-    let (usage, outbox, recovery) = Usage::open(&config).expect("it opens");
+    let (usage, outbox, recovery) = UsageTables::open(&config).expect("it opens");
     assert_eq!(recovery.files_dropped, 0, "{recovery:?}");
     (usage, outbox)
 }
@@ -154,7 +154,7 @@ fn count_for_ever(folder: &Path) {
 }
 
 /// More names than slots, changing as it goes.
-fn call(counters: &Counters, name: u64) {
+fn call(counters: &WorkerCounters, name: u64) {
     counters.slot(&format!("key {}", name % 20), "server", "tool").add(CALL);
 }
 
@@ -231,7 +231,7 @@ fn usage_is_exact_over_kills() {
 }
 
 /// What the store has when it has everything.
-fn drain(folder: &Path) -> Count {
+fn drain(folder: &Path) -> CallCounts {
     let (_, mut outbox) = open(folder);
     let mut store = Store::open(&folder.join("store"));
     store.drain(&mut outbox);

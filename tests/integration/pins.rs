@@ -145,7 +145,7 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
 }
 
 /// What is told of a tool that is held back.
-const HELD: &str = "it is not as it was approved";
+const HELD: &str = "its definition changed since it was approved";
 
 #[test]
 fn what_changed_passes_where_it_may() {
@@ -318,7 +318,7 @@ fn what_nobody_sees_is_said_and_passes() {
     assert_eq!(house.list("/mcp")["result"]["tools"][0]["description"], "a\u{202e}b\u{1b}[31m");
     assert_eq!(house.vetting()["odd"], json!([{"name": "echo", "code_points": ["U+001B", "U+202E"]}]));
     let log = house.gateway.log();
-    assert_eq!(log.matches("hold characters that nobody sees").count(), 1, "{log}");
+    assert_eq!(log.matches("contain invisible characters").count(), 1, "{log}");
     assert!(!log.contains('\u{202e}'));
 }
 
@@ -398,7 +398,7 @@ fn while_nothing_is_known_nothing_is_called() {
     // As for a client, who asks for the lists, too: of a server that is not listed there is nothing to hold.
     until("the store is known to be away", || {
         house.tools().is_empty()
-            && house.vetting()["held"] == "what is approved could not be read from the database yet"
+            && house.vetting()["held"] == "the approved definitions could not be read from the database yet"
     });
     assert!(house.tools().is_empty());
     let (called, told) = house.calls(&turncoat.peer);

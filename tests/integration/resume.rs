@@ -259,11 +259,11 @@ fn check_cut(
     let had = Had::read(&body);
     let Some(id) = had.id.clone() else {
         assert!(had.messages.is_empty());
-        stream.lose();
+        stream.discard();
         return true;
     };
     let mark = streams.parse_event_id(seal, id.as_bytes()).expect("its own id");
-    match stream.attach(mark.sequence) {
+    match StreamReader::resume(&stream, mark.sequence) {
         Ok(mut again) => {
             let rest = Had::read(&read_until(&mut again, usize::MAX));
             had.and(rest).check_all(EVENTS as u64);
@@ -273,7 +273,7 @@ fn check_cut(
             had.check_all(EVENTS as u64);
         }
     }
-    stream.lose();
+    stream.discard();
     !had_all
 }
 

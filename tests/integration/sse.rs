@@ -327,7 +327,7 @@ fn a_server_that_fails_is_not_asked_again_and_again() {
     let server = Server::with(Ways { get: Some("503 Service Unavailable"), ..Ways::default() });
     let gateway = setup(&server, "").start();
     let mut client = Client::connect(gateway.address);
-    let told = |gateway: &Gateway| gateway.log().matches("no session can be opened").count();
+    let told = |gateway: &Gateway| gateway.log().matches("cannot open a session").count();
     let begun = Instant::now();
     while told(&gateway) < 4 && begun.elapsed() < PATIENCE {
         client.ask(&initialize(PATH));
@@ -391,7 +391,7 @@ fn is_found_out_where_nobody_said() {
         ));
         assert_eq!(text(&said), "x", "{path}");
     }
-    assert_eq!(gateway.log().matches("it speaks the transport of 2024-11-05").count(), 1);
+    assert_eq!(gateway.log().matches("detected transport HTTP+SSE (2024-11-05)").count(), 1);
     // Said to be the other, it is not.
     let toml = format!("[servers.a]\nurl = \"{url}\"\ntransport = \"http\"");
     let refused = Client::connect(Setup::new().with(&toml).start().address).ask(&initialize(PATH));

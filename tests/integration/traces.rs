@@ -595,7 +595,7 @@ fn a_collector_that_never_answers_is_left() {
 
 #[test]
 fn a_collector_that_answers_nonsense_is_left() {
-    check_hostile(Reaction::Send(b"SSH-2.0-OpenSSH_9.6\r\n".to_vec()), "does not take them");
+    check_hostile(Reaction::Send(b"SSH-2.0-OpenSSH_9.6\r\n".to_vec()), "does not accept spans");
 }
 
 #[test]

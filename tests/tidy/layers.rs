@@ -44,9 +44,7 @@ const CIRCLES: &[&str] = &[
     "src/catalog",
     "src/child",
     "src/config",
-    "src/journal",
     "src/session",
-    "src/store",
     "src/upstream",
     "tools/demo",
 ];

@@ -21,8 +21,11 @@ const DATA_PLANE: [&str; 12] = [
 /// one the kernel's watch over parked connections; the fewer there are, the less can go wrong in them.
 const DATA_PLANE_CRATES_MAX: usize = 36;
 
-/// `unsafe` blocks in all of `src/journal`, the only place for them.
+/// `unsafe` blocks in `src/journal` and [`UNSAFE_FILE`], the only places for them.
 const UNSAFE_MAX: usize = 4;
+
+/// One call of the allocator, which has no safe interface for it.
+const UNSAFE_FILE: &str = "src/runtime/purge.rs";
 
 #[test]
 fn frame_knows_bytes_only() {
@@ -49,19 +52,19 @@ fn sql_is_in_the_store_only() {
 }
 
 #[test]
-fn unsafe_is_in_the_journal_only() {
+fn unsafe_is_confined() {
     let mut found = Vec::new();
     let mut allowed = 0;
     for source in sources(&["src", "crates", "tools", "bench"]) {
         let places: Vec<_> = source.words("unsafe").collect();
-        if source.module() == Some("journal") {
+        if source.module() == Some("journal") || source.path == UNSAFE_FILE {
             allowed += places.len();
         } else {
             found.extend(places.into_iter().map(|at| source.at(at)));
         }
     }
-    none(&found, "only src/journal may be unsafe:");
-    assert!(allowed <= UNSAFE_MAX, "{allowed} uses of unsafe in src/journal, {UNSAFE_MAX} are enough");
+    none(&found, "only src/journal and src/runtime/purge.rs may be unsafe:");
+    assert!(allowed <= UNSAFE_MAX, "{allowed} uses of unsafe, at most {UNSAFE_MAX} are allowed");
 }
 
 #[test]

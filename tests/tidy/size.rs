@@ -15,8 +15,6 @@ const RATCHET: &[(&str, usize)] = &[
     ("src/catalog/keeper.rs", 585),
     ("src/catalog/merge.rs", 532),
     ("src/session/stream/state.rs", 539),
-    ("src/upstream/stdio/link.rs", 535),
-    ("src/upstream/stdio/supervisor.rs", 515),
 ];
 
 /// The functions of a file outside tests: name, where, lines.

@@ -1,11 +1,10 @@
-//! The load of `bench/compare-stdio`: `tools/call` in a closed loop, each with an id and a text of its own, and each
-//! answer compared, byte by byte, with the one that the call of its connection must get.
+//! The load of `bench/compare-stdio`: `tools/call` in a closed loop, each with an id and a text of its own. Each response is
+//! compared byte by byte with the one that the call must get.
 //!
-//! All on one thread, for it shares a core with the program that is called: what the load does not need, the program
-//! has. Knows nothing of the gateway in front of it but that it speaks HTTP/1.1; the call and its right answer are
-//! given.
+//! It has a single thread and uses little CPU time, since it shares a core with the server. It knows nothing of the gateway except
+//! that it speaks HTTP/1.1; the call and its correct response are passed in.
 
-mod answer;
+mod response;
 mod template;
 
 use std::io;
@@ -19,10 +18,10 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
-use answer::{ANSWER_BYTES_MAX, Answer, next};
-use template::Template;
+use response::{ParsedResponse, RESPONSE_BYTES_MAX, parse_response};
+use template::CallTemplate;
 
-/// Calls a tool in a closed loop and compares each answer; what is sent comes from the environment.
+/// Calls a tool in a closed loop and compares each response; requests are passed in the environment
 #[derive(Debug, Clone, Parser)]
 #[command(name = "metamcp-bench-load", version)]
 struct Args {
@@ -32,41 +31,41 @@ struct Args {
     /// The path that calls are posted to
     #[arg(long)]
     path: String,
-    /// Connections at once, each with one call under way
+    /// Concurrent connections, each with one call in flight
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=999))]
     connections: u16,
-    /// How long calls are begun
+    /// Seconds during which calls are started
     #[arg(long, default_value_t = 5)]
     seconds: u64,
-    /// Header fields, as lines of `Name: value`; a key is among them
+    /// Headers, as lines of `Name: value`; may include a key
     #[arg(env = "CALL_HEADERS", hide_env_values = true)]
     headers: String,
-    /// A call
+    /// The body of a call
     #[arg(env = "CALL_BODY", hide_env_values = true)]
     body: String,
-    /// The body of its right answer, in the form that the server gives it
+    /// The body of its correct response, as the server sends it
     #[arg(env = "CALL_ANSWER", hide_env_values = true)]
     answer: String,
-    /// What in both stands for the call: 15 digits
+    /// The placeholder for the id in both: 15 digits
     #[arg(env = "CALL_ID")]
     id: String,
-    /// What the ids of this run begin with, and those of no other: 4 digits
+    /// The prefix of the ids of this run: 4 digits
     #[arg(env = "CALL_RUN")]
     run: String,
 }
 
-/// What came of a connection.
+/// The results of a connection.
 #[derive(Default)]
-struct Tally {
-    /// Times of whole answers, in microseconds.
-    times_us: Vec<u32>,
+struct ConnectionStats {
+    /// Latencies of complete responses, in microseconds.
+    latencies_us: Vec<u32>,
     received: usize,
     wrong: u64,
     is_broken: bool,
 }
 
-/// A server that is silent for so long after the last call was begun has lost it.
-const LOST: Duration = Duration::from_secs(10);
+/// A response that has not arrived this long after the last call is lost.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -80,79 +79,87 @@ async fn main() -> ExitCode {
     for number in 0..args.connections {
         connections.spawn(run(args.clone(), number, begun + seconds));
     }
-    let mut all = Tally::default();
+    let mut all = ConnectionStats::default();
     let mut broken = 0;
     while let Some(ended) = connections.join_next().await {
-        // One that panicked has no tally, and is broken.
-        let tally = ended.unwrap_or_else(|_| Tally { is_broken: true, ..Tally::default() });
-        all.times_us.extend(tally.times_us);
-        all.received += tally.received;
-        all.wrong += tally.wrong;
-        broken += u64::from(tally.is_broken);
+        // A task that panicked has no stats, and counts as broken.
+        let stats =
+            ended.unwrap_or_else(|_| ConnectionStats { is_broken: true, ..ConnectionStats::default() });
+        all.latencies_us.extend(stats.latencies_us);
+        all.received += stats.received;
+        all.wrong += stats.wrong;
+        broken += u64::from(stats.is_broken);
     }
     let took_us = begun.elapsed().as_micros();
-    all.times_us.sort_unstable();
-    let calls = all.times_us.len();
-    let at = |hundredths: usize| all.times_us.get(calls * hundredths / 100).copied().unwrap_or(0);
+    all.latencies_us.sort_unstable();
+    let calls = all.latencies_us.len();
+    let at = |hundredths: usize| all.latencies_us.get(calls * hundredths / 100).copied().unwrap_or(0);
     println!("RESULT {took_us} {calls} {} {} {broken} {} {}", all.received, all.wrong, at(50), at(99));
     ExitCode::SUCCESS
 }
 
-/// One connection, until the time is over or it breaks.
-async fn run(args: Args, number: u16, until: Instant) -> Tally {
-    let mut tally = Tally::default();
-    if let Err(error) = call_on(&args, number, until, &mut tally).await {
+/// Runs one connection until the end of the time, or until it breaks.
+async fn run(args: Args, number: u16, until: Instant) -> ConnectionStats {
+    let mut stats = ConnectionStats::default();
+    if let Err(error) = run_connection(&args, number, until, &mut stats).await {
         eprintln!("connection {number}: {error}");
-        tally.is_broken = true;
+        stats.is_broken = true;
     }
-    tally
+    stats
 }
 
-async fn call_on(args: &Args, number: u16, until: Instant, tally: &mut Tally) -> io::Result<()> {
-    let mut question = Template::new(request(args), &args.id);
-    let mut right = Template::new(args.answer.clone().into_bytes(), &args.id);
+async fn run_connection(
+    args: &Args,
+    number: u16,
+    until: Instant,
+    stats: &mut ConnectionStats,
+) -> io::Result<()> {
+    let mut request = CallTemplate::new(encode_request(args), &args.id);
+    let mut expected = CallTemplate::new(args.answer.clone().into_bytes(), &args.id);
     let mut stream = TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, args.port))).await?;
     stream.set_nodelay(true)?;
-    let mut received = Vec::with_capacity(ANSWER_BYTES_MAX);
+    let mut received = Vec::with_capacity(RESPONSE_BYTES_MAX);
     let mut begun = Instant::now();
     for call in 0_u32.. {
         if begun >= until {
             break;
         }
-        question.put_id(&args.run, number, call);
-        right.put_id(&args.run, number, call);
-        stream.write_all(question.bytes()).await?;
+        request.set_id(&args.run, number, call);
+        expected.set_id(&args.run, number, call);
+        stream.write_all(request.bytes()).await?;
         received.clear();
-        let is_right = loop {
-            let read = timeout_at(until + LOST, stream.read_buf(&mut received)).await;
-            match read.map_err(|_elapsed| io::Error::other("an answer is lost"))?? {
+        let is_correct = loop {
+            let read = timeout_at(until + RESPONSE_TIMEOUT, stream.read_buf(&mut received)).await;
+            match read.map_err(|_elapsed| io::Error::other("a response is lost"))?? {
                 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                count => tally.received += count,
+                count => stats.received += count,
             }
-            match next(&received) {
-                Answer::Partial if received.len() < ANSWER_BYTES_MAX => {}
-                // What is behind it was not asked for.
-                Answer::Whole { status, body, len } => {
-                    break status == 200 && *body == *right.bytes() && len == received.len();
+            match parse_response(&received) {
+                ParsedResponse::Partial if received.len() < RESPONSE_BYTES_MAX => {}
+                // Nothing may follow the response.
+                ParsedResponse::Complete { status, body, len } => {
+                    break status == 200 && *body == *expected.bytes() && len == received.len();
                 }
-                Answer::Partial | Answer::Wrong => return Err(io::Error::other("this is no answer")),
+                ParsedResponse::Partial | ParsedResponse::Invalid => {
+                    return Err(io::Error::other("invalid response"));
+                }
             }
         };
-        if !is_right {
-            tally.wrong += 1;
-            if tally.wrong == 1 {
+        if !is_correct {
+            stats.wrong += 1;
+            if stats.wrong == 1 {
                 eprintln!("call {call} of connection {number} got {}", String::from_utf8_lossy(&received));
             }
         }
         let now = Instant::now();
-        tally.times_us.push(u32::try_from((now - begun).as_micros()).unwrap_or(u32::MAX));
+        stats.latencies_us.push(u32::try_from((now - begun).as_micros()).unwrap_or(u32::MAX));
         begun = now;
     }
     Ok(())
 }
 
-/// The request of a call, whose length is the same for every id.
-fn request(args: &Args) -> Vec<u8> {
+/// Encodes the request of a call. Its length does not depend on the id.
+fn encode_request(args: &Args) -> Vec<u8> {
     let Args { port, path, body, .. } = args;
     let fields: String = args.headers.lines().flat_map(|line| [line, "\r\n"]).collect();
     let length = body.len();

@@ -1,36 +1,36 @@
-//! Bytes that differ from call to call in nothing but the id, which always has as many digits.
+//! Bytes that differ between calls only in the id, which has a fixed number of digits.
 
-/// See [`Template`].
-pub struct Template {
+/// Bytes with the id of a call in some places.
+pub struct CallTemplate {
     bytes: Vec<u8>,
-    /// Where the id stands, in ascending order. Invariant: each plus [`ID_DIGITS`] is at most `bytes.len()`.
-    places: Vec<usize>,
+    /// The offsets of the id, in ascending order. Invariant: each plus [`ID_DIGITS`] is at most `bytes.len()`.
+    offsets: Vec<usize>,
 }
 
-/// Of the run, of the connection and of the call, one behind the other.
+/// The digits of the run, the connection and the call.
 pub const ID_DIGITS: usize = RUN_DIGITS + CONNECTION_DIGITS + CALL_DIGITS;
-/// Four, of which the first is not 0: an id may be a number.
+/// The first one is not 0, since an id may be a number.
 pub const RUN_DIGITS: usize = 4;
 const CONNECTION_DIGITS: usize = 3;
 /// An hour on one connection makes some ten million calls.
 const CALL_DIGITS: usize = 8;
 
-impl Template {
-    /// Of bytes in which `id` stands for the call.
+impl CallTemplate {
+    /// Creates a template. `id` is the placeholder in `bytes`.
     pub fn new(bytes: Vec<u8>, id: &str) -> Self {
-        let places = memchr::memmem::find_iter(&bytes, id).collect();
-        Self { bytes, places }
+        let offsets = memchr::memmem::find_iter(&bytes, id).collect();
+        Self { bytes, offsets }
     }
 
-    /// Makes it that of a call.
-    pub fn put_id(&mut self, run: &str, connection: u16, call: u32) {
+    /// Fills in the id of a call.
+    pub fn set_id(&mut self, run: &str, connection: u16, call: u32) {
         let id = format!("{run}{connection:0CONNECTION_DIGITS$}{call:0CALL_DIGITS$}");
-        for &place in &self.places {
-            self.bytes[place..place + ID_DIGITS].copy_from_slice(id.as_bytes());
+        for &offset in &self.offsets {
+            self.bytes[offset..offset + ID_DIGITS].copy_from_slice(id.as_bytes());
         }
     }
 
-    /// As it was made last.
+    /// The bytes with the current id.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
@@ -41,10 +41,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn puts_the_id_everywhere() {
+    fn the_id_is_set_everywhere() {
         let check = |text: &str, expected: &str| {
-            let mut template = Template::new(text.into(), "100000000000000");
-            template.put_id("4321", 7, 65);
+            let mut template = CallTemplate::new(text.into(), "100000000000000");
+            template.set_id("4321", 7, 65);
             assert_eq!(String::from_utf8_lossy(template.bytes()), expected);
         };
         check("100000000000000", "432100700000065");

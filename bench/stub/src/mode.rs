@@ -1,26 +1,26 @@
-//! How a `tools/call` is answered.
+//! The response mode of `tools/call`.
 
 use std::time::Duration;
 
-/// How a `tools/call` is answered.
+/// The response mode of `tools/call`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Mode {
-    /// The size of the body, or as few as it takes; of an event stream, that of its last message.
+    /// The size of the body, or of the last message of an event stream. At least that of the smallest body.
     pub bytes: usize,
-    /// Messages of progress before the answer; with any, the answer is an event stream.
+    /// Progress notifications before the response. If not 0, the response is an event stream.
     pub events: usize,
-    /// Before each event; none: all are written at once.
+    /// The delay before each event. Zero: all events are written at once.
     pub delay: Duration,
 }
 
-/// What a gateway might still take; the padding is made once for the largest.
+/// The largest body that a gateway may accept. The padding is allocated once for it.
 pub const BYTES_MAX: usize = 16 << 20;
-/// As many as make a stream long; each is an allocation where they come apart.
+/// Events per stream. With a delay, each event is an allocation.
 const EVENTS_MAX: usize = 10_000;
-/// A stream of the most events then ends within a day.
+/// With this delay, a stream with the most events ends within a day.
 const DELAY_MS_MAX: u64 = 1000;
 
-/// The mode that a query says; `None` when it says anything else.
+/// Parses a query string. `None` if it has an unknown or invalid parameter.
 pub fn parse(query: &str) -> Option<Mode> {
     let mut mode = Mode::default();
     for (name, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
@@ -37,7 +37,7 @@ pub fn parse(query: &str) -> Option<Mode> {
     Some(mode)
 }
 
-/// The size of a body.
+/// Parses the size of a body.
 pub fn parse_bytes(text: &str) -> Result<usize, String> {
     let number = text.parse().ok().filter(|bytes| *bytes <= BYTES_MAX);
     number.ok_or_else(|| format!("write a number up to {BYTES_MAX}"))
@@ -54,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn queries() {
+    fn queries_are_parsed() {
         check("", Some((0, 0, 0)));
         check("bytes=65536", Some((65536, 0, 0)));
         check("events=100&delay_ms=5", Some((0, 100, 5)));

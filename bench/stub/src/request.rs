@@ -1,4 +1,4 @@
-//! The next request in received bytes.
+//! The parser of requests.
 
 use std::iter::once;
 use std::ops::Range;
@@ -7,54 +7,53 @@ use memchr::memmem;
 
 use crate::mode::{self, Mode};
 
-/// What was found at the front of the bytes.
+/// The result of parsing.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Request {
-    /// It is not all there.
+pub enum ParsedRequest {
+    /// The request is not complete.
     Partial {
-        /// Bytes of the body that have not come, where its length is known; else 0.
+        /// The missing bytes of the body, if its length is known; otherwise 0.
         missing: usize,
     },
-    /// It is all there, body included.
+    /// A complete request.
     Whole {
-        /// What it asks for.
-        head: Head,
-        /// The body: one range, or one for each chunk.
+        head: RequestHead,
+        /// The body: one range, or one per chunk.
         body: Vec<Range<usize>>,
-        /// Bytes it takes up.
+        /// The length of the request in bytes.
         len: usize,
     },
-    /// No request that this server can find the end of.
-    Wrong,
+    /// An invalid request.
+    Invalid,
 }
 
-/// What a head asks for.
+/// The head of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Head {
+pub struct RequestHead {
     /// From the request line.
-    pub verb: Verb,
-    /// From `Mcp-Method`, which only the newer era has; in the older the body says it.
-    pub method: Option<Method>,
+    pub verb: RequestVerb,
+    /// From `Mcp-Method`, which only the Modern era has.
+    pub method: Option<RequestMethod>,
 }
 
-/// What kind of request it is.
+/// The kind of an HTTP request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verb {
+pub enum RequestVerb {
     /// A message.
     Post,
     /// The end of a session.
     Delete,
-    /// `PUT /mode?…`: how calls are to be answered from now on.
+    /// `PUT /mode?…`: sets the response mode.
     Switch(Mode),
-    /// An event stream, where there are such.
+    /// An event stream.
     Get,
-    /// Nothing that is known here.
+    /// Anything else.
     Other,
 }
 
-/// What a message asks for.
+/// The method of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Method {
+pub enum RequestMethod {
     /// `tools/call`
     Call,
     /// `server/discover`
@@ -71,9 +70,9 @@ pub enum Method {
     Unknown,
 }
 
-impl Method {
-    /// By its name.
-    pub fn of(name: &[u8]) -> Self {
+impl RequestMethod {
+    /// Parses the name of a method.
+    pub fn parse(name: &[u8]) -> Self {
         match name {
             b"tools/call" => Self::Call,
             b"server/discover" => Self::Discover,
@@ -86,67 +85,69 @@ impl Method {
     }
 }
 
-/// Proxies send some 500 bytes; one more read makes room for longer ones.
+/// The longest head. Proxies send some 500 bytes.
 pub const HEAD_BYTES_MAX: usize = 16 << 10;
 
 const HEAD_END: &[u8] = b"\r\n\r\n";
 const LINE_END: &[u8] = b"\r\n";
 
-/// Reads the request at the front.
-pub fn next(received: &[u8]) -> Request {
+/// Parses the request at the start of the received bytes.
+pub fn parse_request(received: &[u8]) -> ParsedRequest {
     let searched = &received[..received.len().min(HEAD_BYTES_MAX)];
     let Some(end) = memmem::find(searched, HEAD_END) else {
         return if received.len() > HEAD_BYTES_MAX {
-            Request::Wrong
+            ParsedRequest::Invalid
         } else {
-            Request::Partial { missing: 0 }
+            ParsedRequest::Partial { missing: 0 }
         };
     };
     let mut lines = received[..end].split(|byte| *byte == b'\n');
-    let Some(verb) = lines.next().and_then(verb) else { return Request::Wrong };
-    let mut head = Head { verb, method: None };
+    let Some(verb) = lines.next().and_then(parse_verb) else { return ParsedRequest::Invalid };
+    let mut head = RequestHead { verb, method: None };
     let (mut body_len, mut is_chunked) = (0, false);
     for line in lines {
-        let Some(colon) = line.iter().position(|byte| *byte == b':') else { return Request::Wrong };
+        let Some(colon) = line.iter().position(|byte| *byte == b':') else { return ParsedRequest::Invalid };
         let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
         if name.eq_ignore_ascii_case(b"content-length") {
-            let Some(len) = number(value, 10) else { return Request::Wrong };
+            let Some(len) = number(value, 10) else { return ParsedRequest::Invalid };
             body_len = len;
         } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
             is_chunked = true;
         } else if name.eq_ignore_ascii_case(b"mcp-method") {
-            head.method = Some(Method::of(value));
+            head.method = Some(RequestMethod::parse(value));
         }
     }
     let body = end + HEAD_END.len();
     if is_chunked {
-        return chunked(received, head, body);
+        return parse_chunks(received, head, body);
     }
     match body.checked_add(body_len) {
-        Some(len) if len <= received.len() => Request::Whole { head, body: once(body..len).collect(), len },
-        Some(len) => Request::Partial { missing: len - received.len() },
-        None => Request::Wrong,
+        Some(len) if len <= received.len() => {
+            ParsedRequest::Whole { head, body: once(body..len).collect(), len }
+        }
+        Some(len) => ParsedRequest::Partial { missing: len - received.len() },
+        None => ParsedRequest::Invalid,
     }
 }
 
-/// With the body in chunks that begin there.
-fn chunked(received: &[u8], head: Head, mut at: usize) -> Request {
+/// Parses a chunked body that starts at `at`.
+fn parse_chunks(received: &[u8], head: RequestHead, mut at: usize) -> ParsedRequest {
     let mut body = Vec::new();
     loop {
         let Some(line) = memmem::find(&received[at..], LINE_END) else {
-            return Request::Partial { missing: 0 };
+            return ParsedRequest::Partial { missing: 0 };
         };
-        let Some(len) = number(&received[at..at + line], 16) else { return Request::Wrong };
+        let Some(len) = number(&received[at..at + line], 16) else { return ParsedRequest::Invalid };
         let begin = at + line + LINE_END.len();
         let Some(end) = begin.checked_add(len).and_then(|end| end.checked_add(LINE_END.len())) else {
-            return Request::Wrong;
+            return ParsedRequest::Invalid;
         };
         if end > received.len() {
-            return Request::Partial { missing: end - received.len() };
+            return ParsedRequest::Partial { missing: end - received.len() };
         }
         at = end;
         if len == 0 {
-            return Request::Whole { head, body, len: at };
+            return ParsedRequest::Whole { head, body, len: at };
         }
         body.push(begin..begin + len);
     }
@@ -156,20 +157,20 @@ fn number(text: &[u8], radix: u32) -> Option<usize> {
     usize::from_str_radix(std::str::from_utf8(text).ok()?, radix).ok()
 }
 
-/// `None` for a mode that there is not.
-fn verb(line: &[u8]) -> Option<Verb> {
+/// Parses a request line. `None` for an invalid mode.
+fn parse_verb(line: &[u8]) -> Option<RequestVerb> {
     if line.starts_with(b"POST ") {
-        return Some(Verb::Post);
+        return Some(RequestVerb::Post);
     }
     if line.starts_with(b"DELETE ") {
-        return Some(Verb::Delete);
+        return Some(RequestVerb::Delete);
     }
     if line.starts_with(b"GET ") {
-        return Some(Verb::Get);
+        return Some(RequestVerb::Get);
     }
-    let Some(rest) = line.strip_prefix(b"PUT /mode?") else { return Some(Verb::Other) };
+    let Some(rest) = line.strip_prefix(b"PUT /mode?") else { return Some(RequestVerb::Other) };
     let query = std::str::from_utf8(rest).ok()?.split(' ').next()?;
-    mode::parse(query).map(Verb::Switch)
+    mode::parse(query).map(RequestVerb::Switch)
 }
 
 #[cfg(test)]
@@ -177,58 +178,67 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(received: &str, expected: &Request) {
-        assert_eq!(next(received.as_bytes()), *expected, "{received:?}");
+    fn check(received: &str, expected: &ParsedRequest) {
+        assert_eq!(parse_request(received.as_bytes()), *expected, "{received:?}");
     }
 
-    fn whole(verb: Verb, method: Option<Method>, body: usize, len: usize) -> Request {
-        Request::Whole { head: Head { verb, method }, body: once(body..len).collect(), len }
+    fn whole(verb: RequestVerb, method: Option<RequestMethod>, body: usize, len: usize) -> ParsedRequest {
+        ParsedRequest::Whole { head: RequestHead { verb, method }, body: once(body..len).collect(), len }
     }
 
     #[test]
-    fn requests() {
+    fn requests_are_parsed() {
         let call = "POST /mcp HTTP/1.1\r\nmcp-method: tools/call\r\nContent-Length: 2\r\n\r\n{}";
-        let expected = whole(Verb::Post, Some(Method::Call), call.len() - 2, call.len());
+        let expected = whole(RequestVerb::Post, Some(RequestMethod::Call), call.len() - 2, call.len());
         check(call, &expected);
         check(&[call, "POST"].concat(), &expected);
         for cut in 0..call.len() {
             let missing = if cut < call.len() - 2 { 0 } else { call.len() - cut };
-            check(&call[..cut], &Request::Partial { missing });
+            check(&call[..cut], &ParsedRequest::Partial { missing });
         }
     }
 
     #[test]
-    fn what_is_asked_for() {
-        let list = "POST / HTTP/1.1\r\nMcp-Method: tools/list\r\n\r\n";
-        check(list, &whole(Verb::Post, Some(Method::List), 43, 43));
-        check("POST / HTTP/1.1\r\n\r\n", &whole(Verb::Post, None, 19, 19));
-        check("GET / HTTP/1.1\r\n\r\n", &whole(Verb::Get, None, 18, 18));
-        check("PUT / HTTP/1.1\r\n\r\n", &whole(Verb::Other, None, 18, 18));
-        check("DELETE / HTTP/1.1\r\n\r\n", &whole(Verb::Delete, None, 21, 21));
+    fn heads_are_parsed() {
+        let list = "POST / HTTP/1.1\r\nMcp-RequestMethod: tools/list\r\n\r\n";
+        check(list, &whole(RequestVerb::Post, Some(RequestMethod::List), 43, 43));
+        check("POST / HTTP/1.1\r\n\r\n", &whole(RequestVerb::Post, None, 19, 19));
+        check("GET / HTTP/1.1\r\n\r\n", &whole(RequestVerb::Get, None, 18, 18));
+        check("PUT / HTTP/1.1\r\n\r\n", &whole(RequestVerb::Other, None, 18, 18));
+        check("DELETE / HTTP/1.1\r\n\r\n", &whole(RequestVerb::Delete, None, 21, 21));
         let mode = Mode { bytes: 7, ..Mode::default() };
-        check("PUT /mode?bytes=7 HTTP/1.1\r\n\r\n", &whole(Verb::Switch(mode), None, 30, 30));
-        check("PUT /mode?bytes=x HTTP/1.1\r\n\r\n", &Request::Wrong);
+        check("PUT /mode?bytes=7 HTTP/1.1\r\n\r\n", &whole(RequestVerb::Switch(mode), None, 30, 30));
+        check("PUT /mode?bytes=x HTTP/1.1\r\n\r\n", &ParsedRequest::Invalid);
     }
 
     #[test]
-    fn chunks() {
+    fn chunks_are_parsed() {
         let head = "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
         let request = format!("{head}2\r\n{{}}\r\nA\r\n0123456789\r\n0\r\n\r\n");
         let at = head.len();
         let (body, len) = (vec![at + 3..at + 5, at + 10..at + 20], request.len());
-        check(&request, &Request::Whole { head: Head { verb: Verb::Post, method: None }, body, len });
+        check(
+            &request,
+            &ParsedRequest::Whole { head: RequestHead { verb: RequestVerb::Post, method: None }, body, len },
+        );
         for cut in 0..len {
-            assert!(matches!(next(&request.as_bytes()[..cut]), Request::Partial { .. }), "{cut}");
+            assert!(
+                matches!(parse_request(&request.as_bytes()[..cut]), ParsedRequest::Partial { .. }),
+                "{cut}"
+            );
         }
     }
 
     #[test]
-    fn what_has_no_end() {
-        check("POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n", &Request::Wrong);
-        check("POST / HTTP/1.1\r\nContent-Length: 18446744073709551615\r\n\r\n", &Request::Wrong);
-        check("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n", &Request::Wrong);
-        check("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\n", &Request::Wrong);
-        check("POST / HTTP/1.1\r\nno colon\r\n\r\n", &Request::Wrong);
-        check(&"x".repeat(HEAD_BYTES_MAX + 1), &Request::Wrong);
+    fn invalid_requests_are_rejected() {
+        check("POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n", &ParsedRequest::Invalid);
+        check("POST / HTTP/1.1\r\nContent-Length: 18446744073709551615\r\n\r\n", &ParsedRequest::Invalid);
+        check("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n", &ParsedRequest::Invalid);
+        check(
+            "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\n",
+            &ParsedRequest::Invalid,
+        );
+        check("POST / HTTP/1.1\r\nno colon\r\n\r\n", &ParsedRequest::Invalid);
+        check(&"x".repeat(HEAD_BYTES_MAX + 1), &ParsedRequest::Invalid);
     }
 }

@@ -1,6 +1,6 @@
-//! What every part of metamcp speaks: names and faults, the words of the protocol, and frames as spans of bytes.
+//! The types that every part of metamcp shares: names and faults, the vocabulary of MCP, and messages as byte spans.
 //!
-//! No I/O, no async runtime, no HTTP connection: the gateway, the store and the desktop bridge build on it.
+//! No I/O, no async runtime, no HTTP connection. The gateway, the store and the desktop bridge build on it.
 
 pub mod base;
 pub mod frame;

@@ -1,11 +1,12 @@
-//! Made-up runs beside each other.
+//! Comparisons of made-up reports.
 
 use super::*;
-use crate::report::{Asked, FORMAT, Found, Machine, Summary};
+use crate::counters::LatencySummary;
+use crate::report::{FORMAT, Machine, OperationReport, ScenarioSummary};
 
-/// A run with that rate and that p99 in all of its parts, give or take a tenth where it is `rough`.
-pub fn report(rate: f64, p99: f64, rough: bool) -> Report {
-    let summary = |p99: f64| Summary {
+/// Creates a report with the given rate and p99 in all intervals, with variation if `rough`.
+pub fn report(rate: f64, p99: f64, rough: bool) -> RunReport {
+    let summary = |p99: f64| LatencySummary {
         min: p99 / 10.0,
         mean: p99 / 5.0,
         p50: p99 / 5.0,
@@ -19,7 +20,7 @@ pub fn report(rate: f64, p99: f64, rough: bool) -> Report {
     };
     let points = (0..8).map(|at| {
         let factor = if rough { 0.7 + 0.1 * f64::from(at) } else { 1.0 };
-        PointFound {
+        IntervalReport {
             at_s: f64::from(at + 1),
             length_s: 1.0,
             // A rate is positive and small.
@@ -30,7 +31,7 @@ pub fn report(rate: f64, p99: f64, rough: bool) -> Report {
             cpu_s: None,
         }
     });
-    let total = Found {
+    let total = OperationReport {
         name: "all".into(),
         right: 8,
         wrong: 0,
@@ -39,11 +40,11 @@ pub fn report(rate: f64, p99: f64, rough: bool) -> Report {
         latency_us: Some(summary(p99)),
         errors: std::collections::BTreeMap::default(),
     };
-    Report {
+    RunReport {
         format: FORMAT,
         version: "0".into(),
         at: 0,
-        scenario: Asked {
+        scenario: ScenarioSummary {
             name: "x".into(),
             about: String::new(),
             era: "modern".into(),
@@ -71,25 +72,25 @@ pub fn report(rate: f64, p99: f64, rough: bool) -> Report {
     }
 }
 
-/// A second run beside one of 1000 /s and 1 ms, with 10 % allowed.
+/// Compares a second run with one of 1000 /s and 1 ms, with 10 % allowed.
 #[track_caller]
-fn check(second: &Report, rough: bool, cells: &[&str], is_worse: bool) {
+fn check(second: &RunReport, rough: bool, cells: &[&str], is_worse: bool) {
     let reports = [("a".to_owned(), report(1000.0, 1000.0, rough)), ("b".to_owned(), second.clone())];
-    let compared = compare(&reports, None, Some(0.1));
+    let comparison = compare(&reports, None, Some(0.1));
     for cell in cells {
-        assert!(compared.text.contains(cell), "{cell} is not in\n{}", compared.text);
+        assert!(comparison.text.contains(cell), "{cell} is not in\n{}", comparison.text);
     }
-    assert_eq!(compared.is_worse, is_worse, "{}", compared.text);
+    assert_eq!(comparison.is_worse, is_worse, "{}", comparison.text);
 }
 
 #[test]
-fn clear_differences_are_told_from_noise() {
+fn significant_differences_are_told_from_noise() {
     check(&report(1000.0, 1000.0, false), false, &["1.00 ms (~+0.0 %)"], false);
     check(&report(1000.0, 2000.0, false), false, &["2.00 ms (+100.0 %)", "1000 (~+0.0 %)"], true);
     check(&report(500.0, 1000.0, false), false, &["500 (-50.0 %)"], true);
     check(&report(2000.0, 500.0, false), false, &["2000 (+100.0 %)", "500 µs (-50.0 %)"], false);
     check(&report(1000.0, 1050.0, false), false, &["1.05 ms (+5.0 %)"], false);
-    // Both vary by more than they differ.
+    // The variation is larger than the difference.
     check(&report(850.0, 1200.0, true), true, &["850 (~-15.0 %)", "1.20 ms (~+20.0 %)"], false);
     let mut failing = report(1000.0, 1000.0, false);
     failing.errors.insert("timeout".into(), 3);
@@ -108,7 +109,9 @@ fn the_best_comes_first() {
         ("fast".to_owned(), report(2000.0, 1000.0, false)),
         ("failing".to_owned(), failing),
     ];
-    for (by, expected) in [(By::Rate, ["fast", "slow", "failing"]), (By::P99, ["slow", "fast", "failing"])] {
+    for (by, expected) in
+        [(SortKey::Rate, ["fast", "slow", "failing"]), (SortKey::P99, ["slow", "fast", "failing"])]
+    {
         let text = compare(&reports, Some(by), None).text;
         let names: Vec<_> =
             text.lines().skip(1).take(3).filter_map(|line| line.split_whitespace().next()).collect();

@@ -1,9 +1,9 @@
-//! A page that needs nothing but itself: the style, light and dark, and the parts that reports are put together of.
-//! Written as XML, so that a mistake in it is found by any parser.
+//! A self-contained HTML page: the style, light and dark, and the elements of reports. It is well-formed XML, so that any
+//! parser finds an error in it.
 
 use std::fmt::Write;
 
-/// Text within an element or an attribute. Characters that XML cannot have become a mark.
+/// Escapes text for an element or an attribute. Characters that XML does not allow become U+FFFD.
 pub fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -20,8 +20,8 @@ pub fn escape(text: &str) -> String {
     out
 }
 
-/// The whole page.
-pub fn page(title: &str, body: &str) -> String {
+/// Renders the page around a body.
+pub fn render_page(title: &str, body: &str) -> String {
     let title = escape(title);
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n\
@@ -31,8 +31,8 @@ pub fn page(title: &str, body: &str) -> String {
     )
 }
 
-/// A number that matters, with what it is.
-pub fn tile(value: &str, name: &str, more: &str) -> String {
+/// Renders a key figure with its name and a note.
+pub fn render_tile(value: &str, name: &str, more: &str) -> String {
     format!(
         "<div class=\"tile\"><span class=\"name\">{}</span><strong>{}</strong><span class=\"more\">{}</span></div>\n",
         escape(name),
@@ -41,15 +41,15 @@ pub fn tile(value: &str, name: &str, more: &str) -> String {
     )
 }
 
-/// A part with a heading, and what a reader should look for in it.
-pub fn part(heading: &str, about: &str, content: &str) -> String {
+/// Renders a section with a heading, and a sentence about what it shows.
+pub fn render_section(heading: &str, about: &str, content: &str) -> String {
     let about =
         if about.is_empty() { String::new() } else { format!("<p class=\"about\">{}</p>\n", escape(about)) };
     format!("<section>\n<h2>{}</h2>\n{about}{content}</section>\n", escape(heading))
 }
 
-/// The first column is text, the others are numbers.
-pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+/// Renders a table. The first column is text, the others are numbers.
+pub fn render_table(head: &[&str], rows: &[Vec<String>]) -> String {
     let mut out = String::from("<div class=\"wide\"><table>\n<thead><tr>");
     for cell in head {
         // Writing to a String never fails.

@@ -1,11 +1,10 @@
-//! Lines in inline SVG: axes with ticks at round values and units, a legend, and values under the pointer, all
-//! without a script.
+//! Line plots in inline SVG: axes with round ticks and units, a legend, and values under the pointer, without a script.
 
 use std::fmt::Write;
 
 use super::page::escape;
 
-/// In the units of the drawing; the page scales it.
+// The dimensions, in SVG units. The page scales the drawing.
 const WIDTH: f64 = 960.0;
 const HEIGHT: f64 = 300.0;
 const LEFT: f64 = 74.0;
@@ -13,56 +12,52 @@ const RIGHT: f64 = 16.0;
 const TOP: f64 = 34.0;
 const BOTTOM: f64 = 48.0;
 
-/// More labels on an axis run into each other.
+/// Ticks per axis. More labels would overlap.
 const TICKS_MAX: f64 = 7.0;
 
-/// How values are spread over an axis.
+/// The scale of an axis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scale {
-    /// From 0, evenly.
+    /// Linear from 0.
     Linear,
-    /// Each decade as wide as the next.
+    /// Logarithmic: all decades have the same width.
     Log,
-    /// 0, 0.9, 0.99, 0.999, … as wide as each other.
+    /// 0, 0.9, 0.99, 0.999 and so on have the same distance.
     Nines,
 }
 
-/// One axis.
+/// One axis of a plot.
 pub struct Axis {
-    /// What it is of, with the unit.
     pub label: &'static str,
-    /// How values are spread.
     pub scale: Scale,
-    /// A value at a tick and under the pointer.
-    pub show: fn(f64) -> String,
+    /// Formats values at ticks and under the pointer.
+    pub format: fn(f64) -> String,
 }
 
-/// Values at some places.
+/// A line through some points.
 pub struct Line {
-    /// In the legend.
+    /// The name in the legend.
     pub name: &'static str,
-    /// Of the style sheet, for the colour.
+    /// The CSS class, for the colour.
     pub class: &'static str,
-    /// Its place and value; without a value the line is broken there.
+    /// The x and y values. Without a y value, the line has a gap.
     pub points: Vec<(f64, Option<f64>)>,
-    /// With the space below it filled.
+    /// Fills the area below the line.
     pub is_area: bool,
 }
 
-/// A whole plot; lines have their points at the same places.
+/// A plot. All lines have points at the same x values.
 pub struct Plot<'a> {
-    /// What it says to somebody who cannot see it.
+    /// The label for screen readers.
     pub title: &'a str,
-    /// To the right.
     pub x: Axis,
-    /// Up.
     pub y: Axis,
-    /// At least one.
+    /// At least one line.
     pub lines: Vec<Line>,
 }
 
-/// From values to places on the drawing.
-struct Span {
+/// Maps values to coordinates.
+struct AxisMapping {
     scale: Scale,
     low: f64,
     high: f64,
@@ -70,7 +65,7 @@ struct Span {
     to: f64,
 }
 
-impl Span {
+impl AxisMapping {
     fn new(scale: Scale, values: impl Iterator<Item = f64> + Clone, from: f64, to: f64) -> Self {
         let finite = values.filter(|value| value.is_finite());
         let max = finite.clone().fold(0.0, f64::max);
@@ -86,7 +81,7 @@ impl Span {
         Self { scale, low, high, from, to }
     }
 
-    fn place(&self, value: f64) -> f64 {
+    fn coordinate(&self, value: f64) -> f64 {
         let value = match self.scale {
             Scale::Linear => value,
             Scale::Log => value.max(f64::MIN_POSITIVE).log10().max(self.low),
@@ -97,8 +92,8 @@ impl Span {
 
     fn ticks(&self) -> Vec<f64> {
         match self.scale {
-            Scale::Linear => even(self.high),
-            Scale::Log => decades(self.low, self.high),
+            Scale::Linear => linear_ticks(self.high),
+            Scale::Log => log_ticks(self.low, self.high),
             Scale::Nines => {
                 let all = [0.0, 0.5, 0.9, 0.99, 0.999, 0.9999, 0.99999, 0.999_999];
                 all.into_iter().filter(|share| nines(*share) <= self.high).collect()
@@ -107,13 +102,13 @@ impl Span {
     }
 }
 
-/// How many nines a share has.
+/// Returns the number of nines of a fraction.
 fn nines(share: f64) -> f64 {
     -(1.0 - share).max(1e-7).log10()
 }
 
-/// Multiples of 1, 2 or 5 and a power of ten.
-fn even(high: f64) -> Vec<f64> {
+/// Ticks at multiples of 1, 2 or 5 times a power of ten.
+fn linear_ticks(high: f64) -> Vec<f64> {
     let rough = high / TICKS_MAX;
     let power = 10f64.powf(rough.log10().floor());
     let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|n| n * power).find(|step| *step >= rough);
@@ -121,25 +116,25 @@ fn even(high: f64) -> Vec<f64> {
     (0..=100).map(|n| f64::from(n) * step).take_while(|tick| *tick <= high).collect()
 }
 
-/// 1, 2 and 5 of each decade where there are few decades, else only the decades.
-fn decades(low: f64, high: f64) -> Vec<f64> {
-    let parts: &[f64] = if high - low < 3.2 { &[1.0, 2.0, 5.0] } else { &[1.0] };
+/// Ticks at 1, 2 and 5 of each decade where there are few decades, else at each decade.
+fn log_ticks(low: f64, high: f64) -> Vec<f64> {
+    let factors: &[f64] = if high - low < 3.2 { &[1.0, 2.0, 5.0] } else { &[1.0] };
     let mut ticks = Vec::new();
     // Nanoseconds to hours are 13 decades.
     for decade in -9..=12 {
         let power = 10f64.powi(decade);
-        ticks.extend(parts.iter().map(|part| part * power));
+        ticks.extend(factors.iter().map(|factor| factor * power));
     }
     ticks.retain(|tick| (low..=high).contains(&tick.log10()));
     ticks
 }
 
-/// The plot as an element.
-pub fn svg(plot: &Plot<'_>) -> String {
+/// Renders a plot as an SVG element.
+pub fn render_svg(plot: &Plot<'_>) -> String {
     let xs = plot.lines.iter().flat_map(|line| line.points.iter().map(|point| point.0));
     let ys = plot.lines.iter().flat_map(|line| line.points.iter().filter_map(|point| point.1));
-    let x = Span::new(plot.x.scale, xs, LEFT, WIDTH - RIGHT);
-    let y = Span::new(plot.y.scale, ys, HEIGHT - BOTTOM, TOP);
+    let x = AxisMapping::new(plot.x.scale, xs, LEFT, WIDTH - RIGHT);
+    let y = AxisMapping::new(plot.y.scale, ys, HEIGHT - BOTTOM, TOP);
     // Writing to a String never fails.
     let mut out = String::new();
     let _ = writeln!(
@@ -147,21 +142,21 @@ pub fn svg(plot: &Plot<'_>) -> String {
         "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">",
         escape(plot.title)
     );
-    axes(plot, &x, &y, &mut out);
-    // The first one above the others, where they lie on each other.
+    draw_axes(plot, &x, &y, &mut out);
+    // The first line is drawn last, above the others.
     for line in plot.lines.iter().rev() {
-        draw(line, &x, &y, &mut out);
+        draw_line(line, &x, &y, &mut out);
     }
-    legend(plot, &mut out);
-    pointed_at(plot, &x, &mut out);
+    draw_legend(plot, &mut out);
+    draw_tooltips(plot, &x, &mut out);
     out.push_str("</svg>\n");
     out
 }
 
-fn axes(plot: &Plot<'_>, x: &Span, y: &Span, out: &mut String) {
+fn draw_axes(plot: &Plot<'_>, x: &AxisMapping, y: &AxisMapping, out: &mut String) {
     let (right, bottom) = (WIDTH - RIGHT, HEIGHT - BOTTOM);
     for tick in y.ticks() {
-        let (at, label) = (y.place(tick), escape(&(plot.y.show)(tick)));
+        let (at, label) = (y.coordinate(tick), escape(&(plot.y.format)(tick)));
         let _ = writeln!(
             out,
             "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{right}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/>\
@@ -171,7 +166,7 @@ fn axes(plot: &Plot<'_>, x: &Span, y: &Span, out: &mut String) {
         );
     }
     for tick in x.ticks() {
-        let (at, label) = (x.place(tick), escape(&(plot.x.show)(tick)));
+        let (at, label) = (x.coordinate(tick), escape(&(plot.x.format)(tick)));
         let _ = writeln!(
             out,
             "<line class=\"mark\" x1=\"{at:.1}\" x2=\"{at:.1}\" y1=\"{bottom}\" y2=\"{:.1}\"/>\
@@ -192,22 +187,22 @@ fn axes(plot: &Plot<'_>, x: &Span, y: &Span, out: &mut String) {
     );
 }
 
-fn draw(line: &Line, x: &Span, y: &Span, out: &mut String) {
-    let (mut path, mut is_down) = (String::new(), false);
+fn draw_line(line: &Line, x: &AxisMapping, y: &AxisMapping, out: &mut String) {
+    let (mut path, mut is_pen_down) = (String::new(), false);
     let mut ends = None;
     for (at, value) in &line.points {
         let Some(value) = value else {
-            is_down = false;
+            is_pen_down = false;
             continue;
         };
-        let (across, up) = (x.place(*at), y.place(*value));
-        let _ = write!(path, "{}{across:.1} {up:.1} ", if is_down { "L" } else { "M" });
+        let (across, up) = (x.coordinate(*at), y.coordinate(*value));
+        let _ = write!(path, "{}{across:.1} {up:.1} ", if is_pen_down { "L" } else { "M" });
         ends = Some((ends.map_or(across, |(first, _)| first), across));
-        is_down = true;
+        is_pen_down = true;
     }
     let Some((first, last)) = ends else { return };
-    let unbroken = line.points.iter().all(|(_, value)| value.is_some());
-    if line.is_area && unbroken {
+    let has_no_gap = line.points.iter().all(|(_, value)| value.is_some());
+    if line.is_area && has_no_gap {
         let floor = HEIGHT - BOTTOM;
         let _ = writeln!(
             out,
@@ -216,17 +211,17 @@ fn draw(line: &Line, x: &Span, y: &Span, out: &mut String) {
         );
     }
     let _ = writeln!(out, "<path class=\"line {}\" d=\"{}\"/>", line.class, path.trim_end());
-    // One point alone is no line that could be seen.
+    // A line with a single point would be invisible.
     if line.points.len() == 1 {
-        let up = line.points[0].1.map_or(0.0, |value| y.place(value));
+        let up = line.points[0].1.map_or(0.0, |value| y.coordinate(value));
         let _ =
             writeln!(out, "<circle class=\"dot {}\" cx=\"{first:.1}\" cy=\"{up:.1}\" r=\"3\"/>", line.class);
     }
 }
 
-/// To the right above the plot, the first line first.
-fn legend(plot: &Plot<'_>, out: &mut String) {
-    /// Of a letter, about.
+/// The legend is above the plot, right-aligned.
+fn draw_legend(plot: &Plot<'_>, out: &mut String) {
+    /// The approximate width of a letter.
     const LETTER: f64 = 7.4;
     let letters = |name: &str| name.chars().map(|_| LETTER).sum::<f64>();
     let widths: Vec<_> = plot.lines.iter().map(|line| 34.0 + letters(line.name)).collect();
@@ -245,17 +240,21 @@ fn legend(plot: &Plot<'_>, out: &mut String) {
     }
 }
 
-/// A strip around each place; its title has the values of all lines there.
-fn pointed_at(plot: &Plot<'_>, x: &Span, out: &mut String) {
+/// Covers each x value with a strip whose title has the values of all lines there.
+fn draw_tooltips(plot: &Plot<'_>, x: &AxisMapping, out: &mut String) {
     let Some(first) = plot.lines.first() else { return };
-    let places: Vec<_> = first.points.iter().map(|(at, _)| x.place(*at)).collect();
+    let coordinates: Vec<_> = first.points.iter().map(|(at, _)| x.coordinate(*at)).collect();
     for (index, (at, _)) in first.points.iter().enumerate() {
-        let before = index.checked_sub(1).map_or(LEFT, |before| f64::midpoint(places[before], places[index]));
-        let after = places.get(index + 1).map_or(WIDTH - RIGHT, |after| f64::midpoint(places[index], *after));
-        let mut values = (plot.x.show)(*at);
+        let before = index
+            .checked_sub(1)
+            .map_or(LEFT, |before| f64::midpoint(coordinates[before], coordinates[index]));
+        let after = coordinates
+            .get(index + 1)
+            .map_or(WIDTH - RIGHT, |after| f64::midpoint(coordinates[index], *after));
+        let mut values = (plot.x.format)(*at);
         for line in &plot.lines {
             if let Some((_, Some(value))) = line.points.get(index) {
-                let _ = write!(values, "\n{}: {}", line.name, (plot.y.show)(*value));
+                let _ = write!(values, "\n{}: {}", line.name, (plot.y.format)(*value));
             }
         }
         let _ = writeln!(
@@ -274,19 +273,19 @@ mod tests {
 
     #[track_caller]
     fn check(scale: Scale, values: &[f64], expected: &[f64]) {
-        let span = Span::new(scale, values.iter().copied(), 0.0, 100.0);
-        let ticks = span.ticks();
+        let mapping = AxisMapping::new(scale, values.iter().copied(), 0.0, 100.0);
+        let ticks = mapping.ticks();
         assert_eq!(ticks.len(), expected.len(), "{ticks:?}");
         for (found, expected) in ticks.iter().zip(expected) {
             assert!((found - expected).abs() < expected.abs() * 1e-9 + 1e-12, "{ticks:?}");
         }
         for value in values.iter().chain(&ticks) {
-            assert!((-0.001..=100.001).contains(&span.place(*value)), "{value} is off the plot");
+            assert!((-0.001..=100.001).contains(&mapping.coordinate(*value)), "{value} is outside the plot");
         }
     }
 
     #[test]
-    fn ticks_are_round_and_values_stay_on_the_plot() {
+    fn ticks_are_round_and_values_stay_within_the_plot() {
         check(Scale::Linear, &[0.0, 10.0], &[0.0, 2.0, 4.0, 6.0, 8.0, 10.0]);
         check(Scale::Linear, &[0.0], &[0.0, 0.2, 0.4, 0.6, 0.8, 1.0]);
         check(Scale::Linear, &[], &[0.0, 0.2, 0.4, 0.6, 0.8, 1.0]);

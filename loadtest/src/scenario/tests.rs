@@ -1,6 +1,6 @@
 use super::*;
 
-const RIGHT: &str = r#"
+const VALID: &str = r#"
 name = "small"
 about = "One small call after the other"
 era = "both"
@@ -24,20 +24,20 @@ items_min = 1
 weight = 3
 "#;
 
-/// `RIGHT` with one text put for another, and each line of the mistakes.
+/// Replaces one text in `VALID`, and compares each line of the errors.
 #[track_caller]
 fn check(from: &str, to: &str, expected: &[&str]) {
-    assert!(RIGHT.contains(from), "{from} is not there");
-    let found = match Scenario::parse("s.toml", &RIGHT.replacen(from, to, 1)) {
+    assert!(VALID.contains(from), "{from} is not there");
+    let found = match Scenario::parse("s.toml", &VALID.replacen(from, to, 1)) {
         Ok(_) => String::new(),
-        Err(mistakes) => mistakes.to_string(),
+        Err(errors) => errors.to_string(),
     };
     let found: Vec<_> = found.lines().collect();
     assert_eq!(found, expected);
 }
 
 #[test]
-fn mistakes_of_the_load_name_file_key_and_what_to_write() {
+fn errors_of_the_load_name_file_key_and_remedy() {
     check("", "", &[]);
     check("name = \"small\"", "", &["s.toml: name: is missing; write one word, as in name = \"small\""]);
     check(
@@ -72,14 +72,14 @@ fn mistakes_of_the_load_name_file_key_and_what_to_write() {
 }
 
 #[test]
-fn mistakes_of_calls_name_file_key_and_what_to_write() {
+fn errors_of_calls_name_file_key_and_remedy() {
     check(
         "tool = \"echo\"",
         "tool = 7",
         &[
             "s.toml: calls[0].tool: is 7; write a text in quotes",
             "s.toml: calls[0].tool: write exactly one of tool, prompt, resource and method, as in tool = \"echo\"",
-            "s.toml: calls[0].arguments: goes with a tool or a prompt; write it in params",
+            "s.toml: calls[0].arguments: belongs to a tool or a prompt; write it in params",
         ],
     );
     check(
@@ -97,12 +97,14 @@ fn mistakes_of_calls_name_file_key_and_what_to_write() {
     check(
         "items_min = 1",
         "echoes = true",
-        &["s.toml: calls[1].echoes: needs something to come back; write {canary} into one of the arguments"],
+        &[
+            "s.toml: calls[1].echoes: needs a text that the server returns; write {canary} into one of the arguments",
+        ],
     );
     check(
         "items_min = 1",
         "name = \"echo\"",
-        &["s.toml: calls[1].name: \"echo\" is there twice; write a name of its own"],
+        &["s.toml: calls[1].name: \"echo\" is used twice; write a unique name"],
     );
     check(
         "items_min = 1",
@@ -114,7 +116,7 @@ fn mistakes_of_calls_name_file_key_and_what_to_write() {
         "ids = \"fixed\"",
         &["s.toml: calls[0].echoes: cannot hold with load.ids = \"fixed\"; write echoes = false"],
     );
-    // All at once.
+    // All errors are reported at once.
     check(
         "era = \"both\"\n\n[load]",
         "era = 1\nload = 2\n[other]",
@@ -127,16 +129,16 @@ fn mistakes_of_calls_name_file_key_and_what_to_write() {
 }
 
 #[test]
-fn no_calls_is_a_mistake() {
-    let mistakes = Scenario::parse("s.toml", "name = \"x\"").unwrap_err().to_string();
-    assert_eq!(mistakes, "s.toml: calls: is missing; write at least one [[calls]] with a tool or a method");
-    let mistakes = Scenario::parse("s.toml", "name = ").unwrap_err().to_string();
-    assert!(mistakes.starts_with("s.toml: ") && mistakes.contains("line 1"), "{mistakes}");
+fn a_scenario_needs_calls() {
+    let errors = Scenario::parse("s.toml", "name = \"x\"").unwrap_err().to_string();
+    assert_eq!(errors, "s.toml: calls: is missing; write at least one [[calls]] with a tool or a method");
+    let errors = Scenario::parse("s.toml", "name = ").unwrap_err().to_string();
+    assert!(errors.starts_with("s.toml: ") && errors.contains("line 1"), "{errors}");
 }
 
 #[test]
-fn values_are_those_that_were_written() {
-    let scenario = Scenario::parse("s.toml", RIGHT).unwrap();
+fn values_are_read() {
+    let scenario = Scenario::parse("s.toml", VALID).unwrap();
     assert_eq!(scenario.load.rate, Some(100.0));
     assert_eq!(scenario.load.measure, Duration::from_millis(1500));
     let [call, list] = &scenario.operations[..] else { panic!("two calls") };
@@ -146,18 +148,17 @@ fn values_are_those_that_were_written() {
     assert_eq!((list.weight, list.checks.items_min), (3, 1));
 }
 
-/// The scenarios that come with the program.
 #[test]
-fn shipped_scenarios_have_no_mistakes() {
+fn builtin_scenarios_are_valid() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
     let mut seen = 0;
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
-        let scenario = Scenario::read(&path).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        let scenario = Scenario::read(&path).unwrap_or_else(|errors| panic!("{errors}"));
         assert_eq!(Some(scenario.name.as_str()), path.file_stem().and_then(|stem| stem.to_str()));
         assert!(!scenario.about.is_empty(), "{}", path.display());
-        assert!(shipped(&scenario.name).is_some(), "{} is not in the program", path.display());
+        assert!(builtin_scenario(&scenario.name).is_some(), "{} is not built in", path.display());
         seen += 1;
     }
-    assert_eq!(seen, SHIPPED.len());
+    assert_eq!(seen, BUILTIN_SCENARIOS.len());
 }

@@ -1,4 +1,4 @@
-//! An MCP server of both eras within the process, which can be told to be wrong in one way.
+//! An MCP server of both eras in the same process, which can misbehave in one way.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -14,64 +14,64 @@ use hyper::body::{Body, Frame, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use mcpload::net::{Connect, Connecting, Stream};
+use mcpload::net::{ByteStream, ConnectFuture, Connector};
 use serde_json::{Value, json};
 
-/// What the server does with a call.
+/// How the server responds to a call.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[allow(dead_code, reason = "each test file uses some of them")]
-pub enum Manner {
-    /// As JSON.
-    Right,
-    /// As an event stream, with two messages of progress.
+pub enum ServerBehavior {
+    /// Correctly, as JSON.
+    Correct,
+    /// As an event stream with two progress notifications.
     Stream,
-    /// As an event stream that ends after so many bytes.
+    /// As an event stream that ends after this many bytes.
     CutAt(usize),
-    /// The connection ends before the length that was promised.
+    /// The connection ends before the announced length.
     Broken,
-    /// So much later.
+    /// BodyEnd a delay.
     Slow(Duration),
-    /// One call, by its number, so much later; the others at once.
+    /// One call, by its number, after a delay; the others at once.
     SlowOnce(u64, Duration),
     /// Never.
     Silent,
-    /// With the id of another.
+    /// With the id of another request.
     ForeignId,
-    /// With the canary of the call before.
+    /// With the canary of the previous call.
     ForeignCanary,
-    /// Without what was sent.
+    /// Without the canary of the request.
     LostCanary,
-    /// As an event stream, twice.
+    /// Twice, as an event stream.
     Twice,
-    /// 503.
+    /// With status 503.
     Busy,
-    /// A JSON-RPC error that repeats the credential.
+    /// With a JSON-RPC error that repeats the credential.
     Refuse,
-    /// HTML.
+    /// With HTML.
     NotMcp,
-    /// Right, and the connection ends after each.
+    /// Correctly, and closes the connection after each response.
     Closes,
-    /// Right, but every fifth call finds its session gone.
+    /// Correctly, but every fifth call finds its session gone.
     LosesSession,
-    /// Right, but the first event stream that is held ends at once.
+    /// Correctly, but the first idle event stream ends at once.
     DropsStream,
 }
 
 /// The server.
-pub struct Server {
-    manner: Manner,
-    /// What was called, in order of arrival.
+pub struct TestServer {
+    behavior: ServerBehavior,
+    /// The number of calls.
     pub calls: AtomicU64,
-    /// Sessions that were begun and not ended.
+    /// Sessions that are open.
     pub sessions: AtomicU64,
     streams: AtomicU64,
     last: std::sync::Mutex<String>,
 }
 
-impl Server {
-    pub fn new(manner: Manner) -> Arc<Self> {
+impl TestServer {
+    pub fn new(behavior: ServerBehavior) -> Arc<Self> {
         Arc::new(Self {
-            manner,
+            behavior,
             calls: AtomicU64::new(0),
             sessions: AtomicU64::new(0),
             streams: AtomicU64::new(0),
@@ -80,26 +80,26 @@ impl Server {
     }
 
     /// Serves one connection until it ends.
-    pub async fn serve(self: Arc<Self>, stream: impl Stream + 'static) {
+    pub async fn serve(self: Arc<Self>, stream: impl ByteStream + 'static) {
         let service = service_fn(move |request| {
             let server = Arc::clone(&self);
-            async move { Ok::<_, Infallible>(server.answer(request).await) }
+            async move { Ok::<_, Infallible>(server.respond(request).await) }
         });
         drop(http1::Builder::new().serve_connection(TokioIo::new(stream), service).await);
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Response<Said> {
+    async fn respond(&self, request: Request<Incoming>) -> Response<ScriptedBody> {
         let (head, body) = request.into_parts();
-        let body = body.collect().await.expect("the load sends whole requests").to_bytes();
+        let body = body.collect().await.expect("the client sends whole requests").to_bytes();
         match head.method {
-            Method::GET => return self.held(),
+            Method::GET => return self.open_stream(),
             Method::DELETE => {
                 self.sessions.fetch_sub(1, Ordering::Relaxed);
-                return said(StatusCode::OK, "text/plain", "");
+                return text_response(StatusCode::OK, "text/plain", "");
             }
             _ => {}
         }
-        let message: Value = serde_json::from_slice(&body).expect("the load sends JSON");
+        let message: Value = serde_json::from_slice(&body).expect("the client sends JSON");
         let id = message["id"].clone();
         let is_modern = message["params"]["_meta"]["io.modelcontextprotocol/protocolVersion"].is_string();
         assert_eq!(head.headers.contains_key("mcp-method"), is_modern, "{:?}", head.headers);
@@ -107,15 +107,16 @@ impl Server {
             "initialize" => {
                 self.sessions.fetch_add(1, Ordering::Relaxed);
                 let mut response =
-                    right(&id, &json!({ "protocolVersion": "2025-11-25", "capabilities": {} }));
+                    result_response(&id, &json!({ "protocolVersion": "2025-11-25", "capabilities": {} }));
                 response.headers_mut().insert("mcp-session-id", "one".parse().expect("a value"));
                 response
             }
-            "notifications/initialized" => said(StatusCode::ACCEPTED, "text/plain", ""),
-            "tools/list" => {
-                right(&id, &json!({ "tools": [{ "name": "demo__echo" }], "resultType": "complete" }))
-            }
-            "subscriptions/listen" => self.held(),
+            "notifications/initialized" => text_response(StatusCode::ACCEPTED, "text/plain", ""),
+            "tools/list" => result_response(
+                &id,
+                &json!({ "tools": [{ "name": "demo__echo" }], "resultType": "complete" }),
+            ),
+            "subscriptions/listen" => self.open_stream(),
             _ => {
                 assert!(is_modern || head.headers.contains_key("mcp-session-id"), "{:?}", head.headers);
                 self.call(&message, &id).await
@@ -124,69 +125,75 @@ impl Server {
     }
 
     /// An event stream that stays open.
-    fn held(&self) -> Response<Said> {
+    fn open_stream(&self) -> Response<ScriptedBody> {
         let is_first = self.streams.fetch_add(1, Ordering::Relaxed) == 0;
         let first = Bytes::from_static(b": open\n\n");
-        let ends = is_first && self.manner == Manner::DropsStream;
-        let after = if ends { After::End } else { After::Wait };
-        response(StatusCode::OK, "text/event-stream", Said { bytes: Some(first), after, length: None })
+        let ends = is_first && self.behavior == ServerBehavior::DropsStream;
+        let end = if ends { BodyEnd::Complete } else { BodyEnd::Wait };
+        response(StatusCode::OK, "text/event-stream", ScriptedBody { bytes: Some(first), end, length: None })
     }
 
-    async fn call(&self, message: &Value, id: &Value) -> Response<Said> {
+    async fn call(&self, message: &Value, id: &Value) -> Response<ScriptedBody> {
         let number = self.calls.fetch_add(1, Ordering::Relaxed);
         let text = message["params"]["arguments"]["text"].as_str().unwrap_or_default().to_owned();
         assert_eq!(message["params"]["name"], "demo__echo");
-        let before = std::mem::replace(&mut *self.last.lock().expect("no panic"), text.clone());
+        let previous = std::mem::replace(&mut *self.last.lock().expect("no panic"), text.clone());
         let result = |text: &str| {
             let content = json!([{ "type": "text", "text": text }]);
             json!({ "resultType": "complete", "content": content })
         };
         let answer = json!({ "jsonrpc": "2.0", "id": id, "result": result(&text) });
-        match self.manner {
-            Manner::LosesSession if number % 5 == 4 => {
+        match self.behavior {
+            ServerBehavior::LosesSession if number % 5 == 4 => {
                 self.sessions.fetch_sub(1, Ordering::Relaxed);
-                said(StatusCode::NOT_FOUND, "text/plain", "no such session")
+                text_response(StatusCode::NOT_FOUND, "text/plain", "no such session")
             }
-            Manner::Right | Manner::DropsStream | Manner::LosesSession => right(id, &result(&text)),
-            Manner::Closes => {
-                let mut response = right(id, &result(&text));
+            ServerBehavior::Correct | ServerBehavior::DropsStream | ServerBehavior::LosesSession => {
+                result_response(id, &result(&text))
+            }
+            ServerBehavior::Closes => {
+                let mut response = result_response(id, &result(&text));
                 response.headers_mut().insert("connection", "close".parse().expect("a value"));
                 response
             }
-            Manner::Stream => said(StatusCode::OK, "text/event-stream", &stream(message, &[answer])),
-            Manner::CutAt(at) => {
-                let whole = stream(message, &[answer]);
-                said(StatusCode::OK, "text/event-stream", &whole[..at.min(whole.len())])
+            ServerBehavior::Stream => {
+                text_response(StatusCode::OK, "text/event-stream", &stream(message, &[answer]))
             }
-            Manner::Broken => {
+            ServerBehavior::CutAt(at) => {
+                let whole = stream(message, &[answer]);
+                text_response(StatusCode::OK, "text/event-stream", &whole[..at.min(whole.len())])
+            }
+            ServerBehavior::Broken => {
                 let body = Bytes::from_static(b"{\"jsonrpc\":");
-                let body = Said { bytes: Some(body), after: After::Break, length: Some(500) };
+                let body = ScriptedBody { bytes: Some(body), end: BodyEnd::Break, length: Some(500) };
                 response(StatusCode::OK, "application/json", body)
             }
-            Manner::Slow(time) => {
+            ServerBehavior::Slow(time) => {
                 tokio::time::sleep(time).await;
-                right(id, &result(&text))
+                result_response(id, &result(&text))
             }
-            Manner::SlowOnce(which, time) => {
+            ServerBehavior::SlowOnce(which, time) => {
                 if number == which {
                     tokio::time::sleep(time).await;
                 }
-                right(id, &result(&text))
+                result_response(id, &result(&text))
             }
-            Manner::Silent => std::future::pending().await,
-            Manner::ForeignId => right(&json!(7_000_000), &result(&text)),
-            Manner::ForeignCanary => right(id, &result(&before)),
-            Manner::LostCanary => right(id, &result("nothing")),
-            Manner::Twice => {
-                said(StatusCode::OK, "text/event-stream", &stream(message, &[answer.clone(), answer]))
-            }
-            Manner::Busy => said(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "busy"),
-            Manner::Refuse => {
+            ServerBehavior::Silent => std::future::pending().await,
+            ServerBehavior::ForeignId => result_response(&json!(7_000_000), &result(&text)),
+            ServerBehavior::ForeignCanary => result_response(id, &result(&previous)),
+            ServerBehavior::LostCanary => result_response(id, &result("nothing")),
+            ServerBehavior::Twice => text_response(
+                StatusCode::OK,
+                "text/event-stream",
+                &stream(message, &[answer.clone(), answer]),
+            ),
+            ServerBehavior::Busy => text_response(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "busy"),
+            ServerBehavior::Refuse => {
                 let error = json!({ "code": -32000, "message": "not with Bearer mcp_secret" });
                 let error = json!({ "jsonrpc": "2.0", "id": id, "error": error });
-                said(StatusCode::OK, "application/json", &error.to_string())
+                text_response(StatusCode::OK, "application/json", &error.to_string())
             }
-            Manner::NotMcp => said(StatusCode::OK, "text/html", "<html></html>"),
+            ServerBehavior::NotMcp => text_response(StatusCode::OK, "text/html", "<html></html>"),
         }
     }
 }
@@ -207,40 +214,41 @@ fn stream(message: &Value, answers: &[Value]) -> String {
     events
 }
 
-fn right(id: &Value, result: &Value) -> Response<Said> {
+fn result_response(id: &Value, result: &Value) -> Response<ScriptedBody> {
     let message = json!({ "jsonrpc": "2.0", "id": id, "result": result });
-    said(StatusCode::OK, "application/json", &message.to_string())
+    text_response(StatusCode::OK, "application/json", &message.to_string())
 }
 
-fn said(status: StatusCode, kind: &str, body: &str) -> Response<Said> {
-    let body = Said { bytes: Some(Bytes::from(body.to_owned())), after: After::End, length: None };
+fn text_response(status: StatusCode, kind: &str, body: &str) -> Response<ScriptedBody> {
+    let body =
+        ScriptedBody { bytes: Some(Bytes::from(body.to_owned())), end: BodyEnd::Complete, length: None };
     response(status, kind, body)
 }
 
-fn response(status: StatusCode, kind: &str, body: Said) -> Response<Said> {
+fn response(status: StatusCode, kind: &str, body: ScriptedBody) -> Response<ScriptedBody> {
     let response = Response::builder().status(status).header("content-type", kind);
     let response = match body.length {
         Some(length) => response.header("content-length", length),
         None => response,
     };
-    response.body(body).expect("it is right")
+    response.body(body).expect("the response is valid")
 }
 
-/// A body: some bytes, and what follows.
-pub struct Said {
+/// A body: some bytes, and how it ends.
+pub struct ScriptedBody {
     bytes: Option<Bytes>,
-    after: After,
+    end: BodyEnd,
     length: Option<u64>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
-enum After {
-    End,
+enum BodyEnd {
+    Complete,
     Wait,
     Break,
 }
 
-impl Body for Said {
+impl Body for ScriptedBody {
     type Data = Bytes;
     type Error = std::io::Error;
 
@@ -248,26 +256,26 @@ impl Body for Said {
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
-        match (self.bytes.take(), self.after) {
+        match (self.bytes.take(), self.end) {
             (Some(bytes), _) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
-            (None, After::End) => Poll::Ready(None),
-            (None, After::Wait) => Poll::Pending,
-            (None, After::Break) => Poll::Ready(Some(Err(std::io::ErrorKind::ConnectionReset.into()))),
+            (None, BodyEnd::Complete) => Poll::Ready(None),
+            (None, BodyEnd::Wait) => Poll::Pending,
+            (None, BodyEnd::Break) => Poll::Ready(Some(Err(std::io::ErrorKind::ConnectionReset.into()))),
         }
     }
 }
 
-/// Connections that stay within the process, so that time can be paused.
+/// Connections within the process, so that time can be paused.
 #[allow(dead_code, reason = "one test file uses sockets instead")]
-pub struct Within(pub Arc<Server>);
+pub struct InProcessConnector(pub Arc<TestServer>);
 
-impl Connect for Within {
-    fn connect(&self) -> Connecting {
+impl Connector for InProcessConnector {
+    fn connect(&self) -> ConnectFuture {
         let server = Arc::clone(&self.0);
         Box::pin(async move {
             let (ours, theirs) = tokio::io::duplex(64 << 10);
             tokio::spawn(server.serve(theirs));
-            Ok(Box::new(ours) as Box<dyn Stream>)
+            Ok(Box::new(ours) as Box<dyn ByteStream>)
         })
     }
 }

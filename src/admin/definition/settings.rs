@@ -111,8 +111,8 @@ pub const DEFAULTS: ServerSettings = ServerSettings {
 };
 
 /// The settings of a child process unless others are set.
-pub fn default_process_settings() -> stdio::Settings {
-    stdio::Settings {
+pub fn default_process_settings() -> stdio::ProcessSettings {
+    stdio::ProcessSettings {
         sharing: Sharing::Key,
         prewarm: false,
         start_timeout: START_TIMEOUT.default,

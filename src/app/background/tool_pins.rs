@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use crate::auth::Sealer;
-use crate::catalog::{Catalog, Change, Kept, Pins, RESTORE, ToKeep, told};
+use crate::catalog::{Catalog, PinChange, StoredPins, ToolPins, RESTORE_ACTION, PinsUpdate, summarize_changes};
 use crate::store::{Audit, Binder, Bound, NewPins, PinsRow, Seen, Store, StoreError};
 use metamcp_core::base::ServerName;
 
@@ -48,13 +48,13 @@ pub async fn sync(sync: PinSync, mut seen: watch::Receiver<Seen>) {
         } else {
             None
         };
-        if (away.is_some() || read_error.is_some()) && sync.catalog.vetting().note_unread() {
-            sync.catalog.follow_vetting().await;
+        if (away.is_some() || read_error.is_some()) && sync.catalog.approvals().note_store_unreadable() {
+            sync.catalog.apply_approvals().await;
         }
         let is_behind = sync.write(&mut history, away.is_some()).await || epoch != Some(epochs.servers);
         tokio::select! {
             changed = seen.changed() => if changed.is_err() { return },
-            () = sync.catalog.vetting().wanted() => {}
+            () = sync.catalog.approvals().update_pending() => {}
             () = sleep(RETRY), if is_behind => {}
         }
     }
@@ -69,32 +69,32 @@ struct LastWrite {
     /// The time until the next write.
     interval: Duration,
     /// The change that the store did not accept.
-    failed: Option<ToKeep>,
+    failed: Option<PinsUpdate>,
     /// Whether this entry only delays a restore.
     delays_restore: bool,
 }
 
 impl PinSync {
     async fn read(&self) -> Result<(), StoreError> {
-        let vetting = self.catalog.vetting();
+        let approvals = self.catalog.approvals();
         let rows = self.store.tool_pins().await?;
         let kept = rows.iter().map(|row| {
-            let known = vetting.kept(&row.server);
+            let known = approvals.stored_pins(&row.server);
             (row.server.clone(), kept(row, &self.sealer, known))
         });
-        vetting.read(kept.collect());
-        self.catalog.follow_vetting().await;
+        approvals.load_all(kept.collect());
+        self.catalog.apply_approvals().await;
         Ok(())
     }
 
     /// Writes what is due; returns whether something is left. `is_away` means that the store is unreachable and not asked.
     async fn write(&self, history: &mut WriteHistory, is_away: bool) -> bool {
-        let changes = self.catalog.vetting().to_keep();
+        let changes = self.catalog.approvals().pending_updates();
         let mut has_more = false;
         for change in changes {
             let last = history.0.get(&change.server);
             // A deleted server loses its pins just before it leaves the topology; those must not be restored.
-            if change.action == Some(RESTORE) && last.is_none_or(|last| !last.delays_restore) {
+            if change.action == Some(RESTORE_ACTION) && last.is_none_or(|last| !last.delays_restore) {
                 let delay = LastWrite {
                     at: Instant::now(),
                     interval: RESTORE_DELAY,
@@ -117,9 +117,9 @@ impl PinSync {
             let server = change.server.clone();
             let is_done = !is_away && self.put(&change).await.is_some();
             if !is_done {
-                self.catalog.vetting().note_unkept(&server);
+                self.catalog.approvals().note_write_failed(&server);
             }
-            self.catalog.follow_vetting().await;
+            self.catalog.apply_approvals().await;
             has_more |= !is_done;
             let failed = (!is_done).then_some(change);
             let write = LastWrite { at: Instant::now(), interval, failed, delays_restore: false };
@@ -129,12 +129,12 @@ impl PinSync {
     }
 
     /// Writes one change; `None` if the store did not accept it.
-    async fn put(&self, change: &ToKeep) -> Option<()> {
+    async fn put(&self, change: &PinsUpdate) -> Option<()> {
         let new = NewPins {
             server: change.server.as_str().to_owned(),
             pins: change.pins.to_json(),
-            expect: change.expect,
-            told: change.action.map(|action| (action, told(&change.changes))),
+            expect: change.expected_version,
+            told: change.action.map(|action| (action, summarize_changes(&change.changes))),
         };
         let outcome = match self.store.put_tool_pins(new, Audit::by(Audit::GATEWAY)).await {
             Ok(row) => Ok(Some(row)),
@@ -146,10 +146,10 @@ impl PinSync {
         };
         match outcome {
             Ok(row) => {
-                let vetting = self.catalog.vetting();
-                let known = vetting.kept(change.server.as_str());
+                let approvals = self.catalog.approvals();
+                let known = approvals.stored_pins(change.server.as_str());
                 let now = row.map(|row| kept(&row, &self.sealer, known));
-                vetting.read_one(change.server.as_str(), now);
+                approvals.load(change.server.as_str(), now);
                 Some(())
             }
             Err(error) => {
@@ -174,25 +174,25 @@ impl LastWrite {
 
 /// Reads the pins in a row. `known` are the pins it had before; they stay valid while the row changes only in its seal, if
 /// that was made with a version of `ENCRYPTION_KEY` that this process does not have until it restarts.
-fn kept(row: &PinsRow, sealer: &Sealer, known: Option<Kept>) -> Kept {
+fn kept(row: &PinsRow, sealer: &Sealer, known: Option<StoredPins>) -> StoredPins {
     if sealer.open_row(Bound::ToolPins(row)).is_some() {
         // Pins that a later version of metamcp wrote must not be overwritten.
-        return Pins::from_json(&row.pins).map_or(Kept::Foreign, |pins| Kept::Pins(pins, row.version));
+        return ToolPins::from_json(&row.pins).map_or(StoredPins::Foreign, |pins| StoredPins::Pins(pins, row.version));
     }
     if sealer.has_key_version(row.seal.key_version) {
-        return Kept::Altered(row.version);
+        return StoredPins::Altered(row.version);
     }
-    match (known, Pins::from_json(&row.pins)) {
-        (Some(Kept::Pins(known, version)), Some(pins)) if known == pins && version == row.version => {
-            Kept::Pins(known, version)
+    match (known, ToolPins::from_json(&row.pins)) {
+        (Some(StoredPins::Pins(known, version)), Some(pins)) if known == pins && version == row.version => {
+            StoredPins::Pins(known, version)
         }
-        _ => Kept::Foreign,
+        _ => StoredPins::Foreign,
     }
 }
 
 /// Logs a change by the names of the tools only: descriptions may contain instructions to whoever reads the log.
-fn log_change(change: &ToKeep) {
-    let ToKeep { server, action, changes, .. } = change;
+fn log_change(change: &PinsUpdate) {
+    let PinsUpdate { server, action, changes, .. } = change;
     let tools = || changes.iter().take(LOGGED_TOOLS_MAX).map(log_name).collect::<Vec<_>>().join(", ");
     let count = changes.len();
     match action.unwrap_or_default() {
@@ -200,7 +200,7 @@ fn log_change(change: &ToKeep) {
             %server, count, tools = tools(),
             "tools differ from what was approved and are held back: see `keyadm servers approve`"
         ),
-        RESTORE => tracing::error!(
+        RESTORE_ACTION => tracing::error!(
             %server,
             "tool pins were deleted from the database; writing them again"
         ),
@@ -212,7 +212,7 @@ fn log_change(change: &ToKeep) {
 }
 
 /// `name`, or `name (description, title)` with the parts that have changed.
-fn log_name(change: &Change) -> String {
+fn log_name(change: &PinChange) -> String {
     let tool = change.tool.escape_debug();
     change.changed.as_ref().map_or_else(|| tool.to_string(), |parts| format!("{tool} ({})", parts.join(", ")))
 }

@@ -16,12 +16,12 @@ use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::timeout;
 
 use super::super::error::AppError;
-use crate::admin::Scrapes;
+use crate::admin::MetricsAccess;
 use crate::config::Config;
 use crate::server::Shared;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::traces::{self, CollectorResponse, ExportError, Traces, export};
-use crate::upstream::{TlsRoots, UrlTarget, connect, reach};
+use crate::upstream::{TlsRoots, UrlTarget, connect, resolve_url};
 
 /// A collector's response body: a few bytes that count the rejected spans. Longer ones are not read.
 const RESPONSE_BYTES_MAX: usize = 64 << 10;
@@ -31,13 +31,13 @@ const RESPONSE_BYTES_MAX: usize = 64 << 10;
 pub fn new_metrics(config: &Config) -> Option<Arc<Metrics>> {
     let workers = config.server.workers;
     let traces = config.traces.clone().map(|traces| Traces::new(traces, workers));
-    let is_on = config.scrapes != Scrapes::Off || traces.is_some();
+    let is_on = config.scrapes != MetricsAccess::Off || traces.is_some();
     is_on.then(|| Arc::new(Metrics::new(workers, &McpMethod::names()).with_traces(traces)))
 }
 
 /// Returns the metrics for the administration to serve, unless scraping is off.
-pub fn scraped_metrics(config: &Config, metrics: Option<&Arc<Metrics>>) -> Option<(Arc<Metrics>, Scrapes)> {
-    metrics.filter(|_| config.scrapes != Scrapes::Off).map(|metrics| (Arc::clone(metrics), config.scrapes))
+pub fn scraped_metrics(config: &Config, metrics: Option<&Arc<Metrics>>) -> Option<(Arc<Metrics>, MetricsAccess)> {
+    metrics.filter(|_| config.scrapes != MetricsAccess::Off).map(|metrics| (Arc::clone(metrics), config.scrapes))
 }
 
 /// Spawns the export of spans, which runs until `workers_ended` changes and the last spans are sent. `None` if traces
@@ -50,7 +50,7 @@ pub fn spawn_export(
     let traces = shared.metrics.as_ref().and_then(|metrics| metrics.traces());
     let Some(traces) = traces.map(Arc::clone) else { return Ok(None) };
     let config = traces.config().clone();
-    let collector = reach(&config.endpoint, roots).map_err(AppError::Collector)?;
+    let collector = resolve_url(&config.endpoint, roots).map_err(AppError::Collector)?;
     let post = async move |batch: Bytes| match timeout(config.timeout, send(&config, &collector, batch)).await
     {
         Ok(result) => result,

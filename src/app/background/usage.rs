@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-use crate::journal::usage::{self, Batch, COLLECT_BACKLOG_MS, COLLECT_MS, Outbox, SYNC_MS, Usage};
+use crate::journal::usage::{self, SpooledBatch, COLLECT_BACKLOG_MS, COLLECT_MS, UsageSpool, SYNC_MS, UsageTables};
 use crate::journal::{self, JournalError};
 use crate::server::Door;
 use crate::store::{Counts, Store, StoreError, UsageBatch, UsageKey, UsageRow};
@@ -40,7 +40,7 @@ pub fn open_journal(
     data_dir: &Path,
     workers: usize,
     door: &Door,
-) -> Result<Option<(Usage, Outbox)>, JournalError> {
+) -> Result<Option<(UsageTables, UsageSpool)>, JournalError> {
     if *door == Door::Public {
         return open_folder(data_dir.join(FOLDER), workers);
     }
@@ -51,7 +51,7 @@ pub fn open_journal(
     free.unwrap_or_else(|| Err(JournalError::Locked(data_dir.to_owned())))
 }
 
-fn open_folder(folder: PathBuf, workers: usize) -> Result<Option<(Usage, Outbox)>, JournalError> {
+fn open_folder(folder: PathBuf, workers: usize) -> Result<Option<(UsageTables, UsageSpool)>, JournalError> {
     let config = usage::Config {
         folder,
         workers,
@@ -59,7 +59,7 @@ fn open_folder(folder: PathBuf, workers: usize) -> Result<Option<(Usage, Outbox)
         segment_bytes: journal::SEGMENT_BYTES,
         total_bytes: journal::TOTAL_BYTES,
     };
-    match Usage::open(&config) {
+    match UsageTables::open(&config) {
         Ok((usage, outbox, recovery)) => {
             for damage in &recovery.damage {
                 tracing::warn!(?damage, "part of the usage journal is lost");
@@ -75,7 +75,7 @@ fn open_folder(folder: PathBuf, workers: usize) -> Result<Option<(Usage, Outbox)
 }
 
 /// Delivers counts until `workers_ended` changes, then delivers the rest within `SHUTDOWN_TIMEOUT`.
-pub async fn deliver(outbox: Outbox, store: Store, mut workers_ended: watch::Receiver<ShutdownPhase>) {
+pub async fn deliver(outbox: UsageSpool, store: Store, mut workers_ended: watch::Receiver<ShutdownPhase>) {
     let mut delivery = UsageDelivery {
         outbox: Some(outbox),
         store,
@@ -103,7 +103,7 @@ pub async fn deliver(outbox: Outbox, store: Store, mut workers_ended: watch::Rec
 
 struct UsageDelivery {
     /// `None` while a blocking thread has it.
-    outbox: Option<Outbox>,
+    outbox: Option<UsageSpool>,
     store: Store,
     collected: Option<Instant>,
     synced: Option<Instant>,
@@ -156,7 +156,7 @@ impl UsageDelivery {
     /// Delivers the oldest batch that is synced to disk. Returns false if there is none or the store does not accept
     /// it.
     async fn deliver_oldest(&mut self) -> bool {
-        let batch = match self.with_outbox(Outbox::pending).await {
+        let batch = match self.with_outbox(UsageSpool::pending_batches).await {
             Ok(pending) => pending.into_iter().next(),
             Err(error) => {
                 tracing::error!(%error, "part of the usage journal is lost");
@@ -186,7 +186,7 @@ impl UsageDelivery {
         if self.refused.take().is_some() {
             tracing::info!("usage is delivered to the store again");
         }
-        if let Err(error) = self.with_outbox(move |outbox| outbox.applied(sequence)).await {
+        if let Err(error) = self.with_outbox(move |outbox| outbox.acknowledge(sequence)).await {
             tracing::error!(%error, "cannot truncate the usage journal");
             return false;
         }
@@ -196,7 +196,7 @@ impl UsageDelivery {
     /// Runs `work` on a blocking thread, since it waits for the disk.
     async fn with_outbox<T: Send + 'static>(
         &mut self,
-        work: impl FnOnce(&mut Outbox) -> Result<T, JournalError> + Send + 'static,
+        work: impl FnOnce(&mut UsageSpool) -> Result<T, JournalError> + Send + 'static,
     ) -> Result<T, JournalError> {
         let Some(mut outbox) = self.outbox.take() else {
             return Err(JournalError::Config("the journal was lost with the thread that used it"));
@@ -216,7 +216,7 @@ impl UsageDelivery {
 }
 
 /// Converts a batch to the store's form, in which rows of different workers with the same key are summed.
-fn to_store_batch(batch: &Batch) -> UsageBatch {
+fn to_store_batch(batch: &SpooledBatch) -> UsageBatch {
     let at = batch.until_unix_ms / 1000;
     let mut rows: BTreeMap<UsageKey, Counts> = BTreeMap::new();
     for row in batch.rows() {

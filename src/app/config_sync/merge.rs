@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::admin::definition::endpoint::{check_annotations, check_listed_name};
 use crate::admin::definition::{ServerDefinition, ServingPolicy};
-use crate::admin::{Stand, Standing};
+use crate::admin::{RowStatus, StoreStatus};
 use crate::auth::Sealer;
 use crate::config::Config;
 use crate::route::{EndpointConfig, EndpointMember, EndpointMembers, NamePrefix, ToolOverride, ToolView};
@@ -305,7 +305,7 @@ fn read_tool_view(member: &EndpointServer) -> Result<Option<std::sync::Arc<ToolV
 impl MergedConfig {
     /// Reports what the topology built from this configuration serves of every row. `changes`: see
     /// [`Standing::changes`].
-    pub fn standing(&self, topology: &Topology, changes: u64) -> Standing {
+    pub fn standing(&self, topology: &Topology, changes: u64) -> StoreStatus {
         let mut left_out = Vec::new();
         let mut rows = HashMap::with_capacity(self.rows.len());
         for MergedRow { id, version, subject, outcome } in &self.rows {
@@ -317,10 +317,10 @@ impl MergedConfig {
                     Err(why.clone())
                 }
             };
-            rows.insert(*id, Stand { version: *version, served });
+            rows.insert(*id, RowStatus { version: *version, served });
         }
         left_out.extend(self.omissions.iter().cloned());
-        Standing::new(changes, self.file_servers.clone(), left_out, rows)
+        StoreStatus::new(changes, self.file_servers.clone(), left_out, rows)
     }
 }
 

@@ -10,9 +10,9 @@ use tokio::task::spawn_local;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::route::EndpointConfig;
-use crate::runtime::Purge;
+use crate::runtime::MemoryPurger;
 use crate::server::Shared;
-use crate::session::{SessionTerminator, Sessions};
+use crate::session::{SessionTerminator, SessionTable};
 use crate::topology::{NameChanges, Topology, TopologyBuilder, UpstreamPools};
 use crate::upstream;
 use metamcp_core::base::unix_seconds;
@@ -75,14 +75,14 @@ impl Publisher {
         self.pools.adopt(&topology);
         let mut followed = followed.subscribe();
         self.topology.send_replace(Arc::clone(&topology));
-        sessions.follow(&topology.table);
-        catalog.announce();
+        sessions.apply_routes(&topology.table);
+        catalog.notify_changes();
         let have_switched = |epochs: &Vec<u64>| epochs.iter().all(|epoch| *epoch >= topology.epoch);
         if timeout(FOLLOW_TIMEOUT, followed.wait_for(have_switched)).await.is_err() {
             tracing::warn!("some workers are busy and will switch to the new configuration later");
         }
         // Again: until now a worker may have opened a session in the old topology.
-        sessions.follow(&topology.table);
+        sessions.apply_routes(&topology.table);
         let terminator = Rc::clone(&self.terminator);
         spawn_local(terminator.enqueue_when_idle(sessions.take_detached(), Rc::clone(&self.pools)));
         log_changes(&before, &topology);
@@ -121,16 +121,16 @@ fn log_left_out(topology: &Topology) {
 }
 
 /// Ends sessions that have expired or were unused for long, at their servers too.
-async fn sweep(sessions: Arc<Sessions>, terminator: Rc<SessionTerminator>, pools: Rc<UpstreamPools>) {
+async fn sweep(sessions: Arc<SessionTable>, terminator: Rc<SessionTerminator>, pools: Rc<UpstreamPools>) {
     let (mut sweep, mut purge_poll) = (interval(SESSION_SWEEP), interval(PURGE_POLL));
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     purge_poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let purge = Purge::default();
+    let purge = MemoryPurger::default();
     loop {
         tokio::select! {
             _ = sweep.tick() => {}
             _ = purge_poll.tick() => {
-                purge.note([sessions.count(), terminator.due(), 0]);
+                purge.observe([sessions.count(), terminator.pending(), 0]);
                 continue;
             }
         }
@@ -140,6 +140,6 @@ async fn sweep(sessions: Arc<Sessions>, terminator: Rc<SessionTerminator>, pools
         if !detached.is_empty() {
             spawn_local(Rc::clone(&terminator).enqueue_when_idle(detached, Rc::clone(&pools)));
         }
-        terminator.add(ended.iter().flat_map(|session| session.detached_upstream_sessions()), &pools);
+        terminator.enqueue(ended.iter().flat_map(|session| session.detached_upstream_sessions()), &pools);
     }
 }

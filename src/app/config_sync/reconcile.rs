@@ -13,7 +13,7 @@ use super::merge::{FileConfig, MergedConfig, RowContext, StoredConfig, merge};
 use super::publish::Publisher;
 use super::reload::{ConfigLoader, reload};
 use super::stored_config::StoredConfigSource;
-use crate::admin::Standing;
+use crate::admin::StoreStatus;
 use crate::admin::definition::ServingPolicy;
 use crate::auth::Sealer;
 use crate::config::Config;
@@ -28,7 +28,7 @@ pub struct ServingState {
     sealer: Arc<Sealer>,
     serving: Arc<ServingPolicy>,
     merged: MergedConfig,
-    standing: watch::Sender<Arc<Standing>>,
+    standing: watch::Sender<Arc<StoreStatus>>,
 }
 
 /// What triggers a change, and what it takes to read the new configuration.
@@ -65,7 +65,7 @@ impl ServingState {
     }
 
     /// Returns what is served of every row of the store, as it changes.
-    pub fn standing(&self) -> watch::Receiver<Arc<Standing>> {
+    pub fn standing(&self) -> watch::Receiver<Arc<StoreStatus>> {
         self.standing.subscribe()
     }
 

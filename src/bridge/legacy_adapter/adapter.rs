@@ -19,12 +19,13 @@ use super::request::ClientMessage;
 use super::session::Session;
 use super::session_table::SessionTable;
 use super::tool_headers::ToolHeaderCache;
-use crate::upstream::shim::{HttpOperation, LocalResponse};
+use crate::upstream::multiplex::{HttpOperation, LocalResponse};
 use crate::upstream::{
     EraAdapter, RequestKind, ResponseFuture, UpstreamError, UpstreamPool, UpstreamRequest, UpstreamResponse,
 };
 
-/// Serves Legacy clients on behalf of all servers that speak only the Modern era. There is one for the whole process.
+/// Serves Legacy clients on behalf of all servers that speak only the Modern era. There is one for the whole
+/// process.
 pub struct LegacyAdapter {
     sessions: SessionTable,
     tool_headers: Arc<ToolHeaderCache>,
@@ -33,13 +34,13 @@ pub struct LegacyAdapter {
     input_timeout: Duration,
 }
 
-/// How long `resources/subscribe` waits for the server to acknowledge the subscription, so that no change after the response
-/// is missed. A server that is slow to acknowledge delays the client no longer than this.
+/// How long `resources/subscribe` waits for the server to acknowledge the subscription, so that no change
+/// after the response is missed. A server that is slow to acknowledge delays the client no longer than this.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl LegacyAdapter {
-    /// Creates an adapter without sessions. `input_timeout` bounds how long a client may take to answer an input request of
-    /// a server; its call, the permit of that call and its connection are held for so long.
+    /// Creates an adapter without sessions. `input_timeout` bounds how long a client may take to answer an
+    /// input request of a server; its call, the permit of that call and its connection are held for so long.
     pub fn new(input_timeout: Duration) -> Self {
         let tool_headers = Arc::<ToolHeaderCache>::default();
         let subscriptions = Subscriptions::new(Arc::clone(&tool_headers));
@@ -56,7 +57,7 @@ impl LegacyAdapter {
         let message = match &operation {
             HttpOperation::Post(bytes) => match parse_message(bytes) {
                 Some(message) => Some(message),
-                None => return Ok(gateway_reply(invalid_message(), &pool)),
+                None => return Ok(gateway_reply(invalid_message())),
             },
             HttpOperation::Get | HttpOperation::Delete => None,
         };
@@ -67,9 +68,10 @@ impl LegacyAdapter {
         let session = id.as_ref().and_then(|id| self.session(&pool, id));
         let Some(session) = session else {
             return match pool.upstream().speaks(Era::Legacy) {
-                // The server's own session: `initialize` was forwarded to it, and its eras are not known yet.
+                // A session at the server itself: `initialize` was forwarded to it, and its eras are not
+                // known yet.
                 None => pool.send_direct(&request, kind).await,
-                Some(_) => Ok(gateway_reply(LocalResponse::from_status(StatusCode::NOT_FOUND), &pool)),
+                Some(_) => Ok(gateway_reply(LocalResponse::from_status(StatusCode::NOT_FOUND))),
             };
         };
         session.touch();
@@ -80,7 +82,7 @@ impl LegacyAdapter {
                 if let Some(ended) = id.and_then(|id| self.sessions.remove(&id)) {
                     ended.end();
                 }
-                Ok(gateway_reply(LocalResponse::from_status(StatusCode::OK), &pool))
+                Ok(gateway_reply(LocalResponse::from_status(StatusCode::OK)))
             }
         }
     }
@@ -101,7 +103,7 @@ impl LegacyAdapter {
     ) -> Result<Box<UpstreamResponse>, UpstreamError> {
         if !message.is_request() {
             handle_one_way(&session, &message);
-            return Ok(gateway_reply(LocalResponse::from_status(StatusCode::ACCEPTED), &pool));
+            return Ok(gateway_reply(LocalResponse::from_status(StatusCode::ACCEPTED)));
         }
         let reply = match message.method {
             Some(McpMethod::Ping) => empty_result(&message.id()),
@@ -126,7 +128,7 @@ impl LegacyAdapter {
                 return call::forward_call(context, request, message).await;
             }
         };
-        Ok(gateway_reply(reply, &pool))
+        Ok(gateway_reply(reply))
     }
 
     /// Answers `resources/subscribe` and `resources/unsubscribe`.
@@ -177,8 +179,8 @@ fn invalid_message() -> LocalResponse {
     LocalResponse::from_error(StatusCode::BAD_REQUEST, b"", code::INVALID_REQUEST, text)
 }
 
-/// Handles a message that has no response: a cancellation, or the client's response to an input request. A server without
-/// sessions has no use for the other notifications.
+/// Handles a message that has no response: a cancellation, or the client's response to an input request. A
+/// server without sessions has no use for the other notifications.
 fn handle_one_way(session: &Session, message: &ClientMessage) {
     match (message.envelope.kind, message.method) {
         (MessageKind::Notification, Some(McpMethod::Cancelled)) => {

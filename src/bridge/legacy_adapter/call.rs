@@ -20,7 +20,7 @@ use super::result::{InputRequired, ServerReply, error_code, gateway_error, inval
 use super::session::{InFlightCall, Session};
 use super::tool_headers::ToolHeaderCache;
 use crate::session::MESSAGE_BYTES_MAX;
-use crate::upstream::shim::{EventSink, LocalResponse, event_channel_with_capacity};
+use crate::upstream::multiplex::{EventSink, LocalResponse, event_channel_with_capacity};
 use crate::upstream::{
     EraChoice, FailureStage, RequestKind, UpstreamBody, UpstreamError, UpstreamPool, UpstreamRequest,
     UpstreamResponse,
@@ -68,15 +68,16 @@ const ROUNDS_MAX: u32 = 8;
 /// Events that wait for a slow client. Beyond that the server waits.
 const EVENTS_MAX: usize = 16;
 
-/// The wait before a call is retried for a server that asked nothing and only gave a `requestState`. It grows with each
-/// round.
+/// The wait before a call is retried for a server that asked nothing and only gave a `requestState`. It grows
+/// with each round.
 const RETRY_DELAY: Duration = Duration::from_millis(200);
 
-/// The error code of a call that its client cancelled. Clients ignore it. Taken from the Language Server Protocol.
+/// The error code of a call that its client cancelled. Clients ignore it. Taken from the Language Server
+/// Protocol.
 const CANCELLED: i32 = -32800;
 
-/// Forwards a request of a session to its server, and returns the response in the form of the Legacy era. Dropping the
-/// future, or the event stream that it returned, aborts the request to the server.
+/// Forwards a request of a session to its server, and returns the response in the form of the Legacy era.
+/// Dropping the future, or the event stream that it returned, aborts the request to the server.
 pub async fn forward_call(
     context: CallContext,
     request: UpstreamRequest,
@@ -93,7 +94,7 @@ pub async fn forward_call(
         () = in_flight.cancelled() => CallOutcome::Reply(exchange.cancelled()),
     };
     Ok(match outcome {
-        CallOutcome::Reply(message) => gateway_reply(LocalResponse::from_message(message), &exchange.pool),
+        CallOutcome::Reply(message) => gateway_reply(LocalResponse::from_message(message)),
         CallOutcome::Failed(response) => response,
         outcome => exchange.into_stream(in_flight, outcome),
     })
@@ -139,10 +140,10 @@ impl Exchange {
         let scanned = Scanner::new().scan(&message).ok();
         let error = scanned.as_ref().and_then(|envelope| error_code(&message, envelope));
         if !status.is_success() && self.has_changed_era(error).await {
-            // The call did not run. The client's next session is one of the server's own.
+            // The call did not run. The client opens another session, at the server itself.
             self.session.end();
             let lost = LocalResponse::from_status(StatusCode::NOT_FOUND);
-            return Ok((CallOutcome::Failed(gateway_reply(lost, &self.pool)), false));
+            return Ok((CallOutcome::Failed(gateway_reply(lost)), false));
         }
         let is_reply = |envelope: &Envelope| match envelope.kind {
             MessageKind::Error => true,
@@ -161,14 +162,14 @@ impl Exchange {
             // Passed on as it is, the status would tell the client that its session is lost.
             None => {
                 let bad_gateway = LocalResponse::from_status(StatusCode::BAD_GATEWAY);
-                CallOutcome::Failed(gateway_reply(bad_gateway, &self.pool))
+                CallOutcome::Failed(gateway_reply(bad_gateway))
             }
         };
         Ok((outcome, false))
     }
 
-    /// Whether a refusal means that the server does not speak the Modern era any more: its code is none of the era's own
-    /// (MCP 2026-07-28, versioning), and `server/discover` does not say otherwise.
+    /// Whether a refusal means that the server does not speak the Modern era any more: its code is none of
+    /// the era's own (MCP 2026-07-28, versioning), and `server/discover` does not say otherwise.
     async fn has_changed_era(&self, error: Option<i32>) -> bool {
         let is_modern_code = matches!(
             error,
@@ -191,7 +192,8 @@ impl Exchange {
         true
     }
 
-    /// Whether it is a response to the last request. An error has no id if the server could not parse the request.
+    /// Whether it is a response to the last request. An error has no id if the server could not parse the
+    /// request.
     fn answers_sent_id(&self, message: &Bytes, envelope: &Envelope) -> bool {
         envelope.id.map_or(envelope.kind == MessageKind::Error, |id| {
             is_same_id(id.span.slice(message), &self.sent_id.borrow())
@@ -225,7 +227,7 @@ impl Exchange {
     /// Serves the rest of the call as an event stream.
     fn into_stream(self, mut in_flight: InFlightCall, outcome: CallOutcome) -> Box<UpstreamResponse> {
         let (sink, events) = event_channel_with_capacity(EVENTS_MAX);
-        let response = gateway_reply(LocalResponse::from_events(events), &self.pool);
+        let response = gateway_reply(LocalResponse::from_events(events));
         spawn_local(async move {
             let last = tokio::select! {
                 last = self.drive(&sink, outcome) => last,

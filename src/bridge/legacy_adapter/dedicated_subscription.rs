@@ -1,8 +1,9 @@
 //! The client's event stream of a session that listens for itself, because it subscribed to resources.
 //!
-//! A session that was in a shared subscription leaves it with an overlap: it goes on receiving the shared events until the
-//! server has acknowledged the session's own subscription, and for a moment more. A list change that arrives both ways
-//! reaches the client twice, which costs it one request; a change that arrives neither way would be lost.
+//! A session that was in a shared subscription leaves it with an overlap: it goes on receiving the shared
+//! events until the server has acknowledged the session's own subscription, and for a moment more. A list
+//! change that arrives both ways reaches the client twice, which costs it one request; a change that arrives
+//! neither way would be lost.
 //!
 //! Does not know: how a server is listened to (`listen`).
 
@@ -15,7 +16,7 @@ use bytes::Bytes;
 use tokio::time::{Instant, sleep_until};
 
 use super::session::{DedicatedStream, Session};
-use crate::upstream::shim::{EventSink, EventSource};
+use crate::upstream::multiplex::{EventSink, EventSource};
 
 /// Where the events of one session's own subscription go.
 pub struct DedicatedSubscription {
@@ -37,8 +38,8 @@ enum SharedExit {
     Left,
 }
 
-/// The time that an event on one stream has to arrive on the other as well. The two are read by different threads, which may
-/// be busy.
+/// The time that an event on one stream has to arrive on the other as well. The two are read by different
+/// threads, which may be busy.
 const OVERLAP: Duration = Duration::from_secs(1);
 
 impl DedicatedSubscription {
@@ -50,14 +51,14 @@ impl DedicatedSubscription {
         Self { session, stream, sink, shared_events, shared_exit }
     }
 
-    /// Sends an event to the client. Returns false when the client has gone. Cancel safe, except that an event that waits for
-    /// room is lost.
+    /// Sends an event to the client. Returns false when the client has gone. Cancel safe, except that an
+    /// event that waits for room is lost.
     pub async fn notify(&self, event: Bytes) -> bool {
         self.sink.send(event).await
     }
 
-    /// Forwards the events of the shared subscription until the session has left it; never completes. Not cancel safe: the
-    /// remaining events are lost.
+    /// Forwards the events of the shared subscription until the session has left it; never completes. Not
+    /// cancel safe: the remaining events are lost.
     pub async fn forward_shared(&self) {
         let shared_events = self.shared_events.take();
         if let Some(events) = shared_events {
@@ -67,8 +68,8 @@ impl DedicatedSubscription {
         pending::<()>().await;
     }
 
-    /// Leaves the shared subscription once the server has served the session's own one for the overlap; never completes.
-    /// Cancel safe: the overlap continues when this is called again.
+    /// Leaves the shared subscription once the server has served the session's own one for the overlap; never
+    /// completes. Cancel safe: the overlap continues when this is called again.
     pub async fn leave_shared_after_overlap(&self) {
         if let SharedExit::NotYet = self.shared_exit.get() {
             self.shared_exit.set(SharedExit::At(Instant::now() + OVERLAP));

@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
-/// Counts the departures since the last walk over the members of a shared subscription. A session that left and joined
-/// again in between is counted too.
+/// Counts the departures since the last walk over the members of a shared subscription. A session that left
+/// and joined again in between is counted too.
 #[derive(Default)]
 pub struct DepartureCounter {
     count: AtomicUsize,

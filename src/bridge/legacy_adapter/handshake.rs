@@ -17,11 +17,11 @@ use super::result::{self, ServerReply};
 use super::session::{ClientIntroduction, Session, SessionFeatures};
 use super::session_table::SessionTable;
 use crate::session::{MESSAGE_BYTES_MAX, read_terminal_message};
-use crate::upstream::shim::{LocalBody, LocalResponse};
+use crate::upstream::multiplex::{LocalBody, LocalResponse};
 use crate::upstream::{RequestKind, UpstreamError, UpstreamPool, UpstreamRequest, UpstreamResponse};
 
-/// Server capabilities that exist in both eras, with the first Legacy revision that has them (MCP, lifecycle). The gateway
-/// cannot promise the others.
+/// Server capabilities that exist in both eras, with the first Legacy revision that has them (MCP,
+/// lifecycle). The gateway cannot promise the others.
 const CAPABILITIES: [(&str, Revision); 6] = [
     ("experimental", Revision::V2024_11_05),
     ("logging", Revision::V2024_11_05),
@@ -58,8 +58,8 @@ enum HandshakeReply {
     Failed(Box<UpstreamResponse>),
 }
 
-/// Answers `initialize`. A server whose eras are unknown receives the client's `initialize` first; if it refuses that but
-/// answers `server/discover`, it speaks only the Modern era.
+/// Answers `initialize`. A server whose eras are unknown receives the client's `initialize` first; if it
+/// refuses that but answers `server/discover`, it speaks only the Modern era.
 pub async fn initialize(
     sessions: &SessionTable,
     pool: &Rc<UpstreamPool>,
@@ -75,12 +75,12 @@ pub async fn initialize(
         }
     }
     let Some(introduction) = parse_introduction(message) else {
-        return Ok(gateway_reply(invalid_params(message, "initialize needs capabilities"), pool));
+        return Ok(gateway_reply(invalid_params(message, "initialize needs capabilities")));
     };
     let introduction = sessions.share_introduction(introduction);
     let draft = Session::new(upstream.id, introduction, request.owner(), SessionFeatures::default());
     let Some(discover) = gateway_request(&draft, "metamcp-discover", McpMethod::Discover, "") else {
-        return Ok(gateway_reply(invalid_params(message, "initialize cannot be parsed"), pool));
+        return Ok(gateway_reply(invalid_params(message, "initialize cannot be parsed")));
     };
     let reply = match exchange(pool, &discover).await? {
         HandshakeReply::Failed(response) if refusal.is_none() => return Ok(response),
@@ -96,12 +96,12 @@ pub async fn initialize(
         upstream.set_spoken(Era::Legacy, None);
         if upstream.speaks(Era::Legacy).is_none() {
             let forwarded = forward_initialize(pool, request).await?;
-            return Ok(forwarded.unwrap_or_else(|refused| gateway_reply(refused, pool)));
+            return Ok(forwarded.unwrap_or_else(|refused| gateway_reply(refused)));
         }
     }
     let reply = reply.map(|reply| to_initialize_error(reply, &message.id()));
     let reply = refusal.or(reply).unwrap_or_else(|| LocalResponse::from_status(StatusCode::BAD_GATEWAY));
-    Ok(gateway_reply(reply, pool))
+    Ok(gateway_reply(reply))
 }
 
 /// Opens a session and returns the response to `initialize`.
@@ -118,10 +118,11 @@ fn open_session(
     let result = discovered.initialize_result(revision, pool.upstream().name().as_str()).to_string();
     let id = sessions.insert(session);
     let reply = result_response(&message.id(), result.as_bytes());
-    gateway_reply(LocalResponse { session_id: Some(id), ..reply }, pool)
+    gateway_reply(LocalResponse { session_id: Some(id), ..reply })
 }
 
-/// Whether the server still says that it speaks the Modern era. A failure counts as yes: it says nothing about the era.
+/// Whether the server still says that it speaks the Modern era. A failure counts as yes: it says nothing
+/// about the era.
 pub async fn still_speaks_modern(session: &Session, pool: &Rc<UpstreamPool>) -> bool {
     let Some(discover) = gateway_request(session, "metamcp-discover", McpMethod::Discover, "") else {
         return true;
@@ -141,7 +142,7 @@ async fn forward_initialize(
         HandshakeReply::Failed(response) => Ok(response),
         HandshakeReply::Message(reply) if is_result(&reply) => {
             pool.upstream().set_spoken(Era::Legacy, Some(true));
-            Ok(gateway_reply(reply, pool))
+            Ok(gateway_reply(reply))
         }
         HandshakeReply::Message(reply) => Err(reply),
     })
@@ -198,8 +199,8 @@ fn parse_discover_result(reply: &LocalResponse) -> Option<DiscoverResult> {
     result.supported_versions.iter().any(is_modern).then_some(result)
 }
 
-/// Turns a refusal of `server/discover` into one of `initialize`: an error under the client's id. A response that is not a
-/// JSON-RPC error stays as it is.
+/// Turns a refusal of `server/discover` into one of `initialize`: an error under the client's id. A response
+/// that is not a JSON-RPC error stays as it is.
 fn to_initialize_error(reply: LocalResponse, id: &Bytes) -> LocalResponse {
     let message = Bytes::copy_from_slice(message_of(&reply));
     let envelope = Scanner::new().scan(&message).ok().filter(|envelope| envelope.kind == MessageKind::Error);

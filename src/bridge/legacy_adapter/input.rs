@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::result::{InputKind, InputRequest, InputRequired, gateway_error};
 use super::session::{PendingInput, Session};
-use crate::upstream::shim::EventSink;
+use crate::upstream::multiplex::EventSink;
 use metamcp_core::frame::{MessageKind, Scanner, json_string, write_event};
 use metamcp_core::protocol::{ClientCapabilities, code};
 
@@ -19,8 +19,8 @@ pub struct InputFailure {
     pub message: Bytes,
 }
 
-/// Sends all input requests to the client at once and waits for the responses until the timeout. Returns the raw object of
-/// the responses, or `None` if the server asked nothing.
+/// Sends all input requests to the client at once and waits for the responses until the timeout. Returns the
+/// raw object of the responses, or `None` if the server asked nothing.
 ///
 /// Cancel safe: responses that come later are ignored.
 pub async fn request_input(
@@ -77,7 +77,8 @@ impl InputFailure {
     }
 }
 
-/// Checks that the client declared every requested capability (MCP 2026-07-28, multi round-trip requests: -32021).
+/// Checks that the client declared every requested capability (MCP 2026-07-28, multi round-trip requests:
+/// -32021).
 fn check_capabilities(declared: ClientCapabilities, requests: &[InputRequest], id: &[u8]) -> Result<(), InputFailure> {
     let undeclared = requests.iter().find(|request| !declared.has(request.required_capabilities()));
     let Some(request) = undeclared else { return Ok(()) };
@@ -86,7 +87,8 @@ fn check_capabilities(declared: ClientCapabilities, requests: &[InputRequest], i
     Err(InputFailure { message: gateway_error(id, code::MISSING_CAPABILITY, &text, Some(&data)) })
 }
 
-/// Builds the request to the client. In the Legacy era a URL elicitation has an id (MCP 2025-11-25, elicitation).
+/// Builds the request to the client. In the Legacy era a URL elicitation has an id (MCP 2025-11-25,
+/// elicitation).
 fn client_request(request: &InputRequest, id: &str) -> Bytes {
     let method = request.input.method();
     let mut message = BytesMut::new();
@@ -104,8 +106,8 @@ fn client_request(request: &InputRequest, id: &str) -> Bytes {
     message.freeze()
 }
 
-/// Returns the raw result in the client's response. A failed elicitation counts as one that the user cancelled; for the other
-/// kinds the error text is the client's own.
+/// Returns the raw result in the client's response. A failed elicitation counts as one that the user
+/// cancelled; for the other kinds the error text is the client's own.
 fn parse_result(request: &InputRequest, response: &Bytes) -> Result<Bytes, String> {
     #[derive(serde::Deserialize)]
     struct ErrorObject {
@@ -143,7 +145,7 @@ mod tests {
 
     use super::super::session::tests::session;
     use super::*;
-    use crate::upstream::shim::{EventSource, event_channel_with_capacity};
+    use crate::upstream::multiplex::{EventSource, event_channel_with_capacity};
 
     fn request(key: &str, input: InputKind, params: &'static str) -> InputRequest {
         let params = (!params.is_empty()).then(|| Bytes::from_static(params.as_bytes()));

@@ -9,8 +9,8 @@ use serde_json::value::RawValue;
 
 use metamcp_core::frame::Span;
 
-/// ToolView each member of an object, in order: its name, and its value as written. Of what is no object none.
-/// of a value that is not an object it sees none.
+/// ToolView each member of an object, in order: its name, and its value as written. Of what is no object
+/// none. of a value that is not an object it sees none.
 pub fn for_each_member<'a>(
     object: &'a [u8],
     visit: impl FnMut(Cow<'a, str>, &'a RawValue),
@@ -39,7 +39,8 @@ pub fn for_each_member<'a>(
 pub struct ObjectMember<'a> {
     /// The raw value.
     pub value: &'a RawValue,
-    /// The bytes to cut out of the message to remove the member: from the name to the comma that belongs to it.
+    /// The bytes to cut out of the message to remove the member: from the name to the comma that belongs to
+    /// it.
     pub removal: Span,
 }
 

@@ -1,6 +1,6 @@
-//! The GET stream of a session: one `subscriptions/listen` request to the server, sent again when the subscription filter of
-//! the client changes or the stream breaks (MCP 2026-07-28, subscriptions). Sessions that want the same list changes and no
-//! resources share one.
+//! The GET stream of a session: one `subscriptions/listen` request to the server, sent again when the
+//! subscription filter of the client changes or the stream breaks (MCP 2026-07-28, subscriptions). Sessions
+//! that want the same list changes and no resources share one.
 
 use std::future::pending;
 use std::rc::Rc;
@@ -20,7 +20,7 @@ use super::request::gateway_request;
 use super::session::{ListenerGuard, Session};
 use super::shared_subscription::{SharedSubscription, SharedSubscriptions};
 use super::tool_headers::ToolHeaderCache;
-use crate::upstream::shim::{LocalResponse, event_channel_with_capacity};
+use crate::upstream::multiplex::{LocalResponse, event_channel_with_capacity};
 use crate::upstream::{RequestKind, UpstreamBody, UpstreamPool, UpstreamRequest, UpstreamResponse};
 
 /// Opens streams for clients, and listens to servers for them.
@@ -87,21 +87,22 @@ impl Subscriptions {
         Self { shared: Arc::default(), tool_headers }
     }
 
-    /// Opens the client's event stream. It takes over from the one before, and lasts until the client goes or the session
-    /// ends.
+    /// Opens the client's event stream. It takes over from the one before, and lasts until the client goes or
+    /// the session ends.
     pub fn open_stream(&self, session: &Arc<Session>, pool: &Rc<UpstreamPool>) -> Box<UpstreamResponse> {
         let (sink, events) = event_channel_with_capacity(EVENTS_MAX);
-        let response = gateway_reply(LocalResponse::from_events(events), pool);
+        let response = gateway_reply(LocalResponse::from_events(events));
         let stream = session.take_stream();
         session.park_stream(stream, sink);
         self.wake(session, pool);
         response
     }
 
-    /// Listens for a client that has a stream and something to subscribe to. Only a session that subscribed to resources
-    /// takes a task and a connection of its own.
+    /// Listens for a client that has a stream and something to subscribe to. Only a session that subscribed
+    /// to resources takes a task and a connection of its own.
     pub fn wake(&self, session: &Arc<Session>, pool: &Rc<UpstreamPool>) {
-        // A session with a subscription of its own joins too: it needs the shared one until its own is acknowledged.
+        // A session with a subscription of its own joins too: it needs the shared one until its own is
+        // acknowledged.
         if session.has_changing_lists()
             && let Some(shared) = self.shared.join(session)
         {
@@ -140,8 +141,8 @@ impl Subscriptions {
 }
 
 impl SubscriptionTarget {
-    /// Whether the client subscribed to it. A shared subscription takes only list changes: nobody can say which of its
-    /// sessions anything else is for.
+    /// Whether the client subscribed to it. A shared subscription takes only list changes: nobody can say
+    /// which of its sessions anything else is for.
     fn accepts(&self, method: Option<McpMethod>) -> bool {
         match self {
             Self::Dedicated(_) => method != Some(McpMethod::Acknowledged),
@@ -156,8 +157,8 @@ impl SubscriptionTarget {
         }
     }
 
-    /// Delivers an event. Returns false when nobody listens any more. Cancel safe, except that an event that waits for room
-    /// is lost.
+    /// Delivers an event. Returns false when nobody listens any more. Cancel safe, except that an event that
+    /// waits for room is lost.
     async fn deliver(&self, event: Bytes) -> bool {
         match self {
             Self::Dedicated(dedicated) => dedicated.notify(event).await,
@@ -176,7 +177,8 @@ impl SubscriptionTarget {
         }
     }
 
-    /// Polled while the server serves the subscription; see [`DedicatedSubscription`]. Never completes. Cancel safe.
+    /// Polled while the server serves the subscription; see [`DedicatedSubscription`]. Never completes.
+    /// Cancel safe.
     async fn leave_shared_after_overlap(&self) {
         match self {
             Self::Dedicated(dedicated) => dedicated.leave_shared_after_overlap().await,
@@ -213,8 +215,8 @@ impl SubscriptionTask {
                 self.filter_changed(filter_version).await;
                 continue;
             };
-            // The previous stream goes on delivering until the next is open. Boxed: the future is a hundred times the size of
-            // a silent stream.
+            // The previous stream goes on delivering until the next is open. Boxed: the future is a hundred
+            // times the size of a silent stream.
             let opening = tokio::select! {
                 opening = Box::pin(timeout(OPEN_TIMEOUT, self.open(request, filter_version))) => {
                     opening.unwrap_or(Err(ListenError::Temporary))
@@ -303,8 +305,8 @@ impl SubscriptionTask {
         }
     }
 
-    /// Passes notifications on; completes at the end of the stream, regular or not. Cancel safe, except that an event that
-    /// waits for room is lost.
+    /// Passes notifications on; completes at the end of the stream, regular or not. Cancel safe, except that
+    /// an event that waits for room is lost.
     async fn relay(&self, stream: &mut SubscriptionStream) {
         let upstream = self.pool.upstream();
         while let Some((message, method)) = stream.next().await {
@@ -319,7 +321,8 @@ impl SubscriptionTask {
         tracing::debug!(server = %upstream.name(), filter_version = stream.filter_version, "subscription stream ended");
     }
 
-    /// Relays the previous stream while the next one is opened. Completes when it breaks; pending if there is none.
+    /// Relays the previous stream while the next one is opened. Completes when it breaks; pending if there is
+    /// none.
     async fn relay_while_opening(&self, open: &mut Option<Box<SubscriptionStream>>) {
         match open {
             Some(stream) => self.relay(stream).await,

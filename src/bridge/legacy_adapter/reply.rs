@@ -1,15 +1,13 @@
 //! Responses of the gateway's own, in place of the server's.
 
-use std::rc::Rc;
-
 use bytes::Bytes;
 
-use crate::upstream::shim::LocalResponse;
-use crate::upstream::{UpstreamPool, UpstreamResponse};
+use crate::upstream::multiplex::LocalResponse;
+use crate::upstream::UpstreamResponse;
 
 /// Wraps a local response as one of the pool's server.
-pub fn gateway_reply(reply: LocalResponse, pool: &Rc<UpstreamPool>) -> Box<UpstreamResponse> {
-    UpstreamResponse::from_local(reply, Rc::clone(pool))
+pub fn gateway_reply(reply: LocalResponse) -> Box<UpstreamResponse> {
+    UpstreamResponse::from_local(reply)
 }
 
 /// Returns the response with an empty result. `id` is raw.

@@ -160,7 +160,8 @@ impl RetryParams {
     }
 }
 
-/// Builds a request of the gateway's own on behalf of the session. `params` holds raw members, each followed by a comma.
+/// Builds a request of the gateway's own on behalf of the session. `params` holds raw members, each followed
+/// by a comma.
 pub fn gateway_request(
     session: &Session,
     id: &str,
@@ -180,8 +181,9 @@ pub fn gateway_request(
     Some(request)
 }
 
-/// Builds the `_meta` of a request: what the client declared in `initialize`, and the members that it sent with this message.
-/// Members that only the Modern era has are dropped: with them a client could declare what it did not in `initialize`.
+/// Builds the `_meta` of a request: what the client declared in `initialize`, and the members that it sent
+/// with this message. Members that only the Modern era has are dropped: with them a client could declare what
+/// it did not in `initialize`.
 fn meta(session: &Session, client_meta: &[u8]) -> Option<Bytes> {
     let mut meta = BytesMut::with_capacity(256 + client_meta.len());
     let mut put = |name: &str, value: &[u8]| {

@@ -1,4 +1,5 @@
-//! Turns the response of a Modern server into one of the Legacy era (MCP 2026-07-28, results and multi round-trip requests).
+//! Turns the response of a Modern server into one of the Legacy era (MCP 2026-07-28, results and multi
+//! round-trip requests).
 
 use bytes::{BufMut, Bytes, BytesMut};
 use serde_json::value::RawValue;
@@ -99,7 +100,8 @@ impl InputRequest {
     }
 }
 
-/// Parses a response and rewrites it for the client whose request has the raw `id`. The error text is for the client.
+/// Parses a response and rewrites it for the client whose request has the raw `id`. The error text is for the
+/// client.
 pub fn parse_reply(message: &Bytes, envelope: &Envelope, id: &Bytes) -> Result<ServerReply, String> {
     let outcome = envelope.outcome.ok_or("it has no result")?;
     if envelope.kind == MessageKind::Error {

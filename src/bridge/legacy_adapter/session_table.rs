@@ -10,11 +10,11 @@ use metamcp_core::base::RecentInterner;
 
 use super::session::{ClientIntroduction, Session};
 
-/// The sessions by their ids. The ids are plain numbers, because no client sees them. Looked up once for each message of a
-/// session.
+/// The sessions by their ids. The ids are plain numbers, because no client sees them. Looked up once for each
+/// message of a session.
 pub struct SessionTable {
-    /// Starts at a random number: after a server changed its era, requests arrive with ids that the server or another gateway
-    /// issued.
+    /// Starts at a random number: after a server changed its era, requests arrive with ids that the server or
+    /// another gateway issued.
     next: AtomicU64,
     shards: Box<[Mutex<Shard>]>,
     /// Guards the introductions that sessions share; a scan of a few.
@@ -26,8 +26,8 @@ type Shard = HashMap<u64, Arc<Session>, RandomState>;
 /// Enough that two cores seldom lock the same shard.
 const SHARDS: usize = 64;
 
-/// Sessions in one shard: 65,536 in all. One more evicts the session unused for longest; its client's next message finds the
-/// session lost, and the client opens another.
+/// Sessions in one shard: 65,536 in all. One more evicts the session unused for longest; its client's next
+/// message finds the session lost, and the client opens another.
 const SHARD_MAX: usize = 1024;
 
 /// Bounds of a new table's first id: 15 digits, which take 16 bytes in each session.

@@ -1,5 +1,6 @@
-//! One `subscriptions/listen` request for all sessions that would send the same: sessions of one key whose clients
-//! declared the same and that subscribed to no resources. Thousands of clients need few connections to a server this way.
+//! One `subscriptions/listen` request for all sessions that would send the same: sessions of one key whose
+//! clients declared the same and that subscribed to no resources. Thousands of clients need few connections
+//! to a server this way.
 //!
 //! Does not know: how a server is listened to (`listen`).
 
@@ -17,8 +18,8 @@ use super::session::{Session, SubscriptionKey};
 /// All shared subscriptions.
 #[derive(Default)]
 pub struct SharedSubscriptions {
-    /// Guards the subscribers, and what sessions record of their membership: locked before a session, never after. Held for
-    /// a few lines, and for a walk over the sessions of one subscription.
+    /// Guards the subscribers, and what sessions record of their membership: locked before a session, never
+    /// after. Held for a few lines, and for a walk over the sessions of one subscription.
     by_key: Mutex<HashMap<SubscriptionKey, Subscribers>>,
 }
 
@@ -44,8 +45,8 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 const SHRINK_CAPACITY_MIN: usize = 16;
 
 impl SharedSubscriptions {
-    /// Adds a session that has a parked stream to the subscription of its key. Returns the subscription if it is new: the
-    /// caller then listens for it.
+    /// Adds a session that has a parked stream to the subscription of its key. Returns the subscription if it
+    /// is new: the caller then listens for it.
     pub fn join(self: &Arc<Self>, session: &Arc<Session>) -> Option<SharedSubscription> {
         let key = session.subscription_key();
         let mut by_key = self.lock();
@@ -76,7 +77,8 @@ impl SharedSubscriptions {
 }
 
 impl SharedSubscription {
-    /// Passes an event on to all subscribers. A client that does not read misses it: it has list changes waiting already.
+    /// Passes an event on to all subscribers. A client that does not read misses it: it has list changes
+    /// waiting already.
     pub fn broadcast(&self, event: &Bytes) {
         self.retain_sessions(|session| session.notify_parked(event));
     }
@@ -89,8 +91,8 @@ impl SharedSubscription {
         }
     }
 
-    /// Completes when half of the subscribers have recorded their departure. A walk over all subscribers thus visits at most
-    /// two for each departure, however many leave at once.
+    /// Completes when half of the subscribers have recorded their departure. A walk over all subscribers thus
+    /// visits at most two for each departure, however many leave at once.
     async fn half_departed(&self) {
         loop {
             self.departures.recorded().await;
@@ -106,8 +108,8 @@ impl SharedSubscription {
         }
     }
 
-    /// Calls `visit` with each subscriber and removes those without a stream. Returns false when none is left: the next
-    /// session with this key starts another subscription.
+    /// Calls `visit` with each subscriber and removes those without a stream. Returns false when none is
+    /// left: the next session with this key starts another subscription.
     fn retain_sessions(&self, visit: impl Fn(&Session)) -> bool {
         if self.is_over.get() {
             return false;
@@ -138,10 +140,10 @@ impl Drop for SharedSubscription {
         if self.is_over.get() {
             return;
         }
-        // Everything happens under the lock that sessions join under. A session that opens another stream meanwhile joins
-        // before this, which changes nothing, or after this, when it is in no subscription and joins the next one. Each
-        // session loses its stream and its membership in one step: between the two it could open another stream, look like a
-        // member still, and then receive nothing.
+        // Everything happens under the lock that sessions join under. A session that opens another stream
+        // meanwhile joins before this, which changes nothing, or after this, when it is in no subscription
+        // and joins the next one. Each session loses its stream and its membership in one step: between the
+        // two it could open another stream, look like a member still, and then receive nothing.
         let mut by_key = self.subscriptions.lock();
         let subscribers = by_key.remove(&self.key).unwrap_or_default();
         let streams: Vec<_> =

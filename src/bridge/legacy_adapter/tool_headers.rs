@@ -1,4 +1,5 @@
-//! The `Mcp-Param-*` headers: tool arguments that a server wants mirrored in headers (MCP 2026-07-28, Streamable HTTP).
+//! The `Mcp-Param-*` headers: tool arguments that a server wants mirrored in headers (MCP 2026-07-28,
+//! Streamable HTTP).
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -16,9 +17,10 @@ use crate::session::{MESSAGE_BYTES_MAX, read_terminal_message};
 use crate::upstream::{RequestKind, UpstreamId, UpstreamPool, UpstreamRequest};
 use metamcp_core::frame::{encode_header_value, json_string};
 use metamcp_core::protocol::McpMethod;
-use metamcp_core::protocol::param::{HeaderParam, parse_header_params};
+use metamcp_core::protocol::header_param::{HeaderParam, parse_header_params};
 
-/// The header parameters of each server's tools. Fetched at the first call to a server, and again after its tools changed.
+/// The header parameters of each server's tools. Fetched at the first call to a server, and again after its
+/// tools changed.
 #[derive(Default)]
 pub struct ToolHeaderCache {
     /// Guards the cache; a few lines at a time.
@@ -28,17 +30,19 @@ pub struct ToolHeaderCache {
 /// The header parameters of one server's tools, by tool name. Tools without any are absent.
 type ToolParams = HashMap<String, Vec<HeaderParam>>;
 
-/// Servers in the cache. Entries of removed servers stay until it is full; then it is cleared, and calls fill it again.
+/// Servers in the cache. Entries of removed servers stay until it is full; then it is cleared, and calls fill
+/// it again.
 const SERVERS_MAX: usize = 1024;
 
 /// Pages of `tools/list` that are fetched.
 const PAGES_MAX: usize = 100;
 
-/// Bytes cached for one server: tool names, header names and paths. Calls to tools beyond it carry no such headers, and the
-/// server answers which one is missing.
+/// Bytes cached for one server: tool names, header names and paths. Calls to tools beyond it carry no such
+/// headers, and the server answers which one is missing.
 const TOOLS_BYTES_MAX: usize = 256 << 10;
 
-/// For all pages. After a timeout the call goes without the headers, and the server answers which one is missing.
+/// For all pages. After a timeout the call goes without the headers, and the server answers which one is
+/// missing.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl ToolHeaderCache {
@@ -124,7 +128,8 @@ async fn fetch(session: &Session, pool: &Rc<UpstreamPool>) -> Option<ToolParams>
         };
         let page = parse_page(&message)?;
         for tool in page.tools {
-            // A tool with invalid header parameters is treated as one without: its server rejects the call if it minds.
+            // A tool with invalid header parameters is treated as one without: its server rejects the call if
+            // it minds.
             let params = parse_header_params(&tool.input_schema).unwrap_or_default();
             if params.is_empty() {
                 continue;

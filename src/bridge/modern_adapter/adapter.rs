@@ -20,13 +20,14 @@ use super::session::AdapterSessionKey;
 use super::sessions::AdapterSessions;
 use super::subscription;
 use crate::auth::Sealer;
-use crate::upstream::shim::{CallOutcome, LocalResponse};
+use crate::upstream::multiplex::{CallOutcome, LocalResponse};
 use crate::upstream::{
     EraAdapter, FailureStage, RequestKind, ResponseFuture, UpstreamError, UpstreamPool, UpstreamRequest,
     UpstreamResponse,
 };
 
-/// Serves Modern clients on behalf of all servers that do not speak the Modern era. There is one for the whole process.
+/// Serves Modern clients on behalf of all servers that do not speak the Modern era. There is one for the
+/// whole process.
 pub struct ModernAdapter {
     eras: EraDetector,
     sessions: Arc<AdapterSessions>,
@@ -59,7 +60,7 @@ impl ModernAdapter {
             Ok(request) => self.respond(&pool, request).await?,
             Err(reply) => reply,
         };
-        Ok(UpstreamResponse::from_local(reply, pool))
+        Ok(UpstreamResponse::from_local(reply))
     }
 
     async fn respond(&self, pool: &Rc<UpstreamPool>, request: ModernRequest) -> CallOutcome {
@@ -101,7 +102,8 @@ impl ModernAdapter {
         pool: &Rc<UpstreamPool>,
         request: ModernRequest,
     ) -> CallOutcome {
-        // A client that the server cannot ask needs no session to itself: no request has to be attributed to it.
+        // A client that the server cannot ask needs no session to itself: no request has to be attributed to
+        // it.
         let is_exclusive = key.capabilities.can_receive_requests() && pool.upstream().has_session_per_call();
         let allows_input = request.allows_input();
         let slot = if is_exclusive {

@@ -72,8 +72,8 @@ impl CallStream {
         None
     }
 
-    /// Releases the permit of a held call, whose server waits for the gateway. `idle_timeout` is how long the server may be silent
-    /// from now on.
+    /// Releases the permit of a held call, whose server waits for the gateway. `idle_timeout` is how long the
+    /// server may be silent from now on.
     pub fn set_aside(&mut self, idle_timeout: Option<Duration>) {
         match &mut self.state {
             StreamState::Single(_, body, _) | StreamState::Events(body, _) => body.release_permit(idle_timeout),

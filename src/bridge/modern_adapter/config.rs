@@ -5,7 +5,8 @@ use std::time::Duration;
 /// Bounds of what the adapter holds for Modern clients at Legacy servers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// How long a call is held for the input that its server asked for. After that the call is cancelled at the server.
+    /// How long a call is held for the input that its server asked for. After that the call is cancelled at
+    /// the server.
     pub hold_timeout: Duration,
     /// Held calls at once, over all keys. Each holds a connection to its server.
     pub holds_max: usize,

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::request::ModernRequest;
 use super::session::AdapterSession;
 use crate::upstream::UpstreamPool;
-use crate::upstream::shim::LocalResponse;
+use crate::upstream::multiplex::LocalResponse;
 
 /// The capabilities of a Legacy server that mean the same in the Modern era; the others do not exist there.
 const SHARED_CAPABILITIES: [&str; 7] =
@@ -23,7 +23,8 @@ pub async fn discover(
     pool: &Rc<UpstreamPool>,
     request: &ModernRequest,
 ) -> LocalResponse {
-    // Begins no call: requests that the server sends as soon as its session is open are for nobody here, and are refused.
+    // Begins no call: requests that the server sends as soon as its session is open are for nobody here, and
+    // are refused.
     if !session.touch() {
         return request.refusal(StatusCode::SERVICE_UNAVAILABLE, code::INTERNAL, "try again");
     }

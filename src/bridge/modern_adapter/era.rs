@@ -18,15 +18,15 @@ pub struct EraDetector {
     gates: Mutex<HashMap<UpstreamId, Arc<ProbeGate>>>,
 }
 
-/// Lets one caller at a time probe a server. Holds the time before which the server is not probed again after an inconclusive
-/// probe.
+/// Lets one caller at a time probe a server. Holds the time before which the server is not probed again after
+/// an inconclusive probe.
 type ProbeGate = tokio::sync::Mutex<Option<Instant>>;
 
 /// How long a call waits for the response to `server/discover`, which costs a server nothing.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// After an inconclusive probe (the server was unreachable, overloaded, or refused the credentials), requests pass unchanged and
-/// fail as the probe did.
+/// After an inconclusive probe (the server was unreachable, overloaded, or refused the credentials), requests
+/// pass unchanged and fail as the probe did.
 const PROBE_INTERVAL_MIN: Duration = Duration::from_secs(10);
 
 /// A removed server leaves an entry of some 100 bytes. Beyond this many entries the table is cleared.

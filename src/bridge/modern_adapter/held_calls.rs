@@ -66,7 +66,8 @@ pub struct HoldLimitReached;
 /// Why a `requestState` finds no call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ResumeError {
-    /// Not issued by the gateway, altered, of another key, or of another call. The client does not learn which.
+    /// Not issued by the gateway, altered, of another key, or of another call. The client does not learn
+    /// which.
     Unknown,
     /// The call is held by another replica, or was held before a restart.
     Elsewhere,
@@ -86,18 +87,18 @@ impl ResumeError {
     pub const fn text(self) -> &'static str {
         match self {
             Self::Unknown => {
-                "this requestState is not one of this call: repeat the request with the same name and arguments and the \
-                 requestState as it was given, or call anew without it"
+                "this requestState does not belong to this call; repeat the request with the same name and arguments and the \
+                 unchanged requestState, or send the call again without it"
             }
             Self::Elsewhere => {
-                "the call that waited for this input is held by another replica, or ended with a restart: call anew \
-                 without requestState"
+                "the call that waited for this input is held by another replica, or ended with a restart; send the call \
+                 again without requestState"
             }
             Self::Expired => {
-                "the call that waited for this input was given up, for its time is over: call anew without requestState"
+                "the call that waited for this input timed out; send the call again without requestState"
             }
             Self::Ended => {
-                "the call that waited for this input was answered before, or has ended: call anew without requestState"
+                "the call that waited for this input was answered already, or has ended; send the call again without requestState"
             }
         }
     }
@@ -124,13 +125,13 @@ impl HeldCalls {
         let mut id = [0; 16];
         getrandom::fill(&mut id).map_err(|_| HoldLimitReached)?;
         let (resume, resumed) = oneshot::channel();
-        let mut held = self.lock();
-        let key_count = held.values().filter(|held| held.owner == owner).count();
-        if held.len() >= self.max || key_count >= self.per_key_max {
+        let mut calls = self.lock();
+        let key_count = calls.values().filter(|call| call.owner == owner).count();
+        if calls.len() >= self.max || key_count >= self.per_key_max {
             return Err(HoldLimitReached);
         }
-        held.insert(id, HeldCall { owner, resume });
-        drop(held);
+        calls.insert(id, HeldCall { owner, resume });
+        drop(calls);
         let mut plain = vec![FORMAT];
         plain.extend_from_slice(&self.process);
         plain.extend_from_slice(&id);
@@ -151,7 +152,7 @@ impl HeldCalls {
             return Err(ResumeError::Elsewhere);
         }
         match self.lock().remove(&id) {
-            Some(held) => Ok(held.resume),
+            Some(call) => Ok(call.resume),
             None if unix_seconds() >= expires_s => Err(ResumeError::Expired),
             None => Err(ResumeError::Ended),
         }
@@ -240,10 +241,10 @@ mod tests {
     fn held_calls_are_bounded() {
         let held_calls = held_calls(60);
         let mut permits: Vec<_> = (0..2).filter_map(|_| held_calls.hold(key("A"), b"").ok()).collect();
-        assert!(held_calls.hold(key("A"), b"").is_err(), "the key has as many as it may");
+        assert!(held_calls.hold(key("A"), b"").is_err(), "the key has reached its limit");
         permits.push(held_calls.hold(key("B"), b"").expect("there is room"));
-        assert!(held_calls.hold(key("C"), b"").is_err(), "there are as many as may be");
+        assert!(held_calls.hold(key("C"), b"").is_err(), "the total limit is reached");
         permits.remove(0);
-        assert!(held_calls.hold(key("A"), b"").is_ok(), "one was given up");
+        assert!(held_calls.hold(key("A"), b"").is_ok(), "a permit was released");
     }
 }

@@ -52,8 +52,8 @@ pub const INPUT_REQUESTS_MAX: usize = 16;
 /// Bytes of the waiting requests of one call: the size of one event.
 pub const INPUT_REQUESTS_BYTES_MAX: usize = EVENT_BYTES_MAX;
 
-/// Whether the request is for the user or the model of one certain client. `roots/list` is not: any client of the session can
-/// answer it.
+/// Whether the request is for the user or the model of one certain client. `roots/list` is not: any client of
+/// the session can answer it.
 pub fn needs_user_or_model(message: &Bytes, envelope: &Envelope) -> bool {
     let method = envelope.method.map(|method| method.decode(message));
     matches!(method.as_deref(), Some("elicitation/create" | "sampling/createMessage"))
@@ -108,7 +108,8 @@ fn remove_member(object: &[u8], name: &str) -> Option<Bytes> {
     serde_json::to_vec(&members).ok().map(Bytes::from)
 }
 
-/// Builds the response that asks the client for input (MCP 2026-07-28, multi round-trip requests). `id` is raw.
+/// Builds the response that asks the client for input (MCP 2026-07-28, multi round-trip requests). `id` is
+/// raw.
 pub fn input_required(id: &[u8], input_requests: &[InputRequest], state: Option<&str>) -> Bytes {
     let mut message = Vec::new();
     message.extend_from_slice(br#"{"jsonrpc":"2.0","id":"#);
@@ -134,7 +135,8 @@ pub fn input_required(id: &[u8], input_requests: &[InputRequest], state: Option<
     message.into()
 }
 
-/// Removes the requests that the client responded to, and returns the responses to the server as whole messages.
+/// Removes the requests that the client responded to, and returns the responses to the server as whole
+/// messages.
 pub fn take_responses(input_requests: &mut Vec<InputRequest>, responses: &HashMap<String, Bytes>) -> Vec<Bytes> {
     let answered = input_requests.extract_if(.., |request| responses.contains_key(&request.key));
     answered
@@ -145,8 +147,8 @@ pub fn take_responses(input_requests: &mut Vec<InputRequest>, responses: &HashMa
         .collect()
 }
 
-/// Turns the error by which a server of 2025-11-25 demands URL elicitations before a call (`-32042`) into input requests. `None`
-/// if the error lists none. The client repeats the call afterwards.
+/// Turns the error by which a server of 2025-11-25 demands URL elicitations before a call (`-32042`) into
+/// input requests. `None` if the error lists none. The client repeats the call afterwards.
 pub fn parse_url_elicitations(message: &Bytes, outcome: Span) -> Option<Vec<InputRequest>> {
     #[derive(Deserialize)]
     struct ErrorObject {

@@ -10,7 +10,8 @@ use super::session::notify_server;
 use crate::session::UpstreamSession;
 use crate::upstream::UpstreamPool;
 
-/// The longest id of a request that is refused. A refusal holds the id until the server reads it; no server writes longer ones.
+/// The longest id of a request that is refused. A refusal holds the id until the server reads it; no server
+/// writes longer ones.
 const ID_BYTES_MAX: usize = 1024;
 
 /// Whether the message is a `ping`, which the gateway answers itself.

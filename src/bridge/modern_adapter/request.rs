@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::super::level::LogLevel;
 use crate::auth::KeyId;
-use crate::upstream::shim::LocalResponse;
+use crate::upstream::multiplex::LocalResponse;
 use crate::upstream::{TraceFields, UpstreamRequest};
 use metamcp_core::base::{Fault, ServerName};
 use metamcp_core::frame::{Envelope, Scanner, Span, json_string, splice};
@@ -26,15 +26,17 @@ pub struct ModernRequest {
     pub method: Option<McpMethod>,
     /// The key that the client authenticated with.
     pub owner: Option<KeyId>,
-    /// The capabilities that the client declared, without notifications of changed roots, which the Modern era does not have.
+    /// The capabilities that the client declared, without notifications of changed roots, which the Modern
+    /// era does not have.
     pub capabilities: ClientCapabilities,
     /// The minimum level of the log messages that the client wants.
     pub log_level: Option<LogLevel>,
     pub trace: TraceFields,
 }
 
-/// The members of `_meta` that belong to the Modern era (MCP 2026-07-28, basic). A Legacy server receives them by `initialize`
-/// and `logging/setLevel`; a server of both eras would take the request for a Modern one.
+/// The members of `_meta` that belong to the Modern era (MCP 2026-07-28, basic). A Legacy server receives
+/// them by `initialize` and `logging/setLevel`; a server of both eras would take the request for a Modern
+/// one.
 const MODERN_META_MEMBERS: [&str; 4] = [
     "io.modelcontextprotocol/protocolVersion",
     "io.modelcontextprotocol/clientCapabilities",
@@ -101,8 +103,8 @@ impl ModernRequest {
         LocalResponse::from_error_data(StatusCode::OK, &self.id(), code::INTERNAL, text, Some(&data))
     }
 
-    /// Whether the method can be passed to a Legacy server. Methods that only the Legacy era has do not exist for a Modern
-    /// client, and tasks differ between the eras. Methods of extensions are passed on.
+    /// Whether the method can be passed to a Legacy server. Methods that only the Legacy era has do not exist
+    /// for a Modern client, and tasks differ between the eras. Methods of extensions are passed on.
     pub fn exists_in_legacy(&self) -> bool {
         match self.method {
             Some(
@@ -126,8 +128,8 @@ impl ModernRequest {
         matches!(self.method, Some(McpMethod::ToolsCall | McpMethod::PromptsGet | McpMethod::ResourcesRead))
     }
 
-    /// Returns the message for the server: with a number as its id and progress token, and without the members of the Modern
-    /// era. All other values are unchanged. `None` if the params cannot be parsed.
+    /// Returns the message for the server: with a number as its id and progress token, and without the
+    /// members of the Modern era. All other values are unchanged. `None` if the params cannot be parsed.
     pub fn to_legacy(&self, number: u64) -> Option<Bytes> {
         let params = &self.envelope.params;
         let number_text = number.to_string();
@@ -179,7 +181,8 @@ impl ModernRequest {
         responses.into_iter().map(|(key, value)| (key.into_owned(), raw(value))).collect()
     }
 
-    /// Returns what a held call is bound to: the key, the server, the method and the params, independent of their formatting.
+    /// Returns what a held call is bound to: the key, the server, the method and the params, independent of
+    /// their formatting.
     pub fn binding(&self, server: &ServerName) -> Vec<u8> {
         let object = self.envelope.params.object.map_or(&b"{}"[..], |span| span.slice(&self.message));
         let parsed = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(object);

@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 use super::super::level::LogLevel;
 use super::request::ModernRequest;
 use crate::upstream::UpstreamError;
-use crate::upstream::shim::{CallOutcome, EventSink, LocalBody, LocalResponse, event_channel_with_capacity};
+use crate::upstream::multiplex::{CallOutcome, EventSink, LocalBody, LocalResponse, event_channel_with_capacity};
 use metamcp_core::frame::write_event;
 
 /// Responds to one request of a client.
@@ -39,7 +39,8 @@ impl ClientResponder {
         (client, response)
     }
 
-    /// Sends an event before the response; waits while the client is slow. Not cancel safe: the event may be lost.
+    /// Sends an event before the response; waits while the client is slow. Not cancel safe: the event may be
+    /// lost.
     pub async fn send_event(&mut self, message: &[u8]) {
         if let ResponderState::Waiting(_) = self.state {
             let (sink, events) = event_channel_with_capacity(EVENTS_MAX);

@@ -10,11 +10,12 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::request::apply_edits;
-use crate::upstream::shim::LocalResponse;
+use crate::upstream::multiplex::LocalResponse;
 use metamcp_core::frame::{Envelope, MessageKind as FrameKind, Scanner, Span};
 use metamcp_core::protocol::{McpMethod, code};
 
-/// The error codes that the Modern era defines (MCP 2026-07-28, errors). From a Legacy server they mean something else.
+/// The error codes that the Modern era defines (MCP 2026-07-28, errors). From a Legacy server they mean
+/// something else.
 const RESERVED: std::ops::RangeInclusive<i64> = -32099..=-32020;
 
 /// Returns the response under the client's own id; `None` if the message is not a valid response.
@@ -43,8 +44,8 @@ pub fn to_modern_reply(
     Some(LocalResponse { status, ..LocalResponse::from_message(apply_edits(message, &edits)?) })
 }
 
-/// Returns the edit that adds the members of a Modern result (MCP 2026-07-28, basic and caching). A result without caching
-/// hints is stale at once and private to the client.
+/// Returns the edit that adds the members of a Modern result (MCP 2026-07-28, basic and caching). A result
+/// without caching hints is stale at once and private to the client.
 fn complete_result(message: &Bytes, outcome: Span, method: Option<McpMethod>) -> Option<(Span, Bytes)> {
     let object = outcome.slice(message);
     let rest = object.strip_prefix(b"{")?.trim_ascii_start();
@@ -57,7 +58,8 @@ fn complete_result(message: &Bytes, outcome: Span, method: Option<McpMethod>) ->
     match present.result_type.as_deref() {
         None => add(r#""resultType":"complete""#),
         Some(b"\"complete\"") => {}
-        // Not valid from a Legacy server: a client that believed it would expect the other members of that result type.
+        // Not valid from a Legacy server: a client that believed it would expect the other members of that
+        // result type.
         Some(_) => return None,
     }
     if method.is_some_and(has_cache_hints) {
@@ -96,8 +98,8 @@ struct ModernMembers {
     cache_scope: bool,
 }
 
-/// Returns which of the members the result already has. Most results contain none of the names, nor an escape in a name, which
-/// a search finds without parsing.
+/// Returns which of the members the result already has. Most results contain none of the names, nor an escape
+/// in a name, which a search finds without parsing.
 fn modern_members(object: &[u8]) -> ModernMembers {
     let has = |word: &str| memmem::find(object, word.as_bytes()).is_some();
     if !["\"resultType\"", "\"ttlMs\"", "\"cacheScope\"", "\\u"].into_iter().any(has) {
@@ -140,7 +142,7 @@ pub fn error_code(message: &Bytes, outcome: Span) -> Option<(i64, Span)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::upstream::shim::LocalBody;
+    use crate::upstream::multiplex::LocalBody;
 
     #[track_caller]
     fn check(method: &str, message: &'static str, status: u16, expected: &str) {
@@ -192,9 +194,9 @@ mod tests {
     fn error_codes_are_translated() {
         let error = |code: &str, status: u16, expected: &str| {
             let message = format!(r#"{{"jsonrpc":"2.0","id":7,"error":{{"message":"m","code": {code}}}}}"#);
-            let told =
+            let translated =
                 format!(r#"{{"jsonrpc":"2.0","id":"x","error":{{"message":"m","code": {expected}}}}}"#);
-            check("tools/call", message.leak(), status, &told);
+            check("tools/call", message.leak(), status, &translated);
         };
         error("-32602", 200, "-32602");
         error("-32601", 404, "-32601");
@@ -206,8 +208,8 @@ mod tests {
             r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32002,"message":"m"}}"#,
             r#"{"jsonrpc":"2.0","error":{"code":-32002,"message":"m"}}"#,
         ] {
-            let told = r#"{"jsonrpc":"2.0","id":"x","error":{"code":-32602,"message":"m"}}"#;
-            check("tools/call", unread, 200, told);
+            let translated = r#"{"jsonrpc":"2.0","id":"x","error":{"code":-32602,"message":"m"}}"#;
+            check("tools/call", unread, 200, translated);
         }
     }
 

@@ -21,19 +21,19 @@ pub struct SessionTable {
     hold_timeout: Duration,
     /// Permits for unsolicited requests, over all sessions.
     unsolicited: Arc<Semaphore>,
-    /// Guards the table; a few lines at a time, and a walk over all of it only when there is no room or another exclusive
-    /// session is opened.
+    /// Guards the table; a few lines at a time, and a walk over all of it only when there is no room or
+    /// another exclusive session is opened.
     live: Mutex<LiveSessions>,
 }
 
 type LiveSessions = HashMap<AdapterSessionKey, Arc<AdapterSession>>;
 
-/// Exclusive sessions of one key at one server. Each may be a process of its own, of which a server has 64 by default; and of
-/// the 64 calls that may be held for one key, these are more than a person answers at once.
+/// Exclusive sessions of one key at one server. Each may be a process of its own, of which a server has 64 by
+/// default; and of the 64 calls that may be held for one key, these are more than a person answers at once.
 const EXCLUSIVE_MAX: u8 = 15;
 
-/// An exclusive session that is idle for so long is ended, if not sooner: a burst of calls finds it again, and no process stays
-/// for a call that may never come.
+/// An exclusive session that is idle for so long is ended, if not sooner: a burst of calls finds it again,
+/// and no process stays for a call that may never come.
 const EXCLUSIVE_IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 
 impl SessionTable {
@@ -54,8 +54,8 @@ impl SessionTable {
         if key.is_exclusive() { self.idle_timeout.min(EXCLUSIVE_IDLE_TIMEOUT) } else { self.idle_timeout }
     }
 
-    /// Returns the session with that key, and whether it is new. A full table ends the session that was idle for longest;
-    /// `None` if all are in use.
+    /// Returns the session with that key, and whether it is new. A full table ends the session that was idle
+    /// for longest; `None` if all are in use.
     pub fn find(&self, key: AdapterSessionKey) -> Option<(Arc<AdapterSession>, bool)> {
         self.find_in(&mut self.lock(), key)
     }
@@ -66,8 +66,8 @@ impl SessionTable {
         self.begin_call_in(&mut self.lock(), key, allows_input)
     }
 
-    /// Begins a call in the first session without another call. If all sessions that there may be are in use, the call shares
-    /// the last.
+    /// Begins a call in the first session without another call. If all sessions that there may be are in use,
+    /// the call shares the last.
     pub fn begin_exclusive_call(
         &self,
         key: AdapterSessionKey,
@@ -91,7 +91,8 @@ impl SessionTable {
         last.map(|slot| (slot, false)).or_else(|| self.begin_call_in(live, key, allows_input))
     }
 
-    /// Queues an unsolicited request for the next call that allows input. Returns false if it is to be refused.
+    /// Queues an unsolicited request for the next call that allows input. Returns false if it is to be
+    /// refused.
     pub fn queue_unsolicited(
         &self,
         session: &AdapterSession,
@@ -140,8 +141,8 @@ impl SessionTable {
     }
 }
 
-/// Ends the session that was idle for longest, of those that count, if there are as many as allowed. `None` if there is none
-/// to end.
+/// Ends the session that was idle for longest, of those that count, if there are as many as allowed. `None`
+/// if there is none to end.
 fn make_room(
     live: &mut LiveSessions,
     max: usize,

@@ -1,4 +1,5 @@
-//! The task of a session: reads the server's event stream, and ends the session when it has been idle for long enough.
+//! The task of a session: reads the server's event stream, and ends the session when it has been idle for
+//! long enough.
 
 use std::future::pending;
 use std::pin::pin;
@@ -24,7 +25,8 @@ const CHECK_INTERVAL_MAX: Duration = Duration::from_secs(5);
 /// The shortest time between two checks.
 const CHECK_INTERVAL_MIN: Duration = Duration::from_millis(50);
 
-/// Refusals that wait because the server does not take the ones before. At that many, the server's stream is not read.
+/// Refusals that wait because the server does not take the ones before. At that many, the server's stream is
+/// not read.
 const REFUSALS_MAX: usize = 64;
 
 /// A refusal, for the session that the request came in.
@@ -39,7 +41,8 @@ pub async fn run_session(table: Arc<SessionTable>, session: Arc<AdapterSession>,
     let mut check = interval((idle_timeout / 4).clamp(CHECK_INTERVAL_MIN, CHECK_INTERVAL_MAX));
     check.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (refusals, queued) = mpsc::channel(REFUSALS_MAX);
-    // Refusals are sent while the stream is read: a server may take them only after it has sent what it has to send.
+    // Refusals are sent while the stream is read: a server may take them only after it has sent what it has
+    // to send.
     let mut refusing = pin!(send_refusals(queued, &pool));
     'reading: loop {
         let current = session.upstream_session();
@@ -69,7 +72,7 @@ pub async fn run_session(table: Arc<SessionTable>, session: Arc<AdapterSession>,
     }
     table.remove(&session);
     if let Some(upstream_session) = session.upstream_session() {
-        upstream_session.part(&pool).await;
+        upstream_session.terminate(&pool).await;
     }
 }
 
@@ -87,7 +90,7 @@ async fn read_stream(
 ) {
     let Some(upstream_session) = upstream_session else { return pending().await };
     let source = StreamSource::Legacy(Arc::clone(&upstream_session));
-    let mut stream = UpstreamStream::begin(Rc::clone(pool), source, true, None);
+    let mut stream = UpstreamStream::open(Rc::clone(pool), source, true, None);
     let mut scanner = Scanner::new();
     loop {
         let event = match stream.next().await {
@@ -113,7 +116,8 @@ async fn read_stream(
     }
 }
 
-/// Refuses unsolicited requests that no call came for in time. Without room for the refusals they wait for the next check.
+/// Refuses unsolicited requests that no call came for in time. Without room for the refusals they wait for
+/// the next check.
 fn refuse_overdue(
     session: &AdapterSession,
     upstream_session: Option<&Arc<UpstreamSession>>,

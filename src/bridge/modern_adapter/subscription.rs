@@ -17,7 +17,7 @@ use super::request::ModernRequest;
 use super::session::{AdapterSession, ClientSlot, update_subscription};
 use crate::session::UpstreamSession;
 use crate::upstream::UpstreamPool;
-use crate::upstream::shim::{EventSink, LocalResponse, event_channel_with_capacity};
+use crate::upstream::multiplex::{EventSink, LocalResponse, event_channel_with_capacity};
 
 /// Events that wait for a slow client.
 const EVENTS_MAX: usize = 16;
@@ -29,7 +29,8 @@ const LISTS: [McpMethod; 3] =
 /// URIs in one subscription. Each costs a request to the server.
 const URIS_MAX: usize = 1024;
 
-/// How long the server may take to accept all URIs of a subscription. After that it is acknowledged to the client anyway.
+/// How long the server may take to accept all URIs of a subscription. After that it is acknowledged to the
+/// client anyway.
 const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(10);
 
 const SUBSCRIPTION_ID: &str = "io.modelcontextprotocol/subscriptionId";
@@ -42,7 +43,7 @@ pub async fn listen(
 ) -> LocalResponse {
     let params = request.envelope.params.object.map_or(&b""[..], |span| span.slice(&request.message));
     let filter =
-        SubscriptionFilter::read(params).filter(|filter| filter.resource_subscriptions.len() <= URIS_MAX);
+        SubscriptionFilter::from_params(params).filter(|filter| filter.resource_subscriptions.len() <= URIS_MAX);
     let Some(filter) = filter else {
         let text = "subscriptions/listen needs params.notifications, with up to 1024 resourceSubscriptions";
         return request.refusal(StatusCode::BAD_REQUEST, code::INVALID_PARAMS, text);

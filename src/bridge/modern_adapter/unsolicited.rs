@@ -1,5 +1,5 @@
-//! Requests that a server sends outside of any call: they wait for the next call of the session that allows input, and reach
-//! its client as if the server had sent them during that call.
+//! Requests that a server sends outside of any call: they wait for the next call of the session that allows
+//! input, and reach its client as if the server had sent them during that call.
 
 use std::time::Duration;
 
@@ -24,10 +24,12 @@ struct WaitingRequest {
     _permit: OwnedSemaphorePermit,
 }
 
-/// Waiting requests of one session. A server asks for roots when its session is open, and perhaps for one thing more.
+/// Waiting requests of one session. A server asks for roots when its session is open, and perhaps for one
+/// thing more.
 pub const WAITING_MAX: usize = 4;
 
-/// Bytes of them: a server asks for a word or a form outside of calls, and does not send a conversation to sample from.
+/// Bytes of them: a server asks for a word or a form outside of calls, and does not send a conversation to
+/// sample from.
 const WAITING_BYTES_MAX: usize = 64 << 10;
 
 /// Waiting requests of all sessions: with the bound above they hold at most 64 MiB.

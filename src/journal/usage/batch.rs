@@ -2,13 +2,13 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::count::{Count, WORDS};
+use super::count::{CallCounts, WORDS};
 use super::labels::CounterLabels;
-use crate::journal::record::{Kind, Record, Sequence};
+use crate::journal::record::{RecordKind, Record, Sequence};
 
 /// The usage of one interval.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Batch {
+pub struct SpooledBatch {
     /// With `sequence` the globally unique name of this batch.
     pub source: u128,
     /// Rises within a source: a sink that has applied a later batch of the source has applied this one.
@@ -22,7 +22,7 @@ pub struct Batch {
 
 /// One row of a batch. Several rows may have the same labels, from different workers: add them up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Row<'a> {
+pub struct SpooledRow<'a> {
     /// The key's id, or [`OTHER`](super::OTHER).
     pub key: &'a str,
     /// The server's name, or [`OTHER`](super::OTHER).
@@ -30,7 +30,7 @@ pub struct Row<'a> {
     /// The tool's name, or [`OTHER`](super::OTHER).
     pub tool: &'a str,
     /// The increments.
-    pub count: Count,
+    pub count: CallCounts,
 }
 
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
@@ -57,7 +57,7 @@ pub(super) struct RowHeader {
 }
 
 /// The kind of journal records that hold batches.
-pub(super) const BATCH_RECORD_KIND: Kind = Kind(std::num::NonZeroU8::MIN);
+pub(super) const BATCH_RECORD_KIND: RecordKind = RecordKind(std::num::NonZeroU8::MIN);
 
 const HEADER_BYTES: usize = size_of::<BatchHeader>();
 const ROW_HEADER_BYTES: usize = size_of::<RowHeader>();
@@ -68,7 +68,7 @@ pub(super) struct BatchBuilder {
     payload: Vec<u8>,
     bytes_max: usize,
     /// The index of the table in the caller's list, the slot, and its total.
-    pub rows: Vec<(usize, usize, Count)>,
+    pub rows: Vec<(usize, usize, CallCounts)>,
 }
 
 impl BatchBuilder {
@@ -86,8 +86,8 @@ impl BatchBuilder {
         (at, table): (usize, u64),
         slot: usize,
         labels: &CounterLabels,
-        before: Count,
-        total: Count,
+        before: CallCounts,
+        total: CallCounts,
     ) {
         let [key_bytes, server_bytes, tool_bytes] = labels.lengths();
         let counts = total.since(before).words();
@@ -107,7 +107,7 @@ impl BatchBuilder {
     }
 }
 
-impl Batch {
+impl SpooledBatch {
     /// Decodes a record; `None` when it is not a batch.
     pub(super) fn decode(record: Record) -> Option<Self> {
         let header: BatchHeader = bytemuck::pod_read_unaligned(record.payload.get(..HEADER_BYTES)?);
@@ -117,10 +117,10 @@ impl Batch {
         (kind == BATCH_RECORD_KIND && batch.entries().count() as u64 == rows).then_some(batch)
     }
 
-    pub fn rows(&self) -> impl Iterator<Item = Row<'_>> {
+    pub fn rows(&self) -> impl Iterator<Item = SpooledRow<'_>> {
         self.entries().map(|(entry, [key, server, tool])| {
-            let count = Count::from_words(entry.counts);
-            Row { key, server, tool, count }
+            let count = CallCounts::from_words(entry.counts);
+            SpooledRow { key, server, tool, count }
         })
     }
 

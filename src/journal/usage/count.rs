@@ -2,7 +2,7 @@
 
 /// The usage of one call or of many. Only ever rises; sums wrap around.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Count {
+pub struct CallCounts {
     /// Requests that got a response.
     pub calls: u64,
     /// Requests that failed, a part of `calls`.
@@ -18,7 +18,7 @@ pub struct Count {
 /// The number of words of a count.
 pub(super) const WORDS: usize = 5;
 
-impl Count {
+impl CallCounts {
     /// The words in the order of storage: `calls` last, so that a call that is counted is counted completely.
     #[inline]
     pub(super) fn words(self) -> [u64; WORDS] {
@@ -30,7 +30,7 @@ impl Count {
     }
 
     #[must_use]
-    pub fn plus(self, other: Self) -> Self {
+    pub fn sum(self, other: Self) -> Self {
         self.zip(other, u64::wrapping_add)
     }
 

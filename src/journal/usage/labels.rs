@@ -13,7 +13,7 @@ pub(super) const TOOL_BYTES_MAX: usize = 256;
 
 /// The label for the name of a tool: the name itself, or [`OTHER`] if it has blanks or control characters, which no tool
 /// name has (MCP 2026-07-28, tools).
-pub fn told(name: &str) -> &str {
+pub fn tool_label(name: &str) -> &str {
     let is_plain = name.bytes().all(|byte| byte > b' ' && byte != 0x7f);
     if is_plain { name } else { OTHER }
 }

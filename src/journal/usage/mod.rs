@@ -29,9 +29,9 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
-pub use batch::{Batch, Row};
-pub use count::Count;
-pub use labels::{OTHER, told};
-pub use outbox::Outbox;
-pub use usage_tables::{COLLECT_BACKLOG_MS, COLLECT_MS, Config, SLOTS, SYNC_MS, Usage};
-pub use worker::{Counters, Slot};
+pub use batch::{SpooledBatch, SpooledRow};
+pub use count::CallCounts;
+pub use labels::{OTHER, tool_label};
+pub use outbox::UsageSpool;
+pub use usage_tables::{COLLECT_BACKLOG_MS, COLLECT_MS, Config, SLOTS, SYNC_MS, UsageTables};
+pub use worker::{WorkerCounters, CounterSlot};

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::batch::{BATCH_RECORD_KIND, Batch, BatchBuilder};
-use super::count::Count;
+use super::batch::{BATCH_RECORD_KIND, SpooledBatch, BatchBuilder};
+use super::count::CallCounts;
 use super::labels::CounterLabels;
 use super::table::Table;
 use crate::journal::error::JournalError;
@@ -14,7 +14,7 @@ use crate::journal::record::Sequence;
 /// background thread, because it waits for the disk.
 ///
 /// Invariant: `applied <= synced < journal.next_sequence()`.
-pub struct Outbox {
+pub struct UsageSpool {
     journal: Journal,
     tables: Vec<TrackedTable>,
     /// The sink has all batches up to this one.
@@ -27,7 +27,7 @@ pub struct Outbox {
 /// A table, and how much of it is in the journal.
 struct TrackedTable {
     table: Arc<Table>,
-    journaled: Vec<Count>,
+    journaled: Vec<CallCounts>,
     /// Slots whose `base` is behind `journaled`.
     behind: Vec<usize>,
     /// No worker uses the table. It is deleted once all of it is in the journal.
@@ -40,7 +40,7 @@ const BATCH_BYTES_MAX: usize = 64 << 10;
 /// Batches taken from the journal at a time: 4 MiB.
 const PENDING_MAX: usize = 64;
 
-impl Outbox {
+impl UsageSpool {
     pub(super) fn new(journal: Journal, tables: &[Arc<Table>], retired: Vec<Table>) -> Self {
         let track = |table: Arc<Table>, retired| {
             let journaled = table.bases();
@@ -131,7 +131,7 @@ impl Outbox {
     /// It must ignore a batch if it has applied this sequence, or a later one, of this source.
     ///
     /// A segment that was damaged while in use is reported once and then skipped.
-    pub fn pending(&mut self) -> Result<Vec<Batch>, JournalError> {
+    pub fn pending_batches(&mut self) -> Result<Vec<SpooledBatch>, JournalError> {
         let (mut found, mut last_read) = (Vec::new(), self.applied);
         if self.applied >= self.synced {
             return Ok(found);
@@ -141,10 +141,10 @@ impl Outbox {
                 Ok(record) if record.sequence > self.synced || found.len() >= PENDING_MAX => break,
                 Ok(record) => {
                     last_read = record.sequence;
-                    found.extend(Batch::decode(record));
+                    found.extend(SpooledBatch::decode(record));
                 }
                 Err(JournalError::Damaged { path, last }) if found.is_empty() => {
-                    self.applied(last)?;
+                    self.acknowledge(last)?;
                     return Err(JournalError::Damaged { path, last });
                 }
                 // Reported once the batches before it are acknowledged.
@@ -154,15 +154,15 @@ impl Outbox {
         }
         if found.is_empty() {
             // Records that are not batches have no reader.
-            self.applied(last_read)?;
+            self.acknowledge(last_read)?;
         }
         Ok(found)
     }
 
     /// Acknowledges all batches up to this one: the sink has applied them.
-    pub fn applied(&mut self, sequence: Sequence) -> Result<(), JournalError> {
+    pub fn acknowledge(&mut self, sequence: Sequence) -> Result<(), JournalError> {
         self.applied = self.applied.max(sequence);
-        if self.journal.releases(self.applied) {
+        if self.journal.can_release(self.applied) {
             // Once the records are released, only `base` remembers their counts.
             self.sync_tables()?;
             self.journal.release_until(self.applied)?;
@@ -174,7 +174,7 @@ impl Outbox {
 impl TrackedTable {
     /// The labels and counters of a slot that has counts which are not in the journal. `None` if it has none, which is also
     /// the case while its worker changes the labels.
-    fn unjournaled(&self, slot: usize) -> Option<(CounterLabels, Count)> {
+    fn unjournaled(&self, slot: usize) -> Option<(CounterLabels, CallCounts)> {
         let version = self.table.version(slot);
         let live = self.table.live(slot);
         if live == self.journaled[slot] || !version.is_multiple_of(2) {

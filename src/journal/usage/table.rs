@@ -7,7 +7,7 @@ use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 
-use super::count::{Count, WORDS};
+use super::count::{CallCounts, WORDS};
 use super::labels::{CounterLabels, KEY_BYTES_MAX, SERVER_BYTES_MAX, TOOL_BYTES_MAX};
 use crate::journal::error::JournalError;
 use crate::journal::folder::{self, Folder, NumberedFile, random_u64};
@@ -113,7 +113,7 @@ impl Table {
 
     /// Restores the invariant after a restart, from the totals in the journal, and completes an interrupted change of
     /// labels.
-    pub fn reconcile(&self, journaled: &[Count]) {
+    pub fn reconcile(&self, journaled: &[CallCounts]) {
         for (slot, journaled) in journaled.iter().enumerate() {
             let version = self.version(slot);
             if !version.is_multiple_of(2) {
@@ -146,21 +146,21 @@ impl Table {
     }
 
     /// The counts added so far.
-    pub fn live(&self, slot: usize) -> Count {
+    pub fn live(&self, slot: usize) -> CallCounts {
         self.count(slot, LIVE)
     }
 
     /// The part of `live` that certainly is, or was, in a record.
-    pub fn base(&self, slot: usize) -> Count {
+    pub fn base(&self, slot: usize) -> CallCounts {
         self.count(slot, BASE)
     }
 
-    pub fn bases(&self) -> Vec<Count> {
+    pub fn bases(&self) -> Vec<CallCounts> {
         (0..self.slots).map(|slot| self.base(slot)).collect()
     }
 
     /// Advances `base`; for the outbox, once the record is on disk.
-    pub fn set_base(&self, slot: usize, base: Count) {
+    pub fn set_base(&self, slot: usize, base: CallCounts) {
         self.store_if_changed(slot, BASE, base);
     }
 
@@ -174,7 +174,7 @@ impl Table {
 
     /// Adds to a slot; for the worker that has the table. Plain stores: nobody else writes these words.
     #[inline]
-    pub fn add(&self, slot: usize, count: Count) {
+    pub fn add(&self, slot: usize, count: CallCounts) {
         self.map.add(at(slot) + LIVE, count.words());
     }
 
@@ -218,11 +218,11 @@ impl Table {
         synced.map_err(|error| JournalError::io(&folder.join(&self.file.name), &error))
     }
 
-    fn count(&self, slot: usize, part: usize) -> Count {
-        Count::from_words(std::array::from_fn(|word| self.map.load(at(slot) + part + word * WORD)))
+    fn count(&self, slot: usize, part: usize) -> CallCounts {
+        CallCounts::from_words(std::array::from_fn(|word| self.map.load(at(slot) + part + word * WORD)))
     }
 
-    fn store_if_changed(&self, slot: usize, part: usize, count: Count) {
+    fn store_if_changed(&self, slot: usize, part: usize, count: CallCounts) {
         if self.count(slot, part) != count {
             for (word, value) in count.words().into_iter().enumerate() {
                 self.map.store(at(slot) + part + word * WORD, value);

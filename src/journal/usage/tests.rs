@@ -1,21 +1,21 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 
-use super::batch::Batch;
-use super::{Config, Count, Counters, OTHER, Outbox, Usage};
+use super::batch::SpooledBatch;
+use super::{Config, CallCounts, WorkerCounters, OTHER, UsageSpool, UsageTables};
 use crate::journal::tests::{Folder, crash};
-use crate::journal::{DamageKind, JournalError, Kind, Record, Recovery, Sequence};
+use crate::journal::{DamageKind, JournalError, RecordKind, Record, Recovery, Sequence};
 
 /// A store that remembers the last sequence of each source with what it applied, and outlives every process.
 #[derive(Default)]
 struct Database {
     last: HashMap<u128, Sequence>,
-    totals: HashMap<[String; 3], Count>,
+    totals: HashMap<[String; 3], CallCounts>,
     batches: u64,
 }
 
 impl Database {
-    fn apply(&mut self, batch: &Batch) {
+    fn apply(&mut self, batch: &SpooledBatch) {
         let last = self.last.entry(batch.source).or_default();
         if *last < batch.sequence {
             *last = batch.sequence;
@@ -23,13 +23,13 @@ impl Database {
             for row in batch.rows() {
                 let names = [row.key, row.server, row.tool].map(str::to_owned);
                 let total = self.totals.entry(names).or_default();
-                *total = total.plus(row.count);
+                *total = total.sum(row.count);
             }
         }
     }
 
-    fn sum(&self) -> Count {
-        self.totals.values().copied().fold(Count::default(), Count::plus)
+    fn sum(&self) -> CallCounts {
+        self.totals.values().copied().fold(CallCounts::default(), CallCounts::sum)
     }
 
     fn calls(&self, key: &str) -> u64 {
@@ -37,7 +37,7 @@ impl Database {
     }
 
     /// Everything that is left goes through.
-    fn drain(&mut self, outbox: &mut Outbox) {
+    fn drain(&mut self, outbox: &mut UsageSpool) {
         for _ in 0..100 {
             let is_all = collect(outbox, 0);
             outbox.sync().expect("the disk works");
@@ -51,7 +51,7 @@ impl Database {
 }
 
 /// False when the journal was full: what did not go in waits in the tables.
-fn collect(outbox: &mut Outbox, now_unix_ms: u64) -> bool {
+fn collect(outbox: &mut UsageSpool, now_unix_ms: u64) -> bool {
     match outbox.collect(now_unix_ms) {
         Ok(()) => true,
         Err(JournalError::Full) => false,
@@ -60,12 +60,12 @@ fn collect(outbox: &mut Outbox, now_unix_ms: u64) -> bool {
 }
 
 /// Hands on what is safe on disk.
-fn deliver(outbox: &mut Outbox, mut sink: impl FnMut(&Batch)) {
+fn deliver(outbox: &mut UsageSpool, mut sink: impl FnMut(&SpooledBatch)) {
     loop {
-        let pending = outbox.pending().expect("the journal works");
+        let pending = outbox.pending_batches().expect("the journal works");
         let Some(last) = pending.last().map(|batch| batch.sequence) else { return };
         pending.iter().for_each(&mut sink);
-        outbox.applied(last).expect("the disk works");
+        outbox.acknowledge(last).expect("the disk works");
     }
 }
 
@@ -74,21 +74,21 @@ fn config(folder: &Folder, workers: usize, slots: usize) -> Config {
     Config { folder, workers, slots, segment_bytes: 4096, total_bytes: 3 * 4096 }
 }
 
-fn open(folder: &Folder, workers: usize, slots: usize) -> (Usage, Outbox, Recovery) {
-    Usage::open(&config(folder, workers, slots)).expect("it opens")
+fn open(folder: &Folder, workers: usize, slots: usize) -> (UsageTables, UsageSpool, Recovery) {
+    UsageTables::open(&config(folder, workers, slots)).expect("it opens")
 }
 
-fn count(n: u64) -> Count {
-    Count { calls: 1, errors: n % 2, bytes_in: 100 + n, bytes_out: 1000 * n, millis: n }
+fn count(n: u64) -> CallCounts {
+    CallCounts { calls: 1, errors: n % 2, bytes_in: 100 + n, bytes_out: 1000 * n, millis: n }
 }
 
-fn call(counters: &Counters, key: &str) {
+fn call(counters: &WorkerCounters, key: &str) {
     counters.slot(key, "server", "tool").add(count(1));
 }
 
 /// What a process does, in little: names come and go, more than there are slots; batches fill segments; the
 /// sink has them; it ends, and another begins.
-fn life(folder: &Folder, database: &RefCell<Database>, begun: &Cell<Count>, added: &Cell<Count>) {
+fn life(folder: &Folder, database: &RefCell<Database>, begun: &Cell<CallCounts>, added: &Cell<CallCounts>) {
     let mut n = 0;
     for _ in 0..2 {
         let (usage, mut outbox, _) = open(folder, 2, 3);
@@ -98,9 +98,9 @@ fn life(folder: &Folder, database: &RefCell<Database>, begun: &Cell<Count>, adde
                 let key = format!("key {}", round / 2);
                 let slot = worker.slot(&key, &"s".repeat(60), &"t".repeat(100 * (round % 3)));
                 n += 1;
-                begun.set(begun.get().plus(count(n)));
+                begun.set(begun.get().sum(count(n)));
                 slot.add(count(n));
-                added.set(added.get().plus(count(n)));
+                added.set(added.get().sum(count(n)));
             }
             outbox.collect(n).expect("there is room");
             if round % 2 == 0 {
@@ -115,7 +115,7 @@ fn life(folder: &Folder, database: &RefCell<Database>, begun: &Cell<Count>, adde
     }
 }
 
-fn is_between(least: Count, found: Count, most: Count) -> bool {
+fn is_between(least: CallCounts, found: CallCounts, most: CallCounts) -> bool {
     least.max(found) == found && found.max(most) == most
 }
 
@@ -319,7 +319,7 @@ fn hostile_bytes_are_no_batch() {
     call(&usage.worker(0).expect("it is free"), "key");
     outbox.collect(0).expect("there is room");
     outbox.sync().expect("the disk works");
-    let batch = outbox.pending().expect("it reads").remove(0);
+    let batch = outbox.pending_batches().expect("it reads").remove(0);
     let (mut journal, _) = {
         drop((usage, outbox));
         crate::journal::Journal::open(crate::journal::Config {
@@ -330,25 +330,25 @@ fn hostile_bytes_are_no_batch() {
         .expect("it opens")
     };
     let good = journal.read_from(Sequence(0)).next().expect("it is there").expect("it reads");
-    assert_eq!(Batch::decode(good.clone()), Some(batch));
+    assert_eq!(SpooledBatch::decode(good.clone()), Some(batch));
     for at in 0..good.payload.len() {
         for bit in 0..8 {
             let mut payload = good.payload.clone();
             payload[at] ^= 1 << bit;
             // Decoding may succeed, with other numbers; it must not panic.
-            let batch = Batch::decode(Record { payload, ..good.clone() });
+            let batch = SpooledBatch::decode(Record { payload, ..good.clone() });
             assert!(batch.is_none_or(|batch| batch.rows().count() <= 1));
         }
         let payload = good.payload[..at].to_vec();
-        assert_eq!(Batch::decode(Record { payload, ..good.clone() }), None, "cut at {at}");
+        assert_eq!(SpooledBatch::decode(Record { payload, ..good.clone() }), None, "cut at {at}");
     }
     // Records of others in the same journal are passed over.
-    journal.append(Kind(std::num::NonZeroU8::MAX), b"not a batch").expect("there is room");
+    journal.append(RecordKind(std::num::NonZeroU8::MAX), b"not a batch").expect("there is room");
     drop(journal);
     let (_, mut outbox, _) = open(&folder, 1, 4);
     let mut database = Database::default();
     database.drain(&mut outbox);
-    assert_eq!((database.batches, outbox.pending().expect("it reads")), (1, vec![]));
+    assert_eq!((database.batches, outbox.pending_batches().expect("it reads")), (1, vec![]));
 }
 
 type Files = std::collections::BTreeMap<std::path::PathBuf, Vec<u8>>;

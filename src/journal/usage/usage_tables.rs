@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::batch::Batch;
-use super::count::Count;
-use super::outbox::Outbox;
+use super::batch::SpooledBatch;
+use super::count::CallCounts;
+use super::outbox::UsageSpool;
 use super::table::Table;
-use super::worker::Counters;
+use super::worker::WorkerCounters;
 use crate::journal::error::JournalError;
 use crate::journal::log::{self, Journal};
 use crate::journal::record::Sequence;
@@ -49,13 +49,13 @@ const SLOTS_MAX: usize = 65_536;
 
 /// The counter tables of all workers. Cheap to clone, so that each worker gets one.
 #[derive(Clone)]
-pub struct Usage {
+pub struct UsageTables {
     tables: Arc<[Arc<Table>]>,
 }
 
-impl Usage {
+impl UsageTables {
     /// Recovers what earlier processes left, and creates the tables that are missing.
-    pub fn open(config: &Config) -> Result<(Self, Outbox, Recovery), JournalError> {
+    pub fn open(config: &Config) -> Result<(Self, UsageSpool, Recovery), JournalError> {
         if !(1..=WORKERS_MAX).contains(&config.workers) {
             return Err(JournalError::Config("there must be 1 to 4096 workers"));
         }
@@ -75,28 +75,28 @@ impl Usage {
         while tables.len() < config.workers {
             tables.push(Arc::new(Table::create(journal.folder(), &lock, config.slots)?));
         }
-        let outbox = Outbox::new(journal, &tables, found);
+        let outbox = UsageSpool::new(journal, &tables, found);
         Ok((Self { tables: tables.into() }, outbox, recovery))
     }
 
     /// The counters of one worker, numbered from zero. `None` when there is no such worker, or while they are in use: a
     /// counter has a single writer.
-    pub fn worker(&self, number: usize) -> Option<Counters> {
-        Counters::take(self.tables.get(number)?)
+    pub fn worker(&self, number: usize) -> Option<WorkerCounters> {
+        WorkerCounters::take(self.tables.get(number)?)
     }
 }
 
 /// Raises the counters of recovered tables to the totals in the records of the journal.
 fn reconcile(journal: &Journal, tables: &[Table]) {
-    let mut totals: Vec<Vec<Count>> = tables.iter().map(Table::bases).collect();
+    let mut totals: Vec<Vec<CallCounts>> = tables.iter().map(Table::bases).collect();
     // An unreadable segment was reported; its totals are in `base` if that was on disk.
     for record in journal.read_from(Sequence(0)).filter_map(Result::ok) {
-        for (row, _) in Batch::decode(record).iter().flat_map(Batch::entries) {
+        for (row, _) in SpooledBatch::decode(record).iter().flat_map(SpooledBatch::entries) {
             let at = tables.iter().position(|table| table.id() == row.table);
             let slot = usize::try_from(row.slot).ok();
             let total = at.zip(slot).and_then(|(at, slot)| totals[at].get_mut(slot));
             if let Some(total) = total {
-                *total = total.max(Count::from_words(row.totals));
+                *total = total.max(CallCounts::from_words(row.totals));
             }
         }
     }

@@ -11,15 +11,15 @@ use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
-use super::count::Count;
+use super::count::CallCounts;
 use super::labels::{CounterLabels, KEY_BYTES_MAX, OTHER, SERVER_BYTES_MAX, TOOL_BYTES_MAX};
 use super::table::{OTHER_SLOT, Table};
 
 /// The counters of one worker. Stays on its thread.
-pub struct Counters(Rc<WorkerTable>);
+pub struct WorkerCounters(Rc<WorkerTable>);
 
 /// A handle to a slot. The slot keeps its labels while a handle exists: hold one for a request, not forever.
-pub struct Slot {
+pub struct CounterSlot {
     worker: Rc<WorkerTable>,
     slot: usize,
 }
@@ -49,7 +49,7 @@ struct SlotIndex {
     swept: Option<u64>,
 }
 
-impl Counters {
+impl WorkerCounters {
     pub(super) fn take(table: &Arc<Table>) -> Option<Self> {
         if !table.take() {
             return None;
@@ -65,7 +65,7 @@ impl Counters {
     /// The slot for a key, server and tool. A name that is too long counts as [`OTHER`]. When all slots are in use, the
     /// slot whose labels are all [`OTHER`] is returned.
     #[inline]
-    pub fn slot(&self, key: &str, server: &str, tool: &str) -> Slot {
+    pub fn slot(&self, key: &str, server: &str, tool: &str) -> CounterSlot {
         let worker = &self.0;
         let labels = [limit(key, KEY_BYTES_MAX), limit(server, SERVER_BYTES_MAX), limit(tool, TOOL_BYTES_MAX)];
         let found = worker.index.borrow().by_labels.get(&labels as &dyn LabelParts).copied();
@@ -73,7 +73,7 @@ impl Counters {
         let used = &worker.uses[slot];
         used.recent.set(true);
         used.handles.set(used.handles.get() + 1);
-        Slot { worker: Rc::clone(worker), slot }
+        CounterSlot { worker: Rc::clone(worker), slot }
     }
 }
 
@@ -82,15 +82,15 @@ fn limit(name: &str, bytes_max: usize) -> &str {
     if name.len() <= bytes_max { name } else { OTHER }
 }
 
-impl Slot {
+impl CounterSlot {
     /// Adds to the counters. Once it returns, the count survives the process.
     #[inline]
-    pub fn add(&self, count: Count) {
+    pub fn add(&self, count: CallCounts) {
         self.worker.table.add(self.slot, count);
     }
 }
 
-impl Clone for Slot {
+impl Clone for CounterSlot {
     fn clone(&self) -> Self {
         let handles = &self.worker.uses[self.slot].handles;
         handles.set(handles.get() + 1);
@@ -98,7 +98,7 @@ impl Clone for Slot {
     }
 }
 
-impl Drop for Slot {
+impl Drop for CounterSlot {
     fn drop(&mut self) {
         let handles = &self.worker.uses[self.slot].handles;
         handles.set(handles.get() - 1);

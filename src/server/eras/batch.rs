@@ -18,7 +18,7 @@ use crate::server::http1::fields::{Field, Fields};
 use crate::server::mcp::call::{self, Call};
 use crate::server::reply::body::ResponseBody;
 use crate::server::reply::reply::{self, Reply};
-use crate::server::worker::Worker;
+use crate::server::worker::{SessionCache, Worker};
 use crate::session::MESSAGE_BYTES_MAX;
 use metamcp_core::base::{Fault, FaultKind};
 use metamcp_core::frame::MessageKind as FrameKind;
@@ -30,7 +30,7 @@ const PIECES_MAX: usize = 16;
 
 /// Whether the body is an array, and its session one that may send them.
 pub fn is_batch(
-    worker: &Worker,
+    sessions: &SessionCache,
     fields: &Fields,
     identity: &Identity,
     endpoint: &Arc<Endpoint>,
@@ -38,9 +38,9 @@ pub fn is_batch(
 ) -> bool {
     body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[')
         && fields.has(Field::McpSessionId)
-        && worker
-            .session(fields, identity, endpoint)
-            .is_ok_and(|session| session.seal.revision == Revision::V2025_03_26)
+        && sessions
+            .find(fields, identity, endpoint)
+            .is_ok_and(|session| session.claims.revision == Revision::V2025_03_26)
 }
 
 /// Answers each message in its turn; their answers come in one event stream. A batch takes as many places of its key as
@@ -98,7 +98,7 @@ fn read(
         if method == Some(McpMethod::Initialize) {
             return Err(Fault::client(FaultKind::InvalidRequest, "initialize must not be part of a batch"));
         }
-        let permit = if calls.is_empty() { None } else { Some(worker.admit(identity)?) };
+        let permit = if calls.is_empty() { None } else { Some(worker.credentials.admit(identity)?) };
         let (fields, endpoint, identity) = (fields.clone(), Arc::clone(endpoint), identity.clone());
         let (is_part, trace) = (true, None);
         calls.push(Call { fields, endpoint, identity, permit, body, envelope, method, is_part, trace });
@@ -114,7 +114,7 @@ async fn pass(worker: &Rc<Worker>, call: Box<Call>, id: Option<Bytes>, sender: &
         Ok(response) => response,
         Err(fault) => {
             let fault = fault.with_id(id.clone());
-            worker.answer_fault(Some(label), &fault);
+            worker.metering.answer_fault(Some(label), &fault);
             return !expects || sender.send(reply::terminal_event(&fault)).await.is_ok();
         }
     };

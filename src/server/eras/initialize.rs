@@ -11,7 +11,7 @@ use crate::route::EndpointShape;
 use crate::server::mcp::call::Call;
 use crate::server::reply::reply::{self, Reply};
 use crate::server::worker::Worker;
-use crate::session::{ClientHandshake, Full, InitializeParams};
+use crate::session::{ClientHandshake, InitializeParams, TooManySessions};
 use metamcp_core::base::{Fault, FaultKind};
 use metamcp_core::protocol::{ClientCapabilities, Era, Revision, header};
 
@@ -21,11 +21,11 @@ const INTRODUCTION_BYTES_MAX: usize = 16 << 10;
 /// Opens a session.
 pub async fn initialize(worker: &Rc<Worker>, call: &Call) -> Result<Reply, Fault> {
     let introduction = introduction(worker, call)?;
-    let view = View::Legacy(introduction.said.capabilities);
+    let view = View::Legacy(introduction.params.capabilities);
     let sessions = &worker.shared.sessions;
     let create = |introduction| {
-        let created = sessions.create(&call.identity, &call.endpoint, introduction, worker.now_s());
-        created.map_err(|Full| {
+        let created = sessions.create(&call.identity, &call.endpoint, introduction, worker.clock.now_s());
+        created.map_err(|TooManySessions| {
             Fault::gateway(FaultKind::Overloaded, "there are too many sessions; try again later")
         })
     };
@@ -33,15 +33,15 @@ pub async fn initialize(worker: &Rc<Worker>, call: &Call) -> Result<Reply, Fault
         EndpointShape::Single => {
             let (text, session) = create(introduction)?;
             let opening = async {
-                let pool = worker.pool(&session.endpoint.servers[0])?;
-                session.upstream_session(0).open_for_client(&pool, &session.introduction).await
+                let pool = worker.topology.pool(&session.endpoint.servers[0])?;
+                session.upstream_slot(0).open_for_client(&pool, &session.handshake).await
             };
             let message = opening.await.inspect_err(|_| sessions.end(&session))?;
             (text, session, reply::result(&call.id(), result_of(&message)?))
         }
         EndpointShape::Aggregate(_) => {
-            let merged = worker.shared.catalog.merged(&call.endpoint, view).await;
-            let result = merged.initialize_result(introduction.said.revision);
+            let merged = worker.shared.catalog.lists(&call.endpoint, view).await;
+            let result = merged.initialize_result(introduction.params.revision);
             let (text, session) = create(introduction)?;
             (text, session, reply::result(&call.id(), result))
         }
@@ -52,7 +52,7 @@ pub async fn initialize(worker: &Rc<Worker>, call: &Call) -> Result<Reply, Fault
     })?;
     response.headers_mut().insert(header::SESSION_ID, value);
     // The client asks on at once, mostly on the same connection.
-    worker.have_at_hand(text, &session);
+    worker.sessions.cache_session(text, &session);
     Ok(response)
 }
 
@@ -84,8 +84,8 @@ fn introduction(worker: &Worker, call: &Call) -> Result<ClientHandshake, Fault> 
     };
     let params = call.envelope.params.object.map(|span| call.raw(span)).ok_or_else(malformed)?;
     let owner = Some(call.identity.key_id());
-    if let Some(said) = worker.shared.sessions.said(&params) {
-        return Ok(ClientHandshake { said, owner, is_isolated: false });
+    if let Some(params) = worker.shared.sessions.find_initialize_params(&params) {
+        return Ok(ClientHandshake { params, owner, is_isolated: false });
     }
     if params.len() > INTRODUCTION_BYTES_MAX {
         return Err(Fault::client(FaultKind::MalformedParams, "the params of initialize are over 16 KiB"));
@@ -98,7 +98,7 @@ fn introduction(worker: &Worker, call: &Call) -> Result<ClientHandshake, Fault> 
         .filter(|revision| revision.era() == Era::Legacy)
         .unwrap_or(Revision::LEGACY_LATEST);
     // A copy: a slice would keep the whole request for as long as the session.
-    let params = Bytes::copy_from_slice(&params);
-    let said = Arc::new(InitializeParams { revision, capabilities, params });
-    Ok(ClientHandshake { said, owner, is_isolated: false })
+    let raw = Bytes::copy_from_slice(&params);
+    let params = Arc::new(InitializeParams { revision, capabilities, raw });
+    Ok(ClientHandshake { params, owner, is_isolated: false })
 }

@@ -16,11 +16,13 @@ use metamcp_core::protocol::{Era, McpMethod};
 ///
 /// Not cancel safe: dropping it gives the call up.
 pub async fn answer(worker: &Rc<Worker>, mut call: Box<Call>) -> Result<Reply, Fault> {
-    let metrics = worker.metrics.as_ref().filter(|_| call.envelope.method.is_some());
+    let metrics = worker.metering.metrics.as_ref().filter(|_| call.envelope.method.is_some());
     let operation = metrics.map(|metrics| {
         let method = call.method.map(McpMethod::index);
         let operation = Operation::begin(metrics, call.endpoint.label, method, call.body.len());
-        operation.traced_by(worker.tracer.is_some().then(|| trace::begin(worker, &mut call)).flatten())
+        operation.traced_by(
+            worker.metering.tracer.is_some().then(|| trace::begin(&worker.metering, &mut call)).flatten(),
+        )
     });
     let mut answered = match call.era() {
         Era::Modern => modern::answer(worker, call).await,

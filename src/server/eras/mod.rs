@@ -5,7 +5,9 @@
 //! Does not know: how the request arrived, alone, in a batch or as a frame.
 
 pub mod batch;
+pub mod client_messages;
 pub mod initialize;
 pub mod legacy;
+pub mod legacy_delivery;
 pub mod message;
 pub mod modern;

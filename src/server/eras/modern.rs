@@ -4,18 +4,18 @@ use std::rc::Rc;
 
 use serde_json::json;
 
-use crate::catalog::{ListKind, View};
+use crate::catalog::View;
 use crate::route::EndpointShape;
 use crate::server::http1::fields::Field;
 use crate::server::mcp::call::Call;
-use crate::server::mcp::local;
 use crate::server::mcp::candidates::Candidates;
-use crate::server::mcp::resolve;
-use crate::server::mcp::target::{self, Rename};
+use crate::server::mcp::dispatch::{Dispatch, dispatch};
+use crate::server::mcp::local;
 use crate::server::mcp::meter::Meter;
 use crate::server::mcp::relay::Held;
 use crate::server::mcp::send;
-use crate::server::mcp::tasks::{self, TaskIds};
+use crate::server::mcp::target::{self, Rename, Target};
+use crate::server::mcp::tasks;
 use crate::server::reply::reply::{self, Reply};
 use crate::server::streams::subscription;
 use crate::server::worker::Worker;
@@ -28,86 +28,46 @@ use metamcp_core::protocol::{Era, McpMethod, Revision};
 pub async fn answer(worker: &Rc<Worker>, call: Box<Call>) -> Result<Reply, Fault> {
     check(&call)?;
     call.check_grants()?;
-    match call.endpoint.shape {
-        EndpointShape::Single if call.lists_in_part() && call.is_request() => {
-            local::list(worker, &call, View::Modern, ListKind::Tools).await
+    if call.endpoint.shape != EndpointShape::Single {
+        if call.envelope.kind == FrameKind::Notification {
+            // The only one of the era is a cancellation, which over HTTP is the closed connection.
+            return Ok(reply::accepted());
         }
-        EndpointShape::Single => {
-            resolve::check_approved(worker, &call, View::Modern).await?;
-            forward(worker, call, 0, None).await
+        match call.method {
+            Some(McpMethod::Discover) => {
+                return local::discover(&worker.shared.catalog, &worker.topology, &call).await;
+            }
+            Some(McpMethod::Listen) => return subscription::subscribe(worker, call),
+            _ => {}
         }
-        EndpointShape::Aggregate(_) => aggregate(worker, call).await,
     }
-}
-
-/// On an endpoint with several servers.
-async fn aggregate(worker: &Rc<Worker>, call: Box<Call>) -> Result<Reply, Fault> {
-    if call.envelope.kind == FrameKind::Notification {
-        // The only one of the era is a cancellation, which over HTTP is the closed connection.
-        return Ok(reply::accepted());
+    match dispatch(worker, &call, View::Modern, None).await? {
+        Dispatch::Forward(target) => forward(worker, call, target).await,
+        Dispatch::TryInTurn(places) => try_in_turn(worker, &call, &places).await,
+        Dispatch::List(kind) => local::list(&worker.shared.catalog, &call, View::Modern, kind).await,
     }
-    match call.method {
-        Some(McpMethod::ToolsCall) => by_name(worker, call, ListKind::Tools).await,
-        Some(McpMethod::PromptsGet) => by_name(worker, call, ListKind::Prompts).await,
-        Some(McpMethod::ResourcesRead) => {
-            let places = resolve::resource_places(worker, &call, View::Modern).await?;
-            read(worker, call, &places).await
-        }
-        Some(McpMethod::Complete) => {
-            let (place, rename) = resolve::completion(worker, &call, View::Modern).await?;
-            forward(worker, call, place, rename).await
-        }
-        Some(McpMethod::Discover) => local::discover(worker, &call).await,
-        Some(McpMethod::Listen) => subscription::subscribe(worker, call),
-        Some(McpMethod::ToolsList) => local::list(worker, &call, View::Modern, ListKind::Tools).await,
-        Some(McpMethod::PromptsList) => local::list(worker, &call, View::Modern, ListKind::Prompts).await,
-        Some(McpMethod::ResourcesList) => local::list(worker, &call, View::Modern, ListKind::Resources).await,
-        Some(McpMethod::TemplatesList) => local::list(worker, &call, View::Modern, ListKind::Templates).await,
-        None if call.is_task_request() && tasks::are_known(worker, &call, View::Modern) => {
-            let ids = TaskIds::new(worker, &call.identity, None, &call.endpoint);
-            let (place, rename) = ids.target(&call)?;
-            forward(worker, call, place, rename).await
-        }
-        _ => Err(Fault::client(
-            FaultKind::UnknownMethod,
-            "no server behind this endpoint is known for this method",
-        )),
-    }
-}
-
-async fn by_name(worker: &Rc<Worker>, call: Box<Call>, kind: ListKind) -> Result<Reply, Fault> {
-    let (place, rename) = resolve::named(worker, &call, View::Modern, kind).await?;
-    forward(worker, call, place, rename).await
 }
 
 /// From the first of the servers that has the resource.
-async fn read(worker: &Rc<Worker>, call: Box<Call>, places: &[usize]) -> Result<Reply, Fault> {
-    let [place] = places else {
-        let mut candidates = Candidates::new(worker, &call, View::Modern);
-        for place in places {
-            let asking = async {
-                let response = deliver(worker, &call, *place, None).await?;
-                Ok(send::result_of(worker, response).await)
-            };
-            if let Some(reply) = candidates.ask(*place, asking).await {
-                return Ok(reply);
-            }
+async fn try_in_turn(worker: &Rc<Worker>, call: &Call, places: &[usize]) -> Result<Reply, Fault> {
+    let mut candidates = Candidates::new(&worker.metering, call, View::Modern);
+    for place in places {
+        let asking = async {
+            let response = deliver(worker, call, *place, None).await?;
+            Ok(send::result_of(&worker.scanner, response).await)
+        };
+        if let Some(reply) = candidates.ask(*place, asking).await {
+            return Ok(reply);
         }
-        return Err(candidates.into_fault());
-    };
-    forward(worker, call, *place, None).await
+    }
+    Err(candidates.into_fault())
 }
 
 /// To the endpoint's `place`-th server, with its own name for what is asked for.
-async fn forward(
-    worker: &Rc<Worker>,
-    call: Box<Call>,
-    place: usize,
-    rename: Option<Rename>,
-) -> Result<Reply, Fault> {
+async fn forward(worker: &Rc<Worker>, call: Box<Call>, (place, rename): Target) -> Result<Reply, Fault> {
     let original_name = target::counted(rename.as_ref());
     let server = &call.endpoint.servers[place];
-    let mut meter = Meter::begin(worker, &call, server, original_name, View::Modern);
+    let mut meter = Meter::begin(&worker.metering, &call, server, original_name, View::Modern);
     let response = match deliver(worker, &call, place, rename).await {
         Ok(response) => response,
         Err(fault) => return Err(send::failed(meter.as_mut(), fault)),
@@ -119,7 +79,9 @@ async fn forward(
     let subscription = (call.method == Some(McpMethod::Listen)).then_some(UpstreamId(server.upstream));
     let tasks = match endpoint.shape {
         EndpointShape::Single => None,
-        EndpointShape::Aggregate(_) => tasks::modern(worker, &call, place).map(Box::new),
+        EndpointShape::Aggregate(_) => {
+            tasks::modern(&worker.shared.catalog, worker.shared.auth.sealer(), &call, place).map(Box::new)
+        }
     };
     let shape = if tasks.is_some() { endpoint.shape } else { EndpointShape::Single };
     let held = Held { meter, subscription, tasks, ..Held::new(call.permit, call.identity) };
@@ -142,7 +104,8 @@ async fn deliver(
     call.fields.copy_to(&mut request, rename.as_ref().map(|(_, original_name)| &original_name.header[..]));
     // A subscription may stay for days, and silent.
     let lane = if call.method == Some(McpMethod::Listen) { RequestKind::Stream } else { RequestKind::Call };
-    send::send(worker, server, &request, lane).await
+    let pool = worker.topology.pool(server)?;
+    send::send(server, &pool, &request, lane).await
 }
 
 /// What the era asks of every message and its headers (MCP 2026-07-28, transports and versioning).

@@ -1,8 +1,8 @@
-//! What a worker knows of each of its connections, and how it ends them.
+//! What a worker knows about each of its connections, and how it closes those that are idle or stalled.
 //!
-//! No connection has a timer of its own, and no request looks at the clock: a connection counts what moves,
-//! and the worker looks at all of them once a tick. What has not moved since the tick that saw it first has
-//! lasted that long, or a tick longer.
+//! No connection has a timer of its own, and no request reads the clock. A connection counts events, and the
+//! worker compares the counters once per tick. What has not changed since the tick that first saw it has
+//! lasted that long, or one tick longer.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -16,103 +16,101 @@ use super::cached_credential::CachedCredential;
 use crate::server::config::Config;
 use crate::telemetry::metrics::ConnectionCounts;
 
-/// One connection, as its owner, its socket and its requests tell of it.
-pub struct Control {
-    speaks: Cell<Speaks>,
-    /// Requests whose answers have not passed yet.
+/// The state of one connection, as its task, its socket and its requests report it.
+pub struct ConnectionActivity {
+    speaks: Cell<HttpVersion>,
+    /// Requests whose responses have not been written completely.
     answering: Cell<u32>,
-    /// Whether a head is being received.
+    /// Whether a request head has been received in part.
     in_head: Cell<bool>,
-    /// Heads begun, requests begun and ended.
-    moves: Moves,
-    /// Times that the client stopped taking bytes, and took them again: odd while it does not.
-    stalls: Moves,
-    order: Cell<Order>,
-    /// Whether nothing was under way for a while.
+    /// Counts heads that began, and requests that began and ended.
+    moves: ProgressCounter,
+    /// Counts the times that the client stopped reading, and started again: odd while it does not read.
+    stalls: ProgressCounter,
+    order: Cell<ConnectionOrder>,
+    /// Whether nothing has happened for [`PARK_AFTER`].
     at_rest: Cell<bool>,
-    /// Whether what is under way is an event stream, which may be silent for days.
+    /// Whether the request in flight is an event stream, which may be silent for days.
     streams: Cell<bool>,
-    /// Whether hyper may hold bytes that the socket has not taken.
+    /// Whether hyper may hold bytes that the socket has not accepted.
     unwritten: Cell<bool>,
-    /// The Host of the last request that was let in.
+    /// The Host of the last request that was admitted.
     pub host: RefCell<Vec<u8>>,
-    /// Who asked last on it.
-    pub known: RefCell<Option<CachedCredential>>,
+    /// The credential of the last request.
+    pub credential: RefCell<Option<CachedCredential>>,
     waker: RefCell<Option<Waker>>,
 }
 
-/// The protocol, as far as it decides what silence means.
+/// The protocol, which determines what silence means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Speaks {
-    /// A byte while nothing is under way begins a head.
+pub enum HttpVersion {
+    /// A byte outside of a request begins a head.
     Http1,
-    /// Frames come for many reasons; hyper asks whether the peer is there.
+    /// Frames have many purposes. hyper sends pings to check whether the peer is there.
     Http2,
 }
 
-/// What the owner is to do.
+/// What the connection's task is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Order {
-    /// Nothing.
+pub enum ConnectionOrder {
     GoOn,
-    /// End after what is under way.
+    /// Close after the requests in flight.
     Drain,
-    /// End now.
+    /// Close now.
     Close,
 }
 
-/// Long enough that a client with call after call never meets it; short beside the time that idle connections are
-/// kept.
-const REST_AFTER: Duration = Duration::from_secs(2);
+/// Long enough that a client that sends one call after another is never parked, and short compared with the
+/// idle timeout.
+const PARK_AFTER: Duration = Duration::from_secs(2);
 
-/// Room for fewer is not worth giving back.
+/// A table with less capacity is not shrunk.
 const ROOM_MIN: usize = 64;
 
-impl Control {
-    /// Of a connection that nothing was asked on yet.
+impl ConnectionActivity {
     pub fn new() -> Rc<Self> {
         Rc::new(Self {
-            speaks: Cell::new(Speaks::Http1),
+            speaks: Cell::new(HttpVersion::Http1),
             answering: Cell::new(0),
             in_head: Cell::new(false),
-            moves: Moves::default(),
-            stalls: Moves::default(),
-            order: Cell::new(Order::GoOn),
+            moves: ProgressCounter::default(),
+            stalls: ProgressCounter::default(),
+            order: Cell::new(ConnectionOrder::GoOn),
             at_rest: Cell::new(false),
             streams: Cell::new(false),
             unwritten: Cell::new(false),
             host: RefCell::default(),
-            known: RefCell::new(None),
+            credential: RefCell::new(None),
             waker: RefCell::new(None),
         })
     }
 
-    /// The first bytes told the protocol.
-    pub fn speak(&self, speaks: Speaks) {
+    /// Sets the protocol, once the first bytes have shown it.
+    pub fn speak(&self, speaks: HttpVersion) {
         self.speaks.set(speaks);
         self.in_head.set(false);
         self.moves.note();
     }
 
-    /// Bytes came.
+    /// Records that bytes were received.
     pub fn note_read(&self) {
         self.at_rest.set(false);
-        if self.speaks.get() == Speaks::Http1 && self.answering.get() == 0 && !self.in_head.replace(true) {
+        if self.speaks.get() == HttpVersion::Http1 && self.answering.get() == 0 && !self.in_head.replace(true) {
             self.moves.note();
         }
     }
 
-    /// Something is to be written, or all of it was.
+    /// Records whether there are bytes left to write.
     pub fn note_unwritten(&self, is_left: bool) {
         self.unwritten.set(is_left);
     }
 
-    /// Whether something is still to be written.
+    /// Whether there are bytes left to write.
     pub fn has_unwritten(&self) -> bool {
         self.unwritten.get()
     }
 
-    /// The client took bytes, or would not.
+    /// Records whether the client accepted bytes.
     pub fn note_write(&self, taken: bool) {
         if taken == self.is_stalled() {
             self.stalls.note();
@@ -123,29 +121,29 @@ impl Control {
         self.stalls.count.get() % 2 == 1
     }
 
-    /// A request is under way until the guard is dropped, with the last byte of its answer.
-    pub fn begin(self: &Rc<Self>) -> Active {
+    /// Counts a request as in flight until the guard is dropped, with the last byte of the response.
+    pub fn begin(self: &Rc<Self>) -> ActiveRequest {
         self.answering.set(self.answering.get() + 1);
         self.in_head.set(false);
         self.at_rest.set(false);
         self.moves.note();
-        Active(Rc::clone(self))
+        ActiveRequest(Rc::clone(self))
     }
 
-    /// Whether what is under way from now on is an event stream.
+    /// Sets whether the request in flight is an event stream.
     pub fn note_stream(&self, streams: bool) {
         self.streams.set(streams);
         self.note_passed();
     }
 
-    /// A part of an answer was written.
+    /// Records that a part of a response was written.
     pub fn note_passed(&self) {
         self.at_rest.set(false);
         self.moves.note();
     }
 
-    /// What the owner is to do; it is woken when that changes.
-    pub fn order(&self, waker: &Waker) -> Order {
+    /// The current order. The task is woken when it changes.
+    pub fn order(&self, waker: &Waker) -> ConnectionOrder {
         let mut kept = self.waker.borrow_mut();
         if !kept.as_ref().is_some_and(|kept| kept.will_wake(waker)) {
             *kept = Some(waker.clone());
@@ -153,8 +151,8 @@ impl Control {
         self.order.get()
     }
 
-    /// Tells the owner what to do.
-    pub fn give(&self, order: Order) {
+    /// Gives an order. An order never becomes less strict.
+    pub fn give(&self, order: ConnectionOrder) {
         if order > self.order.get() {
             self.order.set(order);
             self.wake();
@@ -167,26 +165,27 @@ impl Control {
         }
     }
 
-    /// Whether nothing was under way for a while, or only a stream that was silent; who asked for the order is woken when
-    /// that becomes so. Never of one that is to end: that is for its owner to see to.
+    /// Whether the connection may be parked: nothing has happened for a while, and at most a silent stream is
+    /// in flight. The task is woken when this becomes true. Always false for a connection that is to close,
+    /// which its task does.
     pub fn is_at_rest(&self) -> bool {
-        self.at_rest.get() && self.order.get() == Order::GoOn
+        self.at_rest.get() && self.order.get() == ConnectionOrder::GoOn
     }
 
-    /// Since when nothing was under way, as far as this was looked at.
+    /// When the connection was last seen to change.
     pub fn still_since(&self) -> Instant {
         self.moves.seen.get().map_or_else(Instant::now, |(_, since)| since)
     }
 
-    /// Notices when nothing has moved in a while. Asked once a tick.
+    /// Checks whether the connection may be parked. Called once per tick.
     fn note_rest(&self, now: Instant) {
         let is_silent = (self.answering.get() == 0 || self.streams.get()) && !self.in_head.get();
-        if is_silent && self.moves.still_for(now) >= REST_AFTER && !self.at_rest.replace(true) {
+        if is_silent && self.moves.still_for(now) >= PARK_AFTER && !self.at_rest.replace(true) {
             self.wake();
         }
     }
 
-    /// Whether the client has taken longer than it may. Asked once a tick.
+    /// Whether the client has exceeded a timeout. Called once per tick.
     fn is_overdue(&self, now: Instant, config: &Config) -> bool {
         let (still, stalled) = (self.moves.still_for(now), self.stalls.still_for(now));
         let is_idle = self.answering.get() == 0 && !self.in_head.get();
@@ -196,20 +195,20 @@ impl Control {
     }
 }
 
-/// A count of what happens, without a clock.
+/// Counts events, so that recording one does not read the clock.
 #[derive(Default)]
-struct Moves {
+struct ProgressCounter {
     count: Cell<u32>,
-    /// What the count was when it was last seen to have changed, and when that was.
+    /// The count when it was last seen to have changed, and the time of that.
     seen: Cell<Option<(u32, Instant)>>,
 }
 
-impl Moves {
+impl ProgressCounter {
     fn note(&self) {
         self.count.set(self.count.get().wrapping_add(1));
     }
 
-    /// How long nothing happened, as far as this was asked.
+    /// How long the count has not changed, as observed by calls of this method.
     fn still_for(&self, now: Instant) -> Duration {
         match self.seen.get() {
             Some((count, since)) if count == self.count.get() => now.saturating_duration_since(since),
@@ -221,39 +220,39 @@ impl Moves {
     }
 }
 
-/// A request under way.
-pub struct Active(Rc<Control>);
+/// Counts a request as in flight until it is dropped.
+pub struct ActiveRequest(Rc<ConnectionActivity>);
 
-impl Drop for Active {
+impl Drop for ActiveRequest {
     fn drop(&mut self) {
         self.0.answering.set(self.0.answering.get() - 1);
         self.0.moves.note();
     }
 }
 
-/// All connections of one worker.
+/// The connections of one worker.
 #[derive(Default)]
-pub struct Controls {
-    live: RefCell<HashMap<u64, Rc<Control>, RandomState>>,
+pub struct ConnectionRegistry {
+    live: RefCell<HashMap<u64, Rc<ConnectionActivity>, RandomState>>,
     next: Cell<u64>,
 }
 
-impl Controls {
-    /// Looks after a connection until the guard is dropped.
-    pub fn watch<'a>(&'a self, control: &Rc<Control>) -> Watched<'a> {
+impl ConnectionRegistry {
+    /// Registers a connection until the guard is dropped.
+    pub fn watch<'a>(&'a self, activity: &Rc<ConnectionActivity>) -> ConnectionRegistration<'a> {
         let number = self.next.get();
         self.next.set(number + 1);
-        self.live.borrow_mut().insert(number, Rc::clone(control));
-        Watched { controls: self, number }
+        self.live.borrow_mut().insert(number, Rc::clone(activity));
+        ConnectionRegistration { connections: self, number }
     }
 
-    /// Ends those that have taken longer than they may.
+    /// Closes connections that exceeded a timeout. Called once per tick.
     pub fn sweep(&self, config: &Config) {
         let now = Instant::now();
-        for control in self.live.borrow().values() {
-            control.note_rest(now);
-            if control.is_overdue(now, config) {
-                control.give(Order::Close);
+        for activity in self.live.borrow().values() {
+            activity.note_rest(now);
+            if activity.is_overdue(now, config) {
+                activity.give(ConnectionOrder::Close);
             }
         }
         let mut live = self.live.borrow_mut();
@@ -262,34 +261,34 @@ impl Controls {
         }
     }
 
-    /// How many have a task.
+    /// The number of registered connections.
     pub fn open(&self) -> usize {
         self.live.borrow().len()
     }
 
-    /// How many there are, and how they are.
+    /// Counts the connections by their state, for metrics.
     pub fn count(&self) -> ConnectionCounts {
         let live = self.live.borrow();
-        let at_rest = live.values().filter(|control| control.is_at_rest()).count();
-        let under_way = live.values().map(|control| control.answering.get() as usize).sum();
+        let at_rest = live.values().filter(|activity| activity.is_at_rest()).count();
+        let under_way = live.values().map(|activity| activity.answering.get() as usize).sum();
         ConnectionCounts { open: live.len(), idle: at_rest, requests_in_flight: under_way }
     }
 
-    /// Gives all of them the same order.
-    pub fn give_all(&self, order: Order) {
-        self.live.borrow().values().for_each(|control| control.give(order));
+    /// Gives all connections the same order.
+    pub fn give_all(&self, order: ConnectionOrder) {
+        self.live.borrow().values().for_each(|activity| activity.give(order));
     }
 }
 
-/// A connection that is looked after.
-pub struct Watched<'a> {
-    controls: &'a Controls,
+/// A registered connection. Dropping it removes it from the registry.
+pub struct ConnectionRegistration<'a> {
+    connections: &'a ConnectionRegistry,
     number: u64,
 }
 
-impl Drop for Watched<'_> {
+impl Drop for ConnectionRegistration<'_> {
     fn drop(&mut self) {
-        self.controls.live.borrow_mut().remove(&self.number);
+        self.connections.live.borrow_mut().remove(&self.number);
     }
 }
 
@@ -305,85 +304,86 @@ mod tests {
         }
     }
 
-    /// The worker looks once a second; it is overdue at one of the looks within that time, or it is not.
+    /// Advances the clock by `for_s` seconds, with a tick every second, and checks whether a timeout was
+    /// exceeded at any of them.
     #[track_caller]
-    fn check(control: &Control, clock: &mut Instant, for_s: u64, expected: bool) {
+    fn check(activity: &ConnectionActivity, clock: &mut Instant, for_s: u64, expected: bool) {
         let mut is_overdue = false;
         for _ in 0..for_s {
             *clock += Duration::from_secs(1);
-            is_overdue |= control.is_overdue(*clock, &config());
+            is_overdue |= activity.is_overdue(*clock, &config());
         }
         assert_eq!(is_overdue, expected, "within {for_s} s");
     }
 
     #[test]
     fn who_takes_too_long() {
-        let (control, clock) = (Control::new(), &mut Instant::now());
-        check(&control, clock, 75, false);
-        check(&control, clock, 1, true);
-        control.note_read();
-        check(&control, clock, 5, false);
-        // More of the head does not begin it anew.
-        control.note_read();
-        check(&control, clock, 5, false);
-        check(&control, clock, 1, true);
-        let active = control.begin();
-        check(&control, clock, 3600, false);
-        control.note_write(false);
-        check(&control, clock, 75, false);
-        control.note_write(false);
-        check(&control, clock, 1, true);
-        control.note_write(true);
-        check(&control, clock, 3600, false);
+        let (activity, clock) = (ConnectionActivity::new(), &mut Instant::now());
+        check(&activity, clock, 75, false);
+        check(&activity, clock, 1, true);
+        activity.note_read();
+        check(&activity, clock, 5, false);
+        // More bytes of the head do not restart its timeout.
+        activity.note_read();
+        check(&activity, clock, 5, false);
+        check(&activity, clock, 1, true);
+        let active = activity.begin();
+        check(&activity, clock, 3600, false);
+        activity.note_write(false);
+        check(&activity, clock, 75, false);
+        activity.note_write(false);
+        check(&activity, clock, 1, true);
+        activity.note_write(true);
+        check(&activity, clock, 3600, false);
         drop(active);
-        check(&control, clock, 75, false);
-        check(&control, clock, 1, true);
+        check(&activity, clock, 75, false);
+        check(&activity, clock, 1, true);
     }
 
     #[test]
     fn a_read_on_http2_begins_no_head() {
-        let (control, clock) = (Control::new(), &mut Instant::now());
-        control.speak(Speaks::Http2);
-        control.note_read();
-        check(&control, clock, 11, false);
+        let (activity, clock) = (ConnectionActivity::new(), &mut Instant::now());
+        activity.speak(HttpVersion::Http2);
+        activity.note_read();
+        check(&activity, clock, 11, false);
     }
 
-    /// A second after the other, whether it rests.
+    /// Checks after each second whether the connection may be parked.
     #[track_caller]
-    fn check_rest(control: &Control, clock: &mut Instant, expected: &[bool]) {
+    fn check_rest(activity: &ConnectionActivity, clock: &mut Instant, expected: &[bool]) {
         for (second, expected) in expected.iter().enumerate() {
             *clock += Duration::from_secs(1);
-            control.note_rest(*clock);
-            assert_eq!(control.is_at_rest(), *expected, "{second}");
+            activity.note_rest(*clock);
+            assert_eq!(activity.is_at_rest(), *expected, "{second}");
         }
     }
 
     #[test]
     fn who_is_to_end_never_rests() {
-        let (control, clock) = (Control::new(), &mut Instant::now());
-        check_rest(&control, clock, &[false, false, true, true]);
-        let _active = control.begin();
-        check_rest(&control, clock, &[false; 4]);
-        control.note_stream(true);
-        check_rest(&control, clock, &[false, false, true]);
-        control.note_passed();
-        control.give(Order::Drain);
-        check_rest(&control, clock, &[false; 4]);
-        let control = Control::new();
-        check_rest(&control, clock, &[false, false, true]);
-        control.give(Order::Drain);
-        check_rest(&control, clock, &[false]);
+        let (activity, clock) = (ConnectionActivity::new(), &mut Instant::now());
+        check_rest(&activity, clock, &[false, false, true, true]);
+        let _active = activity.begin();
+        check_rest(&activity, clock, &[false; 4]);
+        activity.note_stream(true);
+        check_rest(&activity, clock, &[false, false, true]);
+        activity.note_passed();
+        activity.give(ConnectionOrder::Drain);
+        check_rest(&activity, clock, &[false; 4]);
+        let activity = ConnectionActivity::new();
+        check_rest(&activity, clock, &[false, false, true]);
+        activity.give(ConnectionOrder::Drain);
+        check_rest(&activity, clock, &[false]);
     }
 
     #[test]
     fn a_table_that_was_much_bigger_gives_room_back() {
-        let controls = Controls::default();
-        let control = Control::new();
-        let many: Vec<_> = (0..1000).map(|_| controls.watch(&control)).collect();
-        controls.sweep(&config());
-        assert_eq!(controls.open(), 1000);
+        let connections = ConnectionRegistry::default();
+        let activity = ConnectionActivity::new();
+        let many: Vec<_> = (0..1000).map(|_| connections.watch(&activity)).collect();
+        connections.sweep(&config());
+        assert_eq!(connections.open(), 1000);
         drop(many);
-        controls.sweep(&config());
-        assert!(controls.live.borrow().capacity() <= ROOM_MIN, "{}", controls.live.borrow().capacity());
+        connections.sweep(&config());
+        assert!(connections.live.borrow().capacity() <= ROOM_MIN, "{}", connections.live.borrow().capacity());
     }
 }

@@ -1,7 +1,7 @@
-//! The credential that a connection presented last, and whose it is.
+//! The credential that a connection presented last, and the identity it resolved to.
 //!
-//! A client sends the same credential with every request of a connection. It is checked again when a second is over or
-//! a key has changed, whichever comes first.
+//! A client sends the same credential with every request of a connection. The cached result is valid until
+//! the second ends or a key changes.
 
 use std::sync::Arc;
 
@@ -11,29 +11,40 @@ use zeroize::Zeroizing;
 use crate::auth::Identity;
 use crate::limits::KeyUsage;
 
-/// A credential that was accepted, as of one second and one version of the keys.
+/// A credential that was accepted in one second with one version of the keys.
 pub struct CachedCredential {
-    /// The `Authorization` it came with; the connection's own buffer holds it too.
+    /// The value of `Authorization`. The connection's read buffer holds it too.
     pub value: Zeroizing<Vec<u8>>,
-    /// Whose it is.
     pub identity: Identity,
-    /// Counts the requests in flight of its key.
-    pub gauge: Arc<KeyUsage>,
-    /// The second in which it was checked.
+    /// The usage of its key.
+    pub usage: Arc<KeyUsage>,
+    /// As of when it was checked.
+    pub epoch: CredentialEpoch,
+}
+
+/// The second and the version of the keys as of which a credential is valid: a key expires without notice, and changes
+/// with one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CredentialEpoch {
+    /// Since the Unix epoch.
     pub second: u64,
-    /// The version of the keys that it was checked against.
+    /// How often the keys have changed.
     pub keys_version: u64,
 }
 
+impl CredentialEpoch {
+    /// Before every other: nothing was checked yet.
+    pub const NEVER: Self = Self { second: 0, keys_version: u64::MAX };
+}
+
 impl CachedCredential {
-    /// Whether it still stands for this value of `Authorization`, now.
-    pub fn matches(&self, value: &[u8], second: u64, keys_version: u64) -> bool {
-        self.second == second && self.keys_version == keys_version && is_same(&self.value, value)
+    /// Whether it stands for this value of `Authorization` now.
+    pub fn matches(&self, value: &[u8], now: CredentialEpoch) -> bool {
+        self.epoch == now && is_same(&self.value, value)
     }
 }
 
-/// Whether two credentials are the same, in a time that tells nothing of where they differ. Eight bytes at a
-/// time: a key has seventy.
+/// Compares two credentials in constant time, eight bytes at a time: a key has seventy.
 fn is_same(one: &[u8], other: &[u8]) -> bool {
     let (one_words, one_rest) = one.as_chunks::<8>();
     let (other_words, other_rest) = other.as_chunks::<8>();

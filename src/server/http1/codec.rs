@@ -1,7 +1,7 @@
-//! Reads HTTP/1.1 requests of the usual shape: a small POST to an MCP path with a length that was said, or the DELETE of
-//! a session, without a body.
+//! Parses HTTP/1.1 requests of the common form: a small POST to an MCP path with a `Content-Length`, or a
+//! DELETE without a body. All others are left to hyper.
 //!
-//! Invariant: what is read here, hyper would read in the same way. The parser is the same.
+//! Invariant: hyper would parse such a request in the same way. Both use httparse.
 
 use std::mem::MaybeUninit;
 use std::sync::Arc;
@@ -11,35 +11,36 @@ use http::Method;
 
 use super::fields::Fields;
 use super::receive::RequestBody;
-use super::request::Asked;
+use super::request::EndpointRequest;
 use crate::route::RouteTable;
 use crate::server::config::Config;
 use metamcp_core::frame::Span;
 use metamcp_core::protocol::header;
 
-/// Fields of a request; clients send a dozen.
+/// Header fields of a request. Clients send about a dozen.
 const FIELDS_MAX: usize = 32;
 
-/// The head of a request: a token and a session id have a kilobyte.
+/// Bytes of a request head. A token and a session id take about a kilobyte.
 const HEAD_BYTES_MAX: usize = 8 << 10;
 
-/// The body of a request; bigger ones are not copied together here.
+/// Bytes of a request body. Longer bodies are not worth copying here.
 const BODY_BYTES_MAX: usize = 32 << 10;
 
-/// What the bytes that came are.
-pub enum Read {
-    /// A request of a usual shape, and of how many bytes.
-    Usual(Asked, usize),
-    /// More has to come.
+/// The result of parsing the received bytes.
+pub enum ParseOutcome {
+    /// A complete request, and its length in bytes.
+    Usual(EndpointRequest, usize),
+    /// The request is incomplete.
     Partial,
-    /// A request for hyper.
+    /// The request is left to hyper.
     Unusual,
 }
 
-/// What usual requests begin with. Each tells its method by its first letter.
+/// The beginnings of supported requests. The first letter determines the method.
 const OPENINGS: [(Method, &[u8]); 2] = [(Method::POST, b"POST /"), (Method::DELETE, b"DELETE /")];
 
-/// What the beginning of a request asks to be done, when that is usual; of less than a whole one: what it may come to ask.
+/// The method of a request that begins like a supported one. For less than a whole beginning: the method that
+/// it may become.
 fn usual_method(came: &[u8]) -> Option<Method> {
     let is_it = |opening: &[u8]| {
         let seen = came.len().min(opening.len());
@@ -48,34 +49,34 @@ fn usual_method(came: &[u8]) -> Option<Method> {
     OPENINGS.into_iter().find_map(|(method, opening)| is_it(opening).then_some(method))
 }
 
-/// Reads a request, when it is of a usual shape and came whole.
-pub fn read_request(config: &Config, table: &RouteTable, came: &[u8]) -> Read {
-    let Some(method) = usual_method(came) else { return Read::Unusual };
+/// Parses a request of the common form.
+pub fn read_request(config: &Config, table: &RouteTable, came: &[u8]) -> ParseOutcome {
+    let Some(method) = usual_method(came) else { return ParseOutcome::Unusual };
     let mut lines = [const { MaybeUninit::uninit() }; FIELDS_MAX];
     let mut request = httparse::Request::new(&mut []);
     let parsed =
         httparse::ParserConfig::default().parse_request_with_uninit_headers(&mut request, came, &mut lines);
     let head_bytes = match parsed {
         Ok(httparse::Status::Complete(head_bytes)) => head_bytes,
-        Ok(httparse::Status::Partial) if came.len() <= HEAD_BYTES_MAX => return Read::Partial,
-        Ok(httparse::Status::Partial) | Err(_) => return Read::Unusual,
+        Ok(httparse::Status::Partial) if came.len() <= HEAD_BYTES_MAX => return ParseOutcome::Partial,
+        Ok(httparse::Status::Partial) | Err(_) => return ParseOutcome::Unusual,
     };
     let is_small = head_bytes <= HEAD_BYTES_MAX.min(config.header_bytes_max)
         && request.headers.len() <= config.header_count_max;
     let endpoint = request.path.and_then(|path| table.find_by_path(path));
     let (Some(endpoint), Some(1), true) = (endpoint, request.version, is_small) else {
-        return Read::Unusual;
+        return ParseOutcome::Unusual;
     };
     let bytes_max = config.body_bytes_max.min(BODY_BYTES_MAX);
     let body_bytes = match (method == Method::POST, length_of(request.headers)) {
-        // A POST has a body, even if it is refused; nothing else has one.
+        // A POST has a body, even if it will be refused. A DELETE has none.
         (true, Ok(Some(bytes))) if (1..=bytes_max).contains(&bytes) => bytes,
         (false, Ok(None | Some(0))) => 0,
-        _ => return Read::Unusual,
+        _ => return ParseOutcome::Unusual,
     };
     let bytes = head_bytes + body_bytes;
     if came.len() < bytes {
-        return Read::Partial;
+        return ParseOutcome::Partial;
     }
     let text = Bytes::copy_from_slice(&came[..bytes]);
     let body = text.slice(head_bytes..);
@@ -84,42 +85,41 @@ pub fn read_request(config: &Config, table: &RouteTable, came: &[u8]) -> Read {
         fields.note(place(line.name.as_bytes(), came), place(line.value, came));
     }
     if fields.any_doubled() {
-        return Read::Unusual;
+        return ParseOutcome::Unusual;
     }
     let (endpoint, body) = (Arc::clone(endpoint), RequestBody::Whole(body));
-    let asked = Asked { method, authority: None, endpoint, fields, body };
-    Read::Usual(asked, bytes)
+    let asked = EndpointRequest { method, authority: None, endpoint, fields, body };
+    ParseOutcome::Usual(asked, bytes)
 }
 
-/// Something is said about a message or its connection that is not usual.
-struct Unusual;
+/// A header field concerns the message's framing or its connection in an unsupported way.
+struct UnsupportedFraming;
 
-/// How long the body is, if that is said, when nothing else is said about the message or the connection than that it
-/// is kept.
-fn length_of(lines: &[httparse::Header<'_>]) -> Result<Option<usize>, Unusual> {
+/// The `Content-Length`, if it is the only field about framing, and the connection is to be kept alive.
+fn length_of(lines: &[httparse::Header<'_>]) -> Result<Option<usize>, UnsupportedFraming> {
     let mut length = None;
     for line in lines {
         let is = |name: &str| line.name.eq_ignore_ascii_case(name);
         match line.name.len() {
             14 if is("content-length") => {
                 if length.is_some() {
-                    return Err(Unusual);
+                    return Err(UnsupportedFraming);
                 }
                 let said =
                     header::parse_content_length(line.value).and_then(|bytes| usize::try_from(bytes).ok());
-                length = Some(said.ok_or(Unusual)?);
+                length = Some(said.ok_or(UnsupportedFraming)?);
             }
-            10 if is("connection") && !line.value.eq_ignore_ascii_case(b"keep-alive") => return Err(Unusual),
-            17 if is("transfer-encoding") => return Err(Unusual),
-            7 if is("upgrade") => return Err(Unusual),
-            6 if is("expect") => return Err(Unusual),
+            10 if is("connection") && !line.value.eq_ignore_ascii_case(b"keep-alive") => return Err(UnsupportedFraming),
+            17 if is("transfer-encoding") => return Err(UnsupportedFraming),
+            7 if is("upgrade") => return Err(UnsupportedFraming),
+            6 if is("expect") => return Err(UnsupportedFraming),
             _ => {}
         }
     }
     Ok(length)
 }
 
-/// Where a part lies in the whole it is a part of.
+/// The span of `part` in `whole`, which contains it.
 fn place(part: &[u8], whole: &[u8]) -> Span {
     let start = part.as_ptr().addr() - whole.as_ptr().addr();
     // A head is bounded far below 4 GiB.
@@ -134,7 +134,7 @@ mod tests {
     use crate::server::http1::fields::Field;
     use metamcp_core::base::{EndpointName, ServerName};
 
-    fn read(came: &[u8]) -> Read {
+    fn read(came: &[u8]) -> ParseOutcome {
         let config = Config {
             body_bytes_max: 64 << 10,
             header_bytes_max: 16 << 10,
@@ -148,14 +148,15 @@ mod tests {
         read_request(&config, &table, came)
     }
 
-    /// The scope of the endpoint, the body and what is left behind it; or why not.
+    /// Checks the endpoint's scope, the body and the number of bytes after the request, or why it was not
+    /// parsed.
     #[track_caller]
     fn check(came: &[u8], expected: Result<(&str, &[u8], usize), &str>) {
         let read = read(came);
         let got = match &read {
-            Read::Partial => Err("partial"),
-            Read::Unusual => Err("unusual"),
-            Read::Usual(asked, bytes) => {
+            ParseOutcome::Partial => Err("partial"),
+            ParseOutcome::Unusual => Err("unusual"),
+            ParseOutcome::Usual(asked, bytes) => {
                 let RequestBody::Whole(body) = &asked.body else { panic!("a body that was read") };
                 assert!(came.starts_with(asked.method.as_str().as_bytes()) && asked.authority.is_none());
                 Ok((&*asked.endpoint.scope, &body[..], came.len() - bytes))
@@ -174,12 +175,12 @@ mod tests {
         check(usual.as_bytes(), Ok(("e/default", b"{}", 0)));
         check((usual.clone() + "POST").as_bytes(), Ok(("e/default", b"{}", 4)));
         check(usual.replace("/mcp", "/servers/a/mcp").as_bytes(), Ok(("s/a", b"{}", 0)));
-        let more = "Connection: Keep-Alive\r\nX-Any: \u{e9}\r\nX-Any: again\r\nContent-Length:  02\t\r\n";
+        let more = "Connection: SessionPump-Alive\r\nX-Any: \u{e9}\r\nX-Any: again\r\nContent-Length:  02\t\r\n";
         check((head(more) + "{}").as_bytes(), Ok(("e/default", b"{}", 0)));
         for at in 0..usual.len() {
             check(&usual.as_bytes()[..at], Err("partial"));
         }
-        let Read::Usual(asked, _) = read(usual.as_bytes()) else { panic!("it is usual") };
+        let ParseOutcome::Usual(asked, _) = read(usual.as_bytes()) else { panic!("it is usual") };
         assert_eq!(asked.fields.get(Field::Host), Some(&b"localhost"[..]));
         assert_eq!(asked.fields.get(Field::Origin), None);
         for lines in ["", "Content-Length: 0\r\n", "Content-Length: 00\r\nConnection: keep-alive\r\n"] {
@@ -236,7 +237,7 @@ mod tests {
             "Content-Length: 2\r\nAccept: a\r\nACCEPT: b\r\n",
         ] {
             check((head(lines) + "{}").as_bytes(), Err("unusual"));
-            // These are what an end of a session usually has.
+            // These are common for a DELETE.
             if !["", "Content-Length: 0\r\n"].contains(&lines) {
                 check((delete(lines) + "{}").as_bytes(), Err("unusual"));
             }
@@ -247,7 +248,7 @@ mod tests {
             check(head("").replacen("POST /", other, 1).as_bytes(), Err("unusual"));
         }
         check((head(&"X: x\r\n".repeat(FIELDS_MAX)) + "{}").as_bytes(), Err("unusual"));
-        // Refused before the end of the head came.
+        // Left to hyper before the head is complete.
         check(&[b"POST /mcp HTTP/1.1\r\nX: ", &[b'x'; HEAD_BYTES_MAX][..]].concat(), Err("unusual"));
     }
 }

@@ -1,4 +1,4 @@
-//! How many connections there may be.
+//! The limit on open connections.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -8,33 +8,32 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crossbeam::utils::CachePadded;
 use tokio::sync::Notify;
 
-/// A place among the connections, given back when dropped.
+/// A slot among the open connections. Dropping it releases the slot.
 pub struct ConnectionSlot(Rc<ConnectionSlots>);
 
-/// The places of one worker.
+/// The open connections of one worker, and the limit over all workers.
 pub struct ConnectionSlots {
     here: Cell<usize>,
-    /// Told when the last one was given back.
+    /// Notified when the last connection of this worker closes.
     emptied: Notify,
-    /// Over all workers.
+    /// The open connections of all workers.
     all: Arc<CachePadded<AtomicUsize>>,
     max: usize,
 }
 
 impl ConnectionSlots {
-    /// All free.
     pub fn new(all: Arc<CachePadded<AtomicUsize>>, max: usize) -> Rc<Self> {
         Rc::new(Self { here: Cell::new(0), emptied: Notify::new(), all, max })
     }
 
-    /// One of them, while there is any.
+    /// Takes a slot. Returns `None` at the limit.
     pub fn take(self: &Rc<Self>) -> Option<ConnectionSlot> {
         self.here.set(self.here.get() + 1);
         let place = ConnectionSlot(Rc::clone(self));
         (self.all.fetch_add(1, Ordering::Relaxed) < self.max).then_some(place)
     }
 
-    /// Waits until every place is free. Cancel safe.
+    /// Waits until this worker has no connection. Cancel safe.
     pub async fn emptied(&self) {
         while self.here.get() > 0 {
             self.emptied.notified().await;

@@ -1,4 +1,4 @@
-//! The paths that are not MCP's: what the data plane asks of whoever answers them, and all it knows of it.
+//! The interface to the control plane, which serves every path that is not an MCP endpoint.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -10,45 +10,41 @@ use http::Response;
 use http::request::Parts;
 use http_body::Body;
 
-use crate::journal::usage::Counters;
+use crate::journal::usage::WorkerCounters;
 use crate::limits::Permit;
 use crate::telemetry::metrics::MetricsWriter;
 use metamcp_core::base::BodyReader;
 
-/// What answers the paths that are not MCP's. The data plane knows no more of the control plane.
-pub trait ControlPlane: Send + Sync {
-    /// The methods that a path takes, as `Allow` has them; `None` where there is nothing.
+/// Serves every path that is not an MCP endpoint. This is all that the data plane knows of it.
+pub trait ControlService: Send + Sync {
+    /// The methods that a path supports, in the format of `Allow`. `None` if the path does not exist.
     fn methods(&self, path: &str) -> Option<String>;
 
-    /// Answers a request. Not a byte of its body is read before it is taken.
+    /// Answers a request. The body is read only on demand.
     fn answer<'a>(
         &'a self,
         request: ControlRequest<'a>,
     ) -> Pin<Box<dyn Future<Output = ControlResponse> + 'a>>;
 }
 
-/// A request whose head has come.
+/// A request whose head was received.
 pub struct ControlRequest<'a> {
-    /// Its head.
     pub head: Parts,
-    /// Its body.
     pub body: BodyReader<'a>,
-    /// Where the worker that has it counts what is used, when that is counted.
-    pub counters: Option<&'a Counters>,
-    /// How it goes, likewise.
+    /// The worker's usage counters, if usage is recorded.
+    pub counters: Option<&'a WorkerCounters>,
+    /// The worker's metrics, if they are collected.
     pub metrics: Option<&'a Rc<MetricsWriter>>,
 }
 
-/// What is answered.
 pub type ControlResponse = Response<ControlBody>;
 
-/// The body of an answer.
+/// The body of a response.
 pub enum ControlBody {
-    /// It is here, with the key's place that is held until its last piece is taken.
+    /// The whole body, and the permit that is held until its last byte is written.
     Whole(Bytes, Option<Permit>),
-    /// It comes by and by. Dropped, whoever makes it is told that nobody takes it.
+    /// A body that is produced over time. Dropping it tells the producer that nobody reads it.
     Stream(Stream),
 }
 
-/// A body that comes by and by.
 pub type Stream = Pin<Box<dyn Body<Data = Bytes, Error = Infallible>>>;

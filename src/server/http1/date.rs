@@ -5,14 +5,14 @@ use std::time::SystemTime;
 
 use httpdate::HttpDate;
 
-/// `Sun, 06 Nov 1994 08:49:37 GMT`: always as long.
+/// An HTTP date such as `Sun, 06 Nov 1994 08:49:37 GMT`. The length is fixed.
 pub type Date = [u8; 29];
 
-/// The time now, as `Date` has it.
+/// Formats the current time.
 pub fn now() -> Date {
     let mut date = [b' '; 29];
     let mut rest = &mut date[..];
-    // It has room for just that.
+    // The array has exactly the length of a date.
     let _ = write!(rest, "{}", HttpDate::from(SystemTime::now()));
     date
 }

@@ -1,4 +1,4 @@
-//! The header fields of a request that the gateway does something about, found in one pass.
+//! The header fields of a request that the gateway uses, found in one pass.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -7,25 +7,26 @@ use crate::upstream::UpstreamRequest;
 use metamcp_core::frame::Span;
 use metamcp_core::protocol::header;
 
-/// The fields of one request. Clones share the text. Boxed, for they are handed on a dozen times.
+/// The header fields of one request. Clones share the text. Boxed, since they are passed through a dozen
+/// functions.
 #[derive(Clone)]
-pub struct Fields(Box<Found>);
+pub struct Fields(Box<FieldSpans>);
 
 #[derive(Clone)]
-struct Found {
-    /// What the spans lie in: the head as received, or what was copied together of it.
+struct FieldSpans {
+    /// The text that the spans refer to: the received head, or a copy of the relevant fields.
     text: Bytes,
-    /// Where the values lie, by [`Field`]; [`ABSENT`] for those that were not sent.
+    /// The spans of the values, indexed by [`Field`]. [`ABSENT`] for fields that were not sent.
     values: [Span; Field::COUNT],
-    /// A bit for each field that was sent more than once.
+    /// One bit per field that was sent more than once.
     doubled: u32,
-    /// Names and values of `Mcp-Param-*`.
+    /// The names and values of `Mcp-Param-*` fields.
     params: Vec<(Span, Span)>,
 }
 
 const ABSENT: Span = Span { start: u32::MAX, end: 0 };
 
-/// A field that is looked at. Everything else a client sends stays here, unread.
+/// A header field that the gateway uses. All others are neither read nor forwarded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Field {
@@ -50,8 +51,8 @@ pub enum Field {
 impl Field {
     const COUNT: usize = Self::XApiKey as usize + 1;
 
-    /// Those that a server may see, beside `Mcp-Param-*`. Anything else stays here: credentials, cookies, and
-    /// what belongs to the one connection.
+    /// The fields that are forwarded to servers, besides `Mcp-Param-*`. Credentials, cookies and hop-by-hop
+    /// fields are not.
     const FORWARDED: [(Self, HeaderName); 6] = [
         (Self::McpProtocolVersion, header::PROTOCOL_VERSION),
         (Self::McpMethod, header::METHOD),
@@ -61,9 +62,9 @@ impl Field {
         (Self::Baggage, HeaderName::from_static("baggage")),
     ];
 
-    /// By its name, in any case.
+    /// Finds a field by its name, ignoring case.
     fn named(name: &[u8]) -> Option<Self> {
-        // Length and first letter leave at most one to compare.
+        // The length and the first letter leave at most one candidate.
         let (usual, field) = match (name.len(), name.first()?.to_ascii_lowercase()) {
             (4, b'h') => ("Host", Self::Host),
             (6, b'a') => ("Accept", Self::Accept),
@@ -83,11 +84,11 @@ impl Field {
             (20, b'm') => ("MCP-Protocol-Version", Self::McpProtocolVersion),
             _ => return None,
         };
-        // As its specification writes it, it need not be folded.
+        // The spelling of the specification is the most common and needs no case folding.
         (name == usual.as_bytes() || name.eq_ignore_ascii_case(usual.as_bytes())).then_some(field)
     }
 
-    /// Whether several values mean the same as one with commas between them (RFC 9110, section 5.3; W3C Trace
+    /// Whether several values are equivalent to one, separated by commas (RFC 9110, section 5.3; W3C Trace
     /// Context, Baggage).
     fn is_list(self) -> bool {
         matches!(self, Self::Accept | Self::Tracestate | Self::Baggage)
@@ -95,12 +96,12 @@ impl Field {
 }
 
 impl Fields {
-    /// None yet, of a head whose text is this.
+    /// Starts without fields. Spans that are added later refer to `text`.
     pub fn of(text: Bytes) -> Self {
-        Self(Box::new(Found { text, values: [ABSENT; Field::COUNT], doubled: 0, params: Vec::new() }))
+        Self(Box::new(FieldSpans { text, values: [ABSENT; Field::COUNT], doubled: 0, params: Vec::new() }))
     }
 
-    /// A field that lies in the text.
+    /// Adds a field whose name and value lie in the text.
     pub fn note(&mut self, name: Span, value: Span) {
         let name_text = name.slice(&self.0.text);
         if let Some(field) = Field::named(name_text) {
@@ -115,7 +116,7 @@ impl Fields {
         }
     }
 
-    /// Of a head that hyper read: what is looked at is copied together.
+    /// Collects the fields of a head that hyper parsed, and copies their text.
     pub fn from_map(headers: &HeaderMap) -> Self {
         let mut text = BytesMut::with_capacity(TEXT_BYTES_USUAL);
         let mut found = Vec::with_capacity(FIELDS_USUAL);
@@ -146,30 +147,28 @@ impl Fields {
         fields
     }
 
-    /// The value of a field, of the first when there are several.
+    /// The value of a field. The first one if it was sent more than once.
     pub fn get(&self, field: Field) -> Option<&[u8]> {
         let span = self.0.values[field as usize];
         (span != ABSENT).then(|| span.slice(&self.0.text))
     }
 
-    /// Likewise, when it is visible ASCII (RFC 9110, section 5.5).
+    /// The value of a field, if it is visible ASCII (RFC 9110, section 5.5).
     pub fn text(&self, field: Field) -> Option<&str> {
         let value = self.get(field)?;
         let is_visible = value.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\t'));
         is_visible.then(|| std::str::from_utf8(value).ok()).flatten()
     }
 
-    /// Whether a field was sent.
     pub fn has(&self, field: Field) -> bool {
         self.0.values[field as usize] != ABSENT
     }
 
-    /// Whether a field was sent more than once.
     pub fn is_doubled(&self, field: Field) -> bool {
         self.0.doubled & (1 << field as u32) != 0
     }
 
-    /// Says that in place of what was sent; `None`: nothing. Copies the text.
+    /// Replaces the value of a field, or removes it. Copies the text.
     pub fn replace(&mut self, field: Field, value: Option<&[u8]>) {
         self.0.doubled &= !(1 << field as u32);
         let Some(value) = value else {
@@ -184,18 +183,18 @@ impl Fields {
         self.0.text = text.freeze();
     }
 
-    /// Whether any was.
+    /// Whether any field was sent more than once.
     pub fn any_doubled(&self) -> bool {
         self.0.doubled != 0
     }
 
-    /// The value as it may be handed on.
+    /// The value of a field, for forwarding.
     pub fn value(&self, field: Field) -> Option<HeaderValue> {
         let span = self.0.values[field as usize];
         (span != ABSENT).then(|| self.shared(span)).flatten()
     }
 
-    /// What a server may see: each name, and where the value lies.
+    /// The fields to forward: the names, and the spans of the values.
     fn seen(&self) -> impl Iterator<Item = (HeaderName, Span)> + '_ {
         let known = Field::FORWARDED.into_iter().map(|(field, name)| (name, self.0.values[field as usize]));
         let params = self.0.params.iter().filter_map(|(name, value)| {
@@ -205,12 +204,12 @@ impl Fields {
         known.filter(|(_, value)| *value != ABSENT).chain(params)
     }
 
-    /// What a server may see.
+    /// The fields to forward.
     pub fn forwarded(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> + '_ {
         self.seen().filter_map(|(name, value)| Some((name, self.shared(value)?)))
     }
 
-    /// Adds what a server may see to a request to it; `original_name` in place of the `Mcp-Name` that was sent.
+    /// Adds the fields to forward to an upstream request. `original_name` replaces the value of `Mcp-Name`.
     pub fn copy_to(&self, request: &mut UpstreamRequest, original_name: Option<&[u8]>) {
         self.seen().for_each(|(name, sent)| {
             let value = original_name.filter(|_| name == header::NAME).unwrap_or(sent.slice(&self.0.text));
@@ -224,7 +223,7 @@ impl Fields {
     }
 }
 
-/// What a usual request has of them.
+/// Initial capacities, sufficient for a common request.
 const FIELDS_USUAL: usize = 12;
 const TEXT_BYTES_USUAL: usize = 512;
 
@@ -288,7 +287,7 @@ mod tests {
         "Cookie",
     ];
 
-    /// The same head, as the fast lane finds it and as hyper does.
+    /// Reads the same head as the fast lane does and as hyper does.
     fn read_both(lines: &[(&str, Vec<u8>)]) -> (Fields, Fields) {
         let mut text = BytesMut::new();
         let mut spans = Vec::new();
@@ -313,7 +312,7 @@ mod tests {
     fn check(lines: &[(&str, Vec<u8>)]) {
         let (noted, mapped) = read_both(lines);
         for field in FIELDS {
-            // Lists are joined by the one and left to hyper by the other.
+            // A repeated list field is joined in one case, and left to hyper in the other.
             if !(field.is_list() && noted.is_doubled(field)) {
                 assert_eq!(noted.get(field), mapped.get(field), "{field:?} of {lines:?}");
                 assert_eq!(noted.text(field), mapped.text(field), "{field:?} of {lines:?}");

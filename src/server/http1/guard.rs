@@ -1,27 +1,27 @@
-//! Who may call from where: Host and Origin (MCP 2025-11-25, transports, security warning).
+//! Checks Host and Origin (MCP 2025-11-25, transports, security warning).
 //!
-//! A web page that resolves its own name to 127.0.0.1 reaches a local gateway with a foreign Host; one that
-//! calls the address has a foreign Origin. Both are refused.
+//! A web page that resolves its own name to 127.0.0.1 reaches a local gateway with a foreign Host. A web page
+//! that uses the address has a foreign Origin. Both are refused.
 
 use http::HeaderValue;
 
-use super::activity::Control;
+use super::activity::ConnectionActivity;
 use super::fields::{Field, Fields};
 use crate::server::config::Config;
 use metamcp_core::base::{Fault, FaultKind};
 
-/// What is allowed, prepared once.
-pub struct Guard {
-    /// Lower case, without port: beside loopback names.
+/// The allowed hosts and origins.
+pub struct OriginGuard {
+    /// Allowed besides loopback names. Lower case, without port.
     hosts: Vec<String>,
-    /// Lower case, `scheme://host[:port]`: beside loopback ones.
+    /// Allowed besides loopback origins. Lower case, `scheme://host[:port]`.
     origins: Vec<String>,
-    /// Bound to every address, and no name configured: by which name it is reached is not known.
+    /// Whether the gateway listens on every address and no host is configured: the names it is reached by are
+    /// then unknown.
     any_host: bool,
 }
 
-impl Guard {
-    /// From the configuration.
+impl OriginGuard {
     pub fn new(config: &Config) -> Self {
         let mut hosts: Vec<_> = config.hosts.iter().map(|host| host.to_ascii_lowercase()).collect();
         let any_host = config.listen.ip().is_unspecified() && hosts.is_empty();
@@ -32,7 +32,7 @@ impl Guard {
         Self { hosts, origins, any_host }
     }
 
-    /// Refuses a foreign Host or Origin. `authority`: that of the request's target, when it has one.
+    /// Refuses a foreign Host or Origin. `authority`: the authority of the request target, if it has one.
     pub fn check(&self, fields: &Fields, authority: Option<&str>) -> Result<(), Fault> {
         if !self.host_allowed(fields, authority) {
             return Err(Fault::client(
@@ -50,20 +50,21 @@ impl Guard {
         }
     }
 
-    /// Likewise, for a request on a connection. A client names the same Host with every request.
-    pub fn check_on(&self, control: &Control, fields: &Fields, authority: Option<&str>) -> Result<(), Fault> {
+    /// As [`Self::check`], with the connection's last Host as a shortcut: a client sends the same one with
+    /// every request.
+    pub fn check_on(&self, activity: &ConnectionActivity, fields: &Fields, authority: Option<&str>) -> Result<(), Fault> {
         let host = fields.get(Field::Host).filter(|_| authority.is_none() && !fields.is_doubled(Field::Host));
-        if !fields.has(Field::Origin) && host.is_some_and(|host| *control.host.borrow() == host) {
+        if !fields.has(Field::Origin) && host.is_some_and(|host| *activity.host.borrow() == host) {
             return Ok(());
         }
         self.check(fields, authority)?;
         if let Some(host) = host {
-            host.clone_into(&mut control.host.borrow_mut());
+            host.clone_into(&mut activity.host.borrow_mut());
         }
         Ok(())
     }
 
-    /// The Origin to be named in a CORS answer, when it may call.
+    /// The Origin for a CORS response, if it is allowed.
     pub fn allowed_origin(&self, fields: &Fields) -> Option<HeaderValue> {
         let origin = fields.text(Field::Origin)?;
         self.origin_allowed(origin).then(|| fields.value(Field::Origin)).flatten()
@@ -71,8 +72,8 @@ impl Guard {
 
     fn host_allowed(&self, fields: &Fields, authority: Option<&str>) -> bool {
         let Ok(host) = single(fields, Field::Host) else { return false };
-        // HTTP/2 has the authority in the URI; so has an absolute-form HTTP/1.1 request, which must then
-        // agree with Host (RFC 9112, section 3.2.2).
+        // HTTP/2 has the authority in the URI. So has a request in absolute form, whose Host must then agree
+        // (RFC 9112, section 3.2.2).
         let name = match (host, authority) {
             (Some(host), Some(authority)) if host.eq_ignore_ascii_case(authority) => host,
             (Some(host), None) => host,
@@ -92,7 +93,7 @@ impl Guard {
     }
 }
 
-/// The one value of a field; an error when there are several, or when it is not ASCII.
+/// The only value of a field. Fails if there are several, or if it is not ASCII.
 fn single(fields: &Fields, field: Field) -> Result<Option<&str>, ()> {
     match (fields.text(field), fields.has(field)) {
         _ if fields.is_doubled(field) => Err(()),
@@ -101,7 +102,7 @@ fn single(fields: &Fields, field: Field) -> Result<Option<&str>, ()> {
     }
 }
 
-/// `host` of `host[:port]`, without the brackets of an IPv6 address; `None` for anything else.
+/// The `host` of `host[:port]`, without the brackets of an IPv6 address. `None` if the text has another form.
 fn host_of(authority: &str) -> Option<&str> {
     let (host, port) = match authority.strip_prefix('[') {
         Some(rest) => {
@@ -158,7 +159,7 @@ pub(in crate::server) mod tests {
         }
         let (head, ()) = request.body(()).expect("a request").into_parts();
         let authority = head.uri.authority().map(http::uri::Authority::as_str);
-        let guard = Guard::new(&config("127.0.0.1:12009"));
+        let guard = OriginGuard::new(&config("127.0.0.1:12009"));
         assert_eq!(
             guard.check(&Fields::from_map(&head.headers), authority).is_ok(),
             expected,

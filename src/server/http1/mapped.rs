@@ -1,7 +1,7 @@
-//! Large bodies of requests, in anonymous memory maps: a few of them do not swell the heap for good.
+//! Large request bodies in anonymous memory maps, so that a few of them do not grow the heap for good.
 //!
-//! A map costs more than what is put into it: the kernel clears and maps each page when it is first touched. So each worker
-//! keeps the last one for the next body, until a second has passed in which none came.
+//! Creating a map costs more than filling it: the kernel clears and maps each page on the first access. Each
+//! worker therefore keeps the last map for the next body, until a second passes in which none arrives.
 
 use std::cell::RefCell;
 use std::io;
@@ -9,10 +9,10 @@ use std::io;
 use bytes::Bytes;
 use memmap2::MmapMut;
 
-/// A map that is bigger is not kept: four times the usual bound on a body, in each worker.
+/// Larger maps are not kept. Four times the default bound of a body, per worker.
 const KEPT_BYTES_MAX: usize = 16 << 20;
 
-/// Sizes of maps are multiples of it, so that the next body fits that is a little longer. What is not touched costs nothing.
+/// Map sizes are rounded up to this, so that a slightly longer body still fits. Untouched pages cost nothing.
 const STEP_BYTES: usize = 1 << 20;
 
 thread_local! {
@@ -21,22 +21,22 @@ thread_local! {
 
 struct Spare {
     map: Option<MmapMut>,
-    /// Whether it came since the last sweep.
+    /// Whether the map was kept since the last sweep.
     is_fresh: bool,
-    /// Whether somebody looks after it on this thread: on others nothing is kept.
+    /// Whether this thread calls [`sweep`]. Other threads keep no map.
     is_worker: bool,
 }
 
-/// A body as it is filled.
-pub struct Mapped {
-    /// Always there, until it is given back.
+/// A body that is being filled.
+pub struct MappedBuffer {
+    /// `Some` until it is dropped.
     map: Option<MmapMut>,
     room: usize,
     filled: usize,
 }
 
-impl Mapped {
-    /// With room for so many bytes.
+impl MappedBuffer {
+    /// Provides `bytes` bytes of capacity.
     pub fn with_room(bytes: usize) -> io::Result<Self> {
         let spare = SPARE.with_borrow_mut(|spare| spare.map.take_if(|map| map.len() >= bytes));
         let map = match spare {
@@ -46,7 +46,7 @@ impl Mapped {
         Ok(Self { map: Some(map), room: bytes, filled: 0 })
     }
 
-    /// Puts these behind what is there; says whether there was room for them.
+    /// Appends bytes. Returns false if they exceed the capacity.
     #[must_use]
     pub fn put(&mut self, bytes: &[u8]) -> bool {
         let end = self.filled.saturating_add(bytes.len());
@@ -56,22 +56,22 @@ impl Mapped {
         true
     }
 
-    /// What was put there, which is all that anybody sees: behind it may be what was in an earlier body.
+    /// Returns the appended bytes only: the map may contain an earlier body after them.
     pub fn freeze(self) -> Bytes {
         Bytes::from_owner(self)
     }
 }
 
-impl AsRef<[u8]> for Mapped {
+impl AsRef<[u8]> for MappedBuffer {
     fn as_ref(&self) -> &[u8] {
         self.map.as_ref().map_or(&[], |map| &map[..self.filled])
     }
 }
 
-impl Drop for Mapped {
+impl Drop for MappedBuffer {
     fn drop(&mut self) {
         let map = self.map.take().filter(|map| map.len() <= KEPT_BYTES_MAX);
-        // Where the thread ends, nobody is left to keep it.
+        // Fails while the thread exits, when there is nothing to keep the map for.
         let _ = SPARE.try_with(|spare| {
             let mut spare = spare.borrow_mut();
             let kept_bytes = spare.map.as_ref().map_or(0, |map| map.len());
@@ -82,7 +82,8 @@ impl Drop for Mapped {
     }
 }
 
-/// Gives a map back that was kept through a whole turn. Called every second by each worker; who does not call it keeps none.
+/// Frees a map that was not used since the last sweep. Each worker calls this once per second; a thread that
+/// does not call it keeps no map.
 pub fn sweep() {
     SPARE.with_borrow_mut(|spare| {
         spare.is_worker = true;
@@ -101,7 +102,7 @@ mod tests {
     }
 
     fn body(bytes: usize, with: u8) -> Bytes {
-        let mut mapped = Mapped::with_room(bytes).expect("there is memory");
+        let mut mapped = MappedBuffer::with_room(bytes).expect("there is memory");
         assert!(mapped.put(&vec![with; bytes]));
         assert!(!mapped.put(b"x"), "there is no room for more than was said");
         mapped.freeze()
@@ -112,7 +113,7 @@ mod tests {
         for bytes in [0, 1, STEP_BYTES - 1, STEP_BYTES, STEP_BYTES + 1] {
             assert!(body(bytes, b'a') == vec![b'a'; bytes], "{bytes}");
         }
-        let mut begun = Mapped::with_room(8).expect("there is memory");
+        let mut begun = MappedBuffer::with_room(8).expect("there is memory");
         assert!(begun.put(b"ab") && begun.put(b"cd") && !begun.put(b"efghi"));
         assert_eq!(begun.freeze(), "abcd");
     }
@@ -122,7 +123,7 @@ mod tests {
         sweep();
         drop(body(STEP_BYTES, b'a'));
         assert_eq!(kept_bytes(), STEP_BYTES);
-        let mut second = Mapped::with_room(8).expect("there is memory");
+        let mut second = MappedBuffer::with_room(8).expect("there is memory");
         assert_eq!(kept_bytes(), 0, "it was taken");
         assert!(second.put(b"b"));
         assert_eq!(second.freeze(), "b");

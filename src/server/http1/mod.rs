@@ -1,8 +1,9 @@
-//! The parts of HTTP/1.1 and of a connection that everything above uses: header fields, sockets, request bodies, queues.
+//! The parts of HTTP/1.1 and of a connection that all other folders use: header fields, sockets, request
+//! bodies, queues.
 //!
-//! The lowest floor of the server.
+//! The lowest layer of the server.
 //!
-//! Invariants: every buffer and queue has a bound.
+//! Invariant: every buffer and queue is bounded.
 //!
 //! Does not know: workers, responses, or MCP.
 

@@ -1,6 +1,6 @@
-//! Events on their way from those who make them to the one stream that passes them on, on one worker.
+//! A bounded queue of events from several producers to one stream, on one worker.
 //!
-//! Holds no room while it is empty, as nearly all of them are nearly always.
+//! An empty queue holds no memory, since nearly all queues are nearly always empty.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -10,48 +10,49 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use tokio::sync::Notify;
 
-/// Events made and not yet read by the client. Whoever makes more waits.
+/// Events that the client has not read. A producer that is further ahead waits.
 const EVENTS_MAX: usize = 64;
 
-/// Where events are put.
+/// The sending half of a queue.
 #[derive(Clone)]
-pub struct Sender(Rc<Queue>);
+pub struct EventSender(Rc<EventQueue>);
 
-/// Where they are taken.
-pub struct Receiver(Rc<Queue>);
+/// The receiving half of a queue.
+pub struct EventReceiver(Rc<EventQueue>);
 
 #[derive(Default)]
-struct Queue {
-    state: RefCell<State>,
-    /// Told when there is room, or nobody takes any more.
+struct EventQueue {
+    state: RefCell<QueueState>,
+    /// Notified when there is room, or the receiver is dropped.
     room: Notify,
 }
 
 #[derive(Default)]
-struct State {
+struct QueueState {
     events: VecDeque<Bytes>,
     waker: Option<Waker>,
     is_left: bool,
 }
 
-/// Nobody takes what is sent.
+/// The receiver was dropped.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Left;
+pub struct ReceiverDropped;
 
-/// An empty one.
-pub fn queue() -> (Sender, Receiver) {
-    let queue = Rc::<Queue>::default();
-    (Sender(Rc::clone(&queue)), Receiver(queue))
+/// Creates an empty queue.
+pub fn queue() -> (EventSender, EventReceiver) {
+    let queue = Rc::<EventQueue>::default();
+    (EventSender(Rc::clone(&queue)), EventReceiver(queue))
 }
 
-impl Sender {
-    /// Puts an event behind the others, as soon as there is room. Cancel safe: it is in the queue as a whole or not.
-    pub async fn send(&self, event: Bytes) -> Result<(), Left> {
+impl EventSender {
+    /// Appends an event, and waits for room if necessary. Cancel safe: the event is in the queue completely
+    /// or not at all.
+    pub async fn send(&self, event: Bytes) -> Result<(), ReceiverDropped> {
         loop {
             {
                 let mut state = self.0.state.borrow_mut();
                 if state.is_left {
-                    return Err(Left);
+                    return Err(ReceiverDropped);
                 }
                 if state.events.len() < EVENTS_MAX {
                     state.events.push_back(event);
@@ -61,19 +62,19 @@ impl Sender {
                     return Ok(());
                 }
             }
-            // Nobody else runs until this waits.
+            // The worker is single-threaded, so no notification is missed between the check and the wait.
             self.0.room.notified().await;
         }
     }
 }
 
-impl Receiver {
-    /// Another hand that puts in.
-    pub fn sender(&self) -> Sender {
-        Sender(Rc::clone(&self.0))
+impl EventReceiver {
+    /// Creates another sender.
+    pub fn sender(&self) -> EventSender {
+        EventSender(Rc::clone(&self.0))
     }
 
-    /// The next event.
+    /// Polls for the next event.
     pub fn poll(&mut self, cx: &Context<'_>) -> Poll<Bytes> {
         let mut state = self.0.state.borrow_mut();
         let Some(event) = state.events.pop_front() else {
@@ -91,7 +92,7 @@ impl Receiver {
     }
 }
 
-impl Drop for Receiver {
+impl Drop for EventReceiver {
     fn drop(&mut self) {
         let mut state = self.0.state.borrow_mut();
         state.is_left = true;
@@ -108,7 +109,7 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(receiver: &mut Receiver, expected: Option<u8>) {
+    fn check(receiver: &mut EventReceiver, expected: Option<u8>) {
         let cx = Context::from_waker(Waker::noop());
         let got = match receiver.poll(&cx) {
             Poll::Ready(event) => event.first().copied(),
@@ -143,6 +144,6 @@ mod tests {
         let mut late = Box::pin(sender.send(Bytes::new()));
         assert_eq!(late.as_mut().now_or_never(), None);
         drop(receiver);
-        assert_eq!(late.now_or_never(), Some(Err(Left)));
+        assert_eq!(late.now_or_never(), Some(Err(ReceiverDropped)));
     }
 }

@@ -1,4 +1,4 @@
-//! The body of a request, up to the cap and within its time.
+//! Receives a request body within its size limit and timeout, and checks the media types.
 
 use std::future::{Future as _, poll_fn};
 use std::pin::{Pin, pin};
@@ -9,23 +9,23 @@ use hyper::body::{Body, Incoming};
 use tokio::time::timeout;
 
 use super::fields::{Field, Fields};
-use super::mapped::Mapped;
+use super::mapped::MappedBuffer;
 use crate::server::config::Config;
 use metamcp_core::base::{Fault, FaultKind};
 use metamcp_core::protocol::header;
 
-/// A request's body.
+/// The body of a request.
 pub enum RequestBody {
-    /// It is here, and not over the cap.
+    /// The whole body, within the size limit.
     Whole(Bytes),
-    /// hyper reads it.
+    /// The body is still to be read from hyper.
     Streamed(Incoming),
 }
 
-/// From here on a body lies in an anonymous memory map.
+/// Bodies from this length on are stored in an anonymous memory map.
 const MAPPED_FROM_BYTES: usize = 1 << 20;
 
-/// Whether a POST says that it carries JSON and takes both forms of an answer.
+/// Checks that a POST carries JSON, and that the client accepts both forms of a response.
 pub fn negotiate(fields: &Fields) -> Result<(), Fault> {
     if fields.has(Field::ContentEncoding) {
         return Err(Fault::client(
@@ -36,7 +36,7 @@ pub fn negotiate(fields: &Fields) -> Result<(), Fault> {
     if !fields.get(Field::ContentType).is_some_and(header::is_json) {
         return Err(Fault::client(FaultKind::UnsupportedMedia, "send `Content-Type: application/json`"));
     }
-    // Nearly every client sends just this.
+    // The value that nearly every client sends.
     let is_usual = fields.get(Field::Accept) == Some(header::ACCEPT_BOTH.as_bytes());
     let takes_both = || accepts(fields, header::JSON) && accepts(fields, header::EVENT_STREAM);
     if !is_usual && !takes_both() {
@@ -48,7 +48,7 @@ pub fn negotiate(fields: &Fields) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Whether the client takes an answer of that type.
+/// Whether the client accepts a media type.
 pub fn accepts(fields: &Fields, wanted: &str) -> bool {
     let (kind, _) = wanted.split_once('/').unwrap_or_default();
     fields.text(Field::Accept).unwrap_or_default().split(',').any(|range| {
@@ -59,9 +59,9 @@ pub fn accepts(fields: &Fields, wanted: &str) -> bool {
     })
 }
 
-/// Takes the whole body of a message.
+/// Receives the whole body of a message.
 ///
-/// Not cancel safe: what was read is lost, and the connection with it.
+/// Not cancel safe: bytes that were read are lost, and the connection is unusable.
 pub async fn receive(config: &Config, fields: &Fields, body: RequestBody) -> Result<Bytes, Fault> {
     match body {
         RequestBody::Whole(body) => Ok(body),
@@ -69,20 +69,21 @@ pub async fn receive(config: &Config, fields: &Fields, body: RequestBody) -> Res
     }
 }
 
-/// Takes the whole body. One that comes in one read is used where it lies. Not cancel safe, likewise.
+/// Receives the whole body. A body that arrives in one read is not copied. Not cancel safe, for the same
+/// reason.
 pub async fn collect(
     config: &Config,
     bytes_max: usize,
     fields: &Fields,
     body: &mut Incoming,
 ) -> Result<Bytes, Fault> {
-    // Refused before a byte is read, when its length is said.
+    // Refuse before reading a byte, if the length is known.
     let said = fields.text(Field::ContentLength).and_then(|value| value.parse::<u64>().ok());
     if said.is_some_and(|bytes| bytes > bytes_max as u64) {
         return Err(too_large(bytes_max));
     }
     let mut collecting = pin!(collect_all(bytes_max, body, said));
-    // Nearly every body has come with its head, and needs no clock.
+    // Nearly every body has arrived together with its head, and needs no timer.
     if let Poll::Ready(collected) = poll_fn(|cx| Poll::Ready(collecting.as_mut().poll(cx))).await {
         return collected;
     }
@@ -114,11 +115,12 @@ async fn collect_buffered(bytes_max: usize, first: Bytes, body: &mut Incoming) -
     check_length(bytes_max, whole.freeze())
 }
 
-/// Into a map of the length that was said; hyper hands out no byte more, and errs on fewer.
+/// Collects into a memory map of the announced length. hyper returns no byte more, and fails if there are
+/// fewer.
 async fn collect_mapped(first: Bytes, body: &mut Incoming, length: usize) -> Result<Bytes, Fault> {
     let full =
         |error| Fault::gateway(FaultKind::Overloaded, "no memory for a body of this size").with_source(error);
-    let mut mapped = Mapped::with_room(length).map_err(full)?;
+    let mut mapped = MappedBuffer::with_room(length).map_err(full)?;
     let mut next = Some(first);
     while let Some(bytes) = next {
         if !mapped.put(&bytes) {

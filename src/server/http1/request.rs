@@ -1,4 +1,4 @@
-//! A request to an endpoint, before anything of it was checked.
+//! A request to an endpoint, before any check.
 
 use std::sync::Arc;
 
@@ -9,16 +9,12 @@ use super::fields::Fields;
 use super::receive::RequestBody;
 use crate::route::Endpoint;
 
-/// A request to an endpoint, whoever read its head.
-pub struct Asked {
-    /// What is to be done.
+/// A request to an endpoint, parsed by the fast lane or by hyper.
+pub struct EndpointRequest {
     pub method: Method,
-    /// The authority of the target, when it has one.
+    /// The authority of the request target, if it has one.
     pub authority: Option<Authority>,
-    /// Where.
     pub endpoint: Arc<Endpoint>,
-    /// The header fields.
     pub fields: Fields,
-    /// The body.
     pub body: RequestBody,
 }

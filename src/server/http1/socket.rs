@@ -1,4 +1,4 @@
-//! A client's byte stream, whatever it is made of.
+//! The byte stream of a client connection.
 
 use std::io::{self, Write as _};
 use std::pin::Pin;
@@ -11,60 +11,63 @@ use tokio_rustls::server::TlsStream;
 
 use crate::runtime::poll_write_gathered;
 
-/// A client's byte stream.
+/// The byte stream of a client connection: plain TCP, TLS, or a Unix socket.
 pub enum Socket {
     Tcp(TcpStream),
     /// Boxed: its state is a hundred times the size of a socket.
     Tls(Box<TlsStream<TcpStream>>),
-    /// Of this process itself, on the private socket.
+    /// A connection of this process to itself, through the private socket.
     Unix(UnixStream),
 }
 
-/// What a response is written to.
-pub trait Sink: AsyncWrite + Unpin {
-    /// Writes where much more is about to follow: how much of it goes out at once is the sink's business.
+/// A destination of responses.
+pub trait ResponseSink: AsyncWrite + Unpin {
+    /// Writes bytes that more will follow soon. The sink may delay them to combine them with those.
     fn poll_write_on(&mut self, cx: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
         Pin::new(self).poll_write_vectored(cx, slices)
     }
 }
 
-/// A socket that the runtime does not watch. What it cannot do at once is pending, and nobody is woken.
-pub struct Still<'a>(pub &'a std::net::TcpStream);
+/// A socket that is not registered with the runtime. An operation that would block returns pending, without
+/// waking the task later.
+pub struct UnwatchedSocket<'a>(pub &'a std::net::TcpStream);
 
 impl Socket {
-    /// Whether it is known without reading that nothing has come, and the task is woken when something does.
+    /// Whether no bytes have arrived, as far as that is known without reading. If so, the task is woken when
+    /// some arrive.
     pub fn is_silent(&self, cx: &mut Context<'_>) -> bool {
         match self {
             Self::Tcp(tcp) => tcp.poll_read_ready(cx).is_pending(),
-            // What has come may lie in the session.
+            // The TLS session may have buffered bytes.
             Self::Tls(_) => false,
             Self::Unix(unix) => unix.poll_read_ready(cx).is_pending(),
         }
     }
 
-    /// Whether it can do without the runtime for a while. The state of TLS belongs to its socket.
+    /// Whether the socket can be detached from the runtime. TLS state cannot be separated from its socket.
     pub fn can_be_still(&self) -> bool {
         matches!(self, Self::Tcp(_))
     }
 
-    /// The same, which the runtime does not watch any more; `None` when it cannot be, or is gone.
+    /// Detaches the socket from the runtime. `None` if that is not possible.
     pub fn into_std(self) -> Option<std::net::TcpStream> {
         let Self::Tcp(tcp) = self else { return None };
         tcp.into_std().ok()
     }
 
-    /// One that was still, which the runtime watches again; `None` when it cannot.
+    /// Attaches a detached socket to the runtime. `None` if that fails.
     pub fn from_std(still: std::net::TcpStream) -> Option<Self> {
         TcpStream::from_std(still).ok().map(Self::Tcp)
     }
 }
 
-impl Sink for Socket {
-    /// Of a TCP connection the kernel sends full segments only, and the rest with what follows (`MSG_MORE`, send(2)): else
-    /// each write ends in a segment of a few bytes, which costs as much as a full one.
+impl ResponseSink for Socket {
+    /// On TCP the kernel only sends full segments, and the rest together with the next write (`MSG_MORE`,
+    /// send(2)). Otherwise each write would end in a segment of a few bytes, which costs as much as a full
+    /// one.
     fn poll_write_on(&mut self, cx: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let Self::Tcp(tcp) = self else { return Pin::new(self).poll_write_vectored(cx, slices) };
-        // Each turn but the last finds that the runtime was wrong about the socket.
+        // Each iteration but the last finds that the socket was not writable after all.
         loop {
             ready!(tcp.poll_write_ready(cx))?;
             let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
@@ -77,9 +80,9 @@ impl Sink for Socket {
     }
 }
 
-impl Sink for Still<'_> {}
+impl ResponseSink for UnwatchedSocket<'_> {}
 
-/// What would block is pending.
+/// Maps an operation that would block to pending.
 fn at_once<T>(done: io::Result<T>) -> Poll<io::Result<T>> {
     match done {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
@@ -87,7 +90,7 @@ fn at_once<T>(done: io::Result<T>) -> Poll<io::Result<T>> {
     }
 }
 
-impl AsyncWrite for Still<'_> {
+impl AsyncWrite for UnwatchedSocket<'_> {
     fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         at_once(self.0.write(bytes))
     }
@@ -172,10 +175,10 @@ mod tests {
 
     use super::*;
 
-    /// For what is on its way to be there.
+    /// How long sent bytes may take to arrive.
     const PATIENCE: Duration = Duration::from_secs(10);
 
-    /// A connection as clients have it, and its other side.
+    /// A client connection, and its other side.
     fn pair() -> (Socket, Client) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
         let client = Client::connect(listener.local_addr().expect("it has an address")).expect("it listens");
@@ -191,7 +194,7 @@ mod tests {
         poll_fn(|cx| socket.poll_write_on(cx, &slices)).await.expect("the other side is there")
     }
 
-    /// Whether the kernel sent nothing before there was more, and then everything.
+    /// Whether the kernel sent nothing before the next write, and then everything.
     async fn waits_for_more() -> bool {
         let (mut socket, mut client) = pair();
         assert_eq!(write_on(&mut socket, &[b"fir", b"st, "]).await, 7);
@@ -207,7 +210,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_written_on_goes_out_with_what_follows() {
-        // The kernel waits 200 ms at most; a test that is not let run for so long has seen nothing, and looks again.
+        // The kernel waits for at most 200 ms. If the test does not run for that long, it proves nothing, so
+        // it tries again.
         for _ in 0..10 {
             if waits_for_more().await {
                 return;

@@ -1,9 +1,9 @@
-//! What concerns every event stream of a worker, told to all of them at once: keys, servers, lists or the phase changed.
-//! And what concerns each at its own time: that it was silent for as long as it may be.
+//! Wakes the event streams of a worker: all of them when keys, servers, lists or the phase change, and each
+//! one when it has been silent for the keep-alive period.
 //!
-//! A stream has a rope in place of a timer and of a place among those who wait for each of these.
+//! A registration replaces a timer and several subscriptions per stream.
 //!
-//! Does not know: what changed. Whoever is woken looks.
+//! Does not know: what changed. A stream that is woken finds out itself.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -14,47 +14,48 @@ use std::time::Duration;
 use foldhash::fast::RandomState;
 use tokio::time::Instant;
 
-/// The bell of one worker.
+/// The registered event streams of one worker.
 pub struct StreamWakeups {
     ropes: RefCell<HashMap<u32, Slot, RandomState>>,
     next: Cell<u32>,
-    /// How often it was rung.
+    /// The number of changes so far.
     rings: Cell<u64>,
     start: Instant,
-    /// When it was last looked who is due, in tenths of a second since the start.
+    /// The time of the last tick, in tenths of a second since `start`.
     now: Cell<u32>,
-    /// The silence that a stream may keep, likewise.
+    /// The keep-alive period in tenths of a second.
     period: u32,
 }
 
-/// Small, for there are as many as streams, and a table of them may be nearly half empty.
+/// One stream. Small, since there are many streams, and up to half of the table may be empty.
 struct Slot {
     waker: Option<Waker>,
-    /// In tenths of a second since the bell's start: four billion are thirteen years.
+    /// When the stream is due for a keep-alive, in tenths of a second since `start`. Sufficient for thirteen
+    /// years.
     due: u32,
 }
 
-/// What a stream is woken for.
+/// Why a stream is woken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WakeReason {
-    /// Something changed that concerns all.
+    /// Something changed that may concern any stream.
     Changed,
-    /// It was silent for as long as it may be, as far as the bell knows.
+    /// The stream has been silent for the keep-alive period, as far as is known here.
     Due,
 }
 
-/// One stream's hold on the bell.
+/// The registration of one stream. Dropping it removes the stream.
 pub struct WakeupRegistration {
-    bell: Rc<StreamWakeups>,
+    stream_wakeups: Rc<StreamWakeups>,
     number: u32,
     heard: u64,
 }
 
-/// Room for fewer is not worth giving back.
+/// A table with less capacity is not shrunk.
 const ROOM_MIN: usize = 64;
 
 impl StreamWakeups {
-    /// For streams that may be silent for so long.
+    /// `period`: how long a stream may be silent.
     pub fn new(period: Duration) -> Rc<Self> {
         Rc::new(Self {
             ropes: RefCell::default(),
@@ -66,10 +67,10 @@ impl StreamWakeups {
         })
     }
 
-    /// A hold on it; what changed before is not told.
-    pub fn rope(self: &Rc<Self>) -> WakeupRegistration {
+    /// Registers a stream. It is only notified of later changes.
+    pub fn register(self: &Rc<Self>) -> WakeupRegistration {
         let mut ropes = self.ropes.borrow_mut();
-        // No worker has as many streams as there are numbers.
+        // No worker has as many streams as there are numbers, so this terminates.
         while ropes.contains_key(&self.next.get()) {
             self.next.set(self.next.get().wrapping_add(1));
         }
@@ -77,16 +78,16 @@ impl StreamWakeups {
         self.next.set(number.wrapping_add(1));
         ropes.insert(number, Slot { waker: None, due: self.after(Instant::now()) });
         drop(ropes);
-        WakeupRegistration { bell: Rc::clone(self), number, heard: self.rings.get() }
+        WakeupRegistration { stream_wakeups: Rc::clone(self), number, heard: self.rings.get() }
     }
 
-    /// Tells all streams that something changed.
-    pub fn ring(&self) {
+    /// Wakes all streams because something changed.
+    pub fn notify_all(&self) {
         self.rings.set(self.rings.get() + 1);
         self.wake(|_| true);
     }
 
-    /// Tells those that are due. To be called once a second or so: they are told that much too late.
+    /// Wakes the streams that are due. Called about once per second, which is how late a stream may be woken.
     pub fn tick(&self) {
         let now = tenths(self.start.elapsed());
         self.now.set(now);
@@ -97,7 +98,7 @@ impl StreamWakeups {
         }
     }
 
-    /// One period after that.
+    /// The time one period after `last`.
     fn after(&self, last: Instant) -> u32 {
         tenths(last.saturating_duration_since(self.start)).saturating_add(self.period)
     }
@@ -106,23 +107,23 @@ impl StreamWakeups {
         let mut ropes = self.ropes.borrow_mut();
         let meant = ropes.values_mut().filter(|slot| is_meant(slot));
         let wakers: Vec<Waker> = meant.filter_map(|slot| slot.waker.take()).collect();
-        // With the last waker may go what holds a rope.
+        // Waking may drop a registration, which borrows the table.
         drop(ropes);
         wakers.into_iter().for_each(Waker::wake);
     }
 }
 
 impl WakeupRegistration {
-    /// Ready when something is to be looked at; who is due is told once in each period.
+    /// Ready if something changed, or if the stream is due. A due stream is notified once per period.
     pub fn poll(&mut self, cx: &Context<'_>) -> Poll<WakeReason> {
-        let rings = self.bell.rings.get();
+        let rings = self.stream_wakeups.rings.get();
         if std::mem::replace(&mut self.heard, rings) != rings {
             return Poll::Ready(WakeReason::Changed);
         }
-        let mut ropes = self.bell.ropes.borrow_mut();
+        let mut ropes = self.stream_wakeups.ropes.borrow_mut();
         let Some(slot) = ropes.get_mut(&self.number) else { return Poll::Pending };
-        if slot.due <= self.bell.now.get() {
-            slot.due = self.bell.now.get().saturating_add(self.bell.period);
+        if slot.due <= self.stream_wakeups.now.get() {
+            slot.due = self.stream_wakeups.now.get().saturating_add(self.stream_wakeups.period);
             return Poll::Ready(WakeReason::Due);
         }
         if !slot.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
@@ -131,10 +132,10 @@ impl WakeupRegistration {
         Poll::Pending
     }
 
-    /// It is due no earlier than one period after that.
-    pub fn put_off(&self, last: Instant) {
-        if let Some(slot) = self.bell.ropes.borrow_mut().get_mut(&self.number) {
-            slot.due = slot.due.max(self.bell.after(last));
+    /// Postpones the keep-alive to one period after `last`.
+    pub fn defer(&self, last: Instant) {
+        if let Some(slot) = self.stream_wakeups.ropes.borrow_mut().get_mut(&self.number) {
+            slot.due = slot.due.max(self.stream_wakeups.after(last));
         }
     }
 }
@@ -145,7 +146,7 @@ fn tenths(duration: Duration) -> u32 {
 
 impl Drop for WakeupRegistration {
     fn drop(&mut self) {
-        self.bell.ropes.borrow_mut().remove(&self.number);
+        self.stream_wakeups.ropes.borrow_mut().remove(&self.number);
     }
 }
 
@@ -166,7 +167,7 @@ mod tests {
         }
     }
 
-    /// What the stream is told, and how often it was woken so far.
+    /// Checks what the stream is notified of, and how often it was woken so far.
     #[track_caller]
     fn check(rope: &mut WakeupRegistration, count: &Arc<Count>, expected: (Poll<WakeReason>, usize)) {
         let waker = Waker::from(Arc::clone(count));
@@ -176,45 +177,45 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn streams_are_told_of_changes_and_of_their_silence() {
-        let bell = StreamWakeups::new(Duration::from_secs(15));
-        let (mut rope, count) = (bell.rope(), Arc::<Count>::default());
+        let stream_wakeups = StreamWakeups::new(Duration::from_secs(15));
+        let (mut rope, count) = (stream_wakeups.register(), Arc::<Count>::default());
         check(&mut rope, &count, (Poll::Pending, 0));
-        bell.ring();
-        bell.ring();
+        stream_wakeups.notify_all();
+        stream_wakeups.notify_all();
         check(&mut rope, &count, (Poll::Ready(WakeReason::Changed), 1));
         check(&mut rope, &count, (Poll::Pending, 1));
         tokio::time::advance(Duration::from_secs(14)).await;
-        bell.tick();
+        stream_wakeups.tick();
         check(&mut rope, &count, (Poll::Pending, 1));
         tokio::time::advance(Duration::from_secs(1)).await;
-        bell.tick();
+        stream_wakeups.tick();
         check(&mut rope, &count, (Poll::Ready(WakeReason::Due), 2));
         check(&mut rope, &count, (Poll::Pending, 2));
         tokio::time::advance(Duration::from_secs(10)).await;
-        rope.put_off(Instant::now());
+        rope.defer(Instant::now());
         tokio::time::advance(Duration::from_secs(14)).await;
-        bell.tick();
+        stream_wakeups.tick();
         check(&mut rope, &count, (Poll::Pending, 2));
-        let other = bell.rope();
-        assert_eq!(bell.ropes.borrow().len(), 2);
+        let other = stream_wakeups.register();
+        assert_eq!(stream_wakeups.ropes.borrow().len(), 2);
         drop((rope, other));
-        assert_eq!(bell.ropes.borrow().len(), 0);
+        assert_eq!(stream_wakeups.ropes.borrow().len(), 0);
     }
 
-    /// However short the silence that may be kept is, who is due is told once in each.
+    /// However short the period is, a due stream is notified once per period.
     #[tokio::test(start_paused = true)]
     async fn a_short_silence_is_a_tenth_of_a_second() {
-        let bell = StreamWakeups::new(Duration::from_millis(1));
-        // Numbers are used again, but none that is held.
-        bell.next.set(u32::MAX);
-        let (mut rope, count) = (bell.rope(), Arc::<Count>::default());
-        let other = bell.rope();
-        bell.next.set(u32::MAX);
-        let third = bell.rope();
+        let stream_wakeups = StreamWakeups::new(Duration::from_millis(1));
+        // Numbers are reused, except those of registered streams.
+        stream_wakeups.next.set(u32::MAX);
+        let (mut rope, count) = (stream_wakeups.register(), Arc::<Count>::default());
+        let other = stream_wakeups.register();
+        stream_wakeups.next.set(u32::MAX);
+        let third = stream_wakeups.register();
         assert_eq!([rope.number, other.number, third.number], [u32::MAX, 0, 1]);
         check(&mut rope, &count, (Poll::Pending, 0));
         tokio::time::advance(Duration::from_millis(100)).await;
-        bell.tick();
+        stream_wakeups.tick();
         check(&mut rope, &count, (Poll::Ready(WakeReason::Due), 1));
         check(&mut rope, &count, (Poll::Pending, 1));
     }

@@ -60,7 +60,10 @@ impl Call {
     pub fn is_task_request(&self) -> bool {
         // None of them is a method of which the gateway knows more.
         self.method.is_none()
-            && self.envelope.method.is_some_and(|method| method.decode_bytes(&self.body).starts_with(b"tasks/"))
+            && self
+                .envelope
+                .method
+                .is_some_and(|method| method.decode_bytes(&self.body).starts_with(b"tasks/"))
     }
 
     /// Whether the key may call the tool that is called: the same question that decides what it is listed.

@@ -10,7 +10,7 @@ use super::meter::Meter;
 use super::resolve::no_resource;
 use crate::catalog::View;
 use crate::server::reply::reply::{self, Reply};
-use crate::server::worker::Worker;
+use crate::server::worker::Metering;
 use crate::telemetry::metrics::OperationOutcome;
 use metamcp_core::base::{Fault, FaultKind, FaultOrigin, ServerName};
 
@@ -19,7 +19,7 @@ const CANDIDATE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Several servers that are asked for a resource, one after the other. It is one call, counted where it ended.
 pub struct Candidates<'a> {
-    worker: &'a Worker,
+    metering: &'a Metering,
     call: &'a Call,
     view: View,
     meter: Option<Meter>,
@@ -29,9 +29,9 @@ pub struct Candidates<'a> {
 
 impl<'a> Candidates<'a> {
     /// Nobody is asked yet.
-    pub fn new(worker: &'a Worker, call: &'a Call, view: View) -> Self {
+    pub fn new(metering: &'a Metering, call: &'a Call, view: View) -> Self {
         let last = no_resource(&call.text(call.envelope.params.uri).unwrap_or_default());
-        Self { worker, call, view, meter: None, last }
+        Self { metering, call, view, meter: None, last }
     }
 
     /// Asks the next one: its answer, when it has the resource.
@@ -42,8 +42,8 @@ impl<'a> Candidates<'a> {
     ) -> Option<Reply> {
         let server = &self.call.endpoint.servers[place];
         match &mut self.meter {
-            Some(meter) => meter.pass_on_to(self.worker, self.call, server),
-            meter => *meter = Meter::begin(self.worker, self.call, server, None, self.view),
+            Some(meter) => meter.pass_on_to(self.metering, self.call, server),
+            meter => *meter = Meter::begin(self.metering, self.call, server, None, self.view),
         }
         match timeout(CANDIDATE_TIMEOUT, asking).await {
             Ok(Ok(Some(message))) => {

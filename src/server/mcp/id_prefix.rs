@@ -63,7 +63,9 @@ pub fn pass(
 ) -> Passed {
     let Some(data) = event.data.filter(|data| !data.is_empty()) else { return Passed::Dropped };
     let Ok(envelope) = scanner.scan(&data) else { return Passed::Dropped };
-    if matches!(envelope.kind, MessageKind::Response | MessageKind::Error) && !take_awaited(&envelope, &data, awaited) {
+    if matches!(envelope.kind, MessageKind::Response | MessageKind::Error)
+        && !take_awaited(&envelope, &data, awaited)
+    {
         return Passed::Dropped;
     }
     let method = envelope.method.map(|method| method.decode_bytes(&data));

@@ -1,26 +1,24 @@
 //! What the gateway answers itself for an endpoint with several servers.
 
-use std::rc::Rc;
-
 use super::call::Call;
-use crate::catalog::{ListKind, Merged, Reason, View};
+use crate::catalog::{Catalog, ListKind, MergedLists, MissingReason, View};
 use crate::route::RoutedServer;
 use crate::server::reply::reply::{self, Reply};
-use crate::server::worker::Worker;
+use crate::server::worker::TopologyFollower;
 use metamcp_core::base::{Fault, FaultKind};
 use metamcp_core::protocol::Era;
 
 /// One page of a list, from the catalog.
-pub async fn list(worker: &Rc<Worker>, call: &Call, view: View, kind: ListKind) -> Result<Reply, Fault> {
-    let merged = worker.shared.catalog.merged(&call.endpoint, view).await;
+pub async fn list(catalog: &Catalog, call: &Call, view: View, kind: ListKind) -> Result<Reply, Fault> {
+    let merged = catalog.lists(&call.endpoint, view).await;
     all_of_other_era(&merged)?;
     let cursor = call.text(call.envelope.params.cursor);
     let listing = merged.listing(kind);
     let page = if call.lists_in_part() {
         let may = |tool: &str| call.identity.can_call_tool(&call.endpoint.scope, tool);
-        listing.result_of(kind, cursor.as_deref(), may)
+        listing.restricted_page_result(kind, cursor.as_deref(), may)
     } else {
-        listing.result(kind, cursor.as_deref())
+        listing.page_result(kind, cursor.as_deref())
     };
     let page = page.ok_or_else(|| {
         Fault::client(
@@ -32,21 +30,21 @@ pub async fn list(worker: &Rc<Worker>, call: &Call, view: View, kind: ListKind) 
 }
 
 /// `server/discover`.
-pub async fn discover(worker: &Rc<Worker>, call: &Call) -> Result<Reply, Fault> {
-    let merged = worker.shared.catalog.merged(&call.endpoint, View::Modern).await;
+pub async fn discover(catalog: &Catalog, topology: &TopologyFollower, call: &Call) -> Result<Reply, Fault> {
+    let merged = catalog.lists(&call.endpoint, View::Modern).await;
     // By now each was asked which eras it speaks.
     let hides =
-        |place: &RoutedServer| worker.pool(place).is_ok_and(|pool| pool.upstream().hides_era(Era::Modern));
+        |place: &RoutedServer| topology.pool(place).is_ok_and(|pool| pool.upstream().hides_era(Era::Modern));
     if call.endpoint.servers.iter().any(hides) {
         return Err(legacy_only());
     }
     Ok(reply::result(&call.id(), merged.discover_result()))
 }
 
-fn all_of_other_era(merged: &Merged) -> Result<(), Fault> {
+fn all_of_other_era(merged: &MergedLists) -> Result<(), Fault> {
     let none_else = !merged.missing.is_empty()
         && merged.missing.len() == merged.generations.len()
-        && merged.missing.iter().all(|missing| missing.reason == Reason::OtherEra);
+        && merged.missing.iter().all(|missing| missing.reason == MissingReason::OtherEra);
     if none_else { Err(legacy_only()) } else { Ok(()) }
 }
 

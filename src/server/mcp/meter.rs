@@ -7,9 +7,9 @@ use std::time::Instant;
 use super::call::Call;
 use super::trace;
 use crate::catalog::View;
-use crate::journal::usage::{Count, OTHER, Slot, told};
+use crate::journal::usage::{CallCounts, CounterSlot, OTHER, tool_label};
 use crate::route::{EndpointShape, RoutedServer};
-use crate::server::worker::Worker;
+use crate::server::worker::Metering;
 use crate::telemetry::metrics::{OperationOutcome, UpstreamOperation};
 use metamcp_core::base::FaultKind;
 use metamcp_core::protocol::McpMethod;
@@ -17,12 +17,12 @@ use metamcp_core::protocol::McpMethod;
 /// One call of a server's, until it is counted. Dropped before its answer has passed, it counts as failed.
 pub struct Meter {
     /// `None` where usage is not counted.
-    slot: Option<Slot>,
+    slot: Option<CounterSlot>,
     /// `None` where there are no metrics.
     exchange: Option<UpstreamOperation>,
     began: Instant,
     /// What is still to be added.
-    count: Count,
+    count: CallCounts,
     ended: bool,
     /// Whether some of an answer has passed that nobody here reads: whoever leaves then may have all it wanted.
     may_be_answered: bool,
@@ -32,7 +32,7 @@ impl Meter {
     /// Of a message that goes to a server, under its own name for what is asked for where that is another; `None`
     /// where nothing is counted.
     pub fn begin(
-        worker: &Worker,
+        metering: &Metering,
         call: &Call,
         server: &RoutedServer,
         original_name: Option<&str>,
@@ -41,28 +41,28 @@ impl Meter {
         if !call.is_request() {
             return None;
         }
-        let slot = worker.counters.as_ref().map(|counters| {
-            let tool = tool(worker, call, original_name, view);
+        let slot = metering.counters.as_ref().map(|counters| {
+            let tool = tool(metering, call, original_name, view);
             counters.slot(call.identity.key_id().as_str(), server.name.as_str(), &tool)
         });
         let method = call.method.map(McpMethod::index);
-        let exchange = worker.metrics.as_ref().map(|metrics| {
+        let exchange = metering.metrics.as_ref().map(|metrics| {
             let exchange = UpstreamOperation::begin(metrics, server.label, method);
             let is_traced = call.trace.is_some();
             let span =
-                is_traced.then(|| trace::begin_exchange(worker, call, server.name.as_str(), original_name));
+                is_traced.then(|| trace::begin_exchange(metering, call, server.name.as_str(), original_name));
             exchange.traced_by(span.flatten())
         });
         if slot.is_none() && exchange.is_none() {
             return None;
         }
-        let count = Count { calls: 1, bytes_in: call.body.len() as u64, ..Count::default() };
+        let count = CallCounts { calls: 1, bytes_in: call.body.len() as u64, ..CallCounts::default() };
         Some(Self { slot, exchange, began: Instant::now(), count, ended: false, may_be_answered: false })
     }
 
     /// The server that was asked does not have it, and this one is asked now: a call is counted once, where it ended.
-    pub fn pass_on_to(&mut self, worker: &Worker, call: &Call, server: &RoutedServer) {
-        if let Some(counters) = worker.counters.as_ref() {
+    pub fn pass_on_to(&mut self, metering: &Metering, call: &Call, server: &RoutedServer) {
+        if let Some(counters) = metering.counters.as_ref() {
             // What goes to one server after the other is no call of a tool.
             self.slot = Some(counters.slot(call.identity.key_id().as_str(), server.name.as_str(), ""));
         }
@@ -125,7 +125,7 @@ impl Drop for Meter {
 
 /// The server's own name for the tool that is called; empty for what is no call of a tool. A name that nobody
 /// listed is the client's own invention: such names are counted as one, or there would be no end of them.
-fn tool<'a>(worker: &Worker, call: &'a Call, original_name: Option<&'a str>, view: View) -> Cow<'a, str> {
+fn tool<'a>(metering: &Metering, call: &'a Call, original_name: Option<&'a str>, view: View) -> Cow<'a, str> {
     if call.method != Some(McpMethod::ToolsCall) {
         return Cow::Borrowed("");
     }
@@ -134,6 +134,6 @@ fn tool<'a>(worker: &Worker, call: &'a Call, original_name: Option<&'a str>, vie
         Some(original_name) => Cow::Borrowed(original_name),
     };
     let is_listed = call.endpoint.shape != EndpointShape::Single
-        || worker.shared.catalog.lists_tool(&call.endpoint, view, &name);
-    if is_listed && told(&name) == name { name } else { Cow::Borrowed(OTHER) }
+        || metering.catalog.has_tool(&call.endpoint, view, &name);
+    if is_listed && tool_label(&name) == name { name } else { Cow::Borrowed(OTHER) }
 }

@@ -7,6 +7,7 @@
 
 pub mod call;
 pub mod candidates;
+pub mod dispatch;
 pub mod id_prefix;
 pub mod local;
 pub mod meter;

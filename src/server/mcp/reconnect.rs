@@ -19,7 +19,7 @@ use crate::upstream::{
 use metamcp_core::protocol::header;
 
 /// What it takes to ask again.
-pub struct Again {
+pub struct UpstreamReconnect {
     pool: Rc<UpstreamPool>,
     /// The session at the server.
     ready: Arc<UpstreamSession>,
@@ -46,7 +46,7 @@ const WAIT: Duration = Duration::from_millis(100);
 const WAIT_MIN: Duration = Duration::from_millis(50);
 const WAIT_MAX: Duration = Duration::from_secs(30);
 
-impl Again {
+impl UpstreamReconnect {
     /// Of a call in that session, of whose answer nothing has come yet.
     pub fn new(pool: Rc<UpstreamPool>, ready: Arc<UpstreamSession>) -> Self {
         Self { pool, ready, last_event_id: None, wait: WAIT, is_spent: false, asking: None }

@@ -1,5 +1,6 @@
 //! A message on its way to a upstream, and its answer on the way back.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -15,11 +16,11 @@ use crate::server::worker::Worker;
 use crate::session::{MESSAGE_BYTES_MAX, read_terminal_message};
 use crate::telemetry::metrics::OperationOutcome;
 use crate::upstream::{
-    FailureStage, RequestKind, ResponseHead, UpstreamBody, UpstreamError, UpstreamId, UpstreamRequest,
-    UpstreamResponse,
+    FailureStage, RequestKind, ResponseHead, UpstreamBody, UpstreamError, UpstreamId, UpstreamPool,
+    UpstreamRequest, UpstreamResponse,
 };
 use metamcp_core::base::{Fault, FaultKind, ServerName};
-use metamcp_core::frame::{MessageKind as FrameKind, Span, splice};
+use metamcp_core::frame::{MessageKind as FrameKind, Scanner, Span, splice};
 use metamcp_core::protocol::header;
 
 /// An answer of this size or smaller is taken whole before its head is passed on, so that one that breaks
@@ -49,13 +50,12 @@ pub fn request_of(call: &Call, edits: &[(Span, Bytes)]) -> Result<UpstreamReques
 
 /// Sends, and waits for the head of the answer.
 pub async fn send(
-    worker: &Rc<Worker>,
-    place: &RoutedServer,
+    server: &RoutedServer,
+    pool: &Rc<UpstreamPool>,
     request: &UpstreamRequest,
     lane: RequestKind,
 ) -> Result<Box<UpstreamResponse>, Fault> {
-    let pool = worker.pool(place)?;
-    pool.send(request, lane).await.map_err(|error| error.into_fault(&place.name))
+    pool.send(request, lane).await.map_err(|error| error.into_fault(&server.name))
 }
 
 /// A response of an upstream, ready for the client.
@@ -96,7 +96,7 @@ pub async fn pass(
     match begun {
         Begun::Taken => Ok(Relayed::Reply(reply::accepted())),
         Begun::Refused(said) => {
-            let passed = pass_refusal(worker, &place.name, head.status, said);
+            let passed = pass_refusal(&worker.scanner, &place.name, head.status, said);
             let kind = passed.as_ref().err().map(|fault| fault.kind);
             held.meter.iter_mut().for_each(|meter| meter.fail(kind));
             passed.map(Relayed::Reply)
@@ -191,7 +191,7 @@ pub fn failed(meter: Option<&mut Meter>, fault: Fault) -> Fault {
 }
 
 /// The whole message of an answer, when it is a result: for asking several servers in turn.
-pub async fn result_of(worker: &Rc<Worker>, answered: Box<UpstreamResponse>) -> Option<Bytes> {
+pub async fn result_of(scanner: &RefCell<Scanner>, answered: Box<UpstreamResponse>) -> Option<Bytes> {
     let UpstreamResponse { head, body: mut answer } = *answered;
     let is_stream = head.is_event_stream();
     let message = if is_stream {
@@ -199,7 +199,7 @@ pub async fn result_of(worker: &Rc<Worker>, answered: Box<UpstreamResponse>) -> 
     } else {
         answer.collect(MESSAGE_BYTES_MAX).await.ok()?
     };
-    let envelope = worker.scanner.borrow_mut().scan(&message).ok()?;
+    let envelope = scanner.borrow_mut().scan(&message).ok()?;
     (envelope.kind == FrameKind::Response).then_some(message)
 }
 
@@ -238,12 +238,12 @@ async fn read_error(
 
 /// As the server said it, when that is an error of the protocol.
 pub fn pass_refusal(
-    worker: &Worker,
+    scanner: &RefCell<Scanner>,
     server: &ServerName,
     status: StatusCode,
     said: Bytes,
 ) -> Result<Reply, Fault> {
-    let scanned = worker.scanner.borrow_mut().scan(&said);
+    let scanned = scanner.borrow_mut().scan(&said);
     if !scanned.is_ok_and(|envelope| envelope.kind == FrameKind::Error) {
         return Err(bad_status(server, status));
     }

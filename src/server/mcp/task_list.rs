@@ -4,7 +4,7 @@
 //! no tasks of this client. A page ends when it is full; its cursor says where to go on, so nothing is kept
 //! between pages.
 
-use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -18,10 +18,11 @@ use tokio::time::{Instant, timeout};
 
 use super::call::Call;
 use super::tasks::TaskIds;
+use crate::auth::Sealer;
 use crate::route::RoutedServer;
 use crate::server::reply::reply::{self, Reply};
-use crate::server::worker::Worker;
-use crate::session::{BufferedRequest, Session, UpstreamSession, ask};
+use crate::server::worker::TopologyFollower;
+use crate::session::{BufferedRequest, Session, UpstreamSession, send_buffered};
 use metamcp_core::base::{Fault, FaultKind};
 use metamcp_core::protocol::McpMethod;
 
@@ -70,9 +71,14 @@ struct Page {
 }
 
 /// Answers `tasks/list`.
-pub async fn list(worker: &Rc<Worker>, call: &Call, session: &Session) -> Result<Reply, Fault> {
+pub async fn list(
+    topology: &TopologyFollower,
+    sealer: &Arc<Sealer>,
+    call: &Call,
+    session: &Session,
+) -> Result<Reply, Fault> {
     let lists =
-        |place: usize| session.upstream_session(place).ready().filter(|ready| ready.features.tasks.list);
+        |place: usize| session.upstream_slot(place).current().filter(|ready| ready.features.tasks.list);
     let invalid = || {
         Fault::client(
             FaultKind::InvalidParams,
@@ -86,7 +92,7 @@ pub async fn list(worker: &Rc<Worker>, call: &Call, session: &Session) -> Result
         from = session.endpoint.servers.iter().position(is_it).ok_or_else(invalid)?;
         cursor = own;
     }
-    let ids = TaskIds::new(worker, &call.identity, Some(session), &call.endpoint);
+    let ids = TaskIds::new(sealer, &call.identity, Some(session), &call.endpoint);
     let mut page = Page::default();
     let mut asked = 0;
     let begun = Instant::now();
@@ -100,7 +106,8 @@ pub async fn list(worker: &Rc<Worker>, call: &Call, session: &Session) -> Result
         }
         asked += 1;
         let before = cursor.take();
-        match timeout(ANSWER_TIMEOUT, fetch(worker, server, ready, before.as_deref())).await.ok().flatten() {
+        match timeout(ANSWER_TIMEOUT, fetch(topology, server, ready, before.as_deref())).await.ok().flatten()
+        {
             Some((items, next)) => {
                 items.iter().filter_map(|item| ids.item(&server.name, item)).for_each(|item| page.add(&item));
                 // One that leads to itself leads nowhere.
@@ -149,7 +156,7 @@ impl Page {
 
 /// One page of one server, and its own cursor of the next; `None` when it gives none.
 async fn fetch(
-    worker: &Rc<Worker>,
+    topology: &TopologyFollower,
     place: &RoutedServer,
     ready: &UpstreamSession,
     cursor: Option<&str>,
@@ -172,9 +179,13 @@ async fn fetch(
     let params = cursor.map_or_else(|| json!({}), |cursor| json!({"cursor": cursor}));
     let method = McpMethod::TasksList;
     let message = json!({"jsonrpc": "2.0", "id": id, "method": method.as_str(), "params": params});
-    let asked =
-        BufferedRequest { method, message: message.to_string().into(), ready: Some(ready), modern: None };
-    let heard = ask(&worker.pool(place).ok()?, asked).await.ok()?;
+    let asked = BufferedRequest {
+        method,
+        message: message.to_string().into(),
+        session: Some(ready),
+        modern_headers: None,
+    };
+    let heard = send_buffered(&topology.pool(place).ok()?, asked).await.ok()?;
     let Answer { result } = serde_json::from_slice(&heard.message).ok()?;
     let items = result.tasks.iter().map(|item| heard.message.slice_ref(item.get().as_bytes()));
     Some((items.collect(), result.next_cursor))

@@ -21,9 +21,8 @@ use serde_json::value::RawValue;
 use super::call::Call;
 use super::target::Target;
 use crate::auth::{Identity, Sealer};
-use crate::catalog::View;
+use crate::catalog::{Catalog, View};
 use crate::route::{Endpoint, OriginalName};
-use crate::server::worker::Worker;
 use crate::session::Session;
 use metamcp_core::base::{Fault, FaultKind, ServerName};
 use metamcp_core::frame::{Span, encode_header_value, json_string, splice};
@@ -56,17 +55,22 @@ pub struct TaskPass {
 
 impl TaskIds {
     /// Of one client on one endpoint.
-    pub fn new(worker: &Worker, identity: &Identity, session: Option<&Session>, endpoint: &Endpoint) -> Self {
+    pub fn new(
+        sealer: &Arc<Sealer>,
+        identity: &Identity,
+        session: Option<&Session>,
+        endpoint: &Endpoint,
+    ) -> Self {
         let mut holder = identity.key_id().as_bytes().to_vec();
         match session {
             Some(session) => {
                 holder.push(1);
-                holder.extend_from_slice(&session.seal.key.0);
+                holder.extend_from_slice(&session.claims.key.0);
             }
             None => holder.push(0),
         }
         holder.extend_from_slice(endpoint.scope.as_bytes());
-        Self { sealer: Arc::clone(worker.shared.auth.sealer()), holder: holder.into() }
+        Self { sealer: Arc::clone(sealer), holder: holder.into() }
     }
 
     /// What is told of a server's task.
@@ -184,8 +188,8 @@ impl TaskPass {
 }
 
 /// Whether a server of the endpoint has tasks, as far as is known.
-pub fn are_known(worker: &Worker, call: &Call, view: View) -> bool {
-    let merged = worker.shared.catalog.snapshot(&call.endpoint, view);
+pub fn are_known(catalog: &Catalog, call: &Call, view: View) -> bool {
+    let merged = catalog.snapshot(&call.endpoint, view);
     merged.is_none_or(|merged| match view {
         View::Modern => merged.features.tasks.extension,
         View::Legacy(_) => merged.features.tasks.calls,
@@ -194,22 +198,22 @@ pub fn are_known(worker: &Worker, call: &Call, view: View) -> bool {
 
 /// What the answers of a server without sessions need: when the client said that it knows tasks, and the
 /// server does too.
-pub fn modern(worker: &Worker, call: &Call, place: usize) -> Option<TaskPass> {
+pub fn modern(catalog: &Catalog, sealer: &Arc<Sealer>, call: &Call, place: usize) -> Option<TaskPass> {
     let is_about = call.is_task_request();
     if !is_about {
         let declares = call.method == Some(McpMethod::ToolsCall) && declares(call);
-        let merged = declares.then(|| worker.shared.catalog.snapshot(&call.endpoint, View::Modern))??;
+        let merged = declares.then(|| catalog.snapshot(&call.endpoint, View::Modern))??;
         merged.tasks.get(place).filter(|tasks| tasks.extension)?;
     }
-    Some(TaskPass::new(TaskIds::new(worker, &call.identity, None, &call.endpoint), true))
+    Some(TaskPass::new(TaskIds::new(sealer, &call.identity, None, &call.endpoint), true))
 }
 
 /// Likewise within a session, as soon as its server has tasks: what it says of them may come with any call.
-pub fn legacy(worker: &Worker, call: &Call, session: &Session, place: usize) -> Option<TaskPass> {
-    session.upstream_session(place).ready().filter(|ready| ready.features.tasks.calls)?;
+pub fn legacy(sealer: &Arc<Sealer>, call: &Call, session: &Session, place: usize) -> Option<TaskPass> {
+    session.upstream_slot(place).current().filter(|ready| ready.features.tasks.calls)?;
     let in_answer =
         call.is_task_request() || (call.method == Some(McpMethod::ToolsCall) && may_ask_for_a_task(call));
-    Some(TaskPass::new(TaskIds::new(worker, &call.identity, Some(session), &call.endpoint), in_answer))
+    Some(TaskPass::new(TaskIds::new(sealer, &call.identity, Some(session), &call.endpoint), in_answer))
 }
 
 /// Whether there may be a `params.task`: outside of the arguments the word stands somewhere.

@@ -13,7 +13,7 @@ use super::call::Call;
 use super::trace_position::Trace;
 use crate::route::EndpointShape;
 use crate::server::http1::fields::Field;
-use crate::server::worker::Worker;
+use crate::server::worker::Metering;
 use crate::telemetry::traces::{ActiveSpan, Span, SpanKind, SpanTarget, TraceContext, truncate_text};
 use metamcp_core::frame::{IdForm, Span as Place, StringSpan};
 use metamcp_core::protocol::{McpMethod, Revision};
@@ -42,11 +42,11 @@ struct Meta<'a> {
 const TRACESTATE_BYTES_MAX: usize = 512;
 
 /// Begins the span of a message, if it is to be traced; what goes on to servers says from now on that it is part of it.
-pub fn begin(worker: &Worker, call: &mut Call) -> Option<ActiveSpan> {
-    let tracer = worker.tracer.as_ref()?;
+pub fn begin(metering: &Metering, call: &mut Call) -> Option<ActiveSpan> {
+    let tracer = metering.tracer.as_ref()?;
     let said = Said::of(call);
     let parent = said.in_message.or(said.in_head);
-    let server = tracer.sample(parent, worker.now_s())?;
+    let server = tracer.sample(parent, metering.clock.now_s())?;
     let client = tracer.child_context(server);
     // What one server is asked goes on from the span of that; what several are told, from the message.
     let is_split = call.endpoint.shape != EndpointShape::Single
@@ -72,12 +72,12 @@ pub fn begin(worker: &Worker, call: &mut Call) -> Option<ActiveSpan> {
 
 /// Begins the span of what is asked of a server for a message that is traced, under its own name for what is asked for.
 pub fn begin_exchange(
-    worker: &Worker,
+    metering: &Metering,
     call: &Call,
     server: &str,
     original_name: Option<&str>,
 ) -> Option<ActiveSpan> {
-    let (trace, tracer) = (call.trace.as_ref()?, worker.tracer.as_ref()?);
+    let (trace, tracer) = (call.trace.as_ref()?, metering.tracer.as_ref()?);
     let span = of_call(call, trace.client, trace.tracestate.clone());
     let target = span.target.map(|target| match (target, original_name) {
         (SpanTarget::Tool(_), Some(name)) => SpanTarget::Tool(truncate_text(name)),
@@ -118,7 +118,9 @@ fn of_call(call: &Call, context: TraceContext, tracestate: Option<Box<str>>) -> 
         },
         id: call.envelope.id.map(|id| match id.form {
             IdForm::String => truncate_text(&StringSpan { span: id.span, escaped: true }.decode(&call.body)),
-            IdForm::Number | IdForm::Null => truncate_text(&String::from_utf8_lossy(id.span.slice(&call.body))),
+            IdForm::Number | IdForm::Null => {
+                truncate_text(&String::from_utf8_lossy(id.span.slice(&call.body)))
+            }
         }),
         protocol: revision.map(Revision::as_str),
         endpoint_or_server: truncate_text(&call.endpoint.display_name()),

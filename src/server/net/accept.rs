@@ -1,5 +1,5 @@
-//! Connections as they come in: in batches, so that a flood of them leaves the others their turn, and with an answer for
-//! those for which there is no descriptor left.
+//! Accepts connections: in batches, so that a flood of them does not starve the others, and also when no file
+//! descriptor is left.
 
 use std::fs::File;
 use std::io;
@@ -14,39 +14,36 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::server::http1::socket::Socket;
 
-/// A listening socket, before a runtime has it.
+/// A listening socket that is not registered with a runtime.
 pub enum Listening {
     Public(TcpListener),
     Private(UnixListener),
 }
 
-/// What comes in at one listening socket.
+/// Accepts the connections of one listening socket.
 pub struct Intake {
     listener: Listener,
-    /// Taken since others had their turn.
+    /// Connections accepted since the last yield.
     at_once: usize,
-    /// When it goes on, after there was no descriptor.
+    /// When to continue after an error.
     goes_on: Option<Instant>,
-    /// When that was last said.
+    /// When an error was last logged.
     said: Option<Instant>,
-    /// A descriptor that is given up when there is no other, for as long as it takes to close those that wait.
+    /// A spare descriptor. It is released while no other is left, to accept and close waiting connections.
     spare: Option<File>,
 }
 
-/// Then all others have their turn. A tenth of a millisecond's worth of accepting.
+/// Connections accepted before yielding: about a tenth of a millisecond of work.
 const AT_ONCE_MAX: usize = 16;
 
-/// After there was no descriptor: one becomes free when a connection ends, and not by asking again at once.
+/// The pause after an error. A descriptor becomes free when a connection ends, not by retrying at once.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Between two times that it is said.
+/// The minimum time between two log entries.
 const SAY_EVERY: Duration = Duration::from_mins(1);
 
 impl Intake {
-    /// Of that socket.
-    ///
-    /// # Errors
-    /// The runtime cannot watch it.
+    /// # Errors The runtime cannot register the socket.
     pub fn new(listening: Listening) -> io::Result<Self> {
         let listener = Listener::of(listening)?;
         Ok(Self { listener, at_once: 0, goes_on: None, said: None, spare: spare() })
@@ -86,13 +83,13 @@ impl Intake {
             self.said = Some(now);
             tracing::warn!(
                 %error,
-                "cannot accept connections. Where open files are lacking, new ones are closed until others end: allow more \
+                "cannot accept connections; if the limit on open files is reached, new ones are closed until others end: raise it \
                  (LimitNOFILE=, ulimit -Hn), or set server.connections_max lower"
             );
         }
     }
 
-    /// Closes some of those that wait in the kernel: they would wait there for as long as they like to.
+    /// Closes some of the connections that wait in the kernel's queue, where they would otherwise stay.
     fn turn_away(&mut self) {
         for _ in 0..AT_ONCE_MAX {
             self.spare = None;
@@ -107,8 +104,8 @@ impl Intake {
     }
 }
 
-/// Whether that one connection is gone or forbidden, and nothing is wrong with the next: Linux gives the errors of the new
-/// socket itself, too (accept(2)).
+/// Whether only this connection failed, and the next may succeed. Linux also reports pending errors of the
+/// new socket here (accept(2)).
 fn is_of_client(error: &io::Error) -> bool {
     Errno::from_io_error(error).is_some_and(|errno| {
         matches!(
@@ -128,17 +125,17 @@ fn is_of_client(error: &io::Error) -> bool {
     })
 }
 
-/// Whether neither this process nor the system has a descriptor left for it.
+/// Whether the process or the system has no descriptor left.
 fn lacks_files(error: &io::Error) -> bool {
     Errno::from_io_error(error).is_some_and(|errno| matches!(errno, Errno::MFILE | Errno::NFILE))
 }
 
-/// There may be none left for it; then nobody is turned away until there is.
+/// Fails if there is no descriptor; then no connection is closed until there is one.
 fn spare() -> Option<File> {
     File::open("/dev/null").ok()
 }
 
-/// A listening socket within a runtime.
+/// A listening socket that is registered with a runtime.
 enum Listener {
     Public(tokio::net::TcpListener),
     Private(tokio::net::UnixListener),
@@ -157,19 +154,19 @@ impl Listener {
         match self {
             Self::Public(listener) => {
                 let (tcp, _) = listener.accept().await?;
-                // A response is written whole, so there is nothing for Nagle's algorithm to gather. One that is gone
-                // already is found out by the first read.
+                // A response is written at once, so Nagle's algorithm has nothing to combine. If the client
+                // has left already, the first read notices.
                 let _ = tcp.set_nodelay(true);
                 Ok(Socket::Tcp(tcp))
             }
             Self::Private(listener) => loop {
                 let (stream, _) = listener.accept().await?;
-                // Nobody is asked for a key here.
+                // Requests on the private socket need no key.
                 let own = i32::try_from(std::process::id()).ok();
                 if stream.peer_cred().is_ok_and(|peer| peer.pid() == own) {
                     return Ok(Socket::Unix(stream));
                 }
-                tracing::warn!("another process came to the private socket; it was not let in");
+                tracing::warn!("refused a connection of another process to the private socket");
             },
         }
     }

@@ -1,8 +1,8 @@
-//! HTTP/1.1 with a client, as far as its requests have a usual shape: a small POST to an MCP path with a length
-//! that was said, or the DELETE of a session, without a body. Every other request is hyper's, in whole, from
-//! its first byte, and so is what follows it on the connection.
+//! Serves HTTP/1.1 requests of the common form: a small POST to an MCP path with a `Content-Length`, or a
+//! DELETE without a body. hyper serves all other requests, from their first byte, and what follows them on
+//! the connection.
 //!
-//! Invariant: what is read here, hyper would read in the same way. The parser is the same.
+//! Invariant: hyper would parse such a request in the same way. Both use httparse.
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -15,42 +15,43 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
 use super::link::{Detached, Link};
-use crate::runtime::{let_others_go_first, with_scratch};
-use crate::server::http1::activity::{Control, Order, Speaks};
-use crate::server::http1::codec::{Read, read_request};
-use crate::server::http1::request::Asked;
+use crate::runtime::{yield_once, with_scratch};
+use crate::server::http1::activity::{ConnectionActivity, ConnectionOrder, HttpVersion};
+use crate::server::http1::codec::{ParseOutcome, read_request};
+use crate::server::http1::request::EndpointRequest;
 use crate::server::path::handler;
 use crate::server::reply::response_writer::Writing;
 use crate::server::worker::Worker;
 
-/// Why the lane was left.
+/// Why the fast lane ended.
 pub enum End {
-    /// The connection is over.
+    /// The connection has ended.
     Gone,
-    /// Nothing goes on, and the connection can be parked.
+    /// The connection is idle and can be parked.
     Rest,
-    /// Likewise, but for an event stream that is silent.
-    Silent(Box<Writing>),
-    /// What came is hyper's.
+    /// The connection carries a silent event stream, and can be parked with it.
+    SilentStream(Box<Writing>),
+    /// The received bytes are for hyper.
     Unusual,
 }
 
-/// Of requests that come while one is under way. A client that sends more is not noticed when it goes, until its
-/// call has ended.
+/// Bytes of pipelined requests. If a client sends more, its disconnect is noticed only after the current
+/// call.
 const AHEAD_BYTES_MAX: usize = 64 << 10;
 
-/// For the rest of a request whose beginning came: clients write head and body one behind the other. What
-/// takes longer is hyper's, with its clocks for slow clients.
+/// How long the rest of a request may take. Clients send head and body in close succession; slower ones are
+/// left to hyper, which has timeouts for them.
 const PATIENCE: Duration = Duration::from_millis(50);
 
-/// Serves a connection for as long as its requests are usual, behind an event stream that is under way on it.
+/// Serves a connection as long as its requests are of the common form, after the event stream that it
+/// carries.
 pub async fn serve(
     worker: &Rc<Worker>,
-    control: &Rc<Control>,
+    activity: &Rc<ConnectionActivity>,
     link: &mut Link,
     stream: Option<Box<Detached>>,
 ) -> End {
-    let mut lane = FastLane { worker, control, link };
+    let mut lane = FastLane { worker, activity, link };
     if let Some(detached) = stream {
         match Box::pin(lane.pass(detached)).await {
             Pause::Rest => {}
@@ -60,12 +61,12 @@ pub async fn serve(
     let can_be_parked = lane.link.socket.can_be_still();
     loop {
         if !worker.shared.config.fast_lane {
-            let is_at_rest = can_be_parked && control.is_at_rest() && lane.link.ahead.is_empty();
+            let is_at_rest = can_be_parked && activity.is_at_rest() && lane.link.ahead.is_empty();
             return if is_at_rest { End::Rest } else { End::Unusual };
         }
         let pause = match lane.next(can_be_parked).await {
-            // Boxed for as long as one request follows the other: a connection does not hold the place of an
-            // exchange while nothing is asked on it.
+            // Boxed while requests follow one another, so that an idle connection does not hold the memory of
+            // an exchange.
             Ok(asked) => Box::pin(lane.serve_busy(asked)).await,
             Err(pause) => pause,
         };
@@ -79,17 +80,17 @@ pub async fn serve(
 
 struct FastLane<'a> {
     worker: &'a Rc<Worker>,
-    control: &'a Rc<Control>,
+    activity: &'a Rc<ConnectionActivity>,
     link: &'a mut Link,
 }
 
-/// Why no request follows.
+/// Why no request is served next.
 enum Pause {
-    /// None came in a while.
+    /// None arrived for a while.
     Rest,
-    /// An event stream is under way, and silent.
-    Silent(Box<Writing>),
-    /// What came of it lies in `ahead`.
+    /// A silent event stream is in flight.
+    SilentStream(Box<Writing>),
+    /// The received part of it is in `ahead`.
     Unusual,
     Gone,
 }
@@ -98,7 +99,7 @@ impl Pause {
     fn end(self) -> End {
         match self {
             Self::Rest => End::Rest,
-            Self::Silent(writing) => End::Silent(writing),
+            Self::SilentStream(writing) => End::SilentStream(writing),
             Self::Unusual => End::Unusual,
             Self::Gone => End::Gone,
         }
@@ -106,14 +107,14 @@ impl Pause {
 }
 
 impl FastLane<'_> {
-    /// Answers this request and those that follow it.
-    async fn serve_busy(&mut self, first: Asked) -> Pause {
-        self.link.speaks = Some(Speaks::Http1);
+    /// Answers a request and those that follow it.
+    async fn serve_busy(&mut self, first: EndpointRequest) -> Pause {
+        self.link.speaks = Some(HttpVersion::Http1);
         let mut asked = first;
         loop {
-            let active = self.control.begin();
+            let active = self.activity.begin();
             match self.answer(asked).await {
-                Answered::Kept => drop(active),
+                Answered::KeepAlive => drop(active),
                 Answered::Gone => return Pause::Gone,
                 Answered::Stream(writing) => {
                     match Box::pin(self.pass(Box::new(Detached { writing, active }))).await {
@@ -129,31 +130,31 @@ impl FastLane<'_> {
         }
     }
 
-    /// Waits for the next request. Nothing is held here while nothing comes; who holds something waits no longer
-    /// than until the connection is at rest.
-    async fn next(&mut self, until_rest: bool) -> Result<Asked, Pause> {
+    /// Waits for the next request. A connection that holds memory waits no longer than until it can be
+    /// parked.
+    async fn next(&mut self, until_rest: bool) -> Result<EndpointRequest, Pause> {
         let mut patience: Option<Pin<Box<Sleep>>> = None;
         if !self.link.ahead.is_empty() {
-            self.control.note_read();
+            self.activity.note_read();
             if let Some(next) = self.read_ahead() {
                 return next;
             }
         }
         poll_fn(|cx| {
-            let order = self.control.order(cx.waker());
-            if order == Order::Close {
+            let order = self.activity.order(cx.waker());
+            if order == ConnectionOrder::Close {
                 return Poll::Ready(Err(Pause::Gone));
             }
             loop {
                 match self.poll_read(cx) {
                     Poll::Ready(Some(next)) => return Poll::Ready(next),
                     Poll::Ready(None) => {}
-                    // Only now: a request that has begun is answered.
-                    Poll::Pending if self.link.ahead.is_empty() && order == Order::Drain => {
+                    // Checked only here, since a request that has begun is answered.
+                    Poll::Pending if self.link.ahead.is_empty() && order == ConnectionOrder::Drain => {
                         return Poll::Ready(Err(Pause::Gone));
                     }
                     Poll::Pending
-                        if self.link.ahead.is_empty() && until_rest && self.control.is_at_rest() =>
+                        if self.link.ahead.is_empty() && until_rest && self.activity.is_at_rest() =>
                     {
                         return Poll::Ready(Err(Pause::Rest));
                     }
@@ -168,9 +169,9 @@ impl FastLane<'_> {
         .await
     }
 
-    /// Reads once; `None` while the request is not whole.
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Asked, Pause>>> {
-        let (shared, pools) = (&self.worker.shared, self.worker.pools());
+    /// Reads once. `None` while the request is incomplete.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<EndpointRequest, Pause>>> {
+        let (shared, pools) = (&self.worker.shared, self.worker.topology.pools());
         with_scratch(|scratch| {
             let mut buffer = ReadBuf::new(scratch);
             let read = ready!(Pin::new(&mut self.link.socket).poll_read(cx, &mut buffer));
@@ -178,9 +179,9 @@ impl FastLane<'_> {
             if read.is_err() || came.is_empty() {
                 return Poll::Ready(Some(Err(Pause::Gone)));
             }
-            self.control.note_read();
+            self.activity.note_read();
             if self.link.ahead.is_empty()
-                && let Read::Usual(asked, bytes) = read_request(&shared.config, &pools.topology().table, came)
+                && let ParseOutcome::Usual(asked, bytes) = read_request(&shared.config, &pools.topology().table, came)
             {
                 self.link.ahead.extend_from_slice(&came[bytes..]);
                 return Poll::Ready(Some(Ok(asked)));
@@ -190,13 +191,13 @@ impl FastLane<'_> {
         })
     }
 
-    /// Reads what has come before.
-    fn read_ahead(&mut self) -> Option<Result<Asked, Pause>> {
-        let (shared, pools) = (&self.worker.shared, self.worker.pools());
+    /// Parses the bytes that were received before.
+    fn read_ahead(&mut self) -> Option<Result<EndpointRequest, Pause>> {
+        let (shared, pools) = (&self.worker.shared, self.worker.topology.pools());
         match read_request(&shared.config, &pools.topology().table, &self.link.ahead) {
-            Read::Partial => None,
-            Read::Unusual => Some(Err(Pause::Unusual)),
-            Read::Usual(asked, bytes) => {
+            ParseOutcome::Partial => None,
+            ParseOutcome::Unusual => Some(Err(Pause::Unusual)),
+            ParseOutcome::Usual(asked, bytes) => {
                 self.link.ahead.advance(bytes);
                 if self.link.ahead.is_empty() {
                     self.link.ahead = BytesMut::new();
@@ -206,10 +207,10 @@ impl FastLane<'_> {
         }
     }
 
-    /// Answers a request, but for an event stream, which may last.
-    async fn answer(&mut self, asked: Asked) -> Answered {
+    /// Answers a request. Event streams are left to the caller.
+    async fn answer(&mut self, asked: EndpointRequest) -> Answered {
         let reply = {
-            let mut answering = pin!(handler::answer(self.worker, self.control, asked));
+            let mut answering = pin!(handler::answer(self.worker, self.activity, asked));
             poll_fn(|cx| match answering.as_mut().poll(cx) {
                 Poll::Ready(reply) => Poll::Ready(Some(reply)),
                 Poll::Pending if self.is_over(cx) => Poll::Ready(None),
@@ -218,49 +219,49 @@ impl FastLane<'_> {
             .await
         };
         let Some(reply) = reply else { return Answered::Gone };
-        let_others_go_first().await;
-        let mut writing = Writing::new(reply, &self.worker.date(), self.worker.phase());
+        yield_once().await;
+        let mut writing = Writing::new(reply, &self.worker.clock.date(), self.worker.clock.phase());
         if writing.is_stream() {
             return Answered::Stream(writing);
         }
-        if self.write(&mut writing).await { Answered::Kept } else { Answered::Gone }
+        if self.write(&mut writing).await { Answered::KeepAlive } else { Answered::Gone }
     }
 
-    /// Passes an event stream on, until its end (then the connection is at rest) or for as long as it says something.
+    /// Writes an event stream until it ends or becomes silent.
     async fn pass(&mut self, detached: Box<Detached>) -> Pause {
         let Detached { mut writing, active } = *detached;
-        self.control.note_stream(true);
+        self.activity.note_stream(true);
         let can_be_parked = self.link.socket.can_be_still();
-        let pause = poll_fn(|cx| match writing.poll(&mut self.link.socket, self.control, cx) {
+        let pause = poll_fn(|cx| match writing.poll(&mut self.link.socket, self.activity, cx) {
             Poll::Ready(true) => Poll::Ready(Some(Pause::Rest)),
             Poll::Ready(false) => Poll::Ready(Some(Pause::Gone)),
             Poll::Pending if self.is_over(cx) => Poll::Ready(Some(Pause::Gone)),
             Poll::Pending => {
-                let is_at_rest = can_be_parked && self.control.is_at_rest() && writing.is_silent();
+                let is_at_rest = can_be_parked && self.activity.is_at_rest() && writing.is_silent();
                 if is_at_rest && self.link.ahead.is_empty() { Poll::Ready(None) } else { Poll::Pending }
             }
         })
         .await;
-        self.control.note_stream(false);
+        self.activity.note_stream(false);
         drop(active);
-        pause.unwrap_or_else(|| Pause::Silent(Box::new(writing)))
+        pause.unwrap_or_else(|| Pause::SilentStream(Box::new(writing)))
     }
 
     async fn write(&mut self, writing: &mut Writing) -> bool {
-        poll_fn(|cx| match writing.poll(&mut self.link.socket, self.control, cx) {
+        poll_fn(|cx| match writing.poll(&mut self.link.socket, self.activity, cx) {
             Poll::Pending if self.is_over(cx) => Poll::Ready(false),
             polled => polled,
         })
         .await
     }
 
-    /// Whether the client has gone, or was given up. A client that closes has gone, also when it closes only
-    /// its sending side: in the Modern era that is how a call is cancelled (MCP 2026-07-28, transports).
+    /// Whether the client left, or the connection is ordered to close. A client that closes only its sending
+    /// side has left too: in the Modern era this cancels a call (MCP 2026-07-28, transports).
     fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.control.order(cx.waker()) == Order::Close {
+        if self.activity.order(cx.waker()) == ConnectionOrder::Close {
             return true;
         }
-        // Further requests are taken in too, up to a bound, for behind them the client may go.
+        // Pipelined requests are received too, up to a bound, since the disconnect may follow them.
         while self.link.ahead.len() < AHEAD_BYTES_MAX && !self.link.socket.is_silent(cx) {
             let read = with_scratch(|scratch| {
                 let mut buffer = ReadBuf::new(scratch);
@@ -278,11 +279,11 @@ impl FastLane<'_> {
     }
 }
 
-/// What became of a request.
+/// The outcome of a request.
 enum Answered {
-    /// Another may follow.
-    Kept,
+    /// Another request may follow.
+    KeepAlive,
     Gone,
-    /// An event stream, of which nothing is written yet.
+    /// An event stream, nothing of which is written yet.
     Stream(Writing),
 }

@@ -1,4 +1,4 @@
-//! hyper, for what is not of the usual shape and for HTTP/2.
+//! Serves HTTP/2 and uncommon HTTP/1.1 requests with hyper.
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -22,8 +22,9 @@ use tokio::time::timeout;
 
 use super::link::{Detached, Link};
 use super::rewind::Rewound;
-use crate::runtime::{let_others_go_first, runtime_looked};
-use crate::server::http1::activity::{Control, Order, Speaks};
+use crate::runtime::{yield_once, await_socket_polls};
+use crate::server::config::Config;
+use crate::server::http1::activity::{ConnectionActivity, ConnectionRegistry, ConnectionOrder, HttpVersion};
 use crate::server::http1::socket::Socket;
 use crate::server::path::handler::handle;
 use crate::server::reply::body::ResponseBody;
@@ -34,63 +35,64 @@ use metamcp_core::base::ShutdownPhase;
 /// The preface of HTTP/2 with prior knowledge (RFC 9113, section 3.4).
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Streams of one HTTP/2 connection at once: an agent's calls under way. Over it, the client waits.
+/// Concurrent streams of one HTTP/2 connection: an agent's calls in flight. Beyond it, the client waits.
 const HTTP2_STREAMS_MAX: u32 = 256;
 
-/// Of a request that is not read for a while, as a framed stream with many calls under way: a client may have sent so much.
+/// The receive window of a request: how much a client may send while it is not read, such as a framed stream
+/// with many calls in flight.
 const HTTP2_STREAM_WINDOW: u32 = 128 << 10;
 
-/// Of all of them together. h2 ends a connection on which small frames lie unread that take, with what each of them costs it,
-/// half of this: those of one stream, of 30 bytes and more, do not.
+/// The receive window of a connection. h2 closes a connection whose unread small frames take, with their
+/// overhead, half of this. The frames of one stream, of 30 bytes and more, do not.
 const HTTP2_CONNECTION_WINDOW: u32 = 2 << 20;
 
-/// What hyper was left for.
+/// Why hyper ended.
 pub enum Left {
-    /// The connection is over.
+    /// The connection has ended.
     Gone,
-    /// Nothing is under way.
+    /// No request is in flight.
     Rest(Link),
-    /// An event stream, of which nothing was written.
+    /// An event stream, nothing of which is written yet.
     Stream(Link, Box<Detached>),
 }
 
-/// Serves a connection by hyper, for as long as it is needed.
-pub async fn serve(worker: &Rc<Worker>, control: &Rc<Control>, link: Link) -> Left {
+/// Serves a connection with hyper as long as necessary.
+pub async fn serve(worker: &Rc<Worker>, activity: &Rc<ConnectionActivity>, link: Link) -> Left {
     let mut phase = worker.shared.phase.clone();
     let opened = tokio::select! {
-        // What has come is answered, also when the gateway is on its way out.
+        // Requests that have arrived are answered, even during shutdown.
         biased;
-        opened = open(worker, link) => opened,
-        () = draining(&mut phase, worker) => return Left::Gone,
+        opened = open(&worker.shared.config, link) => opened,
+        () = draining(&mut phase, &worker.connections) => return Left::Gone,
     };
     let Some((link, speaks)) = opened else { return Left::Gone };
-    control.speak(speaks);
-    let stream = Rewound::new(link.ahead, link.socket, Rc::clone(control));
+    activity.speak(speaks);
+    let stream = Rewound::new(link.ahead, link.socket, Rc::clone(activity));
     match speaks {
-        Speaks::Http1 => serve_http1(worker, stream, control).await,
-        Speaks::Http2 => {
-            serve_http2(worker, stream, control).await;
+        HttpVersion::Http1 => serve_http1(worker, stream, activity).await,
+        HttpVersion::Http2 => {
+            serve_http2(worker, stream, activity).await;
             Left::Gone
         }
     }
 }
 
-/// Waits until the gateway is on its way out, and the runtime has looked at what came before.
-async fn draining(phase: &mut watch::Receiver<ShutdownPhase>, worker: &Worker) {
+/// Waits until the gateway drains, and the runtime has noticed the bytes that arrived before.
+async fn draining(phase: &mut watch::Receiver<ShutdownPhase>, connections: &ConnectionRegistry) {
     let _ = phase.wait_for(|phase| *phase >= ShutdownPhase::Drain).await;
-    runtime_looked(worker.controls.open()).await;
+    await_socket_polls(connections.open()).await;
 }
 
-/// Waits for enough bytes to know the protocol; `None` when they do not come.
-async fn open(worker: &Rc<Worker>, mut link: Link) -> Option<(Link, Speaks)> {
-    let config = &worker.shared.config;
+/// Reads enough bytes to detect the protocol. `None` if they do not arrive.
+async fn open(config: &Config, mut link: Link) -> Option<(Link, HttpVersion)> {
     let first = &mut link.ahead;
     match &mut link.socket {
         _ if !first.is_empty() => {}
-        // No buffer yet: an idle connection costs its socket.
+        // No buffer is allocated yet: an idle connection only costs its socket.
         Socket::Tcp(tcp) => timeout(config.idle_timeout, tcp.readable()).await.ok()?.ok()?,
         Socket::Unix(unix) => timeout(config.idle_timeout, unix.readable()).await.ok()?.ok()?,
-        // The first request may have come with the end of the handshake, and lie in the session.
+        // The first request may have arrived with the end of the handshake, and be buffered in the TLS
+        // session.
         Socket::Tls(tls) => {
             timeout(config.idle_timeout, tls.read_buf(first)).await.ok()?.ok().filter(|count| *count > 0)?;
         }
@@ -102,10 +104,10 @@ async fn open(worker: &Rc<Worker>, mut link: Link) -> Option<(Link, Speaks)> {
         loop {
             let seen = first.len().min(HTTP2_PREFACE.len());
             if first[..seen] != HTTP2_PREFACE[..seen] {
-                return Some(Speaks::Http1);
+                return Some(HttpVersion::Http1);
             }
             if seen == HTTP2_PREFACE.len() {
-                return Some(Speaks::Http2);
+                return Some(HttpVersion::Http2);
             }
             if link.socket.read_buf(first).await.ok()? == 0 {
                 return None;
@@ -116,37 +118,37 @@ async fn open(worker: &Rc<Worker>, mut link: Link) -> Option<(Link, Speaks)> {
     Some((link, speaks))
 }
 
-async fn serve_http1(worker: &Rc<Worker>, stream: Rewound, control: &Rc<Control>) -> Left {
+async fn serve_http1(worker: &Rc<Worker>, stream: Rewound, activity: &Rc<ConnectionActivity>) -> Left {
     let config = &worker.shared.config;
     let exit = Rc::new(Exit::default());
     let mut connection = http1::Builder::new()
-        // Times are kept by `Control`. A client that closes has gone, also when it closes only its sending
-        // side: in the Modern era that is how a call is cancelled (MCP 2026-07-28, transports).
+        // [`ConnectionActivity`] handles the timeouts. A client that closes only its sending side has left
+        // too: in the Modern era this cancels a call (MCP 2026-07-28, transports).
         .header_read_timeout(None)
         .half_close(false)
         .max_headers(config.header_count_max)
         .max_header_size(config.header_bytes_max)
-        .serve_connection(TokioIo::new(stream), service(worker, control, &exit));
+        .serve_connection(TokioIo::new(stream), service(worker, activity, &exit));
     let (mut is_draining, mut has_begun) = (false, false);
     let is_over = poll_fn(|cx| {
-        match control.order(cx.waker()) {
-            Order::GoOn => {}
-            // What was read before is seen first: a connection that hyper takes for idle would be closed.
-            Order::Drain if is_draining || !has_begun => {}
-            Order::Drain => {
+        match activity.order(cx.waker()) {
+            ConnectionOrder::GoOn => {}
+            // hyper must first see the bytes that were read before, or it would close the connection as idle.
+            ConnectionOrder::Drain if is_draining || !has_begun => {}
+            ConnectionOrder::Drain => {
                 is_draining = true;
                 if Pin::new(&mut connection).poll(cx).is_ready() {
                     return Poll::Ready(true);
                 }
                 Pin::new(&mut connection).graceful_shutdown();
             }
-            Order::Close => return Poll::Ready(true),
+            ConnectionOrder::Close => return Poll::Ready(true),
         }
         let polled = Pin::new(&mut connection).poll(cx).map(|_ended| true);
-        if !std::mem::replace(&mut has_begun, true) && control.order(cx.waker()) != Order::GoOn {
+        if !std::mem::replace(&mut has_begun, true) && activity.order(cx.waker()) != ConnectionOrder::GoOn {
             cx.waker().wake_by_ref();
         }
-        if polled.is_pending() && (exit.is_asked() || control.is_at_rest()) && !control.has_unwritten() {
+        if polled.is_pending() && (exit.is_asked() || activity.is_at_rest()) && !activity.has_unwritten() {
             return Poll::Ready(false);
         }
         polled
@@ -159,14 +161,14 @@ async fn serve_http1(worker: &Rc<Worker>, stream: Rewound, control: &Rc<Control>
     let Rewound { first, socket, .. } = parts.io.into_inner();
     let mut ahead = BytesMut::from(parts.read_buf);
     ahead.unsplit(first);
-    let link = Link { socket, ahead, speaks: Some(Speaks::Http1) };
+    let link = Link { socket, ahead, speaks: Some(HttpVersion::Http1) };
     match exit.take() {
         None => Left::Rest(link),
         Some(detached) => Left::Stream(link, detached),
     }
 }
 
-async fn serve_http2(worker: &Rc<Worker>, stream: Rewound, control: &Rc<Control>) {
+async fn serve_http2(worker: &Rc<Worker>, stream: Rewound, activity: &Rc<ConnectionActivity>) {
     let config = &worker.shared.config;
     let connection = http2::Builder::new(LocalExecutor)
         .timer(TokioTimer::new())
@@ -174,18 +176,18 @@ async fn serve_http2(worker: &Rc<Worker>, stream: Rewound, control: &Rc<Control>
         .initial_stream_window_size(HTTP2_STREAM_WINDOW)
         .initial_connection_window_size(HTTP2_CONNECTION_WINDOW)
         .max_header_list_size(u32::try_from(config.header_bytes_max).unwrap_or(u32::MAX))
-        // A peer that is gone without a word is noticed.
+        // Detects a peer that disappeared.
         .keep_alive_interval(Some(config.idle_timeout))
         .keep_alive_timeout(config.header_timeout)
-        .serve_connection(TokioIo::new(stream), service(worker, control, &Rc::default()));
+        .serve_connection(TokioIo::new(stream), service(worker, activity, &Rc::default()));
     let mut connection = pin!(connection);
     let mut is_draining = false;
     poll_fn(|cx| {
-        match control.order(cx.waker()) {
-            Order::GoOn => {}
+        match activity.order(cx.waker()) {
+            ConnectionOrder::GoOn => {}
             _ if is_draining => {}
-            // One that is idle for too long is told to go as well: HTTP/2 has a word for it.
-            Order::Drain | Order::Close => {
+            // An idle connection is closed gracefully too, as HTTP/2 supports it.
+            ConnectionOrder::Drain | ConnectionOrder::Close => {
                 is_draining = true;
                 connection.as_mut().graceful_shutdown();
             }
@@ -195,7 +197,7 @@ async fn serve_http2(worker: &Rc<Worker>, stream: Rewound, control: &Rc<Control>
     .await;
 }
 
-/// Where an answer that hyper is not needed for is put down.
+/// Takes a response that does not need hyper.
 #[derive(Default)]
 struct Exit(RefCell<Option<Box<Detached>>>);
 
@@ -213,36 +215,39 @@ impl Exit {
     }
 }
 
-/// Answers the requests of a connection.
+/// The hyper service that answers the requests of a connection.
 fn service(
     worker: &Rc<Worker>,
-    control: &Rc<Control>,
+    activity: &Rc<ConnectionActivity>,
     exit: &Rc<Exit>,
 ) -> impl HttpService<Incoming, ResBody = ResponseBody, Error = Infallible, Future: 'static> + use<> {
-    let (worker, control, exit) = (Rc::clone(worker), Rc::clone(control), Rc::clone(exit));
+    let (worker, activity, exit) = (Rc::clone(worker), Rc::clone(activity), Rc::clone(exit));
     service_fn(move |request: Request<Incoming>| {
-        let (worker, control, exit) = (Rc::clone(&worker), Rc::clone(&control), Rc::clone(&exit));
-        let active = control.begin();
+        let (worker, activity, exit) = (Rc::clone(&worker), Rc::clone(&activity), Rc::clone(&exit));
+        let active = activity.begin();
         async move {
             let is_http1 = request.version() < Version::HTTP_2;
             let may_leave = is_kept_alive(&request) && (request.body().is_end_stream() || is_read(&request));
-            let reply = handle(&worker, &control, request).await;
+            let reply = handle(&worker, &activity, request).await;
             if may_leave && reply.body.is_stream() {
-                exit.ask(Detached { writing: Writing::new(reply, &worker.date(), worker.phase()), active });
-                // Dropped with hyper, which has nothing more to do for this connection.
+                exit.ask(Detached {
+                    writing: Writing::new(reply, &worker.clock.date(), worker.clock.phase()),
+                    active,
+                });
+                // The future is dropped together with hyper's connection.
                 return pending().await;
             }
             let mut response = reply.into_http();
-            if is_http1 && worker.phase() >= ShutdownPhase::Unready {
+            if is_http1 && worker.clock.phase() >= ShutdownPhase::Unready {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
-            let_others_go_first().await;
+            yield_once().await;
             Ok(response.map(|body| body.held_by(active)))
         }
     })
 }
 
-/// Whether its connection stays after it, and says so in the one usual way.
+/// Whether the connection stays open after the request, and the request says so in the common way.
 fn is_kept_alive(request: &Request<Incoming>) -> bool {
     let said = |headers: &HeaderMap| {
         headers.get_all(CONNECTION).iter().all(|value| value.as_bytes().eq_ignore_ascii_case(b"keep-alive"))
@@ -250,12 +255,12 @@ fn is_kept_alive(request: &Request<Incoming>) -> bool {
     request.version() == Version::HTTP_11 && said(request.headers())
 }
 
-/// Whether all of its body is read before it is answered by an event stream.
+/// Whether the whole body is read before an event stream answers the request.
 fn is_read(request: &Request<Incoming>) -> bool {
     request.method() == http::Method::POST
 }
 
-/// Spawns on this worker: nothing of a connection moves to another.
+/// Spawns tasks on this worker's thread.
 #[derive(Clone, Copy)]
 struct LocalExecutor;
 

@@ -1,25 +1,24 @@
-//! What one owner of a connection hands to the next.
+//! A connection as one reader hands it over to the next.
 
 use bytes::BytesMut;
 
-use crate::server::http1::activity::{Active, Speaks};
+use crate::server::http1::activity::{ActiveRequest, HttpVersion};
 use crate::server::http1::socket::Socket;
 use crate::server::reply::response_writer::Writing;
 
-/// A connection between two of those that serve it.
+/// A connection between two readers.
 pub struct Link {
-    /// The stream of bytes.
     pub socket: Socket,
-    /// What was read and not used.
+    /// Bytes that were read and not processed.
     pub ahead: BytesMut,
-    /// The protocol, when it is known.
-    pub speaks: Option<Speaks>,
+    /// The protocol, if it is known.
+    pub speaks: Option<HttpVersion>,
 }
 
-/// An event stream, to which its connection belongs until its end.
+/// An event stream that its connection carries until it ends.
 pub struct Detached {
-    /// What is left of it, head and body.
+    /// The remaining response, head and body.
     pub writing: Writing,
-    /// Until the last byte.
-    pub active: Active,
+    /// Held until the last byte is written.
+    pub active: ActiveRequest,
 }

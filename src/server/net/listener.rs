@@ -22,40 +22,40 @@ use tokio_rustls::TlsAcceptor;
 
 use super::accept::{Intake, Listening};
 use super::connection::{serve, serve_again};
-use crate::runtime::runtime_looked;
+use crate::runtime::await_socket_polls;
 use crate::server::config::{Config, Tls};
-use crate::server::http1::activity::Order;
+use crate::server::http1::activity::ConnectionOrder;
 use crate::server::http1::connection_slots::ConnectionSlots;
 use crate::server::worker::{Shared, Worker};
 use metamcp_core::base::ShutdownPhase;
 
-/// Connections the kernel may hold before they are accepted, for each worker: a burst of reconnecting clients. What Linux
-/// allows by default since 5.4.
+/// Connections that the kernel may queue per worker, for a burst of reconnecting clients. Linux' default
+/// limit since 5.4.
 const BACKLOG: i32 = 4096;
 
-/// Where it says what it allows.
+/// The file with the kernel's limit.
 const BACKLOG_MAX: &str = "/proc/sys/net/core/somaxconn";
 
-/// For the last event of each stream to be written once streams are cut.
+/// How long the last events of streams may take to be written when streams are aborted.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// Threads of one worker for what cannot be waited for otherwise.
+/// Blocking threads of one worker.
 const BLOCKING_THREADS_MAX: usize = 8;
 
-/// Where clients come in.
+/// Where the workers listen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Door {
-    /// The address of the configuration.
+    /// The configured address.
     Public,
-    /// A Unix socket there, for this process alone: whoever else connects is closed at once. Its directory is the
-    /// caller's, and closed to others.
+    /// A Unix socket at this path for this process only. Connections of other processes are closed at once.
+    /// The caller owns the directory, and restricts access to it.
     Private(PathBuf),
 }
 
 /// The running workers.
 pub struct Workers {
-    /// Where they listen: `http://host:port` or `https://…`, with the port that was found when it was asked for as 0; or
-    /// `unix:/path`.
+    /// The listening URL: `http://host:port` or `https://host:port`, with the actual port if 0 was
+    /// configured; or `unix:/path`.
     pub url: String,
     threads: Vec<JoinHandle<()>>,
 }
@@ -63,35 +63,29 @@ pub struct Workers {
 /// Why the workers cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    /// The address.
     #[error(
         "cannot listen on {address}: {source}; is another program there, or the address not of this machine? Choose another by --host and --port"
     )]
     Bind {
-        /// Which.
         address: SocketAddr,
-        /// Why.
         source: io::Error,
     },
-    /// The certificate or its key.
+    /// The certificate or its key cannot be used.
     #[error("cannot use the TLS certificate: {0}")]
     Tls(String),
-    /// The private socket.
     #[error(
         "cannot listen on the private socket {path}: {source}; is there room in the directory for temporary files (TMPDIR)?"
     )]
     Private {
-        /// Which.
         path: PathBuf,
-        /// Why.
         source: io::Error,
     },
-    /// A thread.
     #[error("cannot start a worker thread: {0}")]
     Thread(io::Error),
 }
 
-/// Starts the workers. They run until `shared.phase` is `Drain` and what is under way has ended, or `Cut`.
+/// Starts the workers. They run until `shared.phase` is `Drain` and all requests have completed, or until it
+/// is `Abort`.
 pub fn start(shared: &Arc<Shared>, door: &Door) -> Result<Workers, ListenError> {
     let config = shared.config.clone();
     let tls = config.tls.as_ref().filter(|_| *door == Door::Public).map(acceptor).transpose()?;
@@ -116,14 +110,14 @@ pub fn start(shared: &Arc<Shared>, door: &Door) -> Result<Workers, ListenError> 
         threads.push(thread.spawn(move || seed.run(started)).map_err(ListenError::Thread)?);
     }
     for _ in &threads {
-        // A worker that ended without a word has panicked.
+        // A worker that ended without a result has panicked.
         let gone = || Err(io::Error::other("a worker ended while it started"));
         outcomes.recv().unwrap_or_else(|_| gone()).map_err(ListenError::Thread)?;
     }
     Ok(Workers { url, threads })
 }
 
-/// The sockets of the workers at the configured address, and its URL.
+/// Opens the workers' sockets at the configured address. Also returns the URL.
 fn open(config: &Config) -> Result<(String, Vec<Listening>), ListenError> {
     refuse_taken(config.listen)?;
     let first = bind(config.listen)?;
@@ -143,7 +137,7 @@ fn open(config: &Config) -> Result<(String, Vec<Listening>), ListenError> {
     Ok((format!("{scheme}://{address}"), listeners))
 }
 
-/// Likewise, of the private one: they accept from one queue.
+/// Opens the private socket. All workers accept from one queue.
 fn open_private(path: &Path, workers: usize) -> io::Result<(String, Vec<Listening>)> {
     let first = UnixListener::bind(path)?;
     first.set_nonblocking(true)?;
@@ -153,12 +147,12 @@ fn open_private(path: &Path, workers: usize) -> io::Result<(String, Vec<Listenin
 }
 
 impl Workers {
-    /// Waits until all have ended.
+    /// Waits until all workers have ended.
     pub async fn join(self) {
         let (sender, receiver) = oneshot::channel();
         thread::spawn(move || {
             for thread in self.threads {
-                // A worker that panicked has nothing more to end.
+                // A worker that panicked has ended too.
                 let _ = thread.join();
             }
             let _ = sender.send(());
@@ -177,7 +171,7 @@ struct Seed {
 
 impl Seed {
     fn run(self, started: mpsc::Sender<io::Result<()>>) {
-        // Blocking threads resolve names only; more of them wait for the same resolver.
+        // Blocking threads only resolve names. More of them would wait for the same resolver.
         let runtime = Builder::new_current_thread()
             .enable_all()
             .max_blocking_threads(BLOCKING_THREADS_MAX)
@@ -207,7 +201,7 @@ impl Seed {
         loop {
             tokio::select! {
                 socket = intake.next() => {
-                    // Over the limit it is closed at once: those that are open go on undisturbed.
+                    // Over the limit, new connections are closed at once, so that open ones are not affected.
                     if let Some(place) = places.take() {
                         spawn_local(serve(Rc::clone(&worker), socket, place, self.tls.clone()));
                     }
@@ -221,10 +215,12 @@ impl Seed {
             }
         }
         drop(intake);
-        // Until the runtime has looked, what came before the signal is not known, and who sent it would be taken for idle.
-        runtime_looked(worker.controls.open()).await;
-        // Who has a task is told first, so that none rests any more and is parked after this, where nobody looks.
-        worker.controls.give_all(Order::Drain);
+        // Until the runtime has polled the sockets, connections with received requests would be taken for
+        // idle.
+        await_socket_polls(worker.connections.open()).await;
+        // Order the connections with a task first, so that none of them is parked after the others were
+        // closed.
+        worker.connections.give_all(ConnectionOrder::Drain);
         worker.parking.close(&mut woken);
         for one in woken {
             spawn_local(serve_again(Rc::clone(&worker), one));
@@ -235,12 +231,12 @@ impl Seed {
         };
         tokio::select! {
             () = places.emptied() => {}
-            () = cut => tracing::warn!("connections were cut that took no last words"),
+            () = cut => tracing::warn!("closed connections that did not end in time"),
         }
     }
 }
 
-/// With `SO_REUSEPORT` a second gateway would share the port silently. A socket without it is refused it.
+/// With `SO_REUSEPORT` a second gateway would silently share the port. Binding without it detects that.
 fn refuse_taken(address: SocketAddr) -> Result<(), ListenError> {
     let probe = || -> io::Result<()> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
@@ -254,7 +250,7 @@ fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
     let open = || -> io::Result<TcpListener> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
-        // The kernel spreads connections over the workers' sockets.
+        // The kernel distributes connections over the workers' sockets.
         socket.set_reuse_port(true)?;
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;

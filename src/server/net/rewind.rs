@@ -1,4 +1,4 @@
-//! What hyper reads from and writes to.
+//! The stream that hyper reads from and writes to.
 
 use std::io;
 use std::pin::Pin;
@@ -8,22 +8,20 @@ use std::task::{Context, Poll};
 use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::server::http1::activity::Control;
+use crate::server::http1::activity::ConnectionActivity;
 use crate::server::http1::socket::Socket;
 
-/// A stream with bytes put in front that were read already.
+/// A stream that first returns bytes that were read before.
 pub struct Rewound {
-    /// Those.
     pub first: BytesMut,
-    /// What follows.
     pub socket: Socket,
-    control: Rc<Control>,
+    activity: Rc<ConnectionActivity>,
 }
 
 impl Rewound {
-    /// These bytes first, then what the socket gives.
-    pub fn new(first: BytesMut, socket: Socket, control: Rc<Control>) -> Self {
-        Self { first, socket, control }
+    /// Returns `first`, then the bytes of the socket.
+    pub fn new(first: BytesMut, socket: Socket, activity: Rc<ConnectionActivity>) -> Self {
+        Self { first, socket, activity }
     }
 }
 
@@ -37,13 +35,13 @@ impl AsyncRead for Rewound {
             let count = self.first.len().min(buffer.remaining());
             buffer.put_slice(&self.first[..count]);
             self.first.advance(count);
-            self.control.note_read();
+            self.activity.note_read();
             return Poll::Ready(Ok(()));
         }
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.socket).poll_read(cx, buffer);
         if buffer.filled().len() > before {
-            self.control.note_read();
+            self.activity.note_read();
         }
         read
     }
@@ -51,9 +49,9 @@ impl AsyncRead for Rewound {
 
 impl AsyncWrite for Rewound {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.control.note_unwritten(true);
+        self.activity.note_unwritten(true);
         let written = Pin::new(&mut self.socket).poll_write(cx, bytes);
-        self.control.note_write(written.is_ready());
+        self.activity.note_write(written.is_ready());
         written
     }
 
@@ -62,9 +60,9 @@ impl AsyncWrite for Rewound {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.control.note_unwritten(true);
+        self.activity.note_unwritten(true);
         let written = Pin::new(&mut self.socket).poll_write_vectored(cx, slices);
-        self.control.note_write(written.is_ready());
+        self.activity.note_write(written.is_ready());
         written
     }
 
@@ -74,10 +72,10 @@ impl AsyncWrite for Rewound {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.socket).poll_flush(cx);
-        // Over TLS a small answer is taken at once, and waits here for the client to read.
-        self.control.note_write(flushed.is_ready());
+        // Over TLS a small response is buffered by the session, and waits here for the client to read.
+        self.activity.note_write(flushed.is_ready());
         if matches!(flushed, Poll::Ready(Ok(()))) {
-            self.control.note_unwritten(false);
+            self.activity.note_unwritten(false);
         }
         flushed
     }

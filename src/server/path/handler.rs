@@ -13,16 +13,16 @@ use hyper::body::Incoming;
 
 use super::frames;
 use crate::server::eras::{batch, legacy, message};
-use crate::server::http1::activity::Control;
+use crate::server::http1::activity::ConnectionActivity;
 use crate::server::http1::control_plane::ControlRequest;
 use crate::server::http1::fields::{Field, Fields};
 use crate::server::http1::receive::{self, RequestBody};
-use crate::server::http1::request::Asked;
+use crate::server::http1::request::EndpointRequest;
 use crate::server::mcp::call::{self, Call};
 use crate::server::reply::body::ResponseBody;
 use crate::server::reply::reply::{self, Reply};
 use crate::server::streams::event_stream;
-use crate::server::worker::Worker;
+use crate::server::worker::{Metering, Worker};
 use crate::telemetry::metrics::LabelId;
 use metamcp_core::base::{BodyReader, Fault, FaultKind};
 use metamcp_core::protocol::{Era, Revision};
@@ -31,24 +31,24 @@ use metamcp_core::protocol::{Era, Revision};
 ///
 /// Not cancel safe: dropping it, as hyper does when the client has gone, drops the connection to the upstream
 /// with it, which tells the upstream to stop.
-pub async fn handle(worker: &Rc<Worker>, control: &Control, request: Request<Incoming>) -> Reply {
+pub async fn handle(worker: &Rc<Worker>, activity: &ConnectionActivity, request: Request<Incoming>) -> Reply {
     let (head, body) = request.into_parts();
     let fields = Fields::from_map(&head.headers);
     let authority = head.uri.authority().cloned();
     if head.method != Method::OPTIONS
-        && let Some(endpoint) = worker.endpoint(head.uri.path())
+        && let Some(endpoint) = worker.topology.endpoint(head.uri.path())
     {
         let body = RequestBody::Streamed(body);
-        let asked = Asked { method: head.method, authority, endpoint, fields, body };
-        return answer(worker, control, asked).await;
+        let asked = EndpointRequest { method: head.method, authority, endpoint, fields, body };
+        return answer(worker, activity, asked).await;
     }
     if head.method != Method::OPTIONS
-        && let Some(endpoint) = worker.streamed_endpoint(head.uri.path())
+        && let Some(endpoint) = worker.topology.streamed_endpoint(head.uri.path())
     {
         let origin = worker.shared.guard.allowed_origin(&fields);
         // Boxed, so that it does not make every request's future bigger.
-        let opened = Box::pin(frames::open(worker, control, (&head, fields), &endpoint, body)).await;
-        return conclude(worker, opened, Some(endpoint.label), origin);
+        let opened = Box::pin(frames::open(worker, activity, (&head, fields), &endpoint, body)).await;
+        return conclude(&worker.metering, opened, Some(endpoint.label), origin);
     }
     let guarded = worker.shared.guard.check(&fields, authority.as_ref().map(Authority::as_str));
     let answered = match guarded {
@@ -56,25 +56,25 @@ pub async fn handle(worker: &Rc<Worker>, control: &Control, request: Request<Inc
         Ok(()) if head.method == Method::OPTIONS => Ok(preflight(worker, &head)),
         Ok(()) => Ok(ask_control_plane(worker, head, &fields, body).await),
     };
-    conclude(worker, answered, None, worker.shared.guard.allowed_origin(&fields))
+    conclude(&worker.metering, answered, None, worker.shared.guard.allowed_origin(&fields))
 }
 
 /// Answers a request to an endpoint; a fault becomes an answer too. Not cancel safe, likewise.
-pub async fn answer(worker: &Rc<Worker>, control: &Control, asked: Asked) -> Reply {
+pub async fn answer(worker: &Rc<Worker>, activity: &ConnectionActivity, asked: EndpointRequest) -> Reply {
     let origin = worker.shared.guard.allowed_origin(&asked.fields);
     let label = asked.endpoint.label;
-    let answered = forward(worker, control, asked).await;
-    conclude(worker, answered, Some(label), origin)
+    let answered = forward(worker, activity, asked).await;
+    conclude(&worker.metering, answered, Some(label), origin)
 }
 
 fn conclude(
-    worker: &Worker,
+    metering: &Metering,
     answered: Result<Reply, Fault>,
     endpoint: Option<LabelId>,
     origin: Option<HeaderValue>,
 ) -> Reply {
     let mut reply = answered.unwrap_or_else(|fault| {
-        let request_id = worker.answer_fault(endpoint, &fault);
+        let request_id = metering.answer_fault(endpoint, &fault);
         reply::fault(&fault, &request_id)
     });
     if let Some(origin) = origin {
@@ -84,10 +84,11 @@ fn conclude(
 }
 
 /// The way of a request.
-async fn forward(worker: &Rc<Worker>, control: &Control, asked: Asked) -> Result<Reply, Fault> {
-    let Asked { method, authority, endpoint, fields, body } = asked;
-    worker.shared.guard.check_on(control, &fields, authority.as_ref().map(Authority::as_str))?;
-    let (identity, permit) = worker.let_in(control, &fields).await?;
+async fn forward(worker: &Rc<Worker>, activity: &ConnectionActivity, asked: EndpointRequest) -> Result<Reply, Fault> {
+    let EndpointRequest { method, authority, endpoint, fields, body } = asked;
+    worker.shared.guard.check_on(activity, &fields, authority.as_ref().map(Authority::as_str))?;
+    let (identity, permit) =
+        worker.credentials.authenticate_and_admit(&worker.clock, activity, &fields).await?;
     if !identity.can_use_endpoint(&endpoint.scope) {
         // As a path that leads nowhere: what a key may not use it does not learn of.
         return Err(Fault::client(
@@ -99,7 +100,7 @@ async fn forward(worker: &Rc<Worker>, control: &Control, asked: Asked) -> Result
         Method::POST => {
             receive::negotiate(&fields)?;
             let body = receive::receive(&worker.shared.config, &fields, body).await?;
-            if batch::is_batch(worker, &fields, &identity, &endpoint, &body) {
+            if batch::is_batch(&worker.sessions, &fields, &identity, &endpoint, &body) {
                 // Boxed, as is what is not usual below, so that it does not make every request's future bigger.
                 return Box::pin(batch::answer(worker, &fields, &identity, &endpoint, &body, permit)).await;
             }
@@ -113,13 +114,13 @@ async fn forward(worker: &Rc<Worker>, control: &Control, asked: Asked) -> Result
         }
         Method::GET | Method::DELETE if is_modern(&fields) => Err(not_allowed("this revision has only POST")),
         Method::GET => {
-            let session = worker.session(&fields, &identity, &endpoint)?;
+            let session = worker.sessions.find(&fields, &identity, &endpoint)?;
             event_stream::open(worker, &fields, session, identity, permit)
         }
         Method::DELETE => {
-            let session = worker.session(&fields, &identity, &endpoint)?;
+            let session = worker.sessions.find(&fields, &identity, &endpoint)?;
             legacy::end(worker, &session);
-            worker.let_go(&fields);
+            worker.sessions.evict_session(&fields);
             Ok(reply::status(StatusCode::OK))
         }
         _ => Err(not_allowed("use POST, or GET and DELETE within a session")),
@@ -142,21 +143,21 @@ async fn ask_control_plane(worker: &Worker, head: Parts, fields: &Fields, mut bo
     let take: BodyReader<'_> = Box::new(move |bytes_max| {
         Box::pin(async move { receive::collect(config, bytes_max, fields, &mut body).await })
     });
-    let (counters, metrics) = (worker.counters.as_ref(), worker.metrics.as_ref());
+    let (counters, metrics) = (worker.metering.counters.as_ref(), worker.metering.metrics.as_ref());
     let request = ControlRequest { head, body: take, counters, metrics };
-    let (head, body) = worker.shared.control.answer(request).await.into_parts();
+    let (head, body) = worker.shared.control_plane.answer(request).await.into_parts();
     Reply { headers: Some(Box::new(head.headers)), ..Reply::new(head.status, ResponseBody::control(body)) }
 }
 
 /// What a browser asks before it sends what it would not send by itself.
 fn preflight(worker: &Worker, head: &Parts) -> Reply {
     let path = head.uri.path();
-    let is_mcp = worker.endpoint(path).is_some();
-    let is_streamed = worker.streamed_endpoint(path).is_some();
+    let is_mcp = worker.topology.endpoint(path).is_some();
+    let is_streamed = worker.topology.streamed_endpoint(path).is_some();
     let methods = match (is_mcp, is_streamed) {
         (true, _) => None,
         (_, true) => Some("POST".to_owned()),
-        _ => worker.shared.control.methods(path),
+        _ => worker.shared.control_plane.methods(path),
     };
     let mut reply = reply::status(StatusCode::NO_CONTENT);
     let headers = reply.headers_mut();

@@ -9,44 +9,45 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::sync::mpsc;
 
 use crate::limits::Permit;
-use crate::server::http1::activity::Active;
+use crate::server::http1::activity::ActiveRequest;
 use crate::server::http1::control_plane::{ControlBody, Stream};
 use crate::telemetry::metrics::{Operation, OperationOutcome};
 
-/// A response body, and what tells its connection that it has passed.
+/// A response body, and the guard that tells its connection when it is complete.
 pub struct ResponseBody {
     kind: Kind,
-    active: Option<Active>,
+    active: Option<ActiveRequest>,
 }
 
-/// Every kind of response body. Those that are here whole are not boxed for being one.
+/// The kinds of response body. Whole bodies are not boxed just for being a variant.
 enum Kind {
-    /// One ready piece.
+    /// One complete piece.
     Whole(Bytes),
-    /// The same, which holds the key's place. Boxed likewise.
+    /// One complete piece that holds a permit. Boxed for its size.
     Held(Box<Held>),
-    /// A few. Boxed, as is what is bigger: a response is moved from step to step.
+    /// A few complete pieces. Boxed, as everything large is, since a response is moved through many
+    /// functions.
     Pieces(Box<Pieces>),
-    /// One that is made while it is sent.
+    /// A body that is produced while it is sent.
     Source(Box<dyn BodySource>),
-    /// Events as a task makes them.
+    /// Events that a task sends.
     Events(Events),
-    /// The control plane's.
+    /// A streaming body of the control plane.
     Control(Stream),
 }
 
-/// What makes a response body while it is sent: the relay of an upstream's response, or a stream of events.
+/// Produces a response body while it is sent: the relay of an upstream's response, or an event stream.
 pub trait BodySource {
-    /// The next bytes; `None` at the end. An error ends the connection, so that the client does not take what it got
-    /// for the whole.
+    /// Polls for the next bytes. `None` is the end. An error closes the connection, so that the client does
+    /// not take a partial body for a complete one.
     fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>>;
 
-    /// Whether the last byte was handed out, as far as that is known before the next poll.
+    /// Whether the last byte was returned, as far as that is known before the next poll.
     fn is_ended(&self) -> bool {
         false
     }
 
-    /// How many bytes there will be, where that is known.
+    /// The length of the body, if it is known.
     fn length(&self) -> Option<u64> {
         None
     }
@@ -54,70 +55,68 @@ pub trait BodySource {
     /// Whether it may be silent for long before it ends.
     fn is_event_stream(&self) -> bool;
 
-    /// Counts the message that this answers: by default now, without its bytes, as is right for what never ends by itself.
+    /// Counts the answered message. By default at once and without its bytes, which suits bodies that do not
+    /// end by themselves.
     fn count(&mut self, operation: Operation) {
         operation.end(OperationOutcome::Answer);
     }
 }
 
-/// A response body, as far as it is here.
+/// A response body, classified by what is available.
 pub enum Ready {
-    /// All of it, made by the gateway: what answers a request, under its id.
+    /// A complete body made by the gateway: the response to a request, under its id.
     Pieces([Bytes; 3]),
-    /// All of it, as somebody wrote it.
+    /// A complete body.
     Whole(Bytes),
-    /// Some of it is to come.
+    /// A body that is not complete yet.
     Arriving(ResponseBody),
 }
 
-/// Up to three pieces, sent one behind another without joining them.
+/// Up to three pieces that are sent without joining them.
 pub struct Pieces {
     pieces: [Bytes; 3],
     next: usize,
 }
 
-/// One ready piece and a place among the key's requests, handed out in parts: what is not taken yet holds it.
+/// One complete piece, returned in parts, and the permit that is held until the last part is taken.
 struct Held {
     bytes: Bytes,
     _permit: Permit,
 }
 
-/// Events as a task makes them.
+/// Events that a task sends.
 pub struct Events {
-    /// Bounded: a client that does not read makes the task wait.
+    /// Bounded, so that the task waits for a client that does not read.
     receiver: mpsc::Receiver<Bytes>,
     _permit: Option<Permit>,
 }
 
-/// A connection takes a few parts ahead of what its client has read: small beside the biggest answer, big beside what
-/// one costs.
+/// The size of a part. A connection reads a few parts ahead of its client, which is little compared with the
+/// largest response; each part has a cost, so it is not smaller.
 const PART_BYTES: usize = 64 << 10;
 
-/// A body that broke off; hyper ends the connection, so that the client does not take it for whole.
+/// A body failed. hyper closes the connection, so that the client does not take it for complete.
 pub type BodyError = Box<dyn Error + Send + Sync>;
 
 impl ResponseBody {
-    /// Nothing.
     pub fn empty() -> Self {
         Self::whole(Bytes::new())
     }
 
-    /// One piece.
     pub fn whole(bytes: Bytes) -> Self {
         Self::from(Kind::Whole(bytes))
     }
 
-    /// Three pieces.
     pub fn pieces(pieces: [Bytes; 3]) -> Self {
         Self::from(Kind::Pieces(Box::new(Pieces { pieces, next: 0 })))
     }
 
-    /// What a task sends; it learns from the closed channel that the client has gone.
+    /// The events that a task sends. The task sees the closed channel when the client leaves.
     pub fn events(receiver: mpsc::Receiver<Bytes>, permit: Option<Permit>) -> Self {
         Self::from(Kind::Events(Events { receiver, _permit: permit }))
     }
 
-    /// What `source` makes while it is sent.
+    /// The body that `source` produces.
     pub fn source(source: Box<dyn BodySource>) -> Self {
         Self::from(Kind::Source(source))
     }
@@ -127,7 +126,7 @@ impl ResponseBody {
         matches!(&self.kind, Kind::Source(source) if source.is_event_stream())
     }
 
-    /// What is here of it.
+    /// Classifies the body by what is available.
     pub fn into_ready(self) -> Ready {
         match self.kind {
             Kind::Pieces(pieces) => Ready::Pieces(pieces.pieces),
@@ -136,8 +135,8 @@ impl ResponseBody {
         }
     }
 
-    /// The answer to a message: it is counted with the last byte, or now, when all of it is here. A subscription is
-    /// answered when it is acknowledged.
+    /// Counts the message that the body answers, with the last byte; or at once, if the body is complete. A
+    /// subscription counts as answered when it is acknowledged.
     pub fn count(&mut self, mut operation: Operation) {
         match &mut self.kind {
             Kind::Source(source) => source.count(operation),
@@ -149,7 +148,7 @@ impl ResponseBody {
         }
     }
 
-    /// Made by the control plane.
+    /// A body of the control plane.
     pub fn control(body: ControlBody) -> Self {
         match body {
             ControlBody::Whole(bytes, None) => Self::whole(bytes),
@@ -160,9 +159,9 @@ impl ResponseBody {
         }
     }
 
-    /// Keeps the request under way until the last byte.
+    /// Keeps the request in flight until the last byte.
     #[must_use]
-    pub fn held_by(mut self, active: Active) -> Self {
+    pub fn held_by(mut self, active: ActiveRequest) -> Self {
         self.active = Some(active);
         self
     }
@@ -208,7 +207,9 @@ impl Body for ResponseBody {
                 Poll::Ready((!part.is_empty()).then(|| Ok(Frame::data(part))))
             }
             Kind::Pieces(pieces) => Poll::Ready(pieces.take().map(|piece| Ok(Frame::data(piece)))),
-            Kind::Source(source) => source.poll_bytes(cx).map(|next| next.map(|bytes| bytes.map(Frame::data))),
+            Kind::Source(source) => {
+                source.poll_bytes(cx).map(|next| next.map(|bytes| bytes.map(Frame::data)))
+            }
             Kind::Events(events) => {
                 events.receiver.poll_recv(cx).map(|next| next.map(|e| Ok(Frame::data(e))))
             }

@@ -1,4 +1,4 @@
-//! The one place where an answer of the gateway's own becomes HTTP and JSON-RPC.
+//! The only place where the gateway's own responses and faults become HTTP and JSON-RPC.
 
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -11,33 +11,31 @@ use metamcp_core::protocol::{code, header};
 
 /// A response before it is written, by hyper or by the fast lane.
 pub struct Reply {
-    /// The status.
     pub status: StatusCode,
-    /// Of the body. Beside the other fields, so that most responses need no map of them.
+    /// The type of the body. Separate from the other fields, so that most responses need no map.
     pub content_type: Option<HeaderValue>,
-    /// The other fields; most have none.
+    /// All other header fields. Most responses have none.
     pub headers: Option<Box<HeaderMap>>,
-    /// The body.
     pub body: ResponseBody,
 }
 
 impl Reply {
-    /// Without a field yet.
+    /// A response without header fields.
     pub fn new(status: StatusCode, body: ResponseBody) -> Self {
         Self { status, content_type: None, headers: None, body }
     }
 
-    /// With a type of its body.
+    /// A response with a `Content-Type`.
     pub fn typed(status: StatusCode, content_type: HeaderValue, body: ResponseBody) -> Self {
         Self { content_type: Some(content_type), ..Self::new(status, body) }
     }
 
-    /// The other fields, to be added to.
+    /// The header fields other than `Content-Type`.
     pub fn headers_mut(&mut self) -> &mut HeaderMap {
         self.headers.get_or_insert_default()
     }
 
-    /// As hyper takes it.
+    /// Converts the response for hyper.
     pub fn into_http(self) -> Response<ResponseBody> {
         let mut response = Response::new(self.body);
         *response.status_mut() = self.status;
@@ -49,7 +47,7 @@ impl Reply {
     }
 }
 
-/// `{"jsonrpc":"2.0","id":…,"result":…}` without joining the parts.
+/// A JSON-RPC result, without joining its parts.
 pub fn result(id: &[u8], result: Bytes) -> Reply {
     let mut head = Vec::with_capacity(id.len() + 40);
     head.extend_from_slice(br#"{"jsonrpc":"2.0","id":"#);
@@ -58,22 +56,22 @@ pub fn result(id: &[u8], result: Bytes) -> Reply {
     json(StatusCode::OK, ResponseBody::pieces([head.into(), result, Bytes::from_static(b"}")]))
 }
 
-/// A whole JSON message.
+/// A complete JSON message.
 pub fn message(bytes: Bytes) -> Reply {
     json(StatusCode::OK, ResponseBody::whole(bytes))
 }
 
-/// 202: a notification or response was taken.
+/// 202: a notification or response was accepted.
 pub fn accepted() -> Reply {
     status(StatusCode::ACCEPTED)
 }
 
-/// A status without a body.
+/// A response without a body.
 pub fn status(status: StatusCode) -> Reply {
     Reply::new(status, ResponseBody::empty())
 }
 
-/// An event stream that begins now: no cache and no buffering proxy may hold events back.
+/// An event stream. Its header fields keep caches and proxies from buffering events.
 pub fn events(body: ResponseBody) -> Reply {
     let mut reply = Reply::typed(StatusCode::OK, HeaderValue::from_static(header::EVENT_STREAM), body);
     let headers = reply.headers_mut();
@@ -82,7 +80,7 @@ pub fn events(body: ResponseBody) -> Reply {
     reply
 }
 
-/// A fault as the client sees it.
+/// The response for a fault.
 #[cold]
 pub fn fault(fault: &Fault, request_id: &str) -> Reply {
     let wire = Wire::of(fault);
@@ -109,7 +107,7 @@ pub fn fault(fault: &Fault, request_id: &str) -> Reply {
     reply
 }
 
-/// The last event of a stream that a fault cut short.
+/// The last event of a stream that ends with a fault.
 #[cold]
 pub fn terminal_event(fault: &Fault) -> Bytes {
     let message = error_message(fault, Wire::of(fault).code);
@@ -120,13 +118,13 @@ pub fn terminal_event(fault: &Fault) -> Bytes {
     event.into()
 }
 
-/// A fault as a message.
+/// A fault as a JSON-RPC error.
 #[cold]
 pub fn error(fault: &Fault) -> Bytes {
     error_message(fault, Wire::of(fault).code)
 }
 
-/// The code of JSON-RPC that a fault is told with.
+/// The JSON-RPC error code of a fault.
 #[cold]
 pub fn code(fault: &Fault) -> i32 {
     Wire::of(fault).code
@@ -138,7 +136,8 @@ struct Wire {
 }
 
 impl Wire {
-    /// Status and code of each kind (MCP 2026-07-28, errors and transports; the Legacy SDKs' practice).
+    /// The status and code of each fault kind (MCP 2026-07-28, errors and transports; the practice of the
+    /// Legacy SDKs).
     fn of(fault: &Fault) -> Self {
         let (status, code) = match fault.kind {
             FaultKind::Parse => (StatusCode::BAD_REQUEST, code::PARSE),
@@ -150,7 +149,7 @@ impl Wire {
             FaultKind::HeaderMismatch => (StatusCode::BAD_REQUEST, code::HEADER_MISMATCH),
             FaultKind::UnsupportedVersion => (StatusCode::BAD_REQUEST, code::UNSUPPORTED_VERSION),
             FaultKind::MissingCapability => (StatusCode::BAD_REQUEST, code::MISSING_CAPABILITY),
-            // No code of the Modern era: a client of both eras is to fall back to `initialize`.
+            // Not a code of the Modern era, so that a client of both eras falls back to `initialize`.
             FaultKind::EraMismatch | FaultKind::SessionMissing => {
                 (StatusCode::BAD_REQUEST, code::LEGACY_TRANSPORT)
             }
@@ -175,8 +174,8 @@ impl Wire {
             | FaultKind::UpstreamRefused => (StatusCode::BAD_GATEWAY, code::INTERNAL),
             FaultKind::Internal => (StatusCode::INTERNAL_SERVER_ERROR, code::INTERNAL),
         };
-        // A server's failure is the outcome of one call, not of the connection. Told by status, it ends
-        // whole sessions in clients that raise for every 5xx (Python SDK 1.x).
+        // A server's failure is the outcome of one call, not of the connection. Reported by status, it ends
+        // whole sessions in clients that raise an error for every 5xx (Python SDK 1.x).
         let in_band = fault.origin == FaultOrigin::Upstream && fault.id.is_some();
         Self { status: if in_band { StatusCode::OK } else { status }, code }
     }

@@ -1,4 +1,4 @@
-//! A response as it goes over an HTTP/1.1 connection (RFC 9112, sections 4 to 7).
+//! Writes a response to an HTTP/1.1 connection (RFC 9112, sections 4 to 7).
 
 use std::io::{IoSlice, Write as _};
 use std::pin::Pin;
@@ -11,56 +11,56 @@ use http_body::Body as _;
 
 use super::body::ResponseBody;
 use super::reply::Reply;
-use crate::server::http1::activity::{Control, Order};
+use crate::server::http1::activity::{ConnectionActivity, ConnectionOrder};
 use crate::server::http1::date::Date;
-use crate::server::http1::socket::Sink;
+use crate::server::http1::socket::ResponseSink;
 use metamcp_core::base::{ShutdownPhase, write_decimal};
 
-/// A response on its way to the client.
+/// A response that is being written.
 pub struct Writing {
     body: ResponseBody,
     framing: Framing,
-    /// Head, chunk sizes and small pieces of the body, and how much of it was written.
+    /// The head, chunk sizes and small pieces of the body that are to be written.
     out: Vec<u8>,
     written: usize,
-    /// A big piece of the body, behind all of `out`, not copied.
+    /// A large piece of the body, written after `out` without copying it.
     piece: Bytes,
-    /// Whether the body's last byte was taken.
+    /// Whether the whole body was taken.
     ended: bool,
-    /// Whether the connection goes with the response.
+    /// Whether the connection closes after the response.
     closes: bool,
 }
 
-/// An event stream of which all that has come is written: what is left of its response.
+/// The rest of an event stream whose received events are all written.
 pub struct Silence {
     body: ResponseBody,
     closes: bool,
 }
 
-/// How the client knows the end of the body.
+/// How the end of the body is marked.
 #[derive(Clone, Copy)]
 enum Framing {
-    /// So many bytes are to come.
+    /// The number of bytes left.
     Length(u64),
     Chunked,
 }
 
-/// What is ready is gathered up to this size before it is written, so that many small events cost one write.
+/// Ready pieces are gathered up to this size, so that many small events cost one write.
 const GATHERED_BYTES_MAX: usize = 16 << 10;
 
-/// A piece from this size on is not copied: that costs more than a second slice to be written. A chunk is, as long as it can be
-/// gathered, for what ends it would else be a write of its own, which costs more than to copy that much.
+/// Larger pieces are not copied, since that costs more than writing a second slice. A chunk is copied as long
+/// as it can be gathered: its line end would otherwise need a write of its own, which costs more.
 const PIECE_BYTES_MIN: usize = 4 << 10;
 
-/// From so many bytes that are still to come on, what goes out may wait for them. Of less, the client would wait for a part
-/// of an answer that its server dawdles with: up to 200 ms (tcp(7), `TCP_CORK`).
+/// If at least this many bytes follow, a write may be delayed for them. With fewer, a slow server would delay
+/// a part of the response by up to 200 ms (tcp(7), `TCP_CORK`).
 const MORE_BYTES_MIN: u64 = 16 << 10;
 
-/// Status line and fields of a usual head.
+/// The usual size of a response head.
 const HEAD_BYTES_USUAL: usize = 256;
 
 impl Writing {
-    /// Of this response.
+    /// Starts writing a response.
     pub fn new(reply: Reply, date: &Date, phase: ShutdownPhase) -> Self {
         let Reply { status, content_type, headers, body } = reply;
         let length = body.size_hint().exact();
@@ -111,7 +111,7 @@ impl Writing {
         self.body.is_stream()
     }
 
-    /// Whether all that has come is written, and more is to come, of which nobody said how much.
+    /// Whether everything received is written, and an unknown amount follows.
     pub fn is_silent(&self) -> bool {
         !self.ended
             && self.out.is_empty()
@@ -119,28 +119,29 @@ impl Writing {
             && matches!(self.framing, Framing::Chunked)
     }
 
-    /// The same in less memory. To be asked of one that is silent: what is not written is lost.
+    /// Reduces a silent response to less memory. Unwritten bytes would be lost.
     pub fn silence(self) -> Silence {
         Silence { body: self.body, closes: self.closes }
     }
 
-    /// Writes what is ready; at its end, whether another request may follow.
-    pub fn poll(&mut self, socket: &mut impl Sink, control: &Control, cx: &mut Context<'_>) -> Poll<bool> {
+    /// Writes what is available. At the end, returns whether another request may follow.
+    pub fn poll(&mut self, socket: &mut impl ResponseSink, activity: &ConnectionActivity, cx: &mut Context<'_>) -> Poll<bool> {
         loop {
             if !self.gather(cx) {
                 return Poll::Ready(false);
             }
             if self.written == self.out.len() && self.piece.is_empty() {
-                // A stream that is silent holds no buffer.
+                // A silent stream holds no buffer.
                 self.out = Vec::new();
                 self.written = 0;
                 let flushed = Pin::new(&mut *socket).poll_flush(cx);
-                // Over TLS a small answer is taken at once, and waits here for the client to read.
-                control.note_write(flushed.is_ready());
+                // Over TLS a small response is buffered by the session, and waits here for the client to
+                // read.
+                activity.note_write(flushed.is_ready());
                 return match flushed {
                     Poll::Ready(Err(_)) => Poll::Ready(false),
                     Poll::Ready(Ok(())) if self.ended => {
-                        Poll::Ready(!self.closes && control.order(cx.waker()) == Order::GoOn)
+                        Poll::Ready(!self.closes && activity.order(cx.waker()) == ConnectionOrder::GoOn)
                     }
                     _ => Poll::Pending,
                 };
@@ -151,19 +152,19 @@ impl Writing {
                 [only, none] | [none, only] if none.is_empty() => Pin::new(&mut *socket).poll_write(cx, only),
                 both => Pin::new(&mut *socket).poll_write_vectored(cx, both),
             };
-            control.note_write(polled.is_ready());
+            activity.note_write(polled.is_ready());
             match polled {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(false),
                 Poll::Ready(Ok(count)) => {
-                    control.note_passed();
+                    activity.note_passed();
                     self.advance(count);
                 }
             }
         }
     }
 
-    /// Takes what is ready of the body; false when it broke off, so that the connection must.
+    /// Takes the available part of the body. Returns false if the body failed, and the connection must close.
     fn gather(&mut self, cx: &mut Context<'_>) -> bool {
         while !self.ended && self.piece.is_empty() && self.out.len() < GATHERED_BYTES_MAX {
             match Pin::new(&mut self.body).poll_frame(cx) {
@@ -184,12 +185,12 @@ impl Writing {
         true
     }
 
-    /// Whether much of a body of known length is still to come.
+    /// Whether much of a body of known length follows.
     fn has_more(&self) -> bool {
         matches!(self.framing, Framing::Length(left) if left >= MORE_BYTES_MIN)
     }
 
-    /// Puts a piece behind what is to be written; false when it is longer than was said.
+    /// Appends a piece. Returns false if it exceeds the announced length.
     fn take(&mut self, bytes: Bytes) -> bool {
         let is_chunked = match &mut self.framing {
             Framing::Length(left) => {
@@ -214,10 +215,10 @@ impl Writing {
         true
     }
 
-    /// The regular end; false when there is less than was said.
+    /// Ends the body. Returns false if it is shorter than announced.
     fn end(&mut self) -> bool {
         self.ended = true;
-        // What the request holds is free before the client can know that it was answered.
+        // Release what the request holds before the client can know that it was answered.
         self.body = ResponseBody::empty();
         match self.framing {
             Framing::Length(left) => left == 0,
@@ -383,7 +384,7 @@ mod tests {
         }
     }
 
-    impl Sink for Noting {
+    impl ResponseSink for Noting {
         fn poll_write_on(&mut self, _: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
             self.take(slices, true)
         }
@@ -423,7 +424,7 @@ mod tests {
         let mut writing = writing(&pieces, Framing::Length(body.len() as u64));
         let mut socket = Noting { at_a_time, taken: Vec::new(), waits: Vec::new() };
         let mut cx = Context::from_waker(Waker::noop());
-        assert_eq!(writing.poll(&mut socket, &Control::new(), &mut cx), Poll::Ready(true));
+        assert_eq!(writing.poll(&mut socket, &ConnectionActivity::new(), &mut cx), Poll::Ready(true));
         assert!(socket.taken == [HEAD, &body].concat(), "{sizes:?} {at_a_time}");
         let waits = socket.waits.iter().take_while(|waits| **waits).count();
         let sends = socket.waits[waits..].iter().take_while(|waits| !**waits).count();
@@ -449,7 +450,7 @@ mod tests {
             let mut writing = writing(&sizes.map(|bytes| Bytes::from(vec![b'x'; bytes])), Framing::Chunked);
             let mut socket = Noting { at_a_time: usize::MAX, taken: Vec::new(), waits: Vec::new() };
             let mut cx = Context::from_waker(Waker::noop());
-            assert_eq!(writing.poll(&mut socket, &Control::new(), &mut cx), Poll::Ready(true));
+            assert_eq!(writing.poll(&mut socket, &ConnectionActivity::new(), &mut cx), Poll::Ready(true));
             assert_eq!(socket.waits, vec![false; expected], "{sizes:?}");
         };
         check([1, 2, 3], 1);

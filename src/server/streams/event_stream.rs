@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::task::spawn_local;
 
-use super::resumable::{self, Keep, Kept};
+use super::resumable::{self, SessionPump, ResumableBody};
 use super::session_stream::SessionStream;
 use crate::auth::Identity;
 use crate::limits::Permit;
@@ -21,8 +21,8 @@ use crate::session::Session;
 use metamcp_core::base::{Fault, FaultKind};
 use metamcp_core::protocol::header;
 
-/// Opens the GET stream of a session. It is answered at once, whatever the servers do, and takes over from
-/// the one before.
+/// Opens the GET stream of a session. The response starts at once, whatever the servers do. The stream
+/// replaces the previous one.
 pub fn open(
     worker: &Rc<Worker>,
     fields: &Fields,
@@ -43,16 +43,16 @@ pub fn open(
                 Err(permit) => permit,
             },
         };
-        let (writer, reader) = streams.begin(&session.seal, None);
+        let (writer, reader) = streams.begin(&session.claims, None);
         session.add_resumable_stream(writer.stream());
-        writer.comment();
+        writer.send_comment();
         let mut stream = SessionStream::new(worker, session, identity, None);
         stream.is_kept = true;
         if last_event_id.is_some() {
             stream.announce_all();
         }
-        let body = ResponseBody::source(Box::new(Kept::new(reader, resumes, streams, Some(permit))));
-        spawn_local(Keep::new(stream, writer));
+        let body = ResponseBody::source(Box::new(ResumableBody::new(reader, resumes, streams, Some(permit))));
+        spawn_local(SessionPump::new(stream, writer));
         return Ok(reply::events(body));
     }
     let last_event_id = fields.value(Field::LastEventId);

@@ -1,5 +1,5 @@
-//! Streams of Legacy sessions that their clients can take up again where they broke (MCP 2025-11-25, transports,
-//! resumability): the answer to a call goes on without its client, and waits for it to come back.
+//! Resumable streams of Legacy sessions (MCP 2025-11-25, transports, resumability). The response to a call
+//! continues without its client, and is retained until the client returns.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -15,110 +15,111 @@ use tokio::time::Instant;
 use super::session_stream::SessionStream;
 use crate::limits::Permit;
 use crate::server::http1::fields::{Field, Fields};
-use crate::server::mcp::reconnect::Again;
+use crate::server::mcp::reconnect::UpstreamReconnect;
 use crate::server::mcp::relay::{COMMENT, Relay};
 use crate::server::reply::body::{BodyError, BodySource, ResponseBody};
 use crate::server::reply::reply::{self, Reply};
-use crate::server::worker::Worker;
 use crate::session::{
     EventId, REQUEST_ID_BYTES_MAX, ReadOutcome, ReconnectTimer, ResumableStreams, ResumeError, Session,
     StreamClosed, StreamReader, StreamWriter,
 };
 use crate::telemetry::metrics::{Operation, OperationOutcome};
-use crate::upstream::{FailureStage, UpstreamError};
+use crate::upstream::{FailureStage, UpstreamError, UpstreamPool};
 use metamcp_core::base::{Fault, FaultKind};
-use metamcp_core::frame::{EventSplitter, EventPart};
+use metamcp_core::frame::{EventPart, EventSplitter};
 use metamcp_core::protocol::Revision;
 
-/// How a client comes back.
+/// How a client resumes a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Resumes {
-    /// By the id of an event that it got.
+pub enum ResumeMode {
+    /// With the id of an event that it received.
     ById,
-    /// Likewise, and it takes an event without data that only tells an id.
+    /// Also with the id of an event without data, which only announces an id.
     ByTold,
 }
 
-/// The body of a stream that can be taken up again.
-pub struct Kept {
+/// The response body of a resumable stream.
+pub struct ResumableBody {
     reader: StreamReader,
-    /// A client that comes back is sent away when nothing came for that long since it began: in the first silence from then on.
+    /// From this time on, the first silence closes the connection of a client that can come back.
     leave_at: Option<Instant>,
     ended: bool,
-    /// Boxed: the stream of a session is none.
-    call: Option<Box<OfCall>>,
+    /// Boxed, since the stream of a session has none.
+    call: Option<Box<CallTracking>>,
     _permit: Option<Permit>,
 }
 
-/// What concerns the answer to a call alone.
+/// The accounting of a call's response.
 #[derive(Default)]
-struct OfCall {
-    /// What counts the message that is answered.
+struct CallTracking {
+    /// Counts the answered message.
     operation: Option<Operation>,
-    /// The error of ours that was passed in place of its answer.
-    failure: Failure,
+    /// The kind of the gateway's own error that replaced the response.
+    failure: FailureCell,
 }
 
-/// What whoever passes an answer on has to say of it: to the first body that it passes through.
-type Failure = Rc<Cell<Option<FaultKind>>>;
+/// Reports the failure of a forwarded response to the first body that it passes through.
+type FailureCell = Rc<Cell<Option<FaultKind>>>;
 
-/// Whether the client of a session can come back, by the revision that it speaks: the one it asked for, or an older one
-/// that the server chose, which is in its requests.
-pub fn resumes(fields: &Fields, session: &Session) -> Option<Resumes> {
+/// Whether and how the client can resume streams. Depends on the revision that it sends, or the older one
+/// that the server negotiated.
+pub fn resumes(fields: &Fields, session: &Session) -> Option<ResumeMode> {
     let said = match fields.get(Field::McpProtocolVersion) {
         Some(said) => Revision::parse(said)?,
         None => Revision::FALLBACK,
     };
-    match said.min(session.seal.revision) {
+    match said.min(session.claims.revision) {
         Revision::V2024_11_05 => None,
-        Revision::V2025_03_26 | Revision::V2025_06_18 => Some(Resumes::ById),
-        Revision::V2025_11_25 | Revision::V2026_07_28 => Some(Resumes::ByTold),
+        Revision::V2025_03_26 | Revision::V2025_06_18 => Some(ResumeMode::ById),
+        Revision::V2025_11_25 | Revision::V2026_07_28 => Some(ResumeMode::ByTold),
     }
 }
 
-/// A call whose answer can be taken up again, when that is an event stream.
-pub struct Keeping {
-    /// The raw id of the call; a copy, since a slice would keep the whole request.
+/// A call whose response becomes a resumable stream, if it is an event stream.
+pub struct ResumableCall {
+    /// The raw id of the call. A copy, since a slice would keep the whole request.
     pub id: Bytes,
     /// Its session, and the place of the server in its endpoint.
     pub session: Arc<Session>,
     pub place: usize,
-    pub resumes: Resumes,
+    /// The connections to that server.
+    pub pool: Rc<UpstreamPool>,
+    pub resumes: ResumeMode,
 }
 
-impl Keeping {
+impl ResumableCall {
     /// The answer as it was, or from what is kept of it.
-    pub fn keep(self, worker: &Rc<Worker>, streams: &Arc<ResumableStreams>, mut relay: Box<Relay>) -> Reply {
-        let Self { id, session, place, resumes } = self;
+    pub fn keep(self, streams: &Arc<ResumableStreams>, mut relay: Box<Relay>) -> Reply {
+        let Self { id, session, place, pool, resumes } = self;
         if id.len() > REQUEST_ID_BYTES_MAX {
             return relay.into_reply();
         }
-        let pool = worker.pool(&session.endpoint.servers[place]).ok();
-        if let Some((pool, ready)) = pool.zip(session.upstream_session(place).ready()) {
-            relay.ask_again_by(Box::new(Again::new(pool, ready)));
+        if let Some(ready) = session.upstream_slot(place).current() {
+            relay.reconnect_with(Box::new(UpstreamReconnect::new(pool, ready)));
         }
-        let (writer, reader) = streams.begin(&session.seal, Some(id));
+        let (writer, reader) = streams.begin(&session.claims, Some(id));
         session.add_resumable_stream(writer.stream());
-        let mut kept = Kept::new(reader, resumes, streams, None);
+        let mut kept = ResumableBody::new(reader, resumes, streams, None);
         spawn_local(pump(relay, writer, Rc::clone(&kept.of_call().failure)));
         reply::events(ResponseBody::source(Box::new(kept)))
     }
 }
 
-/// Passes an answer on to what is kept of it, with or without a client, until nobody waits for it any more.
-async fn pump(mut relay: Box<Relay>, writer: StreamWriter, failure: Failure) {
+/// Writes a response to its resumable stream, with or without a reader, until nobody waits for it.
+async fn pump(mut relay: Box<Relay>, writer: StreamWriter, failure: FailureCell) {
     let (mut splitter, mut parts) = (EventSplitter::new(), Vec::new());
     let mut is_wanted = true;
     loop {
         let next = tokio::select! {
             biased;
             () = writer.abandoned() => return,
-            // Of what was answered nothing more is waited for, nor held: the client finds what is kept.
-            () = writer.left(), if relay.is_answered() => return writer.finish(),
-            // The server may end the stream of a cancelled call without an answer, which then is none to ask for.
+            // After the response nothing more is expected. The client finds it in the retained stream.
+            () = writer.unread(), if relay.is_answered() => return writer.finish(),
+            // The server may end the stream of a cancelled call without a response, which must then not be
+            // requested again.
             () = writer.cancelled(), if is_wanted => {
                 is_wanted = false;
-                relay.ask_no_more();
+                relay.stop_reconnecting();
                 continue;
             }
             next = poll_fn(|cx| relay.poll_bytes(cx)) => next,
@@ -126,7 +127,7 @@ async fn pump(mut relay: Box<Relay>, writer: StreamWriter, failure: Failure) {
         failure.set(relay.failure());
         let bytes = match next {
             Some(Ok(bytes)) => bytes,
-            // Within an event, or where the answer may have passed.
+            // The stream broke within an event, or after the response may have been sent.
             Some(Err(_)) => return writer.stream().abort(),
             None => return writer.finish(),
         };
@@ -135,9 +136,9 @@ async fn pump(mut relay: Box<Relay>, writer: StreamWriter, failure: Failure) {
             splitter.take_id().iter().for_each(|id| again.note_id(id));
             splitter.take_retry().into_iter().for_each(|retry_ms| again.note_retry(retry_ms));
         }
-        // Of the server's, or of the gateway's when it is silent.
+        // A comment of the server, or a keep-alive of the gateway.
         if parts.is_empty() && bytes.starts_with(b":") {
-            writer.comment();
+            writer.send_comment();
         }
         if !put(&writer, &mut parts).await {
             return;
@@ -145,7 +146,7 @@ async fn pump(mut relay: Box<Relay>, writer: StreamWriter, failure: Failure) {
     }
 }
 
-/// Writes these parts, as long as somebody waits for them; whether somebody does.
+/// Writes parts of events. Returns whether anybody still waits for them.
 async fn put(writer: &StreamWriter, parts: &mut Vec<EventPart>) -> bool {
     for part in parts.drain(..) {
         let pushed = tokio::select! {
@@ -160,39 +161,40 @@ async fn put(writer: &StreamWriter, parts: &mut Vec<EventPart>) -> bool {
     true
 }
 
-/// Passes the events of a session on to what is kept of its stream, with or without a client, until nobody waits for
-/// them any more. A task that is silent holds no more than this: of up to 24 bytes it takes 128 of memory, else 256.
-pub struct Keep {
+/// Writes the events of a session to its resumable stream, with or without a reader, until nobody waits for
+/// it. An idle task holds only this struct: up to 24 bytes fit an allocation of 128 with the task's header,
+/// more would take 256.
+pub struct SessionPump {
     stream: Box<SessionStream>,
     writer: StreamWriter,
-    /// While something is waited for beside the next event.
-    busy: Option<Box<Busy>>,
+    /// Present while the pump waits for more than the next event.
+    busy: Option<Box<PendingWaits>>,
 }
 
-/// What seldom is.
+/// What a pump rarely waits for.
 #[derive(Default)]
-struct Busy {
-    /// For a client that has gone.
+struct PendingWaits {
+    /// The time by which a client that left must return.
     wait: ReconnectTimer,
-    /// For room to write.
-    writing: Option<Pin<Box<dyn Future<Output = Written>>>>,
+    /// A write that waits for room.
+    writing: Option<Pin<Box<dyn Future<Output = WriteResult>>>>,
 }
 
-/// Whether all was written, or somebody waits for it no more.
-type Written = Result<(), StreamClosed>;
+/// The result of a write.
+type WriteResult = Result<(), StreamClosed>;
 
-const _: () = assert!(size_of::<Keep>() <= 24);
+const _: () = assert!(size_of::<SessionPump>() <= 24);
 
-/// Events that are passed on before others have their turn.
+/// Events written per poll.
 const EVENTS_AT_ONCE: usize = 32;
 
-impl Keep {
-    /// Whatever comes of the session, for that writer.
+impl SessionPump {
+    /// Pumps the events of `stream` into `writer`.
     pub fn new(stream: Box<SessionStream>, writer: StreamWriter) -> Self {
         Self { stream, writer, busy: None }
     }
 
-    /// Ready when nobody waits for the stream any more.
+    /// Ready when nobody waits for the stream.
     fn poll_abandoned(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut wait = self.busy.as_mut().and_then(|busy| busy.wait.take());
         let polled = self.writer.poll_abandoned(&mut wait, cx);
@@ -202,8 +204,8 @@ impl Keep {
         polled
     }
 
-    /// Ready when all that came is written, or cannot be.
-    fn poll_written(&mut self, cx: &mut Context<'_>) -> Poll<Written> {
+    /// Ready when the pending write is done or has failed.
+    fn poll_written(&mut self, cx: &mut Context<'_>) -> Poll<WriteResult> {
         let writing = self.busy.as_mut().and_then(|busy| busy.writing.as_mut());
         let written = writing.map_or(Poll::Ready(Ok(())), |writing| writing.as_mut().poll(cx));
         if written.is_ready() {
@@ -214,19 +216,19 @@ impl Keep {
     }
 
     fn write(&mut self, event: &Bytes) {
-        // Each is whole, so that nothing of one is held until the next.
+        // Every event is complete, so no partial event is carried over.
         let mut parts = Vec::new();
         EventSplitter::mid_stream().feed(event, &mut parts);
         if parts.is_empty() {
-            // It says nothing but that somebody is there.
-            return self.writer.comment();
+            // The event is a comment.
+            return self.writer.send_comment();
         }
         let writing = Box::pin(self.writer.push_all(parts));
         self.busy.get_or_insert_default().writing = Some(writing);
     }
 }
 
-impl Future for Keep {
+impl Future for SessionPump {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -244,35 +246,35 @@ impl Future for Keep {
     }
 }
 
-/// The stream that `Last-Event-ID` names, from there on; `None` where an ordinary one is to be opened in its place.
+/// Resumes the stream that `Last-Event-ID` names. Returns the permit if a new stream is to be opened instead.
 pub fn take_up(
     streams: &Arc<ResumableStreams>,
     session: &Session,
     last_event_id: &[u8],
-    resumes: Resumes,
+    resumes: ResumeMode,
     permit: Permit,
 ) -> Result<Result<Reply, Permit>, Fault> {
-    let mark = streams.parse_event_id(&session.seal, last_event_id).ok_or_else(|| {
+    let mark = streams.parse_event_id(&session.claims, last_event_id).ok_or_else(|| {
         let text = "this Last-Event-ID is none of this session's; open the stream without it";
         Fault::client(FaultKind::InvalidRequest, text)
     })?;
     let stream = session.find_resumable_stream(&mark).filter(|_| streams.is_from_this_process(&mark));
     let reader = match stream {
-        Some(stream) if !mark.is_over() => stream.attach(mark.sequence),
+        Some(stream) if !mark.is_loss_notice() => StreamReader::resume(&stream, mark.sequence),
         _ => Err(ResumeError::Lost),
     };
-    match (reader, &mark.request) {
+    match (reader, &mark.request_id) {
         (Ok(reader), _) => {
-            let kept = Kept::new(reader, resumes, streams, Some(permit));
+            let kept = ResumableBody::new(reader, resumes, streams, Some(permit));
             Ok(Ok(reply::events(ResponseBody::source(Box::new(kept)))))
         }
-        (Err(ResumeError::Lost), Some(_)) if !mark.is_over() => Ok(Ok(reply::events(gone(&mark)))),
-        // A client that has all there is, and asks nevertheless (TypeScript SDK 1, when the answer is an error), takes this
-        // for "no such stream" and asks no more.
+        (Err(ResumeError::Lost), Some(_)) if !mark.is_loss_notice() => Ok(Ok(reply::events(gone(&mark)))),
+        // A client that has everything and asks nevertheless (TypeScript SDK 1, after an error response)
+        // takes this for "no such stream" and stops.
         (Err(_), Some(_)) => Err(nothing_left()),
-        // The client has another one already, which is not to end for this.
+        // The client has another open stream, which must not end.
         (Err(_), None) if session.has_reader() => Err(nothing_left()),
-        // What its servers said meanwhile is lost; what they will say is not.
+        // The events since then are lost, but a new stream delivers later ones.
         (Err(_), None) => Ok(Err(permit)),
     }
 }
@@ -282,10 +284,10 @@ fn nothing_left() -> Fault {
     Fault::client(FaultKind::MethodNotAllowed, "nothing follows this Last-Event-ID")
 }
 
-/// The answer to a call that is not to be had any more: the call fails, rather than wait for it.
+/// The response to a call is lost: the call fails instead of waiting for it.
 #[cold]
 fn gone(mark: &EventId) -> ResponseBody {
-    ResponseBody::whole(last_words(mark.loss_notice_line(), mark.request.clone()))
+    ResponseBody::whole(last_words(mark.loss_notice_line(), mark.request_id.clone()))
 }
 
 fn last_words(mut event: Vec<u8>, request: Option<Bytes>) -> Bytes {
@@ -295,16 +297,16 @@ fn last_words(mut event: Vec<u8>, request: Option<Bytes>) -> Bytes {
     event.into()
 }
 
-impl Kept {
-    /// From where the reader stands.
+impl ResumableBody {
+    /// Continues at the reader's position.
     pub fn new(
         mut reader: StreamReader,
-        resumes: Resumes,
+        resumes: ResumeMode,
         streams: &ResumableStreams,
         permit: Option<Permit>,
     ) -> Self {
         let poll_after = streams.config().poll_after;
-        let comes_back = resumes == Resumes::ByTold;
+        let comes_back = resumes == ResumeMode::ByTold;
         if comes_back {
             reader.announce_id();
         }
@@ -312,24 +314,24 @@ impl Kept {
         Self { reader, leave_at, ended: false, call: None, _permit: permit }
     }
 
-    fn of_call(&mut self) -> &mut OfCall {
+    fn of_call(&mut self) -> &mut CallTracking {
         self.call.get_or_insert_default()
     }
 }
 
-impl BodySource for Kept {
+impl BodySource for ResumableBody {
     fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         if self.ended {
             return Poll::Ready(None);
         }
         let next = ready!(self.reader.poll_next(cx));
         let is_polled = self.leave_at.is_some_and(|leave_at| leave_at <= Instant::now());
-        self.ended = !matches!(next, ReadOutcome::Events(_) | ReadOutcome::Silence);
+        self.ended = !matches!(next, ReadOutcome::Events(_) | ReadOutcome::KeepAlive);
         if self.ended
             && let Some(call) = &mut self.call
             && let Some(operation) = call.operation.take()
         {
-            let is_lost = matches!(next, ReadOutcome::Lost | ReadOutcome::Torn);
+            let is_lost = matches!(next, ReadOutcome::Lost | ReadOutcome::Truncated);
             match call.failure.get().or(is_lost.then_some(FaultKind::ConnectionLost)) {
                 Some(kind) => operation.fail_streaming(kind),
                 None => operation.end(OperationOutcome::Answer),
@@ -341,18 +343,21 @@ impl BodySource for Kept {
                 operation.for_each(|operation| operation.add_response_bytes(bytes.len()));
                 Some(Ok(bytes))
             }
-            // The server may end a stream whose client comes back (MCP 2025-11-25, transports, sending messages).
-            ReadOutcome::Silence if is_polled => {
+            // The server may close the connection of a client that can come back (MCP 2025-11-25, transports,
+            // sending messages).
+            ReadOutcome::KeepAlive if is_polled => {
                 self.ended = true;
                 None
             }
-            ReadOutcome::Silence => Some(Ok(Bytes::from_static(COMMENT))),
+            ReadOutcome::KeepAlive => Some(Ok(Bytes::from_static(COMMENT))),
             ReadOutcome::Lost => {
                 let stream = self.reader.stream();
-                let id = stream.request().map(Bytes::copy_from_slice);
+                let id = stream.request_id().map(Bytes::copy_from_slice);
                 id.map(|id| Ok(last_words(stream.loss_notice_line(), Some(id))))
             }
-            ReadOutcome::Torn => Some(Err(UpstreamError::from_stage(FailureStage::BodyIncomplete).into())),
+            ReadOutcome::Truncated => {
+                Some(Err(UpstreamError::from_stage(FailureStage::BodyIncomplete).into()))
+            }
             ReadOutcome::End => None,
         })
     }

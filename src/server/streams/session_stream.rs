@@ -1,7 +1,8 @@
-//! The GET stream of a Legacy session: it gathers what the servers behind the endpoint send outside of calls.
+//! The GET stream of a Legacy session. It merges the events that the servers behind the endpoint send outside
+//! of calls.
 //!
-//! It is no task: whoever passes its events on polls it, and with it the streams of the servers, so that of a client that does
-//! not read nothing is read either. Only asking for those streams goes on by itself.
+//! Polling the stream also polls the servers' streams, so nothing is read for a client that does not read.
+//! Only the tasks that open the servers' streams run independently.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use bytes::Bytes;
 use http::HeaderValue;
 use tokio::task::coop::poll_proceed;
 
-use super::list_digests::Digests;
+use super::list_digests::ListDigests;
 use crate::auth::Identity;
 use crate::catalog::View;
 use crate::limits::Permit;
@@ -35,29 +36,29 @@ pub struct SessionStream {
     worker: Rc<Worker>,
     session: Arc<Session>,
     generation: u32,
-    /// Where the one server's stream is to be taken up, until that was asked for.
+    /// The event id to resume the only server's stream from, until that stream is requested.
     last_event_id: Option<Box<HeaderValue>>,
-    /// Whether it is taken up where the client says.
+    /// Whether the client asked to resume the stream.
     resumes: bool,
-    /// Whether its client may come back.
+    /// Whether the events go into a resumable stream.
     pub is_kept: bool,
     identity: Identity,
-    lists: Digests,
-    rope: WakeupRegistration,
-    /// The last change of the session that was looked at.
+    lists: ListDigests,
+    wakeup: WakeupRegistration,
+    /// The number of the last session change that was handled.
     heard: u64,
-    /// Nobody has looked yet.
+    /// Whether the stream has not been polled yet.
     is_new: bool,
-    /// Made here, and not taken yet: a few.
+    /// Events of the gateway's own that are not sent yet.
     pub ready: Vec<Bytes>,
-    reads: Reads,
+    reads: UpstreamReads,
     pub permit: Option<Permit>,
     _open: StreamGuard,
     _streaming: Option<OpenStreamGuard>,
 }
 
 impl SessionStream {
-    /// Takes over from the session's stream before.
+    /// Replaces the session's previous stream.
     pub fn new(
         worker: &Rc<Worker>,
         session: Arc<Session>,
@@ -65,7 +66,8 @@ impl SessionStream {
         last_event_id: Option<HeaderValue>,
     ) -> Box<Self> {
         let (generation, open) = (session.take_over_stream(), session.track_stream());
-        let lists = Digests::of(worker, &session.endpoint, View::Legacy(session.seal.capabilities));
+        let lists =
+            ListDigests::of(&worker.shared.catalog, &session.endpoint, View::Legacy(session.claims.capabilities));
         Box::new(Self {
             worker: Rc::clone(worker),
             session,
@@ -75,25 +77,25 @@ impl SessionStream {
             is_kept: false,
             identity,
             lists,
-            rope: worker.bell.rope(),
+            wakeup: worker.stream_wakeups.register(),
             heard: 0,
             is_new: true,
             ready: Vec::new(),
-            reads: Reads::default(),
+            reads: UpstreamReads::default(),
             permit: None,
             _open: open,
-            _streaming: worker.streaming(StreamKind::Session),
+            _streaming: worker.metering.streaming(StreamKind::Session),
         })
     }
 
-    /// What changed in a stream that is gone is not known: the client is to look.
+    /// Announces all lists as changed: it is unknown what a lost stream announced.
     pub fn announce_all(&mut self) {
         self.ready.extend(ANNOUNCED.map(|(_, method)| announcement(method)));
     }
 
-    /// The next event, or comment; `None` when the session ended, or another stream took over.
+    /// The next event or comment. `None` when the session ends or another stream takes over.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
-        // Each turn takes something that has come.
+        // Each iteration handles one item.
         for _ in 0..TURNS_AT_ONCE {
             if !self.ready.is_empty() {
                 let bytes = self.ready.remove(0);
@@ -106,13 +108,14 @@ impl SessionStream {
                 || self.session.poll_changed(&mut self.heard, cx.waker())
             {
                 self.look()
-            } else if let Poll::Ready(rung) = self.rope.poll(cx) {
-                match rung {
+            } else if let Poll::Ready(reason) = self.wakeup.poll(cx) {
+                match reason {
                     WakeReason::Changed => self.look(),
                     WakeReason::Due => self.keep_alive(),
                 }
             } else {
-                // Servers on other threads may say one thing after the other for as long as they are heard.
+                // Servers on other threads can produce events as fast as they are read, so use the task's
+                // budget.
                 let coop = ready!(poll_proceed(cx));
                 let read = ready!(self.reads.poll(cx));
                 coop.made_progress();
@@ -132,15 +135,15 @@ impl SessionStream {
         Poll::Pending
     }
 
-    /// Something may have changed; false when that is the end.
+    /// Handles a possible change. Returns false if the stream ends.
     fn look(&mut self) -> bool {
         let worker = Rc::clone(&self.worker);
-        // A key that was taken back takes its streams with it.
+        // A revoked key ends its streams.
         if !worker.shared.auth.is_still_valid(&self.identity) {
             return false;
         }
         let before = self.session.endpoint.id;
-        let endpoint = worker.endpoint_now(&self.session.endpoint.scope);
+        let endpoint = worker.topology.endpoint_now(&self.session.endpoint.scope);
         if !endpoint.is_some_and(|endpoint| self.renew(&endpoint)) {
             return false;
         }
@@ -151,41 +154,46 @@ impl SessionStream {
         }
         let session = Arc::clone(&self.session);
         if session.endpoint.shape != EndpointShape::Single {
-            let view = View::Legacy(session.seal.capabilities);
-            self.ready.extend(self.lists.changed(&worker, &session.endpoint, view));
+            let view = View::Legacy(session.claims.capabilities);
+            self.ready.extend(self.lists.changed(&worker.shared.catalog, &session.endpoint, view));
         } else if session.endpoint.id != before {
-            self.lists = Digests::of(&worker, &session.endpoint, View::Legacy(session.seal.capabilities));
+            self.lists = ListDigests::of(
+                &worker.shared.catalog,
+                &session.endpoint,
+                View::Legacy(session.claims.capabilities),
+            );
         }
         self.start_reads();
         true
     }
 
-    /// It was silent for a while; false when that is the end.
+    /// Sends a keep-alive comment. Returns false if the stream ends.
     fn keep_alive(&mut self) -> bool {
         self.ready.push(Bytes::from_static(COMMENT));
-        self.session.touch(self.worker.now_s());
-        // A key may also expire, of which nobody tells.
+        self.session.touch(self.worker.clock.now_s());
+        // A key may have expired, which is not announced.
         self.worker.shared.auth.is_still_valid(&self.identity)
     }
 
-    /// The stream of a server ended; false when this one does as well.
+    /// Handles the end of a server's stream. Returns false if this stream ends too.
     fn note_end(&mut self, at: usize, end: &UpstreamStreamEnd) -> bool {
-        let Read { upstream, ready, .. } = &self.reads.all[at];
+        let UpstreamRead { upstream, ready, .. } = &self.reads.all[at];
         if *end == UpstreamStreamEnd::SessionLost
             && let Some(upstream_session) = self.session.find_upstream_slot(*upstream)
         {
-            upstream_session.forget(ready);
+            upstream_session.discard(ready);
         }
-        // The one server's stream ended, or cannot be taken up where the client says: so does
-        // this one, and the client comes again.
+        // If the only server's stream ended or cannot be resumed, this one ends, and the client opens
+        // another.
         let ends = *end == UpstreamStreamEnd::Ended || self.resumes;
         !(ends && self.session.endpoint.shape == EndpointShape::Single)
     }
 
-    /// Goes on over its endpoint as it is now; false when the session is over. Streams of servers that are gone end.
+    /// Moves to the current version of the endpoint. Returns false if the session is over. Streams of removed
+    /// servers end.
     fn renew(&mut self, endpoint: &Arc<Endpoint>) -> bool {
         if self.session.endpoint.id != endpoint.id {
-            let Some(session) = self.worker.shared.sessions.renewed(&self.session, endpoint) else {
+            let Some(session) = self.worker.shared.sessions.refresh(&self.session, endpoint) else {
                 return false;
             };
             self.reads.all.retain(|read| session.find_upstream_slot(read.upstream).is_some());
@@ -194,49 +202,50 @@ impl SessionStream {
         true
     }
 
-    /// Reads the stream of each upstream session that is open and not read yet.
+    /// Opens the stream of each open upstream session that has none.
     fn start_reads(&mut self) {
         for (place, upstream_session) in self.session.upstream_slots() {
-            let Some(ready) = upstream_session.ready() else { continue };
+            let Some(ready) = upstream_session.current() else { continue };
             let server = &self.session.endpoint.servers[place];
             let upstream = server.upstream;
             let all = &mut self.reads.all;
             if all.iter().any(|read| read.upstream == upstream && Arc::ptr_eq(&read.ready, &ready)) {
                 continue;
             }
-            // Gone in this moment: the stream is about to follow.
-            let Ok(pool) = self.worker.pool(server) else { continue };
-            // A client that knows the server's own ids comes back by them.
+            // The server was removed just now; the stream will be updated soon.
+            let Ok(pool) = self.worker.topology.pool(server) else { continue };
+            // A client that sees the server's own event ids resumes with them itself.
             let resumes = self.session.endpoint.shape != EndpointShape::Single || self.is_kept;
             let source = StreamSource::Legacy(Arc::clone(&ready));
-            let feed = UpstreamStream::begin(pool, source, resumes, self.last_event_id.take());
+            let feed = UpstreamStream::open(pool, source, resumes, self.last_event_id.take());
             all.retain(|read| read.upstream != upstream);
             if all.capacity() == 0 {
                 // Most clients use one server.
                 all.reserve_exact(1);
             }
-            all.push(Read { upstream, ready, feed: Some(feed) });
+            all.push(UpstreamRead { upstream, ready, feed: Some(feed) });
         }
     }
 
-    /// An event of a server, as the client gets it.
+    /// Rewrites an event of a server for the client.
     fn pass(&self, at: usize, event: Event) -> Option<Bytes> {
-        let Read { upstream, ready, .. } = &self.reads.all[at];
+        let UpstreamRead { upstream, ready, .. } = &self.reads.all[at];
         let endpoint = &self.session.endpoint;
         if endpoint.shape == EndpointShape::Single {
             return Some(id_prefix::whole(event.raw));
         }
         let server = endpoint.servers.iter().find(|server| server.upstream == *upstream)?;
         let tasks = ready.features.tasks.calls.then(|| {
-            let ids = TaskIds::new(&self.worker, &self.identity, Some(&self.session), endpoint);
+            let ids =
+                TaskIds::new(self.worker.shared.auth.sealer(), &self.identity, Some(&self.session), endpoint);
             TaskPass::new(ids, false)
         });
-        // Nothing was asked here, so nothing is answered.
+        // No request was sent on this stream, so none is answered.
         let mut scanner = self.worker.scanner.borrow_mut();
         match id_prefix::pass(event, (&server.name, tasks.as_ref()), &mut None, &mut scanner) {
             Passed::Untouched(bytes) | Passed::Tagged(bytes) => Some(bytes),
             Passed::ListChanged(bytes) => {
-                // The client will list now: what is known is stale before it is told.
+                // The client is about to fetch the list, so mark the cached one stale first.
                 self.worker.shared.catalog.mark_stale(UpstreamId(*upstream));
                 Some(bytes)
             }
@@ -257,37 +266,37 @@ impl BodySource for SessionStream {
 
 const _: () = assert!(size_of::<SessionStream>() <= 192);
 
-/// What is taken before others have their turn; most of it is passed on, which ends the turn earlier.
+/// Items handled per poll. Most are events, which end the poll earlier.
 const TURNS_AT_ONCE: usize = 64;
 
-/// Events of one server before the next has its turn. Each change of turns asks all that are silent.
+/// Events read from one server before the next is polled. Each switch polls all silent servers.
 const EVENTS_IN_A_ROW: u8 = 16;
 
-/// The streams of servers that one stream of a client gathers.
+/// The server streams that are merged into one client stream.
 #[derive(Default)]
-struct Reads {
-    /// One for each server whose stream was asked for.
-    all: Vec<Read>,
-    turns: Turns,
+struct UpstreamReads {
+    /// One entry for each server whose stream was opened.
+    all: Vec<UpstreamRead>,
+    turns: RoundRobin,
 }
 
-/// A session at a server whose stream was asked for: what ended of itself is not asked for again.
-struct Read {
+/// The stream of one upstream session. A stream that ended by itself is not opened again.
+struct UpstreamRead {
     upstream: u32,
     ready: Arc<UpstreamSession>,
-    /// Until its end.
+    /// `None` once the stream has ended.
     feed: Option<UpstreamStream>,
 }
 
-impl Reads {
-    /// What comes next, and of which. What one server says comes in its order.
+impl UpstreamReads {
+    /// The next event of any stream, and the index of the stream. The events of one server keep their order.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<(usize, Result<Event, UpstreamStreamEnd>)> {
         let Self { all, turns } = self;
         turns.poll(all.len(), |at| poll_until_end(&mut all[at].feed, |feed| feed.poll_next(cx)))
     }
 }
 
-/// What one of them has: its end is the last of it.
+/// Polls a stream, and drops it at its end.
 fn poll_until_end<F, T, E>(
     feed: &mut Option<F>,
     poll: impl FnOnce(&mut F) -> Poll<Result<T, E>>,
@@ -297,17 +306,17 @@ fn poll_until_end<F, T, E>(
     polled
 }
 
-/// Whose turn it is, so that one server that says much keeps no other from being heard.
+/// Polls streams in turn, so that a busy server does not starve the others.
 #[derive(Default)]
-struct Turns {
-    /// Counted on and on.
+struct RoundRobin {
+    /// Increases without bound.
     turn: u32,
-    /// How much was taken in this turn.
+    /// Events taken in this turn.
     in_a_row: u8,
 }
 
-impl Turns {
-    /// What one of so many has, and which; all are asked when none has anything.
+impl RoundRobin {
+    /// The next item of any of `count` streams, and its index.
     fn poll<T>(&mut self, count: usize, mut poll: impl FnMut(usize) -> Poll<T>) -> Poll<(usize, T)> {
         if self.in_a_row >= EVENTS_IN_A_ROW {
             self.pass();
@@ -335,7 +344,7 @@ mod tests {
     /// How much each of some servers has to say, and the order in which they are heard.
     #[track_caller]
     fn check(mut left: Vec<usize>, expected: &[usize]) {
-        let (mut turns, mut heard) = (Turns::default(), Vec::new());
+        let (mut turns, mut heard) = (RoundRobin::default(), Vec::new());
         let mut poll = |at: usize| {
             left[at] = left[at].checked_sub(1)?;
             Some(())
@@ -361,7 +370,7 @@ mod tests {
     /// How much each of three servers says before its end, if it has not ended, and what is heard: an end is `None`.
     #[track_caller]
     fn check_ends(mut feeds: [Option<usize>; 3], expected: &[(usize, Option<()>)]) {
-        let (mut turns, mut heard) = (Turns::default(), Vec::new());
+        let (mut turns, mut heard) = (RoundRobin::default(), Vec::new());
         let mut next = || {
             turns.poll(3, |at| {
                 poll_until_end(&mut feeds[at], |left| match left.checked_sub(1) {

@@ -1,8 +1,8 @@
-//! `subscriptions/listen` on an endpoint with several servers: what they say of changes, as one stream (MCP
-//! 2026-07-28, subscriptions).
+//! `subscriptions/listen` on an endpoint with several servers: merges their change notifications into one
+//! stream (MCP 2026-07-28, subscriptions).
 //!
-//! Changes of lists are those of the catalog, which listens to every server. Resources and tasks are listened
-//! to at the server that has them, by one subscription each.
+//! List changes come from the catalog, which subscribes to every server. Resources and tasks need a
+//! subscription at each server that has them.
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
@@ -14,13 +14,13 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::list_digests::Digests;
+use super::list_digests::ListDigests;
 use crate::auth::Identity;
-use crate::catalog::View;
+use crate::catalog::{Catalog, View};
 use crate::limits::Permit;
 use crate::route::Endpoint;
 use crate::server::http1::fields::Fields;
-use crate::server::http1::queue::{Receiver, Sender, queue};
+use crate::server::http1::queue::{EventReceiver, EventSender, queue};
 use crate::server::http1::stream_wakeups::{WakeReason, WakeupRegistration};
 use crate::server::http1::words::{ANNOUNCED, COMMENT};
 use crate::server::mcp::call::Call;
@@ -32,28 +32,28 @@ use crate::session::{ListenRequest, StreamSource, UpstreamStream};
 use crate::telemetry::metrics::{OpenStreamGuard, StreamKind};
 use metamcp_core::base::{Fault, FaultKind, ServerName, ShutdownPhase};
 use metamcp_core::frame::{MessageKind as FrameKind, Scanner, splice, write_event};
-use metamcp_core::protocol::{McpMethod, TASKS_EXTENSION, SubscriptionFilter};
+use metamcp_core::protocol::{McpMethod, SubscriptionFilter, TASKS_EXTENSION};
 
-/// URIs and tasks in one subscription; each is looked up and passed on.
+/// URIs and tasks in one subscription. Each is looked up and forwarded.
 const SUBSCRIBED_MAX: usize = 1024;
 
-/// `subscriptions/listen` of a Modern client: acknowledged at once, under the client's own id.
+/// Handles `subscriptions/listen` of a Modern client. It is acknowledged at once, under the client's own id.
 pub fn subscribe(worker: &Rc<Worker>, call: Box<Call>) -> Result<Reply, Fault> {
     let mut wish = read_wish(&call)?;
-    let ids = TaskIds::new(worker, &call.identity, None, &call.endpoint);
-    // Of what is nobody's, or another's, nothing can be told.
+    let ids = TaskIds::new(worker.shared.auth.sealer(), &call.identity, None, &call.endpoint);
+    // Tasks that do not exist or belong to others are dropped.
     wish.task_ids.retain(|text| ids.find(&call.endpoint, text).is_some());
     let id: Box<[u8]> = call.id()[..].into();
     let acknowledged = message(&id, McpMethod::Acknowledged, &format!(",\"notifications\":{}", json!(wish)));
-    let lists = Wanted(ANNOUNCED.map(|(_, method)| wish.includes(method)));
+    let lists = ListFilter(ANNOUNCED.map(|(_, method)| wish.includes(method)));
     let Call { fields, endpoint, identity, permit, body, envelope, .. } = *call;
-    let fetching = Box::pin(fetch(Rc::clone(worker), Arc::clone(&endpoint)));
+    let fetching = Box::pin(fetch(Arc::clone(&worker.shared.catalog), Arc::clone(&endpoint)));
     let is_of_servers = !wish.resource_subscriptions.is_empty() || !wish.task_ids.is_empty();
     let more = is_of_servers.then(|| {
         let meta = envelope.params.meta.object;
         let meta = meta.map_or_else(Bytes::new, |span| body.slice(span.start as usize..span.end as usize));
         let (tasks, heard, events) = (JoinSet::new(), HashMap::new(), queue().1);
-        Box::new(More { wish, ids, fields, meta, tasks, heard, events })
+        Box::new(ServerSubscriptions { wish, ids, fields, meta, tasks, heard, events })
     });
     let subscription = Subscription {
         worker: Rc::clone(worker),
@@ -61,38 +61,38 @@ pub fn subscribe(worker: &Rc<Worker>, call: Box<Call>) -> Result<Reply, Fault> {
         lists,
         id,
         identity,
-        rope: worker.bell.rope(),
+        wakeup: worker.stream_wakeups.register(),
         known: Err(fetching),
         ready: VecDeque::from([acknowledged]),
         ended: false,
         more,
         _permit: permit,
-        _streaming: worker.streaming(StreamKind::Subscription),
+        _streaming: worker.metering.streaming(StreamKind::Subscription),
     };
     Ok(reply::events(ResponseBody::source(Box::new(subscription))))
 }
 
-async fn fetch(worker: Rc<Worker>, endpoint: Arc<Endpoint>) {
-    worker.shared.catalog.merged(&endpoint, View::Modern).await;
+async fn fetch(catalog: Arc<Catalog>, endpoint: Arc<Endpoint>) {
+    catalog.lists(&endpoint, View::Modern).await;
 }
 
-/// The lists that a client wants to be told of.
+/// The lists that a client subscribes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Wanted([bool; 3]);
+struct ListFilter([bool; 3]);
 
-impl Wanted {
+impl ListFilter {
     fn wants(self, method: McpMethod) -> bool {
         let wanted = ANNOUNCED.iter().zip(self.0);
         wanted.into_iter().any(|((_, announced), wanted)| wanted && *announced == method)
     }
 }
 
-/// What a client wants to be told of.
+/// Reads the subscription filter of a request.
 fn read_wish(call: &Call) -> Result<SubscriptionFilter, Fault> {
     let malformed = |text: &'static str| Fault::client(FaultKind::MalformedParams, text);
     let params = call.envelope.params.object.map_or_else(Bytes::new, |span| call.raw(span));
-    let wish =
-        SubscriptionFilter::read(&params).ok_or_else(|| malformed("subscriptions/listen needs params.notifications"))?;
+    let wish = SubscriptionFilter::from_params(&params)
+        .ok_or_else(|| malformed("subscriptions/listen needs params.notifications"))?;
     if wish.resource_subscriptions.len() + wish.task_ids.len() > SUBSCRIBED_MAX {
         return Err(malformed(
             "too many resourceSubscriptions and taskIds; listen to them by several requests",
@@ -112,34 +112,35 @@ const SUBSCRIPTION_ID: &str = "io.modelcontextprotocol/subscriptionId";
 pub struct Subscription {
     worker: Rc<Worker>,
     endpoint: Arc<Endpoint>,
-    lists: Wanted,
-    /// The client's raw id of the request, which names the subscription. A copy: a slice would keep the whole request.
+    lists: ListFilter,
+    /// The client's raw request id, which identifies the subscription. A copy, since a slice would keep the
+    /// whole request.
     id: Box<[u8]>,
     identity: Identity,
-    rope: WakeupRegistration,
-    /// Which lists there were; not known while they are fetched for the first time.
-    known: Result<Digests, Pin<Box<dyn Future<Output = ()>>>>,
-    /// Made here, and not taken yet.
+    wakeup: WakeupRegistration,
+    /// The lists that the client knows, or the future that fetches them for the first time.
+    known: Result<ListDigests, Pin<Box<dyn Future<Output = ()>>>>,
+    /// Events that are not sent yet.
     ready: VecDeque<Bytes>,
     ended: bool,
-    /// What is listened to at the servers, where there is anything.
-    more: Option<Box<More>>,
+    /// Subscriptions at servers, if the filter needs any.
+    more: Option<Box<ServerSubscriptions>>,
     _permit: Option<Permit>,
     _streaming: Option<OpenStreamGuard>,
 }
 
-/// Resources and tasks, at the servers that have them.
-struct More {
+/// Subscriptions to resources and tasks at the servers that have them.
+struct ServerSubscriptions {
     wish: SubscriptionFilter,
-    /// Those of tasks, as this client knows them.
+    /// Maps the client's task ids to the servers' own.
     ids: TaskIds,
     fields: Fields,
-    /// The client's raw `_meta`, for the subscriptions at the servers.
+    /// The client's raw `_meta`, repeated to the servers.
     meta: Bytes,
     tasks: JoinSet<()>,
-    /// By the server's id.
+    /// The filter and the task of each subscription, by upstream id.
     heard: HashMap<u32, (SubscriptionFilter, AbortHandle)>,
-    events: Receiver,
+    events: EventReceiver,
 }
 
 impl BodySource for Subscription {
@@ -153,7 +154,8 @@ impl BodySource for Subscription {
 }
 
 impl Subscription {
-    /// The next event, or comment; `None` when the endpoint is gone, the key was taken back, or the gateway stops.
+    /// The next event or comment. `None` when the endpoint is removed, the key is revoked, or the gateway
+    /// shuts down.
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         loop {
             if let Some(bytes) = self.ready.pop_front() {
@@ -166,19 +168,20 @@ impl Subscription {
                 return Poll::Ready(None);
             }
             if let Err(fetching) = &mut self.known {
-                // The lists as they are when the subscription begins; those that come in later are changes.
+                // The state of the lists at the start of the subscription. Lists that arrive later count as
+                // changed.
                 ready!(fetching.as_mut().poll(cx));
-                self.known = Ok(Digests::of(&self.worker, &self.endpoint, View::Modern));
+                self.known = Ok(ListDigests::of(&self.worker.shared.catalog, &self.endpoint, View::Modern));
                 self.start_pumps();
                 self.look();
                 continue;
             }
-            if let Poll::Ready(rung) = self.rope.poll(cx) {
-                match rung {
+            if let Poll::Ready(reason) = self.wakeup.poll(cx) {
+                match reason {
                     WakeReason::Changed => self.look(),
                     WakeReason::Due => self.ready.push_back(Bytes::from_static(COMMENT)),
                 }
-                // A key that was taken back takes its streams with it; of one that expires nobody tells.
+                // A revoked key ends its streams. An expired key is not announced.
                 if !self.worker.shared.auth.is_still_valid(&self.identity) {
                     return Poll::Ready(None);
                 }
@@ -188,15 +191,15 @@ impl Subscription {
             if let Poll::Ready(bytes) = more.events.poll(cx) {
                 return Poll::Ready(Some(bytes));
             }
-            // One that ended has nothing to say.
+            // Reap tasks that have ended.
             while let Poll::Ready(Some(_ended)) = more.tasks.poll_join_next(cx) {}
             return Poll::Pending;
         }
     }
 
-    /// Something may have changed.
+    /// Handles a possible change.
     fn look(&mut self) {
-        let endpoint = self.worker.endpoint_now(&self.endpoint.scope);
+        let endpoint = self.worker.topology.endpoint_now(&self.endpoint.scope);
         let Some(endpoint) = endpoint.filter(|_| *self.worker.shared.phase.borrow() < ShutdownPhase::Drain)
         else {
             self.ended = true;
@@ -210,32 +213,33 @@ impl Subscription {
         self.announce();
     }
 
-    /// Tells the client which of the lists that it asked about changed.
+    /// Notifies the client of changes to the lists that it subscribed to.
     fn announce(&mut self) {
         let Ok(known) = &mut self.known else { return };
-        let moved = known.moved(&self.worker, &self.endpoint, View::Modern);
+        let moved = known.moved(&self.worker.shared.catalog, &self.endpoint, View::Modern);
         for method in moved.into_iter().filter(|method| self.lists.wants(*method)) {
             self.ready.push_back(message(&self.id, method, ""));
         }
     }
 
-    /// One subscription at each server that has one of the resources; lists are watched by the catalog. Those
-    /// that are as they were before go on, the others end.
+    /// Opens a subscription at each server that has one of the resources or tasks. Unchanged subscriptions
+    /// continue, others end.
     fn start_pumps(&mut self) {
         let Some(more) = &mut self.more else { return };
         let mut before = std::mem::take(&mut more.heard);
         let merged = self.worker.shared.catalog.snapshot(&self.endpoint, View::Modern);
         for (place, server) in self.endpoint.servers.iter().enumerate() {
             let is_here = |uri: &&String| {
-                let known = merged.as_deref().and_then(|merged| merged.resource(uri));
+                let known = merged.as_deref().and_then(|merged| merged.resource_server(uri));
                 known.is_none_or(|known| known as usize == place)
             };
             let resource_subscriptions =
                 more.wish.resource_subscriptions.iter().filter(is_here).cloned().collect();
             let tasks = more.wish.task_ids.iter().filter_map(|text| more.ids.find(&self.endpoint, text));
-            // By the server's own ids.
+            // Use the server's own ids.
             let task_ids = tasks.filter_map(|(at, raw)| (at == place).then_some(raw)).collect();
-            let wanted = SubscriptionFilter { resource_subscriptions, task_ids, ..SubscriptionFilter::default() };
+            let wanted =
+                SubscriptionFilter { resource_subscriptions, task_ids, ..SubscriptionFilter::default() };
             if wanted == SubscriptionFilter::default() {
                 continue;
             }
@@ -247,8 +251,8 @@ impl Subscription {
                 Some((_, task)) => task.abort(),
                 None => {}
             }
-            // Gone in this moment: the subscription is about to follow.
-            let Ok(pool) = self.worker.pool(server) else { continue };
+            // The server was removed just now; the subscription will be updated soon.
+            let Ok(pool) = self.worker.topology.pool(server) else { continue };
             let meta: Value = serde_json::from_slice(&more.meta).unwrap_or_default();
             let message = json!({
                 "jsonrpc": "2.0",
@@ -260,7 +264,7 @@ impl Subscription {
             let owner = Some(self.identity.key_id());
             let listen = ListenRequest { message: message.to_string().into(), headers, owner };
             let pump = SubscriptionPump {
-                feed: UpstreamStream::begin(pool, StreamSource::Modern(Box::new(listen)), true, None),
+                feed: UpstreamStream::open(pool, StreamSource::Modern(Box::new(listen)), true, None),
                 server: server.name.clone(),
                 tasks: TaskPass::new(more.ids.clone(), false),
                 id: Bytes::copy_from_slice(&self.id),
@@ -273,7 +277,7 @@ impl Subscription {
         }
     }
 
-    /// The result that ends a subscription from this side.
+    /// The result with which the gateway ends the subscription.
     fn ending(&self) -> Bytes {
         let id = String::from_utf8_lossy(&self.id);
         let message = format!(
@@ -283,7 +287,7 @@ impl Subscription {
     }
 }
 
-/// A message of the subscription of that id.
+/// Formats a notification of the subscription.
 fn message(id: &[u8], method: McpMethod, more: &str) -> Bytes {
     let id = String::from_utf8_lossy(id);
     let message = format!(
@@ -293,13 +297,13 @@ fn message(id: &[u8], method: McpMethod, more: &str) -> Bytes {
     write_event(message.as_bytes())
 }
 
-/// Passes what one server says about resources and tasks on, under the client's own subscription id.
+/// Forwards the notifications of one server, under the client's own subscription id.
 struct SubscriptionPump {
     feed: UpstreamStream,
     server: ServerName,
     tasks: TaskPass,
     id: Bytes,
-    sender: Sender,
+    sender: EventSender,
 }
 
 impl SubscriptionPump {

@@ -4,7 +4,17 @@
 //!
 //! Does not know: requests, or MCP.
 
+pub mod clock;
+pub mod credential_cache;
+pub mod metering;
 pub mod parking;
+pub mod session_cache;
+pub mod shared;
+pub mod topology_follower;
 pub mod worker;
 
-pub use worker::{Shared, Worker};
+pub use metering::Metering;
+pub use session_cache::SessionCache;
+pub use shared::Shared;
+pub use topology_follower::TopologyFollower;
+pub use worker::Worker;

@@ -1,10 +1,10 @@
-//! Connections on which nothing goes on: a socket each, perhaps with an event stream that is silent, and no task.
+//! Parked connections: a socket each, possibly with a silent event stream, and no task.
 //!
-//! One set of the kernel's (epoll) watches them all for one worker, and is itself what the worker's runtime watches.
-//! A connection that says something leaves it and gets a task again; one that ends is closed where it is. What a
-//! stream says is written from here, as long as its client takes it at once.
+//! One epoll instance watches all of them for a worker, and the worker's runtime watches that instance. A
+//! connection that receives bytes is removed and gets a task again; a closed one is dropped here. Events of a
+//! parked stream are written from here, as long as the client accepts them at once.
 //!
-//! Does not know: HTTP, or what a stream says.
+//! Does not know: HTTP, or the contents of streams.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -23,94 +23,93 @@ use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::time::Timespec;
 use tokio::io::unix::AsyncFd;
 
+use crate::server::http1::activity::{ConnectionActivity, HttpVersion};
 use crate::server::http1::connection_slots::ConnectionSlot;
-use crate::server::http1::activity::{Control, Speaks};
-use crate::server::http1::socket::Still;
+use crate::server::http1::socket::UnwatchedSocket;
 use crate::server::reply::response_writer::{Silence, Writing};
 
 /// The parked connections of one worker.
 pub struct Parking {
     set: AsyncFd<OwnedFd>,
-    parked: RefCell<HashMap<u64, Parked, RandomState>>,
-    /// The number of the next one: none is used twice, so that what is said of one is never taken for another.
+    parked: RefCell<HashMap<u64, ParkedConnection, RandomState>>,
+    /// The number of the next connection. Numbers are not reused, so an event is never attributed to another
+    /// connection.
     next: Cell<u64>,
-    alarms: Arc<Alarms>,
-    /// In the place of the one that each connection with a task has: nothing here is slow.
-    control: Rc<Control>,
+    alarms: Arc<StreamAlarms>,
+    /// Stands in for the activity of a connection with a task. Nothing here needs timeouts.
+    activity: Rc<ConnectionActivity>,
 }
 
-/// A connection on which nothing is under way, and of which every byte that was read was used.
-pub struct Parked {
-    /// Open; the runtime does not watch it.
+/// A connection without a request in flight whose received bytes were all processed.
+pub struct ParkedConnection {
+    /// Open, and not registered with the runtime.
     pub socket: TcpStream,
-    /// Since when nothing goes on.
+    /// When the connection became idle.
     pub since: Instant,
-    /// Among all connections.
     pub place: ConnectionSlot,
-    /// The protocol, when it is known.
-    pub speaks: Option<Speaks>,
-    /// The stream that it belongs to.
-    pub stream: Option<Box<Silent>>,
+    /// The protocol, if it is known.
+    pub speaks: Option<HttpVersion>,
+    /// The event stream that the connection carries.
+    pub stream: Option<Box<ParkedStream>>,
 }
 
-/// An event stream of which all that has come is written.
-pub struct Silent {
+/// An event stream whose received events are all written.
+pub struct ParkedStream {
     left: Silence,
-    /// By which it tells that it has something to say.
+    /// Notifies the worker that the stream has events.
     alarm: Option<Waker>,
 }
 
-/// One that is parked no more.
-pub struct Woken {
-    /// As it was.
-    pub parked: Parked,
-    /// Its stream, when that has said something that is not written.
+/// A connection that is no longer parked.
+pub struct WokenConnection {
+    pub parked: ParkedConnection,
+    /// The response, if it has bytes that are not written.
     said: Option<Box<Writing>>,
 }
 
-impl Silent {
-    /// One that is to be parked with its connection.
+impl ParkedStream {
+    /// Prepares a response for parking with its connection.
     pub fn new(writing: Writing) -> Self {
         Self { left: writing.silence(), alarm: None }
     }
 }
 
-impl Woken {
-    /// The stream that the connection belongs to.
+impl WokenConnection {
+    /// Takes the event stream that the connection carries.
     pub fn take_stream(&mut self) -> Option<Writing> {
         let silent = self.parked.stream.take()?;
         Some(self.said.take().map_or_else(|| silent.left.into(), |said| *said))
     }
 }
 
-/// What is done before others have their turn.
+/// Connections handled per system call, and streams per wake-up.
 const AT_ONCE: usize = 64;
 
-/// So many times, before others have theirs: clients may go by the thousands.
+/// Batches handled per poll: clients may disconnect by the thousands.
 const TURNS: usize = 8;
 
-/// Room for fewer is not worth giving back.
+/// A table with less capacity is not shrunk.
 const ROOM_MIN: usize = 64;
 
 const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 
 impl Parking {
-    /// Of the worker whose runtime this is called in.
+    /// Must be called within the worker's runtime.
     ///
-    /// # Errors
-    /// The system has no descriptor left.
+    /// # Errors The process has no file descriptor left.
     pub fn new() -> io::Result<Self> {
         #[expect(
             deprecated,
             reason = "what replaces it is unsafe, for descriptors that change; an `OwnedFd` does not"
         )]
         let set = AsyncFd::new(epoll::create(CreateFlags::CLOEXEC)?)?;
-        let alarms = Arc::<Alarms>::default();
-        Ok(Self { set, parked: RefCell::default(), next: Cell::new(0), alarms, control: Control::new() })
+        let alarms = Arc::<StreamAlarms>::default();
+        Ok(Self { set, parked: RefCell::default(), next: Cell::new(0), alarms, activity: ConnectionActivity::new() })
     }
 
-    /// Watches a connection from now on, also for what has come before. One that cannot be watched is closed.
-    pub fn park(&self, mut parked: Parked) {
+    /// Parks a connection. Bytes that arrived before are noticed too. A connection that cannot be watched is
+    /// closed.
+    pub fn park(&self, mut parked: ParkedConnection) {
         let number = self.next.get();
         self.next.set(number + 1);
         let (said, what) = (EventData::new_u64(number), EventFlags::IN | EventFlags::RDHUP);
@@ -119,22 +118,22 @@ impl Parking {
             return;
         }
         if let Some(silent) = &mut parked.stream {
-            let alarm = Arc::new(Alarm { number, alarms: Arc::clone(&self.alarms) });
+            let alarm = Arc::new(StreamAlarm { number, alarms: Arc::clone(&self.alarms) });
             silent.alarm = Some(Waker::from(alarm));
-            // It is asked once, so that it knows its alarm.
+            // Poll the stream once, so that it registers its waker.
             self.alarms.ring(number);
         }
         self.parked.borrow_mut().insert(number, parked);
     }
 
-    /// How many there are.
+    /// The number of parked connections.
     pub fn count(&self) -> usize {
         self.parked.borrow().len()
     }
 
-    /// Those on which something came, or whose streams say more than their clients take at once, in `woken`. Cancel safe:
-    /// they are in it or still parked.
-    pub async fn wake(&self, woken: &mut Vec<Woken>) -> io::Result<()> {
+    /// Waits for connections that received bytes, or whose streams have more events than the client accepts
+    /// at once, and moves them to `woken`. Cancel safe: each one is in `woken` or still parked.
+    pub async fn wake(&self, woken: &mut Vec<WokenConnection>) -> io::Result<()> {
         poll_fn(|cx| {
             let rung = self.alarms.take(cx.waker());
             for number in rung {
@@ -144,7 +143,7 @@ impl Parking {
                 let Poll::Ready(ready) = self.set.poll_read_ready(cx) else {
                     return if woken.is_empty() { Poll::Pending } else { Poll::Ready(Ok(())) };
                 };
-                // Until it has no more to say it is not watched.
+                // Keep polling until no event is left.
                 if self.take_ready(woken)? == 0 {
                     ready?.clear_ready();
                 }
@@ -155,49 +154,50 @@ impl Parking {
         .await
     }
 
-    /// Asks a stream what it has to say.
-    fn ask(&self, number: u64, woken: &mut Vec<Woken>) {
-        // It is gone, or has a task.
+    /// Polls the stream of a parked connection.
+    fn ask(&self, number: u64, woken: &mut Vec<WokenConnection>) {
+        // The connection was closed or has a task.
         let Some(mut one) = self.parked.borrow_mut().remove(&number) else { return };
-        let Some(Silent { left, alarm: Some(alarm) }) = one.stream.as_deref_mut() else { return };
-        let (mut writing, mut still) = (Writing::from(std::mem::take(left)), Still(&one.socket));
-        match writing.poll(&mut still, &self.control, &mut Context::from_waker(alarm)) {
+        let Some(ParkedStream { left, alarm: Some(alarm) }) = one.stream.as_deref_mut() else { return };
+        let (mut writing, mut still) = (Writing::from(std::mem::take(left)), UnwatchedSocket(&one.socket));
+        match writing.poll(&mut still, &self.activity, &mut Context::from_waker(alarm)) {
             Poll::Pending if writing.is_silent() => {
                 *left = writing.silence();
                 self.parked.borrow_mut().insert(number, one);
             }
             Poll::Pending | Poll::Ready(true) => self.leave(one, Some(writing), woken),
-            // It broke off, its client is gone, or it was the last on its connection: closed, this leaves the set by itself.
-            // Asked once more, a stream that broke off would end as if it were whole.
+            // The stream broke, its client left, or the connection ends with it. Dropping the socket closes
+            // it and removes it from the epoll instance. Polling again would end a broken stream as if it
+            // were complete.
             Poll::Ready(false) => {}
         }
     }
 
-    /// Takes out those of which the kernel has something to say; how many that was.
-    fn take_ready(&self, woken: &mut Vec<Woken>) -> io::Result<usize> {
+    /// Removes the connections with epoll events. Returns the number of events.
+    fn take_ready(&self, woken: &mut Vec<WokenConnection>) -> io::Result<usize> {
         let mut room = [const { MaybeUninit::<Event>::uninit() }; AT_ONCE];
         let (said, _) = epoll::wait(self.set.get_ref(), &mut room[..], Some(&NOW))?;
         for event in said.iter() {
             let one = self.parked.borrow_mut().remove(&event.data.u64());
-            // Closed, it leaves the set by itself.
-            if let Some(one) = one.filter(Parked::is_there) {
+            // Dropping the socket removes it from the epoll instance.
+            if let Some(one) = one.filter(ParkedConnection::is_there) {
                 self.leave(one, None, woken);
             }
         }
         Ok(said.len())
     }
 
-    fn leave(&self, parked: Parked, said: Option<Writing>, woken: &mut Vec<Woken>) {
+    fn leave(&self, parked: ParkedConnection, said: Option<Writing>, woken: &mut Vec<WokenConnection>) {
         if epoll::delete(self.set.get_ref(), &parked.socket).is_ok() {
-            woken.push(Woken { parked, said: said.map(Box::new) });
+            woken.push(WokenConnection { parked, said: said.map(Box::new) });
         }
     }
 
-    /// Closes those that have been idle for too long, and gives room back.
+    /// Closes connections that were idle for too long, and shrinks the table.
     pub fn sweep(&self, idle_timeout: Duration) {
         let now = Instant::now();
         let stays =
-            |one: &Parked| one.stream.is_some() || now.saturating_duration_since(one.since) < idle_timeout;
+            |one: &ParkedConnection| one.stream.is_some() || now.saturating_duration_since(one.since) < idle_timeout;
         let mut parked = self.parked.borrow_mut();
         let overdue: Vec<_> = parked.extract_if(|_, one| !stays(one)).collect();
         if parked.capacity() > ROOM_MIN && parked.len() < parked.capacity() / 4 {
@@ -207,9 +207,10 @@ impl Parking {
         drop(overdue);
     }
 
-    /// Closes all of them, but those on which something came, and those with a stream, which has an end: these are for
-    /// the last time in `woken`. Nothing is parked afterwards: whoever has a task was told to end, and does not rest.
-    pub fn close(&self, woken: &mut Vec<Woken>) {
+    /// Closes all connections, except those that received bytes and those with a stream, which must be ended:
+    /// these are moved to `woken`. Nothing is parked afterwards, since connections with a task are ordered to
+    /// close.
+    pub fn close(&self, woken: &mut Vec<WokenConnection>) {
         while self.take_ready(woken).is_ok_and(|count| count > 0) {}
         for (_, one) in self.parked.take() {
             if one.stream.is_some() {
@@ -219,29 +220,29 @@ impl Parking {
     }
 }
 
-impl Parked {
-    /// Whether its client has not gone.
+impl ParkedConnection {
+    /// Whether the client is still connected.
     fn is_there(&self) -> bool {
         matches!(self.socket.peek(&mut [0]), Ok(1..))
     }
 }
 
-/// By which streams tell that they have something to say.
+/// The streams that have events.
 #[derive(Default)]
-struct Alarms(Mutex<Rung>);
+struct StreamAlarms(Mutex<PendingAlarms>);
 
-/// Bound: each number stands in it once, however often it rings, and rings only while something holds its waker: what a parked
-/// stream waits for, or one that has left, until that is asked by its task. So there are no more than open streams.
+/// Bounded by the number of open streams: a stream is listed once, however often it notifies, and only while
+/// something holds its waker.
 #[derive(Default)]
-struct Rung {
-    /// Those that rang first are first.
+struct PendingAlarms {
+    /// In the order of notification.
     numbers: VecDeque<u64>,
-    /// The same, to be found.
+    /// The same numbers as a set.
     waiting: HashSet<u64, RandomState>,
     waker: Option<Waker>,
 }
 
-impl Alarms {
+impl StreamAlarms {
     fn ring(&self, number: u64) {
         let mut rung = self.lock();
         if !rung.waiting.insert(number) {
@@ -253,14 +254,14 @@ impl Alarms {
         waker.into_iter().for_each(Waker::wake);
     }
 
-    /// Some of those that rang, as they rang; whoever asks is woken for more.
+    /// Takes some of the streams, in order. The task is woken for the rest.
     fn take(&self, waker: &Waker) -> Vec<u64> {
         let mut rung = self.lock();
         let count = rung.numbers.len().min(AT_ONCE);
         let taken: Vec<u64> = rung.numbers.drain(..count).collect();
         if rung.numbers.is_empty() {
-            // Emptied, both would keep their room.
-            *rung = Rung { waker: Some(waker.clone()), ..Rung::default() };
+            // Drop the empty collections, which would otherwise keep their capacity.
+            *rung = PendingAlarms { waker: Some(waker.clone()), ..PendingAlarms::default() };
         } else {
             for number in &taken {
                 rung.waiting.remove(number);
@@ -270,19 +271,19 @@ impl Alarms {
         taken
     }
 
-    fn lock(&self) -> MutexGuard<'_, Rung> {
-        // What is done under it leaves a whole value.
+    fn lock(&self) -> MutexGuard<'_, PendingAlarms> {
+        // The value is consistent even after a panic.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// One stream's.
-struct Alarm {
+/// The waker of one parked stream.
+struct StreamAlarm {
     number: u64,
-    alarms: Arc<Alarms>,
+    alarms: Arc<StreamAlarms>,
 }
 
-impl Wake for Alarm {
+impl Wake for StreamAlarm {
     fn wake(self: Arc<Self>) {
         self.alarms.ring(self.number);
     }
@@ -311,7 +312,7 @@ mod tests {
     /// What is taken, time after time, of those that rang in this order. Who takes is woken once for each time.
     #[track_caller]
     fn check(rung: &[u64], expected: &[&[u64]]) {
-        let (alarms, counter) = (Arc::<Alarms>::default(), Arc::<Counter>::default());
+        let (alarms, counter) = (Arc::<StreamAlarms>::default(), Arc::<Counter>::default());
         let waker = Waker::from(Arc::clone(&counter));
         for _ in 0..2 {
             assert!(alarms.take(&waker).is_empty());
@@ -343,7 +344,7 @@ mod tests {
 
     #[test]
     fn one_that_rings_while_others_wait_is_behind_them() {
-        let alarms = Alarms::default();
+        let alarms = StreamAlarms::default();
         let ring = |numbers: std::ops::Range<u64>| numbers.for_each(|number| alarms.ring(number));
         ring(0..AT_ONCE as u64 + 1);
         assert_eq!(alarms.take(Waker::noop())[0], 0);

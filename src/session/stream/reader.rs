@@ -1,82 +1,75 @@
-//! What a client reads of a stream: from the mapped blocks, as fast as it takes it.
+//! The reading side of a stream: copies events out of the mapped blocks as fast as the client takes them.
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 
-use super::state::{ResumableStream, StreamPhase, StreamState};
-use super::{RETRY_MS, id};
+use super::event_id;
+use super::log::Cursor;
+use super::resumable_stream::ResumableStream;
+use super::state::{ResumeError, StreamPhase, StreamState};
 
-/// The reader of a stream. Dropped, the stream waits for another for a while.
+/// Reads a stream. After it is dropped, the stream is retained for another reader for a while.
 pub struct StreamReader {
     stream: Arc<ResumableStream>,
     generation: u32,
-    at: Cursor,
-    /// The number of the last event that was handed out, or that the client had.
+    cursor: Cursor,
+    /// The sequence of the last event that was returned, or that the client had before.
     sequence: u64,
-    /// Whether the client has a part of an event, whose end is to come.
-    is_within: bool,
-    /// Whether the id of that event is to be told before anything else comes.
-    tells_id: bool,
+    /// Whether only a part of that event was returned.
+    is_within_event: bool,
+    /// Whether to send the id of that event before anything else.
+    announces_id: bool,
 }
 
-/// A place in a stream: a block, counted from the stream's beginning, and a byte in it.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Cursor {
-    pub block: u64,
-    pub offset: usize,
-}
-
-/// What comes next.
+/// The result of a read.
 #[derive(Debug, PartialEq, Eq)]
 pub enum ReadOutcome {
     /// Events with their ids, or a part of one.
     Events(Bytes),
-    /// Nothing: a comment may be passed on.
-    Silence,
-    /// Nothing more: all was handed out, or another reader took over.
+    /// No event; a comment may be sent to keep the connection alive.
+    KeepAlive,
+    /// The end: everything was read, or another reader took over.
     End,
-    /// What follows is gone, and the client stands between two events.
+    /// The rest is lost, and the client is between two events.
     Lost,
-    /// What follows is gone, and the client stands within an event.
-    Torn,
+    /// The rest is lost, and the client is within an event or may have missed its response.
+    Truncated,
 }
 
-/// What is handed out at once: as much as a socket takes.
-const PIECE_BYTES: usize = 64 << 10;
+/// Bounds one read, roughly: as much as a socket takes.
+const READ_BYTES: usize = 64 << 10;
 
-impl Cursor {
-    /// Behind the last of so many blocks, of which so much is used.
-    pub fn end(first_block: u64, blocks: usize, last_used: usize) -> Self {
-        match blocks.checked_sub(1) {
-            Some(before) => Self { block: first_block + before as u64, offset: last_used },
-            None => Self { block: first_block, offset: 0 },
-        }
-    }
-}
+/// How long a client is told to wait before it reconnects: the default of the SDKs.
+const RETRY_MS: u64 = 1000;
 
 impl StreamReader {
-    pub(super) fn first(stream: Arc<ResumableStream>) -> Self {
-        Self::at(stream, 0, Cursor::default(), 0)
+    pub(super) fn from_start(stream: Arc<ResumableStream>) -> Self {
+        Self::new(stream, 0, Cursor::default(), 0)
     }
 
-    pub(super) fn at(stream: Arc<ResumableStream>, generation: u32, at: Cursor, sequence: u64) -> Self {
-        Self { stream, generation, at, sequence, is_within: false, tells_id: false }
+    /// Resumes a stream after the event `sequence`. Ends the previous reader.
+    pub fn resume(stream: &Arc<ResumableStream>, sequence: u64) -> Result<Self, ResumeError> {
+        let (generation, cursor) = stream.attach(sequence)?;
+        Ok(Self::new(Arc::clone(stream), generation, cursor, sequence))
     }
 
-    /// Has the client told by which id it can come back before anything else comes: an event without data (MCP
-    /// 2025-11-25, transports). Older clients take such an event for a message that is broken.
+    fn new(stream: Arc<ResumableStream>, generation: u32, cursor: Cursor, sequence: u64) -> Self {
+        Self { stream, generation, cursor, sequence, is_within_event: false, announces_id: false }
+    }
+
+    /// First sends an event without data, so that the client has an id to resume from (MCP 2025-11-25, transports).
+    /// Clients of earlier revisions take such an event for a malformed message.
     pub fn announce_id(&mut self) {
-        self.tells_id = true;
+        self.announces_id = true;
     }
 
-    /// The stream.
     pub fn stream(&self) -> &Arc<ResumableStream> {
         &self.stream
     }
 
-    /// What comes next. After any of the ends there is nothing more to ask.
+    /// Polls for the next bytes for the client.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<ReadOutcome> {
         let mut out = Vec::new();
         let stream = Arc::clone(&self.stream);
@@ -84,25 +77,22 @@ impl StreamReader {
         if state.generation != self.generation {
             return Poll::Ready(ReadOutcome::End);
         }
-        if std::mem::take(&mut self.tells_id) {
-            id::write(&stream.label(&state), self.sequence, &mut out);
+        if std::mem::take(&mut self.announces_id) {
+            event_id::write_id_line(&stream.label(&state), self.sequence, &mut out);
             out.extend_from_slice(format!("retry: {RETRY_MS}\ndata: \n\n").as_bytes());
-            state.note_id();
+            state.note_id_sent();
         }
         if state.phase == StreamPhase::Lost || self.read(&state, &mut out).is_err() {
             if !out.is_empty() {
                 return Poll::Ready(ReadOutcome::Events(out.into()));
             }
-            return Poll::Ready(if self.is_within || state.is_torn {
-                ReadOutcome::Torn
-            } else {
-                ReadOutcome::Lost
-            });
+            let is_truncated = self.is_within_event || state.is_aborted;
+            return Poll::Ready(if is_truncated { ReadOutcome::Truncated } else { ReadOutcome::Lost });
         }
         if !out.is_empty() {
-            state.note_id();
-            state.take(self.at);
-            let writer = state.note_room();
+            state.note_id_sent();
+            state.set_read_to(self.cursor);
+            let writer = state.take_waker_for_room();
             drop(state);
             writer.into_iter().for_each(Waker::wake);
             return Poll::Ready(ReadOutcome::Events(out.into()));
@@ -110,39 +100,41 @@ impl StreamReader {
         if state.phase == StreamPhase::Ended {
             return Poll::Ready(ReadOutcome::End);
         }
-        if std::mem::take(&mut state.comment) && !self.is_within {
-            return Poll::Ready(ReadOutcome::Silence);
+        if std::mem::take(&mut state.has_comment) && !self.is_within_event {
+            return Poll::Ready(ReadOutcome::KeepAlive);
         }
-        state.wait(cx.waker());
+        state.set_reader_waker(cx.waker());
         Poll::Pending
     }
 
-    /// Copies records from where it stands, until there are enough or no more.
+    /// Copies records from the cursor on, until `out` is long enough or there are no more. Fails if the records at the
+    /// cursor are lost.
     fn read(&mut self, state: &StreamState, out: &mut Vec<u8>) -> Result<(), ()> {
-        let Some(written) = &state.written else { return Ok(()) };
-        let mut record = Vec::new();
-        // Each turn moves on by a record or a block.
-        while out.len() < PIECE_BYTES {
-            let index = self.at.block.checked_sub(written.first_block).ok_or(())?;
+        let Some(log) = &state.log else { return Ok(()) };
+        let mut payload = Vec::new();
+        // Each iteration advances by a record or a block.
+        while out.len() < READ_BYTES {
+            let index = self.cursor.block.checked_sub(log.first_block).ok_or(())?;
             let index = usize::try_from(index).map_err(drop)?;
-            let Some(kept) = written.blocks.get(index) else { return Ok(()) };
-            if self.at.offset >= kept.block.used() {
-                if index + 1 >= written.blocks.len() {
+            let Some(current) = log.blocks.get(index) else { return Ok(()) };
+            if self.cursor.offset >= current.block.used() {
+                if index + 1 >= log.blocks.len() {
                     return Ok(());
                 }
-                self.at = Cursor { block: self.at.block + 1, offset: 0 };
+                self.cursor = Cursor { block: self.cursor.block + 1, offset: 0 };
                 continue;
             }
-            record.clear();
-            let found =
-                self.stream.blocks().read(&kept.block, self.at.offset, &mut record).map_err(|_damaged| ())?;
-            if found.portion.begins() {
-                id::write(&written.label, found.sequence, out);
+            payload.clear();
+            let blocks = self.stream.blocks();
+            let record =
+                blocks.read(&current.block, self.cursor.offset, &mut payload).map_err(|_damaged| ())?;
+            if record.kind.begins() {
+                event_id::write_id_line(&log.label, record.sequence, out);
             }
-            out.extend_from_slice(&record);
-            self.is_within = !found.portion.ends();
-            self.sequence = found.sequence;
-            self.at.offset = found.next;
+            out.extend_from_slice(&payload);
+            self.is_within_event = !record.kind.ends();
+            self.sequence = record.sequence;
+            self.cursor.offset = record.next;
         }
         Ok(())
     }
@@ -150,6 +142,6 @@ impl StreamReader {
 
 impl Drop for StreamReader {
     fn drop(&mut self) {
-        self.stream.leave(self.generation);
+        self.stream.detach(self.generation);
     }
 }

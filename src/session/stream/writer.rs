@@ -1,4 +1,4 @@
-//! What a server says, on its way to what is kept of a stream.
+//! The writing side of a stream: adds a server's events to the log.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -7,13 +7,16 @@ use std::task::{Context, Poll};
 
 use tokio::time::{Sleep, sleep_until};
 
-use super::state::{ResumableStream, RetentionReason, StreamClosed};
+use super::eviction::allocate_block;
+use super::resumable_stream::ResumableStream;
+use super::state::{RetentionReason, StreamClosed};
 use metamcp_core::frame::EventPart;
 
-/// The one who writes a stream: one task, which alone is woken. Dropped before its end, the stream is lost.
+/// Writes a stream. Only one task may use it, since only one is woken. Dropping it before [`StreamWriter::finish`]
+/// discards the stream.
 pub struct StreamWriter(Arc<ResumableStream>);
 
-/// Until when a client that has gone is waited for. Boxed: most clients stay.
+/// Elapses when a client that left can no longer come back. Boxed: most clients stay.
 pub type ReconnectTimer = Option<Pin<Box<Sleep>>>;
 
 impl StreamWriter {
@@ -21,17 +24,16 @@ impl StreamWriter {
         Self(stream)
     }
 
-    /// The stream.
     pub fn stream(&self) -> &Arc<ResumableStream> {
         &self.0
     }
 
-    /// Writes a part of an event behind the others; waits for room. Not cancel safe: a part of it may be written.
+    /// Appends a part of an event, and waits for room if necessary. Not cancel safe: some of the part may be written.
     pub async fn push(&self, part: &EventPart) -> Result<(), StreamClosed> {
         push(&self.0, part).await
     }
 
-    /// Likewise, all of these, by a future of its own.
+    /// Appends several parts. The future does not borrow the writer.
     pub fn push_all(&self, parts: Vec<EventPart>) -> impl Future<Output = Result<(), StreamClosed>> + use<> {
         let stream = Arc::clone(&self.0);
         async move {
@@ -42,47 +44,47 @@ impl StreamWriter {
         }
     }
 
-    /// Has the reader pass a comment on, so that the connection is not taken for dead.
-    pub fn comment(&self) {
-        self.0.comment();
+    /// Makes the reader send a comment, so that the connection is not considered dead.
+    pub fn send_comment(&self) {
+        self.0.send_comment();
     }
 
-    /// Completes when nobody waits for the stream: its client has gone, and cannot come back or did not in time; or the
-    /// stream is lost. Cancel safe.
+    /// Completes when nobody will read the stream: its client left and cannot come back, or did not in time; or the
+    /// stream was discarded. Cancel safe.
     pub async fn abandoned(&self) {
-        let mut wait = None;
-        poll_fn(|cx| self.poll_abandoned(&mut wait, cx)).await;
+        let mut timer = None;
+        poll_fn(|cx| self.poll_abandoned(&mut timer, cx)).await;
     }
 
-    /// Ready likewise.
-    pub fn poll_abandoned(&self, wait: &mut ReconnectTimer, cx: &mut Context<'_>) -> Poll<()> {
-        match self.0.waits(cx.waker()) {
+    /// The polling form of [`Self::abandoned`].
+    pub fn poll_abandoned(&self, timer: &mut ReconnectTimer, cx: &mut Context<'_>) -> Poll<()> {
+        match self.0.poll_retention(cx.waker()) {
             None => Poll::Ready(()),
-            Some(RetentionReason::Read) => {
-                *wait = None;
+            Some(RetentionReason::Reader) => {
+                *timer = None;
                 Poll::Pending
             }
-            Some(RetentionReason::Until(until)) => {
-                let over = wait.get_or_insert_with(|| Box::pin(sleep_until(until)));
-                if over.deadline() != until {
-                    over.as_mut().reset(until);
+            Some(RetentionReason::Reconnect(deadline)) => {
+                let timer = timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+                if timer.deadline() != deadline {
+                    timer.as_mut().reset(deadline);
                 }
-                over.as_mut().poll(cx)
+                timer.as_mut().poll(cx)
             }
         }
     }
 
     /// Completes when the client has cancelled the call. Cancel safe.
     pub async fn cancelled(&self) {
-        poll_fn(|cx| ready_if(self.0.is_cancelled(cx.waker()))).await;
+        poll_fn(|cx| ready_if(self.0.poll_cancelled(cx.waker()))).await;
     }
 
-    /// Completes when nobody reads the stream. Cancel safe.
-    pub async fn left(&self) {
-        poll_fn(|cx| ready_if(self.0.is_unread(cx.waker()))).await;
+    /// Completes when the stream has no reader. Cancel safe.
+    pub async fn unread(&self) {
+        poll_fn(|cx| ready_if(self.0.poll_unread(cx.waker()))).await;
     }
 
-    /// All has come.
+    /// Ends the stream. It stays readable until its retention expires.
     pub fn finish(self) {
         self.0.finish();
     }
@@ -90,8 +92,8 @@ impl StreamWriter {
 
 impl Drop for StreamWriter {
     fn drop(&mut self) {
-        if !self.0.is_over() {
-            self.0.lose();
+        if !self.0.is_closed() {
+            self.0.discard();
         }
     }
 }
@@ -99,9 +101,9 @@ impl Drop for StreamWriter {
 async fn push(stream: &Arc<ResumableStream>, part: &EventPart) -> Result<(), StreamClosed> {
     let (mut rest, mut begins) = (&part.bytes[..], part.begins);
     loop {
-        let written = match stream.write(rest, begins, part.ends)? {
+        let written = match write(stream, rest, begins, part.ends)? {
             Some(written) => written,
-            None => push_with_room(stream, rest, begins, part.ends).await?,
+            None => write_with_room(stream, rest, begins, part.ends).await?,
         };
         rest = &rest[written..];
         begins = false;
@@ -111,27 +113,37 @@ async fn push(stream: &Arc<ResumableStream>, part: &EventPart) -> Result<(), Str
     }
 }
 
-async fn push_with_room(
+fn write(
+    stream: &Arc<ResumableStream>,
+    bytes: &[u8],
+    begins: bool,
+    ends: bool,
+) -> Result<Option<usize>, StreamClosed> {
+    stream.write(bytes, begins, ends, || allocate_block(&stream.pool, stream))
+}
+
+/// Waits for room, and writes as much as fits.
+async fn write_with_room(
     stream: &Arc<ResumableStream>,
     bytes: &[u8],
     begins: bool,
     ends: bool,
 ) -> Result<usize, StreamClosed> {
     loop {
-        let mut freed = pin!(stream.streams.freed.notified());
+        let mut freed = pin!(stream.pool.freed());
         freed.as_mut().enable();
-        // Told from here on.
-        stream.want_room();
-        if let Some(written) = stream.write(bytes, begins, ends)? {
+        // Room that appears from here on wakes this task.
+        stream.request_room();
+        if let Some(written) = write(stream, bytes, begins, ends)? {
             return Ok(written);
         }
         tokio::select! {
-            () = poll_fn(|cx| ready_if(stream.may_have_room(cx.waker()))) => {}
+            () = poll_fn(|cx| ready_if(stream.poll_room(cx.waker()))) => {}
             () = freed => {}
         }
     }
 }
 
-fn ready_if(is_so: bool) -> Poll<()> {
-    if is_so { Poll::Ready(()) } else { Poll::Pending }
+fn ready_if(is_ready: bool) -> Poll<()> {
+    if is_ready { Poll::Ready(()) } else { Poll::Pending }
 }

@@ -1,100 +1,96 @@
-//! What a key is at rest.
+//! Rows of keys, and reading them.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 use uuid::Uuid;
 
-use crate::store::epochs::{self, Kind};
-use crate::store::session::{Session, query_one};
-use crate::store::value::{Row, Value, words};
-use crate::store::{Plain, Sealed, StoreError};
+use crate::store::epochs::{self, EpochKind};
+use crate::store::transaction::{Transaction, query_one};
+use crate::store::value::{Row, Value, column_enum};
+use crate::store::error::StoreError;
+use crate::store::sealed_value::{Plain, Sealed};
 
-words! {
+column_enum! {
     /// Whether a key may be used.
     KeyStatus {
-        /// It opens the gateway.
         Active = "active",
-        /// It was switched off.
         Inactive = "inactive",
     }
 }
 
-words! {
-    /// What a key is for.
+column_enum! {
+    /// The role of a key.
     Role {
-        /// Calls tools.
+        /// May call tools.
         Client = "client",
-        /// Administers, and calls tools.
+        /// May administer the gateway, and call tools.
         Admin = "admin",
     }
 }
 
-/// How often a key may call.
+/// A limit on the calls of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rate {
-    /// On average; at least 1.
+    /// The average; at least 1.
     pub per_second: u32,
-    /// At once after a pause; at least 1.
+    /// Calls that may come at once after a pause; at least 1.
     pub burst: u32,
 }
 
 /// What a key may do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grants {
-    /// What it is for.
     pub role: Role,
-    /// Names of endpoints; `None`: all.
+    /// Names of endpoints; `None` allows all.
     pub endpoints: Option<Vec<String>>,
-    /// Globs over the names of tools as the client sees them; `None`: all.
+    /// Globs over tool names as the client sees them; `None` allows all.
     pub tools: Option<Vec<String>>,
-    /// `None`: as often as it likes.
+    /// `None` for no limit.
     pub rate: Option<Rate>,
-    /// Calls at once, at least 1; `None`: what the gateway's limits allow.
+    /// Concurrent calls, at least 1; `None` when only the gateway's own limits apply.
     pub concurrency: Option<u32>,
 }
 
 impl Grants {
-    /// A client that may call whatever there is.
+    /// The grants of a client that may call every tool.
     pub fn everything() -> Self {
         Self { role: Role::Client, endpoints: None, tools: None, rate: None, concurrency: None }
     }
 }
 
-/// One API key at rest.
+/// One API key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyRow {
-    /// For administration.
+    /// The id in administration.
     pub id: Uuid,
-    /// The public part of the key.
+    /// The public part of the key, in the key itself.
     pub key_id: String,
-    /// Given by whoever made it.
+    /// The display name.
     pub name: String,
     /// May be empty.
     pub description: String,
-    /// What it may do.
     pub grants: Grants,
-    /// Whether it may be used.
     pub status: KeyStatus,
-    /// Opaque here.
+    /// The sealed verifier of the secret.
     pub sealed_hash: Vec<u8>,
     /// The version of `ENCRYPTION_KEY` that sealed it.
     pub key_version: u8,
-    /// Seconds since 1970; `None`: never.
+    /// Seconds since 1970; `None` for a key that does not expire.
     pub expires_at: Option<u64>,
-    /// The key that replaces this one, whether or not it still is there.
+    /// The key that replaces this one. It may have been deleted since.
     pub successor: Option<Uuid>,
-    /// Seconds since 1970: a rotated key ends then.
+    /// The end of the grace period after a rotation, in seconds since 1970.
     pub grace_until: Option<u64>,
     /// Seconds since 1970.
     pub created_at: u64,
     /// Seconds since 1970.
     pub changed_at: u64,
-    /// The keys' epoch at this row's last change that takes back its tokens.
+    /// The epoch of the keys at the last change of this row that revoked its tokens.
     pub epoch: u64,
 }
 
 impl KeyRow {
-    /// When it ends by itself, in seconds since 1970; `None`: never.
+    /// When the key ends by itself, in seconds since 1970; `None` for never.
     pub fn ends_at(&self) -> Option<u64> {
         match (self.expires_at, self.grace_until) {
             (Some(expiry), Some(grace)) => Some(expiry.min(grace)),
@@ -102,7 +98,7 @@ impl KeyRow {
         }
     }
 
-    /// For the audit log: everything but the hash.
+    /// The row without its hash, for the audit log.
     pub(super) fn describe(&self) -> Json {
         json!({
             "id": self.id.to_string(),
@@ -118,86 +114,85 @@ impl KeyRow {
     }
 }
 
-/// A key to be stored; it begins active.
+/// A key to be stored, as active.
 #[derive(Debug, Clone)]
 pub struct NewKey {
-    /// From [`crate::store::new_id`].
+    /// From [`new_id`](crate::store::new_id).
     pub id: Uuid,
     /// The public part of the key: 12 characters.
     pub key_id: String,
-    /// Given by whoever made it; not empty.
+    /// The display name; not empty.
     pub name: String,
     /// May be empty.
     pub description: String,
-    /// What it may do.
     pub grants: Grants,
-    /// What its secret is recognised by. Opaque here, and sealed when it is stored.
+    /// The verifier of the secret, to be sealed.
     pub hash: Plain,
-    /// Seconds since 1970; `None`: never.
+    /// Seconds since 1970; `None` for a key that does not expire.
     pub expires_at: Option<u64>,
 }
 
 /// All keys at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Keys {
-    /// The keys' epoch at that moment.
+    /// The epoch of the keys at that moment.
     pub epoch: u64,
     /// Oldest first.
     pub rows: Vec<KeyRow>,
 }
 
-pub async fn all<S: Session>(session: &mut S) -> Result<Keys, StoreError> {
-    let epoch = epochs::of(session, Kind::Keys).await?;
+pub async fn all<T: Transaction>(tx: &mut T) -> Result<Keys, StoreError> {
+    let epoch = epochs::read_one(tx, EpochKind::Keys).await?;
     let sql = format!("SELECT {COLUMNS} FROM api_keys ORDER BY created_at, key_id");
-    let rows = session.query(&sql, &[]).await?.into_iter().map(read).collect::<Result<_, _>>()?;
+    let rows = tx.query(&sql, &[]).await?.into_iter().map(read).collect::<Result<_, _>>()?;
     Ok(Keys { epoch, rows })
 }
 
-pub async fn find<S: Session>(session: &mut S, reference: &str) -> Result<Option<KeyRow>, StoreError> {
+pub async fn find<T: Transaction>(tx: &mut T, reference: &str) -> Result<Option<KeyRow>, StoreError> {
     let (column, value) = match Uuid::parse_str(reference) {
         Ok(id) => ("id", Value::from(id)),
         Err(_) => ("key_id", Value::from(reference)),
     };
     let sql = format!("SELECT {COLUMNS} FROM api_keys WHERE {column} = $1");
-    query_one(session, &sql, &[value]).await?.map(read).transpose()
+    query_one(tx, &sql, &[value]).await?.map(read).transpose()
 }
 
 fn read(mut row: Row) -> Result<KeyRow, StoreError> {
-    // Where something cannot be read, it is taken for the least that it can be.
+    // A field that cannot be read gets the value that grants the least.
     let mut key = KeyRow {
-        id: row.or(Uuid::nil(), Row::uuid),
+        id: row.field_or(Uuid::nil(), Row::uuid),
         key_id: row.text()?,
         name: row.text()?,
         description: row.text()?,
         grants: Grants {
-            role: row.or(Role::Client, |row| row.word(Role::parse)),
-            endpoints: row.or(Some(Vec::new()), Row::optional_list),
-            tools: row.or(Some(Vec::new()), Row::optional_list),
+            role: row.field_or(Role::Client, |row| row.word(Role::parse)),
+            endpoints: row.field_or(Some(Vec::new()), Row::optional_list),
+            tools: row.field_or(Some(Vec::new()), Row::optional_list),
             rate: read_rate(&mut row),
-            concurrency: row.or(Some(1), Row::optional_int),
+            concurrency: row.field_or(Some(1), Row::optional_int),
         },
-        status: row.or(KeyStatus::Inactive, |row| row.word(KeyStatus::parse)),
+        status: row.field_or(KeyStatus::Inactive, |row| row.word(KeyStatus::parse)),
         sealed_hash: row.blob()?,
-        key_version: row.or(0, Row::int),
-        expires_at: row.or(Some(0), Row::optional_int),
-        successor: row.or(None, Row::optional_uuid),
-        grace_until: row.or(Some(0), Row::optional_int),
-        created_at: row.or(0, Row::int),
-        changed_at: row.or(0, Row::int),
-        epoch: row.or(0, Row::int),
+        key_version: row.field_or(0, Row::int),
+        expires_at: row.field_or(Some(0), Row::optional_int),
+        successor: row.field_or(None, Row::optional_uuid),
+        grace_until: row.field_or(Some(0), Row::optional_int),
+        created_at: row.field_or(0, Row::int),
+        changed_at: row.field_or(0, Row::int),
+        epoch: row.field_or(0, Row::int),
     };
-    let sealed = row.sealed(Sealed { bytes: key.sealed_hash, key_version: key.key_version });
+    let sealed = row.seal_if_intact(Sealed { bytes: key.sealed_hash, key_version: key.key_version });
     key.sealed_hash = sealed.bytes;
     Ok(key)
 }
 
-/// Both or neither.
+/// Reads both columns, which are set together or not at all.
 fn read_rate(row: &mut Row) -> Option<Rate> {
-    let (per_second, burst) = (row.or(Some(1), Row::optional_int), row.or(Some(1), Row::optional_int));
+    let (per_second, burst) = (row.field_or(Some(1), Row::optional_int), row.field_or(Some(1), Row::optional_int));
     match (per_second, burst) {
         (Some(per_second), Some(burst)) => Some(Rate { per_second, burst }),
         (None, None) => None,
-        (Some(_), None) | (None, Some(_)) => row.or(None, |_| Err(StoreError::Closed("key"))),
+        (Some(_), None) | (None, Some(_)) => row.field_or(None, |_| Err(StoreError::Closed("key"))),
     }
 }
 

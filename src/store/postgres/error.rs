@@ -1,4 +1,4 @@
-//! What PostgreSQL and the way to it say, in the store's words.
+//! Converts the errors of PostgreSQL, its driver and the pool to those of the store.
 
 use std::error::Error as _;
 use std::io;
@@ -6,13 +6,13 @@ use std::io;
 use deadpool_postgres::{PoolError, TimeoutType};
 use tokio_postgres::error::{DbError, SqlState};
 
-use crate::store::StoreError;
+use crate::store::error::StoreError;
 
 impl From<tokio_postgres::Error> for StoreError {
     fn from(error: tokio_postgres::Error) -> Self {
         match error.as_db_error() {
-            Some(said) => of_server(said),
-            None => of_way(&error),
+            Some(error) => from_server(error),
+            None => from_connection(&error),
         }
     }
 }
@@ -30,34 +30,34 @@ impl From<PoolError> for StoreError {
     }
 }
 
-/// The server's own messages hold names and values of columns, never a password. Details, which quote rows, are
-/// left out.
-fn of_server(said: &DbError) -> StoreError {
-    let text = || said.message().to_owned();
-    let code = said.code();
+/// Converts an error reported by the server. Its message holds names and values of columns, but never a password. The
+/// details, which quote rows, are left out.
+fn from_server(error: &DbError) -> StoreError {
+    let text = || error.message().to_owned();
+    let code = error.code();
     match code.code() {
-        "23505" => StoreError::Exists { field: field(said) },
+        "23505" => StoreError::Exists { field: field(error) },
         "23503" => StoreError::Dangling,
         "25006" => StoreError::ReadOnly,
         "53100" => StoreError::DiskFull,
         "55P03" => StoreError::Locked,
-        // This process, or its machine, was asleep in the middle of a transaction.
+        // This process, or its machine, was suspended in the middle of a transaction.
         "25P03" => StoreError::Unavailable(text()),
-        "57014" => StoreError::Unavailable("a statement took too long and was given up".into()),
+        "57014" => StoreError::Unavailable("a statement took too long and was cancelled".into()),
         "42P07" => StoreError::Refused(format!(
             "{}; it holds the tables of another program: give metamcp a database of its own",
-            said.message()
+            error.message()
         )),
         "42501" => StoreError::Refused(format!(
             "{}; let the user create tables in the schema and change what it made",
-            said.message()
+            error.message()
         )),
         _ if *code == SqlState::T_R_SERIALIZATION_FAILURE || *code == SqlState::T_R_DEADLOCK_DETECTED => {
             StoreError::Locked
         }
         other => match &other[..2] {
             "28" | "3D" => StoreError::Refused(text()),
-            // Connections, resources, operators, the system.
+            // Classes of connections, resources, operator intervention and system errors.
             "08" | "53" | "57" | "58" => StoreError::Unavailable(text()),
             "22" | "23" => StoreError::Invalid(text()),
             _ => StoreError::Failed(text()),
@@ -65,9 +65,10 @@ fn of_server(said: &DbError) -> StoreError {
     }
 }
 
-/// `api_keys_key_id_key` of the table `api_keys` is about `key_id`; a primary key about its last column.
-fn field(said: &DbError) -> String {
-    let (table, constraint) = (said.table().unwrap_or_default(), said.constraint().unwrap_or_default());
+/// The column of a violated constraint: `key_id` for `api_keys_key_id_key` of the table `api_keys`, the last column for a
+/// primary key.
+fn field(error: &DbError) -> String {
+    let (table, constraint) = (error.table().unwrap_or_default(), error.constraint().unwrap_or_default());
     let rest = constraint.strip_prefix(table).unwrap_or(constraint).trim_start_matches('_');
     match (table, rest) {
         ("jwt_keys", "pkey") => "kid",
@@ -81,19 +82,20 @@ fn field(said: &DbError) -> String {
     .to_owned()
 }
 
-fn of_way(error: &tokio_postgres::Error) -> StoreError {
+/// Converts an error of the connection.
+fn from_connection(error: &tokio_postgres::Error) -> StoreError {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {
-        let said = inner.to_string();
-        if !text.contains(&said) {
-            text = format!("{text}: {said}");
+        let message = inner.to_string();
+        if !text.contains(&message) {
+            text = format!("{text}: {message}");
         }
         cause = inner.source();
     }
     let io = error.source().and_then(|source| source.downcast_ref::<io::Error>());
     match io {
-        // So is what TLS does not like about the other side.
+        // TLS reports a certificate it refuses in this way too.
         Some(io) if io.kind() == io::ErrorKind::InvalidData => StoreError::Refused(text),
         Some(_) => StoreError::Unavailable(text),
         None if error.is_closed() => StoreError::Unavailable("the connection was closed".into()),

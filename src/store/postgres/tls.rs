@@ -1,4 +1,4 @@
-//! TLS to the database: rustls, as strict as the address asks for.
+//! TLS to the database with rustls, as strict as the address requires.
 
 use std::convert::Infallible;
 use std::io;
@@ -22,18 +22,18 @@ use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::url::{Check, Roots};
-use crate::store::StoreError;
+use super::url::{CertificateCheck, RootCertificates};
+use crate::store::error::StoreError;
 
-/// Makes connections encrypted.
+/// Encrypts connections.
 #[derive(Clone)]
 pub struct Tls {
     config: Arc<ClientConfig>,
 }
 
 impl Tls {
-    /// Reads root certificates, when any are needed.
-    pub fn new(check: &Check) -> Result<Self, StoreError> {
+    /// Reads the root certificates if any are needed.
+    pub fn new(check: &CertificateCheck) -> Result<Self, StoreError> {
         let provider = Arc::new(ring::default_provider());
         let failed = |error: TlsError| StoreError::Url(format!("TLS: {error}"));
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
@@ -41,41 +41,41 @@ impl Tls {
             .map_err(failed)?;
         let verifier = Arc::new(Verifier::new(check, provider)?);
         let mut config = builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
-        // PostgreSQL 17 and newer ask for it when TLS comes first.
+        // PostgreSQL 17 and newer require it when TLS is negotiated first.
         config.alpn_protocols = vec![b"postgresql".to_vec()];
         Ok(Self { config: Arc::new(config) })
     }
 }
 
-/// Looks at as much of a certificate as the address asks for.
+/// Verifies as much of a certificate as the address requires.
 #[derive(Debug)]
 struct Verifier {
     provider: Arc<CryptoProvider>,
-    /// `None`: whoever answers is taken for the server.
+    /// `None`: any certificate is accepted.
     trust: Option<Trust>,
 }
 
 #[derive(Debug)]
 struct Trust {
     chain: Arc<WebPkiServerVerifier>,
-    /// A certificate that was named itself needs nobody to vouch for it: so do servers that signed their own.
+    /// Certificates named in the configuration are trusted themselves, which allows self-signed servers.
     named: Vec<CertificateDer<'static>>,
     host: bool,
 }
 
 impl Verifier {
-    fn new(check: &Check, provider: Arc<CryptoProvider>) -> Result<Self, StoreError> {
+    fn new(check: &CertificateCheck, provider: Arc<CryptoProvider>) -> Result<Self, StoreError> {
         let (roots, host) = match check {
-            Check::Nothing => return Ok(Self { provider, trust: None }),
-            Check::Chain(roots) => (roots, false),
-            Check::Host(roots) => (roots, true),
+            CertificateCheck::Nothing => return Ok(Self { provider, trust: None }),
+            CertificateCheck::Chain(roots) => (roots, false),
+            CertificateCheck::Host(roots) => (roots, true),
         };
         let named = match roots {
-            Roots::System => Vec::new(),
-            Roots::File(path) => read(path)?,
+            RootCertificates::System => Vec::new(),
+            RootCertificates::File(path) => read(path)?,
         };
         let mut store = RootCertStore::empty();
-        if *roots == Roots::System {
+        if *roots == RootCertificates::System {
             store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         }
         store.add_parsable_certificates(named.iter().cloned());
@@ -116,7 +116,7 @@ impl ServerCertVerifier for Verifier {
             return Ok(ServerCertVerified::assertion());
         }
         match chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
-            // The name is looked at last: everything else was right.
+            // The name is checked last: everything else was valid.
             Err(TlsError::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
             )) if !host => Ok(ServerCertVerified::assertion()),
@@ -153,16 +153,16 @@ impl MakeTlsConnect<Socket> for Tls {
     type Error = Infallible;
 
     fn make_tls_connect(&mut self, domain: &str) -> Result<Connect, Infallible> {
-        // Asked for every connection, also where there will be no TLS, as over a Unix socket.
+        // Called for every connection, including those without TLS, as over a Unix socket.
         let name = ServerName::try_from(domain).ok().map(|name| name.to_owned());
         Ok(Connect { connector: TlsConnector::from(Arc::clone(&self.config)), name })
     }
 }
 
-/// One handshake to be made.
+/// A TLS handshake to be made.
 pub struct Connect {
     connector: TlsConnector,
-    /// `None`: no certificate can be for such a name.
+    /// `None` for a host name that no certificate can be for.
     name: Option<ServerName<'static>>,
 }
 

@@ -1,4 +1,4 @@
-//! `postgres://` addresses, with the words of libpq for TLS that the driver does not know.
+//! `postgres://` addresses, including the TLS parameters of libpq that the driver does not know.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,31 +7,31 @@ use tokio_postgres::Config;
 use tokio_postgres::config::SslMode;
 use url::form_urlencoded;
 
-use crate::store::StoreError;
+use crate::store::error::StoreError;
 
-/// How the server is reached.
+/// A parsed address.
 pub struct Settings {
     pub config: Config,
-    pub check: Check,
+    pub check: CertificateCheck,
 }
 
-/// What of the server's certificate is looked at, when the connection is encrypted at all.
+/// How much of the server's certificate is verified when the connection is encrypted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Check {
-    /// Nothing: `disable`, `prefer` and `require` without a root certificate, as libpq has it.
+pub enum CertificateCheck {
+    /// Nothing: `disable`, `prefer`, and `require` without a root certificate, as in libpq.
     Nothing,
-    /// Who signed it: `verify-ca`, and `require` with a root certificate.
-    Chain(Roots),
-    /// That, and for which host: `verify-full`.
-    Host(Roots),
+    /// The chain of signatures: `verify-ca`, and `require` with a root certificate.
+    Chain(RootCertificates),
+    /// The chain and the host name: `verify-full`.
+    Host(RootCertificates),
 }
 
-/// Whom to believe.
+/// The trusted root certificates.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Roots {
-    /// Whomever the operating system believes.
+pub enum RootCertificates {
+    /// Those of the operating system.
     System,
-    /// A file of PEM certificates.
+    /// Those in a PEM file.
     File(PathBuf),
 }
 
@@ -49,7 +49,7 @@ impl Settings {
         }
         let plain = format!("{base}?{}", rest.join("&"));
         let scheme = ["postgres://", "postgresql://"].iter().any(|scheme| plain.starts_with(scheme));
-        // What the parser says may quote a part of the password.
+        // The parser's own error may quote a part of the password.
         let mut config: Config =
             plain.parse().ok().filter(|_| scheme).ok_or_else(|| StoreError::Url(SYNTAX.into()))?;
         let (ssl, check) = tls(mode.as_deref(), root)?;
@@ -65,19 +65,19 @@ impl Settings {
     }
 }
 
-fn tls(mode: Option<&str>, root: Option<String>) -> Result<(SslMode, Check), StoreError> {
+fn tls(mode: Option<&str>, root: Option<String>) -> Result<(SslMode, CertificateCheck), StoreError> {
     let given = root.is_some();
     let roots = match root {
-        Some(path) if path != "system" => Roots::File(path.into()),
-        _ => Roots::System,
+        Some(path) if path != "system" => RootCertificates::File(path.into()),
+        _ => RootCertificates::System,
     };
     Ok(match mode.unwrap_or("prefer") {
-        "disable" => (SslMode::Disable, Check::Nothing),
-        "allow" | "prefer" => (SslMode::Prefer, Check::Nothing),
-        "require" if given => (SslMode::Require, Check::Chain(roots)),
-        "require" => (SslMode::Require, Check::Nothing),
-        "verify-ca" => (SslMode::Require, Check::Chain(roots)),
-        "verify-full" => (SslMode::Require, Check::Host(roots)),
+        "disable" => (SslMode::Disable, CertificateCheck::Nothing),
+        "allow" | "prefer" => (SslMode::Prefer, CertificateCheck::Nothing),
+        "require" if given => (SslMode::Require, CertificateCheck::Chain(roots)),
+        "require" => (SslMode::Require, CertificateCheck::Nothing),
+        "verify-ca" => (SslMode::Require, CertificateCheck::Chain(roots)),
+        "verify-full" => (SslMode::Require, CertificateCheck::Host(roots)),
         _ => return Err(StoreError::Url(MODES.into())),
     })
 }
@@ -87,13 +87,13 @@ const SYNTAX: &str = "write postgres://USER:PASSWORD@HOST:PORT/DATABASE?sslmode=
 
 const MODES: &str = "sslmode is one of disable, prefer, require, verify-ca and verify-full";
 
-/// For one address of the server. A server in the same network answers in milliseconds.
+/// The limit for one address of the server. A server in the same network answers in milliseconds.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Sent data that nobody acknowledges for so long went to a machine that is not there any more.
+/// When sent data is not acknowledged for this long, the other machine is gone.
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(10);
 
-/// Sooner than usual firewalls forget a connection.
+/// Shorter than the time after which usual firewalls forget a connection.
 const KEEPALIVE_IDLE: Duration = Duration::from_mins(1);
 
 #[cfg(test)]
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(url: &str, expected: Result<(SslMode, Check), &str>) {
+    fn check(url: &str, expected: Result<(SslMode, CertificateCheck), &str>) {
         match (Settings::parse(url), expected) {
             (Ok(settings), Ok((mode, check))) => {
                 assert_eq!((settings.config.get_ssl_mode(), settings.check), (mode, check), "{url}");
@@ -117,27 +117,27 @@ mod tests {
 
     #[test]
     fn tls_is_as_strict_as_the_address_says() {
-        let file = || Roots::File("/a b.pem".into());
-        check("postgres://u@h/d", Ok((SslMode::Prefer, Check::Nothing)));
-        check("postgresql://u:hunter2@h:1,g:2/d?sslmode=disable", Ok((SslMode::Disable, Check::Nothing)));
-        check("postgres://u@h/d?sslmode=require", Ok((SslMode::Require, Check::Nothing)));
+        let file = || RootCertificates::File("/a b.pem".into());
+        check("postgres://u@h/d", Ok((SslMode::Prefer, CertificateCheck::Nothing)));
+        check("postgresql://u:hunter2@h:1,g:2/d?sslmode=disable", Ok((SslMode::Disable, CertificateCheck::Nothing)));
+        check("postgres://u@h/d?sslmode=require", Ok((SslMode::Require, CertificateCheck::Nothing)));
         check(
             "postgres://u@h/d?sslmode=require&sslrootcert=%2Fa%20b.pem",
-            Ok((SslMode::Require, Check::Chain(file()))),
+            Ok((SslMode::Require, CertificateCheck::Chain(file()))),
         );
-        check("postgres://u@h/d?sslmode=verify-ca", Ok((SslMode::Require, Check::Chain(Roots::System))));
+        check("postgres://u@h/d?sslmode=verify-ca", Ok((SslMode::Require, CertificateCheck::Chain(RootCertificates::System))));
         check(
             "postgres://u@h/d?connect_timeout=2&sslrootcert=/a+b.pem&sslmode=verify-full",
-            Ok((SslMode::Require, Check::Host(file()))),
+            Ok((SslMode::Require, CertificateCheck::Host(file()))),
         );
         check(
             "postgres://u@h/d?sslmode=verify-full&sslrootcert=system",
-            Ok((SslMode::Require, Check::Host(Roots::System))),
+            Ok((SslMode::Require, CertificateCheck::Host(RootCertificates::System))),
         );
     }
 
     #[test]
-    fn what_is_no_address_is_refused_without_repeating_the_password() {
+    fn an_invalid_address_is_refused_without_repeating_the_password() {
         check("postgres://u@h/d?sslmode=full", Err("verify-full"));
         check("postgres://u:hunter2@h/d?hunter2", Err("%XX"));
         check("postgres://u:hunter2?x@h:y/d", Err("%XX"));

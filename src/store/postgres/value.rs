@@ -1,4 +1,4 @@
-//! The store's values in PostgreSQL's binary format.
+//! Values in PostgreSQL's binary format.
 
 use std::error::Error;
 
@@ -11,9 +11,9 @@ impl ToSql for Value {
     fn to_sql(&self, ty: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
         match self {
             Self::Null => return Ok(IsNull::Yes),
-            // Every column of numbers is a BIGINT.
+            // Every numeric column is a BIGINT.
             Self::Int(number) => out.extend_from_slice(&number.to_be_bytes()),
-            // So is JSON on the wire.
+            // JSON has the same format on the wire.
             Self::Text(text) => out.extend_from_slice(text.as_bytes()),
             Self::Blob(bytes) => out.extend_from_slice(bytes),
             Self::Uuid(id) if *ty == Type::UUID => out.extend_from_slice(id.as_bytes()),

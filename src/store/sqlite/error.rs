@@ -1,4 +1,4 @@
-//! What SQLite says, in the store's words.
+//! Converts the errors of SQLite to those of the store.
 
 use rusqlite::ErrorCode;
 use rusqlite::ffi::{
@@ -6,7 +6,7 @@ use rusqlite::ffi::{
     SQLITE_CONSTRAINT_UNIQUE,
 };
 
-use crate::store::StoreError;
+use crate::store::error::StoreError;
 
 impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
@@ -32,7 +32,7 @@ fn violation(error: &rusqlite::Error) -> StoreError {
     }
 }
 
-/// The last column of `UNIQUE constraint failed: table.a, table.b`.
+/// The last column in `UNIQUE constraint failed: table.a, table.b`.
 fn field(message: &str) -> &str {
     message.rsplit_once('.').map_or("value", |(_, column)| column)
 }
@@ -51,7 +51,7 @@ mod tests {
     }
 
     #[test]
-    fn codes_become_texts_that_say_what_to_do() {
+    fn messages_say_what_to_do() {
         check(ffi::SQLITE_BUSY, None, "try again");
         check(ffi::SQLITE_BUSY_SNAPSHOT, None, "try again");
         check(ffi::SQLITE_LOCKED, None, "try again");
@@ -65,7 +65,7 @@ mod tests {
         let two = Some("UNIQUE constraint failed: usage_batches.source, usage_batches.sequence");
         check(ffi::SQLITE_CONSTRAINT_UNIQUE, two, "one with this sequence already");
         check(ffi::SQLITE_CONSTRAINT_FOREIGNKEY, None, "refers to");
-        check(ffi::SQLITE_CONSTRAINT_CHECK, None, "does not take it");
+        check(ffi::SQLITE_CONSTRAINT_CHECK, None, "refuses a value");
         check(ffi::SQLITE_IOERR_WRITE, None, "the database failed");
     }
 }

@@ -1,12 +1,12 @@
-//! Brings a SQLite file to the schema this program knows.
+//! Migrates a SQLite file to the schema of this program.
 
 use std::path::Path;
 
 use rusqlite::{Connection, TransactionBehavior};
 
-use crate::store::StoreError;
+use crate::store::error::StoreError;
 
-/// In order; a file's `user_version` counts how many of them it has had. Only ever appended to.
+/// In order. The file's `user_version` counts how many of them were applied. New ones may only be appended.
 const MIGRATIONS: [&str; 4] = [
     include_str!("../../../sql/sqlite/0001_api_keys.sql"),
     include_str!("../../../sql/sqlite/0002_control_plane.sql"),
@@ -14,11 +14,11 @@ const MIGRATIONS: [&str; 4] = [
     include_str!("../../../sql/sqlite/0004_tool_pins.sql"),
 ];
 
-/// "mcpg": marks a SQLite file as ours, so that no other program's database is ever altered.
+/// "mcpg": marks a SQLite file as ours, so that the database of another program is never changed.
 const APPLICATION_ID: i64 = 0x6d63_7067;
 
-/// Refuses what is another program's, or a later version's. Reads only.
-pub fn recognise(connection: &Connection, path: &Path) -> Result<(), StoreError> {
+/// Refuses the database of another program or of a later version of this one. Reads only.
+pub fn check_ownership(connection: &Connection, path: &Path) -> Result<(), StoreError> {
     let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     let application: i64 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
     let version = version(connection)?;
@@ -28,14 +28,14 @@ pub fn recognise(connection: &Connection, path: &Path) -> Result<(), StoreError>
     missing(version).map(drop)
 }
 
-/// Applies what is missing, in one transaction that other processes wait for.
+/// Applies the missing migrations in one transaction that other processes wait for.
 pub fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
-    // Without the write lock when there is nothing to write: reading works while somebody else holds it.
+    // Takes no write lock when there is nothing to write: opening works while another process holds it.
     if missing(version(connection)?)?.is_empty() {
         return Ok(());
     }
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    // Asked again: another process may just have done it.
+    // Checks again: another process may just have migrated.
     let missing = missing(version(&transaction)?)?;
     for migration in missing {
         transaction.execute_batch(migration)?;
@@ -53,6 +53,6 @@ fn version(connection: &Connection) -> Result<i64, StoreError> {
 }
 
 fn missing(version: i64) -> Result<&'static [&'static str], StoreError> {
-    let had = usize::try_from(version).unwrap_or(usize::MAX);
-    MIGRATIONS.get(had..).ok_or(StoreError::NewerSchema { found: version, known: MIGRATIONS.len() })
+    let applied = usize::try_from(version).unwrap_or(usize::MAX);
+    MIGRATIONS.get(applied..).ok_or(StoreError::NewerSchema { found: version, known: MIGRATIONS.len() })
 }

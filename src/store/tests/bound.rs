@@ -2,8 +2,9 @@ use rusqlite::Connection;
 use serde_json::json;
 
 use super::{by, on_each, sample};
-use crate::store::sealed::put;
-use crate::store::session::{Access, transact};
+use crate::store::row_sealer::{Binding, store_sealed};
+use crate::store::handle::transact;
+use crate::store::transaction::AccessMode;
 use crate::store::testing::{Folder, Notary, sql, with_database};
 use crate::store::{
     Binder, Bound, EndpointRow, EndpointServer, EndpointSpec, JwtAlgorithm, JwtPhase, KeyStatus, Match,
@@ -11,7 +12,7 @@ use crate::store::{
     StoreError, new_id,
 };
 
-/// How an operation ended, in a word.
+/// Compares the result of an operation, in a word.
 #[track_caller]
 #[allow(clippy::needless_pass_by_value, reason = "rows read better without a borrow")]
 fn check<T: std::fmt::Debug>(result: Result<T, StoreError>, expected: &str) {
@@ -24,19 +25,19 @@ fn check<T: std::fmt::Debug>(result: Result<T, StoreError>, expected: &str) {
     assert_eq!(seen, expected, "{result:?}");
 }
 
-/// The same database to somebody with another `ENCRYPTION_KEY`: nothing there opens.
+/// A handle to the same database with another `ENCRYPTION_KEY`: no row opens.
 fn stranger(store: &Store) -> Store {
     store.bound_by(Notary(0))
 }
 
 fn unbound(store: &Store) -> Store {
-    Store { binding: super::super::bound::Binding::default(), ..store.clone() }
+    Store { binding: Binding::default(), ..store.clone() }
 }
 
-/// Puts what is sealed for one endpoint into another.
+/// Stores a sealed value in the row of an endpoint.
 async fn forge(store: &Store, row: &EndpointRow, sealed: Sealed) -> Result<(), StoreError> {
     let row = row.clone();
-    transact!(store, Access::Administer, |session| put(session, Bound::Endpoint(&row), &sealed))
+    transact!(store, AccessMode::Administer, |tx| store_sealed(tx, Bound::Endpoint(&row), &sealed))
 }
 
 fn server(name: &str, secrets: Secrets) -> ServerSpec {
@@ -44,7 +45,7 @@ fn server(name: &str, secrets: Secrets) -> ServerSpec {
 }
 
 #[tokio::test]
-async fn a_key_that_does_not_open_goes_off_and_away_and_nowhere_else() {
+async fn an_unsealable_key_can_be_disabled_and_deleted_and_nothing_else() {
     on_each(async |store| {
         for key_id in ["AAAAAAAAAAAA", "BBBBBBBBBBBB", "CCCCCCCCCCCC"] {
             store.insert_key(sample(key_id), by("test", 1)).await.unwrap();
@@ -65,13 +66,13 @@ async fn a_key_that_does_not_open_goes_off_and_away_and_nowhere_else() {
         );
         assert!(opens("AAAAAAAAAAAA").await);
 
-        // Off without a word of ours, and on again as it was.
+        // Disabled without a sealer, it can be activated again.
         check(unbound.set_key_status("AAAAAAAAAAAA", off, by("test", 3)).await, "ok");
         check(stranger.set_key_status("BBBBBBBBBBBB", off, by("test", 3)).await, "ok");
         assert!(!opens("AAAAAAAAAAAA").await && !opens("BBBBBBBBBBBB").await);
         check(store.set_key_status("AAAAAAAAAAAA", on, by("test", 4)).await, "ok");
         assert!(opens("AAAAAAAAAAAA").await);
-        // Sealed by a newer version, it is sealed as what it is now.
+        // Resealed under a newer version, it is sealed with its present columns.
         let newer = store.bound_by(Notary(2));
         check(unbound.set_key_status("AAAAAAAAAAAA", off, by("test", 4)).await, "ok");
         let anew = newer.rewrap(SealedKind::Keys, None, by("test", 4)).await.unwrap();
@@ -84,7 +85,7 @@ async fn a_key_that_does_not_open_goes_off_and_away_and_nowhere_else() {
             let row = store.key(key_id).await.unwrap().unwrap();
             Notary(2).open_row(Bound::Key(&row)).is_some()
         };
-        // And by us, as usual.
+        // Disabled with a sealer, it opens.
         check(store.set_key_status("AAAAAAAAAAAA", off, by("test", 5)).await, "ok");
         assert!(opens("AAAAAAAAAAAA").await);
         check(unbound.delete_key("BBBBBBBBBBBB", by("test", 6)).await, "ok");
@@ -94,7 +95,7 @@ async fn a_key_that_does_not_open_goes_off_and_away_and_nowhere_else() {
 }
 
 #[tokio::test]
-async fn of_a_server_that_does_not_open_nothing_is_kept() {
+async fn nothing_of_an_unsealable_server_is_kept() {
     on_each(async |store| {
         let id = new_id();
         let whole = server("a", Secrets::Set(Plain::new(vec![7])));
@@ -105,7 +106,7 @@ async fn of_a_server_that_does_not_open_nothing_is_kept() {
         check(unbound.replace_server(id, Match::Any, keep.clone(), by("test", 2)).await, "unbound");
         check(stranger.replace_server(id, Match::Any, keep.clone(), by("test", 2)).await, "closed");
         assert_eq!(store.replace_server(id, Match::Any, keep, by("test", 2)).await.unwrap().version, 1);
-        // The same, written anew as a whole, is sealed anew.
+        // The same definition, written as a whole, is sealed again.
         let anew = stranger.replace_server(id, Match::Any, whole, by("test", 2)).await.unwrap();
         assert_eq!((anew.version, anew.secrets.key_version), (2, 0));
         check(unbound.delete_server(id, Match::Any, by("test", 3)).await, "ok");
@@ -114,7 +115,7 @@ async fn of_a_server_that_does_not_open_nothing_is_kept() {
 }
 
 #[tokio::test]
-async fn a_server_leaves_its_endpoints_sealed_anew_or_stays() {
+async fn deleting_a_server_reseals_its_endpoints_or_fails() {
     on_each(async |store| {
         let ids = [new_id(), new_id()];
         for (name, id) in ["a", "b"].into_iter().zip(ids) {
@@ -132,7 +133,7 @@ async fn a_server_leaves_its_endpoints_sealed_anew_or_stays() {
         assert_eq!(opens().await, (2, true));
         check(store.delete_server(ids[0], Match::Any, by("test", 2)).await, "ok");
         assert_eq!(opens().await, (1, true));
-        // One that was altered does not become good by it.
+        // An altered endpoint stays unsealable.
         let bare = EndpointSpec { servers: vec![EndpointServer::unfiltered(ids[1])], ..spec };
         let row = store.replace_endpoint(endpoint.id, Match::Any, bare.clone(), by("test", 3)).await.unwrap();
         let forged = EndpointRow { prefix: PrefixMode::Never, ..row };
@@ -149,7 +150,7 @@ async fn a_server_leaves_its_endpoints_sealed_anew_or_stays() {
 }
 
 #[tokio::test]
-async fn a_token_key_that_does_not_open_retires_and_never_signs() {
+async fn an_unsealable_token_key_retires_and_never_signs() {
     on_each(async |store| {
         let new = |kid: &str, phase| NewJwtKey {
             kid: kid.into(),
@@ -174,7 +175,7 @@ async fn a_token_key_that_does_not_open_retires_and_never_signs() {
     .await;
 }
 
-/// A database of before rows were bound, as either engine takes it.
+/// The contents of a database from before rows were sealed, for either engine.
 fn before(blob: &str) -> String {
     let id = |number: u8| format!("'00000000-0000-7000-8000-00000000000{number}'");
     let [key, next, server, bare, endpoint] = [1, 2, 3, 4, 5].map(id);
@@ -197,8 +198,8 @@ fn before(blob: &str) -> String {
     )
 }
 
-/// Everything is there, and nothing of it opens.
-async fn check_taken_over(store: &Store, epoch: u64) {
+/// Checks that every row is there, and none opens.
+async fn check_migrated(store: &Store, epoch: u64) {
     let store = store.bound_by(Notary(1));
     let binder = Notary(1);
     let keys = store.keys().await.unwrap();
@@ -215,7 +216,7 @@ async fn check_taken_over(store: &Store, epoch: u64) {
     let deny: Vec<_> = endpoint.servers.iter().map(|of| (of.server_id, of.deny.len())).collect();
     assert_eq!((endpoint.version, deny), (3, vec![(servers[1].id, 0), (servers[0].id, 1)]));
     assert!(binder.open_row(Bound::JwtKey(&store.jwt_keys().await.unwrap().rows[0])).is_none());
-    // They go away, and what is written anew as a whole is good.
+    // The rows can be deleted, and a row written as a whole opens.
     check(store.delete_key("BBBBBBBBBBBB", by("test", 3)).await, "ok");
     check(store.delete_server(servers[1].id, Match::Any, by("test", 3)).await, "ok");
     let anew = server("with", Secrets::Set(Plain::nothing()));
@@ -226,7 +227,7 @@ async fn check_taken_over(store: &Store, epoch: u64) {
 }
 
 #[tokio::test]
-async fn a_database_of_before_is_taken_over_and_not_believed() {
+async fn a_database_from_before_sealing_is_migrated_and_not_trusted() {
     let folder = Folder::new();
     let path = folder.join("metamcp.sqlite");
     let first = Connection::open(&path).unwrap();
@@ -235,7 +236,7 @@ async fn a_database_of_before_is_taken_over_and_not_believed() {
     first.execute_batch(&before("x'0102'")).unwrap();
     first.execute_batch("PRAGMA user_version = 2; PRAGMA application_id = 0x6d637067").unwrap();
     drop(first);
-    check_taken_over(&Store::open_sqlite(&path).await.unwrap(), 2).await;
+    check_migrated(&Store::open_sqlite(&path).await.unwrap(), 2).await;
     with_database(async |url| {
         sql(url, include_str!("../../../sql/postgres/0001_control_plane.sql")).await;
         sql(url, &before("'\\x0102'")).await;
@@ -243,7 +244,7 @@ async fn a_database_of_before_is_taken_over_and_not_believed() {
             "CREATE TABLE metamcp_migrations (version BIGINT PRIMARY KEY, applied_at BIGINT NOT NULL);
                       INSERT INTO metamcp_migrations VALUES (1, 1)";
         sql(url, ledger).await;
-        check_taken_over(&Store::open(url).await.unwrap(), 2).await;
+        check_migrated(&Store::open(url).await.unwrap(), 2).await;
     })
     .await;
 }

@@ -1,4 +1,4 @@
-//! The same rows for both engines, and what only one of them can suffer.
+//! Tests of the store: the same cases for both engines, and failures of a single engine.
 
 mod bound;
 mod postgres;
@@ -10,7 +10,7 @@ mod watch;
 use super::testing::{Folder, Notary, with_database};
 use super::{Audit, Grants, NewKey, Plain, Store, StoreError, new_id};
 
-/// Runs a test on each engine there is, in a store of its own.
+/// Runs a test on each engine, in a new store.
 async fn on_each(test: impl AsyncFn(&Store)) {
     let folder = Folder::new();
     let bound = |store: Result<Store, StoreError>| store.unwrap().bound_by(Notary(1));

@@ -1,4 +1,4 @@
-//! What only a server can do to us.
+//! Tests of failures that only a database server has.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use super::{by, sample};
 use crate::store::testing::{Notary, server, server_ca, sql, with_database};
 use crate::store::{Retention, Store, StoreError};
 
-/// How opening fails, and that no password is in what is said.
+/// Checks how opening fails, and that the error holds no password.
 async fn check(url: &str, away: bool, expected: &str) {
     let error = Store::open(url).await.expect_err(expected);
     assert_eq!(error.is_away(), away, "{error:?}");
@@ -18,7 +18,7 @@ async fn check(url: &str, away: bool, expected: &str) {
 }
 
 #[tokio::test]
-async fn a_server_that_cannot_be_used_is_told_from_one_that_is_away() {
+async fn permanent_and_transient_errors_are_told_apart() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let nobody = listener.local_addr().unwrap();
     drop(listener);
@@ -38,7 +38,7 @@ async fn a_server_that_cannot_be_used_is_told_from_one_that_is_away() {
 }
 
 #[tokio::test]
-async fn a_server_that_accepts_and_says_nothing_is_given_up() {
+async fn a_server_that_accepts_and_does_not_answer_is_a_timeout() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let hangs = listener.local_addr().unwrap();
     let begun = Instant::now();
@@ -47,7 +47,7 @@ async fn a_server_that_accepts_and_says_nothing_is_given_up() {
 }
 
 #[tokio::test]
-async fn connections_that_were_cut_are_made_anew() {
+async fn terminated_connections_are_replaced() {
     with_database(async |url| {
         let store = Store::open(url).await.unwrap().bound_by(Notary(1));
         let keys = (0..8).map(|_| store.keys());
@@ -64,7 +64,7 @@ async fn connections_that_were_cut_are_made_anew() {
 }
 
 #[tokio::test]
-async fn many_may_migrate_at_once() {
+async fn concurrent_migrations_succeed() {
     with_database(async |url| {
         let stores = futures_util::future::join_all((0..8).map(|_| Store::open(url))).await;
         for (number, store) in stores.into_iter().enumerate() {
@@ -77,19 +77,19 @@ async fn many_may_migrate_at_once() {
 }
 
 #[tokio::test]
-async fn one_process_takes_out_what_is_old() {
+async fn one_process_at_a_time_deletes_old_rows() {
     with_database(async |url| {
         let store = Store::open(url).await.unwrap().bound_by(Notary(1));
         let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.unwrap();
         let driver = tokio::spawn(connection);
-        // As another process holds it.
+        // Another process holds the lock.
         client.batch_execute("BEGIN; SELECT pg_advisory_xact_lock(x'6d637072'::bigint)").await.unwrap();
         let retention = Retention { usage: Duration::from_secs(1), audit: Duration::from_secs(1) };
         assert!(matches!(store.retire(&retention, 0).await, Err(StoreError::Locked)));
-        // It is in nobody's way.
+        // Other changes do not wait for it.
         store.insert_key(sample("AAAAAAAAAAAA"), by("test", 1)).await.unwrap();
         client.batch_execute("ROLLBACK").await.unwrap();
-        // A clock that is ahead takes out nothing: that of the server counts.
+        // A clock that is ahead deletes nothing: the clock of the server counts.
         let far = 100_000 * 86_400;
         let years = Duration::from_hours(100 * 365 * 24);
         let kept = Retention { usage: years, audit: years };
@@ -102,7 +102,7 @@ async fn one_process_takes_out_what_is_old() {
 }
 
 #[tokio::test]
-async fn a_dropped_operation_is_undone_and_blocks_nobody() {
+async fn a_dropped_operation_is_rolled_back_and_blocks_no_other() {
     with_database(async |url| {
         let store = Store::open(url).await.unwrap().bound_by(Notary(1));
         for number in 0..40_u32 {
@@ -118,7 +118,7 @@ async fn a_dropped_operation_is_undone_and_blocks_nobody() {
 }
 
 #[tokio::test]
-async fn a_locked_table_is_given_up_and_a_read_only_server_says_so() {
+async fn a_locked_table_times_out_and_a_read_only_server_is_reported() {
     with_database(async |url| {
         let store = Store::open(url).await.unwrap().bound_by(Notary(1));
         let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.unwrap();
@@ -147,7 +147,7 @@ async fn a_locked_table_is_given_up_and_a_read_only_server_says_so() {
 }
 
 #[tokio::test]
-async fn tls_is_checked_as_the_address_says() {
+async fn certificates_are_verified_as_the_address_requires() {
     let Some(server) = server() else { return };
     let with = |tls: &str| format!("{server}{}{tls}", if server.contains('?') { "&" } else { "?" });
     if let Err(error) = Store::open(&with("sslmode=require")).await {
@@ -155,7 +155,7 @@ async fn tls_is_checked_as_the_address_says() {
     }
     check(&with("sslmode=verify-full&sslrootcert=system"), false, "certificate").await;
     let Some(ca) = server_ca() else { return };
-    // By who signed it, or by itself.
+    // By its signer, or by the certificate itself.
     for root in [&ca, &ca.replace("/ca.crt", "/server.crt")] {
         for mode in ["require", "verify-ca", "verify-full"] {
             Store::open(&with(&format!("sslmode={mode}&sslrootcert={root}"))).await.expect(mode);

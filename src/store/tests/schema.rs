@@ -1,4 +1,4 @@
-//! Both dialects describe the same tables, and the migrations of each make what its schema file says.
+//! Tests that both dialects describe the same tables, and that the migrations of each create the tables of its schema file.
 
 use std::collections::BTreeSet;
 
@@ -14,7 +14,7 @@ const SQLITE: &str = include_str!("../../../sql/sqlite/schema.sql");
 const POSTGRES: &str = include_str!("../../../sql/postgres/schema.sql");
 
 #[test]
-fn sqlite_migrations_make_the_schema_file() {
+fn sqlite_migrations_create_the_schema_of_the_file() {
     let migrated = Folder::new();
     let mut by_migrations = Connection::open(migrated.join("a.sqlite")).unwrap();
     migrate::migrate(&mut by_migrations).unwrap();
@@ -30,7 +30,7 @@ fn sqlite_migrations_make_the_schema_file() {
 }
 
 #[tokio::test]
-async fn postgres_migrations_make_the_schema_file() {
+async fn postgres_migrations_create_the_schema_of_the_file() {
     with_database(async |migrated| {
         drop(Store::open(migrated).await.unwrap());
         with_database(async |written| {
@@ -97,7 +97,7 @@ async fn found(url: &str, query: &str) -> Vec<String> {
     found
 }
 
-/// Columns with logical type and nullability, keys, and references, a line each.
+/// One line for each column with its logical type and nullability, each key, and each reference.
 fn sqlite_facts(connection: &Connection) -> BTreeSet<String> {
     let tables = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'";
     let mut facts = BTreeSet::new();

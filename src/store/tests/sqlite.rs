@@ -1,4 +1,4 @@
-//! What only a file on disk can suffer.
+//! Tests of failures that only a file on disk has.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -10,7 +10,6 @@ use super::{by, sample};
 use crate::store::testing::{Folder, Notary};
 use crate::store::{Grants, KeyStatus, Retention, Store, StoreError};
 
-/// In seconds.
 const DAY: u64 = 86_400;
 
 async fn open(folder: &Folder) -> Result<Store, StoreError> {
@@ -18,7 +17,7 @@ async fn open(folder: &Folder) -> Result<Store, StoreError> {
     Ok(store.bound_by(Notary(1)))
 }
 
-/// Opens a file that `prepare` made beforehand, and compares how that fails.
+/// Checks how opening a file fails that `prepare` created.
 async fn check(prepare: impl FnOnce(&Path), expected: &str) {
     let folder = Folder::new();
     prepare(&folder.join("metamcp.sqlite"));
@@ -27,7 +26,7 @@ async fn check(prepare: impl FnOnce(&Path), expected: &str) {
 }
 
 #[tokio::test]
-async fn a_clock_that_jumped_ahead_takes_nothing_out() {
+async fn a_clock_that_jumped_ahead_deletes_nothing() {
     let folder = Folder::new();
     let store = open(&folder).await.unwrap();
     let write = async |day: u64| {
@@ -43,18 +42,18 @@ async fn a_clock_that_jumped_ahead_takes_nothing_out() {
     }
     check(301, 0, false).await;
     check(900, 0, true).await;
-    // Also where something was written since, by the same clock.
+    // Not even if something was written since, by the same clock.
     write(901).await;
     check(902, 0, true).await;
     check(60_000, 0, true).await;
-    // Without a leap it goes as it should; one leap does not keep it for ever.
+    // Without a jump old rows are deleted; a single jump does not keep them forever.
     write(690).await;
     check(702, 3, false).await;
     check(1_200, 1, false).await;
 }
 
 #[tokio::test]
-async fn what_was_written_is_there_after_reopening_and_nobody_else_may_read_it() {
+async fn data_survives_reopening_and_is_readable_by_its_owner_only() {
     let folder = Folder::new();
     open(&folder).await.unwrap().insert_key(sample("AAAAAAAAAAAA"), by("test", 1)).await.unwrap();
     let store = open(&folder).await.unwrap();
@@ -66,7 +65,7 @@ async fn what_was_written_is_there_after_reopening_and_nobody_else_may_read_it()
 }
 
 #[tokio::test]
-async fn many_may_open_a_fresh_file_at_once() {
+async fn concurrent_opens_of_a_new_file_succeed() {
     let folder = Folder::new();
     let stores = futures_util::future::join_all((0..16).map(|_| open(&folder))).await;
     for (number, store) in stores.into_iter().enumerate() {
@@ -77,7 +76,7 @@ async fn many_may_open_a_fresh_file_at_once() {
 }
 
 #[tokio::test]
-async fn files_that_cannot_be_used_are_refused_with_what_to_do() {
+async fn unusable_files_are_refused_with_advice() {
     let sql = |path: &Path, sql: &str| Connection::open(path).unwrap().execute_batch(sql).unwrap();
     check(|path| std::fs::write(path, "not a database, only some text".repeat(200)).unwrap(), "backup").await;
     check(|path| std::fs::create_dir(path).unwrap(), "cannot open the database").await;
@@ -90,11 +89,11 @@ async fn files_that_cannot_be_used_are_refused_with_what_to_do() {
 }
 
 #[tokio::test]
-async fn a_damaged_page_is_found_on_opening() {
+async fn a_damaged_page_is_noticed_on_opening() {
     let folder = Folder::new();
     let path = folder.join("metamcp.sqlite");
     open(&folder).await.unwrap().insert_key(sample("AAAAAAAAAAAA"), by("test", 1)).await.unwrap();
-    // Moves what stands in the log into the file, where the damage is to be done.
+    // Moves the contents of the log into the file, which is damaged next.
     Connection::open(&path).unwrap().execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
     let mut bytes = std::fs::read(&path).unwrap();
     let middle = bytes.len() / 2 / 4096 * 4096;
@@ -104,7 +103,7 @@ async fn a_damaged_page_is_found_on_opening() {
 }
 
 #[tokio::test]
-async fn keys_of_the_first_version_are_taken_over() {
+async fn keys_of_the_first_schema_version_are_migrated() {
     let folder = Folder::new();
     let path = folder.join("metamcp.sqlite");
     let first = Connection::open(&path).unwrap();
@@ -140,7 +139,7 @@ async fn keys_of_the_first_version_are_taken_over() {
 }
 
 #[tokio::test]
-async fn another_programs_database_is_left_as_it_was() {
+async fn the_database_of_another_program_is_not_changed() {
     let folder = Folder::new();
     let path = folder.join("metamcp.sqlite");
     Connection::open(&path).unwrap().execute_batch("CREATE TABLE theirs (x)").unwrap();
@@ -150,7 +149,7 @@ async fn another_programs_database_is_left_as_it_was() {
 }
 
 #[tokio::test]
-async fn opening_and_reading_do_not_wait_for_whoever_writes() {
+async fn opening_and_reading_do_not_wait_for_a_writer() {
     let folder = Folder::new();
     open(&folder).await.unwrap().insert_key(sample("AAAAAAAAAAAA"), by("test", 1)).await.unwrap();
     let writer = Connection::open(folder.join("metamcp.sqlite")).unwrap();

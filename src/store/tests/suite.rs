@@ -11,7 +11,7 @@ use crate::store::{
     UsageBatch, UsageFilter, UsageKey, UsageRow, new_id,
 };
 
-/// How an operation ended, in a word and its field.
+/// Compares the result of an operation, in a word and its field.
 #[track_caller]
 #[allow(clippy::needless_pass_by_value, reason = "rows read better without a borrow")]
 fn check<T: std::fmt::Debug>(result: Result<T, StoreError>, expected: &str) {
@@ -27,7 +27,7 @@ fn check<T: std::fmt::Debug>(result: Result<T, StoreError>, expected: &str) {
     assert_eq!(seen, expected, "{result:?}");
 }
 
-/// Action and object of each entry, oldest first.
+/// The action and object of each entry of the audit log, oldest first.
 async fn audited(store: &Store) -> Vec<(String, String)> {
     let mut rows = store.audit(AuditFilter::default(), None, 500).await.unwrap().items;
     rows.reverse();
@@ -47,14 +47,14 @@ fn with_secrets(name: &str) -> ServerSpec {
     ServerSpec { secrets: Secrets::Set(Plain::new(vec![77, 77])), ..spec(name) }
 }
 
-/// What is sealed in a server.
+/// The opened secrets of a server.
 #[track_caller]
 fn secrets(row: &ServerRow) -> Vec<u8> {
     Notary(1).open_row(Bound::Server(row)).unwrap().expose().to_vec()
 }
 
 #[tokio::test]
-async fn every_change_moves_the_epoch_and_the_keys_own() {
+async fn every_change_advances_the_epoch_and_that_of_the_key() {
     on_each(async |store| {
         assert_eq!(store.epochs().await.unwrap().keys, 0);
         let first = store.insert_key(sample("AAAAAAAAAAAA"), by("test", 1)).await.unwrap();
@@ -62,7 +62,7 @@ async fn every_change_moves_the_epoch_and_the_keys_own() {
         assert_eq!((first.epoch, second.epoch), (1, 3));
         let off = KeyStatus::Inactive;
         assert!(store.set_key_status("AAAAAAAAAAAA", off, by("test", 3)).await.unwrap());
-        // Off already: nothing changes.
+        // Disabled already: nothing changes.
         assert!(store.set_key_status(&first.id.to_string(), off, by("test", 4)).await.unwrap());
         assert!(!store.set_key_status("CCCCCCCCCCCC", off, by("test", 4)).await.unwrap());
 
@@ -89,9 +89,9 @@ async fn every_change_moves_the_epoch_and_the_keys_own() {
     .await;
 }
 
-/// Replicas that start on an empty database at once.
+/// Replicas that start concurrently on an empty database.
 #[tokio::test]
-async fn one_first_key_is_made() {
+async fn one_first_key_is_created() {
     on_each(async |store| {
         let first = |number: usize| {
             let store = store.clone();
@@ -101,7 +101,7 @@ async fn one_first_key_is_made() {
         assert_eq!(made.iter().flatten().count(), 1);
         assert_eq!(store.keys().await.unwrap().rows.len(), 1);
         assert_eq!(audited(store).await.len(), 1);
-        // A key that is off is one: whoever switched it off wants nobody let in.
+        // A disabled key counts: an administrator wants no access.
         let id = made.into_iter().flatten().next().unwrap().key_id;
         store.set_key_status(&id, KeyStatus::Inactive, by("test", 2)).await.unwrap();
         assert_eq!(first(9).await, None);
@@ -110,7 +110,7 @@ async fn one_first_key_is_made() {
 }
 
 #[tokio::test]
-async fn a_key_comes_back_as_it_went_in() {
+async fn a_key_is_read_as_it_was_written() {
     on_each(async |store| {
         let grants = Grants {
             role: Role::Admin,
@@ -138,7 +138,7 @@ async fn a_key_comes_back_as_it_went_in() {
 }
 
 #[tokio::test]
-async fn what_the_tables_do_not_take_leaves_no_trace() {
+async fn a_refused_change_leaves_no_trace() {
     on_each(async |store| {
         let good = store.insert_key(sample("AAAAAAAAAAAA"), by("test", 1)).await.unwrap();
         let key = |change: fn(&mut NewKey)| {
@@ -164,7 +164,7 @@ async fn what_the_tables_do_not_take_leaves_no_trace() {
 }
 
 #[tokio::test]
-async fn a_rotated_key_goes_at_once_or_after_its_grace() {
+async fn a_rotated_key_ends_at_once_or_after_its_grace_period() {
     on_each(async |store| {
         for key_id in ["AAAAAAAAAAAA", "BBBBBBBBBBBB"] {
             store.insert_key(sample(key_id), by("test", 1)).await.unwrap();
@@ -175,7 +175,7 @@ async fn a_rotated_key_goes_at_once_or_after_its_grace() {
         assert_eq!((gone.old.status, gone.old.successor), (KeyStatus::Inactive, Some(gone.new.id)));
         let kept = rotate("BBBBBBBBBBBB", "DDDDDDDDDDDD", Predecessor::KeepUntil(20)).await.unwrap();
         assert_eq!((kept.old.status, kept.old.ends_at()), (KeyStatus::Active, Some(20)));
-        // What was proven about it holds until then.
+        // Its tokens stay valid until then.
         assert_eq!(kept.old.epoch, 3);
         check(rotate("AAAAAAAAAAAA", "EEEEEEEEEEEE", Predecessor::Inactivate).await, "conflict");
         check(rotate("BBBBBBBBBBBB", "EEEEEEEEEEEE", Predecessor::Inactivate).await, "conflict");
@@ -189,7 +189,7 @@ async fn a_rotated_key_goes_at_once_or_after_its_grace() {
         let ended = store.key("BBBBBBBBBBBB").await.unwrap().unwrap();
         assert!(ended.status == KeyStatus::Inactive && ended.epoch > 3);
         store.delete_key("DDDDDDDDDDDD", by("test", 22)).await.unwrap();
-        // It stays said, for it is bound, and does not keep another one from coming.
+        // The deleted successor is still named, because it is sealed, and does not prevent another rotation.
         assert_eq!(store.key("BBBBBBBBBBBB").await.unwrap().unwrap().successor, Some(kept.new.id));
         check(store.set_key_status("BBBBBBBBBBBB", KeyStatus::Active, by("test", 23)).await, "ok");
         check(rotate("BBBBBBBBBBBB", "EEEEEEEEEEEE", Predecessor::Inactivate).await, "ok");
@@ -198,7 +198,7 @@ async fn a_rotated_key_goes_at_once_or_after_its_grace() {
 }
 
 #[tokio::test]
-async fn what_is_sealed_is_sealed_anew_without_taking_anything_back() {
+async fn resealing_revokes_nothing() {
     on_each(async |store| {
         for key_id in ["AAAAAAAAAAAA", "BBBBBBBBBBBB", "CCCCCCCCCCCC"] {
             store.insert_key(sample(key_id), by("test", 1)).await.unwrap();
@@ -210,12 +210,12 @@ async fn what_is_sealed_is_sealed_anew_without_taking_anything_back() {
         let first = rewrap(SealedKind::Keys, None).await.unwrap();
         assert_eq!((first.count, first.next.as_deref()), (2, Some("BBBBBBBBBBBB")));
         assert_eq!(store.sealed_versions(SealedKind::Keys).await.unwrap(), [(1, 1), (2, 2)]);
-        // Done already: what is left comes first.
+        // Rows that are done are skipped.
         let rest = rewrap(SealedKind::Keys, None).await.unwrap();
         assert_eq!((rest.count, rest.next), (1, None));
         assert_eq!(store.sealed_versions(SealedKind::Keys).await.unwrap(), [(2, 3)]);
         let after = store.keys().await.unwrap();
-        assert!(after.epoch > before.epoch, "the replicas have to read it");
+        assert!(after.epoch > before.epoch, "the replicas must read the rows again");
         for (before, after) in before.rows.iter().zip(&after.rows) {
             assert_eq!((before.epoch, before.changed_at), (after.epoch, after.changed_at));
         }
@@ -231,7 +231,7 @@ async fn what_is_sealed_is_sealed_anew_without_taking_anything_back() {
         let kept = Notary(2).open_row(Bound::Server(&now)).unwrap();
         assert_eq!((now.secrets.key_version, now.version, kept.expose()), (2, 1, &[77, 77][..]));
         assert_eq!(store.sealed_versions(SealedKind::JwtKeys).await.unwrap(), []);
-        // One that does not open is left, and named.
+        // Rows that do not open are left unchanged and named.
         let older = store.bound_by(Notary(1)).rewrap(SealedKind::Servers, None, by("test", 4)).await.unwrap();
         assert_eq!((older.count, older.closed.len()), (0, 2));
     })
@@ -239,7 +239,7 @@ async fn what_is_sealed_is_sealed_anew_without_taking_anything_back() {
 }
 
 #[tokio::test]
-async fn servers_change_only_from_the_version_that_was_read() {
+async fn a_server_changes_only_from_the_expected_version() {
     on_each(async |store| {
         let id = new_id();
         let with = with_secrets("a");
@@ -278,9 +278,9 @@ async fn servers_change_only_from_the_version_that_was_read() {
 }
 
 #[tokio::test]
-async fn servers_come_in_pages_by_name_and_by_id_or_name() {
+async fn servers_are_listed_in_pages_and_found_by_id_or_name() {
     on_each(async |store| {
-        // The order of bytes, not of a language.
+        // Sorted by bytes, not by the rules of a language.
         for name in ["b", "a", "B", "ä", "_"] {
             store.insert_server(new_id(), spec(name), by("test", 1)).await.unwrap();
         }
@@ -297,7 +297,7 @@ async fn servers_come_in_pages_by_name_and_by_id_or_name() {
             }
         }
         assert_eq!(seen, all.rows);
-        // Named like another one's id.
+        // A server whose name is the id of another one.
         let id = all.rows[0].id.to_string();
         store.insert_server(new_id(), spec(&id), by("test", 1)).await.unwrap();
         assert_eq!(store.server(&id).await.unwrap().unwrap().name, "B");
@@ -361,10 +361,10 @@ async fn endpoints_keep_the_order_and_rules_of_their_servers() {
         assert_eq!((next.version, next.prefix, &next.servers), (2, PrefixMode::Never, &turned.servers));
         check(store.replace_endpoint(id, Match::Version(1), full.clone(), by("t", 2)).await, "conflict");
 
-        // A server that goes is missed by whoever has read the endpoint.
+        // Deleting a server changes the version of its endpoints.
         store.delete_server(b, Match::Any, by("test", 3)).await.unwrap();
         let left = store.endpoint("team").await.unwrap().unwrap();
-        assert!(Notary(1).open_row(Bound::Endpoint(&left)).is_some(), "it is sealed anew");
+        assert!(Notary(1).open_row(Bound::Endpoint(&left)).is_some(), "it is sealed again");
         assert_eq!((left.version, left.servers), (3, vec![EndpointServer::unfiltered(a)]));
         assert!(store.epochs().await.unwrap().endpoints > before.endpoints);
 
@@ -379,7 +379,7 @@ async fn endpoints_keep_the_order_and_rules_of_their_servers() {
 }
 
 #[tokio::test]
-async fn endpoints_that_contradict_themselves_are_refused_as_a_whole() {
+async fn contradictory_endpoints_are_refused() {
     on_each(async |store| {
         let a = new_id();
         store.insert_server(a, spec("a"), by("test", 1)).await.unwrap();
@@ -401,7 +401,7 @@ async fn endpoints_that_contradict_themselves_are_refused_as_a_whole() {
 }
 
 #[tokio::test]
-async fn one_token_key_signs_and_one_may_wait() {
+async fn one_token_key_signs_and_one_may_be_next() {
     on_each(async |store| {
         let insert = |kid: &str, phase| {
             let key = NewJwtKey {
@@ -446,7 +446,7 @@ fn used(hour: u64, key_id: &str, tool: &str, calls: u64) -> UsageRow {
 }
 
 #[tokio::test]
-async fn a_batch_counts_once_however_often_it_comes() {
+async fn a_batch_counts_once_however_often_it_is_sent() {
     on_each(async |store| {
         let apply = |source: &str, sequence, rows| {
             let batch = UsageBatch { source: source.into(), sequence, at: 1, rows };
@@ -455,7 +455,7 @@ async fn a_batch_counts_once_however_often_it_comes() {
         let rows = vec![used(7_300, "B", "t", 2), used(3_700, "A", "t", 1), used(7_200, "B", "t", 3)];
         assert_eq!(apply("one", 4, vec![used(7_200, "B", "u", 7)]).await.unwrap(), Applied::Now);
         assert_eq!(apply("one", 5, rows.clone()).await.unwrap(), Applied::Now);
-        // Again, as after a commit whose answer was lost; an older one, as after a kill. Another source counts for itself.
+        // Sent again, as after a commit whose response was lost; an older batch, as after a kill; another source.
         assert_eq!(apply("one", 5, rows.clone()).await.unwrap(), Applied::Before);
         assert_eq!(apply("one", 4, vec![used(7_200, "B", "u", 7)]).await.unwrap(), Applied::Before);
         assert_eq!(apply("two", 5, rows).await.unwrap(), Applied::Now);
@@ -489,7 +489,7 @@ async fn a_batch_counts_once_however_often_it_comes() {
 }
 
 #[tokio::test]
-async fn the_audit_log_tells_who_changed_what_and_no_secret() {
+async fn the_audit_log_holds_who_changed_what_and_no_secret() {
     on_each(async |store| {
         let server = store.insert_server(new_id(), with_secrets("a"), by("AAAAAAAAAAAA", 100)).await.unwrap();
         let change =
@@ -530,7 +530,7 @@ async fn the_audit_log_tells_who_changed_what_and_no_secret() {
 }
 
 #[tokio::test]
-async fn many_writers_at_once_lose_nothing() {
+async fn concurrent_writers_lose_nothing() {
     on_each(async |store| {
         let id = new_id();
         store.insert_server(id, spec("a"), by("test", 1)).await.unwrap();
@@ -540,7 +540,7 @@ async fn many_writers_at_once_lose_nothing() {
             let server = store.replace_server(id, Match::Version(1), wanted, by("test", 1));
             let batch = UsageBatch {
                 source: (number % 10).to_string(),
-                // Each twice at once, as when an answer was lost on the way.
+                // Each batch is sent twice concurrently, as when a response was lost.
                 sequence: 1,
                 at: 1,
                 rows: vec![used(0, "A", "t", 1), used(0, "B", "t", 1)],
@@ -563,9 +563,9 @@ async fn many_writers_at_once_lose_nothing() {
     .await;
 }
 
-/// Two gateways' counts, some of them old; every batch is sent again after each step.
+/// The counts of several gateways, some of them old. Every batch is sent again after each step.
 #[tokio::test]
-async fn what_is_old_is_taken_out_and_no_count_comes_twice() {
+async fn old_rows_are_deleted_and_nothing_is_counted_twice() {
     const DAY: u64 = 86_400;
     const NOW: u64 = 1_000 * DAY;
     on_each(async |store| {
@@ -578,7 +578,7 @@ async fn what_is_old_is_taken_out_and_no_count_comes_twice() {
                 counts: Counts { calls: 1, ..Counts::default() },
             }],
         };
-        // The clock of the second was set back between its batches.
+        // The clock of this source was set back between its batches.
         let batches = [
             batch("gone", 1, NOW - 500 * DAY),
             batch("gone", 2, NOW - 450 * DAY),
@@ -612,9 +612,9 @@ async fn what_is_old_is_taken_out_and_no_count_comes_twice() {
         again(600, (0, 0, 0), &[500, 499, 450, 405, 399, 10]).await;
         again(400, (4, 1, 1), &[399, 10]).await;
         again(400, (0, 0, 0), &[399, 10]).await;
-        // A process that would keep more takes none of them for new.
+        // A process with a longer retention period does not apply them again.
         again(600, (0, 0, 0), &[399, 10]).await;
-        // An embedded database believes a clock only where something was written meanwhile.
+        // An embedded database trusts the clock only if something was written in between.
         for at in [NOW - 5 * DAY / 2, NOW - DAY] {
             store.insert_key(sample(&format!("{at:012}")), by("test", at)).await.unwrap();
         }
@@ -627,7 +627,7 @@ async fn what_is_old_is_taken_out_and_no_count_comes_twice() {
 }
 
 #[tokio::test]
-async fn what_is_old_is_taken_out_a_little_at_a_time() {
+async fn old_rows_are_deleted_in_small_steps() {
     on_each(async |store| {
         let row = |number: u64| UsageRow {
             key: UsageKey {

@@ -1,4 +1,4 @@
-//! Learning of changes, with the clock of the machine: databases do not wait for a paused one.
+//! Tests of the watcher, in real time: databases do not honor a paused clock.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use super::{by, on_each, sample};
 use crate::store::testing::{Folder, Notary, break_epoch, sql, with_database};
 use crate::store::{KeyStatus, Seen, Store};
 
-/// Waits until what is seen is as wanted, and says how long that took.
+/// Waits for a status, and returns how long that took.
 async fn check(watch: &mut Receiver<Seen>, within: Duration, wanted: impl FnMut(&Seen) -> bool) -> Duration {
     let begun = Instant::now();
     let seen = timeout(within, watch.wait_for(wanted)).await.map(|seen| seen.is_ok());
@@ -17,7 +17,7 @@ async fn check(watch: &mut Receiver<Seen>, within: Duration, wanted: impl FnMut(
     begun.elapsed()
 }
 
-/// More than a poll.
+/// Longer than a poll.
 const SOON: Duration = Duration::from_millis(1_500);
 
 #[tokio::test]
@@ -33,7 +33,7 @@ async fn a_change_by_another_process_is_seen() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_file_in_which_nothing_happens_goes_on_being_watched() {
+async fn an_idle_file_is_still_watched() {
     let folder = Folder::new();
     let store = Store::open_sqlite(&folder.join("metamcp.sqlite")).await.unwrap().bound_by(Notary(1));
     let mut watch = store.watch();
@@ -45,7 +45,7 @@ async fn a_file_in_which_nothing_happens_goes_on_being_watched() {
 }
 
 #[tokio::test]
-async fn a_file_that_cannot_be_read_any_more_is_away_and_comes_back() {
+async fn an_unreadable_file_is_an_outage_until_it_is_readable_again() {
     let folder = Folder::new();
     let path = folder.join("metamcp.sqlite");
     let store = Store::open_sqlite(&path).await.unwrap();
@@ -58,7 +58,7 @@ async fn a_file_that_cannot_be_read_any_more_is_away_and_comes_back() {
 }
 
 #[tokio::test]
-async fn a_notification_is_faster_than_the_poll_and_a_lost_one_slower() {
+async fn a_notification_is_faster_than_the_poll_and_a_lost_one_is_made_up_by_it() {
     with_database(async |url| {
         let (writer, store) =
             (Store::open(url).await.unwrap().bound_by(Notary(1)), Store::open(url).await.unwrap());
@@ -75,14 +75,14 @@ async fn a_notification_is_faster_than_the_poll_and_a_lost_one_slower() {
         taken.sort_unstable();
         assert!(taken[4] < Duration::from_millis(250), "{taken:?}");
 
-        // Nobody is told of what comes now, nor is anybody connected any more.
+        // This change sends no notification, and the listener is disconnected.
         let silent = "ALTER TABLE api_keys DISABLE TRIGGER api_keys_deleted; DELETE FROM api_keys;
             UPDATE epochs SET value = 77 WHERE kind = 'keys';
             SELECT pg_terminate_backend(pid) FROM pg_stat_activity
             WHERE datname = current_database() AND pid <> pg_backend_pid()";
         sql(url, silent).await;
         check(&mut watch, SOON, |seen| seen.epochs.keys == 77).await;
-        // An older copy takes over: what was seen stays, and the change is a change.
+        // The database goes back to an older copy: that counts as a change.
         sql(url, "UPDATE epochs SET value = 70 WHERE kind = 'keys'").await;
         check(&mut watch, SOON, |seen| seen.epochs.keys == 78).await;
     })
@@ -90,7 +90,7 @@ async fn a_notification_is_faster_than_the_poll_and_a_lost_one_slower() {
 }
 
 #[tokio::test]
-async fn thousands_of_notifications_are_few_reads() {
+async fn thousands_of_notifications_cause_few_reads() {
     with_database(async |url| {
         let store = Store::open(url).await.unwrap().bound_by(Notary(1));
         let mut watch = store.watch();

@@ -1,70 +1,69 @@
-//! A server of which nobody said which of the two transports of HTTP it speaks.
+//! A server that may speak Streamable HTTP or HTTP+SSE.
 
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
-use url::Url;
 
-use super::super::{Upstream, UpstreamPool, UpstreamRequest};
-use super::open::{Opened, dial};
-use super::server::Server;
+use super::super::http::HttpPool;
+use super::super::request::UpstreamRequest;
+use super::open_stream::{StreamOpening, open_stream};
+use super::server::SseServer;
+use super::target::SseTarget;
 
-/// What is known of it so far.
-pub struct Candidate {
-    wire: Arc<Upstream>,
-    url: Url,
-    found: OnceLock<Server>,
-    /// When it is looked at again after a look that found none. Held for no longer than it takes to read or
-    /// set it.
+/// The state of the detection.
+pub struct SseCandidate {
+    target: SseTarget,
+    server: OnceLock<SseServer>,
+    /// When the server may be probed again after a failed probe. Locked only to read or set it.
     not_before: Mutex<Option<Instant>>,
 }
 
-/// A server that refuses sessions is not asked for an event stream by each client that wants one.
-const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// A server that refuses sessions is not probed for each client that tries to open one.
+const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 
-impl Candidate {
-    /// Of a server that was not looked at. `wire`: how its URL is spoken to over HTTP.
-    pub fn new(wire: Arc<Upstream>, url: Url) -> Self {
-        Self { wire, url, found: OnceLock::new(), not_before: Mutex::default() }
+impl SseCandidate {
+    /// Creates a candidate that was not probed yet.
+    pub fn new(target: SseTarget) -> Self {
+        Self { target, server: OnceLock::new(), not_before: Mutex::default() }
     }
 
-    /// The server, when it is one of the transport of 2024-11-05.
-    pub fn found(&self) -> Option<&Server> {
-        self.found.get()
+    /// Returns the server if HTTP+SSE was detected.
+    pub fn server(&self) -> Option<&SseServer> {
+        self.server.get()
     }
 
     fn not_before(&self) -> MutexGuard<'_, Option<Instant>> {
-        // It is one value.
         self.not_before.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens an event stream, unless one was or none was found a moment ago, and says whether it is one that
-    /// says where messages go. Cancel safe.
-    pub async fn look(&self) -> bool {
-        if self.found.get().is_some() {
+    /// Probes the server unless it was probed a moment ago: opens an event stream and waits for the `endpoint` event.
+    /// Returns whether the server speaks HTTP+SSE. Cancel safe.
+    pub async fn probe(&self) -> bool {
+        if self.server.get().is_some() {
             return true;
         }
         if self.not_before().is_some_and(|not_before| Instant::now() < not_before) {
             return false;
         }
-        let pool = UpstreamPool::new(Arc::clone(&self.wire));
-        let patience = self.wire.config.connect_timeout * 2;
-        let opened = timeout(patience, dial(&pool, &self.url, &UpstreamRequest::get())).await;
-        if !matches!(opened, Ok(Ok(Opened::Stream(_)))) {
-            *self.not_before() = Some(Instant::now() + LOOK_AGAIN);
+        let SseTarget { name, url, http, .. } = &self.target;
+        let pool = HttpPool::new(http.clone());
+        // Once to connect, which is bounded by itself, and as long again for the first event.
+        let limit = http.settings.connect_timeout * 2;
+        let opened = timeout(limit, open_stream(&pool, url, &UpstreamRequest::get())).await;
+        if !matches!(opened, Ok(Ok(StreamOpening::Open(_)))) {
+            *self.not_before() = Some(Instant::now() + PROBE_INTERVAL);
             return false;
         }
-        let server = self.wire.name();
-        match Server::deploy(Arc::clone(&self.wire), self.url.clone()) {
-            Ok(deployed) => {
-                tracing::info!(%server, "it speaks the transport of 2024-11-05 (sse)");
-                // Another worker may have looked as well: then its own is used.
-                let _ = self.found.set(deployed);
+        match SseServer::start(self.target.clone()) {
+            Ok(server) => {
+                tracing::info!(server = %name, "detected transport HTTP+SSE (2024-11-05)");
+                // Another worker may have probed at the same time; its handle is used then.
+                let _ = self.server.set(server);
                 true
             }
             Err(error) => {
-                tracing::error!(%server, %error, "the thread that would speak to it cannot be started");
+                tracing::error!(server = %name, %error, "cannot start the thread of a server");
                 false
             }
         }

@@ -1,320 +1,294 @@
-//! What a process says, and whose it is. On a process with several clients only what names its call, its
-//! progress token or its subscription is certain; what is not certain goes to nobody.
+//! Messages of a process, and whom they are for. On a process with several clients only a message that names its call, its
+//! progress token or its subscription is certain; one that is not certain goes to nobody.
 
 use bytes::Bytes;
 
-use super::super::shim::{CallEntry, LocalResponse, event, rewritten};
-use super::super::{FailureStage, UpstreamError};
-use super::link::{Asked, Counts, Link, Pending, State, To, What};
-use super::seat::SeatId;
+use super::super::error::{FailureStage, UpstreamError};
+use super::super::multiplex::{
+    CallEntry, ResponseSink, TOO_MANY_REQUESTS, encode_pong, known_method, splice_event,
+};
+use super::connection::{
+    CallKind, MessageCounters, PendingCall, ProcessConnection, ProcessState, Recipient, RequestOrigin,
+};
 use metamcp_core::frame::{Envelope, IdSpan, MessageKind, ScanError, Span};
 use metamcp_core::protocol::{Era, McpMethod, RESOURCE_UPDATED};
 
-/// A process that says nothing but nonsense.
+/// The process sends nothing but lines that are not messages.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Babble;
+pub struct TooManyInvalidLines;
 
-/// Lines in a row that are no message. Banners have a few dozen lines; a program that prints its log there
-/// prints messages now and then.
-const NONSENSE_MAX: u32 = 1000;
+/// Consecutive lines that are not messages. Banners have a few dozen lines; a program that prints its log to standard output
+/// sends messages now and then.
+const INVALID_LINES_MAX: u32 = 1000;
 
-/// Requests of one process that its clients have not answered.
-const ASKED_MAX: usize = 256;
+/// The error text for a request of a process with several clients.
+const AMBIGUOUS_CLIENT: &str = "there is no one client to ask; run this server with sharing = session";
 
-/// What a request of the process is refused with.
-const NOT_ALONE: &str = "there is no one client here to ask; run this server with sharing = session";
-const FULL: &str = "as many of your requests wait for an answer as may; wait for some, or withdraw them";
-
-impl Link {
-    /// Takes a line that the process said.
-    pub fn take(&self, line: &Bytes) -> Result<(), Babble> {
+impl ProcessConnection {
+    /// Takes a line of standard output.
+    pub fn receive_line(&self, line: &Bytes) -> Result<(), TooManyInvalidLines> {
         if line.trim_ascii().is_empty() {
             return Ok(());
         }
-        let scanned = self.common.scanner.borrow_mut().scan(line);
+        let scanned = self.context.scanner.borrow_mut().scan(line);
         match scanned {
-            Ok(envelope) => self.sort(line, &envelope),
-            // Of 2025-03-26.
+            Ok(envelope) => self.receive_message(line, &envelope),
+            // Batches are of 2025-03-26.
             Err(refused) if refused.error == ScanError::Batch => {
-                let items = self.common.scanner.borrow_mut().batch_items(line);
-                let Ok(items) = items else { return self.note_nonsense(line, None) };
+                let items = self.context.scanner.borrow_mut().batch_items(line);
+                let Ok(items) = items else { return self.receive_invalid(line, None) };
                 for item in items {
                     let message = line.slice(item.start as usize..item.end as usize);
-                    let scanned = self.common.scanner.borrow_mut().scan(&message);
+                    let scanned = self.context.scanner.borrow_mut().scan(&message);
                     match scanned {
-                        Ok(envelope) => self.sort(&message, &envelope),
-                        Err(refused) => self.note_nonsense(&message, refused.id)?,
+                        Ok(envelope) => self.receive_message(&message, &envelope),
+                        Err(refused) => self.receive_invalid(&message, refused.id)?,
                     }
                 }
             }
-            Err(refused) => return self.note_nonsense(line, refused.id),
+            Err(refused) => return self.receive_invalid(line, refused.id),
         }
         Ok(())
     }
 
-    /// A line that is no message. If it is at least the answer of a call, the call need not wait any longer.
-    fn note_nonsense(&self, line: &Bytes, id: Option<IdSpan>) -> Result<(), Babble> {
-        Counts::add(&self.common.counts.nonsense);
+    /// Takes a line that is not a valid message. If it is meant as the response to a call, the call fails rather than
+    /// waiting on.
+    fn receive_invalid(&self, line: &Bytes, id: Option<IdSpan>) -> Result<(), TooManyInvalidLines> {
+        MessageCounters::increment(&self.context.message_counters.invalid_lines);
         let mut state = self.state.borrow_mut();
-        state.nonsense_in_a_row += 1;
-        let is_babble = state.nonsense_in_a_row >= NONSENSE_MAX;
-        let number = id.and_then(|id| state.open_call(id.span.slice(line)));
-        let ended = number.and_then(|number| state.table.remove(number));
+        state.invalid_lines_in_a_row += 1;
+        let is_over_limit = state.invalid_lines_in_a_row >= INVALID_LINES_MAX;
+        let number = id.and_then(|id| state.calls.find(id.span.slice(line)));
+        let entry = number.and_then(|number| state.calls.remove(number));
         drop(state);
-        if let (Some(minted), Some(number)) = (ended, number) {
-            self.forget(&minted.call);
-            minted.call.fail(FailureStage::InvalidResponse);
-            self.refuse_asked_during(number);
+        if let (Some(entry), Some(number)) = (entry, number) {
+            self.forget_call(&entry.call);
+            entry.call.fail(FailureStage::InvalidResponse);
+            self.refuse_server_requests_during(number);
         }
-        if is_babble { Err(Babble) } else { Ok(()) }
+        if is_over_limit { Err(TooManyInvalidLines) } else { Ok(()) }
     }
 
-    fn sort(&self, message: &Bytes, envelope: &Envelope) {
-        self.state.borrow_mut().nonsense_in_a_row = 0;
-        let is_taken = match envelope.kind {
-            MessageKind::Response | MessageKind::Error => self.take_answer(message, envelope),
-            MessageKind::Request => self.take_request(message, envelope),
-            MessageKind::Notification => self.take_notification(message, envelope),
+    fn receive_message(&self, message: &Bytes, envelope: &Envelope) {
+        self.state.borrow_mut().invalid_lines_in_a_row = 0;
+        let has_recipient = match envelope.kind {
+            MessageKind::Response | MessageKind::Error => self.receive_response(message, envelope),
+            MessageKind::Request => self.receive_request(message, envelope),
+            MessageKind::Notification => self.receive_notification(message, envelope),
         };
-        if !is_taken {
-            Counts::add(&self.common.counts.unmeant);
+        if !has_recipient {
+            MessageCounters::increment(&self.context.message_counters.undeliverable);
         }
     }
 
-    /// An answer gets the id back that its client gave.
-    fn take_answer(&self, message: &Bytes, envelope: &Envelope) -> bool {
+    /// Passes a response on, with the client's own id.
+    fn receive_response(&self, message: &Bytes, envelope: &Envelope) -> bool {
         let Some(id) = envelope.id else { return false };
         let mut state = self.state.borrow_mut();
-        let number = state.open_call(id.span.slice(message));
-        let Some(minted) = number.and_then(|number| state.table.remove(number)) else {
-            self.note_foreign_id(&state, id.span.slice(message));
+        let number = state.calls.find(id.span.slice(message));
+        let Some(entry) = number.and_then(|number| state.calls.remove(number)) else {
+            self.warn_of_string_id(&state, id.span.slice(message));
             return false;
         };
-        if let (What::Subscribe(uri), Some(seat), MessageKind::Response) =
-            (&minted.call.what, minted.call.seat, envelope.kind)
+        if let (CallKind::Subscribe(uri), Some(client), MessageKind::Response) =
+            (&entry.call.kind, entry.call.client, envelope.kind)
         {
-            state.seats.subscribe(seat, uri.clone());
+            state.clients.subscribe(client, uri.clone());
         }
         drop(state);
         if !self.has_answered.replace(true) {
             self.settled.notify_one();
         }
-        self.forget(&minted.call);
+        self.forget_call(&entry.call);
         self.touch();
-        let CallEntry { id: own, call: Pending { to, what, .. }, .. } = minted;
-        let mut edits = vec![(id.span, &own[..])];
-        if what == What::Listen
-            && let Some(span) = subscription_in_result(message, envelope)
+        let CallEntry { id: client_id, call: PendingCall { recipient, kind, .. }, .. } = entry;
+        let mut edits = vec![(id.span, &client_id[..])];
+        if kind == CallKind::Listen
+            && let Some(span) = subscription_id_in_result(message, envelope)
         {
-            edits.push((span, &own[..]));
+            edits.push((span, &client_id[..]));
             edits.sort_unstable_by_key(|(span, _)| span.start);
         }
-        match to {
-            To::Waiting(reply) => {
-                drop(reply.send(Ok(LocalResponse::from_message(rewritten(message, &edits)))))
-            }
-            To::Streaming(outlet) => outlet.finish(event(message, &edits)),
-            // Nobody may be waiting.
-            To::Own(answer) => drop(answer.send((message.clone(), envelope.clone()))),
+        match recipient {
+            Recipient::Client(sink) => sink.finish(message, &edits),
+            // The waiting task may be gone.
+            Recipient::Gateway(reply) => drop(reply.send((message.clone(), envelope.clone()))),
         }
         true
     }
 
-    /// Says once that the server answers under ids that are not those it was asked under, but look like them.
-    fn note_foreign_id(&self, state: &State, raw: &[u8]) {
+    /// Warns once of a server whose responses have ids of another type than the requests.
+    fn warn_of_string_id(&self, state: &ProcessState, raw: &[u8]) {
         let unquoted = raw.strip_prefix(b"\"").and_then(|raw| raw.strip_suffix(b"\""));
-        if unquoted.is_some_and(|raw| state.open_call(raw).is_some())
-            && !self.common.told_of_ids.replace(true)
+        if unquoted.is_some_and(|raw| state.calls.find(raw).is_some())
+            && !self.context.has_warned_of_ids.replace(true)
         {
-            let server = &self.common.name;
-            tracing::warn!(%server, "it answers under ids that are strings, to requests with ids that are numbers: such \
-                an answer belongs to no call (JSON-RPC 2.0, response object), and is dropped");
+            let server = &self.context.name;
+            tracing::warn!(%server, "server answers requests with numeric ids under string ids; such responses match no \
+                call (JSON-RPC 2.0, response object) and are dropped");
         }
     }
 
-    /// A request of the process. It waits for an answer, so it gets one, if only a refusal.
-    fn take_request(&self, message: &Bytes, envelope: &Envelope) -> bool {
+    /// Passes a request of the process on to a client. The process waits for a response, so it gets one in any case, if only
+    /// a refusal.
+    fn receive_request(&self, message: &Bytes, envelope: &Envelope) -> bool {
         let Some(id) = envelope.id else { return false };
         let id = id.span.slice(message);
-        if method_of(message, envelope) == Some(McpMethod::Ping) {
-            let raw = String::from_utf8_lossy(id);
-            return self.tell(format!(r#"{{"jsonrpc":"2.0","id":{raw},"result":{{}}}}"#).as_bytes(), &[]);
+        if known_method(message, envelope) == Some(McpMethod::Ping) {
+            return self.send_message(&encode_pong(id));
         }
         let mut state = self.state.borrow_mut();
-        let is_full = state.asked.len() >= ASKED_MAX;
-        let sole = state.sole().filter(|_| self.era == Era::Legacy && !is_full);
-        let is_sent = sole.is_some_and(|seat| {
-            let during = state.newest_call(seat);
-            let sent = state.send_to(seat, event(message, &[]));
-            if sent {
-                state.asked.insert(Bytes::copy_from_slice(id), Asked { seat, during });
+        let is_full = state.server_requests.is_full();
+        let client = state.only_recipient().filter(|_| self.era == Era::Legacy && !is_full);
+        let is_sent = client.is_some_and(|client| {
+            let during = state.newest_call(client);
+            let is_sent = state.send_to_client(client, splice_event(message, &[]));
+            if is_sent {
+                state.server_requests.insert(id, RequestOrigin { client, during });
             }
-            sent
+            is_sent
         });
-        let clients = state.seats.len();
+        let clients = state.clients.len();
         drop(state);
         if !is_sent {
-            Counts::add(&self.common.counts.refused);
-            let text = if is_full { FULL } else { NOT_ALONE };
-            // Without a client there is nobody to ask, and nothing to be configured.
-            if !is_full && clients > 1 && !self.common.told_of_sharing.replace(true) {
-                let server = &self.common.name;
-                tracing::warn!(%server, clients, "it asks its clients something; consider sharing = \"session\"");
+            MessageCounters::increment(&self.context.message_counters.refused_requests);
+            let text = if is_full { TOO_MANY_REQUESTS } else { AMBIGUOUS_CLIENT };
+            // Without a client there is nobody to ask, and nothing to configure.
+            if !is_full && clients > 1 && !self.context.has_warned_of_sharing.replace(true) {
+                let server = &self.context.name;
+                tracing::warn!(%server, clients, "server sends requests to clients that share its process; consider sharing = \"session\"");
             }
-            self.refuse(id, text);
+            self.refuse_server_request(id, text);
         }
         true
     }
 
-    fn take_notification(&self, message: &Bytes, envelope: &Envelope) -> bool {
-        let method = method_of(message, envelope);
+    fn receive_notification(&self, message: &Bytes, envelope: &Envelope) -> bool {
+        let method = known_method(message, envelope);
         match (method, self.era) {
-            (Some(McpMethod::Progress), _) => self.take_progress(message, envelope),
-            (Some(McpMethod::Cancelled), Era::Modern) => self.take_listen_end(message, envelope),
-            (Some(McpMethod::Cancelled), Era::Legacy) => self.take_withdrawal(message, envelope),
-            (_, Era::Modern) => self.take_modern(message, envelope),
+            (Some(McpMethod::Progress), _) => self.receive_progress(message, envelope),
+            (Some(McpMethod::Cancelled), Era::Modern) => self.receive_listen_end(message, envelope),
+            (Some(McpMethod::Cancelled), Era::Legacy) => self.receive_cancellation(message, envelope),
+            (_, Era::Modern) => self.receive_modern_notification(message, envelope),
             (
-                Some(
-                    McpMethod::ToolsListChanged
-                    | McpMethod::PromptsListChanged
-                    | McpMethod::ResourcesListChanged,
-                ),
+                Some(McpMethod::ToolsListChanged | McpMethod::PromptsListChanged | McpMethod::ResourcesListChanged),
                 Era::Legacy,
             ) => {
-                let event = event(message, &[]);
+                let event = splice_event(message, &[]);
                 let mut state = self.state.borrow_mut();
-                let lost = state
-                    .seats
-                    .iter_mut()
-                    .filter_map(|seat| (!seat.mailbox.send(event.clone())).then_some(()));
-                self.note_lost(lost.count());
+                for client in state.clients.iter_mut() {
+                    self.count_if_dropped(client.stream.send(event.clone()));
+                }
                 true
             }
-            _ => self.take_other(message, envelope),
+            _ => self.receive_legacy_notification(message, envelope),
         }
     }
 
-    /// Progress of a call, by the token that is its number.
-    fn take_progress(&self, message: &Bytes, envelope: &Envelope) -> bool {
+    /// Passes progress on to the call whose number is the token.
+    fn receive_progress(&self, message: &Bytes, envelope: &Envelope) -> bool {
         let Some(token) = envelope.params.progress_token else { return false };
         let mut state = self.state.borrow_mut();
-        let number = state.open_call(token.span.slice(message));
-        let Some(minted) = number.and_then(|number| state.table.get(number)) else { return false };
-        let Some(own) = &minted.token else { return false };
-        let event = event(message, &[(token.span, own)]);
-        let is_passed = minted.call.pass(event);
-        self.note_lost(usize::from(!is_passed));
+        let number = state.calls.find(token.span.slice(message));
+        let Some(entry) = number.and_then(|number| state.calls.get_mut(number)) else { return false };
+        let Some(client_token) = &entry.token else { return false };
+        let event = splice_event(message, &[(token.span, client_token)]);
+        self.count_if_dropped(entry.call.send_event(event));
         true
     }
 
-    /// A subscription that the server ends (MCP 2026-07-28, subscriptions).
-    fn take_listen_end(&self, message: &Bytes, envelope: &Envelope) -> bool {
+    /// Ends a subscription that the server ends (MCP 2026-07-28, subscriptions).
+    fn receive_listen_end(&self, message: &Bytes, envelope: &Envelope) -> bool {
         let Some(id) = envelope.params.request_id else { return false };
         let mut state = self.state.borrow_mut();
-        let number = state.open_call(id.span.slice(message));
-        let is_listen = |minted: &mut CallEntry<Pending>| minted.call.what == What::Listen;
-        let number = number.filter(|number| state.table.get(*number).is_some_and(is_listen));
-        let Some(minted) = number.and_then(|number| state.table.remove(number)) else { return false };
+        let number = state.calls.find(id.span.slice(message));
+        let is_listen = |entry: &mut CallEntry<PendingCall>| entry.call.kind == CallKind::Listen;
+        let number = number.filter(|number| state.calls.get_mut(*number).is_some_and(is_listen));
+        let Some(entry) = number.and_then(|number| state.calls.remove(number)) else { return false };
         drop(state);
-        self.forget(&minted.call);
-        match minted.call.to {
-            To::Streaming(outlet) => outlet.finish(event(message, &[(id.span, &minted.id)])),
-            To::Waiting(reply) => {
-                drop(reply.send(Err(UpstreamError::from_stage(FailureStage::BodyIncomplete))))
+        self.forget_call(&entry.call);
+        match entry.call.recipient {
+            Recipient::Client(ResponseSink::Streaming(sink)) => {
+                sink.finish(splice_event(message, &[(id.span, &entry.id)]));
             }
-            To::Own(_) => {}
+            Recipient::Client(sink @ ResponseSink::Waiting(_)) => {
+                sink.fail(UpstreamError::from_stage(FailureStage::BodyIncomplete));
+            }
+            Recipient::Gateway(_) => {}
         }
         true
     }
 
-    /// The process withdraws a request of its own.
-    fn take_withdrawal(&self, message: &Bytes, envelope: &Envelope) -> bool {
+    /// Passes the cancellation of a process's own request on to the client that was asked.
+    fn receive_cancellation(&self, message: &Bytes, envelope: &Envelope) -> bool {
         let Some(id) = envelope.params.request_id else { return false };
         let mut state = self.state.borrow_mut();
-        let Some(asked) = state.asked.remove(id.span.slice(message)) else { return false };
-        let is_sent = state.send_to(asked.seat, event(message, &[]));
-        self.note_lost(usize::from(!is_sent));
+        let Some(origin) = state.server_requests.remove(id.span.slice(message)) else { return false };
+        self.count_if_dropped(state.send_to_client(origin.client, splice_event(message, &[])));
         true
     }
 
-    /// For a subscription, by the id that is its number; a log message, if there is but one call that asked
-    /// for any.
-    fn take_modern(&self, message: &Bytes, envelope: &Envelope) -> bool {
+    /// Passes a Modern notification on: to the subscription whose number is its id, or a log message to the only call, if
+    /// that requested any.
+    fn receive_modern_notification(&self, message: &Bytes, envelope: &Envelope) -> bool {
         let mut state = self.state.borrow_mut();
         if let Some(id) = envelope.params.meta.subscription_id {
-            let number = state.open_call(id.span.slice(message));
-            let Some(minted) = number.and_then(|number| state.table.get(number)) else { return false };
-            let event = event(message, &[(id.span, &minted.id)]);
-            let is_passed = minted.call.pass(event);
-            self.note_lost(usize::from(!is_passed));
+            let number = state.calls.find(id.span.slice(message));
+            let Some(entry) = number.and_then(|number| state.calls.get_mut(number)) else { return false };
+            let event = splice_event(message, &[(id.span, &entry.id)]);
+            self.count_if_dropped(entry.call.send_event(event));
             return true;
         }
-        let mut calls = state.table.iter().filter(|(_, minted)| minted.call.what != What::Listen);
+        let mut calls = state.calls.iter().filter(|(_, entry)| entry.call.kind != CallKind::Listen);
         let only = calls.next().filter(|_| calls.next().is_none());
-        let number = only.filter(|(_, minted)| minted.call.what == What::Logged).map(|(number, _)| number);
+        let number =
+            only.filter(|(_, entry)| entry.call.kind == CallKind::CallWithLogs).map(|(number, _)| number);
         drop(calls);
-        let Some(minted) = number.and_then(|number| state.table.get(number)) else { return false };
-        minted.call.pass(event(message, &[]))
+        let Some(entry) = number.and_then(|number| state.calls.get_mut(number)) else { return false };
+        entry.call.send_event(splice_event(message, &[]))
     }
 
-    /// Resources that changed, to those who subscribed; anything else to the only client that can be meant.
-    fn take_other(&self, message: &Bytes, envelope: &Envelope) -> bool {
+    /// Passes a changed resource on to its subscribers, and any other notification to the only client that can be meant.
+    fn receive_legacy_notification(&self, message: &Bytes, envelope: &Envelope) -> bool {
         let mut state = self.state.borrow_mut();
         let method = envelope.method.map(|method| method.decode(message)).unwrap_or_default();
         if method == RESOURCE_UPDATED {
             let Some(uri) = envelope.params.uri else { return false };
-            let (uri, event) = (uri.decode(message), event(message, &[]));
-            let mut sent = 0;
-            for seat in state.seats.subscribers(&uri) {
-                self.note_lost(usize::from(!seat.mailbox.send(event.clone())));
-                sent += 1;
+            let (uri, event) = (uri.decode(message), splice_event(message, &[]));
+            let mut recipients = 0;
+            for client in state.clients.subscribers(&uri) {
+                self.count_if_dropped(client.stream.send(event.clone()));
+                recipients += 1;
             }
-            return sent > 0;
+            return recipients > 0;
         }
-        let Some(seat) = state.sole() else { return false };
-        let is_sent = state.send_to(seat, event(message, &[]));
-        self.note_lost(usize::from(!is_sent));
+        let Some(client) = state.only_recipient() else { return false };
+        self.count_if_dropped(state.send_to_client(client, splice_event(message, &[])));
         true
     }
 
-    fn note_lost(&self, messages: usize) {
-        let lost = &self.common.counts.lost;
-        lost.set(lost.get() + messages as u64);
-    }
-}
-
-impl State {
-    /// To a client, on the stream of its newest call, else on its own stream: what a server says while it
-    /// answers belongs to the answer.
-    fn send_to(&mut self, seat: SeatId, event: Bytes) -> bool {
-        let newest = self.newest_call(seat);
-        if let Some(minted) = newest.and_then(|number| self.table.get(number)) {
-            return minted.call.pass(event);
+    fn count_if_dropped(&self, is_sent: bool) {
+        if !is_sent {
+            MessageCounters::increment(&self.context.message_counters.dropped);
         }
-        self.seats.get(seat).is_some_and(|seat| seat.mailbox.send(event))
     }
 }
 
-/// What it is about, when that is a method that the gateway knows.
-pub fn method_of(message: &Bytes, envelope: &Envelope) -> Option<McpMethod> {
-    McpMethod::parse(envelope.method?.decode(message).as_bytes())
-}
-
-/// Where the end of a subscription names it: `result._meta`, which the scanner does not look into.
-fn subscription_in_result(message: &Bytes, envelope: &Envelope) -> Option<Span> {
+/// Finds the subscription id in the response that ends a subscription: in `result._meta`, which the scanner skips.
+fn subscription_id_in_result(message: &Bytes, envelope: &Envelope) -> Option<Span> {
     #[derive(serde::Deserialize)]
-    struct Ended<'a> {
+    struct ListenResult<'a> {
         #[serde(borrow, rename = "_meta")]
-        meta: Meta<'a>,
+        meta: ResultMeta<'a>,
     }
     #[derive(serde::Deserialize)]
-    struct Meta<'a> {
+    struct ResultMeta<'a> {
         #[serde(borrow, rename = "io.modelcontextprotocol/subscriptionId")]
         id: &'a serde_json::value::RawValue,
     }
     let outcome = envelope.outcome.filter(|_| envelope.kind == MessageKind::Response)?;
-    let ended: Ended<'_> = serde_json::from_slice(outcome.slice(message)).ok()?;
-    Span::locate(message, ended.meta.id.get().as_bytes())
+    let result: ListenResult<'_> = serde_json::from_slice(outcome.slice(message)).ok()?;
+    Span::locate(message, result.meta.id.get().as_bytes())
 }
 
 #[cfg(test)]

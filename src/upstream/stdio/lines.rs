@@ -1,38 +1,36 @@
-//! Lines: one JSON-RPC message each (MCP, stdio). Cutting what a process says into them, and writing what it
-//! is told.
+//! Messages as lines (MCP, stdio): splitting the output of a process into lines, and writing lines to it.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::super::shim::{flatten, replace};
+use super::super::multiplex::{replace_line_breaks, splice_into};
 use metamcp_core::frame::Span;
 
-/// What a process said, cut into lines.
+/// Splits the output of a process into lines.
 ///
-/// Invariant: `scanned <= buffer.len()`; no line feed lies before `scanned`.
-pub struct Lines {
+/// Invariant: `scanned <= buffer.len()`; there is no line feed before `scanned`.
+pub struct LineReader {
     buffer: BytesMut,
     scanned: usize,
     line_bytes_max: usize,
 }
 
-/// A line that does not end.
+/// A line exceeds the limit.
 #[derive(Debug, PartialEq, Eq)]
-pub struct TooLong;
+pub struct LineTooLong;
 
 /// Read at once: a pipe holds 64 KiB.
 const READ_BYTES: usize = 64 << 10;
 
-/// A buffer that grew beyond it for a big line is given back.
+/// A buffer that grew beyond this for a long line is freed.
 const KEPT_BYTES: usize = 1 << 20;
 
-impl Lines {
-    /// Lines of up to so many bytes.
+impl LineReader {
     pub fn new(line_bytes_max: usize) -> Self {
         Self { buffer: BytesMut::new(), scanned: 0, line_bytes_max }
     }
 
-    /// Where to put what comes next.
-    pub fn room(&mut self) -> &mut BytesMut {
+    /// Returns the buffer to which the next output is to be appended, with room for it.
+    pub fn buffer_mut(&mut self) -> &mut BytesMut {
         if self.buffer.is_empty() && self.buffer.capacity() > KEPT_BYTES {
             self.buffer = BytesMut::new();
         }
@@ -40,11 +38,11 @@ impl Lines {
         &mut self.buffer
     }
 
-    /// The next whole line, without its end; `None` when it has not come whole.
-    pub fn next(&mut self) -> Result<Option<Bytes>, TooLong> {
+    /// Returns the next line without its end; `None` while it is incomplete.
+    pub fn next(&mut self) -> Result<Option<Bytes>, LineTooLong> {
         let Some(at) = memchr::memchr(b'\n', &self.buffer[self.scanned..]) else {
             self.scanned = self.buffer.len();
-            return if self.scanned > self.line_bytes_max { Err(TooLong) } else { Ok(None) };
+            return if self.scanned > self.line_bytes_max { Err(LineTooLong) } else { Ok(None) };
         };
         let mut line = self.buffer.split_to(self.scanned + at + 1);
         self.scanned = 0;
@@ -52,19 +50,16 @@ impl Lines {
         if line.last() == Some(&b'\r') {
             line.truncate(line.len() - 1);
         }
-        if line.len() > self.line_bytes_max { Err(TooLong) } else { Ok(Some(line.freeze())) }
+        if line.len() > self.line_bytes_max { Err(LineTooLong) } else { Ok(Some(line.freeze())) }
     }
 }
 
-/// Appends a message with parts replaced, as a line. Edits are in ascending order.
-///
-/// A raw line end within a message is white space between its tokens, for in a string it would be written as
-/// an escape (RFC 8259, section 7): a space is as good, and keeps the message on its line.
+/// Appends a message as one line, with parts replaced. Edits are in ascending order.
 pub fn write_line(message: &[u8], edits: &[(Span, &[u8])], out: &mut BytesMut) {
-    out.reserve(message.len() + edits.iter().map(|(_, with)| with.len()).sum::<usize>() + 1);
+    out.reserve(message.len() + edits.iter().map(|(_, replacement)| replacement.len()).sum::<usize>() + 1);
     let start = out.len();
-    replace(message, edits, out);
-    flatten(&mut out[start..]);
+    splice_into(message, edits, out);
+    replace_line_breaks(&mut out[start..]);
     out.put_u8(b'\n');
 }
 
@@ -73,17 +68,17 @@ mod tests {
     use super::*;
 
     /// In pieces of every size, the lines are the same.
-    fn check(said: &[u8], expected: &[&str]) {
-        for size in 1..=said.len().max(1) {
-            let mut lines = Lines::new(10);
+    fn check(output: &[u8], expected: &[&str]) {
+        for size in 1..=output.len().max(1) {
+            let mut lines = LineReader::new(10);
             let mut found = Vec::new();
-            for piece in said.chunks(size) {
-                lines.room().put_slice(piece);
+            for piece in output.chunks(size) {
+                lines.buffer_mut().put_slice(piece);
                 loop {
                     match lines.next() {
                         Ok(Some(line)) => found.push(String::from_utf8_lossy(&line).into_owned()),
                         Ok(None) => break,
-                        Err(TooLong) => {
+                        Err(LineTooLong) => {
                             found.push("too long".into());
                             break;
                         }
@@ -98,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn cuts_lines() {
+    fn splits_lines() {
         check(b"{\"a\":1}\n{}\n", &["{\"a\":1}", "{}"]);
         check(b"a\r\n\r\nb\rc\n", &["a", "", "b\rc"]);
         check(b"a\nno end", &["a"]);
@@ -109,13 +104,13 @@ mod tests {
     }
 
     #[test]
-    fn gives_big_buffers_back() {
-        let mut lines = Lines::new(4 << 20);
-        lines.room().put_slice(&vec![b'x'; 3 << 20]);
+    fn frees_large_buffers() {
+        let mut lines = LineReader::new(4 << 20);
+        lines.buffer_mut().put_slice(&vec![b'x'; 3 << 20]);
         assert_eq!(lines.next(), Ok(None));
-        lines.room().put_slice(b"\n");
+        lines.buffer_mut().put_slice(b"\n");
         assert_eq!(lines.next().unwrap().unwrap().len(), 3 << 20);
-        assert!(lines.room().capacity() <= KEPT_BYTES);
+        assert!(lines.buffer_mut().capacity() <= KEPT_BYTES);
     }
 
     #[test]

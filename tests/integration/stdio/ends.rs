@@ -68,7 +68,7 @@ fn a_client_whose_calls_crash_its_process_waits_alone() {
         waits = waits || died.text().contains("times in a row; the next try is in");
     }
     assert!(waits, "{:?}", begun.elapsed());
-    let starts = gateway.log().matches("a server process failed").count();
+    let starts = gateway.log().matches("server process failed").count();
     assert!(starts <= 10, "{starts} starts in {:?}", begun.elapsed());
     let begun = Instant::now();
     let other = open_session(&gateway, PATH, None);
@@ -104,7 +104,7 @@ fn a_spare_that_ends_at_once_has_failed() {
     let lines = "command = \"/bin/false\"\nprewarm = true\nera = \"legacy\"";
     let gateway = Setup::new().with(&format!("[servers.a]\n{lines}")).start();
     until("it is noted", PATIENCE, || {
-        gateway.log().contains("a process that was kept started has ended")
+        gateway.log().contains("spare process has ended")
             && gateway.log().contains("its program ended with exit status 1")
     });
 }

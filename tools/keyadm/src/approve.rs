@@ -1,7 +1,7 @@
 //! Shows and approves tools that differ from what was approved.
 
 use metamcp::auth::Sealer;
-use metamcp::catalog::{Approve, Change, Pins, told};
+use metamcp::catalog::{ApprovalSelection, PinChange, ToolPins, summarize_changes};
 use metamcp::store::{Binder, Bound, NewPins, Store, StoreError, Uuid};
 use serde_json::{Value, json};
 
@@ -32,7 +32,7 @@ pub async fn run(
         if sealer.open_row(Bound::ToolPins(&row)).is_none() {
             return Err(Failure::Data(sealed_rows::explain_invalid(sealer, Bound::ToolPins(&row))));
         }
-        let mut pins = Pins::from_json(&row.pins).ok_or_else(|| {
+        let mut pins = ToolPins::from_json(&row.pins).ok_or_else(|| {
             Failure::Data("its approvals were written by a later version of metamcp".into())
         })?;
         if args.show {
@@ -46,7 +46,7 @@ pub async fn run(
             server: server.clone(),
             pins: pins.to_json(),
             expect: Some(row.version),
-            told: Some(("server.tools.approve", told(&approved))),
+            told: Some(("server.tools.approve", summarize_changes(&approved))),
         };
         match store.put_tool_pins(new, actor::audit()).await {
             // A gateway has just seen another change: read the row again.
@@ -58,11 +58,11 @@ pub async fn run(
     Err(StoreError::Conflict.into())
 }
 
-fn selection(args: &ApproveArgs) -> Result<Approve, Failure> {
+fn selection(args: &ApproveArgs) -> Result<ApprovalSelection, Failure> {
     match (&args.tool[..], &args.digest) {
-        ([], None) => Ok(Approve::All),
-        ([tool], digest) => Ok(Approve::These(vec![(tool.clone(), digest.clone())])),
-        (tools, None) => Ok(Approve::These(tools.iter().map(|tool| (tool.clone(), None)).collect())),
+        ([], None) => Ok(ApprovalSelection::All),
+        ([tool], digest) => Ok(ApprovalSelection::Tools(vec![(tool.clone(), digest.clone())])),
+        (tools, None) => Ok(ApprovalSelection::Tools(tools.iter().map(|tool| (tool.clone(), None)).collect())),
         (_, Some(_)) => Err(Failure::Usage("a digest belongs to one tool: name it by --tool".into())),
     }
 }
@@ -78,7 +78,7 @@ async fn resolve_server_name(store: &Store, reference: &str) -> Result<String, F
     })
 }
 
-fn render(server: &str, changes: &[Change], word: &str, json: bool) -> String {
+fn render(server: &str, changes: &[PinChange], word: &str, json: bool) -> String {
     if json {
         let mut answer = json!({"server": server});
         answer[word] = Value::Array(changes.iter().map(|change| json!(change)).collect());

@@ -190,7 +190,7 @@ impl Importer<'_> {
         let spec = server.to_spec();
         let outcome = if self.args.dry_run {
             match &found {
-                Some(row) if row.is(&spec, plain.as_ref()) => "keep",
+                Some(row) if row.matches(&spec, plain.as_ref()) => "keep",
                 Some(_) => "replace",
                 None => "create",
             }

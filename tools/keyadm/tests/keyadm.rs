@@ -151,7 +151,7 @@ fn mistakes_are_told_apart_by_their_codes() {
         (&["keys", "create", "--name", "x", "--rate", "5/"], 64, "10/50"),
         (&["keys", "create", "--name", "x", "--concurrency", "0"], 64, "at least 1 call"),
         (&["keys", "create", "--name", "x", "--endpoint", "a/b"], 64, "servers/NAME"),
-        (&["keys", "create", "--name", "x", "--tools", "a b"], 64, "no pattern"),
+        (&["keys", "create", "--name", "x", "--tools", "a b"], 64, "not a pattern"),
         (&["keys", "create", "--name", "x", "--admin", "--scope", "client"], 64, "cannot be used with"),
         (&["keys", "rotate", "AAAAAAAAAAAA", "--grace", "soon"], 64, "--grace"),
         (&["keys", "rotate", "AAAAAAAAAAAA", "--grace", "2001-01-01"], 64, "over already"),

@@ -103,10 +103,10 @@ async fn a_program_is_added_with_its_arguments_and_variables_sealed() {
         });
         assert_eq!((&shown["kind"], &shown["definition"]), (&json!("stdio"), &expected));
         add(&["b", "--command", "npx"]).check(64, "command is not an absolute path");
-        add(&["b", "--command", command, "--header", "A: 1"]).check(64, "headers is of http servers");
+        add(&["b", "--command", command, "--header", "A: 1"]).check(64, "headers applies to http servers only");
         add(&["b", "--command", command, "--url", "http://a/"]).check(64, "cannot be used with");
         add(&["b"]).check(64, "--url");
-        add(&["b", "--url", "https://b.example/", "--cwd", "/"]).check(64, "cwd is of stdio servers");
+        add(&["b", "--url", "https://b.example/", "--cwd", "/"]).check(64, "cwd applies to stdio servers only");
         std::fs::write(&path, "hunter2\n").unwrap();
         add(&["b", "--command", command, "--env-file", file]).check(64, "a variable is written as");
     })
@@ -265,7 +265,7 @@ async fn what_waits_is_shown_and_approved() {
             table.out
         );
         place.run(&["servers", "approve", "absent"]).check(65, "nothing waits");
-        approve(&["--tool", "three"]).check(65, "waits to be approved");
+        approve(&["--tool", "three"]).check(65, "waits for approval");
         approve(&["--tool", "one", "--digest", "00"]).check(65, "has changed again");
         approve(&["--digest", "00"]).check(64, "name it by --tool");
         assert_eq!(names(&approve(&["--tool", "one", "--digest", &"b".repeat(64)]), "approved"), ["one"]);

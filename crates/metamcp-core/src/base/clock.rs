@@ -1,6 +1,6 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Seconds since 1970; 0 where the clock stands before it.
+/// Returns the seconds since the Unix epoch, or 0 if the system clock is before it.
 pub fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

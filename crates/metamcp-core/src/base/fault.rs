@@ -4,125 +4,121 @@ use std::fmt;
 
 use bytes::Bytes;
 
-/// Something that ended a request otherwise than asked for: whose doing, how far it reaches, what it is.
+/// Why a request failed: who caused it, what it affects, and what it is.
 ///
-/// It has two texts: [`Fault::for_client`] says what to do and holds no address, credential or internal;
-/// `Display` with its source is for the log.
+/// A fault has two texts. [`Fault::for_client`] tells the client what to do; it has no address, credential or internal detail.
+/// `Display`, with the source, is for the log.
 #[derive(Debug)]
 pub struct Fault {
-    /// Whose doing it is.
     pub origin: FaultOrigin,
-    /// How far it reaches.
     pub scope: FaultScope,
-    /// What it is: also the label of its counter.
+    /// Also the label of its counter.
     pub kind: FaultKind,
-    /// The raw JSON id of the request, when it was read before the fault.
+    /// The raw JSON id of the request, if it was read before the fault occurred.
     pub id: Option<Bytes>,
-    /// Raw JSON for the error's `data`.
+    /// Raw JSON for the member `data` of the JSON-RPC error.
     pub data: Option<Bytes>,
     text: Cow<'static, str>,
     source: Option<Box<dyn Error + Send + Sync>>,
 }
 
-/// Whose doing a fault is.
+/// Who caused a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FaultOrigin {
-    /// The peer in front of the gateway.
     Client,
-    /// The gateway itself.
     Gateway,
-    /// A server behind it.
+    /// An MCP server behind the gateway.
     Upstream,
 }
 
-/// How far a fault reaches.
+/// What a fault affects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FaultScope {
-    /// This request; the connection goes on.
+    /// Only this request; the connection stays usable.
     Request,
-    /// The connection cannot be used any more.
+    /// The connection, which must be closed.
     Connection,
 }
 
-/// What went wrong. A closed set: `server/reply/reply.rs` turns each into a status and a code.
+/// The kind of a fault. A closed set: the server maps each kind to an HTTP status and a JSON-RPC code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FaultKind {
     /// The body is not JSON.
     Parse,
-    /// JSON, but no JSON-RPC message.
+    /// The body is JSON, but not a JSON-RPC message.
     InvalidRequest,
-    /// Params that a request of the method cannot have.
+    /// The params are not valid for the method.
     MalformedParams,
-    /// A name, URI or cursor that leads nowhere.
+    /// A name, URI or cursor that does not exist.
     InvalidParams,
-    /// No such method; the Modern era says it by HTTP status too.
+    /// Unknown method. In the Modern era it has an HTTP status of its own.
     UnknownMethod,
-    /// No such method, within a Legacy session.
+    /// Unknown method in a Legacy session.
     UnknownMethodInSession,
-    /// Header and body disagree, or a header is missing.
+    /// A header is missing, or contradicts the body.
     HeaderMismatch,
-    /// A revision that is not spoken here.
+    /// A protocol revision that the gateway does not support.
     UnsupportedVersion,
-    /// The client did not declare what the request cannot do without.
+    /// The client did not declare a capability that the request needs.
     MissingCapability,
-    /// A server speaks only the revisions of the other era.
+    /// The server supports only revisions of the other era.
     EraMismatch,
-    /// No or no valid credential.
+    /// The credential is missing or invalid.
     Unauthenticated,
-    /// A foreign Origin or Host.
+    /// The Origin or Host is not allowed.
     Forbidden,
-    /// No such path or endpoint.
+    /// Unknown path or endpoint.
     NotFound,
-    /// A path that does not take this HTTP method.
+    /// The path does not support the HTTP method.
     MethodNotAllowed,
-    /// The client does not take what is answered here.
+    /// The client does not accept the content type of the response.
     NotAcceptable,
-    /// The body is no JSON by its own word.
+    /// The content type of the body is not JSON.
     UnsupportedMedia,
-    /// The body is over the cap.
+    /// The body is too large.
     TooLarge,
-    /// The body did not come in time.
+    /// The body did not arrive in time.
     BodyTimeout,
-    /// The body broke off.
+    /// The body ended before it was complete.
     BodyIncomplete,
-    /// A request that needs a session came without one.
+    /// A request that needs a session has none.
     SessionMissing,
-    /// A session id that is unknown, ended, or another's.
+    /// The session is unknown, ended, or belongs to another key.
     SessionUnknown,
-    /// The key has as much under way as it may.
+    /// The key has reached its limit of requests in flight.
     TooManyInFlight,
-    /// The gateway or one upstream has as much under way as it may.
+    /// The gateway or an upstream has reached its limit of requests in flight.
     Overloaded,
-    /// A upstream that cannot be reached.
+    /// The upstream cannot be reached.
     Unreachable,
-    /// A upstream that did not answer in time.
+    /// The upstream did not respond in time.
     TimedOut,
-    /// A upstream that broke off.
+    /// The connection to the upstream ended before the response was complete.
     ConnectionLost,
-    /// A upstream that answered what is no answer.
+    /// The upstream sent an invalid response.
     InvalidResponse,
-    /// A upstream that refuses the gateway's credentials.
+    /// The upstream refused the gateway's credentials.
     UpstreamRefused,
-    /// The gateway is stopping.
+    /// The gateway is shutting down.
     ShuttingDown,
-    /// A mistake of ours.
+    /// A bug of the gateway.
     Internal,
 }
 
 impl Fault {
-    /// The client's doing; `text` is for the client.
+    /// Creates a fault caused by the client. `text` is sent to the client.
     #[cold]
     pub fn client(kind: FaultKind, text: impl Into<Cow<'static, str>>) -> Self {
         Self::new(FaultOrigin::Client, kind, text.into())
     }
 
-    /// The gateway's own doing; `text` is for the client.
+    /// Creates a fault caused by the gateway. `text` is sent to the client.
     #[cold]
     pub fn gateway(kind: FaultKind, text: impl Into<Cow<'static, str>>) -> Self {
         Self::new(FaultOrigin::Gateway, kind, text.into())
     }
 
-    /// A upstream's doing; `text` is for the client.
+    /// Creates a fault caused by an upstream. `text` is sent to the client.
     #[cold]
     pub fn upstream(kind: FaultKind, text: impl Into<Cow<'static, str>>) -> Self {
         Self::new(FaultOrigin::Upstream, kind, text.into())
@@ -132,42 +128,42 @@ impl Fault {
         Self { origin, scope: FaultScope::Request, kind, id: None, data: None, text, source: None }
     }
 
-    /// With the error it comes from, for the log.
+    /// Adds the error that caused it, for the log.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         self.source = Some(source.into());
         self
     }
 
-    /// With the raw id of the request it answers.
+    /// Adds the raw id of the request, unless there is one already.
     #[must_use]
     pub fn with_id(mut self, id: Option<Bytes>) -> Self {
         self.id = self.id.or(id);
         self
     }
 
-    /// With raw JSON for the error's `data`.
+    /// Adds raw JSON for the member `data` of the error.
     #[must_use]
     pub fn with_data(mut self, data: impl Into<Bytes>) -> Self {
         self.data = Some(data.into());
         self
     }
 
-    /// The connection cannot be used any more.
+    /// Extends it to the connection, which is closed after the response.
     #[must_use]
     pub fn closing_connection(mut self) -> Self {
         self.scope = FaultScope::Connection;
         self
     }
 
-    /// What the client is told.
+    /// The text for the client.
     pub fn for_client(&self) -> &str {
         &self.text
     }
 }
 
 impl FaultKind {
-    /// All of them, each at its [`index`](Self::index).
+    /// All kinds, in the order of their [`index`](Self::index).
     pub const ALL: [Self; 30] = [
         Self::Parse,
         Self::InvalidRequest,
@@ -201,12 +197,11 @@ impl FaultKind {
         Self::Internal,
     ];
 
-    /// Its place among all.
     pub const fn index(self) -> usize {
         self as usize
     }
 
-    /// The counter's label.
+    /// The label of its counter.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Parse => "parse",
@@ -263,10 +258,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_kind_is_at_its_place() {
-        for (at, kind) in FaultKind::ALL.into_iter().enumerate() {
-            assert_eq!(kind.index(), at, "{}", kind.label());
+    fn indexes_match_the_order() {
+        for (index, kind) in FaultKind::ALL.into_iter().enumerate() {
+            assert_eq!(kind.index(), index, "{}", kind.label());
         }
-        assert_eq!(FaultKind::Internal.index() + 1, FaultKind::ALL.len(), "the last one is among them");
+        assert_eq!(FaultKind::Internal.index() + 1, FaultKind::ALL.len(), "ALL has the last kind");
     }
 }

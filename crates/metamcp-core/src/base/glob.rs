@@ -1,53 +1,52 @@
-//! Patterns over names, as keys and endpoints write them.
+//! Patterns over names, in keys and endpoints.
 
 use std::fmt;
 
-/// A pattern over names: `*` stands for any characters or none, `?` for exactly one, everything else for itself.
+/// A pattern over names: `*` matches any number of characters, `?` matches exactly one.
 ///
-/// Case counts, and there is no escape: names that hold `*` or `?` are matched by a pattern that stands for more.
+/// Matching is case-sensitive. There is no escape; a name with `*` or `?` is matched by a pattern that matches others, too.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Glob(Box<str>);
 
-/// Why a text is no pattern; the `Display` form says what to write instead.
+/// A text is not a pattern. `Display` says what to write instead.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InvalidGlob(String);
 
-/// As long as the longest name of a tool (MCP 2026-07-28, tools).
+/// The length of the longest tool name (MCP 2026-07-28, tools).
 pub const GLOB_CHARS_MAX: usize = 128;
 
 impl Glob {
-    /// Checks and takes a pattern.
+    /// Parses a pattern.
     pub fn new(text: &str) -> Result<Self, InvalidGlob> {
         let fits = (1..=GLOB_CHARS_MAX).contains(&text.chars().take(GLOB_CHARS_MAX + 1).count());
-        let plain = text.chars().all(|c| !c.is_control() && !c.is_whitespace());
-        if fits && plain {
+        let is_plain = text.chars().all(|c| !c.is_control() && !c.is_whitespace());
+        if fits && is_plain {
             Ok(Self(text.into()))
         } else {
             Err(InvalidGlob(text.chars().take(GLOB_CHARS_MAX + 1).collect()))
         }
     }
 
-    /// Whether the whole of `name` is what the pattern stands for. Takes no more than the product of both lengths.
+    /// Whether the pattern matches the whole name. Takes at most the product of both lengths in steps.
     pub fn matches(&self, name: &str) -> bool {
         matches(self.0.as_bytes(), name.as_bytes())
     }
 
-    /// Whether it stands for itself alone.
+    /// Whether the pattern has no wildcard.
     pub fn is_literal(&self) -> bool {
         !self.0.contains(['*', '?'])
     }
 
-    /// As written.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
 impl InvalidGlob {
-    /// What to write instead, without what was written.
+    /// The error without the text, which may be a secret.
     pub fn redacted(&self) -> String {
         format!(
-            "is no pattern: use 1 to {GLOB_CHARS_MAX} characters without spaces, `*` for any and `?` for one"
+            "is not a pattern: use 1 to {GLOB_CHARS_MAX} characters without spaces, `*` for any and `?` for one"
         )
     }
 }
@@ -60,45 +59,45 @@ impl fmt::Display for InvalidGlob {
 
 impl std::error::Error for InvalidGlob {}
 
-/// Only the last `*` ever has to give more: what stands before it has been matched as early as can be.
+/// Backtracks only to the last `*`: the part before it was matched as early as possible.
 fn matches(pattern: &[u8], name: &[u8]) -> bool {
-    let (mut at, mut seen) = (0, 0);
-    // Behind the last `*`, and where in the name it ends for now.
+    let (mut next, mut matched) = (0, 0);
+    // The position behind the last `*`, and where in the name that `*` ends for now.
     let mut star: Option<(usize, usize)> = None;
     loop {
-        match pattern.get(at) {
-            Some(b'*') if at + 1 == pattern.len() => return true,
+        match pattern.get(next) {
+            Some(b'*') if next + 1 == pattern.len() => return true,
             Some(b'*') => {
-                at += 1;
-                star = Some((at, seen));
+                next += 1;
+                star = Some((next, matched));
                 continue;
             }
-            Some(b'?') if seen < name.len() => {
-                at += 1;
-                seen += width(name[seen]);
+            Some(b'?') if matched < name.len() => {
+                next += 1;
+                matched += utf8_width(name[matched]);
                 continue;
             }
-            Some(byte) if name.get(seen) == Some(byte) => {
-                at += 1;
-                seen += 1;
+            Some(byte) if name.get(matched) == Some(byte) => {
+                next += 1;
+                matched += 1;
                 continue;
             }
-            None if seen == name.len() => return true,
+            None if matched == name.len() => return true,
             _ => {}
         }
         match star {
             Some((behind, end)) if end < name.len() => {
-                let end = end + width(name[end]);
+                let end = end + utf8_width(name[end]);
                 star = Some((behind, end));
-                (at, seen) = (behind, end);
+                (next, matched) = (behind, end);
             }
             _ => return false,
         }
     }
 }
 
-/// Of the character that begins with this byte of UTF-8.
-fn width(first: u8) -> usize {
+/// The length of the UTF-8 character that begins with this byte.
+fn utf8_width(first: u8) -> usize {
     match first {
         0..=0xbf => 1,
         0xc0..=0xdf => 2,
@@ -118,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn stars_stand_for_any_and_question_marks_for_one() {
+    fn wildcards_match() {
         check("echo", "echo", true);
         check("echo", "Echo", false);
         check("echo", "echo2", false);
@@ -147,12 +146,12 @@ mod tests {
     }
 
     #[test]
-    fn the_worst_pattern_takes_no_more_than_the_product() {
+    fn the_worst_pattern_is_fast_enough() {
         check(&"*a".repeat(64), &format!("{}b", "a".repeat(10_000)), false);
     }
 
     #[test]
-    fn what_is_no_pattern_is_refused() {
+    fn invalid_patterns_are_rejected() {
         for wrong in ["", " ", "a b", "a\n", "\0", &"a".repeat(129)] {
             assert!(Glob::new(wrong).is_err(), "{wrong:?}");
         }
@@ -161,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn it_says_what_a_slow_and_simple_matcher_says() {
+    fn it_agrees_with_a_simple_matcher() {
         fn simple(pattern: &[char], name: &[char]) -> bool {
             match (pattern.split_first(), name.split_first()) {
                 (None, None) => true,

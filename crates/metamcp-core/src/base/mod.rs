@@ -1,6 +1,6 @@
-//! What every module may know: names, faults, phases, units, and how sockets are read and written.
+//! Names, faults, units and small helpers that every module may use.
 //!
-//! Does not know: any other module of this crate, or the wire.
+//! Does not know: any other module of this crate, or a wire format.
 
 mod clock;
 mod decimal;
@@ -8,15 +8,15 @@ mod fault;
 mod glob;
 mod names;
 mod phase;
-mod recent;
-mod take_body;
+mod recent_interner;
+mod body_reader;
 pub mod units;
 
+pub use body_reader::BodyReader;
 pub use clock::unix_seconds;
 pub use decimal::write_decimal;
 pub use fault::{Fault, FaultKind, FaultOrigin, FaultScope};
 pub use glob::{GLOB_CHARS_MAX, Glob, InvalidGlob};
 pub use names::{EndpointName, InvalidName, ServerName};
 pub use phase::ShutdownPhase;
-pub use recent::RecentInterner;
-pub use take_body::BodyReader;
+pub use recent_interner::RecentInterner;

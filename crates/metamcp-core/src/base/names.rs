@@ -2,44 +2,43 @@ use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 
-/// The name of one MCP server behind the gateway, as it stands before `__` in an advertised tool name.
+/// The name of an MCP server behind the gateway. It is the prefix before `__` in an advertised tool name.
 ///
-/// 1 to 64 characters of `[A-Za-z0-9_-]`, without a double underscore (which separates
-/// server from tool) and without an underscore at either end (which would make the separator ambiguous).
+/// 1 to 64 characters of `[A-Za-z0-9_-]`, without a double underscore, which separates server from tool, and without an
+/// underscore at either end, which would make the separator ambiguous.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServerName(Arc<str>);
 
-/// The name of an endpoint, as it stands in the path `/mcp/{endpoint}`.
+/// The name of an endpoint, the last segment of the path `/mcp/{endpoint}`.
 ///
 /// 1 to 64 characters of `[A-Za-z0-9_-]`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EndpointName(Arc<str>);
 
-/// Why a text is not a name; the `Display` form says what to write instead.
+/// A text is not a name. `Display` says what to write instead.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InvalidName {
-    what: &'static str,
+    kind: &'static str,
     text: String,
     rule: &'static str,
 }
 
-/// A tool name may have 128 characters (MCP 2026-07-28, tools); half is left to the tool itself.
+/// A tool name may have 128 characters (MCP 2026-07-28, tools). Half of them are left to the tool itself.
 const NAME_BYTES_MAX: usize = 64;
 
 impl ServerName {
-    /// Checks and takes a server's name.
+    /// Parses the name of a server.
     pub fn new(text: &str) -> Result<Self, InvalidName> {
-        let invalid = |rule| Err(InvalidName { what: "server name", text: clip(text), rule });
+        let invalid = |rule| Err(InvalidName { kind: "server name", text: truncate(text), rule });
         if !is_plain(text) {
             return invalid("use 1 to 64 characters of A-Z a-z 0-9 _ -");
         }
         if text.contains("__") || text.starts_with('_') || text.ends_with('_') {
-            return invalid("no double underscore and none at either end: `__` parts server from tool");
+            return invalid("no double underscore and none at either end: `__` separates server and tool");
         }
         Ok(Self(text.into()))
     }
 
-    /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -49,20 +48,19 @@ impl EndpointName {
     /// The endpoint behind the bare path `/mcp`.
     pub const DEFAULT: &'static str = "default";
 
-    /// Checks and takes an endpoint's name.
+    /// Parses the name of an endpoint.
     pub fn new(text: &str) -> Result<Self, InvalidName> {
         if is_plain(text) {
             Ok(Self(text.into()))
         } else {
             Err(InvalidName {
-                what: "endpoint name",
-                text: clip(text),
+                kind: "endpoint name",
+                text: truncate(text),
                 rule: "use 1 to 64 characters of A-Z a-z 0-9 _ -",
             })
         }
     }
 
-    /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -73,12 +71,12 @@ fn is_plain(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
 }
 
-/// An error must not carry a megabyte of what was wrong.
-fn clip(text: &str) -> String {
+/// Bounds the text in an error.
+fn truncate(text: &str) -> String {
     text.chars().take(NAME_BYTES_MAX + 1).collect()
 }
 
-/// So that a map keyed by names is asked with plain text; equal texts are equal names.
+/// Allows lookups by `str` in maps keyed by names.
 impl Borrow<str> for ServerName {
     fn borrow(&self) -> &str {
         &self.0
@@ -92,15 +90,15 @@ impl Borrow<str> for EndpointName {
 }
 
 impl InvalidName {
-    /// What to write instead, without what was written: that may be anything that somebody pasted.
+    /// The error without the text, which may be a pasted secret.
     pub fn redacted(&self) -> String {
-        format!("is not a {}: {}", self.what, self.rule)
+        format!("is not a {}: {}", self.kind, self.rule)
     }
 }
 
 impl fmt::Display for InvalidName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} is not a {}: {}", self.text, self.what, self.rule)
+        write!(f, "{:?} is not a {}: {}", self.text, self.kind, self.rule)
     }
 }
 
@@ -141,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn takes_and_refuses() {
+    fn names_are_validated() {
         check("a", true, true);
         check("GitHub-2_x", true, true);
         check("", false, false);

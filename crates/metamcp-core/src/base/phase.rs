@@ -1,12 +1,12 @@
-/// How far the gateway is on its way out. Only moves forward.
+/// The phases of the gateway's shutdown, in order. A phase is never left for an earlier one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ShutdownPhase {
-    /// Serving.
+    /// The gateway serves requests.
     Serve,
-    /// Not ready any more, but every request is still answered: load balancers go elsewhere meanwhile.
+    /// The readiness probe fails, so that load balancers stop sending requests. Requests are still served.
     Unready,
-    /// No new connections; what is under way may end.
+    /// New connections are refused; requests in flight may complete.
     Drain,
-    /// What is still under way is told so and ended.
+    /// The remaining requests are answered with an error and ended.
     Abort,
 }

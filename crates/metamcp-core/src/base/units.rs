@@ -1,8 +1,8 @@
-//! Durations and sizes as people write them.
+//! Durations and sizes with units, as in the configuration.
 
 use std::time::Duration;
 
-/// Reads `250ms`, `30s`, `5m`, `24h`, `7d`; the error says how to write one.
+/// Parses a duration such as `250ms`, `30s`, `5m`, `24h` or `7d`. The error says how to write one.
 pub fn parse_duration(text: &str) -> Result<Duration, &'static str> {
     let (number, unit) = split(text).ok_or(DURATION_SYNTAX)?;
     let millis: u64 = match unit {
@@ -16,7 +16,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, &'static str> {
     number.checked_mul(millis).map(Duration::from_millis).ok_or(DURATION_SYNTAX)
 }
 
-/// Reads `512`, `16KiB`, `4MiB`, `1GiB` as bytes; the error says how to write one.
+/// Parses a size such as `512`, `16KiB`, `4MiB` or `1GiB`. The error says how to write one.
 pub fn parse_size(text: &str) -> Result<usize, &'static str> {
     let (number, unit) = split(text).ok_or(SIZE_SYNTAX)?;
     let bytes: u64 = match unit {
@@ -29,7 +29,7 @@ pub fn parse_size(text: &str) -> Result<usize, &'static str> {
     number.checked_mul(bytes).and_then(|n| usize::try_from(n).ok()).ok_or(SIZE_SYNTAX)
 }
 
-/// The shortest text that [`duration`] reads back.
+/// Formats a duration as the shortest text that [`parse_duration`] accepts.
 pub fn format_duration(duration: Duration) -> String {
     let millis = duration.as_millis();
     let (unit, name) = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1000, "s")]
@@ -39,7 +39,7 @@ pub fn format_duration(duration: Duration) -> String {
     format!("{}{name}", millis / unit)
 }
 
-/// The shortest text that [`size`] reads back.
+/// Formats a size as the shortest text that [`parse_size`] accepts.
 pub fn format_size(bytes: usize) -> String {
     let (unit, name) = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")]
         .into_iter()
@@ -48,16 +48,14 @@ pub fn format_size(bytes: usize) -> String {
     format!("{}{name}", bytes / unit)
 }
 
-/// Digits, and what follows them.
+/// Splits a text into its leading number and the rest.
 fn split(text: &str) -> Option<(u64, &str)> {
     let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
     Some((number.parse().ok()?, unit))
 }
 
-/// How to write a duration.
 pub const DURATION_SYNTAX: &str = "write a number with a unit: \"250ms\", \"30s\", \"5m\", \"24h\" or \"7d\"";
-/// How to write a size.
 pub const SIZE_SYNTAX: &str =
     "write bytes as a number, or with a unit: \"512\", \"16KiB\", \"4MiB\", \"1GiB\"";
 
@@ -66,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations() {
+    fn durations_are_parsed() {
         let check = |text: &str, expected: Option<u64>| {
             assert_eq!(parse_duration(text).ok(), expected.map(Duration::from_millis), "{text:?}");
         };
@@ -86,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes() {
+    fn sizes_are_parsed() {
         let check =
             |text: &str, expected: Option<usize>| assert_eq!(parse_size(text).ok(), expected, "{text:?}");
         check("512", Some(512));
@@ -100,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_read_back() {
+    fn formatted_texts_parse() {
         for millis in [0, 1, 999, 1000, 1500, 60_000, 90_000, 3_600_000, 86_400_000, 604_800_000] {
             let given = Duration::from_millis(millis);
             assert_eq!(parse_duration(&format_duration(given)), Ok(given));

@@ -1,4 +1,4 @@
-//! The fixed header in front of each message of a framed stream: five words, little endian.
+//! The fixed header before each message of a framed stream: five little-endian words.
 //!
 //! ```text
 //! offset  0        4          8        12        16        20
@@ -7,7 +7,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-/// In front of each message.
+/// The header of one message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct FrameHeader {
@@ -18,38 +18,37 @@ pub struct FrameHeader {
     length: [u8; 4],
 }
 
-/// From its first to its last byte.
+/// The length of a header.
 pub const FRAME_HEADER_BYTES: usize = size_of::<FrameHeader>();
 
 const _: () = assert!(FRAME_HEADER_BYTES == 20 && align_of::<FrameHeader>() == 1);
 
-/// The only version there is.
+/// The version of the format.
 pub const FRAME_VERSION: u32 = 1;
 
-/// The payload is a result or an error; the method is zero then.
+/// The payload is a response. Its method is zero.
 pub const FLAG_RESPONSE: u32 = 1;
 
-/// Nothing follows. Only the gateway says so.
+/// The last message of the stream. Only the gateway sets it.
 pub const FLAG_LAST: u32 = 1 << 1;
 
 const MAGIC: [u8; 4] = *b"MCPF";
 
-/// A header behind which nothing can be read any more. The texts are for whoever sent it.
+/// An invalid header. The rest of the stream is unreadable. The texts are for its sender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FrameHeaderError {
-    /// It does not begin as a header does.
+    /// The magic bytes are wrong.
     #[error("a frame must begin with the four bytes MCPF; where one ends the next begins")]
     Magic,
-    /// Of another version.
     #[error("frame version {0} is not spoken here; send version 1")]
     Version(u32),
-    /// Flags that have no meaning yet, or that a client does not send.
+    /// Unknown flags, or flags that a client must not send.
     #[error("frame flags {0:#x} are not known here; send 0, or 1 with an answer")]
     Flags(u32),
 }
 
 impl FrameHeader {
-    /// For a payload of that length.
+    /// Creates the header of a payload of `length` bytes.
     pub fn new(flags: u32, method: u32, length: u32) -> Self {
         Self {
             magic: MAGIC,
@@ -60,18 +59,17 @@ impl FrameHeader {
         }
     }
 
-    /// As it is sent.
     pub fn as_bytes(&self) -> &[u8] {
         bytemuck::bytes_of(self)
     }
 
-    /// From a client. `bytes` may be the beginning of one: what is wrong already is told, else `None`.
+    /// Parses a header from a client. `None` if `bytes` is too short; an error in it is reported as soon as it is visible.
     ///
     /// # Errors
-    /// [`BadHeader`]: the stream cannot be read on.
+    /// [`FrameHeaderError`]: the rest of the stream is unreadable.
     pub fn parse(bytes: &[u8]) -> Result<Option<Self>, FrameHeaderError> {
-        let seen = bytes.len().min(MAGIC.len());
-        if bytes[..seen] != MAGIC[..seen] {
+        let magic_bytes = bytes.len().min(MAGIC.len());
+        if bytes[..magic_bytes] != MAGIC[..magic_bytes] {
             return Err(FrameHeaderError::Magic);
         }
         let Some(bytes) = bytes.get(..FRAME_HEADER_BYTES) else { return Ok(None) };
@@ -86,17 +84,17 @@ impl FrameHeader {
         Ok(Some(header))
     }
 
-    /// [`FLAG_ANSWER`] or none, as far as a client says.
+    /// The flags. A client sends [`FLAG_RESPONSE`] or none.
     pub fn flags(&self) -> u32 {
         u32::from_le_bytes(self.flags)
     }
 
-    /// The number of the method; zero: not said.
+    /// The number of the method; zero if unspecified.
     pub fn method(&self) -> u32 {
         u32::from_le_bytes(self.method)
     }
 
-    /// Of the payload, in bytes.
+    /// The length of the payload in bytes.
     pub fn length(&self) -> u32 {
         u32::from_le_bytes(self.length)
     }
@@ -108,15 +106,18 @@ mod tests {
 
     #[track_caller]
     fn check(bytes: &[u8], expected: Result<Option<(u32, u32, u32)>, FrameHeaderError>) {
-        let read = FrameHeader::parse(bytes);
-        assert_eq!(read.map(|read| read.map(|read| (read.flags(), read.method(), read.length()))), expected);
+        let parsed = FrameHeader::parse(bytes);
+        assert_eq!(
+            parsed.map(|parsed| parsed.map(|header| (header.flags(), header.method(), header.length()))),
+            expected
+        );
     }
 
-    /// As `docs/FRAMES.md` shows it.
+    /// The example in `docs/FRAMES.md`.
     const PING: [u8; 20] = *b"MCPF\x01\0\0\0\0\0\0\0\x02\0\0\0\x28\0\0\0";
 
     #[test]
-    fn headers() {
+    fn headers_are_parsed() {
         check(&PING, Ok(Some((0, 2, 40))));
         assert_eq!(FrameHeader::new(0, 2, 40).as_bytes(), PING);
         check(&[&PING[..], b"more"].concat(), Ok(Some((0, 2, 40))));

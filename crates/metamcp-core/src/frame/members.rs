@@ -1,17 +1,16 @@
-//! The names we read, and the rule that each is written once and in one way.
+//! The members of the objects that the scanner reads, and the rule that each name occurs once and in one spelling.
 //!
-//! Servers behind us disagree on which of two equal names counts, and some match names without regard to
-//! case; both are ways to show us one tool and the server another. So in the objects that we read, no name
-//! may come twice (after decoding escapes), and none may be a case variant of a name that we know.
+//! JSON parsers disagree on which of two equal names counts, and some ignore case. Both would allow a message to name one tool
+//! to the gateway and another to the server. So in the objects that the scanner reads, no name may occur twice (after decoding
+//! escapes), and none may be a case variant of a known name.
 
-use crate::frame::fault::{MessageObject, ScanError};
+use crate::frame::scan_error::{MessageObject, ScanError};
 use crate::frame::span::{LoneSurrogate, Span, StringSpan, unescape};
 
-/// Members of one object of the envelope. The largest real ones have a dozen; more cost a comparison with
-/// each of the others.
+/// Members per object. The largest real ones have a dozen. Each one is compared with all others.
 pub const MEMBERS_MAX: usize = 64;
 
-/// A name that we read.
+/// A known member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Field {
@@ -45,17 +44,18 @@ pub(super) enum Field {
 }
 
 impl Field {
-    /// Its bit in a [`Fields`].
+    /// Its bit in a [`FieldSet`].
     pub(super) const fn bit(self) -> u32 {
         1 << self as u8
     }
 
-    /// Its name and place.
-    pub(super) fn described(self) -> (&'static str, MessageObject) {
-        for place in [MessageObject::Envelope, MessageObject::Params, MessageObject::Meta, MessageObject::Ref]
+    /// Its name and the object that it belongs to.
+    pub(super) fn describe(self) -> (&'static str, MessageObject) {
+        for object in
+            [MessageObject::Envelope, MessageObject::Params, MessageObject::Meta, MessageObject::Ref]
         {
-            if let Some((name, _)) = known(place).iter().find(|(_, field)| *field == self) {
-                return (name, place);
+            if let Some((name, _)) = known_members(object).iter().find(|(_, field)| *field == self) {
+                return (name, object);
             }
         }
         ("", MessageObject::Envelope)
@@ -64,14 +64,14 @@ impl Field {
 
 /// A set of [`Field`]s.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Fields(pub(super) u32);
+pub(super) struct FieldSet(pub(super) u32);
 
-impl Fields {
+impl FieldSet {
     pub(super) fn has(self, field: Field) -> bool {
         self.0 & field.bit() != 0
     }
 
-    /// Adds a field; false if it was there.
+    /// Adds a field. Returns `false` if the set has it already.
     pub(super) fn add(&mut self, field: Field) -> bool {
         let is_new = !self.has(field);
         self.0 |= field.bit();
@@ -79,21 +79,20 @@ impl Fields {
     }
 }
 
-/// Writes the names of each object down once, for two ways of looking them up.
-macro_rules! known {
-    ($($place:ident { $($name:literal $field:ident)* })*) => {
-        /// The names we read in an object.
-        fn known(place: MessageObject) -> &'static [(&'static str, Field)] {
-            match place {
-                $(MessageObject::$place => &[$(($name, Field::$field)),*],)*
+/// Defines the known members of each object once, for two ways of lookup.
+macro_rules! known_members {
+    ($($object:ident { $($name:literal $field:ident)* })*) => {
+        /// The known members of an object.
+        fn known_members(object: MessageObject) -> &'static [(&'static str, Field)] {
+            match object {
+                $(MessageObject::$object => &[$(($name, Field::$field)),*],)*
             }
         }
 
-        /// The name we read that is written just so. Compares with constants, which is several times as
-        /// fast as a walk through the table.
-        fn exact(place: MessageObject, name: &[u8]) -> Option<Field> {
-            match place {
-                $(MessageObject::$place => match name {
+        /// Finds a known member by its exact name. Comparing with constants is several times as fast as walking the table.
+        fn find_known(object: MessageObject, name: &[u8]) -> Option<Field> {
+            match object {
+                $(MessageObject::$object => match name {
                     $(name if name == $name.as_bytes() => Some(Field::$field),)*
                     _ => None,
                 })*
@@ -102,7 +101,7 @@ macro_rules! known {
     };
 }
 
-known! {
+known_members! {
     Envelope {
         "jsonrpc" Jsonrpc
         "id" Id
@@ -140,116 +139,116 @@ known! {
     }
 }
 
-/// The members of one object seen so far.
-pub(super) struct Members {
-    place: MessageObject,
+/// The members of one object that were read so far.
+pub(super) struct ObjectMembers {
+    object: MessageObject,
     count: usize,
-    seen: Fields,
-    /// Fields that came twice.
-    doubled: Fields,
-    /// Where this object's names begin in [`Names`].
+    seen: FieldSet,
+    /// Fields that occurred twice.
+    duplicates: FieldSet,
+    /// The index of the object's first name in [`NameTable`].
     names_from: usize,
     decoded_from: usize,
 }
 
-impl Members {
-    pub(super) fn seen(&self) -> Fields {
+impl ObjectMembers {
+    pub(super) fn seen(&self) -> FieldSet {
         self.seen
     }
 
-    pub(super) fn doubled(&self) -> Fields {
-        self.doubled
+    pub(super) fn duplicates(&self) -> FieldSet {
+        self.duplicates
     }
 }
 
-/// The names we do not read, of the objects that are open. Kept for its allocations.
+/// The unknown names of all open objects. Reused for its allocations.
 #[derive(Default)]
-pub(super) struct Names {
-    entries: Vec<Entry>,
-    /// The values of names that were written with escapes, each decoded once.
+pub(super) struct NameTable {
+    entries: Vec<NameEntry>,
+    /// The values of escaped names, each decoded once.
     decoded: Vec<u8>,
 }
 
-/// Where the value of a name lies.
+/// The location of a name's value.
 #[derive(Clone, Copy)]
-enum Entry {
+enum NameEntry {
     InMessage(Span),
     Decoded { start: usize, end: usize },
 }
 
-impl Names {
-    /// Begins an object.
-    pub(super) fn open(&self, place: MessageObject) -> Members {
-        Members {
-            place,
+impl NameTable {
+    /// Opens an object.
+    pub(super) fn open(&self, object: MessageObject) -> ObjectMembers {
+        ObjectMembers {
+            object,
             count: 0,
-            seen: Fields::default(),
-            doubled: Fields::default(),
+            seen: FieldSet::default(),
+            duplicates: FieldSet::default(),
             names_from: self.entries.len(),
             decoded_from: self.decoded.len(),
         }
     }
 
-    /// Ends an object. Objects end in the reverse order of their beginning.
-    pub(super) fn close(&mut self, members: &Members) {
+    /// Closes an object. Objects are closed in the reverse order of opening.
+    pub(super) fn close(&mut self, members: &ObjectMembers) {
         self.entries.truncate(members.names_from);
         self.decoded.truncate(members.decoded_from);
     }
 
-    /// Takes the next name of an object; says which of those we read it is, if any.
-    pub(super) fn take(
+    /// Adds the next name of an object. Returns the known member that it names, if any.
+    pub(super) fn add(
         &mut self,
-        members: &mut Members,
+        members: &mut ObjectMembers,
         name: StringSpan,
         message: &[u8],
     ) -> Result<Option<Field>, ScanError> {
-        let place = members.place;
+        let object = members.object;
         members.count += 1;
         let decoded = self.decoded.len();
         let entry = if name.escaped {
             if unescape(name.inner(message), &mut self.decoded) == Err(LoneSurrogate) {
-                return Err(ScanError::Surrogate { place });
+                return Err(ScanError::Surrogate { object });
             }
-            Entry::Decoded { start: decoded, end: self.decoded.len() }
+            NameEntry::Decoded { start: decoded, end: self.decoded.len() }
         } else {
-            // Within the quotes.
-            Entry::InMessage(Span { start: name.span.start + 1, end: name.span.end - 1 })
+            // Without the quotes.
+            NameEntry::InMessage(Span { start: name.span.start + 1, end: name.span.end - 1 })
         };
         let value = self.value(entry, message);
-        if let Some(field) = exact(place, value) {
+        if let Some(field) = find_known(object, value) {
             self.decoded.truncate(decoded);
             if members.seen.add(field) {
                 return Ok(Some(field));
             }
-            members.doubled.add(field);
-            return Err(ScanError::Duplicate { place });
+            members.duplicates.add(field);
+            return Err(ScanError::Duplicate { object });
         }
-        if let Some(member) = case_variant(place, value) {
-            return Err(ScanError::CaseVariant { member, place });
+        if let Some(member) = case_variant(object, value) {
+            return Err(ScanError::CaseVariant { member, object });
         }
         if members.count > MEMBERS_MAX {
-            return Err(ScanError::Members { place });
+            return Err(ScanError::Members { object });
         }
-        let others = &self.entries[members.names_from..];
-        if others.iter().any(|other| self.value(*other, message) == value) {
-            return Err(ScanError::Duplicate { place });
+        let earlier = &self.entries[members.names_from..];
+        if earlier.iter().any(|entry| self.value(*entry, message) == value) {
+            return Err(ScanError::Duplicate { object });
         }
         self.entries.push(entry);
         Ok(None)
     }
 
-    fn value<'a>(&'a self, entry: Entry, message: &'a [u8]) -> &'a [u8] {
+    fn value<'a>(&'a self, entry: NameEntry, message: &'a [u8]) -> &'a [u8] {
         match entry {
-            Entry::InMessage(span) => span.slice(message),
-            Entry::Decoded { start, end } => &self.decoded[start..end],
+            NameEntry::InMessage(span) => span.slice(message),
+            NameEntry::Decoded { start, end } => &self.decoded[start..end],
         }
     }
 }
 
-/// The name that a reader which ignores case would take `name` for; `name` itself is none of them.
-fn case_variant(place: MessageObject, name: &[u8]) -> Option<&'static str> {
+/// Returns the known name that a case-insensitive parser would read `name` as. `name` is not a known name itself.
+fn case_variant(object: MessageObject, name: &[u8]) -> Option<&'static str> {
     if name.is_ascii() {
-        return same_folded(place, name);
+        return find_ignoring_case(object, name);
     }
     let mut folded = [0; FOLDED_BYTES_MAX];
     let mut len = 0;
@@ -266,16 +265,19 @@ fn case_variant(place: MessageObject, name: &[u8]) -> Option<&'static str> {
         len += 1;
         rest = &rest[taken..];
     }
-    same_folded(place, &folded[..len])
+    find_ignoring_case(object, &folded[..len])
 }
 
-// The two characters outside ASCII which simple case folding turns into ASCII letters.
+// The two characters outside ASCII that simple case folding maps to ASCII letters.
 const LONG_S: &[u8] = "\u{17f}".as_bytes();
 const KELVIN: &[u8] = "\u{212a}".as_bytes();
 
-/// Longer than every name we know: a longer one is a variant of none.
+/// Longer than every known name, so a longer name is a variant of none.
 const FOLDED_BYTES_MAX: usize = 64;
 
-fn same_folded(place: MessageObject, name: &[u8]) -> Option<&'static str> {
-    known(place).iter().map(|(known, _)| *known).find(|known| known.as_bytes().eq_ignore_ascii_case(name))
+fn find_ignoring_case(object: MessageObject, name: &[u8]) -> Option<&'static str> {
+    known_members(object)
+        .iter()
+        .map(|(name, _)| *name)
+        .find(|known| known.as_bytes().eq_ignore_ascii_case(name))
 }

@@ -1,59 +1,58 @@
-//! The messages of a framed stream, one behind the other: found as the chunks come, in either form.
+//! Splits a framed stream into its messages, in either framing.
 
 use bytes::{Buf, Bytes, BytesMut};
 use memchr::memchr;
 
 use crate::frame::header::{FRAME_HEADER_BYTES, FrameHeader, FrameHeaderError};
 
-/// How messages are told apart.
+/// How the messages of a stream are delimited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MessageFraming {
-    /// Each on a line of its own; blank lines mean nothing.
+    /// One message per line. Blank lines are ignored.
     Lines,
-    /// Each behind a [`FrameHeader`]; frames without payload mean nothing.
+    /// A [`FrameHeader`] before each message. Frames without a payload are ignored.
     Frames,
 }
 
-/// One message, or what stands in its place.
+/// One item of a stream: a message, or a placeholder for one that is too long.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StreamItem {
-    /// As it came: a slice of the chunk that it lies in, or a copy where it lies in several. Never empty.
+    /// A message: a slice of its chunk, or a copy if it spans several chunks. Never empty.
     Message {
-        /// What stood in front of it.
         header: Option<FrameHeader>,
-        /// Its bytes, without a line's end.
+        /// The message without a line end.
         bytes: Bytes,
     },
-    /// One longer than may be held: it is passed over, and what follows it is read.
+    /// A message over the limit. It is skipped, and the stream continues.
     TooLong,
 }
 
-/// What is left where no more bytes come.
+/// What is left at the end of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StreamRemainder {
-    /// The last message was whole.
+    /// The last message was complete.
     Empty,
-    /// A line that has no end.
+    /// A line without a line end.
     Line(Bytes),
-    /// Half a frame, or what was being passed over.
+    /// An incomplete frame, or an incomplete message that was being skipped.
     Incomplete,
 }
 
-/// Finds messages as the chunks come. Every byte is looked at once; memory is at most one message.
+/// Splits a stream into messages. Every byte is read once; the memory is bounded by one message.
 #[derive(Debug)]
 pub struct MessageReader {
-    form: MessageFraming,
-    /// Of one message.
-    bytes_max: usize,
-    /// What is left of the newest chunk. Nothing of it was looked at.
+    framing: MessageFraming,
+    /// The limit of one message.
+    message_bytes_max: usize,
+    /// The unread rest of the last chunk.
     chunk: Bytes,
-    /// Of the line, header or payload that has begun, from earlier chunks.
+    /// The start of a line, header or payload from earlier chunks.
     partial: BytesMut,
-    state: State,
+    state: ReaderState,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum State {
+enum ReaderState {
     Line,
     SkipLine,
     Header,
@@ -61,9 +60,9 @@ enum State {
     SkipPayload(usize),
 }
 
-impl State {
-    fn start(form: MessageFraming) -> Self {
-        match form {
+impl ReaderState {
+    fn start(framing: MessageFraming) -> Self {
+        match framing {
             MessageFraming::Lines => Self::Line,
             MessageFraming::Frames => Self::Header,
         }
@@ -71,57 +70,57 @@ impl State {
 }
 
 impl MessageReader {
-    /// At the beginning of a stream whose messages may have so many bytes each.
-    pub fn new(form: MessageFraming, bytes_max: usize) -> Self {
-        let state = State::start(form);
-        Self { form, bytes_max, chunk: Bytes::new(), partial: BytesMut::new(), state }
+    /// Creates a reader at the start of a stream.
+    pub fn new(framing: MessageFraming, message_bytes_max: usize) -> Self {
+        let state = ReaderState::start(framing);
+        Self { framing, message_bytes_max, chunk: Bytes::new(), partial: BytesMut::new(), state }
     }
 
-    /// Hands in the next bytes. Call [`next`](Self::next) until it gives none before the next push.
+    /// Adds the next chunk. [`next`](Self::next) must have returned `None` before.
     pub fn push(&mut self, chunk: Bytes) {
-        debug_assert!(self.chunk.is_empty(), "what was pushed before has been read");
+        debug_assert!(self.chunk.is_empty(), "the last chunk was read");
         self.chunk = chunk;
     }
 
-    /// Whether a message has begun that is not whole.
+    /// Whether the stream is within a message.
     pub fn is_mid_message(&self) -> bool {
-        !self.partial.is_empty() || !matches!(self.state, State::Line | State::Header)
+        !self.partial.is_empty() || !matches!(self.state, ReaderState::Line | ReaderState::Header)
     }
 
-    /// The next message, or none until more bytes come.
+    /// Returns the next message, or `None` until more bytes arrive.
     ///
     /// # Errors
-    /// [`BadHeader`]: where the next frame begins is not known. Nothing is to be read on.
+    /// [`FrameHeaderError`]: the start of the next frame is unknown. The reader must not be used again.
     #[allow(clippy::should_implement_trait)] // not an Iterator: "none" means "not yet", not "ended"
     pub fn next(&mut self) -> Result<Option<StreamItem>, FrameHeaderError> {
         while !self.chunk.is_empty() {
-            let piece = match self.state {
-                State::Line => self.line(),
-                State::SkipLine => {
+            let item = match self.state {
+                ReaderState::Line => self.read_line(),
+                ReaderState::SkipLine => {
                     self.skip_line();
                     None
                 }
-                State::Header => self.header()?,
-                State::Payload(header) => self.payload(header),
-                State::SkipPayload(left) => {
+                ReaderState::Header => self.read_header()?,
+                ReaderState::Payload(header) => self.read_payload(header),
+                ReaderState::SkipPayload(left) => {
                     self.skip_payload(left);
                     None
                 }
             };
-            if piece.is_some() {
-                return Ok(piece);
+            if item.is_some() {
+                return Ok(item);
             }
         }
-        // An empty slice would hold the whole chunk.
+        // An empty slice would keep the whole chunk alive.
         self.chunk = Bytes::new();
         Ok(None)
     }
 
-    /// No more bytes come.
+    /// Ends the stream.
     pub fn finish(&mut self) -> StreamRemainder {
         match self.state {
-            State::Line | State::Header if self.partial.is_empty() => StreamRemainder::Empty,
-            State::Line => match trimmed(std::mem::take(&mut self.partial).freeze()) {
+            ReaderState::Line | ReaderState::Header if self.partial.is_empty() => StreamRemainder::Empty,
+            ReaderState::Line => match trim_line(std::mem::take(&mut self.partial).freeze()) {
                 line if line.is_empty() => StreamRemainder::Empty,
                 line => StreamRemainder::Line(line),
             },
@@ -129,12 +128,12 @@ impl MessageReader {
         }
     }
 
-    fn line(&mut self) -> Option<StreamItem> {
+    fn read_line(&mut self) -> Option<StreamItem> {
         let Some(end) = memchr(b'\n', &self.chunk) else {
-            // One more, for the carriage return that may stand at the end.
-            if self.partial.len() + self.chunk.len() > self.bytes_max + 1 {
+            // One more byte for a carriage return at the end.
+            if self.partial.len() + self.chunk.len() > self.message_bytes_max + 1 {
                 self.partial = BytesMut::new();
-                self.state = State::SkipLine;
+                self.state = ReaderState::SkipLine;
                 return Some(StreamItem::TooLong);
             }
             self.keep(self.chunk.len());
@@ -147,8 +146,8 @@ impl MessageReader {
             std::mem::take(&mut self.partial).freeze()
         };
         self.chunk.advance(1);
-        let bytes = trimmed(line);
-        if bytes.len() > self.bytes_max {
+        let bytes = trim_line(line);
+        if bytes.len() > self.message_bytes_max {
             return Some(StreamItem::TooLong);
         }
         (!bytes.is_empty()).then_some(StreamItem::Message { header: None, bytes })
@@ -158,68 +157,72 @@ impl MessageReader {
         match memchr(b'\n', &self.chunk) {
             Some(end) => {
                 self.chunk.advance(end + 1);
-                self.state = State::Line;
+                self.state = ReaderState::Line;
             }
             None => self.chunk.clear(),
         }
     }
 
-    fn header(&mut self) -> Result<Option<StreamItem>, FrameHeaderError> {
-        let read = if self.partial.is_empty() && self.chunk.len() >= FRAME_HEADER_BYTES {
-            let read = FrameHeader::parse(&self.chunk)?;
+    fn read_header(&mut self) -> Result<Option<StreamItem>, FrameHeaderError> {
+        let header = if self.partial.is_empty() && self.chunk.len() >= FRAME_HEADER_BYTES {
+            let header = FrameHeader::parse(&self.chunk)?;
             self.chunk.advance(FRAME_HEADER_BYTES);
-            read
+            header
         } else {
             self.keep(self.chunk.len().min(FRAME_HEADER_BYTES - self.partial.len()));
             FrameHeader::parse(&self.partial)?
         };
-        let Some(header) = read else { return Ok(None) };
+        let Some(header) = header else { return Ok(None) };
         self.partial.clear();
-        // 32 bit fit where it runs.
+        // 32 bits fit into `usize` on all supported platforms.
         let length = usize::try_from(header.length()).unwrap_or(usize::MAX);
-        if length > self.bytes_max {
-            self.state = State::SkipPayload(length);
+        if length > self.message_bytes_max {
+            self.state = ReaderState::SkipPayload(length);
             return Ok(Some(StreamItem::TooLong));
         }
         if length > 0 {
-            self.state = State::Payload(header);
+            self.state = ReaderState::Payload(header);
         }
         Ok(None)
     }
 
-    fn payload(&mut self, header: FrameHeader) -> Option<StreamItem> {
+    fn read_payload(&mut self, header: FrameHeader) -> Option<StreamItem> {
         let length = usize::try_from(header.length()).unwrap_or(usize::MAX);
         let bytes = if self.partial.is_empty() && self.chunk.len() >= length {
             self.chunk.split_to(length)
         } else {
-            // Grows as bytes come, whatever the header says of how many there will be.
+            // The buffer grows with the bytes that arrive, not by the length in the header.
             self.keep(self.chunk.len().min(length - self.partial.len()));
             if self.partial.len() < length {
                 return None;
             }
             std::mem::take(&mut self.partial).freeze()
         };
-        self.state = State::Header;
+        self.state = ReaderState::Header;
         Some(StreamItem::Message { header: Some(header), bytes })
     }
 
     fn skip_payload(&mut self, left: usize) {
         let here = left.min(self.chunk.len());
         self.chunk.advance(here);
-        self.state = if here == left { State::start(self.form) } else { State::SkipPayload(left - here) };
+        self.state = if here == left {
+            ReaderState::start(self.framing)
+        } else {
+            ReaderState::SkipPayload(left - here)
+        };
     }
 
-    /// So many bytes of the chunk belong to what has begun.
+    /// Moves bytes of the chunk to `partial`.
     fn keep(&mut self, bytes: usize) {
         self.partial.extend_from_slice(&self.chunk[..bytes]);
         self.chunk.advance(bytes);
     }
 }
 
-/// Without the white space around it; nothing, of a line that has nothing else.
-fn trimmed(line: Bytes) -> Bytes {
-    let whole = line.trim_ascii();
-    if whole.len() == line.len() { line } else { line.slice_ref(whole) }
+/// Removes the white space around a line.
+fn trim_line(line: Bytes) -> Bytes {
+    let trimmed = line.trim_ascii();
+    if trimmed.len() == line.len() { line } else { line.slice_ref(trimmed) }
 }
 
 #[cfg(test)]

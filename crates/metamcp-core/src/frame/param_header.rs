@@ -1,56 +1,55 @@
-//! The values of the `Mcp-Name` and `Mcp-Param-*` headers: text as it is where HTTP can carry it, and
-//! `=?base64?` + standard base64 of its UTF-8 + `?=` where it cannot (MCP 2026-07-28, Streamable HTTP,
-//! request headers).
+//! The encoding of `Mcp-Name` and `Mcp-Param-*` headers: plain text where HTTP can carry it, otherwise `=?base64?`, standard
+//! base64 of its UTF-8, and `?=` (MCP 2026-07-28, Streamable HTTP, request headers).
 
 use std::borrow::Cow;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-const SENTINEL_HEAD: &str = "=?base64?";
-const SENTINEL_TAIL: &str = "?=";
+const BASE64_PREFIX: &str = "=?base64?";
+const BASE64_SUFFIX: &str = "?=";
 
-/// A header value that stands for no text. The answer to it is HTTP 400 with `HeaderMismatch` (-32020).
+/// An invalid header value. The response to it is HTTP 400 with `HeaderMismatch` (-32020).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderValueError {
-    /// Control characters, or bytes outside ASCII.
+    /// It has control characters or bytes outside ASCII.
     #[error("the header holds characters that must be sent as =?base64?...?=")]
     Characters,
-    /// Not base64 between the markers.
+    /// It is not base64 between the markers.
     #[error("the header is not valid standard base64 between =?base64? and ?=")]
     Base64,
-    /// Base64 of something else than UTF-8.
+    /// It is base64 of bytes that are not UTF-8.
     #[error("the header is base64 of bytes that are not UTF-8")]
     Utf8,
 }
 
-/// The text that a header value stands for. A value that lacks one of the markers is literal.
+/// Decodes a header value. A value without both markers is literal.
 ///
 /// # Errors
-/// [`InvalidHeader`].
+/// [`HeaderValueError`].
 pub fn decode_header_value(value: &[u8]) -> Result<Cow<'_, str>, HeaderValueError> {
     let text = std::str::from_utf8(value).map_err(|_| HeaderValueError::Characters)?;
     if !text.bytes().all(is_plain) {
         return Err(HeaderValueError::Characters);
     }
-    let Some(payload) = sentinel_payload(text) else { return Ok(Cow::Borrowed(text)) };
+    let Some(payload) = base64_payload(text) else { return Ok(Cow::Borrowed(text)) };
     let decoded = STANDARD.decode(payload).map_err(|_| HeaderValueError::Base64)?;
     String::from_utf8(decoded).map(Cow::Owned).map_err(|_| HeaderValueError::Utf8)
 }
 
-/// The header value that stands for a text: always one that HTTP allows.
+/// Encodes a text as a header value that HTTP allows.
 pub fn encode_header_value(text: &str) -> Cow<'_, str> {
     let is_edge_space = |byte: Option<u8>| matches!(byte, Some(b' ' | b'\t'));
-    let plain = text.bytes().all(is_plain)
+    let can_be_plain = text.bytes().all(is_plain)
         && !is_edge_space(text.bytes().next())
         && !is_edge_space(text.bytes().next_back())
-        && sentinel_payload(text).is_none();
-    if plain {
+        && base64_payload(text).is_none();
+    if can_be_plain {
         return Cow::Borrowed(text);
     }
-    let mut value = String::from(SENTINEL_HEAD);
+    let mut value = String::from(BASE64_PREFIX);
     STANDARD.encode_string(text, &mut value);
-    value.push_str(SENTINEL_TAIL);
+    value.push_str(BASE64_SUFFIX);
     Cow::Owned(value)
 }
 
@@ -59,8 +58,8 @@ fn is_plain(byte: u8) -> bool {
     matches!(byte, b'\t' | b' '..=b'~')
 }
 
-fn sentinel_payload(text: &str) -> Option<&str> {
-    text.strip_prefix(SENTINEL_HEAD)?.strip_suffix(SENTINEL_TAIL)
+fn base64_payload(text: &str) -> Option<&str> {
+    text.strip_prefix(BASE64_PREFIX)?.strip_suffix(BASE64_SUFFIX)
 }
 
 #[cfg(test)]
@@ -77,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn both_ways() {
+    fn values_are_encoded_and_decoded() {
         check("echo", "echo");
         check("", "");
         check("a b\tc ~", "a b\tc ~");
@@ -94,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn only_read() {
+    fn values_are_decoded() {
         check_decode(b"=?base64?YQ==?=", Ok("a"));
         check_decode(b"=?base64??=", Ok(""));
         check_decode(b"=?base64?YQ?=", Err(HeaderValueError::Base64));
@@ -110,7 +109,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn every_text_comes_back(text in ".*") {
+        fn every_text_round_trips(text in ".*") {
             let header = encode_header_value(&text);
             proptest::prop_assert!(header.bytes().all(is_plain));
             let decoded = decode_header_value(header.as_bytes());

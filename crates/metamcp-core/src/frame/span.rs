@@ -1,68 +1,65 @@
-//! Places in a received message, and the reading of JSON strings there.
+//! Spans of a received message, and the decoding of JSON strings in it.
 
 use std::borrow::Cow;
 
-/// A half-open range of bytes in the message it was found in. Only meaningful with those bytes.
+/// A half-open range of bytes of a message. Meaningful only together with that message.
 ///
-/// Offsets are 32 bit: a message of 4 GiB is refused before it is scanned.
+/// Offsets have 32 bits: a message of 4 GiB or more is rejected before it is scanned.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Span {
-    /// Offset of the first byte.
+    /// The offset of the first byte.
     pub start: u32,
-    /// Offset behind the last byte.
+    /// The offset after the last byte.
     pub end: u32,
 }
 
 impl Span {
-    /// The bytes of `message` at this place; empty where `message` is too short to be the one it was
-    /// found in.
+    /// Returns the bytes of the span. Empty if `message` is too short, and so not the message that the span belongs to.
     pub fn slice(self, message: &[u8]) -> &[u8] {
         message.get(self.start as usize..self.end as usize).unwrap_or_default()
     }
 
-    /// Where a part of a message lies in it. Both are parts of one text, so the difference of their addresses
-    /// is where the one begins in the other.
+    /// Returns the span of a subslice of `message`, by comparing addresses.
     pub fn locate(message: &[u8], part: &[u8]) -> Option<Self> {
         let start = (part.as_ptr() as usize).checked_sub(message.as_ptr() as usize)?;
         let end = start.checked_add(part.len()).filter(|end| *end <= message.len())?;
         Some(Self { start: u32::try_from(start).ok()?, end: u32::try_from(end).ok()? })
     }
 
-    /// Length in bytes.
+    /// The length in bytes.
     pub fn len(self) -> usize {
         self.end.saturating_sub(self.start) as usize
     }
 
-    /// Whether nothing lies between start and end.
     pub fn is_empty(self) -> bool {
         self.len() == 0
     }
 }
 
-/// A JSON string as it was written, quotes included.
+/// The span of a JSON string.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StringSpan {
-    /// Where the string lies, quotes included.
+    /// The string, quotes included.
     pub span: Span,
-    /// Whether it holds an escape, so that its raw bytes are not its value.
+    /// Whether it has an escape, so that its raw bytes differ from its value.
     pub escaped: bool,
 }
 
 impl StringSpan {
-    /// The value of the string. Borrows from `message` unless there are escapes in it.
+    /// Returns the value of the string. Borrows from `message` unless it has escapes.
     pub fn decode<'a>(&self, message: &'a [u8]) -> Cow<'a, str> {
         let inner = self.inner(message);
         if !self.escaped {
-            // The scanner has seen that it is UTF-8; other bytes than those scanned may not be.
+            // The scanner checked for UTF-8, but `message` may not be what it scanned.
             return str::from_utf8(inner).map_or_else(|_| String::from_utf8_lossy(inner), Cow::Borrowed);
         }
         let mut value = Vec::with_capacity(inner.len());
-        // The scanner hands out no string with a lone surrogate; it would read as U+FFFD here.
+        // The scanner rejects lone surrogates. One would become U+FFFD here.
         let _ = unescape(inner, &mut value);
         Cow::Owned(String::from_utf8_lossy(&value).into_owned())
     }
 
-    /// Likewise, for what is only compared.
+    /// Returns the value as bytes, for comparison.
     pub fn decode_bytes<'a>(&self, message: &'a [u8]) -> Cow<'a, [u8]> {
         if self.escaped {
             return Cow::Owned(self.decode(message).into_owned().into_bytes());
@@ -70,12 +67,12 @@ impl StringSpan {
         Cow::Borrowed(self.inner(message))
     }
 
-    /// Whether the value of the string is this.
+    /// Whether the value of the string equals `value`.
     pub fn equals(&self, message: &[u8], value: &[u8]) -> bool {
         if self.escaped { self.decode(message).as_bytes() == value } else { self.inner(message) == value }
     }
 
-    /// What stands between the quotes, escapes as written.
+    /// Returns the raw bytes between the quotes.
     pub(super) fn inner<'a>(&self, message: &'a [u8]) -> &'a [u8] {
         match self.span.slice(message) {
             [b'"', inner @ .., b'"'] => inner,
@@ -84,67 +81,64 @@ impl StringSpan {
     }
 }
 
-/// How an id was written.
+/// The JSON type of an id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum IdForm {
     /// An integer of any length.
     Number,
-    /// A string.
     String,
-    /// `null`: only in an error about a message whose id could not be read.
+    /// `null`, only in an error about a message whose id could not be read.
     Null,
 }
 
-/// The id of a message, or a progress token: an opaque value which is compared and sent back as written.
+/// The span of a message id or of a progress token: an opaque value that is compared and sent back as it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IdSpan {
-    /// Where it lies, quotes included.
+    /// The value, quotes included.
     pub span: Span,
-    /// How it was written.
     pub form: IdForm,
 }
 
-/// A `\u` escape of half a surrogate pair: there is no such character.
+/// A `\u` escape of a surrogate without its other half.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct LoneSurrogate;
 
-/// Appends the value of a JSON string whose grammar was already checked (`inner`: without quotes).
+/// Appends the value of a JSON string. `inner` is valid JSON without the quotes.
 ///
-/// A lone surrogate is written as U+FFFD and reported; escapes that the grammar does not know are kept as
-/// they are.
+/// A lone surrogate becomes U+FFFD and an error. An unknown escape is copied.
 pub(super) fn unescape(inner: &[u8], value: &mut Vec<u8>) -> Result<(), LoneSurrogate> {
-    let mut lone = Ok(());
+    let mut result = Ok(());
     let mut rest = inner;
     while let Some(at) = memchr::memchr(b'\\', rest) {
         value.extend_from_slice(&rest[..at]);
-        let (character, taken) = escape(&rest[at..]);
+        let (character, length) = decode_escape(&rest[at..]);
         if character.is_none() {
-            lone = Err(LoneSurrogate);
+            result = Err(LoneSurrogate);
         }
         let character = character.unwrap_or(char::REPLACEMENT_CHARACTER);
         value.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
-        rest = rest.get(at + taken..).unwrap_or_default();
+        rest = rest.get(at + length..).unwrap_or_default();
     }
     value.extend_from_slice(rest);
-    lone
+    result
 }
 
-/// Reads one escape; gives its character (none for a lone surrogate) and its length in bytes.
-fn escape(bytes: &[u8]) -> (Option<char>, usize) {
+/// Decodes one escape. Returns its character, or `None` for a lone surrogate, and its length in bytes.
+fn decode_escape(bytes: &[u8]) -> (Option<char>, usize) {
     let character = match bytes.get(1) {
         Some(b'b') => '\u{8}',
         Some(b'f') => '\u{c}',
         Some(b'n') => '\n',
         Some(b'r') => '\r',
         Some(b't') => '\t',
-        Some(b'u') => return unicode_escape(bytes),
+        Some(b'u') => return decode_unicode_escape(bytes),
         Some(&byte) => char::from(byte),
         None => '\\',
     };
     (Some(character), 2)
 }
 
-fn unicode_escape(bytes: &[u8]) -> (Option<char>, usize) {
+fn decode_unicode_escape(bytes: &[u8]) -> (Option<char>, usize) {
     const ONE: usize = 6; // \uXXXX
     let Some(first) = code_unit(bytes) else { return (Some(char::REPLACEMENT_CHARACTER), ONE) };
     if let Some(character) = char::from_u32(first) {
@@ -159,7 +153,7 @@ fn unicode_escape(bytes: &[u8]) -> (Option<char>, usize) {
     }
 }
 
-/// The UTF-16 code unit of a `\uXXXX` at the head of `bytes`, if there is one.
+/// The UTF-16 code unit of a `\uXXXX` at the start of `bytes`, if there is one.
 pub(super) fn code_unit(bytes: &[u8]) -> Option<u32> {
     let [b'\\', b'u', digits @ ..] = bytes else { return None };
     digits.get(..4)?.iter().try_fold(0, |unit, &digit| Some((unit << 4) | char::from(digit).to_digit(16)?))

@@ -1,14 +1,13 @@
-//! Cutting and replacing parts of a message without writing the rest anew.
+//! Replaces parts of a message without copying the rest.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::frame::span::Span;
 
-/// Edits to one message. The most that a forwarded message needs are name, id, progress token, request state, and
-/// where it is in its trace.
+/// Edits per message. A forwarded message has at most these: name, id, progress token, request state and trace context.
 pub const EDITS_MAX: usize = 5;
 
-/// Edits that do not fit the message: a mistake of the caller, never of a peer.
+/// Edits that do not fit the message. A bug of the caller, never caused by a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SpliceError {
     /// More than [`EDITS_MAX`].
@@ -17,22 +16,22 @@ pub enum SpliceError {
     /// A span that ends before it starts, or outside the message.
     #[error("an edit lies outside the message")]
     Bounds,
-    /// Edits that overlap, or stand in another order than their places.
+    /// Edits that overlap or are not in ascending order.
     #[error("edits overlap or are out of order")]
     Order,
 }
 
-/// Puts other bytes in the place of some spans of `original`. The rest is not copied: the slices share it.
+/// Replaces some spans of `original`. The rest is not copied: the result shares it.
 ///
-/// Edits are in ascending order; an empty span inserts.
+/// Edits must be in ascending order. An empty span inserts.
 ///
 /// # Errors
-/// [`SpliceError`], when the edits do not fit the message.
+/// [`SpliceError`] if the edits do not fit the message.
 pub fn splice(original: &Bytes, edits: &[(Span, Bytes)]) -> Result<SplicedMessage, SpliceError> {
     if edits.len() > EDITS_MAX {
         return Err(SpliceError::TooMany);
     }
-    let mut slices = SplicedMessage { parts: Vec::with_capacity(2 * edits.len() + 1), taken: 0 };
+    let mut message = SplicedMessage { chunks: Vec::with_capacity(2 * edits.len() + 1), taken: 0 };
     let mut copied = 0;
     for (span, replacement) in edits {
         let (start, end) = (span.start as usize, span.end as usize);
@@ -42,43 +41,43 @@ pub fn splice(original: &Bytes, edits: &[(Span, Bytes)]) -> Result<SplicedMessag
         if start < copied {
             return Err(SpliceError::Order);
         }
-        slices.add(original.slice(copied..start));
-        slices.add(replacement.clone());
+        message.add(original.slice(copied..start));
+        message.add(replacement.clone());
         copied = end;
     }
-    slices.add(original.slice(copied..));
-    Ok(slices)
+    message.add(original.slice(copied..));
+    Ok(message)
 }
 
-/// The parts of an edited message, in order, none of them empty.
+/// An edited message as a sequence of chunks, none of them empty.
 #[derive(Clone, Debug)]
 pub struct SplicedMessage {
     /// Those before `taken` are empty.
-    parts: Vec<Bytes>,
+    chunks: Vec<Bytes>,
     taken: usize,
 }
 
 impl SplicedMessage {
-    /// A message that is not edited.
+    /// Creates a message without edits.
     pub fn unedited(message: Bytes) -> Self {
-        let mut slices = Self { parts: Vec::with_capacity(1), taken: 0 };
-        slices.add(message);
-        slices
+        let mut spliced = Self { chunks: Vec::with_capacity(1), taken: 0 };
+        spliced.add(message);
+        spliced
     }
 
-    /// Bytes in the slices which were not taken yet: the Content-Length, as long as none was.
+    /// The number of bytes that were not taken yet. The Content-Length, as long as none was.
     pub fn remaining_bytes(&self) -> usize {
         self.parts().iter().map(Bytes::len).sum()
     }
 
-    /// Those which were not taken yet.
+    /// The chunks that were not taken yet.
     pub fn parts(&self) -> &[Bytes] {
-        &self.parts[self.taken..]
+        &self.chunks[self.taken..]
     }
 
-    fn add(&mut self, part: Bytes) {
-        if !part.is_empty() {
-            self.parts.push(part);
+    fn add(&mut self, chunk: Bytes) {
+        if !chunk.is_empty() {
+            self.chunks.push(chunk);
         }
     }
 }
@@ -87,20 +86,20 @@ impl Iterator for SplicedMessage {
     type Item = Bytes;
 
     fn next(&mut self) -> Option<Bytes> {
-        let part = std::mem::take(self.parts.get_mut(self.taken)?);
+        let chunk = std::mem::take(self.chunks.get_mut(self.taken)?);
         self.taken += 1;
-        Some(part)
+        Some(chunk)
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        let left = self.parts.len() - self.taken;
+        let left = self.chunks.len() - self.taken;
         (left, Some(left))
     }
 }
 
 impl ExactSizeIterator for SplicedMessage {}
 
-/// `text` as a JSON string, quotes included; escapes only what JSON demands (RFC 8259, section 7).
+/// Encodes a text as a JSON string with quotes. Escapes only what JSON requires (RFC 8259, section 7).
 pub fn json_string(text: &str) -> Bytes {
     let mut json = BytesMut::with_capacity(text.len() + 2);
     json.put_u8(b'"');
@@ -111,14 +110,14 @@ pub fn json_string(text: &str) -> Bytes {
         }
         json.extend_from_slice(&text.as_bytes()[copied..at]);
         copied = at + 1;
-        put_escape(&mut json, byte);
+        write_escape(&mut json, byte);
     }
     json.extend_from_slice(&text.as_bytes()[copied..]);
     json.put_u8(b'"');
     json.freeze()
 }
 
-fn put_escape(json: &mut BytesMut, byte: u8) {
+fn write_escape(json: &mut BytesMut, byte: u8) {
     const HEX: &[u8; 16] = b"0123456789abcdef";
     let short = match byte {
         b'"' | b'\\' => byte,

@@ -1,8 +1,8 @@
 //! Event streams: <https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation>
 //!
-//! [`EventReader`] takes a stream apart; [`Boundary`] only follows where a stream that passes untouched may
-//! be cut; [`EventSplitter`] takes out what is its sender's alone. Lines end with `\n`, `\r\n` or `\r`, in any mix and
-//! wherever the chunks are cut.
+//! [`EventReader`] parses the events of a stream. [`BoundaryTracker`] finds where a forwarded stream may be cut between events.
+//! [`EventSplitter`] removes event ids and other fields that only the sender understands. Lines end with `\n`, `\r\n` or `\r` in
+//! any mix, and chunks may be split anywhere.
 
 mod boundary;
 mod reader;
@@ -12,9 +12,9 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 pub use boundary::BoundaryTracker;
 pub use reader::{EVENT_BYTES_MAX, Event, EventReader, SseError};
-pub use splitter::{EventSplitter, EventPart};
+pub use splitter::{EventPart, EventSplitter};
 
-/// A message as an event. A line break in it can only be white space between tokens, and parts data lines.
+/// Encodes a message as an event. A line break in a JSON message is white space between tokens, and starts a new data line.
 pub fn write_event(message: &[u8]) -> Bytes {
     let mut event = BytesMut::with_capacity(message.len() + 32);
     event.put_slice(b"event: message\n");

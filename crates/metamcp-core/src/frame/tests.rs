@@ -1,4 +1,4 @@
-//! The fuzz body of the whole module, and what feeds it: any bytes at all, and messages with one thing wrong.
+//! Property tests of the whole module: arbitrary bytes, and messages with one error.
 
 use std::fmt::{self, Write};
 
@@ -14,14 +14,14 @@ use serde_json::value::RawValue;
 use super::*;
 use crate::frame::tokens::Parser;
 
-/// Feeds any bytes to everything that reads bytes. Panics where a promise is broken.
+/// Feeds bytes to every parser. Panics if an invariant does not hold.
 fn exercise(bytes: &[u8]) {
     parser_agrees(bytes);
     match Scanner::new().scan(bytes) {
         Ok(envelope) => envelope_agrees(&envelope, bytes),
-        Err(refused) => {
-            assert!(matches!(refused.error.code(), -32700 | -32602 | -32600));
-            if let Some(id) = refused.id {
+        Err(rejection) => {
+            assert!(matches!(rejection.error.code(), -32700 | -32602 | -32600));
+            if let Some(id) = rejection.id {
                 id_is_sound(id, bytes);
             }
         }
@@ -37,7 +37,7 @@ fn exercise(bytes: &[u8]) {
     }
 }
 
-/// We and `serde_json` take the same bytes for JSON.
+/// The parser accepts exactly what `serde_json` accepts.
 fn parser_agrees(bytes: &[u8]) {
     let theirs =
         std::str::from_utf8(bytes).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok());
@@ -400,7 +400,7 @@ proptest! {
     }
 }
 
-/// simd-json looks at 64 bytes at a time: every byte in every place of a block, in and out of strings.
+/// simd-json processes blocks of 64 bytes: every byte at every offset of a block, inside and outside strings.
 #[test]
 fn every_byte_at_every_offset() {
     for offset in 0..70 {

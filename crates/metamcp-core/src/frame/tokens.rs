@@ -1,36 +1,35 @@
-//! The one file that touches simd-json: a message becomes a list of marks.
+//! The tokens of a message: the only file that uses simd-json.
 //!
-//! A mark is the offset of a token: each `{ } [ ] : ,` and the first byte of each string, number, `true`,
-//! `false` and `null`, in order. simd-json finds them in its first stage and checks the grammar in its
-//! second; we walk the marks over the original bytes, since its tape does not say where a number stood.
-//! Marks after a successful parse follow the JSON grammar; a walk that leaves them reads a zero byte.
+//! The structural indexes of a message are the offsets of its tokens, in order: each `{ } [ ] : ,` and the first byte of each
+//! string, number, `true`, `false` and `null`. simd-json finds them in its first stage, and validates the grammar in its second.
+//! The scanner walks the indexes over the original bytes, since the tape of simd-json has no offsets of numbers. The indexes of
+//! a valid message follow the JSON grammar; reading beyond the last one yields a zero byte.
 
 use simd_json::{Buffers, ErrorType, INPUT_PADDING, Node, Tape};
 
-use crate::frame::fault::ScanError;
+use crate::frame::scan_error::ScanError;
 use crate::frame::span::{Span, StringSpan, code_unit};
 
-/// Objects and arrays within each other. Real messages stay under ten; JSON schemas of tools reach some twenty.
+/// Nested objects and arrays. Real messages stay under ten; JSON schemas of tools reach some twenty.
 pub const DEPTH_MAX: usize = 64;
 
-/// Buffers above this size are given back after the message that needed them, so that a few big bodies
-/// do not swell every worker for good. A body of this size is twenty times a large tool list.
+/// Larger buffers are freed after the message that needed them, so that a few large bodies do not cost every worker memory
+/// for good. A body of this size is twenty times a large tool list.
 pub const SCRATCH_BYTES_KEPT: usize = 1 << 20;
 
-/// Tape nodes kept: as much memory as a scratch of the size above.
+/// Tape nodes that are kept: as much memory as [`SCRATCH_BYTES_KEPT`].
 const TAPE_NODES_KEPT: usize = SCRATCH_BYTES_KEPT / size_of::<Node<'static>>();
 
-/// An integer of so many characters always fits 64 bit; only longer ones need a second look.
-const SHORT_NUMBER: usize = 18;
+/// Characters of an integer that always fits 64 bits.
+const SHORT_NUMBER_BYTES: usize = 18;
 
 pub(super) struct Parser {
-    /// The copy that simd-json may spoil, with the padding it reads over.
+    /// The copy of the message that simd-json overwrites, with the padding that it reads beyond the end.
     scratch: Vec<u8>,
-    /// Whether a backslash is in the message.
+    /// Whether the message has a backslash.
     has_escapes: bool,
     buffers: Buffers,
-    /// Empty between two messages; kept for its allocation. `Tape::reset` frees it from the lifetime of
-    /// the scratch.
+    /// Empty between messages; reused for its allocation. `Tape::reset` detaches it from the lifetime of the scratch.
     tape: Tape<'static>,
 }
 
@@ -39,9 +38,9 @@ impl Parser {
         Self { scratch: Vec::new(), has_escapes: false, buffers: buffers(), tape: Tape(Vec::new()) }
     }
 
-    /// Checks that `bytes` are one JSON value, and finds its marks.
+    /// Checks that `bytes` is one JSON value, and finds its structural indexes.
     pub(super) fn parse(&mut self, bytes: &[u8]) -> Result<(), ScanError> {
-        // With room for the padding: simd-json counts in 32 bit.
+        // With room for the padding, since simd-json has 32-bit offsets.
         if bytes.len() > u32::MAX as usize - INPUT_PADDING {
             return Err(ScanError::TooLong);
         }
@@ -49,21 +48,21 @@ impl Parser {
         self.copy(bytes);
         let Err(error) = self.fill(bytes.len()) else { return Ok(()) };
         match error.error() {
-            // Right by the grammar, but more than simd-json reads: integers over 64 bit, 1e400, and halves
-            // of surrogate pairs. What is behind us may take them, so they are hidden from simd-json.
+            // Valid by the grammar, but not supported by simd-json: integers over 64 bits, 1e400, and lone surrogates.
+            // Servers may accept them, so they are hidden from simd-json.
             ErrorType::InvalidNumber | ErrorType::InvalidUnicodeCodepoint | ErrorType::InvalidUtf8 => {
-                self.parse_softened(bytes)
+                self.parse_with_replacements(bytes)
             }
-            _ => Err(fault(&error)),
+            _ => Err(to_scan_error(&error)),
         }
     }
 
-    /// The marks of the last message that was parsed, which was this.
+    /// The tokens of `bytes`, which must be the message that was parsed last.
     pub(super) fn tokens<'a>(&'a self, bytes: &'a [u8]) -> Tokens<'a> {
-        Tokens { bytes, marks: self.buffers.structural_indexes(), has_escapes: self.has_escapes }
+        Tokens { bytes, indexes: self.buffers.structural_indexes(), has_escapes: self.has_escapes }
     }
 
-    /// Gives back what an unusually large message made us allocate.
+    /// Frees the buffers if the last message was unusually large.
     pub(super) fn shrink(&mut self) {
         let nodes = self.tape.0.capacity();
         if self.scratch.capacity() > SCRATCH_BYTES_KEPT || nodes > TAPE_NODES_KEPT {
@@ -85,19 +84,19 @@ impl Parser {
         filled
     }
 
-    /// Parses once more, with the numbers and escapes that simd-json cannot hold replaced by others of the
-    /// same length. Linear, and at most once a message.
-    fn parse_softened(&mut self, bytes: &[u8]) -> Result<(), ScanError> {
+    /// Parses again with the unsupported numbers and escapes replaced by others of the same length. Linear, and at most once
+    /// per message.
+    fn parse_with_replacements(&mut self, bytes: &[u8]) -> Result<(), ScanError> {
         self.copy(bytes);
-        for &mark in self.buffers.structural_indexes() {
-            soften_number(&mut self.scratch, mark as usize);
+        for &index in self.buffers.structural_indexes() {
+            replace_number(&mut self.scratch, index as usize);
         }
-        soften_surrogates(&mut self.scratch);
-        self.fill(bytes.len()).map_err(|error| fault(&error))
+        replace_surrogates(&mut self.scratch);
+        self.fill(bytes.len()).map_err(|error| to_scan_error(&error))
     }
 }
 
-fn fault(error: &simd_json::Error) -> ScanError {
+fn to_scan_error(error: &simd_json::Error) -> ScanError {
     match error.error() {
         ErrorType::DepthLimitExceeded => ScanError::Depth,
         _ => ScanError::Syntax,
@@ -108,20 +107,20 @@ fn buffers() -> Buffers {
     Buffers::with_max_depth(0, DEPTH_MAX)
 }
 
-/// Puts `1` and spaces in place of a well-formed long number or one with an exponent.
-fn soften_number(scratch: &mut [u8], mark: usize) {
-    let Some(tail) = scratch.get_mut(mark..) else { return };
+/// Replaces a well-formed number by `1` and spaces if it is long or has an exponent.
+fn replace_number(scratch: &mut [u8], start: usize) {
+    let Some(tail) = scratch.get_mut(start..) else { return };
     if !tail.first().is_some_and(|&byte| byte == b'-' || byte.is_ascii_digit()) {
         return;
     }
     let len = number_len(tail);
-    if len > SHORT_NUMBER || tail[..len].iter().any(|byte| matches!(byte, b'e' | b'E')) {
+    if len > SHORT_NUMBER_BYTES || tail[..len].iter().any(|byte| matches!(byte, b'e' | b'E')) {
         tail[..len].fill(b' ');
         tail[0] = b'1';
     }
 }
 
-/// Length of the number at the head of `bytes`, or 0: `-? (0 | [1-9][0-9]*) (. [0-9]+)? ([eE] [+-]? [0-9]+)?`.
+/// The length of the number at the start of `bytes`, or 0: `-? (0 | [1-9][0-9]*) (. [0-9]+)? ([eE] [+-]? [0-9]+)?`.
 fn number_len(bytes: &[u8]) -> usize {
     let digits = |at: usize| bytes[at.min(bytes.len())..].iter().take_while(|b| b.is_ascii_digit()).count();
     let byte = |at: usize| bytes.get(at).copied().unwrap_or(0);
@@ -149,8 +148,8 @@ fn number_len(bytes: &[u8]) -> usize {
     at
 }
 
-/// Turns every escaped surrogate into an escaped `A`, paired or not.
-fn soften_surrogates(scratch: &mut [u8]) {
+/// Replaces every escaped surrogate by an escaped `A`, whether paired or not.
+fn replace_surrogates(scratch: &mut [u8]) {
     let mut at = 0;
     while let Some(found) = memchr::memchr(b'\\', &scratch[at..]) {
         at += found;
@@ -159,15 +158,15 @@ fn soften_surrogates(scratch: &mut [u8]) {
                 scratch[at + 2..at + 6].copy_from_slice(b"0041");
                 at += 6;
             }
-            // The byte behind the backslash belongs to the escape, also when it is a backslash.
+            // The byte after the backslash belongs to the escape, even if it is a backslash.
             _ => at = (at + 2).min(scratch.len()),
         }
     }
 }
 
-/// What a value is, by its first byte.
+/// The type of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Form {
+pub(super) enum ValueType {
     String,
     Object,
     Array,
@@ -176,69 +175,69 @@ pub(super) enum Form {
     Bool,
 }
 
-/// The marks of a message that was parsed, over its original bytes.
+/// The structural indexes of a parsed message, over its original bytes.
 #[derive(Clone, Copy)]
 pub(super) struct Tokens<'a> {
     pub(super) bytes: &'a [u8],
-    pub(super) marks: &'a [u32],
-    /// Whether a backslash is in the bytes: nearly every message has none.
+    pub(super) indexes: &'a [u32],
+    /// Whether the message has a backslash. Nearly no message has one.
     has_escapes: bool,
 }
 
 impl Tokens<'_> {
-    /// The string at a mark.
-    pub(super) fn text(self, at: usize) -> StringSpan {
+    /// The string at an index.
+    pub(super) fn string(self, at: usize) -> StringSpan {
         let span = self.span(at, at + 1);
         let escaped = self.has_escapes && memchr::memchr(b'\\', span.slice(self.bytes)).is_some();
         StringSpan { span, escaped }
     }
 
-    /// The byte at a mark; 0 behind the last one.
+    /// The byte at an index; 0 beyond the last one.
     pub(super) fn byte(self, at: usize) -> u8 {
-        self.marks.get(at).and_then(|&mark| self.bytes.get(mark as usize)).copied().unwrap_or(0)
+        self.indexes.get(at).and_then(|&index| self.bytes.get(index as usize)).copied().unwrap_or(0)
     }
 
-    /// What kind of value begins at a mark.
-    pub(super) fn form(self, at: usize) -> Form {
+    /// The type of the value at an index.
+    pub(super) fn value_type(self, at: usize) -> ValueType {
         match self.byte(at) {
-            b'"' => Form::String,
-            b'{' => Form::Object,
-            b'[' => Form::Array,
-            b'n' => Form::Null,
-            b't' | b'f' => Form::Bool,
-            _ => Form::Number,
+            b'"' => ValueType::String,
+            b'{' => ValueType::Object,
+            b'[' => ValueType::Array,
+            b'n' => ValueType::Null,
+            b't' | b'f' => ValueType::Bool,
+            _ => ValueType::Number,
         }
     }
 
-    /// The mark behind the value which begins at `at`.
-    pub(super) fn behind(self, at: usize) -> usize {
+    /// The index after the value at `at`.
+    pub(super) fn index_after(self, at: usize) -> usize {
         if !matches!(self.byte(at), b'{' | b'[') {
             return at + 1;
         }
         let mut depth = 0_i32;
-        for (step, &mark) in self.marks.get(at..).unwrap_or_default().iter().enumerate() {
-            let byte = self.bytes.get(mark as usize).copied().unwrap_or(0);
+        for (step, &index) in self.indexes.get(at..).unwrap_or_default().iter().enumerate() {
+            let byte = self.bytes.get(index as usize).copied().unwrap_or(0);
             depth += i32::from(NESTING[usize::from(byte)]);
             if depth == 0 {
                 return at + step + 1;
             }
         }
-        self.marks.len()
+        self.indexes.len()
     }
 
-    /// The place of the value between the marks `at` and `behind`, without the white space after it.
-    pub(super) fn span(self, at: usize, behind: usize) -> Span {
-        let start = self.marks.get(at).copied().unwrap_or(0);
-        let limit = self.marks.get(behind).map_or(self.bytes.len(), |&mark| mark as usize);
+    /// The span of the value between the indexes `at` and `end`, without trailing white space.
+    pub(super) fn span(self, at: usize, end: usize) -> Span {
+        let start = self.indexes.get(at).copied().unwrap_or(0);
+        let limit = self.indexes.get(end).map_or(self.bytes.len(), |&index| index as usize);
         let raw = self.bytes.get(start as usize..limit).unwrap_or_default();
         let len =
             raw.iter().rposition(|byte| !matches!(byte, b' ' | b'\t' | b'\n' | b'\r')).map_or(0, |at| at + 1);
-        // Fits: the length of a message was checked against 32 bit.
+        // It fits: the length of a message is checked against 32 bits.
         Span { start, end: start + u32::try_from(len).unwrap_or(0) }
     }
 }
 
-/// What a byte adds to the depth.
+/// The change of the depth at each byte.
 const NESTING: [i8; 256] = {
     let mut table = [0; 256];
     table[b'{' as usize] = 1;
@@ -250,7 +249,7 @@ const NESTING: [i8; 256] = {
 
 #[cfg(test)]
 impl Parser {
-    /// Bytes of the buffers that are kept.
+    /// The size of the buffers.
     pub(super) fn held_bytes(&self) -> usize {
         self.scratch.capacity() + self.tape.0.capacity() * size_of::<Node<'static>>()
     }

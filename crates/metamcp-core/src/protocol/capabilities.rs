@@ -1,8 +1,8 @@
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-/// What a client can do for a server, as one small number: servers show other tools to other clients, so
-/// it is part of the key of what is remembered about them.
+/// The capabilities of a client, as a bit set. Servers list different tools to clients with different capabilities, so the set
+/// is part of the key of cached lists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct ClientCapabilities(u8);
 
@@ -21,26 +21,26 @@ impl ClientCapabilities {
     pub const ELICITATION_FORM: Self = Self(1 << 5);
     /// `elicitation.url`
     pub const ELICITATION_URL: Self = Self(1 << 6);
-    /// Every capability there is.
+    /// All capabilities.
     pub const ALL: Self = Self(0x7f);
 
-    /// Reads a `ClientCapabilities` object; members that are not known add nothing.
+    /// Parses a `ClientCapabilities` object. Unknown members are ignored.
     pub fn from_json(json: &[u8]) -> Result<Self, serde_json::Error> {
-        let written: Written = serde_json::from_slice(json)?;
+        let capabilities: CapabilitiesJson = serde_json::from_slice(json)?;
         let mut set = Self::default();
-        if let Some(roots) = written.roots {
+        if let Some(roots) = capabilities.roots {
             set = set.with(Self::ROOTS);
             if roots.list_changed == Some(true) {
                 set = set.with(Self::ROOTS_LIST_CHANGED);
             }
         }
-        if let Some(sampling) = written.sampling {
+        if let Some(sampling) = capabilities.sampling {
             set = set.with(Self::SAMPLING);
             set = if sampling.context.is_some() { set.with(Self::SAMPLING_CONTEXT) } else { set };
             set = if sampling.tools.is_some() { set.with(Self::SAMPLING_TOOLS) } else { set };
         }
-        if let Some(elicitation) = written.elicitation {
-            // An empty object means forms only (MCP 2025-11-25, elicitation).
+        if let Some(elicitation) = capabilities.elicitation {
+            // An empty object means form mode only (MCP 2025-11-25, elicitation).
             if elicitation.form.is_some() || elicitation.url.is_none() {
                 set = set.with(Self::ELICITATION_FORM);
             }
@@ -49,15 +49,15 @@ impl ClientCapabilities {
         Ok(set)
     }
 
-    /// The object that says the same.
+    /// Formats the set as a `ClientCapabilities` object.
     pub fn to_json(self) -> String {
         let mut members = Vec::new();
         if self.has(Self::ROOTS) {
             let list_changed = self.has(Self::ROOTS_LIST_CHANGED);
             members.push(format!("\"roots\":{}", if list_changed { "{\"listChanged\":true}" } else { "{}" }));
         }
-        let mut parts = |name: &str, on: bool, subs: &[(&str, Self)]| {
-            if on {
+        let mut add_member = |name: &str, is_present: bool, subs: &[(&str, Self)]| {
+            if is_present {
                 let subs: Vec<_> = subs
                     .iter()
                     .filter(|(_, bit)| self.has(*bit))
@@ -67,9 +67,9 @@ impl ClientCapabilities {
             }
         };
         let sampling = [("context", Self::SAMPLING_CONTEXT), ("tools", Self::SAMPLING_TOOLS)];
-        parts("sampling", self.has(Self::SAMPLING), &sampling);
+        add_member("sampling", self.has(Self::SAMPLING), &sampling);
         let elicitation = [("form", Self::ELICITATION_FORM), ("url", Self::ELICITATION_URL)];
-        parts(
+        add_member(
             "elicitation",
             self.has(Self::ELICITATION_FORM) || self.has(Self::ELICITATION_URL),
             &elicitation,
@@ -77,30 +77,30 @@ impl ClientCapabilities {
         format!("{{{}}}", members.join(","))
     }
 
-    /// This set and that.
+    /// The union of two sets.
     #[must_use]
     pub const fn with(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
-    /// This set but for that.
+    /// The difference of two sets.
     #[must_use]
     pub const fn without(self, other: Self) -> Self {
         Self(self.0 & !other.0)
     }
 
-    /// What is in both.
+    /// The intersection of two sets.
     #[must_use]
     pub const fn intersection(self, other: Self) -> Self {
         Self(self.0 & other.0)
     }
 
-    /// Whether all of `other` is in this set.
+    /// Whether the set contains all of `other`.
     pub const fn has(self, other: Self) -> bool {
         self.0 & other.0 == other.0
     }
 
-    /// Whether a server may ask anything of such a client.
+    /// Whether servers may send any request to the client.
     pub const fn can_receive_requests(self) -> bool {
         self.has(Self::ROOTS)
             || self.has(Self::SAMPLING)
@@ -108,38 +108,38 @@ impl ClientCapabilities {
             || self.has(Self::ELICITATION_URL)
     }
 
-    /// One byte for sealed ids.
+    /// Encodes the set as one byte for sealed ids.
     pub const fn to_byte(self) -> u8 {
         self.0
     }
 
-    /// Back from that byte; bits that mean nothing are dropped.
+    /// Decodes the byte. Unknown bits are cleared.
     pub const fn from_byte(byte: u8) -> Self {
         Self(byte & Self::ALL.0)
     }
 }
 
 #[derive(Deserialize)]
-struct Written {
-    roots: Option<Roots>,
-    sampling: Option<Sampling>,
-    elicitation: Option<Elicitation>,
+struct CapabilitiesJson {
+    roots: Option<RootsJson>,
+    sampling: Option<SamplingJson>,
+    elicitation: Option<ElicitationJson>,
 }
 
 #[derive(Deserialize)]
-struct Roots {
+struct RootsJson {
     #[serde(rename = "listChanged")]
     list_changed: Option<bool>,
 }
 
 #[derive(Deserialize)]
-struct Sampling {
+struct SamplingJson {
     context: Option<IgnoredAny>,
     tools: Option<IgnoredAny>,
 }
 
 #[derive(Deserialize)]
-struct Elicitation {
+struct ElicitationJson {
     form: Option<IgnoredAny>,
     url: Option<IgnoredAny>,
 }

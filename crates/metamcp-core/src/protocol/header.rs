@@ -1,28 +1,26 @@
-//! Header fields of the Streamable HTTP transport.
+//! Headers and content types of the Streamable HTTP transport.
 
 use http::HeaderName;
 
 /// The revision of a request.
 pub const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
-/// Mirrors `method` (2026-07-28).
+/// A copy of `method` (2026-07-28).
 pub const METHOD: HeaderName = HeaderName::from_static("mcp-method");
-/// Mirrors `params.name` or `params.uri` (2026-07-28).
+/// A copy of `params.name` or `params.uri` (2026-07-28).
 pub const NAME: HeaderName = HeaderName::from_static("mcp-name");
-/// Mirrors arguments that the tool's schema marks; the rest of the name follows (2026-07-28).
+/// The prefix of headers with copies of arguments that the tool's schema annotates (2026-07-28).
 pub const PARAM_PREFIX: &str = "mcp-param-";
 /// The id of a Legacy session.
 pub const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
-/// Where a broken stream is to be taken up again.
+/// The event behind which a stream is resumed.
 pub const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
-/// Both forms in which a server may answer.
+/// `Accept` of a request: both content types that a server may respond with.
 pub const ACCEPT_BOTH: &str = "application/json, text/event-stream";
-/// A JSON body.
 pub const JSON: &str = "application/json";
-/// Messages of a framed stream, each on a line of its own.
+/// A framed stream with one message per line.
 pub const LINES: &str = "application/x-ndjson";
-/// Messages of a framed stream, each behind a fixed header.
+/// A framed stream with a fixed header before each message.
 pub const FRAMES: &str = "application/vnd.metamcp.frames";
-/// An event stream.
 pub const EVENT_STREAM: &str = "text/event-stream";
 
 /// Whether a Content-Type is that of JSON.
@@ -35,9 +33,9 @@ pub fn is_event_stream(value: &[u8]) -> bool {
     is_media_type(value, EVENT_STREAM)
 }
 
-/// Whether a media type is this one, whatever its parameters (RFC 9110, section 8.3.1).
+/// Whether a media type equals `wanted`, without regard to its parameters (RFC 9110, section 8.3.1).
 pub fn is_media_type(value: &[u8], wanted: &str) -> bool {
-    // Nearly every value is one type and nothing else: its length tells most of what there is to know.
+    // Nearly every value has no parameters, so comparing lengths decides first.
     if value.len() <= wanted.len() {
         return value.eq_ignore_ascii_case(wanted.as_bytes());
     }
@@ -45,7 +43,7 @@ pub fn is_media_type(value: &[u8], wanted: &str) -> bool {
     essence.trim_ascii().eq_ignore_ascii_case(wanted.as_bytes())
 }
 
-/// The value of Content-Length: `1*DIGIT` (RFC 9110, section 8.6), of a size that cannot overflow.
+/// Parses Content-Length: `1*DIGIT` (RFC 9110, section 8.6), with at most 15 digits so that it cannot overflow.
 pub fn parse_content_length(value: &[u8]) -> Option<u64> {
     const DIGITS_MAX: usize = 15;
     if value.is_empty() || value.len() > DIGITS_MAX {
@@ -62,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn types_and_their_parameters() {
+    fn parameters_are_ignored() {
         let check =
             |value: &str, expected: bool| assert_eq!(is_json(value.as_bytes()), expected, "{value:?}");
         for value in [
@@ -74,7 +72,7 @@ mod tests {
         ] {
             check(value, true);
         }
-        // Some of them as long as the name itself.
+        // Some have the same length as the type.
         for value in [
             "",
             ";",

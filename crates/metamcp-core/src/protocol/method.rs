@@ -1,4 +1,4 @@
-/// A method of either era that the gateway does something about.
+/// A method of either era that the gateway handles itself or routes by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum McpMethod {
     /// Opens a Legacy session.
@@ -79,10 +79,9 @@ impl McpMethod {
         ("notifications/subscriptions/acknowledged", Self::Acknowledged),
     ];
 
-    /// How many there are.
     pub const COUNT: usize = Self::NAMES.len();
 
-    /// The names of all, each at its [`index`](Self::index).
+    /// All names, in the order of their [`index`](Self::index).
     pub fn names() -> [&'static str; Self::COUNT] {
         let mut names = [""; Self::COUNT];
         for (name, method) in Self::NAMES {
@@ -91,22 +90,21 @@ impl McpMethod {
         names
     }
 
-    /// Its place among all.
     pub const fn index(self) -> usize {
         self as usize
     }
 
-    /// The method of that name, if it is one the gateway knows; matched exactly, as the specification asks.
+    /// Parses a name. Names are case-sensitive.
     pub fn parse(name: &[u8]) -> Option<Self> {
         Self::NAMES.iter().find(|(known, _)| known.as_bytes() == name).map(|(_, method)| *method)
     }
 
-    /// The name on the wire.
+    /// The name in messages.
     pub fn as_str(self) -> &'static str {
         Self::NAMES.iter().find(|(_, method)| *method == self).map_or("", |(name, _)| *name)
     }
 
-    /// Whether a repeated request does no harm: nothing but reading.
+    /// Whether the method only reads, so that a request may be retried.
     pub const fn is_read_only(self) -> bool {
         matches!(
             self,
@@ -129,12 +127,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_name_reads_back() {
+    fn names_parse() {
         for (name, method) in McpMethod::NAMES {
             assert_eq!(McpMethod::parse(name.as_bytes()), Some(method));
             assert_eq!(method.as_str(), name);
         }
-        assert!(McpMethod::names().iter().all(|name| !name.is_empty()), "each has a place of its own");
+        assert!(McpMethod::names().iter().all(|name| !name.is_empty()), "every method has a name");
         assert_eq!(McpMethod::parse(b"Tools/call"), None);
         assert_eq!(McpMethod::parse(b""), None);
     }

@@ -1,28 +1,28 @@
-//! The words of MCP: revisions, eras, methods, codes, headers, capabilities.
+//! The vocabulary of MCP: revisions, eras, methods, error codes, headers and capabilities.
 //!
-//! Vocabulary only. Does not know: sockets, upstreams, sessions, or how a message is framed.
+//! Does not know: sockets, upstreams, sessions, or the encoding of messages.
 //!
 //! Source: the Model Context Protocol, revisions 2024-11-05 to 2026-07-28.
 
 mod capabilities;
 pub mod code;
 pub mod header;
-mod id;
+mod message_id;
 mod method;
-mod number;
-pub mod param;
+mod method_number;
+pub mod header_param;
 mod revision;
-mod wish;
+mod subscription_filter;
 
 pub use capabilities::ClientCapabilities;
-pub use id::is_same_id;
+pub use message_id::is_same_id;
 pub use method::McpMethod;
-pub use number::{UNNUMBERED, method_name, method_number};
+pub use method_number::{UNNUMBERED, method_name, method_number};
 pub use revision::{Era, Revision};
-pub use wish::SubscriptionFilter;
+pub use subscription_filter::SubscriptionFilter;
 
-/// From servers, of a resource that clients subscribed to.
+/// Sent by servers when a subscribed resource changed.
 pub const RESOURCE_UPDATED: &str = "notifications/resources/updated";
 
-/// The extension by which a server of 2026-07-28 answers a call later (SEP-2663).
+/// The extension for calls that complete later (SEP-2663).
 pub const TASKS_EXTENSION: &str = "io.modelcontextprotocol/tasks";

@@ -1,15 +1,15 @@
 use std::fmt;
 
-/// A revision of the protocol, in order of age.
+/// A revision of MCP. The order is that of their dates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Revision {
-    /// First release; stdio and HTTP with server-sent events.
+    /// First release: stdio, and HTTP with server-sent events.
     V2024_11_05,
-    /// Streamable HTTP; batches.
+    /// Adds Streamable HTTP and batches.
     V2025_03_26,
-    /// No batches; the `MCP-Protocol-Version` header.
+    /// Removes batches; adds the header `MCP-Protocol-Version`.
     V2025_06_18,
-    /// Tasks, URL elicitation, polling of streams.
+    /// Adds tasks, URL elicitation and polling of streams.
     V2025_11_25,
     /// Stateless: no handshake, no session.
     V2026_07_28,
@@ -18,32 +18,32 @@ pub enum Revision {
 /// The two families of revisions (MCP 2026-07-28, versioning).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Era {
-    /// Up to 2025-11-25: opened by `initialize`.
+    /// Up to 2025-11-25: sessions that `initialize` opens.
     Legacy,
-    /// From 2026-07-28: every request stands alone.
+    /// From 2026-07-28: stateless requests.
     Modern,
 }
 
 impl Revision {
-    /// Every revision that is spoken here, oldest first.
+    /// All supported revisions, oldest first.
     pub const ALL: [Self; 5] =
         [Self::V2024_11_05, Self::V2025_03_26, Self::V2025_06_18, Self::V2025_11_25, Self::V2026_07_28];
 
-    /// The newest that opens with `initialize`: what a Legacy client is offered when it asks for one unknown.
+    /// The newest Legacy revision. Offered to a client that requests an unknown one.
     pub const LEGACY_LATEST: Self = Self::V2025_11_25;
 
-    /// The newest of all.
+    /// The newest revision.
     pub const MODERN_LATEST: Self = Self::V2026_07_28;
 
-    /// What a Legacy request without the version header is taken for (MCP 2025-06-18, transports).
+    /// The revision of a Legacy request without the version header (MCP 2025-06-18, transports).
     pub const FALLBACK: Self = Self::V2025_03_26;
 
-    /// Reads the date form used on the wire.
+    /// Parses the date.
     pub fn parse(text: &[u8]) -> Option<Self> {
         Self::ALL.into_iter().find(|revision| revision.as_str().as_bytes() == text)
     }
 
-    /// The date form used on the wire.
+    /// The date, as in messages.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::V2024_11_05 => "2024-11-05",
@@ -54,7 +54,6 @@ impl Revision {
         }
     }
 
-    /// The family it belongs to.
     pub const fn era(self) -> Era {
         match self {
             Self::V2026_07_28 => Era::Modern,
@@ -62,12 +61,12 @@ impl Revision {
         }
     }
 
-    /// One byte for sealed ids.
+    /// Encodes the revision as one byte for sealed ids.
     pub const fn to_byte(self) -> u8 {
         self as u8
     }
 
-    /// Back from that byte.
+    /// Decodes the byte.
     pub fn from_byte(byte: u8) -> Option<Self> {
         Self::ALL.get(usize::from(byte)).copied()
     }
@@ -84,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_revision_reads_back() {
+    fn revisions_parse() {
         for revision in Revision::ALL {
             assert_eq!(Revision::parse(revision.as_str().as_bytes()), Some(revision));
             assert_eq!(Revision::from_byte(revision.to_byte()), Some(revision));

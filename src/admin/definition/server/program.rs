@@ -49,7 +49,7 @@ pub(super) fn read_program(
         args: secrets.args.clone(),
         env: secrets.env.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
         cwd: cwd.map(Into::into),
-        settings: stdio::Settings { sharing, ..defaults },
+        settings: stdio::ProcessSettings { sharing, ..defaults },
     })))
 }
 

@@ -140,11 +140,11 @@ fn both_sources_are_served_and_files_take_precedence() {
     let topology = builder.build_next(merged.servers.clone(), merged.endpoints.clone());
     let standing = merged.standing(&topology, 7);
     assert_eq!(standing.changes, 7);
-    assert_eq!(standing.of(id_of("s"), 3), Ok(()));
-    assert!(standing.of(id_of("s"), 4).is_err() && standing.serves(id_of("s")));
-    assert_eq!(standing.of(id_of("off"), 3), Err(DISABLED));
-    assert!(standing.of(id_of("both"), 3).is_err() && !standing.serves(id_of("both")));
-    assert_eq!(standing.of(stored.endpoints[0].id, 3), Ok(()));
+    assert_eq!(standing.row_status(id_of("s"), 3), Ok(()));
+    assert!(standing.row_status(id_of("s"), 4).is_err() && standing.is_served(id_of("s")));
+    assert_eq!(standing.row_status(id_of("off"), 3), Err(DISABLED));
+    assert!(standing.row_status(id_of("both"), 3).is_err() && !standing.is_served(id_of("both")));
+    assert_eq!(standing.row_status(stored.endpoints[0].id, 3), Ok(()));
 }
 
 #[test]
@@ -221,7 +221,7 @@ fn an_allowed_program_runs_with_the_inherited_environment() {
     assert_eq!(program.env, serving(true).inherited);
     assert_eq!(
         program.settings,
-        stdio::Settings { sharing: stdio::Sharing::Shared, ..settings::default_process_settings() }
+        stdio::ProcessSettings { sharing: stdio::Sharing::Shared, ..settings::default_process_settings() }
     );
     for paths in [&[][..], &["/usr/bin/notes "], &["/usr/bin"], &["/usr/bin//notes"], &["notes"]] {
         assert_eq!(run(&ServingPolicy { allowed: allowed(paths), ..serving(true) }), None);

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::message;
-use metamcp_core::protocol::param::{HEADER_ANNOTATION, HeaderParam, parse_header_params};
+use metamcp_core::protocol::header_param::{HEADER_ANNOTATION, HeaderParam, parse_header_params};
 
 /// The annotated arguments of each tool.
 #[derive(Default)]

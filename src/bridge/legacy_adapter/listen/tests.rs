@@ -256,7 +256,8 @@ async fn the_shared_subscription_serves_while_the_dedicated_one_fails() {
     check("", BACKOFF_MIN).await;
 }
 
-/// Returns the next listen request after that time. The time begins when the gateway has read the response, which is soon.
+/// Returns the next listen request after that time. The time begins when the gateway has read the response,
+/// which is soon.
 async fn next_listen_after(test: &ListenTest, wait: Duration) -> ListenRequest {
     for _ in 0..100 {
         advance(wait).await;

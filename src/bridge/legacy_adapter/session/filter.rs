@@ -62,8 +62,8 @@ impl Session {
         self.changed.notify_waiters();
     }
 
-    /// Waits until the server has settled that filter version or a newer one. Returns at once if no task listens for the
-    /// session. Cancel safe.
+    /// Waits until the server has settled that filter version or a newer one. Returns at once if no task
+    /// listens for the session. Cancel safe.
     pub async fn wait_until_settled(&self, version: u64) {
         if self.is_listening() {
             self.until(|watched| watched.settled_version >= version).await;

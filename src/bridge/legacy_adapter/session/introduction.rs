@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use metamcp_core::protocol::{ClientCapabilities, Revision};
 
-/// What a client declared in `initialize`. Usually shared by many sessions, because many clients declare the same.
+/// What a client declared in `initialize`. Usually shared by many sessions, because many clients declare the
+/// same.
 #[derive(PartialEq, Eq)]
 pub struct ClientIntroduction {
     /// The revision that the client and the gateway agreed on.

@@ -14,7 +14,7 @@ use super::features::SessionFeatures;
 use super::introduction::ClientIntroduction;
 use crate::auth::KeyId;
 use crate::upstream::UpstreamId;
-use crate::upstream::shim::EventSink;
+use crate::upstream::multiplex::EventSink;
 
 /// A session. Small, and shared by all workers.
 pub struct Session {
@@ -34,15 +34,15 @@ pub(super) struct SessionState {
     used: Instant,
     /// Allocated only in the few sessions that need it.
     pub(super) optional: Option<Box<OptionalState>>,
-    /// Calls in flight: the raw id, a number of our own, and the sender that cancels the call.
+    /// Calls in flight: the raw id, a number that identifies it, and the sender that cancels the call.
     pub(super) calls: Vec<(Bytes, u64, oneshot::Sender<()>)>,
     pub(super) watched: WatchedState,
     /// Tasks that listen to the server for the session.
     listeners: u32,
     /// The parked stream of the client and its number; see `streams`.
     pub(super) parked: Option<(u64, EventSink)>,
-    /// The counter of the shared subscription that the session is a member of. Set and cleared only under the lock of the
-    /// members of that subscription.
+    /// The counter of the shared subscription that the session is a member of. Set and cleared only under the
+    /// lock of the members of that subscription.
     pub(super) departures: Option<Arc<DepartureCounter>>,
     /// Whether a task that listens for this session alone has the client's current stream.
     pub(super) has_dedicated_stream: bool,
@@ -58,11 +58,12 @@ pub(super) struct OptionalState {
     pub(super) subscribed_uris: BTreeSet<String>,
 }
 
-// With the counters of its `Arc`, the largest size that still fits one size class of the allocator. There may be thousands of
-// sessions.
+// With the counters of its `Arc`, the largest size that still fits one size class of the allocator. There may
+// be thousands of sessions.
 const _: () = assert!(size_of::<Session>() <= 208);
 
-/// What a server is told of a client. Sessions with equal keys receive the same list changes and can share a subscription.
+/// Everything about a session that a server sees. Sessions with equal keys receive the same list changes and
+/// can share a subscription.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct SubscriptionKey {
     upstream: UpstreamId,
@@ -224,8 +225,9 @@ impl SessionState {
         });
     }
 
-    /// Tells the shared subscription, if there is one, that it has nothing to write to in this session any more. Called under
-    /// the same hold of the lock that took the stream: whoever resets the counter and locks afterwards sees the stream gone.
+    /// Tells the shared subscription, if there is one, that it has nothing to write to in this session any
+    /// more. Called under the same hold of the lock that took the stream: whoever resets the counter and
+    /// locks afterwards sees the stream gone.
     pub(super) fn record_departure(&self) {
         self.departures.iter().for_each(|departures| departures.record());
     }

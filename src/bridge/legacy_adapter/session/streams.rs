@@ -1,8 +1,9 @@
 //! The client's GET stream, and whether a shared subscription writes to it.
 //!
-//! A stream is *parked* in its session while no task of the session's own writes to it. A shared subscription writes to
-//! parked streams. A task that listens for this session alone takes the stream out; if the session is in a shared
-//! subscription then, a relay is parked in its place, so that the events of both reach the client.
+//! A stream is *parked* in its session while no task of the session's own writes to it. A shared subscription
+//! writes to parked streams. A task that listens for this session alone takes the stream out; if the session
+//! is in a shared subscription then, a relay is parked in its place, so that the events of both reach the
+//! client.
 
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use bytes::Bytes;
 use super::super::departures::DepartureCounter;
 use super::features::SessionFeatures;
 use super::state::{Session, lock};
-use crate::upstream::shim::{EventSink, EventSource, event_channel_with_capacity};
+use crate::upstream::multiplex::{EventSink, EventSource, event_channel_with_capacity};
 
 /// The client's event stream, for a task that listens for this session alone.
 pub struct DedicatedStream {
@@ -43,8 +44,9 @@ impl Session {
         }
     }
 
-    /// Takes the parked stream for a task that listens for this session alone. Returns `None` if there is such a task
-    /// already, or no stream. Up to `events_max` events of the shared subscription wait for that task.
+    /// Takes the parked stream for a task that listens for this session alone. Returns `None` if there is
+    /// such a task already, or no stream. Up to `events_max` events of the shared subscription wait for that
+    /// task.
     pub fn take_dedicated_stream(&self, events_max: usize) -> Option<DedicatedStream> {
         let mut state = lock(&self.state);
         if state.has_dedicated_stream {
@@ -75,8 +77,8 @@ impl Session {
         tools_changed || prompts_changed || resources_changed
     }
 
-    /// Joins the shared subscription that owns the counter. Returns false if the session is in one already, or has no parked
-    /// stream. The caller holds the lock of the members of the subscription.
+    /// Joins the shared subscription that owns the counter. Returns false if the session is in one already,
+    /// or has no parked stream. The caller holds the lock of the members of the subscription.
     pub fn join_shared(&self, departures: &Arc<DepartureCounter>) -> bool {
         let mut state = lock(&self.state);
         let joins = state.parked.is_some() && state.departures.is_none();
@@ -86,7 +88,8 @@ impl Session {
         joins
     }
 
-    /// Stops the events of the shared subscription on that stream. The subscription removes the session later.
+    /// Stops the events of the shared subscription on that stream. The subscription removes the session
+    /// later.
     pub fn leave_shared(&self, stream: u64) {
         let mut state = lock(&self.state);
         let left = state.parked.take_if(|(other, _)| *other == stream);
@@ -97,8 +100,9 @@ impl Session {
         drop(left);
     }
 
-    /// Returns whether the shared subscription still has a stream of the session to write to; if not, the session is in no
-    /// shared subscription any more. The caller holds the lock of the members of the subscription.
+    /// Returns whether the shared subscription still has a stream of the session to write to; if not, the
+    /// session is in no shared subscription any more. The caller holds the lock of the members of the
+    /// subscription.
     pub fn refresh_shared_membership(&self) -> bool {
         let mut state = lock(&self.state);
         let left = state.parked.take_if(|(_, sink)| sink.is_closed());
@@ -111,8 +115,8 @@ impl Session {
         stays
     }
 
-    /// Removes the session from its shared subscription and takes its parked stream, both in one step. The caller holds the
-    /// lock of the members of the subscription.
+    /// Removes the session from its shared subscription and takes its parked stream, both in one step. The
+    /// caller holds the lock of the members of the subscription.
     pub fn evict_from_shared(&self) -> Option<EventSink> {
         let mut state = lock(&self.state);
         state.departures = None;

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::super::session::DedicatedStream;
 use super::super::session::tests::session;
 use super::*;
-use crate::upstream::shim::{EventSource, event_channel_with_capacity};
+use crate::upstream::multiplex::{EventSource, event_channel_with_capacity};
 
 /// Events that a client's stream has room for.
 const EVENTS_MAX: usize = 8;
@@ -91,7 +91,7 @@ impl TestGroup {
                 self.dedicated[at] = self.sessions[at].take_dedicated_stream(EVENTS_MAX).or(before);
             }
             Step::Leave(at) => {
-                let stream = self.dedicated[at].as_ref().map_or(0, |own| own.stream);
+                let stream = self.dedicated[at].as_ref().map_or(0, |dedicated| dedicated.stream);
                 self.sessions[at].leave_shared(stream);
             }
             Step::Sweep => {
@@ -111,8 +111,8 @@ impl TestGroup {
 #[tokio::test(start_paused = true)]
 async fn members_receive_each_event_once() {
     use Step::{Dedicate, Drop, End, Go, Leave, Open, Sweep};
-    // `expected` has a letter for each session: it received the event once `1`, never `0`, or its stream has ended `-`.
-    // `created` counts the shared subscriptions.
+    // `expected` has a letter for each session: it received the event once `1`, never `0`, or its stream has
+    // ended `-`. `created` counts the shared subscriptions.
     let check = |steps: &[Step], expected: &str, created: usize| {
         let mut group = TestGroup::new(3);
         for step in steps {
@@ -123,7 +123,7 @@ async fn members_receive_each_event_once() {
         }
         let received = (0..3).map(|at| {
             // A session with a dedicated stream receives the shared events beside it.
-            let relayed = group.dedicated[at].as_mut().and_then(|own| own.shared_events.as_mut()).map_or((0, false), drain);
+            let relayed = group.dedicated[at].as_mut().and_then(|dedicated| dedicated.shared_events.as_mut()).map_or((0, false), drain);
             match (relayed.0, group.streams[at].as_mut().map(drain)) {
                 (0, Some((0, true))) => "-".to_owned(),
                 (count, stream) => (count + stream.unwrap_or_default().0).to_string(),
@@ -152,7 +152,8 @@ async fn members_receive_each_event_once() {
     check(&[Open(0), Open(1), Drop, Open(1)], "-10", 2);
     check(&[Open(0), Open(1), Drop, Open(1), Open(0), Open(2)], "111", 2);
     check(&[Open(0), Go(0), Sweep, Drop, Open(1)], "010", 2);
-    // A session with a dedicated stream receives events until it leaves, and joins again with its next stream.
+    // A session with a dedicated stream receives events until it leaves, and joins again with its next
+    // stream.
     check(&[Open(0), Open(1), Dedicate(0)], "110", 1);
     check(&[Open(0), Open(1), Dedicate(0), Dedicate(0)], "110", 1);
     check(&[Open(0), Dedicate(0), Sweep, Open(1)], "110", 1);
@@ -188,8 +189,8 @@ fn a_client_that_does_not_read_delays_nobody() {
         shared.broadcast(&"x".into());
         assert_eq!(drain(reads).0, 1);
     }
-    let kept = drain(group.streams[0].as_mut().unwrap()).0;
-    assert!((1..=EVENTS_MAX).contains(&kept), "{kept}");
+    let waiting = drain(group.streams[0].as_mut().unwrap()).0;
+    assert!((1..=EVENTS_MAX).contains(&waiting), "{waiting}");
     // The client reads again.
     shared.broadcast(&"x".into());
     assert_eq!(drain(group.streams[0].as_mut().unwrap()).0, 1);
@@ -241,9 +242,9 @@ async fn leaving_does_not_walk_over_all_members() {
     assert!(walks > 5, "each walk halves the members");
 }
 
-/// While a subscription is dropped, its sessions open streams again and again on another thread. In the end each has a stream
-/// that ended or receives the events of the next subscription. A session that is in no subscription but looks like a member
-/// would stay that way.
+/// While a subscription is dropped, its sessions open streams again and again on another thread. In the end
+/// each has a stream that ended or receives the events of the next subscription. A session that is in no
+/// subscription but looks like a member would stay that way.
 #[test]
 fn sessions_that_reopen_during_a_drop_receive_events() {
     const SESSIONS: usize = 64;

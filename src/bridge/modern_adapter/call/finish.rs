@@ -13,14 +13,15 @@ use super::super::responder::ClientResponder;
 use super::super::result::{error_code, to_modern_reply};
 use super::super::session::notify_server;
 use super::messages::{ActiveCall, CallExchange};
-use crate::upstream::shim::LocalResponse;
+use crate::upstream::multiplex::LocalResponse;
 use crate::upstream::{FailureStage, UpstreamError};
 
 /// The error code by which a server demands a URL elicitation before the call (MCP 2025-11-25, elicitation).
 const URL_ELICITATION_REQUIRED: i64 = -32042;
 
 impl ActiveCall {
-    /// Responds with the server's response, or with `input_required` if the server demands a URL elicitation first.
+    /// Responds with the server's response, or with `input_required` if the server demands a URL elicitation
+    /// first.
     pub(super) async fn finish(&self, client: ClientResponder, message: &Bytes, envelope: &Envelope) {
         let outcome = envelope.outcome.unwrap_or_default();
         let demands_url = envelope.kind == MessageKind::Error

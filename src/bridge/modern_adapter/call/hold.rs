@@ -15,11 +15,11 @@ use super::super::session::notify_server;
 use super::messages::{
     ActiveCall, CALL_IS_OVER, CallExchange, MessageAction, MessageSource, NextEvent,
 };
-use crate::upstream::shim::LocalResponse;
+use crate::upstream::multiplex::LocalResponse;
 
 impl ActiveCall {
-    /// Asks the client for all queued input and holds the call until the client has given it. Returns the client's newest
-    /// request, or `None` if the client does not come back or the call is over.
+    /// Asks the client for all queued input and holds the call until the client has given it. Returns the
+    /// client's newest request, or `None` if the client does not come back or the call is over.
     pub(super) async fn hold(
         &mut self,
         held_calls: &Arc<HeldCalls>,
@@ -70,8 +70,8 @@ impl ActiveCall {
         }
     }
 
-    /// Waits until the client comes back or its time is over. Messages of the server are handled meanwhile; its response is
-    /// kept in `response`.
+    /// Waits until the client comes back or its time is over. Messages of the server are handled meanwhile;
+    /// its response is kept in `response`.
     async fn wait(
         &mut self,
         mut permit: HoldPermit,

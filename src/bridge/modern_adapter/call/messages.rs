@@ -130,7 +130,8 @@ impl ActiveCall {
         let why = if is_ping(message, envelope) {
             ""
         } else if !self.request.allows_input() {
-            // A request that names no call and only came during this one can wait for a call that allows input.
+            // A request that names no call and only came during this one can wait for a call that allows
+            // input.
             if !is_own && self.sessions.queue_unsolicited(&self.session, message, envelope) {
                 return;
             }
@@ -178,8 +179,8 @@ impl ActiveCall {
         source == MessageSource::CallStream && !self.pool.upstream().has_shared_channel()
     }
 
-    /// Whether a message that names no call is certainly meant for this one. Where all calls share one channel, that is so
-    /// only for a call that is alone in its session.
+    /// Whether a message that names no call is certainly meant for this one. Where all calls share one
+    /// channel, that is so only for a call that is alone in its session.
     fn is_addressee(&self, exchange: &CallExchange, source: MessageSource) -> bool {
         self.is_own_channel(source) || self.session.is_only_call(exchange.slot.number)
     }
@@ -212,7 +213,8 @@ impl ActiveCall {
         }
     }
 
-    /// Forwards a notification that the Modern era allows during a call: progress, and log messages that the client asked for.
+    /// Forwards a notification that the Modern era allows during a call: progress, and log messages that the
+    /// client asked for.
     pub(super) async fn forward(
         &mut self,
         client: &mut ClientResponder,

@@ -1,4 +1,5 @@
-//! One call of a Modern client at a Legacy server: a task, from the first request to the response of the last retry.
+//! One call of a Modern client at a Legacy server: a task, from the first request to the response of the last
+//! retry.
 //!
 //! - `task`: opens the session, sends the call, and serves it until it ends.
 //! - `hold`: asks the client for input and waits for its retry.

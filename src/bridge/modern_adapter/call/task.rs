@@ -133,7 +133,8 @@ impl ActiveCall {
         Ok(CallExchange { upstream_session, slot, stream, is_sent: false })
     }
 
-    /// Opens another session if the server lost the one of the call, which then did not run. `None` if it did not lose it.
+    /// Opens another session if the server lost the one of the call, which then did not run. `None` if it did
+    /// not lose it.
     async fn reopen(
         &mut self,
         exchange: &CallExchange,
@@ -149,8 +150,8 @@ impl ActiveCall {
         self.open(slot).await.map(Some)
     }
 
-    /// Queues the unsolicited requests of the server for the client. They are answered before the call is sent, so that the
-    /// call finds the server in the state after the answers.
+    /// Queues the unsolicited requests of the server for the client. They are answered before the call is
+    /// sent, so that the call finds the server in the state after the answers.
     async fn take_unsolicited(&mut self, exchange: &CallExchange) {
         if !self.request.allows_input() {
             return;

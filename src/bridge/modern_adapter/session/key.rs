@@ -13,7 +13,8 @@ pub struct AdapterSessionKey {
     pub upstream: UpstreamId,
     /// The capabilities that the gateway declares to the server.
     pub capabilities: ClientCapabilities,
-    /// The position among sessions that are otherwise alike: 0 is shared, the others are exclusive to one call at a time.
+    /// The position among sessions that are otherwise alike: 0 is shared, the others are exclusive to one
+    /// call at a time.
     pub index: u8,
 }
 

@@ -11,7 +11,8 @@ use super::super::event_queue::event_queue;
 use super::state::{AdapterSession, ClientSlot, Listener, SessionState};
 
 impl AdapterSession {
-    /// Adds a listener. Also returns the resources that nobody listened to before; `None` if the session is over.
+    /// Adds a listener. Also returns the resources that nobody listened to before; `None` if the session is
+    /// over.
     pub fn add_listener(
         self: &Arc<Self>,
         lists: Vec<McpMethod>,

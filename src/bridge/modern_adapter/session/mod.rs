@@ -1,5 +1,5 @@
-//! A session of the gateway's own at a Legacy server, on behalf of the Modern clients of one key that declare the same
-//! capabilities: for all their calls, or for one call at a time.
+//! A session of the gateway's own at a Legacy server, on behalf of the Modern clients of one key that declare
+//! the same capabilities: for all their calls, or for one call at a time.
 //!
 //! - `key`: which session a client uses.
 //! - `state`: the session, its calls, and when it ends.

@@ -8,7 +8,7 @@ use metamcp_core::frame::json_string;
 use metamcp_core::protocol::McpMethod;
 use tokio::time::timeout;
 
-use crate::session::{BufferedRequest, UpstreamSession, ask};
+use crate::session::{BufferedRequest, UpstreamSession, send_buffered};
 use crate::upstream::UpstreamPool;
 
 /// How long a server may take to accept such a message.
@@ -21,8 +21,8 @@ pub async fn notify_server(
     method: McpMethod,
     message: Bytes,
 ) -> bool {
-    let request = BufferedRequest { method, message, ready: Some(upstream_session), modern: None };
-    let response = timeout(NOTIFY_TIMEOUT, ask(pool, request)).await;
+    let request = BufferedRequest { method, message, session: Some(upstream_session), modern_headers: None };
+    let response = timeout(NOTIFY_TIMEOUT, send_buffered(pool, request)).await;
     let is_accepted = matches!(&response, Ok(Ok(response)) if response.status.is_success());
     if !is_accepted {
         tracing::debug!(server = %pool.upstream().name(), method = method.as_str(), "server did not accept a message");

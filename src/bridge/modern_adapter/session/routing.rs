@@ -11,8 +11,8 @@ use super::super::input::{InputDecision, decide_input};
 use super::state::{AdapterSession, parse_number};
 
 impl AdapterSession {
-    /// Passes a message of the server to whom it is certainly meant for; false if that is nobody. A call that does not take
-    /// messages as fast as they come misses them.
+    /// Passes a message of the server to whom it is certainly meant for; false if that is nobody. A call that
+    /// does not take messages as fast as they come misses them.
     pub fn route(&self, message: &Bytes, envelope: &Envelope) -> bool {
         let method = envelope.method.map(|method| method.decode_bytes(message));
         let method = method.as_deref().and_then(McpMethod::parse);
@@ -46,9 +46,9 @@ impl AdapterSession {
         }
     }
 
-    /// Queues a request that the server sent outside of any call until a call comes that allows input. Returns false if it is
-    /// to be refused: the clients of the session did not declare the capability, the request may belong to a call that is in
-    /// flight or was cancelled, or there is no room.
+    /// Queues a request that the server sent outside of any call until a call comes that allows input.
+    /// Returns false if it is to be refused: the clients of the session did not declare the capability, the
+    /// request may belong to a call that is in flight or was cancelled, or there is no room.
     pub fn queue_unsolicited(
         &self,
         message: &Bytes,

@@ -91,7 +91,7 @@ const STREAM_SETTLE_TIMEOUT: Duration = Duration::from_millis(500);
 impl AdapterSession {
     /// Creates a session that is not open yet.
     pub fn new(key: AdapterSessionKey) -> Arc<Self> {
-        let ours = ClientHandshake::ours(Revision::LEGACY_LATEST, key.capabilities);
+        let ours = ClientHandshake::gateway(Revision::LEGACY_LATEST, key.capabilities);
         let state = SessionState {
             calls: HashMap::new(),
             listeners: HashMap::new(),
@@ -116,12 +116,12 @@ impl AdapterSession {
 
     /// Returns the open session at the server.
     pub fn upstream_session(&self) -> Option<Arc<UpstreamSession>> {
-        self.upstream_slot.ready()
+        self.upstream_slot.current()
     }
 
     /// Forgets a session that the server lost.
     pub fn forget(&self, lost: &Arc<UpstreamSession>) {
-        self.upstream_slot.forget(lost);
+        self.upstream_slot.discard(lost);
     }
 
     /// Opens the session if it is not open. Cancel safe: another caller opens it then.
@@ -147,7 +147,8 @@ impl AdapterSession {
                 state.resources.keys().cloned().collect()
             };
             self.reopened.notify_one();
-            // Some servers send requests as soon as their stream is open. Those must not be taken for requests of a call.
+            // Some servers send requests as soon as their stream is open. Those must not be taken for
+            // requests of a call.
             let _ = timeout(STREAM_SETTLE_TIMEOUT, upstream_session.wait_stream_settled()).await;
             // In a task of its own: the call that found the session lost may be cancelled.
             let (pool, upstream_session) = (Rc::clone(pool), Arc::clone(&upstream_session));
@@ -165,8 +166,8 @@ impl AdapterSession {
         self.initialize_response.load_full()
     }
 
-    /// Begins a call. `allows_input` says whether the server may ask its client, which only some methods allow. `None` if the
-    /// session is over.
+    /// Begins a call. `allows_input` says whether the server may ask its client, which only some methods
+    /// allow. `None` if the session is over.
     pub fn begin_call(self: &Arc<Self>, allows_input: bool) -> Option<ClientSlot> {
         self.begin_call_if(allows_input, |state| !state.is_over)
     }
@@ -195,7 +196,8 @@ impl AdapterSession {
         Some(ClientSlot { session: Arc::clone(self), number, events })
     }
 
-    /// Whether the call is the only one. Then a message of the server that names no call is certainly meant for it.
+    /// Whether the call is the only one. Then a message of the server that names no call is certainly meant
+    /// for it.
     pub fn is_only_call(&self, number: u64) -> bool {
         let state = self.lock();
         state.calls.len() == 1 && state.calls.contains_key(&number) && !state.is_attribution_doubtful()

@@ -69,14 +69,14 @@ fn messages_go_to_the_call_they_are_certainly_meant_for() {
 fn unsolicited_requests_wait_for_a_call_that_allows_input() {
     let ask = Bytes::from_static(br#"{"jsonrpc":"2.0","id":1,"method":"roots/list"}"#);
     let envelope = Scanner::new().scan(&ask).expect("a message");
-    let places = Arc::new(Semaphore::new(10));
+    let permits = Arc::new(Semaphore::new(10));
     let check = |calls: &[bool], is_routed: bool, is_queued: bool| {
         let session = session();
         let slots: Vec<_> = calls.iter().map(|may| session.begin_call(*may).expect("the session is live")).collect();
         assert_eq!(session.route(&ask, &envelope), is_routed, "{calls:?}");
-        let place = Arc::clone(&places).try_acquire_owned().expect("there is room");
+        let permit = Arc::clone(&permits).try_acquire_owned().expect("there is room");
         let wait_max = Duration::from_secs(1);
-        assert_eq!(session.queue_unsolicited(&ask, &envelope, wait_max, place), is_queued, "{calls:?}");
+        assert_eq!(session.queue_unsolicited(&ask, &envelope, wait_max, permit), is_queued, "{calls:?}");
         assert_eq!(session.take_unsolicited().len(), usize::from(is_queued), "{calls:?}");
         drop(slots);
     };

@@ -1,7 +1,6 @@
 //! A upstream's answer on its way to the client: bytes pass as they come, with backpressure, and what the
 //! request holds is held until the last of them.
 
-
 mod held;
 mod relay;
 mod stream;

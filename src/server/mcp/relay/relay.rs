@@ -10,7 +10,7 @@ use super::stream::Stream;
 use super::tagging::Tagging;
 use super::whole::Whole;
 use crate::server::mcp::meter::Meter;
-use crate::server::mcp::reconnect::Again;
+use crate::server::mcp::reconnect::UpstreamReconnect;
 use crate::server::reply::body::{BodyError, BodySource, ResponseBody};
 use crate::server::reply::reply::{self, Reply};
 use crate::server::worker::Worker;
@@ -79,7 +79,7 @@ impl Relay {
 
     /// From now on the server is asked again where its stream breaks, and a stream that ends without an answer is one
     /// that broke.
-    pub fn ask_again_by(&mut self, again: Box<Again>) {
+    pub fn reconnect_with(&mut self, again: Box<UpstreamReconnect>) {
         if let Some(stream) = self.stream() {
             stream.again = Some(again);
         }
@@ -95,14 +95,14 @@ impl Relay {
     }
 
     /// Nobody waits for the answer any more: a stream that ended has ended.
-    pub fn ask_no_more(&mut self) {
+    pub fn stop_reconnecting(&mut self) {
         if let Some(stream) = self.stream() {
             stream.ended |= stream.again.take().is_some_and(|again| again.is_asking());
         }
     }
 
     /// What asks the server again.
-    pub fn again(&mut self) -> Option<&mut Again> {
+    pub fn again(&mut self) -> Option<&mut UpstreamReconnect> {
         self.stream()?.again.as_deref_mut()
     }
 

@@ -13,7 +13,8 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::held::Held;
 use crate::auth::Identity;
-use crate::server::mcp::reconnect::Again;
+use crate::server::http1::cached_credential::CredentialEpoch;
+use crate::server::mcp::reconnect::UpstreamReconnect;
 use crate::server::reply::reply;
 use crate::server::worker::{Shared, Worker};
 use crate::telemetry::metrics::{OpenStreamGuard, StreamKind};
@@ -43,18 +44,18 @@ pub struct Stream {
     pub cut: Option<Pin<Box<dyn Future<Output = ()>>>>,
     pub is_cut: bool,
     pub identity: Identity,
-    /// The change of keys and the second that it was last held against.
-    pub held_against: (u64, u64),
+    /// As of when the key was last checked.
+    pub checked: CredentialEpoch,
     pub subscription: Option<UpstreamId>,
     /// Of an answer that its client can take up again.
-    pub again: Option<Box<Again>>,
+    pub again: Option<Box<UpstreamReconnect>>,
 }
 
 impl Stream {
     pub fn new(worker: &Rc<Worker>, server: &ServerName, id: Option<Bytes>, held: &Held) -> Self {
         Self {
             worker: Rc::clone(worker),
-            _streaming: worker.streaming(match held.subscription {
+            _streaming: worker.metering.streaming(match held.subscription {
                 None => StreamKind::Call,
                 Some(_) => StreamKind::Subscription,
             }),
@@ -69,7 +70,7 @@ impl Stream {
             is_cut: false,
             identity: held.identity.clone(),
             // None of them: the key may have been taken back before there was a stream.
-            held_against: (u64::MAX, 0),
+            checked: CredentialEpoch::NEVER,
             subscription: held.subscription,
             again: None,
         }
@@ -115,8 +116,8 @@ impl Stream {
     /// The same of the key alone, for a server that never lets anybody wait. Costs a comparison, until a key changes or
     /// the second is over: nobody tells of a key that expires.
     pub fn is_taken_back(&mut self) -> bool {
-        let now = (self.worker.keys_version(), self.worker.now_s());
-        if std::mem::replace(&mut self.held_against, now) != now {
+        let now = self.worker.clock.credential_epoch();
+        if std::mem::replace(&mut self.checked, now) != now {
             self.is_cut = self.is_cut || !self.worker.shared.auth.is_still_valid(&self.identity);
         }
         self.is_cut
@@ -167,7 +168,7 @@ impl Stream {
     pub fn terminal_event(&mut self, error: UpstreamError) -> Bytes {
         let fault = error.into_fault(&self.server).with_id(self.id.clone());
         (self.ended, self.failed) = (true, Some(fault.kind));
-        self.worker.note_fault(&fault);
+        self.worker.metering.note_fault(&fault);
         reply::terminal_event(&fault)
     }
 }

@@ -19,7 +19,7 @@ use crate::server::worker::Worker;
 use crate::session::Session;
 use crate::telemetry::metrics::LabelId;
 use metamcp_core::base::{Fault, FaultKind};
-use metamcp_core::frame::{FLAG_RESPONSE, FLAG_LAST};
+use metamcp_core::frame::{FLAG_LAST, FLAG_RESPONSE};
 use metamcp_core::protocol::{Revision, header};
 
 /// One stream, as whoever answers on it sees it.
@@ -82,7 +82,7 @@ impl Desk {
 
     /// Those of a Modern message: what it says.
     pub fn modern_fields(&self, call: &Call) -> Fields {
-        self.heads.of_modern(&self.worker, call)
+        self.heads.of_modern(&self.worker.shared.catalog, call)
     }
 
     /// The session that was opened in the stream, as long as it is not over.
@@ -98,8 +98,8 @@ impl Desk {
         let id = Bytes::copy_from_slice(id.as_bytes());
         let endpoint = self.endpoint()?;
         let fields = self.heads.of_session(&id, Revision::LEGACY_LATEST);
-        let session = self.worker.session(&fields, &self.identity, &endpoint)?;
-        let fields = self.heads.of_session(&id, session.seal.revision);
+        let session = self.worker.sessions.find(&fields, &self.identity, &endpoint)?;
+        let fields = self.heads.of_session(&id, session.claims.revision);
         *self.session.borrow_mut() = Some(Spoken { fields, session });
         Ok(())
     }
@@ -113,7 +113,7 @@ impl Desk {
 
     /// The endpoint as it is now.
     pub fn endpoint(&self) -> Result<Arc<Endpoint>, Fault> {
-        self.worker.endpoint_of(&self.scope).ok_or_else(|| {
+        self.worker.topology.endpoint_of(&self.scope).ok_or_else(|| {
             Fault::client(FaultKind::NotFound, "the endpoint of this stream was removed; open another stream")
         })
     }
@@ -129,7 +129,7 @@ impl Desk {
             (None, None) => fault.with_data(format!("{{\"frame\":{number}}}")),
             _ => fault,
         };
-        self.worker.answer_fault(Some(self.label), &fault);
+        self.worker.metering.answer_fault(Some(self.label), &fault);
         self.outbox.answer(&[reply::error(&fault)]);
     }
 
@@ -139,7 +139,7 @@ impl Desk {
         let fault = fault.with_data(format!("{{\"last\":true,\"kind\":\"{kind}\"}}"));
         // That the gateway stops is no news to its log.
         if fault.kind != FaultKind::ShuttingDown {
-            self.worker.answer_fault(Some(self.label), &fault);
+            self.worker.metering.answer_fault(Some(self.label), &fault);
         }
         self.outbox.push(&[reply::error(&fault)], FLAG_RESPONSE | FLAG_LAST, 0);
     }

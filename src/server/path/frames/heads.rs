@@ -5,13 +5,12 @@ use bytes::{BufMut, Bytes, BytesMut};
 use memchr::memmem;
 use serde_json::Value;
 
-use crate::catalog::{ListKind, View};
+use crate::catalog::{Catalog, ListKind, View};
 use crate::server::eras::modern::named_by_header;
 use crate::server::http1::fields::{Field, Fields};
 use crate::server::mcp::call::Call;
-use crate::server::worker::Worker;
 use metamcp_core::frame::{Span, encode_header_value};
-use metamcp_core::protocol::param::{HEADER_ANNOTATION, parse_header_params};
+use metamcp_core::protocol::header_param::{HEADER_ANNOTATION, parse_header_params};
 use metamcp_core::protocol::{McpMethod, Revision, header};
 
 /// What the head of the stream said.
@@ -43,7 +42,7 @@ impl Heads {
     }
 
     /// What a Modern request repeats in its head (MCP 2026-07-28, transports), from its body.
-    pub fn of_modern(&self, worker: &Worker, call: &Call) -> Fields {
+    pub fn of_modern(&self, catalog: &Catalog, call: &Call) -> Fields {
         let mut lines = self.lasting();
         let said = [
             (header::PROTOCOL_VERSION, call.envelope.params.meta.protocol_version),
@@ -60,7 +59,7 @@ impl Heads {
             lines.put(header::NAME.as_str(), encode_header_value(&text.decode(&call.body)).as_bytes());
         }
         if call.method == Some(McpMethod::ToolsCall) {
-            mirror(worker, call, &mut lines);
+            mirror(catalog, call, &mut lines);
         }
         lines.into_fields()
     }
@@ -79,8 +78,8 @@ impl Heads {
 
 /// The arguments that the tool wants repeated in headers, as far as its list is known. Without, its server says what it
 /// misses.
-fn mirror(worker: &Worker, call: &Call, lines: &mut Lines) {
-    let Some(merged) = worker.shared.catalog.snapshot(&call.endpoint, View::Modern) else { return };
+fn mirror(catalog: &Catalog, call: &Call, lines: &mut Lines) {
+    let Some(merged) = catalog.snapshot(&call.endpoint, View::Modern) else { return };
     let name = call.text(call.envelope.params.name).unwrap_or_default();
     let tool = merged.listing(ListKind::Tools).item(&name);
     let Some(tool) = tool.filter(|tool| memmem::find(tool, HEADER_ANNOTATION.as_bytes()).is_some()) else {

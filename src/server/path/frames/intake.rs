@@ -172,7 +172,7 @@ impl Intake {
         let id = id.map(|id| body.slice(id.span.start as usize..id.span.end as usize));
         let making = || -> Result<Box<Call>, Fault> {
             let (identity, endpoint) = (desk.identity.clone(), desk.endpoint()?);
-            let permit = Some(desk.worker.admit(&identity)?);
+            let permit = Some(desk.worker.credentials.admit(&identity)?);
             let fields = desk.fields();
             let (is_part, trace) = (true, None);
             let mut call =

@@ -16,13 +16,13 @@ use super::desk::Desk;
 use super::outbox::Outbox;
 use super::stream::Framed;
 use crate::route::Endpoint;
-use crate::runtime::let_others_go_first;
-use crate::server::http1::activity::Control;
+use crate::runtime::yield_once;
+use crate::server::http1::activity::ConnectionActivity;
 use crate::server::http1::fields::{Field, Fields};
 use crate::server::http1::receive::accepts;
 use crate::server::reply::body::ResponseBody;
 use crate::server::reply::reply::{self, Reply};
-use crate::server::worker::Worker;
+use crate::server::worker::{Metering, Worker};
 use metamcp_core::base::{Fault, FaultKind};
 use metamcp_core::frame::MessageFraming;
 use metamcp_core::protocol::header;
@@ -30,29 +30,33 @@ use metamcp_core::protocol::header;
 /// Opens a stream. What is wrong with its head is told by status, as of any request. Not cancel safe.
 pub async fn open(
     worker: &Rc<Worker>,
-    control: &Control,
+    activity: &ConnectionActivity,
     (head, fields): (&Parts, Fields),
     endpoint: &Arc<Endpoint>,
     mut body: Incoming,
 ) -> Result<Reply, Fault> {
     let authority = head.uri.authority().map(http::uri::Authority::as_str);
     worker.shared.guard.check(&fields, authority)?;
-    let (identity, permit) = worker.let_in(control, &fields).await?;
+    let (identity, permit) =
+        worker.credentials.authenticate_and_admit(&worker.clock, activity, &fields).await?;
     if !identity.can_use_endpoint(&endpoint.scope) {
         return Err(Fault::client(FaultKind::NotFound, "there is nothing here"));
     }
     if head.method != Method::POST {
-        return Ok(not_allowed(worker, endpoint));
+        return Ok(not_allowed(&worker.metering, endpoint));
     }
     let (form, content_type) = form(&fields)?;
     // Before anything is answered: a client that names an unknown one is to open another.
     let has_session = fields.has(Field::McpSessionId);
-    let session = has_session.then(|| worker.session(&fields, &identity, endpoint)).transpose()?;
+    let session = has_session.then(|| worker.sessions.find(&fields, &identity, endpoint)).transpose()?;
     let first = if head.headers.contains_key(EXPECT) { invite(&mut body).await } else { Bytes::new() };
     let desk = Rc::new(Desk::new(worker, identity, endpoint, fields, Outbox::new(form)));
     let framed = Framed::new(desk, (first, body), session, permit);
-    let mut reply =
-        Reply::typed(StatusCode::OK, HeaderValue::from_static(content_type), ResponseBody::source(Box::new(framed)));
+    let mut reply = Reply::typed(
+        StatusCode::OK,
+        HeaderValue::from_static(content_type),
+        ResponseBody::source(Box::new(framed)),
+    );
     // As of an event stream: nobody on the way may hold messages back.
     let headers = reply.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
@@ -89,7 +93,7 @@ fn form(fields: &Fields) -> Result<(MessageFraming, &'static str), Fault> {
 /// A client that waits to be told to go on is told before the head of the answer, behind which nobody tells it any more.
 async fn invite(body: &mut Incoming) -> Bytes {
     let first = poll_fn(|cx| Poll::Ready(Pin::new(&mut *body).poll_frame(cx))).await;
-    let_others_go_first().await;
+    yield_once().await;
     match first {
         Poll::Ready(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
         // Told again by the next look.
@@ -97,9 +101,9 @@ async fn invite(body: &mut Incoming) -> Bytes {
     }
 }
 
-fn not_allowed(worker: &Worker, endpoint: &Endpoint) -> Reply {
+fn not_allowed(metering: &Metering, endpoint: &Endpoint) -> Reply {
     let fault = Fault::client(FaultKind::MethodNotAllowed, "a framed stream is opened by POST");
-    let request_id = worker.answer_fault(Some(endpoint.label), &fault);
+    let request_id = metering.answer_fault(Some(endpoint.label), &fault);
     let mut reply = reply::fault(&fault, &request_id);
     reply.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
     reply

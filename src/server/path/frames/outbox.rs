@@ -203,7 +203,10 @@ mod tests {
 
     #[track_caller]
     fn check(message: &[&str], line: &str) {
-        assert_eq!(pushed(MessageFraming::Lines, &[message, message]), format!("{line}\n{line}\n").as_bytes());
+        assert_eq!(
+            pushed(MessageFraming::Lines, &[message, message]),
+            format!("{line}\n{line}\n").as_bytes()
+        );
         let whole = message.concat();
         let length = u32::try_from(whole.len()).expect("short");
         let frame = [FrameHeader::new(0, 5, length).as_bytes(), whole.as_bytes()].concat();

@@ -17,8 +17,9 @@ use super::follow::Follow;
 use super::intake::{Intake, Telling};
 use crate::auth::Identity;
 use crate::limits::Permit;
-use crate::server::worker::Shared;
+use crate::server::http1::cached_credential::CredentialEpoch;
 use crate::server::reply::body::{BodyError, BodySource};
+use crate::server::worker::Shared;
 use crate::session::Session;
 use metamcp_core::base::{Fault, FaultKind, ShutdownPhase};
 use metamcp_core::frame::{MessageReader, StreamItem, StreamRemainder};
@@ -73,8 +74,8 @@ struct Clock {
     moved: Instant,
     /// Since when one message is being received.
     within: Option<Instant>,
-    /// The second and the change of keys that the credential was last held against.
-    held_against: (u64, u64),
+    /// As of when the credential was last checked.
+    checked: CredentialEpoch,
 }
 
 /// Messages of a client that are taken before others have their turn.
@@ -148,7 +149,7 @@ impl Framed {
             }
         }
         let worker = &self.desk.worker;
-        if self.clock.is_new(worker.now_s(), worker.keys_version())
+        if self.clock.is_new(worker.clock.credential_epoch())
             && !worker.shared.auth.is_still_valid(&self.desk.identity)
         {
             return self.break_off(taken_back());
@@ -169,7 +170,8 @@ impl Framed {
         if !is_still || !self.intake.is_idle() || self.follow.is_some() {
             self.clock.moved = now;
         }
-        let is_within = self.reader.is_mid_message() && before.0 == self.clock.seen.0 && self.intake.has_room();
+        let is_within =
+            self.reader.is_mid_message() && before.0 == self.clock.seen.0 && self.intake.has_room();
         self.clock.within = is_within.then(|| self.clock.within.unwrap_or(now));
         let is_slow = self.clock.within.is_some_and(|since| now - since >= config.body_timeout);
         let is_silent = now - self.clock.moved >= config.idle_timeout;
@@ -374,13 +376,13 @@ impl Clock {
         let now = Instant::now();
         let tick = Box::pin(sleep_until(now + period));
         // None of them: the key may have been taken back before there was a stream.
-        let held_against = (u64::MAX, 0);
-        Self { tick, period, seen: (0, 0), came: false, moved: now, within: None, held_against }
+        let checked = CredentialEpoch::NEVER;
+        Self { tick, period, seen: (0, 0), came: false, moved: now, within: None, checked }
     }
 
-    /// Whether the credential was not held against these yet.
-    fn is_new(&mut self, second: u64, keys: u64) -> bool {
-        std::mem::replace(&mut self.held_against, (second, keys)) != (second, keys)
+    /// Whether the credential was not checked as of this yet.
+    fn is_new(&mut self, epoch: CredentialEpoch) -> bool {
+        std::mem::replace(&mut self.checked, epoch) != epoch
     }
 }
 

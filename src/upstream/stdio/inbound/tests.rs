@@ -5,77 +5,80 @@ use std::task::{Context, Poll, Waker};
 use http::HeaderValue;
 use tokio::sync::oneshot;
 
-use super::super::super::shim::{CallOutcome, EventSource, LocalBody, event_channel};
-use super::super::super::{EraChoice, FailureStage};
+use super::super::super::multiplex::{CallOutcome, EventSource, LocalBody, ServerRequests, event_channel};
+use super::super::super::era::EraChoice;
+use super::super::super::error::FailureStage;
+use super::super::client_slots::ClientSlotId;
 use super::super::supervisor::Supervisor;
-use super::super::tests::program;
+use super::super::program::tests::program;
 use super::*;
 use metamcp_core::base::ServerName;
 
-/// A process with two clients, `a` and `b`, and as many calls as are asked.
-struct Room {
-    link: Rc<Link>,
-    seats: Vec<SeatId>,
+/// A process with clients `a`, `b` and so on, and calls.
+struct Fixture {
+    connection: Rc<ProcessConnection>,
+    clients: Vec<ClientSlotId>,
     streams: Vec<Option<EventSource>>,
     calls: Vec<(oneshot::Receiver<CallOutcome>, Option<EventSource>)>,
 }
 
-impl Room {
+impl Fixture {
     fn new(era: Era, clients: usize) -> Self {
         let name = ServerName::new("a").expect("valid");
         let supervisor = Supervisor::new(name, program(), EraChoice::Auto, Arc::default());
-        let link = Link::new(&supervisor.common, era, 1, tokio::time::Instant::now(), Rc::default());
-        let mut room = Self { link, seats: Vec::new(), streams: Vec::new(), calls: Vec::new() };
+        let connection = ProcessConnection::new(&supervisor.context, era, 1, tokio::time::Instant::now(), Rc::default());
+        let mut fixture = Self { connection, clients: Vec::new(), streams: Vec::new(), calls: Vec::new() };
         for _ in 0..clients {
             let session = HeaderValue::from_static("session");
-            let seat = room.link.state.borrow_mut().seats.take(session, true);
-            let (outlet, events) = event_channel();
-            room.link.state.borrow_mut().seats.get(seat).unwrap().mailbox.open(0, outlet);
-            room.seats.push(seat);
-            room.streams.push(Some(events));
+            let client = fixture.connection.state.borrow_mut().clients.add(session, true);
+            let (sink, events) = event_channel();
+            fixture.connection.state.borrow_mut().clients.get_mut(client).unwrap().stream.open(0, sink);
+            fixture.clients.push(client);
+            fixture.streams.push(Some(events));
         }
-        room
+        fixture
     }
 
-    fn ask(&mut self, client: Option<usize>, message: &str, what: What) {
+    fn send_call(&mut self, client: Option<usize>, message: &str, kind: CallKind) {
         let message = Bytes::from(message.to_owned());
-        let envelope = self.link.common.scanner.borrow_mut().scan(&message).unwrap();
+        let envelope = self.connection.context.scanner.borrow_mut().scan(&message).unwrap();
         let (reply, answer) = oneshot::channel();
         let call = Some(self.calls.len() as u64);
-        let seat = client.map(|client| self.seats[client]);
-        let pending = Pending { call, seat, what, to: To::Waiting(reply) };
-        assert!(self.link.ask(&message, &envelope, pending).is_ok());
+        let client = client.map(|client| self.clients[client]);
+        let recipient = Recipient::Client(ResponseSink::Waiting(reply));
+        let pending = PendingCall { call, client, kind, recipient };
+        assert!(self.connection.send_call(&message, &envelope, pending).is_ok());
         self.calls.push((answer, None));
     }
 
-    /// What the process was told.
-    fn told(&self) -> String {
-        String::from_utf8(self.link.take_outbox().to_vec()).unwrap()
+    /// Returns what was written to the process.
+    fn written(&self) -> String {
+        String::from_utf8(self.connection.take_outbox().to_vec()).unwrap()
     }
 
-    fn say(&self, line: &str) -> Result<(), Babble> {
-        self.link.take(&Bytes::from(line.to_owned()))
+    fn receive(&self, line: &str) -> Result<(), TooManyInvalidLines> {
+        self.connection.receive_line(&Bytes::from(line.to_owned()))
     }
 
-    /// All that clients have got since the last look: calls by number, streams by letter.
-    fn heard(&mut self) -> String {
-        let mut heard = Vec::new();
+    /// Returns what clients received since the last call: calls by number, streams by letter.
+    fn received(&mut self) -> String {
+        let mut received = Vec::new();
         for (number, (answer, events)) in self.calls.iter_mut().enumerate() {
             match answer.try_recv() {
                 Ok(Ok(reply)) => match reply.body {
-                    LocalBody::Message(message) => heard.push(format!("{number}: {}", text(&message))),
+                    LocalBody::Message(message) => received.push(format!("{number}: {}", text(&message))),
                     LocalBody::Events(begun) => *events = Some(begun),
                 },
-                Ok(Err(error)) => heard.push(format!("{number}: {:?}", error.stage)),
+                Ok(Err(error)) => received.push(format!("{number}: {:?}", error.stage)),
                 Err(_) => {}
             }
-            heard.extend(drain(events).into_iter().map(|event| format!("{number}> {event}")));
+            received.extend(drain(events).into_iter().map(|event| format!("{number}> {event}")));
         }
         for (client, events) in self.streams.iter_mut().enumerate() {
             let letter = ["a", "b", "c"][client];
-            heard.extend(drain(events).into_iter().map(|event| format!("{letter}> {event}")));
+            received.extend(drain(events).into_iter().map(|event| format!("{letter}> {event}")));
         }
-        heard.join("\n")
+        received.join("\n")
     }
 }
 
@@ -112,76 +115,76 @@ fn notification(method: &str, params: &str) -> String {
 }
 
 #[test]
-fn answers_get_their_own_ids_back() {
-    let mut room = Room::new(Era::Legacy, 2);
+fn responses_get_the_clients_ids() {
+    let mut fixture = Fixture::new(Era::Legacy, 2);
     for (client, id) in [(0, "0"), (1, "0"), (0, "\"0\""), (1, "9007199254740993"), (0, r#""a\u0062""#)] {
-        room.ask(Some(client), &request(id, ""), What::Call);
+        fixture.send_call(Some(client), &request(id, ""), CallKind::Call);
     }
-    let told = room.told();
-    let ids: Vec<_> = told.lines().map(|line| line.split([':', ',']).nth(3).unwrap()).collect();
+    let written = fixture.written();
+    let ids: Vec<_> = written.lines().map(|line| line.split([':', ',']).nth(3).unwrap()).collect();
     assert_eq!(ids, ["1", "2", "3", "4", "5"]);
     // In any order, spaced as it likes, and an error is an answer as well.
-    room.say(r#"{"result":{"id":1},"id": 4 ,"jsonrpc":"2.0"}"#).unwrap();
-    room.say(r#"{"jsonrpc":"2.0","id":1,"error":{"code":1,"message":"x"}}"#).unwrap();
-    room.say(r#"[{"jsonrpc":"2.0","id":5,"result":5},{"jsonrpc":"2.0","id":3,"result":3}]"#).unwrap();
+    fixture.receive(r#"{"result":{"id":1},"id": 4 ,"jsonrpc":"2.0"}"#).unwrap();
+    fixture.receive(r#"{"jsonrpc":"2.0","id":1,"error":{"code":1,"message":"x"}}"#).unwrap();
+    fixture.receive(r#"[{"jsonrpc":"2.0","id":5,"result":5},{"jsonrpc":"2.0","id":3,"result":3}]"#).unwrap();
     let expected = r#"0: {"jsonrpc":"2.0","id":0,"error":{"code":1,"message":"x"}}
 2: {"jsonrpc":"2.0","id":"0","result":3}
 3: {"result":{"id":1},"id": 9007199254740993 ,"jsonrpc":"2.0"}
 4: {"jsonrpc":"2.0","id":"a\u0062","result":5}"#;
-    assert_eq!(room.heard(), expected);
+    assert_eq!(fixture.received(), expected);
     // Once; and what was never asked is nobody's.
     for id in ["1", "4", "6", "\"2\"", "02", "0"] {
-        room.say(&format!(r#"{{"jsonrpc":"2.0","id":{id},"result":"stray"}}"#)).unwrap();
+        fixture.receive(&format!(r#"{{"jsonrpc":"2.0","id":{id},"result":"stray"}}"#)).unwrap();
     }
-    assert_eq!(room.heard(), "");
-    room.say(r#"{"jsonrpc":"2.0","id":2,"result":2}"#).unwrap();
-    assert_eq!(room.heard(), r#"1: {"jsonrpc":"2.0","id":0,"result":2}"#);
-    assert_eq!(room.link.state.borrow().table.len(), 0);
+    assert_eq!(fixture.received(), "");
+    fixture.receive(r#"{"jsonrpc":"2.0","id":2,"result":2}"#).unwrap();
+    assert_eq!(fixture.received(), r#"1: {"jsonrpc":"2.0","id":0,"result":2}"#);
+    assert_eq!(fixture.connection.state.borrow().calls.len(), 0);
 }
 
 #[test]
 fn progress_goes_to_the_call_of_its_token() {
-    let mut room = Room::new(Era::Legacy, 2);
-    room.ask(Some(0), &request("0", r#","_meta":{"progressToken":"t"}"#), What::Call);
-    room.ask(Some(1), &request("0", r#","_meta":{"progressToken":7}"#), What::Call);
-    room.ask(Some(1), &request("1", ""), What::Call);
-    let told = room.told();
-    let tokens: Vec<_> = told.lines().map(|line| line.contains(r#""progressToken":"#)).collect();
+    let mut fixture = Fixture::new(Era::Legacy, 2);
+    fixture.send_call(Some(0), &request("0", r#","_meta":{"progressToken":"t"}"#), CallKind::Call);
+    fixture.send_call(Some(1), &request("0", r#","_meta":{"progressToken":7}"#), CallKind::Call);
+    fixture.send_call(Some(1), &request("1", ""), CallKind::Call);
+    let written = fixture.written();
+    let tokens: Vec<_> = written.lines().map(|line| line.contains(r#""progressToken":"#)).collect();
     assert_eq!(tokens, [true, true, false]);
-    assert!(told.lines().next().unwrap().ends_with(r#""_meta":{"progressToken":1}}}"#), "{told}");
+    assert!(written.lines().next().unwrap().ends_with(r#""_meta":{"progressToken":1}}}"#), "{written}");
     for token in ["2", "1", "3", "7", "\"t\""] {
-        room.say(&notification("progress", &format!(r#""progressToken":{token},"progress":1"#))).unwrap();
+        fixture.receive(&notification("progress", &format!(r#""progressToken":{token},"progress":1"#))).unwrap();
     }
-    room.say(r#"{"jsonrpc":"2.0","id":1,"result":1}"#).unwrap();
+    fixture.receive(r#"{"jsonrpc":"2.0","id":1,"result":1}"#).unwrap();
     let expected = r#"0> {"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":"t","progress":1}}
 0> {"jsonrpc":"2.0","id":0,"result":1}
 0> end
 1> {"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":7,"progress":1}}"#;
-    assert_eq!(room.heard(), expected);
+    assert_eq!(fixture.received(), expected);
 }
 
 /// What a process says without naming a call: with one client it is that client's, with two nobody's, or
 /// everybody's.
 #[test]
-fn only_what_is_certain_is_passed_on() {
-    let check = |clients: usize, subscribed: &[usize], line: &str, expected: &str, told: &str| {
-        let mut room = Room::new(Era::Legacy, clients);
+fn only_certain_messages_are_passed_on() {
+    let check = |clients: usize, subscribed: &[usize], line: &str, expected: &str, written: &str| {
+        let mut fixture = Fixture::new(Era::Legacy, clients);
         for client in subscribed {
             let uri = "file:///x";
             let message = format!(
                 r#"{{"jsonrpc":"2.0","id":0,"method":"resources/subscribe","params":{{"uri":"{uri}"}}}}"#
             );
-            room.ask(Some(*client), &message, What::Subscribe(uri.into()));
-            let id = room.calls.len();
-            room.say(&format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{}}}}"#)).unwrap();
+            fixture.send_call(Some(*client), &message, CallKind::Subscribe(uri.into()));
+            let id = fixture.calls.len();
+            fixture.receive(&format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{}}}}"#)).unwrap();
         }
-        room.heard();
-        room.told();
-        room.say(line).unwrap();
-        let heard: Vec<_> = room.heard().lines().map(|line| line[..2].to_owned()).collect();
-        assert_eq!(heard.join(" "), expected, "{clients} {line}");
-        let refused = room.told();
-        assert!(refused.contains(told) && refused.is_empty() == told.is_empty(), "{line}: {refused}");
+        fixture.received();
+        fixture.written();
+        fixture.receive(line).unwrap();
+        let received: Vec<_> = fixture.received().lines().map(|line| line[..2].to_owned()).collect();
+        assert_eq!(received.join(" "), expected, "{clients} {line}");
+        let refused = fixture.written();
+        assert!(refused.contains(written) && refused.is_empty() == written.is_empty(), "{line}: {refused}");
     };
     let log = notification("message", r#""level":"info","data":"secret""#);
     let changed = notification("tools/list_changed", "");
@@ -207,231 +210,231 @@ fn only_what_is_certain_is_passed_on() {
 }
 
 #[test]
-fn only_the_one_who_was_asked_answers() {
-    let mut room = Room::new(Era::Legacy, 1);
-    room.say(r#"{"jsonrpc":"2.0","id":"r","method":"roots/list"}"#).unwrap();
-    room.say(r#"{"jsonrpc":"2.0","id":"s","method":"roots/list"}"#).unwrap();
-    room.say(r#"{"jsonrpc":"2.0","id":"t","method":"roots/list"}"#).unwrap();
-    let late = room.link.state.borrow_mut().seats.take(HeaderValue::from_static("b"), true);
-    assert!(!room.link.take_asked(late, b"\"r\""), "another client's answer");
-    assert!(room.link.take_asked(room.seats[0], b"\"r\""));
-    assert!(!room.link.take_asked(room.seats[0], b"\"r\""), "a second answer");
-    assert!(!room.link.take_asked(room.seats[0], b"\"x\""), "an answer to nothing");
-    room.heard();
-    room.say(&notification("cancelled", r#""requestId":"t""#)).unwrap();
-    assert!(room.heard().starts_with("a> "), "the one who was asked is told that it is over");
-    assert!(!room.link.take_asked(room.seats[0], b"\"t\""));
-    room.told();
-    room.link.leave(room.seats[0]);
-    assert_eq!(room.told().matches("-32601").count(), 1, "the process does not wait for ever");
+fn only_the_asked_client_may_respond() {
+    let mut fixture = Fixture::new(Era::Legacy, 1);
+    fixture.receive(r#"{"jsonrpc":"2.0","id":"r","method":"roots/list"}"#).unwrap();
+    fixture.receive(r#"{"jsonrpc":"2.0","id":"s","method":"roots/list"}"#).unwrap();
+    fixture.receive(r#"{"jsonrpc":"2.0","id":"t","method":"roots/list"}"#).unwrap();
+    let late = fixture.connection.state.borrow_mut().clients.add(HeaderValue::from_static("b"), true);
+    assert!(!fixture.connection.take_server_request(late, b"\"r\""), "another client's answer");
+    assert!(fixture.connection.take_server_request(fixture.clients[0], b"\"r\""));
+    assert!(!fixture.connection.take_server_request(fixture.clients[0], b"\"r\""), "a second answer");
+    assert!(!fixture.connection.take_server_request(fixture.clients[0], b"\"x\""), "an answer to nothing");
+    fixture.received();
+    fixture.receive(&notification("cancelled", r#""requestId":"t""#)).unwrap();
+    assert!(fixture.received().starts_with("a> "), "the asked client learns that the request is cancelled");
+    assert!(!fixture.connection.take_server_request(fixture.clients[0], b"\"t\""));
+    fixture.written();
+    fixture.connection.remove_client(fixture.clients[0]);
+    assert_eq!(fixture.written().matches("-32601").count(), 1, "the process does not wait for ever");
 }
 
 const ROOTS: &str = r#"{"jsonrpc":"2.0","id":"r","method":"roots/list"}"#;
 
 /// Hundreds of calls in which the process asks something, and which nobody waits for to the end.
 #[test]
-fn questions_of_calls_that_were_given_up_are_refused_and_forgotten() {
-    let mut room = Room::new(Era::Legacy, 1);
+fn requests_during_cancelled_calls_are_refused() {
+    let mut fixture = Fixture::new(Era::Legacy, 1);
     let question = |n: usize| format!(r#"{{"jsonrpc":"2.0","id":"q{n}","method":"roots/list"}}"#);
-    for n in 0..2 * ASKED_MAX {
+    for n in 0..2 * ServerRequests::<()>::MAX {
         let id = n.to_string();
-        room.ask(Some(0), &request(&id, ""), What::Call);
-        room.say(&question(n)).unwrap();
-        assert_eq!(room.link.state.borrow().asked.len(), 1, "{n}");
-        room.told();
+        fixture.send_call(Some(0), &request(&id, ""), CallKind::Call);
+        fixture.receive(&question(n)).unwrap();
+        assert_eq!(fixture.connection.state.borrow().server_requests.len(), 1, "{n}");
+        fixture.written();
         match n % 3 {
-            0 => room.link.give_up(n as u64 + 1),
-            1 => room.link.cancel(room.seats[0], id.as_bytes()),
+            0 => fixture.connection.cancel_abandoned(n as u64 + 1),
+            1 => fixture.connection.cancel(fixture.clients[0], id.as_bytes()),
             // An answer that is no message.
-            _ => room.say(&format!(r#"{{"jsonrpc":"2.0","id":{},"result":1,"error":{{}}}}"#, n + 1)).unwrap(),
+            _ => fixture.receive(&format!(r#"{{"jsonrpc":"2.0","id":{},"result":1,"error":{{}}}}"#, n + 1)).unwrap(),
         }
-        let told = room.told();
+        let written = fixture.written();
         assert!(
-            told.contains(&format!(r#""id":"q{n}","error":"#)) && told.contains("given up"),
-            "{n}: {told}"
+            written.contains(&format!(r#""id":"q{n}","error":"#)) && written.contains("was cancelled"),
+            "{n}: {written}"
         );
     }
-    room.ask(Some(0), &request("0", ""), What::Call);
-    for n in 0..ASKED_MAX {
-        room.say(&question(n)).unwrap();
+    fixture.send_call(Some(0), &request("0", ""), CallKind::Call);
+    for n in 0..ServerRequests::<()>::MAX {
+        fixture.receive(&question(n)).unwrap();
     }
-    assert_eq!(room.told().lines().skip(1).count(), 0, "all are asked");
-    room.say(&question(ASKED_MAX)).unwrap();
-    assert!(room.told().contains(FULL));
+    assert_eq!(fixture.written().lines().skip(1).count(), 0, "all are asked");
+    fixture.receive(&question(ServerRequests::<()>::MAX)).unwrap();
+    assert!(fixture.written().contains(TOO_MANY_REQUESTS));
     // What was asked in a call that is answered still waits for its client.
-    room.say(&format!(r#"{{"jsonrpc":"2.0","id":{},"result":1}}"#, 2 * ASKED_MAX + 1)).unwrap();
-    assert_eq!(room.link.state.borrow().asked.len(), ASKED_MAX);
+    fixture.receive(&format!(r#"{{"jsonrpc":"2.0","id":{},"result":1}}"#, 2 * ServerRequests::<()>::MAX + 1)).unwrap();
+    assert_eq!(fixture.connection.state.borrow().server_requests.len(), ServerRequests::<()>::MAX);
 }
 
 /// A client that came back, with a session that it has left without a word beside its new one.
 #[tokio::test(start_paused = true)]
-async fn a_client_that_neither_asks_nor_listens_is_in_nobodys_way() {
-    let mut room = Room::new(Era::Legacy, 2);
-    for seat in &room.seats {
-        room.link.state.borrow_mut().seats.get(*seat).unwrap().mailbox.close(0);
+async fn silent_clients_are_ignored() {
+    let mut fixture = Fixture::new(Era::Legacy, 2);
+    for client in &fixture.clients {
+        fixture.connection.state.borrow_mut().clients.get_mut(*client).unwrap().stream.close(0);
     }
-    let check = |room: &mut Room, expected: &str| {
-        room.heard();
-        room.told();
-        room.say(ROOTS).unwrap();
-        let heard: Vec<_> = room.heard().lines().map(|line| line[..2].to_owned()).collect();
-        assert_eq!(heard.join(" "), expected);
-        assert_eq!(room.told().contains(NOT_ALONE), expected.is_empty());
+    let check = |fixture: &mut Fixture, expected: &str| {
+        fixture.received();
+        fixture.written();
+        fixture.receive(ROOTS).unwrap();
+        let received: Vec<_> = fixture.received().lines().map(|line| line[..2].to_owned()).collect();
+        assert_eq!(received.join(" "), expected);
+        assert_eq!(fixture.written().contains(AMBIGUOUS_CLIENT), expected.is_empty());
     };
-    check(&mut room, "");
-    room.ask(Some(1), &request("0", ""), What::Call);
+    check(&mut fixture, "");
+    fixture.send_call(Some(1), &request("0", ""), CallKind::Call);
     // The other has just come, and may be about to listen, upon which a call of another makes nobody certain.
-    check(&mut room, "");
+    check(&mut fixture, "");
     tokio::time::advance(std::time::Duration::from_secs(1)).await;
-    check(&mut room, "0>");
-    let (outlet, _events) = event_channel();
-    room.link.state.borrow_mut().seats.get(room.seats[0]).unwrap().mailbox.open(1, outlet);
-    check(&mut room, "");
-    room.link.state.borrow_mut().seats.get(room.seats[0]).unwrap().mailbox.close(1);
-    check(&mut room, "0>");
-    room.ask(Some(0), &request("0", ""), What::Call);
-    check(&mut room, "");
-    room.link.give_up(2);
+    check(&mut fixture, "0>");
+    let (sink, _events) = event_channel();
+    fixture.connection.state.borrow_mut().clients.get_mut(fixture.clients[0]).unwrap().stream.open(1, sink);
+    check(&mut fixture, "");
+    fixture.connection.state.borrow_mut().clients.get_mut(fixture.clients[0]).unwrap().stream.close(1);
+    check(&mut fixture, "0>");
+    fixture.send_call(Some(0), &request("0", ""), CallKind::Call);
+    check(&mut fixture, "");
+    fixture.connection.cancel_abandoned(2);
     // It may be at that call still.
-    check(&mut room, "");
+    check(&mut fixture, "");
     tokio::time::advance(std::time::Duration::from_secs(10)).await;
-    check(&mut room, "0>");
+    check(&mut fixture, "0>");
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_process_says_to_nobody_is_no_use() {
-    let mut room = Room::new(Era::Legacy, 0);
+async fn messages_without_a_recipient_do_not_keep_a_process() {
+    let mut fixture = Fixture::new(Era::Legacy, 0);
     let timeout = std::time::Duration::from_secs(5);
-    let is_idle = |room: &Room| room.link.is_idle_for(tokio::time::Instant::now(), timeout);
+    let is_idle = |fixture: &Fixture| fixture.connection.is_idle_for(tokio::time::Instant::now(), timeout);
     for line in
         [&notification("message", r#""data":1"#), ROOTS, r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#, "x"]
     {
-        room.link.touch();
+        fixture.connection.touch();
         tokio::time::advance(timeout).await;
-        room.say(line).unwrap();
-        assert!(is_idle(&room), "{line}");
+        fixture.receive(line).unwrap();
+        assert!(is_idle(&fixture), "{line}");
     }
-    room.ask(None, &request("0", ""), What::Call);
-    assert!(!is_idle(&room));
+    fixture.send_call(None, &request("0", ""), CallKind::Call);
+    assert!(!is_idle(&fixture));
     tokio::time::advance(timeout).await;
-    room.say(r#"{"jsonrpc":"2.0","id":1,"result":1}"#).unwrap();
-    assert!(!is_idle(&room), "it was asked until now");
+    fixture.receive(r#"{"jsonrpc":"2.0","id":1,"result":1}"#).unwrap();
+    assert!(!is_idle(&fixture), "it was asked until now");
 }
 
 #[test]
-fn what_is_said_during_a_call_goes_with_its_answer() {
-    let mut room = Room::new(Era::Legacy, 1);
-    room.ask(Some(0), &request("5", ""), What::Call);
-    room.say(&notification("message", r#""level":"info","data":1"#)).unwrap();
-    room.say(r#"{"jsonrpc":"2.0","id":"r","method":"roots/list"}"#).unwrap();
-    room.say(r#"{"jsonrpc":"2.0","id":1,"result":1}"#).unwrap();
-    let heard = room.heard();
-    assert_eq!(heard.lines().filter(|line| line.starts_with("0> ")).count(), 4, "{heard}");
-    assert!(heard.ends_with("0> end"), "{heard}");
+fn messages_during_a_call_go_with_its_response() {
+    let mut fixture = Fixture::new(Era::Legacy, 1);
+    fixture.send_call(Some(0), &request("5", ""), CallKind::Call);
+    fixture.receive(&notification("message", r#""level":"info","data":1"#)).unwrap();
+    fixture.receive(r#"{"jsonrpc":"2.0","id":"r","method":"roots/list"}"#).unwrap();
+    fixture.receive(r#"{"jsonrpc":"2.0","id":1,"result":1}"#).unwrap();
+    let received = fixture.received();
+    assert_eq!(received.lines().filter(|line| line.starts_with("0> ")).count(), 4, "{received}");
+    assert!(received.ends_with("0> end"), "{received}");
 }
 
 #[test]
-fn a_call_that_is_given_up_is_cancelled() {
-    let mut room = Room::new(Era::Legacy, 2);
+fn abandoned_calls_are_cancelled() {
+    let mut fixture = Fixture::new(Era::Legacy, 2);
     for client in [0, 1, 1] {
-        room.ask(Some(client), &request(&format!("{client}"), ""), What::Call);
+        fixture.send_call(Some(client), &request(&format!("{client}"), ""), CallKind::Call);
     }
-    room.told();
-    room.link.give_up(1);
-    room.link.give_up(1);
-    assert_eq!(room.told().matches(r#""requestId":1,"#).count(), 1);
+    fixture.written();
+    fixture.connection.cancel_abandoned(1);
+    fixture.connection.cancel_abandoned(1);
+    assert_eq!(fixture.written().matches(r#""requestId":1,"#).count(), 1);
     // Not by somebody else's id, and answered at once.
-    room.link.cancel(room.seats[0], b"1");
-    assert_eq!((room.told(), room.heard()), (String::new(), String::new()));
-    room.link.cancel(room.seats[1], b"1");
-    assert!(room.told().contains(r#""requestId":"#));
-    assert!(room.heard().contains(r#""id":1,"error":{"code":-32800"#));
+    fixture.connection.cancel(fixture.clients[0], b"1");
+    assert_eq!((fixture.written(), fixture.received()), (String::new(), String::new()));
+    fixture.connection.cancel(fixture.clients[1], b"1");
+    assert!(fixture.written().contains(r#""requestId":"#));
+    assert!(fixture.received().contains(r#""id":1,"error":{"code":-32800"#));
     // Late answers are nobody's.
-    room.say(r#"{"jsonrpc":"2.0","id":1,"result":"late"}"#).unwrap();
-    assert_eq!(room.heard(), "");
-    room.link.close(FailureStage::NoResponse);
-    assert_eq!(room.heard().matches("Sent").count(), 1, "one error for the one that is left");
-    assert!(!room.link.is_alive() && room.link.common.links.borrow().is_empty());
+    fixture.receive(r#"{"jsonrpc":"2.0","id":1,"result":"late"}"#).unwrap();
+    assert_eq!(fixture.received(), "");
+    fixture.connection.close(FailureStage::NoResponse);
+    assert_eq!(fixture.received().matches("NoResponse").count(), 1, "one error for the one that is left");
+    assert!(!fixture.connection.is_alive() && fixture.connection.context.connections.borrow().is_empty());
 }
 
 #[test]
-fn subscriptions_of_the_modern_era_have_their_own_ids() {
+fn modern_subscriptions_have_their_own_ids() {
     const KEY: &str = r#""io.modelcontextprotocol/subscriptionId""#;
-    let mut room = Room::new(Era::Modern, 0);
-    for (id, what) in [("\"listen\"", What::Listen), ("\"listen\"", What::Listen), ("3", What::Call)] {
-        room.ask(None, &request(id, ""), what);
+    let mut fixture = Fixture::new(Era::Modern, 0);
+    for (id, kind) in [("\"listen\"", CallKind::Listen), ("\"listen\"", CallKind::Listen), ("3", CallKind::Call)] {
+        fixture.send_call(None, &request(id, ""), kind);
     }
     let about = |method: &str, id: u64| notification(method, &format!(r#""_meta":{{{KEY}:{id}}}"#));
-    room.say(&about("subscriptions/acknowledged", 2)).unwrap();
-    room.say(&about("tools/list_changed", 2)).unwrap();
-    room.say(&about("tools/list_changed", 9)).unwrap();
-    room.say(&notification("tools/list_changed", "")).unwrap();
-    room.say(r#"{"jsonrpc":"2.0","id":"r","method":"sampling/createMessage"}"#).unwrap();
-    assert!(room.told().contains("-32601"), "servers of this era send no requests");
-    let heard = room.heard();
-    assert_eq!(heard.lines().count(), 2, "{heard}");
-    assert!(heard.lines().all(|line| line.starts_with("1> ") && line.contains(r#":"listen"}"#)), "{heard}");
+    fixture.receive(&about("subscriptions/acknowledged", 2)).unwrap();
+    fixture.receive(&about("tools/list_changed", 2)).unwrap();
+    fixture.receive(&about("tools/list_changed", 9)).unwrap();
+    fixture.receive(&notification("tools/list_changed", "")).unwrap();
+    fixture.receive(r#"{"jsonrpc":"2.0","id":"r","method":"sampling/createMessage"}"#).unwrap();
+    assert!(fixture.written().contains("-32601"), "servers of this era send no requests");
+    let received = fixture.received();
+    assert_eq!(received.lines().count(), 2, "{received}");
+    assert!(received.lines().all(|line| line.starts_with("1> ") && line.contains(r#":"listen"}"#)), "{received}");
     // Two ways to end one.
-    room.say(&format!(
+    fixture.receive(&format!(
         r#"{{"jsonrpc":"2.0","id":2,"result":{{"resultType":"complete","_meta":{{{KEY}:2}}}}}}"#
     ))
     .unwrap();
-    let heard = room.heard();
-    assert!(heard.contains(r#""id":"listen","#) && heard.contains(r#"Id":"listen"}"#), "{heard}");
-    assert!(heard.ends_with("1> end"), "{heard}");
-    room.say(&about("subscriptions/acknowledged", 1)).unwrap();
-    room.say(&notification("cancelled", r#""requestId":1"#)).unwrap();
-    let heard = room.heard();
-    assert!(heard.contains(r#""requestId":"listen""#) && heard.ends_with("0> end"), "{heard}");
+    let received = fixture.received();
+    assert!(received.contains(r#""id":"listen","#) && received.contains(r#"Id":"listen"}"#), "{received}");
+    assert!(received.ends_with("1> end"), "{received}");
+    fixture.receive(&about("subscriptions/acknowledged", 1)).unwrap();
+    fixture.receive(&notification("cancelled", r#""requestId":1"#)).unwrap();
+    let received = fixture.received();
+    assert!(received.contains(r#""requestId":"listen""#) && received.ends_with("0> end"), "{received}");
     // Only a subscription is ended so.
-    room.say(&notification("cancelled", r#""requestId":3"#)).unwrap();
-    assert_eq!(room.link.state.borrow().table.len(), 1);
+    fixture.receive(&notification("cancelled", r#""requestId":3"#)).unwrap();
+    assert_eq!(fixture.connection.state.borrow().calls.len(), 1);
 }
 
 #[test]
-fn log_messages_of_the_modern_era_go_to_the_only_call_that_wants_them() {
+fn modern_log_messages_go_to_the_only_call_with_logs() {
     let log = notification("message", r#""level":"info","data":1"#);
-    let check = |calls: &[What], expected: usize| {
-        let mut room = Room::new(Era::Modern, 0);
-        for what in calls {
-            let what = match what {
-                What::Logged => What::Logged,
-                What::Listen => What::Listen,
-                _ => What::Call,
+    let check = |calls: &[CallKind], expected: usize| {
+        let mut fixture = Fixture::new(Era::Modern, 0);
+        for kind in calls {
+            let kind = match kind {
+                CallKind::CallWithLogs => CallKind::CallWithLogs,
+                CallKind::Listen => CallKind::Listen,
+                _ => CallKind::Call,
             };
-            room.ask(None, &request("1", ""), what);
+            fixture.send_call(None, &request("1", ""), kind);
         }
-        room.say(&log).unwrap();
-        assert_eq!(room.heard().lines().count(), expected, "{calls:?}");
+        fixture.receive(&log).unwrap();
+        assert_eq!(fixture.received().lines().count(), expected, "{calls:?}");
     };
-    check(&[What::Logged], 1);
-    check(&[What::Call], 0);
-    check(&[What::Logged, What::Logged], 0);
-    check(&[What::Logged, What::Call], 0);
-    check(&[What::Listen, What::Logged], 1);
+    check(&[CallKind::CallWithLogs], 1);
+    check(&[CallKind::Call], 0);
+    check(&[CallKind::CallWithLogs, CallKind::CallWithLogs], 0);
+    check(&[CallKind::CallWithLogs, CallKind::Call], 0);
+    check(&[CallKind::Listen, CallKind::CallWithLogs], 1);
     check(&[], 0);
 }
 
 #[test]
-fn nonsense_is_skipped_and_a_babbler_is_ended() {
-    let mut room = Room::new(Era::Legacy, 1);
-    room.ask(Some(0), &request("0", ""), What::Call);
-    room.ask(Some(0), &request("1", ""), What::Call);
+fn invalid_lines_are_skipped_up_to_a_limit() {
+    let mut fixture = Fixture::new(Era::Legacy, 1);
+    fixture.send_call(Some(0), &request("0", ""), CallKind::Call);
+    fixture.send_call(Some(0), &request("1", ""), CallKind::Call);
     for line in ["", "   ", "Starting...", "{", "null", "[]", "\u{0}", "{}", "[1]", "\u{feff}{}"] {
-        room.say(line).unwrap();
+        fixture.receive(line).unwrap();
     }
-    assert_eq!(room.link.common.counts.nonsense.get(), 8);
+    assert_eq!(fixture.connection.context.message_counters.invalid_lines.get(), 8);
     // Two ids: readers disagree on which counts. The call is over all the same where one is certain.
-    room.say(r#"{"jsonrpc":"2.0","id":1,"id":2,"result":{}}"#).unwrap();
-    assert_eq!(room.heard(), "");
-    room.say(r#"{"jsonrpc":"2.0","id":1,"result":{},"error":{}}"#).unwrap();
-    assert_eq!(room.heard(), "0: Nonsense");
+    fixture.receive(r#"{"jsonrpc":"2.0","id":1,"id":2,"result":{}}"#).unwrap();
+    assert_eq!(fixture.received(), "");
+    fixture.receive(r#"{"jsonrpc":"2.0","id":1,"result":{},"error":{}}"#).unwrap();
+    assert_eq!(fixture.received(), "0: InvalidResponse");
     // A message now and then, and it may print what it likes.
     for _ in 0..5 {
-        room.say(r#"{"jsonrpc":"2.0","id":"p","method":"ping"}"#).unwrap();
-        assert!((1..NONSENSE_MAX).all(|_| room.say("x").is_ok()));
+        fixture.receive(r#"{"jsonrpc":"2.0","id":"p","method":"ping"}"#).unwrap();
+        assert!((1..INVALID_LINES_MAX).all(|_| fixture.receive("x").is_ok()));
     }
-    room.say(r#"{"jsonrpc":"2.0","id":"p","method":"ping"}"#).unwrap();
-    assert!((1..NONSENSE_MAX).all(|_| room.say("x").is_ok()));
-    assert_eq!(room.say("x"), Err(Babble));
+    fixture.receive(r#"{"jsonrpc":"2.0","id":"p","method":"ping"}"#).unwrap();
+    assert!((1..INVALID_LINES_MAX).all(|_| fixture.receive("x").is_ok()));
+    assert_eq!(fixture.receive("x"), Err(TooManyInvalidLines));
 }

@@ -81,7 +81,7 @@ fn frames() {
 }
 
 #[test]
-fn a_header_that_lies_reserves_nothing() {
+fn a_wrong_length_reserves_no_memory() {
     let mut reader = MessageReader::new(MessageFraming::Frames, 1 << 30);
     reader.push(Bytes::copy_from_slice(FrameHeader::new(0, 0, 1 << 30).as_bytes()));
     assert_eq!(reader.next(), Ok(None));
@@ -91,7 +91,7 @@ fn a_header_that_lies_reserves_nothing() {
 }
 
 #[test]
-fn a_message_lies_in_its_chunk() {
+fn a_message_shares_its_chunk() {
     let mut reader = MessageReader::new(MessageFraming::Lines, 100);
     let chunk = Bytes::from_static(b"one\ntwo\n");
     reader.push(chunk.clone());

@@ -4,28 +4,28 @@ use super::*;
 use crate::frame::{DEPTH_MAX, MEMBERS_MAX, SCRATCH_BYTES_KEPT};
 
 /// Scans, and tells the result in one line: kind and members with a value, or code, error and id.
-fn told(message: &[u8]) -> String {
+fn describe_result(message: &[u8]) -> String {
     match Scanner::new().scan(message) {
-        Ok(envelope) => tell(&envelope, message),
+        Ok(envelope) => describe_envelope(&envelope, message),
         Err(ScanRejection { error, id }) => {
             let id = id.map_or("-", |id| std::str::from_utf8(id.span.slice(message)).expect("ids are UTF-8"));
-            format!("{} {} id={id}", error.code(), brief(error))
+            format!("{} {} id={id}", error.code(), describe_error(error))
         }
     }
 }
 
-fn brief(error: ScanError) -> String {
+fn describe_error(error: ScanError) -> String {
     match error {
-        ScanError::Type { member, place, expected } => format!("Type {place}.{member} {expected}"),
-        ScanError::CaseVariant { member, place } => format!("CaseVariant {place}.{member}"),
-        ScanError::Duplicate { place } => format!("Duplicate {place}"),
-        ScanError::Members { place } => format!("Members {place}"),
-        ScanError::Surrogate { place } => format!("Surrogate {place}"),
+        ScanError::Type { member, object, expected } => format!("Type {object}.{member} {expected}"),
+        ScanError::CaseVariant { member, object } => format!("CaseVariant {object}.{member}"),
+        ScanError::Duplicate { object } => format!("Duplicate {object}"),
+        ScanError::Members { object } => format!("Members {object}"),
+        ScanError::Surrogate { object } => format!("Surrogate {object}"),
         other => format!("{other:?}"),
     }
 }
 
-fn tell(envelope: &Envelope, message: &[u8]) -> String {
+fn describe_envelope(envelope: &Envelope, message: &[u8]) -> String {
     let Envelope { kind, id, method, outcome, params } = envelope;
     let meta = &params.meta;
     let mut told = format!("{kind:?}");
@@ -83,12 +83,12 @@ fn tell(envelope: &Envelope, message: &[u8]) -> String {
 
 fn check(message: impl AsRef<[u8]>, expected: &str) {
     let message = message.as_ref();
-    assert_eq!(told(message), expected, "{}", String::from_utf8_lossy(message));
-    cut_everywhere(message);
+    assert_eq!(describe_result(message), expected, "{}", String::from_utf8_lossy(message));
+    check_truncations(message);
 }
 
 /// A proper prefix of a message is never taken for a message.
-fn cut_everywhere(message: &[u8]) {
+fn check_truncations(message: &[u8]) {
     let whole = message.trim_ascii_end().len();
     let mut scanner = Scanner::new();
     for end in (0..whole).filter(|_| whole < 4096) {
@@ -143,7 +143,7 @@ fn kinds_refused() {
         (r#""x""#, "-32600 NotObject id=-"),
     ];
     for (message, expected) in rows {
-        assert_eq!(told(message.as_bytes()), expected, "{message}");
+        assert_eq!(describe_result(message.as_bytes()), expected, "{message}");
     }
 }
 
@@ -413,7 +413,11 @@ fn json() {
     let message = around(b"1");
     for (head, tail) in [("\u{feff}", ""), ("", "x"), ("", "{}"), ("", "\0"), ("", "]"), (",", ""), ("", ",")]
     {
-        assert_eq!(told(&[head.as_bytes(), &message, tail.as_bytes()].concat()), syntax, "{head:?} {tail:?}");
+        assert_eq!(
+            describe_result(&[head.as_bytes(), &message, tail.as_bytes()].concat()),
+            syntax,
+            "{head:?} {tail:?}"
+        );
     }
     check("", syntax);
     check("  ", syntax);
@@ -451,13 +455,13 @@ fn bounds() {
             let params = object.replace('%', &format!("{{{}}}", many(count)));
             format!(r#"{{"jsonrpc":"2.0","method":"m","params":{params},"id":1}}"#)
         };
-        assert!(told(message(MEMBERS_MAX).as_bytes()).starts_with("Request"));
+        assert!(describe_result(message(MEMBERS_MAX).as_bytes()).starts_with("Request"));
         check(message(MEMBERS_MAX + 1), &format!("-32600 Members {place} id=1"));
         check(message(100_000), &format!("-32600 Members {place} id=1"));
     }
     let arguments = format!(r#"{{"arguments":{{{}}}}}"#, many(100_000));
     assert!(
-        told(format!(r#"{{"jsonrpc":"2.0","method":"m","params":{arguments}}}"#).as_bytes())
+        describe_result(format!(r#"{{"jsonrpc":"2.0","method":"m","params":{arguments}}}"#).as_bytes())
             .starts_with("Noti")
     );
     for big in [
@@ -470,7 +474,7 @@ fn bounds() {
 }
 
 #[test]
-fn big_buffers_are_given_back() {
+fn large_buffers_are_freed() {
     let mut scanner = Scanner::new();
     for body in ["a".repeat(2 * SCRATCH_BYTES_KEPT), "1,".repeat(SCRATCH_BYTES_KEPT / 2)] {
         let message = format!(r#"{{"jsonrpc":"2.0","method":"m","x":["{body}",{body}1]}}"#);
@@ -510,7 +514,7 @@ fn batches() {
 }
 
 #[test]
-fn texts_hold_nothing_of_the_message() {
+fn error_texts_do_not_quote_the_message() {
     let refused = Scanner::new().scan(br#"{"jsonrpc":"2.0","id":1,"method":"a","secret":1,"secret":2}"#);
     let text = refused.expect_err("a duplicate").to_string();
     assert_eq!(text, "Invalid Request: a member is written twice in the message; send each once");

@@ -1,49 +1,47 @@
-//! Where a stream may be cut.
+//! Event boundaries of a forwarded stream.
 
 use memchr::memrchr2;
 
-/// Follows a stream that is passed on untouched, to know where its last whole event ends: behind it,
-/// and only there, bytes of our own may be put in.
+/// Tracks the event boundaries of a stream that is forwarded unchanged. Only at a boundary may other events be inserted.
 ///
-/// A byte order mark before a blank line hides that line; nothing else is read differently from
-/// [`EventReader`](crate::frame::EventReader).
+/// It differs from [`EventReader`](crate::frame::EventReader) only in a byte order mark before a blank line, which hides that
+/// line.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct BoundaryTracker {
-    place: Place,
-    /// The last byte was a carriage return: a line feed now belongs to it.
+    position: Position,
+    /// The last byte was a carriage return. A line feed that follows belongs to it.
     after_cr: bool,
 }
 
-/// Where in a stream the next byte stands.
+/// The position of the next byte.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Place {
-    /// Behind a blank line, or at the beginning.
+enum Position {
+    /// After a blank line, or at the start of the stream.
     #[default]
     Boundary,
-    /// At the beginning of a line within an event.
+    /// At the start of a line within an event.
     Line,
     /// Within a line.
     Text,
 }
 
 impl BoundaryTracker {
-    /// At the beginning of a stream.
+    /// Creates a tracker at the start of a stream.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Whether all that was fed so far are whole events.
+    /// Whether the stream so far consists of complete events.
     pub fn is_at_boundary(self) -> bool {
-        self.place == Place::Boundary
+        self.position == Position::Boundary
     }
 
-    /// Takes the next chunk; gives how many of its bytes lie before the end of the last event that ends in
-    /// it, and 0 if none does.
+    /// Reads the next chunk. Returns the offset after the last event that ends in it, or 0 if none does.
     ///
-    /// Looks from the end: constant time for a chunk that ends with an event, linear in the chunk at worst.
+    /// Searches from the end: constant time for a chunk that ends with an event, linear in the chunk at worst.
     pub fn feed(&mut self, chunk: &[u8]) -> usize {
         let Some(&last) = chunk.last() else { return 0 };
-        // The second half of a line end that began in the chunk before.
+        // The line feed of a line end that began in the previous chunk.
         let half = usize::from(self.after_cr && chunk.first() == Some(&b'\n'));
         self.after_cr = last == b'\r';
         if half == chunk.len() {
@@ -51,15 +49,15 @@ impl BoundaryTracker {
         }
         let end = self.last_blank_line(chunk, half);
         let end = if end == 0 && self.is_at_boundary() { half } else { end };
-        self.place = match last {
-            b'\n' | b'\r' if end == chunk.len() => Place::Boundary,
-            b'\n' | b'\r' => Place::Line,
-            _ => Place::Text,
+        self.position = match last {
+            b'\n' | b'\r' if end == chunk.len() => Position::Boundary,
+            b'\n' | b'\r' => Position::Line,
+            _ => Position::Text,
         };
         end
     }
 
-    /// The end of the last blank line in `chunk[half..]`, or 0.
+    /// Returns the offset after the last blank line in `chunk[half..]`, or 0.
     fn last_blank_line(self, chunk: &[u8], half: usize) -> usize {
         let mut limit = chunk.len();
         while let Some(at) = memrchr2(b'\n', b'\r', &chunk[half..limit]) {
@@ -68,8 +66,8 @@ impl BoundaryTracker {
             let start = at - usize::from(is_pair);
             let is_blank = match start.checked_sub(1) {
                 Some(before) => matches!(chunk[before], b'\n' | b'\r'),
-                // The line began with this chunk, or before it.
-                None => self.place != Place::Text,
+                // The line begins with this chunk, or in an earlier one.
+                None => self.position != Position::Text,
             };
             if is_blank {
                 return at + 1;

@@ -1,106 +1,106 @@
-//! Taking the sender's own ids out of a stream.
+//! Removes from a stream the fields that only its sender understands.
 
 use bytes::{Bytes, BytesMut};
 use memchr::memchr2;
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// Of an id or a `retry`, as much as is kept: real ones have under a hundred bytes.
+/// The longest `id` or `retry` that is kept. Real ones have under a hundred bytes.
 const VALUE_BYTES_MAX: usize = 1024;
 
-/// An event that is longer is handed out in parts, so that nobody has to hold it.
+/// Longer events are passed on in parts, so that they need not be buffered.
 const PART_BYTES: usize = 64 << 10;
 
-/// An event without its `id`, its `retry` and its comments, or a part of one. Lines end with line feeds.
+/// An event or a part of one, without `id`, `retry` and comments. Lines end with line feeds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EventPart {
-    /// Whole lines but for where a long event is parted.
+    /// Complete lines, except where a long event is split.
     pub bytes: Bytes,
-    /// Whether the event begins with it.
+    /// Whether it is the start of the event.
     pub begins: bool,
-    /// Whether the event ends with it.
+    /// Whether it is the end of the event.
     pub ends: bool,
 }
 
-/// Reads a stream as its chunks come, and gives its events without what only their sender understands. What says nothing
-/// (an event without data, a comment) is left out.
+/// Splits a stream into its events, without the fields that only the sender understands. Comments and events without data are
+/// dropped.
 ///
-/// Every byte is looked at once, and copied once. An event is never held beyond 64 KiB.
+/// Every byte is read once and copied once. At most 64 KiB of an event are buffered.
 #[derive(Debug, Default)]
 pub struct EventSplitter {
-    /// Of the event so far, what was not handed out.
+    /// The part of the current event that was not passed on.
     out: BytesMut,
-    line: Line,
-    /// The first bytes of a line whose kind is not known, or the value of one that is taken out.
-    held: Vec<u8>,
-    /// The last byte was a carriage return: a line feed now belongs to it.
+    line: LineKind,
+    /// The start of a line whose kind is unknown, or the value of a removed field.
+    buffered: Vec<u8>,
+    /// The last byte was a carriage return. A line feed that follows belongs to it.
     after_cr: bool,
-    /// Some line of this stream has ended: a byte order mark can no longer come.
+    /// A line of the stream has ended, so that no byte order mark can follow.
     is_begun: bool,
-    event: Event,
+    event: EventState,
     id: Option<Bytes>,
     retry: Option<u64>,
     last_id: Option<Bytes>,
 }
 
-/// What an event is so far.
+/// The state of the current event.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum Event {
-    /// It has no data.
+enum EventState {
+    /// It has no data yet.
     #[default]
-    Silent,
-    /// It has.
-    Speaks,
-    /// Likewise, and a part of it was handed out.
-    Parted,
+    NoData,
+    /// It has data.
+    HasData,
+    /// A part of it was passed on.
+    Split,
 }
 
-/// What a line is, as far as its bytes tell.
+/// The kind of the current line.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum Line {
+enum LineKind {
     /// Not known yet.
     #[default]
-    Begun,
-    /// Passed on.
-    Passes,
-    /// Left out.
+    Unknown,
+    /// A field that is passed on.
+    Forwarded,
+    /// A comment, which is dropped.
     Comment,
-    /// Taken out, and its value kept.
-    Own,
+    /// `id` or `retry`: removed, and its value kept.
+    Removed,
 }
 
 impl EventSplitter {
-    /// At the beginning of a stream.
+    /// Creates a splitter at the start of a stream.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Where an event of a stream has ended: a byte order mark is none here (WHATWG HTML, 9.2.6).
+    /// Creates a splitter between two events of a stream, where a byte order mark has no meaning (WHATWG HTML, 9.2.6).
     pub fn mid_stream() -> Self {
         Self { is_begun: true, ..Self::default() }
     }
 
-    /// The sender's id of the last event that ended, when one ended with an id since this was asked. Empty takes it back.
+    /// Takes the id of the last complete event that had one. Empty if the sender reset it.
     pub fn take_id(&mut self) -> Option<Bytes> {
         self.last_id.take()
     }
 
-    /// The last `retry`, in milliseconds, since this was asked.
+    /// Takes the last `retry` in milliseconds.
     pub fn take_retry(&mut self) -> Option<u64> {
         self.retry.take()
     }
 
-    /// Takes the next chunk, and adds what is ready to `parts`.
+    /// Reads the next chunk, and appends the parts that are complete to `parts`.
     pub fn feed(&mut self, mut chunk: &[u8], parts: &mut Vec<EventPart>) {
         if std::mem::take(&mut self.after_cr) && chunk.first() == Some(&b'\n') {
             chunk = &chunk[1..];
         }
         while !chunk.is_empty() {
             let Some(end) = memchr2(b'\n', b'\r', chunk) else {
-                self.take(chunk, parts);
+                self.read_line_bytes(chunk, parts);
                 return;
             };
-            self.take(&chunk[..end], parts);
+            self.read_line_bytes(&chunk[..end], parts);
             self.end_line(parts);
             let is_pair = chunk[end] == b'\r' && chunk.get(end + 1) == Some(&b'\n');
             self.after_cr = chunk[end] == b'\r' && end + 1 == chunk.len();
@@ -108,87 +108,88 @@ impl EventSplitter {
         }
     }
 
-    /// Bytes within a line.
-    fn take(&mut self, mut bytes: &[u8], parts: &mut Vec<EventPart>) {
-        if self.line == Line::Begun {
-            // A byte order mark may stand before the first line.
-            let decided = if self.is_begun { DECIDED_BYTES } else { BYTE_ORDER_MARK.len() + DECIDED_BYTES };
-            let wanted = decided.saturating_sub(self.held.len());
-            let (first, rest) = bytes.split_at(wanted.min(bytes.len()));
-            self.held.extend_from_slice(first);
-            if self.held.len() < decided {
+    /// Reads bytes of the current line.
+    fn read_line_bytes(&mut self, mut bytes: &[u8], parts: &mut Vec<EventPart>) {
+        if self.line == LineKind::Unknown {
+            // A byte order mark may precede the first line.
+            let needed =
+                if self.is_begun { LINE_KIND_BYTES } else { BYTE_ORDER_MARK.len() + LINE_KIND_BYTES };
+            let missing = needed.saturating_sub(self.buffered.len());
+            let (first, rest) = bytes.split_at(missing.min(bytes.len()));
+            self.buffered.extend_from_slice(first);
+            if self.buffered.len() < needed {
                 return;
             }
-            self.decide();
+            self.classify_line();
             bytes = rest;
         }
         match self.line {
-            Line::Begun | Line::Comment => {}
-            Line::Own => {
-                let room = VALUE_BYTES_MAX.saturating_sub(self.held.len());
-                self.held.extend_from_slice(&bytes[..bytes.len().min(room)]);
+            LineKind::Unknown | LineKind::Comment => {}
+            LineKind::Removed => {
+                let room = VALUE_BYTES_MAX.saturating_sub(self.buffered.len());
+                self.buffered.extend_from_slice(&bytes[..bytes.len().min(room)]);
             }
-            Line::Passes => {
-                for piece in bytes.chunks(PART_BYTES) {
-                    self.out.extend_from_slice(piece);
-                    self.hand_out_if_long(parts);
+            LineKind::Forwarded => {
+                for part in bytes.chunks(PART_BYTES) {
+                    self.out.extend_from_slice(part);
+                    self.flush_if_long(parts);
                 }
             }
         }
     }
 
-    /// The line's first bytes are here, or all of it.
-    fn decide(&mut self) {
-        if !self.is_begun && self.held.starts_with(BYTE_ORDER_MARK) {
-            self.held.drain(..BYTE_ORDER_MARK.len());
+    /// Determines the kind of the line from its first bytes, or from all of it.
+    fn classify_line(&mut self) {
+        if !self.is_begun && self.buffered.starts_with(BYTE_ORDER_MARK) {
+            self.buffered.drain(..BYTE_ORDER_MARK.len());
         }
         self.is_begun = true;
-        let name = self.held.split(|byte| *byte == b':').next().unwrap_or_default();
+        let name = self.buffered.split(|byte| *byte == b':').next().unwrap_or_default();
         self.line = match name {
-            b"" if !self.held.is_empty() => Line::Comment,
-            b"id" | b"retry" => Line::Own,
-            _ => Line::Passes,
+            b"" if !self.buffered.is_empty() => LineKind::Comment,
+            b"id" | b"retry" => LineKind::Removed,
+            _ => LineKind::Forwarded,
         };
-        if name == b"data" && self.event == Event::Silent {
-            self.event = Event::Speaks;
+        if name == b"data" && self.event == EventState::NoData {
+            self.event = EventState::HasData;
         }
-        if self.line == Line::Passes {
-            self.out.extend_from_slice(&self.held);
-            self.held.clear();
+        if self.line == LineKind::Forwarded {
+            self.out.extend_from_slice(&self.buffered);
+            self.buffered.clear();
         }
     }
 
     fn end_line(&mut self, parts: &mut Vec<EventPart>) {
         let mut is_blank = false;
-        if self.line == Line::Begun {
-            self.decide();
-            is_blank = self.line == Line::Passes && self.ends_at_line();
+        if self.line == LineKind::Unknown {
+            self.classify_line();
+            is_blank = self.line == LineKind::Forwarded && self.is_line_empty();
         }
         let line = std::mem::take(&mut self.line);
         match line {
             _ if is_blank => self.end_event(parts),
-            Line::Own => self.own_field(),
-            Line::Passes => {
+            LineKind::Removed => self.read_removed_field(),
+            LineKind::Forwarded => {
                 self.out.extend_from_slice(b"\n");
-                self.hand_out_if_long(parts);
+                self.flush_if_long(parts);
             }
-            Line::Begun | Line::Comment => {}
+            LineKind::Unknown | LineKind::Comment => {}
         }
-        self.held.clear();
+        self.buffered.clear();
     }
 
-    /// Whether nothing stands in the line that just ended: what was passed on ends with a line, or is nothing.
-    fn ends_at_line(&self) -> bool {
+    /// Whether the line that just ended is empty: the output is empty or ends with a line feed.
+    fn is_line_empty(&self) -> bool {
         self.out.last().is_none_or(|last| *last == b'\n')
     }
 
-    fn own_field(&mut self) {
-        let colon = self.held.iter().position(|byte| *byte == b':');
-        let value = colon.map_or(&b""[..], |colon| &self.held[colon + 1..]);
+    fn read_removed_field(&mut self) {
+        let colon = self.buffered.iter().position(|byte| *byte == b':');
+        let value = colon.map_or(&b""[..], |colon| &self.buffered[colon + 1..]);
         let value = value.strip_prefix(b" ").unwrap_or(value);
-        if self.held.starts_with(b"id") {
-            // One with a NUL is none (WHATWG HTML, 9.2.6).
-            if !value.contains(&0) && self.held.len() < VALUE_BYTES_MAX {
+        if self.buffered.starts_with(b"id") {
+            // An id with a NUL is ignored (WHATWG HTML, 9.2.6).
+            if !value.contains(&0) && self.buffered.len() < VALUE_BYTES_MAX {
                 self.id = Some(Bytes::copy_from_slice(value));
             }
         } else if let Some(retry) = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()) {
@@ -200,30 +201,31 @@ impl EventSplitter {
         if self.id.is_some() {
             self.last_id = self.id.take();
         }
-        let is_empty =
-            self.event == Event::Speaks && self.out.len() < PRIMING_BYTES_MAX && has_empty_data(&self.out);
-        if self.event != Event::Silent && !is_empty {
+        let is_empty = self.event == EventState::HasData
+            && self.out.len() < PRIMING_BYTES_MAX
+            && has_empty_data(&self.out);
+        if self.event != EventState::NoData && !is_empty {
             self.out.extend_from_slice(b"\n");
-            self.hand_out(true, parts);
+            self.flush(true, parts);
         }
         self.out.clear();
-        self.event = Event::Silent;
+        self.event = EventState::NoData;
     }
 
-    /// Also where no data has come yet: who reads it takes an event without data for none.
-    fn hand_out_if_long(&mut self, parts: &mut Vec<EventPart>) {
+    /// Passes on a part of a long event, even without data: the receiver ignores an event without data.
+    fn flush_if_long(&mut self, parts: &mut Vec<EventPart>) {
         if self.out.len() >= PART_BYTES {
-            self.hand_out(false, parts);
+            self.flush(false, parts);
         }
     }
 
-    fn hand_out(&mut self, ends: bool, parts: &mut Vec<EventPart>) {
-        let begins = std::mem::replace(&mut self.event, Event::Parted) != Event::Parted;
+    fn flush(&mut self, ends: bool, parts: &mut Vec<EventPart>) {
+        let begins = std::mem::replace(&mut self.event, EventState::Split) != EventState::Split;
         parts.push(EventPart { bytes: self.out.split().freeze(), begins, ends });
     }
 }
 
-/// An event that only hands its id over has a name at most.
+/// The length of an event that only transfers an id; it has at most a name besides.
 const PRIMING_BYTES_MAX: usize = 128;
 
 fn has_empty_data(event: &[u8]) -> bool {
@@ -231,14 +233,14 @@ fn has_empty_data(event: &[u8]) -> bool {
     lines.all(|line| line.strip_prefix(b"data:").is_none_or(|value| value.trim_ascii().is_empty()))
 }
 
-/// So many bytes of a line tell what it is: those of `retry:`.
-const DECIDED_BYTES: usize = 6;
+/// The bytes that determine the kind of a line: the length of `retry:`.
+const LINE_KIND_BYTES: usize = 6;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// The events of a stream joined, and the last id; the same however it is cut.
+    /// Checks the events and the last id of a stream, split at every offset.
     #[track_caller]
     fn check(stream: &str, expected: &[&str], id: Option<&str>) {
         check_from(EventSplitter::new, stream, expected, id);
@@ -263,21 +265,21 @@ mod tests {
     }
 
     #[test]
-    fn what_is_held_is_bounded() {
+    fn the_buffers_are_bounded() {
         for line in ["event: a\n", "x\n", "data:1\n", "x: yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy"] {
             let (mut splitter, mut parts) = (EventSplitter::new(), Vec::new());
             for _ in 0..40_000 {
                 splitter.feed(line.as_bytes(), &mut parts);
-                assert!(splitter.out.len() + splitter.held.len() <= 2 * PART_BYTES, "{line:?}");
+                assert!(splitter.out.len() + splitter.buffered.len() <= 2 * PART_BYTES, "{line:?}");
             }
-            let handed: usize = parts.iter().map(|part| part.bytes.len()).sum();
-            assert_eq!(handed + splitter.out.len(), 40_000 * line.len(), "{line:?}");
+            let flushed: usize = parts.iter().map(|part| part.bytes.len()).sum();
+            assert_eq!(flushed + splitter.out.len(), 40_000 * line.len(), "{line:?}");
             assert_eq!(parts.iter().filter(|part| part.begins).count(), 1, "{line:?}");
         }
     }
 
     #[test]
-    fn ids_and_comments_are_taken_out() {
+    fn ids_and_comments_are_removed() {
         check("data: 1\n\n", &["data: 1\n\n"], None);
         check("id: 7\nevent: message\ndata: 1\n\n", &["event: message\ndata: 1\n\n"], Some("7"));
         check("event: message\r\nid: 7\r\ndata: 1\r\n\r\n", &["event: message\ndata: 1\n\n"], Some("7"));
@@ -291,23 +293,23 @@ mod tests {
         check("idea: x\nretry\nda: 1\ndata: id: 5\n\n", &["idea: x\nda: 1\ndata: id: 5\n\n"], None);
         check("id\ndata: 1\n\ndata: 2\n\n", &["data: 1\n\n", "data: 2\n\n"], Some(""));
         check("id: a\0b\ndata: 1\n\n", &["data: 1\n\n"], None);
-        // What never ends is no event, and its id counts for nothing.
+        // An incomplete event is dropped with its id.
         check("data: 1\n\nid: 9\ndata: 2\n", &["data: 1\n\n"], None);
     }
 
     #[test]
-    fn a_byte_order_mark_is_one_where_the_stream_begins() {
-        let going_on = |stream: &str, expected: &[&str], id: Option<&str>| {
+    fn a_byte_order_mark_counts_only_at_the_start() {
+        let check_mid_stream = |stream: &str, expected: &[&str], id: Option<&str>| {
             check_from(EventSplitter::mid_stream, stream, expected, id);
         };
-        going_on("id: 7\ndata: 1\n\n", &["data: 1\n\n"], Some("7"));
-        going_on("\u{feff}data: 1\n\n", &[], None);
-        going_on("\u{feff}data: 1\ndata: 2\n\n", &["\u{feff}data: 1\ndata: 2\n\n"], None);
-        going_on("\u{feff}id: 7\ndata: 2\n\n", &["\u{feff}id: 7\ndata: 2\n\n"], None);
+        check_mid_stream("id: 7\ndata: 1\n\n", &["data: 1\n\n"], Some("7"));
+        check_mid_stream("\u{feff}data: 1\n\n", &[], None);
+        check_mid_stream("\u{feff}data: 1\ndata: 2\n\n", &["\u{feff}data: 1\ndata: 2\n\n"], None);
+        check_mid_stream("\u{feff}id: 7\ndata: 2\n\n", &["\u{feff}id: 7\ndata: 2\n\n"], None);
     }
 
     #[test]
-    fn a_long_event_comes_in_parts() {
+    fn long_events_are_split() {
         let long = format!("id: 1\ndata: {}\n\n", "x".repeat(3 * PART_BYTES));
         for chunk_bytes in [7, 5000, 1 << 20] {
             let (mut splitter, mut parts) = (EventSplitter::new(), Vec::new());
@@ -323,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn retry_is_told_once() {
+    fn retry_is_taken_once() {
         let mut splitter = EventSplitter::new();
         splitter.feed(b"retry: 250\n\nretry: soon\n\n", &mut Vec::new());
         assert_eq!((splitter.take_retry(), splitter.take_retry()), (Some(250), None));

@@ -16,7 +16,7 @@ fn read(chunks: &[&[u8]]) -> Result<(Vec<Event>, bool), SseError> {
     Ok((events, reader.is_at_boundary()))
 }
 
-fn tell(event: &Event) -> String {
+fn describe_event(event: &Event) -> String {
     let text =
         |bytes: &Option<Bytes>| bytes.as_ref().map(|bytes| String::from_utf8_lossy(bytes).into_owned());
     let mut told = Vec::new();
@@ -35,7 +35,7 @@ fn tell(event: &Event) -> String {
 fn comparable((events, at_boundary): (Vec<Event>, bool)) -> (Vec<(String, Vec<u8>)>, bool) {
     let events = events.iter().map(|event| {
         let raw = event.raw.strip_suffix(b"\r\n").or(event.raw.strip_suffix(b"\r")).unwrap_or(&event.raw);
-        (tell(event), raw.to_vec())
+        (describe_event(event), raw.to_vec())
     });
     (events.collect(), at_boundary)
 }
@@ -44,7 +44,7 @@ fn comparable((events, at_boundary): (Vec<Event>, bool)) -> (Vec<(String, Vec<u8
 fn check(stream: impl AsRef<[u8]>, expected: &[&str], at_boundary: bool) {
     let stream = stream.as_ref();
     let whole = read(&[stream]).expect("short enough");
-    let told: Vec<String> = whole.0.iter().map(tell).collect();
+    let told: Vec<String> = whole.0.iter().map(describe_event).collect();
     assert_eq!(
         (told, whole.1),
         (expected.iter().map(ToString::to_string).collect(), at_boundary),
@@ -151,7 +151,7 @@ fn pushing_before_the_last_chunk_was_read() {
     }
     let mut told = Vec::new();
     while let Some(event) = reader.next().expect("short") {
-        told.push(tell(&event));
+        told.push(describe_event(&event));
     }
     assert_eq!(told, [r#"data="a""#, r#"data="b""#]);
 }
@@ -194,7 +194,7 @@ fn stream() -> impl Strategy<Value = Vec<u8>> {
 }
 
 /// What a browser would dispatch, written after the standard line by line, without regard to chunks.
-fn by_the_book(stream: &[u8]) -> Vec<String> {
+fn reference_events(stream: &[u8]) -> Vec<String> {
     let stream = stream.strip_prefix(b"\xef\xbb\xbf").unwrap_or(stream);
     let unified = String::from_utf8_lossy(stream).replace("\r\n", "\n").replace('\r', "\n");
     let mut lines: Vec<&str> = unified.split('\n').collect();
@@ -215,7 +215,7 @@ fn by_the_book(stream: &[u8]) -> Vec<String> {
 
 proptest! {
     #[test]
-    fn cuts_do_not_matter(stream in stream()) {
+    fn chunk_borders_do_not_matter(stream in stream()) {
         check_cuts(&stream);
     }
 
@@ -224,7 +224,7 @@ proptest! {
         let (events, _) = read(&[&stream]).expect("short enough");
         let data: Vec<_> =
             events.iter().filter_map(|event| event.data.as_ref()).map(|data| String::from_utf8_lossy(data)).collect();
-        prop_assert_eq!(data, by_the_book(&stream));
+        prop_assert_eq!(data, reference_events(&stream));
     }
 }
 

@@ -1,0 +1,96 @@
+//! The state of the control plane, shared by its handlers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::definition::{DefinitionRules, ServingPolicy};
+use super::errand::AdminJobs;
+use super::metrics_state::{ControlPlaneMetrics, MetricsAccess};
+use super::openapi;
+use super::standing::StoreStatus;
+use crate::auth::Authenticator;
+use crate::catalog::{self, Catalog};
+use crate::limits::Limits;
+use crate::session::SessionTable;
+use crate::store::Store;
+use crate::telemetry::metrics::Metrics;
+use crate::topology::Topology;
+use crate::upstream::TlsRoots;
+use metamcp_core::base::ShutdownPhase;
+
+
+/// What the control plane uses of the other modules.
+pub struct ControlPlaneParts {
+    pub auth: Arc<Authenticator>,
+    pub store: Store,
+    pub catalog: Arc<Catalog>,
+    pub catalog_config: catalog::Config,
+    pub limits: Arc<Limits>,
+    pub topology: watch::Receiver<Arc<Topology>>,
+    /// Which rows of the store are served.
+    pub standing: watch::Receiver<Arc<StoreStatus>>,
+    pub sessions: Arc<SessionTable>,
+    /// Runs jobs that talk to servers on the main thread.
+    pub errands: AdminJobs,
+    pub roots: TlsRoots,
+    /// How servers of the store are served, which also limits what may be defined.
+    pub serving: Arc<ServingPolicy>,
+    /// The counters of the workers, and who may read them. `None` if metrics are off.
+    pub metrics: Option<(Arc<Metrics>, MetricsAccess)>,
+    /// The phase of the shutdown.
+    pub phase: watch::Receiver<ShutdownPhase>,
+    /// Changes whenever keys change.
+    pub keys: watch::Receiver<u64>,
+}
+
+pub struct ControlPlane {
+    pub(super) parts: ControlPlaneParts,
+    pub(super) rules: DefinitionRules,
+    /// A version that increases with every change of a server or an endpoint.
+    pub(super) changes: watch::Sender<u64>,
+    pub(super) document: Bytes,
+    pub(super) metrics_state: ControlPlaneMetrics,
+}
+
+impl ControlPlane {
+    pub fn new(parts: ControlPlaneParts) -> Self {
+        let document = Bytes::from(openapi::document().to_string());
+        let rules = DefinitionRules::remote(&parts.serving);
+        Self { parts, rules, changes: watch::Sender::new(0), document, metrics_state: ControlPlaneMetrics::default() }
+    }
+
+    pub(super) fn topology(&self) -> Arc<Topology> {
+        Arc::clone(&self.parts.topology.borrow())
+    }
+
+    /// Returns a version that increases whenever servers or endpoints change here. The topology must then be
+    /// rebuilt from the store.
+    pub fn topology_changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    pub(super) fn note_change(&self) {
+        self.changes.send_modify(|version| *version += 1);
+    }
+
+    pub(super) fn standing(&self) -> Arc<StoreStatus> {
+        Arc::clone(&self.parts.standing.borrow())
+    }
+
+    /// Waits until all changes made here are served, so that a new server can be called with the next
+    /// request. Gives up after a short time; the response says whether the server is served.
+    pub(super) async fn wait_until_served(&self) {
+        let changes = *self.changes.borrow();
+        let mut standing = self.parts.standing.clone();
+        let is_served = standing.wait_for(|standing| standing.changes >= changes);
+        // An error means that the gateway is stopping.
+        drop(timeout(SERVED_TIMEOUT, is_served).await);
+    }
+}
+
+/// A change is usually served within milliseconds.
+const SERVED_TIMEOUT: Duration = Duration::from_secs(1);

@@ -1,0 +1,92 @@
+//! Delivers a message to a server within the session of the client.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::StatusCode;
+use tokio::time::timeout;
+
+use crate::route::RoutedServer;
+use crate::server::mcp::call::Call;
+use crate::server::mcp::send;
+use crate::session::{Session, UpstreamSession, is_session_lost};
+use crate::upstream::{RequestKind, UpstreamPool, UpstreamResponse};
+use metamcp_core::base::Fault;
+use metamcp_core::frame::Span;
+
+/// For a server that has an event stream and does not say so until it has an event.
+const STREAM_SETTLE_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Sends the message to one server within its session.
+pub async fn deliver(
+    call: &Call,
+    ready: &UpstreamSession,
+    (server, pool): (&RoutedServer, &Rc<UpstreamPool>),
+    edits: &[(Span, Bytes)],
+) -> Result<Box<UpstreamResponse>, Fault> {
+    let mut request = send::request_of(call, edits)?;
+    call.fields.copy_to(&mut request, None);
+    ready.write_headers(&mut request);
+    send::send(server, pool, &request, RequestKind::Call).await
+}
+
+/// The client's session at one server, opened when it is not.
+async fn open(
+    pool: &Rc<UpstreamPool>,
+    session: &Session,
+    place: usize,
+) -> Result<Arc<UpstreamSession>, Fault> {
+    let upstream_session = session.upstream_slot(place);
+    if let Some(ready) = upstream_session.current() {
+        return Ok(ready);
+    }
+    let ready = upstream_session.open(pool, &session.handshake, session.log_level()).await?;
+    session.notify_stream();
+    if session.has_stream() {
+        // Some servers ask the client something on their event stream as soon as the session is open, and
+        // do not ask again when nobody listens.
+        let _ = timeout(STREAM_SETTLE_TIMEOUT, ready.wait_stream_settled()).await;
+    }
+    Ok(ready)
+}
+
+/// What a server made of a message.
+pub enum Delivered {
+    /// A response, of which the head has come.
+    Answered(Box<UpstreamResponse>),
+    /// 400 or 404, with its body; not for a lost session.
+    Refused(StatusCode, Bytes),
+}
+
+/// Delivers a message in the client's session at a server, opened when it is not, and once more when the
+/// server lost it: a server that does not know the session did not run the call.
+pub async fn ask_server(
+    pool: &Rc<UpstreamPool>,
+    call: &Call,
+    session: &Session,
+    place: usize,
+    edits: &[(Span, Bytes)],
+) -> Result<Delivered, Fault> {
+    let target = (&call.endpoint.servers[place], pool);
+    let ready = open(pool, session, place).await?;
+    let response = deliver(call, &ready, target, edits).await?;
+    let may_be_lost = matches!(response.head.status, StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST);
+    if !may_be_lost || ready.session_id.is_none() {
+        return Ok(Delivered::Answered(response));
+    }
+    let server = &call.endpoint.servers[place].name;
+    let status = response.head.status;
+    // Read to its end, so that its place among the server's calls is free for what follows.
+    let said = { response.body }.collect(send::ERROR_BYTES_MAX).await;
+    let said = said.map_err(|error| error.into_fault(server))?;
+    if !is_session_lost(pool, &ready, status).await {
+        return Ok(Delivered::Refused(status, said));
+    }
+    tracing::info!(%server, "the server lost its session; opening another");
+    session.upstream_slot(place).discard(&ready);
+    let ready = open(pool, session, place).await?;
+    let response = deliver(call, &ready, target, edits).await?;
+    Ok(Delivered::Answered(response))
+}

@@ -1,0 +1,121 @@
+//! Authenticates requests, and admits them within the limits of their keys.
+//!
+//! Does not know: what a key may use.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+use zeroize::Zeroizing;
+
+use super::clock::Clock;
+use crate::auth::{AuthDenial, AuthMode, Authenticator, Credential, CredentialCheck, Identity, KeyId};
+use crate::limits::{KeyUsage, Limits, Permit};
+use crate::server::http1::activity::ConnectionActivity;
+use crate::server::http1::cached_credential::CachedCredential;
+use crate::server::http1::fields::{Field, Fields};
+use metamcp_core::base::{Fault, FaultKind};
+
+/// Authenticates the clients of one worker. The result for a credential is cached on its connection.
+pub struct CredentialCache {
+    auth: Arc<Authenticator>,
+    limits: Arc<Limits>,
+    usages: RefCell<HashMap<KeyId, Arc<KeyUsage>, RandomState>>,
+}
+
+/// Keys whose usage a worker caches. When it is exceeded, all are evicted.
+const USAGES_MAX: usize = 4096;
+
+impl CredentialCache {
+    pub fn new(auth: Arc<Authenticator>, limits: Arc<Limits>) -> Self {
+        Self { auth, limits, usages: RefCell::default() }
+    }
+
+    /// Resolves the identity of a request. No await and no lock in the common case.
+    async fn identify(&self, fields: &Fields) -> Result<Identity, Fault> {
+        let auth = &self.auth;
+        if auth.mode() == AuthMode::Open {
+            return Ok(auth.anonymous_identity());
+        }
+        let (authorization, x_api_key) = (fields.get(Field::Authorization), fields.get(Field::XApiKey));
+        let credential = Credential::from_headers(authorization, x_api_key)
+            .map_err(denied)?
+            .ok_or_else(|| denied(AuthDenial::Missing))?;
+        match auth.check(&credential) {
+            CredentialCheck::Granted(identity) => Ok(identity),
+            CredentialCheck::Denied(reason) => Err(denied(reason)),
+            // Boxed, as all uncommon cases are, so that it does not enlarge every request's future.
+            CredentialCheck::Undecided => Box::pin(auth.authenticate(&credential)).await.map_err(denied),
+        }
+    }
+
+    /// Authenticates a request, and admits it among its key's requests in flight.
+    ///
+    /// A client sends the same credential with every request of a connection. The cached result is valid
+    /// until the next second or the next change of a key, whichever comes first.
+    pub async fn authenticate_and_admit(
+        &self,
+        clock: &Clock,
+        activity: &ConnectionActivity,
+        fields: &Fields,
+    ) -> Result<(Identity, Permit), Fault> {
+        if fields.is_doubled(Field::Authorization) || fields.is_doubled(Field::XApiKey) {
+            // A proxy in front may have checked the other one.
+            return Err(denied(AuthDenial::Invalid));
+        }
+        let value = fields.get(Field::Authorization).unwrap_or_default();
+        // Only a credential from `Authorization` alone is cached.
+        let other = fields.has(Field::XApiKey) || value.is_empty();
+        let known = activity
+            .credential
+            .borrow()
+            .as_ref()
+            .filter(|known| !other && known.matches(value, clock.credential_epoch()))
+            .map(|known| (known.identity.clone(), Arc::clone(&known.usage)));
+        if let Some((identity, usage)) = known {
+            let permit = admit(&usage, &identity)?;
+            return Ok((identity, permit));
+        }
+        // Take the epoch before authenticating, so that a change meanwhile invalidates the result.
+        let epoch = clock.credential_epoch();
+        let identity = self.identify(fields).await?;
+        let usage = self.usage(&identity);
+        *activity.credential.borrow_mut() = (!other).then(|| CachedCredential {
+            value: Zeroizing::new(value.to_vec()),
+            identity: identity.clone(),
+            usage: Arc::clone(&usage),
+            epoch,
+        });
+        let permit = admit(&usage, &identity)?;
+        Ok((identity, permit))
+    }
+
+    /// Admits one more request for an identity: for batches.
+    pub fn admit(&self, identity: &Identity) -> Result<Permit, Fault> {
+        admit(&self.usage(identity), identity)
+    }
+
+    fn usage(&self, identity: &Identity) -> Arc<KeyUsage> {
+        let mut usages = self.usages.borrow_mut();
+        if usages.len() > USAGES_MAX {
+            usages.clear();
+        }
+        let usage = usages.entry(identity.key_id()).or_insert_with(|| self.limits.usage(identity));
+        Arc::clone(usage)
+    }
+}
+
+fn admit(usage: &Arc<KeyUsage>, identity: &Identity) -> Result<Permit, Fault> {
+    usage.admit(identity).map_err(|refused| Fault::client(FaultKind::TooManyInFlight, refused.to_string()))
+}
+
+#[cold]
+fn denied(reason: AuthDenial) -> Fault {
+    let kind = if matches!(reason, AuthDenial::Busy | AuthDenial::Unsigned) {
+        FaultKind::Overloaded
+    } else {
+        FaultKind::Unauthenticated
+    };
+    Fault::client(kind, reason.to_string())
+}

@@ -1,0 +1,68 @@
+//! What one worker counts and traces, and how it logs faults.
+
+use std::cell::Cell;
+use std::fmt::Write as _;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::clock::Clock;
+use crate::catalog::Catalog;
+use crate::journal::usage::WorkerCounters;
+use crate::telemetry::metrics::{LabelId, MetricsWriter, OpenStreamGuard, StreamKind};
+use crate::telemetry::traces::Tracer;
+use metamcp_core::base::{Fault, FaultOrigin};
+
+/// The counters of one worker.
+pub struct Metering {
+    /// Usage counters, if usage is recorded.
+    pub counters: Option<WorkerCounters>,
+    /// Metrics, if they are collected.
+    pub metrics: Option<Rc<MetricsWriter>>,
+    /// The tracer, if traces are exported.
+    pub tracer: Option<Tracer>,
+    /// Distinguishes listed tools from names that clients made up.
+    pub catalog: Arc<Catalog>,
+    /// For request ids and trace sampling.
+    pub clock: Rc<Clock>,
+    pub number: usize,
+    /// The number of request ids so far.
+    pub requests: Cell<u64>,
+}
+
+impl Metering {
+    /// Counts an event stream until the guard is dropped.
+    pub fn streaming(&self, kind: StreamKind) -> Option<OpenStreamGuard> {
+        self.metrics.as_ref().map(|metrics| OpenStreamGuard::open(metrics, kind))
+    }
+
+    /// Creates an id for logs and the `X-Request-Id` of a fault.
+    fn request_id(&self) -> String {
+        let count = self.requests.get() + 1;
+        self.requests.set(count);
+        let mut text = String::with_capacity(24);
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{:x}-{:x}-{count:x}", self.clock.now_s(), self.number);
+        text
+    }
+
+    /// Counts a fault that is sent to a client, by endpoint if there is one, and logs it. Returns the request
+    /// id.
+    #[cold]
+    pub fn answer_fault(&self, endpoint: Option<LabelId>, fault: &Fault) -> String {
+        self.metrics.iter().for_each(|metrics| metrics.record_fault(endpoint, fault.kind));
+        self.note_fault(fault)
+    }
+
+    /// Logs a fault. Faults of clients are only logged for debugging. Returns the request id.
+    #[cold]
+    pub fn note_fault(&self, fault: &Fault) -> String {
+        let request_id = self.request_id();
+        let kind = fault.kind.label();
+        if fault.origin == FaultOrigin::Client {
+            tracing::debug!(request_id, kind, %fault);
+        } else {
+            tracing::warn!(request_id, kind, %fault);
+        }
+        request_id
+    }
+}

@@ -1,0 +1,44 @@
+//! State shared by all workers.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::auth::Authenticator;
+use crate::catalog::Catalog;
+use crate::journal::usage::UsageTables;
+use crate::limits::Limits;
+use crate::server::config::Config;
+use crate::server::http1::control_plane::ControlService;
+use crate::server::http1::guard::OriginGuard;
+use crate::session::{ResumableStreams, SessionTable};
+use crate::telemetry::metrics::Metrics;
+use crate::topology::Topology;
+use metamcp_core::base::ShutdownPhase;
+
+/// State shared by all workers: snapshots, and values that are locked for a few lines outside of the common
+/// path.
+pub struct Shared {
+    pub config: Config,
+    /// Checks Host and Origin.
+    pub guard: OriginGuard,
+    pub auth: Arc<Authenticator>,
+    /// The current topology. Each worker follows it with pools of its own.
+    pub topology: watch::Receiver<Arc<Topology>>,
+    /// The epoch that each worker serves, by worker number.
+    pub followed: watch::Sender<Vec<u64>>,
+    pub catalog: Arc<Catalog>,
+    pub sessions: Arc<SessionTable>,
+    /// `None` if resumable streams are disabled.
+    pub streams: Option<Arc<ResumableStreams>>,
+    pub limits: Arc<Limits>,
+    /// Usage tables, if usage is recorded.
+    pub usage: Option<UsageTables>,
+    /// Metrics, if they are collected.
+    pub metrics: Option<Arc<Metrics>>,
+    /// Serves every path that is not an MCP endpoint.
+    pub control_plane: Arc<dyn ControlService>,
+    pub phase: watch::Receiver<ShutdownPhase>,
+    /// Changes whenever a key changes.
+    pub keys: watch::Receiver<u64>,
+}

@@ -1,0 +1,132 @@
+//! Requests whose responses the gateway reads itself: handshakes and lists.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, StatusCode};
+
+use super::upstream_session::UpstreamSession;
+use crate::auth::KeyId;
+use crate::upstream::{
+    FailureStage, RequestKind, UpstreamBody, UpstreamError, UpstreamPool, UpstreamRequest, UpstreamResponse,
+};
+use metamcp_core::frame::{EventReader, MessageKind, Scanner};
+use metamcp_core::protocol::{Era, McpMethod, header};
+
+/// A message whose response is read into memory.
+pub struct BufferedRequest<'a> {
+    pub method: McpMethod,
+    /// The whole JSON-RPC message.
+    pub message: Bytes,
+    /// The Legacy session that the message belongs to.
+    pub session: Option<&'a UpstreamSession>,
+    /// The headers of a Modern request. `None` for a Legacy request.
+    pub modern_headers: Option<Vec<(HeaderName, HeaderValue)>>,
+}
+
+/// A response that was read into memory.
+pub struct BufferedResponse {
+    pub status: StatusCode,
+    /// The value of `Mcp-Session-Id`.
+    pub session_id: Option<HeaderValue>,
+    /// The JSON-RPC response, or the body of an error status. Empty for 202.
+    pub message: Bytes,
+}
+
+/// Bounds a message that the gateway reads itself. A list of a thousand tools has about 2 MiB.
+pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
+
+/// On whose behalf a request is sent.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RequestContext {
+    pub owner: Option<KeyId>,
+    /// The number of the client's session slot that the request opens or reopens.
+    pub client_session: Option<u64>,
+    /// Whether that session shares nothing with others.
+    pub is_isolated: bool,
+}
+
+/// Sends a message and reads the whole response. Not cancel safe: dropping it closes the connection.
+pub async fn send_buffered(
+    pool: &Rc<UpstreamPool>,
+    request: BufferedRequest<'_>,
+) -> Result<BufferedResponse, UpstreamError> {
+    send_buffered_for(pool, request, RequestContext::default()).await
+}
+
+/// As [`send_buffered`], on behalf of a client.
+pub async fn send_buffered_for(
+    pool: &Rc<UpstreamPool>,
+    request: BufferedRequest<'_>,
+    context: RequestContext,
+) -> Result<BufferedResponse, UpstreamError> {
+    let BufferedRequest { method, message, session, modern_headers } = request;
+    let mut request = UpstreamRequest::from_message(message);
+    request.set_owner(context.owner);
+    request.set_exclusive(context.is_isolated);
+    if let Some(number) = context.client_session {
+        request.set_client_session(number);
+    }
+    if let Some(session) = session {
+        session.write_headers(&mut request);
+    }
+    if modern_headers.is_none() {
+        request.set_era(Era::Legacy);
+    }
+    if let Some(headers) = modern_headers {
+        for (name, value) in headers {
+            request.set_header(&name, &value);
+        }
+        request.set_header(&header::METHOD, &HeaderValue::from_static(method.as_str()));
+    }
+    let UpstreamResponse { head, mut body } = *pool.send(&request, RequestKind::Call).await?;
+    let (status, is_stream) = (head.status, head.is_event_stream());
+    let message = if is_stream && status.is_success() {
+        read_terminal_message(&mut body).await?
+    } else {
+        body.collect(MESSAGE_BYTES_MAX).await?
+    };
+    Ok(BufferedResponse { status, session_id: head.session_id, message })
+}
+
+/// Whether a status means that the server lost the session. A 404 says so (MCP 2025-03-26, session management). Some
+/// servers answer 400, which has many other causes; a ping then tells.
+pub async fn is_session_lost(
+    pool: &Rc<UpstreamPool>,
+    session: &UpstreamSession,
+    status: StatusCode,
+) -> bool {
+    const PING: &[u8] = br#"{"jsonrpc":"2.0","id":"metamcp-ping","method":"ping"}"#;
+    match status {
+        StatusCode::NOT_FOUND => true,
+        StatusCode::BAD_REQUEST => {
+            let message = Bytes::from_static(PING);
+            let ping = BufferedRequest {
+                method: McpMethod::Ping,
+                message,
+                session: Some(session),
+                modern_headers: None,
+            };
+            send_buffered(pool, ping).await.is_ok_and(|response| response.status.is_client_error())
+        }
+        _ => false,
+    }
+}
+
+/// Reads an event stream up to the JSON-RPC response, and skips the messages before it.
+pub async fn read_terminal_message(body: &mut UpstreamBody) -> Result<Bytes, UpstreamError> {
+    let (mut reader, mut scanner) = (EventReader::new(), Scanner::new());
+    while let Some(chunk) = body.chunk().await {
+        reader.push(chunk?);
+        while let Some(event) =
+            reader.next().map_err(|error| UpstreamError::new(FailureStage::InvalidResponse, error))?
+        {
+            let Some(data) = event.data.filter(|data| !data.is_empty()) else { continue };
+            let Ok(envelope) = scanner.scan(&data) else { continue };
+            if matches!(envelope.kind, MessageKind::Response | MessageKind::Error) {
+                return Ok(data);
+            }
+        }
+    }
+    Err(UpstreamError::from_stage(FailureStage::BodyIncomplete))
+}

@@ -1,0 +1,135 @@
+//! The blocks that all streams share, and an index of the streams that have some.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
+use tokio::time::Instant;
+
+use super::config::StreamsConfig;
+use crate::auth::Sealer;
+use crate::journal::JournalError;
+use crate::journal::events::{BLOCK_BYTES, EventBlock, EventBlocks};
+
+/// The blocks of this process, and an index of the streams of type `S` that retain some. Does not know what a stream is.
+pub struct StreamPool<S> {
+    pub(super) config: StreamsConfig,
+    pub(super) blocks: EventBlocks,
+    pub(super) sealer: Arc<Sealer>,
+    /// Random: distinguishes this process from earlier ones.
+    pub(super) process: u64,
+    next_number: AtomicU64,
+    /// Locked for a few lines at a time, or to iterate over the streams when no block is free.
+    index: Mutex<StreamIndex<S>>,
+    /// Notified when blocks are released.
+    freed: Notify,
+}
+
+struct StreamIndex<S> {
+    /// Streams that have taken a block and have not ended, oldest first.
+    live: BTreeMap<u64, Weak<S>>,
+    /// Ended streams by expiry time and number.
+    ended: BTreeMap<(Instant, u64), Arc<S>>,
+}
+
+impl<S> StreamPool<S> {
+    /// Reserves the space for all blocks in a file in `folder`.
+    ///
+    /// # Errors
+    /// The disk is full, or the folder is not usable.
+    pub fn open(
+        folder: &Path,
+        config: StreamsConfig,
+        sealer: Arc<Sealer>,
+    ) -> Result<Arc<Self>, JournalError> {
+        let blocks = EventBlocks::create(folder, config.bytes_max)?;
+        let mut random = [0; 8];
+        getrandom::fill(&mut random).map_err(|error| JournalError::Random(error.to_string()))?;
+        Ok(Arc::new(Self {
+            config,
+            blocks,
+            sealer,
+            process: u64::from_le_bytes(random),
+            next_number: AtomicU64::new(1),
+            index: Mutex::new(StreamIndex { live: BTreeMap::new(), ended: BTreeMap::new() }),
+            freed: Notify::new(),
+        }))
+    }
+
+    pub fn config(&self) -> &StreamsConfig {
+        &self.config
+    }
+
+    /// The bytes of all taken blocks.
+    pub fn bytes(&self) -> usize {
+        self.blocks.allocated() * BLOCK_BYTES
+    }
+
+    pub(super) fn next_number(&self) -> u64 {
+        self.next_number.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Takes a free block for a stream, and adds the stream to the index.
+    pub(super) fn take_block(&self, number: u64, stream: &Arc<S>) -> Option<EventBlock> {
+        let block = self.blocks.allocate()?;
+        self.index().live.entry(number).or_insert_with(|| Arc::downgrade(stream));
+        Some(block)
+    }
+
+    pub(super) fn release_blocks(&self, blocks: impl IntoIterator<Item = EventBlock>) {
+        let mut any = false;
+        for block in blocks {
+            self.blocks.release(block);
+            any = true;
+        }
+        if any {
+            self.freed.notify_waiters();
+        }
+    }
+
+    /// Completes when blocks are released.
+    pub(super) fn freed(&self) -> Notified<'_> {
+        self.freed.notified()
+    }
+
+    /// The live streams that may retain something, without the one of that number. Oldest first.
+    pub(super) fn live_except(&self, number: u64) -> Vec<Arc<S>> {
+        let mut index = self.index();
+        index.live.retain(|_, stream| stream.strong_count() > 0);
+        let others = index.live.iter().filter(|(other, _)| **other != number);
+        others.filter_map(|(_, stream)| stream.upgrade()).collect()
+    }
+
+    /// Removes the ended stream that expires first, of those that expire by `by` and satisfy `is_wanted`.
+    pub(super) fn take_ended(&self, by: Instant, is_wanted: impl Fn(&S) -> bool) -> Option<Arc<S>> {
+        let mut index = self.index();
+        let mut candidates = index.ended.range(..=(by, u64::MAX));
+        let key = candidates.find(|(_, stream)| is_wanted(stream)).map(|(key, _)| *key)?;
+        index.ended.remove(&key)
+    }
+
+    /// Retains an ended stream until `expires`.
+    pub(super) fn retain_ended(&self, number: u64, expires: Instant, stream: &Arc<S>) {
+        let mut index = self.index();
+        index.live.remove(&number);
+        index.ended.insert((expires, number), Arc::clone(stream));
+    }
+
+    /// Removes a stream from the index.
+    pub(super) fn remove(&self, number: u64, expires: Option<Instant>) {
+        let mut index = self.index();
+        index.live.remove(&number);
+        let ended = expires.and_then(|expires| index.ended.remove(&(expires, number)));
+        // Release the lock first: dropping the last reference drops the stream.
+        drop(index);
+        drop(ended);
+    }
+
+    fn index(&self) -> MutexGuard<'_, StreamIndex<S>> {
+        // Every change is one operation on a collection, so a poisoned lock guards intact collections.
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,65 @@
+//! Rows of tool pins, reading them, and deleting them together with their server.
+
+use serde_json::Value as Json;
+
+use crate::store::error::StoreError;
+use crate::store::sealed_value::Sealed;
+use crate::store::transaction::{Transaction, query_one};
+use crate::store::value::Row;
+
+/// The tool pins of one server: its approved tools, and those that wait for approval.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PinsRow {
+    /// The name of the server.
+    pub server: String,
+    /// Opaque to the store.
+    pub pins: Json,
+    /// An empty plaintext, sealed together with the two columns above.
+    pub seal: Sealed,
+    /// Rises with every change.
+    pub version: u64,
+    /// Seconds since 1970.
+    pub changed_at: u64,
+}
+
+/// A change of the tool pins of a server.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewPins {
+    /// The name of the server.
+    pub server: String,
+    /// See [`PinsRow::pins`].
+    pub pins: Json,
+    /// The version that must be stored now; `None` when there must be none.
+    pub expect: Option<u64>,
+    /// The action and the changes, for the audit log. `None` for a change that nobody made or has to act on.
+    pub told: Option<(&'static str, Json)>,
+}
+
+pub async fn all<T: Transaction>(tx: &mut T) -> Result<Vec<PinsRow>, StoreError> {
+    let sql = format!("SELECT {COLUMNS} FROM tool_pins ORDER BY server");
+    tx.query(&sql, &[]).await?.into_iter().map(read).collect()
+}
+
+pub async fn find<T: Transaction>(tx: &mut T, server: &str) -> Result<Option<PinsRow>, StoreError> {
+    let sql = format!("SELECT {COLUMNS} FROM tool_pins WHERE server = $1");
+    query_one(tx, &sql, &[server.into()]).await?.map(read).transpose()
+}
+
+/// Deletes the tool pins of a server that was deleted or renamed.
+pub async fn delete<T: Transaction>(tx: &mut T, server: &str) -> Result<(), StoreError> {
+    tx.execute("DELETE FROM tool_pins WHERE server = $1", &[server.into()]).await.map(drop)
+}
+
+fn read(mut row: Row) -> Result<PinsRow, StoreError> {
+    let mut pins = PinsRow {
+        server: row.text()?,
+        pins: row.field_or(Json::Null, Row::json),
+        seal: Sealed { bytes: row.blob()?, key_version: row.field_or(0, Row::int) },
+        version: row.field_or(0, Row::int),
+        changed_at: row.field_or(0, Row::int),
+    };
+    pins.seal = row.seal_if_intact(pins.seal);
+    Ok(pins)
+}
+
+const COLUMNS: &str = "server, pins, seal, key_version, version, changed_at";

@@ -1,0 +1,205 @@
+//! The clients of one process: their event streams and subscriptions.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use http::HeaderValue;
+use tokio::time::Instant;
+
+use super::super::multiplex::ClientStream;
+
+/// Identifies one of a process's clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ClientSlotId(pub u64);
+
+/// One client of a process.
+pub struct ClientSlot {
+    /// The client's session id.
+    pub session: HeaderValue,
+    /// Whether this is a client's session, not the gateway's own for its lists.
+    pub is_client: bool,
+    pub stream: ClientStream,
+    /// URIs of the resources that the client subscribed to.
+    subscriptions: HashSet<String>,
+    /// Until then the process may still be working on a call that this client cancelled, or the client is about to listen.
+    uncertain_until: Option<Instant>,
+}
+
+/// All clients of a process.
+#[derive(Default)]
+pub struct ClientSlots {
+    next: u64,
+    slots: HashMap<ClientSlotId, ClientSlot>,
+}
+
+/// Resources that one client may subscribe to on one process: more is a runaway loop.
+pub const SUBSCRIPTIONS_MAX: usize = 4096;
+
+/// A process that was told of a cancellation stops within this, or practically never.
+const CANCEL_SETTLE_TIME: Duration = Duration::from_secs(10);
+
+/// A new client listens within this, if at all: its stream is answered before the process learns of the client. Until then it
+/// counts as listening, even while another client has the only call in flight. Otherwise it would be chance, from one moment
+/// to the next, whether a request of the process is refused or passed on.
+const LISTEN_SETTLE_TIME: Duration = Duration::from_secs(1);
+
+impl ClientSlot {
+    /// Whether a client listens.
+    pub fn is_listening(&self) -> bool {
+        self.is_client && self.stream.is_open()
+    }
+
+    /// Whether a message of the process may be about a call that this client cancelled, or for a client that is new.
+    pub fn is_uncertain(&self, now: Instant) -> bool {
+        self.uncertain_until.is_some_and(|until| now < until)
+    }
+}
+
+impl ClientSlots {
+    /// Adds a client.
+    pub fn add(&mut self, session: HeaderValue, is_client: bool) -> ClientSlotId {
+        let id = ClientSlotId(self.next);
+        self.next += 1;
+        let slot = ClientSlot {
+            session,
+            is_client,
+            stream: ClientStream::default(),
+            subscriptions: HashSet::new(),
+            uncertain_until: is_client.then(|| Instant::now() + LISTEN_SETTLE_TIME),
+        };
+        self.slots.insert(id, slot);
+        id
+    }
+
+    /// Removes a client. Returns the URIs that nobody is subscribed to any more.
+    pub fn remove(&mut self, id: ClientSlotId) -> Vec<String> {
+        let Some(slot) = self.slots.remove(&id) else { return Vec::new() };
+        slot.subscriptions.into_iter().filter(|uri| !self.is_subscribed(uri)).collect()
+    }
+
+    pub fn get_mut(&mut self, id: ClientSlotId) -> Option<&mut ClientSlot> {
+        self.slots.get_mut(&id)
+    }
+
+    /// Returns the client for which the predicate holds, if there is exactly one.
+    pub fn find_only(&self, predicate: impl Fn(ClientSlotId, &ClientSlot) -> bool) -> Option<ClientSlotId> {
+        let mut ids = self.slots.iter().filter(|(id, slot)| predicate(**id, slot)).map(|(id, _)| *id);
+        ids.next().filter(|_| ids.next().is_none())
+    }
+
+    /// Marks a client as uncertain, because one of its calls was cancelled.
+    pub fn mark_uncertain(&mut self, id: ClientSlotId) {
+        if let Some(slot) = self.slots.get_mut(&id) {
+            slot.uncertain_until = Some(Instant::now() + CANCEL_SETTLE_TIME);
+        }
+    }
+
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut ClientSlot> {
+        self.slots.values_mut()
+    }
+
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Whether any client listens.
+    pub fn is_listening(&self) -> bool {
+        self.slots.values().any(ClientSlot::is_listening)
+    }
+
+    /// Adds a subscription. False when the client has too many.
+    pub fn subscribe(&mut self, id: ClientSlotId, uri: String) -> bool {
+        let Some(slot) = self.slots.get_mut(&id) else { return false };
+        let has_room = slot.subscriptions.len() < SUBSCRIPTIONS_MAX;
+        if has_room {
+            slot.subscriptions.insert(uri);
+        }
+        has_room
+    }
+
+    /// Removes a subscription. Returns whether another client still has it.
+    pub fn unsubscribe(&mut self, id: ClientSlotId, uri: &str) -> bool {
+        if let Some(slot) = self.slots.get_mut(&id) {
+            slot.subscriptions.remove(uri);
+        }
+        self.is_subscribed(uri)
+    }
+
+    /// Iterates over the clients that subscribed to a resource.
+    pub fn subscribers<'a>(&'a mut self, uri: &'a str) -> impl Iterator<Item = &'a mut ClientSlot> {
+        self.slots.values_mut().filter(move |slot| slot.subscriptions.contains(uri))
+    }
+
+    /// Removes all clients.
+    pub fn drain(&mut self) -> impl Iterator<Item = ClientSlot> {
+        self.slots.drain().map(|(_, slot)| slot)
+    }
+
+    fn is_subscribed(&self, uri: &str) -> bool {
+        self.slots.values().any(|slot| slot.subscriptions.contains(uri))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn session(text: &'static str) -> HeaderValue {
+        HeaderValue::from_static(text)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_one_is_certain() {
+        let mut slots = ClientSlots::default();
+        let only = |slots: &ClientSlots| slots.find_only(|_, _| true);
+        assert_eq!(only(&slots), None);
+        let one = slots.add(session("a"), true);
+        assert_eq!(only(&slots), Some(one));
+        let other = slots.add(session("b"), true);
+        assert_eq!(only(&slots), None);
+        let uncertain = |slots: &ClientSlots| slots.find_only(|_, slot| slot.is_uncertain(Instant::now()));
+        assert_eq!(uncertain(&slots), None, "both are new");
+        tokio::time::advance(LISTEN_SETTLE_TIME).await;
+        slots.add(session("c"), false);
+        assert_eq!(uncertain(&slots), None, "the gateway itself listens to nothing");
+        let new = slots.add(session("d"), true);
+        assert_eq!(uncertain(&slots), Some(new));
+        tokio::time::advance(LISTEN_SETTLE_TIME).await;
+        assert_eq!(uncertain(&slots), None);
+        slots.mark_uncertain(other);
+        assert_eq!(uncertain(&slots), Some(other));
+        tokio::time::advance(CANCEL_SETTLE_TIME).await;
+        assert_eq!(uncertain(&slots), None);
+        for removed in [one, new, ClientSlotId(new.0 - 1)] {
+            slots.remove(removed);
+        }
+        assert_eq!((only(&slots), slots.len()), (Some(other), 1));
+    }
+
+    #[test]
+    fn counts_subscriptions() {
+        let mut slots = ClientSlots::default();
+        let (one, other) = (slots.add(session("a"), true), slots.add(session("b"), true));
+        for (slot, uri) in [(one, "x"), (one, "x"), (other, "x"), (one, "y"), (other, "z")] {
+            assert!(slots.subscribe(slot, uri.into()));
+        }
+        let check = |slots: &mut ClientSlots, uri: &str, expected: &[&str]| {
+            let mut found: Vec<_> =
+                slots.subscribers(uri).map(|slot| slot.session.to_str().unwrap().to_owned()).collect();
+            found.sort_unstable();
+            assert_eq!(found, expected, "{uri}");
+        };
+        check(&mut slots, "x", &["a", "b"]);
+        check(&mut slots, "y", &["a"]);
+        check(&mut slots, "w", &[]);
+        assert!(slots.unsubscribe(one, "x"), "the other still has it");
+        check(&mut slots, "x", &["b"]);
+        assert!(!slots.unsubscribe(other, "x"));
+        slots.subscribe(one, "z".into());
+        assert_eq!(slots.remove(one), ["y"], "nobody else has it");
+        assert_eq!(slots.remove(one), Vec::<String>::new());
+        check(&mut slots, "z", &["b"]);
+        let full = (0..2 * SUBSCRIPTIONS_MAX).take_while(|n| slots.subscribe(other, n.to_string())).count();
+        assert_eq!(full, SUBSCRIPTIONS_MAX - 1);
+    }
+}

@@ -1,0 +1,336 @@
+//! One process as its clients and calls see it: the state of the connection over its pipes.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use foldhash::fast::RandomState;
+use http::HeaderValue;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
+
+use super::super::error::{FailureStage, UpstreamError};
+use super::super::multiplex::{Backoff, PendingCalls, ResponseSink, ServerRequests};
+use super::client_slots::{ClientSlotId, ClientSlots};
+use super::exit::ExitReport;
+use super::lines::write_line;
+use super::process_stats::ProcessCounters;
+use super::program::Program;
+use metamcp_core::base::ServerName;
+use metamcp_core::frame::{Envelope, Scanner, Span};
+use metamcp_core::protocol::Era;
+
+/// What all processes of one server share.
+pub struct ServerContext {
+    pub name: ServerName,
+    pub program: Program,
+    /// Scans all messages on this thread.
+    pub scanner: RefCell<Scanner>,
+    /// Where each call is, for cancellation.
+    pub call_locations: RefCell<HashMap<u64, CallLocation, RandomState>>,
+    pub sessions: RefCell<HashMap<HeaderValue, (Rc<ProcessConnection>, ClientSlotId), RandomState>>,
+    pub connections: RefCell<Vec<Rc<ProcessConnection>>>,
+    /// Also read by other threads.
+    pub counters: Arc<ProcessCounters>,
+    /// Notified when a process has ended.
+    pub process_ended: Notify,
+    /// After processes that failed to start.
+    pub backoff: RefCell<Backoff>,
+    /// Whether the log has the warning about requests to clients that share a process.
+    pub has_warned_of_sharing: Cell<bool>,
+    /// Whether the log has the warning about responses with ids of another type.
+    pub has_warned_of_ids: Cell<bool>,
+    pub message_counters: MessageCounters,
+}
+
+/// Counters of messages, over all processes of a server.
+#[derive(Default)]
+pub struct MessageCounters {
+    /// Lines that were not a message.
+    pub invalid_lines: Cell<u64>,
+    /// Messages that no one client was certainly meant by, or for a call that has ended.
+    pub undeliverable: Cell<u64>,
+    /// Messages that a client was too slow for.
+    pub dropped: Cell<u64>,
+    /// Requests of the server that no one client could be asked.
+    pub refused_requests: Cell<u64>,
+}
+
+/// Where a call is.
+pub enum CallLocation {
+    /// In flight at a process, under this number there.
+    InFlight(Weak<ProcessConnection>, u64),
+    /// The event stream of a client.
+    ClientStream(Weak<ProcessConnection>, ClientSlotId),
+}
+
+/// The connection to one process.
+pub struct ProcessConnection {
+    pub context: Rc<ServerContext>,
+    /// The era of its first message. Some servers stay with that.
+    pub era: Era,
+    /// The process id of its reaper.
+    pub pid: u32,
+    pub started_at: Instant,
+    pub state: RefCell<ProcessState>,
+    outbox: RefCell<BytesMut>,
+    /// Notified when there is something to write.
+    pub outbox_ready: Notify,
+    /// Notified when the process is to end.
+    pub end_requested: Notify,
+    /// The back-off of the process's slot: a client that crashes its processes delays no other.
+    backoff: Rc<RefCell<Backoff>>,
+    pub has_answered: Cell<bool>,
+    /// Notified when the process has answered, or is closed.
+    pub settled: Notify,
+    /// Whether the process was started for one session and ends with it.
+    pub is_exclusive: Cell<bool>,
+    is_closed: Cell<bool>,
+    /// Set when the process failed.
+    exit_report: RefCell<Option<ExitReport>>,
+    last_used: Cell<Instant>,
+}
+
+/// What is in flight at a process.
+pub struct ProcessState {
+    pub calls: PendingCalls<PendingCall>,
+    pub clients: ClientSlots,
+    pub server_requests: ServerRequests<RequestOrigin>,
+    /// Consecutive lines that were not a message.
+    pub invalid_lines_in_a_row: u32,
+}
+
+/// Whom a process sent a request to.
+#[derive(Clone, Copy)]
+pub struct RequestOrigin {
+    pub client: ClientSlotId,
+    /// The call during which it was sent. When that ends unanswered, the client cannot answer the request any more.
+    pub during: Option<u64>,
+}
+
+/// An in-flight call.
+pub struct PendingCall {
+    /// Unique among all calls to the server; `None` for requests of the gateway.
+    pub call: Option<u64>,
+    /// The client, in a Legacy session.
+    pub client: Option<ClientSlotId>,
+    pub kind: CallKind,
+    pub recipient: Recipient,
+}
+
+/// What the response to a call changes.
+#[derive(Debug, PartialEq, Eq)]
+pub enum CallKind {
+    Call,
+    /// A call that may be sent log messages, which Modern clients request call by call.
+    CallWithLogs,
+    /// From then on the client is sent changes of this resource.
+    Subscribe(String),
+    /// A Modern subscription: the response is its end.
+    Listen,
+}
+
+/// Who gets the response to a call.
+pub enum Recipient {
+    Client(ResponseSink),
+    /// The gateway itself.
+    Gateway(oneshot::Sender<(Bytes, Envelope)>),
+}
+
+/// Bytes that wait to be written to one process: a few large messages. With more, the process does not read.
+const OUTBOX_BYTES_MAX: usize = 8 << 20;
+
+impl PendingCall {
+    /// Sends an event ahead of the response. False when it is lost.
+    pub fn send_event(&mut self, event: Bytes) -> bool {
+        match &mut self.recipient {
+            Recipient::Client(sink) => sink.send_event(event),
+            Recipient::Gateway(_) => false,
+        }
+    }
+
+    /// Reports that there will be no response.
+    pub fn fail(self, stage: FailureStage) {
+        if let Recipient::Client(sink) = self.recipient {
+            sink.fail(UpstreamError::from_stage(stage));
+        }
+    }
+}
+
+impl MessageCounters {
+    /// Increments a counter.
+    pub fn increment(counter: &Cell<u64>) {
+        counter.set(counter.get() + 1);
+    }
+}
+
+impl ProcessConnection {
+    /// Creates the connection to a process that was started.
+    pub fn new(
+        context: &Rc<ServerContext>,
+        era: Era,
+        pid: u32,
+        started_at: Instant,
+        backoff: Rc<RefCell<Backoff>>,
+    ) -> Rc<Self> {
+        let state = ProcessState {
+            calls: PendingCalls::new(),
+            clients: ClientSlots::default(),
+            server_requests: ServerRequests::new(),
+            invalid_lines_in_a_row: 0,
+        };
+        let connection = Rc::new(Self {
+            context: Rc::clone(context),
+            era,
+            pid,
+            started_at,
+            state: RefCell::new(state),
+            outbox: RefCell::default(),
+            outbox_ready: Notify::new(),
+            end_requested: Notify::new(),
+            backoff,
+            has_answered: Cell::new(false),
+            settled: Notify::new(),
+            is_exclusive: Cell::new(false),
+            is_closed: Cell::new(false),
+            exit_report: RefCell::default(),
+            last_used: Cell::new(Instant::now()),
+        });
+        context.connections.borrow_mut().push(Rc::clone(&connection));
+        connection
+    }
+
+    /// Whether messages can be sent.
+    pub fn is_alive(&self) -> bool {
+        !self.is_closed.get()
+    }
+
+    /// Removes a request of the process if this client was asked it. Returns whether it was.
+    pub fn take_server_request(&self, client: ClientSlotId, id: &[u8]) -> bool {
+        self.state.borrow_mut().server_requests.remove_if(id, |origin| origin.client == client)
+    }
+
+    /// Closes the connection: fails every call, once, and forgets the sessions.
+    pub fn close(&self, stage: FailureStage) {
+        if self.is_closed.replace(true) {
+            return;
+        }
+        self.settled.notify_one();
+        let mut state = self.state.borrow_mut();
+        let calls: Vec<_> = state.calls.drain().collect();
+        let clients: Vec<_> = state.clients.drain().collect();
+        state.server_requests.clear();
+        drop(state);
+        for entry in calls {
+            self.forget_call(&entry.call);
+            entry.call.fail(stage);
+        }
+        let mut sessions = self.context.sessions.borrow_mut();
+        for client in clients {
+            sessions.remove(&client.session);
+        }
+        self.context.connections.borrow_mut().retain(|other| !std::ptr::eq(&raw const **other, self));
+    }
+
+    /// Starts the back-off after a failure: of the process's slot, or of the whole server if the process failed to start.
+    pub fn record_failure(&self) {
+        let backoff = if self.has_answered.get() { &*self.backoff } else { &self.context.backoff };
+        backoff.borrow_mut().fail(self.started_at.elapsed());
+    }
+
+    /// Sets why the process failed.
+    pub fn set_exit_report(&self, report: ExitReport) {
+        *self.exit_report.borrow_mut() = Some(report);
+    }
+
+    /// Returns the error of a caller that waited for the first response of a process that failed.
+    pub fn start_error(&self) -> UpstreamError {
+        let report = self.exit_report.borrow();
+        let Some(ExitReport { reason, last_stderr }) = &*report else {
+            return UpstreamError::start_failure("its program ended before it answered", None);
+        };
+        let last_stderr = last_stderr.as_ref().map(|line| format!("last line of standard error: {line:?}"));
+        UpstreamError::start_failure(reason.clone(), last_stderr)
+    }
+
+    /// Requests the end of the process.
+    pub fn request_end(&self) {
+        self.end_requested.notify_one();
+    }
+
+    /// Forgets where a call is, after it has ended. Its guard may still be dropped later.
+    pub fn forget_call(&self, call: &PendingCall) {
+        if let Some(call) = call.call {
+            self.context.call_locations.borrow_mut().remove(&call);
+        }
+    }
+
+    /// Takes all that waits to be written.
+    pub fn take_outbox(&self) -> Bytes {
+        self.outbox.borrow_mut().split().freeze()
+    }
+
+    /// Whether no call is in flight, nobody listens, and the process was unused for `timeout`.
+    pub fn is_idle_for(&self, now: Instant, timeout: Duration) -> bool {
+        let state = self.state.borrow();
+        state.calls.len() == 0
+            && !state.clients.is_listening()
+            && now.saturating_duration_since(self.last_used.get()) >= timeout
+    }
+
+    /// Returns when a client last used the process.
+    pub fn last_used(&self) -> Instant {
+        self.last_used.get()
+    }
+
+    /// Notes that a client uses the process. Messages that it sends of its own accord do not count.
+    pub fn touch(&self) {
+        self.last_used.set(Instant::now());
+    }
+
+    /// Whether the outbox has room for a message. An empty one takes a message of any size.
+    pub fn has_room(&self, bytes: usize) -> bool {
+        let waiting = self.outbox.borrow().len();
+        self.is_alive() && (waiting == 0 || waiting + bytes <= OUTBOX_BYTES_MAX)
+    }
+
+    /// Queues a message, with parts replaced.
+    pub fn queue(&self, message: &[u8], edits: &[(Span, &[u8])]) {
+        write_line(message, edits, &mut self.outbox.borrow_mut());
+        self.outbox_ready.notify_one();
+    }
+}
+
+impl ProcessState {
+    /// Returns the client that is certainly meant by a message that names no call: the only one there is, or the only one
+    /// that has a call in flight, listens, is new and may be about to listen, or cancelled a call a moment ago. A call in
+    /// flight makes nobody certain while another client listens: the message may be due to what the process was asked
+    /// before. Clients that do none of these have mostly left without a word.
+    pub fn only_recipient(&self) -> Option<ClientSlotId> {
+        let now = Instant::now();
+        let has_call = |id| self.calls.iter().any(|(_, entry)| entry.call.client == Some(id));
+        self.clients.find_only(|_, _| true).or_else(|| {
+            self.clients
+                .find_only(|id, client| client.stream.is_open() || client.is_uncertain(now) || has_call(id))
+        })
+    }
+
+    /// Returns the newest call of a client.
+    pub fn newest_call(&self, client: ClientSlotId) -> Option<u64> {
+        let calls = self.calls.iter().filter(|(_, entry)| entry.call.client == Some(client));
+        calls.map(|(number, _)| number).max()
+    }
+
+    /// Sends an event to a client, with its newest call or on its own stream: what a server sends while it works on a call
+    /// belongs to that call. False when it is lost.
+    pub fn send_to_client(&mut self, client: ClientSlotId, event: Bytes) -> bool {
+        let newest = self.newest_call(client);
+        if let Some(entry) = newest.and_then(|number| self.calls.get_mut(number)) {
+            return entry.call.send_event(event);
+        }
+        self.clients.get_mut(client).is_some_and(|client| client.stream.send(event))
+    }
+}

@@ -1,0 +1,152 @@
+//! Counters of a server's processes. Any thread can read them without asking the one that supervises the processes.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use metamcp_core::base::unix_seconds;
+
+/// The counters of one server.
+#[derive(Debug, Default)]
+pub struct ProcessCounters(Mutex<ProcessStats>);
+
+/// A snapshot of the counters.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ProcessStats {
+    /// Running processes: in use, spare, or ending.
+    pub running: usize,
+    /// Processes started so far.
+    pub started: u64,
+    /// Of these, processes started in place of a failed one.
+    pub restarts: u64,
+    /// Processes that ended unasked or could not be started.
+    pub failed: u64,
+    /// Failed processes that were not replaced yet.
+    pub awaiting_restart: u64,
+    /// The last failure, which may be long ago.
+    pub last_failure: Option<ProcessFailure>,
+}
+
+/// A failed process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProcessFailure {
+    pub stage: ProcessStage,
+    /// The reason. It may name the program.
+    pub message: String,
+    /// In seconds since 1970.
+    pub at: u64,
+}
+
+/// What a process was doing when it failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProcessStage {
+    Start,
+    /// Answering `initialize`.
+    Initialize,
+    Run,
+}
+
+impl ProcessStage {
+    /// Returns the value of `stage` in `/ready`.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Start => "starting",
+            Self::Initialize => "answering initialize",
+            Self::Run => "running",
+        }
+    }
+}
+
+impl ProcessStats {
+    /// Summarizes the stats in one word.
+    pub const fn state(&self) -> &'static str {
+        match (self.running, self.awaiting_restart) {
+            (1.., _) => "running",
+            (0, 1..) => "failed",
+            (0, 0) => "idle",
+        }
+    }
+}
+
+impl ProcessCounters {
+    /// Returns a snapshot.
+    pub fn snapshot(&self) -> ProcessStats {
+        self.lock().clone()
+    }
+
+    /// Returns the number of running processes.
+    pub fn running(&self) -> usize {
+        self.lock().running
+    }
+
+    /// Counts a started process.
+    pub fn record_start(&self) {
+        let mut stats = self.lock();
+        stats.running += 1;
+        stats.started += 1;
+        if stats.awaiting_restart > 0 {
+            stats.awaiting_restart -= 1;
+            stats.restarts += 1;
+        }
+    }
+
+    /// Counts a process that has ended.
+    pub fn record_end(&self) {
+        let mut stats = self.lock();
+        stats.running = stats.running.saturating_sub(1);
+    }
+
+    /// Counts a failed process.
+    pub fn record_failure(&self, stage: ProcessStage, message: impl Into<String>) {
+        let mut stats = self.lock();
+        stats.failed += 1;
+        // One process is started in place of however many failed.
+        stats.awaiting_restart = 1;
+        stats.last_failure = Some(ProcessFailure { stage, message: message.into(), at: unix_seconds() });
+    }
+
+    /// Takes back the failures since a snapshot, because they were expected.
+    pub fn restore_failures(&self, before: ProcessStats) {
+        let mut stats = self.lock();
+        stats.failed = before.failed;
+        stats.awaiting_restart = before.awaiting_restart;
+        stats.last_failure = before.last_failure;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ProcessStats> {
+        // No panic can leave a partial change behind.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_failures_and_restarts() {
+        let counters = ProcessCounters::default();
+        let check = |state: &str, running: usize, restarts: u64, failed: u64| {
+            let stats = counters.snapshot();
+            assert_eq!(
+                (stats.state(), stats.running, stats.restarts, stats.failed),
+                (state, running, restarts, failed)
+            );
+        };
+        check("idle", 0, 0, 0);
+        counters.record_start();
+        check("running", 1, 0, 0);
+        counters.record_failure(ProcessStage::Run, "it ended");
+        counters.record_end();
+        check("failed", 0, 0, 1);
+        counters.record_failure(ProcessStage::Start, "no such program");
+        check("failed", 0, 0, 2);
+        counters.record_start();
+        check("running", 1, 1, 2);
+        let before = counters.snapshot();
+        counters.record_failure(ProcessStage::Run, "as expected");
+        counters.record_end();
+        counters.restore_failures(before);
+        check("idle", 0, 1, 2);
+        let last = counters.snapshot().last_failure.expect("a failure");
+        assert_eq!((last.stage, last.message.as_str()), (ProcessStage::Start, "no such program"));
+    }
+}

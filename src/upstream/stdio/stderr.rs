@@ -1,0 +1,116 @@
+//! The standard error of a process: logged, and its last lines kept for when the process fails.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::task::yield_now;
+use tokio::time::Instant;
+
+/// The last lines of standard error, and the rate limit of their log lines.
+#[derive(Default)]
+pub struct StderrTail {
+    lines: VecDeque<String>,
+    /// Lines logged since `second_started`.
+    logged: u32,
+    second_started: Option<Instant>,
+    /// Lines not logged since then.
+    suppressed: u64,
+}
+
+/// Bytes kept of a line.
+const LINE_BYTES_MAX: usize = 1024;
+
+/// Lines kept.
+const LINES_MAX: usize = 16;
+
+/// Lines that go to the log within a second. The pipe is drained all the same.
+const LOGGED_MAX: u32 = 20;
+
+/// Reads standard error to its end, whatever happens to the lines: a full pipe would stop the process.
+pub async fn drain_stderr(
+    mut stderr: impl AsyncRead + Unpin,
+    tail: Rc<RefCell<StderrTail>>,
+    server: String,
+    pid: u32,
+) {
+    let mut buffer = vec![0; 4 << 10];
+    let mut line = Vec::new();
+    loop {
+        let count = match stderr.read(&mut buffer).await {
+            Ok(0) | Err(_) => break,
+            Ok(count) => count,
+        };
+        for piece in buffer[..count].split_inclusive(|byte| *byte == b'\n') {
+            let room = LINE_BYTES_MAX.saturating_sub(line.len());
+            line.extend_from_slice(&piece[..piece.len().min(room)]);
+            if piece.ends_with(b"\n") {
+                tail.borrow_mut().add_line(&line, &server, pid);
+                line.clear();
+            }
+        }
+        yield_now().await;
+    }
+    tail.borrow_mut().add_line(&line, &server, pid);
+}
+
+impl StderrTail {
+    /// Returns the last lines, the oldest first.
+    pub fn lines(&self) -> &VecDeque<String> {
+        &self.lines
+    }
+
+    fn add_line(&mut self, line: &[u8], server: &str, pid: u32) {
+        let text = printable(line);
+        if text.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        if self.second_started.is_none_or(|start| now.duration_since(start) >= Duration::from_secs(1)) {
+            if self.suppressed > 0 {
+                tracing::info!(server, pid, lines = self.suppressed, "suppressed lines of standard error");
+            }
+            (self.second_started, self.logged, self.suppressed) = (Some(now), 0, 0);
+        }
+        if self.logged < LOGGED_MAX {
+            self.logged += 1;
+            tracing::info!(server, pid, "stderr: {text}");
+        } else {
+            self.suppressed += 1;
+        }
+        if self.lines.len() == LINES_MAX {
+            self.lines.pop_front();
+        }
+        self.lines.push_back(text);
+    }
+}
+
+/// Replaces control characters, which could do something to a terminal.
+fn printable(line: &[u8]) -> String {
+    let text = String::from_utf8_lossy(line);
+    text.trim().chars().map(|c| if c.is_control() && c != '\t' { '.' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn keeps_the_last_lines() {
+        let tail = Rc::new(RefCell::new(StderrTail::default()));
+        let mut flood = vec![b'x'; 300 << 10];
+        flood.extend_from_slice(b"\n\n");
+        for n in 0..1000 {
+            flood.extend_from_slice(format!("line \x1b[31m{n}\r\n").as_bytes());
+        }
+        flood.extend_from_slice(b"no end \xff");
+        drain_stderr(&flood[..], Rc::clone(&tail), "a".into(), 1).await;
+        let tail = tail.borrow();
+        assert_eq!(tail.lines.len(), LINES_MAX);
+        assert_eq!(tail.lines.back().unwrap(), "no end \u{fffd}");
+        assert_eq!(tail.lines[LINES_MAX - 2], "line .[31m999");
+        assert_eq!((tail.logged, tail.suppressed), (LOGGED_MAX, 982));
+    }
+}
