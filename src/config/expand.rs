@@ -1,6 +1,29 @@
 //! Expansion of variable references such as `${NAME}`.
 
+use super::mistakes::{Report, Written};
 use super::raw::{NotUnicode, Variables};
+
+/// What readers of values with variable references share.
+#[derive(Clone, Copy)]
+pub(super) struct Context<'a> {
+    pub variables: &'a Variables<'a>,
+    pub report: &'a Report,
+}
+
+impl Context<'_> {
+    /// Expands variable references. Reports errors and returns `None` if there are any.
+    pub(super) fn expand(&self, written: &Written<&str>) -> Option<String> {
+        match expand(written.value, self.variables) {
+            Ok(text) => Some(text),
+            Err(mistakes) => {
+                for text in mistakes {
+                    self.report.mistake(&written.place, text);
+                }
+                None
+            }
+        }
+    }
+}
 
 /// Expands variable references: `${NAME}`, `${env:NAME}` (as VS Code writes it), and `${NAME:-default}`,
 /// whose default applies if the variable is unset or empty. `$${` stands for `${` itself. An unset variable

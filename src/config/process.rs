@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::mistakes::{Place, Report, Written, quote};
 use super::raw::Variables;
 use super::section::Section;
-use super::servers::Context;
+use super::expand::Context;
 use crate::admin::definition::settings::{self, SettingRange};
 use crate::admin::definition::{AllowedCommand, EnvPattern, SEALED_PLACEHOLDER, StdioAllowlist};
 use crate::child::{Confinement, Limits};

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use super::mistakes::{Mistakes, Place, Report, Written};
 use super::raw::{Raw, Variables};
 use super::section::{Section, TomlFile};
-use super::servers::Context;
+use super::expand::Context;
 use super::{
     AuthTiming, Base, Config, LogConfig, LogFormat, cli, defaults as d, endpoints, mcp_json, process,
     servers, traces,

@@ -5,11 +5,10 @@ use std::collections::BTreeMap;
 use http::header::AUTHORIZATION;
 use http::{HeaderName, HeaderValue};
 
-use super::expand::expand;
+use super::expand::Context;
 use super::mcp_json::{self, Entry};
 use super::mistakes::{Place, Report, Written, quote};
 use super::process;
-use super::raw::Variables;
 use super::section::Section;
 use crate::admin::definition::MODERN_OVER_SSE;
 use crate::admin::definition::address;
@@ -39,13 +38,6 @@ struct Draft<'a> {
     transport: HttpTransport,
     program: Option<process::Draft<'a>>,
     settings: ServerSettings,
-}
-
-/// What the readers of servers share.
-#[derive(Clone, Copy)]
-pub(super) struct Context<'a> {
-    pub variables: &'a Variables<'a>,
-    pub report: &'a Report,
 }
 
 /// Reads all servers: those of `metamcp.toml` first, each file in its own order.
@@ -305,20 +297,6 @@ fn authorization(bearer: &Written<&str>, context: Context<'_>) -> Result<HeaderV
     headers::parse("authorization", &format!("Bearer {token}")).map(|(_, value)| value).map_err(Some)
 }
 
-impl Context<'_> {
-    /// Expands variable references. Reports errors and returns `None` if there are any.
-    pub(super) fn expand(&self, written: &Written<&str>) -> Option<String> {
-        match expand(written.value, self.variables) {
-            Ok(text) => Some(text),
-            Err(mistakes) => {
-                for text in mistakes {
-                    self.report.mistake(&written.place, text);
-                }
-                None
-            }
-        }
-    }
-}
 
 const TRANSPORTS: [(&str, HttpTransport); 2] =
     [("http", HttpTransport::Streamable), ("sse", HttpTransport::Sse)];

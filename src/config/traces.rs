@@ -8,7 +8,7 @@ use url::Url;
 use super::defaults as d;
 use super::mistakes::{Place, Written};
 use super::section::Section;
-use super::servers::Context;
+use super::expand::Context;
 use crate::admin::definition::{address, headers};
 use crate::telemetry::traces::{ParentPolicy, SamplingRatio, TraceConfig};
 use crate::upstream::ServerAddress;
