@@ -18,7 +18,8 @@ pub fn terminate_reaper(reaper: u32) {
     }
 }
 
-/// Kills a reaper that does not end by itself, and its server with it. The other descendants are left to `end_orphans`.
+/// Kills a reaper that does not end by itself, and its server with it. The other descendants are left to
+/// `end_orphans`.
 pub fn kill_reaper(reaper: u32) {
     if let Some(pid) = to_pid(reaper) {
         let _ = kill_process(pid, Signal::KILL);

@@ -19,7 +19,8 @@ pub const PROGRAM: &str = "/proc/self/exe";
 /// The exit status of a shell for a program that cannot be run.
 pub const EXIT_NOT_RUN: u8 = 127;
 
-/// Prints an error to standard error. Its reader may be gone, and the rest must run all the same: `eprintln!` would panic.
+/// Prints an error to standard error. Its reader may be gone, and the rest must run all the same: `eprintln!`
+/// would panic.
 pub fn print_error(text: &str) {
     let _ = writeln!(io::stderr(), "metamcp: {text}");
 }

@@ -1,5 +1,5 @@
-//! The limit of open files. This process raises it to the maximum, while the programs that it starts begin with the initial
-//! limit: a program that waits by `select(2)` breaks when a descriptor is 1,024 or more.
+//! The limit of open files. This process raises it to the maximum, while the programs that it starts begin
+//! with the initial limit: a program that waits by `select(2)` breaks when a descriptor is 1,024 or more.
 
 use std::sync::OnceLock;
 

@@ -1,8 +1,8 @@
 //! Huge pages: disabled for this process, while the programs that it starts may have them.
 //!
-//! When the kernel merges small pages into one of 2 MiB, it includes those in between that were freed. A minute after a peak
-//! much of the freed memory is back, used by nothing (transparent huge pages, `khugepaged`, in the kernel's
-//! admin-guide/mm/transhuge; the allocator enables them by itself).
+//! When the kernel merges small pages into one of 2 MiB, it includes those in between that were freed. A
+//! minute after a peak much of the freed memory is back, used by nothing (transparent huge pages,
+//! `khugepaged`, in the kernel's admin-guide/mm/transhuge; the allocator enables them by itself).
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

@@ -17,7 +17,8 @@ use super::huge_pages::enable_huge_pages;
 use super::orphans::CORE_BYTES;
 use super::spawn_spec::{Confinement, Limits, SpawnSpec};
 
-/// Becomes the program, unless any part of the spec fails: a limit that cannot be set is never ignored silently.
+/// Becomes the program, unless any part of the spec fails: a limit that cannot be set is never ignored
+/// silently.
 pub fn run(spec: &SpawnSpec, program: &[OsString]) -> ExitCode {
     let [program, args @ ..] = program else { return fail("no program is given") };
     if let Err(error) = set_parent_process_death_signal(Some(Signal::KILL)) {
@@ -78,7 +79,8 @@ fn confine(confinement: &Confinement) -> Result<(), String> {
     let Confinement { read, write, required } = confinement;
     let failed = |error: RulesetError| format!("Landlock cannot be set up: {error}");
     let level = if *required { CompatLevel::HardRequirement } else { CompatLevel::BestEffort };
-    // If Landlock is required, the rights of Linux 5.13, the first with Landlock, must exist; later ones are optional.
+    // If Landlock is required, the rights of Linux 5.13, the first with Landlock, must exist; later ones are
+    // optional.
     let ruleset = Ruleset::default()
         .set_compatibility(level)
         .handle_access(AccessFs::from_all(ABI::V1))

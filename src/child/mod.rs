@@ -1,16 +1,17 @@
 //! The processes between the gateway and a server that is a child process: this same program, started as
 //! `metamcp exec-child`, in two steps.
 //!
-//! The **reaper** is the gateway's direct child, one for each server process. It adopts the processes that the server leaves
-//! behind (`PR_SET_CHILD_SUBREAPER`), and ends all of them when the server ends, the gateway asks for it, or the gateway
-//! itself is gone. It passes no messages: the pipes belong to the server, and the reaper holds none of them but standard
-//! error. The **launcher** is the reaper's child: it binds its life to the reaper's (`PR_SET_PDEATHSIG`), applies limits to
-//! itself, and becomes the server's program, in a process group of its own. The gateway adopts and ends what a reaper leaves
-//! behind that was killed itself (`orphans`).
+//! The **reaper** is the gateway's direct child, one for each server process. It adopts the processes that
+//! the server leaves behind (`PR_SET_CHILD_SUBREAPER`), and ends all of them when the server ends, the
+//! gateway asks for it, or the gateway itself is gone. It passes no messages: the pipes belong to the server,
+//! and the reaper holds none of them but standard error. The **launcher** is the reaper's child: it binds its
+//! life to the reaper's (`PR_SET_PDEATHSIG`), applies limits to itself, and becomes the server's program, in
+//! a process group of its own. The gateway adopts and ends what a reaper leaves behind that was killed itself
+//! (`orphans`).
 //!
-//! Invariants: when a reaper has ended, no descendant of its server runs, or, if the reaper was killed, not for long; the
-//! server inherits no descriptors but its three; nothing happens between a fork and an exec, so that all of this is safe
-//! code.
+//! Invariants: when a reaper has ended, no descendant of its server runs, or, if the reaper was killed, not
+//! for long; the server inherits no descriptors but its three; nothing happens between a fork and an exec, so
+//! that all of this is safe code.
 //!
 //! Does not know: MCP, what the server is, or who calls it.
 

@@ -12,13 +12,13 @@ use tokio::time::{Instant, sleep};
 
 use super::process_tree::children;
 
-/// The reapers that were started and not waited for. Locked while one is started, so that none exists unknown; and while
-/// orphans are killed and waited for, so that a process id stays theirs between the two.
+/// The reapers that were started and not waited for. Locked while one is started, so that none exists
+/// unknown; and while orphans are killed and waited for, so that a process id stays theirs between the two.
 static REAPERS: Mutex<Option<HashSet<i32>>> = Mutex::new(None);
 
-/// The limit of core dumps of a server and all its descendants. It distinguishes them from other processes that the gateway
-/// may have adopted. One byte allows no dump, and unlike zero it also keeps dumps from a program that collects them
-/// (`core(5)`; Linux, `fs/coredump.c`).
+/// The limit of core dumps of a server and all its descendants. It distinguishes them from other processes
+/// that the gateway may have adopted. One byte allows no dump, and unlike zero it also keeps dumps from a
+/// program that collects them (`core(5)`; Linux, `fs/coredump.c`).
 pub const CORE_BYTES: u64 = 1;
 
 /// Between two passes: each generation is adopted when the one before it has ended.

@@ -4,8 +4,8 @@ use rustix::process::{Pid, getpid};
 
 use super::exec::to_pid;
 
-/// Lists the direct children of this process. Children that have ended and were not waited for are included, so none of the
-/// process ids can belong to another process until they are.
+/// Lists the direct children of this process. Children that have ended and were not waited for are included,
+/// so none of the process ids can belong to another process until they are.
 pub fn children() -> Vec<Pid> {
     let parent = getpid().as_raw_nonzero().get();
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
@@ -17,7 +17,8 @@ pub fn children() -> Vec<Pid> {
     numbers.filter(is_child).filter_map(to_pid).collect()
 }
 
-/// Parses the fourth field of `/proc/PID/stat` (`proc_pid_stat(5)`). The second, the name, is any text in parentheses.
+/// Parses the fourth field of `/proc/PID/stat` (`proc_pid_stat(5)`). The second, the name, is any text in
+/// parentheses.
 fn parse_parent(stat: &str) -> Option<i32> {
     stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(1)?.parse().ok()
 }

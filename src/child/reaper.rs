@@ -23,14 +23,15 @@ use super::spawn_spec::SpawnSpec;
 /// Between SIGTERM and SIGKILL, while the gateway runs.
 const TERM_GRACE: Duration = Duration::from_millis(1500);
 
-/// The same for what a server left behind, and when the gateway is gone: all of it must then end within a second.
+/// The same for what a server left behind, and when the gateway is gone: all of it must then end within a
+/// second.
 const SHORT_GRACE: Duration = Duration::from_millis(200);
 
 /// Between two checks of what still runs.
 const POLL: Duration = Duration::from_millis(20);
 
-/// After SIGKILL, a process in the middle of a disk operation, or on a busy machine, may take a while. A running gateway
-/// does not wait for it.
+/// After SIGKILL, a process in the middle of a disk operation, or on a busy machine, may take a while. A
+/// running gateway does not wait for it.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs until the server and all its descendants have ended. Returns the exit status of the server.
@@ -48,7 +49,8 @@ pub fn run(spec: &SpawnSpec, program: &[OsString]) -> ExitCode {
 /// After standard input, output and error.
 const FIRST_FD_OF_OTHERS: i32 = 3;
 
-/// The signal that the kernel sends a reaper when the gateway is gone: the only one that also wakes a stopped process.
+/// The signal that the kernel sends a reaper when the gateway is gone: the only one that also wakes a stopped
+/// process.
 const GATEWAY_GONE: Signal = Signal::CONT;
 
 /// Binds this process to the gateway, and makes it adopt what the server leaves behind.
@@ -107,7 +109,8 @@ async fn either(one: &mut Signals, other: &mut Signals) {
     }
 }
 
-/// Signals that a server, or a user at its terminal, may send to all processes around it, and that would end this process.
+/// Signals that a server, or a user at its terminal, may send to all processes around it, and that would end
+/// this process.
 const IGNORED: [SignalKind; 7] = [
     SignalKind::hangup(),
     SignalKind::interrupt(),
@@ -118,8 +121,8 @@ const IGNORED: [SignalKind; 7] = [
     SignalKind::pipe(),
 ];
 
-/// Starts the launcher, as the user that the server runs as, in a group of its own: a signal that the server sends to its
-/// whole group must not reach the reaper.
+/// Starts the launcher, as the user that the server runs as, in a group of its own: a signal that the server
+/// sends to its whole group must not reach the reaper.
 fn start_launcher(spec: &SpawnSpec, program: &[OsString]) -> io::Result<Pid> {
     let parent = u32::try_from(getpid().as_raw_nonzero().get()).unwrap_or_default();
     let launcher_spec = SpawnSpec { parent, ..spec.clone() };

@@ -26,7 +26,8 @@ pub struct SpawnSpec {
     pub confinement: Option<Confinement>,
 }
 
-/// Limits of the kernel (`setrlimit(2)`), each for one process. Limits that are not set are those of the gateway.
+/// Limits of the kernel (`setrlimit(2)`), each for one process. Limits that are not set are those of the
+/// gateway.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Bytes of address space. Node reserves tens of GiB that it never uses.

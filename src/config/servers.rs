@@ -7,7 +7,7 @@ use http::{HeaderName, HeaderValue};
 
 use super::expand::Context;
 use super::mcp_json::{self, Entry};
-use super::mistakes::{Place, Report, Written, quote};
+use super::mistakes::{Place, Written, quote};
 use super::process;
 use super::section::Section;
 use crate::admin::definition::MODERN_OVER_SSE;

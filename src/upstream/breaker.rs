@@ -1,9 +1,10 @@
-//! A circuit breaker: after repeated connection failures, requests to a server fail at once instead of waiting, and the
-//! server can recover without a rush of requests.
+//! A circuit breaker: after repeated connection failures, requests to a server fail at once instead of
+//! waiting, and the server can recover without a rush of requests.
 //!
-//! It opens after [`FAILURES_MAX`] consecutive requests that did not reach the server. While it is open, one request
-//! after each back-off is let through as a probe: a response closes it, a failure makes the next wait longer. A request
-//! that failed after it reached the server does not open it: one tool may be at fault, and others must go on.
+//! It opens after [`FAILURES_MAX`] consecutive requests that did not reach the server. While it is open, one
+//! request after each back-off is let through as a probe: a response closes it, a failure makes the next wait
+//! longer. A request that failed after it reached the server does not open it: one tool may be at fault, and
+//! others must go on.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -42,8 +43,8 @@ pub struct UpstreamFailure {
 
 /// The circuit breaker of one server, shared by all workers.
 pub struct Breaker {
-    /// Consecutive requests that did not reach the server. Every request reads it; only failures and recoveries write
-    /// it.
+    /// Consecutive requests that did not reach the server. Every request reads it; only failures and
+    /// recoveries write it.
     failures: CachePadded<AtomicU32>,
     failures_max: u32,
     /// Guards what must change together. Locked only while something is wrong.
@@ -70,7 +71,8 @@ impl Breaker {
         Self::with_threshold(FAILURES_MAX)
     }
 
-    /// Creates a breaker that never opens and only records failures, for servers whose transport backs off itself.
+    /// Creates a breaker that never opens and only records failures, for servers whose transport backs off
+    /// itself.
     pub fn never_open() -> Self {
         Self::with_threshold(u32::MAX)
     }
@@ -125,7 +127,8 @@ impl Breaker {
             let failures = self.failures.load(Ordering::Relaxed).saturating_add(1);
             self.failures.store(failures, Ordering::Relaxed);
             let was_probing = state.probe_until.take().is_some();
-            // Requests that were in flight when the breaker opened report too; at worst one is taken for the probe.
+            // Requests that were in flight when the breaker opened report too; at worst one is taken for the
+            // probe.
             if failures == self.failures_max || was_probing {
                 state.backoff.fail(Duration::ZERO);
             }
@@ -168,8 +171,8 @@ impl BreakerState {
 mod tests {
     use super::*;
 
-    /// Events in order: `.` a response, `x` a failure, `q` one that is not the server's fault, `s` one that reached it, `?` a request that is let
-    /// through, `!` one that is not, a digit: so many seconds pass.
+    /// Events in order: `.` a response, `x` a failure, `q` one that is not the server's fault, `s` one that
+    /// reached it, `?` a request that is let through, `!` one that is not, a digit: so many seconds pass.
     async fn check(breaker: &Breaker, events: &str) {
         let name = ServerName::new("a").expect("a name");
         for (at, event) in events.char_indices() {

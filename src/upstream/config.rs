@@ -20,8 +20,8 @@ pub struct Config {
     pub era: EraChoice,
     /// From the first SYN to an established connection, TLS included.
     pub connect_timeout: Duration,
-    /// From the last byte of the request to the head of the response. A long call without a stream is silent until it
-    /// is done, so this bounds the longest such call.
+    /// From the last byte of the request to the head of the response. A long call without a stream is silent
+    /// until it is done, so this bounds the longest such call.
     pub first_byte_timeout: Duration,
     /// Between two reads of a response body. Only bytes from the server reset it.
     pub stream_idle_timeout: Duration,
@@ -38,8 +38,8 @@ pub struct Config {
     pub idle_age_max: Duration,
     /// Whether responses of the common shape are read by the fast lane. If not, hyper reads all of them.
     pub fast_lane: bool,
-    /// Whether the HTTP+SSE transport is tried when the server answers `initialize` with 404 or 405 (MCP 2025-03-26,
-    /// transports, backwards compatibility).
+    /// Whether the HTTP+SSE transport is tried when the server answers `initialize` with 404 or 405 (MCP
+    /// 2025-03-26, transports, backwards compatibility).
     pub may_be_sse: bool,
     /// Whether a circuit breaker suspends requests after repeated connection failures. If not, callers back off
     /// themselves.
@@ -51,8 +51,8 @@ pub struct Config {
     pub changed_tools: ToolPinPolicy,
 }
 
-/// What happens to a tool that differs from its pin: what the server listed first, or what an administrator approved
-/// since.
+/// What happens to a tool that differs from its pin: what the server listed first, or what an administrator
+/// approved since.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ToolPinPolicy {
     /// Nothing. No tool is pinned.
@@ -85,7 +85,8 @@ pub enum ServerAddress {
 pub struct UpstreamId(pub u32);
 
 impl Config {
-    /// Returns the eras that the server may speak. Transports of one era support no other, whatever the server claims.
+    /// Returns the eras that the server may speak. Transports of one era support no other, whatever the
+    /// server claims.
     pub(super) fn era_choice(&self) -> EraChoice {
         match self.address {
             ServerAddress::Sse(_) => EraChoice::Legacy,

@@ -182,8 +182,8 @@ impl UpstreamError {
 
     /// Creates the error of a program that did not start.
     ///
-    /// Clients read `reason`, so it must not contain the program's output, arguments or environment. Administrators
-    /// also read `last_output`.
+    /// Clients read `reason`, so it must not contain the program's output, arguments or environment.
+    /// Administrators also read `last_output`.
     #[cold]
     pub fn start_failure(reason: impl Into<String>, last_output: Option<String>) -> Self {
         Self {

@@ -1,12 +1,13 @@
 //! Upstreams: the MCP servers behind the gateway and the connections to them.
 //!
-//! A [`UpstreamPool`] sends a request over the server's transport: `http`, `sse` or `stdio`. The latter two use
-//! `multiplex` to look like Streamable HTTP.
+//! A [`UpstreamPool`] sends a request over the server's transport: `http`, `sse` or `stdio`. The latter two
+//! use `multiplex` to look like Streamable HTTP.
 //!
-//! Invariants: in-flight calls to one server are bounded and take nothing from another; a request is sent at most once,
-//! unless nothing of the first attempt was written.
+//! Invariants: in-flight calls to one server are bounded and take nothing from another; a request is sent at
+//! most once, unless nothing of the first attempt was written.
 //!
-//! Does not know: clients and their sessions, what a key may do, or, except for `stdio` and `sse`, what a message means.
+//! Does not know: clients and their sessions, what a key may do, or, except for `stdio` and `sse`, what a
+//! message means.
 
 mod breaker;
 mod config;

@@ -1,5 +1,5 @@
-//! One server as the gateway uses it: the part that all workers share, each worker's connections, and the adapters for eras
-//! that the server does not speak. They refer to each other, so they are in one file.
+//! One server as the gateway uses it: the part that all workers share, each worker's connections, and the
+//! adapters for eras that the server does not speak. They refer to each other, so they are in one file.
 
 use std::pin::Pin;
 use std::rc::Rc;
@@ -22,8 +22,8 @@ use super::transport::Transport;
 use metamcp_core::base::ServerName;
 use metamcp_core::protocol::Era;
 
-/// Answers requests of an era that a server does not speak, or of which that is not known yet. To callers the server then
-/// speaks both eras.
+/// Answers requests of an era that a server does not speak, or of which that is not known yet. To callers the
+/// server then speaks both eras.
 pub trait EraAdapter: Send + Sync {
     /// Answers a request. Dropping the future cancels the call.
     fn answer(
@@ -33,8 +33,8 @@ pub trait EraAdapter: Send + Sync {
         kind: RequestKind,
     ) -> ResponseFuture;
 
-    /// Whether the adapted era is announced to clients that ask which eras there are. Clients that speak both eras may then
-    /// choose it, even where the other carries more.
+    /// Whether the adapted era is announced to clients that ask which eras there are. Clients that speak both
+    /// eras may then choose it, even where the other carries more.
     fn is_announced(&self) -> bool {
         true
     }
@@ -88,8 +88,8 @@ impl AdaptedEra {
 }
 
 impl Upstream {
-    /// Prepares what each connection and each request needs. Opens nothing, and starts no process but the thread that
-    /// will.
+    /// Prepares what each connection and each request needs. Opens nothing, and starts no process but the
+    /// thread that will.
     pub fn new(id: UpstreamId, config: Config, roots: &TlsRoots) -> Result<Arc<Self>, InvalidTarget> {
         let transport = Transport::new(&config, roots)?;
         let breaker = match &transport {
@@ -128,7 +128,8 @@ impl Upstream {
         self.era(era).is_hidden()
     }
 
-    /// Records whether the server speaks an era; `None` if that must be detected again. A configured era does not change.
+    /// Records whether the server speaks an era; `None` if that must be detected again. A configured era does
+    /// not change.
     pub fn set_spoken(&self, era: Era, is_spoken: Option<bool>) {
         if self.config.era_choice() == EraChoice::Auto {
             self.era(era).support.set_spoken(is_spoken);
@@ -150,8 +151,8 @@ impl Upstream {
         }
     }
 
-    /// Whether what the server sends of its own accord comes over one channel for all calls of a session, whichever call it
-    /// is about.
+    /// Whether what the server sends of its own accord comes over one channel for all calls of a session,
+    /// whichever call it is about.
     pub fn has_shared_channel(&self) -> bool {
         match &self.transport {
             Transport::Http(_) => false,
@@ -170,9 +171,9 @@ impl Upstream {
         self.has_sent_request.store(true, Ordering::Relaxed);
     }
 
-    /// Whether each call gets a session of its own, so that a request of the server certainly belongs to that call. A program
-    /// whose process the sessions of a key share is not isolated before it sends a request: it may keep in the process what
-    /// the sessions share.
+    /// Whether each call gets a session of its own, so that a request of the server certainly belongs to that
+    /// call. A program whose process the sessions of a key share is not isolated before it sends a request:
+    /// it may keep in the process what the sessions share.
     pub fn has_session_per_call(&self) -> bool {
         match &self.config.address {
             ServerAddress::Http(_) | ServerAddress::Unix { .. } | ServerAddress::Sse(_) => {
@@ -214,8 +215,8 @@ impl UpstreamPool {
         &self.upstream
     }
 
-    /// Sends a request and waits for the head of its response; the body is read later. A request of an era that the server
-    /// does not speak, or of which that is not known yet, goes to the era adapter.
+    /// Sends a request and waits for the head of its response; the body is read later. A request of an era
+    /// that the server does not speak, or of which that is not known yet, goes to the era adapter.
     ///
     /// A request is sent a second time only if nothing of it was written the first time.
     ///
@@ -253,8 +254,8 @@ impl UpstreamPool {
         result
     }
 
-    /// Sends a request over the server's transport. The rarer transports are boxed, so that they do not make the future of
-    /// every request bigger.
+    /// Sends a request over the server's transport. The rarer transports are boxed, so that they do not make
+    /// the future of every request bigger.
     async fn send_admitted(
         &self,
         request: &UpstreamRequest,
@@ -286,8 +287,8 @@ impl UpstreamPool {
         }
     }
 
-    /// Probes whether the server speaks HTTP+SSE, where the configuration leaves that open, and uses that transport from now
-    /// on if so. Returns whether the server is spoken to over HTTP+SSE.
+    /// Probes whether the server speaks HTTP+SSE, where the configuration leaves that open, and uses that
+    /// transport from now on if so. Returns whether the server is spoken to over HTTP+SSE.
     ///
     /// Cancel safe: the transport is then not known.
     pub async fn detect_sse(&self) -> bool {

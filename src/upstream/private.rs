@@ -1,11 +1,12 @@
-//! Which addresses must not be reachable through the gateway without permission: the machine itself, its network, and the
-//! metadata services of clouds.
+//! Which addresses must not be reachable through the gateway without permission: the machine itself, its
+//! network, and the metadata services of clouds.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::config::ServerAddress;
 
-/// Whether an address as written is private. A name is not resolved here but for each connection, because names change.
+/// Whether an address as written is private. A name is not resolved here but for each connection, because
+/// names change.
 pub fn is_private_address(address: &ServerAddress) -> bool {
     let (ServerAddress::Http(url) | ServerAddress::Sse(url)) = address else { return true };
     match url.host() {
@@ -19,8 +20,8 @@ pub fn is_private_address(address: &ServerAddress) -> bool {
     }
 }
 
-/// Whether an IP address is not one of the public internet (IANA special-purpose registries), or one of a cloud's
-/// metadata services.
+/// Whether an IP address is not one of the public internet (IANA special-purpose registries), or one of a
+/// cloud's metadata services.
 pub fn is_private(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => is_private_v4(ip),

@@ -11,8 +11,8 @@ use crate::auth::KeyId;
 use metamcp_core::frame::SplicedMessage;
 use metamcp_core::protocol::{Era, header};
 
-/// A request to a server's MCP path, or to another path if one is set: the body, and the header fields besides those
-/// that every request to the server carries.
+/// A request to a server's MCP path, or to another path if one is set: the body, and the header fields
+/// besides those that every request to the server carries.
 #[derive(Clone)]
 pub struct UpstreamRequest {
     method: Method,
@@ -82,8 +82,8 @@ impl UpstreamRequest {
         self.owner
     }
 
-    /// Sets which session of a client the request opens. The number stays the same when a lost session is opened
-    /// again, so that a server that fails one client repeatedly backs off for that client alone.
+    /// Sets which session of a client the request opens. The number stays the same when a lost session is
+    /// opened again, so that a server that fails one client repeatedly backs off for that client alone.
     pub fn set_client_session(&mut self, number: u64) {
         self.client_session = Some(number);
     }
@@ -109,7 +109,8 @@ impl UpstreamRequest {
         self
     }
 
-    /// Copies the header fields of another request, except for those that name a session or a position in a stream.
+    /// Copies the header fields of another request, except for those that name a session or a position in a
+    /// stream.
     #[must_use]
     pub(super) fn with_headers_of(mut self, other: &Self) -> Self {
         self.header_block.clone_from(&other.header_block);
@@ -118,8 +119,8 @@ impl UpstreamRequest {
         self
     }
 
-    /// Sets the era in which a client asks. The era adapter answers if the server does not speak that era. Without an
-    /// era the request goes to the server itself.
+    /// Sets the era in which a client asks. The era adapter answers if the server does not speak that era.
+    /// Without an era the request goes to the server itself.
     pub fn set_era(&mut self, era: Era) {
         self.era = Some(era);
     }
@@ -153,8 +154,8 @@ impl UpstreamRequest {
         }
     }
 
-    /// Returns what a server that is not spoken to over Streamable HTTP is asked, and in which session. There is no
-    /// head, so the message itself carries the trace.
+    /// Returns what a server that is not spoken to over Streamable HTTP is asked, and in which session. There
+    /// is no head, so the message itself carries the trace.
     pub fn operation(&self) -> (HttpOperation, Option<HeaderValue>) {
         let operation = match self.method {
             Method::GET => HttpOperation::Get,
@@ -165,8 +166,8 @@ impl UpstreamRequest {
         (operation, session.map(|(_, value)| value))
     }
 
-    /// Creates a POST of another message with the same header fields, except for those of MCP, which describe the
-    /// first message.
+    /// Creates a POST of another message with the same header fields, except for those of MCP, which describe
+    /// the first message.
     #[must_use]
     pub fn with_message(&self, body: SplicedMessage) -> Self {
         let mut other = Self {
@@ -220,15 +221,16 @@ impl UpstreamRequest {
         }
     }
 
-    /// Adds a field. `name`: in lower case; `value`: bytes that HTTP allows in one (RFC 9110, section 5.5). A value
-    /// with a line break, which would begin another field, is left out.
+    /// Adds a field. `name`: in lower case; `value`: bytes that HTTP allows in one (RFC 9110, section 5.5). A
+    /// value with a line break, which would begin another field, is left out.
     pub fn put_header(&mut self, name: &str, value: &[u8]) {
         debug_assert!(
             HeaderValue::from_bytes(value).is_ok(),
             "not a valid field value: {}",
             value.escape_ascii()
         );
-        // Checked as a whole: values are short, and this compiles to a few vector instructions, a search to a call.
+        // Checked as a whole: values are short, and this compiles to a few vector instructions, a search to a
+        // call.
         if value.iter().fold(false, |broken, byte| broken | matches!(byte, b'\r' | b'\n')) {
             return;
         }

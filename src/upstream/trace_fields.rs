@@ -1,5 +1,6 @@
-//! The trace of a request, for servers that receive no header fields: the fields then go into the message itself, where
-//! the specification has a place for them (MCP 2026-07-28, basic: `traceparent`, `tracestate` and `baggage` of `_meta`).
+//! The trace of a request, for servers that receive no header fields: the fields then go into the message
+//! itself, where the specification has a place for them (MCP 2026-07-28, basic: `traceparent`, `tracestate`
+//! and `baggage` of `_meta`).
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -34,8 +35,8 @@ impl TraceFields {
         &self.0
     }
 
-    /// Adds the fields to the message's `_meta`, unless it has any of them, or there is no `traceparent`, without
-    /// which the other fields mean nothing.
+    /// Adds the fields to the message's `_meta`, unless it has any of them, or there is no `traceparent`,
+    /// without which the other fields mean nothing.
     pub fn add_to_message(&self, message: Bytes) -> Bytes {
         let has_parent =
             self.0.split(|byte| *byte == b'\n').any(|line| field_value(line, NAMES[0]).is_some());
@@ -116,8 +117,8 @@ fn find_insertion(message: &[u8], envelope: &Envelope) -> Option<Insertion> {
     Some(Insertion { at: u32::try_from(end).ok()?, before: b",\"params\":{\"_meta\":{", after: b"}}" })
 }
 
-/// Whether an object has a member `_meta` of any type. An object nested too deep to be parsed counts as having one, so
-/// that it is left unchanged.
+/// Whether an object has a member `_meta` of any type. An object nested too deep to be parsed counts as
+/// having one, so that it is left unchanged.
 fn has_meta_member(object: &[u8]) -> bool {
     let members = serde_json::from_slice::<BTreeMap<Cow<'_, str>, &RawValue>>(object);
     members.map_or(true, |members| members.contains_key("_meta"))

@@ -27,8 +27,8 @@ pub enum Transport {
 }
 
 impl Transport {
-    /// Prepares what each connection and each request needs. Opens nothing, and starts no process but the thread that
-    /// will.
+    /// Prepares what each connection and each request needs. Opens nothing, and starts no process but the
+    /// thread that will.
     pub fn new(config: &Config, roots: &TlsRoots) -> Result<Self, InvalidTarget> {
         let no_thread =
             |error| InvalidTarget::new(format!("the thread of the server cannot be started: {error}"));

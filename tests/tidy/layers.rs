@@ -37,17 +37,7 @@ const FLOORS: [(&str, &[&str]); 1] =
     [("src/server", &["net", "path", "eras", "streams", "mcp", "worker", "reply", "http1", "config"])];
 
 /// Folders in which files import each other in circles and may for now. It only shrinks: an entry without a circle fails.
-const CIRCLES: &[&str] = &[
-    "crates/metamcp-core/src/frame",
-    "loadtest/src",
-    "src/admin",
-    "src/catalog",
-    "src/child",
-    "src/config",
-    "src/session",
-    "src/upstream",
-    "tools/demo",
-];
+const CIRCLES: &[&str] = &["src/config"];
 
 #[test]
 fn modules_import_only_what_stands_below() {

@@ -1,4 +1,4 @@
-//! A POST whose sender and message are known.
+//! A JSON-RPC message that a client posted, with its verified sender.
 
 use std::sync::Arc;
 
@@ -13,25 +13,27 @@ use metamcp_core::base::{Fault, FaultKind};
 use metamcp_core::frame::{Envelope, MessageKind as FrameKind, ScanRejection, Scanner, StringSpan};
 use metamcp_core::protocol::{Era, McpMethod, Revision, code};
 
-/// One message of a client, checked as far as both eras have in common. Passed on boxed: it is a kilobyte.
+/// One message of a client, after the checks that both eras share. Passed on boxed, because it is about a
+/// kilobyte.
 pub struct Call {
-    /// Its header fields.
+    /// The header fields of the request.
     pub fields: Fields,
-    /// Where it was sent.
+    /// The endpoint that the request was sent to.
     pub endpoint: Arc<Endpoint>,
-    /// Who sent it.
+    /// The verified sender.
     pub identity: Identity,
-    /// The key's place, held until the answer has passed; `None`: whoever has the call holds it.
+    /// The key's permit, held until the response has passed. `None` if the owner of the call holds it
+    /// instead.
     pub permit: Option<Permit>,
     /// The message as received.
     pub body: Bytes,
-    /// Where in it things lie.
+    /// The spans of the message's members in `body`.
     pub envelope: Envelope,
-    /// The method, when it is one the gateway does something about.
+    /// The method, if the gateway treats it specially.
     pub method: Option<McpMethod>,
-    /// Whether it is one of several messages, whose answers are one.
+    /// Whether the message is one of a batch, whose answers are sent as one response.
     pub is_part: bool,
-    /// Its place in a trace, when it is traced.
+    /// The position in a trace, if the message is traced.
     pub trace: Option<Box<Trace>>,
 }
 
@@ -41,24 +43,24 @@ impl Call {
         self.envelope.id.map_or_else(Bytes::new, |id| self.raw(id.span))
     }
 
-    /// The bytes at a place, shared.
+    /// The bytes of a span, without a copy.
     pub fn raw(&self, span: metamcp_core::frame::Span) -> Bytes {
         self.body.slice(span.start as usize..span.end as usize)
     }
 
-    /// The value of a string.
+    /// The decoded value of a string.
     pub fn text(&self, text: Option<StringSpan>) -> Option<std::borrow::Cow<'_, str>> {
         text.map(|text| text.decode(&self.body))
     }
 
-    /// Whether an answer is expected.
+    /// Whether the message expects an answer.
     pub fn is_request(&self) -> bool {
         self.envelope.kind == FrameKind::Request
     }
 
-    /// Whether it asks about a task that there is: of that method, or of another of the extension's.
+    /// Whether the message is a request about an existing task: any method of the tasks extension.
     pub fn is_task_request(&self) -> bool {
-        // None of them is a method of which the gateway knows more.
+        // `McpMethod` has no variant for these methods, because the gateway does nothing else with them.
         self.method.is_none()
             && self
                 .envelope
@@ -66,12 +68,13 @@ impl Call {
                 .is_some_and(|method| method.decode_bytes(&self.body).starts_with(b"tasks/"))
     }
 
-    /// Whether the key may call the tool that is called: the same question that decides what it is listed.
+    /// Checks that the key may call the requested tool. The same predicate decides which tools the key sees
+    /// in lists.
     pub fn check_grants(&self) -> Result<(), Fault> {
         if self.identity.can_call_all_tools() || self.method != Some(McpMethod::ToolsCall) {
             return Ok(());
         }
-        // One without a name is refused for that, later.
+        // A call without a name is rejected later, for that reason.
         match self.text(self.envelope.params.name) {
             Some(name) if !self.identity.can_call_tool(&self.endpoint.scope, &name) => {
                 Err(unknown_tool(&name))
@@ -80,12 +83,12 @@ impl Call {
         }
     }
 
-    /// Whether a list is to be answered from the catalog, since the key may not see all of it.
+    /// Whether the gateway must answer this list from the catalog, because the key may not see all tools.
     pub fn lists_in_part(&self) -> bool {
         self.method == Some(McpMethod::ToolsList) && !self.identity.can_call_all_tools()
     }
 
-    /// By which era the client opened (MCP 2026-07-28, versioning: dual-era servers).
+    /// The era that the client speaks (MCP 2026-07-28, versioning: dual-era servers).
     pub fn era(&self) -> Era {
         if self.envelope.params.meta.protocol_version.is_some() {
             return Era::Modern;
@@ -94,7 +97,8 @@ impl Call {
             return Era::Legacy;
         }
         match self.fields.get(Field::McpProtocolVersion).map(Revision::parse) {
-            // A revision nobody knows is answered with those that are known, which only the newer era does.
+            // An unknown revision is answered with the supported revisions, which only the Modern era
+            // defines.
             Some(None) => Era::Modern,
             Some(Some(revision)) => revision.era(),
             None => Era::Legacy,
@@ -102,17 +106,17 @@ impl Call {
     }
 }
 
-/// The same for a tool that is not there and for one that the key may not call.
+/// The fault for an unknown tool. A tool that the key may not call gets the same one.
 #[cold]
 pub fn unknown_tool(name: &str) -> Fault {
     let clipped: String = name.chars().take(NAME_CHARS_MAX).collect();
     Fault::client(FaultKind::InvalidParams, format!("Unknown tool: {clipped}"))
 }
 
-/// Of a name in an error text: long enough to be known again, short enough for a log.
+/// Limit for a name in an error text: long enough to recognize, short enough for a log.
 pub const NAME_CHARS_MAX: usize = 128;
 
-/// Reads the message.
+/// Scans a message and parses its method.
 pub fn scan(scanner: &mut Scanner, body: &Bytes) -> Result<(Envelope, Option<McpMethod>), Fault> {
     let envelope = scanner.scan(body).map_err(|refused| unreadable(refused, body))?;
     let method = envelope.method.and_then(|method| McpMethod::parse(&method.decode_bytes(body)));

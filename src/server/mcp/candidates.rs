@@ -1,4 +1,4 @@
-//! Several servers that may have one resource, asked in turn.
+//! Reading a resource that several servers may have: they are asked in turn.
 
 use std::time::Duration;
 
@@ -14,27 +14,27 @@ use crate::server::worker::Metering;
 use crate::telemetry::metrics::OperationOutcome;
 use metamcp_core::base::{Fault, FaultKind, FaultOrigin, ServerName};
 
-/// Of several servers that may have a resource, one that does not answer keeps nobody from the next.
+/// Timeout for each candidate, so that one silent server does not keep the client from the next.
 const CANDIDATE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Several servers that are asked for a resource, one after the other. It is one call, counted where it ended.
+/// The candidates for one resource. All attempts are one call, counted at the server where it ended.
 pub struct Candidates<'a> {
     metering: &'a Metering,
     call: &'a Call,
     view: View,
     meter: Option<Meter>,
-    /// What is said when nobody has it.
+    /// The fault to report if no candidate has the resource.
     last: Fault,
 }
 
 impl<'a> Candidates<'a> {
-    /// Nobody is asked yet.
+    /// Starts with no candidate asked.
     pub fn new(metering: &'a Metering, call: &'a Call, view: View) -> Self {
         let last = no_resource(&call.text(call.envelope.params.uri).unwrap_or_default());
         Self { metering, call, view, meter: None, last }
     }
 
-    /// Asks the next one: its answer, when it has the resource.
+    /// Asks the next candidate. Returns its answer if it has the resource.
     pub async fn ask(
         &mut self,
         place: usize,
@@ -60,7 +60,7 @@ impl<'a> Candidates<'a> {
         None
     }
 
-    /// Nobody has it.
+    /// The fault to report when no candidate had the resource.
     pub fn into_fault(mut self) -> Fault {
         let kind = (self.last.origin == FaultOrigin::Upstream).then_some(self.last.kind);
         self.meter.iter_mut().for_each(|meter| meter.fail(kind));
@@ -68,7 +68,7 @@ impl<'a> Candidates<'a> {
     }
 }
 
-/// One of several servers was asked for a resource, and did not answer in time.
+/// The fault for a candidate that did not answer in time.
 #[cold]
 fn slow_candidate(server: &ServerName) -> Fault {
     Fault::upstream(

@@ -1,6 +1,7 @@
-//! What becomes of a request: one table of methods for both eras.
+//! Dispatch of requests: one table of methods for both eras.
 //!
-//! Does not know: how a message is delivered to a server, nor what only one era has and answers itself.
+//! Does not know: how a message is delivered to a server, nor the methods of a single era that the gateway answers
+//! itself.
 
 use super::call::Call;
 use super::resolve::Resolver;
@@ -13,20 +14,20 @@ use crate::session::Session;
 use metamcp_core::base::{Fault, FaultKind};
 use metamcp_core::protocol::McpMethod;
 
-/// What becomes of a request.
+/// Where a request goes.
 pub enum Dispatch {
-    /// It goes to one server.
+    /// To one server.
     Forward(Target),
-    /// It goes to these servers in turn, until one has the resource. Never empty.
+    /// To these servers in turn, until one has the resource. Never empty.
     TryInTurn(Vec<usize>),
-    /// The gateway answers it from the catalog.
+    /// Nowhere: the gateway answers it from the catalog.
     List(ListKind),
 }
 
-/// Finds what becomes of a message. On an endpoint with several servers it must be a request; one with a single server
-/// gets every message but those that its key must not send.
+/// Finds where a message goes. On an aggregate endpoint the message must be a request; a single endpoint
+/// forwards every message that the key may send.
 ///
-/// `session`: that of the client, in the Legacy era.
+/// `session` is the client's session, in the Legacy era.
 pub async fn dispatch(
     worker: &Worker,
     call: &Call,

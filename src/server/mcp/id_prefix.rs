@@ -1,8 +1,7 @@
-//! Ids from servers to clients that carry their server.
+//! Prefixes the ids of server requests with the server's name.
 //!
-//! On an endpoint with several servers, two of them may ask the client under the same id at the same time.
-//! Each id is passed on as `"{server}~{the raw id, base64url}"`, so that the answer finds its way back
-//! without a table, on any replica.
+//! On an aggregate endpoint two servers may use the same id for requests to the client at the same time. Each id is
+//! forwarded as `"{server}~{the raw id, base64url}"`, so that any replica can route the client's answer without a table.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -14,18 +13,18 @@ use metamcp_core::base::ServerName;
 use metamcp_core::frame::{Envelope, Event, MessageKind, Scanner, Span, splice, write_event};
 use metamcp_core::protocol::{McpMethod, is_same_id};
 
-/// Parts the server from its id; it cannot occur in a server's name.
+/// Separates the server's name from the encoded id. It cannot occur in a server's name.
 const MARK: char = '~';
 
-/// The longest raw id that is tagged: real ones are numbers or UUIDs.
+/// The longest raw id that is prefixed; real ids are numbers or UUIDs.
 const ID_BYTES_MAX: usize = 1024;
 
-/// The tagged form of a raw id, as JSON.
+/// The prefixed form of a raw id, as JSON.
 fn tag(server: &ServerName, raw: &[u8]) -> Bytes {
     format!("\"{server}{MARK}{}\"", URL_SAFE_NO_PAD.encode(raw)).into()
 }
 
-/// The server's place and its raw id, when this is an id of ours for a server of the endpoint.
+/// The server's index and the raw id, if `text` is a prefixed id of a server of the endpoint.
 pub fn untag(endpoint: &Endpoint, text: &str) -> Option<(usize, Bytes)> {
     if text.len() > 2 * ID_BYTES_MAX {
         return None;
@@ -33,28 +32,28 @@ pub fn untag(endpoint: &Endpoint, text: &str) -> Option<(usize, Bytes)> {
     let (server, raw) = text.rsplit_once(MARK)?;
     let place = endpoint.servers.iter().position(|place| place.name.as_str() == server)?;
     let raw = URL_SAFE_NO_PAD.decode(raw).ok()?;
-    // What is put into a message must be what was taken out of one: a JSON string or integer.
+    // Only a JSON string or integer may be spliced into a message, because only those were taken out of one.
     serde_json::from_slice::<serde_json::Value>(&raw).ok().filter(|id| id.is_string() || id.is_number())?;
     Some((place, raw.into()))
 }
 
-/// What becomes of an event from one of several servers.
+/// An event from one of several servers, as it is forwarded.
 pub enum Passed {
-    /// As it came.
+    /// As received.
     Untouched(Bytes),
-    /// With ids changed.
+    /// With changed ids.
     Tagged(Bytes),
-    /// Nothing that is for the client.
+    /// Not forwarded.
     Dropped,
-    /// As it came, and it says that a list of the server changed.
+    /// As received, and it notifies that one of the server's lists changed.
     ListChanged(Bytes),
 }
 
-/// Passes an event on to a client that sees several servers as one.
+/// Prepares an event for a client of an aggregate endpoint.
 ///
-/// Event ids are taken out: they are the server's own, and another server may use the same. Of answers only
-/// the first to `awaited`, the raw id of a request, passes, and takes it: a server answers what it was asked
-/// and not what another was.
+/// Event ids are removed: they are the server's own, and another server may use the same ones. Only the first answer
+/// to `awaited`, the raw id of a request, passes; it clears `awaited`. A server cannot answer a call that was sent to
+/// another server.
 pub fn pass(
     event: Event,
     (server, tasks): (&ServerName, Option<&TaskPass>),
@@ -91,11 +90,11 @@ pub fn pass(
     }
 }
 
-/// Whether an answer is the one that is awaited, which then is so no more.
+/// Whether a message is the awaited answer. If so, `awaited` is cleared.
 fn take_awaited(envelope: &Envelope, data: &[u8], awaited: &mut Option<Bytes>) -> bool {
     let is_it = match (&awaited, envelope.id) {
         (Some(awaited), Some(id)) => is_same_id(awaited, id.span.slice(data)),
-        // An error of a message that the server could not read.
+        // An error without an id answers a message that the server could not read.
         (Some(_), None) => true,
         (None, _) => false,
     };
@@ -105,7 +104,7 @@ fn take_awaited(envelope: &Envelope, data: &[u8], awaited: &mut Option<Bytes>) -
     is_it
 }
 
-/// What is to be replaced; `None`: an id is too long to be carried.
+/// The spans to replace. `None` if an id is too long to be prefixed.
 fn edits(
     envelope: &Envelope,
     method: Option<McpMethod>,
@@ -136,8 +135,9 @@ fn is_list_change(method: Option<McpMethod>) -> bool {
     )
 }
 
-/// The bytes of an event, with the line feed that the end of a chunk cut off its last line. Readers that look
-/// for `\r\n\r\n` would else miss the end; where lines end with carriage returns alone it changes nothing.
+/// The bytes of an event, with the line feed that a chunk boundary cut off its last line. Without it, readers
+/// that look for `\r\n\r\n` would miss the end. If lines end with carriage returns alone, an extra line feed
+/// is harmless.
 pub fn whole(raw: Bytes) -> Bytes {
     if !raw.ends_with(b"\r") {
         return raw;
@@ -197,7 +197,7 @@ mod tests {
             "data: {\"jsonrpc\":\"2.0\",\"id\":5,\"method\":\"ping\"}\n\n",
             Some("event: message\ndata: {\"jsonrpc\":\"2.0\",\"id\":\"b~NQ\",\"method\":\"ping\"}\n\n"),
         );
-        // The reader was not shown the line feed behind it.
+        // The reader has not seen the line feed that follows.
         check(&format!("{}\r\n\r", answer.trim_end()), Some(&format!("{}\r\n\r\n", answer.trim_end())));
         check_awaiting("2", answer, None);
         check_awaiting("\"1\"", answer, None);

@@ -1,4 +1,4 @@
-//! What the gateway answers itself for an endpoint with several servers.
+//! Requests to an aggregate endpoint that the gateway answers itself.
 
 use super::call::Call;
 use crate::catalog::{Catalog, ListKind, MergedLists, MissingReason, View};
@@ -8,7 +8,7 @@ use crate::server::worker::TopologyFollower;
 use metamcp_core::base::{Fault, FaultKind};
 use metamcp_core::protocol::Era;
 
-/// One page of a list, from the catalog.
+/// Answers a list request with one page from the catalog.
 pub async fn list(catalog: &Catalog, call: &Call, view: View, kind: ListKind) -> Result<Reply, Fault> {
     let merged = catalog.lists(&call.endpoint, view).await;
     all_of_other_era(&merged)?;
@@ -29,10 +29,10 @@ pub async fn list(catalog: &Catalog, call: &Call, view: View, kind: ListKind) ->
     Ok(reply::result(&call.id(), page))
 }
 
-/// `server/discover`.
+/// Answers `server/discover`.
 pub async fn discover(catalog: &Catalog, topology: &TopologyFollower, call: &Call) -> Result<Reply, Fault> {
     let merged = catalog.lists(&call.endpoint, View::Modern).await;
-    // By now each was asked which eras it speaks.
+    // `lists` has probed the era of every server by now.
     let hides =
         |place: &RoutedServer| topology.pool(place).is_ok_and(|pool| pool.upstream().hides_era(Era::Modern));
     if call.endpoint.servers.iter().any(hides) {

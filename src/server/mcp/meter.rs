@@ -1,5 +1,7 @@
-//! What one call used: counted in mapped memory before its last byte is handed out, so that what a client has
-//! seen is counted even when the process is killed in the next instant. How it went with its server is counted beside it.
+//! The usage and metrics of one call.
+//!
+//! Usage is counted in mapped memory before the last byte is handed out, so that whatever a client received is counted
+//! even if the process is killed in the next instant. The outcome at the server goes to the metrics.
 
 use std::borrow::Cow;
 use std::time::Instant;
@@ -14,23 +16,25 @@ use crate::telemetry::metrics::{OperationOutcome, UpstreamOperation};
 use metamcp_core::base::FaultKind;
 use metamcp_core::protocol::McpMethod;
 
-/// One call of a server's, until it is counted. Dropped before its answer has passed, it counts as failed.
+/// One call to a server, until it is counted. If it is dropped before its answer has passed, it counts as
+/// failed.
 pub struct Meter {
-    /// `None` where usage is not counted.
+    /// `None` if usage is not counted.
     slot: Option<CounterSlot>,
-    /// `None` where there are no metrics.
+    /// `None` if metrics are off.
     exchange: Option<UpstreamOperation>,
     began: Instant,
-    /// What is still to be added.
+    /// Counts that have not been added to the slot yet.
     count: CallCounts,
     ended: bool,
-    /// Whether some of an answer has passed that nobody here reads: whoever leaves then may have all it wanted.
+    /// Whether part of a response passed without being parsed. A client that disconnects after that may have
+    /// received its answer.
     may_be_answered: bool,
 }
 
 impl Meter {
-    /// Of a message that goes to a server, under its own name for what is asked for where that is another; `None`
-    /// where nothing is counted.
+    /// Starts the meter of a message to a server. `original_name` is the server's own name for the item, if
+    /// it differs from the name in the message. Returns `None` if nothing is counted.
     pub fn begin(
         metering: &Metering,
         call: &Call,
@@ -60,10 +64,11 @@ impl Meter {
         Some(Self { slot, exchange, began: Instant::now(), count, ended: false, may_be_answered: false })
     }
 
-    /// The server that was asked does not have it, and this one is asked now: a call is counted once, where it ended.
+    /// Moves the call to the next candidate, because the last one does not have the resource. A call is
+    /// counted once, at the server where it ended.
     pub fn pass_on_to(&mut self, metering: &Metering, call: &Call, server: &RoutedServer) {
         if let Some(counters) = metering.counters.as_ref() {
-            // What goes to one server after the other is no call of a tool.
+            // Only resource reads are tried at several servers, so there is no tool name.
             self.slot = Some(counters.slot(call.identity.key_id().as_str(), server.name.as_str(), ""));
         }
         self.exchange
@@ -71,24 +76,25 @@ impl Meter {
             .for_each(|exchange| exchange.redirect_to(server.label, server.name.as_str()));
     }
 
-    /// The first of several pieces of the answer is about to pass.
+    /// Notes that the first of several chunks of the response is about to pass.
     pub fn start(&mut self) {
         self.add();
         let after = self.began.elapsed();
         self.exchange.iter_mut().for_each(|exchange| exchange.record_first_byte(after));
     }
 
-    /// So many bytes of the answer are about to pass.
+    /// Adds response bytes that are about to pass.
     pub fn pass(&mut self, bytes: usize) {
         self.count.bytes_out += bytes as u64;
     }
 
-    /// Some of an answer is about to pass that is not read here.
+    /// Notes that bytes of a response are about to pass unparsed.
     pub fn pass_unread(&mut self) {
         self.may_be_answered = true;
     }
 
-    /// There is no answer, by that fault; `None`: the server says what is wrong, by a status.
+    /// Ends the call without an answer. `kind` is `None` if the server rejected the call with a status of its
+    /// own.
     #[cold]
     pub fn fail(&mut self, kind: Option<FaultKind>) {
         if let (Some(exchange), Some(kind), false) = (&mut self.exchange, kind, self.ended) {
@@ -97,7 +103,7 @@ impl Meter {
         self.end(OperationOutcome::Error);
     }
 
-    /// The last of the answer is about to pass, or none will.
+    /// Ends the call: the last of its response is about to pass, or none will.
     pub fn end(&mut self, outcome: OperationOutcome) {
         if std::mem::replace(&mut self.ended, true) {
             return;
@@ -123,8 +129,8 @@ impl Drop for Meter {
     }
 }
 
-/// The server's own name for the tool that is called; empty for what is no call of a tool. A name that nobody
-/// listed is the client's own invention: such names are counted as one, or there would be no end of them.
+/// The tool name to count: the server's own name, or empty if the call is not a tool call. Names that are not
+/// listed are invented by clients; they are counted as one, since their number has no bound.
 fn tool<'a>(metering: &Metering, call: &'a Call, original_name: Option<&'a str>, view: View) -> Cow<'a, str> {
     if call.method != Some(McpMethod::ToolsCall) {
         return Cow::Borrowed("");

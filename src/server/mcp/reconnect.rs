@@ -1,5 +1,5 @@
-//! Asking a server once more for what followed, when its stream broke before the answer (MCP 2025-11-25, transports,
-//! resumability): the client notices a pause.
+//! Resumption of an upstream's event stream that broke before the answer (MCP 2025-11-25, transports,
+//! resumability). The client notices only a pause.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -18,54 +18,55 @@ use crate::upstream::{
 };
 use metamcp_core::protocol::header;
 
-/// What it takes to ask again.
+/// Reconnects one response of an upstream.
 pub struct UpstreamReconnect {
     pool: Rc<UpstreamPool>,
     /// The session at the server.
     ready: Arc<UpstreamSession>,
-    /// The server's own id of the last event that came whole.
+    /// The server's own id of the last complete event.
     last_event_id: Option<HeaderValue>,
-    /// As the server told it, within bounds.
+    /// The delay before reconnecting: the server's `retry`, within bounds.
     wait: Duration,
-    /// Whether it was asked, and nothing with an id came since.
+    /// Whether the gateway has reconnected, and no event with a new id has arrived since.
     is_spent: bool,
     asking: Option<Asking>,
 }
 
 struct Asking {
-    /// Gives nothing where the server does not go on.
+    /// Resolves to `None` if the server does not resume the stream.
     answer: Pin<Box<dyn Future<Output = Option<UpstreamBody>>>>,
-    /// What broke the stream: told when it does not go on.
+    /// The error that broke the stream, reported if the server does not resume it.
     why: UpstreamError,
 }
 
-/// A server that says nothing about it is asked at once, but for this: it may be just about to listen again.
+/// The delay if the server names none. It is not zero, because the server may be about to listen again.
 const WAIT: Duration = Duration::from_millis(100);
 
-/// No server is asked more often than this for long, nor is a call kept waiting for longer, whatever its `retry` says.
+/// Bounds of the server's `retry`: they protect the server from constant requests, and the call from a long
+/// pause.
 const WAIT_MIN: Duration = Duration::from_millis(50);
 const WAIT_MAX: Duration = Duration::from_secs(30);
 
 impl UpstreamReconnect {
-    /// Of a call in that session, of whose answer nothing has come yet.
+    /// For a call in session `ready`, before any of its response has arrived.
     pub fn new(pool: Rc<UpstreamPool>, ready: Arc<UpstreamSession>) -> Self {
         Self { pool, ready, last_event_id: None, wait: WAIT, is_spent: false, asking: None }
     }
 
-    /// An event came whole, with that id. Empty takes it back (WHATWG HTML, 9.2.6).
+    /// Notes the id of a complete event. An empty id resets it (WHATWG HTML, 9.2.6).
     pub fn note_id(&mut self, id: &Bytes) {
         let id = HeaderValue::from_bytes(id).ok().filter(|id| !id.is_empty());
-        // The same one again is no progress.
+        // The same id again is no progress.
         self.is_spent &= id == self.last_event_id;
         self.last_event_id = id;
     }
 
-    /// The server told when it wants to be asked.
+    /// Notes the delay that the server asks for.
     pub fn note_retry(&mut self, retry_ms: u64) {
         self.wait = Duration::from_millis(retry_ms).clamp(WAIT_MIN, WAIT_MAX);
     }
 
-    /// The stream broke: asks for what follows, or gives the reason back when that is not to be had.
+    /// Requests the rest of a broken stream. Returns the error if the stream cannot be resumed.
     pub fn ask(&mut self, why: UpstreamError) -> Result<(), UpstreamError> {
         let Some(id) = self.last_event_id.clone().filter(|_| !self.is_spent) else { return Err(why) };
         self.is_spent = true;
@@ -82,12 +83,12 @@ impl UpstreamReconnect {
         Ok(())
     }
 
-    /// Whether the stream broke, and what takes its place is to come.
+    /// Whether the stream broke and its replacement has not arrived yet.
     pub fn is_asking(&self) -> bool {
         self.asking.is_some()
     }
 
-    /// The next bytes, of this answer or of the one that takes its place.
+    /// Polls for the next bytes, of this response or of the one that replaces it.
     pub fn poll_chunk(
         &mut self,
         answer: &mut UpstreamBody,

@@ -1,4 +1,5 @@
-//! Which server of an endpoint a message goes to, by what it names: a tool, a prompt or a resource.
+//! Resolves the server of an endpoint that a message goes to, from the tool, prompt or resource that it
+//! names.
 
 use std::sync::Arc;
 
@@ -30,7 +31,7 @@ pub struct Resolver<'a> {
 }
 
 impl Resolver<'_> {
-    /// The server that has the tool or prompt of that name, and its own name for it.
+    /// The server that has the named tool or prompt, and its own name for it.
     pub async fn named(&self, kind: ListKind) -> Result<Target, Fault> {
         let Some(text) = self.call.envelope.params.name else {
             return Err(Fault::client(FaultKind::MalformedParams, "params.name is missing"));
@@ -38,10 +39,10 @@ impl Resolver<'_> {
         self.at_name(kind, text).await
     }
 
-    /// Likewise, for a name that stands anywhere in the message.
+    /// As [`Self::named`], for a name at any place in the message.
     async fn at_name(&self, kind: ListKind, text: StringSpan) -> Result<Target, Fault> {
         let name = text.decode(&self.call.body);
-        // Looked for in what is known first: another server that is slow to list delays no call.
+        // The cached snapshot comes first, so that another server that lists slowly does not delay the call.
         let target = |merged: &MergedLists| -> Option<Target> {
             let Destination { server_index: place, original_name } =
                 merged.listing(kind).names.find(&name)?;
@@ -51,10 +52,10 @@ impl Resolver<'_> {
         if let Some(target) = catalog.snapshot(&self.call.endpoint, self.view).as_deref().and_then(target) {
             return Ok(target);
         }
-        // Whether the answer may name tasks of that server is told by its lists alone.
+        // Only the server's lists tell whether its answer may name tasks.
         let needs_list = self.view == View::Modern && kind == ListKind::Tools && tasks::declares(self.call);
         let unlisted = |merged: &MergedLists| if needs_list { None } else { self.unlisted(merged, &name, kind) };
-        // Of one whose lists are on their way they are waited for, as they may come in no time.
+        // Waits for lists that are being fetched, because they may arrive soon.
         let mut merged =
             catalog.lists_until(&self.call.endpoint, self.view, |merged| target(merged).is_some()).await;
         let may_come = target(&merged).is_none() && unlisted(&merged).is_none();
@@ -72,8 +73,8 @@ impl Resolver<'_> {
         found.ok_or_else(|| not_found(self.call, &merged, &name, kind))
     }
 
-    /// Whether a call that passes to the one server of its endpoint may, where only what was approved may be called: its lists
-    /// pass as they are, so the catalog's own tell.
+    /// On a single endpoint, checks that the called tool is approved if the server allows only approved
+    /// tools. Its lists are forwarded unchanged there, so the catalog's own lists decide.
     pub async fn check_approved(&self) -> Result<(), Fault> {
         if self.call.method != Some(McpMethod::ToolsCall) {
             return Ok(());
@@ -84,14 +85,14 @@ impl Resolver<'_> {
         self.named(ListKind::Tools).await.map(drop)
     }
 
-    /// Whether only what was approved of its tools may be called. One that is gone answers nothing.
+    /// Whether only approved tools of the server may be called. For a removed server the answer is no.
     fn is_vetted(&self, place: &RoutedServer) -> bool {
         let pool = self.topology.pool(place);
         pool.is_ok_and(|pool| pool.upstream().config.changed_tools == ToolPinPolicy::Quarantine)
     }
 
-    /// The servers that may have the resource of a request: one that lists it or a template for it, else all
-    /// that have resources, for a server may serve more than it lists. Never empty.
+    /// The servers that may have the requested resource: the one that lists it or a matching template, else
+    /// all servers with resources, since a server may serve more than it lists. Never empty.
     pub async fn resource_places(&self) -> Result<Vec<usize>, Fault> {
         let Some(text) = self.call.envelope.params.uri else {
             return Err(Fault::client(FaultKind::MalformedParams, "params.uri is missing"));
@@ -99,7 +100,7 @@ impl Resolver<'_> {
         self.uri_places(&text.decode(&self.call.body)).await
     }
 
-    /// The one server that has the resource of a request; with several candidates it is not guessed.
+    /// The one server that has the requested resource. With several candidates this is an error, not a guess.
     pub async fn resource_place(&self) -> Result<usize, Fault> {
         let places = self.resource_places().await?;
         let uri = self.call.text(self.call.envelope.params.uri).unwrap_or_default();
@@ -119,7 +120,7 @@ impl Resolver<'_> {
         }
         let mut merged = merged;
         if merged.resource_servers().next().is_none() {
-            // It may be of one that is slow to list, and there is nobody to ask meanwhile.
+            // A server that lists slowly may have it, and there is no other candidate to ask meanwhile.
             merged = catalog.lists_until_including_slow(&self.call.endpoint, self.view, is_listed).await;
             if let Some(place) = merged.resource_server(uri) {
                 return Ok(vec![place as usize]);
@@ -129,7 +130,7 @@ impl Resolver<'_> {
         if candidates.is_empty() { Err(no_resource(uri)) } else { Ok(candidates) }
     }
 
-    /// The server whose prompt or resource is to be completed.
+    /// The server whose prompt or resource a completion refers to.
     pub async fn completion(&self) -> Result<Target, Fault> {
         let params = &self.call.envelope.params;
         if let Some(text) = params.ref_uri {
@@ -143,10 +144,10 @@ impl Resolver<'_> {
         self.at_name(ListKind::Prompts, text).await
     }
 
-    /// The one server that is not listed and would have the item of that name by configuration, filters included, and
-    /// its own name of it. Whether it has it, and whether it can be reached, it says itself when it is called: a program
-    /// that takes long to start is waited for as if it were called by its own path. Not of one whose tools are called only
-    /// as they were approved: the catalog tells which are.
+    /// The only server without lists whose configuration (filters included) allows an item of that name, with
+    /// its own name for the item. The server itself reports whether it has the item and whether it is
+    /// reachable, when it is called: a program that starts slowly is waited for as on its single endpoint.
+    /// Servers whose tools must be approved are excluded, since only the catalog knows which tools are.
     fn unlisted(
         &self,
         merged: &MergedLists,
@@ -154,7 +155,7 @@ impl Resolver<'_> {
         kind: ListKind,
     ) -> Option<(usize, Option<Arc<OriginalName>>)> {
         let endpoint = &self.call.endpoint;
-        // What is longer is hidden from lists, and so led nowhere.
+        // Longer names are hidden from lists, so they resolve to nothing.
         let is_open = |place: usize| kind != ListKind::Tools || !self.is_vetted(&endpoint.servers[place]);
         let away = merged
             .missing
@@ -165,7 +166,7 @@ impl Resolver<'_> {
         });
         let (place, own) = own_names.next()?;
         if own_names.next().is_some() {
-            // Which of them it is their lists tell.
+            // Only their lists can tell which of them has it.
             return None;
         }
         let original_name = OriginalName {
@@ -178,7 +179,7 @@ impl Resolver<'_> {
     }
 }
 
-/// What is held back is not called either.
+/// The fault for a tool that is not approved.
 #[cold]
 fn not_approved(name: &str, why: &str) -> Fault {
     let text = format!(
@@ -189,7 +190,7 @@ fn not_approved(name: &str, why: &str) -> Fault {
     Fault::client(FaultKind::InvalidParams, text)
 }
 
-/// Whether configuration leaves it open that the server has an item of that name.
+/// Whether the server's configuration allows an item of that name.
 fn may_have(endpoint: &Endpoint, place: usize, name: &str, kind: ListKind) -> bool {
     let as_it_is = match kind {
         ListKind::Tools => endpoint.tool_name(place, name),
@@ -205,7 +206,7 @@ fn original_name<'a>(endpoint: &'a Endpoint, place: usize, name: &'a str, kind: 
     }
 }
 
-/// A name that leads nowhere, or perhaps to a server that is away: not the same thing to the one who calls it.
+/// The fault for a name that no server lists. If a server that may have it is unavailable, the fault says so.
 #[cold]
 fn not_found(call: &Call, merged: &MergedLists, name: &str, kind: ListKind) -> Fault {
     if kind == ListKind::Tools
@@ -233,7 +234,7 @@ fn only(places: &[usize]) -> Option<usize> {
     if let [place] = places { Some(*place) } else { None }
 }
 
-/// No server has it (MCP 2026-07-28, resources: -32602 with the URI).
+/// The fault for a resource that no server has (MCP 2026-07-28, resources: -32602 with the URI).
 #[cold]
 pub fn no_resource(uri: &str) -> Fault {
     Fault::client(FaultKind::InvalidParams, "no server has this resource or a template for it")

@@ -1,4 +1,4 @@
-//! A message on its way to a upstream, and its answer on the way back.
+//! Sends a message to an upstream and relays its response.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -23,14 +23,14 @@ use metamcp_core::base::{Fault, FaultKind, ServerName};
 use metamcp_core::frame::{MessageKind as FrameKind, Scanner, Span, splice};
 use metamcp_core::protocol::header;
 
-/// An answer of this size or smaller is taken whole before its head is passed on, so that one that breaks
-/// off is told as such.
+/// A response up to this size is collected before its head is passed on, so that one that breaks off is
+/// reported as an error.
 const WHOLE_BYTES_MAX: usize = 64 << 10;
 
-/// The body of an error status; bigger ones are no JSON-RPC errors.
+/// Limit for the body of an error status; a bigger one is not a JSON-RPC error.
 pub const ERROR_BYTES_MAX: usize = 64 << 10;
 
-/// The message with parts replaced, as a request to a server.
+/// The message with spans replaced, as a request to a server.
 pub fn request(body: &Bytes, edits: &[(Span, Bytes)]) -> Result<UpstreamRequest, Fault> {
     let slices = splice(body, edits).map_err(|error| {
         Fault::gateway(FaultKind::Internal, "the message could not be rewritten").with_source(error)
@@ -38,7 +38,8 @@ pub fn request(body: &Bytes, edits: &[(Span, Bytes)]) -> Result<UpstreamRequest,
     Ok(UpstreamRequest::post(slices))
 }
 
-/// A client's message with parts replaced, as a request to a server: one that is traced says where it is by now.
+/// A client's message with spans replaced, as a request to a server. If the call is traced, `traceparent` is
+/// updated.
 pub fn request_of(call: &Call, edits: &[(Span, Bytes)]) -> Result<UpstreamRequest, Fault> {
     let Some(edit) = call.trace.as_ref().and_then(|trace| trace.edit()) else {
         return request(&call.body, edits);
@@ -48,7 +49,7 @@ pub fn request_of(call: &Call, edits: &[(Span, Bytes)]) -> Result<UpstreamReques
     request(&call.body, &edits)
 }
 
-/// Sends, and waits for the head of the answer.
+/// Sends a request and waits for the head of the response.
 pub async fn send(
     server: &RoutedServer,
     pool: &Rc<UpstreamPool>,
@@ -60,14 +61,14 @@ pub async fn send(
 
 /// A response of an upstream, ready for the client.
 pub enum Relayed {
-    /// A response as it goes out.
+    /// A complete response.
     Reply(Reply),
     /// An event stream, which may be made resumable.
     Events(Box<Relay>),
 }
 
 impl Relayed {
-    /// As it goes out.
+    /// Converts an event stream into a response that cannot be resumed.
     pub fn into_reply(self) -> Reply {
         match self {
             Self::Reply(reply) => reply,
@@ -76,7 +77,7 @@ impl Relayed {
     }
 }
 
-/// Passes an answer on to the client that made the call.
+/// Relays a response to the client that made the call.
 pub async fn pass(
     worker: &Rc<Worker>,
     place: &RoutedServer,
@@ -86,7 +87,8 @@ pub async fn pass(
     held: Held,
 ) -> Result<Relayed, Fault> {
     let UpstreamResponse { head, body: mut answer } = *answered;
-    // Behind the answer, so that it is free before the server sees that the answer was given up.
+    // Declared after `answer`, so that it is dropped first: its permits are free before the server sees the
+    // cancellation.
     let mut held = held;
     let is_changed = held.tasks.as_ref().is_some_and(|tasks| tasks.is_in_answer());
     let begun = match begin(&place.name, &head, &mut answer, id.is_some(), is_changed).await {
@@ -126,21 +128,22 @@ pub async fn pass(
     }
 }
 
-/// How an answer begins.
+/// The start of a response.
 enum Begun {
-    /// A notification or response was taken; there is nothing to say about it.
+    /// The server accepted a notification or a response; there is no body.
     Taken,
-    /// With a status that says so, and that.
+    /// The server rejected the message by its status; this is the body.
     Refused(Bytes),
     /// An event stream.
     Events,
-    /// It is here.
+    /// A complete body.
     Whole(Bytes),
-    /// This is here, and the rest is to come.
+    /// The first bytes of a body whose rest is still to come.
     Partly(Bytes),
 }
 
-/// Reads as much of an answer as has to be here before any of it is passed on: all of it where it is to be changed.
+/// Reads as much of a response as must arrive before any of it is passed on: all of it if it is to be
+/// changed.
 async fn begin(
     server: &ServerName,
     head: &ResponseHead,
@@ -175,13 +178,14 @@ async fn begin(
     if length.is_some_and(|length| length <= WHOLE_BYTES_MAX as u64) {
         return answer.collect(WHOLE_BYTES_MAX).await.map(Begun::Whole).map_err(broken);
     }
-    // Of unknown length, most are small. What breaks off within the part that is awaited is told as such.
+    // Most bodies of unknown length are small. One that breaks off within this prefix is reported as an
+    // error.
     let awaited = if length.is_some() { 0 } else { WHOLE_BYTES_MAX };
     let first = answer.collect_prefix(awaited).await.map_err(broken)?;
     Ok(if answer.is_ended() { Begun::Whole(first) } else { Begun::Partly(first) })
 }
 
-/// A call that gets no answer of its server: counted so.
+/// Counts a call as failed.
 #[cold]
 pub fn failed(meter: Option<&mut Meter>, fault: Fault) -> Fault {
     if let Some(meter) = meter {
@@ -190,7 +194,7 @@ pub fn failed(meter: Option<&mut Meter>, fault: Fault) -> Fault {
     fault
 }
 
-/// The whole message of an answer, when it is a result: for asking several servers in turn.
+/// The complete message of a response if it is a result. Used when several servers are asked in turn.
 pub async fn result_of(scanner: &RefCell<Scanner>, answered: Box<UpstreamResponse>) -> Option<Bytes> {
     let UpstreamResponse { head, body: mut answer } = *answered;
     let is_stream = head.is_event_stream();
@@ -203,13 +207,13 @@ pub async fn result_of(scanner: &RefCell<Scanner>, answered: Box<UpstreamRespons
     (envelope.kind == FrameKind::Response).then_some(message)
 }
 
-/// Whether a success is in one of the two forms of MCP, unpacked: nothing else was asked for, and nothing is
-/// guessed. Without a type it is taken for JSON.
+/// Whether a successful response has one of MCP's two content types, without content encoding. Nothing else
+/// was requested, and nothing is guessed. A response without a type counts as JSON.
 fn is_of_mcp(head: &ResponseHead) -> bool {
     !head.is_encoded && (head.is_json() || head.is_event_stream())
 }
 
-/// An answer that is here, and counted.
+/// A complete response, counted.
 fn whole(head: &ResponseHead, bytes: Bytes, mut held: Held) -> Reply {
     if let Some(meter) = &mut held.meter {
         meter.pass(bytes.len());
@@ -223,7 +227,7 @@ fn with_type(from: &ResponseHead, body: ResponseBody) -> Reply {
     Reply::typed(StatusCode::OK, from.content_type.clone().unwrap_or_else(json), body)
 }
 
-/// An error of the protocol passes with its status and bytes; any other status is the server's failure.
+/// Reads the body of an error status that may be a protocol error. Any other status is a fault of the server.
 async fn read_error(
     server: &ServerName,
     status: StatusCode,
@@ -236,7 +240,7 @@ async fn read_error(
     answer.collect(ERROR_BYTES_MAX).await.map_err(|error| error.into_fault(server))
 }
 
-/// As the server said it, when that is an error of the protocol.
+/// Passes on the server's rejection if it is a JSON-RPC error.
 pub fn pass_refusal(
     scanner: &RefCell<Scanner>,
     server: &ServerName,
@@ -250,7 +254,7 @@ pub fn pass_refusal(
     Ok(Reply { status, ..reply::message(said) })
 }
 
-/// A fault of a server that answered with a status that is no answer of MCP's.
+/// The fault for a status that MCP does not define as an answer.
 #[cold]
 fn bad_status(server: &ServerName, status: StatusCode) -> Fault {
     let (kind, text) = match status.as_u16() {

@@ -1,8 +1,8 @@
 //! One list of the tasks that a client has at all servers of its endpoint (MCP 2025-11-25, tasks).
 //!
-//! Each server is asked in the client's own session there, one after the other: where none is open there are
-//! no tasks of this client. A page ends when it is full; its cursor says where to go on, so nothing is kept
-//! between pages.
+//! Each server is asked in turn, in the client's own session there; a server without such a session has no
+//! tasks of this client. When a page is full, its cursor says where to continue, so nothing is stored between
+//! pages.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,25 +26,25 @@ use crate::session::{BufferedRequest, Session, UpstreamSession, send_buffered};
 use metamcp_core::base::{Fault, FaultKind};
 use metamcp_core::protocol::McpMethod;
 
-/// Tasks on one page, give or take a page of one server: what a person looks through.
+/// Tasks on one page, plus at most one page of a server: as many as a person looks through.
 const PAGE_ITEMS: usize = 200;
 
-/// Bytes of them, likewise.
+/// Bytes of the tasks on one page, plus at most one page of a server.
 const PAGE_BYTES: usize = 1 << 20;
 
-/// Requests to servers for one page: servers may give out short pages, or empty ones for ever.
+/// Requests to servers for one page. It bounds servers that return short pages, or empty ones without end.
 const ASKED_MAX: usize = 32;
 
-/// For one answer of one server; what is missing is named.
+/// Timeout for one answer of one server. Servers that did not answer are named in the result.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A page that took so long ends, and its cursor says where to go on: a client waits for it, and holds a place.
+/// After this time the page ends, with a cursor to continue: its client waits for it and holds a permit.
 const PAGE_TIME: Duration = Duration::from_secs(10);
 
-/// Longer cursors are none of ours: one holds a server's own, which is text of a request line.
+/// Limit for a cursor. It contains a server's own cursor, which is text of a request line.
 const CURSOR_BYTES_MAX: usize = 8 << 10;
 
-/// Where a list goes on: at that server, behind that cursor of its own.
+/// Where a list continues: the server's name, and the server's own cursor.
 #[derive(Serialize, Deserialize)]
 struct Cursor(String, Option<String>);
 
@@ -61,7 +61,7 @@ impl Cursor {
     }
 }
 
-/// The page that a client asks for.
+/// The page being built.
 #[derive(Default)]
 struct Page {
     items: BytesMut,
@@ -110,7 +110,7 @@ pub async fn list(
         {
             Some((items, next)) => {
                 items.iter().filter_map(|item| ids.item(&server.name, item)).for_each(|item| page.add(&item));
-                // One that leads to itself leads nowhere.
+                // A cursor that leads to itself would never end.
                 cursor = next.filter(|next| before.as_ref() != Some(next));
             }
             None => page
@@ -154,7 +154,8 @@ impl Page {
     }
 }
 
-/// One page of one server, and its own cursor of the next; `None` when it gives none.
+/// Fetches one page of one server, and the server's cursor of the next page. `None` if the server did not
+/// answer.
 async fn fetch(
     topology: &TopologyFollower,
     place: &RoutedServer,
@@ -173,7 +174,7 @@ async fn fetch(
         #[serde(rename = "nextCursor")]
         next_cursor: Option<String>,
     }
-    // Of all that is asked in one session at the same time each has an id of its own.
+    // Requests that run in one session at the same time need different ids.
     static NEXT: AtomicU64 = AtomicU64::new(1);
     let id = format!("metamcp-tasks-{}", NEXT.fetch_add(1, Ordering::Relaxed));
     let params = cursor.map_or_else(|| json!({}), |cursor| json!({"cursor": cursor}));

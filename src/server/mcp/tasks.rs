@@ -1,11 +1,10 @@
-//! Tasks on an endpoint with several servers: ids that carry their server, and one list of all (MCP
-//! 2025-11-25, tasks; the extension `io.modelcontextprotocol/tasks` of 2026-07-28).
+//! Tasks on an aggregate endpoint: ids that carry their server, and one list of all tasks (MCP 2025-11-25,
+//! tasks; the extension `io.modelcontextprotocol/tasks` of 2026-07-28).
 //!
-//! Two servers may give the same id to two tasks. A client is told `{server}~{the id, base64url}~{mark,
-//! base64url}`, so that what it asks finds its way without a table, on any replica. The mark is a keyed hash
-//! of the server, the id and whose it is: the key's, in the session where there is one. Another's id is as
-//! unknown as one that nobody made. The same task has the same id each time it is told, or a client could not
-//! follow it.
+//! Two servers may give the same id to two tasks. A client sees `{server}~{the id, base64url}~{mac, base64url}`, so
+//! that any replica can route its requests without a table. The MAC covers the server, the id and the owner: the key,
+//! and the session if there is one. An id of another owner is rejected like one that does not exist. The same task has
+//! the same id in every message, because clients follow it by that.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -28,24 +27,24 @@ use metamcp_core::base::{Fault, FaultKind, ServerName};
 use metamcp_core::frame::{Span, encode_header_value, json_string, splice};
 use metamcp_core::protocol::{McpMethod, TASKS_EXTENSION};
 
-/// Parts the server, its id and the mark; it can occur in none of them.
+/// Separates server, id and MAC. It can occur in none of them.
 const PART: char = '~';
 
-/// The longest id that is told on: real ones are UUIDs.
+/// The longest id that is translated; real ids are UUIDs.
 const ID_BYTES_MAX: usize = 1024;
 
-/// Longer than any of ours can be; longer texts are not decoded.
+/// Longer than any translated id can be; longer texts are not decoded.
 const TEXT_BYTES_MAX: usize = 2 * ID_BYTES_MAX;
 
-/// Whose tasks are told, and to whom.
+/// Translates task ids between servers and one client.
 #[derive(Clone)]
 pub struct TaskIds {
     sealer: Arc<Sealer>,
-    /// The key, the session, and the endpoint: part of every mark.
+    /// The key, the session and the endpoint: input of every MAC.
     holder: Bytes,
 }
 
-/// What is done about tasks in the answer to one request.
+/// The translation of task ids in the response to one request.
 #[derive(Clone)]
 pub struct TaskPass {
     ids: TaskIds,
@@ -54,7 +53,7 @@ pub struct TaskPass {
 }
 
 impl TaskIds {
-    /// Of one client on one endpoint.
+    /// For one client on one endpoint.
     pub fn new(
         sealer: &Arc<Sealer>,
         identity: &Identity,
@@ -73,19 +72,20 @@ impl TaskIds {
         Self { sealer: Arc::clone(sealer), holder: holder.into() }
     }
 
-    /// What is told of a server's task.
+    /// The id that the client sees for a server's task.
     fn told(&self, server: &ServerName, raw: &str) -> String {
         let mark = self.sealer.mac(&self.marked(server, raw));
         let [raw, mark] = [raw.as_bytes(), &mark[..]].map(|part| URL_SAFE_NO_PAD.encode(part));
         format!("{server}{PART}{raw}{PART}{mark}")
     }
 
-    /// Everything in it is of fixed length or ends with a NUL, which no name has: no two are written alike.
+    /// The MAC's input. Each part is of fixed length or ends with a NUL, which no name contains, so the
+    /// encoding is unambiguous.
     fn marked(&self, server: &ServerName, raw: &str) -> Vec<u8> {
         [&self.holder, &b"\0"[..], server.as_str().as_bytes(), b"\0", raw.as_bytes()].concat()
     }
 
-    /// The place of the server, and its own id of the task.
+    /// The server's index, and its own id of the task.
     pub fn find(&self, endpoint: &Endpoint, text: &str) -> Option<(usize, String)> {
         if text.len() > TEXT_BYTES_MAX {
             return None;
@@ -99,7 +99,7 @@ impl TaskIds {
         self.sealer.verify_mac(&marked, &mark).then_some((place, raw))
     }
 
-    /// Where a request about a task goes, with the server's own id in it.
+    /// The target of a request about a task, with the server's own task id.
     pub fn target(&self, call: &Call) -> Result<Target, Fault> {
         let Some(text) = call.envelope.params.task_id else {
             return Err(Fault::client(FaultKind::MalformedParams, "params.taskId is missing"));
@@ -120,7 +120,7 @@ impl TaskIds {
         Ok((place, Some((text.span, Arc::new(own)))))
     }
 
-    /// In a client's response: the server's own id of the task that it belongs to, when it does.
+    /// The edit for a client's response that belongs to a task: the server's own task id.
     pub fn related(&self, call: &Call) -> Option<(Span, Bytes)> {
         let related = read(&call.body)?.result?.meta?.related?.task_id?;
         let text: Cow<'_, str> = serde_json::from_str(related.get()).ok()?;
@@ -128,7 +128,7 @@ impl TaskIds {
         Some((Span::locate(&call.body, related.get().as_bytes())?, json_string(&raw)))
     }
 
-    /// One item of a list of tasks, as this client is told of it.
+    /// One item of a task list, with the id that the client sees.
     pub fn item(&self, server: &ServerName, item: &Bytes) -> Option<Bytes> {
         let Task { task_id } = serde_json::from_slice(item).ok()?;
         let edit = self.edit(server, item, task_id?)?;
@@ -143,7 +143,7 @@ impl TaskIds {
 }
 
 impl TaskPass {
-    /// What comes before the answer may be about tasks, and with that the answer itself.
+    /// Translates ids in the messages before the answer, and with `in_answer` in the answer itself.
     pub fn new(ids: TaskIds, in_answer: bool) -> Self {
         Self { ids, in_answer }
     }
@@ -153,16 +153,16 @@ impl TaskPass {
         self.in_answer
     }
 
-    /// What is to be replaced in a message of a server.
+    /// The spans to replace in a server's message.
     pub fn edits(&self, server: &ServerName, message: &[u8]) -> Vec<(Span, Bytes)> {
-        // Nearly no message has one, which is seen without reading it.
+        // Almost no message names a task; a substring search shows that without parsing.
         if memmem::find(message, b"taskId").is_none() {
             return Vec::new();
         }
         let Some(Message { id, method, params, result }) = read(message) else { return Vec::new() };
         let mut found = Vec::new();
         if let Some(params) = params {
-            // In a request of a server it is the client's own task.
+            // In a request of a server, `taskId` is the client's own task.
             let is_told =
                 id.is_none() && method.is_some_and(|method| method.starts_with("notifications/tasks"));
             found.extend(params.task_id.filter(|_| is_told));
@@ -176,7 +176,7 @@ impl TaskPass {
         found.into_iter().filter_map(|id| self.ids.edit(server, message, id)).collect()
     }
 
-    /// A whole message of a server, as this client is told it.
+    /// A complete server message, with the ids that the client sees.
     pub fn message(&self, server: &ServerName, message: Bytes) -> Bytes {
         let mut edits = self.edits(server, &message);
         edits.sort_by_key(|(span, _)| span.start);
@@ -187,7 +187,7 @@ impl TaskPass {
     }
 }
 
-/// Whether a server of the endpoint has tasks, as far as is known.
+/// Whether a server of the endpoint supports tasks, as far as the catalog knows.
 pub fn are_known(catalog: &Catalog, call: &Call, view: View) -> bool {
     let merged = catalog.snapshot(&call.endpoint, view);
     merged.is_none_or(|merged| match view {
@@ -196,8 +196,7 @@ pub fn are_known(catalog: &Catalog, call: &Call, view: View) -> bool {
     })
 }
 
-/// What the answers of a server without sessions need: when the client said that it knows tasks, and the
-/// server does too.
+/// The translation for responses of a Modern server, if both the client and the server declare tasks.
 pub fn modern(catalog: &Catalog, sealer: &Arc<Sealer>, call: &Call, place: usize) -> Option<TaskPass> {
     let is_about = call.is_task_request();
     if !is_about {
@@ -208,7 +207,8 @@ pub fn modern(catalog: &Catalog, sealer: &Arc<Sealer>, call: &Call, place: usize
     Some(TaskPass::new(TaskIds::new(sealer, &call.identity, None, &call.endpoint), true))
 }
 
-/// Likewise within a session, as soon as its server has tasks: what it says of them may come with any call.
+/// The translation within a session, if its server supports tasks: any call's response may carry messages
+/// about them.
 pub fn legacy(sealer: &Arc<Sealer>, call: &Call, session: &Session, place: usize) -> Option<TaskPass> {
     session.upstream_slot(place).current().filter(|ready| ready.features.tasks.calls)?;
     let in_answer =
@@ -216,7 +216,7 @@ pub fn legacy(sealer: &Arc<Sealer>, call: &Call, session: &Session, place: usize
     Some(TaskPass::new(TaskIds::new(sealer, &call.identity, Some(session), &call.endpoint), in_answer))
 }
 
-/// Whether there may be a `params.task`: outside of the arguments the word stands somewhere.
+/// Whether the request may contain `params.task`: the word occurs outside the arguments.
 fn may_ask_for_a_task(call: &Call) -> bool {
     let body = &call.body[..];
     let (before, behind) = match call.envelope.params.arguments {
@@ -226,7 +226,7 @@ fn may_ask_for_a_task(call: &Call) -> bool {
     [before, behind].iter().any(|part| memmem::find(part, b"\"task\"").is_some())
 }
 
-/// Whether the client says with this request that it knows tasks.
+/// Whether the client declares the tasks extension in this request.
 pub fn declares(call: &Call) -> bool {
     #[derive(Deserialize)]
     struct Declared<'a> {
@@ -235,7 +235,8 @@ pub fn declares(call: &Call) -> bool {
     }
     let Some(span) = call.envelope.params.meta.client_capabilities else { return false };
     let declared = span.slice(&call.body);
-    // Seen without reading where it is not, which is nearly everywhere; the name may be written with escapes.
+    // Most requests do not contain the word; a substring search shows that without parsing. The name itself
+    // may be written with escapes.
     if memmem::find(declared, b"extensions").is_none() {
         return false;
     }

@@ -1,7 +1,7 @@
-//! Which trace a message is part of, as it says itself, and how that goes on from here.
+//! Trace context: which trace a message belongs to, and how it is passed on to servers.
 //!
-//! A client says it in a header field, in `params._meta`, or in both (MCP 2026-07-28, basic). What the message itself says
-//! counts for more: a header is of the one exchange over HTTP, and a framed stream has one for all of its messages.
+//! A client states it in a header field, in `params._meta`, or in both (MCP 2026-07-28, basic). The message takes
+//! precedence: a header belongs to the HTTP exchange, and a framed stream has one header for all its messages.
 
 use std::borrow::Cow;
 
@@ -18,18 +18,18 @@ use crate::telemetry::traces::{ActiveSpan, Span, SpanKind, SpanTarget, TraceCont
 use metamcp_core::frame::{IdForm, Span as Place, StringSpan};
 use metamcp_core::protocol::{McpMethod, Revision};
 
-/// What a client said.
+/// The trace context that a client sent.
 #[derive(Default)]
 struct Said {
     in_head: Option<TraceContext>,
     in_message: Option<TraceContext>,
-    /// What the message says of the trace beside, as it is to go on.
+    /// The message's `tracestate`.
     state_in_message: Option<String>,
-    /// Where it says which trace it is.
+    /// The span of `traceparent` in the message.
     place: Option<Place>,
 }
 
-/// The members of `_meta` that tell of a trace (MCP 2026-07-28, basic: the only names without a prefix).
+/// The trace members of `_meta` (MCP 2026-07-28, basic: the only names without a prefix).
 #[derive(Deserialize)]
 struct Meta<'a> {
     #[serde(borrow)]
@@ -38,23 +38,24 @@ struct Meta<'a> {
     tracestate: Option<&'a RawValue>,
 }
 
-/// Of what is said of a trace beside: as many bytes as are always passed on (W3C Trace Context, section 3.3.1.5).
+/// Bytes of `tracestate` that are always propagated (W3C Trace Context, section 3.3.1.5).
 const TRACESTATE_BYTES_MAX: usize = 512;
 
-/// Begins the span of a message, if it is to be traced; what goes on to servers says from now on that it is part of it.
+/// Starts the span of a sampled message. From now on, what goes to servers names this span as its parent.
 pub fn begin(metering: &Metering, call: &mut Call) -> Option<ActiveSpan> {
     let tracer = metering.tracer.as_ref()?;
     let said = Said::of(call);
     let parent = said.in_message.or(said.in_head);
     let server = tracer.sample(parent, metering.clock.now_s())?;
     let client = tracer.child_context(server);
-    // What one server is asked goes on from the span of that; what several are told, from the message.
+    // A call to one server continues from the client span; calls to several servers continue from the
+    // message's span.
     let is_split = call.endpoint.shape != EndpointShape::Single
         && matches!(call.method, Some(McpMethod::Listen | McpMethod::TasksList));
     let onward = if call.is_request() && !is_split { client } else { server };
     call.fields.replace(Field::Traceparent, Some(onward.traceparent().as_bytes()));
     if said.in_message.is_some() || said.in_head.is_none() {
-        // What was said in the head is of another trace, or of none.
+        // The header's `tracestate` belongs to another trace, or to none.
         let state = said.state_in_message.as_ref().filter(|_| said.in_message.is_some());
         call.fields.replace(Field::Tracestate, state.map(String::as_bytes));
     }
@@ -70,7 +71,7 @@ pub fn begin(metering: &Metering, call: &mut Call) -> Option<ActiveSpan> {
     Some(tracer.start_span(span))
 }
 
-/// Begins the span of what is asked of a server for a message that is traced, under its own name for what is asked for.
+/// Starts the span of the call to one server, with the server's own name for the requested item.
 pub fn begin_exchange(
     metering: &Metering,
     call: &Call,
@@ -138,7 +139,7 @@ impl Said {
         let Some(meta) = call.envelope.params.meta.object.map(|place| place.slice(&call.body)) else {
             return said;
         };
-        // Nearly all say nothing of it. A name that is written with escapes is found by its backslash.
+        // Most messages have no trace context. A name that is written with escapes contains a backslash.
         if memmem::find(meta, b"traceparent").is_none() && memchr(b'\\', meta).is_none() {
             return said;
         }

@@ -1,25 +1,25 @@
-//! Where in a trace a message stands.
+//! The position of a message in a trace.
 
 use bytes::Bytes;
 
 use crate::telemetry::traces::TraceContext;
 use metamcp_core::frame::{Span as Place, json_string};
 
-/// A message that is traced.
+/// The trace context of a traced message.
 pub struct Trace {
-    /// The span of what the client asked.
+    /// The span of the client's request.
     pub server: TraceContext,
-    /// The span of what is asked of a server for it.
+    /// The span of the gateway's request to a server.
     pub client: TraceContext,
-    /// The one of these that servers are told.
+    /// The one of these two that servers receive as the parent.
     pub onward: TraceContext,
     pub tracestate: Option<Box<str>>,
-    /// Where `params._meta` says `traceparent`, quotes included.
+    /// The span of `traceparent` in `params._meta`, quotes included.
     pub in_message: Option<Place>,
 }
 
 impl Trace {
-    /// What is to stand in a message to a server in place of what its client wrote there.
+    /// The edit that replaces the client's `traceparent`.
     pub fn edit(&self) -> Option<(Place, Bytes)> {
         self.in_message.map(|place| (place, json_string(&self.onward.traceparent())))
     }

@@ -24,8 +24,8 @@ pub enum BodySource {
     Chunked { first: Bytes, decoder: Box<ChunkedDecoder> },
     /// What hyper reads from the connection.
     Hyper(Incoming),
-    /// Events of an era adapter, or of a server that is not spoken to over Streamable HTTP. The guard cancels the
-    /// call when it is dropped.
+    /// Events of an era adapter, or of a server that is not spoken to over Streamable HTTP. The guard cancels
+    /// the call when it is dropped.
     Events(Box<(EventSource, Option<CancelGuard>)>),
     Ended,
 }

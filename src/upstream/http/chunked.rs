@@ -1,7 +1,7 @@
 //! Chunked bodies (RFC 9112, section 7.1), decoded as they arrive.
 //!
-//! Invariant: accepts nothing that hyper rejects. Chunk boundaries mean nothing to MCP: data that arrived together is
-//! passed on as one piece, however many chunks it came in.
+//! Invariant: accepts nothing that hyper rejects. Chunk boundaries mean nothing to MCP: data that arrived
+//! together is passed on as one piece, however many chunks it came in.
 
 use bytes::{BufMut as _, BytesMut};
 
@@ -39,8 +39,8 @@ enum DecoderState {
     End,
 }
 
-/// The body is malformed. No decoder may guess what was meant: two that guess differently disagree about where the
-/// body ends.
+/// The body is malformed. No decoder may guess what was meant: two that guess differently disagree about
+/// where the body ends.
 #[derive(Debug, PartialEq, Eq)]
 pub struct MalformedChunk;
 
@@ -55,8 +55,8 @@ const TRAILERS_MAX: usize = 100;
 const COMMON_SIZE_DIGITS: usize = 7;
 
 impl ChunkedDecoder {
-    /// Appends the data in `input` to `data`. Returns how many bytes belong to the body: fewer than all only at its
-    /// end.
+    /// Appends the data in `input` to `data`. Returns how many bytes belong to the body: fewer than all only
+    /// at its end.
     pub fn decode(&mut self, input: &[u8], data: &mut BytesMut) -> Result<usize, MalformedChunk> {
         let mut at = 0;
         while let Some(&byte) = input.get(at) {
@@ -88,8 +88,9 @@ impl ChunkedDecoder {
         self.state == DecoderState::End
     }
 
-    /// Decodes a chunk header as nearly every server writes it, with the end of the chunk before: a stream of small
-    /// events has one for each event. Returns its length; `None` when it is written otherwise or incomplete.
+    /// Decodes a chunk header as nearly every server writes it, with the end of the chunk before: a stream of
+    /// small events has one for each event. Returns its length; `None` when it is written otherwise or
+    /// incomplete.
     fn decode_common_header(&mut self, input: &[u8]) -> Option<usize> {
         let line = match self.state {
             DecoderState::SizeStart => input,
@@ -179,7 +180,8 @@ fn check_bound(count: usize, bound: usize, next: DecoderState) -> Result<Decoder
 mod tests {
     use super::*;
 
-    /// Decodes `body`, fed `at_a_time` bytes at a time: the data, the bytes that belong to the body, whether it ended.
+    /// Decodes `body`, fed `at_a_time` bytes at a time: the data, the bytes that belong to the body, whether
+    /// it ended.
     fn decode(body: &[u8], at_a_time: usize) -> Result<(Vec<u8>, usize, bool), MalformedChunk> {
         let (mut chunked, mut data, mut taken) = (ChunkedDecoder::default(), BytesMut::new(), 0);
         for part in body.chunks(at_a_time) {

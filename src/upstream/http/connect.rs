@@ -36,8 +36,8 @@ const KEEP_ALIVE: Duration = Duration::from_mins(1);
 /// Addresses tried of one name: a resolver may return a thousand.
 const ADDRESSES_MAX: usize = 8;
 
-/// Connects; to a private address or a Unix socket only if `private_addresses` allows it. Cancel safe: dropping it
-/// closes what was opened.
+/// Connects; to a private address or a Unix socket only if `private_addresses` allows it. Cancel safe:
+/// dropping it closes what was opened.
 pub async fn connect(target: &ConnectTarget, private_addresses: bool) -> Result<Stream, UpstreamError> {
     match target {
         ConnectTarget::Unix(_) if !private_addresses => {
@@ -61,8 +61,8 @@ pub async fn connect(target: &ConnectTarget, private_addresses: bool) -> Result<
     }
 }
 
-/// Connects to the first address that accepts. The address that was checked is the one connected to: the name is not
-/// resolved a second time.
+/// Connects to the first address that accepts. The address that was checked is the one connected to: the name
+/// is not resolved a second time.
 async fn connect_tcp(host: &str, port: u16, private_addresses: bool) -> Result<TcpStream, UpstreamError> {
     let failed = |error| UpstreamError::new(FailureStage::Connect, error);
     let addresses =
@@ -88,8 +88,9 @@ async fn connect_tcp(host: &str, port: u16, private_addresses: bool) -> Result<T
     Err(last)
 }
 
-/// Tells the server's failures from ours. Connections closed a moment ago keep their local ports for a minute; when
-/// none is left for an address, or this process or the system is out of descriptors, the server is not to blame.
+/// Tells the server's failures from ours. Connections closed a moment ago keep their local ports for a
+/// minute; when none is left for an address, or this process or the system is out of descriptors, the server
+/// is not to blame.
 fn classify_connect_error(error: &io::Error) -> FailureStage {
     let local = [Errno::ADDRNOTAVAIL, Errno::MFILE, Errno::NFILE];
     let is_local = Errno::from_io_error(error).is_some_and(|errno| local.contains(&errno));
@@ -118,7 +119,7 @@ mod tests {
             check(
                 errno,
                 FailureStage::LocalPortsExhausted,
-                "server `a` cannot be connected to, for no local port or file is free",
+                "server `a` cannot be connected to, because no local port or file descriptor is free",
             );
         }
         check(Errno::CONNREFUSED, FailureStage::Connect, "cannot be reached");

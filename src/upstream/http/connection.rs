@@ -24,8 +24,8 @@ pub struct Connection {
     driver: Driver,
     /// What is left to write of the request while its response is read.
     rest: Option<PendingWrite>,
-    /// Whether no further request may be sent: bytes came after a response, or a response began before the request
-    /// was written completely.
+    /// Whether no further request may be sent: bytes came after a response, or a response began before the
+    /// request was written completely.
     is_spoilt: bool,
     idle_since: Instant,
     /// For the heads of the responses; taken out while one is awaited.
@@ -56,8 +56,8 @@ impl Connection {
         }
     }
 
-    /// Sends a request and waits for the head of its response, as long as the response timer allows. `fast_lane`:
-    /// whether responses of the common shape are read here rather than by hyper.
+    /// Sends a request and waits for the head of its response, as long as the response timer allows.
+    /// `fast_lane`: whether responses of the common shape are read here rather than by hyper.
     ///
     /// Not cancel safe: the connection must then be dropped, which tells the server to stop.
     pub async fn send(
@@ -80,8 +80,8 @@ impl Connection {
         fast_lane: bool,
     ) -> Result<(ResponseHead, BodySource), SendError> {
         let is_common = fast_lane && request.body_bytes() <= REQUEST_BYTES_MAX;
-        // Taken out, so that an early return leaves nothing to be reused. The uncommon futures are boxed, so that
-        // they do not make the future of every request bigger.
+        // Taken out, so that an early return leaves nothing to be reused. The uncommon futures are boxed, so
+        // that they do not make the future of every request bigger.
         match std::mem::replace(&mut self.driver, Driver::Closed) {
             Driver::FastLane(mut stream) if is_common => {
                 let (start, rest) = fast_lane::exchange(&mut stream, encode(request, heads)).await?;

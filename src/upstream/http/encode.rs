@@ -30,7 +30,8 @@ struct RequestHead {
 const LENGTH_LINE_BYTES_MAX: usize = 16 + 20 + 4;
 
 impl RequestHeads {
-    /// Encodes the heads of requests to `path`. `headers` are the configured fields, which every request carries.
+    /// Encodes the heads of requests to `path`. `headers` are the configured fields, which every request
+    /// carries.
     pub fn new(path: PathAndQuery, host: HeaderValue, headers: &[(HeaderName, HeaderValue)]) -> Self {
         let mut fields = HeaderMap::with_capacity(16);
         fields.insert(http::header::HOST, host);

@@ -1,5 +1,5 @@
-//! HTTP/1.1 with a server, for responses of the common shape: a body with a Content-Length, or chunked. hyper reads
-//! any other response from its first byte.
+//! HTTP/1.1 with a server, for responses of the common shape: a body with a Content-Length, or chunked. hyper
+//! reads any other response from its first byte.
 //!
 //! Invariant: hyper would read what is read here in the same way. Both use the same parser.
 
@@ -40,12 +40,12 @@ const FIELDS_MAX: usize = 32;
 /// Longer heads are hyper's.
 const HEAD_BYTES_MAX: usize = 8 << 10;
 
-/// A body with at least this much to come is read into a buffer of its own, rather than copied from this thread's
-/// scratch buffer.
+/// A body with at least this much to come is read into a buffer of its own, rather than copied from this
+/// thread's scratch buffer.
 const LARGE_BYTES_MIN: usize = 16 << 10;
 
-/// Read at once of such a body. This is all that the gateway holds of a response whose client does not read, except
-/// for what is in the kernel.
+/// Read at once of such a body. This is all that the gateway holds of a response whose client does not read,
+/// except for what is in the kernel.
 const LARGE_READ_BYTES: usize = 64 << 10;
 
 /// Sends a request and waits for the beginning of its response. When that comes before the request is written
@@ -106,8 +106,8 @@ fn poll_start(
     })
 }
 
-/// Reads more of a body with a Content-Length: at most `left` bytes, none at the end of the stream. A large part is
-/// read into `buffer`, whose memory is reused once the part before was passed on.
+/// Reads more of a body with a Content-Length: at most `left` bytes, none at the end of the stream. A large
+/// part is read into `buffer`, whose memory is reused once the part before was passed on.
 pub fn poll_sized_body(
     stream: &mut Stream,
     cx: &mut Context<'_>,
@@ -130,8 +130,8 @@ pub fn poll_sized_body(
     })
 }
 
-/// Reads more of a chunked body, none at the end of the stream, and whether all bytes received belong to the body.
-/// Reads on while nothing but chunk headers arrives.
+/// Reads more of a chunked body, none at the end of the stream, and whether all bytes received belong to the
+/// body. Reads on while nothing but chunk headers arrives.
 pub fn poll_chunked_body(
     stream: &mut Stream,
     cx: &mut Context<'_>,

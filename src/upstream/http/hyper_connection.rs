@@ -1,8 +1,8 @@
 //! A connection driven by hyper, polled by the request that uses it.
 //!
-//! hyper's client consists of a handle and a connection future that is usually spawned. Here the task of the request
-//! polls that future itself, so that a message costs no wake-up of a second task. Nobody polls it while it is idle:
-//! [`HyperConnection::is_reusable`] does so before the connection is used again.
+//! hyper's client consists of a handle and a connection future that is usually spawned. Here the task of the
+//! request polls that future itself, so that a message costs no wake-up of a second task. Nobody polls it
+//! while it is idle: [`HyperConnection::is_reusable`] does so before the connection is used again.
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
@@ -49,8 +49,8 @@ impl HyperConnection {
         Self::handshake(stream).await.map_err(failed)
     }
 
-    /// Takes over a stream on which a request was written, except for `rest`, and `received` is the beginning of its
-    /// response. Returns the whole response.
+    /// Takes over a stream on which a request was written, except for `rest`, and `received` is the beginning
+    /// of its response. Returns the whole response.
     ///
     /// Not cancel safe: dropping it closes the connection.
     pub async fn take_over(
@@ -61,7 +61,8 @@ impl HyperConnection {
         let failed = |error| UpstreamError::new(FailureStage::NoResponse, error);
         let stream = HandoverStream::new(stream, received, rest, WriteMode::AwaitPlaceholder);
         let mut connection = Self::handshake(stream).await.map_err(failed)?;
-        // hyper reads a response only to a request that it sent itself. What it writes for this one is discarded.
+        // hyper reads a response only to a request that it sent itself. What it writes for this one is
+        // discarded.
         let mut placeholder = Request::new(RequestBody::empty());
         *placeholder.method_mut() = http::Method::POST;
         let response = connection.exchange(placeholder).await;
@@ -100,8 +101,8 @@ impl HyperConnection {
             if let Some(open) = driver.as_mut().filter(|_| !*is_closed) {
                 *is_closed = open.as_mut().poll(cx).is_ready();
             }
-            // Only the driver, polled just now, can make progress here. No waker is needed, and a real one would
-            // wake this task once more for nothing.
+            // Only the driver, polled just now, can make progress here. No waker is needed, and a real one
+            // would wake this task once more for nothing.
             let polled = poll_without_waker(|cx| response.as_mut().poll(cx));
             if polled.is_pending() && *is_closed {
                 // The connection ended before it took the request. Dropping the driver ends the response too.
@@ -129,8 +130,8 @@ impl HyperConnection {
         self.is_closed
     }
 
-    /// Whether another request may follow a response. hyper refuses when bytes are left over, the request was not
-    /// written whole, or either side asked to close.
+    /// Whether another request may follow a response. hyper refuses when bytes are left over, the request was
+    /// not written whole, or either side asked to close.
     pub fn is_reusable(&mut self) -> bool {
         self.drive(&mut Context::from_waker(Waker::noop()));
         !self.is_closed && self.sender.is_ready()
@@ -147,8 +148,8 @@ pub fn poll_without_waker<F: FnOnce(&mut Context<'_>) -> Poll<T>, T>(poll: F) ->
 enum WriteMode {
     /// They go to the server.
     Forward,
-    /// They are discarded, because the request was already written. Nothing may be read until hyper has written its
-    /// placeholder.
+    /// They are discarded, because the request was already written. Nothing may be read until hyper has
+    /// written its placeholder.
     AwaitPlaceholder,
     /// They are discarded, and hyper has written its placeholder.
     Discard,
@@ -162,8 +163,8 @@ struct HandoverStream {
     /// The rest of the request.
     rest: Option<PendingWrite>,
     write_mode: Rc<Cell<WriteMode>>,
-    /// Whether a write failed. The server may have answered before it closed, as with 413, and hyper does not read
-    /// after a failed write.
+    /// Whether a write failed. The server may have answered before it closed, as with 413, and hyper does not
+    /// read after a failed write.
     has_write_failed: bool,
     /// The reader, until the placeholder is written.
     reader: Option<Waker>,
@@ -175,8 +176,8 @@ impl HandoverStream {
         Self { stream, received, rest, write_mode, has_write_failed: false, reader: None }
     }
 
-    /// Returns the result of a write unless it failed. A failed write stays pending for good: hyper then reads the
-    /// response, and at its end, or after a reset, the read fails.
+    /// Returns the result of a write unless it failed. A failed write stays pending for good: hyper then
+    /// reads the response, and at its end, or after a reset, the read fails.
     fn hide_write_error<T>(
         &mut self,
         written: Poll<io::Result<T>>,

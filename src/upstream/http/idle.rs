@@ -16,8 +16,8 @@ pub struct IdleConnections {
     age_max: Duration,
     #[expect(clippy::vec_box, reason = "they are moved from hand to hand with every request")]
     ready: RefCell<Vec<Box<Connection>>>,
-    /// Returned in this turn of the runtime. A server that sends more than one response sends it right behind the
-    /// first; by the next turn it has arrived, and is seen.
+    /// Returned in this turn of the runtime. A server that sends more than one response sends it right behind
+    /// the first; by the next turn it has arrived, and is seen.
     #[expect(clippy::vec_box, reason = "likewise")]
     returned: RefCell<Vec<Box<Connection>>>,
     /// Requests that wait for a connection to be opened.

@@ -1,7 +1,8 @@
 //! Streamable HTTP: connections to a server, requests on them, and responses.
 //!
-//! Invariants: a connection is used by one request at a time, and not again after surplus bytes, an early response or
-//! an incomplete body; a request is written at most once, unless nothing of the first attempt was written.
+//! Invariants: a connection is used by one request at a time, and not again after surplus bytes, an early
+//! response or an incomplete body; a request is written at most once, unless nothing of the first attempt was
+//! written.
 //!
 //! Does not know: what a message means, circuit breaking, or limits on in-flight calls.
 

@@ -48,7 +48,8 @@ impl PendingWrite {
         Ok(())
     }
 
-    /// Continues a write while the response is read. Clears `rest` when all is written, or the peer takes no more.
+    /// Continues a write while the response is read. Clears `rest` when all is written, or the peer takes no
+    /// more.
     pub fn continue_write(rest: &mut Option<Self>, stream: &mut Stream, cx: &mut Context<'_>) {
         if let Some(pending) = rest
             && (pending.write(stream, cx).is_err() || pending.is_flushed)

@@ -65,9 +65,9 @@ impl HttpPool {
         kind: RequestKind,
         permit: Option<InFlightPermit>,
     ) -> Result<Box<UpstreamResponse>, UpstreamError> {
-        // Continues right after the runtime has asked the kernel what arrived: bytes that a server sent out of turn
-        // are then seen when its connection is checked. It also lets all that arrived be read before anything is
-        // written.
+        // Continues right after the runtime has asked the kernel what arrived: bytes that a server sent out
+        // of turn are then seen when its connection is checked. It also lets all that arrived be read before
+        // anything is written.
         yield_now().await;
         loop {
             let (mut connection, is_new) = match self.idle.take() {
@@ -96,8 +96,9 @@ impl HttpPool {
     }
 
     /// Returns a connection, and whether it is new: one that is opened, or one that another request returns,
-    /// whichever comes first. A server that many connect to at once drops what its accept queue cannot hold, and the
-    /// kernel tries again only after a second; requests need not wait for that when others finish meanwhile.
+    /// whichever comes first. A server that many connect to at once drops what its accept queue cannot hold,
+    /// and the kernel tries again only after a second; requests need not wait for that when others finish
+    /// meanwhile.
     ///
     /// Cancel safe: a connection being opened is closed.
     async fn open_or_wait(&self) -> Result<(Box<Connection>, bool), UpstreamError> {

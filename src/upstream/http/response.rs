@@ -25,8 +25,8 @@ pub struct UpstreamResponse {
     pub body: UpstreamBody,
 }
 
-/// A response body that is being read. Holds its connection and its permit among the server's in-flight calls until
-/// the last byte. Dropped before that, it closes the connection, which tells the server to stop.
+/// A response body that is being read. Holds its connection and its permit among the server's in-flight calls
+/// until the last byte. Dropped before that, it closes the connection, which tells the server to stop.
 pub struct UpstreamBody {
     source: BodySource,
     /// The connection and the pool that it returns to; `None` once nothing more is to be read.
@@ -65,8 +65,8 @@ impl IdleBody {
 }
 
 impl UpstreamResponse {
-    /// Converts the response of an era adapter. It holds no permit and may be silent for any time: the adapter has
-    /// its own limits and timeouts.
+    /// Converts the response of an era adapter. It holds no permit and may be silent for any time: the
+    /// adapter has its own limits and timeouts.
     pub fn from_local(response: LocalResponse) -> Box<Self> {
         let (head, source) = BodySource::from_local(response, None);
         Box::new(Self { head, body: UpstreamBody::new(source, None, None, None) })
@@ -173,7 +173,8 @@ impl UpstreamBody {
             let (BodySource::Hyper(incoming), Some(pooled)) = (&mut self.source, &mut self.connection) else {
                 return Poll::Ready(None);
             };
-            // The first poll tells hyper that there is a reader; then the connection reads; then the bytes are here.
+            // The first poll tells hyper that there is a reader; then the connection reads; then the bytes
+            // are here.
             let mut polled = poll_without_waker(|cx| Pin::new(&mut *incoming).poll_frame(cx));
             if polled.is_pending() {
                 pooled.connection.drive(cx);
@@ -225,8 +226,8 @@ impl UpstreamBody {
         Err(UpstreamError::from_stage(FailureStage::ResponseTooLarge))
     }
 
-    /// Reads until the body ends or more than `bytes_min` were read; the rest can still be read. Not cancel safe: what
-    /// was read is lost.
+    /// Reads until the body ends or more than `bytes_min` were read; the rest can still be read. Not cancel
+    /// safe: what was read is lost.
     pub async fn collect_prefix(&mut self, bytes_min: usize) -> Result<Bytes, UpstreamError> {
         let Some(first) = self.chunk().await.transpose()? else { return Ok(Bytes::new()) };
         if first.len() > bytes_min || self.is_ended() {
@@ -253,8 +254,9 @@ impl UpstreamBody {
         }
     }
 
-    /// Returns the permit while the body stays open: for a call that nobody waits for at the moment. The caller bounds
-    /// how many there are. From now on `idle_timeout` applies between two reads; `None` for no timeout.
+    /// Returns the permit while the body stays open: for a call that nobody waits for at the moment. The
+    /// caller bounds how many there are. From now on `idle_timeout` applies between two reads; `None` for no
+    /// timeout.
     pub fn release_permit(&mut self, idle_timeout: Option<Duration>) {
         (self.idle_timeout, self.idle_timer, self.permit) = (idle_timeout, None, None);
     }

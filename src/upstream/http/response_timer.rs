@@ -7,16 +7,16 @@ use std::time::Duration;
 
 use tokio::time::{Sleep, sleep};
 
-/// A timer that consecutive waits share. It ticks several times within the timeout, a wait counts the ticks, and a
-/// response that arrives leaves the timer running. Arming and cancelling a timer for each response costs several
-/// times as much, and reads the clock as well.
+/// A timer that consecutive waits share. It ticks several times within the timeout, a wait counts the ticks,
+/// and a response that arrives leaves the timer running. Arming and cancelling a timer for each response
+/// costs several times as much, and reads the clock as well.
 pub struct ResponseTimer {
     tick: Duration,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
-/// Ticks within one timeout. A wait lasts at least the timeout, and at most one tick longer, plus the milliseconds
-/// by which the runtime's clock is coarse.
+/// Ticks within one timeout. A wait lasts at least the timeout, and at most one tick longer, plus the
+/// milliseconds by which the runtime's clock is coarse.
 const TICKS: u32 = 8;
 
 impl ResponseTimer {

@@ -12,8 +12,8 @@ use tokio::sync::Notify;
 
 use super::super::error::{FailureStage, UpstreamError};
 
-/// The writing end. [`Self::try_send`] never waits: a server that is shared continues when one of its clients does not
-/// read.
+/// The writing end. [`Self::try_send`] never waits: a server that is shared continues when one of its clients
+/// does not read.
 pub struct EventSink(Arc<Channel>);
 
 /// The reading end.
@@ -24,8 +24,8 @@ struct Channel {
     events_max: usize,
     /// Guards the queue, for a few lines at a time.
     state: Mutex<ChannelState>,
-    /// Notified when an event was read or the reader is gone. Created by the first writer that waits, which most
-    /// streams never have.
+    /// Notified when an event was read or the reader is gone. Created by the first writer that waits, which
+    /// most streams never have.
     drained: OnceLock<Box<Notify>>,
 }
 
@@ -77,8 +77,8 @@ impl EventSink {
         true
     }
 
-    /// Queues an event once there is room for it; an event of any size fits into an empty queue. False when nobody
-    /// reads. For a writer that delays nobody else. Cancel safe: the event is queued, or it is not.
+    /// Queues an event once there is room for it; an event of any size fits into an empty queue. False when
+    /// nobody reads. For a writer that delays nobody else. Cancel safe: the event is queued, or it is not.
     pub async fn send(&self, event: Bytes) -> bool {
         loop {
             let mut drained = pin!(self.0.drained().notified());

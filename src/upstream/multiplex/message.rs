@@ -8,7 +8,8 @@ use super::super::error::{FailureStage, UpstreamError};
 use metamcp_core::frame::Envelope;
 use metamcp_core::protocol::McpMethod;
 
-/// The error code of a call that its client cancelled, as in the Language Server Protocol. No client looks at it.
+/// The error code of a call that its client cancelled, as in the Language Server Protocol. No client looks at
+/// it.
 const REQUEST_CANCELLED: i32 = -32800;
 
 /// Returns the method of a message, if the gateway knows it.

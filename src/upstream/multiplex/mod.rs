@@ -1,9 +1,9 @@
-//! What the transports with one shared channel per server or session (stdio, HTTP+SSE) need to look like Streamable
-//! HTTP to the rest of the gateway: a POST, GET or DELETE in, a response out. Calls of many clients are multiplexed over
-//! the channel under ids and progress tokens of our own.
+//! What the transports with one shared channel per server or session (stdio, HTTP+SSE) need to look like
+//! Streamable HTTP to the rest of the gateway: a POST, GET or DELETE in, a response out. Calls of many
+//! clients are multiplexed over the channel under ids and progress tokens of our own.
 //!
-//! Invariants: a response is never dropped because a client is slow; ids that a server sees are never used twice on
-//! one channel, and the client's ids come back as they were written.
+//! Invariants: a response is never dropped because a client is slow; ids that a server sees are never used
+//! twice on one channel, and the client's ids come back as they were written.
 //!
 //! Does not know: how the server is reached.
 

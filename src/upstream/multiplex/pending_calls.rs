@@ -1,14 +1,15 @@
 //! The in-flight calls of one channel, by the ids that the server knows them by.
 //!
-//! Every client counts from 0. On a channel that they share, each call gets a number that no other call of the channel
-//! has or had. The response gets the client's id back, exactly as it was written.
+//! Every client counts from 0. On a channel that they share, each call gets a number that no other call of
+//! the channel has or had. The response gets the client's id back, exactly as it was written.
 
 use std::collections::HashMap;
 
 use bytes::Bytes;
 use foldhash::fast::RandomState;
 
-/// The in-flight calls of one channel. The number of a call is its id, its progress token and its subscription id.
+/// The in-flight calls of one channel. The number of a call is its id, its progress token and its
+/// subscription id.
 pub struct PendingCalls<C> {
     next: u64,
     entries: HashMap<u64, CallEntry<C>, RandomState>,

@@ -15,7 +15,8 @@ pub enum ResponseSink {
     Streaming(EventSink),
 }
 
-// A caller that no longer waits makes every send fail. Its `CancelGuard` reports that, so the errors are ignored here.
+// A caller that no longer waits makes every send fail. Its `CancelGuard` reports that, so the errors are
+// ignored here.
 impl ResponseSink {
     /// Sends an event ahead of the response. False when it is lost.
     pub fn send_event(&mut self, event: Bytes) -> bool {

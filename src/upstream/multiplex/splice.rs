@@ -38,8 +38,8 @@ pub fn splice_into(message: &[u8], edits: &[(Span, &[u8])], out: &mut BytesMut) 
 
 /// Puts a message on one line.
 ///
-/// A raw line break within a message is white space between its tokens, because a string would contain it as an escape
-/// (RFC 8259, section 7). A space means the same.
+/// A raw line break within a message is white space between its tokens, because a string would contain it as
+/// an escape (RFC 8259, section 7). A space means the same.
 pub fn replace_line_breaks(message: &mut [u8]) {
     let mut at = 0;
     while let Some(found) = memchr::memchr2(b'\n', b'\r', &message[at..]) {

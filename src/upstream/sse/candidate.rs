@@ -37,8 +37,8 @@ impl SseCandidate {
         self.not_before.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Probes the server unless it was probed a moment ago: opens an event stream and waits for the `endpoint` event.
-    /// Returns whether the server speaks HTTP+SSE. Cancel safe.
+    /// Probes the server unless it was probed a moment ago: opens an event stream and waits for the
+    /// `endpoint` event. Returns whether the server speaks HTTP+SSE. Cancel safe.
     pub async fn probe(&self) -> bool {
         if self.server.get().is_some() {
             return true;

@@ -107,8 +107,9 @@ impl SseSession {
         }
     }
 
-    /// Forwards a client's cancellation of its own call, which `id` in the message names with the client's id. The call
-    /// is answered at once: a server sends nothing more for a cancelled call (MCP, cancellation).
+    /// Forwards a client's cancellation of its own call, which `id` in the message names with the client's
+    /// id. The call is answered at once: a server sends nothing more for a cancelled call (MCP,
+    /// cancellation).
     pub fn cancel(self: &Rc<Self>, request: &UpstreamRequest, message: &Bytes, id: Span) {
         let raw = id.slice(message);
         let mut state = self.state.borrow_mut();
@@ -131,7 +132,8 @@ impl SseSession {
         UpstreamRequest::post(SplicedMessage::unedited(message)).with_path(self.endpoint.clone())
     }
 
-    /// Delivers a call to the server. Its response comes on the stream, possibly before the server confirms the POST.
+    /// Delivers a call to the server. Its response comes on the stream, possibly before the server confirms
+    /// the POST.
     async fn deliver(self: Rc<Self>, number: u64, post: UpstreamRequest) {
         let overdue = async {
             self.closed().await;

@@ -20,8 +20,8 @@ use metamcp_core::protocol::{McpMethod, code};
 /// Between two sweeps for idle connections, which are kept for some seconds.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A session without calls and listeners for this long was abandoned: the gateway ends those of its clients earlier.
-/// Its client, if there still is one, gets another session with its next call.
+/// A session without calls and listeners for this long was abandoned: the gateway ends those of its clients
+/// earlier. Its client, if there still is one, gets another session with its next call.
 const IDLE_TIMEOUT: Duration = Duration::from_hours(24);
 
 impl SseHub {

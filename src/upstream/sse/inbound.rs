@@ -88,8 +88,8 @@ impl SseSession {
         }
     }
 
-    /// Takes data that is not a valid message. If it is meant as the response to a call, the call fails rather than
-    /// waiting on.
+    /// Takes data that is not a valid message. If it is meant as the response to a call, the call fails
+    /// rather than waiting on.
     fn receive_invalid(self: &Rc<Self>, message: &Bytes, id: Option<IdSpan>) {
         tracing::debug!(server = %self.hub.target.name, "event is not a valid message");
         let mut state = self.state.borrow_mut();
@@ -118,7 +118,8 @@ impl SseSession {
         }
     }
 
-    /// Passes a response on, with the client's own id. A second response, or one to a cancelled call, is for nobody.
+    /// Passes a response on, with the client's own id. A second response, or one to a cancelled call, is for
+    /// nobody.
     fn receive_response(self: &Rc<Self>, message: &Bytes, envelope: &Envelope) -> bool {
         let Some(id) = envelope.id else { return false };
         let mut state = self.state.borrow_mut();
@@ -156,8 +157,8 @@ impl SseSession {
         }
     }
 
-    /// Passes a request of the server on to the client. The server waits for a response, so it gets one in any case, if
-    /// only a refusal.
+    /// Passes a request of the server on to the client. The server waits for a response, so it gets one in
+    /// any case, if only a refusal.
     fn receive_request(self: &Rc<Self>, message: &Bytes, envelope: &Envelope) -> bool {
         let Some(id) = envelope.id else { return false };
         let id = id.span.slice(message);

@@ -8,10 +8,11 @@ use super::super::error::{FailureStage, UpstreamError};
 /// The request line must fit into what servers accept as a head, usually 8 KiB.
 const ENDPOINT_BYTES_MAX: usize = 8 << 10;
 
-/// Resolves the data of an `endpoint` event against the URL of the stream. The origins must be the same, because every
-/// message carries the server's credentials.
+/// Resolves the data of an `endpoint` event against the URL of the stream. The origins must be the same,
+/// because every message carries the server's credentials.
 ///
-/// Errors quote no more than the origin: the rest of such a URL names the session, and is as good as a key to it.
+/// Errors quote no more than the origin: the rest of such a URL names the session, and is as good as a key to
+/// it.
 pub fn resolve_message_endpoint(stream_url: &Url, data: &[u8]) -> Result<PathAndQuery, UpstreamError> {
     let invalid =
         |reason: &str| UpstreamError::new(FailureStage::NoEndpoint, format!("the endpoint {reason}"));

@@ -27,7 +27,8 @@ impl SseHub {
             opened = self.open_stream(&call.request) => opened,
         };
         if call.reply.is_closed() {
-            // The cancellation may have arrived before there was a session to close. A later one finds its location.
+            // The cancellation may have arrived before there was a session to close. A later one finds its
+            // location.
             return;
         }
         let outcome = match opened {

@@ -32,7 +32,8 @@ pub const ENDPOINT_EVENT: &[u8] = b"endpoint";
 /// The body of a refusal. Larger ones are no JSON-RPC errors.
 pub const ERROR_BYTES_MAX: usize = 64 << 10;
 
-/// What a stream may send ahead of its `endpoint` event: comments, as servers send them to keep a connection alive.
+/// What a stream may send ahead of its `endpoint` event: comments, as servers send them to keep a connection
+/// alive.
 const PREFACE_BYTES_MAX: usize = 64 << 10;
 
 /// Opens an event stream with the header fields of `request`. Cancel safe: dropping it closes the stream.
@@ -69,8 +70,8 @@ pub async fn open_stream(
     }
 }
 
-/// Whether a status says that the server is unwell. Other statuses may be due to what this one client sent, and must
-/// not keep the next client from trying.
+/// Whether a status says that the server is unwell. Other statuses may be due to what this one client sent,
+/// and must not keep the next client from trying.
 pub fn is_server_failure(status: StatusCode) -> bool {
     status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS
 }

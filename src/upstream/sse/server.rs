@@ -43,8 +43,8 @@ impl SseServer {
         Ok(Self { calls, cancellations, next_call: AtomicU64::new(0) })
     }
 
-    /// Sends a request to the server and waits for the beginning of the response. The guard cancels the call when it is
-    /// dropped.
+    /// Sends a request to the server and waits for the beginning of the response. The guard cancels the call
+    /// when it is dropped.
     ///
     /// Not cancel safe: dropping it cancels the call.
     pub async fn call(
@@ -52,8 +52,8 @@ impl SseServer {
         request: UpstreamRequest,
     ) -> Result<(LocalResponse, CancelGuard), UpstreamError> {
         let number = self.next_call.fetch_add(1, Ordering::Relaxed);
-        // Created first, so that it is dropped last: when the thread learns of the cancellation, the reply channel is
-        // already closed.
+        // Created first, so that it is dropped last: when the thread learns of the cancellation, the reply
+        // channel is already closed.
         let guard = CancelGuard::new(self.cancellations.clone(), number);
         let (reply, response) = oneshot::channel();
         let not_sent = |_| UpstreamError::from_stage(FailureStage::NotSent);

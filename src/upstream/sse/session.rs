@@ -115,8 +115,8 @@ impl OpenFailures {
         self.backoff.wait(now)
     }
 
-    /// Records the failure of an attempt that began at `began`. Attempts that were in flight when another failed count
-    /// as one failure with it: a hundred clients that arrive at once count no more than one.
+    /// Records the failure of an attempt that began at `began`. Attempts that were in flight when another
+    /// failed count as one failure with it: a hundred clients that arrive at once count no more than one.
     fn record(&mut self, began: Instant) {
         if self.last.is_some_and(|last| began <= last) {
             return;
@@ -232,8 +232,9 @@ impl SseSession {
         self.close(stage);
     }
 
-    /// Ends the session: closes its stream, fails every call that the server has accepted, once, and forgets the
-    /// session. A call that is still being posted learns from the server's response whether it was accepted.
+    /// Ends the session: closes its stream, fails every call that the server has accepted, once, and forgets
+    /// the session. A call that is still being posted learns from the server's response whether it was
+    /// accepted.
     pub fn close(&self, stage: FailureStage) {
         if self.is_closed.replace(true) {
             return;
@@ -281,8 +282,9 @@ impl SseSession {
 }
 
 impl SessionState {
-    /// Returns the call to which a message that names no call belongs: the only call in flight; with several, none if
-    /// the client listens, and otherwise the newest, because the message is for that client in any case.
+    /// Returns the call to which a message that names no call belongs: the only call in flight; with several,
+    /// none if the client listens, and otherwise the newest, because the message is for that client in any
+    /// case.
     pub fn associated_call(&self) -> Option<u64> {
         let calls = self.calls.iter().filter(|(_, entry)| entry.call.kind == CallKind::Call);
         let (count, newest) =
@@ -290,7 +292,8 @@ impl SessionState {
         newest.filter(|_| count == 1 || !self.client_stream.is_open())
     }
 
-    /// Sends an event to the client, with the associated call or on the client's own stream. False when it is lost.
+    /// Sends an event to the client, with the associated call or on the client's own stream. False when it is
+    /// lost.
     pub fn send_to_client(&mut self, event: Bytes) -> bool {
         match self.associated_call().and_then(|number| self.calls.get_mut(number)) {
             Some(entry) => entry.call.sink.send_event(event),

@@ -119,8 +119,8 @@ fn drain(events: &mut EventSource) -> String {
 
 type Calls<'a> = &'a [(&'static str, &'static str)];
 
-/// Checks the outcome of calls when a server sends `stream`: whole, cut at every byte, and byte by byte. The last
-/// expected text is what arrives on the client's own stream, if it listens.
+/// Checks the outcome of calls when a server sends `stream`: whole, cut at every byte, and byte by byte. The
+/// last expected text is what arrives on the client's own stream, if it listens.
 fn check(calls: Calls<'_>, listens: bool, stream: &str, expected: &[&str]) {
     let feed = |pieces: &[&[u8]]| {
         let mut fixture = Fixture::new(calls, listens);

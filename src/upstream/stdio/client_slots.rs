@@ -21,7 +21,8 @@ pub struct ClientSlot {
     pub stream: ClientStream,
     /// URIs of the resources that the client subscribed to.
     subscriptions: HashSet<String>,
-    /// Until then the process may still be working on a call that this client cancelled, or the client is about to listen.
+    /// Until then the process may still be working on a call that this client cancelled, or the client is
+    /// about to listen.
     uncertain_until: Option<Instant>,
 }
 
@@ -38,9 +39,10 @@ pub const SUBSCRIPTIONS_MAX: usize = 4096;
 /// A process that was told of a cancellation stops within this, or practically never.
 const CANCEL_SETTLE_TIME: Duration = Duration::from_secs(10);
 
-/// A new client listens within this, if at all: its stream is answered before the process learns of the client. Until then it
-/// counts as listening, even while another client has the only call in flight. Otherwise it would be chance, from one moment
-/// to the next, whether a request of the process is refused or passed on.
+/// A new client listens within this, if at all: its stream is answered before the process learns of the
+/// client. Until then it counts as listening, even while another client has the only call in flight.
+/// Otherwise it would be chance, from one moment to the next, whether a request of the process is refused or
+/// passed on.
 const LISTEN_SETTLE_TIME: Duration = Duration::from_secs(1);
 
 impl ClientSlot {
@@ -49,7 +51,8 @@ impl ClientSlot {
         self.is_client && self.stream.is_open()
     }
 
-    /// Whether a message of the process may be about a call that this client cancelled, or for a client that is new.
+    /// Whether a message of the process may be about a call that this client cancelled, or for a client that
+    /// is new.
     pub fn is_uncertain(&self, now: Instant) -> bool {
         self.uncertain_until.is_some_and(|until| now < until)
     }

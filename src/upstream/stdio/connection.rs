@@ -107,7 +107,8 @@ pub struct ProcessState {
 #[derive(Clone, Copy)]
 pub struct RequestOrigin {
     pub client: ClientSlotId,
-    /// The call during which it was sent. When that ends unanswered, the client cannot answer the request any more.
+    /// The call during which it was sent. When that ends unanswered, the client cannot answer the request any
+    /// more.
     pub during: Option<u64>,
 }
 
@@ -235,7 +236,8 @@ impl ProcessConnection {
         self.context.connections.borrow_mut().retain(|other| !std::ptr::eq(&raw const **other, self));
     }
 
-    /// Starts the back-off after a failure: of the process's slot, or of the whole server if the process failed to start.
+    /// Starts the back-off after a failure: of the process's slot, or of the whole server if the process
+    /// failed to start.
     pub fn record_failure(&self) {
         let backoff = if self.has_answered.get() { &*self.backoff } else { &self.context.backoff };
         backoff.borrow_mut().fail(self.started_at.elapsed());
@@ -305,10 +307,11 @@ impl ProcessConnection {
 }
 
 impl ProcessState {
-    /// Returns the client that is certainly meant by a message that names no call: the only one there is, or the only one
-    /// that has a call in flight, listens, is new and may be about to listen, or cancelled a call a moment ago. A call in
-    /// flight makes nobody certain while another client listens: the message may be due to what the process was asked
-    /// before. Clients that do none of these have mostly left without a word.
+    /// Returns the client that is certainly meant by a message that names no call: the only one there is, or
+    /// the only one that has a call in flight, listens, is new and may be about to listen, or cancelled a
+    /// call a moment ago. A call in flight makes nobody certain while another client listens: the message may
+    /// be due to what the process was asked before. Clients that do none of these have mostly left without a
+    /// word.
     pub fn only_recipient(&self) -> Option<ClientSlotId> {
         let now = Instant::now();
         let has_call = |id| self.calls.iter().any(|(_, entry)| entry.call.client == Some(id));
@@ -324,8 +327,8 @@ impl ProcessState {
         calls.map(|(number, _)| number).max()
     }
 
-    /// Sends an event to a client, with its newest call or on its own stream: what a server sends while it works on a call
-    /// belongs to that call. False when it is lost.
+    /// Sends an event to a client, with its newest call or on its own stream: what a server sends while it
+    /// works on a call belongs to that call. False when it is lost.
     pub fn send_to_client(&mut self, client: ClientSlotId, event: Bytes) -> bool {
         let newest = self.newest_call(client);
         if let Some(entry) = newest.and_then(|number| self.calls.get_mut(number)) {

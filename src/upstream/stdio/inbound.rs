@@ -1,5 +1,5 @@
-//! Messages of a process, and whom they are for. On a process with several clients only a message that names its call, its
-//! progress token or its subscription is certain; one that is not certain goes to nobody.
+//! Messages of a process, and whom they are for. On a process with several clients only a message that names
+//! its call, its progress token or its subscription is certain; one that is not certain goes to nobody.
 
 use bytes::Bytes;
 
@@ -17,8 +17,8 @@ use metamcp_core::protocol::{Era, McpMethod, RESOURCE_UPDATED};
 #[derive(Debug, PartialEq, Eq)]
 pub struct TooManyInvalidLines;
 
-/// Consecutive lines that are not messages. Banners have a few dozen lines; a program that prints its log to standard output
-/// sends messages now and then.
+/// Consecutive lines that are not messages. Banners have a few dozen lines; a program that prints its log to
+/// standard output sends messages now and then.
 const INVALID_LINES_MAX: u32 = 1000;
 
 /// The error text for a request of a process with several clients.
@@ -51,8 +51,8 @@ impl ProcessConnection {
         Ok(())
     }
 
-    /// Takes a line that is not a valid message. If it is meant as the response to a call, the call fails rather than
-    /// waiting on.
+    /// Takes a line that is not a valid message. If it is meant as the response to a call, the call fails
+    /// rather than waiting on.
     fn receive_invalid(&self, line: &Bytes, id: Option<IdSpan>) -> Result<(), TooManyInvalidLines> {
         MessageCounters::increment(&self.context.message_counters.invalid_lines);
         let mut state = self.state.borrow_mut();
@@ -129,8 +129,8 @@ impl ProcessConnection {
         }
     }
 
-    /// Passes a request of the process on to a client. The process waits for a response, so it gets one in any case, if only
-    /// a refusal.
+    /// Passes a request of the process on to a client. The process waits for a response, so it gets one in
+    /// any case, if only a refusal.
     fn receive_request(&self, message: &Bytes, envelope: &Envelope) -> bool {
         let Some(id) = envelope.id else { return false };
         let id = id.span.slice(message);
@@ -228,8 +228,8 @@ impl ProcessConnection {
         true
     }
 
-    /// Passes a Modern notification on: to the subscription whose number is its id, or a log message to the only call, if
-    /// that requested any.
+    /// Passes a Modern notification on: to the subscription whose number is its id, or a log message to the
+    /// only call, if that requested any.
     fn receive_modern_notification(&self, message: &Bytes, envelope: &Envelope) -> bool {
         let mut state = self.state.borrow_mut();
         if let Some(id) = envelope.params.meta.subscription_id {
@@ -248,7 +248,8 @@ impl ProcessConnection {
         entry.call.send_event(splice_event(message, &[]))
     }
 
-    /// Passes a changed resource on to its subscribers, and any other notification to the only client that can be meant.
+    /// Passes a changed resource on to its subscribers, and any other notification to the only client that
+    /// can be meant.
     fn receive_legacy_notification(&self, message: &Bytes, envelope: &Envelope) -> bool {
         let mut state = self.state.borrow_mut();
         let method = envelope.method.map(|method| method.decode(message)).unwrap_or_default();
@@ -274,7 +275,8 @@ impl ProcessConnection {
     }
 }
 
-/// Finds the subscription id in the response that ends a subscription: in `result._meta`, which the scanner skips.
+/// Finds the subscription id in the response that ends a subscription: in `result._meta`, which the scanner
+/// skips.
 fn subscription_id_in_result(message: &Bytes, envelope: &Envelope) -> Option<Span> {
     #[derive(serde::Deserialize)]
     struct ListenResult<'a> {

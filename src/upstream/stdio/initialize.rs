@@ -13,8 +13,8 @@ pub const DISCOVER_PARAMS: &[u8] = br#"{"_meta":{"io.modelcontextprotocol/protoc
 /// Error codes that only the Modern era has.
 const MODERN_CODES: std::ops::RangeInclusive<i32> = -32022..=-32020;
 
-/// Returns the era that a response to `server/discover` shows: a result, or an error that only the Modern era has, is
-/// Modern; any other error is Legacy (MCP 2026-07-28, versioning).
+/// Returns the era that a response to `server/discover` shows: a result, or an error that only the Modern era
+/// has, is Modern; any other error is Legacy (MCP 2026-07-28, versioning).
 pub fn detect_era(response: &Bytes, envelope: &Envelope) -> Era {
     #[derive(Deserialize)]
     struct ErrorObject {
@@ -30,8 +30,8 @@ pub fn detect_era(response: &Bytes, envelope: &Envelope) -> Era {
     if is_modern { Era::Modern } else { Era::Legacy }
 }
 
-/// Returns `params` of the gateway's own `initialize`, for a process that cannot know which of its clients has which
-/// capabilities.
+/// Returns `params` of the gateway's own `initialize`, for a process that cannot know which of its clients
+/// has which capabilities.
 pub fn own_initialize_params() -> Bytes {
     let revision = Revision::LEGACY_LATEST;
     let version = env!("CARGO_PKG_VERSION");
@@ -41,8 +41,8 @@ pub fn own_initialize_params() -> Bytes {
     .into()
 }
 
-/// Reduces `params` of `initialize` to what clients that share a process must have in common: revision and capabilities.
-/// Their names do not matter.
+/// Reduces `params` of `initialize` to what clients that share a process must have in common: revision and
+/// capabilities. Their names do not matter.
 pub fn sharing_key(params: &Bytes) -> Bytes {
     #[derive(Deserialize)]
     struct InitializeParams<'a> {
@@ -57,15 +57,17 @@ pub fn sharing_key(params: &Bytes) -> Bytes {
     format!("{revision} {}", read.capabilities.unwrap_or_default()).into()
 }
 
-/// Creates a response to another client's `initialize` from the stored one: the same outcome, under the client's raw id.
+/// Creates a response to another client's `initialize` from the stored one: the same outcome, under the
+/// client's raw id.
 pub fn with_id(id: &[u8], response: &Bytes, envelope: &Envelope) -> Bytes {
     let outcome = envelope.outcome.map_or(&b"null"[..], |span| span.slice(response));
     let member: &[u8] = if envelope.kind == MessageKind::Response { b"result" } else { b"error" };
     [br#"{"jsonrpc":"2.0","id":"#, id, b",\"", member, b"\":", outcome, b"}"].concat().into()
 }
 
-/// Removes the tasks capability from a response to `initialize`. A process that all clients share would list and answer
-/// everybody's tasks to everybody (MCP 2025-11-25, tasks, security: requestors that cannot be told apart).
+/// Removes the tasks capability from a response to `initialize`. A process that all clients share would list
+/// and answer everybody's tasks to everybody (MCP 2025-11-25, tasks, security: requestors that cannot be told
+/// apart).
 pub fn without_tasks(response: Bytes) -> Bytes {
     let read: Option<serde_json::Value> = serde_json::from_slice(&response).ok();
     let Some(mut read) = read.filter(|read| !read["result"]["capabilities"]["tasks"].is_null()) else {

@@ -1,16 +1,17 @@
-//! Servers that are child processes, spoken to over their standard input and output, one JSON-RPC message per line
-//! (MCP, stdio). To the rest of the gateway each looks like a Streamable HTTP server: a POST, GET or DELETE in, a response
-//! out, with sessions, event streams, and 404 for a session whose process is gone.
+//! Servers that are child processes, spoken to over their standard input and output, one JSON-RPC message per
+//! line (MCP, stdio). To the rest of the gateway each looks like a Streamable HTTP server: a POST, GET or
+//! DELETE in, a response out, with sessions, event streams, and 404 for a session whose process is gone.
 //!
-//! Each server has a thread of its own, on which one task (`supervisor`) owns its processes. Workers talk to the task
-//! over a bounded channel (`server`). State on the thread is in `Rc` and `RefCell`.
+//! Each server has a thread of its own, on which one task (`supervisor`) owns its processes. Workers talk to
+//! the task over a bounded channel (`server`). State on the thread is in `Rc` and `RefCell`.
 //!
-//! Invariants: ids and progress tokens that a process sees are ours and never reused on it; a message of a process goes
-//! to the one client that is certainly meant, or to nobody; standard error is read from before the first byte is written
-//! to the process, and never parsed; the environment of a process is what was configured and six variables that say
-//! where and who it is; no process outlives the gateway (`child`).
+//! Invariants: ids and progress tokens that a process sees are ours and never reused on it; a message of a
+//! process goes to the one client that is certainly meant, or to nobody; standard error is read from before
+//! the first byte is written to the process, and never parsed; the environment of a process is what was
+//! configured and six variables that say where and who it is; no process outlives the gateway (`child`).
 //!
-//! Does not know: HTTP, endpoints, and what a method does, except for those that decide which client a message is for.
+//! Does not know: HTTP, endpoints, and what a method does, except for those that decide which client a
+//! message is for.
 
 mod call;
 mod client_slots;

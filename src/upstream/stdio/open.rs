@@ -32,8 +32,9 @@ use metamcp_core::protocol::{Era, McpMethod, code};
 /// A call waits for a back-off of up to this long, and fails at once if it is longer.
 const BACKOFF_WAIT_MAX: Duration = Duration::from_secs(2);
 
-/// A server that does not answer `server/discover` for this long does not know the method (MCP 2026-07-28, versioning: silence
-/// means the other era), or has not started yet. It is then sent `initialize`, which every server knows.
+/// A server that does not answer `server/discover` for this long does not know the method (MCP 2026-07-28,
+/// versioning: silence means the other era), or has not started yet. It is then sent `initialize`, which
+/// every server knows.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long after the response to `initialize` the response to the earlier `server/discover` may take.
@@ -134,8 +135,8 @@ impl Supervisor {
         Err(UpstreamError::new(FailureStage::QueueFull, "all processes that may run (processes_max) are in use"))
     }
 
-    /// Whether a process may be started for a call that could use a shared one. Half of the processes are left to clients
-    /// that cannot share.
+    /// Whether a process may be started for a call that could use a shared one. Half of the processes are
+    /// left to clients that cannot share.
     fn has_room_for_exclusive(&self) -> bool {
         2 * self.context.counters.running() < self.context.program.settings.processes_max
     }
@@ -268,9 +269,9 @@ impl Supervisor {
         Ok(connection)
     }
 
-    /// Whether the server speaks the Modern era: as configured, or as detected on a process that is used for nothing else,
-    /// once, and again after a session could not be opened. Some servers exit at any message before `initialize`, others
-    /// stay with the era of the first message.
+    /// Whether the server speaks the Modern era: as configured, or as detected on a process that is used for
+    /// nothing else, once, and again after a session could not be opened. Some servers exit at any message
+    /// before `initialize`, others stay with the era of the first message.
     pub async fn is_modern(self: &Rc<Self>) -> Result<bool, UpstreamError> {
         match self.era {
             EraChoice::Modern => return Ok(true),
@@ -305,8 +306,8 @@ impl Supervisor {
     }
 }
 
-/// Waits for the response to `server/discover`. `None` if there is none, although the server answers `initialize` or has had time
-/// to start.
+/// Waits for the response to `server/discover`. `None` if there is none, although the server answers
+/// `initialize` or has had time to start.
 async fn probe<T, I: Future>(
     discovering: impl Future<Output = T>,
     initialize: impl FnOnce() -> I,

@@ -13,8 +13,8 @@ use metamcp_core::frame::{Envelope, Span};
 use metamcp_core::protocol::{McpMethod, code};
 
 impl ProcessConnection {
-    /// Sends a client's call, under an id and a progress token of ours. Returns the call when too much waits to be
-    /// written.
+    /// Sends a client's call, under an id and a progress token of ours. Returns the call when too much waits
+    /// to be written.
     pub fn send_call(
         self: &Rc<Self>,
         message: &Bytes,
@@ -77,8 +77,9 @@ impl ProcessConnection {
         }
     }
 
-    /// Cancels a call at the process because its client will not take the response. Requests that the process sent during
-    /// the call cannot be answered any more, and what else it sends about the call for a while is for no other client.
+    /// Cancels a call at the process because its client will not take the response. Requests that the process
+    /// sent during the call cannot be answered any more, and what else it sends about the call for a while is
+    /// for no other client.
     fn end_unanswered(&self, number: u64, client: Option<ClientSlotId>) {
         if let Some(client) = client {
             self.state.borrow_mut().clients.mark_uncertain(client);
@@ -96,8 +97,8 @@ impl ProcessConnection {
         }
     }
 
-    /// Cancels a client's own call, by the client's raw id. The call is answered at once: a server sends nothing more for a
-    /// cancelled call (MCP, cancellation).
+    /// Cancels a client's own call, by the client's raw id. The call is answered at once: a server sends
+    /// nothing more for a cancelled call (MCP, cancellation).
     pub fn cancel(&self, client: ClientSlotId, id: &[u8]) {
         let mut state = self.state.borrow_mut();
         let is_match = |call: &PendingCall| call.client == Some(client) && call.call.is_some();

@@ -37,7 +37,8 @@ struct StderrReader {
     task: JoinHandle<()>,
 }
 
-/// How long a process may take to end after its standard input was closed, which asks it to (MCP, stdio, shutdown).
+/// How long a process may take to end after its standard input was closed, which asks it to (MCP, stdio,
+/// shutdown).
 const CLOSE_GRACE: Duration = Duration::from_millis(1500);
 
 /// How long after SIGTERM. The reaper sends SIGKILL after half of it.
@@ -49,7 +50,8 @@ const KILL_TIMEOUT: Duration = Duration::from_millis(400);
 /// A process that reads nothing of what is written to it for this long never will.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A process that ends closes its pipes before its reaper has ended its descendants and passes the exit status on.
+/// A process that ends closes its pipes before its reaper has ended its descendants and passes the exit
+/// status on.
 const STATUS_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What a process wrote before it ended is still in the pipe.

@@ -1,4 +1,5 @@
-//! Counters of a server's processes. Any thread can read them without asking the one that supervises the processes.
+//! Counters of a server's processes. Any thread can read them without asking the one that supervises the
+//! processes.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

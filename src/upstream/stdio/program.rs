@@ -40,14 +40,15 @@ pub struct ProcessSettings {
     pub confinement: Option<Confinement>,
 }
 
-/// The variables that a program gets besides the configured ones: those that say where and who it is, as MCP clients pass
-/// them. None is a secret.
+/// The variables that a program gets besides the configured ones: those that say where and who it is, as MCP
+/// clients pass them. None is a secret.
 pub const INHERITED: [&str; 6] = ["HOME", "LOGNAME", "PATH", "SHELL", "TERM", "USER"];
 
 /// Which clients share a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sharing {
-    /// All clients. The process is told of no client capability, because it could not say which client it means.
+    /// All clients. The process is told of no client capability, because it could not say which client it
+    /// means.
     Shared,
     /// The sessions of one key whose clients have the same capabilities.
     Key,

@@ -28,15 +28,17 @@ pub struct StdioServer {
     counters: Arc<ProcessCounters>,
 }
 
-/// Calls on their way to the supervising task, which takes them at once unless it is far behind; then they wait.
+/// Calls on their way to the supervising task, which takes them at once unless it is far behind; then they
+/// wait.
 const CALLS_MAX: usize = 256;
 
 /// Nothing on the thread goes deep, and there may be hundreds of servers.
 const STACK_BYTES: usize = 512 << 10;
 
 impl StdioServer {
-    /// Starts the supervising task, on a thread of its own. A child process is bound to the life of the thread that started
-    /// it (`PR_SET_PDEATHSIG`), so that thread must live as long. Starts no process, except for a spare if configured.
+    /// Starts the supervising task, on a thread of its own. A child process is bound to the life of the
+    /// thread that started it (`PR_SET_PDEATHSIG`), so that thread must live as long. Starts no process,
+    /// except for a spare if configured.
     pub fn start(name: ServerName, program: Program, era: EraChoice) -> io::Result<Self> {
         child::protect_memory();
         child::adopt_orphans();
@@ -54,14 +56,14 @@ impl StdioServer {
         Ok(Self { messages, cancellations, next_call: AtomicU64::new(0), counters })
     }
 
-    /// Sends a request to the server and waits for the beginning of the response. The guard cancels the call when it is
-    /// dropped.
+    /// Sends a request to the server and waits for the beginning of the response. The guard cancels the call
+    /// when it is dropped.
     ///
     /// Not cancel safe: dropping it cancels the call.
     pub async fn call(&self, request: StdioRequest) -> Result<(LocalResponse, CancelGuard), UpstreamError> {
         let number = self.next_call.fetch_add(1, Ordering::Relaxed);
-        // Created first, so that it is dropped last: when the task learns of the cancellation, the reply channel is
-        // already closed.
+        // Created first, so that it is dropped last: when the task learns of the cancellation, the reply
+        // channel is already closed.
         let guard = CancelGuard::new(self.cancellations.clone(), number);
         let (reply, response) = oneshot::channel();
         let call = StdioCall { number, request, reply };
@@ -85,8 +87,8 @@ impl StdioServer {
         health.await.ok()
     }
 
-    /// Ends all processes, and waits until they have ended: five seconds and a half at most. None is started from then on.
-    /// Cancel safe: the processes end in any case.
+    /// Ends all processes, and waits until they have ended: five seconds and a half at most. None is started
+    /// from then on. Cancel safe: the processes end in any case.
     pub async fn stop(&self) {
         let (reply, stopped) = oneshot::channel();
         if self.messages.send(SupervisorMessage::Stop(reply)).await.is_ok() {

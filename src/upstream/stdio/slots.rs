@@ -27,14 +27,15 @@ pub enum ProcessOwner {
     Everybody,
     /// Clients with this key; without one, the gateway itself.
     Key(Option<KeyId>),
-    /// One session of a client, however often it is opened again: if its calls crash the process, its back-off grows, and
-    /// that of others does not.
+    /// One session of a client, however often it is opened again: if its calls crash the process, its
+    /// back-off grows, and that of others does not.
     ClientSession(u64),
     /// The session that this call opened.
     Session(u64),
 }
 
-/// The slot of one process. Whoever starts the process holds the lock, so that a burst of first calls starts one.
+/// The slot of one process. Whoever starts the process holds the lock, so that a burst of first calls starts
+/// one.
 #[derive(Default)]
 pub struct ProcessSlot {
     pub legacy: Mutex<Option<Rc<InitializedProcess>>>,

@@ -24,7 +24,8 @@ pub struct StartPermit {
 static STARTING: Semaphore = Semaphore::const_new(STARTING_MAX);
 const STARTING_MAX: usize = 8;
 
-/// Processes of one server that are starting at once: a slow server with many callers leaves room for the others.
+/// Processes of one server that are starting at once: a slow server with many callers leaves room for the
+/// others.
 const STARTING_PER_SERVER_MAX: usize = STARTING_MAX / 2;
 
 /// A process that has not answered by then waits for something else than a core: a download, or forever.

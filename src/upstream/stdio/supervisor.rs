@@ -1,4 +1,5 @@
-//! The task that owns the processes of one server: it takes the calls of the workers and dispatches them to processes.
+//! The task that owns the processes of one server: it takes the calls of the workers and dispatches them to
+//! processes.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -385,8 +386,8 @@ impl Supervisor {
         }
     }
 
-    /// Ends all processes and waits until they have ended. Callers that wait for a process to be started get an error, and
-    /// none is started from now on.
+    /// Ends all processes and waits until they have ended. Callers that wait for a process to be started get
+    /// an error, and none is started from now on.
     pub async fn stop(&self) {
         self.is_stopping.set(true);
         self.stopping.notify_waiters();
@@ -442,8 +443,8 @@ impl Supervisor {
     }
 }
 
-/// Refuses a Modern request. The text mentions nothing of the Modern era, so that a client that speaks both eras falls back to
-/// a session.
+/// Refuses a Modern request. The text mentions nothing of the Modern era, so that a client that speaks both
+/// eras falls back to a session.
 fn legacy_refusal(id: &[u8]) -> LocalResponse {
     let text =
         "this server is spoken to in sessions, of revisions up to 2025-11-25; send `initialize` first";

@@ -1,4 +1,4 @@
-//! What a request holds until its response has passed.
+//! Resources that a request holds until its response has passed.
 
 use crate::auth::Identity;
 use crate::limits::Permit;
@@ -7,24 +7,25 @@ use crate::server::mcp::tasks::TaskPass;
 use crate::session::CallGuard;
 use crate::upstream::UpstreamId;
 
-/// What a request holds until its answer has passed.
+/// Resources that a request holds until the last byte of its response has passed.
 pub struct Held {
-    /// The key's place.
+    /// The key's permit.
     pub _permit: Option<Permit>,
-    /// The session's note of the call.
+    /// The session's record of the call.
     pub _in_flight: Option<CallGuard>,
-    /// What counts it.
+    /// Counts usage and the outcome.
     pub meter: Option<Meter>,
-    /// Whose it is: an event stream ends with its key.
+    /// The owner of the call: its event stream ends when the key is revoked.
     pub identity: Identity,
-    /// The server of a subscription, when it is one: it ends with that too, and when the gateway drains.
+    /// The server of a subscription. The stream ends when this server is removed, and when the gateway
+    /// drains.
     pub subscription: Option<UpstreamId>,
-    /// What is done about tasks, where the server has them.
+    /// The translation of task ids, if the server supports tasks.
     pub tasks: Option<Box<TaskPass>>,
 }
 
 impl Held {
-    /// What every call holds.
+    /// The resources that every call holds.
     pub fn new(permit: Option<Permit>, identity: Identity) -> Self {
         Self { _permit: permit, _in_flight: None, meter: None, identity, subscription: None, tasks: None }
     }

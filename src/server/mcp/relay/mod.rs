@@ -1,5 +1,5 @@
-//! A upstream's answer on its way to the client: bytes pass as they come, with backpressure, and what the
-//! request holds is held until the last of them.
+//! Relays the response of an upstream to the client. Bytes pass as they arrive, with back-pressure, and what
+//! the request holds is released after the last of them.
 
 mod held;
 mod relay;

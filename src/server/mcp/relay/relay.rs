@@ -18,30 +18,30 @@ use crate::telemetry::metrics::{Operation, OperationOutcome as Came};
 use crate::upstream::{UpstreamBody, UpstreamId};
 use metamcp_core::base::{FaultKind, ServerName};
 
-/// An answer on its way.
+/// A response that is being relayed.
 pub struct Relay {
-    /// First, so that it is free before the server sees that the answer was given up.
+    /// The first field, so that it is dropped before the server sees the cancellation.
     held: Held,
     answer: UpstreamBody,
     pace: Pace,
-    /// What counts the message that is answered, where the client takes the answer from here.
+    /// Counts the client's message, if the client receives the answer from this body.
     operation: Option<Operation>,
     /// Whether the last bytes were handed out, or the fault that ended them.
     done: bool,
 }
 
-/// How the bytes of an answer are passed.
+/// How the bytes of a response are passed on.
 enum Pace {
-    /// As they come, behind what was read before.
+    /// As they arrive, after this prefix.
     Bytes(Bytes),
-    /// As they come, but an event that is not whole is held back, so that it never passes for one.
+    /// As they arrive, except that an incomplete event is held back, so that it never looks complete.
     Events(Stream, Whole),
-    /// Event by event, for ids that carry their server.
+    /// Event by event, so that ids can carry their server.
     Tagged(Stream, Box<Tagging>),
 }
 
 impl Relay {
-    /// Bytes as they come, behind the `first` ones, which were read before.
+    /// Bytes as they arrive, after `first`, which was read before.
     pub fn bytes(first: Bytes, answer: UpstreamBody, held: Held) -> Self {
         Self { held, answer, pace: Pace::Bytes(first), operation: None, done: false }
     }
@@ -77,15 +77,15 @@ impl Relay {
         reply::events(ResponseBody::source(self))
     }
 
-    /// From now on the server is asked again where its stream breaks, and a stream that ends without an answer is one
-    /// that broke.
+    /// Reconnects to the server when its stream breaks. From now on, a stream that ends without an answer
+    /// counts as broken.
     pub fn reconnect_with(&mut self, again: Box<UpstreamReconnect>) {
         if let Some(stream) = self.stream() {
             stream.again = Some(again);
         }
     }
 
-    /// Whether the answer was handed out, as far as that is known of a stream that its client can take up again.
+    /// Whether the answer was handed out, as far as that is known for a resumable stream.
     pub fn is_answered(&self) -> bool {
         match &self.pace {
             Pace::Bytes(_) => false,
@@ -94,14 +94,14 @@ impl Relay {
         }
     }
 
-    /// Nobody waits for the answer any more: a stream that ended has ended.
+    /// Stops reconnecting, because no client waits for the answer: if the stream is broken, it ends.
     pub fn stop_reconnecting(&mut self) {
         if let Some(stream) = self.stream() {
             stream.ended |= stream.again.take().is_some_and(|again| again.is_asking());
         }
     }
 
-    /// What asks the server again.
+    /// The reconnection state, if the stream has one.
     pub fn again(&mut self) -> Option<&mut UpstreamReconnect> {
         self.stream()?.again.as_deref_mut()
     }
@@ -113,7 +113,7 @@ impl Relay {
         }
     }
 
-    /// Counts what became of the call. Only the first time counts.
+    /// Counts the outcome of the call. Only the first call has an effect.
     fn end(&mut self, failure: Option<FaultKind>) {
         let (meter, operation) = (self.held.meter.as_mut(), self.operation.take());
         if let Some(meter) = meter {
@@ -154,7 +154,7 @@ impl Relay {
         }
     }
 
-    /// What error of ours stands in place of the server's answer.
+    /// The kind of the gateway's own error that replaced the server's answer.
     pub fn failure(&self) -> Option<FaultKind> {
         match &self.pace {
             Pace::Bytes(_) => None,
@@ -172,7 +172,7 @@ impl BodySource for Relay {
                 self.held.meter.iter_mut().for_each(|meter| meter.pass(bytes.len()));
                 self.operation.iter_mut().for_each(|operation| operation.add_response_bytes(bytes.len()));
                 match &self.pace {
-                    // The answer itself, or something behind it.
+                    // The answer itself, or something after it.
                     Pace::Tagged(_, tagging) if tagging.is_answered() => self.end(self.failure()),
                     Pace::Events(..) => {
                         self.held.meter.iter_mut().for_each(Meter::pass_unread);
@@ -185,7 +185,7 @@ impl BodySource for Relay {
             Poll::Ready(None) => {}
         }
         if self.is_ended() {
-            // Before the last bytes pass, not with the drop of all of this.
+            // Count before the last bytes pass, not when this body is dropped.
             self.end(self.failure());
         }
         next

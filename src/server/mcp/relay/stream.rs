@@ -1,4 +1,4 @@
-//! What the event streams of upstreams have in common, however their events are passed.
+//! The parts that relayed event streams share, whichever way their events are passed.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -22,32 +22,32 @@ use crate::topology::Topology;
 use crate::upstream::{UpstreamBody, UpstreamError, UpstreamId};
 use metamcp_core::base::{Fault, FaultKind, ServerName, ShutdownPhase};
 
-/// A comment: no client sees it, no load balancer thinks the stream idle.
+/// A comment. Clients ignore it, and it keeps load balancers from closing an idle stream.
 pub const COMMENT: &[u8] = b": keep-alive\n\n";
 
-/// What every event stream has.
+/// The shared state of a relayed event stream.
 pub struct Stream {
     pub worker: Rc<Worker>,
     _streaming: Option<OpenStreamGuard>,
     pub server: ServerName,
-    /// The request it answers, for an error event at the end.
+    /// The id of the request, for an error event at the end.
     pub id: Option<Bytes>,
     pub ready: VecDeque<Bytes>,
-    /// When the client last got something.
+    /// When the client last received something.
     pub last: Instant,
     pub keep_alive: Option<Pin<Box<Sleep>>>,
-    /// Whether its last event was handed out.
+    /// Whether the last event was handed out.
     pub ended: bool,
-    /// Whether that is an error of ours, and of which kind.
+    /// The kind of the gateway's own error, if the stream ended with one.
     pub failed: Option<FaultKind>,
-    /// Completes when the stream is to be cut. Made when first waited for.
+    /// Completes when the stream must be cut. Created at the first poll.
     pub cut: Option<Pin<Box<dyn Future<Output = ()>>>>,
     pub is_cut: bool,
     pub identity: Identity,
-    /// As of when the key was last checked.
+    /// The credential epoch in which the key was last checked.
     pub checked: CredentialEpoch,
     pub subscription: Option<UpstreamId>,
-    /// Of an answer that its client can take up again.
+    /// Reconnects to the server, if the answer is resumable.
     pub again: Option<Box<UpstreamReconnect>>,
 }
 
@@ -69,14 +69,14 @@ impl Stream {
             cut: None,
             is_cut: false,
             identity: held.identity.clone(),
-            // None of them: the key may have been taken back before there was a stream.
+            // Not the current one: the key may have been revoked before this stream existed.
             checked: CredentialEpoch::NEVER,
             subscription: held.subscription,
             again: None,
         }
     }
 
-    /// The server's next bytes.
+    /// Polls for the server's next bytes.
     pub fn poll_chunk(
         &mut self,
         answer: &mut UpstreamBody,
@@ -88,7 +88,7 @@ impl Stream {
         }
     }
 
-    /// Asks the server for what follows; gives the error back when that is not to be had.
+    /// Asks the server for the rest. Returns the error if the stream cannot be resumed.
     #[cold]
     pub fn ask_again(&mut self, error: UpstreamError) -> Result<(), UpstreamError> {
         match &mut self.again {
@@ -102,7 +102,8 @@ impl Stream {
         Poll::Ready(Some(bytes))
     }
 
-    /// Whether the key was taken back, the gateway cuts what is still under way, or a subscription's time is over.
+    /// Whether the stream must end: the key was revoked, the gateway aborts in-flight calls, or the
+    /// subscription is over.
     pub fn poll_cut(&mut self, cx: &mut Context<'_>) -> bool {
         let (shared, identity) = (&self.worker.shared, &self.identity);
         let cut = self.cut.get_or_insert_with(|| match self.subscription {
@@ -113,8 +114,8 @@ impl Stream {
         self.is_cut
     }
 
-    /// The same of the key alone, for a server that never lets anybody wait. Costs a comparison, until a key changes or
-    /// the second is over: nobody tells of a key that expires.
+    /// Whether the key is no longer valid. It covers a server whose bytes never let the relay wait. It costs
+    /// one comparison until a key changes or the second is over; a key that expires sends no notification.
     pub fn is_taken_back(&mut self) -> bool {
         let now = self.worker.clock.credential_epoch();
         if std::mem::replace(&mut self.checked, now) != now {
@@ -123,7 +124,7 @@ impl Stream {
         self.is_cut
     }
 
-    /// The end of a stream that is cut between two events.
+    /// Ends a stream that is cut between two events.
     #[cold]
     pub fn end_cut(&mut self, answered: bool) -> Option<Bytes> {
         self.ended = true;
@@ -142,8 +143,8 @@ impl Stream {
         Some(reply::terminal_event(&fault.with_id(self.id.clone())))
     }
 
-    /// While nothing comes: a comment now and then, where one may stand, and a look at the key. Pending and cut, when
-    /// that has expired.
+    /// Polls while the server is silent: sends a keep-alive comment where one is allowed, and checks the key.
+    /// If the key is no longer valid, it sets `is_cut` and returns pending.
     pub fn poll_silence(&mut self, may_comment: bool, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         let due = self.last + self.worker.shared.config.keep_alive;
         let sleep = self.keep_alive.get_or_insert_with(|| Box::pin(sleep_until(due)));
@@ -174,11 +175,11 @@ impl Stream {
 }
 
 async fn reached(mut phase: watch::Receiver<ShutdownPhase>, least: ShutdownPhase) {
-    // A sender that is gone means that the process ends.
+    // A closed channel means that the process ends.
     let _ = phase.wait_for(|phase| *phase >= least).await;
 }
 
-/// The key was taken back, or the gateway cuts what is still under way.
+/// Completes when the key is revoked or the gateway aborts in-flight calls.
 async fn call_over(shared: Arc<Shared>, identity: Identity) {
     tokio::select! {
         () = shared.auth.wait_for_revocation(&identity, shared.keys.clone()) => {}
@@ -186,7 +187,7 @@ async fn call_over(shared: Arc<Shared>, identity: Identity) {
     }
 }
 
-/// The key was taken back, the server is gone, or the gateway drains.
+/// Completes when the key is revoked, the server is removed, or the gateway drains.
 async fn subscription_over(shared: Arc<Shared>, identity: Identity, upstream: UpstreamId) {
     let mut topologies = shared.topology.clone();
     let is_gone = |topology: &Arc<Topology>| topology.upstream(upstream).is_none();

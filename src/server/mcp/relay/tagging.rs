@@ -1,4 +1,4 @@
-//! The event stream of one of several servers, event by event: ids carry their server.
+//! The event stream of one of several servers, passed on event by event with ids that carry their server.
 
 use std::task::{Context, Poll};
 
@@ -10,18 +10,18 @@ use crate::server::mcp::tasks::TaskPass;
 use crate::upstream::{FailureStage, UpstreamBody, UpstreamError, UpstreamId};
 use metamcp_core::frame::EventReader;
 
-/// What is known of such a stream.
+/// The state of a stream whose ids are prefixed.
 pub struct Tagging {
     upstream: UpstreamId,
     /// The raw id of the call, until it is answered.
     awaited: Option<Bytes>,
     reader: EventReader,
-    /// What is done about tasks, where the server has them.
+    /// The translation of task ids, if the server supports tasks.
     tasks: Option<Box<TaskPass>>,
 }
 
 impl Tagging {
-    /// Of the call with that raw id.
+    /// For the call with the raw id `awaited`.
     pub fn new(upstream: UpstreamId, awaited: Option<Bytes>, tasks: Option<Box<TaskPass>>) -> Self {
         Self { upstream, awaited, reader: EventReader::new(), tasks }
     }
@@ -31,7 +31,7 @@ impl Tagging {
         self.awaited.is_none()
     }
 
-    /// The next event for the client.
+    /// Polls for the next event for the client.
     pub fn poll(
         &mut self,
         stream: &mut Stream,
@@ -73,7 +73,7 @@ impl Tagging {
                     self.reader.push(chunk);
                     continue;
                 }
-                // Its event ids were taken out, so the client cannot come back to it for the answer.
+                // Event ids are removed, so the client cannot resume the stream to get the answer.
                 Poll::Ready(None) => UpstreamError::from_stage(FailureStage::BodyIncomplete),
                 Poll::Ready(Some(Err(error))) => error,
                 Poll::Pending if stream.poll_cut(cx) => {
@@ -81,7 +81,7 @@ impl Tagging {
                 }
                 Poll::Pending => {
                     let silence = stream.poll_silence(true, cx);
-                    // Else the next round says so.
+                    // If the stream is cut, the next round ends it.
                     if !stream.is_cut {
                         return silence;
                     }
@@ -95,19 +95,19 @@ impl Tagging {
         Poll::Ready(None)
     }
 
-    /// Asks the server for what follows while the answer is awaited.
+    /// Asks the server for the rest while the answer is awaited.
     #[cold]
     fn ask_again(&mut self, stream: &mut Stream, error: UpstreamError) -> Result<(), UpstreamError> {
         if self.awaited.is_none() {
             return Err(error);
         }
         stream.ask_again(error)?;
-        // What had come of an event comes once more.
+        // The server sends an interrupted event again from its start.
         self.reader = EventReader::new();
         Ok(())
     }
 
-    /// The end of the stream, which is a fault while the answer is awaited.
+    /// Ends the stream. That is a fault while the answer is awaited.
     fn end(&mut self, stream: &mut Stream, error: UpstreamError) -> Poll<Option<Bytes>> {
         if self.awaited.take().is_none() {
             stream.ended = true;

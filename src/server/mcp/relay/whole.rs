@@ -1,4 +1,4 @@
-//! An event stream that needs no change, passed on event by event: none passes for whole that is not.
+//! An event stream that needs no change. An incomplete event is never passed on as if it were complete.
 
 use std::task::{Context, Poll};
 
@@ -10,34 +10,34 @@ use crate::upstream::{FailureStage, UpstreamBody, UpstreamError};
 use metamcp_core::frame::{BoundaryTracker, EventReader, MessageKind as FrameKind};
 use metamcp_core::protocol::is_same_id;
 
-/// An event up to this size is held back until it is whole. Bigger ones are passed as they come, so that a
-/// slow reader cannot make the gateway hold them.
+/// An event up to this size is held back until it is complete. Bigger events are passed on as they arrive, so
+/// that a slow reader cannot make the gateway buffer them.
 const HELD_BACK_BYTES_MAX: usize = 64 << 10;
 
 #[derive(Default)]
 pub struct Whole {
     boundary: BoundaryTracker,
-    /// The beginning of an event whose end has not come.
+    /// The start of an event that is not complete yet.
     kept: Vec<Bytes>,
     kept_bytes: usize,
-    /// Whether a part of an event was passed on because it is too big to be held back.
+    /// Whether part of an event was passed on because it is too big to be held back.
     torn: bool,
-    /// The newest events that were passed on whole, to tell whether one was the answer.
+    /// The newest events that were passed on whole, to find out whether one was the answer.
     passed: Vec<Bytes>,
-    /// What those before them told of it, in a stream that may go on elsewhere.
+    /// The outcome known from earlier events, in a stream that may be resumed elsewhere.
     settled: Option<Outcome>,
-    /// Whether the newest event was passed on in parts, so that nobody knows what it said.
+    /// Whether the newest event was passed on in parts, so that its content is unknown.
     passed_unseen: bool,
 }
 
-/// What became of a call whose stream broke off.
+/// What the client has received of the answer.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Outcome {
     /// It was answered.
     Passed,
     /// An event passed on in parts may have been the answer.
     Unseen,
-    /// It was not.
+    /// The answer has not arrived.
     Awaited,
 }
 
@@ -47,7 +47,7 @@ impl Whole {
         self.settled == Some(Outcome::Passed)
     }
 
-    /// The next bytes for the client.
+    /// Polls for the next bytes for the client.
     pub fn poll(
         &mut self,
         stream: &mut Stream,
@@ -69,14 +69,14 @@ impl Whole {
                     self.take(chunk, stream);
                     continue;
                 }
-                // What is left of an event that never ended is no event (WHATWG HTML, 9.2.6).
+                // The rest of an event that never ended is not an event (WHATWG HTML, 9.2.6).
                 Poll::Ready(None) if !self.is_awaited(stream) => return Poll::Ready(None),
                 Poll::Ready(None) => UpstreamError::from_stage(FailureStage::BodyIncomplete),
                 Poll::Ready(Some(Err(error))) => error,
                 Poll::Pending if stream.poll_cut(cx) => return Poll::Ready(self.end_cut(stream)),
                 Poll::Pending => {
                     let silence = stream.poll_silence(!self.torn, cx);
-                    // Else the next round says so.
+                    // If the stream is cut, the next round ends it.
                     if !stream.is_cut {
                         return silence.map(|next| next.map(Ok));
                     }
@@ -89,13 +89,14 @@ impl Whole {
         }
     }
 
-    /// Whether a stream that ended did so without the answer, as far as anybody is to know.
+    /// Whether the stream ended without the answer, as far as that can be known.
     fn is_awaited(&self, stream: &Stream) -> bool {
         let answers = stream.again.is_some() || (stream.subscription.is_none() && stream.id.is_some());
         answers && matches!(self.outcome(stream), Outcome::Awaited)
     }
 
-    /// What the client gets where the server's stream broke off; nothing yet while the server is asked to go on.
+    /// Handles a broken stream: returns what the client gets, or pending while the server is asked to resume
+    /// it.
     #[cold]
     fn break_off(
         &mut self,
@@ -109,7 +110,7 @@ impl Whole {
             Outcome::Awaited => stream.ask_again(error).err(),
         };
         let Some(error) = error else {
-            // What had come of an event comes once more.
+            // The server sends an interrupted event again from its start.
             (self.boundary, self.kept_bytes) = (BoundaryTracker::new(), 0);
             return Poll::Pending;
         };
@@ -117,8 +118,8 @@ impl Whole {
         stream.pass(event).map(|next| next.map(Ok))
     }
 
-    /// Within an event nothing can be said, nor where it is not known whether there is an answer: the stream breaks
-    /// visibly. A subscription has none.
+    /// Ends a stream that is cut. Inside an event no error can be inserted, nor if it is unknown whether the
+    /// client has its answer; the stream then breaks visibly. A subscription has no answer.
     #[cold]
     fn end_cut(&mut self, stream: &mut Stream) -> Option<Result<Bytes, BodyError>> {
         match self.outcome(stream) {
@@ -138,7 +139,7 @@ impl Whole {
         if self.torn || self.passed_unseen {
             return Outcome::Unseen;
         }
-        // Nearly always the last one is the answer.
+        // The last event is nearly always the answer.
         if let [piece] = &self.passed[..]
             && let Some(last) = last_event(piece)
             && outcome_of(&[last], stream) == Outcome::Passed
@@ -148,7 +149,7 @@ impl Whole {
         outcome_of(&self.passed, stream)
     }
 
-    /// Passes on what is whole, keeps the rest.
+    /// Passes on complete events and holds back the rest.
     fn take(&mut self, mut chunk: Bytes, stream: &mut Stream) {
         let whole = self.boundary.feed(&chunk);
         if whole > 0 {
@@ -161,7 +162,7 @@ impl Whole {
             stream.ready.extend(self.kept.drain(..));
             (self.kept_bytes, self.torn) = (0, false);
             stream.ready.push_back(piece);
-            // A server may say more after its answer; one that is asked again would give the answer twice.
+            // A server may send more after its answer. Reconnecting then would deliver the answer twice.
             if stream.again.is_some() && self.settled.is_none() {
                 self.settled = Some(self.outcome(stream)).filter(|outcome| *outcome != Outcome::Awaited);
             }
@@ -189,7 +190,7 @@ fn outcome_of(passed: &[Bytes], stream: &Stream) -> Outcome {
             let Some(data) = event.data.filter(|data| !data.is_empty()) else { continue };
             let envelope = match scanner.scan(&data) {
                 Ok(envelope) => envelope,
-                // What cannot be read here the client may read, where it is told nothing else.
+                // The client may be able to read it, and receives no other answer.
                 Err(_) if stream.again.is_some() => return Outcome::Unseen,
                 Err(_) => continue,
             };
@@ -203,14 +204,14 @@ fn outcome_of(passed: &[Bytes], stream: &Stream) -> Outcome {
     Outcome::Awaited
 }
 
-/// The last of several events, where they are told apart by line feeds, as nearly all are.
+/// The last of several events, if they are separated by line feeds, as nearly all are.
 fn last_event(piece: &Bytes) -> Option<Bytes> {
     let before = piece.strip_suffix(b"\n\n")?;
     let start = memchr::memmem::rfind(before, b"\n\n")? + 2;
     Some(piece.slice(start..))
 }
 
-/// Whether it says nothing: what comes now and then to keep a connection alive, and the rest of a line end.
+/// Whether the bytes carry no message: a keep-alive comment, or the rest of a line end.
 fn says_nothing(piece: &[u8]) -> bool {
     match piece.first() {
         Some(b':') => memchr::memmem::find(piece, b"data").is_none(),
