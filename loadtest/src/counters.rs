@@ -1,4 +1,4 @@
-//! LatencyHistogram and errors of a run, by operation. Bounded: the size of a histogram does not depend on the number of latencies.
+//! Latencies and errors of a run, by operation. Bounded: the size of a histogram does not depend on the number of latencies.
 //!
 //! Invariant: the sum of two counters equals one counter that recorded everything.
 

@@ -1,4 +1,4 @@
-//! Requests of both eras, encode_header_value once as templates and filled in for each request.
+//! Requests of both eras, encoded once as templates and filled in for each request.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;

@@ -156,7 +156,7 @@ pub enum Precondition<'a> {
     None,
     /// `If-Match: *`: the object exists.
     Exists,
-    /// `If-Match`: the object has one of these ETags.
+    /// `If-Match`: the object has one of these `ETag`s.
     OneOf(&'a str),
     /// `If-None-Match: *`: the object does not exist.
     Absent,

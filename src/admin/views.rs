@@ -112,11 +112,11 @@ pub struct ServerProcesses {
     /// `running`; `idle`: none runs, because none is needed; `failed`: the last one failed, and the next call
     /// starts another.
     pub state: &'static str,
-    /// ProcessStats that are running.
+    /// Processes that are running.
     pub running: usize,
-    /// ProcessStats started so far.
+    /// Processes started so far.
     pub started: u64,
-    /// ProcessStats started to replace a failed one.
+    /// Processes started to replace a failed one.
     pub restarts: u64,
     /// The last failure, even if another process runs now.
     #[serde(skip_serializing_if = "Option::is_none")]

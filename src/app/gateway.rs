@@ -54,7 +54,7 @@ pub struct App {
     config_sync: JoinHandle<()>,
     /// Changed when the workers have ended and nothing more is counted or traced.
     workers_ended: watch::Sender<ShutdownPhase>,
-    usage_delivery: JoinHandle<()>,
+    usage: JoinHandle<()>,
     trace_export: Option<JoinHandle<()>>,
     /// What the workers share: the drain settings and the topology among it.
     shared: Arc<Shared>,
@@ -124,28 +124,16 @@ impl App {
         spawn_local(CatalogTask::new(catalog_inbox).run());
         let info = StartupInfo::new(&config, workers.url.clone(), first_key, state.merged());
         topology.table.find_by_path("/mcp").iter().for_each(|endpoint| catalog.prefetch(endpoint));
-        let publisher = Publisher::new(builder, topology_sender, Arc::clone(&shared));
-        let seen = store.watch();
-        spawn_local(tool_pins::sync(
-            tool_pins::PinSync { store: store.clone(), sealer: authenticator.sealer().clone(), catalog },
-            seen.clone(),
-        ));
+        let (publisher, seen) = (Publisher::new(builder, topology_sender, Arc::clone(&shared)), store.watch());
+        let sealer = authenticator.sealer().clone();
+        let pin_sync = tool_pins::PinSync { store: store.clone(), sealer, catalog };
+        spawn_local(tool_pins::sync(pin_sync, seen.clone()));
         spawn_local(watch_keys(authenticator, seen.clone(), keys_changed));
         spawn_cleanup(&store, config.retention.clone());
         let triggers = ReloadTriggers { hangups, load_config, running: config, source, seen, changes };
         let config_sync = spawn_local(follow_changes(triggers, state, publisher));
-        let usage_delivery = spawn_usage_delivery(outbox, store, workers_ended.subscribe());
-        Ok(Self {
-            info,
-            workers,
-            phase,
-            config_sync,
-            workers_ended,
-            usage_delivery,
-            trace_export,
-            shared,
-            signals,
-        })
+        let usage = spawn_usage(outbox, store, workers_ended.subscribe());
+        Ok(Self { info, workers, phase, config_sync, workers_ended, usage, trace_export, shared, signals })
     }
 
     /// Serves until SIGTERM or SIGINT, until the terminal is closed, or until `client` is done; then drains within the
@@ -174,7 +162,7 @@ impl App {
             self.workers_ended.send_replace(ShutdownPhase::Abort);
             stop_upstreams(&self.shared.topology).await;
             // Bounded by itself; fails only by a panic, which is reported.
-            let _ = self.usage_delivery.await;
+            let _ = self.usage.await;
             if let Some(trace_export) = self.trace_export {
                 let _ = trace_export.await;
             }
@@ -225,7 +213,7 @@ fn spawn_cleanup(store: &Store, retention: Retention) {
 }
 
 /// Delivers usage counts to the store until the workers have ended.
-fn spawn_usage_delivery(
+fn spawn_usage(
     outbox: Option<UsageSpool>,
     store: Store,
     workers_ended: watch::Receiver<ShutdownPhase>,

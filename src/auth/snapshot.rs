@@ -20,9 +20,7 @@ use tokio::time::sleep;
 use super::seal::{Purpose, Sealer};
 use super::secrets::random_bytes;
 
-/// A sealed file that holds one snapshot.
-
-/// Where something of the database is kept.
+/// A sealed file that holds one snapshot of a part of the database.
 #[derive(Debug)]
 pub struct SnapshotFile {
     path: PathBuf,

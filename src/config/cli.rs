@@ -10,7 +10,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use zeroize::Zeroizing;
 
-use super::LogFormat;
+use super::types::{EXIT_USAGE, LogFormat};
 use metamcp_core::base::EndpointName;
 
 /// The command line of `metamcp`.
@@ -147,7 +147,7 @@ pub fn parse() -> Cli {
     Cli::try_parse().unwrap_or_else(|error| {
         // If printing fails, the exit code still tells the result.
         let _ = error.print();
-        std::process::exit(if error.use_stderr() { super::EXIT_USAGE.into() } else { 0 })
+        std::process::exit(if error.use_stderr() { EXIT_USAGE.into() } else { 0 })
     })
 }
 

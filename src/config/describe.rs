@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::Config;
+use super::types::Config;
 use crate::admin::definition::{StdioAllowlist, address};
 use crate::auth::AuthMode;
 use crate::route::{EndpointMembers, NamePrefix};
@@ -104,4 +104,11 @@ fn endpoint(f: &mut fmt::Formatter<'_>, name: &str, prefix: NamePrefix, servers:
     };
     let names = if servers.is_empty() { "no servers".to_owned() } else { servers.join(", ") };
     writeln!(f, "endpoint   {path} (prefix {prefix}): {names}")
+}
+
+impl fmt::Debug for Config {
+    /// Prints the summary, which contains no secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&Summary(self), f)
+    }
 }

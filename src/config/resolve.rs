@@ -13,10 +13,8 @@ use super::mistakes::{Mistakes, Place, Report, Written};
 use super::raw::{Raw, Variables};
 use super::section::{Section, TomlFile};
 use super::expand::Context;
-use super::{
-    AuthTiming, Base, Config, LogConfig, LogFormat, cli, defaults as d, endpoints, mcp_json, process,
-    servers, traces,
-};
+use super::types::{AuthTiming, Base, Config, LogConfig, LogFormat};
+use super::{cli, defaults as d, endpoints, mcp_json, process, servers, traces};
 use crate::admin::MetricsAccess;
 use crate::admin::definition::ServingPolicy;
 use crate::auth::AuthMode;

@@ -13,6 +13,7 @@ use crate::auth::AuthMode;
 use crate::route::{EndpointMembers, NamePrefix};
 use crate::upstream::stdio::{ProcessSettings, Program, Sharing};
 use crate::upstream::{EraChoice, ServerAddress};
+use crate::{server, upstream};
 
 impl Env for BTreeMap<String, String> {
     fn var(&self, name: &str) -> Option<OsString> {

@@ -196,7 +196,7 @@ fn has_later_record(rest: &[u8]) -> bool {
     (0..rest.len()).step_by(8).any(looks)
 }
 
-/// Whether a is_complete sector within the record is zeros. This, too, only selects the name of the fault.
+/// Whether a whole sector within the record is zeros. This, too, only selects the name of the fault.
 fn has_zero_sector(bytes: &[u8], from: usize, to: usize) -> bool {
     /// What a disk writes atomically.
     const SECTOR: usize = 512;

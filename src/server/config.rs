@@ -4,54 +4,55 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// What the data plane is told.
+/// The configuration of the data plane.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// Where it listens.
+    /// The address to listen on.
     pub listen: SocketAddr,
     /// Worker threads, one per core by default.
     pub workers: usize,
-    /// Certificate chain and key (PEM), when TLS is spoken.
+    /// The certificate chain and key (PEM). `None` serves plain HTTP.
     pub tls: Option<Tls>,
-    /// From the first byte of a request to the end of its head.
+    /// Timeout from the first byte of a request to the end of its head.
     pub header_timeout: Duration,
-    /// From the head of a request to the end of its body: a total, not per read.
+    /// Timeout from the head of a request to the end of its body: a total, not per read.
     pub body_timeout: Duration,
     /// A keep-alive connection without a request for this long is closed.
     pub idle_timeout: Duration,
-    /// One request body.
+    /// Limit for the body of one request.
     pub body_bytes_max: usize,
-    /// The head of one request.
+    /// Limit for the head of one request.
     pub header_bytes_max: usize,
-    /// Header fields in one request.
+    /// Limit for the number of header fields in one request.
     pub header_count_max: usize,
-    /// Connections at once, over all workers; one more is closed when accepted.
+    /// Limit for open connections, over all workers; one more is closed when accepted.
     pub connections_max: usize,
-    /// Origins a browser may call from, beside loopback ones: `https://host[:port]`.
+    /// Origins that a browser may call from, in addition to loopback ones: `https://host[:port]`.
     pub origins: Vec<String>,
-    /// Names under which the gateway is reached, beside loopback ones and the listening address.
+    /// Host names of the gateway, in addition to loopback ones and the listening address.
     pub hosts: Vec<String>,
-    /// Between "not ready" and closing the listening socket, for load balancers to notice.
+    /// Time between "not ready" and closing the listening socket, for load balancers to notice.
     pub drain_delay: Duration,
-    /// Then, at most this long for what is under way to end.
+    /// After that, the longest time for in-flight work to end.
     pub drain_deadline: Duration,
-    /// Between two comments on an otherwise silent event stream.
+    /// Time between two comments on an otherwise silent event stream.
     pub keep_alive: Duration,
-    /// Whether requests of the usual shape are read here; else hyper reads them all.
+    /// Whether the gateway's own HTTP/1.1 engine reads requests of the usual form; otherwise hyper reads them
+    /// all.
     pub fast_lane: bool,
 }
 
 impl Config {
-    /// Whether only this machine can reach it.
+    /// Whether only this machine can reach the gateway.
     pub fn is_loopback(&self) -> bool {
         self.listen.ip().is_loopback()
     }
 }
 
-/// Where the certificate is.
+/// The files of the TLS certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tls {
-    /// PEM, leaf first.
+    /// PEM, leaf certificate first.
     pub cert: PathBuf,
     /// PEM, PKCS#8, PKCS#1 or SEC1.
     pub key: PathBuf,

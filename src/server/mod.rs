@@ -1,11 +1,11 @@
 //! The data plane: from the listening socket to the client's last byte.
 //!
-//! Invariants: a worker shares nothing on the path of a request but snapshots and padded counters; what a
-//! request holds is held until the last byte of its answer was taken from the upstream; nothing reaches a
+//! Invariants: on a request's path, workers share nothing but snapshots and padded counters; what a request
+//! holds is released after the last byte of its answer was taken from the upstream; nothing reaches an
 //! upstream before the credential, the message and its headers were checked.
 //!
-//! Does not know: the store, the control plane, or where configuration comes from. `handler::forward`
-//! tells the way of a request.
+//! Does not know: the store, the control plane, or where configuration comes from. `handler::forward` shows
+//! the path of a request.
 
 mod config;
 mod eras;

@@ -230,7 +230,9 @@ fn spread(before: &[String], text: &str, found: &mut Vec<(Vec<String>, Option<St
     let parts = head.split("::").map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned);
     let mut path: Vec<String> = before.iter().cloned().chain(parts).collect();
     if let Some(group) = group {
-        members(&group[1..closing(group, 0) - 1]).into_iter().for_each(|member| spread(&path, member, found));
+        for member in members(&group[1..closing(group, 0) - 1]) {
+            spread(&path, member, found);
+        }
         return;
     }
     if path.len() > before.len() && path.last().is_some_and(|last| last == "*") {

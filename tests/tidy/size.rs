@@ -9,7 +9,7 @@ const FILE_LINES_MAX: usize = 500;
 
 /// What is over a limit and may stay for now, as `path` or `path::function`, with the lines it has. It only
 /// shrinks: an entry that is no longer needed, or could be lower, fails.
-const RATCHET: &[(&str, usize)] = &[("src/app/gateway.rs::start", 81)];
+const RATCHET: &[(&str, usize)] = &[];
 
 /// The functions of a file outside tests: name, where, lines.
 pub fn functions(source: &Source) -> Vec<(String, usize, usize)> {

@@ -29,7 +29,7 @@ pub enum ServerBehavior {
     CutAt(usize),
     /// The connection ends before the announced length.
     Broken,
-    /// BodyEnd a delay.
+    /// Ends the body after a delay.
     Slow(Duration),
     /// One call, by its number, after a delay; the others at once.
     SlowOnce(u64, Duration),

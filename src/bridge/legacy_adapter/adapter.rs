@@ -201,14 +201,10 @@ fn handle_one_way(session: &Session, message: &ClientMessage) {
 
 fn set_level(session: &Session, message: &ClientMessage) -> LocalResponse {
     let level = message.envelope.params.level.map(|level| level.decode(&message.bytes));
-    match level.and_then(|level| LogLevel::parse(&level)) {
-        Some(level) => {
-            session.set_log_level(format!("\"{}\"", level.name()).into());
-            empty_result(&message.id())
-        }
-        None => {
-            let (code, text) = (code::INVALID_PARAMS, "unknown log level");
-            LocalResponse::from_error(StatusCode::OK, &message.id(), code, text)
-        }
-    }
+    let Some(level) = level.and_then(|level| LogLevel::parse(&level)) else {
+        let (code, text) = (code::INVALID_PARAMS, "unknown log level");
+        return LocalResponse::from_error(StatusCode::OK, &message.id(), code, text);
+    };
+    session.set_log_level(format!("\"{}\"", level.name()).into());
+    empty_result(&message.id())
 }

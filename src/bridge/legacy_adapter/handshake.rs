@@ -96,7 +96,7 @@ pub async fn initialize(
         upstream.set_spoken(Era::Legacy, None);
         if upstream.speaks(Era::Legacy).is_none() {
             let forwarded = forward_initialize(pool, request).await?;
-            return Ok(forwarded.unwrap_or_else(|refused| gateway_reply(refused)));
+            return Ok(forwarded.unwrap_or_else(gateway_reply));
         }
     }
     let reply = reply.map(|reply| to_initialize_error(reply, &message.id()));

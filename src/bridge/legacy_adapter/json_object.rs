@@ -9,8 +9,8 @@ use serde_json::value::RawValue;
 
 use metamcp_core::frame::Span;
 
-/// ToolView each member of an object, in order: its name, and its value as written. Of what is no object
-/// none. of a value that is not an object it sees none.
+/// Visits each member of an object, in order: its name, and its value as written. A value that is not an
+/// object has none.
 pub fn for_each_member<'a>(
     object: &'a [u8],
     visit: impl FnMut(Cow<'a, str>, &'a RawValue),

@@ -127,8 +127,8 @@ impl Subscriptions {
         target: SubscriptionTarget,
     ) {
         let (pool, tool_headers) = (Rc::clone(pool), Arc::clone(&self.tool_headers));
-        let _listener = session.register_listener();
-        let task = SubscriptionTask { session, target, pool, tool_headers, _listener };
+        let listener = session.register_listener();
+        let task = SubscriptionTask { session, target, pool, tool_headers, _listener: listener };
         spawn_local(async move {
             tokio::select! {
                 () = task.listen() => {}

@@ -1,4 +1,4 @@
-//! Batches: several messages in one body, which revision 2025-03-26 alone has (JSON-RPC 2.0, section 6).
+//! Batches: several messages in one body, which only revision 2025-03-26 allows (JSON-RPC 2.0, section 6).
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -25,10 +25,10 @@ use metamcp_core::frame::MessageKind as FrameKind;
 use metamcp_core::frame::write_event;
 use metamcp_core::protocol::{McpMethod, Revision, header};
 
-/// Pieces made and not yet read by the client.
+/// Chunks that wait for the client to read them.
 const PIECES_MAX: usize = 16;
 
-/// Whether the body is an array, and its session one that may send them.
+/// Whether the body is an array, and its session is of the revision that allows batches.
 pub fn is_batch(
     sessions: &SessionCache,
     fields: &Fields,
@@ -43,8 +43,8 @@ pub fn is_batch(
             .is_ok_and(|session| session.claims.revision == Revision::V2025_03_26)
 }
 
-/// Answers each message in its turn; their answers come in one event stream. A batch takes as many places of its key as
-/// it has messages: `permit` is that of the first, held until the last byte, for all of them may be answered by then.
+/// Answers the messages in order, in one event stream. A batch needs as many of its key's permits as it has
+/// messages. `permit` is the first one; it is held until the last byte, when all messages may be answered.
 pub async fn answer(
     worker: &Rc<Worker>,
     fields: &Fields,
@@ -66,7 +66,7 @@ pub async fn answer(
     spawn_local(async move {
         for call in calls {
             let id = call.is_request().then(|| call.id());
-            // A closed channel: the client has gone, and what is left is not begun.
+            // A closed channel means that the client disconnected; the rest of the batch is not started.
             let passed = tokio::select! {
                 passed = pass(&worker, Box::new(call), id, &sender) => passed,
                 () = sender.closed() => false,
@@ -79,7 +79,7 @@ pub async fn answer(
     Ok(reply::events(ResponseBody::events(receiver, Some(permit))))
 }
 
-/// The messages of the batch. One that cannot be read spoils all, before any is run.
+/// Scans the messages of the batch. If one is invalid, the whole batch is rejected before any message runs.
 fn read(
     worker: &Rc<Worker>,
     fields: &Fields,
@@ -106,7 +106,7 @@ fn read(
     Ok(calls)
 }
 
-/// Runs one message and passes its answer on; false when the client has gone.
+/// Runs one message and forwards its answer. Returns false if the client disconnected.
 async fn pass(worker: &Rc<Worker>, call: Box<Call>, id: Option<Bytes>, sender: &mpsc::Sender<Bytes>) -> bool {
     let expects = call.envelope.kind == FrameKind::Request;
     let label = call.endpoint.label;

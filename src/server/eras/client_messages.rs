@@ -1,4 +1,4 @@
-//! What a Legacy client says to its servers without asking them anything: notifications, responses, the log level.
+//! Messages of a Legacy client that no single server answers: notifications, responses, the log level.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,10 +19,11 @@ use metamcp_core::base::{Fault, FaultKind};
 use metamcp_core::frame::{IdSpan, Span};
 use metamcp_core::protocol::McpMethod;
 
-/// The client waits for its servers to take what has no answer of theirs, one after the other.
+/// Timeout for a server to accept such a message. The client waits while servers receive it in turn.
 const TELL_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The level holds for every server that logs: those that are open now, and those that will be.
+/// Sets the log level of every server with logging: those with an open session now, the others when they open
+/// one.
 pub async fn set_level(worker: &Worker, call: &Call, session: &Arc<Session>) -> Result<Reply, Fault> {
     let level = call
         .envelope
@@ -39,7 +40,7 @@ pub async fn set_level(worker: &Worker, call: &Call, session: &Arc<Session>) -> 
             session: Some(&ready),
             modern_headers: None,
         };
-        // A server that does not take it now gets it when its session is opened again.
+        // A server that does not accept it now gets it when its session is opened again.
         let asking = async {
             send_buffered(&worker.topology.pool(server)?, asked).await.map_err(|error| error.into_fault(&server.name))
         };
@@ -52,11 +53,11 @@ pub async fn set_level(worker: &Worker, call: &Call, session: &Arc<Session>) -> 
     Ok(reply::result(&call.id(), Bytes::from_static(b"{}")))
 }
 
-/// A notification of the client, for the servers that it concerns.
+/// Forwards a client's notification to the servers that it concerns.
 pub async fn notification(worker: &Worker, call: Box<Call>, session: Arc<Session>) -> Result<Reply, Fault> {
     let params = &call.envelope.params;
     let targets: Vec<usize> = match call.method {
-        // To the one server that holds the call.
+        // Only to the server that runs the call.
         Some(McpMethod::Cancelled) => {
             let holder = params.request_id.and_then(|id| session.find_call(id.span.slice(&call.body)));
             if let Some((session, place)) = holder {
@@ -73,8 +74,8 @@ pub async fn notification(worker: &Worker, call: Box<Call>, session: Arc<Session
                 session.upstream_slots().filter(|(_, upstream_session)| upstream_session.current().is_some());
             open.map(|(place, _)| place).collect()
         }
-        // Each server is told `initialized` when its own session is opened; what nobody is known for is
-        // taken and dropped, as a server does with a notification it does not know.
+        // A server gets its own `initialized` when its session is opened. A notification that concerns no
+        // known server is accepted and dropped, as a server does with a notification that it does not know.
         _ => Vec::new(),
     };
     let Some((last, others)) = targets.split_last() else { return Ok(reply::accepted()) };
@@ -85,7 +86,7 @@ pub async fn notification(worker: &Worker, call: Box<Call>, session: Arc<Session
     Ok(reply::accepted())
 }
 
-/// The answer of a client to a server's request goes to the server its id names.
+/// Forwards a client's answer to the server that its id names.
 pub async fn answer_of_client(
     worker: &Worker,
     call: Box<Call>,
@@ -94,14 +95,16 @@ pub async fn answer_of_client(
     if !tell_tagged(worker, &call, &session, call.envelope.id).await {
         return Err(Fault::client(FaultKind::InvalidRequest, "this response answers no request of a server"));
     }
-    // Also where nobody waits for it any more: it was accepted, as a message of its form has to be (MCP 2025-11-25,
-    // Streamable HTTP, "202 Accepted with no body"). A client that is told an error by the transport there ends its
-    // session, for a question that was taken back while its user thought about it.
+    // Accepted even if the server no longer waits for it, as the transport requires of a well-formed message
+    // (MCP 2025-11-25, Streamable HTTP, "202 Accepted with no body"). Clients end their session on a
+    // transport error, which a question that the server cancelled while its user thought about it would
+    // cause.
     Ok(reply::accepted())
 }
 
-/// Tells the server that a tagged id names; false when it names none. A server that was changed or removed while a call
-/// is under way there may have asked as well: it is told too, and one of the two does not know the id.
+/// Forwards a message to the server that a prefixed id names. Returns false if it names none. While a call is
+/// in flight at a changed or removed server, that version may have sent the request, so it gets the message
+/// too; the version that does not know the id ignores it.
 async fn tell_tagged(worker: &Worker, call: &Call, session: &Arc<Session>, id: Option<IdSpan>) -> bool {
     let mut is_known = false;
     let mut former = session.former_versions();
@@ -109,7 +112,7 @@ async fn tell_tagged(worker: &Worker, call: &Call, session: &Arc<Session>, id: O
     for session in former.iter().chain([session]) {
         if let Some((place, edit)) = tagged(call, &session.endpoint, id) {
             let mut edits = vec![edit];
-            // Of a task the answer says to which it belongs.
+            // An answer that belongs to a task names the task's id.
             if memmem::find(&call.body, b"related-task").is_some() {
                 let ids = TaskIds::new(
                     worker.shared.auth.sealer(),
@@ -127,7 +130,7 @@ async fn tell_tagged(worker: &Worker, call: &Call, session: &Arc<Session>, id: O
     is_known
 }
 
-/// The server a tagged id names, and the id it knows in place of the tagged one.
+/// The server that a prefixed id names, and the edit that restores the server's own id.
 fn tagged(call: &Call, endpoint: &Endpoint, id: Option<IdSpan>) -> Option<(usize, (Span, Bytes))> {
     let id = id?;
     let text: String = serde_json::from_slice(id.span.slice(&call.body)).ok()?;
@@ -135,7 +138,7 @@ fn tagged(call: &Call, endpoint: &Endpoint, id: Option<IdSpan>) -> Option<(usize
     Some((place, (id.span, raw)))
 }
 
-/// Passes on what has no answer. A server without an open session is not opened for it.
+/// Forwards a message without an answer. No session is opened for it.
 async fn tell(worker: &Worker, call: &Call, session: &Session, place: usize, edits: &[(Span, Bytes)]) {
     let Some(ready) = session.upstream_slot(place).current() else { return };
     let server = &session.endpoint.servers[place];

@@ -15,7 +15,7 @@ use crate::session::{ClientHandshake, InitializeParams, TooManySessions};
 use metamcp_core::base::{Fault, FaultKind};
 use metamcp_core::protocol::{ClientCapabilities, Era, Revision, header};
 
-/// What a client says of itself is kept for its session; real ones have some 200 bytes.
+/// Limit of the `initialize` params, which are stored with the session; real ones have about 200 bytes.
 const INTRODUCTION_BYTES_MAX: usize = 16 << 10;
 
 /// Opens a session.
@@ -51,12 +51,12 @@ pub async fn initialize(worker: &Rc<Worker>, call: &Call) -> Result<Reply, Fault
         Fault::gateway(FaultKind::Internal, "no session id could be made").with_source(error)
     })?;
     response.headers_mut().insert(header::SESSION_ID, value);
-    // The client asks on at once, mostly on the same connection.
+    // The client's next request follows at once, mostly on the same connection.
     worker.sessions.cache_session(text, &session);
     Ok(response)
 }
 
-/// The raw `result` of a upstream's answer to `initialize`.
+/// The raw `result` of an upstream's answer to `initialize`.
 fn result_of(message: &Bytes) -> Result<Bytes, Fault> {
     #[derive(serde::Deserialize)]
     struct Answer<'a> {
@@ -69,7 +69,7 @@ fn result_of(message: &Bytes) -> Result<Bytes, Fault> {
     Ok(message.slice_ref(answer.result.get().as_bytes()))
 }
 
-/// What the client says of itself. Off the usual path, so read with serde.
+/// The client's handshake. `initialize` is rare, so serde parses it.
 fn introduction(worker: &Worker, call: &Call) -> Result<ClientHandshake, Fault> {
     #[derive(serde::Deserialize)]
     struct Params<'a> {
@@ -97,7 +97,7 @@ fn introduction(worker: &Worker, call: &Call) -> Result<ClientHandshake, Fault> 
     let revision = Revision::parse(asked.as_bytes())
         .filter(|revision| revision.era() == Era::Legacy)
         .unwrap_or(Revision::LEGACY_LATEST);
-    // A copy: a slice would keep the whole request for as long as the session.
+    // A copy, because a slice would keep the whole request alive as long as the session.
     let raw = Bytes::copy_from_slice(&params);
     let params = Arc::new(InitializeParams { revision, capabilities, raw });
     Ok(ClientHandshake { params, owner, is_isolated: false })

@@ -1,4 +1,4 @@
-//! Messages of the revisions up to 2025-11-25, within a session of the client's.
+//! Messages of the revisions up to 2025-11-25, within a client's session.
 
 use std::pin::pin;
 use std::rc::Rc;
@@ -37,7 +37,8 @@ pub async fn answer(worker: &Rc<Worker>, mut call: Box<Call>) -> Result<Reply, F
     }
     let session = worker.sessions.find(&call.fields, &call.identity, &call.endpoint)?;
     if session.endpoint.id != call.endpoint.id {
-        // The endpoint changed after the head of this request came; places are those of the session.
+        // The endpoint changed after the head of this request arrived; server indices are those of the
+        // session's version.
         call.endpoint = Arc::clone(&session.endpoint);
     }
     check_version(&call)?;
@@ -48,7 +49,7 @@ pub async fn answer(worker: &Rc<Worker>, mut call: Box<Call>) -> Result<Reply, F
     route(worker, call, session).await.map_err(answered)
 }
 
-/// Answers a message, when its sender and session are known.
+/// Routes a message whose sender and session are verified.
 async fn route(worker: &Rc<Worker>, call: Box<Call>, session: Arc<Session>) -> Result<Reply, Fault> {
     let view = View::Legacy(session.claims.capabilities);
     let catalog = &*worker.shared.catalog;
@@ -80,7 +81,7 @@ async fn route(worker: &Rc<Worker>, call: Box<Call>, session: Arc<Session>) -> R
     }
 }
 
-/// From the first of the servers that has the resource.
+/// Answers from the first server that has the resource.
 async fn try_in_turn(
     worker: &Worker,
     call: &Call,
@@ -103,7 +104,7 @@ async fn try_in_turn(
     Err(candidates.into_fault())
 }
 
-/// The server is told, and then nobody waits for a client that has gone to come back for the call's answer.
+/// Forwards a cancellation. Then the call's stream is no longer kept for the client to resume.
 async fn cancelled(worker: &Rc<Worker>, call: Box<Call>, session: Arc<Session>) -> Result<Reply, Fault> {
     let id = call.envelope.params.request_id.map(|id| call.raw(id.span));
     let told = Box::pin(route(worker, call, Arc::clone(&session))).await.map_err(answered);
@@ -113,8 +114,8 @@ async fn cancelled(worker: &Rc<Worker>, call: Box<Call>, session: Arc<Session>) 
     told
 }
 
-/// Within a session, wrong params are the answer to the one request, as servers give it. A status of 400 would be one of the
-/// transport: the Python SDK 1 leaves the caller waiting upon that.
+/// Makes invalid params a JSON-RPC error of the one request, as servers do within a session. Status 400 would
+/// be an error of the transport, after which the Python SDK 1 leaves the caller waiting.
 fn answered(mut fault: Fault) -> Fault {
     if fault.kind == FaultKind::MalformedParams {
         fault.kind = FaultKind::InvalidParams;
@@ -122,8 +123,8 @@ fn answered(mut fault: Fault) -> Fault {
     fault
 }
 
-/// `MCP-Protocol-Version` after `initialize` (MCP 2025-06-18, transports): absent it is what was
-/// negotiated; unknown it is 400.
+/// Checks `MCP-Protocol-Version` after `initialize` (MCP 2025-06-18, transports). Absent, it is the
+/// negotiated revision; unknown, it is an error with status 400.
 fn check_version(call: &Call) -> Result<(), Fault> {
     let Some(value) = call.fields.get(Field::McpProtocolVersion) else { return Ok(()) };
     match Revision::parse(value) {
@@ -135,8 +136,8 @@ fn check_version(call: &Call) -> Result<(), Fault> {
     }
 }
 
-/// To the endpoint's `place`-th server, in the client's session there, which is opened when it is not, and
-/// once more when the server lost it: a server that does not know the session did not run the call.
+/// Forwards a message to the server at index `place`, in the client's session there. The session is opened if
+/// needed, and once more if the server lost it: a server that does not know the session did not run the call.
 async fn forward(
     worker: &Rc<Worker>,
     call: Box<Call>,
@@ -150,8 +151,8 @@ async fn forward(
             let delivered = ask_server(&pool, &call, &session, place, edit.as_slice()).await?;
             Ok((pool, delivered))
         });
-        // Behind it, so that both are dropped before it: a server that sees its call given up must not find the
-        // call's id still taken.
+        // Declared after `asking`, so that both are dropped first: when the server sees the cancellation, the
+        // call's id must be free again.
         let in_flight = call.is_request().then(|| begin(&session, &call, place)).transpose()?;
         let view = View::Legacy(session.claims.capabilities);
         let server = &call.endpoint.servers[place];
@@ -195,7 +196,7 @@ async fn forward(
     })
 }
 
-/// Notes a call, under an id that no other call of the session has at the time.
+/// Records a call. Its id must not be in use by another call of the session.
 fn begin(session: &Arc<Session>, call: &Call, place: usize) -> Result<CallGuard, Fault> {
     session.begin_call(Bytes::copy_from_slice(&call.id()), place).ok_or_else(|| {
         Fault::client(

@@ -1,4 +1,4 @@
-//! Delivers a message to a server within the session of the client.
+//! Delivers a message to a server within the client's session.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::upstream::{RequestKind, UpstreamPool, UpstreamResponse};
 use metamcp_core::base::Fault;
 use metamcp_core::frame::Span;
 
-/// For a server that has an event stream and does not say so until it has an event.
+/// Limits the wait for a server that opens its event stream but sends no head until it has an event.
 const STREAM_SETTLE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Sends the message to one server within its session.
@@ -32,7 +32,7 @@ pub async fn deliver(
     send::send(server, pool, &request, RequestKind::Call).await
 }
 
-/// The client's session at one server, opened when it is not.
+/// The client's session at one server, opened if needed.
 async fn open(
     pool: &Rc<UpstreamPool>,
     session: &Session,
@@ -45,23 +45,23 @@ async fn open(
     let ready = upstream_session.open(pool, &session.handshake, session.log_level()).await?;
     session.notify_stream();
     if session.has_stream() {
-        // Some servers ask the client something on their event stream as soon as the session is open, and
-        // do not ask again when nobody listens.
+        // Some servers send the client a request on their event stream as soon as the session is open, and do
+        // not repeat it if nobody listens.
         let _ = timeout(STREAM_SETTLE_TIMEOUT, ready.wait_stream_settled()).await;
     }
     Ok(ready)
 }
 
-/// What a server made of a message.
+/// A server's reaction to a message.
 pub enum Delivered {
-    /// A response, of which the head has come.
+    /// A response whose head has arrived.
     Answered(Box<UpstreamResponse>),
-    /// 400 or 404, with its body; not for a lost session.
+    /// Status 400 or 404, with its body; not caused by a lost session.
     Refused(StatusCode, Bytes),
 }
 
-/// Delivers a message in the client's session at a server, opened when it is not, and once more when the
-/// server lost it: a server that does not know the session did not run the call.
+/// Delivers a message in the client's session at a server. The session is opened if needed, and once more if
+/// the server lost it: a server that does not know the session did not run the call.
 pub async fn ask_server(
     pool: &Rc<UpstreamPool>,
     call: &Call,
@@ -78,7 +78,7 @@ pub async fn ask_server(
     }
     let server = &call.endpoint.servers[place].name;
     let status = response.head.status;
-    // Read to its end, so that its place among the server's calls is free for what follows.
+    // Collected to its end, so that its permit at the upstream is free for the requests that follow.
     let said = { response.body }.collect(send::ERROR_BYTES_MAX).await;
     let said = said.map_err(|error| error.into_fault(server))?;
     if !is_session_lost(pool, &ready, status).await {

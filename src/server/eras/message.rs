@@ -1,4 +1,4 @@
-//! One message of a client: answered in its era, and counted.
+//! One message of a client, answered in its era and counted.
 
 use std::rc::Rc;
 
@@ -12,9 +12,10 @@ use crate::telemetry::metrics::Operation;
 use metamcp_core::base::Fault;
 use metamcp_core::protocol::{Era, McpMethod};
 
-/// Answers a message, by whichever way it came. What has no method answers something else, and is counted with that.
+/// Answers a message, whichever way it arrived. A message without a method answers another one, and is
+/// counted with that.
 ///
-/// Not cancel safe: dropping it gives the call up.
+/// Not cancel safe: dropping it cancels the call.
 pub async fn answer(worker: &Rc<Worker>, mut call: Box<Call>) -> Result<Reply, Fault> {
     let metrics = worker.metering.metrics.as_ref().filter(|_| call.envelope.method.is_some());
     let operation = metrics.map(|metrics| {

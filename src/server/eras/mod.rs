@@ -1,6 +1,7 @@
 //! What differs between the two eras of MCP: the checks on a message, and how its response is delivered.
 //!
-//! Invariants: a message is dispatched only after the checks of its era; a Modern request never touches a session.
+//! Invariants: a message is dispatched only after the checks of its era; a Modern request never touches a
+//! session.
 //!
 //! Does not know: how the request arrived, alone, in a batch or as a frame.
 

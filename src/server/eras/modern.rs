@@ -1,4 +1,5 @@
-//! Requests of 2026-07-28: each stands alone, is checked against its headers, and passes.
+//! Requests of revision 2026-07-28. Each stands alone, and is checked against its headers before it is
+//! forwarded.
 
 use std::rc::Rc;
 
@@ -30,7 +31,7 @@ pub async fn answer(worker: &Rc<Worker>, call: Box<Call>) -> Result<Reply, Fault
     call.check_grants()?;
     if call.endpoint.shape != EndpointShape::Single {
         if call.envelope.kind == FrameKind::Notification {
-            // The only one of the era is a cancellation, which over HTTP is the closed connection.
+            // The only notification of this era is a cancellation, which over HTTP is the closed connection.
             return Ok(reply::accepted());
         }
         match call.method {
@@ -48,7 +49,7 @@ pub async fn answer(worker: &Rc<Worker>, call: Box<Call>) -> Result<Reply, Fault
     }
 }
 
-/// From the first of the servers that has the resource.
+/// Answers from the first server that has the resource.
 async fn try_in_turn(worker: &Rc<Worker>, call: &Call, places: &[usize]) -> Result<Reply, Fault> {
     let mut candidates = Candidates::new(&worker.metering, call, View::Modern);
     for place in places {
@@ -63,7 +64,7 @@ async fn try_in_turn(worker: &Rc<Worker>, call: &Call, places: &[usize]) -> Resu
     Err(candidates.into_fault())
 }
 
-/// To the endpoint's `place`-th server, with its own name for what is asked for.
+/// Forwards a message to the server at index `place`, with the server's own name for the requested item.
 async fn forward(worker: &Rc<Worker>, call: Box<Call>, (place, rename): Target) -> Result<Reply, Fault> {
     let original_name = target::counted(rename.as_ref());
     let server = &call.endpoint.servers[place];
@@ -75,7 +76,8 @@ async fn forward(worker: &Rc<Worker>, call: Box<Call>, (place, rename): Target) 
     let endpoint = call.endpoint.clone();
     let server = &endpoint.servers[place];
     let id = call.envelope.id.map(|id| call.raw(id.span));
-    // Every answer stands alone, so nothing in it is to be changed, from whichever server it comes, but the ids of tasks.
+    // Every answer stands alone, so nothing in it needs a change, whichever server it comes from, except task
+    // ids.
     let subscription = (call.method == Some(McpMethod::Listen)).then_some(UpstreamId(server.upstream));
     let tasks = match endpoint.shape {
         EndpointShape::Single => None,
@@ -88,7 +90,7 @@ async fn forward(worker: &Rc<Worker>, call: Box<Call>, (place, rename): Target) 
     Ok(send::pass(worker, server, shape, id, response, held).await?.into_reply())
 }
 
-/// Sends the message, and waits for the head of its answer.
+/// Sends the message and waits for the head of the response.
 async fn deliver(
     worker: &Rc<Worker>,
     call: &Call,
@@ -100,15 +102,15 @@ async fn deliver(
     let mut request = send::request_of(call, edit.as_slice())?;
     request.set_owner(Some(call.identity.key_id()));
     request.set_era(Era::Modern);
-    // `Mcp-Name` says the same as the body, also after the body was changed.
+    // `Mcp-Name` must agree with the body, also after the body was changed.
     call.fields.copy_to(&mut request, rename.as_ref().map(|(_, original_name)| &original_name.header[..]));
-    // A subscription may stay for days, and silent.
+    // A subscription may stay open, and silent, for days.
     let lane = if call.method == Some(McpMethod::Listen) { RequestKind::Stream } else { RequestKind::Call };
     let pool = worker.topology.pool(server)?;
     send::send(server, &pool, &request, lane).await
 }
 
-/// What the era asks of every message and its headers (MCP 2026-07-28, transports and versioning).
+/// Checks what the era requires of every message and its headers (MCP 2026-07-28, transports and versioning).
 fn check(call: &Call) -> Result<(), Fault> {
     if matches!(call.envelope.kind, FrameKind::Response | FrameKind::Error) {
         return Err(Fault::client(FaultKind::InvalidRequest, "in this revision a client sends no responses"));
@@ -135,7 +137,7 @@ fn check(call: &Call) -> Result<(), Fault> {
     }
     if let Some(named) = named_by_header(call) {
         let agrees = says(Field::McpName, Some(named)).is_some_and(|(said, text)| {
-            // Nearly every name is written as it is.
+            // Nearly every name is written without encoding.
             let literal = !said.starts_with(b"=") && text.equals(&call.body, said);
             literal || decode_header_value(said).is_ok_and(|said| text.equals(&call.body, said.as_bytes()))
         });
@@ -146,7 +148,7 @@ fn check(call: &Call) -> Result<(), Fault> {
     Ok(())
 }
 
-/// What `Mcp-Name` mirrors, for the methods that have it.
+/// The value that `Mcp-Name` repeats, for the methods that have one.
 pub fn named_by_header(call: &Call) -> Option<StringSpan> {
     let params = &call.envelope.params;
     match call.method {

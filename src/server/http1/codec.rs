@@ -175,7 +175,7 @@ mod tests {
         check(usual.as_bytes(), Ok(("e/default", b"{}", 0)));
         check((usual.clone() + "POST").as_bytes(), Ok(("e/default", b"{}", 4)));
         check(usual.replace("/mcp", "/servers/a/mcp").as_bytes(), Ok(("s/a", b"{}", 0)));
-        let more = "Connection: SessionPump-Alive\r\nX-Any: \u{e9}\r\nX-Any: again\r\nContent-Length:  02\t\r\n";
+        let more = "Connection: Keep-Alive\r\nX-Any: \u{e9}\r\nX-Any: again\r\nContent-Length:  02\t\r\n";
         check((head(more) + "{}").as_bytes(), Ok(("e/default", b"{}", 0)));
         for at in 0..usual.len() {
             check(&usual.as_bytes()[..at], Err("partial"));

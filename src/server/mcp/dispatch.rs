@@ -1,7 +1,7 @@
 //! Dispatch of requests: one table of methods for both eras.
 //!
-//! Does not know: how a message is delivered to a server, nor the methods of a single era that the gateway answers
-//! itself.
+//! Does not know: how a message is delivered to a server, nor the methods of a single era that the gateway
+//! answers itself.
 
 use super::call::Call;
 use super::resolve::Resolver;

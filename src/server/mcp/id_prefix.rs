@@ -1,7 +1,8 @@
 //! Prefixes the ids of server requests with the server's name.
 //!
-//! On an aggregate endpoint two servers may use the same id for requests to the client at the same time. Each id is
-//! forwarded as `"{server}~{the raw id, base64url}"`, so that any replica can route the client's answer without a table.
+//! On an aggregate endpoint two servers may use the same id for requests to the client at the same time. Each
+//! id is forwarded as `"{server}~{the raw id, base64url}"`, so that any replica can route the client's answer
+//! without a table.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -51,9 +52,9 @@ pub enum Passed {
 
 /// Prepares an event for a client of an aggregate endpoint.
 ///
-/// Event ids are removed: they are the server's own, and another server may use the same ones. Only the first answer
-/// to `awaited`, the raw id of a request, passes; it clears `awaited`. A server cannot answer a call that was sent to
-/// another server.
+/// Event ids are removed: they are the server's own, and another server may use the same ones. Only the first
+/// answer to `awaited`, the raw id of a request, passes; it clears `awaited`. A server cannot answer a call
+/// that was sent to another server.
 pub fn pass(
     event: Event,
     (server, tasks): (&ServerName, Option<&TaskPass>),

@@ -1,7 +1,8 @@
 //! The usage and metrics of one call.
 //!
-//! Usage is counted in mapped memory before the last byte is handed out, so that whatever a client received is counted
-//! even if the process is killed in the next instant. The outcome at the server goes to the metrics.
+//! Usage is counted in mapped memory before the last byte is handed out, so that whatever a client received
+//! is counted even if the process is killed in the next instant. The outcome at the server goes to the
+//! metrics.
 
 use std::borrow::Cow;
 use std::time::Instant;

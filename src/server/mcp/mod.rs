@@ -1,7 +1,7 @@
 //! One MCP call: parsing it, finding its upstream, sending it, and relaying the response.
 //!
-//! Invariants: the body of an upstream is forwarded as it arrives, with only the spans changed that must be; every call
-//! is counted exactly once, whatever way it ends.
+//! Invariants: the body of an upstream is forwarded as it arrives, with only the spans changed that must be;
+//! every call is counted exactly once, whatever way it ends.
 //!
 //! Does not know: eras beyond what a call carries, sessions' event streams, or HTTP connections.
 

@@ -20,13 +20,13 @@ use metamcp_core::protocol::McpMethod;
 /// Finds the servers for one call.
 #[derive(Clone, Copy)]
 pub struct Resolver<'a> {
-    /// Tells which server lists what.
+    /// The lists of every server.
     pub catalog: &'a Catalog,
-    /// Tells how a server is configured.
+    /// The configuration of every server.
     pub topology: &'a TopologyFollower,
-    /// What is asked.
+    /// The call to resolve.
     pub call: &'a Call,
-    /// In whose eyes.
+    /// The view of the catalog that the client gets.
     pub view: View,
 }
 

@@ -1,10 +1,10 @@
 //! Tasks on an aggregate endpoint: ids that carry their server, and one list of all tasks (MCP 2025-11-25,
 //! tasks; the extension `io.modelcontextprotocol/tasks` of 2026-07-28).
 //!
-//! Two servers may give the same id to two tasks. A client sees `{server}~{the id, base64url}~{mac, base64url}`, so
-//! that any replica can route its requests without a table. The MAC covers the server, the id and the owner: the key,
-//! and the session if there is one. An id of another owner is rejected like one that does not exist. The same task has
-//! the same id in every message, because clients follow it by that.
+//! Two servers may give the same id to two tasks. A client sees `{server}~{the id, base64url}~{mac,
+//! base64url}`, so that any replica can route its requests without a table. The MAC covers the server, the id
+//! and the owner: the key, and the session if there is one. An id of another owner is rejected like one that
+//! does not exist. The same task has the same id in every message, because clients follow it by that.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -48,7 +48,7 @@ pub struct TaskIds {
 #[derive(Clone)]
 pub struct TaskPass {
     ids: TaskIds,
-    /// Whether the answer itself may name tasks, and not only what comes before it.
+    /// Whether the answer itself may name tasks, and not only the messages before it.
     in_answer: bool,
 }
 

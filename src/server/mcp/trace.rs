@@ -1,7 +1,8 @@
 //! Trace context: which trace a message belongs to, and how it is passed on to servers.
 //!
-//! A client states it in a header field, in `params._meta`, or in both (MCP 2026-07-28, basic). The message takes
-//! precedence: a header belongs to the HTTP exchange, and a framed stream has one header for all its messages.
+//! A client states it in a header field, in `params._meta`, or in both (MCP 2026-07-28, basic). The message
+//! takes precedence: a header belongs to the HTTP exchange, and a framed stream has one header for all its
+//! messages.
 
 use std::borrow::Cow;
 

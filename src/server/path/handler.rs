@@ -1,4 +1,4 @@
-//! The way of one request, from its head to the head of its answer.
+//! The path of one request, from its head to the head of its response.
 
 use std::rc::Rc;
 
@@ -27,7 +27,7 @@ use crate::telemetry::metrics::LabelId;
 use metamcp_core::base::{BodyReader, Fault, FaultKind};
 use metamcp_core::protocol::{Era, Revision};
 
-/// Answers a request that hyper read; a fault becomes an answer too.
+/// Answers a request that hyper read. A fault becomes a response too.
 ///
 /// Not cancel safe: dropping it, as hyper does when the client has gone, drops the connection to the upstream
 /// with it, which tells the upstream to stop.
@@ -46,7 +46,7 @@ pub async fn handle(worker: &Rc<Worker>, activity: &ConnectionActivity, request:
         && let Some(endpoint) = worker.topology.streamed_endpoint(head.uri.path())
     {
         let origin = worker.shared.guard.allowed_origin(&fields);
-        // Boxed, so that it does not make every request's future bigger.
+        // Boxed, so that it does not grow the future of every request.
         let opened = Box::pin(frames::open(worker, activity, (&head, fields), &endpoint, body)).await;
         return conclude(&worker.metering, opened, Some(endpoint.label), origin);
     }
@@ -59,7 +59,8 @@ pub async fn handle(worker: &Rc<Worker>, activity: &ConnectionActivity, request:
     conclude(&worker.metering, answered, None, worker.shared.guard.allowed_origin(&fields))
 }
 
-/// Answers a request to an endpoint; a fault becomes an answer too. Not cancel safe, likewise.
+/// Answers a request to an endpoint. A fault becomes a response too. Not cancel safe, for the same reason as
+/// [`handle`].
 pub async fn answer(worker: &Rc<Worker>, activity: &ConnectionActivity, asked: EndpointRequest) -> Reply {
     let origin = worker.shared.guard.allowed_origin(&asked.fields);
     let label = asked.endpoint.label;
@@ -83,14 +84,15 @@ fn conclude(
     reply
 }
 
-/// The way of a request.
+/// The path of a request to an endpoint, one step per line.
 async fn forward(worker: &Rc<Worker>, activity: &ConnectionActivity, asked: EndpointRequest) -> Result<Reply, Fault> {
     let EndpointRequest { method, authority, endpoint, fields, body } = asked;
     worker.shared.guard.check_on(activity, &fields, authority.as_ref().map(Authority::as_str))?;
     let (identity, permit) =
         worker.credentials.authenticate_and_admit(&worker.clock, activity, &fields).await?;
     if !identity.can_use_endpoint(&endpoint.scope) {
-        // As a path that leads nowhere: what a key may not use it does not learn of.
+        // The same answer as for an unknown path, so that a key cannot find out which endpoints it may not
+        // use.
         return Err(Fault::client(
             FaultKind::NotFound,
             "there is nothing here; MCP is at /mcp and /mcp/{endpoint}",
@@ -101,7 +103,7 @@ async fn forward(worker: &Rc<Worker>, activity: &ConnectionActivity, asked: Endp
             receive::negotiate(&fields)?;
             let body = receive::receive(&worker.shared.config, &fields, body).await?;
             if batch::is_batch(&worker.sessions, &fields, &identity, &endpoint, &body) {
-                // Boxed, as is what is not usual below, so that it does not make every request's future bigger.
+                // Boxed, like other rare cases below, so that it does not grow the future of every request.
                 return Box::pin(batch::answer(worker, &fields, &identity, &endpoint, &body, permit)).await;
             }
             let (envelope, method) = call::scan(&mut worker.scanner.borrow_mut(), &body)?;
@@ -137,7 +139,7 @@ fn not_allowed(text: &'static str) -> Fault {
     Fault::client(FaultKind::MethodNotAllowed, text)
 }
 
-/// Every path that is not MCP's.
+/// Answers every path that is not an MCP endpoint.
 async fn ask_control_plane(worker: &Worker, head: Parts, fields: &Fields, mut body: Incoming) -> Reply {
     let config = &worker.shared.config;
     let take: BodyReader<'_> = Box::new(move |bytes_max| {
@@ -149,7 +151,7 @@ async fn ask_control_plane(worker: &Worker, head: Parts, fields: &Fields, mut bo
     Reply { headers: Some(Box::new(head.headers)), ..Reply::new(head.status, ResponseBody::control(body)) }
 }
 
-/// What a browser asks before it sends what it would not send by itself.
+/// Answers a CORS preflight request.
 fn preflight(worker: &Worker, head: &Parts) -> Reply {
     let path = head.uri.path();
     let is_mcp = worker.topology.endpoint(path).is_some();
@@ -164,15 +166,15 @@ fn preflight(worker: &Worker, head: &Parts) -> Reply {
     let methods = methods.and_then(|methods| HeaderValue::from_str(&methods).ok());
     let methods = methods.unwrap_or(HeaderValue::from_static("POST, GET, DELETE"));
     headers.insert(ACCESS_CONTROL_ALLOW_METHODS, methods);
-    // Whatever it wants to send: `Mcp-Param-*` has no end of names, and nothing is allowed that a program
-    // could not send anyway.
+    // Any header is allowed: `Mcp-Param-*` has an open set of names, and a program could send them all
+    // anyway.
     if let Some(asked) = head.headers.get(ACCESS_CONTROL_REQUEST_HEADERS) {
         headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, asked.clone());
     }
     reply
 }
 
-/// Only for an Origin that was let in by name; without credentials mode, a page brings its own key.
+/// Only for an explicitly allowed origin. Without credentials mode, a page brings its own key.
 fn allow_origin(reply: &mut Reply, origin: HeaderValue) {
     let headers = reply.headers_mut();
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);

@@ -65,7 +65,7 @@ fn half() -> SamplingRatio {
 #[test]
 fn sampling_ratios_are_bounded() {
     let check = |ratio: f64, expected: Option<SamplingRatio>| {
-        assert_eq!(SamplingRatio::new(ratio), expected, "{ratio}")
+        assert_eq!(SamplingRatio::new(ratio), expected, "{ratio}");
     };
     check(0.0, Some(SamplingRatio::NONE));
     check(1.0, Some(SamplingRatio::ALL));

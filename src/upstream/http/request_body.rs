@@ -9,7 +9,7 @@ use http_body::{Body, Frame, SizeHint};
 
 use metamcp_core::frame::SplicedMessage;
 
-/// SplicedMessage of the client's message and of what replaces parts of it, sent one after the other. The sum
+/// Slices of the client's message and of what replaces parts of it, sent one after the other. The sum
 /// of their lengths is the Content-Length.
 ///
 /// Clones share the bytes.

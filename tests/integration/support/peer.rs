@@ -64,7 +64,6 @@ pub struct Seen {
     /// Request line and headers.
     pub head: String,
     pub body: Vec<u8>,
-    pub at: Instant,
     /// Of its message.
     method: String,
 }
@@ -428,7 +427,7 @@ fn read(stream: &mut TcpStream, connection: usize) -> Option<Seen> {
     let mut body = bytes.split_off(end);
     // Field values need not be UTF-8.
     let head = String::from_utf8_lossy(&bytes).into_owned();
-    let mut seen = Seen { connection, head, body: Vec::new(), at: Instant::now(), method: String::new() };
+    let mut seen = Seen { connection, head, body: Vec::new(), method: String::new() };
     let length: usize = seen.header("content-length").map_or(0, |length| length.parse().unwrap());
     assert!(
         body.len() <= length,

@@ -144,12 +144,6 @@ impl Side {
         self.peer.all().iter().skip(before).filter(|seen| seen.is_call()).map(Reached::of).collect()
     }
 
-    /// Whether the last call came on a connection that had been used before.
-    pub fn reused(&self) -> bool {
-        let all = self.peer.all();
-        let Some(at) = all.iter().rposition(Seen::is_call) else { return false };
-        all[..at].iter().any(|seen| seen.connection == all[at].connection)
-    }
 }
 
 /// The arguments of what is sent to try whether another request may follow.

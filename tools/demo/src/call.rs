@@ -46,7 +46,7 @@ pub struct Call {
     pub replay: Option<Rc<Replay>>,
 }
 
-/// InputRequest to request from the client: a request in the Legacy era, an `inputRequests` entry in the Modern one.
+/// Input to request from the client: a request in the Legacy era, an `inputRequests` entry in the Modern one.
 #[derive(Clone, Debug)]
 pub struct InputRequest {
     method: &'static str,

@@ -100,7 +100,7 @@ impl StdioBridge {
                 }
                 Some(EndpointMessage::Cancelled { id }) => self.forward_cancellation(&message, &id).await,
                 Some(EndpointMessage::Call { id: own_id, .. }) => {
-                    self.forward(&message, own_id, Some(id)).await
+                    self.forward(&message, own_id, Some(id)).await;
                 }
                 None => {}
             }

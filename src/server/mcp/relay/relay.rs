@@ -26,7 +26,7 @@ pub struct Relay {
     pace: Pace,
     /// Counts the client's message, if the client receives the answer from this body.
     operation: Option<Operation>,
-    /// Whether the last bytes were handed out, or the fault that ended them.
+    /// Whether the last bytes, or the fault that ended the response, were handed out.
     done: bool,
 }
 

@@ -33,7 +33,7 @@ pub struct Whole {
 /// What the client has received of the answer.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Outcome {
-    /// It was answered.
+    /// The client received it.
     Passed,
     /// An event passed on in parts may have been the answer.
     Unseen,
@@ -42,7 +42,7 @@ enum Outcome {
 }
 
 impl Whole {
-    /// Whether the answer was handed out, as far as it was looked for.
+    /// Whether the answer was handed out, as far as the stream was searched for it.
     pub fn is_answered(&self) -> bool {
         self.settled == Some(Outcome::Passed)
     }

@@ -1,4 +1,4 @@
-//! What the parts of one framed stream have in common.
+//! The state that the parts of one framed stream share.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -22,39 +22,40 @@ use metamcp_core::base::{Fault, FaultKind};
 use metamcp_core::frame::{FLAG_LAST, FLAG_RESPONSE};
 use metamcp_core::protocol::{Revision, header};
 
-/// One stream, as whoever answers on it sees it.
+/// The shared state of one framed stream.
 pub struct Desk {
-    /// Its worker.
+    /// The worker that runs the stream.
     pub worker: Rc<Worker>,
-    /// Whose it is.
+    /// The owner of the stream.
     pub identity: Identity,
-    /// Names its endpoint, whatever that is made of by now.
+    /// The scope of its endpoint, which stays valid when the endpoint is reconfigured.
     pub scope: Arc<str>,
-    /// What is answered there is counted under this.
+    /// The metrics label of its endpoint.
     label: LabelId,
-    /// Where answers go.
+    /// The queue of outgoing messages.
     pub outbox: Outbox,
-    /// Taken by an answer that is too big to be held many times.
+    /// Held while an answer over [`HELD_BYTES`](super::exchange::HELD_BYTES) is buffered.
     pub turns: Semaphore,
     heads: Heads,
     session: RefCell<Option<Spoken>>,
     asking: Cell<usize>,
 }
 
-/// A session that was opened in the stream, and ends with it.
+/// A session that was opened on the stream, and ends with it.
 struct Spoken {
     fields: Fields,
     session: Arc<Session>,
 }
 
-/// Answers of more than [`HELD_BYTES`](super::exchange::HELD_BYTES) that are held at once: each may have some megabytes.
+/// Answers over [`HELD_BYTES`](super::exchange::HELD_BYTES) that are buffered at once: each may have some
+/// megabytes.
 const BIG_AT_ONCE: usize = 2;
 
-/// A call that waits for its client, as long as this is there.
+/// Counts a call as waiting for its client until it is dropped.
 pub struct Asking(Rc<Desk>);
 
 impl Desk {
-    /// Of a stream on which nothing was said yet.
+    /// For a stream on which no message has arrived yet.
     pub fn new(
         worker: &Rc<Worker>,
         identity: Identity,
@@ -75,23 +76,23 @@ impl Desk {
         }
     }
 
-    /// The header fields that a message has here when it says nothing of its own.
+    /// The header fields of a message that has none of its own.
     pub fn fields(&self) -> Fields {
         self.session.borrow().as_ref().map_or_else(|| self.heads.plain(), |spoken| spoken.fields.clone())
     }
 
-    /// Those of a Modern message: what it says.
+    /// The header fields of a Modern message, from its body.
     pub fn modern_fields(&self, call: &Call) -> Fields {
         self.heads.of_modern(&self.worker.shared.catalog, call)
     }
 
-    /// The session that was opened in the stream, as long as it is not over.
+    /// The session that was opened on the stream, unless it has ended.
     pub fn session(&self) -> Option<Arc<Session>> {
         let spoken = self.session.borrow();
         spoken.as_ref().map(|spoken| Arc::clone(&spoken.session)).filter(|session| !session.is_ended())
     }
 
-    /// The session that an answer to `initialize` opened is that of the stream from now on.
+    /// Makes the session that an `initialize` response opened the session of the stream.
     pub fn adopt_session(&self, reply: &Reply) -> Result<(), Fault> {
         let headers = reply.headers.as_ref();
         let Some(id) = headers.and_then(|headers| headers.get(&header::SESSION_ID)) else { return Ok(()) };
@@ -104,26 +105,27 @@ impl Desk {
         Ok(())
     }
 
-    /// Ends the session that was opened in the stream.
+    /// Ends the session that was opened on the stream.
     pub fn end_session(&self) {
         if let Some(session) = self.session() {
             legacy::end(&self.worker, &session);
         }
     }
 
-    /// The endpoint as it is now.
+    /// The endpoint in the current topology.
     pub fn endpoint(&self) -> Result<Arc<Endpoint>, Fault> {
         self.worker.topology.endpoint_of(&self.scope).ok_or_else(|| {
             Fault::client(FaultKind::NotFound, "the endpoint of this stream was removed; open another stream")
         })
     }
 
-    /// Sends a message on, on the one way that all of them have.
+    /// Sends a message the way that all messages go.
     pub async fn send(&self, call: Box<Call>) -> Result<Reply, Fault> {
         message::answer(&self.worker, call).await
     }
 
-    /// Tells the client of a fault, under the id of the request where there is one; else by the number of the message.
+    /// Sends a fault to the client, under the id of the request, or with the number of the message if it has
+    /// no id.
     pub fn refuse(&self, fault: Fault, number: u64) {
         let fault = match (&fault.id, &fault.data) {
             (None, None) => fault.with_data(format!("{{\"frame\":{number}}}")),
@@ -133,11 +135,11 @@ impl Desk {
         self.outbox.answer(&[reply::error(&fault)]);
     }
 
-    /// Tells the client why the stream ends here.
+    /// Sends the reason why the stream ends.
     pub fn say_last(&self, fault: Fault) {
         let kind = fault.kind.label();
         let fault = fault.with_data(format!("{{\"last\":true,\"kind\":\"{kind}\"}}"));
-        // That the gateway stops is no news to its log.
+        // A shutdown is not a fault to log.
         if fault.kind != FaultKind::ShuttingDown {
             self.worker.metering.answer_fault(Some(self.label), &fault);
         }
@@ -150,7 +152,7 @@ impl Desk {
         Asking(Rc::clone(self))
     }
 
-    /// Calls that wait for their client.
+    /// The number of calls that wait for their client.
     pub fn asking(&self) -> usize {
         self.asking.get()
     }

@@ -1,7 +1,8 @@
-//! One request of a framed stream, from the message to its answer, with what its server says before.
+//! One request of a framed stream, from the message to its answer, with the server messages before it.
 //!
-//! On a connection of its own a request can only be answered by what comes back there. Here answers to many requests, of
-//! several servers, go the same way: an answer passes under the id of its own request or not at all.
+//! On a plain HTTP connection, a response can only answer its own request. On a framed stream the answers of
+//! several servers to many requests share one response, so an answer passes under the id of its own request
+//! or not at all.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -21,14 +22,14 @@ use metamcp_core::base::{Fault, FaultKind};
 use metamcp_core::frame::{Envelope, EventReader, IdForm, MessageKind as FrameKind, splice};
 use metamcp_core::protocol::{Era, McpMethod, UNNUMBERED, header, is_same_id, method_number};
 
-/// Of an answer that is not whole yet, so much is held for each call. For more it waits for its turn.
+/// Bytes that each call may buffer of an incomplete answer. For more, it waits for a turn.
 pub const HELD_BYTES: usize = 64 << 10;
 
-/// A server ends its stream behind the answer, mostly in the same packet. One that does not is not waited for; the id is
-/// free when the answer is told.
+/// A server usually ends its stream in the same packet as the answer. One that does not is abandoned after
+/// this time; the request's id is free once the answer is sent.
 const END_TIMEOUT: Duration = Duration::from_millis(50);
 
-/// Answers a request, and gives its id back. Dropped, it is cancelled at its server.
+/// Answers a request and returns its id. Dropping the future cancels the request at its server.
 pub async fn answer(desk: Rc<Desk>, call: Box<Call>, number: u64) -> Bytes {
     let id = call.id();
     if let Err(fault) = run(&desk, call, &id).await {
@@ -52,7 +53,7 @@ async fn run(desk: &Rc<Desk>, call: Box<Call>, id: &Bytes) -> Result<(), Fault> 
         return Ok(());
     }
     match body.into_ready() {
-        // Made here, under this id.
+        // The gateway built it, under this id.
         Ready::Pieces(pieces) => desk.outbox.answer(&pieces),
         Ready::Whole(bytes) => {
             desk.outbox.room().await;
@@ -68,7 +69,8 @@ async fn run(desk: &Rc<Desk>, call: Box<Call>, id: &Bytes) -> Result<(), Fault> 
     Ok(())
 }
 
-/// The whole of an answer: a frame says its length first, and no other message may come between the parts of a line.
+/// Collects a whole answer. A frame states its length first, and no other message may come between the parts
+/// of a line.
 async fn gather(mut body: ResponseBody) -> Result<Bytes, Fault> {
     let mut whole = BytesMut::new();
     while let Some(bytes) = next(&mut body).await? {
@@ -97,7 +99,7 @@ fn too_long() -> Fault {
     Fault::upstream(FaultKind::InvalidResponse, text)
 }
 
-/// The answer to the request with that id, as it came.
+/// The message, if it is the answer to the request with that id.
 fn checked(desk: &Desk, message: Bytes, id: &Bytes) -> Result<Bytes, Fault> {
     let envelope = desk.worker.scanner.borrow_mut().scan(&message);
     let envelope = envelope.map_err(|refused| unread().with_source(refused.error))?;
@@ -112,7 +114,7 @@ fn unread() -> Fault {
     )
 }
 
-/// The message, if it answers the request with that id. An error that names none is put under it.
+/// The message, if it answers the request with that id. An error without an id gets this one.
 fn under_id(message: Bytes, envelope: &Envelope, id: &Bytes) -> Option<Bytes> {
     if !matches!(envelope.kind, FrameKind::Response | FrameKind::Error) {
         return None;
@@ -135,14 +137,14 @@ fn under_id(message: Bytes, envelope: &Envelope, id: &Bytes) -> Option<Bytes> {
 struct Events<'a> {
     desk: &'a Rc<Desk>,
     id: &'a Bytes,
-    /// Once its server has asked the client something.
+    /// Set once the server has sent the client a request.
     asking: Option<Asking>,
-    /// Whether there was an event that cannot be read.
+    /// Whether an event could not be parsed, or answered another request.
     is_unread: bool,
 }
 
 impl Events<'_> {
-    /// Passes on what comes before the answer, and gives the answer.
+    /// Forwards the messages before the answer, and returns the answer.
     async fn pass(mut self, mut body: ResponseBody) -> Result<Bytes, Fault> {
         let mut reader = EventReader::with_event_limit(MESSAGE_BYTES_MAX);
         let (mut held, mut turn) = (0, None);
@@ -170,12 +172,12 @@ impl Events<'_> {
         ))
     }
 
-    /// Passes on what has come whole.
+    /// Forwards complete events. Returns the answer when it arrives.
     async fn read(&mut self, reader: &mut EventReader) -> Result<Option<Bytes>, Fault> {
         while let Some(event) = reader.next().map_err(|error| too_long().with_source(error))? {
             let Some(data) = event.data.filter(|data| !data.is_empty()) else { continue };
             let scanned = self.desk.worker.scanner.borrow_mut().scan(&data);
-            // What another might read as an answer to another request does not pass.
+            // A client could parse it as the answer to another request, so it is not forwarded.
             let Ok(envelope) = scanned else {
                 self.is_unread = true;
                 continue;

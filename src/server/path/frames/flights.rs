@@ -1,4 +1,4 @@
-//! The requests of a framed stream that are under way.
+//! The in-flight requests of a framed stream.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -11,23 +11,23 @@ use futures_util::StreamExt as _;
 use futures_util::future::{AbortHandle, Abortable};
 use futures_util::stream::FuturesUnordered;
 
-/// An answer on its way; gives the id back when it was told.
+/// The future that answers a request. It returns the request's id once the answer is queued.
 pub type Answering = Pin<Box<dyn Future<Output = Bytes>>>;
 
-/// All of one stream. Dropped, all of them are cancelled.
+/// All in-flight requests of one stream. Dropping it cancels them.
 #[derive(Default)]
 pub struct Flights {
-    /// By raw id. Holds no more than `under_way`: one that was given up leaves it first.
+    /// By raw id. Never more entries than `under_way`: a cancelled request leaves this map first.
     known: HashMap<Bytes, Flight, RandomState>,
     under_way: FuturesUnordered<Abortable<Answering>>,
-    /// Of those that are known, by how they end: asked for with every message.
+    /// Counters over `known`, because every message needs them.
     opening: usize,
     endless: usize,
 }
 
-/// What is known of one.
+/// The record of one request in flight.
 pub struct Flight {
-    /// What it asks for.
+    /// How it ends.
     pub course: Course,
     handle: AbortHandle,
 }
@@ -35,38 +35,38 @@ pub struct Flight {
 /// How a request ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Course {
-    /// By its answer; when cancelled, its server is told by a message.
+    /// By its answer. Its server learns of a cancellation by a message.
     Legacy,
-    /// Likewise, and it opens the session of the stream.
+    /// As `Legacy`, and it opens the session of the stream.
     Opening,
-    /// By its answer; its server learns that it is cancelled from the closed connection.
+    /// By its answer. Its server learns of a cancellation from the closed connection.
     Modern,
-    /// When the client has had enough.
+    /// When the client cancels it.
     Endless,
 }
 
 impl Flights {
-    /// How many there are.
+    /// The number of requests in flight.
     pub fn count(&self) -> usize {
         self.under_way.len()
     }
 
-    /// Whether none is left whose answer is awaited.
+    /// Whether no request is left that ends by its answer.
     pub fn are_over(&self) -> bool {
         self.known.len() == self.endless
     }
 
-    /// Whether one opens the session of the stream.
+    /// Whether a request is opening the session of the stream.
     pub fn is_opening(&self) -> bool {
         self.opening > 0
     }
 
-    /// The one with that id.
+    /// The request with that id.
     pub fn find(&self, id: &[u8]) -> Option<&Flight> {
         self.known.get(id)
     }
 
-    /// One more, under an id that no other has.
+    /// Adds a request. Its id must not be in flight.
     pub fn add(&mut self, id: Bytes, course: Course, answering: Answering) {
         let (handle, registration) = AbortHandle::new_pair();
         self.opening += usize::from(course == Course::Opening);
@@ -75,21 +75,22 @@ impl Flights {
         self.under_way.push(Abortable::new(answering, registration));
     }
 
-    /// Nobody waits for its answer any more.
+    /// Cancels a request.
     pub fn cancel(&mut self, id: &[u8], cx: &mut Context<'_>) {
         if let Some(flight) = self.forget(id) {
             flight.handle.abort();
-            // It is dropped when it is next polled, which one that was just added has not been yet.
+            // The future is dropped when it is next polled; one that was just added has not registered a
+            // waker yet.
             cx.waker().wake_by_ref();
         }
     }
 
-    /// Goes on with all of them; whether one ended.
+    /// Drives all requests. Returns whether one ended.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> bool {
         let mut has_ended = false;
         while let Poll::Ready(Some(ended)) = self.under_way.poll_next_unpin(cx) {
             has_ended = true;
-            // One that was cancelled has left already.
+            // A cancelled request has left the map already.
             if let Ok(id) = ended {
                 self.forget(&id);
             }
@@ -112,8 +113,8 @@ mod tests {
 
     use super::*;
 
-    /// What is done to requests that never end by themselves but for `r`, and what is left: how many, whether all that end
-    /// are over, whether one opens.
+    /// Adds and cancels requests, of which only `r` ends by itself. `expected`: how many are left, whether
+    /// all that end by an answer are over, whether one is opening a session.
     #[track_caller]
     fn check(added: &[(&'static str, Course)], cancelled: &[&str], expected: (usize, bool, bool)) {
         let mut flights = Flights::default();

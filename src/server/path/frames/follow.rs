@@ -1,4 +1,4 @@
-//! What the servers of a session say outside of calls, as messages of its framed stream.
+//! Messages that the servers of a session send outside of calls, forwarded on its framed stream.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,27 +13,27 @@ use crate::server::streams::session_stream::SessionStream;
 use crate::session::Session;
 use metamcp_core::frame::{EventReader, MessageKind as FrameKind};
 
-/// The session's own event stream, with this stream as its client.
+/// The session's own event stream, read on behalf of this framed stream.
 pub struct Follow {
     events: Box<SessionStream>,
     reader: EventReader,
 }
 
-/// Events that are passed on before others have their turn.
+/// Events that are forwarded before other work gets its turn.
 const EVENTS_AT_ONCE: usize = 32;
 
 impl Follow {
-    /// Takes over from the session's stream before.
+    /// Attaches to the session's event stream, and replaces its previous reader.
     pub fn start(desk: &Rc<Desk>, session: Arc<Session>) -> Self {
         let events = event_stream::follow(&desk.worker, session, desk.identity.clone());
         Self { events, reader: EventReader::new() }
     }
 
-    /// Passes on what has come; ready when nothing more will.
+    /// Forwards the events that have arrived. Ready when no more will come.
     pub fn poll(&mut self, desk: &Desk, cx: &mut Context<'_>) -> Poll<()> {
         for _ in 0..EVENTS_AT_ONCE {
             if !desk.outbox.has_room() {
-                // Polled again when something was taken.
+                // Polled again when the outbox has been read from.
                 return Poll::Pending;
             }
             match self.reader.next() {
@@ -57,7 +57,8 @@ impl Follow {
     }
 }
 
-/// Answers do not come here, and what cannot be read could be taken for one.
+/// Forwards requests and notifications. Answers do not come on this stream, and a client could take an
+/// unreadable message for one.
 fn pass(desk: &Desk, data: &Bytes) {
     let Ok(envelope) = desk.worker.scanner.borrow_mut().scan(data) else { return };
     if matches!(envelope.kind, FrameKind::Request | FrameKind::Notification) {

@@ -1,5 +1,5 @@
-//! The header fields of messages that came without a head of their own: what a message says itself, and what was said once
-//! for the whole stream.
+//! Header fields for messages that arrive without an HTTP head of their own. They come from the message
+//! itself and from the head of the stream.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use memchr::memmem;
@@ -13,27 +13,27 @@ use metamcp_core::frame::{Span, encode_header_value};
 use metamcp_core::protocol::header_param::{HEADER_ANNOTATION, parse_header_params};
 use metamcp_core::protocol::{McpMethod, Revision, header};
 
-/// What the head of the stream said.
+/// The header fields from the head of the stream.
 pub struct Heads {
     fields: Fields,
 }
 
-/// Said once, and of every message: how its trace goes on.
+/// The fields of the stream's head that apply to every message: the trace context.
 const LASTING: [(Field, &str); 3] =
     [(Field::Traceparent, "traceparent"), (Field::Tracestate, "tracestate"), (Field::Baggage, "baggage")];
 
 impl Heads {
-    /// Of a stream with this head.
+    /// For a stream with these header fields.
     pub fn new(fields: Fields) -> Self {
         Self { fields }
     }
 
-    /// Of a message that says nothing of its own.
+    /// The fields of a message that names neither a session nor a revision.
     pub fn plain(&self) -> Fields {
         self.fields.clone()
     }
 
-    /// Of the messages of a session that was opened in the stream.
+    /// The fields of the messages in a session that was opened on the stream.
     pub fn of_session(&self, id: &[u8], revision: Revision) -> Fields {
         let mut lines = self.lasting();
         lines.put(header::SESSION_ID.as_str(), id);
@@ -41,7 +41,7 @@ impl Heads {
         lines.into_fields()
     }
 
-    /// What a Modern request repeats in its head (MCP 2026-07-28, transports), from its body.
+    /// The fields of a Modern request, which repeat parts of its body (MCP 2026-07-28, transports).
     pub fn of_modern(&self, catalog: &Catalog, call: &Call) -> Fields {
         let mut lines = self.lasting();
         let said = [
@@ -49,7 +49,8 @@ impl Heads {
             (header::METHOD, call.envelope.method),
         ];
         for (name, text) in said {
-            // What no header can say is missed, and refused for that.
+            // A value that no header can carry is left out, and the request is rejected for the missing
+            // field.
             let value = text.map(|text| text.decode_bytes(&call.body));
             if let Some(value) = value.filter(|value| value.iter().all(|byte| matches!(byte, b' '..=b'~'))) {
                 lines.put(name.as_str(), &value);
@@ -76,8 +77,8 @@ impl Heads {
     }
 }
 
-/// The arguments that the tool wants repeated in headers, as far as its list is known. Without, its server says what it
-/// misses.
+/// Copies the arguments that the tool wants repeated in headers, if the tool's list is cached. Otherwise the
+/// server reports the missing header.
 fn mirror(catalog: &Catalog, call: &Call, lines: &mut Lines) {
     let Some(merged) = catalog.snapshot(&call.endpoint, View::Modern) else { return };
     let name = call.text(call.envelope.params.name).unwrap_or_default();
@@ -88,7 +89,7 @@ fn mirror(catalog: &Catalog, call: &Call, lines: &mut Lines) {
     let tool: Value = serde_json::from_slice(tool).unwrap_or_default();
     let arguments = call.envelope.params.arguments.map(|span| span.slice(&call.body));
     let arguments: Value = arguments.and_then(|raw| serde_json::from_slice(raw).ok()).unwrap_or_default();
-    // What comes of a tool with a bad mark is for its server to say.
+    // A tool with an invalid annotation is left to its server to report.
     for mark in parse_header_params(&tool["inputSchema"]).unwrap_or_default() {
         if let Some(text) = mark.header_text(&arguments) {
             lines.put(&mark.header, encode_header_value(&text).as_bytes());
@@ -96,10 +97,10 @@ fn mirror(catalog: &Catalog, call: &Call, lines: &mut Lines) {
     }
 }
 
-/// What a usual request says.
+/// The size of a typical request's header fields.
 const TEXT_BYTES_USUAL: usize = 160;
 
-/// A head that is put together.
+/// A head that is being built.
 struct Lines {
     text: BytesMut,
     places: Vec<(Span, Span)>,
@@ -112,7 +113,7 @@ impl Lines {
     }
 
     fn part(&mut self, part: &[u8]) -> Span {
-        // Bounded by the message, which is far below 4 GiB.
+        // The message bounds it, far below 4 GiB.
         let at = |text: &BytesMut| u32::try_from(text.len()).unwrap_or(u32::MAX);
         let start = at(&self.text);
         self.text.put_slice(part);

@@ -1,4 +1,4 @@
-//! What becomes of the messages of a framed stream: each is made the call that a request of its own would be.
+//! Turns each message of a framed stream into the call that a request of its own would be.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -18,64 +18,67 @@ use metamcp_core::base::{Fault, FaultKind};
 use metamcp_core::frame::{FLAG_RESPONSE, FrameHeader, MessageKind as FrameKind};
 use metamcp_core::protocol::{Era, McpMethod, UNNUMBERED, method_name};
 
-/// Takes messages, and looks after what is under way.
+/// Accepts messages and drives the requests in flight.
 pub struct Intake {
     desk: Rc<Desk>,
-    /// Messages that came so far, those that were passed over included.
+    /// Messages received so far, including skipped ones.
     number: u64,
     flights: Flights,
-    /// Messages without an answer go one after the other: their order means something.
+    /// Messages without an answer. They are sent one after the other, because their order matters.
     waiting: VecDeque<(Box<Call>, u64)>,
     telling: Option<Told>,
-    /// Set when the client said that it is ready for what servers say by themselves.
+    /// Set when the client has sent `notifications/initialized`, so that server messages may be forwarded.
     initialized: bool,
 }
 
-/// A message without an answer, on its way.
+/// A message without an answer that is being sent.
 struct Told {
     sending: Pin<Box<dyn Future<Output = ()>>>,
     method: Option<McpMethod>,
-    /// The request that it cancels.
+    /// The id of the request that it cancels.
     cancels: Option<Bytes>,
 }
 
-/// What is taken.
+/// Which messages are accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Telling {
-    /// Everything.
+    /// All messages.
     All,
-    /// No requests: what comes must help what is under way to its end.
+    /// No requests: only messages that help in-flight requests to complete.
     AnswersOnly,
 }
 
-/// Requests under way at once, beside those that wait for the client itself. Over it nothing is read until one is answered.
+/// Requests in flight, not counting those that wait for the client itself. At this limit nothing is read
+/// until one is answered.
 const IN_FLIGHT_MAX: usize = 256;
 
-/// Those that wait for the client included. These cannot count as the others do: what they wait for is yet to be read.
+/// Requests in flight, including those that wait for the client. They have a limit of their own, because the
+/// message that they wait for has yet to be read.
 const UNDER_WAY_MAX: usize = 1024;
 
-/// Messages without an answer that wait for those before them.
+/// Messages without an answer that wait for earlier ones.
 const WAITING_MAX: usize = 64;
 
-/// Up to this size a message is copied out of what was read with it, so that one call does not hold hundreds of KiB of
-/// others while it waits for its answer.
+/// Up to this size a message is copied out of its read buffer, so that a call in flight does not keep
+/// hundreds of KiB of other messages alive.
 const COPIED_BYTES_MAX: usize = 64 << 10;
 
 const _: () = assert!(IN_FLIGHT_MAX < UNDER_WAY_MAX);
 
 impl Intake {
-    /// Of a stream on which nothing was said yet.
+    /// For a stream on which no message has arrived yet.
     pub fn new(desk: Rc<Desk>) -> Self {
         let (flights, waiting) = (Flights::default(), VecDeque::new());
         Self { desk, number: 0, flights, waiting, telling: None, initialized: false }
     }
 
-    /// Messages that came so far.
+    /// Messages received so far.
     pub fn number(&self) -> u64 {
         self.number
     }
 
-    /// Whether one more message may be taken: there is room for what comes of it, and what it depends on is known.
+    /// Whether one more message may be accepted: there is room for its answer, and no session is being opened
+    /// that it could depend on.
     pub fn has_room(&self) -> bool {
         let count = self.flights.count();
         self.desk.outbox.has_room()
@@ -85,29 +88,29 @@ impl Intake {
             && !self.flights.is_opening()
     }
 
-    /// Whether nothing is under way, subscriptions included.
+    /// Whether nothing is in flight, subscriptions included.
     pub fn is_idle(&self) -> bool {
         self.flights.count() == 0 && self.telling.is_none()
     }
 
-    /// Whether everything that ends by itself has.
+    /// Whether everything that ends by itself has ended. Subscriptions do not.
     pub fn is_over(&self) -> bool {
         self.flights.are_over() && self.telling.is_none()
     }
 
-    /// Cancels all that is under way.
+    /// Cancels everything in flight.
     pub fn give_up(&mut self) {
         self.flights = Flights::default();
         self.waiting.clear();
         self.telling = None;
     }
 
-    /// The session of the stream, once its client is ready to hear of it.
+    /// The session of the stream, returned once after its client is ready for server messages.
     pub fn take_initialized(&mut self) -> Option<Arc<Session>> {
         std::mem::take(&mut self.initialized).then(|| self.desk.session()).flatten()
     }
 
-    /// Goes on with what is under way; whether something ended.
+    /// Drives everything in flight. Returns whether something ended.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> bool {
         let has_ended = self.flights.poll(cx);
         self.poll_telling(cx) || has_ended
@@ -130,19 +133,19 @@ impl Intake {
         moved
     }
 
-    /// Whether these bytes are a message.
+    /// Whether these bytes are a complete message.
     pub fn is_whole(&self, bytes: &Bytes) -> bool {
         self.desk.worker.scanner.borrow_mut().scan(bytes).is_ok()
     }
 
-    /// One message was longer than may be.
+    /// Skips a message over the size limit, and reports it to the client.
     pub fn pass_over(&mut self, bytes_max: usize) {
         self.number += 1;
         let text = format!("the message is over the limit of {bytes_max} bytes (`server.body_bytes_max`)");
         self.desk.refuse(Fault::client(FaultKind::TooLarge, text), self.number);
     }
 
-    /// Takes one message. What can be answered at once is.
+    /// Accepts one message, and answers it at once if no server is needed.
     pub fn take(
         &mut self,
         header: Option<FrameHeader>,
@@ -166,7 +169,8 @@ impl Intake {
     ) -> Result<(), Fault> {
         let desk = &self.desk;
         let (envelope, method) = call::scan(&mut desk.worker.scanner.borrow_mut(), &body)?;
-        // Of an answer it is the server's, and would be taken for one of the client's own.
+        // The id of a client's answer belongs to the server's request; a fault under it would look like the
+        // answer to a request of the client.
         let is_request = envelope.kind == FrameKind::Request;
         let id = envelope.id.filter(|_| is_request);
         let id = id.map(|id| body.slice(id.span.start as usize..id.span.end as usize));
@@ -203,7 +207,7 @@ impl Intake {
 
     fn request(&mut self, id: Bytes, call: Box<Call>, cx: &mut Context<'_>) -> Result<(), Fault> {
         if self.flights.find(&id).is_some() {
-            // Under the id it would be taken for the answer to the other one.
+            // A fault under this id would look like the answer to the other request.
             let text = "the id of this request is that of another one under way; give each its own";
             return Err(Fault::client(FaultKind::InvalidRequest, text));
         }
@@ -218,20 +222,20 @@ impl Intake {
             return Err(Fault::client(FaultKind::InvalidRequest, text).with_id(Some(id)));
         }
         let mut answering: Answering = Box::pin(exchange::answer(Rc::clone(&self.desk), call, self.number));
-        // What the gateway answers itself is answered by now.
+        // Requests that the gateway answers itself are complete after this poll.
         if answering.as_mut().poll(cx).is_pending() {
             self.flights.add(id, course, answering);
         }
         Ok(())
     }
 
-    /// A message without an answer.
+    /// Queues a message without an answer, or handles a cancellation.
     fn tell(&mut self, call: Box<Call>, cx: &mut Context<'_>) {
         if call.method == Some(McpMethod::Cancelled) {
             let id = call.envelope.params.request_id.map(|id| id.span.slice(&call.body));
             let Some(id) = id else { return };
             match self.flights.find(id).map(|flight| flight.course) {
-                // It has ended, or there was none.
+                // The request has ended, or never existed.
                 None => return,
                 Some(Course::Modern | Course::Endless) => return self.flights.cancel(id, cx),
                 Some(Course::Legacy | Course::Opening) => {}
@@ -243,7 +247,7 @@ impl Intake {
         }
     }
 
-    /// Begins with the next one.
+    /// Starts to send the next queued message.
     fn tell_next(&mut self) {
         let Some((call, number)) = self.waiting.pop_front() else { return };
         let desk = Rc::clone(&self.desk);
@@ -252,7 +256,7 @@ impl Intake {
         let cancels = cancels.map(|id| call.raw(id.span));
         let sending = Box::pin(async move {
             if let Err(mut fault) = desk.send(call).await {
-                // That of an answer is its server's.
+                // The id of a client's answer belongs to the server's request.
                 fault.id = None;
                 desk.refuse(fault, number);
             }
@@ -261,7 +265,7 @@ impl Intake {
     }
 }
 
-/// What a header says of its message must be so; what it does not say is read from the message.
+/// Checks that a frame header agrees with its message. Zero values leave the information to the message.
 fn check_header(header: FrameHeader, call: &Call) -> Result<(), Fault> {
     let is_answer = matches!(call.envelope.kind, FrameKind::Response | FrameKind::Error);
     if header.flags() & FLAG_RESPONSE != 0 && !is_answer {

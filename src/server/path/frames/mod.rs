@@ -1,4 +1,4 @@
-//! The framed stream: many messages of a client in one request, and all that answers them in its one response.
+//! The framed stream: many messages of a client in one request, and their answers in its one response.
 //!
 //! ```text
 //! request body -> MessageReader -> intake -> Call -> legacy / modern -> exchange -> Outbox -> response body
@@ -6,15 +6,16 @@
 //!                                    +-- notifications, answers: telling   +-- follow: what servers say outside of calls
 //! ```
 //!
-//! All of a stream is one state machine, [`Framed`], which is the response's body: it reads, answers and writes while the
-//! connection asks for bytes. What the client does not take is not asked for, so nothing is read that could not be
-//! answered; when the connection is gone the body is dropped, and everything under way with it.
+//! A stream is one state machine, [`Framed`], which is the body of the response. It reads, answers and writes
+//! whenever the connection asks for bytes. While the client does not read, it is not polled, so it reads no
+//! request that it could not answer. When the connection is lost, the body is dropped, and with it everything
+//! in flight.
 //!
-//! Invariants: a message goes the way that a request of its own goes, and is checked, limited and counted as one; an answer
-//! passes under the id of its own request or not at all; every request gets one answer or was cancelled, or the stream says
-//! in its last message why not.
+//! Invariants: a message takes the same path as a plain HTTP request, and is checked, limited and counted as
+//! one; an answer passes under the id of its own request or not at all; every request is answered or
+//! cancelled, or the last message of the stream states why not.
 //!
-//! Does not know: how a message is routed, what a server is, or whether HTTP/1.1 or HTTP/2 is spoken.
+//! Does not know: how a message is routed, what a server is, or whether the connection is HTTP/1.1 or HTTP/2.
 
 mod desk;
 mod exchange;

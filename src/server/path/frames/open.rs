@@ -1,4 +1,4 @@
-//! Opens a framed stream: checks the head of its request, and begins its response.
+//! Opens a framed stream: checks the head of its request and starts its response.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -27,7 +27,7 @@ use metamcp_core::base::{Fault, FaultKind};
 use metamcp_core::frame::MessageFraming;
 use metamcp_core::protocol::header;
 
-/// Opens a stream. What is wrong with its head is told by status, as of any request. Not cancel safe.
+/// Opens a framed stream. A bad head is answered by HTTP status, as for any request. Not cancel safe.
 pub async fn open(
     worker: &Rc<Worker>,
     activity: &ConnectionActivity,
@@ -46,7 +46,7 @@ pub async fn open(
         return Ok(not_allowed(&worker.metering, endpoint));
     }
     let (form, content_type) = form(&fields)?;
-    // Before anything is answered: a client that names an unknown one is to open another.
+    // Checked before the response starts: a client that names an unknown session must open another stream.
     let has_session = fields.has(Field::McpSessionId);
     let session = has_session.then(|| worker.sessions.find(&fields, &identity, endpoint)).transpose()?;
     let first = if head.headers.contains_key(EXPECT) { invite(&mut body).await } else { Bytes::new() };
@@ -57,14 +57,14 @@ pub async fn open(
         HeaderValue::from_static(content_type),
         ResponseBody::source(Box::new(framed)),
     );
-    // As of an event stream: nobody on the way may hold messages back.
+    // As for an event stream: proxies must not buffer messages.
     let headers = reply.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
     headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
     Ok(reply)
 }
 
-/// In which form messages come, by the head's own word; answers go in the same.
+/// The framing of the messages, from the request's content type. Answers use the same framing.
 fn form(fields: &Fields) -> Result<(MessageFraming, &'static str), Fault> {
     const FORMS: [(&str, MessageFraming); 2] =
         [(header::LINES, MessageFraming::Lines), (header::FRAMES, MessageFraming::Frames)];
@@ -90,13 +90,14 @@ fn form(fields: &Fields) -> Result<(MessageFraming, &'static str), Fault> {
     Ok((form, name))
 }
 
-/// A client that waits to be told to go on is told before the head of the answer, behind which nobody tells it any more.
+/// Sends `100 Continue` to a client that waits for it. hyper sends it when the body is first polled, and no
+/// longer after the head of the response.
 async fn invite(body: &mut Incoming) -> Bytes {
     let first = poll_fn(|cx| Poll::Ready(Pin::new(&mut *body).poll_frame(cx))).await;
     yield_once().await;
     match first {
         Poll::Ready(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
-        // Told again by the next look.
+        // The next poll reports it again.
         Poll::Ready(Some(Err(_)) | None) | Poll::Pending => Bytes::new(),
     }
 }

@@ -1,4 +1,4 @@
-//! What goes out on one framed stream: messages in the form of the stream, as few pieces as may be.
+//! The outgoing messages of one framed stream, encoded in its framing and gathered into few chunks.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -9,53 +9,54 @@ use tokio::sync::Notify;
 
 use metamcp_core::frame::{FLAG_RESPONSE, FRAME_HEADER_BYTES, FrameHeader, MessageFraming};
 
-/// Messages that wait to be sent. One task pushes and takes, so nothing is locked.
+/// Messages waiting to be sent. The task that pushes is the task that takes, so there is no lock.
 pub struct Outbox {
     form: MessageFraming,
     waiting: RefCell<Waiting>,
-    /// Told when something was taken.
+    /// Notified when bytes are taken.
     taken: Notify,
 }
 
 #[derive(Default)]
 struct Waiting {
     ready: VecDeque<Bytes>,
-    /// Small messages are copied together behind what is ready.
+    /// Small messages, copied together after those in `ready`.
     open: BytesMut,
     bytes: usize,
-    /// Messages pushed, for telling whether there was any.
+    /// Messages pushed so far, to detect progress.
     count: u64,
 }
 
-/// From here on nobody pushes before something was taken: what a client takes in one go, at a good speed.
+/// At this size, callers wait before they push more. It is about what a fast client takes at once.
 const BYTES_MAX: usize = 1 << 20;
 
-/// Small messages are copied together up to here: one write, and no more than stays in the core's second cache.
+/// Small messages are copied together up to this size: one write, and no more than fits the core's
+/// second-level cache.
 const OPEN_BYTES: usize = 64 << 10;
 
-/// From here on a message is not copied, where nothing in it is to be changed.
+/// From this size on a message is shared, not copied, unless it must be changed.
 const SHARED_BYTES_MIN: usize = 16 << 10;
 
 const _: () = assert!(SHARED_BYTES_MIN <= OPEN_BYTES && OPEN_BYTES < BYTES_MAX);
 
 impl Outbox {
-    /// Nothing waits yet.
+    /// An empty outbox.
     pub fn new(form: MessageFraming) -> Self {
         Self { form, waiting: RefCell::default(), taken: Notify::new() }
     }
 
-    /// How messages are told apart.
+    /// The framing of the messages.
     pub fn form(&self) -> MessageFraming {
         self.form
     }
 
-    /// Adds a message, which may lie in several pieces. `method` is its number.
+    /// Adds a message, given in one or more pieces. `method` is the number of its method.
     pub fn push(&self, pieces: &[Bytes], flags: u32, method: u32) {
         let mut waiting = self.waiting.borrow_mut();
         let before = waiting.total();
         if self.form == MessageFraming::Frames {
             let length: usize = pieces.iter().map(Bytes::len).sum();
-            // A message is bounded far below 4 GiB.
+            // Messages are bounded far below 4 GiB.
             let header = FrameHeader::new(flags, method, u32::try_from(length).unwrap_or(u32::MAX));
             waiting.copy(header.as_bytes());
         }
@@ -70,7 +71,8 @@ impl Outbox {
             let start = waiting.open.len();
             waiting.copy(piece);
             if has_breaks {
-                // Between tokens only, where one white space is as good as another: no string of JSON holds one.
+                // Line breaks stand only between tokens, where any white space is equivalent: a JSON string
+                // contains no raw line break.
                 let copied = &mut waiting.open[start..];
                 copied
                     .iter_mut()
@@ -88,12 +90,12 @@ impl Outbox {
         waiting.count += 1;
     }
 
-    /// Likewise, an answer.
+    /// Adds an answer.
     pub fn answer(&self, pieces: &[Bytes]) {
         self.push(pieces, FLAG_RESPONSE, 0);
     }
 
-    /// Says nothing, so that nobody on the way takes the stream for dead.
+    /// Adds an empty message, so that no proxy takes the stream for dead.
     pub fn keep_alive(&self) {
         match self.form {
             MessageFraming::Lines => self.waiting.borrow_mut().copy(b"\n"),
@@ -101,7 +103,7 @@ impl Outbox {
         }
     }
 
-    /// The next bytes to be sent.
+    /// Takes the next bytes to send.
     pub fn take(&self) -> Option<Bytes> {
         let mut waiting = self.waiting.borrow_mut();
         let taken = match waiting.ready.pop_front() {
@@ -117,7 +119,7 @@ impl Outbox {
         Some(taken)
     }
 
-    /// Bytes that wait.
+    /// The number of bytes waiting.
     pub fn bytes(&self) -> usize {
         self.waiting.borrow().total()
     }
@@ -127,17 +129,17 @@ impl Outbox {
         !self.waiting.borrow().ready.is_empty()
     }
 
-    /// Whether one more may be pushed.
+    /// Whether one more message may be pushed.
     pub fn has_room(&self) -> bool {
         self.bytes() < BYTES_MAX
     }
 
-    /// Messages that were pushed so far.
+    /// The number of messages pushed so far.
     pub fn count(&self) -> u64 {
         self.waiting.borrow().count
     }
 
-    /// Until one more may be pushed. Cancel safe.
+    /// Waits until one more message may be pushed. Cancel safe.
     pub async fn room(&self) {
         while !self.has_room() {
             let taken = self.taken.notified();
@@ -149,7 +151,7 @@ impl Outbox {
         }
     }
 
-    /// Gives back what a stream that is silent does not need.
+    /// Frees memory that a silent stream does not need.
     pub fn shrink(&self) {
         let mut waiting = self.waiting.borrow_mut();
         if waiting.open.is_empty() {
@@ -165,13 +167,13 @@ impl Waiting {
 
     fn copy(&mut self, bytes: &[u8]) {
         if self.open.capacity() - self.open.len() < bytes.len() {
-            // So that one allocation takes many messages.
+            // A larger reservation lets one allocation hold many messages.
             self.open.reserve(bytes.len().max(FRAME_HEADER_BYTES) + OPEN_BYTES / 4);
         }
         self.open.extend_from_slice(bytes);
     }
 
-    /// What was copied together is sent as it is.
+    /// Moves the copied messages to `ready`.
     fn close(&mut self) {
         if !self.open.is_empty() {
             let closed = self.open.split().freeze();

@@ -1,4 +1,4 @@
-//! One framed stream from its first to its last byte.
+//! The state machine of one framed stream.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -24,10 +24,10 @@ use crate::session::Session;
 use metamcp_core::base::{Fault, FaultKind, ShutdownPhase};
 use metamcp_core::frame::{MessageReader, StreamItem, StreamRemainder};
 
-/// The body of the response: polled, it reads, answers and gives what is to be written.
+/// The body of the response. Each poll reads, answers and returns the bytes to write.
 pub struct Framed {
     desk: Rc<Desk>,
-    /// The request's body; gone when it ended.
+    /// The body of the request; `None` after its end.
     incoming: Option<Incoming>,
     reader: MessageReader,
     intake: Intake,
@@ -35,61 +35,62 @@ pub struct Framed {
     course: Course,
     notices: Pin<Box<dyn Future<Output = Notice>>>,
     clock: Clock,
-    /// Polls in which nothing moved since something did.
+    /// Polls without progress since the last one with progress.
     still: u8,
     _permit: Permit,
 }
 
-/// How far a stream is. Only moves forward.
+/// The phase of a stream. It only moves forward.
 enum Course {
-    /// Messages are taken.
+    /// Messages are accepted.
     Open,
-    /// The gateway drains: requests are refused, what is under way may end.
+    /// The gateway drains: requests are rejected, in-flight ones may end.
     Draining,
-    /// Nothing is taken any more; what is under way is answered, then comes the last word, where there is one.
+    /// No message is accepted. In-flight requests are answered, then comes the final fault, if there is one.
     Ending(Option<Fault>),
-    /// The last word is said; what the client still sends is dropped until it has read that, for the connection of a client
-    /// whose bytes nobody took is reset, and it would not.
+    /// The final fault is sent. What the client still sends is discarded until it has read the fault: closing
+    /// a connection with unread bytes resets it, and the client would lose the fault.
     Lingering(Pin<Box<Sleep>>),
     Over,
 }
 
-/// What is to be known while nothing comes.
+/// An event outside the message flow.
 enum Notice {
-    /// The credential is not what it was.
+    /// The credential is no longer valid.
     TakenBack,
-    /// The gateway is on its way out.
+    /// The gateway is shutting down.
     Phase(ShutdownPhase),
 }
 
-/// Looks at the time now and then.
+/// Checks timeouts periodically.
 struct Clock {
     tick: Pin<Box<Sleep>>,
     period: Duration,
-    /// Messages that had come and gone at the last look.
+    /// Messages received and sent, as of the last tick.
     seen: (u64, u64),
-    /// Whether the client has sent anything since then, an empty line included.
+    /// Whether the client has sent anything since the last tick, an empty line included.
     came: bool,
-    /// When something last moved, as far as was looked.
+    /// The time of the last activity, to the precision of a tick.
     moved: Instant,
-    /// Since when one message is being received.
+    /// Since when one message has been incomplete.
     within: Option<Instant>,
-    /// As of when the credential was last checked.
+    /// The credential epoch of the last check.
     checked: CredentialEpoch,
 }
 
-/// Messages of a client that are taken before others have their turn.
+/// Messages that are accepted before other work gets its turn.
 const MESSAGES_AT_ONCE: usize = 128;
 
-/// Polls without anything new before what there is is written: hyper gives one chunk of the request to each, and a client
-/// may send a message in each chunk. One write then carries the answers to all that has come.
+/// Polls without progress before pending bytes are written. hyper yields one chunk of the request per poll,
+/// and a client may send each message in a chunk of its own; so one write carries the answers to everything
+/// that has arrived.
 const STILL_POLLS: u8 = 2;
 
-/// For a client to read the last word and to close.
+/// Time for a client to read the final fault and to close.
 const LINGER: Duration = Duration::from_secs(2);
 
 impl Framed {
-    /// Of a client that was let in. `session`: what the head of the stream named.
+    /// For an authenticated and admitted client. `session` is the session that the head of the stream names.
     pub fn new(
         desk: Rc<Desk>,
         (first, incoming): (Bytes, Incoming),
@@ -116,7 +117,7 @@ impl Framed {
         }
     }
 
-    /// The next bytes for the client; none when all is said.
+    /// Polls for the next bytes for the client; `None` at the end of the stream.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         let before = self.desk.outbox.count();
         self.notice(cx);
@@ -127,7 +128,7 @@ impl Framed {
         self.give_out(moved || self.desk.outbox.count() != before, cx)
     }
 
-    /// What happened beside messages.
+    /// Handles events outside the message flow.
     fn notice(&mut self, cx: &mut Context<'_>) {
         if matches!(self.course, Course::Lingering(_) | Course::Over) {
             return;
@@ -159,7 +160,7 @@ impl Framed {
         }
     }
 
-    /// Looks at the time.
+    /// Checks timeouts, and keeps a silent stream alive.
     fn tick(&mut self, cx: &mut Context<'_>) {
         let config = &self.desk.worker.shared.config;
         let now = Instant::now();
@@ -188,11 +189,11 @@ impl Framed {
             self.course = Course::Ending(Some(Fault::client(FaultKind::BodyTimeout, why)));
         }
         self.clock.tick.as_mut().reset(now + self.clock.period);
-        // The next look is known of only when it was asked for.
+        // The timer wakes the task only if it was polled after its reset.
         let _ = self.clock.tick.as_mut().poll(cx);
     }
 
-    /// Ends at once: what is under way is cancelled.
+    /// Ends the stream at once, and cancels everything in flight.
     #[cold]
     fn break_off(&mut self, why: Fault) {
         self.intake.give_up();
@@ -209,7 +210,7 @@ impl Framed {
         }
     }
 
-    /// Takes messages in, as long as there is room for what comes of them; whether there were any.
+    /// Accepts messages while there is room for their answers. Returns whether there were any.
     fn take_in(&mut self, cx: &mut Context<'_>) -> bool {
         let mut moved = false;
         for _ in 0..MESSAGES_AT_ONCE {
@@ -246,7 +247,7 @@ impl Framed {
         moved
     }
 
-    /// The next chunk of the request; false at its end.
+    /// Receives the next chunk of the request; false at its end.
     fn receive(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         let Some(incoming) = &mut self.incoming else { return Poll::Ready(false) };
         match std::task::ready!(Pin::new(incoming).poll_frame(cx)) {
@@ -257,7 +258,7 @@ impl Framed {
                 Poll::Ready(true)
             }
             Some(Err(_)) => {
-                // The connection is gone, and nobody is there to be told anything.
+                // The connection is lost, so no fault can be sent.
                 self.intake.give_up();
                 (self.incoming, self.follow, self.course) = (None, None, Course::Over);
                 Poll::Ready(false)
@@ -269,12 +270,12 @@ impl Framed {
         }
     }
 
-    /// The client has said all. What is under way is answered.
+    /// Handles the end of the request. In-flight requests are still answered.
     fn end_of_request(&mut self, cx: &mut Context<'_>) {
         self.incoming = None;
         let half = match self.reader.finish() {
             StreamRemainder::Empty => false,
-            // What is cut off is no whole JSON; so one that is was whole.
+            // A truncated message is not complete JSON, so a line that parses was complete.
             StreamRemainder::Line(line) if self.intake.is_whole(&line) => {
                 self.intake.take(None, line, Telling::All, cx);
                 false
@@ -291,7 +292,7 @@ impl Framed {
         };
     }
 
-    /// What comes behind the last word.
+    /// Discards what the client sends after the final fault.
     fn drop_incoming(&mut self, cx: &mut Context<'_>) -> bool {
         while let Some(incoming) = &mut self.incoming {
             match Pin::new(incoming).poll_frame(cx) {
@@ -303,7 +304,7 @@ impl Framed {
         false
     }
 
-    /// Moves on when nothing is under way any more.
+    /// Moves to the next phase when nothing is in flight.
     fn conclude(&mut self, cx: &mut Context<'_>) {
         let is_over = self.intake.is_over();
         match &mut self.course {
@@ -323,7 +324,7 @@ impl Framed {
             self.course = Course::Over;
         }
         if matches!(self.course, Course::Over) {
-            // Subscriptions, which end with the stream.
+            // Cancels subscriptions, which end with the stream.
             self.intake.give_up();
             self.follow = None;
         }
@@ -336,7 +337,7 @@ impl Framed {
         self.course = Course::Lingering(Box::pin(sleep(LINGER)));
     }
 
-    /// What is to be written, when it is enough or nothing adds to it at the moment.
+    /// Returns bytes to write, if there are enough for one write or nothing adds to them at the moment.
     fn give_out(&mut self, moved: bool, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         let outbox = &self.desk.outbox;
         let is_over = matches!(self.course, Course::Over);
@@ -359,7 +360,7 @@ impl BodySource for Framed {
         self.poll(cx).map(|next| next.map(Ok))
     }
 
-    /// Not as of those that can leave hyper: its request is read while it is answered.
+    /// Not one of the event streams that can leave hyper: its request is read while it is answered.
     fn is_event_stream(&self) -> bool {
         false
     }
@@ -375,12 +376,12 @@ impl Clock {
     fn new(period: Duration) -> Self {
         let now = Instant::now();
         let tick = Box::pin(sleep_until(now + period));
-        // None of them: the key may have been taken back before there was a stream.
+        // Not the current epoch: the key may have been revoked before this stream existed.
         let checked = CredentialEpoch::NEVER;
         Self { tick, period, seen: (0, 0), came: false, moved: now, within: None, checked }
     }
 
-    /// Whether the credential was not checked as of this yet.
+    /// Whether the credential has not been checked in this epoch yet.
     fn is_new(&mut self, epoch: CredentialEpoch) -> bool {
         std::mem::replace(&mut self.checked, epoch) != epoch
     }
@@ -407,7 +408,7 @@ async fn notice(shared: Arc<Shared>, identity: Identity, least: ShutdownPhase) -
     }
 }
 
-/// A sender that is gone means that the process ends.
+/// A closed channel means that the process ends.
 async fn reached(mut phase: watch::Receiver<ShutdownPhase>, least: ShutdownPhase) -> ShutdownPhase {
     phase.wait_for(|phase| *phase >= least).await.map_or(ShutdownPhase::Abort, |phase| *phase)
 }

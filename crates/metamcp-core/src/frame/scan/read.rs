@@ -178,7 +178,7 @@ impl EnvelopeReader<'_> {
                 meta.client_capabilities_is_object = form == ValueType::Object;
             }
             Field::MetaProgressToken if form != ValueType::Null => {
-                meta.progress_token = self.read_id(field, value)
+                meta.progress_token = self.read_id(field, value);
             }
             Field::MetaSubscriptionId => meta.subscription_id = self.read_id(field, value),
             Field::MetaLogLevel if form != ValueType::Null => meta.log_level = self.read_string(field, value),
