@@ -37,17 +37,19 @@ fn split(framing: MessageFraming, chunks: &[Bytes]) -> u64 {
 fn frames(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("frames");
     group.throughput(Throughput::Elements(MESSAGES));
-    for (name, framing) in
-        [("frames_split_lines_100b", MessageFraming::Lines), ("frames_split_headers_100b", MessageFraming::Frames)]
-    {
+    for (name, framing) in [
+        ("frames_split_lines_100b", MessageFraming::Lines),
+        ("frames_split_headers_100b", MessageFraming::Frames),
+    ] {
         let whole = [stream(framing)];
         assert_eq!(split(framing, &whole), MESSAGES, "{name}");
         group.bench_function(name, |bencher| bencher.iter(|| split(framing, black_box(&whole))));
         // As it arrives from a client that does not align its writes with packets.
         let torn: Vec<Bytes> = whole[0].chunks(1448).map(Bytes::copy_from_slice).collect();
         assert_eq!(split(framing, &torn), MESSAGES, "{name}");
-        group
-            .bench_function(format!("{name}_torn"), |bencher| bencher.iter(|| split(framing, black_box(&torn))));
+        group.bench_function(format!("{name}_torn"), |bencher| {
+            bencher.iter(|| split(framing, black_box(&torn)))
+        });
     }
     group.throughput(Throughput::Elements(1));
     let header = FrameHeader::new(0, 6, 300);

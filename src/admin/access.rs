@@ -64,7 +64,8 @@ impl<'a> ServerReach<'a> {
             }
             // Lists of other servers are not waited for, as calls do not wait for them either.
             let place = self.place(way);
-            let is_known = |merged: &MergedLists| place.is_some_and(|place| merged.missing_server(place).is_none());
+            let is_known =
+                |merged: &MergedLists| place.is_some_and(|place| merged.missing_server(place).is_none());
             let merged = catalog.lists_until(way, view, is_known).await;
             self.tools_by(way, &merged)
         });
@@ -94,7 +95,8 @@ impl<'a> ServerReach<'a> {
         }
         let Some(place) = self.place(way) else { return ReachableTools::default() };
         let tool_view = way.servers[place].tool_view.as_ref();
-        let may = merged.server_tools(place).filter(|(shown, _)| self.identity.can_call_tool(&way.scope, shown));
+        let may =
+            merged.server_tools(place).filter(|(shown, _)| self.identity.can_call_tool(&way.scope, shown));
         let told = may.map(|(_, own)| {
             let tool_view = tool_view.filter(|tool_view| tool_view.override_of(&own).is_some());
             (own.into_owned(), tool_view.cloned())

@@ -12,7 +12,6 @@ use crate::limits::Permit;
 use crate::store::{Audit, Role};
 use crate::telemetry::metrics::MetricsWriter;
 
-
 /// An authenticated request with its body.
 pub(super) struct AuthenticatedRequest<'a> {
     pub(super) head: &'a Head,

@@ -5,7 +5,6 @@ use http::{HeaderMap, HeaderValue};
 use super::control_plane::ControlPlane;
 use crate::auth::{AuthDenial, AuthMode, Credential, CredentialCheck, Identity};
 
-
 impl ControlPlane {
     pub(super) async fn identify(&self, headers: &HeaderMap) -> Result<Identity, AuthDenial> {
         match self.check_credential(headers)? {

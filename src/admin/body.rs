@@ -7,7 +7,6 @@ use bytes::Bytes;
 use super::events::CallEvents;
 use crate::limits::Permit;
 
-
 /// The body of a response.
 pub enum ControlPlaneBody {
     /// A complete body. The permit is held until it is sent.

@@ -25,7 +25,7 @@ use metamcp_core::protocol::{ClientCapabilities, Era, McpMethod, Revision, heade
 pub struct ToolCall {
     /// The tool's name at the server.
     pub tool: String,
-    /// A JSON object.
+    /// The arguments of the tool, a JSON object.
     pub arguments: Value,
     /// The tool as the server listed it. It says which arguments are also sent as headers.
     pub listed_tool: Bytes,
@@ -36,7 +36,6 @@ pub struct ToolCall {
 
 /// The answer to a call.
 pub struct Outcome {
-    /// The JSON-RPC response.
     pub message: Bytes,
     /// Whether it came with an HTTP error status.
     pub failed: bool,
@@ -48,8 +47,8 @@ const CALL_ID: u32 = 1;
 /// The caller does not wait long for the cancellation to be delivered.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Calls a tool. With a Legacy server, the call has a session of its own, so that it meets nobody else's
-/// state.
+/// Calls a tool. With a Legacy server, the call has a session of its own, so that it does not share state
+/// with any client.
 ///
 /// Not cancel safe: if dropped, the call is cancelled by closing the connection, and a session by a
 /// notification. The session is terminated then.
@@ -91,7 +90,8 @@ impl Visit {
         // A separate task: if the future were dropped between the server's answer and this point, the session
         // would leak.
         let opening = spawn_local(async move {
-            let introduction = ClientHandshake::gateway(Revision::LEGACY_LATEST, ClientCapabilities::default());
+            let introduction =
+                ClientHandshake::gateway(Revision::LEGACY_LATEST, ClientCapabilities::default());
             let ready = UpstreamSessionSlot::default().open(&pool, &introduction, None).await?;
             Ok(Self { pool, ready, is_calling: false, ended: false })
         });
@@ -191,12 +191,13 @@ async fn cancel(pool: &Rc<UpstreamPool>, ready: &UpstreamSession) {
         "params": {"requestId": CALL_ID, "reason": "nobody waits for it any more"},
     });
     let message = message.to_string().into();
-    let asked = BufferedRequest { method: McpMethod::Cancelled, message, session: Some(ready), modern_headers: None };
+    let asked =
+        BufferedRequest { method: McpMethod::Cancelled, message, session: Some(ready), modern_headers: None };
     // A server that does not respond is not waited for.
     drop(timeout(CANCEL_TIMEOUT, send_buffered(pool, asked)).await);
 }
 
-/// No client capabilities are declared, because nobody could answer a server's requests.
+/// No client capabilities are declared, because there is no client to answer a server's requests.
 fn modern_meta() -> Value {
     json!({
         "io.modelcontextprotocol/protocolVersion": Revision::MODERN_LATEST.as_str(),

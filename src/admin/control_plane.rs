@@ -22,7 +22,6 @@ use crate::topology::Topology;
 use crate::upstream::TlsRoots;
 use metamcp_core::base::ShutdownPhase;
 
-
 /// What the control plane uses of the other modules.
 pub struct ControlPlaneParts {
     pub auth: Arc<Authenticator>,
@@ -60,7 +59,13 @@ impl ControlPlane {
     pub fn new(parts: ControlPlaneParts) -> Self {
         let document = Bytes::from(openapi::document().to_string());
         let rules = DefinitionRules::remote(&parts.serving);
-        Self { parts, rules, changes: watch::Sender::new(0), document, metrics_state: ControlPlaneMetrics::default() }
+        Self {
+            parts,
+            rules,
+            changes: watch::Sender::new(0),
+            document,
+            metrics_state: ControlPlaneMetrics::default(),
+        }
     }
 
     pub(super) fn topology(&self) -> Arc<Topology> {

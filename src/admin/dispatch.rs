@@ -19,7 +19,6 @@ use crate::store::Role;
 use crate::telemetry::metrics::MetricsWriter;
 use metamcp_core::base::BodyReader;
 
-
 /// A request whose head was received.
 pub struct ControlPlaneRequest<'a> {
     pub head: Head,
@@ -43,8 +42,9 @@ impl ControlPlane {
             RouteMatch::OtherMethods(allow) => Err(Problem::method_not_allowed(&allow)),
             RouteMatch::Nothing => Err(Problem::new(StatusCode::NOT_FOUND, NOT_FOUND_DETAIL)),
         };
-        let mut response =
-            answered.unwrap_or_else(|problem| problem.to_response().map(|bytes| ControlPlaneBody::Whole(bytes, None)));
+        let mut response = answered.unwrap_or_else(|problem| {
+            problem.to_response().map(|bytes| ControlPlaneBody::Whole(bytes, None))
+        });
         let headers = response.headers_mut();
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
@@ -74,13 +74,20 @@ impl ControlPlane {
         let permit = works.map(|identity| self.parts.limits.usage(identity).admit(identity)).transpose()?;
         let body = match route.body_bytes_max {
             0 => Bytes::new(),
-            bytes_max => body(bytes_max).await.map_err(|fault| Problem::unreadable_body(&fault, bytes_max))?,
+            bytes_max => {
+                body(bytes_max).await.map_err(|fault| Problem::unreadable_body(&fault, bytes_max))?
+            }
         };
-        let call = AuthenticatedRequest { head: &head, body, parameters, identity, permit, counters, metrics };
+        let call =
+            AuthenticatedRequest { head: &head, body, parameters, identity, permit, counters, metrics };
         self.dispatch(route.operation, call).await
     }
 
-    async fn dispatch(&self, operation: Operation, owned: AuthenticatedRequest<'_>) -> Result<Response<ControlPlaneBody>, Problem> {
+    async fn dispatch(
+        &self,
+        operation: Operation,
+        owned: AuthenticatedRequest<'_>,
+    ) -> Result<Response<ControlPlaneBody>, Problem> {
         let call = &owned;
         let answered = match operation {
             Operation::Health => Ok(Self::health()),

@@ -4,20 +4,26 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use serde_json::Value;
 
+use super::authenticated_request::AuthenticatedRequest;
+use super::control_plane::ControlPlane;
 use super::definition::{EndpointDefinition, endpoint_document};
 use super::problem::Problem;
-use super::request::{Precondition, QueryReader, json_body, page_response, tagged_response, conditional_response};
-use super::servers::{
-    WRITE_ATTEMPTS_MAX, DefinitionWrite, check_creatable, check_patch, created_response, apply_path_name, no_content_response, name_conflict, unprocessable,
+use super::request::{
+    Precondition, QueryReader, conditional_response, json_body, page_response, tagged_response,
 };
-use super::tag::EntityTag;
-use super::control_plane::ControlPlane;
-use super::authenticated_request::AuthenticatedRequest;
+use super::servers::{
+    DefinitionWrite, WRITE_ATTEMPTS_MAX, apply_path_name, check_creatable, check_patch, created_response,
+    name_conflict, no_content_response, unprocessable,
+};
 use super::standing::add_row_status;
+use super::tag::EntityTag;
 use crate::store::{Binder, Bound, EndpointRow, EndpointSpec, Outcome, Put, ServerRow, StoreError, new_id};
 
 impl ControlPlane {
-    pub(super) async fn list_endpoints(&self, call: &AuthenticatedRequest<'_>) -> Result<Response<Bytes>, Problem> {
+    pub(super) async fn list_endpoints(
+        &self,
+        call: &AuthenticatedRequest<'_>,
+    ) -> Result<Response<Bytes>, Problem> {
         let mut query = QueryReader::new(call.query());
         let asked = query.page::<String>();
         query.finish()?;
@@ -27,14 +33,20 @@ impl ControlPlane {
         Ok(page_response(items, found.next.as_ref()))
     }
 
-    pub(super) async fn get_endpoint(&self, call: &AuthenticatedRequest<'_>) -> Result<Response<Bytes>, Problem> {
+    pub(super) async fn get_endpoint(
+        &self,
+        call: &AuthenticatedRequest<'_>,
+    ) -> Result<Response<Bytes>, Problem> {
         let row = self.endpoint_row(call.parameter(0)).await?;
         let servers = self.parts.store.servers().await?.rows;
         let (view, tag) = self.endpoint_with_etag(&row, &servers);
         Ok(conditional_response(call.headers(), &view, &tag))
     }
 
-    pub(super) async fn create_endpoint(&self, call: &AuthenticatedRequest<'_>) -> Result<Response<Bytes>, Problem> {
+    pub(super) async fn create_endpoint(
+        &self,
+        call: &AuthenticatedRequest<'_>,
+    ) -> Result<Response<Bytes>, Problem> {
         let value = json_body(call.headers(), call.body())?;
         let servers = self.parts.store.servers().await?.rows;
         let spec = read(&value, &servers)?;
@@ -47,7 +59,10 @@ impl ControlPlane {
         Ok(created_response("/api/v1/mcp/endpoints", row.id, &view, &tag))
     }
 
-    pub(super) async fn put_endpoint(&self, call: &AuthenticatedRequest<'_>) -> Result<Response<Bytes>, Problem> {
+    pub(super) async fn put_endpoint(
+        &self,
+        call: &AuthenticatedRequest<'_>,
+    ) -> Result<Response<Bytes>, Problem> {
         let mut value = json_body(call.headers(), call.body())?;
         apply_path_name(&mut value, call.parameter(0))?;
         let (put, servers) = self.write_endpoint(DefinitionWrite::Whole(&value), call).await?;
@@ -59,7 +74,10 @@ impl ControlPlane {
         })
     }
 
-    pub(super) async fn patch_endpoint(&self, call: &AuthenticatedRequest<'_>) -> Result<Response<Bytes>, Problem> {
+    pub(super) async fn patch_endpoint(
+        &self,
+        call: &AuthenticatedRequest<'_>,
+    ) -> Result<Response<Bytes>, Problem> {
         let patch = json_body(call.headers(), call.body())?;
         check_patch(&patch)?;
         let (put, servers) = self.write_endpoint(DefinitionWrite::Patch(&patch), call).await?;
@@ -68,7 +86,10 @@ impl ControlPlane {
         Ok(tagged_response(StatusCode::OK, &view, &tag))
     }
 
-    pub(super) async fn delete_endpoint(&self, call: &AuthenticatedRequest<'_>) -> Result<Response<Bytes>, Problem> {
+    pub(super) async fn delete_endpoint(
+        &self,
+        call: &AuthenticatedRequest<'_>,
+    ) -> Result<Response<Bytes>, Problem> {
         let precondition = Precondition::from_headers(call.headers())?;
         for _ in 0..WRITE_ATTEMPTS_MAX {
             let row = self.endpoint_row(call.parameter(0)).await?;
@@ -123,7 +144,9 @@ impl ControlPlane {
             };
             match written {
                 Err(StoreError::Conflict | StoreError::Dangling) if precondition == Precondition::None => {}
-                Err(StoreError::Exists { .. }) if was_there => return Err(name_conflict("endpoint", "another name")),
+                Err(StoreError::Exists { .. }) if was_there => {
+                    return Err(name_conflict("endpoint", "another name"));
+                }
                 Err(StoreError::Exists { .. }) => {}
                 Err(error) => return Err(error.into()),
                 Ok(put) => {
@@ -137,7 +160,11 @@ impl ControlPlane {
         Err(StoreError::Conflict.into())
     }
 
-    async fn insert_endpoint(&self, spec: EndpointSpec, call: &AuthenticatedRequest<'_>) -> Result<EndpointRow, StoreError> {
+    async fn insert_endpoint(
+        &self,
+        spec: EndpointSpec,
+        call: &AuthenticatedRequest<'_>,
+    ) -> Result<EndpointRow, StoreError> {
         let row = self.parts.store.insert_endpoint(new_id(), spec, call.audit()).await?;
         self.note_change();
         Ok(row)

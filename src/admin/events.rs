@@ -95,7 +95,10 @@ impl CallEvents {
         }
         loop {
             if let Poll::Ready(Some(said)) = self.heard.poll_recv(cx) {
-                return Poll::Ready(Some(CallStep::Notification(write_event("notification", &parse_json(&said)))));
+                return Poll::Ready(Some(CallStep::Notification(write_event(
+                    "notification",
+                    &parse_json(&said),
+                ))));
             }
             let Some(running) = &mut self.running else {
                 return Poll::Ready(self.outcome.take().map(CallStep::Ended));
@@ -136,7 +139,9 @@ impl Body for CallEvents {
             Some(first) => first,
             None => match ready!(self.poll_step(cx)) {
                 Some(CallStep::Notification(said)) => said,
-                Some(CallStep::Ended(outcome)) => return Poll::Ready(Some(Ok(Frame::data(self.end(outcome))))),
+                Some(CallStep::Ended(outcome)) => {
+                    return Poll::Ready(Some(Ok(Frame::data(self.end(outcome)))));
+                }
                 None => return Poll::Ready(None),
             },
         };

@@ -7,7 +7,7 @@ use super::control_plane::ControlPlane;
 use super::definition::address;
 use super::problem::Problem;
 use super::tag::EntityTag;
-use super::views::{ServerCondition, ServerApprovalStatus};
+use super::views::{ServerApprovalStatus, ServerCondition};
 use crate::upstream::{ServerAddress, Upstream};
 use metamcp_core::base::ServerName;
 

@@ -8,11 +8,11 @@ use serde::Deserialize;
 use serde_json::json;
 use zeroize::Zeroizing;
 
+use super::authenticated_request::AuthenticatedRequest;
+use super::control_plane::ControlPlane;
 use super::problem::Problem;
 use super::request::{json_body, json_response};
 use super::views::{Health, Ready, ReadyServer, ReadyStore, ServerCondition, TokenResponse, Warning};
-use super::control_plane::ControlPlane;
-use super::authenticated_request::AuthenticatedRequest;
 use crate::auth::{self, AuthDenial, AuthMode, Credential, Identity, KeySource, Role};
 use crate::catalog::View;
 use crate::upstream::UpstreamId;
@@ -127,7 +127,8 @@ impl ControlPlane {
             let Some(merged) = self.parts.catalog.snapshot(endpoint, View::Modern) else { continue };
             let long = merged.tool_names_longer_than(MODEL_API_NAME_BYTES_MAX).into_iter();
             let held = merged.hidden.iter().filter(|item| item.is_quarantined);
-            let all = long.map(|name| (LONG_TOOL_NAMES, name)).chain(held.map(|item| (item.why, item.key.clone())));
+            let all =
+                long.map(|name| (LONG_TOOL_NAMES, name)).chain(held.map(|item| (item.why, item.key.clone())));
             for (why, name) in all.filter(|(_, name)| identity.can_call_tool(&endpoint.scope, name)) {
                 let names = named.entry(why).or_default();
                 if names.len() < NAMES_SHOWN_MAX {

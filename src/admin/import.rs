@@ -4,14 +4,14 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use serde_json::json;
 
+use super::authenticated_request::AuthenticatedRequest;
+use super::control_plane::ControlPlane;
 use super::definition::import::{ImportAction, plan_import, read_entries};
 use super::definition::mcp_json::McpJsonEntry;
 use super::problem::Problem;
 use super::request::{Precondition, QueryReader, ok_response, text_body};
 use super::servers::{DefinitionWrite, unprocessable};
 use super::views::{ImportItem, ImportOutcome, ImportReport};
-use super::control_plane::ControlPlane;
-use super::authenticated_request::AuthenticatedRequest;
 use crate::store::Outcome;
 
 impl ControlPlane {
@@ -59,8 +59,9 @@ impl ControlPlane {
                     Outcome::Replace => ImportOutcome::Replace,
                     Outcome::Keep => ImportOutcome::Keep,
                 };
-                let renamed =
-                    (name != written).then(|| format!("is stored as {name}, because the written name is not a valid server name"));
+                let renamed = (name != written).then(|| {
+                    format!("is stored as {name}, because the written name is not a valid server name")
+                });
                 Ok(ImportItem { id: Some(put.row.id.to_string()), ..item(written, outcome, renamed) })
             }
             Err(problem) if problem.status() == StatusCode::PRECONDITION_FAILED => {

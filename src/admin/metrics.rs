@@ -13,8 +13,8 @@ use super::metrics_state::MetricsAccess;
 use super::problem::Problem;
 use crate::auth::{AuthMode, KeySource};
 use crate::telemetry::metrics::{
-    ExpositionFormat, LABELS_MAX, LabelId, MetricFamily, MetricSample, MetricUnit, Metrics, 
-    SampleValue, collect_process_metrics, render,
+    ExpositionFormat, LABELS_MAX, LabelId, MetricFamily, MetricSample, MetricUnit, Metrics, SampleValue,
+    collect_process_metrics, render,
 };
 use crate::topology::Topology;
 use crate::upstream::stdio::ProcessStats;
@@ -71,7 +71,8 @@ impl ControlPlane {
         };
         let keyring_age = is_known_since.map_or(0, |since| unix_seconds().saturating_sub(since));
         let count = |count: usize| single_row(SampleValue::Level(i64::try_from(count).unwrap_or(i64::MAX)));
-        let seconds = |seconds: u64| single_row(SampleValue::Level(i64::try_from(seconds).unwrap_or(i64::MAX)));
+        let seconds =
+            |seconds: u64| single_row(SampleValue::Level(i64::try_from(seconds).unwrap_or(i64::MAX)));
         let build = MetricSample::new([("version", env!("CARGO_PKG_VERSION"))], SampleValue::Level(1));
         vec![
             MetricFamily::gauge("metamcp_build_info", "The version of the program", vec![build]),
@@ -147,8 +148,10 @@ fn servers_by_name(topology: &Topology) -> Vec<(&str, &Arc<Upstream>)> {
 fn server_families(topology: &Topology, metrics: &Metrics) -> Vec<MetricFamily> {
     let places = topology.table.server_endpoints().map(|endpoint| &endpoint.servers[0]);
     let labels: HashMap<u32, LabelId> = places.map(|place| (place.upstream, place.label)).collect();
-    let looks: Vec<_> =
-        servers_by_name(topology).into_iter().map(|(name, upstream)| (name, upstream, upstream.status())).collect();
+    let looks: Vec<_> = servers_by_name(topology)
+        .into_iter()
+        .map(|(name, upstream)| (name, upstream, upstream.status()))
+        .collect();
     let gauge = |name, help, value: &dyn Fn(&Upstream, &UpstreamStatus) -> Option<u64>| {
         let row = |(name, upstream, condition): &(&str, &Arc<Upstream>, UpstreamStatus)| {
             let level = i64::try_from(value(upstream, condition)?).unwrap_or(i64::MAX);
@@ -175,14 +178,14 @@ fn server_families(topology: &Topology, metrics: &Metrics) -> Vec<MetricFamily> 
         gauge("metamcp_server_queued", "Calls queued for a server", &|upstream, _| {
             Some(upstream.load().1 as u64)
         }),
-        gauge(
-            "metamcp_server_idle_connections",
-            "Idle connections to a server",
-            &|upstream, _| Some(metrics.idle_connections(labels.get(&upstream.id.0).copied()?)),
-        ),
-        gauge("metamcp_server_left_alone", "Whether the circuit breaker of a server is open", &|_, condition| {
-            Some(u64::from(condition.retry_in.is_some()))
+        gauge("metamcp_server_idle_connections", "Idle connections to a server", &|upstream, _| {
+            Some(metrics.idle_connections(labels.get(&upstream.id.0).copied()?))
         }),
+        gauge(
+            "metamcp_server_left_alone",
+            "Whether the circuit breaker of a server is open",
+            &|_, condition| Some(u64::from(condition.retry_in.is_some())),
+        ),
         gauge(
             "metamcp_server_failures_in_a_row",
             "Consecutive requests that did not reach a server",
@@ -191,15 +194,15 @@ fn server_families(topology: &Topology, metrics: &Metrics) -> Vec<MetricFamily> 
         gauge("metamcp_server_processes", "Running processes of a server", &|_, condition| {
             Some(condition.processes.as_ref()?.running as u64)
         }),
-        counter("metamcp_server_process_starts", "ProcessStats started", |processes| processes.started),
+        counter("metamcp_server_process_starts", "Processes started", |processes| processes.started),
         counter(
             "metamcp_server_process_restarts",
-            "ProcessStats started to replace a failed one",
+            "Processes started to replace a failed one",
             |processes| processes.restarts,
         ),
         counter(
             "metamcp_server_process_failures",
-            "ProcessStats that exited unexpectedly, or did not start",
+            "Processes that exited unexpectedly, or did not start",
             |processes| processes.failed,
         ),
     ]

@@ -262,7 +262,9 @@ fn describe(shape: RouteShape) -> RouteDescription {
             problems: vec![409],
             ..one(200, "The result of the test", JSON, reference("TestResult"))
         },
-        RouteShape::Vetting => one(200, "Tools of the server that need attention", JSON, reference("ServerVetting")),
+        RouteShape::Vetting => {
+            one(200, "Tools of the server that need attention", JSON, reference("ServerVetting"))
+        }
         RouteShape::Approve => approve(),
         RouteShape::Tools => RouteDescription {
             problems: vec![409],
@@ -270,7 +272,8 @@ fn describe(shape: RouteShape) -> RouteDescription {
         },
         RouteShape::Execute => execute(),
         RouteShape::Usage => {
-            let filters = [("key_id", "Only this key"), ("server", "Only this server"), ("tool", "Only this tool")];
+            let filters =
+                [("key_id", "Only this key"), ("server", "Only this server"), ("tool", "Only this tool")];
             list(&reference("Usage"), [times(), texts(&filters)].concat())
         }
         RouteShape::Audit => {
@@ -294,7 +297,10 @@ fn describe(shape: RouteShape) -> RouteDescription {
 }
 
 fn one(status: u16, what: &'static str, media: &'static str, schema: Value) -> RouteDescription {
-    RouteDescription { answers: vec![(status, what, Some((media, schema)), &[])], ..RouteDescription::default() }
+    RouteDescription {
+        answers: vec![(status, what, Some((media, schema)), &[])],
+        ..RouteDescription::default()
+    }
 }
 
 fn list(items: &Value, filters: Vec<(&'static str, Value, &'static str)>) -> RouteDescription {

@@ -27,7 +27,8 @@ impl ControlPlane {
         let (standing, rows) = (self.standing(), self.parts.store.servers().await?.rows);
         let others = rows.iter().filter(|row| before.is_none_or(|before| before.id != row.id));
         let of_files = standing.of_files.iter().map(|name| (name.as_str(), None));
-        let Some((pointer, detail)) = find_conflict(mine, of_files.chain(others.filter_map(row_prefixes))) else {
+        let Some((pointer, detail)) = find_conflict(mine, of_files.chain(others.filter_map(row_prefixes)))
+        else {
             return Ok(());
         };
         Err(Problem::fields(StatusCode::CONFLICT, vec![FieldError::new(pointer, detail)]))

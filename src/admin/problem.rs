@@ -73,12 +73,18 @@ impl Problem {
     /// The path has other methods only.
     pub fn method_not_allowed(allow: &str) -> Self {
         let detail = format!("this path supports {allow}");
-        Self { more: ExtraHeader::Allow(allow.to_owned()), ..Self::new(StatusCode::METHOD_NOT_ALLOWED, detail) }
+        Self {
+            more: ExtraHeader::Allow(allow.to_owned()),
+            ..Self::new(StatusCode::METHOD_NOT_ALLOWED, detail)
+        }
     }
 
     /// A temporary condition; the client may retry.
     pub fn unavailable(detail: impl Into<String>) -> Self {
-        Self { more: ExtraHeader::RetryAfter(RETRY_AFTER_S), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, detail) }
+        Self {
+            more: ExtraHeader::RetryAfter(RETRY_AFTER_S),
+            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+        }
     }
 
     /// The key of an in-flight call is no longer valid.
@@ -219,7 +225,12 @@ mod tests {
     #[test]
     fn an_unknown_outcome_is_not_reported_as_unchanged() {
         check(StoreError::Unavailable("x".into()), 503, "is unavailable", true);
-        check(StoreError::Unsure("x".into()), 503, "may or may not have been made; read the current state", false);
+        check(
+            StoreError::Unsure("x".into()),
+            503,
+            "may or may not have been made; read the current state",
+            false,
+        );
         check(StoreError::Conflict, 412, "changed in the meantime", false);
     }
 }

@@ -6,11 +6,11 @@ use bytes::Bytes;
 use http::Response;
 use serde_json::{Value, json};
 
+use super::authenticated_request::AuthenticatedRequest;
+use super::control_plane::ControlPlane;
 use super::problem::Problem;
 use super::request::{QueryReader, page_response};
 use super::views::{AuditEntry, SessionView, Usage};
-use super::control_plane::ControlPlane;
-use super::authenticated_request::AuthenticatedRequest;
 use crate::session::Session;
 use crate::store::{AuditFilter, ObjectKind, UsageFilter, UsageKey};
 
@@ -21,7 +21,10 @@ type UsageCursor = (u64, String, String, String);
 type SessionCursor = (u64, String);
 
 impl ControlPlane {
-    pub(super) async fn list_usage(&self, call: &AuthenticatedRequest<'_>) -> Result<Response<Bytes>, Problem> {
+    pub(super) async fn list_usage(
+        &self,
+        call: &AuthenticatedRequest<'_>,
+    ) -> Result<Response<Bytes>, Problem> {
         let mut query = QueryReader::new(call.query());
         let filter = UsageFilter {
             from: query.number("from"),
@@ -38,7 +41,10 @@ impl ControlPlane {
         Ok(page_response(found.items.into_iter().map(|row| json!(Usage::from(row))).collect(), next.as_ref()))
     }
 
-    pub(super) async fn list_audit(&self, call: &AuthenticatedRequest<'_>) -> Result<Response<Bytes>, Problem> {
+    pub(super) async fn list_audit(
+        &self,
+        call: &AuthenticatedRequest<'_>,
+    ) -> Result<Response<Bytes>, Problem> {
         let mut query = QueryReader::new(call.query());
         let filter = AuditFilter {
             actor: query.text("actor"),
@@ -57,7 +63,10 @@ impl ControlPlane {
         ))
     }
 
-    pub(super) async fn list_sessions(&self, call: &AuthenticatedRequest<'_>) -> Result<Response<Bytes>, Problem> {
+    pub(super) async fn list_sessions(
+        &self,
+        call: &AuthenticatedRequest<'_>,
+    ) -> Result<Response<Bytes>, Problem> {
         let mut query = QueryReader::new(call.query());
         let key_id = query.text("key_id");
         let asked = query.page::<SessionCursor>();
@@ -86,8 +95,12 @@ impl ControlPlane {
 }
 
 fn place(session: &Session) -> SessionCursor {
-    let key =
-        session.claims.key.0.iter().fold(String::with_capacity(32), |text, byte| text + &format!("{byte:02x}"));
+    let key = session
+        .claims
+        .key
+        .0
+        .iter()
+        .fold(String::with_capacity(32), |text, byte| text + &format!("{byte:02x}"));
     (session.claims.created_s, key)
 }
 

@@ -152,7 +152,7 @@ fn check_media(headers: &HeaderMap) -> Result<(), Problem> {
 /// A condition on the current state of the object that a request changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Precondition<'a> {
-    /// No condition.
+    /// The request has no precondition.
     None,
     /// `If-Match: *`: the object exists.
     Exists,
@@ -216,7 +216,6 @@ pub fn ok_response(value: &Value) -> Response<Bytes> {
     json_response(StatusCode::OK, value)
 }
 
-/// Responds with JSON.
 pub fn json_response(status: StatusCode, value: &Value) -> Response<Bytes> {
     let mut response = json_bytes_response(Bytes::from(value.to_string()));
     *response.status_mut() = status;
@@ -326,8 +325,9 @@ mod tests {
         for (name, value) in headers {
             map.append(name, value.parse().expect("a header value"));
         }
-        let holds = Precondition::from_headers(&map)
-            .is_ok_and(|wanted| wanted.check(found.map(|row| (EntityTag::for_server(row), row.version))).is_ok());
+        let holds = Precondition::from_headers(&map).is_ok_and(|wanted| {
+            wanted.check(found.map(|row| (EntityTag::for_server(row), row.version))).is_ok()
+        });
         assert_eq!(holds, expected, "{headers:?}");
     }
 
@@ -346,7 +346,8 @@ mod tests {
         let (this, later, other) = (row(1, 3), row(1, 4), row(2, 3));
         let there = Some(&this);
         let tag = EntityTag::for_server(&this).to_etag(&json!({"served": true}));
-        let before = EntityTag::for_server(&this).to_etag(&json!({"served": false, "reason": "not served yet"}));
+        let before =
+            EntityTag::for_server(&this).to_etag(&json!({"served": false, "reason": "not served yet"}));
         // The ETag that readers see changes; the part that writers compare does not.
         assert_ne!(tag, before);
         precondition(&[(IF_MATCH, &before)], there, true);

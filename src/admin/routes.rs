@@ -22,7 +22,7 @@ pub struct Route {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RoutePolicy {
-    /// Everybody.
+    /// Everybody, without a key.
     Public,
     /// Callers with a key, within the grants of the key.
     Client,

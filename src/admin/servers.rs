@@ -5,16 +5,20 @@ use http::header::LOCATION;
 use http::{HeaderValue, Response, StatusCode};
 use serde_json::{Value, json};
 
-use super::definition::import::overlay_definition;
-use super::definition::{FieldError, KIND_ALIAS, ServerDefinition, StoredServerError, merge_patch, server_document};
-use super::files::{ServerListCursor, DefinitionSource};
-use super::problem::Problem;
-use super::request::{Precondition, QueryReader, json_body, ok_response, page_response, tagged_response, conditional_response};
-use super::tag::EntityTag;
-use super::views::{ServerCondition, ServerApprovalStatus};
-use super::control_plane::ControlPlane;
 use super::authenticated_request::AuthenticatedRequest;
+use super::control_plane::ControlPlane;
+use super::definition::import::overlay_definition;
+use super::definition::{
+    FieldError, KIND_ALIAS, ServerDefinition, StoredServerError, merge_patch, server_document,
+};
+use super::files::{DefinitionSource, ServerListCursor};
+use super::problem::Problem;
+use super::request::{
+    Precondition, QueryReader, conditional_response, json_body, ok_response, page_response, tagged_response,
+};
 use super::standing::add_row_status;
+use super::tag::EntityTag;
+use super::views::{ServerApprovalStatus, ServerCondition};
 use crate::store::{Outcome, Put, ServerRow, StoreError, Uuid, new_id};
 
 /// Attempts to apply a change when others write at the same time.
@@ -50,7 +54,10 @@ impl StoredServer<'_> {
 }
 
 impl ControlPlane {
-    pub(super) async fn list_servers(&self, call: &AuthenticatedRequest<'_>) -> Result<Response<Bytes>, Problem> {
+    pub(super) async fn list_servers(
+        &self,
+        call: &AuthenticatedRequest<'_>,
+    ) -> Result<Response<Bytes>, Problem> {
         let mut query = QueryReader::new(call.query());
         let asked = query.page::<ServerListCursor>();
         query.finish()?;
@@ -79,7 +86,10 @@ impl ControlPlane {
         Ok(page_response(items, found.next.map(|name| (DefinitionSource::Store, name)).as_ref()))
     }
 
-    pub(super) async fn get_server(&self, call: &AuthenticatedRequest<'_>) -> Result<Response<Bytes>, Problem> {
+    pub(super) async fn get_server(
+        &self,
+        call: &AuthenticatedRequest<'_>,
+    ) -> Result<Response<Bytes>, Problem> {
         let stored = self.parts.store.server(call.parameter(0)).await?;
         let seen = match stored {
             Some(row) => Some(self.server_with_etag(&row)),
@@ -89,7 +99,10 @@ impl ControlPlane {
         Ok(conditional_response(call.headers(), &view, &tag))
     }
 
-    pub(super) async fn create_server(&self, call: &AuthenticatedRequest<'_>) -> Result<Response<Bytes>, Problem> {
+    pub(super) async fn create_server(
+        &self,
+        call: &AuthenticatedRequest<'_>,
+    ) -> Result<Response<Bytes>, Problem> {
         let value = json_body(call.headers(), call.body())?;
         let server = ServerDefinition::read(&value, None, &self.rules).map_err(unprocessable)?;
         self.check_prefixes(&server, None).await?;
@@ -102,7 +115,10 @@ impl ControlPlane {
         Ok(created_response("/api/v1/mcp/servers", row.id, &view, &tag))
     }
 
-    pub(super) async fn put_server(&self, call: &AuthenticatedRequest<'_>) -> Result<Response<Bytes>, Problem> {
+    pub(super) async fn put_server(
+        &self,
+        call: &AuthenticatedRequest<'_>,
+    ) -> Result<Response<Bytes>, Problem> {
         let mut value = json_body(call.headers(), call.body())?;
         let reference = call.parameter(0);
         apply_path_name(&mut value, reference)?;
@@ -116,19 +132,26 @@ impl ControlPlane {
         })
     }
 
-    pub(super) async fn patch_server(&self, call: &AuthenticatedRequest<'_>) -> Result<Response<Bytes>, Problem> {
+    pub(super) async fn patch_server(
+        &self,
+        call: &AuthenticatedRequest<'_>,
+    ) -> Result<Response<Bytes>, Problem> {
         let mut patch = json_body(call.headers(), call.body())?;
         check_patch(&patch)?;
         lower_header_names(&mut patch);
         rename_kind_alias(&mut patch);
         let precondition = Precondition::from_headers(call.headers())?;
-        let put = self.write_server(call.parameter(0), DefinitionWrite::Patch(&patch), precondition, call).await?;
+        let put =
+            self.write_server(call.parameter(0), DefinitionWrite::Patch(&patch), precondition, call).await?;
         self.wait_until_served().await;
         let (view, tag) = self.server_with_etag(&put.row);
         Ok(tagged_response(StatusCode::OK, &view, &tag))
     }
 
-    pub(super) async fn delete_server(&self, call: &AuthenticatedRequest<'_>) -> Result<Response<Bytes>, Problem> {
+    pub(super) async fn delete_server(
+        &self,
+        call: &AuthenticatedRequest<'_>,
+    ) -> Result<Response<Bytes>, Problem> {
         let precondition = Precondition::from_headers(call.headers())?;
         for _ in 0..WRITE_ATTEMPTS_MAX {
             let row = self.server_row(call.parameter(0)).await?;
@@ -160,7 +183,8 @@ impl ControlPlane {
             if found.is_none() && write.whole().is_none() {
                 return Err(self.explain_not_stored(reference));
             }
-            let expect = precondition.check(found.as_ref().map(|row| (EntityTag::for_server(row), row.version)))?;
+            let expect =
+                precondition.check(found.as_ref().map(|row| (EntityTag::for_server(row), row.version)))?;
             let was_there = found.is_some();
             let written = if let Some(row) = found {
                 let before = self.open_server(&row, write)?;
@@ -186,7 +210,9 @@ impl ControlPlane {
             match written {
                 // Another writer was faster. Retries, unless the precondition excludes that.
                 Err(StoreError::Conflict) if precondition == Precondition::None => {}
-                Err(StoreError::Exists { .. }) if was_there => return Err(name_conflict("server", "another name")),
+                Err(StoreError::Exists { .. }) if was_there => {
+                    return Err(name_conflict("server", "another name"));
+                }
                 Err(StoreError::Exists { .. }) => {}
                 Err(error) => return Err(error.into()),
                 Ok(put) => {
@@ -211,7 +237,11 @@ impl ControlPlane {
     }
 
     /// Opens a stored server. An altered row is never merged with: only a complete definition may replace it.
-    fn open_server<'a>(&self, row: &ServerRow, write: DefinitionWrite<'a>) -> Result<StoredServer<'a>, StoreError> {
+    fn open_server<'a>(
+        &self,
+        row: &ServerRow,
+        write: DefinitionWrite<'a>,
+    ) -> Result<StoredServer<'a>, StoreError> {
         match ServerDefinition::from_row(row, self.parts.auth.sealer()) {
             Ok(server) => Ok(StoredServer::Whole(Box::new(server))),
             Err(error) => {
@@ -246,7 +276,8 @@ impl ControlPlane {
         let mut upstreams = topology.upstreams().filter(|_| standing.is_served(row.id));
         if let Some(upstream) = upstreams.find(|upstream| upstream.name().as_str() == row.name) {
             view["condition"] = json!(ServerCondition::new(upstream.status(), true));
-            if let Some(vetting) = ServerApprovalStatus::new(self.parts.catalog.approvals().status(&row.name)) {
+            if let Some(vetting) = ServerApprovalStatus::new(self.parts.catalog.approvals().status(&row.name))
+            {
                 view["vetting"] = json!(vetting);
             }
         }
@@ -320,8 +351,7 @@ pub fn apply_path_name(value: &mut Value, reference: &str) -> Result<(), Problem
     }
 }
 
-const OTHER_NAME: &str =
-    "is not the name in the path; to rename the object, PATCH {\"name\": ...}, or PUT to its id instead of its name";
+const OTHER_NAME: &str = "is not the name in the path; to rename the object, PATCH {\"name\": ...}, or PUT to its id instead of its name";
 
 /// Only the gateway assigns ids, so nothing is created under an unknown id.
 pub fn check_creatable(reference: &str, what: &str) -> Result<(), Problem> {
@@ -345,7 +375,7 @@ pub fn name_conflict(what: &str, instead: &str) -> Problem {
     Problem::fields(StatusCode::CONFLICT, vec![FieldError::new("/name", detail)])
 }
 
-/// Responds with 201.
+/// Responds with 201 Created, the location and the view of the new object.
 pub fn created_response(list: &str, id: Uuid, view: &Value, tag: &str) -> Response<Bytes> {
     let mut response = tagged_response(StatusCode::CREATED, view, tag);
     if let Ok(location) = HeaderValue::from_str(&format!("{list}/{id}")) {
@@ -354,7 +384,7 @@ pub fn created_response(list: &str, id: Uuid, view: &Value, tag: &str) -> Respon
     response
 }
 
-/// Responds with 204.
+/// Responds with 204 No Content.
 pub fn no_content_response() -> Response<Bytes> {
     let mut response = ok_response(&json!(null));
     *response.status_mut() = StatusCode::NO_CONTENT;

@@ -58,7 +58,12 @@ impl StoreStatus {
 
 /// Adds the members that only the gateway writes: id, version, times, whether the row is served and, if not,
 /// why.
-pub fn add_row_status(view: &mut Value, standing: &StoreStatus, id: Uuid, [version, created_at, changed_at]: [u64; 3]) {
+pub fn add_row_status(
+    view: &mut Value,
+    standing: &StoreStatus,
+    id: Uuid,
+    [version, created_at, changed_at]: [u64; 3],
+) {
     view["id"] = id.to_string().into();
     view["version"] = version.into();
     view["created_at"] = created_at.into();

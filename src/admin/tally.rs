@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::authenticated_request::AuthenticatedRequest;
 use super::problem::Problem;
-use crate::journal::usage::{CallCounts, WorkerCounters, CounterSlot, tool_label};
+use crate::journal::usage::{CallCounts, CounterSlot, WorkerCounters, tool_label};
 use crate::route::RoutedServer;
 use crate::telemetry::metrics::{OperationOutcome, UpstreamOperation};
 use metamcp_core::protocol::McpMethod;
@@ -28,7 +28,9 @@ impl CallMeter {
     /// Starts counting a call to `server`. `tool` is the name at the server.
     pub(super) fn begin(call: &AuthenticatedRequest<'_>, server: &RoutedServer, tool: &str) -> Self {
         let key_id = call.identity().key_id();
-        let slot = |counters: &WorkerCounters| counters.slot(key_id.as_str(), server.name.as_str(), tool_label(tool));
+        let slot = |counters: &WorkerCounters| {
+            counters.slot(key_id.as_str(), server.name.as_str(), tool_label(tool))
+        };
         let method = Some(McpMethod::ToolsCall.index());
         let count = CallCounts { calls: 1, bytes_in: call.body().len() as u64, ..CallCounts::default() };
         Self {

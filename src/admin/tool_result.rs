@@ -9,7 +9,8 @@ use metamcp_core::protocol::code;
 
 /// Extracts the result of a call from a JSON-RPC response.
 pub fn result_of(message: &Bytes) -> Result<Value, Problem> {
-    let bad = || Problem::new(StatusCode::BAD_GATEWAY, "the server's answer is not the result of a tool call");
+    let bad =
+        || Problem::new(StatusCode::BAD_GATEWAY, "the server's answer is not the result of a tool call");
     let mut message: Value = serde_json::from_slice(message).map_err(|_| bad())?;
     if let Some(error) = message.get("error") {
         let text: String =

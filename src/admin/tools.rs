@@ -10,21 +10,21 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::access::{ServerReach, ReachableTools};
+use super::access::{ReachableTools, ServerReach};
+use super::authenticated_request::AuthenticatedRequest;
+use super::body::ControlPlaneBody;
 use super::call::{self, ToolCall};
+use super::control_plane::ControlPlane;
 use super::definition::{FieldError, ServerDefinition};
-use super::events::{CallStart, CallEvents, KeyInvalidation};
+use super::events::{CallEvents, CallStart, KeyInvalidation};
 use super::paths::single_endpoint;
 use super::problem::Problem;
 use super::request::{QueryReader, json_body, json_bytes_response, ok_response, page_response};
-use super::servers::unprocessable;
 use super::routes::TOOL_NAME_CHARS_MAX;
-use super::tool_result::result_of;
+use super::servers::unprocessable;
 use super::tally::CallMeter;
-use super::views::{TestSummary, TestResult};
-use super::control_plane::ControlPlane;
-use super::body::ControlPlaneBody;
-use super::authenticated_request::AuthenticatedRequest;
+use super::tool_result::result_of;
+use super::views::{TestResult, TestSummary};
 use crate::auth::Identity;
 use crate::catalog::{ListKind, MergedLists, MissingReason, View, probe};
 use crate::route::{Endpoint, RouteTable};
@@ -77,7 +77,10 @@ fn with_reason(text: String, upstream: &Upstream) -> String {
 
 impl ControlPlane {
     /// Connects to a stored server, served or not. The caller cannot influence the address.
-    pub(super) async fn test_server(&self, call: &AuthenticatedRequest<'_>) -> Result<Response<Bytes>, Problem> {
+    pub(super) async fn test_server(
+        &self,
+        call: &AuthenticatedRequest<'_>,
+    ) -> Result<Response<Bytes>, Problem> {
         let row = self.server_row(call.parameter(0)).await?;
         let server = ServerDefinition::from_row(&row, self.parts.auth.sealer())
             .map_err(|error| Problem::new(StatusCode::CONFLICT, error.to_string()))?;
@@ -113,18 +116,22 @@ impl ControlPlane {
         looked.await.unwrap_or_else(|problem| Err(problem.into_parts().0))
     }
 
-    pub(super) async fn list_tools(&self, call: &AuthenticatedRequest<'_>) -> Result<Response<Bytes>, Problem> {
+    pub(super) async fn list_tools(
+        &self,
+        call: &AuthenticatedRequest<'_>,
+    ) -> Result<Response<Bytes>, Problem> {
         let mut query = QueryReader::new(call.query());
         let asked = query.page::<String>();
         query.finish()?;
         let listed = self.find_served_server(call).await?;
         let topology = self.topology();
         let server = &listed.endpoint.servers[0].name;
-        let reached =
-            match ServerReach::of(call.identity(), server, &topology.table).filter(|_| !call.sees_all_tools()) {
-                Some(reach) => reach.tools(&self.parts.catalog, listed.view()).await,
-                None => ReachableTools::default(),
-            };
+        let reached = match ServerReach::of(call.identity(), server, &topology.table)
+            .filter(|_| !call.sees_all_tools())
+        {
+            Some(reach) => reach.tools(&self.parts.catalog, listed.view()).await,
+            None => ReachableTools::default(),
+        };
         let is_seen = |tool: &str| call.sees_all_tools() || reached.hold(tool);
         let behind = listed.merged.listing(ListKind::Tools).items_after(asked.after.as_deref());
         let mut seen = behind.iter().filter(|(key, _)| is_seen(key));
@@ -135,7 +142,10 @@ impl ControlPlane {
         Ok(page_response(items, next))
     }
 
-    pub(super) async fn execute_tool(&self, call: AuthenticatedRequest<'_>) -> Result<Response<ControlPlaneBody>, Problem> {
+    pub(super) async fn execute_tool(
+        &self,
+        call: AuthenticatedRequest<'_>,
+    ) -> Result<Response<ControlPlaneBody>, Problem> {
         let arguments = json_body(call.headers(), call.body())?;
         if !arguments.is_object() {
             return Err(unprocessable(vec![FieldError::new(
@@ -170,8 +180,8 @@ impl ControlPlane {
         let identity = call.identity().clone();
         let (era, errands, mut phase) = (listed.era, self.parts.errands.clone(), self.parts.phase.clone());
         let run = async move |asked: ToolCall| {
-            let calling =
-                errands.run(EXECUTE_TIMEOUT, move || call::call_tool(UpstreamPool::new(upstream), era, asked));
+            let calling = errands
+                .run(EXECUTE_TIMEOUT, move || call::call_tool(UpstreamPool::new(upstream), era, asked));
             tokio::select! {
                 outcome = calling => outcome?.map_err(|fault| from_fault(&fault)),
                 Ok(_) = phase.wait_for(|phase| *phase == ShutdownPhase::Abort) => {
@@ -195,16 +205,19 @@ impl ControlPlane {
             }
         };
         let answer = result_of(&outcome.message).map(|result| Bytes::from(result.to_string()));
-        tally
-            .finish_with(answer, outcome.failed)
-            .map(|result| json_bytes_response(result).map(|bytes| ControlPlaneBody::Whole(bytes, call.permit)))
+        tally.finish_with(answer, outcome.failed).map(|result| {
+            json_bytes_response(result).map(|bytes| ControlPlaneBody::Whole(bytes, call.permit))
+        })
     }
 
     /// Completes when the key is no longer valid.
     fn key_invalidation(&self, identity: Identity) -> KeyInvalidation {
         let (auth, changes) = (Arc::clone(&self.parts.auth), self.parts.keys.clone());
         Box::pin(async move {
-            while timeout(KEY_CHECK_INTERVAL, auth.wait_for_revocation(&identity, changes.clone())).await.is_err() {}
+            while timeout(KEY_CHECK_INTERVAL, auth.wait_for_revocation(&identity, changes.clone()))
+                .await
+                .is_err()
+            {}
         })
     }
 

@@ -5,24 +5,30 @@ use http::{Response, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
 
+use super::authenticated_request::AuthenticatedRequest;
+use super::control_plane::ControlPlane;
 use super::definition::FieldError;
 use super::problem::Problem;
 use super::request::{json_body, ok_response};
 use super::servers::{WRITE_ATTEMPTS_MAX, unprocessable};
 use super::views::{ApproveTools, ApprovedTools, ServerApprovalStatus, ToolChange};
-use super::control_plane::ControlPlane;
-use super::authenticated_request::AuthenticatedRequest;
-use crate::catalog::{ApprovalSelection, StoredPins, PinApprovalError, ToolPins, summarize_changes};
+use crate::catalog::{ApprovalSelection, PinApprovalError, StoredPins, ToolPins, summarize_changes};
 use crate::store::{Binder, Bound, NewPins, StoreError, Uuid};
 
 impl ControlPlane {
-    pub(super) async fn get_vetting(&self, call: &AuthenticatedRequest<'_>) -> Result<Response<Bytes>, Problem> {
+    pub(super) async fn get_vetting(
+        &self,
+        call: &AuthenticatedRequest<'_>,
+    ) -> Result<Response<Bytes>, Problem> {
         let server = self.server_name(call.parameter(0)).await?;
         let vetted = ServerApprovalStatus::new(self.parts.catalog.approvals().status(&server));
         Ok(ok_response(&vetted.map_or_else(|| json!({}), |vetted| json!(vetted))))
     }
 
-    pub(super) async fn approve_tools(&self, call: &AuthenticatedRequest<'_>) -> Result<Response<Bytes>, Problem> {
+    pub(super) async fn approve_tools(
+        &self,
+        call: &AuthenticatedRequest<'_>,
+    ) -> Result<Response<Bytes>, Problem> {
         let body = json_body(call.headers(), call.body())?;
         let asked = ApproveTools::deserialize(&body).map_err(|_| unprocessable(vec![unread()]))?;
         let what = asked.tools.map_or(ApprovalSelection::All, |tools| {
@@ -33,7 +39,9 @@ impl ControlPlane {
             let approved = match self.approve(&server, &what, call).await {
                 Err(ApprovalError::Store(StoreError::Conflict)) => continue,
                 Err(ApprovalError::Store(error)) => return Err(error.into()),
-                Err(ApprovalError::Rejected(detail)) => return Err(Problem::new(StatusCode::CONFLICT, detail)),
+                Err(ApprovalError::Rejected(detail)) => {
+                    return Err(Problem::new(StatusCode::CONFLICT, detail));
+                }
                 Ok(approved) => approved,
             };
             self.parts.catalog.apply_approvals().await;
@@ -101,8 +109,5 @@ impl From<StoreError> for ApprovalError {
 }
 
 fn unread() -> FieldError {
-    FieldError::new(
-        "",
-        "is neither {}, to approve all, nor {\"tools\": [{\"name\": …, \"digest\": …}]}",
-    )
+    FieldError::new("", "is neither {}, to approve all, nor {\"tools\": [{\"name\": …, \"digest\": …}]}")
 }

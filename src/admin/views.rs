@@ -253,7 +253,8 @@ impl ServerApprovalStatus {
     /// Returns `None` if there is nothing to report.
     pub fn new(vetted: ApprovalStatus) -> Option<Self> {
         let ApprovalStatus { waiting, quarantine: held, invisible_chars: odd } = vetted;
-        let of_tool = |(name, odd)| ToolWithInvisibleCharacters { name, code_points: format_code_points(&odd) };
+        let of_tool =
+            |(name, odd)| ToolWithInvisibleCharacters { name, code_points: format_code_points(&odd) };
         let view = Self {
             waiting: waiting.into_iter().map(ToolChange::from).collect(),
             held: held.map(QuarantineReason::text),

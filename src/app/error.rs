@@ -36,12 +36,7 @@ pub enum AppError {
     FirstKey(#[from] CreateKeyError),
     /// The data directory cannot be used.
     #[error("cannot use the data directory {path}: {source}; choose another with --data-dir")]
-    DataDir {
-        /// The directory's path.
-        path: PathBuf,
-        /// The system's error.
-        source: std::io::Error,
-    },
+    DataDir { path: PathBuf, source: std::io::Error },
     /// The usage journal cannot be opened.
     #[error(transparent)]
     Journal(#[from] JournalError),
@@ -65,7 +60,7 @@ pub enum AppError {
     /// The endpoint named for the one client does not exist.
     #[error("there is no endpoint `{name}`; there are: {known}")]
     NoEndpoint {
-        /// The endpoint asked for.
+        /// The requested endpoint.
         name: EndpointName,
         /// The endpoints that exist, separated by commas.
         known: String,

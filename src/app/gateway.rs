@@ -21,7 +21,7 @@ use super::shutdown_signals::{ShutdownSignals, install_hangup};
 use super::startup_info::StartupInfo;
 use super::{file_limit, tls};
 use crate::admin::definition::ServingPolicy;
-use crate::admin::{self, ControlPlane, AdminJobs};
+use crate::admin::{self, AdminJobs, ControlPlane};
 use crate::auth::{Authenticator, Sealer};
 use crate::bridge::{LegacyAdapter, ModernAdapter};
 use crate::catalog::{Catalog, CatalogTask};
@@ -44,7 +44,7 @@ const STREAMS: &str = "streams";
 /// For the workers to end after the requests in flight were aborted.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The running gateway.
+/// A running gateway.
 pub struct App {
     /// What to tell the person who started it.
     pub info: StartupInfo,
@@ -75,7 +75,8 @@ impl App {
         let topology = builder.build_next(state.merged().servers.clone(), state.merged().endpoints.clone());
         state.publish_standing(&topology, 0);
         let (catalog, catalog_inbox) = Catalog::new(config.catalog.clone(), &topology);
-        let sessions = Arc::new(SessionTable::new(config.session.clone(), Arc::clone(authenticator.sealer())));
+        let sessions =
+            Arc::new(SessionTable::new(config.session.clone(), Arc::clone(authenticator.sealer())));
         let (phase, phases) = watch::channel(ShutdownPhase::Serve);
         let (counters, outbox) = usage::open_journal(&config.data_dir, config.server.workers, &door)?.unzip();
         let (topology_sender, topology_receiver) = watch::channel(Arc::clone(&topology));
@@ -124,7 +125,8 @@ impl App {
         spawn_local(CatalogTask::new(catalog_inbox).run());
         let info = StartupInfo::new(&config, workers.url.clone(), first_key, state.merged());
         topology.table.find_by_path("/mcp").iter().for_each(|endpoint| catalog.prefetch(endpoint));
-        let (publisher, seen) = (Publisher::new(builder, topology_sender, Arc::clone(&shared)), store.watch());
+        let (publisher, seen) =
+            (Publisher::new(builder, topology_sender, Arc::clone(&shared)), store.watch());
         let sealer = authenticator.sealer().clone();
         let pin_sync = tool_pins::PinSync { store: store.clone(), sealer, catalog };
         spawn_local(tool_pins::sync(pin_sync, seen.clone()));
@@ -136,8 +138,8 @@ impl App {
         Ok(Self { info, workers, phase, config_sync, workers_ended, usage, trace_export, shared, signals })
     }
 
-    /// Serves until SIGTERM or SIGINT, until the terminal is closed, or until `client` is done; then drains within the
-    /// deadline. A second signal stops at once. `client` is dropped when serving ends.
+    /// Serves until SIGTERM or SIGINT, until the terminal is closed, or until `client` is done; then drains
+    /// within the deadline. A second signal stops at once. `client` is dropped when serving ends.
     pub async fn run(self, client: impl Future<Output = ()>) -> Result<(), AppError> {
         let mut signals = self.signals;
         tokio::select! {
@@ -194,8 +196,8 @@ async fn read_stored_config(
     (source, ServingState::new(config, stored, Arc::clone(auth.sealer()), Arc::clone(serving)))
 }
 
-/// Opens the storage of resumable streams. Without it the gateway serves, and streams that break cannot be resumed.
-/// The one client on a private socket needs none: its connection does not break.
+/// Opens the storage of resumable streams. Without it the gateway serves, and streams that break cannot be
+/// resumed. The one client on a private socket needs none: its connection does not break.
 fn open_streams(config: &Config, door: &Door, sealer: &Arc<Sealer>) -> Option<Arc<ResumableStreams>> {
     let bounds = config.session.streams.clone().filter(|_| *door == Door::Public)?;
     match ResumableStreams::open(&config.data_dir.join(STREAMS), bounds, Arc::clone(sealer)) {
@@ -225,8 +227,8 @@ fn spawn_usage(
     })
 }
 
-/// Stops the stdio servers, all at once; each within its own timeout. After a second signal nobody waits for this: the
-/// processes end with the gateway in any case.
+/// Stops the stdio servers, all at once; each within its own timeout. After a second signal this is not
+/// awaited: the processes end with the gateway in any case.
 async fn stop_upstreams(topology: &watch::Receiver<Arc<Topology>>) {
     let upstreams: Vec<_> = topology.borrow().upstreams().cloned().collect();
     let stopping: Vec<_> =
@@ -239,7 +241,8 @@ async fn stop_upstreams(topology: &watch::Receiver<Arc<Topology>>) {
 
 async fn stop_upstream(upstream: Arc<Upstream>) {
     if let Some(health) = upstream.process_health().await {
-        let StdioHealth { started, failed, invalid_lines, undeliverable, dropped, refused_requests, .. } = health;
+        let StdioHealth { started, failed, invalid_lines, undeliverable, dropped, refused_requests, .. } =
+            health;
         let server = upstream.name();
         tracing::info!(%server, started, failed, invalid_lines, undeliverable, dropped, refused_requests, "stopping the server's processes");
         upstream.stop().await;

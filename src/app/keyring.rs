@@ -24,8 +24,8 @@ const KEYRING: &str = "keyring.sealed";
 /// Between two attempts to read keys that have changed.
 const REFRESH_RETRY: Duration = Duration::from_secs(1);
 
-/// Between two checks for rotated keys whose grace has ended. New requests are refused from that second on; this
-/// is only for what is open already.
+/// Time between two checks for rotated keys whose grace period has ended. New requests are refused from that
+/// second on; these checks close what is already open.
 const GRACE_POLL: Duration = Duration::from_secs(10);
 
 /// Between two attempts to reach a database server at startup.
@@ -76,8 +76,8 @@ pub async fn open_keyring(config: &Config) -> Result<Arc<Authenticator>, AppErro
     Ok(Arc::new(authenticator))
 }
 
-/// Lowers the priority of a thread that runs argon2. When many keys arrive that are not cached, hashing uses
-/// whatever the other threads leave of the cores.
+/// Lowers the priority of a thread that runs argon2. When many uncached keys arrive, hashing gets only the
+/// time that the other threads leave.
 fn lower_hash_priority() {
     let lower =
         |nice: i32| rustix::process::setpriority_process(None, (nice + HASH_NICE_INCREMENT).min(NICE_MAX));

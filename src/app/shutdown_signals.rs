@@ -13,7 +13,7 @@ pub struct ShutdownSignals {
 }
 
 impl ShutdownSignals {
-    /// Installs the handlers.
+    /// Installs the signal handlers.
     pub fn install() -> Result<Self, AppError> {
         Ok(Self {
             terminate: install(SignalKind::terminate())?,

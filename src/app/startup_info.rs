@@ -1,4 +1,4 @@
-//! What the person who starts the gateway is told.
+//! The summary that the gateway prints at startup.
 
 use metamcp_core::base::{EndpointName, ServerName};
 

@@ -332,8 +332,9 @@ impl CredentialCheck {
 /// with several replicas the store may lag by a moment.
 const UNKNOWN_TTL: Duration = Duration::from_secs(1);
 
-/// Unproven credentials that may wait for one refresh. They are answered all at once, ahead of other work, so a larger
-/// burst would delay other requests. The next one is told to try again; if it is genuine, its key is known by then.
+/// Unproven credentials that may wait for one refresh. They are answered all at once, ahead of other work, so
+/// a larger burst would delay other requests. The next one gets a "try again later"; if it is genuine, its
+/// key is known by then.
 const UNPROVEN_MAX: usize = 4;
 
 #[cfg(test)]

@@ -38,7 +38,7 @@ pub enum AuthMode {
 /// One version of `ENCRYPTION_KEY`.
 #[derive(Debug, Clone)]
 pub struct EncryptionKey {
-    /// Stored beside every value this key sealed.
+    /// Stored with every value this key sealed.
     pub version: u8,
     pub key: Zeroizing<[u8; 32]>,
 }

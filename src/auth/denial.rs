@@ -27,7 +27,7 @@ pub enum AuthDenial {
 }
 
 impl AuthDenial {
-    /// The metric label.
+    /// The metric label of the reason.
     pub fn label(self) -> &'static str {
         match self {
             Self::Missing => "missing",

@@ -140,7 +140,9 @@ impl fmt::Display for GrantsError {
             Self::Count => {
                 write!(f, "a key names 1 to {ENTRIES_MAX} endpoints and 1 to {ENTRIES_MAX} tools, or none")
             }
-            Self::Rate => f.write_str("a rate limit is at least 1 call per second with a burst of at least 1"),
+            Self::Rate => {
+                f.write_str("a rate limit is at least 1 call per second with a burst of at least 1")
+            }
             Self::Concurrency => f.write_str("the concurrency limit is at least 1 call"),
         }
     }

@@ -7,7 +7,6 @@
 //! A key is in the keyring of every replica before it signs its first token, and stays there until the last of its
 //! tokens has expired. A replica that lags behind asks the store when it meets an unknown kid.
 
-
 use std::sync::Arc;
 
 use base64::Engine;

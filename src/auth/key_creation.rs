@@ -43,7 +43,7 @@ impl KeyRequest {
 
 /// Creates a key and stores what is needed to verify it. The returned [`ApiKey`] is the only copy of the raw key.
 ///
-/// Cancel safe: a dropped call leaves at worst a row for a key that nobody has.
+/// Cancel safe: a dropped call leaves at worst a row for a key that was never returned.
 pub async fn create_key(
     store: &Store,
     sealer: &Sealer,

@@ -31,7 +31,7 @@ pub struct Keyring {
     failures: Vec<UnsealFailure>,
 }
 
-/// One API key.
+/// An API key in the keyring.
 pub struct KeyringEntry {
     row: KeyRow,
     identity: Identity,
@@ -259,8 +259,8 @@ mod tests {
     use zeroize::Zeroizing;
 
     use super::super::config::EncryptionKey;
-    use super::super::secret_verifier::tests::sample_bytes;
     use super::super::mac::MacKey;
+    use super::super::secret_verifier::tests::sample_bytes;
     use super::*;
     use crate::store::{Grants, Plain, Rate, Role, Uuid};
 
@@ -322,7 +322,7 @@ mod tests {
         check(vec![KeyRow { sealed_hash: plain, ..b }], &sealer(1), Err("1 of 1"));
     }
 
-    /// What a start with these rows says.
+    /// Checks whether a gateway may start with these rows.
     #[track_caller]
     fn check_start(rows: Vec<KeyRow>, sealer: &Sealer, is_good: bool) {
         let ring = Keyring::build(Keys { epoch: 1, rows }, sealer, &Keyring::empty());
@@ -342,7 +342,7 @@ mod tests {
 
     type Change = fn(&mut KeyRow);
 
-    /// Whatever decides what a key may do.
+    /// Changes of every column that decides what a key may do.
     const CHANGES: [Change; 15] = [
         |row| row.id = Uuid::nil(),
         |row| row.key_id = "CCCCCCCCCCCC".into(),
@@ -402,7 +402,7 @@ mod tests {
         }
     }
 
-    /// Builds from `before`, then from `after`, and says which keys are on.
+    /// Builds from `before`, then from `after`, and checks which keys are enabled.
     #[track_caller]
     fn check_back(before: &[Vec<KeyRow>], after: Vec<KeyRow>, expected: &[&str]) {
         let sealer = sealer(1);
@@ -425,11 +425,11 @@ mod tests {
         check_back(&[both()], both(), &["AAAAAAAAAAAA", "BBBBBBBBBBBB"]);
         check_back(&[both(), vec![off(&a, 7), b.clone()]], both(), &["BBBBBBBBBBBB"]);
         check_back(&[both(), vec![b.clone()]], both(), &["BBBBBBBBBBBB"]);
-        // What it takes away counts, however old it is; what is new to us is let in.
+        // A revocation counts, however old it is. A key that this process has not seen is accepted.
         check_back(&[both()], vec![off(&a, 4), b.clone()], &["BBBBBBBBBBBB"]);
         check_back(&[vec![b.clone()]], both(), &["AAAAAAAAAAAA", "BBBBBBBBBBBB"]);
         check_back(&[both()], vec![a.clone()], &["AAAAAAAAAAAA"]);
-        // Nor after something was written that nobody sealed.
+        // The revocation also holds after a forged row was written in between.
         let forged = |epoch| KeyRow { status: KeyStatus::Active, ..off(&a, epoch) };
         let beside_b = |row| vec![row, b.clone()];
         let off_then = |row| [both(), beside_b(off(&a, 7)), beside_b(row)];
@@ -458,7 +458,8 @@ mod tests {
         let anew = next(sealed_by(2, &a));
         assert_eq!(anew.entry(id).map(|entry| entry.cached_verdict(&tag, now)), Some(CachedVerdict::Valid));
         assert!(anew.check().is_ok());
-        // Whatever else has changed with it could be anything, and so could what a known version does not open.
+        // With any other change the row could be anything, and so could a row that a known version does not
+        // open.
         let admits = |row| next(row).entry(id).is_some_and(|entry| entry.is_usable(0));
         assert!(admits(sealed_by(2, &a)));
         assert!(!admits(KeyRow { name: "other".into(), ..sealed_by(2, &a) }));

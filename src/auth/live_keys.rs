@@ -68,9 +68,7 @@ impl LiveKeys {
         // Before anything is written: an ENCRYPTION_KEY that opens no stored key must not seal new values.
         keyring.check_startup()?;
         let jwt_keys = match health.key_source {
-            KeySource::Store => {
-                Some(jwt_keyring::load_or_create(&store, &sealer, &config.jwt_secret).await?)
-            }
+            KeySource::Store => Some(jwt_keyring::load_or_create(&store, &sealer, &config.jwt_secret).await?),
             KeySource::Snapshot { .. } => jwt_keys,
         };
         if let (KeySource::Store, Some(writer), Some(jwt_keys)) =
@@ -224,14 +222,11 @@ fn describe_unusable_keys(keyring: &Keyring, jwt_keyring: &JwtKeyring) -> Vec<St
 }
 
 /// Logs unusable keys unless the same was logged for `previous`. The other keys continue to work.
-fn log_unusable_keys(
-    keyring: &Keyring,
-    jwt_keyring: &JwtKeyring,
-    previous: Option<(&Keyring, &JwtKeyring)>,
-) {
-    let logged =
-        previous.map(|(keyring, jwt)| describe_unusable_keys(keyring, jwt)).unwrap_or_default();
-    for error in describe_unusable_keys(keyring, jwt_keyring).into_iter().filter(|text| !logged.contains(text)) {
+fn log_unusable_keys(keyring: &Keyring, jwt_keyring: &JwtKeyring, previous: Option<(&Keyring, &JwtKeyring)>) {
+    let logged = previous.map(|(keyring, jwt)| describe_unusable_keys(keyring, jwt)).unwrap_or_default();
+    for error in
+        describe_unusable_keys(keyring, jwt_keyring).into_iter().filter(|text| !logged.contains(text))
+    {
         tracing::error!(error, "some keys cannot be used");
     }
 }

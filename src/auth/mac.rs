@@ -40,7 +40,7 @@ impl AsRef<[u8]> for MacTag {
     }
 }
 
-/// An HMAC-SHA256 key.
+/// A key for HMAC-SHA256.
 pub struct MacKey(Hmac<Sha256>);
 
 impl MacKey {

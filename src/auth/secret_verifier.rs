@@ -8,7 +8,7 @@
 //! The verifier is sealed together with the key's row.
 //!
 //! The prefilter tag rejects guesses without argon2: 65,535 of 65,536 wrong secrets fail it. It does not weaken the
-//! hash. Without `ENCRYPTION_KEY` it is as unreadable as the hash beside it. With it, it reveals 16 bits of a secret that
+//! hash. Without `ENCRYPTION_KEY` it is as unreadable as the hash next to it. With it, it reveals 16 bits of a secret that
 //! has 256 random bits. An attacker who measures whether argon2 ran for a guess learns that the guess has the secret's
 //! tag under a salt that is never disclosed, which says nothing about the next guess.
 
@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 use super::mac::hmac_sha256;
 use super::secrets::random_bytes;
 
-/// Verifies one secret.
+/// Verifies the secret of one key.
 #[derive(Clone)]
 pub struct SecretVerifier {
     salt: [u8; SALT_BYTES],

@@ -101,7 +101,7 @@ pub fn prepare_data_dir(path: &Path) -> std::io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-/// Writes the file beside its path and links it into place: a reader never sees a partial file, and of several writers
+/// Writes a temporary file next to its path and links it into place: a reader never sees a partial file, and of several writers
 /// only the first one succeeds.
 fn create(path: &Path) -> std::io::Result<SecretsOrigin> {
     let draft = path.with_extension(format!("toml.{:x}", u64::from_le_bytes(random_bytes())));
@@ -215,11 +215,7 @@ pub(super) fn random_bytes<const N: usize>() -> [u8; N] {
 #[derive(Debug, thiserror::Error)]
 pub enum SecretsError {
     #[error("{} can be read by others (mode {mode:o}); run `chmod 600 {}`", path.display(), path.display())]
-    Exposed {
-        path: PathBuf,
-        /// The permission bits.
-        mode: u32,
-    },
+    Exposed { path: PathBuf, mode: u32 },
     #[error(
         "{} cannot be parsed at line {line}; it must hold `encryption_key = \"1:<base64>\"` and \
          `jwt_secret = \"<base64>\"`, nothing else",
@@ -227,7 +223,7 @@ pub enum SecretsError {
     )]
     Syntax {
         path: PathBuf,
-        /// Counted from one.
+        /// The line number, counted from one.
         line: usize,
     },
     #[error("cannot use {}: {reason}", path.display())]
@@ -255,7 +251,9 @@ pub enum EncryptionKeyError {
     /// Two keys share a version, so which of them opens a value would be undefined.
     #[error("ENCRYPTION_KEY names version {0} twice; give each key a version of its own")]
     DuplicateVersion(u8),
-    #[error("ENCRYPTION_KEY holds more than {VERSIONS_MAX} keys; remove those that no stored value needs any more")]
+    #[error(
+        "ENCRYPTION_KEY holds more than {VERSIONS_MAX} keys; remove those that no stored value needs any more"
+    )]
     TooMany,
 }
 

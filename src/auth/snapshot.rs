@@ -1,4 +1,4 @@
-//! Snapshots on disk of what was last read from the database, for a start while the database is unavailable.
+//! Snapshots on disk of the rows last read from the database, for a start while the database is unavailable.
 //!
 //! ```text
 //! file = header | sealed JSON          mode 0600, replaced atomically by renaming

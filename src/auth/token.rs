@@ -49,7 +49,7 @@ pub struct TokenAuthority {
 pub enum TokenError {
     /// The token is invalid or has expired.
     Denied(AuthDenial),
-    /// The token looks like one of ours, under a key that is not in the keyring, or not yet.
+    /// The token looks like one of this gateway, under a key that is not in the keyring, or not yet.
     UnknownKid { kid: String },
 }
 

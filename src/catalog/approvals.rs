@@ -1,4 +1,4 @@
-//! The approval of changed tools: which tools of which servers are as they were approved.
+//! The approval of changed tools: which tools of which servers match their approval.
 //!
 //! ```text
 //! lists of a server, in every view --> listed tools --+
@@ -83,8 +83,7 @@ impl ToolApprovals {
         let mut state = self.lock();
         let (servers, store) = state.split();
         let policy = upstream.config.changed_tools;
-        let server =
-            servers.entry(upstream.name().clone()).or_insert_with(|| ServerApprovals::new(policy));
+        let server = servers.entry(upstream.name().clone()).or_insert_with(|| ServerApprovals::new(policy));
         server.policy = policy;
         server.views.insert((upstream.id, view), tools);
         server.log_invisible_chars(upstream.name());
@@ -199,9 +198,8 @@ impl ToolApprovals {
         if server.policy != ToolPinPolicy::Quarantine {
             status.quarantine = None;
         } else if let ToolVisibility::Show(quarantined) = &server.visibility {
-            let is_of_tool = |why: &QuarantineReason| {
-                matches!(why, QuarantineReason::Changed | QuarantineReason::New)
-            };
+            let is_of_tool =
+                |why: &QuarantineReason| matches!(why, QuarantineReason::Changed | QuarantineReason::New);
             let of_server = quarantined.values().copied().find(|why| !is_of_tool(why));
             status.quarantine = status.quarantine.or(of_server);
         }

@@ -128,12 +128,8 @@ async fn request_page(
         }
     };
     let message = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{}","params":{params}}}"#, method.as_str());
-    let request = BufferedRequest {
-        method,
-        message: message.into(),
-        session: upstream_session,
-        modern_headers,
-    };
+    let request =
+        BufferedRequest { method, message: message.into(), session: upstream_session, modern_headers };
     let response = send_buffered(pool, request).await.map_err(|error| {
         FetchError::Failed(error.into_fault(pool.upstream().name()).for_client().to_owned())
     })?;

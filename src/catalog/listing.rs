@@ -9,7 +9,7 @@ use super::cursor;
 use super::list::ListKind;
 use crate::route::{Destination, NameIndex};
 
-/// One merged list.
+/// A list merged from the servers of an endpoint.
 #[derive(Default)]
 pub struct Listing {
     /// The keys in ascending order, each with its item as advertised.

@@ -49,7 +49,8 @@ pub fn merge(
             }
         }
     }
-    let entries = ListKind::ALL.map(|kind| collect_entries(endpoint, (view, kind), servers, &mut merged.hidden));
+    let entries =
+        ListKind::ALL.map(|kind| collect_entries(endpoint, (view, kind), servers, &mut merged.hidden));
     let tails = [page_tail(view, servers, &merged, false), page_tail(view, servers, &merged, true)];
     for (kind, entries) in ListKind::ALL.into_iter().zip(entries) {
         if kind == ListKind::Templates {
@@ -212,7 +213,8 @@ fn page_tail(
         let known = servers.iter().flatten().map(|listing| &listing.lists);
         let ttl_ms = known.clone().filter_map(|lists| lists.ttl_ms).min().unwrap_or(TTL_MS_DEFAULT);
         let ttl_ms = if merged.missing.is_empty() { ttl_ms } else { 0 };
-        let scope = if is_restricted || known.clone().any(|lists| lists.private) { "private" } else { "public" };
+        let scope =
+            if is_restricted || known.clone().any(|lists| lists.private) { "private" } else { "public" };
         tail = format!(r#","resultType":"complete","ttlMs":{ttl_ms},"cacheScope":"{scope}""#);
         meta.insert("io.modelcontextprotocol/serverInfo".into(), server_info());
     }

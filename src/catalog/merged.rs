@@ -89,14 +89,14 @@ impl MergedLists {
     /// Whether the server's tool `own` is listed under the name `shown`.
     pub fn has_tool(&self, server_index: usize, shown: &str, own: &str) -> bool {
         let found = self.listing(ListKind::Tools).names.find(shown);
-        found.filter(|destination| destination.server_index as usize == server_index).is_some_and(|destination| {
-            match &destination.original_name {
+        found.filter(|destination| destination.server_index as usize == server_index).is_some_and(
+            |destination| match &destination.original_name {
                 None => shown == own,
                 Some(name) => {
                     serde_json::from_slice::<Cow<'_, str>>(&name.json).is_ok_and(|name| name == own)
                 }
-            }
-        })
+            },
+        )
     }
 
     /// Returns the index of the server that has a resource: by exact URI, then by the closest template.
@@ -104,17 +104,16 @@ impl MergedLists {
         let exact = self.listing(ListKind::Resources).names.find(uri);
         let as_template = || self.listing(ListKind::Templates).names.find(uri);
         exact.or_else(as_template).map(|destination| destination.server_index).or_else(|| {
-            self.templates.iter().find(|(template, _)| template.matches(uri)).map(|(_, server_index)| *server_index)
+            self.templates
+                .iter()
+                .find(|(template, _)| template.matches(uri))
+                .map(|(_, server_index)| *server_index)
         })
     }
 
     /// Whether a client or a waiting request would learn nothing new from `other`.
     pub fn is_equivalent(&self, other: &Self) -> bool {
-        let same_lists = self
-            .listings
-            .iter()
-            .zip(&other.listings)
-            .all(|(one, two)| one.is_equivalent(two));
+        let same_lists = self.listings.iter().zip(&other.listings).all(|(one, two)| one.is_equivalent(two));
         same_lists
             && self.features == other.features
             && self.tasks == other.tasks

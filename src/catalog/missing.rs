@@ -24,7 +24,7 @@ pub enum MissingReason {
     NotRequested,
     /// Its response takes longer than a list request waits, and is still pending.
     Slow,
-Failed(ListFailure),
+    Failed(ListFailure),
 }
 
 /// How a server failed to list. For clients: without addresses and without the output of a program.

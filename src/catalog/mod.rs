@@ -47,7 +47,7 @@ pub use listing::Listing;
 pub use merge::merge;
 pub use merged::{HiddenItem, MergedLists, ServerListing};
 pub use missing::{ListFailure, MissingReason, MissingServer};
-pub use pins::{PinApprovalError, ApprovalSelection, PinChange, ToolPins, summarize_changes};
+pub use pins::{ApprovalSelection, PinApprovalError, PinChange, ToolPins, summarize_changes};
 pub use probe::{ProbeResult, probe};
 pub use quarantine::{QuarantineReason, QuarantinedTools};
 pub use stored_pins::{PinsUpdate, RESTORE_ACTION, StoredPins};

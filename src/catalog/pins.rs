@@ -113,7 +113,11 @@ impl ToolPins {
     }
 
     /// Approves the listed tools. Returns the changes.
-    pub fn approve_listed<'a>(&mut self, tools: impl IntoIterator<Item = &'a ListedTool>, now: u64) -> Vec<PinChange> {
+    pub fn approve_listed<'a>(
+        &mut self,
+        tools: impl IntoIterator<Item = &'a ListedTool>,
+        now: u64,
+    ) -> Vec<PinChange> {
         let mut changes = Vec::new();
         for tool in tools {
             let Some(changed) = self.difference(tool) else { continue };
@@ -133,7 +137,11 @@ impl ToolPins {
 
     /// Makes listed tools that are not approved wait for approval, unless a change of the tool waits already.
     /// Returns the new changes.
-    pub fn add_pending<'a>(&mut self, tools: impl IntoIterator<Item = &'a ListedTool>, now: u64) -> Vec<PinChange> {
+    pub fn add_pending<'a>(
+        &mut self,
+        tools: impl IntoIterator<Item = &'a ListedTool>,
+        now: u64,
+    ) -> Vec<PinChange> {
         let mut changes = Vec::new();
         for tool in tools {
             let Some(changed) = self.difference(tool) else { continue };
@@ -236,7 +244,10 @@ mod tests {
         let mut pins = ToolPins::default();
         check(&pins.approve_listed(&[tool("x", "1"), tool("y", "1")], 1), "x: new, y: new");
         check(&pins.approve_listed(&[tool("x", "1")], 2), "");
-        check(&pins.add_pending(&[tool("x", "2"), tool("y", "1"), tool("z", "1")], 3), "x: description, z: new");
+        check(
+            &pins.add_pending(&[tool("x", "2"), tool("y", "1"), tool("z", "1")], 3),
+            "x: description, z: new",
+        );
         // One definition of each tool waits.
         check(&pins.add_pending(&[tool("x", "3")], 4), "");
         check(&pins.waiting(), "x: description, z: new");
@@ -259,7 +270,8 @@ mod tests {
         pins.approve_listed(&[tool("x", "1"), tool("y", "1")], 1);
         pins.add_pending(&[tool("x", "2"), tool("y", "2")], 2);
         let digest = tool("x", "2").fingerprint.digest();
-        let this = |name: &str, digest: &str| ApprovalSelection::Tools(vec![(name.into(), Some(digest.into()))]);
+        let this =
+            |name: &str, digest: &str| ApprovalSelection::Tools(vec![(name.into(), Some(digest.into()))]);
         let before = pins.clone();
         assert_eq!(pins.approve(&this("x", "00")), Err(PinApprovalError::ChangedAgain("x".into())));
         assert_eq!(pins.approve(&this("z", &digest)), Err(PinApprovalError::NotPending("z".into())));

@@ -42,9 +42,7 @@ pub async fn probe(pool: &Rc<UpstreamPool>, config: &Config) -> Result<ProbeResu
 
 fn error_text(error: FetchError) -> String {
     match error {
-        FetchError::OtherEra | FetchError::NotRequested => {
-            "it does not speak the configured era".to_owned()
-        }
+        FetchError::OtherEra | FetchError::NotRequested => "it does not speak the configured era".to_owned(),
         FetchError::SessionLost => "it does not keep its sessions".to_owned(),
         FetchError::Failed(text) => text,
     }

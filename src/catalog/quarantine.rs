@@ -24,7 +24,9 @@ impl QuarantineReason {
     /// Returns the text for clients.
     pub const fn text(self) -> &'static str {
         match self {
-            Self::Changed => "its definition changed since it was approved; an administrator has to approve it",
+            Self::Changed => {
+                "its definition changed since it was approved; an administrator has to approve it"
+            }
             Self::New => "it is new; an administrator has to approve it",
             Self::PinsUnread => "the approved definitions could not be read from the database yet",
             Self::PinsSealed => {

@@ -36,7 +36,7 @@ pub struct ListRefresher {
     last_used: Cell<Option<Instant>>,
     /// Whether the lists were not fetched because no client had asked.
     is_dormant: Cell<bool>,
-    /// Requests a fetch.
+    /// Notified to request a fetch.
     refresh: Notify,
     /// How often the server announced changes of its tools, prompts or resources.
     announced: Cell<Announced>,
@@ -101,7 +101,11 @@ impl ListRefresher {
             pool,
             view,
             upstream_slot: UpstreamSessionSlot::default(),
-            state: RefCell::new(RefreshState { lists: Err(MissingReason::Loading), generation: 0, announced: [0; 3] }),
+            state: RefCell::new(RefreshState {
+                lists: Err(MissingReason::Loading),
+                generation: 0,
+                announced: [0; 3],
+            }),
             last_used: Cell::new(None),
             is_dormant: Cell::new(false),
             refresh: Notify::new(),
@@ -118,7 +122,8 @@ impl ListRefresher {
     }
 
     /// Returns the changes that the server had announced when the lists were fetched. Clients are notified
-    /// even if the lists are equal: what else changed, a prompt's text perhaps, they learn from nobody else.
+    /// even if the lists are equal, because nothing else tells them of other changes, such as a prompt's
+    /// text.
     pub fn announced(&self) -> Announced {
         self.state.borrow().announced
     }
@@ -204,7 +209,12 @@ impl ListRefresher {
         timeout(FETCH_TIMEOUT, fetching).await.unwrap_or_else(|_elapsed| too_long())
     }
 
-    fn update(&self, observer: &dyn ListObserver, lists: Result<Arc<ServerLists>, MissingReason>, generation: u64) {
+    fn update(
+        &self,
+        observer: &dyn ListObserver,
+        lists: Result<Arc<ServerLists>, MissingReason>,
+        generation: u64,
+    ) {
         let is_known = |lists: &ServerLists| self.lists().0.is_ok_and(|known| known.items == lists.items);
         let news = lists.as_ref().ok().filter(|lists| !is_known(lists));
         let is_news = news.is_some();
@@ -235,7 +245,9 @@ impl ListRefresher {
             FetchError::OtherEra => MissingReason::OtherEra,
             FetchError::NotRequested => MissingReason::NotRequested,
             FetchError::SessionLost => self.failure("it does not keep its sessions".to_owned()),
-            FetchError::Failed(text) => self.failure(missing_reason(&text, self.pool.upstream().name().as_str())),
+            FetchError::Failed(text) => {
+                self.failure(missing_reason(&text, self.pool.upstream().name().as_str()))
+            }
         })
     }
 
@@ -328,7 +340,7 @@ impl ListRefresher {
             let upstream_session = self.upstream_slot.current();
             let task = spawn_local(async move {
                 listen(stream, &refresher, upstream_session).await;
-                // A stream that is refused for good is not requested again before the next session.
+                // A stream that is refused permanently is not requested again before the next session.
                 pending::<()>().await;
             });
             *watch = Some(AbortOnDrop(task.abort_handle()));

@@ -15,7 +15,7 @@ use crate::upstream::{ToolPinPolicy, UpstreamId};
 /// Whether the tools of a server may be listed.
 #[derive(Debug, Clone)]
 pub enum ToolVisibility {
-    /// All except these.
+    /// Every tool is listed except these.
     Show(Arc<QuarantinedTools>),
     /// None yet: the server was listed for the first time, and its pins are about to be written.
     Wait,
@@ -61,7 +61,11 @@ impl ToolVisibility {
 impl StoreState<'_> {
     /// Returns what the store has for a server. Without it, returns the visibility of the server's tools
     /// meanwhile.
-    fn pins_of(&self, server: &ServerApprovals, name: &ServerName) -> Result<Option<&StoredPins>, ToolVisibility> {
+    fn pins_of(
+        &self,
+        server: &ServerApprovals,
+        name: &ServerName,
+    ) -> Result<Option<&StoredPins>, ToolVisibility> {
         match self {
             Self::Read(stored) => Ok(stored.get(name.as_str())),
             Self::Pending => Err(ToolVisibility::Wait),
@@ -104,7 +108,7 @@ impl ServerApprovals {
         self.invisible_chars = by_tool;
     }
 
-    /// Decides which tools may be listed, and what is to be written to the store.
+    /// Decides which tools may be listed, and what to write to the store.
     pub(super) fn settle(&mut self, server: &ServerName, store: StoreState<'_>, trigger: SettleTrigger) {
         let before = self.pending_update.take();
         (self.visibility, self.pending_update) = match (self.policy, store.pins_of(self, server)) {
@@ -155,7 +159,13 @@ impl ServerApprovals {
         let before = pins.clone();
         let changes = pins.approve_listed(self.listed_tools(), unix_seconds());
         let action = expected_version.map(|_| "server.tools.change");
-        (pins != before).then(|| PinsUpdate { server: server.clone(), pins, expected_version, action, changes })
+        (pins != before).then(|| PinsUpdate {
+            server: server.clone(),
+            pins,
+            expected_version,
+            action,
+            changes,
+        })
     }
 
     /// Returns the update that makes unapproved tools wait for approval.
@@ -176,7 +186,13 @@ impl ServerApprovals {
         }
         let changes = pins.add_pending(self.listed_tools(), unix_seconds());
         let action = Some(if changes.is_empty() { "server.tools.settle" } else { "server.tools.hold" });
-        (pins != *stored).then(|| PinsUpdate { server: server.clone(), pins, expected_version, action, changes })
+        (pins != *stored).then(|| PinsUpdate {
+            server: server.clone(),
+            pins,
+            expected_version,
+            action,
+            changes,
+        })
     }
 
     /// Returns the update that writes lost pins again. Other updates follow it.

@@ -25,7 +25,6 @@ use crate::route::{Endpoint, EndpointId};
 use crate::topology::{Topology, UpstreamPools};
 use crate::upstream::{UpstreamId, UpstreamPool};
 
-/// The catalog task.
 pub struct CatalogTask {
     state: Rc<CatalogState>,
     list_requests: mpsc::Receiver<ListRequest>,
@@ -245,11 +244,9 @@ impl CatalogState {
             let removed = || ListFailure { text: "it was removed".to_owned(), stage: None, since: None };
             let gone = || (Err(MissingReason::Failed(removed())), 0);
             let (lists, generation) = refresher.map_or_else(gone, |(refresher, _)| refresher.lists());
-            listings.push(lists.and_then(|lists| {
-                match self.catalog.approvals().visibility(&server.name) {
-                    ToolVisibility::Show(quarantined) => Ok(ServerListing { lists, quarantined }),
-                    ToolVisibility::Wait => Err(MissingReason::Loading),
-                }
+            listings.push(lists.and_then(|lists| match self.catalog.approvals().visibility(&server.name) {
+                ToolVisibility::Show(quarantined) => Ok(ServerListing { lists, quarantined }),
+                ToolVisibility::Wait => Err(MissingReason::Loading),
             }));
             let of_server = refresher.map_or([0; 3], |(refresher, _)| refresher.announced());
             announced.iter_mut().zip(of_server).for_each(|(sum, count)| *sum += count);
@@ -298,8 +295,7 @@ impl CatalogState {
     fn note_use(&self, endpoint: &Endpoint, view: View) {
         let refreshers = self.refreshers.borrow();
         let servers = endpoint.servers.iter();
-        let of_endpoint =
-            servers.filter_map(|server| refreshers.get(&(UpstreamId(server.upstream), view)));
+        let of_endpoint = servers.filter_map(|server| refreshers.get(&(UpstreamId(server.upstream), view)));
         let listed = of_endpoint.filter(|(refresher, _)| refresher.lists().0.is_ok());
         listed.for_each(|(refresher, _)| refresher.note_use());
     }

@@ -4,7 +4,7 @@ use std::io::{self, Write as _};
 
 use rustix::process::Pid;
 
-/// The first argument of a reaper or launcher. Not in `--help`, because nobody types it.
+/// The first argument of a reaper or launcher. Not in `--help`, because users do not type it.
 pub const COMMAND: &str = "exec-child";
 
 /// The second argument of a reaper.

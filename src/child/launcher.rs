@@ -108,8 +108,7 @@ fn allow(
 ) -> Result<landlock::RulesetCreated, String> {
     for path in paths {
         let shown = path.display();
-        let fd =
-            PathFd::new(path).map_err(|error| format!("{shown} cannot be opened: {error}"))?;
+        let fd = PathFd::new(path).map_err(|error| format!("{shown} cannot be opened: {error}"))?;
         // The library leaves out directory rights for a file.
         let rule = PathBeneath::new(fd, access);
         ruleset =

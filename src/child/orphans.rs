@@ -33,7 +33,6 @@ pub fn adopt_orphans() {
     let _ = set_child_subreaper(Some(getpid()));
 }
 
-/// Starts a reaper.
 pub fn spawn_reaper(command: &mut Command) -> io::Result<Child> {
     let mut reapers = reapers();
     let child = command.spawn()?;

@@ -23,8 +23,8 @@ use super::spawn_spec::SpawnSpec;
 /// Between SIGTERM and SIGKILL, while the gateway runs.
 const TERM_GRACE: Duration = Duration::from_millis(1500);
 
-/// The same for what a server left behind, and when the gateway is gone: all of it must then end within a
-/// second.
+/// The same for a server's orphans, and for everything once the gateway is gone: all of it must then end
+/// within a second.
 const SHORT_GRACE: Duration = Duration::from_millis(200);
 
 /// Between two checks of what still runs.
@@ -175,7 +175,7 @@ async fn end_all(
             return;
         }
         if elapsed >= grace {
-            // None of these children was waited for, so their process ids belong to nobody else.
+            // None of these children was waited for, so their process ids cannot have been reused.
             for child in children() {
                 let _ = kill_process(child, Signal::KILL);
             }
@@ -188,7 +188,7 @@ async fn end_all(
 /// Signals the server's process group, and the processes that left it.
 fn signal_all(server: Pid, status: Option<WaitStatus>, signal: Signal) {
     let children = children();
-    // The id of a group belongs to nobody else while a member of it was not waited for.
+    // The id of a group cannot be reused while a member of it was not waited for.
     if status.is_none() || children.iter().any(|child| getpgid(Some(*child)) == Ok(server)) {
         let _ = kill_process_group(server, signal);
     }

@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// How a program is to be run: passed to the reaper and the launcher as one argument.
+/// How to run a program; passed to the reaper and the launcher as one argument.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SpawnSpec {
     /// The process id of the parent. The child ends with it.

@@ -9,10 +9,10 @@ use http::{HeaderName, HeaderValue};
 use tracing_subscriber::EnvFilter;
 
 use super::cli::{Cli, ConnectArgs};
+use super::defaults as d;
 use super::expand::expand;
 use super::mistakes::{Mistakes, Place, Report, Written};
 use super::raw::{Env, Variables, read_named};
-use super::defaults as d;
 use super::types::{LogConfig, LogFormat};
 use crate::admin::definition::address;
 use crate::admin::definition::headers::{self, HeaderOwner};

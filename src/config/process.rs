@@ -6,10 +6,10 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::expand::Context;
 use super::mistakes::{Place, Report, Written, quote};
 use super::raw::Variables;
 use super::section::Section;
-use super::expand::Context;
 use crate::admin::definition::settings::{self, SettingRange};
 use crate::admin::definition::{AllowedCommand, EnvPattern, SEALED_PLACEHOLDER, StdioAllowlist};
 use crate::child::{Confinement, Limits};

@@ -9,10 +9,10 @@ use tracing_subscriber::EnvFilter;
 use url::Url;
 use zeroize::Zeroizing;
 
+use super::expand::Context;
 use super::mistakes::{Mistakes, Place, Report, Written};
 use super::raw::{Raw, Variables};
 use super::section::{Section, TomlFile};
-use super::expand::Context;
 use super::types::{AuthTiming, Base, Config, LogConfig, LogFormat};
 use super::{cli, defaults as d, endpoints, mcp_json, process, servers, traces};
 use crate::admin::MetricsAccess;

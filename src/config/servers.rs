@@ -297,7 +297,6 @@ fn authorization(bearer: &Written<&str>, context: Context<'_>) -> Result<HeaderV
     headers::parse("authorization", &format!("Bearer {token}")).map(|(_, value)| value).map_err(Some)
 }
 
-
 const TRANSPORTS: [(&str, HttpTransport); 2] =
     [("http", HttpTransport::Streamable), ("sse", HttpTransport::Sse)];
 

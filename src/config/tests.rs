@@ -97,10 +97,7 @@ fn what_stored_programs_may_be() {
     );
     check("stdio_commands = '/a'", &["write a list"]);
     check("stdio_commands = [1, ['/a', 1]]", &["is a whole number", "is a whole number"]);
-    check(
-        "stdio_env = ['*', 'a b', 'T', 'T']",
-        &["nor a prefix", "nor a prefix", "is there twice"],
-    );
+    check("stdio_env = ['*', 'a b', 'T', 'T']", &["nor a prefix", "nor a prefix", "is there twice"]);
     check("stdio_env = ['LD_PRELOAD', 'PYTHON*']", &["decides what a program loads"; 2]);
     check("stdio_dirs = ['srv']", &["is not the absolute path of a directory"]);
 }
@@ -450,7 +447,8 @@ fn reads_what_endpoints_show() {
     // What it makes of three tools.
     let check = |more: &str, expected: [Option<&str>; 3]| {
         let config = with(more).unwrap();
-        let table = crate::route::RouteTable::build(&[config.servers[0].name.clone()], &config.endpoints).unwrap();
+        let table =
+            crate::route::RouteTable::build(&[config.servers[0].name.clone()], &config.endpoints).unwrap();
         let endpoint = table.find_by_path("/mcp/e").unwrap();
         let names = ["ls", "cp", "rm"].map(|tool| endpoint.tool_name(0, tool));
         assert_eq!(names.each_ref().map(Option::as_deref), expected, "{more}");
@@ -543,7 +541,7 @@ fn transports() {
     );
     check_mistakes(
         toml("[servers.a]\nurl = 'unix:/run/a.sock:/sse'\ntransport = 'sse'"),
-        &["servers.a.url: is no address of an sse server"],
+        &["servers.a.url: is not the address of an sse server"],
     );
     check_mistakes(toml("[servers.a]\nurl = 'http://a'\ntransport = 'ws'"), &["servers.a.transport"]);
     check_mistakes(toml("[servers.a]\ncommand = 'x'\ntransport = 'sse'"), &["is a program (command)"]);

@@ -6,9 +6,9 @@ use http::{HeaderName, HeaderValue};
 use url::Url;
 
 use super::defaults as d;
+use super::expand::Context;
 use super::mistakes::{Place, Written};
 use super::section::Section;
-use super::expand::Context;
 use crate::admin::definition::{address, headers};
 use crate::telemetry::traces::{ParentPolicy, SamplingRatio, TraceConfig};
 use crate::upstream::ServerAddress;

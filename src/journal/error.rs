@@ -19,17 +19,14 @@ pub enum JournalError {
     Full,
     #[error("a record of {bytes} bytes does not fit into a segment; at most {max} do")]
     TooLarge {
-        /// The requested length.
+        /// The length that was requested, in bytes.
         bytes: usize,
         max: usize,
     },
     #[error("the disk that holds {0} is full; free some space, what was counted so far is kept")]
     DiskFull(PathBuf),
     #[error("cannot use the journal's {path}: {reason}; check its permissions and the disk")]
-    Unusable {
-        path: PathBuf,
-        reason: String,
-    },
+    Unusable { path: PathBuf, reason: String },
     /// A segment was good when the journal was opened and is damaged now.
     #[error("the journal's {path} was damaged while in use; its records up to {last} are lost")]
     Damaged {

@@ -177,7 +177,14 @@ impl EventBlocks {
     }
 
     /// Appends a record to the block, with as many of the bytes as fit. Returns how many that were.
-    pub fn write(&self, block: &mut EventBlock, sequence: u64, bytes: &[u8], begins: bool, ends: bool) -> usize {
+    pub fn write(
+        &self,
+        block: &mut EventBlock,
+        sequence: u64,
+        bytes: &[u8],
+        begins: bool,
+        ends: bool,
+    ) -> usize {
         let payload = &bytes[..bytes.len().min(block.remaining_bytes())];
         let portion = FragmentKind::of(begins, ends && payload.len() == bytes.len());
         let at = block.number as usize * BLOCK_BYTES + block.used;
@@ -191,7 +198,12 @@ impl EventBlocks {
     }
 
     /// Reads the record at offset `at` of the block, and appends its payload to `into`. On failure `into` is unchanged.
-    pub fn read(&self, block: &EventBlock, at: usize, into: &mut Vec<u8>) -> Result<EventFragment, DamagedRecord> {
+    pub fn read(
+        &self,
+        block: &EventBlock,
+        at: usize,
+        into: &mut Vec<u8>,
+    ) -> Result<EventFragment, DamagedRecord> {
         let start = block.number as usize * BLOCK_BYTES + at;
         if at + RECORD_HEADER_BYTES > block.used {
             return Err(DamagedRecord);
@@ -208,7 +220,11 @@ impl EventBlocks {
             into.truncate(before);
             return Err(DamagedRecord);
         }
-        Ok(EventFragment { kind: portion, sequence: header.sequence, next: at + RecordHeader::record_bytes(length) })
+        Ok(EventFragment {
+            kind: portion,
+            sequence: header.sequence,
+            next: at + RecordHeader::record_bytes(length),
+        })
     }
 
     fn lock_pool(&self) -> MutexGuard<'_, BlockPool> {

@@ -1,4 +1,4 @@
-//! The journal: a sequence of segments, of which the last one is written.
+//! The journal: a sequence of segments. Only the last one is written to.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::error::JournalError;
 use super::folder::{self, Folder};
-use super::record::{RecordKind, Record, Sequence};
+use super::record::{Record, RecordKind, Sequence};
 use super::recovery::Recovery;
 use super::segment::{self, SEGMENT_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, Segment, payload_max};
 
@@ -59,7 +59,8 @@ impl Journal {
         let next = full.iter().map(|segment| segment.last).max().unwrap_or(0).saturating_add(1);
         let incarnation = folder::random_u64()?;
         let (current, spare, has_unsynced_names) = (None, None, true);
-        let mut journal = Self { folder, config, incarnation, full, current, spare, next, has_unsynced_names };
+        let mut journal =
+            Self { folder, config, incarnation, full, current, spare, next, has_unsynced_names };
         match journal.prepare() {
             Ok(()) | Err(JournalError::DiskFull(_)) => Ok((journal, recovery)),
             Err(error) => Err(error),

@@ -37,6 +37,6 @@ pub(crate) mod tests;
 
 pub use error::JournalError;
 pub use log::{Config, Journal, Records, TOTAL_BYTES};
-pub use record::{RecordKind, Record, Sequence};
+pub use record::{Record, RecordKind, Sequence};
 pub use recovery::{Damage, DamageKind, Recovery};
 pub use segment::{SEGMENT_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};

@@ -52,7 +52,7 @@ pub enum DamageKind {
     Unreadable,
 }
 
-/// Faults listed in full; more are only counted, because nobody reads more lines of the same kind.
+/// Faults listed in full; more are only counted, because more lines of the same kind.
 pub const DAMAGE_MAX: usize = 64;
 
 impl fmt::Display for Damage {

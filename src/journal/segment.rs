@@ -6,12 +6,12 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{Ordering, fence};
 
+use super::error::JournalError;
 use super::folder::{self, Folder, NumberedFile};
 use super::header::{FILE_HEADER_BYTES, FileHeader, HeaderError, RECORD_HEADER_BYTES, RecordHeader, SEAL};
 use super::map::{MappedFile, WORD, crash_point};
-use super::recovery::{DamageKind, Recovery, Scan, ScanEnd, scan};
-use super::error::JournalError;
 use super::record::Sequence;
+use super::recovery::{DamageKind, Recovery, Scan, ScanEnd, scan};
 
 /// One segment of a journal.
 ///
@@ -180,14 +180,18 @@ fn from_scan(
     let skipped = size.saturating_sub(scan.end as u64);
     let (Some(first), Some(last)) = (scan.records.first(), scan.records.last()) else {
         match scan.end_reason {
-            ScanEnd::End | ScanEnd::Sealed | ScanEnd::Damaged(DamageKind::Unfinished) => folder.remove(&file.name)?,
+            ScanEnd::End | ScanEnd::Sealed | ScanEnd::Damaged(DamageKind::Unfinished) => {
+                folder.remove(&file.name)?
+            }
             ScanEnd::Damaged(kind) => recovery.drop_file(&file.name, kind, skipped),
         }
         return Ok(None);
     };
     let mut disk_bytes = size;
     match scan.end_reason {
-        ScanEnd::Damaged(kind) if kind != DamageKind::Unfinished => recovery.report(&file.name, kind, skipped),
+        ScanEnd::Damaged(kind) if kind != DamageKind::Unfinished => {
+            recovery.report(&file.name, kind, skipped)
+        }
         stop => {
             if let ScanEnd::Damaged(kind) = stop {
                 recovery.report(&file.name, kind, skipped);

@@ -3,7 +3,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::{Config, DamageKind, Journal, JournalError, RecordKind, Record, Recovery, Sequence};
+use super::{Config, DamageKind, Journal, JournalError, Record, RecordKind, Recovery, Sequence};
 
 pub(crate) mod crash;
 

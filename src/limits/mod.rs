@@ -143,7 +143,8 @@ mod tests {
     fn dropping_a_permit_releases_its_slot() {
         let usage = Arc::new(KeyUsage::new(2));
         let identity = Identity::sample("AAAAAAAAAAAA");
-        let permits = [usage.admit(&identity).expect("one of two"), usage.admit(&identity).expect("two of two")];
+        let permits =
+            [usage.admit(&identity).expect("one of two"), usage.admit(&identity).expect("two of two")];
         assert_eq!(usage.admit(&identity).err(), Some(AdmissionError::TooManyInFlight));
         drop(permits);
         assert!(usage.admit(&identity).is_ok());

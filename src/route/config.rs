@@ -12,7 +12,7 @@ pub struct EndpointConfig {
     pub name: EndpointName,
     /// The servers behind it.
     pub servers: EndpointMembers,
-    /// How tools and prompts of different servers are told apart.
+    /// How tools and prompts of different servers are distinguished.
     pub prefix: NamePrefix,
 }
 

@@ -37,8 +37,10 @@ const STREAM_PATH: &str = "/api/v1/mcp/stream";
 impl RouteTable {
     /// Builds the first table. The id of each server is its index in `servers`.
     pub fn build(servers: &[ServerName], endpoints: &[EndpointConfig]) -> Result<Self, UnknownServerError> {
-        let routed: Vec<_> =
-            (0..).zip(servers).map(|(upstream, name)| RoutedServer::unfiltered(name.clone(), upstream)).collect();
+        let routed: Vec<_> = (0..)
+            .zip(servers)
+            .map(|(upstream, name)| RoutedServer::unfiltered(name.clone(), upstream))
+            .collect();
         for endpoint in endpoints {
             let EndpointMembers::Listed(members) = &endpoint.servers else { continue };
             if let Some(unknown) = members.iter().find(|member| !servers.contains(&member.server)) {
@@ -318,10 +320,7 @@ mod tests {
         let server = RoutedServer { prefix: name("x"), ..RoutedServer::unfiltered(name("a"), 0) };
         let endpoint = EndpointConfig {
             name: EndpointName::new("e").expect("valid"),
-            servers: EndpointMembers::Listed(vec![EndpointMember {
-                server: name("a"),
-                tool_view,
-            }]),
+            servers: EndpointMembers::Listed(vec![EndpointMember { server: name("a"), tool_view }]),
             prefix,
         };
         let table = RouteTable::default().rebuild(&[server], &[endpoint]);

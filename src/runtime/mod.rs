@@ -10,4 +10,4 @@ mod turn;
 pub use gather::poll_write_gathered;
 pub use purge::MemoryPurger;
 pub use scratch::with_scratch;
-pub use turn::{yield_once, await_socket_polls};
+pub use turn::{await_socket_polls, yield_once};

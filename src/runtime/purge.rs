@@ -33,8 +33,7 @@ impl MemoryPurger {
         if is_decrease {
             self.due.set(COLLECTIONS);
         }
-        let highest =
-            |index: usize| if is_decrease { counts[index] } else { peak[index].max(counts[index]) };
+        let highest = |index: usize| if is_decrease { counts[index] } else { peak[index].max(counts[index]) };
         self.peak.set([highest(0), highest(1), highest(2)]);
         if let Some(left) = self.due.get().checked_sub(1) {
             self.due.set(left);

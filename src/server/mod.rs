@@ -18,7 +18,7 @@ mod streams;
 mod worker;
 
 pub use config::{Config, Tls};
-pub use http1::control_plane::{ControlBody, ControlService, ControlRequest, ControlResponse};
+pub use http1::control_plane::{ControlBody, ControlRequest, ControlResponse, ControlService};
 pub use http1::guard::OriginGuard;
 pub use net::listener::{Door, ListenError, Workers, start};
 pub use reply::body::ResponseBody;

@@ -90,12 +90,8 @@ pub async fn send_buffered_for(
 }
 
 /// Whether a status means that the server lost the session. A 404 says so (MCP 2025-03-26, session management). Some
-/// servers answer 400, which has many other causes; a ping then tells.
-pub async fn is_session_lost(
-    pool: &Rc<UpstreamPool>,
-    session: &UpstreamSession,
-    status: StatusCode,
-) -> bool {
+/// servers answer 400, which has many other causes; a ping then decides.
+pub async fn is_session_lost(pool: &Rc<UpstreamPool>, session: &UpstreamSession, status: StatusCode) -> bool {
     const PING: &[u8] = br#"{"jsonrpc":"2.0","id":"metamcp-ping","method":"ping"}"#;
     match status {
         StatusCode::NOT_FOUND => true,

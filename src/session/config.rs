@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use super::stream::StreamsConfig;
 
-/// Bounds on sessions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// Counted from `initialize`. Afterwards the id is answered with 404, and the client opens another session.

@@ -9,9 +9,7 @@ use http::StatusCode;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::buffered::{
-    BufferedRequest, BufferedResponse, RequestContext, send_buffered, send_buffered_for,
-};
+use super::buffered::{BufferedRequest, BufferedResponse, RequestContext, send_buffered, send_buffered_for};
 use super::client_handshake::ClientHandshake;
 use super::features::{ServerCapabilities, ServerFeatures};
 use super::upstream_session::UpstreamSession;
@@ -25,7 +23,6 @@ const ERROR_CHARS_MAX: usize = 300;
 /// A response to `initialize` that was parsed before.
 #[derive(PartialEq, Eq)]
 struct ParsedInitialize {
-    /// The raw response.
     message: Bytes,
     revision: Revision,
     features: Arc<ServerFeatures>,
@@ -125,7 +122,7 @@ fn parse_response(
     Ok((revision, features))
 }
 
-/// Whether a response refuses the session for good, as opposed to a temporary failure.
+/// Whether a response refuses the session permanently, as opposed to a temporary failure.
 fn is_refusal(response: &BufferedResponse) -> bool {
     let is_error = || {
         let parsed: Result<InitializeResponse<'_>, _> = serde_json::from_slice(&response.message);
@@ -164,7 +161,10 @@ fn intern_features(features: ServerFeatures) -> Arc<ServerFeatures> {
 }
 
 /// Sends `notifications/initialized`, after which the session may be used.
-pub(super) async fn send_initialized(pool: &Rc<UpstreamPool>, session: &UpstreamSession) -> Result<(), Fault> {
+pub(super) async fn send_initialized(
+    pool: &Rc<UpstreamPool>,
+    session: &UpstreamSession,
+) -> Result<(), Fault> {
     const MESSAGE: &[u8] = br#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
     send_message(pool, session, McpMethod::Initialized, Bytes::from_static(MESSAGE)).await
 }

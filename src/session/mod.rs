@@ -31,8 +31,8 @@ pub use config::Config;
 pub use features::{ServerCapabilities, ServerFeatures, TaskFeatures};
 pub use state::{CallGuard, DetachedUpstreamSession, Session, StreamGuard};
 pub use stream::{
-    EventId, REQUEST_ID_BYTES_MAX, ReadOutcome, ReconnectTimer, ResumableStream, ResumableStreams, ResumeError,
-    StreamClosed, StreamReader, StreamWriter, StreamsConfig,
+    EventId, REQUEST_ID_BYTES_MAX, ReadOutcome, ReconnectTimer, ResumableStream, ResumableStreams,
+    ResumeError, StreamClosed, StreamReader, StreamWriter, StreamsConfig,
 };
 pub use table::{SessionError, SessionTable, TooManySessions};
 pub use terminator::SessionTerminator;

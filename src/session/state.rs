@@ -55,7 +55,7 @@ struct SessionState {
 
 /// A call in flight, and a link to the call that started before it.
 struct InFlightCall {
-    /// Raw JSON.
+    /// The id as raw JSON.
     id: Bytes,
     /// The id of the server's upstream.
     upstream: u32,
@@ -104,10 +104,7 @@ impl Session {
 
     /// Returns the version of this session for a newer version of its endpoint, and the slots that the new version no
     /// longer has. Upstream sessions with unchanged servers stay open.
-    pub fn with_endpoint(
-        self: &Arc<Self>,
-        endpoint: Arc<Endpoint>,
-    ) -> (Self, Vec<DetachedUpstreamSession>) {
+    pub fn with_endpoint(self: &Arc<Self>, endpoint: Arc<Endpoint>) -> (Self, Vec<DetachedUpstreamSession>) {
         // A reference besides the caller's may belong to a call.
         if Arc::strong_count(self) > 1 {
             let mut state = lock(&self.core.state);

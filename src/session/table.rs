@@ -328,8 +328,7 @@ mod tests {
     #[test]
     fn ended_ids_stay_unknown_however_many_there_are() {
         let (sessions, identity, endpoint) = session_table();
-        let handshake =
-            || ClientHandshake::gateway(Revision::LEGACY_LATEST, ClientCapabilities::default());
+        let handshake = || ClientHandshake::gateway(Revision::LEGACY_LATEST, ClientCapabilities::default());
         let create = |now_s| sessions.create(&identity, &endpoint, handshake(), now_s).ok().unwrap();
         let find = |id: &str, now_s| sessions.find(id.as_bytes(), &identity, &endpoint, now_s).is_ok();
         let used: Vec<_> = (0..100).map(|_| create(0)).collect();

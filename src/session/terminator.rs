@@ -30,7 +30,7 @@ const QUEUE_MAX: usize = 65_536;
 /// its sessions by itself.
 const UNANSWERED_MAX: usize = 16;
 
-/// How often to check whether the calls to a removed server have completed. Nobody waits for it.
+/// How often to check whether the calls to a removed server have completed. It is not awaited.
 const IDLE_POLL: Duration = Duration::from_secs(1);
 
 /// Sends DELETE for ended sessions on one thread: to each server independently, and several at a time.

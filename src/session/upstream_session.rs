@@ -32,7 +32,7 @@ struct StreamStatus {
     changed: Notify,
 }
 
-/// How long a server may take to answer a DELETE. Nobody waits for the result.
+/// How long a server may take to answer a DELETE. The result is not awaited.
 const TERMINATE_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl UpstreamSession {

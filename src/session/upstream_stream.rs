@@ -74,7 +74,7 @@ struct OpenBody {
     is_mid_stream: bool,
 }
 
-/// Why the stream ended for good.
+/// Why the stream ended permanently.
 #[derive(Debug, PartialEq, Eq)]
 pub enum UpstreamStreamEnd {
     /// The server has no such stream: 405, or 404 to a Modern request.
@@ -246,7 +246,8 @@ impl OpenBody {
                 }
             }
             let Some(Ok(chunk)) = ready!(self.body.poll_chunk(cx)) else { return Poll::Ready(None) };
-            let new_reader = || if self.is_mid_stream { EventReader::mid_stream() } else { EventReader::new() };
+            let new_reader =
+                || if self.is_mid_stream { EventReader::mid_stream() } else { EventReader::new() };
             self.reader.get_or_insert_with(|| Box::new(new_reader())).push(chunk);
         }
     }
@@ -337,8 +338,12 @@ pub(super) mod tests {
             let listener = UnixListener::bind(&socket.0).unwrap();
             let features = Arc::new(ServerFeatures::default());
             let session = Arc::new(UpstreamSession::new(None, Revision::LEGACY_LATEST, features));
-            let mut stream =
-                UpstreamStream::open(Rc::clone(&pool), StreamSource::Legacy(Arc::clone(&session)), true, None);
+            let mut stream = UpstreamStream::open(
+                Rc::clone(&pool),
+                StreamSource::Legacy(Arc::clone(&session)),
+                true,
+                None,
+            );
             let connection = tokio::select! {
                 _ = stream.next() => panic!("there is no response yet"),
                 connection = accept_request(&listener) => connection,
@@ -347,7 +352,15 @@ pub(super) mod tests {
                 pool.send(&UpstreamRequest::get(), RequestKind::Call).await.is_err(),
                 "only the probe is sent"
             );
-            Self { pool, session, stream: Some(stream), connection, listener, _socket: socket, _clock_guard: clock_guard }
+            Self {
+                pool,
+                session,
+                stream: Some(stream),
+                connection,
+                listener,
+                _socket: socket,
+                _clock_guard: clock_guard,
+            }
         }
     }
 
@@ -412,32 +425,32 @@ pub(super) mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_response_is_noted_before_the_client_reads() {
         // What the client reads, and how many connections are idle before.
-        let check = async |name: &str,
-                           answer: &str,
-                           expected: Result<&[u8], UpstreamStreamEnd>,
-                           idle: usize| {
-            let mut unread = UnreadStream::new(name).await;
-            unread.connection.write_all(answer.as_bytes()).await.unwrap();
-            timeout(PATIENCE, unread.session.wait_stream_settled()).await.expect("the stream is settled");
-            assert_eq!(
-                (unread.pool.idle_connections(), unread.pool.upstream().status().retry_in),
-                (idle, None),
-                "{name}"
-            );
-            let (request, response) = (UpstreamRequest::get(), b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
-            let UnreadStream { pool, connection, listener, .. } = &mut unread;
-            let respond_to_call = async {
-                let mut new = tokio::select! {
-                    () = read_request(connection) => None,
-                    new = accept_request(listener) => Some(new),
+        let check =
+            async |name: &str, answer: &str, expected: Result<&[u8], UpstreamStreamEnd>, idle: usize| {
+                let mut unread = UnreadStream::new(name).await;
+                unread.connection.write_all(answer.as_bytes()).await.unwrap();
+                timeout(PATIENCE, unread.session.wait_stream_settled()).await.expect("the stream is settled");
+                assert_eq!(
+                    (unread.pool.idle_connections(), unread.pool.upstream().status().retry_in),
+                    (idle, None),
+                    "{name}"
+                );
+                let (request, response) =
+                    (UpstreamRequest::get(), b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+                let UnreadStream { pool, connection, listener, .. } = &mut unread;
+                let respond_to_call = async {
+                    let mut new = tokio::select! {
+                        () = read_request(connection) => None,
+                        new = accept_request(listener) => Some(new),
+                    };
+                    new.as_mut().unwrap_or(connection).write_all(response).await.unwrap();
                 };
-                new.as_mut().unwrap_or(connection).write_all(response).await.unwrap();
+                let (sent, ()) = tokio::join!(pool.send(&request, RequestKind::Call), respond_to_call);
+                assert_eq!(sent.err().map(|error| error.stage), None, "{name}: the breaker is closed");
+                let next =
+                    unread.stream.as_mut().unwrap().next().await.map(|event| event.data.unwrap_or_default());
+                assert_eq!(next.as_deref(), expected.as_ref().copied(), "{name}");
             };
-            let (sent, ()) = tokio::join!(pool.send(&request, RequestKind::Call), respond_to_call);
-            assert_eq!(sent.err().map(|error| error.stage), None, "{name}: the breaker is closed");
-            let next = unread.stream.as_mut().unwrap().next().await.map(|event| event.data.unwrap_or_default());
-            assert_eq!(next.as_deref(), expected.as_ref().copied(), "{name}");
-        };
         let refused = |status: &str| format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n");
         LocalSet::new()
             .run_until(async {

@@ -51,7 +51,7 @@ pub(super) async fn read<T: Transaction>(tx: &mut T) -> Result<Epochs, StoreErro
     Ok(epochs)
 }
 
-/// Reads one epoch. To be read before the rows: rows newer than their epoch are only read once more.
+/// Reads one epoch. Must be read before the rows: rows newer than their epoch are only read again.
 pub(super) async fn read_one<T: Transaction>(tx: &mut T, kind: EpochKind) -> Result<u64, StoreError> {
     Ok(read(tx).await?.get(kind))
 }

@@ -26,7 +26,9 @@ pub enum StoreError {
     )]
     Closed(&'static str),
     /// A change of a sealed row through a handle without a sealer.
-    #[error("this change has to be sealed with ENCRYPTION_KEY, which is not given here: set it to the gateway's")]
+    #[error(
+        "this change has to be sealed with ENCRYPTION_KEY, which is not given here: set it to the gateway's"
+    )]
     Unbound,
     /// A value that a constraint of the table refuses.
     #[error("the database refuses a value: {0}")]
@@ -67,10 +69,7 @@ pub enum StoreError {
     Foreign(PathBuf),
     /// The file or its folder cannot be opened, read or written.
     #[error("cannot open the database {path}: {reason}; check that the path exists and its permissions")]
-    Unreadable {
-        path: PathBuf,
-        reason: String,
-    },
+    Unreadable { path: PathBuf, reason: String },
     /// The database was opened, but cannot be written.
     #[error("the database cannot be written; check who owns it and whether it is read-only")]
     ReadOnly,

@@ -58,7 +58,9 @@ pub struct MetaServer {
 
 /// A column that holds something MetaMCP does not write. Such a row is skipped; the others are imported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("its column `{0}` does not have the form that MetaMCP writes: correct it there, or define the server anew")]
+#[error(
+    "its column `{0}` does not have the form that MetaMCP writes: correct it there, or define the server anew"
+)]
 pub struct OddColumn(&'static str);
 
 /// A row of `namespaces`.

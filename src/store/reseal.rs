@@ -120,8 +120,13 @@ async fn batch<T: Transaction>(
     }
     if count > 0 {
         let after = json!({"rows": count, "key_version": version});
-        let change =
-            Change { action: "rekey", kind: kind.object_kind(), id: "*".into(), before: None, after: Some(after) };
+        let change = Change {
+            action: "rekey",
+            kind: kind.object_kind(),
+            id: "*".into(),
+            before: None,
+            after: Some(after),
+        };
         record(tx, audit, change).await?;
     }
     Ok(Rewrapped { count, closed: unsealable, next: page.next })

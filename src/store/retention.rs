@@ -13,7 +13,6 @@ use super::handle::{Engine, Store, transact};
 use super::transaction::{AccessMode, Transaction, query_one};
 use super::value::Value;
 
-/// Retention periods.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Retention {
     /// The period of usage counters.
@@ -25,7 +24,7 @@ pub struct Retention {
 /// What a run deleted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Retired {
-    /// Deleted usage counters.
+    /// The number of deleted usage counters.
     pub usage: u64,
     /// Deleted entries of the audit log.
     pub audit: u64,
@@ -111,7 +110,8 @@ const DELETE_USAGE: &str = "DELETE FROM usage WHERE (hour, key_id, server, tool)
 const DELETE_AUDIT: &str =
     "DELETE FROM audit_log WHERE id IN (SELECT id FROM audit_log WHERE at < $1 ORDER BY at LIMIT $2)";
 
-const SELECT_SOURCES: &str = "SELECT source FROM usage_batches WHERE source <> '' AND applied_at <= $1 LIMIT $2";
+const SELECT_SOURCES: &str =
+    "SELECT source FROM usage_batches WHERE source <> '' AND applied_at <= $1 LIMIT $2";
 
 const DELETE_SOURCES: &str = "DELETE FROM usage_batches WHERE (source, sequence) IN \
     (SELECT source, sequence FROM usage_batches WHERE source <> '' AND applied_at <= $1 LIMIT $2)";

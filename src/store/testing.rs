@@ -12,7 +12,7 @@ use super::{Binder, Bound, KeyRow, Plain, Sealed};
 /// Names a PostgreSQL server on which databases may be created; `tools/check` starts one.
 const SERVER: &str = "METAMCP_TEST_DATABASE_URL";
 
-/// Seals by writing the columns in the clear beside the plaintext.
+/// Test sealer: writes the columns in the clear next to the plaintext.
 #[derive(Debug, Clone)]
 pub(crate) struct Notary(pub(crate) u8);
 
@@ -29,7 +29,8 @@ impl Binder for Notary {
         let rest = bytes.strip_prefix(&[version])?;
         let (length, rest) = rest.split_first_chunk()?;
         let (sealed_columns, plain) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
-        (self.has_version(version) && sealed_columns == columns(row).as_bytes()).then(|| Plain::new(plain.to_vec()))
+        (self.has_version(version) && sealed_columns == columns(row).as_bytes())
+            .then(|| Plain::new(plain.to_vec()))
     }
 
     /// Its own version and all earlier ones.

@@ -120,7 +120,10 @@ fn publish(sender: &watch::Sender<Seen>, read: Result<Epochs, &StoreError>) {
         match (&before.away, &seen.away) {
             (None, Some(away)) => tracing::warn!(reason = away.reason, "database unavailable"),
             (Some(away), None) => {
-                tracing::info!(seconds = unix_seconds().saturating_sub(away.since), "database available again");
+                tracing::info!(
+                    seconds = unix_seconds().saturating_sub(away.since),
+                    "database available again"
+                );
             }
             _ => {}
         }
@@ -168,8 +171,10 @@ mod tests {
     #[track_caller]
     fn check(raw: &[u64], expected: &[u64]) {
         let mut monotonic = MonotonicEpochs::default();
-        let seen: Vec<_> =
-            raw.iter().map(|keys| monotonic.advance(Epochs { keys: *keys, ..Epochs::default() }).keys).collect();
+        let seen: Vec<_> = raw
+            .iter()
+            .map(|keys| monotonic.advance(Epochs { keys: *keys, ..Epochs::default() }).keys)
+            .collect();
         assert_eq!(seen, expected);
     }
 

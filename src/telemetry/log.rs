@@ -8,7 +8,7 @@ use tracing_subscriber::{EnvFilter, fmt};
 /// How log lines are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people.
+    /// Lines for people to read.
     Text,
     /// One JSON object per line.
     Json,

@@ -7,9 +7,7 @@ use foldhash::fast::RandomState;
 
 use super::error::TopologyError;
 use super::version::Topology;
-use crate::route::{
-    EndpointConfig, EndpointMember, EndpointMembers, RouteTable, RoutedServer, SEPARATOR,
-};
+use crate::route::{EndpointConfig, EndpointMember, EndpointMembers, RouteTable, RoutedServer, SEPARATOR};
 use crate::upstream::{self, EraAdapter, TlsRoots, Upstream, UpstreamId};
 use metamcp_core::base::{EndpointName, ServerName};
 use metamcp_core::protocol::Era;
@@ -19,7 +17,7 @@ pub struct TopologyBuilder {
     roots: TlsRoots,
     adapters: Vec<(Era, Arc<dyn EraAdapter>)>,
     current: Arc<Topology>,
-    /// Never decreases.
+    /// The id of the next upstream. It never decreases, so ids are not reused.
     next_upstream: u32,
 }
 
@@ -163,7 +161,7 @@ fn validate_endpoints(
 }
 
 /// Hides the tools that overrides name like another server's tools. Showing them under their original names instead
-/// would show something nobody configured.
+/// would show something that is not configured.
 fn hide_foreign_names(
     endpoint: &EndpointName,
     member: &mut EndpointMember,

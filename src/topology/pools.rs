@@ -64,9 +64,10 @@ impl UpstreamPools {
             }
         }
         for upstream in topology.upstreams() {
-            pools
-                .entry(upstream.id)
-                .or_insert_with(|| PoolEntry { pool: UpstreamPool::new(Arc::clone(upstream)), retired: None });
+            pools.entry(upstream.id).or_insert_with(|| PoolEntry {
+                pool: UpstreamPool::new(Arc::clone(upstream)),
+                retired: None,
+            });
         }
     }
 

@@ -31,7 +31,6 @@ pub struct UpstreamStatus {
     pub processes: Option<ProcessStats>,
 }
 
-/// A failed request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpstreamFailure {
     pub stage: FailureStage,

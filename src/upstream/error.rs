@@ -37,7 +37,7 @@ pub enum FailureStage {
     Tls,
     /// None of these ended within the connect timeout.
     ConnectTimeout,
-    /// The server's event stream did not say where messages go (MCP 2024-11-05).
+    /// The server's event stream did not name an endpoint for messages (MCP 2024-11-05).
     NoEndpoint,
     /// The server's event stream directs messages to another origin.
     ForeignEndpoint,
@@ -130,7 +130,9 @@ impl FailureStage {
             ),
             Self::FirstByteTimeout => (FaultKind::TimedOut, "did not answer in time"),
             Self::BodyIdle => (FaultKind::TimedOut, "went silent"),
-            Self::NoResponse | Self::BodyIncomplete => (FaultKind::ConnectionLost, "broke off the connection"),
+            Self::NoResponse | Self::BodyIncomplete => {
+                (FaultKind::ConnectionLost, "broke off the connection")
+            }
             Self::ResponseTooLarge => {
                 (FaultKind::InvalidResponse, "sent a response that is larger than the limit")
             }

@@ -29,8 +29,8 @@ pub use config::{Config, ServerAddress, ToolPinPolicy, UpstreamId};
 pub use era::EraChoice;
 pub use error::{FailureStage, UpstreamError};
 pub use http::{
-    ConnectTarget, IdleBody, InvalidTarget, ResponseHead, Stream, TlsRoots, UpstreamBody, UpstreamResponse, UrlTarget,
-    connect, resolve_url,
+    ConnectTarget, IdleBody, InvalidTarget, ResponseHead, Stream, TlsRoots, UpstreamBody, UpstreamResponse,
+    UrlTarget, connect, resolve_url,
 };
 pub use pool::{EraAdapter, ResponseFuture, Upstream, UpstreamPool};
 pub use private::{is_private, is_private_address};

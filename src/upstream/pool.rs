@@ -22,7 +22,7 @@ use super::transport::Transport;
 use metamcp_core::base::ServerName;
 use metamcp_core::protocol::Era;
 
-/// Answers requests of an era that a server does not speak, or of which that is not known yet. To callers the
+/// Answers requests of an era that a server does not speak, or is not yet known to speak. To callers the
 /// server then speaks both eras.
 pub trait EraAdapter: Send + Sync {
     /// Answers a request. Dropping the future cancels the call.
@@ -75,7 +75,7 @@ impl AdaptedEra {
         Self { support: EraSupport::new(era, choice), adapter: OnceLock::new() }
     }
 
-    /// Whether the era is not spoken, and clients are not to be told of the adapter.
+    /// Whether the server does not speak the era, and clients must not learn of the adapter.
     fn is_hidden(&self) -> bool {
         self.support.is_spoken() == Some(false)
             && self.adapter.get().is_some_and(|adapter| !adapter.is_announced())
@@ -151,8 +151,8 @@ impl Upstream {
         }
     }
 
-    /// Whether what the server sends of its own accord comes over one channel for all calls of a session,
-    /// whichever call it is about.
+    /// Whether one channel carries all messages that the server sends without a request, for every call of a
+    /// session.
     pub fn has_shared_channel(&self) -> bool {
         match &self.transport {
             Transport::Http(_) => false,
@@ -216,7 +216,7 @@ impl UpstreamPool {
     }
 
     /// Sends a request and waits for the head of its response; the body is read later. A request of an era
-    /// that the server does not speak, or of which that is not known yet, goes to the era adapter.
+    /// that the server does not speak, or is not yet known to speak, goes to the era adapter.
     ///
     /// A request is sent a second time only if nothing of it was written the first time.
     ///
@@ -279,9 +279,7 @@ impl UpstreamPool {
             }
         };
         match (sse, &self.http) {
-            (Some(server), _) => {
-                Box::pin(self.await_call(server.call(request.clone()), kind, permit)).await
-            }
+            (Some(server), _) => Box::pin(self.await_call(server.call(request.clone()), kind, permit)).await,
             (None, Some(http)) => http.send(request, kind, permit).await,
             (None, None) => Err(UpstreamError::from_stage(FailureStage::NotSent)),
         }
@@ -361,13 +359,13 @@ mod tests {
 
     #[test]
     fn the_transport_determines_the_era() {
-        // Port 9 is `discard`; nobody listens there.
+        // Port 9 is `discard`; no service listens there.
         const URL: &str = "http://127.0.0.1:9/sse";
         let check = |address: ServerAddress, before: [Option<bool>; 2], after: Option<bool>| {
             let server = upstream(address);
             assert_eq!([Era::Legacy, Era::Modern].map(|era| server.speaks(era)), before);
             server.set_spoken(Era::Legacy, Some(true));
-            // Whatever it says while it starts anew.
+            // Whatever it answers while it restarts.
             server.set_spoken(Era::Legacy, None);
             assert_eq!(server.speaks(Era::Legacy), after);
         };

@@ -154,8 +154,8 @@ impl UpstreamRequest {
         }
     }
 
-    /// Returns what a server that is not spoken to over Streamable HTTP is asked, and in which session. There
-    /// is no head, so the message itself carries the trace.
+    /// The operation and session of a request to a server that does not speak Streamable HTTP. There is no
+    /// head, so the message itself carries the trace.
     pub fn operation(&self) -> (HttpOperation, Option<HeaderValue>) {
         let operation = match self.method {
             Method::GET => HttpOperation::Get,

@@ -84,7 +84,7 @@ fn field_value<'a>(line: &'a [u8], name: &str) -> Option<&'a [u8]> {
     Some(value.trim_ascii_end())
 }
 
-/// Where members of `_meta` are to be inserted in a message, and the bytes that must surround them.
+/// Where to insert members of `_meta` into a message, and the bytes that must surround them.
 struct Insertion {
     at: u32,
     before: &'static [u8],
@@ -172,7 +172,8 @@ mod tests {
             check(lines, &whole(before), &whole(&after));
         }
         let bare = r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#;
-        let with_trace = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"ping","params":{{"_meta":{{{both}}}}}}}"#);
+        let with_trace =
+            format!(r#"{{"jsonrpc":"2.0","id":1,"method":"ping","params":{{"_meta":{{{both}}}}}}}"#);
         check(lines, bare, &with_trace);
         check("", bare, bare);
         // A value that is not UTF-8 cannot be a JSON string.

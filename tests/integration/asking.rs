@@ -11,7 +11,10 @@ use std::time::{Duration, Instant};
 use crate::support::{
     Client, Gateway, MODERN, PATIENCE, Request, Response, Setup, legacy_call, notification,
 };
-use metamcp_demo::{HandlerResult, Call, ServerContent, SupportedEras, InputRequest, ServerOptions, RpcError, structured, text};
+use metamcp_demo::{
+    Call, HandlerResult, InputRequest, RpcError, ServerContent, ServerOptions, SupportedEras, structured,
+    text,
+};
 use serde_json::{Value, json};
 
 /// The two ways to a server: its path, and what stands before the names of its tools there.
@@ -164,7 +167,11 @@ fn table((transport, era): (Transport, Era), lines: &str) -> String {
             let address = listener.local_addr().unwrap();
             let eras = if era == Era::Modern { SupportedEras::Modern } else { SupportedEras::Legacy };
             thread::spawn(move || {
-                metamcp_demo::serve_content(listener, Asker, ServerOptions { eras, ..ServerOptions::default() })
+                metamcp_demo::serve_content(
+                    listener,
+                    Asker,
+                    ServerOptions { eras, ..ServerOptions::default() },
+                )
             });
             format!("[servers.a]\nurl = \"http://{address}/mcp\"\n{lines}")
         }

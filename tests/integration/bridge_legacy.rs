@@ -12,7 +12,7 @@ use crate::support::{
     Client, Gateway, Peer, Request, Response, Setup, Step, answer, chunk, error, events, legacy, legacy_call,
     listed, notification,
 };
-use metamcp_demo::{SupportedEras, ServerOptions};
+use metamcp_demo::{ServerOptions, SupportedEras};
 use metamcp_fixture::Fixture;
 use serde_json::{Value, json};
 
@@ -639,7 +639,11 @@ fn a_server_that_opens_sessions_is_asked_itself() {
 /// Of a server that is replaced by one of another era it is found out what it is now.
 #[test]
 fn what_a_server_is_is_found_out_again() {
-    let hidden = Relay::before(&[fixture(SupportedEras::Legacy), fixture(SupportedEras::Modern), fixture(SupportedEras::Legacy)]);
+    let hidden = Relay::before(&[
+        fixture(SupportedEras::Legacy),
+        fixture(SupportedEras::Modern),
+        fixture(SupportedEras::Legacy),
+    ]);
     let gateway = Gateway::open(&[("a", hidden.address)]);
     let gone_through = Session::open(&gateway, WAYS[1], &json!({}));
     for expected in ["legacy", "modern", "legacy"] {

@@ -12,8 +12,8 @@ use crate::support::{
     Client, Gateway, MODERN, PATIENCE, Peer, Request, Response, Setup, Step, answer, chunk, error, events,
 };
 use metamcp_demo::{
-    HandlerResult, Call, ContentChange, ServerContent, Era, SupportedEras, InputRequest, LogLevel, ServerOptions, RpcError, HandlerError, structured, text,
-    text_resource, user_prompt,
+    Call, ContentChange, Era, HandlerError, HandlerResult, InputRequest, LogLevel, RpcError, ServerContent,
+    ServerOptions, SupportedEras, structured, text, text_resource, user_prompt,
 };
 use serde_json::{Value, json};
 

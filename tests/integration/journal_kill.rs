@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
 use metamcp::journal::JournalError;
-use metamcp::journal::usage::{SpooledBatch, Config, CallCounts, WorkerCounters, UsageSpool, UsageTables};
+use metamcp::journal::usage::{CallCounts, Config, SpooledBatch, UsageSpool, UsageTables, WorkerCounters};
 
 const KILLS: u32 = 200;
 

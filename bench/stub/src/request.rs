@@ -200,7 +200,7 @@ mod tests {
 
     #[test]
     fn heads_are_parsed() {
-        let list = "POST / HTTP/1.1\r\nMcp-RequestMethod: tools/list\r\n\r\n";
+        let list = "POST / HTTP/1.1\r\nMcp-Method: tools/list\r\n\r\n";
         check(list, &whole(RequestVerb::Post, Some(RequestMethod::List), 43, 43));
         check("POST / HTTP/1.1\r\n\r\n", &whole(RequestVerb::Post, None, 19, 19));
         check("GET / HTTP/1.1\r\n\r\n", &whole(RequestVerb::Get, None, 18, 18));

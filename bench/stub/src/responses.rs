@@ -66,7 +66,7 @@ impl Responses {
             padding: vec![b'x'; BYTES_MAX],
             sessions: Cell::new(0),
             done: http_message("200 OK", "", ""),
-            not_post: http_message("405 RequestMethod Not Allowed", "", ""),
+            not_post: http_message("405 Method Not Allowed", "", ""),
             bad_request: http_message("400 Bad Request", "", ""),
         }
     }

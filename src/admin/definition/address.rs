@@ -129,7 +129,7 @@ fn parse_unix(rest: &str) -> Result<ServerAddress, &'static str> {
 const EXPECTED_FORM: &str =
     "is not an address; write http://host/path, https://host/path or unix:/path/to/socket:/mcp";
 
-/// Replaces redacted text.
+/// Stands in for a redacted part of an address.
 const REDACTED: &str = "...";
 
 /// `sockaddr_un` has 108 bytes, including the terminating zero.

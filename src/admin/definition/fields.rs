@@ -134,7 +134,8 @@ impl<'a> ObjectReader<'a> {
         let value = keywords.iter().find(|(keyword, _)| *keyword == text).map(|(_, value)| *value);
         if value.is_none() {
             let known: Vec<&str> = keywords.iter().map(|(keyword, _)| *keyword).collect();
-            errors.push(FieldError::new(self.pointer_to(key), format!("is not one of: {}", known.join(", "))));
+            errors
+                .push(FieldError::new(self.pointer_to(key), format!("is not one of: {}", known.join(", "))));
         }
         value
     }

@@ -106,7 +106,7 @@ pub const DEFAULTS: ServerSettings = ServerSettings {
     idle_connections_max: IDLE_CONNECTIONS.default,
     idle_age_max: IDLE_AGE.default,
     fast_lane: true,
-    // Honest servers change tools with every release: changes should be visible without interrupting anybody.
+    // Honest servers change tools with every release: changes should be visible without interrupting clients.
     changed_tools: ToolPinPolicy::Warn,
 };
 
@@ -126,7 +126,7 @@ pub fn default_process_settings() -> stdio::ProcessSettings {
     }
 }
 
-/// A lost SYN is sent again after 1 s; after the second one nobody is there.
+/// A lost SYN is sent again after 1 s; after the second one the host is unreachable.
 pub const CONNECT_TIMEOUT: SettingRange<Duration> =
     SettingRange { default: secs(2), min: millis(10), max: secs(300) };
 /// A long tool call without a stream sends nothing until it is done. The longest seen in use took five

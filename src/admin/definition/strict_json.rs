@@ -20,10 +20,11 @@ pub enum StrictJsonError {
 pub fn parse(text: &[u8]) -> Result<Value, StrictJsonError> {
     let duplicate_path = RefCell::new(Vec::new());
     let mut reader = serde_json::Deserializer::from_slice(text);
-    let value = UniqueMembersSeed { duplicate_path: &duplicate_path }.deserialize(&mut reader).and_then(|value| {
-        reader.end()?;
-        Ok(value)
-    });
+    let value =
+        UniqueMembersSeed { duplicate_path: &duplicate_path }.deserialize(&mut reader).and_then(|value| {
+            reader.end()?;
+            Ok(value)
+        });
     value.map_err(|error| {
         let mut path = duplicate_path.into_inner();
         if path.is_empty() {
@@ -34,7 +35,7 @@ pub fn parse(text: &[u8]) -> Result<Value, StrictJsonError> {
     })
 }
 
-/// Deserializes one value.
+/// Deserializes one JSON value, and rejects objects with duplicate members.
 #[derive(Clone, Copy)]
 struct UniqueMembersSeed<'a> {
     /// The path to the duplicate member, innermost key first. Empty as long as there is none.

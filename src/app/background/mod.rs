@@ -1,4 +1,5 @@
-//! Tasks that run beside the requests: retention, delivery of usage counts, tool pins, and the export of traces.
+//! Tasks that run independently of requests: retention, delivery of usage counts, tool pins, and the export
+//! of traces.
 
 pub mod retention;
 pub mod tool_pins;

@@ -1,5 +1,5 @@
-//! Synchronizes tool pins between the catalog, which compares listed tools with them, and the store, which keeps them.
-//! Runs beside the requests.
+//! Synchronizes tool pins between the catalog, which compares listed tools with them, and the store, which
+//! keeps them. Runs independently of requests.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,7 +9,9 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use crate::auth::Sealer;
-use crate::catalog::{Catalog, PinChange, StoredPins, ToolPins, RESTORE_ACTION, PinsUpdate, summarize_changes};
+use crate::catalog::{
+    Catalog, PinChange, PinsUpdate, RESTORE_ACTION, StoredPins, ToolPins, summarize_changes,
+};
 use crate::store::{Audit, Binder, Bound, NewPins, PinsRow, Seen, Store, StoreError};
 use metamcp_core::base::ServerName;
 
@@ -24,11 +26,12 @@ pub struct PinSync {
 /// Between two attempts to read or write while the store fails.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Between two writes for one server. Changes in between are written as one; tools are held back at once in any case.
+/// Between two writes for one server. Changes in between are written as one; tools are held back at once in
+/// any case.
 const INTERVAL_MIN: Duration = Duration::from_secs(1);
 
-/// The longest such interval, reached by a server that changes its tools all the time: it must fill neither the audit log
-/// nor the database.
+/// The longest such interval, reached by a server that changes its tools all the time: it must fill neither
+/// the audit log nor the database.
 const INTERVAL_MAX: Duration = Duration::from_mins(5);
 
 /// From the moment a server's pins are found missing in the store until they are written again.
@@ -87,7 +90,8 @@ impl PinSync {
         Ok(())
     }
 
-    /// Writes what is due; returns whether something is left. `is_away` means that the store is unreachable and not asked.
+    /// Writes what is due; returns whether something is left. `is_away` means that the store is unreachable
+    /// and not asked.
     async fn write(&self, history: &mut WriteHistory, is_away: bool) -> bool {
         let changes = self.catalog.approvals().pending_updates();
         let mut has_more = false;
@@ -172,12 +176,14 @@ impl LastWrite {
     }
 }
 
-/// Reads the pins in a row. `known` are the pins it had before; they stay valid while the row changes only in its seal, if
-/// that was made with a version of `ENCRYPTION_KEY` that this process does not have until it restarts.
+/// Reads the pins in a row. `known` are the pins it had before; they stay valid while the row changes only in
+/// its seal, if that was made with a version of `ENCRYPTION_KEY` that this process does not have until it
+/// restarts.
 fn kept(row: &PinsRow, sealer: &Sealer, known: Option<StoredPins>) -> StoredPins {
     if sealer.open_row(Bound::ToolPins(row)).is_some() {
         // Pins that a later version of metamcp wrote must not be overwritten.
-        return ToolPins::from_json(&row.pins).map_or(StoredPins::Foreign, |pins| StoredPins::Pins(pins, row.version));
+        return ToolPins::from_json(&row.pins)
+            .map_or(StoredPins::Foreign, |pins| StoredPins::Pins(pins, row.version));
     }
     if sealer.has_key_version(row.seal.key_version) {
         return StoredPins::Altered(row.version);
@@ -190,7 +196,8 @@ fn kept(row: &PinsRow, sealer: &Sealer, known: Option<StoredPins>) -> StoredPins
     }
 }
 
-/// Logs a change by the names of the tools only: descriptions may contain instructions to whoever reads the log.
+/// Logs a change by the names of the tools only: descriptions may contain instructions to the reader of the
+/// log.
 fn log_change(change: &PinsUpdate) {
     let PinsUpdate { server, action, changes, .. } = change;
     let tools = || changes.iter().take(LOGGED_TOOLS_MAX).map(log_name).collect::<Vec<_>>().join(", ");

@@ -36,8 +36,13 @@ pub fn new_metrics(config: &Config) -> Option<Arc<Metrics>> {
 }
 
 /// Returns the metrics for the administration to serve, unless scraping is off.
-pub fn scraped_metrics(config: &Config, metrics: Option<&Arc<Metrics>>) -> Option<(Arc<Metrics>, MetricsAccess)> {
-    metrics.filter(|_| config.scrapes != MetricsAccess::Off).map(|metrics| (Arc::clone(metrics), config.scrapes))
+pub fn scraped_metrics(
+    config: &Config,
+    metrics: Option<&Arc<Metrics>>,
+) -> Option<(Arc<Metrics>, MetricsAccess)> {
+    metrics
+        .filter(|_| config.scrapes != MetricsAccess::Off)
+        .map(|metrics| (Arc::clone(metrics), config.scrapes))
 }
 
 /// Spawns the export of spans, which runs until `workers_ended` changes and the last spans are sent. `None` if traces

@@ -1,5 +1,5 @@
-//! Delivers what workers count to the store. It goes through the journal, so that neither an outage of the store nor a
-//! kill of the process loses a count or counts twice.
+//! Delivers what workers count to the store. It goes through the journal, so that neither an outage of the
+//! store nor a kill of the process loses a count or counts twice.
 
 use std::collections::BTreeMap;
 use std::future::ready;
@@ -11,7 +11,9 @@ use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-use crate::journal::usage::{self, SpooledBatch, COLLECT_BACKLOG_MS, COLLECT_MS, UsageSpool, SYNC_MS, UsageTables};
+use crate::journal::usage::{
+    self, COLLECT_BACKLOG_MS, COLLECT_MS, SYNC_MS, SpooledBatch, UsageSpool, UsageTables,
+};
 use crate::journal::{self, JournalError};
 use crate::server::Door;
 use crate::store::{Counts, Store, StoreError, UsageBatch, UsageKey, UsageRow};
@@ -19,8 +21,8 @@ use crate::store::{Counts, Store, StoreError, UsageBatch, UsageKey, UsageRow};
 /// The journal's folder in the data directory.
 const FOLDER: &str = "usage";
 
-/// For the store to accept one batch, which has some 500 rows and one round trip for each. After that the store counts
-/// as unreachable.
+/// For the store to accept one batch, which has some 500 rows and one round trip for each. After that the
+/// store counts as unreachable.
 const STORE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Between two attempts while the store is unreachable.
@@ -29,13 +31,15 @@ const RETRY: Duration = Duration::from_secs(1);
 /// For the last batches to reach the store at shutdown; the rest waits for the next start.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Single-client gateways that may share a data directory: each client starts one, and people run a few clients.
+/// Single-client gateways that may share a data directory: each client starts one, and people run a few
+/// clients.
 const PRIVATE_MAX: usize = 64;
 
 /// Opens the journal; `None` if the disk is full, in which case the gateway serves and counts nothing.
 ///
-/// A journal folder belongs to one process at a time. Single-client gateways run beside each other and beside the public
-/// one, so each takes a folder that is free and also delivers what an earlier process left in it.
+/// A journal folder belongs to one process at a time. Single-client gateways run next to each other and next
+/// to the public one, so each takes a folder that is free and also delivers what an earlier process left in
+/// it.
 pub fn open_journal(
     data_dir: &Path,
     workers: usize,
@@ -114,8 +118,8 @@ struct UsageDelivery {
 }
 
 impl UsageDelivery {
-    /// Does what is due, or everything if `is_last`. Delivers at most one batch, so that the other work is never
-    /// delayed for long; returns whether there may be another.
+    /// Does what is due, or everything if `is_last`. Delivers at most one batch, so that the other work is
+    /// never delayed for long; returns whether there may be another.
     async fn step(&mut self, is_last: bool) -> bool {
         let is_due = |since: Option<Instant>, pace: Duration| {
             is_last || since.is_none_or(|since| since.elapsed() >= pace)
@@ -153,8 +157,8 @@ impl UsageDelivery {
         delivers && self.deliver_oldest().await
     }
 
-    /// Delivers the oldest batch that is synced to disk. Returns false if there is none or the store does not accept
-    /// it.
+    /// Delivers the oldest batch that is synced to disk. Returns false if there is none or the store does not
+    /// accept it.
     async fn deliver_oldest(&mut self) -> bool {
         let batch = match self.with_outbox(UsageSpool::pending_batches).await {
             Ok(pending) => pending.into_iter().next(),

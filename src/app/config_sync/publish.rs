@@ -1,5 +1,5 @@
-//! Publishes new topologies to the catalog, the workers and the sessions, in an order in which no request meets a part
-//! that is missing.
+//! Publishes new topologies to the catalog, the workers and the sessions, in an order in which no request
+//! meets a part that is missing.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use crate::route::EndpointConfig;
 use crate::runtime::MemoryPurger;
 use crate::server::Shared;
-use crate::session::{SessionTerminator, SessionTable};
+use crate::session::{SessionTable, SessionTerminator};
 use crate::topology::{NameChanges, Topology, TopologyBuilder, UpstreamPools};
 use crate::upstream;
 use metamcp_core::base::unix_seconds;
@@ -27,14 +27,15 @@ pub struct Publisher {
     pools: Rc<UpstreamPools>,
 }
 
-/// For all workers to switch to a new topology, which they do between two requests. A slower one switches later.
+/// For all workers to switch to a new topology, which they do between two requests. A slower one switches
+/// later.
 const FOLLOW_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Between two searches for sessions that have expired.
 const SESSION_SWEEP: Duration = Duration::from_secs(30);
 
-/// Between two checks whether freed memory should be returned to the system: terminating sessions allocates on this
-/// thread.
+/// Between two checks whether freed memory should be returned to the system: terminating sessions allocates
+/// on this thread.
 const PURGE_POLL: Duration = Duration::from_secs(1);
 
 impl Publisher {
@@ -57,9 +58,9 @@ impl Publisher {
         Arc::clone(self.builder.current())
     }
 
-    /// Serves these servers and endpoints from now on, and nothing else. Whatever is unchanged keeps its connections,
-    /// calls in flight, streams, sessions and lists. Returns the topology once the workers serve it; what could not be
-    /// served is in its `rejected` and in the log.
+    /// Serves these servers and endpoints from now on, and nothing else. Everything unchanged keeps its
+    /// connections, calls in flight, streams, sessions and lists. Returns the topology once the workers serve
+    /// it; what could not be served is in its `rejected` and in the log.
     ///
     /// Not cancel safe: a topology that was built must be published.
     pub async fn publish(

@@ -1,5 +1,5 @@
-//! Keeps the served topology in step with the configuration files and the store: after SIGHUP, after a change through
-//! this gateway's administration, and after a change by another writer of the store.
+//! Keeps the served topology in step with the configuration files and the store: after SIGHUP, after a change
+//! through this gateway's administration, and after a change by another writer of the store.
 
 use std::io::{IsTerminal as _, stdin};
 use std::sync::Arc;
@@ -99,7 +99,7 @@ impl ServingState {
 /// Ends when the terminal that the gateway was started from is closed, which also arrives as SIGHUP.
 pub async fn follow_changes(mut triggers: ReloadTriggers, mut state: ServingState, mut publisher: Publisher) {
     let had_terminal = stdin().is_terminal();
-    // The counters at the last read of the store. `None` at startup, so that the store is read once more.
+    // The counters at the last read of the store. `None` at startup, so that the store is read again.
     let (mut changes, mut epochs) = (0, None);
     let (mut is_behind, mut logged_error) = (state.stored.is_none(), None);
     loop {

@@ -1,5 +1,5 @@
-//! Reads the servers and endpoints of the store. For a database server it also keeps a sealed snapshot on disk, to start
-//! from while the database is unreachable.
+//! Reads the servers and endpoints of the store. For a database server it also keeps a sealed snapshot on
+//! disk, to start from while the database is unreachable.
 
 use std::cell::RefCell;
 use std::path::PathBuf;
@@ -23,7 +23,7 @@ pub struct StoredConfigSource {
     saved: RefCell<Option<StoredConfig>>,
 }
 
-/// How long startup waits for the database before it uses the snapshot; nobody is served meanwhile.
+/// How long startup waits for the database before it uses the snapshot; no request is served meanwhile.
 const START_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl StoredConfigSource {
@@ -34,8 +34,8 @@ impl StoredConfigSource {
         Self { store, sealer, snapshots, saved: RefCell::default() }
     }
 
-    /// Reads the configuration at startup, from the store or else from the snapshot. `None` if neither can be read, which
-    /// differs from an empty store. `is_away` skips the store.
+    /// Reads the configuration at startup, from the store or else from the snapshot. `None` if neither can be
+    /// read, which differs from an empty store. `is_away` skips the store.
     pub async fn read_at_start(&self, is_away: bool) -> Option<StoredConfig> {
         if !is_away {
             match timeout(START_TIMEOUT, self.read()).await {

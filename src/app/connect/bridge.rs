@@ -20,7 +20,7 @@ use metamcp_core::frame::Scanner;
 
 /// What the bridge connects to, and its limits.
 pub struct Config {
-    /// The endpoint.
+    /// The address of the endpoint.
     pub address: ServerAddress,
     /// Sent with every request, the credential among them.
     pub headers: Vec<(HeaderName, HeaderValue)>,

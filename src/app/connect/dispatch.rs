@@ -13,7 +13,7 @@ use super::client::{AdmitError, ClientMessage, find_request_id};
 use super::endpoint::{HandshakeGuard, HandshakeStep, error_response};
 use super::error::RequestError;
 use crate::upstream::RequestKind;
-use metamcp_core::frame::{ScanRejection, ScanError};
+use metamcp_core::frame::{ScanError, ScanRejection};
 use metamcp_core::protocol::{Era, McpMethod, code};
 
 /// For the endpoint to accept a notification: it only has to acknowledge it.

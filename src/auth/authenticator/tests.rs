@@ -2,9 +2,9 @@ use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use zeroize::Zeroizing;
 
+use super::super::live_keys::REQUEST_INTERVAL;
 use super::super::secret_verifier::SecretVerifier;
 use super::super::secret_verifier::tests::with_prefilter_of;
-use super::super::live_keys::REQUEST_INTERVAL;
 use super::super::{ApiKey, CreateKeyError, EncryptionKey, KeyRequest, create_key, generate_jwt_key};
 use super::*;
 use crate::store::testing::{Folder, break_epoch, put_sealed_hash};
@@ -67,12 +67,13 @@ impl AuthFixture {
         assert!(self.auth.refresh().await.unwrap());
     }
 
-    /// Stores the prefilter tag of another key's secret beside the hash of this one.
+    /// Stores the prefilter tag of another key's secret next to the hash of this one.
     async fn set_prefilter(&self, key: &str, other: &str) {
         let rows = self.store.keys().await.unwrap().rows;
         let row = rows.iter().find(|row| row.key_id == key[4..16]).unwrap();
         let sealer = self.auth.sealer();
-        let verifier = SecretVerifier::from_bytes(sealer.open_row(Bound::Key(row)).unwrap().expose()).unwrap();
+        let verifier =
+            SecretVerifier::from_bytes(sealer.open_row(Bound::Key(row)).unwrap().expose()).unwrap();
         let verifier = with_prefilter_of(&verifier, ApiKey::parse(other).unwrap().secret());
         let sealed = sealer.seal_row(Bound::Key(row), &Plain::new(verifier.to_bytes().to_vec()));
         put_sealed_hash(&self.folder.join(DATABASE), &row.key_id, &sealed.bytes);
@@ -83,7 +84,8 @@ impl AuthFixture {
     fn wrong(&self, key: &str) -> String {
         let keyring = self.auth.keys.keyring();
         let entry = keyring.entry(ApiKey::parse(key).unwrap().key_id()).unwrap();
-        let is_plain = |key: &String| !entry.verifier().passes_prefilter(ApiKey::parse(key).unwrap().secret());
+        let is_plain =
+            |key: &String| !entry.verifier().passes_prefilter(ApiKey::parse(key).unwrap().secret());
         std::iter::repeat_with(|| forged(key)).find(is_plain).unwrap()
     }
 
@@ -359,7 +361,8 @@ async fn a_token_that_we_signed_needs_no_permit_to_wait() {
     let other = Authenticator::new(config(), fixture.store.clone()).await.unwrap();
     let key = fixture.key().await;
     let signed = token(&other, &key).await;
-    let permits = fixture.auth.unproven_permits.try_acquire_many(u32::try_from(UNPROVEN_MAX).unwrap()).unwrap();
+    let permits =
+        fixture.auth.unproven_permits.try_acquire_many(u32::try_from(UNPROVEN_MAX).unwrap()).unwrap();
     fixture.check(ApiKey::generate().expose(), ["undecided", "busy", "undecided"], 0).await;
     fixture.check(&unknown_kid(0), ["undecided", "busy", "undecided"], 0).await;
     fixture.check(&signed, ["undecided", &key[4..16], &key[4..16]], 0).await;
@@ -613,7 +616,10 @@ async fn guesses_at_a_key_do_not_prevent_its_renewal() {
     assert!(futures_util::poll!(&mut guessing).is_pending());
     assert_eq!(fixture.at(&key, Duration::from_mins(12)), key[4..16]);
     let guessed = guessing.await;
-    assert!(guessed.iter().any(|answer| matches!(answer, Err(AuthDenial::Busy))), "the places of the key were not full");
+    assert!(
+        guessed.iter().any(|answer| matches!(answer, Err(AuthDenial::Busy))),
+        "the places of the key were not full"
+    );
     let verified = guessed.iter().filter(|answer| matches!(answer, Err(AuthDenial::Invalid))).count() as u64;
     fixture.auth.verify_text(&key).await.unwrap();
     assert_eq!(fixture.auth.hash_runs(), 1 + verified + 1, "the key itself was verified twice");

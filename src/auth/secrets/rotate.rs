@@ -74,7 +74,7 @@ fn rotate(
         }
         text.push_str(&key);
     }
-    // Written beside the file and renamed into place: at no moment is the key missing or incomplete.
+    // Written next to the file and renamed into place: at no moment is the key missing or incomplete.
     let draft = path.with_extension(format!("toml.{:x}", u64::from_le_bytes(random_bytes())));
     let written = write_new(&draft, &render(&text, &secrets.jwt_secret))
         .and_then(|()| std::fs::rename(&draft, &path))

@@ -230,14 +230,19 @@ fn no_variation_of_a_token_is_accepted() {
         altered[at] ^= 1;
         // A change within the kid leads to a look-up of the kid, and is refused as well.
         let altered = String::from_utf8(altered).unwrap();
-        assert!(tokens().verify(&altered, &MacKey::random().tag(altered.as_bytes()), NOW).is_err(), "{altered}");
+        assert!(
+            tokens().verify(&altered, &MacKey::random().tag(altered.as_bytes()), NOW).is_err(),
+            "{altered}"
+        );
     }
 }
 
 #[test]
 fn another_secret_neither_signs_nor_verifies_our_tokens() {
-    let other =
-        TokenAuthority::new(JwtKeyring::from_secret(b"another secret of thirty-two byt"), Duration::from_mins(15));
+    let other = TokenAuthority::new(
+        JwtKeyring::from_secret(b"another secret of thirty-two byt"),
+        Duration::from_mins(15),
+    );
     // Its kid may be that of a key that was just added: the store has to be asked.
     check(&other.mint(&identity(), None, NOW).unwrap().access_token, Err("unknown"));
     let message = format!("{}{}", encoded_header(), encode(claims().to_string()));

@@ -16,7 +16,9 @@ use super::handshake::still_speaks_modern;
 use super::input::request_input;
 use super::reply::gateway_reply;
 use super::request::{ClientMessage, RetryParams};
-use super::result::{InputRequired, ServerReply, error_code, gateway_error, invalid_reply_error, parse_reply};
+use super::result::{
+    InputRequired, ServerReply, error_code, gateway_error, invalid_reply_error, parse_reply,
+};
 use super::session::{InFlightCall, Session};
 use super::tool_headers::ToolHeaderCache;
 use crate::session::MESSAGE_BYTES_MAX;
@@ -26,7 +28,7 @@ use crate::upstream::{
     UpstreamResponse,
 };
 
-/// What a call needs beside the request.
+/// What a call needs in addition to the request.
 pub struct CallContext {
     pub session: Arc<Session>,
     pub pool: Rc<UpstreamPool>,
@@ -87,8 +89,7 @@ pub async fn forward_call(
     let id = message.id();
     let mut in_flight = session.begin_call(id.clone());
     let sent_id = RefCell::new(id.clone());
-    let exchange =
-        Exchange { session, pool, tool_headers, input_timeout, request, message, id, sent_id };
+    let exchange = Exchange { session, pool, tool_headers, input_timeout, request, message, id, sent_id };
     let outcome = tokio::select! {
         outcome = exchange.send(None) => outcome?,
         () = in_flight.cancelled() => CallOutcome::Reply(exchange.cancelled()),
@@ -208,7 +209,9 @@ impl Exchange {
         );
         match parse_reply(message, envelope, &self.id) {
             Ok(ServerReply::Final(message)) => CallOutcome::Reply(message),
-            Ok(ServerReply::InputRequired(required)) if may_need_input => CallOutcome::InputRequired(required),
+            Ok(ServerReply::InputRequired(required)) if may_need_input => {
+                CallOutcome::InputRequired(required)
+            }
             Ok(ServerReply::InputRequired(_)) => {
                 CallOutcome::Reply(self.invalid_reply("it asks for input, which this method does not allow"))
             }
@@ -283,7 +286,11 @@ impl Exchange {
     }
 
     /// Relays notifications up to the response. In the Modern era a server sends no requests meanwhile.
-    async fn relay_events(&self, sink: &EventSink, mut body: UpstreamBody) -> Result<CallOutcome, UpstreamError> {
+    async fn relay_events(
+        &self,
+        sink: &EventSink,
+        mut body: UpstreamBody,
+    ) -> Result<CallOutcome, UpstreamError> {
         let (mut reader, mut scanner) = (EventReader::new(), Scanner::new());
         let invalid = |error| UpstreamError::new(FailureStage::InvalidResponse, error);
         while let Some(chunk) = body.chunk().await {

@@ -51,7 +51,7 @@ impl DedicatedSubscription {
         Self { session, stream, sink, shared_events, shared_exit }
     }
 
-    /// Sends an event to the client. Returns false when the client has gone. Cancel safe, except that an
+    /// Sends an event to the client. Returns false when the client has disconnected. Cancel safe, except that an
     /// event that waits for room is lost.
     pub async fn notify(&self, event: Bytes) -> bool {
         self.sink.send(event).await
@@ -90,7 +90,7 @@ impl DedicatedSubscription {
         }
     }
 
-    /// Completes when the client has gone. Cancel safe.
+    /// Completes when the client has disconnected. Cancel safe.
     pub async fn closed(&self) {
         self.sink.closed().await;
     }

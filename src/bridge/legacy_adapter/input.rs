@@ -79,7 +79,11 @@ impl InputFailure {
 
 /// Checks that the client declared every requested capability (MCP 2026-07-28, multi round-trip requests:
 /// -32021).
-fn check_capabilities(declared: ClientCapabilities, requests: &[InputRequest], id: &[u8]) -> Result<(), InputFailure> {
+fn check_capabilities(
+    declared: ClientCapabilities,
+    requests: &[InputRequest],
+    id: &[u8],
+) -> Result<(), InputFailure> {
     let undeclared = requests.iter().find(|request| !declared.has(request.required_capabilities()));
     let Some(request) = undeclared else { return Ok(()) };
     let text = format!("the call needs {}, which this client did not declare", request.input.method());
@@ -183,7 +187,8 @@ mod tests {
         };
         let (result, ()) = tokio::join!(asking, answering);
         let text = |bytes: Bytes| String::from_utf8(bytes.to_vec()).unwrap();
-        let result = result.map(|responses| text(responses.unwrap())).map_err(|failure| text(failure.message));
+        let result =
+            result.map(|responses| text(responses.unwrap())).map_err(|failure| text(failure.message));
         match (&result, expected) {
             (Ok(result), Ok(expected)) => assert_eq!(result, expected),
             (Err(error), Err(part)) => assert!(error.contains(part), "{error}"),

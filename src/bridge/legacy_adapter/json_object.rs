@@ -37,7 +37,7 @@ pub fn for_each_member<'a>(
 
 /// A member of an object.
 pub struct ObjectMember<'a> {
-    /// The raw value.
+    /// The raw JSON value.
     pub value: &'a RawValue,
     /// The bytes to cut out of the message to remove the member: from the name to the comma that belongs to
     /// it.

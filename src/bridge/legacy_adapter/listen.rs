@@ -157,7 +157,7 @@ impl SubscriptionTarget {
         }
     }
 
-    /// Delivers an event. Returns false when nobody listens any more. Cancel safe, except that an event that
+    /// Delivers an event. Returns false when no listener is left. Cancel safe, except that an event that
     /// waits for room is lost.
     async fn deliver(&self, event: Bytes) -> bool {
         match self {
@@ -169,7 +169,7 @@ impl SubscriptionTarget {
         }
     }
 
-    /// Completes when nobody listens any more. Cancel safe.
+    /// Completes when no listener is left. Cancel safe.
     async fn closed(&self) {
         match self {
             Self::Dedicated(dedicated) => dedicated.closed().await,
@@ -345,7 +345,8 @@ impl SubscriptionStream {
             let Ok(envelope) = Scanner::new().scan(&data) else { continue };
             match envelope.kind {
                 MessageKind::Notification => {
-                    let method = envelope.method.and_then(|method| McpMethod::parse(&method.decode_bytes(&data)));
+                    let method =
+                        envelope.method.and_then(|method| McpMethod::parse(&method.decode_bytes(&data)));
                     return Some((data, method));
                 }
                 MessageKind::Request => {}

@@ -216,7 +216,6 @@ pub mod tests {
     use super::*;
     use metamcp_core::frame::Scanner;
 
-    /// Scans a message.
     pub fn read(message: &str) -> ClientMessage {
         let message = Bytes::from(message.to_owned());
         let envelope = Scanner::new().scan(&message).unwrap();

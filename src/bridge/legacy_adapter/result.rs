@@ -165,7 +165,11 @@ fn input_required(message: &Bytes, outcome: Span) -> Result<InputRequired, Strin
     Ok(required)
 }
 
-fn parse_input_request(key: String, value: &RawValue, raw: impl Fn(&RawValue) -> Bytes) -> Option<InputRequest> {
+fn parse_input_request(
+    key: String,
+    value: &RawValue,
+    raw: impl Fn(&RawValue) -> Bytes,
+) -> Option<InputRequest> {
     let (mut method, mut params) = (None, None);
     for_each_member(value.get().as_bytes(), |name, value| match &*name {
         "method" => method = serde_json::from_str::<String>(value.get()).ok(),

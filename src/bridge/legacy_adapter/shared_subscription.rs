@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use super::departures::DepartureCounter;
 use super::session::{Session, SubscriptionKey};
 
-/// All shared subscriptions.
+/// The shared subscriptions of all servers.
 #[derive(Default)]
 pub struct SharedSubscriptions {
     /// Guards the subscribers, and what sessions record of their membership: locked before a session, never

@@ -134,8 +134,7 @@ async fn fetch(session: &Session, pool: &Rc<UpstreamPool>) -> Option<ToolParams>
             if params.is_empty() {
                 continue;
             }
-            bytes +=
-                tool.name.len() + params.iter().map(HeaderParam::memory_bytes).sum::<usize>();
+            bytes += tool.name.len() + params.iter().map(HeaderParam::memory_bytes).sum::<usize>();
             if bytes > TOOLS_BYTES_MAX {
                 return Some(tools);
             }

@@ -76,7 +76,9 @@ impl CallStream {
     /// server may be silent from now on.
     pub fn set_aside(&mut self, idle_timeout: Option<Duration>) {
         match &mut self.state {
-            StreamState::Single(_, body, _) | StreamState::Events(body, _) => body.release_permit(idle_timeout),
+            StreamState::Single(_, body, _) | StreamState::Events(body, _) => {
+                body.release_permit(idle_timeout)
+            }
             StreamState::Connecting(_) | StreamState::Ended => {}
         }
     }

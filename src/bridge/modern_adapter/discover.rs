@@ -23,8 +23,8 @@ pub async fn discover(
     pool: &Rc<UpstreamPool>,
     request: &ModernRequest,
 ) -> LocalResponse {
-    // Begins no call: requests that the server sends as soon as its session is open are for nobody here, and
-    // are refused.
+    // No call begins here: requests that the server sends as soon as its session is open have no client to go
+    // to, and are refused.
     if !session.touch() {
         return request.refusal(StatusCode::SERVICE_UNAVAILABLE, code::INTERNAL, "try again");
     }

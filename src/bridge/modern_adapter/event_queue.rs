@@ -12,19 +12,16 @@ pub const WAITING_MAX: usize = 64;
 /// Bytes of the messages that wait. A message of any size fits into an empty queue.
 const WAITING_BYTES_MAX: usize = 4 << 20;
 
-/// The sending end.
 pub struct EventSender {
     sender: mpsc::Sender<Bytes>,
     bytes: Arc<AtomicUsize>,
 }
 
-/// The receiving end.
 pub struct EventReceiver {
     receiver: mpsc::Receiver<Bytes>,
     bytes: Arc<AtomicUsize>,
 }
 
-/// Creates a queue.
 pub fn event_queue() -> (EventSender, EventReceiver) {
     let (sender, receiver) = mpsc::channel(WAITING_MAX);
     let bytes = Arc::<AtomicUsize>::default();

@@ -20,7 +20,6 @@ use crate::auth::{KeyId, Purpose, Sealer};
 use metamcp_core::base::unix_seconds;
 use metamcp_core::protocol::ClientCapabilities;
 
-/// All held calls.
 pub struct HeldCalls {
     sealer: Arc<Sealer>,
     /// Distinguishes this process from all others.
@@ -121,7 +120,11 @@ impl HeldCalls {
     }
 
     /// Holds a call of that key. `binding` is what the retry has to repeat.
-    pub fn hold(self: &Arc<Self>, owner: Option<KeyId>, binding: &[u8]) -> Result<HoldPermit, HoldLimitReached> {
+    pub fn hold(
+        self: &Arc<Self>,
+        owner: Option<KeyId>,
+        binding: &[u8],
+    ) -> Result<HoldPermit, HoldLimitReached> {
         let mut id = [0; 16];
         getrandom::fill(&mut id).map_err(|_| HoldLimitReached)?;
         let (resume, resumed) = oneshot::channel();
@@ -146,7 +149,8 @@ impl HeldCalls {
             return Err(ResumeError::Unknown);
         }
         let sealed = URL_SAFE_NO_PAD.decode(state).map_err(|_| ResumeError::Unknown)?;
-        let plain = self.sealer.open(Purpose::RequestState, binding, &sealed).map_err(|_| ResumeError::Unknown)?;
+        let plain =
+            self.sealer.open(Purpose::RequestState, binding, &sealed).map_err(|_| ResumeError::Unknown)?;
         let (process, id, expires_s) = parse_state(&plain).ok_or(ResumeError::Unknown)?;
         if process != self.process {
             return Err(ResumeError::Elsewhere);

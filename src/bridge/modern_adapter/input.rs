@@ -137,7 +137,10 @@ pub fn input_required(id: &[u8], input_requests: &[InputRequest], state: Option<
 
 /// Removes the requests that the client responded to, and returns the responses to the server as whole
 /// messages.
-pub fn take_responses(input_requests: &mut Vec<InputRequest>, responses: &HashMap<String, Bytes>) -> Vec<Bytes> {
+pub fn take_responses(
+    input_requests: &mut Vec<InputRequest>,
+    responses: &HashMap<String, Bytes>,
+) -> Vec<Bytes> {
     let answered = input_requests.extract_if(.., |request| responses.contains_key(&request.key));
     answered
         .map(|request| {
@@ -218,7 +221,9 @@ mod tests {
     #[test]
     fn input_requests_lose_legacy_members() {
         let check = |message, state: Option<&str>, expected: &str| {
-            let InputDecision::Ask(input_requests) = request(message, r#"{"roots":{},"elicitation":{"url":{}}}"#) else {
+            let InputDecision::Ask(input_requests) =
+                request(message, r#"{"roots":{},"elicitation":{"url":{}}}"#)
+            else {
                 panic!("it is asked")
             };
             assert_eq!(input_required(b"\"x\"", &[input_requests], state), expected);

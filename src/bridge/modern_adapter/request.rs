@@ -162,7 +162,6 @@ impl ModernRequest {
         Some(write(&members))
     }
 
-    /// Returns the `requestState`.
     pub fn request_state(&self) -> String {
         let state = self.envelope.params.request_state;
         state.map(|state| state.decode(&self.message).into_owned()).unwrap_or_default()

@@ -6,7 +6,9 @@ use tokio::sync::oneshot;
 use super::super::level::LogLevel;
 use super::request::ModernRequest;
 use crate::upstream::UpstreamError;
-use crate::upstream::multiplex::{CallOutcome, EventSink, LocalBody, LocalResponse, event_channel_with_capacity};
+use crate::upstream::multiplex::{
+    CallOutcome, EventSink, LocalBody, LocalResponse, event_channel_with_capacity,
+};
 use metamcp_core::frame::write_event;
 
 /// Responds to one request of a client.
@@ -34,8 +36,12 @@ impl ClientResponder {
     /// Creates the responder of a request, and the receiver of its response.
     pub fn new(request: &ModernRequest) -> (Self, oneshot::Receiver<CallOutcome>) {
         let (sender, response) = oneshot::channel();
-        let client =
-            Self { state: ResponderState::Waiting(sender), id: request.id(), token: request.progress_token(), log_level: request.log_level };
+        let client = Self {
+            state: ResponderState::Waiting(sender),
+            id: request.id(),
+            token: request.progress_token(),
+            log_level: request.log_level,
+        };
         (client, response)
     }
 
@@ -44,19 +50,20 @@ impl ClientResponder {
     pub async fn send_event(&mut self, message: &[u8]) {
         if let ResponderState::Waiting(_) = self.state {
             let (sink, events) = event_channel_with_capacity(EVENTS_MAX);
-            if let ResponderState::Waiting(sender) = std::mem::replace(&mut self.state, ResponderState::Streaming(sink))
+            if let ResponderState::Waiting(sender) =
+                std::mem::replace(&mut self.state, ResponderState::Streaming(sink))
                 && sender.send(Ok(LocalResponse::from_events(events))).is_err()
             {
                 self.state = ResponderState::Gone;
             }
         }
         if let ResponderState::Streaming(sink) = &self.state {
-            // A client that has gone is noticed by `gone`.
+            // A disconnected client is noticed by `gone`.
             let _ = sink.send(write_event(message)).await;
         }
     }
 
-    /// Sends the response. Returns false if the client has gone. Not cancel safe: the response may be lost.
+    /// Sends the response. Returns false if the client has disconnected. Not cancel safe: the response may be lost.
     pub async fn end(self, reply: LocalResponse) -> bool {
         match (self.state, reply) {
             (ResponderState::Waiting(sender), reply) => sender.send(Ok(reply)).is_ok(),
@@ -68,7 +75,6 @@ impl ClientResponder {
         }
     }
 
-    /// Fails the request.
     pub fn fail(self, error: UpstreamError) {
         match self.state {
             ResponderState::Waiting(sender) => drop(sender.send(Err(error))),
@@ -77,7 +83,7 @@ impl ClientResponder {
         }
     }
 
-    /// Waits until the client has gone. Cancel safe.
+    /// Waits until the client has disconnected. Cancel safe.
     pub async fn gone(&mut self) {
         match &mut self.state {
             ResponderState::Waiting(sender) => sender.closed().await,

@@ -12,7 +12,7 @@ use super::config::Config;
 use super::session::{AdapterSession, AdapterSessionKey, ClientSlot};
 use super::unsolicited::WAITING_TOTAL_MAX;
 
-/// The sessions by their keys. Knows no tasks: whoever adds a session runs it.
+/// The sessions by their keys. It runs no tasks: the caller that adds a session runs it.
 pub struct SessionTable {
     max: usize,
     per_key_max: usize,
@@ -28,8 +28,8 @@ pub struct SessionTable {
 
 type LiveSessions = HashMap<AdapterSessionKey, Arc<AdapterSession>>;
 
-/// Exclusive sessions of one key at one server. Each may be a process of its own, of which a server has 64 by
-/// default; and of the 64 calls that may be held for one key, these are more than a person answers at once.
+/// Exclusive sessions of one key at one server. Each may be a process of its own, and a server has at most 64
+/// of those by default. A key may hold 64 calls, and these are already more than a person answers at once.
 const EXCLUSIVE_MAX: u8 = 15;
 
 /// An exclusive session that is idle for so long is ended, if not sooner: a burst of calls finds it again,
@@ -60,7 +60,7 @@ impl SessionTable {
         self.find_in(&mut self.lock(), key)
     }
 
-    /// Begins a call in the session with that key, likewise.
+    /// Begins a call in the session with that key. Finds or creates the session as [`Self::find`] does.
     pub fn begin_call(&self, key: AdapterSessionKey, allows_input: bool) -> Option<(ClientSlot, bool)> {
         // Locked until the call has its slot: otherwise the session could be ended for another before.
         self.begin_call_in(&mut self.lock(), key, allows_input)
@@ -91,14 +91,9 @@ impl SessionTable {
         last.map(|slot| (slot, false)).or_else(|| self.begin_call_in(live, key, allows_input))
     }
 
-    /// Queues an unsolicited request for the next call that allows input. Returns false if it is to be
-    /// refused.
-    pub fn queue_unsolicited(
-        &self,
-        session: &AdapterSession,
-        message: &Bytes,
-        envelope: &Envelope,
-    ) -> bool {
+    /// Queues an unsolicited request for the next call that allows input. Returns false if the request must
+    /// be refused.
+    pub fn queue_unsolicited(&self, session: &AdapterSession, message: &Bytes, envelope: &Envelope) -> bool {
         let permit = Arc::clone(&self.unsolicited).try_acquire_owned();
         permit.is_ok_and(|permit| session.queue_unsolicited(message, envelope, self.hold_timeout, permit))
     }
@@ -143,11 +138,7 @@ impl SessionTable {
 
 /// Ends the session that was idle for longest, of those that count, if there are as many as allowed. `None`
 /// if there is none to end.
-fn make_room(
-    live: &mut LiveSessions,
-    max: usize,
-    counts: impl Fn(&AdapterSessionKey) -> bool,
-) -> Option<()> {
+fn make_room(live: &mut LiveSessions, max: usize, counts: impl Fn(&AdapterSessionKey) -> bool) -> Option<()> {
     if live.keys().filter(|key| counts(key)).count() < max {
         return Some(());
     }
@@ -252,8 +243,7 @@ mod tests {
         check(&begin("A"), 1, true);
         // The bound is per key and server, whatever the clients declare.
         let other = AdapterSessionKey { capabilities: ClientCapabilities::ROOTS, ..key("A", 0) };
-        let others: Vec<_> =
-            (0..2).filter_map(|_| sessions.begin_exclusive_call(other, true)).collect();
+        let others: Vec<_> = (0..2).filter_map(|_| sessions.begin_exclusive_call(other, true)).collect();
         let others: Vec<_> = others.iter().map(|(slot, is_new)| (slot.session.key.index, *is_new)).collect();
         assert_eq!(others, [(0, true), (0, false)]);
     }
@@ -263,7 +253,8 @@ mod tests {
         let sessions = sessions(2);
         let indices: Vec<_> =
             (0..4).filter_map(|_| sessions.begin_exclusive_call(key("A", 0), true)).collect();
-        let indices: Vec<_> = indices.iter().map(|(slot, is_new)| (slot.session.key.index, *is_new)).collect();
+        let indices: Vec<_> =
+            indices.iter().map(|(slot, is_new)| (slot.session.key.index, *is_new)).collect();
         assert_eq!(indices, [(0, true), (1, true), (1, false), (1, false)]);
         for (index, expected) in [(0, 300), (1, 60)] {
             let key = AdapterSessionKey { index, ..key("A", 0) };

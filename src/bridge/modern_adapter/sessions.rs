@@ -56,12 +56,7 @@ impl AdapterSessions {
     }
 
     /// Queues an unsolicited request; see [`SessionTable::queue_unsolicited`].
-    pub fn queue_unsolicited(
-        &self,
-        session: &AdapterSession,
-        message: &Bytes,
-        envelope: &Envelope,
-    ) -> bool {
+    pub fn queue_unsolicited(&self, session: &AdapterSession, message: &Bytes, envelope: &Envelope) -> bool {
         self.table.queue_unsolicited(session, message, envelope)
     }
 

@@ -42,8 +42,8 @@ pub async fn listen(
     request: &ModernRequest,
 ) -> LocalResponse {
     let params = request.envelope.params.object.map_or(&b""[..], |span| span.slice(&request.message));
-    let filter =
-        SubscriptionFilter::from_params(params).filter(|filter| filter.resource_subscriptions.len() <= URIS_MAX);
+    let filter = SubscriptionFilter::from_params(params)
+        .filter(|filter| filter.resource_subscriptions.len() <= URIS_MAX);
     let Some(filter) = filter else {
         let text = "subscriptions/listen needs params.notifications, with up to 1024 resourceSubscriptions";
         return request.refusal(StatusCode::BAD_REQUEST, code::INVALID_PARAMS, text);
@@ -75,7 +75,7 @@ fn supported_filter(filter: SubscriptionFilter, upstream_session: &UpstreamSessi
     }
 }
 
-/// Serves one subscription.
+/// The task that serves one subscription.
 struct SubscriptionTask {
     session: Arc<AdapterSession>,
     pool: Rc<UpstreamPool>,
@@ -86,7 +86,7 @@ struct SubscriptionTask {
 }
 
 impl SubscriptionTask {
-    /// Runs until the client has gone. `new_uris` are those that nobody else listens to.
+    /// Runs until the client has disconnected. `new_uris` are those without another listener.
     async fn run(mut self, new_uris: Vec<String>, filter: Value) {
         let id = String::from_utf8_lossy(&self.id).into_owned();
         let acknowledged = format!(
@@ -134,7 +134,7 @@ impl SubscriptionTask {
                 }
             }
         };
-        // After a timeout the server goes on sending notifications that nobody receives.
+        // After a timeout the server goes on sending notifications that no client receives.
         let _ = timeout(SUBSCRIBE_TIMEOUT, unsubscribing).await;
     }
 }

@@ -49,7 +49,13 @@ fn summarize(server: &ServerApprovals) -> (String, String) {
 
 /// Records several lists in sequence, for one kind of client.
 #[track_caller]
-fn check(policy: ToolPinPolicy, stored: Option<Vec<StoredPins>>, lists: &[&str], visibility: &str, pending_update: &str) {
+fn check(
+    policy: ToolPinPolicy,
+    stored: Option<Vec<StoredPins>>,
+    lists: &[&str],
+    visibility: &str,
+    pending_update: &str,
+) {
     let stored = stored.map(|stored| stored.into_iter().map(|stored| ("a".to_owned(), stored)).collect());
     let mut state = ApprovalState { stored, is_unreadable: true, ..ApprovalState::default() };
     let (servers, store) = state.split();
@@ -83,7 +89,13 @@ fn policies() {
 
     check(QUARANTINE, None, &["x1"], "x: PinsUnread", "");
     check(QUARANTINE, Some(vec![StoredPins::Foreign]), &["x1"], "x: PinsSealed", "");
-    check(QUARANTINE, Some(vec![StoredPins::Altered(3)]), &["x1"], "x: PinsSealed", "server.tools.hold 1 over Some(3)");
+    check(
+        QUARANTINE,
+        Some(vec![StoredPins::Altered(3)]),
+        &["x1"],
+        "x: PinsSealed",
+        "server.tools.hold 1 over Some(3)",
+    );
     let lost = |words| Some(pins(words).into_lost().into_iter().collect());
     check(QUARANTINE, lost("x1"), &["x2"], "x: Changed", "server.tools.restore 0 over None");
     check(ToolPinPolicy::Warn, lost("x1"), &["x2"], "", "server.tools.restore 0 over None");
@@ -96,7 +108,8 @@ fn policies() {
 
 #[test]
 fn an_unapproved_definition_in_one_view_quarantines_the_tool() {
-    let mut state = ApprovalState { stored: Some([("a".to_owned(), pins("x1"))].into()), ..ApprovalState::default() };
+    let mut state =
+        ApprovalState { stored: Some([("a".to_owned(), pins("x1"))].into()), ..ApprovalState::default() };
     let (servers, store) = state.split();
     let approvals = servers.entry(server()).or_insert_with(|| ServerApprovals::new(QUARANTINE));
     let legacy = View::Legacy(metamcp_core::protocol::ClientCapabilities::default());

@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::count::{CallCounts, WORDS};
 use super::labels::CounterLabels;
-use crate::journal::record::{RecordKind, Record, Sequence};
+use crate::journal::record::{Record, RecordKind, Sequence};
 
 /// The usage of one interval.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub struct SpooledRow<'a> {
     pub server: &'a str,
     /// The tool's name, or [`OTHER`](super::OTHER).
     pub tool: &'a str,
-    /// The increments.
+    /// The increments of this batch.
     pub count: CallCounts,
 }
 
@@ -92,8 +92,16 @@ impl BatchBuilder {
         let [key_bytes, server_bytes, tool_bytes] = labels.lengths();
         let counts = total.since(before).words();
         let (slot_word, totals) = (slot as u64, total.words());
-        let entry =
-            RowHeader { table, slot: slot_word, key_bytes, server_bytes, tool_bytes, padding: 0, counts, totals };
+        let entry = RowHeader {
+            table,
+            slot: slot_word,
+            key_bytes,
+            server_bytes,
+            tool_bytes,
+            padding: 0,
+            counts,
+            totals,
+        };
         self.payload.extend_from_slice(bytemuck::bytes_of(&entry));
         self.payload.extend_from_slice(labels.text().as_bytes());
         self.payload.resize(self.payload.len().next_multiple_of(8), 0);

@@ -47,7 +47,7 @@ impl CounterLabels {
         &self.text
     }
 
-    /// Key, server, tool.
+    /// The key, the server and the tool.
     pub fn parts(&self) -> [&str; 3] {
         let [key, server] = self.ends;
         [&self.text[..key], &self.text[key..server], &self.text[server..]]

@@ -5,10 +5,10 @@
 //!
 //! Invariants:
 //! - A table's counters only rise. For each of them `base <= journaled <= live`. `live` is what was added, `base` is
-//!   stored beside it in the table, and `journaled` is the greater of `base` and the totals in the records that are
+//!   stored next to it in the table, and `journaled` is the greater of `base` and the totals in the records that are
 //!   still in the journal. So the part that is in no record yet is always `live - journaled`, even after a kill at any
 //!   instruction: an add that was completed is neither lost nor counted twice.
-//! - Each row of a batch has the slot's total beside the increment. `base` is advanced once the record is on disk, and a
+//! - Each row of a batch has the slot's total next to the increment. `base` is advanced once the record is on disk, and a
 //!   record is released only once the sink has it and `base` is on disk.
 //! - A batch reaches the sink at least once, always under the same (source, sequence), in order. A sink that stores the
 //!   last sequence of each source in the same transaction applies it exactly once.
@@ -34,4 +34,4 @@ pub use count::CallCounts;
 pub use labels::{OTHER, tool_label};
 pub use outbox::UsageSpool;
 pub use usage_tables::{COLLECT_BACKLOG_MS, COLLECT_MS, Config, SLOTS, SYNC_MS, UsageTables};
-pub use worker::{WorkerCounters, CounterSlot};
+pub use worker::{CounterSlot, WorkerCounters};

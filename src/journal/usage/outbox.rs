@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::batch::{BATCH_RECORD_KIND, SpooledBatch, BatchBuilder};
+use super::batch::{BATCH_RECORD_KIND, BatchBuilder, SpooledBatch};
 use super::count::CallCounts;
 use super::labels::CounterLabels;
 use super::table::Table;

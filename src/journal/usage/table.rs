@@ -18,8 +18,8 @@ use crate::journal::segment::{is_unused, read_bounded};
 
 /// The counter table of one worker.
 ///
-/// Invariant: counters and labels of a slot are written by the worker that has taken the table, and `base` by the outbox.
-/// Before there are workers, whoever opens the table writes both.
+/// Invariant: the worker that has taken the table writes the counters and labels of a slot, and the outbox
+/// writes `base`. Before workers exist, the code that opens the table writes both.
 pub(super) struct Table {
     map: MappedFile,
     file: NumberedFile,
@@ -172,7 +172,7 @@ impl Table {
         self.base_advances.load(Ordering::Acquire)
     }
 
-    /// Adds to a slot; for the worker that has the table. Plain stores: nobody else writes these words.
+    /// Adds to a slot; for the worker that has the table. Plain stores: no other thread writes these words.
     #[inline]
     pub fn add(&self, slot: usize, count: CallCounts) {
         self.map.add(at(slot) + LIVE, count.words());
@@ -234,4 +234,3 @@ impl Table {
 fn at(slot: usize) -> usize {
     SLOT_BYTES * (1 + slot)
 }
-

@@ -2,9 +2,9 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 
 use super::batch::SpooledBatch;
-use super::{Config, CallCounts, WorkerCounters, OTHER, UsageSpool, UsageTables};
+use super::{CallCounts, Config, OTHER, UsageSpool, UsageTables, WorkerCounters};
 use crate::journal::tests::{Folder, crash};
-use crate::journal::{DamageKind, JournalError, RecordKind, Record, Recovery, Sequence};
+use crate::journal::{DamageKind, JournalError, Record, RecordKind, Recovery, Sequence};
 
 /// A store that remembers the last sequence of each source with what it applied, and outlives every process.
 #[derive(Default)]

@@ -67,7 +67,8 @@ impl WorkerCounters {
     #[inline]
     pub fn slot(&self, key: &str, server: &str, tool: &str) -> CounterSlot {
         let worker = &self.0;
-        let labels = [limit(key, KEY_BYTES_MAX), limit(server, SERVER_BYTES_MAX), limit(tool, TOOL_BYTES_MAX)];
+        let labels =
+            [limit(key, KEY_BYTES_MAX), limit(server, SERVER_BYTES_MAX), limit(tool, TOOL_BYTES_MAX)];
         let found = worker.index.borrow().by_labels.get(&labels as &dyn LabelParts).copied();
         let slot = found.unwrap_or_else(|| worker.assign_slot(labels));
         let used = &worker.uses[slot];

@@ -42,7 +42,9 @@ pub async fn set_level(worker: &Worker, call: &Call, session: &Arc<Session>) -> 
         };
         // A server that does not accept it now gets it when its session is opened again.
         let asking = async {
-            send_buffered(&worker.topology.pool(server)?, asked).await.map_err(|error| error.into_fault(&server.name))
+            send_buffered(&worker.topology.pool(server)?, asked)
+                .await
+                .map_err(|error| error.into_fault(&server.name))
         };
         match timeout(TELL_TIMEOUT, asking).await {
             Ok(Ok(_)) => {}

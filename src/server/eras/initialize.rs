@@ -18,7 +18,7 @@ use metamcp_core::protocol::{ClientCapabilities, Era, Revision, header};
 /// Limit of the `initialize` params, which are stored with the session; real ones have about 200 bytes.
 const INTRODUCTION_BYTES_MAX: usize = 16 << 10;
 
-/// Opens a session.
+/// Opens a session and answers with the result of `initialize`.
 pub async fn initialize(worker: &Rc<Worker>, call: &Call) -> Result<Reply, Fault> {
     let introduction = introduction(worker, call)?;
     let view = View::Legacy(introduction.params.capabilities);

@@ -46,7 +46,7 @@ async fn open(
     session.notify_stream();
     if session.has_stream() {
         // Some servers send the client a request on their event stream as soon as the session is open, and do
-        // not repeat it if nobody listens.
+        // not repeat it if no client listens.
         let _ = timeout(STREAM_SETTLE_TIMEOUT, ready.wait_stream_settled()).await;
     }
     Ok(ready)

@@ -50,7 +50,7 @@ pub enum HttpVersion {
     Http2,
 }
 
-/// What the connection's task is to do.
+/// The instruction to the connection's task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ConnectionOrder {
     GoOn,
@@ -95,7 +95,8 @@ impl ConnectionActivity {
     /// Records that bytes were received.
     pub fn note_read(&self) {
         self.at_rest.set(false);
-        if self.speaks.get() == HttpVersion::Http1 && self.answering.get() == 0 && !self.in_head.replace(true) {
+        if self.speaks.get() == HttpVersion::Http1 && self.answering.get() == 0 && !self.in_head.replace(true)
+        {
             self.moves.note();
         }
     }

@@ -18,15 +18,15 @@ pub struct CachedCredential {
     pub identity: Identity,
     /// The usage of its key.
     pub usage: Arc<KeyUsage>,
-    /// As of when it was checked.
+    /// The epoch in which it was checked.
     pub epoch: CredentialEpoch,
 }
 
-/// The second and the version of the keys as of which a credential is valid: a key expires without notice, and changes
-/// with one.
+/// The second and the key version in which a credential was found valid. Both matter: a key expires without
+/// an event, and changes with one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CredentialEpoch {
-    /// Since the Unix epoch.
+    /// Seconds since the Unix epoch.
     pub second: u64,
     /// How often the keys have changed.
     pub keys_version: u64,

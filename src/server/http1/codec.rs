@@ -95,7 +95,7 @@ pub fn read_request(config: &Config, table: &RouteTable, came: &[u8]) -> ParseOu
 /// A header field concerns the message's framing or its connection in an unsupported way.
 struct UnsupportedFraming;
 
-/// The `Content-Length`, if it is the only field about framing, and the connection is to be kept alive.
+/// The `Content-Length`, if it is the only framing field and the connection stays open.
 fn length_of(lines: &[httparse::Header<'_>]) -> Result<Option<usize>, UnsupportedFraming> {
     let mut length = None;
     for line in lines {
@@ -109,7 +109,9 @@ fn length_of(lines: &[httparse::Header<'_>]) -> Result<Option<usize>, Unsupporte
                     header::parse_content_length(line.value).and_then(|bytes| usize::try_from(bytes).ok());
                 length = Some(said.ok_or(UnsupportedFraming)?);
             }
-            10 if is("connection") && !line.value.eq_ignore_ascii_case(b"keep-alive") => return Err(UnsupportedFraming),
+            10 if is("connection") && !line.value.eq_ignore_ascii_case(b"keep-alive") => {
+                return Err(UnsupportedFraming);
+            }
             17 if is("transfer-encoding") => return Err(UnsupportedFraming),
             7 if is("upgrade") => return Err(UnsupportedFraming),
             6 if is("expect") => return Err(UnsupportedFraming),

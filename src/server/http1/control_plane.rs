@@ -43,7 +43,7 @@ pub type ControlResponse = Response<ControlBody>;
 pub enum ControlBody {
     /// The whole body, and the permit that is held until its last byte is written.
     Whole(Bytes, Option<Permit>),
-    /// A body that is produced over time. Dropping it tells the producer that nobody reads it.
+    /// A body that is produced over time. Dropping it tells the producer that there is no reader.
     Stream(Stream),
 }
 

@@ -52,7 +52,12 @@ impl OriginGuard {
 
     /// As [`Self::check`], with the connection's last Host as a shortcut: a client sends the same one with
     /// every request.
-    pub fn check_on(&self, activity: &ConnectionActivity, fields: &Fields, authority: Option<&str>) -> Result<(), Fault> {
+    pub fn check_on(
+        &self,
+        activity: &ConnectionActivity,
+        fields: &Fields,
+        authority: Option<&str>,
+    ) -> Result<(), Fault> {
         let host = fields.get(Field::Host).filter(|_| authority.is_none() && !fields.is_doubled(Field::Host));
         if !fields.has(Field::Origin) && host.is_some_and(|host| *activity.host.borrow() == host) {
             return Ok(());

@@ -1,4 +1,4 @@
-//! Large request bodies in anonymous memory maps, so that a few of them do not grow the heap for good.
+//! Large request bodies in anonymous memory maps, so that a few of them do not grow the heap permanently.
 //!
 //! Creating a map costs more than filling it: the kernel clears and maps each page on the first access. Each
 //! worker therefore keeps the last map for the next body, until a second passes in which none arrives.

@@ -69,7 +69,6 @@ impl EventSender {
 }
 
 impl EventReceiver {
-    /// Creates another sender.
     pub fn sender(&self) -> EventSender {
         EventSender(Rc::clone(&self.0))
     }

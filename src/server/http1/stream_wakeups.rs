@@ -167,7 +167,7 @@ mod tests {
         }
     }
 
-    /// Checks what the stream is notified of, and how often it was woken so far.
+    /// Checks the stream's next wake reason, and how often it was woken so far.
     #[track_caller]
     fn check(rope: &mut WakeupRegistration, count: &Arc<Count>, expected: (Poll<WakeReason>, usize)) {
         let waker = Waker::from(Arc::clone(count));

@@ -20,7 +20,6 @@ pub struct Call {
     pub fields: Fields,
     /// The endpoint that the request was sent to.
     pub endpoint: Arc<Endpoint>,
-    /// The verified sender.
     pub identity: Identity,
     /// The key's permit, held until the response has passed. `None` if the owner of the call holds it
     /// instead.

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::call::{Call, NAME_CHARS_MAX, unknown_tool};
 use super::target::Target;
 use super::tasks;
-use crate::catalog::{Catalog, ListKind, MergedLists, MissingServer, NAME_BYTES_MAX, MissingReason, View};
+use crate::catalog::{Catalog, ListKind, MergedLists, MissingReason, MissingServer, NAME_BYTES_MAX, View};
 use crate::route::{Destination, Endpoint, EndpointShape, OriginalName, RoutedServer};
 use crate::server::worker::TopologyFollower;
 use crate::upstream::ToolPinPolicy;
@@ -54,13 +54,17 @@ impl Resolver<'_> {
         }
         // Only the server's lists tell whether its answer may name tasks.
         let needs_list = self.view == View::Modern && kind == ListKind::Tools && tasks::declares(self.call);
-        let unlisted = |merged: &MergedLists| if needs_list { None } else { self.unlisted(merged, &name, kind) };
+        let unlisted =
+            |merged: &MergedLists| if needs_list { None } else { self.unlisted(merged, &name, kind) };
         // Waits for lists that are being fetched, because they may arrive soon.
         let mut merged =
             catalog.lists_until(&self.call.endpoint, self.view, |merged| target(merged).is_some()).await;
         let may_come = target(&merged).is_none() && unlisted(&merged).is_none();
         if may_come
-            && merged.missing.iter().any(|missing| may_have(&self.call.endpoint, missing.server_index, &name, kind))
+            && merged
+                .missing
+                .iter()
+                .any(|missing| may_have(&self.call.endpoint, missing.server_index, &name, kind))
         {
             merged = catalog
                 .lists_until_including_slow(&self.call.endpoint, self.view, |merged| target(merged).is_some())
@@ -109,7 +113,8 @@ impl Resolver<'_> {
 
     async fn uri_places(&self, uri: &str) -> Result<Vec<usize>, Fault> {
         let catalog = self.catalog;
-        let known = catalog.snapshot(&self.call.endpoint, self.view).and_then(|merged| merged.resource_server(uri));
+        let known =
+            catalog.snapshot(&self.call.endpoint, self.view).and_then(|merged| merged.resource_server(uri));
         if let Some(place) = known {
             return Ok(vec![place as usize]);
         }

@@ -203,7 +203,7 @@ mod tests {
             assert_eq!(is_closed, number < AT_ONCE_MAX, "{number}");
         }
         assert!(intake.spare.is_some());
-        // With nobody there it comes to an end.
+        // The loop ends when no connection is waiting.
         while intake.next().now_or_never().is_some() {}
         intake.turn_away();
     }
@@ -216,7 +216,7 @@ mod tests {
         let mut taken = Vec::new();
         for _ in 0..3 {
             let mut count = 0;
-            // Until it waits, though more are there.
+            // Stops when the acceptor yields, although more connections are waiting.
             while intake.next().now_or_never().is_some() {
                 count += 1;
             }

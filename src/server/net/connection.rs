@@ -92,5 +92,11 @@ async fn own(worker: Rc<Worker>, mut link: Link, place: ConnectionSlot, stream: 
     // A socket that cannot be detached is closed.
     let Some(socket) = link.socket.into_std() else { return };
     let stream = silent.map(|writing| Box::new(ParkedStream::new(*writing)));
-    worker.parking.park(ParkedConnection { socket, since: activity.still_since(), place, speaks: link.speaks, stream });
+    worker.parking.park(ParkedConnection {
+        socket,
+        since: activity.still_since(),
+        place,
+        speaks: link.speaks,
+        stream,
+    });
 }

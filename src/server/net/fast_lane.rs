@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
 use super::link::{Detached, Link};
-use crate::runtime::{yield_once, with_scratch};
+use crate::runtime::{with_scratch, yield_once};
 use crate::server::http1::activity::{ConnectionActivity, ConnectionOrder, HttpVersion};
 use crate::server::http1::codec::{ParseOutcome, read_request};
 use crate::server::http1::request::EndpointRequest;
@@ -181,7 +181,8 @@ impl FastLane<'_> {
             }
             self.activity.note_read();
             if self.link.ahead.is_empty()
-                && let ParseOutcome::Usual(asked, bytes) = read_request(&shared.config, &pools.topology().table, came)
+                && let ParseOutcome::Usual(asked, bytes) =
+                    read_request(&shared.config, &pools.topology().table, came)
             {
                 self.link.ahead.extend_from_slice(&came[bytes..]);
                 return Poll::Ready(Some(Ok(asked)));
@@ -284,6 +285,6 @@ enum Answered {
     /// Another request may follow.
     KeepAlive,
     Gone,
-    /// An event stream, nothing of which is written yet.
+    /// An event stream that has not been written to yet.
     Stream(Writing),
 }

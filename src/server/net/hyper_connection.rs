@@ -22,9 +22,9 @@ use tokio::time::timeout;
 
 use super::link::{Detached, Link};
 use super::rewind::Rewound;
-use crate::runtime::{yield_once, await_socket_polls};
+use crate::runtime::{await_socket_polls, yield_once};
 use crate::server::config::Config;
-use crate::server::http1::activity::{ConnectionActivity, ConnectionRegistry, ConnectionOrder, HttpVersion};
+use crate::server::http1::activity::{ConnectionActivity, ConnectionOrder, ConnectionRegistry, HttpVersion};
 use crate::server::http1::socket::Socket;
 use crate::server::path::handler::handle;
 use crate::server::reply::body::ResponseBody;
@@ -46,13 +46,13 @@ const HTTP2_STREAM_WINDOW: u32 = 128 << 10;
 /// overhead, half of this. The frames of one stream, of 30 bytes and more, do not.
 const HTTP2_CONNECTION_WINDOW: u32 = 2 << 20;
 
-/// Why hyper ended.
+/// Why hyper stopped serving a connection.
 pub enum Left {
     /// The connection has ended.
     Gone,
     /// No request is in flight.
     Rest(Link),
-    /// An event stream, nothing of which is written yet.
+    /// An event stream that has not been written to yet.
     Stream(Link, Box<Detached>),
 }
 

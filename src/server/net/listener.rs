@@ -52,7 +52,7 @@ pub enum Door {
     Private(PathBuf),
 }
 
-/// The running workers.
+/// The running worker threads.
 pub struct Workers {
     /// The listening URL: `http://host:port` or `https://host:port`, with the actual port if 0 was
     /// configured; or `unix:/path`.
@@ -66,20 +66,14 @@ pub enum ListenError {
     #[error(
         "cannot listen on {address}: {source}; is another program there, or the address not of this machine? Choose another by --host and --port"
     )]
-    Bind {
-        address: SocketAddr,
-        source: io::Error,
-    },
+    Bind { address: SocketAddr, source: io::Error },
     /// The certificate or its key cannot be used.
     #[error("cannot use the TLS certificate: {0}")]
     Tls(String),
     #[error(
         "cannot listen on the private socket {path}: {source}; is there room in the directory for temporary files (TMPDIR)?"
     )]
-    Private {
-        path: PathBuf,
-        source: io::Error,
-    },
+    Private { path: PathBuf, source: io::Error },
     #[error("cannot start a worker thread: {0}")]
     Thread(io::Error),
 }

@@ -29,7 +29,7 @@ use metamcp_core::protocol::{Era, Revision};
 
 /// Answers a request that hyper read. A fault becomes a response too.
 ///
-/// Not cancel safe: dropping it, as hyper does when the client has gone, drops the connection to the upstream
+/// Not cancel safe: dropping it, as hyper does when the client has disconnected, drops the connection to the upstream
 /// with it, which tells the upstream to stop.
 pub async fn handle(worker: &Rc<Worker>, activity: &ConnectionActivity, request: Request<Incoming>) -> Reply {
     let (head, body) = request.into_parts();
@@ -85,7 +85,11 @@ fn conclude(
 }
 
 /// The path of a request to an endpoint, one step per line.
-async fn forward(worker: &Rc<Worker>, activity: &ConnectionActivity, asked: EndpointRequest) -> Result<Reply, Fault> {
+async fn forward(
+    worker: &Rc<Worker>,
+    activity: &ConnectionActivity,
+    asked: EndpointRequest,
+) -> Result<Reply, Fault> {
     let EndpointRequest { method, authority, endpoint, fields, body } = asked;
     worker.shared.guard.check_on(activity, &fields, authority.as_ref().map(Authority::as_str))?;
     let (identity, permit) =

@@ -20,7 +20,7 @@ use metamcp_core::base::{ShutdownPhase, write_decimal};
 pub struct Writing {
     body: ResponseBody,
     framing: Framing,
-    /// The head, chunk sizes and small pieces of the body that are to be written.
+    /// The head, chunk sizes and small pieces of the body to write.
     out: Vec<u8>,
     written: usize,
     /// A large piece of the body, written after `out` without copying it.
@@ -125,7 +125,12 @@ impl Writing {
     }
 
     /// Writes what is available. At the end, returns whether another request may follow.
-    pub fn poll(&mut self, socket: &mut impl ResponseSink, activity: &ConnectionActivity, cx: &mut Context<'_>) -> Poll<bool> {
+    pub fn poll(
+        &mut self,
+        socket: &mut impl ResponseSink,
+        activity: &ConnectionActivity,
+        cx: &mut Context<'_>,
+    ) -> Poll<bool> {
         loop {
             if !self.gather(cx) {
                 return Poll::Ready(false);
@@ -223,7 +228,7 @@ impl Writing {
         match self.framing {
             Framing::Length(left) => left == 0,
             Framing::Chunked => {
-                // Behind a piece, its own line end comes first: both are put when it was written.
+                // After a piece, its own line end comes first. Both are written when the piece is.
                 if self.piece.is_empty() {
                     self.out.put_slice(b"0\r\n\r\n");
                 }
@@ -238,7 +243,8 @@ impl Writing {
         count -= out;
         if self.piece.is_empty() {
             if self.written == self.out.len() {
-                // So that there is room for more: what has come of the body announces itself no second time.
+                // This makes room for more. The available part of the body does not wake the task a second
+                // time.
                 self.out.clear();
                 self.written = 0;
             }
@@ -278,7 +284,7 @@ mod tests {
 
     use super::*;
 
-    /// Around every bound there is.
+    /// Sizes around each bound.
     const SIZES: [usize; 6] =
         [0, 1, PIECE_BYTES_MIN - 1, PIECE_BYTES_MIN, GATHERED_BYTES_MAX, GATHERED_BYTES_MAX + 1];
 
@@ -296,7 +302,7 @@ mod tests {
         }
     }
 
-    /// What a socket gets that takes so many bytes at a time; `None` when the body broke off.
+    /// The bytes that a socket receives if it takes `at_a_time` bytes per write; `None` if the body failed.
     fn take_all(mut writing: Writing, at_a_time: usize) -> Option<Vec<u8>> {
         let mut cx = Context::from_waker(Waker::noop());
         let mut taken = Vec::new();
@@ -365,7 +371,7 @@ mod tests {
         assert!(!writing(&[const { Bytes::new() }; 3], Framing::Chunked).has_more());
     }
 
-    /// Takes so many bytes at a time, and notes of each write whether more was said to follow.
+    /// A sink that takes `at_a_time` bytes per write, and records for each write whether more was announced.
     struct Noting {
         at_a_time: usize,
         taken: Vec<u8>,
@@ -416,7 +422,7 @@ mod tests {
         }
     }
 
-    /// How often it is written with more to follow, and then without, for an answer in these pieces.
+    /// Checks how many writes announce more and how many do not, for a response in these pieces.
     #[track_caller]
     fn check_waits(sizes: [usize; 3], at_a_time: usize, expected: (usize, usize)) {
         let pieces = sizes.map(|bytes| Bytes::from(vec![b'x'; bytes]));
@@ -457,7 +463,7 @@ mod tests {
         check([PIECE_BYTES_MIN, 0, 0], 1);
         check([PIECE_BYTES_MIN, PIECE_BYTES_MIN, 1], 1);
         check([GATHERED_BYTES_MAX - 100, 0, 0], 1);
-        // Its end is behind what is not copied.
+        // The end of the body follows a piece that is not copied.
         check([GATHERED_BYTES_MAX, 0, 0], 2);
     }
 

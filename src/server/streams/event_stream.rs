@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::task::spawn_local;
 
-use super::resumable::{self, SessionPump, ResumableBody};
+use super::resumable::{self, ResumableBody, SessionPump};
 use super::session_stream::SessionStream;
 use crate::auth::Identity;
 use crate::limits::Permit;
@@ -68,8 +68,8 @@ pub fn open(
     Ok(reply::events(ResponseBody::source(stream)))
 }
 
-/// The events of a session's stream, for a client that has another way to get them than GET. Takes over likewise, and ends
-/// when it is dropped.
+/// The events of a session's stream, for a framed stream, which delivers them without a GET. It replaces the
+/// previous stream too, and ends when it is dropped.
 pub fn follow(worker: &Rc<Worker>, session: Arc<Session>, identity: Identity) -> Box<SessionStream> {
     SessionStream::new(worker, session, identity, None)
 }

@@ -88,7 +88,7 @@ pub struct ResumableCall {
 }
 
 impl ResumableCall {
-    /// The answer as it was, or from what is kept of it.
+    /// The response itself, or a body that reads from its resumable stream.
     pub fn keep(self, streams: &Arc<ResumableStreams>, mut relay: Box<Relay>) -> Reply {
         let Self { id, session, place, pool, resumes } = self;
         if id.len() > REQUEST_ID_BYTES_MAX {
@@ -105,7 +105,7 @@ impl ResumableCall {
     }
 }
 
-/// Writes a response to its resumable stream, with or without a reader, until nobody waits for it.
+/// Writes a response to its resumable stream, with or without a reader, until no client waits for it.
 async fn pump(mut relay: Box<Relay>, writer: StreamWriter, failure: FailureCell) {
     let (mut splitter, mut parts) = (EventSplitter::new(), Vec::new());
     let mut is_wanted = true;
@@ -146,7 +146,7 @@ async fn pump(mut relay: Box<Relay>, writer: StreamWriter, failure: FailureCell)
     }
 }
 
-/// Writes parts of events. Returns whether anybody still waits for them.
+/// Writes parts of events. Returns whether a client still waits for them.
 async fn put(writer: &StreamWriter, parts: &mut Vec<EventPart>) -> bool {
     for part in parts.drain(..) {
         let pushed = tokio::select! {
@@ -161,7 +161,7 @@ async fn put(writer: &StreamWriter, parts: &mut Vec<EventPart>) -> bool {
     true
 }
 
-/// Writes the events of a session to its resumable stream, with or without a reader, until nobody waits for
+/// Writes the events of a session to its resumable stream, with or without a reader, until no client waits for
 /// it. An idle task holds only this struct: up to 24 bytes fit an allocation of 128 with the task's header,
 /// more would take 256.
 pub struct SessionPump {
@@ -194,7 +194,7 @@ impl SessionPump {
         Self { stream, writer, busy: None }
     }
 
-    /// Ready when nobody waits for the stream.
+    /// Ready when no client waits for the stream.
     fn poll_abandoned(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut wait = self.busy.as_mut().and_then(|busy| busy.wait.take());
         let polled = self.writer.poll_abandoned(&mut wait, cx);
@@ -246,7 +246,7 @@ impl Future for SessionPump {
     }
 }
 
-/// Resumes the stream that `Last-Event-ID` names. Returns the permit if a new stream is to be opened instead.
+/// Resumes the stream that `Last-Event-ID` names. Returns the permit if a new stream must be opened instead.
 pub fn take_up(
     streams: &Arc<ResumableStreams>,
     session: &Session,

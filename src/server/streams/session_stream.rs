@@ -66,8 +66,11 @@ impl SessionStream {
         last_event_id: Option<HeaderValue>,
     ) -> Box<Self> {
         let (generation, open) = (session.take_over_stream(), session.track_stream());
-        let lists =
-            ListDigests::of(&worker.shared.catalog, &session.endpoint, View::Legacy(session.claims.capabilities));
+        let lists = ListDigests::of(
+            &worker.shared.catalog,
+            &session.endpoint,
+            View::Legacy(session.claims.capabilities),
+        );
         Box::new(Self {
             worker: Rc::clone(worker),
             session,
@@ -341,7 +344,7 @@ impl RoundRobin {
 mod tests {
     use super::*;
 
-    /// How much each of some servers has to say, and the order in which they are heard.
+    /// Checks in which order servers with `left` events each are polled.
     #[track_caller]
     fn check(mut left: Vec<usize>, expected: &[usize]) {
         let (mut turns, mut heard) = (RoundRobin::default(), Vec::new());
@@ -367,7 +370,8 @@ mod tests {
         check(vec![17, 20, 2], &[0, 16, 1, 16, 2, 2, 0, 1, 1, 4]);
     }
 
-    /// How much each of three servers says before its end, if it has not ended, and what is heard: an end is `None`.
+    /// Checks the order in which three servers' events and ends are returned. A feed is the number of events
+    /// before the end, or `None` if it has ended; an end is returned as `None`.
     #[track_caller]
     fn check_ends(mut feeds: [Option<usize>; 3], expected: &[(usize, Option<()>)]) {
         let (mut turns, mut heard) = (RoundRobin::default(), Vec::new());

@@ -44,7 +44,6 @@ impl Clock {
         CredentialEpoch { second: self.seconds.get(), keys_version: self.keys_version.get() }
     }
 
-    /// Updates the time.
     pub fn tick(&self) {
         self.seconds.set(unix_seconds());
         self.date.set(date::now());

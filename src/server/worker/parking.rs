@@ -104,7 +104,13 @@ impl Parking {
         )]
         let set = AsyncFd::new(epoll::create(CreateFlags::CLOEXEC)?)?;
         let alarms = Arc::<StreamAlarms>::default();
-        Ok(Self { set, parked: RefCell::default(), next: Cell::new(0), alarms, activity: ConnectionActivity::new() })
+        Ok(Self {
+            set,
+            parked: RefCell::default(),
+            next: Cell::new(0),
+            alarms,
+            activity: ConnectionActivity::new(),
+        })
     }
 
     /// Parks a connection. Bytes that arrived before are noticed too. A connection that cannot be watched is
@@ -196,8 +202,9 @@ impl Parking {
     /// Closes connections that were idle for too long, and shrinks the table.
     pub fn sweep(&self, idle_timeout: Duration) {
         let now = Instant::now();
-        let stays =
-            |one: &ParkedConnection| one.stream.is_some() || now.saturating_duration_since(one.since) < idle_timeout;
+        let stays = |one: &ParkedConnection| {
+            one.stream.is_some() || now.saturating_duration_since(one.since) < idle_timeout
+        };
         let mut parked = self.parked.borrow_mut();
         let overdue: Vec<_> = parked.extract_if(|_, one| !stays(one)).collect();
         if parked.capacity() > ROOM_MIN && parked.len() < parked.capacity() / 4 {
@@ -309,7 +316,8 @@ mod tests {
         }
     }
 
-    /// What is taken, time after time, of those that rang in this order. Who takes is woken once for each time.
+    /// Checks which streams each take returns if they notify in this order. The task is woken once for each
+    /// take.
     #[track_caller]
     fn check(rung: &[u64], expected: &[&[u64]]) {
         let (alarms, counter) = (Arc::<StreamAlarms>::default(), Arc::<Counter>::default());

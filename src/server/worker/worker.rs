@@ -29,17 +29,13 @@ pub struct Worker {
     pub clock: Rc<Clock>,
     /// Endpoints, servers and connection pools.
     pub topology: TopologyFollower,
-    /// Recently used sessions.
     pub sessions: SessionCache,
-    /// Authenticates clients.
     pub credentials: CredentialCache,
     pub metering: Metering,
     pub scanner: RefCell<Scanner>,
-    /// Terminates upstream sessions.
     pub terminator: Rc<SessionTerminator>,
     /// The connections with a task.
     pub connections: ConnectionRegistry,
-    /// Wakes event streams.
     pub stream_wakeups: Rc<StreamWakeups>,
     /// The connections without a task.
     pub parking: Parking,
@@ -75,7 +71,7 @@ impl Worker {
             credentials: CredentialCache::new(Arc::clone(&shared.auth), Arc::clone(&shared.limits)),
             metering,
             scanner: RefCell::new(Scanner::new()),
-            // The thread that sweeps sessions tells servers, too.
+            // One more, because the thread that sweeps sessions also terminates sessions at servers.
             terminator: SessionTerminator::new(shared.config.workers + 1),
             connections: ConnectionRegistry::default(),
             stream_wakeups: StreamWakeups::new(shared.config.keep_alive),
@@ -84,7 +80,7 @@ impl Worker {
         }))
     }
 
-    /// Keeps the clock, closes what is idle. Never ends.
+    /// Updates the clock, closes idle connections and frees memory, once per tick. Never ends.
     pub async fn housekeep(self: Rc<Self>) {
         let config = &self.shared.config;
         // Often enough that a slow head is ended at one and a half of its timeout.
@@ -127,7 +123,7 @@ impl Worker {
         }
     }
 
-    /// Tells how its connections are, for whoever looks at the metrics.
+    /// Publishes the connection counts for the metrics.
     fn publish(&self) {
         let Some(metrics) = &self.metering.metrics else { return };
         metrics.set_connection_counts(self.connections.count());

@@ -54,10 +54,9 @@ impl StreamLog {
     /// The position after the last retained byte.
     pub fn end(&self) -> Cursor {
         match self.blocks.back() {
-            Some(last) => Cursor {
-                block: self.first_block + self.blocks.len() as u64 - 1,
-                offset: last.block.used(),
-            },
+            Some(last) => {
+                Cursor { block: self.first_block + self.blocks.len() as u64 - 1, offset: last.block.used() }
+            }
             None => Cursor { block: self.first_block, offset: 0 },
         }
     }

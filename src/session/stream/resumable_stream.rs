@@ -10,9 +10,7 @@ use tokio::time::Instant;
 use super::event_id::{self, EventId, StreamOwner};
 use super::log::{Cursor, LogBlock, StreamLog};
 use super::pool::StreamPool;
-use super::state::{
-    Resumability, ResumeError, RetentionReason, StreamClosed, StreamPhase, StreamState,
-};
+use super::state::{Resumability, ResumeError, RetentionReason, StreamClosed, StreamPhase, StreamState};
 use crate::journal::events::{BLOCK_BYTES, EventBlock, EventBlocks};
 use crate::session::claims::SessionClaims;
 
@@ -57,7 +55,13 @@ impl ResumableStream {
 
     fn new_label(&self) -> Box<str> {
         let StreamPool { sealer, process, .. } = &*self.pool;
-        event_id::seal_label(sealer, &self.owner, *process, self.number, self.request_id().unwrap_or_default())
+        event_id::seal_label(
+            sealer,
+            &self.owner,
+            *process,
+            self.number,
+            self.request_id().unwrap_or_default(),
+        )
     }
 
     /// The common prefix of the event ids.
@@ -180,8 +184,7 @@ impl ResumableStream {
         if state.phase == StreamPhase::Open || state.read_to() != state.end() {
             state.phase = StreamPhase::Lost;
         }
-        let (blocks, expires) =
-            (state.take_blocks(), state.log.as_mut().and_then(|log| log.expires.take()));
+        let (blocks, expires) = (state.take_blocks(), state.log.as_mut().and_then(|log| log.expires.take()));
         let (reader, writer) = (state.take_reader_waker(), state.take_writer_waker());
         drop(state);
         self.pool.release_blocks(blocks.into_iter().map(|block| block.block));
@@ -278,7 +281,7 @@ impl ResumableStream {
         any
     }
 
-    /// Why the writer should keep writing. `None` if nobody will read the stream. The writer is woken when that may have
+    /// Why the writer should keep writing. `None` if no client will read the stream. The writer is woken when that may have
     /// changed.
     pub(super) fn poll_retention(&self, waker: &Waker) -> Option<RetentionReason> {
         let mut state = self.state();

@@ -51,7 +51,7 @@ pub(super) enum StreamPhase {
     Lost,
 }
 
-/// Nobody will read what is written: the stream was discarded, or its client will not come back.
+/// No client will read what is written: the stream was discarded, or its client will not come back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StreamClosed;
 

@@ -12,7 +12,7 @@ use crate::auth::{KeyId, Sealer, parse_encryption_key};
 use crate::journal::events::BLOCK_BYTES;
 use crate::journal::tests::Folder;
 use crate::session::claims::{SessionClaims, SessionKey};
-use metamcp_core::frame::{EventReader, EventPart};
+use metamcp_core::frame::{EventPart, EventReader};
 use metamcp_core::protocol::{ClientCapabilities, Revision};
 
 const RETENTION: Duration = Duration::from_mins(5);
@@ -196,7 +196,11 @@ fn an_event_id_is_valid_for_its_own_key_session_and_stream() {
     let id = read(&mut reader).id.unwrap();
     let event_id = fixture.streams.parse_event_id(&own_claims(), &id).unwrap();
     assert_eq!((event_id.sequence, event_id.request_id.as_deref()), (1, Some(&b"\"x\""[..])));
-    assert!(writer.stream().matches(&event_id) && !other.stream().matches(&event_id) && !event_id.is_loss_notice());
+    assert!(
+        writer.stream().matches(&event_id)
+            && !other.stream().matches(&event_id)
+            && !event_id.is_loss_notice()
+    );
     // Another key, another session.
     assert_eq!(fixture.streams.parse_event_id(&claims("BBBBBBBBBBBB", 1), &id), None);
     assert_eq!(fixture.streams.parse_event_id(&claims("AAAAAAAAAAAA", 2), &id), None);
@@ -307,7 +311,8 @@ fn streams_give_way_in_order() {
     ended.0.finish();
     unread.finish();
     drop((left_reader, unread_reader));
-    let is_lost = |stream: &Arc<ResumableStream>| StreamReader::resume(stream, 0).err() == Some(ResumeError::Lost);
+    let is_lost =
+        |stream: &Arc<ResumableStream>| StreamReader::resume(stream, 0).err() == Some(ResumeError::Lost);
     // First, an ended stream without a reader.
     let more = filled();
     assert!(is_lost(&unread_stream));

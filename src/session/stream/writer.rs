@@ -49,7 +49,7 @@ impl StreamWriter {
         self.0.send_comment();
     }
 
-    /// Completes when nobody will read the stream: its client left and cannot come back, or did not in time; or the
+    /// Completes when no client will read the stream: its client left and cannot come back, or did not in time; or the
     /// stream was discarded. Cancel safe.
     pub async fn abandoned(&self) {
         let mut timer = None;

@@ -47,7 +47,7 @@ pub async fn replace<T: Transaction>(
         id.into(),
         before.version.into(),
     ];
-    // Compares the version once more: somebody with a database shell does not take our lock.
+    // Compares the version again, because a database shell does not take the lock.
     if tx.execute(UPDATE, &values).await? == 0 {
         return Err(StoreError::Conflict);
     }
@@ -84,7 +84,7 @@ async fn seal<T: Transaction>(tx: &mut T, binding: &Binding, id: Uuid) -> Result
 }
 
 /// The endpoints that contain a server and open, to be sealed again once the server is deleted. An altered endpoint stays
-/// altered. Fails when it cannot be told whether one was altered, so that the server is not deleted.
+/// altered. Fails if it is unknown whether one was altered, so that the server is not deleted.
 pub async fn with_server<T: Transaction>(
     tx: &mut T,
     binding: &Binding,

@@ -167,12 +167,8 @@ async fn load<T: Transaction>(
     let endpoints = format!(
         "SELECT id, name, prefix_mode, version, created_at, changed_at, seal, key_version FROM endpoints WHERE {condition}"
     );
-    let mut found = tx
-        .query(&endpoints, values)
-        .await?
-        .into_iter()
-        .map(read)
-        .collect::<Result<Vec<EndpointRow>, _>>()?;
+    let mut found =
+        tx.query(&endpoints, values).await?.into_iter().map(read).collect::<Result<Vec<EndpointRow>, _>>()?;
     let index: HashMap<Uuid, usize> = found.iter().enumerate().map(|(at, row)| (row.id, at)).collect();
 
     let servers = format!(

@@ -10,7 +10,7 @@ mod change;
 mod operations;
 mod row;
 
-pub use change::{Predecessor, Rotation};
 pub(super) use change::open_hash;
+pub use change::{Predecessor, Rotation};
 pub(super) use row::find;
 pub use row::{Grants, KeyRow, KeyStatus, Keys, NewKey, Rate, Role};

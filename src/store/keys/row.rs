@@ -5,10 +5,10 @@ use serde_json::{Value as Json, json};
 use uuid::Uuid;
 
 use crate::store::epochs::{self, EpochKind};
-use crate::store::transaction::{Transaction, query_one};
-use crate::store::value::{Row, Value, column_enum};
 use crate::store::error::StoreError;
 use crate::store::sealed_value::{Plain, Sealed};
+use crate::store::transaction::{Transaction, query_one};
+use crate::store::value::{Row, Value, column_enum};
 
 column_enum! {
     /// Whether a key may be used.
@@ -58,7 +58,6 @@ impl Grants {
     }
 }
 
-/// One API key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyRow {
     /// The id in administration.
@@ -188,7 +187,8 @@ fn read(mut row: Row) -> Result<KeyRow, StoreError> {
 
 /// Reads both columns, which are set together or not at all.
 fn read_rate(row: &mut Row) -> Option<Rate> {
-    let (per_second, burst) = (row.field_or(Some(1), Row::optional_int), row.field_or(Some(1), Row::optional_int));
+    let (per_second, burst) =
+        (row.field_or(Some(1), Row::optional_int), row.field_or(Some(1), Row::optional_int));
     match (per_second, burst) {
         (Some(per_second), Some(burst)) => Some(Rate { per_second, burst }),
         (None, None) => None,

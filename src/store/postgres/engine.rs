@@ -73,7 +73,9 @@ impl Postgres {
         if schema.is_ready.load(Ordering::Acquire) {
             return Ok(());
         }
-        if let Some(error) = last_error.as_ref().filter(|_| schema.failures.load(Ordering::Acquire) > failures) {
+        if let Some(error) =
+            last_error.as_ref().filter(|_| schema.failures.load(Ordering::Acquire) > failures)
+        {
             return Err(error.clone());
         }
         match self.migrate().await {
@@ -108,7 +110,9 @@ impl Postgres {
         let begin = match access {
             AccessMode::Read => BEGIN_READ_ONLY,
             // Not `READ WRITE`, so that a standby reports the usual read-only error.
-            AccessMode::Administer | AccessMode::Count | AccessMode::Retire => "BEGIN ISOLATION LEVEL READ COMMITTED",
+            AccessMode::Administer | AccessMode::Count | AccessMode::Retire => {
+                "BEGIN ISOLATION LEVEL READ COMMITTED"
+            }
         };
         let mut tx = self.begin_with(begin).await?;
         tx.may_change = access != AccessMode::Read;

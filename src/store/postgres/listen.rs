@@ -44,7 +44,9 @@ impl Postgres {
             wake.notify_one();
             loop {
                 sleep(HEARTBEAT).await;
-                timeout(HEARTBEAT_TIMEOUT, client.batch_execute("SELECT 1")).await.map_err(|_| no_response())??;
+                timeout(HEARTBEAT_TIMEOUT, client.batch_execute("SELECT 1"))
+                    .await
+                    .map_err(|_| no_response())??;
             }
         };
         tokio::select! {

@@ -25,7 +25,6 @@ use tokio_rustls::client::TlsStream;
 use super::url::{CertificateCheck, RootCertificates};
 use crate::store::error::StoreError;
 
-/// Encrypts connections.
 #[derive(Clone)]
 pub struct Tls {
     config: Arc<ClientConfig>,
@@ -181,7 +180,6 @@ impl TlsConnect<Socket> for Connect {
     }
 }
 
-/// An encrypted connection.
 pub struct Stream(TlsStream<Socket>);
 
 impl tokio_postgres::tls::TlsStream for Stream {

@@ -9,7 +9,6 @@ use url::form_urlencoded;
 
 use crate::store::error::StoreError;
 
-/// A parsed address.
 pub struct Settings {
     pub config: Config,
     pub check: CertificateCheck,
@@ -119,13 +118,19 @@ mod tests {
     fn tls_is_as_strict_as_the_address_says() {
         let file = || RootCertificates::File("/a b.pem".into());
         check("postgres://u@h/d", Ok((SslMode::Prefer, CertificateCheck::Nothing)));
-        check("postgresql://u:hunter2@h:1,g:2/d?sslmode=disable", Ok((SslMode::Disable, CertificateCheck::Nothing)));
+        check(
+            "postgresql://u:hunter2@h:1,g:2/d?sslmode=disable",
+            Ok((SslMode::Disable, CertificateCheck::Nothing)),
+        );
         check("postgres://u@h/d?sslmode=require", Ok((SslMode::Require, CertificateCheck::Nothing)));
         check(
             "postgres://u@h/d?sslmode=require&sslrootcert=%2Fa%20b.pem",
             Ok((SslMode::Require, CertificateCheck::Chain(file()))),
         );
-        check("postgres://u@h/d?sslmode=verify-ca", Ok((SslMode::Require, CertificateCheck::Chain(RootCertificates::System))));
+        check(
+            "postgres://u@h/d?sslmode=verify-ca",
+            Ok((SslMode::Require, CertificateCheck::Chain(RootCertificates::System))),
+        );
         check(
             "postgres://u@h/d?connect_timeout=2&sslrootcert=/a+b.pem&sslmode=verify-full",
             Ok((SslMode::Require, CertificateCheck::Host(file()))),

@@ -53,7 +53,7 @@ impl Store {
 
     /// Replaces a server by `spec`. A server that is the same already keeps its version. [`StoreError::NotFound`],
     /// [`StoreError::Conflict`], [`StoreError::Exists`], [`StoreError::Unbound`]; [`StoreError::Closed`] when its secrets
-    /// are to be kept and the row does not open.
+    /// must be kept and the row does not open.
     ///
     /// Cancel safe: a dropped call takes effect entirely or not at all.
     pub async fn replace_server(
@@ -139,7 +139,7 @@ async fn replace<T: Transaction>(
         id.into(),
         before.version.into(),
     ];
-    // Compares the version once more: somebody with a database shell does not take our lock.
+    // Compares the version again, because a database shell does not take the lock.
     if tx.execute(UPDATE, &values).await? == 0 {
         return Err(StoreError::Conflict);
     }

@@ -23,7 +23,6 @@ column_enum! {
     }
 }
 
-/// One configured server.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ServerRow {
     pub id: Uuid,
@@ -111,10 +110,7 @@ pub async fn page<T: Transaction>(
 }
 
 /// Finds a server by id or name. A name may look like an id: the id takes precedence.
-pub async fn find<T: Transaction>(
-    tx: &mut T,
-    reference: &str,
-) -> Result<Option<ServerRow>, StoreError> {
+pub async fn find<T: Transaction>(tx: &mut T, reference: &str) -> Result<Option<ServerRow>, StoreError> {
     if let Ok(id) = Uuid::parse_str(reference)
         && let Some(row) = find_by(tx, "id", id.into()).await?
     {

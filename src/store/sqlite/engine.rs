@@ -34,10 +34,12 @@ impl Sqlite {
                         run_jobs(connection, inbox);
                     }
                 }
-                // If the caller is gone, nobody needs the error.
+                // If the caller is gone, the error is not needed.
                 Err(error) => drop(opened.send(Err(error))),
             })
-            .map_err(|error| StoreError::Failed(format!("cannot start a thread for the database: {error}")))?;
+            .map_err(|error| {
+                StoreError::Failed(format!("cannot start a thread for the database: {error}"))
+            })?;
         ready.await.map_err(|_| StoreError::Stopped)??;
         Ok(Self { jobs })
     }
@@ -52,7 +54,9 @@ impl Sqlite {
             let behavior = match access {
                 AccessMode::Read => TransactionBehavior::Deferred,
                 // Takes the lock at once: upgrading a read transaction later may fail.
-                AccessMode::Administer | AccessMode::Count | AccessMode::Retire => TransactionBehavior::Immediate,
+                AccessMode::Administer | AccessMode::Count | AccessMode::Retire => {
+                    TransactionBehavior::Immediate
+                }
             };
             let transaction = connection.transaction_with_behavior(behavior)?;
             let done = work(&mut SqliteTransaction { connection: &transaction })?;

@@ -2,10 +2,10 @@ use rusqlite::Connection;
 use serde_json::json;
 
 use super::{by, on_each, sample};
-use crate::store::row_sealer::{Binding, store_sealed};
 use crate::store::handle::transact;
-use crate::store::transaction::AccessMode;
+use crate::store::row_sealer::{Binding, store_sealed};
 use crate::store::testing::{Folder, Notary, sql, with_database};
+use crate::store::transaction::AccessMode;
 use crate::store::{
     Binder, Bound, EndpointRow, EndpointServer, EndpointSpec, JwtAlgorithm, JwtPhase, KeyStatus, Match,
     NewJwtKey, Plain, Predecessor, PrefixMode, Sealed, SealedKind, Secrets, ServerKind, ServerSpec, Store,

@@ -31,7 +31,7 @@ pub struct NewPins {
     pub pins: Json,
     /// The version that must be stored now; `None` when there must be none.
     pub expect: Option<u64>,
-    /// The action and the changes, for the audit log. `None` for a change that nobody made or has to act on.
+    /// The action and the changes, for the audit log. `None` for a change that needs no audit entry.
     pub told: Option<(&'static str, Json)>,
 }
 

@@ -10,7 +10,6 @@ use prometheus_client::registry::{self, Registry};
 
 use super::cells::{BOUNDS_NS, HistogramSnapshot};
 
-/// A text format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExpositionFormat {
     /// `application/openmetrics-text; version=1.0.0`.
@@ -57,11 +56,11 @@ pub struct MetricSample {
 /// The value of a sample.
 #[derive(Debug)]
 pub enum SampleValue {
-    /// Of a counter.
+    /// The value of a counter.
     Count(u64),
     /// Of a counter or a gauge.
     Number(f64),
-    /// Of a gauge.
+    /// The value of a gauge.
     Level(i64),
     Histogram(Box<HistogramSnapshot>),
 }
@@ -89,7 +88,6 @@ impl MetricFamily {
         Self { name, help, kind: FamilyKind::Gauge, unit: MetricUnit::None, samples }
     }
 
-    /// Sets the unit.
     #[must_use]
     pub fn in_unit(self, unit: MetricUnit) -> Self {
         Self { unit, ..self }

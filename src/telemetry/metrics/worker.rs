@@ -14,7 +14,7 @@ pub const SERIES_MAX: usize = 4096;
 
 /// The cells of one worker. The worker writes them; a scrape reads them.
 pub struct WorkerMetrics {
-    /// By label.
+    /// Indexed by label.
     endpoints: Box<[OnceLock<Box<EndpointCells>>]>,
     servers: Box<[OnceLock<Box<ServerCells>>]>,
     /// Faults of requests that named no endpoint, by kind.
@@ -31,7 +31,6 @@ pub struct WorkerMetrics {
 /// The client connections of a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ConnectionCounts {
-    /// All open connections.
     pub open: usize,
     /// Open connections without a request or an open stream.
     pub idle: usize,

@@ -16,7 +16,6 @@ use super::sampling::IdGenerator;
 /// The collector's response to one batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CollectorResponse {
-    /// The HTTP status.
     pub status: u16,
     /// The delay that the header `Retry-After` asks for.
     pub retry_after: Option<Duration>,

@@ -19,7 +19,7 @@ use super::span::{Span, SpanKind, SpanTarget};
 const HAS_IS_REMOTE: u32 = SpanFlags::ContextHasIsRemoteMask as u32;
 const IS_REMOTE: u32 = SpanFlags::ContextIsRemoteMask as u32;
 
-/// Encodes one batch. `instance` becomes `service.instance.id`, which tells processes of one service apart.
+/// Encodes one batch. `instance` becomes `service.instance.id`, which distinguishes the processes of one service.
 pub fn encode_batch(config: &TraceConfig, instance: &str, spans: &[Box<Span>]) -> Vec<u8> {
     let scope = InstrumentationScope {
         name: "metamcp".into(),

@@ -22,7 +22,8 @@ pub struct Traces {
 /// The queue holds the spans of this many seconds: two for each trace that the budgets allow.
 const QUEUE_SECONDS: usize = 10;
 
-/// Queued spans, whatever the budget. Each has some 300 bytes beside those that clients chose.
+/// Limit for queued spans, independent of the byte budget. Each has some 300 bytes in addition to those that
+/// clients chose.
 const QUEUE_SPANS_MAX: usize = 1 << 16;
 
 /// Queued bytes that clients chose: names, ids and trace states. A usual span has a hundred, the largest three thousand.

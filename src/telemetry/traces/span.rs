@@ -21,7 +21,7 @@ pub struct Span {
     pub kind: SpanKind,
     /// Start, in nanoseconds since the Unix epoch.
     pub began_ns: u64,
-    /// End, likewise; zero while the span is active.
+    /// End, in nanoseconds since the Unix epoch; zero while the span is active.
     pub ended_ns: u64,
     /// `mcp.method.name`.
     pub method: Cow<'static, str>,

@@ -21,7 +21,10 @@ pub enum BodySource {
         buffer: BytesMut,
     },
     /// `first`, and more chunks from the connection.
-    Chunked { first: Bytes, decoder: Box<ChunkedDecoder> },
+    Chunked {
+        first: Bytes,
+        decoder: Box<ChunkedDecoder>,
+    },
     /// What hyper reads from the connection.
     Hyper(Incoming),
     /// Events of an era adapter, or of a server that is not spoken to over Streamable HTTP. The guard cancels
@@ -31,7 +34,7 @@ pub enum BodySource {
 }
 
 impl BodySource {
-    /// A body of which `first` was read and `left` bytes are to come.
+    /// A body whose first bytes were read, with `left` bytes still to come.
     pub fn from_length(first: Bytes, left: u64) -> Self {
         match (left, first.is_empty()) {
             (0, true) => Self::Ended,
@@ -40,7 +43,7 @@ impl BodySource {
         }
     }
 
-    /// A chunked body of which `first` was decoded.
+    /// A chunked body whose first bytes were decoded.
     pub fn from_chunked(first: Bytes, decoder: Box<ChunkedDecoder>) -> Self {
         if decoder.is_ended() { Self::from_length(first, 0) } else { Self::Chunked { first, decoder } }
     }

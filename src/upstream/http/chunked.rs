@@ -44,7 +44,7 @@ enum DecoderState {
 #[derive(Debug, PartialEq, Eq)]
 pub struct MalformedChunk;
 
-/// Nobody uses extensions. The bound is hyper's.
+/// Extensions are not used in practice. The bound is hyper's.
 const EXTENSION_BYTES_MAX: usize = 16 << 10;
 
 /// Bounds of the trailers: those of a head in `hyper_connection`.

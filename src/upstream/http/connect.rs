@@ -88,7 +88,7 @@ async fn connect_tcp(host: &str, port: u16, private_addresses: bool) -> Result<T
     Err(last)
 }
 
-/// Tells the server's failures from ours. Connections closed a moment ago keep their local ports for a
+/// Distinguishes failures of the server from those of the gateway. Connections closed a moment ago keep their local ports for a
 /// minute; when none is left for an address, or this process or the system is out of descriptors, the server
 /// is not to blame.
 fn classify_connect_error(error: &io::Error) -> FailureStage {
@@ -141,7 +141,9 @@ mod tests {
             check(host, false, Err(FailureStage::PrivateAddress)).await;
         }
         let socket = ConnectTarget::Unix("/nowhere/at.sock".into());
-        for (private_addresses, expected) in [(true, FailureStage::Connect), (false, FailureStage::PrivateAddress)] {
+        for (private_addresses, expected) in
+            [(true, FailureStage::Connect), (false, FailureStage::PrivateAddress)]
+        {
             let found = connect(&socket, private_addresses).await;
             assert_eq!(found.map(drop).map_err(|error| error.stage), Err(expected));
         }

@@ -106,9 +106,7 @@ impl Connection {
                     Box::pin(HyperConnection::new(stream)).await.map_err(|_| SendError::NotSent)?;
                 Box::pin(self.send_with_hyper(connection, request, heads)).await
             }
-            Driver::Hyper(connection) => {
-                Box::pin(self.send_with_hyper(connection, request, heads)).await
-            }
+            Driver::Hyper(connection) => Box::pin(self.send_with_hyper(connection, request, heads)).await,
             Driver::Closed => Err(SendError::NotSent),
         }
     }
@@ -124,7 +122,8 @@ impl Connection {
         Ok(BodySource::from_hyper(response))
     }
 
-    /// Reads more of a body of which `left` bytes are to come; none when the server closed.
+    /// Reads more of a body with `left` bytes still to come. Returns no bytes if the server closed the
+    /// connection.
     pub fn poll_sized_body(
         &mut self,
         cx: &mut Context<'_>,
@@ -307,7 +306,10 @@ mod tests {
             };
             assert_eq!(head.status, status, "{first:?}");
             assert_eq!(read(&mut connection, body).await, expected.as_bytes(), "{first:?}");
-            assert!(!connection.is_reusable(), "{first:?}: another request would follow one that was not written");
+            assert!(
+                !connection.is_reusable(),
+                "{first:?}: another request would follow one that was not written"
+            );
         };
         let both = async { tokio::join!(sending, reaction.serve(first, far, request_bytes)) };
         tokio::time::timeout(TIMEOUT, both).await.unwrap_or_else(|_| panic!("{first:?}: both wait"));

@@ -233,7 +233,9 @@ fn parse_head(received: &[u8]) -> Result<Option<ParsedHead>, UnsupportedHead> {
             }
             12 if is("content-type") => set_once(&mut head.content_type, || content_type(field.value))?,
             14 if is("content-length") => {
-                set_once(&mut framing, || header::parse_content_length(field.value).map(BodyFraming::Length))?;
+                set_once(&mut framing, || {
+                    header::parse_content_length(field.value).map(BodyFraming::Length)
+                })?;
             }
             14 if is("mcp-session-id") => {
                 set_once(&mut head.session_id, || HeaderValue::from_bytes(field.value).ok())?;
@@ -355,7 +357,10 @@ mod tests {
         check(&head("200 OK", &many), &Err(UnsupportedHead));
         let long = format!("Content-Length: 1\r\nX: {}\r\n", "x".repeat(HEAD_BYTES_MAX));
         check(&head("200 OK", &long), &Err(UnsupportedHead));
-        assert!(matches!(parse_start(&head("200 OK", &long)[..=HEAD_BYTES_MAX]), Some(ResponseStart::Unsupported(_))));
+        assert!(matches!(
+            parse_start(&head("200 OK", &long)[..=HEAD_BYTES_MAX]),
+            Some(ResponseStart::Unsupported(_))
+        ));
     }
 
     #[test]

@@ -176,7 +176,7 @@ impl HandoverStream {
         Self { stream, received, rest, write_mode, has_write_failed: false, reader: None }
     }
 
-    /// Returns the result of a write unless it failed. A failed write stays pending for good: hyper then
+    /// Returns the result of a write unless it failed. A failed write stays pending forever: hyper then
     /// reads the response, and at its end, or after a reset, the read fails.
     fn hide_write_error<T>(
         &mut self,
@@ -191,7 +191,7 @@ impl HandoverStream {
         Poll::Pending
     }
 
-    /// Whether a write is to be discarded. From then on reads are allowed.
+    /// Whether a write must be discarded. From then on reads are allowed.
     fn discards_write(&mut self) -> bool {
         if self.write_mode.get() == WriteMode::Forward {
             return false;

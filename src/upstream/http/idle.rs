@@ -24,7 +24,8 @@ pub struct IdleConnections {
     waiting: Cell<usize>,
     /// Notified of each connection that becomes ready while any request waits.
     available: Notify,
-    /// As of the last sweep, at most a second ago. Ages are off by that much, for which `age_max` allows.
+    /// The time of the last sweep, at most a second ago. Ages are off by that much, for which `age_max`
+    /// allows.
     now: Cell<Instant>,
 }
 

@@ -14,7 +14,7 @@ pub struct PendingWrite {
 }
 
 impl PendingWrite {
-    /// Takes an encoded request, of which nothing is written.
+    /// Takes an encoded request that has not been written yet.
     pub fn new(bytes: Vec<u8>) -> Self {
         Self { bytes, written: 0, is_flushed: false }
     }

@@ -27,7 +27,7 @@ impl RequestBody {
         Self { slices: Box::new(slices), remaining }
     }
 
-    /// Creates an empty body, as of a GET or DELETE.
+    /// Creates an empty body, such as that of a GET or DELETE.
     pub fn empty() -> Self {
         Self::new(SplicedMessage::unedited(Bytes::new()))
     }

@@ -254,9 +254,9 @@ impl UpstreamBody {
         }
     }
 
-    /// Returns the permit while the body stays open: for a call that nobody waits for at the moment. The
-    /// caller bounds how many there are. From now on `idle_timeout` applies between two reads; `None` for no
-    /// timeout.
+    /// Releases the permit while the body stays open, for a call whose response is not awaited at the moment.
+    /// The caller bounds how many there are. From now on `idle_timeout` applies between two reads; `None` for
+    /// no timeout.
     pub fn release_permit(&mut self, idle_timeout: Option<Duration>) {
         (self.idle_timeout, self.idle_timer, self.permit) = (idle_timeout, None, None);
     }
@@ -268,8 +268,7 @@ impl UpstreamBody {
 
     /// Converts the body for a holder that keeps it for days while nothing comes.
     pub fn into_idle(self) -> IdleBody {
-        let holds_nothing =
-            self.idle_timeout.is_none() && self.permit.is_none() && self.connection.is_none();
+        let holds_nothing = self.idle_timeout.is_none() && self.permit.is_none() && self.connection.is_none();
         match self {
             Self { source: BodySource::Events(guarded), .. } if holds_nothing => match *guarded {
                 (events, None) => IdleBody::Events(events),

@@ -16,7 +16,7 @@ use super::super::error::{FailureStage, UpstreamError};
 /// does not read.
 pub struct EventSink(Arc<Channel>);
 
-/// The reading end.
+/// The reading end of an event channel.
 pub struct EventSource(Arc<Channel>);
 
 struct Channel {
@@ -35,7 +35,7 @@ struct ChannelState {
     reader: Option<Waker>,
     /// The sink is gone: nothing more is written.
     is_ended: bool,
-    /// The source is gone: nobody reads.
+    /// The source was dropped: there is no reader.
     is_abandoned: bool,
 }
 
@@ -52,7 +52,6 @@ const QUEUED_MAX: usize = 256;
 /// Bytes of these events together, without the response.
 const QUEUED_BYTES_MAX: usize = 4 << 20;
 
-/// Creates a stream.
 pub fn event_channel() -> (EventSink, EventSource) {
     // One more for the response, which is never dropped.
     event_channel_with_capacity(QUEUED_MAX + 1)
@@ -65,7 +64,7 @@ pub fn event_channel_with_capacity(events_max: usize) -> (EventSink, EventSource
 }
 
 impl EventSink {
-    /// Queues an event. False when there is no room for it, or nobody reads.
+    /// Queues an event. False when there is no room for it, or no reader.
     pub fn try_send(&self, event: Bytes) -> bool {
         let state = self.0.lock();
         let (events, bytes) = state.size();
@@ -100,7 +99,7 @@ impl EventSink {
         }
     }
 
-    /// Waits until nobody reads. Cancel safe.
+    /// Waits until there is no reader. Cancel safe.
     pub async fn closed(&self) {
         loop {
             let mut drained = pin!(self.0.drained().notified());
@@ -112,7 +111,7 @@ impl EventSink {
         }
     }
 
-    /// Whether nobody reads.
+    /// Whether the reading end was dropped.
     pub fn is_closed(&self) -> bool {
         self.0.lock().is_abandoned
     }
@@ -248,9 +247,7 @@ mod tests {
         check(10, 1 << 20, 4);
         check(1, QUEUED_BYTES_MAX + 1, 0);
         let (sink, mut reader) = event_channel();
-        assert!(
-            (0..10_000).all(|_| sink.try_send(vec![0; 1 << 10].into()) && drain(&mut reader).len() == 1)
-        );
+        assert!((0..10_000).all(|_| sink.try_send(vec![0; 1 << 10].into()) && drain(&mut reader).len() == 1));
         sink.fail(FailureStage::BodyIncomplete);
         assert_eq!(drain(&mut reader), [Err(FailureStage::BodyIncomplete)]);
     }

@@ -35,7 +35,7 @@ pub fn encode_cancelled_response(id: &[u8]) -> Bytes {
     encode_error(id, REQUEST_CANCELLED, "the call was cancelled", None)
 }
 
-/// Encodes the notification that tells a server that nobody waits for a call.
+/// Encodes the notification that tells a server that a call was abandoned.
 pub fn encode_cancellation(number: u64) -> Bytes {
     format!(
         r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{{"requestId":{number},"reason":"the client gave it up"}}}}"#

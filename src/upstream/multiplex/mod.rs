@@ -25,7 +25,8 @@ pub use local_response::{CallOutcome, HttpOperation, LocalBody, LocalResponse};
 pub(super) use backoff::Backoff;
 pub(super) use client_stream::ClientStream;
 pub(super) use message::{
-    encode_cancellation, encode_cancelled_response, encode_error, encode_pong, known_method, new_session_id, raw_id,
+    encode_cancellation, encode_cancelled_response, encode_error, encode_pong, known_method, new_session_id,
+    raw_id,
 };
 pub(super) use pending_calls::{CallEntry, PendingCalls};
 pub(super) use response_sink::ResponseSink;

@@ -83,7 +83,6 @@ impl<C> PendingCalls<C> {
         self.entries.iter().map(|(number, entry)| (*number, entry))
     }
 
-    /// Removes all calls.
     pub fn drain(&mut self) -> impl Iterator<Item = CallEntry<C>> {
         self.entries.drain().map(|(_, entry)| entry)
     }

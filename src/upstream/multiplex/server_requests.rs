@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use foldhash::fast::RandomState;
 
-/// The server's requests that wait for a response, by their raw ids. `O`: who was asked.
+/// The server's requests that wait for a response, by their raw ids. `O` identifies the client that got the
+/// request.
 pub struct ServerRequests<O> {
     origins: HashMap<Bytes, O, RandomState>,
 }

@@ -10,7 +10,8 @@ use tokio::time::{Instant, sleep};
 use super::super::error::{FailureStage, UpstreamError};
 use super::super::http::UpstreamResponse;
 use super::super::multiplex::{
-    CallEntry, LocalResponse, ResponseSink, encode_cancellation, encode_cancelled_response, encode_error, splice,
+    CallEntry, LocalResponse, ResponseSink, encode_cancellation, encode_cancelled_response, encode_error,
+    splice,
 };
 use super::super::request::UpstreamRequest;
 use super::call::SseCall;
@@ -29,7 +30,7 @@ enum PostOutcome {
 const BACKGROUND_POSTS_MAX: usize = 64;
 
 impl SseSession {
-    /// Sends a client's call, under an id and a progress token of ours.
+    /// Sends a client's call, under an id and a progress token of the gateway.
     pub fn send_call(self: &Rc<Self>, call: SseCall, message: &Bytes, envelope: &Envelope, kind: CallKind) {
         // A request always has an id.
         let Some(id) = envelope.id.filter(|_| !call.reply.is_closed()) else { return };
@@ -73,7 +74,7 @@ impl SseSession {
         self.post_in_background(self.new_post(encode_error(id, code::METHOD_NOT_FOUND, text, None)));
     }
 
-    /// Posts a message of our own, whose result nobody waits for.
+    /// Posts a message of the gateway, whose result is not awaited.
     pub fn post_in_background(self: &Rc<Self>, post: UpstreamRequest) {
         if self.is_closed.get() || self.background_posts.get() >= BACKGROUND_POSTS_MAX {
             return;
@@ -88,7 +89,7 @@ impl SseSession {
         });
     }
 
-    /// Cancels a call that nobody waits for any more.
+    /// Cancels a call whose client no longer waits for it.
     pub fn cancel_abandoned(self: &Rc<Self>, number: u64) {
         let entry = self.state.borrow_mut().calls.remove(number);
         if let Some(entry) = entry {
@@ -100,8 +101,7 @@ impl SseSession {
 
     /// Refuses what the server asked during a call that ended without a response.
     pub fn refuse_server_requests_during(self: &Rc<Self>, number: u64) {
-        let requests =
-            self.state.borrow_mut().server_requests.remove_all(|during| *during == Some(number));
+        let requests = self.state.borrow_mut().server_requests.remove_all(|during| *during == Some(number));
         for id in requests {
             self.refuse_server_request(&id, "the call during which this was requested was cancelled");
         }
@@ -165,7 +165,12 @@ impl SseSession {
     }
 
     /// Ends a call that the server refused, or whose response cannot arrive any more.
-    fn end_undelivered(&self, call: PendingCall, outcome: Result<PostOutcome, UpstreamError>, is_closed: bool) {
+    fn end_undelivered(
+        &self,
+        call: PendingCall,
+        outcome: Result<PostOutcome, UpstreamError>,
+        is_closed: bool,
+    ) {
         self.forget_call(&call);
         let is_failure = match &outcome {
             Ok(PostOutcome::Refused(status, _)) => is_server_failure(*status),
@@ -173,7 +178,9 @@ impl SseSession {
         };
         match outcome {
             // A restarted server: it did not run the call, which the client may repeat in a new session.
-            Ok(PostOutcome::Refused(status, _)) if is_closed && matches!(status.as_u16(), 400 | 404 | 410) => {
+            Ok(PostOutcome::Refused(status, _))
+                if is_closed && matches!(status.as_u16(), 400 | 404 | 410) =>
+            {
                 refuse(call.sink, StatusCode::NOT_FOUND, Bytes::new());
             }
             Ok(PostOutcome::Refused(status, error)) => refuse(call.sink, status, error),

@@ -87,7 +87,7 @@ impl SseHub {
         }
     }
 
-    /// Cancels a call that nobody waits for any more.
+    /// Cancels a call whose client no longer waits for it.
     fn cancel(&self, number: u64) {
         let location = self.call_locations.borrow_mut().remove(&number);
         match location {
@@ -136,7 +136,8 @@ impl SseHub {
         match envelope.kind {
             MessageKind::Request => session.send_call(call, message, envelope, CallKind::Call),
             MessageKind::Response | MessageKind::Error => {
-                let is_expected = envelope.id.is_some_and(|id| session.take_server_request(id.span.slice(message)));
+                let is_expected =
+                    envelope.id.is_some_and(|id| session.take_server_request(id.span.slice(message)));
                 if is_expected {
                     session.forward(call, message.clone());
                 } else {

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use super::super::error::{FailureStage, UpstreamError};
 use super::super::http::UpstreamBody;
 use super::super::multiplex::{
-    CallEntry, LocalResponse, ResponseSink, TOO_MANY_REQUESTS, encode_pong, known_method, splice, splice_event,
+    CallEntry, LocalResponse, ResponseSink, TOO_MANY_REQUESTS, encode_pong, known_method, splice,
+    splice_event,
 };
 use super::open_stream::ENDPOINT_EVENT;
 use super::session::{CallKind, SseSession};
@@ -130,7 +131,9 @@ impl SseSession {
         let CallEntry { id: client_id, call, .. } = entry;
         let edits = [(id.span, &client_id[..])];
         match (call.kind, envelope.kind) {
-            (CallKind::Initialize, MessageKind::Response) => self.complete_opening(call.sink, splice(message, &edits)),
+            (CallKind::Initialize, MessageKind::Response) => {
+                self.complete_opening(call.sink, splice(message, &edits))
+            }
             // The server may have refused what this client said of itself, so this is no failure of the server.
             (CallKind::Initialize, _) => {
                 call.sink.finish(message, &edits);
@@ -169,9 +172,8 @@ impl SseSession {
         let mut state = self.state.borrow_mut();
         let is_full = state.server_requests.is_full();
         let during = state.associated_call();
-        let is_sent = !is_full
-            && id.len() <= REQUEST_ID_BYTES_MAX
-            && state.send_to_client(splice_event(message, &[]));
+        let is_sent =
+            !is_full && id.len() <= REQUEST_ID_BYTES_MAX && state.send_to_client(splice_event(message, &[]));
         if is_sent {
             state.server_requests.insert(id, during);
         }
@@ -202,9 +204,9 @@ impl SseSession {
                     && state.send_to_client(splice_event(message, &[]))
             }
             // These belong to no call.
-            Some(McpMethod::ToolsListChanged | McpMethod::PromptsListChanged | McpMethod::ResourcesListChanged) => {
-                state.client_stream.send(splice_event(message, &[]))
-            }
+            Some(
+                McpMethod::ToolsListChanged | McpMethod::PromptsListChanged | McpMethod::ResourcesListChanged,
+            ) => state.client_stream.send(splice_event(message, &[])),
             _ if envelope.method.is_some_and(|method| method.decode(message) == RESOURCE_UPDATED) => {
                 state.client_stream.send(splice_event(message, &[]))
             }

@@ -119,7 +119,8 @@ mod tests {
         for text in
             ["http://b.example/m?sessionId=hunter2", "http://u:hunter2@a.example:3001/m", "/hunter2\n"]
         {
-            let error = resolve_message_endpoint(&BASE.parse().expect("a URL"), text.as_bytes()).expect_err("refused");
+            let error = resolve_message_endpoint(&BASE.parse().expect("a URL"), text.as_bytes())
+                .expect_err("refused");
             assert!(!error.to_string().contains("hunter2"), "{error}");
         }
     }

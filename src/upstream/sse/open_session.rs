@@ -60,7 +60,8 @@ impl SseHub {
         let wait = self.failures.borrow().wait(Instant::now());
         if wait > BACKOFF_WAIT_MAX {
             let failures = self.failures.borrow().count();
-            let text = format!("failed {failures} times in a row; the next attempt is in {} s", wait.as_secs());
+            let text =
+                format!("failed {failures} times in a row; the next attempt is in {} s", wait.as_secs());
             return Err(UpstreamError::new(FailureStage::Connect, text));
         }
         sleep(wait).await;
@@ -71,10 +72,14 @@ impl SseHub {
         // Once to connect, which is bounded by itself, and as long again for the first event.
         let limit = self.connect_timeout() * 2;
         let timed_out = |_elapsed| {
-            Err(UpstreamError::new(FailureStage::NoEndpoint, "the event stream sent no event `endpoint` in time"))
+            Err(UpstreamError::new(
+                FailureStage::NoEndpoint,
+                "the event stream sent no event `endpoint` in time",
+            ))
         };
-        let opened =
-            timeout(limit, open_stream(&self.http, &self.target.url, request)).await.unwrap_or_else(timed_out);
+        let opened = timeout(limit, open_stream(&self.http, &self.target.url, request))
+            .await
+            .unwrap_or_else(timed_out);
         match &opened {
             Ok(StreamOpening::Refused(status, _)) if is_server_failure(*status) => {
                 self.record_failure(began, &format!("HTTP {}", status.as_u16()));

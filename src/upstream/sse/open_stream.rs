@@ -20,7 +20,7 @@ pub enum StreamOpening {
 
 /// An event stream whose `endpoint` event was read.
 pub struct OpenStream {
-    /// Where messages go.
+    /// The target of messages to the server.
     pub endpoint: PathAndQuery,
     pub body: UpstreamBody,
     pub reader: EventReader,

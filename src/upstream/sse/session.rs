@@ -56,7 +56,7 @@ pub struct SseSession {
     pub hub: Rc<SseHub>,
     /// The id by which the rest of the gateway knows the session.
     pub id: HeaderValue,
-    /// Where messages go.
+    /// The target of messages to the server.
     pub endpoint: PathAndQuery,
     /// The call that opens the session.
     pub opened_by: u64,
@@ -83,7 +83,6 @@ pub struct SessionState {
     pub deferred_cancellations: HashMap<u64, UpstreamRequest, RandomState>,
 }
 
-/// An in-flight call.
 pub struct PendingCall {
     /// Unique among all calls to the server.
     pub call: u64,

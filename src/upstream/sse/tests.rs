@@ -21,7 +21,7 @@ use super::target::SseTarget;
 use metamcp_core::base::ServerName;
 use metamcp_core::frame::EventReader;
 
-/// Port 9 is `discard`; nobody listens there.
+/// Port 9 is `discard`; no service listens there.
 const URL: &str = "http://127.0.0.1:9/sse";
 
 /// A session on a server that nothing is sent to.
@@ -61,7 +61,8 @@ impl Fixture {
         let session =
             SseSession::new(&hub(), HeaderValue::from_static("s"), "/m".parse().unwrap(), 0, Instant::now());
         session.is_open.set(true);
-        let mut fixture = Self { session, reader: EventReader::new(), calls: Vec::new(), client_stream: None };
+        let mut fixture =
+            Self { session, reader: EventReader::new(), calls: Vec::new(), client_stream: None };
         for (id, token) in calls {
             let (reply, answer) = oneshot::channel();
             let token = (!token.is_empty()).then(|| Bytes::from(*token));
@@ -291,12 +292,16 @@ async fn a_stream_that_breaks_fails_each_call_once() {
     session.fail(FailureStage::BodyIncomplete);
     session.fail(FailureStage::ResponseTooLarge);
     fixture.feed(b"}}\n\n");
-    let progress =
-        r#"+{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":"t"}}BodyIncomplete"#;
+    let progress = r#"+{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":"t"}}BodyIncomplete"#;
     assert_eq!(fixture.received(), [progress, r#"{"jsonrpc":"2.0","id":1,"result":{}}"#, "BodyIncomplete"]);
     assert_eq!(session.hub.failures.borrow().count(), 0, "it was open");
-    let unopened =
-        SseSession::new(&session.hub, HeaderValue::from_static("t"), "/m".parse().unwrap(), 1, Instant::now());
+    let unopened = SseSession::new(
+        &session.hub,
+        HeaderValue::from_static("t"),
+        "/m".parse().unwrap(),
+        1,
+        Instant::now(),
+    );
     unopened.fail(FailureStage::BodyIncomplete);
     assert_eq!(session.hub.failures.borrow().count(), 1);
 }

@@ -59,7 +59,6 @@ impl ClientSlot {
 }
 
 impl ClientSlots {
-    /// Adds a client.
     pub fn add(&mut self, session: HeaderValue, is_client: bool) -> ClientSlotId {
         let id = ClientSlotId(self.next);
         self.next += 1;
@@ -133,7 +132,6 @@ impl ClientSlots {
         self.slots.values_mut().filter(move |slot| slot.subscriptions.contains(uri))
     }
 
-    /// Removes all clients.
     pub fn drain(&mut self) -> impl Iterator<Item = ClientSlot> {
         self.slots.drain().map(|(_, slot)| slot)
     }

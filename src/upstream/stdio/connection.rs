@@ -55,7 +55,7 @@ pub struct MessageCounters {
     pub undeliverable: Cell<u64>,
     /// Messages that a client was too slow for.
     pub dropped: Cell<u64>,
-    /// Requests of the server that no one client could be asked.
+    /// Requests of the server that could not be attributed to one client.
     pub refused_requests: Cell<u64>,
 }
 
@@ -112,7 +112,6 @@ pub struct RequestOrigin {
     pub during: Option<u64>,
 }
 
-/// An in-flight call.
 pub struct PendingCall {
     /// Unique among all calls to the server; `None` for requests of the gateway.
     pub call: Option<u64>,
@@ -162,7 +161,6 @@ impl PendingCall {
 }
 
 impl MessageCounters {
-    /// Increments a counter.
     pub fn increment(counter: &Cell<u64>) {
         counter.set(counter.get() + 1);
     }

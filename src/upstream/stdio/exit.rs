@@ -49,7 +49,7 @@ const PATH_DEFAULT: &str = "/bin:/usr/bin";
 const NAME_CHARS_MAX: usize = 64;
 
 impl ExitCause {
-    /// Describes the cause.
+    /// Describes the cause for logs and errors.
     pub fn describe(&self, program: &Program) -> String {
         match self {
             Self::Exited(Ok(status)) => describe_status(*status, program),

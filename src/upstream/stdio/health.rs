@@ -22,7 +22,7 @@ pub struct StdioHealth {
     pub undeliverable: u64,
     /// Messages that a client was too slow for.
     pub dropped: u64,
-    /// Requests of the server that no one client could be asked.
+    /// Requests of the server that could not be attributed to one client.
     pub refused_requests: u64,
 }
 
@@ -33,10 +33,9 @@ pub struct ProcessHealth {
     pub pid: u32,
     /// The era in which it is spoken to.
     pub era: Era,
-    /// Since its start.
+    /// The time since the process started.
     pub ran: Duration,
     /// Clients with a session on it.
     pub sessions: usize,
-    /// Calls in flight.
     pub in_flight: usize,
 }

@@ -1,5 +1,5 @@
-//! Messages of a process, and whom they are for. On a process with several clients only a message that names
-//! its call, its progress token or its subscription is certain; one that is not certain goes to nobody.
+//! Routes the messages of a process to its clients. If a process has several clients, a message is attributed
+//! only by its call, its progress token or its subscription; any other message is delivered to no client.
 
 use bytes::Bytes;
 
@@ -171,7 +171,11 @@ impl ProcessConnection {
             (Some(McpMethod::Cancelled), Era::Legacy) => self.receive_cancellation(message, envelope),
             (_, Era::Modern) => self.receive_modern_notification(message, envelope),
             (
-                Some(McpMethod::ToolsListChanged | McpMethod::PromptsListChanged | McpMethod::ResourcesListChanged),
+                Some(
+                    McpMethod::ToolsListChanged
+                    | McpMethod::PromptsListChanged
+                    | McpMethod::ResourcesListChanged,
+                ),
                 Era::Legacy,
             ) => {
                 let event = splice_event(message, &[]);

@@ -23,9 +23,7 @@ pub fn detect_era(response: &Bytes, envelope: &Envelope) -> Era {
     let outcome = envelope.outcome.map_or(&b""[..], |span| span.slice(response));
     let is_modern = match envelope.kind {
         MessageKind::Response => true,
-        _ => {
-            serde_json::from_slice(outcome).is_ok_and(|ErrorObject { code }| MODERN_CODES.contains(&code))
-        }
+        _ => serde_json::from_slice(outcome).is_ok_and(|ErrorObject { code }| MODERN_CODES.contains(&code)),
     };
     if is_modern { Era::Modern } else { Era::Legacy }
 }
@@ -65,8 +63,8 @@ pub fn with_id(id: &[u8], response: &Bytes, envelope: &Envelope) -> Bytes {
     [br#"{"jsonrpc":"2.0","id":"#, id, b",\"", member, b"\":", outcome, b"}"].concat().into()
 }
 
-/// Removes the tasks capability from a response to `initialize`. A process that all clients share would list
-/// and answer everybody's tasks to everybody (MCP 2025-11-25, tasks, security: requestors that cannot be told
+/// Removes the tasks capability from a response to `initialize`. A process that all clients share would show
+/// every client's tasks to every other (MCP 2025-11-25, tasks, security: requestors that cannot be told
 /// apart).
 pub fn without_tasks(response: Bytes) -> Bytes {
     let read: Option<serde_json::Value> = serde_json::from_slice(&response).ok();

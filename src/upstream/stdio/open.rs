@@ -105,7 +105,6 @@ impl Supervisor {
         None
     }
 
-    /// Spawns a process.
     pub fn spawn(&self) -> Result<SpawnedProcess, UpstreamError> {
         if self.is_stopping.get() {
             return Err(UpstreamError::from_stage(FailureStage::NotSent));
@@ -132,7 +131,10 @@ impl Supervisor {
             longest.request_end();
             return Ok(());
         }
-        Err(UpstreamError::new(FailureStage::QueueFull, "all processes that may run (processes_max) are in use"))
+        Err(UpstreamError::new(
+            FailureStage::QueueFull,
+            "all processes that may run (processes_max) are in use",
+        ))
     }
 
     /// Whether a process may be started for a call that could use a shared one. Half of the processes are
@@ -173,9 +175,9 @@ impl Supervisor {
         let owner = match sharing {
             Sharing::Shared => ProcessOwner::Everybody,
             Sharing::Key if !request.is_exclusive => ProcessOwner::Key(request.owner),
-            Sharing::Key | Sharing::Session => request
-                .client_session
-                .map_or(ProcessOwner::Session(call.number), ProcessOwner::ClientSession),
+            Sharing::Key | Sharing::Session => {
+                request.client_session.map_or(ProcessOwner::Session(call.number), ProcessOwner::ClientSession)
+            }
         };
         let params = match sharing {
             Sharing::Shared => own_initialize_params(),

@@ -13,7 +13,7 @@ use metamcp_core::frame::{Envelope, Span};
 use metamcp_core::protocol::{McpMethod, code};
 
 impl ProcessConnection {
-    /// Sends a client's call, under an id and a progress token of ours. Returns the call when too much waits
+    /// Sends a client's call, under an id and a progress token of the gateway. Returns the call when too much waits
     /// to be written.
     pub fn send_call(
         self: &Rc<Self>,
@@ -69,7 +69,7 @@ impl ProcessConnection {
         self.send_message(&encode_error(id, code::METHOD_NOT_FOUND, text, None));
     }
 
-    /// Cancels a call that nobody waits for any more.
+    /// Cancels a call whose client no longer waits for it.
     pub fn cancel_abandoned(&self, number: u64) {
         let entry = self.state.borrow_mut().calls.remove(number);
         if let Some(entry) = entry {
@@ -144,7 +144,7 @@ impl ProcessConnection {
         }
         for uri in unsubscribed {
             let params = serde_json::json!({ "uri": uri }).to_string();
-            // Nobody waits for the response.
+            // No client waits for the response.
             drop(self.send_request(McpMethod::Unsubscribe, params.as_bytes()));
         }
         self.touch();

@@ -47,7 +47,7 @@ const TERM_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long after SIGKILL. All three together are under five seconds.
 const KILL_TIMEOUT: Duration = Duration::from_millis(400);
 
-/// A process that reads nothing of what is written to it for this long never will.
+/// A process that does not read its standard input for this long has stalled for good.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A process that ends closes its pipes before its reaper has ended its descendants and passes the exit
@@ -125,7 +125,7 @@ fn command(program: &Program) -> Command {
     command
 }
 
-/// Reads standard output.
+/// Reads the process's standard output.
 async fn read(mut stdout: ChildStdout, connection: Rc<ProcessConnection>) -> ExitCause {
     let mut lines = LineReader::new(connection.context.program.settings.line_bytes_max);
     loop {
@@ -213,7 +213,8 @@ async fn wait_for_end(
     };
     match cause {
         // Usually the process has ended, and its reaper reports that a moment later.
-        ExitCause::StdoutClosed | ExitCause::StdinClosed => match timeout(STATUS_TIMEOUT, child.wait()).await {
+        ExitCause::StdoutClosed | ExitCause::StdinClosed => match timeout(STATUS_TIMEOUT, child.wait()).await
+        {
             Ok(status) => ExitCause::Exited(status),
             Err(_elapsed) => cause,
         },

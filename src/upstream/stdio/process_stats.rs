@@ -26,7 +26,6 @@ pub struct ProcessStats {
     pub last_failure: Option<ProcessFailure>,
 }
 
-/// A failed process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProcessFailure {
     pub stage: ProcessStage,
@@ -68,7 +67,6 @@ impl ProcessStats {
 }
 
 impl ProcessCounters {
-    /// Returns a snapshot.
     pub fn snapshot(&self) -> ProcessStats {
         self.lock().clone()
     }

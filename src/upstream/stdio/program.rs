@@ -28,7 +28,7 @@ pub struct ProcessSettings {
     pub start_timeout: Duration,
     /// A process without calls and without listening clients for this long is ended.
     pub idle_timeout: Duration,
-    /// Processes at once.
+    /// Limit for processes at once.
     pub processes_max: usize,
     /// Bytes of one message. A longer line ends the process.
     pub line_bytes_max: usize,

@@ -17,7 +17,7 @@ use metamcp_core::frame::Envelope;
 pub enum ProcessKey {
     /// In sessions whose clients have the same revision and capabilities.
     Legacy(ProcessOwner, Bytes),
-    /// Without sessions.
+    /// A process that serves without sessions.
     Modern(ProcessOwner),
 }
 
@@ -34,8 +34,8 @@ pub enum ProcessOwner {
     Session(u64),
 }
 
-/// The slot of one process. Whoever starts the process holds the lock, so that a burst of first calls starts
-/// one.
+/// The slot of one process. The lock is held while the process starts, so that a burst of first calls starts
+/// only one.
 #[derive(Default)]
 pub struct ProcessSlot {
     pub legacy: Mutex<Option<Rc<InitializedProcess>>>,

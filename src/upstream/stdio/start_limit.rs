@@ -44,7 +44,8 @@ impl StartLimit {
             Some(StartPermit { _of_server: of_server, _of_all: of_all })
         };
         let permit = timeout(wait_max, both).await.ok().flatten();
-        permit.ok_or_else(|| UpstreamError::new(FailureStage::QueueTimeout, "too many processes are starting"))
+        permit
+            .ok_or_else(|| UpstreamError::new(FailureStage::QueueTimeout, "too many processes are starting"))
     }
 }
 
@@ -67,8 +68,8 @@ mod tests {
     use tokio::time::Instant;
 
     use super::super::super::era::EraChoice;
-    use super::super::supervisor::Supervisor;
     use super::super::program::tests::program;
+    use super::super::supervisor::Supervisor;
     use super::*;
     use metamcp_core::base::ServerName;
     use metamcp_core::protocol::Era;

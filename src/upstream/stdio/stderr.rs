@@ -23,7 +23,7 @@ pub struct StderrTail {
 /// Bytes kept of a line.
 const LINE_BYTES_MAX: usize = 1024;
 
-/// Lines kept.
+/// The number of last lines to keep.
 const LINES_MAX: usize = 16;
 
 /// Lines that go to the log within a second. The pipe is drained all the same.

@@ -37,7 +37,7 @@ use metamcp_core::protocol::{Era, McpMethod, code};
 /// The processes of one server.
 pub struct Supervisor {
     pub context: Rc<ServerContext>,
-    /// The configured era.
+    /// The era from the configuration.
     pub era: EraChoice,
     /// The era that a probe detected.
     pub detected_era: Cell<Option<Era>>,
@@ -327,7 +327,7 @@ impl Supervisor {
         }
     }
 
-    /// Cancels a call that nobody waits for any more.
+    /// Cancels a call whose client no longer waits for it.
     fn cancel(&self, number: u64) {
         let location = self.context.call_locations.borrow_mut().remove(&number);
         match location {
@@ -446,7 +446,6 @@ impl Supervisor {
 /// Refuses a Modern request. The text mentions nothing of the Modern era, so that a client that speaks both
 /// eras falls back to a session.
 fn legacy_refusal(id: &[u8]) -> LocalResponse {
-    let text =
-        "this server is spoken to in sessions, of revisions up to 2025-11-25; send `initialize` first";
+    let text = "this server is spoken to in sessions, of revisions up to 2025-11-25; send `initialize` first";
     LocalResponse::from_error(StatusCode::BAD_REQUEST, id, code::LEGACY_TRANSPORT, text)
 }

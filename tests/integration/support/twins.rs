@@ -143,7 +143,6 @@ impl Side {
     pub fn reached(&self, before: usize) -> Vec<Reached> {
         self.peer.all().iter().skip(before).filter(|seen| seen.is_call()).map(Reached::of).collect()
     }
-
 }
 
 /// The arguments of what is sent to try whether another request may follow.

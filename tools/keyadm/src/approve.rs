@@ -62,7 +62,9 @@ fn selection(args: &ApproveArgs) -> Result<ApprovalSelection, Failure> {
     match (&args.tool[..], &args.digest) {
         ([], None) => Ok(ApprovalSelection::All),
         ([tool], digest) => Ok(ApprovalSelection::Tools(vec![(tool.clone(), digest.clone())])),
-        (tools, None) => Ok(ApprovalSelection::Tools(tools.iter().map(|tool| (tool.clone(), None)).collect())),
+        (tools, None) => {
+            Ok(ApprovalSelection::Tools(tools.iter().map(|tool| (tool.clone(), None)).collect()))
+        }
         (_, Some(_)) => Err(Failure::Usage("a digest belongs to one tool: name it by --tool".into())),
     }
 }

@@ -221,8 +221,7 @@ fn a_database_url_in_the_environment_is_not_passed_over_in_silence() {
 #[test]
 fn whoever_writes_is_told_where() {
     let place = Place::new();
-    let told =
-        format!("keyadm: using the database {}\n", place.data_dir().join("metamcp.sqlite").display());
+    let told = format!("keyadm: using the database {}\n", place.data_dir().join("metamcp.sqlite").display());
     let made = place.run(&["keys", "create", "--name", "x", "--json"]);
     assert_eq!(made.err, told);
     let id = made.json()["id"].as_str().unwrap().to_owned();

@@ -65,7 +65,9 @@ async fn a_server_is_added_as_the_rest_api_would() {
         assert_eq!(shown("f")["headers"], sealed);
         assert_eq!(shown("g")["headers"], json!({"authorization": "(sealed)", "x-a": "(sealed)"}));
         refused(&["b", "--url", "http://127.0.0.1:1/"], 64, "allow_private");
-        assert!(add(&["b", "--url", "http://127.0.0.1:1/", "--allow-private"]).out.contains("Added the server"));
+        assert!(
+            add(&["b", "--url", "http://127.0.0.1:1/", "--allow-private"]).out.contains("Added the server")
+        );
         let shown = place.run(&["servers", "show", "b", "--json"]).json();
         assert_eq!(shown["definition"]["allow_private"], true);
         let audit = place.run(&["audit", "--object", "server", "--json"]).json();
@@ -103,10 +105,12 @@ async fn a_program_is_added_with_its_arguments_and_variables_sealed() {
         });
         assert_eq!((&shown["kind"], &shown["definition"]), (&json!("stdio"), &expected));
         add(&["b", "--command", "npx"]).check(64, "command is not an absolute path");
-        add(&["b", "--command", command, "--header", "A: 1"]).check(64, "headers applies to http servers only");
+        add(&["b", "--command", command, "--header", "A: 1"])
+            .check(64, "headers applies to http servers only");
         add(&["b", "--command", command, "--url", "http://a/"]).check(64, "cannot be used with");
         add(&["b"]).check(64, "--url");
-        add(&["b", "--url", "https://b.example/", "--cwd", "/"]).check(64, "cwd applies to stdio servers only");
+        add(&["b", "--url", "https://b.example/", "--cwd", "/"])
+            .check(64, "cwd applies to stdio servers only");
         std::fs::write(&path, "hunter2\n").unwrap();
         add(&["b", "--command", command, "--env-file", file]).check(64, "a variable is written as");
     })

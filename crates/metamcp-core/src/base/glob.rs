@@ -16,7 +16,6 @@ pub struct InvalidGlob(String);
 pub const GLOB_CHARS_MAX: usize = 128;
 
 impl Glob {
-    /// Parses a pattern.
     pub fn new(text: &str) -> Result<Self, InvalidGlob> {
         let fits = (1..=GLOB_CHARS_MAX).contains(&text.chars().take(GLOB_CHARS_MAX + 1).count());
         let is_plain = text.chars().all(|c| !c.is_control() && !c.is_whitespace());

@@ -10,7 +10,7 @@ use crate::frame::span::{LoneSurrogate, Span, StringSpan, unescape};
 /// Members per object. The largest real ones have a dozen. Each one is compared with all others.
 pub const MEMBERS_MAX: usize = 64;
 
-/// A known member.
+/// A member of a message that the scanner reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Field {
@@ -177,7 +177,7 @@ enum NameEntry {
 }
 
 impl NameTable {
-    /// Opens an object.
+    /// Starts to read the members of an object.
     pub(super) fn open(&self, object: MessageObject) -> ObjectMembers {
         ObjectMembers {
             object,

@@ -116,7 +116,7 @@ impl MessageReader {
         Ok(None)
     }
 
-    /// Ends the stream.
+    /// Ends the stream. Returns what is left of it.
     pub fn finish(&mut self) -> StreamRemainder {
         match self.state {
             ReaderState::Line | ReaderState::Header if self.partial.is_empty() => StreamRemainder::Empty,

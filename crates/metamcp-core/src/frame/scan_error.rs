@@ -56,7 +56,7 @@ pub enum ScanError {
     /// A name that case-insensitive parsers read as another one.
     #[error("Invalid Request: a name in {object} differs from `{member}` only in case; write it `{member}`")]
     CaseVariant {
-        /// The correct name.
+        /// The name that the message should use.
         member: &'static str,
         object: MessageObject,
     },

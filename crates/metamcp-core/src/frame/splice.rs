@@ -10,7 +10,7 @@ pub const EDITS_MAX: usize = 5;
 /// Edits that do not fit the message. A bug of the caller, never caused by a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SpliceError {
-    /// More than [`EDITS_MAX`].
+    /// There are more than [`EDITS_MAX`] edits.
     #[error("more than {EDITS_MAX} edits to one message")]
     TooMany,
     /// A span that ends before it starts, or outside the message.

@@ -21,7 +21,6 @@ impl ClientCapabilities {
     pub const ELICITATION_FORM: Self = Self(1 << 5);
     /// `elicitation.url`
     pub const ELICITATION_URL: Self = Self(1 << 6);
-    /// All capabilities.
     pub const ALL: Self = Self(0x7f);
 
     /// Parses a `ClientCapabilities` object. Unknown members are ignored.

@@ -4,7 +4,7 @@
 pub const PARSE: i32 = -32700;
 /// The body is JSON, but not a JSON-RPC message of the revision.
 pub const INVALID_REQUEST: i32 = -32600;
-/// Unknown method.
+/// The method is unknown, or not supported by this endpoint.
 pub const METHOD_NOT_FOUND: i32 = -32601;
 /// Unknown tool, prompt, resource or cursor, or a param of the wrong type.
 pub const INVALID_PARAMS: i32 = -32602;

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::header::PARAM_PREFIX;
 
-/// An annotated argument.
+/// An argument that is repeated in a header.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeaderParam {
     /// The names of the properties that lead to the argument.
@@ -18,7 +18,7 @@ pub struct HeaderParam {
     pub header: String,
 }
 
-/// The schema keyword.
+/// The keyword in a tool's input schema that annotates an argument.
 pub const HEADER_ANNOTATION: &str = "x-mcp-header";
 
 /// Annotated arguments per tool. A request head has room for a few.

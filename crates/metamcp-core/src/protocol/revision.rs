@@ -32,13 +32,13 @@ impl Revision {
     /// The newest Legacy revision. Offered to a client that requests an unknown one.
     pub const LEGACY_LATEST: Self = Self::V2025_11_25;
 
-    /// The newest revision.
+    /// The newest Modern revision.
     pub const MODERN_LATEST: Self = Self::V2026_07_28;
 
     /// The revision of a Legacy request without the version header (MCP 2025-06-18, transports).
     pub const FALLBACK: Self = Self::V2025_03_26;
 
-    /// Parses the date.
+    /// Parses a revision's date.
     pub fn parse(text: &[u8]) -> Option<Self> {
         Self::ALL.into_iter().find(|revision| revision.as_str().as_bytes() == text)
     }
@@ -66,7 +66,7 @@ impl Revision {
         self as u8
     }
 
-    /// Decodes the byte.
+    /// Decodes what `as_byte` encodes.
     pub fn from_byte(byte: u8) -> Option<Self> {
         Self::ALL.get(usize::from(byte)).copied()
     }

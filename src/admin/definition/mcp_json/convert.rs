@@ -28,7 +28,8 @@ pub fn stdio_definition(
     env: &[(String, String)],
     cwd: Option<&str>,
 ) -> Value {
-    let env: Map<String, Value> = env.iter().map(|(name, value)| (name.clone(), value.as_str().into())).collect();
+    let env: Map<String, Value> =
+        env.iter().map(|(name, value)| (name.clone(), value.as_str().into())).collect();
     json!({
         "name": server_name_for(written), "kind": "stdio", "command": command, "args": args, "env": env, "cwd": cwd,
     })

@@ -27,9 +27,8 @@ fn check(text: &str, expected: &[&str]) {
 
 #[test]
 fn duplicate_headers_are_reported() {
-    let entry = |headers: &str| {
-        format!(r#"{{"mcpServers": {{"a": {{"url": "http://a", "headers": {headers}}}}}}}"#)
-    };
+    let entry =
+        |headers: &str| format!(r#"{{"mcpServers": {{"a": {{"url": "http://a", "headers": {headers}}}}}}}"#);
     check(&entry(r#"{"X-A": "1", "X-B": "2"}"#), &["a http://a 2"]);
     check(&entry(r#"{"X-A": "1", "x-a": "2"}"#), &["mcpServers.a.headers.x-a: is a duplicate"]);
     check(&entry(r#"{"x-a": "1", "X-A": "1"}"#), &["is a duplicate: header names are case-insensitive"]);
@@ -58,9 +57,7 @@ fn reads_the_files_of_known_clients() {
 
 #[test]
 fn accepts_every_name_of_a_transport() {
-    for word in
-        ["http", "HTTP", "streamable-http", "streamableHttp", "streamable_http", "STREAMABLE_HTTP"]
-    {
+    for word in ["http", "HTTP", "streamable-http", "streamableHttp", "streamable_http", "STREAMABLE_HTTP"] {
         let text = format!(r#"{{"mcpServers": {{"a": {{"type": "{word}", "url": "http://a"}}}}}}"#);
         check(&text, &["a http://a 0"]);
     }

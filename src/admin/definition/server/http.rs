@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use http::{HeaderName, HeaderValue};
 
+use super::super::address;
 use super::super::fields::{ObjectReader, child_pointer};
 use super::super::headers::{self, HeaderOwner};
 use super::super::secrets::ServerSecrets;
-use super::super::address;
 use super::definition::ServerDefinition;
 use super::document::ServerDocument;
 use super::keywords::KindKeyword;
@@ -88,10 +88,9 @@ fn is_same_peer(stored: Option<&ServerAddress>, new: Option<&ServerAddress>) -> 
             Some(ServerAddress::Http(stored) | ServerAddress::Sse(stored)),
             Some(ServerAddress::Http(new) | ServerAddress::Sse(new)),
         ) => stored.origin() == new.origin(),
-        (
-            Some(ServerAddress::Unix { socket: stored, .. }),
-            Some(ServerAddress::Unix { socket: new, .. }),
-        ) => stored == new,
+        (Some(ServerAddress::Unix { socket: stored, .. }), Some(ServerAddress::Unix { socket: new, .. })) => {
+            stored == new
+        }
         // The missing address is already reported at `/url`.
         (_, None) => true,
         _ => false,

@@ -93,10 +93,6 @@ impl DefinitionRules {
     /// Rules for definitions from the store, which were checked when they were written. Definitions imported from
     /// another store were checked there.
     pub fn stored() -> Self {
-        Self {
-            served_kinds: SERVED_KINDS.to_vec(),
-            commands: CommandPolicy::Any,
-            allow_private: true,
-        }
+        Self { served_kinds: SERVED_KINDS.to_vec(), commands: CommandPolicy::Any, allow_private: true }
     }
 }

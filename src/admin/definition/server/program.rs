@@ -104,7 +104,10 @@ fn read_env(
         let Some(value) = reader.resolve_sealed(stored, written, &pointer) else { continue };
         let allowed = allowlist_of(reader.rules).map_or(Ok(()), |allowlist| allowlist.check_variable(name));
         if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
-            reader.fail(pointer, "is not a valid variable: the name must not contain `=`, and neither part a NUL");
+            reader.fail(
+                pointer,
+                "is not a valid variable: the name must not contain `=`, and neither part a NUL",
+            );
         } else if let Err(violation) = allowed {
             reader.fail(pointer, violation.to_string());
         } else {
@@ -118,7 +121,8 @@ fn read_cwd<'a>(reader: &mut DefinitionReader<'_>, fields: &mut ObjectReader<'a>
     let is_valid = Path::new(cwd).is_absolute() && !cwd.contains('\0') && cwd.len() <= PATH_BYTES_MAX;
     if !is_valid {
         reader.fail("/cwd", "is not an absolute path of at most 4096 bytes");
-    } else if let Some(Err(violation)) = allowlist_of(reader.rules).map(|allowlist| allowlist.check_dir(cwd)) {
+    } else if let Some(Err(violation)) = allowlist_of(reader.rules).map(|allowlist| allowlist.check_dir(cwd))
+    {
         reader.fail("/cwd", violation.to_string());
     }
     Some(cwd)

@@ -22,11 +22,7 @@ impl ServerDefinition {
     /// Reads a whole definition. On failure returns every error, not only the first.
     ///
     /// `stored` is the definition that this one replaces; values written as `(sealed)` are taken from it.
-    pub fn read(
-        value: &Value,
-        stored: Option<&Self>,
-        rules: &DefinitionRules,
-    ) -> Result<Self, FieldErrors> {
+    pub fn read(value: &Value, stored: Option<&Self>, rules: &DefinitionRules) -> Result<Self, FieldErrors> {
         let mut errors = FieldErrors::new();
         let server = read_server(&mut DefinitionReader { stored, rules, errors: &mut errors }, value);
         match server {
@@ -57,8 +53,7 @@ fn read_server(reader: &mut DefinitionReader<'_>, value: &Value) -> Option<Serve
         KindKeyword::Http | KindKeyword::Sse => {
             reject_members(reader, &mut fields, value, &STDIO_MEMBERS, "stdio");
             let address = read_address(reader, &mut fields, &mut document, &mut secrets);
-            let headers =
-                read_headers(reader, &mut fields, address.as_ref(), &mut document, &mut secrets);
+            let headers = read_headers(reader, &mut fields, address.as_ref(), &mut document, &mut secrets);
             (address, headers)
         }
         KindKeyword::Stdio => {
@@ -74,7 +69,8 @@ fn read_server(reader: &mut DefinitionReader<'_>, value: &Value) -> Option<Serve
 
 fn read_name(reader: &mut DefinitionReader<'_>, pointer: &str, text: &str) -> Option<ServerName> {
     if Uuid::parse_str(text).is_ok() {
-        reader.fail(pointer, "is a UUID; servers are looked up by name or UUID, so a name must not be a UUID");
+        reader
+            .fail(pointer, "is a UUID; servers are looked up by name or UUID, so a name must not be a UUID");
         return None;
     }
     ServerName::new(text).map_err(|invalid| reader.fail(pointer, invalid.redacted())).ok()
@@ -85,7 +81,8 @@ fn read_kind(reader: &mut DefinitionReader<'_>, fields: &mut ObjectReader<'_>) -
     let keywords = [("http", KindKeyword::Http), ("sse", KindKeyword::Sse), ("stdio", KindKeyword::Stdio)];
     let key = match (fields.value("kind").is_some(), fields.value(KIND_ALIAS).is_some()) {
         (true, true) => {
-            reader.fail("/protocol", "is another name for `kind`, which is present too; leave one of them out");
+            reader
+                .fail("/protocol", "is another name for `kind`, which is present too; leave one of them out");
             "kind"
         }
         (true, false) => "kind",
@@ -126,8 +123,7 @@ fn read_settings(
     document: &mut ServerDocument,
     settings: &mut ServerSettings,
 ) {
-    let eras =
-        [("auto", EraKeyword::Auto), ("modern", EraKeyword::Modern), ("legacy", EraKeyword::Legacy)];
+    let eras = [("auto", EraKeyword::Auto), ("modern", EraKeyword::Modern), ("legacy", EraKeyword::Legacy)];
     document.era = fields.keyword("era", &eras, reader.errors);
     settings.era = match document.era {
         None | Some(EraKeyword::Auto) => EraChoice::Auto,
@@ -149,8 +145,7 @@ fn read_settings(
         Some(units::format_duration(*setting))
     };
     let d = document;
-    d.connect_timeout =
-        duration("connect_timeout", settings::CONNECT_TIMEOUT, &mut settings.connect_timeout);
+    d.connect_timeout = duration("connect_timeout", settings::CONNECT_TIMEOUT, &mut settings.connect_timeout);
     d.first_byte_timeout =
         duration("first_byte_timeout", settings::FIRST_BYTE_TIMEOUT, &mut settings.first_byte_timeout);
     d.stream_idle_timeout =

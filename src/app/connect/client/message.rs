@@ -23,7 +23,6 @@ pub struct ClientMessage {
 }
 
 impl ClientMessage {
-    /// Scans a message.
     pub fn scan(scanner: &mut Scanner, bytes: Bytes) -> Result<Self, ScanRejection> {
         let envelope = scanner.scan(&bytes)?;
         let method = envelope.method.and_then(|method| McpMethod::parse(&method.decode_bytes(&bytes)));

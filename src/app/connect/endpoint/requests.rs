@@ -17,7 +17,7 @@ pub struct EndpointRequests {
 }
 
 struct EndpointRequest {
-    /// As written.
+    /// The id as the client wrote it.
     id: String,
     /// The id of the client's request on whose stream it arrived; `None` on the session's own stream.
     during: Option<Bytes>,

@@ -30,7 +30,7 @@ const PING: &[u8] = br#"{"jsonrpc":"2.0","id":"metamcp-ping","method":"ping"}"#;
 
 impl StdioBridge {
     /// Sends a message in the session that it belongs to, and returns the response and that session. If the
-    /// endpoint has lost the session, it is opened again and the message is sent once more: an endpoint that does
+    /// endpoint has lost the session, it is opened again and the message is sent again: an endpoint that does
     /// not know the session did not run the request (MCP 2025-11-25, session management).
     pub async fn exchange(
         &self,
@@ -57,8 +57,8 @@ impl StdioBridge {
         }
     }
 
-    /// Sends a request. Retries only if nothing of it was delivered and the endpoint has responded before, so that
-    /// a restart of the endpoint goes unnoticed.
+    /// Sends a request. Retries only if nothing of it was delivered and the endpoint has responded before, so
+    /// that a restart of the endpoint goes unnoticed.
     pub async fn send(
         &self,
         request: &UpstreamRequest,
@@ -84,8 +84,8 @@ impl StdioBridge {
         }
     }
 
-    /// Whether the endpoint does not know the session. HTTP 404 means that (MCP 2025-11-25, session management);
-    /// some endpoints answer 400 for this and for other reasons, and then a `ping` decides.
+    /// Whether the endpoint does not know the session. HTTP 404 means that (MCP 2025-11-25, session
+    /// management); some endpoints answer 400 for this and for other reasons, and then a `ping` decides.
     pub async fn is_session_lost(&self, open: &OpenSession, status: StatusCode) -> bool {
         let is_unknown = |status| matches!(status, StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST);
         if open.id.is_none() || status != StatusCode::BAD_REQUEST {

@@ -170,7 +170,9 @@ impl ListenRequest {
 }
 
 async fn wait_until_settled(test: &ListenTest, filter_version: u64) {
-    timeout(LONG, test.session.wait_until_settled(filter_version)).await.expect("the server has settled the filter");
+    timeout(LONG, test.session.wait_until_settled(filter_version))
+        .await
+        .expect("the server has settled the filter");
 }
 
 /// Opens a stream in a shared subscription that delivers list changes.

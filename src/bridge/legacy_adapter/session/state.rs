@@ -188,7 +188,7 @@ impl Session {
     pub fn end(&self) {
         let mut state = lock(&self.state);
         state.watched.is_ended = true;
-        // Dropping the senders tells the receivers.
+        // Dropping the senders notifies the receivers.
         let inputs = state.optional.as_mut().map(|optional| std::mem::take(&mut optional.pending_inputs));
         let in_flight = (std::mem::take(&mut state.calls), inputs, state.parked.take());
         state.record_departure();

@@ -1,8 +1,8 @@
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Barrier;
-use std::sync::atomic::Ordering;
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 use std::thread;
 
@@ -122,8 +122,11 @@ async fn members_receive_each_event_once() {
             shared.broadcast(&"x".into());
         }
         let received = (0..3).map(|at| {
-            // A session with a dedicated stream receives the shared events beside it.
-            let relayed = group.dedicated[at].as_mut().and_then(|dedicated| dedicated.shared_events.as_mut()).map_or((0, false), drain);
+            // A session with a dedicated stream receives the shared events in addition.
+            let relayed = group.dedicated[at]
+                .as_mut()
+                .and_then(|dedicated| dedicated.shared_events.as_mut())
+                .map_or((0, false), drain);
             match (relayed.0, group.streams[at].as_mut().map(drain)) {
                 (0, Some((0, true))) => "-".to_owned(),
                 (count, stream) => (count + stream.unwrap_or_default().0).to_string(),

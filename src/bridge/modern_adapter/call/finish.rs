@@ -82,7 +82,7 @@ impl ActiveCall {
         }
     }
 
-    /// Cancels the call at the server, because the client has gone.
+    /// Cancels the call at the server, because the client has disconnected.
     pub(super) async fn cancel(&self, exchange: &CallExchange) {
         if !exchange.is_sent {
             return;

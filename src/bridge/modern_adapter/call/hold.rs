@@ -12,9 +12,7 @@ use super::super::held_calls::{CallResumption, HeldCalls, HoldPermit};
 use super::super::input::{input_required, take_responses};
 use super::super::responder::ClientResponder;
 use super::super::session::notify_server;
-use super::messages::{
-    ActiveCall, CALL_IS_OVER, CallExchange, MessageAction, MessageSource, NextEvent,
-};
+use super::messages::{ActiveCall, CALL_IS_OVER, CallExchange, MessageAction, MessageSource, NextEvent};
 use crate::upstream::multiplex::LocalResponse;
 
 impl ActiveCall {

@@ -14,9 +14,7 @@ use super::super::request::ModernRequest;
 use super::super::responder::ClientResponder;
 use super::super::session::{AdapterSessionKey, ClientSlot};
 use super::super::sessions::AdapterSessions;
-use super::messages::{
-    ActiveCall, CALL_IS_OVER, CallExchange, MessageAction, MessageSource, NextEvent,
-};
+use super::messages::{ActiveCall, CALL_IS_OVER, CallExchange, MessageAction, MessageSource, NextEvent};
 use crate::session::is_session_lost;
 use crate::upstream::{UpstreamPool, UpstreamRequest};
 
@@ -38,7 +36,7 @@ impl CallTask {
         Self { held_calls, call: ActiveCall::new(sessions, Arc::clone(&slot.session), pool, request) }
     }
 
-    /// Runs until the client has its response, has gone, or does not come back with input.
+    /// Runs until the client has its response, has disconnected, or does not come back with input.
     pub async fn run(mut self, slot: ClientSlot, mut client: ClientResponder) {
         let opened = tokio::select! {
             opened = self.call.open(slot) => opened,
@@ -122,9 +120,10 @@ impl ActiveCall {
         if let Some(level) = self.request.log_level {
             self.session.lower_log_level(&self.pool, &upstream_session, level).await;
         }
-        let message = self.request.to_legacy(slot.number).ok_or_else(|| {
-            Fault::gateway(FaultKind::MalformedParams, "the params are nested too deep")
-        })?;
+        let message = self
+            .request
+            .to_legacy(slot.number)
+            .ok_or_else(|| Fault::gateway(FaultKind::MalformedParams, "the params are nested too deep"))?;
         let mut request = UpstreamRequest::from_message(message);
         request.set_owner(self.request.owner);
         request.add_trace(&self.request.trace);

@@ -11,7 +11,7 @@ use super::super::event_queue::event_queue;
 use super::state::{AdapterSession, ClientSlot, Listener, SessionState};
 
 impl AdapterSession {
-    /// Adds a listener. Also returns the resources that nobody listened to before; `None` if the session is
+    /// Adds a listener. Also returns the resources that had no listener before; `None` if the session is
     /// over.
     pub fn add_listener(
         self: &Arc<Self>,
@@ -37,7 +37,7 @@ impl AdapterSession {
         Some((ClientSlot { session: Arc::clone(self), number, events }, new))
     }
 
-    /// Removes a listener. Returns the resources that nobody listens to any more.
+    /// Removes a listener. Returns the resources that have no listener left.
     pub fn remove_listener(&self, number: u64) -> Vec<String> {
         let mut state = self.lock();
         let Some(listener) = state.listeners.remove(&number) else { return Vec::new() };
@@ -55,17 +55,17 @@ impl AdapterSession {
         unused
     }
 
-    /// Whether anybody listens to that resource.
+    /// Whether any client listens to that resource.
     pub fn has_resource_listener(&self, uri: &str) -> bool {
         self.lock().resources.contains_key(uri)
     }
 
-    /// Whether anybody listens.
+    /// Whether any client listens.
     pub fn has_listeners(&self) -> bool {
         !self.lock().listeners.is_empty()
     }
 
-    /// Passes a notification to the listeners that subscribed to it. Returns whether anybody received it.
+    /// Passes a notification to the listeners that subscribed to it. Returns whether any listener received it.
     pub fn notify_listeners(&self, message: &Bytes, envelope: &Envelope) -> bool {
         self.lock().notify_listeners(message, envelope)
     }

@@ -11,8 +11,8 @@ use super::super::input::{InputDecision, decide_input};
 use super::state::{AdapterSession, parse_number};
 
 impl AdapterSession {
-    /// Passes a message of the server to whom it is certainly meant for; false if that is nobody. A call that
-    /// does not take messages as fast as they come misses them.
+    /// Passes a message of the server to the call or client that it certainly belongs to. Returns false if
+    /// there is none. A call that does not take messages as fast as they arrive misses them.
     pub fn route(&self, message: &Bytes, envelope: &Envelope) -> bool {
         let method = envelope.method.map(|method| method.decode_bytes(message));
         let method = method.as_deref().and_then(McpMethod::parse);
@@ -38,7 +38,8 @@ impl AdapterSession {
             }
             (MessageKind::Notification | MessageKind::Request, _) => {
                 let mut calls = state.calls.values();
-                let only = calls.next().filter(|_| calls.next().is_none() && !state.is_attribution_doubtful());
+                let only =
+                    calls.next().filter(|_| calls.next().is_none() && !state.is_attribution_doubtful());
                 let only = only.filter(|call| call.allows_input || envelope.kind != MessageKind::Request);
                 only.is_some_and(|call| call.sender.try_send(message))
             }
@@ -46,8 +47,8 @@ impl AdapterSession {
         }
     }
 
-    /// Queues a request that the server sent outside of any call until a call comes that allows input.
-    /// Returns false if it is to be refused: the clients of the session did not declare the capability, the
+    /// Queues a request that the server sent outside of any call, until a call comes that allows input.
+    /// Returns false if it must be refused: the clients of the session did not declare the capability, the
     /// request may belong to a call that is in flight or was cancelled, or there is no room.
     pub fn queue_unsolicited(
         &self,

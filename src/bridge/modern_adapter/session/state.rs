@@ -142,7 +142,7 @@ impl AdapterSession {
             let resources: Vec<String> = {
                 let mut state = self.lock();
                 state.log_level = None;
-                // Nobody waits for answers to requests of the previous session.
+                // No client waits for answers to requests of the previous session.
                 state.unsolicited = UnsolicitedRequests::default();
                 state.resources.keys().cloned().collect()
             };

@@ -72,7 +72,8 @@ fn unsolicited_requests_wait_for_a_call_that_allows_input() {
     let permits = Arc::new(Semaphore::new(10));
     let check = |calls: &[bool], is_routed: bool, is_queued: bool| {
         let session = session();
-        let slots: Vec<_> = calls.iter().map(|may| session.begin_call(*may).expect("the session is live")).collect();
+        let slots: Vec<_> =
+            calls.iter().map(|may| session.begin_call(*may).expect("the session is live")).collect();
         assert_eq!(session.route(&ask, &envelope), is_routed, "{calls:?}");
         let permit = Arc::clone(&permits).try_acquire_owned().expect("there is room");
         let wait_max = Duration::from_secs(1);
@@ -93,8 +94,9 @@ fn unsolicited_requests_wait_for_a_call_that_allows_input() {
 fn notifications_go_to_their_listeners() {
     let session = session();
     let uris = |uris: &[&str]| uris.iter().map(ToString::to_string).collect::<Vec<_>>();
-    let (mut one, new) =
-        session.add_listener(vec![McpMethod::ToolsListChanged], uris(&["a", "b"])).expect("the session is live");
+    let (mut one, new) = session
+        .add_listener(vec![McpMethod::ToolsListChanged], uris(&["a", "b"]))
+        .expect("the session is live");
     assert_eq!(new, ["a", "b"]);
     let (mut other, new) = session.add_listener(Vec::new(), uris(&["b"])).expect("the session is live");
     assert!(new.is_empty() && session.has_listeners());
@@ -107,8 +109,7 @@ fn notifications_go_to_their_listeners() {
     check(&session, &mut slots, &updated("a"), &[0]);
     check(&session, &mut slots, &updated("b"), &[0, 1]);
     check(&session, &mut slots, &updated("c"), &[]);
-    let changed =
-        |list: &str| format!(r#"{{"jsonrpc":"2.0","method":"notifications/{list}/list_changed"}}"#);
+    let changed = |list: &str| format!(r#"{{"jsonrpc":"2.0","method":"notifications/{list}/list_changed"}}"#);
     check(&session, &mut slots, &changed("tools"), &[0]);
     check(&session, &mut slots, &changed("prompts"), &[]);
     assert_eq!(session.remove_listener(one.number), ["a"]);

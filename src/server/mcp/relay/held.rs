@@ -9,7 +9,6 @@ use crate::upstream::UpstreamId;
 
 /// Resources that a request holds until the last byte of its response has passed.
 pub struct Held {
-    /// The key's permit.
     pub _permit: Option<Permit>,
     /// The session's record of the call.
     pub _in_flight: Option<CallGuard>,

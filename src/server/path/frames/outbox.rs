@@ -40,7 +40,6 @@ const SHARED_BYTES_MIN: usize = 16 << 10;
 const _: () = assert!(SHARED_BYTES_MIN <= OPEN_BYTES && OPEN_BYTES < BYTES_MAX);
 
 impl Outbox {
-    /// An empty outbox.
     pub fn new(form: MessageFraming) -> Self {
         Self { form, waiting: RefCell::default(), taken: Notify::new() }
     }
@@ -90,7 +89,6 @@ impl Outbox {
         waiting.count += 1;
     }
 
-    /// Adds an answer.
     pub fn answer(&self, pieces: &[Bytes]) {
         self.push(pieces, FLAG_RESPONSE, 0);
     }

@@ -5,12 +5,12 @@ use std::task::{Context, Poll, Waker};
 use http::HeaderValue;
 use tokio::sync::oneshot;
 
-use super::super::super::multiplex::{CallOutcome, EventSource, LocalBody, ServerRequests, event_channel};
 use super::super::super::era::EraChoice;
 use super::super::super::error::FailureStage;
+use super::super::super::multiplex::{CallOutcome, EventSource, LocalBody, ServerRequests, event_channel};
 use super::super::client_slots::ClientSlotId;
-use super::super::supervisor::Supervisor;
 use super::super::program::tests::program;
+use super::super::supervisor::Supervisor;
 use super::*;
 use metamcp_core::base::ServerName;
 
@@ -26,7 +26,8 @@ impl Fixture {
     fn new(era: Era, clients: usize) -> Self {
         let name = ServerName::new("a").expect("valid");
         let supervisor = Supervisor::new(name, program(), EraChoice::Auto, Arc::default());
-        let connection = ProcessConnection::new(&supervisor.context, era, 1, tokio::time::Instant::now(), Rc::default());
+        let connection =
+            ProcessConnection::new(&supervisor.context, era, 1, tokio::time::Instant::now(), Rc::default());
         let mut fixture = Self { connection, clients: Vec::new(), streams: Vec::new(), calls: Vec::new() };
         for _ in 0..clients {
             let session = HeaderValue::from_static("session");
@@ -153,7 +154,9 @@ fn progress_goes_to_the_call_of_its_token() {
     assert_eq!(tokens, [true, true, false]);
     assert!(written.lines().next().unwrap().ends_with(r#""_meta":{"progressToken":1}}}"#), "{written}");
     for token in ["2", "1", "3", "7", "\"t\""] {
-        fixture.receive(&notification("progress", &format!(r#""progressToken":{token},"progress":1"#))).unwrap();
+        fixture
+            .receive(&notification("progress", &format!(r#""progressToken":{token},"progress":1"#)))
+            .unwrap();
     }
     fixture.receive(r#"{"jsonrpc":"2.0","id":1,"result":1}"#).unwrap();
     let expected = r#"0> {"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":"t","progress":1}}
@@ -246,7 +249,9 @@ fn requests_during_cancelled_calls_are_refused() {
             0 => fixture.connection.cancel_abandoned(n as u64 + 1),
             1 => fixture.connection.cancel(fixture.clients[0], id.as_bytes()),
             // An answer that is no message.
-            _ => fixture.receive(&format!(r#"{{"jsonrpc":"2.0","id":{},"result":1,"error":{{}}}}"#, n + 1)).unwrap(),
+            _ => fixture
+                .receive(&format!(r#"{{"jsonrpc":"2.0","id":{},"result":1,"error":{{}}}}"#, n + 1))
+                .unwrap(),
         }
         let written = fixture.written();
         assert!(
@@ -262,7 +267,9 @@ fn requests_during_cancelled_calls_are_refused() {
     fixture.receive(&question(ServerRequests::<()>::MAX)).unwrap();
     assert!(fixture.written().contains(TOO_MANY_REQUESTS));
     // What was asked in a call that is answered still waits for its client.
-    fixture.receive(&format!(r#"{{"jsonrpc":"2.0","id":{},"result":1}}"#, 2 * ServerRequests::<()>::MAX + 1)).unwrap();
+    fixture
+        .receive(&format!(r#"{{"jsonrpc":"2.0","id":{},"result":1}}"#, 2 * ServerRequests::<()>::MAX + 1))
+        .unwrap();
     assert_eq!(fixture.connection.state.borrow().server_requests.len(), ServerRequests::<()>::MAX);
 }
 
@@ -361,7 +368,9 @@ fn abandoned_calls_are_cancelled() {
 fn modern_subscriptions_have_their_own_ids() {
     const KEY: &str = r#""io.modelcontextprotocol/subscriptionId""#;
     let mut fixture = Fixture::new(Era::Modern, 0);
-    for (id, kind) in [("\"listen\"", CallKind::Listen), ("\"listen\"", CallKind::Listen), ("3", CallKind::Call)] {
+    for (id, kind) in
+        [("\"listen\"", CallKind::Listen), ("\"listen\"", CallKind::Listen), ("3", CallKind::Call)]
+    {
         fixture.send_call(None, &request(id, ""), kind);
     }
     let about = |method: &str, id: u64| notification(method, &format!(r#""_meta":{{{KEY}:{id}}}"#));
@@ -373,12 +382,16 @@ fn modern_subscriptions_have_their_own_ids() {
     assert!(fixture.written().contains("-32601"), "servers of this era send no requests");
     let received = fixture.received();
     assert_eq!(received.lines().count(), 2, "{received}");
-    assert!(received.lines().all(|line| line.starts_with("1> ") && line.contains(r#":"listen"}"#)), "{received}");
+    assert!(
+        received.lines().all(|line| line.starts_with("1> ") && line.contains(r#":"listen"}"#)),
+        "{received}"
+    );
     // Two ways to end one.
-    fixture.receive(&format!(
-        r#"{{"jsonrpc":"2.0","id":2,"result":{{"resultType":"complete","_meta":{{{KEY}:2}}}}}}"#
-    ))
-    .unwrap();
+    fixture
+        .receive(&format!(
+            r#"{{"jsonrpc":"2.0","id":2,"result":{{"resultType":"complete","_meta":{{{KEY}:2}}}}}}"#
+        ))
+        .unwrap();
     let received = fixture.received();
     assert!(received.contains(r#""id":"listen","#) && received.contains(r#"Id":"listen"}"#), "{received}");
     assert!(received.ends_with("1> end"), "{received}");

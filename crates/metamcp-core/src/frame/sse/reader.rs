@@ -5,13 +5,13 @@ use memchr::{memchr, memchr2};
 
 use crate::frame::span::Span;
 
-/// The length of one event, complete or not. The same as the default limit of a request body, so that a response may be as long
-/// as a request.
+/// The length of one event, complete or not. The same as the default limit of a request body, so that a
+/// response may be as long as a request.
 pub const EVENT_BYTES_MAX: usize = 4 << 20;
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// The stream is unreadable from here on. The reader returns the error for good.
+/// The stream is unreadable from here on. The reader returns this error from then on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SseError {
     /// An event is longer than [`EVENT_BYTES_MAX`] or than the limit of the reader.
@@ -22,11 +22,12 @@ pub enum SseError {
 /// The part of a stream between two blank lines.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Event {
-    /// All bytes, with the blank line at the end, and without a byte order mark at the start of the stream. If the blank line
-    /// ends with a carriage return at the end of a chunk, a line feed that follows is not included.
+    /// All bytes, with the blank line at the end, and without a byte order mark at the start of the stream.
+    /// If the blank line ends with a carriage return at the end of a chunk, a line feed that follows is not
+    /// included.
     pub raw: Bytes,
-    /// The values of its `data` lines, joined by line feeds. `None` if it has none; a client dispatches nothing then. Empty for
-    /// one empty line.
+    /// The values of its `data` lines, joined by line feeds. `None` if it has none; a client dispatches
+    /// nothing then. Empty for one empty line.
     pub data: Option<Bytes>,
     /// The span of the data in `raw`, if it is a single line.
     pub data_span: Option<Span>,
@@ -42,8 +43,8 @@ pub struct Event {
 
 /// Parses the events of a stream.
 ///
-/// Every byte is read once. An event within one chunk is not copied; any other event is copied once. The bytes after the last
-/// blank line of a stream are no event, and are dropped with the reader.
+/// Every byte is read once. An event within one chunk is not copied; any other event is copied once. The
+/// bytes after the last blank line of a stream are no event, and are dropped with the reader.
 #[derive(Debug)]
 pub struct EventReader {
     /// The limit of one event.
@@ -108,12 +109,14 @@ impl EventReader {
         Self { is_begun: true, ..Self::new() }
     }
 
-    /// Whether the reader has no state except that its stream has begun, so that [`mid_stream`](Self::mid_stream) can replace it.
+    /// Whether the reader has no state except that its stream has begun, so that
+    /// [`mid_stream`](Self::mid_stream) can replace it.
     pub fn is_idle(&self) -> bool {
         self.is_begun && !self.is_failed && !self.after_cr && self.is_at_boundary()
     }
 
-    /// Adds the next chunk. If [`next`](Self::next) has not returned `None` before, the rest of the last chunk is copied.
+    /// Adds the next chunk. If [`next`](Self::next) has not returned `None` before, the rest of the last
+    /// chunk is copied.
     pub fn push(&mut self, chunk: Bytes) {
         if self.chunk.is_empty() {
             self.chunk = chunk;
@@ -192,7 +195,8 @@ impl EventReader {
         }
     }
 
-    /// Processes the line that ends at `end`, relative to the start of the event. Returns the event if the line is blank.
+    /// Processes the line that ends at `end`, relative to the start of the event. Returns the event if the
+    /// line is blank.
     fn end_line(&mut self, mut end: usize) -> Option<Event> {
         if self.line_start < self.partial.len() {
             // The line began in an earlier chunk: join it.
